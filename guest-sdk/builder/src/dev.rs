@@ -1,0 +1,102 @@
+//! `cargo dev`: sets up what is missing on this machine, then runs the host or the tests.
+
+use anyhow::{Context, Result, bail};
+use dropsonde_builder::{Toolchain, step, unpack_debian_packages};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+const HELP: &str = "\
+Sets up what is missing on this machine, then runs the host or the tests.
+Everything fetched stays under target/; a second run is quick. `cargo clean` removes it all.
+
+Usage: cargo dev <COMMAND> [ARGUMENTS]
+
+Commands:
+  run [ARGUMENTS]   builds the host (release) and runs it: `cargo dev run --listen 127.0.0.1:9191`
+  test [ARGUMENTS]  runs all tests: `cargo dev test --test all -- plugins`
+  setup             only sets up, so that plain cargo works: crates, a wasm-capable compiler, promtool
+";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let command = args.next();
+    let rest: Vec<String> = args.collect();
+    let done = match command.as_deref() {
+        Some("run") => run(&rest),
+        Some("test") => test(&rest),
+        Some("setup") => setup().and_then(|target| promtool(&target)),
+        None | Some("help" | "-h" | "--help") => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Some(other) => {
+            eprintln!("error: no command is named {other:?}\n\n{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[String]) -> Result<()> {
+    let target = setup()?;
+    step("building the host (from nothing: some minutes)", || {
+        cargo(["build", "--release", "--package", "dropsonde", "--bin", "dropsonde"].iter())
+    })?;
+    let mut host = Command::new(target.join("release/dropsonde"));
+    host.args(args);
+    replace(host)
+}
+
+fn test(args: &[String]) -> Result<()> {
+    let target = setup()?;
+    promtool(&target)?;
+    step("building and running the tests (from nothing: some minutes)", || {
+        cargo(["test", "--workspace"].iter().copied().chain(args.iter().map(String::as_str)))
+    })
+}
+
+/// Crates and a wasm-capable toolchain. Returns the target directory.
+fn setup() -> Result<PathBuf> {
+    if Command::new("cc").arg("--version").output().is_err() {
+        bail!("cc is not on this machine, and Rust links with it: `apt install gcc libc6-dev`");
+    }
+    let root =
+        Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("this tool lies in guest-sdk/builder")?;
+    std::env::set_current_dir(root).with_context(|| format!("cannot enter {}", root.display()))?;
+    let target = dropsonde_builder::Crate::at(&root.join("host"))?.target_dir().to_owned();
+    step("fetching crates", || cargo(["fetch", "--locked", "--quiet"].iter()))?;
+    Toolchain::find_or_fetch(&target)?;
+    Ok(target)
+}
+
+/// The tests ask Prometheus' own linter. Debian has it; elsewhere it must be on the PATH.
+fn promtool(target: &Path) -> Result<()> {
+    let unpacked = target.join("promtool");
+    if unpacked.exists() || Command::new("promtool").arg("--version").output().is_ok() {
+        return Ok(());
+    }
+    step("unpacking Debian's promtool (package prometheus)", || unpack_debian_packages(&["prometheus"], &unpacked))
+        .context("the tests need promtool; install Prometheus so that it is on the PATH")
+}
+
+fn cargo(args: impl Iterator<Item = impl AsRef<std::ffi::OsStr>>) -> Result<()> {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(program).args(args).status().context("cannot run cargo")?;
+    if !status.success() {
+        bail!("cargo failed");
+    }
+    Ok(())
+}
+
+/// Becomes the host, so that signals reach it and its exit code is ours.
+fn replace(mut command: Command) -> Result<()> {
+    use std::os::unix::process::CommandExt;
+    let error = command.exec();
+    Err(error).with_context(|| format!("cannot run {}", command.get_program().to_string_lossy()))
+}

@@ -1,0 +1,33 @@
+//! Builds plugins: from a Rust crate to one `.wasm` component.
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! use dropsonde_builder::{Crate, Network, Toolchain};
+//!
+//! let plugin = Crate::at("my-plugin".as_ref())?;
+//! let toolchain = Toolchain::find_or_fetch(plugin.target_dir())?;
+//! let component = plugin.build(&toolchain, Network::Allowed)?;
+//! std::fs::write("my-plugin.wasm", component)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Layout
+//!
+//! * `toolchain`: which compiler can make wasm here, and how to get one.
+//! * `debian`: unpacks Debian packages into a private folder, without root.
+//! * `plugin`: runs cargo for a plugin's crate.
+//! * `component`: from core module to component.
+//! * `progress`: one line per step, with its time.
+
+mod component;
+mod debian;
+mod plugin;
+mod progress;
+mod toolchain;
+
+pub use component::componentize;
+pub use debian::unpack as unpack_debian_packages;
+pub use plugin::{Crate, Network};
+pub use progress::step;
+pub use toolchain::{TARGET, Toolchain};

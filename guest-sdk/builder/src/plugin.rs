@@ -1,0 +1,145 @@
+use crate::{Toolchain, componentize};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// May cargo use the network?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    Allowed,
+    /// `--locked --offline`: in a build script, where everything was fetched before.
+    Forbidden,
+}
+
+/// A plugin's crate.
+#[derive(Debug, Clone)]
+pub struct Crate {
+    manifest: PathBuf,
+    package: String,
+    target_dir: PathBuf,
+}
+
+impl Crate {
+    /// The crate in a folder.
+    pub fn at(folder: &Path) -> Result<Self> {
+        let manifest = folder.join("Cargo.toml");
+        if !manifest.is_file() {
+            bail!("{} is missing; a Rust plugin is a crate", manifest.display());
+        }
+        let manifest = manifest.canonicalize()?;
+        let mut cargo = cargo();
+        cargo.args(["metadata", "--format-version=1", "--no-deps", "--offline", "--manifest-path"]).arg(&manifest);
+        let output = cargo.output().context("cargo is not here; rustup installs it")?;
+        if !output.status.success() {
+            bail!(
+                "cargo does not understand {}: {}",
+                manifest.display(),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        let metadata: Value = serde_json::from_slice(&output.stdout).context("cargo's metadata")?;
+        let target_dir = metadata["target_directory"].as_str().context("cargo names no target directory")?;
+        let package = metadata["packages"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|package| package["manifest_path"].as_str().map(Path::new) == Some(&manifest))
+            .and_then(|package| package["name"].as_str())
+            .with_context(|| format!("{} names no package", manifest.display()))?;
+        Ok(Self { package: package.to_owned(), target_dir: PathBuf::from(target_dir), manifest })
+    }
+
+    /// The package's name.
+    pub fn name(&self) -> &str {
+        &self.package
+    }
+
+    /// cargo's target directory, where an unpacked toolchain lies too.
+    pub fn target_dir(&self) -> &Path {
+        &self.target_dir
+    }
+
+    /// Compiles the crate and returns its component's bytes. Warnings and errors go to standard error.
+    pub fn build(&self, toolchain: &Toolchain, network: Network) -> Result<Vec<u8>> {
+        let mut cargo = cargo();
+        cargo.args(["build", "--release", "--message-format=json-render-diagnostics", "--manifest-path"]);
+        // A directory of its own: the outer cargo holds the lock of the usual one while its build scripts run.
+        cargo.arg(&self.manifest).arg("--target-dir").arg(self.target_dir.join("guests"));
+        if network == Network::Forbidden {
+            cargo.args(["--locked", "--offline"]);
+        }
+        toolchain.apply(&mut cargo)?;
+        let output = cargo.stderr(Stdio::inherit()).output().context("cargo is not here; rustup installs it")?;
+        if !output.status.success() {
+            bail!("cargo could not build {}", self.package);
+        }
+        let module = self.built_module(&output.stdout).with_context(|| {
+            format!("{} builds no module; it wants `[lib] crate-type = [\"cdylib\"]`", self.package)
+        })?;
+        let module = std::fs::read(&module).with_context(|| format!("cannot read {}", module.display()))?;
+        componentize(&module).with_context(|| format!("{} is no plugin", self.package))
+    }
+
+    fn built_module(&self, messages: &[u8]) -> Option<PathBuf> {
+        let messages = messages.split(|&byte| byte == b'\n');
+        messages
+            .filter_map(|line| serde_json::from_slice::<Value>(line).ok())
+            .filter(|message| {
+                message["reason"] == "compiler-artifact"
+                    && message["manifest_path"].as_str().map(Path::new) == Some(&self.manifest)
+            })
+            .flat_map(|message| message["filenames"].as_array().cloned().unwrap_or_default())
+            .filter_map(|name| name.as_str().map(PathBuf::from))
+            .find(|path| path.extension().is_some_and(|extension| extension == "wasm"))
+    }
+}
+
+/// A cargo that knows nothing of the cargo, rustc or clippy that may be running us.
+fn cargo() -> Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        if leaks(&name) {
+            command.env_remove(name);
+        }
+    }
+    // Set and empty, it also outranks flags in configuration files: those are meant for the machine, not for wasm.
+    command.env("CARGO_ENCODED_RUSTFLAGS", "");
+    command
+}
+
+fn leaks(name: &OsString) -> bool {
+    const KEPT: [&str; 3] = ["CARGO_HOME", "CARGO_NET", "CARGO_REGISTRIES"];
+    const PREFIXES: [&str; 6] = ["CARGO", "RUSTC", "RUSTDOC", "RUSTFLAGS", "DEP_", "CLIPPY_"];
+    const NAMES: [&str; 5] = ["LD_LIBRARY_PATH", "TARGET", "HOST", "PROFILE", "OUT_DIR"];
+    let name = name.to_string_lossy();
+    // The directory belongs to whoever asks for the metadata: all of this project's tools share it.
+    if name == "CARGO_TARGET_DIR" {
+        return false;
+    }
+    !KEPT.iter().any(|kept| name.starts_with(kept))
+        && (PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || NAMES.contains(&name.as_ref()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_outer_cargo_sets_does_not_reach_the_inner_one() {
+        for name in ["CARGO_MANIFEST_DIR", "RUSTC_WORKSPACE_WRAPPER", "DEP_Z_ROOT", "CLIPPY_ARGS", "OUT_DIR"] {
+            assert!(leaks(&name.into()), "{name}");
+        }
+        for name in ["CARGO_HOME", "CARGO_REGISTRIES_X_TOKEN", "PATH", "HOME", "HOSTNAME", "RUSTUP_TOOLCHAIN"] {
+            assert!(!leaks(&name.into()), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_folder_without_a_crate_is_named() {
+        let error = Crate::at(Path::new("/nowhere")).unwrap_err();
+        assert_eq!(error.to_string(), "/nowhere/Cargo.toml is missing; a Rust plugin is a crate");
+    }
+}

@@ -1,0 +1,149 @@
+use crate::debian::Apt;
+use crate::progress::step;
+use anyhow::{Context, Result, anyhow, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What plugins are compiled for: no WASI unless a plugin asks for it.
+pub const TARGET: &str = "wasm32-unknown-unknown";
+
+/// Says where an unpacked toolchain lies that several target directories share.
+const SHARED: &str = "DROPSONDE_WASM_TOOLCHAIN";
+
+/// A compiler that makes wasm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Toolchain {
+    /// cargo's own rustc has the target's standard library.
+    Installed { library: PathBuf },
+    /// Debian's rustc and library source, unpacked in a folder: the library is built along with the plugin.
+    Unpacked { root: PathBuf },
+}
+
+impl Toolchain {
+    /// Looks for one; downloads nothing.
+    pub fn find(target_dir: &Path) -> Option<Self> {
+        Self::installed().or_else(|| Self::unpacked(&unpacked_root(target_dir)))
+    }
+
+    /// Looks for one, and fetches what is missing: rustup's target where rustup can, Debian's packages where it cannot.
+    /// What is unpacked stays under `target_dir`.
+    pub fn find_or_fetch(target_dir: &Path) -> Result<Self> {
+        if let Some(found) = Self::find(target_dir) {
+            return Ok(found);
+        }
+        let by_rustup = step(format_args!("adding rustup's {TARGET} target"), add_target);
+        let why_not = match by_rustup {
+            Ok(()) => match Self::installed() {
+                Some(installed) => return Ok(installed),
+                None => anyhow!("rustup added the target, but to another toolchain than cargo uses"),
+            },
+            Err(error) => {
+                eprintln!("    {error:#}");
+                error
+            }
+        };
+        let root = unpacked_root(target_dir);
+        step("unpacking Debian's Rust library source instead (about 115 MB to fetch, 0.7 GB on disk)", || {
+            fetch_debian(&root)
+        })
+        .with_context(|| {
+            format!("no compiler for {TARGET}: rustup could not add it ({why_not:#}); `rustup target add {TARGET}` where the network allows is the way out")
+        })?;
+        Self::unpacked(&root).context("Debian's packages were unpacked, but hold no compiler")
+    }
+
+    /// A file that changes when the toolchain does, for `rerun-if-changed`.
+    pub fn marker(&self) -> PathBuf {
+        match self {
+            Self::Installed { library } => library.clone(),
+            Self::Unpacked { root } => root.join("usr/bin/rustc"),
+        }
+    }
+
+    /// Makes a cargo command compile for wasm with this toolchain.
+    pub(crate) fn apply(&self, cargo: &mut Command) -> Result<()> {
+        cargo.args(["--target", TARGET]);
+        let Self::Unpacked { root } = self else { return Ok(()) };
+        let linker = sysroot()?.join(format!("lib/rustlib/{}/bin/rust-lld", host()?));
+        if !linker.exists() {
+            bail!("{} is missing; rustup's stable toolchain has it", linker.display());
+        }
+        cargo
+            .env("RUSTC", root.join("usr/bin/rustc"))
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("LD_LIBRARY_PATH", library_path(root)?)
+            .arg("-Zbuild-std=std,panic_abort")
+            .arg("--config")
+            .arg(format!("target.{TARGET}.linker={:?}", linker.display().to_string()));
+        Ok(())
+    }
+
+    fn installed() -> Option<Self> {
+        let library = sysroot().ok()?.join("lib/rustlib").join(TARGET).join("lib");
+        library.is_dir().then_some(Self::Installed { library })
+    }
+
+    fn unpacked(root: &Path) -> Option<Self> {
+        root.join("usr/bin/rustc").is_file().then(|| Self::Unpacked { root: root.to_owned() })
+    }
+}
+
+fn unpacked_root(target_dir: &Path) -> PathBuf {
+    std::env::var_os(SHARED).map_or_else(|| target_dir.join("wasm-toolchain"), PathBuf::from)
+}
+
+fn add_target() -> Result<()> {
+    let output = Command::new("rustup").args(["target", "add", TARGET]).output().context("rustup is not here")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        bail!("rustup: {}", said.lines().rfind(|line| line.contains("error")).unwrap_or("it failed").trim());
+    }
+    Ok(())
+}
+
+fn fetch_debian(root: &Path) -> Result<()> {
+    let mut apt_folder = root.as_os_str().to_owned();
+    apt_folder.push(".apt");
+    let apt = Apt::in_folder(apt_folder.into())?;
+    apt.update()?;
+    // Names carry versions (libstd-rust-web-1.96, libllvm22): ask which ones belong together.
+    let is_part = |name: &String| name.starts_with("libstd-rust-web-1.") || name.starts_with("libllvm");
+    let mut packages = apt.dependencies("rustc-web").context("Debian's index offers no rustc-web")?;
+    packages.retain(is_part);
+    for library in packages.clone() {
+        packages.extend(apt.dependencies(&library)?.into_iter().filter(is_part));
+    }
+    packages.extend(["rustc-web", "rust-web-src", "libstd-rust-web-dev"].map(str::to_owned));
+    packages.sort();
+    packages.dedup();
+    apt.unpack(&packages, root)?;
+    apt.clean_up()
+}
+
+fn library_path(root: &Path) -> Result<PathBuf> {
+    let lib = root.join("usr/lib");
+    fs::read_dir(&lib)
+        .with_context(|| format!("cannot read {}", lib.display()))?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .find(|path| path.to_string_lossy().ends_with("-linux-gnu"))
+        .with_context(|| format!("{} holds no libraries", lib.display()))
+}
+
+/// Where cargo's own rustc keeps its libraries.
+fn sysroot() -> Result<PathBuf> {
+    rustc(&["--print", "sysroot"]).map(PathBuf::from)
+}
+
+fn host() -> Result<String> {
+    let version = rustc(&["-vV"])?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).context("rustc does not name its host")
+}
+
+fn rustc(args: &[&str]) -> Result<String> {
+    // In a build script cargo names the compiler.
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(&rustc).args(args).output().context("rustc is not here; rustup installs it")?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}

@@ -1,0 +1,52 @@
+//! Write Dropsonde plugins in Rust.
+//!
+//! A sampler is a type with [`Sampler`] and one line of [`export_sampler!`]:
+//!
+//! ```
+//! use dropsonde_guest::{Failure, Field, Instance, Reading, Sampler, Tick, export_sampler, files};
+//!
+//! #[derive(Default)]
+//! struct Load;
+//!
+//! impl Sampler for Load {
+//!     fn fields(&self) -> Vec<Field> {
+//!         vec![Field::gauge("load_1m", "1-minute load average").precision(0.01)]
+//!     }
+//!     fn discover(&mut self, _tick: &Tick) -> Result<Vec<Instance>, Failure> {
+//!         Ok(vec![Instance::new("host")])
+//!     }
+//!     fn sample(&mut self, _instance: &str) -> Result<Reading, Failure> {
+//!         let text = files::read_to_string("/proc/loadavg")?;
+//!         let first = text.split_whitespace().next().unwrap_or_default();
+//!         Ok(Reading::from([first.parse()?]))
+//!     }
+//! }
+//! export_sampler!(Load);
+//! ```
+//!
+//! The crate is a `cdylib`; `dropsonde plugin build` turns it into one `.wasm` file. It also compiles and runs
+//! natively, where [`files`], [`log`](mod@log) and [`state`] use the machine itself, so `cargo test` needs no host.
+//!
+//! # Layout
+//!
+//! * [`Sampler`], [`Instance`], [`Reading`], [`Readings`]: what a sampler gives.
+//! * [`Field`], [`Aggregation`]: what its values mean.
+//! * [`Config`], [`Need`], [`Failure`], [`Description`], [`Tick`]: what every plugin exchanges with the host.
+//! * [`files`], [`log`](mod@log), [`state`]: what the host offers.
+
+mod contract;
+mod field;
+mod sampler;
+
+pub mod files;
+pub mod log;
+pub mod state;
+
+/// What `export_sampler!` expands to. Not part of the API.
+#[cfg(target_family = "wasm")]
+#[doc(hidden)]
+pub mod glue;
+
+pub use contract::{Config, Description, Failure, Need, Tick};
+pub use field::{Aggregation, Field, Kind};
+pub use sampler::{Instance, Reading, Readings, Sampler};

@@ -1,0 +1,385 @@
+//! `files`: what the operator's globs allow, read-only.
+//!
+//! A path is judged twice. As written, it must match a grant before the file system is touched, so that a plugin learns
+//! nothing about what it may not see. Then it is opened as a bare handle (`O_PATH`; the kernel's magic links refused),
+//! and what the handle turns out to be must match too. The file is read through that handle, so nothing can be swapped
+//! between the look and the read.
+
+use glob::{MatchOptions, Pattern};
+use rustix::fs::{self, CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use std::ffi::OsString;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+/// Bytes of one file: kernel files and logs fit, disks do not.
+const LARGEST_FILE: u64 = 1 << 20;
+
+/// Names in one directory: /proc on a busy machine has some thousands.
+const MOST_ENTRIES: usize = 65_536;
+
+const MATCHING: MatchOptions =
+    MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
+
+/// What a plugin may read: globs of absolute paths. `*` and `?` stay within a segment, `**` crosses segments.
+#[derive(Debug, Clone, Default)]
+pub struct Grants {
+    globs: Vec<Glob>,
+}
+
+#[derive(Debug, Clone)]
+struct Glob {
+    as_written: Pattern,
+    /// The folder before the first wildcard, as it was resolved: a grant may name a symbolic link.
+    resolved: Option<Pattern>,
+}
+
+/// A glob that cannot be granted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot grant {glob:?}: {why}")]
+pub struct BadGlob {
+    glob: String,
+    why: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum FileError {
+    Denied,
+    NotFound,
+    NotAFile,
+    TooLarge(u64),
+    Other(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EntryKind {
+    File,
+    Directory,
+    Other,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Space {
+    pub(crate) total_bytes: u64,
+    pub(crate) available_bytes: u64,
+    pub(crate) inodes: u64,
+    pub(crate) inodes_free: u64,
+}
+
+// === impl Grants ===
+
+impl Grants {
+    pub fn new(globs: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, BadGlob> {
+        let globs = globs.into_iter().map(|glob| Glob::new(glob.as_ref())).collect::<Result<_, _>>()?;
+        Ok(Self { globs })
+    }
+
+    pub fn globs(&self) -> impl Iterator<Item = &str> {
+        self.globs.iter().map(|glob| glob.as_written.as_str())
+    }
+
+    /// Whether everything the wanted glob matches is granted: it is granted itself, word for word, or as a path.
+    pub fn cover(&self, wanted: &str) -> bool {
+        self.globs.iter().any(|glob| glob.as_written.as_str() == wanted)
+            || (!is_wild(wanted) && self.allow(Path::new(wanted)))
+    }
+
+    pub(crate) fn read(&self, path: &str) -> Result<Vec<u8>, FileError> {
+        let handle = self.open(path)?;
+        if FileType::from_raw_mode(fs::fstat(&handle)?.st_mode) != FileType::RegularFile {
+            return Err(FileError::NotAFile);
+        }
+        let file = reopen(&handle, OFlags::RDONLY)?;
+        // A kernel file says it is empty until it is read, so its size is only known by reading.
+        let mut bytes = Vec::new();
+        let mut chunk = [0; 16 << 10];
+        loop {
+            let read = match rustix::io::read(&file, &mut chunk) {
+                Ok(read) => read,
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let Some(part) = chunk.get(..read).filter(|part| !part.is_empty()) else { return Ok(bytes) };
+            if (bytes.len() + part.len()) as u64 > LARGEST_FILE {
+                return Err(FileError::TooLarge(LARGEST_FILE));
+            }
+            bytes.extend_from_slice(part);
+        }
+    }
+
+    pub(crate) fn entries(&self, path: &str) -> Result<Vec<(String, EntryKind)>, FileError> {
+        let handle = self.open(path)?;
+        if FileType::from_raw_mode(fs::fstat(&handle)?.st_mode) != FileType::Directory {
+            return Err(FileError::NotAFile);
+        }
+        let directory = reopen(&handle, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut entries = Vec::new();
+        for entry in fs::Dir::new(directory)? {
+            let entry = entry?;
+            // A name that is not UTF-8 cannot be asked for, so it is not shown.
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if matches!(name, "." | "..") {
+                continue;
+            }
+            if entries.len() == MOST_ENTRIES {
+                return Err(FileError::TooLarge(MOST_ENTRIES as u64));
+            }
+            let kind = match entry.file_type() {
+                FileType::RegularFile => EntryKind::File,
+                FileType::Directory => EntryKind::Directory,
+                _ => EntryKind::Other,
+            };
+            entries.push((name.to_owned(), kind));
+        }
+        entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(entries)
+    }
+
+    pub(crate) fn space(&self, path: &str) -> Result<Space, FileError> {
+        let space = fs::fstatvfs(self.open(path)?)?;
+        Ok(Space {
+            total_bytes: space.f_blocks.saturating_mul(space.f_frsize),
+            available_bytes: space.f_bavail.saturating_mul(space.f_frsize),
+            inodes: space.f_files,
+            inodes_free: space.f_ffree,
+        })
+    }
+
+    /// A handle to what the path leads to, if it and what it leads to are granted.
+    fn open(&self, path: &str) -> Result<OwnedFd, FileError> {
+        let path = Path::new(path);
+        if !is_plain(path) || !self.allow(path) {
+            return Err(FileError::Denied);
+        }
+        let handle = open_without_magic_links(path)?;
+        if self.allow(&real_path(&handle)?) { Ok(handle) } else { Err(FileError::Denied) }
+    }
+
+    fn allow(&self, path: &Path) -> bool {
+        self.globs.iter().any(|glob| glob.matches(path))
+    }
+}
+
+// === impl Glob ===
+
+impl Glob {
+    fn new(glob: &str) -> Result<Self, BadGlob> {
+        let bad = |why: &str| BadGlob { glob: glob.to_owned(), why: why.to_owned() };
+        if !is_plain(Path::new(glob)) {
+            return Err(bad("it is not an absolute path without `..`"));
+        }
+        let as_written = Pattern::new(glob).map_err(|error| bad(error.msg))?;
+        Ok(Self { as_written, resolved: resolve(Path::new(glob)) })
+    }
+
+    fn matches(&self, path: &Path) -> bool {
+        self.as_written.matches_path_with(path, MATCHING)
+            || self.resolved.as_ref().is_some_and(|resolved| resolved.matches_path_with(path, MATCHING))
+    }
+}
+
+/// The glob with the links of its literal beginning followed; none when that changes nothing or leads nowhere.
+fn resolve(glob: &Path) -> Option<Pattern> {
+    let literal: PathBuf = glob.components().take_while(|part| !is_wild(&part.as_os_str().to_string_lossy())).collect();
+    let real = literal.canonicalize().ok().filter(|real| *real != literal)?;
+    let rest = glob.strip_prefix(&literal).ok()?;
+    let mut resolved = Pattern::escape(real.to_str()?);
+    if !rest.as_os_str().is_empty() {
+        resolved.push('/');
+        resolved.push_str(rest.to_str()?);
+    }
+    Pattern::new(&resolved).ok()
+}
+
+fn is_wild(text: &str) -> bool {
+    text.contains(['*', '?', '['])
+}
+
+/// Absolute, and nothing in it that means another place than it says.
+fn is_plain(path: &Path) -> bool {
+    path.is_absolute()
+        && !path.as_os_str().as_encoded_bytes().contains(&0)
+        && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+}
+
+fn open_without_magic_links(path: &Path) -> Result<OwnedFd, FileError> {
+    // The kernel asks for another try when something was renamed under way.
+    const TRIES: usize = 8;
+    let mut last = Errno::AGAIN;
+    for _ in 0..TRIES {
+        match fs::openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_MAGICLINKS) {
+            Ok(handle) => return Ok(handle),
+            Err(error @ (Errno::AGAIN | Errno::INTR)) => last = error,
+            // What a magic link answers.
+            Err(Errno::LOOP) => return Err(FileError::Denied),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(last.into())
+}
+
+/// Where a handle lies, links followed. A deleted file's path ends in " (deleted)" and matches no grant by accident.
+fn real_path(handle: &OwnedFd) -> Result<PathBuf, FileError> {
+    let link = fs::readlink(own_link(handle), Vec::new())?;
+    let path = link.into_string().map_err(|_| FileError::Denied)?;
+    Ok(PathBuf::from(path))
+}
+
+/// The same file, opened for reading. Non-blocking, so that no pipe or device can hold the call.
+fn reopen(handle: &OwnedFd, flags: OFlags) -> Result<OwnedFd, FileError> {
+    let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    Ok(fs::open(own_link(handle), flags, Mode::empty())?)
+}
+
+fn own_link(handle: &OwnedFd) -> OsString {
+    format!("/proc/self/fd/{}", handle.as_raw_fd()).into()
+}
+
+impl From<Errno> for FileError {
+    fn from(error: Errno) -> Self {
+        match error {
+            Errno::NOENT | Errno::SRCH => Self::NotFound,
+            Errno::ACCESS | Errno::PERM => Self::Denied,
+            Errno::NOTDIR | Errno::ISDIR => Self::NotAFile,
+            other => Self::Other(std::io::Error::from(other).to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::os::unix::fs::symlink;
+
+    struct Folder {
+        _guard: tempfile::TempDir,
+        path: String,
+    }
+
+    /// granted/{a.txt,sub/deep.txt}, secret.txt beside it.
+    fn folder() -> Folder {
+        let guard = tempfile::tempdir().unwrap();
+        let root = guard.path().canonicalize().unwrap();
+        std::fs::create_dir_all(root.join("granted/sub")).unwrap();
+        std::fs::write(root.join("granted/a.txt"), "a").unwrap();
+        std::fs::write(root.join("granted/sub/deep.txt"), "deep").unwrap();
+        std::fs::write(root.join("secret.txt"), "secret").unwrap();
+        Folder { path: root.to_str().unwrap().to_owned(), _guard: guard }
+    }
+
+    fn grants(globs: &[String]) -> Grants {
+        Grants::new(globs).unwrap()
+    }
+
+    #[test]
+    fn a_star_stays_within_a_segment_and_two_cross_segments() {
+        let Folder { path, _guard } = &folder();
+        let one = grants(&[format!("{path}/granted/*")]);
+        assert_eq!(one.read(&format!("{path}/granted/a.txt")), Ok(b"a".to_vec()));
+        assert_eq!(one.read(&format!("{path}/granted/sub/deep.txt")), Err(FileError::Denied));
+        let two = grants(&[format!("{path}/granted/**/*.txt")]);
+        assert_eq!(two.read(&format!("{path}/granted/sub/deep.txt")), Ok(b"deep".to_vec()));
+    }
+
+    #[test]
+    fn what_is_not_granted_is_denied_whether_it_exists_or_not() {
+        let Folder { path, _guard } = &folder();
+        let grants = grants(&[format!("{path}/granted/*")]);
+        for name in ["secret.txt", "no-such-file"] {
+            assert_eq!(grants.read(&format!("{path}/{name}")), Err(FileError::Denied));
+        }
+        assert_eq!(grants.read(&format!("{path}/granted/no-such-file")), Err(FileError::NotFound));
+    }
+
+    #[test]
+    fn dot_dot_relative_paths_and_nul_are_denied() {
+        let Folder { path, _guard } = &folder();
+        let grants = grants(&[format!("{path}/**")]);
+        for tricky in [
+            format!("{path}/granted/../secret.txt"),
+            "etc/passwd".to_owned(),
+            String::new(),
+            format!("{path}/granted/a.txt\0.png"),
+        ] {
+            assert_eq!(grants.read(&tricky), Err(FileError::Denied), "{tricky:?}");
+        }
+    }
+
+    #[test]
+    fn a_link_out_of_the_grant_is_denied_and_one_within_is_followed() {
+        let Folder { path, _guard } = &folder();
+        symlink(format!("{path}/secret.txt"), format!("{path}/granted/out")).unwrap();
+        symlink("a.txt", format!("{path}/granted/in")).unwrap();
+        symlink(path, format!("{path}/granted/up")).unwrap();
+        let grants = grants(&[format!("{path}/granted/*"), format!("{path}/granted/up/*")]);
+        assert_eq!(grants.read(&format!("{path}/granted/out")), Err(FileError::Denied));
+        assert_eq!(grants.read(&format!("{path}/granted/in")), Ok(b"a".to_vec()));
+    }
+
+    #[test]
+    fn a_grant_may_name_a_link_itself() {
+        let Folder { path, _guard } = &folder();
+        symlink("granted", format!("{path}/alias")).unwrap();
+        let grants = grants(&[format!("{path}/alias/*.txt")]);
+        assert_eq!(grants.read(&format!("{path}/alias/a.txt")), Ok(b"a".to_vec()));
+    }
+
+    #[test]
+    fn the_kernels_own_links_are_never_followed() {
+        let grants = Grants::new(["/proc/**", "/etc/**"]).unwrap();
+        for link in ["/proc/self/root/etc/passwd", "/proc/self/cwd", "/proc/self/exe", "/proc/self/fd/0"] {
+            assert_eq!(grants.read(link), Err(FileError::Denied), "{link}");
+        }
+        assert!(grants.read("/proc/self/status").is_ok(), "an ordinary link of the kernel");
+        let narrow = Grants::new(["/proc/self/mounts"]).unwrap();
+        assert!(narrow.read("/proc/self/mounts").is_ok());
+    }
+
+    #[test]
+    fn only_regular_files_are_read_and_only_directories_listed() {
+        let Folder { path, _guard } = &folder();
+        let grants = grants(&[format!("{path}/granted"), format!("{path}/granted/*"), "/dev/zero".to_owned()]);
+        assert_eq!(grants.read(&format!("{path}/granted/sub")), Err(FileError::NotAFile));
+        assert_eq!(grants.read("/dev/zero"), Err(FileError::NotAFile));
+        assert_eq!(grants.entries(&format!("{path}/granted/a.txt")), Err(FileError::NotAFile));
+        assert_eq!(
+            grants.entries(&format!("{path}/granted")),
+            Ok(vec![("a.txt".to_owned(), EntryKind::File), ("sub".to_owned(), EntryKind::Directory)])
+        );
+    }
+
+    #[test]
+    fn a_file_beyond_the_limit_is_refused_with_the_limit() {
+        let Folder { path, _guard } = &folder();
+        std::fs::write(format!("{path}/granted/big"), vec![0; LARGEST_FILE as usize + 1]).unwrap();
+        let grants = grants(&[format!("{path}/granted/*")]);
+        assert_eq!(grants.read(&format!("{path}/granted/big")), Err(FileError::TooLarge(LARGEST_FILE)));
+    }
+
+    #[test]
+    fn disk_space_needs_the_path_itself_granted() {
+        assert!(Grants::new(["/"]).unwrap().space("/").unwrap().total_bytes > 0);
+        assert_eq!(Grants::new(["/proc/*"]).unwrap().space("/"), Err(FileError::Denied));
+    }
+
+    #[test]
+    fn a_glob_that_cannot_mean_a_place_is_named() {
+        for bad in ["proc/stat", "/proc/../etc", "", "/a/[", "/a/***"] {
+            assert!(Grants::new([bad]).unwrap_err().to_string().contains(&format!("{bad:?}")));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_escapes_the_granted_folder(parts in prop::collection::vec("[a-z.*/\\PC]{0,6}", 0..6)) {
+            let Folder { path, _guard } = &folder();
+            symlink("/", format!("{path}/granted/root")).unwrap();
+            let grants = grants(&[format!("{path}/granted/**")]);
+            let asked = format!("{path}/granted/{}", parts.join("/"));
+            if let Ok(bytes) = grants.read(&asked) {
+                prop_assert!([&b"a"[..], b"deep"].contains(&&bytes[..]), "{asked}");
+            }
+        }
+    }
+}

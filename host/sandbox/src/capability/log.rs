@@ -1,0 +1,114 @@
+//! `log`: lines for the host's log, limited in rate and length, escaped.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// Bytes of one line after escaping; the rest is cut.
+const LONGEST: usize = 4096;
+
+const WINDOW: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    Trace,
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// One plugin's way to the log.
+#[derive(Debug)]
+pub(crate) struct Log {
+    plugin: Arc<str>,
+    lines_per_second: u32,
+    window_start: Instant,
+    lines: u32,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Log {
+    /// `dropped` counts the lines over the limit.
+    pub(crate) fn new(plugin: Arc<str>, lines_per_second: u32, dropped: Arc<AtomicU64>) -> Self {
+        Self { plugin, lines_per_second, window_start: Instant::now(), lines: 0, dropped }
+    }
+
+    pub(crate) fn write(&mut self, level: Level, message: &str) {
+        if !self.admit(Instant::now()) {
+            self.dropped.fetch_add(1, Relaxed);
+            return;
+        }
+        let plugin = &*self.plugin;
+        let message = printable(message);
+        match level {
+            Level::Trace => tracing::trace!(target: "plugin", plugin, "{message}"),
+            Level::Debug => tracing::debug!(target: "plugin", plugin, "{message}"),
+            Level::Info => tracing::info!(target: "plugin", plugin, "{message}"),
+            Level::Warn => tracing::warn!(target: "plugin", plugin, "{message}"),
+            Level::Error => tracing::error!(target: "plugin", plugin, "{message}"),
+        }
+    }
+
+    fn admit(&mut self, now: Instant) -> bool {
+        if now.duration_since(self.window_start) >= WINDOW {
+            self.window_start = now;
+            self.lines = 0;
+        }
+        self.lines = self.lines.saturating_add(1);
+        self.lines <= self.lines_per_second
+    }
+}
+
+/// One line without control characters: a guest must not be able to forge lines or drive a terminal.
+fn printable(message: &str) -> String {
+    let mut line = String::with_capacity(message.len().min(LONGEST));
+    for c in message.trim_end().chars() {
+        if line.len() >= LONGEST {
+            line.push('…');
+            break;
+        }
+        if c.is_control() || is_bidi_control(c) {
+            let _ = write!(line, "{}", c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
+/// Characters that reorder what a terminal shows.
+fn is_bidi_control(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_cannot_forge_another_or_drive_a_terminal() {
+        assert_eq!(printable("a\nERROR b\x1b[31m"), "a\\nERROR b\\u{1b}[31m");
+        assert_eq!(printable("\u{202e}x"), "\\u{202e}x");
+        assert_eq!(printable("größe\n"), "größe");
+    }
+
+    #[test]
+    fn a_long_line_is_cut() {
+        let line = printable(&"x".repeat(1 << 20));
+        assert!(line.len() <= LONGEST + '…'.len_utf8());
+        assert!(line.ends_with('…'));
+    }
+
+    #[test]
+    fn lines_over_the_rate_are_dropped_and_counted_until_the_next_second() {
+        let dropped = Arc::new(AtomicU64::new(0));
+        let mut log = Log::new("p".into(), 2, dropped.clone());
+        for _ in 0..5 {
+            log.write(Level::Info, "x");
+        }
+        assert_eq!(dropped.load(Relaxed), 3);
+        assert!(log.admit(Instant::now() + WINDOW));
+    }
+}

@@ -1,0 +1,6 @@
+//! What the host offers plugins, one file per capability.
+
+pub(crate) mod files;
+pub(crate) mod log;
+pub(crate) mod state;
+pub(crate) mod wasi;

@@ -1,0 +1,254 @@
+//! `dropsonde:plugin@0.1.0`.
+
+use crate::capability::files::{EntryKind, FileError};
+use crate::capability::log::Level;
+use crate::instance::Guest;
+use crate::{Aggregation, CallError, Description, Failure, Field, Instance, Kind, Need, Readings, Tick, Total};
+use dropsonde::plugin::{files, log, metrics, state, types};
+use exports::dropsonde::plugin::{plugin, sampler};
+use wasmtime::component::{HasSelf, InstancePre, Linker};
+use wasmtime::{Store, component};
+
+wasmtime::component::bindgen!({
+    world: "full-plugin",
+    path: "../../wit",
+    exports: { default: async },
+});
+
+/// Interfaces by the names a component exports them under.
+pub(crate) const PLUGIN: &str = "dropsonde:plugin/plugin@0.1.0";
+pub(crate) const SAMPLER: &str = "dropsonde:plugin/sampler@0.1.0";
+pub(crate) const SOURCE: &str = "dropsonde:plugin/source@0.1.0";
+pub(crate) const OBSERVER: &str = "dropsonde:plugin/observer@0.1.0";
+
+pub(crate) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    log::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
+    files::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
+    state::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
+    metrics::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
+    types::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)
+}
+
+/// Where a component's functions are: looked up once, used for every instance of it.
+#[derive(Clone)]
+pub(crate) struct Indices {
+    plugin: plugin::GuestIndices,
+    sampler: Option<sampler::GuestIndices>,
+}
+
+/// The functions of one live instance.
+pub(crate) struct Exports {
+    plugin: plugin::Guest,
+    sampler: Option<sampler::Guest>,
+}
+
+// === impl Indices ===
+
+impl Indices {
+    pub(crate) fn new(instance: &InstancePre<Guest>) -> wasmtime::Result<Self> {
+        let sampler = instance.component().get_export_index(None, SAMPLER).is_some();
+        Ok(Self {
+            plugin: plugin::GuestIndices::new(instance)?,
+            sampler: sampler.then(|| sampler::GuestIndices::new(instance)).transpose()?,
+        })
+    }
+
+    pub(crate) fn load(&self, store: &mut Store<Guest>, instance: &component::Instance) -> wasmtime::Result<Exports> {
+        Ok(Exports {
+            plugin: self.plugin.load(&mut *store, instance)?,
+            sampler: self.sampler.as_ref().map(|indices| indices.load(&mut *store, instance)).transpose()?,
+        })
+    }
+}
+
+// === impl Exports ===
+
+/// What a call gives: the outer error is the guest's end, the inner one its answer.
+type Answer<T> = wasmtime::Result<Result<T, CallError>>;
+
+impl Exports {
+    pub(crate) async fn describe(&self, store: &mut Store<Guest>) -> wasmtime::Result<Description> {
+        let types::Description { name, version, about } = self.plugin.call_describe(store).await?;
+        Ok(Description { name, version, about })
+    }
+
+    pub(crate) async fn needs(&self, store: &mut Store<Guest>, config: &str) -> Answer<Vec<Need>> {
+        let needs = self.plugin.call_needs(store, config).await?;
+        let needs = needs.map_err(|why| CallError::Failed(Failure::Invalid(why)));
+        Ok(needs.map(|needs| needs.into_iter().map(Need::from).collect()))
+    }
+
+    pub(crate) async fn init(&self, store: &mut Store<Guest>, config: &str) -> Answer<()> {
+        Ok(self.plugin.call_init(store, config).await?.map_err(failed))
+    }
+
+    pub(crate) async fn fields(&self, store: &mut Store<Guest>) -> Answer<Vec<Field>> {
+        let Some(sampler) = &self.sampler else { return Ok(Ok(Vec::new())) };
+        let fields = sampler.call_fields(store).await?;
+        Ok(Ok(fields.into_iter().map(Field::from).collect()))
+    }
+
+    pub(crate) async fn discover(&self, store: &mut Store<Guest>, tick: Tick) -> Answer<Vec<Instance>> {
+        let Some(sampler) = &self.sampler else { return Ok(Ok(Vec::new())) };
+        let instances = sampler.call_discover(store, tick.into()).await?.map_err(failed);
+        let translated = |sampler::Instance { id, labels }| Instance { id, labels };
+        Ok(instances.map(|instances| instances.into_iter().map(translated).collect()))
+    }
+
+    pub(crate) async fn sample(&self, store: &mut Store<Guest>, tick: Tick, instances: &[String]) -> Answer<Readings> {
+        let Some(sampler) = &self.sampler else {
+            return Ok(Err(CallError::OutOfContract("it is no sampler".to_owned())));
+        };
+        let readings = sampler.call_sample(store, tick.into(), instances).await?.map_err(failed);
+        Ok(readings.map(|sampler::Readings { values, offsets_ms, failures }| Readings {
+            values,
+            offsets_ms,
+            failures: failures.into_iter().map(|(row, failure)| (row, failure.into())).collect(),
+        }))
+    }
+}
+
+// === host functions ===
+
+impl types::Host for Guest {}
+
+impl log::Host for Guest {
+    fn write(&mut self, level: log::Level, message: String) {
+        let level = match level {
+            log::Level::Trace => Level::Trace,
+            log::Level::Debug => Level::Debug,
+            log::Level::Info => Level::Info,
+            log::Level::Warn => Level::Warn,
+            log::Level::Error => Level::Error,
+        };
+        self.log(level, &message);
+    }
+}
+
+impl files::Host for Guest {
+    fn read(&mut self, path: String) -> Result<Vec<u8>, files::FileError> {
+        Ok(self.grants.read(&path)?)
+    }
+
+    fn entries(&mut self, path: String) -> Result<Vec<files::Entry>, files::FileError> {
+        let kind = |kind| match kind {
+            EntryKind::File => files::EntryKind::File,
+            EntryKind::Directory => files::EntryKind::Directory,
+            EntryKind::Other => files::EntryKind::Other,
+        };
+        let entries = self.grants.entries(&path)?;
+        Ok(entries.into_iter().map(|(name, what)| files::Entry { name, kind: kind(what) }).collect())
+    }
+
+    fn space(&mut self, path: String) -> Result<files::DiskSpace, files::FileError> {
+        let space = self.grants.space(&path)?;
+        Ok(files::DiskSpace {
+            total_bytes: space.total_bytes,
+            available_bytes: space.available_bytes,
+            inodes: space.inodes,
+            inodes_free: space.inodes_free,
+        })
+    }
+}
+
+impl state::Host for Guest {
+    fn load(&mut self) -> Option<Vec<u8>> {
+        self.state.load()
+    }
+
+    fn save(&mut self, bytes: Vec<u8>) -> Result<(), String> {
+        self.state.save(bytes)
+    }
+}
+
+/// This host keeps no metrics of plugins' own yet, and says so: nothing is registered, nothing is recorded.
+impl metrics::Host for Guest {
+    fn register(&mut self, _: metrics::Options) -> Result<metrics::Family, metrics::RegisterError> {
+        Err(metrics::RegisterError::TooMany(0))
+    }
+
+    fn with_labels(&mut self, _: metrics::Family, _: Vec<String>) -> Result<metrics::Series, metrics::RegisterError> {
+        Err(metrics::RegisterError::TooMany(0))
+    }
+
+    fn record(&mut self, _: metrics::Series, _: f64) {}
+
+    fn record_many(&mut self, _: Vec<(metrics::Series, f64)>) {}
+
+    fn unregister(&mut self, _: String) -> bool {
+        false
+    }
+}
+
+// === translations ===
+
+fn failed(failure: types::Failure) -> CallError {
+    CallError::Failed(failure.into())
+}
+
+impl From<types::Failure> for Failure {
+    fn from(failure: types::Failure) -> Self {
+        match failure {
+            types::Failure::Gone => Self::Gone,
+            types::Failure::Unavailable(why) => Self::Unavailable(why),
+            types::Failure::Denied(why) => Self::Denied(why),
+            types::Failure::Invalid(why) => Self::Invalid(why),
+        }
+    }
+}
+
+impl From<types::Need> for Need {
+    fn from(need: types::Need) -> Self {
+        match need {
+            types::Need::Read(glob) => Self::Read(glob),
+            types::Need::Http(origin) => Self::Http(origin),
+            types::Need::Env(name) => Self::Env(name),
+            types::Need::Dir(path) => Self::Dir(path),
+        }
+    }
+}
+
+impl From<types::Field> for Field {
+    fn from(field: types::Field) -> Self {
+        Self {
+            name: field.name,
+            help: field.help,
+            unit: field.unit,
+            kind: match field.kind {
+                types::Kind::Gauge => Kind::Gauge,
+                types::Kind::Counter(types::Total { name, scale }) => Kind::Counter(Total { name, scale }),
+            },
+            aggregation: match field.aggregation {
+                types::Aggregation::Mean => Aggregation::Mean,
+                types::Aggregation::Min => Aggregation::Min,
+                types::Aggregation::Max => Aggregation::Max,
+                types::Aggregation::Last => Aggregation::Last,
+                types::Aggregation::Sum => Aggregation::Sum,
+            },
+            precision: field.precision,
+        }
+    }
+}
+
+impl From<Tick> for types::Tick {
+    fn from(tick: Tick) -> Self {
+        Self {
+            at_ms: tick.at_ms,
+            monotonic_ns: tick.monotonic_ns,
+            budget_ms: tick.budget_ms,
+            interval_ms: u32::try_from(tick.interval.as_millis()).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+impl From<FileError> for files::FileError {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Denied => Self::Denied,
+            FileError::NotFound => Self::NotFound,
+            FileError::NotAFile => Self::NotAFile,
+            FileError::TooLarge(limit) => Self::TooLarge(limit),
+            FileError::Other(why) => Self::Other(why),
+        }
+    }
+}

@@ -1,0 +1,63 @@
+use crate::cache::Cache;
+use crate::instance::Guest;
+use crate::plugin::Plugin;
+use crate::refusal::Refused;
+use crate::ticker::Ticker;
+use crate::{Limits, contract};
+use std::path::PathBuf;
+use wasmtime::component::Linker;
+use wasmtime::{Config, Engine, WasmBacktraceDetails};
+
+/// The compiler and runtime all plugins share, and what is linked into each.
+pub struct Sandbox {
+    pub(crate) engine: Engine,
+    pub(crate) linker: Linker<Guest>,
+    pub(crate) ticker: Ticker,
+    cache: Option<Cache>,
+}
+
+/// The sandbox could not be set up on this machine.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up the sandbox: {0}")]
+pub struct SandboxError(String);
+
+impl Sandbox {
+    /// Compiles every plugin anew.
+    pub fn new() -> Result<Self, SandboxError> {
+        let failed = |error: &dyn std::fmt::Display| SandboxError(format!("{error:#}"));
+        let engine = Engine::new(&configuration()).map_err(|e| failed(&e))?;
+        let ticker = Ticker::start(engine.weak()).map_err(|e| failed(&e))?;
+        let mut linker = Linker::new(&engine);
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(|e| failed(&e))?;
+        contract::v0_1::link(&mut linker).map_err(|e| failed(&e))?;
+        Ok(Self { engine, linker, ticker, cache: None })
+    }
+
+    /// Keeps compiled plugins in a folder, which is made for this user alone.
+    pub fn with_cache(mut self, folder: PathBuf) -> Result<Self, SandboxError> {
+        self.cache = Some(Cache::open(folder, &self.engine).map_err(|error| SandboxError(error.to_string()))?);
+        Ok(self)
+    }
+
+    /// Compiles a component, or takes it from the cache, and looks it over.
+    ///
+    /// Takes from milliseconds to many seconds: call it off the server's threads.
+    pub fn load(&self, component: &[u8]) -> Result<Plugin, Refused> {
+        Plugin::load(self, component, self.cache.as_ref())
+    }
+}
+
+fn configuration() -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        .epoch_interruption(true)
+        .gc_support(false)
+        // Function names come with the name section; DWARF from strangers is not worth parsing.
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+        // By default each memory reserves 4 GiB of address space, so that a few plugins exhaust a limited process.
+        .memory_reservation(Limits::default().memory as u64)
+        .memory_reservation_for_growth(1 << 20)
+        .memory_guard_size(64 << 10);
+    config
+}

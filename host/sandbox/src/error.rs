@@ -1,0 +1,86 @@
+use crate::Failure;
+use std::fmt;
+use std::time::Duration;
+
+/// How a call into a plugin can fail. After everything but [`CallError::Failed`] the instance is discarded, and the
+/// next call gets a fresh one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The plugin answered with a failure; it is well.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    #[error("trapped: {0}")]
+    Trapped(Trap),
+    #[error("used more than its {0:?} of CPU time")]
+    CpuExhausted(Duration),
+    #[error("took longer than its deadline of {0:?}")]
+    DeadlineExceeded(Duration),
+    /// It asked for more memory than its ceiling, and did not survive the refusal.
+    #[error("wanted more than its {limit} bytes of memory: {trap}")]
+    MemoryExhausted { limit: usize, trap: Trap },
+    /// The answer does not have the shape the contract asks for.
+    #[error("answered out of contract: {0}")]
+    OutOfContract(String),
+    /// The worker's thread is gone: the host is stopping.
+    #[error("the worker has stopped")]
+    Stopped,
+}
+
+impl CallError {
+    /// A short, fixed word for a metric label.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Failed(Failure::Gone) => "gone",
+            Self::Failed(Failure::Unavailable(_)) => "unavailable",
+            Self::Failed(Failure::Denied(_)) => "denied",
+            Self::Failed(Failure::Invalid(_)) => "invalid",
+            Self::Trapped(_) => "trap",
+            Self::CpuExhausted(_) => "cpu",
+            Self::DeadlineExceeded(_) => "deadline",
+            Self::MemoryExhausted { .. } => "memory",
+            Self::OutOfContract(_) => "contract",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// Where the guest was, when that is known: one frame a line.
+    pub fn backtrace(&self) -> Option<&str> {
+        match self {
+            Self::Trapped(trap) | Self::MemoryExhausted { trap, .. } => trap.backtrace.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+/// A guest that ended abruptly.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trap {
+    pub message: String,
+    /// Function names from the component's name section, innermost first.
+    pub backtrace: Option<String>,
+}
+
+impl fmt::Display for Trap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<wasmtime::Error> for Trap {
+    fn from(error: wasmtime::Error) -> Self {
+        let backtrace = error.downcast_ref::<wasmtime::WasmBacktrace>().map(|frames| {
+            let names = frames.frames().iter().filter_map(|frame| {
+                let name = frame.func_name()?;
+                Some(wasmtime_demangled(name))
+            });
+            names.collect::<Vec<_>>().join("\n")
+        });
+        Self { message: format!("{:#}", error.root_cause()), backtrace: backtrace.filter(|text| !text.is_empty()) }
+    }
+}
+
+/// Guest-chosen names: bounded and without control characters before anyone prints them.
+fn wasmtime_demangled(name: &str) -> String {
+    const LONGEST: usize = 200;
+    name.chars().take(LONGEST).map(|c| if c.is_control() { '?' } else { c }).collect()
+}

@@ -1,0 +1,171 @@
+use crate::capability::files::Grants;
+use crate::capability::log::{Level, Log};
+use crate::capability::state::SavedState;
+use crate::capability::wasi;
+use crate::contract::v0_1::Exports;
+use crate::limits::{Ceiling, HANDLES};
+use crate::meter::Meter;
+use crate::{CallError, Limits, Plugin, Sandbox, Trap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use wasmtime::component::ResourceTable;
+use wasmtime::{Store, UpdateDeadline};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+/// What host functions see of the plugin that calls them.
+pub(crate) struct Guest {
+    pub(crate) grants: Arc<Grants>,
+    pub(crate) state: SavedState,
+    log: Arc<Mutex<Log>>,
+    wasi: WasiCtx,
+    resources: ResourceTable,
+    ceiling: Ceiling,
+}
+
+/// A live instance of a plugin, in a store of its own. After an error that ends it, it must be dropped, never called.
+pub(crate) struct Live {
+    store: Store<Guest>,
+    exports: Exports,
+    meter: Meter,
+    limits: Limits,
+}
+
+/// What an instance is made with.
+#[derive(Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) limits: Limits,
+    pub(crate) grants: Arc<Grants>,
+    pub(crate) state: SavedState,
+    pub(crate) log: Arc<Mutex<Log>>,
+}
+
+// === impl Guest ===
+
+impl Guest {
+    fn new(with: &Surroundings) -> Self {
+        Self {
+            grants: with.grants.clone(),
+            state: with.state.clone(),
+            log: with.log.clone(),
+            wasi: wasi::context(&with.log),
+            resources: wasi::table(),
+            ceiling: Ceiling::new(with.limits.memory),
+        }
+    }
+
+    pub(crate) fn log(&self, level: Level, message: &str) {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).write(level, message);
+    }
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.resources }
+    }
+}
+
+// === impl Live ===
+
+impl Live {
+    /// Instantiates. Start functions run under the init deadline: they can loop.
+    pub(crate) async fn start(sandbox: &Sandbox, plugin: &Plugin, with: &Surroundings) -> Result<Self, CallError> {
+        let limits = with.limits;
+        let mut store = Store::new(&sandbox.engine, Guest::new(with));
+        store.limiter(|guest| &mut guest.ceiling);
+        store.set_hostcall_fuel(limits.output);
+        store.set_max_component_handles(HANDLES);
+        let meter = Meter::new();
+        let budget = meter.clone();
+        store.epoch_deadline_callback(move |_| {
+            Ok(if budget.exhausted() { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
+        });
+        store.set_epoch_deadline(1);
+        let budget = Budget { cpu: limits.init_deadline, deadline: limits.init_deadline };
+        let _running = sandbox.ticker.running();
+        let exports = budget
+            .spend(&meter, &mut store, async |store| {
+                let instance = plugin.instance.instantiate_async(&mut *store).await?;
+                Ok(Ok(plugin.indices.load(store, &instance)?))
+            })
+            .await?;
+        Ok(Self { store, exports, meter, limits })
+    }
+
+    /// Calls under the budget for `init`.
+    pub(crate) async fn call_init<T>(
+        &mut self,
+        sandbox: &Sandbox,
+        call: impl AsyncFnOnce(&Exports, &mut Store<Guest>) -> wasmtime::Result<Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        let Limits { init_deadline, .. } = self.limits;
+        self.call_within(sandbox, Budget { cpu: init_deadline, deadline: init_deadline }, call).await
+    }
+
+    /// Calls under the budget of a poll.
+    pub(crate) async fn call<T>(
+        &mut self,
+        sandbox: &Sandbox,
+        call: impl AsyncFnOnce(&Exports, &mut Store<Guest>) -> wasmtime::Result<Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        let Limits { cpu, deadline, .. } = self.limits;
+        self.call_within(sandbox, Budget { cpu, deadline }, call).await
+    }
+
+    /// CPU time of the last call.
+    pub(crate) fn cpu_used(&self) -> Duration {
+        self.meter.used()
+    }
+
+    /// Bytes of its memories and tables.
+    pub(crate) fn memory(&self) -> usize {
+        self.store.data().ceiling.used()
+    }
+
+    async fn call_within<T>(
+        &mut self,
+        sandbox: &Sandbox,
+        budget: Budget,
+        call: impl AsyncFnOnce(&Exports, &mut Store<Guest>) -> wasmtime::Result<Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        let _running = sandbox.ticker.running();
+        self.store.set_epoch_deadline(1);
+        let exports = &self.exports;
+        budget.spend(&self.meter, &mut self.store, async |store| call(exports, store).await).await
+    }
+}
+
+/// What one call may use.
+#[derive(Debug, Clone, Copy)]
+struct Budget {
+    cpu: Duration,
+    deadline: Duration,
+}
+
+impl Budget {
+    async fn spend<T>(
+        self,
+        meter: &Meter,
+        store: &mut Store<Guest>,
+        call: impl AsyncFnOnce(&mut Store<Guest>) -> wasmtime::Result<Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        let answer = tokio::time::timeout(self.deadline, meter.run(self.cpu, call(&mut *store))).await;
+        match answer {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => Err(self.blame(error, meter, store)),
+            Err(_) => Err(CallError::DeadlineExceeded(self.deadline)),
+        }
+    }
+
+    /// Which ceiling was it?
+    fn blame(self, error: wasmtime::Error, meter: &Meter, store: &mut Store<Guest>) -> CallError {
+        let interrupted = matches!(error.downcast_ref(), Some(wasmtime::Trap::Interrupt));
+        if interrupted && meter.exhausted() {
+            return CallError::CpuExhausted(self.cpu);
+        }
+        let trap = Trap::from(error);
+        if store.data_mut().ceiling.take_refusal() {
+            return CallError::MemoryExhausted { limit: store.data().ceiling.limit(), trap };
+        }
+        CallError::Trapped(trap)
+    }
+}

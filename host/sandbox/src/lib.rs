@@ -1,0 +1,53 @@
+//! Runs plugins: WebAssembly components that can do what they were granted, and no more.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use dropsonde_sandbox::{Grants, Limits, Sandbox, Setup, Tick, Worker};
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//!
+//! let sandbox = Arc::new(Sandbox::new()?);
+//! let plugin = sandbox.load(&std::fs::read("load.wasm")?)?;
+//! let grants = Grants::new(["/proc/loadavg"])?;
+//! let setup = Setup { grants, ..Setup::named("load") };
+//! let worker = Worker::start(&sandbox, plugin, setup).await?;
+//! let tick = Tick { at_ms: 0, monotonic_ns: 0, budget_ms: 100, interval: Duration::from_secs(10) };
+//! let readings = worker.sample(tick, vec!["host".to_owned()]).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Layout
+//!
+//! * `vocabulary`: what plugins and host exchange, free of contract versions.
+//! * `contract`: one module per version of the WIT package, translated at the edge.
+//! * [`Sandbox`] (`engine`, `ticker`, `cache`): the compiler and runtime shared by all plugins.
+//! * [`Plugin`] (`plugin`, `refusal`): a compiled component, looked over; why a file is refused.
+//! * [`Worker`] (`worker`, `instance`): a plugin's own thread, and the live instance on it.
+//! * `meter`, `limits`: CPU budget and ceilings.
+//! * `capability`: one file per capability: its grant, its limits, its tests.
+//! * [`CallError`] (`error`): how a call can fail.
+
+mod cache;
+mod capability;
+mod contract;
+mod engine;
+mod error;
+mod instance;
+mod limits;
+mod meter;
+mod plugin;
+mod refusal;
+mod ticker;
+mod vocabulary;
+mod worker;
+
+pub use capability::files::{BadGlob, Grants};
+pub use capability::state::SavedState;
+pub use engine::{Sandbox, SandboxError};
+pub use error::{CallError, Trap};
+pub use limits::Limits;
+pub use plugin::{Interface, Plugin, Role, Shape};
+pub use refusal::Refused;
+pub use vocabulary::{Aggregation, Description, Failure, Field, Instance, Kind, Need, Readings, Tick, Total};
+pub use worker::{Introduction, Setup, Worker, WorkerStats, introduce};

@@ -1,0 +1,104 @@
+//! What plugins and host exchange, free of contract versions. Nothing in here has been checked: it is what a guest said.
+
+use std::time::Duration;
+
+/// What a plugin says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    pub name: String,
+    pub version: String,
+    pub about: String,
+}
+
+/// A capability a plugin asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Need {
+    /// A glob of absolute paths.
+    Read(String),
+    /// An HTTP origin.
+    Http(String),
+    /// The name of an environment variable.
+    Env(String),
+    /// A directory, read-only.
+    Dir(String),
+}
+
+/// Why a plugin gave no reading. Part of a normal answer, unlike [`CallError`](crate::CallError).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The instance exists no more.
+    #[error("the instance is gone")]
+    Gone,
+    #[error("unavailable: {0}")]
+    Unavailable(String),
+    #[error("denied: {0}")]
+    Denied(String),
+    /// The configuration cannot work.
+    #[error("invalid configuration: {0}")]
+    Invalid(String),
+}
+
+/// The host's clock and the budget for one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tick {
+    /// The scheduled time, milliseconds since 1970 UTC.
+    pub at_ms: u64,
+    pub monotonic_ns: u64,
+    /// CPU time; what the plugin is told. The limit in force is [`Limits::cpu`](crate::Limits).
+    pub budget_ms: u32,
+    pub interval: Duration,
+}
+
+/// A running total behind a field's rate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Total {
+    /// Prometheus name, ending in `_total`.
+    pub name: String,
+    /// Field units per total unit.
+    pub scale: f64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Kind {
+    Gauge,
+    Counter(Total),
+}
+
+/// How readings combine into one point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aggregation {
+    Mean,
+    Min,
+    Max,
+    Last,
+    Sum,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Field {
+    pub name: String,
+    pub help: String,
+    pub unit: String,
+    pub kind: Kind,
+    pub aggregation: Aggregation,
+    /// Smallest step that matters; 0 keeps every bit.
+    pub precision: f64,
+}
+
+/// Something that can be measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    pub id: String,
+    pub labels: Vec<(String, String)>,
+}
+
+/// The rows of one batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Readings {
+    /// One row per instance asked for, one value per field, row after row; NaN: no signal.
+    pub values: Vec<f64>,
+    /// When each row was read, ms relative to the tick; empty: all at the tick.
+    pub offsets_ms: Vec<i32>,
+    /// Rows without a reading, by index, and why.
+    pub failures: Vec<(u32, Failure)>,
+}

@@ -1,0 +1,324 @@
+use crate::capability::log::Log;
+use crate::instance::{Live, Surroundings};
+use crate::{CallError, Description, Failure, Field, Grants, Instance, Limits, Need, Plugin, Readings, SavedState};
+use crate::{Role, Sandbox, Tick};
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use tokio::sync::{mpsc, oneshot};
+
+/// How much a worker yields to the server's threads: a plugin that computes must not make a scrape wait.
+const NICE: i32 = 10;
+
+/// Enough for the host's own frames; guests run on stacks of their own.
+const STACK: usize = 512 << 10;
+
+/// What a plugin is run with.
+#[derive(Debug, Clone, Default)]
+pub struct Setup {
+    /// The host's name for it: its file name.
+    pub name: String,
+    /// A JSON object as text.
+    pub config: String,
+    pub grants: Grants,
+    pub limits: Limits,
+    pub state: SavedState,
+}
+
+/// What a plugin says before it is granted anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Introduction {
+    pub description: Description,
+    /// What it needs granted for this configuration; or why the configuration cannot work.
+    pub needs: Result<Vec<Need>, String>,
+}
+
+/// A plugin's own thread, with its one live instance. Dropped, the thread ends after the call it is in.
+#[derive(Debug)]
+pub struct Worker {
+    jobs: mpsc::Sender<Job>,
+    fields: Arc<[Field]>,
+    stats: Arc<WorkerStats>,
+}
+
+/// What a worker has used.
+#[derive(Debug, Default)]
+pub struct WorkerStats {
+    memory: AtomicUsize,
+    cpu_ns: AtomicU64,
+    instances: AtomicU64,
+    log_lines_dropped: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+enum Job {
+    Discover { tick: Tick, reply: oneshot::Sender<Result<Vec<Instance>, CallError>> },
+    Sample { tick: Tick, instances: Vec<String>, reply: oneshot::Sender<Result<Readings, CallError>> },
+}
+
+// === impl Setup ===
+
+impl Setup {
+    /// Nothing granted, an empty configuration, default limits.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into(), config: "{}".to_owned(), ..Self::default() }
+    }
+}
+
+// === impl WorkerStats ===
+
+impl WorkerStats {
+    /// Bytes of the live instance's memories and tables.
+    pub fn memory(&self) -> usize {
+        self.memory.load(Relaxed)
+    }
+
+    /// Over all instances so far.
+    pub fn cpu(&self) -> std::time::Duration {
+        std::time::Duration::from_nanos(self.cpu_ns.load(Relaxed))
+    }
+
+    /// How many instances were made: one, and one more after each that ended.
+    pub fn instances(&self) -> u64 {
+        self.instances.load(Relaxed)
+    }
+
+    pub fn log_lines_dropped(&self) -> u64 {
+        self.log_lines_dropped.load(Relaxed)
+    }
+}
+
+/// Asks a plugin what it is and what it needs, on a throw-away instance without grants.
+pub async fn introduce(sandbox: &Arc<Sandbox>, plugin: Plugin, setup: Setup) -> Result<Introduction, CallError> {
+    let sandbox = sandbox.clone();
+    let setup = Setup { grants: Grants::default(), state: SavedState::default(), ..setup };
+    let stats = Arc::new(WorkerStats::default());
+    on_own_thread(&setup.name.clone(), async move {
+        let mut live = Live::start(&sandbox, &plugin, &surroundings(&setup, &stats)).await?;
+        let description = live.call(&sandbox, async |exports, store| Ok(Ok(exports.describe(store).await?))).await?;
+        let config = &setup.config;
+        let needs = live.call_init(&sandbox, async |exports, store| exports.needs(store, config).await).await;
+        let needs = match needs {
+            Ok(needs) => Ok(needs),
+            Err(CallError::Failed(Failure::Invalid(why))) => Err(why),
+            Err(other) => return Err(other),
+        };
+        Ok(Introduction { description, needs })
+    })
+    .await
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// Starts the thread and the first instance: `init`, then `fields`.
+    pub async fn start(sandbox: &Arc<Sandbox>, plugin: Plugin, setup: Setup) -> Result<Self, CallError> {
+        let stats = Arc::new(WorkerStats::default());
+        // One call is under way and one may wait: the schedule never queues ticks.
+        let (jobs, queue) = mpsc::channel(1);
+        let (ready, fields) = oneshot::channel();
+        let name = setup.name.clone();
+        let thread = Thread {
+            sandbox: sandbox.clone(),
+            plugin,
+            config: setup.config.clone(),
+            with: surroundings(&setup, &stats),
+            stats: stats.clone(),
+            live: None,
+        };
+        spawn(&name, thread.run(queue, ready));
+        let fields = fields.await.map_err(|_| CallError::Stopped)??;
+        Ok(Self { jobs, fields: fields.into(), stats })
+    }
+
+    /// What a sampler's readings mean, in their order.
+    pub fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+
+    pub fn stats(&self) -> &WorkerStats {
+        &self.stats
+    }
+
+    pub async fn discover(&self, tick: Tick) -> Result<Vec<Instance>, CallError> {
+        self.ask(|reply| Job::Discover { tick, reply }).await
+    }
+
+    /// Reads a batch. The answer has one row per instance, one value per field.
+    pub async fn sample(&self, tick: Tick, instances: Vec<String>) -> Result<Readings, CallError> {
+        self.ask(|reply| Job::Sample { tick, instances, reply }).await
+    }
+
+    async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<Result<T, CallError>>) -> Job) -> Result<T, CallError> {
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(job(reply)).await.map_err(|_| CallError::Stopped)?;
+        answer.await.map_err(|_| CallError::Stopped)?
+    }
+}
+
+/// What runs on the worker's thread.
+struct Thread {
+    sandbox: Arc<Sandbox>,
+    plugin: Plugin,
+    config: String,
+    with: Surroundings,
+    stats: Arc<WorkerStats>,
+    live: Option<Live>,
+}
+
+impl Thread {
+    async fn run(mut self, mut jobs: mpsc::Receiver<Job>, ready: oneshot::Sender<Result<Vec<Field>, CallError>>) {
+        let fields = self.fields().await;
+        let Ok(columns) = fields.as_ref().map(Vec::len) else {
+            let _ = ready.send(fields);
+            return;
+        };
+        let _ = ready.send(fields);
+        while let Some(job) = jobs.recv().await {
+            // Whoever asked may have gone: the answer then is for nobody.
+            match job {
+                Job::Discover { tick, reply } => drop(reply.send(self.discover(tick).await)),
+                Job::Sample { tick, instances, reply } => {
+                    drop(reply.send(self.sample(tick, &instances, columns).await));
+                }
+            }
+        }
+    }
+
+    async fn fields(&mut self) -> Result<Vec<Field>, CallError> {
+        let sampler = self.plugin.has(Role::Sampler);
+        self.with_live(async |live, sandbox| {
+            if !sampler {
+                return Ok(Vec::new());
+            }
+            live.call(sandbox, async |exports, store| exports.fields(store).await).await
+        })
+        .await
+    }
+
+    async fn discover(&mut self, tick: Tick) -> Result<Vec<Instance>, CallError> {
+        self.with_live(async |live, sandbox| {
+            live.call(sandbox, async |exports, store| exports.discover(store, tick).await).await
+        })
+        .await
+    }
+
+    async fn sample(&mut self, tick: Tick, instances: &[String], columns: usize) -> Result<Readings, CallError> {
+        self.with_live(async |live, sandbox| {
+            let readings =
+                live.call(sandbox, async |exports, store| exports.sample(store, tick, instances).await).await?;
+            check(&readings, instances.len(), columns)?;
+            Ok(readings)
+        })
+        .await
+    }
+
+    /// Calls into the live instance, making one if there is none; drops it when the call ended it.
+    async fn with_live<T>(
+        &mut self,
+        call: impl AsyncFnOnce(&mut Live, &Sandbox) -> Result<T, CallError>,
+    ) -> Result<T, CallError> {
+        let mut live = match self.live.take() {
+            Some(live) => live,
+            None => self.fresh().await?,
+        };
+        let answer = call(&mut live, &self.sandbox).await;
+        self.account(&live);
+        if matches!(answer, Ok(_) | Err(CallError::Failed(_))) {
+            self.live = Some(live);
+        } else {
+            self.stats.memory.store(0, Relaxed);
+        }
+        answer
+    }
+
+    async fn fresh(&mut self) -> Result<Live, CallError> {
+        let mut live = Live::start(&self.sandbox, &self.plugin, &self.with).await?;
+        let config = &self.config;
+        let init = live.call_init(&self.sandbox, async |exports, store| exports.init(store, config).await).await;
+        self.account(&live);
+        self.stats.instances.fetch_add(1, Relaxed);
+        init.map(|()| live)
+    }
+
+    fn account(&self, live: &Live) {
+        self.stats.memory.store(live.memory(), Relaxed);
+        self.stats.cpu_ns.fetch_add(u64::try_from(live.cpu_used().as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    }
+}
+
+/// One row per instance, one value per field, failures that name rows.
+fn check(readings: &Readings, rows: usize, columns: usize) -> Result<(), CallError> {
+    let Readings { values, offsets_ms, failures } = readings;
+    let wrong = |what: String| Err(CallError::OutOfContract(what));
+    if values.len() != rows * columns {
+        return wrong(format!("{} values for {rows} instances of {columns} fields", values.len()));
+    }
+    if !offsets_ms.is_empty() && offsets_ms.len() != rows {
+        return wrong(format!("{} offsets for {rows} instances", offsets_ms.len()));
+    }
+    match failures.iter().find(|(row, _)| *row as usize >= rows) {
+        Some((row, _)) => wrong(format!("a failure for row {row} of {rows}")),
+        None => Ok(()),
+    }
+}
+
+fn surroundings(setup: &Setup, stats: &WorkerStats) -> Surroundings {
+    let dropped = stats.log_lines_dropped.clone();
+    let log = Log::new(setup.name.as_str().into(), setup.limits.log_lines_per_second, dropped);
+    Surroundings {
+        limits: setup.limits,
+        grants: Arc::new(setup.grants.clone()),
+        state: setup.state.clone(),
+        log: Arc::new(Mutex::new(log)),
+    }
+}
+
+async fn on_own_thread<T: Send + 'static>(
+    name: &str,
+    work: impl Future<Output = Result<T, CallError>> + Send + 'static,
+) -> Result<T, CallError> {
+    let (done, outcome) = oneshot::channel();
+    spawn(name, async move { drop(done.send(work.await)) });
+    outcome.await.map_err(|_| CallError::Stopped)?
+}
+
+/// Runs `work` on a thread and a runtime of its own. Should the machine refuse either, `work` is dropped, and whoever
+/// waits for it sees that.
+fn spawn(name: &str, work: impl Future<Output = ()> + Send + 'static) {
+    let run = move || {
+        // Only a lower priority: failing to get it is no reason not to work.
+        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
+        match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+            Ok(runtime) => runtime.block_on(work),
+            Err(error) => tracing::error!(%error, "cannot start a worker's runtime"),
+        }
+    };
+    let spawned = thread::Builder::new().name(format!("plugin {name}")).stack_size(STACK).spawn(run);
+    if let Err(error) = spawned {
+        tracing::error!(%error, "cannot start a worker's thread");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn readings(values: usize, offsets: usize, failed_row: Option<u32>) -> Readings {
+        Readings {
+            values: vec![0.0; values],
+            offsets_ms: vec![0; offsets],
+            failures: failed_row.map(|row| (row, Failure::Gone)).into_iter().collect(),
+        }
+    }
+
+    #[test]
+    fn an_answer_of_another_shape_than_asked_for_is_out_of_contract() {
+        assert_eq!(check(&readings(6, 0, None), 2, 3), Ok(()));
+        assert_eq!(check(&readings(6, 2, Some(1)), 2, 3), Ok(()));
+        for wrong in [readings(5, 0, None), readings(6, 1, None), readings(6, 0, Some(2))] {
+            assert!(matches!(check(&wrong, 2, 3), Err(CallError::OutOfContract(_))), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! The operator's configuration: TOML, every key with a default, unknown keys are errors. A value that got in is valid.
+
+mod size;
+mod time;
+
+use dropsonde_sandbox::Limits;
+use dropsonde_store::InstanceId;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use size::Bytes;
+pub use time::Span;
+
+/// Everything an operator can say.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where to serve HTTP.
+    pub listen: SocketAddr,
+    /// Compiled plugins and plugins' saved state. None: see [`Config::data_dir`].
+    pub data_dir: Option<PathBuf>,
+    /// `NAME.wasm` files. None: `plugins` in the data directory.
+    pub plugins_dir: Option<PathBuf>,
+    /// On every instance.
+    pub labels: BTreeMap<String, String>,
+    pub store: StoreConfig,
+    pub poll: Poll,
+    pub stream: Stream,
+    pub metrics: Metrics,
+    /// Tracked from the start, beside what plugins discover.
+    pub instances: Vec<StaticInstance>,
+    /// By plugin name.
+    pub plugins: BTreeMap<String, PluginConfig>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Rows kept per sampler and instance.
+    pub retention_samples: usize,
+    /// Nothing is written to disk.
+    pub memory_only: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Poll {
+    pub interval: Span,
+    /// Longest wall time of one call; at most the interval.
+    pub timeout: Span,
+    /// How often plugins are asked what they find.
+    pub discover_interval: Span,
+    /// Which samplers poll an instance that names none: `*` is all.
+    pub default_samplers: Vec<String>,
+    pub max_instances: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Stream {
+    /// Samples a slow reader may be behind before it loses some.
+    pub watch_buffer: usize,
+    pub heartbeat: Span,
+    pub max_streams: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    pub path: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StaticInstance {
+    pub id: String,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// None: `poll.default_samplers`.
+    pub samplers: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PluginConfig {
+    /// None: `poll.interval`.
+    pub interval: Option<Span>,
+    /// None: nothing, or what a bundled plugin is granted by default.
+    pub grants: Option<GrantsConfig>,
+    pub limits: LimitsConfig,
+    /// Handed to the plugin as JSON.
+    pub config: toml::Table,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GrantsConfig {
+    /// Globs of absolute paths.
+    pub read: Vec<String>,
+}
+
+/// None: the default of [`Limits`].
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    pub memory: Option<Bytes>,
+    pub cpu: Option<Span>,
+    pub deadline: Option<Span>,
+    pub init_deadline: Option<Span>,
+    pub output: Option<Bytes>,
+    pub log_lines_per_second: Option<u32>,
+}
+
+/// What is wrong with a configuration, and where.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{}: {message}", path.display())]
+    Syntax { path: PathBuf, message: String },
+    #[error("{key}: {why}")]
+    Value { key: String, why: String },
+}
+
+// === impl Config ===
+
+impl Config {
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        let config: Self = toml::from_str(&text)
+            .map_err(|error| ConfigError::Syntax { path: path.to_owned(), message: error.to_string() })?;
+        config.validated()
+    }
+
+    /// Checks what types alone cannot.
+    pub fn validated(self) -> Result<Self, ConfigError> {
+        let wrong = |key: &str, why: &str| Err(ConfigError::Value { key: key.to_owned(), why: why.to_owned() });
+        if self.poll.interval.get() < Duration::from_millis(100) {
+            return wrong("poll.interval", "must be at least 100ms");
+        }
+        if self.poll.timeout.get().is_zero() || self.poll.timeout.get() > Duration::from_secs(3600) {
+            return wrong("poll.timeout", "must be more than nothing and at most 1h");
+        }
+        if self.poll.discover_interval.get() < Duration::from_secs(1) {
+            return wrong("poll.discover_interval", "must be at least 1s");
+        }
+        if self.poll.max_instances == 0 {
+            return wrong("poll.max_instances", "must be at least 1");
+        }
+        if self.store.retention_samples == 0 {
+            return wrong("store.retention_samples", "must be at least 1");
+        }
+        if self.stream.watch_buffer == 0 {
+            return wrong("stream.watch_buffer", "must be at least 1");
+        }
+        if self.stream.heartbeat.get() < Duration::from_millis(100) {
+            return wrong("stream.heartbeat", "must be at least 100ms");
+        }
+        if !self.metrics.path.starts_with('/') || self.metrics.path.contains(['{', '}', '*', '?', '#']) {
+            return wrong("metrics.path", "must be a plain path that begins with `/`");
+        }
+        check_labels("labels", &self.labels)?;
+        for (index, instance) in self.instances.iter().enumerate() {
+            let key = format!("instances[{index}]");
+            if let Err(error) = InstanceId::new(&instance.id) {
+                return wrong(&format!("{key}.id"), &error.to_string());
+            }
+            check_labels(&format!("{key}.labels"), &instance.labels)?;
+        }
+        for (name, plugin) in &self.plugins {
+            let key = |key: &str| format!("plugins.{name}.{key}");
+            if plugin.interval.is_some_and(|interval| interval.get() < Duration::from_millis(100)) {
+                return wrong(&key("interval"), "must be at least 100ms");
+            }
+            if let Some(grants) = &plugin.grants
+                && let Err(error) = dropsonde_sandbox::Grants::new(&grants.read)
+            {
+                return wrong(&key("grants.read"), &error.to_string());
+            }
+            plugin.check_limits(&key)?;
+        }
+        Ok(self)
+    }
+
+    /// As configured; else /var/lib/dropsonde as root, else the user's state directory.
+    pub fn data_dir(&self) -> Result<PathBuf, ConfigError> {
+        if let Some(configured) = &self.data_dir {
+            return Ok(configured.clone());
+        }
+        if rustix::process::geteuid().is_root() {
+            return Ok(PathBuf::from("/var/lib/dropsonde"));
+        }
+        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
+        state.map(|state| state.join("dropsonde")).ok_or_else(|| ConfigError::Value {
+            key: "data_dir".to_owned(),
+            why: "must be given (`--data DIR`, or `--memory-only`): neither XDG_STATE_HOME nor HOME is set".to_owned(),
+        })
+    }
+
+    /// A plugin's own section, or the defaults.
+    pub fn plugin(&self, name: &str) -> PluginConfig {
+        self.plugins.get(name).cloned().unwrap_or_default()
+    }
+
+    pub fn interval(&self, plugin: &PluginConfig) -> Duration {
+        plugin.interval.unwrap_or(self.poll.interval).get()
+    }
+
+    /// What is in force: a poll never outlasts `poll.timeout` or its interval.
+    pub fn limits(&self, plugin: &PluginConfig) -> Limits {
+        let limits = plugin.limits();
+        let deadline = limits.deadline.min(self.poll.timeout.get()).min(self.interval(plugin));
+        Limits { deadline, cpu: limits.cpu.min(deadline), ..limits }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9090)),
+            data_dir: None,
+            plugins_dir: None,
+            labels: BTreeMap::new(),
+            store: StoreConfig::default(),
+            poll: Poll::default(),
+            stream: Stream::default(),
+            metrics: Metrics { path: "/metrics".to_owned() },
+            instances: Vec::new(),
+            plugins: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        // A week at 10 s.
+        Self { retention_samples: 60_480, memory_only: false }
+    }
+}
+
+impl Default for Poll {
+    fn default() -> Self {
+        Self {
+            interval: Span::from_secs(10),
+            timeout: Span::from_secs(5),
+            discover_interval: Span::from_secs(30),
+            default_samplers: vec!["*".to_owned()],
+            max_instances: 100_000,
+        }
+    }
+}
+
+impl Default for Stream {
+    fn default() -> Self {
+        Self { watch_buffer: 64, heartbeat: Span::from_secs(15), max_streams: 20_000 }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Config::default().metrics
+    }
+}
+
+// === impl PluginConfig ===
+
+impl PluginConfig {
+    /// The plugin's own configuration as a JSON object.
+    pub fn json(&self) -> String {
+        serde_json::to_string(&self.config).unwrap_or_else(|_| "{}".to_owned())
+    }
+
+    fn limits(&self) -> Limits {
+        let defaults = Limits::default();
+        let limits = &self.limits;
+        Limits {
+            memory: limits.memory.map_or(defaults.memory, Bytes::get),
+            cpu: limits.cpu.map_or(defaults.cpu, Span::get),
+            deadline: limits.deadline.map_or(defaults.deadline, Span::get),
+            init_deadline: limits.init_deadline.map_or(defaults.init_deadline, Span::get),
+            output: limits.output.map_or(defaults.output, Bytes::get),
+            log_lines_per_second: limits.log_lines_per_second.unwrap_or(defaults.log_lines_per_second),
+        }
+    }
+
+    fn check_limits(&self, key: &dyn Fn(&str) -> String) -> Result<(), ConfigError> {
+        let limits = self.limits();
+        let zero = [
+            ("limits.memory", limits.memory == 0),
+            ("limits.cpu", limits.cpu.is_zero()),
+            ("limits.deadline", limits.deadline.is_zero()),
+            ("limits.init_deadline", limits.init_deadline.is_zero()),
+            ("limits.output", limits.output == 0),
+        ];
+        match zero.into_iter().find(|(_, zero)| *zero) {
+            Some((name, _)) => Err(ConfigError::Value { key: key(name), why: "must be more than nothing".to_owned() }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Keys by Prometheus' grammar that mean nothing else already.
+fn check_labels(key: &str, labels: &BTreeMap<String, String>) -> Result<(), ConfigError> {
+    match labels.keys().find(|label| !crate::labels::is_valid_key(label)) {
+        Some(label) => Err(ConfigError::Value { key: format!("{key}.{label}"), why: crate::labels::RULE.to_owned() }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        let config: Config = toml::from_str(text).map_err(|error| error.to_string())?;
+        config.validated().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_empty_file_gives_the_documented_defaults() {
+        let config = parse("").unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:9090");
+        assert_eq!(config.poll.interval.get(), Duration::from_secs(10));
+        assert_eq!(config.store.retention_samples, 60_480);
+        assert_eq!(config.stream.watch_buffer, 64);
+        assert_eq!(config.metrics.path, "/metrics");
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_with_its_line() {
+        let error = parse("listen = '127.0.0.1:1'\n[poll]\nintervall = '1s'\n").unwrap_err();
+        assert!(error.contains("line 3") && error.contains("intervall"), "{error}");
+    }
+
+    #[test]
+    fn a_value_that_cannot_work_is_named_by_its_key() {
+        for (text, key) in [
+            ("poll.interval = '1ms'", "poll.interval"),
+            ("[[instances]]\nid = 'a/b'", "instances[0].id"),
+            ("labels = { le = 'x' }", "labels.le"),
+            ("[plugins.p.grants]\nread = ['../x']", "plugins.p.grants.read"),
+            ("[plugins.p.limits]\nmemory = 0", "plugins.p.limits.memory"),
+            ("metrics.path = 'metrics'", "metrics.path"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.starts_with(key), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_poll_never_outlasts_its_timeout_or_interval() {
+        let config =
+            parse("poll.timeout = '700ms'\n[plugins.a]\ninterval = '500ms'\n[plugins.b.limits]\ndeadline = '1h'").unwrap();
+        assert_eq!(config.limits(&config.plugin("a")).deadline, Duration::from_millis(500));
+        assert_eq!(config.limits(&config.plugin("b")).deadline, Duration::from_millis(700));
+    }
+
+    #[test]
+    fn a_plugins_configuration_becomes_json() {
+        let config = parse("[plugins.p.config]\nwatch = ['a']\ntop = 3").unwrap();
+        let json: serde_json::Value = serde_json::from_str(&config.plugin("p").json()).unwrap();
+        assert_eq!(json, serde_json::json!({ "watch": ["a"], "top": 3 }));
+    }
+}

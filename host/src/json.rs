@@ -1,0 +1,106 @@
+//! Samples as JSON, written without intermediate trees.
+//!
+//! Field names need no escaping: they were checked against `[a-z][a-z0-9_]*` when their plugin was loaded.
+
+use dropsonde_store::{Points, Sample};
+use jiff::Timestamp;
+
+/// `{"at":"2026-01-02T03:04:05Z","cpu_percent":12.5,…}`; absent values are absent.
+pub(crate) fn sample(sample: &Sample) -> Vec<u8> {
+    let mut json = Vec::with_capacity(64 + sample.values.len() * 32);
+    open(&mut json, sample.at_ms);
+    for (name, value) in &sample.values {
+        member(&mut json, name, "", *value);
+    }
+    json.push(b'}');
+    json
+}
+
+/// An array of samples, ascending. `bands` adds `_min` and `_max` of each field.
+pub(crate) fn points(points: &Points, bands: bool) -> Vec<u8> {
+    let mut json = Vec::with_capacity(2 + points.at_ms.len() * (64 + points.columns.len() * 32));
+    json.push(b'[');
+    for (row, &at_ms) in points.at_ms.iter().enumerate() {
+        if row > 0 {
+            json.push(b',');
+        }
+        open(&mut json, at_ms);
+        for column in &points.columns {
+            let Some(&value) = column.values.get(row).filter(|value| !value.is_nan()) else { continue };
+            member(&mut json, &column.name, "", value);
+            if bands && let (Some(&min), Some(&max)) = (column.min.get(row), column.max.get(row)) {
+                member(&mut json, &column.name, "_min", min);
+                member(&mut json, &column.name, "_max", max);
+            }
+        }
+        json.push(b'}');
+    }
+    json.push(b']');
+    json
+}
+
+/// RFC 3339 in UTC; a fraction only when there is one.
+pub(crate) fn time(at_ms: i64) -> String {
+    Timestamp::from_millisecond(at_ms).unwrap_or(Timestamp::MAX).to_string()
+}
+
+fn open(json: &mut Vec<u8>, at_ms: i64) {
+    json.extend_from_slice(b"{\"at\":\"");
+    json.extend_from_slice(time(at_ms).as_bytes());
+    json.push(b'"');
+}
+
+fn member(json: &mut Vec<u8>, name: &str, suffix: &str, value: f64) {
+    for part in [",\"", name, suffix, "\":"] {
+        json.extend_from_slice(part.as_bytes());
+    }
+    number(json, value);
+}
+
+/// Whole numbers as integers, others in the fewest digits that read back the same.
+fn number(json: &mut Vec<u8>, value: f64) {
+    /// Beyond it doubles skip integers, and digits would pretend to a precision there is not.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if value.fract() == 0.0 && value.abs() <= EXACT {
+        json.extend_from_slice(itoa::Buffer::new().format(value as i64).as_bytes());
+    } else if value.is_finite() {
+        json.extend_from_slice(ryu::Buffer::new().format_finite(value).as_bytes());
+    } else {
+        json.extend_from_slice(b"null");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dropsonde_store::Column;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_sample_has_its_time_first_and_integers_print_as_integers() {
+        let values = vec![("cpu_percent".into(), 12.5), ("memory_used_mb".into(), 900.0)];
+        let json = sample(&Sample { at_ms: 1_767_323_045_000, values });
+        let text = String::from_utf8(json).unwrap();
+        assert_eq!(text, r#"{"at":"2026-01-02T03:04:05Z","cpu_percent":12.5,"memory_used_mb":900}"#);
+    }
+
+    #[test]
+    fn a_gap_is_absent_and_bands_follow_their_field() {
+        let column = Column { name: "x".into(), values: vec![1.5, f64::NAN], min: vec![1.0, f64::NAN], max: vec![2.0; 2] };
+        let points_of_two = Points { at_ms: vec![0, 1500], columns: vec![column] };
+        let text = |bands| String::from_utf8(points(&points_of_two, bands)).unwrap();
+        assert_eq!(text(false), r#"[{"at":"1970-01-01T00:00:00Z","x":1.5},{"at":"1970-01-01T00:00:01.5Z"}]"#);
+        assert!(text(true).contains(r#""x":1.5,"x_min":1,"x_max":2"#));
+        assert_eq!(points(&Points::default(), false), b"[]");
+    }
+
+    proptest! {
+        #[test]
+        fn every_number_reads_back_the_same(value in any::<f64>().prop_filter("finite", |value| value.is_finite())) {
+            let mut json = Vec::new();
+            number(&mut json, value);
+            prop_assert_eq!(std::str::from_utf8(&json).unwrap().parse::<f64>().unwrap(), value);
+            prop_assert!(serde_json::from_slice::<serde_json::Value>(&json).is_ok());
+        }
+    }
+}

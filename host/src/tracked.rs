@@ -1,0 +1,272 @@
+//! Which instances there are, and which plugin polls which.
+
+use crate::labels::Labels;
+use dropsonde_store::InstanceId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// A plugin's name.
+pub type PluginName = Arc<str>;
+
+/// The set of tracked instances.
+///
+/// A discovered instance is polled by whoever discovered it; one from the configuration by the samplers it names, else by
+/// the default ones.
+#[derive(Debug)]
+pub struct Tracked {
+    default_samplers: Vec<String>,
+    /// On every instance; an instance's own label of the same key wins.
+    common: Labels,
+    most: usize,
+    instances: RwLock<BTreeMap<InstanceId, Entry>>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    labels: Labels,
+    discovered_by: BTreeSet<PluginName>,
+    configured: Option<Configured>,
+    /// When it was found to have ended.
+    ended_ms: Option<i64>,
+}
+
+#[derive(Debug)]
+struct Configured {
+    samplers: Vec<String>,
+    /// Who answered that there is no such thing, and is not asked again.
+    gone: BTreeSet<PluginName>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Tracked,
+    /// Nobody polls it any more; its history stays.
+    Ended,
+}
+
+/// An instance as others see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tracking {
+    pub id: InstanceId,
+    pub labels: Labels,
+    pub state: State,
+}
+
+impl Tracked {
+    pub fn new(default_samplers: Vec<String>, common: Labels, most: usize) -> Self {
+        Self { default_samplers, common, most, instances: RwLock::default() }
+    }
+
+    /// Tracks an instance the operator named.
+    pub fn configure(&self, id: InstanceId, labels: Labels, samplers: Option<Vec<String>>) {
+        let samplers = samplers.unwrap_or_else(|| self.default_samplers.clone());
+        self.write(|instances| {
+            let entry = instances.entry(id).or_default();
+            entry.labels.extend(labels);
+            entry.configured = Some(Configured { samplers, gone: BTreeSet::new() });
+            entry.ended_ms = None;
+        });
+    }
+
+    /// Takes over what a plugin finds now: new instances begin, those it lists no more end. Returns how many were
+    /// refused because there are too many.
+    pub fn discovered(&self, plugin: &PluginName, found: Vec<(InstanceId, Labels)>, now_ms: i64) -> u64 {
+        self.write(|instances| {
+            let listed: BTreeMap<InstanceId, Labels> = found.into_iter().collect();
+            for (id, entry) in instances.iter_mut() {
+                if !listed.contains_key(id) {
+                    entry.leave(plugin, now_ms);
+                }
+            }
+            let mut refused = 0;
+            for (id, labels) in listed {
+                if instances.len() >= self.most && !instances.contains_key(&id) && !forget_oldest_ended(instances) {
+                    refused += 1;
+                    continue;
+                }
+                let entry = instances.entry(id).or_default();
+                // Whoever came first keeps its labels.
+                for (key, value) in labels {
+                    entry.labels.entry(key).or_insert(value);
+                }
+                entry.discovered_by.insert(plugin.clone());
+                entry.ended_ms = None;
+            }
+            refused
+        })
+    }
+
+    /// A plugin says the instance exists no more.
+    pub fn gone(&self, plugin: &PluginName, id: &InstanceId, now_ms: i64) {
+        self.write(|instances| {
+            let Some(entry) = instances.get_mut(id) else { return };
+            if let Some(configured) = &mut entry.configured {
+                configured.gone.insert(plugin.clone());
+            }
+            entry.leave(plugin, now_ms);
+        });
+    }
+
+    /// What a sampler polls.
+    pub fn polled_by(&self, plugin: &PluginName) -> Vec<InstanceId> {
+        self.read(|instances| {
+            let polled = instances.iter().filter(|(_, entry)| entry.is_polled_by(plugin));
+            polled.map(|(id, _)| id.clone()).collect()
+        })
+    }
+
+    pub fn get(&self, id: &InstanceId) -> Option<Tracking> {
+        self.read(|instances| instances.get(id).map(|entry| self.tracking(id, entry)))
+    }
+
+    /// All, by id.
+    pub fn list(&self) -> Vec<Tracking> {
+        self.read(|instances| instances.iter().map(|(id, entry)| self.tracking(id, entry)).collect())
+    }
+
+    /// Takes out the instances that ended before a time, and returns them.
+    pub fn forget_ended_before(&self, before_ms: i64) -> Vec<InstanceId> {
+        self.write(|instances| {
+            let over = |entry: &Entry| entry.ended_ms.is_some_and(|ended| ended < before_ms);
+            let ids: Vec<_> = instances.iter().filter(|(_, entry)| over(entry)).map(|(id, _)| id.clone()).collect();
+            instances.retain(|_, entry| !over(entry));
+            ids
+        })
+    }
+
+    fn tracking(&self, id: &InstanceId, entry: &Entry) -> Tracking {
+        let mut labels = self.common.clone();
+        labels.extend(entry.labels.clone());
+        let state = if entry.ended_ms.is_some() { State::Ended } else { State::Tracked };
+        Tracking { id: id.clone(), labels, state }
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&BTreeMap<InstanceId, Entry>) -> T) -> T {
+        look(&self.instances.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&mut BTreeMap<InstanceId, Entry>) -> T) -> T {
+        change(&mut self.instances.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Makes room. What has ended longest goes first; nothing alive ever does.
+fn forget_oldest_ended(instances: &mut BTreeMap<InstanceId, Entry>) -> bool {
+    let ended = instances.iter().filter_map(|(id, entry)| Some((entry.ended_ms?, id.clone())));
+    match ended.min() {
+        Some((_, oldest)) => instances.remove(&oldest).is_some(),
+        None => false,
+    }
+}
+
+impl Entry {
+    fn is_polled_by(&self, plugin: &PluginName) -> bool {
+        self.discovered_by.contains(plugin)
+            || self.configured.as_ref().is_some_and(|configured| configured.is_polled_by(plugin))
+    }
+
+    fn leave(&mut self, plugin: &PluginName, now_ms: i64) {
+        let left = self.discovered_by.remove(plugin);
+        let configured_end = self.configured.as_ref().is_some_and(|configured| configured.gone.contains(plugin));
+        let alive = !self.discovered_by.is_empty() || self.configured.as_ref().is_some_and(Configured::may_answer);
+        if (left || configured_end) && !alive {
+            self.ended_ms.get_or_insert(now_ms);
+        }
+    }
+}
+
+impl Configured {
+    fn is_polled_by(&self, plugin: &PluginName) -> bool {
+        !self.gone.contains(plugin) && self.samplers.iter().any(|name| name == "*" || **name == **plugin)
+    }
+
+    /// Whether a sampler is left that has not said it is gone. `*` may always mean one that is yet to come.
+    fn may_answer(&self) -> bool {
+        self.samplers.iter().any(|name| name == "*" || !self.gone.contains(name.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> InstanceId {
+        InstanceId::new(text).unwrap()
+    }
+
+    fn tracked() -> Tracked {
+        let common = Labels::from([("site".to_owned(), "fra1".to_owned())]);
+        Tracked::new(vec!["*".to_owned()], common, 3)
+    }
+
+    fn found(ids: &[&str]) -> Vec<(InstanceId, Labels)> {
+        ids.iter().map(|text| (id(text), Labels::new())).collect()
+    }
+
+    fn names(ids: Vec<InstanceId>) -> Vec<String> {
+        ids.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_discovered_instance_is_polled_by_its_discoverer_alone() {
+        let (tracked, a, b) = (tracked(), "a".into(), "b".into());
+        tracked.discovered(&a, found(&["host"]), 0);
+        assert_eq!(names(tracked.polled_by(&a)), ["host"]);
+        assert!(tracked.polled_by(&b).is_empty());
+        assert_eq!(tracked.list()[0].labels["site"], "fra1");
+    }
+
+    #[test]
+    fn a_configured_instance_is_polled_by_the_samplers_it_names_else_by_the_default() {
+        let (tracked, a, b) = (tracked(), "a".into(), "b".into());
+        tracked.configure(id("web"), Labels::new(), Some(vec!["b".to_owned()]));
+        tracked.configure(id("any"), Labels::new(), None);
+        assert_eq!(names(tracked.polled_by(&a)), ["any"]);
+        assert_eq!(names(tracked.polled_by(&b)), ["any", "web"]);
+        tracked.gone(&b, &id("any"), 5);
+        assert_eq!(names(tracked.polled_by(&b)), ["web"], "who says gone is not asked again");
+        assert_eq!(tracked.get(&id("any")).unwrap().state, State::Tracked, "others may know it");
+        tracked.gone(&b, &id("web"), 5);
+        assert_eq!(tracked.get(&id("web")).unwrap().state, State::Ended);
+    }
+
+    #[test]
+    fn what_is_no_longer_listed_ends_and_begins_again_when_it_is() {
+        let (tracked, a) = (tracked(), "a".into());
+        tracked.discovered(&a, found(&["x", "y"]), 0);
+        tracked.discovered(&a, found(&["y"]), 7);
+        assert_eq!(tracked.get(&id("x")).unwrap().state, State::Ended);
+        assert_eq!(names(tracked.polled_by(&a)), ["y"]);
+        tracked.discovered(&a, found(&["x", "y"]), 9);
+        assert_eq!(tracked.get(&id("x")).unwrap().state, State::Tracked);
+    }
+
+    #[test]
+    fn an_instance_two_plugins_know_ends_with_the_last_of_them() {
+        let (tracked, a, b) = (tracked(), "a".into(), "b".into());
+        tracked.discovered(&a, found(&["x"]), 0);
+        tracked.discovered(&b, found(&["x"]), 0);
+        tracked.gone(&a, &id("x"), 1);
+        assert_eq!(tracked.get(&id("x")).unwrap().state, State::Tracked);
+        tracked.gone(&b, &id("x"), 2);
+        assert_eq!(tracked.get(&id("x")).unwrap().state, State::Ended);
+    }
+
+    #[test]
+    fn the_number_of_instances_is_bounded_and_the_ended_make_room() {
+        let (tracked, a) = (tracked(), "a".into());
+        assert_eq!(tracked.discovered(&a, found(&["1", "2", "3", "4"]), 0), 1);
+        assert_eq!(tracked.discovered(&a, found(&["5", "2", "3"]), 1), 0, "1 ended and made room");
+        assert_eq!(names(tracked.list().into_iter().map(|one| one.id).collect()), ["2", "3", "5"]);
+    }
+
+    #[test]
+    fn the_ended_are_forgotten_after_their_time() {
+        let (tracked, a) = (tracked(), "a".into());
+        tracked.discovered(&a, found(&["x", "y"]), 0);
+        tracked.discovered(&a, found(&["y"]), 100);
+        assert!(tracked.forget_ended_before(100).is_empty());
+        assert_eq!(names(tracked.forget_ended_before(101)), ["x"]);
+        assert_eq!(tracked.get(&id("x")), None);
+    }
+}

@@ -1,0 +1,269 @@
+//! One process: its id, its files, its row.
+
+use crate::clock::ticks_to_seconds;
+use crate::config::Settings;
+use crate::memory;
+use crate::roster::Candidate;
+use crate::row::Row;
+use crate::shared::Shared;
+use dropsonde_guest::files::{self, FileError};
+use dropsonde_guest::{Failure, Instance};
+
+pub(crate) const PROC: &str = "/proc";
+
+/// The kernel cuts a program's name at 15 bytes; whatever else writes the file must not break the id.
+const MOST_NAME_CHARS: usize = 64;
+
+/// What tells a process from all others since boot: a pid comes again, its start time does not.
+///
+/// Written `nginx-1234-56789`: the program, for people; the pid; the start in ticks after boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ProcessId {
+    pid: u32,
+    start_ticks: u64,
+}
+
+/// /proc/PID/stat, as far as it is used (proc_pid_stat(5)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stat<'a> {
+    comm: &'a str,
+    state: &'a str,
+    /// User and system time, without that of its children.
+    cpu_ticks: u64,
+    threads: u64,
+    start_ticks: u64,
+    /// 0 for kernel threads and for what has ended.
+    virtual_bytes: u64,
+    /// Only for comparing: the size of a page is not known here.
+    resident_pages: u64,
+}
+
+/// The processes there are, in ascending order.
+pub(crate) fn pids() -> Result<Vec<u32>, Failure> {
+    let mut pids: Vec<u32> = files::entries(PROC)?.iter().filter_map(|entry| number(&entry.name)).collect();
+    pids.sort_unstable();
+    Ok(pids)
+}
+
+/// Looks whether a process is to be an instance. `None`: it is not wanted, has no memory, or is not there any more.
+pub(crate) fn look(pid: u32, settings: &Settings) -> Option<Candidate> {
+    let watched = !settings.watch.is_empty() && {
+        let cmdline = files::read_to_string(&format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let cmdline = command_line(&cmdline);
+        settings.watch.iter().any(|pattern| pattern.is_match(&cmdline))
+    };
+    if !watched && settings.top == 0 {
+        return None;
+    }
+    let text = files::read_to_string(&format!("/proc/{pid}/stat")).ok()?;
+    let stat = parse_stat(&text).filter(|stat| stat.virtual_bytes > 0)?;
+    Some(Candidate {
+        pid,
+        start_ticks: stat.start_ticks,
+        comm: stat.comm.to_owned(),
+        resident_pages: stat.resident_pages,
+        watched,
+    })
+}
+
+pub(crate) fn instance(process: &Candidate) -> Instance {
+    let Candidate { pid, start_ticks, comm, .. } = process;
+    let name: String = sanitised(comm).chars().take(MOST_NAME_CHARS).collect();
+    let name = if name.is_empty() { "process" } else { &name };
+    Instance::new(format!("{name}-{pid}-{start_ticks}"))
+        .label("kind", "process")
+        .label("program", comm)
+        .label("pid", pid.to_string())
+}
+
+/// Reads one process.
+pub(crate) fn row(id: &ProcessId, shared: &mut Shared) -> Result<Row, Failure> {
+    let pid = id.pid;
+    let text = match files::read_to_string(&format!("/proc/{pid}/stat")) {
+        Ok(text) => text,
+        Err(FileError::NotFound(_)) => return Err(Failure::Gone),
+        // Without its start time nobody knows whose numbers the other files have.
+        Err(error) => return Err(error.into()),
+    };
+    let stat = parse_stat(&text).ok_or_else(|| Failure::unavailable(format!("/proc/{pid}/stat: not understood")))?;
+    if stat.start_ticks != id.start_ticks || stat.has_ended() {
+        return Err(Failure::Gone);
+    }
+    let status = files::read_to_string(&format!("/proc/{pid}/status"));
+    Ok(Row {
+        cpu_seconds: Some(ticks_to_seconds(stat.cpu_ticks)),
+        memory_used_mb: status.ok().and_then(|status| memory::parse_resident_mb(&status)),
+        memory_limit_mb: shared.memory_limit_mb(),
+        uptime_seconds: shared.uptime().ok().flatten().map(|now| (now - ticks_to_seconds(stat.start_ticks)).max(0.0)),
+        threads: Some(stat.threads as f64),
+        ..Row::default()
+    })
+}
+
+/// The name with all that does not belong in an id replaced by `_`.
+pub(crate) fn sanitised(name: &str) -> String {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    name.chars().map(|c| if allowed(c) { c } else { '_' }).collect()
+}
+
+// === impl ProcessId ===
+
+impl ProcessId {
+    /// Reads an id that [`instance`] made.
+    pub(crate) fn parse(id: &str) -> Option<Self> {
+        let mut parts = id.rsplitn(3, '-');
+        let start_ticks = number(parts.next()?)?;
+        let pid = number(parts.next()?)?;
+        let name = parts.next()?;
+        (!name.is_empty() && sanitised(name) == name).then_some(Self { pid, start_ticks })
+    }
+}
+
+// === impl Stat ===
+
+impl Stat<'_> {
+    /// A zombie has ended and waits for its parent to notice. One with threads left has only lost its first thread.
+    fn has_ended(&self) -> bool {
+        match self.state {
+            "X" | "x" => true,
+            "Z" => self.threads <= 1,
+            _ => false,
+        }
+    }
+}
+
+/// The name lies between the first `(` and the last `)`, because it may itself hold parentheses, spaces and newlines.
+/// The columns after it are counted from 3, as in the manual.
+fn parse_stat(text: &str) -> Option<Stat<'_>> {
+    let (_pid, rest) = text.split_once('(')?;
+    let (comm, rest) = rest.rsplit_once(')')?;
+    let columns: Vec<&str> = rest.split_whitespace().collect();
+    let column = |number: usize| columns.get(number.checked_sub(3)?).copied();
+    let count = |number| column(number)?.parse::<u64>().ok();
+    Some(Stat {
+        comm,
+        state: column(3)?,
+        cpu_ticks: count(14)?.saturating_add(count(15)?),
+        threads: count(20)?,
+        start_ticks: count(22)?,
+        virtual_bytes: count(23)?,
+        // The kernel writes it as a signed number.
+        resident_pages: column(24)?.parse::<i64>().ok()?.max(0).unsigned_abs(),
+    })
+}
+
+/// The arguments, which the kernel ends with a NUL each, joined by spaces: what `pgrep -f` matches.
+fn command_line(raw: &str) -> String {
+    raw.trim_end_matches('\0').replace('\0', " ")
+}
+
+/// Digits only and no leading zero, so that an id has one spelling.
+fn number<T: std::str::FromStr>(digits: &str) -> Option<T> {
+    let canonical = digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
+    canonical.then(|| digits.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What follows the name in a /proc/PID/stat.
+    const AFTER_NAME: &str = " S 1 4221 4221 0 -1 4194560 3512 9001 12 3 250 75 900 400 20 0 7 0 182633 \
+        118546432 2471 18446744073709551615 1 1 0 0 0 0 0 4096 65536 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n";
+
+    fn stat_of(name: &str) -> String {
+        format!("4221 ({name}){AFTER_NAME}")
+    }
+
+    fn candidate(comm: &str) -> Candidate {
+        Candidate { pid: 4221, start_ticks: 182_633, comm: comm.to_owned(), resident_pages: 2471, watched: false }
+    }
+
+    #[test]
+    fn a_process_has_its_own_time_not_that_of_its_children() {
+        let text = stat_of("nginx");
+        let expected = Stat {
+            comm: "nginx",
+            state: "S",
+            cpu_ticks: 325,
+            threads: 7,
+            start_ticks: 182_633,
+            virtual_bytes: 118_546_432,
+            resident_pages: 2471,
+        };
+        assert_eq!(parse_stat(&text), Some(expected));
+    }
+
+    #[test]
+    fn a_process_name_may_hold_spaces_and_parentheses() {
+        for name in ["tmux: server", "(sd-pam)", "a) R 1 (b", ")", "(", "", "two\nlines", "Größe ✓"] {
+            let text = stat_of(name);
+            let stat = parse_stat(&text).unwrap();
+            assert_eq!((stat.comm, stat.state, stat.start_ticks), (name, "S", 182_633), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_no_stat_gives_nothing() {
+        let whole = stat_of("nginx");
+        let enough = whole.find(" 2471").unwrap();
+        for end in (0..=enough).filter(|end| whole.is_char_boundary(*end)) {
+            assert_eq!(parse_stat(&whole[..end]), None, "{}", &whole[..end]);
+        }
+        for text in [")(", "1 (x) S x", &whole.replace("182633", "-1"), &whole.replace("250", "1e3")] {
+            assert_eq!(parse_stat(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_zombie_has_ended_unless_threads_are_left() {
+        let zombie = stat_of("nginx").replace(" S ", " Z ");
+        assert!(!parse_stat(&zombie).unwrap().has_ended());
+        let alone = zombie.replace(" 20 0 7 ", " 20 0 1 ");
+        assert!(parse_stat(&alone).unwrap().has_ended());
+        assert!(!parse_stat(&stat_of("nginx")).unwrap().has_ended());
+    }
+
+    #[test]
+    fn an_id_reads_back_as_the_process_it_was_made_for() {
+        for (comm, id) in [
+            ("nginx", "nginx-4221-182633"),
+            ("tmux: server", "tmux__server-4221-182633"),
+            ("kworker/0-1", "kworker_0-1-4221-182633"),
+            ("ü\n", "__-4221-182633"),
+            ("", "process-4221-182633"),
+        ] {
+            let instance = instance(&candidate(comm));
+            assert_eq!(instance.id, id);
+            assert_eq!(instance.labels[1], ("program".to_owned(), comm.to_owned()));
+            assert_eq!(ProcessId::parse(id), Some(ProcessId { pid: 4221, start_ticks: 182_633 }));
+        }
+    }
+
+    #[test]
+    fn a_name_of_any_length_makes_an_id_that_fits() {
+        assert!(instance(&candidate(&"x".repeat(10_000))).id.len() < 256);
+    }
+
+    #[test]
+    fn an_id_has_one_spelling() {
+        for id in ["nginx-04221-182633", "nginx-4221-+1", "nginx-4221-", "nginx--1", "-4221-1", "a b-4221-1", "1-2"] {
+            assert_eq!(ProcessId::parse(id), None, "{id}");
+        }
+    }
+
+    #[test]
+    fn a_vanished_process_is_gone() {
+        // Above the largest pid the kernel gives, 2^22.
+        let vanished = ProcessId { pid: 4_194_305, start_ticks: 1 };
+        assert_eq!(row(&vanished, &mut Shared::default()), Err(Failure::Gone));
+    }
+
+    #[test]
+    fn a_command_line_is_its_arguments_with_spaces_between() {
+        assert_eq!(command_line("nginx\0-g\0daemon off;\0"), "nginx -g daemon off;");
+        // A program that wrote its own title leaves the rest of the room empty.
+        assert_eq!(command_line("postgres: writer\0\0\0\0"), "postgres: writer");
+        assert_eq!(command_line(""), "");
+    }
+}
