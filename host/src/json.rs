@@ -86,7 +86,8 @@ mod tests {
 
     #[test]
     fn a_gap_is_absent_and_bands_follow_their_field() {
-        let column = Column { name: "x".into(), values: vec![1.5, f64::NAN], min: vec![1.0, f64::NAN], max: vec![2.0; 2] };
+        let column =
+            Column { name: "x".into(), values: vec![1.5, f64::NAN], min: vec![1.0, f64::NAN], max: vec![2.0; 2] };
         let points_of_two = Points { at_ms: vec![0, 1500], columns: vec![column] };
         let text = |bands| String::from_utf8(points(&points_of_two, bands)).unwrap();
         assert_eq!(text(false), r#"[{"at":"1970-01-01T00:00:00Z","x":1.5},{"at":"1970-01-01T00:00:01.5Z"}]"#);

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 /// Sorted by key.
 pub type Labels = BTreeMap<String, String>;
 
-pub(crate) const RULE: &str = "a label key is [a-zA-Z_][a-zA-Z0-9_]*, not id, sampler, plugin, instance, job or le, and does not begin with `__`";
+pub(crate) const RULE: &str =
+    "a label key is [a-zA-Z_][a-zA-Z0-9_]*, not id, sampler, plugin, instance, job or le, and does not begin with `__`";
 
 /// In bytes; longer values are cut.
 const LONGEST_VALUE: usize = 256;

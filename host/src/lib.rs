@@ -1,1 +1,29 @@
+//! Dropsonde, a telemetry host: polls sandboxed plugins on its own schedule, keeps what they measure, and serves it.
+//!
+//! # Layout
+//!
+//! Data flows one way: `plugins` → store → [`hub`]; everything else reads.
+//!
+//! * [`config`]: what the operator says.
+//! * [`host`]: starts and stops everything.
+//! * [`core`]: what the parts share.
+//! * [`plugins`]: found, loaded, granted, polled.
+//! * [`clock`]: time, and when to poll.
+//! * [`tracked`]: which instances there are and who polls them; [`labels`].
+//! * [`hub`]: live fan-out; [`mod@metrics`], `exposition`: Prometheus; `json`: samples as JSON.
+//! * [`http`]: parses, authorises, encodes; no logic of its own.
+//! * [`cli`]: the commands.
 
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod core;
+mod exposition;
+pub mod host;
+pub mod http;
+pub mod hub;
+mod json;
+pub mod labels;
+pub mod metrics;
+pub mod plugins;
+pub mod tracked;

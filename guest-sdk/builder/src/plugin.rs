@@ -97,7 +97,7 @@ impl Crate {
 }
 
 /// A cargo that knows nothing of the cargo, rustc or clippy that may be running us.
-fn cargo() -> Command {
+pub(crate) fn cargo() -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {

@@ -30,6 +30,7 @@ impl Toolchain {
     /// What is unpacked stays under `target_dir`.
     pub fn find_or_fetch(target_dir: &Path) -> Result<Self> {
         if let Some(found) = Self::find(target_dir) {
+            found.fetch_library_crates()?;
             return Ok(found);
         }
         let by_rustup = step(format_args!("adding rustup's {TARGET} target"), add_target);
@@ -50,7 +51,32 @@ impl Toolchain {
         .with_context(|| {
             format!("no compiler for {TARGET}: rustup could not add it ({why_not:#}); `rustup target add {TARGET}` where the network allows is the way out")
         })?;
-        Self::unpacked(&root).context("Debian's packages were unpacked, but hold no compiler")
+        let unpacked = Self::unpacked(&root).context("Debian's packages were unpacked, but hold no compiler")?;
+        unpacked.fetch_library_crates()?;
+        Ok(unpacked)
+    }
+
+    /// The standard library is built from crates of its own, which a build without network must find in cargo's cache.
+    fn fetch_library_crates(&self) -> Result<()> {
+        let Self::Unpacked { root } = self else { return Ok(()) };
+        let mut cargo = crate::plugin::cargo();
+        cargo.args(["fetch", "--locked", "--quiet", "--manifest-path"]);
+        cargo.arg(root.join("usr/lib/rustlib/src/rust/library/Cargo.toml"));
+        Self::compile_with(root, &mut cargo)?;
+        let output = cargo.output().context("cargo is not here; rustup installs it")?;
+        if !output.status.success() {
+            bail!("cannot fetch the library's crates: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
+    }
+
+    fn compile_with(root: &Path, cargo: &mut Command) -> Result<()> {
+        cargo
+            .env("RUSTC", root.join("usr/bin/rustc"))
+            // Building the standard library is not stable yet.
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("LD_LIBRARY_PATH", library_path(root)?);
+        Ok(())
     }
 
     /// A file that changes when the toolchain does, for `rerun-if-changed`.
@@ -69,10 +95,8 @@ impl Toolchain {
         if !linker.exists() {
             bail!("{} is missing; rustup's stable toolchain has it", linker.display());
         }
+        Self::compile_with(root, cargo)?;
         cargo
-            .env("RUSTC", root.join("usr/bin/rustc"))
-            .env("RUSTC_BOOTSTRAP", "1")
-            .env("LD_LIBRARY_PATH", library_path(root)?)
             .arg("-Zbuild-std=std,panic_abort")
             .arg("--config")
             .arg(format!("target.{TARGET}.linker={:?}", linker.display().to_string()));
@@ -97,7 +121,7 @@ fn add_target() -> Result<()> {
     let output = Command::new("rustup").args(["target", "add", TARGET]).output().context("rustup is not here")?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        bail!("rustup: {}", said.lines().rfind(|line| line.contains("error")).unwrap_or("it failed").trim());
+        bail!("rustup says: {}", said.lines().find(|line| line.starts_with("error")).unwrap_or("it failed").trim());
     }
     Ok(())
 }
@@ -107,16 +131,19 @@ fn fetch_debian(root: &Path) -> Result<()> {
     apt_folder.push(".apt");
     let apt = Apt::in_folder(apt_folder.into())?;
     apt.update()?;
-    // Names carry versions (libstd-rust-web-1.96, libllvm22): ask which ones belong together.
-    let is_part = |name: &String| name.starts_with("libstd-rust-web-1.") || name.starts_with("libllvm");
-    let mut packages = apt.dependencies("rustc-web").context("Debian's index offers no rustc-web")?;
-    packages.retain(is_part);
-    for library in packages.clone() {
-        packages.extend(apt.dependencies(&library)?.into_iter().filter(is_part));
+    // Names carry versions (libstd-rust-web-1.96, libllvm22): follow the dependencies that belong to the compiler.
+    let is_part = |name: &String| name.starts_with("libstd-rust-web-") || name.starts_with("libllvm");
+    let mut packages = vec!["rustc-web".to_owned(), "rust-web-src".to_owned()];
+    let mut looked_at = 0;
+    while let Some(package) = packages.get(looked_at).cloned() {
+        looked_at += 1;
+        let depends = apt.dependencies(&package).with_context(|| format!("Debian's index offers no {package}"))?;
+        for part in depends.into_iter().filter(is_part) {
+            if !packages.contains(&part) {
+                packages.push(part);
+            }
+        }
     }
-    packages.extend(["rustc-web", "rust-web-src", "libstd-rust-web-dev"].map(str::to_owned));
-    packages.sort();
-    packages.dedup();
     apt.unpack(&packages, root)?;
     apt.clean_up()
 }

@@ -163,6 +163,9 @@ impl Config {
         if !self.metrics.path.starts_with('/') || self.metrics.path.contains(['{', '}', '*', '?', '#']) {
             return wrong("metrics.path", "must be a plain path that begins with `/`");
         }
+        if crate::http::is_taken(&self.metrics.path) {
+            return wrong("metrics.path", "is a route of its own already");
+        }
         check_labels("labels", &self.labels)?;
         for (index, instance) in self.instances.iter().enumerate() {
             let key = format!("instances[{index}]");
@@ -202,6 +205,11 @@ impl Config {
         })
     }
 
+    /// Where things are kept between starts; none when nothing is.
+    pub fn kept_dir(&self) -> Option<PathBuf> {
+        if self.store.memory_only { None } else { self.data_dir().ok() }
+    }
+
     /// A plugin's own section, or the defaults.
     pub fn plugin(&self, name: &str) -> PluginConfig {
         self.plugins.get(name).cloned().unwrap_or_default()
@@ -229,7 +237,7 @@ impl Default for Config {
             store: StoreConfig::default(),
             poll: Poll::default(),
             stream: Stream::default(),
-            metrics: Metrics { path: "/metrics".to_owned() },
+            metrics: Metrics::default(),
             instances: Vec::new(),
             plugins: BTreeMap::new(),
         }
@@ -263,7 +271,7 @@ impl Default for Stream {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Config::default().metrics
+        Self { path: "/metrics".to_owned() }
     }
 }
 
@@ -346,6 +354,7 @@ mod tests {
             ("[plugins.p.grants]\nread = ['../x']", "plugins.p.grants.read"),
             ("[plugins.p.limits]\nmemory = 0", "plugins.p.limits.memory"),
             ("metrics.path = 'metrics'", "metrics.path"),
+            ("metrics.path = '/v1/plugins'", "metrics.path"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.starts_with(key), "{text}: {error}");
@@ -355,7 +364,8 @@ mod tests {
     #[test]
     fn a_poll_never_outlasts_its_timeout_or_interval() {
         let config =
-            parse("poll.timeout = '700ms'\n[plugins.a]\ninterval = '500ms'\n[plugins.b.limits]\ndeadline = '1h'").unwrap();
+            parse("poll.timeout = '700ms'\n[plugins.a]\ninterval = '500ms'\n[plugins.b.limits]\ndeadline = '1h'")
+                .unwrap();
         assert_eq!(config.limits(&config.plugin("a")).deadline, Duration::from_millis(500));
         assert_eq!(config.limits(&config.plugin("b")).deadline, Duration::from_millis(700));
     }

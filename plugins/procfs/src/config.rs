@@ -82,11 +82,11 @@ impl Settings {
 
     /// Every path these settings make the sampler read, and no other.
     pub(crate) fn needs(&self) -> Vec<Need> {
-        let mut paths = vec![cpu::STAT, memory::MEMINFO, net::DEV, net::DEV_BEHIND_LINKS, clock::LOADAVG];
+        let mut paths = vec![cpu::STAT, memory::MEMINFO, net::DEV, clock::LOADAVG];
         paths.extend([clock::UPTIME, disks::DISKSTATS, process::PROC]);
         paths.extend(memory::LIMITS);
         if self.mounts.iter().any(Mount::is_instance) {
-            paths.extend([mounts::TABLE, mounts::TABLE_BEHIND_LINKS]);
+            paths.push(mounts::TABLE);
         }
         if self.wants_processes() {
             paths.extend(["/proc/*/stat", "/proc/*/status"]);

@@ -2,9 +2,6 @@
 
 pub(crate) const DEV: &str = "/proc/net/dev";
 
-/// /proc/net is a link into the reader's own directory, and a grant must cover where a path leads.
-pub(crate) const DEV_BEHIND_LINKS: &str = "/proc/*/net/dev";
-
 /// Interfaces whose packets also pass another one: container ends, bridges, VLANs, the masters of bonded links
 /// (their slaves are counted); and dummies, which lead nowhere.
 const DOUBLES: [&str; 13] =

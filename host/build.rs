@@ -1,0 +1,44 @@
+//! Builds the bundled plugins from source, with whichever wasm-capable compiler the set-up left. Downloads nothing.
+
+use dropsonde_builder::{Crate, Network, Toolchain};
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+const BUNDLED: [&str; 1] = ["procfs"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("the workspace is above host/")?;
+    println!("cargo::rerun-if-env-changed=DROPSONDE_WASM_TOOLCHAIN");
+    for part in ["Cargo.lock", "wit", "guest-sdk/src", "guest-sdk/Cargo.toml"] {
+        println!("cargo::rerun-if-changed={}", root.join(part).display());
+    }
+    for name in BUNDLED {
+        let component = out.join(name).with_extension("wasm");
+        if std::env::var_os("DOCS_RS").is_some() {
+            std::fs::write(component, [])?;
+            continue;
+        }
+        let folder = root.join("plugins").join(name);
+        for part in ["src", "Cargo.toml"] {
+            println!("cargo::rerun-if-changed={}", folder.join(part).display());
+        }
+        let plugin = Crate::at(&folder)?;
+        let Some(toolchain) = Toolchain::find(plugin.target_dir()) else {
+            println!("cargo::error=no compiler for WebAssembly is set up; `cargo dev setup` sets one up");
+            return Ok(());
+        };
+        println!("cargo::rerun-if-changed={}", toolchain.marker().display());
+        match plugin.build(&toolchain, Network::Forbidden) {
+            Ok(bytes) => std::fs::write(component, bytes)?,
+            Err(error) => {
+                let why = format!("{error:#}").replace('\n', " ");
+                println!(
+                    "cargo::error=the bundled plugin {name} cannot be built ({why}); `cargo dev setup` fetches what it needs"
+                );
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! Series drawn with characters.
+
+use std::fmt::Write as _;
+
+const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// Rows of a large chart.
+const HEIGHT: usize = 12;
+
+/// Columns of the terminal; 80 when it is none.
+pub(super) fn width() -> usize {
+    let window = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
+    window.map(|window| usize::from(window.ws_col)).filter(|&columns| columns > 0).unwrap_or(80)
+}
+
+/// One line per field: name, lowest, highest, last, and its course.
+pub(super) fn lines(rows: &[(&str, Vec<Option<f64>>)], width: usize) -> String {
+    let names = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max(5);
+    let columns = width.saturating_sub(names + 3 * 11 + 2).max(10);
+    let mut drawn = format!("{:<names$} {:>10} {:>10} {:>10}\n", "FIELD", "LOWEST", "HIGHEST", "LAST");
+    for (name, values) in rows {
+        let Some((low, high)) = extent(values) else { continue };
+        let last = values.iter().rev().find_map(|value| *value).unwrap_or(f64::NAN);
+        let course: String = fit(values, columns).into_iter().map(|value| bar(value, low, high)).collect();
+        let [low, high, last] = [low, high, last].map(short);
+        let _ = writeln!(drawn, "{name:<names$} {low:>10} {high:>10} {last:>10}  {course}");
+    }
+    drawn
+}
+
+/// One field, with a scale. A gap is empty.
+pub(super) fn chart(name: &str, values: &[Option<f64>], width: usize) -> String {
+    const SCALE: usize = 11;
+    let Some((low, high)) = extent(values) else { return format!("{name} has no values\n") };
+    let values = fit(values, width.saturating_sub(SCALE + 1).max(10));
+    let mut drawn = format!("{name}\n");
+    for row in (0..HEIGHT).rev() {
+        let level = low + (high - low) * row as f64 / (HEIGHT - 1) as f64;
+        let labelled = row == HEIGHT - 1 || row == 0 || row == HEIGHT / 2;
+        let label = if labelled { short(level) } else { String::new() };
+        let cells: String = values.iter().map(|value| cell(*value, low, high, row)).collect();
+        let _ = writeln!(drawn, "{label:>10} │{}", cells.trim_end());
+    }
+    drawn
+}
+
+/// What of a column's bar shows in one row of a large chart.
+fn cell(value: Option<f64>, low: f64, high: f64, row: usize) -> char {
+    let Some(value) = value else { return ' ' };
+    let eighths = (share(value, low, high) * (HEIGHT * BARS.len() - 1) as f64).round() as usize + 1;
+    match eighths.saturating_sub(row * BARS.len()) {
+        0 => ' ',
+        filled => BARS.get(filled - 1).copied().unwrap_or('█'),
+    }
+}
+
+fn bar(value: Option<f64>, low: f64, high: f64) -> char {
+    let Some(value) = value else { return ' ' };
+    let step = (share(value, low, high) * (BARS.len() - 1) as f64).round() as usize;
+    BARS.get(step).copied().unwrap_or('█')
+}
+
+/// Where a value lies between two others, 0 to 1; a flat line lies low.
+fn share(value: f64, low: f64, high: f64) -> f64 {
+    if high > low { ((value - low) / (high - low)).clamp(0.0, 1.0) } else { 0.0 }
+}
+
+/// As many columns as there is room for: the mean of what falls in each.
+fn fit(values: &[Option<f64>], columns: usize) -> Vec<Option<f64>> {
+    if values.len() <= columns {
+        return values.to_vec();
+    }
+    let part = |column: usize| {
+        let (from, to) = (column * values.len() / columns, (column + 1) * values.len() / columns);
+        let present: Vec<f64> = values.get(from..to).unwrap_or_default().iter().copied().flatten().collect();
+        (!present.is_empty()).then(|| present.iter().sum::<f64>() / present.len() as f64)
+    };
+    (0..columns).map(part).collect()
+}
+
+fn extent(values: &[Option<f64>]) -> Option<(f64, f64)> {
+    let mut present = values.iter().copied().flatten();
+    let first = present.next()?;
+    Some(present.fold((first, first), |(low, high), value| (low.min(value), high.max(value))))
+}
+
+/// At most two decimals, and thousands as k, M, G.
+pub(super) fn short(value: f64) -> String {
+    let (scaled, unit) = match value.abs() {
+        size if size >= 1e10 => (value / 1e9, "G"),
+        size if size >= 1e7 => (value / 1e6, "M"),
+        size if size >= 1e5 => (value / 1e3, "k"),
+        _ => (value, ""),
+    };
+    let text = format!("{scaled:.2}");
+    format!("{}{unit}", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_course_goes_from_low_to_high_and_gaps_are_empty() {
+        let drawn = lines(&[("x", vec![Some(0.0), None, Some(7.0), Some(3.5)])], 80);
+        assert!(drawn.ends_with("▁ █▅\n"), "{drawn}");
+    }
+
+    #[test]
+    fn more_points_than_columns_are_averaged() {
+        let values: Vec<_> = (0..1000).map(|i| Some(f64::from(i))).collect();
+        let fitted = fit(&values, 10);
+        assert_eq!((fitted.len(), fitted[0], fitted[9]), (10, Some(49.5), Some(949.5)));
+    }
+
+    #[test]
+    fn a_chart_reaches_its_top_and_bottom() {
+        let drawn = chart("x", &[Some(10.0), Some(0.0)], 40);
+        let rows: Vec<_> = drawn.lines().collect();
+        assert_eq!(rows.len(), 1 + HEIGHT);
+        assert_eq!((rows[1], rows[HEIGHT]), ("        10 │█", "         0 │█▁"));
+        assert_eq!(chart("x", &[None], 40), "x has no values\n");
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!([short(0.0), short(12.345), short(123_456.0), short(2e10)], ["0", "12.35", "123.46k", "20G"]);
+    }
+}

@@ -1,0 +1,76 @@
+//! A running host, asked over HTTP.
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::{Request, Response, StatusCode, Uri, header};
+use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use std::io::ErrorKind;
+use tokio::net::TcpStream;
+
+/// What stays as it is in a path segment or a query value.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Where the host is.
+#[derive(Debug)]
+pub(super) struct Client {
+    /// `host:port`
+    authority: String,
+}
+
+/// Our JSON error.
+#[derive(Deserialize)]
+struct ErrorBody {
+    error: String,
+}
+
+pub(super) fn encode(text: &str) -> impl std::fmt::Display {
+    utf8_percent_encode(text, SEGMENT)
+}
+
+impl Client {
+    pub(super) fn new(url: &str) -> Result<Self> {
+        let uri: Uri = url.parse().with_context(|| format!("--url {url}: it is no URL"))?;
+        if uri.scheme_str() != Some("http") {
+            bail!("--url {url}: only http:// is spoken so far");
+        }
+        let host = uri.host().with_context(|| format!("--url {url}: it names no host"))?;
+        Ok(Self { authority: format!("{host}:{}", uri.port_u16().unwrap_or(80)) })
+    }
+
+    /// The whole body of a 200 answer; any other is an error with the host's own words.
+    pub(super) async fn get(&self, path: &str) -> Result<Vec<u8>> {
+        Ok(self.open(path).await?.collect().await.context("the answer broke off")?.to_bytes().to_vec())
+    }
+
+    /// The body of a 200 answer, as it comes.
+    pub(super) async fn open(&self, path: &str) -> Result<Incoming> {
+        let response = self.request(path).await?;
+        let status = response.status();
+        if status == StatusCode::OK {
+            return Ok(response.into_body());
+        }
+        let body = response.into_body().collect().await.context("the answer broke off")?.to_bytes();
+        match serde_json::from_slice::<ErrorBody>(&body) {
+            Ok(ErrorBody { error }) => bail!("{error}"),
+            Err(_) => bail!("{} answers {status} to {path}; is it a Dropsonde host?", self.authority),
+        }
+    }
+
+    async fn request(&self, path: &str) -> Result<Response<Incoming>> {
+        let stream = match TcpStream::connect(&self.authority).await {
+            Ok(stream) => stream,
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                bail!("no host answers at {}; start one with `dropsonde serve`, or name it with --url", self.authority)
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot reach {}", self.authority)),
+        };
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        let request = Request::get(path).header(header::HOST, &self.authority).body(Empty::<Bytes>::new())?;
+        sender.send_request(request).await.with_context(|| format!("{} does not answer", self.authority))
+    }
+}

@@ -1,0 +1,206 @@
+//! The commands.
+
+mod chart;
+mod check;
+mod client;
+mod query;
+mod run;
+mod serve;
+
+use clap::{Args, Parser, Subcommand};
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// What the log shows; the variable overrides.
+const LOG: (&str, &str) = ("DROPSONDE_LOG", "info");
+
+/// A telemetry host: sandboxed WebAssembly plugins measure, it keeps the history and serves it as JSON, live streams and
+/// Prometheus metrics.
+#[derive(Debug, Parser)]
+#[command(name = "dropsonde", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the host; this is also what no command does
+    Serve(ServeArgs),
+    /// Build, check and try plugins
+    #[command(subcommand)]
+    Plugin(PluginCommand),
+    /// List the instances of a running host
+    Instances(ClientArgs),
+    /// Show an instance's latest sample
+    Latest(InstanceArgs),
+    /// Draw an instance's history in the terminal
+    Range(RangeArgs),
+    /// Follow an instance live
+    Watch(InstanceArgs),
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// Configuration file (TOML); without one, the defaults
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder of NAME.wasm files [default: plugins in the data directory]
+    #[arg(long, value_name = "DIR")]
+    plugins: Option<PathBuf>,
+    /// What is kept between starts [default: /var/lib/dropsonde as root, else $XDG_STATE_HOME/dropsonde]
+    #[arg(long, value_name = "DIR", conflicts_with = "memory_only")]
+    data: Option<PathBuf>,
+    /// Write nothing to disk
+    #[arg(long)]
+    memory_only: bool,
+    /// Where to serve HTTP; port 0 takes any free one [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Check the configuration and stop
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum PluginCommand {
+    /// Build a Rust plugin into one component
+    Build(BuildArgs),
+    /// Look into a component: what it exports, imports and needs granted
+    Check(CheckArgs),
+    /// Run a component once, without a host
+    Run(RunArgs),
+}
+
+#[derive(Debug, Args)]
+struct BuildArgs {
+    /// The plugin's crate
+    #[arg(default_value = ".", value_name = "DIR")]
+    folder: PathBuf,
+    /// Where to put the component [default: NAME.wasm in the crate's folder]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// The component's file, or the name of a bundled plugin
+    #[arg(value_name = "FILE.wasm")]
+    file: PathBuf,
+    /// The plugin's configuration, a JSON object
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    config: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// The component's file, or the name of a bundled plugin
+    #[arg(value_name = "FILE.wasm")]
+    file: PathBuf,
+    /// What to sample; may be repeated [default: what it discovers]
+    #[arg(long, value_name = "ID")]
+    instance: Vec<String>,
+    /// The plugin's configuration, a JSON object
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    config: String,
+    /// Grant files by a glob of absolute paths; may be repeated
+    #[arg(long, value_name = "GLOB")]
+    read: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct ClientArgs {
+    /// The running host
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
+    url: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct InstanceArgs {
+    /// The instance's id
+    id: String,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct RangeArgs {
+    /// The instance's id
+    id: String,
+    /// How far back: 30m, 6h, 7d
+    #[arg(long, default_value = "1h", value_name = "SPAN")]
+    range: String,
+    /// Draw one field large [default: a line for each]
+    #[arg(long, value_name = "FIELD")]
+    field: Option<String>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Runs the command line. 0: fine, 1: it failed, 2: wrong usage.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let command = cli.command.unwrap_or(Command::Serve(cli.serve));
+    log(matches!(command, Command::Serve(_)));
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&anyhow::Error::from(error).context("cannot start the runtime")),
+    };
+    let done = runtime.block_on(async {
+        match command {
+            Command::Serve(args) => serve::serve(args).await,
+            Command::Plugin(PluginCommand::Build(args)) => tokio::task::block_in_place(|| run::build(&args)),
+            Command::Plugin(PluginCommand::Check(args)) => check::check(args).await,
+            Command::Plugin(PluginCommand::Run(args)) => run::run(args).await,
+            Command::Instances(args) => query::instances(args).await,
+            Command::Latest(args) => query::latest(args).await,
+            Command::Range(args) => query::range(args).await,
+            Command::Watch(args) => query::watch(args).await,
+        }
+    });
+    // A plugin that is being compiled cannot be waited for.
+    runtime.shutdown_background();
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}
+
+/// `dropsonde watch host | head -1` is no failure.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// To standard error. Commands that print data are quieter: what they say is an error of theirs.
+fn log(serving: bool) {
+    let filter =
+        EnvFilter::try_from_env(LOG.0).unwrap_or_else(|_| EnvFilter::new(if serving { LOG.1 } else { "warn" }));
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(ansi)
+        .with_target(false)
+        .init();
+}

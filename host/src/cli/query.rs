@@ -1,0 +1,136 @@
+//! Questions to a running host.
+
+use super::chart;
+use super::client::{Client, encode};
+use super::{ClientArgs, InstanceArgs, RangeArgs};
+use anyhow::{Context, Result, bail};
+use http_body_util::BodyExt;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::io::Write as _;
+
+#[derive(Deserialize)]
+struct Instance {
+    id: String,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    state: String,
+    #[serde(default)]
+    samplers: Vec<String>,
+    last_at: Option<String>,
+}
+
+pub(super) async fn instances(args: ClientArgs) -> Result<()> {
+    let body = Client::new(&args.url)?.get("/v1/instances").await?;
+    if args.json {
+        return print(&body);
+    }
+    let instances: Vec<Instance> = serde_json::from_slice(&body).context("the answer is no list of instances")?;
+    let width = instances.iter().map(|instance| instance.id.chars().count()).max().unwrap_or(0).max(2);
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{:<width$}  {:<8} {:<20} {:<16} LABELS", "ID", "STATE", "LAST", "SAMPLERS")?;
+    for instance in instances {
+        let labels: Vec<_> = instance.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let last = instance.last_at.as_deref().unwrap_or("-").split('.').next().unwrap_or_default().to_owned();
+        let samplers = instance.samplers.join(",");
+        writeln!(out, "{:<width$}  {:<8} {last:<20} {samplers:<16} {}", instance.id, instance.state, labels.join(" "))?;
+    }
+    Ok(())
+}
+
+pub(super) async fn latest(args: InstanceArgs) -> Result<()> {
+    let path = format!("/v1/instances/{}/usage", encode(&args.id));
+    let body = Client::new(&args.client.url)?.get(&path).await?;
+    if args.client.json {
+        return print(&body);
+    }
+    let sample: Map<String, Value> = serde_json::from_slice(&body).context("the answer is no sample")?;
+    let mut out = std::io::stdout().lock();
+    for (name, value) in sample {
+        match value.as_f64() {
+            Some(number) => writeln!(out, "{name:<32} {number:>16.2}")?,
+            None => writeln!(out, "{name:<32} {}", value.as_str().unwrap_or_default())?,
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn range(args: RangeArgs) -> Result<()> {
+    let mut path = format!("/v1/instances/{}/usage/range?range={}", encode(&args.id), encode(&args.range));
+    if let Some(field) = &args.field {
+        path.push_str(&format!("&fields={}", encode(field)));
+    }
+    let body = Client::new(&args.client.url)?.get(&path).await?;
+    if args.client.json {
+        return print(&body);
+    }
+    let points: Vec<Map<String, Value>> = serde_json::from_slice(&body).context("the answer is no list of samples")?;
+    let (Some(first), Some(last)) = (points.first(), points.last()) else {
+        match args.field {
+            Some(field) => bail!("instance {} has no values of {field} in the last {}", args.id, args.range),
+            None => bail!("instance {} has no samples in the last {}", args.id, args.range),
+        }
+    };
+    let at = |point: &Map<String, Value>| point.get("at").and_then(Value::as_str).unwrap_or_default().to_owned();
+    println!("{}  {} to {}, {} points", args.id, at(first), at(last), points.len());
+    let mut names: Vec<&String> = Vec::new();
+    for name in points.iter().flat_map(Map::keys).filter(|name| *name != "at") {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let column = |name: &str| points.iter().map(|point| point.get(name).and_then(Value::as_f64)).collect::<Vec<_>>();
+    match &args.field {
+        Some(field) => print!("{}", chart::chart(field, &column(field), chart::width())),
+        None => {
+            let rows: Vec<_> = names.into_iter().map(|name| (name.as_str(), column(name))).collect();
+            print!("{}", chart::lines(&rows, chart::width()));
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn watch(args: InstanceArgs) -> Result<()> {
+    let path = format!("/v1/instances/{}/usage/stream", encode(&args.id));
+    let mut body = Client::new(&args.client.url)?.open(&path).await?;
+    let mut out = std::io::stdout();
+    let mut partial = Vec::new();
+    let mut event = String::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(bytes) = frame.context("the stream broke off")?.into_data() else { continue };
+        partial.extend_from_slice(&bytes);
+        while let Some(end) = partial.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = partial.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line);
+            let line = line.trim_end();
+            if let Some(name) = line.strip_prefix("event: ") {
+                event = name.to_owned();
+            } else if let Some(data) = line.strip_prefix("data: ") {
+                if args.client.json || event != "usage" {
+                    writeln!(out, "{data}")?;
+                } else {
+                    writeln!(out, "{}", one_line(data)?)?;
+                }
+                out.flush()?;
+            }
+        }
+    }
+    eprintln!("the host ended the stream");
+    Ok(())
+}
+
+fn one_line(data: &str) -> Result<String> {
+    let sample: Map<String, Value> = serde_json::from_str(data).context("the stream sent no sample")?;
+    let values = sample.iter().map(|(name, value)| match value.as_f64() {
+        Some(number) => format!("{name}={}", chart::short(number)),
+        None => value.as_str().unwrap_or_default().to_owned(),
+    });
+    Ok(values.collect::<Vec<_>>().join(" "))
+}
+
+fn print(body: &[u8]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(body)?;
+    Ok(writeln!(out)?)
+}

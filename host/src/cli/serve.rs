@@ -1,0 +1,48 @@
+use super::ServeArgs;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::host::Host;
+use anyhow::{Context, Result};
+use std::io::Write as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Serves until Ctrl-C or SIGTERM; a second one ends at once.
+pub(super) async fn serve(args: ServeArgs) -> Result<()> {
+    let check = args.check;
+    let config = configuration(args)?;
+    if check {
+        println!("the configuration is fine");
+        return Ok(());
+    }
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
+    let host = Host::start(config, Clock::system()).await?;
+    // On standard output, so that a script can read the address.
+    let mut out = std::io::stdout();
+    let told = writeln!(out, "listening on http://{}", host.address()).and_then(|()| out.flush());
+    if let Err(error) = told {
+        tracing::debug!(%error, "nobody reads standard output");
+    }
+    let mut signalled = async || tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} };
+    signalled().await;
+    tracing::info!("stopping");
+    tokio::select! {
+        () = host.stop() => {}
+        () = signalled() => tracing::warn!("stopped at once"),
+    }
+    Ok(())
+}
+
+fn configuration(args: ServeArgs) -> Result<Config> {
+    let mut config = match &args.config {
+        Some(file) => Config::read(file)?,
+        None => Config::default(),
+    };
+    if let Some(listen) = args.listen {
+        config.listen = listen;
+    }
+    config.plugins_dir = args.plugins.or(config.plugins_dir);
+    config.store.memory_only |= args.memory_only;
+    config.data_dir = args.data.or(config.data_dir);
+    Ok(config.validated()?)
+}

@@ -1,0 +1,19 @@
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::hub::Hub;
+use crate::metrics::HostMetrics;
+use crate::plugins::Plugins;
+use crate::tracked::Tracked;
+use dropsonde_store::Store;
+
+/// What the parts of the host share. Data flows one way: plugins → store → hub; everyone else reads.
+#[derive(Debug)]
+pub struct Core {
+    pub config: Config,
+    pub clock: Clock,
+    pub store: Store,
+    pub tracked: Tracked,
+    pub hub: Hub,
+    pub plugins: Plugins,
+    pub metrics: HostMetrics,
+}

@@ -1,0 +1,168 @@
+//! Starts and stops everything.
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::core::Core;
+use crate::http;
+use crate::hub::Hub;
+use crate::metrics::{HostMetrics, ServiceStatus};
+use crate::plugins::{self, Plugins, Status};
+use crate::tracked::Tracked;
+use anyhow::{Context, Result, bail};
+use dropsonde_sandbox::Sandbox;
+use dropsonde_store::{InstanceId, Store};
+use std::fs;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Longest time open requests have to end.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// A running host.
+#[derive(Debug)]
+pub struct Host {
+    core: Arc<Core>,
+    address: SocketAddr,
+    stopping: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+    server: tokio::task::JoinHandle<()>,
+}
+
+impl Host {
+    /// Binds, finds the plugins and starts them. Serving begins at once; plugins join as they are ready.
+    pub async fn start(config: Config, clock: Clock) -> Result<Self> {
+        if !config.listen.ip().is_loopback() {
+            bail!("listen = {}: only loopback addresses so far, as there are no tokens and no TLS yet", config.listen);
+        }
+        let listener = bind(config.listen).await?;
+        let address = listener.local_addr().context("the listening socket has no address")?;
+        let folder = prepare_folders(&config)?;
+        let components = plugins::find(folder.as_deref())?;
+        let mut sandbox = Sandbox::new()?;
+        if let Some(kept) = config.kept_dir() {
+            sandbox = sandbox.with_cache(kept.join("compiled"))?;
+        }
+        let sandbox = Arc::new(sandbox);
+        let core = Arc::new(core(config, clock)?);
+        let (stopping, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        for component in components {
+            let own = core.config.plugin(&component.name);
+            let (interval, limits) = (core.config.interval(&own), core.config.limits(&own));
+            let status = Status::new(component.name.as_str().into(), component.origin.clone(), interval, limits, own);
+            let status = Arc::new(status);
+            core.plugins.add(status.clone());
+            tasks.spawn(plugins::run(core.clone(), sandbox.clone(), component, status, stopped.clone()));
+        }
+        for name in core.config.plugins.keys().filter(|name| core.plugins.get(name).is_none()) {
+            tracing::warn!("the configuration has a section for a plugin named {name:?}, and there is none");
+        }
+        tasks.spawn(housekeeping(core.clone(), stopped.clone()));
+        let server = tokio::spawn(http::serve(listener, core.clone(), stopped, DRAIN));
+        core.metrics.set_status("host", ServiceStatus::Running);
+        Ok(Self { core, address, stopping, tasks, server })
+    }
+
+    /// Where it serves; tells the port when the configuration left it open.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// Ends streams, lets open requests finish for a bounded time, stops polling.
+    pub async fn stop(mut self) {
+        self.core.metrics.set_status("host", ServiceStatus::Stopping);
+        self.stopping.send_replace(true);
+        self.core.hub.close_all();
+        if self.server.await.is_err() {
+            tracing::error!("the server ended abruptly");
+        }
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+fn core(config: Config, clock: Clock) -> Result<Core> {
+    let metrics = HostMetrics::new().context("cannot set up the host's own metrics")?;
+    metrics.set_status("host", ServiceStatus::Starting);
+    metrics.start_time_seconds.set(clock.now_ms() as f64 / 1000.0);
+    let poll = &config.poll;
+    let tracked = Tracked::new(poll.default_samplers.clone(), config.labels.clone(), poll.max_instances);
+    for instance in &config.instances {
+        let id = InstanceId::new(&instance.id)?;
+        tracked.configure(id, instance.labels.clone(), instance.samplers.clone());
+    }
+    Ok(Core {
+        store: Store::new(config.store.retention_samples),
+        tracked,
+        hub: Hub::new(clock.now_ms(), config.stream.watch_buffer, config.stream.max_streams),
+        plugins: Plugins::default(),
+        metrics,
+        clock,
+        config,
+    })
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            bail!("{address} is taken by another program; choose another with --listen, like --listen 127.0.0.1:9191")
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot listen on {address}")),
+    }
+}
+
+/// Makes the folders that are ours to make. Returns where plugins are looked for.
+fn prepare_folders(config: &Config) -> Result<Option<PathBuf>> {
+    let private = |folder: &Path| {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.with_context(|| {
+            format!("cannot make {}; choose another with --data, or use --memory-only", folder.display())
+        })
+    };
+    let data = if config.store.memory_only { None } else { Some(config.data_dir()?) };
+    if let Some(data) = &data {
+        private(data)?;
+    }
+    match (&config.plugins_dir, data) {
+        (Some(given), _) if given.is_dir() => Ok(Some(given.clone())),
+        (Some(given), _) => bail!("plugins_dir = {}: there is no such folder", given.display()),
+        (None, Some(data)) => {
+            let folder = data.join("plugins");
+            private(&folder)?;
+            Ok(Some(folder))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+/// Forgets what ended longer ago than history reaches back.
+async fn housekeeping(core: Arc<Core>, mut stopping: watch::Receiver<bool>) {
+    let reach = core
+        .config
+        .poll
+        .interval
+        .get()
+        .saturating_mul(u32::try_from(core.config.store.retention_samples).unwrap_or(u32::MAX));
+    let reach_ms = i64::try_from(reach.as_millis()).unwrap_or(i64::MAX);
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(core.config.poll.discover_interval.get()) => {}
+            _ = stopping.wait_for(|&stopping| stopping) => return,
+        }
+        for id in core.tracked.forget_ended_before(core.clock.now_ms().saturating_sub(reach_ms)) {
+            core.store.remove(&id);
+            core.hub.close(&id);
+        }
+    }
+}

@@ -1,0 +1,45 @@
+use super::App;
+use super::error::json;
+use crate::json;
+use crate::plugins::PluginState;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+    timestamp: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reasons: Vec<String>,
+}
+
+/// 200 also when degraded: a plugin that does not run must not get the host restarted.
+pub(crate) async fn health(State(core): App) -> Response {
+    let troubled = core.plugins.list().into_iter().filter_map(|plugin| {
+        let known = plugin.known();
+        let state = match known.state {
+            PluginState::Failed => "has failed",
+            PluginState::Backoff => "cannot start",
+            PluginState::Loading | PluginState::Compiling | PluginState::Running => return None,
+        };
+        let why = known.last_failure.map(|failure| failure.reason).unwrap_or_default();
+        Some(format!("plugin {} {state}: {why}", plugin.name))
+    });
+    let reasons: Vec<_> = troubled.collect();
+    let status = if reasons.is_empty() { "healthy" } else { "degraded" };
+    json(&Health { status, timestamp: json::time(core.clock.now_ms()), reasons })
+}
+
+/// 200 once every plugin has been tried.
+pub(crate) async fn ready(State(core): App) -> Response {
+    let pending = |state| matches!(state, PluginState::Loading | PluginState::Compiling);
+    let waiting: Vec<_> = core.plugins.list().into_iter().filter(|plugin| pending(plugin.state())).collect();
+    if waiting.is_empty() {
+        return json(&Health { status: "ready", timestamp: json::time(core.clock.now_ms()), reasons: Vec::new() });
+    }
+    let reasons = waiting.iter().map(|plugin| format!("plugin {} is being loaded", plugin.name)).collect();
+    let health = Health { status: "starting", timestamp: json::time(core.clock.now_ms()), reasons };
+    (StatusCode::SERVICE_UNAVAILABLE, json(&health)).into_response()
+}

@@ -1,0 +1,114 @@
+//! `/`: the latest numbers and where everything is. Plain HTML, no scripts.
+
+use super::App;
+use crate::core::Core;
+use crate::json;
+use crate::tracked::State as InstanceState;
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::{Html, IntoResponse, Response};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use std::fmt::Write as _;
+
+/// Instances on the page; the list behind the link has all.
+const MOST_INSTANCES: usize = 50;
+
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+);
+
+const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}\
+table{border-collapse:collapse;width:100%;margin:.5rem 0 2rem}td,th{padding:.15rem 1rem .15rem 0;text-align:left;border-bottom:1px solid #ddd}\
+td.n{font-variant-numeric:tabular-nums;text-align:right}h2{margin-bottom:0}small{color:#555}\
+@media(prefers-color-scheme:dark){body{color:#eee;background:#161616}td,th{border-color:#444}small{color:#aaa}a{color:#8cf}}";
+
+pub(crate) async fn index(State(core): App) -> Response {
+    let headers =
+        [(header::CONTENT_SECURITY_POLICY, POLICY), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+    (headers, Html(render(&core))).into_response()
+}
+
+fn render(core: &Core) -> String {
+    let mut html = String::new();
+    let _ = write!(
+        html,
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
+         <meta http-equiv=\"refresh\" content=\"10\"><title>Dropsonde</title><style>{STYLE}</style><h1>Dropsonde</h1><p>"
+    );
+    let metrics = core.config.metrics.path.as_str();
+    for path in ["/v1/instances", "/v1/plugins", metrics, "/health", "/ready"] {
+        let _ = write!(html, "<a href=\"{0}\">{0}</a> ", escape(path));
+    }
+    html.push_str("</p><h2>Plugins</h2><table><tr><th>name<th>state<th>last failure</tr>");
+    for plugin in core.plugins.list() {
+        let known = plugin.known();
+        let state = format!("{:?}", known.state).to_lowercase();
+        let failure = known.last_failure.map(|failure| failure.reason).unwrap_or_default();
+        let name = escape(&plugin.name);
+        let _ =
+            write!(html, "<tr><td><a href=\"/v1/plugins/{name}\">{name}</a><td>{state}<td>{}</tr>", escape(&failure));
+    }
+    html.push_str("</table>");
+    instances(core, &mut html);
+    html
+}
+
+fn instances(core: &Core, html: &mut String) {
+    let tracked: Vec<_> = core.tracked.list().into_iter().filter(|one| one.state == InstanceState::Tracked).collect();
+    for instance in tracked.iter().take(MOST_INSTANCES) {
+        let path = format!("/v1/instances/{}/usage", utf8_percent_encode(instance.id.as_str(), NON_ALPHANUMERIC));
+        let _ = write!(
+            html,
+            "<h2>{}</h2><small><a href=\"{path}\">usage</a> · <a href=\"{path}/range?range=1h\">last hour</a> · <a href=\"{path}/stream\">live</a>",
+            escape(instance.id.as_str())
+        );
+        let Some(sample) = core.store.latest(&instance.id) else {
+            html.push_str(" · no sample yet</small>");
+            continue;
+        };
+        let _ = write!(html, " · {}</small><table>", json::time(sample.at_ms));
+        for (name, value) in &sample.values {
+            let _ = write!(html, "<tr><td>{}<td class=\"n\">{}</tr>", escape(name), rounded(*value));
+        }
+        html.push_str("</table>");
+    }
+    if tracked.len() > MOST_INSTANCES {
+        let _ = write!(html, "<p>and <a href=\"/v1/instances\">{} more</a></p>", tracked.len() - MOST_INSTANCES);
+    }
+}
+
+/// For eyes: at most two decimals.
+fn rounded(value: f64) -> String {
+    let text = format!("{value:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            _ => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_plugins_say_cannot_become_markup() {
+        assert_eq!(escape("<b a=\"'&'\">"), "&lt;b a=&quot;&#39;&amp;&#39;&quot;&gt;");
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!([rounded(12.0), rounded(0.333_3), rounded(100.0), rounded(1.5)], ["12", "0.33", "100", "1.5"]);
+    }
+}

@@ -1,0 +1,56 @@
+use super::error::ApiError;
+use super::{App, health, instances, page, plugins, prometheus, stream, usage};
+use crate::core::Core;
+use crate::metrics::status_class;
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::get;
+use std::sync::Arc;
+use std::time::Instant;
+
+const HEALTH: &str = "/health";
+const READY: &str = "/ready";
+
+/// Whether a path is a route of its own, and so cannot be given to another.
+pub(crate) fn is_taken(path: &str) -> bool {
+    matches!(path, "/" | HEALTH | READY) || path == "/v1" || path.starts_with("/v1/")
+}
+
+pub(crate) fn router(core: Arc<Core>) -> Router {
+    Router::new()
+        .route("/", get(page::index))
+        .route(HEALTH, get(health::health))
+        .route(READY, get(health::ready))
+        .route(&core.config.metrics.path, get(prometheus::metrics))
+        .route("/v1/instances", get(instances::list))
+        .route("/v1/instances/{id}/usage", get(usage::latest))
+        .route("/v1/instances/{id}/usage/range", get(usage::range))
+        .route("/v1/instances/{id}/usage/stream", get(stream::usage))
+        .route("/v1/plugins", get(plugins::list))
+        .route("/v1/plugins/{name}", get(plugins::one))
+        .fallback(async || ApiError::not_found("no such path; / lists what there is"))
+        .method_not_allowed_fallback(async |method: Method| {
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not allowed here"))
+        })
+        .layer(middleware::from_fn_with_state(core.clone(), observed))
+        .with_state(core)
+}
+
+/// Counts and times what passes, and sets the headers every answer has.
+async fn observed(State(core): App, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let matched = request.extensions().get::<MatchedPath>();
+    let route = matched.map_or_else(|| "unknown".to_owned(), |path| path.as_str().to_owned());
+    let mut response = next.run(request).await;
+    let status = status_class(response.status().as_u16());
+    core.metrics.http_requests.with_label_values(&[&*route, status]).inc();
+    if !stream::is_stream(&response) {
+        let took = started.elapsed().as_secs_f64();
+        core.metrics.http_request_seconds.with_label_values(&[&*route, status]).observe(took);
+    }
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}

@@ -1,0 +1,131 @@
+use super::{Origin, PluginState, Status};
+use crate::json;
+use dropsonde_sandbox::Need;
+use serde::Serialize;
+
+/// A plugin as `GET /v1/plugins` shows it. Its configuration is left out: it may hold secrets.
+#[derive(Debug, Serialize)]
+pub struct PluginPage {
+    name: String,
+    state: PluginState,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    about: Option<String>,
+    bundled: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<String>,
+    roles: Vec<&'static str>,
+    interval_seconds: f64,
+    grants: GrantsPage,
+    /// Needed and not granted.
+    missing: Vec<String>,
+    limits: LimitsPage,
+    fields: Vec<String>,
+    instances: usize,
+    workers_spawned: u64,
+    memory_bytes: usize,
+    cpu_seconds: f64,
+    calls: u64,
+    failures: u64,
+    polls_missed: u64,
+    log_lines_dropped: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    call_seconds: Option<CallSeconds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_failure: Option<FailurePage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_poll: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct GrantsPage {
+    read: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct LimitsPage {
+    memory_bytes: usize,
+    cpu_seconds: f64,
+    deadline_seconds: f64,
+    init_deadline_seconds: f64,
+    output_bytes: usize,
+    log_lines_per_second: u32,
+}
+
+/// Of recent calls.
+#[derive(Debug, Serialize)]
+struct CallSeconds {
+    p50: f64,
+    p99: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct FailurePage {
+    at: String,
+    reason: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backtrace: Option<Vec<String>>,
+}
+
+impl PluginPage {
+    pub fn of(status: &Status) -> Self {
+        let known = status.known();
+        let shape = known.shape.as_ref();
+        let limits = &status.limits;
+        let call_time = |quantile| known.call_time(quantile).map(|time| time.as_secs_f64());
+        Self {
+            name: status.name.to_string(),
+            state: known.state,
+            version: known.description.as_ref().map(|description| super::plain(&description.version)),
+            about: known.description.as_ref().map(|description| super::plain(&description.about)),
+            bundled: status.origin == Origin::Bundled,
+            file: match &status.origin {
+                Origin::Bundled => None,
+                Origin::File(path) => Some(path.display().to_string()),
+            },
+            digest: shape.map(|shape| shape.digest.clone()),
+            roles: shape.map(|shape| shape.roles.iter().map(|role| role.as_str()).collect()).unwrap_or_default(),
+            interval_seconds: status.interval.as_secs_f64(),
+            grants: GrantsPage { read: known.grants.globs().map(str::to_owned).collect() },
+            missing: known.missing.iter().map(describe_need).collect(),
+            limits: LimitsPage {
+                memory_bytes: limits.memory,
+                cpu_seconds: limits.cpu.as_secs_f64(),
+                deadline_seconds: limits.deadline.as_secs_f64(),
+                init_deadline_seconds: limits.init_deadline.as_secs_f64(),
+                output_bytes: limits.output,
+                log_lines_per_second: limits.log_lines_per_second,
+            },
+            fields: known.fields.iter().flat_map(|fields| fields.schema.fields()).map(|f| f.name.to_string()).collect(),
+            instances: known.instances,
+            workers_spawned: known.workers_spawned,
+            memory_bytes: known.memory_bytes,
+            cpu_seconds: known.cpu.as_secs_f64(),
+            calls: known.calls,
+            failures: known.failures,
+            polls_missed: known.polls_missed,
+            log_lines_dropped: known.log_lines_dropped,
+            call_seconds: call_time(0.5).zip(call_time(0.99)).map(|(p50, p99)| CallSeconds { p50, p99 }),
+            last_failure: known.last_failure.as_ref().map(|failure| FailurePage {
+                at: json::time(failure.at_ms),
+                reason: failure.reason.clone(),
+                backtrace: failure.backtrace.as_ref().map(|text| text.lines().map(str::to_owned).collect()),
+            }),
+            next_poll: known.next_poll_ms.map(json::time),
+        }
+    }
+}
+
+/// `read /proc/stat`
+pub(crate) fn describe_need(need: &Need) -> String {
+    let (kind, what) = match need {
+        Need::Read(glob) => ("read", glob),
+        Need::Http(origin) => ("http", origin),
+        Need::Env(name) => ("env", name),
+        Need::Dir(path) => ("dir", path),
+    };
+    format!("{kind} {}", super::plain(what))
+}

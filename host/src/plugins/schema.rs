@@ -1,0 +1,225 @@
+//! What a sampler's fields become: columns of history and Prometheus metrics. Nothing a plugin says gets further
+//! unchecked.
+
+use dropsonde_sandbox as guest;
+use dropsonde_store::{Aggregation, Field, Kind, Schema};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Fields per sampler; a row of more is no sample but a dump.
+const MOST_FIELDS: usize = 256;
+
+/// In characters; HELP texts and units are for people.
+const LONGEST_TEXT: usize = 256;
+
+/// What every sample metric's name begins with.
+const PREFIX: &str = "dropsonde_sample_";
+
+/// A sampler's fields, checked.
+#[derive(Debug, Clone)]
+pub struct Fields {
+    pub schema: Schema,
+    /// One per field, in order.
+    pub metrics: Arc<[Metric]>,
+}
+
+/// A field as Prometheus sees it, in base units.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metric {
+    pub name: String,
+    pub help: String,
+    /// A counter exposes its running total, a gauge its value.
+    pub is_counter: bool,
+    /// From the field's unit to the base unit.
+    pub factor: f64,
+}
+
+/// Why a sampler's fields are not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadFields {
+    #[error("it has no fields")]
+    None,
+    #[error("it has {0} fields; at most {MOST_FIELDS} are taken")]
+    TooMany(usize),
+    #[error("field {0:?}: a name is [a-z][a-z0-9_]{{0,63}}")]
+    Name(String),
+    #[error("field {0:?}: the name is the host's own")]
+    Reserved(String),
+    #[error("field {0:?} is there twice")]
+    Twice(String),
+    #[error("field {field:?}: the total {total:?} is no metric name that ends in `_total`")]
+    Total { field: String, total: String },
+    #[error("field {0:?}: scale must be a finite number other than 0, precision a finite number not below 0")]
+    Number(String),
+    #[error("fields {0:?} and {1:?} would both be the metric {2}")]
+    SameMetric(String, String, String),
+}
+
+impl Fields {
+    pub fn check(sampler: &str, fields: &[guest::Field]) -> Result<Self, BadFields> {
+        if fields.is_empty() {
+            return Err(BadFields::None);
+        }
+        if fields.len() > MOST_FIELDS {
+            return Err(BadFields::TooMany(fields.len()));
+        }
+        let mut by_metric: HashMap<String, &str> = HashMap::new();
+        let mut columns: Vec<Field> = Vec::new();
+        let mut metrics = Vec::new();
+        for field in fields {
+            let column = column(field)?;
+            if columns.iter().any(|other| other.name == column.name) {
+                return Err(BadFields::Twice(field.name.clone()));
+            }
+            let metric = metric(field);
+            if let Some(other) = by_metric.insert(metric.name.clone(), &field.name) {
+                return Err(BadFields::SameMetric(other.to_owned(), field.name.clone(), metric.name));
+            }
+            columns.push(column);
+            metrics.push(metric);
+        }
+        Ok(Self { schema: Schema::new(sampler, columns), metrics: metrics.into() })
+    }
+}
+
+fn column(field: &guest::Field) -> Result<Field, BadFields> {
+    let name = &field.name;
+    if !is_name(name) || name.len() > 64 {
+        return Err(BadFields::Name(short(name)));
+    }
+    let reserved = ["at", "ts", "instance", "id", "sampler", "replica_count"].contains(&name.as_str());
+    if reserved || name.ends_with("_min") || name.ends_with("_max") {
+        return Err(BadFields::Reserved(name.clone()));
+    }
+    let kind = match &field.kind {
+        guest::Kind::Gauge => Kind::Gauge,
+        guest::Kind::Counter(guest::Total { name: total, scale }) => {
+            if !is_name(total) || !total.ends_with("_total") || total.len() > 128 {
+                return Err(BadFields::Total { field: name.clone(), total: short(total) });
+            }
+            if !scale.is_finite() || *scale == 0.0 {
+                return Err(BadFields::Number(name.clone()));
+            }
+            Kind::Counter { scale: *scale }
+        }
+    };
+    if !field.precision.is_finite() || field.precision < 0.0 {
+        return Err(BadFields::Number(name.clone()));
+    }
+    let aggregation = match field.aggregation {
+        guest::Aggregation::Mean => Aggregation::Mean,
+        guest::Aggregation::Min => Aggregation::Min,
+        guest::Aggregation::Max => Aggregation::Max,
+        guest::Aggregation::Last => Aggregation::Last,
+        guest::Aggregation::Sum => Aggregation::Sum,
+    };
+    Ok(Field { name: name.as_str().into(), kind, aggregation, precision: field.precision })
+}
+
+/// Base units, as the ecosystem expects them.
+fn metric(field: &guest::Field) -> Metric {
+    let (name, factor) = match &field.kind {
+        guest::Kind::Counter(total) => (total.name.clone(), 1.0),
+        guest::Kind::Gauge => in_base_units(&field.name),
+    };
+    let help = plain(&field.help);
+    Metric {
+        name: format!("{PREFIX}{name}"),
+        help: if help.is_empty() { format!("The field {} of a sample.", field.name) } else { help },
+        is_counter: matches!(field.kind, guest::Kind::Counter(_)),
+        factor,
+    }
+}
+
+fn in_base_units(name: &str) -> (String, f64) {
+    const UNITS: [(&str, &str, f64); 4] = [
+        ("_mb", "_bytes", 1_048_576.0),
+        ("_ms", "_seconds", 0.001),
+        ("_percent", "_ratio", 0.01),
+        ("_per_sec", "_per_second", 1.0),
+    ];
+    let converted = UNITS.iter().find_map(|(unit, base, factor)| Some((name.strip_suffix(unit)?, base, factor)));
+    match converted {
+        Some((stem, base, factor)) => (format!("{stem}{base}"), *factor),
+        // Gauges must not look like counters.
+        None => (name.strip_suffix("_total").unwrap_or(name).to_owned(), 1.0),
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+/// For an error message: what a plugin says may be of any length.
+fn short(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+/// One bounded line.
+pub(crate) fn plain(text: &str) -> String {
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_TEXT).collect();
+    line.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gauge(name: &str) -> guest::Field {
+        guest::Field {
+            name: name.to_owned(),
+            help: "Help.".to_owned(),
+            unit: String::new(),
+            kind: guest::Kind::Gauge,
+            aggregation: guest::Aggregation::Mean,
+            precision: 0.0,
+        }
+    }
+
+    fn counter(name: &str, total: &str) -> guest::Field {
+        let total = guest::Total { name: total.to_owned(), scale: 1.0 };
+        guest::Field { kind: guest::Kind::Counter(total), ..gauge(name) }
+    }
+
+    fn metric_of(field: guest::Field) -> (String, f64) {
+        let metric = Fields::check("s", &[field]).unwrap().metrics[0].clone();
+        (metric.name.strip_prefix(PREFIX).unwrap().to_owned(), metric.factor)
+    }
+
+    #[test]
+    fn metrics_are_in_base_units_and_counters_under_their_totals_name() {
+        assert_eq!(metric_of(gauge("memory_used_mb")), ("memory_used_bytes".to_owned(), 1_048_576.0));
+        assert_eq!(metric_of(gauge("latency_p95_ms")), ("latency_p95_seconds".to_owned(), 0.001));
+        assert_eq!(metric_of(gauge("cpu_percent")), ("cpu_ratio".to_owned(), 0.01));
+        assert_eq!(metric_of(gauge("ops_per_sec")), ("ops_per_second".to_owned(), 1.0));
+        assert_eq!(metric_of(counter("requests_per_sec", "requests_total")), ("requests_total".to_owned(), 1.0));
+    }
+
+    #[test]
+    fn fields_that_could_be_taken_for_something_else_are_refused() {
+        for reserved in ["at", "id", "replica_count", "load_min", "load_max"] {
+            assert_eq!(Fields::check("s", &[gauge(reserved)]).unwrap_err(), BadFields::Reserved(reserved.to_owned()));
+        }
+        for bad in ["", "A", "1a", "a-b", "a\"b", "ä", &"x".repeat(65)] {
+            assert!(matches!(Fields::check("s", &[gauge(bad)]), Err(BadFields::Name(_))), "{bad}");
+        }
+        assert!(matches!(Fields::check("s", &[counter("a", "b")]), Err(BadFields::Total { .. })));
+        assert!(matches!(Fields::check("s", &[gauge("a"), gauge("a")]), Err(BadFields::Twice(_))));
+        assert_eq!(Fields::check("s", &[]).unwrap_err(), BadFields::None);
+    }
+
+    #[test]
+    fn two_fields_that_would_be_one_metric_are_refused() {
+        let clash = Fields::check("s", &[gauge("x_mb"), gauge("x_bytes")]);
+        assert!(matches!(clash, Err(BadFields::SameMetric(..))));
+    }
+
+    #[test]
+    fn numbers_that_would_poison_history_are_refused() {
+        for precision in [f64::NAN, -1.0, f64::INFINITY] {
+            let field = guest::Field { precision, ..gauge("x") };
+            assert_eq!(Fields::check("s", &[field]).unwrap_err(), BadFields::Number("x".to_owned()));
+        }
+    }
+}

@@ -1,0 +1,152 @@
+use super::{Fields, Origin};
+use crate::config::PluginConfig;
+use crate::tracked::PluginName;
+use dropsonde_sandbox::{CallError, Description, Grants, Limits, Need, Shape};
+use serde::Serialize;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Calls whose times the plugin page sums up.
+const RECENT_CALLS: usize = 256;
+
+/// Where a plugin stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PluginState {
+    /// Its file is being read, or its instance made.
+    Loading,
+    Compiling,
+    Running,
+    /// Waiting to try again after its start failed.
+    Backoff,
+    /// It cannot be loaded, or cannot work with its configuration.
+    Failed,
+}
+
+/// One plugin: what is fixed, and what is known of it so far.
+#[derive(Debug)]
+pub struct Status {
+    pub name: PluginName,
+    pub origin: Origin,
+    pub interval: Duration,
+    pub limits: Limits,
+    pub config: PluginConfig,
+    known: Mutex<Known>,
+}
+
+/// What changes while it runs.
+#[derive(Debug, Clone)]
+pub struct Known {
+    pub state: PluginState,
+    pub shape: Option<Shape>,
+    pub description: Option<Description>,
+    pub grants: Grants,
+    pub missing: Vec<Need>,
+    pub fields: Option<Fields>,
+    pub instances: usize,
+    pub memory_bytes: usize,
+    pub cpu: Duration,
+    pub workers_spawned: u64,
+    pub log_lines_dropped: u64,
+    pub calls: u64,
+    pub failures: u64,
+    pub polls_missed: u64,
+    pub last_failure: Option<Failure>,
+    pub next_poll_ms: Option<i64>,
+    call_times: VecDeque<Duration>,
+}
+
+/// The last thing that went wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub at_ms: i64,
+    pub reason: String,
+    pub backtrace: Option<String>,
+}
+
+impl Status {
+    pub fn new(name: PluginName, origin: Origin, interval: Duration, limits: Limits, config: PluginConfig) -> Self {
+        let known = Known {
+            state: PluginState::Loading,
+            shape: None,
+            description: None,
+            grants: Grants::default(),
+            missing: Vec::new(),
+            fields: None,
+            instances: 0,
+            memory_bytes: 0,
+            cpu: Duration::ZERO,
+            workers_spawned: 0,
+            log_lines_dropped: 0,
+            calls: 0,
+            failures: 0,
+            polls_missed: 0,
+            last_failure: None,
+            next_poll_ms: None,
+            call_times: VecDeque::new(),
+        };
+        Self { name, origin, interval, limits, config, known: Mutex::new(known) }
+    }
+
+    /// A copy of what is known now.
+    pub fn known(&self) -> Known {
+        self.with(|known| known.clone())
+    }
+
+    pub fn state(&self) -> PluginState {
+        self.with(|known| known.state)
+    }
+
+    pub fn fields(&self) -> Option<Fields> {
+        self.with(|known| known.fields.clone())
+    }
+
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Known)) {
+        self.with(change);
+    }
+
+    pub(crate) fn enter(&self, state: PluginState) {
+        self.with(|known| known.state = state);
+    }
+
+    /// A call came back after some time.
+    pub(crate) fn called(&self, took: Duration) {
+        self.with(|known| {
+            known.calls += 1;
+            if known.call_times.len() == RECENT_CALLS {
+                known.call_times.pop_front();
+            }
+            known.call_times.push_back(took);
+        });
+    }
+
+    pub(crate) fn failed(&self, at_ms: i64, error: &CallError) {
+        self.failed_because(at_ms, error.to_string(), error.backtrace().map(str::to_owned));
+    }
+
+    pub(crate) fn failed_because(&self, at_ms: i64, reason: String, backtrace: Option<String>) {
+        let reason = super::plain(&reason);
+        self.with(|known| {
+            known.failures += 1;
+            known.last_failure = Some(Failure { at_ms, reason, backtrace });
+        });
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut Known) -> T) -> T {
+        look(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Known {
+    /// The time that a share of recent calls stayed within; none without calls.
+    pub fn call_time(&self, quantile: f64) -> Option<Duration> {
+        let mut times: Vec<_> = self.call_times.iter().copied().collect();
+        times.sort_unstable();
+        let last = times.len().checked_sub(1)?;
+        times.get((last as f64 * quantile).round() as usize).copied()
+    }
+}
+
+/// Shares a status between its task and those who look.
+pub(crate) type Shared = Arc<Status>;
