@@ -1,0 +1,53 @@
+use crate::harness::{Host, dropsonde, run, workspace};
+use std::fs;
+
+/// The README's sampler: its `Cargo.toml` and its `src/lib.rs`.
+fn readme_sampler() -> (String, String) {
+    let readme = fs::read_to_string(workspace().join("README.md")).unwrap();
+    let section = readme.split("## Write your own sampler").nth(1).expect("the README says how to write a sampler");
+    let block = |language: &str| {
+        let begin = format!("```{language}\n");
+        section.split(&begin).nth(1).and_then(|rest| rest.split("```").next()).map(str::to_owned)
+    };
+    (block("toml").unwrap(), block("rust").unwrap())
+}
+
+#[test]
+fn the_readmes_sampler_builds_checks_runs_and_measures() {
+    let folder = tempfile::tempdir().unwrap();
+    let (manifest, code) = readme_sampler();
+    assert!(code.lines().filter(|line| !line.trim().is_empty()).count() <= 25, "short enough to read at once");
+    let sdk = workspace().join("guest-sdk");
+    let manifest = manifest.replace("../dropsonde/guest-sdk", sdk.to_str().unwrap());
+    let plugin = folder.path().join("load");
+    fs::create_dir_all(plugin.join("src")).unwrap();
+    fs::write(plugin.join("Cargo.toml"), manifest).unwrap();
+    fs::write(plugin.join("src/lib.rs"), code).unwrap();
+    // The versions this workspace was tested with, so that nothing has to be looked up.
+    fs::copy(workspace().join("Cargo.lock"), plugin.join("Cargo.lock")).unwrap();
+
+    let target = dropsonde_builder::Crate::at(&workspace().join("host")).unwrap().target_dir().to_owned();
+    let (code, out, error) = run(dropsonde().args(["plugin", "build"]).arg(&plugin).env("CARGO_TARGET_DIR", target));
+    assert!(code == 0 && out.contains("built in"), "{out}{error}");
+    let component = plugin.join("load.wasm");
+
+    let (code, out, error) = run(dropsonde().args(["plugin", "check"]).arg(&component));
+    assert!(code == 0 && out.contains("[plugins.load.grants]\nread = [\"/proc/loadavg\"]"), "{out}{error}");
+
+    let (code, out, error) = run(dropsonde().args(["plugin", "run", "--read", "/proc/loadavg"]).arg(&component));
+    assert!(code == 0 && out.contains("load_avg_1m"), "{out}{error}");
+
+    let config = "poll.interval = '100ms'\n[plugins.load.grants]\nread = ['/proc/loadavg']\n";
+    let host = Host::start(config, &[("load", &fs::read(&component).unwrap())]);
+    let usage = host.until("/v1/instances/host/usage", |usage| {
+        usage.status == 200 && usage.json()["load_avg_1m"].is_number() && usage.json()["memory_used_mb"].is_number()
+    });
+    assert!(usage.json()["load_avg_1m"].as_f64().unwrap() >= 0.0, "beside the bundled sampler's fields: {usage:?}");
+}
+
+#[test]
+fn a_folder_without_a_crate_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, _, error) = run(dropsonde().args(["plugin", "build"]).arg(folder.path()));
+    assert!(code == 1 && error.contains("Cargo.toml is missing"), "{error}");
+}

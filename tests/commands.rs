@@ -1,0 +1,121 @@
+use crate::harness::{Host, dropsonde, run, verbs};
+use std::path::PathBuf;
+
+fn file(folder: &tempfile::TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = folder.path().join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn wat(text: &str) -> Vec<u8> {
+    wat::parse_str(text).unwrap()
+}
+
+#[test]
+fn check_refuses_what_is_no_plugin_and_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let newer = r#"(component (instance $i) (export "dropsonde:plugin/plugin@0.2.0" (instance $i)))"#;
+    let stranger = r#"(component (instance $i) (export "wasi:cli/run@0.2.0" (instance $i)))"#;
+    let truncated = &verbs()[..verbs().len() / 2];
+    for (name, bytes, says) in [
+        ("empty.wasm", Vec::new(), "it is empty"),
+        ("text.wasm", b"hello".to_vec(), "it is not WebAssembly"),
+        ("core.wasm", wat("(module)"), "a core module, not a component"),
+        ("newer.wasm", wat(newer), "version 0.2.0 of the plugin contract; this host speaks 0.1"),
+        ("stranger.wasm", wat(stranger), "it exports wasi:cli/run@0.2.0"),
+        ("truncated.wasm", truncated.to_vec(), "not a valid component"),
+    ] {
+        let (code, out, error) = run(dropsonde().args(["plugin", "check"]).arg(file(&folder, name, &bytes)));
+        assert!(code == 1 && error.contains(says) && out.is_empty(), "{name}: {code} {error}");
+    }
+    let (code, _, error) = run(dropsonde().args(["plugin", "check", "/no/such.wasm"]));
+    assert!(code == 1 && error.contains("/no/such.wasm"), "{error}");
+    let (code, ..) = run(dropsonde().args(["plugin", "check"]));
+    assert_eq!(code, 2, "wrong usage");
+}
+
+#[test]
+fn check_shows_exports_imports_and_the_grants_to_paste() {
+    let folder = tempfile::tempdir().unwrap();
+    let verbs = file(&folder, "verbs.wasm", verbs());
+    let (code, out, error) =
+        run(dropsonde().args(["plugin", "check", "--config", r#"{"read":"/etc/hostname"}"#]).arg(&verbs));
+    assert_eq!(code, 0, "{error}");
+    for says in [
+        "contract  0.1, as sampler",
+        "dropsonde:plugin/sampler@0.1.0",
+        "dropsonde:plugin/files@0.1.0",
+        "read /etc/hostname",
+        "[plugins.verbs.grants]\nread = [\"/etc/hostname\"]",
+    ] {
+        assert!(out.contains(says), "{says} in {out}");
+    }
+    assert!(!out.contains("wasi:"), "a Rust plugin imports no WASI: {out}");
+    let (code, out, _) = run(dropsonde().args(["plugin", "check", "--json"]).arg(&verbs));
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &report["roles"][0]), (0, &serde_json::json!("sampler")));
+    let (code, _, error) = run(dropsonde().args(["plugin", "check", "--config", r#"{"nonsense":1}"#]).arg(&verbs));
+    assert!(code == 1 && error.contains("nonsense"), "{error}");
+}
+
+#[test]
+fn run_shows_samples_with_call_time_and_memory() {
+    let (code, out, error) = run(dropsonde().args(["plugin", "run", "procfs", "--instance", "host", "--json"]));
+    assert_eq!(code, 0, "{error}");
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert!(report["samples"]["host"]["cpu_percent"].is_number(), "rates are there: {report}");
+    assert!(report["call_seconds"].as_f64().unwrap() > 0.0 && report["memory_bytes"].as_u64().unwrap() > 0);
+    let folder = tempfile::tempdir().unwrap();
+    let verbs = file(&folder, "verbs.wasm", verbs());
+    let (code, out, _) = run(dropsonde().args(["plugin", "run", "--instance", "ok", "--instance", "gone"]).arg(&verbs));
+    assert!(code == 0 && out.contains("value") && out.contains("gone  the instance is gone"), "{out}");
+    let (code, _, error) = run(dropsonde().args(["plugin", "run", "--instance", "panic"]).arg(&verbs));
+    assert!(code == 1 && error.contains("trapped") && error.contains("told to"), "{error}");
+}
+
+#[test]
+fn a_running_host_is_asked_from_the_command_line() {
+    let host = Host::start("poll.interval = '100ms'\n", &[]);
+    host.until("/v1/instances/host/usage", |usage| usage.status == 200 && usage.json()["cpu_percent"].is_number());
+    let ask = |args: &[&str]| run(dropsonde().args(args).args(["--url", &host.url()]));
+    let (code, out, _) = ask(&["instances"]);
+    assert!(code == 0 && out.contains("host ") && out.contains("kind=host"), "{out}");
+    let (code, out, _) = ask(&["latest", "host"]);
+    assert!(code == 0 && out.contains("memory_used_mb"), "{out}");
+    let (code, out, _) = ask(&["latest", "host", "--json"]);
+    assert!(code == 0 && serde_json::from_str::<serde_json::Value>(&out).unwrap()["at"].is_string());
+    let (code, out, _) = ask(&["range", "host", "--range", "10m"]);
+    assert!(code == 0 && out.contains("memory_used_mb") && out.contains('▁'), "{out}");
+    let (code, out, _) = ask(&["range", "host", "--field", "memory_used_mb"]);
+    assert!(code == 0 && out.contains('│'), "{out}");
+    let (code, _, error) = ask(&["latest", "nobody"]);
+    assert_eq!((code, error.as_str()), (1, "error: no sample of instance nobody\n"));
+    let mut watch = dropsonde()
+        .args(["watch", "host", "--json", "--url", &host.url()])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(watch.stdout.take().unwrap()), &mut line).unwrap();
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    assert!(serde_json::from_str::<serde_json::Value>(&line).unwrap()["at"].is_string());
+}
+
+#[test]
+fn a_host_that_is_not_there_is_said_with_the_way_out() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (code, _, error) = run(dropsonde().args(["instances", "--url", &format!("http://{port}")]));
+    assert!(code == 1 && error.contains("no host answers") && error.contains("dropsonde serve"), "{error}");
+    let (code, _, error) = run(dropsonde().args(["instances", "--url", "ftp://x"]));
+    assert!(code == 1 && error.contains("http://"), "{error}");
+}
+
+#[test]
+fn help_names_every_command() {
+    let (code, out, _) = run(dropsonde().arg("--help"));
+    assert_eq!(code, 0);
+    for command in ["serve", "plugin", "instances", "latest", "range", "watch", "--memory-only"] {
+        assert!(out.contains(command), "{command} in {out}");
+    }
+}

@@ -1,0 +1,100 @@
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+/// Long enough for a loaded machine; only ever reached when something is wrong.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    /// Names in lower case.
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
+}
+
+/// An open stream: the head was read, the body comes event by event.
+pub(crate) struct Stream {
+    pub(crate) head: Response,
+    body: BufReader<TcpStream>,
+    pending: Vec<u8>,
+}
+
+impl Response {
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+pub(crate) fn request(address: &str, method: &str, path: &str) -> Response {
+    let (mut head, mut body) = open(address, method, path, "close");
+    let mut bytes = Vec::new();
+    body.read_to_end(&mut bytes).unwrap();
+    head.body = String::from_utf8(bytes).unwrap();
+    head
+}
+
+pub(crate) fn stream(address: &str, path: &str) -> Stream {
+    let (head, body) = open(address, "GET", path, "keep-alive");
+    Stream { head, body, pending: Vec::new() }
+}
+
+fn open(address: &str, method: &str, path: &str, connection: &str) -> (Response, BufReader<TcpStream>) {
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(socket, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: {connection}\r\n\r\n").unwrap();
+    let mut reader = BufReader::new(socket);
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    let status = line.split(' ').nth(1).unwrap_or_else(|| panic!("no status line: {line:?}")).parse().unwrap();
+    let mut headers = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+        headers.push((name.to_lowercase(), value.to_owned()));
+    }
+    (Response { status, headers, body: String::new() }, reader)
+}
+
+impl Stream {
+    /// The next event, up to and with its blank line.
+    pub(crate) fn event(&mut self) -> String {
+        self.next().expect("the stream goes on")
+    }
+
+    /// None when the server ended the stream properly: with the last chunk, not with a cut connection.
+    pub(crate) fn next(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = self.pending.windows(2).position(|pair| pair == b"\n\n") {
+                let event = self.pending.drain(..end + 2).collect();
+                return Some(String::from_utf8(event).unwrap());
+            }
+            let mut size = String::new();
+            self.body.read_line(&mut size).unwrap();
+            let size = usize::from_str_radix(size.trim_end(), 16).unwrap_or_else(|_| panic!("no chunk: {size:?}"));
+            let mut chunk = vec![0; size + 2];
+            self.body.read_exact(&mut chunk).unwrap();
+            if size == 0 {
+                assert!(self.pending.is_empty(), "the stream ended inside an event");
+                return None;
+            }
+            self.pending.extend_from_slice(&chunk[..size]);
+        }
+    }
+
+    /// The next `usage` event's data; pings are passed over.
+    pub(crate) fn sample(&mut self) -> serde_json::Value {
+        loop {
+            let event = self.event();
+            if let Some(data) = event.lines().find_map(|line| line.strip_prefix("data: ")) {
+                return serde_json::from_str(data).unwrap();
+            }
+        }
+    }
+}

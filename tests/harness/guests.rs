@@ -1,0 +1,18 @@
+use dropsonde_builder::{Crate, Network, Toolchain};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// The workspace's folder.
+pub(crate) fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// The component of `tests/guests/verbs`, built once per test run.
+pub(crate) fn verbs() -> &'static [u8] {
+    static VERBS: OnceLock<Vec<u8>> = OnceLock::new();
+    VERBS.get_or_init(|| {
+        let guest = Crate::at(&workspace().join("tests/guests/verbs")).unwrap();
+        let toolchain = Toolchain::find(guest.target_dir()).expect("`cargo dev setup` sets up a compiler for wasm");
+        guest.build(&toolchain, Network::Forbidden).unwrap()
+    })
+}

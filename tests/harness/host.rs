@@ -1,0 +1,152 @@
+use super::client::{self, Response, Stream};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Only ever reached when something is wrong.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The real binary, serving on a free port with a data directory of its own.
+pub(crate) struct Host {
+    pub(crate) address: String,
+    child: Child,
+    log: Arc<Mutex<String>>,
+    folder: Arc<TempDir>,
+}
+
+/// The real binary.
+pub(crate) fn dropsonde() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dropsonde"));
+    command.env_remove("DROPSONDE_LOG");
+    command
+}
+
+/// Runs a command to its end: exit code, standard output, standard error.
+pub(crate) fn run(command: &mut Command) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap_or(-1), text(stdout), text(stderr))
+}
+
+impl Host {
+    /// With a configuration and plugin files by name.
+    pub(crate) fn start(config: &str, plugins: &[(&str, &[u8])]) -> Self {
+        let folder = TempDir::new().unwrap();
+        let data = folder.path().join("data");
+        fs::create_dir_all(data.join("plugins")).unwrap();
+        for (name, component) in plugins {
+            fs::write(data.join("plugins").join(name).with_extension("wasm"), component).unwrap();
+        }
+        fs::write(folder.path().join("dropsonde.toml"), config).unwrap();
+        Self::start_in(Arc::new(folder))
+    }
+
+    fn start_in(folder: Arc<TempDir>) -> Self {
+        let mut child = dropsonde()
+            .args(["serve", "--listen", "127.0.0.1:0", "--config"])
+            .arg(folder.path().join("dropsonde.toml"))
+            .arg("--data")
+            .arg(folder.path().join("data"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let errors = BufReader::new(child.stderr.take().unwrap());
+        let shared = log.clone();
+        std::thread::spawn(move || {
+            for line in errors.lines().map_while(Result::ok) {
+                let mut log = shared.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on http://").map(str::to_owned);
+        let address = address.unwrap_or_else(|| panic!("it does not serve: {line:?}\n{}", log.lock().unwrap()));
+        Self { address, child, log, folder }
+    }
+
+    /// Ends it properly and starts another with the same data and configuration.
+    pub(crate) fn restart(mut self) -> Self {
+        self.stop();
+        Self::start_in(self.folder.clone())
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Response {
+        self.request("GET", path)
+    }
+
+    pub(crate) fn request(&self, method: &str, path: &str) -> Response {
+        client::request(&self.address, method, path)
+    }
+
+    pub(crate) fn stream(&self, path: &str) -> Stream {
+        client::stream(&self.address, path)
+    }
+
+    /// Asks until the answer is as wanted.
+    pub(crate) fn until(&self, path: &str, wanted: impl Fn(&Response) -> bool) -> Response {
+        let start = Instant::now();
+        loop {
+            let response = self.get(path);
+            if wanted(&response) {
+                return response;
+            }
+            assert!(start.elapsed() < PATIENCE, "{path} stays {response:?}\n{}", self.log());
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until the log has a text.
+    pub(crate) fn until_logged(&self, text: &str) -> String {
+        let start = Instant::now();
+        loop {
+            let log = self.log();
+            if log.contains(text) {
+                return log;
+            }
+            assert!(start.elapsed() < PATIENCE, "{text:?} is not in the log:\n{log}");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
+    pub(crate) fn plugin(&self, name: &str) -> serde_json::Value {
+        self.get(&format!("/v1/plugins/{name}")).json()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// SIGTERM, and the exit code. Waits for the end.
+    pub(crate) fn stop(&mut self) -> i32 {
+        self.signal("TERM");
+        self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,104 @@
+use crate::harness::{Host, dropsonde, run, verbs};
+use std::time::{Duration, Instant};
+
+#[test]
+fn sigterm_and_ctrl_c_end_it_gracefully_with_streams_closed() {
+    for signal in ["TERM", "INT"] {
+        let mut host = Host::start("poll.interval = '100ms'\n", &[]);
+        let mut stream = host.stream("/v1/instances/host/usage/stream");
+        assert_eq!(stream.event(), "retry: 3000\n\n");
+        let start = Instant::now();
+        host.signal(signal);
+        while stream.next().is_some() {}
+        assert_eq!(host.stop(), 0, "{}", host.log());
+        assert!(start.elapsed() < Duration::from_secs(5));
+    }
+}
+
+#[test]
+fn it_stops_in_the_middle_of_a_call() {
+    let config = "[[instances]]\nid = 'spin'\nsamplers = ['verbs']\n[plugins.verbs]\ninterval = '3600s'\n\
+                  limits = { cpu = '3600s', deadline = '3600s' }\n[poll]\ntimeout = '3600s'\n";
+    let mut host = Host::start(config, &[("verbs", verbs())]);
+    host.until("/v1/plugins/verbs", |page| page.json()["instances"] == 1);
+    let start = Instant::now();
+    assert_eq!(host.stop(), 0);
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn what_a_plugin_saved_is_there_after_a_trap_and_after_a_restart() {
+    let config = "poll.interval = '100ms'\n[[instances]]\nid = 'remember'\nsamplers = ['verbs']\n";
+    let host = Host::start(config, &[("verbs", verbs())]);
+    let value = |usage: &crate::harness::Response| usage.json()["value"].as_u64().unwrap_or(0);
+    host.until("/v1/instances/remember/usage", |usage| value(usage) >= 3);
+    let host = host.restart();
+    let first = host.until("/v1/instances/remember/usage", |usage| usage.status == 200);
+    assert!(value(&first) > 3, "{first:?}");
+}
+
+#[test]
+fn compiled_plugins_are_kept_for_this_user_alone_and_damaged_ones_made_again() {
+    use std::os::unix::fs::PermissionsExt;
+    let host = Host::start("", &[]);
+    host.until("/ready", |ready| ready.status == 200);
+    let folder = host.data().join("compiled");
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&folder), mode(&host.data())), (0o700, 0o755 & mode(&host.data())));
+    let code: Vec<_> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "cwasm"))
+        .collect();
+    let [code] = code.as_slice() else { panic!("one plugin, one file: {code:?}") };
+    assert_eq!(mode(code), 0o600);
+    let mut bytes = std::fs::read(code).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(code, bytes).unwrap();
+    let host = host.restart();
+    host.until("/v1/instances/host/usage", |usage| usage.status == 200);
+    assert!(host.log().contains("was damaged; compiling it again"), "{}", host.log());
+}
+
+#[test]
+fn memory_only_writes_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let mut child = dropsonde()
+        .args(["serve", "--memory-only", "--listen", "127.0.0.1:0"])
+        .env("HOME", home.path())
+        .env("XDG_STATE_HOME", home.path())
+        .current_dir(home.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(line.starts_with("listening on "), "{line:?}");
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_start_that_cannot_work_says_what_and_the_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("dropsonde.toml");
+    let host = Host::start("", &[]);
+    let with = |config: &str, args: &[&str]| {
+        std::fs::write(&file, config).unwrap();
+        run(dropsonde().args(["serve", "--memory-only", "--config"]).arg(&file).args(args))
+    };
+    let (code, _, error) = with("", &["--listen", &host.address]);
+    assert!(code == 1 && error.contains("is taken") && error.contains("--listen"), "{error}");
+    let (code, _, error) = with("listen = '127.0.0.1:0'\n[poll]\nintervall = '1s'\n", &["--check"]);
+    assert!(code == 1 && error.contains("line 3") && error.contains("dropsonde.toml"), "{error}");
+    let (code, out, _) = with("poll.interval = '1s'\n", &["--check"]);
+    assert_eq!((code, out.as_str()), (0, "the configuration is fine\n"));
+    let (code, _, error) = with("", &["--listen", "0.0.0.0:0"]);
+    assert!(code == 1 && error.contains("loopback"), "{error}");
+    let (code, _, error) = with("", &["--plugins", "/no/such/folder"]);
+    assert!(code == 1 && error.contains("/no/such/folder"), "{error}");
+    let (code, _, error) = run(dropsonde().args(["serve", "--listen", "nonsense"]));
+    assert!(code == 2 && error.contains("--listen"), "{error}");
+}

@@ -1,0 +1,19 @@
+//! Black-box tests: they start the real binary with real components and talk to it as users do.
+//!
+//! # Layout
+//!
+//! * `harness`: a running host, a client that shows every byte, the guests.
+//! * `http`, `stream`, `metrics`: what clients and Prometheus see.
+//! * `sandbox`: what plugins cannot do.
+//! * `lifecycle`: start, stop, configuration, what is kept.
+//! * `commands`: the command line.
+//! * `authoring`: from the README's ten lines to a sample.
+
+mod authoring;
+mod commands;
+mod harness;
+mod http;
+mod lifecycle;
+mod metrics;
+mod sandbox;
+mod stream;
