@@ -9,6 +9,14 @@
 //! * `commands`: the command line.
 //! * `authoring`: from the README's ten lines to a sample.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that panics says what is wrong"
+)]
+
 mod authoring;
 mod commands;
 mod harness;

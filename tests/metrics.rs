@@ -3,7 +3,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 fn host() -> Host {
-    let config = "poll.interval = '100ms'\n[[instances]]\nid = 'odd \"id\\\\'\nlabels = { note = \"a\\\"b\\\\c\\nd\" }\nsamplers = ['verbs']\n";
+    let config = "poll.interval = '100ms'\n[[instances]]\nid = 'odd \"id\\'\nlabels = { note = \"a\\\"b\\\\c\\nd\" }\nsamplers = ['verbs']\n";
     let host = Host::start(config, &[("verbs", verbs())]);
     host.until("/metrics", |metrics| {
         metrics.body.contains("dropsonde_sample_verb_calls_total{")

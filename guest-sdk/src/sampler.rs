@@ -138,6 +138,14 @@ impl Readings {
 #[macro_export]
 macro_rules! export_sampler {
     ($sampler:ty) => {
+        // Natively nothing is exported, but the sampler is used.
+        #[cfg(not(target_family = "wasm"))]
+        #[doc(hidden)]
+        #[allow(unreachable_pub)]
+        pub fn __sampler() -> impl $crate::Sampler {
+            <$sampler as ::std::default::Default>::default()
+        }
+
         #[cfg(target_family = "wasm")]
         const _: () = {
             struct Exported;

@@ -1,6 +1,6 @@
 use crate::{Toolchain, componentize};
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use serde::Deserialize;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -21,6 +21,29 @@ pub struct Crate {
     target_dir: PathBuf,
 }
 
+/// What `cargo metadata` says, as far as it matters here.
+#[derive(Deserialize)]
+struct Metadata {
+    target_directory: PathBuf,
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    manifest_path: PathBuf,
+}
+
+/// What `cargo build` says about a crate it built.
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    manifest_path: PathBuf,
+    filenames: Vec<PathBuf>,
+}
+
+// === impl Crate ===
+
 impl Crate {
     /// The crate in a folder.
     pub fn at(folder: &Path) -> Result<Self> {
@@ -39,16 +62,10 @@ impl Crate {
                 String::from_utf8_lossy(&output.stderr).trim()
             );
         }
-        let metadata: Value = serde_json::from_slice(&output.stdout).context("cargo's metadata")?;
-        let target_dir = metadata["target_directory"].as_str().context("cargo names no target directory")?;
-        let package = metadata["packages"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|package| package["manifest_path"].as_str().map(Path::new) == Some(&manifest))
-            .and_then(|package| package["name"].as_str())
-            .with_context(|| format!("{} names no package", manifest.display()))?;
-        Ok(Self { package: package.to_owned(), target_dir: PathBuf::from(target_dir), manifest })
+        let metadata: Metadata = serde_json::from_slice(&output.stdout).context("cargo's metadata")?;
+        let own = metadata.packages.into_iter().find(|package| package.manifest_path == manifest);
+        let package = own.with_context(|| format!("{} names no package", manifest.display()))?.name;
+        Ok(Self { package, target_dir: metadata.target_directory, manifest })
     }
 
     /// The package's name.
@@ -83,15 +100,11 @@ impl Crate {
     }
 
     fn built_module(&self, messages: &[u8]) -> Option<PathBuf> {
-        let messages = messages.split(|&byte| byte == b'\n');
         messages
-            .filter_map(|line| serde_json::from_slice::<Value>(line).ok())
-            .filter(|message| {
-                message["reason"] == "compiler-artifact"
-                    && message["manifest_path"].as_str().map(Path::new) == Some(&self.manifest)
-            })
-            .flat_map(|message| message["filenames"].as_array().cloned().unwrap_or_default())
-            .filter_map(|name| name.as_str().map(PathBuf::from))
+            .split(|&byte| byte == b'\n')
+            .filter_map(|line| serde_json::from_slice::<Message>(line).ok())
+            .filter(|message| message.reason == "compiler-artifact" && message.manifest_path == self.manifest)
+            .flat_map(|message| message.filenames)
             .find(|path| path.extension().is_some_and(|extension| extension == "wasm"))
     }
 }

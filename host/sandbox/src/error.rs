@@ -71,7 +71,7 @@ impl From<wasmtime::Error> for Trap {
         let backtrace = error.downcast_ref::<wasmtime::WasmBacktrace>().map(|frames| {
             let names = frames.frames().iter().filter_map(|frame| {
                 let name = frame.func_name()?;
-                Some(wasmtime_demangled(name))
+                Some(readable(name))
             });
             names.collect::<Vec<_>>().join("\n")
         });
@@ -79,8 +79,9 @@ impl From<wasmtime::Error> for Trap {
     }
 }
 
-/// Guest-chosen names: bounded and without control characters before anyone prints them.
-fn wasmtime_demangled(name: &str) -> String {
+/// Guest-chosen: bounded and without control characters before anyone prints it.
+fn readable(name: &str) -> String {
     const LONGEST: usize = 200;
-    name.chars().take(LONGEST).map(|c| if c.is_control() { '?' } else { c }).collect()
+    let demangled = format!("{:#}", rustc_demangle::demangle(name));
+    demangled.chars().take(LONGEST).map(|c| if c.is_control() { '?' } else { c }).collect()
 }

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// How much a worker yields to the server's threads: a plugin that computes must not make a scrape wait.
@@ -55,6 +56,7 @@ pub struct WorkerStats {
 enum Job {
     Discover { tick: Tick, reply: oneshot::Sender<Result<Vec<Instance>, CallError>> },
     Sample { tick: Tick, instances: Vec<String>, reply: oneshot::Sender<Result<Readings, CallError>> },
+    TimeSamples { tick: Tick, instances: Vec<String>, rounds: u64, reply: oneshot::Sender<Result<Duration, CallError>> },
 }
 
 // === impl Setup ===
@@ -75,8 +77,8 @@ impl WorkerStats {
     }
 
     /// Over all instances so far.
-    pub fn cpu(&self) -> std::time::Duration {
-        std::time::Duration::from_nanos(self.cpu_ns.load(Relaxed))
+    pub fn cpu(&self) -> Duration {
+        Duration::from_nanos(self.cpu_ns.load(Relaxed))
     }
 
     /// How many instances were made: one, and one more after each that ended.
@@ -150,6 +152,11 @@ impl Worker {
         self.ask(|reply| Job::Sample { tick, instances, reply }).await
     }
 
+    /// How long some rounds of the same batch take on the worker's own thread, one after the other.
+    pub async fn time_samples(&self, tick: Tick, instances: Vec<String>, rounds: u64) -> Result<Duration, CallError> {
+        self.ask(|reply| Job::TimeSamples { tick, instances, rounds, reply }).await
+    }
+
     async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<Result<T, CallError>>) -> Job) -> Result<T, CallError> {
         let (reply, answer) = oneshot::channel();
         self.jobs.send(job(reply)).await.map_err(|_| CallError::Stopped)?;
@@ -182,6 +189,9 @@ impl Thread {
                 Job::Sample { tick, instances, reply } => {
                     drop(reply.send(self.sample(tick, &instances, columns).await));
                 }
+                Job::TimeSamples { tick, instances, rounds, reply } => {
+                    drop(reply.send(self.time_samples(tick, &instances, columns, rounds).await));
+                }
             }
         }
     }
@@ -212,6 +222,20 @@ impl Thread {
             Ok(readings)
         })
         .await
+    }
+
+    async fn time_samples(
+        &mut self,
+        tick: Tick,
+        instances: &[String],
+        columns: usize,
+        rounds: u64,
+    ) -> Result<Duration, CallError> {
+        let started = Instant::now();
+        for _ in 0..rounds {
+            self.sample(tick, instances, columns).await?;
+        }
+        Ok(started.elapsed())
     }
 
     /// Calls into the live instance, making one if there is none; drops it when the call ended it.

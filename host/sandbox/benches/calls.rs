@@ -1,0 +1,41 @@
+//! What a call through the sandbox costs, budgets on: `cargo bench -p dropsonde-sandbox`.
+//!
+//! The guest (tests/guests/eight) gives eight fields per instance and does nothing else.
+
+#![allow(clippy::expect_used, reason = "a benchmark that cannot run says why")]
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use dropsonde_builder::{Crate, Network, Toolchain};
+use dropsonde_sandbox::{Sandbox, Setup, Tick, Worker};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+const TICK: Tick = Tick { at_ms: 0, monotonic_ns: 0, budget_ms: 100, interval: Duration::from_secs(10) };
+
+fn component() -> anyhow::Result<Vec<u8>> {
+    let guest = Crate::at(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/guests/eight"))?;
+    let toolchain = Toolchain::find_or_fetch(guest.target_dir())?;
+    guest.build(&toolchain, Network::Allowed)
+}
+
+fn calls(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let sandbox = Arc::new(Sandbox::new().expect("a sandbox"));
+    let plugin = sandbox.load(&component().expect("the guest builds")).expect("the guest is a plugin");
+    let worker = runtime.block_on(Worker::start(&sandbox, plugin, Setup::named("eight"))).expect("the guest starts");
+    let mut group = criterion.benchmark_group("sample");
+    for instances in [1, 1000] {
+        let ids: Vec<String> = (0..instances).map(|index| format!("instance-{index}")).collect();
+        group.throughput(Throughput::Elements(instances));
+        group.bench_function(BenchmarkId::new("instances", instances), |bencher| {
+            bencher.iter_custom(|rounds| {
+                runtime.block_on(worker.time_samples(TICK, ids.clone(), rounds)).expect("the guest answers")
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, calls);
+criterion_main!(benches);
