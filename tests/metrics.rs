@@ -50,7 +50,7 @@ fn samples_are_in_base_units_with_id_and_sampler() {
         line.rsplit(' ').next().unwrap().parse().unwrap()
     };
     let bytes = value("dropsonde_sample_memory_used_bytes{kind=\"host\",id=\"host\",sampler=\"procfs\"}");
-    assert!(bytes > 10e6 && bytes % 1.0 < 1e-3, "{bytes}");
+    assert!(bytes > 10e6, "in bytes, not in MiB: {bytes}");
     assert!(metrics.contains("# TYPE dropsonde_sample_verb_calls_total counter"));
     let odd = r#"{note="a\"b\\c\nd",id="odd \"id\\",sampler="verbs"}"#;
     assert!(value(&format!("dropsonde_sample_verb_calls_total{odd}")) >= 1.0, "labels are escaped");

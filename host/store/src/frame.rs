@@ -174,7 +174,7 @@ impl Stored {
             Kind::Gauge => reading,
             Kind::Counter { scale } => {
                 let at = at_ms.get(row).copied().unwrap_or_default();
-                Field::rate(scale, self.total_before(at_ms, row), at, reading)
+                field.rate(scale, self.total_before(at_ms, row), at, reading)
             }
         }
     }
@@ -197,7 +197,7 @@ impl Stored {
                 match field.kind {
                     Kind::Gauge => cell.add(reading),
                     Kind::Counter { scale } if !reading.is_nan() => {
-                        cell.add(Field::rate(scale, before, at, reading));
+                        cell.add(field.rate(scale, before, at, reading));
                         before = Some((at, reading));
                     }
                     Kind::Counter { .. } => {}

@@ -85,10 +85,12 @@ impl Field {
     }
 
     /// The value queries see at a row, from the total there and the one before it.
-    pub(crate) fn rate(scale: f64, before: Option<(i64, f64)>, at_ms: i64, total: f64) -> f64 {
+    pub(crate) fn rate(&self, scale: f64, before: Option<(i64, f64)>, at_ms: i64, total: f64) -> f64 {
         match before {
             Some((before_ms, before)) if at_ms > before_ms && total >= before => {
-                scale * (total - before) / ((at_ms - before_ms) as f64 / 1000.0)
+                // Between multiples of a step lies a multiple of it: rounding takes out what subtracting decimals adds.
+                let increase = self.keep(total - before);
+                scale * increase * 1000.0 / (at_ms - before_ms) as f64
             }
             _ => f64::NAN,
         }
@@ -121,10 +123,17 @@ mod tests {
 
     #[test]
     fn a_first_reading_a_reset_and_a_stopped_clock_give_no_rate() {
-        assert!(Field::rate(1.0, None, 1000, 5.0).is_nan());
-        assert!(Field::rate(1.0, Some((0, 6.0)), 1000, 5.0).is_nan());
-        assert!(Field::rate(1.0, Some((1000, 4.0)), 1000, 5.0).is_nan());
-        assert_eq!(Field::rate(100.0, Some((0, 4.0)), 2000, 5.0), 50.0);
-        assert_eq!(Field::rate(1.0, Some((0, 4.0)), 2000, 4.0), 0.0);
+        let field = Field::counter("x", 1.0);
+        assert!(field.rate(1.0, None, 1000, 5.0).is_nan());
+        assert!(field.rate(1.0, Some((0, 6.0)), 1000, 5.0).is_nan());
+        assert!(field.rate(1.0, Some((1000, 4.0)), 1000, 5.0).is_nan());
+        assert_eq!(field.rate(100.0, Some((0, 4.0)), 2000, 5.0), 50.0);
+        assert_eq!(field.rate(1.0, Some((0, 4.0)), 2000, 4.0), 0.0);
+    }
+
+    #[test]
+    fn a_rate_has_no_dust_from_subtracting_decimals() {
+        let field = Field { precision: 0.01, ..Field::counter("cpu_percent", 100.0) };
+        assert_eq!(field.rate(100.0, Some((0, 5700.08)), 10_000, 5700.12), 0.4);
     }
 }

@@ -215,7 +215,7 @@ mod tests {
             let reading = field.keep(reading);
             let value = match field.kind {
                 Kind::Gauge => reading,
-                Kind::Counter { scale } => Field::rate(scale, before, at, reading),
+                Kind::Counter { scale } => field.rate(scale, before, at, reading),
             };
             if !reading.is_nan() {
                 before = Some((at, reading));
