@@ -27,7 +27,11 @@ fn the_readmes_sampler_builds_checks_runs_and_measures() {
     fs::copy(workspace().join("Cargo.lock"), plugin.join("Cargo.lock")).unwrap();
 
     let target = dropsonde_builder::Crate::at(&workspace().join("host")).unwrap().target_dir().to_owned();
-    let (code, out, error) = run(dropsonde().args(["plugin", "build"]).arg(&plugin).env("CARGO_TARGET_DIR", target));
+    let mut build = dropsonde();
+    // A place of its own that stays: a crate outside the workspace does not share what was built inside.
+    build.env("CARGO_TARGET_DIR", target.join("authoring"));
+    build.env("DROPSONDE_WASM_TOOLCHAIN", target.join("wasm-toolchain"));
+    let (code, out, error) = run(build.args(["plugin", "build"]).arg(&plugin));
     assert!(code == 0 && out.contains("built in"), "{out}{error}");
     let component = plugin.join("load.wasm");
 

@@ -1,5 +1,6 @@
 //! Starts and stops everything.
 
+use crate::cli;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::core::Core;
@@ -21,6 +22,9 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+/// Stays the one that runs, also when its file was replaced.
+const OWN_BINARY: &str = "/proc/self/exe";
 
 /// Longest time open requests have to end.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -47,7 +51,7 @@ impl Host {
         let components = plugins::find(folder.as_deref())?;
         let mut sandbox = Sandbox::new()?;
         if let Some(kept) = config.kept_dir() {
-            sandbox = sandbox.with_cache(kept.join("compiled"))?;
+            sandbox = sandbox.with_cache(kept.join("compiled"), OWN_BINARY, cli::COMPILE)?;
         }
         let sandbox = Arc::new(sandbox);
         let core = Arc::new(core(config, clock)?);

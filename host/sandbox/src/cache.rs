@@ -1,3 +1,4 @@
+use crate::compiler::Compiler;
 use crate::refusal::Refused;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -15,17 +16,18 @@ use wasmtime::component::Component;
 pub(crate) struct Cache {
     folder: PathBuf,
     compatibility: u64,
+    compiler: Compiler,
 }
 
 impl Cache {
-    pub(crate) fn open(folder: PathBuf, engine: &Engine) -> io::Result<Self> {
+    pub(crate) fn open(folder: PathBuf, engine: &Engine, compiler: Compiler) -> io::Result<Self> {
         let describe = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", folder.display()));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(describe)?;
         // It may have existed before, with other rights.
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).map_err(describe)?;
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        Ok(Self { folder, compatibility: hasher.finish() })
+        Ok(Self { folder, compatibility: hasher.finish(), compiler })
     }
 
     /// The compiled component; from the cache when an intact entry is there. A cache that cannot be written only costs
@@ -35,8 +37,7 @@ impl Cache {
         if let Some(found) = self.get(engine, &key) {
             return Ok(found);
         }
-        let compiled =
-            engine.precompile_component(component).map_err(|error| Refused::Invalid(format!("{error:#}")))?;
+        let compiled = self.compiler.compile(component)?;
         match self.put(&key, &compiled) {
             Ok(()) => {}
             Err(error) => tracing::warn!(folder = %self.folder.display(), %error, "cannot keep a compiled plugin"),

@@ -1,9 +1,11 @@
 use crate::cache::Cache;
+use crate::compiler::Compiler;
 use crate::instance::Guest;
 use crate::plugin::Plugin;
 use crate::refusal::Refused;
 use crate::ticker::Ticker;
 use crate::{Limits, contract};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use wasmtime::component::Linker;
 use wasmtime::{Config, Engine, WasmBacktraceDetails};
@@ -22,7 +24,7 @@ pub struct Sandbox {
 pub struct SandboxError(String);
 
 impl Sandbox {
-    /// Compiles every plugin anew.
+    /// Compiles every plugin anew, in this process.
     pub fn new() -> Result<Self, SandboxError> {
         let failed = |error: &dyn std::fmt::Display| SandboxError(format!("{error:#}"));
         let engine = Engine::new(&configuration()).map_err(|e| failed(&e))?;
@@ -33,9 +35,17 @@ impl Sandbox {
         Ok(Self { engine, linker, ticker, cache: None })
     }
 
-    /// Keeps compiled plugins in a folder, which is made for this user alone.
-    pub fn with_cache(mut self, folder: PathBuf) -> Result<Self, SandboxError> {
-        self.cache = Some(Cache::open(folder, &self.engine).map_err(|error| SandboxError(error.to_string()))?);
+    /// Compiles in a child process, `program argument`, whose main function is
+    /// [`compile_as_child`](crate::compile_as_child), and keeps what it compiled in a folder, made for this user alone.
+    pub fn with_cache(
+        mut self,
+        folder: PathBuf,
+        program: impl Into<OsString>,
+        argument: impl Into<OsString>,
+    ) -> Result<Self, SandboxError> {
+        let compiler = Compiler { program: program.into(), argument: argument.into() };
+        let cache = Cache::open(folder, &self.engine, compiler);
+        self.cache = Some(cache.map_err(|error| SandboxError(error.to_string()))?);
         Ok(self)
     }
 
@@ -47,7 +57,7 @@ impl Sandbox {
     }
 }
 
-fn configuration() -> Config {
+pub(crate) fn configuration() -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)

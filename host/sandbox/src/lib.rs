@@ -21,7 +21,7 @@
 //!
 //! * `vocabulary`: what plugins and host exchange, free of contract versions.
 //! * `contract`: one module per version of the WIT package, translated at the edge.
-//! * [`Sandbox`] (`engine`, `ticker`, `cache`): the compiler and runtime shared by all plugins.
+//! * [`Sandbox`] (`engine`, `ticker`, `cache`, `compiler`): the compiler and runtime shared by all plugins.
 //! * [`Plugin`] (`plugin`, `refusal`): a compiled component, looked over; why a file is refused.
 //! * [`Worker`] (`worker`, `instance`): a plugin's own thread, and the live instance on it.
 //! * `meter`, `limits`: CPU budget and ceilings.
@@ -30,6 +30,7 @@
 
 mod cache;
 mod capability;
+mod compiler;
 mod contract;
 mod engine;
 mod error;
@@ -44,6 +45,7 @@ mod worker;
 
 pub use capability::files::{BadGlob, Grants};
 pub use capability::state::SavedState;
+pub use compiler::compile_as_child;
 pub use engine::{Sandbox, SandboxError};
 pub use error::{CallError, Trap};
 pub use limits::Limits;

@@ -12,6 +12,9 @@ pub enum Refused {
     /// Truncated, damaged, or using what this host has switched off.
     #[error("it is not a valid component: {0}")]
     Invalid(String),
+    /// The compiler itself failed, or ran into its limits.
+    #[error("it was not compiled: {0}")]
+    Compiler(String),
     #[error("it does not export {PACKAGE}plugin; it exports {}", list(.0))]
     NoPlugin(Vec<String>),
     #[error("it speaks version {found} of the plugin contract; this host speaks {}", SPOKEN.join(", "))]

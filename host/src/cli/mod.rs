@@ -151,8 +151,14 @@ struct RangeArgs {
     client: ClientArgs,
 }
 
+/// Makes the binary a compiler for its parent. Not a command for people.
+pub(crate) const COMPILE: &str = "__compile";
+
 /// Runs the command line. 0: fine, 1: it failed, 2: wrong usage.
 pub fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == COMPILE) {
+        return dropsonde_sandbox::compile_as_child();
+    }
     let cli = Cli::parse();
     let command = cli.command.unwrap_or(Command::Serve(cli.serve));
     log(matches!(command, Command::Serve(_)));

@@ -1,0 +1,111 @@
+//! Compiles in a child process of our own binary: how long a stranger's component takes to compile, and how much memory,
+//! has no bound and cannot be cancelled, but a process has limits and can be killed.
+//!
+//! The component goes in through standard input, the compiled one comes out of standard output; what is wrong with it is
+//! one line on standard error, and exit code 1.
+
+use crate::engine;
+use crate::refusal::Refused;
+use rustix::process::{Resource, Rlimit, setpriority_process, setrlimit};
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::thread;
+use wasmtime::Engine;
+
+/// CPU seconds over all threads: a Python interpreter takes some ten.
+const CPU_SECONDS: u64 = 120;
+
+/// Address space: a Python interpreter peaks below half a GiB.
+const ADDRESS_SPACE: u64 = 2 << 30;
+
+/// What one compiled component may have: a Python interpreter has 33 MB.
+const LARGEST_OUTPUT: u64 = 256 << 20;
+
+/// Behind everything else on the machine.
+const NICE: i32 = 19;
+
+/// Which program compiles, and how it is told to.
+#[derive(Debug, Clone)]
+pub(crate) struct Compiler {
+    pub(crate) program: OsString,
+    pub(crate) argument: OsString,
+}
+
+impl Compiler {
+    pub(crate) fn compile(&self, component: &[u8]) -> Result<Vec<u8>, Refused> {
+        let child = Command::new(&self.program)
+            .arg(&self.argument)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut child = child.map_err(|error| Refused::Compiler(format!("it cannot be started: {error}")))?;
+        let compiled = talk(&mut child, component);
+        if compiled.is_err() {
+            let _ = child.kill();
+        }
+        let status = child.wait();
+        let (compiled, complaint) = compiled.map_err(|error| Refused::Compiler(error.to_string()))?;
+        match status {
+            Ok(status) if status.success() => Ok(compiled),
+            Ok(status) if status.code() == Some(1) => Err(Refused::Invalid(complaint.trim().to_owned())),
+            Ok(status) => Err(Refused::Compiler(format!(
+                "it used more than {CPU_SECONDS} s of CPU time or {ADDRESS_SPACE} bytes of memory ({status})"
+            ))),
+            Err(error) => Err(Refused::Compiler(error.to_string())),
+        }
+    }
+}
+
+/// Writes and reads at once: neither side may wait for the other.
+fn talk(child: &mut Child, component: &[u8]) -> io::Result<(Vec<u8>, String)> {
+    let missing = || io::Error::from(io::ErrorKind::BrokenPipe);
+    let mut input = child.stdin.take().ok_or_else(missing)?;
+    let output = child.stdout.take().ok_or_else(missing)?;
+    let errors = child.stderr.take().ok_or_else(missing)?;
+    thread::scope(|scope| {
+        // A child that refuses early stops reading; its complaint says more than the broken pipe.
+        scope.spawn(move || drop(input.write_all(component)));
+        let complaint = scope.spawn(move || {
+            let mut complaint = Vec::new();
+            let _ = errors.take(16 << 10).read_to_end(&mut complaint);
+            String::from_utf8_lossy(&complaint).into_owned()
+        });
+        let mut compiled = Vec::new();
+        output.take(LARGEST_OUTPUT + 1).read_to_end(&mut compiled)?;
+        if compiled.len() as u64 > LARGEST_OUTPUT {
+            return Err(io::Error::other(format!("it made more than {LARGEST_OUTPUT} bytes")));
+        }
+        Ok((compiled, complaint.join().unwrap_or_default()))
+    })
+}
+
+/// What the child does: limits itself, compiles standard input to standard output.
+pub fn compile_as_child() -> ExitCode {
+    match limit_self().map_err(|error| error.to_string()).and_then(|()| compile_stdio()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(complaint) => {
+            let _ = writeln!(io::stderr(), "{complaint}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn limit_self() -> io::Result<()> {
+    let limit = |at_most| Rlimit { current: Some(at_most), maximum: Some(at_most) };
+    setrlimit(Resource::Cpu, limit(CPU_SECONDS))?;
+    setrlimit(Resource::As, limit(ADDRESS_SPACE))?;
+    setrlimit(Resource::Core, limit(0))?;
+    // Only a lower priority: failing to get it is no reason not to work.
+    let _ = setpriority_process(None, NICE);
+    Ok(())
+}
+
+fn compile_stdio() -> Result<(), String> {
+    let mut component = Vec::new();
+    io::stdin().read_to_end(&mut component).map_err(|error| error.to_string())?;
+    let engine = Engine::new(&engine::configuration()).map_err(|error| format!("{error:#}"))?;
+    let compiled = engine.precompile_component(&component).map_err(|error| format!("{error:#}"))?;
+    io::stdout().write_all(&compiled).map_err(|error| error.to_string())
+}
