@@ -1,22 +1,22 @@
 use crate::harness::{Host, dropsonde, run, workspace};
 use std::fs;
 
-/// The README's sampler: its `Cargo.toml` and its `src/lib.rs`.
-fn readme_sampler() -> (String, String) {
+/// The README's sampler: its `Cargo.toml`, its `src/lib.rs`, and the configuration it is run with.
+fn readme_sampler() -> [String; 3] {
     let readme = fs::read_to_string(workspace().join("README.md")).unwrap();
     let section = readme.split("## Write your own sampler").nth(1).expect("the README says how to write a sampler");
-    let block = |language: &str| {
+    let block = |language: &str, nth: usize| {
         let begin = format!("```{language}\n");
-        section.split(&begin).nth(1).and_then(|rest| rest.split("```").next()).map(str::to_owned)
+        section.split(&begin).nth(nth).and_then(|rest| rest.split("```").next()).unwrap().to_owned()
     };
-    (block("toml").unwrap(), block("rust").unwrap())
+    [block("toml", 1), block("rust", 1), block("toml", 2)]
 }
 
 #[test]
 fn the_readmes_sampler_builds_checks_runs_and_measures() {
     let folder = tempfile::tempdir().unwrap();
-    let (manifest, code) = readme_sampler();
-    assert!(code.lines().filter(|line| !line.trim().is_empty()).count() <= 25, "short enough to read at once");
+    let [manifest, code, config] = readme_sampler();
+    assert!(code.lines().filter(|line| !line.trim().is_empty()).count() <= 15, "short enough to read at once");
     let sdk = workspace().join("guest-sdk");
     let manifest = manifest.replace("../dropsonde/guest-sdk", sdk.to_str().unwrap());
     let plugin = folder.path().join("load");
@@ -36,13 +36,14 @@ fn the_readmes_sampler_builds_checks_runs_and_measures() {
     let component = plugin.join("load.wasm");
 
     let (code, out, error) = run(dropsonde().args(["plugin", "check"]).arg(&component));
-    assert!(code == 0 && out.contains("[plugins.load.grants]\nread = [\"/proc/loadavg\"]"), "{out}{error}");
+    assert!(code == 0 && out.contains("dropsonde:plugin/files@0.1.0"), "{out}{error}");
 
-    let (code, out, error) = run(dropsonde().args(["plugin", "run", "--read", "/proc/loadavg"]).arg(&component));
+    let arguments = ["plugin", "run", "--instance", "host", "--read", "/proc/loadavg"];
+    let (code, out, error) = run(dropsonde().args(arguments).arg(&component));
     assert!(code == 0 && out.contains("load_avg_1m"), "{out}{error}");
 
-    let config = "poll.interval = '100ms'\n[plugins.load.grants]\nread = ['/proc/loadavg']\n";
-    let host = Host::start(config, &[("load", &fs::read(&component).unwrap())]);
+    let config = format!("poll.interval = '100ms'\n{config}");
+    let host = Host::start(&config, &[("load", &fs::read(&component).unwrap())]);
     let usage = host.until("/v1/instances/host/usage", |usage| {
         usage.status == 200 && usage.json()["load_avg_1m"].is_number() && usage.json()["memory_used_mb"].is_number()
     });

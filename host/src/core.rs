@@ -4,7 +4,7 @@ use crate::hub::Hub;
 use crate::metrics::HostMetrics;
 use crate::plugins::Plugins;
 use crate::tracked::Tracked;
-use dropsonde_store::Store;
+use dropsonde_store::{InstanceId, Store};
 
 /// What the parts of the host share. Data flows one way: plugins → store → hub; everyone else reads.
 #[derive(Debug)]
@@ -16,4 +16,12 @@ pub struct Core {
     pub hub: Hub,
     pub plugins: Plugins,
     pub metrics: HostMetrics,
+}
+
+impl Core {
+    /// Drops the history of an instance that is no longer tracked, and ends its streams.
+    pub fn forget(&self, id: &InstanceId) {
+        self.store.remove(id);
+        self.hub.close(id);
+    }
 }

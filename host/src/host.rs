@@ -42,9 +42,6 @@ pub struct Host {
 impl Host {
     /// Binds, finds the plugins and starts them. Serving begins at once; plugins join as they are ready.
     pub async fn start(config: Config, clock: Clock) -> Result<Self> {
-        if !config.listen.ip().is_loopback() {
-            bail!("listen = {}: only loopback addresses so far, as there are no tokens and no TLS yet", config.listen);
-        }
         let listener = bind(config.listen).await?;
         let address = listener.local_addr().context("the listening socket has no address")?;
         let folder = prepare_folders(&config)?;
@@ -83,12 +80,18 @@ impl Host {
         &self.core
     }
 
+    /// Waits until the server ends without having been told to, which only a bug can make it do.
+    pub async fn server_ended(&mut self) {
+        let _ = (&mut self.server).await;
+        self.core.metrics.set_status("host", ServiceStatus::Failed);
+    }
+
     /// Ends streams, lets open requests finish for a bounded time, stops polling.
     pub async fn stop(mut self) {
         self.core.metrics.set_status("host", ServiceStatus::Stopping);
         self.stopping.send_replace(true);
         self.core.hub.close_all();
-        if self.server.await.is_err() {
+        if !self.server.is_finished() && self.server.await.is_err() {
             tracing::error!("the server ended abruptly");
         }
         while self.tasks.join_next().await.is_some() {}
@@ -152,12 +155,9 @@ fn prepare_folders(config: &Config) -> Result<Option<PathBuf>> {
 
 /// Forgets what ended longer ago than history reaches back.
 async fn housekeeping(core: Arc<Core>, mut stopping: watch::Receiver<bool>) {
-    let reach = core
-        .config
-        .poll
-        .interval
-        .get()
-        .saturating_mul(u32::try_from(core.config.store.retention_samples).unwrap_or(u32::MAX));
+    // The slowest plugin's history reaches back furthest.
+    let slowest = core.plugins.list().iter().map(|plugin| plugin.interval).max().unwrap_or_default();
+    let reach = slowest.saturating_mul(u32::try_from(core.config.store.retention_samples).unwrap_or(u32::MAX));
     let reach_ms = i64::try_from(reach.as_millis()).unwrap_or(i64::MAX);
     loop {
         tokio::select! {
@@ -165,8 +165,7 @@ async fn housekeeping(core: Arc<Core>, mut stopping: watch::Receiver<bool>) {
             _ = stopping.wait_for(|&stopping| stopping) => return,
         }
         for id in core.tracked.forget_ended_before(core.clock.now_ms().saturating_sub(reach_ms)) {
-            core.store.remove(&id);
-            core.hub.close(&id);
+            core.forget(&id);
         }
     }
 }

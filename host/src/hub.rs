@@ -19,12 +19,14 @@ pub struct Hub {
     buffer: usize,
     max_watchers: usize,
     watchers: Arc<AtomicUsize>,
-    topics: Mutex<Topics>,
+    topics: Arc<Mutex<Topics>>,
 }
 
 #[derive(Debug, Default)]
 struct Topics {
     sequence: u64,
+    /// The host is stopping: who comes now only hears that it is over.
+    closed: bool,
     by_instance: HashMap<InstanceId, Topic>,
 }
 
@@ -52,8 +54,10 @@ pub struct Event {
 /// A watcher's end. Dropped, it stops watching.
 #[derive(Debug)]
 pub struct Watch {
+    instance: InstanceId,
     events: mpsc::Receiver<Event>,
     watchers: Arc<AtomicUsize>,
+    topics: Arc<Mutex<Topics>>,
 }
 
 /// All watchers the configuration allows are there.
@@ -67,7 +71,7 @@ impl Hub {
     /// `buffer`: samples a watcher may be behind.
     pub fn new(boot_ms: i64, buffer: usize, max_watchers: usize) -> Self {
         let boot = format!("{boot_ms:x}");
-        Self { boot, buffer: buffer.max(1), max_watchers, watchers: Arc::default(), topics: Mutex::default() }
+        Self { boot, buffer: buffer.max(1), max_watchers, watchers: Arc::default(), topics: Arc::default() }
     }
 
     /// Hands a sample to everyone who watches the instance. Never waits.
@@ -89,14 +93,18 @@ impl Hub {
         let claim = self.watchers.fetch_update(Relaxed, Relaxed, |now| (now < self.max_watchers).then_some(now + 1));
         claim.map_err(TooManyWatchers)?;
         let (sender, events) = mpsc::channel(self.buffer);
-        let watch = Watch { events, watchers: self.watchers.clone() };
+        let (instance, watchers, topics) = (instance.clone(), self.watchers.clone(), self.topics.clone());
+        let watch = Watch { instance, events, watchers, topics };
         let mut watcher = Watcher { events: sender, lost: 0 };
         let mut topics = self.lock();
-        let topic = topics.by_instance.entry(instance.clone()).or_default();
+        if topics.closed {
+            drop(topics);
+            return Ok(watch);
+        }
+        let topic = topics.by_instance.entry(watch.instance.clone()).or_default();
         if let Some(latest) = &topic.latest {
             watcher.offer(latest);
         }
-        topic.watchers.retain(|watcher| !watcher.events.is_closed());
         topic.watchers.push(watcher);
         Ok(watch)
     }
@@ -108,7 +116,9 @@ impl Hub {
 
     /// Ends all streams.
     pub fn close_all(&self) {
-        self.lock().by_instance.clear();
+        let mut topics = self.lock();
+        topics.closed = true;
+        topics.by_instance.clear();
     }
 
     /// How many streams are open.
@@ -122,8 +132,12 @@ impl Hub {
     }
 
     fn lock(&self) -> MutexGuard<'_, Topics> {
-        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.topics)
     }
+}
+
+fn lock(topics: &Mutex<Topics>) -> MutexGuard<'_, Topics> {
+    topics.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 // === impl Watcher ===
@@ -154,7 +168,18 @@ impl Watch {
 }
 
 impl Drop for Watch {
+    /// Also forgets a topic that nobody watches and nothing was ever published to: whoever asks for made-up instances
+    /// must not leave anything behind.
     fn drop(&mut self) {
+        self.events.close();
+        let mut topics = lock(&self.topics);
+        // Where samples come, the next one finds out who is gone.
+        if let Some(topic) = topics.by_instance.get_mut(&self.instance).filter(|topic| topic.latest.is_none()) {
+            topic.watchers.retain(|watcher| !watcher.events.is_closed());
+            if topic.watchers.is_empty() {
+                topics.by_instance.remove(&self.instance);
+            }
+        }
         self.watchers.fetch_sub(1, Relaxed);
     }
 }
@@ -219,7 +244,6 @@ mod tests {
         watches.pop();
         assert!(hub.watch(&host).is_ok());
         drop(watches);
-        hub.publish(&host, &sample(0));
-        assert_eq!(hub.lock().by_instance[&host].watchers.len(), 0, "the gone are forgotten");
+        assert!(hub.lock().by_instance.is_empty(), "nothing is left of instances that never were");
     }
 }

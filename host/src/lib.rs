@@ -11,7 +11,7 @@
 //! * [`clock`]: time, and when to poll.
 //! * [`tracked`]: which instances there are and who polls them; [`labels`].
 //! * [`hub`]: live fan-out; [`mod@metrics`], `exposition`: Prometheus; `json`: samples as JSON.
-//! * [`http`]: parses, authorises, encodes; no logic of its own.
+//! * [`http`]: parses and encodes; no logic of its own.
 //! * [`cli`]: the commands.
 
 pub mod cli;

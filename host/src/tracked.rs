@@ -23,8 +23,8 @@ pub struct Tracked {
 
 #[derive(Debug, Default)]
 struct Entry {
-    labels: Labels,
-    discovered_by: BTreeSet<PluginName>,
+    /// Who discovered it, and the labels it gave.
+    discovered_by: BTreeMap<PluginName, Labels>,
     configured: Option<Configured>,
     /// When it was found to have ended.
     ended_ms: Option<i64>,
@@ -32,6 +32,7 @@ struct Entry {
 
 #[derive(Debug)]
 struct Configured {
+    labels: Labels,
     samplers: Vec<String>,
     /// Who answered that there is no such thing, and is not asked again.
     gone: BTreeSet<PluginName>,
@@ -52,6 +53,15 @@ pub struct Tracking {
     pub state: State,
 }
 
+/// What became of a discovery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Discovered {
+    /// How many were refused because there are too many.
+    pub refused: u64,
+    /// Ended ones that made room: their history is to go too.
+    pub forgotten: Vec<InstanceId>,
+}
+
 impl Tracked {
     pub fn new(default_samplers: Vec<String>, common: Labels, most: usize) -> Self {
         Self { default_samplers, common, most, instances: RwLock::default() }
@@ -62,15 +72,13 @@ impl Tracked {
         let samplers = samplers.unwrap_or_else(|| self.default_samplers.clone());
         self.write(|instances| {
             let entry = instances.entry(id).or_default();
-            entry.labels.extend(labels);
-            entry.configured = Some(Configured { samplers, gone: BTreeSet::new() });
+            entry.configured = Some(Configured { labels, samplers, gone: BTreeSet::new() });
             entry.ended_ms = None;
         });
     }
 
-    /// Takes over what a plugin finds now: new instances begin, those it lists no more end. Returns how many were
-    /// refused because there are too many.
-    pub fn discovered(&self, plugin: &PluginName, found: Vec<(InstanceId, Labels)>, now_ms: i64) -> u64 {
+    /// Takes over what a plugin finds now: new instances begin, those it lists no more end.
+    pub fn discovered(&self, plugin: &PluginName, found: Vec<(InstanceId, Labels)>, now_ms: i64) -> Discovered {
         self.write(|instances| {
             let listed: BTreeMap<InstanceId, Labels> = found.into_iter().collect();
             for (id, entry) in instances.iter_mut() {
@@ -78,21 +86,19 @@ impl Tracked {
                     entry.leave(plugin, now_ms);
                 }
             }
+            let new = listed.keys().filter(|id| !instances.contains_key(*id)).count();
+            let forgotten = forget_longest_ended(instances, (instances.len() + new).saturating_sub(self.most), &listed);
             let mut refused = 0;
             for (id, labels) in listed {
-                if instances.len() >= self.most && !instances.contains_key(&id) && !forget_oldest_ended(instances) {
+                if instances.len() >= self.most && !instances.contains_key(&id) {
                     refused += 1;
                     continue;
                 }
                 let entry = instances.entry(id).or_default();
-                // Whoever came first keeps its labels.
-                for (key, value) in labels {
-                    entry.labels.entry(key).or_insert(value);
-                }
-                entry.discovered_by.insert(plugin.clone());
+                entry.discovered_by.insert(plugin.clone(), labels);
                 entry.ended_ms = None;
             }
-            refused
+            Discovered { refused, forgotten }
         })
     }
 
@@ -136,7 +142,9 @@ impl Tracked {
 
     fn tracking(&self, id: &InstanceId, entry: &Entry) -> Tracking {
         let mut labels = self.common.clone();
-        labels.extend(entry.labels.clone());
+        // The operator's word is last; among plugins that of the first by name.
+        labels.extend(entry.discovered_by.values().rev().flatten().map(|(key, value)| (key.clone(), value.clone())));
+        labels.extend(entry.configured.iter().flat_map(|configured| configured.labels.clone()));
         let state = if entry.ended_ms.is_some() { State::Ended } else { State::Tracked };
         Tracking { id: id.clone(), labels, state }
     }
@@ -150,23 +158,33 @@ impl Tracked {
     }
 }
 
-/// Makes room. What has ended longest goes first; nothing alive ever does.
-fn forget_oldest_ended(instances: &mut BTreeMap<InstanceId, Entry>) -> bool {
-    let ended = instances.iter().filter_map(|(id, entry)| Some((entry.ended_ms?, id.clone())));
-    match ended.min() {
-        Some((_, oldest)) => instances.remove(&oldest).is_some(),
-        None => false,
+/// Makes room for some. What has ended longest goes first; nothing alive ever does, and nothing that begins again.
+fn forget_longest_ended(
+    instances: &mut BTreeMap<InstanceId, Entry>,
+    room: usize,
+    listed: &BTreeMap<InstanceId, Labels>,
+) -> Vec<InstanceId> {
+    if room == 0 {
+        return Vec::new();
     }
+    let over = instances.iter().filter(|(id, _)| !listed.contains_key(*id));
+    let mut ended: Vec<_> = over.filter_map(|(id, entry)| Some((entry.ended_ms?, id.clone()))).collect();
+    ended.sort_unstable();
+    let forgotten: Vec<_> = ended.into_iter().map(|(_, id)| id).take(room).collect();
+    for id in &forgotten {
+        instances.remove(id);
+    }
+    forgotten
 }
 
 impl Entry {
     fn is_polled_by(&self, plugin: &PluginName) -> bool {
-        self.discovered_by.contains(plugin)
+        self.discovered_by.contains_key(plugin)
             || self.configured.as_ref().is_some_and(|configured| configured.is_polled_by(plugin))
     }
 
     fn leave(&mut self, plugin: &PluginName, now_ms: i64) {
-        let left = self.discovered_by.remove(plugin);
+        let left = self.discovered_by.remove(plugin).is_some();
         let configured_end = self.configured.as_ref().is_some_and(|configured| configured.gone.contains(plugin));
         let alive = !self.discovered_by.is_empty() || self.configured.as_ref().is_some_and(Configured::may_answer);
         if (left || configured_end) && !alive {
@@ -217,6 +235,18 @@ mod tests {
     }
 
     #[test]
+    fn labels_follow_what_a_plugin_says_now_and_the_operators_win() {
+        let (tracked, a) = (tracked(), "a".into());
+        let labelled = |key: &str, value: &str| vec![(id("web"), Labels::from([(key.to_owned(), value.to_owned())]))];
+        tracked.configure(id("web"), Labels::from([("tier".to_owned(), "front".to_owned())]), None);
+        tracked.discovered(&a, labelled("old", "1"), 0);
+        tracked.discovered(&a, labelled("tier", "back"), 1);
+        let labels = tracked.get(&id("web")).unwrap().labels;
+        let expected = [("site", "fra1"), ("tier", "front")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(labels, Labels::from(expected));
+    }
+
+    #[test]
     fn a_configured_instance_is_polled_by_the_samplers_it_names_else_by_the_default() {
         let (tracked, a, b) = (tracked(), "a".into(), "b".into());
         tracked.configure(id("web"), Labels::new(), Some(vec!["b".to_owned()]));
@@ -255,8 +285,9 @@ mod tests {
     #[test]
     fn the_number_of_instances_is_bounded_and_the_ended_make_room() {
         let (tracked, a) = (tracked(), "a".into());
-        assert_eq!(tracked.discovered(&a, found(&["1", "2", "3", "4"]), 0), 1);
-        assert_eq!(tracked.discovered(&a, found(&["5", "2", "3"]), 1), 0, "1 ended and made room");
+        assert_eq!(tracked.discovered(&a, found(&["1", "2", "3", "4"]), 0).refused, 1);
+        let more = tracked.discovered(&a, found(&["5", "2", "3"]), 1);
+        assert_eq!((more.refused, names(more.forgotten)), (0, vec!["1".to_owned()]), "it ended and made room");
         assert_eq!(names(tracked.list().into_iter().map(|one| one.id).collect()), ["2", "3", "5"]);
     }
 

@@ -1,6 +1,7 @@
 use super::client::{self, Response, Stream};
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -37,7 +38,7 @@ impl Host {
     pub(crate) fn start(config: &str, plugins: &[(&str, &[u8])]) -> Self {
         let folder = TempDir::new().unwrap();
         let data = folder.path().join("data");
-        fs::create_dir_all(data.join("plugins")).unwrap();
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(data.join("plugins")).unwrap();
         for (name, component) in plugins {
             fs::write(data.join("plugins").join(name).with_extension("wasm"), component).unwrap();
         }

@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
@@ -98,7 +99,11 @@ fn map(engine: &Engine, code: &Path) -> Option<Component> {
 
 /// Puts a file in place whole, readable by this user alone.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let half = path.with_extension(format!("{}.half", std::process::id()));
+    static WRITES: AtomicU64 = AtomicU64::new(0);
+    // Plugins with the same bytes are compiled at the same time, and hosts may share a folder.
+    let unique = format!("{}.{}.half", std::process::id(), WRITES.fetch_add(1, Relaxed));
+    let mut half = path.as_os_str().to_owned();
+    half.push(unique);
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half)?;
     file.write_all(bytes)?;
     fs::rename(&half, path)

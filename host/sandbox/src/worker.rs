@@ -15,6 +15,9 @@ const NICE: i32 = 10;
 /// Enough for the host's own frames; guests run on stacks of their own.
 const STACK: usize = 512 << 10;
 
+/// What an answer may take on its way beside the deadlines it comes under.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// What a plugin is run with.
 #[derive(Debug, Clone, Default)]
 pub struct Setup {
@@ -40,6 +43,7 @@ pub struct Introduction {
 pub struct Worker {
     jobs: mpsc::Sender<Job>,
     fields: Arc<[Field]>,
+    limits: Limits,
     stats: Arc<WorkerStats>,
 }
 
@@ -120,7 +124,7 @@ impl Worker {
         // One call is under way and one may wait: the schedule never queues ticks.
         let (jobs, queue) = mpsc::channel(1);
         let (ready, fields) = oneshot::channel();
-        let name = setup.name.clone();
+        let (name, limits) = (setup.name.clone(), setup.limits);
         let thread = Thread {
             sandbox: sandbox.clone(),
             plugin,
@@ -131,7 +135,7 @@ impl Worker {
         };
         spawn(&name, thread.run(queue, ready));
         let fields = fields.await.map_err(|_| CallError::Stopped)??;
-        Ok(Self { jobs, fields: fields.into(), stats })
+        Ok(Self { jobs, fields: fields.into(), limits, stats })
     }
 
     /// What a sampler's readings mean, in their order.
@@ -144,12 +148,12 @@ impl Worker {
     }
 
     pub async fn discover(&self, tick: Tick) -> Result<Vec<Instance>, CallError> {
-        self.ask(|reply| Job::Discover { tick, reply }).await
+        self.ask_in_time(|reply| Job::Discover { tick, reply }).await
     }
 
     /// Reads a batch. The answer has one row per instance, one value per field.
     pub async fn sample(&self, tick: Tick, instances: Vec<String>) -> Result<Readings, CallError> {
-        self.ask(|reply| Job::Sample { tick, instances, reply }).await
+        self.ask_in_time(|reply| Job::Sample { tick, instances, reply }).await
     }
 
     /// How long some rounds of the same batch take on the worker's own thread, one after the other.
@@ -161,6 +165,18 @@ impl Worker {
         let (reply, answer) = oneshot::channel();
         self.jobs.send(job(reply)).await.map_err(|_| CallError::Stopped)?;
         answer.await.map_err(|_| CallError::Stopped)?
+    }
+
+    /// The same with an end: the worker's own deadline cannot strike while its thread sits in a system call, as it can
+    /// for a file on a network file system that has gone.
+    async fn ask_in_time<T>(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<T, CallError>>) -> Job,
+    ) -> Result<T, CallError> {
+        // The call may need a fresh instance first.
+        let longest = self.limits.init_deadline.saturating_mul(2) + self.limits.deadline + GRACE;
+        let answer = tokio::time::timeout(longest, self.ask(job)).await;
+        answer.unwrap_or(Err(CallError::DeadlineExceeded(self.limits.deadline)))
     }
 }
 

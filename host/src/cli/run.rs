@@ -146,7 +146,11 @@ impl Outcome {
             println!("{id}  {why}");
         }
         let memory = worker.stats().memory();
-        println!("\n{} instances in one call of {:.0?}, {memory} bytes of memory", self.instances.len(), self.call);
+        let count = match self.instances.len() {
+            1 => "1 instance".to_owned(),
+            many => format!("{many} instances"),
+        };
+        println!("\n{count} in one call of {:.0?}, {memory} bytes of memory", self.call);
         Ok(())
     }
 }

@@ -2,7 +2,7 @@ use super::ServeArgs;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::host::Host;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::io::Write as _;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -16,7 +16,7 @@ pub(super) async fn serve(args: ServeArgs) -> Result<()> {
     }
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
-    let host = Host::start(config, Clock::system()).await?;
+    let mut host = Host::start(config, Clock::system()).await?;
     // On standard output, so that a script can read the address.
     let mut out = std::io::stdout();
     let told = writeln!(out, "listening on http://{}", host.address()).and_then(|()| out.flush());
@@ -24,13 +24,16 @@ pub(super) async fn serve(args: ServeArgs) -> Result<()> {
         tracing::debug!(%error, "nobody reads standard output");
     }
     let mut signalled = async || tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} };
-    signalled().await;
+    let failed = tokio::select! {
+        () = signalled() => false,
+        () = host.server_ended() => true,
+    };
     tracing::info!("stopping");
     tokio::select! {
         () = host.stop() => {}
         () = signalled() => tracing::warn!("stopped at once"),
     }
-    Ok(())
+    if failed { bail!("the server ended by itself; the log says why") } else { Ok(()) }
 }
 
 fn configuration(args: ServeArgs) -> Result<Config> {
@@ -42,7 +45,8 @@ fn configuration(args: ServeArgs) -> Result<Config> {
         config.listen = listen;
     }
     config.plugins_dir = args.plugins.or(config.plugins_dir);
-    config.store.memory_only |= args.memory_only;
+    // What the command line says outranks the file, either way.
+    config.store.memory_only = args.memory_only || (config.store.memory_only && args.data.is_none());
     config.data_dir = args.data.or(config.data_dir);
     Ok(config.validated()?)
 }

@@ -139,6 +139,9 @@ impl Config {
     /// Checks what types alone cannot.
     pub fn validated(self) -> Result<Self, ConfigError> {
         let wrong = |key: &str, why: &str| Err(ConfigError::Value { key: key.to_owned(), why: why.to_owned() });
+        if !self.listen.ip().is_loopback() {
+            return wrong("listen", "must be a loopback address so far, as there are no tokens and no TLS yet");
+        }
         if self.poll.interval.get() < Duration::from_millis(100) {
             return wrong("poll.interval", "must be at least 100ms");
         }
@@ -160,8 +163,9 @@ impl Config {
         if self.stream.heartbeat.get() < Duration::from_millis(100) {
             return wrong("stream.heartbeat", "must be at least 100ms");
         }
-        if !self.metrics.path.starts_with('/') || self.metrics.path.contains(['{', '}', '*', '?', '#']) {
-            return wrong("metrics.path", "must be a plain path that begins with `/`");
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
+        if !self.metrics.path.starts_with('/') || !self.metrics.path.bytes().all(plain) {
+            return wrong("metrics.path", "must begin with `/` and go on with letters, digits and `/-_.`");
         }
         if crate::http::is_taken(&self.metrics.path) {
             return wrong("metrics.path", "is a route of its own already");
@@ -355,6 +359,8 @@ mod tests {
             ("[plugins.p.limits]\nmemory = 0", "plugins.p.limits.memory"),
             ("metrics.path = 'metrics'", "metrics.path"),
             ("metrics.path = '/v1/plugins'", "metrics.path"),
+            ("metrics.path = '/:x'", "metrics.path"),
+            ("listen = '0.0.0.0:9090'", "listen"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.starts_with(key), "{text}: {error}");

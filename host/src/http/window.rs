@@ -126,7 +126,11 @@ fn time(parameter: &str, text: &str) -> Result<i64, ApiError> {
         Ok(seconds) => (seconds * 1000.0).round() as i64,
         Err(_) => rfc3339.parse::<jiff::Timestamp>().map_err(|_| wrong())?.as_millisecond(),
     };
-    if ms.abs() > FURTHEST_MS || text.to_ascii_lowercase().contains("nan") { Err(wrong()) } else { Ok(ms) }
+    if ms.unsigned_abs() > FURTHEST_MS.unsigned_abs() || text.to_ascii_lowercase().contains("nan") {
+        Err(wrong())
+    } else {
+        Ok(ms)
+    }
 }
 
 #[cfg(test)]
@@ -176,6 +180,8 @@ mod tests {
             ("since=yesterday", "since"),
             ("since=nan", "since"),
             ("since=1e300", "since"),
+            ("since=-1e300", "since"),
+            ("since=-inf", "since"),
             ("since=200&until=100", "since"),
             ("range=1h&since=5", "range"),
             ("range=7d&resolution=1s", "resolution"),

@@ -58,19 +58,15 @@ pub fn missing(needs: &[Need], grants: &Grants) -> Vec<Need> {
     needs.iter().filter(|need| !granted(need)).cloned().collect()
 }
 
-/// The lines an operator adds to the configuration to grant what is needed.
+/// The lines an operator adds to the configuration to grant what is needed; what cannot be granted yet is a comment.
 pub fn grants_toml(plugin: &str, needs: &[Need]) -> String {
-    let of_kind = |key: &str, pick: fn(&Need) -> Option<&String>| {
-        let quoted: Vec<_> = needs.iter().filter_map(pick).map(|need| toml_string(&schema::plain(need))).collect();
-        (!quoted.is_empty()).then(|| format!("{key} = [{}]\n", quoted.join(", ")))
-    };
-    let lines = [
-        of_kind("read", |need| if let Need::Read(glob) = need { Some(glob) } else { None }),
-        of_kind("http", |need| if let Need::Http(origin) = need { Some(origin) } else { None }),
-        of_kind("env", |need| if let Need::Env(name) = need { Some(name) } else { None }),
-        of_kind("dirs", |need| if let Need::Dir(path) = need { Some(path) } else { None }),
-    ];
-    format!("[plugins.{}.grants]\n{}", toml_key(plugin), lines.into_iter().flatten().collect::<String>())
+    let read = needs.iter().filter_map(|need| if let Need::Read(glob) = need { Some(glob) } else { None });
+    let read: Vec<_> = read.map(|glob| toml_string(&schema::plain(glob))).collect();
+    let mut toml = format!("[plugins.{}.grants]\nread = [{}]\n", toml_key(plugin), read.join(", "));
+    for need in needs.iter().filter(|need| !matches!(need, Need::Read(_))) {
+        toml.push_str(&format!("# {}: this version of the host cannot grant it\n", page::describe_need(need)));
+    }
+    toml
 }
 
 fn toml_string(text: &str) -> String {
@@ -88,8 +84,9 @@ mod tests {
 
     #[test]
     fn the_lines_to_paste_parse_and_say_what_is_needed() {
-        let needs = [Need::Read("/proc/stat".to_owned()), Need::Read("/a\"b\\".to_owned())];
+        let needs = [Need::Read("/proc/stat".to_owned()), Need::Read("/a\"b\\".to_owned()), Need::Env("TZ".to_owned())];
         let toml = grants_toml("my plugin", &needs);
+        assert!(toml.contains("\n# env TZ: "));
         let parsed: toml::Table = toml::from_str(&toml).unwrap();
         let read = &parsed["plugins"]["my plugin"]["grants"]["read"];
         assert_eq!(read.as_array().unwrap()[1].as_str(), Some("/a\"b\\"));

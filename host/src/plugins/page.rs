@@ -79,8 +79,8 @@ impl PluginPage {
         Self {
             name: status.name.to_string(),
             state: known.state,
-            version: known.description.as_ref().map(|description| super::plain(&description.version)),
-            about: known.description.as_ref().map(|description| super::plain(&description.about)),
+            version: known.description.as_ref().map(|description| description.version.clone()),
+            about: known.description.as_ref().map(|description| description.about.clone()),
             bundled: status.origin == Origin::Bundled,
             file: match &status.origin {
                 Origin::Bundled => None,

@@ -2,12 +2,13 @@
 
 use super::state_file::StateFile;
 use super::status::Shared;
-use super::{Component, Fields, Origin, PluginState, grants_toml, missing, plain};
+use super::{Component, Fields, Origin, PluginState, Status, grants_toml, missing, plain};
 use crate::clock::Schedule;
 use crate::core::Core;
 use crate::labels;
 use dropsonde_sandbox::{
-    CallError, Failure, Grants, Plugin, Readings, Role, Sandbox, SavedState, Setup, Tick, Worker, introduce,
+    CallError, Description, Failure, Grants, Plugin, Readings, Role, Sandbox, SavedState, Setup, Tick, Worker,
+    introduce,
 };
 use dropsonde_store::{Frame, InstanceId};
 use std::collections::HashMap;
@@ -21,8 +22,8 @@ const BATCH: usize = 1000;
 /// Instances one plugin may discover; [`Tracked`](crate::tracked::Tracked) bounds all of them together.
 const MOST_DISCOVERED: usize = 100_000;
 
-/// Readings further from their tick than this are not believed.
-const FURTHEST_OFFSET_MS: i32 = 3_600_000;
+/// Needs a plugin may name; more is no list for an operator.
+const MOST_NEEDS: usize = 256;
 
 /// The wait before a plugin that could not start is tried again: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
@@ -43,13 +44,38 @@ pub async fn run(
     status: Shared,
     mut stopping: watch::Receiver<bool>,
 ) {
+    let kept = core.config.kept_dir().map(|folder| StateFile::of(&component.name, &folder));
+    let state = kept.as_ref().map(StateFile::load).unwrap_or_default();
+    let keeper = Keeper { state, file: kept };
     tokio::select! {
-        () = task(&core, &sandbox, &component, &status) => {}
+        () = task(&core, &sandbox, &component, &status, &keeper) => {}
         _ = stopping.wait_for(|&stopping| stopping) => {}
+    }
+    // The poll that was cut off may have saved something.
+    keeper.keep(&core, &status).await;
+}
+
+/// What a plugin saves, and where it is kept.
+struct Keeper {
+    state: SavedState,
+    file: Option<StateFile>,
+}
+
+impl Keeper {
+    /// Writes what was saved since the last time.
+    async fn keep(&self, core: &Core, status: &Status) {
+        let Some(file) = &self.file else { return };
+        let Some(bytes) = self.state.take_change() else { return };
+        let file = file.clone();
+        let saved = tokio::task::spawn_blocking(move || file.save(&bytes)).await;
+        if let Ok(Err(error)) = saved {
+            tracing::warn!(plugin = &*status.name, %error, "cannot keep what it saved");
+            core.metrics.errors.with_label_values(&[&*status.name, "state"]).inc();
+        }
     }
 }
 
-async fn task(core: &Arc<Core>, sandbox: &Arc<Sandbox>, component: &Component, status: &Shared) {
+async fn task(core: &Arc<Core>, sandbox: &Arc<Sandbox>, component: &Component, status: &Shared, keeper: &Keeper) {
     let failed = |why: String| {
         tracing::error!(plugin = &*status.name, "not running: {why}");
         status.failed_because(core.clock.now_ms(), why, None);
@@ -60,14 +86,11 @@ async fn task(core: &Arc<Core>, sandbox: &Arc<Sandbox>, component: &Component, s
         Ok(plugin) => plugin,
         Err(why) => return failed(why),
     };
-    let file = core.config.kept_dir().map(|folder| StateFile::of(&component.name, &folder));
-    let state = file.as_ref().map(StateFile::load).unwrap_or_default();
     let mut wait = BACKOFF.0;
     loop {
-        let stop = match start(core, sandbox, &plugin, component, status, &state).await {
+        let stop = match start(core, sandbox, &plugin, component, status, &keeper.state).await {
             Ok((worker, fields)) => {
-                wait = BACKOFF.0;
-                let mut poller = Poller::new(core, status, worker, fields, state.clone(), file.clone());
+                let mut poller = Poller::new(core, status, worker, fields, keeper);
                 Stop::Failed(poller.poll_on_schedule().await)
             }
             Err(stop) => stop,
@@ -130,6 +153,9 @@ async fn start(
     let introduction = introduce(sandbox, plugin.clone(), setup.clone()).await.map_err(Stop::Retry)?;
     let needs =
         introduction.needs.map_err(|why| Stop::Failed(format!("its configuration cannot work: {}", plain(&why))))?;
+    if needs.len() > MOST_NEEDS {
+        return Err(Stop::Failed(format!("it names {} needs; at most {MOST_NEEDS} are taken", needs.len())));
+    }
     let grants = match (&status.config.grants, &component.origin) {
         (Some(grants), _) => Grants::new(&grants.read),
         // It came with the binary, and asks for what its own configuration makes it read.
@@ -149,7 +175,8 @@ async fn start(
         );
     }
     status.update(|known| {
-        known.description = Some(introduction.description);
+        let Description { name, version, about } = introduction.description;
+        known.description = Some(Description { name: plain(&name), version: plain(&version), about: plain(&about) });
         known.grants = setup.grants.clone();
         known.missing = missing;
     });
@@ -176,29 +203,16 @@ struct Poller<'a> {
     /// None: it is no sampler, and has nothing to poll.
     fields: Option<Fields>,
     frames: HashMap<InstanceId, Arc<Frame>>,
-    state: SavedState,
-    state_file: Option<StateFile>,
+    keeper: &'a Keeper,
     started: Instant,
-    accounted: Accounted,
-}
-
-/// What of the worker's running totals has been counted.
-#[derive(Default)]
-struct Accounted {
-    cpu: Duration,
+    /// CPU time of the worker that was counted.
+    accounted: Duration,
 }
 
 impl<'a> Poller<'a> {
-    fn new(
-        core: &'a Core,
-        status: &'a Shared,
-        worker: Worker,
-        fields: Option<Fields>,
-        state: SavedState,
-        state_file: Option<StateFile>,
-    ) -> Self {
-        let (frames, started, accounted) = (HashMap::new(), Instant::now(), Accounted::default());
-        Self { core, status, worker, fields, frames, state, state_file, started, accounted }
+    fn new(core: &'a Core, status: &'a Shared, worker: Worker, fields: Option<Fields>, keeper: &'a Keeper) -> Self {
+        let (frames, started, accounted) = (HashMap::new(), Instant::now(), Duration::ZERO);
+        Self { core, status, worker, fields, frames, keeper, started, accounted }
     }
 
     /// Ends only when the plugin says that its configuration cannot work.
@@ -228,7 +242,7 @@ impl<'a> Poller<'a> {
                 self.sample(due_ms, &fields).await
             };
             let invalid = polled.await.err();
-            self.keep_state().await;
+            self.keeper.keep(self.core, self.status).await;
             self.account();
             if let Some(why) = invalid {
                 return format!("its configuration cannot work: {}", plain(&why));
@@ -254,7 +268,11 @@ impl<'a> Poller<'a> {
                 }
             }
         }
-        refused += self.core.tracked.discovered(&self.status.name, instances, at_ms);
+        let discovered = self.core.tracked.discovered(&self.status.name, instances, at_ms);
+        refused += discovered.refused;
+        for id in &discovered.forgotten {
+            self.core.forget(id);
+        }
         self.core.metrics.errors.with_label_values(&[&*self.status.name, "instances_refused"]).inc_by(refused);
         Ok(())
     }
@@ -262,9 +280,8 @@ impl<'a> Poller<'a> {
     async fn sample(&mut self, at_ms: i64, fields: &Fields) -> Result<(), String> {
         let instances = self.core.tracked.polled_by(&self.status.name);
         self.status.update(|known| known.instances = instances.len());
-        if self.frames.len() != instances.len() {
-            self.frames.retain(|id, _| instances.binary_search(id).is_ok());
-        }
+        // What is no longer polled may be forgotten, and begin again with another frame.
+        self.frames.retain(|id, _| instances.binary_search(id).is_ok());
         for batch in instances.chunks(BATCH) {
             let asked: Vec<String> = batch.iter().map(ToString::to_string).collect();
             let called = Instant::now();
@@ -303,22 +320,29 @@ impl<'a> Poller<'a> {
             if values.iter().all(|value| !value.is_finite()) {
                 continue;
             }
-            let offset = readings.offsets_ms.get(row).copied().unwrap_or(0);
-            if offset.unsigned_abs() > FURTHEST_OFFSET_MS.unsigned_abs() {
+            let offset = i64::from(readings.offsets_ms.get(row).copied().unwrap_or(0));
+            // Read before the last tick, or after this call can have ended: not this tick's.
+            let earliest = -self.interval_ms();
+            let latest = i64::try_from(self.status.limits.deadline.as_millis()).unwrap_or(i64::MAX);
+            if !(earliest..=latest).contains(&offset) {
                 self.core.metrics.samples_dropped.with_label_values(&["offset"]).inc();
                 continue;
             }
-            let replaced = self.frame(id, fields).push(at_ms.saturating_add(i64::from(offset)), values);
+            let replaced = self.frame(id, fields).push(at_ms.saturating_add(offset), values);
             self.core.metrics.samples_dropped.with_label_values(&["clock"]).inc_by(replaced as u64);
-            if let Some(sample) = self.core.store.latest(id) {
+            if let Some(sample) = self.core.store.latest(id).filter(|sample| !sample.values.is_empty()) {
                 self.core.hub.publish(id, &sample);
             }
         }
     }
 
     fn frame(&mut self, id: &InstanceId, fields: &Fields) -> &Frame {
-        let interval_ms = i64::try_from(self.status.interval.as_millis()).unwrap_or(i64::MAX);
+        let interval_ms = self.interval_ms();
         self.frames.entry(id.clone()).or_insert_with(|| self.core.store.frame(id, &fields.schema, interval_ms))
+    }
+
+    fn interval_ms(&self) -> i64 {
+        i64::try_from(self.status.interval.as_millis()).unwrap_or(i64::MAX)
     }
 
     fn tick(&self, at_ms: i64) -> Tick {
@@ -340,23 +364,12 @@ impl<'a> Poller<'a> {
         Ok(())
     }
 
-    async fn keep_state(&self) {
-        let Some(file) = &self.state_file else { return };
-        let Some(bytes) = self.state.take_change() else { return };
-        let file = file.clone();
-        let saved = tokio::task::spawn_blocking(move || file.save(&bytes)).await;
-        if let Ok(Err(error)) = saved {
-            tracing::warn!(plugin = &*self.status.name, %error, "cannot keep what it saved");
-            self.core.metrics.errors.with_label_values(&[&*self.status.name, "state"]).inc();
-        }
-    }
-
     fn account(&mut self) {
         let stats = self.worker.stats();
         let name = [&*self.status.name];
         let cpu = stats.cpu();
-        let since = cpu.saturating_sub(self.accounted.cpu);
-        self.accounted.cpu = cpu;
+        let since = cpu.saturating_sub(self.accounted);
+        self.accounted = cpu;
         self.core.metrics.plugin_cpu_seconds.with_label_values(&name).inc_by(since.as_secs_f64());
         let memory = i64::try_from(stats.memory()).unwrap_or(i64::MAX);
         self.core.metrics.plugin_memory_bytes.with_label_values(&name).set(memory);

@@ -141,8 +141,8 @@ fn in_base_units(name: &str) -> (String, f64) {
     let converted = UNITS.iter().find_map(|(unit, base, factor)| Some((name.strip_suffix(unit)?, base, factor)));
     match converted {
         Some((stem, base, factor)) => (format!("{stem}{base}"), *factor),
-        // Gauges must not look like counters.
-        None => (name.strip_suffix("_total").unwrap_or(name).to_owned(), 1.0),
+        // Gauges must not look like counters, and so never share a name with one.
+        None => (name.trim_end_matches("_total").to_owned(), 1.0),
     }
 }
 
@@ -193,6 +193,7 @@ mod tests {
         assert_eq!(metric_of(gauge("latency_p95_ms")), ("latency_p95_seconds".to_owned(), 0.001));
         assert_eq!(metric_of(gauge("cpu_percent")), ("cpu_ratio".to_owned(), 0.01));
         assert_eq!(metric_of(gauge("ops_per_sec")), ("ops_per_second".to_owned(), 1.0));
+        assert_eq!(metric_of(gauge("x_total_total")), ("x".to_owned(), 1.0));
         assert_eq!(metric_of(counter("requests_per_sec", "requests_total")), ("requests_total".to_owned(), 1.0));
     }
 

@@ -30,14 +30,17 @@ impl Cell {
         if self.count == 0 {
             return f64::NAN;
         }
-        match aggregation {
+        let value = match aggregation {
             // The mean of equal values is that value, which summing may miss by a bit.
-            Aggregation::Mean => (self.sum / self.count as f64).clamp(self.min, self.max),
+            Aggregation::Mean if self.sum.is_finite() => (self.sum / self.count as f64).clamp(self.min, self.max),
+            Aggregation::Mean => f64::NAN,
             Aggregation::Min => self.min,
             Aggregation::Max => self.max,
             Aggregation::Last => self.last,
             Aggregation::Sum => self.sum,
-        }
+        };
+        // A sum can overflow where no reading does.
+        if value.is_finite() { value } else { f64::NAN }
     }
 }
 

@@ -172,6 +172,8 @@ impl Stored {
         let reading = self.reading(row);
         match field.kind {
             Kind::Gauge => reading,
+            // Nothing to look back for: a column may be empty all the way.
+            Kind::Counter { .. } if reading.is_nan() => reading,
             Kind::Counter { scale } => {
                 let at = at_ms.get(row).copied().unwrap_or_default();
                 field.rate(scale, self.total_before(at_ms, row), at, reading)

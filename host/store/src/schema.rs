@@ -90,7 +90,8 @@ impl Field {
             Some((before_ms, before)) if at_ms > before_ms && total >= before => {
                 // Between multiples of a step lies a multiple of it: rounding takes out what subtracting decimals adds.
                 let increase = self.keep(total - before);
-                scale * increase * 1000.0 / (at_ms - before_ms) as f64
+                let rate = scale * increase * 1000.0 / (at_ms - before_ms) as f64;
+                if rate.is_finite() { rate } else { f64::NAN }
             }
             _ => f64::NAN,
         }
@@ -129,6 +130,7 @@ mod tests {
         assert!(field.rate(1.0, Some((1000, 4.0)), 1000, 5.0).is_nan());
         assert_eq!(field.rate(100.0, Some((0, 4.0)), 2000, 5.0), 50.0);
         assert_eq!(field.rate(1.0, Some((0, 4.0)), 2000, 4.0), 0.0);
+        assert!(field.rate(1e300, Some((0, 0.0)), 2000, 1e300).is_nan(), "what overflows is no value");
     }
 
     #[test]
