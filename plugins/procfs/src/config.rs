@@ -170,7 +170,6 @@ mod tests {
                 "/proc/stat",
                 "/proc/meminfo",
                 "/proc/net/dev",
-                "/proc/*/net/dev",
                 "/proc/loadavg",
                 "/proc/uptime",
                 "/proc/diskstats",
