@@ -139,11 +139,14 @@ impl Outcome {
             println!("{id}  {}", json::time(sample.at_ms));
             for (name, value) in &sample.values {
                 let unit = units.get(&**name).map(String::as_str).unwrap_or_default();
-                println!("  {name:<28} {value:>16.2} {unit}");
+                println!("{}", format!("  {name:<28} {value:>16.2} {unit}").trim_end());
             }
         }
         for (id, why) in &self.failures {
             println!("{id}  {why}");
+        }
+        if self.failures.iter().any(|(_, why)| why.starts_with("denied")) {
+            println!("(--read GLOB grants files)");
         }
         let memory = worker.stats().memory();
         let count = match self.instances.len() {
