@@ -78,7 +78,7 @@ pub fn find(folder: Option<&Path>) -> Result<Vec<Component>, FindError> {
 }
 
 /// Refuses a folder that others can write to.
-pub fn check_folder(folder: &Path) -> Result<(), FindError> {
+fn check_folder(folder: &Path) -> Result<(), FindError> {
     match fs::metadata(folder) {
         Ok(found) if found.mode() & 0o022 != 0 => Err(FindError::Writable { folder: folder.to_owned() }),
         Ok(_) => Ok(()),

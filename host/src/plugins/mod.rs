@@ -9,7 +9,7 @@ mod state_file;
 mod status;
 
 pub use bundled::{BUNDLED, Bundled};
-pub use find::{Component, FindError, Origin, check_folder, find};
+pub use find::{Component, FindError, Origin, find};
 pub use page::PluginPage;
 pub use run::run;
 pub use schema::{BadFields, Fields, Metric};
