@@ -6,7 +6,9 @@ use anyhow::{Context, Result, bail};
 use dropsonde_builder::{Crate, Network, Toolchain};
 use dropsonde_sandbox::{Grants, Kind, Need, Setup, Tick, Worker};
 use dropsonde_store::{InstanceId, Sample, Store};
+use serde::Serialize;
 use serde_json::value::RawValue;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 /// Between the two samples that rates are derived from.
@@ -106,6 +108,15 @@ async fn sample(args: &RunArgs, checked: &Checked, worker: &Worker) -> Result<Ou
     Ok(Outcome { store, instances, failures, call })
 }
 
+/// The same as JSON, by instance id.
+#[derive(Serialize)]
+struct Report<'a> {
+    samples: BTreeMap<String, Box<RawValue>>,
+    failures: BTreeMap<&'a str, &'a str>,
+    call_seconds: f64,
+    memory_bytes: usize,
+}
+
 impl Outcome {
     fn samples(&self) -> impl Iterator<Item = (&InstanceId, Sample)> {
         self.instances.iter().filter_map(|id| Some((id, self.store.latest(id)?)))
@@ -116,16 +127,8 @@ impl Outcome {
             let raw = RawValue::from_string(String::from_utf8(json::sample(&sample))?)?;
             Ok((id.to_string(), raw))
         });
-        let samples: std::collections::BTreeMap<String, Box<RawValue>> = samples.collect::<Result<_>>()?;
-        let failures: std::collections::BTreeMap<_, _> =
-            self.failures.iter().map(|(id, why)| (id.as_str(), why.as_str())).collect();
-        #[derive(serde::Serialize)]
-        struct Report<'a> {
-            samples: std::collections::BTreeMap<String, Box<RawValue>>,
-            failures: std::collections::BTreeMap<&'a str, &'a str>,
-            call_seconds: f64,
-            memory_bytes: usize,
-        }
+        let samples: BTreeMap<String, Box<RawValue>> = samples.collect::<Result<_>>()?;
+        let failures: BTreeMap<_, _> = self.failures.iter().map(|(id, why)| (id.as_str(), why.as_str())).collect();
         let report =
             Report { samples, failures, call_seconds: self.call.as_secs_f64(), memory_bytes: worker.stats().memory() };
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -133,7 +136,7 @@ impl Outcome {
     }
 
     fn print_table(&self, worker: &Worker) -> Result<()> {
-        let units: std::collections::HashMap<_, _> =
+        let units: HashMap<_, _> =
             worker.fields().iter().map(|field| (field.name.as_str(), crate::plugins::plain(&field.unit))).collect();
         for (id, sample) in self.samples() {
             println!("{id}  {}", json::time(sample.at_ms));
