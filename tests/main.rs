@@ -5,7 +5,8 @@
 //! * `harness`: a running host, a client that shows every byte, the guests.
 //! * `http`, `stream`, `metrics`: what clients and Prometheus see.
 //! * `sandbox`: what plugins cannot do.
-//! * `lifecycle`: start, stop, configuration, what is kept.
+//! * `lifecycle`: start, stop, configuration, what plugins keep.
+//! * `history`: what is there after a restart, a crash, and on a disk that does not work.
 //! * `commands`: the command line.
 //! * `authoring`: from the README's ten lines to a sample.
 
@@ -20,6 +21,7 @@
 mod authoring;
 mod commands;
 mod harness;
+mod history;
 mod http;
 mod lifecycle;
 mod metrics;

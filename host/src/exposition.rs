@@ -12,10 +12,62 @@ const STALE_INTERVALS: i64 = 3;
 /// Everything there is, in the text format 0.0.4.
 pub(crate) fn text(core: &Core) -> Result<Vec<u8>, prometheus::Error> {
     let mut families = core.metrics.registry.gather();
+    families.extend(history(core));
     families.extend(samples(core));
     let mut text = Vec::new();
     TextEncoder::new().encode(&families, &mut text)?;
     Ok(text)
+}
+
+/// What the store and its archive have, counted where they are.
+fn history(core: &Core) -> Vec<MetricFamily> {
+    let (usage, archive) = (core.store.usage(), core.store.archive());
+    let counter = |name: &str, help: &str, series: &[(&[LabelPair], u64)]| count(name, help, true, series);
+    let gauge = |name: &str, help: &str, value: u64| count(name, help, false, &[(&[], value)]);
+    let mut families = vec![
+        gauge("history_rows", "Rows of all instances, in memory and on disk.", usage.rows),
+        gauge("history_block_bytes", "Compressed rows in memory.", usage.block_bytes),
+        gauge("history_cell_bytes", "Aggregates in memory, for long windows.", usage.cell_bytes),
+        gauge("history_block_cache_bytes", "Unpacked history kept for the next query.", usage.cache_bytes),
+        counter(
+            "history_block_cache_total",
+            "Blocks of history that were found unpacked, or were not.",
+            &[(&[label("result", "hit")], usage.cache_hits), (&[label("result", "miss")], usage.cache_misses)],
+        ),
+        counter(
+            "history_unreadable_total",
+            "Blocks that could not be read when asked for.",
+            &[(&[], usage.unreadable)],
+        ),
+    ];
+    if archive.on {
+        families.extend([
+            gauge("history_disk_bytes", "Files of history.", archive.size),
+            gauge("history_unstored_rows", "Rows that wait to be written.", archive.unstored_rows),
+            counter("history_flushes_total", "Writes that went well.", &[(&[], archive.flushes)]),
+            counter("history_written_bytes_total", "Bytes written, without merging.", &[(&[], archive.bytes)]),
+            counter(
+                "history_lost_rows_total",
+                "Rows let go of before they could be written.",
+                &[(&[], archive.lost_rows)],
+            ),
+        ]);
+        let failed: Vec<_> = ["full", "read_only", "denied", "io"]
+            .map(|reason| ([label("reason", reason)], archive.failed.get(reason).copied().unwrap_or(0)))
+            .into();
+        let failed: Vec<(&[LabelPair], u64)> = failed.iter().map(|(labels, count)| (&labels[..], *count)).collect();
+        families.push(counter("history_write_failures_total", "Writes that failed, and why.", &failed));
+    }
+    families
+}
+
+fn count(name: &str, help: &str, is_counter: bool, all: &[(&[LabelPair], u64)]) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(format!("dropsonde_{name}"));
+    family.set_help(help.to_owned());
+    family.set_field_type(if is_counter { MetricType::COUNTER } else { MetricType::GAUGE });
+    family.set_metric(all.iter().map(|(labels, value)| series(is_counter, *value as f64, labels)).collect());
+    family
 }
 
 /// The newest rows of all instances.

@@ -4,6 +4,7 @@ use crate::cli;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::core::Core;
+use crate::history::{Keeping, Surroundings};
 use crate::http;
 use crate::hub::Hub;
 use crate::metrics::{HostMetrics, ServiceStatus};
@@ -11,7 +12,7 @@ use crate::plugins::{self, Plugins, Status};
 use crate::tracked::Tracked;
 use anyhow::{Context, Result, bail};
 use dropsonde_sandbox::Sandbox;
-use dropsonde_store::{InstanceId, Store};
+use dropsonde_store::{InstanceId, Keeper, Limits, OpenError, Step, Store};
 use std::fs;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -29,6 +30,12 @@ const OWN_BINARY: &str = "/proc/self/exe";
 /// Longest time open requests have to end.
 const DRAIN: Duration = Duration::from_secs(3);
 
+/// Longest time the last samples have to be written.
+const CLOSE: Duration = Duration::from_secs(5);
+
+/// In the data directory.
+pub(crate) const HISTORY: &str = "history";
+
 /// A running host.
 #[derive(Debug)]
 pub struct Host {
@@ -37,6 +44,7 @@ pub struct Host {
     stopping: watch::Sender<bool>,
     tasks: JoinSet<()>,
     server: tokio::task::JoinHandle<()>,
+    keeping: Keeping,
 }
 
 impl Host {
@@ -51,7 +59,12 @@ impl Host {
             sandbox = sandbox.with_cache(kept.join("compiled"), OWN_BINARY, cli::COMPILE)?;
         }
         let sandbox = Arc::new(sandbox);
-        let core = Arc::new(core(config, clock)?);
+        let (store, keeper) = history(&config)?;
+        let core = Arc::new(core(config, clock, store)?);
+        let known: Vec<&str> = components.iter().map(|component| component.name.as_str()).collect();
+        core.tracked.restore(&core.store, &known, core.clock.now_ms());
+        let interval = core.config.store.flush_interval.get();
+        let keeping = Keeping::start(keeper, interval, Around(core.clone())).context("cannot start a thread")?;
         let (stopping, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for component in components {
@@ -68,7 +81,7 @@ impl Host {
         tasks.spawn(housekeeping(core.clone(), stopped.clone()));
         let server = tokio::spawn(http::serve(listener, core.clone(), stopped, DRAIN));
         core.metrics.set_status("host", ServiceStatus::Running);
-        Ok(Self { core, address, stopping, tasks, server })
+        Ok(Self { core, address, stopping, tasks, server, keeping })
     }
 
     /// Where it serves; tells the port when the configuration left it open.
@@ -95,10 +108,66 @@ impl Host {
             tracing::error!("the server ended abruptly");
         }
         while self.tasks.join_next().await.is_some() {}
+        let written = tokio::task::spawn_blocking(move || self.keeping.stop(CLOSE)).await;
+        if !matches!(written, Ok(true)) {
+            tracing::error!("history could not be written to its end in {CLOSE:?}");
+        }
     }
 }
 
-fn core(config: Config, clock: Clock) -> Result<Core> {
+/// What the thread that keeps history needs.
+struct Around(Arc<Core>);
+
+impl Surroundings for Around {
+    fn now_ms(&mut self) -> i64 {
+        self.0.tracked.note_changes(&self.0.store);
+        self.0.clock.now_ms()
+    }
+
+    fn stepped(&mut self, _: Step, took: Duration) {
+        self.0.metrics.flush_seconds.observe(took.as_secs_f64());
+    }
+}
+
+/// Opens history, and says what came back.
+fn history(config: &Config) -> Result<(Store, Keeper)> {
+    let limits = Limits {
+        samples: config.store.retention_samples,
+        age_ms: i64::try_from(config.store.retention.get().as_millis()).unwrap_or(i64::MAX),
+        disk: config.store.max_disk.get() as u64,
+        block_cache: config.store.block_cache.get() as u64,
+    };
+    let Some(data) = config.kept_dir() else {
+        let store = Store::in_memory(&limits);
+        return Ok((store.clone(), Keeper::in_memory(store, &limits)));
+    };
+    let folder = data.join(HISTORY);
+    let (store, keeper, restored) = Store::open(&folder, &limits).map_err(|error| match error {
+        OpenError::InUse => anyhow::anyhow!(
+            "{} is in use by another host; choose another folder with --data, or use --memory-only",
+            folder.display()
+        ),
+        OpenError::Io(error) => anyhow::Error::from(error)
+            .context(format!("cannot read history in {}; choose another folder with --data", folder.display())),
+    })?;
+    for name in &restored.newer {
+        tracing::warn!("{name} in {} was written by a later version, and is left alone", folder.display());
+    }
+    for (name, why) in &restored.unreadable {
+        tracing::error!("{name} in {} cannot be read, and is left alone: {why}", folder.display());
+    }
+    if restored.damaged > 0 {
+        tracing::warn!(
+            places = restored.damaged,
+            "history in {} is damaged; what is whole is there, `dropsonde store verify` tells more",
+            folder.display()
+        );
+    }
+    tracing::debug!(frames = restored.frames, blocks = restored.blocks, "history is there");
+    Ok((store, keeper))
+}
+
+fn core(config: Config, clock: Clock, store: Store) -> Result<Core> {
     let metrics = HostMetrics::new().context("cannot set up the host's own metrics")?;
     metrics.set_status("host", ServiceStatus::Starting);
     metrics.start_time_seconds.set(clock.now_ms() as f64 / 1000.0);
@@ -109,7 +178,7 @@ fn core(config: Config, clock: Clock) -> Result<Core> {
         tracked.configure(id, instance.labels.clone(), instance.samplers.clone());
     }
     Ok(Core {
-        store: Store::new(config.store.retention_samples),
+        store,
         tracked,
         hub: Hub::new(clock.now_ms(), config.stream.watch_buffer, config.stream.max_streams),
         plugins: Plugins::default(),
@@ -158,7 +227,7 @@ async fn housekeeping(core: Arc<Core>, mut stopping: watch::Receiver<bool>) {
     // The slowest plugin's history reaches back furthest.
     let slowest = core.plugins.list().iter().map(|plugin| plugin.interval).max().unwrap_or_default();
     let reach = slowest.saturating_mul(u32::try_from(core.config.store.retention_samples).unwrap_or(u32::MAX));
-    let reach_ms = i64::try_from(reach.as_millis()).unwrap_or(i64::MAX);
+    let reach_ms = i64::try_from(reach.min(core.config.store.retention.get()).as_millis()).unwrap_or(i64::MAX);
     loop {
         tokio::select! {
             () = tokio::time::sleep(core.config.poll.discover_interval.get()) => {}

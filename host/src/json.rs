@@ -39,6 +39,24 @@ pub(crate) fn points(points: &Points, bands: bool) -> Vec<u8> {
     json
 }
 
+/// `{"host":…,"range":…,"samples":[{"ts":1700000000,…}]}`, times in seconds since 1970.
+pub(crate) fn history(host: &str, range: &str, points: &Points) -> Vec<u8> {
+    let text = |text: &str| serde_json::Value::from(text).to_string();
+    let mut json = format!("{{\"host\":{},\"range\":{},\"samples\":[", text(host), text(range)).into_bytes();
+    for (row, &at_ms) in points.at_ms.iter().enumerate() {
+        json.extend_from_slice(if row > 0 { b",{\"ts\":" } else { b"{\"ts\":" });
+        json.extend_from_slice(itoa::Buffer::new().format(at_ms.div_euclid(1000)).as_bytes());
+        for column in &points.columns {
+            if let Some(&value) = column.values.get(row).filter(|value| !value.is_nan()) {
+                member(&mut json, &column.name, "", value);
+            }
+        }
+        json.push(b'}');
+    }
+    json.extend_from_slice(b"]}");
+    json
+}
+
 /// RFC 3339 in UTC; a fraction only when there is one.
 pub(crate) fn time(at_ms: i64) -> String {
     Timestamp::from_millisecond(at_ms).unwrap_or(Timestamp::MAX).to_string()

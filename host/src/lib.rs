@@ -6,6 +6,7 @@
 //!
 //! * [`config`]: what the operator says.
 //! * [`host`]: starts and stops everything.
+//! * [`history`]: what outlives the process.
 //! * [`core`]: what the parts share.
 //! * [`plugins`]: found, loaded, granted, polled.
 //! * [`clock`]: time, and when to poll.
@@ -19,6 +20,7 @@ pub mod clock;
 pub mod config;
 pub mod core;
 mod exposition;
+pub mod history;
 pub mod host;
 pub mod http;
 pub mod hub;

@@ -25,6 +25,8 @@ pub struct HostMetrics {
     pub cold_start_seconds: HistogramVec,
     pub build_info: GaugeVec,
     pub start_time_seconds: Gauge,
+    /// What the thread that keeps history needs for a step: sealing, writing, merging.
+    pub flush_seconds: prometheus::Histogram,
 }
 
 /// As `dropsonde_service_status` shows it.
@@ -68,7 +70,12 @@ impl HostMetrics {
         build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         let start_time_seconds = Gauge::new("start_time_seconds", "When the host started, in seconds since 1970.")?;
         registry.register(Box::new(start_time_seconds.clone()))?;
+        let processing = HistogramOpts::new("processing_duration_seconds", "Time for a piece of work, by what it was.")
+            .buckets(exponential_buckets(0.000_1, 4.0, 10)?);
+        let processing_seconds = HistogramVec::new(processing, &["service", "operation"])?;
+        registry.register(Box::new(processing_seconds.clone()))?;
         Ok(Self {
+            flush_seconds: processing_seconds.with_label_values(&["history", "flush"]),
             service_status: gauge(
                 "service_status",
                 "0 stopped, 1 starting, 2 running, 3 stopping, 4 failed.",

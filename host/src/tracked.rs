@@ -1,9 +1,10 @@
 //! Which instances there are, and which plugin polls which.
 
 use crate::labels::Labels;
-use dropsonde_store::InstanceId;
+use dropsonde_store::{InstanceId, Store};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// A plugin's name.
 pub type PluginName = Arc<str>;
@@ -19,6 +20,8 @@ pub struct Tracked {
     common: Labels,
     most: usize,
     instances: RwLock<BTreeMap<InstanceId, Entry>>,
+    /// Those that changed since they were last noted.
+    changed: Mutex<BTreeSet<InstanceId>>,
 }
 
 #[derive(Debug, Default)]
@@ -29,6 +32,16 @@ struct Entry {
     /// When it was found to have ended.
     ended_ms: Option<i64>,
 }
+
+/// What of an instance is remembered; the rest the configuration says anyway.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    discovered_by: BTreeMap<String, Labels>,
+    ended_ms: Option<i64>,
+}
+
+/// Notes about tracked instances, beside history.
+const NOTES: &str = "tracked/";
 
 #[derive(Debug)]
 struct Configured {
@@ -64,7 +77,7 @@ pub struct Discovered {
 
 impl Tracked {
     pub fn new(default_samplers: Vec<String>, common: Labels, most: usize) -> Self {
-        Self { default_samplers, common, most, instances: RwLock::default() }
+        Self { default_samplers, common, most, instances: RwLock::default(), changed: Mutex::default() }
     }
 
     /// Tracks an instance the operator named.
@@ -77,13 +90,55 @@ impl Tracked {
         });
     }
 
+    /// Brings back what was tracked when the host last ran. What has history but is tracked by no one any more has ended:
+    /// also what a plugin had discovered that is not among these.
+    pub fn restore(&self, store: &Store, plugins: &[&str], now_ms: i64) {
+        let noted = store.notes(NOTES).into_iter().filter_map(|(key, value)| {
+            let id = InstanceId::new(key.strip_prefix(NOTES)?).ok()?;
+            // What cannot be read was written by another version: its plugin will find it again.
+            Some((id, serde_json::from_slice::<Note>(&value).ok()?))
+        });
+        self.write(|instances| {
+            for (id, noted) in noted {
+                let entry = instances.entry(id).or_default();
+                let known = noted.discovered_by.into_iter().filter(|(plugin, _)| plugins.contains(&plugin.as_str()));
+                entry.discovered_by = known.map(|(plugin, labels)| (plugin.into(), labels)).collect();
+                entry.ended_ms = noted.ended_ms.filter(|_| entry.configured.is_none());
+            }
+            for id in store.instances() {
+                instances.entry(id).or_default();
+            }
+            for (id, entry) in instances {
+                if entry.discovered_by.is_empty() && entry.configured.is_none() {
+                    entry.ended_ms.get_or_insert_with(|| store.latest_at_ms(id).unwrap_or(now_ms));
+                }
+            }
+        });
+    }
+
+    /// Has what changed remembered beside history.
+    pub fn note_changes(&self, store: &Store) {
+        let changed = std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner));
+        for id in changed {
+            let note = self.read(|instances| {
+                let entry = instances.get(&id)?;
+                let discovered_by = entry.discovered_by.iter();
+                let discovered_by =
+                    discovered_by.map(|(plugin, labels)| (plugin.to_string(), labels.clone())).collect();
+                serde_json::to_vec(&Note { discovered_by, ended_ms: entry.ended_ms }).ok()
+            });
+            store.note(&format!("{NOTES}{id}"), note);
+        }
+    }
+
     /// Takes over what a plugin finds now: new instances begin, those it lists no more end.
     pub fn discovered(&self, plugin: &PluginName, found: Vec<(InstanceId, Labels)>, now_ms: i64) -> Discovered {
-        self.write(|instances| {
+        let mut changed = Vec::new();
+        let discovered = self.write(|instances| {
             let listed: BTreeMap<InstanceId, Labels> = found.into_iter().collect();
             for (id, entry) in instances.iter_mut() {
-                if !listed.contains_key(id) {
-                    entry.leave(plugin, now_ms);
+                if !listed.contains_key(id) && entry.leave(plugin, now_ms) {
+                    changed.push(id.clone());
                 }
             }
             let new = listed.keys().filter(|id| !instances.contains_key(*id)).count();
@@ -94,12 +149,17 @@ impl Tracked {
                     refused += 1;
                     continue;
                 }
-                let entry = instances.entry(id).or_default();
-                entry.discovered_by.insert(plugin.clone(), labels);
-                entry.ended_ms = None;
+                let entry = instances.entry(id.clone()).or_default();
+                if entry.ended_ms.take().is_some() || entry.discovered_by.get(plugin) != Some(&labels) {
+                    entry.discovered_by.insert(plugin.clone(), labels);
+                    changed.push(id);
+                }
             }
             Discovered { refused, forgotten }
-        })
+        });
+        changed.extend(discovered.forgotten.iter().cloned());
+        self.changed(changed);
+        discovered
     }
 
     /// A plugin says the instance exists no more.
@@ -111,6 +171,7 @@ impl Tracked {
             }
             entry.leave(plugin, now_ms);
         });
+        self.changed([id.clone()]);
     }
 
     /// What a sampler polls.
@@ -132,12 +193,18 @@ impl Tracked {
 
     /// Takes out the instances that ended before a time, and returns them.
     pub fn forget_ended_before(&self, before_ms: i64) -> Vec<InstanceId> {
-        self.write(|instances| {
+        let forgotten: Vec<InstanceId> = self.write(|instances| {
             let over = |entry: &Entry| entry.ended_ms.is_some_and(|ended| ended < before_ms);
-            let ids: Vec<_> = instances.iter().filter(|(_, entry)| over(entry)).map(|(id, _)| id.clone()).collect();
+            let ids = instances.iter().filter(|(_, entry)| over(entry)).map(|(id, _)| id.clone()).collect();
             instances.retain(|_, entry| !over(entry));
             ids
-        })
+        });
+        self.changed(forgotten.iter().cloned());
+        forgotten
+    }
+
+    fn changed(&self, ids: impl IntoIterator<Item = InstanceId>) {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
     }
 
     fn tracking(&self, id: &InstanceId, entry: &Entry) -> Tracking {
@@ -183,13 +250,16 @@ impl Entry {
             || self.configured.as_ref().is_some_and(|configured| configured.is_polled_by(plugin))
     }
 
-    fn leave(&mut self, plugin: &PluginName, now_ms: i64) {
+    /// Whether that changed something.
+    fn leave(&mut self, plugin: &PluginName, now_ms: i64) -> bool {
         let left = self.discovered_by.remove(plugin).is_some();
         let configured_end = self.configured.as_ref().is_some_and(|configured| configured.gone.contains(plugin));
         let alive = !self.discovered_by.is_empty() || self.configured.as_ref().is_some_and(Configured::may_answer);
-        if (left || configured_end) && !alive {
-            self.ended_ms.get_or_insert(now_ms);
+        let ends = (left || configured_end) && !alive && self.ended_ms.is_none();
+        if ends {
+            self.ended_ms = Some(now_ms);
         }
+        left || ends
     }
 }
 

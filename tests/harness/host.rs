@@ -79,6 +79,18 @@ impl Host {
         Self::start_in(self.folder.clone())
     }
 
+    /// Kills it as nothing can prevent, and starts another with the same data.
+    pub(crate) fn killed(mut self) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        Self::start_in(self.folder.clone())
+    }
+
+    /// What it will be told when it starts again.
+    pub(crate) fn configure(&self, config: &str) {
+        fs::write(self.folder.path().join("dropsonde.toml"), config).unwrap();
+    }
+
     pub(crate) fn get(&self, path: &str) -> Response {
         self.request("GET", path)
     }

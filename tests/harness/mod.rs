@@ -4,6 +4,6 @@ mod client;
 mod guests;
 mod host;
 
-pub(crate) use client::{Response, Stream, stream};
+pub(crate) use client::{Response, Stream, request, stream};
 pub(crate) use guests::{verbs, workspace};
 pub(crate) use host::{Host, dropsonde, run};

@@ -5,7 +5,7 @@ use crate::plugins::{Origin, grants_toml, missing};
 use anyhow::{Context, Result, bail};
 use dropsonde_builder::{Crate, Network, Toolchain};
 use dropsonde_sandbox::{Grants, Kind, Need, Setup, Tick, Worker};
-use dropsonde_store::{InstanceId, Sample, Store};
+use dropsonde_store::{InstanceId, Limits, Sample, Store};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashMap};
@@ -81,7 +81,7 @@ async fn sample(args: &RunArgs, checked: &Checked, worker: &Worker) -> Result<Ou
         bail!("it discovers nothing by itself; name something to sample with --instance ID");
     }
     let instances = asked.iter().map(InstanceId::new).collect::<Result<Vec<_>, _>>()?;
-    let store = Store::new(2);
+    let store = Store::in_memory(&Limits { samples: 2, ..Limits::default() });
     let has_rates = worker.fields().iter().any(|field| matches!(field.kind, Kind::Counter(_)));
     let rounds = if has_rates { 2 } else { 1 };
     let (mut failures, mut call) = (Vec::new(), Duration::ZERO);

@@ -7,6 +7,10 @@ use std::fmt;
 pub struct Bytes(usize);
 
 impl Bytes {
+    pub const fn new(bytes: usize) -> Self {
+        Self(bytes)
+    }
+
     pub const fn get(self) -> usize {
         self.0
     }

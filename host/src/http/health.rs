@@ -1,11 +1,13 @@
 use super::App;
 use super::error::json;
+use crate::core::Core;
 use crate::json;
 use crate::plugins::PluginState;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use std::time::Duration;
 
 #[derive(Serialize)]
 struct Health {
@@ -27,9 +29,32 @@ pub(crate) async fn health(State(core): App) -> Response {
         let why = known.last_failure.map(|failure| failure.reason).unwrap_or_default();
         Some(format!("plugin {} {state}: {why}", plugin.name))
     });
-    let reasons: Vec<_> = troubled.collect();
+    let reasons: Vec<_> = troubled.chain(history(&core)).collect();
     let status = if reasons.is_empty() { "healthy" } else { "degraded" };
     json(&Health { status, timestamp: json::time(core.clock.now_ms()), reasons })
+}
+
+/// Why history is not written to disk.
+fn history(core: &Core) -> Option<String> {
+    /// A write that takes longer is no slow one any more.
+    const SLOW: Duration = Duration::from_secs(10);
+    let archive = core.store.archive();
+    if let Some(failing) = archive.failing {
+        let (reason, since) = (failing.reason, json::time(failing.since_ms));
+        let what = match reason {
+            "full" => "the disk is full",
+            "read_only" => "the disk is read-only",
+            "denied" => "writing is not allowed",
+            _ => "the disk does not work",
+        };
+        let rows = archive.unstored_rows;
+        return Some(format!(
+            "history is in memory alone since {since}, {rows} rows so far: {what} ({}); it is tried again",
+            failing.error
+        ));
+    }
+    let slow = archive.writing_since.map(|since| since.elapsed()).filter(|took| *took > SLOW)?;
+    Some(format!("history is in memory alone: a write has been going on for {} s", slow.as_secs()))
 }
 
 /// 200 once every plugin has been tried.

@@ -4,7 +4,7 @@
 //!
 //! * `server`: connections, timeouts, the graceful end.
 //! * `routes`: which path is whose; counts requests.
-//! * `instances`, `usage`, `stream`, `plugins`, `health`, `page`, `exposition`: the answers.
+//! * `instances`, `usage`, `telemetry`, `stream`, `plugins`, `health`, `page`, `exposition`: the answers.
 //! * `window`: the parameters of a range query.
 //! * `error`: what a client reads when something is wrong.
 
@@ -17,6 +17,7 @@ mod prometheus;
 mod routes;
 mod server;
 mod stream;
+mod telemetry;
 mod usage;
 mod window;
 

@@ -1,5 +1,5 @@
 use super::error::ApiError;
-use super::{App, health, instances, page, plugins, prometheus, stream, usage};
+use super::{App, health, instances, page, plugins, prometheus, stream, telemetry, usage};
 use crate::core::Core;
 use crate::metrics::status_class;
 use axum::Router;
@@ -16,7 +16,8 @@ const READY: &str = "/ready";
 
 /// Whether a path is a route of its own, and so cannot be given to another.
 pub(crate) fn is_taken(path: &str) -> bool {
-    matches!(path, "/" | HEALTH | READY) || path == "/v1" || path.starts_with("/v1/")
+    let owns = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    matches!(path, "/" | HEALTH | READY) || owns("/v1") || owns("/telemetry")
 }
 
 pub(crate) fn router(core: Arc<Core>) -> Router {
@@ -29,6 +30,8 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
         .route("/v1/instances/{id}/usage", get(usage::latest))
         .route("/v1/instances/{id}/usage/range", get(usage::range))
         .route("/v1/instances/{id}/usage/stream", get(stream::usage))
+        .route("/telemetry/hosts", get(telemetry::hosts))
+        .route("/telemetry/history", get(telemetry::history))
         .route("/v1/plugins", get(plugins::list))
         .route("/v1/plugins/{name}", get(plugins::one))
         .fallback(async || ApiError::not_found("no such path; / lists what there is"))

@@ -1,28 +1,104 @@
 use crate::Aggregation;
+use crate::quantum::{self, Quantum};
 
-/// What a column's rows in one bucket add up to. Gaps count for nothing.
+/// What a column's values over a time add up to. Gaps count for nothing.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Cell {
     pub(crate) min: f64,
     pub(crate) max: f64,
-    sum: f64,
-    count: u64,
-    last: f64,
+    pub(crate) sum: f64,
+    pub(crate) last: f64,
+    pub(crate) count: u32,
 }
 
 impl Cell {
-    pub(crate) const EMPTY: Self = Self { min: f64::NAN, max: f64::NAN, sum: 0.0, count: 0, last: f64::NAN };
+    pub(crate) const EMPTY: Self = Self { min: f64::NAN, max: f64::NAN, sum: 0.0, last: f64::NAN, count: 0 };
 
-    pub(crate) fn add(&mut self, value: f64) {
-        if value.is_nan() {
+    /// Sums are of whole steps: exact, in whatever order, as long as they stay below 2⁵³.
+    pub(crate) fn of(values: &[f64], quantum: Quantum) -> Self {
+        if values.len() < 16 {
+            return Self::one_by_one(values, quantum);
+        }
+        let fast = match quantum {
+            Quantum::Exact => Self::in_lanes(values, |value| value),
+            Quantum::Part(parts) => Self::in_lanes(values, |value| quantum::nearest(value * parts)),
+            Quantum::Multiple(step) => Self::in_lanes(values, |value| quantum::nearest(value / step)),
+        };
+        let large = |cell: &Self| !quantum::rounds(quantum.unrounded(cell.min.abs().max(cell.max.abs())));
+        let mut cell = match quantum {
+            Quantum::Exact => fast,
+            _ if fast.count > 0 && large(&fast) => Self::in_lanes(values, |value| quantum.steps(value)),
+            _ => fast,
+        };
+        cell.sum = quantum.value(cell.sum);
+        cell
+    }
+
+    fn one_by_one(values: &[f64], quantum: Quantum) -> Self {
+        let mut cell = Self::EMPTY;
+        let mut steps = 0.0;
+        for &value in values {
+            if value.is_nan() {
+                continue;
+            }
+            if cell.count == 0 {
+                (cell.min, cell.max) = (value, value);
+            }
+            cell.min = if value < cell.min { value } else { cell.min };
+            cell.max = if value > cell.max { value } else { cell.max };
+            cell.last = value;
+            cell.count += 1;
+            steps += quantum.steps(value);
+        }
+        cell.sum = quantum.value(steps);
+        cell
+    }
+
+    /// Four at a time, so that none waits for the one before.
+    #[inline]
+    fn in_lanes(values: &[f64], steps: impl Fn(f64) -> f64) -> Self {
+        let (fours, rest) = values.as_chunks::<4>();
+        let mut min = [f64::INFINITY; 4];
+        let mut max = [f64::NEG_INFINITY; 4];
+        let mut sum = [0.0; 4];
+        let mut gaps = [0u64; 4];
+        let mut last = [f64::NAN; 4];
+        last.iter_mut().zip(rest).for_each(|(last, value)| *last = *value);
+        for four in fours.iter().chain([&last]) {
+            let lanes = min.iter_mut().zip(&mut max).zip(&mut sum).zip(&mut gaps).zip(four);
+            for ((((min, max), sum), gaps), &value) in lanes {
+                // Comparing with NaN is false.
+                *min = if value < *min { value } else { *min };
+                *max = if value > *max { value } else { *max };
+                let gap = value.is_nan();
+                *sum += if gap { 0.0 } else { steps(value) };
+                *gaps += u64::from(gap);
+            }
+        }
+        let padding = 4 - rest.len() as u64;
+        let count = values.len() as u64 + padding - gaps.iter().sum::<u64>();
+        if count == 0 {
+            return Self::EMPTY;
+        }
+        Self {
+            min: min.into_iter().fold(f64::INFINITY, f64::min),
+            max: max.into_iter().fold(f64::NEG_INFINITY, f64::max),
+            sum: sum.into_iter().sum(),
+            last: values.iter().copied().rfind(|value| !value.is_nan()).unwrap_or(f64::NAN),
+            count: u32::try_from(count).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Adds what came later.
+    pub(crate) fn add(&mut self, later: &Self) {
+        if later.count == 0 {
             return;
         }
-        // `min` and `max` of a number and NaN are the number.
-        self.min = self.min.min(value);
-        self.max = self.max.max(value);
-        self.sum += value;
-        self.count += 1;
-        self.last = value;
+        self.min = self.min.min(later.min);
+        self.max = self.max.max(later.max);
+        self.sum += later.sum;
+        self.last = later.last;
+        self.count = self.count.saturating_add(later.count);
     }
 
     /// The bucket's value; NaN when nothing was added.
@@ -32,7 +108,7 @@ impl Cell {
         }
         let value = match aggregation {
             // The mean of equal values is that value, which summing may miss by a bit.
-            Aggregation::Mean if self.sum.is_finite() => (self.sum / self.count as f64).clamp(self.min, self.max),
+            Aggregation::Mean if self.sum.is_finite() => (self.sum / f64::from(self.count)).clamp(self.min, self.max),
             Aggregation::Mean => f64::NAN,
             Aggregation::Min => self.min,
             Aggregation::Max => self.max,
@@ -50,13 +126,44 @@ mod tests {
 
     #[test]
     fn gaps_count_for_nothing() {
-        let mut cell = Cell::EMPTY;
-        for value in [f64::NAN, 4.0, f64::NAN, 1.0, 2.5, f64::NAN] {
-            cell.add(value);
-        }
+        let cell = Cell::of(&[f64::NAN, 4.0, f64::NAN, 1.0, 2.5, f64::NAN], Quantum::Exact);
         use Aggregation::*;
         let all = [Mean, Min, Max, Last, Sum].map(|aggregation| cell.value(aggregation));
         assert_eq!(all, [2.5, 1.0, 4.0, 2.5, 7.5]);
         assert!(Cell::EMPTY.value(Sum).is_nan(), "nothing adds up to nothing, not to zero");
+    }
+
+    #[test]
+    fn any_number_of_values_adds_up_as_one_by_one() {
+        for quantum in [Quantum::Exact, Quantum::of(0.01), Quantum::of(5.0)] {
+            for count in 0..40 {
+                let gap = |i: i32| if i % 5 == 3 { f64::NAN } else { f64::from(i * 7 % 11) - 3.0 };
+                let values: Vec<f64> = (0..count).map(|i| quantum.keep(gap(i) * 3.7)).collect();
+                let cell = Cell::of(&values, quantum);
+                let present = || values.iter().copied().filter(|value| !value.is_nan());
+                assert_eq!(cell.count as usize, present().count());
+                assert!((cell.sum - present().sum::<f64>()).abs() < 1e-9);
+                if cell.count > 0 {
+                    assert_eq!((cell.min, cell.max), (present().fold(1e9, f64::min), present().fold(-1e9, f64::max)));
+                    assert_eq!(Some(cell.last), present().last());
+                }
+            }
+        }
+        let huge = Cell::of(&[1e300, 3e15 + 1.0, 0.5], Quantum::of(1.0));
+        assert_eq!((huge.sum, huge.count), (1e300, 3));
+    }
+
+    #[test]
+    fn cells_add_up_to_the_cell_of_all_their_values() {
+        let values: Vec<f64> = (0..1000).map(|i| Quantum::of(0.01).keep(f64::from(i) * 0.37 - 5.0)).collect();
+        let mut cell = Cell::EMPTY;
+        for part in values.chunks(7) {
+            cell.add(&Cell::of(part, Quantum::of(0.01)));
+        }
+        let all = Cell::of(&values, Quantum::of(0.01));
+        assert_eq!((cell.min, cell.max, cell.last, cell.count), (all.min, all.max, all.last, all.count));
+        assert!((cell.sum - all.sum).abs() < 1e-9 * all.sum);
+        cell.add(&Cell::EMPTY);
+        assert_eq!(cell.count, 1000);
     }
 }

@@ -38,6 +38,41 @@ const DAY_MS: i64 = 86_400_000;
 /// Points an automatic step aims at.
 pub const AUTO_POINTS: u32 = 120;
 
+/// How long blocks and their parts are: epoch-aligned, so that they nest with the steps of long windows and those can be
+/// answered from cells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// What one block spans.
+    pub(crate) block_ms: i64,
+    /// What one of its parts spans; a block is some whole number of them.
+    pub(crate) part_ms: i64,
+}
+
+impl Layout {
+    const MIN: i64 = 60_000;
+
+    /// Block and part, shortest first. Each part divides 90 minutes, the step of a week.
+    const SPANS_MS: [(i64, i64); 8] = [
+        (Self::MIN, Self::MIN),
+        (5 * Self::MIN, Self::MIN),
+        (10 * Self::MIN, 5 * Self::MIN),
+        (15 * Self::MIN, 5 * Self::MIN),
+        (45 * Self::MIN, 15 * Self::MIN),
+        (90 * Self::MIN, 15 * Self::MIN),
+        (360 * Self::MIN, 90 * Self::MIN),
+        (DAY_MS, 90 * Self::MIN),
+    ];
+
+    /// Rows a block has at most, as long as readings come on schedule.
+    const ROWS: i64 = 600;
+
+    pub(crate) fn of(interval_ms: i64) -> Self {
+        let fits = |(block_ms, _): &(i64, i64)| *block_ms <= interval_ms.saturating_mul(Self::ROWS);
+        let (block_ms, part_ms) = Self::SPANS_MS.into_iter().rfind(fits).unwrap_or((Self::MIN, Self::MIN));
+        Self { block_ms, part_ms }
+    }
+}
+
 /// The smallest rung that cuts `window_ms` into at most `points` and is no finer than `interval_ms`; beyond the ladder,
 /// whole days.
 pub fn step_ms(window_ms: i64, points: u32, interval_ms: i64) -> i64 {
@@ -97,6 +132,18 @@ mod tests {
         assert_eq!((floor(95, 30), ceil(95, 30), ceil(90, 30)), (90, 120, 90));
         assert_eq!((floor(-5, 30), ceil(-5, 30)), (-30, 0));
         assert_eq!(floor(i64::MIN, 7), i64::MIN);
+    }
+
+    #[test]
+    fn a_block_has_some_hundreds_of_rows_and_nests_with_the_step_of_a_week() {
+        for (interval_ms, minutes, rows) in [(100, 1, 600), (1000, 10, 600), (10_000, 90, 540), (60_000, 360, 360)] {
+            let layout = Layout::of(interval_ms);
+            assert_eq!((layout.block_ms / MIN, layout.block_ms / interval_ms), (minutes, rows));
+            assert_eq!(layout.block_ms % layout.part_ms, 0);
+            assert_eq!((90 * MIN) % layout.part_ms, 0);
+        }
+        assert_eq!(Layout::of(DAY_MS), Layout { block_ms: DAY_MS, part_ms: 90 * MIN });
+        assert_eq!(Layout::of(1).block_ms, MIN);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Keeps samples as history and answers range queries.
 //!
 //! ```
-//! use dropsonde_store::{Align, Field, InstanceId, Query, Schema, Store};
+//! use dropsonde_store::{Align, Field, InstanceId, Limits, Query, Schema, Store};
 //!
-//! let store = Store::new(60_480);
+//! let store = Store::in_memory(&Limits::default());
 //! let host = InstanceId::new("host").unwrap();
 //! let schema = Schema::new("load", vec![Field::gauge("load_1m")]);
 //! let frame = store.frame(&host, &schema, 10_000);
@@ -30,18 +30,32 @@
 //! * [`ladder`]: which steps queries use, and where buckets begin.
 //! * [`Query`], [`Points`], [`Sample`]: questions and answers.
 //! * [`Store`]: frames by instance; merges the frames of one.
+//! * [`inspect`]: history in files, looked into from outside.
 
+mod archive;
+mod cache;
 mod cell;
+mod codec;
 mod frame;
 mod instance_id;
+mod keeper;
+mod quantum;
 mod query;
+#[cfg(test)]
+mod reference;
+mod rows;
 mod schema;
 mod store;
 
+pub mod inspect;
 pub mod ladder;
 
+pub use archive::{Flushed, Restored};
 pub use frame::{Frame, Row};
 pub use instance_id::{InstanceId, InvalidInstanceId};
+pub use keeper::{ArchiveStatus, Failing, Keeper, OpenError, Step};
 pub use query::{Align, Column, Points, Query, Sample};
 pub use schema::{Aggregation, Field, Kind, Schema};
-pub use store::Store;
+pub use store::{Limits, Store, Usage};
+
+pub(crate) use ladder::Layout;

@@ -1,3 +1,4 @@
+use crate::quantum::Quantum;
 use std::sync::Arc;
 
 /// What one sampler records: its fields in order. Shared by all its frames.
@@ -8,6 +9,8 @@ pub struct Schema(Arc<Inner>);
 struct Inner {
     sampler: Arc<str>,
     fields: Vec<Field>,
+    /// One per field.
+    quanta: Vec<Quantum>,
 }
 
 /// One column.
@@ -41,7 +44,8 @@ pub enum Aggregation {
 
 impl Schema {
     pub fn new(sampler: impl Into<Arc<str>>, fields: Vec<Field>) -> Self {
-        Self(Arc::new(Inner { sampler: sampler.into(), fields }))
+        let quanta = fields.iter().map(|field| Quantum::of(field.precision)).collect();
+        Self(Arc::new(Inner { sampler: sampler.into(), fields, quanta }))
     }
 
     pub fn sampler(&self) -> &Arc<str> {
@@ -50,6 +54,33 @@ impl Schema {
 
     pub fn fields(&self) -> &[Field] {
         &self.0.fields
+    }
+
+    /// The step of a field's readings.
+    pub(crate) fn quantum(&self, field: usize) -> Quantum {
+        self.0.quanta.get(field).copied().unwrap_or(Quantum::Exact)
+    }
+
+    /// The step of what queries see of a field: rates have none.
+    pub(crate) fn value_quantum(&self, field: usize) -> Quantum {
+        match self.0.fields.get(field) {
+            Some(Field { kind: Kind::Gauge, .. }) => self.quantum(field),
+            _ => Quantum::Exact,
+        }
+    }
+
+    /// Makes readings what queries see: a counter's totals become rates, each from the last total before it, gaps passed
+    /// over.
+    pub(crate) fn derive(&self, field: usize, before: Option<(i64, f64)>, at_ms: &[i64], readings: &mut [f64]) {
+        let Some(Field { kind: Kind::Counter { scale }, .. }) = self.0.fields.get(field) else { return };
+        let quantum = self.quantum(field);
+        let mut before = before;
+        for (reading, &at) in readings.iter_mut().zip(at_ms) {
+            if !reading.is_nan() {
+                let total = std::mem::replace(reading, rate(quantum, *scale, before, at, *reading));
+                before = Some((at, total));
+            }
+        }
     }
 }
 
@@ -63,38 +94,19 @@ impl Field {
     pub fn counter(name: impl Into<Arc<str>>, scale: f64) -> Self {
         Self { kind: Kind::Counter { scale }, ..Self::gauge(name) }
     }
+}
 
-    /// What is kept of a reading: rounded to the precision; without a number, nothing.
-    pub(crate) fn keep(&self, reading: f64) -> f64 {
-        if !reading.is_finite() {
-            return f64::NAN;
+/// `scale` × what a total has grown by per second, from the one before it. A first total, one that went down, one from a
+/// clock that stood still and what is too large for a number give no rate.
+fn rate(quantum: Quantum, scale: f64, before: Option<(i64, f64)>, at_ms: i64, total: f64) -> f64 {
+    match before {
+        Some((before_ms, before)) if at_ms > before_ms && total >= before => {
+            // Between multiples of a step lies a multiple of it: rounding takes out what subtracting decimals adds.
+            let increase = quantum.keep(total - before);
+            let rate = scale * increase * 1000.0 / at_ms.saturating_sub(before_ms) as f64;
+            if rate.is_finite() { rate } else { f64::NAN }
         }
-        let step = self.precision;
-        if step <= 0.0 {
-            return reading + 0.0; // -0 is 0
-        }
-        // Dividing by a whole number gives the decimal's nearest double, where multiplying by 0.01 does not.
-        let inverse = (1.0 / step).round();
-        let rounded = if inverse >= 1.0 && (inverse * step - 1.0).abs() < 1e-9 {
-            (reading * inverse).round() / inverse
-        } else {
-            (reading / step).round() * step
-        };
-        // Beyond 2⁵³ steps rounding has nothing to say.
-        if rounded.is_finite() { rounded + 0.0 } else { reading }
-    }
-
-    /// The value queries see at a row, from the total there and the one before it.
-    pub(crate) fn rate(&self, scale: f64, before: Option<(i64, f64)>, at_ms: i64, total: f64) -> f64 {
-        match before {
-            Some((before_ms, before)) if at_ms > before_ms && total >= before => {
-                // Between multiples of a step lies a multiple of it: rounding takes out what subtracting decimals adds.
-                let increase = self.keep(total - before);
-                let rate = scale * increase * 1000.0 / (at_ms - before_ms) as f64;
-                if rate.is_finite() { rate } else { f64::NAN }
-            }
-            _ => f64::NAN,
-        }
+        _ => f64::NAN,
     }
 }
 
@@ -103,39 +115,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn readings_are_rounded_to_the_nearest_decimal_double() {
-        let field = Field { precision: 0.01, ..Field::gauge("x") };
-        assert_eq!(field.keep(0.285_1), 0.29);
-        assert_eq!(field.keep(12.349_9), 12.35);
-        assert_eq!(Field { precision: 5.0, ..Field::gauge("x") }.keep(12.6), 15.0);
-        assert_eq!(Field::gauge("x").keep(0.1 + 0.2), 0.1 + 0.2);
-    }
-
-    #[test]
-    fn what_is_no_number_is_a_gap_and_minus_zero_is_zero() {
-        let field = Field { precision: 1.0, ..Field::gauge("x") };
-        for odd in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            assert!(field.keep(odd).is_nan());
-        }
-        assert!(field.keep(-0.3).is_sign_positive());
-        assert!(Field::gauge("x").keep(-0.0).is_sign_positive());
-        assert_eq!(field.keep(f64::MAX), f64::MAX);
-    }
-
-    #[test]
     fn a_first_reading_a_reset_and_a_stopped_clock_give_no_rate() {
-        let field = Field::counter("x", 1.0);
-        assert!(field.rate(1.0, None, 1000, 5.0).is_nan());
-        assert!(field.rate(1.0, Some((0, 6.0)), 1000, 5.0).is_nan());
-        assert!(field.rate(1.0, Some((1000, 4.0)), 1000, 5.0).is_nan());
-        assert_eq!(field.rate(100.0, Some((0, 4.0)), 2000, 5.0), 50.0);
-        assert_eq!(field.rate(1.0, Some((0, 4.0)), 2000, 4.0), 0.0);
-        assert!(field.rate(1e300, Some((0, 0.0)), 2000, 1e300).is_nan(), "what overflows is no value");
+        let rate = |scale, before, at_ms, total| rate(Quantum::Exact, scale, before, at_ms, total);
+        assert!(rate(1.0, None, 1000, 5.0).is_nan());
+        assert!(rate(1.0, Some((0, 6.0)), 1000, 5.0).is_nan());
+        assert!(rate(1.0, Some((1000, 4.0)), 1000, 5.0).is_nan());
+        assert_eq!(rate(100.0, Some((0, 4.0)), 2000, 5.0), 50.0);
+        assert_eq!(rate(1.0, Some((0, 4.0)), 2000, 4.0), 0.0);
+        assert!(rate(1e300, Some((0, 0.0)), 2000, 1e300).is_nan(), "what overflows is no value");
     }
 
     #[test]
     fn a_rate_has_no_dust_from_subtracting_decimals() {
-        let field = Field { precision: 0.01, ..Field::counter("cpu_percent", 100.0) };
-        assert_eq!(field.rate(100.0, Some((0, 5700.08)), 10_000, 5700.12), 0.4);
+        assert_eq!(rate(Quantum::of(0.01), 100.0, Some((0, 5700.08)), 10_000, 5700.12), 0.4);
     }
 }

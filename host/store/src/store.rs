@@ -1,45 +1,168 @@
+use crate::archive::{FrameKey, Values};
+use crate::cell::Cell;
+use crate::frame::Shared;
+use crate::keeper::ArchiveStatus;
 use crate::{Column, Field, Frame, InstanceId, Points, Query, Sample, Schema};
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// Frames older than this many of their own intervals are left out of an instance's sample.
 const STALE_INTERVALS: i64 = 3;
 
-/// History by instance. Reading and writing different instances never wait for each other.
+/// History by instance. Reading and writing different instances never wait for each other. Cheap to clone: all are the
+/// same store.
+#[derive(Debug, Clone)]
+pub struct Store(Arc<Inner>);
+
 #[derive(Debug)]
-pub struct Store {
-    capacity: usize,
+struct Inner {
+    shared: Arc<Shared>,
     instances: RwLock<HashMap<InstanceId, Arc<RwLock<Frames>>>>,
+    /// Tells a frame from those that were forgotten before it.
+    next_born: AtomicU64,
+    kept: Mutex<ToKeep>,
+    status: Mutex<ArchiveStatus>,
 }
 
 /// In order of their samplers' names: the earlier wins a field both have.
 type Frames = Vec<Arc<Frame>>;
 
+/// What else is to be there after a restart.
+#[derive(Debug, Default)]
+struct ToKeep {
+    values: Values,
+    /// Since they were last written.
+    changes: Vec<(String, Option<Vec<u8>>)>,
+    /// And the number of the first frame that is not meant.
+    forgotten: Vec<(InstanceId, u64)>,
+}
+
+/// Keys and their new values; none for what is gone.
+pub(crate) type Changes = Vec<(String, Option<Vec<u8>>)>;
+
+/// How much is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Rows per frame. 60 480 is a week at 10 s.
+    pub samples: usize,
+    /// Blocks that ended longer ago go, in milliseconds.
+    pub age_ms: i64,
+    /// Bytes of files; beyond, the oldest blocks go.
+    pub disk: u64,
+    /// Bytes of unpacked blocks, for queries that are asked again.
+    pub block_cache: u64,
+}
+
+/// What there is, and what it takes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub frames: usize,
+    pub rows: u64,
+    /// Sealed.
+    pub blocks: u64,
+    /// Their compressed rows, those in memory.
+    pub block_bytes: u64,
+    /// What queries of long windows need of them.
+    pub cell_bytes: u64,
+    /// Blocks a query found unpacked, and did not.
+    pub cache_hits: u64,
+    pub cache_misses: u64,
+    pub cache_bytes: u64,
+    /// How often a block could not be read.
+    pub unreadable: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { samples: 60_480, age_ms: i64::MAX, disk: u64::MAX, block_cache: 64 << 20 }
+    }
+}
+
 impl Store {
-    /// `capacity`: rows per frame. 60 480 is a week at 10 s.
-    pub fn new(capacity: usize) -> Self {
-        Self { capacity: capacity.max(1), instances: RwLock::default() }
+    /// Keeps history in memory alone.
+    pub fn in_memory(limits: &Limits) -> Self {
+        Self::with(Arc::new(Shared::new(limits, false)), Vec::new(), 0, Values::new())
+    }
+
+    fn with(shared: Arc<Shared>, frames: Vec<Arc<Frame>>, next_born: u64, values: Values) -> Self {
+        let status = ArchiveStatus { on: shared.archived, ..ArchiveStatus::default() };
+        let mut instances: HashMap<InstanceId, Frames> = HashMap::new();
+        for frame in frames {
+            instances.entry(frame.key().instance.clone()).or_default().push(frame);
+        }
+        let sorted = |mut frames: Frames| {
+            frames.sort_by_key(|frame| (frame.schema().sampler().clone(), frame.key().born));
+            Arc::new(RwLock::new(frames))
+        };
+        let instances = instances.into_iter().map(|(instance, frames)| (instance, sorted(frames))).collect();
+        Self(Arc::new(Inner {
+            shared,
+            instances: RwLock::new(instances),
+            next_born: AtomicU64::new(next_born),
+            kept: Mutex::new(ToKeep { values, ..ToKeep::default() }),
+            status: Mutex::new(status),
+        }))
     }
 
     /// The frame a sampler's readings of an instance go to; made when there is none of this schema.
     pub fn frame(&self, instance: &InstanceId, schema: &Schema, interval_ms: i64) -> Arc<Frame> {
-        let frames =
-            self.instances.write().unwrap_or_else(PoisonError::into_inner).entry(instance.clone()).or_default().clone();
+        let frames = {
+            let instances = self.0.instances.read().unwrap_or_else(PoisonError::into_inner);
+            instances.get(instance).cloned()
+        };
+        let frames = frames.unwrap_or_else(|| {
+            let mut instances = self.0.instances.write().unwrap_or_else(PoisonError::into_inner);
+            instances.entry(instance.clone()).or_default().clone()
+        });
         let mut frames = frames.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(frame) = frames.iter().find(|frame| frame.schema() == schema && frame.interval_ms() == interval_ms)
-        {
+        let same = |frame: &&Arc<Frame>| frame.schema() == schema && frame.interval_ms() == interval_ms;
+        if let Some(frame) = frames.iter().find(same) {
             return frame.clone();
         }
-        let frame = Arc::new(Frame::new(schema.clone(), interval_ms, self.capacity));
+        let born = self.0.next_born.fetch_add(1, Ordering::Relaxed);
+        let key = FrameKey { instance: instance.clone(), schema: schema.clone(), interval_ms, born };
+        let frame = Arc::new(Frame::new(key, self.0.shared.clone()));
         frames.push(frame.clone());
         // Stable: of two frames of one sampler the newer stays behind.
         frames.sort_by(|a, b| a.schema().sampler().cmp(b.schema().sampler()));
         frame
     }
 
+    /// Compresses blocks whose time is over, at most so many; how many there were.
+    pub fn seal(&self, now_ms: i64, most: usize) -> usize {
+        let seal = |frame: Arc<Frame>| {
+            let open = frame.to_seal(now_ms)?;
+            frame.replace(frame.seal(&open)?).then_some(())
+        };
+        self.all_frames().into_iter().filter_map(seal).take(most).count()
+    }
+
+    /// Remembers a small value beside history, or that there is none any more.
+    pub fn note(&self, key: &str, value: Option<Vec<u8>>) {
+        let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = kept.values.get(key);
+        if known != value.as_ref() {
+            match &value {
+                Some(value) => kept.values.insert(key.to_owned(), value.clone()),
+                None => kept.values.remove(key),
+            };
+            if self.0.shared.archived {
+                kept.changes.push((key.to_owned(), value));
+            }
+        }
+    }
+
+    /// What was remembered under keys that begin so.
+    pub fn notes(&self, prefix: &str) -> Vec<(String, Vec<u8>)> {
+        let kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = kept.values.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
+        from.map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
     /// The frames of an instance; empty when it was never measured.
     pub fn frames(&self, instance: &InstanceId) -> Vec<Arc<Frame>> {
-        let frames = self.instances.read().unwrap_or_else(PoisonError::into_inner).get(instance).cloned();
+        let frames = self.0.instances.read().unwrap_or_else(PoisonError::into_inner).get(instance).cloned();
         frames.map(|frames| frames.read().unwrap_or_else(PoisonError::into_inner).clone()).unwrap_or_default()
     }
 
@@ -71,22 +194,31 @@ impl Store {
     /// The buckets of a window that have a value, the instance's frames merged.
     pub fn range(&self, instance: &InstanceId, query: &Query) -> Points {
         let frames = self.frames(instance);
-        let buckets: Vec<_> = frames.iter().map(|frame| (frame, frame.buckets(query))).collect();
-        let mut at_ms: Vec<i64> = buckets.iter().flat_map(|(_, buckets)| buckets.at_ms.iter().copied()).collect();
-        at_ms.sort_unstable();
-        at_ms.dedup();
-        let empty = || vec![f64::NAN; at_ms.len()];
+        let buckets: Vec<_> = frames.iter().map(|frame| (frame.schema(), frame.buckets(query))).collect();
+        let at_ms = match &buckets[..] {
+            [(_, only)] => only.at_ms.clone(),
+            several => {
+                let mut all: Vec<i64> = several.iter().flat_map(|(_, buckets)| buckets.at_ms.iter().copied()).collect();
+                all.sort_unstable();
+                all.dedup();
+                all
+            }
+        };
         let mut columns: Vec<Column> = Vec::new();
-        for (frame, buckets) in &buckets {
-            for (index, cells) in &buckets.cells {
-                let Some(field) = frame.schema().fields().get(*index) else { continue };
-                let known = columns.iter().position(|column| column.name == field.name);
-                let known = known.unwrap_or_else(|| {
-                    columns.push(Column { name: field.name.clone(), values: empty(), min: empty(), max: empty() });
-                    columns.len() - 1
-                });
-                if let Some(column) = columns.get_mut(known) {
-                    merge(column, &at_ms, &buckets.at_ms, cells, field);
+        for (schema, buckets) in &buckets {
+            for (nth, &index) in buckets.fields.iter().enumerate() {
+                let Some(field) = schema.fields().get(index) else { continue };
+                let cells = buckets.cells.iter().skip(nth).step_by(buckets.fields.len());
+                match columns.iter_mut().find(|column| column.name == field.name) {
+                    Some(column) => fill(column, &at_ms, &buckets.at_ms, cells, field),
+                    None if buckets.at_ms.len() == at_ms.len() => columns.push(column(cells, field)),
+                    None => {
+                        let empty = || vec![f64::NAN; at_ms.len()];
+                        let name = field.name.clone();
+                        let mut column = Column { name, values: empty(), min: empty(), max: empty() };
+                        fill(&mut column, &at_ms, &buckets.at_ms, cells, field);
+                        columns.push(column);
+                    }
                 }
             }
         }
@@ -95,12 +227,53 @@ impl Store {
 
     /// Forgets an instance and its history.
     pub fn remove(&self, instance: &InstanceId) {
-        self.instances.write().unwrap_or_else(PoisonError::into_inner).remove(instance);
+        let removed = self.0.instances.write().unwrap_or_else(PoisonError::into_inner).remove(instance);
+        if removed.is_some() && self.0.shared.archived {
+            let born_before = self.0.next_born.load(Ordering::Relaxed);
+            let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.forgotten.push((instance.clone(), born_before));
+        }
     }
 
-    /// How many instances have history.
+    /// The instances that have rows, by id.
+    pub fn instances(&self) -> Vec<InstanceId> {
+        let instances = self.0.instances.read().unwrap_or_else(PoisonError::into_inner);
+        let has_rows = |frames: &Arc<RwLock<Frames>>| {
+            frames.read().unwrap_or_else(PoisonError::into_inner).iter().any(|frame| !frame.is_empty())
+        };
+        let mut ids: Vec<_> =
+            instances.iter().filter(|(_, frames)| has_rows(frames)).map(|(id, _)| id.clone()).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// How the archive is.
+    pub fn archive(&self) -> ArchiveStatus {
+        let mut status = self.0.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        status.lost_rows = self.0.shared.lost_rows.load(Ordering::Relaxed);
+        status
+    }
+
+    /// What there is, and what it takes.
+    pub fn usage(&self) -> Usage {
+        let frames = self.all_frames();
+        let mut usage = Usage { frames: frames.len(), ..Usage::default() };
+        frames.iter().for_each(|frame| frame.add_usage(&mut usage));
+        (usage.cache_hits, usage.cache_misses, usage.cache_bytes) = self.0.shared.cache.usage();
+        usage.unreadable = self.0.shared.unreadable.load(Ordering::Relaxed);
+        usage
+    }
+
+    pub(crate) fn all_frames(&self) -> Vec<Arc<Frame>> {
+        let instances = self.0.instances.read().unwrap_or_else(PoisonError::into_inner);
+        let frames: Vec<_> = instances.values().cloned().collect();
+        drop(instances);
+        frames.iter().flat_map(|frames| frames.read().unwrap_or_else(PoisonError::into_inner).clone()).collect()
+    }
+
+    /// How many instances there are.
     pub fn len(&self) -> usize {
-        self.instances.read().unwrap_or_else(PoisonError::into_inner).len()
+        self.0.instances.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -108,8 +281,46 @@ impl Store {
     }
 }
 
+/// What the keeper needs.
+impl Store {
+    pub(crate) fn restored(shared: Arc<Shared>, frames: Vec<Arc<Frame>>, next_born: u64, values: Values) -> Self {
+        Self::with(shared, frames, next_born, values)
+    }
+
+    pub(crate) fn update_status(&self, change: impl FnOnce(&mut ArchiveStatus)) {
+        change(&mut self.0.status.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// What is to be written of what was noted; instances that were forgotten become notes by `forget`.
+    pub(crate) fn take_changes(&self, forget: impl Fn(&InstanceId, u64) -> (String, Vec<u8>)) -> Changes {
+        let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for (instance, born_before) in std::mem::take(&mut kept.forgotten) {
+            let (key, value) = forget(&instance, born_before);
+            kept.values.insert(key.clone(), value.clone());
+            kept.changes.push((key, Some(value)));
+        }
+        std::mem::take(&mut kept.changes)
+    }
+
+    pub(crate) fn values(&self) -> Values {
+        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).values.clone()
+    }
+}
+
+/// A column that has all its points from one frame.
+fn column<'a>(cells: impl ExactSizeIterator<Item = &'a Cell>, field: &Field) -> Column {
+    let fresh = || Vec::with_capacity(cells.len());
+    let mut column = Column { name: field.name.clone(), values: fresh(), min: fresh(), max: fresh() };
+    for cell in cells {
+        column.values.push(cell.value(field.aggregation));
+        column.min.push(cell.min);
+        column.max.push(cell.max);
+    }
+    column
+}
+
 /// Fills a column's points from one frame's cells where an earlier frame left none.
-fn merge(column: &mut Column, all_ms: &[i64], own_ms: &[i64], cells: &[crate::cell::Cell], field: &Field) {
+fn fill<'a>(column: &mut Column, all_ms: &[i64], own_ms: &[i64], cells: impl Iterator<Item = &'a Cell>, field: &Field) {
     let mut own = own_ms.iter().zip(cells).peekable();
     let points = column.values.iter_mut().zip(&mut column.min).zip(&mut column.max);
     for (at, ((value, min), max)) in all_ms.iter().zip(points) {
@@ -144,8 +355,6 @@ fn without_empty(mut points: Points) -> Points {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Aggregation, Kind};
-    use proptest::prelude::*;
 
     fn host() -> InstanceId {
         InstanceId::new("host").unwrap()
@@ -157,7 +366,7 @@ mod tests {
 
     #[test]
     fn the_earlier_sampler_wins_a_field_and_gaps_are_filled_by_the_later() {
-        let store = Store::new(100);
+        let store = Store::in_memory(&Limits { samples: 100, ..Limits::default() });
         let a = store.frame(&host(), &gauges("a", &["x", "only_a"]), 1000);
         let b = store.frame(&host(), &gauges("b", &["x", "only_b"]), 1000);
         b.push(1000, &[20.0, 21.0]);
@@ -172,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_stale_frame_is_left_out_of_the_sample_but_not_of_history() {
-        let store = Store::new(100);
+        let store = Store::in_memory(&Limits { samples: 100, ..Limits::default() });
         store.frame(&host(), &gauges("a", &["old"]), 1000).push(1000, &[1.0]);
         store.frame(&host(), &gauges("b", &["new"]), 1000).push(4001, &[2.0]);
         let sample = store.latest(&host()).unwrap();
@@ -183,7 +392,7 @@ mod tests {
 
     #[test]
     fn the_window_is_half_open_and_empty_buckets_are_skipped() {
-        let store = Store::new(100);
+        let store = Store::in_memory(&Limits { samples: 100, ..Limits::default() });
         let frame = store.frame(&host(), &gauges("a", &["x"]), 1000);
         for at in [1000, 2000, 3000, 9000] {
             frame.push(at, &[at as f64]);
@@ -198,90 +407,12 @@ mod tests {
 
     #[test]
     fn buckets_can_begin_at_the_windows_start() {
-        let store = Store::new(100);
+        let store = Store::in_memory(&Limits { samples: 100, ..Limits::default() });
         let frame = store.frame(&host(), &gauges("a", &["x"]), 1000);
         for at in [1500, 2400, 2600] {
             frame.push(at, &[1.0]);
         }
         let query = Query { since_ms: 1500, until_ms: 9000, step_ms: 1000, align: crate::Align::Since, fields: None };
         assert_eq!(store.range(&host(), &query).at_ms, [1500, 2500]);
-    }
-
-    /// What `range` must give, said as plainly as possible.
-    fn naive(rows: &[(i64, f64)], field: &Field, query: &Query) -> Vec<(i64, f64, f64, f64)> {
-        let mut seen: Vec<(i64, f64)> = Vec::new();
-        let mut before: Option<(i64, f64)> = None;
-        for &(at, reading) in rows {
-            let reading = field.keep(reading);
-            let value = match field.kind {
-                Kind::Gauge => reading,
-                Kind::Counter { scale } => field.rate(scale, before, at, reading),
-            };
-            if !reading.is_nan() {
-                before = Some((at, reading));
-            }
-            if !value.is_nan() && (query.since_ms..query.until_ms).contains(&at) {
-                seen.push((query.bucket(at), value));
-            }
-        }
-        let mut buckets: Vec<i64> = seen.iter().map(|(bucket, _)| *bucket).collect();
-        buckets.dedup();
-        let point = |bucket: i64| {
-            let values: Vec<f64> = seen.iter().filter(|(b, _)| *b == bucket).map(|(_, value)| *value).collect();
-            let sum: f64 = values.iter().sum();
-            let min = values.iter().copied().fold(f64::INFINITY, f64::min);
-            let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let value = match field.aggregation {
-                Aggregation::Mean => sum / values.len() as f64,
-                Aggregation::Min => min,
-                Aggregation::Max => max,
-                Aggregation::Last => values[values.len() - 1],
-                Aggregation::Sum => sum,
-            };
-            (bucket, value, min, max)
-        };
-        buckets.into_iter().map(point).collect()
-    }
-
-    fn reading() -> impl Strategy<Value = f64> {
-        prop_oneof![8 => -1e6..1e6f64, 1 => Just(f64::NAN), 1 => Just(f64::INFINITY)]
-    }
-
-    fn field() -> impl Strategy<Value = Field> {
-        use Aggregation::*;
-        let kind = prop_oneof![Just(Kind::Gauge), Just(Kind::Counter { scale: 100.0 })];
-        let aggregation = prop::sample::select(vec![Mean, Min, Max, Last, Sum]);
-        (kind, aggregation, prop::sample::select(vec![0.0, 0.01, 1.0, 5.0]))
-            .prop_map(|(kind, aggregation, precision)| Field { name: "x".into(), kind, aggregation, precision })
-    }
-
-    proptest! {
-        #[test]
-        fn range_agrees_with_the_plain_definition(
-            field in field(),
-            readings in prop::collection::vec((1i64..5000, reading()), 0..200),
-            window in (0i64..400_000, 1i64..400_000),
-            step_ms in 1i64..60_000,
-            since in any::<bool>(),
-        ) {
-            let store = Store::new(1000);
-            let frame = store.frame(&host(), &Schema::new("s", vec![field.clone()]), 1000);
-            let mut at = 0;
-            let rows: Vec<_> = readings.into_iter().map(|(gap, value)| { at += gap; (at, value) }).collect();
-            for &(at, value) in &rows {
-                frame.push(at, &[value]);
-            }
-            let align = if since { crate::Align::Since } else { crate::Align::Epoch };
-            let (since_ms, length) = window;
-            let query = Query { since_ms, until_ms: since_ms + length, step_ms, align, fields: None };
-            let points = store.range(&host(), &query);
-            let expected = naive(&rows, &field, &query);
-            prop_assert_eq!(&points.at_ms, &expected.iter().map(|point| point.0).collect::<Vec<_>>());
-            let column = &points.columns[0];
-            for (i, (_, value, min, max)) in expected.into_iter().enumerate() {
-                prop_assert!((column.values[i] - value).abs() <= 1e-9 * value.abs().max(1.0));
-                prop_assert_eq!((column.min[i], column.max[i]), (min, max));
-            }
-        }
     }
 }

@@ -1,0 +1,131 @@
+use super::Range;
+use super::keeping::{Keeping, Surroundings};
+use dropsonde_store::{Field, InstanceId, Keeper, Limits, OpenError, Points, Schema, Store};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Longest time [`HostHistory::close`] takes.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Durable history of hosts that all have the same fields.
+#[derive(Debug)]
+pub struct HostHistory {
+    store: Store,
+    schema: Schema,
+    interval_ms: i64,
+    keeping: Keeping,
+    closed: AtomicBool,
+    refused: AtomicU64,
+}
+
+/// Nothing is recorded after [`HostHistory::close`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the history is closed")]
+pub struct Closed;
+
+struct WallClock;
+
+impl Surroundings for WallClock {
+    fn now_ms(&mut self) -> i64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+impl HostHistory {
+    /// In a folder, which is made if need be; what is in it is there again. `interval_ms`: how often a host is recorded.
+    pub fn open(folder: &Path, fields: Vec<Field>, interval_ms: i64, limits: &Limits) -> Result<Self, OpenError> {
+        let (store, keeper, _) = Store::open(folder, limits)?;
+        Self::with(store, keeper, fields, interval_ms)
+    }
+
+    /// Without a folder.
+    pub fn in_memory(fields: Vec<Field>, interval_ms: i64, limits: &Limits) -> Result<Self, OpenError> {
+        let store = Store::in_memory(limits);
+        let keeper = Keeper::in_memory(store.clone(), limits);
+        Self::with(store, keeper, fields, interval_ms)
+    }
+
+    fn with(store: Store, keeper: Keeper, fields: Vec<Field>, interval_ms: i64) -> Result<Self, OpenError> {
+        let keeping = Keeping::start(keeper, FLUSH_INTERVAL, WallClock)?;
+        Ok(Self {
+            store,
+            schema: Schema::new("history", fields),
+            interval_ms,
+            keeping,
+            closed: AtomicBool::new(false),
+            refused: AtomicU64::new(0),
+        })
+    }
+
+    /// Adds a sample, one value per field; NaN for what has none. Never waits for the disk.
+    pub fn record(&self, host: &InstanceId, at_ms: i64, values: &[f64]) -> Result<(), Closed> {
+        if self.closed.load(Ordering::Acquire) {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(Closed);
+        }
+        self.store.frame(host, &self.schema, self.interval_ms).push(at_ms, values);
+        Ok(())
+    }
+
+    /// A host's samples, ascending; none for a host that is not known.
+    pub fn query(&self, host: &InstanceId, range: Range, now_ms: i64) -> Points {
+        self.store.range(host, &range.query(now_ms))
+    }
+
+    /// The hosts that have samples, sorted.
+    pub fn hosts(&self) -> Vec<InstanceId> {
+        self.store.instances()
+    }
+
+    /// How many samples came after it was closed.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Writes what is left, for a bounded time; whether all of it is written. A second time does nothing.
+    pub fn close(&self) -> bool {
+        self.closed.store(true, Ordering::Release);
+        self.keeping.stop(PATIENCE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIN: i64 = 60_000;
+
+    #[test]
+    fn what_was_recorded_is_there_after_a_close_and_nothing_is_recorded_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let fields = || vec![Field::gauge("p99_ms")];
+        let host = InstanceId::new("example.org").unwrap();
+        let history = HostHistory::open(folder.path(), fields(), MIN, &Limits::default()).unwrap();
+        assert!(history.hosts().is_empty());
+        history.record(&host, 10 * MIN, &[5.0]).unwrap();
+        assert!(matches!(HostHistory::open(folder.path(), fields(), MIN, &Limits::default()), Err(OpenError::InUse)));
+        assert!(history.close() && history.close());
+        assert_eq!((history.record(&host, 11 * MIN, &[6.0]), history.refused()), (Err(Closed), 1));
+
+        let again = HostHistory::open(folder.path(), fields(), MIN, &Limits::default()).unwrap();
+        let points = again.query(&host, Range::HalfHour, 12 * MIN);
+        assert_eq!((points.at_ms, points.columns[0].values.clone()), (vec![10 * MIN], vec![5.0]));
+        assert_eq!(again.hosts(), [host]);
+    }
+
+    #[test]
+    fn a_range_reaches_back_as_far_as_it_says_and_not_beyond_now() {
+        let history = HostHistory::in_memory(vec![Field::gauge("x")], MIN, &Limits::default()).unwrap();
+        let host = InstanceId::new("h").unwrap();
+        for minute in 0..120 {
+            history.record(&host, minute * MIN, &[minute as f64]).unwrap();
+        }
+        let points = history.query(&host, Range::HalfHour, 100 * MIN);
+        assert_eq!((points.at_ms.first(), points.at_ms.last()), (Some(&(70 * MIN)), Some(&(100 * MIN))));
+        assert!(history.query(&InstanceId::new("nobody").unwrap(), Range::Day, 0).is_empty());
+    }
+}

@@ -1,0 +1,33 @@
+//! Durable history by host, in the form its clients know.
+
+use super::App;
+use super::error::{ApiError, json, json_bytes};
+use super::usage::instance_id;
+use super::window::Parameters;
+use crate::history::Range;
+use crate::json;
+use axum::extract::{RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Serialize;
+
+#[derive(Serialize)]
+struct Hosts {
+    hosts: Vec<String>,
+}
+
+/// The hosts that have samples.
+pub(crate) async fn hosts(State(core): App) -> Response {
+    json(&Hosts { hosts: core.store.instances().iter().map(ToString::to_string).collect() })
+}
+
+/// `?host=…&range=30m|1h|6h|24h`; without a range, an hour.
+pub(crate) async fn history(State(core): App, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+    let wrong = |why: String| ApiError::new(StatusCode::BAD_REQUEST, why);
+    let parameters = Parameters::parse(query.as_deref());
+    let host = parameters.one("host").ok_or_else(|| wrong("host parameter required".to_owned()))?;
+    let range: Range = parameters.one("range").unwrap_or("1h").parse().map_err(|why| wrong(format!("{why}")))?;
+    let id = instance_id(host)?;
+    let points = core.store.range(&id, &range.query(core.clock.now_ms()));
+    Ok(json_bytes(json::history(id.as_str(), range.label(), &points)))
+}

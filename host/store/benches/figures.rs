@@ -1,0 +1,188 @@
+//! The store's figures: density, push, range.
+//!
+//! ```text
+//! cargo bench -p dropsonde-store --bench figures                    # series of its own making
+//! cargo bench -p dropsonde-store --bench figures -- corpus.bin      # columns of f64 by instance and field, corpus.bin.json beside
+//! ```
+//!
+//! Times are medians over frames and repetitions; compare them within one run.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+
+#[path = "support/series.rs"]
+mod series;
+
+use dropsonde_store::{Align, InstanceId, Limits, Query, Store};
+use series::{Corpus, STEP_MS};
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+fn main() {
+    let corpus = match std::env::args().skip(1).find(|argument| !argument.starts_with("--")) {
+        Some(path) => Corpus::read(path.as_ref()).unwrap_or_else(|error| panic!("{path}: {error}")),
+        None => Corpus::made(20, 60_480),
+    };
+    println!("{} instances × {} fields × {} rows", corpus.instances(), corpus.schema().fields().len(), corpus.rows);
+    in_memory(&corpus);
+    archived(&corpus);
+}
+
+fn in_memory(corpus: &Corpus) {
+    let store = Store::in_memory(&Limits { samples: corpus.rows, block_cache: 256 << 20, ..Limits::default() });
+    let Filled { pushes, worst, between } = fill(&store, corpus, |now_ms| {
+        store.seal(now_ms, usize::MAX);
+    });
+    let rows = (corpus.rows * corpus.instances()) as u32;
+    println!("push                     {:>10.1?} a row, worst {worst:.1?}", pushes / rows);
+    println!("push, sealing amortised  {:>10.1?} a row", (pushes + between) / rows);
+    let usage = store.usage();
+    let values = corpus.values() as f64;
+    println!(
+        "blocks in memory         {:>10.4} B a value, {:.4} with cells",
+        usage.block_bytes as f64 / values,
+        (usage.block_bytes + usage.cell_bytes) as f64 / values
+    );
+    ranges("in memory", &store, corpus);
+}
+
+fn archived(corpus: &Corpus) {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = Limits { samples: corpus.rows, ..Limits::default() };
+    let (store, mut keeper, _) = Store::open(folder.path(), &limits).unwrap();
+    let written_before = written();
+    let mut ticks = 0;
+    let Filled { pushes, worst, between } = fill(&store, corpus, |now_ms| {
+        ticks += 1;
+        // Every five minutes: a real host flushes every second, and would wait for the disk here.
+        if ticks % 30 == 0 {
+            keeper.step(now_ms);
+        }
+    });
+    let end_ms = corpus.at_ms(corpus.rows - 1);
+    keeper.step(end_ms);
+    let (values, rows) = (corpus.values() as f64, (corpus.rows * corpus.instances()) as u32);
+    println!(
+        "push, archived           {:>10.1?} a row, worst {worst:.1?}; keeping {:.1?} a row",
+        pushes / rows,
+        between / rows
+    );
+    let of = |prefix: &str| size(folder.path(), prefix) as f64;
+    println!(
+        "on disk                  {:>10.4} B a value: settled {:.4}, fresh {:.4}, log {:.4}; written {:.1} times that",
+        of("") / values,
+        of("seg-") / values,
+        of("new-") / values,
+        of("log-") / values,
+        (written() - written_before) as f64 / of(""),
+    );
+    // What comes a day later changes nothing but that everything is merged.
+    keeper.close(end_ms);
+    drop(store);
+    let start = Instant::now();
+    let (store, _keeper, restored) = Store::open(folder.path(), &limits).unwrap();
+    let opened = start.elapsed();
+    let query = Query { since_ms: end_ms - 3_600_000, until_ms: end_ms + 1, step_ms: 30_000, ..Query::default() };
+    let points = store.range(&id(0), &query).at_ms.len();
+    println!(
+        "restart                  {opened:>10.1?} for {} series, {} blocks, {} rows of the log; first query after {:.1?} ({points} points)",
+        corpus.instances() * corpus.schema().fields().len(),
+        restored.blocks,
+        restored.rows_replayed,
+        start.elapsed(),
+    );
+    ranges("archived", &store, corpus);
+}
+
+struct Filled {
+    pushes: Duration,
+    worst: Duration,
+    /// Time for what was done between ticks.
+    between: Duration,
+}
+
+/// Pushes all rows, tick by tick as a host does.
+fn fill(store: &Store, corpus: &Corpus, mut after_tick: impl FnMut(i64)) -> Filled {
+    let schema = corpus.schema();
+    let frames: Vec<_> = (0..corpus.instances()).map(|i| store.frame(&id(i), &schema, STEP_MS)).collect();
+    let mut filled = Filled { pushes: Duration::ZERO, worst: Duration::ZERO, between: Duration::ZERO };
+    let mut rows = vec![vec![0.0; schema.fields().len()]; frames.len()];
+    for tick in 0..corpus.rows {
+        let at_ms = corpus.at_ms(tick);
+        rows.iter_mut().enumerate().for_each(|(i, row)| corpus.row(i, tick, row));
+        let start = Instant::now();
+        let mut last = start;
+        for (frame, row) in frames.iter().zip(&rows) {
+            black_box(frame.push(at_ms, row));
+            // In every eighth tick, so that looking at the clock does not weigh.
+            if tick % 8 == 0 {
+                let now = Instant::now();
+                filled.worst = filled.worst.max(now - last);
+                last = now;
+            }
+        }
+        let pushed = start.elapsed();
+        filled.pushes += pushed;
+        after_tick(at_ms);
+        filled.between += start.elapsed() - pushed;
+    }
+    filled
+}
+
+/// Bytes of files whose names begin so.
+fn size(folder: &std::path::Path, prefix: &str) -> u64 {
+    let files = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+    let files = files.filter(|file| file.file_name().to_string_lossy().starts_with(prefix));
+    files.map(|file| file.metadata().unwrap().len()).sum()
+}
+
+/// Bytes this process has written so far.
+fn written() -> u64 {
+    let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
+    let line = io.lines().find_map(|line| line.strip_prefix("wchar: "));
+    line.and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
+}
+
+fn ranges(where_: &str, store: &Store, corpus: &Corpus) {
+    const H: i64 = 3_600_000;
+    let end = corpus.at_ms(corpus.rows - 1) + 1;
+    let snapped = |hours: i64, step_ms: i64| {
+        let floor = |at: i64| at - at.rem_euclid(step_ms);
+        Query { since_ms: floor(end - hours * H), until_ms: floor(end - 1) + step_ms, step_ms, ..Query::default() }
+    };
+    let exact = |hours: i64, step_ms: i64, align| {
+        let since_ms = end - hours * H - 1234;
+        Query { since_ms, until_ms: end - 777, step_ms, align, fields: None }
+    };
+    let min = 60_000;
+    for (name, query) in [
+        ("7 d snapped", snapped(168, 90 * min)),
+        ("7 d exact edges", exact(168, 90 * min, Align::Epoch)),
+        ("7 d from the window's start", exact(168, 90 * min, Align::Since)),
+        ("24 h snapped", snapped(24, 15 * min)),
+        ("24 h exact edges", exact(24, 15 * min, Align::Epoch)),
+        ("6 h snapped", snapped(6, 3 * min)),
+        ("1 h snapped", snapped(1, 30_000)),
+    ] {
+        let instances = corpus.instances().min(20);
+        let ask = |i: usize| {
+            let start = Instant::now();
+            let points = black_box(store.range(&id(i), &query));
+            (start.elapsed(), points.at_ms.len())
+        };
+        let cold: Vec<_> = (0..instances).map(ask).collect();
+        let mut warm: Vec<_> = (0..instances * 50).map(|n| ask(n % instances)).collect();
+        warm.sort();
+        let mut cold_sorted = cold.clone();
+        cold_sorted.sort();
+        println!(
+            "range, {where_}: {name:<28} {:>4} points {:>9.1?} warm, {:>9.1?} first time",
+            warm[warm.len() / 2].1,
+            warm[warm.len() / 2].0,
+            cold_sorted[cold_sorted.len() / 2].0,
+        );
+    }
+}
+
+fn id(instance: usize) -> InstanceId {
+    InstanceId::new(format!("i{instance:05}")).unwrap()
+}

@@ -1,0 +1,334 @@
+//! History on disk: one folder of files that only grow.
+//!
+//! * `log-…`: rows that are in no chunk yet ([`log`]).
+//! * `new-…`, `seg-…`: chunks of sealed blocks, by the time they begin in ([`segment`]); the new are merged into settled
+//!   ones in the background ([`settle`]).
+//! * `notes-…`: what else is to be there after a restart ([`notes`]).
+//!
+//! Whatever a file says is explained in the file itself; each record has a checksum ([`record`]). One thread writes:
+//! [`Archive::flush`] takes from the frames what is in no file yet, so that there is no queue that could overflow: what
+//! cannot be written waits in the ring, until the ring lets go of it.
+
+#[cfg(test)]
+mod crash;
+mod disk;
+mod log;
+mod names;
+mod notes;
+mod record;
+mod restore;
+mod rows;
+mod segment;
+mod settle;
+mod verify;
+
+pub(crate) use disk::{Disk, Folder, Snapshot};
+pub(crate) use names::FrameKey;
+pub(crate) use notes::Values;
+pub use restore::Restored;
+pub(crate) use restore::restore;
+pub(crate) use segment::Page;
+pub(crate) use verify::{Role, verify};
+
+use crate::cache::BlockId;
+use crate::codec::{Reader, put_u64};
+use crate::frame::{Frame, Place, View};
+use log::Log;
+use notes::Notes;
+use segment::{Segment, Writer};
+use settle::Settling;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+
+/// Notes about instances that were removed: what files say of them counts no more.
+pub(crate) const FORGOTTEN: &str = "forgotten/";
+
+#[derive(Debug)]
+pub(crate) struct Archive {
+    disk: Arc<dyn Disk>,
+    /// Files are numbered in the order they were begun.
+    next_number: u64,
+    pub(crate) next_born: u64,
+    kept: HashMap<u64, Kept>,
+    next_id: u32,
+    /// By number; those that are being written too.
+    segments: BTreeMap<u64, Arc<Segment>>,
+    /// By the time blocks begin in.
+    writers: HashMap<i64, Writer>,
+    log: Option<Log>,
+    /// Files that count no more as soon as the current log has been written once.
+    superfluous: Vec<String>,
+    notes: Notes,
+    settling: Option<Settling>,
+}
+
+/// Where some of a frame's blocks are now.
+type Moved = (Arc<Frame>, Vec<(BlockId, Place)>);
+
+/// What the archive knows of a frame.
+#[derive(Debug)]
+struct Kept {
+    /// What it is called in files of this process.
+    id: u32,
+    /// Rows before this one are in the current log, or in a chunk.
+    logged: u64,
+    /// In which log.
+    log: u64,
+}
+
+/// A frame at the time of a flush.
+struct Pending {
+    frame: Arc<Frame>,
+    id: u32,
+    view: Arc<View>,
+    /// Rows before this one are in the log.
+    logged: u64,
+}
+
+/// What a removed instance's files are told by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Forgotten {
+    /// Frames born before are meant.
+    pub(crate) born_before: u64,
+    /// Files with a higher number have none of them.
+    pub(crate) last_file: u64,
+}
+
+/// What a flush did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flushed {
+    pub rows: u64,
+    pub blocks: u64,
+    pub bytes: u64,
+}
+
+impl Archive {
+    fn new(disk: Arc<dyn Disk>, last_number: u64) -> Self {
+        Self {
+            disk,
+            next_number: last_number,
+            next_born: 0,
+            kept: HashMap::new(),
+            next_id: 0,
+            segments: BTreeMap::new(),
+            writers: HashMap::new(),
+            log: None,
+            superfluous: Vec::new(),
+            notes: Notes::default(),
+            settling: None,
+        }
+    }
+
+    /// The highest number of a file so far.
+    pub(crate) fn last_number(&self) -> u64 {
+        self.next_number
+    }
+
+    /// Bytes in all files.
+    pub(crate) fn size(&self) -> u64 {
+        let segments: u64 = self.segments.values().map(|segment| segment.size()).sum();
+        segments + self.log.as_ref().map_or(0, |log| log.size) + self.notes.size()
+    }
+
+    pub(crate) fn segments(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Writes what is in no file yet; `values` are all notes there are. After an error it is as if it had not been called: all will be tried again.
+    pub(crate) fn flush(
+        &mut self,
+        frames: &[Arc<Frame>],
+        changes: &[(String, Option<Vec<u8>>)],
+        values: &dyn Fn() -> Values,
+    ) -> io::Result<Flushed> {
+        let flushed = self.try_flush(frames, changes, values);
+        if flushed.is_err() {
+            // Nobody knows what of it is on the disk: these files get no more.
+            self.writers.clear();
+            self.superfluous.extend(self.log.take().map(|log| log.name));
+            self.notes.abandon();
+        }
+        flushed
+    }
+
+    fn try_flush(
+        &mut self,
+        frames: &[Arc<Frame>],
+        changes: &[(String, Option<Vec<u8>>)],
+        values: &dyn Fn() -> Values,
+    ) -> io::Result<Flushed> {
+        self.notes.write(&*self.disk, &mut self.next_number, changes, values)?;
+        let number = match &self.log {
+            Some(log) => log.number,
+            None => {
+                self.next_number += 1;
+                self.log = Some(Log::create(&*self.disk, self.next_number)?);
+                self.next_number
+            }
+        };
+        let pending: Vec<Pending> = frames.iter().map(|frame| self.pending(frame, number)).collect();
+        let mut flushed = Flushed::default();
+        let stored = self.write_blocks(&pending, &mut flushed)?;
+        // Only now: rows in the log are never without those before them.
+        let Some(log) = &mut self.log else { return Ok(flushed) };
+        for Pending { frame, id, view, logged } in &pending {
+            for open in view.opens.iter().filter(|open| open.end_row() > *logged) {
+                let from = usize::try_from(logged.saturating_sub(open.start_row)).unwrap_or(usize::MAX);
+                let rows = open.read_from(from);
+                log.add(*id, frame.key(), &rows, from == 0);
+                flushed.rows += rows.len() as u64;
+                if let Some(kept) = self.kept.get_mut(&frame.id) {
+                    kept.logged = open.start_row + (from + rows.len()) as u64;
+                }
+            }
+        }
+        let is_new = log.size == 0;
+        flushed.bytes += log.write()?;
+        if is_new {
+            self.disk.sync()?;
+        }
+        for (frame, places) in stored {
+            frame.stored(&places);
+        }
+        // What stays will be read before the current one, and tried again.
+        self.superfluous.retain(|old| !disk::removed(&*self.disk, old));
+        if self.kept.len() > frames.len() {
+            let known: HashSet<u64> = frames.iter().map(|frame| frame.id).collect();
+            self.kept.retain(|id, _| known.contains(id));
+        }
+        Ok(flushed)
+    }
+
+    fn pending(&mut self, frame: &Arc<Frame>, log: u64) -> Pending {
+        let (cut_row, view) = frame.unstored();
+        let kept = Kept::of(&mut self.kept, &mut self.next_id, frame);
+        if kept.log != log {
+            (kept.log, kept.logged) = (log, 0);
+        }
+        kept.logged = kept.logged.min(cut_row.unwrap_or(u64::MAX));
+        Pending { frame: frame.clone(), id: kept.id, view, logged: kept.logged }
+    }
+
+    /// Writes the blocks that are in no file; in rounds, a block of each frame at a time, so that none is ever there
+    /// without those before it.
+    fn write_blocks(&mut self, pending: &[Pending], flushed: &mut Flushed) -> io::Result<Vec<Moved>> {
+        let unstored = |view: &View| view.blocks.iter().rev().take_while(|block| block.unstored().is_some()).count();
+        let mut left: Vec<(&Pending, usize)> = pending.iter().map(|one| (one, unstored(&one.view))).collect();
+        let mut stored: HashMap<u64, Moved> = HashMap::new();
+        loop {
+            left.retain(|(_, blocks)| *blocks > 0);
+            if left.is_empty() {
+                return Ok(stored.into_values().collect());
+            }
+            let mut created = false;
+            for (Pending { frame, id, view, .. }, blocks) in &mut left {
+                let block = view.blocks.len().checked_sub(*blocks).and_then(|nth| view.blocks.get(nth));
+                *blocks -= 1;
+                let Some((block, chunk)) = block.and_then(|block| Some((block, block.unstored()?))) else { continue };
+                let writer = self.writer(segment::partition_ms(block.first_ms), &mut created)?;
+                let at = writer.add(*id, frame.key(), chunk);
+                let place = writer.place(at, usize::from(block.place.page));
+                stored.entry(frame.id).or_insert_with(|| (frame.clone(), Vec::new())).1.push((block.id, place));
+                flushed.blocks += 1;
+            }
+            for writer in self.writers.values_mut().filter(|writer| writer.pending() > 0) {
+                flushed.bytes += writer.write()?;
+                writer.sync()?;
+            }
+            if created {
+                self.disk.sync()?;
+            }
+        }
+    }
+
+    fn writer(&mut self, partition_ms: i64, created: &mut bool) -> io::Result<&mut Writer> {
+        match self.writers.entry(partition_ms) {
+            Entry::Occupied(writer) => Ok(writer.into_mut()),
+            Entry::Vacant(place) => {
+                self.next_number += 1;
+                let name = segment::name(partition_ms, self.next_number, false);
+                let writer = Writer::create(&*self.disk, &name, (partition_ms, self.next_number, false), &[])?;
+                self.segments.insert(self.next_number, writer.segment.clone());
+                *created = true;
+                Ok(place.insert(writer))
+            }
+        }
+    }
+
+    /// Begins a new log when most of the current one is in chunks by now.
+    pub(crate) fn renew_log(&mut self, open_rows: u64) {
+        const SLACK: u64 = 1000;
+        if let Some(full) = self.log.take_if(|log| log.rows > 2 * open_rows + SLACK) {
+            self.superfluous.push(full.name);
+        }
+    }
+
+    /// Deletes the segments no block is in.
+    pub(crate) fn sweep(&mut self, frames: &[Arc<Frame>]) {
+        let live = live_pages(frames);
+        let written: Vec<u64> = self.writers.values().map(|writer| writer.segment.number).collect();
+        let disk = &self.disk;
+        self.segments.retain(|number, segment| {
+            let used = live.contains_key(number) || written.contains(number);
+            used || !disk::removed(&**disk, &segment.name())
+        });
+    }
+
+    /// When the oldest blocks on disk begin, and those after them.
+    pub(crate) fn oldest_partition(&self) -> Option<(i64, i64)> {
+        let oldest = self.segments.values().map(|segment| segment.partition_ms).min()?;
+        Some((oldest, oldest.saturating_add(segment::PARTITION_MS)))
+    }
+
+    /// The lowest number of a file that has rows.
+    pub(crate) fn oldest_file(&self) -> u64 {
+        let logs = self.log.as_ref().map(|log| log.number).filter(|_| self.superfluous.is_empty());
+        self.segments.keys().next().copied().into_iter().chain([logs.unwrap_or(0)]).min().unwrap_or(0)
+    }
+
+    /// Makes what was deleted stay so.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.disk.sync()
+    }
+
+    pub(crate) fn is_settling(&self) -> bool {
+        self.settling.is_some()
+    }
+}
+
+/// How many blocks are in each file.
+fn live_pages(frames: &[Arc<Frame>]) -> HashMap<u64, u64> {
+    let mut live = HashMap::new();
+    for frame in frames {
+        let view = frame.view();
+        for number in view.blocks.iter().filter_map(|block| block.place.file()) {
+            *live.entry(number).or_default() += 1;
+        }
+    }
+    live
+}
+
+impl Kept {
+    fn of<'a>(kept: &'a mut HashMap<u64, Self>, next_id: &mut u32, frame: &Arc<Frame>) -> &'a mut Self {
+        kept.entry(frame.id).or_insert_with(|| {
+            *next_id += 1;
+            Self { id: *next_id, logged: 0, log: 0 }
+        })
+    }
+}
+
+impl Forgotten {
+    pub(crate) fn read(value: &[u8]) -> Option<Self> {
+        let mut reader = Reader(value);
+        Some(Self { born_before: reader.u64().ok()?, last_file: reader.u64().ok()? })
+    }
+
+    pub(crate) fn write(self) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_u64(&mut out, self.born_before);
+        put_u64(&mut out, self.last_file);
+        out
+    }
+}

@@ -1,0 +1,142 @@
+//! Which frame is meant: within a file frames have numbers, which its own records explain. A file needs no other.
+
+use super::record::{self, Kind};
+use crate::codec::{Damaged, Reader, put_bytes, put_f64, put_u64};
+use crate::{Aggregation, Field, InstanceId, Kind as FieldKind, Schema};
+use std::collections::{HashMap, HashSet};
+
+/// Fields of a schema: a bound for what is read.
+const MOST_FIELDS: usize = 4096;
+
+/// One frame, whatever file it is in.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct FrameKey {
+    pub(crate) instance: InstanceId,
+    pub(crate) schema: Schema,
+    pub(crate) interval_ms: i64,
+    /// Tells a frame from one that was forgotten before it.
+    pub(crate) born: u64,
+}
+
+/// What a file has explained so far, to someone who writes it.
+#[derive(Debug, Default)]
+pub(crate) struct Explained {
+    schemas: Vec<(Schema, i64)>,
+    frames: HashSet<u32>,
+}
+
+/// What a file has explained so far, to someone who reads it.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    schemas: HashMap<u64, (Schema, i64)>,
+    frames: HashMap<u32, FrameKey>,
+}
+
+impl Explained {
+    /// Appends what is not known yet about a frame that is called `id`.
+    pub(crate) fn explain(&mut self, out: &mut Vec<u8>, id: u32, key: &FrameKey) {
+        if !self.frames.insert(id) {
+            return;
+        }
+        let schema = self.schema(out, key);
+        record::put(out, Kind::Frame, |out| put_frame(out, id, schema, key));
+    }
+
+    /// Appends what is not known yet about a frame's schema, and gives its number.
+    fn schema(&mut self, out: &mut Vec<u8>, key: &FrameKey) -> u64 {
+        let same = |(schema, interval_ms): &(Schema, i64)| *interval_ms == key.interval_ms && *schema == key.schema;
+        let known = self.schemas.iter().position(same);
+        let number = known.unwrap_or(self.schemas.len()) as u64;
+        if known.is_none() {
+            self.schemas.push((key.schema.clone(), key.interval_ms));
+            record::put(out, Kind::Schema, |out| put_schema(out, number, key));
+        }
+        number
+    }
+}
+
+impl Names {
+    /// Takes in a record that explains something; others are passed over.
+    pub(crate) fn learn(&mut self, kind: Kind, payload: &[u8]) -> Result<(), Damaged> {
+        let mut reader = Reader(payload);
+        match kind {
+            Kind::Schema => {
+                let (number, schema) = read_schema(&mut reader)?;
+                self.schemas.insert(number, schema);
+            }
+            Kind::Frame => self.read_frame(&mut reader)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    pub(crate) fn frame(&self, id: u32) -> Result<&FrameKey, Damaged> {
+        self.frames.get(&id).ok_or(Damaged)
+    }
+
+    fn read_frame(&mut self, reader: &mut Reader<'_>) -> Result<(), Damaged> {
+        let id = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
+        let (schema, interval_ms) = self.schemas.get(&reader.u64()?).cloned().ok_or(Damaged)?;
+        let born = reader.u64()?;
+        let instance = InstanceId::new(reader.text()?).map_err(|_| Damaged)?;
+        self.frames.insert(id, FrameKey { instance, schema, interval_ms, born });
+        Ok(())
+    }
+}
+
+fn put_frame(out: &mut Vec<u8>, id: u32, schema: u64, key: &FrameKey) {
+    put_u64(out, u64::from(id));
+    put_u64(out, schema);
+    put_u64(out, key.born);
+    put_bytes(out, key.instance.as_str().as_bytes());
+}
+
+fn put_schema(out: &mut Vec<u8>, number: u64, key: &FrameKey) {
+    put_u64(out, number);
+    put_bytes(out, key.schema.sampler().as_bytes());
+    put_u64(out, key.interval_ms.max(1) as u64);
+    put_u64(out, key.schema.fields().len() as u64);
+    for field in key.schema.fields() {
+        put_bytes(out, field.name.as_bytes());
+        match field.kind {
+            FieldKind::Gauge => out.push(0),
+            FieldKind::Counter { scale } => {
+                out.push(1);
+                put_f64(out, scale);
+            }
+        }
+        out.push(match field.aggregation {
+            Aggregation::Mean => 0,
+            Aggregation::Min => 1,
+            Aggregation::Max => 2,
+            Aggregation::Last => 3,
+            Aggregation::Sum => 4,
+        });
+        put_f64(out, field.precision);
+    }
+}
+
+fn read_schema(reader: &mut Reader<'_>) -> Result<(u64, (Schema, i64)), Damaged> {
+    let number = reader.u64()?;
+    let sampler = reader.text()?;
+    let interval_ms = i64::try_from(reader.u64()?).map_err(|_| Damaged)?;
+    let fields = (0..reader.up_to(MOST_FIELDS)?).map(|_| {
+        let name = reader.text()?.into();
+        let kind = match reader.u8()? {
+            0 => FieldKind::Gauge,
+            1 => FieldKind::Counter { scale: reader.f64()? },
+            _ => return Err(Damaged),
+        };
+        let aggregation = match reader.u8()? {
+            0 => Aggregation::Mean,
+            1 => Aggregation::Min,
+            2 => Aggregation::Max,
+            3 => Aggregation::Last,
+            4 => Aggregation::Sum,
+            _ => return Err(Damaged),
+        };
+        Ok(Field { name, kind, aggregation, precision: reader.f64()? })
+    });
+    let fields = fields.collect::<Result<_, _>>()?;
+    Ok((number, (Schema::new(sampler, fields), interval_ms)))
+}

@@ -1,0 +1,145 @@
+//! What else is to be there after a restart: small values by key.
+//!
+//! ```text
+//! notes:  file head · (note records: all there was when it was begun)… · end · (note records: what changed since)…
+//! ```
+
+use super::disk::{Disk, Growing, removed};
+use super::record::{self, FileHead, FileKind, Item, Kind, Records};
+use crate::codec::{Damaged, Reader, put_bytes};
+use std::collections::BTreeMap;
+use std::io;
+
+/// Dead bytes a file may have before it is written anew.
+const SLACK: u64 = 64 << 10;
+
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    file: Option<File>,
+    /// Files that the current one replaces, once it is certain to be there.
+    old: Vec<String>,
+}
+
+#[derive(Debug)]
+struct File {
+    name: String,
+    file: Box<dyn Growing>,
+    size: u64,
+    /// What it began with.
+    live: u64,
+}
+
+pub(crate) type Values = BTreeMap<String, Vec<u8>>;
+
+pub(crate) fn name(number: u64) -> String {
+    format!("notes-{number:010}")
+}
+
+pub(crate) fn parse_name(name: &str) -> Option<u64> {
+    name.strip_prefix("notes-")?.parse().ok()
+}
+
+/// Takes over what a file says; how many places made no sense, and whether a later version wrote it.
+pub(crate) fn read(disk: &dyn Disk, name: &str, values: &mut Values) -> io::Result<(u64, bool)> {
+    let bytes = record::read_all(&*disk.open(name)?)?;
+    let mut damaged = 0;
+    // Those before the end are all there are; without it the file was never finished.
+    let mut all = Values::new();
+    let mut ended = false;
+    for item in Records::of(&bytes) {
+        let read = match item {
+            Item::Record { kind: Kind::File, payload, .. } => match record::file_head(payload, FileKind::Notes) {
+                Ok(FileHead::Newer) => return Ok((0, true)),
+                Ok(FileHead::Known { .. }) => Ok(()),
+                Err(error) => Err(error),
+            },
+            Item::Record { kind: Kind::Note, payload, .. } => note(payload, if ended { values } else { &mut all }),
+            Item::Record { kind: Kind::End, .. } => {
+                *values = std::mem::take(&mut all);
+                ended = true;
+                Ok(())
+            }
+            Item::Record { .. } | Item::Torn { .. } => Ok(()),
+            Item::Damaged { .. } => Err(Damaged),
+        };
+        damaged += u64::from(read.is_err());
+    }
+    values.extend(all);
+    Ok((damaged, false))
+}
+
+impl Notes {
+    pub(crate) fn replacing(old: Vec<String>) -> Self {
+        Self { file: None, old }
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.file.as_ref().map_or(0, |file| file.size)
+    }
+
+    /// Writes what has changed, `None` for what is gone; `values` are all there are then.
+    pub(crate) fn write(
+        &mut self,
+        disk: &dyn Disk,
+        next_number: &mut u64,
+        changes: &[(String, Option<Vec<u8>>)],
+        values: &dyn Fn() -> Values,
+    ) -> io::Result<()> {
+        let is_slack = |file: &File| file.size > 2 * file.live + SLACK;
+        if let Some(full) = self.file.take_if(|file| is_slack(file)) {
+            self.old.push(full.name);
+        }
+        let mut out = Vec::new();
+        if let Some(file) = &mut self.file {
+            if changes.is_empty() {
+                return Ok(());
+            }
+            changes.iter().for_each(|(key, value)| put(&mut out, key, value.as_deref()));
+            file.file.append(&out)?;
+            file.size += out.len() as u64;
+            return file.file.sync();
+        }
+        let values = values();
+        if values.is_empty() && changes.is_empty() && self.old.is_empty() {
+            return Ok(());
+        }
+        *next_number += 1;
+        let name = name(*next_number);
+        let mut file = disk.create(&name)?;
+        record::put_file_head(&mut out, FileKind::Notes, &[]);
+        values.iter().for_each(|(key, value)| put(&mut out, key, Some(value)));
+        record::put(&mut out, Kind::End, |_| {});
+        if let Err(error) = file.append(&out).and_then(|()| file.sync()).and_then(|()| disk.sync()) {
+            self.old.push(name);
+            return Err(error);
+        }
+        let size = out.len() as u64;
+        self.file = Some(File { name, file, size, live: size });
+        // What stays counts no more.
+        self.old.retain(|old| !removed(disk, old));
+        Ok(())
+    }
+
+    /// After a failed write nobody knows what the file has.
+    pub(crate) fn abandon(&mut self) {
+        self.old.extend(self.file.take().map(|file| file.name));
+    }
+}
+
+fn put(out: &mut Vec<u8>, key: &str, value: Option<&[u8]>) {
+    record::put(out, Kind::Note, |out| {
+        put_bytes(out, key.as_bytes());
+        out.push(u8::from(value.is_some()));
+        out.extend_from_slice(value.unwrap_or_default());
+    });
+}
+
+pub(crate) fn note(payload: &[u8], values: &mut Values) -> Result<(), Damaged> {
+    let mut reader = Reader(payload);
+    let key = reader.text()?.to_owned();
+    match reader.u8()? {
+        0 => values.remove(&key),
+        _ => values.insert(key, reader.0.to_vec()),
+    };
+    Ok(())
+}

@@ -1,0 +1,248 @@
+//! Every file is a run of records, each with its own checksum, the first of which names the kind of file and the version
+//! of the format:
+//!
+//! ```text
+//! record:  length of the payload (24 bits) · kind (8 bits) · CRC-32 of those and the payload (32 bits) · payload
+//! ```
+//!
+//! A record that does not check out is passed over, and what follows is found again.
+
+use super::disk::Readable;
+use crate::codec::{Damaged, Reader, put_u64};
+use std::io;
+
+pub(crate) const HEAD: usize = 8;
+
+/// Longest payload.
+pub(crate) const MOST: usize = (1 << 24) - 1;
+
+/// Of what is in all files.
+const VERSION: u64 = 1;
+const MAGIC: &[u8; 9] = b"dropsonde";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    File = 1,
+    Schema = 2,
+    Frame = 3,
+    Rows = 4,
+    Chunk = 5,
+    Index = 6,
+    End = 7,
+    Note = 8,
+}
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum FileKind {
+    Log = b'L',
+    Segment = b'S',
+    Notes = b'N',
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Item<'a> {
+    Record {
+        offset: usize,
+        kind: Kind,
+        payload: &'a [u8],
+    },
+    /// Bytes that are no record.
+    Damaged {
+        offset: usize,
+        length: usize,
+    },
+    /// Damaged to the end: what a file looks like whose writer was killed.
+    Torn {
+        offset: usize,
+    },
+}
+
+/// The records of a file's bytes.
+#[derive(Debug)]
+pub(crate) struct Records<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Kind {
+    fn of(byte: u8) -> Option<Self> {
+        use Kind::*;
+        [File, Schema, Frame, Rows, Chunk, Index, End, Note].into_iter().find(|&kind| kind as u8 == byte)
+    }
+}
+
+/// Appends a record whose payload `fill` appends.
+pub(crate) fn put(out: &mut Vec<u8>, kind: Kind, fill: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&[0; HEAD]);
+    fill(out);
+    let length = (out.len() - start - HEAD).min(MOST);
+    out.truncate(start + HEAD + length);
+    let head = (length as u32 | u32::from(kind as u8) << 24).to_le_bytes();
+    let sum = checksum(head, out.get(start + HEAD..).unwrap_or_default()).to_le_bytes();
+    if let Some(place) = out.get_mut(start..start + HEAD) {
+        place.copy_from_slice(&[head, sum].concat());
+    }
+}
+
+/// Appends the record a file begins with. `replaces`: numbers of files whose contents are here too.
+pub(crate) fn put_file_head(out: &mut Vec<u8>, kind: FileKind, replaces: &[u64]) {
+    put(out, Kind::File, |out| {
+        out.extend_from_slice(MAGIC);
+        out.push(kind as u8);
+        put_u64(out, VERSION);
+        put_u64(out, replaces.len() as u64);
+        replaces.iter().for_each(|&number| put_u64(out, number));
+    });
+}
+
+/// What a file's first record says.
+pub(crate) enum FileHead {
+    Known {
+        replaces: Vec<u64>,
+    },
+    /// Written by a later version.
+    Newer,
+}
+
+pub(crate) fn file_head(payload: &[u8], kind: FileKind) -> Result<FileHead, Damaged> {
+    let mut reader = Reader(payload);
+    if reader.take(MAGIC.len())? != MAGIC || reader.u8()? != kind as u8 {
+        return Err(Damaged);
+    }
+    if reader.u64()? > VERSION {
+        return Ok(FileHead::Newer);
+    }
+    let count = reader.up_to(payload.len())?;
+    Ok(FileHead::Known { replaces: (0..count).map(|_| reader.u64()).collect::<Result<_, _>>()? })
+}
+
+/// The payload of the record that is just these bytes.
+pub(crate) fn whole(bytes: &[u8], kind: Kind) -> Result<&[u8], Damaged> {
+    match record_at(bytes, 0) {
+        Some((found, payload)) if found == kind && payload.len() + HEAD == bytes.len() => Ok(payload),
+        _ => Err(Damaged),
+    }
+}
+
+pub(crate) fn read_all(file: &dyn Readable) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(file.size()?).map_err(io::Error::other)?];
+    file.read_at(0, &mut bytes)?;
+    Ok(bytes)
+}
+
+fn checksum(head: [u8; 4], payload: &[u8]) -> u32 {
+    let mut sum = crc32fast::Hasher::new();
+    sum.update(&head);
+    sum.update(payload);
+    sum.finalize()
+}
+
+fn record_at(bytes: &[u8], at: usize) -> Option<(Kind, &[u8])> {
+    let head: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
+    let sum: [u8; 4] = bytes.get(at + 4..at + HEAD)?.try_into().ok()?;
+    let [a, b, c, kind] = head;
+    let kind = Kind::of(kind)?;
+    let length = u32::from_le_bytes([a, b, c, 0]) as usize;
+    let payload = bytes.get(at + HEAD..at + HEAD + length)?;
+    (checksum(head, payload) == u32::from_le_bytes(sum)).then_some((kind, payload))
+}
+
+impl<'a> Records<'a> {
+    pub(crate) fn of(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Item<'a>;
+
+    fn next(&mut self) -> Option<Item<'a>> {
+        let offset = self.at;
+        if offset >= self.bytes.len() {
+            return None;
+        }
+        if let Some((kind, payload)) = record_at(self.bytes, offset) {
+            self.at = offset + HEAD + payload.len();
+            return Some(Item::Record { offset, kind, payload });
+        }
+        // Most likely the length is right; else the next record may be anywhere.
+        let length = self.bytes.get(offset..offset + 3).map_or(0, |bytes| match *bytes {
+            [a, b, c] => u32::from_le_bytes([a, b, c, 0]) as usize,
+            _ => 0,
+        });
+        let likely = offset + HEAD + length;
+        let found = if record_at(self.bytes, likely).is_some() {
+            Some(likely)
+        } else {
+            (offset + 1..self.bytes.len()).find(|&at| record_at(self.bytes, at).is_some())
+        };
+        self.at = found.unwrap_or(self.bytes.len());
+        Some(match found {
+            Some(found) => Item::Damaged { offset, length: found - offset },
+            None if likely == self.bytes.len() => Item::Damaged { offset, length: likely - offset },
+            None => Item::Torn { offset },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn file(payloads: &[Vec<u8>]) -> (Vec<u8>, Vec<usize>) {
+        let mut out = Vec::new();
+        let starts = payloads.iter().map(|payload| {
+            let start = out.len();
+            put(&mut out, Kind::Rows, |out| out.extend_from_slice(payload));
+            start
+        });
+        let starts = starts.collect();
+        (out, starts)
+    }
+
+    fn found(bytes: &[u8]) -> Vec<&[u8]> {
+        let payload = |item| match item {
+            Item::Record { payload, .. } => Some(payload),
+            _ => None,
+        };
+        Records::of(bytes).filter_map(payload).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn a_flipped_bit_costs_one_record(
+            payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..20),
+            place: prop::sample::Index,
+            bit in 0u32..8,
+        ) {
+            let (mut bytes, starts) = file(&payloads);
+            prop_assert_eq!(found(&bytes), payloads.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            let at = place.index(bytes.len());
+            bytes[at] ^= 1u8 << bit;
+            let hit = starts.partition_point(|&start| start <= at) - 1;
+            let rest: Vec<_> = payloads.iter().enumerate().filter(|(i, _)| *i != hit).map(|(_, p)| &p[..]).collect();
+            prop_assert_eq!(found(&bytes), rest);
+        }
+
+        #[test]
+        fn a_cut_file_keeps_what_is_whole(
+            payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..20),
+            place: prop::sample::Index,
+        ) {
+            let (bytes, starts) = file(&payloads);
+            let cut = place.index(bytes.len());
+            let whole = starts.iter().skip(1).filter(|&&start| start <= cut).count();
+            prop_assert_eq!(found(&bytes[..cut]).len(), whole);
+        }
+
+        #[test]
+        fn any_bytes_can_be_read(bytes: Vec<u8>) {
+            found(&bytes);
+        }
+    }
+}

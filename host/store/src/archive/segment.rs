@@ -1,0 +1,396 @@
+//! Files of chunks. A fresh one is added to as blocks are sealed; a settled one holds all chunks of its time, frame by
+//! frame, several blocks to a chunk, and ends in an index, so that a start need not read the rest.
+//!
+//! ```text
+//! fresh:    file head · (schema, frame and chunk records)…
+//! settled:  file head · (schema and frame records)… · chunk records… · index records… · end
+//! ```
+
+use super::disk::{Disk, Growing, Readable};
+use super::names::{Explained, FrameKey, Names};
+use super::record::{self, FileHead, FileKind, HEAD, Item, Kind, Records};
+use crate::codec::{self, Damaged, MOST_PAGES, Reader, put_i64, put_u64};
+use crate::frame::{Bytes, Place, Stored, Unreadable};
+use crate::ladder;
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The time one segment's blocks begin in: what is deleted, and merged, at a time.
+pub(crate) const PARTITION_MS: i64 = 6 * 3_600_000;
+
+/// Bytes of one index record, about.
+const INDEX_PART: usize = 64 << 10;
+
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) number: u64,
+    pub(crate) partition_ms: i64,
+    pub(crate) settled: bool,
+    size: AtomicU64,
+    /// Blocks in it, as far as known.
+    pages: AtomicU64,
+    file: Box<dyn Readable>,
+}
+
+/// A block as a segment has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Page {
+    pub(crate) generation: u32,
+    pub(crate) first_ms: i64,
+    pub(crate) last_ms: i64,
+    pub(crate) rows: usize,
+    pub(crate) place: Place,
+}
+
+/// What reading a file came to.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    pub(crate) frames: Vec<(FrameKey, Vec<Page>)>,
+    /// Numbers of files whose chunks are all here.
+    pub(crate) replaces: Vec<u64>,
+    /// Places that made no sense.
+    pub(crate) damaged: u64,
+    pub(crate) newer: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) segment: Arc<Segment>,
+    file: Box<dyn Growing>,
+    explained: Explained,
+    pending: Vec<u8>,
+    /// Where the next record begins.
+    offset: u64,
+    /// Where the chunks begin, when all frames were explained before.
+    chunks_at: u64,
+}
+
+pub(crate) fn partition_ms(at_ms: i64) -> i64 {
+    ladder::floor(at_ms, PARTITION_MS)
+}
+
+pub(crate) fn name(partition_ms: i64, number: u64, settled: bool) -> String {
+    format!("{}-{}-{number:010}", if settled { "seg" } else { "new" }, partition_ms.div_euclid(1000))
+}
+
+/// Partition, number, and whether it is settled.
+pub(crate) fn parse_name(name: &str) -> Option<(i64, u64, bool)> {
+    let (settled, rest) = match (name.strip_prefix("seg-"), name.strip_prefix("new-")) {
+        (Some(rest), _) => (true, rest),
+        (_, Some(rest)) => (false, rest),
+        _ => return None,
+    };
+    let (partition_s, number) = rest.rsplit_once('-')?;
+    Some((partition_s.parse::<i64>().ok()?.checked_mul(1000)?, number.parse().ok()?, settled))
+}
+
+impl Segment {
+    pub(crate) fn size(&self) -> u64 {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn pages(&self) -> u64 {
+        self.pages.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn name(&self) -> String {
+        name(self.partition_ms, self.number, self.settled)
+    }
+
+    /// Opens a file and finds out what is in it.
+    pub(crate) fn load(disk: &dyn Disk, name: &str) -> io::Result<(Arc<Self>, Loaded)> {
+        let segment = Self::open(disk, name)?;
+        let indexed = if segment.settled { segment.read_index(segment.size())? } else { None };
+        let loaded = match indexed {
+            Some(loaded) => loaded,
+            None => segment.scan()?,
+        };
+        let pages = loaded.frames.iter().map(|(_, pages)| pages.len() as u64).sum();
+        segment.pages.store(pages, Ordering::Relaxed);
+        Ok((segment, loaded))
+    }
+
+    fn open(disk: &dyn Disk, name: &str) -> io::Result<Arc<Self>> {
+        let (partition_ms, number, settled) =
+            parse_name(name).ok_or_else(|| io::Error::other(format!("{name} is no segment")))?;
+        let file = disk.open(name)?;
+        let (size, pages) = (AtomicU64::new(file.size()?), AtomicU64::new(0));
+        Ok(Arc::new(Self { number, partition_ms, settled, size, pages, file }))
+    }
+
+    /// What the index at a file's end says, if that is whole.
+    pub(crate) fn index(disk: &dyn Disk, name: &str) -> io::Result<Option<Loaded>> {
+        let segment = Self::open(disk, name)?;
+        segment.read_index(segment.size())
+    }
+
+    /// By the index at its end, if that is whole.
+    fn read_index(self: &Arc<Self>, size: u64) -> io::Result<Option<Loaded>> {
+        let mut end = [0; HEAD + 16];
+        let Some(end_at) = size.checked_sub(end.len() as u64) else { return Ok(None) };
+        self.file.read_at(end_at, &mut end)?;
+        let Ok((chunks_at, index_at)) = record::whole(&end, Kind::End).and_then(read_end) else { return Ok(None) };
+        let Some(index_length) = end_at.checked_sub(index_at).filter(|_| chunks_at <= index_at) else {
+            return Ok(None);
+        };
+        let read = |at: u64, length: u64| -> io::Result<Vec<u8>> {
+            let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+            self.file.read_at(at, &mut bytes)?;
+            Ok(bytes)
+        };
+        let (before, index) = (read(0, chunks_at)?, read(index_at, index_length)?);
+        let mut loaded = Loaded::default();
+        let mut names = Names::default();
+        for item in Records::of(&before).chain(Records::of(&index)) {
+            let read = match item {
+                Item::Record { kind: Kind::File, payload, .. } => match record::file_head(payload, FileKind::Segment) {
+                    Ok(FileHead::Known { replaces }) => {
+                        loaded.replaces = replaces;
+                        Ok(())
+                    }
+                    Ok(FileHead::Newer) => return Ok(Some(Loaded { newer: true, ..Loaded::default() })),
+                    Err(error) => Err(error),
+                },
+                Item::Record { kind: Kind::Index, payload, .. } => self.read_index_part(payload, &names, &mut loaded),
+                Item::Record { kind, payload, .. } => names.learn(kind, payload),
+                Item::Damaged { .. } | Item::Torn { .. } => Err(Damaged),
+            };
+            if read.is_err() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(loaded))
+    }
+
+    fn read_index_part(self: &Arc<Self>, payload: &[u8], names: &Names, loaded: &mut Loaded) -> Result<(), Damaged> {
+        let mut reader = Reader(payload);
+        while !reader.is_empty() {
+            let id = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
+            let mut pages = Vec::new();
+            let (mut offset, mut before_ms) = (0u64, self.partition_ms);
+            let mut shape = None;
+            for _ in 0..reader.up_to(payload.len())? {
+                offset = offset.checked_add(reader.u64()?).ok_or(Damaged)?;
+                let length = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
+                for page in 0..reader.up_to(MOST_PAGES)? {
+                    let (rows, generation, ahead_ms, span_ms) = match (reader.up_to(codec::MOST_ROWS)?, shape.take()) {
+                        (0, Some(same)) => same,
+                        (0, None) => return Err(Damaged),
+                        (rows, _) => {
+                            let generation = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
+                            (rows, generation, reader.i64()?, reader.u64()?)
+                        }
+                    };
+                    shape = Some((rows, generation, ahead_ms, span_ms));
+                    let first_ms = before_ms.checked_add(ahead_ms).ok_or(Damaged)?;
+                    let last_ms = first_ms.checked_add_unsigned(span_ms).ok_or(Damaged)?;
+                    before_ms = last_ms;
+                    let place = self.place(offset, length, page);
+                    pages.push(Page { generation, first_ms, last_ms, rows, place });
+                }
+            }
+            loaded.frames.push((names.frame(id)?.clone(), pages));
+        }
+        Ok(())
+    }
+
+    /// Record by record.
+    fn scan(self: &Arc<Self>) -> io::Result<Loaded> {
+        let bytes = record::read_all(&*self.file)?;
+        let mut loaded = Loaded::default();
+        let mut names = Names::default();
+        let mut frames: HashMap<u32, Vec<Page>> = HashMap::new();
+        for item in Records::of(&bytes) {
+            let read = match item {
+                Item::Record { kind: Kind::File, payload, .. } => match record::file_head(payload, FileKind::Segment) {
+                    Ok(FileHead::Newer) => return Ok(Loaded { newer: true, ..Loaded::default() }),
+                    Ok(FileHead::Known { replaces }) => {
+                        loaded.replaces = replaces;
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                },
+                Item::Record { kind: Kind::Chunk, payload, offset } => {
+                    self.read_heads(payload, offset, &names, &mut frames)
+                }
+                Item::Record { kind, payload, .. } => names.learn(kind, payload),
+                Item::Damaged { .. } => Err(Damaged),
+                Item::Torn { .. } => Ok(()),
+            };
+            loaded.damaged += u64::from(read.is_err());
+        }
+        let named = frames.into_iter().filter_map(|(id, pages)| Some((names.frame(id).ok()?.clone(), pages)));
+        loaded.frames = named.collect();
+        Ok(loaded)
+    }
+
+    fn read_heads(
+        self: &Arc<Self>,
+        payload: &[u8],
+        offset: usize,
+        names: &Names,
+        frames: &mut HashMap<u32, Vec<Page>>,
+    ) -> Result<(), Damaged> {
+        let mut reader = Reader(payload);
+        let id = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
+        let length = u32::try_from(payload.len() + HEAD).map_err(|_| Damaged)?;
+        let heads = codec::heads(&names.frame(id)?.schema, &mut reader)?;
+        let pages = heads.into_iter().enumerate().map(|(page, head)| Page {
+            generation: head.generation,
+            first_ms: head.first_ms,
+            last_ms: head.last_ms,
+            rows: head.rows,
+            place: self.place(offset as u64, length, page),
+        });
+        frames.entry(id).or_default().extend(pages);
+        Ok(())
+    }
+
+    fn place(self: &Arc<Self>, offset: u64, length: u32, page: usize) -> Place {
+        let bytes = Bytes::Stored { file: self.clone(), offset, length };
+        Place { bytes, page: u16::try_from(page).unwrap_or(u16::MAX) }
+    }
+}
+
+impl Stored for Segment {
+    fn chunk(&self, offset: u64, length: u32) -> Result<Vec<u8>, Unreadable> {
+        let mut bytes = vec![0; length as usize];
+        self.file.read_at(offset, &mut bytes)?;
+        let payload = record::whole(&bytes, Kind::Chunk)?;
+        let mut reader = Reader(payload);
+        reader.u64()?;
+        let before = bytes.len() - reader.0.len();
+        bytes.drain(..before);
+        Ok(bytes)
+    }
+
+    fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+// === impl Writer ===
+
+impl Writer {
+    /// A new file; `name` is what it is called as long as it is written.
+    pub(crate) fn create(
+        disk: &dyn Disk,
+        name: &str,
+        (partition_ms, number, settled): (i64, u64, bool),
+        replaces: &[u64],
+    ) -> io::Result<Self> {
+        let file = disk.create(name)?;
+        let size = AtomicU64::new(0);
+        let pages = AtomicU64::new(0);
+        let segment = Arc::new(Segment { number, partition_ms, settled, size, pages, file: disk.open(name)? });
+        let mut pending = Vec::new();
+        record::put_file_head(&mut pending, FileKind::Segment, replaces);
+        let offset = pending.len() as u64;
+        Ok(Self { segment, file, explained: Explained::default(), pending, offset, chunks_at: offset })
+    }
+
+    /// Where a chunk will be.
+    pub(crate) fn add(&mut self, id: u32, key: &FrameKey, chunk: &[u8]) -> (u64, u32) {
+        let start = self.pending.len();
+        self.explained.explain(&mut self.pending, id, key);
+        let record = self.pending.len();
+        record::put(&mut self.pending, Kind::Chunk, |out| {
+            put_u64(out, u64::from(id));
+            out.extend_from_slice(chunk);
+        });
+        let offset = self.offset + (record - start) as u64;
+        self.offset += (self.pending.len() - start) as u64;
+        (offset, u32::try_from(self.pending.len() - record).unwrap_or(u32::MAX))
+    }
+
+    pub(crate) fn place(&self, (offset, length): (u64, u32), page: usize) -> Place {
+        self.segment.place(offset, length, page)
+    }
+
+    /// How many bytes were added since the last [`Writer::write`].
+    pub(crate) fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Hands what was added to the disk.
+    pub(crate) fn write(&mut self) -> io::Result<u64> {
+        let bytes = std::mem::take(&mut self.pending);
+        self.file.append(&bytes)?;
+        self.segment.size.store(self.offset, Ordering::Relaxed);
+        Ok(bytes.len() as u64)
+    }
+
+    pub(crate) fn sync(&mut self) -> io::Result<()> {
+        self.file.sync()
+    }
+
+    /// Says beforehand what frames there will be.
+    pub(crate) fn explain<'a>(&mut self, frames: impl Iterator<Item = (u32, &'a FrameKey)>) {
+        let start = self.pending.len();
+        frames.for_each(|(id, key)| self.explained.explain(&mut self.pending, id, key));
+        self.offset += (self.pending.len() - start) as u64;
+        self.chunks_at = self.offset;
+    }
+
+    /// Adds the index and the end.
+    pub(crate) fn finish(&mut self, frames: &[(u32, Vec<Page>)]) {
+        let (chunks_at, index_at) = (self.chunks_at, self.offset);
+        let start = self.pending.len();
+        let mut part = Vec::with_capacity(INDEX_PART);
+        for (id, pages) in frames {
+            put_u64(&mut part, u64::from(*id));
+            put_pages(&mut part, pages, self.segment.partition_ms);
+            self.segment.pages.fetch_add(pages.len() as u64, Ordering::Relaxed);
+            if part.len() >= INDEX_PART {
+                record::put(&mut self.pending, Kind::Index, |out| out.append(&mut part));
+            }
+        }
+        record::put(&mut self.pending, Kind::Index, |out| out.append(&mut part));
+        record::put(&mut self.pending, Kind::End, |out| {
+            [chunks_at, index_at].iter().for_each(|at| out.extend_from_slice(&at.to_le_bytes()));
+        });
+        self.offset += (self.pending.len() - start) as u64;
+    }
+}
+
+/// Where the chunks begin, and the index.
+fn read_end(payload: &[u8]) -> Result<(u64, u64), Damaged> {
+    let place = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).map_err(|_| Damaged);
+    let (chunks, index) = payload.split_at_checked(8).ok_or(Damaged)?;
+    Ok((place(chunks)?, place(index)?))
+}
+
+/// The pages of a frame, those of one chunk after each other.
+fn put_pages(out: &mut Vec<u8>, pages: &[Page], partition_ms: i64) {
+    let at = |page: &Page| match page.place.bytes {
+        Bytes::Stored { offset, length, .. } => (offset, length),
+        Bytes::Memory(_) => (0, 0),
+    };
+    let chunks: Vec<&[Page]> = pages.chunk_by(|a, b| at(a) == at(b)).collect();
+    put_u64(out, chunks.len() as u64);
+    let (mut before, mut before_ms) = (0, partition_ms);
+    let mut shape = None;
+    for chunk in chunks {
+        let Some((offset, length)) = chunk.first().map(at) else { continue };
+        put_u64(out, offset - before);
+        before = offset;
+        put_u64(out, u64::from(length));
+        put_u64(out, chunk.len() as u64);
+        for page in chunk {
+            let own = (page.rows, page.generation, page.first_ms.wrapping_sub(before_ms), page.last_ms - page.first_ms);
+            before_ms = page.last_ms;
+            if shape == Some(own) {
+                // No page has no rows: this one is as the one before.
+                put_u64(out, 0);
+                continue;
+            }
+            shape = Some(own);
+            put_u64(out, page.rows as u64);
+            put_u64(out, u64::from(page.generation));
+            put_i64(out, own.2);
+            put_u64(out, own.3 as u64);
+        }
+    }
+}

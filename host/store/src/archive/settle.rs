@@ -1,0 +1,177 @@
+//! Merges the chunks of a time that is over: all of them in one file, frame by frame, several blocks to a chunk, packed
+//! as densely as can be. It goes on a little at a time between flushes.
+
+use super::segment::{PARTITION_MS, Page, Segment, Writer};
+use super::{Archive, Kept, Moved, live_pages};
+use crate::codec::{self, Effort};
+use crate::frame::{Block, Frame, Unreadable};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+
+/// Blocks of one chunk. More are denser, and more to read for one of them.
+const MERGED: usize = 4;
+
+/// How long after its end a time's blocks are all sealed, those that take longest to fill aside.
+const LATE_MS: i64 = 30 * 60_000;
+
+/// Bytes that are handed to the disk at a time.
+const WRITE: usize = 1 << 20;
+
+/// One time's merging under way.
+#[derive(Debug)]
+pub(super) struct Settling {
+    writer: Writer,
+    name: String,
+    /// Numbers of the files whose chunks are merged.
+    sources: Vec<u64>,
+    /// Frames to come.
+    queue: VecDeque<Arc<Frame>>,
+    /// Frames that are done: what the new file says of them, and where their blocks will be.
+    index: Vec<(u32, Vec<Page>)>,
+    moved: Vec<Moved>,
+}
+
+impl Archive {
+    /// Goes on merging, for so many blocks; whether there was something to do.
+    pub(crate) fn settle(&mut self, frames: &[Arc<Frame>], now_ms: i64, blocks: usize) -> io::Result<bool> {
+        let settling = match self.settling.take() {
+            Some(settling) => settling,
+            None => match self.due(frames, now_ms) {
+                Some((partition_ms, sources)) => self.begin(frames, partition_ms, sources)?,
+                None => return Ok(false),
+            },
+        };
+        let names = [settling.name.clone(), settling.writer.segment.name()];
+        let went_on = self.go_on(settling, frames, blocks);
+        if went_on.is_err() {
+            // One of them is there, and nothing of it counts.
+            self.superfluous.extend(names);
+        }
+        went_on.map(|()| true)
+    }
+
+    fn go_on(&mut self, mut settling: Settling, frames: &[Arc<Frame>], blocks: usize) -> io::Result<()> {
+        let mut done = 0;
+        while done < blocks
+            && let Some(frame) = settling.queue.pop_front()
+        {
+            let id = Kept::of(&mut self.kept, &mut self.next_id, &frame).id;
+            done += settling.add(id, &frame)?;
+        }
+        if settling.queue.is_empty() {
+            self.finish(settling)?;
+            self.sweep(frames);
+        } else {
+            self.settling = Some(settling);
+        }
+        Ok(())
+    }
+
+    /// A time that is over, with files that are not merged, or that hold little that is alive.
+    fn due(&self, frames: &[Arc<Frame>], now_ms: i64) -> Option<(i64, Vec<u64>)> {
+        let live = live_pages(frames);
+        let mut partitions: BTreeMap<i64, Vec<&Arc<Segment>>> = BTreeMap::new();
+        for segment in self.segments.values() {
+            partitions.entry(segment.partition_ms).or_default().push(segment);
+        }
+        let due = |(partition_ms, segments): &(i64, Vec<&Arc<Segment>>)| {
+            let bytes = |settled: bool| -> u64 {
+                segments.iter().filter(|segment| segment.settled == settled).map(|segment| segment.size()).sum()
+            };
+            let fresh = segments.iter().filter(|segment| !segment.settled).count();
+            let is_dead = |segment: &&Arc<Segment>| {
+                segment.settled && 4 * live.get(&segment.number).copied().unwrap_or(0) < segment.pages()
+            };
+            let over = partition_ms.saturating_add(PARTITION_MS + LATE_MS) <= now_ms;
+            // A few late blocks are not worth writing all the others again.
+            over && (fresh > 0 && (fresh >= 8 || bytes(false) * 10 >= bytes(true)) || segments.iter().any(is_dead))
+        };
+        let (partition_ms, segments) = partitions.into_iter().find(due)?;
+        Some((partition_ms, segments.iter().map(|segment| segment.number).collect()))
+    }
+
+    fn begin(&mut self, frames: &[Arc<Frame>], partition_ms: i64, sources: Vec<u64>) -> io::Result<Settling> {
+        // What comes for this time from now on goes to another file.
+        self.writers.remove(&partition_ms);
+        self.next_number += 1;
+        let number = self.next_number;
+        let name = format!("tmp-{number:010}");
+        let writer = Writer::create(&*self.disk, &name, (partition_ms, number, true), &sources);
+        let writer = writer.inspect_err(|_| self.superfluous.push(name.clone()))?;
+        let has_some = |frame: &&Arc<Frame>| {
+            frame.view().blocks.iter().any(|block| block.place.file().is_some_and(|number| sources.contains(&number)))
+        };
+        let mut queue: Vec<_> = frames.iter().filter(has_some).cloned().collect();
+        queue.sort_by(|a, b| {
+            let order = |frame: &Arc<Frame>| (frame.key().instance.clone(), frame.schema().sampler().clone());
+            order(a).cmp(&order(b))
+        });
+        let mut writer = writer;
+        let ids: Vec<_> = queue.iter().map(|frame| Kept::of(&mut self.kept, &mut self.next_id, frame).id).collect();
+        writer.explain(ids.into_iter().zip(queue.iter().map(|frame| frame.key())));
+        Ok(Settling { writer, name, sources, queue: queue.into(), index: Vec::new(), moved: Vec::new() })
+    }
+
+    fn finish(&mut self, settling: Settling) -> io::Result<()> {
+        let Settling { mut writer, name, index, moved, .. } = settling;
+        writer.finish(&index);
+        writer.write()?;
+        writer.sync()?;
+        self.disk.rename(&name, &writer.segment.name())?;
+        self.disk.sync()?;
+        self.segments.insert(writer.segment.number, writer.segment.clone());
+        for (frame, places) in moved {
+            frame.stored(&places);
+        }
+        Ok(())
+    }
+}
+
+impl Settling {
+    /// Merges a frame's blocks; how many there were.
+    fn add(&mut self, id: u32, frame: &Arc<Frame>) -> io::Result<usize> {
+        let view = frame.view();
+        let is_source = |block: &&Arc<Block>| block.place.file().is_some_and(|number| self.sources.contains(&number));
+        let blocks: Vec<&Arc<Block>> = view.blocks.iter().filter(is_source).collect();
+        let mut pages = Vec::new();
+        let mut places = Vec::new();
+        for merged in blocks.chunks(MERGED) {
+            let mut readable = Vec::new();
+            for block in merged {
+                match block.unpack(frame.schema()) {
+                    Ok(rows) => {
+                        let cells = rows.clone().into_values(frame.schema()).parts(frame.schema(), frame.layout());
+                        readable.push((block, rows, cells.whole(frame.schema())));
+                    }
+                    Err(Unreadable::Io(error)) => return Err(error),
+                    Err(error @ Unreadable::Damaged(_)) => {
+                        frame.unreadable(&error);
+                        frame.discard(block.id);
+                    }
+                }
+            }
+            if readable.is_empty() {
+                continue;
+            }
+            let rows: Vec<_> = readable.iter().map(|(_, rows, _)| rows).collect();
+            let cells: Vec<_> = readable.iter().map(|(_, _, cells)| &cells[..]).collect();
+            let chunk = codec::encode(frame.schema(), &rows, &cells, Effort::Dense);
+            let at = self.writer.add(id, frame.key(), &chunk);
+            for (page, (block, rows, _)) in readable.iter().enumerate() {
+                let place = self.writer.place(at, page);
+                let Block { generation, first_ms, last_ms, .. } = ****block;
+                pages.push(Page { generation, first_ms, last_ms, rows: rows.len(), place: place.clone() });
+                places.push((block.id, place));
+            }
+        }
+        if self.writer.pending() >= WRITE {
+            self.writer.write()?;
+        }
+        if !pages.is_empty() {
+            self.index.push((id, pages));
+            self.moved.push((frame.clone(), places));
+        }
+        Ok(blocks.len())
+    }
+}

@@ -1,0 +1,361 @@
+//! Reads all there is in a folder, to the last bit, and says what makes no sense.
+
+use super::disk::Disk;
+use super::log;
+use super::names::{FrameKey, Names};
+use super::notes::{self, Values};
+use super::record::{self, FileHead, FileKind, HEAD, Item, Kind, Records};
+use super::segment::{self, Page, Segment};
+use crate::cell::Cell;
+use crate::codec::{Chunk, PageHead, Reader};
+use crate::frame::Bytes;
+use crate::inspect::{Finding, Verified};
+use crate::ladder::Layout;
+use crate::{Field, Schema};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+/// Doubles may be added up in another order one day.
+const SUM_TOLERANCE: f64 = 1e-9;
+
+/// What a file is for, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Log,
+    Fresh,
+    Settled,
+    Notes,
+}
+
+impl Role {
+    pub(crate) fn of(name: &str) -> Option<Self> {
+        match segment::parse_name(name) {
+            Some((.., settled)) => Some(if settled { Self::Settled } else { Self::Fresh }),
+            None if log::parse_name(name).is_some() => Some(Self::Log),
+            None => notes::parse_name(name).map(|_| Self::Notes),
+        }
+    }
+
+    fn kind(self) -> FileKind {
+        match self {
+            Self::Log => FileKind::Log,
+            Self::Fresh | Self::Settled => FileKind::Segment,
+            Self::Notes => FileKind::Notes,
+        }
+    }
+}
+
+/// `progress` is told how many bytes of how many are done.
+pub(crate) fn verify(disk: &dyn Disk, progress: &mut dyn FnMut(u64, u64)) -> io::Result<Verified> {
+    let mut names = disk.list()?;
+    names.sort_unstable();
+    let size = |name: &str| disk.open(name).and_then(|file| file.size()).unwrap_or(0);
+    let files: Vec<_> = names.iter().filter_map(|name| Some((name, Role::of(name)?, size(name)))).collect();
+    let all = files.iter().map(|(.., size)| size).sum();
+    let mut verified = Verified::default();
+    let mut done = 0;
+    for (name, role, size) in files {
+        let mut file = Verifying { name, role, verified: &mut verified, seen: Seen::default() };
+        match disk.open(name).and_then(|file| record::read_all(&*file)) {
+            Ok(bytes) => file.read(disk, &bytes, &mut |at| progress(done + at, all)),
+            Err(error) => file.damaged(0, format!("it cannot be read: {error}")),
+        }
+        done += size;
+        verified.files += 1;
+        verified.bytes += size;
+    }
+    progress(done, all);
+    Ok(verified)
+}
+
+/// A file being read.
+struct Verifying<'a> {
+    name: &'a str,
+    role: Role,
+    verified: &'a mut Verified,
+    seen: Seen,
+}
+
+#[derive(Default)]
+struct Seen {
+    names: Names,
+    notes: Values,
+    /// By their place: of a settled file, which has an index.
+    chunks: BTreeMap<u64, Indexed>,
+    damaged: BTreeSet<u64>,
+}
+
+/// What an index says of a chunk.
+#[derive(Debug, PartialEq)]
+struct Indexed {
+    key: FrameKey,
+    length: u32,
+    pages: Vec<PageSpan>,
+}
+
+#[derive(Debug, PartialEq)]
+struct PageSpan {
+    generation: u32,
+    first_ms: i64,
+    last_ms: i64,
+    rows: usize,
+}
+
+impl Verifying<'_> {
+    fn read(&mut self, disk: &dyn Disk, bytes: &[u8], progress: &mut dyn FnMut(u64)) {
+        if let Some(Item::Record { kind: Kind::File, payload, .. }) = Records::of(bytes).next()
+            && let Ok(FileHead::Newer) = record::file_head(payload, self.role.kind())
+        {
+            self.verified.newer.push(self.name.to_owned());
+            return;
+        }
+        if bytes.is_empty() {
+            self.end(0, "it is empty".to_owned());
+        }
+        for item in Records::of(bytes) {
+            match item {
+                Item::Record { offset, kind, payload } => {
+                    progress(offset as u64);
+                    self.verified.records += 1;
+                    if offset == 0 && kind != Kind::File {
+                        self.damaged(0, "it does not begin as such a file does".to_owned());
+                    }
+                    if let Err(what) = self.record(offset, kind, payload) {
+                        self.damaged(offset, what);
+                    }
+                }
+                Item::Damaged { offset, length } => self.damaged(offset, format!("{length} bytes are no record")),
+                Item::Torn { offset } => {
+                    self.end(offset, format!("the last {} bytes are no whole record", bytes.len() - offset));
+                }
+            }
+        }
+        if self.role == Role::Settled {
+            self.index(disk, bytes.len());
+        }
+    }
+
+    fn damaged(&mut self, offset: usize, what: String) {
+        // What follows from it is not said too.
+        if self.seen.damaged.insert(offset as u64) {
+            self.verified.damaged.push(Finding { file: self.name.to_owned(), offset: offset as u64, what });
+        }
+    }
+
+    /// The file ends as one whose writer was stopped. A settled one got its name when it was whole.
+    fn end(&mut self, offset: usize, what: String) {
+        match self.role {
+            Role::Settled => self.damaged(offset, what),
+            _ => self.verified.torn.push(Finding { file: self.name.to_owned(), offset: offset as u64, what }),
+        }
+    }
+
+    fn record(&mut self, offset: usize, kind: Kind, payload: &[u8]) -> Result<(), String> {
+        let Seen { names, notes, .. } = &mut self.seen;
+        match (kind, self.role) {
+            (Kind::File, role) => match record::file_head(payload, role.kind()) {
+                Ok(_) => Ok(()),
+                Err(_) => Err("it says that it is another kind of file".to_owned()),
+            },
+            (Kind::Schema | Kind::Frame, Role::Log | Role::Fresh | Role::Settled) => {
+                names.learn(kind, payload).map_err(|_| "what it says of a frame makes no sense".to_owned())
+            }
+            (Kind::Rows, Role::Log) => {
+                let rows = &mut self.verified.rows;
+                let read = log::entries(payload, names, |_, entry| *rows += entry.rows.len() as u64);
+                read.map_err(|_| "its rows make no sense, or their frame is nowhere explained".to_owned())
+            }
+            (Kind::Chunk, Role::Fresh | Role::Settled) => self.chunk(offset, payload),
+            (Kind::Index | Kind::End, Role::Settled) | (Kind::End, Role::Notes) => Ok(()),
+            (Kind::Note, Role::Notes) => {
+                notes::note(payload, notes).map_err(|_| "a note that makes no sense".to_owned())
+            }
+            _ => Err("such a record does not belong in such a file".to_owned()),
+        }
+    }
+
+    fn chunk(&mut self, offset: usize, payload: &[u8]) -> Result<(), String> {
+        let mut reader = Reader(payload);
+        let id = reader.u64().ok().and_then(|id| u32::try_from(id).ok());
+        let key = id.and_then(|id| self.seen.names.frame(id).ok());
+        let key = key.ok_or_else(|| "a chunk whose frame is nowhere explained".to_owned())?;
+        let unreadable = |_| "a chunk that cannot be unpacked".to_owned();
+        let chunk = Chunk::read(&key.schema, reader.0).map_err(unreadable)?;
+        for (page, head) in chunk.pages.iter().enumerate() {
+            let values = chunk.rows(page).map_err(unreadable)?.into_values(&key.schema);
+            let cells = values.parts(&key.schema, Layout::of(key.interval_ms)).whole(&key.schema);
+            agree(&key.schema, head, &cells).map_err(|why| format!("page {page} of a chunk: {why}"))?;
+            self.verified.blocks += 1;
+            self.verified.rows += head.rows as u64;
+        }
+        if self.role == Role::Settled {
+            let length = u32::try_from(payload.len() + HEAD).unwrap_or(u32::MAX);
+            let pages = chunk.pages.iter().map(PageSpan::of_head).collect();
+            self.seen.chunks.insert(offset as u64, Indexed { key: key.clone(), length, pages });
+        }
+        Ok(())
+    }
+
+    /// Whether the index at the end says what is there.
+    fn index(&mut self, disk: &dyn Disk, size: usize) {
+        let loaded = match Segment::index(disk, self.name) {
+            Ok(Some(loaded)) => loaded,
+            Ok(None) => return self.damaged(size, "there is no whole index at the end".to_owned()),
+            Err(error) => return self.damaged(size, format!("its index cannot be read: {error}")),
+        };
+        for (key, pages) in &loaded.frames {
+            for pages in pages.chunk_by(|a, b| place(a) == place(b)) {
+                let Some((offset, length)) = pages.first().and_then(place) else { continue };
+                let pages = pages.iter().map(PageSpan::of_page).collect();
+                let said = Indexed { key: key.clone(), length, pages };
+                let at = usize::try_from(offset).unwrap_or(usize::MAX);
+                match self.seen.chunks.remove(&offset) {
+                    Some(found) if found == said => {}
+                    Some(_) => self.damaged(at, "the index says something else of this chunk".to_owned()),
+                    None => self.damaged(at, "there is no chunk where the index has one".to_owned()),
+                }
+            }
+        }
+        for offset in std::mem::take(&mut self.seen.chunks).into_keys() {
+            self.damaged(usize::try_from(offset).unwrap_or(usize::MAX), "a chunk the index does not name".to_owned());
+        }
+    }
+}
+
+impl PageSpan {
+    fn of_head(head: &PageHead) -> Self {
+        let PageHead { generation, first_ms, last_ms, rows, .. } = *head;
+        Self { generation, first_ms, last_ms, rows }
+    }
+
+    fn of_page(page: &Page) -> Self {
+        let Page { generation, first_ms, last_ms, rows, .. } = *page;
+        Self { generation, first_ms, last_ms, rows }
+    }
+}
+
+fn place(page: &Page) -> Option<(u64, u32)> {
+    match page.place.bytes {
+        Bytes::Stored { offset, length, .. } => Some((offset, length)),
+        Bytes::Memory(_) => None,
+    }
+}
+
+/// Whether a page's cells are what its rows add up to; a last value and a sum that are no number were not kept.
+fn agree(schema: &Schema, head: &PageHead, cells: &[Cell]) -> Result<(), String> {
+    let same = |a: f64, b: f64| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+    let close = |a: f64, b: f64| same(a, b) || (a - b).abs() <= SUM_TOLERANCE * a.abs().max(b.abs());
+    for ((Field { name, .. }, kept), found) in schema.fields().iter().zip(&head.cells).zip(cells) {
+        let wrong = [
+            ("count", kept.count == found.count),
+            ("smallest value", same(kept.min, found.min)),
+            ("largest value", same(kept.max, found.max)),
+            ("last value", kept.last.is_nan() || same(kept.last, found.last)),
+            ("sum", kept.sum.is_nan() || close(kept.sum, found.sum)),
+        ];
+        if let Some((what, _)) = wrong.into_iter().find(|(_, fine)| !fine) {
+            return Err(format!("the {what} of {name} is not that of its rows"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::InstanceId;
+    use crate::archive::disk::Folder;
+    use crate::archive::segment::Writer;
+    use crate::codec::{self, Effort, put_u64};
+    use crate::rows::Rows;
+
+    fn verified(disk: &dyn Disk) -> Verified {
+        verify(disk, &mut |_, _| {}).unwrap()
+    }
+
+    /// A settled file of one chunk; `falsify` what it says of its rows, its index by one row too few or not.
+    fn settled(disk: &dyn Disk, falsify: impl Fn(&mut Cell), index_is_right: bool) -> Verified {
+        let schema = Schema::new("s", vec![Field::gauge("x")]);
+        let instance = InstanceId::new("i").unwrap();
+        let key = FrameKey { instance, schema: schema.clone(), interval_ms: 1000, born: 0 };
+        let at_ms: Vec<i64> = (0..100).map(|nth| nth * 1000).collect();
+        let rows =
+            Rows { columns: vec![(0..100).map(|nth| f64::from(nth * 7 % 31)).collect()], at_ms, ..Rows::default() };
+        let mut cells = rows.clone().into_values(&schema).parts(&schema, Layout::of(1000)).whole(&schema);
+        falsify(&mut cells[0]);
+        let name = segment::name(0, 1, true);
+        let mut writer = Writer::create(disk, &name, (0, 1, true), &[]).unwrap();
+        writer.explain([(7, &key)].into_iter());
+        let at = writer.add(7, &key, &codec::encode(&schema, &[&rows], &[&cells], Effort::Dense));
+        let said = if index_is_right { 100 } else { 99 };
+        let page = Page { generation: 0, first_ms: 0, last_ms: 99_000, rows: said, place: writer.place(at, 0) };
+        writer.finish(&[(7, vec![page])]);
+        writer.write().unwrap();
+        let verified = verified(disk);
+        disk.remove(&name).unwrap();
+        verified
+    }
+
+    fn folder() -> (tempfile::TempDir, Folder) {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Folder::unlocked(temp.path()).unwrap();
+        (temp, folder)
+    }
+
+    #[test]
+    fn cells_that_their_rows_do_not_add_up_to_are_damage() {
+        let (_temp, folder) = folder();
+        let whole = settled(&folder, |_| {}, true);
+        assert_eq!((whole.damaged, whole.blocks, whole.rows), (vec![], 1, 100));
+        let falsify: [(&str, fn(&mut Cell)); 4] = [
+            ("count", |cell| cell.count -= 1),
+            ("smallest", |cell| cell.min = -1.0),
+            ("largest", |cell| cell.max = 30.5),
+            ("sum", |cell| cell.sum += 0.01),
+        ];
+        for (what, falsify) in falsify {
+            let verified = settled(&folder, falsify, true);
+            let [found] = &verified.damaged[..] else { panic!("{what}: {verified:?}") };
+            assert!(found.what.contains(what) && found.what.contains("of x"), "{found:?}");
+        }
+        assert!(settled(&folder, |cell| cell.sum *= 1.0 + 1e-12, true).is_whole(), "sums may be a bit off");
+    }
+
+    #[test]
+    fn an_index_that_says_something_else_than_its_chunks_is_damage() {
+        let (_temp, folder) = folder();
+        let verified = settled(&folder, |_| {}, false);
+        let [found] = &verified.damaged[..] else { panic!("{verified:?}") };
+        assert!(found.what.contains("index"), "{found:?}");
+    }
+
+    #[test]
+    fn a_file_of_a_later_version_is_named_and_not_looked_into() {
+        let (_temp, folder) = folder();
+        let mut bytes = Vec::new();
+        record::put(&mut bytes, Kind::File, |out| {
+            out.extend_from_slice(b"dropsonde");
+            out.push(FileKind::Log as u8);
+            put_u64(out, 1000);
+        });
+        bytes.extend_from_slice(b"whatever that may mean");
+        folder.create("log-0000000001").unwrap().append(&bytes).unwrap();
+        let verified = verified(&folder);
+        assert_eq!(verified.newer, ["log-0000000001"]);
+        assert!(verified.is_whole() && verified.torn.is_empty(), "{verified:?}");
+    }
+
+    #[test]
+    fn a_record_where_it_does_not_belong_is_damage() {
+        let (_temp, folder) = folder();
+        let mut bytes = Vec::new();
+        record::put_file_head(&mut bytes, FileKind::Log, &[]);
+        let at = bytes.len() as u64;
+        record::put(&mut bytes, Kind::Chunk, |out| out.push(1));
+        folder.create("log-0000000001").unwrap().append(&bytes).unwrap();
+        folder.create("notes-0000000002").unwrap().append(&bytes).unwrap();
+        let verified = verified(&folder);
+        let places: Vec<_> = verified.damaged.iter().map(|found| (&found.file[..3], found.offset)).collect();
+        assert_eq!(places, [("log", at), ("not", 0), ("not", at)], "{verified:?}");
+    }
+}

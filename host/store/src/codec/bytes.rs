@@ -1,0 +1,123 @@
+//! Whole numbers in few bytes, and reading them back from bytes that may be anything.
+
+/// Bytes that cannot be what was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the bytes make no sense")]
+pub(crate) struct Damaged;
+
+/// What is left to read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
+
+pub(crate) fn put_u64(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+pub(crate) fn put_i64(out: &mut Vec<u8>, value: i64) {
+    put_u64(out, zigzag(value));
+}
+
+pub(crate) fn put_f64(out: &mut Vec<u8>, value: f64) {
+    out.extend_from_slice(&value.to_bits().to_le_bytes());
+}
+
+pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_u64(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// Small numbers of either sign become small numbers.
+pub(crate) fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)) as u64
+}
+
+pub(crate) fn unzigzag(value: u64) -> i64 {
+    (value >> 1) as i64 ^ -((value & 1) as i64)
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn u8(&mut self) -> Result<u8, Damaged> {
+        let (&first, rest) = self.0.split_first().ok_or(Damaged)?;
+        self.0 = rest;
+        Ok(first)
+    }
+
+    pub(crate) fn u64(&mut self) -> Result<u64, Damaged> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.u8()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(Damaged)
+    }
+
+    pub(crate) fn i64(&mut self) -> Result<i64, Damaged> {
+        self.u64().map(unzigzag)
+    }
+
+    /// A number no larger than a bound: what is read sizes what is allocated.
+    pub(crate) fn up_to(&mut self, most: usize) -> Result<usize, Damaged> {
+        usize::try_from(self.u64()?).ok().filter(|&value| value <= most).ok_or(Damaged)
+    }
+
+    pub(crate) fn f64(&mut self) -> Result<f64, Damaged> {
+        let bytes = self.take(8)?.try_into().map_err(|_| Damaged)?;
+        Ok(f64::from_bits(u64::from_le_bytes(bytes)))
+    }
+
+    pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], Damaged> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(Damaged)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    /// Bytes with their length before them.
+    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], Damaged> {
+        let length = self.up_to(self.0.len())?;
+        self.take(length)
+    }
+
+    pub(crate) fn text(&mut self) -> Result<&'a str, Damaged> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| Damaged)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_put_is_read(a: u64, b: i64, c: f64, d: Vec<u8>) {
+            let mut out = Vec::new();
+            put_u64(&mut out, a);
+            put_i64(&mut out, b);
+            put_f64(&mut out, c);
+            put_bytes(&mut out, &d);
+            let mut reader = Reader(&out);
+            prop_assert_eq!((reader.u64(), reader.i64()), (Ok(a), Ok(b)));
+            prop_assert_eq!(reader.f64().map(f64::to_bits), Ok(c.to_bits()));
+            prop_assert_eq!(reader.bytes(), Ok(&d[..]));
+            prop_assert!(reader.is_empty());
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes: Vec<u8>) {
+            let _ = Reader(&bytes).u64();
+            let _ = Reader(&bytes).text();
+            prop_assert!(Reader(&bytes).up_to(10).is_ok_and(|n| n <= 10) || Reader(&bytes).up_to(10).is_err());
+        }
+    }
+}

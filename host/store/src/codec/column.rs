@@ -1,0 +1,320 @@
+//! One column of a chunk: whole steps where every value is a whole number of them, doubles where not.
+
+use super::bytes::{Damaged, Reader, put_bytes, put_f64, put_i64, put_u64};
+use super::{Effort, MOST_ROWS};
+use crate::quantum::Quantum;
+use pco::wrapped::{FileCompressor, FileDecompressor};
+use pco::{ChunkConfig, DeltaSpec, ModeSpec, PagingSpec};
+
+const EMPTY: u8 = 0;
+const CONSTANT: u8 = 1;
+const NARROW: u8 = 2;
+const WIDE: u8 = 3;
+const DOUBLES: u8 = 4;
+/// Added to one of these when no page has gaps: then nothing is said of them.
+const FULL: u8 = 8;
+
+/// Parts of 1 that readings without a declared precision are tried with: what people write has few decimals.
+const DECIMALS: [f64; 7] = [1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6];
+
+/// Appends a column. A gap is NaN.
+pub(super) fn encode(out: &mut Vec<u8>, declared: Quantum, pages: &[&[f64]], effort: Effort) {
+    let present: Vec<f64> = pages.iter().copied().flatten().copied().filter(|value| !value.is_nan()).collect();
+    let Some(&first) = present.first() else {
+        out.push(EMPTY);
+        return;
+    };
+    let is_full = present.len() == pages.iter().map(|page| page.len()).sum::<usize>();
+    let full = if is_full { FULL } else { 0 };
+    let gaps = |out: &mut Vec<u8>| {
+        if !is_full {
+            pages.iter().for_each(|page| put_gaps(out, page));
+        }
+    };
+    if present.iter().all(|value| value.to_bits() == first.to_bits()) {
+        out.push(CONSTANT | full);
+        put_f64(out, first);
+        gaps(out);
+        return;
+    }
+    let counts: Vec<usize> = pages.iter().map(|page| page.iter().filter(|value| !value.is_nan()).count()).collect();
+    let body = match wholes(&present, declared) {
+        Some((quantum, wholes)) => {
+            let narrow: Option<Vec<i32>> = wholes.iter().map(|&whole| i32::try_from(whole).ok()).collect();
+            out.push(if narrow.is_some() { NARROW } else { WIDE } | full);
+            put_quantum(out, quantum);
+            match narrow {
+                Some(narrow) => compress(&narrow, &counts, whole_numbers(&wholes, effort)),
+                None => compress(&wholes, &counts, whole_numbers(&wholes, effort)),
+            }
+        }
+        None => {
+            out.push(DOUBLES | full);
+            compress(&present, &counts, ChunkConfig::default().with_compression_level(effort.level()))
+        }
+    };
+    gaps(out);
+    put_bytes(out, &body.meta);
+    let mut before = 0;
+    for page in &body.pages {
+        put_i64(out, page.len() as i64 - before);
+        before = page.len() as i64;
+    }
+    body.pages.iter().for_each(|page| out.extend_from_slice(page));
+}
+
+/// A column read so far that its pages can be.
+pub(super) enum Column<'a> {
+    Empty,
+    Constant { value: f64, gaps: Vec<Gaps> },
+    Narrow(Quantum, Packed<'a>),
+    Wide(Quantum, Packed<'a>),
+    Doubles(Packed<'a>),
+}
+
+pub(super) struct Packed<'a> {
+    gaps: Vec<Gaps>,
+    meta: &'a [u8],
+    pages: Vec<&'a [u8]>,
+}
+
+/// Runs of rows that are present and absent in turn.
+pub(super) struct Gaps(Vec<usize>);
+
+impl<'a> Column<'a> {
+    /// Reads what [`encode`] wrote, for pages of these many rows.
+    pub(super) fn read(reader: &mut Reader<'a>, rows: &[usize]) -> Result<Self, Damaged> {
+        let tag = reader.u8()?;
+        let gaps = |reader: &mut Reader<'a>| -> Result<Vec<Gaps>, Damaged> {
+            if tag & FULL != 0 {
+                return Ok(rows.iter().map(|_| Gaps(Vec::new())).collect());
+            }
+            rows.iter().map(|&rows| Gaps::read(reader, rows)).collect()
+        };
+        let packed = |reader: &mut Reader<'a>| {
+            let gaps = gaps(reader)?;
+            let meta = reader.bytes()?;
+            let mut before = 0i64;
+            let lengths = rows.iter().map(|_| {
+                before = before.checked_add(reader.i64()?).ok_or(Damaged)?;
+                usize::try_from(before).map_err(|_| Damaged)
+            });
+            let lengths = lengths.collect::<Result<Vec<usize>, _>>()?;
+            let pages = lengths.into_iter().map(|length| reader.take(length)).collect::<Result<_, _>>()?;
+            Ok(Packed { gaps, meta, pages })
+        };
+        match tag & !FULL {
+            EMPTY => Ok(Self::Empty),
+            CONSTANT => Ok(Self::Constant { value: finite(reader.f64()?)?, gaps: gaps(reader)? }),
+            NARROW => Ok(Self::Narrow(quantum(reader)?, packed(reader)?)),
+            WIDE => Ok(Self::Wide(quantum(reader)?, packed(reader)?)),
+            DOUBLES => Ok(Self::Doubles(packed(reader)?)),
+            _ => Err(Damaged),
+        }
+    }
+
+    /// The values of one page.
+    pub(super) fn page(&self, page: usize, rows: usize) -> Result<Vec<f64>, Damaged> {
+        match self {
+            Self::Empty => Ok(vec![f64::NAN; rows]),
+            Self::Constant { value, gaps } => {
+                let gaps = gaps.get(page).ok_or(Damaged)?;
+                gaps.spread(vec![*value; gaps.present(rows)], rows)
+            }
+            Self::Narrow(quantum, packed) => packed.page::<i32>(page, rows, |whole| quantum.value(f64::from(whole))),
+            Self::Wide(quantum, packed) => packed.page::<i64>(page, rows, |whole| quantum.value(whole as f64)),
+            Self::Doubles(packed) => packed.page::<f64>(page, rows, |value| value),
+        }
+    }
+}
+
+impl Packed<'_> {
+    fn page<T: pco::data_types::Number + Default>(
+        &self,
+        page: usize,
+        rows: usize,
+        value: impl Fn(T) -> f64,
+    ) -> Result<Vec<f64>, Damaged> {
+        let gaps = self.gaps.get(page).ok_or(Damaged)?;
+        let packed = self.pages.get(page).ok_or(Damaged)?;
+        let mut present = vec![T::default(); gaps.present(rows)];
+        if !present.is_empty() {
+            decompress(self.meta, packed, &mut present).map_err(|_| Damaged)?;
+        }
+        gaps.spread(present.into_iter().map(value).collect(), rows)
+    }
+}
+
+// === impl Gaps ===
+
+impl Gaps {
+    fn read(reader: &mut Reader<'_>, rows: usize) -> Result<Self, Damaged> {
+        let runs = reader.up_to(rows.saturating_add(1))?;
+        let mut left = rows;
+        let runs = (0..runs).map(|_| {
+            let run = reader.up_to(left)?;
+            left -= run;
+            Ok(run)
+        });
+        runs.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// How many of the rows have a value. Rows after the last run have one.
+    fn present(&self, rows: usize) -> usize {
+        rows - self.0.iter().skip(1).step_by(2).sum::<usize>()
+    }
+
+    fn spread(&self, present: Vec<f64>, rows: usize) -> Result<Vec<f64>, Damaged> {
+        if self.0.is_empty() {
+            return Ok(present);
+        }
+        let mut spread = Vec::with_capacity(rows);
+        let mut rest = &present[..];
+        for (turn, &run) in self.0.iter().enumerate() {
+            if turn % 2 == 0 {
+                let (now, later) = rest.split_at_checked(run).ok_or(Damaged)?;
+                spread.extend_from_slice(now);
+                rest = later;
+            } else {
+                spread.resize(spread.len() + run, f64::NAN);
+            }
+        }
+        spread.extend_from_slice(rest);
+        Ok(spread)
+    }
+}
+
+fn put_gaps(out: &mut Vec<u8>, page: &[f64]) {
+    let mut runs: Vec<u64> = Vec::new();
+    let mut gap = true;
+    for value in page {
+        if value.is_nan() == gap {
+            if let Some(run) = runs.last_mut() {
+                *run += 1;
+                continue;
+            }
+            // The first run is of values, also when there are none.
+            runs.push(0);
+        }
+        gap = value.is_nan();
+        runs.push(1);
+    }
+    // A last run of values needs no saying.
+    if runs.len() % 2 == 1 {
+        runs.pop();
+    }
+    put_u64(out, runs.len() as u64);
+    runs.into_iter().for_each(|run| put_u64(out, run));
+}
+
+// === whole numbers ===
+
+/// The values as whole steps, if all of them come back to the bit.
+fn wholes(present: &[f64], declared: Quantum) -> Option<(Quantum, Vec<i64>)> {
+    let all = |quantum: Quantum| -> Option<(Quantum, Vec<i64>)> {
+        Some((quantum, present.iter().map(|&value| quantum.whole(value)).collect::<Option<_>>()?))
+    };
+    if declared != Quantum::Exact { all(declared) } else { DECIMALS.into_iter().find_map(|n| all(Quantum::Part(n))) }
+}
+
+fn put_quantum(out: &mut Vec<u8>, quantum: Quantum) {
+    let (tag, step) = match quantum {
+        Quantum::Part(parts) if parts < 256.0 && parts.fract() == 0.0 => {
+            out.extend_from_slice(&[0, parts as u8]);
+            return;
+        }
+        Quantum::Part(parts) => (1, parts),
+        Quantum::Multiple(step) => (2, step),
+        Quantum::Exact => (1, 1.0),
+    };
+    out.push(tag);
+    put_f64(out, step);
+}
+
+fn quantum(reader: &mut Reader<'_>) -> Result<Quantum, Damaged> {
+    match reader.u8()? {
+        0 => Ok(Quantum::Part(f64::from(reader.u8()?))),
+        1 => Ok(Quantum::Part(finite(reader.f64()?)?)),
+        2 => Ok(Quantum::Multiple(finite(reader.f64()?)?)),
+        _ => Err(Damaged),
+    }
+}
+
+fn finite(value: f64) -> Result<f64, Damaged> {
+    if value.is_finite() { Ok(value) } else { Err(Damaged) }
+}
+
+// === pcodec ===
+
+struct Body {
+    meta: Vec<u8>,
+    pages: Vec<Vec<u8>>,
+}
+
+impl Effort {
+    fn level(self) -> usize {
+        match self {
+            Self::Fast => 4,
+            // Beyond it blocks of this size get no smaller.
+            Self::Dense => 6,
+        }
+    }
+}
+
+/// Choosing the order of deltas ourselves, by the bits they would take, is both smaller and three times as fast as
+/// pcodec's own search by sampling, which blocks of this size give too little to sample.
+fn whole_numbers(wholes: &[i64], effort: Effort) -> ChunkConfig {
+    let bits = |delta: i64| u64::from(64 - delta.unsigned_abs().leading_zeros()) + u64::from(delta != 0);
+    let lowest = wholes.iter().copied().min().unwrap_or_default();
+    let (mut before, mut step) = (wholes.first().copied().unwrap_or_default(), 0i64);
+    let mut cost = [0u64; 3];
+    for &whole in wholes {
+        // Within ±2⁵³: no difference of differences overflows.
+        let delta = whole - before;
+        let orders = [whole - lowest, delta, delta - step];
+        cost.iter_mut().zip(orders).for_each(|(cost, delta)| *cost += bits(delta));
+        (before, step) = (whole, delta);
+    }
+    let cheapest = cost.iter().enumerate().min_by_key(|(_, cost)| **cost);
+    let order = cheapest.map_or(1, |(order, _)| order);
+    ChunkConfig::default()
+        .with_compression_level(effort.level())
+        .with_mode_spec(ModeSpec::Classic)
+        .with_delta_spec(DeltaSpec::TryConsecutive(order))
+}
+
+/// A page per count; empty ones have no bytes.
+fn compress<T: pco::data_types::Number>(numbers: &[T], counts: &[usize], config: ChunkConfig) -> Body {
+    let filled = counts.iter().copied().filter(|&count| count > 0).collect();
+    let config = config.with_paging_spec(PagingSpec::Exact(filled));
+    let packed = || {
+        let mut meta = Vec::new();
+        let files = FileCompressor::default();
+        files.write_header(&mut meta)?;
+        let mut chunk = files.chunk_compressor(numbers, &config)?;
+        chunk.write_meta(&mut meta)?;
+        let mut next = 0..;
+        let pages = counts.iter().map(|&count| {
+            let mut page = Vec::new();
+            if count > 0 {
+                chunk.write_page(next.next().unwrap_or_default(), &mut page)?;
+            }
+            Ok::<_, pco::errors::PcoError>(page)
+        });
+        Ok::<_, pco::errors::PcoError>(Body { pages: pages.collect::<Result<_, _>>()?, meta })
+    };
+    // It fails for settings it does not know and for writers that fail; a Vec does not.
+    packed().unwrap_or_else(|error| unreachable!("pcodec refused its own settings: {error}"))
+}
+
+fn decompress<T: pco::data_types::Number>(
+    meta: &[u8],
+    page: &[u8],
+    numbers: &mut [T],
+) -> Result<(), pco::errors::PcoError> {
+    debug_assert!(numbers.len() <= MOST_ROWS);
+    let (file, meta) = FileDecompressor::new(meta)?;
+    let (mut chunk, _) = file.chunk_decompressor::<T, _>(meta)?;
+    chunk.page_decompressor(page, numbers.len())?.read(numbers)?;
+    Ok(())
+}

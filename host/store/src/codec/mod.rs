@@ -1,0 +1,233 @@
+//! The form of sealed rows: a chunk holds one or more pages of one frame, each page a block of rows, each column
+//! compressed over all of them.
+//!
+//! ```text
+//! chunk:  number of columns · number of pages
+//!         per page: rows · generation · first time · times (or: the same again) · cell per column · total before it per
+//!         counter
+//!         per column: kind · step · gaps per page · pcodec's chunk head · pcodec's page per page
+//! ```
+
+mod bytes;
+mod cells;
+mod column;
+
+pub(crate) use bytes::{Damaged, Reader, put_bytes, put_f64, put_i64, put_u64, unzigzag, zigzag};
+
+use crate::cell::Cell;
+use crate::rows::Rows;
+use crate::{Kind, Schema};
+use column::Column;
+
+/// Rows of a page, pages of a chunk: bounds for what is read, not aims for what is written.
+pub(crate) const MOST_ROWS: usize = 1024;
+pub(crate) const MOST_PAGES: usize = 64;
+
+/// Rows, generation and times as in the page before, as much later as that was. No page has no rows.
+const SAME: u8 = 0;
+
+/// How hard to try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// When a block is sealed.
+    Fast,
+    /// When blocks are merged, once, in the background.
+    Dense,
+}
+
+/// What a chunk says about a page without unpacking it.
+#[derive(Debug, Clone)]
+pub(crate) struct PageHead {
+    pub(crate) first_ms: i64,
+    pub(crate) last_ms: i64,
+    pub(crate) rows: usize,
+    /// Of the frame's history: see [`Rows`].
+    pub(crate) generation: u32,
+    /// One per column.
+    pub(crate) cells: Box<[Cell]>,
+    times: Times,
+    before: Vec<Option<(i64, f64)>>,
+}
+
+#[derive(Debug, Clone)]
+enum Times {
+    /// Every so many milliseconds.
+    Regular(i64),
+    /// The difference from row to row.
+    Steps(Vec<i64>),
+}
+
+/// A chunk, its heads read.
+pub(crate) struct Chunk<'a> {
+    pub(crate) pages: Vec<PageHead>,
+    columns: Vec<Column<'a>>,
+}
+
+/// Packs pages of one frame, ascending in time. `cells` has those of each page.
+pub(crate) fn encode(schema: &Schema, pages: &[&Rows], cells: &[&[Cell]], effort: Effort) -> Vec<u8> {
+    let mut out = Vec::with_capacity(pages.iter().map(|page| 64 + page.len() * schema.fields().len()).sum());
+    put_u64(&mut out, schema.fields().len() as u64);
+    put_u64(&mut out, pages.len() as u64);
+    let mut before_ms = 0;
+    let mut shape_before = Vec::new();
+    let mut floors = vec![0; schema.fields().len()];
+    for (page, cells) in pages.iter().zip(cells) {
+        let first_ms = page.at_ms.first().copied().unwrap_or_default();
+        let mut shape = Vec::new();
+        put_u64(&mut shape, page.len() as u64);
+        put_u64(&mut shape, u64::from(page.generation));
+        put_i64(&mut shape, first_ms.wrapping_sub(before_ms));
+        put_times(&mut shape, &page.at_ms);
+        if shape == shape_before {
+            out.push(SAME);
+        } else {
+            out.extend_from_slice(&shape);
+            shape_before = shape;
+        }
+        for ((index, cell), floor) in cells.iter().enumerate().zip(&mut floors) {
+            cells::put(&mut out, cell, cells::Wanted::of(schema, index), page.len(), floor);
+        }
+        for (index, field) in schema.fields().iter().enumerate() {
+            if matches!(field.kind, Kind::Counter { .. }) {
+                put_before(&mut out, page.before.get(index).copied().flatten(), first_ms);
+            }
+        }
+        before_ms = first_ms;
+    }
+    for index in 0..schema.fields().len() {
+        let columns: Vec<&[f64]> = pages.iter().map(|page| page.column(index)).collect();
+        column::encode(&mut out, schema.quantum(index), &columns, effort);
+    }
+    out
+}
+
+impl<'a> Chunk<'a> {
+    /// Reads everything but the values.
+    pub(crate) fn read(schema: &Schema, bytes: &'a [u8]) -> Result<Self, Damaged> {
+        let mut reader = Reader(bytes);
+        let pages = heads(schema, &mut reader)?;
+        let rows: Vec<usize> = pages.iter().map(|page| page.rows).collect();
+        let columns = schema.fields().iter().map(|_| Column::read(&mut reader, &rows)).collect::<Result<_, _>>()?;
+        Ok(Self { pages, columns })
+    }
+
+    /// Unpacks a page.
+    pub(crate) fn rows(&self, page: usize) -> Result<Rows, Damaged> {
+        let head = self.pages.get(page).ok_or(Damaged)?;
+        let columns = self.columns.iter().map(|column| column.page(page, head.rows)).collect::<Result<_, _>>()?;
+        Ok(Rows { at_ms: head.at_ms(), columns, before: head.before.clone(), generation: head.generation })
+    }
+
+    /// Unpacks one column of a page: its times and readings.
+    pub(crate) fn column(&self, page: usize, index: usize) -> Result<(Vec<i64>, Vec<f64>), Damaged> {
+        let head = self.pages.get(page).ok_or(Damaged)?;
+        Ok((head.at_ms(), self.columns.get(index).ok_or(Damaged)?.page(page, head.rows)?))
+    }
+}
+
+impl PageHead {
+    fn at_ms(&self) -> Vec<i64> {
+        match &self.times {
+            Times::Regular(step) => (0..self.rows as i64).map(|row| self.first_ms + row * step).collect(),
+            Times::Steps(steps) => {
+                let later = steps.iter().scan(self.first_ms, |at, step| {
+                    *at += step;
+                    Some(*at)
+                });
+                std::iter::once(self.first_ms).chain(later).collect()
+            }
+        }
+    }
+}
+
+/// Reads what a chunk says about its pages.
+pub(crate) fn heads(schema: &Schema, reader: &mut Reader<'_>) -> Result<Vec<PageHead>, Damaged> {
+    if reader.u64()? != schema.fields().len() as u64 {
+        return Err(Damaged);
+    }
+    let pages = reader.up_to(MOST_PAGES)?;
+    let mut before_ms = 0i64;
+    let mut shape = None;
+    let mut floors = vec![0; schema.fields().len()];
+    let mut page = || {
+        let (rows, generation, ahead_ms, times) = match (reader.up_to(MOST_ROWS)?, shape.take()) {
+            (0, Some(same)) => same,
+            (0, None) => return Err(Damaged),
+            (rows, _) => {
+                let generation = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
+                (rows, generation, reader.i64()?, times(reader, rows)?)
+            }
+        };
+        let first_ms = before_ms.wrapping_add(ahead_ms);
+        before_ms = first_ms;
+        shape = Some((rows, generation, ahead_ms, times.clone()));
+        let span = match &times {
+            Times::Regular(step) => step.checked_mul(rows as i64 - 1),
+            Times::Steps(steps) => steps.iter().try_fold(0i64, |sum, step| sum.checked_add(*step)),
+        };
+        let last_ms = first_ms.checked_add(span.ok_or(Damaged)?).ok_or(Damaged)?;
+        let wanted = floors.iter_mut().enumerate().map(|(index, floor)| (cells::Wanted::of(schema, index), floor));
+        let cells = wanted.map(|(wanted, floor)| cells::read(reader, wanted, rows, floor)).collect::<Result<_, _>>()?;
+        let before = schema.fields().iter().map(|field| match field.kind {
+            Kind::Counter { .. } => read_before(reader, first_ms),
+            Kind::Gauge => Ok(None),
+        });
+        let before = before.collect::<Result<_, _>>()?;
+        Ok(PageHead { first_ms, last_ms, rows, generation, cells, times, before })
+    };
+    (0..pages).map(|_| page()).collect()
+}
+
+pub(crate) fn put_before(out: &mut Vec<u8>, before: Option<(i64, f64)>, first_ms: i64) {
+    // Totals come before the rows they are needed for: 0 is free to say there is none.
+    match before {
+        Some((at_ms, total)) => {
+            put_u64(out, first_ms.saturating_sub(at_ms).max(1) as u64);
+            put_f64(out, total);
+        }
+        None => put_u64(out, 0),
+    }
+}
+
+pub(crate) fn read_before(reader: &mut Reader<'_>, first_ms: i64) -> Result<Option<(i64, f64)>, Damaged> {
+    match i64::try_from(reader.u64()?).map_err(|_| Damaged)? {
+        0 => Ok(None),
+        ago => {
+            let total = reader.f64()?;
+            Ok(Some((first_ms.saturating_sub(ago), total)).filter(|_| total.is_finite()))
+        }
+    }
+}
+
+/// 0 and the steps, or the one step.
+fn put_times(out: &mut Vec<u8>, at_ms: &[i64]) {
+    let steps: Vec<i64> = at_ms.iter().zip(at_ms.iter().skip(1)).map(|(at, next)| next.wrapping_sub(*at)).collect();
+    match steps.split_first() {
+        Some((first, rest)) if rest.iter().any(|step| step != first) => {
+            put_u64(out, 0);
+            let mut before = 0;
+            for step in steps {
+                put_i64(out, step - before);
+                before = step;
+            }
+        }
+        Some((step, _)) => put_u64(out, (*step).max(1) as u64),
+        None => put_u64(out, 1),
+    }
+}
+
+fn times(reader: &mut Reader<'_>, rows: usize) -> Result<Times, Damaged> {
+    if rows == 0 {
+        return Err(Damaged);
+    }
+    let step = i64::try_from(reader.u64()?).map_err(|_| Damaged)?;
+    if step > 0 {
+        return Ok(Times::Regular(step));
+    }
+    let mut before = 0i64;
+    let steps = (1..rows).map(|_| {
+        before = before.checked_add(reader.i64()?).filter(|step| *step > 0).ok_or(Damaged)?;
+        Ok(before)
+    });
+    steps.collect::<Result<_, _>>().map(Times::Steps)
+}

@@ -1,0 +1,172 @@
+use crate::cache::{BlockCache, BlockId};
+use crate::cell::Cell;
+use crate::codec::{Chunk, Damaged};
+use crate::rows::{Parts, Rows, Values};
+use crate::{Layout, Schema};
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+/// Rows that change no more, compressed.
+#[derive(Debug)]
+pub(crate) struct Block {
+    pub(crate) id: BlockId,
+    /// How many rows the frame ever had before these.
+    pub(crate) start_row: u64,
+    pub(crate) rows: usize,
+    pub(crate) first_ms: i64,
+    pub(crate) last_ms: i64,
+    pub(crate) generation: u32,
+    pub(crate) place: Place,
+    /// One per field; read when first asked for.
+    cells: OnceLock<Box<[Cell]>>,
+}
+
+/// Where a block's chunk is, and which page of it the block is.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) bytes: Bytes,
+    pub(crate) page: u16,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Bytes {
+    Memory(Arc<[u8]>),
+    Stored { file: Arc<dyn Stored>, offset: u64, length: u32 },
+}
+
+/// A file of chunks.
+pub(crate) trait Stored: fmt::Debug + Send + Sync {
+    /// The chunk at a place, checked.
+    fn chunk(&self, offset: u64, length: u32) -> Result<Vec<u8>, Unreadable>;
+    fn number(&self) -> u64;
+}
+
+/// Why a block's rows cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unreadable {
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+}
+
+impl Place {
+    /// The number of the file it is in.
+    pub(crate) fn file(&self) -> Option<u64> {
+        match &self.bytes {
+            Bytes::Memory(_) => None,
+            Bytes::Stored { file, .. } => Some(file.number()),
+        }
+    }
+}
+
+impl Block {
+    pub(crate) fn new(
+        id: BlockId,
+        start_row: u64,
+        rows: usize,
+        (first_ms, last_ms): (i64, i64),
+        generation: u32,
+        place: Place,
+        cells: Option<Box<[Cell]>>,
+    ) -> Self {
+        let cells = cells.map(OnceLock::from).unwrap_or_default();
+        Self { id, start_row, rows, first_ms, last_ms, generation, place, cells }
+    }
+
+    /// The same rows elsewhere.
+    pub(crate) fn moved(&self, place: Place) -> Self {
+        let cells = self.cells.clone();
+        Self { id: self.id, place, cells, ..*self }
+    }
+
+    /// What comes before a time; the rows are still in the chunk, but count no more. None: nothing does.
+    pub(crate) fn cut(&self, at_ms: i64, schema: &Schema, cache: &BlockCache) -> Option<Self> {
+        // Not readable is not there.
+        let values = self.values(schema, cache).ok()?;
+        let rows = values.at_ms.iter().take(self.rows).filter(|at| **at < at_ms).count();
+        let last_ms = values.at_ms.get(rows.checked_sub(1)?).copied()?;
+        let span = (self.first_ms, last_ms);
+        Some(Self::new(cache.new_id(), self.start_row, rows, span, self.generation, self.place.clone(), None))
+    }
+
+    /// The chunk, if that is in memory alone.
+    pub(crate) fn unstored(&self) -> Option<&[u8]> {
+        match &self.place.bytes {
+            Bytes::Memory(bytes) => Some(bytes),
+            Bytes::Stored { .. } => None,
+        }
+    }
+
+    /// Bytes of rows and of cells.
+    pub(crate) fn memory(&self) -> (u64, u64) {
+        let rows = match &self.place.bytes {
+            Bytes::Memory(bytes) => bytes.len(),
+            Bytes::Stored { .. } => 0,
+        };
+        let cells = self.cells.get().map_or(0, |cells| std::mem::size_of_val(&cells[..]));
+        ((rows + std::mem::size_of::<Self>()) as u64, cells as u64)
+    }
+
+    pub(crate) fn end_row(&self) -> u64 {
+        self.start_row + self.rows as u64
+    }
+
+    /// What is compressed, plain.
+    pub(crate) fn unpack(&self, schema: &Schema) -> Result<Rows, Unreadable> {
+        let mut rows = self.with_chunk(schema, |chunk| chunk.rows(self.place.page.into()))?;
+        rows.truncate(self.rows);
+        Ok(rows)
+    }
+
+    /// One column of what is compressed: its times and readings.
+    pub(crate) fn column(&self, schema: &Schema, index: usize) -> Result<(Vec<i64>, Vec<f64>), Unreadable> {
+        let (mut at_ms, mut readings) = self.with_chunk(schema, |chunk| chunk.column(self.place.page.into(), index))?;
+        at_ms.truncate(self.rows);
+        readings.truncate(self.rows);
+        Ok((at_ms, readings))
+    }
+
+    pub(crate) fn values(&self, schema: &Schema, cache: &BlockCache) -> Result<Arc<Values>, Unreadable> {
+        cache.values(self.id, || Ok(self.unpack(schema)?.into_values(schema)))
+    }
+
+    pub(crate) fn parts(&self, schema: &Schema, layout: Layout, cache: &BlockCache) -> Result<Arc<Parts>, Unreadable> {
+        // Rows unpacked for their parts alone are not worth their room in the cache.
+        cache.parts(self.id, || Ok(self.unpack(schema)?.into_values(schema).parts(schema, layout)))
+    }
+
+    /// What the block's rows add up to, one cell per field.
+    pub(crate) fn cells(&self, schema: &Schema, layout: Layout) -> Result<&[Cell], Unreadable> {
+        if let Some(cells) = self.cells.get() {
+            return Ok(cells);
+        }
+        let cells = self.with_chunk(schema, |chunk| {
+            let page = usize::from(self.place.page);
+            let head = chunk.pages.get(page).ok_or(Damaged)?;
+            if head.rows == self.rows {
+                return Ok(head.cells.clone());
+            }
+            let mut rows = chunk.rows(page)?;
+            rows.truncate(self.rows);
+            Ok(rows.into_values(schema).parts(schema, layout).whole(schema))
+        })?;
+        Ok(self.cells.get_or_init(|| cells))
+    }
+
+    fn with_chunk<T>(
+        &self,
+        schema: &Schema,
+        look: impl FnOnce(Chunk<'_>) -> Result<T, Damaged>,
+    ) -> Result<T, Unreadable> {
+        let stored;
+        let bytes: &[u8] = match &self.place.bytes {
+            Bytes::Memory(bytes) => bytes,
+            Bytes::Stored { file, offset, length } => {
+                stored = file.chunk(*offset, *length)?;
+                &stored
+            }
+        };
+        Ok(look(Chunk::read(schema, bytes)?)?)
+    }
+}

@@ -1,0 +1,333 @@
+use crate::cell::Cell;
+use crate::quantum::Quantum;
+use crate::rows::{Parts, Rows, Values};
+use crate::{Field, Kind, Layout, Schema, ladder};
+use std::ops::Range;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+/// Rows of a slab: what is allocated at a time.
+const SLAB_ROWS: usize = 64;
+const MOST_SLABS: usize = 16;
+
+/// No reading, in a narrow column.
+const GAP: i32 = i32::MIN;
+
+/// The newest rows, as plain columns. One thread adds rows; others read at the same time what has been added.
+///
+/// A column of whole steps takes four bytes a row, until one does not fit: then the rows move to an [`Open`] that is
+/// wider there.
+#[derive(Debug)]
+pub(crate) struct Open {
+    /// How many rows the frame ever had before these.
+    pub(crate) start_row: u64,
+    pub(crate) first_ms: i64,
+    /// Where the next block begins.
+    pub(crate) until_ms: i64,
+    pub(crate) generation: u32,
+    /// One per field, if any: a counter's last total before these rows.
+    before: Vec<Option<(i64, f64)>>,
+    /// One per field.
+    lanes: Box<[Lane]>,
+    slabs: [OnceLock<Slab>; MOST_SLABS],
+    rows: AtomicUsize,
+    /// What the rows of a part add up to that gets no more, one cell per field.
+    parts: Box<[OnceLock<Box<[Cell]>>]>,
+}
+
+/// Where a column lies in a slab.
+#[derive(Debug, Clone, Copy)]
+enum Lane {
+    Narrow(usize, Quantum),
+    Wide(usize, Quantum),
+}
+
+#[derive(Debug)]
+struct Slab {
+    /// Milliseconds since the first row, then the narrow columns, [`SLAB_ROWS`] of each.
+    narrow: Box<[AtomicU32]>,
+    wide: Box<[AtomicU64]>,
+}
+
+/// Why a row was not added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// It belongs to the next block, or there is no room.
+    Full,
+    /// This column has to be wider.
+    Narrow(usize),
+}
+
+impl Open {
+    /// For rows from `first_ms` on. The columns in `wide` are so from the start.
+    pub(crate) fn new(
+        schema: &Schema,
+        layout: Layout,
+        start_row: u64,
+        first_ms: i64,
+        generation: u32,
+        before: Vec<Option<(i64, f64)>>,
+        wide: &[usize],
+    ) -> Self {
+        let (mut narrow_lanes, mut wide_lanes) = (1.., 0..);
+        let next = |lanes: &mut std::ops::RangeFrom<usize>| lanes.next().unwrap_or_default();
+        let lanes = (0..schema.fields().len()).map(|field| match schema.quantum(field) {
+            Quantum::Exact => Lane::Wide(next(&mut wide_lanes), Quantum::Exact),
+            quantum if wide.contains(&field) => Lane::Wide(next(&mut wide_lanes), quantum),
+            quantum => Lane::Narrow(next(&mut narrow_lanes), quantum),
+        });
+        let lanes = lanes.collect();
+        Self {
+            start_row,
+            first_ms,
+            until_ms: ladder::floor(first_ms, layout.block_ms).saturating_add(layout.block_ms),
+            generation,
+            before,
+            lanes,
+            slabs: [const { OnceLock::new() }; MOST_SLABS],
+            rows: AtomicUsize::new(0),
+            parts: (0..layout.block_ms / layout.part_ms).map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    /// The same rows, up to some, in columns of which one more is wide.
+    pub(crate) fn copy(
+        &self,
+        schema: &Schema,
+        layout: Layout,
+        rows: usize,
+        wider: Option<usize>,
+        generation: u32,
+    ) -> Self {
+        let wide = self.lanes.iter().enumerate().filter(|(_, lane)| matches!(lane, Lane::Wide(..)));
+        let wide: Vec<usize> = wide.map(|(field, _)| field).chain(wider).collect();
+        let copy = Self::new(schema, layout, self.start_row, self.first_ms, generation, self.before.clone(), &wide);
+        let old = self.read(rows);
+        let mut readings = vec![f64::NAN; schema.fields().len()];
+        for (row, &at) in old.at_ms.iter().enumerate() {
+            for (reading, column) in readings.iter_mut().zip(&old.columns) {
+                *reading = column.get(row).copied().unwrap_or(f64::NAN);
+            }
+            // What fitted there fits here.
+            let _ = copy.push(at, &readings);
+        }
+        copy
+    }
+
+    /// Adds a row that is later than the last; by one thread at a time. What is kept of a reading: rounded to the field's step; without a number, a gap.
+    pub(crate) fn push(&self, at_ms: i64, readings: &[f64]) -> Result<(), Refused> {
+        let row = self.rows.load(Ordering::Relaxed);
+        let offset = at_ms.checked_sub(self.first_ms).and_then(|offset| u32::try_from(offset).ok());
+        let (Some(offset), true) = (offset, at_ms < self.until_ms) else { return Err(Refused::Full) };
+        let slab = self.slabs.get(row / SLAB_ROWS).ok_or(Refused::Full)?;
+        let slab = slab.get_or_init(|| Slab::new(&self.lanes));
+        let within = row % SLAB_ROWS;
+        slab.put_narrow(0, within, offset);
+        for (field, (lane, &reading)) in self.lanes.iter().zip(readings).enumerate() {
+            match *lane {
+                Lane::Narrow(lane, _) if !reading.is_finite() => slab.put_narrow(lane, within, GAP as u32),
+                Lane::Narrow(lane, quantum) => {
+                    let steps = quantum.steps(reading);
+                    let whole = steps as i32;
+                    if f64::from(whole) != steps || whole == GAP {
+                        return Err(Refused::Narrow(field));
+                    }
+                    slab.put_narrow(lane, within, whole as u32);
+                }
+                Lane::Wide(lane, quantum) => slab.put_wide(lane, within, quantum.keep(reading).to_bits()),
+            }
+        }
+        self.rows.store(row + 1, Ordering::Release);
+        Ok(())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.rows.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn end_row(&self) -> u64 {
+        self.start_row + self.len() as u64
+    }
+
+    /// When a row was read.
+    pub(crate) fn at_ms(&self, row: usize) -> Option<i64> {
+        let slab = self.slabs.get(row / SLAB_ROWS)?.get()?;
+        let offset = slab.narrow.get(row % SLAB_ROWS)?.load(Ordering::Relaxed);
+        (row < self.len()).then(|| self.first_ms + i64::from(offset))
+    }
+
+    pub(crate) fn last_ms(&self) -> Option<i64> {
+        self.at_ms(self.len().checked_sub(1)?)
+    }
+
+    pub(crate) fn reading(&self, field: usize, row: usize) -> f64 {
+        let slab = self.slabs.get(row / SLAB_ROWS).and_then(OnceLock::get);
+        let (Some(slab), Some(lane)) = (slab, self.lanes.get(field)) else { return f64::NAN };
+        slab.reading(*lane, row % SLAB_ROWS)
+    }
+
+    /// How many rows are before a time.
+    pub(crate) fn rows_before(&self, at_ms: i64) -> usize {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            if self.at_ms(middle).is_some_and(|at| at < at_ms) { low = middle + 1 } else { high = middle }
+        }
+        low
+    }
+
+    /// A counter's last total among the first `rows`, or before them; gaps are passed over.
+    pub(crate) fn total_before(&self, field: usize, rows: usize) -> Option<(i64, f64)> {
+        let known = (0..rows).rev().map(|row| (row, self.reading(field, row))).find(|(_, total)| !total.is_nan());
+        match known {
+            Some((row, total)) => Some((self.at_ms(row)?, total)),
+            None => self.before.get(field).copied().flatten(),
+        }
+    }
+
+    /// The first `rows`, plain.
+    pub(crate) fn read(&self, rows: usize) -> Rows {
+        let mut read = self.read_range(0..rows, |_| true);
+        read.before.clone_from(&self.before);
+        read
+    }
+
+    /// The rows from one on, plain; what counters had before them only if these are all.
+    pub(crate) fn read_from(&self, row: usize) -> Rows {
+        let mut read = self.read_range(row..self.len(), |_| true);
+        if row == 0 {
+            read.before.clone_from(&self.before);
+        }
+        read
+    }
+
+    /// Some rows as queries see them, of some fields; the others' columns stay empty.
+    pub(crate) fn values(&self, schema: &Schema, rows: Range<usize>, wanted: impl Fn(usize) -> bool) -> Values {
+        let before = schema.fields().iter().enumerate().map(|(field, Field { kind, .. })| match kind {
+            Kind::Counter { .. } if wanted(field) => self.total_before(field, rows.start),
+            _ => None,
+        });
+        let before = before.collect();
+        Rows { before, ..self.read_range(rows, &wanted) }.into_values(schema)
+    }
+
+    /// What the first `rows` add up to, part by part.
+    pub(crate) fn parts(&self, schema: &Schema, layout: Layout, rows: usize, wanted: impl Fn(usize) -> bool) -> Parts {
+        let mut parts = Parts { at_ms: Vec::new(), cells: Vec::new() };
+        let mut from = 0;
+        while let Some(first_ms) = self.at_ms(from).filter(|_| from < rows) {
+            let at_ms = ladder::floor(first_ms, layout.part_ms);
+            let to = self.rows_before(at_ms.saturating_add(layout.part_ms)).min(rows);
+            let cells = |wanted: &dyn Fn(usize) -> bool| -> Box<[Cell]> {
+                let values = self.values(schema, from..to, wanted);
+                let cells =
+                    (0..schema.fields().len()).map(|field| Cell::of(values.column(field), schema.value_quantum(field)));
+                cells.collect()
+            };
+            let nth = at_ms.saturating_sub(ladder::floor(self.first_ms, layout.part_ms)) / layout.part_ms;
+            parts.at_ms.push(at_ms);
+            match usize::try_from(nth).ok().and_then(|nth| self.parts.get(nth)).filter(|_| to < rows) {
+                Some(complete) => parts.cells.extend_from_slice(complete.get_or_init(|| cells(&|_| true))),
+                None => parts.cells.extend_from_slice(&cells(&wanted)),
+            }
+            from = to;
+        }
+        parts
+    }
+
+    fn read_range(&self, rows: Range<usize>, wanted: impl Fn(usize) -> bool) -> Rows {
+        let rows = rows.start..rows.end.min(self.len());
+        // The slabs the rows lie in, and where in each.
+        let runs = || {
+            let slabs = self.slabs.iter().map_while(OnceLock::get).enumerate();
+            slabs.filter_map(|(nth, slab)| {
+                let within = |row: usize| row.saturating_sub(nth * SLAB_ROWS).min(SLAB_ROWS);
+                let run = within(rows.start)..within(rows.end);
+                (!run.is_empty()).then_some((slab, run))
+            })
+        };
+        let mut at_ms = Vec::with_capacity(rows.len());
+        for (slab, run) in runs() {
+            at_ms.extend(
+                slab.narrow(0, run).iter().map(|offset| self.first_ms + i64::from(offset.load(Ordering::Relaxed))),
+            );
+        }
+        let columns = self.lanes.iter().enumerate().map(|(field, lane)| {
+            let mut column = Vec::new();
+            if wanted(field) {
+                column.reserve_exact(rows.len());
+                runs().for_each(|(slab, run)| slab.read(*lane, run, &mut column));
+            }
+            column
+        });
+        Rows { columns: columns.collect(), at_ms, before: Vec::new(), generation: self.generation }
+    }
+}
+
+// === impl Slab ===
+
+impl Slab {
+    fn new(lanes: &[Lane]) -> Self {
+        let wide = lanes.iter().filter(|lane| matches!(lane, Lane::Wide(..))).count();
+        let narrow = 1 + lanes.len() - wide;
+        Self {
+            narrow: (0..narrow * SLAB_ROWS).map(|_| AtomicU32::new(0)).collect(),
+            wide: (0..wide * SLAB_ROWS).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    fn put_narrow(&self, lane: usize, row: usize, bits: u32) {
+        if let Some(at) = self.narrow.get(lane * SLAB_ROWS + row) {
+            at.store(bits, Ordering::Relaxed);
+        }
+    }
+
+    fn put_wide(&self, lane: usize, row: usize, bits: u64) {
+        if let Some(at) = self.wide.get(lane * SLAB_ROWS + row) {
+            at.store(bits, Ordering::Relaxed);
+        }
+    }
+
+    fn narrow(&self, lane: usize, rows: Range<usize>) -> &[AtomicU32] {
+        self.narrow.get(lane * SLAB_ROWS + rows.start..lane * SLAB_ROWS + rows.end).unwrap_or_default()
+    }
+
+    fn reading(&self, lane: Lane, row: usize) -> f64 {
+        match lane {
+            Lane::Narrow(lane, quantum) => {
+                let bits =
+                    self.narrow.get(lane * SLAB_ROWS + row).map_or(GAP as u32, |bits| bits.load(Ordering::Relaxed));
+                value(quantum, bits)
+            }
+            Lane::Wide(lane, _) => {
+                let bits = self.wide.get(lane * SLAB_ROWS + row).map(|bits| bits.load(Ordering::Relaxed));
+                bits.map_or(f64::NAN, f64::from_bits)
+            }
+        }
+    }
+
+    /// Appends some readings of a column.
+    fn read(&self, lane: Lane, rows: Range<usize>, column: &mut Vec<f64>) {
+        let bits = |bits: &AtomicU32| bits.load(Ordering::Relaxed);
+        match lane {
+            // The match stays outside the loop.
+            Lane::Narrow(lane, Quantum::Part(parts)) => {
+                let quantum = Quantum::Part(parts);
+                column.extend(self.narrow(lane, rows).iter().map(|narrow| value(quantum, bits(narrow))));
+            }
+            Lane::Narrow(lane, quantum) => {
+                column.extend(self.narrow(lane, rows).iter().map(|narrow| value(quantum, bits(narrow))));
+            }
+            Lane::Wide(lane, _) => {
+                let lane =
+                    self.wide.get(lane * SLAB_ROWS + rows.start..lane * SLAB_ROWS + rows.end).unwrap_or_default();
+                column.extend(lane.iter().map(|bits| f64::from_bits(bits.load(Ordering::Relaxed))));
+            }
+        }
+    }
+}
+
+fn value(quantum: Quantum, bits: u32) -> f64 {
+    let whole = bits as i32;
+    if whole == GAP { f64::NAN } else { quantum.value(f64::from(whole)) }
+}

@@ -1,0 +1,251 @@
+//! Who does the work that a push does not wait for: sealing, writing, letting go, merging. One thread, step by step.
+
+use crate::archive::{self, Archive, Disk, FORGOTTEN, Flushed, Folder, Forgotten, Restored};
+use crate::frame::{Frame, Shared};
+use crate::store::{Limits, Store};
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The wait after a failed write: the first, and the longest.
+const BACKOFF_MS: (i64, i64) = (1_000, 30_000);
+
+/// How often what is over is looked for.
+const PRUNE_MS: i64 = 30_000;
+
+/// Blocks sealed, and merged, in one step, at least: so little that the next is not late.
+const SEALED: usize = 256;
+const MERGED: usize = 256;
+
+/// Keeps a store in order, and its archive if it has one.
+#[derive(Debug)]
+pub struct Keeper {
+    store: Store,
+    limits: Limits,
+    archive: Option<Archive>,
+    retry: Option<Retry>,
+    pruned_ms: Option<i64>,
+    settled_ms: Option<i64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Retry {
+    at_ms: i64,
+    wait_ms: i64,
+}
+
+/// How the archive is.
+#[derive(Debug, Clone, Default)]
+pub struct ArchiveStatus {
+    /// Whether there is one.
+    pub on: bool,
+    /// Why nothing is written now: history is in memory alone until it is again.
+    pub failing: Option<Failing>,
+    /// A write that has begun and has not ended.
+    pub writing_since: Option<Instant>,
+    /// Rows in no file yet.
+    pub unstored_rows: u64,
+    /// Rows that the ring let go of before they were in one.
+    pub lost_rows: u64,
+    pub flushes: u64,
+    pub rows: u64,
+    pub blocks: u64,
+    pub bytes: u64,
+    /// By reason: see [`Failing::reason`].
+    pub failed: BTreeMap<&'static str, u64>,
+    /// Bytes in files, and how many of those hold blocks.
+    pub size: u64,
+    pub segments: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failing {
+    /// `full`, `read_only`, `denied` or `io`.
+    pub reason: &'static str,
+    pub error: String,
+    pub since_ms: i64,
+}
+
+/// What a step did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Step {
+    pub sealed: usize,
+    pub flushed: Flushed,
+}
+
+/// Why an archive cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("another host is using it")]
+    InUse,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl Store {
+    /// Keeps history in a folder too, which is made if need be, and brings back what is in it.
+    pub fn open(folder: &Path, limits: &Limits) -> Result<(Self, Keeper, Restored), OpenError> {
+        let folder = Folder::locked(folder).map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock => OpenError::InUse,
+            _ => OpenError::Io(error),
+        })?;
+        Ok(Self::on(Arc::new(folder), limits)?)
+    }
+
+    pub(crate) fn on(disk: Arc<dyn Disk>, limits: &Limits) -> io::Result<(Self, Keeper, Restored)> {
+        let shared = Arc::new(Shared::new(limits, true));
+        let (archive, frames, values, restored) = archive::restore(disk, &shared)?;
+        let store = Self::restored(shared, frames, archive.next_born, values);
+        let keeper = Keeper { archive: Some(archive), ..Keeper::new(store.clone(), limits) };
+        Ok((store, keeper, restored))
+    }
+}
+
+impl Keeper {
+    /// For a store in memory.
+    pub fn in_memory(store: Store, limits: &Limits) -> Self {
+        Self::new(store, limits)
+    }
+
+    fn new(store: Store, limits: &Limits) -> Self {
+        let limits = limits.clone();
+        Self { store, limits, archive: None, retry: None, pruned_ms: None, settled_ms: None }
+    }
+
+    /// Does what is to be done by now. To be called once in a flush interval.
+    pub fn step(&mut self, now_ms: i64) -> Step {
+        let frames = self.store.all_frames();
+        let most = SEALED.max(frames.len() / 30);
+        let sealed = self.store.seal(now_ms, most);
+        let flushed = self.flush(&frames, now_ms);
+        if flushed.is_some() {
+            self.tidy(&frames, now_ms);
+        }
+        if self.pruned_ms.is_none_or(|pruned| now_ms < pruned || now_ms - pruned >= PRUNE_MS) {
+            self.pruned_ms = Some(now_ms);
+            self.prune(&frames, now_ms);
+        }
+        Step { sealed, flushed: flushed.unwrap_or_default() }
+    }
+
+    /// Writes what is left. What cannot be written now is lost.
+    pub fn close(mut self, now_ms: i64) -> Step {
+        self.retry = None;
+        let frames = self.store.all_frames();
+        Step { flushed: self.flush(&frames, now_ms).unwrap_or_default(), ..Step::default() }
+    }
+
+    /// None: it is not the time, or it failed.
+    fn flush(&mut self, frames: &[Arc<Frame>], now_ms: i64) -> Option<Flushed> {
+        let archive = self.archive.as_mut()?;
+        // The clock may have been set back.
+        if self.retry.is_some_and(|retry| now_ms < retry.at_ms && retry.at_ms - now_ms <= BACKOFF_MS.1) {
+            self.store.update_status(|status| status.unstored_rows = unstored_rows(frames));
+            return None;
+        }
+        let last_file = archive.last_number();
+        let changes = self.store.take_changes(|instance, born_before| {
+            (format!("{FORGOTTEN}{instance}"), Forgotten { born_before, last_file }.write())
+        });
+        self.store.update_status(|status| status.writing_since = Some(Instant::now()));
+        let flushed = archive.flush(frames, &changes, &|| self.store.values());
+        let (size, segments) = (archive.size(), archive.segments());
+        self.store.update_status(|status| status.writing_since = None);
+        match flushed {
+            Ok(flushed) => {
+                self.retry = None;
+                self.store.update_status(|status| {
+                    status.failing = None;
+                    status.unstored_rows = 0;
+                    status.flushes += 1;
+                    status.rows += flushed.rows;
+                    status.blocks += flushed.blocks;
+                    status.bytes += flushed.bytes;
+                    (status.size, status.segments) = (size, segments);
+                });
+                Some(flushed)
+            }
+            Err(error) => {
+                let wait_ms = self.retry.map_or(BACKOFF_MS.0, |retry| (retry.wait_ms * 2).min(BACKOFF_MS.1));
+                self.retry = Some(Retry { at_ms: now_ms.saturating_add(wait_ms), wait_ms });
+                self.failed(&error, frames, now_ms);
+                None
+            }
+        }
+    }
+
+    fn failed(&self, error: &io::Error, frames: &[Arc<Frame>], now_ms: i64) {
+        let reason = match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "full",
+            ErrorKind::ReadOnlyFilesystem => "read_only",
+            ErrorKind::PermissionDenied => "denied",
+            _ => "io",
+        };
+        self.store.update_status(|status| {
+            *status.failed.entry(reason).or_default() += 1;
+            let since_ms = status.failing.as_ref().map_or(now_ms, |failing| failing.since_ms);
+            status.failing = Some(Failing { reason, error: error.to_string(), since_ms });
+            status.unstored_rows = unstored_rows(frames);
+        });
+    }
+
+    /// Merges what is over, and begins a new log.
+    fn tidy(&mut self, frames: &[Arc<Frame>], now_ms: i64) {
+        let Some(archive) = &mut self.archive else { return };
+        if frames.iter().all(|frame| frame.to_seal(now_ms).is_none()) {
+            archive.renew_log(frames.iter().map(|frame| frame.open_rows()).sum());
+        }
+        // After an error, or when there was nothing, not at once again.
+        let waits = |last: i64| (0..PRUNE_MS).contains(&(now_ms - last));
+        if !archive.is_settling() && self.settled_ms.is_some_and(waits) {
+            return;
+        }
+        match archive.settle(frames, now_ms, MERGED.max(frames.len() / 30)) {
+            Ok(true) => self.settled_ms = None,
+            Ok(false) => self.settled_ms = Some(now_ms),
+            Err(error) => {
+                self.settled_ms = Some(now_ms);
+                self.failed(&error, frames, now_ms);
+            }
+        }
+    }
+
+    /// Lets go of what is too old, or too much.
+    fn prune(&mut self, frames: &[Arc<Frame>], now_ms: i64) {
+        let before_ms = now_ms.saturating_sub(self.limits.age_ms);
+        let mut pruned = frames.iter().filter(|frame| frame.prune(|block| block.last_ms < before_ms)).count();
+        let Some(archive) = &mut self.archive else { return };
+        while archive.size() > self.limits.disk {
+            let Some((_, end_ms)) = archive.oldest_partition() else { break };
+            let over = frames.iter().filter(|frame| frame.prune(|block| block.first_ms < end_ms)).count();
+            let before = archive.segments();
+            archive.sweep(frames);
+            pruned += over;
+            if over == 0 && archive.segments() == before {
+                break;
+            }
+        }
+        if pruned > 0 {
+            archive.sweep(frames);
+        }
+        // What is said of files that are gone need not be said.
+        let oldest = archive.oldest_file();
+        let mut over = self.store.notes(FORGOTTEN);
+        over.retain(|(_, value)| Forgotten::read(value).is_none_or(|forgotten| forgotten.last_file < oldest));
+        // Gone for certain, that is: a crash can bring back a file that was deleted.
+        if !over.is_empty() && archive.sync().is_ok() {
+            over.iter().for_each(|(key, _)| self.store.note(key, None));
+        }
+    }
+}
+
+fn unstored_rows(frames: &[Arc<Frame>]) -> u64 {
+    let rows = |frame: &Arc<Frame>| {
+        let view = frame.view();
+        let blocks = view.blocks.iter().rev().take_while(|block| block.unstored().is_some());
+        blocks.map(|block| block.rows as u64).sum::<u64>() + frame.open_rows()
+    };
+    frames.iter().map(rows).sum()
+}

@@ -1,0 +1,161 @@
+//! What `range` must give, said as plainly as possible, and the store held against it.
+
+use crate::quantum::Quantum;
+use crate::{Aggregation, Align, Field, InstanceId, Kind, Limits, Points, Query, Schema, Store};
+use proptest::prelude::*;
+
+/// A ring of rows of one field.
+struct Ring {
+    capacity: usize,
+    field: Field,
+    /// Time and what queries see; NaN: nothing.
+    rows: Vec<(i64, f64)>,
+    /// Time and total of what was read, also before the ring's first row.
+    totals: Vec<(i64, f64)>,
+}
+
+impl Ring {
+    fn push(&mut self, at: i64, reading: f64) {
+        self.rows.retain(|row| row.0 < at);
+        self.totals.retain(|row| row.0 < at && !self.rows.is_empty());
+        let reading = Quantum::of(self.field.precision).keep(reading);
+        let value = match self.field.kind {
+            Kind::Gauge => reading,
+            Kind::Counter { scale } => match self.totals.last() {
+                Some((before_ms, before)) if reading >= *before => {
+                    let increase = Quantum::of(self.field.precision).keep(reading - before);
+                    scale * increase * 1000.0 / (at - before_ms) as f64
+                }
+                _ => f64::NAN,
+            },
+        };
+        if !reading.is_nan() {
+            self.totals.push((at, reading));
+        }
+        self.rows.push((at, value));
+        let over = self.rows.len().saturating_sub(self.capacity);
+        self.rows.drain(..over);
+    }
+
+    /// Bucket, value, min and max.
+    fn range(&self, query: &Query) -> Vec<(i64, f64, f64, f64)> {
+        let inside = self.rows.iter().filter(|(at, _)| (query.since_ms..query.until_ms).contains(at));
+        let seen: Vec<(i64, f64)> =
+            inside.filter(|(_, value)| !value.is_nan()).map(|(at, value)| (query.bucket(*at), *value)).collect();
+        let point = |run: &[(i64, f64)]| {
+            let values = || run.iter().map(|(_, value)| *value);
+            let sum: f64 = values().sum();
+            let (min, max) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
+            let value = match self.field.aggregation {
+                Aggregation::Mean => sum / run.len() as f64,
+                Aggregation::Min => min,
+                Aggregation::Max => max,
+                Aggregation::Last => run[run.len() - 1].1,
+                Aggregation::Sum => sum,
+            };
+            (run[0].0, value, min, max)
+        };
+        seen.chunk_by(|a, b| a.0 == b.0).map(point).collect()
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// So much later than the last row, in milliseconds; earlier when negative.
+    Push(i64, f64),
+    Seal,
+}
+
+fn reading() -> impl Strategy<Value = f64> {
+    prop_oneof![
+        20 => -1e6..1e6f64,
+        5 => (0i32..100).prop_map(f64::from),
+        2 => Just(f64::NAN),
+        1 => prop::sample::select(vec![
+            f64::INFINITY, f64::NEG_INFINITY, -0.0, 5e-324, 9_007_199_254_740_991.0, 9_007_199_254_740_993.0, 3e9,
+        ]),
+    ]
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        40 => (1i64..9_000, reading()).prop_map(|(gap, value)| Step::Push(gap, value)),
+        20 => reading().prop_map(|value| Step::Push(1000, value)),
+        1 => (-200_000i64..=0, reading()).prop_map(|(gap, value)| Step::Push(gap, value)),
+        1 => (100_000i64..5_000_000, reading()).prop_map(|(gap, value)| Step::Push(gap, value)),
+        2 => Just(Step::Seal),
+    ];
+    prop::collection::vec(step, 0..300)
+}
+
+fn field() -> impl Strategy<Value = Field> {
+    use Aggregation::*;
+    let kind = prop_oneof![Just(Kind::Gauge), Just(Kind::Counter { scale: 100.0 })];
+    let aggregation = prop::sample::select(vec![Mean, Min, Max, Last, Sum]);
+    (kind, aggregation, prop::sample::select(vec![0.0, 0.01, 1.0, 5.0]))
+        .prop_map(|(kind, aggregation, precision)| Field { name: "x".into(), kind, aggregation, precision })
+}
+
+fn query() -> impl Strategy<Value = Query> {
+    let rung = prop::sample::select(vec![1i64, 10, 60, 300, 600, 900, 5400]).prop_map(|seconds| seconds * 1000);
+    let step = prop_oneof![rung.clone(), 1i64..700_000];
+    let edge = prop_oneof![0i64..2_000_000, (0i64..40).prop_map(|n| n * 60_000)];
+    let align = prop::sample::select(vec![Align::Epoch, Align::Since]);
+    (edge, prop_oneof![1i64..2_000_000, rung], step, align).prop_map(|(since_ms, length, step_ms, align)| Query {
+        since_ms,
+        until_ms: since_ms + length,
+        step_ms,
+        align,
+        fields: None,
+    })
+}
+
+/// To the bit, which `==` does not tell of NaN.
+fn bits(points: &Points) -> (Vec<i64>, Vec<u64>) {
+    let columns = points.columns.iter().flat_map(|column| [&column.values, &column.min, &column.max]);
+    (points.at_ms.clone(), columns.flatten().map(|value| value.to_bits()).collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #[test]
+    fn range_agrees_with_the_plain_definition_and_sealing_changes_nothing(
+        field in field(),
+        interval_ms in prop::sample::select(vec![100i64, 1000, 10_000]),
+        capacity in prop_oneof![1usize..50, Just(1000)],
+        steps in steps(),
+        queries in prop::collection::vec(query(), 1..8),
+    ) {
+        let store = Store::in_memory(&Limits { samples: capacity, ..Limits::default() });
+        let host = InstanceId::new("host").unwrap();
+        let frame = store.frame(&host, &Schema::new("s", vec![field.clone()]), interval_ms);
+        let mut ring = Ring { capacity, field, rows: Vec::new(), totals: Vec::new() };
+        let mut at = 0;
+        for step in steps {
+            match step {
+                Step::Push(gap, value) => {
+                    at += gap;
+                    ring.push(at, value);
+                    frame.push(at, &[value]);
+                }
+                Step::Seal => { store.seal(at + 1_000_000, 1); }
+            }
+            prop_assert_eq!(frame.len(), ring.rows.len());
+            prop_assert_eq!(frame.latest_at_ms(), ring.rows.last().map(|row| row.0));
+        }
+        for query in &queries {
+            let points = store.range(&host, query);
+            let expected = ring.range(query);
+            prop_assert_eq!(&points.at_ms, &expected.iter().map(|point| point.0).collect::<Vec<_>>());
+            for (i, (_, value, min, max)) in expected.into_iter().enumerate() {
+                let column = &points.columns[0];
+                prop_assert!((column.values[i] - value).abs() <= 1e-9 * value.abs().max(1e6), "{value}");
+                prop_assert_eq!((column.min[i], column.max[i]), (min, max));
+            }
+        }
+        let before: Vec<_> = queries.iter().map(|query| bits(&store.range(&host, query))).collect();
+        while store.seal(i64::MAX, 1) > 0 {}
+        let after: Vec<_> = queries.iter().map(|query| bits(&store.range(&host, query))).collect();
+        prop_assert_eq!(before, after);
+    }
+}

@@ -1,0 +1,106 @@
+use crate::cell::Cell;
+use crate::{Kind, Layout, Schema, ladder};
+
+/// Rows of one frame, plain: what a block is sealed from and unpacked to.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Rows {
+    /// Ascending.
+    pub(crate) at_ms: Vec<i64>,
+    /// One per field: readings; a counter's are its totals. NaN is a gap.
+    pub(crate) columns: Vec<Vec<f64>>,
+    /// One per field, if any: a counter's last total before these rows, and when it was read.
+    pub(crate) before: Vec<Option<(i64, f64)>>,
+    /// How often the frame's clock had been set back: rows of a later generation replace those of an earlier one that
+    /// are not earlier than they.
+    pub(crate) generation: u32,
+}
+
+/// Rows as queries see them: counters are rates.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Values {
+    pub(crate) at_ms: Vec<i64>,
+    /// One per field.
+    pub(crate) columns: Vec<Vec<f64>>,
+}
+
+/// Cells of a block's parts.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Parts {
+    /// Where the parts begin that have rows, in epoch-aligned steps of [`Layout::part_ms`].
+    pub(crate) at_ms: Vec<i64>,
+    /// By part, then by field.
+    pub(crate) cells: Vec<Cell>,
+}
+
+impl Rows {
+    pub(crate) fn len(&self) -> usize {
+        self.at_ms.len()
+    }
+
+    pub(crate) fn column(&self, index: usize) -> &[f64] {
+        self.columns.get(index).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Takes away what comes after the first so many.
+    pub(crate) fn truncate(&mut self, rows: usize) {
+        self.at_ms.truncate(rows);
+        self.columns.iter_mut().for_each(|column| column.truncate(rows));
+    }
+
+    pub(crate) fn into_values(mut self, schema: &Schema) -> Values {
+        for (index, column) in self.columns.iter_mut().enumerate() {
+            schema.derive(index, self.before.get(index).copied().flatten(), &self.at_ms, column);
+        }
+        Values { at_ms: self.at_ms, columns: self.columns }
+    }
+
+    /// A counter's last total in these rows or before them.
+    pub(crate) fn last_totals(&self, schema: &Schema) -> Vec<Option<(i64, f64)>> {
+        let columns = schema.fields().iter().zip(&self.columns).enumerate();
+        let last = columns.map(|(index, (field, column))| {
+            let mut totals = self.at_ms.iter().copied().zip(column.iter().copied());
+            match field.kind {
+                Kind::Gauge => None,
+                Kind::Counter { .. } => {
+                    totals.rfind(|(_, total)| !total.is_nan()).or(self.before.get(index).copied().flatten())
+                }
+            }
+        });
+        last.collect()
+    }
+}
+
+impl Values {
+    pub(crate) fn column(&self, index: usize) -> &[f64] {
+        self.columns.get(index).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The rows' cells, part by part.
+    pub(crate) fn parts(&self, schema: &Schema, layout: Layout) -> Parts {
+        let part = |at: &i64| ladder::floor(*at, layout.part_ms);
+        let runs: Vec<&[i64]> = self.at_ms.chunk_by(|a, b| part(a) == part(b)).collect();
+        let mut cells = Vec::with_capacity(runs.len() * schema.fields().len());
+        let mut from = 0;
+        for run in &runs {
+            let to = from + run.len();
+            for index in 0..schema.fields().len() {
+                let values = self.column(index).get(from..to).unwrap_or_default();
+                cells.push(Cell::of(values, schema.value_quantum(index)));
+            }
+            from = to;
+        }
+        Parts { at_ms: runs.iter().filter_map(|run| run.first()).map(part).collect(), cells }
+    }
+}
+
+impl Parts {
+    /// The cells of all the parts together, one per field.
+    pub(crate) fn whole(&self, schema: &Schema) -> Box<[Cell]> {
+        let fields = schema.fields().len();
+        let mut whole = vec![Cell::EMPTY; fields];
+        for cells in self.cells.chunks(fields.max(1)) {
+            whole.iter_mut().zip(cells).for_each(|(sum, cell)| sum.add(cell));
+        }
+        whole.into()
+    }
+}

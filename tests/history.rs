@@ -1,0 +1,182 @@
+use crate::harness::{Host, dropsonde, request, run, verbs};
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+const OK: &str = "poll.interval = '100ms'\n[[instances]]\nid = 'ok'\nsamplers = ['verbs']\n";
+
+/// The times of all samples of an instance, each in a bucket of its own; as texts that sort as times do.
+fn times(host: &Host, instance: &str) -> Vec<String> {
+    let range = host.get(&format!("/v1/instances/{instance}/usage/range?range=5m&resolution=50ms"));
+    let samples = range.json();
+    samples
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|sample| sample["at"].as_str().unwrap().trim_end_matches('Z').to_owned())
+        .collect()
+}
+
+fn until_flushed(host: &Host) {
+    host.until("/metrics", |metrics| {
+        let flushed = |line: &str| line.starts_with("dropsonde_history_flushes_total ") && !line.ends_with(" 0");
+        metrics.body.lines().any(flushed)
+    });
+}
+
+#[test]
+fn samples_and_instances_are_there_again_after_a_restart() {
+    let discovering = "poll.interval = '100ms'\n[plugins.verbs.config]\ndiscover = ['ok']\n";
+    let host = Host::start(discovering, &[("verbs", verbs())]);
+    host.until("/v1/instances/ok/usage/range?range=1m&resolution=50ms", |range| {
+        range.json().as_array().is_some_and(|samples| samples.len() >= 5)
+    });
+    let before = times(&host, "ok");
+    // The plugin is no longer there.
+    std::fs::remove_file(host.data().join("plugins/verbs.wasm")).unwrap();
+    host.configure("poll.interval = '100ms'\n");
+    let host = host.restart();
+    assert!(times(&host, "ok").starts_with(&before), "a proper end loses nothing");
+    let instances = host.get("/v1/instances").json();
+    let ok = instances.as_array().unwrap().iter().find(|instance| instance["id"] == "ok").unwrap();
+    assert_eq!((&ok["state"], &ok["samplers"]), (&"ended".into(), &serde_json::json!(["verbs"])));
+    assert!(host.get("/telemetry/hosts").json()["hosts"].as_array().unwrap().contains(&"ok".into()));
+}
+
+#[test]
+fn a_kill_costs_no_more_than_what_was_not_flushed_and_never_a_start() {
+    let kills: u32 = std::env::var("DROPSONDE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(50);
+    let config = format!("{OK}[store]\nflush_interval = '50ms'\n");
+    let mut host = Host::start(&config, &[("verbs", verbs())]);
+    let mut pause = 0u64;
+    for kill in 0..kills {
+        let more = times(&host, "ok").len() + 1;
+        host.until("/v1/instances/ok/usage/range?range=5m&resolution=50ms", |range| {
+            range.json().as_array().is_some_and(|samples| samples.len() >= more.min(2900))
+        });
+        // At all sorts of moments between two flushes.
+        pause = (pause + 37) % 101;
+        std::thread::park_timeout(Duration::from_millis(pause));
+        let before = times(&host, "ok");
+        host = host.killed();
+        let after = times(&host, "ok");
+        let first = after.first().cloned().unwrap_or_default();
+        // The window moves on; what was in it stays, without a hole, but for the end.
+        let before: Vec<_> = before.into_iter().filter(|at| *at >= first).collect();
+        let kept = before.iter().zip(&after).take_while(|(before, after)| before == after).count();
+        // Ten ticks are a second: twenty flushes, on a machine that has other things to do.
+        assert!(kept + 10 >= before.len(), "kill {kill}: {kept} of {} are there\n{before:?}\n{after:?}", before.len());
+        assert!(after.len() >= kept && after[kept..].iter().all(|at| before.last().is_none_or(|last| at > last)));
+    }
+    assert!(!host.log().contains("damaged"), "{}", host.log());
+}
+
+#[test]
+fn history_by_host_has_the_known_ranges_and_says_what_is_wrong() {
+    let host = Host::start(OK, &[("verbs", verbs())]);
+    host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
+    for (range, label) in [("30m", "30 minutes"), ("1h", "1 hour"), ("6h", "6 hours"), ("24h", "24 hours")] {
+        let history = host.get(&format!("/telemetry/history?host=ok&range={range}")).json();
+        assert_eq!((&history["host"], &history["range"]), (&"ok".into(), &label.into()));
+        let sample = &history["samples"][0];
+        assert!(sample["ts"].as_i64().unwrap() % 60 == 0 && sample["value"] == 1, "{history}");
+    }
+    let error = |path: &str| {
+        let answer = host.get(path);
+        (answer.status, answer.json()["error"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(error("/telemetry/history?range=1h"), (400, "host parameter required".to_owned()));
+    let no_range = "invalid range; use 30m, 1h, 6h, or 24h".to_owned();
+    assert_eq!(error("/telemetry/history?host=ok&range=7d"), (400, no_range));
+    assert_eq!(host.get("/telemetry/history?host=nobody&range=1h").json()["samples"], serde_json::json!([]));
+    assert_eq!(host.request("POST", "/telemetry/hosts").status, 405);
+}
+
+#[test]
+fn two_hosts_never_share_a_history() {
+    let host = Host::start("", &[]);
+    let data = host.data();
+    let (code, _, error) =
+        run(dropsonde().args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(&data).env("NO_COLOR", "1"));
+    assert_eq!(code, 1);
+    assert!(error.contains("is in use by another host") && error.contains("--data"), "{error}");
+}
+
+#[test]
+fn only_its_owner_can_read_history() {
+    use std::os::unix::fs::PermissionsExt;
+    let host = Host::start(OK, &[("verbs", verbs())]);
+    until_flushed(&host);
+    let folder = host.data().join("history");
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&folder), 0o700);
+    let files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path()).collect();
+    assert!(!files.is_empty() && files.iter().all(|file| mode(file) == 0o600), "{files:?}");
+}
+
+#[test]
+fn in_memory_alone_nothing_is_written() {
+    let home = tempfile::tempdir().unwrap();
+    let mut child = dropsonde()
+        .args(["serve", "--memory-only", "--listen", "127.0.0.1:0"])
+        .current_dir(home.path())
+        .env("HOME", home.path())
+        .env("XDG_STATE_HOME", home.path().join("state"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim().strip_prefix("listening on http://").unwrap().to_owned();
+    let start = Instant::now();
+    while request(&address, "GET", "/v1/instances/host/usage").status != 200 {
+        assert!(start.elapsed() < Duration::from_secs(60));
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+    assert_eq!(request(&address, "GET", "/telemetry/history?host=host").status, 200);
+    assert!(!request(&address, "GET", "/metrics").body.contains("dropsonde_history_disk_bytes"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_flipped_bit_costs_little_and_is_said() {
+    let mut host = Host::start(OK, &[("verbs", verbs())]);
+    host.until("/v1/instances/ok/usage/range?range=1m&resolution=50ms", |range| {
+        range.json().as_array().is_some_and(|samples| samples.len() >= 10)
+    });
+    let before = times(&host, "ok");
+    assert_eq!(host.stop(), 0);
+    let folder = host.data().join("history");
+    let log = std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path());
+    let log = log.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("log-")).max().unwrap();
+    let mut bytes = std::fs::read(&log).unwrap();
+    let late = bytes.len() * 3 / 4;
+    bytes[late] ^= 4;
+    std::fs::write(&log, bytes).unwrap();
+    let host = host.killed();
+    host.until_logged("is damaged");
+    let after = times(&host, "ok");
+    let lost = before.iter().filter(|at| !after.contains(at)).count();
+    assert!(lost < before.len() / 2, "{lost} of {}", before.len());
+}
+
+#[test]
+fn metrics_tell_how_history_is_kept() {
+    let host = Host::start(OK, &[("verbs", verbs())]);
+    until_flushed(&host);
+    let metrics = host.get("/metrics").body;
+    for name in [
+        "dropsonde_history_rows ",
+        "dropsonde_history_disk_bytes ",
+        "dropsonde_history_unstored_rows ",
+        "dropsonde_history_lost_rows_total ",
+        "dropsonde_history_write_failures_total{reason=\"full\"} 0",
+        "dropsonde_history_block_cache_total{result=\"hit\"} ",
+        "dropsonde_processing_duration_seconds_count{operation=\"flush\",service=\"history\"} ",
+    ] {
+        assert!(metrics.contains(name), "{name} is not in\n{metrics}");
+    }
+}
