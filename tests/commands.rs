@@ -115,7 +115,7 @@ fn a_host_that_is_not_there_is_said_with_the_way_out() {
 fn help_names_every_command() {
     let (code, out, _) = run(dropsonde().arg("--help"));
     assert_eq!(code, 0);
-    for command in ["serve", "plugin", "instances", "latest", "range", "watch", "--memory-only"] {
+    for command in ["serve", "plugin", "store", "instances", "latest", "range", "watch", "--memory-only"] {
         assert!(out.contains(command), "{command} in {out}");
     }
 }

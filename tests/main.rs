@@ -7,7 +7,7 @@
 //! * `sandbox`: what plugins cannot do.
 //! * `lifecycle`: start, stop, configuration, what plugins keep.
 //! * `history`: what is there after a restart, a crash, and on a disk that does not work.
-//! * `commands`: the command line.
+//! * `commands`, `store_commands`: the command line.
 //! * `authoring`: from the README's ten lines to a sample.
 
 #![allow(
@@ -26,4 +26,5 @@ mod http;
 mod lifecycle;
 mod metrics;
 mod sandbox;
+mod store_commands;
 mod stream;

@@ -76,7 +76,7 @@ fn member(json: &mut Vec<u8>, name: &str, suffix: &str, value: f64) {
 }
 
 /// Whole numbers as integers, others in the fewest digits that read back the same.
-fn number(json: &mut Vec<u8>, value: f64) {
+pub(crate) fn number(json: &mut Vec<u8>, value: f64) {
     /// Beyond it doubles skip integers, and digits would pretend to a precision there is not.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if value.fract() == 0.0 && value.abs() <= EXACT {

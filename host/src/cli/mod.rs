@@ -6,8 +6,11 @@ mod client;
 mod query;
 mod run;
 mod serve;
+mod store;
 
-use clap::{Args, Parser, Subcommand};
+use crate::config::time_ms;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use dropsonde_store::{InstanceId, InvalidInstanceId};
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -35,6 +38,9 @@ enum Command {
     /// Build, check and try plugins
     #[command(subcommand)]
     Plugin(PluginCommand),
+    /// Look into history on disk, also while a host is writing it
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// List the instances of a running host
     Instances(ClientArgs),
     /// Show an instance's latest sample
@@ -119,6 +125,70 @@ struct RunArgs {
     json: bool,
 }
 
+#[derive(Debug, Subcommand)]
+enum StoreCommand {
+    /// What there is, and what it takes
+    Stats(StoreArgs),
+    /// Read everything and look for damage
+    Verify(StoreArgs),
+    /// Print history, to take it elsewhere
+    Export(ExportArgs),
+}
+
+#[derive(Debug, Args)]
+struct StoreArgs {
+    #[command(flatten)]
+    data: DataArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct ExportArgs {
+    #[command(flatten)]
+    data: DataArgs,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = Format::Csv)]
+    format: Format,
+    /// Whose history; may be repeated [default: all]
+    #[arg(long, value_name = "ID", value_parser = instance_id)]
+    instance: Vec<InstanceId>,
+    /// From this time on: RFC 3339 or Unix seconds
+    #[arg(long, value_name = "TIME", value_parser = time, allow_negative_numbers = true)]
+    since: Option<i64>,
+    /// Before this time: RFC 3339 or Unix seconds
+    #[arg(long, value_name = "TIME", value_parser = time, allow_negative_numbers = true)]
+    until: Option<i64>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    /// A line for each value, rates as queries see them
+    Csv,
+    /// For `promtool tsdb create-blocks-from openmetrics`, running totals in base units
+    #[value(name = "openmetrics")]
+    OpenMetrics,
+}
+
+#[derive(Debug, Args)]
+struct DataArgs {
+    /// The host's configuration file (TOML), which may say where its data is
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The host's data directory [default: /var/lib/dropsonde as root, else $XDG_STATE_HOME/dropsonde]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+fn instance_id(text: &str) -> Result<InstanceId, InvalidInstanceId> {
+    InstanceId::new(text)
+}
+
+fn time(text: &str) -> Result<i64, &'static str> {
+    time_ms(text).ok_or("it is neither RFC 3339 nor Unix seconds")
+}
+
 #[derive(Debug, Args)]
 struct ClientArgs {
     /// The running host
@@ -172,6 +242,11 @@ pub fn main() -> ExitCode {
             Command::Plugin(PluginCommand::Build(args)) => tokio::task::block_in_place(|| run::build(&args)),
             Command::Plugin(PluginCommand::Check(args)) => check::check(args).await,
             Command::Plugin(PluginCommand::Run(args)) => run::run(args).await,
+            Command::Store(command) => tokio::task::block_in_place(|| match command {
+                StoreCommand::Stats(args) => store::stats(&args),
+                StoreCommand::Verify(args) => store::verify(&args),
+                StoreCommand::Export(args) => store::export(args),
+            }),
             Command::Instances(args) => query::instances(args).await,
             Command::Latest(args) => query::latest(args).await,
             Command::Range(args) => query::range(args).await,

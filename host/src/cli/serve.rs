@@ -3,6 +3,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::host::Host;
 use anyhow::{Context, Result, bail};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Write as _;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -14,6 +15,7 @@ pub(super) async fn serve(args: ServeArgs) -> Result<()> {
         println!("the configuration is fine");
         return Ok(());
     }
+    raise_open_files();
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
     let mut host = Host::start(config, Clock::system()).await?;
@@ -34,6 +36,15 @@ pub(super) async fn serve(args: ServeArgs) -> Result<()> {
         () = signalled() => tracing::warn!("stopped at once"),
     }
     if failed { bail!("the server ended by itself; the log says why") } else { Ok(()) }
+}
+
+/// As many files as may be: a long history has many, and so has a host with many streams.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    if let Err(error) = raised {
+        tracing::debug!(%error, "the number of open files stays {:?}", limit.current);
+    }
 }
 
 fn configuration(args: ServeArgs) -> Result<Config> {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 pub use size::Bytes;
 pub use time::Span;
+pub(crate) use time::{FURTHEST_MS, time_ms};
 
 /// Everything an operator can say.
 #[derive(Debug, Clone, Deserialize)]

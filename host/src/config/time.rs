@@ -3,6 +3,19 @@ use serde::de::{self, Visitor};
 use std::fmt;
 use std::time::Duration;
 
+/// Times beyond some ten thousand years from 1970 are mistakes, and would overflow sums.
+pub(crate) const FURTHEST_MS: i64 = 1 << 48;
+
+/// A time as people write it, in milliseconds since 1970: RFC 3339, or Unix seconds with or without a fraction.
+pub(crate) fn time_ms(text: &str) -> Option<i64> {
+    let ms = match text.parse::<f64>() {
+        Ok(seconds) if seconds.is_nan() => return None,
+        Ok(seconds) => (seconds * 1000.0).round() as i64,
+        Err(_) => text.parse::<jiff::Timestamp>().ok()?.as_millisecond(),
+    };
+    (ms.unsigned_abs() <= FURTHEST_MS.unsigned_abs()).then_some(ms)
+}
+
 /// A duration as people write it: `10s`, `90m`, `7d`, `1h 30m`; a bare number is seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span(Duration);

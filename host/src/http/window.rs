@@ -1,7 +1,7 @@
 //! The parameters of a range query.
 
 use super::error::ApiError;
-use crate::config::Span;
+use crate::config::{FURTHEST_MS, Span, time_ms};
 use dropsonde_store::ladder::{self, AUTO_POINTS};
 use dropsonde_store::{Align, Query};
 use std::borrow::Cow;
@@ -11,9 +11,6 @@ const MOST_POINTS: i64 = 11_000;
 
 /// Without `since` and `range`.
 const DEFAULT_WINDOW_MS: i64 = 3_600_000;
-
-/// Times beyond some ten thousand years from 1970 are mistakes, and would overflow sums.
-const FURTHEST_MS: i64 = 1 << 48;
 
 /// A query string, decoded.
 #[derive(Debug)]
@@ -119,18 +116,9 @@ fn duration(parameter: &str, text: &str) -> Result<i64, ApiError> {
 
 /// RFC 3339 or Unix seconds, with or without a fraction.
 fn time(parameter: &str, text: &str) -> Result<i64, ApiError> {
-    let wrong = || ApiError::invalid(parameter, format_args!("{text:?} is neither RFC 3339 nor Unix seconds"));
     // In a query string a plus sign is a space; people paste +02:00 all the same.
-    let rfc3339 = text.replace(' ', "+");
-    let ms = match text.parse::<f64>() {
-        Ok(seconds) => (seconds * 1000.0).round() as i64,
-        Err(_) => rfc3339.parse::<jiff::Timestamp>().map_err(|_| wrong())?.as_millisecond(),
-    };
-    if ms.unsigned_abs() > FURTHEST_MS.unsigned_abs() || text.to_ascii_lowercase().contains("nan") {
-        Err(wrong())
-    } else {
-        Ok(ms)
-    }
+    let known = time_ms(&text.replace(' ', "+"));
+    known.ok_or_else(|| ApiError::invalid(parameter, format_args!("{text:?} is neither RFC 3339 nor Unix seconds")))
 }
 
 #[cfg(test)]

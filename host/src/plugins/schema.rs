@@ -131,6 +131,28 @@ fn metric(field: &guest::Field) -> Metric {
     }
 }
 
+impl Metric {
+    /// What a field of kept history is called, and what else when that is taken. What its total was called is not kept: by
+    /// custom that follows from a rate's name.
+    pub(crate) fn of_kept(field: &Field) -> [Self; 2] {
+        let Kind::Counter { scale } = field.kind else {
+            let (name, factor) = in_base_units(&field.name);
+            return [(); 2].map(|()| Self::kept(&name, false, factor));
+        };
+        let name = &*field.name;
+        let customary = match (name.strip_suffix("_per_sec"), name.strip_suffix("_percent")) {
+            (Some(what), _) if scale == 1.0 => format!("{what}_total"),
+            (_, Some(what)) if scale == 100.0 => format!("{what}_seconds_total"),
+            _ => format!("{name}_total"),
+        };
+        [customary, format!("{name}_total")].map(|name| Self::kept(&name, true, 1.0))
+    }
+
+    fn kept(name: &str, is_counter: bool, factor: f64) -> Self {
+        Self { name: format!("{PREFIX}{name}"), help: String::new(), is_counter, factor }
+    }
+}
+
 fn in_base_units(name: &str) -> (String, f64) {
     const UNITS: [(&str, &str, f64); 4] = [
         ("_mb", "_bytes", 1_048_576.0),
@@ -195,6 +217,15 @@ mod tests {
         assert_eq!(metric_of(gauge("ops_per_sec")), ("ops_per_second".to_owned(), 1.0));
         assert_eq!(metric_of(gauge("x_total_total")), ("x".to_owned(), 1.0));
         assert_eq!(metric_of(counter("requests_per_sec", "requests_total")), ("requests_total".to_owned(), 1.0));
+    }
+
+    #[test]
+    fn kept_fields_are_called_as_they_were_by_custom() {
+        let names = |field: Field| Metric::of_kept(&field).map(|metric| metric.name.replace(PREFIX, ""));
+        assert_eq!(names(Field::gauge("memory_used_mb")), ["memory_used_bytes", "memory_used_bytes"]);
+        assert_eq!(names(Field::counter("disk_read_bytes_per_sec", 1.0))[0], "disk_read_bytes_total");
+        assert_eq!(names(Field::counter("cpu_percent", 100.0)), ["cpu_seconds_total", "cpu_percent_total"]);
+        assert_eq!(names(Field::counter("odd_per_sec", 0.5))[0], "odd_per_sec_total");
     }
 
     #[test]

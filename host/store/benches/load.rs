@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 #[path = "support/series.rs"]
+#[allow(dead_code, reason = "of what benches share, each uses a part")]
 mod series;
 
 use dropsonde_store::{Field, Frame, InstanceId, Keeper, Limits, Query, Schema, Store};

@@ -1,5 +1,5 @@
-use crate::Aggregation;
 use crate::quantum::{self, Quantum};
+use crate::{Aggregation, Field, Schema};
 
 /// What a column's values over a time add up to. Gaps count for nothing.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -120,6 +120,50 @@ impl Cell {
     }
 }
 
+/// A block's cells, as small as they can be: there are many. Of each field what its aggregation asks for, beside the
+/// smallest and the largest value; the rest is not a number.
+#[derive(Debug, Clone)]
+pub(crate) struct Cells {
+    /// Three per field; the third is the last value or the sum.
+    values: Box<[f64]>,
+    /// One per field, unless all rows have a value of each.
+    counts: Option<Box<[u32]>>,
+}
+
+impl Cells {
+    pub(crate) fn of(cells: &[Cell], schema: &Schema, rows: usize) -> Self {
+        let third = |cell: &Cell, field: &Field| match field.aggregation {
+            Aggregation::Last => cell.last,
+            _ => cell.sum,
+        };
+        let values =
+            cells.iter().zip(schema.fields()).flat_map(|(cell, field)| [cell.min, cell.max, third(cell, field)]);
+        let full = cells.iter().all(|cell| cell.count as usize == rows);
+        Self { values: values.collect(), counts: (!full).then(|| cells.iter().map(|cell| cell.count).collect()) }
+    }
+
+    /// A field's cell, of a block of so many rows.
+    pub(crate) fn get(&self, field: usize, schema: &Schema, rows: usize) -> Cell {
+        let count = match &self.counts {
+            Some(counts) => counts.get(field).copied().unwrap_or(0),
+            None => u32::try_from(rows).unwrap_or(u32::MAX),
+        };
+        let aggregation = schema.fields().get(field).map(|field| field.aggregation);
+        match self.values.get(field * 3..field * 3 + 3) {
+            Some(&[min, max, last]) if aggregation == Some(Aggregation::Last) => {
+                Cell { min, max, sum: f64::NAN, last, count }
+            }
+            Some(&[min, max, sum]) => Cell { min, max, sum, last: f64::NAN, count },
+            _ => Cell::EMPTY,
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        let counts = self.counts.as_ref().map_or(0, |counts| std::mem::size_of_val(&counts[..]));
+        std::mem::size_of_val(&self.values[..]) + counts
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,7 +189,7 @@ mod tests {
                 assert!((cell.sum - present().sum::<f64>()).abs() < 1e-9);
                 if cell.count > 0 {
                     assert_eq!((cell.min, cell.max), (present().fold(1e9, f64::min), present().fold(-1e9, f64::max)));
-                    assert_eq!(Some(cell.last), present().last());
+                    assert_eq!(Some(cell.last), present().next_back());
                 }
             }
         }

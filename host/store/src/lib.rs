@@ -21,22 +21,61 @@
 //!
 //! All times are milliseconds since 1970 UTC. A missing value is NaN, never zero.
 //!
+//! # How it works
+//!
+//! ```text
+//! push ──► open block: plain columns ──► sealed block: pcodec columns + a cell per column ──► merged blocks
+//!               │ every flush                    │ in the next flush                             ▲ 6 h later, by four
+//!               └──► log ───────────────────────►└──► new-… segment ───────────────────► seg-… segment
+//! ```
+//!
+//! * A block spans a piece of time that begins at a multiple of itself since 1970 (10 s: 90 minutes, 540 rows) and nests
+//!   with the [`ladder`] of steps: long windows are answered from cells, one per block and column. 15-minute cells serve
+//!   the steps between, and rows are unpacked only at edges and for fine steps. Readings are rounded to their declared
+//!   precision when they are pushed, and open and sealed blocks add up in the same order: sealing changes no bit.
+//! * A query takes the view of a frame there is and holds no lock; a push takes its frame's lock, which only the keeper
+//!   takes too, for a moment.
+//! * A [`Keeper`] does the rest, step by step: it seals blocks whose time is over, spread over a minute; writes; lets go of
+//!   what is too old or too much; merges. What is in no file yet it takes from the frames themselves, so that there is no
+//!   queue to overflow: a disk that does not work costs nothing until the ring lets go of rows, which is counted.
+//!
+//! # What it takes
+//!
+//! On the generated corpus (50 instances × 7 fields × 60 480 samples at 10 s, declared precisions), 2 cores:
+//!
+//! | figure | got |
+//! |---|---|
+//! TABLE
+//!
+//! # Odd values
+//!
+//! NaN and ±∞ are gaps; −0 is 0; subnormals are kept; whole numbers are exact up to 2⁵³, and beyond it doubles are kept to
+//! the bit. A row that is not later than the last one (the clock was set back, or two readings of one time) replaces all
+//! rows it is not later than, in files too. A counter that goes down, or whose clock stands still, gives no rate.
+//!
 //! # Layout
 //!
 //! * [`InstanceId`]: what is measured.
-//! * [`Schema`], [`Field`], [`Kind`], [`Aggregation`]: what one sampler records.
-//! * `frame`: one sampler's rows for one instance, a ring.
-//! * `cell`: what a column's rows in one bucket add up to.
-//! * [`ladder`]: which steps queries use, and where buckets begin.
+//! * [`Schema`], [`Field`], [`Kind`], [`Aggregation`]: what one sampler records; `quantum`: the step of its readings.
+//! * `frame`: one sampler's rows for one instance, a ring: `open` blocks, sealed ones (`block`), and what queries make of
+//!   them (`buckets`).
+//! * `rows`, `cell`: a block's rows, plain, and what they add up to; `codec`: their compressed form; `cache`: blocks that
+//!   were unpacked.
+//! * [`ladder`]: which steps queries use, where buckets begin, what blocks span.
 //! * [`Query`], [`Points`], [`Sample`]: questions and answers.
 //! * [`Store`]: frames by instance; merges the frames of one.
-//! * [`inspect`]: history in files, looked into from outside.
+//! * [`Keeper`]: who does what a push does not wait for.
+//! * `archive`: history in files; [`inspect`]: the same, looked into from outside.
 
 mod archive;
 mod cache;
 mod cell;
 mod codec;
 mod frame;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+#[allow(clippy::indexing_slicing, reason = "of its own tables")]
+pub mod fuzzing;
 mod instance_id;
 mod keeper;
 mod quantum;

@@ -14,10 +14,10 @@ const SECTOR: usize = 512;
 
 /// A folder in memory that knows what is sure to stay.
 #[derive(Debug, Clone)]
-struct Sim(Arc<Mutex<State>>);
+pub(crate) struct Sim(Arc<Mutex<State>>);
 
 #[derive(Debug)]
-struct State {
+pub(crate) struct State {
     random: Random,
     names: BTreeMap<String, usize>,
     /// As a crash leaves them, at least.
@@ -60,7 +60,7 @@ impl Random {
 }
 
 impl Sim {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(State {
             random: Random(seed * 2 + 1),
             names: BTreeMap::new(),
@@ -74,6 +74,17 @@ impl Sim {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
+    }
+
+    /// From now on every operation fails, or none does.
+    pub(crate) fn fail(&self, always: bool) {
+        self.state().fails = always.then_some(1);
+    }
+
+    /// Names of files and their bytes.
+    pub(crate) fn files(&self) -> BTreeMap<String, usize> {
+        let state = self.state();
+        state.names.iter().map(|(name, file)| (name.clone(), state.files[*file].bytes.len())).collect()
     }
 
     fn is_off(&self) -> bool {
@@ -241,8 +252,11 @@ struct Expected {
     rows: Vec<(i64, f64)>,
     counted: usize,
     /// By number of the operation.
-    past: Vec<(u32, Vec<(i64, f64)>, usize)>,
+    past: Vec<Past>,
 }
+
+/// After which operation, the rows there were, and how many of them counted.
+type Past = (u32, Vec<(i64, f64)>, usize);
 
 impl Expected {
     fn push(&mut self, operation: u32, at: i64, value: f64) {
@@ -267,7 +281,7 @@ impl Expected {
     /// added since too. Beside them rows may come back that a full ring had let go of.
     fn came_back(&mut self, flushed: u32, found: &[(i64, f64)]) -> Result<(), String> {
         let first = self.past.partition_point(|(operation, ..)| *operation <= flushed).saturating_sub(1);
-        let fits = |(_, rows, counted): &&(u32, Vec<(i64, f64)>, usize)| {
+        let fits = |(_, rows, counted): &&Past| {
             let (old, counted) = rows.split_at(rows.len() - counted);
             let (found_old, found) =
                 found.split_at(found.len() - found.iter().rev().take_while(|row| counted.contains(row)).count());

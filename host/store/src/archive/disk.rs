@@ -78,9 +78,11 @@ const TRIES: usize = 10;
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     folder: Folder,
-    /// None: it cannot be opened.
-    files: BTreeMap<String, Option<Part>>,
+    files: Parts,
 }
+
+/// By name; none for what cannot be opened.
+type Parts = BTreeMap<String, Option<Part>>;
 
 /// A file as far as it went.
 #[derive(Debug, Clone)]
@@ -112,8 +114,8 @@ impl Snapshot {
         folder: &Folder,
         wanted: &dyn Fn(&str) -> bool,
         first: &dyn Fn(&str) -> bool,
-    ) -> io::Result<Option<BTreeMap<String, Option<Part>>>> {
-        let mut files = BTreeMap::new();
+    ) -> io::Result<Option<Parts>> {
+        let mut files = Parts::new();
         for turn in [true, false] {
             for name in folder.list()?.into_iter().filter(|name| wanted(name) && first(name) == turn) {
                 let part = match File::open(folder.path.join(&name)) {

@@ -4,10 +4,13 @@
 use super::disk::{Disk, Growing};
 use super::names::{Explained, FrameKey, Names};
 use super::record::{self, FileHead, FileKind, Item, Kind, Records};
-use super::rows::{self, Entry};
+use super::rows::{self, Entry, Row};
 use crate::codec::{Damaged, Reader, put_i64};
+use crate::frame::Frame;
 use crate::rows::Rows;
+use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 
 /// Bytes of a record, about: what a flipped bit costs.
 const PART: usize = 4 << 10;
@@ -87,11 +90,17 @@ pub(crate) struct Replayed {
     pub(crate) newer: bool,
 }
 
-/// Hands over the rows of a log, in the order they were written.
-pub(crate) fn read(disk: &dyn Disk, name: &str, mut replay: impl FnMut(&FrameKey, Entry)) -> io::Result<Replayed> {
+/// Gives the rows of a log, in the order they were written, to the frames they are of, if those are wanted.
+pub(crate) fn read(
+    disk: &dyn Disk,
+    name: &str,
+    mut frame_of: impl FnMut(&FrameKey) -> Option<Arc<Frame>>,
+) -> io::Result<Replayed> {
     let bytes = record::read_all(&*disk.open(name)?)?;
     let mut names = Names::default();
+    let mut known: HashMap<u32, Option<Arc<Frame>>> = HashMap::new();
     let mut replayed = Replayed::default();
+    let mut row = Row::default();
     for item in Records::of(&bytes) {
         let read = match item {
             Item::Record { kind: Kind::File, payload, .. } => match record::file_head(payload, FileKind::Log) {
@@ -99,9 +108,16 @@ pub(crate) fn read(disk: &dyn Disk, name: &str, mut replay: impl FnMut(&FrameKey
                 Ok(FileHead::Known { .. }) => Ok(()),
                 Err(error) => Err(error),
             },
-            Item::Record { kind: Kind::Rows, payload, .. } => entries(payload, &names, |key, entry| {
-                replayed.rows += entry.rows.len() as u64;
-                replay(key, entry);
+            Item::Record { kind: Kind::Rows, payload, .. } => entries(payload, &names, &mut row, |key, entry| {
+                let frame = known.entry(entry.id).or_insert_with(|| frame_of(key));
+                let mut replaying = frame.as_ref().map(|frame| frame.replay(entry.generation, entry.before.take()));
+                while let Some(row) = entry.next()? {
+                    replayed.rows += 1;
+                    if let Some(replaying) = &mut replaying {
+                        replaying.row(row.at_ms, &row.readings);
+                    }
+                }
+                Ok(())
             }),
             Item::Record { kind, payload, .. } => names.learn(kind, payload),
             Item::Torn { .. } => Ok(()),
@@ -112,12 +128,19 @@ pub(crate) fn read(disk: &dyn Disk, name: &str, mut replay: impl FnMut(&FrameKey
     Ok(replayed)
 }
 
-pub(crate) fn entries(payload: &[u8], names: &Names, mut take: impl FnMut(&FrameKey, Entry)) -> Result<(), Damaged> {
+/// Shows the entries of a record, each to be read to its end.
+pub(crate) fn entries(
+    payload: &[u8],
+    names: &Names,
+    row: &mut Row,
+    mut take: impl FnMut(&FrameKey, &mut Entry<'_, '_>) -> Result<(), Damaged>,
+) -> Result<(), Damaged> {
     let mut reader = Reader(payload);
     let record_ms = reader.i64()?;
     while !reader.is_empty() {
-        let entry = rows::read(&mut reader, record_ms, |id| names.frame(id).map(|key| &key.schema))?;
-        take(names.frame(entry.id)?, entry);
+        let schema_of = |id| names.frame(id).map(|key| &key.schema);
+        let mut entry = Entry::read(&mut reader, record_ms, schema_of, row)?;
+        take(names.frame(entry.id)?, &mut entry)?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@
 //! cannot be written waits in the ring, until the ring lets go of it.
 
 #[cfg(test)]
-mod crash;
+pub(crate) mod crash;
 mod disk;
 mod log;
 mod names;
@@ -23,8 +23,14 @@ mod settle;
 mod verify;
 
 pub(crate) use disk::{Disk, Folder, Snapshot};
+#[cfg(any(test, fuzzing))]
+pub(crate) use disk::{Growing, Readable};
 pub(crate) use names::FrameKey;
 pub(crate) use notes::Values;
+#[cfg(any(test, fuzzing))]
+pub(crate) use record::with_checksums;
+#[cfg(test)]
+pub(crate) use record::{of_a_later_version, without_checksums};
 pub use restore::Restored;
 pub(crate) use restore::restore;
 pub(crate) use segment::Page;
@@ -62,6 +68,8 @@ pub(crate) struct Archive {
     superfluous: Vec<String>,
     notes: Notes,
     settling: Option<Settling>,
+    /// When it was last looked for files of which little is alive.
+    looked_ms: Option<i64>,
 }
 
 /// Where some of a frame's blocks are now.
@@ -118,6 +126,7 @@ impl Archive {
             superfluous: Vec::new(),
             notes: Notes::default(),
             settling: None,
+            looked_ms: None,
         }
     }
 

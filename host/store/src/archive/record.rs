@@ -189,6 +189,48 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
+/// Makes bytes a file: a head, then records, each of a byte for its kind, one for its length, and as many as that says.
+#[cfg(any(test, fuzzing))]
+#[allow(clippy::indexing_slicing, reason = "two bytes were split off")]
+pub(crate) fn with_checksums(mut bytes: &[u8], kind: u8) -> Vec<u8> {
+    let mut out = Vec::new();
+    let file = [FileKind::Log, FileKind::Segment, FileKind::Notes].into_iter().find(|file| *file as u8 == kind);
+    put_file_head(&mut out, file.unwrap_or(FileKind::Log), &[]);
+    while let Some(([kind, length], rest)) = bytes.split_at_checked(2).map(|(head, rest)| ([head[0], head[1]], rest)) {
+        let (payload, rest) = rest.split_at(usize::from(length).min(rest.len()));
+        match Kind::of(kind % 9) {
+            Some(kind) => put(&mut out, kind, |out| out.extend_from_slice(payload)),
+            None => out.extend_from_slice(payload),
+        }
+        bytes = rest;
+    }
+    out
+}
+
+/// The other way round, of records that are short enough.
+#[cfg(test)]
+pub(crate) fn without_checksums(bytes: &[u8]) -> Vec<u8> {
+    let record = |item| match item {
+        Item::Record { kind, payload, .. } if kind != Kind::File => {
+            Some([&[kind as u8, u8::try_from(payload.len()).ok()?], payload].concat())
+        }
+        _ => None,
+    };
+    Records::of(bytes).filter_map(record).flatten().collect()
+}
+
+/// The same file as if a later version had written it.
+#[cfg(test)]
+pub(crate) fn of_a_later_version(bytes: &[u8]) -> Vec<u8> {
+    let Some(Item::Record { kind: Kind::File, payload, .. }) = Records::of(bytes).next() else { unreachable!() };
+    let mut later = payload.to_vec();
+    later[MAGIC.len() + 1] += 1;
+    let mut out = Vec::new();
+    put(&mut out, Kind::File, |out| out.extend_from_slice(&later));
+    out.extend_from_slice(&bytes[HEAD + payload.len()..]);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -111,13 +111,13 @@ pub(crate) fn restore(
         frames.insert(name, Arc::new(Frame::restored(key, shared.clone(), pages)));
     }
     for name in logs.values() {
-        let replayed = log::read(&*disk, name, |key, entry| {
+        let replayed = log::read(&*disk, name, |key| {
             next_born = next_born.max(key.born + 1);
-            if !is_forgotten(key) {
-                let frame =
-                    frames.entry(Name::of(key)).or_insert_with(|| Arc::new(Frame::new(key.clone(), shared.clone())));
-                frame.replay(&entry.rows, entry.begins);
+            if is_forgotten(key) {
+                return None;
             }
+            let new = || Arc::new(Frame::new(key.clone(), shared.clone()));
+            Some(frames.entry(Name::of(key)).or_insert_with(new).clone())
         });
         match replayed {
             Ok(replayed) => {

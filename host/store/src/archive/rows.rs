@@ -8,13 +8,28 @@ use crate::rows::Rows;
 const GAP: u64 = 0;
 const DOUBLE: u64 = 1;
 
-/// Rows of a frame that follow each other. Times are from the record's own on, whole steps from those of the row before.
-#[derive(Debug)]
-pub(crate) struct Entry {
+/// Rows of a frame that follow each other, read one by one. Times are from the record's own on, whole steps from those of
+/// the row before.
+pub(crate) struct Entry<'r, 'a> {
     pub(crate) id: u32,
-    /// Whether a block begins with the first row: then `before` of the rows says what it follows.
-    pub(crate) begins: bool,
-    pub(crate) rows: Rows,
+    pub(crate) generation: u32,
+    /// Where a block begins with the first row: what counters had before it.
+    pub(crate) before: Option<Vec<Option<(i64, f64)>>>,
+    /// Rows to come.
+    left: usize,
+    next_ms: i64,
+    schema: &'r Schema,
+    reader: &'r mut Reader<'a>,
+    row: &'r mut Row,
+}
+
+/// A row; used again for the next, and the next entry.
+#[derive(Debug, Default)]
+pub(crate) struct Row {
+    pub(crate) at_ms: i64,
+    /// One per field.
+    pub(crate) readings: Vec<f64>,
+    steps: Vec<i64>,
 }
 
 /// Appends rows, at least one, to a record of a time. `begins`: a block begins with the first.
@@ -28,48 +43,58 @@ pub(crate) fn put(out: &mut Vec<u8>, record_ms: i64, schema: &Schema, id: u32, r
         let before = |field| rows.before.get(field).copied().flatten();
         (0..schema.fields().len()).for_each(|field| put_before(out, before(field), first_ms));
     }
-    let mut before_ms = first_ms;
     let mut before = vec![0; rows.columns.len()];
     for (row, &at_ms) in rows.at_ms.iter().enumerate() {
-        if row > 0 {
-            put_u64(out, at_ms.saturating_sub(before_ms) as u64);
-            before_ms = at_ms;
-        }
         for ((field, column), before) in rows.columns.iter().enumerate().zip(&mut before) {
             put_reading(out, quantum(schema, field), column.get(row).copied().unwrap_or(f64::NAN), before);
+        }
+        if let Some(next_ms) = rows.at_ms.get(row + 1) {
+            put_u64(out, next_ms.saturating_sub(at_ms) as u64);
         }
     }
 }
 
-pub(crate) fn read<'a>(
-    reader: &mut Reader<'_>,
-    record_ms: i64,
-    schema_of: impl FnOnce(u32) -> Result<&'a Schema, Damaged>,
-) -> Result<Entry, Damaged> {
-    let id = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
-    let schema = schema_of(id)?;
-    let head = reader.u64()?;
-    let generation = u32::try_from(head >> 1).map_err(|_| Damaged)?;
-    let begins = head & 1 == 1;
-    let count = reader.up_to(MOST_ROWS)?;
-    let first_ms = record_ms.wrapping_add(reader.i64()?);
-    let fields = schema.fields().len();
-    let before = (0..if begins { fields } else { 0 }).map(|_| read_before(reader, first_ms));
-    let mut rows = Rows { before: before.collect::<Result<_, _>>()?, generation, ..Rows::default() };
-    rows.columns = vec![Vec::with_capacity(count); fields];
-    let mut at_ms = first_ms;
-    let mut steps_before = vec![0; fields];
-    for row in 0..count {
-        if row > 0 {
-            let step = i64::try_from(reader.u64()?).map_err(|_| Damaged)?;
-            at_ms = at_ms.checked_add(step).filter(|_| step > 0).ok_or(Damaged)?;
-        }
-        rows.at_ms.push(at_ms);
-        for ((field, column), before) in rows.columns.iter_mut().enumerate().zip(&mut steps_before) {
-            column.push(read_reading(reader, quantum(schema, field), before)?);
-        }
+impl<'r, 'a> Entry<'r, 'a> {
+    /// Reads what comes before the rows.
+    pub(crate) fn read(
+        reader: &'r mut Reader<'a>,
+        record_ms: i64,
+        schema_of: impl FnOnce(u32) -> Result<&'r Schema, Damaged>,
+        row: &'r mut Row,
+    ) -> Result<Self, Damaged> {
+        let id = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
+        let schema = schema_of(id)?;
+        let fields = schema.fields().len();
+        let head = reader.u64()?;
+        let generation = u32::try_from(head >> 1).map_err(|_| Damaged)?;
+        let left = reader.up_to(MOST_ROWS)?;
+        let next_ms = record_ms.wrapping_add(reader.i64()?);
+        let before = match head & 1 {
+            0 => None,
+            _ => Some((0..fields).map(|_| read_before(reader, next_ms)).collect::<Result<_, _>>()?),
+        };
+        row.readings.clear();
+        row.readings.resize(fields, f64::NAN);
+        row.steps.clear();
+        row.steps.resize(fields, 0);
+        Ok(Self { id, generation, before, left, next_ms, schema, reader, row })
     }
-    Ok(Entry { id, begins, rows })
+
+    /// The next row. An entry is to be read to its end: what follows begins there.
+    pub(crate) fn next(&mut self) -> Result<Option<&Row>, Damaged> {
+        let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
+        self.left = left;
+        self.row.at_ms = self.next_ms;
+        let row = self.row.readings.iter_mut().zip(&mut self.row.steps);
+        for (field, (reading, before)) in row.enumerate() {
+            *reading = read_reading(self.reader, quantum(self.schema, field), before)?;
+        }
+        if left > 0 {
+            let step = i64::try_from(self.reader.u64()?).map_err(|_| Damaged)?;
+            self.next_ms = self.next_ms.checked_add(step).filter(|_| step > 0).ok_or(Damaged)?;
+        }
+        Ok(Some(self.row))
+    }
 }
 
 /// Readings without a declared step are whole numbers often enough.
@@ -133,17 +158,18 @@ mod tests {
             let mut out = Vec::new();
             put(&mut out, 1_000, &schema(), 77, &rows, begins);
             let mut reader = Reader(&out);
-            let entry = read(&mut reader, 1_000, |_| Ok(Box::leak(Box::new(schema())))).unwrap();
+            let (schema, mut row) = (schema(), Row::default());
+            let mut entry = Entry::read(&mut reader, 1_000, |_| Ok(&schema), &mut row).unwrap();
+            prop_assert_eq!((entry.id, entry.generation), (77, generation));
+            prop_assert_eq!(&entry.before, &begins.then(|| rows.before.clone()));
+            for (nth, &at_ms) in rows.at_ms.iter().enumerate() {
+                let read = entry.next().unwrap().unwrap();
+                let bits: Vec<u64> = read.readings.iter().map(|value| value.to_bits()).collect();
+                let put: Vec<u64> = rows.columns.iter().map(|column| column[nth].to_bits()).collect();
+                prop_assert_eq!((read.at_ms, bits), (at_ms, put));
+            }
+            prop_assert!(entry.next().unwrap().is_none());
             prop_assert!(reader.is_empty());
-            prop_assert_eq!((entry.id, entry.begins, entry.rows.generation), (77, begins, generation));
-            prop_assert_eq!(&entry.rows.at_ms, &rows.at_ms[..]);
-            for (read, put) in entry.rows.columns.iter().zip(&rows.columns) {
-                let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-                prop_assert_eq!(bits(read), bits(put));
-            }
-            if begins {
-                prop_assert_eq!(entry.rows.before, rows.before);
-            }
         }
     }
 }

@@ -15,6 +15,9 @@ const MERGED: usize = 4;
 /// How long after its end a time's blocks are all sealed, those that take longest to fill aside.
 const LATE_MS: i64 = 30 * 60_000;
 
+/// How often it is looked for files of which little is alive.
+const LOOK_MS: i64 = 3_600_000;
+
 /// Bytes that are handed to the disk at a time.
 const WRITE: usize = 1 << 20;
 
@@ -69,8 +72,16 @@ impl Archive {
     }
 
     /// A time that is over, with files that are not merged, or that hold little that is alive.
-    fn due(&self, frames: &[Arc<Frame>], now_ms: i64) -> Option<(i64, Vec<u64>)> {
-        let live = live_pages(frames);
+    fn due(&mut self, frames: &[Arc<Frame>], now_ms: i64) -> Option<(i64, Vec<u64>)> {
+        // Looking at every block there is takes long.
+        let looked = self.looked_ms.replace(now_ms);
+        let live = match looked {
+            Some(looked) if (0..LOOK_MS).contains(&(now_ms - looked)) => {
+                self.looked_ms = Some(looked);
+                None
+            }
+            _ => Some(live_pages(frames)),
+        };
         let mut partitions: BTreeMap<i64, Vec<&Arc<Segment>>> = BTreeMap::new();
         for segment in self.segments.values() {
             partitions.entry(segment.partition_ms).or_default().push(segment);
@@ -81,7 +92,8 @@ impl Archive {
             };
             let fresh = segments.iter().filter(|segment| !segment.settled).count();
             let is_dead = |segment: &&Arc<Segment>| {
-                segment.settled && 4 * live.get(&segment.number).copied().unwrap_or(0) < segment.pages()
+                let live = live.as_ref().map(|live| live.get(&segment.number).copied().unwrap_or(0));
+                segment.settled && live.is_some_and(|live| 4 * live < segment.pages())
             };
             let over = partition_ms.saturating_add(PARTITION_MS + LATE_MS) <= now_ms;
             // A few late blocks are not worth writing all the others again.

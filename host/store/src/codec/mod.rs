@@ -11,6 +11,8 @@
 mod bytes;
 mod cells;
 mod column;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use bytes::{Damaged, Reader, put_bytes, put_f64, put_i64, put_u64, unzigzag, zigzag};
 

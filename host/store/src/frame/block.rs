@@ -1,5 +1,5 @@
 use crate::cache::{BlockCache, BlockId};
-use crate::cell::Cell;
+use crate::cell::Cells;
 use crate::codec::{Chunk, Damaged};
 use crate::rows::{Parts, Rows, Values};
 use crate::{Layout, Schema};
@@ -18,7 +18,7 @@ pub(crate) struct Block {
     pub(crate) generation: u32,
     pub(crate) place: Place,
     /// One per field; read when first asked for.
-    cells: OnceLock<Box<[Cell]>>,
+    cells: OnceLock<Cells>,
 }
 
 /// Where a block's chunk is, and which page of it the block is.
@@ -68,7 +68,7 @@ impl Block {
         (first_ms, last_ms): (i64, i64),
         generation: u32,
         place: Place,
-        cells: Option<Box<[Cell]>>,
+        cells: Option<Cells>,
     ) -> Self {
         let cells = cells.map(OnceLock::from).unwrap_or_default();
         Self { id, start_row, rows, first_ms, last_ms, generation, place, cells }
@@ -104,7 +104,7 @@ impl Block {
             Bytes::Memory(bytes) => bytes.len(),
             Bytes::Stored { .. } => 0,
         };
-        let cells = self.cells.get().map_or(0, |cells| std::mem::size_of_val(&cells[..]));
+        let cells = self.cells.get().map_or(0, Cells::bytes);
         ((rows + std::mem::size_of::<Self>()) as u64, cells as u64)
     }
 
@@ -137,7 +137,7 @@ impl Block {
     }
 
     /// What the block's rows add up to, one cell per field.
-    pub(crate) fn cells(&self, schema: &Schema, layout: Layout) -> Result<&[Cell], Unreadable> {
+    pub(crate) fn cells(&self, schema: &Schema, layout: Layout) -> Result<&Cells, Unreadable> {
         if let Some(cells) = self.cells.get() {
             return Ok(cells);
         }
@@ -145,11 +145,12 @@ impl Block {
             let page = usize::from(self.place.page);
             let head = chunk.pages.get(page).ok_or(Damaged)?;
             if head.rows == self.rows {
-                return Ok(head.cells.clone());
+                return Ok(Cells::of(&head.cells, schema, self.rows));
             }
             let mut rows = chunk.rows(page)?;
             rows.truncate(self.rows);
-            Ok(rows.into_values(schema).parts(schema, layout).whole(schema))
+            let cells = rows.into_values(schema).parts(schema, layout).whole(schema);
+            Ok(Cells::of(&cells, schema, self.rows))
         })?;
         Ok(self.cells.get_or_init(|| cells))
     }

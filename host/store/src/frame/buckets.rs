@@ -36,7 +36,10 @@ impl Buckets {
             let skip = usize::try_from(first_row.saturating_sub(block.start_row)).unwrap_or(usize::MAX);
             let piece = Piece { first_ms: block.first_ms, last_ms: block.last_ms, skip };
             let added = match piece.way(query, frame.layout().part_ms) {
-                Way::Whole => block.cells(schema, frame.layout()).map(|cells| buckets.whole(query, &piece, cells)),
+                Way::Whole => block.cells(schema, frame.layout()).map(|cells| {
+                    let bucket = query.bucket(piece.first_ms);
+                    buckets.add(bucket, |field| Some(cells.get(field, schema, block.rows)));
+                }),
                 Way::Parts => {
                     let parts = block.parts(schema, frame.layout(), frame.cache());
                     parts.map(|parts| buckets.parts(query, frame, &parts))
@@ -61,7 +64,7 @@ impl Buckets {
             match piece.way(query, frame.layout().part_ms) {
                 Way::Whole => {
                     let cells = open.parts(schema, frame.layout(), rows, wanted).whole(schema);
-                    buckets.whole(query, &piece, &cells);
+                    buckets.add(query.bucket(piece.first_ms), |field| cells.get(field).copied());
                 }
                 Way::Parts => {
                     let parts = open.parts(schema, frame.layout(), rows, wanted);
@@ -88,19 +91,15 @@ impl Buckets {
         self.cells.get_mut(from..).unwrap_or_default()
     }
 
-    /// Adds cells, of all fields, to the bucket at a time.
-    fn add(&mut self, at_ms: i64, cells: &[Cell]) {
+    /// Adds the fields' cells to the bucket at a time.
+    fn add(&mut self, at_ms: i64, cell: impl Fn(usize) -> Option<Cell>) {
         let fields = std::mem::take(&mut self.fields);
         for (sum, &field) in self.bucket(at_ms, fields.len()).iter_mut().zip(&fields) {
-            if let Some(cell) = cells.get(field) {
-                sum.add(cell);
+            if let Some(cell) = cell(field) {
+                sum.add(&cell);
             }
         }
         self.fields = fields;
-    }
-
-    fn whole(&mut self, query: &Query, piece: &Piece, cells: &[Cell]) {
-        self.add(query.bucket(piece.first_ms), cells);
     }
 
     fn parts(&mut self, query: &Query, frame: &Frame, parts: &Parts) {
@@ -108,7 +107,7 @@ impl Buckets {
         for (&at, cells) in parts.at_ms.iter().zip(parts.cells.chunks(fields)) {
             // A part that begins before the window has no rows there: else these were not the way.
             if at < query.until_ms && at.saturating_add(part_ms) > query.since_ms {
-                self.add(query.bucket(at), cells);
+                self.add(query.bucket(at), |field| cells.get(field).copied());
             }
         }
     }

@@ -17,8 +17,8 @@ pub(crate) use open::Open;
 
 use crate::archive::{FrameKey, Page};
 use crate::cache::{BlockCache, BlockId};
+use crate::cell::Cells;
 use crate::codec::{self, Effort};
-use crate::rows::Rows;
 use crate::{Kind, Layout, Limits, Query, Schema, Usage};
 use arc_swap::ArcSwap;
 use open::Refused;
@@ -134,9 +134,12 @@ impl Frame {
             padded = all;
             &padded
         };
-        let mut writer = self.writer();
+        self.push_locked(&mut self.writer(), at_ms, readings)
+    }
+
+    fn push_locked(&self, writer: &mut Writer, at_ms: i64, readings: &[f64]) -> usize {
         let replaced = match writer.last_ms {
-            Some(last) if at_ms <= last => self.cut(&mut writer, at_ms),
+            Some(last) if at_ms <= last => self.cut(writer, at_ms),
             _ => 0,
         };
         writer.last_ms = Some(at_ms);
@@ -355,7 +358,8 @@ impl Frame {
         let place = Place { bytes: Bytes::Memory(chunk), page: 0 };
         let id = self.cache().new_id();
         let span = (first_ms, last_ms);
-        let block = Block::new(id, open.start_row, rows.len(), span, rows.generation, place, Some(cells));
+        let cells = Some(Cells::of(&cells, &self.key.schema, rows.len()));
+        let block = Block::new(id, open.start_row, rows.len(), span, rows.generation, place, cells);
         Some(Sealed { open: open.clone(), block })
     }
 
@@ -432,40 +436,12 @@ impl Frame {
         frame
     }
 
-    /// Adds rows that a log has and no block. `before`: what counters had before them, where a block begins.
-    pub(crate) fn replay(&self, rows: &Rows, begins: bool) {
-        let mut generation = self.view.load().generation;
-        let mut readings = vec![f64::NAN; rows.columns.len()];
-        if begins {
-            self.writer().next_before = Some(rows.before.clone());
-        }
-        for (row, &at_ms) in rows.at_ms.iter().enumerate() {
-            let known = self.latest_at_ms().is_some_and(|last| at_ms <= last);
-            // Rows of the same generation do not replace each other: it has been here before.
-            if rows.generation < generation || (rows.generation == generation && known) {
-                continue;
-            }
-            for (reading, column) in readings.iter_mut().zip(&rows.columns) {
-                *reading = column.get(row).copied().unwrap_or(f64::NAN);
-            }
-            self.push(at_ms, &readings);
-            self.set_generation(rows.generation);
-            generation = rows.generation;
-        }
-        self.writer().next_before = None;
-    }
-
-    fn set_generation(&self, generation: u32) {
-        let _writer = self.writer();
-        let view = self.view.load();
-        if view.generation == generation {
-            return;
-        }
-        let mut opens = view.opens.clone();
-        if let Some(open) = opens.pop() {
-            opens.push(Arc::new(open.copy(self.schema(), self.layout, open.len(), None, generation)));
-        }
-        self.view.store(Arc::new(View { opens, generation, ..(**view).clone() }));
+    /// To add rows that a log has and no block, of one generation. `before`: where a block begins with them, what counters
+    /// had before it.
+    pub(crate) fn replay(&self, generation: u32, before: Option<Vec<Option<(i64, f64)>>>) -> Replaying<'_> {
+        let mut writer = self.writer();
+        writer.next_before = before;
+        Replaying { frame: self, writer, generation }
     }
 
     /// What is in no file, from a row on: sealed blocks, and open ones. Also: the row from which on rows are others than
@@ -502,6 +478,40 @@ impl Frame {
         };
         let blocks = view.blocks.iter().map(moved).collect();
         self.view.store(Arc::new(View { blocks, ..(**view).clone() }));
+    }
+}
+
+/// A frame while a log is replayed.
+pub(crate) struct Replaying<'a> {
+    frame: &'a Frame,
+    writer: MutexGuard<'a, Writer>,
+    generation: u32,
+}
+
+impl Replaying<'_> {
+    pub(crate) fn row(&mut self, at_ms: i64, readings: &[f64]) {
+        let current = self.frame.view.load().generation;
+        let known = self.writer.last_ms.is_some_and(|last| at_ms <= last);
+        // Rows of the same generation do not replace each other: it has been here before.
+        if self.generation < current || (self.generation == current && known) {
+            return;
+        }
+        self.frame.push_locked(&mut self.writer, at_ms, readings);
+        let view = self.frame.view.load();
+        if view.generation != self.generation {
+            let (generation, mut opens) = (self.generation, view.opens.clone());
+            if let Some(open) = opens.pop() {
+                let (schema, layout) = (self.frame.schema(), self.frame.layout);
+                opens.push(Arc::new(open.copy(schema, layout, open.len(), None, generation)));
+            }
+            self.frame.view.store(Arc::new(View { opens, generation, ..(**view).clone() }));
+        }
+    }
+}
+
+impl Drop for Replaying<'_> {
+    fn drop(&mut self) {
+        self.writer.next_before = None;
     }
 }
 

@@ -1,0 +1,424 @@
+//! History on disk, looked into without a host.
+
+use super::{Cli, DataArgs, ExportArgs, Format, StoreArgs};
+use crate::config::Config;
+use crate::host::HISTORY;
+use crate::json;
+use crate::plugins::Metric;
+use anyhow::{Context, Result, bail};
+use clap::CommandFactory;
+use clap::error::ErrorKind;
+use dropsonde_store::InstanceId;
+use dropsonde_store::inspect::{self, Export, Exported, Files, Filter, Finding, Stats, Verified};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Bytes handed on at a time.
+const BUFFER: usize = 64 << 10;
+
+/// Where the history of a host with such arguments is.
+fn folder(args: &DataArgs) -> Result<PathBuf> {
+    let config = match &args.config {
+        Some(file) => Config::read(file)?,
+        None => Config::default(),
+    };
+    let data = match &args.data {
+        Some(data) => data.clone(),
+        None => config.data_dir()?,
+    };
+    Ok(data.join(HISTORY))
+}
+
+fn looked_into<T>(folder: &Path, looked: io::Result<T>) -> Result<T> {
+    let shown = folder.display();
+    looked.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            anyhow::anyhow!("no history: there is no folder {shown}; name the host's data directory with --data")
+        }
+        io::ErrorKind::PermissionDenied => {
+            anyhow::Error::from(error).context(format!("cannot read {shown}; try it as the user the host runs as"))
+        }
+        _ => anyhow::Error::from(error)
+            .context(format!("cannot read {shown}; is that in the host's data directory? --data names another")),
+    })
+}
+
+// === stats ===
+
+pub(super) fn stats(args: &StoreArgs) -> Result<()> {
+    let folder = folder(&args.data)?;
+    let stats = looked_into(&folder, inspect::stats(&folder))?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        return Ok(writeln!(out, "{:#}", stats_json(&folder, &stats))?);
+    }
+    writeln!(out, "folder     {}", folder.display())?;
+    writeln!(out, "in use     {}", if stats.in_use { "by a running host" } else { "no" })?;
+    for (kind, files) in kinds(&stats) {
+        writeln!(out, "{kind:<10} {:>12} bytes in {}", files.bytes, counted(files.files, "file"))?;
+    }
+    let per_value = stats.bytes_per_value().map(|bytes| format!(", {bytes:.2} a value")).unwrap_or_default();
+    writeln!(out, "all        {:>12} bytes{per_value}", stats.bytes())?;
+    writeln!(out, "rows       {:>12} of {}", stats.rows, counted(stats.instances as u64, "instance"))?;
+    writeln!(out, "frames     {:>12}", stats.frames)?;
+    writeln!(out, "blocks     {:>12}", stats.blocks)?;
+    if let (Some(oldest), Some(newest)) = (stats.oldest_ms, stats.newest_ms) {
+        writeln!(out, "times      {} to {}", json::time(oldest), json::time(newest))?;
+    }
+    let damaged = if stats.damaged == 0 { "none seen".to_owned() } else { counted(stats.damaged, "place") };
+    writeln!(out, "damage     {damaged}; `dropsonde store verify` reads everything")?;
+    for name in &stats.newer {
+        writeln!(out, "newer      {name} was written by a later version")?;
+    }
+    for (name, why) in &stats.unreadable {
+        writeln!(out, "unreadable {name}: {why}")?;
+    }
+    Ok(())
+}
+
+fn kinds(stats: &Stats) -> [(&'static str, Files); 4] {
+    [("log", stats.log), ("fresh", stats.fresh), ("settled", stats.settled), ("notes", stats.notes)]
+}
+
+fn stats_json(folder: &Path, stats: &Stats) -> Value {
+    let files = kinds(stats).map(|(kind, files)| (kind, json!({ "files": files.files, "bytes": files.bytes })));
+    let unreadable = stats.unreadable.iter().map(|(name, why)| json!({ "file": name, "why": why }));
+    json!({
+        "folder": folder.to_string_lossy(), "in_use": stats.in_use,
+        "files": BTreeMap::from(files), "bytes": stats.bytes(), "bytes_per_value": stats.bytes_per_value(),
+        "instances": stats.instances, "frames": stats.frames, "blocks": stats.blocks, "rows": stats.rows,
+        "values": stats.values, "oldest_at": stats.oldest_ms.map(json::time),
+        "newest_at": stats.newest_ms.map(json::time), "damaged": stats.damaged, "newer": stats.newer,
+        "unreadable": unreadable.collect::<Vec<_>>(),
+    })
+}
+
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+// === verify ===
+
+pub(super) fn verify(args: &StoreArgs) -> Result<()> {
+    let folder = folder(&args.data)?;
+    let verified = looked_into(&folder, inspect::verify(&folder, progress()))?;
+    let mut out = BufWriter::with_capacity(BUFFER, io::stdout().lock());
+    if args.json {
+        writeln!(out, "{:#}", verified_json(&folder, &verified))?;
+    } else {
+        for Finding { file, offset, what } in &verified.damaged {
+            writeln!(out, "{file}: {offset}: {what}")?;
+        }
+        for Finding { file, offset, what } in &verified.torn {
+            writeln!(out, "{file}: {offset}: {what}: harmless, it was not written to its end")?;
+        }
+        for file in &verified.newer {
+            writeln!(out, "{file}: 0: written by a later version, not looked into")?;
+        }
+        let (blocks, rows) = (counted(verified.blocks, "block"), counted(verified.rows, "row"));
+        let files = counted(verified.files, "file");
+        writeln!(out, "read {} bytes in {files}: {blocks}, {rows}", verified.bytes)?;
+    }
+    out.flush()?;
+    if !verified.is_whole() {
+        let places = counted(verified.damaged.len() as u64, "damaged place");
+        bail!("{places} in {}; what is whole is there, and a host goes on with it", folder.display());
+    }
+    Ok(())
+}
+
+fn verified_json(folder: &Path, verified: &Verified) -> Value {
+    let findings = |found: &[Finding]| -> Vec<Value> {
+        found.iter().map(|found| json!({ "file": found.file, "offset": found.offset, "what": found.what })).collect()
+    };
+    json!({
+        "folder": folder.to_string_lossy(), "whole": verified.is_whole(), "files": verified.files,
+        "bytes": verified.bytes, "records": verified.records, "blocks": verified.blocks, "rows": verified.rows,
+        "damaged": findings(&verified.damaged), "torn": findings(&verified.torn), "newer": verified.newer,
+    })
+}
+
+/// On a terminal; a file has no use for it.
+fn progress() -> impl FnMut(u64, u64) {
+    let shown = io::stderr().is_terminal();
+    let mut last = None;
+    move |done, of| {
+        let percent = u128::from(done) * 100 / u128::from(of.max(1));
+        if shown && last != Some(percent) {
+            last = Some(percent);
+            // A terminal that is gone needs none.
+            let _ = match percent {
+                100 => write!(io::stderr(), "\r\x1b[K"),
+                _ => write!(io::stderr(), "\r{percent} %"),
+            };
+        }
+    }
+}
+
+// === export ===
+
+pub(super) fn export(args: ExportArgs) -> Result<()> {
+    let mut filter = Filter { instances: args.instance, ..Filter::default() };
+    filter.since_ms = args.since.unwrap_or(filter.since_ms);
+    filter.until_ms = args.until.unwrap_or(filter.until_ms);
+    if filter.since_ms > filter.until_ms {
+        Cli::command().error(ErrorKind::ValueValidation, "--since is later than --until").exit();
+    }
+    let folder = folder(&args.data)?;
+    let export = looked_into(&folder, inspect::export(&folder, &filter))?;
+    let has = |id: &InstanceId| export.frames.iter().any(|frame| frame.instance() == id);
+    if let Some(id) = filter.instances.iter().find(|id| !has(id)) {
+        bail!("there is no history of instance {id} in {}", folder.display());
+    }
+    let mut out = BufWriter::with_capacity(BUFFER, io::stdout().lock());
+    let unread = match args.format {
+        Format::Csv => csv(&export, &mut out),
+        Format::OpenMetrics => open_metrics(&export, &mut out),
+    };
+    let unread = unread.and_then(|unread| out.flush().map(|()| unread)).context("cannot write it")?;
+    for name in &export.restored.newer {
+        eprintln!("note: {name} was written by a later version, and is left out");
+    }
+    for (name, why) in &export.restored.unreadable {
+        eprintln!("note: {name} cannot be read, and is left out: {why}");
+    }
+    if unread > 0 || export.restored.damaged > 0 || !export.restored.unreadable.is_empty() {
+        bail!("what is damaged is not exported, all else is; `dropsonde store verify` says what that is");
+    }
+    Ok(())
+}
+
+/// A line for each value. Returns how many blocks could not be read.
+fn csv(export: &Export, out: &mut impl Write) -> io::Result<u64> {
+    writeln!(out, "at,instance,sampler,field,value")?;
+    let mut unread = 0;
+    let mut line = Vec::new();
+    for frame in &export.frames {
+        let schema = frame.schema();
+        let whose = format!(",{},{},", quoted(frame.instance().as_str()), quoted(schema.sampler()));
+        let whose: Vec<_> = schema.fields().iter().map(|field| format!("{whose}{},", quoted(&field.name))).collect();
+        unread += frame.rows(|row| {
+            let at = json::time(row.at_ms);
+            let values = whose.iter().zip(&row.values).filter(|(_, value)| !value.is_nan());
+            for (whose, &value) in values {
+                line.clear();
+                line.extend_from_slice(at.as_bytes());
+                line.extend_from_slice(whose.as_bytes());
+                json::number(&mut line, value);
+                line.push(b'\n');
+                out.write_all(&line)?;
+            }
+            Ok::<_, io::Error>(())
+        })?;
+    }
+    Ok(unread)
+}
+
+fn quoted(text: &str) -> String {
+    if text.contains([',', '"']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+}
+
+/// All series of one metric.
+#[derive(Default)]
+struct Family<'a> {
+    is_counter: bool,
+    series: BTreeMap<Series<'a>, Vec<Column<'a>>>,
+}
+
+/// An instance and a sampler, which may have changed its fields or its interval: then there are several columns.
+type Series<'a> = (&'a InstanceId, &'a Arc<str>);
+
+struct Column<'a> {
+    frame: &'a Exported,
+    field: usize,
+    factor: f64,
+}
+
+/// Metric by metric, as OpenMetrics has it. Returns how many blocks could not be read.
+fn open_metrics(export: &Export, out: &mut impl Write) -> io::Result<u64> {
+    let mut unread = 0;
+    let mut line = Vec::new();
+    for (name, family) in families(export) {
+        let (kind, suffix) = if family.is_counter { ("counter", "_total") } else { ("gauge", "") };
+        writeln!(out, "# TYPE {name} {kind}")?;
+        for ((instance, sampler), columns) in family.series {
+            let labels = (escaped(instance.as_str()), escaped(sampler));
+            let series = format!("{name}{suffix}{{id=\"{}\",sampler=\"{}\"}} ", labels.0, labels.1);
+            let mut samples: Vec<(i64, f64)> = Vec::new();
+            for Column { frame, field, factor } in &columns {
+                let take = |at_ms, reading: f64| {
+                    samples.push((at_ms, reading * factor));
+                    Ok::<_, Infallible>(())
+                };
+                unread += frame.readings(*field, take).unwrap_or_default();
+            }
+            if columns.len() > 1 {
+                samples.sort_by_key(|(at_ms, _)| *at_ms);
+                samples.dedup_by_key(|(at_ms, _)| *at_ms);
+            }
+            for (at_ms, value) in samples.into_iter().filter(|(_, value)| value.is_finite()) {
+                line.clear();
+                line.extend_from_slice(series.as_bytes());
+                json::number(&mut line, value);
+                line.extend_from_slice(seconds(at_ms).as_bytes());
+                line.push(b'\n');
+                out.write_all(&line)?;
+            }
+        }
+    }
+    writeln!(out, "# EOF")?;
+    Ok(unread)
+}
+
+/// By name. A name has one kind of metric and one column of a frame; what finds no name left is left out, and said.
+fn families(export: &Export) -> BTreeMap<String, Family<'_>> {
+    let fields = |frame: &'_ Exported| frame.schema().fields().len();
+    let columns = export.frames.iter().flat_map(|frame| (0..fields(frame)).map(move |field| (frame, field)));
+    let named = columns.filter_map(|(frame, field)| {
+        let names = Metric::of_kept(frame.schema().fields().get(field)?);
+        Some((frame, field, names))
+    });
+    let mut named: Vec<_> = named.collect();
+    // Names that cannot be others first.
+    named.sort_by_key(|(.., [first, second])| (first.is_counter, first.name != second.name));
+    let mut families: BTreeMap<String, Family<'_>> = BTreeMap::new();
+    let mut left_out = BTreeSet::new();
+    for (frame, field, names) in named {
+        let series = (frame.instance(), frame.schema().sampler());
+        let taken = |columns: &Vec<Column<'_>>| columns.iter().any(|column| std::ptr::eq(column.frame, frame));
+        let family_name = |metric: &Metric| metric.name.strip_suffix("_total").unwrap_or(&metric.name).to_owned();
+        let free = names.into_iter().find(|metric| {
+            families.get(&family_name(metric)).is_none_or(|family| {
+                family.is_counter == metric.is_counter && !family.series.get(&series).is_some_and(taken)
+            })
+        });
+        match free {
+            Some(metric) => {
+                let family = families.entry(family_name(&metric)).or_default();
+                family.is_counter = metric.is_counter;
+                family.series.entry(series).or_default().push(Column { frame, field, factor: metric.factor });
+            }
+            None => drop(left_out.insert((series.1, field_name(frame, field)))),
+        }
+    }
+    for (sampler, field) in left_out {
+        eprintln!("note: {sampler}'s {field} is left out: another metric has its name; --format csv has both");
+    }
+    families
+}
+
+fn field_name(frame: &Exported, field: usize) -> &str {
+    frame.schema().fields().get(field).map(|field| &*field.name).unwrap_or_default()
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// After a space; a fraction only when there is one.
+fn seconds(at_ms: i64) -> String {
+    let sign = if at_ms < 0 { "-" } else { "" };
+    let (whole, ms) = (at_ms.unsigned_abs() / 1000, at_ms.unsigned_abs() % 1000);
+    if ms == 0 { format!(" {sign}{whole}") } else { format!(" {sign}{whole}.{ms:03}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dropsonde_store::{Field, Limits, Schema, Store};
+
+    fn exported(push: impl Fn(&Store)) -> (tempfile::TempDir, Export) {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, keeper, _) = Store::open(folder.path(), &Limits::default()).unwrap();
+        push(&store);
+        keeper.close(0);
+        let export = inspect::export(folder.path(), &Filter::default()).unwrap();
+        (folder, export)
+    }
+
+    fn open_metrics_of(push: impl Fn(&Store)) -> String {
+        let (_folder, export) = exported(push);
+        let mut out = Vec::new();
+        assert_eq!(open_metrics(&export, &mut out).unwrap(), 0);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn id(id: &str) -> InstanceId {
+        InstanceId::new(id).unwrap()
+    }
+
+    #[test]
+    fn csv_is_a_line_for_each_value_with_rates_as_queries_see_them() {
+        let (_folder, export) = exported(|store| {
+            let schema = Schema::new("s", vec![Field::gauge("x"), Field::counter("ops_per_sec", 1.0)]);
+            let frame = store.frame(&id("a,\"b\""), &schema, 1000);
+            frame.push(1000, &[0.5, 10.0]);
+            frame.push(2500, &[f64::NAN, 13.0]);
+        });
+        let mut out = Vec::new();
+        assert_eq!(csv(&export, &mut out).unwrap(), 0);
+        let lines = "at,instance,sampler,field,value\n1970-01-01T00:00:01Z,\"a,\"\"b\"\"\",s,x,0.5\n\
+                     1970-01-01T00:00:02.5Z,\"a,\"\"b\"\"\",s,ops_per_sec,2\n";
+        assert_eq!(String::from_utf8(out).unwrap(), lines);
+    }
+
+    #[test]
+    fn openmetrics_has_each_metrics_samples_together_in_base_units_and_totals_of_counters() {
+        let text = open_metrics_of(|store| {
+            let schema = Schema::new("s", vec![Field::gauge("used_mb"), Field::counter("ops_per_sec", 1.0)]);
+            for instance in ["a", "b\"\\"] {
+                let frame = store.frame(&id(instance), &schema, 1000);
+                frame.push(1000, &[0.5, 10.0]);
+                frame.push(2500, &[f64::NAN, 13.0]);
+            }
+        });
+        let lines = "# TYPE dropsonde_sample_ops counter\n\
+                     dropsonde_sample_ops_total{id=\"a\",sampler=\"s\"} 10 1\n\
+                     dropsonde_sample_ops_total{id=\"a\",sampler=\"s\"} 13 2.500\n\
+                     dropsonde_sample_ops_total{id=\"b\\\"\\\\\",sampler=\"s\"} 10 1\n\
+                     dropsonde_sample_ops_total{id=\"b\\\"\\\\\",sampler=\"s\"} 13 2.500\n\
+                     # TYPE dropsonde_sample_used_bytes gauge\n\
+                     dropsonde_sample_used_bytes{id=\"a\",sampler=\"s\"} 524288 1\n\
+                     dropsonde_sample_used_bytes{id=\"b\\\"\\\\\",sampler=\"s\"} 524288 1\n# EOF\n";
+        assert_eq!(text, lines);
+    }
+
+    #[test]
+    fn a_sampler_whose_interval_changed_and_changed_back_is_one_series_in_order() {
+        let text = open_metrics_of(|store| {
+            let schema = Schema::new("s", vec![Field::gauge("x")]);
+            for (at_ms, interval_ms) in [(1000, 1000), (2000, 2000), (4000, 2000), (5000, 1000)] {
+                store.frame(&id("a"), &schema, interval_ms).push(at_ms, &[at_ms as f64]);
+            }
+        });
+        let at: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("dropsonde_sample_x{id=\"a\"")).collect();
+        assert_eq!(at, [1, 2, 4, 5].map(|s| format!(",sampler=\"s\"}} {s}000 {s}")));
+    }
+
+    #[test]
+    fn fields_that_would_be_one_metric_keep_their_own_names() {
+        let text = open_metrics_of(|store| {
+            let both = Schema::new("s", vec![Field::counter("ops_per_sec", 1.0), Field::gauge("ops")]);
+            store.frame(&id("a"), &both, 1000).push(1000, &[1.0, 2.0]);
+            let counters = Schema::new("t", vec![Field::counter("io_per_sec", 1.0), Field::counter("io", 1.0)]);
+            store.frame(&id("a"), &counters, 1000).push(1000, &[3.0, 4.0]);
+        });
+        for line in [
+            "dropsonde_sample_ops_per_sec_total{id=\"a\",sampler=\"s\"} 1 1",
+            "dropsonde_sample_ops{id=\"a\",sampler=\"s\"} 2 1",
+            "dropsonde_sample_io_per_sec_total{id=\"a\",sampler=\"t\"} 3 1",
+            "dropsonde_sample_io_total{id=\"a\",sampler=\"t\"} 4 1",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line} in {text}");
+        }
+    }
+
+    #[test]
+    fn times_are_seconds_with_a_fraction_when_there_is_one() {
+        assert_eq!([0, 1500, -1500, -1000, 7].map(seconds), [" 0", " 1.500", " -1.500", " -1", " 0.007"]);
+    }
+}

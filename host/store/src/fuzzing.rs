@@ -1,0 +1,114 @@
+//! What fuzzers call. Not part of the interface.
+
+use crate::archive::{self, Disk, Growing, Readable};
+use crate::codec::Chunk;
+use crate::frame::Shared;
+use crate::{Field, Limits, Query, Schema};
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+
+/// Reads a chunk of a frame with a field of each kind.
+pub fn chunk(bytes: &[u8]) {
+    let schema = schema();
+    if let Ok(chunk) = Chunk::read(&schema, bytes) {
+        for page in 0..chunk.pages.len() {
+            if let Ok(rows) = chunk.rows(page) {
+                assert!(rows.columns.iter().all(|column| column.len() == rows.len()));
+                assert!(rows.at_ms.is_sorted());
+            }
+        }
+    }
+}
+
+/// Opens a folder with one file: its first byte chooses what kind, its records get the checksums they need.
+pub fn file(bytes: &[u8]) {
+    let Some((&kind, records)) = bytes.split_first() else { return };
+    let name = ["log-0000000001", "new-0-0000000001", "seg-0-0000000001", "notes-0000000001"][usize::from(kind % 4)];
+    let bytes = archive::with_checksums(records, ["L", "S", "S", "N"][usize::from(kind % 4)].as_bytes()[0]);
+    let disk: Arc<dyn Disk> = Arc::new(OneFile { name, bytes: bytes.into() });
+    let shared = Arc::new(Shared::new(&Limits::default(), true));
+    if let Ok((_, frames, ..)) = archive::restore(disk, &shared) {
+        for frame in frames {
+            frame.latest();
+            frame.buckets(&Query { since_ms: 0, until_ms: i64::MAX / 2, step_ms: 1 << 40, ..Query::default() });
+        }
+    }
+}
+
+/// Such inputs made of real files, one of each kind.
+#[cfg(test)]
+pub(crate) fn files() -> Vec<Vec<u8>> {
+    use crate::{InstanceId, Store};
+    let folder = tempfile::tempdir().unwrap();
+    let (store, mut keeper, _) = Store::open(folder.path(), &Limits::default()).unwrap();
+    store.note("key", Some(b"value".to_vec()));
+    let frame = store.frame(&InstanceId::new("i").unwrap(), &schema(), 10_000);
+    for row in 0..3000 {
+        frame.push(row * 10_000, &[row as f64 / 7.0, row as f64, f64::NAN]);
+        if row % 100 == 0 {
+            keeper.step(row * 10_000);
+        }
+    }
+    let kinds = ["log-", "new-", "seg-", "notes-"].into_iter().enumerate();
+    let seed = |(kind, prefix): (usize, &str)| {
+        let files = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path());
+        let file = files.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(prefix)).max().unwrap();
+        let mut seed = vec![kind as u8];
+        seed.extend(archive::without_checksums(&std::fs::read(file).unwrap()));
+        seed
+    };
+    kinds.map(seed).collect()
+}
+
+pub(crate) fn schema() -> Schema {
+    let gauge = Field { precision: 0.01, ..Field::gauge("a") };
+    Schema::new("s", vec![gauge, Field::counter("b", 1.0), Field::gauge("c")])
+}
+
+#[derive(Debug)]
+struct OneFile {
+    name: &'static str,
+    bytes: Arc<[u8]>,
+}
+
+impl Disk for OneFile {
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(vec![self.name.to_owned()])
+    }
+
+    fn create(&self, _: &str) -> io::Result<Box<dyn Growing>> {
+        Err(ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn open(&self, _: &str) -> io::Result<Box<dyn Readable>> {
+        Ok(Box::new(Bytes(self.bytes.clone())))
+    }
+
+    fn rename(&self, _: &str, _: &str) -> io::Result<()> {
+        Err(ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn remove(&self, _: &str) -> io::Result<()> {
+        Err(ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Bytes(Arc<[u8]>);
+
+impl Readable for Bytes {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.len() as u64)
+    }
+
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let from = usize::try_from(offset).map_err(io::Error::other)?;
+        let end = from.checked_add(bytes.len()).ok_or(ErrorKind::UnexpectedEof)?;
+        bytes.copy_from_slice(self.0.get(from..end).ok_or(ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}

@@ -1,0 +1,166 @@
+//! `dropsonde store`: history looked into without a host, and beside one.
+
+use crate::harness::{Host, dropsonde, run, workspace};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A host that has measured and written some.
+fn host() -> Host {
+    let host = Host::start("poll.interval = '100ms'\nstore.flush_interval = '50ms'\n", &[]);
+    host.until("/v1/instances/host/usage", |usage| usage.status == 200 && usage.json()["cpu_percent"].is_number());
+    host
+}
+
+fn stopped() -> Host {
+    let mut host = host();
+    assert_eq!(host.stop(), 0, "{}", host.log());
+    host
+}
+
+fn store(data: &Path, args: &[&str]) -> (i32, String, String) {
+    run(dropsonde().arg("store").args(args).arg("--data").arg(data))
+}
+
+fn json(out: &str) -> serde_json::Value {
+    serde_json::from_str(out).unwrap_or_else(|error| panic!("{error}: {out}"))
+}
+
+fn log_of(data: &Path) -> PathBuf {
+    let files = fs::read_dir(data.join("history")).unwrap().map(|entry| entry.unwrap());
+    let logs = files.filter(|file| file.file_name().to_string_lossy().starts_with("log-"));
+    logs.map(|file| file.path()).max().expect("a log")
+}
+
+#[test]
+fn stats_tell_what_there_is_also_while_a_host_is_running() {
+    let mut host = host();
+    let (code, out, error) = store(&host.data(), &["stats", "--json"]);
+    assert!(code == 0 && json(&out)["in_use"] == true, "{out}{error}");
+    assert_eq!(host.stop(), 0, "{}", host.log());
+    let (code, out, error) = store(&host.data(), &["stats", "--json"]);
+    let stats = json(&out);
+    assert_eq!((code, error.as_str()), (0, ""));
+    assert_eq!((&stats["in_use"], &stats["damaged"]), (&false.into(), &0.into()));
+    for what in ["/instances", "/rows", "/files/log/bytes"] {
+        assert!(stats.pointer(what).is_some_and(|count| count.as_u64() > Some(0)), "{what} in {stats}");
+    }
+    let (code, out, _) = store(&host.data(), &["stats"]);
+    assert!(code == 0 && out.contains("rows") && out.contains("in use     no"), "{out}");
+}
+
+#[test]
+fn verify_finds_nothing_in_what_a_host_wrote_and_names_the_file_that_is_damaged() {
+    let host = stopped();
+    let (code, out, error) = store(&host.data(), &["verify"]);
+    assert!(code == 0 && out.starts_with("read ") && error.is_empty(), "{out}{error}");
+
+    let log = log_of(&host.data());
+    let name = log.file_name().unwrap().to_str().unwrap();
+    let whole = fs::read(&log).unwrap();
+    let mut damaged = whole.clone();
+    damaged[100] ^= 1;
+    fs::write(&log, damaged).unwrap();
+    let (code, out, error) = store(&host.data(), &["verify"]);
+    let first = out.lines().next().unwrap();
+    assert!(code == 1 && first.starts_with(&format!("{name}: ")) && first.contains("no record"), "{out}{error}");
+    assert!(error.starts_with("error: ") && error.contains("damaged place"), "{error}");
+    let (code, out, _) = store(&host.data(), &["verify", "--json"]);
+    assert_eq!((code, &json(&out)["whole"], &json(&out)["damaged"][0]["file"]), (1, &false.into(), &name.into()));
+
+    fs::write(&log, &whole[..whole.len() - 2]).unwrap();
+    let (code, out, error) = store(&host.data(), &["verify"]);
+    assert!(code == 0 && out.contains(name) && out.contains("harmless"), "{out}{error}");
+}
+
+#[test]
+fn csv_has_a_line_for_each_value() {
+    let host = stopped();
+    let (code, out, error) = store(&host.data(), &["export", "--instance", "host"]);
+    assert_eq!((code, error.as_str()), (0, ""));
+    let mut lines = out.lines();
+    assert_eq!(lines.next(), Some("at,instance,sampler,field,value"));
+    for field in ["cpu_percent", "memory_used_mb"] {
+        assert!(out.contains(&format!("Z,host,procfs,{field},")), "{field} in {out}");
+    }
+    for line in lines {
+        let [at, "host", "procfs", _, value] = line.split(',').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        assert!(at.ends_with('Z') && value.parse::<f64>().is_ok(), "{line}");
+    }
+    let (code, out, _) = store(&host.data(), &["export", "--until", "2001-02-03T04:05:06Z"]);
+    assert_eq!((code, out.as_str()), (0, "at,instance,sampler,field,value\n"));
+    let (code, out, _) = store(&host.data(), &["export", "--since", "981173106"]);
+    assert!(code == 0 && out.lines().count() > 10, "{out}");
+}
+
+#[test]
+fn prometheus_takes_what_is_exported_as_openmetrics() {
+    let host = stopped();
+    let (code, out, error) = store(&host.data(), &["export", "--format", "openmetrics"]);
+    assert_eq!((code, error.as_str()), (0, ""));
+    for line in [
+        "# TYPE dropsonde_sample_cpu_seconds counter\ndropsonde_sample_cpu_seconds_total{",
+        "\ndropsonde_sample_cpu_seconds_total{id=\"host\",sampler=\"procfs\"} ",
+        "# TYPE dropsonde_sample_memory_used_bytes gauge\ndropsonde_sample_memory_used_bytes{",
+    ] {
+        assert!(out.contains(line), "{line} in {out}");
+    }
+    assert!(out.ends_with("\n# EOF\n"));
+    let folder = tempfile::tempdir().unwrap();
+    let (file, blocks) = (folder.path().join("export"), folder.path().join("blocks"));
+    fs::write(&file, &out).unwrap();
+    let unpacked = workspace().join("target/promtool/usr/bin/promtool");
+    let promtool = if unpacked.exists() { unpacked } else { "promtool".into() };
+    let import = ["tsdb", "create-blocks-from", "openmetrics"];
+    let (code, _, error) = run(Command::new(&promtool).args(import).arg(&file).arg(&blocks));
+    assert_eq!(code, 0, "promtool: `cargo dev setup` unpacks it: {error}");
+    // What dumps looks for it.
+    fs::create_dir(blocks.join("wal")).unwrap();
+    let (code, dump, error) = run(Command::new(&promtool).args(["tsdb", "dump"]).arg(&blocks));
+    let samples = out.lines().filter(|line| !line.starts_with('#')).count();
+    assert_eq!((code, dump.lines().count()), (0, samples), "{error}");
+}
+
+#[test]
+fn what_cannot_be_done_is_said_with_the_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in ["stats", "verify", "export"] {
+        let (code, out, error) = store(folder.path(), &[command]);
+        let says = error.contains(folder.path().to_str().unwrap()) && error.contains("--data");
+        assert!(code == 1 && out.is_empty() && says, "{command}: {error}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was made");
+    let host = stopped();
+    let (code, _, error) = store(&host.data(), &["export", "--instance", "nobody"]);
+    assert!(code == 1 && error.contains("nobody"), "{error}");
+    for wrong in [
+        &["--since", "yesterday"][..],
+        &["--since", "200", "--until", "100"],
+        &["--instance", "a/b"],
+        &["--format", "xml"],
+    ] {
+        let (code, out, error) = store(&host.data(), &[&["export"], wrong].concat());
+        assert!(code == 2 && out.is_empty() && error.contains(wrong[0]), "{wrong:?}: {code} {error}");
+    }
+    let (code, ..) = run(dropsonde().arg("store"));
+    assert_eq!(code, 2);
+}
+
+#[test]
+fn the_configuration_says_where_the_data_is() {
+    let host = stopped();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("dropsonde.toml");
+    fs::write(&file, format!("data_dir = {:?}\n", host.data().to_str().unwrap())).unwrap();
+    let (code, out, error) = run(dropsonde().args(["store", "stats", "--config"]).arg(&file));
+    assert!(code == 0 && out.contains(host.data().to_str().unwrap()), "{out}{error}");
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_failure() {
+    let host = stopped();
+    let command =
+        format!("{} store export --data {} | head -c 1", env!("CARGO_BIN_EXE_dropsonde"), host.data().display());
+    let (code, out, error) = run(Command::new("bash").args(["-o", "pipefail", "-c", &command]));
+    assert_eq!((code, out.as_str(), error.as_str()), (0, "a", ""));
+}
