@@ -143,9 +143,9 @@ fn in_memory_alone_nothing_is_written() {
 
 #[test]
 fn a_flipped_bit_costs_little_and_is_said() {
-    let mut host = Host::start(OK, &[("verbs", verbs())]);
+    let mut host = Host::start(&format!("{OK}[store]\nflush_interval = '50ms'\n"), &[("verbs", verbs())]);
     host.until("/v1/instances/ok/usage/range?range=1m&resolution=50ms", |range| {
-        range.json().as_array().is_some_and(|samples| samples.len() >= 10)
+        range.json().as_array().is_some_and(|samples| samples.len() >= 20)
     });
     let before = times(&host, "ok");
     assert_eq!(host.stop(), 0);

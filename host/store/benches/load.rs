@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! cargo bench -p dropsonde-store --bench load                                   # 1 000 instances × 8 fields, archived
-//! cargo bench -p dropsonde-store --bench load -- --instances 10000 --memory-only
+//! cargo bench -p dropsonde-store --bench load -- --instances 10000 --rows 60480 --memory-only
+//! cargo bench -p dropsonde-store --bench load -- --folder DIR                   # keeps it; starts it only, if it is there
 //! ```
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
@@ -13,11 +14,12 @@ mod series;
 
 use dropsonde_store::{Field, Frame, InstanceId, Keeper, Limits, Query, Schema, Store};
 use series::{Corpus, STEP_MS};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 /// A week.
-const ROWS: usize = 60_480;
+const WEEK: usize = 60_480;
 
 /// Different series; instances share them, each from another place on.
 const PATTERNS: usize = 40;
@@ -26,19 +28,22 @@ const PATTERNS: usize = 40;
 const STEP: usize = 5;
 
 fn main() {
-    let mut instances = 1000;
+    let (mut instances, mut rows) = (1000, WEEK);
     let mut memory_only = false;
+    let mut folder: Option<PathBuf> = None;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match &*argument {
             "--instances" => instances = arguments.next().expect("a number").parse().expect("a number"),
+            "--rows" => rows = arguments.next().expect("a number").parse().expect("a number"),
+            "--folder" => folder = Some(arguments.next().expect("a folder").into()),
             "--memory-only" => memory_only = true,
             _ => {}
         }
     }
-    let corpus = Corpus::made(PATTERNS, ROWS);
-    println!("{instances} instances × 8 fields × {ROWS} rows; {} with the series alone", memory());
-    let values = (instances * 8 * ROWS) as f64;
+    let corpus = Corpus::made(PATTERNS, rows);
+    println!("{instances} instances × 8 fields × {rows} rows; {} with the series alone", memory());
+    let values = (instances * 8 * rows) as f64;
     let limits = Limits::default();
     if memory_only {
         let store = Store::in_memory(&limits);
@@ -48,24 +53,32 @@ fn main() {
         query(&store, &corpus, instances);
         return;
     }
-    let folder = tempfile::tempdir_in(".").unwrap();
-    let (store, keeper, _) = Store::open(folder.path(), &limits).unwrap();
+    let temporary = tempfile::tempdir_in(".").unwrap();
+    let folder = folder.unwrap_or_else(|| temporary.path().join("history"));
+    if folder.exists() {
+        restart(&folder, &corpus, instances);
+        return;
+    }
+    let (store, keeper, _) = Store::open(&folder, &limits).unwrap();
     fill(&store, keeper, &corpus, instances);
-    let disk =
-        std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum::<u64>();
+    let disk = std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum::<u64>();
     println!("{:.4} B a value on disk, {:.0} MB; {}", disk as f64 / values, disk as f64 / 1e6, memory());
     query(&store, &corpus, instances);
     println!("{:.3} B a value in memory by its own account; {}", in_memory(&store) / values, memory());
     drop(store);
+    restart(&folder, &corpus, instances);
+}
+
+fn restart(folder: &Path, corpus: &Corpus, instances: usize) {
     let start = Instant::now();
-    let (store, _keeper, restored) = Store::open(folder.path(), &limits).unwrap();
+    let (store, _keeper, restored) = Store::open(folder, &Limits::default()).unwrap();
     println!(
         "restart: {:.1?}, {} blocks, {} rows of the log",
         start.elapsed(),
         restored.blocks,
         restored.rows_replayed
     );
-    query(&store, &corpus, instances);
+    query(&store, corpus, instances);
     println!("first query answered {:.1?} after the start; {}", start.elapsed(), memory());
 }
 
@@ -76,9 +89,9 @@ fn fill(store: &Store, mut keeper: Keeper, corpus: &Corpus, instances: usize) {
     let schema = Schema::new("load", fields);
     let frames: Vec<Arc<Frame>> = (0..instances).map(|i| store.frame(&id(i), &schema, STEP_MS)).collect();
     let mut row = vec![0.0; 8];
-    for tick in 0..ROWS {
+    for tick in 0..corpus.rows {
         for (i, frame) in frames.iter().enumerate() {
-            corpus.row(i % PATTERNS, (tick + i * 97) % ROWS, &mut row[..7]);
+            corpus.row(i % PATTERNS, (tick + i * 97) % corpus.rows, &mut row[..7]);
             row[7] = (tick * (i + 1000) * 37) as f64;
             frame.push(corpus.at_ms(tick), &row);
         }
@@ -89,11 +102,11 @@ fn fill(store: &Store, mut keeper: Keeper, corpus: &Corpus, instances: usize) {
             println!("day {}: {:.0?}, {}", tick / 8640 + 1, start.elapsed(), memory());
         }
     }
-    keeper.close(corpus.at_ms(ROWS - 1));
+    keeper.close(corpus.at_ms(corpus.rows - 1));
 }
 
 fn query(store: &Store, corpus: &Corpus, instances: usize) {
-    let end = corpus.at_ms(ROWS);
+    let end = corpus.at_ms(corpus.rows);
     let query = Query { since_ms: end - 3_600_000, until_ms: end, step_ms: 30_000, ..Query::default() };
     let start = Instant::now();
     let points = store.range(&id(instances / 2), &query);

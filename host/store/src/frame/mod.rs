@@ -72,6 +72,9 @@ pub(crate) struct View {
 #[derive(Debug, Default)]
 struct Writer {
     last_ms: Option<i64>,
+    /// The view's last open block, and its generation: what most pushes need of it.
+    open: Option<Arc<Open>>,
+    generation: u32,
     /// Where rows were taken back since it was last asked for: rows from this one on are others now.
     cut_row: Option<u64>,
     /// What counters had before the next block, where that is known from elsewhere.
@@ -143,36 +146,41 @@ impl Frame {
             _ => 0,
         };
         writer.last_ms = Some(at_ms);
-        let view = self.view.load();
-        match view.opens.last().map(|open| (open, open.push(at_ms, readings))) {
+        match writer.open.as_ref().map(|open| (open, open.push(at_ms, readings))) {
             Some((_, Ok(()))) => {}
             Some((open, Err(Refused::Narrow(field)))) => {
-                let wider =
-                    Arc::new(open.copy(&self.key.schema, self.layout, open.len(), Some(field), open.generation));
-                self.append(&view, view.opens.len() - 1, wider, at_ms, readings);
+                let wider = open.copy(&self.key.schema, self.layout, open.len(), Some(field), open.generation);
+                let view = self.view.load();
+                self.append(writer, &view, view.opens.len() - 1, wider, at_ms, readings);
             }
             _ => {
+                let view = self.view.load();
                 let before = writer.next_before.take().unwrap_or_else(|| self.totals_after(&view));
-                let open = Arc::new(self.open_after(&view, at_ms, before));
-                self.append(&view, view.opens.len(), open, at_ms, readings);
+                let open = self.open_after(&view, at_ms, before);
+                self.append(writer, &view, view.opens.len(), open, at_ms, readings);
             }
         }
         replaced
     }
 
+    fn publish(&self, writer: &mut Writer, view: View) {
+        (writer.open, writer.generation) = (view.opens.last().cloned(), view.generation);
+        self.view.store(Arc::new(view));
+    }
+
     /// Adds a row to an open block, then shows it in place of those from `keep` on.
-    fn append(&self, view: &View, keep: usize, mut open: Arc<Open>, at_ms: i64, readings: &[f64]) {
+    fn append(&self, writer: &mut Writer, view: &View, keep: usize, mut open: Open, at_ms: i64, readings: &[f64]) {
         // Every refusal makes one more column wide: that ends.
         while let Err(Refused::Narrow(field)) = open.push(at_ms, readings) {
-            open = Arc::new(open.copy(&self.key.schema, self.layout, open.len(), Some(field), open.generation));
+            open = open.copy(&self.key.schema, self.layout, open.len(), Some(field), open.generation);
         }
         let mut opens: Vec<_> = view.opens.iter().take(keep).cloned().collect();
-        opens.push(open);
-        self.view.store(Arc::new(View { opens, ..view.clone() }));
+        opens.push(Arc::new(open));
+        self.publish(writer, View { opens, ..view.clone() });
         if keep >= MOST_OPEN {
             let sealed = view.opens.first().and_then(|open| self.seal(open));
             if let Some(sealed) = sealed {
-                self.replace_locked(sealed);
+                self.replace_locked(writer, sealed);
             }
         }
     }
@@ -235,7 +243,7 @@ impl Frame {
         let replaced = old.rows(self.capacity()) - view.rows(self.capacity());
         let end_row = view.end_row();
         writer.cut_row = Some(writer.cut_row.map_or(end_row, |row| row.min(end_row)));
-        self.view.store(Arc::new(view));
+        self.publish(writer, view);
         usize::try_from(replaced).unwrap_or(usize::MAX)
     }
 
@@ -365,11 +373,10 @@ impl Frame {
 
     /// Shows a sealed block where the open one was. Not if that has changed since: then it is to be sealed again.
     pub(crate) fn replace(&self, sealed: Sealed) -> bool {
-        let _writer = self.writer();
-        self.replace_locked(sealed)
+        self.replace_locked(&mut self.writer(), sealed)
     }
 
-    fn replace_locked(&self, Sealed { open, block }: Sealed) -> bool {
+    fn replace_locked(&self, writer: &mut Writer, Sealed { open, block }: Sealed) -> bool {
         let view = self.view.load();
         let same = view.opens.first().is_some_and(|first| Arc::ptr_eq(first, &open)) && open.len() == block.rows;
         if same {
@@ -377,7 +384,7 @@ impl Frame {
             let blocks = view.blocks.iter().cloned().chain([Arc::new(block)]);
             let blocks = self.without(blocks, |block| block.end_row() <= first_row);
             let opens = view.opens.iter().skip(1).cloned().collect();
-            self.view.store(Arc::new(View { blocks, opens, ..**view }));
+            self.publish(writer, View { blocks, opens, ..**view });
         }
         same
     }
@@ -387,12 +394,12 @@ impl Frame {
         if !self.view.load().blocks.first().is_some_and(|block| over(block)) {
             return false;
         }
-        let _writer = self.writer();
+        let mut writer = self.writer();
         let view = self.view.load();
         let over_until = view.blocks.iter().take_while(|block| over(block)).map(|block| block.end_row()).last();
         let over = |block: &Block| over_until.is_some_and(|row| block.end_row() <= row);
         let blocks = self.without(view.blocks.iter().cloned(), over);
-        self.view.store(Arc::new(View { blocks, ..(**view).clone() }));
+        self.publish(&mut writer, View { blocks, ..(**view).clone() });
         true
     }
 
@@ -429,10 +436,13 @@ impl Frame {
             start_row = block.end_row();
             blocks.push(Arc::new(block));
         }
-        frame.writer().last_ms = blocks.last().map(|block| block.last_ms);
+        let last_ms = blocks.last().map(|block| block.last_ms);
         let first_row = start_row.saturating_sub(frame.capacity());
         let blocks = blocks.into_iter().filter(|block| block.end_row() > first_row).collect();
-        frame.view.store(Arc::new(View { blocks, generation, ..View::default() }));
+        let mut writer = frame.writer();
+        writer.last_ms = last_ms;
+        frame.publish(&mut writer, View { blocks, generation, ..View::default() });
+        drop(writer);
         frame
     }
 
@@ -462,22 +472,22 @@ impl Frame {
 
     /// Lets go of a block that cannot be read.
     pub(crate) fn discard(&self, id: BlockId) {
-        let _writer = self.writer();
+        let mut writer = self.writer();
         let view = self.view.load();
         let blocks = view.blocks.iter().filter(|block| block.id != id).cloned().collect();
-        self.view.store(Arc::new(View { blocks, ..(**view).clone() }));
+        self.publish(&mut writer, View { blocks, ..(**view).clone() });
     }
 
     /// Shows blocks at the places they are at now. Those that are no longer there are passed over.
     pub(crate) fn stored(&self, places: &[(BlockId, Place)]) {
-        let _writer = self.writer();
+        let mut writer = self.writer();
         let view = self.view.load();
         let moved = |block: &Arc<Block>| match places.iter().find(|(id, _)| *id == block.id) {
             Some((_, place)) => Arc::new(block.moved(place.clone())),
             None => block.clone(),
         };
         let blocks = view.blocks.iter().map(moved).collect();
-        self.view.store(Arc::new(View { blocks, ..(**view).clone() }));
+        self.publish(&mut writer, View { blocks, ..(**view).clone() });
     }
 }
 
@@ -490,21 +500,20 @@ pub(crate) struct Replaying<'a> {
 
 impl Replaying<'_> {
     pub(crate) fn row(&mut self, at_ms: i64, readings: &[f64]) {
-        let current = self.frame.view.load().generation;
         let known = self.writer.last_ms.is_some_and(|last| at_ms <= last);
         // Rows of the same generation do not replace each other: it has been here before.
-        if self.generation < current || (self.generation == current && known) {
+        if self.generation < self.writer.generation || (self.generation == self.writer.generation && known) {
             return;
         }
         self.frame.push_locked(&mut self.writer, at_ms, readings);
-        let view = self.frame.view.load();
-        if view.generation != self.generation {
+        if self.writer.generation != self.generation {
+            let view = self.frame.view.load();
             let (generation, mut opens) = (self.generation, view.opens.clone());
             if let Some(open) = opens.pop() {
                 let (schema, layout) = (self.frame.schema(), self.frame.layout);
                 opens.push(Arc::new(open.copy(schema, layout, open.len(), None, generation)));
             }
-            self.frame.view.store(Arc::new(View { opens, generation, ..(**view).clone() }));
+            self.frame.publish(&mut self.writer, View { opens, generation, ..(**view).clone() });
         }
     }
 }
