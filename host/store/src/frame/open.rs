@@ -42,9 +42,11 @@ enum Lane {
     Wide(usize, Quantum),
 }
 
+/// Rows side by side, each with its columns after each other: a push touches as few lines of the processor's cache as can
+/// be, and of ten thousand frames none is there yet.
 #[derive(Debug)]
 struct Slab {
-    /// Milliseconds since the first row, then the narrow columns, [`SLAB_ROWS`] of each.
+    /// Milliseconds since the first row, then the narrow columns.
     narrow: Box<[AtomicU32]>,
     wide: Box<[AtomicU64]>,
 }
@@ -121,20 +123,26 @@ impl Open {
         let (Some(offset), true) = (offset, at_ms < self.until_ms) else { return Err(Refused::Full) };
         let slab = self.slabs.get(row / SLAB_ROWS).ok_or(Refused::Full)?;
         let slab = slab.get_or_init(|| Slab::new(&self.lanes));
-        let within = row % SLAB_ROWS;
-        slab.put_narrow(0, within, offset);
+        let (narrow, wide) = slab.row(row % SLAB_ROWS);
+        let (mut narrow, mut wide) = (narrow.iter(), wide.iter());
+        let put = |place: Option<&AtomicU32>, bits| place.map(|place| place.store(bits, Ordering::Relaxed));
+        put(narrow.next(), offset);
         for (field, (lane, &reading)) in self.lanes.iter().zip(readings).enumerate() {
             match *lane {
-                Lane::Narrow(lane, _) if !reading.is_finite() => slab.put_narrow(lane, within, GAP as u32),
-                Lane::Narrow(lane, quantum) => {
+                Lane::Narrow(..) if !reading.is_finite() => _ = put(narrow.next(), GAP as u32),
+                Lane::Narrow(_, quantum) => {
                     let steps = quantum.steps(reading);
                     let whole = steps as i32;
                     if f64::from(whole) != steps || whole == GAP {
                         return Err(Refused::Narrow(field));
                     }
-                    slab.put_narrow(lane, within, whole as u32);
+                    put(narrow.next(), whole as u32);
                 }
-                Lane::Wide(lane, quantum) => slab.put_wide(lane, within, quantum.keep(reading).to_bits()),
+                Lane::Wide(_, quantum) => {
+                    if let Some(place) = wide.next() {
+                        place.store(quantum.keep(reading).to_bits(), Ordering::Relaxed);
+                    }
+                }
             }
         }
         self.rows.store(row + 1, Ordering::Release);
@@ -152,7 +160,7 @@ impl Open {
     /// When a row was read.
     pub(crate) fn at_ms(&self, row: usize) -> Option<i64> {
         let slab = self.slabs.get(row / SLAB_ROWS)?.get()?;
-        let offset = slab.narrow.get(row % SLAB_ROWS)?.load(Ordering::Relaxed);
+        let offset = slab.narrow(0, row % SLAB_ROWS..row % SLAB_ROWS + 1).next()?;
         (row < self.len()).then(|| self.first_ms + i64::from(offset))
     }
 
@@ -248,9 +256,7 @@ impl Open {
         };
         let mut at_ms = Vec::with_capacity(rows.len());
         for (slab, run) in runs() {
-            at_ms.extend(
-                slab.narrow(0, run).iter().map(|offset| self.first_ms + i64::from(offset.load(Ordering::Relaxed))),
-            );
+            at_ms.extend(slab.narrow(0, run).map(|offset| self.first_ms + i64::from(offset)));
         }
         let columns = self.lanes.iter().enumerate().map(|(field, lane)| {
             let mut column = Vec::new();
@@ -276,53 +282,43 @@ impl Slab {
         }
     }
 
-    fn put_narrow(&self, lane: usize, row: usize, bits: u32) {
-        if let Some(at) = self.narrow.get(lane * SLAB_ROWS + row) {
-            at.store(bits, Ordering::Relaxed);
-        }
+    /// A row's narrow columns, the time first, and its wide ones.
+    fn row(&self, row: usize) -> (&[AtomicU32], &[AtomicU64]) {
+        let (narrow, wide) = (self.narrow.len() / SLAB_ROWS, self.wide.len() / SLAB_ROWS);
+        let narrow = self.narrow.get(row * narrow..(row + 1) * narrow).unwrap_or_default();
+        (narrow, self.wide.get(row * wide..(row + 1) * wide).unwrap_or_default())
     }
 
-    fn put_wide(&self, lane: usize, row: usize, bits: u64) {
-        if let Some(at) = self.wide.get(lane * SLAB_ROWS + row) {
-            at.store(bits, Ordering::Relaxed);
-        }
+    fn narrow(&self, lane: usize, rows: Range<usize>) -> impl Iterator<Item = u32> {
+        let width = self.narrow.len() / SLAB_ROWS;
+        let column = self.narrow.iter().skip(rows.start * width + lane).step_by(width).take(rows.len());
+        column.map(|bits| bits.load(Ordering::Relaxed))
     }
 
-    fn narrow(&self, lane: usize, rows: Range<usize>) -> &[AtomicU32] {
-        self.narrow.get(lane * SLAB_ROWS + rows.start..lane * SLAB_ROWS + rows.end).unwrap_or_default()
+    fn wide(&self, lane: usize, rows: Range<usize>) -> impl Iterator<Item = f64> {
+        let width = self.wide.len() / SLAB_ROWS;
+        let column = self.wide.iter().skip(rows.start * width + lane).step_by(width.max(1)).take(rows.len());
+        column.map(|bits| f64::from_bits(bits.load(Ordering::Relaxed)))
     }
 
     fn reading(&self, lane: Lane, row: usize) -> f64 {
-        match lane {
-            Lane::Narrow(lane, quantum) => {
-                let bits =
-                    self.narrow.get(lane * SLAB_ROWS + row).map_or(GAP as u32, |bits| bits.load(Ordering::Relaxed));
-                value(quantum, bits)
-            }
-            Lane::Wide(lane, _) => {
-                let bits = self.wide.get(lane * SLAB_ROWS + row).map(|bits| bits.load(Ordering::Relaxed));
-                bits.map_or(f64::NAN, f64::from_bits)
-            }
-        }
+        let reading = match lane {
+            Lane::Narrow(lane, quantum) => self.narrow(lane, row..row + 1).next().map(|bits| value(quantum, bits)),
+            Lane::Wide(lane, _) => self.wide(lane, row..row + 1).next(),
+        };
+        reading.unwrap_or(f64::NAN)
     }
 
     /// Appends some readings of a column.
     fn read(&self, lane: Lane, rows: Range<usize>, column: &mut Vec<f64>) {
-        let bits = |bits: &AtomicU32| bits.load(Ordering::Relaxed);
         match lane {
             // The match stays outside the loop.
             Lane::Narrow(lane, Quantum::Part(parts)) => {
                 let quantum = Quantum::Part(parts);
-                column.extend(self.narrow(lane, rows).iter().map(|narrow| value(quantum, bits(narrow))));
+                column.extend(self.narrow(lane, rows).map(|bits| value(quantum, bits)));
             }
-            Lane::Narrow(lane, quantum) => {
-                column.extend(self.narrow(lane, rows).iter().map(|narrow| value(quantum, bits(narrow))));
-            }
-            Lane::Wide(lane, _) => {
-                let lane =
-                    self.wide.get(lane * SLAB_ROWS + rows.start..lane * SLAB_ROWS + rows.end).unwrap_or_default();
-                column.extend(lane.iter().map(|bits| f64::from_bits(bits.load(Ordering::Relaxed))));
-            }
+            Lane::Narrow(lane, quantum) => column.extend(self.narrow(lane, rows).map(|bits| value(quantum, bits))),
+            Lane::Wide(lane, _) => column.extend(self.wide(lane, rows)),
         }
     }
 }
