@@ -1,19 +1,28 @@
 //! The log of rows that are in no chunk yet, so that a crash loses no more than what came since the last flush. A new
 //! log begins with all such rows there are; then the old one is superfluous.
+//!
+//! Its records are of one shard each, and a frame's rows all in one shard: several threads can read it.
 
 use super::disk::{Disk, Growing};
-use super::names::{Explained, FrameKey, Names};
+use super::names::{ById, Explained, FrameKey, Names};
 use super::record::{self, FileHead, FileKind, Item, Kind, Records};
 use super::rows::{self, Entry, Row};
 use crate::codec::{Damaged, Reader, put_i64};
 use crate::frame::Frame;
 use crate::rows::Rows;
-use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::thread;
 
 /// Bytes of a record, about: what a flipped bit costs.
 const PART: usize = 4 << 10;
+
+/// Shards of a log of many frames; one of few has one.
+const SHARDS: u8 = 8;
+const MANY: usize = 1000;
+
+/// Bytes of a log that one thread reads soon enough.
+const SHORT: usize = 1 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -25,9 +34,15 @@ pub(crate) struct Log {
     file: Box<dyn Growing>,
     explained: Explained,
     pending: Vec<u8>,
-    /// The record under way, and its time.
-    part: Vec<u8>,
-    part_ms: i64,
+    /// By shard: the record under way.
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Default)]
+struct Part {
+    bytes: Vec<u8>,
+    /// Times are from it on.
+    record_ms: i64,
 }
 
 pub(crate) fn name(number: u64) -> String {
@@ -39,38 +54,36 @@ pub(crate) fn parse_name(name: &str) -> Option<u64> {
 }
 
 impl Log {
-    pub(crate) fn create(disk: &dyn Disk, number: u64) -> io::Result<Self> {
+    /// For so many frames.
+    pub(crate) fn create(disk: &dyn Disk, number: u64, frames: usize) -> io::Result<Self> {
         let name = name(number);
         let file = disk.create(&name)?;
         let mut pending = Vec::new();
         record::put_file_head(&mut pending, FileKind::Log, &[]);
         let explained = Explained::default();
-        Ok(Self { name, number, rows: 0, size: 0, file, explained, pending, part: Vec::new(), part_ms: 0 })
+        let parts = (0..if frames < MANY { 1 } else { SHARDS }).map(|_| Part::default()).collect();
+        Ok(Self { name, number, rows: 0, size: 0, file, explained, pending, parts })
     }
 
     pub(crate) fn add(&mut self, id: u32, key: &FrameKey, rows: &Rows, begins: bool) {
         self.explained.explain(&mut self.pending, id, key);
-        if self.part.is_empty() {
-            self.part_ms = rows.at_ms.first().copied().unwrap_or_default();
-            put_i64(&mut self.part, self.part_ms);
-        }
-        rows::put(&mut self.part, self.part_ms, &key.schema, id, rows, begins);
         self.rows += rows.len() as u64;
-        if self.part.len() >= PART {
-            self.end_part();
+        let shard = id as usize % self.parts.len().max(1);
+        let Some(part) = self.parts.get_mut(shard) else { return };
+        if part.bytes.is_empty() {
+            part.record_ms = rows.at_ms.first().copied().unwrap_or_default();
+            part.bytes.push(shard as u8);
+            put_i64(&mut part.bytes, part.record_ms);
         }
-    }
-
-    fn end_part(&mut self) {
-        let part = &mut self.part;
-        if !part.is_empty() {
-            record::put(&mut self.pending, Kind::Rows, |out| out.append(part));
+        rows::put(&mut part.bytes, part.record_ms, &key.schema, id, rows, begins);
+        if part.bytes.len() >= PART {
+            part.end(&mut self.pending);
         }
     }
 
     /// Makes what was added stay; how many bytes those were.
     pub(crate) fn write(&mut self) -> io::Result<u64> {
-        self.end_part();
+        self.parts.iter_mut().for_each(|part| part.end(&mut self.pending));
         if self.pending.is_empty() {
             return Ok(0);
         }
@@ -79,6 +92,14 @@ impl Log {
         self.file.sync()?;
         self.size += bytes.len() as u64;
         Ok(bytes.len() as u64)
+    }
+}
+
+impl Part {
+    fn end(&mut self, pending: &mut Vec<u8>) {
+        if !self.bytes.is_empty() {
+            record::put(pending, Kind::Rows, |out| out.append(&mut self.bytes));
+        }
     }
 }
 
@@ -94,20 +115,43 @@ pub(crate) struct Replayed {
 pub(crate) fn read(
     disk: &dyn Disk,
     name: &str,
-    mut frame_of: impl FnMut(&FrameKey) -> Option<Arc<Frame>>,
+    frame_of: &(dyn Fn(&FrameKey) -> Option<Arc<Frame>> + Sync),
 ) -> io::Result<Replayed> {
     let bytes = record::read_all(&*disk.open(name)?)?;
+    let threads = if bytes.len() <= SHORT { 1 } else { thread::available_parallelism().map_or(1, usize::from) };
+    let read = |nth: usize| read_shards(&bytes, |shard| usize::from(shard) % threads == nth, frame_of);
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|nth| scope.spawn(move || read(nth))).collect();
+        let mut replayed = read(0);
+        for other in others {
+            let other = other.join().map_err(|_| io::Error::other("a thread that read it has failed"))?;
+            // What else is damaged all of them have seen.
+            replayed.rows += other.rows;
+            replayed.damaged = replayed.damaged.max(other.damaged);
+        }
+        Ok(replayed)
+    })
+}
+
+fn read_shards(
+    bytes: &[u8],
+    wanted: impl Fn(u8) -> bool,
+    frame_of: &(dyn Fn(&FrameKey) -> Option<Arc<Frame>> + Sync),
+) -> Replayed {
     let mut names = Names::default();
-    let mut known: HashMap<u32, Option<Arc<Frame>>> = HashMap::new();
+    let mut known: ById<Option<Arc<Frame>>> = ById::default();
     let mut replayed = Replayed::default();
     let mut row = Row::default();
-    for item in Records::of(&bytes) {
+    for item in Records::of(bytes) {
         let read = match item {
             Item::Record { kind: Kind::File, payload, .. } => match record::file_head(payload, FileKind::Log) {
-                Ok(FileHead::Newer) => return Ok(Replayed { newer: true, ..Replayed::default() }),
+                Ok(FileHead::Newer) => return Replayed { newer: true, ..Replayed::default() },
                 Ok(FileHead::Known { .. }) => Ok(()),
                 Err(error) => Err(error),
             },
+            Item::Record { kind: Kind::Rows, payload, .. } if payload.first().is_some_and(|shard| !wanted(*shard)) => {
+                Ok(())
+            }
             Item::Record { kind: Kind::Rows, payload, .. } => entries(payload, &names, &mut row, |key, entry| {
                 let frame = known.entry(entry.id).or_insert_with(|| frame_of(key));
                 let mut replaying = frame.as_ref().map(|frame| frame.replay(entry.generation, entry.before.take()));
@@ -125,7 +169,7 @@ pub(crate) fn read(
         };
         replayed.damaged += u64::from(read.is_err());
     }
-    Ok(replayed)
+    replayed
 }
 
 /// Shows the entries of a record, each to be read to its end.
@@ -136,6 +180,7 @@ pub(crate) fn entries(
     mut take: impl FnMut(&FrameKey, &mut Entry<'_, '_>) -> Result<(), Damaged>,
 ) -> Result<(), Damaged> {
     let mut reader = Reader(payload);
+    let _shard = reader.u8()?;
     let record_ms = reader.i64()?;
     while !reader.is_empty() {
         let schema_of = |id| names.frame(id).map(|key| &key.schema);

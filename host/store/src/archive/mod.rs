@@ -173,7 +173,7 @@ impl Archive {
             Some(log) => log.number,
             None => {
                 self.next_number += 1;
-                self.log = Some(Log::create(&*self.disk, self.next_number)?);
+                self.log = Some(Log::create(&*self.disk, self.next_number, frames.len())?);
                 self.next_number
             }
         };

@@ -4,6 +4,7 @@ use super::record::{self, Kind};
 use crate::codec::{Damaged, Reader, put_bytes, put_f64, put_u64};
 use crate::{Aggregation, Field, InstanceId, Kind as FieldKind, Schema};
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// Fields of a schema: a bound for what is read.
 const MOST_FIELDS: usize = 4096;
@@ -29,7 +30,27 @@ pub(crate) struct Explained {
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     schemas: HashMap<u64, (Schema, i64)>,
-    frames: HashMap<u32, FrameKey>,
+    frames: ById<FrameKey>,
+}
+
+/// What belongs to the numbers of frames, which come one after the other: millions of times they are looked up in a log.
+pub(crate) type ById<T> = HashMap<u32, T, BuildHasherDefault<IdHasher>>;
+
+#[derive(Debug, Default)]
+pub(crate) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u32(u32::from(byte)));
+    }
+
+    fn write_u32(&mut self, id: u32) {
+        self.0 = (self.0 ^ u64::from(id)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
 }
 
 impl Explained {

@@ -8,7 +8,9 @@ use super::{Archive, FORGOTTEN, Forgotten, log};
 use crate::frame::{Frame, Shared};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 /// What came back, and what did not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -76,8 +78,10 @@ pub(crate) fn restore(
     let mut found = Found::new();
     let mut segments = BTreeMap::new();
     let mut replaced = HashSet::new();
-    for (number, name) in &segment_files {
-        match Segment::load(&*disk, name) {
+    let loaded =
+        in_parallel(segment_files.iter().collect(), |(number, name)| (number, name, Segment::load(&*disk, name)));
+    for (number, name, loaded) in loaded {
+        match loaded {
             Ok((_, loaded)) if loaded.newer => restored.newer.push(name.clone()),
             Ok((segment, loaded)) => {
                 restored.damaged += loaded.damaged;
@@ -103,20 +107,23 @@ pub(crate) fn restore(
         }
     }
 
-    let mut frames: HashMap<Name, Arc<Frame>> = HashMap::with_capacity(found.len());
-    for (name, (key, mut pages)) in found {
+    let built = in_parallel(found.into_iter().collect(), |(name, (key, mut pages))| {
         pages.retain(|page| page.place.file().is_none_or(|number| !replaced.contains(&number)));
         in_order(&mut pages);
-        restored.blocks += pages.len();
-        frames.insert(name, Arc::new(Frame::restored(key, shared.clone(), pages)));
-    }
+        let blocks = pages.len();
+        (name, Arc::new(Frame::restored(key, shared.clone(), pages)), blocks)
+    });
+    restored.blocks = built.iter().map(|(_, _, blocks)| blocks).sum();
+    let frames: HashMap<Name, Arc<Frame>> = built.into_iter().map(|(name, frame, _)| (name, frame)).collect();
+    let (frames, next_born) = (Mutex::new(frames), AtomicU64::new(next_born));
     for name in logs.values() {
-        let replayed = log::read(&*disk, name, |key| {
-            next_born = next_born.max(key.born + 1);
+        let replayed = log::read(&*disk, name, &|key| {
+            next_born.fetch_max(key.born + 1, Ordering::Relaxed);
             if is_forgotten(key) {
                 return None;
             }
             let new = || Arc::new(Frame::new(key.clone(), shared.clone()));
+            let mut frames = frames.lock().unwrap_or_else(PoisonError::into_inner);
             Some(frames.entry(Name::of(key)).or_insert_with(new).clone())
         });
         match replayed {
@@ -132,9 +139,33 @@ pub(crate) fn restore(
         |name: &String| !restored.newer.contains(name) && !restored.unreadable.iter().any(|(left, _)| left == name);
     archive.superfluous = logs.into_values().filter(kept).collect();
     archive.notes = notes::Notes::replacing(notes_files.into_values().filter(kept).collect());
-    archive.next_born = next_born;
+    archive.next_born = next_born.into_inner();
+    let frames = frames.into_inner().unwrap_or_else(PoisonError::into_inner);
     restored.frames = frames.len();
     Ok((archive, frames.into_values().collect(), values, restored))
+}
+
+/// Does the same with each, on as many threads as there are processors, where that is worth it; in any order.
+fn in_parallel<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    const FEW: usize = 8;
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    if threads == 1 || items.len() < FEW {
+        return items.into_iter().map(work).collect();
+    }
+    let (items, done) = (Mutex::new(items), Mutex::new(Vec::new()));
+    let take = || items.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let mut own = Vec::new();
+                while let Some(item) = take() {
+                    own.push(work(item));
+                }
+                done.lock().unwrap_or_else(PoisonError::into_inner).append(&mut own);
+            });
+        }
+    });
+    done.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Sorts pages as they follow each other; of two of one generation that overlap the longer stays: it was sealed again.
