@@ -21,7 +21,7 @@ pub(crate) fn text(core: &Core) -> Result<Vec<u8>, prometheus::Error> {
 
 /// What the store and its archive have, counted where they are.
 fn history(core: &Core) -> Vec<MetricFamily> {
-    let (usage, archive) = (core.store.usage(), core.store.archive());
+    let (usage, archive) = (core.store.recent_usage(), core.store.archive());
     let counter = |name: &str, help: &str, series: &[(&[LabelPair], u64)]| count(name, help, true, series);
     let gauge = |name: &str, help: &str, value: u64| count(name, help, false, &[(&[], value)]);
     let mut families = vec![

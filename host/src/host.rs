@@ -12,7 +12,7 @@ use crate::plugins::{self, Plugins, Status};
 use crate::tracked::Tracked;
 use anyhow::{Context, Result, bail};
 use dropsonde_sandbox::Sandbox;
-use dropsonde_store::{InstanceId, Keeper, Limits, OpenError, Step, Store};
+use dropsonde_store::{Failing, InstanceId, Keeper, Limits, OpenError, Step, Store};
 use std::fs;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -64,7 +64,8 @@ impl Host {
         let known: Vec<&str> = components.iter().map(|component| component.name.as_str()).collect();
         core.tracked.restore(&core.store, &known, core.clock.now_ms());
         let interval = core.config.store.flush_interval.get();
-        let keeping = Keeping::start(keeper, interval, Around(core.clone())).context("cannot start a thread")?;
+        let keeping = Keeping::start(keeper, interval, Around { core: core.clone(), failing: None })
+            .context("cannot start a thread")?;
         let (stopping, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for component in components {
@@ -116,16 +117,29 @@ impl Host {
 }
 
 /// What the thread that keeps history needs.
-struct Around(Arc<Core>);
+struct Around {
+    core: Arc<Core>,
+    /// Why nothing was written in the last step.
+    failing: Option<Failing>,
+}
 
 impl Surroundings for Around {
     fn now_ms(&mut self) -> i64 {
-        self.0.tracked.note_changes(&self.0.store);
-        self.0.clock.now_ms()
+        self.core.tracked.note_changes(&self.core.store);
+        self.core.clock.now_ms()
     }
 
     fn stepped(&mut self, _: Step, took: Duration) {
-        self.0.metrics.flush_seconds.observe(took.as_secs_f64());
+        self.core.metrics.flush_seconds.observe(took.as_secs_f64());
+        let failing = self.core.store.archive().failing;
+        match (&self.failing, &failing) {
+            (None, Some(why)) => {
+                tracing::error!("history cannot be written, and is in memory alone until it can: {}", why.error);
+            }
+            (Some(_), None) => tracing::info!("history is written again"),
+            _ => {}
+        }
+        self.failing = failing;
     }
 }
 

@@ -126,6 +126,7 @@ impl Keeper {
         if self.pruned_ms.is_none_or(|pruned| now_ms < pruned || now_ms - pruned >= PRUNE_MS) {
             self.pruned_ms = Some(now_ms);
             self.prune(&frames, now_ms);
+            self.store.look();
         }
         Step { sealed, flushed: flushed.unwrap_or_default() }
     }

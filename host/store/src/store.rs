@@ -23,6 +23,8 @@ struct Inner {
     next_born: AtomicU64,
     kept: Mutex<ToKeep>,
     status: Mutex<ArchiveStatus>,
+    /// As the keeper last saw it.
+    usage: Mutex<Usage>,
 }
 
 /// In order of their samplers' names: the earlier wins a field both have.
@@ -102,6 +104,7 @@ impl Store {
             next_born: AtomicU64::new(next_born),
             kept: Mutex::new(ToKeep { values, ..ToKeep::default() }),
             status: Mutex::new(status),
+            usage: Mutex::default(),
         }))
     }
 
@@ -254,7 +257,20 @@ impl Store {
         status
     }
 
-    /// What there is, and what it takes.
+    /// What there was, and what it took, when the keeper last looked: within half a minute.
+    pub fn recent_usage(&self) -> Usage {
+        let mut usage = self.0.usage.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (usage.cache_hits, usage.cache_misses, usage.cache_bytes) = self.0.shared.cache.usage();
+        usage.unreadable = self.0.shared.unreadable.load(Ordering::Relaxed);
+        usage
+    }
+
+    pub(crate) fn look(&self) {
+        let usage = self.usage();
+        *self.0.usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
+    }
+
+    /// What there is, and what it takes. Looks at every block.
     pub fn usage(&self) -> Usage {
         let frames = self.all_frames();
         let mut usage = Usage { frames: frames.len(), ..Usage::default() };
