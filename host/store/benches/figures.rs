@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench -p dropsonde-store --bench figures                    # series of its own making
 //! cargo bench -p dropsonde-store --bench figures -- corpus.bin      # columns of f64 by instance and field, corpus.bin.json beside
+//! cargo bench -p dropsonde-store --bench figures -- FOLDER          # density alone, of FOLDER/*.csv: time,value
 //! ```
 //!
 //! Times are medians over frames and repetitions; compare them within one run.
@@ -12,13 +13,23 @@
 #[path = "support/series.rs"]
 mod series;
 
-use dropsonde_store::{Align, InstanceId, Limits, Query, Store};
+use dropsonde_store::{Align, Field, InstanceId, Limits, Query, Schema, Store};
 use series::{Corpus, STEP_MS};
 use std::hint::black_box;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 fn main() {
-    let corpus = match std::env::args().skip(1).find(|argument| !argument.starts_with("--")) {
+    let path = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
+    if let Some(folder) = path.as_deref().map(Path::new).filter(|path| path.is_dir()) {
+        let files = series::csv_files(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        for (name, precision) in [("to two decimals", 0.01), ("to the bit", 0.0)] {
+            let values: usize = files.iter().map(Vec::len).sum();
+            println!("{values} values kept {name}: {:.4} B a value on disk, all in", density(&files, precision));
+        }
+        return;
+    }
+    let corpus = match path {
         Some(path) => Corpus::read(path.as_ref()).unwrap_or_else(|error| panic!("{path}: {error}")),
         None => Corpus::made(20, 60_480),
     };
@@ -91,6 +102,26 @@ fn archived(corpus: &Corpus) {
         start.elapsed(),
     );
     ranges("archived", &store, corpus);
+}
+
+/// Bytes a value of series that are all over and merged, taken as ten seconds apart.
+fn density(files: &[Vec<f64>], precision: f64) -> f64 {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = Limits { samples: usize::MAX, ..Limits::default() };
+    let (store, mut keeper, _) = Store::open(folder.path(), &limits).unwrap();
+    let schema = Schema::new("bench", vec![Field { precision, ..Field::gauge("value") }]);
+    let longest = files.iter().map(Vec::len).max().unwrap_or(0) as i64;
+    for tick in 0..longest + 10_000 {
+        for (i, values) in files.iter().enumerate() {
+            if let Some(&value) = values.get(tick as usize) {
+                store.frame(&id(i), &schema, STEP_MS).push(tick * STEP_MS, &[value]);
+            }
+        }
+        if tick % 30 == 0 {
+            keeper.step(tick * STEP_MS);
+        }
+    }
+    size(folder.path(), "") as f64 / files.iter().map(Vec::len).sum::<usize>() as f64
 }
 
 struct Filled {

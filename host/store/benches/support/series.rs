@@ -89,6 +89,20 @@ impl Corpus {
     }
 }
 
+/// The second column of each file, its first line left out.
+pub(crate) fn csv_files(folder: &Path) -> Result<Vec<Vec<f64>>, Box<dyn std::error::Error>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "csv") {
+            let text = fs::read_to_string(&path)?;
+            let values = text.lines().skip(1).filter_map(|line| line.rsplit(',').next()?.parse().ok());
+            files.push(values.collect());
+        }
+    }
+    Ok(files)
+}
+
 /// xorshift64*.
 struct Random(u64);
 

@@ -1,7 +1,7 @@
 //! A cell in few bytes: whole steps from its smallest value on, where it can be said so, and that from the smallest of the
 //! page before.
 
-use super::bytes::{Damaged, Reader, put_f64, put_i64, put_u64};
+use super::bytes::{Damaged, Reader, put_f64, put_i64, put_u64, unzigzag, zigzag};
 use crate::cell::Cell;
 use crate::quantum::Quantum;
 use crate::{Aggregation, Schema};
@@ -60,7 +60,7 @@ pub(super) fn put(out: &mut Vec<u8>, cell: &Cell, wanted: Wanted, rows: usize, f
         }
         None => {
             let kept = [(cell.min, true), (cell.max, true), (cell.last, wanted.last), (cell.sum, wanted.sum)];
-            kept.into_iter().filter(|(_, kept)| *kept).for_each(|(value, _)| put_f64(out, value));
+            kept.into_iter().filter(|(_, kept)| *kept).for_each(|(value, _)| put_double(out, value));
         }
     }
 }
@@ -75,7 +75,7 @@ pub(super) fn read(reader: &mut Reader<'_>, wanted: Wanted, rows: usize, floor: 
     let count = u32::try_from(count).map_err(|_| Damaged)?;
     let tag = tag & !GAPS;
     if tag == DOUBLES {
-        let mut double = |kept: bool| if kept { reader.f64() } else { Ok(f64::NAN) };
+        let mut double = |kept: bool| if kept { read_double(reader) } else { Ok(f64::NAN) };
         let [min, max, last, sum] = [double(true)?, double(true)?, double(wanted.last)?, double(wanted.sum)?];
         return Ok(Cell { min, max, sum, last, count });
     }
@@ -104,6 +104,26 @@ pub(super) fn read(reader: &mut Reader<'_>, wanted: Wanted, rows: usize, floor: 
         sum: value(min.checked_mul(i64::from(count)), excess)?,
         count,
     })
+}
+
+/// Thousandths, when it is a whole number of them: what has no declared step has few decimals often enough.
+const THOUSANDTHS: Quantum = Quantum::Part(1000.0);
+
+fn put_double(out: &mut Vec<u8>, value: f64) {
+    match THOUSANDTHS.whole(value) {
+        Some(whole) => put_u64(out, zigzag(whole) + 1),
+        None => {
+            put_u64(out, 0);
+            put_f64(out, value);
+        }
+    }
+}
+
+fn read_double(reader: &mut Reader<'_>) -> Result<f64, Damaged> {
+    match reader.u64()? {
+        0 => reader.f64(),
+        whole => Ok(THOUSANDTHS.value(unzigzag(whole - 1) as f64)),
+    }
 }
 
 /// Its smallest value, how far the largest and the last are above it, and how far its sum is above that many of the

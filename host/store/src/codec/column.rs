@@ -15,7 +15,7 @@ const DOUBLES: u8 = 4;
 const FULL: u8 = 8;
 
 /// Parts of 1 that readings without a declared precision are tried with: what people write has few decimals.
-const DECIMALS: [f64; 7] = [1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6];
+const DECIMALS: [f64; 5] = [1.0, 10.0, 100.0, 1e3, 1e4];
 
 /// Appends a column. A gap is NaN.
 pub(super) fn encode(out: &mut Vec<u8>, declared: Quantum, pages: &[&[f64]], effort: Effort) {
@@ -50,7 +50,7 @@ pub(super) fn encode(out: &mut Vec<u8>, declared: Quantum, pages: &[&[f64]], eff
         }
         None => {
             out.push(DOUBLES | full);
-            compress(&present, &counts, ChunkConfig::default().with_compression_level(effort.level()))
+            compress(&present, &counts, ChunkConfig::default().with_compression_level(effort.level() + 4))
         }
     };
     gaps(out);
@@ -214,7 +214,14 @@ fn wholes(present: &[f64], declared: Quantum) -> Option<(Quantum, Vec<i64>)> {
     let all = |quantum: Quantum| -> Option<(Quantum, Vec<i64>)> {
         Some((quantum, present.iter().map(|&value| quantum.whole(value)).collect::<Option<_>>()?))
     };
-    if declared != Quantum::Exact { all(declared) } else { DECIMALS.into_iter().find_map(|n| all(Quantum::Part(n))) }
+    // The coarsest that will do: a field declared to the hundredth may well have whole numbers only.
+    let finest = match declared {
+        Quantum::Exact => f64::INFINITY,
+        Quantum::Part(parts) => parts,
+        Quantum::Multiple(_) => 0.0,
+    };
+    let decimals = DECIMALS.into_iter().filter(|&parts| parts < finest).map(Quantum::Part);
+    decimals.chain((declared != Quantum::Exact).then_some(declared)).find_map(all)
 }
 
 fn put_quantum(out: &mut Vec<u8>, quantum: Quantum) {
