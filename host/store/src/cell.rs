@@ -16,27 +16,30 @@ impl Cell {
 
     /// Sums are of whole steps: exact, in whatever order, as long as they stay below 2⁵³.
     pub(crate) fn of(values: &[f64], quantum: Quantum) -> Self {
-        if values.len() < 16 {
-            return Self::one_by_one(values, quantum);
-        }
-        let fast = match quantum {
-            Quantum::Exact => Self::in_lanes(values, |value| value),
-            Quantum::Part(parts) => Self::in_lanes(values, |value| quantum::nearest(value * parts)),
-            Quantum::Multiple(step) => Self::in_lanes(values, |value| quantum::nearest(value / step)),
+        let cell = match quantum {
+            Quantum::Exact => return Self::walk(values, |value| value),
+            Quantum::Part(parts) => Self::walk(values, |value| quantum::nearest(value * parts)),
+            Quantum::Multiple(step) => Self::walk(values, |value| quantum::nearest(value / step)),
         };
-        let large = |cell: &Self| !quantum::rounds(quantum.unrounded(cell.min.abs().max(cell.max.abs())));
-        let mut cell = match quantum {
-            Quantum::Exact => fast,
-            _ if fast.count > 0 && large(&fast) => Self::in_lanes(values, |value| quantum.steps(value)),
-            _ => fast,
+        let largest = cell.min.abs().max(cell.max.abs());
+        let mut cell = if cell.count == 0 || quantum::rounds(quantum.unrounded(largest)) {
+            cell
+        } else {
+            Self::walk(values, |value| quantum.steps(value))
         };
         cell.sum = quantum.value(cell.sum);
         cell
     }
 
-    fn one_by_one(values: &[f64], quantum: Quantum) -> Self {
+    #[inline]
+    fn walk(values: &[f64], steps: impl Fn(f64) -> f64) -> Self {
+        const FEW: usize = 16;
+        if values.len() < FEW { Self::one_by_one(values, steps) } else { Self::in_lanes(values, steps) }
+    }
+
+    #[inline]
+    fn one_by_one(values: &[f64], steps: impl Fn(f64) -> f64) -> Self {
         let mut cell = Self::EMPTY;
-        let mut steps = 0.0;
         for &value in values {
             if value.is_nan() {
                 continue;
@@ -48,9 +51,8 @@ impl Cell {
             cell.max = if value > cell.max { value } else { cell.max };
             cell.last = value;
             cell.count += 1;
-            steps += quantum.steps(value);
+            cell.sum += steps(value);
         }
-        cell.sum = quantum.value(steps);
         cell
     }
 
