@@ -97,8 +97,11 @@ fn samples(core: &Core) -> Vec<MetricFamily> {
     families.into_values().collect()
 }
 
+/// Looks at the time first: the row of an old frame may be in a file.
 fn fresh(frame: &Frame, now_ms: i64) -> Option<Row> {
-    frame.latest().filter(|row| now_ms - row.at_ms <= STALE_INTERVALS * frame.interval_ms())
+    let is_fresh = |at_ms| now_ms - at_ms <= STALE_INTERVALS * frame.interval_ms();
+    frame.latest_at_ms().filter(|&at_ms| is_fresh(at_ms))?;
+    frame.latest()
 }
 
 fn family(metric: &crate::plugins::Metric) -> MetricFamily {

@@ -111,7 +111,7 @@ impl Host {
         while self.tasks.join_next().await.is_some() {}
         let written = tokio::task::spawn_blocking(move || self.keeping.stop(CLOSE)).await;
         if !matches!(written, Ok(true)) {
-            tracing::error!("history could not be written to its end in {CLOSE:?}");
+            tracing::error!("the last samples could not be written; what was not on disk is lost");
         }
     }
 }
@@ -247,7 +247,9 @@ async fn housekeeping(core: Arc<Core>, mut stopping: watch::Receiver<bool>) {
             () = tokio::time::sleep(core.config.poll.discover_interval.get()) => {}
             _ = stopping.wait_for(|&stopping| stopping) => return,
         }
-        for id in core.tracked.forget_ended_before(core.clock.now_ms().saturating_sub(reach_ms)) {
+        // Not by a clock that has just jumped ahead.
+        let Some(trusted_ms) = core.store.trusted_ms() else { continue };
+        for id in core.tracked.forget_ended_before(trusted_ms.saturating_sub(reach_ms)) {
             core.forget(&id);
         }
     }

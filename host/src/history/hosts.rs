@@ -2,7 +2,8 @@ use super::Range;
 use super::keeping::{Keeping, Surroundings};
 use dropsonde_store::{Field, InstanceId, Keeper, Limits, OpenError, Points, Schema, Store};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
@@ -17,7 +18,7 @@ pub struct HostHistory {
     schema: Schema,
     interval_ms: i64,
     keeping: Keeping,
-    closed: AtomicBool,
+    closed: RwLock<bool>,
     refused: AtomicU64,
 }
 
@@ -56,14 +57,16 @@ impl HostHistory {
             schema: Schema::new("history", fields),
             interval_ms,
             keeping,
-            closed: AtomicBool::new(false),
+            closed: RwLock::new(false),
             refused: AtomicU64::new(0),
         })
     }
 
     /// Adds a sample, one value per field; NaN for what has none. Never waits for the disk.
     pub fn record(&self, host: &InstanceId, at_ms: i64, values: &[f64]) -> Result<(), Closed> {
-        if self.closed.load(Ordering::Acquire) {
+        // Held until the sample is in: what was taken is written by a close.
+        let closed = self.closed.read().unwrap_or_else(PoisonError::into_inner);
+        if *closed {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return Err(Closed);
         }
@@ -88,8 +91,14 @@ impl HostHistory {
 
     /// Writes what is left, for a bounded time; whether all of it is written. A second time does nothing.
     pub fn close(&self) -> bool {
-        self.closed.store(true, Ordering::Release);
+        *self.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
         self.keeping.stop(PATIENCE)
+    }
+}
+
+impl Drop for HostHistory {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

@@ -1,6 +1,7 @@
 use dropsonde_store::{Keeper, Step};
+use std::sync::OnceLock;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// Below everything else that runs: what it does can wait, queries and polls cannot.
@@ -9,7 +10,10 @@ const NICE: i32 = 10;
 /// A thread that lets a [`Keeper`] do its work in every flush interval.
 #[derive(Debug)]
 pub struct Keeping {
-    stop: Sender<Sender<()>>,
+    stop: Sender<Sender<bool>>,
+    /// What came of it, once it was stopped.
+    written: OnceLock<bool>,
+    thread: JoinHandle<()>,
 }
 
 /// What a keeper needs to know, and tells.
@@ -23,7 +27,7 @@ pub trait Surroundings: Send + 'static {
 
 impl Keeping {
     pub fn start(mut keeper: Keeper, interval: Duration, mut around: impl Surroundings) -> std::io::Result<Self> {
-        let (stop, stopped) = mpsc::channel::<Sender<()>>();
+        let (stop, stopped) = mpsc::channel::<Sender<bool>>();
         let work = move || {
             // Refused, it is only less polite.
             let _ = rustix::process::nice(NICE);
@@ -38,28 +42,29 @@ impl Keeping {
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return,
                     Ok(done) => {
-                        let now_ms = around.now_ms();
-                        let started = Instant::now();
-                        let step = keeper.close(now_ms);
-                        around.stepped(step, started.elapsed());
                         // Whoever asked may have stopped waiting.
-                        let _ = done.send(());
+                        let _ = done.send(keeper.close(around.now_ms()));
                         return;
                     }
                 }
             }
         };
-        thread::Builder::new().name("history".to_owned()).spawn(work)?;
-        Ok(Self { stop })
+        let thread = thread::Builder::new().name("history".to_owned()).spawn(work)?;
+        Ok(Self { stop, thread, written: OnceLock::new() })
     }
 
-    /// Writes what is left, unless that takes longer than there is time; whether it did.
+    /// Writes what is left, unless that takes longer than there is time; whether all of it is written. A second time does
+    /// nothing, and says the same.
     pub fn stop(&self, patience: Duration) -> bool {
-        let (done, finished) = mpsc::channel();
-        match self.stop.send(done) {
-            Ok(()) => finished.recv_timeout(patience).is_ok(),
-            // It has been stopped before.
-            Err(_) => true,
-        }
+        *self.written.get_or_init(|| {
+            let (done, finished) = mpsc::channel();
+            // Nobody there: it has failed.
+            self.stop.send(done).is_ok() && finished.recv_timeout(patience) == Ok(true)
+        })
+    }
+
+    /// Whether its thread is gone, which only a bug can bring about.
+    pub fn has_failed(&self) -> bool {
+        self.thread.is_finished() && self.written.get().is_none()
     }
 }

@@ -307,6 +307,8 @@ impl<'a> Poller<'a> {
             match failures.get(&row) {
                 Some(Failure::Gone) => {
                     self.core.tracked.gone(&self.status.name, id, at_ms);
+                    // Should it begin again, its history may be another.
+                    self.frames.remove(id);
                     continue;
                 }
                 Some(failure) => {

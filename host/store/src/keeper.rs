@@ -2,7 +2,7 @@
 
 use crate::archive::{self, Archive, Disk, FORGOTTEN, Flushed, Folder, Forgotten, Restored};
 use crate::frame::{Frame, Shared};
-use crate::store::{Limits, Store};
+use crate::store::{Changes, Limits, Store};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -26,8 +26,12 @@ pub struct Keeper {
     limits: Limits,
     archive: Option<Archive>,
     retry: Option<Retry>,
+    /// To be written with the next flush.
+    changes: Changes,
     pruned_ms: Option<i64>,
     settled_ms: Option<i64>,
+    /// A time the clock jumped ahead to, and how often it has been about there since.
+    jumped: Option<(i64, u32)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +49,7 @@ pub struct ArchiveStatus {
     pub failing: Option<Failing>,
     /// A write that has begun and has not ended.
     pub writing_since: Option<Instant>,
-    /// Rows in no file yet.
+    /// Rows that wait to be written; while nothing is, those that are in a log alone count too, as it will be written anew.
     pub unstored_rows: u64,
     /// Rows that the ring let go of before they were in one.
     pub lost_rows: u64,
@@ -111,11 +115,22 @@ impl Keeper {
 
     fn new(store: Store, limits: &Limits) -> Self {
         let limits = limits.clone();
-        Self { store, limits, archive: None, retry: None, pruned_ms: None, settled_ms: None }
+        Self {
+            store,
+            limits,
+            archive: None,
+            retry: None,
+            changes: Changes::new(),
+            pruned_ms: None,
+            settled_ms: None,
+            jumped: None,
+        }
     }
 
     /// Does what is to be done by now. To be called once in a flush interval.
     pub fn step(&mut self, now_ms: i64) -> Step {
+        // Before the frames: whoever is forgotten is not among those.
+        self.take_changes();
         let frames = self.store.all_frames();
         let most = SEALED.max(frames.len() / 30);
         let sealed = self.store.seal(now_ms, most);
@@ -124,18 +139,28 @@ impl Keeper {
             self.tidy(&frames, now_ms);
         }
         if self.pruned_ms.is_none_or(|pruned| now_ms < pruned || now_ms - pruned >= PRUNE_MS) {
-            self.pruned_ms = Some(now_ms);
             self.prune(&frames, now_ms);
+            self.pruned_ms = Some(now_ms);
             self.store.look();
         }
         Step { sealed, flushed: flushed.unwrap_or_default() }
     }
 
-    /// Writes what is left. What cannot be written now is lost.
-    pub fn close(mut self, now_ms: i64) -> Step {
+    /// Writes what is left; whether it could. What cannot be written now is lost.
+    pub fn close(mut self, now_ms: i64) -> bool {
         self.retry = None;
+        self.take_changes();
         let frames = self.store.all_frames();
-        Step { flushed: self.flush(&frames, now_ms).unwrap_or_default(), ..Step::default() }
+        self.archive.is_none() || self.flush(&frames, now_ms).is_some()
+    }
+
+    fn take_changes(&mut self) {
+        let Some(archive) = &self.archive else { return };
+        let last_file = archive.last_number();
+        let changes = self.store.take_changes(|instance, born_before| {
+            (format!("{FORGOTTEN}{instance}"), Forgotten { born_before, last_file }.write())
+        });
+        self.changes.extend(changes);
     }
 
     /// None: it is not the time, or it failed.
@@ -146,10 +171,7 @@ impl Keeper {
             self.store.update_status(|status| status.unstored_rows = unstored_rows(frames));
             return None;
         }
-        let last_file = archive.last_number();
-        let changes = self.store.take_changes(|instance, born_before| {
-            (format!("{FORGOTTEN}{instance}"), Forgotten { born_before, last_file }.write())
-        });
+        let changes = std::mem::take(&mut self.changes);
         self.store.update_status(|status| status.writing_since = Some(Instant::now()));
         let flushed = archive.flush(frames, &changes, &|| self.store.values());
         let (size, segments) = (archive.size(), archive.segments());
@@ -178,18 +200,31 @@ impl Keeper {
     }
 
     fn failed(&self, error: &io::Error, frames: &[Arc<Frame>], now_ms: i64) {
-        let reason = match error.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "full",
-            ErrorKind::ReadOnlyFilesystem => "read_only",
-            ErrorKind::PermissionDenied => "denied",
-            _ => "io",
-        };
+        let reason = reason(error);
         self.store.update_status(|status| {
             *status.failed.entry(reason).or_default() += 1;
             let since_ms = status.failing.as_ref().map_or(now_ms, |failing| failing.since_ms);
             status.failing = Some(Failing { reason, error: error.to_string(), since_ms });
             status.unstored_rows = unstored_rows(frames);
         });
+    }
+
+    /// A clock that was set ahead by mistake must not cost all history: what is too old by it goes when it has stayed there.
+    fn is_trusted(&mut self, now_ms: i64) -> bool {
+        const JUMP_MS: i64 = 3_600_000;
+        const TIMES: u32 = 20;
+        let steady = |from: i64| (from.saturating_sub(JUMP_MS)..=from.saturating_add(JUMP_MS)).contains(&now_ms);
+        if self.jumped.is_none() && self.pruned_ms.is_none_or(|pruned| now_ms <= pruned.saturating_add(JUMP_MS)) {
+            return true;
+        }
+        let times = match self.jumped {
+            Some((from, times)) if steady(from) => times + 1,
+            // Back where it was.
+            Some(_) if self.store.trusted_ms().is_some_and(steady) => TIMES,
+            _ => 0,
+        };
+        self.jumped = (times < TIMES).then_some((now_ms, times));
+        self.jumped.is_none()
     }
 
     /// Merges what is over, and begins a new log.
@@ -208,29 +243,38 @@ impl Keeper {
             Ok(false) => self.settled_ms = Some(now_ms),
             Err(error) => {
                 self.settled_ms = Some(now_ms);
-                self.failed(&error, frames, now_ms);
+                // What is merged later is not lost, and where it is stays readable.
+                self.store.update_status(|status| {
+                    *status.failed.entry(reason(&error)).or_default() += 1;
+                });
             }
         }
     }
 
     /// Lets go of what is too old, or too much.
     fn prune(&mut self, frames: &[Arc<Frame>], now_ms: i64) {
-        let before_ms = now_ms.saturating_sub(self.limits.age_ms);
-        let mut pruned = frames.iter().filter(|frame| frame.prune(|block| block.last_ms < before_ms)).count();
+        if self.is_trusted(now_ms) {
+            self.store.trust(now_ms);
+            let before_ms = now_ms.saturating_sub(self.limits.age_ms);
+            frames.iter().for_each(|frame| _ = frame.prune(|block| block.last_ms < before_ms));
+        }
         let Some(archive) = &mut self.archive else { return };
+        // A file must not go before it is written why: that an instance was forgotten, what replaces its rows.
+        if self.retry.is_some() || !self.changes.is_empty() {
+            return;
+        }
+        // Of the log nothing can be spared, nor of the newest blocks.
         while archive.size() > self.limits.disk {
-            let Some((_, end_ms)) = archive.oldest_partition() else { break };
+            let Some(end_ms) = archive.oldest_partition_end() else { break };
             let over = frames.iter().filter(|frame| frame.prune(|block| block.first_ms < end_ms)).count();
             let before = archive.segments();
             archive.sweep(frames);
-            pruned += over;
             if over == 0 && archive.segments() == before {
                 break;
             }
         }
-        if pruned > 0 {
-            archive.sweep(frames);
-        }
+        // Also what a failed write has left.
+        archive.sweep(frames);
         // What is said of files that are gone need not be said.
         let oldest = archive.oldest_file();
         let mut over = self.store.notes(FORGOTTEN);
@@ -239,6 +283,15 @@ impl Keeper {
         if !over.is_empty() && archive.sync().is_ok() {
             over.iter().for_each(|(key, _)| self.store.note(key, None));
         }
+    }
+}
+
+fn reason(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "full",
+        ErrorKind::ReadOnlyFilesystem => "read_only",
+        ErrorKind::PermissionDenied => "denied",
+        _ => "io",
     }
 }
 
@@ -399,6 +452,54 @@ mod tests {
         let sealed: Vec<usize> = (0..80).map(|second| keeper.step(90 * MIN + second * 1000).sealed).collect();
         assert_eq!(sealed.iter().sum::<usize>(), 10_000);
         assert!(sealed.iter().all(|&sealed| sealed <= 400), "{sealed:?}");
+    }
+
+    #[test]
+    fn a_clock_set_far_ahead_costs_history_only_when_it_stays_there() {
+        let limits = Limits { age_ms: DAY, ..limits() };
+        let store = Store::in_memory(&limits);
+        let mut keeper = Keeper::in_memory(store.clone(), &limits);
+        record(&store, &mut keeper, 1, 0, 6 * H);
+        keeper.step(400 * DAY);
+        keeper.step(6 * H + MIN);
+        assert_eq!(rows(&store, 0).len(), 6 * 360);
+        (0..30).for_each(|step| _ = keeper.step(400 * DAY + step * MIN));
+        assert!(rows(&store, 0).is_empty());
+    }
+
+    #[test]
+    fn an_instance_whose_history_has_gone_goes_on_with_all_its_rows() {
+        let sim = Sim::new(1);
+        let limits = Limits { age_ms: DAY, ..limits() };
+        let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
+        record(&store, &mut keeper, 1, 0, 2 * DAY);
+        // The clock goes back once, the instance is silent until all it had is gone.
+        store.frame(&id(0), &schema(), 10_000).push(2 * DAY - H, &[1.0]);
+        (2 * DAY..4 * DAY).step_by(H as usize / 2).for_each(|at_ms| _ = keeper.step(at_ms));
+        assert!(store.frame(&id(0), &schema(), 10_000).is_empty());
+        record(&store, &mut keeper, 1, 4 * DAY, 4 * DAY + 7 * H);
+        assert_eq!(rows(&store, 0).len(), 7 * 360);
+        assert!(keeper.close(4 * DAY + 7 * H));
+        let (again, ..) = Store::on(Arc::new(sim), &limits).unwrap();
+        assert_eq!(rows(&again, 0).len(), 7 * 360);
+    }
+
+    #[test]
+    fn files_do_not_pile_up_while_a_disk_is_full() {
+        let sim = Sim::new(1);
+        let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits()).unwrap();
+        record(&store, &mut keeper, 3, 0, 3 * H);
+        let before = sim.files().len();
+        sim.set_room(Some(500));
+        record(&store, &mut keeper, 3, 3 * H, 9 * H);
+        assert!(store.archive().failing.is_some());
+        assert!(sim.files().len() <= before + 3, "{:?}", sim.files());
+        sim.set_room(None);
+        record(&store, &mut keeper, 3, 9 * H, 10 * H);
+        keeper.step(10 * H);
+        assert_eq!((store.archive().failing, rows(&store, 2).len()), (None, 10 * 360));
+        let (again, ..) = Store::on(Arc::new(sim), &limits()).unwrap();
+        assert_eq!(rows(&again, 2).len(), 10 * 360);
     }
 
     #[test]

@@ -43,7 +43,22 @@ pub enum Aggregation {
 }
 
 impl Schema {
-    pub fn new(sampler: impl Into<Arc<str>>, fields: Vec<Field>) -> Self {
+    /// What a file can hold of one block.
+    pub const MOST_FIELDS: usize = 1024;
+
+    /// At most [`Schema::MOST_FIELDS`] are taken. A precision that is no number is none, such a scale is 1.
+    pub fn new(sampler: impl Into<Arc<str>>, mut fields: Vec<Field>) -> Self {
+        fields.truncate(Self::MOST_FIELDS);
+        for field in &mut fields {
+            if !field.precision.is_finite() {
+                field.precision = 0.0;
+            }
+            if let Kind::Counter { scale } = &mut field.kind
+                && !scale.is_finite()
+            {
+                *scale = 1.0;
+            }
+        }
         let quanta = fields.iter().map(|field| Quantum::of(field.precision)).collect();
         Self(Arc::new(Inner { sampler: sampler.into(), fields, quanta }))
     }

@@ -4,7 +4,7 @@ use crate::frame::Shared;
 use crate::keeper::ArchiveStatus;
 use crate::{Column, Field, Frame, InstanceId, Points, Query, Sample, Schema};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// Frames older than this many of their own intervals are left out of an instance's sample.
@@ -25,6 +25,8 @@ struct Inner {
     status: Mutex<ArchiveStatus>,
     /// As the keeper last saw it.
     usage: Mutex<Usage>,
+    /// The time by which the keeper last let go of what was too old; `i64::MIN` before.
+    trusted_ms: AtomicI64,
 }
 
 /// In order of their samplers' names: the earlier wins a field both have.
@@ -105,20 +107,16 @@ impl Store {
             kept: Mutex::new(ToKeep { values, ..ToKeep::default() }),
             status: Mutex::new(status),
             usage: Mutex::default(),
+            trusted_ms: AtomicI64::new(i64::MIN),
         }))
     }
 
-    /// The frame a sampler's readings of an instance go to; made when there is none of this schema.
+    /// The frame a sampler's readings of an instance go to; made when there is none of this schema. After
+    /// [`Store::remove`] it is no longer the instance's.
     pub fn frame(&self, instance: &InstanceId, schema: &Schema, interval_ms: i64) -> Arc<Frame> {
-        let frames = {
-            let instances = self.0.instances.read().unwrap_or_else(PoisonError::into_inner);
-            instances.get(instance).cloned()
-        };
-        let frames = frames.unwrap_or_else(|| {
-            let mut instances = self.0.instances.write().unwrap_or_else(PoisonError::into_inner);
-            instances.entry(instance.clone()).or_default().clone()
-        });
-        let mut frames = frames.write().unwrap_or_else(PoisonError::into_inner);
+        // The instance cannot be removed meanwhile.
+        let mut instances = self.0.instances.write().unwrap_or_else(PoisonError::into_inner);
+        let mut frames = instances.entry(instance.clone()).or_default().write().unwrap_or_else(PoisonError::into_inner);
         let same = |frame: &&Arc<Frame>| frame.schema() == schema && frame.interval_ms() == interval_ms;
         if let Some(frame) = frames.iter().find(same) {
             return frame.clone();
@@ -178,13 +176,15 @@ impl Store {
     /// intervals older is left out.
     pub fn latest(&self, instance: &InstanceId) -> Option<Sample> {
         let frames = self.frames(instance);
-        let rows: Vec<_> = frames.iter().filter_map(|frame| Some((frame, frame.latest()?))).collect();
-        let at_ms = rows.iter().map(|(_, row)| row.at_ms).max()?;
+        let at_ms = frames.iter().filter_map(|frame| frame.latest_at_ms()).max()?;
+        let is_fresh = |frame: &&Arc<Frame>| {
+            // Looked at first: the row of an old frame may be in a file.
+            let limit_ms = frame.interval_ms().saturating_mul(STALE_INTERVALS);
+            frame.latest_at_ms().is_some_and(|latest| at_ms.saturating_sub(latest) <= limit_ms)
+        };
         let mut values: Vec<(Arc<str>, f64)> = Vec::new();
-        for (frame, row) in &rows {
-            if at_ms - row.at_ms > STALE_INTERVALS * frame.interval_ms() {
-                continue;
-            }
+        for frame in frames.iter().filter(is_fresh) {
+            let Some(row) = frame.latest() else { continue };
             for (Field { name, .. }, &value) in frame.schema().fields().iter().zip(&row.values) {
                 if !value.is_nan() && values.iter().all(|(earlier, _)| earlier != name) {
                     values.push((name.clone(), value));
@@ -230,9 +230,12 @@ impl Store {
 
     /// Forgets an instance and its history.
     pub fn remove(&self, instance: &InstanceId) {
-        let removed = self.0.instances.write().unwrap_or_else(PoisonError::into_inner).remove(instance);
+        let mut instances = self.0.instances.write().unwrap_or_else(PoisonError::into_inner);
+        let removed = instances.remove(instance);
+        // Before anyone can make another frame of the same instance.
+        let born_before = self.0.next_born.load(Ordering::Relaxed);
+        drop(instances);
         if removed.is_some() && self.0.shared.archived {
-            let born_before = self.0.next_born.load(Ordering::Relaxed);
             let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
             kept.forgotten.push((instance.clone(), born_before));
         }
@@ -263,6 +266,15 @@ impl Store {
         (usage.cache_hits, usage.cache_misses, usage.cache_bytes) = self.0.shared.cache.usage();
         usage.unreadable = self.0.shared.unreadable.load(Ordering::Relaxed);
         usage
+    }
+
+    /// The last time on the clock that is no sudden jump ahead, within half a minute; none before the keeper has begun.
+    pub fn trusted_ms(&self) -> Option<i64> {
+        Some(self.0.trusted_ms.load(Ordering::Relaxed)).filter(|trusted| *trusted != i64::MIN)
+    }
+
+    pub(crate) fn trust(&self, now_ms: i64) {
+        self.0.trusted_ms.store(now_ms, Ordering::Relaxed);
     }
 
     pub(crate) fn look(&self) {

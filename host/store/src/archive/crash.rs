@@ -27,6 +27,8 @@ pub(crate) struct State {
     files: Vec<Data>,
     /// Operations until the power goes.
     left: Option<u32>,
+    /// Bytes that fit yet.
+    room: Option<usize>,
     /// One in so many operations fails.
     fails: Option<u32>,
 }
@@ -68,6 +70,7 @@ impl Sim {
             changes: Vec::new(),
             files: Vec::new(),
             left: None,
+            room: None,
             fails: None,
         })))
     }
@@ -79,6 +82,11 @@ impl Sim {
     /// From now on every operation fails, or none does.
     pub(crate) fn fail(&self, always: bool) {
         self.state().fails = always.then_some(1);
+    }
+
+    /// From now on so many bytes fit.
+    pub(crate) fn set_room(&self, bytes: Option<usize>) {
+        self.state().room = bytes;
     }
 
     /// Names of files and their bytes.
@@ -183,7 +191,9 @@ impl Disk for Sim {
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut state = self.state();
         state.operate()?;
-        state.names.remove(name).ok_or(ErrorKind::NotFound)?;
+        let file = state.names.remove(name).ok_or(ErrorKind::NotFound)?;
+        let freed = state.files[file].bytes.len();
+        state.room = state.room.map(|room| room + freed);
         state.changes.push(Change::Remove(name.to_owned()));
         Ok(())
     }
@@ -209,11 +219,14 @@ impl Growing for SimFile {
         let done = state.operate();
         // A write that fails may have done part of its work.
         let written = match done {
-            Ok(()) => bytes.len(),
+            Ok(()) => bytes.len().min(state.room.unwrap_or(usize::MAX)),
             Err(_) => state.random.below(bytes.len() as u64 + 1) as usize,
         };
         state.files[self.file].bytes.extend_from_slice(&bytes[..written]);
-        done
+        if let Some(room) = &mut state.room {
+            *room -= written;
+        }
+        if done.is_ok() && written < bytes.len() { Err(ErrorKind::StorageFull.into()) } else { done }
     }
 
     fn sync(&mut self) -> io::Result<()> {

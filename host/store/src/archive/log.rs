@@ -31,6 +31,8 @@ pub(crate) struct Log {
     /// How many were written.
     pub(crate) rows: u64,
     pub(crate) size: u64,
+    /// Whether it is certain to be there.
+    pub(crate) is_confirmed: bool,
     file: Box<dyn Growing>,
     explained: Explained,
     pending: Vec<u8>,
@@ -62,7 +64,7 @@ impl Log {
         record::put_file_head(&mut pending, FileKind::Log, &[]);
         let explained = Explained::default();
         let parts = (0..if frames < MANY { 1 } else { SHARDS }).map(|_| Part::default()).collect();
-        Ok(Self { name, number, rows: 0, size: 0, file, explained, pending, parts })
+        Ok(Self { name, number, rows: 0, size: 0, is_confirmed: false, file, explained, pending, parts })
     }
 
     pub(crate) fn add(&mut self, id: u32, key: &FrameKey, rows: &Rows, begins: bool) {

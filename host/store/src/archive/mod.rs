@@ -145,7 +145,8 @@ impl Archive {
         self.segments.len()
     }
 
-    /// Writes what is in no file yet; `values` are all notes there are. After an error it is as if it had not been called: all will be tried again.
+    /// Writes what is in no file yet; `values` are all notes there are. What was not
+    /// written in the end will be tried again.
     pub(crate) fn flush(
         &mut self,
         frames: &[Arc<Frame>],
@@ -155,9 +156,19 @@ impl Archive {
         let flushed = self.try_flush(frames, changes, values);
         if flushed.is_err() {
             // Nobody knows what of it is on the disk: these files get no more.
-            self.writers.clear();
-            self.superfluous.extend(self.log.take().map(|log| log.name));
             self.notes.abandon();
+            for (_, writer) in self.writers.drain() {
+                let segment = writer.segment;
+                if segment.size() == 0 && disk::removed(&*self.disk, &segment.name()) {
+                    self.segments.remove(&segment.number);
+                }
+            }
+            if let Some(log) = self.log.take() {
+                // One that nothing came of goes at once: it may be what the disk is full of.
+                if log.is_confirmed || !disk::removed(&*self.disk, &log.name) {
+                    self.superfluous.push(log.name);
+                }
+            }
         }
         flushed
     }
@@ -179,7 +190,7 @@ impl Archive {
         };
         let pending: Vec<Pending> = frames.iter().map(|frame| self.pending(frame, number)).collect();
         let mut flushed = Flushed::default();
-        let stored = self.write_blocks(&pending, &mut flushed)?;
+        self.write_blocks(&pending, &mut flushed)?;
         // Only now: rows in the log are never without those before them.
         let Some(log) = &mut self.log else { return Ok(flushed) };
         for Pending { frame, id, view, logged } in &pending {
@@ -193,14 +204,11 @@ impl Archive {
                 }
             }
         }
-        let is_new = log.size == 0;
         flushed.bytes += log.write()?;
-        if is_new {
+        if !log.is_confirmed {
             self.disk.sync()?;
         }
-        for (frame, places) in stored {
-            frame.stored(&places);
-        }
+        log.is_confirmed = true;
         // What stays will be read before the current one, and tried again.
         self.superfluous.retain(|old| !disk::removed(&*self.disk, old));
         if self.kept.len() > frames.len() {
@@ -221,16 +229,16 @@ impl Archive {
     }
 
     /// Writes the blocks that are in no file; in rounds, a block of each frame at a time, so that none is ever there
-    /// without those before it.
-    fn write_blocks(&mut self, pending: &[Pending], flushed: &mut Flushed) -> io::Result<Vec<Moved>> {
+    /// without those before it. What a round has written counts, whatever becomes of the next.
+    fn write_blocks(&mut self, pending: &[Pending], flushed: &mut Flushed) -> io::Result<()> {
         let unstored = |view: &View| view.blocks.iter().rev().take_while(|block| block.unstored().is_some()).count();
         let mut left: Vec<(&Pending, usize)> = pending.iter().map(|one| (one, unstored(&one.view))).collect();
-        let mut stored: HashMap<u64, Moved> = HashMap::new();
         loop {
             left.retain(|(_, blocks)| *blocks > 0);
             if left.is_empty() {
-                return Ok(stored.into_values().collect());
+                return Ok(());
             }
+            let mut stored: Vec<(Arc<Frame>, BlockId, Place)> = Vec::new();
             let mut created = false;
             for (Pending { frame, id, view, .. }, blocks) in &mut left {
                 let block = view.blocks.len().checked_sub(*blocks).and_then(|nth| view.blocks.get(nth));
@@ -239,7 +247,7 @@ impl Archive {
                 let writer = self.writer(segment::partition_ms(block.first_ms), &mut created)?;
                 let at = writer.add(*id, frame.key(), chunk);
                 let place = writer.place(at, usize::from(block.place.page));
-                stored.entry(frame.id).or_insert_with(|| (frame.clone(), Vec::new())).1.push((block.id, place));
+                stored.push((frame.clone(), block.id, place));
                 flushed.blocks += 1;
             }
             for writer in self.writers.values_mut().filter(|writer| writer.pending() > 0) {
@@ -248,6 +256,9 @@ impl Archive {
             }
             if created {
                 self.disk.sync()?;
+            }
+            for (frame, id, place) in stored {
+                frame.stored(&[(id, place)]);
             }
         }
     }
@@ -285,10 +296,11 @@ impl Archive {
         });
     }
 
-    /// When the oldest blocks on disk begin, and those after them.
-    pub(crate) fn oldest_partition(&self) -> Option<(i64, i64)> {
-        let oldest = self.segments.values().map(|segment| segment.partition_ms).min()?;
-        Some((oldest, oldest.saturating_add(segment::PARTITION_MS)))
+    /// When the oldest blocks on disk end to begin, if there are others too.
+    pub(crate) fn oldest_partition_end(&self) -> Option<i64> {
+        let times = || self.segments.values().map(|segment| segment.partition_ms);
+        let oldest = times().min()?;
+        (times().max()? > oldest).then(|| oldest.saturating_add(segment::PARTITION_MS))
     }
 
     /// The lowest number of a file that has rows.

@@ -6,9 +6,6 @@ use crate::{Aggregation, Field, InstanceId, Kind as FieldKind, Schema};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// Fields of a schema: a bound for what is read.
-const MOST_FIELDS: usize = 4096;
-
 /// One frame, whatever file it is in.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct FrameKey {
@@ -141,7 +138,7 @@ fn read_schema(reader: &mut Reader<'_>) -> Result<(u64, (Schema, i64)), Damaged>
     let number = reader.u64()?;
     let sampler = reader.text()?;
     let interval_ms = i64::try_from(reader.u64()?).map_err(|_| Damaged)?;
-    let fields = (0..reader.up_to(MOST_FIELDS)?).map(|_| {
+    let fields = (0..reader.up_to(Schema::MOST_FIELDS)?).map(|_| {
         let name = reader.text()?.into();
         let kind = match reader.u8()? {
             0 => FieldKind::Gauge,

@@ -110,7 +110,9 @@ impl Notes {
         values.iter().for_each(|(key, value)| put(&mut out, key, Some(value)));
         record::put(&mut out, Kind::End, |_| {});
         if let Err(error) = file.append(&out).and_then(|()| file.sync()).and_then(|()| disk.sync()) {
-            self.old.push(name);
+            if !removed(disk, &name) {
+                self.old.push(name);
+            }
             return Err(error);
         }
         let size = out.len() as u64;

@@ -256,6 +256,10 @@ impl Segment {
 
 impl Stored for Segment {
     fn chunk(&self, offset: u64, length: u32) -> Result<Vec<u8>, Unreadable> {
+        // Both may come from an index that someone made.
+        if length as usize > HEAD + record::MOST || offset.saturating_add(u64::from(length)) > self.size() {
+            return Err(Damaged.into());
+        }
         let mut bytes = vec![0; length as usize];
         self.file.read_at(offset, &mut bytes)?;
         let payload = record::whole(&bytes, Kind::Chunk)?;

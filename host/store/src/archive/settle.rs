@@ -1,6 +1,7 @@
 //! Merges the chunks of a time that is over: all of them in one file, frame by frame, several blocks to a chunk, packed
 //! as densely as can be. It goes on a little at a time between flushes.
 
+use super::record;
 use super::segment::{PARTITION_MS, Page, Segment, Writer};
 use super::{Archive, Kept, Moved, live_pages};
 use crate::codec::{self, Effort};
@@ -148,7 +149,9 @@ impl Settling {
         let blocks: Vec<&Arc<Block>> = view.blocks.iter().filter(is_source).collect();
         let mut pages = Vec::new();
         let mut places = Vec::new();
-        for merged in blocks.chunks(MERGED) {
+        // A record has its limits, whatever the blocks hold.
+        let fits = record::MOST / 2 / (codec::MOST_ROWS * frame.schema().fields().len().max(1) * 8);
+        for merged in blocks.chunks(MERGED.min(fits.max(1))) {
             let mut readable = Vec::new();
             for block in merged {
                 match block.unpack(frame.schema()) {

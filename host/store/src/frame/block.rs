@@ -81,13 +81,12 @@ impl Block {
     }
 
     /// What comes before a time; the rows are still in the chunk, but count no more. None: nothing does.
-    pub(crate) fn cut(&self, at_ms: i64, schema: &Schema, cache: &BlockCache) -> Option<Self> {
-        // Not readable is not there.
-        let values = self.values(schema, cache).ok()?;
+    pub(crate) fn cut(&self, at_ms: i64, schema: &Schema, cache: &BlockCache) -> Result<Option<Self>, Unreadable> {
+        let values = self.values(schema, cache)?;
         let rows = values.at_ms.iter().take(self.rows).filter(|at| **at < at_ms).count();
-        let last_ms = values.at_ms.get(rows.checked_sub(1)?).copied()?;
+        let Some(&last_ms) = rows.checked_sub(1).and_then(|last| values.at_ms.get(last)) else { return Ok(None) };
         let span = (self.first_ms, last_ms);
-        Some(Self::new(cache.new_id(), self.start_row, rows, span, self.generation, self.place.clone(), None))
+        Ok(Some(Self::new(cache.new_id(), self.start_row, rows, span, self.generation, self.place.clone(), None)))
     }
 
     /// The chunk, if that is in memory alone.

@@ -125,7 +125,7 @@ impl Frame {
 
     /// Adds a row: one reading per field, rounded to the field's precision. A row that is not later than the last one
     /// (the clock was set back) replaces every row it is not later than, so that times stay ascending and a clock that
-    /// once ran ahead does not block the history. Returns how many rows it replaced.
+    /// once ran ahead does not block the history; that may read a file. Returns how many rows it replaced.
     pub fn push(&self, at_ms: i64, readings: &[f64]) -> usize {
         debug_assert_eq!(readings.len(), self.key.schema.fields().len());
         let padded: Vec<f64>;
@@ -229,16 +229,20 @@ impl Frame {
         } else {
             while blocks.pop_if(|block| block.first_ms >= at_ms).is_some() {}
             if let Some(block) = blocks.pop_if(|block| block.last_ms >= at_ms) {
-                blocks.extend(block.cut(at_ms, &self.key.schema, &self.shared.cache).map(Arc::new));
+                match block.cut(at_ms, &self.key.schema, &self.shared.cache) {
+                    Ok(cut) => blocks.extend(cut.map(Arc::new)),
+                    Err(error) => self.unreadable(&error),
+                }
             }
         }
+        writer.next_before = None;
         let mut view = View { blocks: blocks.into(), opens, generation, floor: 0 };
         let floor = old.first_row(self.capacity());
         if floor < view.end_row() {
             view.floor = floor;
         } else {
             // Nothing is left that counts: history begins anew.
-            view = View { generation, ..View::default() };
+            view = View { generation, floor: view.end_row(), ..View::default() };
         }
         let replaced = old.rows(self.capacity()) - view.rows(self.capacity());
         let end_row = view.end_row();
@@ -383,7 +387,11 @@ impl Frame {
             let first_row = view.first_row(self.capacity());
             let blocks = view.blocks.iter().cloned().chain([Arc::new(block)]);
             let blocks = self.without(blocks, |block| block.end_row() <= first_row);
-            let opens = view.opens.iter().skip(1).cloned().collect();
+            let opens: Vec<_> = view.opens.iter().skip(1).cloned().collect();
+            if opens.is_empty() {
+                // The next push need not unpack the block for it.
+                writer.next_before = Some(self.totals_after(&view));
+            }
             self.publish(writer, View { blocks, opens, ..**view });
         }
         same
@@ -399,7 +407,8 @@ impl Frame {
         let over_until = view.blocks.iter().take_while(|block| over(block)).map(|block| block.end_row()).last();
         let over = |block: &Block| over_until.is_some_and(|row| block.end_row() <= row);
         let blocks = self.without(view.blocks.iter().cloned(), over);
-        self.publish(&mut writer, View { blocks, ..(**view).clone() });
+        let floor = view.floor.max(over_until.unwrap_or(0));
+        self.publish(&mut writer, View { blocks, floor, ..(**view).clone() });
         true
     }
 
@@ -427,7 +436,10 @@ impl Frame {
         for page in pages {
             // Of a later generation: it replaces what is not earlier.
             while let Some(last) = blocks.pop_if(|last| last.last_ms >= page.first_ms) {
-                blocks.extend(last.cut(page.first_ms, frame.schema(), frame.cache()).map(Arc::new));
+                match last.cut(page.first_ms, frame.schema(), frame.cache()) {
+                    Ok(cut) => blocks.extend(cut.map(Arc::new)),
+                    Err(error) => frame.unreadable(&error),
+                }
                 start_row = blocks.last().map_or(0, |block| block.end_row());
             }
             generation = generation.max(page.generation);
@@ -474,8 +486,15 @@ impl Frame {
     pub(crate) fn discard(&self, id: BlockId) {
         let mut writer = self.writer();
         let view = self.view.load();
-        let blocks = view.blocks.iter().filter(|block| block.id != id).cloned().collect();
-        self.publish(&mut writer, View { blocks, ..(**view).clone() });
+        let blocks: Arc<[_]> = view.blocks.iter().filter(|block| block.id != id).cloned().collect();
+        let end_row = view.end_row();
+        let floor = if blocks.is_empty() { view.floor.max(end_row) } else { view.floor };
+        self.publish(&mut writer, View { blocks, floor, ..(**view).clone() });
+        if self.view.load().end_row() < end_row {
+            // The last is gone: its rows' numbers will be others'.
+            let end_row = self.view.load().end_row();
+            writer.cut_row = Some(writer.cut_row.map_or(end_row, |row| row.min(end_row)));
+        }
     }
 
     /// Shows blocks at the places they are at now. Those that are no longer there are passed over.
@@ -547,7 +566,8 @@ impl View {
         match (self.opens.last(), self.blocks.last()) {
             (Some(open), _) => open.end_row(),
             (None, Some(block)) => block.end_row(),
-            (None, None) => 0,
+            // Numbers are not given again, but where rows are taken back.
+            (None, None) => self.floor,
         }
     }
 
@@ -556,7 +576,7 @@ impl View {
         let start_row = match (self.blocks.first(), self.opens.first()) {
             (Some(block), _) => block.start_row,
             (None, Some(open)) => open.start_row,
-            (None, None) => return 0,
+            (None, None) => return self.floor,
         };
         self.end_row().saturating_sub(capacity).max(start_row).max(self.floor)
     }
