@@ -1,0 +1,107 @@
+use super::*;
+
+use crate::{Field, InstanceId, Limits};
+
+fn frame(field: Field, capacity: u64) -> Frame {
+    let cache = BlockCache::new(1 << 20);
+    let shared = Shared { capacity, cache, ..Shared::new(&Limits::default(), false) };
+    let (instance, schema) = (InstanceId::new("i").unwrap(), Schema::new("s", vec![field]));
+    Frame::new(FrameKey { instance, schema, interval_ms: 1000, born: 0 }, Arc::new(shared))
+}
+
+fn seal_all(frame: &Frame) {
+    while let Some(open) = frame.to_seal(i64::MAX) {
+        assert!(frame.replace(frame.seal(&open).unwrap()));
+    }
+}
+
+#[test]
+fn the_oldest_row_goes_when_the_ring_is_full() {
+    let frame = frame(Field::gauge("x"), 3);
+    for i in 0..5 {
+        frame.push(i * 1000, &[i as f64]);
+    }
+    assert_eq!(frame.len(), 3);
+    let query = Query { since_ms: 0, until_ms: 10_000, step_ms: 1000, ..Query::default() };
+    assert_eq!(frame.buckets(&query).at_ms, [2000, 3000, 4000]);
+}
+
+#[test]
+fn a_rate_passes_over_gaps_and_survives_the_row_before_it() {
+    let frame = frame(Field::counter("rate", 1.0), 2);
+    for (at, total) in [(0, 10.0), (1000, f64::NAN), (2000, 14.0)] {
+        frame.push(at, &[total]);
+    }
+    assert_eq!(frame.len(), 2, "the first total has left the ring");
+    assert_eq!(frame.latest().unwrap().values, [2.0]);
+    assert_eq!(frame.latest().unwrap().totals, [14.0]);
+}
+
+#[test]
+fn a_reset_is_a_gap_and_counting_goes_on_after_it() {
+    let frame = frame(Field::counter("rate", 1.0), 10);
+    let rates = [(0, 10.0), (1000, 20.0), (2000, 5.0), (3000, 6.0)].map(|(at, total)| {
+        frame.push(at, &[total]);
+        frame.latest().unwrap().values[0]
+    });
+    assert!(rates[0].is_nan() && rates[2].is_nan());
+    assert_eq!((rates[1], rates[3]), (10.0, 1.0));
+}
+
+#[test]
+fn a_clock_that_went_back_replaces_what_came_after_it() {
+    let frame = frame(Field::gauge("x"), 10);
+    let rows = [(1000, 1.0), (2000, 2.0), (3000, 3.0), (2000, 9.0)];
+    assert_eq!(rows.map(|(at, x)| frame.push(at, &[x])), [0, 0, 0, 2]);
+    assert_eq!((frame.len(), frame.latest().unwrap().values[0]), (2, 9.0));
+}
+
+#[test]
+fn a_clock_that_went_back_over_sealed_rows_replaces_those_too() {
+    let frame = frame(Field::gauge("x"), 10_000);
+    for i in 0..2000 {
+        frame.push(i * 1000, &[i as f64]);
+    }
+    seal_all(&frame);
+    assert_eq!(frame.push(1_234_000, &[-1.0]), 766);
+    assert_eq!(frame.len(), 1235);
+    let query = Query { since_ms: 1_232_000, until_ms: i64::MAX, step_ms: 1, ..Query::default() };
+    assert_eq!(frame.buckets(&query).at_ms, [1_232_000, 1_233_000, 1_234_000]);
+}
+
+#[test]
+fn rows_that_were_let_go_do_not_come_back_when_others_are_taken_back() {
+    let frame = frame(Field::gauge("x"), 3);
+    for i in 0..5 {
+        frame.push(i * 1000, &[0.0]);
+    }
+    assert_eq!(frame.push(3000, &[1.0]), 2);
+    assert_eq!(frame.len(), 2, "2000 and the new 3000");
+}
+
+#[test]
+fn the_latest_row_is_the_same_from_a_sealed_block() {
+    let frame = frame(Field::counter("rate", 1.0), 10);
+    frame.push(0, &[5.0]);
+    frame.push(1000, &[7.0]);
+    let before = frame.latest().unwrap();
+    seal_all(&frame);
+    assert_eq!((frame.latest().unwrap(), frame.latest_at_ms()), (before, Some(1000)));
+    frame.push(2000, &[10.0]);
+    assert_eq!(frame.latest().unwrap().values, [3.0], "its total is remembered");
+}
+
+#[test]
+fn a_value_too_large_for_its_column_keeps_every_row_before_it() {
+    let frame = frame(Field { precision: 0.01, ..Field::gauge("x") }, 100);
+    let kept = [0.01, -3.2, f64::NAN, 9.9e9, f64::MAX, 9_007_199_254_740_993.0, -21_474_836.48];
+    for (i, &x) in kept.iter().enumerate() {
+        frame.push(i as i64, &[x]);
+    }
+    for sealed in [false, true] {
+        let query = Query { since_ms: 0, until_ms: 10, step_ms: 1, ..Query::default() };
+        let last: Vec<u64> = frame.buckets(&query).cells.iter().map(|cell| cell.last.to_bits()).collect();
+        assert_eq!(last, kept.map(f64::to_bits), "sealed: {sealed}");
+        seal_all(&frame);
+    }
+}

@@ -1,0 +1,211 @@
+//! What the keeper does with a frame, and a restart.
+
+use super::{Block, Bytes, Frame, Open, Place, Sealed, Shared, View, Writer};
+use crate::archive::{FrameKey, Page};
+use crate::cache::BlockId;
+use crate::cell::Cells;
+use crate::codec::{self, Effort};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
+
+impl Frame {
+    /// The open block to seal next: one whose time is over, and some more, so that frames on one schedule do not all seal
+    /// at once; or one that is not the last and whose time may never be over, as the clock was set back.
+    pub(crate) fn to_seal(&self, now_ms: i64) -> Option<Arc<Open>> {
+        let view = self.view.load();
+        let first = view.opens.first()?;
+        let over = first.until_ms.saturating_add(self.sealing_delay_ms()) <= now_ms;
+        (over || view.opens.len() > 2).then(|| first.clone())
+    }
+
+    /// Enough for late readings, then spread over a minute.
+    fn sealing_delay_ms(&self) -> i64 {
+        const LATE_MS: i64 = 5_000;
+        let spread = (self.layout.block_ms / 4).min(60_000).unsigned_abs().max(1);
+        // Fibonacci hashing: neighbours end up far apart.
+        let hash = self.id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        LATE_MS + ((hash * spread) >> 32) as i64
+    }
+
+    /// Compresses an open block; it stays as it is.
+    pub(crate) fn seal(&self, open: &Arc<Open>) -> Option<Sealed> {
+        let rows = open.read(open.len());
+        let (first_ms, last_ms) = (*rows.at_ms.first()?, *rows.at_ms.last()?);
+        let cells =
+            rows.clone().into_values(&self.key.schema).parts(&self.key.schema, self.layout).whole(&self.key.schema);
+        let chunk: Arc<[u8]> = codec::encode(&self.key.schema, &[&rows], &[&cells], Effort::Fast).into();
+        let place = Place { bytes: Bytes::Memory(chunk), page: 0 };
+        let id = self.cache().new_id();
+        let span = (first_ms, last_ms);
+        let cells = Some(Cells::of(&cells, &self.key.schema, rows.len()));
+        let block = Block::new(id, open.start_row, rows.len(), span, rows.generation, place, cells);
+        Some(Sealed { open: open.clone(), block })
+    }
+
+    /// Shows a sealed block where the open one was. Not if that has changed since: then it is to be sealed again.
+    pub(crate) fn replace(&self, sealed: Sealed) -> bool {
+        self.replace_locked(&mut self.writer(), sealed)
+    }
+
+    pub(super) fn replace_locked(&self, writer: &mut Writer, Sealed { open, block }: Sealed) -> bool {
+        let view = self.view.load();
+        let same = view.opens.first().is_some_and(|first| Arc::ptr_eq(first, &open)) && open.len() == block.rows;
+        if same {
+            let first_row = view.first_row(self.capacity());
+            let blocks = view.blocks.iter().cloned().chain([Arc::new(block)]);
+            let blocks = self.without(blocks, |block| block.end_row() <= first_row);
+            let opens: Vec<_> = view.opens.iter().skip(1).cloned().collect();
+            if opens.is_empty() {
+                // The next push need not unpack the block for it.
+                writer.next_before = Some(self.totals_after(&view));
+            }
+            self.publish(writer, View { blocks, opens, ..**view });
+        }
+        same
+    }
+
+    /// Lets go of the first blocks for which `over` is so; whether there were any.
+    pub(crate) fn prune(&self, over: impl Fn(&Block) -> bool) -> bool {
+        if !self.view.load().blocks.first().is_some_and(|block| over(block)) {
+            return false;
+        }
+        let mut writer = self.writer();
+        let view = self.view.load();
+        let over_until = view.blocks.iter().take_while(|block| over(block)).map(|block| block.end_row()).last();
+        let over = |block: &Block| over_until.is_some_and(|row| block.end_row() <= row);
+        let blocks = self.without(view.blocks.iter().cloned(), over);
+        let floor = view.floor.max(over_until.unwrap_or(0));
+        self.publish(&mut writer, View { blocks, floor, ..(**view).clone() });
+        true
+    }
+
+    fn without(&self, blocks: impl Iterator<Item = Arc<Block>>, over: impl Fn(&Block) -> bool) -> Arc<[Arc<Block>]> {
+        let kept = blocks.filter(|block| {
+            let over = over(block);
+            if over && self.shared.archived && block.unstored().is_some() {
+                self.shared.lost_rows.fetch_add(block.rows as u64, Ordering::Relaxed);
+            }
+            !over
+        });
+        kept.collect()
+    }
+}
+
+// === archiving ===
+
+impl Frame {
+    /// A frame as files have it.
+    pub(crate) fn restored(key: FrameKey, shared: Arc<Shared>, pages: Vec<Page>) -> Self {
+        let frame = Self::new(key, shared);
+        let mut blocks: Vec<Arc<Block>> = Vec::with_capacity(pages.len());
+        let mut generation = 0;
+        let mut start_row = 0;
+        for page in pages {
+            // Of a later generation: it replaces what is not earlier.
+            while let Some(last) = blocks.pop_if(|last| last.last_ms >= page.first_ms) {
+                match last.cut(page.first_ms, frame.schema(), frame.cache()) {
+                    Ok(cut) => blocks.extend(cut.map(Arc::new)),
+                    Err(error) => frame.unreadable(&error),
+                }
+                start_row = blocks.last().map_or(0, |block| block.end_row());
+            }
+            generation = generation.max(page.generation);
+            let (id, span) = (frame.cache().new_id(), (page.first_ms, page.last_ms));
+            let block = Block::new(id, start_row, page.rows, span, page.generation, page.place, None);
+            start_row = block.end_row();
+            blocks.push(Arc::new(block));
+        }
+        let last_ms = blocks.last().map(|block| block.last_ms);
+        let first_row = start_row.saturating_sub(frame.capacity());
+        let blocks = blocks.into_iter().filter(|block| block.end_row() > first_row).collect();
+        let mut writer = frame.writer();
+        writer.last_ms = last_ms;
+        frame.publish(&mut writer, View { blocks, generation, ..View::default() });
+        drop(writer);
+        frame
+    }
+
+    /// To add rows that a log has and no block, of one generation. `before`: where a block begins with them, what counters
+    /// had before it.
+    pub(crate) fn replay(&self, generation: u32, before: Option<Vec<Option<(i64, f64)>>>) -> Replaying<'_> {
+        let mut writer = self.writer();
+        writer.next_before = before;
+        Replaying { frame: self, writer, generation }
+    }
+
+    /// What is in no file, from a row on: sealed blocks, and open ones. Also: the row from which on rows are others than
+    /// they were when last asked.
+    pub(crate) fn unstored(&self) -> (Option<u64>, Arc<View>) {
+        let mut writer = self.writer();
+        (writer.cut_row.take(), self.view.load_full())
+    }
+
+    /// How many rows are in no block.
+    pub(crate) fn open_rows(&self) -> u64 {
+        self.view.load().opens.iter().map(|open| open.len() as u64).sum()
+    }
+
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// Lets go of a block that cannot be read.
+    pub(crate) fn discard(&self, id: BlockId) {
+        let mut writer = self.writer();
+        let view = self.view.load();
+        let blocks: Arc<[_]> = view.blocks.iter().filter(|block| block.id != id).cloned().collect();
+        let end_row = view.end_row();
+        let floor = if blocks.is_empty() { view.floor.max(end_row) } else { view.floor };
+        self.publish(&mut writer, View { blocks, floor, ..(**view).clone() });
+        if self.view.load().end_row() < end_row {
+            // The last is gone: its rows' numbers will be others'.
+            let end_row = self.view.load().end_row();
+            writer.cut_row = Some(writer.cut_row.map_or(end_row, |row| row.min(end_row)));
+        }
+    }
+
+    /// Shows blocks at the places they are at now. Those that are no longer there are passed over.
+    pub(crate) fn stored(&self, places: &[(BlockId, Place)]) {
+        let mut writer = self.writer();
+        let view = self.view.load();
+        let moved = |block: &Arc<Block>| match places.iter().find(|(id, _)| *id == block.id) {
+            Some((_, place)) => Arc::new(block.moved(place.clone())),
+            None => block.clone(),
+        };
+        let blocks = view.blocks.iter().map(moved).collect();
+        self.publish(&mut writer, View { blocks, ..(**view).clone() });
+    }
+}
+
+/// A frame while a log is replayed.
+pub(crate) struct Replaying<'a> {
+    frame: &'a Frame,
+    writer: MutexGuard<'a, Writer>,
+    generation: u32,
+}
+
+impl Replaying<'_> {
+    pub(crate) fn row(&mut self, at_ms: i64, readings: &[f64]) {
+        let known = self.writer.last_ms.is_some_and(|last| at_ms <= last);
+        // Rows of the same generation do not replace each other: it has been here before.
+        if self.generation < self.writer.generation || (self.generation == self.writer.generation && known) {
+            return;
+        }
+        self.frame.push_locked(&mut self.writer, at_ms, readings);
+        if self.writer.generation != self.generation {
+            let view = self.frame.view.load();
+            let (generation, mut opens) = (self.generation, view.opens.clone());
+            if let Some(open) = opens.pop() {
+                let (schema, layout) = (self.frame.schema(), self.frame.layout);
+                opens.push(Arc::new(open.copy(schema, layout, open.len(), None, generation)));
+            }
+            self.frame.publish(&mut self.writer, View { opens, generation, ..(**view).clone() });
+        }
+    }
+}
+
+impl Drop for Replaying<'_> {
+    fn drop(&mut self) {
+        self.writer.next_before = None;
+    }
+}

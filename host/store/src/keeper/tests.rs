@@ -1,0 +1,213 @@
+use super::*;
+use crate::archive::crash::Sim;
+use crate::{Field, InstanceId, Query, Schema};
+
+const MIN: i64 = 60_000;
+const H: i64 = 60 * MIN;
+const DAY: i64 = 24 * H;
+
+fn id(n: usize) -> InstanceId {
+    InstanceId::new(format!("i{n}")).unwrap()
+}
+
+fn schema() -> Schema {
+    Schema::new("s", vec![Field::gauge("x")])
+}
+
+fn limits() -> Limits {
+    Limits { samples: 100_000, ..Limits::default() }
+}
+
+/// What no codec makes small.
+fn noise(at_ms: i64) -> f64 {
+    let mixed = (at_ms as u64 ^ 0x5bd1_e995).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((mixed ^ mixed >> 31).wrapping_mul(0x94d0_49bb_1331_11eb) >> 40) as f64 / 7.0
+}
+
+/// Pushes a row of each instance every ten seconds from one time to another, with a step every five minutes.
+fn record(store: &Store, keeper: &mut Keeper, instances: usize, from_ms: i64, until_ms: i64) {
+    let frames: Vec<_> = (0..instances).map(|n| store.frame(&id(n), &schema(), 10_000)).collect();
+    for at_ms in (from_ms..until_ms).step_by(10_000) {
+        frames.iter().for_each(|frame| _ = frame.push(at_ms, &[noise(at_ms)]));
+        if at_ms % (5 * MIN) == 0 {
+            keeper.step(at_ms);
+        }
+    }
+}
+
+fn rows(store: &Store, instance: usize) -> Vec<i64> {
+    let query = Query { since_ms: 0, until_ms: i64::MAX / 2, step_ms: 10_000, ..Query::default() };
+    store.range(&id(instance), &query).at_ms
+}
+
+#[test]
+fn a_full_disk_costs_nothing_and_history_is_written_when_there_is_room_again() {
+    let sim = Sim::new(1);
+    let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits()).unwrap();
+    record(&store, &mut keeper, 3, 0, 3 * H);
+    sim.fail(true);
+    record(&store, &mut keeper, 3, 3 * H, 9 * H);
+    let status = store.archive();
+    let failing = status.failing.unwrap();
+    assert_eq!((failing.reason, failing.since_ms), ("full", 3 * H));
+    assert!(status.failed["full"] > 1 && status.unstored_rows >= 3 * 6 * 360 - 100, "{}", status.unstored_rows);
+    assert_eq!(rows(&store, 0).len(), 9 * 360, "memory has it");
+    sim.fail(false);
+    record(&store, &mut keeper, 3, 9 * H, 10 * H);
+    keeper.step(10 * H);
+    let status = store.archive();
+    assert_eq!((status.failing, status.unstored_rows, status.lost_rows), (None, 0, 0));
+    let (again, ..) = Store::on(Arc::new(sim), &limits()).unwrap();
+    for instance in 0..3 {
+        assert_eq!(rows(&again, instance), rows(&store, instance));
+    }
+}
+
+#[test]
+fn rows_the_ring_lets_go_of_before_they_are_written_are_counted() {
+    let sim = Sim::new(1);
+    let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &Limits { samples: 1000, ..limits() }).unwrap();
+    sim.fail(true);
+    record(&store, &mut keeper, 1, 0, 9 * H);
+    assert_eq!(rows(&store, 0).len(), 1000);
+    // Blocks go whole, when the next one is sealed.
+    let lost = store.archive().lost_rows;
+    assert!((9 * 360 - 1000 - 2 * 540..=9 * 360 - 1000).contains(&lost), "{lost}");
+}
+
+#[test]
+fn what_is_too_old_goes_also_of_instances_that_ended_and_the_space_is_given_back() {
+    let sim = Sim::new(1);
+    let limits = Limits { age_ms: DAY, ..limits() };
+    let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
+    record(&store, &mut keeper, 5, 0, 6 * H);
+    record(&store, &mut keeper, 1, 6 * H, 2 * DAY);
+    let size = |prefix: &str| -> usize {
+        sim.files().iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, size)| size).sum()
+    };
+    assert!(rows(&store, 4).is_empty() && !store.instances().contains(&id(4)));
+    assert!(rows(&store, 0).len() <= 360 * 26 && rows(&store, 0).len() >= 360 * 24);
+    assert!(sim.files().keys().all(|name| !name.contains("-0-")), "{:?}", sim.files());
+    let day = size("");
+    record(&store, &mut keeper, 1, 2 * DAY, 4 * DAY);
+    assert!(size("") < day * 5 / 4, "{day} bytes become {}", size(""));
+}
+
+#[test]
+fn beyond_its_bytes_the_oldest_history_goes_first() {
+    let sim = Sim::new(1);
+    let limits = Limits { disk: 100_000, ..limits() };
+    let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
+    record(&store, &mut keeper, 5, 0, 3 * DAY);
+    let bytes: usize = sim.files().values().sum();
+    assert!(bytes < 130_000, "{bytes}");
+    let rows = rows(&store, 0);
+    assert!(rows[0] > DAY && *rows.last().unwrap() > 3 * DAY - MIN, "{} {}", rows[0], rows.len());
+}
+
+#[test]
+fn a_forgotten_instance_stays_so_and_its_space_is_given_back() {
+    let sim = Sim::new(1);
+    let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits()).unwrap();
+    record(&store, &mut keeper, 8, 0, 7 * H);
+    let before: usize = sim.files().values().sum();
+    (1..8).for_each(|n| store.remove(&id(n)));
+    keeper.step(7 * H);
+    let (again, ..) = Store::on(Arc::new(sim.clone()), &limits()).unwrap();
+    assert_eq!(again.instances(), [id(0)]);
+    record(&store, &mut keeper, 1, 7 * H, 9 * H);
+    let after: usize = sim.files().values().sum();
+    assert!(after * 3 < before, "{before} bytes become {after}: {:?}", sim.files());
+    assert_eq!(rows(&store, 0).len(), 9 * 360);
+}
+
+#[test]
+fn a_forgotten_instance_begins_anew() {
+    let sim = Sim::new(1);
+    let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits()).unwrap();
+    record(&store, &mut keeper, 1, 0, H);
+    store.remove(&id(0));
+    record(&store, &mut keeper, 1, H, 2 * H);
+    keeper.close(2 * H);
+    let (again, ..) = Store::on(Arc::new(sim), &limits()).unwrap();
+    assert_eq!((rows(&again, 0).first(), rows(&again, 0).len()), (Some(&H), 360));
+}
+
+#[test]
+fn many_frames_on_one_schedule_do_not_seal_in_one_step() {
+    let store = Store::in_memory(&limits());
+    let mut keeper = Keeper::in_memory(store.clone(), &limits());
+    let frames: Vec<_> = (0..10_000).map(|n| store.frame(&id(n), &schema(), 10_000)).collect();
+    for at_ms in [90 * MIN - 10_000, 90 * MIN] {
+        frames.iter().for_each(|frame| _ = frame.push(at_ms, &[1.0]));
+    }
+    let sealed: Vec<usize> = (0..80).map(|second| keeper.step(90 * MIN + second * 1000).sealed).collect();
+    assert_eq!(sealed.iter().sum::<usize>(), 10_000);
+    assert!(sealed.iter().all(|&sealed| sealed <= 400), "{sealed:?}");
+}
+
+#[test]
+fn a_clock_set_far_ahead_costs_history_only_when_it_stays_there() {
+    let limits = Limits { age_ms: DAY, ..limits() };
+    let store = Store::in_memory(&limits);
+    let mut keeper = Keeper::in_memory(store.clone(), &limits);
+    record(&store, &mut keeper, 1, 0, 6 * H);
+    keeper.step(400 * DAY);
+    keeper.step(6 * H + MIN);
+    assert_eq!(rows(&store, 0).len(), 6 * 360);
+    (0..30).for_each(|step| _ = keeper.step(400 * DAY + step * MIN));
+    assert!(rows(&store, 0).is_empty());
+}
+
+#[test]
+fn an_instance_whose_history_has_gone_goes_on_with_all_its_rows() {
+    let sim = Sim::new(1);
+    let limits = Limits { age_ms: DAY, ..limits() };
+    let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
+    record(&store, &mut keeper, 1, 0, 2 * DAY);
+    // The clock goes back once, the instance is silent until all it had is gone.
+    store.frame(&id(0), &schema(), 10_000).push(2 * DAY - H, &[1.0]);
+    (2 * DAY..4 * DAY).step_by(H as usize / 2).for_each(|at_ms| _ = keeper.step(at_ms));
+    assert!(store.frame(&id(0), &schema(), 10_000).is_empty());
+    record(&store, &mut keeper, 1, 4 * DAY, 4 * DAY + 7 * H);
+    assert_eq!(rows(&store, 0).len(), 7 * 360);
+    assert!(keeper.close(4 * DAY + 7 * H));
+    let (again, ..) = Store::on(Arc::new(sim), &limits).unwrap();
+    assert_eq!(rows(&again, 0).len(), 7 * 360);
+}
+
+#[test]
+fn files_do_not_pile_up_while_a_disk_is_full() {
+    let sim = Sim::new(1);
+    let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits()).unwrap();
+    record(&store, &mut keeper, 3, 0, 3 * H);
+    let before = sim.files().len();
+    sim.set_room(Some(500));
+    record(&store, &mut keeper, 3, 3 * H, 9 * H);
+    assert!(store.archive().failing.is_some());
+    assert!(sim.files().len() <= before + 3, "{:?}", sim.files());
+    sim.set_room(None);
+    record(&store, &mut keeper, 3, 9 * H, 10 * H);
+    keeper.step(10 * H);
+    assert_eq!((store.archive().failing, rows(&store, 2).len()), (None, 10 * 360));
+    let (again, ..) = Store::on(Arc::new(sim), &limits()).unwrap();
+    assert_eq!(rows(&again, 2).len(), 10 * 360);
+}
+
+#[test]
+fn a_file_of_a_later_version_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, mut keeper, _) = Store::open(folder.path(), &limits()).unwrap();
+    record(&store, &mut keeper, 1, 0, H);
+    keeper.close(H);
+    drop(store);
+    let log = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path());
+    let log = log.filter(|path| path.to_str().unwrap().contains("log-")).max().unwrap();
+    let newer = archive::of_a_later_version(&std::fs::read(&log).unwrap());
+    std::fs::write(&log, &newer).unwrap();
+    let (store, mut keeper, restored) = Store::open(folder.path(), &limits()).unwrap();
+    assert_eq!(restored.newer, [log.file_name().unwrap().to_str().unwrap()]);
+    record(&store, &mut keeper, 1, 2 * H, 3 * H);
+    keeper.close(3 * H);
+    assert_eq!(std::fs::read(&log).unwrap(), newer);
+}
