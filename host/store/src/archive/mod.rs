@@ -70,6 +70,8 @@ pub(crate) struct Archive {
     settling: Option<Settling>,
     /// When it was last looked for files of which little is alive.
     looked_ms: Option<i64>,
+    /// Times whose merging failed, and when they are tried again.
+    not_before: HashMap<i64, i64>,
 }
 
 /// Where some of a frame's blocks are now.
@@ -127,6 +129,7 @@ impl Archive {
             notes: Notes::default(),
             settling: None,
             looked_ms: None,
+            not_before: HashMap::new(),
         }
     }
 

@@ -16,7 +16,7 @@ const MERGED: usize = 4;
 /// How long after its end a time's blocks are all sealed, those that take longest to fill aside.
 const LATE_MS: i64 = 30 * 60_000;
 
-/// How often it is looked for files of which little is alive.
+/// How often it is looked for files of which little is alive, and how soon a time whose merging failed is tried again.
 const LOOK_MS: i64 = 3_600_000;
 
 /// Bytes that are handed to the disk at a time.
@@ -47,10 +47,13 @@ impl Archive {
             },
         };
         let names = [settling.name.clone(), settling.writer.segment.name()];
+        let partition_ms = settling.writer.segment.partition_ms;
         let went_on = self.go_on(settling, frames, blocks);
         if went_on.is_err() {
             // One of them is there, and nothing of it counts.
             self.superfluous.extend(names);
+            // Others come first.
+            self.not_before.insert(partition_ms, now_ms.saturating_add(LOOK_MS));
         }
         went_on.map(|()| true)
     }
@@ -96,7 +99,8 @@ impl Archive {
                 let live = live.as_ref().map(|live| live.get(&segment.number).copied().unwrap_or(0));
                 segment.settled && live.is_some_and(|live| 4 * live < segment.pages())
             };
-            let over = partition_ms.saturating_add(PARTITION_MS + LATE_MS) <= now_ms;
+            let over = partition_ms.saturating_add(PARTITION_MS + LATE_MS) <= now_ms
+                && self.not_before.get(partition_ms).is_none_or(|time| *time <= now_ms);
             // A few late blocks are not worth writing all the others again.
             over && (fresh > 0 && (fresh >= 8 || bytes(false) * 10 >= bytes(true)) || segments.iter().any(is_dead))
         };
