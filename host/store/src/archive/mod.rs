@@ -33,7 +33,7 @@ pub(crate) use record::with_checksums;
 pub(crate) use record::{of_a_later_version, without_checksums};
 pub use restore::Restored;
 pub(crate) use restore::restore;
-pub(crate) use segment::Page;
+pub(crate) use segment::{Page, Segment};
 pub(crate) use verify::{Role, verify};
 
 use crate::cache::BlockId;
@@ -41,7 +41,7 @@ use crate::codec::{Reader, put_u64};
 use crate::frame::{Frame, Place, View};
 use log::Log;
 use notes::Notes;
-use segment::{Segment, Writer};
+use segment::Writer;
 use settle::Settling;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -148,8 +148,8 @@ impl Archive {
         self.segments.len()
     }
 
-    /// Writes what is in no file yet; `values` are all notes there are. What was not
-    /// written in the end will be tried again.
+    /// Writes what is in no file yet; `values` are all notes there are. What could not be written
+    /// will be tried again.
     pub(crate) fn flush(
         &mut self,
         frames: &[Arc<Frame>],

@@ -10,7 +10,7 @@ use super::disk::{Disk, Growing, Readable};
 use super::names::{Explained, FrameKey, Names};
 use super::record::{self, FileHead, FileKind, HEAD, Item, Kind, Records};
 use crate::codec::{self, Damaged, MOST_PAGES, Reader, put_i64, put_u64};
-use crate::frame::{Bytes, Place, Stored, Unreadable};
+use crate::frame::{Bytes, Place, Unreadable};
 use crate::ladder;
 use std::collections::HashMap;
 use std::io;
@@ -254,8 +254,9 @@ impl Segment {
     }
 }
 
-impl Stored for Segment {
-    fn chunk(&self, offset: u64, length: u32) -> Result<Vec<u8>, Unreadable> {
+impl Segment {
+    /// The chunk at a place, checked.
+    pub(crate) fn chunk(&self, offset: u64, length: u32) -> Result<Vec<u8>, Unreadable> {
         // Both may come from an index that someone made.
         if length as usize > HEAD + record::MOST || offset.saturating_add(u64::from(length)) > self.size() {
             return Err(Damaged.into());
@@ -268,10 +269,6 @@ impl Stored for Segment {
         let before = bytes.len() - reader.0.len();
         bytes.drain(..before);
         Ok(bytes)
-    }
-
-    fn number(&self) -> u64 {
-        self.number
     }
 }
 

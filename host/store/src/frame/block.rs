@@ -1,9 +1,9 @@
+use crate::archive::Segment;
 use crate::cache::{BlockCache, BlockId};
 use crate::cell::Cells;
 use crate::codec::{Chunk, Damaged};
 use crate::rows::{Parts, Rows, Values};
 use crate::{Layout, Schema};
-use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 /// Rows that change no more, compressed.
@@ -31,14 +31,7 @@ pub(crate) struct Place {
 #[derive(Debug, Clone)]
 pub(crate) enum Bytes {
     Memory(Arc<[u8]>),
-    Stored { file: Arc<dyn Stored>, offset: u64, length: u32 },
-}
-
-/// A file of chunks.
-pub(crate) trait Stored: fmt::Debug + Send + Sync {
-    /// The chunk at a place, checked.
-    fn chunk(&self, offset: u64, length: u32) -> Result<Vec<u8>, Unreadable>;
-    fn number(&self) -> u64;
+    Stored { file: Arc<Segment>, offset: u64, length: u32 },
 }
 
 /// Why a block's rows cannot be had.
@@ -55,7 +48,7 @@ impl Place {
     pub(crate) fn file(&self) -> Option<u64> {
         match &self.bytes {
             Bytes::Memory(_) => None,
-            Bytes::Stored { file, .. } => Some(file.number()),
+            Bytes::Stored { file, .. } => Some(file.number),
         }
     }
 }

@@ -14,7 +14,7 @@ mod open;
 mod tests;
 mod upkeep;
 
-pub(crate) use block::{Block, Bytes, Place, Stored, Unreadable};
+pub(crate) use block::{Block, Bytes, Place, Unreadable};
 pub(crate) use buckets::Buckets;
 pub(crate) use open::Open;
 

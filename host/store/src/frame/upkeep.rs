@@ -156,12 +156,12 @@ impl Frame {
         let blocks: Arc<[_]> = view.blocks.iter().filter(|block| block.id != id).cloned().collect();
         let end_row = view.end_row();
         let floor = if blocks.is_empty() { view.floor.max(end_row) } else { view.floor };
-        self.publish(&mut writer, View { blocks, floor, ..(**view).clone() });
-        if self.view.load().end_row() < end_row {
+        let view = View { blocks, floor, ..(**view).clone() };
+        if view.end_row() < end_row {
             // The last is gone: its rows' numbers will be others'.
-            let end_row = self.view.load().end_row();
-            writer.cut_row = Some(writer.cut_row.map_or(end_row, |row| row.min(end_row)));
+            writer.cut_row = Some(writer.cut_row.map_or(view.end_row(), |row| row.min(view.end_row())));
         }
+        self.publish(&mut writer, view);
     }
 
     /// Shows blocks at the places they are at now. Those that are no longer there are passed over.

@@ -1,0 +1,268 @@
+//! A folder of history looked into, whether or not a host is writing it: nothing is changed, and no lock is needed.
+
+#[cfg(test)]
+mod tests;
+
+use crate::archive::{self, Disk as _, Folder, Restored, Role, Snapshot};
+use crate::frame::{Frame, Row, Shared};
+use crate::rows::Rows;
+use crate::{InstanceId, Kind, Limits, Schema};
+use std::collections::HashSet;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What there is in a folder, and what it takes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// A host has the folder locked.
+    pub in_use: bool,
+    pub log: Files,
+    /// Blocks as they were sealed.
+    pub fresh: Files,
+    /// Blocks merged.
+    pub settled: Files,
+    pub notes: Files,
+    /// Those that have rows.
+    pub instances: usize,
+    pub frames: usize,
+    pub blocks: u64,
+    pub rows: u64,
+    /// Rows times fields.
+    pub values: u64,
+    pub oldest_ms: Option<i64>,
+    pub newest_ms: Option<i64>,
+    /// Places that made no sense, as far as a start looks; [`verify`] finds all.
+    pub damaged: u64,
+    /// Files of a later version; and those that could not be read, with why.
+    pub newer: Vec<String>,
+    pub unreadable: Vec<(String, String)>,
+}
+
+/// Files of one kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Files {
+    pub files: u64,
+    pub bytes: u64,
+}
+
+/// A place in a file that is not as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub file: String,
+    /// Where the record begins.
+    pub offset: u64,
+    pub what: String,
+}
+
+/// What reading everything came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verified {
+    pub files: u64,
+    pub bytes: u64,
+    /// Those that are whole.
+    pub records: u64,
+    /// Blocks that could be unpacked, and their rows with those of logs; what is in two files is counted twice.
+    pub blocks: u64,
+    pub rows: u64,
+    pub damaged: Vec<Finding>,
+    /// Ends of files whose writer was stopped in the middle of a record. They are harmless: nobody was told that what
+    /// they held was written.
+    pub torn: Vec<Finding>,
+    /// Files of a later version, which were not looked into.
+    pub newer: Vec<String>,
+}
+
+/// Which rows to export.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    /// None: all.
+    pub instances: Vec<InstanceId>,
+    /// Inclusive.
+    pub since_ms: i64,
+    /// Exclusive.
+    pub until_ms: i64,
+}
+
+/// History as it was when it was opened.
+#[derive(Debug)]
+pub struct Export {
+    /// By instance, then by sampler; of one sampler the older first.
+    pub frames: Vec<Exported>,
+    /// What did not come back is not exported.
+    pub restored: Restored,
+}
+
+/// One sampler's rows for one instance.
+#[derive(Debug)]
+pub struct Exported {
+    frame: Arc<Frame>,
+    since_ms: i64,
+    until_ms: i64,
+}
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self { instances: Vec::new(), since_ms: i64::MIN, until_ms: i64::MAX }
+    }
+}
+
+/// What there is in a folder. It reads no more than a host does when it starts.
+pub fn stats(folder: &Path) -> io::Result<Stats> {
+    let folder = Folder::unlocked(folder)?;
+    let in_use = folder.is_in_use();
+    let disk = snapshot(folder)?;
+    let mut stats = Stats { in_use, ..Stats::default() };
+    for name in disk.list()? {
+        let files = match Role::of(&name) {
+            Some(Role::Log) => &mut stats.log,
+            Some(Role::Fresh) => &mut stats.fresh,
+            Some(Role::Settled) => &mut stats.settled,
+            Some(Role::Notes) => &mut stats.notes,
+            None => continue,
+        };
+        files.files += 1;
+        files.bytes += disk.open(&name).and_then(|file| file.size()).unwrap_or(0);
+    }
+    let (frames, restored) = restore(disk)?;
+    let frames: Vec<_> = frames.iter().filter(|frame| !frame.is_empty()).collect();
+    stats.instances = frames.iter().map(|frame| &frame.key().instance).collect::<HashSet<_>>().len();
+    stats.frames = frames.len();
+    stats.blocks = restored.blocks as u64;
+    for frame in frames {
+        let rows = frame.len() as u64;
+        stats.rows += rows;
+        stats.values += rows * frame.schema().fields().len() as u64;
+        let oldest = frame.oldest_at_ms();
+        stats.oldest_ms = stats.oldest_ms.into_iter().chain(oldest).min();
+        stats.newest_ms = stats.newest_ms.max(frame.latest_at_ms());
+    }
+    Ok(Stats { damaged: restored.damaged, newer: restored.newer, unreadable: restored.unreadable, ..stats })
+}
+
+/// Reads everything there is in a folder, unpacks all of it, and looks for what makes no sense. `progress` is told how
+/// many bytes of how many are done.
+pub fn verify(folder: &Path, mut progress: impl FnMut(u64, u64)) -> io::Result<Verified> {
+    let disk = snapshot(Folder::unlocked(folder)?)?;
+    archive::verify(&disk, &mut progress)
+}
+
+/// Opens history to hand over its rows: all there are in files, also those a host would answer with no more.
+pub fn export(folder: &Path, filter: &Filter) -> io::Result<Export> {
+    let (mut frames, restored) = restore(snapshot(Folder::unlocked(folder)?)?)?;
+    let wanted = &filter.instances;
+    frames.retain(|frame| !frame.is_empty() && (wanted.is_empty() || wanted.contains(&frame.key().instance)));
+    frames.sort_by(|a, b| {
+        let order =
+            |frame: &Arc<Frame>| (frame.key().instance.clone(), frame.schema().sampler().clone(), frame.key().born);
+        order(a).cmp(&order(b))
+    });
+    let Filter { since_ms, until_ms, .. } = *filter;
+    let frames = frames.into_iter().map(|frame| Exported { frame, since_ms, until_ms }).collect();
+    Ok(Export { frames, restored })
+}
+
+fn snapshot(folder: Folder) -> io::Result<Snapshot> {
+    // Logs before segments: what leaves a log meanwhile is in a segment.
+    Snapshot::take(folder, |name| Role::of(name).is_some(), |name| Role::of(name) == Some(Role::Log))
+}
+
+fn restore(disk: Snapshot) -> io::Result<(Vec<Arc<Frame>>, Restored)> {
+    let limits = Limits { samples: usize::MAX, block_cache: 1 << 20, ..Limits::default() };
+    let (_, frames, _, restored) = archive::restore(Arc::new(disk), &Arc::new(Shared::new(&limits, true)))?;
+    Ok((frames, restored))
+}
+
+impl Stats {
+    /// In all files.
+    pub fn bytes(&self) -> u64 {
+        [self.log, self.fresh, self.settled, self.notes].iter().map(|files| files.bytes).sum()
+    }
+
+    /// None: there are no values.
+    pub fn bytes_per_value(&self) -> Option<f64> {
+        (self.values > 0).then(|| self.bytes() as f64 / self.values as f64)
+    }
+}
+
+impl Verified {
+    /// Nothing is damaged.
+    pub fn is_whole(&self) -> bool {
+        self.damaged.is_empty()
+    }
+}
+
+impl Exported {
+    pub fn instance(&self) -> &InstanceId {
+        &self.frame.key().instance
+    }
+
+    pub fn schema(&self) -> &Schema {
+        self.frame.schema()
+    }
+
+    /// Hands over the rows, ascending in time. Returns how many blocks could not be read, and are missing.
+    pub fn rows<E>(&self, mut each: impl FnMut(&Row) -> Result<(), E>) -> Result<u64, E> {
+        let view = self.frame.view();
+        let mut unreadable = 0;
+        for block in view.blocks.iter().filter(|block| self.overlaps(block.first_ms, block.last_ms)) {
+            match block.unpack(self.schema()) {
+                Ok(rows) => self.hand_over(rows, &mut each)?,
+                Err(_) => unreadable += 1,
+            }
+        }
+        for open in &view.opens {
+            self.hand_over(open.read(open.len()), &mut each)?;
+        }
+        Ok(unreadable)
+    }
+
+    fn hand_over<E>(&self, rows: Rows, each: &mut impl FnMut(&Row) -> Result<(), E>) -> Result<(), E> {
+        let fields = self.schema().fields();
+        let is_counter = |field: usize| fields.get(field).is_some_and(|field| field.kind != Kind::Gauge);
+        let values = rows.clone().into_values(self.schema());
+        let at = |columns: &[Vec<f64>], field: usize, nth: usize| {
+            columns.get(field).and_then(|column| column.get(nth)).copied().unwrap_or(f64::NAN)
+        };
+        let mut row = Row { at_ms: 0, values: Vec::new(), totals: Vec::new() };
+        for (nth, &at_ms) in rows.at_ms.iter().enumerate().filter(|(_, at_ms)| self.is_wanted(**at_ms)) {
+            row.at_ms = at_ms;
+            row.values.clear();
+            row.values.extend((0..fields.len()).map(|field| at(&values.columns, field, nth)));
+            row.totals.clear();
+            let total = |field| if is_counter(field) { at(&rows.columns, field, nth) } else { f64::NAN };
+            row.totals.extend((0..fields.len()).map(total));
+            each(&row)?;
+        }
+        Ok(())
+    }
+
+    /// Hands over what is stored of one field, a counter's totals, ascending in time and without gaps. Returns how many
+    /// blocks could not be read, and are missing.
+    pub fn readings<E>(&self, field: usize, mut each: impl FnMut(i64, f64) -> Result<(), E>) -> Result<u64, E> {
+        let view = self.frame.view();
+        let mut unreadable = 0;
+        let mut hand_over = |at_ms: i64, reading: f64| {
+            if self.is_wanted(at_ms) && !reading.is_nan() { each(at_ms, reading) } else { Ok(()) }
+        };
+        for block in view.blocks.iter().filter(|block| self.overlaps(block.first_ms, block.last_ms)) {
+            match block.column(self.schema(), field) {
+                Ok((at_ms, readings)) => at_ms.into_iter().zip(readings).try_for_each(|(at, x)| hand_over(at, x))?,
+                Err(_) => unreadable += 1,
+            }
+        }
+        for open in &view.opens {
+            let rows = (0..open.len()).filter_map(|row| Some((open.at_ms(row)?, open.reading(field, row))));
+            rows.into_iter().try_for_each(|(at, x)| hand_over(at, x))?;
+        }
+        Ok(unreadable)
+    }
+
+    fn overlaps(&self, first_ms: i64, last_ms: i64) -> bool {
+        last_ms >= self.since_ms && first_ms < self.until_ms
+    }
+
+    fn is_wanted(&self, at_ms: i64) -> bool {
+        self.overlaps(at_ms, at_ms)
+    }
+}
