@@ -59,8 +59,8 @@ fn compiled_plugins_are_kept_for_this_user_alone_and_damaged_ones_made_again() {
     bytes[middle] ^= 1;
     std::fs::write(code, bytes).unwrap();
     let host = host.restart();
-    host.until("/v1/instances/host/usage", |usage| usage.status == 200);
-    assert!(host.log().contains("was damaged; compiling it again"), "{}", host.log());
+    host.until_logged("was damaged; compiling it again");
+    host.until("/ready", |ready| ready.status == 200);
 }
 
 #[test]

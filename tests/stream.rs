@@ -2,7 +2,7 @@ use crate::harness::{Host, Stream, verbs};
 
 fn host() -> Host {
     let config = "poll.interval = '100ms'\nstream.heartbeat = '150ms'\n\
-                  [[instances]]\nid = 'ok'\nsamplers = ['verbs']\n[[instances]]\nid = 'gap'\nsamplers = ['verbs']\n";
+                  [[instances]]\nid = 'ok'\nsamplers = ['verbs']\n[[instances]]\nid = 'unavailable'\nsamplers = ['verbs']\n";
     Host::start(config, &[("verbs", verbs())])
 }
 
@@ -38,7 +38,8 @@ fn the_latest_sample_comes_at_once_and_ids_ascend_in_publish_order() {
 #[test]
 fn what_has_no_samples_is_waited_for_with_pings() {
     let host = host();
-    for id in ["gap", "not-there-yet"] {
+    host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
+    for id in ["unavailable", "not-there-yet"] {
         let mut stream = open(&host, id);
         assert_eq!(stream.event(), "retry: 3000\n\n");
         assert_eq!(stream.event(), ": ping\n\n");

@@ -177,7 +177,7 @@ fn history(config: &Config) -> Result<(Store, Keeper)> {
             folder.display()
         );
     }
-    tracing::debug!(frames = restored.frames, blocks = restored.blocks, "history is there");
+    tracing::debug!(frames = restored.frames, logged_rows = restored.logged_rows, "history is there");
     Ok((store, keeper))
 }
 

@@ -95,10 +95,9 @@ fn archived(corpus: &Corpus) {
     let query = Query { since_ms: end_ms - 3_600_000, until_ms: end_ms + 1, step_ms: 30_000, ..Query::default() };
     let points = store.range(&id(0), &query).at_ms.len();
     println!(
-        "restart                  {opened:>10.1?} for {} series, {} blocks, {} rows of the log; first query after {:.1?} ({points} points)",
+        "restart                  {opened:>10.1?} for {} series, {} rows in logs; first query after {:.1?} ({points} points)",
         corpus.instances() * corpus.schema().fields().len(),
-        restored.blocks,
-        restored.rows_replayed,
+        restored.logged_rows,
         start.elapsed(),
     );
     ranges("archived", &store, corpus);

@@ -24,8 +24,9 @@ const WEEK: usize = 60_480;
 /// Different series; instances share them, each from another place on.
 const PATTERNS: usize = 40;
 
-/// Ticks between two steps of the keeper.
+/// Ticks between two steps of the keeper; in the last hours, which a log may be about, there are none.
 const STEP: usize = 5;
+const LAST: usize = 1500;
 
 fn main() {
     let (mut instances, mut rows) = (1000, WEEK);
@@ -73,10 +74,10 @@ fn restart(folder: &Path, corpus: &Corpus, instances: usize) {
     let start = Instant::now();
     let (store, _keeper, restored) = Store::open(folder, &Limits::default()).unwrap();
     println!(
-        "restart: {:.1?}, {} blocks, {} rows of the log",
+        "restart: {:.1?}, {} frames, {} rows in logs",
         start.elapsed(),
-        restored.blocks,
-        restored.rows_replayed
+        restored.frames,
+        restored.logged_rows
     );
     query(&store, corpus, instances);
     println!("first query answered {:.1?} after the start; {}", start.elapsed(), memory());
@@ -95,7 +96,7 @@ fn fill(store: &Store, mut keeper: Keeper, corpus: &Corpus, instances: usize) {
             row[7] = (tick * (i + 1000) * 37) as f64;
             frame.push(corpus.at_ms(tick), &row);
         }
-        if tick % STEP == 0 {
+        if tick % STEP == 0 || tick + LAST >= corpus.rows {
             keeper.step(corpus.at_ms(tick));
         }
         if tick % 8640 == 8639 {

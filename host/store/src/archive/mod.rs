@@ -20,6 +20,7 @@ mod restore;
 mod rows;
 mod segment;
 mod settle;
+mod unread;
 mod verify;
 
 pub(crate) use disk::{Disk, Folder, Snapshot};
@@ -34,6 +35,7 @@ pub(crate) use record::{of_a_later_version, without_checksums};
 pub use restore::Restored;
 pub(crate) use restore::restore;
 pub(crate) use segment::{Page, Segment};
+pub(crate) use unread::Unread;
 pub(crate) use verify::{Role, verify};
 
 use crate::cache::BlockId;
@@ -187,7 +189,7 @@ impl Archive {
             Some(log) => log.number,
             None => {
                 self.next_number += 1;
-                self.log = Some(Log::create(&*self.disk, self.next_number, frames.len())?);
+                self.log = Some(Log::create(&*self.disk, self.next_number)?);
                 self.next_number
             }
         };

@@ -1,23 +1,24 @@
 //! What a folder has, at the start.
 
 use super::disk::Disk;
+use super::log::{self, Logged};
 use super::names::FrameKey;
 use super::notes;
-use super::segment::{self, Page, Segment};
-use super::{Archive, FORGOTTEN, Forgotten, log};
+use super::segment::{self, Listed, Segment};
+use super::unread::Unread;
+use super::{Archive, FORGOTTEN, Forgotten};
 use crate::frame::{Frame, Shared};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-/// What came back, and what did not.
+/// What is there, and what is not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Restored {
     pub frames: usize,
-    pub blocks: usize,
-    pub rows_replayed: u64,
+    /// Rows that are in logs; some of them are in blocks too.
+    pub logged_rows: u64,
     /// Places in files that made no sense; what they held is lost.
     pub damaged: u64,
     /// Files of a later version, left alone; and those that could not be read, with why.
@@ -25,24 +26,13 @@ pub struct Restored {
     pub unreadable: Vec<(String, String)>,
 }
 
-/// What was found of one frame.
-type Found = HashMap<Name, (FrameKey, Vec<Page>)>;
-
-/// A frame's key in a form to look up by; schemas are compared by what they say.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Name {
-    instance: crate::InstanceId,
-    sampler: Arc<str>,
-    born: u64,
+/// A file, and what was found in it.
+enum Loaded {
+    Segment(io::Result<(Arc<Segment>, segment::Loaded)>),
+    Log(io::Result<log::Loaded>),
 }
 
-impl Name {
-    fn of(key: &FrameKey) -> Self {
-        Self { instance: key.instance.clone(), sampler: key.schema.sampler().clone(), born: key.born }
-    }
-}
-
-/// Reads everything; the archive then goes on from there.
+/// Finds out what there is; the archive then goes on from there.
 pub(crate) fn restore(
     disk: Arc<dyn Disk>,
     shared: &Arc<Shared>,
@@ -74,75 +64,76 @@ pub(crate) fn restore(
     let is_forgotten =
         |key: &FrameKey| forgotten.get(key.instance.as_str()).is_some_and(|forgotten| key.born < forgotten.born_before);
 
-    let mut next_born = forgotten.values().map(|forgotten| forgotten.born_before).max().unwrap_or(0);
-    let mut found = Found::new();
-    let mut segments = BTreeMap::new();
+    // The log takes longest: it is begun first.
+    let files: Vec<(bool, u64, &String)> = (segment_files.iter().map(|(number, name)| (false, *number, name)))
+        .chain(logs.iter().map(|(number, name)| (true, *number, name)))
+        .collect();
+    let mut loaded = in_parallel(files, |(is_log, number, name)| {
+        let loaded = match is_log {
+            true => Loaded::Log(log::load(&*disk, name)),
+            false => Loaded::Segment(Segment::load(&*disk, name)),
+        };
+        (number, name, loaded)
+    });
+    loaded.sort_unstable_by_key(|(number, ..)| *number);
+
     let mut replaced = HashSet::new();
-    let loaded =
-        in_parallel(segment_files.iter().collect(), |(number, name)| (number, name, Segment::load(&*disk, name)));
+    let mut segments = BTreeMap::new();
+    let mut listed: Vec<(u64, Vec<(FrameKey, Listed)>)> = Vec::new();
+    let mut logged: Vec<(FrameKey, Logged)> = Vec::new();
     for (number, name, loaded) in loaded {
         match loaded {
-            Ok((_, loaded)) if loaded.newer => restored.newer.push(name.clone()),
-            Ok((segment, loaded)) => {
-                restored.damaged += loaded.damaged;
-                replaced.extend(loaded.replaces);
-                for (key, pages) in loaded.frames {
-                    next_born = next_born.max(key.born + 1);
-                    if !is_forgotten(&key) {
-                        found.entry(Name::of(&key)).or_insert_with(|| (key, Vec::new())).1.extend(pages);
-                    }
+            Loaded::Segment(Ok((segment, loaded))) => {
+                restored.count(name, loaded.damaged, loaded.newer);
+                if !loaded.newer {
+                    replaced.extend(loaded.replaces);
+                    segments.insert(number, segment);
+                    listed.push((number, loaded.frames));
                 }
-                segments.insert(*number, segment);
             }
-            Err(error) => restored.unreadable(name, &error),
+            Loaded::Log(Ok(loaded)) => {
+                restored.count(name, loaded.damaged, loaded.newer);
+                logged.extend(loaded.frames);
+            }
+            Loaded::Segment(Err(error)) | Loaded::Log(Err(error)) => restored.unreadable(name, &error),
         }
     }
-    let segments_left = segments.iter().filter(|(number, _)| !replaced.contains(number));
-    let mut archive = Archive::new(disk.clone(), last.copied().unwrap_or(0));
-    archive.segments = segments_left.map(|(number, segment)| (*number, segment.clone())).collect();
+    let mut next_born = forgotten.values().map(|forgotten| forgotten.born_before).max().unwrap_or(0);
+    let mut is_known = |key: &FrameKey| {
+        next_born = next_born.max(key.born + 1);
+        !is_forgotten(key)
+    };
+    let mut found: HashMap<FrameKey, Unread> = HashMap::new();
+    for (number, frames) in listed {
+        let is_replaced = replaced.contains(&number);
+        for (key, listed) in frames.into_iter().filter(|(key, _)| is_known(key) && !is_replaced) {
+            found.entry(key).or_default().listed.push(listed);
+        }
+    }
+    for (key, logged) in logged.into_iter().filter(|(key, _)| is_known(key)) {
+        restored.logged_rows += logged.rows;
+        found.entry(key).or_default().logged.push(logged);
+    }
+
+    segments.retain(|number, _| !replaced.contains(number));
     for number in &replaced {
         if let Some(name) = segment_files.get(number) {
             // It will be passed over again, if it stays.
             let _ = disk.remove(name);
         }
     }
-
-    let built = in_parallel(found.into_iter().collect(), |(name, (key, mut pages))| {
-        pages.retain(|page| page.place.file().is_none_or(|number| !replaced.contains(&number)));
-        in_order(&mut pages);
-        let blocks = pages.len();
-        (name, Arc::new(Frame::restored(key, shared.clone(), pages)), blocks)
-    });
-    restored.blocks = built.iter().map(|(_, _, blocks)| blocks).sum();
-    let frames: HashMap<Name, Arc<Frame>> = built.into_iter().map(|(name, frame, _)| (name, frame)).collect();
-    let (frames, next_born) = (Mutex::new(frames), AtomicU64::new(next_born));
-    for name in logs.values() {
-        let replayed = log::read(&*disk, name, &|key| {
-            next_born.fetch_max(key.born + 1, Ordering::Relaxed);
-            if is_forgotten(key) {
-                return None;
-            }
-            let new = || Arc::new(Frame::new(key.clone(), shared.clone()));
-            let mut frames = frames.lock().unwrap_or_else(PoisonError::into_inner);
-            Some(frames.entry(Name::of(key)).or_insert_with(new).clone())
-        });
-        match replayed {
-            Ok(replayed) => {
-                restored.rows_replayed += replayed.rows;
-                restored.count(name, replayed.damaged, replayed.newer);
-            }
-            Err(error) => restored.unreadable(name, &error),
-        }
-    }
     // What could not be read is left alone.
     let kept =
         |name: &String| !restored.newer.contains(name) && !restored.unreadable.iter().any(|(left, _)| left == name);
+    let mut archive = Archive::new(disk.clone(), last.copied().unwrap_or(0));
+    archive.segments = segments;
     archive.superfluous = logs.into_values().filter(kept).collect();
     archive.notes = notes::Notes::replacing(notes_files.into_values().filter(kept).collect());
-    archive.next_born = next_born.into_inner();
-    let frames = frames.into_inner().unwrap_or_else(PoisonError::into_inner);
+    archive.next_born = next_born;
+    let frame = |(key, unread)| Arc::new(Frame::unread(key, shared.clone(), unread));
+    let frames: Vec<_> = found.into_iter().map(frame).collect();
     restored.frames = frames.len();
-    Ok((archive, frames.into_values().collect(), values, restored))
+    Ok((archive, frames, values, restored))
 }
 
 /// Does the same with each, on as many threads as there are processors, where that is worth it; in any order.
@@ -166,19 +157,6 @@ fn in_parallel<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) ->
         }
     });
     done.into_inner().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Sorts pages as they follow each other; of two of one generation that overlap the longer stays: it was sealed again.
-fn in_order(pages: &mut Vec<Page>) {
-    pages.sort_by_key(|page| (page.generation, page.first_ms, std::cmp::Reverse(page.rows)));
-    let mut last: Option<(u32, i64)> = None;
-    pages.retain(|page| {
-        let again = last.is_some_and(|(generation, end)| generation == page.generation && page.first_ms <= end);
-        if !again {
-            last = Some((page.generation, page.last_ms));
-        }
-        !again
-    });
 }
 
 impl Restored {

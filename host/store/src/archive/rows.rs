@@ -1,17 +1,26 @@
 //! Rows as the log has them, for as long as they are in no chunk: each by itself, whole steps where they can be said so.
 
 use crate::Schema;
-use crate::codec::{Damaged, MOST_ROWS, Reader, put_before, put_f64, put_i64, put_u64, read_before, unzigzag, zigzag};
+use crate::codec::{
+    Damaged, MOST_ROWS, Reader, put_before, put_bytes, put_f64, put_i64, put_u64, read_before, unzigzag, zigzag,
+};
 use crate::quantum::Quantum;
 use crate::rows::Rows;
 
 const GAP: u64 = 0;
 const DOUBLE: u64 = 1;
 
+/// What a record has of one frame: its number, how many rows, and those as bytes, so that they can be passed over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry<'a> {
+    pub(crate) id: u32,
+    pub(crate) rows: usize,
+    bytes: &'a [u8],
+}
+
 /// Rows of a frame that follow each other, read one by one. Times are from the record's own on, whole steps from those of
 /// the row before.
-pub(crate) struct Entry<'r, 'a> {
-    pub(crate) id: u32,
+pub(crate) struct Reading<'r, 'a> {
     pub(crate) generation: u32,
     /// Where a block begins with the first row: what counters had before it.
     pub(crate) before: Option<Vec<Option<(i64, f64)>>>,
@@ -19,7 +28,7 @@ pub(crate) struct Entry<'r, 'a> {
     left: usize,
     next_ms: i64,
     schema: &'r Schema,
-    reader: &'r mut Reader<'a>,
+    reader: Reader<'a>,
     row: &'r mut Row,
 }
 
@@ -36,10 +45,17 @@ pub(crate) struct Row {
 pub(crate) fn put(out: &mut Vec<u8>, record_ms: i64, schema: &Schema, id: u32, rows: &Rows, begins: bool) {
     let Some(&first_ms) = rows.at_ms.first() else { return };
     put_u64(out, u64::from(id));
-    put_u64(out, u64::from(rows.generation) << 1 | u64::from(begins));
     put_u64(out, rows.len() as u64);
-    put_i64(out, first_ms.wrapping_sub(record_ms));
+    let mut bytes = Vec::with_capacity(rows.len() * (2 + 3 * rows.columns.len()));
+    put_rows(&mut bytes, first_ms.wrapping_sub(record_ms), schema, rows, begins);
+    put_bytes(out, &bytes);
+}
+
+fn put_rows(out: &mut Vec<u8>, ahead_ms: i64, schema: &Schema, rows: &Rows, begins: bool) {
+    put_u64(out, u64::from(rows.generation) << 1 | u64::from(begins));
+    put_i64(out, ahead_ms);
     if begins {
+        let first_ms = rows.at_ms.first().copied().unwrap_or_default();
         let before = |field| rows.before.get(field).copied().flatten();
         (0..schema.fields().len()).for_each(|field| put_before(out, before(field), first_ms));
     }
@@ -54,40 +70,47 @@ pub(crate) fn put(out: &mut Vec<u8>, record_ms: i64, schema: &Schema, id: u32, r
     }
 }
 
-impl<'r, 'a> Entry<'r, 'a> {
-    /// Reads what comes before the rows.
-    pub(crate) fn read(
-        reader: &'r mut Reader<'a>,
-        record_ms: i64,
-        schema_of: impl FnOnce(u32) -> Result<&'r Schema, Damaged>,
-        row: &'r mut Row,
-    ) -> Result<Self, Damaged> {
+impl<'a> Entry<'a> {
+    pub(crate) fn read(reader: &mut Reader<'a>) -> Result<Self, Damaged> {
         let id = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
-        let schema = schema_of(id)?;
+        Ok(Self { id, rows: reader.up_to(MOST_ROWS)?, bytes: reader.bytes()? })
+    }
+
+    /// To read its rows, of a record of a time.
+    pub(crate) fn rows<'r>(
+        self,
+        record_ms: i64,
+        schema: &'r Schema,
+        row: &'r mut Row,
+    ) -> Result<Reading<'r, 'a>, Damaged> {
         let fields = schema.fields().len();
+        let mut reader = Reader(self.bytes);
         let head = reader.u64()?;
         let generation = u32::try_from(head >> 1).map_err(|_| Damaged)?;
-        let left = reader.up_to(MOST_ROWS)?;
         let next_ms = record_ms.wrapping_add(reader.i64()?);
         let before = match head & 1 {
             0 => None,
-            _ => Some((0..fields).map(|_| read_before(reader, next_ms)).collect::<Result<_, _>>()?),
+            _ => Some((0..fields).map(|_| read_before(&mut reader, next_ms)).collect::<Result<_, _>>()?),
         };
         row.readings.clear();
         row.readings.resize(fields, f64::NAN);
         row.steps.clear();
         row.steps.resize(fields, 0);
-        Ok(Self { id, generation, before, left, next_ms, schema, reader, row })
+        Ok(Reading { generation, before, left: self.rows, next_ms, schema, reader, row })
     }
+}
 
-    /// The next row. An entry is to be read to its end: what follows begins there.
+impl Reading<'_, '_> {
+    /// The next row.
     pub(crate) fn next(&mut self) -> Result<Option<&Row>, Damaged> {
-        let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
+        let Some(left) = self.left.checked_sub(1) else {
+            return if self.reader.is_empty() { Ok(None) } else { Err(Damaged) };
+        };
         self.left = left;
         self.row.at_ms = self.next_ms;
         let row = self.row.readings.iter_mut().zip(&mut self.row.steps);
         for (field, (reading, before)) in row.enumerate() {
-            *reading = read_reading(self.reader, quantum(self.schema, field), before)?;
+            *reading = read_reading(&mut self.reader, quantum(self.schema, field), before)?;
         }
         if left > 0 {
             let step = i64::try_from(self.reader.u64()?).map_err(|_| Damaged)?;
@@ -159,8 +182,10 @@ mod tests {
             put(&mut out, 1_000, &schema(), 77, &rows, begins);
             let mut reader = Reader(&out);
             let (schema, mut row) = (schema(), Row::default());
-            let mut entry = Entry::read(&mut reader, 1_000, |_| Ok(&schema), &mut row).unwrap();
-            prop_assert_eq!((entry.id, entry.generation), (77, generation));
+            let entry = Entry::read(&mut reader).unwrap();
+            prop_assert_eq!((entry.id, entry.rows), (77, rows.len()));
+            let mut entry = entry.rows(1_000, &schema, &mut row).unwrap();
+            prop_assert_eq!(entry.generation, generation);
             prop_assert_eq!(&entry.before, &begins.then(|| rows.before.clone()));
             for (nth, &at_ms) in rows.at_ms.iter().enumerate() {
                 let read = entry.next().unwrap().unwrap();

@@ -9,11 +9,12 @@
 use super::disk::{Disk, Growing, Readable};
 use super::names::{Explained, FrameKey, Names};
 use super::record::{self, FileHead, FileKind, HEAD, Item, Kind, Records};
-use crate::codec::{self, Damaged, MOST_PAGES, Reader, put_i64, put_u64};
+use crate::codec::{self, Damaged, MOST_PAGES, Reader, put_bytes, put_i64, put_u64};
 use crate::frame::{Bytes, Place, Unreadable};
 use crate::ladder;
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -44,15 +45,23 @@ pub(crate) struct Page {
     pub(crate) place: Place,
 }
 
-/// What reading a file came to.
+/// What is in a file.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
-    pub(crate) frames: Vec<(FrameKey, Vec<Page>)>,
+    pub(crate) frames: Vec<(FrameKey, Listed)>,
     /// Numbers of files whose chunks are all here.
     pub(crate) replaces: Vec<u64>,
     /// Places that made no sense.
     pub(crate) damaged: u64,
     pub(crate) newer: bool,
+}
+
+/// The blocks a file has of one frame.
+#[derive(Debug)]
+pub(crate) enum Listed {
+    Pages(Vec<Page>),
+    /// Those a part of its index lists, to be read.
+    Indexed { segment: Arc<Segment>, index: Arc<Vec<u8>>, part: Range<usize> },
 }
 
 #[derive(Debug)]
@@ -107,8 +116,6 @@ impl Segment {
             Some(loaded) => loaded,
             None => segment.scan()?,
         };
-        let pages = loaded.frames.iter().map(|(_, pages)| pages.len() as u64).sum();
-        segment.pages.store(pages, Ordering::Relaxed);
         Ok((segment, loaded))
     }
 
@@ -140,7 +147,7 @@ impl Segment {
             self.file.read_at(at, &mut bytes)?;
             Ok(bytes)
         };
-        let (before, index) = (read(0, chunks_at)?, read(index_at, index_length)?);
+        let (before, index) = (read(0, chunks_at)?, Arc::new(read(index_at, index_length)?));
         let mut loaded = Loaded::default();
         let mut names = Names::default();
         for item in Records::of(&before).chain(Records::of(&index)) {
@@ -153,7 +160,10 @@ impl Segment {
                     Ok(FileHead::Newer) => return Ok(Some(Loaded { newer: true, ..Loaded::default() })),
                     Err(error) => Err(error),
                 },
-                Item::Record { kind: Kind::Index, payload, .. } => self.read_index_part(payload, &names, &mut loaded),
+                // There are none in what comes before the chunks.
+                Item::Record { kind: Kind::Index, payload, offset } => {
+                    self.read_index_part(&index, offset + HEAD..offset + HEAD + payload.len(), &names, &mut loaded)
+                }
                 Item::Record { kind, payload, .. } => names.learn(kind, payload),
                 Item::Damaged { .. } | Item::Torn { .. } => Err(Damaged),
             };
@@ -164,34 +174,50 @@ impl Segment {
         Ok(Some(loaded))
     }
 
-    fn read_index_part(self: &Arc<Self>, payload: &[u8], names: &Names, loaded: &mut Loaded) -> Result<(), Damaged> {
-        let mut reader = Reader(payload);
+    /// Which frames a part of the index is about, and where in it each is.
+    fn read_index_part(
+        self: &Arc<Self>,
+        index: &Arc<Vec<u8>>,
+        part: Range<usize>,
+        names: &Names,
+        loaded: &mut Loaded,
+    ) -> Result<(), Damaged> {
+        let mut reader = Reader(index.get(part.clone()).ok_or(Damaged)?);
         while !reader.is_empty() {
             let id = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
-            let mut pages = Vec::new();
-            let (mut offset, mut before_ms) = (0u64, self.partition_ms);
-            let mut shape = None;
-            for _ in 0..reader.up_to(payload.len())? {
-                offset = offset.checked_add(reader.u64()?).ok_or(Damaged)?;
-                let length = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
-                for page in 0..reader.up_to(MOST_PAGES)? {
-                    let (rows, generation, ahead_ms, span_ms) = match (reader.up_to(codec::MOST_ROWS)?, shape.take()) {
-                        (0, Some(same)) => same,
-                        (0, None) => return Err(Damaged),
-                        (rows, _) => {
-                            let generation = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
-                            (rows, generation, reader.i64()?, reader.u64()?)
-                        }
-                    };
-                    shape = Some((rows, generation, ahead_ms, span_ms));
-                    let first_ms = before_ms.checked_add(ahead_ms).ok_or(Damaged)?;
-                    let last_ms = first_ms.checked_add_unsigned(span_ms).ok_or(Damaged)?;
-                    before_ms = last_ms;
-                    let place = self.place(offset, length, page);
-                    pages.push(Page { generation, first_ms, last_ms, rows, place });
-                }
+            let pages = reader.up_to(part.len())?;
+            let length = reader.bytes()?.len();
+            self.pages.fetch_add(pages as u64, Ordering::Relaxed);
+            let end = part.end - reader.0.len();
+            let listed = Listed::Indexed { segment: self.clone(), index: index.clone(), part: end - length..end };
+            loaded.frames.push((names.frame(id)?.clone(), listed));
+        }
+        Ok(())
+    }
+
+    /// The blocks that one frame's part of the index lists; fewer where that makes no sense.
+    fn read_pages(self: &Arc<Self>, listed: &[u8], pages: &mut Vec<Page>) -> Result<(), Damaged> {
+        let mut reader = Reader(listed);
+        let (mut offset, mut before_ms) = (0u64, self.partition_ms);
+        let mut shape = None;
+        while !reader.is_empty() {
+            offset = offset.checked_add(reader.u64()?).ok_or(Damaged)?;
+            let length = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
+            for page in 0..reader.up_to(MOST_PAGES)? {
+                let (rows, generation, ahead_ms, span_ms) = match (reader.up_to(codec::MOST_ROWS)?, shape.take()) {
+                    (0, Some(same)) => same,
+                    (0, None) => return Err(Damaged),
+                    (rows, _) => {
+                        let generation = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
+                        (rows, generation, reader.i64()?, reader.u64()?)
+                    }
+                };
+                shape = Some((rows, generation, ahead_ms, span_ms));
+                let first_ms = before_ms.checked_add(ahead_ms).ok_or(Damaged)?;
+                let last_ms = first_ms.checked_add_unsigned(span_ms).ok_or(Damaged)?;
+                before_ms = last_ms;
+                pages.push(Page { generation, first_ms, last_ms, rows, place: self.place(offset, length, page) });
             }
-            loaded.frames.push((names.frame(id)?.clone(), pages));
         }
         Ok(())
     }
@@ -221,8 +247,9 @@ impl Segment {
             };
             loaded.damaged += u64::from(read.is_err());
         }
-        let named = frames.into_iter().filter_map(|(id, pages)| Some((names.frame(id).ok()?.clone(), pages)));
-        loaded.frames = named.collect();
+        self.pages.store(frames.values().map(|pages| pages.len() as u64).sum(), Ordering::Relaxed);
+        let listed = |(id, pages)| Some((names.frame(id).ok()?.clone(), Listed::Pages(pages)));
+        loaded.frames = frames.into_iter().filter_map(listed).collect();
         Ok(loaded)
     }
 
@@ -269,6 +296,19 @@ impl Segment {
         let before = bytes.len() - reader.0.len();
         bytes.drain(..before);
         Ok(bytes)
+    }
+}
+
+impl Listed {
+    /// Appends the blocks. What makes no sense is left out, with what follows.
+    pub(crate) fn read(&self, pages: &mut Vec<Page>) -> Result<(), Damaged> {
+        match self {
+            Self::Pages(listed) => pages.extend_from_slice(listed),
+            Self::Indexed { segment, index, part } => {
+                segment.read_pages(index.get(part.clone()).ok_or(Damaged)?, pages)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -340,9 +380,13 @@ impl Writer {
         let (chunks_at, index_at) = (self.chunks_at, self.offset);
         let start = self.pending.len();
         let mut part = Vec::with_capacity(INDEX_PART);
+        let mut listed = Vec::new();
         for (id, pages) in frames {
             put_u64(&mut part, u64::from(*id));
-            put_pages(&mut part, pages, self.segment.partition_ms);
+            put_u64(&mut part, pages.len() as u64);
+            put_pages(&mut listed, pages, self.segment.partition_ms);
+            put_bytes(&mut part, &listed);
+            listed.clear();
             self.segment.pages.fetch_add(pages.len() as u64, Ordering::Relaxed);
             if part.len() >= INDEX_PART {
                 record::put(&mut self.pending, Kind::Index, |out| out.append(&mut part));
@@ -369,11 +413,9 @@ fn put_pages(out: &mut Vec<u8>, pages: &[Page], partition_ms: i64) {
         Bytes::Stored { offset, length, .. } => (offset, length),
         Bytes::Memory(_) => (0, 0),
     };
-    let chunks: Vec<&[Page]> = pages.chunk_by(|a, b| at(a) == at(b)).collect();
-    put_u64(out, chunks.len() as u64);
     let (mut before, mut before_ms) = (0, partition_ms);
     let mut shape = None;
-    for chunk in chunks {
+    for chunk in pages.chunk_by(|a, b| at(a) == at(b)) {
         let Some((offset, length)) = chunk.first().map(at) else { continue };
         put_u64(out, offset - before);
         before = offset;

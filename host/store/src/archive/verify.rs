@@ -163,7 +163,9 @@ impl Verifying<'_> {
             }
             (Kind::Rows, Role::Log) => {
                 let rows = &mut self.verified.rows;
-                let read = log::entries(payload, names, &mut Row::default(), |_, entry| {
+                let mut row = Row::default();
+                let read = log::entries(payload, |record_ms, _, entry| {
+                    let mut entry = entry.rows(record_ms, &names.frame(entry.id)?.schema, &mut row)?;
                     while entry.next()?.is_some() {
                         *rows += 1;
                     }
@@ -209,7 +211,11 @@ impl Verifying<'_> {
             Ok(None) => return self.damaged(size, "there is no whole index at the end".to_owned()),
             Err(error) => return self.damaged(size, format!("its index cannot be read: {error}")),
         };
-        for (key, pages) in &loaded.frames {
+        for (key, listed) in &loaded.frames {
+            let mut pages = Vec::new();
+            if listed.read(&mut pages).is_err() {
+                self.damaged(size, format!("what the index says of {} makes no sense", key.instance));
+            }
             for pages in pages.chunk_by(|a, b| place(a) == place(b)) {
                 let Some((offset, length)) = pages.first().and_then(place) else { continue };
                 let pages = pages.iter().map(PageSpan::of_page).collect();

@@ -18,12 +18,12 @@ pub(crate) use block::{Block, Bytes, Place, Unreadable};
 pub(crate) use buckets::Buckets;
 pub(crate) use open::Open;
 
-use crate::archive::FrameKey;
+use crate::archive::{FrameKey, Unread};
 use crate::cache::BlockCache;
 use crate::{Kind, Layout, Limits, Query, Schema, Usage};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use open::Refused;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Open blocks a frame may have before a push seals one itself: the work of sealing is someone else's, who is late.
@@ -39,8 +39,11 @@ pub struct Frame {
     key: FrameKey,
     layout: Layout,
     shared: Arc<Shared>,
+    /// Whoever does not hold the writer asks for [`Frame::current`].
     view: ArcSwap<View>,
     writer: Mutex<Writer>,
+    /// Whether what files have of it is not in the view.
+    is_unread: AtomicBool,
 }
 
 /// What all frames have in common.
@@ -80,6 +83,8 @@ struct Writer {
     cut_row: Option<u64>,
     /// What counters had before the next block, where that is known from elsewhere.
     next_before: Option<Vec<Option<(i64, f64)>>>,
+    /// What files have of it, for the first who asks.
+    unread: Option<Box<Unread>>,
 }
 
 /// One row as queries see it.
@@ -108,6 +113,7 @@ impl Frame {
             shared,
             view: ArcSwap::default(),
             writer: Mutex::default(),
+            is_unread: AtomicBool::new(false),
         }
     }
 
@@ -254,7 +260,7 @@ impl Frame {
 
     /// The newest row.
     pub fn latest(&self) -> Option<Row> {
-        let view = self.view.load();
+        let view = self.current();
         let fields = self.key.schema.fields().iter();
         if let Some((open, rows)) = view.opens.last().map(|open| (open, open.len())).filter(|(_, rows)| *rows > 0) {
             let row = rows - 1;
@@ -284,20 +290,20 @@ impl Frame {
     }
 
     pub fn latest_at_ms(&self) -> Option<i64> {
-        let view = self.view.load();
+        let view = self.current();
         let open = view.opens.last().and_then(|open| open.last_ms());
         open.or_else(|| view.blocks.last().map(|block| block.last_ms))
     }
 
     pub(crate) fn oldest_at_ms(&self) -> Option<i64> {
-        let view = self.view.load();
+        let view = self.current();
         let block = view.blocks.first().map(|block| block.first_ms);
         block.or_else(|| view.opens.first().and_then(|open| open.at_ms(0)))
     }
 
     /// How many rows there are.
     pub fn len(&self) -> usize {
-        usize::try_from(self.view.load().rows(self.capacity())).unwrap_or(usize::MAX)
+        usize::try_from(self.current().rows(self.capacity())).unwrap_or(usize::MAX)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -305,7 +311,7 @@ impl Frame {
     }
 
     pub(crate) fn add_usage(&self, usage: &mut Usage) {
-        let view = self.view.load();
+        let view = self.current();
         usage.rows += view.rows(self.capacity());
         usage.blocks += view.blocks.len() as u64;
         for block in view.blocks.iter() {
@@ -316,7 +322,7 @@ impl Frame {
     }
 
     pub(crate) fn buckets(&self, query: &Query) -> Buckets {
-        Buckets::of(self, &self.view.load(), query)
+        Buckets::of(self, &self.current(), query)
     }
 
     pub(crate) fn layout(&self) -> Layout {
@@ -336,7 +342,23 @@ impl Frame {
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(unread) = writer.unread.take() {
+            self.read(&mut writer, &unread);
+            self.is_unread.store(false, Ordering::Release);
+        }
+        writer
+    }
+
+    fn current(&self) -> Guard<Arc<View>> {
+        if self.is_unread.load(Ordering::Acquire) {
+            drop(self.writer());
+        }
+        self.view.load()
+    }
+
+    pub(crate) fn view(&self) -> Arc<View> {
+        Guard::into_inner(self.current())
     }
 }
 

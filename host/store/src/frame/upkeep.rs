@@ -1,18 +1,18 @@
 //! What the keeper does with a frame, and a restart.
 
 use super::{Block, Bytes, Frame, Open, Place, Sealed, Shared, View, Writer};
-use crate::archive::{FrameKey, Page};
+use crate::archive::{FrameKey, Page, Unread};
 use crate::cache::BlockId;
 use crate::cell::Cells;
 use crate::codec::{self, Effort};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 impl Frame {
     /// The open block to seal next: one whose time is over, and some more, so that frames on one schedule do not all seal
     /// at once; or one that is not the last and whose time may never be over, as the clock was set back.
     pub(crate) fn to_seal(&self, now_ms: i64) -> Option<Arc<Open>> {
-        let view = self.view.load();
+        let view = self.current();
         let first = view.opens.first()?;
         let over = first.until_ms.saturating_add(self.sealing_delay_ms()) <= now_ms;
         (over || view.opens.len() > 2).then(|| first.clone())
@@ -66,7 +66,7 @@ impl Frame {
 
     /// Lets go of the first blocks for which `over` is so; whether there were any.
     pub(crate) fn prune(&self, over: impl Fn(&Block) -> bool) -> bool {
-        if !self.view.load().blocks.first().is_some_and(|block| over(block)) {
+        if !self.current().blocks.first().is_some_and(|block| over(block)) {
             return false;
         }
         let mut writer = self.writer();
@@ -95,42 +95,69 @@ impl Frame {
 
 impl Frame {
     /// A frame as files have it.
-    pub(crate) fn restored(key: FrameKey, shared: Arc<Shared>, pages: Vec<Page>) -> Self {
-        let frame = Self::new(key, shared);
+    pub(crate) fn unread(key: FrameKey, shared: Arc<Shared>, unread: Unread) -> Self {
+        let writer = Mutex::new(Writer { unread: Some(Box::new(unread)), ..Writer::default() });
+        Self { is_unread: AtomicBool::new(true), writer, ..Self::new(key, shared) }
+    }
+
+    /// Lists the blocks there are in files, then adds the rows that logs have and no block.
+    pub(super) fn read(&self, writer: &mut Writer, unread: &Unread) {
+        let (pages, mut damaged) = unread.pages();
+        self.list(writer, pages);
+        damaged += unread.rows(self.schema(), |rows| {
+            // What counters had before: known where a block begins with the rows.
+            writer.next_before = rows.before.take();
+            let generation = rows.generation;
+            while let Some(row) = rows.next()? {
+                self.replay(writer, generation, row.at_ms, &row.readings);
+            }
+            Ok(())
+        });
+        writer.next_before = None;
+        self.shared.unreadable.fetch_add(damaged, Ordering::Relaxed);
+    }
+
+    fn list(&self, writer: &mut Writer, pages: Vec<Page>) {
         let mut blocks: Vec<Arc<Block>> = Vec::with_capacity(pages.len());
         let mut generation = 0;
         let mut start_row = 0;
         for page in pages {
             // Of a later generation: it replaces what is not earlier.
             while let Some(last) = blocks.pop_if(|last| last.last_ms >= page.first_ms) {
-                match last.cut(page.first_ms, frame.schema(), frame.cache()) {
+                match last.cut(page.first_ms, self.schema(), self.cache()) {
                     Ok(cut) => blocks.extend(cut.map(Arc::new)),
-                    Err(error) => frame.unreadable(&error),
+                    Err(error) => self.unreadable(&error),
                 }
                 start_row = blocks.last().map_or(0, |block| block.end_row());
             }
             generation = generation.max(page.generation);
-            let (id, span) = (frame.cache().new_id(), (page.first_ms, page.last_ms));
+            let (id, span) = (self.cache().new_id(), (page.first_ms, page.last_ms));
             let block = Block::new(id, start_row, page.rows, span, page.generation, page.place, None);
             start_row = block.end_row();
             blocks.push(Arc::new(block));
         }
-        let last_ms = blocks.last().map(|block| block.last_ms);
-        let first_row = start_row.saturating_sub(frame.capacity());
+        writer.last_ms = blocks.last().map(|block| block.last_ms);
+        let first_row = start_row.saturating_sub(self.capacity());
         let blocks = blocks.into_iter().filter(|block| block.end_row() > first_row).collect();
-        let mut writer = frame.writer();
-        writer.last_ms = last_ms;
-        frame.publish(&mut writer, View { blocks, generation, ..View::default() });
-        drop(writer);
-        frame
+        self.publish(writer, View { blocks, generation, ..View::default() });
     }
 
-    /// To add rows that a log has and no block, of one generation. `before`: where a block begins with them, what counters
-    /// had before it.
-    pub(crate) fn replay(&self, generation: u32, before: Option<Vec<Option<(i64, f64)>>>) -> Replaying<'_> {
-        let mut writer = self.writer();
-        writer.next_before = before;
-        Replaying { frame: self, writer, generation }
+    /// Adds a row, if it is not there.
+    fn replay(&self, writer: &mut Writer, generation: u32, at_ms: i64, readings: &[f64]) {
+        let known = writer.last_ms.is_some_and(|last| at_ms <= last);
+        // Rows of the same generation do not replace each other: it has been here before.
+        if generation < writer.generation || (generation == writer.generation && known) {
+            return;
+        }
+        self.push_locked(writer, at_ms, readings);
+        if writer.generation != generation {
+            let view = self.view.load();
+            let mut opens = view.opens.clone();
+            if let Some(open) = opens.pop() {
+                opens.push(Arc::new(open.copy(self.schema(), self.layout, open.len(), None, generation)));
+            }
+            self.publish(writer, View { opens, generation, ..(**view).clone() });
+        }
     }
 
     /// What is in no file, from a row on: sealed blocks, and open ones. Also: the row from which on rows are others than
@@ -142,11 +169,7 @@ impl Frame {
 
     /// How many rows are in no block.
     pub(crate) fn open_rows(&self) -> u64 {
-        self.view.load().opens.iter().map(|open| open.len() as u64).sum()
-    }
-
-    pub(crate) fn view(&self) -> Arc<View> {
-        self.view.load_full()
+        self.current().opens.iter().map(|open| open.len() as u64).sum()
     }
 
     /// Lets go of a block that cannot be read.
@@ -174,38 +197,5 @@ impl Frame {
         };
         let blocks = view.blocks.iter().map(moved).collect();
         self.publish(&mut writer, View { blocks, ..(**view).clone() });
-    }
-}
-
-/// A frame while a log is replayed.
-pub(crate) struct Replaying<'a> {
-    frame: &'a Frame,
-    writer: MutexGuard<'a, Writer>,
-    generation: u32,
-}
-
-impl Replaying<'_> {
-    pub(crate) fn row(&mut self, at_ms: i64, readings: &[f64]) {
-        let known = self.writer.last_ms.is_some_and(|last| at_ms <= last);
-        // Rows of the same generation do not replace each other: it has been here before.
-        if self.generation < self.writer.generation || (self.generation == self.writer.generation && known) {
-            return;
-        }
-        self.frame.push_locked(&mut self.writer, at_ms, readings);
-        if self.writer.generation != self.generation {
-            let view = self.frame.view.load();
-            let (generation, mut opens) = (self.generation, view.opens.clone());
-            if let Some(open) = opens.pop() {
-                let (schema, layout) = (self.frame.schema(), self.frame.layout);
-                opens.push(Arc::new(open.copy(schema, layout, open.len(), None, generation)));
-            }
-            self.frame.publish(&mut self.writer, View { opens, generation, ..(**view).clone() });
-        }
-    }
-}
-
-impl Drop for Replaying<'_> {
-    fn drop(&mut self) {
-        self.writer.next_before = None;
     }
 }

@@ -6,7 +6,7 @@ mod tests;
 use crate::archive::{self, Disk as _, Folder, Restored, Role, Snapshot};
 use crate::frame::{Frame, Row, Shared};
 use crate::rows::Rows;
-use crate::{InstanceId, Kind, Limits, Schema};
+use crate::{InstanceId, Kind, Limits, Schema, Usage};
 use std::collections::HashSet;
 use std::io;
 use std::path::Path;
@@ -128,15 +128,16 @@ pub fn stats(folder: &Path) -> io::Result<Stats> {
     let frames: Vec<_> = frames.iter().filter(|frame| !frame.is_empty()).collect();
     stats.instances = frames.iter().map(|frame| &frame.key().instance).collect::<HashSet<_>>().len();
     stats.frames = frames.len();
-    stats.blocks = restored.blocks as u64;
+    let mut usage = Usage::default();
     for frame in frames {
+        frame.add_usage(&mut usage);
         let rows = frame.len() as u64;
-        stats.rows += rows;
         stats.values += rows * frame.schema().fields().len() as u64;
         let oldest = frame.oldest_at_ms();
         stats.oldest_ms = stats.oldest_ms.into_iter().chain(oldest).min();
         stats.newest_ms = stats.newest_ms.max(frame.latest_at_ms());
     }
+    (stats.blocks, stats.rows) = (usage.blocks, usage.rows);
     Ok(Stats { damaged: restored.damaged, newer: restored.newer, unreadable: restored.unreadable, ..stats })
 }
 

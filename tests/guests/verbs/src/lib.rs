@@ -1,6 +1,6 @@
 //! The tests' guest: an instance's id is a verb, and sampling the instance does it.
 //!
-//! `ok` reads 1, `count` counts its own calls, `gap` reads nothing, `gone` is gone, `panic` panics, `spin` never
+//! `ok` reads 1, `count` counts its own calls, `gap` reads a gap, `unavailable` nothing, `gone` is gone, `panic` panics, `spin` never
 //! returns, `hoard` takes all memory, `recurse` all stack, `flood` logs, `long` returns too much, `read` reads the file
 //! in the configuration, `remember` counts in saved state.
 
@@ -71,6 +71,7 @@ impl Sampler for Verbs {
 fn act(verb: &str, settings: &Settings) -> Result<f64, Failure> {
     match verb {
         "gap" => return Ok(f64::NAN),
+        "unavailable" => return Err(Failure::unavailable("not now")),
         "gone" => return Err(Failure::Gone),
         "panic" => panic!("told to"),
         "spin" => spin(),
