@@ -34,7 +34,7 @@ pub(crate) async fn health(State(core): App) -> Response {
     json(&Health { status, timestamp: json::time(core.clock.now_ms()), reasons })
 }
 
-/// Why history is not written to disk.
+/// Why history is not written to disk, or takes more of it than it may.
 fn history(core: &Core) -> Option<String> {
     /// A write that takes longer is no slow one any more.
     const SLOW: Duration = Duration::from_secs(10);
@@ -53,8 +53,13 @@ fn history(core: &Core) -> Option<String> {
             failing.error
         ));
     }
-    let slow = archive.writing_since.map(|since| since.elapsed()).filter(|took| *took > SLOW)?;
-    Some(format!("history is in memory alone: a write has been going on for {} s", slow.as_secs()))
+    if let Some(slow) = archive.writing_since.map(|since| since.elapsed()).filter(|took| *took > SLOW) {
+        return Some(format!("history is in memory alone: a write has been going on for {} s", slow.as_secs()));
+    }
+    archive.beyond_limit.then(|| {
+        let size = archive.size.div_ceil(1 << 20);
+        format!("history takes {size} MiB, more than store.max_disk: the newest part of it cannot be spared")
+    })
 }
 
 /// 200 once every plugin has been tried.

@@ -66,8 +66,8 @@ pub(crate) struct Archive {
     /// By the time blocks begin in.
     writers: HashMap<i64, Writer>,
     log: Option<Log>,
-    /// Files that count no more as soon as the current log has been written once.
-    superfluous: Vec<String>,
+    /// Files that count no more as soon as the current log has been written once, and their bytes.
+    superfluous: Vec<(String, u64)>,
     notes: Notes,
     settling: Option<Settling>,
     /// When it was last looked for files of which little is alive.
@@ -143,7 +143,9 @@ impl Archive {
     /// Bytes in all files.
     pub(crate) fn size(&self) -> u64 {
         let segments: u64 = self.segments.values().map(|segment| segment.size()).sum();
-        segments + self.log.as_ref().map_or(0, |log| log.size) + self.notes.size()
+        let superfluous: u64 = self.superfluous.iter().map(|(_, size)| size).sum();
+        let merged = self.settling.as_ref().map_or(0, Settling::size);
+        segments + superfluous + merged + self.log.as_ref().map_or(0, |log| log.size) + self.notes.size()
     }
 
     pub(crate) fn segments(&self) -> usize {
@@ -171,7 +173,7 @@ impl Archive {
             if let Some(log) = self.log.take() {
                 // One that nothing came of goes at once: it may be what the disk is full of.
                 if log.is_confirmed || !disk::removed(&*self.disk, &log.name) {
-                    self.superfluous.push(log.name);
+                    self.superfluous.push((log.name, log.size));
                 }
             }
         }
@@ -215,7 +217,7 @@ impl Archive {
         }
         log.is_confirmed = true;
         // What stays will be read before the current one, and tried again.
-        self.superfluous.retain(|old| !disk::removed(&*self.disk, old));
+        self.superfluous.retain(|(old, _)| !disk::removed(&*self.disk, old));
         if self.kept.len() > frames.len() {
             let known: HashSet<u64> = frames.iter().map(|frame| frame.id).collect();
             self.kept.retain(|id, _| known.contains(id));
@@ -286,7 +288,7 @@ impl Archive {
     pub(crate) fn renew_log(&mut self, open_rows: u64) {
         const SLACK: u64 = 1000;
         if let Some(full) = self.log.take_if(|log| log.rows > 2 * open_rows + SLACK) {
-            self.superfluous.push(full.name);
+            self.superfluous.push((full.name, full.size));
         }
     }
 

@@ -127,7 +127,8 @@ pub(crate) fn restore(
         |name: &String| !restored.newer.contains(name) && !restored.unreadable.iter().any(|(left, _)| left == name);
     let mut archive = Archive::new(disk.clone(), last.copied().unwrap_or(0));
     archive.segments = segments;
-    archive.superfluous = logs.into_values().filter(kept).collect();
+    let size = |name: &String| disk.open(name).and_then(|file| file.size()).unwrap_or(0);
+    archive.superfluous = logs.into_values().filter(kept).map(|name| (name.clone(), size(&name))).collect();
     archive.notes = notes::Notes::replacing(notes_files.into_values().filter(kept).collect());
     archive.next_born = next_born;
     let frame = |(key, unread)| Arc::new(Frame::unread(key, shared.clone(), unread));

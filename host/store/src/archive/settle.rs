@@ -46,14 +46,14 @@ impl Archive {
                 None => return Ok(false),
             },
         };
-        let names = [settling.name.clone(), settling.writer.segment.name()];
-        let partition_ms = settling.writer.segment.partition_ms;
+        let segment = settling.writer.segment.clone();
+        let names = [settling.name.clone(), segment.name()];
         let went_on = self.go_on(settling, frames, blocks);
         if went_on.is_err() {
             // One of them is there, and nothing of it counts.
-            self.superfluous.extend(names);
+            self.superfluous.extend(names.map(|name| (name, segment.size())));
             // Others come first.
-            self.not_before.insert(partition_ms, now_ms.saturating_add(LOOK_MS));
+            self.not_before.insert(segment.partition_ms, now_ms.saturating_add(LOOK_MS));
         }
         went_on.map(|()| true)
     }
@@ -115,7 +115,7 @@ impl Archive {
         let number = self.next_number;
         let name = format!("tmp-{number:010}");
         let writer = Writer::create(&*self.disk, &name, (partition_ms, number, true), &sources);
-        let writer = writer.inspect_err(|_| self.superfluous.push(name.clone()))?;
+        let writer = writer.inspect_err(|_| self.superfluous.push((name.clone(), 0)))?;
         let has_some = |frame: &&Arc<Frame>| {
             frame.view().blocks.iter().any(|block| block.place.file().is_some_and(|number| sources.contains(&number)))
         };
@@ -146,6 +146,11 @@ impl Archive {
 }
 
 impl Settling {
+    /// Bytes so far.
+    pub(super) fn size(&self) -> u64 {
+        self.writer.segment.size()
+    }
+
     /// Merges a frame's blocks; how many there were.
     fn add(&mut self, id: u32, frame: &Arc<Frame>) -> io::Result<usize> {
         let view = frame.view();

@@ -65,6 +65,8 @@ pub struct ArchiveStatus {
     /// Bytes in files, and how many of those hold blocks.
     pub size: u64,
     pub segments: usize,
+    /// It is more than there may be, and nothing is left that could go: the log and the newest blocks stay.
+    pub beyond_limit: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -278,6 +280,8 @@ impl Keeper {
         }
         // Also what a failed write has left.
         archive.sweep(frames);
+        let beyond_limit = archive.size() > self.limits.disk;
+        self.store.update_status(|status| status.beyond_limit = beyond_limit);
         // What is said of files that are gone need not be said.
         let oldest = archive.oldest_file();
         let mut over = self.store.notes(FORGOTTEN);

@@ -106,6 +106,20 @@ fn beyond_its_bytes_the_oldest_history_goes_first() {
 }
 
 #[test]
+fn less_room_than_the_newest_history_takes_is_said() {
+    let sim = Sim::new(1);
+    let limits = Limits { disk: 10_000, ..limits() };
+    let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
+    record(&store, &mut keeper, 1, 0, H);
+    assert!(!store.archive().beyond_limit);
+    record(&store, &mut keeper, 8, H, 3 * H);
+    let status = store.archive();
+    assert!(status.beyond_limit && status.failing.is_none());
+    assert_eq!(status.size, sim.files().values().sum::<usize>() as u64, "every file counts");
+    assert_eq!(rows(&store, 0).len(), 3 * 360, "what cannot be spared stays");
+}
+
+#[test]
 fn a_forgotten_instance_stays_so_and_its_space_is_given_back() {
     let sim = Sim::new(1);
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits()).unwrap();
