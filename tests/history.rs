@@ -130,12 +130,12 @@ fn in_memory_alone_nothing_is_written() {
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let address = line.trim().strip_prefix("listening on http://").unwrap().to_owned();
     let start = Instant::now();
-    while request(&address, "GET", "/v1/instances/host/usage").status != 200 {
+    while request(&address, "GET", "/v1/instances/host/usage", "").status != 200 {
         assert!(start.elapsed() < Duration::from_secs(60));
         std::thread::park_timeout(Duration::from_millis(10));
     }
-    assert_eq!(request(&address, "GET", "/telemetry/history?host=host").status, 200);
-    assert!(!request(&address, "GET", "/metrics").body.contains("dropsonde_history_disk_bytes"));
+    assert_eq!(request(&address, "GET", "/telemetry/history?host=host", "").status, 200);
+    assert!(!request(&address, "GET", "/metrics", "").body.contains("dropsonde_history_disk_bytes"));
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);

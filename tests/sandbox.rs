@@ -1,4 +1,4 @@
-use crate::harness::{Host, verbs};
+use crate::harness::{Host, dropsonde, run, verbs};
 use serde_json::{Value, json};
 
 /// A host in which the plugin `bad` samples one verb, beside a healthy `good`.
@@ -36,8 +36,11 @@ fn a_trap_is_a_gap_with_its_reason_and_the_next_call_gets_a_fresh_instance() {
     assert!(log.contains("tests/guests/verbs/src/lib.rs:"), "message and place reach the log: {log}");
     host.until("/v1/plugins/bad", |page| page.json()["workers_spawned"].as_u64().unwrap() >= 3);
     assert!(!host.log().contains("cannot enter component instance"));
-    assert!(host.get("/metrics").body.contains("dropsonde_panics_total{service=\"bad\"}"));
-    assert_eq!(host.get("/health").json()["status"], "healthy");
+    let metrics = host.get("/metrics").body;
+    for metric in ["dropsonde_panics_total{service=\"bad\"}", "dropsonde_workers_stopped_total{reason=\"crashed\"}"] {
+        let line = metrics.lines().find(|line| line.starts_with(metric)).unwrap_or_else(|| panic!("{metric}"));
+        assert!(line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() >= 2.0, "{line}");
+    }
 }
 
 #[test]
@@ -69,7 +72,7 @@ fn memory_is_bounded() {
 fn the_stack_is_bounded() {
     let host = beside_a_healthy_one("recurse", "");
     let reason = failure_of(&host, "bad")["reason"].as_str().unwrap().to_owned();
-    assert!(reason.starts_with("trapped: ") && reason.contains("stack"), "{reason}");
+    assert!(reason.starts_with("ran out of stack: "), "{reason}");
     assert_no_missed_tick(&host);
 }
 
@@ -77,7 +80,7 @@ fn the_stack_is_bounded() {
 fn an_answer_larger_than_the_plugin_may_give_ends_the_call() {
     let host = beside_a_healthy_one("long", "");
     let reason = failure_of(&host, "bad")["reason"].as_str().unwrap().to_owned();
-    assert!(reason.starts_with("trapped: "), "{reason}");
+    assert_eq!(reason, "gave more than its 4194304 bytes of output");
     assert_no_missed_tick(&host);
 }
 
@@ -154,4 +157,89 @@ fn an_instance_that_is_gone_ends_and_keeps_its_history() {
     };
     host.until("/v1/instances", ended);
     assert_eq!(host.until("/v1/instances/ok/usage", |usage| usage.status == 200).json()["value"], 1);
+}
+
+#[test]
+fn of_many_instances_the_one_that_traps_is_found_and_it_alone_is_set_aside() {
+    let others: Vec<String> = (0..9).map(|nth| format!("'ok-{nth}'")).collect();
+    let config = format!(
+        "poll.interval = '100ms'\n[plugins.verbs]\nconfig = {{ discover = [{}, 'panic'] }}\n",
+        others.join(", ")
+    );
+    let host = Host::start(&config, &[("verbs", verbs())]);
+    let page = host.until("/v1/plugins/verbs", |page| !page.json()["set_aside"].as_array().unwrap().is_empty()).json();
+    let [aside] = &page["set_aside"].as_array().unwrap()[..] else { panic!("{page}") };
+    assert_eq!(aside["instance"], "panic");
+    assert!(aside["reason"].as_str().unwrap().starts_with("trapped: "), "{aside}");
+    assert!(aside["retry_at"].is_string() && aside["times"] == 1, "{aside}");
+    for nth in 0..9 {
+        host.until(&format!("/v1/instances/ok-{nth}/usage"), |usage| usage.status == 200);
+    }
+    host.until("/v1/plugins/verbs", |page| page.json()["state"] == "running");
+    assert_eq!(host.get("/v1/instances/panic/usage").status, 404);
+    assert_eq!(host.get("/health").json()["status"], "healthy", "the plugin works");
+    let set_aside = host.until("/v1/plugins/verbs", |page| page.json()["set_aside"][0]["times"] == 2);
+    assert_eq!(set_aside.json()["set_aside"].as_array().unwrap().len(), 1, "tried again, alone");
+}
+
+#[test]
+fn a_plugin_whose_calls_all_end_badly_is_quarantined_until_an_operator_releases_it() {
+    let host = beside_a_healthy_one("panic", "[plugins.bad.limits]\nfailures = 2\n");
+    let page = host.until("/v1/plugins/bad", |page| page.json()["state"] == "quarantined").json();
+    assert!(page["quarantined"].as_str().unwrap().contains("2 times in a row"), "{page}");
+    assert_eq!((&page["workers"], &page["memory_bytes"]), (&json!(0), &json!(0)), "nothing of it is left: {page}");
+    let health = host.get("/health").json();
+    assert_eq!(health["status"], "degraded");
+    assert!(health["reasons"][0].as_str().unwrap().starts_with("plugin bad is in quarantine: "), "{health}");
+    assert!(host.until_logged("in quarantine").contains("dropsonde plugin release bad"), "the way out");
+    let spawned = page["workers_spawned"].as_u64().unwrap();
+    assert_no_missed_tick(&host);
+    assert_eq!(host.plugin("bad")["workers_spawned"], spawned, "it is left alone");
+
+    let order = |order: &str, name: &str| {
+        run(dropsonde().args(["plugin", order, name, "--url", &host.url(), "--data"]).arg(host.data()))
+    };
+    let (code, out, error) = order("release", "bad");
+    assert_eq!((code, out.as_str()), (0, "bad: it is released\n"), "{error}");
+    host.until("/v1/plugins/bad", |page| page.json()["workers_spawned"].as_u64().unwrap() > spawned);
+    host.until("/v1/plugins/bad", |page| page.json()["state"] == "quarantined");
+
+    assert_eq!(order("quarantine", "good").0, 0);
+    host.until("/v1/plugins/good", |page| page.json()["quarantined"] == "an operator said so");
+    let (code, _, error) = order("quarantine", "good");
+    assert!(code == 1 && error.contains("good does not run"), "{error}");
+    assert_eq!(order("release", "good").0, 0);
+    host.until("/v1/plugins/good", |page| page.json()["state"] == "running");
+    let (code, _, error) = order("release", "no-such");
+    assert!(code == 1 && error.contains("no plugin has this name"), "{error}");
+}
+
+#[test]
+fn orders_need_the_admin_token() {
+    let host = beside_a_healthy_one("ok", "");
+    let order = |token: Option<&str>| {
+        let header = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+        host.request_with("POST", "/v1/plugins/good/quarantine", &header)
+    };
+    let refused = order(None);
+    assert_eq!((refused.status, refused.header("www-authenticate")), (401, Some("Bearer")), "{refused:?}");
+    assert_eq!(order(Some("guessed")).status, 401);
+    assert_eq!(host.get("/v1/plugins/good/quarantine").status, 405);
+    let token = std::fs::read_to_string(host.data().join("admin.token")).unwrap();
+    assert_eq!(order(Some(token.trim())).status, 202);
+}
+
+#[test]
+fn an_instance_that_is_not_called_goes_and_comes_back_with_what_it_saved() {
+    let config = "poll.interval = '1s'\n[[instances]]\nid = 'remember'\nsamplers = ['verbs']\n\
+                  [plugins.verbs.limits]\nidle_timeout = '100ms'\n";
+    let host = Host::start(config, &[("verbs", verbs())]);
+    host.until("/v1/instances/remember/usage", |usage| usage.status == 200 && usage.json()["value"] == 3);
+    let page = host.plugin("verbs");
+    assert!(page["workers_spawned"].as_u64().unwrap() >= 3, "{page}");
+    host.until("/v1/plugins/verbs", |page| page.json()["workers"] == 0);
+    let metrics = host.get("/metrics").body;
+    let idled =
+        metrics.lines().find(|line| line.starts_with("dropsonde_workers_stopped_total{reason=\"idle_timeout\"}"));
+    assert!(idled.unwrap().rsplit(' ').next().unwrap().parse::<f64>().unwrap() >= 2.0, "{metrics}");
 }

@@ -1,3 +1,4 @@
+use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::hub::Hub;
@@ -16,6 +17,7 @@ pub struct Core {
     pub hub: Hub,
     pub plugins: Plugins,
     pub metrics: HostMetrics,
+    pub admin: Admin,
 }
 
 impl Core {

@@ -13,10 +13,25 @@ const STALE_INTERVALS: i64 = 3;
 pub(crate) fn text(core: &Core) -> Result<Vec<u8>, prometheus::Error> {
     let mut families = core.metrics.registry.gather();
     families.extend(history(core));
+    families.extend(workers(core));
     families.extend(samples(core));
     let mut text = Vec::new();
     TextEncoder::new().encode(&families, &mut text)?;
     Ok(text)
+}
+
+/// What plugins' instances are doing.
+fn workers(core: &Core) -> [MetricFamily; 2] {
+    let live: Vec<_> =
+        core.plugins.list().iter().filter_map(|plugin| plugin.worker()).filter(|worker| worker.is_live()).collect();
+    let busy = live.iter().filter(|worker| worker.is_busy()).count() as u64;
+    let idle = (live.len() as u64).saturating_sub(busy);
+    let states = [("busy", busy), ("idle", idle)].map(|(state, n)| ([label("state", state)], n));
+    let states: Vec<(&[LabelPair], u64)> = states.iter().map(|(labels, n)| (&labels[..], *n)).collect();
+    [
+        count("workers_active", "Live instances of plugins.", false, &[(&[], live.len() as u64)]),
+        count("workers", "Live instances of plugins, by what they do.", false, &states),
+    ]
 }
 
 /// What the store and its archive have, counted where they are.

@@ -1,5 +1,6 @@
 //! Starts and stops everything.
 
+use crate::admin::{self, Admin};
 use crate::cli;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -191,7 +192,12 @@ fn core(config: Config, clock: Clock, store: Store) -> Result<Core> {
         let id = InstanceId::new(&instance.id)?;
         tracked.configure(id, instance.labels.clone(), instance.samplers.clone());
     }
+    let data = config.kept_dir();
+    let admin = Admin::open(data.as_deref()).with_context(|| {
+        format!("cannot read or make {}", data.as_deref().map(admin::file).unwrap_or_default().display())
+    })?;
     Ok(Core {
+        admin,
         store,
         tracked,
         hub: Hub::new(clock.now_ms(), config.stream.watch_buffer, config.stream.max_streams),

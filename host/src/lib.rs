@@ -12,9 +12,11 @@
 //! * [`clock`]: time, and when to poll.
 //! * [`tracked`]: which instances there are and who polls them; [`labels`].
 //! * [`hub`]: live fan-out; [`mod@metrics`], `exposition`: Prometheus; `json`: samples as JSON.
+//! * [`admin`]: who may change something.
 //! * [`http`]: parses and encodes; no logic of its own.
 //! * [`cli`]: the commands.
 
+pub mod admin;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -1,7 +1,7 @@
 //! What the host counts about itself.
 
 use prometheus::{
-    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     exponential_buckets,
 };
 
@@ -21,6 +21,9 @@ pub struct HostMetrics {
     pub plugin_polls_missed: IntCounterVec,
     pub plugin_memory_bytes: IntGaugeVec,
     pub plugin_cpu_seconds: prometheus::CounterVec,
+    pub workers_spawned: IntCounter,
+    /// `graceful`, `crashed`, `idle_timeout`.
+    pub workers_stopped: IntCounterVec,
     pub build_seconds: HistogramVec,
     pub cold_start_seconds: HistogramVec,
     pub build_info: GaugeVec,
@@ -74,7 +77,16 @@ impl HostMetrics {
             .buckets(exponential_buckets(0.000_1, 4.0, 10)?);
         let processing_seconds = HistogramVec::new(processing, &["service", "operation"])?;
         registry.register(Box::new(processing_seconds.clone()))?;
+        let workers_spawned = IntCounter::new("workers_spawned_total", "Instances of plugins that were made.")?;
+        registry.register(Box::new(workers_spawned.clone()))?;
+        let workers_stopped =
+            counter("workers_stopped_total", "Instances of plugins that ended, and why.", &["reason"])?;
+        for reason in ["graceful", "crashed", "idle_timeout"] {
+            workers_stopped.with_label_values(&[reason]);
+        }
         Ok(Self {
+            workers_spawned,
+            workers_stopped,
             flush_seconds: processing_seconds.with_label_values(&["history", "flush"]),
             service_status: gauge(
                 "service_status",

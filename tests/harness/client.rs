@@ -31,8 +31,9 @@ impl Response {
     }
 }
 
-pub(crate) fn request(address: &str, method: &str, path: &str) -> Response {
-    let (mut head, mut body) = open(address, method, path, "close");
+/// `headers` are whole lines.
+pub(crate) fn request(address: &str, method: &str, path: &str, headers: &str) -> Response {
+    let (mut head, mut body) = open(address, method, path, &format!("Connection: close\r\n{headers}"));
     let mut bytes = Vec::new();
     body.read_to_end(&mut bytes).unwrap();
     head.body = String::from_utf8(bytes).unwrap();
@@ -40,14 +41,14 @@ pub(crate) fn request(address: &str, method: &str, path: &str) -> Response {
 }
 
 pub(crate) fn stream(address: &str, path: &str) -> Stream {
-    let (head, body) = open(address, "GET", path, "keep-alive");
+    let (head, body) = open(address, "GET", path, "Connection: keep-alive\r\n");
     Stream { head, body, pending: Vec::new() }
 }
 
-fn open(address: &str, method: &str, path: &str, connection: &str) -> (Response, BufReader<TcpStream>) {
+fn open(address: &str, method: &str, path: &str, headers: &str) -> (Response, BufReader<TcpStream>) {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(socket, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: {connection}\r\n\r\n").unwrap();
+    write!(socket, "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n").unwrap();
     let mut reader = BufReader::new(socket);
     let mut line = String::new();
     reader.read_line(&mut line).unwrap();

@@ -96,7 +96,12 @@ impl Host {
     }
 
     pub(crate) fn request(&self, method: &str, path: &str) -> Response {
-        client::request(&self.address, method, path)
+        self.request_with(method, path, "")
+    }
+
+    /// `headers` are whole lines.
+    pub(crate) fn request_with(&self, method: &str, path: &str, headers: &str) -> Response {
+        client::request(&self.address, method, path, headers)
     }
 
     pub(crate) fn stream(&self, path: &str) -> Stream {

@@ -1,9 +1,10 @@
-use crate::capability::files::Grants;
+use crate::capability::files::{FileError, Grants};
 use crate::capability::log::{Level, Log};
 use crate::capability::state::SavedState;
 use crate::capability::wasi;
 use crate::contract::v0_1::Exports;
-use crate::limits::{Ceiling, HANDLES};
+use crate::error::says;
+use crate::limits::Ceiling;
 use crate::meter::Meter;
 use crate::{CallError, Limits, Plugin, Sandbox, Trap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +21,9 @@ pub(crate) struct Guest {
     wasi: WasiCtx,
     resources: ResourceTable,
     ceiling: Ceiling,
+    limits: Limits,
+    /// Bytes of files it may still read in this call.
+    file_bytes_left: usize,
 }
 
 /// A live instance of a plugin, in a store of its own. After an error that ends it, it must be dropped, never called.
@@ -48,9 +52,17 @@ impl Guest {
             state: with.state.clone(),
             log: with.log.clone(),
             wasi: wasi::context(&with.log),
-            resources: wasi::table(),
+            resources: wasi::table(with.limits.handles),
             ceiling: Ceiling::new(with.limits.memory),
+            limits: with.limits,
+            file_bytes_left: with.limits.file_bytes,
         }
+    }
+
+    pub(crate) fn read_file(&mut self, path: &str) -> Result<Vec<u8>, FileError> {
+        let read = self.grants.read(path, self.file_bytes_left)?;
+        self.file_bytes_left = self.file_bytes_left.saturating_sub(read.len());
+        Ok(read)
     }
 
     pub(crate) fn log(&self, level: Level, message: &str) {
@@ -73,7 +85,7 @@ impl Live {
         let mut store = Store::new(&sandbox.engine, Guest::new(with));
         store.limiter(|guest| &mut guest.ceiling);
         store.set_hostcall_fuel(limits.output);
-        store.set_max_component_handles(HANDLES);
+        store.set_max_component_handles(limits.handles);
         let meter = Meter::new();
         let budget = meter.clone();
         store.epoch_deadline_callback(move |_| {
@@ -129,6 +141,7 @@ impl Live {
     ) -> Result<T, CallError> {
         let _running = sandbox.ticker.running();
         self.store.set_epoch_deadline(1);
+        self.store.data_mut().file_bytes_left = self.limits.file_bytes;
         let exports = &self.exports;
         budget.spend(&self.meter, &mut self.store, async |store| call(exports, store).await).await
     }
@@ -162,10 +175,19 @@ impl Budget {
         if interrupted && meter.exhausted() {
             return CallError::CpuExhausted(self.cpu);
         }
+        let overflowed = matches!(error.downcast_ref(), Some(wasmtime::Trap::StackOverflow));
         let trap = Trap::from(error);
-        if store.data_mut().ceiling.take_refusal() {
-            return CallError::MemoryExhausted { limit: store.data().ceiling.limit(), trap };
+        let guest = store.data_mut();
+        if overflowed {
+            CallError::StackExhausted(trap)
+        } else if trap.message.contains(says::OUTPUT) {
+            CallError::OutputExceeded(guest.limits.output)
+        } else if says::HANDLES.iter().any(|words| trap.message.contains(words)) {
+            CallError::HandlesExhausted(guest.limits.handles)
+        } else if guest.ceiling.take_refusal() {
+            CallError::MemoryExhausted { limit: guest.ceiling.limit(), trap }
+        } else {
+            CallError::Trapped(trap)
         }
-        CallError::Trapped(trap)
     }
 }

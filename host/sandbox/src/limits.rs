@@ -14,7 +14,17 @@ pub struct Limits {
     pub init_deadline: Duration,
     /// Bytes lifted out of the guest per call: what it returns, and what it passes to host functions.
     pub output: usize,
+    /// Resources it may hold at a time: descriptors, streams, pollables, requests. WASI plugins hold a dozen.
+    pub handles: usize,
+    /// Bytes of files read per call, all of them together.
+    pub file_bytes: usize,
+    /// Instances it may discover.
+    pub instances: usize,
     pub log_lines_per_second: u32,
+    /// After escaping; the rest of a line is cut.
+    pub log_line_bytes: usize,
+    /// An instance that was not called for so long is ended, and made again at its next call. None: never.
+    pub idle_timeout: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -26,13 +36,16 @@ impl Default for Limits {
             deadline: Duration::from_secs(1),
             init_deadline: Duration::from_secs(10),
             output: 4 << 20,
+            handles: 1024,
+            // The processes of a large machine, a page each.
+            file_bytes: 64 << 20,
+            instances: 100_000,
             log_lines_per_second: 20,
+            log_line_bytes: 4096,
+            idle_timeout: None,
         }
     }
 }
-
-/// Live resource handles per plugin: descriptors, streams, pollables. WASI plugins hold a dozen.
-pub(crate) const HANDLES: usize = 1024;
 
 /// Bytes of one answer to a request for random numbers.
 pub(crate) const RANDOM: u64 = 64 << 10;

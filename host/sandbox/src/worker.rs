@@ -3,7 +3,7 @@ use crate::instance::{Live, Surroundings};
 use crate::{CallError, Description, Failure, Field, Grants, Instance, Limits, Need, Plugin, Readings, SavedState};
 use crate::{Role, Sandbox, Tick};
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -47,12 +47,16 @@ pub struct Worker {
     stats: Arc<WorkerStats>,
 }
 
-/// What a worker has used.
+/// What a worker has used, and what it is doing.
 #[derive(Debug, Default)]
 pub struct WorkerStats {
     memory: AtomicUsize,
     cpu_ns: AtomicU64,
     instances: AtomicU64,
+    crashed: AtomicU64,
+    idled: AtomicU64,
+    live: AtomicBool,
+    busy: AtomicBool,
     log_lines_dropped: Arc<AtomicU64>,
 }
 
@@ -88,6 +92,26 @@ impl WorkerStats {
     /// How many instances were made: one, and one more after each that ended.
     pub fn instances(&self) -> u64 {
         self.instances.load(Relaxed)
+    }
+
+    /// How many of those ended in a call.
+    pub fn crashed(&self) -> u64 {
+        self.crashed.load(Relaxed)
+    }
+
+    /// How many were ended because they were not called.
+    pub fn idled(&self) -> u64 {
+        self.idled.load(Relaxed)
+    }
+
+    /// Whether there is an instance now.
+    pub fn is_live(&self) -> bool {
+        self.live.load(Relaxed)
+    }
+
+    /// Whether it is being called now.
+    pub fn is_busy(&self) -> bool {
+        self.busy.load(Relaxed)
     }
 
     pub fn log_lines_dropped(&self) -> u64 {
@@ -134,7 +158,11 @@ impl Worker {
             live: None,
         };
         spawn(&name, thread.run(queue, ready));
-        let fields = fields.await.map_err(|_| CallError::Stopped)??;
+        let fields = fields.await.map_err(|_| CallError::Stopped)?.map_err(|error| match error {
+            // There is no other to be told from.
+            CallError::NoInstance(why) => *why,
+            error => error,
+        })?;
         Ok(Self { jobs, fields: fields.into(), limits, stats })
     }
 
@@ -143,7 +171,7 @@ impl Worker {
         &self.fields
     }
 
-    pub fn stats(&self) -> &WorkerStats {
+    pub fn stats(&self) -> &Arc<WorkerStats> {
         &self.stats
     }
 
@@ -173,10 +201,12 @@ impl Worker {
         &self,
         job: impl FnOnce(oneshot::Sender<Result<T, CallError>>) -> Job,
     ) -> Result<T, CallError> {
-        // The call may need a fresh instance first.
-        let longest = self.limits.init_deadline.saturating_mul(2) + self.limits.deadline + GRACE;
+        let Limits { init_deadline, deadline, .. } = self.limits;
+        // To be made: it starts, and is initialised.
+        let fresh = if self.stats.is_live() { Duration::ZERO } else { init_deadline.saturating_mul(2) };
+        let longest = fresh.saturating_add(deadline).saturating_add(GRACE);
         let answer = tokio::time::timeout(longest, self.ask(job)).await;
-        answer.unwrap_or(Err(CallError::DeadlineExceeded(self.limits.deadline)))
+        answer.unwrap_or(Err(CallError::Stuck(deadline)))
     }
 }
 
@@ -198,7 +228,7 @@ impl Thread {
             return;
         };
         let _ = ready.send(fields);
-        while let Some(job) = jobs.recv().await {
+        while let Some(job) = self.next(&mut jobs).await {
             // Whoever asked may have gone: the answer then is for nobody.
             match job {
                 Job::Discover { tick, reply } => drop(reply.send(self.discover(tick).await)),
@@ -210,6 +240,26 @@ impl Thread {
                 }
             }
         }
+    }
+
+    /// The next job; while there is none for long, the instance goes.
+    async fn next(&mut self, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
+        if let Some(idle) = self.with.limits.idle_timeout.filter(|_| self.live.is_some()) {
+            match tokio::time::timeout(idle, jobs.recv()).await {
+                Ok(job) => return job,
+                Err(_) => {
+                    self.set_live(None);
+                    self.stats.idled.fetch_add(1, Relaxed);
+                }
+            }
+        }
+        jobs.recv().await
+    }
+
+    fn set_live(&mut self, live: Option<Live>) {
+        self.stats.live.store(live.is_some(), Relaxed);
+        self.stats.memory.store(live.as_ref().map_or(0, Live::memory), Relaxed);
+        self.live = live;
     }
 
     async fn fields(&mut self) -> Result<Vec<Field>, CallError> {
@@ -259,31 +309,42 @@ impl Thread {
         &mut self,
         call: impl AsyncFnOnce(&mut Live, &Sandbox) -> Result<T, CallError>,
     ) -> Result<T, CallError> {
+        self.stats.busy.store(true, Relaxed);
+        let answer = self.call(call).await;
+        self.stats.busy.store(false, Relaxed);
+        answer
+    }
+
+    async fn call<T>(
+        &mut self,
+        call: impl AsyncFnOnce(&mut Live, &Sandbox) -> Result<T, CallError>,
+    ) -> Result<T, CallError> {
         let mut live = match self.live.take() {
             Some(live) => live,
-            None => self.fresh().await?,
+            None => self.fresh().await.map_err(|error| CallError::NoInstance(Box::new(error)))?,
         };
         let answer = call(&mut live, &self.sandbox).await;
-        self.account(&live);
-        if matches!(answer, Ok(_) | Err(CallError::Failed(_))) {
-            self.live = Some(live);
-        } else {
-            self.stats.memory.store(0, Relaxed);
-        }
+        self.charge(&live);
+        let ended = answer.as_ref().is_err_and(CallError::is_end);
+        self.stats.crashed.fetch_add(u64::from(ended), Relaxed);
+        self.set_live((!ended).then_some(live));
         answer
     }
 
     async fn fresh(&mut self) -> Result<Live, CallError> {
+        self.stats.live.store(false, Relaxed);
         let mut live = Live::start(&self.sandbox, &self.plugin, &self.with).await?;
         let config = &self.config;
         let init = live.call_init(&self.sandbox, async |exports, store| exports.init(store, config).await).await;
-        self.account(&live);
+        self.charge(&live);
         self.stats.instances.fetch_add(1, Relaxed);
+        if init.is_err() {
+            self.stats.crashed.fetch_add(1, Relaxed);
+        }
         init.map(|()| live)
     }
 
-    fn account(&self, live: &Live) {
-        self.stats.memory.store(live.memory(), Relaxed);
+    fn charge(&self, live: &Live) {
         self.stats.cpu_ns.fetch_add(u64::try_from(live.cpu_used().as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }
 }
@@ -306,7 +367,7 @@ fn check(readings: &Readings, rows: usize, columns: usize) -> Result<(), CallErr
 
 fn surroundings(setup: &Setup, stats: &WorkerStats) -> Surroundings {
     let dropped = stats.log_lines_dropped.clone();
-    let log = Log::new(setup.name.as_str().into(), setup.limits.log_lines_per_second, dropped);
+    let log = Log::new(setup.name.as_str().into(), &setup.limits, dropped);
     Surroundings {
         limits: setup.limits,
         grants: Arc::new(setup.grants.clone()),

@@ -4,7 +4,8 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use hyper::{Request, Response, StatusCode, Uri, header};
+use hyper::http::request::Builder;
+use hyper::{Request, Response, Uri, header};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -41,26 +42,35 @@ impl Client {
         Ok(Self { authority: format!("{host}:{}", uri.port_u16().unwrap_or(80)) })
     }
 
-    /// The whole body of a 200 answer; any other is an error with the host's own words.
+    /// The whole body of a good answer; any other is an error with the host's own words.
     pub(super) async fn get(&self, path: &str) -> Result<Vec<u8>> {
-        Ok(self.open(path).await?.collect().await.context("the answer broke off")?.to_bytes().to_vec())
+        read(self.open(path).await?).await
     }
 
-    /// The body of a 200 answer, as it comes.
+    /// The body of a good answer, as it comes.
     pub(super) async fn open(&self, path: &str) -> Result<Incoming> {
-        let response = self.request(path).await?;
+        self.answer(Request::get(path), path).await
+    }
+
+    /// Asks for a change, with a token.
+    pub(super) async fn post(&self, path: &str, token: &str) -> Result<Vec<u8>> {
+        let request = Request::post(path).header(header::AUTHORIZATION, format!("Bearer {token}"));
+        read(self.answer(request, path).await?).await
+    }
+
+    async fn answer(&self, request: Builder, path: &str) -> Result<Incoming> {
+        let response = self.send(request).await?;
         let status = response.status();
-        if status == StatusCode::OK {
+        if status.is_success() {
             return Ok(response.into_body());
         }
-        let body = response.into_body().collect().await.context("the answer broke off")?.to_bytes();
-        match serde_json::from_slice::<ErrorBody>(&body) {
+        match serde_json::from_slice::<ErrorBody>(&read(response.into_body()).await?) {
             Ok(ErrorBody { error }) => bail!("{error}"),
             Err(_) => bail!("{} answers {status} to {path}; is it a Dropsonde host?", self.authority),
         }
     }
 
-    async fn request(&self, path: &str) -> Result<Response<Incoming>> {
+    async fn send(&self, request: Builder) -> Result<Response<Incoming>> {
         let stream = match TcpStream::connect(&self.authority).await {
             Ok(stream) => stream,
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
@@ -70,7 +80,11 @@ impl Client {
         };
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        let request = Request::get(path).header(header::HOST, &self.authority).body(Empty::<Bytes>::new())?;
+        let request = request.header(header::HOST, &self.authority).body(Empty::<Bytes>::new())?;
         sender.send_request(request).await.with_context(|| format!("{} does not answer", self.authority))
     }
+}
+
+async fn read(body: Incoming) -> Result<Vec<u8>> {
+    Ok(body.collect().await.context("the answer broke off")?.to_bytes().to_vec())
 }

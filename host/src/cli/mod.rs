@@ -3,12 +3,14 @@
 mod chart;
 mod check;
 mod client;
+mod plugins;
 mod query;
 mod run;
 mod serve;
 mod store;
 
-use crate::config::time_ms;
+use crate::config::{Config, time_ms};
+use crate::plugins::Order;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dropsonde_store::{InstanceId, InvalidInstanceId};
 use std::io::IsTerminal;
@@ -35,7 +37,7 @@ struct Cli {
 enum Command {
     /// Run the host; this is also what no command does
     Serve(ServeArgs),
-    /// Build, check and try plugins
+    /// Build, check and try plugins; see to those of a running host
     #[command(subcommand)]
     Plugin(PluginCommand),
     /// Look into history on disk, also while a host is writing it
@@ -81,6 +83,33 @@ enum PluginCommand {
     Check(CheckArgs),
     /// Run a component once, without a host
     Run(RunArgs),
+    /// List the plugins of a running host
+    List(ClientArgs),
+    /// Show a plugin of a running host: what it may, what it did, what went wrong
+    Show(PluginArgs),
+    /// Have a plugin of a running host run no more
+    Quarantine(OrderArgs),
+    /// Have a plugin of a running host run again that is in quarantine, or waits after a failure
+    Release(OrderArgs),
+}
+
+#[derive(Debug, Args)]
+struct PluginArgs {
+    /// The plugin's name
+    name: String,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct OrderArgs {
+    /// The plugin's name
+    name: String,
+    #[command(flatten)]
+    data: DataArgs,
+    /// The running host
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
+    url: String,
 }
 
 #[derive(Debug, Args)]
@@ -181,6 +210,20 @@ struct DataArgs {
     data: Option<PathBuf>,
 }
 
+impl DataArgs {
+    /// The data directory of a host with such arguments.
+    fn folder(&self) -> anyhow::Result<PathBuf> {
+        let config = match &self.config {
+            Some(file) => Config::read(file)?,
+            None => Config::default(),
+        };
+        match &self.data {
+            Some(data) => Ok(data.clone()),
+            None => Ok(config.data_dir()?),
+        }
+    }
+}
+
 fn instance_id(text: &str) -> Result<InstanceId, InvalidInstanceId> {
     InstanceId::new(text)
 }
@@ -242,6 +285,10 @@ pub fn main() -> ExitCode {
             Command::Plugin(PluginCommand::Build(args)) => tokio::task::block_in_place(|| run::build(&args)),
             Command::Plugin(PluginCommand::Check(args)) => check::check(args).await,
             Command::Plugin(PluginCommand::Run(args)) => run::run(args).await,
+            Command::Plugin(PluginCommand::List(args)) => plugins::list(args).await,
+            Command::Plugin(PluginCommand::Show(args)) => plugins::show(args).await,
+            Command::Plugin(PluginCommand::Quarantine(args)) => plugins::order(args, Order::Quarantine).await,
+            Command::Plugin(PluginCommand::Release(args)) => plugins::order(args, Order::Release).await,
             Command::Store(command) => tokio::task::block_in_place(|| match command {
                 StoreCommand::Stats(args) => store::stats(&args),
                 StoreCommand::Verify(args) => store::verify(&args),

@@ -129,7 +129,7 @@ fn one_line(data: &str) -> Result<String> {
     Ok(values.collect::<Vec<_>>().join(" "))
 }
 
-fn print(body: &[u8]) -> Result<()> {
+pub(super) fn print(body: &[u8]) -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(body)?;
     Ok(writeln!(out)?)

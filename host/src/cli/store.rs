@@ -1,7 +1,6 @@
 //! History on disk, looked into without a host.
 
 use super::{Cli, DataArgs, ExportArgs, Format, StoreArgs};
-use crate::config::Config;
 use crate::host::HISTORY;
 use crate::json;
 use crate::plugins::Metric;
@@ -22,15 +21,7 @@ const BUFFER: usize = 64 << 10;
 
 /// Where the history of a host with such arguments is.
 fn folder(args: &DataArgs) -> Result<PathBuf> {
-    let config = match &args.config {
-        Some(file) => Config::read(file)?,
-        None => Config::default(),
-    };
-    let data = match &args.data {
-        Some(data) => data.clone(),
-        None => config.data_dir()?,
-    };
-    Ok(data.join(HISTORY))
+    Ok(args.folder()?.join(HISTORY))
 }
 
 fn looked_into<T>(folder: &Path, looked: io::Result<T>) -> Result<T> {

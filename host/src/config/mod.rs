@@ -120,7 +120,16 @@ pub struct LimitsConfig {
     pub deadline: Option<Span>,
     pub init_deadline: Option<Span>,
     pub output: Option<Bytes>,
+    pub handles: Option<usize>,
+    pub file_bytes: Option<Bytes>,
+    pub instances: Option<usize>,
     pub log_lines_per_second: Option<u32>,
+    pub log_line_bytes: Option<Bytes>,
+    pub idle_timeout: Option<Span>,
+    /// Calls in a row that may end badly within the window before it is quarantined. None: 5.
+    pub failures: Option<u32>,
+    /// None: 10 minutes.
+    pub failure_window: Option<Span>,
 }
 
 /// What is wrong with a configuration, and where.
@@ -321,8 +330,23 @@ impl PluginConfig {
             deadline: limits.deadline.map_or(defaults.deadline, Span::get),
             init_deadline: limits.init_deadline.map_or(defaults.init_deadline, Span::get),
             output: limits.output.map_or(defaults.output, Bytes::get),
+            handles: limits.handles.unwrap_or(defaults.handles),
+            file_bytes: limits.file_bytes.map_or(defaults.file_bytes, Bytes::get),
+            instances: limits.instances.unwrap_or(defaults.instances),
             log_lines_per_second: limits.log_lines_per_second.unwrap_or(defaults.log_lines_per_second),
+            log_line_bytes: limits.log_line_bytes.map_or(defaults.log_line_bytes, Bytes::get),
+            idle_timeout: limits.idle_timeout.map(Span::get).or(defaults.idle_timeout),
         }
+    }
+
+    /// Calls in a row that may end badly before it is quarantined.
+    pub fn failures(&self) -> u32 {
+        self.limits.failures.unwrap_or(5)
+    }
+
+    /// The time they must lie within.
+    pub fn failure_window(&self) -> Duration {
+        self.limits.failure_window.map_or(Duration::from_secs(600), Span::get)
     }
 
     fn check_limits(&self, key: &dyn Fn(&str) -> String) -> Result<(), ConfigError> {
@@ -333,6 +357,11 @@ impl PluginConfig {
             ("limits.deadline", limits.deadline.is_zero()),
             ("limits.init_deadline", limits.init_deadline.is_zero()),
             ("limits.output", limits.output == 0),
+            ("limits.handles", limits.handles == 0),
+            ("limits.log_line_bytes", limits.log_line_bytes == 0),
+            ("limits.idle_timeout", limits.idle_timeout.is_some_and(|timeout| timeout.is_zero())),
+            ("limits.failures", self.failures() == 0),
+            ("limits.failure_window", self.failure_window().is_zero()),
         ];
         match zero.into_iter().find(|(_, zero)| *zero) {
             Some((name, _)) => Err(ConfigError::Value { key: key(name), why: "must be more than nothing".to_owned() }),

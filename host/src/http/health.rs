@@ -23,7 +23,8 @@ pub(crate) async fn health(State(core): App) -> Response {
         let known = plugin.known();
         let state = match known.state {
             PluginState::Failed => "has failed",
-            PluginState::Backoff => "cannot start",
+            PluginState::Backoff => "waits after a failure",
+            PluginState::Quarantined => "is in quarantine",
             PluginState::Loading | PluginState::Compiling | PluginState::Running => return None,
         };
         let why = known.last_failure.map(|failure| failure.reason).unwrap_or_default();

@@ -7,7 +7,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{get, post};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -34,6 +34,8 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
         .route("/telemetry/history", get(telemetry::history))
         .route("/v1/plugins", get(plugins::list))
         .route("/v1/plugins/{name}", get(plugins::one))
+        .route("/v1/plugins/{name}/release", post(plugins::release))
+        .route("/v1/plugins/{name}/quarantine", post(plugins::quarantine))
         .fallback(async || ApiError::not_found("no such path; / lists what there is"))
         .method_not_allowed_fallback(async |method: Method| {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not allowed here"))

@@ -1,8 +1,11 @@
 //! The plugins of a running host: where they come from, what state they are in, what they are granted.
 
+mod batches;
 mod bundled;
 mod find;
+mod ladder;
 mod page;
+mod poll;
 mod run;
 mod schema;
 mod state_file;
@@ -13,7 +16,7 @@ pub use find::{Component, FindError, Origin, find};
 pub use page::PluginPage;
 pub use run::run;
 pub use schema::{BadFields, Fields, Metric};
-pub use status::{PluginState, Status};
+pub use status::{Order, PluginState, Status, Waiting};
 
 pub(crate) use page::describe_need;
 pub(crate) use schema::plain;

@@ -1,4 +1,4 @@
-use super::{Origin, PluginState, Status};
+use super::{Origin, PluginState, Status, Waiting};
 use crate::json;
 use dropsonde_sandbox::Need;
 use serde::Serialize;
@@ -25,6 +25,13 @@ pub struct PluginPage {
     limits: LimitsPage,
     fields: Vec<String>,
     instances: usize,
+    /// Polled no more for now, as they end its calls.
+    set_aside: Vec<WaitingPage>,
+    /// Why it is in quarantine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quarantined: Option<String>,
+    /// 0 or 1: it is made when it is needed.
+    workers: usize,
     workers_spawned: u64,
     memory_bytes: usize,
     cpu_seconds: f64,
@@ -52,7 +59,23 @@ struct LimitsPage {
     deadline_seconds: f64,
     init_deadline_seconds: f64,
     output_bytes: usize,
+    handles: usize,
+    file_bytes: usize,
+    instances: usize,
     log_lines_per_second: u32,
+    log_line_bytes: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idle_timeout_seconds: Option<f64>,
+    failures: u32,
+    failure_window_seconds: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct WaitingPage {
+    instance: String,
+    reason: String,
+    times: usize,
+    retry_at: String,
 }
 
 /// Of recent calls.
@@ -97,10 +120,20 @@ impl PluginPage {
                 deadline_seconds: limits.deadline.as_secs_f64(),
                 init_deadline_seconds: limits.init_deadline.as_secs_f64(),
                 output_bytes: limits.output,
+                handles: limits.handles,
+                file_bytes: limits.file_bytes,
+                instances: limits.instances,
                 log_lines_per_second: limits.log_lines_per_second,
+                log_line_bytes: limits.log_line_bytes,
+                idle_timeout_seconds: limits.idle_timeout.map(|timeout| timeout.as_secs_f64()),
+                failures: status.config.failures(),
+                failure_window_seconds: status.config.failure_window().as_secs_f64(),
             },
             fields: known.fields.iter().flat_map(|fields| fields.schema.fields()).map(|f| f.name.to_string()).collect(),
             instances: known.instances,
+            set_aside: known.set_aside.iter().map(WaitingPage::of).collect(),
+            quarantined: known.quarantined.clone(),
+            workers: usize::from(status.worker().is_some_and(|worker| worker.is_live())),
             workers_spawned: known.workers_spawned,
             memory_bytes: known.memory_bytes,
             cpu_seconds: known.cpu.as_secs_f64(),
@@ -115,6 +148,17 @@ impl PluginPage {
                 backtrace: failure.backtrace.as_ref().map(|text| text.lines().map(str::to_owned).collect()),
             }),
             next_poll: known.next_poll_ms.map(json::time),
+        }
+    }
+}
+
+impl WaitingPage {
+    fn of(waiting: &Waiting) -> Self {
+        Self {
+            instance: waiting.instance.to_string(),
+            reason: waiting.reason.clone(),
+            times: waiting.times,
+            retry_at: json::time(waiting.retry_at_ms),
         }
     }
 }

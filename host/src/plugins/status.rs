@@ -1,11 +1,13 @@
 use super::{Fields, Origin};
 use crate::config::PluginConfig;
 use crate::tracked::PluginName;
-use dropsonde_sandbox::{CallError, Description, Grants, Limits, Need, Shape};
+use dropsonde_sandbox::{CallError, Description, Grants, Limits, Need, Shape, WorkerStats};
+use dropsonde_store::InstanceId;
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Calls whose times the plugin page sums up.
 const RECENT_CALLS: usize = 256;
@@ -18,8 +20,10 @@ pub enum PluginState {
     Loading,
     Compiling,
     Running,
-    /// Waiting to try again after its start failed.
+    /// Waiting to try again after a start or a call that ended badly.
     Backoff,
+    /// Too many did: it runs when an operator releases it, or its file is replaced.
+    Quarantined,
     /// It cannot be loaded, or cannot work with its configuration.
     Failed,
 }
@@ -32,7 +36,27 @@ pub struct Status {
     pub interval: Duration,
     pub limits: Limits,
     pub config: PluginConfig,
+    /// What its worker is doing, once it has one.
+    pub(crate) worker: Mutex<Option<Arc<WorkerStats>>>,
     known: Mutex<Known>,
+    orders: watch::Sender<Option<Order>>,
+}
+
+/// What an operator says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    Quarantine,
+    Release,
+}
+
+/// An instance that is polled no more for now, as it ends the plugin's calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    pub instance: InstanceId,
+    pub reason: String,
+    /// How often it did.
+    pub times: usize,
+    pub retry_at_ms: i64,
 }
 
 /// What changes while it runs.
@@ -45,6 +69,9 @@ pub struct Known {
     pub missing: Vec<Need>,
     pub fields: Option<Fields>,
     pub instances: usize,
+    pub set_aside: Vec<Waiting>,
+    /// Why it is in quarantine, if it is.
+    pub quarantined: Option<String>,
     pub memory_bytes: usize,
     pub cpu: Duration,
     pub workers_spawned: u64,
@@ -65,6 +92,15 @@ pub struct Failure {
     pub backtrace: Option<String>,
 }
 
+impl Order {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Quarantine => "quarantine",
+            Self::Release => "release",
+        }
+    }
+}
+
 impl Status {
     pub fn new(name: PluginName, origin: Origin, interval: Duration, limits: Limits, config: PluginConfig) -> Self {
         let known = Known {
@@ -75,6 +111,8 @@ impl Status {
             missing: Vec::new(),
             fields: None,
             instances: 0,
+            set_aside: Vec::new(),
+            quarantined: None,
             memory_bytes: 0,
             cpu: Duration::ZERO,
             workers_spawned: 0,
@@ -86,7 +124,8 @@ impl Status {
             next_poll_ms: None,
             call_times: VecDeque::new(),
         };
-        Self { name, origin, interval, limits, config, known: Mutex::new(known) }
+        let (worker, known, orders) = (Mutex::default(), Mutex::new(known), watch::Sender::new(None));
+        Self { name, origin, interval, limits, config, worker, known, orders }
     }
 
     /// A copy of what is known now.
@@ -100,6 +139,32 @@ impl Status {
 
     pub fn fields(&self) -> Option<Fields> {
         self.with(|known| known.fields.clone())
+    }
+
+    /// The plugin's task does it soon; whoever is given two orders does the later one.
+    pub fn order(&self, order: Order) {
+        self.orders.send_replace(Some(order));
+    }
+
+    /// Orders that were meant for what was before.
+    pub(crate) fn forget_orders(&self) {
+        self.orders.send_replace(None);
+    }
+
+    /// Waits for an order, and takes it. Others that come meanwhile are for nobody.
+    pub(crate) async fn ordered(&self, wanted: Order) {
+        let mut orders = self.orders.subscribe();
+        loop {
+            let _ = orders.wait_for(|order| *order == Some(wanted)).await;
+            if self.orders.send_if_modified(|order| order.take_if(|order| *order == wanted).is_some()) {
+                return;
+            }
+        }
+    }
+
+    /// What its worker has used and is doing; none before the first, and none that is gone.
+    pub(crate) fn worker(&self) -> Option<Arc<WorkerStats>> {
+        self.worker.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Known)) {

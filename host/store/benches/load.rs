@@ -73,12 +73,7 @@ fn main() {
 fn restart(folder: &Path, corpus: &Corpus, instances: usize) {
     let start = Instant::now();
     let (store, _keeper, restored) = Store::open(folder, &Limits::default()).unwrap();
-    println!(
-        "restart: {:.1?}, {} frames, {} rows in logs",
-        start.elapsed(),
-        restored.frames,
-        restored.logged_rows
-    );
+    println!("restart: {:.1?}, {} frames, {} rows in logs", start.elapsed(), restored.frames, restored.logged_rows);
     query(&store, corpus, instances);
     println!("first query answered {:.1?} after the start; {}", start.elapsed(), memory());
 }

@@ -84,7 +84,9 @@ impl Grants {
             || (!is_wild(wanted) && self.allow(Path::new(wanted)))
     }
 
-    pub(crate) fn read(&self, path: &str) -> Result<Vec<u8>, FileError> {
+    /// A file of so many bytes at most.
+    pub(crate) fn read(&self, path: &str, most: usize) -> Result<Vec<u8>, FileError> {
+        let most = (most as u64).min(LARGEST_FILE);
         let handle = self.open(path)?;
         if FileType::from_raw_mode(fs::fstat(&handle)?.st_mode) != FileType::RegularFile {
             return Err(FileError::NotAFile);
@@ -100,8 +102,8 @@ impl Grants {
                 Err(error) => return Err(error.into()),
             };
             let Some(part) = chunk.get(..read).filter(|part| !part.is_empty()) else { return Ok(bytes) };
-            if (bytes.len() + part.len()) as u64 > LARGEST_FILE {
-                return Err(FileError::TooLarge(LARGEST_FILE));
+            if (bytes.len() + part.len()) as u64 > most {
+                return Err(FileError::TooLarge(most));
             }
             bytes.extend_from_slice(part);
         }
@@ -272,14 +274,18 @@ mod tests {
         Grants::new(globs).unwrap()
     }
 
+    fn read(grants: &Grants, path: &str) -> Result<Vec<u8>, FileError> {
+        grants.read(path, usize::MAX)
+    }
+
     #[test]
     fn a_star_stays_within_a_segment_and_two_cross_segments() {
         let Folder { path, _guard } = &folder();
         let one = grants(&[format!("{path}/granted/*")]);
-        assert_eq!(one.read(&format!("{path}/granted/a.txt")), Ok(b"a".to_vec()));
-        assert_eq!(one.read(&format!("{path}/granted/sub/deep.txt")), Err(FileError::Denied));
+        assert_eq!(read(&one, &format!("{path}/granted/a.txt")), Ok(b"a".to_vec()));
+        assert_eq!(read(&one, &format!("{path}/granted/sub/deep.txt")), Err(FileError::Denied));
         let two = grants(&[format!("{path}/granted/**/*.txt")]);
-        assert_eq!(two.read(&format!("{path}/granted/sub/deep.txt")), Ok(b"deep".to_vec()));
+        assert_eq!(read(&two, &format!("{path}/granted/sub/deep.txt")), Ok(b"deep".to_vec()));
     }
 
     #[test]
@@ -287,9 +293,9 @@ mod tests {
         let Folder { path, _guard } = &folder();
         let grants = grants(&[format!("{path}/granted/*")]);
         for name in ["secret.txt", "no-such-file"] {
-            assert_eq!(grants.read(&format!("{path}/{name}")), Err(FileError::Denied));
+            assert_eq!(read(&grants, &format!("{path}/{name}")), Err(FileError::Denied));
         }
-        assert_eq!(grants.read(&format!("{path}/granted/no-such-file")), Err(FileError::NotFound));
+        assert_eq!(read(&grants, &format!("{path}/granted/no-such-file")), Err(FileError::NotFound));
     }
 
     #[test]
@@ -302,7 +308,7 @@ mod tests {
             String::new(),
             format!("{path}/granted/a.txt\0.png"),
         ] {
-            assert_eq!(grants.read(&tricky), Err(FileError::Denied), "{tricky:?}");
+            assert_eq!(read(&grants, &tricky), Err(FileError::Denied), "{tricky:?}");
         }
     }
 
@@ -313,9 +319,9 @@ mod tests {
         symlink("a.txt", format!("{path}/granted/in")).unwrap();
         symlink(path, format!("{path}/granted/up")).unwrap();
         let grants = grants(&[format!("{path}/granted/**")]);
-        assert_eq!(grants.read(&format!("{path}/granted/out")), Err(FileError::Denied));
-        assert_eq!(grants.read(&format!("{path}/granted/up/secret.txt")), Err(FileError::Denied));
-        assert_eq!(grants.read(&format!("{path}/granted/in")), Ok(b"a".to_vec()));
+        assert_eq!(read(&grants, &format!("{path}/granted/out")), Err(FileError::Denied));
+        assert_eq!(read(&grants, &format!("{path}/granted/up/secret.txt")), Err(FileError::Denied));
+        assert_eq!(read(&grants, &format!("{path}/granted/in")), Ok(b"a".to_vec()));
     }
 
     #[test]
@@ -323,26 +329,26 @@ mod tests {
         let Folder { path, _guard } = &folder();
         symlink("granted", format!("{path}/alias")).unwrap();
         let grants = grants(&[format!("{path}/alias/*.txt")]);
-        assert_eq!(grants.read(&format!("{path}/alias/a.txt")), Ok(b"a".to_vec()));
+        assert_eq!(read(&grants, &format!("{path}/alias/a.txt")), Ok(b"a".to_vec()));
     }
 
     #[test]
     fn the_kernels_own_links_are_never_followed() {
         let grants = Grants::new(["/proc/**", "/etc/**"]).unwrap();
         for link in ["/proc/self/root/etc/passwd", "/proc/self/cwd", "/proc/self/exe", "/proc/self/fd/0"] {
-            assert_eq!(grants.read(link), Err(FileError::Denied), "{link}");
+            assert_eq!(read(&grants, link), Err(FileError::Denied), "{link}");
         }
-        assert!(grants.read("/proc/self/status").is_ok(), "an ordinary link of the kernel");
+        assert!(read(&grants, "/proc/self/status").is_ok(), "an ordinary link of the kernel");
         let narrow = Grants::new(["/proc/self/mounts"]).unwrap();
-        assert!(narrow.read("/proc/self/mounts").is_ok());
+        assert!(read(&narrow, "/proc/self/mounts").is_ok());
     }
 
     #[test]
     fn only_regular_files_are_read_and_only_directories_listed() {
         let Folder { path, _guard } = &folder();
         let grants = grants(&[format!("{path}/granted"), format!("{path}/granted/*"), "/dev/zero".to_owned()]);
-        assert_eq!(grants.read(&format!("{path}/granted/sub")), Err(FileError::NotAFile));
-        assert_eq!(grants.read("/dev/zero"), Err(FileError::NotAFile));
+        assert_eq!(read(&grants, &format!("{path}/granted/sub")), Err(FileError::NotAFile));
+        assert_eq!(read(&grants, "/dev/zero"), Err(FileError::NotAFile));
         assert_eq!(grants.entries(&format!("{path}/granted/a.txt")), Err(FileError::NotAFile));
         assert_eq!(
             grants.entries(&format!("{path}/granted")),
@@ -355,7 +361,8 @@ mod tests {
         let Folder { path, _guard } = &folder();
         std::fs::write(format!("{path}/granted/big"), vec![0; LARGEST_FILE as usize + 1]).unwrap();
         let grants = grants(&[format!("{path}/granted/*")]);
-        assert_eq!(grants.read(&format!("{path}/granted/big")), Err(FileError::TooLarge(LARGEST_FILE)));
+        assert_eq!(read(&grants, &format!("{path}/granted/big")), Err(FileError::TooLarge(LARGEST_FILE)));
+        assert_eq!(grants.read(&format!("{path}/granted/a.txt"), 0), Err(FileError::TooLarge(0)), "of the call's");
     }
 
     #[test]
@@ -386,7 +393,7 @@ mod tests {
             symlink("/", format!("{path}/granted/root")).unwrap();
             let grants = grants(&[format!("{path}/granted/**")]);
             let asked = format!("{path}/granted/{}", parts.join("/"));
-            if let Ok(bytes) = grants.read(&asked) {
+            if let Ok(bytes) = read(&grants, &asked) {
                 prop_assert!([&b"a"[..], b"deep"].contains(&&bytes[..]), "{asked}");
             }
         }

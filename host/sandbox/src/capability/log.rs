@@ -1,12 +1,10 @@
 //! `log`: lines for the host's log, limited in rate and length, escaped.
 
+use crate::Limits;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-
-/// Bytes of one line after escaping; the rest is cut.
-const LONGEST: usize = 4096;
 
 const WINDOW: Duration = Duration::from_secs(1);
 
@@ -24,6 +22,8 @@ pub(crate) enum Level {
 pub(crate) struct Log {
     plugin: Arc<str>,
     lines_per_second: u32,
+    /// Bytes of one line after escaping; the rest is cut.
+    line_bytes: usize,
     window_start: Instant,
     lines: u32,
     dropped: Arc<AtomicU64>,
@@ -31,8 +31,9 @@ pub(crate) struct Log {
 
 impl Log {
     /// `dropped` counts the lines over the limit.
-    pub(crate) fn new(plugin: Arc<str>, lines_per_second: u32, dropped: Arc<AtomicU64>) -> Self {
-        Self { plugin, lines_per_second, window_start: Instant::now(), lines: 0, dropped }
+    pub(crate) fn new(plugin: Arc<str>, limits: &Limits, dropped: Arc<AtomicU64>) -> Self {
+        let Limits { log_lines_per_second: lines_per_second, log_line_bytes: line_bytes, .. } = *limits;
+        Self { plugin, lines_per_second, line_bytes, window_start: Instant::now(), lines: 0, dropped }
     }
 
     pub(crate) fn write(&mut self, level: Level, message: &str) {
@@ -41,7 +42,7 @@ impl Log {
             return;
         }
         let plugin = &*self.plugin;
-        let message = printable(message);
+        let message = printable(message, self.line_bytes);
         match level {
             Level::Trace => tracing::trace!(target: "plugin", plugin, "{message}"),
             Level::Debug => tracing::debug!(target: "plugin", plugin, "{message}"),
@@ -62,10 +63,10 @@ impl Log {
 }
 
 /// One line without control characters: a guest must not be able to forge lines or drive a terminal.
-fn printable(message: &str) -> String {
-    let mut line = String::with_capacity(message.len().min(LONGEST));
+fn printable(message: &str, longest: usize) -> String {
+    let mut line = String::with_capacity(message.len().min(longest));
     for c in message.trim_end().chars() {
-        if line.len() >= LONGEST {
+        if line.len() >= longest {
             line.push('…');
             break;
         }
@@ -89,22 +90,22 @@ mod tests {
 
     #[test]
     fn a_line_cannot_forge_another_or_drive_a_terminal() {
-        assert_eq!(printable("a\nERROR b\x1b[31m"), "a\\nERROR b\\u{1b}[31m");
-        assert_eq!(printable("\u{202e}x"), "\\u{202e}x");
-        assert_eq!(printable("größe\n"), "größe");
+        assert_eq!(printable("a\nERROR b\x1b[31m", 100), "a\\nERROR b\\u{1b}[31m");
+        assert_eq!(printable("\u{202e}x", 100), "\\u{202e}x");
+        assert_eq!(printable("größe\n", 100), "größe");
     }
 
     #[test]
     fn a_long_line_is_cut() {
-        let line = printable(&"x".repeat(1 << 20));
-        assert!(line.len() <= LONGEST + '…'.len_utf8());
+        let line = printable(&"x".repeat(1 << 20), 4096);
+        assert!(line.len() <= 4096 + '…'.len_utf8());
         assert!(line.ends_with('…'));
     }
 
     #[test]
     fn lines_over_the_rate_are_dropped_and_counted_until_the_next_second() {
         let dropped = Arc::new(AtomicU64::new(0));
-        let mut log = Log::new("p".into(), 2, dropped.clone());
+        let mut log = Log::new("p".into(), &Limits { log_lines_per_second: 2, ..Limits::default() }, dropped.clone());
         for _ in 0..5 {
             log.write(Level::Info, "x");
         }

@@ -2,7 +2,7 @@
 //! empty environment and arguments; clocks and random numbers work; standard output and error go to the log.
 
 use super::log::{Level, Log};
-use crate::limits::{HANDLES, RANDOM};
+use crate::limits::RANDOM;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,9 +27,9 @@ pub(crate) fn context(log: &Arc<Mutex<Log>>) -> WasiCtx {
         .build()
 }
 
-pub(crate) fn table() -> ResourceTable {
+pub(crate) fn table(handles: usize) -> ResourceTable {
     let mut table = ResourceTable::new();
-    table.set_max_capacity(HANDLES);
+    table.set_max_capacity(handles);
     table
 }
 

@@ -127,7 +127,7 @@ impl log::Host for Guest {
 
 impl files::Host for Guest {
     fn read(&mut self, path: String) -> Result<Vec<u8>, files::FileError> {
-        Ok(self.grants.read(&path)?)
+        Ok(self.read_file(&path)?)
     }
 
     fn entries(&mut self, path: String) -> Result<Vec<files::Entry>, files::FileError> {

@@ -188,7 +188,8 @@ impl Logged {
         let mut row = Row::default();
         let mut read = |place: &Place| {
             let Contents { bytes, records } = &*self.contents;
-            let payload = records.get(place.record as usize).and_then(|range| bytes.get(range.clone())).ok_or(Damaged)?;
+            let payload =
+                records.get(place.record as usize).and_then(|range| bytes.get(range.clone())).ok_or(Damaged)?;
             let record_ms = Reader(payload).i64()?;
             let entry = Entry::read(&mut Reader(payload.get(place.at as usize..).ok_or(Damaged)?))?;
             take(&mut entry.rows(record_ms, schema, &mut row)?)

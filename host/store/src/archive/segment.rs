@@ -61,7 +61,11 @@ pub(crate) struct Loaded {
 pub(crate) enum Listed {
     Pages(Vec<Page>),
     /// Those a part of its index lists, to be read.
-    Indexed { segment: Arc<Segment>, index: Arc<Vec<u8>>, part: Range<usize> },
+    Indexed {
+        segment: Arc<Segment>,
+        index: Arc<Vec<u8>>,
+        part: Range<usize>,
+    },
 }
 
 #[derive(Debug)]

@@ -1,0 +1,119 @@
+//! The plugins of a running host.
+
+use super::client::{Client, encode};
+use super::query::print;
+use super::{ClientArgs, OrderArgs, PluginArgs};
+use crate::admin;
+use crate::plugins::Order;
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::io::{ErrorKind, Write as _};
+
+#[derive(Deserialize)]
+struct Plugin {
+    name: String,
+    state: String,
+    version: Option<String>,
+    instances: u64,
+    calls: u64,
+    failures: u64,
+    memory_bytes: u64,
+    last_failure: Option<Failure>,
+}
+
+#[derive(Deserialize)]
+struct Failure {
+    at: String,
+    reason: String,
+}
+
+pub(super) async fn list(args: ClientArgs) -> Result<()> {
+    let body = Client::new(&args.url)?.get("/v1/plugins").await?;
+    if args.json {
+        return print(&body);
+    }
+    let plugins: Vec<Plugin> = serde_json::from_slice(&body).context("the answer is no list of plugins")?;
+    let width = plugins.iter().map(|plugin| plugin.name.len()).max().unwrap_or(0).max(4);
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "{:<width$}  {:<11} {:<8} {:>9} {:>9} {:>9} {:>8}  LAST FAILURE",
+        "NAME", "STATE", "VERSION", "INSTANCES", "CALLS", "FAILURES", "MEMORY"
+    )?;
+    for plugin in plugins {
+        let Plugin { name, state, instances, calls, failures, .. } = plugin;
+        let version = plugin.version.as_deref().unwrap_or("-");
+        let memory = format!("{} KiB", plugin.memory_bytes.div_ceil(1024));
+        let failure = plugin.last_failure.map(|failure| format!("{} {}", failure.at, failure.reason));
+        let failure = failure.unwrap_or_default();
+        let line = format!(
+            "{name:<width$}  {state:<11} {version:<8} {instances:>9} {calls:>9} {failures:>9} {memory:>8}  {failure}"
+        );
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+pub(super) async fn show(args: PluginArgs) -> Result<()> {
+    let body = Client::new(&args.client.url)?.get(&format!("/v1/plugins/{}", encode(&args.name))).await?;
+    if args.client.json {
+        return print(&body);
+    }
+    let page: Map<String, Value> = serde_json::from_slice(&body).context("the answer is no plugin")?;
+    let mut out = std::io::stdout().lock();
+    for (name, value) in &page {
+        show_value(&mut out, name, value, 0)?;
+    }
+    Ok(())
+}
+
+/// `name  value`, what is inside of it below, further in.
+fn show_value(out: &mut impl std::io::Write, name: &str, value: &Value, depth: usize) -> Result<()> {
+    let indent = "  ".repeat(depth);
+    let label = format!("{indent}{name}");
+    match value {
+        Value::Object(inner) => {
+            writeln!(out, "{label}")?;
+            inner.iter().try_for_each(|(name, value)| show_value(out, name, value, depth + 1))
+        }
+        Value::Array(items) if items.is_empty() => Ok(writeln!(out, "{label:<28} -")?),
+        Value::Array(items) if items.iter().all(Value::is_string) => {
+            let mut label = label;
+            for item in items.iter().filter_map(Value::as_str) {
+                writeln!(out, "{label:<28} {item}")?;
+                label.clear();
+            }
+            Ok(())
+        }
+        Value::Array(items) => {
+            writeln!(out, "{label}")?;
+            items.iter().try_for_each(|item| show_value(out, "-", item, depth + 1))
+        }
+        Value::String(text) => Ok(writeln!(out, "{label:<28} {text}")?),
+        other => Ok(writeln!(out, "{label:<28} {other}")?),
+    }
+}
+
+pub(super) async fn order(args: OrderArgs, order: Order) -> Result<()> {
+    let data = args.data.folder()?;
+    let token = admin::read(&data).with_context(|| {
+        let file = admin::file(&data);
+        let hint = match file.metadata() {
+            Err(error) if error.kind() == ErrorKind::NotFound => "; name the host's data directory with --data",
+            _ => "; try it as the user the host runs as",
+        };
+        format!("cannot read the admin token in {}{hint}", file.display())
+    })?;
+    let path = format!("/v1/plugins/{}/{}", encode(&args.name), order.as_str());
+    Client::new(&args.url)?.post(&path, &token).await?;
+    println!(
+        "{}: {}",
+        args.name,
+        match order {
+            Order::Quarantine => "it will run no more until it is released",
+            Order::Release => "it is released",
+        }
+    );
+    Ok(())
+}

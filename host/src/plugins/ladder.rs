@@ -1,0 +1,152 @@
+//! What becomes of a plugin whose calls end badly: a wait before the next one, longer each time, then quarantine. Good
+//! behaviour leads back to the start.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, Instant};
+
+/// The wait after the first failure, and the longest.
+const FIRST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// Calls that may end badly beside others that come back, as a multiple of those that may where none does: a poison
+/// instance is looked for that way.
+const BESIDE_OTHERS: usize = 20;
+
+/// Where a plugin stands.
+#[derive(Debug)]
+pub(crate) struct Ladder {
+    /// Calls in a row that may end badly within the window.
+    most: usize,
+    window: Duration,
+    /// Within the window.
+    all: VecDeque<Instant>,
+    /// Since one came back.
+    in_a_row: VecDeque<Instant>,
+}
+
+/// How a plugin's calls of one tick, or its start, went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Went {
+    /// Some, with an answer; a failure is one.
+    pub(crate) came_back: bool,
+    /// So many did not.
+    pub(crate) ended_badly: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    GoOn,
+    Wait(Duration),
+    Quarantine,
+}
+
+/// The wait after so many failures in a row, a quarter more or less, so that plugins that failed together do not come
+/// back together.
+pub(crate) fn backoff(times: usize) -> Duration {
+    let doublings = u32::try_from(times.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
+    let wait = FIRST.saturating_mul(1 << doublings).min(LONGEST);
+    let random = RandomState::new().hash_one(times) % 1024;
+    wait.mul_f64(0.75 + random as f64 / 2048.0)
+}
+
+impl Ladder {
+    pub(crate) fn new(most: u32, window: Duration) -> Self {
+        let most = usize::try_from(most).unwrap_or(usize::MAX).max(1);
+        Self { most, window, all: VecDeque::new(), in_a_row: VecDeque::new() }
+    }
+
+    /// What comes next.
+    pub(crate) fn after(&mut self, went: Went, now: Instant) -> Next {
+        if went.came_back {
+            self.in_a_row.clear();
+        } else if went.ended_badly > 0 {
+            self.in_a_row.push_back(now);
+        }
+        self.all.extend(std::iter::repeat_n(now, went.ended_badly));
+        for failures in [&mut self.all, &mut self.in_a_row] {
+            while failures.pop_front_if(|at| now.duration_since(*at) > self.window).is_some() {}
+        }
+        let most_of_all = self.most.saturating_mul(BESIDE_OTHERS);
+        if self.in_a_row.len() >= self.most || self.all.len() >= most_of_all {
+            Next::Quarantine
+        } else if went.ended_badly > 0 && !went.came_back {
+            Next::Wait(backoff(self.in_a_row.len()))
+        } else {
+            Next::GoOn
+        }
+    }
+
+    /// Forgets what was.
+    pub(crate) fn reset(&mut self) {
+        self.all.clear();
+        self.in_a_row.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BADLY: Went = Went { came_back: false, ended_badly: 1 };
+    const WELL: Went = Went { came_back: true, ended_badly: 0 };
+    const MIXED: Went = Went { came_back: true, ended_badly: 1 };
+
+    fn after(ladder: &mut Ladder, went: Went, seconds: u64) -> Next {
+        ladder.after(went, start() + Duration::from_secs(seconds))
+    }
+
+    fn start() -> Instant {
+        static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        *START.get_or_init(Instant::now)
+    }
+
+    #[test]
+    fn waits_double_up_to_a_bound_and_differ() {
+        for (times, seconds) in [(1, 1.0), (2, 2.0), (5, 16.0), (9, 256.0), (10, 300.0), (usize::MAX, 300.0)] {
+            let wait = backoff(times).as_secs_f64();
+            assert!((seconds * 0.75..=seconds * 1.25).contains(&wait), "{times}: {wait}");
+        }
+        let waits: Vec<_> = (0..10).map(|_| backoff(9)).collect();
+        assert!(waits.windows(2).any(|pair| pair[0] != pair[1]));
+    }
+
+    #[test]
+    fn failures_in_a_row_end_in_quarantine() {
+        let mut ladder = Ladder::new(3, Duration::from_secs(60));
+        assert!(matches!(after(&mut ladder, BADLY, 0), Next::Wait(_)));
+        assert!(matches!(after(&mut ladder, BADLY, 10), Next::Wait(_)));
+        assert_eq!(after(&mut ladder, BADLY, 20), Next::Quarantine);
+        ladder.reset();
+        assert!(matches!(after(&mut ladder, BADLY, 30), Next::Wait(_)), "released, it begins anew");
+    }
+
+    #[test]
+    fn good_behaviour_and_time_are_forgiving() {
+        let mut ladder = Ladder::new(3, Duration::from_secs(60));
+        for tick in 0..100 {
+            assert!(matches!(after(&mut ladder, BADLY, tick), Next::Wait(_)));
+            assert_eq!(after(&mut ladder, WELL, tick), Next::GoOn);
+            if tick == 50 {
+                ladder.reset();
+            }
+        }
+        let mut slow = Ladder::new(3, Duration::from_secs(60));
+        assert!((0..100).all(|tick| matches!(after(&mut slow, BADLY, tick * 40), Next::Wait(_))));
+    }
+
+    #[test]
+    fn a_poison_instance_can_be_looked_for_but_not_for_ever() {
+        let mut ladder = Ladder::new(3, Duration::from_secs(60));
+        let went_on = (0..100).take_while(|_| after(&mut ladder, MIXED, 1) == Next::GoOn).count();
+        assert_eq!(went_on, 3 * BESIDE_OTHERS - 1);
+    }
+
+    #[test]
+    fn ticks_without_calls_change_nothing() {
+        let mut ladder = Ladder::new(2, Duration::from_secs(60));
+        after(&mut ladder, BADLY, 0);
+        assert_eq!(after(&mut ladder, Went::default(), 1), Next::GoOn);
+        assert_eq!(after(&mut ladder, BADLY, 2), Next::Quarantine);
+    }
+}

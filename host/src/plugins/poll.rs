@@ -1,0 +1,325 @@
+//! A running plugin's polls: on schedule, in batches, each row to the store and to the hub.
+
+use super::batches::Batches;
+use super::ladder::{Ladder, Next, Went};
+use super::run::{Keeper, count};
+use super::status::{Order, Shared, Waiting};
+use super::{Fields, PluginState, plain};
+use crate::clock::Schedule;
+use crate::core::Core;
+use crate::labels;
+use dropsonde_sandbox::{CallError, Failure, Readings, Tick, Worker};
+use dropsonde_store::{Frame, InstanceId};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Calls of one tick that may end badly: each costs the next one a fresh instance.
+const MOST_ENDS: usize = 4;
+
+/// Why a plugin is polled no more.
+pub(super) enum Ended {
+    /// By its own word its configuration cannot work.
+    Invalid(String),
+    /// Its calls end badly again and again.
+    Quarantined,
+    /// Its worker is of no more use.
+    Lost(CallError),
+}
+
+/// A running plugin's polls.
+pub(super) struct Poller<'a> {
+    core: &'a Core,
+    status: &'a Shared,
+    worker: Worker,
+    /// None: it is no sampler, and has nothing to poll.
+    fields: Option<Fields>,
+    frames: HashMap<InstanceId, Arc<Frame>>,
+    keeper: &'a Keeper,
+    ladder: &'a mut Ladder,
+    batches: Batches,
+    started: Instant,
+    accounted: Accounted,
+}
+
+/// What of the worker was counted.
+#[derive(Debug, Default)]
+struct Accounted {
+    cpu: Duration,
+    spawned: u64,
+    crashed: u64,
+    idled: u64,
+}
+
+impl<'a> Poller<'a> {
+    pub(super) fn new(
+        core: &'a Core,
+        status: &'a Shared,
+        worker: Worker,
+        fields: Option<Fields>,
+        keeper: &'a Keeper,
+        ladder: &'a mut Ladder,
+    ) -> Self {
+        Self {
+            core,
+            status,
+            worker,
+            fields,
+            frames: HashMap::new(),
+            keeper,
+            ladder,
+            batches: Batches::default(),
+            started: Instant::now(),
+            accounted: Accounted::default(),
+        }
+    }
+
+    pub(super) async fn poll_on_schedule(&mut self) -> Ended {
+        let Some(fields) = self.fields.clone() else {
+            return Ended::Invalid("this host polls samplers only so far, and it is none".to_owned());
+        };
+        let mut schedule = Schedule::new(&self.status.name, self.status.interval);
+        let discover_interval =
+            i64::try_from(self.core.config.poll.discover_interval.get().as_millis()).unwrap_or(i64::MAX);
+        let mut discover_at = i64::MIN;
+        loop {
+            let now_ms = self.core.clock.now_ms();
+            let (due_ms, missed) = schedule.next(now_ms);
+            self.core.metrics.plugin_polls_missed.with_label_values(&[&*self.status.name]).inc_by(missed);
+            self.status.update(|known| {
+                known.next_poll_ms = Some(due_ms);
+                known.polls_missed += missed;
+            });
+            tokio::time::sleep(Duration::from_millis(u64::try_from(due_ms - now_ms).unwrap_or(0))).await;
+            let mut went = Went::default();
+            let polled = async {
+                // A clock that was set back must not put discovery off for as long.
+                if due_ms >= discover_at || discover_at - due_ms > discover_interval {
+                    discover_at = due_ms.saturating_add(discover_interval);
+                    self.discover(due_ms, &mut went).await?;
+                }
+                self.sample(due_ms, &fields, &mut went).await
+            };
+            let polled = polled.await;
+            self.keeper.keep(self.core, self.status).await;
+            self.account();
+            if let Err(ended) = polled {
+                return ended;
+            }
+            match self.ladder.after(went, Instant::now()) {
+                Next::GoOn => self.status.enter(PluginState::Running),
+                Next::Quarantine => return Ended::Quarantined,
+                Next::Wait(wait) => {
+                    let until_ms = self.core.clock.now_ms().saturating_add_unsigned(wait.as_millis() as u64);
+                    self.status.update(|known| known.next_poll_ms = Some(until_ms));
+                    self.status.forget_orders();
+                    self.status.enter(PluginState::Backoff);
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        () = self.status.ordered(Order::Release) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn discover(&mut self, at_ms: i64, went: &mut Went) -> Result<(), Ended> {
+        let answer = self.worker.discover(self.tick(at_ms)).await;
+        let found = match answer {
+            Ok(found) => found,
+            Err(error) => return self.report(&error, went),
+        };
+        went.came_back = true;
+        let most = self.status.limits.instances;
+        let over = found.len().saturating_sub(most);
+        let mut refused = over as u64;
+        if over > 0 {
+            let why = format!("it discovered {} instances; {most} are taken (limits.instances)", found.len());
+            self.status.failed_because(at_ms, why, None);
+        }
+        let mut instances = Vec::new();
+        for instance in found.into_iter().take(most) {
+            match InstanceId::new(&instance.id) {
+                Ok(id) => instances.push((id, labels::cleaned(instance.labels))),
+                Err(why) => {
+                    refused += 1;
+                    self.status.failed_because(at_ms, format!("an instance it discovered is refused: {why}"), None);
+                }
+            }
+        }
+        let discovered = self.core.tracked.discovered(&self.status.name, instances, at_ms);
+        refused += discovered.refused;
+        for id in &discovered.forgotten {
+            self.core.forget(id);
+        }
+        self.core.metrics.errors.with_label_values(&[&*self.status.name, "instances_refused"]).inc_by(refused);
+        Ok(())
+    }
+
+    async fn sample(&mut self, at_ms: i64, fields: &Fields, went: &mut Went) -> Result<(), Ended> {
+        let instances = self.core.tracked.polled_by(&self.status.name);
+        self.status.update(|known| known.instances = instances.len());
+        // What is no longer polled may be forgotten, and begin again with another frame.
+        self.frames.retain(|id, _| instances.binary_search(id).is_ok());
+        let aside = self.batches.set_aside().len();
+        let mut changed = false;
+        for batch in self.batches.of(&instances, Instant::now()) {
+            if went.ended_badly >= MOST_ENDS {
+                self.core.metrics.samples_dropped.with_label_values(&["poison"]).inc_by(batch.len() as u64);
+                continue;
+            }
+            let asked: Vec<String> = batch.iter().map(ToString::to_string).collect();
+            let called = Instant::now();
+            let readings = self.worker.sample(self.tick(at_ms), asked).await;
+            let took = called.elapsed();
+            self.status.called(took);
+            self.core.metrics.plugin_call_seconds.with_label_values(&[&*self.status.name]).observe(took.as_secs_f64());
+            let error = match readings {
+                Ok(readings) => {
+                    self.record(at_ms, &batch, fields, readings);
+                    went.came_back = true;
+                    changed |= self.batches.came_back(&batch);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            self.report(&error, went)?;
+            match error {
+                // Not for what it was asked.
+                CallError::NoInstance(_) | CallError::Stopped => break,
+                CallError::Failed(_) => changed |= self.batches.came_back(&batch),
+                error => {
+                    self.batches.ended_badly(&batch, &plain(&error.to_string()), Instant::now());
+                    changed = true;
+                }
+            }
+        }
+        if changed || self.batches.set_aside().len() != aside {
+            self.show_set_aside();
+        }
+        Ok(())
+    }
+
+    fn show_set_aside(&self) {
+        let (now, now_ms) = (Instant::now(), self.core.clock.now_ms());
+        let waiting = self.batches.set_aside().iter().map(|(id, aside)| Waiting {
+            instance: id.clone(),
+            reason: aside.reason.clone(),
+            times: aside.times,
+            retry_at_ms: now_ms
+                .saturating_add_unsigned(aside.retry_at.saturating_duration_since(now).as_millis() as u64),
+        });
+        let waiting = waiting.collect();
+        self.status.update(|known| known.set_aside = waiting);
+    }
+
+    /// Each row once: to the store, then to the hub.
+    fn record(&mut self, at_ms: i64, instances: &[InstanceId], fields: &Fields, readings: Readings) {
+        let columns = fields.metrics.len();
+        let failures: HashMap<usize, Failure> =
+            readings.failures.into_iter().map(|(row, failure)| (row as usize, failure)).collect();
+        let rows = readings.values.chunks_exact(columns.max(1));
+        for (row, (id, values)) in instances.iter().zip(rows).enumerate() {
+            match failures.get(&row) {
+                Some(Failure::Gone) => {
+                    self.core.tracked.gone(&self.status.name, id, at_ms);
+                    // Should it begin again, its history may be another.
+                    self.frames.remove(id);
+                    continue;
+                }
+                Some(failure) => {
+                    let error = CallError::Failed(failure.clone());
+                    self.core.metrics.errors.with_label_values(&[&*self.status.name, error.reason()]).inc();
+                    self.status.failed_because(at_ms, format!("{id}: {failure}"), None);
+                    continue;
+                }
+                None => {}
+            }
+            if values.iter().all(|value| !value.is_finite()) {
+                continue;
+            }
+            let offset = i64::from(readings.offsets_ms.get(row).copied().unwrap_or(0));
+            // Read before the last tick, or after this call can have ended: not this tick's.
+            let earliest = -self.interval_ms();
+            let latest = i64::try_from(self.status.limits.deadline.as_millis()).unwrap_or(i64::MAX);
+            if !(earliest..=latest).contains(&offset) {
+                self.core.metrics.samples_dropped.with_label_values(&["offset"]).inc();
+                continue;
+            }
+            let replaced = self.frame(id, fields).push(at_ms.saturating_add(offset), values);
+            self.core.metrics.samples_dropped.with_label_values(&["clock"]).inc_by(replaced as u64);
+            if let Some(sample) = self.core.store.latest(id).filter(|sample| !sample.values.is_empty()) {
+                self.core.hub.publish(id, &sample);
+            }
+        }
+    }
+
+    fn frame(&mut self, id: &InstanceId, fields: &Fields) -> &Frame {
+        let interval_ms = self.interval_ms();
+        self.frames.entry(id.clone()).or_insert_with(|| self.core.store.frame(id, &fields.schema, interval_ms))
+    }
+
+    fn interval_ms(&self) -> i64 {
+        i64::try_from(self.status.interval.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn tick(&self, at_ms: i64) -> Tick {
+        Tick {
+            at_ms: u64::try_from(at_ms).unwrap_or(0),
+            monotonic_ns: u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            budget_ms: u32::try_from(self.status.limits.cpu.as_millis()).unwrap_or(u32::MAX),
+            interval: self.status.interval,
+        }
+    }
+
+    /// Errors are the end of polling; everything else is counted and passes.
+    fn report(&self, error: &CallError, went: &mut Went) -> Result<(), Ended> {
+        count(self.core, self.status, error);
+        self.status.failed(self.core.clock.now_ms(), error);
+        if let Some(why) = error.invalid() {
+            return Err(Ended::Invalid(why.to_owned()));
+        }
+        tracing::warn!(plugin = &*self.status.name, "a poll failed: {}", plain(&error.to_string()));
+        match error {
+            CallError::Stuck(_) | CallError::Stopped => Err(Ended::Lost(error.clone())),
+            error => {
+                went.ended_badly += usize::from(error.is_end());
+                went.came_back |= matches!(error, CallError::Failed(_));
+                Ok(())
+            }
+        }
+    }
+
+    fn account(&mut self) {
+        let stats = self.worker.stats();
+        let metrics = &self.core.metrics;
+        let name = [&*self.status.name];
+        let now =
+            Accounted { cpu: stats.cpu(), spawned: stats.instances(), crashed: stats.crashed(), idled: stats.idled() };
+        let before = std::mem::replace(&mut self.accounted, now);
+        let now = &self.accounted;
+        metrics.plugin_cpu_seconds.with_label_values(&name).inc_by(now.cpu.saturating_sub(before.cpu).as_secs_f64());
+        metrics.plugin_memory_bytes.with_label_values(&name).set(i64::try_from(stats.memory()).unwrap_or(i64::MAX));
+        metrics.workers_spawned.inc_by(now.spawned - before.spawned);
+        metrics.workers_stopped.with_label_values(&["crashed"]).inc_by(now.crashed - before.crashed);
+        metrics.workers_stopped.with_label_values(&["idle_timeout"]).inc_by(now.idled - before.idled);
+        let (cpu, spawned) = (now.cpu.saturating_sub(before.cpu), now.spawned - before.spawned);
+        self.status.update(|known| {
+            known.memory_bytes = stats.memory();
+            known.cpu += cpu;
+            known.workers_spawned += spawned;
+            known.log_lines_dropped = stats.log_lines_dropped();
+        });
+    }
+}
+
+impl Drop for Poller<'_> {
+    fn drop(&mut self) {
+        self.account();
+        if self.worker.stats().is_live() {
+            self.core.metrics.workers_stopped.with_label_values(&["graceful"]).inc();
+        }
+        self.status.update(|known| known.memory_bytes = 0);
+        self.core.metrics.plugin_memory_bytes.with_label_values(&[&*self.status.name]).set(0);
+    }
+}
