@@ -4,7 +4,7 @@
 //!
 //! * `harness`: a running host, a client that shows every byte, the guests.
 //! * `http`, `stream`, `metrics`: what clients and Prometheus see.
-//! * `sandbox`: what plugins cannot do.
+//! * `sandbox`: what plugins cannot do; `grants`: what they may see; `hostile`: those that try.
 //! * `lifecycle`: start, stop, configuration, what plugins keep.
 //! * `history`: what is there after a restart, a crash, and on a disk that does not work.
 //! * `commands`, `store_commands`: the command line.
@@ -20,8 +20,10 @@
 
 mod authoring;
 mod commands;
+mod grants;
 mod harness;
 mod history;
+mod hostile;
 mod http;
 mod lifecycle;
 mod metrics;

@@ -45,10 +45,14 @@ fn a_trap_is_a_gap_with_its_reason_and_the_next_call_gets_a_fresh_instance() {
 
 #[test]
 fn endless_loops_in_more_plugins_than_cores_are_stopped_and_the_neighbour_misses_no_tick() {
-    let config = "poll.interval = '250ms'\n[[instances]]\nid = 'ok'\nsamplers = ['good']\n\
-                  [[instances]]\nid = 'spin'\nsamplers = ['bad', 'bad2', 'bad3', 'bad4']\n";
+    let mut config = "poll.interval = '250ms'\n[[instances]]\nid = 'ok'\nsamplers = ['good']\n\
+                      [[instances]]\nid = 'spin'\nsamplers = ['bad', 'bad2', 'bad3', 'bad4']\n"
+        .to_owned();
     let names = ["good", "bad", "bad2", "bad3", "bad4"];
-    let host = Host::start(config, &names.map(|name| (name, verbs())));
+    for name in &names[1..] {
+        config.push_str(&format!("[plugins.{name}]\ninterval = '1s'\n"));
+    }
+    let host = Host::start(&config, &names.map(|name| (name, verbs())));
     assert_no_missed_tick(&host);
     for name in &names[1..] {
         let failure = failure_of(&host, name);

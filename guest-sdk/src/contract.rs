@@ -63,6 +63,19 @@ impl Need {
     pub fn read(glob: impl Into<String>) -> Self {
         Self::Read(glob.into())
     }
+
+    /// Scheme, host and port.
+    pub fn http(origin: impl Into<String>) -> Self {
+        Self::Http(origin.into())
+    }
+
+    pub fn env(name: impl Into<String>) -> Self {
+        Self::Env(name.into())
+    }
+
+    pub fn dir(path: impl Into<String>) -> Self {
+        Self::Dir(path.into())
+    }
 }
 
 /// The operator's configuration of this plugin: a JSON object.

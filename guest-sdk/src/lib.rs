@@ -25,20 +25,22 @@
 //! ```
 //!
 //! The crate is a `cdylib`; `dropsonde plugin build` turns it into one `.wasm` file. It also compiles and runs
-//! natively, where [`files`], [`log`](mod@log) and [`state`] use the machine itself, so `cargo test` needs no host.
+//! natively, where [`files`], [`http`], [`log`](mod@log) and [`state`] use the machine itself, so `cargo test` needs no host.
 //!
 //! # Layout
 //!
 //! * [`Sampler`], [`Instance`], [`Reading`], [`Readings`]: what a sampler gives.
 //! * [`Field`], [`Aggregation`]: what its values mean.
 //! * [`Config`], [`Need`], [`Failure`], [`Description`], [`Tick`]: what every plugin exchanges with the host.
-//! * [`files`], [`log`](mod@log), [`state`]: what the host offers.
+//! * [`files`], [`http`], [`env`](mod@env), [`log`](mod@log), [`state`]: what the host offers.
 
 mod contract;
 mod field;
 mod sampler;
 
+pub mod env;
 pub mod files;
+pub mod http;
 pub mod log;
 pub mod state;
 

@@ -1,9 +1,12 @@
 //! A running host, a client that shows every byte, and the guests.
 
 mod client;
+pub(crate) mod components;
 mod guests;
 mod host;
+mod server;
 
 pub(crate) use client::{Response, Stream, request, stream};
 pub(crate) use guests::{verbs, workspace};
 pub(crate) use host::{Host, dropsonde, run};
+pub(crate) use server::Server;

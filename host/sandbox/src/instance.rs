@@ -1,17 +1,19 @@
-use crate::capability::files::{FileError, Grants};
+use crate::capability::files::FileError;
+use crate::capability::http::Http;
 use crate::capability::log::{Level, Log};
 use crate::capability::state::SavedState;
 use crate::capability::wasi;
 use crate::contract::v0_1::Exports;
 use crate::error::says;
-use crate::limits::Ceiling;
+use crate::limits::{Ceiling, HTTP_FIELDS};
 use crate::meter::Meter;
-use crate::{CallError, Limits, Plugin, Sandbox, Trap};
+use crate::{CallError, Grants, Limits, Plugin, Sandbox, Trap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use wasmtime::component::ResourceTable;
 use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// What host functions see of the plugin that calls them.
 pub(crate) struct Guest {
@@ -19,6 +21,8 @@ pub(crate) struct Guest {
     pub(crate) state: SavedState,
     log: Arc<Mutex<Log>>,
     wasi: WasiCtx,
+    http: Http,
+    http_limits: WasiHttpCtx,
     resources: ResourceTable,
     ceiling: Ceiling,
     limits: Limits,
@@ -37,6 +41,7 @@ pub(crate) struct Live {
 /// What an instance is made with.
 #[derive(Clone)]
 pub(crate) struct Surroundings {
+    pub(crate) plugin: Arc<str>,
     pub(crate) limits: Limits,
     pub(crate) grants: Arc<Grants>,
     pub(crate) state: SavedState,
@@ -47,11 +52,15 @@ pub(crate) struct Surroundings {
 
 impl Guest {
     fn new(with: &Surroundings) -> Self {
+        let mut http_limits = WasiHttpCtx::new();
+        http_limits.set_field_size_limit(HTTP_FIELDS);
         Self {
             grants: with.grants.clone(),
             state: with.state.clone(),
             log: with.log.clone(),
-            wasi: wasi::context(&with.log),
+            wasi: wasi::context(&with.plugin, &with.grants, &with.log),
+            http: Http::new(with.grants.clone(), with.limits),
+            http_limits,
             resources: wasi::table(with.limits.handles),
             ceiling: Ceiling::new(with.limits.memory),
             limits: with.limits,
@@ -60,7 +69,7 @@ impl Guest {
     }
 
     pub(crate) fn read_file(&mut self, path: &str) -> Result<Vec<u8>, FileError> {
-        let read = self.grants.read(path, self.file_bytes_left)?;
+        let read = self.grants.files.read(path, self.file_bytes_left)?;
         self.file_bytes_left = self.file_bytes_left.saturating_sub(read.len());
         Ok(read)
     }
@@ -76,6 +85,12 @@ impl WasiView for Guest {
     }
 }
 
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.http, table: &mut self.resources, ctx: &mut self.http_limits }
+    }
+}
+
 // === impl Live ===
 
 impl Live {
@@ -86,7 +101,7 @@ impl Live {
         store.limiter(|guest| &mut guest.ceiling);
         store.set_hostcall_fuel(limits.output);
         store.set_max_component_handles(limits.handles);
-        let meter = Meter::new();
+        let meter = Meter::default();
         let budget = meter.clone();
         store.epoch_deadline_callback(move |_| {
             Ok(if budget.exhausted() { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })

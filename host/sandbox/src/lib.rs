@@ -2,13 +2,13 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use dropsonde_sandbox::{Grants, Limits, Sandbox, Setup, Tick, Worker};
+//! use dropsonde_sandbox::{Grants, Need, Sandbox, Setup, Tick, Worker};
 //! use std::sync::Arc;
 //! use std::time::Duration;
 //!
 //! let sandbox = Arc::new(Sandbox::new()?);
 //! let plugin = sandbox.load(&std::fs::read("load.wasm")?)?;
-//! let grants = Grants::new(["/proc/loadavg"])?;
+//! let grants = Grants::new([Need::Read("/proc/loadavg".to_owned())])?;
 //! let setup = Setup { grants, ..Setup::named("load") };
 //! let worker = Worker::start(&sandbox, plugin, setup).await?;
 //! let tick = Tick { at_ms: 0, monotonic_ns: 0, budget_ms: 100, interval: Duration::from_secs(10) };
@@ -25,7 +25,8 @@
 //! * [`Plugin`] (`plugin`, `refusal`): a compiled component, looked over; why a file is refused.
 //! * [`Worker`] (`worker`, `instance`): a plugin's own thread, and the live instance on it.
 //! * `meter`, `limits`: CPU budget and ceilings.
-//! * `capability`: one file per capability: its grant, its limits, its tests.
+//! * [`Grants`] (`grants`): what the operator allows; `capability`: one module per capability: its grant, its limits, its
+//!   tests.
 //! * [`CallError`] (`error`): how a call can fail.
 
 mod cache;
@@ -34,6 +35,7 @@ mod compiler;
 mod contract;
 mod engine;
 mod error;
+mod grants;
 mod instance;
 mod limits;
 mod meter;
@@ -43,11 +45,11 @@ mod ticker;
 mod vocabulary;
 mod worker;
 
-pub use capability::files::{BadGlob, Grants};
 pub use capability::state::SavedState;
 pub use compiler::compile_as_child;
 pub use engine::{Sandbox, SandboxError};
 pub use error::{CallError, Trap};
+pub use grants::{BadGrant, Grants};
 pub use limits::Limits;
 pub use plugin::{Interface, Plugin, Role, Shape};
 pub use refusal::Refused;

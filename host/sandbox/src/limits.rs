@@ -18,6 +18,8 @@ pub struct Limits {
     pub handles: usize,
     /// Bytes of files read per call, all of them together.
     pub file_bytes: usize,
+    /// Bytes of one HTTP answer's body.
+    pub http_body: usize,
     /// Instances it may discover.
     pub instances: usize,
     pub log_lines_per_second: u32,
@@ -39,6 +41,7 @@ impl Default for Limits {
             handles: 1024,
             // The processes of a large machine, a page each.
             file_bytes: 64 << 20,
+            http_body: 8 << 20,
             instances: 100_000,
             log_lines_per_second: 20,
             log_line_bytes: 4096,
@@ -49,6 +52,9 @@ impl Default for Limits {
 
 /// Bytes of one answer to a request for random numbers.
 pub(crate) const RANDOM: u64 = 64 << 10;
+
+/// Bytes of the headers of one HTTP request or answer, as they are in memory.
+pub(crate) const HTTP_FIELDS: usize = 64 << 10;
 
 /// Core instances in one component: adapters of foreign toolchains make a few each.
 const INSTANCES: usize = 64;

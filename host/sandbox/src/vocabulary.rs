@@ -15,12 +15,31 @@ pub struct Description {
 pub enum Need {
     /// A glob of absolute paths.
     Read(String),
-    /// An HTTP origin.
+    /// An HTTP origin: scheme, host, port. As a grant also a network that names may lead to, `10.0.0.0/8`.
     Http(String),
     /// The name of an environment variable.
     Env(String),
     /// A directory, read-only.
     Dir(String),
+}
+
+impl Need {
+    /// The glob, origin, name or path.
+    pub fn what(&self) -> &str {
+        match self {
+            Self::Read(what) | Self::Http(what) | Self::Env(what) | Self::Dir(what) => what,
+        }
+    }
+
+    /// `read`, `http`, `env` or `dir`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Read(_) => "read",
+            Self::Http(_) => "http",
+            Self::Env(_) => "env",
+            Self::Dir(_) => "dir",
+        }
+    }
 }
 
 /// Why a plugin gave no reading. Part of a normal answer, unlike [`CallError`](crate::CallError).

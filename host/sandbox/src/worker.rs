@@ -15,6 +15,9 @@ const NICE: i32 = 10;
 /// Enough for the host's own frames; guests run on stacks of their own.
 const STACK: usize = 512 << 10;
 
+/// Threads a worker may have beside its own, for as long as it needs them: to read directories, to resolve names.
+const BLOCKING_THREADS: usize = 4;
+
 /// What an answer may take on its way beside the deadlines it comes under.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -157,7 +160,8 @@ impl Worker {
             stats: stats.clone(),
             live: None,
         };
-        spawn(&name, thread.run(queue, ready));
+        let with_network = !thread.with.grants.http.is_empty();
+        spawn(&name, with_network, thread.run(queue, ready));
         let fields = fields.await.map_err(|_| CallError::Stopped)?.map_err(|error| match error {
             // There is no other to be told from.
             CallError::NoInstance(why) => *why,
@@ -369,6 +373,7 @@ fn surroundings(setup: &Setup, stats: &WorkerStats) -> Surroundings {
     let dropped = stats.log_lines_dropped.clone();
     let log = Log::new(setup.name.as_str().into(), &setup.limits, dropped);
     Surroundings {
+        plugin: setup.name.as_str().into(),
         limits: setup.limits,
         grants: Arc::new(setup.grants.clone()),
         state: setup.state.clone(),
@@ -381,17 +386,22 @@ async fn on_own_thread<T: Send + 'static>(
     work: impl Future<Output = Result<T, CallError>> + Send + 'static,
 ) -> Result<T, CallError> {
     let (done, outcome) = oneshot::channel();
-    spawn(name, async move { drop(done.send(work.await)) });
+    spawn(name, false, async move { drop(done.send(work.await)) });
     outcome.await.map_err(|_| CallError::Stopped)?
 }
 
 /// Runs `work` on a thread and a runtime of its own. Should the machine refuse either, `work` is dropped, and whoever
 /// waits for it sees that.
-fn spawn(name: &str, work: impl Future<Output = ()> + Send + 'static) {
+fn spawn(name: &str, with_network: bool, work: impl Future<Output = ()> + Send + 'static) {
     let run = move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_time().max_blocking_threads(BLOCKING_THREADS);
+        if with_network {
+            runtime.enable_io();
+        }
         // Only a lower priority: failing to get it is no reason not to work.
         let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
-        match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+        match runtime.build() {
             Ok(runtime) => runtime.block_on(work),
             Err(error) => tracing::error!(%error, "cannot start a worker's runtime"),
         }

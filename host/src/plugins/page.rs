@@ -1,6 +1,6 @@
 use super::{Origin, PluginState, Status, Waiting};
 use crate::json;
-use dropsonde_sandbox::Need;
+use dropsonde_sandbox::{Grants, Need};
 use serde::Serialize;
 
 /// A plugin as `GET /v1/plugins` shows it. Its configuration is left out: it may hold secrets.
@@ -50,6 +50,9 @@ pub struct PluginPage {
 #[derive(Debug, Serialize)]
 struct GrantsPage {
     read: Vec<String>,
+    http: Vec<String>,
+    env: Vec<String>,
+    dirs: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -61,6 +64,7 @@ struct LimitsPage {
     output_bytes: usize,
     handles: usize,
     file_bytes: usize,
+    http_body_bytes: usize,
     instances: usize,
     log_lines_per_second: u32,
     log_line_bytes: usize,
@@ -112,7 +116,7 @@ impl PluginPage {
             digest: shape.map(|shape| shape.digest.clone()),
             roles: shape.map(|shape| shape.roles.iter().map(|role| role.as_str()).collect()).unwrap_or_default(),
             interval_seconds: status.interval.as_secs_f64(),
-            grants: GrantsPage { read: known.grants.globs().map(str::to_owned).collect() },
+            grants: GrantsPage::of(&known.grants),
             missing: known.missing.iter().map(describe_need).collect(),
             limits: LimitsPage {
                 memory_bytes: limits.memory,
@@ -122,6 +126,7 @@ impl PluginPage {
                 output_bytes: limits.output,
                 handles: limits.handles,
                 file_bytes: limits.file_bytes,
+                http_body_bytes: limits.http_body,
                 instances: limits.instances,
                 log_lines_per_second: limits.log_lines_per_second,
                 log_line_bytes: limits.log_line_bytes,
@@ -152,6 +157,16 @@ impl PluginPage {
     }
 }
 
+impl GrantsPage {
+    fn of(grants: &Grants) -> Self {
+        let of_kind = |kind| {
+            let granted = grants.iter().filter(|need| need.kind() == kind);
+            granted.map(|need| need.what().to_owned()).collect()
+        };
+        Self { read: of_kind("read"), http: of_kind("http"), env: of_kind("env"), dirs: of_kind("dir") }
+    }
+}
+
 impl WaitingPage {
     fn of(waiting: &Waiting) -> Self {
         Self {
@@ -165,11 +180,5 @@ impl WaitingPage {
 
 /// `read /proc/stat`
 pub(crate) fn describe_need(need: &Need) -> String {
-    let (kind, what) = match need {
-        Need::Read(glob) => ("read", glob),
-        Need::Http(origin) => ("http", origin),
-        Need::Env(name) => ("env", name),
-        Need::Dir(path) => ("dir", path),
-    };
-    format!("{kind} {}", super::plain(what))
+    format!("{} {}", need.kind(), super::plain(need.what()))
 }

@@ -208,12 +208,9 @@ async fn start(
         return Err(Stop::Failed(format!("it names {} needs; at most {MOST_NEEDS} are taken", needs.len())));
     }
     let grants = match (&status.config.grants, &component.origin) {
-        (Some(grants), _) => Grants::new(&grants.read),
-        // It came with the binary, and asks for what its own configuration makes it read.
-        (None, Origin::Bundled) => Grants::new(needs.iter().filter_map(|need| match need {
-            dropsonde_sandbox::Need::Read(glob) => Some(glob),
-            _ => None,
-        })),
+        (Some(grants), _) => Grants::new(grants.needs()),
+        // It came with the binary, and asks for what its own configuration makes it need.
+        (None, Origin::Bundled) => Grants::new(needs.iter().cloned()),
         (None, Origin::File(_)) => Ok(Grants::default()),
     };
     setup.grants = grants.map_err(|bad| Stop::Failed(bad.to_string()))?;

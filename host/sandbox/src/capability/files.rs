@@ -23,7 +23,7 @@ const MATCHING: MatchOptions =
 
 /// What a plugin may read: globs of absolute paths. `*` and `?` stay within a segment, `**` crosses segments.
 #[derive(Debug, Clone, Default)]
-pub struct Grants {
+pub(crate) struct Files {
     globs: Vec<Glob>,
 }
 
@@ -32,14 +32,6 @@ struct Glob {
     as_written: Pattern,
     /// The folder before the first wildcard, as it was resolved: a grant may name a symbolic link.
     resolved: Option<Pattern>,
-}
-
-/// A glob that cannot be granted.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("cannot grant {glob:?}: {why}")]
-pub struct BadGlob {
-    glob: String,
-    why: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,20 +58,16 @@ pub(crate) struct Space {
     pub(crate) inodes_free: u64,
 }
 
-// === impl Grants ===
+// === impl Files ===
 
-impl Grants {
-    pub fn new(globs: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, BadGlob> {
-        let globs = globs.into_iter().map(|glob| Glob::new(glob.as_ref())).collect::<Result<_, _>>()?;
-        Ok(Self { globs })
-    }
-
-    pub fn globs(&self) -> impl Iterator<Item = &str> {
-        self.globs.iter().map(|glob| glob.as_written.as_str())
+impl Files {
+    pub(crate) fn grant(&mut self, glob: &str) -> Result<(), String> {
+        self.globs.push(Glob::new(glob)?);
+        Ok(())
     }
 
     /// Whether everything the wanted glob matches is granted: it is granted itself, word for word, or as a path.
-    pub fn cover(&self, wanted: &str) -> bool {
+    pub(crate) fn cover(&self, wanted: &str) -> bool {
         self.globs.iter().any(|glob| glob.as_written.as_str() == wanted)
             || (!is_wild(wanted) && self.allow(Path::new(wanted)))
     }
@@ -165,12 +153,11 @@ impl Grants {
 // === impl Glob ===
 
 impl Glob {
-    fn new(glob: &str) -> Result<Self, BadGlob> {
-        let bad = |why: &str| BadGlob { glob: glob.to_owned(), why: why.to_owned() };
+    fn new(glob: &str) -> Result<Self, String> {
         if !is_plain(Path::new(glob)) {
-            return Err(bad("it is not an absolute path without `..`"));
+            return Err("it is not an absolute path without `..`".to_owned());
         }
-        let as_written = Pattern::new(glob).map_err(|error| bad(error.msg))?;
+        let as_written = Pattern::new(glob).map_err(|error| error.msg.to_owned())?;
         Ok(Self { as_written, resolved: resolve(Path::new(glob)) })
     }
 
@@ -270,11 +257,13 @@ mod tests {
         Folder { path: root.to_str().unwrap().to_owned(), _guard: guard }
     }
 
-    fn grants(globs: &[String]) -> Grants {
-        Grants::new(globs).unwrap()
+    fn grants(globs: &[impl AsRef<str>]) -> Files {
+        let mut files = Files::default();
+        globs.iter().for_each(|glob| files.grant(glob.as_ref()).unwrap());
+        files
     }
 
-    fn read(grants: &Grants, path: &str) -> Result<Vec<u8>, FileError> {
+    fn read(grants: &Files, path: &str) -> Result<Vec<u8>, FileError> {
         grants.read(path, usize::MAX)
     }
 
@@ -334,12 +323,12 @@ mod tests {
 
     #[test]
     fn the_kernels_own_links_are_never_followed() {
-        let grants = Grants::new(["/proc/**", "/etc/**"]).unwrap();
+        let grants = self::grants(&["/proc/**", "/etc/**"]);
         for link in ["/proc/self/root/etc/passwd", "/proc/self/cwd", "/proc/self/exe", "/proc/self/fd/0"] {
             assert_eq!(read(&grants, link), Err(FileError::Denied), "{link}");
         }
         assert!(read(&grants, "/proc/self/status").is_ok(), "an ordinary link of the kernel");
-        let narrow = Grants::new(["/proc/self/mounts"]).unwrap();
+        let narrow = self::grants(&["/proc/self/mounts"]);
         assert!(read(&narrow, "/proc/self/mounts").is_ok());
     }
 
@@ -367,14 +356,14 @@ mod tests {
 
     #[test]
     fn disk_space_needs_the_path_itself_granted() {
-        assert!(Grants::new(["/"]).unwrap().space("/").unwrap().total_bytes > 0);
-        assert_eq!(Grants::new(["/proc/*"]).unwrap().space("/"), Err(FileError::Denied));
+        assert!(self::grants(&["/"]).space("/").unwrap().total_bytes > 0);
+        assert_eq!(self::grants(&["/proc/*"]).space("/"), Err(FileError::Denied));
     }
 
     #[test]
     fn a_glob_that_cannot_mean_a_place_is_named() {
         for bad in ["proc/stat", "/proc/../etc", "", "/a/[", "/a/***"] {
-            assert!(Grants::new([bad]).unwrap_err().to_string().contains(&format!("{bad:?}")));
+            assert!(Files::default().grant(bad).is_err());
         }
     }
 

@@ -1,6 +1,9 @@
 //! What the host offers plugins, one file per capability.
 
+pub(crate) mod dirs;
+pub(crate) mod env;
 pub(crate) mod files;
+pub(crate) mod http;
 pub(crate) mod log;
 pub(crate) mod state;
 pub(crate) mod wasi;

@@ -1,7 +1,9 @@
-//! WASI 0.2, linked with nothing granted, so that components of any language's toolchain load: no files, no sockets,
-//! empty environment and arguments; clocks and random numbers work; standard output and error go to the log.
+//! WASI 0.2, linked with nothing but what is granted, so that components of any language's toolchain load: no sockets, no
+//! arguments, of the environment and the file system what the operator allows; clocks and random numbers work; standard
+//! output and error go to the log.
 
 use super::log::{Level, Log};
+use crate::Grants;
 use crate::limits::RANDOM;
 use std::io;
 use std::pin::Pin;
@@ -15,10 +17,12 @@ use wasmtime_wasi::{WasiCtx, WasiCtxBuilder};
 /// Bytes a guest may write without a line's end before what it has is logged anyway.
 const LONGEST_LINE: usize = 4096;
 
-pub(crate) fn context(log: &Arc<Mutex<Log>>) -> WasiCtx {
+pub(crate) fn context(plugin: &str, grants: &Grants, log: &Arc<Mutex<Log>>) -> WasiCtx {
     let lines = |level| Lines { log: log.clone(), level, partial: Arc::default() };
-    WasiCtxBuilder::new()
-        .stdout(lines(Level::Info))
+    let mut wasi = WasiCtxBuilder::new();
+    grants.env.show(&mut wasi);
+    grants.dirs.show(plugin, &mut wasi);
+    wasi.stdout(lines(Level::Info))
         .stderr(lines(Level::Warn))
         .max_random_size(RANDOM)
         .allow_tcp(false)

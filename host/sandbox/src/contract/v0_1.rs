@@ -136,12 +136,12 @@ impl files::Host for Guest {
             EntryKind::Directory => files::EntryKind::Directory,
             EntryKind::Other => files::EntryKind::Other,
         };
-        let entries = self.grants.entries(&path)?;
+        let entries = self.grants.files.entries(&path)?;
         Ok(entries.into_iter().map(|(name, what)| files::Entry { name, kind: kind(what) }).collect())
     }
 
     fn space(&mut self, path: String) -> Result<files::DiskSpace, files::FileError> {
-        let space = self.grants.space(&path)?;
+        let space = self.grants.files.space(&path)?;
         Ok(files::DiskSpace {
             total_bytes: space.total_bytes,
             available_bytes: space.available_bytes,

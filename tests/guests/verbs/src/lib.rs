@@ -1,12 +1,18 @@
 //! The tests' guest: an instance's id is a verb, and sampling the instance does it.
 //!
-//! `ok` reads 1, `count` counts its own calls, `gap` reads a gap, `unavailable` nothing, `gone` is gone, `panic` panics, `spin` never
-//! returns, `hoard` takes all memory, `recurse` all stack, `flood` logs, `long` returns too much, `read` reads the file
-//! in the configuration, `remember` counts in saved state.
+//! Well-behaved: `ok` reads 1, `count` counts its own calls, `gap` reads a gap, `unavailable` nothing, `gone` is gone,
+//! `remember` counts in saved state; `read` reads the file in the configuration, `list` lists the folder, `env` reads the
+//! variable, `get` asks for the URL.
+//!
+//! Others: `panic` panics, `spin` never returns, `wait` waits for ever, `hoard` takes all memory, `recurse` all stack,
+//! `flood` logs much, `line` a megabyte at once, `long` returns too much, `handles` holds too many resources, `headers`
+//! sends too many, `random` asks for too much, `short` returns a value too few, `stranger` a failure for a row nobody
+//! asked for.
 
 use dropsonde_guest::{Config, Failure, Field, Instance, Need, Reading, Readings, Sampler, Tick, export_sampler};
-use dropsonde_guest::{files, log, state};
+use dropsonde_guest::{env, files, http, log, state};
 use std::hint::black_box;
+use std::time::Duration;
 
 #[derive(Default)]
 struct Verbs {
@@ -19,13 +25,19 @@ struct Verbs {
 struct Settings {
     discover: Vec<String>,
     read: Option<String>,
+    list: Option<String>,
+    env: Option<String>,
+    get: Option<String>,
     /// `panic`, `spin` or `refuse`, in `init`.
     init: Option<String>,
 }
 
 impl Sampler for Verbs {
     fn needs(config: &Config) -> Result<Vec<Need>, Failure> {
-        Ok(config.parse::<Settings>()?.read.into_iter().map(Need::read).collect())
+        let Settings { read, list, env, get, .. } = config.parse()?;
+        let (read, list) = (read.map(Need::read), list.map(Need::read));
+        let origin = get.map(|url| Need::http(url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/")));
+        Ok([read, list, env.map(Need::env), origin].into_iter().flatten().collect())
     }
 
     fn init(&mut self, config: &Config) -> Result<(), Failure> {
@@ -60,8 +72,13 @@ impl Sampler for Verbs {
             let reading = self.sample(verb);
             readings.push(reading, &fields);
         }
-        if verbs.iter().any(|verb| verb == "long") {
-            readings.values = vec![0.0; 4 << 20];
+        for verb in verbs {
+            match verb.as_str() {
+                "long" => readings.values = vec![0.0; 4 << 20],
+                "short" => drop(readings.values.pop()),
+                "stranger" => readings.failures.push((verbs.len() as u32, Failure::Gone)),
+                _ => {}
+            }
         }
         Ok(readings)
     }
@@ -84,6 +101,34 @@ fn act(verb: &str, settings: &Settings) -> Result<f64, Failure> {
         }
         "recurse" => return Ok(recurse(1.0)),
         "flood" => (0..1000).for_each(|line| log::info(format!("line {line}\n\x1b[31mforged"))),
+        "line" => log::info("x".repeat(1 << 20)),
+        #[cfg(target_family = "wasm")]
+        "wait" => wasip2::clocks::monotonic_clock::subscribe_duration(u64::MAX / 2).block(),
+        #[cfg(target_family = "wasm")]
+        "handles" => {
+            let mut held = Vec::new();
+            loop {
+                held.push(wasip2::clocks::monotonic_clock::subscribe_duration(1));
+                black_box(&held);
+            }
+        }
+        #[cfg(target_family = "wasm")]
+        "headers" => {
+            let fields = wasip2::http::types::Fields::new();
+            let refused = (0..40_000).filter(|nth| fields.append(&format!("x-{nth}"), b"x").is_err()).count();
+            return Ok(refused as f64);
+        }
+        #[cfg(target_family = "wasm")]
+        "random" => return Ok(wasip2::random::random::get_random_bytes(1 << 30).len() as f64),
+        "list" => return Ok(files::entries(settings.list.as_deref().unwrap_or_default())?.len() as f64),
+        "env" => {
+            let value = env::var(settings.env.as_deref().unwrap_or_default());
+            return value.map(|value| value.len() as f64).ok_or_else(|| Failure::unavailable("it is not there"));
+        }
+        "get" => {
+            let answer = http::get(settings.get.as_deref().unwrap_or_default(), Duration::from_millis(800))?;
+            return Ok(f64::from(answer.status) + answer.body.len() as f64 / 1000.0);
+        }
         "read" => return Ok(files::read(settings.read.as_deref().unwrap_or_default())?.len() as f64),
         "remember" => {
             let times = state::load().and_then(|bytes| bytes.first().copied()).unwrap_or(0).saturating_add(1);
@@ -105,6 +150,14 @@ fn spin() -> ! {
 #[allow(unconditional_recursion, reason = "one of the verbs")]
 fn recurse(depth: f64) -> f64 {
     black_box(recurse(black_box(depth + 1.0))) + depth
+}
+
+/// For whoever makes it the module's start function.
+#[cfg(target_family = "wasm")]
+#[expect(unsafe_code, reason = "it is found by its name")]
+#[unsafe(no_mangle)]
+extern "C" fn spin_at_start() {
+    spin()
 }
 
 export_sampler!(Verbs);

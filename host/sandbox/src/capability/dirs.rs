@@ -1,0 +1,36 @@
+//! Directories, read-only, for plugins whose language reads files through WASI. What is inside is opened from the
+//! directory down, so that neither links nor `..` lead out.
+
+use std::path::{Component, Path, PathBuf};
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Dirs(Vec<PathBuf>);
+
+impl Dirs {
+    pub(crate) fn grant(&mut self, path: &str) -> Result<(), String> {
+        let plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
+        let path = Path::new(path);
+        if !path.is_absolute() || !path.components().all(plain) || path.as_os_str().as_encoded_bytes().contains(&0) {
+            return Err("it is not an absolute path without `..`".to_owned());
+        }
+        self.0.push(path.components().collect());
+        Ok(())
+    }
+
+    pub(crate) fn cover(&self, wanted: &str) -> bool {
+        let wanted = Path::new(wanted);
+        let is_plain = !wanted.components().any(|part| part == Component::ParentDir);
+        is_plain && self.0.iter().any(|granted| wanted.starts_with(granted))
+    }
+
+    /// Those that are there now, under the names they have outside.
+    pub(crate) fn show(&self, plugin: &str, wasi: &mut WasiCtxBuilder) {
+        for path in &self.0 {
+            let Some(name) = path.to_str() else { continue };
+            if let Err(error) = wasi.preopened_dir(path, name, FsPerms::ReadOnly) {
+                tracing::warn!(plugin, path = name, "a directory it is granted cannot be opened: {error:#}");
+            }
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Environment variables, by name: all others of the host's are unknown to a plugin.
+
+use wasmtime_wasi::WasiCtxBuilder;
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Env(Vec<String>);
+
+impl Env {
+    pub(crate) fn grant(&mut self, name: &str) -> Result<(), String> {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err("it is no name of an environment variable".to_owned());
+        }
+        self.0.push(name.to_owned());
+        Ok(())
+    }
+
+    /// Those that are set now, and are text.
+    pub(crate) fn show(&self, wasi: &mut WasiCtxBuilder) {
+        for name in &self.0 {
+            if let Ok(value) = std::env::var(name) {
+                wasi.env(name, value);
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Scheme, host and port; and what an operator grants of them.
+
+use super::address::{Network, is_public};
+use http::Uri;
+use http::uri::Scheme;
+use std::net::IpAddr;
+
+/// Where requests may go.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Origins {
+    origins: Vec<Origin>,
+    /// Where names may lead beside the internet.
+    networks: Vec<Network>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub(crate) is_tls: bool,
+    /// In lower case, without brackets.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl Origins {
+    /// An origin, or a network that names may lead to: `10.0.0.0/8`.
+    pub(crate) fn grant(&mut self, what: &str) -> Result<(), String> {
+        match what.contains("://") {
+            true => self.origins.push(Origin::parse(what)?),
+            false => self.networks.push(what.parse()?),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn cover(&self, wanted: &str) -> bool {
+        Origin::parse(wanted).is_ok_and(|origin| self.allow(&origin))
+    }
+
+    pub(crate) fn allow(&self, origin: &Origin) -> bool {
+        self.origins.contains(origin)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.origins.is_empty()
+    }
+
+    /// Whether an address may be connected to for a granted origin: it is on the internet, in a network that is
+    /// granted, or what the origin itself says, `localhost` meaning this host.
+    pub(crate) fn may_lead_to(&self, origin: &Origin, address: IpAddr) -> bool {
+        is_public(address)
+            || self.networks.iter().any(|network| network.contains(address))
+            || origin.host.parse::<IpAddr>() == Ok(address)
+            || (origin.host == "localhost" && address.is_loopback())
+    }
+}
+
+impl Origin {
+    fn parse(text: &str) -> Result<Self, String> {
+        let uri: Uri = text.parse().map_err(|_| "it is no origin such as https://example.com:8443".to_owned())?;
+        let has_more = uri.path_and_query().is_some_and(|rest| rest.as_str() != "/")
+            || uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+        if has_more {
+            return Err("an origin is scheme, host and port, and no more".to_owned());
+        }
+        Self::of(&uri).ok_or_else(|| "it is no origin such as https://example.com:8443".to_owned())
+    }
+
+    /// None: it is no http or https, or names no host.
+    pub(crate) fn of(uri: &Uri) -> Option<Self> {
+        let is_tls = match uri.scheme()? {
+            scheme if *scheme == Scheme::HTTP => false,
+            scheme if *scheme == Scheme::HTTPS => true,
+            _ => return None,
+        };
+        let authority = uri.authority()?;
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
+        let port = match authority.port() {
+            Some(port) => port.as_u16(),
+            // Nothing behind the colon, or what is no number.
+            None if authority.as_str().len() > authority.host().len() && !authority.as_str().contains('@') => {
+                return None;
+            }
+            None => {
+                if is_tls {
+                    443
+                } else {
+                    80
+                }
+            }
+        };
+        (!host.is_empty()).then(|| Self { is_tls, host: host.to_ascii_lowercase(), port })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origins(granted: &[&str]) -> Origins {
+        let mut origins = Origins::default();
+        granted.iter().for_each(|what| origins.grant(what).unwrap());
+        origins
+    }
+
+    fn origin(text: &str) -> Origin {
+        Origin::parse(text).unwrap()
+    }
+
+    #[test]
+    fn scheme_host_and_port_have_to_agree() {
+        let origins = origins(&["http://example.com", "https://[2606::1]:8443/"]);
+        for same in ["http://example.com", "http://example.com:80", "http://EXAMPLE.com/", "http://example.com./"] {
+            assert!(origins.cover(same), "{same}");
+        }
+        assert!(origins.cover("https://[2606::1]:8443"));
+        for other in [
+            "https://example.com",
+            "http://example.com:8080",
+            "http://example.com.evil.org",
+            "http://sub.example.com",
+            "http://example.com@evil.org",
+            "https://[2606::1]",
+        ] {
+            assert!(!origins.cover(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_origin_cannot_be_granted() {
+        for bad in ["ftp://x", "http://", "http://x/path", "http://x?q", "http://u:p@x", "http://x:", "//x", "x", ""] {
+            assert!(Origins::default().grant(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_name_leads_inside_only_where_that_is_granted() {
+        let granted = origins(&["http://a.example", "http://127.0.0.1:8080", "http://localhost", "10.0.0.0/8"]);
+        let leads = |from: &str, to: &str| granted.may_lead_to(&origin(from), to.parse().unwrap());
+        assert!(leads("http://a.example", "1.1.1.1"));
+        assert!(leads("http://a.example", "10.1.1.1"), "a network that is granted");
+        assert!(!leads("http://a.example", "127.0.0.1") && !leads("http://a.example", "::ffff:127.0.0.1"));
+        assert!(!leads("http://a.example", "169.254.169.254"));
+        assert!(leads("http://127.0.0.1:8080", "127.0.0.1") && !leads("http://127.0.0.1:8080", "127.0.0.2"));
+        assert!(leads("http://localhost", "::1") && !leads("http://localhost", "192.168.0.1"));
+    }
+}

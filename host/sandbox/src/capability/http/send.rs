@@ -1,0 +1,250 @@
+//! One request: resolved, checked, connected, sent; all of it bounded.
+
+use super::origin::{Origin, Origins};
+use crate::{Grants, Limits};
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, Uri};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::client::conn::http1;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use wasmtime_wasi_http::io::TokioIo;
+use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
+
+/// Connections one plugin may have at a time.
+const CONNECTIONS: usize = 64;
+
+/// Bytes of an answer's head, and its headers.
+const LARGEST_HEAD: usize = 64 << 10;
+const MOST_HEADERS: usize = 256;
+
+/// Addresses of one name that are tried.
+const TRIED: usize = 4;
+
+/// A plugin's way to the network.
+pub(crate) struct Http {
+    grants: Arc<Grants>,
+    limits: Limits,
+    connections: Arc<Semaphore>,
+}
+
+type Driver = Box<dyn Future<Output = Result<(), Error>> + Send>;
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+impl Http {
+    pub(crate) fn new(grants: Arc<Grants>, limits: Limits) -> Self {
+        Self { grants, limits, connections: Arc::new(Semaphore::new(CONNECTIONS)) }
+    }
+}
+
+impl WasiHttpHooks for Http {
+    fn send_request(
+        &mut self,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _: Driver,
+    ) -> Box<dyn Future<Output = Result<(Response<WasiBody>, Driver), Error>> + Send> {
+        let (grants, connections) = (self.grants.clone(), self.connections.clone());
+        let (total, most) = (self.limits.deadline, self.limits.http_body);
+        Box::new(async move {
+            let permit = connections.try_acquire_owned().map_err(|_| Error::ConnectionLimitReached)?;
+            send(&grants.http, request, options.unwrap_or_default(), total, most, permit).await
+        })
+    }
+
+    // A guest must not fill the log, as the defaults of these would.
+
+    fn p2_error_from_hyper(&mut self, error: &hyper::Error) -> ErrorCode {
+        match error {
+            error if error.is_timeout() => ErrorCode::HttpResponseTimeout,
+            error if error.is_incomplete_message() => ErrorCode::HttpResponseIncomplete,
+            _ => ErrorCode::HttpProtocolError,
+        }
+    }
+
+    fn p2_error_from_connect(&mut self, _: &io::Error) -> ErrorCode {
+        ErrorCode::ConnectionRefused
+    }
+
+    fn p2_error_from_tls(&mut self, _: &io::Error) -> ErrorCode {
+        ErrorCode::TlsProtocolError
+    }
+}
+
+/// `total` from now on it has to be over, the answer's body included.
+async fn send(
+    origins: &Origins,
+    request: Request<WasiBody>,
+    options: RequestOptions,
+    total: Duration,
+    most: usize,
+    permit: OwnedSemaphorePermit,
+) -> Result<(Response<WasiBody>, Driver), Error> {
+    let end = Instant::now() + total;
+    // The guest may want less time.
+    let within = |wanted: Option<Duration>| wanted.map_or(end, |wanted| end.min(Instant::now() + wanted));
+    let origin = Origin::of(request.uri()).ok_or(Error::HttpRequestUriInvalid)?;
+    if !origins.allow(&origin) {
+        return Err(Error::HttpRequestDenied);
+    }
+    let connected = timeout_at(within(options.connect_timeout), connect(origins, &origin)).await;
+    let stream = connected.map_err(|_| Error::ConnectionTimeout)??;
+    let (mut sender, connection) = http1::Builder::new()
+        .max_buf_size(LARGEST_HEAD)
+        .max_headers(MOST_HEADERS)
+        .handshake::<_, WasiBody>(TokioIo::new(stream))
+        .await?;
+    let mut connection = Box::pin(connection);
+    let sent = sender.send_request(without_origin(request)?);
+    let answered = async {
+        let mut sent = std::pin::pin!(sent);
+        // Whichever way the connection ends, there is an answer or a reason why not.
+        tokio::select! {
+            biased;
+            answer = &mut sent => (answer, true),
+            _ = &mut connection => (sent.await, false),
+        }
+    };
+    let answered = timeout_at(within(options.first_byte_timeout), answered).await;
+    let (answer, is_open) = answered.map_err(|_| Error::HttpResponseTimeout)?;
+    let between = options.between_bytes_timeout;
+    let body = |incoming| Bounded {
+        incoming,
+        left: most,
+        most,
+        end: Box::pin(tokio::time::sleep_until(end)),
+        between,
+        quiet: None,
+        _permit: permit,
+    };
+    let answer = answer?.map(|incoming| body(incoming).boxed_unsync());
+    let driver: Driver = Box::new(async move {
+        if is_open {
+            // What goes wrong with it the body tells.
+            let _ = connection.await;
+        }
+        Ok(())
+    });
+    Ok((answer, driver))
+}
+
+/// As it is sent to the origin itself; only proxies are told the rest.
+fn without_origin(mut request: Request<WasiBody>) -> Result<Request<WasiBody>, Error> {
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    *request.uri_mut() = Uri::builder().path_and_query(path).build().map_err(|_| Error::HttpRequestUriInvalid)?;
+    Ok(request)
+}
+
+async fn connect(origins: &Origins, origin: &Origin) -> Result<Box<dyn Stream>, Error> {
+    let unknown = |_| Error::DnsError { rcode: None, info_code: None };
+    let found = tokio::net::lookup_host((origin.host.as_str(), origin.port)).await.map_err(unknown)?;
+    let found: Vec<SocketAddr> = found.collect();
+    let allowed = found.iter().filter(|found| origins.may_lead_to(origin, found.ip())).take(TRIED);
+    let mut last = if found.is_empty() { Error::DestinationNotFound } else { Error::DestinationIpProhibited };
+    for address in allowed {
+        match TcpStream::connect(address).await {
+            Ok(stream) if origin.is_tls => return Ok(Box::new(secure(origin, stream).await?)),
+            Ok(stream) => return Ok(Box::new(stream)),
+            Err(error) => last = Error::Connect(error),
+        }
+    }
+    Err(last)
+}
+
+async fn secure(origin: &Origin, stream: TcpStream) -> Result<TlsStream<TcpStream>, Error> {
+    let connector = TlsConnector::from(trust().ok_or(Error::ConfigurationError)?);
+    let name = ServerName::try_from(origin.host.clone()).map_err(|_| Error::HttpRequestUriInvalid)?;
+    connector.connect(name, stream).await.map_err(Error::Tls)
+}
+
+/// The certificates this machine trusts, read once; none when it has none.
+fn trust() -> Option<Arc<ClientConfig>> {
+    static TRUST: OnceLock<Option<Arc<ClientConfig>>> = OnceLock::new();
+    let read = || {
+        let mut roots = RootCertStore::empty();
+        let found = rustls_native_certs::load_native_certs();
+        for error in &found.errors {
+            tracing::warn!(%error, "some of this machine's trusted certificates cannot be read");
+        }
+        roots.add_parsable_certificates(found.certs);
+        if roots.is_empty() {
+            tracing::error!("this machine trusts no certificates, so that no https works; install ca-certificates");
+            return None;
+        }
+        let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Some(Arc::new(config))
+    };
+    TRUST.get_or_init(read).clone()
+}
+
+/// An answer's body: so many bytes, in so much time.
+struct Bounded {
+    incoming: hyper::body::Incoming,
+    left: usize,
+    most: usize,
+    end: Pin<Box<Sleep>>,
+    /// How long it may be quiet, and since when it has been.
+    between: Option<Duration>,
+    quiet: Option<Pin<Box<Sleep>>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Body for Bounded {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        if this.end.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Some(Err(Error::HttpResponseTimeout)));
+        }
+        let frame = match Pin::new(&mut this.incoming).poll_frame(context) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                let Some(between) = this.between else { return Poll::Pending };
+                let quiet = this.quiet.get_or_insert_with(|| Box::pin(tokio::time::sleep(between)));
+                return match quiet.as_mut().poll(context) {
+                    Poll::Ready(()) => Poll::Ready(Some(Err(Error::ConnectionReadTimeout))),
+                    Poll::Pending => Poll::Pending,
+                };
+            }
+        };
+        this.quiet = None;
+        let Some(frame) = frame else { return Poll::Ready(None) };
+        let frame = frame?;
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        match this.left.checked_sub(length) {
+            Some(left) => this.left = left,
+            None => return Poll::Ready(Some(Err(Error::HttpResponseBodySize(Some(this.most as u64))))),
+        }
+        // Trailers are for nobody.
+        Poll::Ready(Some(Ok(if frame.is_trailers() { Frame::trailers(HeaderMap::new()) } else { frame })))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}

@@ -1,0 +1,98 @@
+use crate::Need;
+use crate::capability::dirs::Dirs;
+use crate::capability::env::Env;
+use crate::capability::files::Files;
+use crate::capability::http::Origins;
+
+/// What the operator allows a plugin, in the words in which plugins ask for it.
+#[derive(Debug, Clone, Default)]
+pub struct Grants {
+    granted: Vec<Need>,
+    pub(crate) files: Files,
+    pub(crate) env: Env,
+    pub(crate) dirs: Dirs,
+    pub(crate) http: Origins,
+}
+
+/// What cannot be granted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot grant {what:?}: {why}")]
+pub struct BadGrant {
+    what: String,
+    why: String,
+}
+
+impl Grants {
+    pub fn new(granted: impl IntoIterator<Item = Need>) -> Result<Self, BadGrant> {
+        let mut grants = Self::default();
+        for need in granted {
+            let bad = |why: String| BadGrant { what: need.what().to_owned(), why };
+            match &need {
+                Need::Read(glob) => grants.files.grant(glob),
+                Need::Http(origin) => grants.http.grant(origin),
+                Need::Env(name) => grants.env.grant(name),
+                Need::Dir(path) => grants.dirs.grant(path),
+            }
+            .map_err(bad)?;
+            grants.granted.push(need);
+        }
+        Ok(grants)
+    }
+
+    /// As they were given.
+    pub fn iter(&self) -> impl Iterator<Item = &Need> {
+        self.granted.iter()
+    }
+
+    /// Whether everything a plugin asks for here is granted.
+    pub fn cover(&self, need: &Need) -> bool {
+        self.granted.contains(need)
+            || match need {
+                Need::Read(glob) => self.files.cover(glob),
+                Need::Http(origin) => self.http.cover(origin),
+                Need::Env(_) => false,
+                Need::Dir(path) => self.dirs.cover(path),
+            }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_granted_covers_what_is_asked_for_in_other_words() {
+        let read = |glob: &str| Need::Read(glob.to_owned());
+        let http = |origin: &str| Need::Http(origin.to_owned());
+        let env = |name: &str| Need::Env(name.to_owned());
+        let dir = |path: &str| Need::Dir(path.to_owned());
+        let granted = [read("/proc/*"), http("https://example.com"), env("TZ"), dir("/srv/data")];
+        let grants = Grants::new(granted).unwrap();
+        for covered in [
+            read("/proc/*"),
+            read("/proc/stat"),
+            http("https://EXAMPLE.com:443"),
+            env("TZ"),
+            dir("/srv/data/sub"),
+            dir("/srv/data/"),
+        ] {
+            assert!(grants.cover(&covered), "{covered:?}");
+        }
+        for missing in [read("/etc/*"), http("http://example.com"), env("HOME"), dir("/srv"), dir("/srv/database")] {
+            assert!(!grants.cover(&missing), "{missing:?}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_name() {
+        for bad in [
+            Need::Read("proc".to_owned()),
+            Need::Http("ftp://x".to_owned()),
+            Need::Env("A=B".to_owned()),
+            Need::Dir("data".to_owned()),
+        ] {
+            let error = Grants::new([bad.clone()]).unwrap_err().to_string();
+            assert!(error.contains(&format!("{:?}", bad.what())), "{error}");
+        }
+    }
+}

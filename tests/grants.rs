@@ -1,0 +1,159 @@
+//! What a plugin may see of the world: what the operator says, and nothing else.
+
+use crate::harness::{Host, Server, verbs};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// Plugins of the one guest, each with an instance of its own name and a section of its own: configuration and grants.
+fn host(verb: &str, sections: &[(&str, String)]) -> Host {
+    let names: Vec<_> = sections.iter().map(|(name, _)| format!("'{name}'")).collect();
+    let mut config = format!("poll.interval = '1s'\n[[instances]]\nid = '{verb}'\nsamplers = [{}]\n", names.join(", "));
+    for (name, section) in sections {
+        config.push_str(&format!("[plugins.{name}]\n{section}\n"));
+    }
+    let plugins: Vec<_> = sections.iter().map(|(name, _)| (*name, verbs())).collect();
+    Host::start(&config, &plugins)
+}
+
+/// What a plugin's sample gave, or why it gave nothing.
+fn outcome(host: &Host, plugin: &str) -> Result<f64, String> {
+    let path = format!("/v1/plugins/{plugin}");
+    let ready = |page: &Value| page["calls"].as_u64() > Some(0) || page.get("last_failure").is_some();
+    let page = host.until(&path, |page| ready(&page.json())).json();
+    match page.get("last_failure") {
+        Some(failure) => Err(failure["reason"].as_str().unwrap().to_owned()),
+        None => {
+            let sampler = format!("sampler=\"{plugin}\"");
+            let metrics = host.until("/metrics", |metrics| value(&metrics.body, &sampler).is_some());
+            Ok(value(&metrics.body, &sampler).unwrap())
+        }
+    }
+}
+
+fn value(metrics: &str, sampler: &str) -> Option<f64> {
+    let line = metrics.lines().find(|line| line.starts_with("dropsonde_sample_value{") && line.contains(sampler))?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+fn get(url: &str, grants: &[String]) -> String {
+    let grants: Vec<_> = grants.iter().map(|grant| format!("'{grant}'")).collect();
+    format!("limits.cpu = '1s'\nconfig = {{ get = '{url}' }}\ngrants = {{ http = [{}] }}", grants.join(", "))
+}
+
+#[test]
+fn a_request_goes_to_granted_origins_alone() {
+    let (server, other) = (Server::start(), Server::start());
+    let (granted, denied) = (server.origin(), other.origin());
+    let port = server.address.port();
+    let host = host(
+        "get",
+        &[
+            ("granted", get(&format!("{granted}/hello"), std::slice::from_ref(&granted))),
+            ("missing", get(&format!("{granted}/no-such"), std::slice::from_ref(&granted))),
+            ("other-port", get(&format!("{denied}/hello"), std::slice::from_ref(&granted))),
+            ("other-name", get(&format!("http://localhost:{port}/hello"), std::slice::from_ref(&granted))),
+            ("other-scheme", get(&format!("https://127.0.0.1:{port}/hello"), std::slice::from_ref(&granted))),
+            ("nothing", get(&format!("{granted}/hello"), &[])),
+            ("redirect", get(&format!("{granted}/redirect?{denied}/hello"), std::slice::from_ref(&granted))),
+        ],
+    );
+    assert_eq!(outcome(&host, "granted"), Ok(200.005));
+    assert_eq!(outcome(&host, "missing"), Ok(404.0));
+    assert_eq!(outcome(&host, "redirect"), Ok(302.0), "an answer like any other");
+    for name in ["other-port", "other-name", "other-scheme", "nothing"] {
+        let reason = outcome(&host, name).unwrap_err();
+        assert!(reason.starts_with("get: denied: ") && reason.ends_with("not granted"), "{name}: {reason}");
+    }
+    assert_eq!(host.plugin("other-port")["missing"], json!([format!("http {denied}")]));
+    assert_eq!(host.plugin("granted")["grants"]["http"], json!([granted]));
+}
+
+#[test]
+fn a_name_that_leads_inside_needs_that_network_granted() {
+    let server = Server::start();
+    // No literal address to us, and the resolver makes 127.0.0.1 of it: as a rebound name would.
+    let inside = format!("http://127.1:{}", server.address.port());
+    let host = host(
+        "get",
+        &[
+            ("rebound", get(&format!("{inside}/hello"), std::slice::from_ref(&inside))),
+            ("granted", get(&format!("{inside}/hello"), &[inside.clone(), "127.0.0.0/8".to_owned()])),
+        ],
+    );
+    let reason = outcome(&host, "rebound").unwrap_err();
+    assert!(reason.starts_with("get: denied: "), "{reason}");
+    assert_eq!(outcome(&host, "granted"), Ok(200.005));
+}
+
+#[test]
+fn answers_that_never_end_do() {
+    let server = Server::start();
+    let paths = ["silent", "drip", "endless", "headers", "nonsense"];
+    let sections = paths.map(|path| (path, get(&format!("{}/{path}", server.origin()), &[server.origin()])));
+    let mut sections: Vec<_> = sections.into();
+    sections.push(("hello", get(&format!("{}/hello", server.origin()), &[server.origin()])));
+    let host = host("get", &sections);
+    for (path, expected) in [
+        ("silent", "no answer in time"),
+        ("drip", "no answer in time"),
+        ("endless", "exceeds limit: 8388608 bytes"),
+        ("headers", "Error"),
+        ("nonsense", "HttpProtocolError"),
+    ] {
+        let reason = outcome(&host, path).unwrap_err();
+        assert!(reason.starts_with("get: unavailable: ") && reason.contains(expected), "{path}: {reason}");
+    }
+    assert_eq!(outcome(&host, "hello"), Ok(200.005));
+}
+
+#[test]
+fn an_environment_variable_is_there_when_it_is_granted_and_only_then() {
+    let section = |granted: &str| format!("config = {{ env = 'PATH' }}\ngrants = {{ env = [{granted}] }}");
+    let host = host("env", &[("granted", section("'PATH', 'NO_SUCH'")), ("not", section("'HOME'"))]);
+    assert_eq!(outcome(&host, "granted"), Ok(std::env::var("PATH").unwrap().len() as f64));
+    assert!(outcome(&host, "not").unwrap_err().contains("it is not there"));
+    assert_eq!(host.plugin("not")["missing"], json!(["env PATH"]));
+    assert!(!host.get("/v1/plugins").body.contains(&std::env::var("PATH").unwrap()), "its value is shown to nobody");
+}
+
+#[test]
+fn files_are_read_where_they_are_granted_whatever_path_leads_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().canonicalize().unwrap();
+    std::fs::create_dir(root.join("granted")).unwrap();
+    std::fs::write(root.join("granted/file"), "12345").unwrap();
+    std::fs::write(root.join("secret"), "secret").unwrap();
+    let link = |to: &Path, name: &str| std::os::unix::fs::symlink(to, root.join("granted").join(name)).unwrap();
+    link(&root.join("secret"), "out");
+    link(&root, "up");
+    link(Path::new("/proc/self/root"), "root");
+    link(Path::new("file"), "in");
+    let secret = root.join("secret");
+    let tricks = [
+        ("out", "granted/out".to_owned()),
+        ("up", "granted/up/secret".to_owned()),
+        ("dots", "granted/../secret".to_owned()),
+        ("root", format!("granted/root{}", secret.display())),
+        ("slash", "granted/file/".to_owned()),
+        ("beside", "secret".to_owned()),
+    ];
+    let section = |path: &str| {
+        let path = root.join(path);
+        format!("config = {{ read = '{}' }}\ngrants = {{ read = ['{}/granted/**'] }}", path.display(), root.display())
+    };
+    let mut sections: Vec<_> = tricks.iter().map(|(name, path)| (*name, section(path))).collect();
+    sections.push(("file", section("granted/file")));
+    sections.push(("inside", section("granted/in")));
+    let proc = |path: &str| format!("config = {{ read = '{path}' }}\ngrants = {{ read = ['/proc/**'] }}");
+    sections.push(("proc-root", proc("/proc/self/root/etc/hostname")));
+    sections.push(("proc-cwd", proc("/proc/1/cwd/etc/hostname")));
+    sections.push(("proc-fd", proc("/proc/self/fd/0")));
+    let host = host("read", &sections);
+    assert_eq!(outcome(&host, "file"), Ok(5.0));
+    assert_eq!(outcome(&host, "inside"), Ok(5.0));
+    for name in ["out", "up", "dots", "root", "slash", "beside", "proc-root", "proc-cwd", "proc-fd"] {
+        let reason = outcome(&host, name).unwrap_err();
+        let refused = reason.contains("denied") || reason.contains("not of the kind");
+        assert!(refused && reason.starts_with("read: "), "{name}: {reason}");
+    }
+}

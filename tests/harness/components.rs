@@ -1,0 +1,127 @@
+//! Components that no toolchain makes, made of one that it did.
+
+/// The same with names of another length replaced by ones as long.
+pub(crate) fn renamed(component: &[u8], from: &str, to: &str) -> Vec<u8> {
+    assert_eq!(from.len(), to.len(), "or the lengths before them would be wrong");
+    let mut renamed = component.to_vec();
+    let mut at = 0;
+    while let Some(found) = renamed[at..].windows(from.len()).position(|window| window == from.as_bytes()) {
+        renamed[at + found..at + found + from.len()].copy_from_slice(to.as_bytes());
+        at += found + from.len();
+    }
+    assert_ne!(renamed, component, "{from} is not in it");
+    renamed
+}
+
+/// The same, its main module with an exported function as its start function.
+pub(crate) fn starting_with(component: &[u8], export: &str) -> Vec<u8> {
+    const CORE_MODULE: u8 = 1;
+    let (head, rest) = component.split_at(8);
+    let mut out = head.to_vec();
+    let mut done = false;
+    for (id, body) in sections(rest) {
+        let start = (id == CORE_MODULE && !done).then(|| exported(body, export)).flatten();
+        match start {
+            Some(function) => {
+                put_section(&mut out, id, &with_start(body, function));
+                done = true;
+            }
+            None => put_section(&mut out, id, body),
+        }
+    }
+    assert!(done, "no module exports {export}");
+    out
+}
+
+/// The number of a function a core module exports.
+fn exported(module: &[u8], name: &str) -> Option<u64> {
+    const EXPORT: u8 = 7;
+    let (_, mut body) = sections(&module[8..]).into_iter().find(|(id, _)| *id == EXPORT)?;
+    for _ in 0..number(&mut body) {
+        let length = number(&mut body) as usize;
+        let (found, rest) = body.split_at(length);
+        body = &rest[1..];
+        let index = number(&mut body);
+        if rest[0] == 0 && found == name.as_bytes() {
+            return Some(index);
+        }
+    }
+    None
+}
+
+fn with_start(module: &[u8], function: u64) -> Vec<u8> {
+    const START: u8 = 8;
+    let (head, rest) = module.split_at(8);
+    let mut out = head.to_vec();
+    let mut start = Some(function);
+    for (id, body) in sections(rest) {
+        // Behind exports, before elements; custom ones are anywhere.
+        if id > START
+            && let Some(function) = start.take()
+        {
+            let mut body = Vec::new();
+            put_number(&mut body, function);
+            put_section(&mut out, START, &body);
+        }
+        put_section(&mut out, id, body);
+    }
+    out
+}
+
+fn sections(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
+    let mut sections = Vec::new();
+    while let Some((&id, rest)) = bytes.split_first() {
+        bytes = rest;
+        let length = number(&mut bytes) as usize;
+        let (body, rest) = bytes.split_at(length);
+        sections.push((id, body));
+        bytes = rest;
+    }
+    sections
+}
+
+fn number(bytes: &mut &[u8]) -> u64 {
+    let mut value = 0;
+    for shift in (0..).step_by(7) {
+        let (&byte, rest) = bytes.split_first().unwrap();
+        *bytes = rest;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            break;
+        }
+    }
+    value
+}
+
+fn put_section(out: &mut Vec<u8>, id: u8, body: &[u8]) {
+    out.push(id);
+    put_number(out, body.len() as u64);
+    out.extend_from_slice(body);
+}
+
+fn put_number(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// A small core module that is slow to compile, in a component: a function with many variables alive in many branches.
+pub(crate) fn slow_to_compile(branches: usize) -> Vec<u8> {
+    use std::fmt::Write as _;
+    const VARIABLES: usize = 300;
+    let mut body = String::new();
+    for nth in 0..branches {
+        let (a, b, c) = (nth % VARIABLES, (nth * 7 + 1) % VARIABLES, (nth * 13 + 5) % VARIABLES);
+        let _ = write!(
+            body,
+            "(local.set {a} (i64.add (local.get {b}) (i64.mul (local.get {c}) (i64.const {nth}))))\
+             (br_if {} (i64.eqz (local.get {a})))",
+            nth % 2
+        );
+    }
+    let variables = "i64 ".repeat(VARIABLES);
+    let text = format!("(component (core module (func (export \"f\") (local {variables}) (loop (block {body})))))");
+    wat::parse_str(text).unwrap()
+}

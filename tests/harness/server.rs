@@ -1,0 +1,66 @@
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+/// An HTTP server whose every path is a way to answer. It ends with the test run.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+}
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                // A client that has enough closes the connection.
+                std::thread::spawn(move || answer(stream).ok());
+            }
+        });
+        Self { address }
+    }
+
+    pub(crate) fn origin(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut request = BufReader::new(stream.try_clone()?).lines();
+    let first = request.next().transpose()?.unwrap_or_default();
+    while request.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
+    let path = first.split(' ').nth(1).unwrap_or_default();
+    let endless = "HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n";
+    match path.split('?').next().unwrap_or_default() {
+        "/hello" => stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"),
+        "/redirect" => {
+            let to = path.split_once('?').map_or("/", |(_, to)| to);
+            write!(stream, "HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n")
+        }
+        "/silent" => read_to_end(&mut stream),
+        "/drip" => {
+            stream.write_all(endless.as_bytes())?;
+            loop {
+                stream.write_all(b"x")?;
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+        }
+        "/endless" => {
+            stream.write_all(endless.as_bytes())?;
+            let chunk = vec![b'x'; 1 << 16];
+            loop {
+                stream.write_all(&chunk)?;
+            }
+        }
+        "/headers" => {
+            let headers: String = (0..40_000).map(|nth| format!("X-{nth}: x\r\n")).collect();
+            write!(stream, "HTTP/1.1 200 OK\r\n{headers}Content-Length: 0\r\n\r\n")
+        }
+        "/nonsense" => stream.write_all(&[0xff; 4096]),
+        _ => stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"),
+    }
+}
+
+fn read_to_end(stream: &mut TcpStream) -> std::io::Result<()> {
+    std::io::copy(stream, &mut std::io::sink()).map(drop)
+}

@@ -1,0 +1,202 @@
+//! Plugins that try: each comes to its own end, and a healthy neighbour misses nothing.
+
+use crate::harness::{Host, components, verbs};
+use serde_json::{Value, json};
+use std::path::Path;
+
+const INTERVAL_MS: i64 = 250;
+
+/// A host in which each verb has a plugin of its own, named after it, beside a healthy `good`. They have time enough to
+/// get to their own ends on a busy machine.
+/// What is said after a verb is of its plugin's section.
+fn beside_a_healthy_one(verbs: &[(&str, &str)], more: &str, plugins: &[(&str, &[u8])]) -> Host {
+    let mut config =
+        format!("poll.interval = '{INTERVAL_MS}ms'\n[[instances]]\nid = 'ok'\nsamplers = ['good']\n{more}");
+    for (verb, own) in verbs {
+        config.push_str(&format!(
+            "[[instances]]\nid = '{verb}'\nsamplers = ['{verb}']\n[plugins.{verb}]\ninterval = '5s'\nlimits.deadline = '3s'\n{own}\n"
+        ));
+    }
+    let all = [("good", self::verbs())].into_iter().chain(verbs.iter().map(|(verb, _)| (*verb, self::verbs())));
+    Host::start(&config, &all.chain(plugins.iter().copied()).collect::<Vec<_>>())
+}
+
+fn reason(host: &Host, plugin: &str) -> String {
+    let path = format!("/v1/plugins/{plugin}");
+    let page = host.until(&path, |page| page.json().get("last_failure").is_some()).json();
+    page["last_failure"]["reason"].as_str().unwrap().to_owned()
+}
+
+/// The healthy plugin's samples come one interval after the other, and everything answers.
+fn assert_healthy(host: &Host) {
+    let mut stream = host.stream("/v1/instances/ok/usage/stream");
+    let at = |sample: Value| sample["at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_millisecond();
+    let times: Vec<_> = (0..8).map(|_| at(stream.sample())).collect();
+    // The first may be the one at start, off the grid.
+    assert!(times[1..].windows(2).all(|pair| pair[1] - pair[0] == INTERVAL_MS), "{times:?}");
+    assert_eq!(host.plugin("good")["polls_missed"], 0);
+    assert_eq!(host.get("/metrics").status, 200);
+    let log = host.log();
+    assert!(!log.contains("cannot enter component instance") && !log.contains("panicked at 'host"), "{log}");
+}
+
+#[test]
+fn every_ceiling_has_its_own_words() {
+    let ends = [
+        ("panic", "trapped: "),
+        ("spin", "used more than its 100ms of CPU time"),
+        ("wait", "took longer than its deadline of 3s"),
+        ("hoard", "wanted more than its 16777216 bytes of memory"),
+        ("recurse", "ran out of stack"),
+        ("long", "gave more than its 4194304 bytes of output"),
+        ("handles", "held more than its 1024 resource handles"),
+        ("headers", "trapped: total size of fields exceeds limit"),
+        ("random", "trapped: requested len 1073741824 exceeds limit"),
+        ("short", "answered out of contract: 1 values for 1 instances of 2 fields"),
+        ("stranger", "answered out of contract: a failure for row 1 of 1"),
+    ];
+    let own = |verb: &str| if verb == "hoard" { "limits.memory = '16MiB'" } else { "" };
+    let host = beside_a_healthy_one(&ends.map(|(verb, _)| (verb, own(verb))), "", &[]);
+    for (verb, expected) in ends {
+        let reason = reason(&host, verb);
+        assert!(reason.starts_with(expected), "{verb}: {reason}");
+        assert_eq!(host.get(&format!("/v1/instances/{verb}/usage")).status, 404, "a gap");
+    }
+    assert_healthy(&host);
+    let metrics = host.get("/metrics").body;
+    for (verb, kind) in [("spin", "cpu"), ("hoard", "memory"), ("recurse", "stack"), ("long", "output")] {
+        let counted = format!("dropsonde_errors_total{{service=\"{verb}\",type=\"{kind}\"}}");
+        assert!(metrics.contains(&counted), "{counted}");
+    }
+}
+
+#[test]
+fn loops_at_every_stage_of_a_start_end_at_their_deadline() {
+    let looping = "config = { init = 'spin' }\nlimits = { init_deadline = '200ms' }\n";
+    let started = "limits = { init_deadline = '200ms' }\n";
+    let more = format!(
+        "[plugins.init]\n{looping}[plugins.init2]\n{looping}[plugins.init3]\n{looping}[plugins.start]\n{started}"
+    );
+    let start = components::starting_with(verbs(), "spin_at_start");
+    let plugins = [("init", verbs()), ("init2", verbs()), ("init3", verbs()), ("start", &start[..])];
+    let host = beside_a_healthy_one(&[("spin", "")], &more, &plugins);
+    for name in ["init", "init2", "init3", "start"] {
+        let reason = reason(&host, name);
+        // Whichever is over first where others want the processor too.
+        let both = ["used more than its 200ms of CPU time", "took longer than its deadline of 200ms"];
+        assert!(both.contains(&reason.as_str()), "{name}: {reason}");
+    }
+    assert_healthy(&host);
+    for name in ["init", "start"] {
+        let page = host.until(&format!("/v1/plugins/{name}"), |page| page.json()["state"] == "quarantined").json();
+        assert_eq!(page["workers"], 0, "{page}");
+    }
+}
+
+#[test]
+fn what_is_said_to_the_log_is_bounded_and_harmless() {
+    let verbs = [("line", "limits.log_line_bytes = '1KiB'"), ("flood", "limits.log_lines_per_second = 5")];
+    let host = beside_a_healthy_one(&verbs, "", &[]);
+    host.until("/v1/plugins/flood", |page| page.json()["log_lines_dropped"].as_u64().unwrap() > 900);
+    let log = host.until_logged("xxx…");
+    let longest = log.lines().map(str::len).max().unwrap();
+    assert!(longest < 1300, "{longest}");
+    assert!(!log.contains("\u{1b}[31mforged"), "{log}");
+    assert_healthy(&host);
+}
+
+#[test]
+fn files_that_are_no_plugins_are_refused_by_name() {
+    let truncated = &verbs()[..verbs().len() / 2];
+    let newer = components::renamed(verbs(), "@0.1.0", "@0.2.0");
+    let wanting = components::renamed(verbs(), "dropsonde:plugin/state@", "dropsonde:plugin/stata@");
+    let core = wat::parse_str("(module)").unwrap();
+    let empty = wat::parse_str("(component)").unwrap();
+    let plugins: [(&str, &[u8]); 7] = [
+        ("truncated", truncated),
+        ("newer", &newer),
+        ("wanting", &wanting),
+        ("core", &core),
+        ("hollow", &empty),
+        ("nothing", b""),
+        ("text", b"#!/bin/sh"),
+    ];
+    let host = beside_a_healthy_one(&[], "", &plugins);
+    for (name, expected) in [
+        ("truncated", "it is not a valid component: "),
+        ("newer", "it speaks version 0.2.0 of the plugin contract; this host speaks 0.1"),
+        ("wanting", "it wants something this host does not offer"),
+        ("core", "it is a core module, not a component"),
+        ("hollow", "it does not export dropsonde:plugin/plugin"),
+        ("nothing", "it is empty"),
+        ("text", "it is not WebAssembly"),
+    ] {
+        let reason = reason(&host, name);
+        assert!(reason.starts_with(expected), "{name}: {reason}");
+        assert_eq!(host.plugin(name)["state"], "failed");
+    }
+    assert_healthy(&host);
+}
+
+#[test]
+fn a_file_of_two_hundred_megabytes_is_refused_unread() {
+    let folder = tempfile::tempdir().unwrap();
+    let huge = std::fs::File::create(folder.path().join("huge.wasm")).unwrap();
+    huge.set_len(200 << 20).unwrap();
+    let config = format!("plugins_dir = '{}'\n", folder.path().display());
+    let host = Host::start(&config, &[]);
+    let reason = reason(&host, "huge");
+    assert_eq!(reason, "cannot read it: it has 209715200 bytes; at most 134217728 are read");
+}
+
+#[test]
+fn what_takes_long_to_compile_holds_up_nobody() {
+    let slow = components::slow_to_compile(6_000);
+    assert!(slow.len() < 200_000, "{}", slow.len());
+    let host = beside_a_healthy_one(&[], "", &[("slow", &slow)]);
+    host.until("/v1/plugins/slow", |page| page.json()["state"] == "compiling");
+    assert_healthy(&host);
+    let peak = peak_memory_mb(&host);
+    assert!(peak < 150, "the host itself needs {peak} MB");
+}
+
+#[test]
+fn instances_with_names_that_mean_something_else_are_refused() {
+    let long = "x".repeat(257);
+    let bad = ["", ".", "..", "a/b", "/etc/passwd", "a\\nb", "\\u202e", long.as_str()];
+    let names: Vec<_> = bad.iter().map(|name| format!("\"{name}\"")).collect();
+    let more = format!("[plugins.names]\nconfig = {{ discover = [\"ok-too\", {}] }}\n", names.join(", "));
+    let host = beside_a_healthy_one(&[], &more, &[("names", verbs())]);
+    host.until("/v1/instances/ok-too/usage", |usage| usage.status == 200);
+    let instances = host.get("/v1/instances").json();
+    let of_it = |one: &&Value| one["samplers"].as_array().unwrap().contains(&json!("names"));
+    let found: Vec<_> = instances.as_array().unwrap().iter().filter(of_it).map(|one| &one["id"]).collect();
+    assert_eq!(found, [&json!("ok-too")]);
+    let refused = format!("dropsonde_errors_total{{service=\"names\",type=\"instances_refused\"}} {}", bad.len());
+    assert!(host.get("/metrics").body.contains(&refused));
+    assert!(reason(&host, "names").starts_with("an instance it discovered is refused: "));
+}
+
+#[test]
+fn no_more_instances_are_taken_than_allowed() {
+    let names: Vec<_> = (0..20).map(|nth| format!("'ok-{nth:02}'")).collect();
+    let more =
+        format!("[plugins.many]\nlimits = {{ instances = 5 }}\nconfig = {{ discover = [{}] }}\n", names.join(", "));
+    let host = beside_a_healthy_one(&[], &more, &[("many", verbs())]);
+    host.until("/v1/plugins/many", |page| page.json()["instances"] == 5);
+    assert_eq!(reason(&host, "many"), "it discovered 20 instances; 5 are taken (limits.instances)");
+}
+
+#[test]
+fn a_stopping_host_does_not_wait_for_those_that_never_return() {
+    let mut host = beside_a_healthy_one(&[("spin", ""), ("wait", "")], "", &[]);
+    host.until("/v1/plugins/spin", |page| page.json()["calls"].as_u64().unwrap() > 0);
+    assert_eq!(host.stop(), 0);
+}
+
+/// What the host itself had at most in memory.
+fn peak_memory_mb(host: &Host) -> u64 {
+    let status = std::fs::read_to_string(Path::new("/proc").join(host.pid().to_string()).join("status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+}
