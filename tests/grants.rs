@@ -1,7 +1,7 @@
 //! What a plugin may see of the world: what the operator says, and nothing else.
 
 use crate::harness::{Host, Server, verbs};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::Path;
 
 /// Plugins of the one guest, each with an instance of its own name and a section of its own: configuration and grants.
@@ -17,16 +17,13 @@ fn host(verb: &str, sections: &[(&str, String)]) -> Host {
 
 /// What a plugin's sample gave, or why it gave nothing.
 fn outcome(host: &Host, plugin: &str) -> Result<f64, String> {
+    let sampler = format!("sampler=\"{plugin}\"");
+    let read = || value(&host.get("/metrics").body, &sampler);
     let path = format!("/v1/plugins/{plugin}");
-    let ready = |page: &Value| page["calls"].as_u64() > Some(0) || page.get("last_failure").is_some();
-    let page = host.until(&path, |page| ready(&page.json())).json();
+    let page = host.until(&path, |page| page.json().get("last_failure").is_some() || read().is_some()).json();
     match page.get("last_failure") {
         Some(failure) => Err(failure["reason"].as_str().unwrap().to_owned()),
-        None => {
-            let sampler = format!("sampler=\"{plugin}\"");
-            let metrics = host.until("/metrics", |metrics| value(&metrics.body, &sampler).is_some());
-            Ok(value(&metrics.body, &sampler).unwrap())
-        }
+        None => Ok(read().unwrap()),
     }
 }
 
@@ -156,4 +153,30 @@ fn files_are_read_where_they_are_granted_whatever_path_leads_there() {
         let refused = reason.contains("denied") || reason.contains("not of the kind");
         assert!(refused && reason.starts_with("read: "), "{name}: {reason}");
     }
+}
+
+#[test]
+fn a_directory_is_shown_through_wasi_for_reading_and_nothing_leads_out_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().canonicalize().unwrap();
+    let granted = root.join("granted");
+    std::fs::create_dir(&granted).unwrap();
+    for name in ["file", "other"] {
+        std::fs::write(granted.join(name), "12345").unwrap();
+    }
+    std::fs::write(root.join("secret"), "secret").unwrap();
+    for (to, name) in [(root.join("secret"), "out"), (root.clone(), "up"), ("/proc/self/root".into(), "root")] {
+        std::os::unix::fs::symlink(to, granted.join(name)).unwrap();
+    }
+    let section =
+        |dirs: &str| format!("config = {{ walk = '{0}' }}\ngrants = {{ dirs = [{dirs}] }}", granted.display());
+    let host = host(
+        "walk",
+        &[("granted", section(&format!("'{}', '/no/such/folder'", granted.display()))), ("not", section(""))],
+    );
+    assert_eq!(outcome(&host, "granted"), Ok(2.0));
+    assert_eq!(outcome(&host, "not"), Ok(0.0), "there are no folders at all");
+    assert_eq!(host.plugin("not")["missing"], json!([format!("dir {}", granted.display())]));
+    assert!(host.until_logged("cannot be opened").contains("/no/such/folder"));
+    assert!(granted.join("file").exists() && !granted.join("new").exists());
 }

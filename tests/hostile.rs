@@ -14,7 +14,7 @@ fn beside_a_healthy_one(verbs: &[(&str, &str)], more: &str, plugins: &[(&str, &[
         format!("poll.interval = '{INTERVAL_MS}ms'\n[[instances]]\nid = 'ok'\nsamplers = ['good']\n{more}");
     for (verb, own) in verbs {
         config.push_str(&format!(
-            "[[instances]]\nid = '{verb}'\nsamplers = ['{verb}']\n[plugins.{verb}]\ninterval = '5s'\nlimits.deadline = '3s'\n{own}\n"
+            "[[instances]]\nid = '{verb}'\nsamplers = ['{verb}']\n[plugins.{verb}]\ninterval = '5s'\n{own}\n"
         ));
     }
     let all = [("good", self::verbs())].into_iter().chain(verbs.iter().map(|(verb, _)| (*verb, self::verbs())));
@@ -45,17 +45,23 @@ fn every_ceiling_has_its_own_words() {
     let ends = [
         ("panic", "trapped: "),
         ("spin", "used more than its 100ms of CPU time"),
-        ("wait", "took longer than its deadline of 3s"),
+        ("wait", "took longer than its deadline of 1s"),
         ("hoard", "wanted more than its 16777216 bytes of memory"),
         ("recurse", "ran out of stack"),
         ("long", "gave more than its 4194304 bytes of output"),
+        ("shout", "gave more than its 4194304 bytes of output"),
         ("handles", "held more than its 1024 resource handles"),
         ("headers", "trapped: total size of fields exceeds limit"),
         ("random", "trapped: requested len 1073741824 exceeds limit"),
         ("short", "answered out of contract: 1 values for 1 instances of 2 fields"),
         ("stranger", "answered out of contract: a failure for row 1 of 1"),
     ];
-    let own = |verb: &str| if verb == "hoard" { "limits.memory = '16MiB'" } else { "" };
+    let own = |verb: &str| match verb {
+        "hoard" => "limits.memory = '16MiB'",
+        // Less CPU time than it takes to make what it says.
+        "shout" => "limits = { memory = '128MiB', cpu = '2s' }",
+        _ => "",
+    };
     let host = beside_a_healthy_one(&ends.map(|(verb, _)| (verb, own(verb))), "", &[]);
     for (verb, expected) in ends {
         let reason = reason(&host, verb);
@@ -112,7 +118,10 @@ fn files_that_are_no_plugins_are_refused_by_name() {
     let wanting = components::renamed(verbs(), "dropsonde:plugin/state@", "dropsonde:plugin/stata@");
     let core = wat::parse_str("(module)").unwrap();
     let empty = wat::parse_str("(component)").unwrap();
-    let plugins: [(&str, &[u8]); 7] = [
+    let nested: String = (1..5000).map(|nth| format!("(type $t{nth} (list $t{}))", nth - 1)).collect();
+    let nested = wat::parse_str(format!("(component (type $t0 (list u8)) {nested})")).unwrap();
+    let plugins: [(&str, &[u8]); 8] = [
+        ("nested", &nested),
         ("truncated", truncated),
         ("newer", &newer),
         ("wanting", &wanting),
@@ -123,6 +132,7 @@ fn files_that_are_no_plugins_are_refused_by_name() {
     ];
     let host = beside_a_healthy_one(&[], "", &plugins);
     for (name, expected) in [
+        ("nested", "it is not a valid component: "),
         ("truncated", "it is not a valid component: "),
         ("newer", "it speaks version 0.2.0 of the plugin contract; this host speaks 0.1"),
         ("wanting", "it wants something this host does not offer"),
@@ -175,6 +185,42 @@ fn instances_with_names_that_mean_something_else_are_refused() {
     let refused = format!("dropsonde_errors_total{{service=\"names\",type=\"instances_refused\"}} {}", bad.len());
     assert!(host.get("/metrics").body.contains(&refused));
     assert!(reason(&host, "names").starts_with("an instance it discovered is refused: "));
+}
+
+#[test]
+fn fields_that_would_spoil_history_or_metrics_are_refused() {
+    let fields = [
+        ("twice", "['same', 'same']", "same"),
+        ("shouting", "['CPU!', 'x_per_sec']", "CPU!"),
+        ("reserved", "['at', 'x_per_sec']", "at"),
+        ("band", "['cpu_max', 'x_per_sec']", "cpu_max"),
+        ("escape", r#"["a\u001b[31m", 'x_per_sec']"#, r"a\u{1b}[31m"),
+    ];
+    let sections = fields.map(|(name, fields, _)| format!("[plugins.{name}.config]\nfields = {fields}\n"));
+    let plugins: Vec<(&str, &[u8])> = fields.iter().map(|(name, ..)| (*name, verbs())).collect();
+    let host = beside_a_healthy_one(&[], &sections.concat(), &plugins);
+    for (name, _, field) in fields {
+        let reason = reason(&host, name);
+        assert!(reason.starts_with("its fields are not taken: ") && reason.contains(field), "{name}: {reason}");
+    }
+    assert_healthy(&host);
+}
+
+#[test]
+fn values_that_are_no_numbers_are_gaps() {
+    let host = beside_a_healthy_one(&[("infinite", ""), ("gap", "")], "", &[]);
+    for verb in ["infinite", "gap"] {
+        host.until(&format!("/v1/plugins/{verb}"), |page| page.json()["calls"].as_u64().unwrap() > 0);
+        assert_eq!(host.get(&format!("/v1/instances/{verb}/usage")).status, 404, "{verb}");
+    }
+    assert!(!host.get("/metrics").body.to_lowercase().contains(" inf"));
+}
+
+#[test]
+fn sockets_are_denied() {
+    let host = beside_a_healthy_one(&[("dial", "")], "", &[]);
+    let reason = reason(&host, "dial");
+    assert!(reason.starts_with("dial: denied: ") && reason.contains("access-denied"), "{reason}");
 }
 
 #[test]

@@ -2,11 +2,11 @@
 //!
 //! Well-behaved: `ok` reads 1, `count` counts its own calls, `gap` reads a gap, `unavailable` nothing, `gone` is gone,
 //! `remember` counts in saved state; `read` reads the file in the configuration, `list` lists the folder, `env` reads the
-//! variable, `get` asks for the URL.
+//! variable, `get` asks for the URL, `walk` reads what it can of the folders WASI shows.
 //!
 //! Others: `panic` panics, `spin` never returns, `wait` waits for ever, `hoard` takes all memory, `recurse` all stack,
 //! `flood` logs much, `line` a megabyte at once, `long` returns too much, `handles` holds too many resources, `headers`
-//! sends too many, `random` asks for too much, `short` returns a value too few, `stranger` a failure for a row nobody
+//! sends too many, `random` asks for too much, `shout` logs fifty megabytes, `dial` opens a socket, `infinite` reads ∞, `short` returns a value too few, `stranger` a failure for a row nobody
 //! asked for.
 
 use dropsonde_guest::{Config, Failure, Field, Instance, Need, Reading, Readings, Sampler, Tick, export_sampler};
@@ -28,16 +28,19 @@ struct Settings {
     list: Option<String>,
     env: Option<String>,
     get: Option<String>,
+    walk: Option<String>,
+    /// Names of the fields, others than usual.
+    fields: Option<[String; 2]>,
     /// `panic`, `spin` or `refuse`, in `init`.
     init: Option<String>,
 }
 
 impl Sampler for Verbs {
     fn needs(config: &Config) -> Result<Vec<Need>, Failure> {
-        let Settings { read, list, env, get, .. } = config.parse()?;
+        let Settings { read, list, env, get, walk, .. } = config.parse()?;
         let (read, list) = (read.map(Need::read), list.map(Need::read));
         let origin = get.map(|url| Need::http(url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/")));
-        Ok([read, list, env.map(Need::env), origin].into_iter().flatten().collect())
+        Ok([read, list, env.map(Need::env), origin, walk.map(Need::dir)].into_iter().flatten().collect())
     }
 
     fn init(&mut self, config: &Config) -> Result<(), Failure> {
@@ -50,9 +53,10 @@ impl Sampler for Verbs {
     }
 
     fn fields(&self) -> Vec<Field> {
+        let [value, calls] = self.settings.fields.clone().unwrap_or(["value".to_owned(), "calls_per_sec".to_owned()]);
         vec![
-            Field::gauge("value", "What the verb gave").precision(0.001),
-            Field::rate("calls_per_sec", "Calls of this instance of the plugin", "verb_calls_total"),
+            Field::gauge(value, "What the verb gave").precision(0.001),
+            Field::rate(calls, "Calls of this instance of the plugin", "verb_calls_total"),
         ]
     }
 
@@ -88,6 +92,7 @@ impl Sampler for Verbs {
 fn act(verb: &str, settings: &Settings) -> Result<f64, Failure> {
     match verb {
         "gap" => return Ok(f64::NAN),
+        "infinite" => return Ok(f64::INFINITY),
         "unavailable" => return Err(Failure::unavailable("not now")),
         "gone" => return Err(Failure::Gone),
         "panic" => panic!("told to"),
@@ -101,6 +106,21 @@ fn act(verb: &str, settings: &Settings) -> Result<f64, Failure> {
         }
         "recurse" => return Ok(recurse(1.0)),
         "flood" => (0..1000).for_each(|line| log::info(format!("line {line}\n\x1b[31mforged"))),
+        #[cfg(target_family = "wasm")]
+        "walk" => return walk().map(|files| files as f64).map_err(Failure::unavailable),
+        #[cfg(target_family = "wasm")]
+        "dial" => {
+            use wasip2::sockets::{
+                instance_network::instance_network, network::IpAddressFamily, network::Ipv4SocketAddress,
+            };
+            use wasip2::sockets::{network::IpSocketAddress, tcp_create_socket::create_tcp_socket};
+            let address = Ipv4SocketAddress { port: 22, address: (127, 0, 0, 1) };
+            let socket =
+                create_tcp_socket(IpAddressFamily::Ipv4).map_err(|error| Failure::Denied(format!("{error:?}")))?;
+            let dialed = socket.start_connect(&instance_network(), IpSocketAddress::Ipv4(address));
+            dialed.map_err(|error| Failure::Denied(format!("{error:?}")))?;
+        }
+        "shout" => log::info("x".repeat(50 << 20)),
         "line" => log::info("x".repeat(1 << 20)),
         #[cfg(target_family = "wasm")]
         "wait" => wasip2::clocks::monotonic_clock::subscribe_duration(u64::MAX / 2).block(),
@@ -138,6 +158,35 @@ fn act(verb: &str, settings: &Settings) -> Result<f64, Failure> {
         _ => {}
     }
     Ok(1.0)
+}
+
+/// How many files there are in the folders shown; an error tells what it could do that it should not.
+#[cfg(target_family = "wasm")]
+fn walk() -> Result<usize, String> {
+    use wasip2::filesystem::types::{Descriptor, DescriptorFlags, OpenFlags, PathFlags};
+    let open = |folder: &Descriptor, path: &str, open: OpenFlags, may: DescriptorFlags| {
+        folder.open_at(PathFlags::SYMLINK_FOLLOW, path, open, may)
+    };
+    let mut files = 0;
+    for (folder, _) in wasip2::filesystem::preopens::get_directories() {
+        let entries = folder.read_directory().map_err(|error| format!("{error:?}"))?;
+        while let Ok(Some(entry)) = entries.read_directory_entry() {
+            let Ok(file) = open(&folder, &entry.name, OpenFlags::empty(), DescriptorFlags::READ) else { continue };
+            files += usize::from(file.read(16, 0).is_ok());
+        }
+        for path in ["../secret", "up/secret", "out", "/etc/passwd", "root/etc/passwd"] {
+            if open(&folder, path, OpenFlags::empty(), DescriptorFlags::READ).is_ok_and(|file| file.read(1, 0).is_ok())
+            {
+                return Err(format!("read {path}"));
+            }
+        }
+        if open(&folder, "new", OpenFlags::CREATE, DescriptorFlags::WRITE).is_ok()
+            || folder.unlink_file_at("file").is_ok()
+        {
+            return Err("wrote".to_owned());
+        }
+    }
+    Ok(files)
 }
 
 fn spin() -> ! {
