@@ -1,18 +1,23 @@
 //! What a plugin may see of the world: what the operator says, and nothing else.
 
-use crate::harness::{Host, Server, verbs};
+use crate::harness::{Host, Server, dropsonde, verbs};
 use serde_json::json;
 use std::path::Path;
+use std::process::Command;
 
 /// Plugins of the one guest, each with an instance of its own name and a section of its own: configuration and grants.
 fn host(verb: &str, sections: &[(&str, String)]) -> Host {
+    host_as(dropsonde(), verb, sections)
+}
+
+fn host_as(command: Command, verb: &str, sections: &[(&str, String)]) -> Host {
     let names: Vec<_> = sections.iter().map(|(name, _)| format!("'{name}'")).collect();
     let mut config = format!("poll.interval = '1s'\n[[instances]]\nid = '{verb}'\nsamplers = [{}]\n", names.join(", "));
     for (name, section) in sections {
         config.push_str(&format!("[plugins.{name}]\n{section}\n"));
     }
     let plugins: Vec<_> = sections.iter().map(|(name, _)| (*name, verbs())).collect();
-    Host::start(&config, &plugins)
+    Host::start_as(command, &config, &plugins)
 }
 
 /// What a plugin's sample gave, or why it gave nothing.
@@ -63,6 +68,33 @@ fn a_request_goes_to_granted_origins_alone() {
     }
     assert_eq!(host.plugin("other-port")["missing"], json!([format!("http {denied}")]));
     assert_eq!(host.plugin("granted")["grants"]["http"], json!([granted]));
+}
+
+#[test]
+fn https_wants_a_certificate_this_machine_trusts() {
+    let ((trusted, certificate), (stranger, _)) = (Server::start_secure(), Server::start_secure());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trusted.pem");
+    std::fs::write(&file, certificate).unwrap();
+    let section = |server: &Server, name: &str| {
+        let origin = format!("https://{name}:{}", server.address.port());
+        get(&format!("{origin}/"), &[origin])
+    };
+    let sections = [
+        ("trusted", section(&trusted, "127.0.0.1")),
+        ("by-name", section(&trusted, "localhost")),
+        ("stranger", section(&stranger, "127.0.0.1")),
+        ("plain", section(&Server::start(), "127.0.0.1")),
+    ];
+    let mut command = dropsonde();
+    command.env("SSL_CERT_FILE", &file);
+    let host = host_as(command, "get", &sections);
+    assert_eq!(outcome(&host, "trusted"), Ok(200.006));
+    assert_eq!(outcome(&host, "by-name"), Ok(200.006));
+    for name in ["stranger", "plain"] {
+        let reason = outcome(&host, name).unwrap_err();
+        assert!(reason.contains("TlsProtocolError"), "{name}: {reason}");
+    }
 }
 
 #[test]

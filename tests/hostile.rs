@@ -3,6 +3,7 @@
 use crate::harness::{Host, components, verbs};
 use serde_json::{Value, json};
 use std::path::Path;
+use std::process::Command;
 
 const INTERVAL_MS: i64 = 250;
 
@@ -231,6 +232,21 @@ fn no_more_instances_are_taken_than_allowed() {
     let host = beside_a_healthy_one(&[], &more, &[("many", verbs())]);
     host.until("/v1/plugins/many", |page| page.json()["instances"] == 5);
     assert_eq!(reason(&host, "many"), "it discovered 20 instances; 5 are taken (limits.instances)");
+}
+
+#[test]
+fn sixty_four_plugins_fit_in_six_gigabytes_of_address_space() {
+    // Each memory reserves the 64 MiB it may grow to, and a guard: 4 GiB together; by default each would reserve 4 GiB.
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"ulimit -v 6291456 && exec "$0" "$@""#, env!("CARGO_BIN_EXE_dropsonde")]);
+    let names: Vec<_> = (0..64).map(|nth| format!("p{nth:02}")).collect();
+    let plugins: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), verbs())).collect();
+    let config = "poll.interval = '1s'\n[[instances]]\nid = 'ok'\n";
+    let host = Host::start_as(command, config, &plugins);
+    for name in &names {
+        host.until(&format!("/v1/plugins/{name}"), |page| page.json()["calls"].as_u64().unwrap() > 0);
+    }
+    assert_eq!(host.get("/health").json()["status"], "healthy");
 }
 
 #[test]

@@ -55,11 +55,8 @@ impl Host {
         let address = listener.local_addr().context("the listening socket has no address")?;
         let folder = prepare_folders(&config)?;
         let components = plugins::find(folder.as_deref())?;
-        let mut sandbox = Sandbox::new()?;
-        if let Some(kept) = config.kept_dir() {
-            sandbox = sandbox.with_cache(kept.join("compiled"), OWN_BINARY, cli::COMPILE)?;
-        }
-        let sandbox = Arc::new(sandbox);
+        let compiled = config.kept_dir().map(|kept| kept.join("compiled"));
+        let sandbox = Arc::new(Sandbox::new()?.with_compiler(OWN_BINARY, cli::COMPILE, compiled)?);
         let (store, keeper) = history(&config)?;
         let core = Arc::new(core(config, clock, store)?);
         let known: Vec<&str> = components.iter().map(|component| component.name.as_str()).collect();

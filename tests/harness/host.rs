@@ -36,6 +36,11 @@ pub(crate) fn run(command: &mut Command) -> (i32, String, String) {
 impl Host {
     /// With a configuration and plugin files by name.
     pub(crate) fn start(config: &str, plugins: &[(&str, &[u8])]) -> Self {
+        Self::start_as(dropsonde(), config, plugins)
+    }
+
+    /// The same by a command that takes the binary's arguments.
+    pub(crate) fn start_as(command: Command, config: &str, plugins: &[(&str, &[u8])]) -> Self {
         let folder = TempDir::new().unwrap();
         let data = folder.path().join("data");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(data.join("plugins")).unwrap();
@@ -43,11 +48,11 @@ impl Host {
             fs::write(data.join("plugins").join(name).with_extension("wasm"), component).unwrap();
         }
         fs::write(folder.path().join("dropsonde.toml"), config).unwrap();
-        Self::start_in(Arc::new(folder))
+        Self::start_in(Arc::new(folder), command)
     }
 
-    fn start_in(folder: Arc<TempDir>) -> Self {
-        let mut child = dropsonde()
+    fn start_in(folder: Arc<TempDir>, mut command: Command) -> Self {
+        let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0", "--config"])
             .arg(folder.path().join("dropsonde.toml"))
             .arg("--data")
@@ -76,14 +81,14 @@ impl Host {
     /// Ends it properly and starts another with the same data and configuration.
     pub(crate) fn restart(mut self) -> Self {
         self.stop();
-        Self::start_in(self.folder.clone())
+        Self::start_in(self.folder.clone(), dropsonde())
     }
 
     /// Kills it as nothing can prevent, and starts another with the same data.
     pub(crate) fn killed(mut self) -> Self {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        Self::start_in(self.folder.clone())
+        Self::start_in(self.folder.clone(), dropsonde())
     }
 
     /// What it will be told when it starts again.

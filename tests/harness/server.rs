@@ -1,6 +1,9 @@
-use std::io::{BufRead, BufReader, Write};
+use rcgen::generate_simple_self_signed;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// An HTTP server whose every path is a way to answer. It ends with the test run.
 pub(crate) struct Server {
@@ -18,6 +21,27 @@ impl Server {
             }
         });
         Self { address }
+    }
+
+    /// With TLS, and its certificate as PEM.
+    pub(crate) fn start_secure() -> (Self, String) {
+        let made = generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+        let (certificate, key) = (made.cert.der().clone(), made.signing_key.serialize_der().try_into().unwrap());
+        let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+        let config = Arc::new(config);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let mut stream = StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream);
+                std::thread::spawn(move || {
+                    let _ = stream.read(&mut [0; 1024]);
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret");
+                    let _ = stream.flush();
+                });
+            }
+        });
+        (Self { address }, made.cert.pem())
     }
 
     pub(crate) fn origin(&self) -> String {

@@ -37,12 +37,13 @@ impl Sandbox {
     }
 
     /// Compiles in a child process, `program argument`, whose main function is
-    /// [`compile_as_child`](crate::compile_as_child), and keeps what it compiled in a folder, made for this user alone.
-    pub fn with_cache(
+    /// [`compile_as_child`](crate::compile_as_child), and keeps what it compiled in a folder, if one is given, made for
+    /// this user alone.
+    pub fn with_compiler(
         mut self,
-        folder: PathBuf,
         program: impl Into<OsString>,
         argument: impl Into<OsString>,
+        folder: Option<PathBuf>,
     ) -> Result<Self, SandboxError> {
         let compiler = Compiler { program: program.into(), argument: argument.into() };
         let cache = Cache::open(folder, &self.engine, compiler);
