@@ -186,7 +186,7 @@ impl<'a> Poller<'a> {
             self.report(&error, went)?;
             match error {
                 // Not for what it was asked.
-                CallError::NoInstance(_) | CallError::Stopped => break,
+                CallError::NoInstance(_) => break,
                 CallError::Failed(_) => changed |= self.batches.came_back(&batch),
                 error => {
                     self.batches.ended_badly(&batch, &plain(&error.to_string()), Instant::now());
@@ -274,20 +274,18 @@ impl<'a> Poller<'a> {
 
     /// Errors are the end of polling; everything else is counted and passes.
     fn report(&self, error: &CallError, went: &mut Went) -> Result<(), Ended> {
+        if matches!(error, CallError::Stuck(_) | CallError::Stopped) {
+            return Err(Ended::Lost(error.clone()));
+        }
         count(self.core, self.status, error);
         self.status.failed(self.core.clock.now_ms(), error);
         if let Some(why) = error.invalid() {
             return Err(Ended::Invalid(why.to_owned()));
         }
         tracing::warn!(plugin = &*self.status.name, "a poll failed: {}", plain(&error.to_string()));
-        match error {
-            CallError::Stuck(_) | CallError::Stopped => Err(Ended::Lost(error.clone())),
-            error => {
-                went.ended_badly += usize::from(error.is_end());
-                went.came_back |= matches!(error, CallError::Failed(_));
-                Ok(())
-            }
-        }
+        went.ended_badly += usize::from(error.is_end());
+        went.came_back |= matches!(error, CallError::Failed(_));
+        Ok(())
     }
 
     fn account(&mut self) {

@@ -8,7 +8,7 @@ use super::{Component, Fields, Origin, PluginState, Status, grants_toml, missing
 use crate::core::Core;
 use dropsonde_sandbox::{CallError, Description, Grants, Plugin, Role, Sandbox, SavedState, Setup, Worker, introduce};
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// Needs a plugin may name; more is no list for an operator.
@@ -80,46 +80,47 @@ async fn task(core: &Arc<Core>, sandbox: &Arc<Sandbox>, component: &Component, s
     loop {
         let stop = tokio::select! {
             stop = start_and_poll(core, sandbox, &plugin, component, status, keeper, &mut ladder) => stop,
-            () = status.ordered(Order::Quarantine) => Stop::Quarantined("an operator said so".to_owned()),
+            why = told_to_stop(status) => Stop::Quarantined(why),
         };
-        match stop {
+        let quarantined = match stop {
             Stop::Failed(why) => return failed(why),
+            Stop::Quarantined(why) => Some(why),
             Stop::Retry(error) => {
                 count(core, status, &error);
                 status.failed(core.clock.now_ms(), &error);
                 refusals = if error.is_end() { 0 } else { refusals + 1 };
                 let went = Went { came_back: false, ended_badly: usize::from(error.is_end()) };
-                let wait = match ladder.after(went, Instant::now()) {
-                    Next::Quarantine => {
-                        quarantine(core, status, too_often(status)).await;
-                        ladder.reset();
-                        continue;
-                    }
-                    Next::Wait(wait) => wait,
-                    Next::GoOn => backoff(refusals),
-                };
-                tracing::warn!(
-                    plugin = &*status.name,
-                    "could not start, trying again in {wait:.1?}: {}",
-                    plain(&error.to_string())
-                );
-                status.forget_orders();
-                status.enter(PluginState::Backoff);
-                tokio::select! {
-                    () = tokio::time::sleep(wait) => {}
-                    () = status.ordered(Order::Release) => {}
-                    () = status.ordered(Order::Quarantine) => {
-                        quarantine(core, status, "an operator said so".to_owned()).await;
-                        ladder.reset();
-                    }
+                match ladder.after(went, Instant::now()) {
+                    Next::Quarantine => Some(too_often(status)),
+                    Next::Wait(wait) => back_off(status, &error, wait).await,
+                    Next::GoOn => back_off(status, &error, backoff(refusals)).await,
                 }
             }
-            Stop::Quarantined(why) => {
-                quarantine(core, status, why).await;
-                ladder.reset();
-            }
+        };
+        if let Some(why) = quarantined {
+            quarantine(core, status, why).await;
+            ladder.reset();
         }
         status.enter(PluginState::Loading);
+    }
+}
+
+/// Waits until an operator wants it to run no more, and tells why it does not then.
+async fn told_to_stop(status: &Status) -> String {
+    status.ordered(Order::Quarantine).await;
+    "an operator said so".to_owned()
+}
+
+/// Waits before the next start, unless an operator is faster; why it is to be quarantined instead, if it is.
+async fn back_off(status: &Status, error: &CallError, wait: Duration) -> Option<String> {
+    let why = plain(&error.to_string());
+    tracing::warn!(plugin = &*status.name, "could not start, trying again in {wait:.1?}: {why}");
+    status.forget_orders();
+    status.enter(PluginState::Backoff);
+    tokio::select! {
+        () = tokio::time::sleep(wait) => None,
+        () = status.ordered(Order::Release) => None,
+        why = told_to_stop(status) => Some(why),
     }
 }
 

@@ -306,8 +306,9 @@ impl Frame {
         usize::try_from(self.current().rows(self.capacity())).unwrap_or(usize::MAX)
     }
 
+    /// What files have of it counts, also before it is read.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        !self.is_unread.load(Ordering::Acquire) && self.len() == 0
     }
 
     pub(crate) fn add_usage(&self, usage: &mut Usage) {

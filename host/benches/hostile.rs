@@ -1,0 +1,160 @@
+//! A healthy plugin beside hostile ones, through the whole binary: how late its samples are, how long /metrics takes, and
+//! what many idle plugins need. `cargo bench -p dropsonde --bench hostile [-- SECONDS]`
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a benchmark that cannot run says why"
+)]
+
+use dropsonde_builder::{Crate, Network, Toolchain};
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+const HOSTILE: [&str; 10] = ["panic", "spin", "wait", "hoard", "recurse", "long", "handles", "flood", "shout", "short"];
+
+const IDLE: usize = 64;
+
+fn main() {
+    let seconds: u64 = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(60);
+    let (verbs, eight) = (component("verbs"), component("eight"));
+
+    // Their first failures are all they have: so the ladder must not end it.
+    let mut config =
+        "poll.interval = '100ms'\n[[instances]]\nid = 'ok'\nsamplers = ['good']\n[plugins.procfs]\ninterval = '10s'\n"
+            .to_owned();
+    for verb in HOSTILE {
+        let _ = write!(
+            config,
+            "[[instances]]\nid = '{verb}'\nsamplers = ['{verb}']\n[plugins.{verb}]\ninterval = '200ms'\nlimits.failures = 1000000\n"
+        );
+    }
+    let files: Vec<_> = std::iter::once("good").chain(HOSTILE).map(|name| (name.to_owned(), &verbs[..])).collect();
+    let host = Running::start(&config, &files);
+    let (lateness, scrapes) = host.watch(Duration::from_secs(seconds));
+    println!("beside {} hostile plugins for {seconds} s:", HOSTILE.len());
+    show("samples of a healthy one after their tick", lateness);
+    show("/metrics", scrapes);
+    let metrics = host.get("/metrics");
+    let of = |name: &str| -> f64 {
+        let values = metrics.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next());
+        values.filter_map(|value| value.parse::<f64>().ok()).sum()
+    };
+    println!(
+        "calls {}, ends {}, ticks of the healthy one missed {}",
+        of("dropsonde_plugin_call_seconds_count"),
+        of("dropsonde_panics_total"),
+        of("dropsonde_plugin_polls_missed_total{plugin=\"good\"}")
+    );
+    drop(host);
+
+    let files: Vec<_> = (0..IDLE).map(|nth| (format!("p{nth:02}"), &eight[..])).collect();
+    let host = Running::start("poll.interval = '1h'\n", &files);
+    while host.get("/v1/plugins").matches("\"running\"").count() <= IDLE {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    println!("{IDLE} idle plugins: {} kB", host.rss_kb());
+}
+
+fn component(name: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests").join(name);
+    let guest = Crate::at(&folder).unwrap();
+    guest.build(&Toolchain::find_or_fetch(guest.target_dir()).unwrap(), Network::Allowed).unwrap()
+}
+
+struct Running {
+    child: Child,
+    address: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Running {
+    fn start(config: &str, plugins: &[(String, &[u8])]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("dropsonde.toml"), config).unwrap();
+        std::fs::create_dir_all(folder.path().join("data/plugins")).unwrap();
+        for (name, bytes) in plugins {
+            std::fs::write(folder.path().join("data/plugins").join(name).with_extension("wasm"), bytes).unwrap();
+        }
+        let mut child = Command::new(env!("CARGO_BIN_EXE_dropsonde"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--config"])
+            .arg(folder.path().join("dropsonde.toml"))
+            .arg("--data")
+            .arg(folder.path().join("data"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().trim_start_matches("listening on http://").to_owned();
+        Self { child, address, _folder: folder }
+    }
+
+    fn request(&self, path: &str) -> TcpStream {
+        let mut socket = TcpStream::connect(&self.address).unwrap();
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address).unwrap();
+        socket
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut text = String::new();
+        self.request(path).read_to_string(&mut text).unwrap();
+        text
+    }
+
+    /// How late each sample of `ok` came after its tick, and how long scrapes took meanwhile.
+    fn watch(&self, time: Duration) -> (Vec<Duration>, Vec<Duration>) {
+        let stream = self.request("/v1/instances/ok/usage/stream");
+        let end = Instant::now() + time;
+        std::thread::scope(|scope| {
+            let lateness = scope.spawn(move || {
+                let mut lateness = Vec::new();
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    let Some(at) = line.split("\"at\":\"").nth(1).and_then(|rest| rest.split('"').next()) else {
+                        continue;
+                    };
+                    let at: jiff::Timestamp = at.parse().unwrap();
+                    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+                    lateness.push(now.saturating_sub(Duration::from_millis(at.as_millisecond() as u64)));
+                    if Instant::now() > end {
+                        break;
+                    }
+                }
+                lateness
+            });
+            let mut scrapes = Vec::new();
+            while Instant::now() < end {
+                let started = Instant::now();
+                self.get("/metrics");
+                scrapes.push(started.elapsed());
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            (lateness.join().unwrap(), scrapes)
+        })
+    }
+
+    fn rss_kb(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn show(what: &str, mut times: Vec<Duration>) {
+    times.sort_unstable();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    println!("{what}: p50 {:.1?}, p99 {:.1?}, worst {:.1?}, of {}", at(0.5), at(0.99), at(1.0), times.len());
+}
