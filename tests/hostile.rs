@@ -51,7 +51,7 @@ fn every_ceiling_has_its_own_words() {
         ("recurse", "ran out of stack"),
         ("long", "gave more than its 4194304 bytes of output"),
         ("shout", "gave more than its 4194304 bytes of output"),
-        ("handles", "held more than its 1024 resource handles"),
+        ("handles", "held more than its 256 resource handles"),
         ("headers", "trapped: total size of fields exceeds limit"),
         ("random", "trapped: requested len 1073741824 exceeds limit"),
         ("short", "answered out of contract: 1 values for 1 instances of 2 fields"),
@@ -121,7 +121,11 @@ fn files_that_are_no_plugins_are_refused_by_name() {
     let empty = wat::parse_str("(component)").unwrap();
     let nested: String = (1..5000).map(|nth| format!("(type $t{nth} (list $t{}))", nth - 1)).collect();
     let nested = wat::parse_str(format!("(component (type $t0 (list u8)) {nested})")).unwrap();
-    let plugins: [(&str, &[u8]); 8] = [
+    let globals = "(global i32 (i32.const 0))".repeat(200_000);
+    let heavy = format!("(component (core module $m {globals}) {})", "(core instance (instantiate $m))".repeat(60));
+    let heavy = wat::parse_str(heavy).unwrap();
+    let plugins: [(&str, &[u8]); 9] = [
+        ("heavy", &heavy),
         ("nested", &nested),
         ("truncated", truncated),
         ("newer", &newer),
@@ -133,6 +137,7 @@ fn files_that_are_no_plugins_are_refused_by_name() {
     ];
     let host = beside_a_healthy_one(&[], "", &plugins);
     for (name, expected) in [
+        ("heavy", "it is not a valid component: an instance of it takes 192000000 bytes beside its memories"),
         ("nested", "it is not a valid component: "),
         ("truncated", "it is not a valid component: "),
         ("newer", "it speaks version 0.2.0 of the plugin contract; this host speaks 0.1"),
@@ -169,6 +174,15 @@ fn what_takes_long_to_compile_holds_up_nobody() {
     assert_healthy(&host);
     let peak = peak_memory_mb(&host);
     assert!(peak < 150, "the host itself needs {peak} MB");
+}
+
+#[test]
+fn what_a_plugin_has_the_host_keep_for_it_is_bounded() {
+    let host = beside_a_healthy_one(&[("requests", "limits.cpu = '1s'")], "", &[]);
+    let reason = reason(&host, "requests");
+    assert!(reason.starts_with("held more than its 256 resource handles"), "{reason}");
+    let peak = peak_memory_mb(&host);
+    assert!(peak < 250, "the host itself needs {peak} MB");
 }
 
 #[test]

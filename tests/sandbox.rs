@@ -84,7 +84,7 @@ fn the_stack_is_bounded() {
 fn an_answer_larger_than_the_plugin_may_give_ends_the_call() {
     let host = beside_a_healthy_one("long", "");
     let reason = failure_of(&host, "bad")["reason"].as_str().unwrap().to_owned();
-    assert_eq!(reason, "gave more than its 4194304 bytes of output");
+    assert!(reason.starts_with("gave more than its 4194304 bytes of output"), "{reason}");
     assert_no_missed_tick(&host);
 }
 

@@ -126,7 +126,7 @@ mod imp {
             if under_way.is_empty() {
                 break;
             }
-            let ready = {
+            let mut ready = {
                 let pollables: Vec<&Pollable> =
                     under_way.iter().map(|(_, step)| step.pollable()).chain([&over]).collect();
                 poll(&pollables)
@@ -134,7 +134,8 @@ mod imp {
             if ready.contains(&(under_way.len() as u32)) {
                 break;
             }
-            // From the end on: those that are done are taken out.
+            // From the end on, as those that are done are taken out; they come in any order.
+            ready.sort_unstable();
             for place in ready.into_iter().rev() {
                 let (nth, step) = under_way.swap_remove(place as usize);
                 match step.go_on(urls[nth]) {
@@ -210,7 +211,11 @@ mod imp {
                         let code = wasip2::http::types::http_error_code(&error);
                         Err(Err(match code {
                             Some(code) => failed(url, &code),
-                            None => HttpError::Other(url.to_owned(), error.to_debug_string()),
+                            // The host's own bounds have no code there.
+                            None => match error.to_debug_string() {
+                                why if why.contains("exceeds limit") => HttpError::TooLarge(url.to_owned()),
+                                why => HttpError::Other(url.to_owned(), why),
+                            },
                         }))
                     }
                 },

@@ -10,8 +10,12 @@ pub enum Level {
     Error,
 }
 
+/// Bytes of a line that are handed on: more than any host shows.
+const LONGEST: usize = 64 << 10;
+
 /// Writes one line. The host limits rate and length.
 pub fn write(level: Level, message: &str) {
+    let message = message.get(..message.floor_char_boundary(LONGEST)).unwrap_or(message);
     #[cfg(target_family = "wasm")]
     {
         use crate::glue::dropsonde::plugin::log as host;

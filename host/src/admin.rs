@@ -2,14 +2,14 @@
 
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::fs::OpenOptions;
-use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// In the data directory.
 const FILE: &str = "admin.token";
 
-/// Of randomness.
+/// Of randomness; each is two characters of the token.
 const BYTES: usize = 32;
 
 /// The token of a host, by its hash; none where nothing is kept.
@@ -53,12 +53,20 @@ pub fn file(data: &Path) -> PathBuf {
 
 /// The token of the host with this data directory.
 pub fn read(data: &Path) -> io::Result<String> {
-    let token = std::fs::read_to_string(file(data))?.trim().to_owned();
+    let mut found = std::fs::File::open(file(data))?;
+    let known = found.metadata()?;
+    if known.mode() & 0o077 != 0 {
+        return Err(io::Error::other(
+            "others can read or change it: chmod 600 it, or delete it, and a new one is made",
+        ));
+    }
+    let mut token = String::new();
+    found.read_to_string(&mut token)?;
     // Half a token is none, and an empty one would let everybody in.
-    if token.len() < BYTES {
+    if token.trim().len() < 2 * BYTES {
         return Err(io::Error::other("there is no whole token in it; delete it, and a new one is made"));
     }
-    Ok(token)
+    Ok(token.trim().to_owned())
 }
 
 fn create(path: &Path) -> io::Result<String> {
@@ -101,9 +109,17 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_is_no_token() {
+    fn a_file_that_is_cut_or_that_others_can_change_is_no_token() {
         let data = tempfile::tempdir().unwrap();
-        std::fs::write(file(data.path()), "\n").unwrap();
-        assert!(Admin::open(Some(data.path())).is_err());
+        Admin::open(Some(data.path())).unwrap();
+        let (path, token) = (file(data.path()), read(data.path()).unwrap());
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(Admin::open(Some(data.path())).unwrap_err().to_string().contains("chmod 600"));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(Admin::open(Some(data.path())).is_ok());
+        for cut in ["", &token[..63]] {
+            std::fs::write(&path, cut).unwrap();
+            assert!(Admin::open(Some(data.path())).is_err(), "{cut:?}");
+        }
     }
 }

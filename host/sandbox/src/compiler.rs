@@ -6,6 +6,7 @@
 
 use crate::engine;
 use crate::refusal::Refused;
+use crate::weight;
 use rustix::process::{Resource, Rlimit, setpriority_process, setrlimit};
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -105,6 +106,7 @@ fn limit_self() -> io::Result<()> {
 fn compile_stdio() -> Result<(), String> {
     let mut component = Vec::new();
     io::stdin().read_to_end(&mut component).map_err(|error| error.to_string())?;
+    weight::check(&component)?;
     let engine = Engine::new(&engine::configuration()).map_err(|error| format!("{error:#}"))?;
     let compiled = engine.precompile_component(&component).map_err(|error| format!("{error:#}"))?;
     io::stdout().write_all(&compiled).map_err(|error| error.to_string())

@@ -67,6 +67,8 @@ pub(crate) fn configuration() -> Config {
         .gc_support(false)
         // Function names come with the name section; DWARF from strangers is not worth parsing.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+        // Backtraces name functions, which needs no map of every instruction.
+        .generate_address_map(false)
         // By default each memory reserves 4 GiB of address space, so that a few plugins exhaust a limited process.
         .memory_reservation(Limits::default().memory as u64)
         .memory_reservation_for_growth(1 << 20)

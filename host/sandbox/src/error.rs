@@ -21,8 +21,8 @@ pub enum CallError {
     /// The answer does not have the shape the contract asks for.
     #[error("answered out of contract: {0}")]
     OutOfContract(String),
-    /// It returned, or passed to the host, more bytes than one call may.
-    #[error("gave more than its {0} bytes of output")]
+    /// It returned more bytes than one call may, or passed more than 128 KiB to a host function.
+    #[error("gave more than its {0} bytes of output, or than 128 KiB to one host function")]
     OutputExceeded(usize),
     /// It held more resources than it may: descriptors, streams, pollables, requests.
     #[error("held more than its {0} resource handles")]
@@ -37,7 +37,7 @@ pub enum CallError {
     /// that has gone. The worker is of no more use.
     #[error("took longer than its deadline of {0:?}, and still does: its thread waits for the system")]
     Stuck(Duration),
-    /// The worker's thread is gone: the host is stopping.
+    /// The worker's thread is gone: the host is stopping, or the machine could give it none.
     #[error("the worker has stopped")]
     Stopped,
 }
@@ -82,6 +82,18 @@ impl CallError {
             Self::NoInstance(why) => why.is_end(),
             _ => true,
         }
+    }
+
+    /// Whether there was not enough time or room for the call: for less work there might be.
+    pub fn is_want(&self) -> bool {
+        matches!(
+            self,
+            Self::CpuExhausted(_)
+                | Self::DeadlineExceeded(_)
+                | Self::MemoryExhausted { .. }
+                | Self::OutputExceeded(_)
+                | Self::HandlesExhausted(_)
+        )
     }
 
     /// The plugin's own word that its configuration cannot work.

@@ -1,17 +1,17 @@
 use crate::capability::files::FileError;
-use crate::capability::http::Http;
+use crate::capability::http::{Connections, Http};
 use crate::capability::log::{Level, Log};
 use crate::capability::state::SavedState;
 use crate::capability::wasi;
 use crate::contract::v0_1::Exports;
 use crate::error::says;
-use crate::limits::{Ceiling, HTTP_FIELDS};
+use crate::limits::{ARGUMENTS, Ceiling, HTTP_FIELDS};
 use crate::meter::Meter;
 use crate::{CallError, Grants, Limits, Plugin, Sandbox, Trap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use wasmtime::component::ResourceTable;
-use wasmtime::{Store, UpdateDeadline};
+use wasmtime::{CallHook, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
@@ -46,6 +46,7 @@ pub(crate) struct Surroundings {
     pub(crate) grants: Arc<Grants>,
     pub(crate) state: SavedState,
     pub(crate) log: Arc<Mutex<Log>>,
+    pub(crate) connections: Connections,
 }
 
 // === impl Guest ===
@@ -59,7 +60,7 @@ impl Guest {
             state: with.state.clone(),
             log: with.log.clone(),
             wasi: wasi::context(&with.plugin, &with.grants, &with.log),
-            http: Http::new(with.grants.clone(), with.limits),
+            http: Http::new(with.grants.clone(), with.limits, with.connections.clone()),
             http_limits,
             resources: wasi::table(with.limits.handles),
             ceiling: Ceiling::new(with.limits.memory),
@@ -99,7 +100,16 @@ impl Live {
         let limits = with.limits;
         let mut store = Store::new(&sandbox.engine, Guest::new(with));
         store.limiter(|guest| &mut guest.ceiling);
+        // An answer may be large; what is passed to one host function need not be, and the host may keep it.
         store.set_hostcall_fuel(limits.output);
+        store.call_hook(move |mut store, hook| {
+            match hook {
+                CallHook::CallingHost => store.set_hostcall_fuel(ARGUMENTS),
+                CallHook::ReturningFromWasm => store.set_hostcall_fuel(limits.output),
+                CallHook::CallingWasm | CallHook::ReturningFromHost => {}
+            }
+            Ok(())
+        });
         store.set_max_component_handles(limits.handles);
         let meter = Meter::default();
         let budget = meter.clone();

@@ -21,7 +21,7 @@
 //!
 //! * `vocabulary`: what plugins and host exchange, free of contract versions.
 //! * `contract`: one module per version of the WIT package, translated at the edge.
-//! * [`Sandbox`] (`engine`, `ticker`, `cache`, `compiler`): the compiler and runtime shared by all plugins.
+//! * [`Sandbox`] (`engine`, `ticker`, `cache`, `compiler`, `weight`): the compiler and runtime shared by all plugins.
 //! * [`Plugin`] (`plugin`, `refusal`): a compiled component, looked over; why a file is refused.
 //! * [`Worker`] (`worker`, `instance`): a plugin's own thread, and the live instance on it.
 //! * `meter`, `limits`: CPU budget and ceilings.
@@ -43,6 +43,7 @@ mod plugin;
 mod refusal;
 mod ticker;
 mod vocabulary;
+mod weight;
 mod worker;
 
 pub use capability::state::SavedState;

@@ -12,11 +12,12 @@ pub struct Limits {
     pub deadline: Duration,
     /// CPU and wall time for instantiation and `init`, which may read configuration or build tables.
     pub init_deadline: Duration,
-    /// Bytes lifted out of the guest per call: what it returns, and what it passes to host functions.
+    /// Bytes a call returns.
     pub output: usize,
-    /// Resources it may hold at a time: descriptors, streams, pollables, requests. WASI plugins hold a dozen.
+    /// Resources it may hold at a time: descriptors, streams, pollables, requests. WASI plugins hold a dozen, a request
+    /// takes five.
     pub handles: usize,
-    /// Bytes of files read per call, all of them together.
+    /// Bytes read per call through `files`, of all of them together.
     pub file_bytes: usize,
     /// Bytes of one HTTP answer's body.
     pub http_body: usize,
@@ -38,7 +39,7 @@ impl Default for Limits {
             deadline: Duration::from_secs(1),
             init_deadline: Duration::from_secs(10),
             output: 4 << 20,
-            handles: 1024,
+            handles: 256,
             // The processes of a large machine, a page each.
             file_bytes: 64 << 20,
             http_body: 8 << 20,
@@ -50,6 +51,9 @@ impl Default for Limits {
     }
 }
 
+/// Bytes passed to one host function: what a plugin saves fits. The host may keep them, as long as a handle does.
+pub(crate) const ARGUMENTS: usize = 128 << 10;
+
 /// Bytes of one answer to a request for random numbers.
 pub(crate) const RANDOM: u64 = 64 << 10;
 
@@ -57,7 +61,7 @@ pub(crate) const RANDOM: u64 = 64 << 10;
 pub(crate) const HTTP_FIELDS: usize = 64 << 10;
 
 /// Core instances in one component: adapters of foreign toolchains make a few each.
-const INSTANCES: usize = 64;
+pub(crate) const INSTANCES: usize = 64;
 
 /// Holds the sum of a guest's memories and tables under one ceiling.
 #[derive(Debug)]

@@ -3,6 +3,7 @@ use crate::cache::Cache;
 use crate::contract::v0_1;
 use crate::instance::Guest;
 use crate::refusal::{self, Refused};
+use crate::weight;
 use std::fmt;
 use std::sync::Arc;
 use wasmtime::component::types::ComponentItem;
@@ -64,7 +65,10 @@ impl Plugin {
         refusal::check_preamble(bytes)?;
         let component = match cache {
             Some(cache) => cache.compiled(&sandbox.engine, bytes)?,
-            None => Component::new(&sandbox.engine, bytes).map_err(|error| Refused::Invalid(format!("{error:#}")))?,
+            None => {
+                weight::check(bytes).map_err(Refused::Invalid)?;
+                Component::new(&sandbox.engine, bytes).map_err(|error| Refused::Invalid(format!("{error:#}")))?
+            }
         };
         let shape = Shape::of(&component, bytes);
         refusal::check_version(shape.exports.iter().map(String::as_str))?;

@@ -1,3 +1,4 @@
+use crate::capability::http::Connections;
 use crate::capability::log::Log;
 use crate::instance::{Live, Surroundings};
 use crate::{CallError, Description, Failure, Field, Grants, Instance, Limits, Need, Plugin, Readings, SavedState};
@@ -76,6 +77,15 @@ impl Setup {
     /// Nothing granted, an empty configuration, default limits.
     pub fn named(name: impl Into<String>) -> Self {
         Self { name: name.into(), config: "{}".to_owned(), ..Self::default() }
+    }
+}
+
+// === impl Limits ===
+
+impl Limits {
+    /// Until an instance is there, or is known not to be: it starts, and is initialised.
+    fn longest_start(&self) -> Duration {
+        self.init_deadline.saturating_mul(2).saturating_add(GRACE)
     }
 }
 
@@ -162,7 +172,9 @@ impl Worker {
         };
         let with_network = !thread.with.grants.http.is_empty();
         spawn(&name, with_network, thread.run(queue, ready));
-        let fields = fields.await.map_err(|_| CallError::Stopped)?.map_err(|error| match error {
+        let fields = tokio::time::timeout(limits.longest_start().saturating_add(limits.deadline), fields).await;
+        let fields = fields.map_err(|_| CallError::Stuck(limits.init_deadline))?;
+        let fields = fields.map_err(|_| CallError::Stopped)?.map_err(|error| match error {
             // There is no other to be told from.
             CallError::NoInstance(why) => *why,
             error => error,
@@ -205,10 +217,10 @@ impl Worker {
         &self,
         job: impl FnOnce(oneshot::Sender<Result<T, CallError>>) -> Job,
     ) -> Result<T, CallError> {
-        let Limits { init_deadline, deadline, .. } = self.limits;
-        // To be made: it starts, and is initialised.
-        let fresh = if self.stats.is_live() { Duration::ZERO } else { init_deadline.saturating_mul(2) };
-        let longest = fresh.saturating_add(deadline).saturating_add(GRACE);
+        let Limits { deadline, idle_timeout, .. } = self.limits;
+        let is_there = self.stats.is_live() && idle_timeout.is_none();
+        let fresh = if is_there { GRACE } else { self.limits.longest_start() };
+        let longest = fresh.saturating_add(deadline);
         let answer = tokio::time::timeout(longest, self.ask(job)).await;
         answer.unwrap_or(Err(CallError::Stuck(deadline)))
     }
@@ -338,6 +350,7 @@ impl Thread {
     async fn fresh(&mut self) -> Result<Live, CallError> {
         self.stats.live.store(false, Relaxed);
         let mut live = Live::start(&self.sandbox, &self.plugin, &self.with).await?;
+        self.charge(&live);
         let config = &self.config;
         let init = live.call_init(&self.sandbox, async |exports, store| exports.init(store, config).await).await;
         self.charge(&live);
@@ -378,6 +391,7 @@ fn surroundings(setup: &Setup, stats: &WorkerStats) -> Surroundings {
         grants: Arc::new(setup.grants.clone()),
         state: setup.state.clone(),
         log: Arc::new(Mutex::new(log)),
+        connections: Connections::default(),
     }
 }
 
@@ -402,7 +416,11 @@ fn spawn(name: &str, with_network: bool, work: impl Future<Output = ()> + Send +
         // Only a lower priority: failing to get it is no reason not to work.
         let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
         match runtime.build() {
-            Ok(runtime) => runtime.block_on(work),
+            Ok(runtime) => {
+                runtime.block_on(work);
+                // Not waiting for a file that never opens, or a name that is never found.
+                runtime.shutdown_background();
+            }
             Err(error) => tracing::error!(%error, "cannot start a worker's runtime"),
         }
     };

@@ -88,7 +88,7 @@ enum PluginCommand {
     List(ClientArgs),
     /// Show a plugin of a running host: what it may, what it did, what went wrong
     Show(PluginArgs),
-    /// Have a plugin of a running host run no more
+    /// Have a plugin of a running host run no more, until it is released or the host starts again
     Quarantine(OrderArgs),
     /// Have a plugin of a running host run again that is in quarantine, or waits after a failure
     Release(OrderArgs),
@@ -351,6 +351,9 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 fn log(serving: bool) {
     let filter =
         EnvFilter::try_from_env(LOG.0).unwrap_or_else(|_| EnvFilter::new(if serving { LOG.1 } else { "warn" }));
+    // They would show what guests write, whatever its length.
+    let quiet = ["wasmtime=warn", "wasmtime_wasi=warn", "wasmtime_wasi_http=warn"];
+    let filter = quiet.iter().filter_map(|one| one.parse().ok()).fold(filter, EnvFilter::add_directive);
     let ansi = std::io::stderr().is_terminal();
     tracing_subscriber::fmt()
         .with_env_filter(filter)

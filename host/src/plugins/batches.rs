@@ -1,5 +1,6 @@
 //! Which instances go into which call. When a call ends badly, its instances go in halves into the next ones, until the
-//! one that does it is alone: it alone is set aside, and tried again now and then.
+//! one that does it is alone: it alone is set aside, and tried again now and then. Where a call was merely too much at
+//! once, the next ones are smaller.
 
 use super::ladder::backoff;
 use dropsonde_store::InstanceId;
@@ -10,8 +11,15 @@ use std::time::Instant;
 /// Instances per call: bounds what one call returns, and what is lost when it fails.
 const LARGEST: usize = 1000;
 
-#[derive(Debug, Default)]
+/// Ticks without a bad end after which calls may be larger again.
+const PATIENCE: u32 = 1000;
+
+#[derive(Debug)]
 pub(crate) struct Batches {
+    /// Instances per call at most.
+    largest: usize,
+    /// Ticks since a call was too much.
+    quiet: u32,
     /// Instances among which there is one that ends calls.
     suspects: Vec<Vec<InstanceId>>,
     set_aside: BTreeMap<InstanceId, SetAside>,
@@ -26,20 +34,31 @@ pub(crate) struct SetAside {
     pub retry_at: Instant,
 }
 
+impl Default for Batches {
+    fn default() -> Self {
+        Self { largest: LARGEST, quiet: 0, suspects: Vec::new(), set_aside: BTreeMap::new() }
+    }
+}
+
 impl Batches {
     /// The calls of a tick: first those nothing is known against. `instances` are sorted.
     pub(crate) fn of<'a>(&mut self, instances: &'a [InstanceId], now: Instant) -> Vec<Cow<'a, [InstanceId]>> {
+        self.quiet += 1;
+        if self.quiet > PATIENCE {
+            self.quiet = 0;
+            self.largest = (self.largest * 2).min(LARGEST);
+        }
         let is_polled = |id: &InstanceId| instances.binary_search(id).is_ok();
         self.suspects.iter_mut().for_each(|group| group.retain(is_polled));
         self.suspects.retain(|group| !group.is_empty());
         self.set_aside.retain(|id, _| is_polled(id));
         if self.suspects.is_empty() && self.set_aside.is_empty() {
-            return instances.chunks(LARGEST).map(Cow::Borrowed).collect();
+            return instances.chunks(self.largest).map(Cow::Borrowed).collect();
         }
         let apart: HashSet<&InstanceId> = self.suspects.iter().flatten().chain(self.set_aside.keys()).collect();
         let others: Vec<_> = instances.iter().filter(|id| !apart.contains(id)).cloned().collect();
         let due = self.set_aside.iter().filter(|(_, aside)| aside.retry_at <= now).map(|(id, _)| vec![id.clone()]);
-        let others = others.chunks(LARGEST).map(<[_]>::to_vec);
+        let others = others.chunks(self.largest).map(<[_]>::to_vec);
         others.chain(self.suspects.iter().cloned()).chain(due).map(Cow::Owned).collect()
     }
 
@@ -53,8 +72,13 @@ impl Batches {
         (self.suspects.len(), self.set_aside.len()) != before
     }
 
-    pub(crate) fn ended_badly(&mut self, batch: &[InstanceId], reason: &str, now: Instant) {
+    /// A call had none. `is_much`: for want of time or room, which fewer might not need.
+    pub(crate) fn ended_badly(&mut self, batch: &[InstanceId], reason: &str, is_much: bool, now: Instant) {
+        let suspects = self.suspects.len();
         self.suspects.retain(|group| group != batch);
+        if is_much && self.suspects.len() == suspects && batch.len() > 1 {
+            (self.largest, self.quiet) = (batch.len().div_ceil(2), 0);
+        }
         match batch {
             [] => {}
             [alone] => {
@@ -67,6 +91,11 @@ impl Batches {
                 self.suspects.extend([first.to_vec(), second.to_vec()]);
             }
         }
+    }
+
+    /// Whether it is one that is set aside.
+    pub(crate) fn is_set_aside(&self, batch: &[InstanceId]) -> bool {
+        matches!(batch, [alone] if self.set_aside.contains_key(alone))
     }
 
     pub(crate) fn set_aside(&self) -> &BTreeMap<InstanceId, SetAside> {
@@ -89,7 +118,7 @@ mod tests {
         for batch in batches.of(all, now) {
             assert!(batch.len() <= LARGEST);
             if poison.iter().any(|&nth| batch.contains(&all[nth])) {
-                batches.ended_badly(&batch, "trapped", now);
+                batches.ended_badly(&batch, "trapped", false, now);
                 ended += 1;
             } else {
                 batches.came_back(&batch);
@@ -133,6 +162,26 @@ mod tests {
         assert!((8..12).contains(&tried.len()), "{tried:?}");
         let (answered, _) = tick(&mut batches, &all, &[], now + Duration::from_secs(2000));
         assert_eq!(answered.len(), 2);
+        assert!(batches.set_aside().is_empty());
+    }
+
+    #[test]
+    fn calls_that_are_too_much_become_smaller_until_they_are_not() {
+        let (all, mut batches, now) = (ids(4000), Batches::default(), Instant::now());
+        let mut ended = Vec::new();
+        for _ in 0..20 {
+            let mut of_tick = 0;
+            for batch in batches.of(&all, now) {
+                if batch.len() > 300 {
+                    batches.ended_badly(&batch, "used too much", true, now);
+                    of_tick += 1;
+                } else {
+                    batches.came_back(&batch);
+                }
+            }
+            ended.push(of_tick);
+        }
+        assert_eq!((ended[0], ended.iter().rev().take(15).sum::<usize>()), (4, 0), "{ended:?}");
         assert!(batches.set_aside().is_empty());
     }
 

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// Calls that may end badly beside others that come back, as a multiple of those that may where none does: a poison
-/// instance is looked for that way.
-const BESIDE_OTHERS: usize = 20;
+/// Calls that may end badly beside others that come back, as a multiple of those that may where none does: poison
+/// instances are looked for that way, each in some ten calls.
+const BESIDE_OTHERS: usize = 100;
 
 /// Where a plugin stands.
 #[derive(Debug)]
@@ -32,13 +32,16 @@ pub(crate) struct Went {
     pub(crate) came_back: bool,
     /// So many did not.
     pub(crate) ended_badly: usize,
+    /// And so many of instances that are set aside, as was to be expected.
+    pub(crate) tried_in_vain: usize,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Next {
     GoOn,
     Wait(Duration),
-    Quarantine,
+    /// And why.
+    Quarantine(String),
 }
 
 /// The wait after so many failures in a row, a quarter more or less, so that plugins that failed together do not come
@@ -58,19 +61,22 @@ impl Ladder {
 
     /// What comes next.
     pub(crate) fn after(&mut self, went: Went, now: Instant) -> Next {
+        let in_vain = !went.came_back && went.ended_badly + went.tried_in_vain > 0;
         if went.came_back {
             self.in_a_row.clear();
-        } else if went.ended_badly > 0 {
+        } else if in_vain {
             self.in_a_row.push_back(now);
         }
         self.all.extend(std::iter::repeat_n(now, went.ended_badly));
         for failures in [&mut self.all, &mut self.in_a_row] {
             while failures.pop_front_if(|at| now.duration_since(*at) > self.window).is_some() {}
         }
-        let most_of_all = self.most.saturating_mul(BESIDE_OTHERS);
-        if self.in_a_row.len() >= self.most || self.all.len() >= most_of_all {
-            Next::Quarantine
-        } else if went.ended_badly > 0 && !went.came_back {
+        let within = humantime::format_duration(self.window);
+        if self.in_a_row.len() >= self.most {
+            Next::Quarantine(format!("its calls ended badly {} times in a row within {within}", self.in_a_row.len()))
+        } else if self.all.len() >= self.most.saturating_mul(BESIDE_OTHERS) {
+            Next::Quarantine(format!("{} of its calls ended badly within {within}", self.all.len()))
+        } else if in_vain {
             Next::Wait(backoff(self.in_a_row.len()))
         } else {
             Next::GoOn
@@ -88,9 +94,9 @@ impl Ladder {
 mod tests {
     use super::*;
 
-    const BADLY: Went = Went { came_back: false, ended_badly: 1 };
-    const WELL: Went = Went { came_back: true, ended_badly: 0 };
-    const MIXED: Went = Went { came_back: true, ended_badly: 1 };
+    const BADLY: Went = Went { came_back: false, ended_badly: 1, tried_in_vain: 0 };
+    const WELL: Went = Went { came_back: true, ended_badly: 0, tried_in_vain: 0 };
+    const MIXED: Went = Went { came_back: true, ended_badly: 1, tried_in_vain: 0 };
 
     fn after(ladder: &mut Ladder, went: Went, seconds: u64) -> Next {
         ladder.after(went, start() + Duration::from_secs(seconds))
@@ -116,7 +122,8 @@ mod tests {
         let mut ladder = Ladder::new(3, Duration::from_secs(60));
         assert!(matches!(after(&mut ladder, BADLY, 0), Next::Wait(_)));
         assert!(matches!(after(&mut ladder, BADLY, 10), Next::Wait(_)));
-        assert_eq!(after(&mut ladder, BADLY, 20), Next::Quarantine);
+        let Next::Quarantine(why) = after(&mut ladder, BADLY, 20) else { panic!("three are too many") };
+        assert_eq!(why, "its calls ended badly 3 times in a row within 1m");
         ladder.reset();
         assert!(matches!(after(&mut ladder, BADLY, 30), Next::Wait(_)), "released, it begins anew");
     }
@@ -138,8 +145,19 @@ mod tests {
     #[test]
     fn a_poison_instance_can_be_looked_for_but_not_for_ever() {
         let mut ladder = Ladder::new(3, Duration::from_secs(60));
-        let went_on = (0..100).take_while(|_| after(&mut ladder, MIXED, 1) == Next::GoOn).count();
+        let went_on = (0..1000).take_while(|_| after(&mut ladder, MIXED, 1) == Next::GoOn).count();
         assert_eq!(went_on, 3 * BESIDE_OTHERS - 1);
+    }
+
+    #[test]
+    fn instances_that_are_set_aside_may_fail_for_ever_beside_others() {
+        let mut ladder = Ladder::new(3, Duration::from_secs(60));
+        let beside = Went { came_back: true, tried_in_vain: 50, ..Went::default() };
+        assert!((0..1000).all(|_| after(&mut ladder, beside, 1) == Next::GoOn));
+        let alone = Went { tried_in_vain: 1, ..Went::default() };
+        assert!(matches!(after(&mut ladder, alone, 1), Next::Wait(_)));
+        after(&mut ladder, alone, 2);
+        assert!(matches!(after(&mut ladder, alone, 3), Next::Quarantine(_)), "there are no others");
     }
 
     #[test]
@@ -147,6 +165,6 @@ mod tests {
         let mut ladder = Ladder::new(2, Duration::from_secs(60));
         after(&mut ladder, BADLY, 0);
         assert_eq!(after(&mut ladder, Went::default(), 1), Next::GoOn);
-        assert_eq!(after(&mut ladder, BADLY, 2), Next::Quarantine);
+        assert!(matches!(after(&mut ladder, BADLY, 2), Next::Quarantine(_)));
     }
 }

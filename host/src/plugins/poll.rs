@@ -21,10 +21,10 @@ const MOST_ENDS: usize = 4;
 pub(super) enum Ended {
     /// By its own word its configuration cannot work.
     Invalid(String),
-    /// Its calls end badly again and again.
-    Quarantined,
-    /// Its worker is of no more use.
-    Lost(CallError),
+    /// Its calls end badly again and again; how.
+    Quarantined(String),
+    /// Its worker is of no more use. Whether other calls of the same tick came back.
+    Lost(CallError, bool),
 }
 
 /// A running plugin's polls.
@@ -36,10 +36,15 @@ pub(super) struct Poller<'a> {
     fields: Option<Fields>,
     frames: HashMap<InstanceId, Arc<Frame>>,
     keeper: &'a Keeper,
-    ladder: &'a mut Ladder,
-    batches: Batches,
+    standing: &'a mut Standing,
     started: Instant,
     accounted: Accounted,
+}
+
+/// What is known of a plugin's behaviour, whichever worker it was.
+pub(super) struct Standing {
+    pub(super) ladder: Ladder,
+    pub(super) batches: Batches,
 }
 
 /// What of the worker was counted.
@@ -49,6 +54,7 @@ struct Accounted {
     spawned: u64,
     crashed: u64,
     idled: u64,
+    log_lines_dropped: u64,
 }
 
 impl<'a> Poller<'a> {
@@ -58,7 +64,7 @@ impl<'a> Poller<'a> {
         worker: Worker,
         fields: Option<Fields>,
         keeper: &'a Keeper,
-        ladder: &'a mut Ladder,
+        standing: &'a mut Standing,
     ) -> Self {
         Self {
             core,
@@ -67,8 +73,7 @@ impl<'a> Poller<'a> {
             fields,
             frames: HashMap::new(),
             keeper,
-            ladder,
-            batches: Batches::default(),
+            standing,
             started: Instant::now(),
             accounted: Accounted::default(),
         }
@@ -106,13 +111,13 @@ impl<'a> Poller<'a> {
             if let Err(ended) = polled {
                 return ended;
             }
-            match self.ladder.after(went, Instant::now()) {
+            match self.standing.ladder.after(went, Instant::now()) {
                 Next::GoOn => self.status.enter(PluginState::Running),
-                Next::Quarantine => return Ended::Quarantined,
+                Next::Quarantine(why) => return Ended::Quarantined(why),
                 Next::Wait(wait) => {
                     let until_ms = self.core.clock.now_ms().saturating_add_unsigned(wait.as_millis() as u64);
                     self.status.update(|known| known.next_poll_ms = Some(until_ms));
-                    self.status.forget_orders();
+                    self.status.forget(Order::Release);
                     self.status.enter(PluginState::Backoff);
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
@@ -129,7 +134,6 @@ impl<'a> Poller<'a> {
             Ok(found) => found,
             Err(error) => return self.report(&error, went),
         };
-        went.came_back = true;
         let most = self.status.limits.instances;
         let over = found.len().saturating_sub(most);
         let mut refused = over as u64;
@@ -161,10 +165,10 @@ impl<'a> Poller<'a> {
         self.status.update(|known| known.instances = instances.len());
         // What is no longer polled may be forgotten, and begin again with another frame.
         self.frames.retain(|id, _| instances.binary_search(id).is_ok());
-        let aside = self.batches.set_aside().len();
+        let aside = self.standing.batches.set_aside().len();
         let mut changed = false;
-        for batch in self.batches.of(&instances, Instant::now()) {
-            if went.ended_badly >= MOST_ENDS {
+        for batch in self.standing.batches.of(&instances, Instant::now()) {
+            if went.ended_badly + went.tried_in_vain >= MOST_ENDS {
                 self.core.metrics.samples_dropped.with_label_values(&["poison"]).inc_by(batch.len() as u64);
                 continue;
             }
@@ -178,23 +182,33 @@ impl<'a> Poller<'a> {
                 Ok(readings) => {
                     self.record(at_ms, &batch, fields, readings);
                     went.came_back = true;
-                    changed |= self.batches.came_back(&batch);
+                    changed |= self.standing.batches.came_back(&batch);
                     continue;
                 }
                 Err(error) => error,
             };
-            self.report(&error, went)?;
-            match error {
+            let known = self.standing.batches.is_set_aside(&batch);
+            match &error {
                 // Not for what it was asked.
-                CallError::NoInstance(_) => break,
-                CallError::Failed(_) => changed |= self.batches.came_back(&batch),
+                CallError::NoInstance(_) | CallError::Stopped => {}
+                CallError::Failed(_) => changed |= self.standing.batches.came_back(&batch),
                 error => {
-                    self.batches.ended_badly(&batch, &plain(&error.to_string()), Instant::now());
+                    let reason = plain(&error.to_string());
+                    self.standing.batches.ended_badly(&batch, &reason, error.is_want(), Instant::now());
                     changed = true;
                 }
             }
+            let before = went.ended_badly;
+            self.report(&error, went)?;
+            if known {
+                went.tried_in_vain += went.ended_badly - before;
+                went.ended_badly = before;
+            }
+            if matches!(error, CallError::NoInstance(_)) {
+                break;
+            }
         }
-        if changed || self.batches.set_aside().len() != aside {
+        if changed || self.standing.batches.set_aside().len() != aside {
             self.show_set_aside();
         }
         Ok(())
@@ -202,7 +216,7 @@ impl<'a> Poller<'a> {
 
     fn show_set_aside(&self) {
         let (now, now_ms) = (Instant::now(), self.core.clock.now_ms());
-        let waiting = self.batches.set_aside().iter().map(|(id, aside)| Waiting {
+        let waiting = self.standing.batches.set_aside().iter().map(|(id, aside)| Waiting {
             instance: id.clone(),
             reason: aside.reason.clone(),
             times: aside.times,
@@ -275,14 +289,17 @@ impl<'a> Poller<'a> {
     /// Errors are the end of polling; everything else is counted and passes.
     fn report(&self, error: &CallError, went: &mut Went) -> Result<(), Ended> {
         if matches!(error, CallError::Stuck(_) | CallError::Stopped) {
-            return Err(Ended::Lost(error.clone()));
+            return Err(Ended::Lost(error.clone(), went.came_back));
         }
         count(self.core, self.status, error);
         self.status.failed(self.core.clock.now_ms(), error);
         if let Some(why) = error.invalid() {
             return Err(Ended::Invalid(why.to_owned()));
         }
-        tracing::warn!(plugin = &*self.status.name, "a poll failed: {}", plain(&error.to_string()));
+        if went.ended_badly == 0 && went.tried_in_vain == 0 {
+            // One a tick says enough.
+            tracing::warn!(plugin = &*self.status.name, "a poll failed: {}", plain(&error.to_string()));
+        }
         went.ended_badly += usize::from(error.is_end());
         went.came_back |= matches!(error, CallError::Failed(_));
         Ok(())
@@ -292,8 +309,13 @@ impl<'a> Poller<'a> {
         let stats = self.worker.stats();
         let metrics = &self.core.metrics;
         let name = [&*self.status.name];
-        let now =
-            Accounted { cpu: stats.cpu(), spawned: stats.instances(), crashed: stats.crashed(), idled: stats.idled() };
+        let now = Accounted {
+            cpu: stats.cpu(),
+            spawned: stats.instances(),
+            crashed: stats.crashed(),
+            idled: stats.idled(),
+            log_lines_dropped: stats.log_lines_dropped(),
+        };
         let before = std::mem::replace(&mut self.accounted, now);
         let now = &self.accounted;
         metrics.plugin_cpu_seconds.with_label_values(&name).inc_by(now.cpu.saturating_sub(before.cpu).as_secs_f64());
@@ -302,11 +324,12 @@ impl<'a> Poller<'a> {
         metrics.workers_stopped.with_label_values(&["crashed"]).inc_by(now.crashed - before.crashed);
         metrics.workers_stopped.with_label_values(&["idle_timeout"]).inc_by(now.idled - before.idled);
         let (cpu, spawned) = (now.cpu.saturating_sub(before.cpu), now.spawned - before.spawned);
+        let dropped = now.log_lines_dropped - before.log_lines_dropped;
         self.status.update(|known| {
             known.memory_bytes = stats.memory();
             known.cpu += cpu;
             known.workers_spawned += spawned;
-            known.log_lines_dropped = stats.log_lines_dropped();
+            known.log_lines_dropped += dropped;
         });
     }
 }
@@ -317,6 +340,7 @@ impl Drop for Poller<'_> {
         if self.worker.stats().is_live() {
             self.core.metrics.workers_stopped.with_label_values(&["graceful"]).inc();
         }
+        self.status.set_worker(None);
         self.status.update(|known| known.memory_bytes = 0);
         self.core.metrics.plugin_memory_bytes.with_label_values(&[&*self.status.name]).set(0);
     }

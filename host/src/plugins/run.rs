@@ -1,13 +1,14 @@
 //! One plugin's task: load, start, have it polled until the host stops; begin again when that ends.
 
+use super::batches::Batches;
 use super::ladder::{Ladder, Next, Went, backoff};
-use super::poll::{Ended, Poller};
+use super::poll::{Ended, Poller, Standing};
 use super::state_file::StateFile;
 use super::status::{Order, Shared};
 use super::{Component, Fields, Origin, PluginState, Status, grants_toml, missing, plain};
 use crate::core::Core;
 use dropsonde_sandbox::{CallError, Description, Grants, Plugin, Role, Sandbox, SavedState, Setup, Worker, introduce};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -18,8 +19,8 @@ const MOST_NEEDS: usize = 256;
 enum Stop {
     /// Trying again cannot help.
     Failed(String),
-    /// It may work another time.
-    Retry(CallError),
+    /// It may work another time. Whether some calls came back before.
+    Retry(CallError, bool),
     /// Until someone says that it may run again.
     Quarantined(String),
 }
@@ -74,32 +75,34 @@ async fn task(core: &Arc<Core>, sandbox: &Arc<Sandbox>, component: &Component, s
         Ok(plugin) => plugin,
         Err(why) => return failed(why),
     };
-    let mut ladder = Ladder::new(status.config.failures(), status.config.failure_window());
+    let ladder = Ladder::new(status.config.failures(), status.config.failure_window());
+    let mut standing = Standing { ladder, batches: Batches::default() };
     // Starts that were neither good nor bad: it said that something is missing.
     let mut refusals = 0;
     loop {
         let stop = tokio::select! {
-            stop = start_and_poll(core, sandbox, &plugin, component, status, keeper, &mut ladder) => stop,
+            stop = start_and_poll(core, sandbox, &plugin, component, status, keeper, &mut standing) => stop,
             why = told_to_stop(status) => Stop::Quarantined(why),
         };
         let quarantined = match stop {
             Stop::Failed(why) => return failed(why),
             Stop::Quarantined(why) => Some(why),
-            Stop::Retry(error) => {
+            Stop::Retry(error, came_back) => {
                 count(core, status, &error);
                 status.failed(core.clock.now_ms(), &error);
                 refusals = if error.is_end() { 0 } else { refusals + 1 };
-                let went = Went { came_back: false, ended_badly: usize::from(error.is_end()) };
-                match ladder.after(went, Instant::now()) {
-                    Next::Quarantine => Some(too_often(status)),
+                let went = Went { came_back, ended_badly: usize::from(error.is_end()), ..Went::default() };
+                match standing.ladder.after(went, Instant::now()) {
+                    Next::Quarantine(why) => Some(why),
                     Next::Wait(wait) => back_off(status, &error, wait).await,
-                    Next::GoOn => back_off(status, &error, backoff(refusals)).await,
+                    Next::GoOn => back_off(status, &error, backoff(refusals.max(1))).await,
                 }
             }
         };
         if let Some(why) = quarantined {
             quarantine(core, status, why).await;
-            ladder.reset();
+            standing.ladder.reset();
+            standing.batches = Batches::default();
         }
         status.enter(PluginState::Loading);
     }
@@ -115,18 +118,13 @@ async fn told_to_stop(status: &Status) -> String {
 async fn back_off(status: &Status, error: &CallError, wait: Duration) -> Option<String> {
     let why = plain(&error.to_string());
     tracing::warn!(plugin = &*status.name, "could not start, trying again in {wait:.1?}: {why}");
-    status.forget_orders();
+    status.forget(Order::Release);
     status.enter(PluginState::Backoff);
     tokio::select! {
         () = tokio::time::sleep(wait) => None,
         () = status.ordered(Order::Release) => None,
         why = told_to_stop(status) => Some(why),
     }
-}
-
-fn too_often(status: &Status) -> String {
-    let window = humantime::format_duration(status.config.failure_window());
-    format!("its calls ended badly {} times in a row within {window}", status.config.failures())
 }
 
 /// Waits until someone lifts it.
@@ -137,8 +135,9 @@ async fn quarantine(core: &Core, status: &Shared, why: String) {
     status.update(|known| {
         known.quarantined = Some(why);
         known.next_poll_ms = None;
+        known.set_aside.clear();
     });
-    status.forget_orders();
+    status.forget(Order::Quarantine);
     status.enter(PluginState::Quarantined);
     status.ordered(Order::Release).await;
     status.update(|known| known.quarantined = None);
@@ -152,16 +151,16 @@ async fn start_and_poll(
     component: &Component,
     status: &Shared,
     keeper: &Keeper,
-    ladder: &mut Ladder,
+    standing: &mut Standing,
 ) -> Stop {
     let (worker, fields) = match start(core, sandbox, plugin, component, status, &keeper.state).await {
         Ok(started) => started,
         Err(stop) => return stop,
     };
-    match Poller::new(core, status, worker, fields, keeper, ladder).poll_on_schedule().await {
+    match Poller::new(core, status, worker, fields, keeper, standing).poll_on_schedule().await {
         Ended::Invalid(why) => Stop::Failed(format!("its configuration cannot work: {}", plain(&why))),
-        Ended::Quarantined => Stop::Quarantined(too_often(status)),
-        Ended::Lost(error) => Stop::Retry(error),
+        Ended::Quarantined(why) => Stop::Quarantined(why),
+        Ended::Lost(error, came_back) => Stop::Retry(error, came_back),
     }
 }
 
@@ -202,7 +201,8 @@ async fn start(
         limits: status.limits,
         state: state.clone(),
     };
-    let introduction = introduce(sandbox, plugin.clone(), setup.clone()).await.map_err(Stop::Retry)?;
+    let introduction =
+        introduce(sandbox, plugin.clone(), setup.clone()).await.map_err(|error| Stop::Retry(error, false))?;
     let needs =
         introduction.needs.map_err(|why| Stop::Failed(format!("its configuration cannot work: {}", plain(&why))))?;
     if needs.len() > MOST_NEEDS {
@@ -231,11 +231,11 @@ async fn start(
     });
     let worker = Worker::start(sandbox, plugin.clone(), setup).await.map_err(|error| match error.invalid() {
         Some(why) => Stop::Failed(format!("its configuration cannot work: {}", plain(why))),
-        None => Stop::Retry(error),
+        None => Stop::Retry(error, false),
     })?;
-    *status.worker.lock().unwrap_or_else(PoisonError::into_inner) = Some(worker.stats().clone());
     let fields = plugin.has(Role::Sampler).then(|| Fields::check(&component.name, worker.fields())).transpose();
     let fields = fields.map_err(|bad| Stop::Failed(format!("its fields are not taken: {bad}")))?;
+    status.set_worker(Some(worker.stats().clone()));
     core.metrics.cold_start_seconds.with_label_values(&[&*status.name]).observe(started.elapsed().as_secs_f64());
     status.update(|known| known.fields = fields.clone());
     status.enter(PluginState::Running);

@@ -178,9 +178,12 @@ fn short(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
-/// One bounded line.
+/// One bounded line, without what drives a terminal or shows text in another order than it has.
 pub(crate) fn plain(text: &str) -> String {
-    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_TEXT).collect();
+    let is_harmful = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let line: String = text.chars().map(|c| if is_harmful(c) { ' ' } else { c }).take(LONGEST_TEXT).collect();
     line.trim().to_owned()
 }
 

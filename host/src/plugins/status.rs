@@ -37,7 +37,7 @@ pub struct Status {
     pub limits: Limits,
     pub config: PluginConfig,
     /// What its worker is doing, once it has one.
-    pub(crate) worker: Mutex<Option<Arc<WorkerStats>>>,
+    worker: Mutex<Option<Arc<WorkerStats>>>,
     known: Mutex<Known>,
     orders: watch::Sender<Option<Order>>,
 }
@@ -146,9 +146,9 @@ impl Status {
         self.orders.send_replace(Some(order));
     }
 
-    /// Orders that were meant for what was before.
-    pub(crate) fn forget_orders(&self) {
-        self.orders.send_replace(None);
+    /// An order that was meant for what was before.
+    pub(crate) fn forget(&self, stale: Order) {
+        self.orders.send_if_modified(|order| order.take_if(|order| *order == stale).is_some());
     }
 
     /// Waits for an order, and takes it. Others that come meanwhile are for nobody.
@@ -165,6 +165,10 @@ impl Status {
     /// What its worker has used and is doing; none before the first, and none that is gone.
     pub(crate) fn worker(&self) -> Option<Arc<WorkerStats>> {
         self.worker.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_worker(&self, worker: Option<Arc<WorkerStats>>) {
+        *self.worker.lock().unwrap_or_else(PoisonError::into_inner) = worker;
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Known)) {

@@ -6,7 +6,8 @@
 //!
 //! Others: `panic` panics, `spin` never returns, `wait` waits for ever, `hoard` takes all memory, `recurse` all stack,
 //! `flood` logs much, `line` a megabyte at once, `long` returns too much, `handles` holds too many resources, `headers`
-//! sends too many, `random` asks for too much, `shout` logs fifty megabytes, `dial` opens a socket, `infinite` reads ∞, `short` returns a value too few, `stranger` a failure for a row nobody
+//! sends too many, `random` asks for too much, `shout` passes fifty megabytes, `requests` prepares
+//! requests without end, `dial` opens a socket, `infinite` reads ∞, `short` returns a value too few, `stranger` a failure for a row nobody
 //! asked for.
 
 use dropsonde_guest::{Config, Failure, Field, Instance, Need, Reading, Readings, Sampler, Tick, export_sampler};
@@ -120,7 +121,27 @@ fn act(verb: &str, settings: &Settings) -> Result<f64, Failure> {
             let dialed = socket.start_connect(&instance_network(), IpSocketAddress::Ipv4(address));
             dialed.map_err(|error| Failure::Denied(format!("{error:?}")))?;
         }
-        "shout" => log::info("x".repeat(50 << 20)),
+        #[cfg(target_family = "wasm")]
+        "shout" => drop(wasip2::http::types::Fields::new().append("x", &vec![b'x'; 50 << 20])),
+        #[cfg(target_family = "wasm")]
+        "requests" => {
+            use wasip2::http::types::{Fields, Method, OutgoingRequest};
+            let mut held = Vec::new();
+            loop {
+                let request = OutgoingRequest::new(Fields::new());
+                let _ = request.set_method(&Method::Other("x".repeat(100_000)));
+                let _ = request.set_authority(Some(&"x".repeat(100_000)));
+                let body = request.body().and_then(|body| body.write().map(|stream| (body, stream)));
+                if let Ok((_body, stream)) = body {
+                    while stream
+                        .check_write()
+                        .is_ok_and(|room| room > 0 && stream.write(&vec![b'x'; room as usize]).is_ok())
+                    {
+                    }
+                }
+                held.push(request);
+            }
+        }
         "line" => log::info("x".repeat(1 << 20)),
         #[cfg(target_family = "wasm")]
         "wait" => wasip2::clocks::monotonic_clock::subscribe_duration(u64::MAX / 2).block(),

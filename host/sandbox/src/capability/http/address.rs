@@ -34,7 +34,11 @@ impl FromStr for Network {
         let (first, bits) = text.split_once('/').ok_or_else(bad)?;
         let (first, bits): (IpAddr, u32) = (first.parse().map_err(|_| bad())?, bits.parse().map_err(|_| bad())?);
         let all = if first.is_ipv4() { 32 } else { 128 };
-        if bits > all { Err(bad()) } else { Ok(Self { first: plain(first), bits }) }
+        let shared = bits.checked_sub(if plain(first) == first { 0 } else { 96 });
+        match shared {
+            Some(shared) if bits <= all => Ok(Self { first: plain(first), bits: shared }),
+            _ => Err(bad()),
+        }
     }
 }
 
@@ -132,7 +136,8 @@ mod tests {
         assert!(has("fd00::/8", "fd12::1") && !has("fd00::/8", "fe80::1"));
         assert!(has("0.0.0.0/0", "1.2.3.4") && !has("0.0.0.0/0", "::1"));
         assert!(has("127.0.0.1/32", "127.0.0.1") && !has("127.0.0.1/32", "127.0.0.2"));
-        for bad in ["10.0.0.0", "10.0.0.0/33", "x/8", "::/129", "10.0.0.0/-1"] {
+        assert!(has("::ffff:10.0.0.0/104", "10.9.9.9") && !has("::ffff:10.0.0.0/104", "127.0.0.1"));
+        for bad in ["::ffff:10.0.0.0/95", "10.0.0.0", "10.0.0.0/33", "x/8", "::/129", "10.0.0.0/-1"] {
             assert!(bad.parse::<Network>().is_err(), "{bad}");
         }
     }

@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use hyper::client::conn::http1;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::ToSocketAddrs;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -26,8 +26,11 @@ use wasmtime_wasi_http::io::TokioIo;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
-/// Connections one plugin may have at a time.
+/// Connections one plugin may have at a time, and names it may have looked up.
 const CONNECTIONS: usize = 64;
+
+/// Bytes of a request's body that wait to be sent, at a time.
+const CHUNK: usize = 16 << 10;
 
 /// Bytes of an answer's head, and its headers.
 const LARGEST_HEAD: usize = 64 << 10;
@@ -40,7 +43,20 @@ const TRIED: usize = 4;
 pub(crate) struct Http {
     grants: Arc<Grants>,
     limits: Limits,
-    connections: Arc<Semaphore>,
+    connections: Connections,
+}
+
+/// Those of a plugin, over all its instances.
+#[derive(Debug, Clone)]
+pub(crate) struct Connections(Arc<Semaphore>);
+
+/// As long as it is held, by whatever is at work for a request, that counts as a connection.
+type Permit = Arc<OwnedSemaphorePermit>;
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(CONNECTIONS)))
+    }
 }
 
 type Driver = Box<dyn Future<Output = Result<(), Error>> + Send>;
@@ -49,8 +65,8 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Http {
-    pub(crate) fn new(grants: Arc<Grants>, limits: Limits) -> Self {
-        Self { grants, limits, connections: Arc::new(Semaphore::new(CONNECTIONS)) }
+    pub(crate) fn new(grants: Arc<Grants>, limits: Limits, connections: Connections) -> Self {
+        Self { grants, limits, connections }
     }
 }
 
@@ -61,12 +77,20 @@ impl WasiHttpHooks for Http {
         options: Option<RequestOptions>,
         _: Driver,
     ) -> Box<dyn Future<Output = Result<(Response<WasiBody>, Driver), Error>> + Send> {
-        let (grants, connections) = (self.grants.clone(), self.connections.clone());
+        let (grants, connections) = (self.grants.clone(), self.connections.0.clone());
         let (total, most) = (self.limits.deadline, self.limits.http_body);
         Box::new(async move {
             let permit = connections.try_acquire_owned().map_err(|_| Error::ConnectionLimitReached)?;
-            send(&grants.http, request, options.unwrap_or_default(), total, most, permit).await
+            send(&grants.http, request, options.unwrap_or_default(), total, most, Arc::new(permit)).await
         })
+    }
+
+    fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
+        1
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        CHUNK
     }
 
     // A guest must not fill the log, as the defaults of these would.
@@ -95,7 +119,7 @@ async fn send(
     options: RequestOptions,
     total: Duration,
     most: usize,
-    permit: OwnedSemaphorePermit,
+    permit: Permit,
 ) -> Result<(Response<WasiBody>, Driver), Error> {
     let end = Instant::now() + total;
     // The guest may want less time.
@@ -104,7 +128,7 @@ async fn send(
     if !origins.allow(&origin) {
         return Err(Error::HttpRequestDenied);
     }
-    let connected = timeout_at(within(options.connect_timeout), connect(origins, &origin)).await;
+    let connected = timeout_at(within(options.connect_timeout), connect(origins, &origin, &permit)).await;
     let stream = connected.map_err(|_| Error::ConnectionTimeout)??;
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(LARGEST_HEAD)
@@ -124,22 +148,21 @@ async fn send(
     };
     let answered = timeout_at(within(options.first_byte_timeout), answered).await;
     let (answer, is_open) = answered.map_err(|_| Error::HttpResponseTimeout)?;
-    let between = options.between_bytes_timeout;
     let body = |incoming| Bounded {
         incoming,
         left: most,
         most,
         end: Box::pin(tokio::time::sleep_until(end)),
-        between,
+        between: options.between_bytes_timeout,
         quiet: None,
-        _permit: permit,
     };
     let answer = answer?.map(|incoming| body(incoming).boxed_unsync());
     let driver: Driver = Box::new(async move {
         if is_open {
             // What goes wrong with it the body tells.
-            let _ = connection.await;
+            let _ = timeout_at(end, connection).await;
         }
+        drop(permit);
         Ok(())
     });
     Ok((answer, driver))
@@ -153,10 +176,15 @@ fn without_origin(mut request: Request<WasiBody>) -> Result<Request<WasiBody>, E
     Ok(request)
 }
 
-async fn connect(origins: &Origins, origin: &Origin) -> Result<Box<dyn Stream>, Error> {
-    let unknown = |_| Error::DnsError { rcode: None, info_code: None };
-    let found = tokio::net::lookup_host((origin.host.as_str(), origin.port)).await.map_err(unknown)?;
-    let found: Vec<SocketAddr> = found.collect();
+async fn connect(origins: &Origins, origin: &Origin, permit: &Permit) -> Result<Box<dyn Stream>, Error> {
+    let (name, permit) = ((origin.host.clone(), origin.port), permit.clone());
+    // It goes on when nobody waits for it any more, and counts as long as it does.
+    let looked_up = move || {
+        let _permit = permit;
+        Ok::<_, io::Error>(name.to_socket_addrs()?.collect::<Vec<_>>())
+    };
+    let found = tokio::task::spawn_blocking(looked_up).await.map_err(io::Error::other).flatten();
+    let found = found.map_err(|_| Error::DnsError { rcode: None, info_code: None })?;
     let allowed = found.iter().filter(|found| origins.may_lead_to(origin, found.ip())).take(TRIED);
     let mut last = if found.is_empty() { Error::DestinationNotFound } else { Error::DestinationIpProhibited };
     for address in allowed {
@@ -205,7 +233,6 @@ struct Bounded {
     /// How long it may be quiet, and since when it has been.
     between: Option<Duration>,
     quiet: Option<Pin<Box<Sleep>>>,
-    _permit: OwnedSemaphorePermit,
 }
 
 impl Body for Bounded {
