@@ -53,12 +53,19 @@ fn main() {
     );
     drop(host);
 
-    let files: Vec<_> = (0..IDLE).map(|nth| (format!("p{nth:02}"), &eight[..])).collect();
-    let host = Running::start("poll.interval = '1h'\n", &files);
-    while host.get("/v1/plugins").matches("\"running\"").count() <= IDLE {
-        std::thread::sleep(Duration::from_millis(100));
+    // A custom section makes each another component.
+    let others: Vec<_> = (0..IDLE).map(|nth| [&eight[..], &[0, 3, 1, b'n', nth as u8]].concat()).collect();
+    let different: Vec<_> = others.iter().enumerate().map(|(nth, one)| (format!("p{nth:02}"), &one[..])).collect();
+    let same: Vec<_> = (0..IDLE).map(|nth| (format!("p{nth:02}"), &eight[..])).collect();
+    for (what, files) in [("different ones", different), ("one under as many names", same)] {
+        let host = Running::start("poll.interval = '1h'\n", &files);
+        while host.get("/v1/plugins").matches("\"running\"").count() <= IDLE {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        // What loaded them lingers for ten seconds.
+        std::thread::sleep(Duration::from_secs(12));
+        println!("{IDLE} idle plugins, {what}: {} kB", host.rss_kb());
     }
-    println!("{IDLE} idle plugins: {} kB", host.rss_kb());
 }
 
 fn component(name: &str) -> Vec<u8> {

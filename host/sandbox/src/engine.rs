@@ -1,7 +1,7 @@
 use crate::cache::Cache;
 use crate::compiler::Compiler;
 use crate::instance::Guest;
-use crate::plugin::Plugin;
+use crate::plugin::{Plugin, Shared};
 use crate::refusal::Refused;
 use crate::ticker::Ticker;
 use crate::{Limits, contract};
@@ -15,6 +15,7 @@ pub struct Sandbox {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<Guest>,
     pub(crate) ticker: Ticker,
+    pub(crate) shared: Shared,
     cache: Option<Cache>,
 }
 
@@ -33,7 +34,7 @@ impl Sandbox {
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(|e| failed(&e))?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).map_err(|e| failed(&e))?;
         contract::v0_1::link(&mut linker).map_err(|e| failed(&e))?;
-        Ok(Self { engine, linker, ticker, cache: None })
+        Ok(Self { engine, linker, ticker, shared: Shared::default(), cache: None })
     }
 
     /// Compiles in a child process, `program argument`, whose main function is

@@ -111,7 +111,7 @@ impl Live {
             Ok(())
         });
         store.set_max_component_handles(limits.handles);
-        let meter = Meter::default();
+        let meter = Meter::new();
         let budget = meter.clone();
         store.epoch_deadline_callback(move |_| {
             Ok(if budget.exhausted() { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
@@ -121,8 +121,8 @@ impl Live {
         let _running = sandbox.ticker.running();
         let exports = budget
             .spend(&meter, &mut store, async |store| {
-                let instance = plugin.instance.instantiate_async(&mut *store).await?;
-                Ok(Ok(plugin.indices.load(store, &instance)?))
+                let instance = plugin.loaded().instance.instantiate_async(&mut *store).await?;
+                Ok(Ok(plugin.loaded().indices.load(store, &instance)?))
             })
             .await?;
         Ok(Self { store, exports, meter, limits })
@@ -197,7 +197,7 @@ impl Budget {
     /// Which ceiling was it?
     fn blame(self, error: wasmtime::Error, meter: &Meter, store: &mut Store<Guest>) -> CallError {
         let interrupted = matches!(error.downcast_ref(), Some(wasmtime::Trap::Interrupt));
-        if interrupted && meter.exhausted() {
+        if interrupted && meter.used() >= self.cpu {
             return CallError::CpuExhausted(self.cpu);
         }
         let overflowed = matches!(error.downcast_ref(), Some(wasmtime::Trap::StackOverflow));

@@ -4,66 +4,70 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Measures the CPU time of a call: what its thread used since the call began.
+/// Measures the CPU time of a call: what its thread used since the call before it ended.
 ///
-/// The thread is the plugin's alone: what it does while the guest waits is work for the guest, such as reading an answer.
-/// Waiting itself is free, be it for the host or for the processor; counting epochs instead would charge the guest for
-/// every tick of the clock. One thread calls and reads the meter; the atomics only satisfy the compiler.
-#[derive(Debug, Clone, Default)]
+/// The thread is the plugin's alone: what it does while the guest waits is work for the guest, such as reading an answer,
+/// and so is what is left over from an earlier call. Waiting itself is free, be it for the host or for the processor;
+/// counting epochs instead would charge the guest for every tick of the clock. One thread calls and reads the meter; the
+/// atomics only satisfy the compiler.
+#[derive(Debug, Clone)]
 pub(crate) struct Meter(Arc<Inner>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     budget_ns: AtomicU64,
-    /// The thread's CPU time when the call under way began; 0 between calls.
+    /// The thread's CPU time when the last call ended.
     since_ns: AtomicU64,
     /// Of the last call.
     used_ns: AtomicU64,
 }
 
 impl Meter {
+    /// For calls on this thread.
+    pub(crate) fn new() -> Self {
+        let (budget_ns, since_ns, used_ns) = (AtomicU64::new(0), AtomicU64::new(thread_ns()), AtomicU64::new(0));
+        Self(Arc::new(Inner { budget_ns, since_ns, used_ns }))
+    }
+
     /// Runs a call under a fresh budget.
     pub(crate) async fn run<F: Future>(&self, budget: Duration, call: F) -> F::Output {
-        let inner = &*self.0;
-        inner.budget_ns.store(u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX), Relaxed);
-        inner.since_ns.store(thread_ns(), Relaxed);
-        let _ended = Ended(inner);
+        self.0.budget_ns.store(u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        // Also when the call is given up.
+        let _ended = Ended(&self.0);
         call.await
     }
 
-    /// CPU time of the call under way, or of the last one. To be asked on the thread that calls.
+    /// CPU time of the last call.
     pub(crate) fn used(&self) -> Duration {
-        Duration::from_nanos(self.0.used())
+        Duration::from_nanos(self.0.used_ns.load(Relaxed))
     }
 
+    /// Whether the call under way has used its budget.
     pub(crate) fn exhausted(&self) -> bool {
-        self.0.used() >= self.0.budget_ns.load(Relaxed)
+        self.0.now() >= self.0.budget_ns.load(Relaxed)
     }
 }
 
 impl Inner {
-    fn used(&self) -> u64 {
-        match self.since_ns.load(Relaxed) {
-            0 => self.used_ns.load(Relaxed),
-            since => thread_ns().saturating_sub(since),
-        }
+    fn now(&self) -> u64 {
+        thread_ns().saturating_sub(self.since_ns.load(Relaxed))
     }
 }
 
-/// Stops the meter, also when the call is given up.
 struct Ended<'a>(&'a Inner);
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
-        self.0.used_ns.store(self.0.used(), Relaxed);
-        self.0.since_ns.store(0, Relaxed);
+        let used = self.0.now();
+        self.0.used_ns.store(used, Relaxed);
+        self.0.since_ns.fetch_add(used, Relaxed);
     }
 }
 
-/// CPU time of this thread so far; never 0, which means that there is no call.
+/// CPU time of this thread so far.
 fn thread_ns() -> u64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
-    (time.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(time.tv_nsec as u64).max(1)
+    (time.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(time.tv_nsec as u64)
 }
 
 #[cfg(test)]
@@ -72,22 +76,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn waiting_for_the_host_is_not_charged() {
-        let meter = Meter::default();
+        let meter = Meter::new();
         meter.run(Duration::from_secs(1), tokio::time::sleep(Duration::from_secs(3600))).await;
-        assert!(!meter.exhausted(), "{:?}", meter.used());
+        assert!(meter.used() < Duration::from_millis(20), "{:?}", meter.used());
     }
 
     #[tokio::test]
     async fn waiting_for_the_processor_is_not_charged() {
-        let meter = Meter::default();
+        let meter = Meter::new();
         // The thread is there and does not run, as one that others are let go before.
         meter.run(Duration::from_millis(20), async { std::thread::park_timeout(Duration::from_millis(30)) }).await;
-        assert!(!meter.exhausted(), "{:?}", meter.used());
+        assert!(meter.used() < Duration::from_millis(20), "{:?}", meter.used());
     }
 
     #[tokio::test]
     async fn what_is_done_for_the_call_beside_it_is_charged() {
-        let meter = Meter::default();
+        let meter = Meter::new();
         let budget = Duration::from_millis(2);
         meter
             .run(budget, async {
@@ -101,7 +105,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_computed_is_charged_while_it_goes_on() {
-        let meter = Meter::default();
+        let meter = Meter::new();
         let budget = Duration::from_millis(2);
         meter
             .run(budget, async {

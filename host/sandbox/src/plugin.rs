@@ -4,8 +4,9 @@ use crate::contract::v0_1;
 use crate::instance::Guest;
 use crate::refusal::{self, Refused};
 use crate::weight;
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre};
 
@@ -34,11 +35,17 @@ pub struct Shape {
 
 /// A compiled component, linked and looked over. Cheap to clone.
 #[derive(Clone)]
-pub struct Plugin {
+pub struct Plugin(Arc<Loaded>);
+
+pub(crate) struct Loaded {
     pub(crate) instance: InstancePre<Guest>,
     pub(crate) indices: v0_1::Indices,
-    shape: Arc<Shape>,
+    shape: Shape,
 }
+
+/// What is loaded now, by digest: the same component under another name is there already.
+#[derive(Default)]
+pub(crate) struct Shared(Mutex<HashMap<String, Weak<Loaded>>>);
 
 // === impl Role ===
 
@@ -63,6 +70,10 @@ impl fmt::Display for Role {
 impl Plugin {
     pub(crate) fn load(sandbox: &Sandbox, bytes: &[u8], cache: Option<&Cache>) -> Result<Self, Refused> {
         refusal::check_preamble(bytes)?;
+        let digest = blake3::hash(bytes).to_hex().to_string();
+        if let Some(loaded) = sandbox.shared.get(&digest) {
+            return Ok(Self(loaded));
+        }
         let component = match cache {
             Some(cache) => cache.compiled(&sandbox.engine, bytes)?,
             None => {
@@ -70,7 +81,7 @@ impl Plugin {
                 Component::new(&sandbox.engine, bytes).map_err(|error| Refused::Invalid(format!("{error:#}")))?
             }
         };
-        let shape = Shape::of(&component, bytes);
+        let shape = Shape::of(&component, digest, bytes.len());
         refusal::check_version(shape.exports.iter().map(String::as_str))?;
         if component.get_export_index(None, v0_1::PLUGIN).is_none() {
             return Err(Refused::NoPlugin(shape.exports));
@@ -81,28 +92,52 @@ impl Plugin {
         let instance = sandbox.linker.instantiate_pre(&component);
         let instance = instance.map_err(|error| Refused::Import(format!("{error:#}")))?;
         let indices = v0_1::Indices::new(&instance).map_err(|error| Refused::Export(format!("{error:#}")))?;
-        Ok(Self { instance, indices, shape: Arc::new(shape) })
+        Ok(Self(sandbox.shared.put(Loaded { instance, indices, shape })))
+    }
+
+    pub(crate) fn loaded(&self) -> &Loaded {
+        &self.0
     }
 
     pub fn shape(&self) -> &Shape {
-        &self.shape
+        &self.0.shape
     }
 
     pub fn has(&self, role: Role) -> bool {
-        self.shape.roles.contains(&role)
+        self.0.shape.roles.contains(&role)
     }
 }
 
 impl fmt::Debug for Plugin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Plugin").field("shape", &self.shape).finish_non_exhaustive()
+        f.debug_struct("Plugin").field("shape", self.shape()).finish_non_exhaustive()
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn get(&self, digest: &str) -> Option<Arc<Loaded>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(digest)?.upgrade()
+    }
+
+    /// What others are to share: this, or what someone else was faster with.
+    fn put(&self, loaded: Loaded) -> Arc<Loaded> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, known| known.strong_count() > 0);
+        if let Some(known) = all.get(&loaded.shape.digest).and_then(Weak::upgrade) {
+            return known;
+        }
+        let loaded = Arc::new(loaded);
+        all.insert(loaded.shape.digest.clone(), Arc::downgrade(&loaded));
+        loaded
     }
 }
 
 // === impl Shape ===
 
 impl Shape {
-    fn of(component: &Component, bytes: &[u8]) -> Self {
+    fn of(component: &Component, digest: String, size: usize) -> Self {
         let engine = component.engine();
         let kind = component.component_type();
         let is_interface = |item: &ComponentItem| !matches!(item, ComponentItem::Type(_));
@@ -112,6 +147,6 @@ impl Shape {
         let known = [(v0_1::SAMPLER, Role::Sampler), (v0_1::SOURCE, Role::Source), (v0_1::OBSERVER, Role::Observer)];
         let exported = |name: &str| component.get_export_index(None, name).is_some();
         let roles = known.into_iter().filter(|(name, _)| exported(name)).map(|(_, role)| role).collect();
-        Self { roles, imports, exports, digest: blake3::hash(bytes).to_hex().to_string(), size: bytes.len() }
+        Self { roles, imports, exports, digest, size }
     }
 }
