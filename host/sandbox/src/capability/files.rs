@@ -314,6 +314,38 @@ mod tests {
     }
 
     #[test]
+    fn a_link_that_is_swapped_all_the_while_never_gives_what_is_not_granted() {
+        use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+        let Folder { path, _guard } = &folder();
+        let grants = grants(&[format!("{path}/granted/**")]);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for nth in 0.. {
+                    let to = if nth % 2 == 0 { "a.txt" } else { "../secret.txt" };
+                    symlink(to, format!("{path}/granted/next")).unwrap();
+                    std::fs::rename(format!("{path}/granted/next"), format!("{path}/granted/swapped")).unwrap();
+                    if done.load(Relaxed) {
+                        break;
+                    }
+                }
+            });
+            let (mut read_well, mut denied) = (0, 0);
+            while read_well < 500 || denied < 500 {
+                match read(&grants, &format!("{path}/granted/swapped")) {
+                    Ok(bytes) => {
+                        assert_eq!(bytes, b"a");
+                        read_well += 1;
+                    }
+                    Err(FileError::Denied) => denied += 1,
+                    Err(_) => {}
+                }
+            }
+            done.store(true, Relaxed);
+        });
+    }
+
+    #[test]
     fn a_grant_may_name_a_link_itself() {
         let Folder { path, _guard } = &folder();
         symlink("granted", format!("{path}/alias")).unwrap();
