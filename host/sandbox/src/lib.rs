@@ -23,7 +23,7 @@
 //! * `contract`: one module per version of the WIT package, translated at the edge.
 //! * [`Sandbox`] (`engine`, `ticker`, `cache`, `compiler`, `weight`): the compiler and runtime shared by all plugins.
 //! * [`Plugin`] (`plugin`, `refusal`): a compiled component, looked over; why a file is refused.
-//! * [`Worker`] (`worker`, `instance`): a plugin's own thread, and the live instance on it.
+//! * [`Worker`] (`worker`, `thread`, `instance`): a plugin's own thread, and the live instance on it.
 //! * `meter`, `limits`: CPU budget and ceilings.
 //! * [`Grants`] (`grants`): what the operator allows; `capability`: one module per capability: its grant, its limits, its
 //!   tests.
@@ -41,6 +41,7 @@ mod limits;
 mod meter;
 mod plugin;
 mod refusal;
+mod thread;
 mod ticker;
 mod vocabulary;
 mod weight;
@@ -54,5 +55,6 @@ pub use grants::{BadGrant, Grants};
 pub use limits::Limits;
 pub use plugin::{Interface, Plugin, Role, Shape};
 pub use refusal::Refused;
+pub use thread::WorkerStats;
 pub use vocabulary::{Aggregation, Description, Failure, Field, Instance, Kind, Need, Readings, Tick, Total};
-pub use worker::{Introduction, Setup, Worker, WorkerStats, introduce};
+pub use worker::{Introduction, Setup, Worker, introduce};

@@ -1,9 +1,10 @@
 //! The operator's configuration: TOML, every key with a default, unknown keys are errors. A value that got in is valid.
 
+mod plugin;
 mod size;
 mod time;
 
-use dropsonde_sandbox::{Grants, Limits, Need};
+use dropsonde_sandbox::Limits;
 use dropsonde_store::InstanceId;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use plugin::{GrantsConfig, LimitsConfig, PluginConfig};
 pub use size::Bytes;
 pub use time::Span;
 pub(crate) use time::{FURTHEST_MS, time_ms};
@@ -92,53 +94,6 @@ pub struct StaticInstance {
     pub samplers: Option<Vec<String>>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct PluginConfig {
-    /// None: `poll.interval`.
-    pub interval: Option<Span>,
-    /// None: nothing, or what a bundled plugin is granted by default.
-    pub grants: Option<GrantsConfig>,
-    pub limits: LimitsConfig,
-    /// Handed to the plugin as JSON.
-    pub config: toml::Table,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct GrantsConfig {
-    /// Globs of absolute paths.
-    pub read: Vec<String>,
-    /// Origins, and networks that names may lead to.
-    pub http: Vec<String>,
-    /// Names of environment variables.
-    pub env: Vec<String>,
-    /// Directories, read-only.
-    pub dirs: Vec<String>,
-}
-
-/// None: the default of [`Limits`].
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LimitsConfig {
-    pub memory: Option<Bytes>,
-    pub cpu: Option<Span>,
-    pub deadline: Option<Span>,
-    pub init_deadline: Option<Span>,
-    pub output: Option<Bytes>,
-    pub handles: Option<usize>,
-    pub file_bytes: Option<Bytes>,
-    pub http_body: Option<Bytes>,
-    pub instances: Option<usize>,
-    pub log_lines_per_second: Option<u32>,
-    pub log_line_bytes: Option<Bytes>,
-    pub idle_timeout: Option<Span>,
-    /// Calls in a row that may end badly within the window before it is quarantined. None: 5.
-    pub failures: Option<u32>,
-    /// None: 10 minutes.
-    pub failure_window: Option<Span>,
-}
-
 /// What is wrong with a configuration, and where.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -214,16 +169,7 @@ impl Config {
         }
         for (name, plugin) in &self.plugins {
             let key = |key: &str| format!("plugins.{name}.{key}");
-            if plugin.interval.is_some_and(|interval| interval.get() < Duration::from_millis(100)) {
-                return wrong(&key("interval"), "must be at least 100ms");
-            }
-            for need in plugin.grants.iter().flat_map(GrantsConfig::needs) {
-                let list = if need.kind() == "dir" { "dirs" } else { need.kind() };
-                if let Err(error) = Grants::new([need]) {
-                    return wrong(&key(&format!("grants.{list}")), &error.to_string());
-                }
-            }
-            plugin.check_limits(&key)?;
+            plugin.check(&key)?;
         }
         Ok(self)
     }
@@ -318,77 +264,6 @@ impl Default for Stream {
 impl Default for Metrics {
     fn default() -> Self {
         Self { path: "/metrics".to_owned() }
-    }
-}
-
-// === impl GrantsConfig ===
-
-impl GrantsConfig {
-    /// In the words of plugins.
-    pub fn needs(&self) -> impl Iterator<Item = Need> {
-        let read = self.read.iter().cloned().map(Need::Read);
-        let http = self.http.iter().cloned().map(Need::Http);
-        let env = self.env.iter().cloned().map(Need::Env);
-        let dirs = self.dirs.iter().cloned().map(Need::Dir);
-        read.chain(http).chain(env).chain(dirs)
-    }
-}
-
-// === impl PluginConfig ===
-
-impl PluginConfig {
-    /// The plugin's own configuration as a JSON object.
-    pub fn json(&self) -> String {
-        serde_json::to_string(&self.config).unwrap_or_else(|_| "{}".to_owned())
-    }
-
-    fn limits(&self) -> Limits {
-        let defaults = Limits::default();
-        let limits = &self.limits;
-        Limits {
-            memory: limits.memory.map_or(defaults.memory, Bytes::get),
-            cpu: limits.cpu.map_or(defaults.cpu, Span::get),
-            deadline: limits.deadline.map_or(defaults.deadline, Span::get),
-            init_deadline: limits.init_deadline.map_or(defaults.init_deadline, Span::get),
-            output: limits.output.map_or(defaults.output, Bytes::get),
-            handles: limits.handles.unwrap_or(defaults.handles),
-            file_bytes: limits.file_bytes.map_or(defaults.file_bytes, Bytes::get),
-            http_body: limits.http_body.map_or(defaults.http_body, Bytes::get),
-            instances: limits.instances.unwrap_or(defaults.instances),
-            log_lines_per_second: limits.log_lines_per_second.unwrap_or(defaults.log_lines_per_second),
-            log_line_bytes: limits.log_line_bytes.map_or(defaults.log_line_bytes, Bytes::get),
-            idle_timeout: limits.idle_timeout.map(Span::get).or(defaults.idle_timeout),
-        }
-    }
-
-    /// Calls in a row that may end badly before it is quarantined.
-    pub fn failures(&self) -> u32 {
-        self.limits.failures.unwrap_or(5)
-    }
-
-    /// The time they must lie within.
-    pub fn failure_window(&self) -> Duration {
-        self.limits.failure_window.map_or(Duration::from_secs(600), Span::get)
-    }
-
-    fn check_limits(&self, key: &dyn Fn(&str) -> String) -> Result<(), ConfigError> {
-        let limits = self.limits();
-        let zero = [
-            ("limits.memory", limits.memory == 0),
-            ("limits.cpu", limits.cpu.is_zero()),
-            ("limits.deadline", limits.deadline.is_zero()),
-            ("limits.init_deadline", limits.init_deadline.is_zero()),
-            ("limits.output", limits.output == 0),
-            ("limits.handles", limits.handles == 0),
-            ("limits.log_line_bytes", limits.log_line_bytes == 0),
-            ("limits.idle_timeout", limits.idle_timeout.is_some_and(|timeout| timeout.is_zero())),
-            ("limits.failures", self.failures() == 0),
-            ("limits.failure_window", self.failure_window().is_zero()),
-        ];
-        match zero.into_iter().find(|(_, zero)| *zero) {
-            Some((name, _)) => Err(ConfigError::Value { key: key(name), why: "must be more than nothing".to_owned() }),
-            None => Ok(()),
-        }
     }
 }
 

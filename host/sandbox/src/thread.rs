@@ -1,0 +1,299 @@
+//! What runs on a worker's own thread: jobs, one by one, each into the live instance or a fresh one.
+
+use crate::instance::{Live, Surroundings};
+use crate::{CallError, Field, Instance, Plugin, Readings, Role, Sandbox, Tick};
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// How much a worker yields to the server's threads: a plugin that computes must not make a scrape wait.
+const NICE: i32 = 10;
+
+/// Enough for the host's own frames; guests run on stacks of their own.
+const STACK: usize = 512 << 10;
+
+/// Threads a worker may have beside its own, for as long as it needs them: to read directories, to resolve names.
+const BLOCKING_THREADS: usize = 4;
+
+/// What a worker has used, and what it is doing.
+#[derive(Debug, Default)]
+pub struct WorkerStats {
+    memory: AtomicUsize,
+    cpu_ns: AtomicU64,
+    instances: AtomicU64,
+    crashed: AtomicU64,
+    idled: AtomicU64,
+    live: AtomicBool,
+    busy: AtomicBool,
+    pub(crate) log_lines_dropped: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Job {
+    Discover { tick: Tick, reply: oneshot::Sender<Result<Vec<Instance>, CallError>> },
+    Sample { tick: Tick, instances: Vec<String>, reply: oneshot::Sender<Result<Readings, CallError>> },
+    TimeSamples { tick: Tick, instances: Vec<String>, rounds: u64, reply: oneshot::Sender<Result<Duration, CallError>> },
+}
+
+/// What runs on the worker's thread.
+pub(crate) struct Thread {
+    pub(crate) sandbox: Arc<Sandbox>,
+    pub(crate) plugin: Plugin,
+    pub(crate) config: String,
+    pub(crate) with: Surroundings,
+    pub(crate) stats: Arc<WorkerStats>,
+    pub(crate) live: Option<Live>,
+}
+
+impl Thread {
+    pub(crate) async fn run(
+        mut self,
+        mut jobs: mpsc::Receiver<Job>,
+        ready: oneshot::Sender<Result<Vec<Field>, CallError>>,
+    ) {
+        let fields = self.fields().await;
+        let Ok(columns) = fields.as_ref().map(Vec::len) else {
+            let _ = ready.send(fields);
+            return;
+        };
+        let _ = ready.send(fields);
+        while let Some(job) = self.next(&mut jobs).await {
+            // Whoever asked may have gone: the answer then is for nobody.
+            match job {
+                Job::Discover { tick, reply } => drop(reply.send(self.discover(tick).await)),
+                Job::Sample { tick, instances, reply } => {
+                    drop(reply.send(self.sample(tick, &instances, columns).await));
+                }
+                Job::TimeSamples { tick, instances, rounds, reply } => {
+                    drop(reply.send(self.time_samples(tick, &instances, columns, rounds).await));
+                }
+            }
+        }
+    }
+
+    /// The next job; while there is none for long, the instance goes.
+    async fn next(&mut self, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
+        if let Some(idle) = self.with.limits.idle_timeout.filter(|_| self.live.is_some()) {
+            match tokio::time::timeout(idle, jobs.recv()).await {
+                Ok(job) => return job,
+                Err(_) => {
+                    self.set_live(None);
+                    self.stats.idled.fetch_add(1, Relaxed);
+                }
+            }
+        }
+        jobs.recv().await
+    }
+
+    fn set_live(&mut self, live: Option<Live>) {
+        self.stats.live.store(live.is_some(), Relaxed);
+        self.stats.memory.store(live.as_ref().map_or(0, Live::memory), Relaxed);
+        self.live = live;
+    }
+
+    async fn fields(&mut self) -> Result<Vec<Field>, CallError> {
+        let sampler = self.plugin.has(Role::Sampler);
+        self.with_live(async |live, sandbox| {
+            if !sampler {
+                return Ok(Vec::new());
+            }
+            live.call(sandbox, async |exports, store| exports.fields(store).await).await
+        })
+        .await
+    }
+
+    async fn discover(&mut self, tick: Tick) -> Result<Vec<Instance>, CallError> {
+        self.with_live(async |live, sandbox| {
+            live.call(sandbox, async |exports, store| exports.discover(store, tick).await).await
+        })
+        .await
+    }
+
+    async fn sample(&mut self, tick: Tick, instances: &[String], columns: usize) -> Result<Readings, CallError> {
+        self.with_live(async |live, sandbox| {
+            let readings =
+                live.call(sandbox, async |exports, store| exports.sample(store, tick, instances).await).await?;
+            check(&readings, instances.len(), columns)?;
+            Ok(readings)
+        })
+        .await
+    }
+
+    async fn time_samples(
+        &mut self,
+        tick: Tick,
+        instances: &[String],
+        columns: usize,
+        rounds: u64,
+    ) -> Result<Duration, CallError> {
+        let started = Instant::now();
+        for _ in 0..rounds {
+            self.sample(tick, instances, columns).await?;
+        }
+        Ok(started.elapsed())
+    }
+
+    /// Calls into the live instance, making one if there is none; drops it when the call ended it.
+    async fn with_live<T>(
+        &mut self,
+        call: impl AsyncFnOnce(&mut Live, &Sandbox) -> Result<T, CallError>,
+    ) -> Result<T, CallError> {
+        self.stats.busy.store(true, Relaxed);
+        let answer = self.call(call).await;
+        self.stats.busy.store(false, Relaxed);
+        answer
+    }
+
+    async fn call<T>(
+        &mut self,
+        call: impl AsyncFnOnce(&mut Live, &Sandbox) -> Result<T, CallError>,
+    ) -> Result<T, CallError> {
+        let mut live = match self.live.take() {
+            Some(live) => live,
+            None => self.fresh().await.map_err(|error| CallError::NoInstance(Box::new(error)))?,
+        };
+        let answer = call(&mut live, &self.sandbox).await;
+        self.charge(&live);
+        let ended = answer.as_ref().is_err_and(CallError::is_end);
+        self.stats.crashed.fetch_add(u64::from(ended), Relaxed);
+        self.set_live((!ended).then_some(live));
+        answer
+    }
+
+    async fn fresh(&mut self) -> Result<Live, CallError> {
+        self.stats.live.store(false, Relaxed);
+        let mut live = Live::start(&self.sandbox, &self.plugin, &self.with).await?;
+        self.charge(&live);
+        let config = &self.config;
+        let init = live.call_init(&self.sandbox, async |exports, store| exports.init(store, config).await).await;
+        self.charge(&live);
+        self.stats.instances.fetch_add(1, Relaxed);
+        if init.is_err() {
+            self.stats.crashed.fetch_add(1, Relaxed);
+        }
+        init.map(|()| live)
+    }
+
+    fn charge(&self, live: &Live) {
+        self.stats.cpu_ns.fetch_add(u64::try_from(live.cpu_used().as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    }
+}
+
+/// One row per instance, one value per field, failures that name rows.
+fn check(readings: &Readings, rows: usize, columns: usize) -> Result<(), CallError> {
+    let Readings { values, offsets_ms, failures } = readings;
+    let wrong = |what: String| Err(CallError::OutOfContract(what));
+    if values.len() != rows * columns {
+        return wrong(format!("{} values for {rows} instances of {columns} fields", values.len()));
+    }
+    if !offsets_ms.is_empty() && offsets_ms.len() != rows {
+        return wrong(format!("{} offsets for {rows} instances", offsets_ms.len()));
+    }
+    match failures.iter().find(|(row, _)| *row as usize >= rows) {
+        Some((row, _)) => wrong(format!("a failure for row {row} of {rows}")),
+        None => Ok(()),
+    }
+}
+
+// === impl WorkerStats ===
+
+impl WorkerStats {
+    /// Bytes of the live instance's memories and tables.
+    pub fn memory(&self) -> usize {
+        self.memory.load(Relaxed)
+    }
+
+    /// Over all instances so far.
+    pub fn cpu(&self) -> Duration {
+        Duration::from_nanos(self.cpu_ns.load(Relaxed))
+    }
+
+    /// How many instances were made: one, and one more after each that ended.
+    pub fn instances(&self) -> u64 {
+        self.instances.load(Relaxed)
+    }
+
+    /// How many of those ended in a call.
+    pub fn crashed(&self) -> u64 {
+        self.crashed.load(Relaxed)
+    }
+
+    /// How many were ended because they were not called.
+    pub fn idled(&self) -> u64 {
+        self.idled.load(Relaxed)
+    }
+
+    /// Whether there is an instance now.
+    pub fn is_live(&self) -> bool {
+        self.live.load(Relaxed)
+    }
+
+    /// Whether it is being called now.
+    pub fn is_busy(&self) -> bool {
+        self.busy.load(Relaxed)
+    }
+
+    pub fn log_lines_dropped(&self) -> u64 {
+        self.log_lines_dropped.load(Relaxed)
+    }
+}
+
+pub(crate) async fn on_own_thread<T: Send + 'static>(
+    name: &str,
+    work: impl Future<Output = Result<T, CallError>> + Send + 'static,
+) -> Result<T, CallError> {
+    let (done, outcome) = oneshot::channel();
+    spawn(name, false, async move { drop(done.send(work.await)) });
+    outcome.await.map_err(|_| CallError::Stopped)?
+}
+
+/// Runs `work` on a thread and a runtime of its own. Should the machine refuse either, `work` is dropped, and whoever
+/// waits for it sees that.
+pub(crate) fn spawn(name: &str, with_network: bool, work: impl Future<Output = ()> + Send + 'static) {
+    let run = move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_time().max_blocking_threads(BLOCKING_THREADS);
+        if with_network {
+            runtime.enable_io();
+        }
+        // Only a lower priority: failing to get it is no reason not to work.
+        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
+        match runtime.build() {
+            Ok(runtime) => {
+                runtime.block_on(work);
+                // Not waiting for a file that never opens, or a name that is never found.
+                runtime.shutdown_background();
+            }
+            Err(error) => tracing::error!(%error, "cannot start a worker's runtime"),
+        }
+    };
+    let spawned = std::thread::Builder::new().name(format!("plugin {name}")).stack_size(STACK).spawn(run);
+    if let Err(error) = spawned {
+        tracing::error!(%error, "cannot start a worker's thread");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Failure;
+
+    fn readings(values: usize, offsets: usize, failed_row: Option<u32>) -> Readings {
+        Readings {
+            values: vec![0.0; values],
+            offsets_ms: vec![0; offsets],
+            failures: failed_row.map(|row| (row, Failure::Gone)).into_iter().collect(),
+        }
+    }
+
+    #[test]
+    fn an_answer_of_another_shape_than_asked_for_is_out_of_contract() {
+        assert_eq!(check(&readings(6, 0, None), 2, 3), Ok(()));
+        assert_eq!(check(&readings(6, 2, Some(1)), 2, 3), Ok(()));
+        for wrong in [readings(5, 0, None), readings(6, 1, None), readings(6, 0, Some(2))] {
+            assert!(matches!(check(&wrong, 2, 3), Err(CallError::OutOfContract(_))), "{wrong:?}");
+        }
+    }
+}
