@@ -238,12 +238,15 @@ fn an_instance_that_is_not_called_goes_and_comes_back_with_what_it_saved() {
     let config = "poll.interval = '1s'\n[[instances]]\nid = 'remember'\nsamplers = ['verbs']\n\
                   [plugins.verbs.limits]\nidle_timeout = '100ms'\n";
     let host = Host::start(config, &[("verbs", verbs())]);
-    host.until("/v1/instances/remember/usage", |usage| usage.status == 200 && usage.json()["value"] == 3);
-    let page = host.plugin("verbs");
-    assert!(page["workers_spawned"].as_u64().unwrap() >= 3, "{page}");
+    host.until("/v1/instances/remember/usage", |usage| {
+        usage.status == 200 && usage.json()["value"].as_u64() >= Some(3)
+    });
+    host.until("/v1/plugins/verbs", |page| page.json()["workers_spawned"].as_u64() >= Some(3));
     host.until("/v1/plugins/verbs", |page| page.json()["workers"] == 0);
-    let metrics = host.get("/metrics").body;
-    let idled =
-        metrics.lines().find(|line| line.starts_with("dropsonde_workers_stopped_total{reason=\"idle_timeout\"}"));
-    assert!(idled.unwrap().rsplit(' ').next().unwrap().parse::<f64>().unwrap() >= 2.0, "{metrics}");
+    let idled = |metrics: &str| {
+        let name = "dropsonde_workers_stopped_total{reason=\"idle_timeout\"}";
+        let line = metrics.lines().find(|line| line.starts_with(name)).unwrap();
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    host.until("/metrics", |metrics| idled(&metrics.body) >= 2.0);
 }
