@@ -3,7 +3,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 /// Long enough for a loaded machine; only ever reached when something is wrong.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A whole answer.
 #[derive(Debug)]
