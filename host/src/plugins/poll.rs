@@ -132,7 +132,13 @@ impl<'a> Poller<'a> {
         let answer = self.worker.discover(self.tick(at_ms)).await;
         let found = match answer {
             Ok(found) => found,
-            Err(error) => return self.report(&error, went),
+            // That it answers here says nothing about its samples.
+            Err(error) => {
+                let came_back = went.came_back;
+                let reported = self.report(&error, went);
+                went.came_back = came_back;
+                return reported;
+            }
         };
         let most = self.status.limits.instances;
         let over = found.len().saturating_sub(most);
