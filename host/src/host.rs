@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// Stays the one that runs, also when its file was replaced.
-const OWN_BINARY: &str = "/proc/self/exe";
+pub(crate) const OWN_BINARY: &str = "/proc/self/exe";
 
 /// Longest time open requests have to end.
 const DRAIN: Duration = Duration::from_secs(3);

@@ -1,4 +1,6 @@
+use super::COMPILE;
 use super::CheckArgs;
+use crate::host::OWN_BINARY;
 use crate::plugins::{self, BUNDLED, Component, Fields, Origin, grants_toml};
 use anyhow::{Context, Result, bail};
 use dropsonde_sandbox::{Introduction, Plugin, Sandbox, Setup, introduce};
@@ -25,7 +27,8 @@ impl Checked {
         let component = named(file);
         let shown = file.display();
         let bytes = component.bytes().with_context(|| format!("cannot read {shown}"))?;
-        let sandbox = Arc::new(Sandbox::new()?);
+        // A stranger's file may be made to keep a compiler busy.
+        let sandbox = Arc::new(Sandbox::new()?.with_compiler(OWN_BINARY, COMPILE, None)?);
         let started = Instant::now();
         let loading = sandbox.clone();
         let plugin = tokio::task::spawn_blocking(move || loading.load(&bytes)).await?;

@@ -9,10 +9,9 @@ mod run;
 mod serve;
 mod store;
 
-use crate::config::{Config, time_ms};
+use crate::config::{Config, GrantsConfig, time_ms};
 use crate::plugins::Order;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use dropsonde_sandbox::Need;
 use dropsonde_store::{InstanceId, InvalidInstanceId};
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -154,7 +153,7 @@ struct RunArgs {
     json: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 struct GrantArgs {
     /// Grant files by a glob of absolute paths; may be repeated
     #[arg(long, value_name = "GLOB")]
@@ -170,14 +169,9 @@ struct GrantArgs {
     dir: Vec<String>,
 }
 
-impl GrantArgs {
-    /// In the words of plugins.
-    fn needs(&self) -> impl Iterator<Item = Need> {
-        let read = self.read.iter().cloned().map(Need::Read);
-        let http = self.http.iter().cloned().map(Need::Http);
-        let env = self.env.iter().cloned().map(Need::Env);
-        let dirs = self.dir.iter().cloned().map(Need::Dir);
-        read.chain(http).chain(env).chain(dirs)
+impl From<GrantArgs> for GrantsConfig {
+    fn from(GrantArgs { read, http, env, dir: dirs }: GrantArgs) -> Self {
+        Self { read, http, env, dirs }
     }
 }
 

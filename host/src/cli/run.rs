@@ -1,10 +1,11 @@
 use super::check::{Checked, fields};
 use super::{BuildArgs, RunArgs};
+use crate::config::GrantsConfig;
 use crate::json;
 use crate::plugins::{Origin, grants_toml, missing};
 use anyhow::{Context, Result, bail};
 use dropsonde_builder::{Crate, Network, Toolchain};
-use dropsonde_sandbox::{Grants, Kind, Need, Setup, Tick, Worker};
+use dropsonde_sandbox::{Grants, Kind, Setup, Tick, Worker};
 use dropsonde_store::{InstanceId, Limits, Sample, Store};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -28,12 +29,13 @@ pub(super) fn build(args: &BuildArgs) -> Result<()> {
 }
 
 /// Runs a component on its own: discovers, samples, and shows what comes out.
-pub(super) async fn run(args: RunArgs) -> Result<()> {
+pub(super) async fn run(mut args: RunArgs) -> Result<()> {
     let checked = Checked::load(&args.file, &args.config).await?;
     let needs = checked.introduction.needs.as_ref();
     let needs =
         needs.map_err(|why| anyhow::anyhow!("its configuration cannot work: {}", crate::plugins::plain(why)))?;
-    let mut granted: Vec<Need> = args.granted.needs().collect();
+    let granted = GrantsConfig::from(std::mem::take(&mut args.granted));
+    let mut granted: Vec<_> = granted.needs().collect();
     if checked.component.origin == Origin::Bundled {
         granted.extend(needs.iter().cloned());
     }
