@@ -6,6 +6,7 @@
 //! * `http`, `stream`, `metrics`: what clients and Prometheus see.
 //! * `sandbox`: what plugins cannot do; `grants`: what they may see; `hostile`: those that try.
 //! * `lifecycle`: start, stop, configuration, what plugins keep.
+//! * `reload`: plugins that appear, change and go while the host runs.
 //! * `history`: what is there after a restart, a crash, and on a disk that does not work.
 //! * `commands`, `store_commands`: the command line.
 //! * `authoring`: from the README's ten lines to a sample.
@@ -27,6 +28,7 @@ mod hostile;
 mod http;
 mod lifecycle;
 mod metrics;
+mod reload;
 mod sandbox;
 mod store_commands;
 mod stream;

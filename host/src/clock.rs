@@ -34,7 +34,7 @@ impl fmt::Debug for Clock {
 
 /// When to poll: at once, then at multiples of the interval plus a phase that differs from plugin to plugin, so that
 /// they do not all wake at once. A tick that comes too late is skipped and counted, never queued.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Schedule {
     interval_ms: i64,
     phase_ms: i64,

@@ -1,4 +1,5 @@
 use crate::admin::Admin;
+use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::hub::Hub;
@@ -18,6 +19,7 @@ pub struct Core {
     pub plugins: Plugins,
     pub metrics: HostMetrics,
     pub admin: Admin,
+    pub audit: Audit,
 }
 
 impl Core {

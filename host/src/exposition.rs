@@ -26,11 +26,18 @@ fn workers(core: &Core) -> [MetricFamily; 2] {
         core.plugins.list().iter().filter_map(|plugin| plugin.worker()).filter(|worker| worker.is_live()).collect();
     let busy = live.iter().filter(|worker| worker.is_busy()).count() as u64;
     let idle = (live.len() as u64).saturating_sub(busy);
-    let states = [("busy", busy), ("idle", idle)].map(|(state, n)| ([label("state", state)], n));
+    let draining = core.plugins.list().iter().map(|plugin| plugin.draining() as u64).sum();
+    let states =
+        [("busy", busy), ("idle", idle), ("draining", draining)].map(|(state, n)| ([label("state", state)], n));
     let states: Vec<(&[LabelPair], u64)> = states.iter().map(|(labels, n)| (&labels[..], *n)).collect();
     [
         count("workers_active", "Live instances of plugins.", false, &[(&[], live.len() as u64)]),
-        count("workers", "Live instances of plugins, by what they do.", false, &states),
+        count(
+            "workers",
+            "Instances of plugins, by what they do; draining: replaced, and not ended yet.",
+            false,
+            &states,
+        ),
     ]
 }
 

@@ -1,6 +1,7 @@
 //! Starts and stops everything.
 
 use crate::admin::{self, Admin};
+use crate::audit::Audit;
 use crate::cli;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -9,10 +10,10 @@ use crate::history::{Keeping, Surroundings};
 use crate::http;
 use crate::hub::Hub;
 use crate::metrics::{HostMetrics, ServiceStatus};
-use crate::plugins::{self, Plugins, Status};
+use crate::plugins::{self, Plugins, Supervisor};
 use crate::tracked::Tracked;
 use anyhow::{Context, Result, bail};
-use dropsonde_sandbox::Sandbox;
+use dropsonde_sandbox::{CacheFolder, Sandbox};
 use dropsonde_store::{Failing, InstanceId, Keeper, Limits, OpenError, Step, Store};
 use std::fs;
 use std::io::ErrorKind;
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 /// Stays the one that runs, also when its file was replaced.
@@ -33,6 +34,9 @@ const DRAIN: Duration = Duration::from_secs(3);
 
 /// Longest time the last samples have to be written.
 const CLOSE: Duration = Duration::from_secs(5);
+
+/// What may be wanted of plugins at a time; who comes later waits.
+const REQUESTS: usize = 16;
 
 /// In the data directory.
 pub(crate) const HISTORY: &str = "history";
@@ -54,29 +58,22 @@ impl Host {
         let listener = bind(config.listen).await?;
         let address = listener.local_addr().context("the listening socket has no address")?;
         let folder = prepare_folders(&config)?;
-        let components = plugins::find(folder.as_deref())?;
-        let compiled = config.kept_dir().map(|kept| kept.join("compiled"));
+        let most = config.compile_cache.get() as u64;
+        let compiled = config.kept_dir().map(|kept| CacheFolder { path: kept.join("compiled"), most });
         let sandbox = Arc::new(Sandbox::new()?.with_compiler(OWN_BINARY, cli::COMPILE, compiled)?);
         let (store, keeper) = history(&config)?;
-        let core = Arc::new(core(config, clock, store)?);
-        let known: Vec<&str> = components.iter().map(|component| component.name.as_str()).collect();
-        core.tracked.restore(&core.store, &known, core.clock.now_ms());
+        let (wanted, requests) = mpsc::channel(REQUESTS);
+        let core = Arc::new(core(config, clock, store, Plugins::new(wanted))?);
+        let (stopping, stopped) = watch::channel(false);
+        plugins::tidy(&core, folder.as_deref());
+        let mut supervisor = Supervisor::find(core.clone(), sandbox, folder)?;
+        core.tracked.restore(&core.store, &supervisor.names(), core.clock.now_ms());
         let interval = core.config.store.flush_interval.get();
         let keeping = Keeping::start(keeper, interval, Around { core: core.clone(), failing: None })
             .context("cannot start a thread")?;
-        let (stopping, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        for component in components {
-            let own = core.config.plugin(&component.name);
-            let (interval, limits) = (core.config.interval(&own), core.config.limits(&own));
-            let status = Status::new(component.name.as_str().into(), component.origin.clone(), interval, limits, own);
-            let status = Arc::new(status);
-            core.plugins.add(status.clone());
-            tasks.spawn(plugins::run(core.clone(), sandbox.clone(), component, status, stopped.clone()));
-        }
-        for name in core.config.plugins.keys().filter(|name| core.plugins.get(name).is_none()) {
-            tracing::warn!("the configuration has a section for a plugin named {name:?}, and there is none");
-        }
+        supervisor.start();
+        tasks.spawn(supervisor.supervise(requests, stopped.clone()));
         tasks.spawn(housekeeping(core.clone(), stopped.clone()));
         let server = tokio::spawn(http::serve(listener, core.clone(), stopped, DRAIN));
         core.metrics.set_status("host", ServiceStatus::Running);
@@ -179,7 +176,7 @@ fn history(config: &Config) -> Result<(Store, Keeper)> {
     Ok((store, keeper))
 }
 
-fn core(config: Config, clock: Clock, store: Store) -> Result<Core> {
+fn core(config: Config, clock: Clock, store: Store, plugins: Plugins) -> Result<Core> {
     let metrics = HostMetrics::new().context("cannot set up the host's own metrics")?;
     metrics.set_status("host", ServiceStatus::Starting);
     metrics.start_time_seconds.set(clock.now_ms() as f64 / 1000.0);
@@ -193,12 +190,14 @@ fn core(config: Config, clock: Clock, store: Store) -> Result<Core> {
     let admin = Admin::open(data.as_deref()).with_context(|| {
         format!("cannot read or make {}", data.as_deref().map(admin::file).unwrap_or_default().display())
     })?;
+    let audit = Audit::open(data.as_deref(), metrics.audit_entries_dropped.clone());
     Ok(Core {
         admin,
+        audit: audit.context("cannot open the audit log")?,
         store,
         tracked,
         hub: Hub::new(clock.now_ms(), config.stream.watch_buffer, config.stream.max_streams),
-        plugins: Plugins::default(),
+        plugins,
         metrics,
         clock,
         config,

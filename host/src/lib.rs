@@ -8,15 +8,16 @@
 //! * [`host`]: starts and stops everything.
 //! * [`history`]: what outlives the process.
 //! * [`core`]: what the parts share.
-//! * [`plugins`]: found, loaded, granted, polled.
+//! * [`plugins`]: found, loaded, granted, polled, replaced.
 //! * [`clock`]: time, and when to poll.
 //! * [`tracked`]: which instances there are and who polls them; [`labels`].
 //! * [`hub`]: live fan-out; [`mod@metrics`], `exposition`: Prometheus; `json`: samples as JSON.
-//! * [`admin`]: who may change something.
+//! * [`admin`]: who may change something; [`audit`]: who did.
 //! * [`http`]: parses and encodes; no logic of its own.
 //! * [`cli`]: the commands.
 
 pub mod admin;
+pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -1,5 +1,6 @@
 //! What the host counts about itself.
 
+use prometheus::core::Collector as _;
 use prometheus::{
     Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     exponential_buckets,
@@ -21,6 +22,11 @@ pub struct HostMetrics {
     pub plugin_polls_missed: IntCounterVec,
     pub plugin_memory_bytes: IntGaugeVec,
     pub plugin_cpu_seconds: prometheus::CounterVec,
+    pub plugins_uploaded: IntCounter,
+    pub plugin_restores_succeeded: IntCounter,
+    pub plugin_restores_failed: IntCounter,
+    /// `io`.
+    pub audit_entries_dropped: IntCounterVec,
     pub workers_spawned: IntCounter,
     /// `graceful`, `crashed`, `idle_timeout`.
     pub workers_stopped: IntCounterVec,
@@ -77,14 +83,34 @@ impl HostMetrics {
             .buckets(exponential_buckets(0.000_1, 4.0, 10)?);
         let processing_seconds = HistogramVec::new(processing, &["service", "operation"])?;
         registry.register(Box::new(processing_seconds.clone()))?;
-        let workers_spawned = IntCounter::new("workers_spawned_total", "Instances of plugins that were made.")?;
-        registry.register(Box::new(workers_spawned.clone()))?;
+        let plain = |name: &str, help: &str| {
+            let metric = IntCounter::new(name, help)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let workers_spawned = plain("workers_spawned_total", "Instances of plugins that were made.")?;
+        let audit_entries_dropped = counter(
+            "audit_entries_dropped_total",
+            "Lines of the audit log that were not written, and why.",
+            &["reason"],
+        )?;
+        audit_entries_dropped.with_label_values(&["io"]);
         let workers_stopped =
             counter("workers_stopped_total", "Instances of plugins that ended, and why.", &["reason"])?;
         for reason in ["graceful", "crashed", "idle_timeout"] {
             workers_stopped.with_label_values(&[reason]);
         }
         Ok(Self {
+            plugins_uploaded: plain("plugins_uploaded_total", "Components that came through the API.")?,
+            plugin_restores_succeeded: plain(
+                "plugin_restores_succeeded_total",
+                "Plugins brought back as they last ran well, as a newer version did not work.",
+            )?,
+            plugin_restores_failed: plain(
+                "plugin_restores_failed_total",
+                "Plugins that could not be brought back as they last ran well.",
+            )?,
+            audit_entries_dropped,
             workers_spawned,
             workers_stopped,
             flush_seconds: processing_seconds.with_label_values(&["history", "flush"]),
@@ -148,6 +174,28 @@ impl HostMetrics {
         })
     }
 
+    /// Removes the series of a plugin that is no more.
+    pub fn forget_plugin(&self, name: &str) {
+        // What it never had is not there to be removed.
+        let _ = self.plugin_call_seconds.remove_label_values(&[name]);
+        let _ = self.plugin_polls_missed.remove_label_values(&[name]);
+        let _ = self.plugin_memory_bytes.remove_label_values(&[name]);
+        let _ = self.plugin_cpu_seconds.remove_label_values(&[name]);
+        let _ = self.build_seconds.remove_label_values(&[name]);
+        let _ = self.cold_start_seconds.remove_label_values(&[name]);
+        let _ = self.panics.remove_label_values(&[name]);
+        for family in self.errors.collect() {
+            for series in family.get_metric() {
+                let value = |key: &str| series.get_label().iter().find(|label| label.name() == key);
+                if let (Some(service), Some(kind)) = (value("service"), value("type"))
+                    && service.value() == name
+                {
+                    let _ = self.errors.remove_label_values(&[name, kind.value()]);
+                }
+            }
+        }
+    }
+
     pub fn set_status(&self, service: &str, status: ServiceStatus) {
         self.service_status.with_label_values(&[service]).set(status as i64);
     }
@@ -174,6 +222,18 @@ mod tests {
         let (a, b) = (HostMetrics::new().unwrap(), HostMetrics::new().unwrap());
         a.panics.with_label_values(&["p"]).inc();
         assert_eq!(b.panics.with_label_values(&["p"]).get(), 0);
+    }
+
+    #[test]
+    fn a_plugin_that_is_no_more_leaves_no_series() {
+        let metrics = HostMetrics::new().unwrap();
+        let series = || metrics.registry.gather().iter().map(|family| family.get_metric().len()).sum::<usize>();
+        let before = series();
+        metrics.errors.with_label_values(&["p", "trap"]).inc();
+        metrics.errors.with_label_values(&["q", "trap"]).inc();
+        metrics.plugin_call_seconds.with_label_values(&["p"]).observe(1.0);
+        metrics.forget_plugin("p");
+        assert_eq!(series(), before + 1, "another's stay");
     }
 
     #[test]

@@ -174,6 +174,18 @@ impl Tracked {
         self.changed([id.clone()]);
     }
 
+    /// A newer version of a plugin may know what the one before said was gone.
+    pub fn ask_again(&self, plugin: &PluginName) {
+        self.write(|instances| {
+            for entry in instances.values_mut() {
+                let Some(configured) = &mut entry.configured else { continue };
+                if configured.gone.remove(plugin) {
+                    entry.ended_ms = None;
+                }
+            }
+        });
+    }
+
     /// What a sampler polls.
     pub fn polled_by(&self, plugin: &PluginName) -> Vec<InstanceId> {
         self.read(|instances| {
@@ -328,6 +340,16 @@ mod tests {
         assert_eq!(tracked.get(&id("any")).unwrap().state, State::Tracked, "others may know it");
         tracked.gone(&b, &id("web"), 5);
         assert_eq!(tracked.get(&id("web")).unwrap().state, State::Ended);
+    }
+
+    #[test]
+    fn a_newer_version_of_who_said_gone_is_asked_again() {
+        let (tracked, a) = (tracked(), "a".into());
+        tracked.configure(id("web"), Labels::new(), Some(vec!["a".to_owned()]));
+        tracked.gone(&a, &id("web"), 5);
+        tracked.ask_again(&a);
+        assert_eq!(names(tracked.polled_by(&a)), ["web"]);
+        assert_eq!(tracked.get(&id("web")).unwrap().state, State::Tracked);
     }
 
     #[test]

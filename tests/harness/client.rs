@@ -33,7 +33,13 @@ impl Response {
 
 /// `headers` are whole lines.
 pub(crate) fn request(address: &str, method: &str, path: &str, headers: &str) -> Response {
-    let (mut head, mut body) = open(address, method, path, &format!("Connection: close\r\n{headers}"));
+    send(address, method, path, headers, &[])
+}
+
+/// The same with a body.
+pub(crate) fn send(address: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> Response {
+    let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    let (mut head, mut body) = open(address, method, path, &format!("Connection: close\r\n{length}{headers}"), body);
     let mut bytes = Vec::new();
     body.read_to_end(&mut bytes).unwrap();
     head.body = String::from_utf8(bytes).unwrap();
@@ -41,14 +47,16 @@ pub(crate) fn request(address: &str, method: &str, path: &str, headers: &str) ->
 }
 
 pub(crate) fn stream(address: &str, path: &str) -> Stream {
-    let (head, body) = open(address, "GET", path, "Connection: keep-alive\r\n");
+    let (head, body) = open(address, "GET", path, "Connection: keep-alive\r\n", &[]);
     Stream { head, body, pending: Vec::new() }
 }
 
-fn open(address: &str, method: &str, path: &str, headers: &str) -> (Response, BufReader<TcpStream>) {
+fn open(address: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> (Response, BufReader<TcpStream>) {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(socket, "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n").unwrap();
+    // A server that refuses early may not read all of it.
+    let _ = socket.write_all(body);
     let mut reader = BufReader::new(socket);
     let mut line = String::new();
     reader.read_line(&mut line).unwrap();

@@ -7,6 +7,11 @@ pub(crate) fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
+/// Another version of `verbs`, from 2 to 99999: some do what its documentation says.
+pub(crate) fn version(number: u32) -> Vec<u8> {
+    super::components::renamed(verbs(), "version-00001", &format!("version-{number:05}"))
+}
+
 /// The component of `tests/guests/verbs`, built once per test run.
 pub(crate) fn verbs() -> &'static [u8] {
     static VERBS: OnceLock<Vec<u8>> = OnceLock::new();

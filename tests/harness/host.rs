@@ -81,6 +81,11 @@ impl Host {
     /// Ends it properly and starts another with the same data and configuration.
     pub(crate) fn restart(mut self) -> Self {
         self.stop();
+        self.started_again()
+    }
+
+    /// Another with the same data and configuration, once this one has ended.
+    pub(crate) fn started_again(&self) -> Self {
         Self::start_in(self.folder.clone(), dropsonde())
     }
 
@@ -107,6 +112,25 @@ impl Host {
     /// `headers` are whole lines.
     pub(crate) fn request_with(&self, method: &str, path: &str, headers: &str) -> Response {
         client::request(&self.address, method, path, headers)
+    }
+
+    /// With the admin token.
+    pub(crate) fn ordered(&self, method: &str, path: &str, body: &[u8]) -> Response {
+        let token = fs::read_to_string(self.data().join("admin.token")).unwrap();
+        let headers = format!("Authorization: Bearer {}\r\n", token.trim());
+        client::send(&self.address, method, path, &headers, body)
+    }
+
+    /// Where a plugin's file is.
+    pub(crate) fn file(&self, plugin: &str) -> PathBuf {
+        self.data().join("plugins").join(plugin).with_extension("wasm")
+    }
+
+    /// Puts a component into the plugins folder, whole, as a careful operator does.
+    pub(crate) fn drop_in(&self, plugin: &str, component: &[u8]) {
+        let half = self.file(plugin).with_extension("new");
+        fs::write(&half, component).unwrap();
+        fs::rename(half, self.file(plugin)).unwrap();
     }
 
     pub(crate) fn stream(&self, path: &str) -> Stream {
@@ -149,6 +173,13 @@ impl Host {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Resident memory.
+    pub(crate) fn memory_kb(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     pub(crate) fn url(&self) -> String {

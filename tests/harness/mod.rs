@@ -6,7 +6,7 @@ mod guests;
 mod host;
 mod server;
 
-pub(crate) use client::{Response, Stream, request, stream};
-pub(crate) use guests::{verbs, workspace};
+pub(crate) use client::{Response, Stream, request, send, stream};
+pub(crate) use guests::{verbs, version, workspace};
 pub(crate) use host::{Host, dropsonde, run};
 pub(crate) use server::Server;

@@ -1,5 +1,6 @@
 use crate::compiler::Compiler;
 use crate::refusal::Refused;
+use std::cmp::Reverse;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write as _};
@@ -8,21 +9,34 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, SystemTime};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
 /// Compiled components, by content.
 ///
 /// Two files per entry: `<key>.cwasm` as wasmtime wrote it, so that it can be mapped, and `<key>.sum`, its blake3. The key
-/// covers the component's bytes and what wasmtime says its output depends on: version, settings, CPU.
+/// covers the component's bytes and what wasmtime says its output depends on: version, settings, CPU. The sum's time of
+/// change is when the entry was last used: beyond the folder's bound, those used longest ago go.
 #[derive(Debug)]
 pub(crate) struct Cache {
     /// None: nothing is kept.
-    folder: Option<PathBuf>,
+    folder: Option<CacheFolder>,
     compatibility: u64,
     compiler: Compiler,
     slots: Slots,
 }
+
+/// Where compiled components are kept, and how many bytes of them.
+#[derive(Debug, Clone)]
+pub struct CacheFolder {
+    pub path: PathBuf,
+    /// The newest stays, however large.
+    pub most: u64,
+}
+
+/// After so long nobody is still writing it.
+const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// How many compile at a time: each may need gigabytes. Two at least, so that one that takes long holds up nobody.
 #[derive(Debug)]
@@ -37,26 +51,31 @@ struct Slot<'a> {
 }
 
 impl Cache {
-    pub(crate) fn open(folder: Option<PathBuf>, engine: &Engine, compiler: Compiler) -> io::Result<Self> {
-        if let Some(folder) = &folder {
-            let describe = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", folder.display()));
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(describe)?;
+    pub(crate) fn open(folder: Option<CacheFolder>, engine: &Engine, compiler: Compiler) -> io::Result<Self> {
+        if let Some(CacheFolder { path, .. }) = &folder {
+            let describe = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(describe)?;
             // It may have existed before, with other rights.
-            fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(describe)?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(describe)?;
         }
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
         Ok(Self { folder, compatibility: hasher.finish(), compiler, slots: Slots::default() })
     }
 
-    /// The compiled component; from the cache when an intact entry is there. A cache that cannot be written only costs
-    /// the next start its time.
-    pub(crate) fn compiled(&self, engine: &Engine, component: &[u8]) -> Result<Component, Refused> {
+    /// The compiled component, whose blake3 is `digest`; from the cache when an intact entry is there. A cache that cannot
+    /// be written only costs the next start its time.
+    pub(crate) fn compiled(
+        &self,
+        engine: &Engine,
+        component: &[u8],
+        digest: &blake3::Hash,
+    ) -> Result<Component, Refused> {
         let Some(folder) = &self.folder else {
             let _slot = self.slots.take();
             return adopt(engine, &self.compiler.compile(component)?);
         };
-        let entry = Entry::of(folder, &self.key(component));
+        let entry = Entry::of(&folder.path, &self.key(digest));
         if let Some(found) = entry.get(engine) {
             return Ok(found);
         }
@@ -69,19 +88,58 @@ impl Cache {
         }
         let compiled = self.compiler.compile(component)?;
         if let Err(error) = entry.put(&compiled) {
-            tracing::warn!(folder = %folder.display(), %error, "cannot keep a compiled plugin");
+            tracing::warn!(folder = %folder.path.display(), %error, "cannot keep a compiled plugin");
             return adopt(engine, &compiled);
         }
         drop(compiled);
+        if let Err(error) = folder.make_room(&entry) {
+            tracing::warn!(folder = %folder.path.display(), %error, "cannot make room for compiled plugins");
+        }
         entry.get(engine).ok_or_else(|| Refused::Compiler("what was compiled cannot be read back".to_owned()))
     }
 
-    fn key(&self, component: &[u8]) -> String {
+    fn key(&self, digest: &blake3::Hash) -> String {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.compatibility.to_le_bytes());
-        hasher.update(component);
+        hasher.update(digest.as_bytes());
         hasher.finalize().to_hex().to_string()
     }
+}
+
+impl CacheFolder {
+    /// Removes what was used longest ago until the rest fits, and what a host that was killed left half written. What is
+    /// mapped stays mapped.
+    fn make_room(&self, newest: &Entry) -> io::Result<()> {
+        let mut kept = Vec::new();
+        for found in fs::read_dir(&self.path)? {
+            let path = found?.path();
+            // Another host that shares the folder may be faster.
+            let Ok(about) = path.metadata() else { continue };
+            let is = |extension: &str| path.extension().is_some_and(|found| found == extension);
+            if is("half") && about.modified()?.elapsed().is_ok_and(|age| age > ABANDONED) {
+                remove(&path)?;
+            } else if is("cwasm") && path != newest.code {
+                let entry = Entry { sum: path.with_extension("sum"), code: path };
+                let used = entry.sum.metadata().and_then(|sum| sum.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+                kept.push((used, about.len(), entry));
+            }
+        }
+        kept.sort_by_key(|(used, ..)| Reverse(*used));
+        let mut size = newest.code.metadata()?.len();
+        for (_, bytes, entry) in kept {
+            size = size.saturating_add(bytes);
+            if size > self.most {
+                remove(&entry.sum)?;
+                remove(&entry.code)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// It may have gone already.
+fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path).or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
 /// One compiled component in the folder.
@@ -104,7 +162,10 @@ impl Entry {
             tracing::warn!(file = %self.code.display(), "a compiled plugin was damaged; compiling it again");
             return None;
         }
-        map(engine, &self.code)
+        let component = map(engine, &self.code)?;
+        // Should that fail, it only goes sooner.
+        let _ = fs::File::open(&self.sum).and_then(|sum| sum.set_modified(SystemTime::now()));
+        Some(component)
     }
 
     fn put(&self, compiled: &[u8]) -> io::Result<()> {
@@ -171,4 +232,36 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half)?;
     file.write_all(bytes)?;
     fs::rename(&half, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(folder: &Path, key: &str, bytes: usize, used: u64) -> Entry {
+        let entry = Entry::of(folder, key);
+        entry.put(&vec![0; bytes]).unwrap();
+        let used = SystemTime::UNIX_EPOCH + Duration::from_secs(used);
+        fs::File::open(&entry.sum).unwrap().set_modified(used).unwrap();
+        entry
+    }
+
+    #[test]
+    fn what_was_used_longest_ago_goes_when_there_is_no_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = ["oldest", "older", "old"];
+        let old: Vec<_> = keys.iter().zip(1..).map(|(key, used)| entry(folder.path(), key, 400, used)).collect();
+        let newest = entry(folder.path(), "newest", 400, 0);
+        CacheFolder { path: folder.path().to_owned(), most: 1200 }.make_room(&newest).unwrap();
+        let left: Vec<_> = old.iter().map(|entry| entry.code.exists() && entry.sum.exists()).collect();
+        assert_eq!((left, newest.code.exists()), (vec![false, true, true], true));
+    }
+
+    #[test]
+    fn the_newest_stays_even_alone_and_too_large() {
+        let folder = tempfile::tempdir().unwrap();
+        let (old, newest) = (entry(folder.path(), "old", 10, 1), entry(folder.path(), "newest", 400, 2));
+        CacheFolder { path: folder.path().to_owned(), most: 100 }.make_room(&newest).unwrap();
+        assert!(newest.code.exists() && !old.code.exists() && !old.sum.exists());
+    }
 }

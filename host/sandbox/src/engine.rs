@@ -1,4 +1,4 @@
-use crate::cache::Cache;
+use crate::cache::{Cache, CacheFolder};
 use crate::compiler::Compiler;
 use crate::instance::Guest;
 use crate::plugin::{Plugin, Shared};
@@ -6,7 +6,6 @@ use crate::refusal::Refused;
 use crate::ticker::Ticker;
 use crate::{Limits, contract};
 use std::ffi::OsString;
-use std::path::PathBuf;
 use wasmtime::component::Linker;
 use wasmtime::{Config, Engine, WasmBacktraceDetails};
 
@@ -39,12 +38,12 @@ impl Sandbox {
 
     /// Compiles in a child process, `program argument`, whose main function is
     /// [`compile_as_child`](crate::compile_as_child), and keeps what it compiled in a folder, if one is given, made for
-    /// this user alone.
+    /// this user alone. What other versions, settings or processors left there is not used.
     pub fn with_compiler(
         mut self,
         program: impl Into<OsString>,
         argument: impl Into<OsString>,
-        folder: Option<PathBuf>,
+        folder: Option<CacheFolder>,
     ) -> Result<Self, SandboxError> {
         let compiler = Compiler { program: program.into(), argument: argument.into() };
         let cache = Cache::open(folder, &self.engine, compiler);

@@ -47,7 +47,8 @@ mod vocabulary;
 mod weight;
 mod worker;
 
-pub use capability::state::SavedState;
+pub use cache::CacheFolder;
+pub use capability::state::{SavedState, Trial};
 pub use compiler::compile_as_child;
 pub use engine::{Sandbox, SandboxError};
 pub use error::{CallError, Trap};

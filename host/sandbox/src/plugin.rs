@@ -27,8 +27,6 @@ pub struct Shape {
     pub roles: Vec<Role>,
     pub imports: Vec<Interface>,
     pub exports: Vec<Interface>,
-    /// blake3 of its bytes, in hex.
-    pub digest: String,
     /// In bytes.
     pub size: usize,
 }
@@ -40,12 +38,13 @@ pub struct Plugin(Arc<Loaded>);
 pub(crate) struct Loaded {
     pub(crate) instance: InstancePre<Guest>,
     pub(crate) indices: v0_1::Indices,
+    digest: blake3::Hash,
     shape: Shape,
 }
 
 /// What is loaded now, by digest: the same component under another name is there already.
 #[derive(Default)]
-pub(crate) struct Shared(Mutex<HashMap<String, Weak<Loaded>>>);
+pub(crate) struct Shared(Mutex<HashMap<blake3::Hash, Weak<Loaded>>>);
 
 // === impl Role ===
 
@@ -70,18 +69,18 @@ impl fmt::Display for Role {
 impl Plugin {
     pub(crate) fn load(sandbox: &Sandbox, bytes: &[u8], cache: Option<&Cache>) -> Result<Self, Refused> {
         refusal::check_preamble(bytes)?;
-        let digest = blake3::hash(bytes).to_hex().to_string();
+        let digest = blake3::hash(bytes);
         if let Some(loaded) = sandbox.shared.get(&digest) {
             return Ok(Self(loaded));
         }
         let component = match cache {
-            Some(cache) => cache.compiled(&sandbox.engine, bytes)?,
+            Some(cache) => cache.compiled(&sandbox.engine, bytes, &digest)?,
             None => {
                 weight::check(bytes).map_err(Refused::Invalid)?;
                 Component::new(&sandbox.engine, bytes).map_err(|error| Refused::Invalid(format!("{error:#}")))?
             }
         };
-        let shape = Shape::of(&component, digest, bytes.len());
+        let shape = Shape::of(&component, bytes.len());
         refusal::check_version(shape.exports.iter().map(String::as_str))?;
         if component.get_export_index(None, v0_1::PLUGIN).is_none() {
             return Err(Refused::NoPlugin(shape.exports));
@@ -92,7 +91,7 @@ impl Plugin {
         let instance = sandbox.linker.instantiate_pre(&component);
         let instance = instance.map_err(|error| Refused::Import(format!("{error:#}")))?;
         let indices = v0_1::Indices::new(&instance).map_err(|error| Refused::Export(format!("{error:#}")))?;
-        Ok(Self(sandbox.shared.put(Loaded { instance, indices, shape })))
+        Ok(Self(sandbox.shared.put(Loaded { instance, indices, digest, shape })))
     }
 
     pub(crate) fn loaded(&self) -> &Loaded {
@@ -117,7 +116,7 @@ impl fmt::Debug for Plugin {
 // === impl Shared ===
 
 impl Shared {
-    fn get(&self, digest: &str) -> Option<Arc<Loaded>> {
+    fn get(&self, digest: &blake3::Hash) -> Option<Arc<Loaded>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(digest)?.upgrade()
     }
 
@@ -125,11 +124,11 @@ impl Shared {
     fn put(&self, loaded: Loaded) -> Arc<Loaded> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, known| known.strong_count() > 0);
-        if let Some(known) = all.get(&loaded.shape.digest).and_then(Weak::upgrade) {
+        if let Some(known) = all.get(&loaded.digest).and_then(Weak::upgrade) {
             return known;
         }
         let loaded = Arc::new(loaded);
-        all.insert(loaded.shape.digest.clone(), Arc::downgrade(&loaded));
+        all.insert(loaded.digest, Arc::downgrade(&loaded));
         loaded
     }
 }
@@ -137,7 +136,7 @@ impl Shared {
 // === impl Shape ===
 
 impl Shape {
-    fn of(component: &Component, digest: String, size: usize) -> Self {
+    fn of(component: &Component, size: usize) -> Self {
         let engine = component.engine();
         let kind = component.component_type();
         let is_interface = |item: &ComponentItem| !matches!(item, ComponentItem::Type(_));
@@ -147,6 +146,6 @@ impl Shape {
         let known = [(v0_1::SAMPLER, Role::Sampler), (v0_1::SOURCE, Role::Source), (v0_1::OBSERVER, Role::Observer)];
         let exported = |name: &str| component.get_export_index(None, name).is_some();
         let roles = known.into_iter().filter(|(name, _)| exported(name)).map(|(_, role)| role).collect();
-        Self { roles, imports, exports, digest, size }
+        Self { roles, imports, exports, size }
     }
 }

@@ -22,6 +22,7 @@ const BLOCKING_THREADS: usize = 4;
 pub struct WorkerStats {
     memory: AtomicUsize,
     cpu_ns: AtomicU64,
+    last_cpu_ns: AtomicU64,
     instances: AtomicU64,
     crashed: AtomicU64,
     idled: AtomicU64,
@@ -32,6 +33,7 @@ pub struct WorkerStats {
 
 #[derive(Debug)]
 pub(crate) enum Job {
+    Renew { reply: oneshot::Sender<Result<(), CallError>> },
     Discover { tick: Tick, reply: oneshot::Sender<Result<Vec<Instance>, CallError>> },
     Sample { tick: Tick, instances: Vec<String>, reply: oneshot::Sender<Result<Readings, CallError>> },
     TimeSamples { tick: Tick, instances: Vec<String>, rounds: u64, reply: oneshot::Sender<Result<Duration, CallError>> },
@@ -62,6 +64,10 @@ impl Thread {
         while let Some(job) = self.next(&mut jobs).await {
             // Whoever asked may have gone: the answer then is for nobody.
             match job {
+                Job::Renew { reply } => {
+                    self.set_live(None);
+                    drop(reply.send(Ok(())));
+                }
                 Job::Discover { tick, reply } => drop(reply.send(self.discover(tick).await)),
                 Job::Sample { tick, instances, reply } => {
                     drop(reply.send(self.sample(tick, &instances, columns).await));
@@ -177,7 +183,9 @@ impl Thread {
     }
 
     fn charge(&self, live: &Live) {
-        self.stats.cpu_ns.fetch_add(u64::try_from(live.cpu_used().as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        let used = u64::try_from(live.cpu_used().as_nanos()).unwrap_or(u64::MAX);
+        self.stats.cpu_ns.fetch_add(used, Relaxed);
+        self.stats.last_cpu_ns.store(used, Relaxed);
     }
 }
 
@@ -208,6 +216,11 @@ impl WorkerStats {
     /// Over all instances so far.
     pub fn cpu(&self) -> Duration {
         Duration::from_nanos(self.cpu_ns.load(Relaxed))
+    }
+
+    /// Of the last call.
+    pub fn last_cpu(&self) -> Duration {
+        Duration::from_nanos(self.last_cpu_ns.load(Relaxed))
     }
 
     /// How many instances were made: one, and one more after each that ended.

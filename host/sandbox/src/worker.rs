@@ -117,6 +117,11 @@ impl Worker {
         &self.stats
     }
 
+    /// Lets go of the live instance: the next call gets a fresh one, which loads what was saved.
+    pub async fn renew(&self) -> Result<(), CallError> {
+        self.ask(|reply| Job::Renew { reply }).await
+    }
+
     pub async fn discover(&self, tick: Tick) -> Result<Vec<Instance>, CallError> {
         self.ask_in_time(|reply| Job::Discover { tick, reply }).await
     }

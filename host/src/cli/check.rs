@@ -16,6 +16,8 @@ pub(super) struct Checked {
     pub(super) component: Component,
     pub(super) setup: Setup,
     pub(super) introduction: Introduction,
+    /// sha256, in hex.
+    digest: String,
     pub(super) compiled_in: Duration,
 }
 
@@ -29,6 +31,7 @@ impl Checked {
         let bytes = component.bytes().with_context(|| format!("cannot read {shown}"))?;
         // A stranger's file may be made to keep a compiler busy.
         let sandbox = Arc::new(Sandbox::new()?.with_compiler(OWN_BINARY, COMPILE, None)?);
+        let digest = plugins::digest(&bytes);
         let started = Instant::now();
         let loading = sandbox.clone();
         let plugin = tokio::task::spawn_blocking(move || loading.load(&bytes)).await?;
@@ -37,7 +40,7 @@ impl Checked {
         let setup = Setup { config: config.to_owned(), ..Setup::named(component.name.as_str()) };
         let introduction = introduce(&sandbox, plugin.clone(), setup.clone()).await;
         let introduction = introduction.with_context(|| format!("{shown} does not introduce itself"))?;
-        Ok(Self { sandbox, plugin, component, setup, introduction, compiled_in })
+        Ok(Self { sandbox, plugin, component, setup, introduction, digest, compiled_in })
     }
 }
 
@@ -63,7 +66,7 @@ pub(super) async fn check(args: CheckArgs) -> Result<()> {
     let shown: Vec<_> = needed.iter().map(plugins::describe_need).collect();
     if args.json {
         let report = json!({
-            "name": checked.component.name, "about": about, "version": version, "digest": shape.digest,
+            "name": checked.component.name, "about": about, "version": version, "sha256": checked.digest,
             "size_bytes": shape.size, "compile_seconds": checked.compiled_in.as_secs_f64(), "contract": "0.1",
             "roles": roles, "exports": shape.exports, "imports": shape.imports, "needs": shown,
         });
@@ -72,7 +75,7 @@ pub(super) async fn check(args: CheckArgs) -> Result<()> {
         println!("{}  {version}  {about}", checked.component.name);
         println!("contract  0.1, as {}", roles.join(", "));
         println!("size      {} bytes, compiled in {:.0?}", shape.size, checked.compiled_in);
-        println!("digest    blake3:{}", shape.digest);
+        println!("sha256    {}", checked.digest);
         println!("exports   {}", shape.exports.join("\n          "));
         println!(
             "imports   {}",

@@ -27,6 +27,8 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     /// `NAME.wasm` files. None: `plugins` in the data directory.
     pub plugins_dir: Option<PathBuf>,
+    /// What compiled plugins may take on disk together; those used longest ago go.
+    pub compile_cache: Bytes,
     /// On every instance.
     pub labels: BTreeMap<String, String>,
     pub store: StoreConfig,
@@ -218,6 +220,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 9090)),
             data_dir: None,
             plugins_dir: None,
+            compile_cache: Bytes::new(1 << 30),
             labels: BTreeMap::new(),
             store: StoreConfig::default(),
             poll: Poll::default(),
@@ -314,6 +317,7 @@ mod tests {
             ("metrics.path = 'metrics'", "metrics.path"),
             ("metrics.path = '/v1/plugins'", "metrics.path"),
             ("metrics.path = '/:x'", "metrics.path"),
+            ("plugins.p.sha256 = 'abc'", "plugins.p.sha256"),
             ("listen = '0.0.0.0:9090'", "listen"),
         ] {
             let error = parse(text).unwrap_err();

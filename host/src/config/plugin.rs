@@ -10,6 +10,8 @@ use std::time::Duration;
 pub struct PluginConfig {
     /// None: `poll.interval`.
     pub interval: Option<Span>,
+    /// Of the component, in hex: another is not run. None: any.
+    pub sha256: Option<String>,
     /// None: nothing, or what a bundled plugin is granted by default.
     pub grants: Option<GrantsConfig>,
     pub limits: LimitsConfig,
@@ -107,6 +109,10 @@ impl PluginConfig {
         let wrong = |list: &str, why: &str| Err(ConfigError::Value { key: key(list), why: why.to_owned() });
         if self.interval.is_some_and(|interval| interval.get() < Duration::from_millis(100)) {
             return wrong("interval", "must be at least 100ms");
+        }
+        let is_digest = |digest: &String| digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if self.sha256.as_ref().is_some_and(|digest| !is_digest(digest)) {
+            return wrong("sha256", "must be 64 hexadecimal digits, as sha256sum prints them");
         }
         for need in self.grants.iter().flat_map(GrantsConfig::needs) {
             let list = if need.kind() == "dir" { "dirs" } else { need.kind() };

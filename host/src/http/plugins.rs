@@ -1,11 +1,21 @@
 use super::App;
 use super::error::{ApiError, Segment, json};
+use super::server::Peer;
 use crate::admin::Refusal;
+use crate::audit::{Action, Entry};
 use crate::core::Core;
-use crate::plugins::{Order, PluginPage, PluginState};
-use axum::extract::State;
+use crate::plugins::{self, Denied, NotTaken, Order, PluginPage, PluginState, Request, Wanted};
+use axum::body::Body;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// What compiles in less is answered for at once; the rest goes on, and the plugin's page tells.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// All plugins by name.
 pub(crate) async fn list(State(core): App) -> Response {
@@ -18,20 +28,71 @@ pub(crate) async fn one(State(core): App, Segment(name): Segment) -> Result<Resp
     Ok(json(&PluginPage::of(&status)))
 }
 
-/// What a plugin in quarantine, or waiting after a failure, is to do at once.
-pub(crate) async fn release(app: App, name: Segment, headers: HeaderMap) -> Result<Response, ApiError> {
-    let waits = |state| matches!(state, PluginState::Quarantined | PluginState::Backoff);
-    order(&app.0, &name.0, &headers, Order::Release, waits, "is not in quarantine, and does not wait")
+/// The body becomes the plugin's file, once it was compiled and started.
+pub(crate) async fn upload(
+    State(core): App,
+    Segment(name): Segment,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    check_admin(&core, &headers)?;
+    if !plugins::is_name(&name) {
+        return Err(ApiError::invalid("name", "it is made of letters, digits, `-` and `_`, at most 64"));
+    }
+    check_content_type(&headers)?;
+    let bytes = read(body).await?;
+    core.metrics.plugins_uploaded.inc();
+    request(&core, name, Wanted::Upload(bytes), peer).await
 }
 
-pub(crate) async fn quarantine(app: App, name: Segment, headers: HeaderMap) -> Result<Response, ApiError> {
+/// It is read, compiled and started again, and takes over if that works.
+pub(crate) async fn reload(
+    State(core): App,
+    Segment(name): Segment,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    check_admin(&core, &headers)?;
+    request(&core, name, Wanted::Reload, peer).await
+}
+
+/// Its file goes, and so does it; its history stays.
+pub(crate) async fn remove(
+    State(core): App,
+    Segment(name): Segment,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    check_admin(&core, &headers)?;
+    request(&core, name, Wanted::Remove, peer).await
+}
+
+/// What a plugin in quarantine, or waiting after a failure, is to do at once.
+pub(crate) async fn release(
+    app: App,
+    name: Segment,
+    peer: Extension<Peer>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let waits = |state| matches!(state, PluginState::Quarantined | PluginState::Backoff);
+    order(&app.0, &name.0, peer.0, &headers, Order::Release, waits, "is not in quarantine, and does not wait")
+}
+
+pub(crate) async fn quarantine(
+    app: App,
+    name: Segment,
+    peer: Extension<Peer>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let runs = |state| !matches!(state, PluginState::Quarantined | PluginState::Failed);
-    order(&app.0, &name.0, &headers, Order::Quarantine, runs, "does not run")
+    order(&app.0, &name.0, peer.0, &headers, Order::Quarantine, runs, "does not run")
 }
 
 fn order(
     core: &Core,
     name: &str,
+    peer: Peer,
     headers: &HeaderMap,
     order: Order,
     fits: impl Fn(PluginState) -> bool,
@@ -42,9 +103,69 @@ fn order(
     if !fits(status.state()) {
         return Err(ApiError::new(StatusCode::CONFLICT, format!("{} {otherwise}", status.name)));
     }
-    tracing::info!(plugin = &*status.name, "an operator says: {}", order.as_str());
+    let action = match order {
+        Order::Release => Action::Release,
+        Order::Quarantine => Action::Quarantine,
+    };
+    let (plugin, digest) = (status.name.to_string(), status.known().digest);
+    core.audit.write(Entry { action, plugin, by: peer.to_string(), digest, refused: None });
     status.order(order);
     Ok((StatusCode::ACCEPTED, json(&PluginPage::of(&status))).into_response())
+}
+
+/// Waits for what becomes of it, but not for long.
+async fn request(core: &Core, name: String, what: Wanted, peer: Peer) -> Result<Response, ApiError> {
+    let removes = matches!(what, Wanted::Remove);
+    let (answer, answered) = oneshot::channel();
+    core.plugins.request(Request { plugin: name.clone(), what, by: peer.to_string(), answer }).await;
+    match tokio::time::timeout(PATIENCE, answered).await {
+        Ok(Ok(done)) => done?,
+        Ok(Err(_)) => return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the plugin is being stopped")),
+        // It is being compiled.
+        Err(_) => {}
+    }
+    if removes {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    // It takes over between two ticks.
+    let status = core.plugins.get(&name).ok_or_else(|| ApiError::not_found("the plugin was removed again"))?;
+    Ok((StatusCode::ACCEPTED, json(&PluginPage::of(&status))).into_response())
+}
+
+impl From<Denied> for ApiError {
+    fn from(denied: Denied) -> Self {
+        let status = match &denied {
+            Denied::Unknown => StatusCode::NOT_FOUND,
+            Denied::Bundled | Denied::NoFolder | Denied::NotTaken(NotTaken::Pinned { .. } | NotTaken::Superseded) => {
+                StatusCode::CONFLICT
+            }
+            Denied::NotRemoved { .. } | Denied::NotTaken(NotTaken::NotKept(_)) => StatusCode::INTERNAL_SERVER_ERROR,
+            Denied::NotTaken(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        };
+        Self::new(status, denied.to_string())
+    }
+}
+
+/// Also what curl says unless it is told otherwise; no page can have a browser send that with PUT.
+fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    const TAKEN: [&str; 3] = ["application/wasm", "application/octet-stream", "application/x-www-form-urlencoded"];
+    let Some(given) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let essence = given.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    if TAKEN.iter().any(|taken| essence.eq_ignore_ascii_case(taken)) {
+        return Ok(());
+    }
+    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a component is sent as application/wasm"))
+}
+
+async fn read(body: Body) -> Result<Bytes, ApiError> {
+    let most = usize::try_from(plugins::LARGEST).unwrap_or(usize::MAX);
+    match Limited::new(body, most).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a component has at most {most} bytes")))
+        }
+        Err(error) => Err(ApiError::invalid("body", error)),
+    }
 }
 
 fn check_admin(core: &Core, headers: &HeaderMap) -> Result<(), ApiError> {

@@ -1,15 +1,16 @@
 //! Where plugins come from: the binary, and the operator's folder.
 
 use super::BUNDLED;
-use std::borrow::Cow;
+use super::settling::{Files, Signature};
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Larger files are refused unread: an interpreter compiled in takes some 30 MB.
-const LARGEST: u64 = 128 << 20;
+/// Larger components are refused unread: an interpreter compiled in takes some 30 MB.
+pub(crate) const LARGEST: u64 = 128 << 20;
 
 /// Where a component was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,43 +39,75 @@ pub enum FindError {
 
 impl Component {
     /// Reads the component's bytes.
-    pub fn bytes(&self) -> io::Result<Cow<'static, [u8]>> {
+    pub fn bytes(&self) -> io::Result<Bytes> {
         match &self.origin {
             Origin::Bundled => {
                 let bundled = BUNDLED.iter().find(|bundled| bundled.name == self.name);
-                bundled.map(|bundled| Cow::Borrowed(bundled.component)).ok_or(io::ErrorKind::NotFound.into())
+                bundled.map(|bundled| Bytes::from_static(bundled.component)).ok_or(io::ErrorKind::NotFound.into())
             }
-            Origin::File(path) => read(path).map(Cow::Owned),
+            Origin::File(path) => read(path).map(Bytes::from),
         }
     }
 }
 
 /// Reads a component file of bounded size.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let size = fs::metadata(path)?.len();
-    if size > LARGEST {
-        return Err(io::Error::other(format!("it has {size} bytes; at most {LARGEST} are read")));
+    let about = fs::metadata(path)?;
+    if !about.is_file() {
+        return Err(io::Error::other("it is no file"));
     }
-    fs::read(path)
+    let mut bytes = Vec::with_capacity(usize::try_from(about.len().min(LARGEST)).unwrap_or(0));
+    // Beyond what was said: it may be growing.
+    fs::File::open(path)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(io::Error::other(format!("it has more than {LARGEST} bytes")));
+    }
+    Ok(bytes)
 }
 
-/// The bundled plugins and those in the folder, by name. A file wins over a bundled plugin of its name. A folder that is
-/// not there holds nothing.
-pub fn find(folder: Option<&Path>) -> Result<Vec<Component>, FindError> {
-    let bundled = BUNDLED.iter().map(|bundled| (bundled.name.to_owned(), Origin::Bundled));
-    let mut found: BTreeMap<String, Origin> = bundled.collect();
-    if let Some(folder) = folder {
-        for path in files(folder)? {
-            match path.file_stem().and_then(|stem| stem.to_str()).filter(|name| is_name(name)) {
-                Some(name) => drop(found.insert(name.to_owned(), Origin::File(path))),
-                None => tracing::warn!(
-                    file = %path.display(),
-                    "not loaded: a plugin's file name is letters, digits, `-` and `_`, at most 64"
-                ),
-            }
+/// A plugin of the binary.
+pub(crate) fn bundled(name: &str) -> Option<Component> {
+    let is_bundled = BUNDLED.iter().any(|bundled| bundled.name == name);
+    is_bundled.then(|| Component { name: name.to_owned(), origin: Origin::Bundled })
+}
+
+/// The component files in the folder, by plugin. A folder that is not there holds nothing.
+pub(super) fn files(folder: &Path) -> Result<Files, FindError> {
+    match check_folder(folder) {
+        Err(FindError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Ok(Files::new());
+        }
+        checked => checked?,
+    }
+    let unreadable = |source| FindError::Unreadable { folder: folder.to_owned(), source };
+    let mut files = Files::new();
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let is_component = path.extension().is_some_and(|extension| extension == "wasm");
+        let name = path.file_stem().and_then(|stem| stem.to_str()).filter(|_| is_component);
+        let Some(name) = name.filter(|name| is_name(name)).map(str::to_owned) else { continue };
+        // It may have gone meanwhile.
+        if let Ok(about) = fs::metadata(&path) {
+            files.insert(name, (path, Signature::of(&about)));
         }
     }
-    Ok(found.into_iter().map(|(name, origin)| Component { name, origin }).collect())
+    Ok(files)
+}
+
+/// Files that look like components, and are called what no plugin can be.
+pub(super) fn misnamed(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let components = entries.filter(|path| path.extension().is_some_and(|extension| extension == "wasm"));
+    let named = |path: &PathBuf| path.file_stem().and_then(|stem| stem.to_str()).is_some_and(is_name);
+    components.filter(|path| !named(path)).collect()
+}
+
+/// The bundled plugins and the files, by name. A file wins over a bundled plugin of its name.
+pub(super) fn components(files: &Files) -> Vec<Component> {
+    let bundled = BUNDLED.iter().map(|bundled| (bundled.name.to_owned(), Origin::Bundled));
+    let files = files.iter().map(|(name, (path, _))| (name.clone(), Origin::File(path.clone())));
+    let found: BTreeMap<String, Origin> = bundled.chain(files).collect();
+    found.into_iter().map(|(name, origin)| Component { name, origin }).collect()
 }
 
 /// Refuses a folder that others can write to.
@@ -82,31 +115,12 @@ fn check_folder(folder: &Path) -> Result<(), FindError> {
     match fs::metadata(folder) {
         Ok(found) if found.mode() & 0o022 != 0 => Err(FindError::Writable { folder: folder.to_owned() }),
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(FindError::Unreadable { folder: folder.to_owned(), source }),
     }
 }
 
-fn files(folder: &Path) -> Result<Vec<PathBuf>, FindError> {
-    check_folder(folder)?;
-    let unreadable = |source| FindError::Unreadable { folder: folder.to_owned(), source };
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(unreadable(error)),
-    };
-    let mut files = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(unreadable)?.path();
-        if path.extension().is_some_and(|extension| extension == "wasm") {
-            files.push(path);
-        }
-    }
-    Ok(files)
-}
-
 /// A plugin's name becomes a label, a file name and a TOML key.
-fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     !name.is_empty() && name.len() <= 64 && name.bytes().all(plain)
 }
@@ -122,23 +136,31 @@ mod tests {
         for name in ["procfs.wasm", "mine.wasm", "notes.txt", "bad name.wasm"] {
             fs::write(folder.path().join(name), "").unwrap();
         }
-        let found = find(Some(folder.path())).unwrap();
+        let found = components(&files(folder.path()).unwrap());
         let names: Vec<_> = found.iter().map(|component| component.name.as_str()).collect();
         assert_eq!(names, ["mine", "procfs"]);
         assert!(found.iter().all(|component| matches!(component.origin, Origin::File(_))));
+        assert_eq!(misnamed(folder.path()), [folder.path().join("bad name.wasm")]);
     }
 
     #[test]
     fn a_folder_others_can_write_to_is_refused_with_the_way_out() {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        let error = find(Some(folder.path())).unwrap_err();
+        let error = files(folder.path()).unwrap_err();
         assert!(error.to_string().contains("chmod go-w"), "{error}");
     }
 
     #[test]
     fn a_folder_that_is_not_there_holds_nothing() {
-        let found = find(Some(Path::new("/no/such/folder"))).unwrap();
-        assert_eq!(found.len(), BUNDLED.len());
+        assert_eq!(files(Path::new("/no/such/folder")).unwrap(), Files::new());
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe.wasm");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        assert_eq!(read(&pipe).unwrap_err().to_string(), "it is no file");
     }
 }

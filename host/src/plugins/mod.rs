@@ -1,48 +1,89 @@
 //! The plugins of a running host: where they come from, what state they are in, what they are granted.
 
+//!
+//! # Layout
+//!
+//! * `find`, `watcher`, `settling`, `bundled`: which components there are, and when one has changed.
+//! * `supervisor`: a task for each plugin; changes reach it from here.
+//! * `run`, `poll`: what is current is started and polled; `batches`, `ladder`: what becomes of calls that end badly.
+//! * `intake`, `prepare`, `last_good`: a newer version is made ready beside it, and takes over between two ticks.
+//! * `status`, `page`: what is known of a plugin, and how it is shown.
+//! * `schema`: what its fields become; `state_file`: what it saves.
+
 mod batches;
 mod bundled;
 mod find;
+mod intake;
 mod ladder;
+mod last_good;
+mod latest;
+mod not_taken;
 mod page;
 mod poll;
+mod prepare;
 mod run;
 mod schema;
+mod settling;
 mod state_file;
 mod status;
+mod supervisor;
+mod watcher;
 
 pub use bundled::{BUNDLED, Bundled};
-pub use find::{Component, FindError, Origin, find};
+pub use find::{Component, FindError, Origin};
+pub use not_taken::NotTaken;
 pub use page::PluginPage;
-pub use run::run;
 pub use schema::{BadFields, Fields, Metric};
 pub use status::{Order, PluginState, Status, Waiting};
+pub use supervisor::{Denied, Request, Wanted};
 
+pub(crate) use find::{LARGEST, is_name};
 pub(crate) use page::describe_need;
+pub(crate) use prepare::digest;
 pub(crate) use schema::plain;
+pub(crate) use supervisor::{Supervisor, tidy};
 
 use crate::tracked::PluginName;
 use dropsonde_sandbox::{Grants, Need};
 use dropsonde_store::Schema;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::mpsc;
 
 /// All plugins by name.
-#[derive(Debug, Default)]
-pub struct Plugins(RwLock<BTreeMap<PluginName, Arc<Status>>>);
+#[derive(Debug)]
+pub struct Plugins {
+    all: RwLock<BTreeMap<PluginName, Arc<Status>>>,
+    requests: mpsc::Sender<Request>,
+}
 
 impl Plugins {
+    /// None yet. What is wanted of them goes to whoever has the other end of `requests`.
+    pub fn new(requests: mpsc::Sender<Request>) -> Self {
+        Self { all: RwLock::default(), requests }
+    }
+
+    /// Has something done; who is to be told, hears of it by the request's own channel.
+    pub async fn request(&self, request: Request) {
+        // Dropped with its channel when the host is stopping.
+        let _ = self.requests.send(request).await;
+    }
+
     pub fn add(&self, status: Arc<Status>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(status.name.clone(), status);
+        self.all.write().unwrap_or_else(PoisonError::into_inner).insert(status.name.clone(), status);
+    }
+
+    pub fn remove(&self, name: &str) {
+        self.all.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
     pub fn get(&self, name: &str) -> Option<Arc<Status>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.all.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     /// By name.
     pub fn list(&self) -> Vec<Arc<Status>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.all.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// What a frame's columns are as metrics; none when its plugin now has other fields.

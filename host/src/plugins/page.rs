@@ -16,7 +16,20 @@ pub struct PluginPage {
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    /// sha256 of the component, in hex.
     digest: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size_bytes: Option<usize>,
+    /// When this version took over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loaded_at: Option<String>,
+    /// It ran well at another time, and a newer version does not work.
+    restored: bool,
+    /// A newer version is being compiled and tried.
+    preparing: bool,
+    /// The newest version, if it was not taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<RefusedPage>,
     roles: Vec<&'static str>,
     interval_seconds: f64,
     grants: GrantsPage,
@@ -35,6 +48,8 @@ pub struct PluginPage {
     workers_spawned: u64,
     memory_bytes: usize,
     cpu_seconds: f64,
+    /// Share of the CPU budget the last call used.
+    budget_used: f64,
     calls: u64,
     failures: u64,
     polls_missed: u64,
@@ -75,6 +90,14 @@ struct LimitsPage {
 }
 
 #[derive(Debug, Serialize)]
+struct RefusedPage {
+    at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<String>,
+    reason: String,
+}
+
+#[derive(Debug, Serialize)]
 struct WaitingPage {
     instance: String,
     reason: String,
@@ -108,12 +131,21 @@ impl PluginPage {
             state: known.state,
             version: known.description.as_ref().map(|description| description.version.clone()),
             about: known.description.as_ref().map(|description| description.about.clone()),
-            bundled: status.origin == Origin::Bundled,
-            file: match &status.origin {
+            bundled: known.origin == Origin::Bundled,
+            file: match &known.origin {
                 Origin::Bundled => None,
                 Origin::File(path) => Some(path.display().to_string()),
             },
-            digest: shape.map(|shape| shape.digest.clone()),
+            digest: known.digest.clone(),
+            size_bytes: shape.map(|shape| shape.size),
+            loaded_at: known.loaded_ms.map(json::time),
+            restored: known.is_restored,
+            preparing: known.is_preparing,
+            refused: known.refused.as_ref().map(|refused| RefusedPage {
+                at: json::time(refused.at_ms),
+                digest: refused.digest.clone(),
+                reason: refused.reason.clone(),
+            }),
             roles: shape.map(|shape| shape.roles.iter().map(|role| role.as_str()).collect()).unwrap_or_default(),
             interval_seconds: status.interval.as_secs_f64(),
             grants: GrantsPage::of(&known.grants),
@@ -142,6 +174,7 @@ impl PluginPage {
             workers_spawned: known.workers_spawned,
             memory_bytes: known.memory_bytes,
             cpu_seconds: known.cpu.as_secs_f64(),
+            budget_used: known.last_call_cpu.as_secs_f64() / limits.cpu.as_secs_f64(),
             calls: known.calls,
             failures: known.failures,
             polls_missed: known.polls_missed,

@@ -1,7 +1,10 @@
 //! A running plugin's polls: on schedule, in batches, each row to the store and to the hub.
 
 use super::batches::Batches;
+use super::intake::Candidate;
 use super::ladder::{Ladder, Next, Went};
+use super::last_good::LastGood;
+use super::latest::Latest;
 use super::run::{Keeper, count};
 use super::status::{Order, Shared, Waiting};
 use super::{Fields, PluginState, plain};
@@ -25,6 +28,8 @@ pub(super) enum Ended {
     Quarantined(String),
     /// Its worker is of no more use. Whether other calls of the same tick came back.
     Lost(CallError, bool),
+    /// A newer version takes over, between two ticks.
+    Replaced(Box<Candidate>),
 }
 
 /// A running plugin's polls.
@@ -37,6 +42,8 @@ pub(super) struct Poller<'a> {
     frames: HashMap<InstanceId, Arc<Frame>>,
     keeper: &'a Keeper,
     standing: &'a mut Standing,
+    /// Until it has run well: where its copy is, and its digest.
+    copy: Option<(LastGood, String)>,
     started: Instant,
     accounted: Accounted,
 }
@@ -65,6 +72,7 @@ impl<'a> Poller<'a> {
         fields: Option<Fields>,
         keeper: &'a Keeper,
         standing: &'a mut Standing,
+        copy: Option<(LastGood, String)>,
     ) -> Self {
         Self {
             core,
@@ -74,28 +82,37 @@ impl<'a> Poller<'a> {
             frames: HashMap::new(),
             keeper,
             standing,
+            copy,
             started: Instant::now(),
             accounted: Accounted::default(),
         }
     }
 
-    pub(super) async fn poll_on_schedule(&mut self) -> Ended {
+    /// Polls until that ends.
+    pub(super) async fn poll_on_schedule(&mut self, schedule: &mut Schedule, handover: &Latest<Candidate>) -> Ended {
         let Some(fields) = self.fields.clone() else {
             return Ended::Invalid("this host polls samplers only so far, and it is none".to_owned());
         };
-        let mut schedule = Schedule::new(&self.status.name, self.status.interval);
         let discover_interval =
             i64::try_from(self.core.config.poll.discover_interval.get().as_millis()).unwrap_or(i64::MAX);
         let mut discover_at = i64::MIN;
         loop {
+            let before = *schedule;
             let now_ms = self.core.clock.now_ms();
             let (due_ms, missed) = schedule.next(now_ms);
+            self.status.update(|known| known.next_poll_ms = Some(due_ms));
+            let wait = Duration::from_millis(u64::try_from(due_ms - now_ms).unwrap_or(0));
+            tokio::select! {
+                biased;
+                candidate = handover.take() => {
+                    // The tick is for whoever takes over.
+                    *schedule = before;
+                    return Ended::Replaced(Box::new(candidate));
+                }
+                () = tokio::time::sleep(wait) => {}
+            }
             self.core.metrics.plugin_polls_missed.with_label_values(&[&*self.status.name]).inc_by(missed);
-            self.status.update(|known| {
-                known.next_poll_ms = Some(due_ms);
-                known.polls_missed += missed;
-            });
-            tokio::time::sleep(Duration::from_millis(u64::try_from(due_ms - now_ms).unwrap_or(0))).await;
+            self.status.update(|known| known.polls_missed += missed);
             let mut went = Went::default();
             let polled = async {
                 // A clock that was set back must not put discovery off for as long.
@@ -112,7 +129,12 @@ impl<'a> Poller<'a> {
                 return ended;
             }
             match self.standing.ladder.after(went, Instant::now()) {
-                Next::GoOn => self.status.enter(PluginState::Running),
+                Next::GoOn => {
+                    self.status.enter(PluginState::Running);
+                    if went == (Went { came_back: true, ..Went::default() }) {
+                        self.has_run_well().await;
+                    }
+                }
                 Next::Quarantine(why) => return Ended::Quarantined(why),
                 Next::Wait(wait) => {
                     let until_ms = self.core.clock.now_ms().saturating_add_unsigned(wait.as_millis() as u64);
@@ -122,9 +144,18 @@ impl<'a> Poller<'a> {
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
                         () = self.status.ordered(Order::Release) => {}
+                        candidate = handover.take() => return Ended::Replaced(Box::new(candidate)),
                     }
                 }
             }
+        }
+    }
+
+    /// From now on this version is the one to come back to.
+    async fn has_run_well(&mut self) {
+        let Some((good, digest)) = self.copy.take() else { return };
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || good.has_run_well(&digest)).await {
+            tracing::warn!(plugin = &*self.status.name, %error, "cannot keep a copy of it to come back to");
         }
     }
 
@@ -333,6 +364,7 @@ impl<'a> Poller<'a> {
         let dropped = now.log_lines_dropped - before.log_lines_dropped;
         self.status.update(|known| {
             known.memory_bytes = stats.memory();
+            known.last_call_cpu = stats.last_cpu();
             known.cpu += cpu;
             known.workers_spawned += spawned;
             known.log_lines_dropped += dropped;
@@ -346,7 +378,7 @@ impl Drop for Poller<'_> {
         if self.worker.stats().is_live() {
             self.core.metrics.workers_stopped.with_label_values(&["graceful"]).inc();
         }
-        self.status.set_worker(None);
+        self.status.retire_worker();
         self.status.update(|known| known.memory_bytes = 0);
         self.core.metrics.plugin_memory_bytes.with_label_values(&[&*self.status.name]).set(0);
     }

@@ -5,7 +5,7 @@ use dropsonde_sandbox::{CallError, Description, Grants, Limits, Need, Shape, Wor
 use dropsonde_store::InstanceId;
 use serde::Serialize;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -32,12 +32,13 @@ pub enum PluginState {
 #[derive(Debug)]
 pub struct Status {
     pub name: PluginName,
-    pub origin: Origin,
     pub interval: Duration,
     pub limits: Limits,
     pub config: PluginConfig,
     /// What its worker is doing, once it has one.
     worker: Mutex<Option<Arc<WorkerStats>>>,
+    /// What workers before it are doing: their threads end after the call they are in.
+    draining: Mutex<Vec<Weak<WorkerStats>>>,
     known: Mutex<Known>,
     orders: watch::Sender<Option<Order>>,
 }
@@ -63,6 +64,19 @@ pub struct Waiting {
 #[derive(Debug, Clone)]
 pub struct Known {
     pub state: PluginState,
+    pub origin: Origin,
+    /// Whether there is something that a newer version would replace.
+    pub has_current: bool,
+    /// A newer version is being made ready.
+    pub is_preparing: bool,
+    /// The newest version that was not taken, if none was since.
+    pub refused: Option<Refusal>,
+    /// It ran well at another time, and a newer one does not work.
+    pub is_restored: bool,
+    /// sha256 of the component, in hex.
+    pub digest: Option<String>,
+    /// When the current version took over.
+    pub loaded_ms: Option<i64>,
     pub shape: Option<Shape>,
     pub description: Option<Description>,
     pub grants: Grants,
@@ -74,6 +88,7 @@ pub struct Known {
     pub quarantined: Option<String>,
     pub memory_bytes: usize,
     pub cpu: Duration,
+    pub last_call_cpu: Duration,
     pub workers_spawned: u64,
     pub log_lines_dropped: u64,
     pub calls: u64,
@@ -92,6 +107,15 @@ pub struct Failure {
     pub backtrace: Option<String>,
 }
 
+/// A version that was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub at_ms: i64,
+    /// None: it could not be read.
+    pub digest: Option<String>,
+    pub reason: String,
+}
+
 impl Order {
     pub fn as_str(self) -> &'static str {
         match self {
@@ -105,6 +129,13 @@ impl Status {
     pub fn new(name: PluginName, origin: Origin, interval: Duration, limits: Limits, config: PluginConfig) -> Self {
         let known = Known {
             state: PluginState::Loading,
+            origin,
+            has_current: false,
+            is_preparing: false,
+            refused: None,
+            is_restored: false,
+            digest: None,
+            loaded_ms: None,
             shape: None,
             description: None,
             grants: Grants::default(),
@@ -115,6 +146,7 @@ impl Status {
             quarantined: None,
             memory_bytes: 0,
             cpu: Duration::ZERO,
+            last_call_cpu: Duration::ZERO,
             workers_spawned: 0,
             log_lines_dropped: 0,
             calls: 0,
@@ -124,8 +156,9 @@ impl Status {
             next_poll_ms: None,
             call_times: VecDeque::new(),
         };
-        let (worker, known, orders) = (Mutex::default(), Mutex::new(known), watch::Sender::new(None));
-        Self { name, origin, interval, limits, config, worker, known, orders }
+        let (worker, draining) = (Mutex::default(), Mutex::default());
+        let (known, orders) = (Mutex::new(known), watch::Sender::new(None));
+        Self { name, interval, limits, config, worker, draining, known, orders }
     }
 
     /// A copy of what is known now.
@@ -135,6 +168,10 @@ impl Status {
 
     pub fn state(&self) -> PluginState {
         self.with(|known| known.state)
+    }
+
+    pub fn has_current(&self) -> bool {
+        self.with(|known| known.has_current)
     }
 
     pub fn fields(&self) -> Option<Fields> {
@@ -169,6 +206,20 @@ impl Status {
 
     pub(crate) fn set_worker(&self, worker: Option<Arc<WorkerStats>>) {
         *self.worker.lock().unwrap_or_else(PoisonError::into_inner) = worker;
+    }
+
+    /// Its worker is of no more use, and ends after the call it is in.
+    pub(crate) fn retire_worker(&self) {
+        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut draining = self.draining.lock().unwrap_or_else(PoisonError::into_inner);
+        draining.retain(|worker| worker.strong_count() > 0);
+        draining.extend(worker.iter().map(Arc::downgrade));
+    }
+
+    /// How many workers before the current one have not ended yet.
+    pub(crate) fn draining(&self) -> usize {
+        let draining = self.draining.lock().unwrap_or_else(PoisonError::into_inner);
+        draining.iter().filter(|worker| worker.strong_count() > 0).count()
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Known)) {
@@ -208,6 +259,11 @@ impl Status {
 }
 
 impl Known {
+    /// Those of another version say nothing about this one.
+    pub(crate) fn forget_call_times(&mut self) {
+        self.call_times.clear();
+    }
+
     /// The time that a share of recent calls stayed within; none without calls.
     pub fn call_time(&self, quantile: f64) -> Option<Duration> {
         let mut times: Vec<_> = self.call_times.iter().copied().collect();

@@ -9,16 +9,34 @@ const LARGEST: usize = 64 << 10;
 #[derive(Debug, Clone, Default)]
 pub struct SavedState(Arc<Mutex<Saved>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Saved {
     bytes: Option<Vec<u8>>,
     changed: bool,
+    /// How often something was saved.
+    times: u64,
+}
+
+/// What a plugin's newer version is tried with beside the running one: what it saves is kept if it takes over.
+#[derive(Debug)]
+pub struct Trial {
+    of: SavedState,
+    own: SavedState,
+    /// How often the running one had saved when the trial began.
+    times: u64,
 }
 
 impl SavedState {
     /// What an earlier host kept.
     pub fn restored(bytes: Vec<u8>) -> Self {
-        Self(Arc::new(Mutex::new(Saved { bytes: Some(bytes), changed: false })))
+        Self(Arc::new(Mutex::new(Saved { bytes: Some(bytes), ..Saved::default() })))
+    }
+
+    /// Begins with what is saved now.
+    pub fn trial(&self) -> Trial {
+        let saved = self.with(|saved| saved.clone());
+        let times = saved.times;
+        Trial { of: self.clone(), own: Self(Arc::new(Mutex::new(Saved { changed: false, ..saved }))), times }
     }
 
     /// The bytes, if they changed since this was last asked.
@@ -34,7 +52,7 @@ impl SavedState {
         if bytes.len() > LARGEST {
             return Err(format!("{} bytes; at most {LARGEST} are kept", bytes.len()));
         }
-        self.with(|saved| *saved = Saved { bytes: Some(bytes), changed: true });
+        self.with(|saved| *saved = Saved { bytes: Some(bytes), changed: true, times: saved.times + 1 });
         Ok(())
     }
 
@@ -43,9 +61,55 @@ impl SavedState {
     }
 }
 
+// === impl Trial ===
+
+impl Trial {
+    /// What the newer version loads from and saves to, from now on.
+    pub fn state(&self) -> &SavedState {
+        &self.own
+    }
+
+    /// The running version ends, the newer one takes over. Whether the former has saved meanwhile: then that is what
+    /// counts, and the newer one has to load it.
+    pub fn take_over(self) -> bool {
+        let old = self.of.with(|saved| saved.clone());
+        let is_late = old.times != self.times;
+        self.own.with(|saved| {
+            let unkept = old.changed;
+            if is_late {
+                *saved = old;
+            }
+            saved.changed |= unkept;
+        });
+        is_late
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_newer_version_saves_counts_once_it_takes_over() {
+        let state = SavedState::restored(vec![1]);
+        let trial = state.trial();
+        trial.state().save(vec![2]).unwrap();
+        assert_eq!(state.load(), Some(vec![1]), "until then it is for itself alone");
+        let own = trial.state().clone();
+        assert!(!trial.take_over());
+        assert_eq!(own.take_change(), Some(vec![2]));
+    }
+
+    #[test]
+    fn what_the_running_version_saved_meanwhile_is_not_lost() {
+        let state = SavedState::restored(vec![1]);
+        let trial = state.trial();
+        trial.state().save(vec![2]).unwrap();
+        state.save(vec![3]).unwrap();
+        let own = trial.state().clone();
+        assert!(trial.take_over(), "the newer version has to load again");
+        assert_eq!((own.load(), own.take_change()), (Some(vec![3]), Some(vec![3])));
+    }
 
     #[test]
     fn a_change_is_reported_once() {

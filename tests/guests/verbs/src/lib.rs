@@ -4,6 +4,9 @@
 //! `remember` counts in saved state; `read` reads the file in the configuration, `list` lists the folder, `env` reads the
 //! variable, `get` asks for the URL, `walk` reads what it can of the folders WASI shows.
 //!
+//! `version` reads which version of the guest this is: tests make others by changing [`VERSION`] in the component. From
+//! 90000 on they have other fields, 66666 panics in `init`, 77777 in `sample`, 55555 refuses its configuration.
+//!
 //! Others: `panic` panics, `spin` never returns, `wait` waits for ever, `hoard` takes all memory, `recurse` all stack,
 //! `flood` logs much, `line` a megabyte at once, `long` returns too much, `handles` holds too many resources, `headers`
 //! sends too many, `random` asks for too much, `shout` passes fifty megabytes, `requests` prepares
@@ -14,6 +17,14 @@ use dropsonde_guest::{Config, Failure, Field, Instance, Need, Reading, Readings,
 use dropsonde_guest::{env, files, http, log, state};
 use std::hint::black_box;
 use std::time::Duration;
+
+static VERSION: &str = "version-00001";
+
+fn version() -> f64 {
+    // Known when it runs, not when it is compiled.
+    let version: Option<f64> = black_box(VERSION).strip_prefix("version-").and_then(|number| number.parse().ok());
+    version.unwrap_or(f64::NAN)
+}
 
 #[derive(Default)]
 struct Verbs {
@@ -46,6 +57,12 @@ impl Sampler for Verbs {
 
     fn init(&mut self, config: &Config) -> Result<(), Failure> {
         self.settings = config.parse()?;
+        if version() == 66666.0 {
+            act("panic", &self.settings)?;
+        }
+        if version() == 55555.0 {
+            return Err(Failure::invalid("this version wants another"));
+        }
         match self.settings.init.as_deref() {
             None => Ok(()),
             Some("refuse") => Err(Failure::invalid("it says so")),
@@ -54,7 +71,9 @@ impl Sampler for Verbs {
     }
 
     fn fields(&self) -> Vec<Field> {
-        let [value, calls] = self.settings.fields.clone().unwrap_or(["value".to_owned(), "calls_per_sec".to_owned()]);
+        let value = if version() >= 90000.0 { "other_value" } else { "value" };
+        let usual = [value.to_owned(), "calls_per_sec".to_owned()];
+        let [value, calls] = self.settings.fields.clone().unwrap_or(usual);
         vec![
             Field::gauge(value, "What the verb gave").precision(0.001),
             Field::rate(calls, "Calls of this instance of the plugin", "verb_calls_total"),
@@ -66,6 +85,9 @@ impl Sampler for Verbs {
     }
 
     fn sample(&mut self, verb: &str) -> Result<Reading, Failure> {
+        if version() == 77777.0 {
+            act("panic", &self.settings)?;
+        }
         let value = if verb == "count" { self.calls } else { act(verb, &self.settings)? };
         Ok(Reading::from([value, self.calls]))
     }
@@ -92,6 +114,7 @@ impl Sampler for Verbs {
 #[allow(clippy::panic, reason = "one of the verbs")]
 fn act(verb: &str, settings: &Settings) -> Result<f64, Failure> {
     match verb {
+        "version" => return Ok(version()),
         "gap" => return Ok(f64::NAN),
         "infinite" => return Ok(f64::INFINITY),
         "unavailable" => return Err(Failure::unavailable("not now")),

@@ -1,0 +1,141 @@
+//! A copy of the component that last ran well, for a start at which the one in the plugins folder does not.
+
+use super::prepare::Bytes;
+use std::fs;
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// In the data directory.
+const FOLDER: &str = "good";
+
+/// Where one plugin's copies lie: `NAME@SHA256.wasm`, and with `.trial` behind until it has run well.
+#[derive(Debug, Clone)]
+pub(super) struct LastGood {
+    folder: PathBuf,
+    name: String,
+}
+
+impl LastGood {
+    pub(super) fn of(plugin: &str, data_dir: &Path) -> Self {
+        Self { folder: data_dir.join(FOLDER), name: plugin.to_owned() }
+    }
+
+    /// Keeps a copy of what is about to be tried.
+    pub(super) fn try_out(&self, Bytes { bytes, digest }: &Bytes) -> io::Result<()> {
+        if self.copy(digest).exists() {
+            return Ok(());
+        }
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        put(&self.trial(digest), bytes)
+    }
+
+    /// It runs well: it is the one to come back to, and no other.
+    pub(super) fn has_run_well(&self, digest: &str) -> io::Result<()> {
+        let copy = self.copy(digest);
+        if !copy.exists() {
+            fs::rename(self.trial(digest), &copy)?;
+        }
+        self.all()?.into_iter().filter(|path| *path != copy).try_for_each(fs::remove_file)
+    }
+
+    /// The copy, if there is a whole one of another component than that which does not work.
+    pub(super) fn get(&self, other_than: Option<&str>) -> Option<(PathBuf, Bytes)> {
+        self.all().ok()?.into_iter().find_map(|path| {
+            let kept =
+                path.file_name()?.to_str()?.strip_prefix(&self.name)?.strip_prefix('@')?.strip_suffix(".wasm")?;
+            let bytes = Bytes::of(fs::read(&path).ok()?.into());
+            (bytes.digest == kept && other_than != Some(kept)).then_some((path, bytes))
+        })
+    }
+
+    /// Nothing is to come back.
+    pub(super) fn forget(&self) -> io::Result<()> {
+        self.all()?.into_iter().try_for_each(fs::remove_file)
+    }
+
+    fn copy(&self, digest: &str) -> PathBuf {
+        self.folder.join(format!("{}@{digest}.wasm", self.name))
+    }
+
+    fn trial(&self, digest: &str) -> PathBuf {
+        self.folder.join(format!("{}@{digest}.wasm.trial", self.name))
+    }
+
+    /// All of this plugin's.
+    fn all(&self) -> io::Result<Vec<PathBuf>> {
+        copies(&self.folder, |name| name == self.name)
+    }
+
+    /// Removes the copies of all plugins but some.
+    pub(super) fn forget_others(data_dir: &Path, is_kept: impl Fn(&str) -> bool) -> io::Result<()> {
+        let others = copies(&data_dir.join(FOLDER), |name| !is_kept(name))?;
+        others.into_iter().try_for_each(fs::remove_file)
+    }
+}
+
+/// Copies of some plugins, by their names.
+fn copies(folder: &Path, wanted: impl Fn(&str) -> bool) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
+    // A plugin's name has no `@`.
+    let is_wanted = |path: &Path| {
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('@'));
+        name.is_some_and(|(name, _)| wanted(name))
+    };
+    Ok(paths.into_iter().filter(|path| is_wanted(path)).collect())
+}
+
+/// Puts a file in place whole, for this user alone to write.
+pub(super) fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut half = path.as_os_str().to_owned();
+    half.push(".half");
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&half, path)).inspect_err(|_| {
+        // Half a file is of no use to anyone.
+        let _ = fs::remove_file(&half);
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn component(text: &'static str) -> Bytes {
+        Bytes::of(bytes::Bytes::from_static(text.as_bytes()))
+    }
+
+    #[test]
+    fn what_ran_well_comes_back_and_what_was_only_tried_does_not() {
+        let data = tempfile::tempdir().unwrap();
+        let good = LastGood::of("p", data.path());
+        let (first, second) = (component("first"), component("second"));
+        good.try_out(&first).unwrap();
+        assert!(good.get(None).is_none());
+        good.has_run_well(&first.digest).unwrap();
+        good.try_out(&second).unwrap();
+        assert_eq!(good.get(Some(&second.digest)).unwrap().1.bytes, first.bytes);
+        assert!(good.get(Some(&first.digest)).is_none(), "no other");
+        good.has_run_well(&second.digest).unwrap();
+        assert_eq!(good.get(None).unwrap().1.bytes, second.bytes);
+        assert_eq!(good.all().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_copy_that_was_changed_is_none_and_others_of_like_names_are_left_alone() {
+        let data = tempfile::tempdir().unwrap();
+        let (good, other) = (LastGood::of("p", data.path()), LastGood::of("p-2", data.path()));
+        for good in [&good, &other] {
+            good.try_out(&component("x")).unwrap();
+            good.has_run_well(&component("x").digest).unwrap();
+        }
+        fs::write(good.copy(&component("x").digest), "y").unwrap();
+        assert!(good.get(None).is_none());
+        good.forget().unwrap();
+        assert!(other.get(None).is_some());
+    }
+}

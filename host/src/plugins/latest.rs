@@ -1,0 +1,55 @@
+use std::sync::{Mutex, PoisonError};
+use tokio::sync::Notify;
+
+/// A place for one thing: who puts another there before it is taken gets the earlier one back.
+#[derive(Debug)]
+pub(super) struct Latest<T> {
+    place: Mutex<Option<T>>,
+    put: Notify,
+}
+
+impl<T> Default for Latest<T> {
+    fn default() -> Self {
+        Self { place: Mutex::default(), put: Notify::new() }
+    }
+}
+
+impl<T> Latest<T> {
+    pub(super) fn put(&self, thing: T) -> Option<T> {
+        let earlier = self.lock().replace(thing);
+        self.put.notify_one();
+        earlier
+    }
+
+    /// Waits for the next. Nothing is lost when the wait is given up.
+    pub(super) async fn take(&self) -> T {
+        loop {
+            if let Some(thing) = self.lock().take() {
+                return thing;
+            }
+            self.put.notified().await;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<T>> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_latest_is_taken_and_the_earlier_one_comes_back() {
+        let latest = Latest::default();
+        assert_eq!(latest.put(1), None);
+        assert_eq!(latest.put(2), Some(1));
+        assert_eq!(latest.take().await, 2);
+        let none = tokio::time::timeout(Duration::from_secs(1), latest.take()).await;
+        assert!(none.is_err(), "it is taken once");
+        latest.put(3);
+        assert_eq!(latest.take().await, 3, "a wait that was given up took nothing");
+    }
+}

@@ -1,0 +1,181 @@
+//! When a file of the plugins folder that changed is looked into: not while it is being written.
+
+use std::collections::BTreeMap;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// After so long without a change a file is whole, most likely. If it is not, it is refused, and looked into again when
+/// it changes.
+const QUIET: Duration = Duration::from_millis(50);
+
+/// A file that is renamed into place is whole at once, so that one that is replaced all the time is taken all the same.
+const RENAMED: Duration = Duration::from_millis(250);
+
+/// What changes when a file does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Signature {
+    file: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Signature {
+    pub(super) fn of(about: &Metadata) -> Self {
+        Self {
+            file: (about.dev(), about.ino()),
+            size: about.size(),
+            modified: (about.mtime(), about.mtime_nsec()),
+            changed: (about.ctime(), about.ctime_nsec()),
+        }
+    }
+}
+
+/// The component files of a folder, by plugin.
+pub(super) type Files = BTreeMap<String, (PathBuf, Signature)>;
+
+/// What became of a plugin's file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Change {
+    Written(PathBuf),
+    Removed,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Unsettled {
+    now: Option<Signature>,
+    first: Instant,
+    last: Instant,
+    /// The last change was another file in its place.
+    renamed: bool,
+}
+
+/// What the folder held when it was last looked into, and what has changed since.
+#[derive(Debug, Default)]
+pub(super) struct Settling {
+    settled: BTreeMap<String, Signature>,
+    unsettled: BTreeMap<String, Unsettled>,
+}
+
+impl Settling {
+    /// Begins with what there is, as something that is known.
+    pub(super) fn with(files: &Files) -> Self {
+        let settled = files.iter().map(|(name, (_, signature))| (name.clone(), *signature)).collect();
+        Self { settled, unsettled: BTreeMap::new() }
+    }
+
+    /// Compares with what there is now. What changed, by plugin, and has come to rest.
+    pub(super) fn look(&mut self, files: &Files, now: Instant) -> Vec<(String, Change)> {
+        let found = |name: &str| files.get(name).map(|(_, signature)| *signature);
+        let names = files.keys().chain(self.settled.keys()).chain(self.unsettled.keys());
+        let names: std::collections::BTreeSet<String> = names.cloned().collect();
+        let mut changes = Vec::new();
+        for name in names {
+            let (found, settled) = (found(&name), self.settled.get(&name).copied());
+            let before = self.unsettled.get(&name).copied();
+            if found == before.map_or(settled, |before| before.now) {
+                let Some(unsettled) = before.filter(|unsettled| unsettled.has_settled(now)) else { continue };
+                self.unsettled.remove(&name);
+                changes.extend(self.settle(&name, unsettled.now, files));
+                continue;
+            }
+            let seen = before.map_or(settled, |before| before.now);
+            let renamed = found.is_some() && found.map(|found| found.file) != seen.map(|seen| seen.file);
+            let first = before.map_or(now, |before| before.first);
+            let unsettled = Unsettled { now: found, first, last: now, renamed };
+            if unsettled.has_settled(now) {
+                self.unsettled.remove(&name);
+                changes.extend(self.settle(&name, found, files));
+            } else {
+                self.unsettled.insert(name, unsettled);
+            }
+        }
+        changes
+    }
+
+    /// Its file was removed by ourselves.
+    pub(super) fn forget(&mut self, name: &str) {
+        self.settled.remove(name);
+        self.unsettled.remove(name);
+    }
+
+    /// When to look again, should nobody say that something changed.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        self.unsettled.values().map(|unsettled| unsettled.last + QUIET).min()
+    }
+
+    fn settle(&mut self, name: &str, now: Option<Signature>, files: &Files) -> Option<(String, Change)> {
+        let before = match now {
+            Some(signature) => self.settled.insert(name.to_owned(), signature),
+            None => self.settled.remove(name),
+        };
+        if before == now {
+            return None;
+        }
+        let path = files.get(name).map(|(path, _)| path.clone());
+        Some((name.to_owned(), path.map_or(Change::Removed, Change::Written)))
+    }
+}
+
+impl Unsettled {
+    fn has_settled(&self, now: Instant) -> bool {
+        now.duration_since(self.last) >= QUIET || (self.renamed && now.duration_since(self.first) >= RENAMED)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// A file `a` that is the nth, and was written to at some time.
+    fn file(nth: u64, written: i64) -> Files {
+        let signature = Signature { file: (1, nth), size: 1, modified: (written, 0), changed: (written, 0) };
+        Files::from([("a".to_owned(), (PathBuf::from("/p/a.wasm"), signature))])
+    }
+
+    fn written() -> Vec<(String, Change)> {
+        vec![("a".to_owned(), Change::Written(PathBuf::from("/p/a.wasm")))]
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_is_left_alone_until_it_rests() {
+        let (mut settling, start) = (Settling::default(), Instant::now());
+        for step in 0..100 {
+            assert_eq!(settling.look(&file(1, step), start + 10 * MS * step as u32), []);
+        }
+        let last = start + 990 * MS;
+        assert_eq!(settling.next_look(), Some(last + QUIET));
+        assert_eq!(settling.look(&file(1, 99), last + QUIET), written());
+        assert_eq!(settling.look(&file(1, 99), last + 2 * QUIET), [], "once");
+        assert_eq!(settling.next_look(), None);
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_all_the_time_is_taken_now_and_then() {
+        let (mut settling, start) = (Settling::default(), Instant::now());
+        let taken: usize =
+            (0..100).map(|step| settling.look(&file(step, 0), start + 20 * MS * step as u32).len()).sum();
+        assert!((5..9).contains(&taken), "in 2 s: {taken}");
+    }
+
+    #[test]
+    fn what_is_known_from_the_start_is_no_change() {
+        let mut settling = Settling::with(&file(1, 0));
+        assert_eq!(settling.look(&file(1, 0), Instant::now() + QUIET), []);
+    }
+
+    #[test]
+    fn a_file_that_is_gone_for_a_moment_is_not_removed() {
+        let (mut settling, start) = (Settling::with(&file(1, 0)), Instant::now());
+        assert_eq!(settling.look(&Files::new(), start), []);
+        assert_eq!(settling.look(&file(2, 0), start + 20 * MS), []);
+        assert_eq!(settling.look(&file(2, 0), start + 20 * MS + QUIET), written());
+        assert_eq!(settling.look(&Files::new(), start + 200 * MS), []);
+        let removed = vec![("a".to_owned(), Change::Removed)];
+        assert_eq!(settling.look(&Files::new(), start + 200 * MS + QUIET), removed);
+    }
+}

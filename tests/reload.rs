@@ -1,0 +1,354 @@
+use crate::harness::{Host, Response, verbs, version};
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::Duration;
+
+/// One instance whose value is the version that was asked.
+const CONFIG: &str = "poll.interval = '100ms'\n[[instances]]\nid = 'version'\nsamplers = ['verbs']\n";
+
+const USAGE: &str = "/v1/instances/version/usage";
+const PAGE: &str = "/v1/plugins/verbs";
+
+fn reads(host: &Host, version: u32) -> Response {
+    host.until(USAGE, |usage| usage.status == 200 && usage.json()["value"] == version)
+}
+
+/// Waits until a newer version was refused, and tells why.
+fn refusal(host: &Host, containing: &str) -> String {
+    let reason = |page: &Response| page.json()["refused"]["reason"].as_str().unwrap_or_default().to_owned();
+    reason(&host.until(PAGE, |page| reason(page).contains(containing)))
+}
+
+#[test]
+fn a_file_that_appears_is_polled_and_one_that_goes_leaves_its_history() {
+    let host = Host::start(CONFIG, &[]);
+    assert_eq!(host.get(PAGE).status, 404);
+    host.drop_in("verbs", verbs());
+    reads(&host, 1);
+    fs::remove_file(host.file("verbs")).unwrap();
+    host.until(PAGE, |page| page.status == 404);
+    let range = host.get("/v1/instances/version/usage/range?range=1h").json();
+    assert!(!range.as_array().unwrap().is_empty(), "its history stays");
+    let metrics = host.get("/metrics").body;
+    assert!(
+        !metrics.contains("plugin=\"verbs\"") && !metrics.contains("service=\"verbs\""),
+        "its series go: {metrics}"
+    );
+}
+
+#[test]
+fn what_a_plugin_that_goes_had_discovered_has_ended_and_begins_again_with_it() {
+    let config = "poll.interval = '100ms'\n[plugins.verbs.config]\ndiscover = ['ok']\n";
+    let host = Host::start(config, &[("verbs", verbs())]);
+    let state = |state: &str| {
+        let list = move |list: &Response| {
+            let list = list.json();
+            let ok = list.as_array().unwrap().iter().find(|instance| instance["id"] == "ok").cloned();
+            ok.is_some_and(|ok| ok["state"] == state)
+        };
+        host.until("/v1/instances", list)
+    };
+    state("tracked");
+    fs::remove_file(host.file("verbs")).unwrap();
+    state("ended");
+    host.drop_in("verbs", verbs());
+    state("tracked");
+}
+
+#[test]
+fn a_newer_version_takes_over_between_two_ticks_and_no_stream_ends() {
+    let host = Host::start(CONFIG, &[("verbs", verbs())]);
+    reads(&host, 1);
+    let mut stream = host.stream("/v1/instances/version/usage/stream");
+    let mut samples = vec![stream.sample()];
+    for number in 2..8 {
+        host.drop_in("verbs", &version(number));
+        while samples.last().unwrap()["value"] != number {
+            samples.push(stream.sample());
+        }
+    }
+    let page = host.plugin("verbs");
+    no_tick_is_lost_or_doubled(&samples, &page);
+    let versions: Vec<u64> = samples.iter().map(|sample| sample["value"].as_u64().unwrap()).collect();
+    assert!(versions.is_sorted() && versions.iter().collect::<BTreeSet<_>>().len() == 7, "{versions:?}");
+    assert!(page["refused"].is_null() && page["restored"] == false && page["state"] == "running", "{page}");
+    assert_eq!(page["failures"], 0, "{page}");
+}
+
+/// Every tick is there, but those that the plugin's page says were missed: on a busy machine some come too late.
+fn no_tick_is_lost_or_doubled(samples: &[serde_json::Value], page: &serde_json::Value) {
+    let at_ms = |sample: &serde_json::Value| {
+        let at: jiff::Timestamp = sample["at"].as_str().unwrap().parse().unwrap();
+        at.as_millisecond()
+    };
+    let at: Vec<i64> = samples.iter().map(at_ms).collect();
+    let steps: Vec<i64> = at.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    // The very first tick is at once, and not on the grid.
+    let on_grid = steps.iter().skip(1).all(|step| *step > 0 && step % 100 == 0);
+    let missed: i64 = steps.iter().skip(1).map(|step| step / 100 - 1).sum();
+    let known = page["polls_missed"].as_i64().unwrap();
+    assert!(on_grid && missed <= known, "{missed} of {known} missed: {steps:?}");
+}
+
+#[test]
+fn twenty_swaps_a_second_lose_nothing_and_the_last_one_stays() {
+    let host = Host::start(CONFIG, &[("verbs", verbs())]);
+    reads(&host, 1);
+    let mut stream = host.stream("/v1/instances/version/usage/stream");
+    let first = stream.sample();
+    let versions: Vec<_> = (2..6).map(version).collect();
+    let swapping = || {
+        for nth in 0..60 {
+            host.drop_in("verbs", &versions[nth % 4]);
+            // The pace is what is tested.
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        host.drop_in("verbs", &version(77));
+    };
+    let samples = std::thread::scope(|scope| {
+        scope.spawn(swapping);
+        let mut samples = vec![first];
+        while samples.last().unwrap()["value"] != 77 {
+            samples.push(stream.sample());
+        }
+        samples
+    });
+    let page = host.plugin("verbs");
+    no_tick_is_lost_or_doubled(&samples, &page);
+    let seen: BTreeSet<u64> = samples.iter().map(|sample| sample["value"].as_u64().unwrap()).collect();
+    assert!(seen.len() >= 4, "some of them took over on the way: {seen:?}");
+    assert_eq!((&page["failures"], &page["state"]), (&0.into(), &"running".into()), "{page}");
+}
+
+#[test]
+fn what_does_not_work_leaves_what_runs_alone_and_says_why() {
+    let host = Host::start(CONFIG, &[("verbs", verbs())]);
+    reads(&host, 1);
+    let half = &version(2)[..verbs().len() / 2];
+    let bad: [(&[u8], &str); 5] = [
+        (half, "not a valid component"),
+        (b"", "it is empty"),
+        (b"#!/bin/sh\n", "not WebAssembly"),
+        (&version(66666), "does not start"),
+        (&version(55555), "this version wants another"),
+    ];
+    for (component, why) in bad {
+        // Not as a careful operator does.
+        fs::write(host.file("verbs"), component).unwrap();
+        refusal(&host, why);
+        let page = host.plugin("verbs");
+        assert_eq!((&page["state"], &page["restored"]), (&"running".into(), &false.into()), "{page}");
+        host.until(USAGE, |usage| usage.json()["value"] == 1);
+        assert!(page["last_failure"]["reason"].as_str().unwrap().contains(why), "{page}");
+    }
+    let trapped = host.plugin("verbs")["refused"]["digest"].as_str().map(str::len);
+    assert_eq!(trapped, Some(64), "of the file that was refused");
+    host.drop_in("verbs", &version(3));
+    reads(&host, 3);
+    assert!(host.plugin("verbs")["refused"].is_null());
+}
+
+#[test]
+fn a_file_that_is_written_slowly_is_loaded_when_it_is_whole() {
+    use std::io::Write as _;
+    let host = Host::start(CONFIG, &[("verbs", verbs())]);
+    reads(&host, 1);
+    let component = version(4);
+    let mut file = fs::File::create(host.file("verbs")).unwrap();
+    for part in component.chunks(component.len().div_ceil(30)) {
+        file.write_all(part).unwrap();
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    reads(&host, 4);
+    assert!(!host.log().contains("panic"), "{}", host.log());
+}
+
+#[test]
+fn what_ran_before_is_back_at_the_next_start_when_the_newer_file_does_not_work() {
+    let mut host = Host::start(CONFIG, &[("verbs", verbs())]);
+    host.drop_in("verbs", &version(2));
+    reads(&host, 2);
+    for (component, why) in [(version(66666), "does not start"), (b"nonsense".to_vec(), "not WebAssembly")] {
+        // Not while it runs: then it would only be refused.
+        assert_eq!(host.stop(), 0);
+        host.drop_in("verbs", &component);
+        host = host.started_again();
+        host.until(PAGE, |page| page.json()["calls"].as_u64() > Some(0));
+        reads(&host, 2);
+        let page = host.plugin("verbs");
+        assert!(page["restored"] == true && page["refused"]["reason"].as_str().unwrap().contains(why), "{page}");
+        let metrics = host.get("/metrics").body;
+        assert!(metrics.contains("dropsonde_plugin_restores_succeeded_total 1"), "{metrics}");
+    }
+    host.drop_in("verbs", &version(3));
+    reads(&host, 3);
+    assert_eq!(host.plugin("verbs")["restored"], false);
+}
+
+#[test]
+fn a_component_whose_digest_is_not_the_pinned_one_is_not_run() {
+    use sha2::{Digest as _, Sha256};
+    let pinned: String = Sha256::digest(verbs()).iter().map(|byte| format!("{byte:02X}")).collect();
+    let host = Host::start(&format!("{CONFIG}[plugins.verbs]\nsha256 = '{pinned}'\n"), &[("verbs", verbs())]);
+    reads(&host, 1);
+    assert_eq!(host.plugin("verbs")["digest"], pinned.to_lowercase(), "the page has it to paste");
+    let refused = host.ordered("PUT", PAGE, &version(2));
+    assert_eq!(refused.status, 409, "{refused:?}");
+    host.drop_in("verbs", &version(2));
+    let reason = refusal(&host, "plugins.verbs.sha256");
+    assert!(reason.to_lowercase().contains(&pinned.to_lowercase()), "{reason}");
+    let host = host.restart();
+    let page = host.until(PAGE, |page| page.json()["restored"] == true).json();
+    assert_eq!(page["digest"], pinned.to_lowercase(), "only what is pinned comes back: {page}");
+}
+
+#[test]
+fn a_changed_field_begins_a_new_frame_and_queries_see_both() {
+    let host = Host::start(CONFIG, &[("verbs", verbs())]);
+    reads(&host, 1);
+    host.drop_in("verbs", &version(90000));
+    host.until(USAGE, |usage| usage.json()["other_value"] == 90000);
+    let range = host.get("/v1/instances/version/usage/range?range=1h&resolution=1s").json();
+    let has = |field: &str| range.as_array().unwrap().iter().any(|sample| sample[field].is_number());
+    assert!(has("value") && has("other_value"), "{range}");
+    let fields = host.plugin("verbs")["fields"].clone();
+    assert_eq!(fields, serde_json::json!(["other_value", "calls_per_sec"]));
+}
+
+#[test]
+fn what_a_plugin_saved_passes_to_its_newer_version() {
+    let config = CONFIG.replace("'version'", "'remember'");
+    let host = Host::start(&config, &[("verbs", verbs())]);
+    let value = |usage: &Response| usage.json()["value"].as_u64().unwrap_or(0);
+    let mut before = value(&host.until("/v1/instances/remember/usage", |usage| value(usage) >= 3));
+    for number in 2..5 {
+        host.drop_in("verbs", &version(number));
+        host.until(PAGE, |page| page.json()["digest"] == sha256(&version(number)));
+        let next = value(&host.until("/v1/instances/remember/usage", |usage| value(usage) > before + 1));
+        assert!(next < before + 200, "it goes on counting: {before}, {next}");
+        before = next;
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::{Digest as _, Sha256};
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn a_newer_file_lifts_quarantine_and_failure() {
+    let host = Host::start(CONFIG, &[("verbs", &version(55555))]);
+    host.until(PAGE, |page| page.json()["state"] == "failed");
+    host.drop_in("verbs", verbs());
+    reads(&host, 1);
+    let ordered = host.ordered("POST", "/v1/plugins/verbs/quarantine", &[]);
+    assert_eq!(ordered.status, 202);
+    host.until(PAGE, |page| page.json()["state"] == "quarantined");
+    host.drop_in("verbs", &version(66666));
+    refusal(&host, "does not start");
+    assert_eq!(host.plugin("verbs")["state"], "quarantined", "what does not work lifts nothing");
+    host.drop_in("verbs", &version(2));
+    reads(&host, 2);
+}
+
+#[test]
+fn a_file_takes_the_place_of_a_bundled_plugin_and_gives_it_back() {
+    let host = Host::start("poll.interval = '100ms'\n", &[]);
+    host.until("/v1/plugins/procfs", |page| page.json()["state"] == "running");
+    host.drop_in("procfs", verbs());
+    host.until("/v1/plugins/procfs", |page| page.json()["bundled"] == false);
+    let removed = host.ordered("DELETE", "/v1/plugins/procfs", &[]);
+    assert_eq!(removed.status, 204, "{removed:?}");
+    assert!(!host.file("procfs").exists());
+    host.until("/v1/plugins/procfs", |page| page.json()["bundled"] == true);
+    let refused = host.ordered("DELETE", "/v1/plugins/procfs", &[]);
+    assert_eq!((refused.status, refused.body.contains("comes with the binary")), (409, true), "{refused:?}");
+}
+
+#[test]
+fn components_come_in_through_the_api_and_are_files_then() {
+    let host = Host::start(CONFIG, &[]);
+    let put =
+        |headers: &str, path: &str, body: &[u8]| crate::harness::send(&host.address, "PUT", path, headers, body).status;
+    assert_eq!(put("", PAGE, verbs()), 401);
+    let token = fs::read_to_string(host.data().join("admin.token")).unwrap();
+    let token = format!("Authorization: Bearer {}\r\n", token.trim());
+    assert_eq!(put(&format!("{token}Content-Type: text/html\r\n"), PAGE, verbs()), 415);
+    assert_eq!(put(&token, "/v1/plugins/a.b", verbs()), 400);
+    assert_eq!(put(&token, "/v1/plugins/..%2Fescaped", verbs()), 400);
+
+    let refused = host.ordered("PUT", PAGE, b"nonsense");
+    assert_eq!((refused.status, refused.body.contains("not WebAssembly")), (422, true), "{refused:?}");
+    assert_eq!(host.get(PAGE).status, 404, "there is no such plugin");
+    assert_eq!(put(&format!("{token}Content-Type: application/wasm\r\n"), PAGE, verbs()), 202);
+    reads(&host, 1);
+    let refused = host.ordered("PUT", PAGE, &version(66666));
+    assert_eq!((refused.status, refused.body.contains("does not start")), (422, true), "{refused:?}");
+    assert!(fs::read(host.file("verbs")).unwrap() == verbs(), "its file stays what runs");
+    assert_eq!(host.ordered("PUT", PAGE, &version(2)).status, 202);
+    reads(&host, 2);
+    assert!(fs::read(host.file("verbs")).unwrap() == version(2));
+
+    let reloaded = host.ordered("POST", "/v1/plugins/verbs/reload", &[]);
+    assert_eq!(reloaded.status, 202, "{reloaded:?}");
+    assert_eq!(host.ordered("POST", "/v1/plugins/nobody/reload", &[]).status, 404);
+    assert_eq!(host.ordered("DELETE", PAGE, &[]).status, 204);
+    assert!(!host.file("verbs").exists() && host.get(PAGE).status == 404);
+    assert_eq!(host.ordered("DELETE", PAGE, &[]).status, 404);
+
+    let metrics = host.get("/metrics").body;
+    assert!(metrics.contains("dropsonde_plugins_uploaded_total 4"), "{metrics}");
+    let audit = fs::read_to_string(host.data().join("audit.log")).unwrap();
+    let audit: Vec<serde_json::Value> = audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let actions: Vec<_> = audit
+        .iter()
+        .filter(|line| line["plugin"] == "verbs" && line["by"].as_str().unwrap().starts_with("127.0.0.1:"))
+        .map(|line| (line["action"].as_str().unwrap(), line["refused"].is_null()))
+        .collect();
+    let upload = |taken| ("upload", taken);
+    assert_eq!(
+        actions,
+        [upload(false), upload(true), upload(false), upload(true), ("reload", true), ("remove", true)],
+        "{audit:#?}"
+    );
+    assert_eq!(audit[1]["digest"], sha256(verbs()));
+}
+
+#[test]
+fn compiled_plugins_take_no_more_room_than_they_may() {
+    let host = Host::start(&format!("compile_cache = '1B'\n{CONFIG}"), &[("verbs", verbs())]);
+    reads(&host, 1);
+    for number in 2..5 {
+        host.drop_in("verbs", &version(number));
+        reads(&host, number);
+    }
+    let compiled = fs::read_dir(host.data().join("compiled")).unwrap();
+    let compiled = compiled.map(|entry| entry.unwrap().path());
+    let code = compiled.filter(|path| path.extension().is_some_and(|extension| extension == "cwasm")).count();
+    assert_eq!(code, 1, "the newest stays");
+}
+
+/// `DROPSONDE_RELOADS=10000` for a long run.
+#[test]
+fn reload_after_reload_memory_threads_and_descriptors_level_off() {
+    let reloads: u32 = std::env::var("DROPSONDE_RELOADS").map_or(300, |count| count.parse().unwrap());
+    let host = Host::start(CONFIG, &[("verbs", verbs())]);
+    reads(&host, 1);
+    let versions = [version(2), version(3)];
+    let reload = |count: u32| {
+        for nth in 0..count {
+            let ordered = host.ordered("PUT", PAGE, &versions[nth as usize % 2]);
+            assert_eq!(ordered.status, 202, "{ordered:?}");
+        }
+        host.until(PAGE, |page| page.json()["preparing"] == false);
+        // What was replaced ends after the call it is in.
+        host.until("/metrics", |metrics| metrics.body.contains("dropsonde_workers{state=\"draining\"} 0"));
+        let entries = |what: &str| fs::read_dir(format!("/proc/{}/{what}", host.pid())).unwrap().count();
+        (host.memory_kb(), entries("task"), entries("fd"))
+    };
+    let before = reload(reloads / 3);
+    let after = reload(reloads);
+    // Server threads come and go with the work.
+    assert!(after.1 <= before.1 + 4 && after.2 <= before.2 + 4, "threads, descriptors: {before:?}, {after:?}");
+    assert!(after.0 <= before.0 + 8 * 1024, "resident kB: {before:?}, {after:?}");
+}
