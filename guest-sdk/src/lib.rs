@@ -30,6 +30,7 @@
 //! # Layout
 //!
 //! * [`Sampler`], [`Instance`], [`Reading`], [`Readings`]: what a sampler gives.
+//! * [`Source`], [`Stats`]: what a source gives.
 //! * [`Field`], [`Aggregation`]: what its values mean.
 //! * [`Config`], [`Need`], [`Failure`], [`Description`], [`Tick`]: what every plugin exchanges with the host.
 //! * [`files`], [`http`], [`env`](mod@env), [`log`](mod@log), [`state`]: what the host offers.
@@ -37,6 +38,7 @@
 mod contract;
 mod field;
 mod sampler;
+mod source;
 
 pub mod env;
 pub mod files;
@@ -44,7 +46,7 @@ pub mod http;
 pub mod log;
 pub mod state;
 
-/// What `export_sampler!` expands to. Not part of the API.
+/// What `export_sampler!` and `export_source!` expand to. Not part of the API.
 #[cfg(target_family = "wasm")]
 #[doc(hidden)]
 pub mod glue;
@@ -52,3 +54,4 @@ pub mod glue;
 pub use contract::{Config, Description, Failure, Need, Tick};
 pub use field::{Aggregation, Field, Kind};
 pub use sampler::{Instance, Reading, Readings, Sampler};
+pub use source::{CacheStats, ChannelStats, EnvelopeStats, HistoryStats, PresenceStats, Source, Stats, TokenStats};

@@ -154,23 +154,17 @@ macro_rules! export_sampler {
                 static SAMPLER: ::std::cell::RefCell<$sampler> = ::std::default::Default::default();
             }
 
-            impl $crate::glue::Exported for Exported {
-                type Sampler = $sampler;
+            $crate::__export_plugin!(Exported, $sampler, SAMPLER, $crate::Sampler);
 
-                fn description() -> $crate::Description {
-                    $crate::Description {
-                        name: env!("CARGO_PKG_NAME").into(),
-                        version: env!("CARGO_PKG_VERSION").into(),
-                        about: env!("CARGO_PKG_DESCRIPTION").into(),
-                    }
-                }
+            impl $crate::glue::sampler::Exported for Exported {
+                type Sampler = $sampler;
 
                 fn with<T>(call: impl FnOnce(&mut $sampler) -> T) -> T {
                     SAMPLER.with_borrow_mut(call)
                 }
             }
 
-    $crate::glue::export_bindings!(Exported with_types_in $crate::glue);
+    $crate::glue::sampler::export_sampler_interface!(Exported with_types_in $crate::glue::sampler);
         };
     };
 }

@@ -1,4 +1,4 @@
-//! Builds plugins: from a Rust crate to one `.wasm` component.
+//! Makes plugins: new ones, and from their sources one `.wasm` component.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
@@ -16,18 +16,26 @@
 //!
 //! * `toolchain`: which compiler can make wasm here, and how to get one.
 //! * `debian`: unpacks Debian packages into a private folder, without root.
-//! * `plugin`: runs cargo for a plugin's crate.
+//! * `project`: a plugin's sources, in whichever language; `template`: new ones.
+//! * `plugin`: runs cargo for a plugin's crate; `script`: the tools for Python and JavaScript, with the `contract`.
 //! * `component`: from core module to component.
 //! * `progress`: one line per step, with its time.
 
 mod component;
+mod contract;
 mod debian;
 mod plugin;
 mod progress;
+mod project;
+mod script;
+mod template;
 mod toolchain;
 
 pub use component::componentize;
 pub use debian::unpack as unpack_debian_packages;
 pub use plugin::{Crate, Network};
 pub use progress::step;
+pub use project::Project;
+pub use script::Script;
+pub use template::{Kind, Language, create};
 pub use toolchain::{TARGET, Toolchain};

@@ -6,7 +6,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use dropsonde_builder::{Crate, Network, Toolchain};
-use dropsonde_sandbox::{Sandbox, Setup, Tick, Worker};
+use dropsonde_sandbox::{Sandbox, Setup, Tick, Timed, Worker};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,8 @@ fn calls(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(instances));
         group.bench_function(BenchmarkId::new("instances", instances), |bencher| {
             bencher.iter_custom(|rounds| {
-                runtime.block_on(worker.time_samples(TICK, ids.clone(), rounds)).expect("the guest answers")
+                let timed = Timed::Sample(TICK, ids.clone());
+                runtime.block_on(worker.time(timed, rounds)).expect("the guest answers").iter().sum()
             });
         });
     }

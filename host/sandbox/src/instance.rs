@@ -1,5 +1,6 @@
-use crate::capability::files::FileError;
+use crate::capability::files::{EntryKind, FileError, Space};
 use crate::capability::http::{Connections, Http};
+use crate::capability::inputs::Inputs;
 use crate::capability::log::{Level, Log};
 use crate::capability::state::SavedState;
 use crate::capability::wasi;
@@ -19,6 +20,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 pub(crate) struct Guest {
     pub(crate) grants: Arc<Grants>,
     pub(crate) state: SavedState,
+    inputs: Inputs,
     log: Arc<Mutex<Log>>,
     wasi: WasiCtx,
     http: Http,
@@ -45,6 +47,7 @@ pub(crate) struct Surroundings {
     pub(crate) limits: Limits,
     pub(crate) grants: Arc<Grants>,
     pub(crate) state: SavedState,
+    pub(crate) inputs: Inputs,
     pub(crate) log: Arc<Mutex<Log>>,
     pub(crate) connections: Connections,
 }
@@ -58,8 +61,9 @@ impl Guest {
         Self {
             grants: with.grants.clone(),
             state: with.state.clone(),
+            inputs: with.inputs.clone(),
             log: with.log.clone(),
-            wasi: wasi::context(&with.plugin, &with.grants, &with.log),
+            wasi: wasi::context(&with.plugin, &with.grants, &with.inputs, &with.log),
             http: Http::new(with.grants.clone(), with.limits, with.connections.clone()),
             http_limits,
             resources: wasi::table(with.limits.handles),
@@ -70,9 +74,17 @@ impl Guest {
     }
 
     pub(crate) fn read_file(&mut self, path: &str) -> Result<Vec<u8>, FileError> {
-        let read = self.grants.files.read(path, self.file_bytes_left)?;
+        let read = self.inputs.read(&self.grants.files, path, self.file_bytes_left)?;
         self.file_bytes_left = self.file_bytes_left.saturating_sub(read.len());
         Ok(read)
+    }
+
+    pub(crate) fn file_entries(&self, path: &str) -> Result<Vec<(String, EntryKind)>, FileError> {
+        self.inputs.entries(&self.grants.files, path)
+    }
+
+    pub(crate) fn file_space(&self, path: &str) -> Result<Space, FileError> {
+        self.inputs.space(&self.grants.files, path)
     }
 
     pub(crate) fn log(&self, level: Level, message: &str) {

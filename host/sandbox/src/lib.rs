@@ -48,6 +48,7 @@ mod weight;
 mod worker;
 
 pub use cache::CacheFolder;
+pub use capability::inputs::{Inputs, Recorder, Recording};
 pub use capability::state::{SavedState, Trial};
 pub use compiler::compile_as_child;
 pub use engine::{Sandbox, SandboxError};
@@ -56,6 +57,7 @@ pub use grants::{BadGrant, Grants};
 pub use limits::Limits;
 pub use plugin::{Interface, Plugin, Role, Shape};
 pub use refusal::Refused;
-pub use thread::WorkerStats;
+pub use thread::{Timed, WorkerStats};
 pub use vocabulary::{Aggregation, Description, Failure, Field, Instance, Kind, Need, Readings, Tick, Total};
+pub use vocabulary::{CacheStats, ChannelStats, EnvelopeStats, HistoryStats, PresenceStats, Stats, TokenStats};
 pub use worker::{Introduction, Setup, Worker, introduce};

@@ -1,7 +1,7 @@
 //! What runs on a worker's own thread: jobs, one by one, each into the live instance or a fresh one.
 
 use crate::instance::{Live, Surroundings};
-use crate::{CallError, Field, Instance, Plugin, Readings, Role, Sandbox, Tick};
+use crate::{CallError, Field, Instance, Plugin, Readings, Role, Sandbox, Stats, Tick};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -36,7 +36,15 @@ pub(crate) enum Job {
     Renew { reply: oneshot::Sender<Result<(), CallError>> },
     Discover { tick: Tick, reply: oneshot::Sender<Result<Vec<Instance>, CallError>> },
     Sample { tick: Tick, instances: Vec<String>, reply: oneshot::Sender<Result<Readings, CallError>> },
-    TimeSamples { tick: Tick, instances: Vec<String>, rounds: u64, reply: oneshot::Sender<Result<Duration, CallError>> },
+    Collect { tick: Tick, reply: oneshot::Sender<Result<Stats, CallError>> },
+    Time { timed: Timed, rounds: u64, reply: oneshot::Sender<Result<Vec<Duration>, CallError>> },
+}
+
+/// A call whose time is taken.
+#[derive(Debug, Clone)]
+pub enum Timed {
+    Sample(Tick, Vec<String>),
+    Collect(Tick),
 }
 
 /// What runs on the worker's thread.
@@ -72,9 +80,8 @@ impl Thread {
                 Job::Sample { tick, instances, reply } => {
                     drop(reply.send(self.sample(tick, &instances, columns).await));
                 }
-                Job::TimeSamples { tick, instances, rounds, reply } => {
-                    drop(reply.send(self.time_samples(tick, &instances, columns, rounds).await));
-                }
+                Job::Collect { tick, reply } => drop(reply.send(self.collect(tick).await)),
+                Job::Time { timed, rounds, reply } => drop(reply.send(self.time(&timed, columns, rounds).await)),
             }
         }
     }
@@ -127,18 +134,26 @@ impl Thread {
         .await
     }
 
-    async fn time_samples(
-        &mut self,
-        tick: Tick,
-        instances: &[String],
-        columns: usize,
-        rounds: u64,
-    ) -> Result<Duration, CallError> {
-        let started = Instant::now();
+    async fn collect(&mut self, tick: Tick) -> Result<Stats, CallError> {
+        self.with_live(async |live, sandbox| {
+            live.call(sandbox, async |exports, store| exports.collect(store, tick).await).await
+        })
+        .await
+    }
+
+    async fn time(&mut self, timed: &Timed, columns: usize, rounds: u64) -> Result<Vec<Duration>, CallError> {
+        let mut times = Vec::with_capacity(usize::try_from(rounds).unwrap_or(0));
+        let mut before = Instant::now();
         for _ in 0..rounds {
-            self.sample(tick, instances, columns).await?;
+            match timed {
+                Timed::Sample(tick, instances) => drop(self.sample(*tick, instances, columns).await?),
+                Timed::Collect(tick) => drop(self.collect(*tick).await?),
+            }
+            let now = Instant::now();
+            times.push(now - before);
+            before = now;
         }
-        Ok(started.elapsed())
+        Ok(times)
     }
 
     /// Calls into the live instance, making one if there is none; drops it when the call ended it.

@@ -121,3 +121,54 @@ pub struct Readings {
     /// Rows without a reading, by index, and why.
     pub failures: Vec<(u32, Failure)>,
 }
+
+/// What a source says of its application. A section it knows nothing about is none.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Stats {
+    pub channels: Option<ChannelStats>,
+    pub envelopes: Option<EnvelopeStats>,
+    pub presence: Option<PresenceStats>,
+    pub history: Option<HistoryStats>,
+    pub tokens: Option<TokenStats>,
+    pub cache: Option<CacheStats>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ChannelStats {
+    pub total_active: i64,
+    pub by_pattern: Vec<(String, i64)>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EnvelopeStats {
+    pub rate_per_second: f64,
+    pub by_aspect: Vec<(String, i64)>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct PresenceStats {
+    pub total_users: i64,
+    pub total_agents: i64,
+    pub average_per_channel: f64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct HistoryStats {
+    pub total_envelopes_buffered: i64,
+    pub buffer_utilization_pct: f64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct TokenStats {
+    pub issued_last_hour: i64,
+    pub revoked_last_hour: i64,
+    pub active_count: i64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct CacheStats {
+    pub hit_rate_pct: f64,
+    pub size_bytes: i64,
+    pub size_entries: i64,
+    pub evictions_last_hour: i64,
+}

@@ -1,9 +1,9 @@
 use crate::capability::http::Connections;
 use crate::capability::log::Log;
 use crate::instance::{Live, Surroundings};
-use crate::thread::{Job, Thread, WorkerStats, on_own_thread, spawn};
+use crate::thread::{Job, Thread, Timed, WorkerStats, on_own_thread, spawn};
 use crate::{CallError, Description, Failure, Field, Grants, Instance, Limits, Need, Plugin, Readings, SavedState};
-use crate::{Sandbox, Tick};
+use crate::{Inputs, Sandbox, Stats, Tick};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -21,6 +21,7 @@ pub struct Setup {
     pub grants: Grants,
     pub limits: Limits,
     pub state: SavedState,
+    pub inputs: Inputs,
 }
 
 /// What a plugin says before it is granted anything.
@@ -131,9 +132,14 @@ impl Worker {
         self.ask_in_time(|reply| Job::Sample { tick, instances, reply }).await
     }
 
-    /// How long some rounds of the same batch take on the worker's own thread, one after the other.
-    pub async fn time_samples(&self, tick: Tick, instances: Vec<String>, rounds: u64) -> Result<Duration, CallError> {
-        self.ask(|reply| Job::TimeSamples { tick, instances, rounds, reply }).await
+    /// What a source says of its application.
+    pub async fn collect(&self, tick: Tick) -> Result<Stats, CallError> {
+        self.ask_in_time(|reply| Job::Collect { tick, reply }).await
+    }
+
+    /// How long each of some rounds of the same call takes on the worker's own thread, one after the other.
+    pub async fn time(&self, timed: Timed, rounds: u64) -> Result<Vec<Duration>, CallError> {
+        self.ask(|reply| Job::Time { timed, rounds, reply }).await
     }
 
     async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<Result<T, CallError>>) -> Job) -> Result<T, CallError> {
@@ -165,6 +171,7 @@ fn surroundings(setup: &Setup, stats: &WorkerStats) -> Surroundings {
         limits: setup.limits,
         grants: Arc::new(setup.grants.clone()),
         state: setup.state.clone(),
+        inputs: setup.inputs.clone(),
         log: Arc::new(Mutex::new(log)),
         connections: Connections::default(),
     }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::http::request::Builder;
-use hyper::{Request, Response, Uri, header};
+use hyper::{Method, Request, Response, Uri, header};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -53,8 +53,9 @@ impl Client {
     }
 
     /// Asks for a change, with a token.
-    pub(super) async fn post(&self, path: &str, token: &str) -> Result<Vec<u8>> {
-        let request = Request::post(path).header(header::AUTHORIZATION, format!("Bearer {token}"));
+    pub(super) async fn change(&self, method: Method, path: &str, token: &str) -> Result<Vec<u8>> {
+        let request =
+            Request::builder().method(method).uri(path).header(header::AUTHORIZATION, format!("Bearer {token}"));
         read(self.answer(request, path).await?).await
     }
 

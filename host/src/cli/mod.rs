@@ -1,18 +1,16 @@
 //! The commands.
 
 mod chart;
-mod check;
 mod client;
-mod plugins;
+mod plugin;
 mod query;
-mod run;
 mod serve;
 mod store;
 
-use crate::config::{Config, GrantsConfig, time_ms};
-use crate::plugins::Order;
+use crate::config::{Config, time_ms};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dropsonde_store::{InstanceId, InvalidInstanceId};
+use plugin::PluginCommand;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -37,7 +35,7 @@ struct Cli {
 enum Command {
     /// Run the host; this is also what no command does
     Serve(ServeArgs),
-    /// Build, check and try plugins; see to those of a running host
+    /// Make, build, check and try plugins; see to those of a running host
     #[command(subcommand)]
     Plugin(PluginCommand),
     /// Look into history on disk, also while a host is writing it
@@ -73,106 +71,6 @@ struct ServeArgs {
     /// Check the configuration and stop
     #[arg(long)]
     check: bool,
-}
-
-#[derive(Debug, Subcommand)]
-enum PluginCommand {
-    /// Build a Rust plugin into one component
-    Build(BuildArgs),
-    /// Look into a component: what it exports, imports and needs granted
-    Check(CheckArgs),
-    /// Run a component once, without a host
-    Run(RunArgs),
-    /// List the plugins of a running host
-    List(ClientArgs),
-    /// Show a plugin of a running host: what it may, what it did, what went wrong
-    Show(PluginArgs),
-    /// Have a plugin of a running host run no more, until it is released or the host starts again
-    Quarantine(OrderArgs),
-    /// Have a plugin of a running host run again that is in quarantine, or waits after a failure
-    Release(OrderArgs),
-}
-
-#[derive(Debug, Args)]
-struct PluginArgs {
-    /// The plugin's name
-    name: String,
-    #[command(flatten)]
-    client: ClientArgs,
-}
-
-#[derive(Debug, Args)]
-struct OrderArgs {
-    /// The plugin's name
-    name: String,
-    #[command(flatten)]
-    data: DataArgs,
-    /// The running host
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
-    url: String,
-}
-
-#[derive(Debug, Args)]
-struct BuildArgs {
-    /// The plugin's crate
-    #[arg(default_value = ".", value_name = "DIR")]
-    folder: PathBuf,
-    /// Where to put the component [default: NAME.wasm in the crate's folder]
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-struct CheckArgs {
-    /// The component's file, or the name of a bundled plugin
-    #[arg(value_name = "FILE.wasm")]
-    file: PathBuf,
-    /// The plugin's configuration, a JSON object
-    #[arg(long, value_name = "JSON", default_value = "{}")]
-    config: String,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
-struct RunArgs {
-    /// The component's file, or the name of a bundled plugin
-    #[arg(value_name = "FILE.wasm")]
-    file: PathBuf,
-    /// What to sample; may be repeated [default: what it discovers]
-    #[arg(long, value_name = "ID")]
-    instance: Vec<String>,
-    /// The plugin's configuration, a JSON object
-    #[arg(long, value_name = "JSON", default_value = "{}")]
-    config: String,
-    #[command(flatten)]
-    granted: GrantArgs,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Default, Args)]
-struct GrantArgs {
-    /// Grant files by a glob of absolute paths; may be repeated
-    #[arg(long, value_name = "GLOB")]
-    read: Vec<String>,
-    /// Grant requests to an origin, or names that lead to a network as 10.0.0.0/8; may be repeated
-    #[arg(long, value_name = "ORIGIN")]
-    http: Vec<String>,
-    /// Grant an environment variable; may be repeated
-    #[arg(long, value_name = "NAME")]
-    env: Vec<String>,
-    /// Grant a directory, read-only; may be repeated
-    #[arg(long, value_name = "DIR")]
-    dir: Vec<String>,
-}
-
-impl From<GrantArgs> for GrantsConfig {
-    fn from(GrantArgs { read, http, env, dir: dirs }: GrantArgs) -> Self {
-        Self { read, http, env, dirs }
-    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -295,7 +193,11 @@ pub fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     let command = cli.command.unwrap_or(Command::Serve(cli.serve));
-    log(matches!(command, Command::Serve(_)));
+    log(match &command {
+        Command::Serve(_) => true,
+        Command::Plugin(command) => command.shows_log(),
+        _ => false,
+    });
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&anyhow::Error::from(error).context("cannot start the runtime")),
@@ -303,13 +205,7 @@ pub fn main() -> ExitCode {
     let done = runtime.block_on(async {
         match command {
             Command::Serve(args) => serve::serve(args).await,
-            Command::Plugin(PluginCommand::Build(args)) => tokio::task::block_in_place(|| run::build(&args)),
-            Command::Plugin(PluginCommand::Check(args)) => check::check(args).await,
-            Command::Plugin(PluginCommand::Run(args)) => run::run(args).await,
-            Command::Plugin(PluginCommand::List(args)) => plugins::list(args).await,
-            Command::Plugin(PluginCommand::Show(args)) => plugins::show(args).await,
-            Command::Plugin(PluginCommand::Quarantine(args)) => plugins::order(args, Order::Quarantine).await,
-            Command::Plugin(PluginCommand::Release(args)) => plugins::order(args, Order::Release).await,
+            Command::Plugin(command) => command.execute().await,
             Command::Store(command) => tokio::task::block_in_place(|| match command {
                 StoreCommand::Stats(args) => store::stats(&args),
                 StoreCommand::Verify(args) => store::verify(&args),
@@ -342,9 +238,9 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 /// To standard error. Commands that print data are quieter: what they say is an error of theirs.
-fn log(serving: bool) {
+fn log(talkative: bool) {
     let filter =
-        EnvFilter::try_from_env(LOG.0).unwrap_or_else(|_| EnvFilter::new(if serving { LOG.1 } else { "warn" }));
+        EnvFilter::try_from_env(LOG.0).unwrap_or_else(|_| EnvFilter::new(if talkative { LOG.1 } else { "warn" }));
     // They would show what guests write, whatever its length.
     let quiet = ["wasmtime=warn", "wasmtime_wasi=warn", "wasmtime_wasi_http=warn"];
     let filter = quiet.iter().filter_map(|one| one.parse().ok()).fold(filter, EnvFilter::add_directive);

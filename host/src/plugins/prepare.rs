@@ -119,6 +119,7 @@ pub(super) async fn start(
         grants: Grants::default(),
         limits: status.limits,
         state: state.clone(),
+        ..Setup::default()
     };
     let introduction = introduce(sandbox, plugin.clone(), setup.clone()).await.map_err(NotTaken::Start)?;
     let needs = introduction.needs.map_err(NotTaken::Invalid)?;

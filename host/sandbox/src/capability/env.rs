@@ -14,6 +14,10 @@ impl Env {
         Ok(())
     }
 
+    pub(crate) fn names(&self) -> &[String] {
+        &self.0
+    }
+
     /// Those that are set now, and are text.
     pub(crate) fn show(&self, wasi: &mut WasiCtxBuilder) {
         for name in &self.0 {

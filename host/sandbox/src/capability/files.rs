@@ -137,12 +137,16 @@ impl Files {
 
     /// A handle to what the path leads to, if it and what it leads to are granted.
     fn open(&self, path: &str) -> Result<OwnedFd, FileError> {
-        let path = Path::new(path);
-        if !is_plain(path) || !self.allow(path) {
+        if !self.may_ask(path) {
             return Err(FileError::Denied);
         }
-        let handle = open_without_magic_links(path)?;
+        let handle = open_without_magic_links(Path::new(path))?;
         if self.allow(&real_path(&handle)?) { Ok(handle) } else { Err(FileError::Denied) }
+    }
+
+    /// Whether a path may be asked for, whatever it leads to.
+    pub(crate) fn may_ask(&self, path: &str) -> bool {
+        is_plain(Path::new(path)) && self.allow(Path::new(path))
     }
 
     fn allow(&self, path: &Path) -> bool {
@@ -222,6 +226,15 @@ fn reopen(handle: &OwnedFd, flags: OFlags) -> Result<OwnedFd, FileError> {
 
 fn own_link(handle: &OwnedFd) -> OsString {
     format!("/proc/self/fd/{}", handle.as_raw_fd()).into()
+}
+
+impl From<std::io::Error> for FileError {
+    fn from(error: std::io::Error) -> Self {
+        match Errno::from_io_error(&error) {
+            Some(known) => known.into(),
+            None => Self::Other(error.to_string()),
+        }
+    }
 }
 
 impl From<Errno> for FileError {

@@ -4,6 +4,7 @@ pub(crate) mod dirs;
 pub(crate) mod env;
 pub(crate) mod files;
 pub(crate) mod http;
+pub(crate) mod inputs;
 pub(crate) mod log;
 pub(crate) mod state;
 pub(crate) mod wasi;

@@ -2,6 +2,7 @@
 //! arguments, of the environment and the file system what the operator allows; clocks and random numbers work; standard
 //! output and error go to the log.
 
+use super::inputs::Inputs;
 use super::log::{Level, Log};
 use crate::Grants;
 use crate::limits::RANDOM;
@@ -17,11 +18,16 @@ use wasmtime_wasi::{WasiCtx, WasiCtxBuilder};
 /// Bytes a guest may write without a line's end before what it has is logged anyway.
 const LONGEST_LINE: usize = 4096;
 
-pub(crate) fn context(plugin: &str, grants: &Grants, log: &Arc<Mutex<Log>>) -> WasiCtx {
+pub(crate) fn context(plugin: &str, grants: &Grants, inputs: &Inputs, log: &Arc<Mutex<Log>>) -> WasiCtx {
     let lines = |level| Lines { log: log.clone(), level, partial: Arc::default() };
     let mut wasi = WasiCtxBuilder::new();
-    grants.env.show(&mut wasi);
-    grants.dirs.show(plugin, &mut wasi);
+    match inputs {
+        Inputs::Recorded(recording) => recording.show(&grants.env, &mut wasi),
+        Inputs::Live | Inputs::RecordedBy(_) => {
+            grants.env.show(&mut wasi);
+            grants.dirs.show(plugin, &mut wasi);
+        }
+    }
     wasi.stdout(lines(Level::Info))
         .stderr(lines(Level::Warn))
         .max_random_size(RANDOM)

@@ -3,9 +3,10 @@
 use crate::capability::files::{EntryKind, FileError};
 use crate::capability::log::Level;
 use crate::instance::Guest;
-use crate::{Aggregation, CallError, Description, Failure, Field, Instance, Kind, Need, Readings, Tick, Total};
+use crate::vocabulary::{CacheStats, ChannelStats, EnvelopeStats, HistoryStats, PresenceStats, TokenStats};
+use crate::{Aggregation, CallError, Description, Failure, Field, Instance, Kind, Need, Readings, Stats, Tick, Total};
 use dropsonde::plugin::{files, log, metrics, state, types};
-use exports::dropsonde::plugin::{plugin, sampler};
+use exports::dropsonde::plugin::{plugin, sampler, source};
 use wasmtime::component::{HasSelf, InstancePre, Linker};
 use wasmtime::{Store, component};
 
@@ -34,12 +35,14 @@ pub(crate) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
 pub(crate) struct Indices {
     plugin: plugin::GuestIndices,
     sampler: Option<sampler::GuestIndices>,
+    source: Option<source::GuestIndices>,
 }
 
 /// The functions of one live instance.
 pub(crate) struct Exports {
     plugin: plugin::Guest,
     sampler: Option<sampler::Guest>,
+    source: Option<source::Guest>,
 }
 
 // === impl Indices ===
@@ -47,9 +50,11 @@ pub(crate) struct Exports {
 impl Indices {
     pub(crate) fn new(instance: &InstancePre<Guest>) -> wasmtime::Result<Self> {
         let sampler = instance.component().get_export_index(None, SAMPLER).is_some();
+        let source = instance.component().get_export_index(None, SOURCE).is_some();
         Ok(Self {
             plugin: plugin::GuestIndices::new(instance)?,
             sampler: sampler.then(|| sampler::GuestIndices::new(instance)).transpose()?,
+            source: source.then(|| source::GuestIndices::new(instance)).transpose()?,
         })
     }
 
@@ -57,6 +62,7 @@ impl Indices {
         Ok(Exports {
             plugin: self.plugin.load(&mut *store, instance)?,
             sampler: self.sampler.as_ref().map(|indices| indices.load(&mut *store, instance)).transpose()?,
+            source: self.source.as_ref().map(|indices| indices.load(&mut *store, instance)).transpose()?,
         })
     }
 }
@@ -108,6 +114,15 @@ impl Exports {
     }
 }
 
+impl Exports {
+    pub(crate) async fn collect(&self, store: &mut Store<Guest>, tick: Tick) -> Answer<Stats> {
+        let Some(source) = &self.source else {
+            return Ok(Err(CallError::OutOfContract("it is no source".to_owned())));
+        };
+        Ok(source.call_collect(store, tick.into()).await?.map(Stats::from).map_err(failed))
+    }
+}
+
 // === host functions ===
 
 impl types::Host for Guest {}
@@ -136,12 +151,12 @@ impl files::Host for Guest {
             EntryKind::Directory => files::EntryKind::Directory,
             EntryKind::Other => files::EntryKind::Other,
         };
-        let entries = self.grants.files.entries(&path)?;
+        let entries = self.file_entries(&path)?;
         Ok(entries.into_iter().map(|(name, what)| files::Entry { name, kind: kind(what) }).collect())
     }
 
     fn space(&mut self, path: String) -> Result<files::DiskSpace, files::FileError> {
-        let space = self.grants.files.space(&path)?;
+        let space = self.file_space(&path)?;
         Ok(files::DiskSpace {
             total_bytes: space.total_bytes,
             available_bytes: space.available_bytes,
@@ -193,6 +208,40 @@ impl From<types::Failure> for Failure {
             types::Failure::Unavailable(why) => Self::Unavailable(why),
             types::Failure::Denied(why) => Self::Denied(why),
             types::Failure::Invalid(why) => Self::Invalid(why),
+        }
+    }
+}
+
+impl From<source::Stats> for Stats {
+    fn from(stats: source::Stats) -> Self {
+        let source::Stats { channels, envelopes, presence, history, tokens, cache } = stats;
+        Self {
+            channels: channels
+                .map(|source::ChannelStats { total_active, by_pattern }| ChannelStats { total_active, by_pattern }),
+            envelopes: envelopes.map(|source::EnvelopeStats { rate_per_second, by_aspect }| EnvelopeStats {
+                rate_per_second,
+                by_aspect,
+            }),
+            presence: presence.map(|stats| PresenceStats {
+                total_users: stats.total_users,
+                total_agents: stats.total_agents,
+                average_per_channel: stats.average_per_channel,
+            }),
+            history: history.map(|stats| HistoryStats {
+                total_envelopes_buffered: stats.total_envelopes_buffered,
+                buffer_utilization_pct: stats.buffer_utilization_pct,
+            }),
+            tokens: tokens.map(|stats| TokenStats {
+                issued_last_hour: stats.issued_last_hour,
+                revoked_last_hour: stats.revoked_last_hour,
+                active_count: stats.active_count,
+            }),
+            cache: cache.map(|stats| CacheStats {
+                hit_rate_pct: stats.hit_rate_pct,
+                size_bytes: stats.size_bytes,
+                size_entries: stats.size_entries,
+                evictions_last_hour: stats.evictions_last_hour,
+            }),
         }
     }
 }

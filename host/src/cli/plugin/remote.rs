@@ -1,11 +1,11 @@
 //! The plugins of a running host.
 
-use super::client::{Client, encode};
-use super::query::print;
 use super::{ClientArgs, OrderArgs, PluginArgs};
 use crate::admin;
-use crate::plugins::Order;
+use crate::cli::client::{Client, encode};
+use crate::cli::query::print;
 use anyhow::{Context, Result};
+use hyper::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::io::{ErrorKind, Write as _};
@@ -95,7 +95,16 @@ fn show_value(out: &mut impl std::io::Write, name: &str, value: &Value, depth: u
     }
 }
 
-pub(super) async fn order(args: OrderArgs, order: Order) -> Result<()> {
+/// What is wanted of a plugin.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Wish {
+    Reload,
+    Quarantine,
+    Release,
+    Remove,
+}
+
+pub(super) async fn wish(args: OrderArgs, wish: Wish) -> Result<()> {
     let data = args.data.folder()?;
     let token = admin::read(&data).with_context(|| {
         let file = admin::file(&data);
@@ -105,15 +114,14 @@ pub(super) async fn order(args: OrderArgs, order: Order) -> Result<()> {
         };
         format!("cannot read the admin token in {}{hint}", file.display())
     })?;
-    let path = format!("/v1/plugins/{}/{}", encode(&args.name), order.as_str());
-    Client::new(&args.url)?.post(&path, &token).await?;
-    println!(
-        "{}: {}",
-        args.name,
-        match order {
-            Order::Quarantine => "it will run no more until it is released",
-            Order::Release => "it is released",
-        }
-    );
+    let (method, action, done) = match wish {
+        Wish::Reload => (Method::POST, "/reload", "it begins anew"),
+        Wish::Quarantine => (Method::POST, "/quarantine", "it will run no more until it is released"),
+        Wish::Release => (Method::POST, "/release", "it is released"),
+        Wish::Remove => (Method::DELETE, "", "it is removed; its history stays"),
+    };
+    let path = format!("/v1/plugins/{}{action}", encode(&args.name));
+    Client::new(&args.url)?.change(method, &path, &token).await?;
+    println!("{}: {done}", args.name);
     Ok(())
 }

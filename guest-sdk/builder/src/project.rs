@@ -1,0 +1,54 @@
+use crate::script::Script;
+use crate::{Crate, Network, Toolchain};
+use anyhow::{Result, bail};
+use std::path::{Path, PathBuf};
+
+/// A plugin's sources, in whichever language.
+#[derive(Debug, Clone)]
+pub enum Project {
+    Rust(Crate),
+    Script(Script),
+}
+
+impl Project {
+    /// The one in a folder: a crate, or a `plugin.py` or `plugin.js` with its language's project file.
+    pub fn at(folder: &Path) -> Result<Self> {
+        if folder.join("Cargo.toml").is_file() {
+            return Crate::at(folder).map(Self::Rust);
+        }
+        match Script::at(folder)? {
+            Some(script) => Ok(Self::Script(script)),
+            None => bail!(
+                "{} holds no plugin: neither a Cargo.toml, nor a plugin.py, nor a plugin.js; `dropsonde plugin new` \
+                 makes one",
+                folder.display()
+            ),
+        }
+    }
+
+    /// What its component is called.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Rust(plugin) => plugin.name(),
+            Self::Script(plugin) => plugin.name(),
+        }
+    }
+
+    /// Its component's bytes. A wasm toolchain for Rust is looked for in some folders, and fetched into the last of
+    /// them if there is none.
+    pub fn build(&self, toolchains: &[PathBuf]) -> Result<Vec<u8>> {
+        match self {
+            Self::Rust(plugin) => {
+                let known = std::iter::once(plugin.target_dir()).chain(toolchains.iter().map(PathBuf::as_path));
+                let found = known.clone().find_map(Toolchain::find);
+                let last = known.last().unwrap_or(plugin.target_dir());
+                let toolchain = match found {
+                    Some(found) => found,
+                    None => Toolchain::find_or_fetch(last)?,
+                };
+                plugin.build(&toolchain, Network::Allowed)
+            }
+            Self::Script(plugin) => plugin.build(),
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Plugins in languages whose tools make a component of one file: Python and JavaScript.
+
+use crate::contract::write_contract;
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A plugin in one file, `plugin.py` or `plugin.js`.
+#[derive(Debug, Clone)]
+pub struct Script {
+    folder: PathBuf,
+    language: Language,
+    name: String,
+    world: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Language {
+    Python,
+    JavaScript,
+}
+
+/// What a project file says of the plugin.
+#[derive(Debug, Deserialize)]
+struct About {
+    name: String,
+    #[serde(default)]
+    dropsonde: Dropsonde,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Dropsonde {
+    /// Of the plugin contract; none: `sampler-plugin`.
+    world: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PyProject {
+    project: Project,
+    #[serde(default)]
+    tool: Tool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Project {
+    name: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Tool {
+    #[serde(default)]
+    dropsonde: Dropsonde,
+}
+
+impl Script {
+    /// The plugin in a folder; none when there is no such file in it.
+    pub(crate) fn at(folder: &Path) -> Result<Option<Self>> {
+        let has = |name: &str| folder.join(name).is_file();
+        let language = match (has("plugin.py"), has("plugin.js")) {
+            (true, false) => Language::Python,
+            (false, true) => Language::JavaScript,
+            (true, true) => bail!("{} has a plugin.py and a plugin.js; which is it?", folder.display()),
+            (false, false) => return Ok(None),
+        };
+        let folder = folder.canonicalize().with_context(|| format!("cannot enter {}", folder.display()))?;
+        let file = folder.join(language.project_file());
+        let text = std::fs::read_to_string(&file)
+            .with_context(|| format!("{} names the plugin, and cannot be read", file.display()))?;
+        let about = language.parse(&text).with_context(|| format!("{}", file.display()))?;
+        if about.name.is_empty() || about.name.contains(['/', '\0']) || about.name.starts_with('.') {
+            bail!("{}: {:?} can be no file's name", file.display(), about.name);
+        }
+        let world = about.dropsonde.world.unwrap_or_else(|| "sampler-plugin".to_owned());
+        Ok(Some(Self { folder, language, name: about.name, world }))
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Has the language's tool make the component. What it says goes to standard error.
+    pub fn build(&self) -> Result<Vec<u8>> {
+        let work = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let (contract, out) = (work.path().join("wit"), work.path().join("plugin.wasm"));
+        std::fs::create_dir(&contract)?;
+        write_contract(&contract)?;
+        let mut tool = match self.language {
+            Language::Python => self.python(&contract, &out)?,
+            Language::JavaScript => self.javascript(&contract, &out)?,
+        };
+        let program = Path::new(tool.get_program()).display().to_string();
+        // Where the tool itself failed is of no use to the author, nor where we had it write to.
+        let status = tool.env("RUST_BACKTRACE", "0").current_dir(&self.folder).stdout(Stdio::null()).status();
+        let status = status.with_context(|| format!("cannot run {program}"))?;
+        if !status.success() {
+            bail!("{program} could not build {}", self.name);
+        }
+        std::fs::read(&out).with_context(|| format!("{program} made no component"))
+    }
+
+    fn python(&self, contract: &Path, out: &Path) -> Result<Command> {
+        let own = self.folder.join(".venv/bin/componentize-py");
+        let Some(program) = found(own, "componentize-py") else {
+            bail!(
+                "componentize-py is not here, which makes components of Python: in {}, `python3 -m venv .venv && \
+                 .venv/bin/pip install -r requirements.txt`, then build again",
+                self.folder.display()
+            );
+        };
+        let mut tool = Command::new(program);
+        tool.arg("-q").arg("-d").arg(contract).args(["-w", &self.world, "componentize", "-p"]).arg(&self.folder);
+        tool.args(["plugin", "-o"]).arg(out);
+        Ok(tool)
+    }
+
+    fn javascript(&self, contract: &Path, out: &Path) -> Result<Command> {
+        /// Does the same with an engine ten times as large, which knows `fetch` and `console`.
+        const COMPONENTIZE_JS: &str = "import { componentize } from '@bytecodealliance/componentize-js';\
+            import { writeFile } from 'node:fs/promises';\
+            const [sourcePath, witPath, worldName, out] = process.argv.slice(1);\
+            const disableFeatures = ['http', 'fetch-event'];\
+            const { component } = await componentize({ sourcePath, witPath, worldName, disableFeatures });\
+            await writeFile(out, component);";
+        let source = self.folder.join("plugin.js");
+        // As node itself looks for packages.
+        let mut installed = self.folder.ancestors().map(|folder| folder.join("node_modules"));
+        let has = |modules: &PathBuf, package: &str| modules.join(package).exists();
+        let own = installed.clone().map(|modules| modules.join(".bin/componentize-qjs")).find(|file| file.exists());
+        if let Some(program) = found(own.unwrap_or_default(), "componentize-qjs") {
+            let mut tool = Command::new(program);
+            tool.args(["--sync", "--opt-size", "--world", &self.world, "--wit"]).arg(contract);
+            tool.arg("--js").arg(source).arg("--output").arg(out);
+            return Ok(tool);
+        }
+        if installed.any(|modules| has(&modules, "@bytecodealliance/componentize-js")) {
+            let mut tool = Command::new("node");
+            tool.args(["--input-type=module", "--eval", COMPONENTIZE_JS, "--"]).arg(source).arg(contract);
+            tool.arg(&self.world).arg(out);
+            return Ok(tool);
+        }
+        bail!(
+            "componentize-qjs is not here, which makes components of JavaScript (componentize-js does too): in {}, \
+             `npm install`, then build again",
+            self.folder.display()
+        )
+    }
+}
+
+impl Language {
+    fn project_file(self) -> &'static str {
+        match self {
+            Self::Python => "pyproject.toml",
+            Self::JavaScript => "package.json",
+        }
+    }
+
+    fn parse(self, text: &str) -> Result<About> {
+        Ok(match self {
+            Self::JavaScript => serde_json::from_str(text)?,
+            Self::Python => {
+                let PyProject { project, tool } = toml::from_str(text)?;
+                About { name: project.name, dropsonde: tool.dropsonde }
+            }
+        })
+    }
+}
+
+/// A project's own program, else the one on the PATH.
+fn found(own: PathBuf, name: &str) -> Option<PathBuf> {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = std::env::split_paths(&paths).map(|folder| folder.join(name));
+    std::iter::once(own).chain(on_path).find(|program| program.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugins_name_and_world_are_in_its_languages_own_project_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        assert!(Script::at(folder.path()).unwrap().is_none());
+        write("plugin.py", "");
+        assert!(Script::at(folder.path()).unwrap_err().to_string().contains("pyproject.toml"));
+        write("pyproject.toml", "[project]\nname = 'load'\n[tool.dropsonde]\nworld = 'source-plugin'\n");
+        let script = Script::at(folder.path()).unwrap().unwrap();
+        assert_eq!((script.name(), &*script.world), ("load", "source-plugin"));
+        write("pyproject.toml", "[project]\nname = '../load'\n");
+        assert!(Script::at(folder.path()).is_err());
+        std::fs::remove_file(folder.path().join("plugin.py")).unwrap();
+        write("plugin.js", "");
+        write("package.json", "{\"name\": \"sockets\", \"type\": \"module\"}");
+        let script = Script::at(folder.path()).unwrap().unwrap();
+        assert_eq!((script.name(), &*script.world), ("sockets", "sampler-plugin"));
+    }
+}

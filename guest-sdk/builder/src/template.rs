@@ -1,0 +1,153 @@
+//! New plugins: a project that builds, and a recorded case for it, in the languages there are.
+
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::Path;
+
+/// What a new plugin is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Language {
+    Rust,
+    Python,
+    JavaScript,
+}
+
+/// What a new plugin gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Sampler,
+    Source,
+}
+
+/// A file's path in the project, and what is in it.
+type File = (&'static str, &'static str);
+
+macro_rules! template {
+    ($path:literal) => {
+        include_str!(concat!("../../templates/", $path))
+    };
+}
+
+const SAMPLER_CASE: &[File] = &[
+    ("tests/busy/case.json", template!("cases/sampler/case.json")),
+    ("tests/busy/tick-1/proc/loadavg", template!("cases/sampler/tick-1/proc/loadavg")),
+    ("tests/busy/tick-2/proc/loadavg", template!("cases/sampler/tick-2/proc/loadavg")),
+];
+
+const SOURCE_CASE: &[File] = &[("tests/open/case.json", template!("cases/source/case.json"))];
+
+impl Language {
+    fn files(self, kind: Kind) -> Vec<File> {
+        let is_sampler = kind == Kind::Sampler;
+        match self {
+            Self::Rust => vec![
+                ("Cargo.toml", template!("rust/Cargo.toml.in")),
+                (".gitignore", template!("rust/gitignore")),
+                ("src/lib.rs", if is_sampler { template!("rust/sampler.rs") } else { template!("rust/source.rs") }),
+            ],
+            Self::Python => vec![
+                ("pyproject.toml", template!("python/pyproject.toml")),
+                ("requirements.txt", template!("python/requirements.txt")),
+                (".gitignore", template!("python/gitignore")),
+                ("plugin.py", if is_sampler { template!("python/sampler.py") } else { template!("python/source.py") }),
+            ],
+            Self::JavaScript => vec![
+                ("package.json", template!("js/package.json")),
+                (".gitignore", template!("js/gitignore")),
+                ("plugin.js", if is_sampler { template!("js/sampler.js") } else { template!("js/source.js") }),
+            ],
+        }
+    }
+}
+
+/// Writes a new plugin into a folder that is not there yet. `sdk` is where the Rust SDK lies.
+pub fn create(folder: &Path, name: &str, language: Language, kind: Kind, sdk: &Path) -> Result<()> {
+    check_name(name, language)?;
+    if folder.exists() {
+        bail!("{} is there already; a new plugin gets a folder of its own", folder.display());
+    }
+    let (world, about, case) = match kind {
+        Kind::Sampler => ("sampler-plugin", "The load average", SAMPLER_CASE),
+        Kind::Source => ("source-plugin", "How many channels are open", SOURCE_CASE),
+    };
+    let sdk = match language {
+        Language::Rust => sdk
+            .canonicalize()
+            .ok()
+            .filter(|sdk| sdk.join("Cargo.toml").is_file())
+            .and_then(|sdk| sdk.to_str().map(str::to_owned))
+            .with_context(|| format!("the Rust SDK is not at {}; say where it is with --sdk DIR", sdk.display()))?,
+        Language::Python | Language::JavaScript => String::new(),
+    };
+    let fill = |text: &str| {
+        let text = text.replace("{{name}}", name).replace("{{about}}", about);
+        text.replace("{{world}}", world).replace("{{sdk}}", &sdk)
+    };
+    for (path, text) in language.files(kind).iter().chain(case) {
+        let path = folder.join(path);
+        fs::create_dir_all(path.parent().unwrap_or(folder))
+            .and_then(|()| fs::write(&path, fill(text)))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    // The versions the SDK was tested with, where it lies in its own workspace.
+    let lock = Path::new(&sdk).parent().map(|workspace| workspace.join("Cargo.lock"));
+    if let Some(lock) = lock.filter(|lock| language == Language::Rust && lock.is_file()) {
+        fs::copy(lock, folder.join("Cargo.lock")).context("cannot copy the SDK's Cargo.lock")?;
+    }
+    Ok(())
+}
+
+/// A name becomes a file's, a TOML key's, a metric label's and, in Rust, a crate's.
+fn check_name(name: &str, language: Language) -> Result<()> {
+    const NO_CRATES: [&str; 12] =
+        ["test", "core", "std", "alloc", "proc_macro", "crate", "self", "super", "fn", "type", "mod", "use"];
+    let begins = name.starts_with(|c: char| c.is_ascii_lowercase());
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+    if !begins || !name.bytes().all(plain) || name.len() > 64 {
+        bail!("{name:?} is no plugin's name: a small letter, then small letters, digits, `-` and `_`, at most 64");
+    }
+    if language == Language::Rust && NO_CRATES.contains(&name) {
+        bail!("{name:?} means something else in Rust already; choose another name");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sdk() -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    }
+
+    #[test]
+    fn nothing_of_a_template_is_left_to_be_filled_in() {
+        for language in [Language::Rust, Language::Python, Language::JavaScript] {
+            for kind in [Kind::Sampler, Kind::Source] {
+                for (path, _) in language.files(kind) {
+                    let folder = tempfile::tempdir().unwrap();
+                    let plugin = folder.path().join("plugin");
+                    create(&plugin, "my-plugin", language, kind, &sdk()).unwrap();
+                    let text = fs::read_to_string(plugin.join(path)).unwrap();
+                    assert!(!text.contains("{{"), "{language:?} {path}: {text}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_there_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = create(folder.path(), "load", Language::Python, Kind::Sampler, &sdk());
+        assert!(made.unwrap_err().to_string().contains("is there already"));
+    }
+
+    #[test]
+    fn names_that_could_not_be_files_or_crates_are_refused() {
+        for bad in ["", "Load", "1st", "a/b", "a.b", "-x", "ä", &"x".repeat(65)] {
+            assert!(check_name(bad, Language::Python).is_err(), "{bad}");
+        }
+        assert!(check_name("test", Language::Rust).is_err());
+        assert!(check_name("load-2", Language::Rust).is_ok());
+    }
+}

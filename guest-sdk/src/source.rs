@@ -1,0 +1,129 @@
+use crate::{Config, Failure, Need, Tick};
+
+/// What an application is doing, section by section. A section the source knows nothing about is `None`, which is
+/// different from zero.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Stats {
+    pub channels: Option<ChannelStats>,
+    pub envelopes: Option<EnvelopeStats>,
+    pub presence: Option<PresenceStats>,
+    pub history: Option<HistoryStats>,
+    pub tokens: Option<TokenStats>,
+    pub cache: Option<CacheStats>,
+}
+
+/// Channels that are open.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ChannelStats {
+    pub total_active: i64,
+    pub by_pattern: Vec<(String, i64)>,
+}
+
+/// Messages on their way.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EnvelopeStats {
+    pub rate_per_second: f64,
+    pub by_aspect: Vec<(String, i64)>,
+}
+
+/// Who is there.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct PresenceStats {
+    pub total_users: i64,
+    pub total_agents: i64,
+    pub average_per_channel: f64,
+}
+
+/// Messages that are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct HistoryStats {
+    pub total_envelopes_buffered: i64,
+    /// 0 to 100.
+    pub buffer_utilization_pct: f64,
+}
+
+/// Tokens that let in.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct TokenStats {
+    pub issued_last_hour: i64,
+    pub revoked_last_hour: i64,
+    pub active_count: i64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct CacheStats {
+    /// 0 to 100.
+    pub hit_rate_pct: f64,
+    pub size_bytes: i64,
+    pub size_entries: i64,
+    pub evictions_last_hour: i64,
+}
+
+/// A plugin that describes an application as a whole.
+///
+/// Only [`collect`](Source::collect) has no default.
+///
+/// ```
+/// use dropsonde_guest::{ChannelStats, Failure, Source, Stats, Tick, export_source, files};
+///
+/// #[derive(Default)]
+/// struct Rooms;
+///
+/// impl Source for Rooms {
+///     fn collect(&mut self, _tick: &Tick) -> Result<Stats, Failure> {
+///         let open = files::entries("/run/chat/rooms")?.len() as i64;
+///         let channels = ChannelStats { total_active: open, ..ChannelStats::default() };
+///         Ok(Stats { channels: Some(channels), ..Stats::default() })
+///     }
+/// }
+/// export_source!(Rooms);
+/// ```
+pub trait Source: Default + 'static {
+    /// For this configuration, what must be granted. Called before `init`, without any grant.
+    fn needs(_config: &Config) -> Result<Vec<Need>, Failure> {
+        Ok(Vec::new())
+    }
+
+    /// Takes the configuration.
+    fn init(&mut self, _config: &Config) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// What is so now.
+    fn collect(&mut self, tick: &Tick) -> Result<Stats, Failure>;
+}
+
+/// Makes a [`Source`] the plugin of this crate. Name, version and description come from its Cargo.toml.
+#[macro_export]
+macro_rules! export_source {
+    ($source:ty) => {
+        // Natively nothing is exported, but the source is used.
+        #[cfg(not(target_family = "wasm"))]
+        #[doc(hidden)]
+        #[allow(unreachable_pub)]
+        pub fn __source() -> impl $crate::Source {
+            <$source as ::std::default::Default>::default()
+        }
+
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            struct Exported;
+
+            ::std::thread_local! {
+                static SOURCE: ::std::cell::RefCell<$source> = ::std::default::Default::default();
+            }
+
+            $crate::__export_plugin!(Exported, $source, SOURCE, $crate::Source);
+
+            impl $crate::glue::source::Exported for Exported {
+                type Source = $source;
+
+                fn with<T>(call: impl FnOnce(&mut $source) -> T) -> T {
+                    SOURCE.with_borrow_mut(call)
+                }
+            }
+
+    $crate::glue::source::export_source_interface!(Exported with_types_in $crate::glue::source);
+        };
+    };
+}

@@ -1,0 +1,37 @@
+// The load average. Configuration: `path`, where it is read.
+
+import { read } from "dropsonde:plugin/files@0.1.0";
+
+const config = { path: "/proc/loadavg" };
+
+export const plugin = {
+  describe: () => ({ name: "{{name}}", version: "0.1.0", about: "{{about}}" }),
+  needs: (text) => [{ tag: "read", val: { ...config, ...JSON.parse(text) }.path }],
+  init(text) {
+    Object.assign(config, JSON.parse(text));
+  },
+};
+
+export const sampler = {
+  fields: () => [{
+    name: "load_avg_1m",
+    help: "1-minute load average",
+    unit: "",
+    kind: { tag: "gauge" },
+    aggregation: "mean",
+    precision: 0.01,
+  }],
+  discover: (tick) => [],
+  sample(tick, instances) {
+    const load = parseFloat(contents(config.path));
+    return { values: instances.map(() => load), offsetsMs: [], failures: [] };
+  },
+};
+
+function contents(path) {
+  try {
+    return String.fromCharCode(...read(path));
+  } catch ({ payload: { tag } }) {
+    throw { tag: tag === "denied" ? "denied" : "unavailable", val: `${path}: ${tag}` };
+  }
+}

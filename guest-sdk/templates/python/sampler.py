@@ -1,0 +1,39 @@
+"""The load average. Configuration: `path`, where it is read."""
+
+import json
+
+from componentize_py_types import Err
+from wit_world import exports
+from wit_world.exports.sampler import Readings
+from wit_world.imports import files, types
+
+config = {"path": "/proc/loadavg"}
+
+
+class Plugin(exports.Plugin):
+    def describe(self):
+        return types.Description(name="{{name}}", version="0.1.0", about="{{about}}")
+
+    def needs(self, text):
+        return [types.Need_Read((config | json.loads(text))["path"])]
+
+    def init(self, text):
+        config.update(json.loads(text))
+
+
+class Sampler(exports.Sampler):
+    def fields(self):
+        gauge, mean = types.Kind_Gauge(), types.Aggregation.MEAN
+        return [types.Field("load_avg_1m", "1-minute load average", "", gauge, mean, precision=0.01)]
+
+    def discover(self, tick):
+        return []
+
+    def sample(self, tick, instances):
+        try:
+            load = float(files.read(config["path"]).split()[0])
+        except Err as error:
+            denied = error.value == files.FileError_Denied()
+            failure = types.Failure_Denied if denied else types.Failure_Unavailable
+            raise Err(failure(f"{config['path']}: {error}"))
+        return Readings(values=[load] * len(instances), offsets_ms=[], failures=[])

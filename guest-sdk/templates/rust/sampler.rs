@@ -1,0 +1,36 @@
+use dropsonde_guest::*;
+
+/// The load average. Configuration: `path`, where it is read.
+#[derive(serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Load {
+    path: String,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self { path: "/proc/loadavg".to_owned() }
+    }
+}
+
+impl Sampler for Load {
+    fn needs(config: &Config) -> Result<Vec<Need>, Failure> {
+        Ok(vec![Need::read(config.parse::<Self>()?.path)])
+    }
+
+    fn init(&mut self, config: &Config) -> Result<(), Failure> {
+        *self = config.parse()?;
+        Ok(())
+    }
+
+    fn fields(&self) -> Vec<Field> {
+        vec![Field::gauge("load_avg_1m", "1-minute load average").precision(0.01)]
+    }
+
+    fn sample(&mut self, _instance: &str) -> Result<Reading, Failure> {
+        let text = files::read_to_string(&self.path)?;
+        Ok(Reading::from([text.split(' ').next().unwrap_or_default().parse()?]))
+    }
+}
+
+export_sampler!(Load);

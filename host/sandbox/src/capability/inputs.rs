@@ -1,0 +1,345 @@
+//! Where a plugin's inputs come from: this machine, or a recording of one, so that a test gives the same samples anywhere.
+//!
+//! A recording has a folder for each tick. In it lie the files that were read, each under its own path; what is not there
+//! is as it was in the tick before. A directory that was listed has at least an empty file or folder for each name. Beside
+//! the folder, `FOLDER.space` has a line for each file system that was asked for:
+//! `PATH<tab>total bytes<tab>available bytes<tab>inodes<tab>free inodes`.
+
+use super::env::Env;
+use super::files::{EntryKind, FileError, Files, Space};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use wasmtime_wasi::random::Deterministic;
+use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtxBuilder};
+
+/// What a plugin's files, clocks, environment and random numbers are.
+#[derive(Debug, Clone, Default)]
+pub enum Inputs {
+    /// This machine's.
+    #[default]
+    Live,
+    /// This machine's, and what files had is written down.
+    RecordedBy(Arc<Recorder>),
+    /// As they were recorded. Random numbers are always the same, granted directories are not there.
+    Recorded(Arc<Recording>),
+}
+
+/// What was recorded, tick by tick.
+#[derive(Debug, Default)]
+pub struct Recording {
+    env: BTreeMap<String, String>,
+    now: Mutex<Now>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Now {
+    /// Of the ticks so far, the latest first.
+    folders: Vec<PathBuf>,
+    at_ms: u64,
+    started_ms: u64,
+}
+
+/// Writes down what a plugin reads.
+#[derive(Debug, Default)]
+pub struct Recorder(Mutex<Recorded>);
+
+#[derive(Debug, Default)]
+struct Recorded {
+    folder: PathBuf,
+    failed: Option<io::Error>,
+}
+
+// === impl Inputs ===
+
+impl Inputs {
+    pub(crate) fn read(&self, granted: &Files, path: &str, most: usize) -> Result<Vec<u8>, FileError> {
+        match self {
+            Self::Live => granted.read(path, most),
+            Self::RecordedBy(recorder) => {
+                let read = granted.read(path, most)?;
+                recorder.write(path, Some(&read));
+                Ok(read)
+            }
+            Self::Recorded(_) if !granted.may_ask(path) => Err(FileError::Denied),
+            Self::Recorded(recording) => recording.read(path, most),
+        }
+    }
+
+    pub(crate) fn entries(&self, granted: &Files, path: &str) -> Result<Vec<(String, EntryKind)>, FileError> {
+        match self {
+            Self::Live => granted.entries(path),
+            Self::RecordedBy(recorder) => {
+                let entries = granted.entries(path)?;
+                recorder.list(path, &entries);
+                Ok(entries)
+            }
+            Self::Recorded(_) if !granted.may_ask(path) => Err(FileError::Denied),
+            Self::Recorded(recording) => recording.entries(path),
+        }
+    }
+
+    pub(crate) fn space(&self, granted: &Files, path: &str) -> Result<Space, FileError> {
+        match self {
+            Self::Live => granted.space(path),
+            Self::RecordedBy(recorder) => {
+                let space = granted.space(path)?;
+                recorder.measure(path, &space);
+                Ok(space)
+            }
+            Self::Recorded(_) if !granted.may_ask(path) => Err(FileError::Denied),
+            Self::Recorded(recording) => recording.space(path),
+        }
+    }
+}
+
+// === impl Recording ===
+
+impl Recording {
+    pub fn new(env: BTreeMap<String, String>) -> Self {
+        Self { env, now: Mutex::default() }
+    }
+
+    /// From now on it is that time, and files are as in that folder; those that are not there are as they were before.
+    pub fn go_to(&self, folder: PathBuf, at_ms: u64) {
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.folders.is_empty() {
+            now.started_ms = at_ms;
+        }
+        now.folders.insert(0, folder);
+        now.at_ms = at_ms;
+    }
+
+    pub(super) fn show(self: &Arc<Self>, granted: &Env, wasi: &mut WasiCtxBuilder) {
+        for name in granted.names() {
+            if let Some(value) = self.env.get(name) {
+                wasi.env(name, value);
+            }
+        }
+        let random = || Deterministic::new((0..=u8::MAX).collect());
+        wasi.wall_clock(Clock(self.clone()))
+            .monotonic_clock(Clock(self.clone()))
+            .secure_random(random())
+            .insecure_random(random())
+            .insecure_random_seed(0);
+    }
+
+    fn read(&self, path: &str, most: usize) -> Result<Vec<u8>, FileError> {
+        for folder in self.now().folders {
+            match open(&folder, path) {
+                Ok(file) if file.metadata()?.is_dir() => return Err(FileError::NotAFile),
+                Ok(file) => {
+                    let mut bytes = Vec::new();
+                    file.take(most as u64 + 1).read_to_end(&mut bytes)?;
+                    return if bytes.len() > most { Err(FileError::TooLarge(most as u64)) } else { Ok(bytes) };
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(FileError::NotFound)
+    }
+
+    /// Those of the latest tick that has any.
+    fn entries(&self, path: &str) -> Result<Vec<(String, EntryKind)>, FileError> {
+        for folder in self.now().folders {
+            match open(&folder, path) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error.into()),
+            }
+            let mut entries = Vec::new();
+            for entry in fs::read_dir(inside(&folder, path))? {
+                let entry = entry?;
+                let kind = if entry.file_type()?.is_dir() { EntryKind::Directory } else { EntryKind::File };
+                entries.extend(entry.file_name().into_string().ok().map(|name| (name, kind)));
+            }
+            entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+            return Ok(entries);
+        }
+        Err(FileError::NotFound)
+    }
+
+    fn space(&self, path: &str) -> Result<Space, FileError> {
+        let known = self.now().folders.into_iter().find_map(|folder| {
+            let text = fs::read_to_string(space_file(&folder)).ok()?;
+            text.lines().find_map(|line| {
+                let mut columns = line.strip_prefix(path)?.strip_prefix('\t')?.split('\t').map(str::parse);
+                let mut next = || columns.next()?.ok();
+                Some(Space { total_bytes: next()?, available_bytes: next()?, inodes: next()?, inodes_free: next()? })
+            })
+        });
+        known.ok_or(FileError::NotFound)
+    }
+
+    fn now(&self) -> Now {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+struct Clock(Arc<Recording>);
+
+impl HostWallClock for Clock {
+    fn resolution(&self) -> Duration {
+        Duration::from_millis(1)
+    }
+
+    fn now(&self) -> Duration {
+        Duration::from_millis(self.0.now().at_ms)
+    }
+}
+
+impl HostMonotonicClock for Clock {
+    fn resolution(&self) -> u64 {
+        1_000_000
+    }
+
+    fn now(&self) -> u64 {
+        let now = self.0.now();
+        now.at_ms.saturating_sub(now.started_ms).saturating_mul(1_000_000)
+    }
+}
+
+// === impl Recorder ===
+
+impl Recorder {
+    /// What is read from now on belongs there.
+    pub fn go_to(&self, folder: PathBuf) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).folder = folder;
+    }
+
+    /// Why something could not be written down, if that was so.
+    pub fn failed(&self) -> Option<io::Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).failed.take()
+    }
+
+    fn write(&self, path: &str, bytes: Option<&[u8]>) {
+        self.put(|folder| {
+            let file = inside(folder, path);
+            // A name that was only listed says nothing new.
+            if bytes.is_none() && file.exists() {
+                return Ok(());
+            }
+            make_folder(file.parent().unwrap_or(folder))?;
+            fs::write(file, bytes.unwrap_or_default())
+        });
+    }
+
+    fn list(&self, path: &str, entries: &[(String, EntryKind)]) {
+        self.put(|folder| make_folder(&inside(folder, path)));
+        for (name, kind) in entries {
+            let path = format!("{path}/{name}");
+            match kind {
+                EntryKind::Directory => self.put(|folder| make_folder(&inside(folder, &path))),
+                EntryKind::File | EntryKind::Other => self.write(&path, None),
+            }
+        }
+    }
+
+    fn measure(&self, path: &str, space: &Space) {
+        let Space { total_bytes, available_bytes, inodes, inodes_free } = space;
+        self.put(|folder| {
+            fs::create_dir_all(folder)?;
+            let mut file = File::options().append(true).create(true).open(space_file(folder))?;
+            writeln!(file, "{path}\t{total_bytes}\t{available_bytes}\t{inodes}\t{inodes_free}")
+        });
+    }
+
+    fn put(&self, put: impl FnOnce(&Path) -> io::Result<()>) {
+        let mut recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = put(&recorded.folder) {
+            recorded.failed.get_or_insert(error);
+        }
+    }
+}
+
+/// Where a link was listed, which leads to a folder as it turns out, there is a file so far.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    for above in folder.ancestors() {
+        if above.is_file() {
+            fs::remove_file(above)?;
+        }
+    }
+    fs::create_dir_all(folder)
+}
+
+/// A path of a machine, in a recording of it. The path is absolute and has no `..`: it matched a grant.
+fn inside(folder: &Path, path: &str) -> PathBuf {
+    folder.join(path.trim_start_matches('/'))
+}
+
+fn space_file(folder: &Path) -> PathBuf {
+    let mut name = folder.as_os_str().to_owned();
+    name.push(".space");
+    PathBuf::from(name)
+}
+
+/// Opens what lies in a recording, and nothing that a link in it leads to.
+fn open(folder: &Path, path: &str) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let folder = openat(CWD, folder, flags | OFlags::DIRECTORY, Mode::empty())?;
+    let path = Path::new(".").join(path.trim_start_matches('/'));
+    Ok(openat2(folder, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn granted(glob: &str) -> Files {
+        let mut files = Files::default();
+        files.grant(glob).unwrap();
+        files
+    }
+
+    #[test]
+    fn what_is_recorded_reads_the_same_when_it_is_replayed() {
+        let (machine, kept) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let root = machine.path().canonicalize().unwrap();
+        let path = |name: &str| root.join(name).to_str().unwrap().to_owned();
+        let granted = granted(&format!("{}/**", root.display()));
+        fs::create_dir(root.join("sub")).unwrap();
+        fs::write(path("a"), "first").unwrap();
+        fs::write(path("b"), "always").unwrap();
+        let recorder = Arc::new(Recorder::default());
+        let live = Inputs::RecordedBy(recorder.clone());
+        recorder.go_to(kept.path().join("tick-1"));
+        let listed = live.entries(&granted, &path("sub/..").replace("/sub/..", "")).err();
+        assert_eq!(listed, Some(FileError::Denied), "the folder itself is not granted");
+        let reads = [live.read(&granted, &path("a"), 100), live.read(&granted, &path("b"), 100)];
+        assert_eq!(reads, [Ok(b"first".to_vec()), Ok(b"always".to_vec())]);
+        let sub = live.entries(&granted, &path("sub"));
+        let space = live.space(&granted, &path("a")).unwrap();
+        fs::write(path("a"), "second").unwrap();
+        recorder.go_to(kept.path().join("tick-2"));
+        live.read(&granted, &path("a"), 100).unwrap();
+        assert!(recorder.failed().is_none());
+
+        drop(machine);
+        let recording = Arc::new(Recording::default());
+        let replayed = Inputs::Recorded(recording.clone());
+        recording.go_to(kept.path().join("tick-1"), 1000);
+        assert_eq!(replayed.read(&granted, &path("a"), 100), Ok(b"first".to_vec()));
+        assert_eq!(replayed.entries(&granted, &path("sub")), sub);
+        recording.go_to(kept.path().join("tick-2"), 2000);
+        assert_eq!(replayed.read(&granted, &path("a"), 100), Ok(b"second".to_vec()));
+        assert_eq!(replayed.read(&granted, &path("b"), 100), Ok(b"always".to_vec()), "as it was before");
+        assert_eq!(replayed.read(&granted, &path("b"), 3), Err(FileError::TooLarge(3)));
+        assert_eq!(replayed.space(&granted, &path("a")), Ok(space));
+        assert_eq!(replayed.read(&granted, &path("c"), 100), Err(FileError::NotFound));
+        assert_eq!(replayed.read(&granted, "/etc/passwd", 100), Err(FileError::Denied));
+    }
+
+    #[test]
+    fn a_link_in_a_recording_leads_nowhere() {
+        let kept = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/etc", kept.path().join("etc")).unwrap();
+        let recording = Arc::new(Recording::default());
+        recording.go_to(kept.path().to_owned(), 0);
+        assert!(Inputs::Recorded(recording).read(&granted("/etc/*"), "/etc/passwd", 1 << 20).is_err());
+    }
+}

@@ -1,0 +1,82 @@
+use super::{BuildArgs, Kind, Language, NewArgs};
+use anyhow::{Context, Result};
+use dropsonde_builder::{self as builder, Project, create};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Where this binary was built, the SDK lies, with a toolchain perhaps.
+const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+pub(super) fn new(args: &NewArgs) -> Result<()> {
+    let language = match args.lang {
+        Language::Rust => builder::Language::Rust,
+        Language::Python => builder::Language::Python,
+        Language::Js => builder::Language::JavaScript,
+    };
+    let kind = match args.kind {
+        Kind::Sampler => builder::Kind::Sampler,
+        Kind::Source => builder::Kind::Source,
+    };
+    let folder = args.at.join(&args.name);
+    let sdk = args.sdk.clone().unwrap_or_else(|| Path::new(WORKSPACE).join("guest-sdk"));
+    create(&folder, &args.name, language, kind, &sdk)?;
+    let name = &args.name;
+    println!("{}  a {} plugin", folder.display(), language_name(args.lang));
+    println!("next: cd {}", folder.display());
+    match args.lang {
+        Language::Rust => {}
+        Language::Python => {
+            println!("      python3 -m venv .venv && .venv/bin/pip install -r requirements.txt");
+        }
+        Language::Js => println!("      npm install"),
+    }
+    println!("      dropsonde plugin test               # builds it, and replays what is in tests/");
+    println!("      dropsonde plugin check {name}.wasm   # what it needs granted, ready to paste");
+    Ok(())
+}
+
+fn language_name(language: Language) -> &'static str {
+    match language {
+        Language::Rust => "Rust",
+        Language::Python => "Python",
+        Language::Js => "JavaScript",
+    }
+}
+
+pub(super) fn build(args: &BuildArgs) -> Result<()> {
+    let built = Built::of(&args.folder, args.out.clone())?;
+    let out = built.file.display();
+    println!("{out}  {} bytes, built in {:.1} s", built.size, built.seconds);
+    println!("next: dropsonde plugin check {out}");
+    Ok(())
+}
+
+/// A component that was built and written.
+pub(super) struct Built {
+    pub(super) file: PathBuf,
+    size: usize,
+    seconds: f64,
+}
+
+impl Built {
+    pub(super) fn of(folder: &Path, out: Option<PathBuf>) -> Result<Self> {
+        let project = Project::at(folder)?;
+        let started = Instant::now();
+        let component = project.build(&toolchains())?;
+        let file = out.unwrap_or_else(|| folder.join(format!("{}.wasm", project.name())));
+        // Whole or not at all: a running host may be looking.
+        let half = file.with_extension("wasm.half");
+        std::fs::write(&half, &component)
+            .and_then(|()| std::fs::rename(&half, &file))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        Ok(Self { file, size: component.len(), seconds: started.elapsed().as_secs_f64() })
+    }
+}
+
+/// Folders a wasm toolchain may be in; one that has to be fetched goes into the last, and is there for other plugins.
+fn toolchains() -> Vec<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+    let cache = cache.map(|cache| cache.join("dropsonde"));
+    std::iter::once(Path::new(WORKSPACE).join("target")).chain(cache).collect()
+}

@@ -1,0 +1,206 @@
+use super::CheckArgs;
+use crate::cli::COMPILE;
+use crate::host::OWN_BINARY;
+use crate::plugins::{self, Component, Fields, Origin, bundled, describe_need, grants_toml};
+use anyhow::{Context, Result, bail};
+use dropsonde_sandbox::{Introduction, Need, Plugin, Role, Sandbox, Setup, Worker, introduce};
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A component that was compiled.
+#[derive(Clone)]
+pub(super) struct Opened {
+    sandbox: Arc<Sandbox>,
+    plugin: Plugin,
+    component: Component,
+    /// sha256, in hex.
+    digest: String,
+    compiled_in: Duration,
+}
+
+/// A component looked into, before it runs.
+#[derive(Clone)]
+pub(super) struct Checked {
+    pub(super) sandbox: Arc<Sandbox>,
+    pub(super) plugin: Plugin,
+    pub(super) component: Component,
+    pub(super) setup: Setup,
+    introduction: Introduction,
+    digest: String,
+    compiled_in: Duration,
+}
+
+impl Opened {
+    pub(super) async fn file(file: &Path) -> Result<Self> {
+        let component = named(file);
+        let shown = file.display();
+        let bytes = component.bytes().with_context(|| format!("cannot read {shown}"))?;
+        // A stranger's file may be made to keep a compiler busy.
+        let sandbox = Arc::new(Sandbox::new()?.with_compiler(OWN_BINARY, COMPILE, None)?);
+        let digest = plugins::digest(&bytes);
+        let started = Instant::now();
+        let loading = sandbox.clone();
+        let plugin = tokio::task::spawn_blocking(move || loading.load(&bytes)).await?;
+        let compiled_in = started.elapsed();
+        let plugin = plugin.with_context(|| format!("{shown} is no plugin for this host"))?;
+        Ok(Self { sandbox, plugin, component, digest, compiled_in })
+    }
+
+    /// For a configuration, a JSON object.
+    pub(super) async fn check(self, config: &str) -> Result<Checked> {
+        if !serde_json::from_str::<serde_json::Value>(config).is_ok_and(|value| value.is_object()) {
+            bail!("--config {config}: it is no JSON object");
+        }
+        let Self { sandbox, plugin, component, digest, compiled_in } = self;
+        let setup = Setup { config: config.to_owned(), ..Setup::named(component.name.as_str()) };
+        let introduction = introduce(&sandbox, plugin.clone(), setup.clone()).await;
+        let introduction = introduction.with_context(|| format!("{} does not introduce itself", component.name))?;
+        Ok(Checked { sandbox, plugin, component, setup, introduction, digest, compiled_in })
+    }
+}
+
+impl Checked {
+    pub(super) async fn load(file: &Path, config: &str) -> Result<Self> {
+        Opened::file(file).await?.check(config).await
+    }
+
+    /// What it needs granted; or why its configuration cannot work.
+    pub(super) fn needs(&self) -> Result<&[Need]> {
+        match &self.introduction.needs {
+            Ok(needs) => Ok(needs),
+            Err(why) => bail!("with this configuration it cannot work: {}", plugins::plain(why)),
+        }
+    }
+
+    /// What its readings are; none if it is no sampler. Without what it needs, it may not start to tell.
+    async fn fields(&self) -> Result<Option<Fields>> {
+        if !self.plugin.has(Role::Sampler) {
+            return Ok(None);
+        }
+        let worker = Worker::start(&self.sandbox, self.plugin.clone(), self.setup.clone()).await;
+        let worker = worker.context("it does not start without what it needs")?;
+        Ok(Some(Fields::check(&self.component.name, worker.fields()).context("its fields are not taken")?))
+    }
+
+    fn can(&self) -> Can {
+        let shape = self.plugin.shape();
+        let needs = self.introduction.needs.as_deref().unwrap_or_default();
+        Can {
+            roles: shape.roles.iter().map(ToString::to_string).collect(),
+            imports: shape.imports.iter().cloned().collect(),
+            needs: needs.iter().map(describe_need).collect(),
+        }
+    }
+}
+
+/// A file, or a bundled plugin when there is no such file.
+fn named(file: &Path) -> Component {
+    let bundled = file.to_str().filter(|_| !file.exists()).and_then(bundled);
+    bundled.unwrap_or_else(|| {
+        let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+        Component { name: plugins::plain(&stem), origin: Origin::File(file.to_owned()) }
+    })
+}
+
+/// What a component can do, and wants to.
+struct Can {
+    roles: BTreeSet<String>,
+    imports: BTreeSet<String>,
+    needs: BTreeSet<String>,
+}
+
+impl Can {
+    /// What this has and another has not, with what it is.
+    fn beyond<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (&'static str, &'a String)> {
+        let roles = self.roles.difference(&other.roles).map(|role| ("role", role));
+        let imports = self.imports.difference(&other.imports).map(|import| ("import", import));
+        let needs = self.needs.difference(&other.needs).map(|need| ("need", need));
+        roles.chain(imports).chain(needs)
+    }
+}
+
+pub(super) async fn check(args: CheckArgs) -> Result<()> {
+    let checked = Checked::load(&args.file, &args.config).await?;
+    let old = match &args.against {
+        Some(old) => Some(Checked::load(old, &args.config).await?),
+        None => None,
+    };
+    let fields = checked.fields().await;
+    if args.json {
+        print_json(&checked, &fields, old.as_ref());
+    } else {
+        print(&checked, &fields);
+        if let Some(old) = &old {
+            print_difference(&checked, old);
+        }
+    }
+    checked.needs()?;
+    Ok(())
+}
+
+fn print_json(checked: &Checked, fields: &Result<Option<Fields>>, old: Option<&Checked>) {
+    let shape = checked.plugin.shape();
+    let description = &checked.introduction.description;
+    let Can { roles, needs, .. } = checked.can();
+    let names = fields.as_ref().ok().and_then(Option::as_ref).map(names);
+    let mut report = json!({
+        "name": checked.component.name, "about": plugins::plain(&description.about),
+        "version": plugins::plain(&description.version), "sha256": checked.digest,
+        "size_bytes": shape.size, "compile_seconds": checked.compiled_in.as_secs_f64(), "contract": "0.1",
+        "roles": roles, "exports": shape.exports, "imports": shape.imports, "needs": needs, "fields": names,
+    });
+    if let (Some(old), Some(report)) = (old, report.as_object_mut()) {
+        let (can, could) = (checked.can(), old.can());
+        let listed =
+            |of: &Can, other: &Can| of.beyond(other).map(|(kind, what)| format!("{kind} {what}")).collect::<Vec<_>>();
+        let difference = json!({ "added": listed(&can, &could), "removed": listed(&could, &can) });
+        report.insert("against".to_owned(), difference);
+    }
+    println!("{report:#}");
+}
+
+fn print(checked: &Checked, fields: &Result<Option<Fields>>) {
+    let shape = checked.plugin.shape();
+    let Introduction { description, needs } = &checked.introduction;
+    let (about, version) = (plugins::plain(&description.about), plugins::plain(&description.version));
+    let listed = |lines: Vec<String>| if lines.is_empty() { "nothing".to_owned() } else { lines.join("\n          ") };
+    let Can { roles, needs: needed, .. } = checked.can();
+    println!("{}  {version}  {about}", checked.component.name);
+    println!("contract  0.1, as {}", roles.into_iter().collect::<Vec<_>>().join(", "));
+    println!("size      {} bytes, compiled in {:.0?}", shape.size, checked.compiled_in);
+    println!("sha256    {}", checked.digest);
+    println!("exports   {}", listed(shape.exports.clone()));
+    println!("imports   {}", listed(shape.imports.clone()));
+    match fields {
+        Ok(None) => {}
+        Ok(Some(fields)) => println!("fields    {}", names(fields).join(", ")),
+        Err(error) => println!("fields    not known: {error:#}"),
+    }
+    println!("needs     {}", listed(needed.iter().cloned().collect()));
+    if !needed.is_empty() {
+        let needs = needs.as_deref().unwrap_or_default();
+        println!("\nTo grant that, add to the configuration:\n\n{}", grants_toml(&checked.component.name, needs));
+    }
+}
+
+fn print_difference(new: &Checked, old: &Checked) {
+    let (can, could) = (new.can(), old.can());
+    let version = |checked: &Checked| plugins::plain(&checked.introduction.description.version);
+    println!("\nagainst {} {}", old.component.name, version(old));
+    for (kind, what) in can.beyond(&could) {
+        println!("+ {kind:<8}{what}");
+    }
+    for (kind, what) in could.beyond(&can) {
+        println!("- {kind:<8}{what}");
+    }
+    if can.beyond(&could).next().is_none() {
+        println!("It can do nothing that the older one could not.");
+    }
+}
+
+fn names(fields: &Fields) -> Vec<&str> {
+    fields.schema.fields().iter().map(|field| &*field.name).collect()
+}

@@ -1,0 +1,215 @@
+//! `dropsonde plugin`: for authors, and for the plugins of a running host.
+
+mod alone;
+mod bench;
+mod build;
+mod case;
+mod check;
+mod remote;
+mod run;
+mod test;
+
+use super::{ClientArgs, DataArgs};
+use crate::config::GrantsConfig;
+use clap::{Args, Subcommand, ValueEnum};
+use remote::Wish;
+use std::path::PathBuf;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PluginCommand {
+    /// Make a new plugin: a project that builds and passes its own test as it is
+    New(NewArgs),
+    /// Build a plugin's project into one component
+    Build(BuildArgs),
+    /// Look into a component: what it exports, imports and needs granted
+    Check(CheckArgs),
+    /// Replay a plugin's recorded cases and compare what it gives
+    Test(TestArgs),
+    /// Run a component once, without a host
+    Run(RunArgs),
+    /// Measure a component's calls, without a host
+    Bench(BenchArgs),
+    /// List the plugins of a running host
+    List(ClientArgs),
+    /// Show a plugin of a running host: what it may, what it did, what went wrong
+    Show(PluginArgs),
+    /// Have a plugin of a running host begin anew, from its file
+    Reload(OrderArgs),
+    /// Have a plugin of a running host run no more, until it is released or the host starts again
+    Quarantine(OrderArgs),
+    /// Have a plugin of a running host run again that is in quarantine, or waits after a failure
+    Release(OrderArgs),
+    /// Remove a plugin and its file from a running host; its history stays
+    Remove(OrderArgs),
+}
+
+impl PluginCommand {
+    pub(super) async fn execute(self) -> anyhow::Result<()> {
+        match self {
+            Self::New(args) => build::new(&args),
+            Self::Build(args) => tokio::task::block_in_place(|| build::build(&args)),
+            Self::Check(args) => check::check(args).await,
+            Self::Test(args) => test::test(args).await,
+            Self::Run(args) => run::run(args).await,
+            Self::Bench(args) => bench::bench(args).await,
+            Self::List(args) => remote::list(args).await,
+            Self::Show(args) => remote::show(args).await,
+            Self::Reload(args) => remote::wish(args, Wish::Reload).await,
+            Self::Quarantine(args) => remote::wish(args, Wish::Quarantine).await,
+            Self::Release(args) => remote::wish(args, Wish::Release).await,
+            Self::Remove(args) => remote::wish(args, Wish::Remove).await,
+        }
+    }
+
+    /// Whether what a plugin logs is part of what is shown.
+    pub(super) fn shows_log(&self) -> bool {
+        matches!(self, Self::Run(_) | Self::Test(_))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PluginArgs {
+    /// The plugin's name
+    name: String,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OrderArgs {
+    /// The plugin's name
+    name: String,
+    #[command(flatten)]
+    data: DataArgs,
+    /// The running host
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
+    url: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NewArgs {
+    /// The plugin's name, and its folder's
+    name: String,
+    /// What it gives
+    #[arg(long, value_enum, default_value_t = Kind::Sampler)]
+    kind: Kind,
+    /// What it is written in
+    #[arg(long, value_enum, default_value_t = Language::Rust)]
+    lang: Language,
+    /// Where to make the folder
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    at: PathBuf,
+    /// The Rust SDK's folder [default: guest-sdk where this binary was built]
+    #[arg(long, value_name = "DIR")]
+    sdk: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Kind {
+    /// Readings of instances
+    Sampler,
+    /// Statistics of an application as a whole
+    Source,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Language {
+    Rust,
+    Python,
+    Js,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BuildArgs {
+    /// The plugin's project: a Rust crate, or plugin.py or plugin.js
+    #[arg(default_value = ".", value_name = "DIR")]
+    folder: PathBuf,
+    /// Where to put the component [default: NAME.wasm in the project's folder]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// The component's file, or the name of a bundled plugin
+    #[arg(value_name = "FILE.wasm")]
+    file: PathBuf,
+    /// Tell what it can and needs that an older version did not
+    #[arg(long, value_name = "OLD.wasm")]
+    against: Option<PathBuf>,
+    /// The plugin's configuration, a JSON object
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    config: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TestArgs {
+    /// The plugin's project; its cases are in its folder `tests`
+    #[arg(default_value = ".", value_name = "DIR")]
+    folder: PathBuf,
+    /// Test a component that is built already
+    #[arg(long, value_name = "FILE.wasm")]
+    file: Option<PathBuf>,
+}
+
+/// One component, without a host.
+#[derive(Debug, Args)]
+struct AloneArgs {
+    /// The component's file, or the name of a bundled plugin
+    #[arg(value_name = "FILE.wasm")]
+    file: PathBuf,
+    /// What to sample; may be repeated [default: what it discovers]
+    #[arg(long, value_name = "ID")]
+    instance: Vec<String>,
+    /// The plugin's configuration, a JSON object
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    config: String,
+    #[command(flatten)]
+    granted: GrantArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    alone: AloneArgs,
+    /// Keep what it read and gave as a case for `plugin test`, in a new folder, like tests/NAME
+    #[arg(long, value_name = "DIR")]
+    record: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    #[command(flatten)]
+    alone: AloneArgs,
+    /// How long to measure
+    #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+}
+
+#[derive(Debug, Default, Clone, Args)]
+struct GrantArgs {
+    /// Grant files by a glob of absolute paths; may be repeated
+    #[arg(long, value_name = "GLOB")]
+    read: Vec<String>,
+    /// Grant requests to an origin, or names that lead to a network as 10.0.0.0/8; may be repeated
+    #[arg(long, value_name = "ORIGIN")]
+    http: Vec<String>,
+    /// Grant an environment variable; may be repeated
+    #[arg(long, value_name = "NAME")]
+    env: Vec<String>,
+    /// Grant a directory, read-only; may be repeated
+    #[arg(long, value_name = "DIR")]
+    dir: Vec<String>,
+}
+
+impl From<GrantArgs> for GrantsConfig {
+    fn from(GrantArgs { read, http, env, dir: dirs }: GrantArgs) -> Self {
+        Self { read, http, env, dirs }
+    }
+}

@@ -1,0 +1,136 @@
+use super::RunArgs;
+use super::alone::{Alone, Polled};
+use super::case::{self, Case};
+use crate::clock::Clock;
+use crate::json;
+use crate::plugins::plain;
+use anyhow::{Context, Result, bail};
+use dropsonde_sandbox::{Inputs, Recorder, Worker};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Between the two samples that rates are derived from.
+const BETWEEN: Duration = Duration::from_secs(1);
+
+/// Runs a component on its own: discovers, samples, and shows what comes out.
+pub(super) async fn run(args: RunArgs) -> Result<()> {
+    let mut recording = args.record.as_deref().map(Recorded::begin).transpose()?;
+    let inputs = match &recording {
+        Some(recording) => Inputs::RecordedBy(recording.recorder.clone()),
+        None => Inputs::Live,
+    };
+    let clock = Clock::system();
+    let mut alone = Alone::granted(&args.alone, inputs, BETWEEN).await?;
+    let mut at_ms = clock.now_ms();
+    let instances = alone.instances(&args.alone.instance, at_ms).await?;
+    let rounds = if alone.has_rates() { 2 } else { 1 };
+    let mut polled = Polled::default();
+    for round in 0..rounds {
+        if round > 0 {
+            tokio::time::sleep(BETWEEN).await;
+            at_ms = clock.now_ms();
+        }
+        if let Some(recording) = &recording {
+            recording.recorder.go_to(case::tick_folder(recording.folder, round));
+        }
+        polled = alone.poll(at_ms, &instances).await?;
+        if let Some(recording) = &mut recording {
+            recording.case.ticks.push(case::Tick::of(at_ms, &polled)?);
+        }
+    }
+    if let Some(recording) = recording {
+        recording.end(&args)?;
+    }
+    if args.alone.json { print_json(&polled, &alone.worker) } else { print_table(&polled, &alone.worker) }
+}
+
+/// A case that is being recorded.
+struct Recorded<'a> {
+    folder: &'a Path,
+    recorder: Arc<Recorder>,
+    case: Case,
+}
+
+impl<'a> Recorded<'a> {
+    fn begin(folder: &'a Path) -> Result<Self> {
+        if folder.exists() {
+            bail!("{} is there already; a recording gets a folder of its own", folder.display());
+        }
+        let recorder = Arc::new(Recorder::default());
+        // What it reads before its first tick is there in the first one.
+        recorder.go_to(case::tick_folder(folder, 0));
+        Ok(Self { folder, recorder, case: Case::default() })
+    }
+
+    fn end(mut self, args: &RunArgs) -> Result<()> {
+        if let Some(error) = self.recorder.failed() {
+            return Err(error).with_context(|| format!("cannot write to {}", self.folder.display()));
+        }
+        self.case.config = serde_json::from_str(&args.alone.config)?;
+        let known = |name: &String| Some((name.clone(), std::env::var(name).ok()?));
+        self.case.env = args.alone.granted.env.iter().filter_map(known).collect();
+        self.case.write(self.folder)?;
+        eprintln!("note: recorded in {}", self.folder.display());
+        if !args.alone.granted.http.is_empty() || !args.alone.granted.dir.is_empty() {
+            eprintln!("note: answers to HTTP requests and granted directories are not recorded");
+        }
+        Ok(())
+    }
+}
+
+/// The same as JSON, by instance id.
+#[derive(Serialize)]
+struct Report<'a> {
+    samples: BTreeMap<String, Box<RawValue>>,
+    failures: BTreeMap<&'a str, &'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stats: Option<serde_json::Value>,
+    call_seconds: f64,
+    memory_bytes: usize,
+}
+
+fn print_json(polled: &Polled, worker: &Worker) -> Result<()> {
+    let samples = polled.samples.iter().map(|(id, sample)| {
+        let raw = RawValue::from_string(String::from_utf8(json::sample(sample))?)?;
+        Ok((id.to_string(), raw))
+    });
+    let samples: BTreeMap<String, Box<RawValue>> = samples.collect::<Result<_>>()?;
+    let failures = polled.failures.iter().map(|(id, why)| (id.as_str(), why.as_str())).collect();
+    let stats = polled.stats.as_ref().map(json::stats);
+    let (call_seconds, memory_bytes) = (polled.call.as_secs_f64(), worker.stats().memory());
+    let report = Report { samples, failures, stats, call_seconds, memory_bytes };
+    println!("{}", serde_json::to_string_pretty(&report)?);
+    Ok(())
+}
+
+fn print_table(polled: &Polled, worker: &Worker) -> Result<()> {
+    let units: HashMap<_, _> = worker.fields().iter().map(|field| (field.name.as_str(), plain(&field.unit))).collect();
+    for (id, sample) in &polled.samples {
+        println!("{id}  {}", json::time(sample.at_ms));
+        for (name, value) in &sample.values {
+            let unit = units.get(&**name).map(String::as_str).unwrap_or_default();
+            println!("{}", format!("  {name:<28} {value:>16.2} {unit}").trim_end());
+        }
+    }
+    for (id, why) in &polled.failures {
+        println!("{id}  {why}");
+    }
+    if let Some(stats) = &polled.stats {
+        println!("{:#}", json::stats(stats));
+    }
+    if polled.failures.values().any(|why| why.starts_with("denied")) {
+        println!("(--read, --http, --env and --dir grant what it needs)");
+    }
+    let memory = worker.stats().memory();
+    let count = match polled.samples.len() + polled.failures.len() {
+        0 => "Answered".to_owned(),
+        1 => "1 instance".to_owned(),
+        many => format!("{many} instances"),
+    };
+    println!("\n{count} in one call of {:.0?}, {memory} bytes of memory", polled.call);
+    Ok(())
+}

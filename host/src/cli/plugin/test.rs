@@ -1,0 +1,72 @@
+use super::TestArgs;
+use super::alone::Alone;
+use super::build::Built;
+use super::case::{self, Case};
+use super::check::Opened;
+use anyhow::{Result, bail};
+use dropsonde_sandbox::{Inputs, Recording};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Between ticks, where a case has one alone.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Builds the plugin, and replays its cases.
+pub(super) async fn test(args: TestArgs) -> Result<()> {
+    let tests = args.folder.join("tests");
+    let cases = Case::all(&tests)?;
+    if cases.is_empty() {
+        bail!(
+            "{} has no cases; `dropsonde plugin run FILE.wasm --record {}/NAME` records one",
+            tests.display(),
+            tests.display()
+        );
+    }
+    let file = match args.file {
+        Some(file) => file,
+        None => tokio::task::block_in_place(|| Built::of(&args.folder, None))?.file,
+    };
+    let opened = Opened::file(&file).await?;
+    let mut failed = 0;
+    for (name, folder) in &cases {
+        let lines = replay(opened.clone(), folder).await.unwrap_or_else(|error| vec![format!("{error:#}")]);
+        println!("{name:<24} {}", if lines.is_empty() { "ok" } else { "FAILED" });
+        for line in &lines {
+            println!("    {line}");
+        }
+        failed += usize::from(!lines.is_empty());
+    }
+    match failed {
+        0 => Ok(()),
+        1 => bail!("1 of {} cases failed", cases.len()),
+        _ => bail!("{failed} of {} cases failed", cases.len()),
+    }
+}
+
+/// Everything a case's files, clock and environment lead to; how it differs from what is expected.
+async fn replay(component: Opened, folder: &Path) -> Result<Vec<String>> {
+    let case = Case::read(folder)?;
+    let checked = component.check(&serde_json::to_string(&case.config)?).await?;
+    // What it needs is what was recorded.
+    let needs = checked.needs()?.to_vec();
+    let recording = Arc::new(Recording::new(case.env.clone()));
+    let at: Vec<i64> = case.ticks.iter().map(case::Tick::at_ms).collect();
+    let interval = match at.as_slice() {
+        [first, second, ..] => Duration::from_millis(u64::try_from(second - first).unwrap_or(0)),
+        _ => INTERVAL,
+    };
+    let mut alone = None;
+    let mut lines = Vec::new();
+    for (nth, tick) in case.ticks.iter().enumerate() {
+        recording.go_to(case::tick_folder(folder, nth), u64::try_from(tick.at_ms()).unwrap_or(0));
+        if alone.is_none() {
+            let inputs = Inputs::Recorded(recording.clone());
+            alone = Some(Alone::start(checked.clone(), needs.clone(), inputs, interval).await?);
+        }
+        let Some(alone) = &mut alone else { continue };
+        let given = case::Tick::of(tick.at_ms(), &alone.poll(tick.at_ms(), &tick.instances()).await?)?;
+        lines.extend(tick.differences(&given).into_iter().map(|line| format!("tick {}, {line}", nth + 1)));
+    }
+    Ok(lines)
+}
