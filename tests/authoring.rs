@@ -1,5 +1,197 @@
-use crate::harness::{Host, dropsonde, run, workspace};
+use crate::harness::{Host, dropsonde, run, verbs, version, workspace};
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The binary with the languages' tools that `cargo dev setup` installs, and places of its own that stay: a crate outside
+/// the workspace does not share what was built inside.
+fn author() -> Command {
+    let target = dropsonde_builder::Crate::at(&workspace().join("host")).unwrap().target_dir().to_owned();
+    let tools = [target.join("languages/python/bin"), target.join("languages/js/node_modules/.bin")];
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(tools.into_iter().chain(std::env::split_paths(&path))).unwrap();
+    let mut command = dropsonde();
+    command.env("PATH", path);
+    command.env("CARGO_TARGET_DIR", target.join("authoring"));
+    command.env("XDG_CACHE_HOME", target.join("authoring-cache"));
+    command.env("DROPSONDE_WASM_TOOLCHAIN", target.join("wasm-toolchain"));
+    command
+}
+
+/// Runs a command of an author that goes well; what it prints.
+fn done(arguments: &[&str], at: &Path) -> String {
+    let (code, out, error) = run(author().arg("plugin").args(arguments).current_dir(at));
+    assert_eq!(code, 0, "{arguments:?}: {out}{error}");
+    out
+}
+
+/// Makes a plugin, tests it as it is, and returns its component. Its name is its own: Rust ones share a target directory.
+fn made(folder: &Path, language: &str, kind: &str) -> PathBuf {
+    let name = format!("my-{language}-{kind}");
+    done(&["new", &name, "--lang", language, "--kind", kind], folder);
+    let tested = done(&["test"], &folder.join(&name));
+    assert!(tested.contains("ok") && !tested.contains("FAILED"), "{tested}");
+    folder.join(&name).join(&name).with_extension("wasm")
+}
+
+/// From nothing to a sample in a running host, with what the commands say alone.
+fn from_new_to_a_sample(language: &str) -> Host {
+    let folder = tempfile::tempdir().unwrap();
+    let component = made(folder.path(), language, "sampler");
+    let name = component.file_stem().unwrap().to_str().unwrap();
+    let file = component.to_str().unwrap();
+    let checked = done(&["check", file], folder.path());
+    let grants = checked.split("add to the configuration:").nth(1).unwrap();
+    let ran = done(&["run", file, "--instance", "host", "--read", "/proc/loadavg", "--json"], folder.path());
+    let ran: serde_json::Value = serde_json::from_str(&ran).unwrap();
+    assert!(ran["samples"]["host"]["load_avg_1m"].is_number(), "{ran}");
+    let host = Host::start(
+        &format!("poll.interval = '200ms'\n[[instances]]\nid = 'here'\nsamplers = ['{name}']\n{grants}"),
+        &[],
+    );
+    host.drop_in(name, &fs::read(&component).unwrap());
+    let usage = host.until("/v1/instances/here/usage", |usage| usage.status == 200);
+    assert!(usage.json()["load_avg_1m"].as_f64().unwrap() >= 0.0, "{usage:?}");
+    let page = host.plugin(name);
+    assert_eq!((&page["about"], &page["missing"]), (&"The load average".into(), &serde_json::json!([])), "{page}");
+    host
+}
+
+#[test]
+fn a_new_rust_sampler_measures() {
+    from_new_to_a_sample("rust");
+}
+
+#[test]
+fn a_new_javascript_sampler_measures() {
+    from_new_to_a_sample("js");
+}
+
+#[test]
+fn a_new_python_sampler_measures_and_is_there_at_once_at_the_next_start() {
+    let host = from_new_to_a_sample("python");
+    let log = host.log();
+    assert!(log.contains("compiling 18.") && log.contains("s so far") && log.contains("compiled in"), "{log}");
+    let host = host.restart();
+    host.until("/v1/plugins/my-python-sampler", |page| page.json()["calls"].as_u64() > Some(0));
+    assert!(!host.log().contains("compiling"), "it is there compiled: {}", host.log());
+}
+
+#[test]
+fn a_new_source_of_any_language_passes_its_own_test() {
+    for language in ["rust", "python", "js"] {
+        let folder = tempfile::tempdir().unwrap();
+        let component = made(folder.path(), language, "source");
+        let ran = done(&["run", component.to_str().unwrap(), "--config", "{\"total\":5}"], folder.path());
+        assert!(ran.contains("\"total_active\": 5"), "{language}: {ran}");
+    }
+}
+
+#[test]
+fn the_examples_build_pass_their_tests_and_measure_this_machine() {
+    let mut samples = serde_json::Map::new();
+    for (name, grant) in [("pressure", "/proc/pressure/*"), ("sockets", "/proc/net/sockstat")] {
+        let folder = tempfile::tempdir().unwrap();
+        copy(&workspace().join("plugins/examples").join(name), folder.path());
+        let tested = done(&["test"], folder.path());
+        assert!(tested.matches("ok").count() >= 2, "{tested}");
+        let component = folder.path().join(name).with_extension("wasm");
+        let ran = done(&["run", component.to_str().unwrap(), "--read", grant, "--json"], folder.path());
+        samples.insert(name.to_owned(), serde_json::from_str(&ran).unwrap());
+    }
+    assert!(samples["sockets"]["samples"]["host"]["sockets_used"].as_f64() > Some(0.0), "{samples:?}");
+    // Some kernels do not tell.
+    if Path::new("/proc/pressure/cpu").exists() {
+        assert!(samples["pressure"]["samples"]["host"]["cpu_waiting_percent"].is_number(), "{samples:?}");
+    }
+}
+
+/// Without what was built in it.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy(&path, &to);
+        } else if path.extension().is_none_or(|extension| extension != "wasm") {
+            fs::copy(path, to).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_language_whose_tool_is_missing_is_told_how_to_get_it() {
+    for (language, tool, way_out) in
+        [("python", "componentize-py", "pip install"), ("js", "componentize-", "npm install")]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        done(&["new", "mine", "--lang", language], folder.path());
+        let (code, _, error) =
+            run(author().args(["plugin", "build", "mine"]).env("PATH", "/usr/bin:/bin").current_dir(&folder));
+        assert!(code == 1 && error.contains(tool) && error.contains(way_out), "{error}");
+    }
+}
+
+#[test]
+fn a_plugin_that_cannot_be_made_or_built_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let fails = |arguments: &[&str]| {
+        let (code, out, error) = run(author().arg("plugin").args(arguments).current_dir(&folder));
+        assert_eq!(code, 1, "{out}");
+        error
+    };
+    assert!(fails(&["new", "Not_A_Name"]).contains("Not_A_Name"));
+    assert!(fails(&["new", "fine", "--sdk", "/nowhere"]).contains("--sdk"));
+    assert!(fails(&["build", "."]).contains("holds no plugin"));
+    done(&["new", "mine", "--lang", "js"], folder.path());
+    assert!(fails(&["new", "mine", "--lang", "js"]).contains("is there already"));
+    fs::write(folder.path().join("mine/plugin.js"), "this is no script").unwrap();
+    assert!(fails(&["build", "mine"]).contains("could not build mine"));
+    assert!(!folder.path().join("mine/mine.wasm").exists());
+}
+
+#[test]
+fn a_recording_of_this_machine_replays_and_a_difference_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let case = folder.path().join("tests/now");
+    let record = ["run", "procfs", "--instance", "host", "--record", case.to_str().unwrap()];
+    done(&record, folder.path());
+    let replay = || run(author().args(["plugin", "test", "--file", "procfs"]).current_dir(&folder));
+    let (code, out, error) = replay();
+    assert!(code == 0 && out.contains("ok"), "{out}{error}");
+    let meminfo = case.join("tick-2/proc/meminfo");
+    let changed = fs::read_to_string(&meminfo).unwrap().replace("MemTotal: ", "MemTotal: 1");
+    fs::write(meminfo, changed).unwrap();
+    let (code, out, error) = replay();
+    assert!(code == 1 && out.contains("tick 2, host.memory_limit_mb is"), "{out}{error}");
+    let (code, _, error) = run(author().arg("plugin").args(record).current_dir(&folder));
+    assert!(code == 1 && error.contains("is there already"), "nothing is written over: {error}");
+}
+
+#[test]
+fn a_newer_version_is_compared_with_the_older_one() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("old.wasm"), verbs()).unwrap();
+    fs::write(folder.path().join("new.wasm"), version(2)).unwrap();
+    let check = |config: &str| done(&["check", "new.wasm", "--against", "old.wasm", "--config", config], folder.path());
+    assert!(check("{}").contains("nothing that the older one could not"));
+    let compared = done(&["check", "procfs", "--against", "old.wasm"], folder.path());
+    assert!(compared.contains("+ need    read /proc/stat") && compared.contains("- import  wasi:"), "{compared}");
+    let report = done(&["check", "procfs", "--against", "old.wasm", "--json"], folder.path());
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let added: Vec<_> = report["against"]["added"].as_array().unwrap().iter().filter_map(|one| one.as_str()).collect();
+    assert!(added.contains(&"need read /proc/stat"), "{report}");
+    assert!(report["fields"].as_array().unwrap().contains(&"cpu_percent".into()), "{report}");
+}
+
+#[test]
+fn calls_are_measured_without_a_host() {
+    let report = done(&["bench", "procfs", "--seconds", "1", "--instance", "host", "--json"], &workspace());
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let time = |name: &str| report["call_seconds"][name].as_f64().unwrap();
+    assert!(0.0 < time("p50") && time("p50") <= time("p99") && time("p99") <= time("worst"), "{report}");
+    assert!(report["calls_per_second"].as_f64() > Some(1.0) && report["memory_bytes"].as_u64() > Some(0), "{report}");
+}
 
 /// The README's sampler: its `Cargo.toml`, its `src/lib.rs`, and the configuration it is run with.
 fn readme_sampler() -> [String; 3] {
@@ -25,34 +217,17 @@ fn the_readmes_sampler_builds_checks_runs_and_measures() {
     fs::write(plugin.join("src/lib.rs"), code).unwrap();
     // The versions this workspace was tested with, so that nothing has to be looked up.
     fs::copy(workspace().join("Cargo.lock"), plugin.join("Cargo.lock")).unwrap();
-
-    let target = dropsonde_builder::Crate::at(&workspace().join("host")).unwrap().target_dir().to_owned();
-    let mut build = dropsonde();
-    // A place of its own that stays: a crate outside the workspace does not share what was built inside.
-    build.env("CARGO_TARGET_DIR", target.join("authoring"));
-    build.env("DROPSONDE_WASM_TOOLCHAIN", target.join("wasm-toolchain"));
-    let (code, out, error) = run(build.args(["plugin", "build"]).arg(&plugin));
-    assert!(code == 0 && out.contains("built in"), "{out}{error}");
-    let component = plugin.join("load.wasm");
-
-    let (code, out, error) = run(dropsonde().args(["plugin", "check"]).arg(&component));
-    assert!(code == 0 && out.contains("dropsonde:plugin/files@0.1.0"), "{out}{error}");
-
-    let arguments = ["plugin", "run", "--instance", "host", "--read", "/proc/loadavg"];
-    let (code, out, error) = run(dropsonde().args(arguments).arg(&component));
-    assert!(code == 0 && out.contains("load_avg_1m"), "{out}{error}");
+    let built = done(&["build"], &plugin);
+    assert!(built.contains("built in"), "{built}");
+    let checked = done(&["check", "load.wasm"], &plugin);
+    assert!(checked.contains("dropsonde:plugin/files@0.1.0"), "{checked}");
+    let ran = done(&["run", "--instance", "host", "--read", "/proc/loadavg", "load.wasm"], &plugin);
+    assert!(ran.contains("load_avg_1m"), "{ran}");
 
     let config = format!("poll.interval = '100ms'\n{config}");
-    let host = Host::start(&config, &[("load", &fs::read(&component).unwrap())]);
+    let host = Host::start(&config, &[("load", &fs::read(plugin.join("load.wasm")).unwrap())]);
     let usage = host.until("/v1/instances/host/usage", |usage| {
         usage.status == 200 && usage.json()["load_avg_1m"].is_number() && usage.json()["memory_used_mb"].is_number()
     });
     assert!(usage.json()["load_avg_1m"].as_f64().unwrap() >= 0.0, "beside the bundled sampler's fields: {usage:?}");
-}
-
-#[test]
-fn a_folder_without_a_crate_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let (code, _, error) = run(dropsonde().args(["plugin", "build"]).arg(folder.path()));
-    assert!(code == 1 && error.contains("Cargo.toml is missing"), "{error}");
 }

@@ -14,7 +14,8 @@ Usage: cargo dev <COMMAND> [ARGUMENTS]
 Commands:
   run [ARGUMENTS]   builds the host (release) and runs it: `cargo dev run --listen 127.0.0.1:9191`
   test [ARGUMENTS]  runs all tests: `cargo dev test --test all -- plugins`
-  setup             only sets up, so that plain cargo works: crates, a wasm-capable compiler, promtool
+  setup             only sets up, so that plain cargo works: crates, a wasm-capable compiler, promtool,
+                    componentize-py and componentize-qjs
 ";
 
 fn main() -> ExitCode {
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
     let done = match command.as_deref() {
         Some("run") => run(&rest),
         Some("test") => test(&rest),
-        Some("setup") => setup().and_then(|target| promtool(&target)),
+        Some("setup") => setup().and_then(|target| test_tools(&target)),
         None | Some("help" | "-h" | "--help") => {
             print!("{HELP}");
             return ExitCode::SUCCESS;
@@ -55,7 +56,7 @@ fn run(args: &[String]) -> Result<()> {
 
 fn test(args: &[String]) -> Result<()> {
     let target = setup()?;
-    promtool(&target)?;
+    test_tools(&target)?;
     step("building and running the tests (from nothing: some minutes)", || {
         cargo(["test", "--workspace"].iter().copied().chain(args.iter().map(String::as_str)))
     })
@@ -73,6 +74,57 @@ fn setup() -> Result<PathBuf> {
     step("fetching crates", || cargo(["fetch", "--locked", "--quiet"].iter()))?;
     Toolchain::find_or_fetch(&target)?;
     Ok(target)
+}
+
+/// What the tests use beside the host's own.
+fn test_tools(target: &Path) -> Result<()> {
+    promtool(target)?;
+    componentize_py(&target.join("languages/python"))?;
+    componentize_js(&target.join("languages/js"))
+}
+
+/// The tests build plugins in Python, with the version new ones are made for.
+fn componentize_py(folder: &Path) -> Result<()> {
+    const REQUIREMENTS: &str = include_str!("../../templates/python/requirements.txt");
+    installed(folder, "requirements.txt", REQUIREMENTS, "componentize-py, for plugins in Python", || {
+        run_in(folder, "python3", &["-m", "venv", "."])
+            .context("the tests need Python 3 with venv: `apt install python3-venv`")?;
+        run_in(folder, "bin/pip", &["install", "--quiet", "--requirement", "requirements.txt"])
+    })
+}
+
+/// The same for JavaScript.
+fn componentize_js(folder: &Path) -> Result<()> {
+    const PACKAGE: &str = include_str!("../../templates/js/package.json");
+    let package = PACKAGE.replace("{{name}}", "languages").replace("{{about}}", "").replace("{{world}}", "");
+    installed(folder, "package.json", &package, "componentize-qjs, for plugins in JavaScript", || {
+        run_in(folder, "npm", &["install", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error"])
+            .context("the tests need Node.js 18 or newer with npm: `apt install nodejs npm`")
+    })
+}
+
+/// Installs what a file names, unless that is done. The file is there once it was.
+fn installed(folder: &Path, file: &str, wanted: &str, what: &str, install: impl FnOnce() -> Result<()>) -> Result<()> {
+    let done = folder.join("installed");
+    if std::fs::read_to_string(&done).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    step(format_args!("installing {what}"), || {
+        std::fs::create_dir_all(folder)?;
+        std::fs::write(folder.join(file), wanted)?;
+        install()?;
+        Ok(std::fs::write(done, wanted)?)
+    })
+}
+
+fn run_in(folder: &Path, program: &str, args: &[&str]) -> Result<()> {
+    let own = folder.join(program);
+    let program = if own.is_file() { own.display().to_string() } else { program.to_owned() };
+    let status = Command::new(&program).args(args).current_dir(folder).status();
+    if !status.with_context(|| format!("cannot run {program}"))?.success() {
+        bail!("{program} failed");
+    }
+    Ok(())
 }
 
 /// The tests ask Prometheus' own linter. Debian has it; elsewhere it must be on the PATH.

@@ -143,6 +143,13 @@ impl DataArgs {
     }
 }
 
+/// What can be made again, of this user; none where there is no home.
+fn user_cache() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
+    Some(cache.join("dropsonde"))
+}
+
 fn instance_id(text: &str) -> Result<InstanceId, InvalidInstanceId> {
     InstanceId::new(text)
 }

@@ -14,8 +14,11 @@ use std::time::{Duration, Instant};
 /// Needs a plugin may name; more is no list for an operator.
 pub(super) const MOST_NEEDS: usize = 256;
 
-/// A compilation that takes longer is reported, and again after so long.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// A compilation that takes longer is reported.
+const SHORT: Duration = Duration::from_millis(500);
+
+/// And again after so long.
+const LONG: Duration = Duration::from_secs(5);
 
 /// A component's bytes, and their sha256 in hex. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -83,12 +86,14 @@ pub(super) async fn load(
     let (started, size) = (Instant::now(), bytes.len());
     let sandbox = sandbox.clone();
     let mut compiled = std::pin::pin!(off_thread(move || sandbox.load(&bytes)));
+    let mut patience = SHORT;
     let plugin = loop {
-        match tokio::time::timeout(PATIENCE, &mut compiled).await {
+        match tokio::time::timeout(patience, &mut compiled).await {
             Ok(plugin) => break plugin?,
             Err(_) => {
-                let (so_far, mb) = (started.elapsed().as_secs(), size as f64 / 1e6);
-                tracing::info!(plugin = &*status.name, "compiling {mb:.1} MB, for {so_far} s so far");
+                let (so_far, mb) = (started.elapsed().as_secs_f64(), size as f64 / 1e6);
+                tracing::info!(plugin = &*status.name, "compiling {mb:.1} MB, for {so_far:.1} s so far");
+                patience = LONG;
             }
         }
     };
@@ -96,7 +101,7 @@ pub(super) async fn load(
     // Refused or not, it took that long.
     core.metrics.build_seconds.with_label_values(&[&*status.name]).observe(took.as_secs_f64());
     let plugin = plugin.map_err(NotTaken::Refused)?;
-    if took > PATIENCE {
+    if took > SHORT {
         tracing::info!(plugin = &*status.name, "compiled in {:.1} s", took.as_secs_f64());
     } else {
         tracing::debug!(plugin = &*status.name, ?took, "compiled");

@@ -1,6 +1,6 @@
 //! One component polled without a host.
 
-use super::check::Checked;
+use super::check::{Checked, Opened};
 use super::{AloneArgs, GrantArgs};
 use crate::config::GrantsConfig;
 use crate::plugins::{self, Fields, Origin, grants_toml, missing};
@@ -34,7 +34,7 @@ pub(super) struct Polled {
 impl Alone {
     /// With what the arguments grant; says what is missing.
     pub(super) async fn granted(args: &AloneArgs, inputs: Inputs, interval: Duration) -> Result<Self> {
-        let checked = Checked::load(&args.file, &args.config).await?;
+        let checked = Opened::cached(&args.file).await?.check(&args.config).await?;
         let needs = checked.needs()?;
         let mut granted = named(&args.granted);
         if checked.component.origin == Origin::Bundled {

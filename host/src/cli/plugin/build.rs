@@ -1,4 +1,5 @@
 use super::{BuildArgs, Kind, Language, NewArgs};
+use crate::cli::user_cache;
 use anyhow::{Context, Result};
 use dropsonde_builder::{self as builder, Project, create};
 use std::path::{Path, PathBuf};
@@ -75,8 +76,5 @@ impl Built {
 
 /// Folders a wasm toolchain may be in; one that has to be fetched goes into the last, and is there for other plugins.
 fn toolchains() -> Vec<PathBuf> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
-    let cache = cache.map(|cache| cache.join("dropsonde"));
-    std::iter::once(Path::new(WORKSPACE).join("target")).chain(cache).collect()
+    std::iter::once(Path::new(WORKSPACE).join("target")).chain(user_cache()).collect()
 }

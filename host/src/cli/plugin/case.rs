@@ -136,7 +136,8 @@ impl Tick {
 /// Without the time, which is the tick's.
 fn fields(sample: &[u8]) -> Result<Map<String, Value>> {
     let mut fields: Map<String, Value> = serde_json::from_slice(sample)?;
-    fields.remove("at");
+    // The others stay in their order.
+    fields.shift_remove("at");
     Ok(fields)
 }
 

@@ -1,14 +1,17 @@
 use super::CheckArgs;
-use crate::cli::COMPILE;
+use crate::cli::{COMPILE, user_cache};
 use crate::host::OWN_BINARY;
 use crate::plugins::{self, Component, Fields, Origin, bundled, describe_need, grants_toml};
 use anyhow::{Context, Result, bail};
-use dropsonde_sandbox::{Introduction, Need, Plugin, Role, Sandbox, Setup, Worker, introduce};
+use dropsonde_sandbox::{CacheFolder, Introduction, Need, Plugin, Role, Sandbox, Setup, Worker, introduce};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// Bytes of compiled plugins that are kept for an author.
+const MOST_CACHED: u64 = 512 << 20;
 
 /// A component that was compiled.
 #[derive(Clone)]
@@ -34,12 +37,18 @@ pub(super) struct Checked {
 }
 
 impl Opened {
-    pub(super) async fn file(file: &Path) -> Result<Self> {
+    /// Compiled before, perhaps, and kept in the user's cache.
+    pub(super) async fn cached(file: &Path) -> Result<Self> {
+        let folder = user_cache().map(|cache| CacheFolder { path: cache.join("compiled"), most: MOST_CACHED });
+        Self::open(file, folder).await
+    }
+
+    async fn open(file: &Path, cache: Option<CacheFolder>) -> Result<Self> {
         let component = named(file);
         let shown = file.display();
         let bytes = component.bytes().with_context(|| format!("cannot read {shown}"))?;
         // A stranger's file may be made to keep a compiler busy.
-        let sandbox = Arc::new(Sandbox::new()?.with_compiler(OWN_BINARY, COMPILE, None)?);
+        let sandbox = Arc::new(Sandbox::new()?.with_compiler(OWN_BINARY, COMPILE, cache)?);
         let digest = plugins::digest(&bytes);
         let started = Instant::now();
         let loading = sandbox.clone();
@@ -63,8 +72,9 @@ impl Opened {
 }
 
 impl Checked {
-    pub(super) async fn load(file: &Path, config: &str) -> Result<Self> {
-        Opened::file(file).await?.check(config).await
+    /// Compiled anew, so that it is known what that takes.
+    async fn load(file: &Path, config: &str) -> Result<Self> {
+        Opened::open(file, None).await?.check(config).await
     }
 
     /// What it needs granted; or why its configuration cannot work.

@@ -27,7 +27,7 @@ pub(super) async fn test(args: TestArgs) -> Result<()> {
         Some(file) => file,
         None => tokio::task::block_in_place(|| Built::of(&args.folder, None))?.file,
     };
-    let opened = Opened::file(&file).await?;
+    let opened = Opened::cached(&file).await?;
     let mut failed = 0;
     for (name, folder) in &cases {
         let lines = replay(opened.clone(), folder).await.unwrap_or_else(|error| vec![format!("{error:#}")]);

@@ -1,0 +1,63 @@
+"""How much this machine's work waits for CPU, memory and disks: the kernel's pressure stall information.
+
+Each of /proc/pressure/{cpu,memory,io} has a line like `some avg10=0.00 avg60=0.00 avg300=0.00 total=12345`: the
+microseconds, since the start, in which something waited. The running total is what we give; the host derives the share.
+"""
+
+from componentize_py_types import Err
+from wit_world import exports
+from wit_world.exports.sampler import Instance, Readings
+from wit_world.imports import files, types
+
+RESOURCES = ["cpu", "memory", "io"]
+
+
+class Plugin(exports.Plugin):
+    def describe(self):
+        about = "How much this machine's work waits for CPU, memory and disks"
+        return types.Description(name="pressure", version="0.1.0", about=about)
+
+    def needs(self, config):
+        return [types.Need_Read("/proc/pressure/*")]
+
+    def init(self, config):
+        pass
+
+
+class Sampler(exports.Sampler):
+    def fields(self):
+        return [field(resource) for resource in RESOURCES]
+
+    def discover(self, tick):
+        return [Instance(id="host", labels=[])]
+
+    def sample(self, tick, instances):
+        row = [waited_seconds(resource) for resource in RESOURCES]
+        # This machine is all it knows: any other instance is not here.
+        strangers = [n for n, instance in enumerate(instances) if instance != "host"]
+        failures = [(n, types.Failure_Gone()) for n in strangers]
+        return Readings(values=row * len(instances), offsets_ms=[], failures=failures)
+
+
+def field(resource):
+    return types.Field(
+        name=f"{resource}_waiting_percent",
+        help=f"Time in which something waited for {resource}",
+        unit="percent",
+        # 100 × the seconds waited per second.
+        kind=types.Kind_Counter(types.Total(name=f"{resource}_waiting_seconds_total", scale=100.0)),
+        aggregation=types.Aggregation.MEAN,
+        precision=0.0001,
+    )
+
+
+def waited_seconds(resource):
+    path = f"/proc/pressure/{resource}"
+    try:
+        text = files.read(path).decode()
+    except Err as error:
+        denied = error.value == files.FileError_Denied()
+        failure = types.Failure_Denied if denied else types.Failure_Unavailable
+        raise Err(failure(f"{path}: {error}"))
+    some = next(line for line in text.splitlines() if line.startswith("some "))
+    return int(some.rsplit("total=", 1)[1]) / 1e6
