@@ -193,41 +193,43 @@ fn calls_are_measured_without_a_host() {
     assert!(report["calls_per_second"].as_f64() > Some(1.0) && report["memory_bytes"].as_u64() > Some(0), "{report}");
 }
 
-/// The README's sampler: its `Cargo.toml`, its `src/lib.rs`, and the configuration it is run with.
-fn readme_sampler() -> [String; 3] {
+/// A block of the README's page about plugins in three languages.
+fn readme_block(language: &str) -> String {
     let readme = fs::read_to_string(workspace().join("README.md")).unwrap();
-    let section = readme.split("## Write your own sampler").nth(1).expect("the README says how to write a sampler");
-    let block = |language: &str, nth: usize| {
-        let begin = format!("```{language}\n");
-        section.split(&begin).nth(nth).and_then(|rest| rest.split("```").next()).unwrap().to_owned()
-    };
-    [block("toml", 1), block("rust", 1), block("toml", 2)]
+    let page = readme.split("## Your first plugin in three languages").nth(1).expect("the README says how");
+    let begin = format!("```{language}\n");
+    page.split(&begin).nth(1).and_then(|rest| rest.split("```").next()).unwrap().to_owned()
 }
 
 #[test]
-fn the_readmes_sampler_builds_checks_runs_and_measures() {
-    let folder = tempfile::tempdir().unwrap();
-    let [manifest, code, config] = readme_sampler();
-    assert!(code.lines().filter(|line| !line.trim().is_empty()).count() <= 15, "short enough to read at once");
-    let sdk = workspace().join("guest-sdk");
-    let manifest = manifest.replace("../dropsonde/guest-sdk", sdk.to_str().unwrap());
-    let plugin = folder.path().join("load");
-    fs::create_dir_all(plugin.join("src")).unwrap();
-    fs::write(plugin.join("Cargo.toml"), manifest).unwrap();
-    fs::write(plugin.join("src/lib.rs"), code).unwrap();
-    // The versions this workspace was tested with, so that nothing has to be looked up.
-    fs::copy(workspace().join("Cargo.lock"), plugin.join("Cargo.lock")).unwrap();
-    let built = done(&["build"], &plugin);
-    assert!(built.contains("built in"), "{built}");
-    let checked = done(&["check", "load.wasm"], &plugin);
-    assert!(checked.contains("dropsonde:plugin/files@0.1.0"), "{checked}");
-    let ran = done(&["run", "--instance", "host", "--read", "/proc/loadavg", "load.wasm"], &plugin);
-    assert!(ran.contains("load_avg_1m"), "{ran}");
+fn the_readmes_plugins_do_in_every_language_what_the_new_ones_do() {
+    for (language, block, file) in
+        [("rust", "rust", "src/lib.rs"), ("python", "python", "plugin.py"), ("js", "js", "plugin.js")]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let name = format!("readme-{language}");
+        done(&["new", &name, "--lang", language], folder.path());
+        let project = folder.path().join(&name);
+        let code = readme_block(block);
+        assert!(code.lines().count() <= 25, "short enough to read at once");
+        fs::write(project.join(file), code).unwrap();
+        // The ten lines of Rust need nothing granted, by their own word: what they read is granted here.
+        let built = done(&["build"], &project);
+        assert!(built.contains("built in"), "{built}");
+        let file = format!("{name}.wasm");
+        let ran = done(&["run", "--instance", "host", "--read", "/proc/loadavg", &file], &project);
+        assert!(ran.contains("load_avg_1m"), "{ran}");
+    }
+}
 
-    let config = format!("poll.interval = '100ms'\n{config}");
-    let host = Host::start(&config, &[("load", &fs::read(plugin.join("load.wasm")).unwrap())]);
+#[test]
+fn the_readmes_configuration_puts_a_plugins_field_beside_the_bundled_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let component = made(folder.path(), "js", "sampler");
+    let config = format!("poll.interval = '100ms'\n{}", readme_block("toml"));
+    let host = Host::start(&config, &[("load", &fs::read(component).unwrap())]);
     let usage = host.until("/v1/instances/host/usage", |usage| {
         usage.status == 200 && usage.json()["load_avg_1m"].is_number() && usage.json()["memory_used_mb"].is_number()
     });
-    assert!(usage.json()["load_avg_1m"].as_f64().unwrap() >= 0.0, "beside the bundled sampler's fields: {usage:?}");
+    assert!(usage.json()["load_avg_1m"].as_f64().unwrap() >= 0.0, "{usage:?}");
 }

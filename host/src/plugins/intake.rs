@@ -64,13 +64,33 @@ struct Rejected {
     loaded: Option<Loaded>,
 }
 
+/// A plugin that is none: to be answered once it is gone.
+#[derive(Debug)]
+pub(super) struct Unwanted {
+    why: NotTaken,
+    answer: Option<oneshot::Sender<Result<(), Denied>>>,
+}
+
+impl Unwanted {
+    pub(super) fn answer(self) {
+        answer(self.answer, Err(self.why));
+    }
+}
+
+/// Who asked may have gone.
+fn answer(to: Option<oneshot::Sender<Result<(), Denied>>>, outcome: Result<(), NotTaken>) {
+    if let Some(to) = to {
+        let _ = to.send(outcome.map_err(Denied::NotTaken));
+    }
+}
+
 impl Intake<'_> {
     /// Ends when something was uploaded that is not taken, and there is no plugin without it.
-    pub(super) async fn take_in(&self) {
+    pub(super) async fn take_in(&self) -> Unwanted {
         // Of what was handed over last.
         let mut current: Option<String> = None;
         loop {
-            let Newer { component, how, by, answer } = self.newer.take().await;
+            let Newer { component, how, by, answer: to } = self.newer.take().await;
             let action = match (&how, &by) {
                 (How::Uploaded(_), _) => Some(Action::Upload),
                 (How::Again, _) => Some(Action::Reload),
@@ -87,7 +107,7 @@ impl Intake<'_> {
             let taken = match outcome {
                 Ok(None) => {
                     self.status.update(|known| known.refused = None);
-                    self.answer(answer, Ok(()));
+                    answer(to, Ok(()));
                     continue;
                 }
                 Ok(Some(candidate)) => {
@@ -111,22 +131,14 @@ impl Intake<'_> {
                 Ok(_) => Ok(()),
                 Err(Rejected { why, digest, loaded }) => {
                     if is_new {
-                        self.answer(answer, Err(why));
-                        return;
+                        return Unwanted { why, answer: to };
                     }
                     let restored = self.refuse(&why, digest, loaded).await;
                     current = restored.or(current);
                     Err(why)
                 }
             };
-            self.answer(answer, why);
-        }
-    }
-
-    fn answer(&self, answer: Option<oneshot::Sender<Result<(), Denied>>>, outcome: Result<(), NotTaken>) {
-        // Who asked may have gone.
-        if let Some(answer) = answer {
-            let _ = answer.send(outcome.map_err(Denied::NotTaken));
+            answer(to, why);
         }
     }
 

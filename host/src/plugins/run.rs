@@ -1,7 +1,7 @@
 //! One plugin's task: what is current is started, polled, tried again and quarantined, until a newer version takes over.
 
 use super::batches::Batches;
-use super::intake::{Candidate, Intake, Newer};
+use super::intake::{Candidate, Intake, Newer, Unwanted};
 use super::ladder::{Ladder, Next, Went, backoff};
 use super::last_good::LastGood;
 use super::latest::Latest;
@@ -29,14 +29,14 @@ enum Stop {
     Replaced(Box<Candidate>),
 }
 
-/// Runs a plugin until `stopping` says so.
+/// Runs a plugin until `stopping` says so, or until it turns out that there is none.
 pub(super) async fn run(
     core: Arc<Core>,
     sandbox: Arc<Sandbox>,
     status: Shared,
     newer: Arc<Latest<Newer>>,
     mut stopping: watch::Receiver<bool>,
-) {
+) -> Option<Unwanted> {
     let data = core.config.kept_dir();
     let file = data.as_ref().map(|folder| StateFile::of(&status.name, folder));
     let good = data.as_ref().map(|folder| LastGood::of(&status.name, folder));
@@ -47,13 +47,14 @@ pub(super) async fn run(
     let good = good.as_ref();
     let intake = Intake { core: &core, sandbox, status, keeper: &keeper, good, newer: &newer, handover: &handover };
     let runner = Runner { core: &core, sandbox, status, keeper: &keeper, good, handover: &handover };
-    tokio::select! {
-        () = intake.take_in() => {}
+    let unwanted = tokio::select! {
+        unwanted = intake.take_in() => Some(unwanted),
         never = runner.run() => match never {},
-        _ = stopping.wait_for(|&stopping| stopping) => {}
-    }
+        _ = stopping.wait_for(|&stopping| stopping) => None,
+    };
     // The poll that was cut off may have saved something.
     keeper.keep(&core, status).await;
+    unwanted
 }
 
 /// What a plugin saves, and where it is kept.

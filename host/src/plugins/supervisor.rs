@@ -1,7 +1,7 @@
 //! The set of plugins: a task each; what changes in the plugins folder, or through the API, reaches them from here.
 
 use super::find::{self, components, files};
-use super::intake::{How, Newer};
+use super::intake::{How, Newer, Unwanted};
 use super::last_good::LastGood;
 use super::latest::Latest;
 use super::run::run;
@@ -64,7 +64,7 @@ pub(crate) struct Supervisor {
     /// Before the start.
     found: Vec<Component>,
     running: BTreeMap<PluginName, Running>,
-    tasks: JoinSet<PluginName>,
+    tasks: JoinSet<Ended>,
     settling: Settling,
     /// The folder cannot be used, and that was said.
     complained: bool,
@@ -73,8 +73,11 @@ pub(crate) struct Supervisor {
 enum Event {
     Stirred,
     Requested(Request),
-    Ended(Result<PluginName, JoinError>),
+    Ended(Result<Ended, JoinError>),
 }
+
+/// A plugin's task that is over, and who is still to be told that it is no plugin.
+type Ended = (PluginName, Option<Unwanted>);
 
 /// A plugin's task.
 struct Running {
@@ -280,10 +283,7 @@ impl Supervisor {
         let (stop, stopping) = watch::channel(false);
         let task = run(core.clone(), self.sandbox.clone(), status, newer.clone(), stopping);
         self.running.insert(name.clone(), Running { newer, stop });
-        self.tasks.spawn(async move {
-            task.await;
-            name
-        });
+        self.tasks.spawn(async move { (name, task.await) });
     }
 
     /// Ends a plugin's task, and waits for it.
@@ -299,8 +299,8 @@ impl Supervisor {
     }
 
     /// A plugin is no more. Its history stays; what it alone had discovered has ended.
-    fn ended(&mut self, ended: Result<PluginName, JoinError>) {
-        let Ok(name) = ended else {
+    fn ended(&mut self, ended: Result<Ended, JoinError>) {
+        let Ok((name, unwanted)) = ended else {
             tracing::error!("a plugin's task ended abruptly");
             return;
         };
@@ -310,7 +310,10 @@ impl Supervisor {
         for id in self.core.tracked.discovered(&name, Vec::new(), self.core.clock.now_ms()).forgotten {
             self.core.forget(&id);
         }
-        tracing::info!(plugin = &*name, "removed");
+        match unwanted {
+            Some(unwanted) => unwanted.answer(),
+            None => tracing::info!(plugin = &*name, "removed"),
+        }
     }
 }
 
