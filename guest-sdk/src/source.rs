@@ -61,19 +61,18 @@ pub struct CacheStats {
 
 /// A plugin that describes an application as a whole.
 ///
-/// Only [`collect`](Source::collect) has no default.
+/// It implements the sections it knows something about; the others are `None`.
 ///
 /// ```
-/// use dropsonde_guest::{ChannelStats, Failure, Source, Stats, Tick, export_source, files};
+/// use dropsonde_guest::{ChannelStats, Failure, Source, Tick, export_source, files};
 ///
 /// #[derive(Default)]
 /// struct Rooms;
 ///
 /// impl Source for Rooms {
-///     fn collect(&mut self, _tick: &Tick) -> Result<Stats, Failure> {
-///         let open = files::entries("/run/chat/rooms")?.len() as i64;
-///         let channels = ChannelStats { total_active: open, ..ChannelStats::default() };
-///         Ok(Stats { channels: Some(channels), ..Stats::default() })
+///     fn channels(&mut self, _tick: &Tick) -> Result<Option<ChannelStats>, Failure> {
+///         let total_active = files::entries("/run/chat/rooms")?.len() as i64;
+///         Ok(Some(ChannelStats { total_active, ..ChannelStats::default() }))
 ///     }
 /// }
 /// export_source!(Rooms);
@@ -89,8 +88,41 @@ pub trait Source: Default + 'static {
         Ok(())
     }
 
-    /// What is so now.
-    fn collect(&mut self, tick: &Tick) -> Result<Stats, Failure>;
+    fn channels(&mut self, _tick: &Tick) -> Result<Option<ChannelStats>, Failure> {
+        Ok(None)
+    }
+
+    fn envelopes(&mut self, _tick: &Tick) -> Result<Option<EnvelopeStats>, Failure> {
+        Ok(None)
+    }
+
+    fn presence(&mut self, _tick: &Tick) -> Result<Option<PresenceStats>, Failure> {
+        Ok(None)
+    }
+
+    fn history(&mut self, _tick: &Tick) -> Result<Option<HistoryStats>, Failure> {
+        Ok(None)
+    }
+
+    fn tokens(&mut self, _tick: &Tick) -> Result<Option<TokenStats>, Failure> {
+        Ok(None)
+    }
+
+    fn cache(&mut self, _tick: &Tick) -> Result<Option<CacheStats>, Failure> {
+        Ok(None)
+    }
+
+    /// All sections. Override it when they have work in common.
+    fn collect(&mut self, tick: &Tick) -> Result<Stats, Failure> {
+        Ok(Stats {
+            channels: self.channels(tick)?,
+            envelopes: self.envelopes(tick)?,
+            presence: self.presence(tick)?,
+            history: self.history(tick)?,
+            tokens: self.tokens(tick)?,
+            cache: self.cache(tick)?,
+        })
+    }
 }
 
 /// Makes a [`Source`] the plugin of this crate. Name, version and description come from its Cargo.toml.

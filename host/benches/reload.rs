@@ -26,7 +26,7 @@ fn main() {
     plugin(&project, &["build"]);
     let mut samples = host.stream();
     host.drop_in(&project.join("load.wasm"));
-    let _ = samples.next(|_| true);
+    samples.next(|_| true);
     println!("Rust, `plugin new` to the first sample in a running host: {:.1?}", started.elapsed());
 
     // The same with another field, so that its samples tell which it is.

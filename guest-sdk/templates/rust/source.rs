@@ -13,9 +13,8 @@ impl Source for Channels {
         Ok(())
     }
 
-    fn collect(&mut self, _tick: &Tick) -> Result<Stats, Failure> {
-        let channels = ChannelStats { total_active: self.total, ..ChannelStats::default() };
-        Ok(Stats { channels: Some(channels), ..Stats::default() })
+    fn channels(&mut self, _tick: &Tick) -> Result<Option<ChannelStats>, Failure> {
+        Ok(Some(ChannelStats { total_active: self.total, ..ChannelStats::default() }))
     }
 }
 
