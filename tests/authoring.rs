@@ -84,7 +84,20 @@ fn a_new_source_of_any_language_passes_its_own_test() {
         let component = made(folder.path(), language, "source");
         let ran = done(&["run", component.to_str().unwrap(), "--config", "{\"total\":5}"], folder.path());
         assert!(ran.contains("\"total_active\": 5"), "{language}: {ran}");
+        if language == "js" {
+            leaves_a_sampler_alone(&fs::read(component).unwrap());
+        }
     }
+}
+
+/// A host that polls samplers only so far does not give one up for something else.
+fn leaves_a_sampler_alone(source: &[u8]) {
+    let host = Host::start("", &[]);
+    host.until("/v1/plugins/procfs", |page| page.json()["state"] == "running");
+    let refused = host.ordered("PUT", "/v1/plugins/procfs", source);
+    assert_eq!((refused.status, refused.body.contains("samplers only")), (422, true), "{refused:?}");
+    let page = host.plugin("procfs");
+    assert!(page["state"] == "running" && page["bundled"] == true && !host.file("procfs").exists(), "{page}");
 }
 
 #[test]
@@ -213,10 +226,11 @@ fn the_readmes_plugins_do_in_every_language_what_the_new_ones_do() {
         let code = readme_block(block);
         assert!(code.lines().count() <= 25, "short enough to read at once");
         fs::write(project.join(file), code).unwrap();
-        // The ten lines of Rust need nothing granted, by their own word: what they read is granted here.
         let built = done(&["build"], &project);
         assert!(built.contains("built in"), "{built}");
         let file = format!("{name}.wasm");
+        let checked = done(&["check", &file], &project);
+        assert!(checked.contains("read = [\"/proc/loadavg\"]"), "{checked}");
         let ran = done(&["run", "--instance", "host", "--read", "/proc/loadavg", &file], &project);
         assert!(ran.contains("load_avg_1m"), "{ran}");
     }

@@ -3,7 +3,7 @@
 use crate::json;
 use serde::Serialize;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -53,6 +53,8 @@ struct Appended {
     path: PathBuf,
     file: File,
     size: u64,
+    /// The last line may not be whole.
+    is_cut: bool,
 }
 
 impl Audit {
@@ -62,7 +64,7 @@ impl Audit {
         Ok(Self { file: file.map(Mutex::new), dropped })
     }
 
-    pub fn write(&self, entry: Entry) {
+    pub fn write(&self, now_ms: i64, entry: Entry) {
         let Entry { action, plugin, by, refused, .. } = &entry;
         match refused {
             None => tracing::info!(plugin, by, ?action, "changed"),
@@ -75,7 +77,7 @@ impl Audit {
             #[serde(flatten)]
             entry: &'a Entry,
         }
-        let at = json::time(crate::clock::Clock::system().now_ms());
+        let at = json::time(now_ms);
         let written = serde_json::to_vec(&Line { at, entry: &entry }).map_err(io::Error::from).and_then(|mut line| {
             line.push(b'\n');
             file.lock().unwrap_or_else(PoisonError::into_inner).append(&line)
@@ -92,17 +94,23 @@ impl Appended {
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
         let file = file.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
         let size = file.metadata()?.len();
-        Ok(Self { path, file, size })
+        Ok(Self { path, file, size, is_cut: false })
     }
 
     fn append(&mut self, line: &[u8]) -> io::Result<()> {
         if self.size + line.len() as u64 > LARGEST {
             let mut older = self.path.clone().into_os_string();
             older.push(".1");
-            fs::rename(&self.path, older)?;
+            // It may have been moved before, and the next one not opened.
+            fs::rename(&self.path, older).or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
             *self = Self::open(self.path.clone())?;
         }
+        // A line that was cut, as on a full disk, must not take the next one with it.
+        if std::mem::replace(&mut self.is_cut, true) {
+            self.file.write_all(b"\n")?;
+        }
         self.file.write_all(line)?;
+        self.is_cut = false;
         self.size += line.len() as u64;
         Ok(())
     }
@@ -125,7 +133,7 @@ mod tests {
     fn a_line_for_each_goes_on_where_the_last_host_ended() {
         let data = tempfile::tempdir().unwrap();
         for plugin in ["a\n\"", "b"] {
-            Audit::open(Some(data.path()), dropped()).unwrap().write(entry(plugin));
+            Audit::open(Some(data.path()), dropped()).unwrap().write(0, entry(plugin));
         }
         let text = fs::read_to_string(data.path().join(FILE)).unwrap();
         let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -137,7 +145,7 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let audit = Audit::open(Some(data.path()), dropped()).unwrap();
         let long = "x".repeat(1 << 20);
-        (0..40).for_each(|_| audit.write(entry(&long)));
+        (0..40).for_each(|_| audit.write(0, entry(&long)));
         let sizes: Vec<_> = fs::read_dir(data.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).collect();
         assert!(sizes.len() == 2 && sizes.iter().all(|size| *size <= LARGEST), "{sizes:?}");
     }

@@ -10,7 +10,7 @@ use crate::history::{Keeping, Surroundings};
 use crate::http;
 use crate::hub::Hub;
 use crate::metrics::{HostMetrics, ServiceStatus};
-use crate::plugins::{self, Plugins, Supervisor};
+use crate::plugins::{Plugins, Supervisor};
 use crate::tracked::Tracked;
 use anyhow::{Context, Result, bail};
 use dropsonde_sandbox::{CacheFolder, Sandbox};
@@ -65,7 +65,6 @@ impl Host {
         let (wanted, requests) = mpsc::channel(REQUESTS);
         let core = Arc::new(core(config, clock, store, Plugins::new(wanted))?);
         let (stopping, stopped) = watch::channel(false);
-        plugins::tidy(&core, folder.as_deref());
         let mut supervisor = Supervisor::find(core.clone(), sandbox, folder)?;
         core.tracked.restore(&core.store, &supervisor.names(), core.clock.now_ms());
         let interval = core.config.store.flush_interval.get();
@@ -240,15 +239,17 @@ fn prepare_folders(config: &Config) -> Result<Option<PathBuf>> {
 
 /// Forgets what ended longer ago than history reaches back.
 async fn housekeeping(core: Arc<Core>, mut stopping: watch::Receiver<bool>) {
-    // The slowest plugin's history reaches back furthest.
-    let slowest = core.plugins.list().iter().map(|plugin| plugin.interval).max().unwrap_or_default();
-    let reach = slowest.saturating_mul(u32::try_from(core.config.store.retention_samples).unwrap_or(u32::MAX));
-    let reach_ms = i64::try_from(reach.min(core.config.store.retention.get()).as_millis()).unwrap_or(i64::MAX);
+    // Of those that were, too: their history stays as long.
+    let mut slowest = Duration::ZERO;
     loop {
         tokio::select! {
             () = tokio::time::sleep(core.config.poll.discover_interval.get()) => {}
             _ = stopping.wait_for(|&stopping| stopping) => return,
         }
+        // The slowest plugin's history reaches back furthest.
+        slowest = core.plugins.list().iter().map(|plugin| plugin.interval).fold(slowest, Duration::max);
+        let reach = slowest.saturating_mul(u32::try_from(core.config.store.retention_samples).unwrap_or(u32::MAX));
+        let reach_ms = i64::try_from(reach.min(core.config.store.retention.get()).as_millis()).unwrap_or(i64::MAX);
         // Not by a clock that has just jumped ahead.
         let Some(trusted_ms) = core.store.trusted_ms() else { continue };
         for id in core.tracked.forget_ended_before(trusted_ms.saturating_sub(reach_ms)) {

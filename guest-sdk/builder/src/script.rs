@@ -126,17 +126,19 @@ impl Script {
         // As node itself looks for packages.
         let mut installed = self.folder.ancestors().map(|folder| folder.join("node_modules"));
         let has = |modules: &PathBuf, package: &str| modules.join(package).exists();
-        let own = installed.clone().map(|modules| modules.join(".bin/componentize-qjs")).find(|file| file.exists());
-        if let Some(program) = found(own.unwrap_or_default(), "componentize-qjs") {
-            let mut tool = Command::new(program);
-            tool.args(["--sync", "--opt-size", "--world", &self.world, "--wit"]).arg(contract);
-            tool.arg("--js").arg(source).arg("--output").arg(out);
-            return Ok(tool);
-        }
-        if installed.any(|modules| has(&modules, "@bytecodealliance/componentize-js")) {
+        let quick = installed.clone().map(|modules| modules.join(".bin/componentize-qjs")).find(|file| file.exists());
+        let chose_other =
+            quick.is_none() && installed.any(|modules| has(&modules, "@bytecodealliance/componentize-js"));
+        if chose_other {
             let mut tool = Command::new("node");
             tool.args(["--input-type=module", "--eval", COMPONENTIZE_JS, "--"]).arg(source).arg(contract);
             tool.arg(&self.world).arg(out);
+            return Ok(tool);
+        }
+        if let Some(program) = found(quick.unwrap_or_default(), "componentize-qjs") {
+            let mut tool = Command::new(program);
+            tool.args(["--sync", "--opt-size", "--world", &self.world, "--wit"]).arg(contract);
+            tool.arg("--js").arg(source).arg("--output").arg(out);
             return Ok(tool);
         }
         bail!(

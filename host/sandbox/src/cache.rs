@@ -91,11 +91,12 @@ impl Cache {
             tracing::warn!(folder = %folder.path.display(), %error, "cannot keep a compiled plugin");
             return adopt(engine, &compiled);
         }
-        drop(compiled);
+        let found = entry.get(engine);
         if let Err(error) = folder.make_room(&entry) {
             tracing::warn!(folder = %folder.path.display(), %error, "cannot make room for compiled plugins");
         }
-        entry.get(engine).ok_or_else(|| Refused::Compiler("what was compiled cannot be read back".to_owned()))
+        // Someone else may have made room meanwhile.
+        found.map_or_else(|| adopt(engine, &compiled), Ok)
     }
 
     fn key(&self, digest: &blake3::Hash) -> String {
@@ -125,7 +126,7 @@ impl CacheFolder {
             }
         }
         kept.sort_by_key(|(used, ..)| Reverse(*used));
-        let mut size = newest.code.metadata()?.len();
+        let mut size = newest.code.metadata().map_or(0, |newest| newest.len());
         for (_, bytes, entry) in kept {
             size = size.saturating_add(bytes);
             if size > self.most {

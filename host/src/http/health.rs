@@ -27,7 +27,7 @@ pub(crate) async fn health(State(core): App) -> Response {
             PluginState::Quarantined => "is in quarantine",
             PluginState::Loading | PluginState::Compiling | PluginState::Running => return None,
         };
-        let why = known.last_failure.map(|failure| failure.reason).unwrap_or_default();
+        let why = known.quarantined.or(known.last_failure.map(|failure| failure.reason)).unwrap_or_default();
         Some(format!("plugin {} {state}: {why}", plugin.name))
     });
     let reasons: Vec<_> = troubled.chain(history(&core)).collect();
@@ -63,10 +63,11 @@ fn history(core: &Core) -> Option<String> {
     })
 }
 
-/// 200 once every plugin has been tried.
+/// 200 once every plugin there was at the start has been tried.
 pub(crate) async fn ready(State(core): App) -> Response {
     let pending = |state| matches!(state, PluginState::Loading | PluginState::Compiling);
-    let waiting: Vec<_> = core.plugins.list().into_iter().filter(|plugin| pending(plugin.state())).collect();
+    let mut waiting = core.plugins.list();
+    waiting.retain(|plugin| plugin.is_of_start && pending(plugin.state()));
     if waiting.is_empty() {
         return json(&Health { status: "ready", timestamp: json::time(core.clock.now_ms()), reasons: Vec::new() });
     }

@@ -48,24 +48,24 @@ pub(crate) async fn upload(
 
 /// It is read, compiled and started again, and takes over if that works.
 pub(crate) async fn reload(
-    State(core): App,
-    Segment(name): Segment,
-    Extension(peer): Extension<Peer>,
+    app: App,
+    name: Segment,
+    peer: Extension<Peer>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    check_admin(&core, &headers)?;
-    request(&core, name, Wanted::Reload, peer).await
+    check_admin(&app.0, &headers)?;
+    request(&app.0, name.0, Wanted::Reload, peer.0).await
 }
 
 /// Its file goes, and so does it; its history stays.
 pub(crate) async fn remove(
-    State(core): App,
-    Segment(name): Segment,
-    Extension(peer): Extension<Peer>,
+    app: App,
+    name: Segment,
+    peer: Extension<Peer>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    check_admin(&core, &headers)?;
-    request(&core, name, Wanted::Remove, peer).await
+    check_admin(&app.0, &headers)?;
+    request(&app.0, name.0, Wanted::Remove, peer.0).await
 }
 
 /// What a plugin in quarantine, or waiting after a failure, is to do at once.
@@ -108,7 +108,8 @@ fn order(
         Order::Quarantine => Action::Quarantine,
     };
     let (plugin, digest) = (status.name.to_string(), status.known().digest);
-    core.audit.write(Entry { action, plugin, by: peer.to_string(), digest, refused: None });
+    let entry = Entry { action, plugin, by: peer.to_string(), digest, refused: None };
+    core.audit.write(core.clock.now_ms(), entry);
     status.order(order);
     Ok((StatusCode::ACCEPTED, json(&PluginPage::of(&status))).into_response())
 }
@@ -116,15 +117,16 @@ fn order(
 /// Waits for what becomes of it, but not for long.
 async fn request(core: &Core, name: String, what: Wanted, peer: Peer) -> Result<Response, ApiError> {
     let removes = matches!(what, Wanted::Remove);
+    let mut is_done = true;
     let (answer, answered) = oneshot::channel();
     core.plugins.request(Request { plugin: name.clone(), what, by: peer.to_string(), answer }).await;
     match tokio::time::timeout(PATIENCE, answered).await {
         Ok(Ok(done)) => done?,
         Ok(Err(_)) => return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the plugin is being stopped")),
-        // It is being compiled.
-        Err(_) => {}
+        // It is being compiled, or waits for what is.
+        Err(_) => is_done = false,
     }
-    if removes {
+    if removes && is_done {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     // It takes over between two ticks.
@@ -136,7 +138,9 @@ impl From<Denied> for ApiError {
     fn from(denied: Denied) -> Self {
         let status = match &denied {
             Denied::Unknown => StatusCode::NOT_FOUND,
-            Denied::Bundled | Denied::NoFolder | Denied::NotTaken(NotTaken::Pinned { .. } | NotTaken::Superseded) => {
+            Denied::Bundled
+            | Denied::Busy
+            | Denied::NotTaken(NotTaken::Pinned { .. } | NotTaken::Superseded | NotTaken::NoFolder) => {
                 StatusCode::CONFLICT
             }
             Denied::NotRemoved { .. } | Denied::NotTaken(NotTaken::NotKept(_)) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -35,6 +35,38 @@ pub enum FindError {
     Writable { folder: PathBuf },
 }
 
+/// Where a plugin's component is, when there is one.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) name: String,
+    pub(super) folder: Option<PathBuf>,
+}
+
+// === impl Place ===
+
+impl Place {
+    /// Its file, whether there is one or not; none without a plugins folder.
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        Some(self.folder.as_ref()?.join(format!("{}.wasm", self.name)))
+    }
+
+    /// Its file, else what comes with the binary.
+    pub(super) fn component(&self) -> Option<Component> {
+        let file = self.file().filter(|file| fs::symlink_metadata(file).is_ok());
+        match file {
+            Some(file) => Some(Component { name: self.name.clone(), origin: Origin::File(file) }),
+            None => bundled(&self.name),
+        }
+    }
+
+    /// Its file, and what is there now.
+    pub(super) fn upload(&self) -> Option<(PathBuf, Option<Signature>)> {
+        let file = self.file()?;
+        let now = fs::metadata(&file).ok().map(|about| Signature::of(&about));
+        Some((file, now))
+    }
+}
+
 // === impl Component ===
 
 impl Component {
@@ -55,6 +87,10 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     let about = fs::metadata(path)?;
     if !about.is_file() {
         return Err(io::Error::other("it is no file"));
+    }
+    if about.mode() & 0o022 != 0 {
+        let why = "others than its owner can write to it; whoever does runs code here: chmod go-w it";
+        return Err(io::Error::other(why));
     }
     let too_large = |size| io::Error::other(format!("it has {size} bytes; at most {LARGEST} are read"));
     if about.len() > LARGEST {
@@ -163,5 +199,15 @@ mod tests {
         let pipe = folder.path().join("pipe.wasm");
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
         assert_eq!(read(&pipe).unwrap_err().to_string(), "it is no file");
+    }
+
+    #[test]
+    fn a_file_others_can_write_to_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.wasm");
+        fs::write(&file, "x").unwrap();
+        assert!(read(&file).is_ok());
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(read(&file).unwrap_err().to_string().contains("chmod go-w"));
     }
 }

@@ -1,39 +1,48 @@
 //! Newer versions of a plugin: each is made ready beside what runs, and only then handed over.
 
+use super::find::Place;
 use super::last_good::{LastGood, put};
 use super::latest::Latest;
 use super::prepare::{Bytes, Loaded, Started, load, off_thread, start};
 use super::run::Keeper;
-use super::status::{Refusal, Shared};
+use super::settling::Signature;
+use super::status::{Failure, Refusal, Shared};
 use super::supervisor::Denied;
 use super::{Component, NotTaken, Origin, PluginState, find};
 use crate::audit::{Action, Entry};
 use crate::core::Core;
 use dropsonde_sandbox::{Sandbox, Trial};
-use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
-/// What a plugin is to become.
+/// What someone asks for through the API.
 #[derive(Debug)]
-pub(super) struct Newer {
-    pub(super) component: Component,
-    pub(super) how: How,
-    /// For the audit log; none at the host's start.
-    pub(super) by: Option<String>,
-    /// Who wants to know what became of it.
-    pub(super) answer: Option<oneshot::Sender<Result<(), Denied>>>,
+pub(super) struct Ask {
+    pub(super) what: Asked,
+    /// For the audit log.
+    pub(super) by: String,
+    pub(super) answer: Answer,
 }
 
-/// How a newer version came.
+/// Who asked may have gone when it is sent.
+pub(super) type Answer = oneshot::Sender<Result<(), Denied>>;
+
 #[derive(Debug)]
-pub(super) enum How {
-    /// Its file is there. What runs already is left alone.
-    Found,
-    /// It is to begin anew in any case.
+pub(super) enum Asked {
+    /// It is to begin anew, whatever runs.
     Again,
-    /// With these bytes, which become its file once they are taken.
-    Uploaded(bytes::Bytes),
+    /// These bytes become its file, once they are taken.
+    Upload(bytes::Bytes),
+}
+
+/// What reaches a plugin's task.
+#[derive(Debug)]
+pub(super) struct Mail {
+    pub(super) asks: mpsc::Receiver<Ask>,
+    /// Its file may be another.
+    pub(super) changed: Arc<Notify>,
+    /// Whether the first time it is: not at the host's start.
+    pub(super) is_change: bool,
 }
 
 /// A version that is ready to take over.
@@ -46,14 +55,31 @@ pub(super) struct Candidate {
     pub(super) is_restored: bool,
 }
 
+/// A version that took over and never ran well.
+#[derive(Debug)]
+pub(super) struct Broken {
+    pub(super) digest: String,
+    pub(super) why: String,
+}
+
+/// Something was uploaded that is not taken, and there is no plugin without it: to be answered once it is gone.
+#[derive(Debug)]
+pub(super) struct Unwanted {
+    why: NotTaken,
+    answer: Answer,
+}
+
 /// Makes newer versions ready, one at a time.
 pub(super) struct Intake<'a> {
     pub(super) core: &'a Core,
     pub(super) sandbox: &'a Arc<Sandbox>,
     pub(super) status: &'a Shared,
     pub(super) keeper: &'a Keeper,
+    pub(super) place: &'a Place,
     pub(super) good: Option<&'a LastGood>,
-    pub(super) newer: &'a Latest<Newer>,
+    /// Held while its files are written.
+    pub(super) writing: &'a Arc<Mutex<()>>,
+    pub(super) broken: &'a Latest<Broken>,
     pub(super) handover: &'a Latest<Candidate>,
 }
 
@@ -64,81 +90,73 @@ struct Rejected {
     loaded: Option<Loaded>,
 }
 
-/// A plugin that is none: to be answered once it is gone.
-#[derive(Debug)]
-pub(super) struct Unwanted {
-    why: NotTaken,
-    answer: Option<oneshot::Sender<Result<(), Denied>>>,
-}
-
 impl Unwanted {
     pub(super) fn answer(self) {
-        answer(self.answer, Err(self.why));
-    }
-}
-
-/// Who asked may have gone.
-fn answer(to: Option<oneshot::Sender<Result<(), Denied>>>, outcome: Result<(), NotTaken>) {
-    if let Some(to) = to {
-        let _ = to.send(outcome.map_err(Denied::NotTaken));
+        let _ = self.answer.send(Err(Denied::NotTaken(self.why)));
     }
 }
 
 impl Intake<'_> {
-    /// Ends when something was uploaded that is not taken, and there is no plugin without it.
-    pub(super) async fn take_in(&self) -> Unwanted {
+    /// Follows what is asked for, and the plugin's file whenever it changed.
+    pub(super) async fn take_in(&self, Mail { mut asks, changed, mut is_change }: Mail) -> Unwanted {
         // Of what was handed over last.
         let mut current: Option<String> = None;
         loop {
-            let Newer { component, how, by, answer: to } = self.newer.take().await;
-            let action = match (&how, &by) {
-                (How::Uploaded(_), _) => Some(Action::Upload),
-                (How::Again, _) => Some(Action::Reload),
-                (How::Found, Some(_)) => Some(Action::Replace),
-                (How::Found, None) => None,
-            };
-            // Without what was uploaded there is no such plugin.
-            let is_new = matches!(how, How::Uploaded(_))
-                && !self.status.has_current()
-                && self.status.state() == PluginState::Loading;
-            self.status.update(|known| known.is_preparing = true);
-            let outcome = self.prepare(component, how, current.as_deref()).await;
-            self.status.update(|known| known.is_preparing = false);
-            let taken = match outcome {
-                Ok(None) => {
-                    self.status.update(|known| known.refused = None);
-                    answer(to, Ok(()));
+            let ask = tokio::select! {
+                biased;
+                Some(ask) = asks.recv() => Some(ask),
+                () = changed.notified() => None,
+                broken = self.broken.take() => {
+                    current = self.give_up(broken).await.or(current);
                     continue;
                 }
+            };
+            let is_upload = matches!(ask, Some(Ask { what: Asked::Upload(_), .. }));
+            // Without what was uploaded there is no such plugin.
+            let is_new = is_upload && !self.status.has_current() && self.status.state() == PluginState::Loading;
+            let (what, answer, action) = match ask {
+                Some(Ask { what, by, answer }) => {
+                    let action = if is_upload { Action::Upload } else { Action::Reload };
+                    (Some(what), Some(answer), Some((action, by)))
+                }
+                None => (None, None, is_change.then(|| (Action::Replace, "folder".to_owned()))),
+            };
+            is_change = true;
+            self.status.update(|known| known.is_preparing = true);
+            let outcome = self.prepare(what, current.as_deref()).await;
+            self.status.update(|known| known.is_preparing = false);
+            let outcome = match outcome {
+                // Nothing new.
+                Ok(None) => continue,
                 Ok(Some(candidate)) => {
                     self.status.update(|known| known.refused = None);
                     let digest = candidate.loaded.digest.clone();
                     self.hand_over(candidate);
-                    current = Some(digest.clone());
-                    Ok(digest)
+                    current = Some(digest);
+                    Ok(())
                 }
                 Err(rejected) => Err(rejected),
             };
-            if let (Some(action), Some(by)) = (action, by) {
-                let (digest, refused) = match &taken {
-                    Ok(digest) => (Some(digest.clone()), None),
+            if let Some((action, by)) = action {
+                let (digest, refused) = match &outcome {
+                    Ok(()) => (current.clone(), None),
                     Err(rejected) => (rejected.digest.clone(), Some(rejected.why.to_string())),
                 };
                 let plugin = self.status.name.to_string();
-                self.core.audit.write(Entry { action, plugin, by, digest, refused });
+                let entry = Entry { action, plugin, by, digest, refused };
+                self.core.audit.write(self.core.clock.now_ms(), entry);
             }
-            let why = match taken {
-                Ok(_) => Ok(()),
-                Err(Rejected { why, digest, loaded }) => {
-                    if is_new {
-                        return Unwanted { why, answer: to };
-                    }
-                    let restored = self.refuse(&why, digest, loaded).await;
-                    current = restored.or(current);
-                    Err(why)
+            let outcome = match (outcome, answer) {
+                (Ok(()), answer) => (Ok(()), answer),
+                (Err(Rejected { why, .. }), Some(answer)) if is_new => return Unwanted { why, answer },
+                (Err(Rejected { why, digest, loaded }), answer) => {
+                    current = self.refuse(&why, digest, loaded).await.or(current);
+                    (Err(why), answer)
                 }
             };
-            answer(to, why);
+            if let (outcome, Some(answer)) = outcome {
+                let _ = answer.send(outcome.map_err(Denied::NotTaken));
+            }
         }
     }
 
@@ -149,78 +167,110 @@ impl Intake<'_> {
     }
 
     /// None: it is what there is already.
-    async fn prepare(
-        &self,
-        component: Component,
-        how: How,
-        current: Option<&str>,
-    ) -> Result<Option<Candidate>, Rejected> {
+    async fn prepare(&self, what: Option<Asked>, current: Option<&str>) -> Result<Option<Candidate>, Rejected> {
         let at = |why| Rejected { why, digest: None, loaded: None };
-        let uploaded = matches!(how, How::Uploaded(_));
-        let is_again = matches!(how, How::Again);
-        let bytes = match how {
-            How::Uploaded(bytes) => off_thread(move || Bytes::of(bytes)).await.map_err(at)?,
-            How::Found | How::Again => Bytes::read(&component).await.map_err(at)?,
+        let is_found = what.is_none();
+        let (component, bytes, replaces) = match what {
+            Some(Asked::Upload(bytes)) => {
+                let place = self.place.clone();
+                let looked = off_thread(move || place.upload().map(|(file, now)| (file, now, Bytes::of(bytes))));
+                let (file, now, bytes) = looked.await.map_err(at)?.ok_or_else(|| at(NotTaken::NoFolder))?;
+                let component = Component { name: self.place.name.clone(), origin: Origin::File(file) };
+                (component, bytes, Some(now))
+            }
+            Some(Asked::Again) | None => {
+                let place = self.place.clone();
+                let read = off_thread(move || {
+                    let component = place.component()?;
+                    Some(component.bytes().map(|bytes| (component, Bytes::of(bytes))))
+                });
+                match read.await.map_err(at)? {
+                    // Its file has gone meanwhile, and soon it will be, too.
+                    None => return Ok(None),
+                    Some(read) => {
+                        let (component, bytes) = read.map_err(|error| at(NotTaken::Unreadable(error)))?;
+                        (component, bytes, None)
+                    }
+                }
+            }
         };
         let digest = bytes.digest.clone();
-        if !is_again && current == Some(&*digest) && self.status.has_current() {
+        let is_current = current == Some(&*digest) && self.status.has_current();
+        if is_found && is_current && self.status.runs_a(&component.origin) {
+            self.status.update(|known| {
+                known.refused = None;
+                // What was brought back is its file again.
+                known.is_restored = false;
+                known.origin = component.origin;
+            });
             return Ok(None);
         }
-        if !self.status.has_current() {
-            self.status.enter(PluginState::Compiling);
-        }
+        self.show(PluginState::Compiling);
+        let rejected = |why| Rejected { why, digest: Some(digest.clone()), loaded: None };
         // Kept for its file, and for a start at which a later one does not work.
         let kept = bytes.clone();
-        let loaded = load(self.core, self.sandbox, self.status, component.clone(), bytes).await;
-        let loaded = loaded.map_err(|why| Rejected { why, digest: Some(digest.clone()), loaded: None })?;
-        if !self.status.has_current() {
-            self.status.enter(PluginState::Loading);
-        }
+        let loaded = load(self.core, self.sandbox, self.status, component.clone(), bytes).await.map_err(rejected)?;
+        self.show(PluginState::Loading);
         let trial = self.keeper.state().trial();
         let started = start(self.core, self.sandbox, self.status, &loaded, trial.state()).await;
         let started = started.map_err(|why| {
             let loaded = matches!(why, NotTaken::Start(_)).then(|| loaded.clone());
             Rejected { why, digest: Some(digest.clone()), loaded }
         })?;
-        if let Origin::File(path) = &component.origin {
-            let path = uploaded.then(|| path.clone());
-            let kept = self.keep(path, kept).await;
-            kept.map_err(|why| Rejected { why, digest: Some(digest), loaded: None })?;
+        if let Origin::File(_) = &component.origin {
+            self.keep(replaces, kept, current).await.map_err(rejected)?;
         }
         Ok(Some(Candidate { loaded, ready: Some((started, trial)), is_restored: false }))
     }
 
-    /// On disk: as the plugin's file, if it was uploaded, and to come back to.
-    async fn keep(&self, path: Option<PathBuf>, bytes: Bytes) -> Result<(), NotTaken> {
-        let (good, name) = (self.good.cloned(), self.status.name.clone());
-        let kept = off_thread(move || {
-            if let Some(Err(error)) = good.map(|good| good.try_out(&bytes)) {
+    /// A newer version beside a running one changes nothing yet.
+    fn show(&self, state: PluginState) {
+        if !self.status.has_current() {
+            self.status.enter(state);
+        }
+    }
+
+    /// On disk: to come back to, and, if it `replaces` what was the plugin's file when it was uploaded, as that file.
+    async fn keep(
+        &self,
+        replaces: Option<Option<Signature>>,
+        bytes: Bytes,
+        current: Option<&str>,
+    ) -> Result<(), NotTaken> {
+        let (good, place, name) = (self.good.cloned(), self.place.clone(), self.status.name.clone());
+        let current = current.map(str::to_owned);
+        // Who removes the plugin waits for it.
+        let writing = self.writing.clone().lock_owned().await;
+        off_thread(move || {
+            let _writing = writing;
+            if let Some(Err(error)) = good.map(|good| good.try_out(&bytes, current.as_deref())) {
                 tracing::warn!(plugin = &*name, %error, "cannot keep a copy of it to come back to");
             }
-            path.map_or(Ok(()), |path| put(&path, &bytes.bytes))
-        });
-        kept.await?.map_err(NotTaken::NotKept)
+            let Some(before) = replaces else { return Ok(()) };
+            let Some((file, now)) = place.upload() else { return Err(NotTaken::NoFolder) };
+            if now != before {
+                return Err(NotTaken::Superseded);
+            }
+            put(&file, &bytes.bytes).map_err(NotTaken::NotKept)
+        })
+        .await?
     }
 
     /// What runs goes on; where nothing does, what ran well before is brought back. Its digest, then.
     async fn refuse(&self, why: &NotTaken, digest: Option<String>, loaded: Option<Loaded>) -> Option<String> {
         let (core, status) = (self.core, self.status);
         let reason = why.to_string();
-        let at_ms = core.clock.now_ms();
         core.metrics.errors.with_label_values(&[&*status.name, "load"]).inc();
-        let refusal = Refusal { at_ms, digest: digest.clone(), reason: reason.clone() };
-        status.update(|known| known.refused = Some(refusal));
-        if self.status.has_current() {
-            let backtrace = match why {
-                NotTaken::Start(error) => error.backtrace().map(str::to_owned),
-                _ => None,
-            };
-            status.failed_because(at_ms, format!("a newer version is not taken: {reason}"), backtrace);
+        let backtrace = match why {
+            NotTaken::Start(error) => error.backtrace().map(str::to_owned),
+            _ => None,
+        };
+        self.show_refused(digest.clone(), &reason, backtrace);
+        if status.has_current() {
             tracing::error!(plugin = &*status.name, "a newer version is not taken, what runs goes on: {reason}");
             return None;
         }
         if let Some(restored) = self.restore(digest.as_deref()).await {
-            status.failed_because(at_ms, format!("a newer version is not taken: {reason}"), None);
             tracing::error!(
                 plugin = &*status.name,
                 "what ran before is back, as a newer version is not taken: {reason}"
@@ -234,30 +284,56 @@ impl Intake<'_> {
             Some(loaded) => self.hand_over(Candidate { loaded, ready: None, is_restored: false }),
             None => {
                 tracing::error!(plugin = &*status.name, "not running: {reason}");
-                status.failed_because(at_ms, reason, None);
+                status.failed_because(core.clock.now_ms(), reason, None);
                 status.enter(PluginState::Failed);
             }
         }
         digest
     }
 
-    /// What last ran well, or what comes with the binary; none if that is what does not work.
+    /// A version took over and never ran well: what ran before comes back, if anything did. Its digest, then.
+    async fn give_up(&self, Broken { digest, why }: Broken) -> Option<String> {
+        let restored = self.restore(Some(&digest)).await?;
+        tracing::error!(
+            plugin = &*self.status.name,
+            "what ran before is back, as the newer version never ran well: {why}"
+        );
+        self.show_refused(Some(digest), &why, None);
+        let digest = restored.loaded.digest.clone();
+        self.hand_over(restored);
+        Some(digest)
+    }
+
+    fn show_refused(&self, digest: Option<String>, reason: &str, backtrace: Option<String>) {
+        let refusal = Refusal { at_ms: self.core.clock.now_ms(), digest, reason: reason.to_owned(), backtrace };
+        self.status.update(|known| {
+            let Refusal { at_ms, reason, backtrace, .. } = refusal.clone();
+            known.last_failure = Some(Failure { at_ms, reason: format!("a newer version: {reason}"), backtrace });
+            known.refused = Some(refusal);
+        });
+    }
+
+    /// What last ran well, or what comes with the binary; none if what is broken has run well itself.
     async fn restore(&self, broken: Option<&str>) -> Option<Candidate> {
-        let (good, other_than) = (self.good.cloned(), broken.map(str::to_owned));
-        let kept = off_thread(move || good?.get(other_than.as_deref())).await.ok()?;
-        let (component, bytes) = match kept {
-            Some((path, bytes)) => {
-                (Component { name: self.status.name.to_string(), origin: Origin::File(path) }, bytes)
-            }
-            None => {
-                let bundled = find::bundled(&self.status.name)?;
-                let bytes = Bytes::read(&bundled).await.ok()?;
-                (bundled, bytes)
-            }
-        };
-        if Some(&*bytes.digest) == broken {
-            return None;
-        }
+        let (good, broken) = (self.good.cloned(), broken.map(str::to_owned));
+        let name = self.place.name.clone();
+        let found = off_thread(move || {
+            let kept = match good {
+                Some(good) if good.is_kept(broken.as_deref()) => return None,
+                Some(good) => good.get(),
+                None => None,
+            };
+            let (component, bytes) = match kept {
+                Some((path, bytes)) => (Component { name, origin: Origin::File(path) }, bytes),
+                None => {
+                    let bundled = find::bundled(&name)?;
+                    let bytes = Bytes::of(bundled.bytes().ok()?);
+                    (bundled, bytes)
+                }
+            };
+            (Some(&bytes.digest) != broken.as_ref()).then_some((component, bytes))
+        });
+        let (component, bytes) = found.await.ok()??;
         let trial = self.keeper.state().trial();
         let loaded = load(self.core, self.sandbox, self.status, component, bytes).await;
         let started = match loaded {

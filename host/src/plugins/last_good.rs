@@ -21,8 +21,11 @@ impl LastGood {
         Self { folder: data_dir.join(FOLDER), name: plugin.to_owned() }
     }
 
-    /// Keeps a copy of what is about to be tried.
-    pub(super) fn try_out(&self, Bytes { bytes, digest }: &Bytes) -> io::Result<()> {
+    /// Keeps a copy of what is about to be tried beside what is current.
+    pub(super) fn try_out(&self, Bytes { bytes, digest }: &Bytes, current: Option<&str>) -> io::Result<()> {
+        let current = current.map(|current| self.trial(current));
+        let trials = self.all()?.into_iter().filter(|path| path.extension().is_some_and(|found| found == "trial"));
+        trials.filter(|path| Some(path) != current.as_ref()).try_for_each(fs::remove_file)?;
         if self.copy(digest).exists() {
             return Ok(());
         }
@@ -39,13 +42,18 @@ impl LastGood {
         self.all()?.into_iter().filter(|path| *path != copy).try_for_each(fs::remove_file)
     }
 
-    /// The copy, if there is a whole one of another component than that which does not work.
-    pub(super) fn get(&self, other_than: Option<&str>) -> Option<(PathBuf, Bytes)> {
+    /// Whether this one has run well.
+    pub(super) fn is_kept(&self, digest: Option<&str>) -> bool {
+        digest.is_some_and(|digest| self.copy(digest).exists())
+    }
+
+    /// The copy, if there is a whole one.
+    pub(super) fn get(&self) -> Option<(PathBuf, Bytes)> {
         self.all().ok()?.into_iter().find_map(|path| {
             let kept =
                 path.file_name()?.to_str()?.strip_prefix(&self.name)?.strip_prefix('@')?.strip_suffix(".wasm")?;
             let bytes = Bytes::of(fs::read(&path).ok()?.into());
-            (bytes.digest == kept && other_than != Some(kept)).then_some((path, bytes))
+            (bytes.digest == kept).then_some((path, bytes))
         })
     }
 
@@ -64,30 +72,16 @@ impl LastGood {
 
     /// All of this plugin's.
     fn all(&self) -> io::Result<Vec<PathBuf>> {
-        copies(&self.folder, |name| name == self.name)
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
+        // A plugin's name has no `@`.
+        let name = |path: &Path| Some(path.file_name()?.to_str()?.split_once('@')?.0.to_owned());
+        Ok(paths.into_iter().filter(|path| name(path).as_deref() == Some(&self.name)).collect())
     }
-
-    /// Removes the copies of all plugins but some.
-    pub(super) fn forget_others(data_dir: &Path, is_kept: impl Fn(&str) -> bool) -> io::Result<()> {
-        let others = copies(&data_dir.join(FOLDER), |name| !is_kept(name))?;
-        others.into_iter().try_for_each(fs::remove_file)
-    }
-}
-
-/// Copies of some plugins, by their names.
-fn copies(folder: &Path, wanted: impl Fn(&str) -> bool) -> io::Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
-    // A plugin's name has no `@`.
-    let is_wanted = |path: &Path| {
-        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('@'));
-        name.is_some_and(|(name, _)| wanted(name))
-    };
-    Ok(paths.into_iter().filter(|path| is_wanted(path)).collect())
 }
 
 /// Puts a file in place whole, for this user alone to write.
@@ -114,15 +108,28 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let good = LastGood::of("p", data.path());
         let (first, second) = (component("first"), component("second"));
-        good.try_out(&first).unwrap();
-        assert!(good.get(None).is_none());
+        good.try_out(&first, None).unwrap();
+        assert!(good.get().is_none());
         good.has_run_well(&first.digest).unwrap();
-        good.try_out(&second).unwrap();
-        assert_eq!(good.get(Some(&second.digest)).unwrap().1.bytes, first.bytes);
-        assert!(good.get(Some(&first.digest)).is_none(), "no other");
+        good.try_out(&second, Some(&first.digest)).unwrap();
+        assert_eq!(good.get().unwrap().1.bytes, first.bytes);
+        assert!(good.is_kept(Some(&first.digest)) && !good.is_kept(Some(&second.digest)));
         good.has_run_well(&second.digest).unwrap();
-        assert_eq!(good.get(None).unwrap().1.bytes, second.bytes);
+        assert_eq!(good.get().unwrap().1.bytes, second.bytes);
         assert_eq!(good.all().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn of_many_that_were_tried_only_the_current_and_the_newest_are_kept() {
+        let data = tempfile::tempdir().unwrap();
+        let good = LastGood::of("p", data.path());
+        let tried = ["a", "b", "c", "d"].map(component);
+        for pair in tried.windows(2) {
+            good.try_out(&pair[0], None).unwrap();
+            good.try_out(&pair[1], Some(&pair[0].digest)).unwrap();
+        }
+        assert_eq!(good.all().unwrap().len(), 2);
+        good.has_run_well(&tried[2].digest).unwrap();
     }
 
     #[test]
@@ -130,12 +137,12 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let (good, other) = (LastGood::of("p", data.path()), LastGood::of("p-2", data.path()));
         for good in [&good, &other] {
-            good.try_out(&component("x")).unwrap();
+            good.try_out(&component("x"), None).unwrap();
             good.has_run_well(&component("x").digest).unwrap();
         }
         fs::write(good.copy(&component("x").digest), "y").unwrap();
-        assert!(good.get(None).is_none());
+        assert!(good.get().is_none());
         good.forget().unwrap();
-        assert!(other.get(None).is_some());
+        assert!(other.get().is_some());
     }
 }

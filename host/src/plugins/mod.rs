@@ -41,7 +41,7 @@ pub(crate) use find::{LARGEST, bundled, is_name};
 pub(crate) use page::describe_need;
 pub(crate) use prepare::digest;
 pub(crate) use schema::plain;
-pub(crate) use supervisor::{Supervisor, tidy};
+pub(crate) use supervisor::Supervisor;
 
 use crate::tracked::PluginName;
 use dropsonde_sandbox::{Grants, Need};

@@ -27,7 +27,10 @@ pub enum NotTaken {
     /// It came through the API, and cannot be put into the plugins folder.
     #[error("cannot keep it: {0}")]
     NotKept(io::Error),
-    /// A later one came before this was looked into.
-    #[error("a newer one came before it was looked into")]
+    #[error("there is no plugins folder to put it into: give one with --plugins, or a data directory")]
+    NoFolder,
+    #[error("its file in the plugins folder changed while this was looked into; the file counts")]
     Superseded,
+    #[error("this host polls samplers only so far, and it is none")]
+    NoSampler,
 }

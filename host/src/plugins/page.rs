@@ -95,6 +95,8 @@ struct RefusedPage {
     #[serde(skip_serializing_if = "Option::is_none")]
     digest: Option<String>,
     reason: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backtrace: Option<Vec<String>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -145,6 +147,7 @@ impl PluginPage {
                 at: json::time(refused.at_ms),
                 digest: refused.digest.clone(),
                 reason: refused.reason.clone(),
+                backtrace: refused.backtrace.as_deref().map(lines),
             }),
             roles: shape.map(|shape| shape.roles.iter().map(|role| role.as_str()).collect()).unwrap_or_default(),
             interval_seconds: status.interval.as_secs_f64(),
@@ -183,7 +186,7 @@ impl PluginPage {
             last_failure: known.last_failure.as_ref().map(|failure| FailurePage {
                 at: json::time(failure.at_ms),
                 reason: failure.reason.clone(),
-                backtrace: failure.backtrace.as_ref().map(|text| text.lines().map(str::to_owned).collect()),
+                backtrace: failure.backtrace.as_deref().map(lines),
             }),
             next_poll: known.next_poll_ms.map(json::time),
         }
@@ -209,6 +212,10 @@ impl WaitingPage {
             retry_at: json::time(waiting.retry_at_ms),
         }
     }
+}
+
+fn lines(text: &str) -> Vec<String> {
+    text.lines().map(str::to_owned).collect()
 }
 
 /// `read /proc/stat`

@@ -37,14 +37,10 @@ pub(super) struct Poller<'a> {
     core: &'a Core,
     status: &'a Shared,
     worker: Worker,
-    /// None: it is no sampler, and has nothing to poll.
-    fields: Option<Fields>,
+    fields: Fields,
     frames: HashMap<InstanceId, Arc<Frame>>,
     keeper: &'a Keeper,
     standing: &'a mut Standing,
-    /// Until it has run well: where its copy is, and its digest.
-    copy: Option<(LastGood, String)>,
-    started: Instant,
     accounted: Accounted,
 }
 
@@ -52,6 +48,8 @@ pub(super) struct Poller<'a> {
 pub(super) struct Standing {
     pub(super) ladder: Ladder,
     pub(super) batches: Batches,
+    /// Until it has run well: where a copy of it is, and its digest.
+    pub(super) copy: Option<(LastGood, String)>,
 }
 
 /// What of the worker was counted.
@@ -69,30 +67,16 @@ impl<'a> Poller<'a> {
         core: &'a Core,
         status: &'a Shared,
         worker: Worker,
-        fields: Option<Fields>,
+        fields: Fields,
         keeper: &'a Keeper,
         standing: &'a mut Standing,
-        copy: Option<(LastGood, String)>,
     ) -> Self {
-        Self {
-            core,
-            status,
-            worker,
-            fields,
-            frames: HashMap::new(),
-            keeper,
-            standing,
-            copy,
-            started: Instant::now(),
-            accounted: Accounted::default(),
-        }
+        Self { core, status, worker, fields, frames: HashMap::new(), keeper, standing, accounted: Accounted::default() }
     }
 
     /// Polls until that ends.
     pub(super) async fn poll_on_schedule(&mut self, schedule: &mut Schedule, handover: &Latest<Candidate>) -> Ended {
-        let Some(fields) = self.fields.clone() else {
-            return Ended::Invalid("this host polls samplers only so far, and it is none".to_owned());
-        };
+        let fields = self.fields.clone();
         let discover_interval =
             i64::try_from(self.core.config.poll.discover_interval.get().as_millis()).unwrap_or(i64::MAX);
         let mut discover_at = i64::MIN;
@@ -153,7 +137,8 @@ impl<'a> Poller<'a> {
 
     /// From now on this version is the one to come back to.
     async fn has_run_well(&mut self) {
-        let Some((good, digest)) = self.copy.take() else { return };
+        self.status.update(|known| known.has_run_well = true);
+        let Some((good, digest)) = self.standing.copy.take() else { return };
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || good.has_run_well(&digest)).await {
             tracing::warn!(plugin = &*self.status.name, %error, "cannot keep a copy of it to come back to");
         }
@@ -317,7 +302,7 @@ impl<'a> Poller<'a> {
     fn tick(&self, at_ms: i64) -> Tick {
         Tick {
             at_ms: u64::try_from(at_ms).unwrap_or(0),
-            monotonic_ns: u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            monotonic_ns: u64::try_from(self.status.began.elapsed().as_nanos()).unwrap_or(u64::MAX),
             budget_ms: u32::try_from(self.status.limits.cpu.as_millis()).unwrap_or(u32::MAX),
             interval: self.status.interval,
         }

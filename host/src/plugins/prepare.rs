@@ -45,8 +45,7 @@ pub(super) struct Loaded {
 #[derive(Debug)]
 pub(super) struct Started {
     pub(super) worker: Worker,
-    /// None: it is no sampler.
-    pub(super) fields: Option<Fields>,
+    pub(super) fields: Fields,
     pub(super) description: Description,
     pub(super) grants: Grants,
     pub(super) missing: Vec<Need>,
@@ -62,12 +61,6 @@ impl Loaded {
 impl Bytes {
     pub(super) fn of(bytes: bytes::Bytes) -> Self {
         Self { digest: digest(&bytes), bytes }
-    }
-
-    pub(super) async fn read(component: &Component) -> Result<Self, NotTaken> {
-        let component = component.clone();
-        let read = off_thread(move || component.bytes().map(Self::of)).await;
-        read.and_then(|bytes| bytes.map_err(NotTaken::Unreadable))
     }
 }
 
@@ -117,6 +110,9 @@ pub(super) async fn start(
     Loaded { component, plugin, .. }: &Loaded,
     state: &SavedState,
 ) -> Result<Started, NotTaken> {
+    if !plugin.has(Role::Sampler) {
+        return Err(NotTaken::NoSampler);
+    }
     let started = Instant::now();
     let mut setup = Setup {
         name: component.name.clone(),
@@ -152,8 +148,7 @@ pub(super) async fn start(
         Some(why) => NotTaken::Invalid(why.to_owned()),
         None => NotTaken::Start(error),
     })?;
-    let fields = plugin.has(Role::Sampler).then(|| Fields::check(&component.name, worker.fields())).transpose();
-    let fields = fields.map_err(NotTaken::Fields)?;
+    let fields = Fields::check(&component.name, worker.fields()).map_err(NotTaken::Fields)?;
     core.metrics.cold_start_seconds.with_label_values(&[&*status.name]).observe(started.elapsed().as_secs_f64());
     let Description { name, version, about } = introduction.description;
     let description = Description { name: plain(&name), version: plain(&version), about: plain(&about) };

@@ -1,7 +1,8 @@
 //! One plugin's task: what is current is started, polled, tried again and quarantined, until a newer version takes over.
 
 use super::batches::Batches;
-use super::intake::{Candidate, Intake, Newer, Unwanted};
+use super::find::Place;
+use super::intake::{Broken, Candidate, Intake, Mail, Unwanted};
 use super::ladder::{Ladder, Next, Went, backoff};
 use super::last_good::LastGood;
 use super::latest::Latest;
@@ -16,6 +17,9 @@ use dropsonde_sandbox::{CallError, Sandbox, SavedState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+
+/// Why a plugin is in quarantine, if nothing is wrong with it.
+const BY_OPERATOR: &str = "an operator said so";
 
 /// Why a plugin is not polled, or no longer.
 enum Stop {
@@ -34,7 +38,8 @@ pub(super) async fn run(
     core: Arc<Core>,
     sandbox: Arc<Sandbox>,
     status: Shared,
-    newer: Arc<Latest<Newer>>,
+    place: Place,
+    mail: Mail,
     mut stopping: watch::Receiver<bool>,
 ) -> Option<Unwanted> {
     let data = core.config.kept_dir();
@@ -42,18 +47,29 @@ pub(super) async fn run(
     let good = data.as_ref().map(|folder| LastGood::of(&status.name, folder));
     let state = file.as_ref().map(StateFile::load).unwrap_or_default();
     let keeper = Keeper { state: Mutex::new(state), file };
-    let handover = Latest::default();
+    let (handover, broken, writing) = (Latest::default(), Latest::default(), Arc::default());
     let (status, sandbox) = (&status, &sandbox);
     let good = good.as_ref();
-    let intake = Intake { core: &core, sandbox, status, keeper: &keeper, good, newer: &newer, handover: &handover };
-    let runner = Runner { core: &core, sandbox, status, keeper: &keeper, good, handover: &handover };
+    let intake = Intake {
+        core: &core,
+        sandbox,
+        status,
+        keeper: &keeper,
+        place: &place,
+        good,
+        writing: &writing,
+        broken: &broken,
+        handover: &handover,
+    };
+    let runner = Runner { core: &core, sandbox, status, keeper: &keeper, good, broken: &broken, handover: &handover };
     let unwanted = tokio::select! {
-        unwanted = intake.take_in() => Some(unwanted),
+        unwanted = intake.take_in(mail) => Some(unwanted),
         never = runner.run() => match never {},
         _ = stopping.wait_for(|&stopping| stopping) => None,
     };
     // The poll that was cut off may have saved something.
     keeper.keep(&core, status).await;
+    drop(writing.lock().await);
     unwanted
 }
 
@@ -92,6 +108,7 @@ struct Runner<'a> {
     status: &'a Shared,
     keeper: &'a Keeper,
     good: Option<&'a LastGood>,
+    broken: &'a Latest<Broken>,
     handover: &'a Latest<Candidate>,
 }
 
@@ -111,6 +128,8 @@ impl Runner<'_> {
         let status = self.status;
         self.core.tracked.ask_again(&status.name);
         status.update(|known| {
+            known.has_current = true;
+            known.has_run_well = false;
             known.origin = loaded.component.origin.clone();
             known.shape = Some(loaded.plugin.shape().clone());
             known.digest = Some(loaded.digest.clone());
@@ -122,8 +141,10 @@ impl Runner<'_> {
         });
         let mut started = None;
         if let Some((ready, trial)) = ready {
-            self.keeper.set_state(trial.state().clone());
-            if trial.take_over() {
+            let state = trial.state().clone();
+            let is_late = trial.take_over(&self.keeper.state());
+            self.keeper.set_state(state);
+            if is_late {
                 // Should that fail, its first call says so.
                 let _ = ready.worker.renew().await;
                 self.core.metrics.workers_stopped.with_label_values(&["graceful"]).inc();
@@ -131,7 +152,8 @@ impl Runner<'_> {
             started = Some(ready);
         }
         let ladder = Ladder::new(status.config.failures(), status.config.failure_window());
-        let mut standing = Standing { ladder, batches: Batches::default() };
+        let copy = self.good.cloned().filter(|_| loaded.is_file()).map(|good| (good, loaded.digest.clone()));
+        let mut standing = Standing { ladder, batches: Batches::default(), copy };
         // Starts that were neither good nor bad: it said that something is missing.
         let mut refusals = 0;
         loop {
@@ -155,8 +177,12 @@ impl Runner<'_> {
             };
             match stop {
                 Some(Stop::Replaced(candidate)) => return *candidate,
-                Some(Stop::Failed(why)) => return self.fail(why).await,
+                Some(Stop::Failed(why)) => {
+                    self.give_up(&loaded, &why);
+                    return self.fail(why).await;
+                }
                 Some(Stop::Quarantined(why)) => {
+                    self.give_up(&loaded, &why);
                     if let Some(candidate) = self.quarantine(why).await {
                         return candidate;
                     }
@@ -176,7 +202,7 @@ impl Runner<'_> {
         schedule: &mut Schedule,
         standing: &mut Standing,
     ) -> Stop {
-        let Self { core, sandbox, status, keeper, handover, good } = *self;
+        let Self { core, sandbox, status, keeper, handover, .. } = *self;
         let state = keeper.state();
         let started = match started {
             Some(started) => Ok(started),
@@ -195,17 +221,23 @@ impl Runner<'_> {
             known.description = Some(description);
             known.grants = grants;
             known.missing = missing;
-            known.fields.clone_from(&fields);
+            known.fields = Some(fields.clone());
         });
         status.enter(PluginState::Running);
         tracing::info!(plugin = &*status.name, "running");
-        let copy = good.cloned().filter(|_| loaded.is_file()).map(|good| (good, loaded.digest.clone()));
-        let mut poller = Poller::new(core, status, worker, fields, keeper, standing, copy);
+        let mut poller = Poller::new(core, status, worker, fields, keeper, standing);
         match poller.poll_on_schedule(schedule, handover).await {
             Ended::Invalid(why) => Stop::Failed(NotTaken::Invalid(why).to_string()),
             Ended::Quarantined(why) => Stop::Quarantined(why),
             Ended::Lost(error, came_back) => Stop::Retry(error, came_back),
             Ended::Replaced(candidate) => Stop::Replaced(candidate),
+        }
+    }
+
+    /// What never ran well may be followed by what did.
+    fn give_up(&self, Loaded { digest, .. }: &Loaded, why: &str) {
+        if !self.status.known().has_run_well && why != BY_OPERATOR {
+            self.broken.put(Broken { digest: digest.clone(), why: why.to_owned() });
         }
     }
 
@@ -264,7 +296,7 @@ impl Runner<'_> {
 /// Waits until an operator wants it to run no more, and tells why it does not then.
 async fn told_to_stop(status: &Status) -> String {
     status.ordered(Order::Quarantine).await;
-    "an operator said so".to_owned()
+    BY_OPERATOR.to_owned()
 }
 
 /// In the metrics, by what it was.

@@ -101,6 +101,11 @@ impl Settling {
         self.unsettled.remove(name);
     }
 
+    /// The folder cannot be looked into: what had not come to rest begins again when it can.
+    pub(super) fn pause(&mut self) {
+        self.unsettled.clear();
+    }
+
     /// When to look again, should nobody say that something changed.
     pub(super) fn next_look(&self) -> Option<Instant> {
         self.unsettled.values().map(|unsettled| unsettled.last + QUIET).min()

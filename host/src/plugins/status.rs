@@ -1,12 +1,12 @@
 use super::{Fields, Origin};
-use crate::config::PluginConfig;
+use crate::config::{Config, PluginConfig};
 use crate::tracked::PluginName;
 use dropsonde_sandbox::{CallError, Description, Grants, Limits, Need, Shape, WorkerStats};
 use dropsonde_store::InstanceId;
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// Calls whose times the plugin page sums up.
@@ -35,6 +35,10 @@ pub struct Status {
     pub interval: Duration,
     pub limits: Limits,
     pub config: PluginConfig,
+    /// It was there when the host started.
+    pub is_of_start: bool,
+    /// Its versions' clock: it never goes back.
+    pub(crate) began: Instant,
     /// What its worker is doing, once it has one.
     worker: Mutex<Option<Arc<WorkerStats>>>,
     /// What workers before it are doing: their threads end after the call they are in.
@@ -73,6 +77,8 @@ pub struct Known {
     pub refused: Option<Refusal>,
     /// It ran well at another time, and a newer one does not work.
     pub is_restored: bool,
+    /// This version had a tick in which no call ended badly.
+    pub has_run_well: bool,
     /// sha256 of the component, in hex.
     pub digest: Option<String>,
     /// When the current version took over.
@@ -114,6 +120,7 @@ pub struct Refusal {
     /// None: it could not be read.
     pub digest: Option<String>,
     pub reason: String,
+    pub backtrace: Option<String>,
 }
 
 impl Order {
@@ -126,7 +133,10 @@ impl Order {
 }
 
 impl Status {
-    pub fn new(name: PluginName, origin: Origin, interval: Duration, limits: Limits, config: PluginConfig) -> Self {
+    /// With its own section of the configuration.
+    pub fn new(name: PluginName, origin: Origin, is_of_start: bool, config: &Config) -> Self {
+        let own = config.plugin(&name);
+        let (interval, limits) = (config.interval(&own), config.limits(&own));
         let known = Known {
             state: PluginState::Loading,
             origin,
@@ -134,6 +144,7 @@ impl Status {
             is_preparing: false,
             refused: None,
             is_restored: false,
+            has_run_well: false,
             digest: None,
             loaded_ms: None,
             shape: None,
@@ -158,7 +169,18 @@ impl Status {
         };
         let (worker, draining) = (Mutex::default(), Mutex::default());
         let (known, orders) = (Mutex::new(known), watch::Sender::new(None));
-        Self { name, interval, limits, config, worker, draining, known, orders }
+        Self {
+            name,
+            interval,
+            limits,
+            config: own,
+            is_of_start,
+            began: Instant::now(),
+            worker,
+            draining,
+            known,
+            orders,
+        }
     }
 
     /// A copy of what is known now.
@@ -172,6 +194,11 @@ impl Status {
 
     pub fn has_current(&self) -> bool {
         self.with(|known| known.has_current)
+    }
+
+    /// Whether what runs came from the same kind of place: a file, or the binary.
+    pub(crate) fn runs_a(&self, origin: &Origin) -> bool {
+        self.with(|known| (known.origin == Origin::Bundled) == (*origin == Origin::Bundled))
     }
 
     pub fn fields(&self) -> Option<Fields> {

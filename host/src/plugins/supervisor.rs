@@ -1,26 +1,29 @@
 //! The set of plugins: a task each; what changes in the plugins folder, or through the API, reaches them from here.
 
-use super::find::{self, components, files};
-use super::intake::{How, Newer, Unwanted};
+use super::find::{self, Place, components, files};
+use super::intake::{Ask, Asked, Mail, Unwanted};
 use super::last_good::LastGood;
-use super::latest::Latest;
+use super::prepare::off_thread;
 use super::run::run;
-use super::settling::{Change, Files, Settling};
+use super::settling::{Change, Settling};
 use super::status::Shared;
 use super::watcher::Watcher;
-use super::{Component, FindError, NotTaken, Origin, Status};
+use super::{Component, FindError, NotTaken, Origin, PluginState, Status};
 use crate::audit::{Action, Entry};
 use crate::core::Core;
 use crate::tracked::PluginName;
 use dropsonde_sandbox::Sandbox;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{JoinError, JoinSet};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{Id, JoinError, JoinSet};
+
+/// What may be asked of one plugin while something is under way: uploads wait in memory.
+const MOST_ASKS: usize = 2;
 
 /// What someone wants done about a plugin.
 #[derive(Debug)]
@@ -29,7 +32,7 @@ pub struct Request {
     pub what: Wanted,
     /// For the audit log.
     pub by: String,
-    pub answer: oneshot::Sender<Result<(), Denied>>,
+    pub answer: tokio::sync::oneshot::Sender<Result<(), Denied>>,
 }
 
 #[derive(Debug)]
@@ -49,8 +52,8 @@ pub enum Denied {
     Unknown,
     #[error("it comes with the binary, and cannot be removed; `dropsonde plugin quarantine` stops it")]
     Bundled,
-    #[error("there is no plugins folder to put it into: give one with --plugins, or a data directory")]
-    NoFolder,
+    #[error("other changes of it are under way; try again when they are done")]
+    Busy,
     #[error("cannot remove {}: {source}", path.display())]
     NotRemoved { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
@@ -64,41 +67,58 @@ pub(crate) struct Supervisor {
     /// Before the start.
     found: Vec<Component>,
     running: BTreeMap<PluginName, Running>,
-    tasks: JoinSet<Ended>,
+    tasks: JoinSet<Option<Unwanted>>,
+    names: HashMap<Id, PluginName>,
     settling: Settling,
+    /// Files that can be no plugins', as was said.
+    misnamed: BTreeSet<PathBuf>,
     /// The folder cannot be used, and that was said.
     complained: bool,
+}
+
+/// A plugin's task.
+struct Running {
+    changed: Arc<Notify>,
+    asks: mpsc::Sender<Ask>,
+    stop: watch::Sender<bool>,
 }
 
 enum Event {
     Stirred,
     Requested(Request),
-    Ended(Result<Ended, JoinError>),
+    Ended(Result<(Id, Option<Unwanted>), JoinError>),
 }
 
-/// A plugin's task that is over, and who is still to be told that it is no plugin.
-type Ended = (PluginName, Option<Unwanted>);
-
-/// A plugin's task.
-struct Running {
-    newer: Arc<Latest<Newer>>,
-    stop: watch::Sender<bool>,
+/// What a plugin's task begins with.
+enum Beginning {
+    /// Its file was there at the host's start.
+    Start,
+    Found,
+    /// What was there before is back, which is no change of its own.
+    Back,
+    Asked(Ask),
 }
 
 impl Supervisor {
     /// Looks what there is.
     pub(crate) fn find(core: Arc<Core>, sandbox: Arc<Sandbox>, folder: Option<PathBuf>) -> Result<Self, FindError> {
-        let found = folder.as_deref().map(files).transpose()?.unwrap_or_default();
-        for path in folder.iter().flat_map(|folder| find::misnamed(folder)) {
-            tracing::warn!(
-                file = %path.display(),
-                "not loaded: a plugin's file name is letters, digits, `-` and `_`, at most 64"
-            );
-        }
-        let settling = Settling::with(&found);
-        let (running, tasks) = (BTreeMap::new(), JoinSet::new());
-        let found = components(&found);
-        Ok(Self { core, sandbox, folder, found, running, tasks, settling, complained: false })
+        let files = folder.as_deref().map(files).transpose()?.unwrap_or_default();
+        let (settling, found) = (Settling::with(&files), components(&files));
+        let mut supervisor = Self {
+            core,
+            sandbox,
+            folder,
+            found,
+            running: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            names: HashMap::new(),
+            settling,
+            misnamed: BTreeSet::new(),
+            complained: false,
+        };
+        let misnamed = supervisor.folder.as_deref().map(find::misnamed).unwrap_or_default();
+        supervisor.warn_of(misnamed);
+        Ok(supervisor)
     }
 
     /// What it found.
@@ -109,7 +129,7 @@ impl Supervisor {
     /// Begins a task for each.
     pub(crate) fn start(&mut self) {
         for component in std::mem::take(&mut self.found) {
-            self.begin(component, How::Found, None, None);
+            self.begin(component, Beginning::Start);
         }
         for name in self.core.config.plugins.keys().filter(|name| !self.running.contains_key(name.as_str())) {
             tracing::warn!("the configuration has a section for a plugin named {name:?}, and there is none yet");
@@ -134,7 +154,7 @@ impl Supervisor {
             let event = tokio::select! {
                 () = stirred => Event::Stirred,
                 Some(request) = requests.recv() => Event::Requested(request),
-                Some(ended) = self.tasks.join_next() => Event::Ended(ended),
+                Some(ended) = self.tasks.join_next_with_id() => Event::Ended(ended),
                 _ = stopping.wait_for(|&stopping| stopping) => break,
             };
             match event {
@@ -152,138 +172,141 @@ impl Supervisor {
     /// Follows what changed in the folder.
     async fn look(&mut self) {
         let Some(folder) = self.folder.clone() else { return };
-        let found = tokio::task::spawn_blocking(move || {
+        let found = off_thread(move || {
             // A folder that is gone says nothing about what was in it.
-            fs::metadata(&folder)
-                .map_err(|source| FindError::Unreadable { folder: folder.clone(), source })
-                .and_then(|_| files(&folder))
+            fs::metadata(&folder).map_err(|source| FindError::Unreadable { folder: folder.clone(), source })?;
+            Ok::<_, FindError>((files(&folder)?, find::misnamed(&folder)))
         });
-        let found: Files = match found.await {
+        let (found, misnamed) = match found.await {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
                 if !std::mem::replace(&mut self.complained, true) {
                     tracing::error!("{error}; plugins stay as they are");
                 }
-                return;
+                return self.settling.pause();
             }
             Err(_) => return,
         };
         self.complained = false;
+        self.warn_of(misnamed);
         for (name, change) in self.settling.look(&found, Instant::now()) {
-            let by = Some("folder".to_owned());
             match change {
-                Change::Written(path) => {
-                    let component = Component { name: name.clone(), origin: Origin::File(path) };
-                    self.change(component, How::Found, by, None);
+                Change::Written(path) => match self.running.get(name.as_str()) {
+                    Some(running) => running.changed.notify_one(),
+                    None => self.begin(Component { name, origin: Origin::File(path) }, Beginning::Found),
+                },
+                Change::Removed => {
+                    self.end(&name).await;
+                    self.removed(&name, "folder").await;
                 }
-                Change::Removed => self.removed(&name, "folder").await,
+            }
+        }
+    }
+
+    fn warn_of(&mut self, misnamed: Vec<PathBuf>) {
+        for path in misnamed {
+            if !self.misnamed.contains(&path) {
+                tracing::warn!(
+                    file = %path.display(),
+                    "not loaded: a plugin's file name is letters, digits, `-` and `_`, at most 64"
+                );
+                self.misnamed.insert(path);
             }
         }
     }
 
     async fn serve(&mut self, Request { plugin, what, by, answer }: Request) {
-        let denied = match what {
-            Wanted::Upload(bytes) => match &self.folder {
-                Some(folder) => {
-                    let origin = Origin::File(folder.join(format!("{plugin}.wasm")));
-                    let component = Component { name: plugin, origin };
-                    return self.change(component, How::Uploaded(bytes), Some(by), Some(answer));
-                }
-                None => Err(Denied::NoFolder),
-            },
-            Wanted::Reload => match self.component(&plugin) {
-                Some(component) => return self.change(component, How::Again, Some(by), Some(answer)),
-                None => Err(Denied::Unknown),
-            },
-            Wanted::Remove => self.remove(&plugin, &by).await,
+        let what = match what {
+            Wanted::Upload(bytes) => Asked::Upload(bytes),
+            Wanted::Reload => Asked::Again,
+            Wanted::Remove => {
+                let removed = self.remove(&plugin, &by).await;
+                let _ = answer.send(removed);
+                return;
+            }
         };
-        // Who asked may have gone.
-        let _ = answer.send(denied);
-    }
-
-    /// What a plugin is made of now: its file, else what comes with the binary.
-    fn component(&self, name: &str) -> Option<Component> {
-        let status = self.core.plugins.get(name)?;
-        let file = self.file(name).filter(|path| path.exists());
-        match file {
-            Some(path) => Some(Component { name: name.to_owned(), origin: Origin::File(path) }),
-            None => Some(Component { name: name.to_owned(), origin: status.known().origin }),
+        let ask = Ask { what, by, answer };
+        match (self.running.get(plugin.as_str()), &ask.what) {
+            (Some(running), _) => {
+                if let Err(refused) = running.asks.try_send(ask) {
+                    self.refuse(&plugin, refused.into_inner());
+                }
+            }
+            (None, Asked::Upload(_)) => {
+                let file = self.place(&plugin).file().unwrap_or_default();
+                self.begin(Component { name: plugin, origin: Origin::File(file) }, Beginning::Asked(ask));
+            }
+            (None, Asked::Again) => drop(ask.answer.send(Err(Denied::Unknown))),
         }
     }
 
-    fn file(&self, name: &str) -> Option<PathBuf> {
-        Some(self.folder.as_ref()?.join(format!("{name}.wasm")))
+    /// There is too much under way.
+    fn refuse(&self, plugin: &str, Ask { what, by, answer }: Ask) {
+        let action = if matches!(what, Asked::Again) { Action::Reload } else { Action::Upload };
+        let (plugin, refused) = (plugin.to_owned(), Some(Denied::Busy.to_string()));
+        self.core.audit.write(self.core.clock.now_ms(), Entry { action, plugin, by, digest: None, refused });
+        let _ = answer.send(Err(Denied::Busy));
+    }
+
+    fn place(&self, name: &str) -> Place {
+        Place { name: name.to_owned(), folder: self.folder.clone() }
     }
 
     async fn remove(&mut self, name: &str, by: &str) -> Result<(), Denied> {
         self.core.plugins.get(name).ok_or(Denied::Unknown)?;
-        let removed = self.file(name).map(|path| (fs::remove_file(&path), path));
-        match removed {
-            Some((Ok(()), _)) => {}
-            Some((Err(source), path)) if source.kind() != ErrorKind::NotFound => {
-                return Err(Denied::NotRemoved { path, source });
-            }
-            // It runs from a copy, or from the binary.
-            _ if find::bundled(name).is_some() => return Err(Denied::Bundled),
-            _ => {}
+        let path = self.place(name).file().unwrap_or_default();
+        if find::bundled(name).is_some() && fs::symlink_metadata(&path).is_err() {
+            return Err(Denied::Bundled);
+        }
+        // What it is writing is written by then.
+        self.end(name).await;
+        if let Err(source) = fs::remove_file(&path)
+            && source.kind() != ErrorKind::NotFound
+        {
+            self.begin(Component { name: name.to_owned(), origin: Origin::File(path.clone()) }, Beginning::Back);
+            return Err(Denied::NotRemoved { path, source });
         }
         self.settling.forget(name);
         self.removed(name, by).await;
         Ok(())
     }
 
-    /// Its file is gone: what comes with the binary takes its place, or nothing does.
+    /// Its file is gone, and so is it: what comes with the binary takes its place, or nothing does.
     async fn removed(&mut self, name: &str, by: &str) {
-        if let Some(data) = self.core.config.kept_dir()
-            && let Err(error) = LastGood::of(name, &data).forget()
-        {
-            tracing::warn!(plugin = name, %error, "cannot remove the copy of it to come back to");
+        if let Some(good) = self.core.config.kept_dir().map(|data| LastGood::of(name, &data)) {
+            let plugin = name.to_owned();
+            let forgotten = off_thread(move || good.forget()).await;
+            if let Ok(Err(error)) = forgotten {
+                tracing::warn!(plugin, %error, "cannot remove the copy of it to come back to");
+            }
         }
         let (plugin, by) = (name.to_owned(), by.to_owned());
-        let entry = Entry { action: Action::Remove, plugin, by: by.clone(), digest: None, refused: None };
-        self.core.audit.write(entry);
-        match find::bundled(name) {
-            Some(bundled) => self.change(bundled, How::Found, Some(by), None),
-            None => self.end(name).await,
+        let entry = Entry { action: Action::Remove, plugin, by, digest: None, refused: None };
+        self.core.audit.write(self.core.clock.now_ms(), entry);
+        if let Some(bundled) = find::bundled(name) {
+            self.begin(bundled, Beginning::Back);
         }
     }
 
-    /// Hands a newer version to a plugin's task, which is begun if there is none.
-    fn change(
-        &mut self,
-        component: Component,
-        how: How,
-        by: Option<String>,
-        answer: Option<oneshot::Sender<Result<(), Denied>>>,
-    ) {
-        let Some(running) = self.running.get(component.name.as_str()) else {
-            return self.begin(component, how, by, answer);
-        };
-        let newer = Newer { component, how, by, answer };
-        if let Some(Newer { answer: Some(answer), .. }) = running.newer.put(newer) {
-            let _ = answer.send(Err(Denied::NotTaken(NotTaken::Superseded)));
-        }
-    }
-
-    fn begin(
-        &mut self,
-        component: Component,
-        how: How,
-        by: Option<String>,
-        answer: Option<oneshot::Sender<Result<(), Denied>>>,
-    ) {
+    fn begin(&mut self, component: Component, beginning: Beginning) {
         let core = &self.core;
         let name: PluginName = component.name.as_str().into();
-        let own = core.config.plugin(&name);
-        let (interval, limits) = (core.config.interval(&own), core.config.limits(&own));
-        let status: Shared = Arc::new(Status::new(name.clone(), component.origin.clone(), interval, limits, own));
+        let is_start = matches!(beginning, Beginning::Start);
+        let is_change = matches!(beginning, Beginning::Found | Beginning::Asked(_));
+        let status: Shared = Arc::new(Status::new(name.clone(), component.origin, is_start, &core.config));
         core.plugins.add(status.clone());
-        let newer = Arc::new(Latest::default());
-        newer.put(Newer { component, how, by, answer });
-        let (stop, stopping) = watch::channel(false);
-        let task = run(core.clone(), self.sandbox.clone(), status, newer.clone(), stopping);
-        self.running.insert(name.clone(), Running { newer, stop });
-        self.tasks.spawn(async move { (name, task.await) });
+        let (asks, asked) = mpsc::channel(MOST_ASKS);
+        let (changed, (stop, stopping)) = (Arc::new(Notify::new()), watch::channel(false));
+        match beginning {
+            Beginning::Start | Beginning::Found | Beginning::Back => changed.notify_one(),
+            // There is room: nothing was asked before.
+            Beginning::Asked(ask) => drop(asks.try_send(ask)),
+        }
+        let place = self.place(&name);
+        let mail = Mail { asks: asked, changed: changed.clone(), is_change };
+        let task = run(core.clone(), self.sandbox.clone(), status, place, mail, stopping);
+        self.running.insert(name.clone(), Running { changed, asks, stop });
+        self.names.insert(self.tasks.spawn(task).id(), name);
     }
 
     /// Ends a plugin's task, and waits for it.
@@ -291,7 +314,7 @@ impl Supervisor {
         let Some(running) = self.running.get(name) else { return };
         running.stop.send_replace(true);
         while self.running.contains_key(name) {
-            match self.tasks.join_next().await {
+            match self.tasks.join_next_with_id().await {
                 Some(ended) => self.ended(ended),
                 None => return,
             }
@@ -299,29 +322,38 @@ impl Supervisor {
     }
 
     /// A plugin is no more. Its history stays; what it alone had discovered has ended.
-    fn ended(&mut self, ended: Result<Ended, JoinError>) {
-        let Ok((name, unwanted)) = ended else {
-            tracing::error!("a plugin's task ended abruptly");
-            return;
+    fn ended(&mut self, ended: Result<(Id, Option<Unwanted>), JoinError>) {
+        let (id, ended) = match ended {
+            Ok((id, unwanted)) => (id, Ok(unwanted)),
+            Err(error) => (error.id(), Err(error)),
         };
+        let Some(name) = self.names.remove(&id) else { return };
         self.running.remove(&name);
+        let unwanted = match ended {
+            Ok(unwanted) => unwanted,
+            Err(error) => {
+                // A bug of ours: it stays on its page, and whoever changes its file tries again.
+                tracing::error!(plugin = &*name, %error, "its task ended abruptly");
+                if let Some(status) = self.core.plugins.get(&name) {
+                    status.failed_because(self.core.clock.now_ms(), "its task ended abruptly".to_owned(), None);
+                    status.enter(PluginState::Failed);
+                }
+                return;
+            }
+        };
         self.core.plugins.remove(&name);
         self.core.metrics.forget_plugin(&name);
         for id in self.core.tracked.discovered(&name, Vec::new(), self.core.clock.now_ms()).forgotten {
             self.core.forget(&id);
         }
-        match unwanted {
-            Some(unwanted) => unwanted.answer(),
-            None => tracing::info!(plugin = &*name, "removed"),
+        let Some(unwanted) = unwanted else {
+            tracing::info!(plugin = &*name, "removed");
+            return;
+        };
+        // Its file may have come while the upload was looked into.
+        if let Some(component) = self.place(&name).component() {
+            self.begin(component, Beginning::Found);
         }
-    }
-}
-
-/// Removes what hosts before left to come back to, of plugins that are no more.
-pub(crate) fn tidy(core: &Core, folder: Option<&Path>) {
-    let Some(data) = core.config.kept_dir() else { return };
-    let has_file = |name: &str| folder.is_some_and(|folder| folder.join(format!("{name}.wasm")).exists());
-    if let Err(error) = LastGood::forget_others(&data, has_file) {
-        tracing::warn!(%error, "cannot remove copies of plugins that are no more");
+        unwanted.answer();
     }
 }

@@ -173,7 +173,7 @@ impl Store {
     }
 
     /// The newest values of an instance, its frames merged: `at` is the newest frame's; a frame more than three of its
-    /// intervals older is left out.
+    /// intervals older is left out, and so is what a sampler recorded before its fields or its interval changed.
     pub fn latest(&self, instance: &InstanceId) -> Option<Sample> {
         let frames = self.frames(instance);
         let at_ms = frames.iter().filter_map(|frame| frame.latest_at_ms()).max()?;
@@ -182,8 +182,12 @@ impl Store {
             let limit_ms = frame.interval_ms().saturating_mul(STALE_INTERVALS);
             frame.latest_at_ms().is_some_and(|latest| at_ms.saturating_sub(latest) <= limit_ms)
         };
+        let is_current = |frame: &&Arc<Frame>| {
+            let newer = |other: &Arc<Frame>| other.latest_at_ms() > frame.latest_at_ms();
+            !frames.iter().any(|other| other.schema().sampler() == frame.schema().sampler() && newer(other))
+        };
         let mut values: Vec<(Arc<str>, f64)> = Vec::new();
-        for frame in frames.iter().filter(is_fresh) {
+        for frame in frames.iter().filter(is_fresh).filter(is_current) {
             let Some(row) = frame.latest() else { continue };
             for (Field { name, .. }, &value) in frame.schema().fields().iter().zip(&row.values) {
                 if !value.is_nan() && values.iter().all(|(earlier, _)| earlier != name) {
@@ -416,6 +420,20 @@ mod tests {
         assert_eq!((sample.at_ms, sample.get("old"), sample.get("new")), (4001, None, Some(2.0)));
         let query = Query { since_ms: 0, until_ms: 5000, step_ms: 1000, ..Query::default() };
         assert_eq!(store.range(&host(), &query).at_ms, [1000, 4000]);
+    }
+
+    #[test]
+    fn what_a_sampler_recorded_before_its_fields_changed_is_no_part_of_the_sample() {
+        let store = Store::in_memory(&Limits { samples: 100, ..Limits::default() });
+        store.frame(&host(), &gauges("a", &["kept", "dropped"]), 1000).push(1000, &[1.0, 1.0]);
+        let newer = store.frame(&host(), &gauges("a", &["kept", "added"]), 1000);
+        newer.push(2000, &[2.0, 2.0]);
+        store.frame(&host(), &gauges("b", &["other"]), 1000).push(1000, &[3.0]);
+        let sample = store.latest(&host()).unwrap();
+        assert_eq!(sample.values, [("kept".into(), 2.0), ("added".into(), 2.0), ("other".into(), 3.0)]);
+        let query = Query { since_ms: 0, until_ms: 5000, step_ms: 1000, ..Query::default() };
+        let range = store.range(&host(), &query);
+        assert_eq!(range.column("kept").unwrap().values, [1.0, 2.0], "history has both");
     }
 
     #[test]

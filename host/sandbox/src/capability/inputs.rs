@@ -25,7 +25,8 @@ pub enum Inputs {
     Live,
     /// This machine's, and what files had is written down.
     RecordedBy(Arc<Recorder>),
-    /// As they were recorded. Random numbers are always the same, granted directories are not there.
+    /// As they were recorded. Random numbers are always the same, granted directories are not there. HTTP is what it
+    /// was: it is to be granted only where that is wanted.
     Recorded(Arc<Recording>),
 }
 

@@ -69,11 +69,11 @@ impl Trial {
         &self.own
     }
 
-    /// The running version ends, the newer one takes over. Whether the former has saved meanwhile: then that is what
-    /// counts, and the newer one has to load it.
-    pub fn take_over(self) -> bool {
-        let old = self.of.with(|saved| saved.clone());
-        let is_late = old.times != self.times;
+    /// The version that runs now ends, the newer one takes over. Whether something was saved since the trial began, or
+    /// another version took over: then what that one saved counts, and the newer one has to load it.
+    pub fn take_over(self, current: &SavedState) -> bool {
+        let old = current.with(|saved| saved.clone());
+        let is_late = old.times != self.times || !Arc::ptr_eq(&self.of.0, &current.0);
         self.own.with(|saved| {
             let unkept = old.changed;
             if is_late {
@@ -96,7 +96,7 @@ mod tests {
         trial.state().save(vec![2]).unwrap();
         assert_eq!(state.load(), Some(vec![1]), "until then it is for itself alone");
         let own = trial.state().clone();
-        assert!(!trial.take_over());
+        assert!(!trial.take_over(&state));
         assert_eq!(own.take_change(), Some(vec![2]));
     }
 
@@ -107,8 +107,19 @@ mod tests {
         trial.state().save(vec![2]).unwrap();
         state.save(vec![3]).unwrap();
         let own = trial.state().clone();
-        assert!(trial.take_over(), "the newer version has to load again");
+        assert!(trial.take_over(&state), "the newer version has to load again");
         assert_eq!((own.load(), own.take_change()), (Some(vec![3]), Some(vec![3])));
+    }
+
+    #[test]
+    fn what_a_version_in_between_saved_is_not_lost() {
+        let state = SavedState::restored(vec![1]);
+        let (first, second) = (state.trial(), state.trial());
+        let (a, b) = (first.state().clone(), second.state().clone());
+        assert!(!first.take_over(&state));
+        a.save(vec![2]).unwrap();
+        assert!(second.take_over(&a));
+        assert_eq!(b.load(), Some(vec![2]));
     }
 
     #[test]

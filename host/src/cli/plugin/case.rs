@@ -54,7 +54,11 @@ pub(super) fn tick_folder(case: &Path, tick: usize) -> PathBuf {
 impl Case {
     /// Those of a project, by name.
     pub(super) fn all(tests: &Path) -> Result<BTreeMap<String, PathBuf>> {
-        let entries = std::fs::read_dir(tests).with_context(|| format!("cannot read {}", tests.display()))?;
+        let entries = match std::fs::read_dir(tests) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", tests.display())),
+        };
         let mut cases = BTreeMap::new();
         for entry in entries {
             let path = entry?.path();

@@ -121,7 +121,12 @@ pub(super) async fn wish(args: OrderArgs, wish: Wish) -> Result<()> {
         Wish::Remove => (Method::DELETE, "", "it is removed; its history stays"),
     };
     let path = format!("/v1/plugins/{}{action}", encode(&args.name));
-    Client::new(&args.url)?.change(method, &path, &token).await?;
+    let answer = Client::new(&args.url)?.change(method, &path, &token).await?;
+    let page: Value = serde_json::from_slice(&answer).unwrap_or_default();
+    let done = match (wish, page.get("preparing").and_then(Value::as_bool)) {
+        (Wish::Reload, Some(true)) => "it is still being compiled; `dropsonde plugin show` tells what becomes of it",
+        _ => done,
+    };
     println!("{}: {done}", args.name);
     Ok(())
 }
