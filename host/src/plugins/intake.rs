@@ -6,7 +6,7 @@ use super::latest::Latest;
 use super::prepare::{Bytes, Loaded, Started, load, off_thread, start};
 use super::run::Keeper;
 use super::settling::Signature;
-use super::status::{Failure, Refusal, Shared};
+use super::status::{Refusal, Shared};
 use super::supervisor::Denied;
 use super::{Component, NotTaken, Origin, PluginState, find};
 use crate::audit::{Action, Entry};
@@ -265,12 +265,14 @@ impl Intake<'_> {
             NotTaken::Start(error) => error.backtrace().map(str::to_owned),
             _ => None,
         };
-        self.show_refused(digest.clone(), &reason, backtrace);
+        let refusal = Refusal { at_ms: core.clock.now_ms(), digest: digest.clone(), reason: reason.clone(), backtrace };
         if status.has_current() {
+            status.refused(refusal);
             tracing::error!(plugin = &*status.name, "a newer version is not taken, what runs goes on: {reason}");
             return None;
         }
         if let Some(restored) = self.restore(digest.as_deref()).await {
+            status.refused(refusal);
             tracing::error!(
                 plugin = &*status.name,
                 "what ran before is back, as a newer version is not taken: {reason}"
@@ -279,6 +281,7 @@ impl Intake<'_> {
             self.hand_over(restored);
             return Some(digest);
         }
+        status.update(|known| known.refused = Some(refusal));
         match loaded {
             // It may start another time: whoever runs it tries again.
             Some(loaded) => self.hand_over(Candidate { loaded, ready: None, is_restored: false }),
@@ -298,19 +301,11 @@ impl Intake<'_> {
             plugin = &*self.status.name,
             "what ran before is back, as the newer version never ran well: {why}"
         );
-        self.show_refused(Some(digest), &why, None);
+        let at_ms = self.core.clock.now_ms();
+        self.status.refused(Refusal { at_ms, digest: Some(digest), reason: why, backtrace: None });
         let digest = restored.loaded.digest.clone();
         self.hand_over(restored);
         Some(digest)
-    }
-
-    fn show_refused(&self, digest: Option<String>, reason: &str, backtrace: Option<String>) {
-        let refusal = Refusal { at_ms: self.core.clock.now_ms(), digest, reason: reason.to_owned(), backtrace };
-        self.status.update(|known| {
-            let Refusal { at_ms, reason, backtrace, .. } = refusal.clone();
-            known.last_failure = Some(Failure { at_ms, reason: format!("a newer version: {reason}"), backtrace });
-            known.refused = Some(refusal);
-        });
     }
 
     /// What last ran well, or what comes with the binary; none if what is broken has run well itself.

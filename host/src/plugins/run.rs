@@ -222,6 +222,8 @@ impl Runner<'_> {
             known.grants = grants;
             known.missing = missing;
             known.fields = Some(fields.clone());
+            // It did not start before, and now it does.
+            known.refused.take_if(|refused| refused.digest == known.digest);
         });
         status.enter(PluginState::Running);
         tracing::info!(plugin = &*status.name, "running");

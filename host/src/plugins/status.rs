@@ -272,6 +272,15 @@ impl Status {
         self.failed_because(at_ms, error.to_string(), error.backtrace().map(str::to_owned));
     }
 
+    /// Beside what runs, which has not failed itself.
+    pub(crate) fn refused(&self, refusal: Refusal) {
+        let Refusal { at_ms, reason, backtrace, .. } = refusal.clone();
+        self.with(|known| {
+            known.last_failure = Some(Failure { at_ms, reason: format!("a newer version: {reason}"), backtrace });
+            known.refused = Some(refusal);
+        });
+    }
+
     pub(crate) fn failed_because(&self, at_ms: i64, reason: String, backtrace: Option<String>) {
         let reason = super::plain(&reason);
         self.with(|known| {

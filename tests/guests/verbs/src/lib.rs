@@ -4,7 +4,7 @@
 //! `remember` counts in saved state; `read` reads the file in the configuration, `list` lists the folder, `env` reads the
 //! variable, `get` asks for the URL, `walk` reads what it can of the folders WASI shows.
 //!
-//! `version` reads which version of the guest this is: tests make others by changing [`VERSION`] in the component. From
+//! `version` reads which version of the guest this is: tests make others by changing `VERSION` in the component. From
 //! 90000 on they have other fields, 66666 panics in `init`, 77777 in `sample`, 55555 refuses its configuration.
 //!
 //! Others: `panic` panics, `spin` never returns, `wait` waits for ever, `hoard` takes all memory, `recurse` all stack,
