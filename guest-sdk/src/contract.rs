@@ -121,30 +121,3 @@ pub struct Tick {
     /// Time between two ticks.
     pub interval_ms: u32,
 }
-
-/// The part all macros have in common.
-#[doc(hidden)]
-#[macro_export]
-macro_rules! __export_plugin {
-    ($exported:ident, $plugin:ty, $place:ident, $kind:path) => {
-        impl $crate::glue::Exported for $exported {
-            fn description() -> $crate::Description {
-                $crate::Description {
-                    name: env!("CARGO_PKG_NAME").into(),
-                    version: env!("CARGO_PKG_VERSION").into(),
-                    about: env!("CARGO_PKG_DESCRIPTION").into(),
-                }
-            }
-
-            fn needs(config: &$crate::Config) -> ::std::result::Result<::std::vec::Vec<$crate::Need>, $crate::Failure> {
-                <$plugin as $kind>::needs(config)
-            }
-
-            fn init(config: &$crate::Config) -> ::std::result::Result<(), $crate::Failure> {
-                $place.with_borrow_mut(|plugin| <$plugin as $kind>::init(plugin, config))
-            }
-        }
-
-        $crate::glue::export_plugin!($exported with_types_in $crate::glue);
-    };
-}

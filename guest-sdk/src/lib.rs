@@ -30,28 +30,33 @@
 //! # Layout
 //!
 //! * [`Sampler`], [`Instance`], [`Reading`], [`Readings`]: what a sampler gives.
-//! * [`Source`], [`Stats`]: what a source gives.
+//! * [`Source`], [`Stats`]: what a source gives; [`counters`]: what it counts with.
+//! * [`Observer`], [`Event`]: what an application does. [`export_plugin!`]: a plugin of several roles.
 //! * [`Field`], [`Aggregation`]: what its values mean.
 //! * [`Config`], [`Need`], [`Failure`], [`Description`], [`Tick`]: what every plugin exchanges with the host.
 //! * [`files`], [`http`], [`env`](mod@env), [`log`](mod@log), [`state`]: what the host offers.
 
 mod contract;
+mod export;
 mod field;
+mod observer;
 mod sampler;
 mod source;
 
+pub mod counters;
 pub mod env;
 pub mod files;
 pub mod http;
 pub mod log;
 pub mod state;
 
-/// What `export_sampler!` and `export_source!` expand to. Not part of the API.
+/// What `export_plugin!` expands to. Not part of the API.
 #[cfg(target_family = "wasm")]
 #[doc(hidden)]
 pub mod glue;
 
 pub use contract::{Config, Description, Failure, Need, Tick};
 pub use field::{Aggregation, Field, Kind};
+pub use observer::{Event, Observer};
 pub use sampler::{Instance, Reading, Readings, Sampler};
 pub use source::{CacheStats, ChannelStats, EnvelopeStats, HistoryStats, PresenceStats, Source, Stats, TokenStats};

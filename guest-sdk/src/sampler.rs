@@ -134,41 +134,6 @@ impl Readings {
     }
 }
 
-/// Makes a [`Sampler`] the plugin of this crate. Name, version and description come from its Cargo.toml.
-#[macro_export]
-macro_rules! export_sampler {
-    ($sampler:ty) => {
-        // Natively nothing is exported, but the sampler is used.
-        #[cfg(not(target_family = "wasm"))]
-        #[doc(hidden)]
-        #[allow(unreachable_pub)]
-        pub fn __sampler() -> impl $crate::Sampler {
-            <$sampler as ::std::default::Default>::default()
-        }
-
-        #[cfg(target_family = "wasm")]
-        const _: () = {
-            struct Exported;
-
-            ::std::thread_local! {
-                static SAMPLER: ::std::cell::RefCell<$sampler> = ::std::default::Default::default();
-            }
-
-            $crate::__export_plugin!(Exported, $sampler, SAMPLER, $crate::Sampler);
-
-            impl $crate::glue::sampler::Exported for Exported {
-                type Sampler = $sampler;
-
-                fn with<T>(call: impl FnOnce(&mut $sampler) -> T) -> T {
-                    SAMPLER.with_borrow_mut(call)
-                }
-            }
-
-    $crate::glue::sampler::export_sampler_interface!(Exported with_types_in $crate::glue::sampler);
-        };
-    };
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -124,38 +124,3 @@ pub trait Source: Default + 'static {
         })
     }
 }
-
-/// Makes a [`Source`] the plugin of this crate. Name, version and description come from its Cargo.toml.
-#[macro_export]
-macro_rules! export_source {
-    ($source:ty) => {
-        // Natively nothing is exported, but the source is used.
-        #[cfg(not(target_family = "wasm"))]
-        #[doc(hidden)]
-        #[allow(unreachable_pub)]
-        pub fn __source() -> impl $crate::Source {
-            <$source as ::std::default::Default>::default()
-        }
-
-        #[cfg(target_family = "wasm")]
-        const _: () = {
-            struct Exported;
-
-            ::std::thread_local! {
-                static SOURCE: ::std::cell::RefCell<$source> = ::std::default::Default::default();
-            }
-
-            $crate::__export_plugin!(Exported, $source, SOURCE, $crate::Source);
-
-            impl $crate::glue::source::Exported for Exported {
-                type Source = $source;
-
-                fn with<T>(call: impl FnOnce(&mut $source) -> T) -> T {
-                    SOURCE.with_borrow_mut(call)
-                }
-            }
-
-    $crate::glue::source::export_source_interface!(Exported with_types_in $crate::glue::source);
-        };
-    };
-}

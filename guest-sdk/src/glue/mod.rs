@@ -2,6 +2,7 @@
 
 use crate::{Config, Failure, Need, Tick, log};
 
+pub mod observer;
 pub mod sampler;
 pub mod source;
 
@@ -15,18 +16,21 @@ wit_bindgen::generate!({
     path: "../wit",
     generate_all,
     pub_export_macro: true,
-    export_macro_name: "export_plugin",
+    export_macro_name: "export_plugin_interface",
     default_bindings_module: "dropsonde_guest::glue",
 });
 
 use dropsonde::plugin::types as wit;
 use exports::dropsonde::plugin::plugin;
 
-/// What every macro fills in.
+/// What `export_plugin!` fills in.
 pub trait Exported {
+    type Plugin;
+
     fn description() -> crate::Description;
     fn needs(config: &Config) -> Result<Vec<Need>, Failure>;
     fn init(config: &Config) -> Result<(), Failure>;
+    fn with<T>(call: impl FnOnce(&mut Self::Plugin) -> T) -> T;
 }
 
 impl<E: Exported> plugin::Guest for E {

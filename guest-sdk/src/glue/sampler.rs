@@ -1,5 +1,6 @@
 //! The interface `sampler`.
 
+use super::Exported;
 use super::dropsonde::plugin::types as wit;
 use crate::{Aggregation, Field, Instance, Kind, Readings, Sampler, Tick};
 
@@ -16,14 +17,7 @@ wit_bindgen::generate!({
 
 use exports::dropsonde::plugin::sampler;
 
-/// What `export_sampler!` fills in.
-pub trait Exported {
-    type Sampler: Sampler;
-
-    fn with<T>(call: impl FnOnce(&mut Self::Sampler) -> T) -> T;
-}
-
-impl<E: Exported> sampler::Guest for E {
+impl<E: Exported<Plugin: Sampler>> sampler::Guest for E {
     fn fields() -> Vec<wit::Field> {
         E::with(|sampler| sampler.fields()).into_iter().map(wit::Field::from).collect()
     }

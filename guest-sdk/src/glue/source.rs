@@ -1,5 +1,6 @@
 //! The interface `source`.
 
+use super::Exported;
 use super::dropsonde::plugin::types as wit;
 use crate::{CacheStats, ChannelStats, EnvelopeStats, HistoryStats, PresenceStats, Stats, TokenStats};
 use crate::{Source, Tick};
@@ -17,14 +18,7 @@ wit_bindgen::generate!({
 
 use exports::dropsonde::plugin::source;
 
-/// What `export_source!` fills in.
-pub trait Exported {
-    type Source: Source;
-
-    fn with<T>(call: impl FnOnce(&mut Self::Source) -> T) -> T;
-}
-
-impl<E: Exported> source::Guest for E {
+impl<E: Exported<Plugin: Source>> source::Guest for E {
     fn collect(tick: wit::Tick) -> Result<source::Stats, wit::Failure> {
         let tick = Tick::from(tick);
         Ok(E::with(|source| source.collect(&tick))?.into())

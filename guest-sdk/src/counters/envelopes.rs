@@ -1,0 +1,51 @@
+use super::{Tally, Window};
+use crate::EnvelopeStats;
+use serde::{Deserialize, Serialize};
+
+/// Messages that are sent: how many a second over the last minute, and how many of each aspect since the start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EnvelopeCounters {
+    last_minute: Window,
+    by_aspect: Tally,
+}
+
+/// Of the window, in steps of a second.
+const SECONDS: u64 = 60;
+
+impl Default for EnvelopeCounters {
+    fn default() -> Self {
+        Self { last_minute: Window::new(1000, SECONDS), by_aspect: Tally::default() }
+    }
+}
+
+impl EnvelopeCounters {
+    /// One was sent.
+    pub fn sent(&mut self, aspect: &str, at_ms: u64, now_ms: u64) {
+        self.last_minute.add(1, at_ms, now_ms);
+        self.by_aspect.add(aspect, 1);
+    }
+
+    pub fn stats(&self, now_ms: u64) -> EnvelopeStats {
+        let rate_per_second = self.last_minute.sum(now_ms) as f64 / SECONDS as f64;
+        EnvelopeStats { rate_per_second, by_aspect: self.by_aspect.counts() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_is_that_of_the_last_sixty_seconds_and_not_sixty_times_it() {
+        let mut envelopes = EnvelopeCounters::default();
+        let start = 1_700_000_000_000;
+        for second in 0..3600 {
+            (0..5).for_each(|_| envelopes.sent("chat", start + second * 1000, start + second * 1000));
+        }
+        let now = start + 3_599_000;
+        assert_eq!(envelopes.stats(now).rate_per_second, 5.0);
+        assert_eq!(envelopes.stats(now + 30_000).rate_per_second, 2.5);
+        assert_eq!(envelopes.stats(now + 60_000).rate_per_second, 0.0);
+        assert_eq!(envelopes.stats(now).by_aspect, [("chat".to_owned(), 18_000)], "since the start");
+    }
+}

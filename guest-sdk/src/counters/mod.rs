@@ -1,0 +1,29 @@
+//! What sources count with: sliding windows that keep no events, and tallies with a bound.
+//!
+//! Time is given, in ms since 1970: `at_ms` is when something happened, `now_ms` the host's clock as [`Tick`](crate::Tick)
+//! has it. What happened longer ago than a window reaches is no longer in it; what is said to happen in the future counts
+//! as happening now. All of them can be saved with [`state`](crate::state) and go on after a restart, and none panics or
+//! grows on any input.
+//!
+//! # Layout
+//!
+//! * [`Window`]: how many within the last while. [`Tally`]: how many by name.
+//! * [`EnvelopeCounters`], [`TokenCounters`], [`CacheCounters`], [`ChannelCounters`], [`PresenceGauges`],
+//!   [`HistoryGauges`]: a section of [`Stats`](crate::Stats) each.
+//! * [`ChannelLister`]: the same for an application that can list its channels.
+
+mod cache;
+mod channels;
+mod envelopes;
+mod gauges;
+mod tally;
+mod tokens;
+mod window;
+
+pub use cache::CacheCounters;
+pub use channels::{ChannelCounters, ChannelEntry, ChannelLister};
+pub use envelopes::EnvelopeCounters;
+pub use gauges::{HistoryGauges, PresenceGauges};
+pub use tally::Tally;
+pub use tokens::TokenCounters;
+pub use window::Window;
