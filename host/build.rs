@@ -4,7 +4,7 @@ use dropsonde_builder::{Crate, Network, Toolchain};
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
-const BUNDLED: [&str; 1] = ["procfs"];
+const BUNDLED: [&str; 2] = ["appstats", "procfs"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);

@@ -7,6 +7,7 @@
 //! * `sandbox`: what plugins cannot do; `grants`: what they may see; `hostile`: those that try.
 //! * `lifecycle`: start, stop, configuration, what plugins keep.
 //! * `reload`: plugins that appear, change and go while the host runs.
+//! * `snapshot`: sources, what applications tell, and the document they make.
 //! * `history`: what is there after a restart, a crash, and on a disk that does not work.
 //! * `commands`, `store_commands`: the command line.
 //! * `authoring`: from the README's ten lines to a sample.
@@ -30,5 +31,6 @@ mod lifecycle;
 mod metrics;
 mod reload;
 mod sandbox;
+mod snapshot;
 mod store_commands;
 mod stream;

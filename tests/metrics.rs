@@ -13,7 +13,7 @@ fn host() -> Host {
 }
 
 /// Prometheus' own linter: from Debian's package, unpacked by `cargo dev setup`, or from the PATH.
-fn promtool(exposition: &str) -> String {
+pub(crate) fn promtool(exposition: &str) -> String {
     let unpacked = workspace().join("target/promtool/usr/bin/promtool");
     let program = if unpacked.exists() { unpacked } else { "promtool".into() };
     let child = Command::new(&program)

@@ -20,11 +20,30 @@ const LARGEST: u64 = 8 << 20;
 pub enum Action {
     Upload,
     Reload,
-    /// A file in the plugins folder appeared or changed.
+    /// A file in the plugins folder appeared.
+    Add,
+    /// It changed.
     Replace,
+    /// What ran well before is back.
+    Restore,
     Remove,
     Quarantine,
     Release,
+}
+
+impl Action {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Upload => "upload",
+            Self::Reload => "reload",
+            Self::Add => "add",
+            Self::Replace => "replace",
+            Self::Restore => "restore",
+            Self::Remove => "remove",
+            Self::Quarantine => "quarantine",
+            Self::Release => "release",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -67,8 +86,8 @@ impl Audit {
     pub fn write(&self, now_ms: i64, entry: Entry) {
         let Entry { action, plugin, by, refused, .. } = &entry;
         match refused {
-            None => tracing::info!(plugin, by, ?action, "changed"),
-            Some(why) => tracing::info!(plugin, by, ?action, "not changed: {why}"),
+            None => tracing::info!(plugin, by, "{}", action.as_str()),
+            Some(why) => tracing::info!(plugin, by, "{} refused: {why}", action.as_str()),
         }
         let Some(file) = &self.file else { return };
         #[derive(Serialize)]

@@ -1,12 +1,14 @@
-use crate::admin::Admin;
 use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::metrics::HostMetrics;
 use crate::plugins::Plugins;
+use crate::snapshot::Snapshots;
+use crate::tokens::Tokens;
 use crate::tracked::Tracked;
 use dropsonde_store::{InstanceId, Store};
+use tokio::sync::Mutex;
 
 /// What the parts of the host share. Data flows one way: plugins → store → hub; everyone else reads.
 #[derive(Debug)]
@@ -18,7 +20,10 @@ pub struct Core {
     pub hub: Hub,
     pub plugins: Plugins,
     pub metrics: HostMetrics,
-    pub admin: Admin,
+    pub tokens: Tokens,
+    pub snapshots: Snapshots,
+    /// Held while all sources are asked at once.
+    pub fresh: Mutex<()>,
     pub audit: Audit,
 }
 

@@ -1,6 +1,7 @@
 //! Samples as Prometheus metrics: one series per field, instance and sampler.
 
 use crate::core::Core;
+use crate::snapshot::{METRICS, Number};
 use dropsonde_store::{Frame, Row};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
@@ -14,6 +15,7 @@ pub(crate) fn text(core: &Core) -> Result<Vec<u8>, prometheus::Error> {
     let mut families = core.metrics.registry.gather();
     families.extend(history(core));
     families.extend(workers(core));
+    families.extend(snapshot(core));
     families.extend(samples(core));
     let mut text = Vec::new();
     TextEncoder::new().encode(&families, &mut text)?;
@@ -39,6 +41,23 @@ fn workers(core: &Core) -> [MetricFamily; 2] {
             &states,
         ),
     ]
+}
+
+/// What all sources say together, once there is any.
+fn snapshot(core: &Core) -> Vec<MetricFamily> {
+    if core.snapshots.is_empty() {
+        return Vec::new();
+    }
+    let document = core.snapshots.document(core.clock.now_ms());
+    let gauge = |number: &Number| {
+        let mut family = MetricFamily::default();
+        family.set_name(format!("dropsonde_snapshot_{}", number.metric));
+        family.set_help(number.help.to_owned());
+        family.set_field_type(MetricType::GAUGE);
+        family.set_metric(vec![series(false, (number.value)(&document.aggregate), &[])]);
+        family
+    };
+    METRICS.iter().map(gauge).collect()
 }
 
 /// What the store and its archive have, counted where they are.

@@ -1,6 +1,5 @@
 //! Starts and stops everything.
 
-use crate::admin::{self, Admin};
 use crate::audit::Audit;
 use crate::cli;
 use crate::clock::Clock;
@@ -11,6 +10,8 @@ use crate::http;
 use crate::hub::Hub;
 use crate::metrics::{HostMetrics, ServiceStatus};
 use crate::plugins::{Plugins, Supervisor};
+use crate::snapshot::{self, Snapshots};
+use crate::tokens::Tokens;
 use crate::tracked::Tracked;
 use anyhow::{Context, Result, bail};
 use dropsonde_sandbox::{CacheFolder, Sandbox};
@@ -73,6 +74,7 @@ impl Host {
         let mut tasks = JoinSet::new();
         supervisor.start();
         tasks.spawn(supervisor.supervise(requests, stopped.clone()));
+        tasks.spawn(snapshot::keep(core.clone(), stopped.clone()));
         tasks.spawn(housekeeping(core.clone(), stopped.clone()));
         let server = tokio::spawn(http::serve(listener, core.clone(), stopped, DRAIN));
         core.metrics.set_status("host", ServiceStatus::Running);
@@ -186,12 +188,12 @@ fn core(config: Config, clock: Clock, store: Store, plugins: Plugins) -> Result<
         tracked.configure(id, instance.labels.clone(), instance.samplers.clone());
     }
     let data = config.kept_dir();
-    let admin = Admin::open(data.as_deref()).with_context(|| {
-        format!("cannot read or make {}", data.as_deref().map(admin::file).unwrap_or_default().display())
-    })?;
+    let tokens = Tokens::open(data.as_deref()).context("cannot read or make a token")?;
     let audit = Audit::open(data.as_deref(), metrics.audit_entries_dropped.clone());
     Ok(Core {
-        admin,
+        tokens,
+        snapshots: Snapshots::new(clock.now_ms()),
+        fresh: Default::default(),
         audit: audit.context("cannot open the audit log")?,
         store,
         tracked,
@@ -247,7 +249,7 @@ async fn housekeeping(core: Arc<Core>, mut stopping: watch::Receiver<bool>) {
             _ = stopping.wait_for(|&stopping| stopping) => return,
         }
         // The slowest plugin's history reaches back furthest.
-        slowest = core.plugins.list().iter().map(|plugin| plugin.interval).fold(slowest, Duration::max);
+        slowest = core.plugins.list().iter().map(|plugin| plugin.interval()).fold(slowest, Duration::max);
         let reach = slowest.saturating_mul(u32::try_from(core.config.store.retention_samples).unwrap_or(u32::MAX));
         let reach_ms = i64::try_from(reach.min(core.config.store.retention.get()).as_millis()).unwrap_or(i64::MAX);
         // Not by a clock that has just jumped ahead.

@@ -12,16 +12,17 @@
 //! * [`clock`]: time, and when to poll.
 //! * [`tracked`]: which instances there are and who polls them; [`labels`].
 //! * [`hub`]: live fan-out; [`mod@metrics`], `exposition`: Prometheus; `json`: samples as JSON.
-//! * [`admin`]: who may change something; [`audit`]: who did.
+//! * [`tokens`]: who may change something; [`audit`]: who did.
+//! * [`events`]: what applications tell; [`mod@snapshot`]: what sources say of them, in one document.
 //! * [`http`]: parses and encodes; no logic of its own.
 //! * [`cli`]: the commands.
 
-pub mod admin;
 pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod core;
+pub mod events;
 mod exposition;
 pub mod history;
 pub mod host;
@@ -31,4 +32,6 @@ mod json;
 pub mod labels;
 pub mod metrics;
 pub mod plugins;
+pub mod snapshot;
+pub mod tokens;
 pub mod tracked;

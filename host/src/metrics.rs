@@ -15,6 +15,11 @@ pub struct HostMetrics {
     pub errors: IntCounterVec,
     pub panics: IntCounterVec,
     pub samples_dropped: IntCounterVec,
+    /// By plugin and what it was: `event`.
+    pub messages_received: IntCounterVec,
+    /// And what became of it: `ok`, `failed`.
+    pub messages_processed: IntCounterVec,
+    pub messages_failed: IntCounterVec,
     pub sessions_active: IntGauge,
     pub http_requests: IntCounterVec,
     pub http_request_seconds: HistogramVec,
@@ -125,6 +130,21 @@ impl HostMetrics {
                 &["service", "type"],
             )?,
             panics: counter("panics_total", "Plugins that trapped.", &["service"])?,
+            messages_received: counter(
+                "messages_received_total",
+                "Events that came in, by plugin and type.",
+                &["service", "type"],
+            )?,
+            messages_processed: counter(
+                "messages_processed_total",
+                "Events that were handed to a plugin, by what became of them.",
+                &["service", "type", "status"],
+            )?,
+            messages_failed: counter(
+                "messages_failed_total",
+                "Events a plugin was handed and did not take.",
+                &["service", "type"],
+            )?,
             samples_dropped: counter(
                 "samples_dropped_total",
                 "Samples and rows that were not kept, and why.",
@@ -184,6 +204,11 @@ impl HostMetrics {
         let _ = self.build_seconds.remove_label_values(&[name]);
         let _ = self.cold_start_seconds.remove_label_values(&[name]);
         let _ = self.panics.remove_label_values(&[name]);
+        let _ = self.messages_received.remove_label_values(&[name, "event"]);
+        let _ = self.messages_failed.remove_label_values(&[name, "event"]);
+        for status in ["ok", "failed"] {
+            let _ = self.messages_processed.remove_label_values(&[name, "event", status]);
+        }
         for family in self.errors.collect() {
             for series in family.get_metric() {
                 let value = |key: &str| series.get_label().iter().find(|label| label.name() == key);

@@ -1,5 +1,6 @@
 //! Which instances there are, and which plugin polls which.
 
+use crate::config::RESERVED;
 use crate::labels::Labels;
 use dropsonde_store::{InstanceId, Store};
 use serde::{Deserialize, Serialize};
@@ -105,7 +106,8 @@ impl Tracked {
                 entry.discovered_by = known.map(|(plugin, labels)| (plugin.into(), labels)).collect();
                 entry.ended_ms = noted.ended_ms.filter(|_| entry.configured.is_none());
             }
-            for id in store.instances() {
+            // The host's own are no instances of anybody's.
+            for id in store.instances().into_iter().filter(|id| !id.as_str().starts_with(RESERVED)) {
                 instances.entry(id).or_default();
             }
             for (id, entry) in instances {

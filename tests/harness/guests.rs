@@ -15,9 +15,17 @@ pub(crate) fn version(number: u32) -> Vec<u8> {
 /// The component of `tests/guests/verbs`, built once per test run.
 pub(crate) fn verbs() -> &'static [u8] {
     static VERBS: OnceLock<Vec<u8>> = OnceLock::new();
-    VERBS.get_or_init(|| {
-        let guest = Crate::at(&workspace().join("tests/guests/verbs")).unwrap();
-        let toolchain = Toolchain::find(guest.target_dir()).expect("`cargo dev setup` sets up a compiler for wasm");
-        guest.build(&toolchain, Network::Forbidden).unwrap()
-    })
+    VERBS.get_or_init(|| built("verbs"))
+}
+
+/// The same of `tests/guests/app`.
+pub(crate) fn app() -> &'static [u8] {
+    static APP: OnceLock<Vec<u8>> = OnceLock::new();
+    APP.get_or_init(|| built("app"))
+}
+
+fn built(name: &str) -> Vec<u8> {
+    let guest = Crate::at(&workspace().join("tests/guests").join(name)).unwrap();
+    let toolchain = Toolchain::find(guest.target_dir()).expect("`cargo dev setup` sets up a compiler for wasm");
+    guest.build(&toolchain, Network::Forbidden).unwrap()
 }

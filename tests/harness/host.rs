@@ -121,6 +121,13 @@ impl Host {
         client::send(&self.address, method, path, &headers, body)
     }
 
+    /// With the token to say what happened.
+    pub(crate) fn tell(&self, plugin: &str, content_type: &str, body: &[u8]) -> Response {
+        let token = fs::read_to_string(self.data().join("write.token")).unwrap();
+        let headers = format!("Authorization: Bearer {}\r\nContent-Type: {content_type}\r\n", token.trim());
+        client::send(&self.address, "POST", &format!("/v1/sources/{plugin}/events"), &headers, body)
+    }
+
     /// Where a plugin's file is.
     pub(crate) fn file(&self, plugin: &str) -> PathBuf {
         self.data().join("plugins").join(plugin).with_extension("wasm")

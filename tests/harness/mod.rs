@@ -7,6 +7,6 @@ mod host;
 mod server;
 
 pub(crate) use client::{Response, Stream, request, send, stream};
-pub(crate) use guests::{verbs, version, workspace};
+pub(crate) use guests::{app, verbs, version, workspace};
 pub(crate) use host::{Host, dropsonde, run};
 pub(crate) use server::Server;

@@ -22,19 +22,20 @@ pub trait ChannelLister {
     fn channel_stats(&mut self) -> Result<ChannelStats, Failure> {
         let mut counters = ChannelCounters::default();
         for ChannelEntry { pattern } in self.open_channels()? {
-            counters.opened(&pattern);
+            counters.opened(&pattern, 1);
         }
         Ok(counters.stats())
     }
 }
 
 impl ChannelCounters {
-    pub fn opened(&mut self, pattern: &str) {
-        self.0.add(pattern, 1);
+    pub fn opened(&mut self, pattern: &str, count: u64) {
+        self.0.add(pattern, i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    pub fn closed(&mut self, pattern: &str) {
-        self.0.add(pattern, -1);
+    /// There are never fewer than none.
+    pub fn closed(&mut self, pattern: &str, count: u64) {
+        self.0.add(pattern, -i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     pub fn stats(&self) -> ChannelStats {
@@ -49,8 +50,8 @@ mod tests {
     #[test]
     fn channels_that_are_closed_are_no_longer_there() {
         let mut channels = ChannelCounters::default();
-        ["room.*", "room.*", "", "dm"].into_iter().for_each(|pattern| channels.opened(pattern));
-        ["dm", "dm", "never opened"].into_iter().for_each(|pattern| channels.closed(pattern));
+        ["room.*", "room.*", "", "dm"].into_iter().for_each(|pattern| channels.opened(pattern, 1));
+        ["dm", "dm", "never opened"].into_iter().for_each(|pattern| channels.closed(pattern, 1));
         let by_pattern = vec![("room.*".to_owned(), 2), ("unknown".to_owned(), 1)];
         assert_eq!(channels.stats(), ChannelStats { total_active: 3, by_pattern });
     }

@@ -19,10 +19,10 @@ impl Default for EnvelopeCounters {
 }
 
 impl EnvelopeCounters {
-    /// One was sent.
-    pub fn sent(&mut self, aspect: &str, at_ms: u64, now_ms: u64) {
-        self.last_minute.add(1, at_ms, now_ms);
-        self.by_aspect.add(aspect, 1);
+    /// So many were sent.
+    pub fn sent(&mut self, aspect: &str, count: u64, at_ms: u64, now_ms: u64) {
+        self.last_minute.add(count, at_ms, now_ms);
+        self.by_aspect.add(aspect, i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     pub fn stats(&self, now_ms: u64) -> EnvelopeStats {
@@ -40,7 +40,7 @@ mod tests {
         let mut envelopes = EnvelopeCounters::default();
         let start = 1_700_000_000_000;
         for second in 0..3600 {
-            (0..5).for_each(|_| envelopes.sent("chat", start + second * 1000, start + second * 1000));
+            envelopes.sent("chat", 5, start + second * 1000, start + second * 1000);
         }
         let now = start + 3_599_000;
         assert_eq!(envelopes.stats(now).rate_per_second, 5.0);

@@ -16,15 +16,15 @@ pub struct HistoryGauges {
 }
 
 impl PresenceGauges {
-    pub fn joined(&mut self, is_agent: bool) {
+    pub fn joined(&mut self, is_agent: bool, number: u64) {
         let count = if is_agent { &mut self.agents } else { &mut self.users };
-        *count = count.saturating_add(1);
+        *count = count.saturating_add(number);
     }
 
     /// There are never fewer than none.
-    pub fn left(&mut self, is_agent: bool) {
+    pub fn left(&mut self, is_agent: bool, number: u64) {
         let count = if is_agent { &mut self.agents } else { &mut self.users };
-        *count = count.saturating_sub(1);
+        *count = count.saturating_sub(number);
     }
 
     /// Spread over so many open channels; over none there is no average, and it is 0.
@@ -60,9 +60,9 @@ mod tests {
     #[test]
     fn the_average_is_over_open_channels_and_nobody_leaves_who_did_not_join() {
         let mut presence = PresenceGauges::default();
-        [false, false, true].into_iter().for_each(|is_agent| presence.joined(is_agent));
-        presence.left(true);
-        presence.left(true);
+        [false, false, true].into_iter().for_each(|is_agent| presence.joined(is_agent, 1));
+        presence.left(true, 1);
+        presence.left(true, 1);
         let stats = presence.stats(4);
         assert_eq!((stats.total_users, stats.total_agents, stats.average_per_channel), (2, 0, 0.5));
         assert_eq!(presence.stats(0).average_per_channel, 0.0);

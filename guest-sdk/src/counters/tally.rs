@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 const MOST_NAMES: usize = 256;
 
 /// In bytes; the rest of a longer name is cut.
-const LONGEST_NAME: usize = 128;
+const LONGEST_NAME: usize = 64;
 
 /// What has a blank name.
 const UNKNOWN: &str = "unknown";

@@ -34,7 +34,9 @@ impl Window {
     /// So many happened then. Late ones land in their own step; those before the window nowhere; those of the future now.
     pub fn add(&mut self, count: u64, at_ms: u64, now_ms: u64) {
         let first = self.first(now_ms);
-        self.counts = self.counts.split_off(&first);
+        if self.counts.first_key_value().is_some_and(|(oldest, _)| *oldest < first) {
+            self.counts = self.counts.split_off(&first);
+        }
         let step = at_ms.min(now_ms) / self.step_ms;
         if step >= first && count > 0 {
             let counted = self.counts.entry(step).or_default();

@@ -29,9 +29,16 @@ export const sampler = {
 };
 
 function contents(path) {
+  let bytes;
   try {
-    return String.fromCharCode(...read(path));
+    bytes = read(path);
   } catch ({ payload: { tag } }) {
     throw { tag: tag === "denied" ? "denied" : "unavailable", val: `${path}: ${tag}` };
   }
+  // In pieces: a function takes so many arguments and no more.
+  const pieces = [];
+  for (let at = 0; at < bytes.length; at += 8192) {
+    pieces.push(String.fromCharCode(...bytes.subarray(at, at + 8192)));
+  }
+  return pieces.join("");
 }

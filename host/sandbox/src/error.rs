@@ -66,11 +66,14 @@ impl CallError {
 
     /// Where the guest was, when that is known: one frame a line.
     pub fn backtrace(&self) -> Option<&str> {
+        self.trap()?.backtrace.as_deref()
+    }
+
+    /// How the guest ended, if it did so abruptly.
+    pub fn trap(&self) -> Option<&Trap> {
         match self {
-            Self::Trapped(trap) | Self::MemoryExhausted { trap, .. } | Self::StackExhausted(trap) => {
-                trap.backtrace.as_deref()
-            }
-            Self::NoInstance(why) => why.backtrace(),
+            Self::Trapped(trap) | Self::MemoryExhausted { trap, .. } | Self::StackExhausted(trap) => Some(trap),
+            Self::NoInstance(why) => why.trap(),
             _ => None,
         }
     }
@@ -112,11 +115,24 @@ pub struct Trap {
     pub message: String,
     /// Function names from the component's name section, innermost first.
     pub backtrace: Option<String>,
+    /// What it wrote as warnings and errors in the call, oldest first: its own account of what was wrong.
+    pub said: Vec<String>,
+}
+
+impl Trap {
+    /// The line that tells most: the last that names an error, but for those in which a language's runtime gives up.
+    fn telling(&self) -> Option<&str> {
+        let lines = || self.said.iter().rev().map(String::as_str);
+        let names = |line: &&str| ["Error", "Exception", "panicked"].iter().any(|word| line.contains(word));
+        let is_runtime = |line: &&str| line.starts_with("thread '") || line.starts_with("note: ");
+        lines().find(|line| names(line) && !is_runtime(line)).or_else(|| lines().find(|line| !is_runtime(line)))
+    }
 }
 
 impl fmt::Display for Trap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.message)?;
+        self.telling().map_or(Ok(()), |line| write!(f, "; it said: {line}"))
     }
 }
 
@@ -136,7 +152,11 @@ impl From<wasmtime::Error> for Trap {
             });
             names.collect::<Vec<_>>().join("\n")
         });
-        Self { message: format!("{:#}", error.root_cause()), backtrace: backtrace.filter(|text| !text.is_empty()) }
+        Self {
+            message: format!("{:#}", error.root_cause()),
+            backtrace: backtrace.filter(|text| !text.is_empty()),
+            said: Vec::new(),
+        }
     }
 }
 
@@ -145,4 +165,25 @@ fn readable(name: &str) -> String {
     const LONGEST: usize = 200;
     let demangled = format!("{:#}", rustc_demangle::demangle(name));
     demangled.chars().take(LONGEST).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trap(said: &[&str]) -> String {
+        let said = said.iter().map(|line| (*line).to_owned()).collect();
+        Trap { message: "unreachable".to_owned(), backtrace: None, said }.to_string()
+    }
+
+    #[test]
+    fn a_guests_own_word_of_what_was_wrong_is_told() {
+        let python =
+            ["Traceback (most recent call last):", "  File \"/0/app.py\", line 26, in sample", "ValueError: boom"];
+        let runtime = ["thread '<unnamed>' panicked at lib.rs:1:1:", "note: run with `RUST_BACKTRACE=1`"];
+        let said: Vec<&str> = python.into_iter().chain(runtime).collect();
+        assert_eq!(trap(&said), "unreachable; it said: ValueError: boom");
+        assert_eq!(trap(&["out of cheese"]), "unreachable; it said: out of cheese");
+        assert_eq!(trap(&[]), "unreachable");
+    }
 }

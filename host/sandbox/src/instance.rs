@@ -87,6 +87,15 @@ impl Guest {
         self.inputs.space(&self.grants.files, path)
     }
 
+    fn begin_call(&mut self) {
+        self.file_bytes_left = self.limits.file_bytes;
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).forget_last_words();
+    }
+
+    fn last_words(&self) -> Vec<String> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).take_last_words()
+    }
+
     pub(crate) fn log(&self, level: Level, message: &str) {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).write(level, message);
     }
@@ -178,7 +187,7 @@ impl Live {
     ) -> Result<T, CallError> {
         let _running = sandbox.ticker.running();
         self.store.set_epoch_deadline(1);
-        self.store.data_mut().file_bytes_left = self.limits.file_bytes;
+        self.store.data_mut().begin_call();
         let exports = &self.exports;
         budget.spend(&self.meter, &mut self.store, async |store| call(exports, store).await).await
     }
@@ -213,8 +222,9 @@ impl Budget {
             return CallError::CpuExhausted(self.cpu);
         }
         let overflowed = matches!(error.downcast_ref(), Some(wasmtime::Trap::StackOverflow));
-        let trap = Trap::from(error);
+        let mut trap = Trap::from(error);
         let guest = store.data_mut();
+        trap.said = guest.last_words();
         if overflowed {
             CallError::StackExhausted(trap)
         } else if trap.message.contains(says::OUTPUT) {

@@ -1,7 +1,7 @@
 //! What runs on a worker's own thread: jobs, one by one, each into the live instance or a fresh one.
 
 use crate::instance::{Live, Surroundings};
-use crate::{CallError, Field, Instance, Plugin, Readings, Role, Sandbox, Stats, Tick};
+use crate::{CallError, Event, Field, Instance, Plugin, Readings, Role, Sandbox, Stats, Tick};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -37,6 +37,7 @@ pub(crate) enum Job {
     Discover { tick: Tick, reply: oneshot::Sender<Result<Vec<Instance>, CallError>> },
     Sample { tick: Tick, instances: Vec<String>, reply: oneshot::Sender<Result<Readings, CallError>> },
     Collect { tick: Tick, reply: oneshot::Sender<Result<Stats, CallError>> },
+    Observe { tick: Tick, events: Vec<Event>, reply: oneshot::Sender<Result<(), CallError>> },
     Time { timed: Timed, rounds: u64, reply: oneshot::Sender<Result<Vec<Duration>, CallError>> },
 }
 
@@ -81,6 +82,7 @@ impl Thread {
                     drop(reply.send(self.sample(tick, &instances, columns).await));
                 }
                 Job::Collect { tick, reply } => drop(reply.send(self.collect(tick).await)),
+                Job::Observe { tick, events, reply } => drop(reply.send(self.observe(tick, events).await)),
                 Job::Time { timed, rounds, reply } => drop(reply.send(self.time(&timed, columns, rounds).await)),
             }
         }
@@ -136,7 +138,16 @@ impl Thread {
 
     async fn collect(&mut self, tick: Tick) -> Result<Stats, CallError> {
         self.with_live(async |live, sandbox| {
-            live.call(sandbox, async |exports, store| exports.collect(store, tick).await).await
+            let stats = live.call(sandbox, async |exports, store| exports.collect(store, tick).await).await?;
+            check_stats(&stats)?;
+            Ok(stats)
+        })
+        .await
+    }
+
+    async fn observe(&mut self, tick: Tick, events: Vec<Event>) -> Result<(), CallError> {
+        self.with_live(async |live, sandbox| {
+            live.call(sandbox, async |exports, store| exports.observe(store, tick, events).await).await
         })
         .await
     }
@@ -216,6 +227,21 @@ fn check(readings: &Readings, rows: usize, columns: usize) -> Result<(), CallErr
     }
     match failures.iter().find(|(row, _)| *row as usize >= rows) {
         Some((row, _)) => wrong(format!("a failure for row {row} of {rows}")),
+        None => Ok(()),
+    }
+}
+
+/// Numbers, where there are numbers.
+fn check_stats(stats: &Stats) -> Result<(), CallError> {
+    let Stats { envelopes, presence, history, cache, .. } = stats;
+    let numbers = [
+        ("envelopes.rate-per-second", envelopes.as_ref().map(|section| section.rate_per_second)),
+        ("presence.average-per-channel", presence.map(|section| section.average_per_channel)),
+        ("history.buffer-utilization-pct", history.map(|section| section.buffer_utilization_pct)),
+        ("cache.hit-rate-pct", cache.map(|section| section.hit_rate_pct)),
+    ];
+    match numbers.into_iter().find(|(_, number)| number.is_some_and(|number| !number.is_finite())) {
+        Some((name, _)) => Err(CallError::OutOfContract(format!("{name} is no number"))),
         None => Ok(()),
     }
 }
@@ -314,6 +340,16 @@ mod tests {
             offsets_ms: vec![0; offsets],
             failures: failed_row.map(|row| (row, Failure::Gone)).into_iter().collect(),
         }
+    }
+
+    #[test]
+    fn stats_that_are_no_numbers_are_out_of_contract() {
+        let of = |hit_rate_pct| Stats {
+            cache: Some(crate::CacheStats { hit_rate_pct, ..crate::CacheStats::default() }),
+            ..Stats::default()
+        };
+        assert_eq!(check_stats(&of(99.5)), Ok(()));
+        assert!(matches!(check_stats(&of(f64::NAN)), Err(CallError::OutOfContract(why)) if why.contains("hit-rate")));
     }
 
     #[test]

@@ -122,6 +122,17 @@ pub struct Readings {
     pub failures: Vec<(u32, Failure)>,
 }
 
+/// Something an application did, as it told the host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    pub at_ms: u64,
+    pub name: String,
+    /// What it is about; may be empty.
+    pub subject: String,
+    pub value: f64,
+    pub attributes: Vec<(String, String)>,
+}
+
 /// What a source says of its application. A section it knows nothing about is none.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Stats {

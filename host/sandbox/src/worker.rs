@@ -3,7 +3,7 @@ use crate::capability::log::Log;
 use crate::instance::{Live, Surroundings};
 use crate::thread::{Job, Thread, Timed, WorkerStats, on_own_thread, spawn};
 use crate::{CallError, Description, Failure, Field, Grants, Instance, Limits, Need, Plugin, Readings, SavedState};
-use crate::{Inputs, Sandbox, Stats, Tick};
+use crate::{Event, Inputs, Sandbox, Stats, Tick};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -135,6 +135,11 @@ impl Worker {
     /// What a source says of its application.
     pub async fn collect(&self, tick: Tick) -> Result<Stats, CallError> {
         self.ask_in_time(|reply| Job::Collect { tick, reply }).await
+    }
+
+    /// Tells an observer what its application did, in order.
+    pub async fn observe(&self, tick: Tick, events: Vec<Event>) -> Result<(), CallError> {
+        self.ask_in_time(|reply| Job::Observe { tick, events, reply }).await
     }
 
     /// How long each of some rounds of the same call takes on the worker's own thread, one after the other.

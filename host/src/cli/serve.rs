@@ -18,6 +18,12 @@ pub(super) async fn serve(args: ServeArgs) -> Result<()> {
     raise_open_files();
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
+    let mut hang_up = signal(SignalKind::hangup()).context("cannot wait for signals")?;
+    tokio::spawn(async move {
+        while hang_up.recv().await.is_some() {
+            tracing::info!("the configuration is read at the start alone; plugins are followed all the time");
+        }
+    });
     let mut host = Host::start(config, Clock::system()).await?;
     // On standard output, so that a script can read the address.
     let mut out = std::io::stdout();

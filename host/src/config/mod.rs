@@ -35,6 +35,7 @@ pub struct Config {
     pub poll: Poll,
     pub stream: Stream,
     pub metrics: Metrics,
+    pub snapshot: Snapshot,
     /// Tracked from the start, beside what plugins discover.
     pub instances: Vec<StaticInstance>,
     /// By plugin name.
@@ -87,6 +88,15 @@ pub struct Metrics {
 }
 
 #[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Snapshot {
+    /// How often sources are polled, and the snapshot's numbers written to history.
+    pub interval: Span,
+    /// Another path of `/v1/snapshot`.
+    pub path: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StaticInstance {
     pub id: String,
@@ -95,6 +105,9 @@ pub struct StaticInstance {
     /// None: `poll.default_samplers`.
     pub samplers: Option<Vec<String>>,
 }
+
+/// What the host's own instances begin with.
+pub(crate) const RESERVED: &str = "dropsonde:";
 
 /// What is wrong with a configuration, and where.
 #[derive(Debug, thiserror::Error)]
@@ -154,12 +167,20 @@ impl Config {
         if self.stream.heartbeat.get() < Duration::from_millis(100) {
             return wrong("stream.heartbeat", "must be at least 100ms");
         }
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
-        if !self.metrics.path.starts_with('/') || !self.metrics.path.bytes().all(plain) {
-            return wrong("metrics.path", "must begin with `/` and go on with letters, digits and `/-_.`");
+        if self.snapshot.interval.get() < Duration::from_millis(100) {
+            return wrong("snapshot.interval", "must be at least 100ms");
         }
-        if crate::http::is_taken(&self.metrics.path) {
-            return wrong("metrics.path", "is a route of its own already");
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
+        for (key, path) in [("metrics.path", &self.metrics.path), ("snapshot.path", &self.snapshot.path)] {
+            if !path.starts_with('/') || !path.bytes().all(plain) {
+                return wrong(key, "must begin with `/` and go on with letters, digits and `/-_.`");
+            }
+            if crate::http::is_taken(path) {
+                return wrong(key, "is a route of its own already");
+            }
+        }
+        if self.metrics.path == self.snapshot.path {
+            return wrong("snapshot.path", "is that of the metrics already");
         }
         check_labels("labels", &self.labels)?;
         for (index, instance) in self.instances.iter().enumerate() {
@@ -167,9 +188,18 @@ impl Config {
             if let Err(error) = InstanceId::new(&instance.id) {
                 return wrong(&format!("{key}.id"), &error.to_string());
             }
+            if instance.id.starts_with(RESERVED) {
+                return wrong(&format!("{key}.id"), "is one of the host's own");
+            }
             check_labels(&format!("{key}.labels"), &instance.labels)?;
         }
         for (name, plugin) in &self.plugins {
+            if !crate::plugins::is_name(name) {
+                return wrong(
+                    &format!("plugins.{name:?}"),
+                    "is no plugin's name: letters, digits, `-` and `_`, at most 64",
+                );
+            }
             let key = |key: &str| format!("plugins.{name}.{key}");
             plugin.check(&key)?;
         }
@@ -226,6 +256,7 @@ impl Default for Config {
             poll: Poll::default(),
             stream: Stream::default(),
             metrics: Metrics::default(),
+            snapshot: Snapshot::default(),
             instances: Vec::new(),
             plugins: BTreeMap::new(),
         }
@@ -267,6 +298,12 @@ impl Default for Stream {
 impl Default for Metrics {
     fn default() -> Self {
         Self { path: "/metrics".to_owned() }
+    }
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self { interval: Span::from_secs(10), path: "/parsec/metrics".to_owned() }
     }
 }
 
@@ -317,6 +354,10 @@ mod tests {
             ("metrics.path = 'metrics'", "metrics.path"),
             ("metrics.path = '/v1/plugins'", "metrics.path"),
             ("metrics.path = '/:x'", "metrics.path"),
+            ("snapshot.path = '/metrics'", "snapshot.path"),
+            ("snapshot.interval = '1ms'", "snapshot.interval"),
+            ("[[instances]]\nid = 'dropsonde:snapshot'", "instances[0].id"),
+            ("[plugins.'a.b']", "plugins.\"a.b\""),
             ("plugins.p.sha256 = 'abc'", "plugins.p.sha256"),
             ("listen = '0.0.0.0:9090'", "listen"),
         ] {

@@ -25,6 +25,7 @@ pub(crate) async fn health(State(core): App) -> Response {
             PluginState::Failed => "has failed",
             PluginState::Backoff => "waits after a failure",
             PluginState::Quarantined => "is in quarantine",
+            _ if known.is_restored => "runs as it last ran well",
             PluginState::Loading | PluginState::Compiling | PluginState::Running => return None,
         };
         let why = known.quarantined.or(known.last_failure.map(|failure| failure.reason)).unwrap_or_default();

@@ -4,18 +4,23 @@
 //!
 //! * `server`: connections, timeouts, the graceful end.
 //! * `routes`: which path is whose; counts requests.
-//! * `instances`, `usage`, `telemetry`, `stream`, `plugins`, `health`, `page`, `exposition`: the answers.
+//! * `rights`: who may; `body`: what is sent.
+//! * `instances`, `usage`, `snapshot`, `events`, `telemetry`, `stream`, `plugins`, `health`, `page`, `exposition`: the answers.
 //! * `window`: the parameters of a range query.
 //! * `error`: what a client reads when something is wrong.
 
+mod body;
 mod error;
+mod events;
 mod health;
 mod instances;
 mod page;
 mod plugins;
 mod prometheus;
+mod rights;
 mod routes;
 mod server;
+mod snapshot;
 mod stream;
 mod telemetry;
 mod usage;

@@ -1,16 +1,16 @@
 use super::App;
+use super::body::{content_type, read};
 use super::error::{ApiError, Segment, json};
+use super::rights::check;
 use super::server::Peer;
-use crate::admin::Refusal;
 use crate::audit::{Action, Entry};
 use crate::core::Core;
 use crate::plugins::{self, Denied, NotTaken, Order, PluginPage, PluginState, Request, Wanted};
+use crate::tokens::Right;
 use axum::body::Body;
 use axum::extract::{Extension, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -36,12 +36,12 @@ pub(crate) async fn upload(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    check_admin(&core, &headers)?;
+    check(&core, Right::Admin, &headers)?;
     if !plugins::is_name(&name) {
         return Err(ApiError::invalid("name", "it is made of letters, digits, `-` and `_`, at most 64"));
     }
     check_content_type(&headers)?;
-    let bytes = read(body).await?;
+    let bytes = read(body, usize::try_from(plugins::LARGEST).unwrap_or(usize::MAX)).await?;
     core.metrics.plugins_uploaded.inc();
     request(&core, name, Wanted::Upload(bytes), peer).await
 }
@@ -53,7 +53,7 @@ pub(crate) async fn reload(
     peer: Extension<Peer>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    check_admin(&app.0, &headers)?;
+    check(&app.0, Right::Admin, &headers)?;
     request(&app.0, name.0, Wanted::Reload, peer.0).await
 }
 
@@ -64,7 +64,7 @@ pub(crate) async fn remove(
     peer: Extension<Peer>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    check_admin(&app.0, &headers)?;
+    check(&app.0, Right::Admin, &headers)?;
     request(&app.0, name.0, Wanted::Remove, peer.0).await
 }
 
@@ -98,7 +98,7 @@ fn order(
     fits: impl Fn(PluginState) -> bool,
     otherwise: &str,
 ) -> Result<Response, ApiError> {
-    check_admin(core, headers)?;
+    check(core, Right::Admin, headers)?;
     let status = core.plugins.get(name).ok_or_else(|| ApiError::not_found("no plugin has this name"))?;
     if !fits(status.state()) {
         return Err(ApiError::new(StatusCode::CONFLICT, format!("{} {otherwise}", status.name)));
@@ -153,30 +153,8 @@ impl From<Denied> for ApiError {
 /// Also what curl says unless it is told otherwise; no page can have a browser send that with PUT.
 fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     const TAKEN: [&str; 3] = ["application/wasm", "application/octet-stream", "application/x-www-form-urlencoded"];
-    let Some(given) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
-    let essence = given.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    if TAKEN.iter().any(|taken| essence.eq_ignore_ascii_case(taken)) {
+    if content_type(headers).is_none_or(|given| TAKEN.contains(&given.as_str())) {
         return Ok(());
     }
     Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a component is sent as application/wasm"))
-}
-
-async fn read(body: Body) -> Result<Bytes, ApiError> {
-    let most = usize::try_from(plugins::LARGEST).unwrap_or(usize::MAX);
-    match Limited::new(body, most).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a component has at most {most} bytes")))
-        }
-        Err(error) => Err(ApiError::invalid("body", error)),
-    }
-}
-
-fn check_admin(core: &Core, headers: &HeaderMap) -> Result<(), ApiError> {
-    let authorization = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
-    core.admin.check(authorization).map_err(|refusal| match refusal {
-        Refusal::Never => ApiError::new(StatusCode::FORBIDDEN, "with --memory-only there is no token to allow this"),
-        Refusal::Missing => ApiError::unauthorized("this needs the admin token: Authorization: Bearer TOKEN"),
-        Refusal::Wrong => ApiError::unauthorized("this is not the admin token"),
-    })
 }

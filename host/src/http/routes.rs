@@ -1,5 +1,5 @@
 use super::error::ApiError;
-use super::{App, health, instances, page, plugins, prometheus, stream, telemetry, usage};
+use super::{App, events, health, instances, page, plugins, prometheus, snapshot, stream, telemetry, usage};
 use crate::core::Core;
 use crate::metrics::status_class;
 use axum::Router;
@@ -32,6 +32,11 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
         .route("/v1/instances/{id}/usage/stream", get(stream::usage))
         .route("/telemetry/hosts", get(telemetry::hosts))
         .route("/telemetry/history", get(telemetry::history))
+        .route("/v1/snapshot", get(snapshot::latest))
+        .route(&core.config.snapshot.path, get(snapshot::latest))
+        .route("/v1/snapshot/range", get(snapshot::range))
+        .route("/v1/snapshot/stream", get(snapshot::stream))
+        .route("/v1/sources/{plugin}/events", post(events::post))
         .route("/v1/plugins", get(plugins::list))
         .route("/v1/plugins/{name}", get(plugins::one).put(plugins::upload).delete(plugins::remove))
         .route("/v1/plugins/{name}/reload", post(plugins::reload))

@@ -3,12 +3,14 @@
 use super::App;
 use super::error::{ApiError, Segment};
 use super::usage::instance_id;
+use crate::core::Core;
 use crate::hub::Watch;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use dropsonde_store::InstanceId;
 use http_body::Frame;
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -25,8 +27,11 @@ const PING: Bytes = Bytes::from_static(b": ping\n\n");
 
 /// The latest sample at once, then each as it comes. An instance that is not tracked yet is waited for.
 pub(crate) async fn usage(State(core): App, Segment(id): Segment) -> Result<Response, ApiError> {
-    let id = instance_id(&id)?;
-    let watch = core.hub.watch(&id);
+    events(&core, &instance_id(&id)?)
+}
+
+pub(crate) fn events(core: &Core, id: &InstanceId) -> Result<Response, ApiError> {
+    let watch = core.hub.watch(id);
     let watch = watch.map_err(|full| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, full.to_string()))?;
     let body = Body::new(Events::new(watch, core.config.stream.heartbeat.get()));
     let headers = [

@@ -18,7 +18,15 @@ struct Hosts {
 
 /// The hosts that have samples.
 pub(crate) async fn hosts(State(core): App) -> Response {
-    json(&Hosts { hosts: core.store.instances().iter().map(ToString::to_string).collect() })
+    json(&Hosts {
+        hosts: core
+            .tracked
+            .list()
+            .iter()
+            .filter(|host| core.store.latest_at_ms(&host.id).is_some())
+            .map(|host| host.id.to_string())
+            .collect(),
+    })
 }
 
 /// `?host=…&range=30m|1h|6h|24h`; without a range, an hour.

@@ -8,5 +8,7 @@ pub struct Bundled {
 }
 
 /// By name. A file of the same name in the plugins folder takes a bundled plugin's place, but not its grants.
-pub const BUNDLED: &[Bundled] =
-    &[Bundled { name: "procfs", component: include_bytes!(concat!(env!("OUT_DIR"), "/procfs.wasm")) }];
+pub const BUNDLED: &[Bundled] = &[
+    Bundled { name: "appstats", component: include_bytes!(concat!(env!("OUT_DIR"), "/appstats.wasm")) },
+    Bundled { name: "procfs", component: include_bytes!(concat!(env!("OUT_DIR"), "/procfs.wasm")) },
+];

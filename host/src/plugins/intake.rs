@@ -119,7 +119,10 @@ impl Intake<'_> {
                     let action = if is_upload { Action::Upload } else { Action::Reload };
                     (Some(what), Some(answer), Some((action, by)))
                 }
-                None => (None, None, is_change.then(|| (Action::Replace, "folder".to_owned()))),
+                None => {
+                    let action = if self.status.has_current() { Action::Replace } else { Action::Add };
+                    (None, None, is_change.then(|| (action, "folder".to_owned())))
+                }
             };
             is_change = true;
             self.status.update(|known| known.is_preparing = true);
@@ -129,7 +132,7 @@ impl Intake<'_> {
                 // Nothing new.
                 Ok(None) => continue,
                 Ok(Some(candidate)) => {
-                    self.status.update(|known| known.refused = None);
+                    self.status.forget_refused();
                     let digest = candidate.loaded.digest.clone();
                     self.hand_over(candidate);
                     current = Some(digest);
@@ -197,8 +200,8 @@ impl Intake<'_> {
         let digest = bytes.digest.clone();
         let is_current = current == Some(&*digest) && self.status.has_current();
         if is_found && is_current && self.status.runs_a(&component.origin) {
+            self.status.forget_refused();
             self.status.update(|known| {
-                known.refused = None;
                 // What was brought back is its file again.
                 known.is_restored = false;
                 known.origin = component.origin;
@@ -261,11 +264,11 @@ impl Intake<'_> {
         let (core, status) = (self.core, self.status);
         let reason = why.to_string();
         core.metrics.errors.with_label_values(&[&*status.name, "load"]).inc();
-        let backtrace = match why {
-            NotTaken::Start(error) => error.backtrace().map(str::to_owned),
+        let trap = match why {
+            NotTaken::Start(error) => error.trap().cloned(),
             _ => None,
         };
-        let refusal = Refusal { at_ms: core.clock.now_ms(), digest: digest.clone(), reason: reason.clone(), backtrace };
+        let refusal = Refusal { at_ms: core.clock.now_ms(), digest: digest.clone(), reason: reason.clone(), trap };
         if status.has_current() {
             status.refused(refusal);
             tracing::error!(plugin = &*status.name, "a newer version is not taken, what runs goes on: {reason}");
@@ -287,7 +290,7 @@ impl Intake<'_> {
             Some(loaded) => self.hand_over(Candidate { loaded, ready: None, is_restored: false }),
             None => {
                 tracing::error!(plugin = &*status.name, "not running: {reason}");
-                status.failed_because(core.clock.now_ms(), reason, None);
+                status.failed_because(core.clock.now_ms(), reason);
                 status.enter(PluginState::Failed);
             }
         }
@@ -302,7 +305,15 @@ impl Intake<'_> {
             "what ran before is back, as the newer version never ran well: {why}"
         );
         let at_ms = self.core.clock.now_ms();
-        self.status.refused(Refusal { at_ms, digest: Some(digest), reason: why, backtrace: None });
+        let last = self.status.known().last_failure;
+        let reason = match &last {
+            Some(last) => format!("{why}; the last: {}", last.reason),
+            None => why,
+        };
+        let (plugin, by) = (self.status.name.to_string(), "host".to_owned());
+        let kept = Some(restored.loaded.digest.clone());
+        self.core.audit.write(at_ms, Entry { action: Action::Restore, plugin, by, digest: kept, refused: None });
+        self.status.refused(Refusal { at_ms, digest: Some(digest), reason, trap: last.and_then(|last| last.trap) });
         let digest = restored.loaded.digest.clone();
         self.hand_over(restored);
         Some(digest)

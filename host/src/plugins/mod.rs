@@ -44,7 +44,7 @@ pub(crate) use schema::plain;
 pub(crate) use supervisor::Supervisor;
 
 use crate::tracked::PluginName;
-use dropsonde_sandbox::{Grants, Need};
+use dropsonde_sandbox::{Grants, Need, Role};
 use dropsonde_store::Schema;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -84,6 +84,13 @@ impl Plugins {
     /// By name.
     pub fn list(&self) -> Vec<Arc<Status>> {
         self.all.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Those that describe an application.
+    pub fn sources(&self) -> Vec<Arc<Status>> {
+        let mut sources = self.list();
+        sources.retain(|plugin| plugin.has(Role::Source));
+        sources
     }
 
     /// What a frame's columns are as metrics; none when its plugin now has other fields.

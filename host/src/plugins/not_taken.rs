@@ -31,6 +31,4 @@ pub enum NotTaken {
     NoFolder,
     #[error("its file in the plugins folder changed while this was looked into; the file counts")]
     Superseded,
-    #[error("this host polls samplers only so far, and it is none")]
-    NoSampler,
 }

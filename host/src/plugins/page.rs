@@ -1,6 +1,6 @@
 use super::{Origin, PluginState, Status, Waiting};
 use crate::json;
-use dropsonde_sandbox::{Grants, Need};
+use dropsonde_sandbox::{Grants, Need, Trap};
 use serde::Serialize;
 
 /// A plugin as `GET /v1/plugins` shows it. Its configuration is left out: it may hold secrets.
@@ -95,8 +95,26 @@ struct RefusedPage {
     #[serde(skip_serializing_if = "Option::is_none")]
     digest: Option<String>,
     reason: String,
+    #[serde(flatten)]
+    trap: Option<TrapPage>,
+}
+
+/// How a plugin ended.
+#[derive(Debug, Serialize)]
+struct TrapPage {
+    /// Function names, innermost first.
     #[serde(skip_serializing_if = "Option::is_none")]
     backtrace: Option<Vec<String>>,
+    /// The warnings and errors it wrote before.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    said: Vec<String>,
+}
+
+impl TrapPage {
+    fn of(trap: &Trap) -> Self {
+        let lines = |text: &String| text.lines().map(str::to_owned).collect();
+        Self { backtrace: trap.backtrace.as_ref().map(lines), said: trap.said.clone() }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -118,8 +136,8 @@ struct CallSeconds {
 struct FailurePage {
     at: String,
     reason: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    backtrace: Option<Vec<String>>,
+    #[serde(flatten)]
+    trap: Option<TrapPage>,
 }
 
 impl PluginPage {
@@ -147,10 +165,10 @@ impl PluginPage {
                 at: json::time(refused.at_ms),
                 digest: refused.digest.clone(),
                 reason: refused.reason.clone(),
-                backtrace: refused.backtrace.as_deref().map(lines),
+                trap: refused.trap.as_ref().map(TrapPage::of),
             }),
             roles: shape.map(|shape| shape.roles.iter().map(|role| role.as_str()).collect()).unwrap_or_default(),
-            interval_seconds: status.interval.as_secs_f64(),
+            interval_seconds: status.interval().as_secs_f64(),
             grants: GrantsPage::of(&known.grants),
             missing: known.missing.iter().map(describe_need).collect(),
             limits: LimitsPage {
@@ -186,7 +204,7 @@ impl PluginPage {
             last_failure: known.last_failure.as_ref().map(|failure| FailurePage {
                 at: json::time(failure.at_ms),
                 reason: failure.reason.clone(),
-                backtrace: failure.backtrace.as_deref().map(lines),
+                trap: failure.trap.as_ref().map(TrapPage::of),
             }),
             next_poll: known.next_poll_ms.map(json::time),
         }
@@ -212,10 +230,6 @@ impl WaitingPage {
             retry_at: json::time(waiting.retry_at_ms),
         }
     }
-}
-
-fn lines(text: &str) -> Vec<String> {
-    text.lines().map(str::to_owned).collect()
 }
 
 /// `read /proc/stat`

@@ -9,9 +9,11 @@ use super::run::{Keeper, count};
 use super::status::{Order, Shared, Waiting};
 use super::{Fields, PluginState, plain};
 use crate::clock::Schedule;
+use crate::config::RESERVED;
 use crate::core::Core;
+use crate::events::EventQueue;
 use crate::labels;
-use dropsonde_sandbox::{CallError, Failure, Readings, Tick, Worker};
+use dropsonde_sandbox::{CallError, Event, Failure, Readings, Role, Tick, Worker};
 use dropsonde_store::{Frame, InstanceId};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,12 +34,30 @@ pub(super) enum Ended {
     Replaced(Box<Candidate>),
 }
 
+/// What a plugin is called for.
+enum Work {
+    Tick,
+    /// Someone wants to know what its application does now.
+    Asked,
+    /// What its application did.
+    Told(Vec<Event>),
+}
+
+/// What waits for an observer; what is none waits for ever.
+async fn next(events: Option<&EventQueue>) -> Vec<Event> {
+    match events {
+        Some(events) => events.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// A running plugin's polls.
 pub(super) struct Poller<'a> {
     core: &'a Core,
     status: &'a Shared,
     worker: Worker,
-    fields: Fields,
+    /// None: it is no sampler.
+    fields: Option<Fields>,
     frames: HashMap<InstanceId, Arc<Frame>>,
     keeper: &'a Keeper,
     standing: &'a mut Standing,
@@ -67,46 +87,54 @@ impl<'a> Poller<'a> {
         core: &'a Core,
         status: &'a Shared,
         worker: Worker,
-        fields: Fields,
+        fields: Option<Fields>,
         keeper: &'a Keeper,
         standing: &'a mut Standing,
     ) -> Self {
         Self { core, status, worker, fields, frames: HashMap::new(), keeper, standing, accounted: Accounted::default() }
     }
 
-    /// Polls until that ends.
+    /// Polls until that ends. Between two ticks events are handed over, and a source is asked once more for who wants
+    /// that.
     pub(super) async fn poll_on_schedule(&mut self, schedule: &mut Schedule, handover: &Latest<Candidate>) -> Ended {
-        let fields = self.fields.clone();
         let discover_interval =
             i64::try_from(self.core.config.poll.discover_interval.get().as_millis()).unwrap_or(i64::MAX);
         let mut discover_at = i64::MIN;
+        let events = self.status.events();
         loop {
             let before = *schedule;
             let now_ms = self.core.clock.now_ms();
             let (due_ms, missed) = schedule.next(now_ms);
             self.status.update(|known| known.next_poll_ms = Some(due_ms));
-            let wait = Duration::from_millis(u64::try_from(due_ms - now_ms).unwrap_or(0));
-            tokio::select! {
-                biased;
-                candidate = handover.take() => {
-                    // The tick is for whoever takes over.
-                    *schedule = before;
-                    return Ended::Replaced(Box::new(candidate));
-                }
-                () = tokio::time::sleep(wait) => {}
-            }
-            self.core.metrics.plugin_polls_missed.with_label_values(&[&*self.status.name]).inc_by(missed);
-            self.status.update(|known| known.polls_missed += missed);
+            let tick = tokio::time::sleep(Duration::from_millis(u64::try_from(due_ms - now_ms).unwrap_or(0)));
+            let mut tick = std::pin::pin!(tick);
             let mut went = Went::default();
-            let polled = async {
-                // A clock that was set back must not put discovery off for as long.
-                if due_ms >= discover_at || discover_at - due_ms > discover_interval {
-                    discover_at = due_ms.saturating_add(discover_interval);
-                    self.discover(due_ms, &mut went).await?;
+            let polled = loop {
+                let next = tokio::select! {
+                    biased;
+                    candidate = handover.take() => {
+                        // The tick is for whoever takes over.
+                        *schedule = before;
+                        return Ended::Replaced(Box::new(candidate));
+                    }
+                    () = &mut tick => Work::Tick,
+                    () = self.status.told_to_poll() => Work::Asked,
+                    events = next(events.as_deref()) => Work::Told(events),
+                };
+                let done = match next {
+                    Work::Tick => {
+                        break self.poll(due_ms, missed, &mut discover_at, discover_interval, &mut went).await;
+                    }
+                    Work::Asked => self.collect(self.core.clock.now_ms(), &mut went).await,
+                    Work::Told(events) => self.tell(events, &mut went).await,
+                };
+                self.keeper.keep(self.core, self.status).await;
+                // What ends badly has what it leads to, as at a tick; the tick itself is still to come.
+                if done.is_err() || went.ended_badly > 0 {
+                    *schedule = before;
+                    break done;
                 }
-                self.sample(due_ms, &fields, &mut went).await
             };
-            let polled = polled.await;
             self.keeper.keep(self.core, self.status).await;
             self.account();
             if let Err(ended) = polled {
@@ -135,6 +163,77 @@ impl<'a> Poller<'a> {
         }
     }
 
+    /// A tick, in all roles.
+    async fn poll(
+        &mut self,
+        due_ms: i64,
+        missed: u64,
+        discover_at: &mut i64,
+        discover_interval: i64,
+        went: &mut Went,
+    ) -> Result<(), Ended> {
+        self.core.metrics.plugin_polls_missed.with_label_values(&[&*self.status.name]).inc_by(missed);
+        self.status.update(|known| known.polls_missed += missed);
+        if let Some(fields) = self.fields.clone() {
+            // A clock that was set back must not put discovery off for as long.
+            if due_ms >= *discover_at || *discover_at - due_ms > discover_interval {
+                *discover_at = due_ms.saturating_add(discover_interval);
+                self.discover(due_ms, went).await?;
+            }
+            self.sample(due_ms, &fields, went).await?;
+        }
+        self.collect(due_ms, went).await
+    }
+
+    /// What it says of its application goes into the snapshot.
+    async fn collect(&mut self, at_ms: i64, went: &mut Went) -> Result<(), Ended> {
+        if !self.status.has(Role::Source) {
+            return Ok(());
+        }
+        let called = Instant::now();
+        let stats = self.worker.collect(self.tick(at_ms)).await;
+        self.called(called.elapsed());
+        let (now_ms, snapshots) = (self.core.clock.now_ms(), &self.core.snapshots);
+        match stats {
+            Ok(stats) => {
+                snapshots.put(&self.status.name, stats, at_ms, self.status.interval(), now_ms);
+                went.came_back = true;
+                Ok(())
+            }
+            Err(error) => {
+                snapshots.failed(&self.status.name, now_ms);
+                self.report(&error, went)
+            }
+        }
+    }
+
+    /// Hands over what its application did.
+    async fn tell(&mut self, events: Vec<Event>, went: &mut Went) -> Result<(), Ended> {
+        let (count, name) = (events.len() as u64, &*self.status.name);
+        let called = Instant::now();
+        let told = self.worker.observe(self.tick(self.core.clock.now_ms()), events).await;
+        self.called(called.elapsed());
+        let metrics = &self.core.metrics;
+        let processed = |status| metrics.messages_processed.with_label_values(&[name, "event", status]).inc_by(count);
+        match told {
+            Ok(()) => {
+                processed("ok");
+                went.came_back = true;
+                Ok(())
+            }
+            Err(error) => {
+                processed("failed");
+                metrics.messages_failed.with_label_values(&[name, "event"]).inc_by(count);
+                self.report(&error, went)
+            }
+        }
+    }
+
+    fn called(&self, took: Duration) {
+        self.status.called(took);
+        self.core.metrics.plugin_call_seconds.with_label_values(&[&*self.status.name]).observe(took.as_secs_f64());
+    }
+
     /// From now on this version is the one to come back to.
     async fn has_run_well(&mut self) {
         self.status.update(|known| known.has_run_well = true);
@@ -161,15 +260,16 @@ impl<'a> Poller<'a> {
         let mut refused = over as u64;
         if over > 0 {
             let why = format!("it discovered {} instances; {most} are taken (limits.instances)", found.len());
-            self.status.failed_because(at_ms, why, None);
+            self.status.failed_because(at_ms, why);
         }
         let mut instances = Vec::new();
         for instance in found.into_iter().take(most) {
             match InstanceId::new(&instance.id) {
+                Ok(id) if id.as_str().starts_with(RESERVED) => refused += 1,
                 Ok(id) => instances.push((id, labels::cleaned(instance.labels))),
                 Err(why) => {
                     refused += 1;
-                    self.status.failed_because(at_ms, format!("an instance it discovered is refused: {why}"), None);
+                    self.status.failed_because(at_ms, format!("an instance it discovered is refused: {why}"));
                 }
             }
         }
@@ -197,9 +297,7 @@ impl<'a> Poller<'a> {
             let asked: Vec<String> = batch.iter().map(ToString::to_string).collect();
             let called = Instant::now();
             let readings = self.worker.sample(self.tick(at_ms), asked).await;
-            let took = called.elapsed();
-            self.status.called(took);
-            self.core.metrics.plugin_call_seconds.with_label_values(&[&*self.status.name]).observe(took.as_secs_f64());
+            self.called(called.elapsed());
             let error = match readings {
                 Ok(readings) => {
                     self.record(at_ms, &batch, fields, readings);
@@ -266,7 +364,7 @@ impl<'a> Poller<'a> {
                 Some(failure) => {
                     let error = CallError::Failed(failure.clone());
                     self.core.metrics.errors.with_label_values(&[&*self.status.name, error.reason()]).inc();
-                    self.status.failed_because(at_ms, format!("{id}: {failure}"), None);
+                    self.status.failed_because(at_ms, format!("{id}: {failure}"));
                     continue;
                 }
                 None => {}
@@ -296,7 +394,7 @@ impl<'a> Poller<'a> {
     }
 
     fn interval_ms(&self) -> i64 {
-        i64::try_from(self.status.interval.as_millis()).unwrap_or(i64::MAX)
+        i64::try_from(self.status.interval().as_millis()).unwrap_or(i64::MAX)
     }
 
     fn tick(&self, at_ms: i64) -> Tick {
@@ -304,7 +402,7 @@ impl<'a> Poller<'a> {
             at_ms: u64::try_from(at_ms).unwrap_or(0),
             monotonic_ns: u64::try_from(self.status.began.elapsed().as_nanos()).unwrap_or(u64::MAX),
             budget_ms: u32::try_from(self.status.limits.cpu.as_millis()).unwrap_or(u32::MAX),
-            interval: self.status.interval,
+            interval: self.status.interval(),
         }
     }
 

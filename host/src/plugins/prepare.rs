@@ -1,7 +1,7 @@
 //! From a component to a plugin that can be polled: read, compiled, asked what it needs, its first instance made. All of
 //! that beside whatever runs.
 
-use super::{Component, Fields, NotTaken, Origin, grants_toml, missing, plain};
+use super::{Component, Fields, NotTaken, Origin, bundled, grants_toml, missing, plain};
 use crate::core::Core;
 use crate::plugins::status::Shared;
 use dropsonde_sandbox::{
@@ -45,7 +45,8 @@ pub(super) struct Loaded {
 #[derive(Debug)]
 pub(super) struct Started {
     pub(super) worker: Worker,
-    pub(super) fields: Fields,
+    /// None: it is no sampler.
+    pub(super) fields: Option<Fields>,
     pub(super) description: Description,
     pub(super) grants: Grants,
     pub(super) missing: Vec<Need>,
@@ -110,9 +111,7 @@ pub(super) async fn start(
     Loaded { component, plugin, .. }: &Loaded,
     state: &SavedState,
 ) -> Result<Started, NotTaken> {
-    if !plugin.has(Role::Sampler) {
-        return Err(NotTaken::NoSampler);
-    }
+    let is_bundled = component.origin == Origin::Bundled;
     let started = Instant::now();
     let mut setup = Setup {
         name: component.name.clone(),
@@ -135,6 +134,9 @@ pub(super) async fn start(
     };
     setup.grants = grants.map_err(NotTaken::Grants)?;
     let grants = setup.grants.clone();
+    if !is_bundled && bundled(&component.name).is_some() {
+        tracing::warn!(plugin = &*status.name, "a file takes the place of the bundled plugin of this name");
+    }
     let missing = missing(&needs, &grants);
     if !missing.is_empty() {
         tracing::warn!(
@@ -148,7 +150,8 @@ pub(super) async fn start(
         Some(why) => NotTaken::Invalid(why.to_owned()),
         None => NotTaken::Start(error),
     })?;
-    let fields = Fields::check(&component.name, worker.fields()).map_err(NotTaken::Fields)?;
+    let fields = plugin.has(Role::Sampler).then(|| Fields::check(&component.name, worker.fields())).transpose();
+    let fields = fields.map_err(NotTaken::Fields)?;
     core.metrics.cold_start_seconds.with_label_values(&[&*status.name]).observe(started.elapsed().as_secs_f64());
     let Description { name, version, about } = introduction.description;
     let description = Description { name: plain(&name), version: plain(&version), about: plain(&about) };

@@ -13,7 +13,7 @@ use super::status::{Order, Shared};
 use super::{NotTaken, PluginState, Status, plain};
 use crate::clock::Schedule;
 use crate::core::Core;
-use dropsonde_sandbox::{CallError, Sandbox, SavedState};
+use dropsonde_sandbox::{CallError, Role, Sandbox, SavedState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -115,10 +115,20 @@ struct Runner<'a> {
 impl Runner<'_> {
     async fn run(&self) -> std::convert::Infallible {
         let mut candidate = self.handover.take().await;
-        // One for all versions: a newer one goes on where the earlier one was.
-        let mut schedule = Schedule::new(&self.status.name, self.status.interval);
+        let mut schedule: Option<(Duration, Schedule)> = None;
         loop {
-            candidate = self.run_until_replaced(candidate, &mut schedule).await;
+            let shape = candidate.loaded.plugin.shape().clone();
+            self.status.update(|known| known.shape = Some(shape));
+            if !self.status.has(Role::Source) {
+                self.core.snapshots.remove(&self.status.name, self.core.clock.now_ms());
+            }
+            let interval = self.status.interval();
+            // One for all versions: a newer one goes on where the earlier one was.
+            let (_, schedule) = match &mut schedule {
+                Some(known) if known.0 == interval => known,
+                other => other.insert((interval, Schedule::new(&self.status.name, interval))),
+            };
+            candidate = self.run_until_replaced(candidate, schedule).await;
         }
     }
 
@@ -131,7 +141,6 @@ impl Runner<'_> {
             known.has_current = true;
             known.has_run_well = false;
             known.origin = loaded.component.origin.clone();
-            known.shape = Some(loaded.plugin.shape().clone());
             known.digest = Some(loaded.digest.clone());
             known.loaded_ms = Some(self.core.clock.now_ms());
             known.is_restored = is_restored;
@@ -221,7 +230,7 @@ impl Runner<'_> {
             known.description = Some(description);
             known.grants = grants;
             known.missing = missing;
-            known.fields = Some(fields.clone());
+            known.fields.clone_from(&fields);
             // It did not start before, and now it does.
             known.refused.take_if(|refused| refused.digest == known.digest);
         });
@@ -247,7 +256,7 @@ impl Runner<'_> {
     async fn fail(&self, why: String) -> Candidate {
         let (core, status) = (self.core, self.status);
         tracing::error!(plugin = &*status.name, "not running: {why}");
-        status.failed_because(core.clock.now_ms(), why, None);
+        status.failed_because(core.clock.now_ms(), why);
         core.metrics.errors.with_label_values(&[&*status.name, "load"]).inc();
         status.update(|known| {
             known.has_current = false;

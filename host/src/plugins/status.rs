@@ -1,13 +1,14 @@
 use super::{Fields, Origin};
 use crate::config::{Config, PluginConfig};
+use crate::events::EventQueue;
 use crate::tracked::PluginName;
-use dropsonde_sandbox::{CallError, Description, Grants, Limits, Need, Shape, WorkerStats};
+use dropsonde_sandbox::{CallError, Description, Grants, Limits, Need, Role, Shape, Trap, WorkerStats};
 use dropsonde_store::InstanceId;
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// Calls whose times the plugin page sums up.
 const RECENT_CALLS: usize = 256;
@@ -32,7 +33,10 @@ pub enum PluginState {
 #[derive(Debug)]
 pub struct Status {
     pub name: PluginName,
-    pub interval: Duration,
+    /// Between its polls, unless it is a source and no sampler.
+    interval: Duration,
+    /// The same if it is.
+    source_interval: Duration,
     pub limits: Limits,
     pub config: PluginConfig,
     /// It was there when the host started.
@@ -43,6 +47,9 @@ pub struct Status {
     worker: Mutex<Option<Arc<WorkerStats>>>,
     /// What workers before it are doing: their threads end after the call they are in.
     draining: Mutex<Vec<Weak<WorkerStats>>>,
+    /// What waits for it, if it is an observer.
+    events: Arc<EventQueue>,
+    poll_now: Notify,
     known: Mutex<Known>,
     orders: watch::Sender<Option<Order>>,
 }
@@ -110,7 +117,10 @@ pub struct Known {
 pub struct Failure {
     pub at_ms: i64,
     pub reason: String,
-    pub backtrace: Option<String>,
+    /// How the plugin ended, if it did.
+    pub trap: Option<Trap>,
+    /// It was a newer version that was not taken.
+    pub is_of_newer: bool,
 }
 
 /// A version that was not taken.
@@ -120,7 +130,7 @@ pub struct Refusal {
     /// None: it could not be read.
     pub digest: Option<String>,
     pub reason: String,
-    pub backtrace: Option<String>,
+    pub trap: Option<Trap>,
 }
 
 impl Order {
@@ -167,6 +177,7 @@ impl Status {
             next_poll_ms: None,
             call_times: VecDeque::new(),
         };
+        let source_interval = own.interval.unwrap_or(config.snapshot.interval).get();
         let (worker, draining) = (Mutex::default(), Mutex::default());
         let (known, orders) = (Mutex::new(known), watch::Sender::new(None));
         Self {
@@ -175,6 +186,9 @@ impl Status {
             limits,
             config: own,
             is_of_start,
+            source_interval,
+            events: Arc::default(),
+            poll_now: Notify::new(),
             began: Instant::now(),
             worker,
             draining,
@@ -190,6 +204,29 @@ impl Status {
 
     pub fn state(&self) -> PluginState {
         self.with(|known| known.state)
+    }
+
+    pub fn has(&self, role: Role) -> bool {
+        self.with(|known| known.shape.as_ref().is_some_and(|shape| shape.roles.contains(&role)))
+    }
+
+    /// Between its polls: a source that is no sampler is polled as often as the snapshot is made.
+    pub fn interval(&self) -> Duration {
+        if self.has(Role::Source) && !self.has(Role::Sampler) { self.source_interval } else { self.interval }
+    }
+
+    /// Where events for it wait; none if it takes none.
+    pub fn events(&self) -> Option<Arc<EventQueue>> {
+        self.has(Role::Observer).then(|| self.events.clone())
+    }
+
+    /// It is to be asked once more, before its next tick.
+    pub fn poll_now(&self) {
+        self.poll_now.notify_one();
+    }
+
+    pub(crate) async fn told_to_poll(&self) {
+        self.poll_now.notified().await;
     }
 
     pub fn has_current(&self) -> bool {
@@ -269,23 +306,36 @@ impl Status {
     }
 
     pub(crate) fn failed(&self, at_ms: i64, error: &CallError) {
-        self.failed_because(at_ms, error.to_string(), error.backtrace().map(str::to_owned));
+        let (reason, trap) = (super::plain(&error.to_string()), error.trap().cloned());
+        self.fail(Failure { at_ms, reason, trap, is_of_newer: false });
+    }
+
+    pub(crate) fn failed_because(&self, at_ms: i64, reason: String) {
+        self.fail(Failure { at_ms, reason: super::plain(&reason), trap: None, is_of_newer: false });
+    }
+
+    fn fail(&self, failure: Failure) {
+        self.with(|known| {
+            known.failures += 1;
+            known.last_failure = Some(failure);
+        });
     }
 
     /// Beside what runs, which has not failed itself.
     pub(crate) fn refused(&self, refusal: Refusal) {
-        let Refusal { at_ms, reason, backtrace, .. } = refusal.clone();
+        let Refusal { at_ms, reason, trap, .. } = refusal.clone();
+        let reason = format!("a newer version: {reason}");
         self.with(|known| {
-            known.last_failure = Some(Failure { at_ms, reason: format!("a newer version: {reason}"), backtrace });
+            known.last_failure = Some(Failure { at_ms, reason, trap, is_of_newer: true });
             known.refused = Some(refusal);
         });
     }
 
-    pub(crate) fn failed_because(&self, at_ms: i64, reason: String, backtrace: Option<String>) {
-        let reason = super::plain(&reason);
+    /// What was refused is no longer what there is.
+    pub(crate) fn forget_refused(&self) {
         self.with(|known| {
-            known.failures += 1;
-            known.last_failure = Some(Failure { at_ms, reason, backtrace });
+            known.refused = None;
+            known.last_failure.take_if(|failure| failure.is_of_newer);
         });
     }
 

@@ -134,6 +134,15 @@ impl Supervisor {
         for name in self.core.config.plugins.keys().filter(|name| !self.running.contains_key(name.as_str())) {
             tracing::warn!("the configuration has a section for a plugin named {name:?}, and there is none yet");
         }
+        for instance in &self.core.config.instances {
+            let named = instance.samplers.iter().flatten().filter(|name| *name != "*");
+            for name in named.filter(|name| !self.running.contains_key(name.as_str())) {
+                tracing::warn!(
+                    "instance {:?} is to be sampled by {name:?}, and there is no such plugin yet",
+                    instance.id
+                );
+            }
+        }
     }
 
     /// Follows the folder and does what is wanted, until `stopping` says so; then waits for the tasks.
@@ -335,7 +344,7 @@ impl Supervisor {
                 // A bug of ours: it stays on its page, and whoever changes its file tries again.
                 tracing::error!(plugin = &*name, %error, "its task ended abruptly");
                 if let Some(status) = self.core.plugins.get(&name) {
-                    status.failed_because(self.core.clock.now_ms(), "its task ended abruptly".to_owned(), None);
+                    status.failed_because(self.core.clock.now_ms(), "its task ended abruptly".to_owned());
                     status.enter(PluginState::Failed);
                 }
                 return;
@@ -343,6 +352,7 @@ impl Supervisor {
         };
         self.core.plugins.remove(&name);
         self.core.metrics.forget_plugin(&name);
+        self.core.snapshots.remove(&name, self.core.clock.now_ms());
         for id in self.core.tracked.discovered(&name, Vec::new(), self.core.clock.now_ms()).forgotten {
             self.core.forget(&id);
         }

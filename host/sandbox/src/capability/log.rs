@@ -1,10 +1,17 @@
 //! `log`: lines for the host's log, limited in rate and length, escaped.
 
 use crate::Limits;
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+
+/// Lines that are kept for when the call ends badly: a traceback of an interpreter.
+const MOST_WORDS: usize = 12;
+
+/// Bytes of each.
+const LONGEST_WORD: usize = 300;
 
 const WINDOW: Duration = Duration::from_secs(1);
 
@@ -27,16 +34,41 @@ pub(crate) struct Log {
     window_start: Instant,
     lines: u32,
     dropped: Arc<AtomicU64>,
+    /// The latest warnings and errors of the call under way, whether they were logged or not: what it said before it ended.
+    last_words: VecDeque<String>,
 }
 
 impl Log {
     /// `dropped` counts the lines over the limit.
     pub(crate) fn new(plugin: Arc<str>, limits: &Limits, dropped: Arc<AtomicU64>) -> Self {
         let Limits { log_lines_per_second: lines_per_second, log_line_bytes: line_bytes, .. } = *limits;
-        Self { plugin, lines_per_second, line_bytes, window_start: Instant::now(), lines: 0, dropped }
+        Self {
+            plugin,
+            lines_per_second,
+            line_bytes,
+            window_start: Instant::now(),
+            lines: 0,
+            dropped,
+            last_words: VecDeque::new(),
+        }
+    }
+
+    /// A call begins.
+    pub(crate) fn forget_last_words(&mut self) {
+        self.last_words.clear();
+    }
+
+    pub(crate) fn take_last_words(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.last_words).into()
     }
 
     pub(crate) fn write(&mut self, level: Level, message: &str) {
+        if matches!(level, Level::Warn | Level::Error) && !message.trim().is_empty() {
+            if self.last_words.len() == MOST_WORDS {
+                self.last_words.pop_front();
+            }
+            self.last_words.push_back(printable(message, LONGEST_WORD));
+        }
         if !self.admit(Instant::now()) {
             self.dropped.fetch_add(1, Relaxed);
             return;

@@ -4,9 +4,11 @@ use crate::capability::files::{EntryKind, FileError};
 use crate::capability::log::Level;
 use crate::instance::Guest;
 use crate::vocabulary::{CacheStats, ChannelStats, EnvelopeStats, HistoryStats, PresenceStats, TokenStats};
-use crate::{Aggregation, CallError, Description, Failure, Field, Instance, Kind, Need, Readings, Stats, Tick, Total};
+use crate::{
+    Aggregation, CallError, Description, Event, Failure, Field, Instance, Kind, Need, Readings, Stats, Tick, Total,
+};
 use dropsonde::plugin::{files, log, metrics, state, types};
-use exports::dropsonde::plugin::{plugin, sampler, source};
+use exports::dropsonde::plugin::{observer, plugin, sampler, source};
 use wasmtime::component::{HasSelf, InstancePre, Linker};
 use wasmtime::{Store, component};
 
@@ -36,6 +38,7 @@ pub(crate) struct Indices {
     plugin: plugin::GuestIndices,
     sampler: Option<sampler::GuestIndices>,
     source: Option<source::GuestIndices>,
+    observer: Option<observer::GuestIndices>,
 }
 
 /// The functions of one live instance.
@@ -43,6 +46,7 @@ pub(crate) struct Exports {
     plugin: plugin::Guest,
     sampler: Option<sampler::Guest>,
     source: Option<source::Guest>,
+    observer: Option<observer::Guest>,
 }
 
 // === impl Indices ===
@@ -51,10 +55,12 @@ impl Indices {
     pub(crate) fn new(instance: &InstancePre<Guest>) -> wasmtime::Result<Self> {
         let sampler = instance.component().get_export_index(None, SAMPLER).is_some();
         let source = instance.component().get_export_index(None, SOURCE).is_some();
+        let observer = instance.component().get_export_index(None, OBSERVER).is_some();
         Ok(Self {
             plugin: plugin::GuestIndices::new(instance)?,
             sampler: sampler.then(|| sampler::GuestIndices::new(instance)).transpose()?,
             source: source.then(|| source::GuestIndices::new(instance)).transpose()?,
+            observer: observer.then(|| observer::GuestIndices::new(instance)).transpose()?,
         })
     }
 
@@ -63,6 +69,7 @@ impl Indices {
             plugin: self.plugin.load(&mut *store, instance)?,
             sampler: self.sampler.as_ref().map(|indices| indices.load(&mut *store, instance)).transpose()?,
             source: self.source.as_ref().map(|indices| indices.load(&mut *store, instance)).transpose()?,
+            observer: self.observer.as_ref().map(|indices| indices.load(&mut *store, instance)).transpose()?,
         })
     }
 }
@@ -120,6 +127,23 @@ impl Exports {
             return Ok(Err(CallError::OutOfContract("it is no source".to_owned())));
         };
         Ok(source.call_collect(store, tick.into()).await?.map(Stats::from).map_err(failed))
+    }
+}
+
+impl Exports {
+    pub(crate) async fn observe(&self, store: &mut Store<Guest>, tick: Tick, events: Vec<Event>) -> Answer<()> {
+        let Some(observer) = &self.observer else {
+            return Ok(Err(CallError::OutOfContract("it is no observer".to_owned())));
+        };
+        let translated = |Event { at_ms, name, subject, value, attributes }| observer::Event {
+            at_ms,
+            name,
+            subject,
+            value,
+            attributes,
+        };
+        let events: Vec<_> = events.into_iter().map(translated).collect();
+        Ok(observer.call_observe(store, tick.into(), &events).await?.map_err(failed))
     }
 }
 

@@ -1,7 +1,7 @@
 use super::BenchArgs;
 use super::alone::Alone;
 use crate::clock::Clock;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use dropsonde_sandbox::{Inputs, Timed};
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -14,6 +14,11 @@ pub(super) async fn bench(args: BenchArgs) -> Result<()> {
     let mut alone = Alone::granted(&args.alone, Inputs::Live, Duration::from_secs(10)).await?;
     let at_ms = Clock::system().now_ms();
     let instances = alone.instances(&args.alone.instance, at_ms).await?;
+    // What it cannot do takes no time.
+    let polled = alone.poll(at_ms, &instances).await?;
+    if let Some((id, why)) = polled.failures.first_key_value() {
+        bail!("no sample: {id}: {why}");
+    }
     let tick = alone.tick(at_ms);
     let timed = if alone.fields.is_some() { Timed::Sample(tick, instances.clone()) } else { Timed::Collect(tick) };
     let measure = async |rounds| alone.worker.time(timed.clone(), rounds).await.context("a call failed");

@@ -63,6 +63,7 @@ impl Built {
     pub(super) fn of(folder: &Path, out: Option<PathBuf>) -> Result<Self> {
         let project = Project::at(folder)?;
         let started = Instant::now();
+        eprintln!("building {}", project.name());
         let component = project.build(&toolchains())?;
         let file = out.unwrap_or_else(|| folder.join(format!("{}.wasm", project.name())));
         // Whole or not at all: a running host may be looking.

@@ -95,11 +95,14 @@ impl Checked {
         Ok(Some(Fields::check(&self.component.name, worker.fields()).context("its fields are not taken")?))
     }
 
-    fn can(&self) -> Can {
+    /// With its fields, where they are known.
+    fn can(&self, fields: &Result<Option<Fields>>) -> Can {
+        let fields = fields.as_ref().ok().and_then(Option::as_ref);
         let shape = self.plugin.shape();
         let needs = self.introduction.needs.as_deref().unwrap_or_default();
         Can {
             roles: shape.roles.iter().map(ToString::to_string).collect(),
+            fields: fields.iter().flat_map(|fields| names(fields)).map(str::to_owned).collect(),
             imports: shape.imports.iter().cloned().collect(),
             needs: needs.iter().map(describe_need).collect(),
         }
@@ -118,6 +121,7 @@ fn named(file: &Path) -> Component {
 /// What a component can do, and wants to.
 struct Can {
     roles: BTreeSet<String>,
+    fields: BTreeSet<String>,
     imports: BTreeSet<String>,
     needs: BTreeSet<String>,
 }
@@ -128,14 +132,19 @@ impl Can {
         let roles = self.roles.difference(&other.roles).map(|role| ("role", role));
         let imports = self.imports.difference(&other.imports).map(|import| ("import", import));
         let needs = self.needs.difference(&other.needs).map(|need| ("need", need));
-        roles.chain(imports).chain(needs)
+        let fields = self.fields.difference(&other.fields).map(|field| ("field", field));
+        roles.chain(imports).chain(needs).chain(fields)
     }
 }
 
 pub(super) async fn check(args: CheckArgs) -> Result<()> {
     let checked = Checked::load(&args.file, &args.config).await?;
     let old = match &args.against {
-        Some(old) => Some(Checked::load(old, &args.config).await?),
+        Some(old) => {
+            let old = Checked::load(old, &args.config).await?;
+            let fields = old.fields().await;
+            Some((old, fields))
+        }
         None => None,
     };
     let fields = checked.fields().await;
@@ -144,17 +153,17 @@ pub(super) async fn check(args: CheckArgs) -> Result<()> {
     } else {
         print(&checked, &fields);
         if let Some(old) = &old {
-            print_difference(&checked, old);
+            print_difference((&checked, &fields), (&old.0, &old.1));
         }
     }
     checked.needs()?;
     Ok(())
 }
 
-fn print_json(checked: &Checked, fields: &Result<Option<Fields>>, old: Option<&Checked>) {
+fn print_json(checked: &Checked, fields: &Result<Option<Fields>>, old: Option<&(Checked, Result<Option<Fields>>)>) {
     let shape = checked.plugin.shape();
     let description = &checked.introduction.description;
-    let Can { roles, needs, .. } = checked.can();
+    let Can { roles, needs, .. } = checked.can(fields);
     let names = fields.as_ref().ok().and_then(Option::as_ref).map(names);
     let mut report = json!({
         "name": checked.component.name, "about": plugins::plain(&description.about),
@@ -162,8 +171,8 @@ fn print_json(checked: &Checked, fields: &Result<Option<Fields>>, old: Option<&C
         "size_bytes": shape.size, "compile_seconds": checked.compiled_in.as_secs_f64(), "contract": "0.1",
         "roles": roles, "exports": shape.exports, "imports": shape.imports, "needs": needs, "fields": names,
     });
-    if let (Some(old), Some(report)) = (old, report.as_object_mut()) {
-        let (can, could) = (checked.can(), old.can());
+    if let (Some((old, old_fields)), Some(report)) = (old, report.as_object_mut()) {
+        let (can, could) = (checked.can(fields), old.can(old_fields));
         let listed =
             |of: &Can, other: &Can| of.beyond(other).map(|(kind, what)| format!("{kind} {what}")).collect::<Vec<_>>();
         let difference = json!({ "added": listed(&can, &could), "removed": listed(&could, &can) });
@@ -177,7 +186,7 @@ fn print(checked: &Checked, fields: &Result<Option<Fields>>) {
     let Introduction { description, needs } = &checked.introduction;
     let (about, version) = (plugins::plain(&description.about), plugins::plain(&description.version));
     let listed = |lines: Vec<String>| if lines.is_empty() { "nothing".to_owned() } else { lines.join("\n          ") };
-    let Can { roles, needs: needed, .. } = checked.can();
+    let Can { roles, needs: needed, .. } = checked.can(fields);
     println!("{}  {version}  {about}", checked.component.name);
     println!("contract  0.1, as {}", roles.into_iter().collect::<Vec<_>>().join(", "));
     println!("size      {} bytes, compiled in {:.0?}", shape.size, checked.compiled_in);
@@ -194,10 +203,18 @@ fn print(checked: &Checked, fields: &Result<Option<Fields>>) {
         let needs = needs.as_deref().unwrap_or_default();
         println!("\nTo grant that, add to the configuration:\n\n{}", grants_toml(&checked.component.name, needs));
     }
+    if checked.plugin.has(Role::Sampler) {
+        let name = &checked.component.name;
+        println!(
+            "\nWhat it samples, unless it finds that by itself:\n\n[[instances]]\nid = \"host\"\nsamplers = [{name:?}]"
+        );
+    }
 }
 
-fn print_difference(new: &Checked, old: &Checked) {
-    let (can, could) = (new.can(), old.can());
+type Known<'a> = (&'a Checked, &'a Result<Option<Fields>>);
+
+fn print_difference((new, fields): Known<'_>, (old, old_fields): Known<'_>) {
+    let (can, could) = (new.can(fields), old.can(old_fields));
     let version = |checked: &Checked| plugins::plain(&checked.introduction.description.version);
     println!("\nagainst {} {}", old.component.name, version(old));
     for (kind, what) in can.beyond(&could) {
@@ -206,7 +223,8 @@ fn print_difference(new: &Checked, old: &Checked) {
     for (kind, what) in could.beyond(&can) {
         println!("- {kind:<8}{what}");
     }
-    if can.beyond(&could).next().is_none() {
+    // A field is nothing it could do.
+    if can.beyond(&could).all(|(kind, _)| kind == "field") {
         println!("It can do nothing that the older one could not.");
     }
 }

@@ -1,14 +1,17 @@
 //! The plugins of a running host.
 
 use super::{ClientArgs, OrderArgs, PluginArgs};
-use crate::admin;
 use crate::cli::client::{Client, encode};
 use crate::cli::query::print;
+use crate::tokens::{self, Right};
 use anyhow::{Context, Result};
 use hyper::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::io::{ErrorKind, Write as _};
+
+/// Characters of a failure in a list; `show` has all of it.
+const LONGEST_FAILURE: usize = 100;
 
 #[derive(Deserialize)]
 struct Plugin {
@@ -46,7 +49,11 @@ pub(super) async fn list(args: ClientArgs) -> Result<()> {
         let version = plugin.version.as_deref().unwrap_or("-");
         let memory = format!("{} KiB", plugin.memory_bytes.div_ceil(1024));
         let failure = plugin.last_failure.map(|failure| format!("{} {}", failure.at, failure.reason));
-        let failure = failure.unwrap_or_default();
+        let failure: String = failure.unwrap_or_default();
+        let failure = match failure.char_indices().nth(LONGEST_FAILURE) {
+            Some((end, _)) => format!("{}…", failure.get(..end).unwrap_or_default()),
+            None => failure,
+        };
         let line = format!(
             "{name:<width$}  {state:<11} {version:<8} {instances:>9} {calls:>9} {failures:>9} {memory:>8}  {failure}"
         );
@@ -106,8 +113,8 @@ pub(super) enum Wish {
 
 pub(super) async fn wish(args: OrderArgs, wish: Wish) -> Result<()> {
     let data = args.data.folder()?;
-    let token = admin::read(&data).with_context(|| {
-        let file = admin::file(&data);
+    let token = tokens::read(&data, Right::Admin).with_context(|| {
+        let file = tokens::file(&data, Right::Admin);
         let hint = match file.metadata() {
             Err(error) if error.kind() == ErrorKind::NotFound => "; name the host's data directory with --data",
             _ => "; try it as the user the host runs as",

@@ -19,7 +19,23 @@ const BETWEEN: Duration = Duration::from_secs(1);
 /// Runs a component on its own: discovers, samples, and shows what comes out.
 pub(super) async fn run(args: RunArgs) -> Result<()> {
     let mut recording = args.record.as_deref().map(Recorded::begin).transpose()?;
-    let inputs = match &recording {
+    // A recording that is not whole is none.
+    let outcome = once(&args, recording.as_mut()).await;
+    let has_failed = outcome.as_ref().map_or(true, |polled| polled.samples.is_empty() && !polled.failures.is_empty());
+    match recording {
+        Some(recording) if has_failed => recording.discard(),
+        Some(recording) => recording.end(&args)?,
+        None => {}
+    }
+    match outcome?.failures.first_key_value() {
+        Some((id, why)) if has_failed => bail!("no sample: {id}: {why}"),
+        _ => Ok(()),
+    }
+}
+
+/// Samples, and shows what came.
+async fn once(args: &RunArgs, mut recording: Option<&mut Recorded<'_>>) -> Result<Polled> {
+    let inputs = match recording.as_deref() {
         Some(recording) => Inputs::RecordedBy(recording.recorder.clone()),
         None => Inputs::Live,
     };
@@ -34,18 +50,20 @@ pub(super) async fn run(args: RunArgs) -> Result<()> {
             tokio::time::sleep(BETWEEN).await;
             at_ms = clock.now_ms();
         }
-        if let Some(recording) = &recording {
+        if let Some(recording) = recording.as_deref() {
             recording.recorder.go_to(case::tick_folder(recording.folder, round));
         }
         polled = alone.poll(at_ms, &instances).await?;
-        if let Some(recording) = &mut recording {
+        if let Some(recording) = recording.as_deref_mut() {
             recording.case.ticks.push(case::Tick::of(at_ms, &polled)?);
         }
     }
-    if let Some(recording) = recording {
-        recording.end(&args)?;
+    if args.alone.json {
+        print_json(&polled, &alone.worker)?
+    } else {
+        print_table(&polled, &alone.worker)?
     }
-    if args.alone.json { print_json(&polled, &alone.worker) } else { print_table(&polled, &alone.worker) }
+    Ok(polled)
 }
 
 /// A case that is being recorded.
@@ -64,6 +82,15 @@ impl<'a> Recorded<'a> {
         // What it reads before its first tick is there in the first one.
         recorder.go_to(case::tick_folder(folder, 0));
         Ok(Self { folder, recorder, case: Case::default() })
+    }
+
+    /// What was written of it, if anything was.
+    fn discard(self) {
+        if self.folder.exists()
+            && let Err(error) = std::fs::remove_dir_all(self.folder)
+        {
+            eprintln!("note: {} is not whole, and cannot be removed: {error}", self.folder.display());
+        }
     }
 
     fn end(mut self, args: &RunArgs) -> Result<()> {
@@ -111,9 +138,12 @@ fn print_table(polled: &Polled, worker: &Worker) -> Result<()> {
     let units: HashMap<_, _> = worker.fields().iter().map(|field| (field.name.as_str(), plain(&field.unit))).collect();
     for (id, sample) in &polled.samples {
         println!("{id}  {}", json::time(sample.at_ms));
-        for (name, value) in &sample.values {
-            let unit = units.get(&**name).map(String::as_str).unwrap_or_default();
-            println!("{}", format!("  {name:<28} {value:>16.2} {unit}").trim_end());
+        for field in worker.fields() {
+            let (name, unit) = (&field.name, units.get(field.name.as_str()).map(String::as_str).unwrap_or_default());
+            match sample.get(name) {
+                Some(value) => println!("{}", format!("  {name:<28} {value:>16.2} {unit}").trim_end()),
+                None => println!("  {name:<28} {:>16}", "no signal"),
+            }
         }
     }
     for (id, why) in &polled.failures {

@@ -14,6 +14,10 @@ const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Builds the plugin, and replays its cases.
 pub(super) async fn test(args: TestArgs) -> Result<()> {
+    let file = match args.file {
+        Some(file) => file,
+        None => tokio::task::block_in_place(|| Built::of(&args.folder, None))?.file,
+    };
     let tests = args.folder.join("tests");
     let cases = Case::all(&tests)?;
     if cases.is_empty() {
@@ -23,10 +27,6 @@ pub(super) async fn test(args: TestArgs) -> Result<()> {
             tests.display()
         );
     }
-    let file = match args.file {
-        Some(file) => file,
-        None => tokio::task::block_in_place(|| Built::of(&args.folder, None))?.file,
-    };
     let opened = Opened::cached(&file).await?;
     let mut failed = 0;
     for (name, folder) in &cases {

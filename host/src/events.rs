@@ -1,0 +1,206 @@
+//! What applications tell observers: parsed whole or not at all, queued, handed over in the order it came.
+
+use dropsonde_sandbox::Event;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// Events that wait for one observer at most.
+pub const MOST_WAITING: usize = 100_000;
+
+/// Events an observer is handed at a time.
+const BATCH: usize = 1000;
+
+/// In bytes, of a name, a subject, an attribute's name or value.
+const LONGEST: usize = 256;
+
+const MOST_ATTRIBUTES: usize = 16;
+
+/// As an application writes it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written<'a> {
+    #[serde(borrow)]
+    at: Option<&'a RawValue>,
+    name: String,
+    #[serde(default)]
+    subject: String,
+    value: Option<f64>,
+    #[serde(default)]
+    attributes: BTreeMap<String, String>,
+}
+
+/// What is wrong with a batch, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadEvents {
+    #[error("event {number}: {why}")]
+    Event { number: usize, why: String },
+    #[error("line {number}: {why}")]
+    Line { number: usize, why: String },
+    #[error("it is neither an event nor a list of events: {0}")]
+    Body(String),
+}
+
+/// A JSON list of events, or one.
+pub fn parse_json(body: &[u8], now_ms: i64) -> Result<Vec<Event>, BadEvents> {
+    let is_list = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
+    let malformed = |error: serde_json::Error| BadEvents::Body(error.to_string());
+    let all: Vec<&RawValue> = if is_list {
+        serde_json::from_slice(body).map_err(malformed)?
+    } else {
+        vec![serde_json::from_slice(body).map_err(malformed)?]
+    };
+    let events = all.into_iter().enumerate();
+    events.map(|(nth, raw)| event(raw.get(), now_ms).map_err(|why| BadEvents::Event { number: nth + 1, why })).collect()
+}
+
+/// An event a line; empty lines are nothing.
+pub fn parse_lines(body: &[u8], now_ms: i64) -> Result<Vec<Event>, BadEvents> {
+    let text = std::str::from_utf8(body).map_err(|error| BadEvents::Body(error.to_string()))?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines.map(|(nth, line)| event(line, now_ms).map_err(|why| BadEvents::Line { number: nth + 1, why })).collect()
+}
+
+fn event(text: &str, now_ms: i64) -> Result<Event, String> {
+    let Written { at, name, subject, value, attributes } =
+        serde_json::from_str(text).map_err(|error| error.to_string())?;
+    if name.is_empty() {
+        return Err("its name is empty".to_owned());
+    }
+    if attributes.len() > MOST_ATTRIBUTES {
+        return Err(format!("it has {} attributes; at most {MOST_ATTRIBUTES} are taken", attributes.len()));
+    }
+    let texts = [&name, &subject].into_iter().chain(attributes.keys()).chain(attributes.values());
+    if let Some(long) = texts.into_iter().find(|text| text.len() > LONGEST) {
+        return Err(format!("a text of {} bytes is in it; at most {LONGEST} are taken", long.len()));
+    }
+    let at_ms = match at {
+        None => now_ms,
+        Some(at) => {
+            moment(at.get()).ok_or_else(|| format!("at: {} is neither RFC 3339 nor ms since 1970", at.get()))?
+        }
+    };
+    let at_ms = u64::try_from(at_ms).unwrap_or(0);
+    let value = value.unwrap_or(0.0);
+    Ok(Event { at_ms, name, subject, value, attributes: attributes.into_iter().collect() })
+}
+
+/// A JSON number is ms since 1970, a string RFC 3339.
+fn moment(json: &str) -> Option<i64> {
+    match serde_json::from_str::<String>(json) {
+        Ok(text) => text.parse::<jiff::Timestamp>().ok().map(|at| at.as_millisecond()),
+        Err(_) => json.parse::<f64>().ok().filter(|ms| ms.is_finite()).map(|ms| ms as i64),
+    }
+}
+
+/// Events that wait for an observer.
+#[derive(Debug, Default)]
+pub struct EventQueue {
+    waiting: Mutex<VecDeque<Event>>,
+    came: Notify,
+}
+
+/// There is no room for all of them: none was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} events wait already, and there is no room for as many more")]
+pub struct Full(pub usize);
+
+impl EventQueue {
+    /// All of them or none, behind those that came before.
+    pub fn offer(&self, events: Vec<Event>) -> Result<(), Full> {
+        let mut waiting = self.lock();
+        if waiting.len() + events.len() > MOST_WAITING {
+            return Err(Full(waiting.len()));
+        }
+        waiting.extend(events);
+        drop(waiting);
+        self.came.notify_one();
+        Ok(())
+    }
+
+    /// The next, as many as are handed over at a time. Waits until there are some.
+    pub(crate) async fn next(&self) -> Vec<Event> {
+        loop {
+            let events = self.take();
+            if !events.is_empty() {
+                return events;
+            }
+            self.came.notified().await;
+        }
+    }
+
+    fn take(&self) -> Vec<Event> {
+        let mut waiting = self.lock();
+        let count = waiting.len().min(BATCH);
+        waiting.drain(..count).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Event>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_list_one_alone_and_lines_say_the_same() {
+        let one = r#"{"at":"2026-01-02T03:04:05Z","name":"channel.opened","attributes":{"pattern":"room.*"}}"#;
+        let event = Event {
+            at_ms: 1_767_323_045_000,
+            name: "channel.opened".to_owned(),
+            subject: String::new(),
+            value: 0.0,
+            attributes: vec![("pattern".to_owned(), "room.*".to_owned())],
+        };
+        assert_eq!(parse_json(one.as_bytes(), 0), Ok(vec![event.clone()]));
+        assert_eq!(parse_json(format!(" [{one},{one}]").as_bytes(), 0), Ok(vec![event.clone(), event.clone()]));
+        assert_eq!(parse_lines(format!("{one}\n\n{one}\n").as_bytes(), 0), Ok(vec![event.clone(), event]));
+        assert_eq!(parse_json(b"[]", 0), Ok(vec![]));
+        assert_eq!(parse_json(br#"{"name":"x","at":1500}"#, 0).unwrap()[0].at_ms, 1500);
+        assert_eq!(parse_json(br#"{"name":"x"}"#, 7).unwrap()[0].at_ms, 7, "now, when it does not say");
+    }
+
+    #[test]
+    fn the_one_that_is_wrong_is_named() {
+        let json = |body: &str| parse_json(body.as_bytes(), 0).unwrap_err().to_string();
+        assert!(json(r#"[{"name":"x"},{"nam":"x"}]"#).starts_with("event 2: unknown field `nam`"));
+        assert!(json(r#"[{"name":"x","at":"soon"}]"#).starts_with("event 1: at: \"soon\" is neither"));
+        assert!(json(r#"[{"name":""}]"#).contains("its name is empty"));
+        assert!(json("3").starts_with("event 1: "));
+        assert!(json("[").starts_with("it is neither"));
+        let long = format!(r#"{{"name":"{}"}}"#, "x".repeat(257));
+        assert!(json(&long).contains("257 bytes"));
+        let lines = parse_lines(b"{\"name\":\"x\"}\n\nnonsense\n", 0).unwrap_err().to_string();
+        assert!(lines.starts_with("line 3: "), "{lines}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_keeps_the_order_and_takes_all_of_a_batch_or_none() {
+        let event = |nth: usize| Event {
+            at_ms: nth as u64,
+            name: "x".to_owned(),
+            subject: String::new(),
+            value: 0.0,
+            attributes: Vec::new(),
+        };
+        let queue = EventQueue::default();
+        queue.offer((0..MOST_WAITING - 1).map(event).collect()).unwrap();
+        assert_eq!(queue.offer(vec![event(0), event(0)]), Err(Full(MOST_WAITING - 1)));
+        let first = queue.next().await;
+        assert_eq!((first.len(), first[0].at_ms, first[999].at_ms), (BATCH, 0, 999));
+        assert_eq!(queue.next().await[0].at_ms, 1000);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_an_application_sends_makes_it_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse_json(&body, 0);
+            let _ = parse_lines(&body, 0);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+use super::App;
+use super::error::{ApiError, json_bytes};
+use super::rights::check;
+use super::stream::events;
+use super::usage::ask;
+use super::window::{Parameters, Window};
+use crate::core::Core;
+use crate::json;
+use crate::snapshot::{Document, instance};
+use crate::tokens::Right;
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use std::time::Duration;
+
+/// Between two looks whether every source has answered.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// The application as a whole; `source=` for one source, `fresh=1` to ask them now.
+pub(crate) async fn latest(
+    State(core): App,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let parameters = Parameters::parse(query.as_deref());
+    match parameters.one("fresh") {
+        None | Some("0" | "false") => {}
+        Some("1" | "true") => {
+            check(&core, Right::Write, &headers)?;
+            ask_now(&core).await;
+        }
+        Some(other) => return Err(ApiError::invalid("fresh", format_args!("{other:?} is neither 0 nor 1"))),
+    }
+    let now_ms = core.clock.now_ms();
+    let document = match parameters.one("source") {
+        None => core.snapshots.document(now_ms),
+        Some(name) => {
+            let document = core.snapshots.of(name, now_ms);
+            document.ok_or_else(|| ApiError::not_found("no source has this name"))?.into()
+        }
+    };
+    Ok(answer(&document, &headers))
+}
+
+fn answer(document: &Document, headers: &HeaderMap) -> Response {
+    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|tags| tags.to_str().ok());
+    let is_known = known.flat_map(|tags| tags.split(',')).any(|tag| {
+        let tag = tag.trim();
+        tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == document.etag
+    });
+    let mut response =
+        if is_known { StatusCode::NOT_MODIFIED.into_response() } else { json_bytes(document.json.to_vec()) };
+    let headers = response.headers_mut();
+    // Kept, if it is asked each time whether it still holds.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    if let Ok(tag) = HeaderValue::from_str(&document.etag) {
+        headers.insert(header::ETAG, tag);
+    }
+    response
+}
+
+/// Has every source polled, once for all who ask at a time, and waits as long as the slowest may take.
+async fn ask_now(core: &Core) {
+    let asked = core.clock.now_ms();
+    let _flight = core.fresh.lock().await;
+    let sources = core.plugins.sources();
+    let is_old = |name: &str, since: i64| core.snapshots.at_ms(name).is_none_or(|at_ms| at_ms < since);
+    // Someone else may have asked meanwhile.
+    let late: Vec<_> = sources.into_iter().filter(|source| is_old(&source.name, asked)).collect();
+    let now = core.clock.now_ms();
+    late.iter().for_each(|source| source.poll_now());
+    let longest = late.iter().map(|source| source.limits.deadline).max().unwrap_or_default();
+    let answered = async {
+        while late.iter().any(|source| is_old(&source.name, now)) {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    // Those that do not answer are named in the document.
+    let _ = tokio::time::timeout(longest, answered).await;
+}
+
+/// The same numbers over time, as those of an instance.
+pub(crate) async fn range(State(core): App, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+    let parameters = Parameters::parse(query.as_deref());
+    let interval_ms = i64::try_from(core.config.snapshot.interval.get().as_millis()).unwrap_or(i64::MAX);
+    let window = Window::parse(&parameters, core.clock.now_ms(), interval_ms)?;
+    let points = ask(&core, id()?, window.query).await?;
+    Ok(json_bytes(json::points(&points, window.bands)))
+}
+
+pub(crate) async fn stream(State(core): App) -> Result<Response, ApiError> {
+    events(&core, &id()?)
+}
+
+fn id() -> Result<dropsonde_store::InstanceId, ApiError> {
+    instance().map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}

@@ -1,0 +1,40 @@
+use super::METRICS;
+use crate::core::Core;
+use dropsonde_store::{Field, InstanceId, InvalidInstanceId, Schema};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// In history and among streams the snapshot is an instance, of a name that no other can have.
+const INSTANCE: &str = "dropsonde:snapshot";
+
+/// And of a sampler that is no plugin.
+const SAMPLER: &str = "dropsonde:snapshot";
+
+pub(crate) fn instance() -> Result<InstanceId, InvalidInstanceId> {
+    InstanceId::new(INSTANCE)
+}
+
+/// Has the snapshot's numbers go on in history and on streams, at every interval at which there is any source.
+pub(crate) async fn keep(core: Arc<Core>, mut stopping: watch::Receiver<bool>) {
+    let Ok(id) = instance() else { return };
+    let fields = METRICS.iter().map(|number| Field::gauge(number.field)).collect();
+    let schema = Schema::new(SAMPLER, fields);
+    let interval = core.config.snapshot.interval.get();
+    let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX);
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            _ = stopping.wait_for(|&stopping| stopping) => return,
+        }
+        if core.snapshots.is_empty() {
+            continue;
+        }
+        let now_ms = core.clock.now_ms();
+        let document = core.snapshots.document(now_ms);
+        let values: Vec<f64> = METRICS.iter().map(|number| (number.value)(&document.aggregate)).collect();
+        core.store.frame(&id, &schema, interval_ms).push(now_ms, &values);
+        if let Some(sample) = core.store.latest(&id) {
+            core.hub.publish(&id, &sample);
+        }
+    }
+}

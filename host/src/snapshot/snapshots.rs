@@ -1,0 +1,179 @@
+use super::document::Named;
+use super::{Aggregate, Document};
+use crate::tracked::PluginName;
+use dropsonde_sandbox::Stats;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// What a source said is part of the snapshot for so many of its intervals.
+const STALE_INTERVALS: i64 = 3;
+
+/// The sources of a host, and the document they make.
+#[derive(Debug)]
+pub struct Snapshots(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    parts: BTreeMap<PluginName, Part>,
+    document: Arc<Document>,
+    /// From then on something in it is stale.
+    until_ms: i64,
+}
+
+/// What a source last said, and whether it still can.
+#[derive(Debug)]
+struct Part {
+    stats: Option<Arc<Stats>>,
+    at_ms: i64,
+    interval_ms: i64,
+    is_failing: bool,
+}
+
+impl Part {
+    fn until_ms(&self) -> i64 {
+        self.at_ms.saturating_add(self.interval_ms.saturating_mul(STALE_INTERVALS))
+    }
+
+    /// What it says now, if that is not too long ago.
+    fn fresh(&self, now_ms: i64) -> Option<&Stats> {
+        self.stats.as_deref().filter(|_| now_ms <= self.until_ms())
+    }
+
+    fn named(&self, name: &str, now_ms: i64) -> Named {
+        let status = match (self.fresh(now_ms), self.is_failing) {
+            (Some(_), false) => "ok",
+            (Some(_), true) => "failing",
+            (None, _) => "stale",
+        };
+        Named { name: name.to_owned(), at_ms: self.stats.as_ref().map(|_| self.at_ms), status }
+    }
+}
+
+impl Snapshots {
+    pub fn new(now_ms: i64) -> Self {
+        let document = Arc::new(Document::of(Aggregate::default(), now_ms, &[]));
+        Self(Mutex::new(State { parts: BTreeMap::new(), document, until_ms: i64::MAX }))
+    }
+
+    /// A source said something.
+    pub fn put(&self, source: &PluginName, stats: Stats, at_ms: i64, interval: Duration, now_ms: i64) {
+        let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX);
+        let part = Part { stats: Some(Arc::new(stats)), at_ms, interval_ms, is_failing: false };
+        let mut state = self.lock();
+        state.parts.insert(source.clone(), part);
+        state.make(now_ms);
+    }
+
+    /// A source could not say anything. What it said before stays for a while.
+    pub fn failed(&self, source: &PluginName, now_ms: i64) {
+        let mut state = self.lock();
+        let none = Part { stats: None, at_ms: i64::MIN, interval_ms: 0, is_failing: true };
+        let part = state.parts.entry(source.clone()).or_insert(none);
+        if !std::mem::replace(&mut part.is_failing, true) || part.stats.is_none() {
+            state.make(now_ms);
+        }
+    }
+
+    /// A source is no more.
+    pub fn remove(&self, source: &str, now_ms: i64) {
+        let mut state = self.lock();
+        if state.parts.remove(source).is_some() {
+            state.make(now_ms);
+        }
+    }
+
+    /// What all sources say together.
+    pub fn document(&self, now_ms: i64) -> Arc<Document> {
+        let mut state = self.lock();
+        if now_ms > state.until_ms {
+            state.make(now_ms);
+        }
+        state.document.clone()
+    }
+
+    /// What one source says; none when there is no such source.
+    pub fn of(&self, source: &str, now_ms: i64) -> Option<Document> {
+        let state = self.lock();
+        let part = state.parts.get(source)?;
+        let aggregate = Aggregate::of(part.fresh(now_ms));
+        let at_ms = if part.stats.is_some() { part.at_ms } else { now_ms };
+        Some(Document::of(aggregate, at_ms, &[part.named(source, now_ms)]))
+    }
+
+    /// Whether there is any source.
+    pub fn is_empty(&self) -> bool {
+        self.lock().parts.is_empty()
+    }
+
+    /// When a source last said something.
+    pub fn at_ms(&self, source: &str) -> Option<i64> {
+        self.lock().parts.get(source).filter(|part| part.stats.is_some()).map(|part| part.at_ms)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn make(&mut self, now_ms: i64) {
+        let aggregate = Aggregate::of(self.parts.values().filter_map(|part| part.fresh(now_ms)));
+        let sources: Vec<Named> = self.parts.iter().map(|(name, part)| part.named(name, now_ms)).collect();
+        self.document = Arc::new(Document::of(aggregate, now_ms, &sources));
+        let fresh = self.parts.values().filter(|part| part.fresh(now_ms).is_some());
+        self.until_ms = fresh.map(Part::until_ms).min().unwrap_or(i64::MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dropsonde_sandbox::ChannelStats;
+
+    fn channels(total_active: i64) -> Stats {
+        let channels = ChannelStats { total_active, by_pattern: Vec::new() };
+        Stats { channels: Some(channels), ..Stats::default() }
+    }
+
+    fn seen(snapshots: &Snapshots, now_ms: i64) -> (i64, Vec<String>) {
+        let document: serde_json::Value = serde_json::from_slice(&snapshots.document(now_ms).json).unwrap();
+        let sources = document["sources"].as_array().unwrap().iter();
+        let sources = sources.map(|source| format!("{} {}", source["name"], source["status"]).replace('"', ""));
+        (document["channels"]["total_active"].as_i64().unwrap(), sources.collect())
+    }
+
+    #[test]
+    fn a_source_that_fails_leaves_within_three_intervals_and_is_named() {
+        let (snapshots, a, b) = (Snapshots::new(0), "a".into(), "b".into());
+        let interval = Duration::from_secs(1);
+        snapshots.put(&a, channels(1), 0, interval, 0);
+        snapshots.put(&b, channels(2), 0, interval, 0);
+        assert_eq!(seen(&snapshots, 0), (3, vec!["a ok".to_owned(), "b ok".to_owned()]));
+        snapshots.failed(&b, 1000);
+        assert_eq!(seen(&snapshots, 1000).1, ["a ok", "b failing"]);
+        snapshots.put(&a, channels(1), 3001, interval, 3001);
+        assert_eq!(seen(&snapshots, 3001), (1, vec!["a ok".to_owned(), "b stale".to_owned()]));
+        snapshots.put(&b, channels(5), 4000, interval, 4000);
+        assert_eq!(seen(&snapshots, 4000).0, 6);
+        snapshots.remove("b", 4500);
+        assert_eq!(seen(&snapshots, 4500), (1, vec!["a ok".to_owned()]));
+    }
+
+    #[test]
+    fn a_source_that_hangs_leaves_without_a_word() {
+        let snapshots = Snapshots::new(0);
+        snapshots.put(&"a".into(), channels(1), 0, Duration::from_secs(1), 0);
+        assert_eq!(seen(&snapshots, 3000).0, 1);
+        assert_eq!(seen(&snapshots, 3001), (0, vec!["a stale".to_owned()]));
+    }
+
+    #[test]
+    fn one_source_can_be_seen_alone() {
+        let snapshots = Snapshots::new(0);
+        snapshots.put(&"a".into(), channels(1), 0, Duration::from_secs(1), 0);
+        snapshots.put(&"b".into(), channels(2), 0, Duration::from_secs(1), 0);
+        assert_eq!(snapshots.of("b", 0).unwrap().aggregate.channels.total_active, 2);
+        assert!(snapshots.of("c", 0).is_none());
+    }
+}

@@ -1,0 +1,145 @@
+//! From events to the sections of the snapshot.
+
+use dropsonde_guest::counters::{
+    CacheCounters, ChannelCounters, EnvelopeCounters, HistoryGauges, PresenceGauges, TokenCounters,
+};
+use dropsonde_guest::{Event, Stats};
+use serde::{Deserialize, Serialize};
+
+/// Those the application has told something of.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Sections {
+    channels: Option<ChannelCounters>,
+    envelopes: Option<EnvelopeCounters>,
+    presence: Option<PresenceGauges>,
+    history: Option<HistoryGauges>,
+    tokens: Option<TokenCounters>,
+    cache: Option<CacheCounters>,
+}
+
+impl Sections {
+    pub(crate) fn take(&mut self, event: &Event, now_ms: u64) {
+        let (at_ms, times) = (event.at_ms, times(event.value));
+        let text = |name: &str| event.attribute(name).unwrap_or_default();
+        let is_agent = text("kind") == "agent";
+        let Self { channels, envelopes, presence, history, tokens, cache } = self;
+        match event.name.as_str() {
+            "channel.opened" => channels.get_or_insert_default().opened(text("pattern"), times),
+            "channel.closed" => channels.get_or_insert_default().closed(text("pattern"), times),
+            "envelope.published" => envelopes.get_or_insert_default().sent(text("aspect"), times, at_ms, now_ms),
+            "presence.joined" => presence.get_or_insert_default().joined(is_agent, times),
+            "presence.left" => presence.get_or_insert_default().left(is_agent, times),
+            "history.buffered" => {
+                let capacity = text("capacity").parse().unwrap_or(0);
+                history.get_or_insert_default().set(amount(event.value), capacity);
+            }
+            "token.issued" => tokens.get_or_insert_default().issued(times, at_ms, now_ms),
+            "token.revoked" => tokens.get_or_insert_default().revoked(times, at_ms, now_ms),
+            "token.expired" => tokens.get_or_insert_default().expired(times),
+            "cache.hit" => cache.get_or_insert_default().hit(times),
+            "cache.miss" => cache.get_or_insert_default().missed(times),
+            "cache.evicted" => cache.get_or_insert_default().evicted(times, at_ms, now_ms),
+            "cache.size" => {
+                let entries = text("entries").parse().unwrap_or(0);
+                cache.get_or_insert_default().set_size(amount(event.value), entries);
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn stats(&self, now_ms: u64) -> Stats {
+        let channels = self.channels.as_ref().map(ChannelCounters::stats);
+        let open = channels.as_ref().map_or(0, |channels| channels.total_active);
+        Stats {
+            envelopes: self.envelopes.as_ref().map(|counters| counters.stats(now_ms)),
+            presence: self.presence.map(|gauges| gauges.stats(open)),
+            history: self.history.map(|gauges| gauges.stats()),
+            tokens: self.tokens.as_ref().map(|counters| counters.stats(now_ms)),
+            cache: self.cache.as_ref().map(|counters| counters.stats(now_ms)),
+            channels,
+        }
+    }
+}
+
+/// How often something happened: once, when it does not say.
+fn times(value: f64) -> u64 {
+    if value >= 1.0 { value as u64 } else { 1 }
+}
+
+/// What is no amount is nothing.
+fn amount(value: f64) -> u64 {
+    value.max(0.0) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_700_000_000_000;
+
+    /// A name, a value, attributes.
+    type Told<'a> = (&'a str, f64, &'a [(&'a str, &'a str)]);
+
+    fn told(events: &[Told<'_>]) -> Stats {
+        let mut sections = Sections::default();
+        for (name, value, attributes) in events {
+            let attributes = attributes.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let event =
+                Event { at_ms: NOW, name: (*name).to_owned(), subject: String::new(), value: *value, attributes };
+            sections.take(&event, NOW);
+        }
+        let saved = serde_json::to_vec(&sections).unwrap();
+        let again: Sections = serde_json::from_slice(&saved).unwrap();
+        assert_eq!(again.stats(NOW), sections.stats(NOW), "a restart changes nothing");
+        sections.stats(NOW)
+    }
+
+    #[test]
+    fn of_what_it_was_not_told_it_knows_nothing() {
+        assert_eq!(told(&[("weather.changed", 3.0, &[])]), Stats::default());
+    }
+
+    #[test]
+    fn every_event_of_the_table_does_what_the_table_says() {
+        let stats = told(&[
+            ("channel.opened", 0.0, &[("pattern", "room.*")]),
+            ("channel.opened", 3.0, &[("pattern", "dm")]),
+            ("channel.closed", 0.0, &[("pattern", "dm")]),
+            ("envelope.published", 120.0, &[("aspect", "chat")]),
+            ("presence.joined", 5.0, &[]),
+            ("presence.joined", 0.0, &[("kind", "agent")]),
+            ("presence.left", 0.0, &[("kind", "user")]),
+            ("history.buffered", 25.0, &[("capacity", "100")]),
+            ("token.issued", 9.0, &[]),
+            ("token.revoked", 2.0, &[]),
+            ("token.expired", 3.0, &[]),
+            ("cache.hit", 3.0, &[]),
+            ("cache.miss", 1.0, &[]),
+            ("cache.evicted", 7.0, &[]),
+            ("cache.size", 4096.0, &[("entries", "12")]),
+        ]);
+        let (channels, envelopes) = (stats.channels.unwrap(), stats.envelopes.unwrap());
+        assert_eq!(channels.total_active, 3);
+        assert_eq!(channels.by_pattern, [("dm".to_owned(), 2), ("room.*".to_owned(), 1)]);
+        assert_eq!((envelopes.rate_per_second, &*envelopes.by_aspect[0].0), (2.0, "chat"));
+        let presence = stats.presence.unwrap();
+        assert_eq!((presence.total_users, presence.total_agents), (4, 1));
+        assert!((presence.average_per_channel - 5.0 / 3.0).abs() < 1e-12);
+        assert_eq!(stats.history.unwrap().buffer_utilization_pct, 25.0);
+        let tokens = stats.tokens.unwrap();
+        assert_eq!((tokens.issued_last_hour, tokens.revoked_last_hour, tokens.active_count), (9, 2, 4));
+        let cache = stats.cache.unwrap();
+        assert_eq!((cache.hit_rate_pct, cache.size_bytes, cache.size_entries), (75.0, 4096, 12));
+        assert_eq!(cache.evictions_last_hour, 7);
+    }
+
+    #[test]
+    fn numbers_that_make_no_sense_do_no_harm() {
+        for value in [f64::NAN, f64::INFINITY, -1e300, 1e300] {
+            for name in ["channel.opened", "channel.closed", "cache.size", "history.buffered", "token.issued"] {
+                told(&[(name, value, &[("capacity", "-3"), ("entries", "many")])]);
+            }
+        }
+    }
+}

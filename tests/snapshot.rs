@@ -1,0 +1,265 @@
+use crate::harness::{Host, Response, app, send, stream};
+use serde_json::{Value, json};
+
+const SNAPSHOT: &str = "/v1/snapshot";
+const FAST: &str = "snapshot.interval = '100ms'\n";
+
+fn document(host: &Host) -> Value {
+    host.get(SNAPSHOT).json()
+}
+
+/// Waits until what is said of a source is so.
+fn source(host: &Host, name: &str, status: &str) -> Value {
+    let is = |answer: &Response| {
+        let document = answer.json();
+        let found = document["sources"].as_array().unwrap().iter().find(|source| source["name"] == name).cloned();
+        found.is_some_and(|source| source["status"] == status)
+    };
+    host.until(SNAPSHOT, is).json()
+}
+
+fn two_sources(first: &str, second: &str) -> Host {
+    let config = format!("{FAST}[plugins.one.config]\n{first}\n[plugins.two.config]\n{second}\n");
+    let host = Host::start(&config, &[("one", app()), ("two", app())]);
+    source(&host, "one", "ok");
+    source(&host, "two", "ok");
+    host
+}
+
+#[test]
+fn an_application_nobody_tells_of_is_all_zeros_and_always_there() {
+    let host = Host::start(FAST, &[]);
+    let answer = host.until(SNAPSHOT, |answer| answer.status == 200);
+    let mut document = answer.json();
+    document.as_object_mut().unwrap().remove("at");
+    document.as_object_mut().unwrap().remove("sources");
+    let zeros = json!({
+        "channels": { "total_active": 0 },
+        "envelopes": { "rate_per_second": 0 },
+        "presence": { "total_users": 0, "total_agents": 0, "average_per_channel": 0 },
+        "history": { "total_envelopes_buffered": 0, "buffer_utilization_pct": 0 },
+        "tokens": { "issued_last_hour": 0, "revoked_last_hour": 0, "active_count": 0 },
+        "cache": { "hit_rate_pct": 0, "size_bytes": 0, "evictions_last_hour": 0 },
+    });
+    assert_eq!(document, zeros);
+    assert_eq!(host.get("/parsec/metrics").json()["channels"], json!({ "total_active": 0 }), "under its other name");
+    assert_eq!(host.request("POST", SNAPSHOT).status, 405);
+}
+
+#[test]
+fn two_sources_are_summed_and_averaged_with_their_zeros() {
+    let host = two_sources(
+        "channels = 3\nrate = 2.0\naverage = 1.0\nutilization = 50.0\nissued = 4\nhit_rate = 90.0\nentries = 7",
+        "channels = 4\nrate = 0.0\naverage = 2.0\nutilization = 0.0\nissued = 1\nhit_rate = 0.0",
+    );
+    let document = document(&host);
+    assert_eq!(document["channels"]["total_active"], 7);
+    assert_eq!(document["envelopes"]["rate_per_second"], 1, "the mean of 2 and a true 0");
+    assert_eq!(document["presence"], json!({ "total_users": 4, "total_agents": 2, "average_per_channel": 1.5 }));
+    assert_eq!(document["history"], json!({ "total_envelopes_buffered": 20, "buffer_utilization_pct": 25 }));
+    assert_eq!(document["tokens"], json!({ "issued_last_hour": 5, "revoked_last_hour": 2, "active_count": 10 }));
+    let cache = json!({ "hit_rate_pct": 45, "size_bytes": 2048, "size_entries": 7, "evictions_last_hour": 6 });
+    assert_eq!(document["cache"], cache);
+    let one = host.get("/v1/snapshot?source=one").json();
+    assert_eq!((&one["channels"]["total_active"], &one["cache"]["hit_rate_pct"]), (&json!(3), &json!(90)));
+    assert_eq!(host.get("/v1/snapshot?source=nobody").status, 404);
+}
+
+#[test]
+fn a_section_only_one_source_reports_is_that_ones() {
+    let host = two_sources("rate = 3.0", "channels = 2");
+    let document = document(&host);
+    assert_eq!(
+        (&document["envelopes"]["rate_per_second"], &document["channels"]["total_active"]),
+        (&json!(3), &json!(2))
+    );
+}
+
+#[test]
+fn a_source_that_fails_leaves_and_comes_back_and_is_named_all_the_while() {
+    let host = two_sources("channels = 1", "channels = 10");
+    assert_eq!(host.tell("two", "application/json", br#"{"name":"fail"}"#).status, 202);
+    source(&host, "two", "failing");
+    let left = source(&host, "two", "stale");
+    assert_eq!(left["channels"]["total_active"], 1);
+    assert_eq!(host.tell("two", "application/json", br#"{"name":"work"}"#).status, 202);
+    source(&host, "two", "ok");
+    assert_eq!(document(&host)["channels"]["total_active"], 11);
+}
+
+#[test]
+fn one_that_hangs_and_one_that_is_removed_leave_the_others_alone() {
+    let config =
+        format!("{FAST}[plugins.one.config]\nchannels = 1\n[plugins.two.config]\nchannels = 10\nhangs = true\n");
+    let host = Host::start(&config, &[("one", app()), ("two", app())]);
+    source(&host, "one", "ok");
+    let left = source(&host, "two", "stale");
+    assert_eq!(left["channels"]["total_active"], 1);
+    assert_eq!(host.ordered("DELETE", "/v1/plugins/two", &[]).status, 204);
+    let names: Vec<_> = document(&host)["sources"].as_array().unwrap().iter().map(|one| one["name"].clone()).collect();
+    assert!(!names.contains(&json!("two")) && names.contains(&json!("one")), "{names:?}");
+}
+
+#[test]
+fn what_has_not_changed_is_not_sent_again() {
+    let host = Host::start("snapshot.interval = '1h'\n[plugins.app.config]\nchannels = 1\n", &[("app", app())]);
+    source(&host, "app", "ok");
+    // Other sources may still be on their first poll.
+    source(&host, "appstats", "ok");
+    let first = host.get(SNAPSHOT);
+    let tag = first.header("etag").unwrap().to_owned();
+    let again = host.request_with("GET", SNAPSHOT, &format!("If-None-Match: \"other\", {tag}\r\n"));
+    assert_eq!((again.status, again.body.as_str()), (304, ""));
+    assert_eq!(again.header("etag"), Some(&*tag));
+    assert_eq!(host.request_with("GET", SNAPSHOT, "If-None-Match: \"other\"\r\n").status, 200);
+}
+
+#[test]
+fn who_may_write_can_have_all_sources_asked_at_once() {
+    let host = Host::start("snapshot.interval = '1h'\n", &[("app", app())]);
+    source(&host, "app", "ok");
+    assert_eq!(host.get("/v1/snapshot?fresh=1").status, 401);
+    assert_eq!(host.tell("app", "application/json", br#"[{"name":"a"},{"name":"a"},{"name":"b"}]"#).status, 202);
+    host.until("/metrics", |metrics| {
+        metrics.body.contains("dropsonde_messages_processed_total{service=\"app\",status=\"ok\",type=\"event\"} 3")
+    });
+    assert_eq!(document(&host)["channels"]["total_active"], 0, "the next poll is an hour away");
+    let token = std::fs::read_to_string(host.data().join("write.token")).unwrap();
+    let headers = format!("Authorization: Bearer {}\r\n", token.trim());
+    let fresh = host.request_with("GET", "/v1/snapshot?fresh=1", &headers);
+    assert_eq!(fresh.json()["channels"], json!({ "total_active": 3, "by_pattern": { "a": 2, "b": 1 } }));
+}
+
+#[test]
+fn its_numbers_are_metrics_history_and_a_stream() {
+    let host = Host::start(&format!("{FAST}[plugins.app.config]\nchannels = 6\n"), &[("app", app())]);
+    source(&host, "app", "ok");
+    let mut stream = stream(&host.address, "/v1/snapshot/stream");
+    assert_eq!(stream.event(), "retry: 3000\n\n");
+    while stream.sample()["channels_total_active"] != 6 {}
+    let metrics = host.get("/metrics").body;
+    assert!(metrics.contains("\ndropsonde_snapshot_channels_total_active 6\n"), "{metrics}");
+    let range = host.get("/v1/snapshot/range?range=1h&fields=channels_total_active").json();
+    let points = range.as_array().unwrap().iter();
+    assert!(points.clone().any(|point| point["channels_total_active"].as_f64() > Some(0.0)), "{range}");
+    let listed = host.get("/v1/instances").body + &host.get("/telemetry/hosts").body;
+    assert!(!listed.contains("snapshot"), "it is no instance of anybody's: {listed}");
+    let host = host.restart();
+    let range = host.get("/v1/snapshot/range?range=1h&fields=channels_total_active").json();
+    assert!(!range.as_array().unwrap().is_empty(), "history is kept");
+    let listed = host.get("/v1/instances").body + &host.get("/telemetry/hosts").body;
+    assert!(!listed.contains("snapshot"), "nor then: {listed}");
+}
+
+#[test]
+fn the_bundled_source_is_told_what_an_application_does() {
+    let host = Host::start(FAST, &[]);
+    source(&host, "appstats", "ok");
+    let told = concat!(
+        r#"{"name":"channel.opened","attributes":{"pattern":"room.*"}}"#,
+        "\n",
+        r#"{"name":"channel.opened"}"#,
+        "\n\n",
+        r#"{"name":"envelope.published","value":120,"attributes":{"aspect":"chat"}}"#,
+        "\n",
+        r#"{"name":"token.issued","value":3}"#,
+        "\n",
+    );
+    let answer = host.tell("appstats", "application/x-ndjson", told.as_bytes());
+    assert_eq!((answer.status, answer.json()), (202, json!({ "accepted": 4 })));
+    let seen = host.until(SNAPSHOT, |answer| answer.json()["channels"]["total_active"] == 2).json();
+    assert_eq!(seen["channels"]["by_pattern"], json!({ "room.*": 1, "unknown": 1 }));
+    assert_eq!(seen["envelopes"], json!({ "rate_per_second": 2, "by_aspect": { "chat": 120 } }));
+    assert_eq!(seen["tokens"]["active_count"], 3);
+    let host = host.restart();
+    let seen = host.until(SNAPSHOT, |answer| answer.json()["channels"]["total_active"] == 2).json();
+    assert_eq!(seen["tokens"]["issued_last_hour"], 3, "what it counted is kept");
+}
+
+#[test]
+fn events_are_taken_whole_or_not_at_all() {
+    let host = Host::start(FAST, &[("app", app())]);
+    source(&host, "app", "ok");
+    let path = "/v1/sources/app/events";
+    assert_eq!(send(&host.address, "POST", path, "", b"[]").status, 401);
+    let tell = |content_type: &str, body: &str| host.tell("app", content_type, body.as_bytes());
+    let bad = tell("application/json", r#"[{"name":"a"},{"name":"a","at":"soon"}]"#);
+    assert_eq!((bad.status, bad.body.contains("event 2")), (400, true), "{bad:?}");
+    let bad = tell("application/x-ndjson", "{\"name\":\"a\"}\n{\"name\":\"a\"}\nnonsense");
+    assert_eq!((bad.status, bad.body.contains("line 3")), (400, true), "{bad:?}");
+    assert_eq!(tell("text/plain", "[]").status, 415);
+    assert_eq!(host.tell("procfs", "application/json", b"[]").status, 409);
+    assert_eq!(host.tell("nobody", "application/json", b"[]").status, 404);
+    let many = format!("[{}]", vec!["{\"name\":\"a\"}"; 100_001].join(","));
+    assert_eq!(tell("application/json", &many).status, 413);
+    assert_eq!(tell("application/json", &" ".repeat((8 << 20) + 1)).status, 413);
+    assert_eq!(tell("application/json", r#"[{"name":"b"}]"#).status, 202);
+    let seen = host.until(SNAPSHOT, |answer| answer.json()["channels"]["total_active"] != 0).json();
+    assert_eq!(seen["channels"]["by_pattern"], json!({ "b": 1 }), "nothing of what was refused");
+}
+
+#[test]
+fn a_queue_that_is_full_says_when_to_come_again() {
+    // It observes nothing while it waits after a trap.
+    let host = Host::start(&format!("{FAST}[plugins.app.limits]\nfailures = 1000\n"), &[("app", app())]);
+    source(&host, "app", "ok");
+    host.ordered("POST", "/v1/plugins/app/quarantine", &[]);
+    host.until("/v1/plugins/app", |page| page.json()["state"] == "quarantined");
+    let half = format!("[{}]", vec!["{\"name\":\"a\"}"; 60_000].join(","));
+    assert_eq!(host.tell("app", "application/json", half.as_bytes()).status, 202);
+    let full = host.tell("app", "application/json", half.as_bytes());
+    assert_eq!((full.status, full.header("retry-after")), (429, Some("1")), "{full:?}");
+    host.ordered("POST", "/v1/plugins/app/release", &[]);
+    host.until(SNAPSHOT, |answer| answer.json()["channels"]["total_active"] == 60_000);
+}
+
+#[test]
+fn a_trap_costs_the_events_it_was_handed_and_no_others() {
+    let host = Host::start(FAST, &[("app", app())]);
+    source(&host, "app", "ok");
+    assert_eq!(host.tell("app", "application/json", br#"[{"name":"a"},{"name":"die"}]"#).status, 202);
+    host.until("/v1/plugins/app", |page| {
+        page.json()["last_failure"]["reason"].as_str().is_some_and(|reason| reason.contains("told to"))
+    });
+    assert_eq!(host.tell("app", "application/json", br#"{"name":"b"}"#).status, 202);
+    let seen = host.until(SNAPSHOT, |answer| answer.json()["channels"]["total_active"] == 1).json();
+    assert_eq!(seen["channels"]["by_pattern"], json!({ "b": 1 }));
+    let metrics = host.get("/metrics").body;
+    assert!(metrics.contains("dropsonde_messages_failed_total{service=\"app\",type=\"event\"} 2"), "{metrics}");
+}
+
+#[test]
+fn many_clients_at_once_each_keep_their_order() {
+    let config = format!("{FAST}poll.interval = '100ms'\n[[instances]]\nid = 'app'\nsamplers = ['app']\n");
+    let host = Host::start(&config, &[("app", app())]);
+    source(&host, "app", "ok");
+    let (clients, batches) = (1000, 2);
+    std::thread::scope(|scope| {
+        for client in 0..clients {
+            let host = &host;
+            scope.spawn(move || {
+                for batch in 0..batches {
+                    let events = (0..10).map(|nth| {
+                        let value = batch * 10 + nth;
+                        format!("{{\"name\":\"a\",\"subject\":\"client-{client}\",\"value\":{value}}}")
+                    });
+                    let lines = events.collect::<Vec<_>>().join("\n");
+                    assert_eq!(host.tell("app", "application/x-ndjson", lines.as_bytes()).status, 202);
+                }
+            });
+        }
+    });
+    let all = clients * batches * 10;
+    host.until(SNAPSHOT, |answer| answer.json()["channels"]["total_active"] == all);
+    let usage = host.until("/v1/instances/app/usage", |usage| usage.status == 200).json();
+    assert_eq!(usage["disorder"], 0, "a plugin can be all three: {usage}");
+}
+
+#[test]
+fn prometheus_finds_nothing_to_say_about_its_metrics() {
+    let host = Host::start(&format!("{FAST}[plugins.app.config]\nchannels = 1\n"), &[("app", app())]);
+    source(&host, "app", "ok");
+    let metrics = host.get("/metrics").body;
+    assert!(metrics.contains("dropsonde_snapshot_tokens_active 0"), "{metrics}");
+    assert_eq!(crate::metrics::promtool(&metrics), "", "{metrics}");
+}
