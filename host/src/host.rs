@@ -23,7 +23,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -35,6 +35,10 @@ const DRAIN: Duration = Duration::from_secs(3);
 
 /// Longest time the last samples have to be written.
 const CLOSE: Duration = Duration::from_secs(5);
+
+/// Connections that may wait to be accepted: beyond, the kernel resets some when many clients come at once. It has a bound
+/// of its own, net.core.somaxconn.
+const BACKLOG: u32 = 4096;
 
 /// What may be wanted of plugins at a time; who comes later waits.
 const REQUESTS: usize = 16;
@@ -56,7 +60,7 @@ pub struct Host {
 impl Host {
     /// Binds, finds the plugins and starts them. Serving begins at once; plugins join as they are ready.
     pub async fn start(config: Config, clock: Clock) -> Result<Self> {
-        let listener = bind(config.listen).await?;
+        let listener = bind(config.listen)?;
         let address = listener.local_addr().context("the listening socket has no address")?;
         let folder = prepare_folders(&config)?;
         let most = config.compile_cache.get() as u64;
@@ -205,8 +209,15 @@ fn core(config: Config, clock: Clock, store: Store, plugins: Plugins) -> Result<
     })
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener> {
-    match TcpListener::bind(address).await {
+fn bind(address: SocketAddr) -> Result<TcpListener> {
+    let bound = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A port that was in use just before is free.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    match bound() {
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
             bail!("{address} is taken by another program; choose another with --listen, like --listen 127.0.0.1:9191")

@@ -40,8 +40,10 @@ impl Source for App {
     }
 
     fn collect(&mut self, _tick: &Tick) -> Result<Stats, Failure> {
-        while self.settings.hangs {
-            black_box(&self.settings);
+        if self.settings.hangs {
+            loop {
+                black_box(&self.settings);
+            }
         }
         if self.fails {
             return Err(Failure::unavailable("told to fail"));
