@@ -36,7 +36,7 @@ fn render(core: &Core) -> String {
          <meta http-equiv=\"refresh\" content=\"10\"><title>Dropsonde</title><style>{STYLE}</style><h1>Dropsonde</h1><p>"
     );
     let metrics = core.config.metrics.path.as_str();
-    for path in ["/v1/instances", "/v1/plugins", "/telemetry/hosts", metrics, "/health", "/ready"] {
+    for path in ["/v1/instances", "/v1/plugins", "/v1/snapshot", "/telemetry/hosts", metrics, "/health", "/ready"] {
         let _ = write!(html, "<a href=\"{0}\">{0}</a> ", escape(path));
     }
     html.push_str("</p><h2>Plugins</h2><table><tr><th>name<th>state<th>last failure</tr>");

@@ -134,6 +134,71 @@ mod tests {
         assert_eq!(cache.evictions_last_hour, 7);
     }
 
+    /// What happened, kept whole: when, what, how many.
+    struct Naive(Vec<(u64, &'static str, u64)>);
+
+    impl Naive {
+        /// How many of a kind there were in the steps of so many ms that end with the current one.
+        fn within(&self, what: &str, step_ms: u64, steps: u64, now_ms: u64) -> u64 {
+            let first = (now_ms / step_ms + 1).saturating_sub(steps);
+            let of_it = self.0.iter().filter(|(at_ms, name, _)| *name == what && at_ms / step_ms >= first);
+            of_it.map(|(_, _, count)| count).sum()
+        }
+
+        fn all(&self, what: &str) -> u64 {
+            self.0.iter().filter(|(_, name, _)| *name == what).map(|(_, _, count)| count).sum()
+        }
+    }
+
+    #[test]
+    fn two_hours_of_an_application_are_counted_as_a_list_of_all_events_would() {
+        const NAMES: [&str; 6] =
+            ["envelope.published", "token.issued", "token.revoked", "cache.hit", "cache.miss", "cache.evicted"];
+        let mut random = 88_172_645_463_325_252_u64;
+        let mut next = |most: u64| {
+            // xorshift: the same in every run.
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random % most
+        };
+        let (mut sections, mut naive) = (Sections::default(), Naive(Vec::new()));
+        for second in 0..7200 {
+            let now = NOW + second * 1000 + next(1000);
+            for _ in 0..next(6) {
+                let name = NAMES[next(6) as usize];
+                // Some come late, by up to two minutes: too late for the minute, in time for the hour.
+                let at_ms = if next(4) == 0 { now - next(120_000) } else { now };
+                let count = 1 + next(5);
+                let attributes = vec![("aspect".to_owned(), "chat".to_owned())];
+                let event =
+                    Event { at_ms, name: name.to_owned(), subject: String::new(), value: count as f64, attributes };
+                sections.take(&event, now);
+                naive.0.push((at_ms, name, count));
+            }
+            if second % 60 != 59 {
+                continue;
+            }
+            if second % 600 == 599 {
+                let saved = serde_json::to_vec(&sections).unwrap();
+                assert!(saved.len() < 64 << 10, "it can be saved: {} bytes", saved.len());
+                sections = serde_json::from_slice(&saved).unwrap();
+            }
+            let stats = sections.stats(now);
+            let (envelopes, tokens, cache) = (stats.envelopes.unwrap(), stats.tokens.unwrap(), stats.cache.unwrap());
+            let last_hour = |what: &str| naive.within(what, 10_000, 360, now) as i64;
+            assert_eq!(envelopes.rate_per_second, naive.within("envelope.published", 1000, 60, now) as f64 / 60.0);
+            assert_eq!(envelopes.by_aspect, [("chat".to_owned(), naive.all("envelope.published") as i64)]);
+            assert_eq!(
+                (tokens.issued_last_hour, tokens.revoked_last_hour),
+                (last_hour("token.issued"), last_hour("token.revoked"))
+            );
+            let (hits, misses) = (naive.all("cache.hit") as f64, naive.all("cache.miss") as f64);
+            assert_eq!(cache.hit_rate_pct, hits / (hits + misses) * 100.0);
+            assert_eq!(cache.evictions_last_hour, last_hour("cache.evicted"));
+        }
+    }
+
     #[test]
     fn numbers_that_make_no_sense_do_no_harm() {
         for value in [f64::NAN, f64::INFINITY, -1e300, 1e300] {
