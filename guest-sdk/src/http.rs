@@ -264,7 +264,7 @@ mod imp {
         stream.set_read_timeout(Some(timeout))?;
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
         // Its body ends with the connection.
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {authority}\r\n\r\n")?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {authority}\r\n\r\n").as_bytes())?;
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes)?;
         let head = bytes.windows(4).position(|window| window == b"\r\n\r\n").ok_or(ErrorKind::InvalidData)?;
@@ -294,10 +294,13 @@ mod tests {
         let url = format!("http://{}/x", server.local_addr().unwrap());
         let served = std::thread::spawn(move || {
             let (mut stream, _) = server.accept().unwrap();
-            let mut request = [0; 512];
-            let read = stream.read(&mut request).unwrap();
+            let (mut request, mut byte) = (Vec::new(), [0]);
+            while !request.ends_with(b"\r\n\r\n") {
+                stream.read_exact(&mut byte).unwrap();
+                request.extend(byte);
+            }
             stream.write_all(b"HTTP/1.0 404 Not Found\r\n\r\nnothing").unwrap();
-            String::from_utf8_lossy(&request[..read]).into_owned()
+            String::from_utf8(request).unwrap()
         });
         let answer = get(&url, Duration::from_secs(5)).unwrap();
         assert_eq!((answer.status, answer.text().as_str()), (404, "nothing"));
