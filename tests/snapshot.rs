@@ -2,7 +2,8 @@ use crate::harness::{Host, Response, app, send, stream};
 use serde_json::{Value, json};
 
 const SNAPSHOT: &str = "/v1/snapshot";
-const FAST: &str = "snapshot.interval = '100ms'\n";
+/// The tests' application is a sampler too, and polled as often as those are.
+const FAST: &str = "snapshot.interval = '100ms'\npoll.interval = '1s'\n";
 
 fn document(host: &Host) -> Value {
     host.get(SNAPSHOT).json()
@@ -78,6 +79,7 @@ fn a_section_only_one_source_reports_is_that_ones() {
 #[test]
 fn a_source_that_fails_leaves_and_comes_back_and_is_named_all_the_while() {
     let host = two_sources("channels = 1", "channels = 10");
+    assert_eq!(host.get("/v1/instances/dropsonde:snapshot/usage").status, 400, "it is no instance to ask for");
     assert_eq!(host.tell("two", "application/json", br#"{"name":"fail"}"#).status, 202);
     source(&host, "two", "failing");
     let left = source(&host, "two", "stale");
@@ -102,7 +104,10 @@ fn one_that_hangs_and_one_that_is_removed_leave_the_others_alone() {
 
 #[test]
 fn what_has_not_changed_is_not_sent_again() {
-    let host = Host::start("snapshot.interval = '1h'\n[plugins.app.config]\nchannels = 1\n", &[("app", app())]);
+    let host = Host::start(
+        "snapshot.interval = '1h'\npoll.interval = '1h'\n[plugins.app.config]\nchannels = 1\n",
+        &[("app", app())],
+    );
     source(&host, "app", "ok");
     // Other sources may still be on their first poll.
     source(&host, "appstats", "ok");
@@ -116,7 +121,7 @@ fn what_has_not_changed_is_not_sent_again() {
 
 #[test]
 fn who_may_write_can_have_all_sources_asked_at_once() {
-    let host = Host::start("snapshot.interval = '1h'\n", &[("app", app())]);
+    let host = Host::start("snapshot.interval = '1h'\npoll.interval = '1h'\n", &[("app", app())]);
     source(&host, "app", "ok");
     assert_eq!(host.get("/v1/snapshot?fresh=1").status, 401);
     assert_eq!(host.tell("app", "application/json", br#"[{"name":"a"},{"name":"a"},{"name":"b"}]"#).status, 202);
@@ -230,7 +235,7 @@ fn a_trap_costs_the_events_it_was_handed_and_no_others() {
 
 #[test]
 fn many_clients_at_once_each_keep_their_order() {
-    let config = format!("{FAST}poll.interval = '100ms'\n[[instances]]\nid = 'app'\nsamplers = ['app']\n");
+    let config = format!("{FAST}[[instances]]\nid = 'app'\nsamplers = ['app']\n");
     let host = Host::start(&config, &[("app", app())]);
     source(&host, "app", "ok");
     let (clients, batches) = (1000, 2);

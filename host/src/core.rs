@@ -8,6 +8,7 @@ use crate::snapshot::Snapshots;
 use crate::tokens::Tokens;
 use crate::tracked::Tracked;
 use dropsonde_store::{InstanceId, Store};
+use std::time::Instant;
 use tokio::sync::Mutex;
 
 /// What the parts of the host share. Data flows one way: plugins → store → hub; everyone else reads.
@@ -22,8 +23,8 @@ pub struct Core {
     pub metrics: HostMetrics,
     pub tokens: Tokens,
     pub snapshots: Snapshots,
-    /// Held while all sources are asked at once.
-    pub fresh: Mutex<()>,
+    /// Held while all sources are asked at once; when that last began.
+    pub fresh: Mutex<Option<Instant>>,
     pub audit: Audit,
 }
 

@@ -10,6 +10,9 @@ use tokio::sync::Notify;
 /// Events that wait for one observer at most.
 pub const MOST_WAITING: usize = 100_000;
 
+/// And in bytes.
+const MOST_BYTES: usize = 32 << 20;
+
 /// Events an observer is handed at a time.
 const BATCH: usize = 1000;
 
@@ -83,7 +86,7 @@ fn event(text: &str, now_ms: i64) -> Result<Event, String> {
         }
     };
     let at_ms = u64::try_from(at_ms).unwrap_or(0);
-    let value = value.unwrap_or(0.0);
+    let value = value.unwrap_or(1.0);
     Ok(Event { at_ms, name, subject, value, attributes: attributes.into_iter().collect() })
 }
 
@@ -98,8 +101,20 @@ fn moment(json: &str) -> Option<i64> {
 /// Events that wait for an observer.
 #[derive(Debug, Default)]
 pub struct EventQueue {
-    waiting: Mutex<VecDeque<Event>>,
+    waiting: Mutex<Waiting>,
     came: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    events: VecDeque<Event>,
+    bytes: usize,
+}
+
+/// What an event takes, about.
+fn size(event: &Event) -> usize {
+    let attributes = event.attributes.iter().map(|(key, value)| key.len() + value.len() + 2 * size_of::<String>());
+    size_of::<Event>() + event.name.len() + event.subject.len() + attributes.sum::<usize>()
 }
 
 /// There is no room for all of them: none was taken.
@@ -110,11 +125,16 @@ pub struct Full(pub usize);
 impl EventQueue {
     /// All of them or none, behind those that came before.
     pub fn offer(&self, events: Vec<Event>) -> Result<(), Full> {
+        let bytes: usize = events.iter().map(size).sum();
         let mut waiting = self.lock();
-        if waiting.len() + events.len() > MOST_WAITING {
-            return Err(Full(waiting.len()));
+        let count = waiting.events.len();
+        // What is too large for the queue alone finds room when nothing waits.
+        let is_too_much = waiting.bytes + bytes > MOST_BYTES && count > 0;
+        if count + events.len() > MOST_WAITING || is_too_much {
+            return Err(Full(count));
         }
-        waiting.extend(events);
+        waiting.bytes += bytes;
+        waiting.events.extend(events);
         drop(waiting);
         self.came.notify_one();
         Ok(())
@@ -131,13 +151,31 @@ impl EventQueue {
         }
     }
 
-    fn take(&self) -> Vec<Event> {
+    /// These were not handed over after all: they are the next again.
+    pub(crate) fn give_back(&self, events: Vec<Event>) {
         let mut waiting = self.lock();
-        let count = waiting.len().min(BATCH);
-        waiting.drain(..count).collect()
+        for event in events.into_iter().rev() {
+            waiting.bytes += size(&event);
+            waiting.events.push_front(event);
+        }
+        drop(waiting);
+        self.came.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Event>> {
+    /// There is nobody to hand them to any more.
+    pub(crate) fn clear(&self) {
+        *self.lock() = Waiting::default();
+    }
+
+    fn take(&self) -> Vec<Event> {
+        let mut waiting = self.lock();
+        let count = waiting.events.len().min(BATCH);
+        let events: Vec<Event> = waiting.events.drain(..count).collect();
+        waiting.bytes -= events.iter().map(size).sum::<usize>();
+        events
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -154,7 +192,7 @@ mod tests {
             at_ms: 1_767_323_045_000,
             name: "channel.opened".to_owned(),
             subject: String::new(),
-            value: 0.0,
+            value: 1.0,
             attributes: vec![("pattern".to_owned(), "room.*".to_owned())],
         };
         assert_eq!(parse_json(one.as_bytes(), 0), Ok(vec![event.clone()]));
@@ -193,7 +231,21 @@ mod tests {
         assert_eq!(queue.offer(vec![event(0), event(0)]), Err(Full(MOST_WAITING - 1)));
         let first = queue.next().await;
         assert_eq!((first.len(), first[0].at_ms, first[999].at_ms), (BATCH, 0, 999));
-        assert_eq!(queue.next().await[0].at_ms, 1000);
+        let next = queue.next().await;
+        assert_eq!(next[0].at_ms, 1000);
+        queue.give_back(next);
+        assert_eq!(queue.next().await[0].at_ms, 1000, "in their order again");
+        queue.clear();
+        assert!(queue.offer((0..MOST_WAITING).map(event).collect()).is_ok());
+    }
+
+    #[test]
+    fn a_queue_is_bounded_in_bytes_too() {
+        let attributes = (0..16).map(|nth| (format!("{nth:0>256}"), "x".repeat(256))).collect();
+        let event = Event { at_ms: 0, name: "x".to_owned(), subject: String::new(), value: 0.0, attributes };
+        let queue = EventQueue::default();
+        queue.offer(vec![event.clone(); 3000]).unwrap();
+        assert_eq!(queue.offer(vec![event; 3000]), Err(Full(3000)));
     }
 
     proptest! {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 const MOST_NAMES: usize = 256;
 
 /// In bytes; the rest of a longer name is cut.
-const LONGEST_NAME: usize = 64;
+const LONGEST_NAME: usize = 48;
 
 /// What has a blank name.
 const UNKNOWN: &str = "unknown";
@@ -18,11 +18,13 @@ const OTHER: &str = "other";
 pub struct Tally(BTreeMap<String, i64>);
 
 impl Tally {
-    /// So many more of a name, or fewer. A name of which there are none is forgotten.
+    /// So many more of a name, or fewer. A name of which there are none is forgotten; fewer of one that is not known are
+    /// fewer of the others.
     pub fn add(&mut self, name: &str, change: i64) {
         let name = known(name);
         let named = self.0.len() - usize::from(self.0.contains_key(OTHER));
-        let name = if self.0.contains_key(name) || named < MOST_NAMES { name } else { OTHER };
+        let is_new = change > 0 && named < MOST_NAMES;
+        let name = if self.0.contains_key(name) || is_new { name } else { OTHER };
         let count = self.0.get(name).copied().unwrap_or(0).saturating_add(change);
         if count > 0 {
             self.0.insert(name.to_owned(), count);
@@ -91,6 +93,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn of_what_came_and_went_nothing_is_left(order in Just((0..300_u32).collect::<Vec<_>>()).prop_shuffle()) {
+            let mut tally = Tally::default();
+            (0..300).for_each(|nth| tally.add(&format!("name-{nth}"), 1));
+            order.iter().for_each(|nth| tally.add(&format!("name-{nth}"), -1));
+            prop_assert_eq!(tally.sum(), 0);
+        }
+
         #[test]
         fn nothing_makes_it_panic_or_grow(changes in prop::collection::vec((".{0,200}", any::<i64>()), 0..600)) {
             let mut tally = Tally::default();

@@ -55,7 +55,7 @@ impl Window {
     }
 
     fn first(&self, now_ms: u64) -> u64 {
-        (now_ms / self.step_ms + 1).saturating_sub(self.steps)
+        (now_ms / self.step_ms).saturating_add(1).saturating_sub(self.steps)
     }
 }
 

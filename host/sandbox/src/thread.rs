@@ -33,6 +33,7 @@ pub struct WorkerStats {
 
 #[derive(Debug)]
 pub(crate) enum Job {
+    Ready { reply: oneshot::Sender<Result<(), CallError>> },
     Renew { reply: oneshot::Sender<Result<(), CallError>> },
     Discover { tick: Tick, reply: oneshot::Sender<Result<Vec<Instance>, CallError>> },
     Sample { tick: Tick, instances: Vec<String>, reply: oneshot::Sender<Result<Readings, CallError>> },
@@ -73,6 +74,7 @@ impl Thread {
         while let Some(job) = self.next(&mut jobs).await {
             // Whoever asked may have gone: the answer then is for nobody.
             match job {
+                Job::Ready { reply } => drop(reply.send(self.with_live(async |_, _| Ok(())).await)),
                 Job::Renew { reply } => {
                     self.set_live(None);
                     drop(reply.send(Ok(())));

@@ -118,6 +118,11 @@ impl Worker {
         &self.stats
     }
 
+    /// Makes an instance, if there is none.
+    pub async fn ready(&self) -> Result<(), CallError> {
+        self.ask_in_time(|reply| Job::Ready { reply }).await
+    }
+
     /// Lets go of the live instance: the next call gets a fresh one, which loads what was saved.
     pub async fn renew(&self) -> Result<(), CallError> {
         self.ask(|reply| Job::Renew { reply }).await

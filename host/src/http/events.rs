@@ -9,9 +9,13 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use std::sync::Arc;
 
 /// Bytes of one request.
 const LARGEST: usize = 8 << 20;
+
+/// Bytes that are parsed at once.
+const SHORT: usize = 256 << 10;
 
 /// What an application did, for an observer: all of it is taken, or nothing.
 pub(crate) async fn post(
@@ -33,17 +37,27 @@ pub(crate) async fn post(
         }
     };
     let body = read(body, LARGEST).await?;
-    let events =
-        parse(&body, core.clock.now_ms()).map_err(|bad| ApiError::new(StatusCode::BAD_REQUEST, bad.to_string()))?;
+    let now_ms = core.clock.now_ms();
+    // Much is parsed off the server's threads.
+    let parsed = if body.len() > SHORT {
+        let parsed = tokio::task::spawn_blocking(move || parse(&body, now_ms)).await;
+        parsed.map_err(|_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the events could not be read"))?
+    } else {
+        parse(&body, now_ms)
+    };
+    let events = parsed.map_err(|bad| ApiError::new(StatusCode::BAD_REQUEST, bad.to_string()))?;
     let count = events.len();
     if count > MOST_WAITING {
         let why = format!("at most {MOST_WAITING} events are taken at a time, not {count}");
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, why));
     }
-    let received = core.metrics.messages_received.with_label_values(&[&*status.name, "event"]);
+    // It may have been removed while the body came.
+    if core.plugins.get(&name).is_none_or(|now| !Arc::ptr_eq(&now, &status)) {
+        return Err(ApiError::not_found("the plugin was removed"));
+    }
     match queue.offer(events) {
         Ok(()) => {
-            received.inc_by(count as u64);
+            core.metrics.messages_received.with_label_values(&[&*status.name, "event"]).inc_by(count as u64);
             Ok((StatusCode::ACCEPTED, json(&json!({ "accepted": count }))).into_response())
         }
         Err(full @ Full(_)) => {

@@ -6,12 +6,13 @@ use super::usage::ask;
 use super::window::{Parameters, Window};
 use crate::core::Core;
 use crate::json;
+use crate::plugins::PluginState;
 use crate::snapshot::{Document, instance};
 use crate::tokens::Right;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Between two looks whether every source has answered.
 const LOOK: Duration = Duration::from_millis(5);
@@ -61,17 +62,20 @@ fn answer(document: &Document, headers: &HeaderMap) -> Response {
 
 /// Has every source polled, once for all who ask at a time, and waits as long as the slowest may take.
 async fn ask_now(core: &Core) {
-    let asked = core.clock.now_ms();
-    let _flight = core.fresh.lock().await;
-    let sources = core.plugins.sources();
-    let is_old = |name: &str, since: i64| core.snapshots.at_ms(name).is_none_or(|at_ms| at_ms < since);
-    // Someone else may have asked meanwhile.
-    let late: Vec<_> = sources.into_iter().filter(|source| is_old(&source.name, asked)).collect();
-    let now = core.clock.now_ms();
-    late.iter().for_each(|source| source.poll_now());
-    let longest = late.iter().map(|source| source.limits.deadline).max().unwrap_or_default();
+    let asked = Instant::now();
+    let mut last = core.fresh.lock().await;
+    // Someone else's flight may have begun after this request came.
+    if last.is_some_and(|began| began >= asked) {
+        return;
+    }
+    *last = Some(Instant::now());
+    let mut sources = core.plugins.sources();
+    sources.retain(|source| source.state() == PluginState::Running);
+    let before: Vec<_> = sources.iter().map(|source| core.snapshots.answers(&source.name)).collect();
+    sources.iter().for_each(|source| source.poll_now());
+    let longest = sources.iter().map(|source| source.limits.deadline).max().unwrap_or_default();
     let answered = async {
-        while late.iter().any(|source| is_old(&source.name, now)) {
+        while sources.iter().zip(&before).any(|(source, before)| core.snapshots.answers(&source.name) == *before) {
             tokio::time::sleep(LOOK).await;
         }
     };

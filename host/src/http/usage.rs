@@ -2,6 +2,7 @@ use super::App;
 use super::error::Segment;
 use super::error::{ApiError, json_bytes};
 use super::window::{Parameters, Window};
+use crate::config::RESERVED;
 use crate::core::Core;
 use crate::json;
 use axum::extract::{RawQuery, State};
@@ -40,5 +41,8 @@ pub(crate) async fn ask(core: &Core, id: InstanceId, query: Query) -> Result<Poi
 }
 
 pub(crate) fn instance_id(text: &str) -> Result<InstanceId, ApiError> {
+    if text.starts_with(RESERVED) {
+        return Err(ApiError::invalid("instance", format_args!("{RESERVED} is how the host's own begin")));
+    }
     InstanceId::new(text).map_err(|why| ApiError::invalid("instance", why))
 }

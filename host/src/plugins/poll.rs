@@ -61,6 +61,8 @@ pub(super) struct Poller<'a> {
     frames: HashMap<InstanceId, Arc<Frame>>,
     keeper: &'a Keeper,
     standing: &'a mut Standing,
+    /// Something that failed since the last tick was logged.
+    warned: bool,
     accounted: Accounted,
 }
 
@@ -91,7 +93,17 @@ impl<'a> Poller<'a> {
         keeper: &'a Keeper,
         standing: &'a mut Standing,
     ) -> Self {
-        Self { core, status, worker, fields, frames: HashMap::new(), keeper, standing, accounted: Accounted::default() }
+        Self {
+            core,
+            status,
+            worker,
+            fields,
+            frames: HashMap::new(),
+            keeper,
+            standing,
+            warned: false,
+            accounted: Accounted::default(),
+        }
     }
 
     /// Polls until that ends. Between two ticks events are handed over, and a source is asked once more for who wants
@@ -101,38 +113,57 @@ impl<'a> Poller<'a> {
             i64::try_from(self.core.config.poll.discover_interval.get().as_millis()).unwrap_or(i64::MAX);
         let mut discover_at = i64::MIN;
         let events = self.status.events();
+        // A tick that is still to come, as something between the last one and it ended badly.
+        let mut overdue: Option<(i64, u64)> = None;
         loop {
             let before = *schedule;
             let now_ms = self.core.clock.now_ms();
-            let (due_ms, missed) = schedule.next(now_ms);
+            let (due_ms, missed) = overdue.take().unwrap_or_else(|| schedule.next(now_ms));
+            // Until the next tick, should there be nobody to hand events to.
+            let mut listens = true;
             self.status.update(|known| known.next_poll_ms = Some(due_ms));
             let tick = tokio::time::sleep(Duration::from_millis(u64::try_from(due_ms - now_ms).unwrap_or(0)));
             let mut tick = std::pin::pin!(tick);
-            let mut went = Went::default();
-            let polled = loop {
-                let next = tokio::select! {
+            let (went, polled) = loop {
+                let work = tokio::select! {
                     biased;
+                    () = &mut tick => Work::Tick,
                     candidate = handover.take() => {
-                        // The tick is for whoever takes over.
+                        // What was told since the last poll is saved; the tick is for whoever takes over.
+                        if events.is_some() {
+                            let _ = self.collect(&mut Went::default()).await;
+                            self.keeper.keep(self.core, self.status).await;
+                        }
                         *schedule = before;
                         return Ended::Replaced(Box::new(candidate));
                     }
-                    () = &mut tick => Work::Tick,
                     () = self.status.told_to_poll() => Work::Asked,
-                    events = next(events.as_deref()) => Work::Told(events),
+                    events = next(events.as_deref()), if listens => Work::Told(events),
                 };
-                let done = match next {
-                    Work::Tick => {
-                        break self.poll(due_ms, missed, &mut discover_at, discover_interval, &mut went).await;
+                // What comes between two ticks says nothing about the next one.
+                let mut went = Went::default();
+                let done = match (work, events.as_deref()) {
+                    (Work::Told(told), Some(queue)) => match self.ready().await {
+                        Ok(()) => self.tell(told, &mut went).await,
+                        Err(error) => {
+                            // Nobody was handed them.
+                            queue.give_back(told);
+                            listens = false;
+                            self.report(&error, &mut went)
+                        }
+                    },
+                    (Work::Tick | Work::Told(_), _) => {
+                        self.warned = false;
+                        let polled = self.poll(due_ms, missed, &mut discover_at, discover_interval, &mut went).await;
+                        break (went, polled);
                     }
-                    Work::Asked => self.collect(self.core.clock.now_ms(), &mut went).await,
-                    Work::Told(events) => self.tell(events, &mut went).await,
+                    (Work::Asked, _) => self.collect(&mut went).await,
                 };
                 self.keeper.keep(self.core, self.status).await;
                 // What ends badly has what it leads to, as at a tick; the tick itself is still to come.
                 if done.is_err() || went.ended_badly > 0 {
-                    *schedule = before;
-                    break done;
+                    overdue = Some((due_ms, missed));
+                    break (went, done);
                 }
             };
             self.keeper.keep(self.core, self.status).await;
@@ -182,21 +213,26 @@ impl<'a> Poller<'a> {
             }
             self.sample(due_ms, &fields, went).await?;
         }
-        self.collect(due_ms, went).await
+        self.collect(went).await
+    }
+
+    /// Whether there is an instance to call.
+    async fn ready(&self) -> Result<(), CallError> {
+        if self.worker.stats().is_live() { Ok(()) } else { self.worker.ready().await }
     }
 
     /// What it says of its application goes into the snapshot.
-    async fn collect(&mut self, at_ms: i64, went: &mut Went) -> Result<(), Ended> {
+    async fn collect(&mut self, went: &mut Went) -> Result<(), Ended> {
         if !self.status.has(Role::Source) {
             return Ok(());
         }
         let called = Instant::now();
-        let stats = self.worker.collect(self.tick(at_ms)).await;
+        let stats = self.worker.collect(self.tick(self.core.clock.now_ms())).await;
         self.called(called.elapsed());
         let (now_ms, snapshots) = (self.core.clock.now_ms(), &self.core.snapshots);
         match stats {
             Ok(stats) => {
-                snapshots.put(&self.status.name, stats, at_ms, self.status.interval(), now_ms);
+                snapshots.put(&self.status.name, stats, now_ms, self.status.interval());
                 went.came_back = true;
                 Ok(())
             }
@@ -407,7 +443,7 @@ impl<'a> Poller<'a> {
     }
 
     /// Errors are the end of polling; everything else is counted and passes.
-    fn report(&self, error: &CallError, went: &mut Went) -> Result<(), Ended> {
+    fn report(&mut self, error: &CallError, went: &mut Went) -> Result<(), Ended> {
         if matches!(error, CallError::Stuck(_) | CallError::Stopped) {
             return Err(Ended::Lost(error.clone(), went.came_back));
         }
@@ -416,8 +452,8 @@ impl<'a> Poller<'a> {
         if let Some(why) = error.invalid() {
             return Err(Ended::Invalid(why.to_owned()));
         }
-        if went.ended_badly == 0 && went.tried_in_vain == 0 {
-            // One a tick says enough.
+        // One a tick says enough.
+        if !std::mem::replace(&mut self.warned, true) {
             tracing::warn!(plugin = &*self.status.name, "a poll failed: {}", plain(&error.to_string()));
         }
         went.ended_badly += usize::from(error.is_end());

@@ -122,6 +122,7 @@ impl Runner<'_> {
             if !self.status.has(Role::Source) {
                 self.core.snapshots.remove(&self.status.name, self.core.clock.now_ms());
             }
+            self.status.keep_events_if_observed();
             let interval = self.status.interval();
             // One for all versions: a newer one goes on where the earlier one was.
             let (_, schedule) = match &mut schedule {

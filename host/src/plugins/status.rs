@@ -220,6 +220,13 @@ impl Status {
         self.has(Role::Observer).then(|| self.events.clone())
     }
 
+    /// What waits for a version that takes no events is for nobody.
+    pub(crate) fn keep_events_if_observed(&self) {
+        if !self.has(Role::Observer) {
+            self.events.clear();
+        }
+    }
+
     /// It is to be asked once more, before its next tick.
     pub fn poll_now(&self) {
         self.poll_now.notify_one();

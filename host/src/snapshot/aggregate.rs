@@ -23,8 +23,8 @@ pub struct Aggregate {
 impl Aggregate {
     pub fn of<'a>(sources: impl IntoIterator<Item = &'a Stats>) -> Self {
         let sources: Vec<&Stats> = sources.into_iter().collect();
-        let (mut all, mut rates, mut averages) = (Self::default(), Mean::default(), Mean::default());
-        let (mut utilisations, mut hit_rates) = (Mean::default(), Mean::default());
+        let (mut all, mut rates, mut averages) = (Self::default(), Vec::new(), Vec::new());
+        let (mut utilisations, mut hit_rates) = (Vec::new(), Vec::new());
         let (mut patterns, mut aspects) = (BTreeMap::new(), BTreeMap::new());
         for stats in &sources {
             if let Some(section) = &stats.channels {
@@ -32,17 +32,17 @@ impl Aggregate {
                 merge(&mut patterns, &section.by_pattern);
             }
             if let Some(section) = &stats.envelopes {
-                rates.add(section.rate_per_second);
+                rates.push(section.rate_per_second);
                 merge(&mut aspects, &section.by_aspect);
             }
             if let Some(section) = &stats.presence {
                 add(&mut all.presence.total_users, section.total_users);
                 add(&mut all.presence.total_agents, section.total_agents);
-                averages.add(section.average_per_channel);
+                averages.push(section.average_per_channel);
             }
             if let Some(section) = &stats.history {
                 add(&mut all.history.total_envelopes_buffered, section.total_envelopes_buffered);
-                utilisations.add(section.buffer_utilization_pct);
+                utilisations.push(section.buffer_utilization_pct);
             }
             if let Some(section) = &stats.tokens {
                 add(&mut all.tokens.issued_last_hour, section.issued_last_hour);
@@ -53,21 +53,22 @@ impl Aggregate {
                 add(&mut all.cache.size_bytes, section.size_bytes);
                 add(&mut all.cache.size_entries, section.size_entries);
                 add(&mut all.cache.evictions_last_hour, section.evictions_last_hour);
-                hit_rates.add(section.hit_rate_pct);
+                hit_rates.push(section.hit_rate_pct);
             }
         }
-        all.channels.by_pattern = bounded(patterns);
-        all.envelopes.by_aspect = bounded(aspects);
-        all.envelopes.rate_per_second = rates.value();
-        all.presence.average_per_channel = averages.value();
-        all.history.buffer_utilization_pct = utilisations.value();
-        all.cache.hit_rate_pct = hit_rates.value();
+        all.channels.by_pattern = listed(patterns);
+        all.envelopes.by_aspect = listed(aspects);
+        all.envelopes.rate_per_second = mean(&rates);
+        all.presence.average_per_channel = mean(&averages);
+        all.history.buffer_utilization_pct = mean(&utilisations);
+        all.cache.hit_rate_pct = mean(&hit_rates);
         all
     }
 }
 
+/// There is never less than nothing of something.
 fn add(sum: &mut i64, count: i64) {
-    *sum = sum.saturating_add(count);
+    *sum = sum.saturating_add(count.max(0));
 }
 
 fn merge(sums: &mut BTreeMap<String, i64>, counts: &[(String, i64)]) {
@@ -79,34 +80,38 @@ fn merge(sums: &mut BTreeMap<String, i64>, counts: &[(String, i64)]) {
     }
 }
 
-fn bounded(sums: BTreeMap<String, i64>) -> Vec<(String, i64)> {
-    if sums.len() <= MOST_NAMES {
-        return sums.into_iter().collect();
+fn listed(mut sums: BTreeMap<String, i64>) -> Vec<(String, i64)> {
+    let mut rest = sums.remove(OTHER).unwrap_or(0);
+    while sums.len() > MOST_NAMES {
+        if let Some((_, count)) = sums.pop_last() {
+            add(&mut rest, count);
+        }
     }
-    let mut kept: BTreeMap<String, i64> = BTreeMap::new();
-    for (nth, (name, count)) in sums.into_iter().enumerate() {
-        let name = if nth < MOST_NAMES { name } else { OTHER.to_owned() };
-        add(kept.entry(name).or_default(), count);
+    if rest > 0 {
+        sums.insert(OTHER.to_owned(), rest);
     }
-    kept.into_iter().collect()
+    sums.into_iter().collect()
 }
 
-#[derive(Debug, Default)]
-struct Mean {
-    sum: f64,
-    of: u32,
+/// The same with its names fit to be shown, and no more of them than are.
+pub(super) fn bounded(mut stats: Stats) -> Stats {
+    let bound = |counts: &mut Vec<(String, i64)>| {
+        let mut sums = BTreeMap::new();
+        merge(&mut sums, counts);
+        *counts = listed(sums);
+    };
+    stats.channels.iter_mut().for_each(|section| bound(&mut section.by_pattern));
+    stats.envelopes.iter_mut().for_each(|section| bound(&mut section.by_aspect));
+    stats
 }
 
-impl Mean {
-    fn add(&mut self, value: f64) {
-        // Half of them first, lest the sum be beyond all numbers.
-        self.sum += value / 2.0;
-        self.of += 1;
+/// Of nothing it is 0. Where their sum is beyond all numbers, each is divided first.
+fn mean(values: &[f64]) -> f64 {
+    if values.is_empty() {
+        return 0.0;
     }
-
-    fn value(&self) -> f64 {
-        if self.of == 0 { 0.0 } else { self.sum / f64::from(self.of) * 2.0 }
-    }
+    let (sum, count): (f64, f64) = (values.iter().sum(), values.len() as f64);
+    if sum.is_finite() { sum / count } else { values.iter().map(|value| value / count).sum() }
 }
 
 /// Something in this process that describes an application.
@@ -200,18 +205,22 @@ mod tests {
 
     #[test]
     fn no_numbers_are_too_large() {
-        let all = Aggregate::of(&[cache(f64::MAX, i64::MAX), cache(f64::MAX, i64::MAX)]);
-        assert_eq!((all.cache.hit_rate_pct, all.cache.size_entries), (f64::MAX, i64::MAX));
+        let large = || cache(f64::MAX / 2.0, i64::MAX);
+        let all = Aggregate::of(&[large(), large(), large(), cache(0.0, -5)]);
+        assert!(all.cache.hit_rate_pct.is_finite());
+        assert_eq!(all.cache.size_entries, i64::MAX);
+        assert_eq!(Aggregate::of(&[cache(0.0, -5)]).cache.size_entries, 0, "nor is there less than nothing");
     }
 
     #[test]
     fn maps_have_a_bound_and_names_are_fit_to_be_shown() {
-        let many: Vec<_> = (0..400).map(|nth| (format!("n{nth:03}"), 1)).collect();
+        let mut many: Vec<_> = (0..400).map(|nth| (format!("n{nth:03}"), 1)).collect();
+        many.push((OTHER.to_owned(), 1));
         let mut stats = envelopes(0.0, &[("", 7), ("a\nb", 1)]);
         stats.channels = Some(ChannelStats { total_active: 400, by_pattern: many });
         let all = Aggregate::of(&[stats]);
         let patterns: BTreeMap<_, _> = all.channels.by_pattern.into_iter().collect();
-        assert_eq!((patterns.len(), patterns["other"], patterns["n255"]), (257, 144, 1));
+        assert_eq!((patterns.len(), patterns["other"], patterns["n255"]), (257, 145, 1));
         assert_eq!(all.envelopes.by_aspect, [("a b".to_owned(), 1), ("unknown".to_owned(), 7)]);
     }
 

@@ -1,3 +1,4 @@
+use super::aggregate::bounded;
 use super::document::Named;
 use super::{Aggregate, Document};
 use crate::tracked::PluginName;
@@ -24,10 +25,12 @@ struct State {
 /// What a source last said, and whether it still can.
 #[derive(Debug)]
 struct Part {
-    stats: Option<Arc<Stats>>,
+    stats: Option<Stats>,
     at_ms: i64,
     interval_ms: i64,
     is_failing: bool,
+    /// How often it was asked and answered, or failed.
+    answers: u64,
 }
 
 impl Part {
@@ -37,7 +40,9 @@ impl Part {
 
     /// What it says now, if that is not too long ago.
     fn fresh(&self, now_ms: i64) -> Option<&Stats> {
-        self.stats.as_deref().filter(|_| now_ms <= self.until_ms())
+        // A clock that was set back must not keep it for as long.
+        let is_of_now = now_ms <= self.until_ms() && self.at_ms <= now_ms.saturating_add(self.interval_ms);
+        self.stats.as_ref().filter(|_| is_of_now)
     }
 
     fn named(&self, name: &str, now_ms: i64) -> Named {
@@ -57,19 +62,22 @@ impl Snapshots {
     }
 
     /// A source said something.
-    pub fn put(&self, source: &PluginName, stats: Stats, at_ms: i64, interval: Duration, now_ms: i64) {
+    pub fn put(&self, source: &PluginName, stats: Stats, now_ms: i64, interval: Duration) {
         let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX);
-        let part = Part { stats: Some(Arc::new(stats)), at_ms, interval_ms, is_failing: false };
+        // A source may say anything, at any length: what is kept of it is bounded.
+        let stats = Some(bounded(stats));
         let mut state = self.lock();
-        state.parts.insert(source.clone(), part);
+        let answers = state.parts.get(source).map_or(0, |part| part.answers) + 1;
+        state.parts.insert(source.clone(), Part { stats, at_ms: now_ms, interval_ms, is_failing: false, answers });
         state.make(now_ms);
     }
 
     /// A source could not say anything. What it said before stays for a while.
     pub fn failed(&self, source: &PluginName, now_ms: i64) {
         let mut state = self.lock();
-        let none = Part { stats: None, at_ms: i64::MIN, interval_ms: 0, is_failing: true };
+        let none = Part { stats: None, at_ms: i64::MIN, interval_ms: 0, is_failing: true, answers: 0 };
         let part = state.parts.entry(source.clone()).or_insert(none);
+        part.answers += 1;
         if !std::mem::replace(&mut part.is_failing, true) || part.stats.is_none() {
             state.make(now_ms);
         }
@@ -106,9 +114,9 @@ impl Snapshots {
         self.lock().parts.is_empty()
     }
 
-    /// When a source last said something.
-    pub fn at_ms(&self, source: &str) -> Option<i64> {
-        self.lock().parts.get(source).filter(|part| part.stats.is_some()).map(|part| part.at_ms)
+    /// How often a source was asked and answered, or failed.
+    pub fn answers(&self, source: &str) -> u64 {
+        self.lock().parts.get(source).map_or(0, |part| part.answers)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -147,14 +155,14 @@ mod tests {
     fn a_source_that_fails_leaves_within_three_intervals_and_is_named() {
         let (snapshots, a, b) = (Snapshots::new(0), "a".into(), "b".into());
         let interval = Duration::from_secs(1);
-        snapshots.put(&a, channels(1), 0, interval, 0);
-        snapshots.put(&b, channels(2), 0, interval, 0);
+        snapshots.put(&a, channels(1), 0, interval);
+        snapshots.put(&b, channels(2), 0, interval);
         assert_eq!(seen(&snapshots, 0), (3, vec!["a ok".to_owned(), "b ok".to_owned()]));
         snapshots.failed(&b, 1000);
         assert_eq!(seen(&snapshots, 1000).1, ["a ok", "b failing"]);
-        snapshots.put(&a, channels(1), 3001, interval, 3001);
+        snapshots.put(&a, channels(1), 3001, interval);
         assert_eq!(seen(&snapshots, 3001), (1, vec!["a ok".to_owned(), "b stale".to_owned()]));
-        snapshots.put(&b, channels(5), 4000, interval, 4000);
+        snapshots.put(&b, channels(5), 4000, interval);
         assert_eq!(seen(&snapshots, 4000).0, 6);
         snapshots.remove("b", 4500);
         assert_eq!(seen(&snapshots, 4500), (1, vec!["a ok".to_owned()]));
@@ -163,7 +171,7 @@ mod tests {
     #[test]
     fn a_source_that_hangs_leaves_without_a_word() {
         let snapshots = Snapshots::new(0);
-        snapshots.put(&"a".into(), channels(1), 0, Duration::from_secs(1), 0);
+        snapshots.put(&"a".into(), channels(1), 0, Duration::from_secs(1));
         assert_eq!(seen(&snapshots, 3000).0, 1);
         assert_eq!(seen(&snapshots, 3001), (0, vec!["a stale".to_owned()]));
     }
@@ -171,8 +179,8 @@ mod tests {
     #[test]
     fn one_source_can_be_seen_alone() {
         let snapshots = Snapshots::new(0);
-        snapshots.put(&"a".into(), channels(1), 0, Duration::from_secs(1), 0);
-        snapshots.put(&"b".into(), channels(2), 0, Duration::from_secs(1), 0);
+        snapshots.put(&"a".into(), channels(1), 0, Duration::from_secs(1));
+        snapshots.put(&"b".into(), channels(2), 0, Duration::from_secs(1));
         assert_eq!(snapshots.of("b", 0).unwrap().aggregate.channels.total_active, 2);
         assert!(snapshots.of("c", 0).is_none());
     }

@@ -10,7 +10,7 @@
 //! | `cache.hit`, `cache.miss`, `cache.evicted` | | the cache had it, had it not, let go of it |
 //! | `cache.size` | `entries` | the cache takes so many bytes (`value`) |
 //!
-//! What is counted is counted once, or `value` times. A section the application has told nothing of is none. Events of
+//! What is counted is counted `value` times, once when there is none. A section the application has told nothing of is none. Events of
 //! other names are passed over. What it counted is saved at every poll: a restart loses what came after the last one.
 
 mod sections;
@@ -42,10 +42,11 @@ impl Source for Appstats {
     }
 
     fn collect(&mut self, tick: &Tick) -> Result<Stats, Failure> {
-        if std::mem::take(&mut self.changed) {
+        if self.changed {
             let saved = serde_json::to_vec(&self.sections)?;
-            if let Err(why) = state::save(&saved) {
-                log::warn(format!("a restart would begin anew: {why}"));
+            match state::save(&saved) {
+                Ok(()) => self.changed = false,
+                Err(why) => log::warn(format!("a restart would begin with what was saved before: {why}")),
             }
         }
         Ok(self.sections.stats(tick.at_ms))

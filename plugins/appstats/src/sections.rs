@@ -62,9 +62,9 @@ impl Sections {
     }
 }
 
-/// How often something happened: once, when it does not say.
+/// How often something happened; what is no number of times is never.
 fn times(value: f64) -> u64 {
-    if value >= 1.0 { value as u64 } else { 1 }
+    value.max(0.0) as u64
 }
 
 /// What is no amount is nothing.
@@ -103,13 +103,13 @@ mod tests {
     #[test]
     fn every_event_of_the_table_does_what_the_table_says() {
         let stats = told(&[
-            ("channel.opened", 0.0, &[("pattern", "room.*")]),
+            ("channel.opened", 1.0, &[("pattern", "room.*")]),
             ("channel.opened", 3.0, &[("pattern", "dm")]),
-            ("channel.closed", 0.0, &[("pattern", "dm")]),
+            ("channel.closed", 1.0, &[("pattern", "dm")]),
             ("envelope.published", 120.0, &[("aspect", "chat")]),
             ("presence.joined", 5.0, &[]),
-            ("presence.joined", 0.0, &[("kind", "agent")]),
-            ("presence.left", 0.0, &[("kind", "user")]),
+            ("presence.joined", 1.0, &[("kind", "agent")]),
+            ("presence.left", 1.0, &[("kind", "user")]),
             ("history.buffered", 25.0, &[("capacity", "100")]),
             ("token.issued", 9.0, &[]),
             ("token.revoked", 2.0, &[]),
