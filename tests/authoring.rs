@@ -176,6 +176,23 @@ fn a_recording_of_this_machine_replays_and_a_difference_is_named() {
 }
 
 #[test]
+fn what_gives_no_sample_fails_and_leaves_no_recording() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("verbs.wasm"), verbs()).unwrap();
+    let fails = |arguments: &[&str]| {
+        let (code, out, error) = run(author().arg("plugin").args(arguments).current_dir(&folder));
+        assert_eq!(code, 1, "{out}");
+        error
+    };
+    let failed = fails(&["run", "verbs.wasm", "--instance", "unavailable", "--record", "tests/one"]);
+    assert!(failed.contains("no sample: unavailable: unavailable: not now"), "{failed}");
+    let trapped = fails(&["run", "verbs.wasm", "--instance", "panic", "--record", "tests/one"]);
+    assert!(trapped.contains("it said: ") && trapped.contains("told to"), "in its own words: {trapped}");
+    assert!(!folder.path().join("tests/one").exists(), "the next recording has room");
+    assert!(fails(&["bench", "verbs.wasm", "--instance", "unavailable"]).contains("not now"));
+}
+
+#[test]
 fn a_newer_version_is_compared_with_the_older_one() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("old.wasm"), verbs()).unwrap();

@@ -198,7 +198,11 @@ fn a_newer_version_that_never_runs_well_is_followed_by_what_did() {
     host.drop_in("verbs", &version(77777));
     let page = host.until(PAGE, |page| page.json()["restored"] == true && page.json()["state"] == "running").json();
     assert_eq!(page["refused"]["digest"], sha256(&version(77777)), "{page}");
-    assert!(page["refused"]["reason"].as_str().unwrap().contains("ended badly"), "{page}");
+    let reason = page["refused"]["reason"].as_str().unwrap();
+    assert!(reason.contains("ended badly") && reason.contains("told to"), "how, and in its own words: {page}");
+    let audit = fs::read_to_string(host.data().join("audit.log")).unwrap();
+    assert!(audit.lines().last().unwrap().contains("\"action\":\"restore\""), "{audit}");
+    assert_eq!(host.get("/health").json()["status"], "degraded");
     let host = host.restart();
     let page = host.until(PAGE, |page| page.json()["restored"] == true).json();
     assert_eq!(page["digest"], sha256(verbs()), "at the next start as well: {page}");

@@ -3,11 +3,12 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a benchmark that cannot run says why")]
 
+mod shared;
+
+use shared::Host;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -17,9 +18,10 @@ const BATCH: usize = 1000;
 fn main() {
     let seconds = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(5);
     let folder = tempfile::tempdir().expect("a folder");
-    let (mut child, address) = start(folder.path());
+    let host = Host::start(folder.path(), &[]);
+    let address = &host.address;
     let token = fs::read_to_string(folder.path().join("write.token")).expect("the token");
-    while !get(&address, "/v1/snapshot").contains("appstats") {
+    while !host.get("/v1/snapshot").lines().map_while(Result::ok).any(|line| line.contains("appstats")) {
         std::thread::sleep(Duration::from_millis(20));
     }
     let event = r#"{"name":"envelope.published","subject":"room-17","attributes":{"aspect":"chat"}}"#;
@@ -36,7 +38,7 @@ fn main() {
     std::thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| {
-                let mut socket = TcpStream::connect(&address).expect("the host");
+                let mut socket = TcpStream::connect(address).expect("the host");
                 let mut answers = BufReader::new(socket.try_clone().expect("a socket"));
                 while Instant::now() < until {
                     socket.write_all(request.as_bytes()).expect("the host");
@@ -53,41 +55,17 @@ fn main() {
         }
     });
     let took = started.elapsed().as_secs_f64();
-    let told = told(&address);
+    let told = told(&host);
     let per_second = |count: u64| count as f64 / took;
     println!("taken {:.0} events/s, told {:.0} events/s", per_second(taken.load(Relaxed)), per_second(told));
     println!("{} requests of {BATCH} found no room", refused.load(Relaxed));
-    let _ = child.kill();
-    let _ = child.wait();
-}
-
-fn start(data: &Path) -> (Child, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_dropsonde"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--data"])
-        .arg(data)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the host");
-    let mut line = String::new();
-    let out = child.stdout.take().expect("its output");
-    BufReader::new(out).read_line(&mut line).expect("its address");
-    (child, line.trim().trim_start_matches("listening on http://").to_owned())
-}
-
-fn get(address: &str, path: &str) -> String {
-    let mut socket = TcpStream::connect(address).expect("the host");
-    write!(socket, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").expect("the host");
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).expect("an answer");
-    answer
 }
 
 /// Events the observer took.
-fn told(address: &str) -> u64 {
+fn told(host: &Host) -> u64 {
     let metric = "dropsonde_messages_processed_total{service=\"appstats\",status=\"ok\",type=\"event\"} ";
-    let metrics = get(address, "/metrics");
-    metrics.lines().find_map(|line| line.strip_prefix(metric)?.parse().ok()).unwrap_or(0)
+    let mut lines = host.get("/metrics").lines().map_while(Result::ok);
+    lines.find_map(|line| line.strip_prefix(metric)?.parse().ok()).unwrap_or(0)
 }
 
 /// Of the next answer, whose body is passed over.

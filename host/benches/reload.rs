@@ -4,12 +4,15 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a benchmark that cannot run says why")]
 
+mod shared;
+
+use shared::Host;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const CONFIG: &str = "poll.interval = '100ms'\n[[instances]]\nid = 'here'\nsamplers = ['load']\n\
@@ -18,7 +21,7 @@ const CONFIG: &str = "poll.interval = '100ms'\n[[instances]]\nid = 'here'\nsampl
 fn main() {
     let swaps = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(100);
     let folder = tempfile::tempdir().expect("a folder");
-    let host = Host::start(&folder.path().join("host"));
+    let host = Plugins::start(&folder.path().join("host"));
 
     let started = Instant::now();
     plugin(folder.path(), &["new", "load"]);
@@ -61,36 +64,24 @@ fn main() {
     let first = host.compiled("snake");
     let data = host.data.clone();
     drop(host);
-    let host = Host::start(&data);
+    let host = Plugins::start(&data);
     println!("Python, 18 MB, compiled: {first:.2} s; at the next start: {:.3} s", host.compiled("snake"));
 }
 
-struct Host {
-    child: Child,
-    address: String,
+struct Plugins {
+    host: Host,
     data: PathBuf,
 }
 
 struct Samples(BufReader<TcpStream>);
 
-impl Host {
+impl Plugins {
     fn start(data: &Path) -> Self {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(data.join("plugins")).expect("a folder");
-        fs::write(data.join("dropsonde.toml"), CONFIG).expect("a file");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_dropsonde"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--config"])
-            .arg(data.join("dropsonde.toml"))
-            .arg("--data")
-            .arg(data)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the host");
-        let mut line = String::new();
-        let out = child.stdout.take().expect("its output");
-        BufReader::new(out).read_line(&mut line).expect("its address");
-        let address = line.trim().trim_start_matches("listening on http://").to_owned();
-        Self { child, address, data: data.to_owned() }
+        let config = data.join("dropsonde.toml");
+        fs::write(&config, CONFIG).expect("a file");
+        let host = Host::start(data, &["--config", config.to_str().expect("a path")]);
+        Self { host, data: data.to_owned() }
     }
 
     fn file(&self, plugin: &str) -> PathBuf {
@@ -103,19 +94,13 @@ impl Host {
         fs::rename(half, self.file("load")).expect("in place");
     }
 
-    fn request(&self, path: &str) -> BufReader<TcpStream> {
-        let mut socket = TcpStream::connect(&self.address).expect("the host");
-        write!(socket, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address).expect("the host");
-        BufReader::new(socket)
-    }
-
     fn stream(&self) -> Samples {
-        Samples(self.request("/v1/instances/here/usage/stream"))
+        Samples(self.host.get("/v1/instances/here/usage/stream"))
     }
 
     /// Waits until the plugin's page is as wanted.
     fn until(&self, wanted: impl Fn(&str) -> bool) {
-        while !self.request("/v1/plugins/load").lines().map_while(Result::ok).any(|line| wanted(&line)) {
+        while !self.host.get("/v1/plugins/load").lines().map_while(Result::ok).any(|line| wanted(&line)) {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -124,20 +109,13 @@ impl Host {
     fn compiled(&self, plugin: &str) -> f64 {
         let sum = format!("dropsonde_build_seconds_sum{{plugin=\"{plugin}\"}} ");
         loop {
-            let lines = self.request("/metrics").lines().map_while(Result::ok);
+            let lines = self.host.get("/metrics").lines().map_while(Result::ok);
             let seconds = lines.filter_map(|line| line.strip_prefix(&sum)?.parse().ok()).next();
             if let Some(seconds) = seconds {
                 return seconds;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

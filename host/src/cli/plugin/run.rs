@@ -95,7 +95,9 @@ impl<'a> Recorded<'a> {
 
     fn end(mut self, args: &RunArgs) -> Result<()> {
         if let Some(error) = self.recorder.failed() {
-            return Err(error).with_context(|| format!("cannot write to {}", self.folder.display()));
+            let folder = self.folder.display().to_string();
+            self.discard();
+            return Err(error).with_context(|| format!("cannot write to {folder}"));
         }
         self.case.config = serde_json::from_str(&args.alone.config)?;
         let known = |name: &String| Some((name.clone(), std::env::var(name).ok()?));
