@@ -25,7 +25,7 @@
 //! ```
 //!
 //! The crate is a `cdylib`; `dropsonde plugin build` turns it into one `.wasm` file. It also compiles and runs
-//! natively, where [`files`], [`http`], [`log`](mod@log) and [`state`] use the machine itself, so `cargo test` needs no host.
+//! natively, where [`files`], [`http`], [`log`](mod@log), [`metrics`] and [`state`] use the machine itself, so `cargo test` needs no host.
 //!
 //! # Layout
 //!
@@ -34,7 +34,7 @@
 //! * [`Observer`], [`Event`]: what an application does. [`export_plugin!`]: a plugin of several roles.
 //! * [`Field`], [`Aggregation`]: what its values mean.
 //! * [`Config`], [`Need`], [`Failure`], [`Description`], [`Tick`]: what every plugin exchanges with the host.
-//! * [`files`], [`http`], [`env`](mod@env), [`log`](mod@log), [`state`]: what the host offers.
+//! * [`files`], [`http`], [`env`](mod@env), [`log`](mod@log), [`metrics`], [`state`]: what the host offers.
 
 mod contract;
 mod export;
@@ -48,6 +48,7 @@ pub mod env;
 pub mod files;
 pub mod http;
 pub mod log;
+pub mod metrics;
 pub mod state;
 
 /// What `export_plugin!` expands to. Not part of the API.

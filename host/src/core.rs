@@ -1,6 +1,8 @@
 use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::exposition::Exposition;
+use crate::health::Vitals;
 use crate::hub::Hub;
 use crate::metrics::HostMetrics;
 use crate::plugins::Plugins;
@@ -8,6 +10,7 @@ use crate::snapshot::Snapshots;
 use crate::tokens::Tokens;
 use crate::tracked::Tracked;
 use dropsonde_store::{InstanceId, Store};
+use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Mutex;
 
@@ -26,6 +29,8 @@ pub struct Core {
     /// Held while all sources are asked at once; when that last began.
     pub fresh: Mutex<Option<Instant>>,
     pub audit: Audit,
+    pub vitals: Arc<Vitals>,
+    pub exposition: Exposition,
 }
 
 impl Core {

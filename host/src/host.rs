@@ -5,10 +5,12 @@ use crate::cli;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::core::Core;
+use crate::exposition::Exposition;
+use crate::health::Pulse;
 use crate::history::{Keeping, Surroundings};
 use crate::http;
 use crate::hub::Hub;
-use crate::metrics::{HostMetrics, ServiceStatus};
+use crate::metrics::HostMetrics;
 use crate::plugins::{Plugins, Supervisor};
 use crate::snapshot::{self, Snapshots};
 use crate::tokens::Tokens;
@@ -73,15 +75,16 @@ impl Host {
         let mut supervisor = Supervisor::find(core.clone(), sandbox, folder)?;
         core.tracked.restore(&core.store, &supervisor.names(), core.clock.now_ms());
         let interval = core.config.store.flush_interval.get();
-        let keeping = Keeping::start(keeper, interval, Around { core: core.clone(), failing: None })
-            .context("cannot start a thread")?;
+        let around = Around { core: core.clone(), failing: None, _pulse: core.vitals.pulse("history") };
+        let keeping = Keeping::start(keeper, interval, around).context("cannot start a thread")?;
         let mut tasks = JoinSet::new();
         supervisor.start();
-        tasks.spawn(supervisor.supervise(requests, stopped.clone()));
-        tasks.spawn(snapshot::keep(core.clone(), stopped.clone()));
-        tasks.spawn(housekeeping(core.clone(), stopped.clone()));
+        let vitals = &core.vitals;
+        tasks.spawn(alive(vitals.pulse("plugins"), supervisor.supervise(requests, stopped.clone())));
+        tasks.spawn(alive(vitals.pulse("snapshot"), snapshot::keep(core.clone(), stopped.clone())));
+        tasks.spawn(alive(vitals.pulse("housekeeping"), housekeeping(core.clone(), stopped.clone())));
         let server = tokio::spawn(http::serve(listener, core.clone(), stopped, DRAIN));
-        core.metrics.set_status("host", ServiceStatus::Running);
+        core.vitals.serve();
         Ok(Self { core, address, stopping, tasks, server, keeping })
     }
 
@@ -97,12 +100,11 @@ impl Host {
     /// Waits until the server ends without having been told to, which only a bug can make it do.
     pub async fn server_ended(&mut self) {
         let _ = (&mut self.server).await;
-        self.core.metrics.set_status("host", ServiceStatus::Failed);
     }
 
     /// Ends streams, lets open requests finish for a bounded time, stops polling.
     pub async fn stop(mut self) {
-        self.core.metrics.set_status("host", ServiceStatus::Stopping);
+        self.core.vitals.drain();
         self.stopping.send_replace(true);
         self.core.hub.close_all();
         if !self.server.is_finished() && self.server.await.is_err() {
@@ -121,6 +123,13 @@ struct Around {
     core: Arc<Core>,
     /// Why nothing was written in the last step.
     failing: Option<Failing>,
+    _pulse: Pulse,
+}
+
+/// Works until it ends, and shows that it lives until then.
+async fn alive(pulse: Pulse, work: impl Future<Output = ()>) {
+    work.await;
+    drop(pulse);
 }
 
 impl Surroundings for Around {
@@ -130,7 +139,7 @@ impl Surroundings for Around {
     }
 
     fn stepped(&mut self, _: Step, took: Duration) {
-        self.core.metrics.flush_seconds.observe(took.as_secs_f64());
+        self.core.metrics.core.took("history", "flush", took);
         let failing = self.core.store.archive().failing;
         match (&self.failing, &failing) {
             (None, Some(why)) => {
@@ -183,7 +192,6 @@ fn history(config: &Config) -> Result<(Store, Keeper)> {
 
 fn core(config: Config, clock: Clock, store: Store, plugins: Plugins) -> Result<Core> {
     let metrics = HostMetrics::new().context("cannot set up the host's own metrics")?;
-    metrics.set_status("host", ServiceStatus::Starting);
     metrics.start_time_seconds.set(clock.now_ms() as f64 / 1000.0);
     let poll = &config.poll;
     let tracked = Tracked::new(poll.default_samplers.clone(), config.labels.clone(), poll.max_instances);
@@ -198,10 +206,17 @@ fn core(config: Config, clock: Clock, store: Store, plugins: Plugins) -> Result<
         tokens,
         snapshots: Snapshots::new(clock.now_ms()),
         fresh: Default::default(),
+        vitals: Arc::default(),
+        exposition: Exposition::default(),
         audit: audit.context("cannot open the audit log")?,
         store,
         tracked,
-        hub: Hub::new(clock.now_ms(), config.stream.watch_buffer, config.stream.max_streams),
+        hub: Hub::new(
+            clock.now_ms(),
+            config.stream.watch_buffer,
+            config.stream.max_streams,
+            metrics.samples_dropped.with_label_values(&["slow_reader"]),
+        ),
         plugins,
         metrics,
         clock,

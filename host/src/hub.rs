@@ -6,6 +6,7 @@
 use crate::json;
 use bytes::Bytes;
 use dropsonde_store::{InstanceId, Sample};
+use prometheus::IntCounter;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,8 @@ pub struct Hub {
     max_watchers: usize,
     watchers: Arc<AtomicUsize>,
     topics: Arc<Mutex<Topics>>,
+    /// Counts what slow watchers lose.
+    lost: IntCounter,
 }
 
 #[derive(Debug, Default)]
@@ -69,9 +72,9 @@ pub struct TooManyWatchers(pub usize);
 
 impl Hub {
     /// `buffer`: samples a watcher may be behind.
-    pub fn new(boot_ms: i64, buffer: usize, max_watchers: usize) -> Self {
+    pub fn new(boot_ms: i64, buffer: usize, max_watchers: usize, lost: IntCounter) -> Self {
         let boot = format!("{boot_ms:x}");
-        Self { boot, buffer: buffer.max(1), max_watchers, watchers: Arc::default(), topics: Arc::default() }
+        Self { boot, buffer: buffer.max(1), max_watchers, watchers: Arc::default(), topics: Arc::default(), lost }
     }
 
     /// Hands a sample to everyone who watches the instance. Never waits.
@@ -84,7 +87,7 @@ impl Hub {
             Some(topic) => topic,
             None => topics.by_instance.entry(instance.clone()).or_default(),
         };
-        topic.watchers.retain_mut(|watcher| watcher.offer(&bytes));
+        topic.watchers.retain_mut(|watcher| watcher.offer(&bytes, &self.lost));
         topic.latest = Some(bytes);
     }
 
@@ -103,7 +106,7 @@ impl Hub {
         }
         let topic = topics.by_instance.entry(watch.instance.clone()).or_default();
         if let Some(latest) = &topic.latest {
-            watcher.offer(latest);
+            watcher.offer(latest, &self.lost);
         }
         topic.watchers.push(watcher);
         Ok(watch)
@@ -144,10 +147,13 @@ fn lock(topics: &Mutex<Topics>) -> MutexGuard<'_, Topics> {
 
 impl Watcher {
     /// False when the other end is gone.
-    fn offer(&mut self, bytes: &Bytes) -> bool {
+    fn offer(&mut self, bytes: &Bytes, lost: &IntCounter) -> bool {
         match self.events.try_send(Event { lost: self.lost, bytes: bytes.clone() }) {
             Ok(()) => self.lost = 0,
-            Err(TrySendError::Full(_)) => self.lost += 1,
+            Err(TrySendError::Full(_)) => {
+                self.lost += 1;
+                lost.inc();
+            }
             Err(TrySendError::Closed(_)) => return false,
         }
         true
@@ -188,8 +194,12 @@ impl Drop for Watch {
 mod tests {
     use super::*;
 
+    fn lost() -> IntCounter {
+        IntCounter::new("lost", "Lost.").unwrap()
+    }
+
     fn hub() -> (Hub, InstanceId) {
-        (Hub::new(0xb007, 2, 3), InstanceId::new("host").unwrap())
+        (Hub::new(0xb007, 2, 3, lost()), InstanceId::new("host").unwrap())
     }
 
     fn sample(at_ms: i64) -> Sample {

@@ -11,7 +11,8 @@
 //! * [`plugins`]: found, loaded, granted, polled, replaced.
 //! * [`clock`]: time, and when to poll.
 //! * [`tracked`]: which instances there are and who polls them; [`labels`].
-//! * [`hub`]: live fan-out; [`mod@metrics`], `exposition`: Prometheus; `json`: samples as JSON.
+//! * [`hub`]: live fan-out; `json`: samples as JSON.
+//! * [`mod@metrics`]: what is counted; [`exposition`]: all of it, and samples, for Prometheus; [`health`]: how the host is.
 //! * [`tokens`]: who may change something; [`audit`]: who did.
 //! * [`events`]: what applications tell; [`mod@snapshot`]: what sources say of them, in one document.
 //! * [`http`]: parses and encodes; no logic of its own.
@@ -23,7 +24,8 @@ pub mod clock;
 pub mod config;
 pub mod core;
 pub mod events;
-mod exposition;
+pub mod exposition;
+pub mod health;
 pub mod history;
 pub mod host;
 pub mod http;

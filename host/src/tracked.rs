@@ -5,6 +5,7 @@ use crate::labels::Labels;
 use dropsonde_store::{InstanceId, Store};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// A plugin's name.
@@ -21,6 +22,8 @@ pub struct Tracked {
     common: Labels,
     most: usize,
     instances: RwLock<BTreeMap<InstanceId, Entry>>,
+    /// Steps whenever instances or labels may be others.
+    revision: AtomicU64,
     /// Those that changed since they were last noted.
     changed: Mutex<BTreeSet<InstanceId>>,
 }
@@ -78,11 +81,19 @@ pub struct Discovered {
 
 impl Tracked {
     pub fn new(default_samplers: Vec<String>, common: Labels, most: usize) -> Self {
-        Self { default_samplers, common, most, instances: RwLock::default(), changed: Mutex::default() }
+        Self {
+            default_samplers,
+            common,
+            most,
+            instances: RwLock::default(),
+            revision: AtomicU64::new(0),
+            changed: Mutex::default(),
+        }
     }
 
     /// Tracks an instance the operator named.
     pub fn configure(&self, id: InstanceId, labels: Labels, samplers: Option<Vec<String>>) {
+        self.revision.fetch_add(1, Relaxed);
         let samplers = samplers.unwrap_or_else(|| self.default_samplers.clone());
         self.write(|instances| {
             let entry = instances.entry(id).or_default();
@@ -94,6 +105,7 @@ impl Tracked {
     /// Brings back what was tracked when the host last ran. What has history but is tracked by no one any more has ended:
     /// also what a plugin had discovered that is not among these.
     pub fn restore(&self, store: &Store, plugins: &[&str], now_ms: i64) {
+        self.revision.fetch_add(1, Relaxed);
         let noted = store.notes(NOTES).into_iter().filter_map(|(key, value)| {
             let id = InstanceId::new(key.strip_prefix(NOTES)?).ok()?;
             // What cannot be read was written by another version: its plugin will find it again.
@@ -217,8 +229,17 @@ impl Tracked {
         forgotten
     }
 
+    /// As long as it is the same, so are instances and labels.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision.load(Relaxed)
+    }
+
     fn changed(&self, ids: impl IntoIterator<Item = InstanceId>) {
-        self.changed.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
+        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in ids {
+            changed.insert(id);
+            self.revision.fetch_add(1, Relaxed);
+        }
     }
 
     fn tracking(&self, id: &InstanceId, entry: &Entry) -> Tracking {

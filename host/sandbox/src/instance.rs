@@ -2,6 +2,7 @@ use crate::capability::files::{EntryKind, FileError, Space};
 use crate::capability::http::{Connections, Http};
 use crate::capability::inputs::Inputs;
 use crate::capability::log::{Level, Log};
+use crate::capability::metrics::{MetricHandles, PluginMetrics};
 use crate::capability::state::SavedState;
 use crate::capability::wasi;
 use crate::contract::v0_1::Exports;
@@ -20,6 +21,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 pub(crate) struct Guest {
     pub(crate) grants: Arc<Grants>,
     pub(crate) state: SavedState,
+    pub(crate) metrics: MetricHandles,
     inputs: Inputs,
     log: Arc<Mutex<Log>>,
     wasi: WasiCtx,
@@ -47,6 +49,7 @@ pub(crate) struct Surroundings {
     pub(crate) limits: Limits,
     pub(crate) grants: Arc<Grants>,
     pub(crate) state: SavedState,
+    pub(crate) metrics: PluginMetrics,
     pub(crate) inputs: Inputs,
     pub(crate) log: Arc<Mutex<Log>>,
     pub(crate) connections: Connections,
@@ -61,6 +64,7 @@ impl Guest {
         Self {
             grants: with.grants.clone(),
             state: with.state.clone(),
+            metrics: MetricHandles::new(&with.metrics),
             inputs: with.inputs.clone(),
             log: with.log.clone(),
             wasi: wasi::context(&with.plugin, &with.grants, &with.inputs, &with.log),

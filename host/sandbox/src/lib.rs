@@ -49,6 +49,10 @@ mod worker;
 
 pub use cache::CacheFolder;
 pub use capability::inputs::{Inputs, Recorder, Recording};
+pub use capability::metrics::{
+    BadDescriptor, Claim, Conflict, DEFAULT_BUCKETS, Descriptor, MetricFamily, MetricHandles, MetricKind, MetricNames,
+    NotRegistered, PluginMetrics, Recorded, Series, family,
+};
 pub use capability::state::{SavedState, Trial};
 pub use compiler::compile_as_child;
 pub use engine::{Sandbox, SandboxError};

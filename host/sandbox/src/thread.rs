@@ -191,7 +191,9 @@ impl Thread {
         let answer = call(&mut live, &self.sandbox).await;
         self.charge(&live);
         let ended = answer.as_ref().is_err_and(CallError::is_end);
-        self.stats.crashed.fetch_add(u64::from(ended), Relaxed);
+        if ended {
+            self.crashed();
+        }
         self.set_live((!ended).then_some(live));
         answer
     }
@@ -205,9 +207,14 @@ impl Thread {
         self.charge(&live);
         self.stats.instances.fetch_add(1, Relaxed);
         if init.is_err() {
-            self.stats.crashed.fetch_add(1, Relaxed);
+            self.crashed();
         }
         init.map(|()| live)
+    }
+
+    fn crashed(&self) {
+        self.stats.crashed.fetch_add(1, Relaxed);
+        self.with.metrics.lose_gauges();
     }
 
     fn charge(&self, live: &Live) {

@@ -1,5 +1,6 @@
 use crate::capability::http::Connections;
 use crate::capability::log::Log;
+use crate::capability::metrics::PluginMetrics;
 use crate::instance::{Live, Surroundings};
 use crate::thread::{Job, Thread, Timed, WorkerStats, on_own_thread, spawn};
 use crate::{CallError, Description, Failure, Field, Grants, Instance, Limits, Need, Plugin, Readings, SavedState};
@@ -21,6 +22,8 @@ pub struct Setup {
     pub grants: Grants,
     pub limits: Limits,
     pub state: SavedState,
+    /// Where its own metrics are found.
+    pub metrics: PluginMetrics,
     pub inputs: Inputs,
 }
 
@@ -39,6 +42,7 @@ pub struct Worker {
     fields: Arc<[Field]>,
     limits: Limits,
     stats: Arc<WorkerStats>,
+    metrics: PluginMetrics,
 }
 
 // === impl Setup ===
@@ -62,7 +66,8 @@ impl Limits {
 /// Asks a plugin what it is and what it needs, on a throw-away instance without grants.
 pub async fn introduce(sandbox: &Arc<Sandbox>, plugin: Plugin, setup: Setup) -> Result<Introduction, CallError> {
     let sandbox = sandbox.clone();
-    let setup = Setup { grants: Grants::default(), state: SavedState::default(), ..setup };
+    let (grants, state, metrics) = Default::default();
+    let setup = Setup { grants, state, metrics, ..setup };
     let stats = Arc::new(WorkerStats::default());
     on_own_thread(&setup.name.clone(), async move {
         let mut live = Live::start(&sandbox, &plugin, &surroundings(&setup, &stats)).await?;
@@ -88,7 +93,7 @@ impl Worker {
         // One call is under way and one may wait: the schedule never queues ticks.
         let (jobs, queue) = mpsc::channel(1);
         let (ready, fields) = oneshot::channel();
-        let (name, limits) = (setup.name.clone(), setup.limits);
+        let (name, limits, metrics) = (setup.name.clone(), setup.limits, setup.metrics.clone());
         let thread = Thread {
             sandbox: sandbox.clone(),
             plugin,
@@ -106,7 +111,7 @@ impl Worker {
             CallError::NoInstance(why) => *why,
             error => error,
         })?;
-        Ok(Self { jobs, fields: fields.into(), limits, stats })
+        Ok(Self { jobs, fields: fields.into(), limits, stats, metrics })
     }
 
     /// What a sampler's readings mean, in their order.
@@ -116,6 +121,11 @@ impl Worker {
 
     pub fn stats(&self) -> &Arc<WorkerStats> {
         &self.stats
+    }
+
+    /// What the plugin records of its own.
+    pub fn metrics(&self) -> &PluginMetrics {
+        &self.metrics
     }
 
     /// Makes an instance, if there is none.
@@ -181,6 +191,7 @@ fn surroundings(setup: &Setup, stats: &WorkerStats) -> Surroundings {
         limits: setup.limits,
         grants: Arc::new(setup.grants.clone()),
         state: setup.state.clone(),
+        metrics: setup.metrics.clone(),
         inputs: setup.inputs.clone(),
         log: Arc::new(Mutex::new(log)),
         connections: Connections::default(),

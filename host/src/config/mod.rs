@@ -85,6 +85,8 @@ pub struct Stream {
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
     pub path: String,
+    /// Series of one plugin's own metrics; each bucket of a histogram is one.
+    pub max_series_per_plugin: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -167,6 +169,9 @@ impl Config {
         if self.stream.heartbeat.get() < Duration::from_millis(100) {
             return wrong("stream.heartbeat", "must be at least 100ms");
         }
+        if self.metrics.max_series_per_plugin > 1_000_000 {
+            return wrong("metrics.max_series_per_plugin", "must be at most 1000000");
+        }
         if self.snapshot.interval.get() < Duration::from_millis(100) {
             return wrong("snapshot.interval", "must be at least 100ms");
         }
@@ -195,10 +200,7 @@ impl Config {
         }
         for (name, plugin) in &self.plugins {
             if !crate::plugins::is_name(name) {
-                return wrong(
-                    &format!("plugins.{name:?}"),
-                    "is no plugin's name: letters, digits, `-` and `_`, at most 64",
-                );
+                return wrong(&format!("plugins.{name:?}"), &format!("is no plugin's name: {}", crate::plugins::NAMES));
             }
             let key = |key: &str| format!("plugins.{name}.{key}");
             plugin.check(&key)?;
@@ -297,7 +299,7 @@ impl Default for Stream {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { path: "/metrics".to_owned() }
+        Self { max_series_per_plugin: 10_000, path: "/metrics".to_owned() }
     }
 }
 

@@ -57,7 +57,7 @@ pub(crate) async fn post(
     }
     match queue.offer(events) {
         Ok(()) => {
-            core.metrics.messages_received.with_label_values(&[&*status.name, "event"]).inc_by(count as u64);
+            core.metrics.core.received(&status.name, "event", count as u64);
             Ok((StatusCode::ACCEPTED, json(&json!({ "accepted": count }))).into_response())
         }
         Err(full @ Full(_)) => {

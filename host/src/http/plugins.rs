@@ -38,7 +38,7 @@ pub(crate) async fn upload(
 ) -> Result<Response, ApiError> {
     check(&core, Right::Admin, &headers)?;
     if !plugins::is_name(&name) {
-        return Err(ApiError::invalid("name", "it is made of letters, digits, `-` and `_`, at most 64"));
+        return Err(ApiError::invalid("name", format!("it is made of {}", crate::plugins::NAMES)));
     }
     check_content_type(&headers)?;
     let bytes = read(body, usize::try_from(plugins::LARGEST).unwrap_or(usize::MAX)).await?;

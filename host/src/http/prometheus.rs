@@ -1,17 +1,27 @@
 use super::App;
-use crate::exposition;
+use crate::exposition::{Exposition, Format, takes_gzip};
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-/// The text format 0.0.4.
-pub(crate) async fn metrics(State(core): App) -> Response {
-    core.metrics.sessions_active.set(i64::try_from(core.hub.watchers()).unwrap_or(i64::MAX));
-    match exposition::text(&core) {
-        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+/// In the format a scraper likes best, compressed for who asks.
+pub(crate) async fn metrics(State(core): App, headers: HeaderMap) -> Response {
+    let (format, gzip) = (Format::wanted(&headers), takes_gzip(&headers));
+    let text = match Exposition::scrape(&core, format, gzip).await {
+        Ok(text) => text,
         Err(error) => {
-            tracing::error!(%error, "cannot encode the metrics");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            tracing::error!(%error, "cannot answer a scrape");
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
         }
+    };
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(format.content_type())),
+        (header::VARY, HeaderValue::from_static("accept, accept-encoding")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    let mut response = (headers, text).into_response();
+    if gzip {
+        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
+    response
 }

@@ -94,6 +94,11 @@ mod tests {
     use crate::hub::Hub;
     use dropsonde_store::{InstanceId, Sample};
     use http_body_util::BodyExt;
+    use prometheus::IntCounter;
+
+    fn lost() -> IntCounter {
+        IntCounter::new("lost", "Lost.").unwrap()
+    }
 
     fn sample() -> Sample {
         Sample { at_ms: 0, values: vec![("x".into(), 1.0)] }
@@ -106,7 +111,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_begins_with_retry_and_pings_while_nothing_happens() {
-        let hub = Hub::new(1, 8, 8);
+        let hub = Hub::new(1, 8, 8, lost());
         let host = InstanceId::new("host").unwrap();
         let mut events = Events::new(hub.watch(&host).unwrap(), Duration::from_secs(15));
         assert_eq!(next(&mut events).await, "retry: 3000\n\n");
@@ -124,7 +129,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_fell_behind_is_told_where_and_how_much_it_lost() {
-        let hub = Hub::new(1, 1, 8);
+        let hub = Hub::new(1, 1, 8, lost());
         let host = InstanceId::new("host").unwrap();
         let mut events = Events::new(hub.watch(&host).unwrap(), Duration::from_secs(15));
         next(&mut events).await;

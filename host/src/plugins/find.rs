@@ -156,10 +156,15 @@ fn check_folder(folder: &Path) -> Result<(), FindError> {
     }
 }
 
-/// A plugin's name becomes a label, a file name and a TOML key.
+/// Parts of the host: in its metrics a plugin of such a name could not be told apart from them.
+const PARTS: [&str; 3] = ["host", "history", "snapshot"];
+
+/// What a plugin may be called: it becomes a label, a file name and a TOML key.
+pub(crate) const NAMES: &str = "letters, digits, `-` and `_`, at most 64, and not host, history or snapshot";
+
 pub(crate) fn is_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    !name.is_empty() && name.len() <= 64 && name.bytes().all(plain)
+    !name.is_empty() && name.len() <= 64 && name.bytes().all(plain) && !PARTS.contains(&name)
 }
 
 #[cfg(test)]

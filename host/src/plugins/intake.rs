@@ -263,7 +263,7 @@ impl Intake<'_> {
     async fn refuse(&self, why: &NotTaken, digest: Option<String>, loaded: Option<Loaded>) -> Option<String> {
         let (core, status) = (self.core, self.status);
         let reason = why.to_string();
-        core.metrics.errors.with_label_values(&[&*status.name, "load"]).inc();
+        core.metrics.core.errors(&status.name, "load", 1);
         let trap = match why {
             NotTaken::Start(error) => error.trap().cloned(),
             _ => None,

@@ -37,7 +37,7 @@ pub use schema::{BadFields, Fields, Metric};
 pub use status::{Order, PluginState, Status, Waiting};
 pub use supervisor::{Denied, Request, Wanted};
 
-pub(crate) use find::{LARGEST, bundled, is_name};
+pub(crate) use find::{LARGEST, NAMES, bundled, is_name};
 pub(crate) use page::describe_need;
 pub(crate) use prepare::digest;
 pub(crate) use schema::plain;

@@ -5,7 +5,7 @@ use super::{Component, Fields, NotTaken, Origin, bundled, grants_toml, missing, 
 use crate::core::Core;
 use crate::plugins::status::Shared;
 use dropsonde_sandbox::{
-    CallError, Description, Grants, Need, Plugin, Role, Sandbox, SavedState, Setup, Worker, introduce,
+    CallError, Description, Grants, Need, Plugin, PluginMetrics, Role, Sandbox, SavedState, Setup, Worker, introduce,
 };
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
@@ -119,6 +119,11 @@ pub(super) async fn start(
         grants: Grants::default(),
         limits: status.limits,
         state: state.clone(),
+        metrics: PluginMetrics::new(
+            status.name.clone(),
+            core.metrics.registry.names().clone(),
+            core.config.metrics.max_series_per_plugin,
+        ),
         ..Setup::default()
     };
     let introduction = introduce(sandbox, plugin.clone(), setup.clone()).await.map_err(NotTaken::Start)?;

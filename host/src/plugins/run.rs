@@ -97,7 +97,7 @@ impl Keeper {
         let saved = tokio::task::spawn_blocking(move || file.save(&bytes)).await;
         if let Ok(Err(error)) = saved {
             tracing::warn!(plugin = &*status.name, %error, "cannot keep what it saved");
-            core.metrics.errors.with_label_values(&[&*status.name, "state"]).inc();
+            core.metrics.core.errors(&status.name, "state", 1);
         }
     }
 }
@@ -226,7 +226,7 @@ impl Runner<'_> {
             Err(NotTaken::Start(error)) => return Stop::Retry(error, false),
             Err(why) => return Stop::Failed(why.to_string()),
         };
-        status.set_worker(Some(worker.stats().clone()));
+        status.set_worker(&worker);
         status.update(|known| {
             known.description = Some(description);
             known.grants = grants;
@@ -258,7 +258,7 @@ impl Runner<'_> {
         let (core, status) = (self.core, self.status);
         tracing::error!(plugin = &*status.name, "not running: {why}");
         status.failed_because(core.clock.now_ms(), why);
-        core.metrics.errors.with_label_values(&[&*status.name, "load"]).inc();
+        core.metrics.core.errors(&status.name, "load", 1);
         status.update(|known| {
             known.has_current = false;
             known.next_poll_ms = None;
@@ -287,7 +287,7 @@ impl Runner<'_> {
         let (core, status) = (self.core, self.status);
         let name = &*status.name;
         tracing::error!(plugin = name, "in quarantine: {why}; `dropsonde plugin release {name}` lets it run again");
-        core.metrics.errors.with_label_values(&[name, "quarantine"]).inc();
+        core.metrics.core.errors(name, "quarantine", 1);
         status.update(|known| {
             known.quarantined = Some(why);
             known.next_poll_ms = None;
@@ -313,8 +313,8 @@ async fn told_to_stop(status: &Status) -> String {
 
 /// In the metrics, by what it was.
 pub(super) fn count(core: &Core, status: &Shared, error: &CallError) {
-    core.metrics.errors.with_label_values(&[&*status.name, error.reason()]).inc();
+    core.metrics.core.errors(&status.name, error.reason(), 1);
     if error.is_end() {
-        core.metrics.panics.with_label_values(&[&*status.name]).inc();
+        core.metrics.core.panicked(&status.name);
     }
 }

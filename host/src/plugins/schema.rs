@@ -32,6 +32,17 @@ pub struct Metric {
     pub is_counter: bool,
     /// From the field's unit to the base unit.
     pub factor: f64,
+    /// None: its values are as exact as numbers are.
+    pub decimals: Option<Decimals>,
+}
+
+/// How a value is written that was rounded when it was kept: as a whole number of units, with places behind the point.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Decimals {
+    /// In one of the field's own unit.
+    pub units: f64,
+    /// In the base unit.
+    pub places: usize,
 }
 
 /// Why a sampler's fields are not taken.
@@ -72,7 +83,8 @@ impl Fields {
                 return Err(BadFields::Twice(field.name.clone()));
             }
             let metric = metric(field);
-            if let Some(other) = by_metric.insert(metric.name.clone(), &field.name) {
+            // A counter and a gauge that differ by `_total` are one family in OpenMetrics.
+            if let Some(other) = by_metric.insert(guest::family(&metric.name).to_owned(), &field.name) {
                 return Err(BadFields::SameMetric(other.to_owned(), field.name.clone(), metric.name));
             }
             columns.push(column);
@@ -123,12 +135,21 @@ fn metric(field: &guest::Field) -> Metric {
         guest::Kind::Gauge => in_base_units(&field.name),
     };
     let help = plain(&field.help);
+    let is_counter = matches!(field.kind, guest::Kind::Counter(_));
     Metric {
+        decimals: decimals(field.precision, factor),
         name: format!("{PREFIX}{name}"),
         help: if help.is_empty() { format!("The field {} of a sample.", field.name) } else { help },
-        is_counter: matches!(field.kind, guest::Kind::Counter(_)),
+        is_counter,
         factor,
     }
+}
+
+/// Where precision and factor are powers of ten, so is their product.
+fn decimals(precision: f64, factor: f64) -> Option<Decimals> {
+    let places = |number: f64| (0..=9).find(|&places| 10_f64.powi(-places) == number);
+    let (own, more) = (places(precision)?, places(factor)?);
+    Some(Decimals { units: 10_f64.powi(own), places: usize::try_from(own + more).ok()? })
 }
 
 impl Metric {
@@ -149,23 +170,60 @@ impl Metric {
     }
 
     fn kept(name: &str, is_counter: bool, factor: f64) -> Self {
-        Self { name: format!("{PREFIX}{name}"), help: String::new(), is_counter, factor }
+        Self { name: format!("{PREFIX}{name}"), help: String::new(), is_counter, factor, decimals: None }
     }
 }
 
+/// The first unit in a name becomes the base unit; what makes a name look like another kind of metric goes.
 fn in_base_units(name: &str) -> (String, f64) {
-    const UNITS: [(&str, &str, f64); 4] = [
-        ("_mb", "_bytes", 1_048_576.0),
-        ("_ms", "_seconds", 0.001),
-        ("_percent", "_ratio", 0.01),
-        ("_per_sec", "_per_second", 1.0),
+    const UNITS: [(&str, &str, f64); 22] = [
+        ("percent", "ratio", 0.01),
+        ("ms", "seconds", 1e-3),
+        ("us", "seconds", 1e-6),
+        ("ns", "seconds", 1e-9),
+        ("s", "seconds", 1.0),
+        ("sec", "seconds", 1.0),
+        ("milliseconds", "seconds", 1e-3),
+        ("microseconds", "seconds", 1e-6),
+        ("nanoseconds", "seconds", 1e-9),
+        ("minutes", "seconds", 60.0),
+        ("hours", "seconds", 3600.0),
+        ("days", "seconds", 86_400.0),
+        ("b", "bytes", 1.0),
+        ("kb", "bytes", 1024.0),
+        ("mb", "bytes", 1_048_576.0),
+        ("gb", "bytes", 1_073_741_824.0),
+        ("tb", "bytes", 1_099_511_627_776.0),
+        ("kilobytes", "bytes", 1e3),
+        ("megabytes", "bytes", 1e6),
+        ("kibibytes", "bytes", 1024.0),
+        ("mebibytes", "bytes", 1_048_576.0),
+        ("gibibytes", "bytes", 1_073_741_824.0),
     ];
-    let converted = UNITS.iter().find_map(|(unit, base, factor)| Some((name.strip_suffix(unit)?, base, factor)));
-    match converted {
-        Some((stem, base, factor)) => (format!("{stem}{base}"), *factor),
-        // Gauges must not look like counters, and so never share a name with one.
-        None => (name.trim_end_matches("_total").to_owned(), 1.0),
+    /// Gauges must not look like counters or parts of histograms, and so never share a name with one.
+    const OF_OTHERS: [&str; 6] = ["total", "count", "sum", "bucket", "created", "gauge"];
+    let mut parts: Vec<&str> = name.split('_').collect();
+    while parts.len() > 1 && parts.last().is_some_and(|last| OF_OTHERS.contains(last)) {
+        parts.pop();
     }
+    let (mut factor, mut is_converted, mut is_rate) = (1.0, false, false);
+    // The first part says what it is: `ms_waiting` is no time.
+    for part in parts.iter_mut().skip(1) {
+        let unit = UNITS.iter().find(|(unit, ..)| part == unit);
+        match unit {
+            Some((_, base, to_base)) if is_rate => {
+                *part = if *base == "seconds" { "second" } else { base };
+                factor /= to_base;
+            }
+            Some((_, base, to_base)) if !std::mem::replace(&mut is_converted, true) => {
+                *part = base;
+                factor *= to_base;
+            }
+            _ => {}
+        }
+        is_rate = *part == "per";
+    }
+    (parts.join("_"), factor)
 }
 
 fn is_name(name: &str) -> bool {
@@ -219,6 +277,11 @@ mod tests {
         assert_eq!(metric_of(gauge("cpu_percent")), ("cpu_ratio".to_owned(), 0.01));
         assert_eq!(metric_of(gauge("ops_per_sec")), ("ops_per_second".to_owned(), 1.0));
         assert_eq!(metric_of(gauge("x_total_total")), ("x".to_owned(), 1.0));
+        assert_eq!(metric_of(gauge("thread_count")), ("thread".to_owned(), 1.0));
+        assert_eq!(metric_of(gauge("latency_us_p95")), ("latency_seconds_p95".to_owned(), 1e-6));
+        assert_eq!(metric_of(gauge("read_mb_per_s")), ("read_bytes_per_second".to_owned(), 1_048_576.0));
+        assert_eq!(metric_of(gauge("swap_kb")), ("swap_bytes".to_owned(), 1024.0));
+        assert_eq!(metric_of(gauge("s")), ("s".to_owned(), 1.0));
         assert_eq!(metric_of(counter("requests_per_sec", "requests_total")), ("requests_total".to_owned(), 1.0));
     }
 

@@ -2,7 +2,9 @@ use super::{Fields, Origin};
 use crate::config::{Config, PluginConfig};
 use crate::events::EventQueue;
 use crate::tracked::PluginName;
-use dropsonde_sandbox::{CallError, Description, Grants, Limits, Need, Role, Shape, Trap, WorkerStats};
+use dropsonde_sandbox::{
+    CallError, Description, Grants, Limits, Need, PluginMetrics, Role, Shape, Trap, Worker, WorkerStats,
+};
 use dropsonde_store::InstanceId;
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -43,8 +45,8 @@ pub struct Status {
     pub is_of_start: bool,
     /// Its versions' clock: it never goes back.
     pub(crate) began: Instant,
-    /// What its worker is doing, once it has one.
-    worker: Mutex<Option<Arc<WorkerStats>>>,
+    /// What its worker is doing and has recorded, once it has one.
+    worker: Mutex<Option<(Arc<WorkerStats>, PluginMetrics)>>,
     /// What workers before it are doing: their threads end after the call they are in.
     draining: Mutex<Vec<Weak<WorkerStats>>>,
     /// What waits for it, if it is an observer.
@@ -107,6 +109,8 @@ pub struct Known {
     pub calls: u64,
     pub failures: u64,
     pub polls_missed: u64,
+    /// Ticks in a row that came too late.
+    pub late_ticks: u32,
     pub last_failure: Option<Failure>,
     pub next_poll_ms: Option<i64>,
     call_times: VecDeque<Duration>,
@@ -173,6 +177,7 @@ impl Status {
             calls: 0,
             failures: 0,
             polls_missed: 0,
+            late_ticks: 0,
             last_failure: None,
             next_poll_ms: None,
             call_times: VecDeque::new(),
@@ -272,11 +277,19 @@ impl Status {
 
     /// What its worker has used and is doing; none before the first, and none that is gone.
     pub(crate) fn worker(&self) -> Option<Arc<WorkerStats>> {
-        self.worker.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        worker.as_ref().map(|(stats, _)| stats.clone())
     }
 
-    pub(crate) fn set_worker(&self, worker: Option<Arc<WorkerStats>>) {
-        *self.worker.lock().unwrap_or_else(PoisonError::into_inner) = worker;
+    /// Its own metrics: as long as its worker.
+    pub(crate) fn metrics(&self) -> Option<PluginMetrics> {
+        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        worker.as_ref().map(|(_, metrics)| metrics.clone())
+    }
+
+    pub(crate) fn set_worker(&self, worker: &Worker) {
+        let worker = (worker.stats().clone(), worker.metrics().clone());
+        *self.worker.lock().unwrap_or_else(PoisonError::into_inner) = Some(worker);
     }
 
     /// Its worker is of no more use, and ends after the call it is in.
@@ -284,7 +297,7 @@ impl Status {
         let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut draining = self.draining.lock().unwrap_or_else(PoisonError::into_inner);
         draining.retain(|worker| worker.strong_count() > 0);
-        draining.extend(worker.iter().map(Arc::downgrade));
+        draining.extend(worker.iter().map(|(stats, _)| Arc::downgrade(stats)));
     }
 
     /// How many workers before the current one have not ended yet.

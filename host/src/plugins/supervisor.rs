@@ -217,7 +217,7 @@ impl Supervisor {
             if !self.misnamed.contains(&path) {
                 tracing::warn!(
                     file = %path.display(),
-                    "not loaded: a plugin's file name is letters, digits, `-` and `_`, at most 64"
+                    "not loaded: a plugin's file name is {}", super::NAMES
                 );
                 self.misnamed.insert(path);
             }
@@ -304,6 +304,7 @@ impl Supervisor {
         let is_change = matches!(beginning, Beginning::Found | Beginning::Asked(_));
         let status: Shared = Arc::new(Status::new(name.clone(), component.origin, is_start, &core.config));
         core.plugins.add(status.clone());
+        core.metrics.know_plugin(&name);
         let (asks, asked) = mpsc::channel(MOST_ASKS);
         let (changed, (stop, stopping)) = (Arc::new(Notify::new()), watch::channel(false));
         match beginning {

@@ -2,6 +2,7 @@ use super::METRICS;
 use crate::core::Core;
 use dropsonde_store::{Field, InstanceId, InvalidInstanceId, Schema};
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::watch;
 
 /// In history and among streams the snapshot is an instance, of a name that no other can have.
@@ -30,11 +31,14 @@ pub(crate) async fn keep(core: Arc<Core>, mut stopping: watch::Receiver<bool>) {
             continue;
         }
         let now_ms = core.clock.now_ms();
+        let began = Instant::now();
         let document = core.snapshots.document(now_ms);
+        core.metrics.core.took("snapshot", "aggregate", began.elapsed());
         let values: Vec<f64> = METRICS.iter().map(|number| (number.value)(&document.aggregate)).collect();
         core.store.frame(&id, &schema, interval_ms).push(now_ms, &values);
         if let Some(sample) = core.store.latest(&id) {
             core.hub.publish(&id, &sample);
+            core.metrics.core.published("snapshot", "snapshot", 1);
         }
     }
 }

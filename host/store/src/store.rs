@@ -167,6 +167,14 @@ impl Store {
         frames.map(|frames| frames.read().unwrap_or_else(PoisonError::into_inner).clone()).unwrap_or_default()
     }
 
+    /// Looks at each of an instance's frames.
+    pub fn each_frame(&self, instance: &InstanceId, look: impl FnMut(&Arc<Frame>)) {
+        let frames = self.0.instances.read().unwrap_or_else(PoisonError::into_inner).get(instance).cloned();
+        if let Some(frames) = frames {
+            frames.read().unwrap_or_else(PoisonError::into_inner).iter().for_each(look);
+        }
+    }
+
     /// When an instance was last measured.
     pub fn latest_at_ms(&self, instance: &InstanceId) -> Option<i64> {
         self.frames(instance).iter().filter_map(|frame| frame.latest_at_ms()).max()

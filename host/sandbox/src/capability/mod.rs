@@ -6,5 +6,6 @@ pub(crate) mod files;
 pub(crate) mod http;
 pub(crate) mod inputs;
 pub(crate) mod log;
+pub(crate) mod metrics;
 pub(crate) mod state;
 pub(crate) mod wasi;

@@ -2,6 +2,7 @@
 
 use crate::capability::files::{EntryKind, FileError};
 use crate::capability::log::Level;
+use crate::capability::metrics::{Descriptor, MetricKind, NotRegistered};
 use crate::instance::Guest;
 use crate::vocabulary::{CacheStats, ChannelStats, EnvelopeStats, HistoryStats, PresenceStats, TokenStats};
 use crate::{
@@ -200,22 +201,37 @@ impl state::Host for Guest {
     }
 }
 
-/// This host keeps no metrics of plugins' own yet, and says so: nothing is registered, nothing is recorded.
 impl metrics::Host for Guest {
-    fn register(&mut self, _: metrics::Options) -> Result<metrics::Family, metrics::RegisterError> {
-        Err(metrics::RegisterError::TooMany(0))
+    fn register(&mut self, options: metrics::Options) -> Result<metrics::Family, metrics::RegisterError> {
+        let metrics::Options { name, help, kind, labels, buckets } = options;
+        let kind = match kind {
+            metrics::MetricKind::Counter => MetricKind::Counter,
+            metrics::MetricKind::Gauge => MetricKind::Gauge,
+            metrics::MetricKind::Histogram => MetricKind::Histogram,
+        };
+        Ok(self.metrics.register(Descriptor { name, help, kind, labels, buckets })?)
     }
 
-    fn with_labels(&mut self, _: metrics::Family, _: Vec<String>) -> Result<metrics::Series, metrics::RegisterError> {
-        Err(metrics::RegisterError::TooMany(0))
+    fn with_labels(
+        &mut self,
+        family: metrics::Family,
+        values: Vec<String>,
+    ) -> Result<metrics::Series, metrics::RegisterError> {
+        Ok(self.metrics.with_labels(family, &values)?)
     }
 
-    fn record(&mut self, _: metrics::Series, _: f64) {}
+    fn record(&mut self, series: metrics::Series, value: f64) {
+        self.metrics.record(series, value);
+    }
 
-    fn record_many(&mut self, _: Vec<(metrics::Series, f64)>) {}
+    fn record_many(&mut self, points: Vec<(metrics::Series, f64)>) {
+        for (series, value) in points {
+            self.metrics.record(series, value);
+        }
+    }
 
-    fn unregister(&mut self, _: String) -> bool {
-        false
+    fn unregister(&mut self, name: String) -> bool {
+        self.metrics.unregister(&name)
     }
 }
 
@@ -322,6 +338,16 @@ impl From<FileError> for files::FileError {
             FileError::NotAFile => Self::NotAFile,
             FileError::TooLarge(limit) => Self::TooLarge(limit),
             FileError::Other(why) => Self::Other(why),
+        }
+    }
+}
+
+impl From<NotRegistered> for metrics::RegisterError {
+    fn from(error: NotRegistered) -> Self {
+        match error {
+            NotRegistered::InvalidName(why) => Self::InvalidName(why),
+            NotRegistered::Conflict(why) => Self::Conflict(why),
+            NotRegistered::TooMany(most) => Self::TooMany(u32::try_from(most).unwrap_or(u32::MAX)),
         }
     }
 }

@@ -79,6 +79,9 @@ struct Accounted {
     crashed: u64,
     idled: u64,
     log_lines_dropped: u64,
+    overflowed: u64,
+    wrong_handles: u64,
+    wrong_values: u64,
 }
 
 impl<'a> Poller<'a> {
@@ -164,6 +167,9 @@ impl<'a> Poller<'a> {
                 }
             };
             self.keeper.keep(self.core, self.status).await;
+            if self.warned {
+                self.core.metrics.health_checks_failed.with_label_values(&[&*self.status.name]).inc();
+            }
             self.account();
             if let Err(ended) = polled {
                 return ended;
@@ -200,8 +206,13 @@ impl<'a> Poller<'a> {
         discover_interval: i64,
         went: &mut Went,
     ) -> Result<(), Ended> {
-        self.core.metrics.plugin_polls_missed.with_label_values(&[&*self.status.name]).inc_by(missed);
-        self.status.update(|known| known.polls_missed += missed);
+        let (metrics, name) = (&self.core.metrics, [&*self.status.name]);
+        metrics.plugin_polls.with_label_values(&name).inc();
+        metrics.plugin_polls_missed.with_label_values(&name).inc_by(missed);
+        self.status.update(|known| {
+            known.polls_missed += missed;
+            known.late_ticks = if missed > 0 { known.late_ticks.saturating_add(1) } else { 0 };
+        });
         if let Some(fields) = self.fields.clone() {
             // A clock that was set back must not put discovery off for as long.
             if due_ms >= *discover_at || *discover_at - due_ms > discover_interval {
@@ -227,13 +238,17 @@ impl<'a> Poller<'a> {
         let stats = self.worker.collect(self.tick(self.core.clock.now_ms())).await;
         self.called(called.elapsed());
         let (now_ms, snapshots) = (self.core.clock.now_ms(), &self.core.snapshots);
+        let (metrics, name) = (&self.core.metrics.core, &*self.status.name);
         match stats {
             Ok(stats) => {
+                metrics.received(name, "stats", 1);
+                metrics.processed(name, "stats", "ok", 1);
                 snapshots.put(&self.status.name, stats, now_ms, self.status.interval());
                 went.came_back = true;
                 Ok(())
             }
             Err(error) => {
+                metrics.failed(name, "stats", 1);
                 snapshots.failed(&self.status.name, now_ms);
                 self.report(&error, went)
             }
@@ -246,17 +261,16 @@ impl<'a> Poller<'a> {
         let called = Instant::now();
         let told = self.worker.observe(self.tick(self.core.clock.now_ms()), events).await;
         self.called(called.elapsed());
-        let metrics = &self.core.metrics;
-        let processed = |status| metrics.messages_processed.with_label_values(&[name, "event", status]).inc_by(count);
+        let metrics = &self.core.metrics.core;
         match told {
             Ok(()) => {
-                processed("ok");
+                metrics.processed(name, "event", "ok", count);
                 went.came_back = true;
                 Ok(())
             }
             Err(error) => {
-                processed("failed");
-                metrics.messages_failed.with_label_values(&[name, "event"]).inc_by(count);
+                metrics.processed(name, "event", "failed", count);
+                metrics.failed(name, "event", count);
                 self.report(&error, went)
             }
         }
@@ -309,7 +323,7 @@ impl<'a> Poller<'a> {
     }
 
     fn account(&mut self) {
-        let stats = self.worker.stats();
+        let (stats, own) = (self.worker.stats(), self.worker.metrics());
         let metrics = &self.core.metrics;
         let name = [&*self.status.name];
         let now = Accounted {
@@ -318,6 +332,9 @@ impl<'a> Poller<'a> {
             crashed: stats.crashed(),
             idled: stats.idled(),
             log_lines_dropped: stats.log_lines_dropped(),
+            overflowed: own.overflowed(),
+            wrong_handles: own.wrong_handles(),
+            wrong_values: own.wrong_values(),
         };
         let before = std::mem::replace(&mut self.accounted, now);
         let now = &self.accounted;
@@ -328,6 +345,11 @@ impl<'a> Poller<'a> {
         metrics.workers_stopped.with_label_values(&["idle_timeout"]).inc_by(now.idled - before.idled);
         let (cpu, spawned) = (now.cpu.saturating_sub(before.cpu), now.spawned - before.spawned);
         let dropped = now.log_lines_dropped - before.log_lines_dropped;
+        metrics.plugin_log_lines_dropped.with_label_values(&name).inc_by(dropped);
+        metrics.plugin_metrics_overflow.with_label_values(&name).inc_by(now.overflowed - before.overflowed);
+        let ignored = |reason| metrics.plugin_metrics_ignored.with_label_values(&[&*self.status.name, reason]);
+        ignored("handle").inc_by(now.wrong_handles - before.wrong_handles);
+        ignored("value").inc_by(now.wrong_values - before.wrong_values);
         self.status.update(|known| {
             known.memory_bytes = stats.memory();
             known.last_call_cpu = stats.last_cpu();

@@ -49,7 +49,7 @@ impl Poller<'_> {
         for id in &discovered.forgotten {
             self.core.forget(id);
         }
-        self.core.metrics.errors.with_label_values(&[&*self.status.name, "instances_refused"]).inc_by(refused);
+        self.core.metrics.core.errors(&self.status.name, "instances_refused", refused);
         Ok(())
     }
 
@@ -78,6 +78,9 @@ impl Poller<'_> {
                 }
                 Err(error) => error,
             };
+            let (metrics, count) = (&self.core.metrics.core, batch.len() as u64);
+            metrics.failed(&self.status.name, "sample", count);
+            metrics.processed(&self.status.name, "sample", "failed", count);
             let known = self.standing.batches.is_set_aside(&batch);
             match &error {
                 // Not for what it was asked.
@@ -124,6 +127,7 @@ impl Poller<'_> {
         let failures: HashMap<usize, Failure> =
             readings.failures.into_iter().map(|(row, failure)| (row as usize, failure)).collect();
         let rows = readings.values.chunks_exact(columns.max(1));
+        let (mut ok, mut failed, mut published) = (0, 0, 0);
         for (row, (id, values)) in instances.iter().zip(rows).enumerate() {
             match failures.get(&row) {
                 Some(Failure::Gone) => {
@@ -133,8 +137,9 @@ impl Poller<'_> {
                     continue;
                 }
                 Some(failure) => {
+                    failed += 1;
                     let error = CallError::Failed(failure.clone());
-                    self.core.metrics.errors.with_label_values(&[&*self.status.name, error.reason()]).inc();
+                    self.core.metrics.core.errors(&self.status.name, error.reason(), 1);
                     self.status.failed_because(at_ms, format!("{id}: {failure}"));
                     continue;
                 }
@@ -153,10 +158,21 @@ impl Poller<'_> {
             }
             let replaced = self.frame(id, fields).push(at_ms.saturating_add(offset), values);
             self.core.metrics.samples_dropped.with_label_values(&["clock"]).inc_by(replaced as u64);
+            ok += 1;
             if let Some(sample) = self.core.store.latest(id).filter(|sample| !sample.values.is_empty()) {
                 self.core.hub.publish(id, &sample);
+                published += 1;
             }
         }
+        let (metrics, name) = (&self.core.metrics.core, &*self.status.name);
+        let received = instances.len() as u64;
+        metrics.received(name, "sample", received);
+        metrics.processed(name, "sample", "ok", ok);
+        metrics.processed(name, "sample", "failed", failed);
+        // Without a signal, of an instance that is gone, or of another tick.
+        metrics.processed(name, "sample", "dropped", received - ok - failed);
+        metrics.failed(name, "sample", failed);
+        metrics.published(name, "usage", published);
     }
 
     fn frame(&mut self, id: &InstanceId, fields: &Fields) -> &Frame {

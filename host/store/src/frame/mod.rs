@@ -289,6 +289,22 @@ impl Frame {
         Some(Row { at_ms, totals, values: last(&rows.into_values(&self.key.schema).columns) })
     }
 
+    /// Appends what was read for each field at the newest row, of a counter the running total. False: there is no row.
+    pub fn latest_readings(&self, readings: &mut Vec<f64>) -> bool {
+        let view = self.current();
+        let fields = self.key.schema.fields().len();
+        if let Some((open, rows)) = view.opens.last().map(|open| (open, open.len())).filter(|(_, rows)| *rows > 0) {
+            readings.extend((0..fields).map(|index| open.reading(index, rows - 1)));
+            return true;
+        }
+        let Some(block) = view.blocks.last() else { return false };
+        let rows = block.unpack(&self.key.schema).inspect_err(|error| self.unreadable(error));
+        let Some(rows) = rows.ok().filter(|rows| !rows.at_ms.is_empty()) else { return false };
+        let last = |column: &Vec<f64>| column.last().copied().unwrap_or(f64::NAN);
+        readings.extend(rows.columns.iter().map(last));
+        true
+    }
+
     pub fn latest_at_ms(&self) -> Option<i64> {
         let view = self.current();
         let open = view.opens.last().and_then(|open| open.last_ms());

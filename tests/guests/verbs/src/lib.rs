@@ -4,6 +4,9 @@
 //! `remember` counts in saved state; `read` reads the file in the configuration, `list` lists the folder, `env` reads the
 //! variable, `get` asks for the URL, `walk` reads what it can of the folders WASI shows.
 //!
+//! `measure` has metrics of its own and reads how many of them were refused, `wrong` such as are not taken, `labels` ever more
+//! series, `astray` records where nothing is; `single` records ten thousand times, `batch` the same at once.
+//!
 //! `version` reads which version of the guest this is: tests make others by changing `VERSION` in the component. From
 //! 90000 on they have other fields, 66666 panics in `init`, 77777 in `sample`, 55555 refuses its configuration.
 //!
@@ -14,8 +17,9 @@
 //! asked for.
 
 use dropsonde_guest::{Config, Failure, Field, Instance, Need, Reading, Readings, Sampler, Tick, export_sampler};
-use dropsonde_guest::{env, files, http, log, state};
+use dropsonde_guest::{env, files, http, log, metrics, state};
 use std::hint::black_box;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 static VERSION: &str = "version-00001";
@@ -114,6 +118,16 @@ impl Sampler for Verbs {
 #[allow(clippy::panic, reason = "one of the verbs")]
 fn act(verb: &str, settings: &Settings) -> Result<f64, Failure> {
     match verb {
+        "measure" => measure()?,
+        "wrong" => return Ok(wrong()),
+        "labels" => return labels(),
+        "single" | "batch" => record(verb == "batch")?,
+        #[cfg(target_family = "wasm")]
+        "astray" => {
+            use dropsonde_guest::glue::dropsonde::plugin::metrics as host;
+            host::record(u32::MAX, 1.0);
+            host::record_many(&[(0, 1.0), (1 << 20, f64::NAN)]);
+        }
         "version" => return Ok(version()),
         "gap" => return Ok(f64::NAN),
         "infinite" => return Ok(f64::INFINITY),
@@ -254,3 +268,43 @@ extern "C" fn spin_at_start() {
 }
 
 export_sampler!(Verbs);
+
+fn measure() -> Result<(), Failure> {
+    metrics::counters("verbs_measured_total", "How often it measured.", &["how"])?.with(&["\"quoted\"\n"])?.inc();
+    let mut batch = metrics::Batch::default();
+    batch.set(metrics::gauge("verbs_level", "A level.")?, 4.5);
+    batch.observe(metrics::histogram("verbs_seconds", "Times.", &[0.1, 1.0])?, 0.5);
+    // No counter takes that.
+    batch.add(metrics::counter("verbs_strange_total", "What is not counted.")?, -1.0);
+    batch.record();
+    Ok(())
+}
+
+/// How many of the metrics that nobody may have are refused.
+fn wrong() -> f64 {
+    let gauges = ["", "dropsonde_samples", "a b", "a_total", "a_count", "verbs_\n"];
+    let refused = gauges.iter().filter(|name| metrics::gauge(name, "Help.").is_err()).count();
+    let conflict = metrics::gauge("verbs_wrong", "Help.").and(metrics::histogram("verbs_wrong", "Help.", &[]));
+    let labels = metrics::gauges("verbs_wrong_label", "Help.", &["plugin"]);
+    (refused + usize::from(conflict.is_err()) + usize::from(labels.is_err())) as f64
+}
+
+/// How many of a thousand new series are refused.
+fn labels() -> Result<f64, Failure> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let family = metrics::gauges("verbs_labels", "Help.", &["nth"])?;
+    let next = NEXT.fetch_add(1000, Relaxed);
+    let refused = (next..next + 1000).filter(|nth| family.with(&[&nth.to_string()]).is_err());
+    Ok(refused.count() as f64)
+}
+
+fn record(at_once: bool) -> Result<(), Failure> {
+    const TIMES: u32 = 10_000;
+    let counter = metrics::counter("verbs_recorded_total", "How often it recorded.")?;
+    let mut batch = metrics::Batch::default();
+    for _ in 0..TIMES {
+        if at_once { batch.add(counter, 1.0) } else { counter.inc() }
+    }
+    batch.record();
+    Ok(())
+}

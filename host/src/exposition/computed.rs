@@ -1,25 +1,35 @@
-//! Samples as Prometheus metrics: one series per field, instance and sampler.
+//! Metrics that are counted elsewhere, or not at all: they are looked up when someone asks.
 
 use crate::core::Core;
+use crate::health::Health;
 use crate::snapshot::{METRICS, Number};
-use dropsonde_store::{Frame, Row};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
-use prometheus::{Encoder, TextEncoder};
-use std::collections::BTreeMap;
 
-/// Frames that gave nothing for this many of their intervals are no longer exposed.
-const STALE_INTERVALS: i64 = 3;
-
-/// Everything there is, in the text format 0.0.4.
-pub(crate) fn text(core: &Core) -> Result<Vec<u8>, prometheus::Error> {
-    let mut families = core.metrics.registry.gather();
-    families.extend(history(core));
+pub(super) fn families(core: &Core) -> Vec<MetricFamily> {
+    let mut families = history(core);
     families.extend(workers(core));
+    families.extend(services(core));
     families.extend(snapshot(core));
-    families.extend(samples(core));
-    let mut text = Vec::new();
-    TextEncoder::new().encode(&families, &mut text)?;
-    Ok(text)
+    let streams = core.hub.watchers() as u64;
+    families.push(count("sessions_active", "Open streams.", false, &[(&[], streams)]));
+    families
+}
+
+/// How the host's parts and the plugins are.
+fn services(core: &Core) -> [MetricFamily; 2] {
+    let health = Health::of(core);
+    let shown = |value: &dyn Fn(&crate::health::Service) -> u64| -> Vec<([LabelPair; 1], u64)> {
+        health.services.iter().map(|service| ([label("service", &service.name)], value(service))).collect()
+    };
+    let (status, well) = (shown(&|service| service.status as u64), shown(&|service| service.reasons.is_empty().into()));
+    let family = |name, help, series: &[([LabelPair; 1], u64)]| {
+        let series: Vec<(&[LabelPair], u64)> = series.iter().map(|(labels, value)| (&labels[..], *value)).collect();
+        count(name, help, false, &series)
+    };
+    [
+        family("service_status", "0 stopped, 1 starting, 2 running, 3 stopping, 4 failed.", &status),
+        family("health_status", "1 when nothing is wrong with it, else 0.", &well),
+    ]
 }
 
 /// What plugins' instances are doing.
@@ -108,48 +118,6 @@ fn count(name: &str, help: &str, is_counter: bool, all: &[(&[LabelPair], u64)]) 
     family.set_help(help.to_owned());
     family.set_field_type(if is_counter { MetricType::COUNTER } else { MetricType::GAUGE });
     family.set_metric(all.iter().map(|(labels, value)| series(is_counter, *value as f64, labels)).collect());
-    family
-}
-
-/// The newest rows of all instances.
-fn samples(core: &Core) -> Vec<MetricFamily> {
-    let mut families = BTreeMap::new();
-    let now_ms = core.clock.now_ms();
-    for instance in core.tracked.list() {
-        for frame in core.store.frames(&instance.id) {
-            let Some(row) = fresh(&frame, now_ms) else { continue };
-            let Some(fields) = core.plugins.fields_of(frame.schema()) else { continue };
-            let mut labels: Vec<_> = instance.labels.iter().map(|(key, value)| label(key, value)).collect();
-            labels.push(label("id", instance.id.as_str()));
-            labels.push(label("sampler", frame.schema().sampler()));
-            for ((metric, &value), &total) in fields.metrics.iter().zip(&row.values).zip(&row.totals) {
-                let reading = if metric.is_counter { total } else { value * metric.factor };
-                if reading.is_nan() {
-                    continue;
-                }
-                let family = families.entry(metric.name.clone()).or_insert_with(|| family(metric));
-                // Two samplers may disagree what kind of metric a name is; whoever comes first is right.
-                if (family.get_field_type() == MetricType::COUNTER) == metric.is_counter {
-                    family.mut_metric().push(series(metric.is_counter, reading, &labels));
-                }
-            }
-        }
-    }
-    families.into_values().collect()
-}
-
-/// Looks at the time first: the row of an old frame may be in a file.
-fn fresh(frame: &Frame, now_ms: i64) -> Option<Row> {
-    let is_fresh = |at_ms| now_ms - at_ms <= STALE_INTERVALS * frame.interval_ms();
-    frame.latest_at_ms().filter(|&at_ms| is_fresh(at_ms))?;
-    frame.latest()
-}
-
-fn family(metric: &crate::plugins::Metric) -> MetricFamily {
-    let mut family = MetricFamily::default();
-    family.set_name(metric.name.clone());
-    family.set_help(metric.help.clone());
-    family.set_field_type(if metric.is_counter { MetricType::COUNTER } else { MetricType::GAUGE });
     family
 }
 

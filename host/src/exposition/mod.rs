@@ -1,0 +1,238 @@
+//! Metrics for Prometheus.
+//!
+//! * `format`: which of the two text formats a scraper wants; `text`: writes both.
+//! * `own`: what someone registered; `computed`: what is looked up; `samples`: the newest rows of all instances.
+
+mod computed;
+mod format;
+#[cfg(test)]
+mod grammar;
+mod own;
+mod samples;
+mod text;
+
+pub(crate) use format::{Format, takes_gzip};
+
+use crate::core::Core;
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use samples::Samples;
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+use text::Text;
+use tokio::sync::watch;
+
+/// Makes the text for scrapes. Those that come while one is being made get that one.
+#[derive(Debug, Default)]
+pub struct Exposition {
+    /// What is being made, by format and whether it is compressed.
+    under_way: Mutex<HashMap<(Format, bool), Made>>,
+    renderer: Mutex<Renderer>,
+}
+
+/// None yet, or what was made; whoever makes it is gone when nobody has the other end.
+type Made = watch::Receiver<Option<Bytes>>;
+
+/// What is kept from one scrape to the next, so that the next one costs less.
+#[derive(Debug, Default)]
+struct Renderer {
+    samples: Samples,
+    /// Its memory is used again once everyone has read it.
+    last: Bytes,
+}
+
+/// It was being made, and then was not: a bug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the metrics could not be put together")]
+pub struct NotMade;
+
+impl Exposition {
+    /// Never waits for a poll, and works on no thread of the server's.
+    pub(crate) async fn scrape(core: &Arc<Core>, format: Format, gzip: bool) -> Result<Bytes, NotMade> {
+        let mut made = core.exposition.join(core, format, gzip);
+        let made = made.wait_for(Option::is_some).await.map_err(|_| NotMade)?;
+        made.clone().ok_or(NotMade)
+    }
+
+    fn join(&self, core: &Arc<Core>, format: Format, gzip: bool) -> Made {
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = under_way.get(&(format, gzip)).filter(|made| made.has_changed().is_ok()) {
+            return made.clone();
+        }
+        let (make, made) = watch::channel(None);
+        under_way.insert((format, gzip), made.clone());
+        let core = core.clone();
+        tokio::task::spawn_blocking(move || {
+            let text = core.exposition.text(&core, format);
+            let text = if gzip { compressed(&text) } else { Some(text) };
+            // Who comes from now on wants what is then.
+            core.exposition.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&(format, gzip));
+            make.send_replace(text);
+        });
+        made
+    }
+
+    /// Everything there is.
+    pub(crate) fn text(&self, core: &Core, format: Format) -> Bytes {
+        let began = Instant::now();
+        let mut renderer = self.renderer.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = match std::mem::take(&mut renderer.last).try_into_mut() {
+            Ok(mut memory) => {
+                memory.clear();
+                Vec::from(memory)
+            }
+            // Someone reads it slowly.
+            Err(last) => Vec::with_capacity(last.len()),
+        };
+        let mut text = Text { format, bytes };
+        let native = core.metrics.registry.prometheus().gather().into_iter().chain(computed::families(core));
+        let plugins = core.plugins.list();
+        let of_plugins = plugins.iter().filter_map(|plugin| Some((plugin.name.clone(), plugin.metrics()?)));
+        own::write(native, of_plugins, &mut text);
+        renderer.samples.read(core);
+        renderer.samples.write(&mut text);
+        text.end();
+        let made = Bytes::from(text.bytes);
+        renderer.last = made.clone();
+        core.metrics.core.took("host", "scrape", began.elapsed());
+        made
+    }
+}
+
+/// A scrape is read once, and soon: quick is better than small.
+fn compressed(text: &[u8]) -> Option<Bytes> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(text.len() / 8), Compression::fast());
+    encoder.write_all(text).ok()?;
+    encoder.finish().ok().map(Bytes::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{MetricRegistry, Registrar};
+    use crate::tracked::PluginName;
+    use dropsonde_sandbox::{Descriptor, MetricHandles, MetricKind, PluginMetrics};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    /// Names that are good, nearly good, parts of others, and nothing of the kind.
+    fn name() -> impl Strategy<Value = String> {
+        let suffix =
+            prop_oneof![Just(""), Just("_total"), Just("_bucket"), Just("_count"), Just("_sum"), Just("_seconds")];
+        prop_oneof![
+            5 => ("[ab]{1}", suffix).prop_map(|(stem, suffix)| format!("{stem}{suffix}")),
+            1 => "\\PC{0,8}",
+            1 => "[a-zA-Z_:\\n\"\\\\{} ]{0,8}",
+        ]
+    }
+
+    fn descriptor() -> impl Strategy<Value = Descriptor> {
+        let kind = prop_oneof![Just(MetricKind::Counter), Just(MetricKind::Gauge), Just(MetricKind::Histogram)];
+        let help = prop_oneof![Just("Help.".to_owned()), any::<String>()];
+        let labels = vec(prop_oneof![Just("l".to_owned()), Just("m".to_owned()), any::<String>()], 0..3);
+        let buckets = prop_oneof![Just(Vec::new()), Just(vec![0.1, 1.0, 1e6]), vec(any::<f64>(), 0..4)];
+        (name(), help, kind, labels, buckets).prop_map(|(name, help, kind, labels, buckets)| Descriptor {
+            name,
+            help,
+            kind,
+            labels,
+            buckets,
+        })
+    }
+
+    fn value() -> impl Strategy<Value = f64> {
+        prop_oneof![any::<f64>(), -1.0..100.0, Just(f64::NAN), Just(f64::INFINITY), Just(1e300)]
+    }
+
+    /// What somebody registers, and what is recorded for which labels.
+    type Use = (usize, Descriptor, Vec<(Vec<String>, f64)>);
+
+    fn uses() -> impl Strategy<Value = Vec<Use>> {
+        let recorded = vec((vec(any::<String>(), 0..3), value()), 0..4);
+        vec((0..3_usize, descriptor(), recorded), 0..12)
+    }
+
+    proptest! {
+        /// Whatever plugins and services register and record, both formats are what their specifications say.
+        #[test]
+        fn what_is_exposed_can_be_read(uses in uses(), instance in any::<String>(), reading in value()) {
+            let registry = MetricRegistry::new().unwrap();
+            let plugins = ["p", "q"].map(|name| PluginMetrics::new(name, registry.names().clone(), 100));
+            let mut handles = plugins.each_ref().map(MetricHandles::new);
+            for (whose, descriptor, recorded) in uses {
+                let labels = descriptor.labels.len();
+                let values = |given: &[String]| {
+                    let empty = std::iter::repeat(String::new());
+                    given.iter().cloned().chain(empty).take(labels).collect::<Vec<_>>()
+                };
+                if let Some(handles) = handles.get_mut(whose) {
+                    let Ok(family) = handles.register(descriptor) else { continue };
+                    for (given, value) in recorded {
+                        if let Ok(series) = handles.with_labels(family, &values(&given)) {
+                            handles.record(series, value);
+                        }
+                    }
+                    continue;
+                }
+                let keys: Vec<&str> = descriptor.labels.iter().map(String::as_str).collect();
+                let Descriptor { name, help, kind, buckets, .. } = &descriptor;
+                for (given, value) in recorded {
+                    let values = values(&given);
+                    let values: Vec<&str> = values.iter().map(String::as_str).collect();
+                    match kind {
+                        MetricKind::Counter => drop(registry.counter_vec("s", name, help, &keys).map(|counters| {
+                            counters.with_label_values(&values).inc_by(value.abs().min(1e9));
+                        })),
+                        MetricKind::Gauge => drop(registry.gauge_vec("s", name, help, &keys).map(|gauges| {
+                            gauges.with_label_values(&values).set(value);
+                        })),
+                        MetricKind::Histogram => {
+                            let histograms = registry.histogram_vec("s", name, help, &keys, buckets);
+                            drop(histograms.map(|histograms| histograms.with_label_values(&values).observe(value)));
+                        }
+                    }
+                }
+            }
+            let samples = Samples::of(&instance, reading);
+            for format in [Format::Text, Format::OpenMetrics] {
+                let mut text = Text { format, bytes: Vec::new() };
+                let of_plugins = ["p", "q"].into_iter().map(PluginName::from).zip(plugins.clone());
+                own::write(registry.prometheus().gather(), of_plugins, &mut text);
+                samples.write(&mut text);
+                text.end();
+                let text = String::from_utf8(text.bytes).unwrap();
+                let families = match format {
+                    Format::Text if text.is_empty() => Ok(Vec::new()),
+                    Format::Text => grammar::text(&text),
+                    Format::OpenMetrics if text == "# EOF\n" => Ok(Vec::new()),
+                    Format::OpenMetrics => grammar::openmetrics(&text),
+                };
+                let families = families.unwrap_or_else(|why| panic!("{why}\n{text}"));
+                // Nothing that was recorded is lost on the way.
+                let shown = grammar::value(&families, "dropsonde_sample_x", &[("id", &instance.replace('\r', " ")), ("sampler", "s")]);
+                prop_assert_eq!(shown.map(f64::to_bits), Some(reading).filter(|value| !value.is_nan()).map(f64::to_bits));
+            }
+        }
+    }
+
+    #[test]
+    fn the_grammar_would_find_something() {
+        for bad in [
+            "a 1\n",
+            "# HELP a A.\n# TYPE a gauge\na 1\na 2\n",
+            "# HELP a A.\n# TYPE a gauge\na{l=\"\"\"} 1\n",
+            "# HELP a A.\n# TYPE a gauge\na  1\n",
+            "# HELP a A.\n# TYPE a counter\na -1\n",
+            "# HELP a A.\n# TYPE a gauge\n",
+            "# HELP a A.\n# TYPE a gauge\na 1\n# HELP b B.\n# TYPE b gauge\nb 1\na{l=\"x\"} 1\n",
+            "# HELP a A.\n# TYPE a histogram\na_bucket{le=\"+Inf\"} 1\na_count 2\na_sum 1\n",
+        ] {
+            assert!(grammar::text(bad).is_err(), "{bad}");
+        }
+        assert!(grammar::openmetrics("# HELP a A.\n# TYPE a counter\na 1\n# EOF\n").is_err(), "no _total");
+        assert!(grammar::openmetrics("# HELP a A.\n# TYPE a gauge\na 1\n").is_err(), "no end");
+    }
+}

@@ -1,0 +1,208 @@
+//! How the host is: what `/health` says, and the metrics that say the same.
+
+use crate::core::Core;
+use crate::json;
+use crate::metrics::ServiceStatus;
+use crate::plugins::{PluginState, Status};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Ticks in a row that came too late before that is worth a word: one is a busy machine.
+const LATE_TICKS: u32 = 3;
+
+/// A write that takes longer is no slow one any more.
+const SLOW_WRITE: Duration = Duration::from_secs(10);
+
+/// The host's parts and its plugins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    pub services: Vec<Service>,
+    /// Why it cannot go on as it is, if it cannot: it is stopping, or one of its own tasks is no more.
+    pub fatal: Option<Fatal>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// `host`, `history`, or a plugin's.
+    pub name: String,
+    pub status: ServiceStatus,
+    /// What is wrong with it.
+    pub reasons: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fatal {
+    Draining,
+    /// Which tasks have ended that never do.
+    Dead(Vec<&'static str>),
+}
+
+/// Whether the host's own tasks live.
+#[derive(Debug, Default)]
+pub struct Vitals {
+    is_serving: AtomicBool,
+    is_draining: AtomicBool,
+    dead: Mutex<BTreeSet<&'static str>>,
+}
+
+/// Held by a task as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    vitals: Arc<Vitals>,
+    task: &'static str,
+}
+
+impl Health {
+    pub fn of(core: &Core) -> Self {
+        let fatal = core.vitals.fatal();
+        let host = match &fatal {
+            Some(Fatal::Dead(_)) => ServiceStatus::Failed,
+            Some(Fatal::Draining) => ServiceStatus::Stopping,
+            None if core.vitals.is_serving.load(Relaxed) => ServiceStatus::Running,
+            None => ServiceStatus::Starting,
+        };
+        let reasons = fatal.iter().map(Fatal::to_string).collect();
+        let history: Vec<_> = history(core).into_iter().collect();
+        let status = if history.is_empty() { ServiceStatus::Running } else { ServiceStatus::Failed };
+        let mut services = vec![
+            Service { name: "host".to_owned(), status: host, reasons },
+            Service { name: "history".to_owned(), status, reasons: history },
+        ];
+        services.extend(core.plugins.list().iter().map(|plugin| service(core, plugin)));
+        Self { services, fatal }
+    }
+
+    pub fn reasons(&self) -> Vec<String> {
+        self.services.iter().flat_map(|service| service.reasons.iter().cloned()).collect()
+    }
+}
+
+impl std::fmt::Display for Fatal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Draining => f.write_str("the host is stopping"),
+            Self::Dead(tasks) => write!(f, "no longer there: {}; a restart brings it back", tasks.join(", ")),
+        }
+    }
+}
+
+fn service(core: &Core, plugin: &Status) -> Service {
+    let known = plugin.known();
+    let status = match known.state {
+        PluginState::Loading | PluginState::Compiling => ServiceStatus::Starting,
+        PluginState::Running => ServiceStatus::Running,
+        PluginState::Backoff | PluginState::Quarantined | PluginState::Failed => ServiceStatus::Failed,
+    };
+    let state = match known.state {
+        PluginState::Failed => Some("has failed"),
+        PluginState::Backoff => Some("waits after a failure"),
+        PluginState::Quarantined => Some("is in quarantine"),
+        _ if known.is_restored => Some("runs as it last ran well"),
+        PluginState::Loading | PluginState::Compiling | PluginState::Running => None,
+    };
+    let why = || known.quarantined.clone().or(known.last_failure.clone().map(|failure| failure.reason));
+    let mut reasons: Vec<_> = state
+        .map(|state| format!("plugin {} {state}: {}", plugin.name, why().unwrap_or_default()))
+        .into_iter()
+        .collect();
+    let overdue = known.next_poll_ms.filter(|_| known.state == PluginState::Running);
+    let overdue_ms = overdue.map_or(0, |due_ms| core.clock.now_ms().saturating_sub(due_ms));
+    let interval_ms = i64::try_from(plugin.interval().as_millis()).unwrap_or(i64::MAX);
+    if known.late_ticks >= LATE_TICKS || overdue_ms > interval_ms.saturating_mul(i64::from(LATE_TICKS)).max(60_000) {
+        let (name, missed) = (&plugin.name, known.polls_missed);
+        reasons
+            .push(format!("plugin {name} is polled late: {missed} polls were missed so far, the last ones in a row"));
+    }
+    Service { name: plugin.name.to_string(), status, reasons }
+}
+
+/// Why history is not written to disk, or takes more of it than it may.
+fn history(core: &Core) -> Option<String> {
+    let archive = core.store.archive();
+    if let Some(failing) = archive.failing {
+        let (reason, since) = (failing.reason, json::time(failing.since_ms));
+        let what = match reason {
+            "full" => "the disk is full",
+            "read_only" => "the disk is read-only",
+            "denied" => "writing is not allowed",
+            _ => "the disk does not work",
+        };
+        let rows = archive.unstored_rows;
+        return Some(format!(
+            "history is in memory alone since {since}, {rows} rows so far: {what} ({}); it is tried again",
+            failing.error
+        ));
+    }
+    if let Some(slow) = archive.writing_since.map(|since| since.elapsed()).filter(|took| *took > SLOW_WRITE) {
+        return Some(format!("history is in memory alone: a write has been going on for {} s", slow.as_secs()));
+    }
+    archive.beyond_limit.then(|| {
+        let size = archive.size.div_ceil(1 << 20);
+        format!("history takes {size} MiB, more than store.max_disk: the newest part of it cannot be spared")
+    })
+}
+
+// === impl Vitals ===
+
+impl Vitals {
+    /// For a task that lives as long as the host.
+    pub(crate) fn pulse(self: &Arc<Self>, task: &'static str) -> Pulse {
+        Pulse { vitals: self.clone(), task }
+    }
+
+    pub(crate) fn serve(&self) {
+        self.is_serving.store(true, Relaxed);
+    }
+
+    /// From now on tasks end because they are told to.
+    pub(crate) fn drain(&self) {
+        self.is_draining.store(true, Relaxed);
+    }
+
+    fn fatal(&self) -> Option<Fatal> {
+        if self.is_draining.load(Relaxed) {
+            return Some(Fatal::Draining);
+        }
+        let dead: Vec<_> = self.dead.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+        (!dead.is_empty()).then_some(Fatal::Dead(dead))
+    }
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        if !self.vitals.is_draining.load(Relaxed) {
+            self.vitals.dead.lock().unwrap_or_else(PoisonError::into_inner).insert(self.task);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_ends_by_itself_is_fatal() {
+        let vitals = Arc::new(Vitals::default());
+        let (pulse, other) = (vitals.pulse("schedule"), vitals.pulse("snapshot"));
+        assert_eq!(vitals.fatal(), None);
+        let task = tokio::spawn(async move {
+            let _pulse = pulse;
+            panic!("told to");
+        });
+        assert!(task.await.is_err());
+        assert_eq!(vitals.fatal(), Some(Fatal::Dead(vec!["schedule"])));
+        drop(other);
+        assert_eq!(vitals.fatal(), Some(Fatal::Dead(vec!["schedule", "snapshot"])));
+    }
+
+    #[test]
+    fn tasks_end_while_the_host_stops() {
+        let vitals = Arc::new(Vitals::default());
+        let pulse = vitals.pulse("schedule");
+        vitals.drain();
+        drop(pulse);
+        assert_eq!(vitals.fatal(), Some(Fatal::Draining));
+    }
+}

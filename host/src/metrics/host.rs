@@ -1,0 +1,246 @@
+use super::core::{histogram_options, options, register};
+use super::{CoreMetrics, MetricRegistry, RegisterError};
+use prometheus::{
+    CounterVec, Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, exponential_buckets,
+};
+
+/// The host's own metrics, in a registry of their own: two hosts in one process share nothing.
+#[derive(Debug, Clone)]
+pub struct HostMetrics {
+    pub registry: MetricRegistry,
+    pub core: CoreMetrics,
+    /// `offset`, `clock`, `poison`, `slow_reader`.
+    pub samples_dropped: IntCounterVec,
+    /// `full`, `unreachable`.
+    pub spans_dropped: IntCounterVec,
+    pub http_requests: IntCounterVec,
+    pub http_request_seconds: HistogramVec,
+    /// Polls in which a call failed.
+    pub health_checks_failed: IntCounterVec,
+    pub plugin_call_seconds: HistogramVec,
+    pub plugin_polls: IntCounterVec,
+    pub plugin_polls_missed: IntCounterVec,
+    pub plugin_memory_bytes: IntGaugeVec,
+    pub plugin_cpu_seconds: CounterVec,
+    pub plugin_log_lines_dropped: IntCounterVec,
+    pub plugin_metrics_overflow: IntCounterVec,
+    /// `handle`, `value`.
+    pub plugin_metrics_ignored: IntCounterVec,
+    pub plugins_uploaded: IntCounter,
+    pub plugin_restores_succeeded: IntCounter,
+    pub plugin_restores_failed: IntCounter,
+    /// `io`.
+    pub audit_entries_dropped: IntCounterVec,
+    pub workers_spawned: IntCounter,
+    /// `graceful`, `crashed`, `idle_timeout`.
+    pub workers_stopped: IntCounterVec,
+    pub build_seconds: HistogramVec,
+    pub cold_start_seconds: HistogramVec,
+    pub build_info: GaugeVec,
+    pub start_time_seconds: Gauge,
+}
+
+impl HostMetrics {
+    pub fn new() -> Result<Self, RegisterError> {
+        let registry = MetricRegistry::new()?;
+        let core = CoreMetrics::register(&registry)?;
+        let all = registry.prometheus();
+        let plain = |name, help| register(all, IntCounter::with_opts(options(name, help)));
+        let counter = |name, help, labels: &[&str]| register(all, IntCounterVec::new(options(name, help), labels));
+        let gauge = |name, help, labels: &[&str]| register(all, IntGaugeVec::new(options(name, help), labels));
+        let histogram = |name, help, labels: &[&str], buckets| {
+            register(all, HistogramVec::new(histogram_options(name, help, buckets), labels))
+        };
+        let by_plugin: &[&str] = &["plugin"];
+        let metrics = Self {
+            core,
+            samples_dropped: counter(
+                "samples_dropped_total",
+                "Samples and rows that were not kept, and why.",
+                &["reason"],
+            )?,
+            spans_dropped: counter("spans_dropped_total", "Spans that were not exported, and why.", &["reason"])?,
+            http_requests: counter(
+                "http_requests_total",
+                "HTTP requests by route and class of status.",
+                &["route", "status"],
+            )?,
+            http_request_seconds: histogram(
+                "http_request_seconds",
+                "Time to answer; streams are not in it.",
+                &["route", "status"],
+                prometheus::DEFAULT_BUCKETS.to_vec(),
+            )?,
+            health_checks_failed: counter("health_checks_failed_total", "Polls in which a call failed.", by_plugin)?,
+            // From a warm call on one instance to a deadline of seconds.
+            plugin_call_seconds: histogram(
+                "plugin_call_seconds",
+                "Wall time of one call of a plugin.",
+                by_plugin,
+                exponential_buckets(0.000_01, 4.0, 10)?,
+            )?,
+            plugin_polls: counter("plugin_polls_total", "Ticks at which a plugin was polled.", by_plugin)?,
+            plugin_polls_missed: counter(
+                "plugin_polls_missed_total",
+                "Ticks skipped because they came too late.",
+                by_plugin,
+            )?,
+            plugin_memory_bytes: gauge("plugin_memory_bytes", "A plugin's linear memories and tables.", by_plugin)?,
+            plugin_cpu_seconds: register(
+                all,
+                CounterVec::new(options("plugin_cpu_seconds_total", "CPU time spent in a plugin."), by_plugin),
+            )?,
+            plugin_log_lines_dropped: counter(
+                "plugin_log_lines_dropped_total",
+                "Lines of a plugin over its limit for the log.",
+                by_plugin,
+            )?,
+            plugin_metrics_overflow: counter(
+                "plugin_metrics_overflow_total",
+                "Metrics and series of a plugin's own that were refused, as there are as many as may be.",
+                by_plugin,
+            )?,
+            plugin_metrics_ignored: counter(
+                "plugin_metrics_ignored_total",
+                "What a plugin recorded for a series it does not have, or with a value that means nothing.",
+                &["plugin", "reason"],
+            )?,
+            plugins_uploaded: plain("plugins_uploaded_total", "Components that came through the API.")?,
+            plugin_restores_succeeded: plain(
+                "plugin_restores_succeeded_total",
+                "Plugins brought back as they last ran well, as a newer version did not work.",
+            )?,
+            plugin_restores_failed: plain(
+                "plugin_restores_failed_total",
+                "Plugins that could not be brought back as they last ran well.",
+            )?,
+            audit_entries_dropped: counter(
+                "audit_entries_dropped_total",
+                "Lines of the audit log that were not written, and why.",
+                &["reason"],
+            )?,
+            workers_spawned: plain("workers_spawned_total", "Instances of plugins that were made.")?,
+            workers_stopped: counter(
+                "workers_stopped_total",
+                "Instances of plugins that ended, and why.",
+                &["reason"],
+            )?,
+            build_seconds: histogram(
+                "build_seconds",
+                "Time to compile a component, or to take it from the cache.",
+                by_plugin,
+                exponential_buckets(0.005, 2.0, 12)?,
+            )?,
+            cold_start_seconds: histogram(
+                "cold_start_seconds",
+                "Time from a compiled component to a worker that is ready.",
+                by_plugin,
+                exponential_buckets(0.001, 2.0, 12)?,
+            )?,
+            build_info: register(
+                all,
+                GaugeVec::new(options("build_info", "Always 1; the version is in the label."), &["version"]),
+            )?,
+            start_time_seconds: register(
+                all,
+                Gauge::with_opts(options("start_time_seconds", "When the host started, in seconds since 1970.")),
+            )?,
+            registry,
+        };
+        metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+        // What is counted from nothing shows its first step.
+        for reason in ["offset", "clock", "poison", "slow_reader"] {
+            metrics.samples_dropped.with_label_values(&[reason]);
+        }
+        metrics.audit_entries_dropped.with_label_values(&["io"]);
+        for reason in ["graceful", "crashed", "idle_timeout"] {
+            metrics.workers_stopped.with_label_values(&[reason]);
+        }
+        Ok(metrics)
+    }
+
+    /// What is counted of a plugin begins at nothing.
+    pub fn know_plugin(&self, name: &str) {
+        for vector in self.of_plugin() {
+            vector.with_label_values(&[name]);
+        }
+        for reason in ["handle", "value"] {
+            self.plugin_metrics_ignored.with_label_values(&[name, reason]);
+        }
+        self.core.errors(name, "trap", 0);
+    }
+
+    /// Removes the series of a plugin that is no more.
+    pub fn forget_plugin(&self, name: &str) {
+        self.core.forget(name);
+        // What it never had is not there to be removed.
+        for vector in self.of_plugin() {
+            let _ = vector.remove_label_values(&[name]);
+        }
+        for reason in ["handle", "value"] {
+            let _ = self.plugin_metrics_ignored.remove_label_values(&[name, reason]);
+        }
+        let _ = self.plugin_memory_bytes.remove_label_values(&[name]);
+        let _ = self.plugin_cpu_seconds.remove_label_values(&[name]);
+        for vector in [&self.plugin_call_seconds, &self.build_seconds, &self.cold_start_seconds] {
+            let _ = vector.remove_label_values(&[name]);
+        }
+    }
+
+    fn of_plugin(&self) -> [&IntCounterVec; 5] {
+        [
+            &self.health_checks_failed,
+            &self.plugin_polls,
+            &self.plugin_polls_missed,
+            &self.plugin_log_lines_dropped,
+            &self.plugin_metrics_overflow,
+        ]
+    }
+}
+
+/// `2xx`, as `dropsonde_http_requests_total` has it; `unknown` for what is no HTTP status.
+pub fn status_class(code: u16) -> &'static str {
+    match code {
+        100..=199 => "1xx",
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        500..=599 => "5xx",
+        _ => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_hosts_in_one_process_share_no_metric() {
+        let (a, b) = (HostMetrics::new().unwrap(), HostMetrics::new().unwrap());
+        a.plugin_polls.with_label_values(&["p"]).inc();
+        assert_eq!(b.plugin_polls.with_label_values(&["p"]).get(), 0);
+    }
+
+    #[test]
+    fn a_plugin_that_is_no_more_leaves_no_series() {
+        let metrics = HostMetrics::new().unwrap();
+        let series =
+            || metrics.registry.prometheus().gather().iter().map(|family| family.get_metric().len()).sum::<usize>();
+        let before = series();
+        metrics.know_plugin("p");
+        metrics.core.errors("p", "trap", 1);
+        metrics.core.errors("q", "trap", 1);
+        metrics.plugin_call_seconds.with_label_values(&["p"]).observe(1.0);
+        metrics.plugin_cpu_seconds.with_label_values(&["p"]).inc_by(1.0);
+        metrics.forget_plugin("p");
+        assert_eq!(series(), before + 1, "another's stay");
+    }
+
+    #[test]
+    fn statuses_have_classes() {
+        assert_eq!(
+            [100, 204, 301, 404, 503, 0, 600].map(status_class),
+            ["1xx", "2xx", "3xx", "4xx", "5xx", "unknown", "unknown"]
+        );
+    }
+}

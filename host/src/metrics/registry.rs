@@ -1,0 +1,348 @@
+use dropsonde_sandbox::{BadDescriptor, Claim, Conflict, Descriptor, MetricKind, MetricNames};
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, Opts, Registry};
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Registers metrics of named services. [`MetricRegistry`] is the real one; a test may have another.
+///
+/// Every metric has the label `service`, so that two services may have one of the same name, if they mean the same by it.
+/// Registering the same again gives the same metric.
+pub trait Registrar: Send + Sync {
+    /// `name` ends in `_total`.
+    fn counter_vec(&self, service: &str, name: &str, help: &str, labels: &[&str]) -> Result<CounterVec, RegisterError>;
+
+    fn gauge_vec(&self, service: &str, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, RegisterError>;
+
+    /// `buckets`: upper bounds, ascending; none: from 5 ms to 10 s.
+    fn histogram_vec(
+        &self,
+        service: &str,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        buckets: &[f64],
+    ) -> Result<HistogramVec, RegisterError>;
+
+    /// Removes a metric with all its series. Whether it was there.
+    fn unregister(&self, service: &str, name: &str) -> bool;
+
+    fn counter(&self, service: &str, name: &str, help: &str) -> Result<Counter, RegisterError> {
+        Ok(self.counter_vec(service, name, help, &[])?.with_label_values::<&str>(&[]))
+    }
+
+    fn gauge(&self, service: &str, name: &str, help: &str) -> Result<Gauge, RegisterError> {
+        Ok(self.gauge_vec(service, name, help, &[])?.with_label_values::<&str>(&[]))
+    }
+
+    fn histogram(&self, service: &str, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, RegisterError> {
+        Ok(self.histogram_vec(service, name, help, &[], buckets)?.with_label_values::<&str>(&[]))
+    }
+}
+
+/// The metrics of a host's native services. Cheap to clone; two of them share nothing.
+#[derive(Debug, Clone)]
+pub struct MetricRegistry {
+    prometheus: Registry,
+    names: MetricNames,
+    metrics: Metrics,
+}
+
+/// Why a metric was not registered.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    /// It cannot be exposed.
+    #[error(transparent)]
+    Invalid(#[from] BadDescriptor),
+    #[error("{0:?} is no service's name: at most {LONGEST_SERVICE} bytes without control characters")]
+    Service(String),
+    #[error("the label `service` is the registry's own")]
+    ServiceLabel,
+    /// The name means something else already: another kind, other labels, help or buckets.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    #[error(transparent)]
+    Library(#[from] prometheus::Error),
+}
+
+const LONGEST_SERVICE: usize = 128;
+
+/// The label every metric of a service has.
+const SERVICE: &str = "service";
+
+/// By service and name.
+#[derive(Debug, Clone, Default)]
+struct Metrics(Arc<RwLock<BTreeMap<(String, String), Registered>>>);
+
+#[derive(Debug)]
+struct Registered {
+    claim: Claim,
+    metric: Metric,
+}
+
+#[derive(Debug, Clone)]
+enum Metric {
+    Counter(CounterVec),
+    Gauge(GaugeVec),
+    Histogram(HistogramVec),
+}
+
+// === impl MetricRegistry ===
+
+impl MetricRegistry {
+    pub fn new() -> Result<Self, RegisterError> {
+        let (prometheus, metrics) = (Registry::new(), Metrics::default());
+        prometheus.register(Box::new(metrics.clone()))?;
+        Ok(Self { prometheus, names: MetricNames::default(), metrics })
+    }
+
+    /// The registry underneath. What is registered there directly is exposed as it is.
+    pub fn prometheus(&self) -> &Registry {
+        &self.prometheus
+    }
+
+    /// What names mean: shared with the host's plugins.
+    pub(crate) fn names(&self) -> &MetricNames {
+        &self.names
+    }
+
+    fn register(
+        &self,
+        service: &str,
+        descriptor: Descriptor,
+        make: impl FnOnce(&Descriptor, Opts) -> Result<Metric, prometheus::Error>,
+    ) -> Result<Metric, RegisterError> {
+        if service.is_empty() || service.len() > LONGEST_SERVICE || service.chars().any(char::is_control) {
+            return Err(RegisterError::Service(service.chars().take(LONGEST_SERVICE).collect()));
+        }
+        if descriptor.labels.iter().any(|label| label == SERVICE) {
+            return Err(RegisterError::ServiceLabel);
+        }
+        let descriptor = descriptor.checked()?;
+        let key = (service.to_owned(), descriptor.name.clone());
+        let mut metrics = self.metrics.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = metrics.get(&key) {
+            Conflict::check(&format!("service {service}"), known.claim.descriptor(), &descriptor)?;
+            return Ok(known.metric.clone());
+        }
+        let options = Opts::new(&descriptor.name, &descriptor.help).const_label(SERVICE, service);
+        let metric = make(&descriptor, options)?;
+        // No plugin's name has a space.
+        let claim = self.names.claim(&format!("service {service}").into(), descriptor)?;
+        metrics.insert(key, Registered { claim, metric: metric.clone() });
+        Ok(metric)
+    }
+}
+
+impl Registrar for MetricRegistry {
+    fn counter_vec(&self, service: &str, name: &str, help: &str, labels: &[&str]) -> Result<CounterVec, RegisterError> {
+        let descriptor = descriptor(name, help, MetricKind::Counter, labels, &[]);
+        let made =
+            self.register(service, descriptor, |_, options| CounterVec::new(options, labels).map(Metric::Counter));
+        match made? {
+            Metric::Counter(counters) => Ok(counters),
+            Metric::Gauge(_) | Metric::Histogram(_) => Err(other_kind(name)),
+        }
+    }
+
+    fn gauge_vec(&self, service: &str, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, RegisterError> {
+        let descriptor = descriptor(name, help, MetricKind::Gauge, labels, &[]);
+        let made = self.register(service, descriptor, |_, options| GaugeVec::new(options, labels).map(Metric::Gauge));
+        match made? {
+            Metric::Gauge(gauges) => Ok(gauges),
+            Metric::Counter(_) | Metric::Histogram(_) => Err(other_kind(name)),
+        }
+    }
+
+    fn histogram_vec(
+        &self,
+        service: &str,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        buckets: &[f64],
+    ) -> Result<HistogramVec, RegisterError> {
+        let descriptor = descriptor(name, help, MetricKind::Histogram, labels, buckets);
+        let made = self.register(service, descriptor, |descriptor, options| {
+            let options = HistogramOpts::from(options).buckets(descriptor.buckets.clone());
+            HistogramVec::new(options, labels).map(Metric::Histogram)
+        });
+        match made? {
+            Metric::Histogram(histograms) => Ok(histograms),
+            Metric::Counter(_) | Metric::Gauge(_) => Err(other_kind(name)),
+        }
+    }
+
+    fn unregister(&self, service: &str, name: &str) -> bool {
+        let mut metrics = self.metrics.0.write().unwrap_or_else(PoisonError::into_inner);
+        metrics.remove(&(service.to_owned(), name.to_owned())).is_some()
+    }
+}
+
+fn descriptor(name: &str, help: &str, kind: MetricKind, labels: &[&str], buckets: &[f64]) -> Descriptor {
+    let labels = labels.iter().map(|&label| label.to_owned()).collect();
+    Descriptor { name: name.to_owned(), help: help.to_owned(), kind, labels, buckets: buckets.to_vec() }
+}
+
+/// Unreachable: what is registered under a name was compared before.
+fn other_kind(name: &str) -> RegisterError {
+    RegisterError::Library(prometheus::Error::Msg(format!("{name} is of another kind")))
+}
+
+// === impl Metrics ===
+
+/// One collector for all: the library's own bookkeeping would never let go of what a name once was.
+impl Collector for Metrics {
+    fn desc(&self) -> Vec<&Desc> {
+        Vec::new()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let metrics = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        metrics.values().flat_map(|registered| registered.metric.collect()).collect()
+    }
+}
+
+impl Metric {
+    fn collect(&self) -> Vec<MetricFamily> {
+        match self {
+            Self::Counter(counters) => counters.collect(),
+            Self::Gauge(gauges) => gauges.collect(),
+            Self::Histogram(histograms) => histograms.collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registry() -> MetricRegistry {
+        MetricRegistry::new().unwrap()
+    }
+
+    fn series(registry: &MetricRegistry) -> Vec<(String, usize)> {
+        let families = registry.prometheus().gather();
+        families.iter().map(|family| (family.name().to_owned(), family.get_metric().len())).collect()
+    }
+
+    #[test]
+    fn the_same_again_is_the_same_metric() {
+        let registry = registry();
+        let first = registry.counter_vec("shop", "orders_total", "Orders.", &["page"]).unwrap();
+        let second = registry.counter_vec("shop", "orders_total", "Orders.", &["page"]).unwrap();
+        first.with_label_values(&["/"]).inc();
+        second.with_label_values(&["/"]).inc_by(2.0);
+        assert_eq!(first.with_label_values(&["/"]).get(), 3.0);
+        registry.gauge("shop", "stock", "Stock.").unwrap().set(4.0);
+        assert_eq!(registry.gauge("shop", "stock", "Stock.").unwrap().get(), 4.0);
+    }
+
+    #[test]
+    fn something_else_under_a_name_is_a_conflict_that_says_what() {
+        let registry = registry();
+        registry.histogram_vec("shop", "took_seconds", "Times.", &["page"], &[1.0]).unwrap();
+        let conflict = |made: Result<HistogramVec, RegisterError>| match made {
+            Err(RegisterError::Conflict(conflict)) => conflict,
+            other => panic!("{other:?}"),
+        };
+        let again = |help, labels: &[&str], buckets: &[f64]| {
+            conflict(registry.histogram_vec("shop", "took_seconds", help, labels, buckets))
+        };
+        assert!(matches!(again("Other.", &["page"], &[1.0]), Conflict::Help { .. }));
+        assert!(matches!(again("Times.", &[], &[1.0]), Conflict::Labels { .. }));
+        assert!(matches!(again("Times.", &["page"], &[2.0]), Conflict::Buckets { .. }));
+        let gauge = registry.gauge_vec("shop", "took_seconds", "Times.", &["page"]);
+        assert!(matches!(gauge, Err(RegisterError::Conflict(Conflict::Kind { .. }))));
+    }
+
+    #[test]
+    fn services_share_a_name_if_they_mean_the_same_by_it() {
+        let registry = registry();
+        registry.counter("a", "x_total", "Help.").unwrap().inc();
+        registry.counter("b", "x_total", "Help.").unwrap().inc_by(5.0);
+        assert!(matches!(registry.counter("c", "x_total", "Other."), Err(RegisterError::Conflict(_))));
+        assert_eq!(series(&registry), [("x_total".to_owned(), 2)]);
+        assert!(registry.unregister("a", "x_total"), "which leaves the other's");
+        assert_eq!(series(&registry), [("x_total".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn what_was_unregistered_can_become_something_else() {
+        let registry = registry();
+        registry.gauge("a", "x", "Help.").unwrap();
+        assert!(registry.unregister("a", "x"));
+        assert!(!registry.unregister("a", "x"));
+        assert_eq!(series(&registry), []);
+        registry.gauge_vec("a", "x", "Other.", &["l"]).unwrap().with_label_values(&["v"]).set(1.0);
+        assert_eq!(series(&registry), [("x".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn names_that_cannot_be_exposed_are_refused() {
+        let registry = registry();
+        assert!(matches!(registry.gauge("a", "a b", "Help."), Err(RegisterError::Invalid(_))));
+        assert!(matches!(registry.gauge("a", "dropsonde_x", "Help."), Err(RegisterError::Invalid(_))));
+        assert!(matches!(registry.counter("a", "x", "Help."), Err(RegisterError::Invalid(_))));
+        assert!(matches!(registry.gauge("a\n", "x", "Help."), Err(RegisterError::Service(_))));
+        assert!(matches!(registry.gauge_vec("a", "x", "Help.", &["service"]), Err(RegisterError::ServiceLabel)));
+    }
+
+    #[test]
+    fn registries_share_nothing() {
+        let (a, b) = (registry(), registry());
+        a.gauge("s", "x", "Help.").unwrap();
+        b.counter("s", "x_total", "Other.").unwrap();
+        assert_eq!((series(&a).len(), series(&b).len()), (1, 1));
+    }
+
+    #[test]
+    fn ten_thousand_register_and_record_at_once() {
+        let registry = registry();
+        std::thread::scope(|scope| {
+            for thread in 0..100 {
+                let registry = &registry;
+                scope.spawn(move || {
+                    for nth in 0..100 {
+                        let service = format!("service-{}", (thread + nth) % 10);
+                        let label = (nth % 5).to_string();
+                        let counters = registry.counter_vec(&service, "x_total", "Help.", &["l"]).unwrap();
+                        counters.with_label_values(&[&label]).inc();
+                    }
+                });
+            }
+        });
+        let families = registry.prometheus().gather();
+        let all: f64 = families[0].get_metric().iter().map(|metric| metric.get_counter().get_value()).sum();
+        assert_eq!((series(&registry), all), (vec![("x_total".to_owned(), 50)], 10_000.0));
+    }
+
+    #[test]
+    fn a_registrar_can_be_mocked() {
+        struct Mock;
+        impl Registrar for Mock {
+            fn counter_vec(&self, _: &str, name: &str, help: &str, l: &[&str]) -> Result<CounterVec, RegisterError> {
+                Ok(CounterVec::new(Opts::new(name, help), l)?)
+            }
+            fn gauge_vec(&self, _: &str, name: &str, help: &str, l: &[&str]) -> Result<GaugeVec, RegisterError> {
+                Ok(GaugeVec::new(Opts::new(name, help), l)?)
+            }
+            fn histogram_vec(
+                &self,
+                _: &str,
+                name: &str,
+                help: &str,
+                l: &[&str],
+                _: &[f64],
+            ) -> Result<HistogramVec, RegisterError> {
+                Ok(HistogramVec::new(HistogramOpts::new(name, help), l)?)
+            }
+            fn unregister(&self, _: &str, _: &str) -> bool {
+                false
+            }
+        }
+        let registrar: &dyn Registrar = &Mock;
+        registrar.counter("s", "x_total", "Help.").unwrap().inc();
+    }
+}
