@@ -3,7 +3,7 @@
 //! # Layout
 //!
 //! * `harness`: a running host, a client that shows every byte, the guests.
-//! * `http`, `stream`, `metrics`: what clients and Prometheus see.
+//! * `http`, `stream`, `metrics`, `prometheus`: what clients and Prometheus see; `grammar`: reads what it reads.
 //! * `sandbox`: what plugins cannot do; `grants`: what they may see; `hostile`: those that try.
 //! * `lifecycle`: start, stop, configuration, what plugins keep.
 //! * `reload`: plugins that appear, change and go while the host runs.
@@ -22,6 +22,8 @@
 
 mod authoring;
 mod commands;
+#[path = "../host/src/exposition/grammar.rs"]
+mod grammar;
 mod grants;
 mod harness;
 mod history;
@@ -29,6 +31,7 @@ mod hostile;
 mod http;
 mod lifecycle;
 mod metrics;
+mod prometheus;
 mod reload;
 mod sandbox;
 mod snapshot;

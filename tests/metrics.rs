@@ -1,5 +1,8 @@
-use crate::harness::{Host, verbs, workspace};
-use std::io::Write;
+use crate::grammar::{self, Family};
+use crate::harness::{Host, client, verbs, workspace};
+use flate2::read::GzDecoder;
+use std::fs;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
 fn host() -> Host {
@@ -14,9 +17,7 @@ fn host() -> Host {
 
 /// Prometheus' own linter: from Debian's package, unpacked by `cargo dev setup`, or from the PATH.
 pub(crate) fn promtool(exposition: &str) -> String {
-    let unpacked = workspace().join("target/promtool/usr/bin/promtool");
-    let program = if unpacked.exists() { unpacked } else { "promtool".into() };
-    let child = Command::new(&program)
+    let child = prometheus_tool("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -28,10 +29,33 @@ pub(crate) fn promtool(exposition: &str) -> String {
     String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
 }
 
+/// A program of Debian's package, unpacked by `cargo dev setup`, or from the PATH.
+pub(crate) fn prometheus_tool(name: &str) -> Command {
+    let unpacked = workspace().join("target/promtool/usr/bin").join(name);
+    Command::new(if unpacked.exists() { unpacked } else { name.into() })
+}
+
+/// A host with instances whose ids are verbs, polled ten times a second.
+fn acting(verbs_done: &[&str]) -> Host {
+    let instances: String =
+        verbs_done.iter().map(|verb| format!("[[instances]]\nid = '{verb}'\nsamplers = ['verbs']\n")).collect();
+    Host::start(&format!("poll.interval = '100ms'\n{instances}"), &[("verbs", verbs())])
+}
+
+/// Everything, in OpenMetrics, once there is what is wanted.
+fn families(host: &Host, wanted: impl Fn(&[Family]) -> bool) -> Vec<Family> {
+    let mut families = Vec::new();
+    host.until_with("/metrics", "Accept: application/openmetrics-text\r\n", |metrics| {
+        families = grammar::openmetrics(&metrics.body).unwrap_or_else(|why| panic!("{why}\n{}", metrics.body));
+        wanted(&families)
+    });
+    families
+}
+
 #[test]
 fn promtool_finds_nothing_to_say() {
     let metrics = host().get("/metrics");
-    assert_eq!(metrics.header("content-type"), Some("text/plain; version=0.0.4"));
+    assert_eq!(metrics.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     assert_eq!(promtool(&metrics.body), "", "{}", metrics.body);
 }
 
@@ -70,4 +94,98 @@ fn the_host_counts_what_it_does() {
     ] {
         assert!(metrics.contains(line), "{line} in {metrics}");
     }
+}
+
+#[test]
+fn a_plugins_own_metrics_are_exposed_with_its_name() {
+    let host = acting(&["measure"]);
+    let own = |families: &[Family], name, labels: &[(&str, &str)]| {
+        grammar::value(families, name, &[&[("plugin", "verbs")], labels].concat())
+    };
+    let measured = [("how", "\"quoted\"\u{fffd}")];
+    let families =
+        families(&host, |families| own(families, "verbs_measured_total", &measured).is_some_and(|times| times >= 3.0));
+    assert_eq!(own(&families, "verbs_level", &[]), Some(4.5));
+    let count = own(&families, "verbs_seconds_count", &[]).unwrap();
+    assert_eq!(own(&families, "verbs_seconds_bucket", &[("le", "0.1")]), Some(0.0));
+    assert_eq!(own(&families, "verbs_seconds_bucket", &[("le", "1.0")]), Some(count));
+    assert_eq!(own(&families, "verbs_seconds_sum", &[]), Some(count / 2.0));
+    assert_eq!(own(&families, "verbs_strange_total", &[]), Some(0.0), "what means nothing is ignored");
+    let ignored = [("plugin", "verbs"), ("reason", "value")];
+    assert!(grammar::value(&families, "dropsonde_plugin_metrics_ignored_total", &ignored).unwrap() >= 3.0);
+    assert_eq!(promtool(&host.get("/metrics").body), "");
+    let help = families.iter().find(|family| family.name == "verbs_level").unwrap();
+    assert_eq!((help.help.as_str(), help.kind.as_str()), ("A level.", "gauge"));
+}
+
+#[test]
+fn metrics_nobody_may_have_are_refused_by_value_and_the_plugin_goes_on() {
+    let host = acting(&["wrong"]);
+    let usage = host.until("/v1/instances/wrong/usage", |usage| usage.status == 200).json();
+    assert_eq!(usage["value"], 8, "six names, a conflict, a label");
+    assert_eq!(host.plugin("verbs")["state"], "running");
+}
+
+#[test]
+fn a_plugin_has_no_more_series_than_allowed_and_its_others_go_on() {
+    let config = "poll.interval = '100ms'\nmetrics.max_series_per_plugin = 1500\n[[instances]]\nid = 'labels'\nsamplers = ['verbs']\n";
+    let host = Host::start(config, &[("verbs", verbs())]);
+    let overflow = [("plugin", "verbs")];
+    let families = families(&host, |families| {
+        grammar::value(families, "dropsonde_plugin_metrics_overflow_total", &overflow) >= Some(500.0)
+    });
+    let labels = families.iter().find(|family| family.name == "verbs_labels");
+    assert!(labels.is_none(), "of gauges nobody set nothing is known");
+    assert_eq!(host.plugin("verbs")["state"], "running");
+    let usage = host.until("/v1/instances/labels/usage", |usage| usage.status == 200 && usage.json()["value"] == 1000);
+    assert_eq!(usage.json()["value"], 1000, "each one it asks for beyond is refused");
+}
+
+#[test]
+fn a_handle_that_was_never_given_is_ignored_and_counted() {
+    let host = acting(&["astray"]);
+    let ignored = [("plugin", "verbs"), ("reason", "handle")];
+    families(&host, |families| {
+        grammar::value(families, "dropsonde_plugin_metrics_ignored_total", &ignored) >= Some(6.0)
+    });
+    assert_eq!(host.plugin("verbs")["state"], "running");
+}
+
+#[test]
+fn everything_of_a_plugin_leaves_with_it() {
+    let host = acting(&["measure"]);
+    families(&host, |families| families.iter().any(|family| family.name == "verbs_level"));
+    fs::remove_file(host.file("verbs")).unwrap();
+    let metrics = host.until("/metrics", |metrics| !metrics.body.contains("\"verbs\""));
+    assert!(!metrics.body.contains("verbs_"), "{}", metrics.body);
+}
+
+#[test]
+fn counters_go_on_when_an_instance_ends_and_gauges_are_unknown() {
+    let host = acting(&["measure", "panic"]);
+    let labels = [("plugin", "verbs"), ("how", "\"quoted\"\u{fffd}")];
+    // Together in one batch they end it; asked one by one, one of them measures.
+    families(&host, |families| grammar::value(families, "verbs_measured_total", &labels) >= Some(3.0));
+}
+
+#[test]
+fn both_formats_say_the_same_and_gzip_is_for_who_asks() {
+    let host = host();
+    let open = host.request_with("GET", "/metrics", "Accept: application/openmetrics-text;version=1.0.0\r\n");
+    assert_eq!(open.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
+    assert_eq!(open.header("vary"), Some("accept, accept-encoding"));
+    let (open, classic) = (grammar::openmetrics(&open.body).unwrap(), host.get("/metrics"));
+    assert_eq!(classic.header("content-encoding"), None);
+    let classic = grammar::text(&classic.body).unwrap();
+    let names = |families: &[Family]| -> Vec<String> {
+        families.iter().flat_map(|family| &family.samples).map(|(name, ..)| name.clone()).collect()
+    };
+    for name in ["dropsonde_sample_memory_used_bytes", "dropsonde_http_requests_total", "dropsonde_build_info"] {
+        assert!(names(&open).iter().any(|one| one == name) && names(&classic).iter().any(|one| one == name), "{name}");
+    }
+    let (head, body) = client::bytes(&host.address, "GET", "/metrics", "Accept-Encoding: gzip, br\r\n", &[]);
+    assert_eq!(head.header("content-encoding"), Some("gzip"));
+    let mut text = String::new();
+    GzDecoder::new(&body[..]).read_to_string(&mut text).unwrap();
+    assert!(grammar::text(&text).is_ok() && body.len() < text.len() / 2);
 }

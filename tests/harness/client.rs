@@ -38,12 +38,18 @@ pub(crate) fn request(address: &str, method: &str, path: &str, headers: &str) ->
 
 /// The same with a body.
 pub(crate) fn send(address: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> Response {
+    let (mut head, body) = bytes(address, method, path, headers, body);
+    head.body = String::from_utf8(body).unwrap();
+    head
+}
+
+/// An answer whose body is no text.
+pub(crate) fn bytes(address: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> (Response, Vec<u8>) {
     let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
-    let (mut head, mut body) = open(address, method, path, &format!("Connection: close\r\n{length}{headers}"), body);
+    let (head, mut body) = open(address, method, path, &format!("Connection: close\r\n{length}{headers}"), body);
     let mut bytes = Vec::new();
     body.read_to_end(&mut bytes).unwrap();
-    head.body = String::from_utf8(bytes).unwrap();
-    head
+    (head, bytes)
 }
 
 pub(crate) fn stream(address: &str, path: &str) -> Stream {

@@ -145,10 +145,15 @@ impl Host {
     }
 
     /// Asks until the answer is as wanted.
-    pub(crate) fn until(&self, path: &str, wanted: impl Fn(&Response) -> bool) -> Response {
+    pub(crate) fn until(&self, path: &str, wanted: impl FnMut(&Response) -> bool) -> Response {
+        self.until_with(path, "", wanted)
+    }
+
+    /// The same with headers, whole lines.
+    pub(crate) fn until_with(&self, path: &str, headers: &str, mut wanted: impl FnMut(&Response) -> bool) -> Response {
         let start = Instant::now();
         loop {
-            let response = self.get(path);
+            let response = self.request_with("GET", path, headers);
             if wanted(&response) {
                 return response;
             }

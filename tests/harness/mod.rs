@@ -1,6 +1,6 @@
 //! A running host, a client that shows every byte, and the guests.
 
-mod client;
+pub(crate) mod client;
 pub(crate) mod components;
 mod guests;
 mod host;

@@ -1,17 +1,21 @@
 use super::routes;
 use crate::core::Core;
+use axum::Router;
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::{Service as _, service_fn};
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use hyper_util::service::{TowerToHyperService, TowerToHyperServiceFuture};
+use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// Longest time a client may take to send its request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,17 +36,39 @@ impl fmt::Display for Peer {
     }
 }
 
-/// Serves until `stopping` says so, then lets open requests end for at most `drain`.
+/// Serves until `stopping` says so, then lets open requests end for at most `drain`. Until they have, who asks how the host
+/// is hears that it is stopping.
 pub async fn serve(listener: TcpListener, core: Arc<Core>, mut stopping: watch::Receiver<bool>, drain: Duration) {
     let router = routes::router(core);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(LARGEST_HEAD);
     let graceful = GracefulShutdown::new();
+    tokio::select! {
+        () = accept(&listener, &router, &http, |connection| {
+            let connection = graceful.watch(connection);
+            tokio::spawn(async move { drop(connection.await.inspect_err(ended_early)) });
+        }) => {}
+        _ = stopping.wait_for(|&stopping| stopping) => {}
+    }
+    http.keep_alive(false);
+    let mut late = JoinSet::new();
+    let ended = tokio::select! {
+        ended = tokio::time::timeout(drain, graceful.shutdown()) => ended.is_ok(),
+        () = accept(&listener, &router, &http, |connection| {
+            late.spawn(async move { drop(connection.await.inspect_err(ended_early)) });
+        }) => false,
+    };
+    if !ended {
+        tracing::warn!("some connections did not end in {drain:?} and were cut");
+    }
+}
+
+type Connection = http1::Connection<TokioIo<TcpStream>, Routed>;
+
+/// For ever.
+async fn accept(listener: &TcpListener, router: &Router, http: &http1::Builder, mut serve: impl FnMut(Connection)) {
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stopping.wait_for(|&stopping| stopping) => break,
-        };
+        let accepted = listener.accept().await;
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -53,21 +79,28 @@ pub async fn serve(listener: TcpListener, core: Arc<Core>, mut stopping: watch::
         };
         // A live sample is one small write, and waiting for more would delay it.
         let _ = stream.set_nodelay(true);
-        let routed = TowerToHyperService::new(router.clone());
-        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-            request.extensions_mut().insert(Peer(peer));
-            routed.call(request)
-        });
-        let connection = http.serve_connection(TokioIo::new(stream), service);
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended early");
-            }
-        });
+        let router = TowerToHyperService::new(router.clone());
+        serve(http.serve_connection(TokioIo::new(stream), Routed { router, peer: Peer(peer) }));
     }
-    drop(listener);
-    if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
-        tracing::warn!("some connections did not end in {drain:?} and were cut");
+}
+
+fn ended_early(error: &hyper::Error) {
+    tracing::debug!(%error, "a connection ended early");
+}
+
+/// The routes, for requests from one peer.
+struct Routed {
+    router: TowerToHyperService<Router>,
+    peer: Peer,
+}
+
+impl Service<hyper::Request<Incoming>> for Routed {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = TowerToHyperServiceFuture<Router, hyper::Request<Incoming>>;
+
+    fn call(&self, mut request: hyper::Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer);
+        self.router.call(request)
     }
 }

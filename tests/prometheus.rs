@@ -1,0 +1,121 @@
+//! Real Prometheus scrapes the real host, in both formats.
+
+use crate::harness::{Host, client, verbs};
+use crate::metrics::prometheus_tool;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Only ever reached when something is wrong.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Prometheus on a free port, with a data directory of its own.
+struct Prometheus {
+    address: String,
+    child: Child,
+    _folder: TempDir,
+}
+
+impl Prometheus {
+    /// Scraping what is at these addresses, ten times a second.
+    fn start(targets: &[(&str, &str)]) -> Self {
+        let folder = TempDir::new().unwrap();
+        let jobs: String = targets
+            .iter()
+            .map(|(job, address)| format!("  - job_name: {job}\n    static_configs:\n      - targets: ['{address}']\n"))
+            .collect();
+        let config = format!("global:\n  scrape_interval: 100ms\n  scrape_timeout: 100ms\nscrape_configs:\n{jobs}")
+            .replace("100ms", "500ms");
+        fs::write(folder.path().join("prometheus.yml"), config).unwrap();
+        let mut child = prometheus_tool("prometheus")
+            .arg("--config.file")
+            .arg(folder.path().join("prometheus.yml"))
+            .arg("--storage.tsdb.path")
+            .arg(folder.path().join("data"))
+            .args(["--web.listen-address", "127.0.0.1:0"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("prometheus ({error}): `cargo dev setup` unpacks it"));
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let listening = log.by_ref().find(|line| line.contains("\"Listening on\"")).expect("it listens");
+        let address = listening.split("address=").nth(1).unwrap().trim().to_owned();
+        // It would wait for whoever reads its log.
+        std::thread::spawn(move || log.for_each(drop));
+        Self { address, child, _folder: folder }
+    }
+
+    /// The value of a query that has one, once it has one that is wanted.
+    fn until(&self, query: &str, wanted: impl Fn(f64) -> bool) -> f64 {
+        let started = Instant::now();
+        let path = format!(
+            "/api/v1/query?query={}",
+            percent_encoding::utf8_percent_encode(query, percent_encoding::NON_ALPHANUMERIC)
+        );
+        loop {
+            let answer = client::request(&self.address, "GET", &path, "");
+            // Until it is ready it says so in words.
+            let json: serde_json::Value = serde_json::from_str(&answer.body).unwrap_or_default();
+            let value = json["data"]["result"][0]["value"][1].as_str().and_then(|value| value.parse().ok());
+            if let Some(value) = value.filter(|value| wanted(*value)) {
+                return value;
+            }
+            assert!(started.elapsed() < PATIENCE, "{query}: {}", answer.body);
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Passes requests on as from a scraper that knows the classic format alone.
+fn classic(address: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let own = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut request = BufReader::new(stream.try_clone().unwrap()).lines();
+            while request.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+            let answer = client::request(&address, "GET", "/metrics", "Accept: text/plain;version=0.0.4\r\n");
+            let (kind, length) = (answer.header("content-type").unwrap(), answer.body.len());
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+            );
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(answer.body.as_bytes()));
+        }
+    });
+    own
+}
+
+#[test]
+fn prometheus_scrapes_both_formats_and_sees_what_the_api_says() {
+    let config = "poll.interval = '100ms'\n[[instances]]\nid = 'version'\nlabels = { workload = 'w' }\nsamplers = ['verbs']\n[[instances]]\nid = 'measure'\nsamplers = ['verbs']\n";
+    let host = Host::start(config, &[("verbs", verbs())]);
+    host.until("/v1/instances/measure/usage", |usage| usage.status == 200);
+    let prometheus = Prometheus::start(&[("open", &host.address), ("classic", &classic(host.address.clone()))]);
+    for job in ["open", "classic"] {
+        assert_eq!(prometheus.until(&format!("up{{job=\"{job}\"}}"), |up| up == 1.0), 1.0);
+        let version =
+            format!("dropsonde_sample_value{{job=\"{job}\",id=\"version\",workload=\"w\",sampler=\"verbs\"}}");
+        let usage = host.get("/v1/instances/version/usage").json();
+        assert_eq!(Some(prometheus.until(&version, |_| true)), usage["value"].as_f64());
+        prometheus.until(&format!("verbs_level{{job=\"{job}\",plugin=\"verbs\"}}"), |level| level == 4.5);
+        prometheus
+            .until(&format!("rate(dropsonde_sample_verb_calls_total{{job=\"{job}\",id=\"version\"}}[1m])"), |rate| {
+                rate > 1.0
+            });
+        let quantile = format!("histogram_quantile(0.9, rate(verbs_seconds_bucket{{job=\"{job}\"}}[1m]))");
+        prometheus.until(&quantile, |quantile| (0.1..=1.0).contains(&quantile));
+        prometheus.until(&format!("scrape_samples_scraped{{job=\"{job}\"}}"), |samples| samples > 100.0);
+    }
+    // The same series under the same labels, whichever format they came in.
+    let differ = "count(count by (__name__, le) ({job=\"open\",__name__=~\"verbs_.*\"}) unless count by (__name__, le) ({job=\"classic\"})) or vector(0)";
+    prometheus.until(differ, |differ| differ == 0.0);
+}
