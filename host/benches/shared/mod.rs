@@ -1,9 +1,12 @@
 //! What benchmarks of the whole binary have in common.
 
+#![allow(dead_code, reason = "not every benchmark uses all of it")]
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// A running host; it ends with this.
 pub(crate) struct Host {
@@ -30,9 +33,24 @@ impl Host {
     }
 
     pub(crate) fn get(&self, path: &str) -> BufReader<TcpStream> {
+        self.get_with(path, "")
+    }
+
+    /// With headers, whole lines.
+    pub(crate) fn get_with(&self, path: &str, headers: &str) -> BufReader<TcpStream> {
         let mut socket = TcpStream::connect(&self.address).expect("the host");
-        write!(socket, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address).expect("the host");
+        let address = &self.address;
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n")
+            .expect("the host");
         BufReader::new(socket)
+    }
+
+    /// Time it has spent on a CPU so far, in steps of 10 ms.
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("its statistics");
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).map(|ticks| ticks.parse().unwrap_or(0)).sum();
+        Duration::from_millis(ticks * 10)
     }
 }
 
