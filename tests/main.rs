@@ -4,6 +4,7 @@
 //!
 //! * `harness`: a running host, a client that shows every byte, the guests.
 //! * `http`, `stream`, `metrics`, `prometheus`: what clients and Prometheus see; `grammar`: reads what it reads.
+//! * `tracing`: spans and log lines.
 //! * `sandbox`: what plugins cannot do; `grants`: what they may see; `hostile`: those that try.
 //! * `lifecycle`: start, stop, configuration, what plugins keep.
 //! * `reload`: plugins that appear, change and go while the host runs.
@@ -37,3 +38,4 @@ mod sandbox;
 mod snapshot;
 mod store_commands;
 mod stream;
+mod tracing;

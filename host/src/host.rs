@@ -61,7 +61,9 @@ pub struct Host {
 
 impl Host {
     /// Binds, finds the plugins and starts them. Serving begins at once; plugins join as they are ready.
-    pub async fn start(config: Config, clock: Clock) -> Result<Self> {
+    ///
+    /// `metrics` are counted in from the start; [`tracing::init`](crate::tracing::init) counts in them too.
+    pub async fn start(config: Config, clock: Clock, metrics: HostMetrics) -> Result<Self> {
         let listener = bind(config.listen)?;
         let address = listener.local_addr().context("the listening socket has no address")?;
         let folder = prepare_folders(&config)?;
@@ -70,7 +72,7 @@ impl Host {
         let sandbox = Arc::new(Sandbox::new()?.with_compiler(OWN_BINARY, cli::COMPILE, compiled)?);
         let (store, keeper) = history(&config)?;
         let (wanted, requests) = mpsc::channel(REQUESTS);
-        let core = Arc::new(core(config, clock, store, Plugins::new(wanted))?);
+        let core = Arc::new(core(config, clock, metrics, store, Plugins::new(wanted))?);
         let (stopping, stopped) = watch::channel(false);
         let mut supervisor = Supervisor::find(core.clone(), sandbox, folder)?;
         core.tracked.restore(&core.store, &supervisor.names(), core.clock.now_ms());
@@ -190,8 +192,7 @@ fn history(config: &Config) -> Result<(Store, Keeper)> {
     Ok((store, keeper))
 }
 
-fn core(config: Config, clock: Clock, store: Store, plugins: Plugins) -> Result<Core> {
-    let metrics = HostMetrics::new().context("cannot set up the host's own metrics")?;
+fn core(config: Config, clock: Clock, metrics: HostMetrics, store: Store, plugins: Plugins) -> Result<Core> {
     metrics.start_time_seconds.set(clock.now_ms() as f64 / 1000.0);
     let poll = &config.poll;
     let tracked = Tracked::new(poll.default_samplers.clone(), config.labels.clone(), poll.max_instances);

@@ -15,6 +15,7 @@
 //! * [`mod@metrics`]: what is counted; [`exposition`]: all of it, and samples, for Prometheus; [`health`]: how the host is.
 //! * [`tokens`]: who may change something; [`audit`]: who did.
 //! * [`events`]: what applications tell; [`mod@snapshot`]: what sources say of them, in one document.
+//! * [`mod@tracing`]: what the host tells about its own work; `remote`: what it sends to.
 //! * [`http`]: parses and encodes; no logic of its own.
 //! * [`cli`]: the commands.
 
@@ -34,6 +35,8 @@ mod json;
 pub mod labels;
 pub mod metrics;
 pub mod plugins;
+mod remote;
 pub mod snapshot;
 pub mod tokens;
+pub mod tracing;
 pub mod tracked;

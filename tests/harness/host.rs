@@ -22,7 +22,7 @@ pub(crate) struct Host {
 /// The real binary.
 pub(crate) fn dropsonde() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dropsonde"));
-    command.env_remove("DROPSONDE_LOG");
+    command.env_remove("DROPSONDE_LOG").env_remove("DROPSONDE_LOG_FORMAT");
     command
 }
 

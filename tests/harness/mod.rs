@@ -1,12 +1,14 @@
 //! A running host, a client that shows every byte, and the guests.
 
 pub(crate) mod client;
+mod collector;
 pub(crate) mod components;
 mod guests;
 mod host;
 mod server;
 
 pub(crate) use client::{Response, Stream, request, send, stream};
+pub(crate) use collector::{Collector, attribute};
 pub(crate) use guests::{app, verbs, version, workspace};
 pub(crate) use host::{Host, dropsonde, run};
 pub(crate) use server::Server;

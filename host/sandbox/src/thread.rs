@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
+use tracing::{Instrument as _, Span};
 
 /// How much a worker yields to the server's threads: a plugin that computes must not make a scrape wait.
 const NICE: i32 = 10;
@@ -29,6 +30,13 @@ pub struct WorkerStats {
     live: AtomicBool,
     busy: AtomicBool,
     pub(crate) log_lines_dropped: Arc<AtomicU64>,
+}
+
+/// A job, and the span it belongs to.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) job: Job,
+    pub(crate) span: Span,
 }
 
 #[derive(Debug)]
@@ -62,7 +70,7 @@ pub(crate) struct Thread {
 impl Thread {
     pub(crate) async fn run(
         mut self,
-        mut jobs: mpsc::Receiver<Job>,
+        mut jobs: mpsc::Receiver<Asked>,
         ready: oneshot::Sender<Result<Vec<Field>, CallError>>,
     ) {
         let fields = self.fields().await;
@@ -71,27 +79,29 @@ impl Thread {
             return;
         };
         let _ = ready.send(fields);
-        while let Some(job) = self.next(&mut jobs).await {
-            // Whoever asked may have gone: the answer then is for nobody.
-            match job {
-                Job::Ready { reply } => drop(reply.send(self.with_live(async |_, _| Ok(())).await)),
-                Job::Renew { reply } => {
-                    self.set_live(None);
-                    drop(reply.send(Ok(())));
-                }
-                Job::Discover { tick, reply } => drop(reply.send(self.discover(tick).await)),
-                Job::Sample { tick, instances, reply } => {
-                    drop(reply.send(self.sample(tick, &instances, columns).await));
-                }
-                Job::Collect { tick, reply } => drop(reply.send(self.collect(tick).await)),
-                Job::Observe { tick, events, reply } => drop(reply.send(self.observe(tick, events).await)),
-                Job::Time { timed, rounds, reply } => drop(reply.send(self.time(&timed, columns, rounds).await)),
+        while let Some(Asked { job, span }) = self.next(&mut jobs).await {
+            self.work(job, columns).instrument(span).await;
+        }
+    }
+
+    /// Whoever asked may have gone: the answer then is for nobody.
+    async fn work(&mut self, job: Job, columns: usize) {
+        match job {
+            Job::Ready { reply } => drop(reply.send(self.with_live(async |_, _| Ok(())).await)),
+            Job::Renew { reply } => {
+                self.set_live(None);
+                drop(reply.send(Ok(())));
             }
+            Job::Discover { tick, reply } => drop(reply.send(self.discover(tick).await)),
+            Job::Sample { tick, instances, reply } => drop(reply.send(self.sample(tick, &instances, columns).await)),
+            Job::Collect { tick, reply } => drop(reply.send(self.collect(tick).await)),
+            Job::Observe { tick, events, reply } => drop(reply.send(self.observe(tick, events).await)),
+            Job::Time { timed, rounds, reply } => drop(reply.send(self.time(&timed, columns, rounds).await)),
         }
     }
 
     /// The next job; while there is none for long, the instance goes.
-    async fn next(&mut self, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
+    async fn next(&mut self, jobs: &mut mpsc::Receiver<Asked>) -> Option<Asked> {
         if let Some(idle) = self.with.limits.idle_timeout.filter(|_| self.live.is_some()) {
             match tokio::time::timeout(idle, jobs.recv()).await {
                 Ok(job) => return job,

@@ -2,12 +2,13 @@ use crate::capability::http::Connections;
 use crate::capability::log::Log;
 use crate::capability::metrics::PluginMetrics;
 use crate::instance::{Live, Surroundings};
-use crate::thread::{Job, Thread, Timed, WorkerStats, on_own_thread, spawn};
+use crate::thread::{Asked, Job, Thread, Timed, WorkerStats, on_own_thread, spawn};
 use crate::{CallError, Description, Failure, Field, Grants, Instance, Limits, Need, Plugin, Readings, SavedState};
 use crate::{Event, Inputs, Sandbox, Stats, Tick};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tracing::Span;
 
 /// What an answer may take on its way beside the deadlines it comes under.
 const GRACE: Duration = Duration::from_secs(1);
@@ -38,7 +39,7 @@ pub struct Introduction {
 /// A plugin's own thread, with its one live instance. Dropped, the thread ends after the call it is in.
 #[derive(Debug)]
 pub struct Worker {
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::Sender<Asked>,
     fields: Arc<[Field]>,
     limits: Limits,
     stats: Arc<WorkerStats>,
@@ -164,7 +165,7 @@ impl Worker {
 
     async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<Result<T, CallError>>) -> Job) -> Result<T, CallError> {
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(job(reply)).await.map_err(|_| CallError::Stopped)?;
+        self.jobs.send(Asked { job: job(reply), span: Span::current() }).await.map_err(|_| CallError::Stopped)?;
         answer.await.map_err(|_| CallError::Stopped)?
     }
 

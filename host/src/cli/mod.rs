@@ -8,27 +8,47 @@ mod serve;
 mod store;
 
 use crate::config::{Config, time_ms};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use crate::tracing::{self, Format as LogFormat, LogOptions};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use dropsonde_store::{InstanceId, InvalidInstanceId};
 use plugin::PluginCommand;
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
-
-/// What the log shows; the variable overrides.
-const LOG: (&str, &str) = ("DROPSONDE_LOG", "info");
 
 /// A telemetry host: sandboxed WebAssembly plugins measure, it keeps the history and serves it as JSON, live streams and
 /// Prometheus metrics.
 #[derive(Debug, Parser)]
-#[command(name = "dropsonde", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+#[command(name = "dropsonde", version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
     serve: ServeArgs,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Debug, Args)]
+struct LogArgs {
+    /// Which lines to log: error, warn, info, debug, trace, or directives like `info,plugin=debug` [default: info; warn where
+    /// a command prints data]
+    #[arg(long, value_name = "LEVEL", env = "DROPSONDE_LOG", global = true, value_parser = log_level)]
+    log_level: Option<String>,
+    /// How to log
+    #[arg(long, value_enum, env = "DROPSONDE_LOG_FORMAT", global = true, default_value_t)]
+    log_format: LogFormat,
+}
+
+impl LogArgs {
+    fn options(self, level: &str) -> LogOptions {
+        LogOptions { format: self.log_format, level: self.log_level.unwrap_or_else(|| level.to_owned()) }
+    }
+}
+
+fn log_level(text: &str) -> Result<String, String> {
+    LogOptions::filter(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 #[derive(Debug, Subcommand)]
@@ -51,7 +71,7 @@ enum Command {
     Watch(InstanceArgs),
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, PartialEq, Args)]
 struct ServeArgs {
     /// Configuration file (TOML); without one, the defaults
     #[arg(long, value_name = "FILE")]
@@ -199,19 +219,28 @@ pub fn main() -> ExitCode {
         return dropsonde_sandbox::compile_as_child();
     }
     let cli = Cli::parse();
+    if cli.command.is_some() && cli.serve != ServeArgs::default() {
+        let misplaced = "options of `serve` come after the command";
+        Cli::command().error(ErrorKind::ArgumentConflict, misplaced).exit();
+    }
     let command = cli.command.unwrap_or(Command::Serve(cli.serve));
-    log(match &command {
+    // Commands that print data are quieter: what they say is an error of theirs.
+    let is_talkative = match &command {
         Command::Serve(_) => true,
         Command::Plugin(command) => command.shows_log(),
         _ => false,
-    });
+    };
+    let log = cli.log.options(if is_talkative { "info" } else { "warn" });
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&anyhow::Error::from(error).context("cannot start the runtime")),
     };
+    if !matches!(command, Command::Serve(_)) {
+        tracing::log_only(&log);
+    }
     let done = runtime.block_on(async {
         match command {
-            Command::Serve(args) => serve::serve(args).await,
+            Command::Serve(args) => serve::serve(args, &log).await,
             Command::Plugin(command) => command.execute().await,
             Command::Store(command) => tokio::task::block_in_place(|| match command {
                 StoreCommand::Stats(args) => store::stats(&args),
@@ -242,20 +271,4 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
     io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
-}
-
-/// To standard error. Commands that print data are quieter: what they say is an error of theirs.
-fn log(talkative: bool) {
-    let filter =
-        EnvFilter::try_from_env(LOG.0).unwrap_or_else(|_| EnvFilter::new(if talkative { LOG.1 } else { "warn" }));
-    // They would show what guests write, whatever its length.
-    let quiet = ["wasmtime=warn", "wasmtime_wasi=warn", "wasmtime_wasi_http=warn"];
-    let filter = quiet.iter().filter_map(|one| one.parse().ok()).fold(filter, EnvFilter::add_directive);
-    let ansi = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(ansi)
-        .with_target(false)
-        .init();
 }

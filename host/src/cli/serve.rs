@@ -2,44 +2,61 @@ use super::ServeArgs;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::host::Host;
+use crate::metrics::HostMetrics;
+use crate::tracing::{self, LogOptions};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Write as _;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Longest time the last spans have to be sent.
+const FLUSH: Duration = Duration::from_secs(3);
+
 /// Serves until Ctrl-C or SIGTERM; a second one ends at once.
-pub(super) async fn serve(args: ServeArgs) -> Result<()> {
+pub(super) async fn serve(args: ServeArgs, log: &LogOptions) -> Result<()> {
     let check = args.check;
     let config = configuration(args)?;
     if check {
         println!("the configuration is fine");
         return Ok(());
     }
+    let metrics = HostMetrics::new().context("cannot set up the host's own metrics")?;
+    let tracing = tracing::init(log, &config.tracing, &metrics)?;
+    let served = serve_until_told(config, metrics).await;
+    if !tracing.shutdown(FLUSH).await {
+        // Nothing is logged any more that could be sent.
+        eprintln!("some spans could not be sent in time");
+    }
+    served
+}
+
+async fn serve_until_told(config: Config, metrics: HostMetrics) -> Result<()> {
     raise_open_files();
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
     let mut hang_up = signal(SignalKind::hangup()).context("cannot wait for signals")?;
     tokio::spawn(async move {
         while hang_up.recv().await.is_some() {
-            tracing::info!("the configuration is read at the start alone; plugins are followed all the time");
+            ::tracing::info!("the configuration is read at the start alone; plugins are followed all the time");
         }
     });
-    let mut host = Host::start(config, Clock::system()).await?;
+    let mut host = Host::start(config, Clock::system(), metrics).await?;
     // On standard output, so that a script can read the address.
     let mut out = std::io::stdout();
     let told = writeln!(out, "listening on http://{}", host.address()).and_then(|()| out.flush());
     if let Err(error) = told {
-        tracing::debug!(%error, "nobody reads standard output");
+        ::tracing::debug!(%error, "nobody reads standard output");
     }
     let mut signalled = async || tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} };
     let failed = tokio::select! {
         () = signalled() => false,
         () = host.server_ended() => true,
     };
-    tracing::info!("stopping");
+    ::tracing::info!("stopping");
     tokio::select! {
         () = host.stop() => {}
-        () = signalled() => tracing::warn!("stopped at once"),
+        () = signalled() => ::tracing::warn!("stopped at once"),
     }
     if failed { bail!("the server ended by itself; the log says why") } else { Ok(()) }
 }
@@ -49,7 +66,7 @@ fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
     if let Err(error) = raised {
-        tracing::debug!(%error, "the number of open files stays {:?}", limit.current);
+        ::tracing::debug!(%error, "the number of open files stays {:?}", limit.current);
     }
 }
 

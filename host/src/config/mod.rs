@@ -36,6 +36,7 @@ pub struct Config {
     pub stream: Stream,
     pub metrics: Metrics,
     pub snapshot: Snapshot,
+    pub tracing: TracingConfig,
     /// Tracked from the start, beside what plugins discover.
     pub instances: Vec<StaticInstance>,
     /// By plugin name.
@@ -96,6 +97,17 @@ pub struct Snapshot {
     pub interval: Span,
     /// Another path of `/v1/snapshot`.
     pub path: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TracingConfig {
+    /// An OpenTelemetry collector, which gets spans by OTLP over HTTP: `http://host:4318`. Empty: off.
+    pub otlp_endpoint: String,
+    /// The share of traces that begin here and are sent; traces of others are as they say.
+    pub sample_ratio: f64,
+    /// What every span says of this host, beside `service.name` and `service.version`.
+    pub attributes: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -187,6 +199,13 @@ impl Config {
         if self.metrics.path == self.snapshot.path {
             return wrong("snapshot.path", "is that of the metrics already");
         }
+        let endpoint = &self.tracing.otlp_endpoint;
+        if !endpoint.is_empty() && !is_web_address(endpoint) {
+            return wrong("tracing.otlp_endpoint", "must be a URL, like http://127.0.0.1:4318");
+        }
+        if !(0.0..=1.0).contains(&self.tracing.sample_ratio) {
+            return wrong("tracing.sample_ratio", "must be from 0 to 1");
+        }
         check_labels("labels", &self.labels)?;
         for (index, instance) in self.instances.iter().enumerate() {
             let key = format!("instances[{index}]");
@@ -259,6 +278,7 @@ impl Default for Config {
             stream: Stream::default(),
             metrics: Metrics::default(),
             snapshot: Snapshot::default(),
+            tracing: TracingConfig::default(),
             instances: Vec::new(),
             plugins: BTreeMap::new(),
         }
@@ -303,6 +323,12 @@ impl Default for Metrics {
     }
 }
 
+impl Default for TracingConfig {
+    fn default() -> Self {
+        Self { otlp_endpoint: String::new(), sample_ratio: 1.0, attributes: BTreeMap::new() }
+    }
+}
+
 impl Default for Snapshot {
     fn default() -> Self {
         Self { interval: Span::from_secs(10), path: "/parsec/metrics".to_owned() }
@@ -310,6 +336,11 @@ impl Default for Snapshot {
 }
 
 /// Keys by Prometheus' grammar that mean nothing else already.
+fn is_web_address(text: &str) -> bool {
+    let uri = text.parse::<hyper::Uri>();
+    uri.is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some())
+}
+
 fn check_labels(key: &str, labels: &BTreeMap<String, String>) -> Result<(), ConfigError> {
     match labels.keys().find(|label| !crate::labels::is_valid_key(label)) {
         Some(label) => Err(ConfigError::Value { key: format!("{key}.{label}"), why: crate::labels::RULE.to_owned() }),

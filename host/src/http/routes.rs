@@ -2,6 +2,7 @@ use super::error::ApiError;
 use super::{App, events, health, instances, page, plugins, prometheus, snapshot, stream, telemetry, usage};
 use crate::core::Core;
 use crate::metrics::status_class;
+use crate::tracing::continues;
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -10,6 +11,8 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use std::sync::Arc;
 use std::time::Instant;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 const HEALTH: &str = "/health";
 const READY: &str = "/ready";
@@ -55,7 +58,17 @@ async fn observed(State(core): App, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let matched = request.extensions().get::<MatchedPath>();
     let route = matched.map_or_else(|| "unknown".to_owned(), |path| path.as_str().to_owned());
-    let mut response = next.run(request).await;
+    let span = tracing::debug_span!(
+        "request",
+        otel.name = format_args!("{} {route}", request.method()),
+        otel.kind = "server",
+        http.request.method = %request.method(),
+        http.route = route,
+        http.response.status_code = Empty,
+    );
+    continues(&span, request.headers());
+    let mut response = next.run(request).instrument(span.clone()).await;
+    span.record("http.response.status_code", response.status().as_u16());
     let status = status_class(response.status().as_u16());
     core.metrics.http_requests.with_label_values(&[&*route, status]).inc();
     if !stream::is_stream(&response) {

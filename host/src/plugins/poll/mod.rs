@@ -18,6 +18,8 @@ use dropsonde_store::{Frame, InstanceId};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 /// Why a plugin is polled no more.
 pub(super) enum Ended {
@@ -154,7 +156,9 @@ impl<'a> Poller<'a> {
                     },
                     (Work::Tick | Work::Told(_), _) => {
                         self.warned = false;
-                        let polled = self.poll(due_ms, missed, &mut discover_at, discover_interval, &mut went).await;
+                        let span = tracing::debug_span!("poll", plugin = &*self.status.name, instances = Empty);
+                        let polled = self.poll(due_ms, missed, &mut discover_at, discover_interval, &mut went);
+                        let polled = polled.instrument(span).await;
                         break (went, polled);
                     }
                     (Work::Asked, _) => self.collect(&mut went).await,
@@ -235,7 +239,8 @@ impl<'a> Poller<'a> {
             return Ok(());
         }
         let called = Instant::now();
-        let stats = self.worker.collect(self.tick(self.core.clock.now_ms())).await;
+        let asked = self.worker.collect(self.tick(self.core.clock.now_ms()));
+        let stats = asked.instrument(self.call_span("collect", None)).await;
         self.called(called.elapsed());
         let (now_ms, snapshots) = (self.core.clock.now_ms(), &self.core.snapshots);
         let (metrics, name) = (&self.core.metrics.core, &*self.status.name);
@@ -259,7 +264,8 @@ impl<'a> Poller<'a> {
     async fn tell(&mut self, events: Vec<Event>, went: &mut Went) -> Result<(), Ended> {
         let (count, name) = (events.len() as u64, &*self.status.name);
         let called = Instant::now();
-        let told = self.worker.observe(self.tick(self.core.clock.now_ms()), events).await;
+        let asked = self.worker.observe(self.tick(self.core.clock.now_ms()), events);
+        let told = asked.instrument(self.call_span("observe", None)).await;
         self.called(called.elapsed());
         let metrics = &self.core.metrics.core;
         match told {
@@ -274,6 +280,11 @@ impl<'a> Poller<'a> {
                 self.report(&error, went)
             }
         }
+    }
+
+    /// Of a call; what the plugin logs meanwhile is part of it.
+    fn call_span(&self, call: &'static str, instances: Option<usize>) -> Span {
+        tracing::debug_span!("call", otel.name = call, plugin = &*self.status.name, instances)
     }
 
     fn called(&self, took: Duration) {

@@ -9,13 +9,15 @@ use dropsonde_sandbox::{CallError, Failure, Readings};
 use dropsonde_store::{Frame, InstanceId};
 use std::collections::HashMap;
 use std::time::Instant;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 /// Calls of one tick that may end badly: each costs the next one a fresh instance.
 const MOST_ENDS: usize = 4;
 
 impl Poller<'_> {
     pub(super) async fn discover(&mut self, at_ms: i64, went: &mut Went) -> Result<(), Ended> {
-        let answer = self.worker.discover(self.tick(at_ms)).await;
+        let answer = self.worker.discover(self.tick(at_ms)).instrument(self.call_span("discover", None)).await;
         let found = match answer {
             Ok(found) => found,
             // That it answers here says nothing about its samples.
@@ -56,6 +58,7 @@ impl Poller<'_> {
     pub(super) async fn sample(&mut self, at_ms: i64, fields: &Fields, went: &mut Went) -> Result<(), Ended> {
         let instances = self.core.tracked.polled_by(&self.status.name);
         self.status.update(|known| known.instances = instances.len());
+        Span::current().record("instances", instances.len());
         // What is no longer polled may be forgotten, and begin again with another frame.
         self.frames.retain(|id, _| instances.binary_search(id).is_ok());
         let aside = self.standing.batches.set_aside().len();
@@ -67,7 +70,8 @@ impl Poller<'_> {
             }
             let asked: Vec<String> = batch.iter().map(ToString::to_string).collect();
             let called = Instant::now();
-            let readings = self.worker.sample(self.tick(at_ms), asked).await;
+            let readings = self.worker.sample(self.tick(at_ms), asked);
+            let readings = readings.instrument(self.call_span("sample", Some(batch.len()))).await;
             self.called(called.elapsed());
             let error = match readings {
                 Ok(readings) => {
@@ -127,7 +131,8 @@ impl Poller<'_> {
         let failures: HashMap<usize, Failure> =
             readings.failures.into_iter().map(|(row, failure)| (row as usize, failure)).collect();
         let rows = readings.values.chunks_exact(columns.max(1));
-        let (mut ok, mut failed, mut published) = (0, 0, 0);
+        let (mut failed, mut stored) = (0, Vec::new());
+        let span = tracing::debug_span!("store", plugin = &*self.status.name, instances = Empty).entered();
         for (row, (id, values)) in instances.iter().zip(rows).enumerate() {
             match failures.get(&row) {
                 Some(Failure::Gone) => {
@@ -158,12 +163,12 @@ impl Poller<'_> {
             }
             let replaced = self.frame(id, fields).push(at_ms.saturating_add(offset), values);
             self.core.metrics.samples_dropped.with_label_values(&["clock"]).inc_by(replaced as u64);
-            ok += 1;
-            if let Some(sample) = self.core.store.latest(id).filter(|sample| !sample.values.is_empty()) {
-                self.core.hub.publish(id, &sample);
-                published += 1;
-            }
+            stored.push(id);
         }
+        span.record("instances", stored.len());
+        drop(span);
+        let ok = stored.len() as u64;
+        let published = self.publish(&stored);
         let (metrics, name) = (&self.core.metrics.core, &*self.status.name);
         let received = instances.len() as u64;
         metrics.received(name, "sample", received);
@@ -173,6 +178,14 @@ impl Poller<'_> {
         metrics.processed(name, "sample", "dropped", received - ok - failed);
         metrics.failed(name, "sample", failed);
         metrics.published(name, "usage", published);
+    }
+
+    /// Hands each instance's newest sample to who watches it; how many there were.
+    fn publish(&self, instances: &[&InstanceId]) -> u64 {
+        let _span = tracing::debug_span!("publish", plugin = &*self.status.name, instances = instances.len()).entered();
+        let samples = instances.iter().filter_map(|id| Some((id, self.core.store.latest(id)?)));
+        let samples = samples.filter(|(_, sample)| !sample.values.is_empty());
+        samples.map(|(id, sample)| self.core.hub.publish(id, &sample)).count() as u64
     }
 
     fn frame(&mut self, id: &InstanceId, fields: &Fields) -> &Frame {

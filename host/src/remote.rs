@@ -1,0 +1,135 @@
+//! A destination the host sends to: what came of it in metrics, and a circuit breaker, so that one that does not answer costs
+//! nothing while it does not.
+
+use crate::metrics::{Breaker, CoreMetrics};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Failures in a row after which nothing is sent for a while.
+const MOST_FAILURES: u32 = 3;
+
+/// How long that is.
+const PAUSE: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(crate) struct Remote {
+    destination: &'static str,
+    metrics: CoreMetrics,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    failures: u32,
+    /// Until then nothing is sent.
+    open_until: Option<Instant>,
+}
+
+/// What a request changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    None,
+    /// It does not work any more.
+    Lost,
+    /// It works again.
+    Back,
+}
+
+impl Remote {
+    /// Not connected yet.
+    pub(crate) fn new(destination: &'static str, metrics: CoreMetrics) -> Self {
+        metrics.remote_connected(destination, false);
+        metrics.remote_reconnects(destination, 0);
+        metrics.remote_breaker(destination, Breaker::Closed);
+        Self { destination, metrics, state: Mutex::default() }
+    }
+
+    /// Whether a request may go out now.
+    pub(crate) fn may_send(&self, now: Instant) -> bool {
+        match self.lock().open_until {
+            Some(until) if now < until => false,
+            Some(_) => {
+                self.metrics.remote_breaker(self.destination, Breaker::HalfOpen);
+                true
+            }
+            None => true,
+        }
+    }
+
+    /// A request was answered.
+    pub(crate) fn answered(&self, took: Duration) -> Change {
+        let before = std::mem::take(&mut *self.lock());
+        self.metrics.remote_connected(self.destination, true);
+        self.metrics.remote_rtt(self.destination, took);
+        self.metrics.remote_breaker(self.destination, Breaker::Closed);
+        self.metrics.remote_reconnects(self.destination, u64::from(before.failures > 0));
+        if before.failures > 0 { Change::Back } else { Change::None }
+    }
+
+    /// A request was not, or was refused.
+    pub(crate) fn failed(&self, now: Instant) -> Change {
+        let mut state = self.lock();
+        state.failures = state.failures.saturating_add(1);
+        self.metrics.remote_connected(self.destination, false);
+        self.metrics.errors(self.destination, "remote", 1);
+        if state.failures >= MOST_FAILURES {
+            state.open_until = Some(now + PAUSE);
+            self.metrics.remote_breaker(self.destination, Breaker::Open);
+        }
+        if state.failures == 1 { Change::Lost } else { Change::None }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::MetricRegistry;
+
+    fn remote() -> (Remote, impl Fn(&str) -> f64) {
+        let registry = MetricRegistry::new().unwrap();
+        let remote = Remote::new("there", CoreMetrics::register(&registry).unwrap());
+        let shown = move |name: &str| {
+            let families = registry.prometheus().gather();
+            let family = families.into_iter().find(|family| family.name() == format!("dropsonde_remote_{name}"));
+            family.map_or(f64::NAN, |family| {
+                let metric = &family.get_metric()[0];
+                metric.get_gauge().get_value() + metric.get_counter().get_value()
+            })
+        };
+        (remote, shown)
+    }
+
+    #[test]
+    fn after_some_failures_nothing_is_sent_for_a_while_and_then_one_to_see() {
+        let (remote, shown) = remote();
+        let now = Instant::now();
+        assert_eq!(remote.failed(now), Change::Lost);
+        assert_eq!(remote.failed(now), Change::None);
+        assert!(remote.may_send(now));
+        remote.failed(now);
+        assert!(!remote.may_send(now));
+        assert_eq!((shown("circuit_breaker"), shown("connected")), (1.0, 0.0));
+        let later = now + PAUSE;
+        assert!(remote.may_send(later));
+        assert_eq!(shown("circuit_breaker"), 2.0);
+        remote.failed(later);
+        assert!(!remote.may_send(later), "once is enough then");
+    }
+
+    #[test]
+    fn an_answer_closes_it_and_counts_a_reconnection() {
+        let (remote, shown) = remote();
+        assert_eq!(remote.answered(Duration::from_millis(5)), Change::None);
+        assert_eq!((shown("rtt_seconds"), shown("reconnects_total")), (0.005, 0.0));
+        for _ in 0..MOST_FAILURES {
+            remote.failed(Instant::now());
+        }
+        assert_eq!(remote.answered(Duration::from_millis(5)), Change::Back);
+        assert!(remote.may_send(Instant::now()));
+        assert_eq!((shown("connected"), shown("circuit_breaker"), shown("reconnects_total")), (1.0, 0.0, 1.0));
+    }
+}

@@ -1,0 +1,15 @@
+use axum::http::HeaderMap;
+use opentelemetry::propagation::TextMapPropagator as _;
+use opentelemetry_http::HeaderExtractor;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+/// Makes a span part of the trace a request says it belongs to (W3C trace context). One that nobody wants stays as it is.
+pub(crate) fn continues(span: &Span, headers: &HeaderMap) {
+    if !span.is_disabled() && headers.contains_key("traceparent") {
+        let context = TraceContextPropagator::new().extract(&HeaderExtractor(headers));
+        // Without a collector it is in no trace.
+        let _ = span.set_parent(context);
+    }
+}

@@ -1,0 +1,188 @@
+use super::client::client;
+use crate::config::TracingConfig;
+use crate::metrics::HostMetrics;
+use crate::remote::{Change, Remote};
+use anyhow::Context as _;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_otlp::{SpanExporter as OtlpExporter, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider, Span, SpanData, SpanExporter, SpanProcessor,
+};
+use prometheus::IntCounter;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+use tracing::Subscriber;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::registry::LookupSpan;
+
+/// Spans that may wait to be sent; more are dropped, and counted.
+const MOST_WAITING: usize = 4096;
+
+/// Spans sent at once.
+const BATCH: usize = 512;
+
+/// How long one waits for others to be sent with it.
+const DELAY: Duration = Duration::from_secs(1);
+
+/// Longest time a collector may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// As the metrics call it.
+const DESTINATION: &str = "otlp";
+
+/// Where a collector takes spans, under what the operator gave.
+const PATH: &str = "/v1/traces";
+
+/// Everything from a span's end to the collector.
+pub(super) fn provider(config: &TracingConfig, metrics: &HostMetrics) -> anyhow::Result<SdkTracerProvider> {
+    let endpoint = endpoint(&config.otlp_endpoint);
+    let client =
+        client(endpoint.starts_with("https:"), TIMEOUT).context("cannot set up TLS for tracing.otlp_endpoint")?;
+    let exporter = OtlpExporter::builder()
+        .with_http()
+        .with_shared_http_client(client)
+        .with_endpoint(&endpoint)
+        .with_timeout(TIMEOUT)
+        .build()
+        .with_context(|| format!("cannot send spans to {endpoint} (tracing.otlp_endpoint)"))?;
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let unreachable = metrics.spans_dropped.with_label_values(&["unreachable"]);
+    let remote = Remote::new(DESTINATION, metrics.core.clone());
+    let exporter = Watched { exporter, remote, waiting: waiting.clone(), unreachable, endpoint };
+    let batches = BatchConfigBuilder::default()
+        .with_max_queue_size(MOST_WAITING)
+        .with_max_export_batch_size(BATCH)
+        .with_scheduled_delay(DELAY);
+    let processor = BatchSpanProcessor::builder(exporter).with_batch_config(batches.build()).build();
+    let full = metrics.spans_dropped.with_label_values(&["full"]);
+    let attributes = config.attributes.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+    let resource = Resource::builder()
+        .with_service_name("dropsonde")
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .with_attributes(attributes);
+    // Whoever calls decides for its own traces.
+    let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sample_ratio)));
+    Ok(SdkTracerProvider::builder()
+        .with_span_processor(Bounded { processor, waiting, full })
+        .with_sampler(sampler)
+        .with_resource(resource.build())
+        .build())
+}
+
+/// Hands spans of ours over, and what plugins log in them.
+pub(super) fn layer<S>(provider: &SdkTracerProvider) -> impl Layer<S> + use<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let ours = filter_fn(|about| about.target().starts_with("dropsonde") || about.target() == "plugin");
+    tracing_opentelemetry::layer().with_tracer(provider.tracer("dropsonde")).with_location(false).with_filter(ours)
+}
+
+/// `http://host:4317` is where the collector is; spans go to a path of it, unless it has one.
+fn endpoint(configured: &str) -> String {
+    let configured = configured.trim_end_matches('/');
+    let after_scheme = configured.split_once("://").map_or(configured, |(_, rest)| rest);
+    if after_scheme.contains('/') { configured.to_owned() } else { format!("{configured}{PATH}") }
+}
+
+/// Takes no more spans than may wait, and counts the others.
+#[derive(Debug)]
+struct Bounded {
+    processor: BatchSpanProcessor,
+    waiting: Arc<AtomicUsize>,
+    full: IntCounter,
+}
+
+impl SpanProcessor for Bounded {
+    fn on_start(&self, span: &mut Span, context: &Context) {
+        self.processor.on_start(span, context);
+    }
+
+    fn on_end(&self, span: SpanData) {
+        if !span.span_context.is_sampled() {
+            return;
+        }
+        let room = |waiting| (waiting < MOST_WAITING).then_some(waiting + 1);
+        match self.waiting.fetch_update(Relaxed, Relaxed, room) {
+            Ok(_) => self.processor.on_end(span),
+            Err(_) => self.full.inc(),
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.processor.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.processor.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.processor.set_resource(resource);
+    }
+}
+
+/// Sends batches while the collector answers, and counts those it did not get.
+#[derive(Debug)]
+struct Watched {
+    exporter: OtlpExporter,
+    remote: Remote,
+    waiting: Arc<AtomicUsize>,
+    unreachable: IntCounter,
+    endpoint: String,
+}
+
+impl SpanExporter for Watched {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let (count, started) = (batch.len(), Instant::now());
+        self.waiting.fetch_sub(count, Relaxed);
+        if !self.remote.may_send(started) {
+            self.unreachable.inc_by(count as u64);
+            return Ok(());
+        }
+        let sent = self.exporter.export(batch).await;
+        let change = match &sent {
+            Ok(()) => self.remote.answered(started.elapsed()),
+            Err(_) => {
+                self.unreachable.inc_by(count as u64);
+                self.remote.failed(Instant::now())
+            }
+        };
+        let endpoint = &*self.endpoint;
+        match (change, &sent) {
+            (Change::Lost, Err(error)) => ::tracing::warn!(endpoint, %error, "spans cannot be sent; it is tried again"),
+            (Change::Back, _) => ::tracing::info!(endpoint, "spans are sent again"),
+            _ => {}
+        }
+        sent
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_works_as_written() {
+        for (configured, wanted) in [
+            ("http://host:4317", "http://host:4317/v1/traces"),
+            ("http://host:4318/", "http://host:4318/v1/traces"),
+            ("https://host/otlp/v1/traces", "https://host/otlp/v1/traces"),
+        ] {
+            assert_eq!(endpoint(configured), wanted);
+        }
+    }
+}
