@@ -3,7 +3,9 @@
 //! # Layout
 //!
 //! * `harness`: a running host, a client that shows every byte, the guests.
-//! * `http`, `stream`, `metrics`, `prometheus`: what clients and Prometheus see; `grammar`: reads what it reads.
+//! * `http`, `stream`: what clients see.
+//! * `metrics`, `own_metrics`, `prometheus`, `monitoring`: what Prometheus sees, and those who are woken by it; `grammar`:
+//!   reads what it reads.
 //! * `tracing`: spans and log lines.
 //! * `sandbox`: what plugins cannot do; `grants`: what they may see; `hostile`: those that try.
 //! * `lifecycle`: start, stop, configuration, what plugins keep.
@@ -32,6 +34,8 @@ mod hostile;
 mod http;
 mod lifecycle;
 mod metrics;
+mod monitoring;
+mod own_metrics;
 mod prometheus;
 mod reload;
 mod sandbox;

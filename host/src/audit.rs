@@ -86,8 +86,8 @@ impl Audit {
     pub fn write(&self, now_ms: i64, entry: Entry) {
         let Entry { action, plugin, by, refused, .. } = &entry;
         match refused {
-            None => tracing::info!(plugin, by, "{}", action.as_str()),
-            Some(why) => tracing::info!(plugin, by, "{} refused: {why}", action.as_str()),
+            None => tracing::info!(action = action.as_str(), plugin, by, "a plugin was changed"),
+            Some(why) => tracing::info!(action = action.as_str(), plugin, by, reason = why, "a change was refused"),
         }
         let Some(file) = &self.file else { return };
         #[derive(Serialize)]

@@ -23,6 +23,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
@@ -47,6 +48,13 @@ const REQUESTS: usize = 16;
 
 /// In the data directory.
 pub(crate) const HISTORY: &str = "history";
+
+/// Compiles a plugin, if this process was started for that: the host starts its own binary so. A program that embeds the host
+/// asks this first of all, and ends with what it says.
+pub fn compile_if_told() -> Option<ExitCode> {
+    let is_told = std::env::args_os().nth(1).is_some_and(|argument| argument == cli::COMPILE);
+    is_told.then(dropsonde_sandbox::compile_as_child)
+}
 
 /// A running host.
 #[derive(Debug)]
@@ -145,7 +153,7 @@ impl Surroundings for Around {
         let failing = self.core.store.archive().failing;
         match (&self.failing, &failing) {
             (None, Some(why)) => {
-                tracing::error!("history cannot be written, and is in memory alone until it can: {}", why.error);
+                tracing::error!(error = %why.error, "history cannot be written, and is in memory alone until it can");
             }
             (Some(_), None) => tracing::info!("history is written again"),
             _ => {}
@@ -176,16 +184,16 @@ fn history(config: &Config) -> Result<(Store, Keeper)> {
             .context(format!("cannot read history in {}; choose another folder with --data", folder.display())),
     })?;
     for name in &restored.newer {
-        tracing::warn!("{name} in {} was written by a later version, and is left alone", folder.display());
+        tracing::warn!(folder = %folder.display(), name, "a file of history was written by a later version, and is left alone");
     }
     for (name, why) in &restored.unreadable {
-        tracing::error!("{name} in {} cannot be read, and is left alone: {why}", folder.display());
+        tracing::error!(folder = %folder.display(), name, error = %why, "a file of history cannot be read, and is left alone");
     }
     if restored.damaged > 0 {
         tracing::warn!(
+            folder = %folder.display(),
             places = restored.damaged,
-            "history in {} is damaged; what is whole is there, `dropsonde store verify` tells more",
-            folder.display()
+            "history is damaged; what is whole is there, `dropsonde store verify` tells more"
         );
     }
     tracing::debug!(frames = restored.frames, logged_rows = restored.logged_rows, "history is there");

@@ -1,5 +1,38 @@
 //! Dropsonde, a telemetry host: polls sandboxed plugins on its own schedule, keeps what they measure, and serves it.
 //!
+//! # Embedded in another program
+//!
+//! The host runs beside what a program does otherwise, and its metrics are exposed with the host's own and the plugins':
+//!
+//! ```no_run
+//! use dropsonde::clock::Clock;
+//! use dropsonde::config::Config;
+//! use dropsonde::host::{Host, compile_if_told};
+//! use dropsonde::metrics::{HostMetrics, Registrar as _};
+//! use std::process::ExitCode;
+//!
+//! fn main() -> anyhow::Result<ExitCode> {
+//!     // The host compiles plugins in a child process of the same binary.
+//!     if let Some(compiled) = compile_if_told() {
+//!         return Ok(compiled);
+//!     }
+//!     tokio::runtime::Runtime::new()?.block_on(async {
+//!         let metrics = HostMetrics::new()?;
+//!         let orders = metrics.registry.counter_vec("shop", "shop_orders_total", "Orders taken.", &["country"])?;
+//!         let config = Config { data_dir: Some("shop-telemetry".into()), ..Config::default() }.validated()?;
+//!         let host = Host::start(config, Clock::system(), metrics).await?;
+//!         println!("metrics at http://{}/metrics", host.address());
+//!
+//!         // shop_orders_total{country="de",service="shop"} 1
+//!         orders.with_label_values(&["de"]).inc();
+//!
+//!         tokio::signal::ctrl_c().await?;
+//!         host.stop().await;
+//!         Ok(ExitCode::SUCCESS)
+//!     })
+//! }
+//! ```
+//!
 //! # Layout
 //!
 //! Data flows one way: `plugins` → store → [`hub`]; everything else reads.

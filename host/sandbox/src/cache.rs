@@ -217,7 +217,7 @@ fn map(engine: &Engine, code: &Path) -> Option<Component> {
     match unsafe { Component::deserialize_file(engine, code) } {
         Ok(component) => Some(component),
         Err(error) => {
-            tracing::warn!(file = %code.display(), "a compiled plugin cannot be used: {error:#}");
+            tracing::warn!(file = %code.display(), error = format!("{error:#}"), "a compiled plugin cannot be used");
             None
         }
     }

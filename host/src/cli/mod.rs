@@ -8,6 +8,7 @@ mod serve;
 mod store;
 
 use crate::config::{Config, time_ms};
+use crate::host::compile_if_told;
 use crate::tracing::{self, Format as LogFormat, LogOptions};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
@@ -215,8 +216,8 @@ pub(crate) const COMPILE: &str = "__compile";
 
 /// Runs the command line. 0: fine, 1: it failed, 2: wrong usage.
 pub fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == COMPILE) {
-        return dropsonde_sandbox::compile_as_child();
+    if let Some(compiled) = compile_if_told() {
+        return compiled;
     }
     let cli = Cli::parse();
     if cli.command.is_some() && cli.serve != ServeArgs::default() {

@@ -66,7 +66,7 @@ fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
     if let Err(error) = raised {
-        ::tracing::debug!(%error, "the number of open files stays {:?}", limit.current);
+        ::tracing::debug!(%error, limit = limit.current, "the number of open files stays as it is");
     }
 }
 

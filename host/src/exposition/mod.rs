@@ -15,6 +15,7 @@ pub(crate) use format::{Format, takes_gzip};
 
 use crate::core::Core;
 use bytes::Bytes;
+use dropsonde_sandbox::PluginMetrics;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use samples::Samples;
@@ -102,6 +103,14 @@ impl Exposition {
     }
 }
 
+/// The series of one plugin, a line each.
+pub(crate) fn lines_of(plugin: &str, metrics: &PluginMetrics) -> Vec<String> {
+    let mut text = Text { format: Format::Text, bytes: Vec::new() };
+    own::write([], [(plugin.into(), metrics.clone())], &mut text);
+    let text = String::from_utf8_lossy(&text.bytes);
+    text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+}
+
 /// A scrape is read once, and soon: quick is better than small.
 fn compressed(text: &[u8]) -> Option<Bytes> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(text.len() / 8), Compression::fast());
@@ -114,7 +123,7 @@ mod tests {
     use super::*;
     use crate::metrics::{MetricRegistry, Registrar};
     use crate::tracked::PluginName;
-    use dropsonde_sandbox::{Descriptor, MetricHandles, MetricKind, PluginMetrics};
+    use dropsonde_sandbox::{Descriptor, MetricHandles, MetricKind};
     use proptest::collection::vec;
     use proptest::prelude::*;
 

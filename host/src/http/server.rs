@@ -59,7 +59,7 @@ pub async fn serve(listener: TcpListener, core: Arc<Core>, mut stopping: watch::
         }) => false,
     };
     if !ended {
-        tracing::warn!("some connections did not end in {drain:?} and were cut");
+        tracing::warn!(?drain, "some connections did not end in time and were cut");
     }
 }
 

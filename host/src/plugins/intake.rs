@@ -271,15 +271,12 @@ impl Intake<'_> {
         let refusal = Refusal { at_ms: core.clock.now_ms(), digest: digest.clone(), reason: reason.clone(), trap };
         if status.has_current() {
             status.refused(refusal);
-            tracing::error!(plugin = &*status.name, "a newer version is not taken, what runs goes on: {reason}");
+            tracing::error!(plugin = &*status.name, reason, "a newer version is not taken, what runs goes on");
             return None;
         }
         if let Some(restored) = self.restore(digest.as_deref()).await {
             status.refused(refusal);
-            tracing::error!(
-                plugin = &*status.name,
-                "what ran before is back, as a newer version is not taken: {reason}"
-            );
+            tracing::error!(plugin = &*status.name, reason, "what ran before is back, as a newer version is not taken");
             let digest = restored.loaded.digest.clone();
             self.hand_over(restored);
             return Some(digest);
@@ -289,7 +286,7 @@ impl Intake<'_> {
             // It may start another time: whoever runs it tries again.
             Some(loaded) => self.hand_over(Candidate { loaded, ready: None, is_restored: false }),
             None => {
-                tracing::error!(plugin = &*status.name, "not running: {reason}");
+                tracing::error!(plugin = &*status.name, reason, "not running");
                 status.failed_because(core.clock.now_ms(), reason);
                 status.enter(PluginState::Failed);
             }
@@ -302,7 +299,8 @@ impl Intake<'_> {
         let restored = self.restore(Some(&digest)).await?;
         tracing::error!(
             plugin = &*self.status.name,
-            "what ran before is back, as the newer version never ran well: {why}"
+            reason = why,
+            "what ran before is back, as the newer version never ran well"
         );
         let at_ms = self.core.clock.now_ms();
         let last = self.status.known().last_failure;
@@ -356,7 +354,7 @@ impl Intake<'_> {
             }
             Err(why) => {
                 self.core.metrics.plugin_restores_failed.inc();
-                tracing::error!(plugin = &*self.status.name, "what ran before does not run either: {why}");
+                tracing::error!(plugin = &*self.status.name, reason = %why, "what ran before does not run either");
                 None
             }
         }

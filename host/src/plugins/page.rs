@@ -60,6 +60,18 @@ pub struct PluginPage {
     last_failure: Option<FailurePage>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_poll: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics: Option<MetricsPage>,
+}
+
+/// Of its own metrics, while a worker of it is there.
+#[derive(Debug, Serialize)]
+struct MetricsPage {
+    series: usize,
+    /// Registrations refused because there are as many as may be.
+    overflowed: u64,
+    /// Recordings for a series it does not have, or of a value that means nothing.
+    ignored: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -207,6 +219,11 @@ impl PluginPage {
                 trap: failure.trap.as_ref().map(TrapPage::of),
             }),
             next_poll: known.next_poll_ms.map(json::time),
+            metrics: status.metrics().map(|metrics| MetricsPage {
+                series: metrics.series(),
+                overflowed: metrics.overflowed(),
+                ignored: metrics.wrong_handles() + metrics.wrong_values(),
+            }),
         }
     }
 }

@@ -85,8 +85,8 @@ pub(super) async fn load(
         match tokio::time::timeout(patience, &mut compiled).await {
             Ok(plugin) => break plugin?,
             Err(_) => {
-                let (so_far, mb) = (started.elapsed().as_secs_f64(), size as f64 / 1e6);
-                tracing::info!(plugin = &*status.name, "compiling {mb:.1} MB, for {so_far:.1} s so far");
+                let so_far = started.elapsed();
+                tracing::info!(plugin = &*status.name, size, ?so_far, "compiling");
                 patience = LONG;
             }
         }
@@ -96,7 +96,7 @@ pub(super) async fn load(
     core.metrics.build_seconds.with_label_values(&[&*status.name]).observe(took.as_secs_f64());
     let plugin = plugin.map_err(NotTaken::Refused)?;
     if took > SHORT {
-        tracing::info!(plugin = &*status.name, "compiled in {:.1} s", took.as_secs_f64());
+        tracing::info!(plugin = &*status.name, size, ?took, "compiled");
     } else {
         tracing::debug!(plugin = &*status.name, ?took, "compiled");
     }

@@ -256,7 +256,7 @@ impl Runner<'_> {
     /// Waits for something that can work.
     async fn fail(&self, why: String) -> Candidate {
         let (core, status) = (self.core, self.status);
-        tracing::error!(plugin = &*status.name, "not running: {why}");
+        tracing::error!(plugin = &*status.name, reason = why, "not running");
         status.failed_because(core.clock.now_ms(), why);
         core.metrics.core.errors(&status.name, "load", 1);
         status.update(|known| {
@@ -271,7 +271,7 @@ impl Runner<'_> {
     async fn back_off(&self, error: &CallError, wait: Duration) -> Option<Stop> {
         let status = self.status;
         let why = plain(&error.to_string());
-        tracing::warn!(plugin = &*status.name, "could not start, trying again in {wait:.1?}: {why}");
+        tracing::warn!(plugin = &*status.name, ?wait, reason = why, "could not start, and is tried again");
         status.forget(Order::Release);
         status.enter(PluginState::Backoff);
         tokio::select! {
@@ -286,7 +286,11 @@ impl Runner<'_> {
     async fn quarantine(&self, why: String) -> Option<Candidate> {
         let (core, status) = (self.core, self.status);
         let name = &*status.name;
-        tracing::error!(plugin = name, "in quarantine: {why}; `dropsonde plugin release {name}` lets it run again");
+        tracing::error!(
+            plugin = name,
+            reason = why,
+            "in quarantine; `dropsonde plugin release {name}` lets it run again"
+        );
         core.metrics.core.errors(name, "quarantine", 1);
         status.update(|known| {
             known.quarantined = Some(why);

@@ -132,15 +132,12 @@ impl Supervisor {
             self.begin(component, Beginning::Start);
         }
         for name in self.core.config.plugins.keys().filter(|name| !self.running.contains_key(name.as_str())) {
-            tracing::warn!("the configuration has a section for a plugin named {name:?}, and there is none yet");
+            tracing::warn!(plugin = name, "the configuration has a section for a plugin that is not there yet");
         }
         for instance in &self.core.config.instances {
             let named = instance.samplers.iter().flatten().filter(|name| *name != "*");
             for name in named.filter(|name| !self.running.contains_key(name.as_str())) {
-                tracing::warn!(
-                    "instance {:?} is to be sampled by {name:?}, and there is no such plugin yet",
-                    instance.id
-                );
+                tracing::warn!(instance = instance.id, plugin = name, "its sampler is no plugin that is there yet");
             }
         }
     }
@@ -190,7 +187,7 @@ impl Supervisor {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
                 if !std::mem::replace(&mut self.complained, true) {
-                    tracing::error!("{error}; plugins stay as they are");
+                    tracing::error!(%error, "the plugins folder cannot be read; plugins stay as they are");
                 }
                 return self.settling.pause();
             }
@@ -217,7 +214,8 @@ impl Supervisor {
             if !self.misnamed.contains(&path) {
                 tracing::warn!(
                     file = %path.display(),
-                    "not loaded: a plugin's file name is {}", super::NAMES
+                    "not loaded: a plugin's file name is {}",
+                    super::NAMES
                 );
                 self.misnamed.insert(path);
             }

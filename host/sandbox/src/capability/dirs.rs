@@ -29,7 +29,12 @@ impl Dirs {
         for path in &self.0 {
             let Some(name) = path.to_str() else { continue };
             if let Err(error) = wasi.preopened_dir(path, name, FsPerms::ReadOnly) {
-                tracing::warn!(plugin, path = name, "a directory it is granted cannot be opened: {error:#}");
+                tracing::warn!(
+                    plugin,
+                    path = name,
+                    error = format!("{error:#}"),
+                    "a directory it is granted cannot be opened"
+                );
             }
         }
     }

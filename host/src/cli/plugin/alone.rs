@@ -65,6 +65,10 @@ impl Alone {
         Ok(Self { checked, worker, fields, store, started_ms: None, interval })
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.checked.component.name
+    }
+
     pub(super) fn has_rates(&self) -> bool {
         self.worker.fields().iter().any(|field| matches!(field.kind, Kind::Counter(_)))
     }

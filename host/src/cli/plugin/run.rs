@@ -2,10 +2,11 @@ use super::RunArgs;
 use super::alone::{Alone, Polled};
 use super::case::{self, Case};
 use crate::clock::Clock;
+use crate::exposition::lines_of;
 use crate::json;
 use crate::plugins::plain;
 use anyhow::{Context, Result, bail};
-use dropsonde_sandbox::{Inputs, Recorder, Worker};
+use dropsonde_sandbox::{Inputs, Recorder};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashMap};
@@ -59,9 +60,9 @@ async fn once(args: &RunArgs, mut recording: Option<&mut Recorded<'_>>) -> Resul
         }
     }
     if args.alone.json {
-        print_json(&polled, &alone.worker)?
+        print_json(&polled, &alone)?
     } else {
-        print_table(&polled, &alone.worker)?
+        print_table(&polled, &alone)?
     }
     Ok(polled)
 }
@@ -118,11 +119,15 @@ struct Report<'a> {
     failures: BTreeMap<&'a str, &'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stats: Option<serde_json::Value>,
+    /// Of its own, as a scrape shows them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    metrics: Vec<String>,
     call_seconds: f64,
     memory_bytes: usize,
 }
 
-fn print_json(polled: &Polled, worker: &Worker) -> Result<()> {
+fn print_json(polled: &Polled, alone: &Alone) -> Result<()> {
+    let worker = &alone.worker;
     let samples = polled.samples.iter().map(|(id, sample)| {
         let raw = RawValue::from_string(String::from_utf8(json::sample(sample))?)?;
         Ok((id.to_string(), raw))
@@ -131,12 +136,14 @@ fn print_json(polled: &Polled, worker: &Worker) -> Result<()> {
     let failures = polled.failures.iter().map(|(id, why)| (id.as_str(), why.as_str())).collect();
     let stats = polled.stats.as_ref().map(json::stats);
     let (call_seconds, memory_bytes) = (polled.call.as_secs_f64(), worker.stats().memory());
-    let report = Report { samples, failures, stats, call_seconds, memory_bytes };
+    let metrics = lines_of(alone.name(), worker.metrics());
+    let report = Report { samples, failures, stats, metrics, call_seconds, memory_bytes };
     println!("{}", serde_json::to_string_pretty(&report)?);
     Ok(())
 }
 
-fn print_table(polled: &Polled, worker: &Worker) -> Result<()> {
+fn print_table(polled: &Polled, alone: &Alone) -> Result<()> {
+    let worker = &alone.worker;
     let units: HashMap<_, _> = worker.fields().iter().map(|field| (field.name.as_str(), plain(&field.unit))).collect();
     for (id, sample) in &polled.samples {
         println!("{id}  {}", json::time(sample.at_ms));
@@ -153,6 +160,10 @@ fn print_table(polled: &Polled, worker: &Worker) -> Result<()> {
     }
     if let Some(stats) = &polled.stats {
         println!("{:#}", json::stats(stats));
+    }
+    let metrics = lines_of(alone.name(), worker.metrics());
+    if !metrics.is_empty() {
+        println!("\nIts own metrics:\n{}", metrics.join("\n"));
     }
     if polled.failures.values().any(|why| why.starts_with("denied")) {
         println!("(--read, --http, --env and --dir grant what it needs)");

@@ -326,7 +326,8 @@ impl<'a> Poller<'a> {
         }
         // One a tick says enough.
         if !std::mem::replace(&mut self.warned, true) {
-            tracing::warn!(plugin = &*self.status.name, "a poll failed: {}", plain(&error.to_string()));
+            let reason = plain(&error.to_string());
+            tracing::warn!(plugin = &*self.status.name, kind = error.reason(), reason, "a poll failed");
         }
         went.ended_badly += usize::from(error.is_end());
         went.came_back |= matches!(error, CallError::Failed(_));

@@ -1,0 +1,62 @@
+//! The alerts and the dashboard for the host itself are about metrics that it has.
+
+use crate::harness::{Host, app, verbs, workspace};
+use crate::metrics::prometheus_tool;
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+
+fn run(command: &mut Command) -> String {
+    let output = command.current_dir(workspace().join("host/monitoring")).output().unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+#[test]
+fn alerts_fire_when_they_should_and_not_when_they_should_not() {
+    let checked = run(prometheus_tool("promtool").args(["check", "rules", "alerts.yml"]));
+    assert!(checked.contains("SUCCESS"), "{checked}");
+    run(prometheus_tool("promtool").args(["test", "rules", "alerts_test.yml"]));
+}
+
+/// What looks like a metric of the host's in a text.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = text.split(|c: char| !is_part(c)).filter(|word| word.starts_with("dropsonde_"));
+    let stem = |word: &str| {
+        let parts = ["_bucket", "_sum", "_count"];
+        parts.iter().find_map(|part| word.strip_suffix(part)).unwrap_or(word).to_owned()
+    };
+    words.map(stem).collect()
+}
+
+/// Whatever the host can show: what it registers by name, and what it shows when asked.
+fn known() -> BTreeSet<String> {
+    let config = "poll.interval = '100ms'\n[[instances]]\nid = 'panic'\nsamplers = ['verbs']\n";
+    let host = Host::start(config, &[("verbs", verbs()), ("app", app())]);
+    let shown = host.until("/metrics", |metrics| metrics.body.contains("dropsonde_panics_total{"));
+    let sources =
+        ["core.rs", "host.rs"].map(|file| fs::read_to_string(workspace().join("host/src/metrics").join(file)));
+    let registered = sources.into_iter().flat_map(|source| {
+        let source = source.unwrap();
+        let texts: Vec<String> = source.split('"').skip(1).step_by(2).map(|text| format!("dropsonde_{text}")).collect();
+        texts
+    });
+    metrics_in(&shown.body).into_iter().chain(registered).collect()
+}
+
+#[test]
+fn alerts_and_dashboard_ask_for_metrics_that_are_there() {
+    let known = known();
+    for file in ["alerts.yml", "dashboard.json"] {
+        let text = fs::read_to_string(workspace().join("host/monitoring").join(file)).unwrap();
+        let asked = metrics_in(&text);
+        assert!(asked.len() > 10, "{file}");
+        let missing: Vec<_> = asked.difference(&known).collect();
+        assert!(missing.is_empty(), "{file}: {missing:?}");
+    }
+    let dashboard = fs::read_to_string(workspace().join("host/monitoring/dashboard.json")).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
+    assert_eq!(dashboard["title"], "Dropsonde");
+}

@@ -1,0 +1,213 @@
+//! The host about itself: each family is moved by the real thing.
+
+use crate::grammar::{self, Family};
+use crate::harness::{Host, app, client, verbs, version};
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::os::unix::fs::symlink;
+
+fn families(host: &Host) -> Vec<Family> {
+    grammar::text(&host.get("/metrics").body).unwrap_or_else(|why| panic!("{why}"))
+}
+
+fn value(host: &Host, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    grammar::value(&families(host), &format!("dropsonde_{name}"), labels)
+}
+
+/// Waits until a series is as wanted.
+fn until(host: &Host, name: &str, labels: &[(&str, &str)], wanted: impl Fn(f64) -> bool) {
+    host.until("/metrics", |metrics| {
+        let families = grammar::text(&metrics.body).unwrap_or_else(|why| panic!("{why}"));
+        grammar::value(&families, &format!("dropsonde_{name}"), labels).is_some_and(&wanted)
+    });
+}
+
+fn polling(instances: &[&str], more: &str) -> String {
+    let instances: String =
+        instances.iter().map(|verb| format!("[[instances]]\nid = '{verb}'\nsamplers = ['verbs']\n")).collect();
+    format!("poll.interval = '100ms'\nsnapshot.interval = '100ms'\n{more}\n{instances}")
+}
+
+#[test]
+fn samples_on_their_way_are_counted_by_what_becomes_of_them() {
+    let host = Host::start(&polling(&["count", "gap", "unavailable"], ""), &[("verbs", verbs())]);
+    let sample = [("service", "verbs"), ("type", "sample")];
+    until(&host, "messages_processed_total", &[sample[0], sample[1], ("status", "ok")], |ok| ok >= 3.0);
+    let metrics = families(&host);
+    let count = |name: &str, status: Option<&str>| {
+        let labels: Vec<_> = sample.into_iter().chain(status.map(|status| ("status", status))).collect();
+        grammar::value(&metrics, &format!("dropsonde_{name}"), &labels).unwrap()
+    };
+    let of = |status| count("messages_processed_total", Some(status));
+    assert_eq!(count("messages_received_total", None), of("ok") + of("failed") + of("dropped"));
+    assert!(of("failed") >= 2.0 && of("dropped") == 0.0, "a gap has a value beside it, and is a row");
+    assert_eq!(count("messages_failed_total", None), of("failed"));
+    assert_eq!(
+        grammar::value(&metrics, "dropsonde_errors_total", &[("service", "verbs"), ("type", "unavailable")]),
+        Some(of("failed"))
+    );
+    assert!(value(&host, "messages_published_total", &[("service", "verbs"), ("subject", "usage")]) >= Some(3.0));
+}
+
+#[test]
+fn stats_and_events_are_counted_on_their_way_too() {
+    let host = Host::start(&polling(&[], ""), &[("app", app())]);
+    host.until("/v1/snapshot", |snapshot| snapshot.body.contains("\"app\""));
+    assert_eq!(host.tell("app", "application/json", b"{\"name\":\"x\"}").status, 202);
+    let of_app = |kind| [("service", "app"), ("type", kind)];
+    until(&host, "messages_received_total", &of_app("stats"), |stats| stats >= 1.0);
+    until(&host, "messages_received_total", &of_app("event"), |events| events == 1.0);
+    until(&host, "messages_published_total", &[("service", "snapshot"), ("subject", "snapshot")], |sent| sent >= 1.0);
+    until(&host, "processing_duration_seconds_count", &[("service", "snapshot"), ("operation", "aggregate")], |n| {
+        n > 0.0
+    });
+    assert_eq!(host.tell("app", "application/json", b"{\"name\":\"fail\"}").status, 202);
+    until(&host, "messages_failed_total", &of_app("stats"), |failed| failed >= 1.0);
+}
+
+#[test]
+fn a_plugin_that_traps_moves_what_an_operator_looks_at() {
+    let config = polling(&["panic", "recurse", "infinite", "short", "spin", "hoard", "long", "stranger"], "");
+    let host = Host::start(&config, &[("verbs", verbs())]);
+    let (service, plugin) = ([("service", "verbs")], [("plugin", "verbs")]);
+    until(&host, "panics_total", &service, |traps| traps >= 3.0);
+    until(&host, "health_checks_failed_total", &plugin, |failed| failed >= 2.0);
+    until(&host, "workers_stopped_total", &[("reason", "crashed")], |crashed| crashed >= 3.0);
+    until(&host, "samples_dropped_total", &[("reason", "poison")], |dropped| dropped > 0.0);
+    assert_eq!(host.ordered("POST", "/v1/plugins/verbs/quarantine", &[]).status, 202);
+    until(&host, "health_status", &service, |well| well == 0.0);
+    until(&host, "service_status", &service, |status| status == 4.0);
+    assert_eq!(value(&host, "service_status", &[("service", "host")]), Some(2.0));
+    assert_eq!(value(&host, "health_status", &[("service", "host")]), Some(1.0));
+    assert!(value(&host, "plugin_cpu_seconds_total", &plugin) > Some(0.0));
+    let health = host.get("/health");
+    assert_eq!((health.status, &health.json()["status"]), (200, &"degraded".into()));
+    assert!(health.json()["reasons"][0].as_str().unwrap().contains("plugin verbs"), "{}", health.body);
+}
+
+#[test]
+fn workers_are_counted_by_what_they_do() {
+    let host = Host::start(&polling(&["version"], ""), &[("verbs", verbs())]);
+    host.until("/v1/instances/version/usage", |usage| usage.status == 200);
+    let metrics = families(&host);
+    let workers = |state| grammar::value(&metrics, "dropsonde_workers", &[("state", state)]).unwrap();
+    let active = grammar::value(&metrics, "dropsonde_workers_active", &[]);
+    assert!(active >= Some(1.0));
+    assert_eq!(active, Some(workers("busy") + workers("idle")));
+    assert!(value(&host, "workers_spawned_total", &[]) >= active);
+    for name in ["cold_start_seconds_count", "build_seconds_count", "plugin_call_seconds_count", "plugin_polls_total"] {
+        assert!(value(&host, name, &[("plugin", "verbs")]) >= Some(1.0), "{name}");
+    }
+    assert!(value(&host, "plugin_memory_bytes", &[("plugin", "verbs")]) > Some(65536.0));
+    assert!(
+        value(&host, "processing_duration_seconds_count", &[("service", "host"), ("operation", "scrape")]) >= Some(1.0)
+    );
+}
+
+#[test]
+fn requests_are_counted_by_route_and_streams_are_no_slow_ones() {
+    let host = Host::start(&polling(&["version"], ""), &[("verbs", verbs())]);
+    host.until("/v1/instances/version/usage", |usage| usage.status == 200);
+    let mut stream = host.stream("/v1/instances/version/usage/stream");
+    stream.sample();
+    until(&host, "sessions_active", &[], |streams| streams == 1.0);
+    host.get("/no/such/path");
+    let by = |name: &str, route: &str, status: &str| value(&host, name, &[("route", route), ("status", status)]);
+    assert_eq!(by("http_requests_total", "unknown", "4xx"), Some(1.0));
+    assert!(by("http_request_seconds_count", "/v1/instances/{id}/usage", "2xx") >= Some(1.0));
+    assert_eq!(by("http_requests_total", "/v1/instances/{id}/usage/stream", "2xx"), Some(1.0));
+    assert_eq!(by("http_request_seconds_count", "/v1/instances/{id}/usage/stream", "2xx"), None);
+    drop(stream);
+    until(&host, "sessions_active", &[], |streams| streams == 0.0);
+}
+
+#[test]
+fn ticks_that_come_too_late_are_counted_and_named_when_it_is_more_than_a_moment() {
+    let host = Host::start(&polling(&["version"], ""), &[("verbs", verbs())]);
+    host.until("/v1/instances/version/usage", |usage| usage.status == 200);
+    host.signal("STOP");
+    std::thread::park_timeout(std::time::Duration::from_millis(500));
+    host.signal("CONT");
+    until(&host, "plugin_polls_missed_total", &[("plugin", "verbs")], |missed| missed >= 3.0);
+    // Its calls take longer than there is time between two.
+    let config = polling(
+        &["spin"],
+        "plugins.verbs.limits = { cpu = '90ms', failures = 1000 }\nplugins.verbs.interval = '100ms'",
+    );
+    let slow = Host::start(&config, &[("verbs", verbs())]);
+    slow.until("/health", |health| health.json()["status"] == "degraded");
+}
+
+#[test]
+fn uploads_and_what_cannot_be_brought_back_are_counted() {
+    let mut host = Host::start(&polling(&["version"], ""), &[("verbs", verbs())]);
+    host.until("/v1/instances/version/usage", |usage| usage.status == 200);
+    assert_eq!(host.ordered("PUT", "/v1/plugins/verbs", &version(2)).status, 202);
+    until(&host, "plugins_uploaded_total", &[], |uploaded| uploaded == 1.0);
+    host.until("/v1/instances/version/usage", |usage| usage.json()["value"] == 2);
+    assert_eq!(host.stop(), 0);
+    host.drop_in("verbs", b"nonsense");
+    host.configure(&polling(&["version"], "plugins.verbs.config.init = 'refuse'"));
+    let host = host.started_again();
+    until(&host, "plugin_restores_failed_total", &[], |failed| failed == 1.0);
+}
+
+#[test]
+fn an_audit_log_that_cannot_be_written_is_counted() {
+    let mut host = Host::start(&polling(&[], ""), &[("verbs", verbs())]);
+    assert_eq!(host.stop(), 0);
+    std::fs::remove_file(host.data().join("audit.log")).unwrap();
+    symlink("/dev/full", host.data().join("audit.log")).unwrap();
+    let host = host.started_again();
+    host.until("/ready", |ready| ready.status == 200);
+    assert!(host.ordered("POST", "/v1/plugins/verbs/reload", &[]).status < 300);
+    until(&host, "audit_entries_dropped_total", &[("reason", "io")], |dropped| dropped >= 1.0);
+}
+
+#[test]
+fn log_lines_over_the_limit_are_counted() {
+    let host = Host::start(&polling(&["flood"], ""), &[("verbs", verbs())]);
+    until(&host, "plugin_log_lines_dropped_total", &[("plugin", "verbs")], |dropped| dropped >= 900.0);
+}
+
+#[test]
+fn a_host_on_its_way_out_says_so_until_what_is_open_has_ended() {
+    let host = Host::start("", &[]);
+    host.until("/ready", |ready| ready.status == 200);
+    // An upload that takes its time.
+    let mut upload = TcpStream::connect(&host.address).unwrap();
+    let token = std::fs::read_to_string(host.data().join("admin.token")).unwrap();
+    let head = format!(
+        "PUT /v1/plugins/slow HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Length: 100\r\n\r\nhalf",
+        token.trim()
+    );
+    upload.write_all(head.as_bytes()).unwrap();
+    until(&host, "service_status", &[("service", "host")], |status| status == 2.0);
+    host.signal("TERM");
+    let health = host.until("/health", |health| health.status == 503);
+    assert_eq!(health.json()["status"], "draining");
+    assert_eq!(host.get("/ready").status, 503);
+}
+
+#[test]
+fn many_scrapes_at_once_are_answered_alike() {
+    let host = Host::start(&polling(&["version"], ""), &[("verbs", verbs())]);
+    host.until("/v1/instances/version/usage", |usage| usage.status == 200);
+    let scraped = std::thread::scope(|scope| {
+        let scrapes: Vec<_> = (0..50)
+            .map(|nth| {
+                let accept = if nth % 2 == 0 { "" } else { "Accept: application/openmetrics-text\r\n" };
+                let address = &host.address;
+                scope.spawn(move || client::request(address, "GET", "/metrics", accept))
+            })
+            .collect();
+        scrapes.into_iter().map(|scrape| scrape.join().unwrap()).collect::<Vec<_>>()
+    });
+    for scrape in scraped {
+        let read = match scrape.header("content-type") {
+            Some(kind) if kind.starts_with("text/plain") => grammar::text(&scrape.body),
+            _ => grammar::openmetrics(&scrape.body),
+        };
+        assert!(read.is_ok(), "{read:?}");
+    }
+}
