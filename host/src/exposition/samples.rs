@@ -5,9 +5,10 @@ use super::text::{Kind, Text, fixed, label, number};
 use crate::core::Core;
 use crate::plugins::{Fields, Metric};
 use crate::tracked::PluginName;
-use dropsonde_store::{Frame, InstanceId};
+use dropsonde_store::Frame;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Frames that gave nothing for this many of their intervals are no longer exposed.
 const STALE_INTERVALS: i64 = 3;
@@ -15,20 +16,19 @@ const STALE_INTERVALS: i64 = 3;
 /// What is kept from one scrape to the next.
 #[derive(Debug, Default)]
 pub(super) struct Samples {
-    /// Of the tracked set, when the labels were written.
-    revision: Option<u64>,
-    instances: Vec<(InstanceId, Range<usize>)>,
+    /// Of the tracked set and of the store, when they were last looked through.
+    known: Option<(u64, u64)>,
     labels: Vec<u8>,
     /// By sampler.
     groups: BTreeMap<PluginName, Group>,
 }
 
-/// The rows of one sampler.
+/// One sampler's frames, and their newest rows.
 #[derive(Debug)]
 struct Group {
     fields: Fields,
-    /// `sampler="…"} `, which ends the labels of each line.
-    ends: Vec<u8>,
+    /// With where the labels of each are, up to the value.
+    frames: Vec<(Arc<Frame>, Range<usize>)>,
     /// Where the labels of each row are.
     rows: Vec<Range<usize>>,
     /// What was read for each field, row after row: of a counter its running total.
@@ -53,6 +53,7 @@ impl Samples {
             let mut is_there = false;
             for (group, column) in columns {
                 let Some(metric) = group.fields.metrics.get(*column).filter(agrees) else { continue };
+                let begins = [metric.name.as_bytes(), b"{"].concat();
                 let values = group.values.iter().skip(*column).step_by(group.fields.metrics.len().max(1));
                 for (labels, value) in group.rows.iter().zip(values).filter(|(_, value)| !value.is_nan()) {
                     if !std::mem::replace(&mut is_there, true) {
@@ -62,9 +63,8 @@ impl Samples {
                             if first.is_counter { Kind::Counter } else { Kind::Gauge },
                         );
                     }
-                    text.put(&[&metric.name, "{"]);
+                    text.bytes.extend_from_slice(&begins);
                     text.bytes.extend_from_slice(self.labels.get(labels.clone()).unwrap_or_default());
-                    text.bytes.extend_from_slice(&group.ends);
                     metric.show(&mut text.bytes, *value);
                     text.bytes.push(b'\n');
                 }
@@ -72,69 +72,70 @@ impl Samples {
         }
     }
 
-    /// Labels change seldom, and are written when they do.
-    fn know_labels(&mut self, core: &Core) {
-        let revision = core.tracked.revision();
-        if self.revision == Some(revision) {
-            return;
-        }
-        self.revision = Some(revision);
-        self.labels.clear();
-        self.instances.clear();
-        for instance in core.tracked.list() {
-            let begins = self.labels.len();
-            for (key, value) in &instance.labels {
-                label(&mut self.labels, key, value);
-                self.labels.push(b',');
+    /// The newest row of each frame.
+    pub(super) fn read(&mut self, core: &Core) {
+        self.look_through(core);
+        let now_ms = core.clock.now_ms();
+        for group in self.groups.values_mut() {
+            group.rows.clear();
+            group.values.clear();
+            for (frame, labels) in &group.frames {
+                let stale_ms = now_ms.saturating_sub(STALE_INTERVALS * frame.interval_ms());
+                // Looks at the time first: the row of an old frame may be in a file.
+                if frame.latest_readings(stale_ms, &mut group.values) {
+                    group.rows.push(labels.clone());
+                }
             }
-            label(&mut self.labels, "id", instance.id.as_str());
-            self.labels.push(b',');
-            self.instances.push((instance.id, begins..self.labels.len()));
         }
     }
 
-    /// The newest row of each frame.
-    pub(super) fn read(&mut self, core: &Core) {
-        self.know_labels(core);
-        let mut before = std::mem::take(&mut self.groups);
-        for plugin in core.plugins.list() {
-            let Some(fields) = plugin.fields() else { continue };
-            let group = before.remove(&*plugin.name).map(|group| group.emptied(fields.clone()));
-            self.groups.insert(plugin.name.clone(), group.unwrap_or_else(|| Group::new(&plugin.name, fields)));
+    /// Which frames there are changes seldom, and so do their labels.
+    fn look_through(&mut self, core: &Core) {
+        let known = Some((core.tracked.revision(), core.store.revision()));
+        let plugins = core.plugins.list();
+        let fields: Vec<_> = plugins.iter().filter_map(|plugin| Some((&plugin.name, plugin.fields()?))).collect();
+        let is_same = |(name, fields): &(&PluginName, Fields)| {
+            self.groups.get(*name).is_some_and(|group| group.fields.schema == fields.schema)
+        };
+        if self.known == known && fields.len() == self.groups.len() && fields.iter().all(is_same) {
+            return;
         }
-        let now_ms = core.clock.now_ms();
-        for (id, labels) in &self.instances {
-            core.store.each_frame(id, |frame| {
-                let schema = frame.schema();
+        self.known = known;
+        self.groups = fields.into_iter().map(|(name, fields)| (name.clone(), Group::new(fields))).collect();
+        self.labels.clear();
+        let mut of_instance = Vec::new();
+        for instance in core.tracked.list() {
+            of_instance.clear();
+            for (key, value) in &instance.labels {
+                label(&mut of_instance, key, value);
+                of_instance.push(b',');
+            }
+            label(&mut of_instance, "id", instance.id.as_str());
+            for frame in core.store.frames(&instance.id) {
+                let sampler = frame.schema().sampler().clone();
                 // Its plugin may have other fields now.
-                let group = self.groups.get_mut(&**schema.sampler()).filter(|group| group.fields.schema == *schema);
-                let Some(group) = group.filter(|_| is_fresh(frame, now_ms)) else { return };
-                if frame.latest_readings(&mut group.values) {
-                    group.rows.push(labels.clone());
-                }
-            });
+                let group = self.groups.get_mut(&*sampler).filter(|group| group.fields.schema == *frame.schema());
+                let Some(group) = group else { continue };
+                let begins = self.labels.len();
+                self.labels.extend_from_slice(&of_instance);
+                end_labels(&mut self.labels, &sampler);
+                group.frames.push((frame, begins..self.labels.len()));
+            }
         }
     }
 }
 
 impl Group {
-    fn new(sampler: &str, fields: Fields) -> Self {
-        let mut ends = Vec::new();
-        label(&mut ends, "sampler", sampler);
-        ends.extend_from_slice(b"} ");
-        Self { fields, ends, rows: Vec::new(), values: Vec::new() }
-    }
-
-    fn emptied(mut self, fields: Fields) -> Self {
-        self.rows.clear();
-        self.values.clear();
-        Self { fields, ..self }
+    fn new(fields: Fields) -> Self {
+        Self { fields, frames: Vec::new(), rows: Vec::new(), values: Vec::new() }
     }
 }
 
-/// Looks at the time first: the row of an old frame may be in a file.
-fn is_fresh(frame: &Frame, now_ms: i64) -> bool {
-    frame.latest_at_ms().is_some_and(|at_ms| now_ms - at_ms <= STALE_INTERVALS * frame.interval_ms())
+/// After those of the instance.
+fn end_labels(labels: &mut Vec<u8>, sampler: &str) {
+    labels.push(b',');
+    label(labels, "sampler", sampler);
+    labels.extend_from_slice(b"} ");
 }
 
 impl Metric {
@@ -167,8 +168,8 @@ impl Samples {
         };
         let mut samples = Self::default();
         label(&mut samples.labels, "id", instance);
-        samples.labels.push(b',');
-        let mut group = Group::new("s", Fields::check("s", &[field]).unwrap());
+        end_labels(&mut samples.labels, "s");
+        let mut group = Group::new(Fields::check("s", &[field]).unwrap());
         group.rows.push(0..samples.labels.len());
         group.values.push(reading);
         samples.groups.insert("s".into(), group);

@@ -21,6 +21,8 @@ struct Inner {
     instances: RwLock<HashMap<InstanceId, Arc<RwLock<Frames>>>>,
     /// Tells a frame from those that were forgotten before it.
     next_born: AtomicU64,
+    /// Steps whenever there are other frames.
+    revision: AtomicU64,
     kept: Mutex<ToKeep>,
     status: Mutex<ArchiveStatus>,
     /// As the keeper last saw it.
@@ -104,6 +106,7 @@ impl Store {
             shared,
             instances: RwLock::new(instances),
             next_born: AtomicU64::new(next_born),
+            revision: AtomicU64::new(0),
             kept: Mutex::new(ToKeep { values, ..ToKeep::default() }),
             status: Mutex::new(status),
             usage: Mutex::default(),
@@ -125,6 +128,7 @@ impl Store {
         let key = FrameKey { instance: instance.clone(), schema: schema.clone(), interval_ms, born };
         let frame = Arc::new(Frame::new(key, self.0.shared.clone()));
         frames.push(frame.clone());
+        self.0.revision.fetch_add(1, Ordering::Release);
         // Stable: of two frames of one sampler the newer stays behind.
         frames.sort_by(|a, b| a.schema().sampler().cmp(b.schema().sampler()));
         frame
@@ -167,12 +171,9 @@ impl Store {
         frames.map(|frames| frames.read().unwrap_or_else(PoisonError::into_inner).clone()).unwrap_or_default()
     }
 
-    /// Looks at each of an instance's frames.
-    pub fn each_frame(&self, instance: &InstanceId, look: impl FnMut(&Arc<Frame>)) {
-        let frames = self.0.instances.read().unwrap_or_else(PoisonError::into_inner).get(instance).cloned();
-        if let Some(frames) = frames {
-            frames.read().unwrap_or_else(PoisonError::into_inner).iter().for_each(look);
-        }
+    /// As long as it is the same, there are the same frames.
+    pub fn revision(&self) -> u64 {
+        self.0.revision.load(Ordering::Acquire)
     }
 
     /// When an instance was last measured.
@@ -244,6 +245,7 @@ impl Store {
     pub fn remove(&self, instance: &InstanceId) {
         let mut instances = self.0.instances.write().unwrap_or_else(PoisonError::into_inner);
         let removed = instances.remove(instance);
+        self.0.revision.fetch_add(1, Ordering::Release);
         // Before anyone can make another frame of the same instance.
         let born_before = self.0.next_born.load(Ordering::Relaxed);
         drop(instances);

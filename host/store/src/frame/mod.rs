@@ -289,15 +289,19 @@ impl Frame {
         Some(Row { at_ms, totals, values: last(&rows.into_values(&self.key.schema).columns) })
     }
 
-    /// Appends what was read for each field at the newest row, of a counter the running total. False: there is no row.
-    pub fn latest_readings(&self, readings: &mut Vec<f64>) -> bool {
+    /// Appends what was read for each field at the newest row, of a counter the running total. False: there is no row from
+    /// `since_ms` on.
+    pub fn latest_readings(&self, since_ms: i64, readings: &mut Vec<f64>) -> bool {
         let view = self.current();
         let fields = self.key.schema.fields().len();
         if let Some((open, rows)) = view.opens.last().map(|open| (open, open.len())).filter(|(_, rows)| *rows > 0) {
+            if open.at_ms(rows - 1).is_none_or(|at_ms| at_ms < since_ms) {
+                return false;
+            }
             readings.extend((0..fields).map(|index| open.reading(index, rows - 1)));
             return true;
         }
-        let Some(block) = view.blocks.last() else { return false };
+        let Some(block) = view.blocks.last().filter(|block| block.last_ms >= since_ms) else { return false };
         let rows = block.unpack(&self.key.schema).inspect_err(|error| self.unreadable(error));
         let Some(rows) = rows.ok().filter(|rows| !rows.at_ms.is_empty()) else { return false };
         let last = |column: &Vec<f64>| column.last().copied().unwrap_or(f64::NAN);
