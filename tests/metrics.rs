@@ -31,7 +31,7 @@ pub(crate) fn promtool(exposition: &str) -> String {
 
 /// A program of Debian's package, unpacked by `cargo dev setup`, or from the PATH.
 pub(crate) fn prometheus_tool(name: &str) -> Command {
-    let unpacked = workspace().join("target/promtool/usr/bin").join(name);
+    let unpacked = workspace().join("target/prometheus/usr/bin").join(name);
     Command::new(if unpacked.exists() { unpacked } else { name.into() })
 }
 
@@ -56,6 +56,30 @@ fn families(host: &Host, wanted: impl Fn(&[Family]) -> bool) -> Vec<Family> {
 fn promtool_finds_nothing_to_say() {
     let metrics = host().get("/metrics");
     assert_eq!(metrics.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    assert_eq!(promtool(&metrics.body), "", "{}", metrics.body);
+}
+
+#[test]
+fn promtool_finds_nothing_whatever_fields_are_called() {
+    let odd = [
+        ["wait_us_p95", "read_kb_per_sec"],
+        ["threads_count", "swaps_per_hour"],
+        ["queue_gauge", "cpu_ms_per_s"],
+        ["age_days_max", "a_bucket"],
+    ];
+    let config: String = odd
+        .iter()
+        .enumerate()
+        .map(|(nth, [first, second])| format!("[plugins.p{nth}.config]\nfields = ['{first}', '{second}']\n"))
+        .collect();
+    let plugins: Vec<_> = (0..odd.len()).map(|nth| (format!("p{nth}"), verbs())).collect();
+    let plugins: Vec<(&str, &[u8])> = plugins.iter().map(|(name, component)| (name.as_str(), *component)).collect();
+    let config = format!("poll.interval = '100ms'\n{config}[[instances]]\nid = 'count'\n");
+    let host = Host::start(&config, &plugins);
+    let shown = ["wait_seconds_p95", "threads_counted", "queue", "age_seconds_max"];
+    let metrics = host.until("/metrics", |metrics| {
+        shown.iter().all(|name| metrics.body.contains(&format!("dropsonde_sample_{name}{{")))
+    });
     assert_eq!(promtool(&metrics.body), "", "{}", metrics.body);
 }
 
@@ -162,11 +186,15 @@ fn everything_of_a_plugin_leaves_with_it() {
 }
 
 #[test]
-fn counters_go_on_when_an_instance_ends_and_gauges_are_unknown() {
-    let host = acting(&["measure", "panic"]);
-    let labels = [("plugin", "verbs"), ("how", "\"quoted\"\u{fffd}")];
-    // Together in one batch they end it; asked one by one, one of them measures.
-    families(&host, |families| grammar::value(families, "verbs_measured_total", &labels) >= Some(3.0));
+fn counters_go_on_when_an_instance_ends_badly_and_its_gauges_are_unknown() {
+    let host = acting(&["once"]);
+    // Its second instance came back.
+    host.until("/v1/instances/once/usage", |usage| usage.status == 200);
+    let families = families(&host, |families| {
+        grammar::value(families, "dropsonde_workers_stopped_total", &[("reason", "crashed")]) >= Some(1.0)
+    });
+    let own = |name| grammar::value(&families, name, &[("plugin", "verbs")]);
+    assert_eq!((own("verbs_once_total"), own("verbs_once_level")), (Some(1.0), None));
 }
 
 #[test]

@@ -5,6 +5,8 @@ use crate::harness::{Host, app, client, verbs, version};
 use std::io::Write as _;
 use std::net::TcpStream;
 use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 fn families(host: &Host) -> Vec<Family> {
     grammar::text(&host.get("/metrics").body).unwrap_or_else(|why| panic!("{why}"))
@@ -33,19 +35,21 @@ fn samples_on_their_way_are_counted_by_what_becomes_of_them() {
     let host = Host::start(&polling(&["count", "gap", "unavailable"], ""), &[("verbs", verbs())]);
     let sample = [("service", "verbs"), ("type", "sample")];
     until(&host, "messages_processed_total", &[sample[0], sample[1], ("status", "ok")], |ok| ok >= 3.0);
-    let metrics = families(&host);
-    let count = |name: &str, status: Option<&str>| {
-        let labels: Vec<_> = sample.into_iter().chain(status.map(|status| ("status", status))).collect();
-        grammar::value(&metrics, &format!("dropsonde_{name}"), &labels).unwrap()
-    };
-    let of = |status| count("messages_processed_total", Some(status));
-    assert_eq!(count("messages_received_total", None), of("ok") + of("failed") + of("dropped"));
-    assert!(of("failed") >= 2.0 && of("dropped") == 0.0, "a gap has a value beside it, and is a row");
-    assert_eq!(count("messages_failed_total", None), of("failed"));
-    assert_eq!(
-        grammar::value(&metrics, "dropsonde_errors_total", &[("service", "verbs"), ("type", "unavailable")]),
-        Some(of("failed"))
-    );
+    // A scrape may fall between two of them.
+    host.until("/metrics", |metrics| {
+        let metrics = grammar::text(&metrics.body).unwrap();
+        let count = |name: &str, status: Option<&str>| {
+            let labels: Vec<_> = sample.into_iter().chain(status.map(|status| ("status", status))).collect();
+            grammar::value(&metrics, &format!("dropsonde_{name}"), &labels).unwrap()
+        };
+        let of = |status| count("messages_processed_total", Some(status));
+        let unavailable = [("service", "verbs"), ("type", "unavailable")];
+        assert!(of("dropped") == 0.0, "a gap has a value beside it, and is a row");
+        count("messages_received_total", None) == of("ok") + of("failed")
+            && of("failed") >= 2.0
+            && count("messages_failed_total", None) == of("failed")
+            && grammar::value(&metrics, "dropsonde_errors_total", &unavailable) == Some(of("failed"))
+    });
     assert!(value(&host, "messages_published_total", &[("service", "verbs"), ("subject", "usage")]) >= Some(3.0));
 }
 
@@ -82,7 +86,7 @@ fn a_plugin_that_traps_moves_what_an_operator_looks_at() {
     assert!(value(&host, "plugin_cpu_seconds_total", &plugin) > Some(0.0));
     let health = host.get("/health");
     assert_eq!((health.status, &health.json()["status"]), (200, &"degraded".into()));
-    assert!(health.json()["reasons"][0].as_str().unwrap().contains("plugin verbs"), "{}", health.body);
+    assert!(health.body.contains("plugin verbs is in quarantine"), "{}", health.body);
 }
 
 #[test]
@@ -94,7 +98,7 @@ fn workers_are_counted_by_what_they_do() {
     let active = grammar::value(&metrics, "dropsonde_workers_active", &[]);
     assert!(active >= Some(1.0));
     assert_eq!(active, Some(workers("busy") + workers("idle")));
-    assert!(value(&host, "workers_spawned_total", &[]) >= active);
+    until(&host, "workers_spawned_total", &[], |spawned| Some(spawned) >= active);
     for name in ["cold_start_seconds_count", "build_seconds_count", "plugin_call_seconds_count", "plugin_polls_total"] {
         assert!(value(&host, name, &[("plugin", "verbs")]) >= Some(1.0), "{name}");
     }
@@ -125,17 +129,22 @@ fn requests_are_counted_by_route_and_streams_are_no_slow_ones() {
 fn ticks_that_come_too_late_are_counted_and_named_when_it_is_more_than_a_moment() {
     let host = Host::start(&polling(&["version"], ""), &[("verbs", verbs())]);
     host.until("/v1/instances/version/usage", |usage| usage.status == 200);
-    host.signal("STOP");
-    std::thread::park_timeout(std::time::Duration::from_millis(500));
-    host.signal("CONT");
+    let is_seen = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // A machine that lets it run now and then.
+        scope.spawn(|| {
+            while !is_seen.load(Relaxed) {
+                host.signal("STOP");
+                std::thread::park_timeout(Duration::from_millis(250));
+                host.signal("CONT");
+                std::thread::park_timeout(Duration::from_millis(50));
+            }
+        });
+        host.until("/health", |health| health.body.contains("plugin verbs is polled late"));
+        is_seen.store(true, Relaxed);
+    });
     until(&host, "plugin_polls_missed_total", &[("plugin", "verbs")], |missed| missed >= 3.0);
-    // Its calls take longer than there is time between two.
-    let config = polling(
-        &["spin"],
-        "plugins.verbs.limits = { cpu = '90ms', failures = 1000 }\nplugins.verbs.interval = '100ms'",
-    );
-    let slow = Host::start(&config, &[("verbs", verbs())]);
-    slow.until("/health", |health| health.json()["status"] == "degraded");
+    host.until("/health", |health| health.json()["status"] == "healthy");
 }
 
 #[test]
@@ -190,7 +199,7 @@ fn a_host_on_its_way_out_says_so_until_what_is_open_has_ended() {
 }
 
 #[test]
-fn many_scrapes_at_once_are_answered_alike() {
+fn many_scrapes_at_once_are_all_answered() {
     let host = Host::start(&polling(&["version"], ""), &[("verbs", verbs())]);
     host.until("/v1/instances/version/usage", |usage| usage.status == 200);
     let scraped = std::thread::scope(|scope| {

@@ -28,7 +28,10 @@ fn poll_of_verbs(spans: &[Span]) -> Option<(&Span, Vec<&Span>)> {
         spans.iter().filter(|span| span.parent_span_id == poll.span_id).filter(is_ours).collect()
     };
     let polls = spans.iter().filter(|span| span.name == "poll").filter(is_ours);
-    polls.map(|poll| (poll, children(poll))).find(|(_, children)| children.iter().any(|child| child.name == "publish"))
+    let is_whole = |children: &[&Span]| {
+        ["sample", "store", "publish"].iter().all(|name| children.iter().any(|child| child.name == *name))
+    };
+    polls.map(|poll| (poll, children(poll))).find(|(_, children)| is_whole(children))
 }
 
 #[test]
@@ -44,7 +47,7 @@ fn a_poll_is_a_trace_from_its_call_to_what_is_published() {
         assert_eq!(attribute(&child(name).attributes, "instances").as_deref(), Some(instances), "{name}");
         assert_eq!(child(name).trace_id, poll.trace_id);
     }
-    assert!(child("sample").end_time_unix_nano <= child("store").end_time_unix_nano);
+    assert!(child("sample").start_time_unix_nano <= child("store").start_time_unix_nano);
     assert_eq!(attribute(&collector.resource(), "service.name").as_deref(), Some("dropsonde"));
     assert_eq!(attribute(&collector.resource(), "site").as_deref(), Some("fra1"));
     // What a plugin logs is part of its call.
@@ -121,7 +124,6 @@ fn a_collector_that_does_not_work_costs_nothing_but_spans_and_they_are_counted()
     collector.refuse(true);
     until("dropsonde_remote_circuit_breaker", &there, &|breaker| breaker == 1.0);
     assert!(host.log().contains("spans cannot be sent"));
-    assert_eq!(host.get("/health").json()["status"], "healthy");
     let stopping = Instant::now();
     assert_eq!(host.stop(), 0);
     assert!(stopping.elapsed().as_secs() < 30, "it does not wait for who does not answer");

@@ -21,7 +21,7 @@
 //! ```
 //!
 //! Register in `init` or when a metric is first needed: the same again gives the same metric. Counters and histograms go on
-//! when an instance of the plugin ends and another begins; a gauge is then unknown, and absent, until it is set again.
+//! when an instance of the plugin ends and another begins; when it ended badly, a gauge is absent until it is set again.
 //! Natively what is recorded is kept for the thread, and `recorded` tells it.
 
 #[cfg(target_family = "wasm")]

@@ -70,7 +70,7 @@ impl Health {
             Service { name: "host".to_owned(), status: host, reasons },
             Service { name: "history".to_owned(), status, reasons: history },
         ];
-        services.extend(core.plugins.list().iter().map(|plugin| service(core, plugin)));
+        services.extend(core.plugins.list().iter().map(|plugin| service(plugin)));
         Self { services, fatal }
     }
 
@@ -88,7 +88,7 @@ impl std::fmt::Display for Fatal {
     }
 }
 
-fn service(core: &Core, plugin: &Status) -> Service {
+fn service(plugin: &Status) -> Service {
     let known = plugin.known();
     let status = match known.state {
         PluginState::Loading | PluginState::Compiling => ServiceStatus::Starting,
@@ -107,13 +107,10 @@ fn service(core: &Core, plugin: &Status) -> Service {
         .map(|state| format!("plugin {} {state}: {}", plugin.name, why().unwrap_or_default()))
         .into_iter()
         .collect();
-    let overdue = known.next_poll_ms.filter(|_| known.state == PluginState::Running);
-    let overdue_ms = overdue.map_or(0, |due_ms| core.clock.now_ms().saturating_sub(due_ms));
-    let interval_ms = i64::try_from(plugin.interval().as_millis()).unwrap_or(i64::MAX);
-    if known.late_ticks >= LATE_TICKS || overdue_ms > interval_ms.saturating_mul(i64::from(LATE_TICKS)).max(60_000) {
-        let (name, missed) = (&plugin.name, known.polls_missed);
+    if known.state == PluginState::Running && known.late_ticks >= LATE_TICKS {
+        let (name, late, missed) = (&plugin.name, known.late_ticks, known.polls_missed);
         reasons
-            .push(format!("plugin {name} is polled late: {missed} polls were missed so far, the last ones in a row"));
+            .push(format!("plugin {name} is polled late, {late} times in a row; {missed} polls were left out so far"));
     }
     Service { name: plugin.name.to_string(), status, reasons }
 }

@@ -71,7 +71,7 @@ impl Remote {
         let mut state = self.lock();
         state.failures = state.failures.saturating_add(1);
         self.metrics.remote_connected(self.destination, false);
-        self.metrics.errors(self.destination, "remote", 1);
+        self.metrics.errors("host", self.destination, 1);
         if state.failures >= MOST_FAILURES {
             state.open_until = Some(now + PAUSE);
             self.metrics.remote_breaker(self.destination, Breaker::Open);

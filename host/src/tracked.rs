@@ -93,19 +93,18 @@ impl Tracked {
 
     /// Tracks an instance the operator named.
     pub fn configure(&self, id: InstanceId, labels: Labels, samplers: Option<Vec<String>>) {
-        self.revision.fetch_add(1, Relaxed);
         let samplers = samplers.unwrap_or_else(|| self.default_samplers.clone());
         self.write(|instances| {
             let entry = instances.entry(id).or_default();
             entry.configured = Some(Configured { labels, samplers, gone: BTreeSet::new() });
             entry.ended_ms = None;
         });
+        self.revision.fetch_add(1, Relaxed);
     }
 
     /// Brings back what was tracked when the host last ran. What has history but is tracked by no one any more has ended:
     /// also what a plugin had discovered that is not among these.
     pub fn restore(&self, store: &Store, plugins: &[&str], now_ms: i64) {
-        self.revision.fetch_add(1, Relaxed);
         let noted = store.notes(NOTES).into_iter().filter_map(|(key, value)| {
             let id = InstanceId::new(key.strip_prefix(NOTES)?).ok()?;
             // What cannot be read was written by another version: its plugin will find it again.
@@ -128,6 +127,7 @@ impl Tracked {
                 }
             }
         });
+        self.revision.fetch_add(1, Relaxed);
     }
 
     /// Has what changed remembered beside history.
@@ -198,6 +198,7 @@ impl Tracked {
                 }
             }
         });
+        self.revision.fetch_add(1, Relaxed);
     }
 
     /// What a sampler polls.

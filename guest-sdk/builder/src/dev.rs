@@ -14,7 +14,7 @@ Usage: cargo dev <COMMAND> [ARGUMENTS]
 Commands:
   run [ARGUMENTS]   builds the host (release) and runs it: `cargo dev run --listen 127.0.0.1:9191`
   test [ARGUMENTS]  runs all tests: `cargo dev test --test all -- plugins`
-  setup             only sets up, so that plain cargo works: crates, a wasm-capable compiler, promtool,
+  setup             only sets up, so that plain cargo works: crates, a wasm-capable compiler, Prometheus,
                     componentize-py and componentize-qjs
 ";
 
@@ -78,7 +78,7 @@ fn setup() -> Result<PathBuf> {
 
 /// What the tests use beside the host's own.
 fn test_tools(target: &Path) -> Result<()> {
-    promtool(target)?;
+    prometheus(target)?;
     componentize_py(&target.join("languages/python"))?;
     componentize_js(&target.join("languages/js"))
 }
@@ -127,14 +127,15 @@ fn run_in(folder: &Path, program: &str, args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The tests ask Prometheus' own linter. Debian has it; elsewhere it must be on the PATH.
-fn promtool(target: &Path) -> Result<()> {
-    let unpacked = target.join("promtool");
-    if unpacked.exists() || Command::new("promtool").arg("--version").output().is_ok() {
+/// The tests are scraped by Prometheus, and ask its linter. Debian has both; elsewhere they must be on the PATH.
+fn prometheus(target: &Path) -> Result<()> {
+    let unpacked = target.join("prometheus");
+    let is_there = |program| Command::new(program).arg("--version").output().is_ok();
+    if unpacked.exists() || (is_there("promtool") && is_there("prometheus")) {
         return Ok(());
     }
-    step("unpacking Debian's promtool (package prometheus)", || unpack_debian_packages(&["prometheus"], &unpacked))
-        .context("the tests need promtool; install Prometheus so that it is on the PATH")
+    step("unpacking Debian's Prometheus", || unpack_debian_packages(&["prometheus"], &unpacked))
+        .context("the tests need prometheus and promtool; install Prometheus so that both are on the PATH")
 }
 
 fn cargo(args: impl Iterator<Item = impl AsRef<std::ffi::OsStr>>) -> Result<()> {

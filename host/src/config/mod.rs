@@ -335,12 +335,12 @@ impl Default for Snapshot {
     }
 }
 
-/// Keys by Prometheus' grammar that mean nothing else already.
 fn is_web_address(text: &str) -> bool {
     let uri = text.parse::<hyper::Uri>();
     uri.is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some())
 }
 
+/// Keys by Prometheus' grammar that mean nothing else already.
 fn check_labels(key: &str, labels: &BTreeMap<String, String>) -> Result<(), ConfigError> {
     match labels.keys().find(|label| !crate::labels::is_valid_key(label)) {
         Some(label) => Err(ConfigError::Value { key: format!("{key}.{label}"), why: crate::labels::RULE.to_owned() }),

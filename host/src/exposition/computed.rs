@@ -2,6 +2,7 @@
 
 use crate::core::Core;
 use crate::health::Health;
+use crate::metrics::{HEALTH_STATUS, SERVICE_STATUS};
 use crate::snapshot::{METRICS, Number};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
@@ -26,10 +27,7 @@ fn services(core: &Core) -> [MetricFamily; 2] {
         let series: Vec<(&[LabelPair], u64)> = series.iter().map(|(labels, value)| (&labels[..], *value)).collect();
         count(name, help, false, &series)
     };
-    [
-        family("service_status", "0 stopped, 1 starting, 2 running, 3 stopping, 4 failed.", &status),
-        family("health_status", "1 when nothing is wrong with it, else 0.", &well),
-    ]
+    [family(SERVICE_STATUS.0, SERVICE_STATUS.1, &status), family(HEALTH_STATUS.0, HEALTH_STATUS.1, &well)]
 }
 
 /// What plugins' instances are doing.

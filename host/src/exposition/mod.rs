@@ -1,9 +1,11 @@
 //! Metrics for Prometheus.
 //!
 //! * `format`: which of the two text formats a scraper wants; `text`: writes both.
+//! * `flights`: what several wait for is made once.
 //! * `own`: what someone registered; `computed`: what is looked up; `samples`: the newest rows of all instances.
 
 mod computed;
+mod flights;
 mod format;
 #[cfg(test)]
 mod grammar;
@@ -18,24 +20,25 @@ use bytes::Bytes;
 use dropsonde_sandbox::PluginMetrics;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use flights::Flights;
 use samples::Samples;
-use std::collections::HashMap;
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use text::Text;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Answers that may be on their way at a time. They share what is made together, but who reads slowly keeps what it got.
+const MOST_ANSWERS: usize = 64;
 
 /// Makes the text for scrapes. Those that come while one is being made get that one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Exposition {
-    /// What is being made, by format and whether it is compressed.
-    under_way: Mutex<HashMap<(Format, bool), Made>>,
+    /// By format and whether it is compressed.
+    flights: Flights<(Format, bool), Bytes>,
     renderer: Mutex<Renderer>,
+    answers: Arc<Semaphore>,
 }
-
-/// None yet, or what was made; whoever makes it is gone when nobody has the other end.
-type Made = watch::Receiver<Option<Bytes>>;
 
 /// What is kept from one scrape to the next, so that the next one costs less.
 #[derive(Debug, Default)]
@@ -45,35 +48,54 @@ struct Renderer {
     last: Bytes,
 }
 
-/// It was being made, and then was not: a bug.
+/// Why a scrape is not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the metrics could not be put together")]
-pub struct NotMade;
+pub enum NotMade {
+    #[error("{MOST_ANSWERS} scrapes are being answered, and more are not at a time")]
+    TooMany,
+    /// A bug.
+    #[error("the metrics could not be put together")]
+    Lost,
+}
+
+/// An answer, for as long as someone reads it.
+struct Answer {
+    text: Bytes,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Answer {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
+    }
+}
+
+impl Default for Exposition {
+    fn default() -> Self {
+        let answers = Arc::new(Semaphore::new(MOST_ANSWERS));
+        Self { flights: Flights::default(), renderer: Mutex::default(), answers }
+    }
+}
 
 impl Exposition {
     /// Never waits for a poll, and works on no thread of the server's.
     pub(crate) async fn scrape(core: &Arc<Core>, format: Format, gzip: bool) -> Result<Bytes, NotMade> {
-        let mut made = core.exposition.join(core, format, gzip);
-        let made = made.wait_for(Option::is_some).await.map_err(|_| NotMade)?;
-        made.clone().ok_or(NotMade)
+        let permit = core.exposition.answers.clone().try_acquire_owned().map_err(|_| NotMade::TooMany)?;
+        let text = Self::shared(core, format, gzip).await.ok_or(NotMade::Lost)?;
+        Ok(Bytes::from_owner(Answer { text, _permit: permit }))
     }
 
-    fn join(&self, core: &Arc<Core>, format: Format, gzip: bool) -> Made {
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(made) = under_way.get(&(format, gzip)).filter(|made| made.has_changed().is_ok()) {
-            return made.clone();
-        }
-        let (make, made) = watch::channel(None);
-        under_way.insert((format, gzip), made.clone());
-        let core = core.clone();
-        tokio::task::spawn_blocking(move || {
-            let text = core.exposition.text(&core, format);
-            let text = if gzip { compressed(&text) } else { Some(text) };
-            // Who comes from now on wants what is then.
-            core.exposition.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&(format, gzip));
-            make.send_replace(text);
+    async fn shared(core: &Arc<Core>, format: Format, gzip: bool) -> Option<Bytes> {
+        let flights = &core.exposition.flights;
+        let plain = flights.join((format, false), || {
+            let core = core.clone();
+            off_thread(move || Some(core.exposition.text(&core, format)))
         });
-        made
+        if !gzip {
+            return plain.await;
+        }
+        let plain = plain.await?;
+        flights.join((format, true), || off_thread(move || compressed(&plain))).await
     }
 
     /// Everything there is.
@@ -89,7 +111,8 @@ impl Exposition {
             Err(last) => Vec::with_capacity(last.len()),
         };
         let mut text = Text { format, bytes };
-        let native = core.metrics.registry.prometheus().gather().into_iter().chain(computed::families(core));
+        // What is looked up counts more than what someone set.
+        let native = computed::families(core).into_iter().chain(core.metrics.registry.prometheus().gather());
         let plugins = core.plugins.list();
         let of_plugins = plugins.iter().filter_map(|plugin| Some((plugin.name.clone(), plugin.metrics()?)));
         own::write(native, of_plugins, &mut text);
@@ -101,6 +124,10 @@ impl Exposition {
         core.metrics.core.took("host", "scrape", began.elapsed());
         made
     }
+}
+
+async fn off_thread(work: impl FnOnce() -> Option<Bytes> + Send + 'static) -> Option<Bytes> {
+    tokio::task::spawn_blocking(work).await.ok()?
 }
 
 /// The series of one plugin, a line each.
@@ -123,7 +150,7 @@ mod tests {
     use super::*;
     use crate::metrics::{MetricRegistry, Registrar};
     use crate::tracked::PluginName;
-    use dropsonde_sandbox::{Descriptor, MetricHandles, MetricKind};
+    use dropsonde_sandbox::{Descriptor, MetricHandles, MetricKind, Recorded};
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -221,10 +248,32 @@ mod tests {
                 };
                 let families = families.unwrap_or_else(|why| panic!("{why}\n{text}"));
                 // Nothing that was recorded is lost on the way.
-                let shown = grammar::value(&families, "dropsonde_sample_x", &[("id", &instance.replace('\r', " ")), ("sampler", "s")]);
-                prop_assert_eq!(shown.map(f64::to_bits), Some(reading).filter(|value| !value.is_nan()).map(f64::to_bits));
+                let id = instance.replace('\r', " ");
+                let of_instance = [("id", id.as_str()), ("sampler", "s")];
+                let shown = |name| grammar::value(&families, name, &of_instance).map(f64::to_bits);
+                prop_assert_eq!(shown("dropsonde_sample_x"), Some(reading).filter(|it| !it.is_nan()).map(f64::to_bits));
+                let total = Some(reading).filter(|it| *it >= 0.0 && it.is_finite());
+                prop_assert_eq!(shown("dropsonde_sample_y_total"), total.map(f64::to_bits));
+                let lines: usize = families.iter().map(|family| family.samples.len()).sum();
+                let of_samples = usize::from(!reading.is_nan()) + usize::from(total.is_some());
+                prop_assert_eq!(lines, of_samples + recorded_lines(&registry, &plugins), "{}", text);
             }
         }
+    }
+
+    /// How many lines everything that was recorded takes.
+    fn recorded_lines(registry: &MetricRegistry, plugins: &[PluginMetrics]) -> usize {
+        let native = registry.prometheus().gather();
+        let native = native.iter().flat_map(|family| family.get_metric()).map(|series| match series.get_histogram() {
+            histogram if histogram.get_bucket().is_empty() => 1,
+            histogram => histogram.get_bucket().len() + 3,
+        });
+        let families: Vec<_> = plugins.iter().flat_map(PluginMetrics::families).collect();
+        let of_plugins = families.iter().flat_map(|family| family.series()).map(|series| match series.read() {
+            Recorded::Number(value) => usize::from(!value.is_nan()),
+            Recorded::Histogram { buckets, .. } => buckets.len() + 2,
+        });
+        native.sum::<usize>() + of_plugins.sum::<usize>()
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::text::{Kind, Text, label};
 use crate::tracked::PluginName;
 use dropsonde_sandbox::{MetricFamily, MetricKind, PluginMetrics, Recorded, family};
 use prometheus::proto;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 /// Everyone's series of one name.
@@ -47,11 +47,20 @@ fn write_family(family: &Family, text: &mut Text) {
     });
     // They agree, but for what was registered past the registry's own rules: then whoever comes first is right.
     let Some((name, help, kind)) = native.chain(of_plugins).next() else { return };
+    if kind == Kind::Unknown {
+        return;
+    }
     let mut is_there = false;
+    // Nor may a series be there twice.
+    let mut written = HashSet::new();
     for native in family.native.iter().filter(|native| kind_of(native) == kind && native.name() == name) {
         for series in native.get_metric() {
-            begin(&mut is_there, text, name, help, kind);
-            write_native(text, name, kind, series);
+            let labels = labels(series);
+            if !written.contains(&labels) {
+                begin(&mut is_there, text, name, help, kind);
+                write_native(text, name, kind, &labels, series);
+                written.insert(labels);
+            }
         }
     }
     for (plugin, metric) in &family.of_plugins {
@@ -83,7 +92,7 @@ fn begin(is_there: &mut bool, text: &mut Text, name: &str, help: &str, kind: Kin
     }
 }
 
-fn write_native(text: &mut Text, name: &str, kind: Kind, series: &proto::Metric) {
+fn labels(series: &proto::Metric) -> String {
     let mut labels = Vec::new();
     for pair in series.get_label() {
         if !labels.is_empty() {
@@ -91,32 +100,37 @@ fn write_native(text: &mut Text, name: &str, kind: Kind, series: &proto::Metric)
         }
         label(&mut labels, pair.name(), pair.value());
     }
-    let labels = String::from_utf8(labels).unwrap_or_default();
+    String::from_utf8(labels).unwrap_or_default()
+}
+
+fn write_native(text: &mut Text, name: &str, kind: Kind, labels: &str, series: &proto::Metric) {
     match kind {
-        Kind::Counter => text.sample(&[name], &[&labels], series.get_counter().get_value()),
-        Kind::Gauge => text.sample(&[name], &[&labels], series.get_gauge().get_value()),
+        Kind::Counter => text.sample(&[name], &[labels], series.get_counter().get_value()),
+        Kind::Gauge => text.sample(&[name], &[labels], series.get_gauge().get_value()),
+        // Nothing of the library's is that.
         Kind::Unknown => {}
         Kind::Histogram => {
             let histogram = series.get_histogram();
             let mut bounds: Vec<f64> = histogram.get_bucket().iter().map(|bucket| bucket.upper_bound()).collect();
             let cumulative: Vec<u64> = histogram.get_bucket().iter().map(|bucket| bucket.cumulative_count()).collect();
             let before = std::iter::once(0).chain(cumulative.iter().copied());
-            let mut buckets: Vec<u64> = cumulative.iter().zip(before).map(|(all, before)| all - before).collect();
+            let mut buckets: Vec<u64> =
+                cumulative.iter().zip(before).map(|(all, before)| all.saturating_sub(before)).collect();
             bounds.pop_if(|last| *last == f64::INFINITY);
             if buckets.len() == bounds.len() {
                 let counted = cumulative.last().copied().unwrap_or(0);
                 buckets.push(histogram.get_sample_count().saturating_sub(counted));
             }
-            text.histogram(name, &[&labels], &bounds, &buckets, histogram.get_sample_sum());
+            text.histogram(name, &[labels], &bounds, &buckets, histogram.get_sample_sum());
         }
         Kind::Summary => {
             let summary = series.get_summary();
             for quantile in summary.get_quantile() {
                 let at = format!("quantile=\"{:?}\"", quantile.quantile());
-                text.sample(&[name], &[&labels, &at], quantile.value());
+                text.sample(&[name], &[labels, &at], quantile.value());
             }
-            text.sample(&[name, "_sum"], &[&labels], summary.sample_sum());
-            text.sample(&[name, "_count"], &[&labels], summary.sample_count() as f64);
+            text.sample(&[name, "_sum"], &[labels], summary.sample_sum());
+            text.sample(&[name, "_count"], &[labels], summary.sample_count() as f64);
         }
     }
 }

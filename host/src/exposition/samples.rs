@@ -3,8 +3,8 @@
 
 use super::text::{Kind, Text, fixed, label, number};
 use crate::core::Core;
-use crate::plugins::{Fields, Metric};
-use crate::tracked::PluginName;
+use crate::plugins::{Fields, Metric, Status};
+use crate::tracked::{PluginName, State};
 use dropsonde_store::Frame;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -27,6 +27,7 @@ pub(super) struct Samples {
 #[derive(Debug)]
 struct Group {
     fields: Fields,
+    interval_ms: i64,
     /// With where the labels of each are, up to the value.
     frames: Vec<(Arc<Frame>, Range<usize>)>,
     /// Where the labels of each row are.
@@ -39,7 +40,7 @@ impl Samples {
     /// Writes all families, by name.
     pub(super) fn write(&self, text: &mut Text) {
         let mut families: BTreeMap<&str, Vec<(&Group, usize)>> = BTreeMap::new();
-        for group in self.groups.values().filter(|group| !group.rows.is_empty()) {
+        for group in self.groups.values() {
             for (column, metric) in group.fields.metrics.iter().enumerate() {
                 families.entry(dropsonde_sandbox::family(&metric.name)).or_default().push((group, column));
             }
@@ -48,14 +49,17 @@ impl Samples {
             let Some(first) = columns.iter().find_map(|(group, column)| group.fields.metrics.get(*column)) else {
                 continue;
             };
-            // Two samplers may disagree what kind of metric a name is; whoever comes first is right.
+            // Two samplers may disagree what kind of metric a name is; whoever comes first is right, with rows or without.
             let agrees = |metric: &&Metric| metric.is_counter == first.is_counter;
             let mut is_there = false;
             for (group, column) in columns {
                 let Some(metric) = group.fields.metrics.get(*column).filter(agrees) else { continue };
                 let begins = [metric.name.as_bytes(), b"{"].concat();
                 let values = group.values.iter().skip(*column).step_by(group.fields.metrics.len().max(1));
-                for (labels, value) in group.rows.iter().zip(values).filter(|(_, value)| !value.is_nan()) {
+                // A total that cannot be one is no signal.
+                let is_shown =
+                    |value: f64| !value.is_nan() && (!metric.is_counter || (value >= 0.0 && value.is_finite()));
+                for (labels, value) in group.rows.iter().zip(values).filter(|(_, value)| is_shown(**value)) {
                     if !std::mem::replace(&mut is_there, true) {
                         text.family(
                             &first.name,
@@ -92,19 +96,21 @@ impl Samples {
     /// Which frames there are changes seldom, and so do their labels.
     fn look_through(&mut self, core: &Core) {
         let known = Some((core.tracked.revision(), core.store.revision()));
-        let plugins = core.plugins.list();
-        let fields: Vec<_> = plugins.iter().filter_map(|plugin| Some((&plugin.name, plugin.fields()?))).collect();
-        let is_same = |(name, fields): &(&PluginName, Fields)| {
-            self.groups.get(*name).is_some_and(|group| group.fields.schema == fields.schema)
+        let samplers: BTreeMap<PluginName, Group> = core.plugins.list().iter().filter_map(sampler).collect();
+        let is_same = |((a, before), (b, now)): ((&PluginName, &Group), (&PluginName, &Group))| {
+            // Also where only a help or a total's name has changed.
+            let is_same = Arc::ptr_eq(&before.fields.metrics, &now.fields.metrics);
+            a == b && is_same && before.interval_ms == now.interval_ms
         };
-        if self.known == known && fields.len() == self.groups.len() && fields.iter().all(is_same) {
+        let is_known = self.known == known && self.groups.len() == samplers.len();
+        if is_known && self.groups.iter().zip(&samplers).all(is_same) {
             return;
         }
         self.known = known;
-        self.groups = fields.into_iter().map(|(name, fields)| (name.clone(), Group::new(fields))).collect();
+        self.groups = samplers;
         self.labels.clear();
         let mut of_instance = Vec::new();
-        for instance in core.tracked.list() {
+        for instance in core.tracked.list().into_iter().filter(|instance| instance.state == State::Tracked) {
             of_instance.clear();
             for (key, value) in &instance.labels {
                 label(&mut of_instance, key, value);
@@ -113,9 +119,7 @@ impl Samples {
             label(&mut of_instance, "id", instance.id.as_str());
             for frame in core.store.frames(&instance.id) {
                 let sampler = frame.schema().sampler().clone();
-                // Its plugin may have other fields now.
-                let group = self.groups.get_mut(&*sampler).filter(|group| group.fields.schema == *frame.schema());
-                let Some(group) = group else { continue };
+                let Some(group) = self.groups.get_mut(&*sampler).filter(|group| group.takes(&frame)) else { continue };
                 let begins = self.labels.len();
                 self.labels.extend_from_slice(&of_instance);
                 end_labels(&mut self.labels, &sampler);
@@ -126,9 +130,19 @@ impl Samples {
 }
 
 impl Group {
-    fn new(fields: Fields) -> Self {
-        Self { fields, frames: Vec::new(), rows: Vec::new(), values: Vec::new() }
+    fn new(fields: Fields, interval_ms: i64) -> Self {
+        Self { fields, interval_ms, frames: Vec::new(), rows: Vec::new(), values: Vec::new() }
     }
+
+    /// Whether a frame is the one its plugin writes to now: it may have had other fields, or another interval.
+    fn takes(&self, frame: &Frame) -> bool {
+        frame.interval_ms() == self.interval_ms && *frame.schema() == self.fields.schema
+    }
+}
+
+fn sampler(plugin: &Arc<Status>) -> Option<(PluginName, Group)> {
+    let interval_ms = i64::try_from(plugin.interval().as_millis()).unwrap_or(i64::MAX);
+    Some((plugin.name.clone(), Group::new(plugin.fields()?, interval_ms)))
 }
 
 /// After those of the instance.
@@ -155,23 +169,25 @@ impl Metric {
 
 #[cfg(test)]
 impl Samples {
-    /// One reading of one field, `x`, of one instance.
+    /// One reading of a gauge `x` and of a counter `y_total`, of one instance.
     pub(super) fn of(instance: &str, reading: f64) -> Self {
-        use dropsonde_sandbox::{Aggregation, Field, Kind};
-        let field = Field {
-            name: "x".to_owned(),
+        use dropsonde_sandbox::{Aggregation, Field, Kind, Total};
+        let field = |name: &str, kind| Field {
+            name: name.to_owned(),
             help: "Help \"quoted\" \\ and\nmore.".to_owned(),
             unit: String::new(),
-            kind: Kind::Gauge,
+            kind,
             aggregation: Aggregation::Mean,
             precision: 0.0,
         };
+        let total = Total { name: "y_total".to_owned(), scale: 1.0 };
+        let fields = [field("x", Kind::Gauge), field("y_per_sec", Kind::Counter(total))];
         let mut samples = Self::default();
         label(&mut samples.labels, "id", instance);
         end_labels(&mut samples.labels, "s");
-        let mut group = Group::new(Fields::check("s", &[field]).unwrap());
+        let mut group = Group::new(Fields::check("s", &fields).unwrap(), 1000);
         group.rows.push(0..samples.labels.len());
-        group.values.push(reading);
+        group.values.extend([reading, reading]);
         samples.groups.insert("s".into(), group);
         samples
     }

@@ -1,5 +1,6 @@
 use super::App;
-use crate::exposition::{Exposition, Format, takes_gzip};
+use super::error::ApiError;
+use crate::exposition::{Exposition, Format, NotMade, takes_gzip};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -9,9 +10,12 @@ pub(crate) async fn metrics(State(core): App, headers: HeaderMap) -> Response {
     let (format, gzip) = (Format::wanted(&headers), takes_gzip(&headers));
     let text = match Exposition::scrape(&core, format, gzip).await {
         Ok(text) => text,
+        Err(NotMade::TooMany) => {
+            return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, NotMade::TooMany.to_string()).into_response();
+        }
         Err(error) => {
             tracing::error!(%error, "cannot answer a scrape");
-            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+            return ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response();
         }
     };
     let headers = [

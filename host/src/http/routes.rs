@@ -53,22 +53,40 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
         .with_state(core)
 }
 
+/// What may become a span's name: a client may send any word.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "_OTHER",
+    }
+}
+
 /// Counts and times what passes, and sets the headers every answer has.
 async fn observed(State(core): App, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let matched = request.extensions().get::<MatchedPath>();
     let route = matched.map_or_else(|| "unknown".to_owned(), |path| path.as_str().to_owned());
+    let method = known(request.method());
     let span = tracing::debug_span!(
         "request",
-        otel.name = format_args!("{} {route}", request.method()),
+        otel.name = format_args!("{method} {route}"),
         otel.kind = "server",
-        http.request.method = %request.method(),
+        otel.status_code = Empty,
+        http.request.method = method,
         http.route = route,
         http.response.status_code = Empty,
     );
     continues(&span, request.headers());
     let mut response = next.run(request).instrument(span.clone()).await;
     span.record("http.response.status_code", response.status().as_u16());
+    if response.status().is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
     let status = status_class(response.status().as_u16());
     core.metrics.http_requests.with_label_values(&[&*route, status]).inc();
     if !stream::is_stream(&response) {

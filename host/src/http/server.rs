@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 /// Longest time a client may take to send its request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,19 +42,19 @@ pub async fn serve(listener: TcpListener, core: Arc<Core>, mut stopping: watch::
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(LARGEST_HEAD);
     let graceful = GracefulShutdown::new();
+    // Dropped when this ends, and what is still open ends with it.
+    let (_until, ends) = watch::channel(());
     tokio::select! {
         () = accept(&listener, &router, &http, |connection| {
-            let connection = graceful.watch(connection);
-            tokio::spawn(async move { drop(connection.await.inspect_err(ended_early)) });
+            drop(tokio::spawn(unless_cut(graceful.watch(connection), ends.clone())));
         }) => {}
         _ = stopping.wait_for(|&stopping| stopping) => {}
     }
     http.keep_alive(false);
-    let mut late = JoinSet::new();
     let ended = tokio::select! {
         ended = tokio::time::timeout(drain, graceful.shutdown()) => ended.is_ok(),
         () = accept(&listener, &router, &http, |connection| {
-            late.spawn(async move { drop(connection.await.inspect_err(ended_early)) });
+            drop(tokio::spawn(unless_cut(connection, ends.clone())));
         }) => false,
     };
     if !ended {
@@ -84,8 +83,14 @@ async fn accept(listener: &TcpListener, router: &Router, http: &http1::Builder, 
     }
 }
 
-fn ended_early(error: &hyper::Error) {
-    tracing::debug!(%error, "a connection ended early");
+async fn unless_cut(connection: impl Future<Output = hyper::Result<()>>, mut ends: watch::Receiver<()>) {
+    let ended = tokio::select! {
+        ended = connection => ended,
+        _ = ends.changed() => return,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
 }
 
 /// The routes, for requests from one peer.

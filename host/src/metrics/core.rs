@@ -7,7 +7,8 @@ use std::time::Duration;
 
 /// What every service has, whatever it does: whether it runs, what passes through it, what failed, and whom it talks to.
 ///
-/// A service is the host, one of its parts, a plugin, or a native one. Names begin with `dropsonde_`.
+/// A service is one of a program that embeds the host, or one of the host's own parts and plugins. Names begin with
+/// `dropsonde_`.
 ///
 /// ```
 /// use dropsonde::metrics::{CoreMetrics, MetricRegistry, ServiceStatus};
@@ -38,6 +39,11 @@ pub struct CoreMetrics {
     remote_reconnects: IntCounterVec,
     remote_circuit_breaker: IntGaugeVec,
 }
+
+/// Of the host's parts and of plugins they are looked up when someone asks.
+pub(crate) const SERVICE_STATUS: (&str, &str) =
+    ("service_status", "0 stopped, 1 starting, 2 running, 3 stopping, 4 failed.");
+pub(crate) const HEALTH_STATUS: (&str, &str) = ("health_status", "1 when nothing is wrong with it, else 0.");
 
 /// As `dropsonde_service_status` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,12 +91,8 @@ impl CoreMetrics {
         let counter = |name, help, labels: &[&str]| register(registry, IntCounterVec::new(options(name, help), labels));
         let gauge = |name, help, labels: &[&str]| register(registry, IntGaugeVec::new(options(name, help), labels));
         Ok(Self {
-            service_status: gauge(
-                "service_status",
-                "0 stopped, 1 starting, 2 running, 3 stopping, 4 failed.",
-                &["service"],
-            )?,
-            health_status: gauge("health_status", "1 when nothing is wrong with it, else 0.", &["service"])?,
+            service_status: gauge(SERVICE_STATUS.0, SERVICE_STATUS.1, &["service"])?,
+            health_status: gauge(HEALTH_STATUS.0, HEALTH_STATUS.1, &["service"])?,
             messages_received: counter(
                 "messages_received_total",
                 "Samples, stats and events that came in.",

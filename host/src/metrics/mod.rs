@@ -9,5 +9,6 @@ mod host;
 mod registry;
 
 pub use self::core::{Breaker, CoreMetrics, ServiceStatus};
+pub(crate) use self::core::{HEALTH_STATUS, SERVICE_STATUS};
 pub use host::{HostMetrics, status_class};
 pub use registry::{MetricRegistry, RegisterError, Registrar};

@@ -126,6 +126,13 @@ impl MetricRegistry {
             Conflict::check(&format!("service {service}"), known.claim.descriptor(), &descriptor)?;
             return Ok(known.metric.clone());
         }
+        // A counter and another that differ by `_total` are one family in OpenMetrics.
+        let of_service = metrics.iter().filter(|((its, _), _)| its == service);
+        for other in of_service.map(|(_, other)| other.claim.descriptor()) {
+            if other.family() == descriptor.family() {
+                Conflict::check(&format!("service {service}"), other, &descriptor)?;
+            }
+        }
         let options = Opts::new(&descriptor.name, &descriptor.help).const_label(SERVICE, service);
         let metric = make(&descriptor, options)?;
         // No plugin's name has a space.
@@ -255,6 +262,8 @@ mod tests {
         assert!(matches!(again("Times.", &["page"], &[2.0]), Conflict::Buckets { .. }));
         let gauge = registry.gauge_vec("shop", "took_seconds", "Times.", &["page"]);
         assert!(matches!(gauge, Err(RegisterError::Conflict(Conflict::Kind { .. }))));
+        let total = registry.counter("shop", "took_seconds_total", "Times.");
+        assert!(matches!(total, Err(RegisterError::Conflict(_))), "it would be the same family in OpenMetrics");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::poll::{Ended, Poller, Standing};
 use super::prepare::{Loaded, Started, start};
 use super::state_file::StateFile;
 use super::status::{Order, Shared};
-use super::{NotTaken, PluginState, Status, plain};
+use super::{Fields, NotTaken, PluginState, Status, plain};
 use crate::clock::Schedule;
 use crate::core::Core;
 use dropsonde_sandbox::{CallError, Role, Sandbox, SavedState};
@@ -227,6 +227,7 @@ impl Runner<'_> {
             Err(why) => return Stop::Failed(why.to_string()),
         };
         status.set_worker(&worker);
+        self.warn_of_other_kinds(fields.as_ref());
         status.update(|known| {
             known.description = Some(description);
             known.grants = grants;
@@ -243,6 +244,24 @@ impl Runner<'_> {
             Ended::Quarantined(why) => Stop::Quarantined(why),
             Ended::Lost(error, came_back) => Stop::Retry(error, came_back),
             Ended::Replaced(candidate) => Stop::Replaced(candidate),
+        }
+    }
+
+    /// Of two samplers that call a counter and a gauge the same only one is shown in metrics.
+    fn warn_of_other_kinds(&self, fields: Option<&Fields>) {
+        let others = self.core.plugins.list();
+        for other in others.iter().filter(|other| other.name != self.status.name) {
+            let Some((fields, others)) = fields.zip(other.fields()) else { continue };
+            for metric in fields.other_kinds(&others) {
+                let (plugin, other) = (&*self.status.name, &*other.name);
+                tracing::warn!(
+                    plugin,
+                    other,
+                    metric,
+                    "a field is another kind of metric there; one of them is not shown"
+                );
+                self.core.metrics.core.errors(plugin, "metric_kind", 1);
+            }
         }
     }
 

@@ -128,6 +128,17 @@ fn column(field: &guest::Field) -> Result<Field, BadFields> {
     Ok(Field { name: name.as_str().into(), kind, aggregation, precision: field.precision })
 }
 
+impl Fields {
+    /// Metrics that are a counter here and a gauge there, or the other way round.
+    pub(crate) fn other_kinds<'a>(&'a self, others: &Self) -> impl Iterator<Item = &'a str> {
+        let differs = |metric: &&Metric| {
+            let same = |other: &&Metric| guest::family(&other.name) == guest::family(&metric.name);
+            others.metrics.iter().find(same).is_some_and(|other| other.is_counter != metric.is_counter)
+        };
+        self.metrics.iter().filter(differs).map(|metric| metric.name.as_str())
+    }
+}
+
 /// Base units, as the ecosystem expects them.
 fn metric(field: &guest::Field) -> Metric {
     let (name, factor) = match &field.kind {
@@ -174,8 +185,41 @@ impl Metric {
     }
 }
 
-/// The first unit in a name becomes the base unit; what makes a name look like another kind of metric goes.
+/// The unit a name ends in becomes the base unit: before what was made of it (`latency_ms_p95`), and before a rate's
+/// (`read_kb_per_sec`).
 fn in_base_units(name: &str) -> (String, f64) {
+    let mut parts: Vec<&str> = name.split('_').collect();
+    // Gauges must not look like counters, nor say what they are.
+    while parts.len() > 1 && parts.last().is_some_and(|last| ["total", "gauge"].contains(last)) {
+        parts.pop();
+    }
+    // Nor like parts of histograms.
+    for (part, gauge) in [("count", "counted"), ("sum", "summed"), ("bucket", "bucketed"), ("created", "creation")] {
+        match parts.last_mut() {
+            Some(last) if *last == part => *last = gauge,
+            _ => {}
+        }
+    }
+    let made_of_it = |part: &&str| {
+        let is_quantile = part.strip_prefix('p').is_some_and(|digits| digits.parse::<u16>().is_ok());
+        is_quantile || ["avg", "mean", "median", "min", "max", "stddev", "summed"].contains(part)
+    };
+    let mut end = parts.len() - parts.iter().skip(1).rev().take_while(|part| made_of_it(part)).count();
+    let mut factor = 1.0;
+    if let Some(per) = end.checked_sub(2).filter(|per| *per > 0 && parts.get(*per) == Some(&"per")) {
+        factor /= in_base_unit(parts.get_mut(per + 1));
+        parts.iter_mut().skip(per + 1).take(1).filter(|unit| **unit == "seconds").for_each(|unit| *unit = "second");
+        end = per;
+    }
+    // The first part says what it is: `ms` alone is no time.
+    if let Some(last) = end.checked_sub(1).filter(|last| *last > 0) {
+        factor *= in_base_unit(parts.get_mut(last));
+    }
+    (parts.join("_"), factor)
+}
+
+/// Replaces a unit by its base unit, and tells how many of that it is.
+fn in_base_unit(part: Option<&mut &str>) -> f64 {
     const UNITS: [(&str, &str, f64); 22] = [
         ("percent", "ratio", 0.01),
         ("ms", "seconds", 1e-3),
@@ -200,30 +244,14 @@ fn in_base_units(name: &str) -> (String, f64) {
         ("mebibytes", "bytes", 1_048_576.0),
         ("gibibytes", "bytes", 1_073_741_824.0),
     ];
-    /// Gauges must not look like counters or parts of histograms, and so never share a name with one.
-    const OF_OTHERS: [&str; 6] = ["total", "count", "sum", "bucket", "created", "gauge"];
-    let mut parts: Vec<&str> = name.split('_').collect();
-    while parts.len() > 1 && parts.last().is_some_and(|last| OF_OTHERS.contains(last)) {
-        parts.pop();
-    }
-    let (mut factor, mut is_converted, mut is_rate) = (1.0, false, false);
-    // The first part says what it is: `ms_waiting` is no time.
-    for part in parts.iter_mut().skip(1) {
-        let unit = UNITS.iter().find(|(unit, ..)| part == unit);
-        match unit {
-            Some((_, base, to_base)) if is_rate => {
-                *part = if *base == "seconds" { "second" } else { base };
-                factor /= to_base;
-            }
-            Some((_, base, to_base)) if !std::mem::replace(&mut is_converted, true) => {
-                *part = base;
-                factor *= to_base;
-            }
-            _ => {}
+    let Some(part) = part else { return 1.0 };
+    match UNITS.iter().find(|(unit, ..)| part == unit) {
+        Some((_, base, to_base)) => {
+            *part = base;
+            *to_base
         }
-        is_rate = *part == "per";
+        None => 1.0,
     }
-    (parts.join("_"), factor)
 }
 
 fn is_name(name: &str) -> bool {
@@ -277,7 +305,11 @@ mod tests {
         assert_eq!(metric_of(gauge("cpu_percent")), ("cpu_ratio".to_owned(), 0.01));
         assert_eq!(metric_of(gauge("ops_per_sec")), ("ops_per_second".to_owned(), 1.0));
         assert_eq!(metric_of(gauge("x_total_total")), ("x".to_owned(), 1.0));
-        assert_eq!(metric_of(gauge("thread_count")), ("thread".to_owned(), 1.0));
+        assert_eq!(metric_of(gauge("threads_count")), ("threads_counted".to_owned(), 1.0));
+        assert_eq!(metric_of(gauge("gc_ms_count")), ("gc_ms_counted".to_owned(), 1.0), "a count is no time");
+        assert_eq!(metric_of(gauge("latency_ms_sum")), ("latency_seconds_summed".to_owned(), 1e-3));
+        assert_eq!(metric_of(gauge("slots_b_used")), ("slots_b_used".to_owned(), 1.0), "b is no unit there");
+        assert_eq!(metric_of(gauge("ops_per_sec_avg")), ("ops_per_second_avg".to_owned(), 1.0));
         assert_eq!(metric_of(gauge("latency_us_p95")), ("latency_seconds_p95".to_owned(), 1e-6));
         assert_eq!(metric_of(gauge("read_mb_per_s")), ("read_bytes_per_second".to_owned(), 1_048_576.0));
         assert_eq!(metric_of(gauge("swap_kb")), ("swap_bytes".to_owned(), 1024.0));

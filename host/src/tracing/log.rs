@@ -1,7 +1,7 @@
 use clap::ValueEnum;
 use std::io::IsTerminal as _;
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::{EnvFilter, ParseError};
+use tracing_subscriber::filter::{EnvFilter, LevelFilter, ParseError};
 use tracing_subscriber::registry::LookupSpan;
 
 /// How lines look, and which there are.
@@ -22,12 +22,26 @@ pub enum Format {
     Json,
 }
 
+/// Why a level means nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum BadLevel {
+    #[error("{0:?} is no level: error, warn, info, debug, trace or off")]
+    Word(String),
+    #[error(transparent)]
+    Directive(#[from] ParseError),
+}
+
 /// They would show what guests write, whatever its length.
 const QUIET: [&str; 3] = ["wasmtime=warn", "wasmtime_wasi=warn", "wasmtime_wasi_http=warn"];
 
 impl LogOptions {
-    /// Which lines there are. Directives that mean nothing are an error.
-    pub fn filter(level: &str) -> Result<EnvFilter, ParseError> {
+    /// Which lines there are. Directives that mean nothing are an error, and so is a word that is no level: as the name of a
+    /// target it would silence everything else.
+    pub fn filter(level: &str) -> Result<EnvFilter, BadLevel> {
+        let is_level = |word: &str| word.is_empty() || word.contains(['=', '[']) || word.parse::<LevelFilter>().is_ok();
+        if let Some(word) = level.split(',').map(str::trim).find(|word| !is_level(word)) {
+            return Err(BadLevel::Word(word.to_owned()));
+        }
         let filter = EnvFilter::builder().parse(level)?;
         Ok(QUIET.iter().filter_map(|one| one.parse().ok()).fold(filter, EnvFilter::add_directive))
     }
@@ -53,6 +67,8 @@ mod tests {
     fn a_level_is_a_word_or_directives_and_nonsense_is_an_error() {
         assert!(LogOptions::filter("debug").is_ok());
         assert!(LogOptions::filter("info,plugin=trace").is_ok());
-        assert!(LogOptions::filter("dropsonde=loud").is_err());
+        for nonsense in ["dropsonde=loud", "warning", "info,verbose"] {
+            assert!(LogOptions::filter(nonsense).is_err(), "{nonsense}");
+        }
     }
 }

@@ -45,7 +45,8 @@ pub(crate) fn log_only(log: &LogOptions) {
 }
 
 impl Shutdown {
-    /// Sends what is left, unless that takes longer. Whether all of it was sent.
+    /// Sends what is left, unless that takes longer. Whether it came to an end in time; what a collector did not take is
+    /// counted.
     pub async fn shutdown(self, patience: Duration) -> bool {
         let Some(provider) = self.0 else { return true };
         let sent = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(patience).is_ok());

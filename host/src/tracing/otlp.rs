@@ -49,11 +49,11 @@ pub(super) fn provider(config: &TracingConfig, metrics: &HostMetrics) -> anyhow:
         .with_endpoint(&endpoint)
         .with_timeout(TIMEOUT)
         .build()
-        .with_context(|| format!("cannot send spans to {endpoint} (tracing.otlp_endpoint)"))?;
+        .with_context(|| format!("cannot send spans to {} (tracing.otlp_endpoint)", shown(&endpoint)))?;
     let waiting = Arc::new(AtomicUsize::new(0));
     let unreachable = metrics.spans_dropped.with_label_values(&["unreachable"]);
     let remote = Remote::new(DESTINATION, metrics.core.clone());
-    let exporter = Watched { exporter, remote, waiting: waiting.clone(), unreachable, endpoint };
+    let exporter = Watched { exporter, remote, waiting: waiting.clone(), unreachable, shown: shown(&endpoint) };
     let batches = BatchConfigBuilder::default()
         .with_max_queue_size(MOST_WAITING)
         .with_max_export_batch_size(BATCH)
@@ -88,6 +88,13 @@ fn endpoint(configured: &str) -> String {
     let configured = configured.trim_end_matches('/');
     let after_scheme = configured.split_once("://").map_or(configured, |(_, rest)| rest);
     if after_scheme.contains('/') { configured.to_owned() } else { format!("{configured}{PATH}") }
+}
+
+/// Without a user and a password.
+fn shown(endpoint: &str) -> String {
+    let uri = endpoint.parse::<hyper::Uri>().unwrap_or_default();
+    let port = uri.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}://{}{port}{}", uri.scheme_str().unwrap_or_default(), uri.host().unwrap_or_default(), uri.path())
 }
 
 /// Takes no more spans than may wait, and counts the others.
@@ -134,7 +141,8 @@ struct Watched {
     remote: Remote,
     waiting: Arc<AtomicUsize>,
     unreachable: IntCounter,
-    endpoint: String,
+    /// Of the endpoint what may be logged.
+    shown: String,
 }
 
 impl SpanExporter for Watched {
@@ -153,7 +161,7 @@ impl SpanExporter for Watched {
                 self.remote.failed(Instant::now())
             }
         };
-        let endpoint = &*self.endpoint;
+        let endpoint = &*self.shown;
         match (change, &sent) {
             (Change::Lost, Err(error)) => ::tracing::warn!(endpoint, %error, "spans cannot be sent; it is tried again"),
             (Change::Back, _) => ::tracing::info!(endpoint, "spans are sent again"),
@@ -184,5 +192,6 @@ mod tests {
         ] {
             assert_eq!(endpoint(configured), wanted);
         }
+        assert_eq!(shown("https://user:secret@host:4318/v1/traces"), "https://host:4318/v1/traces");
     }
 }

@@ -62,6 +62,8 @@ pub(super) struct Poller<'a> {
     standing: &'a mut Standing,
     /// Something that failed since the last tick was logged.
     warned: bool,
+    /// A call failed since the last tick was counted.
+    has_failed: bool,
     accounted: Accounted,
 }
 
@@ -104,6 +106,7 @@ impl<'a> Poller<'a> {
             keeper,
             standing,
             warned: false,
+            has_failed: false,
             accounted: Accounted::default(),
         }
     }
@@ -114,6 +117,7 @@ impl<'a> Poller<'a> {
         let discover_interval =
             i64::try_from(self.core.config.poll.discover_interval.get().as_millis()).unwrap_or(i64::MAX);
         let mut discover_at = i64::MIN;
+        self.status.update(|known| known.late_ticks = 0);
         let events = self.status.events();
         // A tick that is still to come, as something between the last one and it ended badly.
         let mut overdue: Option<(i64, u64)> = None;
@@ -171,7 +175,7 @@ impl<'a> Poller<'a> {
                 }
             };
             self.keeper.keep(self.core, self.status).await;
-            if self.warned {
+            if std::mem::take(&mut self.has_failed) {
                 self.core.metrics.health_checks_failed.with_label_values(&[&*self.status.name]).inc();
             }
             self.account();
@@ -196,6 +200,8 @@ impl<'a> Poller<'a> {
                         () = self.status.ordered(Order::Release) => {}
                         candidate = handover.take() => return Ended::Replaced(Box::new(candidate)),
                     }
+                    // It was told to wait: the ticks meanwhile were not late.
+                    self.status.update(|known| known.late_ticks = 0);
                 }
             }
         }
@@ -240,19 +246,20 @@ impl<'a> Poller<'a> {
         }
         let called = Instant::now();
         let asked = self.worker.collect(self.tick(self.core.clock.now_ms()));
-        let stats = asked.instrument(self.call_span("collect", None)).await;
+        let stats = self.called_in(self.call_span("collect", None), asked).await;
         self.called(called.elapsed());
         let (now_ms, snapshots) = (self.core.clock.now_ms(), &self.core.snapshots);
         let (metrics, name) = (&self.core.metrics.core, &*self.status.name);
+        metrics.received(name, "stats", 1);
         match stats {
             Ok(stats) => {
-                metrics.received(name, "stats", 1);
                 metrics.processed(name, "stats", "ok", 1);
                 snapshots.put(&self.status.name, stats, now_ms, self.status.interval());
                 went.came_back = true;
                 Ok(())
             }
             Err(error) => {
+                metrics.processed(name, "stats", "failed", 1);
                 metrics.failed(name, "stats", 1);
                 snapshots.failed(&self.status.name, now_ms);
                 self.report(&error, went)
@@ -265,7 +272,7 @@ impl<'a> Poller<'a> {
         let (count, name) = (events.len() as u64, &*self.status.name);
         let called = Instant::now();
         let asked = self.worker.observe(self.tick(self.core.clock.now_ms()), events);
-        let told = asked.instrument(self.call_span("observe", None)).await;
+        let told = self.called_in(self.call_span("observe", None), asked).await;
         self.called(called.elapsed());
         let metrics = &self.core.metrics.core;
         match told {
@@ -284,7 +291,24 @@ impl<'a> Poller<'a> {
 
     /// Of a call; what the plugin logs meanwhile is part of it.
     fn call_span(&self, call: &'static str, instances: Option<usize>) -> Span {
-        tracing::debug_span!("call", otel.name = call, plugin = &*self.status.name, instances)
+        tracing::debug_span!(
+            "call",
+            otel.name = call,
+            otel.status_code = Empty,
+            otel.status_description = Empty,
+            plugin = &*self.status.name,
+            instances
+        )
+    }
+
+    /// A call that fails shows in its span.
+    async fn called_in<T>(&self, span: Span, call: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
+        let answer = call.instrument(span.clone()).await;
+        if let Err(error) = &answer {
+            span.record("otel.status_code", "ERROR");
+            span.record("otel.status_description", error.reason());
+        }
+        answer
     }
 
     fn called(&self, took: Duration) {
@@ -316,6 +340,7 @@ impl<'a> Poller<'a> {
 
     /// Errors are the end of polling; everything else is counted and passes.
     fn report(&mut self, error: &CallError, went: &mut Went) -> Result<(), Ended> {
+        self.has_failed = true;
         if matches!(error, CallError::Stuck(_) | CallError::Stopped) {
             return Err(Ended::Lost(error.clone(), went.came_back));
         }

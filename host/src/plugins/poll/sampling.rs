@@ -9,15 +9,16 @@ use dropsonde_sandbox::{CallError, Failure, Readings};
 use dropsonde_store::{Frame, InstanceId};
 use std::collections::HashMap;
 use std::time::Instant;
+use tracing::Span;
 use tracing::field::Empty;
-use tracing::{Instrument as _, Span};
 
 /// Calls of one tick that may end badly: each costs the next one a fresh instance.
 const MOST_ENDS: usize = 4;
 
 impl Poller<'_> {
     pub(super) async fn discover(&mut self, at_ms: i64, went: &mut Went) -> Result<(), Ended> {
-        let answer = self.worker.discover(self.tick(at_ms)).instrument(self.call_span("discover", None)).await;
+        let asked = self.worker.discover(self.tick(at_ms));
+        let answer = self.called_in(self.call_span("discover", None), asked).await;
         let found = match answer {
             Ok(found) => found,
             // That it answers here says nothing about its samples.
@@ -71,7 +72,7 @@ impl Poller<'_> {
             let asked: Vec<String> = batch.iter().map(ToString::to_string).collect();
             let called = Instant::now();
             let readings = self.worker.sample(self.tick(at_ms), asked);
-            let readings = readings.instrument(self.call_span("sample", Some(batch.len()))).await;
+            let readings = self.called_in(self.call_span("sample", Some(batch.len())), readings).await;
             self.called(called.elapsed());
             let error = match readings {
                 Ok(readings) => {
@@ -83,6 +84,7 @@ impl Poller<'_> {
                 Err(error) => error,
             };
             let (metrics, count) = (&self.core.metrics.core, batch.len() as u64);
+            metrics.received(&self.status.name, "sample", count);
             metrics.failed(&self.status.name, "sample", count);
             metrics.processed(&self.status.name, "sample", "failed", count);
             let known = self.standing.batches.is_set_aside(&batch);

@@ -5,7 +5,7 @@
 //! variable, `get` asks for the URL, `walk` reads what it can of the folders WASI shows.
 //!
 //! `measure` has metrics of its own and reads how many of them were refused, `wrong` such as are not taken, `labels` ever more
-//! series, `astray` records where nothing is; `single` records ten thousand times, `batch` the same at once.
+//! series, `once` counts, sets a gauge, and panics the first time; `astray` records where nothing is; `single` records ten thousand times, `batch` the same at once.
 //!
 //! `version` reads which version of the guest this is: tests make others by changing `VERSION` in the component. From
 //! 90000 on they have other fields, 66666 panics in `init`, 77777 in `sample`, 55555 refuses its configuration.
@@ -120,6 +120,7 @@ fn act(verb: &str, settings: &Settings) -> Result<f64, Failure> {
     match verb {
         "measure" => measure()?,
         "wrong" => return Ok(wrong()),
+        "once" => once()?,
         "labels" => return labels(),
         "single" | "batch" => record(verb == "batch")?,
         #[cfg(target_family = "wasm")]
@@ -277,6 +278,19 @@ fn measure() -> Result<(), Failure> {
     // No counter takes that.
     batch.add(metrics::counter("verbs_strange_total", "What is not counted.")?, -1.0);
     batch.record();
+    Ok(())
+}
+
+#[allow(clippy::panic, reason = "one of the verbs")]
+fn once() -> Result<(), Failure> {
+    let counter = metrics::counter("verbs_once_total", "How often it was the first time.")?;
+    let level = metrics::gauge("verbs_once_level", "Set the first time.")?;
+    if state::load().is_none() {
+        counter.inc();
+        level.set(1.0);
+        state::save(&[1]).map_err(Failure::unavailable)?;
+        panic!("told to");
+    }
     Ok(())
 }
 
