@@ -71,7 +71,8 @@ fn a_new_javascript_sampler_measures() {
 fn a_new_python_sampler_measures_and_is_there_at_once_at_the_next_start() {
     let host = from_new_to_a_sample("python");
     let log = host.log();
-    assert!(log.contains("compiling 18.") && log.contains("s so far") && log.contains("compiled in"), "{log}");
+    let about = "plugin=\"my-python-sampler\" bytes=18";
+    assert!(log.contains(&format!("compiling {about}")) && log.contains(&format!("compiled {about}")), "{log}");
     let host = host.restart();
     host.until("/v1/plugins/my-python-sampler", |page| page.json()["calls"].as_u64() > Some(0));
     assert!(!host.log().contains("compiling"), "it is there compiled: {}", host.log());

@@ -1,9 +1,9 @@
 use crate::grammar::{self, Family};
-use crate::harness::{Host, client, verbs, workspace};
+use crate::harness::{Host, client, prometheus_tool, verbs};
 use flate2::read::GzDecoder;
 use std::fs;
 use std::io::{Read, Write};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 fn host() -> Host {
     let config = "poll.interval = '100ms'\n[[instances]]\nid = 'odd \"id\\'\nlabels = { note = \"a\\\"b\\\\c\\nd\" }\nsamplers = ['verbs']\n";
@@ -27,12 +27,6 @@ pub(crate) fn promtool(exposition: &str) -> String {
     child.stdin.take().unwrap().write_all(exposition.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
-}
-
-/// A program of Debian's package, unpacked by `cargo dev setup`, or from the PATH.
-pub(crate) fn prometheus_tool(name: &str) -> Command {
-    let unpacked = workspace().join("target/prometheus/usr/bin").join(name);
-    Command::new(if unpacked.exists() { unpacked } else { name.into() })
 }
 
 /// A host with instances whose ids are verbs, polled ten times a second.
@@ -65,7 +59,7 @@ fn promtool_finds_nothing_whatever_fields_are_called() {
         ["wait_us_p95", "read_kb_per_sec"],
         ["threads_count", "swaps_per_hour"],
         ["queue_gauge", "cpu_ms_per_s"],
-        ["age_days_max", "a_bucket"],
+        ["age_days_avg", "a_bucket"],
     ];
     let config: String = odd
         .iter()
@@ -76,7 +70,7 @@ fn promtool_finds_nothing_whatever_fields_are_called() {
     let plugins: Vec<(&str, &[u8])> = plugins.iter().map(|(name, component)| (name.as_str(), *component)).collect();
     let config = format!("poll.interval = '100ms'\n{config}[[instances]]\nid = 'count'\n");
     let host = Host::start(&config, &plugins);
-    let shown = ["wait_seconds_p95", "threads_counted", "queue", "age_seconds_max"];
+    let shown = ["wait_seconds_p95", "threads_counted", "queue", "age_seconds_avg"];
     let metrics = host.until("/metrics", |metrics| {
         shown.iter().all(|name| metrics.body.contains(&format!("dropsonde_sample_{name}{{")))
     });

@@ -1,7 +1,6 @@
 //! The alerts and the dashboard for the host itself are about metrics that it has.
 
-use crate::harness::{Host, app, verbs, workspace};
-use crate::metrics::prometheus_tool;
+use crate::harness::{Host, app, prometheus_tool, verbs, workspace};
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;

@@ -1,7 +1,6 @@
 //! Real Prometheus scrapes the real host, in both formats.
 
-use crate::harness::{Host, client, verbs};
-use crate::metrics::prometheus_tool;
+use crate::harness::{Host, client, prometheus_tool, verbs};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;

@@ -1,6 +1,6 @@
 //! `dropsonde store`: history looked into without a host, and beside one.
 
-use crate::harness::{Host, dropsonde, run, workspace};
+use crate::harness::{Host, dropsonde, prometheus_tool, run};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -109,14 +109,12 @@ fn prometheus_takes_what_is_exported_as_openmetrics() {
     let folder = tempfile::tempdir().unwrap();
     let (file, blocks) = (folder.path().join("export"), folder.path().join("blocks"));
     fs::write(&file, &out).unwrap();
-    let unpacked = workspace().join("target/promtool/usr/bin/promtool");
-    let promtool = if unpacked.exists() { unpacked } else { "promtool".into() };
     let import = ["tsdb", "create-blocks-from", "openmetrics"];
-    let (code, _, error) = run(Command::new(&promtool).args(import).arg(&file).arg(&blocks));
+    let (code, _, error) = run(prometheus_tool("promtool").args(import).arg(&file).arg(&blocks));
     assert_eq!(code, 0, "promtool: `cargo dev setup` unpacks it: {error}");
     // What dumps looks for it.
     fs::create_dir(blocks.join("wal")).unwrap();
-    let (code, dump, error) = run(Command::new(&promtool).args(["tsdb", "dump"]).arg(&blocks));
+    let (code, dump, error) = run(prometheus_tool("promtool").args(["tsdb", "dump"]).arg(&blocks));
     let samples = out.lines().filter(|line| !line.starts_with('#')).count();
     assert_eq!((code, dump.lines().count()), (0, samples), "{error}");
 }

@@ -5,10 +5,12 @@ mod collector;
 pub(crate) mod components;
 mod guests;
 mod host;
+mod prometheus;
 mod server;
 
 pub(crate) use client::{Response, Stream, request, send, stream};
 pub(crate) use collector::{Collector, attribute};
 pub(crate) use guests::{app, verbs, version, workspace};
 pub(crate) use host::{Host, dropsonde, run};
+pub(crate) use prometheus::prometheus_tool;
 pub(crate) use server::Server;

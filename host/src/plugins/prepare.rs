@@ -86,7 +86,12 @@ pub(super) async fn load(
             Ok(plugin) => break plugin?,
             Err(_) => {
                 let so_far = started.elapsed();
-                tracing::info!(plugin = &*status.name, size, ?so_far, "compiling");
+                tracing::info!(
+                    plugin = &*status.name,
+                    bytes = size,
+                    so_far = format_args!("{so_far:.1?}"),
+                    "compiling"
+                );
                 patience = LONG;
             }
         }
@@ -96,7 +101,7 @@ pub(super) async fn load(
     core.metrics.build_seconds.with_label_values(&[&*status.name]).observe(took.as_secs_f64());
     let plugin = plugin.map_err(NotTaken::Refused)?;
     if took > SHORT {
-        tracing::info!(plugin = &*status.name, size, ?took, "compiled");
+        tracing::info!(plugin = &*status.name, bytes = size, took = format_args!("{took:.1?}"), "compiled");
     } else {
         tracing::debug!(plugin = &*status.name, ?took, "compiled");
     }

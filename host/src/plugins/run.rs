@@ -290,7 +290,12 @@ impl Runner<'_> {
     async fn back_off(&self, error: &CallError, wait: Duration) -> Option<Stop> {
         let status = self.status;
         let why = plain(&error.to_string());
-        tracing::warn!(plugin = &*status.name, ?wait, reason = why, "could not start, and is tried again");
+        tracing::warn!(
+            plugin = &*status.name,
+            wait = format_args!("{wait:.1?}"),
+            reason = why,
+            "could not start, and is tried again"
+        );
         status.forget(Order::Release);
         status.enter(PluginState::Backoff);
         tokio::select! {
