@@ -40,10 +40,10 @@ fn a_poll_is_a_trace_from_its_call_to_what_is_published() {
     let host = traced(&collector, "tracing.attributes = { site = 'fra1' }", &["version", "flood"]);
     let spans = collector.until(|spans| poll_of_verbs(spans).is_some());
     let (poll, children) = poll_of_verbs(&spans).unwrap();
-    assert_eq!(attribute(&poll.attributes, "instances").as_deref(), Some("2"));
+    assert_eq!(attribute(&poll.attributes, "instances").as_deref(), Some("#2"));
     assert!(poll.parent_span_id.is_empty());
     let child = |name: &str| *children.iter().find(|child| child.name == name).unwrap_or_else(|| panic!("{name}"));
-    for (name, instances) in [("sample", "2"), ("store", "2"), ("publish", "2")] {
+    for (name, instances) in [("sample", "#2"), ("store", "#2"), ("publish", "#2")] {
         assert_eq!(attribute(&child(name).attributes, "instances").as_deref(), Some(instances), "{name}");
         assert_eq!(child(name).trace_id, poll.trace_id);
     }
@@ -78,7 +78,7 @@ fn a_request_goes_on_in_the_trace_it_came_with_and_is_named_after_its_route() {
         assert!(!format!("{span:?}").contains("secret"));
     }
     let usage = spans.iter().find(|span| span.name.contains("usage")).unwrap();
-    assert_eq!(attribute(&usage.attributes, "http.response.status_code").as_deref(), Some("200"));
+    assert_eq!(attribute(&usage.attributes, "http.response.status_code").as_deref(), Some("#200"));
 }
 
 #[test]

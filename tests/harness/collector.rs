@@ -98,12 +98,12 @@ impl Received {
     }
 }
 
-/// An attribute as text.
+/// An attribute; a number as `#5`.
 pub(crate) fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
     let found = attributes.iter().find(|attribute| attribute.key == key)?;
     match found.value.as_ref()?.value.as_ref()? {
         Value::StringValue(text) => Some(text.clone()),
-        Value::IntValue(number) => Some(number.to_string()),
+        Value::IntValue(number) => Some(format!("#{number}")),
         other => Some(format!("{other:?}")),
     }
 }

@@ -83,7 +83,7 @@ async fn observed(State(core): App, request: Request, next: Next) -> Response {
     );
     continues(&span, request.headers());
     let mut response = next.run(request).instrument(span.clone()).await;
-    span.record("http.response.status_code", response.status().as_u16());
+    span.record("http.response.status_code", i64::from(response.status().as_u16()));
     if response.status().is_server_error() {
         span.record("otel.status_code", "ERROR");
     }

@@ -31,8 +31,8 @@ pub enum BadLevel {
     Directive(#[from] ParseError),
 }
 
-/// They would show what guests write, whatever its length.
-const QUIET: [&str; 3] = ["wasmtime=warn", "wasmtime_wasi=warn", "wasmtime_wasi_http=warn"];
+/// They would show what guests write, whatever its length, or each request to a collector.
+const QUIET: [&str; 4] = ["wasmtime=warn", "wasmtime_wasi=warn", "wasmtime_wasi_http=warn", "hyper_util=warn"];
 
 impl LogOptions {
     /// Which lines there are. Directives that mean nothing are an error, and so is a word that is no level: as the name of a

@@ -80,7 +80,9 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     let ours = filter_fn(|about| about.target().starts_with("dropsonde") || about.target() == "plugin");
-    tracing_opentelemetry::layer().with_tracer(provider.tracer("dropsonde")).with_location(false).with_filter(ours)
+    // What a span is about, and nothing about the code.
+    let spans = tracing_opentelemetry::layer().with_location(false).with_threads(false).with_target(false);
+    spans.with_tracked_inactivity(false).with_tracer(provider.tracer("dropsonde")).with_filter(ours)
 }
 
 /// `http://host:4317` is where the collector is; spans go to a path of it, unless it has one.

@@ -297,7 +297,7 @@ impl<'a> Poller<'a> {
             otel.status_code = Empty,
             otel.status_description = Empty,
             plugin = &*self.status.name,
-            instances
+            instances = instances.map(|instances| instances as i64)
         )
     }
 

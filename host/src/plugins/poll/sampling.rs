@@ -59,7 +59,7 @@ impl Poller<'_> {
     pub(super) async fn sample(&mut self, at_ms: i64, fields: &Fields, went: &mut Went) -> Result<(), Ended> {
         let instances = self.core.tracked.polled_by(&self.status.name);
         self.status.update(|known| known.instances = instances.len());
-        Span::current().record("instances", instances.len());
+        Span::current().record("instances", instances.len() as i64);
         // What is no longer polled may be forgotten, and begin again with another frame.
         self.frames.retain(|id, _| instances.binary_search(id).is_ok());
         let aside = self.standing.batches.set_aside().len();
@@ -167,7 +167,7 @@ impl Poller<'_> {
             self.core.metrics.samples_dropped.with_label_values(&["clock"]).inc_by(replaced as u64);
             stored.push(id);
         }
-        span.record("instances", stored.len());
+        span.record("instances", stored.len() as i64);
         drop(span);
         let ok = stored.len() as u64;
         let published = self.publish(&stored);
@@ -184,7 +184,8 @@ impl Poller<'_> {
 
     /// Hands each instance's newest sample to who watches it; how many there were.
     fn publish(&self, instances: &[&InstanceId]) -> u64 {
-        let _span = tracing::debug_span!("publish", plugin = &*self.status.name, instances = instances.len()).entered();
+        let count = instances.len() as i64;
+        let _span = tracing::debug_span!("publish", plugin = &*self.status.name, instances = count).entered();
         let samples = instances.iter().filter_map(|id| Some((id, self.core.store.latest(id)?)));
         let samples = samples.filter(|(_, sample)| !sample.values.is_empty());
         samples.map(|(id, sample)| self.core.hub.publish(id, &sample)).count() as u64
