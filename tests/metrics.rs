@@ -120,7 +120,7 @@ fn a_plugins_own_metrics_are_exposed_with_its_name() {
     let own = |families: &[Family], name, labels: &[(&str, &str)]| {
         grammar::value(families, name, &[&[("plugin", "verbs")], labels].concat())
     };
-    let measured = [("how", "\"quoted\"\u{fffd}")];
+    let measured = [("how", "\"quoted\"\n")];
     let ignored = [("plugin", "verbs"), ("reason", "value")];
     let families = families(&host, |families| {
         own(families, "verbs_measured_total", &measured) >= Some(3.0)

@@ -123,7 +123,7 @@ fn a_collector_that_does_not_work_costs_nothing_but_spans_and_they_are_counted()
     until("dropsonde_remote_reconnects_total", &there, &|reconnects| reconnects >= 1.0);
     collector.refuse(true);
     until("dropsonde_remote_circuit_breaker", &there, &|breaker| breaker == 1.0);
-    assert!(host.log().contains("spans cannot be sent"));
+    assert!(host.until_logged("spans cannot be sent").contains("it answered 500"), "and why");
     let stopping = Instant::now();
     assert_eq!(host.stop(), 0);
     assert!(stopping.elapsed().as_secs() < 30, "it does not wait for who does not answer");
@@ -158,6 +158,17 @@ fn the_log_is_text_or_json_at_the_level_that_was_asked_for() {
     let quiet = Host::start_as(command, config, &[("verbs", verbs())]);
     quiet.until("/v1/instances/flood/usage", |usage| usage.status == 200);
     assert_eq!(quiet.log(), "", "what is said counts more than the environment");
+}
+
+#[test]
+fn an_empty_level_is_none_and_directives_leave_the_rest_as_it_is() {
+    for level in ["", "plugin=debug"] {
+        let mut command = dropsonde();
+        command.env("DROPSONDE_LOG", level);
+        let host = Host::start_as(command, "", &[("bad", b"nonsense")]);
+        host.until_logged("not running");
+        host.until_logged("INFO");
+    }
 }
 
 #[test]

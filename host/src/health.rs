@@ -102,7 +102,11 @@ fn service(plugin: &Status) -> Service {
         _ if known.is_restored => Some("runs as it last ran well"),
         PluginState::Loading | PluginState::Compiling | PluginState::Running => None,
     };
-    let why = || known.quarantined.clone().or(known.last_failure.clone().map(|failure| failure.reason));
+    let last = known.last_failure.as_ref().map(|failure| failure.reason.clone());
+    let why = || match (&known.quarantined, &last) {
+        (Some(why), Some(last)) => Some(format!("{why}; the last: {last}")),
+        (why, last) => why.clone().or(last.clone()),
+    };
     let mut reasons: Vec<_> = state
         .map(|state| format!("plugin {} {state}: {}", plugin.name, why().unwrap_or_default()))
         .into_iter()

@@ -2,7 +2,7 @@ use crate::capability::files::{EntryKind, FileError, Space};
 use crate::capability::http::{Connections, Http};
 use crate::capability::inputs::Inputs;
 use crate::capability::log::{Level, Log};
-use crate::capability::metrics::{MetricHandles, PluginMetrics};
+use crate::capability::metrics::{MetricHandles, NotRegistered, PluginMetrics};
 use crate::capability::state::SavedState;
 use crate::capability::wasi;
 use crate::contract::v0_1::Exports;
@@ -98,6 +98,12 @@ impl Guest {
 
     fn last_words(&self) -> Vec<String> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).take_last_words()
+    }
+
+    /// Why a metric was refused, for a plugin that does not take that well.
+    pub(crate) fn refused(&self, why: NotRegistered) -> NotRegistered {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).remember(&format!("a metric was refused: {why}"));
+        why
     }
 
     pub(crate) fn log(&self, level: Level, message: &str) {

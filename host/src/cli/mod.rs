@@ -1,5 +1,13 @@
 //! The commands.
 
+/// A line on standard output. Who reads it may have enough: that is an error like others, and `main` takes it for none.
+macro_rules! say {
+    ($($line:tt)*) => {{
+        use std::io::Write as _;
+        writeln!(std::io::stdout(), $($line)*)?
+    }};
+}
+
 mod chart;
 mod client;
 mod plugin;
@@ -35,7 +43,7 @@ struct Cli {
 struct LogArgs {
     /// Which lines to log: error, warn, info, debug, trace, or directives like `info,plugin=debug` [default: info; warn where
     /// a command prints data]
-    #[arg(long, value_name = "LEVEL", env = "DROPSONDE_LOG", global = true, value_parser = log_level)]
+    #[arg(long, value_name = "LEVEL", env = "DROPSONDE_LOG", global = true)]
     log_level: Option<String>,
     /// How to log
     #[arg(long, value_enum, env = "DROPSONDE_LOG_FORMAT", global = true, default_value_t)]
@@ -44,12 +52,10 @@ struct LogArgs {
 
 impl LogArgs {
     fn options(self, level: &str) -> LogOptions {
-        LogOptions { format: self.log_format, level: self.log_level.unwrap_or_else(|| level.to_owned()) }
+        let wanted = self.log_level.unwrap_or_default();
+        // For what directives say nothing of, it stays as it is.
+        LogOptions { format: self.log_format, level: format!("{level},{wanted}") }
     }
-}
-
-fn log_level(text: &str) -> Result<String, String> {
-    LogOptions::filter(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 #[derive(Debug, Subcommand)]
@@ -232,6 +238,10 @@ pub fn main() -> ExitCode {
         _ => false,
     };
     let log = cli.log.options(if is_talkative { "info" } else { "warn" });
+    if let Err(error) = LogOptions::filter(&log.level) {
+        let wrong = format!("--log-level (or DROPSONDE_LOG): {error}");
+        Cli::command().error(ErrorKind::InvalidValue, wrong).exit();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&anyhow::Error::from(error).context("cannot start the runtime")),

@@ -73,7 +73,7 @@ pub(super) async fn range(args: RangeArgs) -> Result<()> {
         }
     };
     let at = |point: &Map<String, Value>| point.get("at").and_then(Value::as_str).unwrap_or_default().to_owned();
-    println!("{}  {} to {}, {} points", args.id, at(first), at(last), points.len());
+    say!("{}  {} to {}, {} points", args.id, at(first), at(last), points.len());
     let mut names: Vec<&String> = Vec::new();
     for name in points.iter().flat_map(Map::keys).filter(|name| *name != "at") {
         if !names.contains(&name) {

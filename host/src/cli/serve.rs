@@ -18,7 +18,7 @@ pub(super) async fn serve(args: ServeArgs, log: &LogOptions) -> Result<()> {
     let check = args.check;
     let config = configuration(args)?;
     if check {
-        println!("the configuration is fine");
+        say!("the configuration is fine");
         return Ok(());
     }
     let metrics = HostMetrics::new().context("cannot set up the host's own metrics")?;

@@ -201,7 +201,10 @@ impl Config {
         }
         let endpoint = &self.tracing.otlp_endpoint;
         if !endpoint.is_empty() && !is_web_address(endpoint) {
-            return wrong("tracing.otlp_endpoint", "must be a URL, like http://127.0.0.1:4318");
+            return wrong(
+                "tracing.otlp_endpoint",
+                "must be a URL like http://127.0.0.1:4318, without a user: OTEL_EXPORTER_OTLP_HEADERS says who it is",
+            );
         }
         if !(0.0..=1.0).contains(&self.tracing.sample_ratio) {
             return wrong("tracing.sample_ratio", "must be from 0 to 1");
@@ -336,8 +339,12 @@ impl Default for Snapshot {
 }
 
 fn is_web_address(text: &str) -> bool {
-    let uri = text.parse::<hyper::Uri>();
-    uri.is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some())
+    let Ok(uri) = text.parse::<hyper::Uri>() else { return false };
+    let Some(authority) = uri.authority().map(|authority| authority.as_str()) else { return false };
+    let host = authority.rsplit(']').next().unwrap_or_default();
+    // A port that is none is passed over by the parser.
+    let is_port = !host.contains(':') || uri.port_u16().is_some();
+    matches!(uri.scheme_str(), Some("http" | "https")) && is_port && !authority.contains('@')
 }
 
 /// Keys by Prometheus' grammar that mean nothing else already.
@@ -371,6 +378,17 @@ mod tests {
     fn an_unknown_key_is_an_error_with_its_line() {
         let error = parse("listen = '127.0.0.1:1'\n[poll]\nintervall = '1s'\n").unwrap_err();
         assert!(error.contains("line 3") && error.contains("intervall"), "{error}");
+    }
+
+    #[test]
+    fn a_collector_is_a_url_with_a_port_that_is_one() {
+        for good in ["http://host:4317", "https://host/v1/traces", "http://[::1]:4318", "http://host"] {
+            assert!(is_web_address(good), "{good}");
+        }
+        for bad in ["host:4317", "ftp://host", "http://host:99999", "http://user:pw@host:4318", "http://", "/v1/traces"]
+        {
+            assert!(!is_web_address(bad), "{bad}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use dropsonde_store::Frame;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Frames that gave nothing for this many of their intervals are no longer exposed.
 const STALE_INTERVALS: i64 = 3;
@@ -28,6 +29,8 @@ pub(super) struct Samples {
 struct Group {
     fields: Fields,
     interval_ms: i64,
+    /// When its plugin was there first.
+    since: Instant,
     /// With where the labels of each are, up to the value.
     frames: Vec<(Arc<Frame>, Range<usize>)>,
     /// Where the labels of each row are.
@@ -46,10 +49,9 @@ impl Samples {
             }
         }
         for columns in families.values() {
-            let Some(first) = columns.iter().find_map(|(group, column)| group.fields.metrics.get(*column)) else {
-                continue;
-            };
-            // Two samplers may disagree what kind of metric a name is; whoever comes first is right, with rows or without.
+            // Two samplers may disagree what kind of metric a name is; whoever was there first is right, with rows or without.
+            let first = columns.iter().min_by_key(|(group, _)| group.since);
+            let Some(first) = first.and_then(|(group, column)| group.fields.metrics.get(*column)) else { continue };
             let agrees = |metric: &&Metric| metric.is_counter == first.is_counter;
             let mut is_there = false;
             for (group, column) in columns {
@@ -130,8 +132,8 @@ impl Samples {
 }
 
 impl Group {
-    fn new(fields: Fields, interval_ms: i64) -> Self {
-        Self { fields, interval_ms, frames: Vec::new(), rows: Vec::new(), values: Vec::new() }
+    fn new(fields: Fields, interval_ms: i64, since: Instant) -> Self {
+        Self { fields, interval_ms, since, frames: Vec::new(), rows: Vec::new(), values: Vec::new() }
     }
 
     /// Whether a frame is the one its plugin writes to now: it may have had other fields, or another interval.
@@ -142,7 +144,7 @@ impl Group {
 
 fn sampler(plugin: &Arc<Status>) -> Option<(PluginName, Group)> {
     let interval_ms = i64::try_from(plugin.interval().as_millis()).unwrap_or(i64::MAX);
-    Some((plugin.name.clone(), Group::new(plugin.fields()?, interval_ms)))
+    Some((plugin.name.clone(), Group::new(plugin.fields()?, interval_ms, plugin.began)))
 }
 
 /// After those of the instance.
@@ -185,7 +187,7 @@ impl Samples {
         let mut samples = Self::default();
         label(&mut samples.labels, "id", instance);
         end_labels(&mut samples.labels, "s");
-        let mut group = Group::new(Fields::check("s", &fields).unwrap(), 1000);
+        let mut group = Group::new(Fields::check("s", &fields).unwrap(), 1000, Instant::now());
         group.rows.push(0..samples.labels.len());
         group.values.extend([reading, reading]);
         samples.groups.insert("s".into(), group);

@@ -168,7 +168,7 @@ impl CoreMetrics {
         self.messages_received.with_label_values(&[service, kind]).inc_by(count);
     }
 
-    /// `status`: `ok`, `failed`, `dropped`.
+    /// `status`: `ok`, `failed`, `dropped`; `gap`: there was nothing to take.
     pub fn processed(&self, service: &str, kind: &str, status: &str, count: u64) {
         self.messages_processed.with_label_values(&[service, kind, status]).inc_by(count);
     }
@@ -181,8 +181,9 @@ impl CoreMetrics {
         self.messages_published.with_label_values(&[service, subject]).inc_by(count);
     }
 
-    pub fn panicked(&self, service: &str) {
-        self.panics.with_label_values(&[service]).inc();
+    /// Also with none, so that there is something to compare with.
+    pub fn panics(&self, service: &str, count: u64) {
+        self.panics.with_label_values(&[service]).inc_by(count);
     }
 
     pub fn took(&self, service: &str, operation: &str, took: Duration) {
@@ -260,7 +261,7 @@ mod tests {
         metrics.processed(service, "sample", "ok", 2);
         metrics.failed(service, "sample", 1);
         metrics.published(service, "usage", 2);
-        metrics.panicked(service);
+        metrics.panics(service, 1);
         metrics.took(service, "sample", Duration::from_millis(1));
         metrics.errors(service, "trap", 1);
     }

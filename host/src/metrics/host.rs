@@ -168,6 +168,7 @@ impl HostMetrics {
             self.plugin_metrics_ignored.with_label_values(&[name, reason]);
         }
         self.core.errors(name, "trap", 0);
+        self.core.panics(name, 0);
     }
 
     /// Removes the series of a plugin that is no more.

@@ -247,18 +247,20 @@ impl Runner<'_> {
         }
     }
 
-    /// Of two samplers that call a counter and a gauge the same only one is shown in metrics.
+    /// Of two samplers that call a counter and a gauge the same, only the one that was there first is shown in metrics.
     fn warn_of_other_kinds(&self, fields: Option<&Fields>) {
         let others = self.core.plugins.list();
         for other in others.iter().filter(|other| other.name != self.status.name) {
             let Some((fields, others)) = fields.zip(other.fields()) else { continue };
             for metric in fields.other_kinds(&others) {
-                let (plugin, other) = (&*self.status.name, &*other.name);
+                let is_newer = self.status.began > other.began;
+                let (newer, older) = if is_newer { (self.status, other) } else { (other, self.status) };
+                let (plugin, older) = (&*newer.name, &*older.name);
                 tracing::warn!(
                     plugin,
-                    other,
+                    older,
                     metric,
-                    "a field is another kind of metric there; one of them is not shown"
+                    "not shown: another sampler's metric of that name is of another kind"
                 );
                 self.core.metrics.core.errors(plugin, "metric_kind", 1);
             }
@@ -343,6 +345,6 @@ async fn told_to_stop(status: &Status) -> String {
 pub(super) fn count(core: &Core, status: &Shared, error: &CallError) {
     core.metrics.core.errors(&status.name, error.reason(), 1);
     if error.is_end() {
-        core.metrics.core.panicked(&status.name);
+        core.metrics.core.panics(&status.name, 1);
     }
 }

@@ -5,31 +5,35 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
 /// Bytes of an answer: a collector says little.
 const LARGEST_ANSWER: usize = 64 << 10;
 
+/// Why the last request went wrong, if it did: the exporter tells only that.
+pub(super) type Why = Arc<Mutex<Option<String>>>;
+
 /// Sends requests on a runtime, for threads that are not on it.
 #[derive(Debug)]
 struct Sender<C> {
+    why: Why,
     client: Client<C, Full<Bytes>>,
     runtime: Handle,
     timeout: Duration,
 }
 
 /// Over TLS with the certificates the machine trusts, or without.
-pub(super) fn client(is_secure: bool, timeout: Duration) -> std::io::Result<Arc<dyn HttpClient>> {
+pub(super) fn client(is_secure: bool, timeout: Duration, why: Why) -> std::io::Result<Arc<dyn HttpClient>> {
     let runtime = Handle::current();
     if !is_secure {
         let client = Client::builder(TokioExecutor::new()).build(HttpConnector::new());
-        return Ok(Arc::new(Sender { client, runtime, timeout }));
+        return Ok(Arc::new(Sender { why, client, runtime, timeout }));
     }
     let connector = HttpsConnectorBuilder::new().with_native_roots()?.https_only().enable_http1().build();
     let client = Client::builder(TokioExecutor::new()).build(connector);
-    Ok(Arc::new(Sender { client, runtime, timeout }))
+    Ok(Arc::new(Sender { why, client, runtime, timeout }))
 }
 
 #[async_trait]
@@ -42,6 +46,18 @@ impl<C: Connect + Clone + Send + Sync + std::fmt::Debug + 'static> HttpClient fo
             Ok::<_, HttpError>(Response::from_parts(head, body))
         };
         let timeout = self.timeout;
-        self.runtime.spawn(async move { tokio::time::timeout(timeout, sent).await? }).await?
+        let sent = self.runtime.spawn(async move { tokio::time::timeout(timeout, sent).await? }).await?;
+        *self.why.lock().unwrap_or_else(PoisonError::into_inner) = match &sent {
+            Ok(answer) if answer.status().is_success() => None,
+            Ok(answer) => Some(format!("it answered {}", answer.status())),
+            Err(error) => Some(chain(&**error)),
+        };
+        sent
     }
+}
+
+/// An error with what it comes from.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

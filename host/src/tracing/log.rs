@@ -54,7 +54,9 @@ impl LogOptions {
         let filter = Self::filter(&self.level).unwrap_or_else(|_| EnvFilter::new("info"));
         match self.format {
             Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_filter(filter).boxed(),
-            Format::Json => lines.json().flatten_event(true).with_span_list(false).with_filter(filter).boxed(),
+            Format::Json => {
+                lines.with_target(true).json().flatten_event(true).with_span_list(false).with_filter(filter).boxed()
+            }
         }
     }
 }

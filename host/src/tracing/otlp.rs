@@ -1,4 +1,4 @@
-use super::client::client;
+use super::client::{Why, client};
 use crate::config::TracingConfig;
 use crate::metrics::HostMetrics;
 use crate::remote::{Change, Remote};
@@ -12,8 +12,8 @@ use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider, Span, SpanData, SpanExporter, SpanProcessor,
 };
 use prometheus::IntCounter;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tracing::Subscriber;
 use tracing_subscriber::Layer;
@@ -41,8 +41,9 @@ const PATH: &str = "/v1/traces";
 /// Everything from a span's end to the collector.
 pub(super) fn provider(config: &TracingConfig, metrics: &HostMetrics) -> anyhow::Result<SdkTracerProvider> {
     let endpoint = endpoint(&config.otlp_endpoint);
-    let client =
-        client(endpoint.starts_with("https:"), TIMEOUT).context("cannot set up TLS for tracing.otlp_endpoint")?;
+    let why = Why::default();
+    let client = client(endpoint.starts_with("https:"), TIMEOUT, why.clone())
+        .context("cannot set up TLS for tracing.otlp_endpoint")?;
     let exporter = OtlpExporter::builder()
         .with_http()
         .with_shared_http_client(client)
@@ -53,7 +54,15 @@ pub(super) fn provider(config: &TracingConfig, metrics: &HostMetrics) -> anyhow:
     let waiting = Arc::new(AtomicUsize::new(0));
     let unreachable = metrics.spans_dropped.with_label_values(&["unreachable"]);
     let remote = Remote::new(DESTINATION, metrics.core.clone());
-    let exporter = Watched { exporter, remote, waiting: waiting.clone(), unreachable, shown: shown(&endpoint) };
+    let exporter = Watched {
+        exporter,
+        remote,
+        waiting: waiting.clone(),
+        unreachable,
+        shown: shown(&endpoint),
+        why,
+        told: Mutex::default(),
+    };
     let batches = BatchConfigBuilder::default()
         .with_max_queue_size(MOST_WAITING)
         .with_max_export_batch_size(BATCH)
@@ -145,6 +154,9 @@ struct Watched {
     unreachable: IntCounter,
     /// Of the endpoint what may be logged.
     shown: String,
+    why: Why,
+    /// What was logged last of why they cannot be sent.
+    told: Mutex<Option<String>>,
 }
 
 impl SpanExporter for Watched {
@@ -164,9 +176,18 @@ impl SpanExporter for Watched {
             }
         };
         let endpoint = &*self.shown;
-        match (change, &sent) {
-            (Change::Lost, Err(error)) => ::tracing::warn!(endpoint, %error, "spans cannot be sent; it is tried again"),
-            (Change::Back, _) => ::tracing::info!(endpoint, "spans are sent again"),
+        let why = self.why.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        match &sent {
+            Err(error) if why != *told || change == Change::Lost => {
+                let error = why.clone().unwrap_or_else(|| error.to_string());
+                ::tracing::warn!(endpoint, error, "spans cannot be sent, and are dropped until they can");
+                *told = why;
+            }
+            Ok(()) if change == Change::Back => {
+                ::tracing::info!(endpoint, "spans are sent again");
+                *told = None;
+            }
             _ => {}
         }
         sent

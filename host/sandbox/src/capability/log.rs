@@ -62,12 +62,17 @@ impl Log {
         std::mem::take(&mut self.last_words).into()
     }
 
+    /// What counts as said, should the call end now.
+    pub(crate) fn remember(&mut self, message: &str) {
+        if self.last_words.len() == MOST_WORDS {
+            self.last_words.pop_front();
+        }
+        self.last_words.push_back(printable(message, LONGEST_WORD));
+    }
+
     pub(crate) fn write(&mut self, level: Level, message: &str) {
         if matches!(level, Level::Warn | Level::Error) && !message.trim().is_empty() {
-            if self.last_words.len() == MOST_WORDS {
-                self.last_words.pop_front();
-            }
-            self.last_words.push_back(printable(message, LONGEST_WORD));
+            self.remember(message);
         }
         if !self.admit(Instant::now()) {
             self.dropped.fetch_add(1, Relaxed);

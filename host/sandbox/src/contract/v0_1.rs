@@ -209,7 +209,8 @@ impl metrics::Host for Guest {
             metrics::MetricKind::Gauge => MetricKind::Gauge,
             metrics::MetricKind::Histogram => MetricKind::Histogram,
         };
-        Ok(self.metrics.register(Descriptor { name, help, kind, labels, buckets })?)
+        let registered = self.metrics.register(Descriptor { name, help, kind, labels, buckets });
+        Ok(registered.map_err(|why| self.refused(why))?)
     }
 
     fn with_labels(
@@ -217,7 +218,7 @@ impl metrics::Host for Guest {
         family: metrics::Family,
         values: Vec<String>,
     ) -> Result<metrics::Series, metrics::RegisterError> {
-        Ok(self.metrics.with_labels(family, &values)?)
+        Ok(self.metrics.with_labels(family, &values).map_err(|why| self.refused(why))?)
     }
 
     fn record(&mut self, series: metrics::Series, value: f64) {

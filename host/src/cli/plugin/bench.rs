@@ -45,15 +45,15 @@ pub(super) async fn bench(args: BenchArgs) -> Result<()> {
             "call_seconds": { "p50": p50.as_secs_f64(), "p99": p99.as_secs_f64(), "worst": worst.as_secs_f64() },
             "cpu_seconds": stats.cpu().as_secs_f64(), "memory_bytes": stats.memory(),
         });
-        println!("{report:#}");
+        say!("{report:#}");
         return Ok(());
     }
-    println!("calls     {} in {:.1} s, {per_second:.0} per second", times.len(), total.as_secs_f64());
+    say!("calls     {} in {:.1} s, {per_second:.0} per second", times.len(), total.as_secs_f64());
     if !instances.is_empty() {
         let each = p50 / u32::try_from(instances.len()).unwrap_or(u32::MAX);
-        println!("instances {} per call, {each:.1?} each", instances.len());
+        say!("instances {} per call, {each:.1?} each", instances.len());
     }
-    println!("time      p50 {p50:.1?}, p99 {p99:.1?}, worst {worst:.1?}");
-    println!("memory    {} bytes", stats.memory());
+    say!("time      p50 {p50:.1?}, p99 {p99:.1?}, worst {worst:.1?}");
+    say!("memory    {} bytes", stats.memory());
     Ok(())
 }

@@ -22,17 +22,17 @@ pub(super) fn new(args: &NewArgs) -> Result<()> {
     let sdk = args.sdk.clone().unwrap_or_else(|| Path::new(WORKSPACE).join("guest-sdk"));
     create(&folder, &args.name, language, kind, &sdk)?;
     let name = &args.name;
-    println!("{}  a {} plugin", folder.display(), language_name(args.lang));
-    println!("next: cd {}", folder.display());
+    say!("{}  a {} plugin", folder.display(), language_name(args.lang));
+    say!("next: cd {}", folder.display());
     match args.lang {
         Language::Rust => {}
         Language::Python => {
-            println!("      python3 -m venv .venv && .venv/bin/pip install -r requirements.txt");
+            say!("      python3 -m venv .venv && .venv/bin/pip install -r requirements.txt");
         }
-        Language::Js => println!("      npm install"),
+        Language::Js => say!("      npm install"),
     }
-    println!("      dropsonde plugin test               # builds it, and replays what is in tests/");
-    println!("      dropsonde plugin check {name}.wasm   # what it needs granted, ready to paste");
+    say!("      dropsonde plugin test               # builds it, and replays what is in tests/");
+    say!("      dropsonde plugin check {name}.wasm   # what it needs granted, ready to paste");
     Ok(())
 }
 
@@ -47,8 +47,8 @@ fn language_name(language: Language) -> &'static str {
 pub(super) fn build(args: &BuildArgs) -> Result<()> {
     let built = Built::of(&args.folder, args.out.clone())?;
     let out = built.file.display();
-    println!("{out}  {} bytes, built in {:.1} s", built.size, built.seconds);
-    println!("next: dropsonde plugin check {out}");
+    say!("{out}  {} bytes, built in {:.1} s", built.size, built.seconds);
+    say!("next: dropsonde plugin check {out}");
     Ok(())
 }
 

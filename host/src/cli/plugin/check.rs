@@ -149,18 +149,22 @@ pub(super) async fn check(args: CheckArgs) -> Result<()> {
     };
     let fields = checked.fields().await;
     if args.json {
-        print_json(&checked, &fields, old.as_ref());
+        print_json(&checked, &fields, old.as_ref())?;
     } else {
-        print(&checked, &fields);
+        print(&checked, &fields)?;
         if let Some(old) = &old {
-            print_difference((&checked, &fields), (&old.0, &old.1));
+            print_difference((&checked, &fields), (&old.0, &old.1))?;
         }
     }
     checked.needs()?;
     Ok(())
 }
 
-fn print_json(checked: &Checked, fields: &Result<Option<Fields>>, old: Option<&(Checked, Result<Option<Fields>>)>) {
+fn print_json(
+    checked: &Checked,
+    fields: &Result<Option<Fields>>,
+    old: Option<&(Checked, Result<Option<Fields>>)>,
+) -> Result<()> {
     let shape = checked.plugin.shape();
     let description = &checked.introduction.description;
     let Can { roles, needs, .. } = checked.can(fields);
@@ -178,55 +182,58 @@ fn print_json(checked: &Checked, fields: &Result<Option<Fields>>, old: Option<&(
         let difference = json!({ "added": listed(&can, &could), "removed": listed(&could, &can) });
         report.insert("against".to_owned(), difference);
     }
-    println!("{report:#}");
+    say!("{report:#}");
+    Ok(())
 }
 
-fn print(checked: &Checked, fields: &Result<Option<Fields>>) {
+fn print(checked: &Checked, fields: &Result<Option<Fields>>) -> Result<()> {
     let shape = checked.plugin.shape();
     let Introduction { description, needs } = &checked.introduction;
     let (about, version) = (plugins::plain(&description.about), plugins::plain(&description.version));
     let listed = |lines: Vec<String>| if lines.is_empty() { "nothing".to_owned() } else { lines.join("\n          ") };
     let Can { roles, needs: needed, .. } = checked.can(fields);
-    println!("{}  {version}  {about}", checked.component.name);
-    println!("contract  0.1, as {}", roles.into_iter().collect::<Vec<_>>().join(", "));
-    println!("size      {} bytes, compiled in {:.0?}", shape.size, checked.compiled_in);
-    println!("sha256    {}", checked.digest);
-    println!("exports   {}", listed(shape.exports.clone()));
-    println!("imports   {}", listed(shape.imports.clone()));
+    say!("{}  {version}  {about}", checked.component.name);
+    say!("contract  0.1, as {}", roles.into_iter().collect::<Vec<_>>().join(", "));
+    say!("size      {} bytes, compiled in {:.0?}", shape.size, checked.compiled_in);
+    say!("sha256    {}", checked.digest);
+    say!("exports   {}", listed(shape.exports.clone()));
+    say!("imports   {}", listed(shape.imports.clone()));
     match fields {
         Ok(None) => {}
-        Ok(Some(fields)) => println!("fields    {}", names(fields).join(", ")),
-        Err(error) => println!("fields    not known: {error:#}"),
+        Ok(Some(fields)) => say!("fields    {}", names(fields).join(", ")),
+        Err(error) => say!("fields    not known: {error:#}"),
     }
-    println!("needs     {}", listed(needed.iter().cloned().collect()));
+    say!("needs     {}", listed(needed.iter().cloned().collect()));
     if !needed.is_empty() {
         let needs = needs.as_deref().unwrap_or_default();
-        println!("\nTo grant that, add to the configuration:\n\n{}", grants_toml(&checked.component.name, needs));
+        say!("\nTo grant that, add to the configuration:\n\n{}", grants_toml(&checked.component.name, needs));
     }
     if checked.plugin.has(Role::Sampler) {
         let name = &checked.component.name;
-        println!(
+        say!(
             "\nWhat it samples, unless it finds that by itself:\n\n[[instances]]\nid = \"host\"\nsamplers = [{name:?}]"
         );
     }
+    Ok(())
 }
 
 type Known<'a> = (&'a Checked, &'a Result<Option<Fields>>);
 
-fn print_difference((new, fields): Known<'_>, (old, old_fields): Known<'_>) {
+fn print_difference((new, fields): Known<'_>, (old, old_fields): Known<'_>) -> Result<()> {
     let (can, could) = (new.can(fields), old.can(old_fields));
     let version = |checked: &Checked| plugins::plain(&checked.introduction.description.version);
-    println!("\nagainst {} {}", old.component.name, version(old));
+    say!("\nagainst {} {}", old.component.name, version(old));
     for (kind, what) in can.beyond(&could) {
-        println!("+ {kind:<8}{what}");
+        say!("+ {kind:<8}{what}");
     }
     for (kind, what) in could.beyond(&can) {
-        println!("- {kind:<8}{what}");
+        say!("- {kind:<8}{what}");
     }
     // A field is nothing it could do.
     if can.beyond(&could).all(|(kind, _)| kind == "field") {
-        println!("It can do nothing that the older one could not.");
+        say!("It can do nothing that the older one could not.");
     }
+    Ok(())
 }
 
 fn names(fields: &Fields) -> Vec<&str> {

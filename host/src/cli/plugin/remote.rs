@@ -134,6 +134,6 @@ pub(super) async fn wish(args: OrderArgs, wish: Wish) -> Result<()> {
         (Wish::Reload, Some(true)) => "it is still being compiled; `dropsonde plugin show` tells what becomes of it",
         _ => done,
     };
-    println!("{}: {done}", args.name);
+    say!("{}: {done}", args.name);
     Ok(())
 }

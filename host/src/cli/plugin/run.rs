@@ -138,7 +138,7 @@ fn print_json(polled: &Polled, alone: &Alone) -> Result<()> {
     let (call_seconds, memory_bytes) = (polled.call.as_secs_f64(), worker.stats().memory());
     let metrics = lines_of(alone.name(), worker.metrics());
     let report = Report { samples, failures, stats, metrics, call_seconds, memory_bytes };
-    println!("{}", serde_json::to_string_pretty(&report)?);
+    say!("{}", serde_json::to_string_pretty(&report)?);
     Ok(())
 }
 
@@ -146,27 +146,35 @@ fn print_table(polled: &Polled, alone: &Alone) -> Result<()> {
     let worker = &alone.worker;
     let units: HashMap<_, _> = worker.fields().iter().map(|field| (field.name.as_str(), plain(&field.unit))).collect();
     for (id, sample) in &polled.samples {
-        println!("{id}  {}", json::time(sample.at_ms));
+        say!("{id}  {}", json::time(sample.at_ms));
         for field in worker.fields() {
             let (name, unit) = (&field.name, units.get(field.name.as_str()).map(String::as_str).unwrap_or_default());
             match sample.get(name) {
-                Some(value) => println!("{}", format!("  {name:<28} {value:>16.2} {unit}").trim_end()),
-                None => println!("  {name:<28} {:>16}", "no signal"),
+                Some(value) => say!("{}", format!("  {name:<28} {value:>16.2} {unit}").trim_end()),
+                None => say!("  {name:<28} {:>16}", "no signal"),
             }
         }
     }
     for (id, why) in &polled.failures {
-        println!("{id}  {why}");
+        say!("{id}  {why}");
     }
     if let Some(stats) = &polled.stats {
-        println!("{:#}", json::stats(stats));
+        say!("{:#}", json::stats(stats));
     }
     let metrics = lines_of(alone.name(), worker.metrics());
     if !metrics.is_empty() {
-        println!("\nIts own metrics:\n{}", metrics.join("\n"));
+        say!("\nIts own metrics:\n{}", metrics.join("\n"));
+    }
+    let own = worker.metrics();
+    let (refused, ignored) = (own.overflowed(), own.wrong_handles() + own.wrong_values());
+    if refused + ignored > 0 {
+        let (handles, values) = (own.wrong_handles(), own.wrong_values());
+        say!(
+            "note: {refused} refused as there are too many, {handles} recorded for no series, {values} with no such value"
+        );
     }
     if polled.failures.values().any(|why| why.starts_with("denied")) {
-        println!("(--read, --http, --env and --dir grant what it needs)");
+        say!("(--read, --http, --env and --dir grant what it needs)");
     }
     let memory = worker.stats().memory();
     let count = match polled.samples.len() + polled.failures.len() {
@@ -174,6 +182,6 @@ fn print_table(polled: &Polled, alone: &Alone) -> Result<()> {
         1 => "1 instance".to_owned(),
         many => format!("{many} instances"),
     };
-    println!("\n{count} in one call of {:.0?}, {memory} bytes of memory", polled.call);
+    say!("\n{count} in one call of {:.0?}, {memory} bytes of memory", polled.call);
     Ok(())
 }

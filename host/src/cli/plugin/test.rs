@@ -31,9 +31,9 @@ pub(super) async fn test(args: TestArgs) -> Result<()> {
     let mut failed = 0;
     for (name, folder) in &cases {
         let lines = replay(opened.clone(), folder).await.unwrap_or_else(|error| vec![format!("{error:#}")]);
-        println!("{name:<24} {}", if lines.is_empty() { "ok" } else { "FAILED" });
+        say!("{name:<24} {}", if lines.is_empty() { "ok" } else { "FAILED" });
         for line in &lines {
-            println!("    {line}");
+            say!("    {line}");
         }
         failed += usize::from(!lines.is_empty());
     }

@@ -133,7 +133,7 @@ impl Poller<'_> {
         let failures: HashMap<usize, Failure> =
             readings.failures.into_iter().map(|(row, failure)| (row as usize, failure)).collect();
         let rows = readings.values.chunks_exact(columns.max(1));
-        let (mut failed, mut stored) = (0, Vec::new());
+        let (mut failed, mut dropped, mut stored) = (0, 0, Vec::new());
         let span = tracing::debug_span!("store", plugin = &*self.status.name, instances = Empty).entered();
         for (row, (id, values)) in instances.iter().zip(rows).enumerate() {
             match failures.get(&row) {
@@ -161,6 +161,7 @@ impl Poller<'_> {
             let latest = i64::try_from(self.status.limits.deadline.as_millis()).unwrap_or(i64::MAX);
             if !(earliest..=latest).contains(&offset) {
                 self.core.metrics.samples_dropped.with_label_values(&["offset"]).inc();
+                dropped += 1;
                 continue;
             }
             let replaced = self.frame(id, fields).push(at_ms.saturating_add(offset), values);
@@ -176,8 +177,9 @@ impl Poller<'_> {
         metrics.received(name, "sample", received);
         metrics.processed(name, "sample", "ok", ok);
         metrics.processed(name, "sample", "failed", failed);
-        // Without a signal, of an instance that is gone, or of another tick.
-        metrics.processed(name, "sample", "dropped", received - ok - failed);
+        metrics.processed(name, "sample", "dropped", dropped);
+        // Without a signal, or of an instance that is gone.
+        metrics.processed(name, "sample", "gap", received - ok - failed - dropped);
         metrics.failed(name, "sample", failed);
         metrics.published(name, "usage", published);
     }

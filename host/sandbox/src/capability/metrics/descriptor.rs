@@ -24,13 +24,13 @@ pub enum MetricKind {
 pub enum BadDescriptor {
     #[error("{0:?} is no metric name: [a-zA-Z_:][a-zA-Z0-9_:]*, at most {LONGEST_NAME} bytes")]
     Name(String),
-    #[error("{0:?} is the host's own or Prometheus' own: another prefix than `dropsonde_`, please")]
+    #[error("{0:?} is taken: `dropsonde_` is the host's, `up`, `scrape_` and `exported_` are Prometheus'")]
     Reserved(String),
     #[error("{0:?} is a counter, and so ends in `_total`")]
     NoTotal(String),
-    #[error("{name:?} ends in `{suffix}`, which is what Prometheus calls parts of other metrics")]
+    #[error("{name:?} ends in `{suffix}`: `_total` is for counters, the others for parts of histograms")]
     Suffix { name: String, suffix: &'static str },
-    #[error("label {0:?}: a label is [a-zA-Z_][a-zA-Z0-9_]*, does not begin with `__`, and is none of the host's own")]
+    #[error("label {0:?}: a label is [a-zA-Z_][a-zA-Z0-9_]*, does not begin with `__`, and is not one of {LABELS:?}")]
     Label(String),
     #[error("label {0:?} is there twice")]
     Twice(String),

@@ -23,12 +23,18 @@ struct Slots<T> {
     free: Vec<u32>,
     /// Of slots that were never used.
     first: u32,
+    /// The uppermost bit of their numbers: a family is no series.
+    kind: u32,
 }
 
 impl<T> Slots<T> {
-    fn of(instance: u32) -> Self {
+    fn of(instance: u32, kind: u32) -> Self {
         // Far from those of the instances before it, as each reuse of a slot is a step.
-        Self { all: Vec::new(), free: Vec::new(), first: instance.wrapping_mul(61) }
+        Self { all: Vec::new(), free: Vec::new(), first: instance.wrapping_mul(61), kind }
+    }
+
+    fn number(&self, generation: u32, index: u32) -> u32 {
+        self.kind << 31 | (generation << INDEX_BITS & !(1 << 31)) | index
     }
 
     fn add(&mut self, thing: Arc<T>) -> Option<u32> {
@@ -42,12 +48,14 @@ impl<T> Slots<T> {
         };
         let slot = self.all.get_mut(index as usize)?;
         *slot = (slot.0.wrapping_add(1), Some(thing));
-        Some(slot.0 << INDEX_BITS | index)
+        let generation = slot.0;
+        Some(self.number(generation, index))
     }
 
     fn get(&self, number: u32) -> Option<&Arc<T>> {
-        let (generation, thing) = self.all.get((number & ((1 << INDEX_BITS) - 1)) as usize)?;
-        thing.as_ref().filter(|_| generation << INDEX_BITS >> INDEX_BITS == number >> INDEX_BITS)
+        let index = number & ((1 << INDEX_BITS) - 1);
+        let (generation, thing) = self.all.get(index as usize)?;
+        thing.as_ref().filter(|_| self.number(*generation, index) == number)
     }
 
     fn remove(&mut self, number: u32) {
@@ -65,7 +73,7 @@ impl MetricHandles {
     /// For a new instance.
     pub fn new(metrics: &PluginMetrics) -> Self {
         let instance = metrics.0.instances.fetch_add(1, Relaxed).wrapping_add(1).max(1);
-        Self { metrics: metrics.clone(), instance, families: Slots::of(instance), series: Slots::of(instance) }
+        Self { metrics: metrics.clone(), instance, families: Slots::of(instance, 1), series: Slots::of(instance, 0) }
     }
 
     /// The same again gives the same handle.
@@ -183,7 +191,7 @@ mod tests {
         let mut handles = MetricHandles::new(&metrics);
         let family = handles.register(descriptor("x_total", MetricKind::Counter, &[])).unwrap();
         let series = handles.with_labels(family, &[]).unwrap();
-        for wrong in [series + 1, u32::MAX, 0] {
+        for wrong in [series + 1, u32::MAX, family] {
             handles.record(wrong, 1.0);
         }
         handles.record(series, -1.0);

@@ -55,13 +55,16 @@ struct Table {
 }
 
 /// Why nothing was registered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotRegistered {
     /// The name, a label or the buckets are not taken, and why.
+    #[error("{0}")]
     InvalidName(String),
     /// The name means something else already; or these are not the family's labels.
+    #[error("{0}")]
     Conflict(String),
     /// So many are taken at most.
+    #[error("at most {0} are taken")]
     TooMany(usize),
 }
 

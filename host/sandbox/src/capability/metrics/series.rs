@@ -101,6 +101,7 @@ impl MetricFamily {
             for c in value.chars() {
                 match c {
                     '"' | '\\' => labels.extend(['\\', c]),
+                    '\n' => labels.push_str("\\n"),
                     c if c.is_control() => labels.push('\u{fffd}'),
                     c => labels.push(c),
                 }
@@ -198,10 +199,7 @@ mod tests {
     #[test]
     fn labels_cannot_leave_their_quotes() {
         let values = ["\"} 1\nforged 2\r".to_owned(), "a\\".to_owned()];
-        assert_eq!(
-            &*family(MetricKind::Gauge, &[]).labels(&values),
-            "a=\"\\\"} 1\u{fffd}forged 2\u{fffd}\",b=\"a\\\\\""
-        );
+        assert_eq!(&*family(MetricKind::Gauge, &[]).labels(&values), "a=\"\\\"} 1\\nforged 2\u{fffd}\",b=\"a\\\\\"");
     }
 
     #[test]
