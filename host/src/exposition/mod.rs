@@ -81,21 +81,9 @@ impl Exposition {
     /// Never waits for a poll, and works on no thread of the server's.
     pub(crate) async fn scrape(core: &Arc<Core>, format: Format, gzip: bool) -> Result<Bytes, NotMade> {
         let permit = core.exposition.answers.clone().try_acquire_owned().map_err(|_| NotMade::TooMany)?;
-        let text = Self::shared(core, format, gzip).await.ok_or(NotMade::Lost)?;
+        let text = if gzip { compressed(core, format).await } else { plain(core, format).await };
+        let text = text.ok_or(NotMade::Lost)?;
         Ok(Bytes::from_owner(Answer { text, _permit: permit }))
-    }
-
-    async fn shared(core: &Arc<Core>, format: Format, gzip: bool) -> Option<Bytes> {
-        let flights = &core.exposition.flights;
-        let plain = flights.join((format, false), || {
-            let core = core.clone();
-            off_thread(move || Some(core.exposition.text(&core, format)))
-        });
-        if !gzip {
-            return plain.await;
-        }
-        let plain = plain.await?;
-        flights.join((format, true), || off_thread(move || compressed(&plain))).await
     }
 
     /// Everything there is.
@@ -126,6 +114,25 @@ impl Exposition {
     }
 }
 
+async fn plain(core: &Arc<Core>, format: Format) -> Option<Bytes> {
+    let make = || {
+        let core = core.clone();
+        off_thread(move || Some(core.exposition.text(&core, format)))
+    };
+    core.exposition.flights.join((format, false), make).await
+}
+
+async fn compressed(core: &Arc<Core>, format: Format) -> Option<Bytes> {
+    let make = || {
+        let core = core.clone();
+        async move {
+            let text = plain(&core, format).await?;
+            off_thread(move || gzip(&text)).await
+        }
+    };
+    core.exposition.flights.join((format, true), make).await
+}
+
 async fn off_thread(work: impl FnOnce() -> Option<Bytes> + Send + 'static) -> Option<Bytes> {
     tokio::task::spawn_blocking(work).await.ok()?
 }
@@ -139,7 +146,7 @@ pub(crate) fn lines_of(plugin: &str, metrics: &PluginMetrics) -> Vec<String> {
 }
 
 /// A scrape is read once, and soon: quick is better than small.
-fn compressed(text: &[u8]) -> Option<Bytes> {
+fn gzip(text: &[u8]) -> Option<Bytes> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(text.len() / 8), Compression::fast());
     encoder.write_all(text).ok()?;
     encoder.finish().ok().map(Bytes::from)

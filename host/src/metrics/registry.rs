@@ -1,4 +1,4 @@
-use dropsonde_sandbox::{BadDescriptor, Claim, Conflict, Descriptor, MetricKind, MetricNames};
+use dropsonde_sandbox::{BadDescriptor, Claim, Conflict, Descriptor, MetricKind, MetricNames, family};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, Opts, Registry};
@@ -71,7 +71,7 @@ const LONGEST_SERVICE: usize = 128;
 /// The label every metric of a service has.
 const SERVICE: &str = "service";
 
-/// By service and name.
+/// By service and the name of the family: a counter and another that differ by `_total` are one.
 #[derive(Debug, Clone, Default)]
 struct Metrics(Arc<RwLock<BTreeMap<(String, String), Registered>>>);
 
@@ -120,18 +120,11 @@ impl MetricRegistry {
             return Err(RegisterError::ServiceLabel);
         }
         let descriptor = descriptor.checked()?;
-        let key = (service.to_owned(), descriptor.name.clone());
+        let key = (service.to_owned(), descriptor.family().to_owned());
         let mut metrics = self.metrics.0.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = metrics.get(&key) {
             Conflict::check(&format!("service {service}"), known.claim.descriptor(), &descriptor)?;
             return Ok(known.metric.clone());
-        }
-        // A counter and another that differ by `_total` are one family in OpenMetrics.
-        let of_service = metrics.iter().filter(|((its, _), _)| its == service);
-        for other in of_service.map(|(_, other)| other.claim.descriptor()) {
-            if other.family() == descriptor.family() {
-                Conflict::check(&format!("service {service}"), other, &descriptor)?;
-            }
         }
         let options = Opts::new(&descriptor.name, &descriptor.help).const_label(SERVICE, service);
         let metric = make(&descriptor, options)?;
@@ -183,7 +176,9 @@ impl Registrar for MetricRegistry {
 
     fn unregister(&self, service: &str, name: &str) -> bool {
         let mut metrics = self.metrics.0.write().unwrap_or_else(PoisonError::into_inner);
-        metrics.remove(&(service.to_owned(), name.to_owned())).is_some()
+        let key = (service.to_owned(), family(name).to_owned());
+        let is_there = metrics.get(&key).is_some_and(|known| known.claim.descriptor().name == name);
+        is_there && metrics.remove(&key).is_some()
     }
 }
 
@@ -281,6 +276,7 @@ mod tests {
     fn what_was_unregistered_can_become_something_else() {
         let registry = registry();
         registry.gauge("a", "x", "Help.").unwrap();
+        assert!(!registry.unregister("a", "x_total"), "which it is not called");
         assert!(registry.unregister("a", "x"));
         assert!(!registry.unregister("a", "x"));
         assert_eq!(series(&registry), []);

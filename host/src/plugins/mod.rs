@@ -45,7 +45,6 @@ pub(crate) use supervisor::Supervisor;
 
 use crate::tracked::PluginName;
 use dropsonde_sandbox::{Grants, Need, Role};
-use dropsonde_store::Schema;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::mpsc;
@@ -91,11 +90,6 @@ impl Plugins {
         let mut sources = self.list();
         sources.retain(|plugin| plugin.has(Role::Source));
         sources
-    }
-
-    /// What a frame's columns are as metrics; none when its plugin now has other fields.
-    pub fn fields_of(&self, schema: &Schema) -> Option<Fields> {
-        self.get(schema.sampler())?.fields().filter(|fields| fields.schema == *schema)
     }
 }
 

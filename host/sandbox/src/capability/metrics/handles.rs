@@ -208,6 +208,7 @@ mod tests {
         let old = handles.with_labels(family, &["a".to_owned()]).unwrap();
         assert_eq!(handles.with_labels(family, &["b".to_owned()]), Err(NotRegistered::TooMany(1)));
         assert_eq!(metrics.overflowed(), 1);
+        assert!(!handles.unregister("x_total"), "which it is not called");
         assert!(handles.unregister("x"));
         assert!(!handles.unregister("x"));
         let family = handles.register(descriptor("y", MetricKind::Gauge, &["l"])).unwrap();

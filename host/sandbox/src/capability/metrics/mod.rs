@@ -49,6 +49,7 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Table {
+    /// By the name of the family: a counter and another that differ by `_total` are one.
     families: BTreeMap<String, Arc<MetricFamily>>,
     series: usize,
     bytes: usize,
@@ -124,14 +125,9 @@ impl PluginMetrics {
     fn register(&self, descriptor: Descriptor) -> Result<Arc<MetricFamily>, NotRegistered> {
         let descriptor = descriptor.checked().map_err(|why| NotRegistered::InvalidName(why.to_string()))?;
         let mut table = self.lock();
-        if let Some(family) = table.families.get(&descriptor.name) {
+        if let Some(family) = table.families.get(descriptor.family()) {
             let same = Conflict::check("this plugin", family.descriptor(), &descriptor);
             return same.map(|()| family.clone()).map_err(|why| NotRegistered::Conflict(why.to_string()));
-        }
-        let other = table.families.values().find(|other| other.descriptor().family() == descriptor.family());
-        if let Some(other) = other {
-            let same = Conflict::check("this plugin", other.descriptor(), &descriptor);
-            same.map_err(|why| NotRegistered::Conflict(why.to_string()))?;
         }
         if table.families.len() >= MOST_FAMILIES {
             return Err(self.overflow(MOST_FAMILIES));
@@ -141,7 +137,7 @@ impl PluginMetrics {
         match self.0.names.claim(&self.0.plugin, descriptor) {
             Ok(claim) => {
                 let family = Arc::new(MetricFamily::new(claim));
-                table.families.insert(family.descriptor().name.clone(), family.clone());
+                table.families.insert(family.descriptor().family().to_owned(), family.clone());
                 Ok(family)
             }
             Err(why) => {
@@ -171,7 +167,8 @@ impl PluginMetrics {
     /// What it was, if it was there.
     fn unregister(&self, name: &str) -> Option<Arc<MetricFamily>> {
         let mut table = self.lock();
-        let family = table.families.remove(name)?;
+        table.families.get(family(name)).filter(|known| known.descriptor().name == name)?;
+        let family = table.families.remove(family(name))?;
         let series = family.series();
         table.series -= series.len() * family.descriptor().series();
         table.bytes -= text(family.descriptor());
