@@ -3,18 +3,19 @@
 use crate::audit::Audit;
 use crate::cli;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Stream};
 use crate::core::Core;
 use crate::exposition::Exposition;
 use crate::health::Pulse;
 use crate::history::{Keeping, Surroundings};
-use crate::http;
+use crate::http::{self, Tls};
 use crate::hub::Hub;
 use crate::metrics::HostMetrics;
 use crate::plugins::{Plugins, Supervisor};
 use crate::snapshot::{self, Snapshots};
 use crate::tokens::Tokens;
 use crate::tracked::Tracked;
+use crate::writers::{Patience, Writers};
 use anyhow::{Context, Result, bail};
 use dropsonde_sandbox::{CacheFolder, Sandbox};
 use dropsonde_store::{Failing, InstanceId, Keeper, Limits, OpenError, Step, Store};
@@ -65,6 +66,7 @@ pub struct Host {
     tasks: JoinSet<()>,
     server: tokio::task::JoinHandle<()>,
     keeping: Keeping,
+    writers: Writers,
 }
 
 impl Host {
@@ -72,6 +74,7 @@ impl Host {
     ///
     /// `metrics` are counted in from the start; [`tracing::init`](crate::tracing::init) counts in them too.
     pub async fn start(config: Config, clock: Clock, metrics: HostMetrics) -> Result<Self> {
+        let tls = Tls::read(&config.tls)?;
         let listener = bind(config.listen)?;
         let address = listener.local_addr().context("the listening socket has no address")?;
         let folder = prepare_folders(&config)?;
@@ -84,6 +87,9 @@ impl Host {
         let (stopping, stopped) = watch::channel(false);
         let mut supervisor = Supervisor::find(core.clone(), sandbox, folder)?;
         core.tracked.restore(&core.store, &supervisor.names(), core.clock.now_ms());
+        let Stream { heartbeat, stalled, .. } = core.config.stream;
+        let patience = Patience { heartbeat: heartbeat.get(), stalled: stalled.get() };
+        let writers = Writers::start(&core.hub, patience).context("cannot start the writers of streams")?;
         let interval = core.config.store.flush_interval.get();
         let around = Around { core: core.clone(), failing: None, _pulse: core.vitals.pulse("history") };
         let keeping = Keeping::start(keeper, interval, around).context("cannot start a thread")?;
@@ -93,9 +99,9 @@ impl Host {
         tasks.spawn(alive(vitals.pulse("plugins"), supervisor.supervise(requests, stopped.clone())));
         tasks.spawn(alive(vitals.pulse("snapshot"), snapshot::keep(core.clone(), stopped.clone())));
         tasks.spawn(alive(vitals.pulse("housekeeping"), housekeeping(core.clone(), stopped.clone())));
-        let server = tokio::spawn(http::serve(listener, core.clone(), stopped, DRAIN));
+        let server = tokio::spawn(http::serve(listener, tls, core.clone(), stopped, DRAIN));
         core.vitals.serve();
-        Ok(Self { core, address, stopping, tasks, server, keeping })
+        Ok(Self { core, address, stopping, tasks, server, keeping, writers })
     }
 
     /// Where it serves; tells the port when the configuration left it open.
@@ -121,7 +127,12 @@ impl Host {
             tracing::error!("the server ended abruptly");
         }
         while self.tasks.join_next().await.is_some() {}
-        let written = tokio::task::spawn_blocking(move || self.keeping.stop(CLOSE)).await;
+        let (writers, keeping) = (self.writers, self.keeping);
+        let written = tokio::task::spawn_blocking(move || {
+            writers.stop();
+            keeping.stop(CLOSE)
+        });
+        let written = written.await;
         if !matches!(written, Ok(true)) {
             tracing::error!("the last samples could not be written; what was not on disk is lost");
         }
@@ -206,7 +217,7 @@ fn core(config: Config, clock: Clock, metrics: HostMetrics, store: Store, plugin
     let tracked = Tracked::new(poll.default_samplers.clone(), config.labels.clone(), poll.max_instances);
     for instance in &config.instances {
         let id = InstanceId::new(&instance.id)?;
-        tracked.configure(id, instance.labels.clone(), instance.samplers.clone());
+        tracked.configure(&id, instance.labels.clone(), instance.samplers.clone())?;
     }
     let data = config.kept_dir();
     let tokens = Tokens::open(data.as_deref()).context("cannot read or make a token")?;
@@ -289,8 +300,6 @@ async fn housekeeping(core: Arc<Core>, mut stopping: watch::Receiver<bool>) {
         let reach_ms = i64::try_from(reach.min(core.config.store.retention.get()).as_millis()).unwrap_or(i64::MAX);
         // Not by a clock that has just jumped ahead.
         let Some(trusted_ms) = core.store.trusted_ms() else { continue };
-        for id in core.tracked.forget_ended_before(trusted_ms.saturating_sub(reach_ms)) {
-            core.forget(&id);
-        }
+        core.forget_ended_before(trusted_ms.saturating_sub(reach_ms));
     }
 }

@@ -23,6 +23,23 @@ pub(crate) fn is_valid_key(key: &str) -> bool {
     begins && goes_on && key.len() <= LONGEST_KEY && !key.starts_with("__") && !TAKEN.contains(&key)
 }
 
+/// What a program or the operator says is taken as it is, or refused.
+pub(crate) fn check(labels: &Labels) -> Result<(), String> {
+    if labels.len() > MOST {
+        return Err(format!("labels: {} are given; at most {MOST} are taken", labels.len()));
+    }
+    for (key, value) in labels {
+        if !is_valid_key(key) {
+            let shown: String = key.chars().take(LONGEST_KEY).collect();
+            return Err(format!("labels.{}: {RULE}", shown.escape_debug()));
+        }
+        if clean(value) != *value {
+            return Err(format!("labels.{key}: a value has at most {LONGEST_VALUE} bytes and no control characters"));
+        }
+    }
+    Ok(())
+}
+
 /// What is kept of labels a plugin gives: valid keys, bounded values without control characters.
 pub(crate) fn cleaned(labels: Vec<(String, String)>) -> Labels {
     let valid = labels.into_iter().filter(|(key, _)| is_valid_key(key));

@@ -44,7 +44,9 @@
 //! * [`plugins`]: found, loaded, granted, polled, replaced.
 //! * [`clock`]: time, and when to poll.
 //! * [`tracked`]: which instances there are and who polls them; [`labels`].
-//! * [`hub`]: live fan-out; `json`: samples as JSON.
+//! * `recorder`: what a sampler found and read, on its way to the store and the hub.
+//! * [`hub`]: live fan-out; [`writers`]: the sockets of streams; `json`: samples as JSON.
+//! * `workload`: what several instances are together.
 //! * [`mod@metrics`]: what is counted; [`exposition`]: all of it, and samples, for Prometheus; [`health`]: how the host is.
 //! * [`tokens`]: who may change something; [`audit`]: who did.
 //! * [`events`]: what applications tell; [`mod@snapshot`]: what sources say of them, in one document.
@@ -68,8 +70,11 @@ mod json;
 pub mod labels;
 pub mod metrics;
 pub mod plugins;
+mod recorder;
 mod remote;
 pub mod snapshot;
 pub mod tokens;
 pub mod tracing;
 pub mod tracked;
+mod workload;
+pub mod writers;

@@ -37,6 +37,7 @@ pub struct Config {
     pub metrics: Metrics,
     pub snapshot: Snapshot,
     pub tracing: TracingConfig,
+    pub tls: TlsConfig,
     /// Tracked from the start, beside what plugins discover.
     pub instances: Vec<StaticInstance>,
     /// By plugin name.
@@ -76,9 +77,12 @@ pub struct Poll {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Stream {
-    /// Samples a slow reader may be behind before it loses some.
+    /// Samples of an instance that a slow reader may be behind before it loses some, or be away without missing any.
     pub watch_buffer: usize,
+    /// Silence after which a reader is told that the stream still is.
     pub heartbeat: Span,
+    /// Time after which a reader that takes nothing is cut off.
+    pub stalled: Span,
     pub max_streams: usize,
 }
 
@@ -110,6 +114,16 @@ pub struct TracingConfig {
     pub attributes: BTreeMap<String, String>,
 }
 
+/// Both or none: without, HTTP is in plain.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// PEM: the host's own certificate first, then those it is signed by.
+    pub cert: Option<PathBuf>,
+    /// PEM: its private key.
+    pub key: Option<PathBuf>,
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StaticInstance {
@@ -122,6 +136,13 @@ pub struct StaticInstance {
 
 /// What the host's own instances begin with.
 pub(crate) const RESERVED: &str = "dropsonde:";
+
+impl TlsConfig {
+    /// The certificate's and the key's.
+    pub(crate) fn files(&self) -> Option<(&Path, &Path)> {
+        Some((self.cert.as_deref()?, self.key.as_deref()?))
+    }
+}
 
 /// What is wrong with a configuration, and where.
 #[derive(Debug, thiserror::Error)]
@@ -180,6 +201,12 @@ impl Config {
         }
         if self.stream.heartbeat.get() < Duration::from_millis(100) {
             return wrong("stream.heartbeat", "must be at least 100ms");
+        }
+        if self.stream.stalled.get() < Duration::from_millis(100) {
+            return wrong("stream.stalled", "must be at least 100ms");
+        }
+        if self.tls.cert.is_some() != self.tls.key.is_some() {
+            return wrong("tls", "has a cert and a key, or neither");
         }
         if self.metrics.max_series_per_plugin > 1_000_000 {
             return wrong("metrics.max_series_per_plugin", "must be at most 1000000");
@@ -282,6 +309,7 @@ impl Default for Config {
             metrics: Metrics::default(),
             snapshot: Snapshot::default(),
             tracing: TracingConfig::default(),
+            tls: TlsConfig::default(),
             instances: Vec::new(),
             plugins: BTreeMap::new(),
         }
@@ -316,7 +344,7 @@ impl Default for Poll {
 
 impl Default for Stream {
     fn default() -> Self {
-        Self { watch_buffer: 64, heartbeat: Span::from_secs(15), max_streams: 20_000 }
+        Self { watch_buffer: 64, heartbeat: Span::from_secs(15), stalled: Span::from_secs(30), max_streams: 20_000 }
     }
 }
 

@@ -11,7 +11,7 @@ pub(super) fn families(core: &Core) -> Vec<MetricFamily> {
     families.extend(workers(core));
     families.extend(services(core));
     families.extend(snapshot(core));
-    let streams = core.hub.watchers() as u64;
+    let streams = core.hub.open() as u64;
     families.push(count("sessions_active", "Open streams.", false, &[(&[], streams)]));
     families
 }

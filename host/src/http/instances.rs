@@ -1,21 +1,32 @@
 use super::App;
-use super::error::{ApiError, json};
+use super::body::{check_json, read};
+use super::error::{ApiError, Segment, json};
+use super::rights::check;
+use super::select::labels;
 use super::window::Parameters;
 use crate::core::Core;
+use crate::hub::Selection;
 use crate::json;
 use crate::labels::Labels;
-use crate::tracked::{State as InstanceState, Tracking};
+use crate::tokens::Right;
+use crate::tracked::{State as InstanceState, TooMany, Tracking, Wanted, instance_id};
+use axum::body::Body;
 use axum::extract::{RawQuery, State};
-use axum::response::Response;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use dropsonde_store::InstanceId;
 use serde::Serialize;
+use std::collections::BTreeSet;
+
+/// Bytes of what `PUT` sends.
+const LARGEST: usize = 64 << 10;
 
 #[derive(Serialize)]
 struct InstancePage {
     id: String,
     labels: Labels,
     state: &'static str,
-    samplers: Vec<String>,
+    samplers: BTreeSet<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_at: Option<String>,
 }
@@ -23,37 +34,71 @@ struct InstancePage {
 /// All instances by id; `label=k=v` (repeatable), `limit`, `after`.
 pub(crate) async fn list(State(core): App, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let parameters = Parameters::parse(query.as_deref());
-    let mut wanted = Vec::new();
-    for label in parameters.all("label") {
-        let pair = label.split_once('=');
-        wanted.push(pair.ok_or_else(|| ApiError::invalid("label", format_args!("{label:?} is not key=value")))?);
-    }
+    let wanted = Selection::Labels(labels(&parameters)?);
     let limit = match parameters.one("limit") {
         None => usize::MAX,
         Some(text) => text.parse().map_err(|_| ApiError::invalid("limit", format_args!("{text:?} is no number")))?,
     };
-    let after = parameters.one("after");
-    let listed = core.tracked.list();
-    let matching = listed.iter().filter(|instance| {
-        after.is_none_or(|after| instance.id.as_str() > after)
-            && wanted.iter().all(|(key, value)| instance.labels.get(*key).is_some_and(|own| own == value))
-    });
-    let pages: Vec<_> = matching.take(limit).map(|instance| page(&core, instance)).collect();
+    let listed = core.tracked.list_after(parameters.one("after"), limit, |id, labels| wanted.includes(id, labels));
+    let pages: Vec<_> = listed.iter().map(|instance| page(&core, instance)).collect();
     Ok(json(&pages))
 }
 
+/// One of them.
+pub(crate) async fn one(State(core): App, Segment(id): Segment) -> Result<Response, ApiError> {
+    let id = named(&id)?;
+    let instance = core.tracked.get(&id).ok_or_else(|| ApiError::not_found(format!("no instance {id}")))?;
+    Ok(json(&page(&core, &instance)))
+}
+
+/// Tracks it, as the body says. Doing it again changes nothing more.
+pub(crate) async fn track(
+    State(core): App,
+    Segment(id): Segment,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    check(&core, Right::Write, &headers)?;
+    let id = named(&id)?;
+    check_json(&headers)?;
+    let body = read(body, LARGEST).await?;
+    let wanted = Wanted::parse(id.clone(), &body).map_err(|why| ApiError::invalid("body", why))?;
+    core.track(wanted)?;
+    let instance = core.tracked.get(&id).ok_or_else(|| ApiError::not_found("it was untracked again"))?;
+    Ok(json(&page(&core, &instance)))
+}
+
+/// Untracks it: its history goes, its streams end, and discovery does not bring it back. Doing it again changes nothing more.
+pub(crate) async fn untrack(State(core): App, Segment(id): Segment, headers: HeaderMap) -> Result<Response, ApiError> {
+    check(&core, Right::Write, &headers)?;
+    core.untrack(&named(&id)?);
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// An instance that is named in a path or a parameter.
+pub(crate) fn named(text: &str) -> Result<InstanceId, ApiError> {
+    instance_id(text).map_err(|why| ApiError::invalid("instance", why))
+}
+
+impl From<TooMany> for ApiError {
+    fn from(full: TooMany) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, full.to_string())
+    }
+}
+
 fn page(core: &Core, instance: &Tracking) -> InstancePage {
-    let id: &InstanceId = &instance.id;
-    let mut samplers: Vec<_> = core.store.frames(id).iter().map(|frame| frame.schema().sampler().to_string()).collect();
-    samplers.dedup();
+    let id = &instance.id;
+    let frames = core.store.frames(id);
+    let measured_by = frames.iter().map(|frame| frame.schema().sampler().to_string());
     InstancePage {
         id: id.to_string(),
-        labels: instance.labels.clone(),
+        labels: Labels::clone(&instance.labels),
         state: match instance.state {
             InstanceState::Tracked => "tracked",
+            InstanceState::Paused => "paused",
             InstanceState::Ended => "ended",
         },
-        samplers,
+        samplers: measured_by.chain(instance.samplers.iter().cloned()).collect(),
         last_at: core.store.latest_at_ms(id).map(json::time),
     }
 }

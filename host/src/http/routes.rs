@@ -1,5 +1,5 @@
 use super::error::ApiError;
-use super::{App, events, health, instances, page, plugins, prometheus, snapshot, stream, telemetry, usage};
+use super::{App, events, health, instances, lifecycle, page, plugins, prometheus, snapshot, stream, telemetry, usage};
 use crate::core::Core;
 use crate::metrics::status_class;
 use crate::tracing::continues;
@@ -30,9 +30,16 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
         .route(READY, get(health::ready))
         .route(&core.config.metrics.path, get(prometheus::metrics))
         .route("/v1/instances", get(instances::list))
+        .route("/v1/instances/{id}", get(instances::one).put(instances::track).delete(instances::untrack))
+        .route("/v1/events", post(lifecycle::post))
         .route("/v1/instances/{id}/usage", get(usage::latest))
         .route("/v1/instances/{id}/usage/range", get(usage::range))
         .route("/v1/instances/{id}/usage/stream", get(stream::usage))
+        .route("/v1/usage", get(usage::latest_of_many))
+        .route("/v1/usage/range", get(usage::range_of_many))
+        .route("/v1/stream", get(stream::many))
+        .route("/v1/workloads/{workload}/usage/range", get(usage::range_of_workload))
+        .route("/v1/workloads/{workload}/usage/stream", get(stream::workload))
         .route("/telemetry/hosts", get(telemetry::hosts))
         .route("/telemetry/history", get(telemetry::history))
         .route("/v1/snapshot", get(snapshot::latest))

@@ -1,26 +1,26 @@
+use super::connection::{Ends, Routed, ordinary, plain};
 use super::routes;
+use super::tls::Tls;
 use crate::core::Core;
 use axum::Router;
-use axum::response::Response;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::Service;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::{TowerToHyperService, TowerToHyperServiceFuture};
-use std::convert::Infallible;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::fmt;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// Longest time a client may take to send its request's head.
+/// Longest time a client may take to send its request's head, and before it to agree on TLS.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bytes of a request's head; ours are short.
 const LARGEST_HEAD: usize = 32 << 10;
+
+/// Requests on one connection of HTTP/2 at a time.
+const MOST_AT_ONCE: u32 = 100;
 
 /// The wait after `accept` failed: out of descriptors, most often, which passes when others close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -37,75 +37,128 @@ impl fmt::Display for Peer {
 
 /// Serves until `stopping` says so, then lets open requests end for at most `drain`. Until they have, who asks how the host
 /// is hears that it is stopping.
-pub async fn serve(listener: TcpListener, core: Arc<Core>, mut stopping: watch::Receiver<bool>, drain: Duration) {
-    let router = routes::router(core);
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(LARGEST_HEAD);
-    let graceful = GracefulShutdown::new();
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    core: Arc<Core>,
+    mut stopping: watch::Receiver<bool>,
+    drain: Duration,
+) {
+    let mut server = Server::new(core, tls);
     // Dropped when this ends, and what is still open ends with it.
-    let (_until, ends) = watch::channel(());
+    let (_until, cuts) = watch::channel(());
+    // Has a receiver as long as there is a connection that was there before the end began.
+    let (draining, drains) = watch::channel(false);
+    let ends = Ends { drains, cuts: cuts.clone() };
     tokio::select! {
-        () = accept(&listener, &router, &http, |connection| {
-            drop(tokio::spawn(unless_cut(graceful.watch(connection), ends.clone())));
-        }) => {}
+        () = server.accept(&listener, &ends) => {}
         _ = stopping.wait_for(|&stopping| stopping) => {}
     }
-    http.keep_alive(false);
+    drop(ends);
+    draining.send_replace(true);
+    server.http1.keep_alive(false);
+    let (_never, drains) = watch::channel(false);
+    let ends = Ends { drains, cuts };
     let ended = tokio::select! {
-        ended = tokio::time::timeout(drain, graceful.shutdown()) => ended.is_ok(),
-        () = accept(&listener, &router, &http, |connection| {
-            drop(tokio::spawn(unless_cut(connection, ends.clone())));
-        }) => false,
+        ended = tokio::time::timeout(drain, draining.closed()) => ended.is_ok(),
+        () = server.accept(&listener, &ends) => false,
     };
     if !ended {
         tracing::warn!(?drain, "some connections did not end in time and were cut");
     }
 }
 
-type Connection = http1::Connection<TokioIo<TcpStream>, Routed>;
-
-/// For ever.
-async fn accept(listener: &TcpListener, router: &Router, http: &http1::Builder, mut serve: impl FnMut(Connection)) {
-    loop {
-        let accepted = listener.accept().await;
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
+/// Drives a connection to its end.
+macro_rules! until_over {
+    ($connection:ident, $ends:ident) => {{
+        let mut is_draining = false;
+        loop {
+            tokio::select! {
+                ended = &mut $connection => break ended,
+                _ = $ends.drains.wait_for(|drains| *drains), if !is_draining => {
+                    is_draining = true;
+                    $connection.as_mut().graceful_shutdown();
+                }
+                _ = $ends.cuts.changed() => break Ok(()),
             }
-        };
-        // A live sample is one small write, and waiting for more would delay it.
-        let _ = stream.set_nodelay(true);
-        let router = TowerToHyperService::new(router.clone());
-        serve(http.serve_connection(TokioIo::new(stream), Routed { router, peer: Peer(peer) }));
+        }
+    }};
+}
+
+struct Server {
+    core: Arc<Core>,
+    router: Router,
+    tls: Option<Tls>,
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+}
+
+impl Server {
+    fn new(core: Arc<Core>, tls: Option<Tls>) -> Self {
+        let mut http1 = http1::Builder::new();
+        http1.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(LARGEST_HEAD);
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2.timer(TokioTimer::new()).max_header_list_size(LARGEST_HEAD as u32).max_concurrent_streams(MOST_AT_ONCE);
+        // A reader that is gone without a word is found out.
+        http2.keep_alive_interval(HEADER_TIMEOUT);
+        Self { router: routes::router(core.clone()), core, tls, http1, http2 }
+    }
+
+    /// For ever.
+    async fn accept(&self, listener: &TcpListener, ends: &Ends) {
+        loop {
+            let (socket, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            // A live sample is one small write, and waiting for more would delay it.
+            let _ = socket.set_nodelay(true);
+            let routed = Routed { core: self.core.clone(), router: self.router.clone(), peer: Peer(peer) };
+            let (http1, ends) = (self.http1.clone(), ends.clone());
+            match &self.tls {
+                None => drop(tokio::spawn(async move {
+                    if let Err(error) = plain(socket, &http1, routed, ends).await {
+                        tracing::debug!(%error, "a connection ended early");
+                    }
+                })),
+                Some(tls) => drop(tokio::spawn(secure(socket, tls.clone(), http1, self.http2.clone(), routed, ends))),
+            }
+        }
     }
 }
 
-async fn unless_cut(connection: impl Future<Output = hyper::Result<()>>, mut ends: watch::Receiver<()>) {
-    let ended = tokio::select! {
-        ended = connection => ended,
-        _ = ends.changed() => return,
+/// Serves what both sides agree on: HTTP/2, or HTTP/1.1.
+async fn secure(
+    socket: TcpStream,
+    tls: Tls,
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+    routed: Routed,
+    mut ends: Ends,
+) {
+    let accepted = tokio::select! {
+        accepted = tokio::time::timeout(HEADER_TIMEOUT, tls.accept(socket)) => accepted,
+        _ = ends.drains.wait_for(|drains| *drains) => return,
+    };
+    let stream = match accepted {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, "no TLS was agreed on"),
+        Err(_) => return tracing::debug!("no TLS was agreed on in time"),
+    };
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let io = TokioIo::new(stream);
+    let ended = if is_http2 {
+        let mut connection = pin!(http2.serve_connection(io, ordinary(routed)));
+        until_over!(connection, ends)
+    } else {
+        let mut connection = pin!(http1.serve_connection(io, ordinary(routed)));
+        until_over!(connection, ends)
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
-    }
-}
-
-/// The routes, for requests from one peer.
-struct Routed {
-    router: TowerToHyperService<Router>,
-    peer: Peer,
-}
-
-impl Service<hyper::Request<Incoming>> for Routed {
-    type Response = Response;
-    type Error = Infallible;
-    type Future = TowerToHyperServiceFuture<Router, hyper::Request<Incoming>>;
-
-    fn call(&self, mut request: hyper::Request<Incoming>) -> Self::Future {
-        request.extensions_mut().insert(self.peer);
-        self.router.call(request)
     }
 }

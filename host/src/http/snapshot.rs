@@ -1,17 +1,19 @@
 use super::App;
 use super::error::{ApiError, json_bytes};
+use super::etag::{Keep, tagged};
 use super::rights::check;
-use super::stream::events;
+use super::stream::begin;
 use super::usage::ask;
 use super::window::{Parameters, Window};
 use crate::core::Core;
+use crate::hub::Selection;
 use crate::json;
 use crate::plugins::PluginState;
-use crate::snapshot::{Document, instance};
+use crate::snapshot::instance;
 use crate::tokens::Right;
 use axum::extract::{RawQuery, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use std::time::{Duration, Instant};
 
 /// Between two looks whether every source has answered.
@@ -40,24 +42,7 @@ pub(crate) async fn latest(
             document.ok_or_else(|| ApiError::not_found("no source has this name"))?.into()
         }
     };
-    Ok(answer(&document, &headers))
-}
-
-fn answer(document: &Document, headers: &HeaderMap) -> Response {
-    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|tags| tags.to_str().ok());
-    let is_known = known.flat_map(|tags| tags.split(',')).any(|tag| {
-        let tag = tag.trim();
-        tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == document.etag
-    });
-    let mut response =
-        if is_known { StatusCode::NOT_MODIFIED.into_response() } else { json_bytes(document.json.to_vec()) };
-    let headers = response.headers_mut();
-    // Kept, if it is asked each time whether it still holds.
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    if let Ok(tag) = HeaderValue::from_str(&document.etag) {
-        headers.insert(header::ETAG, tag);
-    }
-    response
+    Ok(tagged(document.json.to_vec(), &document.etag, Keep::Ask, &headers))
 }
 
 /// Has every source polled, once for all who ask at a time, and waits as long as the slowest may take.
@@ -92,8 +77,8 @@ pub(crate) async fn range(State(core): App, RawQuery(query): RawQuery) -> Result
     Ok(json_bytes(json::points(&points, window.bands)))
 }
 
-pub(crate) async fn stream(State(core): App) -> Result<Response, ApiError> {
-    events(&core, &id()?)
+pub(crate) async fn stream(State(core): App, headers: HeaderMap) -> Result<Response, ApiError> {
+    begin(&core, Selection::One(id()?), &headers)
 }
 
 fn id() -> Result<dropsonde_store::InstanceId, ApiError> {

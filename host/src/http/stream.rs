@@ -2,64 +2,119 @@
 
 use super::App;
 use super::error::{ApiError, Segment};
-use super::usage::instance_id;
+use super::instances::named;
+use super::select::select;
+use super::window::Parameters;
 use crate::core::Core;
-use crate::hub::Watch;
+use crate::hub::{Claim, Encoded, PING, RETRY, Seen, Selection, TooManyStreams, Watch};
 use axum::body::Body;
-use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use dropsonde_store::InstanceId;
 use http_body::Frame;
 use std::convert::Infallible;
+use std::net::TcpStream;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Interval, MissedTickBehavior};
 
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 
-/// How long a browser waits before it connects again.
-const RETRY: Bytes = Bytes::from_static(b"retry: 3000\n\n");
-
-const PING: Bytes = Bytes::from_static(b": ping\n\n");
+/// What a reader saw last, as a browser says when it connects again.
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The latest sample at once, then each as it comes. An instance that is not tracked yet is waited for.
-pub(crate) async fn usage(State(core): App, Segment(id): Segment) -> Result<Response, ApiError> {
-    events(&core, &instance_id(&id)?)
+pub(crate) async fn usage(State(core): App, Segment(id): Segment, headers: HeaderMap) -> Result<Response, ApiError> {
+    begin(&core, Selection::One(named(&id)?), &headers)
 }
 
-pub(crate) fn events(core: &Core, id: &InstanceId) -> Result<Response, ApiError> {
-    let watch = core.hub.watch(id);
-    let watch = watch.map_err(|full| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, full.to_string()))?;
-    let body = Body::new(Events::new(watch, core.config.stream.heartbeat.get()));
+/// The same of many on one connection: each says of which instance it is.
+pub(crate) async fn many(
+    State(core): App,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    begin(&core, select(&Parameters::parse(query.as_deref()))?, &headers)
+}
+
+/// The same of a workload's instances together.
+pub(crate) async fn workload(
+    State(core): App,
+    Segment(name): Segment,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    begin(&core, Selection::Workload(name), &headers)
+}
+
+/// The head of a stream. Its body comes from whoever has the connection: see [`Streaming`].
+pub(crate) fn begin(core: &Core, selection: Selection, request: &HeaderMap) -> Result<Response, ApiError> {
+    let claim = core.hub.claim()?;
+    let seen = request.get(LAST_EVENT_ID).map(|seen| String::from_utf8_lossy(seen.as_bytes()).into_owned());
     let headers = [
         (header::CONTENT_TYPE, EVENT_STREAM),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         // nginx would hold events back to fill its buffer.
-        (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
-    Ok((headers, body).into_response())
+    let mut response = headers.into_response();
+    response.extensions_mut().insert(Streaming { selection, seen, claim: Arc::new(Mutex::new(Some(claim))) });
+    Ok(response)
 }
 
 pub(crate) fn is_stream(response: &Response) -> bool {
-    response.headers().get(header::CONTENT_TYPE) == Some(&EVENT_STREAM)
+    response.extensions().get::<Streaming>().is_some()
+}
+
+impl From<TooManyStreams> for ApiError {
+    fn from(full: TooManyStreams) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, full.to_string())
+    }
+}
+
+/// What a response is followed by: with a connection of HTTP/1.1 in plain, its socket goes to a writer; else it is an
+/// ordinary body.
+#[derive(Debug, Clone)]
+pub(super) struct Streaming {
+    selection: Selection,
+    seen: Option<String>,
+    /// There is one place, and only one takes it.
+    claim: Arc<Mutex<Option<Claim>>>,
+}
+
+impl Streaming {
+    /// Gives the socket away. `head` is the response's.
+    pub(super) fn hand_over(self, core: &Core, socket: TcpStream, mut head: Vec<u8>) {
+        let Some(claim) = self.claim() else { return };
+        head.extend_from_slice(Encoded::of(RETRY).chunk());
+        core.follow(self.selection, self.seen, |hub, follow| hub.follow(claim, follow, socket, head));
+    }
+
+    pub(super) fn body(self, core: &Core) -> Body {
+        let Some(claim) = self.claim() else { return Body::empty() };
+        let watch = core.follow(self.selection, self.seen, |hub, follow| hub.watch(claim, follow));
+        Body::new(Events::new(watch, core.config.stream.heartbeat.get()))
+    }
+
+    fn claim(&self) -> Option<Claim> {
+        self.claim.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// A response body that lasts as long as its watch.
 struct Events {
     watch: Watch,
     heartbeat: Interval,
-    /// What goes out next, before anything new.
-    next: Option<Bytes>,
+    is_new: bool,
 }
 
 impl Events {
     fn new(watch: Watch, heartbeat: Duration) -> Self {
         let mut heartbeat = tokio::time::interval_at(tokio::time::Instant::now() + heartbeat, heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { watch, heartbeat, next: Some(RETRY) }
+        Self { watch, heartbeat, is_new: true }
     }
 }
 
@@ -69,76 +124,21 @@ impl http_body::Body for Events {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
-        if let Some(bytes) = this.next.take() {
-            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        if std::mem::take(&mut this.is_new) {
+            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(RETRY)))));
         }
-        if let Poll::Ready(event) = this.watch.poll_next(context) {
-            let Some(event) = event else { return Poll::Ready(None) };
+        if let Some(reset) = this.watch.take_reset() {
+            return Poll::Ready(Some(Ok(Frame::data(reset.text()))));
+        }
+        if let Poll::Ready(seen) = this.watch.poll_next(context) {
             this.heartbeat.reset();
-            let bytes = if event.lost > 0 {
-                this.next = Some(event.bytes);
-                Bytes::from(format!("event: lagged\ndata: {{\"lost\":{}}}\n\n", event.lost))
-            } else {
-                event.bytes
-            };
-            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            let bytes = seen.map(|seen| match seen {
+                Seen::Event(event) => event.encoded(this.watch.form()).text(),
+                Seen::Lagged(lost) => Encoded::lagged(lost).text(),
+            });
+            return Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))));
         }
         ready!(this.heartbeat.poll_tick(context));
-        Poll::Ready(Some(Ok(Frame::data(PING))))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::hub::Hub;
-    use dropsonde_store::{InstanceId, Sample};
-    use http_body_util::BodyExt;
-    use prometheus::IntCounter;
-
-    fn lost() -> IntCounter {
-        IntCounter::new("lost", "Lost.").unwrap()
-    }
-
-    fn sample() -> Sample {
-        Sample { at_ms: 0, values: vec![("x".into(), 1.0)] }
-    }
-
-    async fn next(events: &mut Events) -> String {
-        let frame = events.frame().await.unwrap().unwrap();
-        String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_stream_begins_with_retry_and_pings_while_nothing_happens() {
-        let hub = Hub::new(1, 8, 8, lost());
-        let host = InstanceId::new("host").unwrap();
-        let mut events = Events::new(hub.watch(&host).unwrap(), Duration::from_secs(15));
-        assert_eq!(next(&mut events).await, "retry: 3000\n\n");
-        let before = tokio::time::Instant::now();
-        assert_eq!(next(&mut events).await, ": ping\n\n");
-        assert_eq!(before.elapsed(), Duration::from_secs(15));
-        hub.publish(&host, &sample());
-        assert_eq!(
-            next(&mut events).await,
-            "event: usage\nid: 1-1\ndata: {\"at\":\"1970-01-01T00:00:00Z\",\"x\":1}\n\n"
-        );
-        hub.close(&host);
-        assert!(events.frame().await.is_none());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_reader_that_fell_behind_is_told_where_and_how_much_it_lost() {
-        let hub = Hub::new(1, 1, 8, lost());
-        let host = InstanceId::new("host").unwrap();
-        let mut events = Events::new(hub.watch(&host).unwrap(), Duration::from_secs(15));
-        next(&mut events).await;
-        for _ in 0..3 {
-            hub.publish(&host, &sample());
-        }
-        assert!(next(&mut events).await.contains("id: 1-1\n"));
-        hub.publish(&host, &sample());
-        assert_eq!(next(&mut events).await, "event: lagged\ndata: {\"lost\":2}\n\n");
-        assert!(next(&mut events).await.contains("id: 1-4\n"));
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(PING)))))
     }
 }

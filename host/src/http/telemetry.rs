@@ -2,7 +2,8 @@
 
 use super::App;
 use super::error::{ApiError, json, json_bytes};
-use super::usage::{ask, instance_id};
+use super::instances::named;
+use super::usage::ask;
 use super::window::Parameters;
 use crate::history::Range;
 use crate::json;
@@ -35,7 +36,7 @@ pub(crate) async fn history(State(core): App, RawQuery(query): RawQuery) -> Resu
     let parameters = Parameters::parse(query.as_deref());
     let host = parameters.one("host").ok_or_else(|| wrong("host parameter required".to_owned()))?;
     let range: Range = parameters.one("range").unwrap_or("1h").parse().map_err(|why| wrong(format!("{why}")))?;
-    let id = instance_id(host)?;
+    let id = named(host)?;
     let points = ask(&core, id.clone(), range.query(core.clock.now_ms())).await?;
     Ok(json_bytes(json::history(id.as_str(), range.label(), &points)))
 }

@@ -352,9 +352,7 @@ impl Supervisor {
         self.core.plugins.remove(&name);
         self.core.metrics.forget_plugin(&name);
         self.core.snapshots.remove(&name, self.core.clock.now_ms());
-        for id in self.core.tracked.discovered(&name, Vec::new(), self.core.clock.now_ms()).forgotten {
-            self.core.forget(&id);
-        }
+        self.core.discovered(&name, Vec::new(), self.core.clock.now_ms());
         let Some(unwanted) = unwanted else {
             tracing::info!(plugin = &*name, "removed");
             return;

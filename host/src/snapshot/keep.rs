@@ -19,7 +19,7 @@ pub(crate) fn instance() -> Result<InstanceId, InvalidInstanceId> {
 pub(crate) async fn keep(core: Arc<Core>, mut stopping: watch::Receiver<bool>) {
     let Ok(id) = instance() else { return };
     let fields = METRICS.iter().map(|number| Field::gauge(number.field)).collect();
-    let schema = Schema::new(SAMPLER, fields);
+    let (schema, labels) = (Schema::new(SAMPLER, fields), Arc::default());
     let interval = core.config.snapshot.interval.get();
     let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX);
     loop {
@@ -37,7 +37,7 @@ pub(crate) async fn keep(core: Arc<Core>, mut stopping: watch::Receiver<bool>) {
         let values: Vec<f64> = METRICS.iter().map(|number| (number.value)(&document.aggregate)).collect();
         core.store.frame(&id, &schema, interval_ms).push(now_ms, &values);
         if let Some(sample) = core.store.latest(&id) {
-            core.hub.publish(&id, &sample);
+            core.hub.publish(&id, &labels, sample);
             core.metrics.core.published("snapshot", "snapshot", 1);
         }
     }

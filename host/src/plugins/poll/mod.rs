@@ -13,10 +13,8 @@ use super::{Fields, PluginState, plain};
 use crate::clock::Schedule;
 use crate::core::Core;
 use crate::events::EventQueue;
+use crate::recorder::Recorder;
 use dropsonde_sandbox::{CallError, Event, Role, Tick, Worker};
-use dropsonde_store::{Frame, InstanceId};
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
@@ -56,8 +54,7 @@ pub(super) struct Poller<'a> {
     status: &'a Shared,
     worker: Worker,
     /// None: it is no sampler.
-    fields: Option<Fields>,
-    frames: HashMap<InstanceId, Arc<Frame>>,
+    recorder: Option<Recorder>,
     keeper: &'a Keeper,
     standing: &'a mut Standing,
     /// Something that failed since the last tick was logged.
@@ -97,12 +94,12 @@ impl<'a> Poller<'a> {
         keeper: &'a Keeper,
         standing: &'a mut Standing,
     ) -> Self {
+        let recorder = |fields| Recorder::new(status.name.clone(), fields, status.interval(), status.limits.deadline);
         Self {
             core,
             status,
             worker,
-            fields,
-            frames: HashMap::new(),
+            recorder: fields.map(recorder),
             keeper,
             standing,
             warned: false,
@@ -223,13 +220,13 @@ impl<'a> Poller<'a> {
             known.polls_missed += missed;
             known.late_ticks = if missed > 0 { known.late_ticks.saturating_add(1) } else { 0 };
         });
-        if let Some(fields) = self.fields.clone() {
+        if self.recorder.is_some() {
             // A clock that was set back must not put discovery off for as long.
             if due_ms >= *discover_at || *discover_at - due_ms > discover_interval {
                 *discover_at = due_ms.saturating_add(discover_interval);
                 self.discover(due_ms, went).await?;
             }
-            self.sample(due_ms, &fields, went).await?;
+            self.sample(due_ms, went).await?;
         }
         self.collect(went).await
     }
@@ -323,10 +320,6 @@ impl<'a> Poller<'a> {
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || good.has_run_well(&digest)).await {
             tracing::warn!(plugin = &*self.status.name, %error, "cannot keep a copy of it to come back to");
         }
-    }
-
-    fn interval_ms(&self) -> i64 {
-        i64::try_from(self.status.interval().as_millis()).unwrap_or(i64::MAX)
     }
 
     fn tick(&self, at_ms: i64) -> Tick {

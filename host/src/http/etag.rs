@@ -1,0 +1,42 @@
+//! Answers that need not be sent again.
+
+use super::error::json_bytes;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+/// How long who asks again need not ask at all.
+pub(crate) enum Keep {
+    /// It may be another at any time.
+    Ask,
+    /// It says what was.
+    Closed,
+}
+
+/// A JSON answer, or that it is the one that is known. `tag` is its own, in quotes.
+pub(crate) fn tagged(body: Vec<u8>, tag: &str, keep: Keep, request: &HeaderMap) -> Response {
+    let known = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|tags| tags.to_str().ok());
+    let is_known = known.flat_map(|tags| tags.split(',')).any(|known| {
+        let known = known.trim();
+        known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag
+    });
+    let mut response = if is_known { StatusCode::NOT_MODIFIED.into_response() } else { json_bytes(body) };
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CACHE_CONTROL,
+        match keep {
+            Keep::Ask => HeaderValue::from_static("no-cache"),
+            // Not for ever: an instance that is untracked has no past.
+            Keep::Closed => HeaderValue::from_static("private, max-age=60"),
+        },
+    );
+    if let Ok(tag) = HeaderValue::from_str(tag) {
+        headers.insert(header::ETAG, tag);
+    }
+    response
+}
+
+/// By what it says.
+pub(crate) fn tag_of(body: &[u8]) -> String {
+    let hash = blake3::hash(body).to_hex();
+    format!("\"{}\"", hash.get(..32).unwrap_or_default())
+}

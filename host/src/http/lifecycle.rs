@@ -1,0 +1,43 @@
+use super::App;
+use super::body::{LARGEST, check_json, read};
+use super::error::{ApiError, json};
+use super::rights::check;
+use crate::tokens::Right;
+use crate::tracked::{BadLifecycle, Lifecycle};
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+/// What became of instances, one event or a list: done when this answers. With one that is wrong nothing is.
+pub(crate) async fn post(State(core): App, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    check(&core, Right::Write, &headers)?;
+    check_json(&headers)?;
+    let body = read(body, LARGEST).await?;
+    // There may be very many, and history of each to discard.
+    let done = tokio::task::spawn_blocking(move || {
+        let events = Lifecycle::parse(&body).map_err(ApiError::from)?;
+        let count = events.len();
+        match core.apply(events) {
+            Ok(()) => Ok(count),
+            Err((done, full)) => {
+                let why = format!("{full}; the first {done} events were done");
+                Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, why))
+            }
+        }
+    });
+    let failed = |_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the events could not be done");
+    let count = done.await.map_err(failed)??;
+    Ok((StatusCode::ACCEPTED, json(&json!({ "accepted": count }))).into_response())
+}
+
+impl From<BadLifecycle> for ApiError {
+    fn from(bad: BadLifecycle) -> Self {
+        let status = match bad {
+            BadLifecycle::TooMany(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            BadLifecycle::Body(_) | BadLifecycle::Event { .. } => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, bad.to_string())
+    }
+}

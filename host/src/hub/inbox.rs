@@ -1,0 +1,109 @@
+//! What waits for one of the writers of sockets, in the order it was published.
+
+use super::Claim;
+use super::channels::ChannelId;
+use super::event::{Encoded, Event};
+use super::selection::Form;
+use std::collections::HashMap;
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Events that wait at most: beyond, the newest are lost, which the readers are told.
+const MOST_EVENTS: usize = 1 << 16;
+
+/// For a writer.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    waiting: Mutex<Waiting>,
+    wake: Wake,
+}
+
+/// Has a writer look into its inbox.
+pub(crate) struct Wake(pub(crate) Box<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for Wake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Wake")
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    pub(crate) messages: Vec<Message>,
+    events: usize,
+    /// How many events of a channel there was no room for, behind all messages.
+    pub(crate) skipped: HashMap<ChannelId, u64>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// A reader begins.
+    Join(Box<Reader>),
+    Publish {
+        channel: ChannelId,
+        event: Arc<Event>,
+    },
+    /// It is over for all who follow a channel.
+    End {
+        channel: ChannelId,
+        last: Option<Arc<Event>>,
+    },
+    /// It is over for all.
+    Stop,
+}
+
+/// A socket whose reader follows a channel.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    pub(crate) socket: TcpStream,
+    /// What goes out before all else.
+    pub(crate) head: Vec<u8>,
+    pub(crate) reset: Option<Encoded>,
+    pub(crate) first: Vec<Arc<Event>>,
+    pub(crate) channel: ChannelId,
+    pub(crate) form: Form,
+    /// Events it may be behind.
+    pub(crate) buffer: usize,
+    pub(crate) claim: Claim,
+}
+
+impl Inbox {
+    pub(crate) fn new(wake: Wake) -> Self {
+        Self { waiting: Mutex::default(), wake }
+    }
+
+    /// All that waits.
+    pub(crate) fn take(&self) -> Waiting {
+        std::mem::take(&mut *self.lock())
+    }
+
+    pub(crate) fn put(&self, message: Message) {
+        let mut waiting = self.lock();
+        waiting.messages.push(message);
+        self.wake(waiting);
+    }
+
+    pub(super) fn publish(&self, channel: ChannelId, event: &Arc<Event>) {
+        let mut waiting = self.lock();
+        if waiting.events >= MOST_EVENTS {
+            *waiting.skipped.entry(channel).or_default() += 1;
+            return;
+        }
+        waiting.events += 1;
+        waiting.messages.push(Message::Publish { channel, event: event.clone() });
+        self.wake(waiting);
+    }
+
+    /// Whoever puts something into an empty inbox.
+    fn wake(&self, waiting: MutexGuard<'_, Waiting>) {
+        let is_first = waiting.messages.len() == 1;
+        drop(waiting);
+        if is_first {
+            (self.wake.0)();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,385 @@
+//! Live fan-out: each sample is encoded once and its bytes shared by everyone who follows it.
+//!
+//! A reader has a bounded buffer. When it is full the newest events are lost for this reader alone, and the next one that
+//! fits is preceded by how many. What was published last is kept for a while: who was away gets exactly what was missed, or
+//! hears from when on to ask history.
+//!
+//! # Layout
+//!
+//! * `selection`: what can be followed; `channels`: who follows what.
+//! * `event`: what goes out; `log`: what went out last.
+//! * `watch`: readers inside the process; `inbox`: what waits for a writer of sockets.
+
+mod channels;
+mod event;
+mod inbox;
+mod log;
+mod selection;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+pub use event::{Event, Of, What};
+pub use selection::{Form, Selection};
+pub use watch::{Seen, Watch};
+
+pub(crate) use channels::ChannelId;
+pub(crate) use event::{Encoded, PING, RETRY};
+pub(crate) use inbox::{Inbox, Message, Reader, Waiting, Wake};
+
+use crate::labels::Labels;
+use channels::{Channels, Membership};
+use dropsonde_store::{InstanceId, Sample};
+use log::Log;
+use prometheus::IntCounter;
+use std::collections::HashMap;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Events a reader of many instances may be behind, whatever their number.
+const MOST_BEHIND: usize = 1 << 16;
+
+/// Who follows what. Cheap to clone: all are the same hub.
+#[derive(Debug, Clone)]
+pub struct Hub(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Tells ids of this start from those of another.
+    boot: Arc<str>,
+    buffer: usize,
+    most: usize,
+    open: Arc<AtomicUsize>,
+    state: Mutex<State>,
+    /// Counts what slow readers lose.
+    lost: IntCounter,
+}
+
+#[derive(Debug)]
+struct State {
+    sequence: u64,
+    /// The host is stopping: who comes now only hears that it is over.
+    is_closed: bool,
+    log: Log,
+    topics: HashMap<InstanceId, Topic>,
+    channels: Channels,
+    inboxes: Vec<Arc<Inbox>>,
+    /// They take turns.
+    next_writer: usize,
+}
+
+/// An instance that something was published of.
+#[derive(Debug)]
+struct Topic {
+    latest: Arc<Event>,
+    is_discarded: Arc<AtomicBool>,
+    membership: Membership,
+}
+
+/// An instance someone may want to follow, as it is now.
+#[derive(Debug, Clone)]
+pub struct Member {
+    pub id: InstanceId,
+    pub labels: Arc<Labels>,
+}
+
+/// What a new reader wants, and what there is for it.
+pub(crate) struct Follow<'a> {
+    pub(crate) selection: Selection,
+    /// The id of the last event it saw.
+    pub(crate) seen: Option<String>,
+    /// Those that are included now.
+    pub(crate) members: Vec<Member>,
+    /// An instance's newest sample, should nothing of it have been published yet.
+    pub(crate) latest: &'a dyn Fn(&InstanceId) -> Option<Sample>,
+    /// What those add up to, should it be a workload that is followed.
+    pub(crate) together: &'a dyn Fn(&[Member]) -> Option<Sample>,
+}
+
+/// A place among the streams that may be open. Free again when it is dropped.
+#[derive(Debug)]
+pub struct Claim(Arc<AtomicUsize>);
+
+/// All streams the configuration allows are open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} streams are open, and more are not allowed (stream.max_streams)")]
+pub struct TooManyStreams(pub usize);
+
+/// A reader inside the process: when it is dropped, its place is free and its channel knows.
+#[derive(Debug)]
+struct Leave {
+    channel: ChannelId,
+    hub: Hub,
+    _claim: Claim,
+}
+
+/// What a reader begins with.
+struct Beginning {
+    reset: Option<Encoded>,
+    first: Vec<Arc<Event>>,
+    buffer: usize,
+}
+
+// === impl Hub ===
+
+impl Hub {
+    /// `buffer`: samples of an instance that a reader may be behind, or be away.
+    pub fn new(boot_ms: i64, buffer: usize, most: usize, lost: IntCounter) -> Self {
+        let state = State {
+            sequence: 0,
+            is_closed: false,
+            log: Log::new(boot_ms),
+            topics: HashMap::new(),
+            channels: Channels::default(),
+            inboxes: Vec::new(),
+            next_writer: 0,
+        };
+        Self(Arc::new(Inner {
+            boot: format!("{boot_ms:x}").into(),
+            buffer: buffer.max(1),
+            most,
+            open: Arc::default(),
+            state: Mutex::new(state),
+            lost,
+        }))
+    }
+
+    /// Where sockets are handed to. Said once, before there are any.
+    pub(crate) fn set_writers(&self, inboxes: Vec<Arc<Inbox>>) {
+        self.lock().inboxes = inboxes;
+    }
+
+    /// Hands a sample to everyone who follows the instance. Never waits.
+    pub fn publish(&self, id: &InstanceId, labels: &Arc<Labels>, sample: Sample) {
+        let at_ms = sample.at_ms;
+        let mut state = self.lock();
+        if state.is_closed {
+            return;
+        }
+        let State { sequence, log, topics, channels, inboxes, .. } = &mut *state;
+        *sequence += 1;
+        let topic = topics.get_mut(id);
+        let is_discarded = topic.as_ref().map(|topic| topic.is_discarded.clone()).unwrap_or_default();
+        let of = Of::Instance { id: id.clone(), labels: labels.clone(), is_discarded: is_discarded.clone() };
+        let event = Arc::new(Event::new(&self.0.boot, *sequence, of, What::Usage(sample)));
+        let topic = match topic {
+            Some(topic) => {
+                topic.latest = event.clone();
+                topic
+            }
+            None => {
+                let topic = Topic { latest: event.clone(), is_discarded, membership: Membership::default() };
+                topics.entry(id.clone()).or_insert(topic)
+            }
+        };
+        let lost = channels.offer(id, labels, &mut topic.membership, &event, inboxes);
+        let most = self.kept(topics.len() + channels.workloads());
+        log.push(event, at_ms, most);
+        self.0.lost.inc_by(lost);
+    }
+
+    /// The workloads someone follows of which something was published since this was last asked.
+    pub fn take_stale_workloads(&self) -> Vec<String> {
+        let mut state = self.lock();
+        let State { log, channels, .. } = &mut *state;
+        channels.sweep_workloads(log);
+        channels.take_stale()
+    }
+
+    /// Hands what a workload's instances add up to to everyone who follows it.
+    pub fn publish_workload(&self, workload: &str, sample: Sample) {
+        let at_ms = sample.at_ms;
+        let mut state = self.lock();
+        let State { sequence, log, topics, channels, inboxes, .. } = &mut *state;
+        let most = self.kept(topics.len() + channels.workloads());
+        let Some((id, channel)) = channels.of_workload(workload) else { return };
+        *sequence += 1;
+        let of = Of::Workload(workload.to_owned());
+        let event = Arc::new(Event::new(&self.0.boot, *sequence, of, What::Usage(sample)));
+        self.0.lost.inc_by(channel.offer(id, &event, inboxes));
+        log.push(event, at_ms, most);
+    }
+
+    /// A place for one more stream, if there is one.
+    pub fn claim(&self) -> Result<Claim, TooManyStreams> {
+        let most = self.0.most;
+        let claimed = self.0.open.fetch_update(Relaxed, Relaxed, |now| (now < most).then_some(now + 1));
+        claimed.map_err(TooManyStreams)?;
+        Ok(Claim(self.0.open.clone()))
+    }
+
+    /// How many streams are open.
+    pub fn open(&self) -> usize {
+        self.0.open.load(Relaxed)
+    }
+
+    /// Follows samples inside the process.
+    pub(crate) fn watch(&self, claim: Claim, follow: Follow<'_>) -> Watch {
+        let form = follow.selection.form();
+        let mut state = self.lock();
+        let beginning = self.begin(&mut state, &follow);
+        let State { is_closed, channels, inboxes, .. } = &mut *state;
+        let (channel, members) = channels.of(follow.selection, inboxes.len());
+        let leave = Leave { channel, hub: self.clone(), _claim: claim };
+        let (watcher, watch) = watch::watch(beginning.buffer, form, beginning.first, beginning.reset, leave);
+        if !*is_closed {
+            members.add(watcher);
+        }
+        watch
+    }
+
+    /// The same on a socket, which a writer owns from now on. `head` goes out first.
+    pub(crate) fn follow(&self, claim: Claim, follow: Follow<'_>, socket: TcpStream, head: Vec<u8>) {
+        let form = follow.selection.form();
+        let mut state = self.lock();
+        let Beginning { reset, first, buffer } = self.begin(&mut state, &follow);
+        let State { is_closed, channels, inboxes, next_writer, .. } = &mut *state;
+        *next_writer += 1;
+        let writer = *next_writer % inboxes.len().max(1);
+        let Some(inbox) = inboxes.get(writer) else { return };
+        let (id, channel) = channels.of(follow.selection, inboxes.len());
+        channel.add_socket(writer);
+        inbox.put(Message::Join(Box::new(Reader { socket, head, reset, first, channel: id, form, buffer, claim })));
+        if *is_closed {
+            inbox.put(Message::End { channel: id, last: None });
+        }
+    }
+
+    /// A writer's socket is gone.
+    pub(crate) fn left(&self, channel: ChannelId, writer: usize) {
+        let mut state = self.lock();
+        let sequence = state.sequence;
+        state.channels.socket_left(channel, writer, sequence);
+    }
+
+    /// Counts what a slow reader lost.
+    pub(crate) fn lost(&self, count: u64) {
+        self.0.lost.inc_by(count);
+    }
+
+    /// Forgets an instance: who follows it alone hears that, and it is over; who follows others, too, goes on. Nothing of
+    /// it is told any more.
+    pub fn close(&self, id: &InstanceId) {
+        let mut state = self.lock();
+        let State { sequence, log, topics, channels, inboxes, .. } = &mut *state;
+        let mut topic = topics.remove(id);
+        if topic.is_none() && !channels.has(id) {
+            return;
+        }
+        *sequence += 1;
+        let labels = match &mut topic {
+            Some(Topic { latest, is_discarded, .. }) => {
+                is_discarded.store(true, Relaxed);
+                if let Of::Instance { labels, .. } = &latest.of { labels.clone() } else { Arc::default() }
+            }
+            None => Arc::default(),
+        };
+        let of = Of::Instance { id: id.clone(), labels: labels.clone(), is_discarded: Arc::default() };
+        let event = Arc::new(Event::new(&self.0.boot, *sequence, of, What::Untracked));
+        channels.end_of(id, &event, inboxes);
+        let Some(mut topic) = topic else { return };
+        let lost = channels.offer(id, &labels, &mut topic.membership, &event, inboxes);
+        self.0.lost.inc_by(lost);
+        let most = self.kept(topics.len() + 1 + channels.workloads());
+        let at_ms = if let What::Usage(sample) = &topic.latest.what { sample.at_ms } else { 0 };
+        log.push(event, at_ms, most);
+    }
+
+    /// Ends all streams.
+    pub fn close_all(&self) {
+        let mut state = self.lock();
+        state.is_closed = true;
+        let State { channels, inboxes, .. } = &mut *state;
+        channels.end_all(inboxes);
+    }
+
+    /// Events that are kept of so many things.
+    fn kept(&self, things: usize) -> usize {
+        self.0.buffer.saturating_mul(things.max(1))
+    }
+
+    /// What a new reader gets before what is published next.
+    fn begin(&self, state: &mut State, follow: &Follow<'_>) -> Beginning {
+        let count = match &follow.selection {
+            Selection::One(_) | Selection::Workload(_) => 1,
+            Selection::Several(several) => several.len(),
+            Selection::Labels(_) => follow.members.len(),
+        };
+        let buffer = self.kept(count).min(MOST_BEHIND.max(self.0.buffer));
+        let mut reset = None;
+        if let Some(seen) = &follow.seen {
+            match self.seen(state, seen) {
+                Ok(sequence) => {
+                    if let Some(missed) = state.log.after(sequence) {
+                        let first = missed.filter(|event| follow.selection.is_told(&event.of)).cloned().collect();
+                        return Beginning { reset, first, buffer };
+                    }
+                    reset = Some(Encoded::reset(state.log.seen_by_ms(sequence)));
+                }
+                Err(from_ms) => reset = Some(Encoded::reset(from_ms)),
+            }
+        }
+        let first = match &follow.selection {
+            Selection::Workload(workload) => {
+                let sample = (follow.together)(&follow.members);
+                let of = || Of::Workload(workload.clone());
+                sample.map(|sample| self.unheard(state, of(), sample)).into_iter().collect()
+            }
+            _ => follow.members.iter().filter_map(|member| self.latest(state, member, follow)).collect(),
+        };
+        Beginning { reset, first, buffer }
+    }
+
+    /// The sequence of an id of ours, or when at the latest its reader began to miss something.
+    fn seen(&self, state: &State, id: &str) -> Result<u64, i64> {
+        let parts = id.split_once('-').and_then(|(boot, sequence)| Some((boot, sequence.parse::<u64>().ok()?)));
+        match parts {
+            Some((boot, sequence)) if *boot == *self.0.boot && sequence <= state.sequence => Ok(sequence),
+            // A start before this one: all that came since then may have been missed.
+            Some((boot, _)) if *boot != *self.0.boot => {
+                let own = state.log.seen_by_ms(0);
+                Err(i64::from_str_radix(boot, 16).ok().filter(|boot_ms| (0..own).contains(boot_ms)).unwrap_or(own))
+            }
+            _ => Err(state.log.seen_by_ms(0)),
+        }
+    }
+
+    fn latest(&self, state: &mut State, Member { id, labels }: &Member, follow: &Follow<'_>) -> Option<Arc<Event>> {
+        if let Some(topic) = state.topics.get(id) {
+            return Some(topic.latest.clone());
+        }
+        // It is from before this start.
+        let sample = (follow.latest)(id).filter(|sample| !sample.values.is_empty())?;
+        let is_discarded = Arc::<AtomicBool>::default();
+        let of = Of::Instance { id: id.clone(), labels: labels.clone(), is_discarded: is_discarded.clone() };
+        let latest = self.unheard(state, of, sample);
+        let topic = Topic { latest: latest.clone(), is_discarded, membership: Membership::default() };
+        state.topics.insert(id.clone(), topic);
+        Some(latest)
+    }
+
+    /// For one reader: nobody else missed it.
+    fn unheard(&self, state: &mut State, of: Of, sample: Sample) -> Arc<Event> {
+        state.sequence += 1;
+        Arc::new(Event::new(&self.0.boot, state.sequence, of, What::Usage(sample)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        let mut state = self.hub.lock();
+        let sequence = state.sequence;
+        state.channels.sweep(self.channel, sequence);
+    }
+}

@@ -1,0 +1,242 @@
+use super::*;
+use std::collections::BTreeSet;
+
+fn lost() -> IntCounter {
+    IntCounter::new("lost", "Lost.").unwrap()
+}
+
+/// With a buffer of two, and three streams at most.
+fn hub() -> Hub {
+    Hub::new(0xb007, 2, 3, lost())
+}
+
+fn id(text: &str) -> InstanceId {
+    InstanceId::new(text).unwrap()
+}
+
+fn labels(workload: &str) -> Arc<Labels> {
+    Arc::new(Labels::from([("workload".to_owned(), workload.to_owned())]))
+}
+
+fn sample(at_ms: i64) -> Sample {
+    Sample { at_ms, values: vec![("x".into(), 1.5)] }
+}
+
+fn publish(hub: &Hub, text: &str, at_ms: i64) {
+    hub.publish(&id(text), &Arc::default(), sample(at_ms));
+}
+
+fn watch(hub: &Hub, selection: Selection, seen: Option<&str>) -> Watch {
+    let members = ["a", "b"].map(|text| Member { id: id(text), labels: Arc::default() });
+    let members = members.into_iter().filter(|member| selection.includes(&member.id, &member.labels)).collect();
+    let follow = Follow {
+        selection,
+        seen: seen.map(str::to_owned),
+        members,
+        latest: &|_| None,
+        together: &|_| None,
+    };
+    hub.watch(hub.claim().unwrap(), follow)
+}
+
+fn one(text: &str) -> Selection {
+    Selection::One(id(text))
+}
+
+fn several() -> Selection {
+    Selection::Several(BTreeSet::from([id("a"), id("b")]))
+}
+
+/// All that is there to be read, as it goes out.
+fn read(watch: &mut Watch) -> Vec<String> {
+    let text = |bytes: bytes::Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+    let mut read: Vec<String> = watch.take_reset().map(|reset| text(reset.text())).into_iter().collect();
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    while let std::task::Poll::Ready(seen) = watch.poll_next(&mut context) {
+        match seen {
+            Some(Seen::Event(event)) => read.push(text(event.encoded(watch.form()).text())),
+            Some(Seen::Lagged(lost)) => read.push(format!("lagged {lost}")),
+            None => {
+                read.push("over".to_owned());
+                break;
+            }
+        }
+    }
+    read
+}
+
+/// The sequences of what is there to be read.
+fn sequences(watch: &mut Watch) -> Vec<u64> {
+    let sequence = |event: &String| event.split("id: b007-").nth(1)?.split('\n').next()?.parse().ok();
+    read(watch).iter().filter_map(sequence).collect()
+}
+
+#[test]
+fn the_latest_sample_comes_first_and_ids_ascend() {
+    let hub = hub();
+    publish(&hub, "a", 0);
+    let mut reader = watch(&hub, one("a"), None);
+    publish(&hub, "a", 1000);
+    publish(&hub, "b", 1000);
+    let read = read(&mut reader);
+    assert_eq!(read[0], "event: usage\nid: b007-1\ndata: {\"at\":\"1970-01-01T00:00:00Z\",\"x\":1.5}\n\n");
+    assert!(read.len() == 2 && read[1].contains("id: b007-2\n"), "{read:?}");
+}
+
+#[test]
+fn a_slow_reader_loses_the_newest_is_told_how_many_and_costs_others_nothing() {
+    let hub = hub();
+    let (mut slow, mut quick) = (watch(&hub, one("a"), None), watch(&hub, one("a"), None));
+    for at in 0..5 {
+        publish(&hub, "a", at);
+        assert_eq!(sequences(&mut quick).len(), 1);
+    }
+    assert_eq!(sequences(&mut slow), [1, 2]);
+    publish(&hub, "a", 9);
+    let after = read(&mut slow);
+    assert!(after[0] == "lagged 3" && after[1].contains("id: b007-6\n"), "{after:?}");
+    assert_eq!(hub.0.lost.get(), 3);
+}
+
+#[test]
+fn who_was_away_gets_exactly_what_was_missed_and_beyond_that_hears_from_when_on_to_ask() {
+    let hub = hub();
+    (0..6).for_each(|at| publish(&hub, if at % 2 == 0 { "a" } else { "b" }, at * 1000));
+    assert_eq!(sequences(&mut watch(&hub, one("a"), Some("b007-3"))), [5], "two of each are kept");
+    assert_eq!(sequences(&mut watch(&hub, several(), Some("b007-3"))), [4, 5, 6]);
+    assert!(read(&mut watch(&hub, one("a"), Some("b007-6"))).is_empty(), "nothing was missed");
+    for (seen, from) in [
+        ("b007-1", "1970-01-01T00:00:45.063Z"),
+        ("b007-7", "1970-01-01T00:00:45.063Z"),
+        ("nonsense", "1970-01-01T00:00:45.063Z"),
+        ("1f4-9", "1970-01-01T00:00:00.5Z"),
+    ] {
+        let read = read(&mut watch(&hub, one("a"), Some(seen)));
+        assert_eq!(read[0], format!("event: reset\ndata: {{\"from\":\"{from}\"}}\n\n"), "{seen}");
+        assert!(read.len() == 2 && read[1].contains("id: b007-5\n"), "then the latest: {read:?}");
+    }
+}
+
+#[test]
+fn there_is_no_gap_and_nothing_twice_between_what_was_missed_and_what_comes() {
+    let hub = Hub::new(0xb007, 1000, 3, lost());
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| (0..).take_while(|_| !stop.load(Relaxed)).for_each(|at| publish(&hub, "a", at)));
+        let mut seen = 0;
+        let mut reader = watch(&hub, one("a"), None);
+        for round in 0..300 {
+            for sequence in sequences(&mut reader) {
+                assert!(seen == 0 || sequence == seen + 1, "{sequence} after {seen}");
+                seen = sequence;
+            }
+            if round % 3 == 0 && seen > 0 {
+                drop(reader);
+                reader = watch(&hub, one("a"), Some(&format!("b007-{seen}")));
+                if reader.take_reset().is_some() {
+                    seen = 0;
+                }
+            }
+        }
+        stop.store(true, Relaxed);
+    });
+}
+
+#[test]
+fn a_reader_may_begin_before_the_instance_and_hears_when_it_is_untracked() {
+    let hub = hub();
+    let (mut alone, mut both) = (watch(&hub, one("a"), None), watch(&hub, several(), None));
+    publish(&hub, "a", 0);
+    hub.close(&id("a"));
+    publish(&hub, "b", 0);
+    let untracked = "event: untracked\nid: b007-2\ndata: {\"instance\":\"a\"}\n\n";
+    let read_alone = read(&mut alone);
+    assert_eq!((read_alone.len(), &*read_alone[1], &*read_alone[2]), (3, untracked, "over"));
+    let read_both = read(&mut both);
+    assert_eq!((read_both.len(), &*read_both[1]), (3, untracked));
+    assert!(read_both[2].contains("{\"instance\":\"b\",\"sample\":{\"at\":"), "{read_both:?}");
+}
+
+#[test]
+fn nothing_of_what_was_untracked_is_told_again() {
+    let hub = Hub::new(0xb007, 100, 3, lost());
+    let mut reader = watch(&hub, several(), None);
+    publish(&hub, "a", 0);
+    hub.close(&id("a"));
+    publish(&hub, "a", 1);
+    assert_eq!(sequences(&mut reader), [1, 2, 3]);
+    drop(reader);
+    assert_eq!(sequences(&mut watch(&hub, several(), Some("b007-0"))), [2, 3]);
+    assert_eq!(sequences(&mut watch(&hub, one("a"), None)), [3]);
+}
+
+#[test]
+fn who_follows_labels_follows_them_as_they_change() {
+    let hub = hub();
+    let workload = |text: &str| Selection::Labels(BTreeSet::from([("workload".to_owned(), text.to_owned())]));
+    let (mut web, mut all) =
+        (watch(&hub, workload("web"), None), watch(&hub, Selection::Labels(BTreeSet::new()), None));
+    for said in ["web", "batch", "web"] {
+        hub.publish(&id("a"), &labels(said), sample(0));
+    }
+    publish(&hub, "dropsonde:snapshot", 0);
+    assert_eq!(sequences(&mut web), [1, 3]);
+    assert_eq!(sequences(&mut all), [1, 2, 3], "the host's own is none of them");
+}
+
+#[test]
+fn a_workload_is_added_up_for_who_follows_it_and_for_who_comes_back() {
+    let hub = hub();
+    hub.publish(&id("a"), &labels("web"), sample(0));
+    assert!(hub.take_stale_workloads().is_empty(), "nobody follows it");
+    let mut reader = watch(&hub, Selection::Workload("web".to_owned()), None);
+    let tick = |at_ms| {
+        hub.publish(&id("a"), &labels("web"), sample(at_ms));
+        hub.take_stale_workloads().iter().for_each(|workload| hub.publish_workload(workload, sample(at_ms)));
+    };
+    tick(1);
+    assert_eq!(sequences(&mut reader), [3]);
+    drop(reader);
+    tick(2);
+    assert_eq!(sequences(&mut watch(&hub, Selection::Workload("web".to_owned()), Some("b007-3"))), [5]);
+    (0..9).for_each(tick);
+    assert!(hub.take_stale_workloads().is_empty() && hub.lock().channels.is_empty(), "nobody can come back any more");
+}
+
+#[test]
+fn what_is_from_before_this_start_comes_first_too() {
+    let hub = hub();
+    let follow = |latest| Follow {
+        selection: one("a"),
+        seen: None,
+        members: vec![Member { id: id("a"), labels: Arc::default() }],
+        latest,
+        together: &|_| None,
+    };
+    let mut reader = hub.watch(hub.claim().unwrap(), follow(&|_| Some(sample(7))));
+    publish(&hub, "a", 8);
+    assert_eq!(sequences(&mut reader), [1, 2]);
+}
+
+#[test]
+fn no_more_readers_than_allowed_and_nothing_is_left_of_those_that_are_gone() {
+    let hub = hub();
+    let mut readers: Vec<_> = (0..3).map(|_| watch(&hub, one("a"), None)).collect();
+    assert_eq!(hub.claim().unwrap_err(), TooManyStreams(3));
+    readers.pop();
+    assert!(hub.claim().is_ok());
+    drop(readers);
+    assert_eq!((hub.open(), hub.lock().channels.is_empty()), (0, true));
+}
+
+#[test]
+fn who_comes_while_the_host_stops_hears_that_it_is_over() {
+    let hub = hub();
+    publish(&hub, "a", 0);
+    let mut before = watch(&hub, one("a"), None);
+    hub.close_all();
+    let mut after = watch(&hub, one("a"), None);
+    for reader in [&mut before, &mut after] {
+        assert_eq!(read(reader).last().unwrap(), "over");
+    }
+}

@@ -1,0 +1,183 @@
+//! One sampler's way in, a plugin's or a native one's: what it found is tracked, what it read goes to the store, then to
+//! the hub. Nothing it says gets further unchecked, and nothing that was read of an instance reaches its successor.
+
+use crate::config::RESERVED;
+use crate::core::Core;
+use crate::labels;
+use crate::plugins::Fields;
+use crate::tracked::{PluginName, Polled};
+use dropsonde_sandbox::{CallError, Failure, Instance, Readings};
+use dropsonde_store::{Frame, InstanceId};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::field::Empty;
+
+pub(crate) struct Recorder {
+    sampler: PluginName,
+    fields: Fields,
+    interval_ms: i64,
+    /// How long after its tick a reading may be from.
+    latest_ms: i64,
+    /// With the generation of the instance each is of.
+    frames: HashMap<InstanceId, (u64, Arc<Frame>)>,
+}
+
+/// What became of the rows of a batch.
+#[derive(Default)]
+struct Counts {
+    ok: u64,
+    failed: u64,
+    dropped: u64,
+}
+
+impl Recorder {
+    /// `deadline`: the longest a call takes.
+    pub(crate) fn new(sampler: PluginName, fields: Fields, interval: Duration, deadline: Duration) -> Self {
+        let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        Self { sampler, fields, interval_ms: ms(interval), latest_ms: ms(deadline), frames: HashMap::new() }
+    }
+
+    /// Takes over what the sampler finds now, so many at most. What was wrong with some of it.
+    pub(crate) fn find(&self, core: &Core, found: Vec<Instance>, most: usize, at_ms: i64) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let over = found.len().saturating_sub(most);
+        let mut refused = over as u64;
+        if over > 0 {
+            wrong.push(format!("it discovered {} instances; {most} are taken (limits.instances)", found.len()));
+        }
+        let mut instances = Vec::new();
+        for Instance { id, labels } in found.into_iter().take(most) {
+            match InstanceId::new(&id) {
+                Ok(id) if id.as_str().starts_with(RESERVED) => refused += 1,
+                Ok(id) => instances.push((id, labels::cleaned(labels))),
+                Err(why) => {
+                    refused += 1;
+                    wrong.push(format!("an instance it discovered is refused: {why}"));
+                }
+            }
+        }
+        refused += core.discovered(&self.sampler, instances, at_ms);
+        core.metrics.core.errors(&self.sampler, "instances_refused", refused);
+        wrong
+    }
+
+    /// What it is asked about, by id.
+    pub(crate) fn polled(&mut self, core: &Core) -> Vec<Polled> {
+        let polled = core.tracked.polled_by(&self.sampler);
+        // What is no longer polled may be forgotten, and begin again with another frame.
+        self.frames.retain(|id, _| polled.binary_search_by(|polled| polled.id.cmp(id)).is_ok());
+        polled
+    }
+
+    /// Each row once: to the store, then to the hub. What there was no reading of, and why.
+    pub(crate) fn record(
+        &mut self,
+        core: &Core,
+        at_ms: i64,
+        batch: &[Polled],
+        readings: Readings,
+    ) -> Vec<(InstanceId, Failure)> {
+        let mut failures: HashMap<usize, Failure> =
+            readings.failures.into_iter().map(|(row, failure)| (row as usize, failure)).collect();
+        let columns = self.fields.metrics.len().max(1);
+        let mut counts = Counts::default();
+        let rows = || batch.iter().zip(readings.values.chunks_exact(columns)).enumerate();
+        let (mut gone, mut failed) = (Vec::new(), Vec::new());
+        let published = core.tracked.while_polled(|is_polled| {
+            let span = tracing::debug_span!("store", plugin = &*self.sampler, instances = Empty).entered();
+            let mut stored = Vec::new();
+            for (row, (polled, values)) in rows() {
+                match failures.remove(&row) {
+                    Some(Failure::Gone) => {
+                        gone.push(polled);
+                        continue;
+                    }
+                    Some(failure) => {
+                        counts.failed += 1;
+                        failed.push((polled.id.clone(), failure));
+                        continue;
+                    }
+                    None => {}
+                }
+                if values.iter().all(|value| !value.is_finite()) {
+                    continue;
+                }
+                let offset_ms = i64::from(readings.offsets_ms.get(row).copied().unwrap_or(0));
+                // Read before the last tick, or after this call can have ended: not this tick's.
+                let reason = if !(-self.interval_ms..=self.latest_ms).contains(&offset_ms) {
+                    Some("offset")
+                } else if !is_polled(polled) {
+                    Some("untracked")
+                } else {
+                    None
+                };
+                if let Some(reason) = reason {
+                    core.metrics.samples_dropped.with_label_values(&[reason]).inc();
+                    counts.dropped += 1;
+                    continue;
+                }
+                let replaced = self.frame(core, polled).push(at_ms.saturating_add(offset_ms), values);
+                core.metrics.samples_dropped.with_label_values(&["clock"]).inc_by(replaced as u64);
+                stored.push(polled);
+            }
+            counts.ok = stored.len() as u64;
+            span.record("instances", counts.ok as i64);
+            drop(span);
+            publish(core, &self.sampler, &stored)
+        });
+        for polled in gone {
+            core.tracked.gone(&self.sampler, polled, at_ms);
+            // Should it begin again, its history may be another.
+            self.frames.remove(&polled.id);
+        }
+        for (_, failure) in &failed {
+            core.metrics.core.errors(&self.sampler, CallError::Failed(failure.clone()).reason(), 1);
+        }
+        self.count(core, batch.len() as u64, &counts, published);
+        failed
+    }
+
+    /// A call that brought no readings of so many.
+    pub(crate) fn failed(&self, core: &Core, count: u64) {
+        let metrics = &core.metrics.core;
+        metrics.received(&self.sampler, "sample", count);
+        metrics.failed(&self.sampler, "sample", count);
+        metrics.processed(&self.sampler, "sample", "failed", count);
+    }
+
+    fn count(&self, core: &Core, received: u64, counts: &Counts, published: u64) {
+        let (metrics, name, &Counts { ok, failed, dropped }) = (&core.metrics.core, &*self.sampler, counts);
+        metrics.received(name, "sample", received);
+        metrics.processed(name, "sample", "ok", ok);
+        metrics.processed(name, "sample", "failed", failed);
+        metrics.processed(name, "sample", "dropped", dropped);
+        // Without a signal, or of an instance that is gone.
+        metrics.processed(name, "sample", "gap", received - ok - failed - dropped);
+        metrics.failed(name, "sample", failed);
+        metrics.published(name, "usage", published);
+    }
+
+    fn frame(&mut self, core: &Core, Polled { id, generation, .. }: &Polled) -> &Frame {
+        let made = || (*generation, core.store.frame(id, &self.fields.schema, self.interval_ms));
+        let kept = match self.frames.entry(id.clone()) {
+            Entry::Vacant(new) => new.insert(made()),
+            Entry::Occupied(mut kept) => {
+                if kept.get().0 != *generation {
+                    kept.insert(made());
+                }
+                kept.into_mut()
+            }
+        };
+        &kept.1
+    }
+}
+
+/// Hands each instance's newest sample to who watches it; how many there were.
+fn publish(core: &Core, sampler: &str, stored: &[&Polled]) -> u64 {
+    let _span = tracing::debug_span!("publish", plugin = sampler, instances = stored.len() as i64).entered();
+    let samples = stored.iter().filter_map(|polled| Some((polled, core.store.latest(&polled.id)?)));
+    let samples = samples.filter(|(_, sample)| !sample.values.is_empty());
+    samples.map(|(polled, sample)| core.hub.publish(&polled.id, &polled.labels, sample)).count() as u64
+}

@@ -1,0 +1,131 @@
+//! One instance: who wants it polled, and whether it is.
+
+use super::{PluginName, State};
+use crate::labels::Labels;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// All that is known of an instance.
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    /// Tells it from those of the same name that were untracked before it.
+    pub(super) generation: u64,
+    /// Who discovered it, and the labels it gave.
+    pub(super) discovered_by: BTreeMap<PluginName, Labels>,
+    /// The operator's word.
+    pub(super) configured: Option<Wish>,
+    /// That of a program.
+    pub(super) asked: Option<Wish>,
+    pub(super) is_paused: bool,
+    /// When it was found to have ended.
+    pub(super) ended_ms: Option<i64>,
+    /// All of them; the same allocation as long as they are the same.
+    pub(super) labels: Arc<Labels>,
+}
+
+/// What someone who tracks an instance says of it.
+#[derive(Debug, Default)]
+pub(super) struct Wish {
+    pub(super) labels: Labels,
+    /// None: the default ones.
+    pub(super) samplers: Option<Vec<String>>,
+    /// Who answered that there is no such thing, and is not asked again.
+    gone: BTreeSet<PluginName>,
+}
+
+// === impl Entry ===
+
+impl Entry {
+    pub(super) fn state(&self) -> State {
+        match self.ended_ms {
+            _ if self.is_paused => State::Paused,
+            Some(_) => State::Ended,
+            None => State::Tracked,
+        }
+    }
+
+    /// When it ended, if it is not merely paused.
+    pub(super) fn over_ms(&self) -> Option<i64> {
+        self.ended_ms.filter(|_| !self.is_paused)
+    }
+
+    pub(super) fn is_polled_by(&self, plugin: &str, default: &[String]) -> bool {
+        self.state() == State::Tracked
+            && (self.discovered_by.contains_key(plugin) || self.wishes().any(|wish| wish.is_for(plugin, default)))
+    }
+
+    /// Those that are named; `*` is none.
+    pub(super) fn named_samplers<'a>(&'a self, default: &'a [String]) -> impl Iterator<Item = &'a str> {
+        let wished = self.wishes().flat_map(move |wish| wish.samplers(default)).map(String::as_str);
+        self.discovered_by.keys().map(|plugin| &**plugin).chain(wished).filter(|name| *name != "*")
+    }
+
+    /// Who had discovered it does not any more, or says that it is gone. Whether that changed something.
+    pub(super) fn leave(&mut self, plugin: &PluginName, is_gone: bool, default: &[String], now_ms: i64) -> bool {
+        let mut changed = self.discovered_by.remove(plugin).is_some();
+        if is_gone {
+            for wish in self.configured.iter_mut().chain(&mut self.asked) {
+                changed |= wish.is_for(plugin, default) && wish.gone.insert(plugin.clone());
+            }
+        }
+        let is_alive = !self.discovered_by.is_empty() || self.wishes().any(|wish| wish.may_be_answered(default));
+        if changed && !is_alive && self.ended_ms.is_none() {
+            self.ended_ms = Some(now_ms);
+        }
+        changed
+    }
+
+    pub(super) fn has_heard_gone(&self, plugin: &str) -> bool {
+        self.wishes().any(|wish| wish.gone.contains(plugin))
+    }
+
+    /// A plugin may know again what it said was gone.
+    pub(super) fn ask_again(&mut self, plugin: &str) {
+        for wish in self.configured.iter_mut().chain(&mut self.asked) {
+            if wish.gone.remove(plugin) {
+                self.ended_ms = None;
+            }
+        }
+    }
+
+    /// The operator's word is last, a program's before it; among plugins that of the first by name.
+    pub(super) fn gather_labels(&mut self, common: &Labels) {
+        let mut labels = common.clone();
+        let said = self.discovered_by.values().rev().chain(self.asked.iter().map(|wish| &wish.labels));
+        let said = said.chain(self.configured.iter().map(|wish| &wish.labels));
+        labels.extend(said.flatten().map(|(key, value)| (key.clone(), value.clone())));
+        if *self.labels != labels {
+            self.labels = Arc::new(labels);
+        }
+    }
+
+    fn wishes(&self) -> impl Iterator<Item = &Wish> {
+        self.configured.iter().chain(&self.asked)
+    }
+}
+
+// === impl Wish ===
+
+impl Wish {
+    pub(super) fn new(labels: Labels, samplers: Option<Vec<String>>) -> Self {
+        Self { labels, samplers, gone: BTreeSet::new() }
+    }
+
+    /// Without labels, with those it had.
+    pub(super) fn asked_again(self, labels: Option<Labels>) -> Self {
+        Self::new(labels.unwrap_or(self.labels), self.samplers)
+    }
+
+    fn samplers<'a>(&'a self, default: &'a [String]) -> &'a [String] {
+        self.samplers.as_deref().unwrap_or(default)
+    }
+
+    fn is_for(&self, plugin: &str, default: &[String]) -> bool {
+        !self.gone.contains(plugin) && self.samplers(default).iter().any(|name| name == "*" || name == plugin)
+    }
+
+    /// Whether a sampler is left that has not said it is gone. `*` may always mean one that is yet to come.
+    fn may_be_answered(&self, default: &[String]) -> bool {
+        self.samplers(default).iter().any(|name| name == "*" || !self.gone.contains(name.as_str()))
+    }
+}

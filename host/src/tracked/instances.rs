@@ -1,0 +1,113 @@
+//! The set itself: what is in it, what was taken out on purpose, and what has ended, oldest first.
+
+use super::entry::Entry;
+use crate::labels::Labels;
+use dropsonde_store::InstanceId;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Instances by id. Every change goes through [`Instances::change`], which keeps the rest in order.
+#[derive(Debug)]
+pub(super) struct Instances {
+    all: BTreeMap<InstanceId, Entry>,
+    /// What has ended, by when.
+    over: BTreeSet<(i64, InstanceId)>,
+    /// Untracked on purpose, with when: discovery does not bring them back.
+    untracked: BTreeMap<InstanceId, u64>,
+    untracked_by_age: BTreeMap<u64, InstanceId>,
+    /// Counts generations, and what was untracked.
+    next: u64,
+    most: usize,
+    /// On every instance; an instance's own label of the same key wins.
+    common: Labels,
+}
+
+impl Instances {
+    pub(super) fn new(common: Labels, most: usize) -> Self {
+        Self {
+            all: BTreeMap::new(),
+            over: BTreeSet::new(),
+            untracked: BTreeMap::new(),
+            untracked_by_age: BTreeMap::new(),
+            next: 0,
+            most,
+            common,
+        }
+    }
+
+    pub(super) fn all(&self) -> &BTreeMap<InstanceId, Entry> {
+        &self.all
+    }
+
+    /// Changes one that is there.
+    pub(super) fn change<T>(&mut self, id: &InstanceId, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        let entry = self.all.get_mut(id)?;
+        let before = entry.over_ms();
+        let changed = change(entry);
+        entry.gather_labels(&self.common);
+        let after = entry.over_ms();
+        if before != after {
+            before.map(|over| self.over.remove(&(over, id.clone())));
+            self.over.extend(after.map(|over| (over, id.clone())));
+        }
+        Some(changed)
+    }
+
+    /// Changes one that need not be there, if there is room for it.
+    pub(super) fn change_or_add<T>(&mut self, id: &InstanceId, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        if !self.all.contains_key(id) {
+            if self.all.len() >= self.most {
+                return None;
+            }
+            self.next += 1;
+            self.all.insert(id.clone(), Entry { generation: self.next, ..Entry::default() });
+        }
+        self.change(id, change)
+    }
+
+    /// Takes out what ended first until there is room for one more; what that was.
+    pub(super) fn make_room(&mut self) -> Option<InstanceId> {
+        if self.all.len() < self.most {
+            return None;
+        }
+        let (_, id) = self.over.first().cloned()?;
+        self.remove(&id);
+        Some(id)
+    }
+
+    pub(super) fn remove(&mut self, id: &InstanceId) -> Option<Entry> {
+        let entry = self.all.remove(id)?;
+        entry.over_ms().map(|over| self.over.remove(&(over, id.clone())));
+        Some(entry)
+    }
+
+    /// What ended before a time.
+    pub(super) fn over_before(&self, before_ms: i64) -> Vec<InstanceId> {
+        self.over.iter().take_while(|(over, _)| *over < before_ms).map(|(_, id)| id.clone()).collect()
+    }
+
+    pub(super) fn is_untracked(&self, id: &InstanceId) -> bool {
+        self.untracked.contains_key(id)
+    }
+
+    /// Remembers that one is not to be brought back. As many are remembered as may be tracked; beyond, the oldest is
+    /// forgotten, and returned.
+    pub(super) fn set_untracked(&mut self, id: &InstanceId) -> Option<InstanceId> {
+        self.clear_untracked(id);
+        self.next += 1;
+        self.untracked.insert(id.clone(), self.next);
+        self.untracked_by_age.insert(self.next, id.clone());
+        if self.untracked.len() <= self.most {
+            return None;
+        }
+        let (_, oldest) = self.untracked_by_age.pop_first()?;
+        self.untracked.remove(&oldest);
+        Some(oldest)
+    }
+
+    /// It may be brought back.
+    pub(super) fn clear_untracked(&mut self, id: &InstanceId) {
+        if let Some(age) = self.untracked.remove(id) {
+            self.untracked_by_age.remove(&age);
+        }
+    }
+}

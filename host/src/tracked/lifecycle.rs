@@ -1,0 +1,162 @@
+//! What became of an instance, as platforms tell it.
+
+use super::Wanted;
+use crate::config::RESERVED;
+use crate::labels::{self, Labels};
+use dropsonde_store::InstanceId;
+use serde::Deserialize;
+
+/// Events of one request.
+const MOST: usize = 1_000_000;
+
+/// What became of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum Change {
+    /// It is tracked, also if it was untracked before.
+    #[serde(rename = "instance.created")]
+    Created,
+    #[serde(rename = "instance.started")]
+    Started,
+    #[serde(rename = "instance.unsuspended")]
+    Unsuspended,
+    /// It is paused: no polls, and its history stays as it is.
+    #[serde(rename = "instance.stopped")]
+    Stopped,
+    #[serde(rename = "instance.suspended")]
+    Suspended,
+    /// It is untracked.
+    #[serde(rename = "instance.deleted")]
+    Deleted,
+}
+
+/// Something that became of an instance. Doing it twice changes nothing more; of an instance that is not there, only its
+/// beginning does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lifecycle {
+    pub what: Change,
+    pub instance: InstanceId,
+    /// None: as they are.
+    pub labels: Option<Labels>,
+}
+
+/// Why what is said of instances is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadLifecycle {
+    #[error("neither an event nor a list of events: {0}")]
+    Body(String),
+    #[error("event {nth}: {why}")]
+    Event { nth: usize, why: String },
+    #[error("{0} events; at most {MOST} are taken at a time")]
+    TooMany(usize),
+}
+
+/// As it is sent. Platforms may say more.
+#[derive(Deserialize)]
+struct Written {
+    r#type: Change,
+    instance: String,
+    labels: Option<Labels>,
+}
+
+/// What `PUT` sends. What is not known here is a mistake.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct WrittenWanted {
+    labels: Labels,
+    samplers: Option<Vec<String>>,
+}
+
+impl Lifecycle {
+    /// `{"type":"instance.created","instance":"web-1","labels":{}}`, one or a list. All are fine, or none is taken.
+    pub fn parse(json: &[u8]) -> Result<Vec<Self>, BadLifecycle> {
+        let body = |error: serde_json::Error| BadLifecycle::Body(error.to_string());
+        let is_list = json.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
+        let written: Vec<&serde_json::value::RawValue> =
+            if is_list { serde_json::from_slice(json) } else { serde_json::from_slice(json).map(|one| vec![one]) }
+                .map_err(body)?;
+        if written.len() > MOST {
+            return Err(BadLifecycle::TooMany(written.len()));
+        }
+        let parsed = written.into_iter().enumerate();
+        parsed.map(|(nth, one)| Self::one(one.get()).map_err(|why| BadLifecycle::Event { nth, why })).collect()
+    }
+
+    fn one(json: &str) -> Result<Self, String> {
+        if !json.starts_with('{') {
+            return Err("it is no JSON object".to_owned());
+        }
+        let Written { r#type, instance, labels } = serde_json::from_str(json).map_err(|error| error.to_string())?;
+        labels.as_ref().map_or(Ok(()), labels::check)?;
+        Ok(Self { what: r#type, instance: instance_id(&instance)?, labels })
+    }
+}
+
+impl Wanted {
+    /// `{"labels":{"workload":"web"},"samplers":["scrape"]}`, or nothing. What is left out is none, and the default ones.
+    pub(crate) fn parse(id: InstanceId, json: &[u8]) -> Result<Self, String> {
+        let written: WrittenWanted = match json.iter().find(|byte| !byte.is_ascii_whitespace()) {
+            None => WrittenWanted::default(),
+            // A list would do for a struct, too.
+            Some(b'{') => serde_json::from_slice(json).map_err(|error| error.to_string())?,
+            Some(_) => return Err("it is no JSON object".to_owned()),
+        };
+        let labels = written.labels;
+        labels::check(&labels)?;
+        let is_sampler = |name: &&String| *name != "*" && !crate::plugins::is_name(name);
+        if let Some(wrong) = written.samplers.iter().flatten().find(is_sampler) {
+            return Err(format!("samplers: {wrong:?} is neither `*` nor a plugin's name"));
+        }
+        Ok(Self { id, labels, samplers: written.samplers })
+    }
+}
+
+/// What anybody outside may call an instance.
+pub(crate) fn instance_id(text: &str) -> Result<InstanceId, String> {
+    if text.starts_with(RESERVED) {
+        return Err(format!("{RESERVED} is how the host's own begin"));
+    }
+    InstanceId::new(text).map_err(|why| why.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &str = r#"{"type":"instance.created","instance":"web-1","labels":{"workload":"web"},"at":"now"}"#;
+
+    #[test]
+    fn one_alone_and_a_list_say_the_same() {
+        let labels = Labels::from([("workload".to_owned(), "web".to_owned())]);
+        let instance = InstanceId::new("web-1").unwrap();
+        let one = Lifecycle { what: Change::Created, instance, labels: Some(labels) };
+        assert_eq!(Lifecycle::parse(ONE.as_bytes()), Ok(vec![one.clone()]));
+        assert_eq!(Lifecycle::parse(format!(" [{ONE},{ONE}]").as_bytes()), Ok(vec![one.clone(), one]));
+        assert_eq!(Lifecycle::parse(b"[]"), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        for (wrong, why) in [
+            ("{}", "type"),
+            (r#"{"type":"instance.exploded","instance":"x"}"#, "instance.exploded"),
+            (r#"{"type":"instance.created","instance":"a/b"}"#, "`/`"),
+            (r#"{"type":"instance.created","instance":"dropsonde:x"}"#, "the host's own"),
+            (r#"{"type":"instance.created","instance":"x","labels":{"le":"1"}}"#, "le"),
+            (r#"{"type":"instance.created","instance":"x","labels":{"a":1}}"#, "string"),
+        ] {
+            let error = Lifecycle::parse(format!("[{ONE},{wrong}]").as_bytes()).unwrap_err().to_string();
+            assert!(error.starts_with("event 1: ") && error.contains(why), "{wrong}: {error}");
+        }
+        assert!(matches!(Lifecycle::parse(b"[1"), Err(BadLifecycle::Body(_))));
+    }
+
+    #[test]
+    fn what_is_wanted_may_be_nothing_but_not_a_mistake() {
+        let parse = |json: &str| Wanted::parse(InstanceId::new("x").unwrap(), json.as_bytes());
+        assert_eq!(parse(" ").unwrap(), parse("{}").unwrap());
+        assert_eq!(parse(r#"{"samplers":["*","a-b"]}"#).unwrap().samplers.unwrap(), ["*", "a-b"]);
+        for wrong in [r#"{"sampler":["a"]}"#, r#"{"samplers":["a b"]}"#, r#"{"labels":{"a-b":""}}"#, "[]", "1"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What of tracked instances is there after a restart: a note for each, beside history.
+
+use super::entry::Wish;
+use super::{PluginName, Tracked};
+use crate::config::RESERVED;
+use crate::labels::Labels;
+use dropsonde_store::{InstanceId, Store};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// What the keys begin with.
+const NOTES: &str = "tracked/";
+
+/// What the configuration does not say anyway.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Note {
+    discovered_by: BTreeMap<String, Labels>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    asked: Option<Asked>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    paused: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_ms: Option<i64>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    untracked: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Asked {
+    labels: Labels,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    samplers: Option<Vec<String>>,
+}
+
+impl Tracked {
+    /// Brings back what was tracked when the host last ran. What has history but is tracked by no one any more has ended:
+    /// also what a plugin had discovered that is not among these.
+    pub fn restore(&self, store: &Store, plugins: &[&str], now_ms: i64) {
+        let noted = store.notes(NOTES).into_iter().filter_map(|(key, value)| {
+            let id = InstanceId::new(key.strip_prefix(NOTES)?).ok()?;
+            // What cannot be read was written by another version: its plugin will find it again.
+            Some((id, serde_json::from_slice::<Note>(&value).ok()?))
+        });
+        let noted: Vec<_> = noted.collect();
+        // The host's own are no instances of anybody's.
+        let mut ids: BTreeSet<InstanceId> =
+            store.instances().into_iter().filter(|id| !id.as_str().starts_with(RESERVED)).collect();
+        self.write(|instances| {
+            let mut refused = 0_usize;
+            for (id, note) in noted {
+                if note.untracked {
+                    let was_configured = instances.remove(&id).is_some();
+                    if was_configured {
+                        tracing::warn!(instance = %id, "the configuration names it, and it was untracked: PUT it to track it again");
+                    }
+                    instances.set_untracked(&id);
+                    ids.remove(&id);
+                    continue;
+                }
+                let restored = instances.change_or_add(&id, |entry| {
+                    let known = note.discovered_by.into_iter().filter(|(name, _)| plugins.contains(&name.as_str()));
+                    entry.discovered_by = known.map(|(name, labels)| (PluginName::from(name), labels)).collect();
+                    entry.asked = note.asked.map(|Asked { labels, samplers }| Wish::new(labels, samplers));
+                    entry.is_paused = note.paused;
+                    entry.ended_ms = note.ended_ms.filter(|_| entry.configured.is_none());
+                });
+                refused += usize::from(restored.is_none());
+                ids.insert(id);
+            }
+            for id in ids {
+                let restored = instances.change_or_add(&id, |entry| {
+                    if entry.discovered_by.is_empty() && entry.configured.is_none() && entry.asked.is_none() {
+                        entry.ended_ms.get_or_insert_with(|| store.latest_at_ms(&id).unwrap_or(now_ms));
+                    }
+                });
+                refused += usize::from(restored.is_none());
+            }
+            if refused > 0 {
+                tracing::error!(refused, "more instances were tracked than poll.max_instances allows now");
+            }
+        });
+        self.revision.fetch_add(1, Relaxed);
+    }
+
+    /// Has what changed remembered beside history.
+    pub fn note_changes(&self, store: &Store) {
+        let changed = std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner));
+        for id in changed {
+            let note = self.read(|instances| {
+                if instances.is_untracked(&id) {
+                    return serde_json::to_vec(&Note { untracked: true, ..Note::default() }).ok();
+                }
+                let entry = instances.all().get(&id)?;
+                let discovered_by = entry.discovered_by.iter();
+                let discovered_by = discovered_by.map(|(name, labels)| (name.to_string(), labels.clone())).collect();
+                let asked = entry.asked.as_ref();
+                let asked = asked.map(|wish| Asked { labels: wish.labels.clone(), samplers: wish.samplers.clone() });
+                let note =
+                    Note { discovered_by, asked, paused: entry.is_paused, ended_ms: entry.ended_ms, untracked: false };
+                serde_json::to_vec(&note).ok()
+            });
+            store.note(&format!("{NOTES}{id}"), note);
+        }
+    }
+}

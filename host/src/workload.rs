@@ -1,0 +1,167 @@
+//! Instances with the same `workload` label, together: totals are summed, and what cannot be is averaged over those that
+//! report it.
+
+use dropsonde_store::{Column, InstanceId, Points, Query, Sample, Store};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// How many instances a value is of.
+pub(crate) const REPLICAS: &str = "replica_count";
+
+/// A sample this many of its instance's intervals older than the newest is none of the workload as it is.
+const STALE_INTERVALS: i64 = 3;
+
+/// What of several instances is one number.
+#[derive(Debug, Default)]
+struct Sums {
+    names: Vec<Arc<str>>,
+    by_name: BTreeMap<Arc<str>, usize>,
+}
+
+/// By name: a sum, and of how many.
+type Row = Vec<(f64, u32)>;
+
+/// The newest samples of a workload's instances as one; none when there is none.
+pub(crate) fn latest<'a>(store: &Store, members: impl Iterator<Item = &'a InstanceId>) -> Option<Sample> {
+    let latest = members.filter_map(|id| {
+        let sample = store.latest(id).filter(|sample| !sample.values.is_empty())?;
+        let interval_ms = store.frames(id).iter().map(|frame| frame.interval_ms()).max()?;
+        Some((sample, interval_ms))
+    });
+    let latest: Vec<(Sample, i64)> = latest.collect();
+    let at_ms = latest.iter().map(|(sample, _)| sample.at_ms).max()?;
+    let is_fresh = |(sample, interval_ms): &&(Sample, i64)| {
+        at_ms.saturating_sub(sample.at_ms) <= interval_ms.saturating_mul(STALE_INTERVALS)
+    };
+    let (mut sums, mut row, mut count) = (Sums::default(), Row::new(), 0_u32);
+    for (sample, _) in latest.iter().filter(is_fresh) {
+        count += 1;
+        sample.values.iter().for_each(|(name, value)| sums.add(&mut row, name, *value));
+    }
+    let values = sums.names.iter().zip(&row).map(|(name, cell)| (name.clone(), value(name, *cell)));
+    let values = values.chain([(REPLICAS.into(), f64::from(count))]).collect();
+    Some(Sample { at_ms, values })
+}
+
+/// A window of a workload: in each bucket the instances that have a value there.
+pub(crate) fn range<'a>(store: &Store, members: impl Iterator<Item = &'a InstanceId>, query: &Query) -> Points {
+    let mut sums = Sums::default();
+    let mut rows: BTreeMap<i64, (Row, u32)> = BTreeMap::new();
+    for points in members.map(|id| store.range(id, query)) {
+        for (nth, at_ms) in points.at_ms.iter().enumerate() {
+            let (row, count) = rows.entry(*at_ms).or_default();
+            *count += 1;
+            for column in &points.columns {
+                if let Some(value) = column.values.get(nth).filter(|value| !value.is_nan()) {
+                    sums.add(row, &column.name, *value);
+                }
+            }
+        }
+    }
+    let of = |index: usize, name: &Arc<str>| {
+        let cell = |row: &Row| row.get(index).map_or(f64::NAN, |cell| value(name, *cell));
+        rows.values().map(|(row, _)| cell(row)).collect()
+    };
+    let column = |name: Arc<str>, values| Column { name, values, min: Vec::new(), max: Vec::new() };
+    let mut columns: Vec<_> =
+        sums.names.iter().enumerate().map(|(index, name)| column(name.clone(), of(index, name))).collect();
+    columns.push(column(REPLICAS.into(), rows.values().map(|(_, count)| f64::from(*count)).collect()));
+    Points { at_ms: rows.into_keys().collect(), columns }
+}
+
+/// A share or a time of several is no sum: `latency_p95_ms`, `error_rate`, `memory_used_percent`. Of processors there are
+/// several, and what they are used adds up.
+fn is_averaged(name: &str) -> bool {
+    const SHARES_AND_TIMES: [&str; 12] =
+        ["ms", "us", "ns", "s", "seconds", "percent", "pct", "ratio", "rate", "latency", "duration", "average"];
+    let is_quantile = |part: &str| {
+        part.strip_prefix('p')
+            .is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let mut parts = name.split('_');
+    !name.starts_with("cpu_") && parts.any(|part| SHARES_AND_TIMES.contains(&part) || is_quantile(part))
+}
+
+fn value(name: &str, (sum, count): (f64, u32)) -> f64 {
+    match count {
+        0 => f64::NAN,
+        _ if is_averaged(name) => sum / f64::from(count),
+        _ => sum,
+    }
+}
+
+impl Sums {
+    fn add(&mut self, row: &mut Row, name: &Arc<str>, value: f64) {
+        let index = match self.by_name.get(name) {
+            Some(index) => *index,
+            None => {
+                self.names.push(name.clone());
+                self.by_name.insert(name.clone(), self.names.len() - 1);
+                self.names.len() - 1
+            }
+        };
+        if row.len() <= index {
+            row.resize(index + 1, (0.0, 0));
+        }
+        if let Some((sum, count)) = row.get_mut(index) {
+            *sum += value;
+            *count += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dropsonde_store::{Align, Field, Schema};
+
+    fn store(readings: &[(&str, i64, &[(&str, f64)])]) -> (Store, Vec<InstanceId>) {
+        let store = Store::in_memory(&Default::default());
+        let mut ids = Vec::new();
+        for (id, at_ms, values) in readings {
+            let id = InstanceId::new(id).unwrap();
+            let schema = Schema::new("s", values.iter().map(|(name, _)| Field::gauge(*name)).collect());
+            let values: Vec<f64> = values.iter().map(|(_, value)| *value).collect();
+            store.frame(&id, &schema, 1000).push(*at_ms, &values);
+            ids.push(id);
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        (store, ids)
+    }
+
+    #[test]
+    fn totals_are_summed_and_latency_is_averaged_over_those_that_report_it() {
+        let (store, ids) = store(&[
+            ("a", 1000, &[("cpu_percent", 60.0), ("requests_per_sec", 5.0), ("latency_p95_ms", 10.0)]),
+            ("b", 2000, &[("cpu_percent", 70.0), ("requests_per_sec", 1.0), ("latency_p95_ms", f64::NAN)]),
+            ("c", 2000, &[("cpu_percent", 0.0), ("requests_per_sec", 0.0), ("latency_p95_ms", 30.0)]),
+        ]);
+        let sample = latest(&store, ids.iter()).unwrap();
+        let got = ["cpu_percent", "requests_per_sec", "latency_p95_ms", REPLICAS].map(|name| sample.get(name).unwrap());
+        assert_eq!((sample.at_ms, got), (2000, [130.0, 6.0, 20.0, 3.0]));
+    }
+
+    #[test]
+    fn one_that_has_been_silent_is_none_of_the_latest_but_of_its_time() {
+        let (store, ids) = store(&[("a", 1000, &[("x", 1.0)]), ("b", 9000, &[("x", 2.0)])]);
+        let sample = latest(&store, ids.iter()).unwrap();
+        assert_eq!((sample.get("x"), sample.get(REPLICAS)), (Some(2.0), Some(1.0)));
+        let query = Query { since_ms: 0, until_ms: 10_000, step_ms: 1000, align: Align::Epoch, fields: None };
+        let points = range(&store, ids.iter(), &query);
+        assert_eq!(points.at_ms, [1000, 9000]);
+        assert_eq!(points.column("x").unwrap().values, [1.0, 2.0]);
+        assert_eq!(points.column(REPLICAS).unwrap().values, [1.0, 1.0]);
+        assert!(latest(&store, [].iter()).is_none());
+    }
+
+    #[test]
+    fn what_is_a_share_or_a_time_is_told_by_its_name() {
+        for averaged in ["latency_p95_ms", "p99", "error_rate", "memory_used_percent", "hit_rate_pct", "gc_seconds"] {
+            assert!(is_averaged(averaged), "{averaged}");
+        }
+        for summed in ["cpu_percent", "memory_used_mb", "network_in_bytes_per_sec", "requests_per_sec", "processes"] {
+            assert!(!is_averaged(summed), "{summed}");
+        }
+    }
+}

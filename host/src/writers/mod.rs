@@ -1,0 +1,69 @@
+//! Threads that own the sockets of streams. Once its response's head is due, a stream's socket leaves the HTTP server: a
+//! reader costs a few hundred bytes here, an event one write, and events that come together one write together.
+//!
+//! A reader that takes nothing has a bounded number of events waiting for it; one that takes nothing for long is cut off.
+//!
+//! # Layout
+//!
+//! * `writer`: one thread: its readers, what comes for them, when they are due.
+//! * `reader`: one socket: what waits for it.
+
+mod reader;
+mod writer;
+
+use crate::hub::{Hub, Inbox, Message, Wake};
+use mio::{Poll, Waker};
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use writer::{WAKE, Writer};
+
+/// More would wait for the kernel, not for each other.
+const MOST_WRITERS: usize = 4;
+
+/// What readers are told and allowed.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Silence after which a reader is told that the stream still is.
+    pub heartbeat: Duration,
+    /// Time after which a reader that takes nothing is cut off.
+    pub stalled: Duration,
+}
+
+/// The threads.
+#[derive(Debug)]
+pub struct Writers {
+    inboxes: Vec<Arc<Inbox>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Writers {
+    /// One a core. From now on they take the hub's sockets.
+    pub fn start(hub: &Hub, patience: Patience) -> io::Result<Self> {
+        let count = thread::available_parallelism().map_or(1, usize::from).min(MOST_WRITERS);
+        let (mut inboxes, mut threads) = (Vec::new(), Vec::new());
+        for number in 0..count {
+            let poll = Poll::new()?;
+            let waker = Waker::new(poll.registry(), WAKE)?;
+            // It can only fail when the writer is gone.
+            let wake = Wake(Box::new(move || drop(waker.wake())));
+            let inbox = Arc::new(Inbox::new(wake));
+            let writer = Writer::new(number, hub.clone(), inbox.clone(), poll, patience);
+            threads.push(thread::Builder::new().name(format!("stream-{number}")).spawn(move || writer.run())?);
+            inboxes.push(inbox);
+        }
+        hub.set_writers(inboxes.clone());
+        Ok(Self { inboxes, threads })
+    }
+
+    /// Lets them write what waits, for a moment, and ends them.
+    pub fn stop(self) {
+        self.inboxes.iter().for_each(|inbox| inbox.put(Message::Stop));
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a writer of streams ended abruptly");
+            }
+        }
+    }
+}
