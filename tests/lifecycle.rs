@@ -77,7 +77,7 @@ fn memory_only_writes_nothing() {
     let mut line = String::new();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
     let address = line.trim().strip_prefix("listening on http://").unwrap();
-    let mut stream = crate::harness::stream(address, "/v1/instances/host/usage/stream");
+    let mut stream = crate::harness::stream(address, "/v1/instances/host/usage/stream", "");
     assert!(stream.sample()["memory_used_mb"].is_number(), "it compiled, and it samples");
     child.kill().unwrap();
     child.wait().unwrap();

@@ -3,7 +3,7 @@
 //! # Layout
 //!
 //! * `harness`: a running host, a client that shows every byte, the guests.
-//! * `http`, `stream`: what clients see.
+//! * `http`, `reads`, `stream`: what clients see; `tracking`: what they say of instances.
 //! * `metrics`, `own_metrics`, `prometheus`, `monitoring`: what Prometheus sees, and those who are woken by it; `grammar`:
 //!   reads what it reads.
 //! * `tracing`: spans and log lines.
@@ -37,9 +37,11 @@ mod metrics;
 mod monitoring;
 mod own_metrics;
 mod prometheus;
+mod reads;
 mod reload;
 mod sandbox;
 mod snapshot;
 mod store_commands;
 mod stream;
 mod tracing;
+mod tracking;

@@ -139,7 +139,7 @@ fn who_may_write_can_have_all_sources_asked_at_once() {
 fn its_numbers_are_metrics_history_and_a_stream() {
     let host = Host::start(&format!("{FAST}[plugins.app.config]\nchannels = 6\n"), &[("app", app())]);
     source(&host, "app", "ok");
-    let mut stream = stream(&host.address, "/v1/snapshot/stream");
+    let mut stream = stream(&host.address, "/v1/snapshot/stream", "");
     assert_eq!(stream.event(), "retry: 3000\n\n");
     while stream.sample()["channels_total_active"] != 6 {}
     let metrics = host.get("/metrics").body;

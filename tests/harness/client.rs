@@ -52,8 +52,9 @@ pub(crate) fn bytes(address: &str, method: &str, path: &str, headers: &str, body
     (head, bytes)
 }
 
-pub(crate) fn stream(address: &str, path: &str) -> Stream {
-    let (head, body) = open(address, "GET", path, "Connection: keep-alive\r\n", &[]);
+/// `headers` are whole lines.
+pub(crate) fn stream(address: &str, path: &str, headers: &str) -> Stream {
+    let (head, body) = open(address, "GET", path, &format!("Connection: keep-alive\r\n{headers}"), &[]);
     Stream { head, body, pending: Vec::new() }
 }
 
@@ -90,16 +91,33 @@ impl Stream {
                 let event = self.pending.drain(..end + 2).collect();
                 return Some(String::from_utf8(event).unwrap());
             }
-            let mut size = String::new();
-            self.body.read_line(&mut size).unwrap();
-            let size = usize::from_str_radix(size.trim_end(), 16).unwrap_or_else(|_| panic!("no chunk: {size:?}"));
-            let mut chunk = vec![0; size + 2];
-            self.body.read_exact(&mut chunk).unwrap();
-            if size == 0 {
+            let Some(chunk) = self.chunk() else {
                 assert!(self.pending.is_empty(), "the stream ended inside an event");
                 return None;
+            };
+            self.pending.extend_from_slice(chunk.as_bytes());
+        }
+    }
+
+    /// The next chunk of the body; none when it is over.
+    pub(crate) fn chunk(&mut self) -> Option<String> {
+        let mut size = String::new();
+        self.body.read_line(&mut size).unwrap();
+        let size = usize::from_str_radix(size.trim_end(), 16).unwrap_or_else(|_| panic!("no chunk: {size:?}"));
+        let mut chunk = vec![0; size + 2];
+        self.body.read_exact(&mut chunk).unwrap();
+        chunk.truncate(size);
+        (size > 0).then(|| String::from_utf8(chunk).unwrap())
+    }
+
+    /// The next event that is no ping: its type, its id, its data.
+    pub(crate) fn told(&mut self) -> (String, String, serde_json::Value) {
+        loop {
+            let event = self.event();
+            let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            if let Some(data) = event.lines().find_map(|line| line.strip_prefix("data: ")) {
+                return (field("event: ").to_owned(), field("id: ").to_owned(), serde_json::from_str(data).unwrap());
             }
-            self.pending.extend_from_slice(&chunk[..size]);
         }
     }
 

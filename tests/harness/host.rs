@@ -121,6 +121,19 @@ impl Host {
         client::send(&self.address, method, path, &headers, body)
     }
 
+    /// JSON, with the write token.
+    pub(crate) fn write(&self, method: &str, path: &str, json: &str) -> Response {
+        let token = fs::read_to_string(self.data().join("write.token")).unwrap();
+        let headers = format!("Authorization: Bearer {}\r\nContent-Type: application/json\r\n", token.trim());
+        client::send(&self.address, method, path, &headers, json.as_bytes())
+    }
+
+    /// Says what became of an instance.
+    pub(crate) fn became(&self, what: &str, instance: &str) {
+        let event = serde_json::json!({ "type": format!("instance.{what}"), "instance": instance });
+        assert_eq!(self.write("POST", "/v1/events", &event.to_string()).status, 202);
+    }
+
     /// With the token to say what happened.
     pub(crate) fn tell(&self, plugin: &str, content_type: &str, body: &[u8]) -> Response {
         let token = fs::read_to_string(self.data().join("write.token")).unwrap();
@@ -141,7 +154,12 @@ impl Host {
     }
 
     pub(crate) fn stream(&self, path: &str) -> Stream {
-        client::stream(&self.address, path)
+        client::stream(&self.address, path, "")
+    }
+
+    /// As a browser connects again.
+    pub(crate) fn stream_after(&self, path: &str, seen: &str) -> Stream {
+        client::stream(&self.address, path, &format!("Last-Event-ID: {seen}\r\n"))
     }
 
     /// Asks until the answer is as wanted.

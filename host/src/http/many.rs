@@ -1,8 +1,10 @@
 //! One object of very many answers: made piece by piece, as fast as the reader takes it.
 
+use super::error::{ApiError, json_bytes};
+use super::usage::off_thread;
 use axum::body::Body;
-use axum::http::{HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::header;
+use axum::response::Response;
 use bytes::Bytes;
 use dropsonde_store::InstanceId;
 use http_body::Frame;
@@ -17,13 +19,13 @@ use tokio::task::JoinHandle;
 const PIECE: usize = 64 << 10;
 
 /// A response body, `{"id":…,…}`.
-pub(crate) struct Many(State);
-
-enum State {
-    Next(Rest),
+pub(crate) struct Many {
+    /// It is made before anything is answered.
+    first: Option<Bytes>,
+    /// What is still to be made, unless it is being made.
+    rest: Option<Rest>,
     /// Off the server's threads: history may have to be read from files.
-    Making(JoinHandle<(Vec<u8>, Option<Rest>)>),
-    Over,
+    making: Option<JoinHandle<(Vec<u8>, Option<Rest>)>>,
 }
 
 struct Rest {
@@ -36,17 +38,18 @@ struct Rest {
 type One = dyn Fn(&InstanceId) -> Option<Vec<u8>> + Send + Sync;
 
 impl Many {
-    /// `one` gives the JSON of each.
-    pub(crate) fn answer(
+    /// `one` gives the JSON of each. What is no more than a piece is an ordinary answer.
+    pub(crate) async fn answer(
         ids: Vec<InstanceId>,
         one: impl Fn(&InstanceId) -> Option<Vec<u8>> + Send + Sync + 'static,
-    ) -> Response {
+    ) -> Result<Response, ApiError> {
         let rest = Rest { ids: ids.into_iter(), is_first: true, one: Arc::new(one) };
-        let headers = [
-            (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
-            (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-        ];
-        (headers, Body::new(Self(State::Next(rest)))).into_response()
+        let (first, rest) = off_thread(move || rest.make(vec![b'{'])).await?;
+        let Some(rest) = rest else { return Ok(json_bytes(first)) };
+        let mut response = json_bytes(Vec::new());
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        *response.body_mut() = Body::new(Self { first: Some(first.into()), rest: Some(rest), making: None });
+        Ok(response)
     }
 }
 
@@ -75,16 +78,18 @@ impl http_body::Body for Many {
     type Error = io::Error;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        let state = &mut self.get_mut().0;
-        if let State::Next(rest) = std::mem::replace(state, State::Over) {
-            let json = if rest.is_first { b"{".to_vec() } else { Vec::new() };
-            *state = State::Making(tokio::task::spawn_blocking(|| rest.make(json)));
+        let this = self.get_mut();
+        if let Some(first) = this.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
         }
-        // Taken out above, if it was not this.
-        let State::Making(making) = state else { return Poll::Ready(None) };
+        if let Some(rest) = this.rest.take() {
+            this.making = Some(tokio::task::spawn_blocking(|| rest.make(Vec::new())));
+        }
+        let Some(making) = &mut this.making else { return Poll::Ready(None) };
         let made = ready!(Pin::new(making).poll(context));
+        this.making = None;
         let (json, rest) = made.map_err(io::Error::other)?;
-        *state = rest.map_or(State::Over, State::Next);
+        this.rest = rest;
         Poll::Ready(Some(Ok(Frame::data(json.into()))))
     }
 }

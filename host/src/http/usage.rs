@@ -44,10 +44,11 @@ pub(crate) async fn range(
 pub(crate) async fn latest_of_many(State(core): App, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let ids = selected(&core, &select(&Parameters::parse(query.as_deref()))?);
     let store = core.store.clone();
-    Ok(Many::answer(ids, move |id| {
+    let one = move |id: &InstanceId| {
         let sample = store.latest(id).filter(|sample| !sample.values.is_empty())?;
         Some(json::sample(&sample))
-    }))
+    };
+    Many::answer(ids, one).await
 }
 
 /// The same window of many instances, by id.
@@ -56,7 +57,7 @@ pub(crate) async fn range_of_many(State(core): App, RawQuery(query): RawQuery) -
     let ids = selected(&core, &select(&parameters)?);
     let (Window { query, bands }, _) = window(&core, &parameters, &ids)?;
     let store = core.store.clone();
-    Ok(Many::answer(ids, move |id| Some(json::points(&store.range(id, &query), bands))))
+    Many::answer(ids, move |id| Some(json::points(&store.range(id, &query), bands))).await
 }
 
 /// A window of a workload: its instances together.
@@ -85,7 +86,7 @@ pub(crate) async fn ask(core: &Core, id: InstanceId, query: Query) -> Result<Poi
 }
 
 /// Blocks may have to be read from a disk that answers late, or never.
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+pub(crate) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
     let asked = tokio::task::spawn_blocking(work).await;
     asked.map_err(|_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "history could not be asked"))
 }

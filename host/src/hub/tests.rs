@@ -29,13 +29,7 @@ fn publish(hub: &Hub, text: &str, at_ms: i64) {
 fn watch(hub: &Hub, selection: Selection, seen: Option<&str>) -> Watch {
     let members = ["a", "b"].map(|text| Member { id: id(text), labels: Arc::default() });
     let members = members.into_iter().filter(|member| selection.includes(&member.id, &member.labels)).collect();
-    let follow = Follow {
-        selection,
-        seen: seen.map(str::to_owned),
-        members,
-        latest: &|_| None,
-        together: &|_| None,
-    };
+    let follow = Follow { selection, seen: seen.map(str::to_owned), members, latest: &|_| None, together: &|_| None };
     hub.watch(hub.claim().unwrap(), follow)
 }
 

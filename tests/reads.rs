@@ -1,0 +1,111 @@
+use crate::harness::{Host, Response, verbs};
+use serde_json::{Value, json};
+
+/// Two of a workload and one that is none of it.
+fn host() -> Host {
+    let config = "poll.interval = '100ms'\n\
+                  [[instances]]\nid = 'web-1'\nlabels = { workload = 'web' }\n\
+                  [[instances]]\nid = 'web-2'\nlabels = { workload = 'web' }\n\
+                  [[instances]]\nid = 'büro'\n";
+    let host = Host::start(config, &[("verbs", verbs())]);
+    for id in ["web-1", "web-2", "b%C3%BCro"] {
+        host.until(&format!("/v1/instances/{id}/usage"), |answer| answer.status == 200);
+    }
+    host
+}
+
+fn keys(answer: &Response) -> Vec<String> {
+    answer.json().as_object().unwrap().keys().cloned().collect()
+}
+
+#[test]
+fn many_instances_are_asked_by_name_or_label_at_once() {
+    let host = host();
+    let named = host.get("/v1/usage?instance=web-1&instance=b%C3%BCro&instance=nobody");
+    assert_eq!((named.status, keys(&named)), (200, vec!["büro".to_owned(), "web-1".to_owned()]));
+    assert_eq!(named.json()["web-1"]["value"], 1);
+    let labelled = host.get("/v1/usage?label=workload%3Dweb");
+    assert_eq!(keys(&labelled), ["web-1", "web-2"]);
+    assert_eq!(host.get("/v1/usage?label=workload%3Dnone").json(), json!({}));
+    assert!(keys(&host.get("/v1/usage")).len() >= 3, "all");
+
+    let ranges = host.get("/v1/usage/range?range=1h&resolution=100ms&fields=value&instance=web-2&instance=nobody");
+    assert_eq!((ranges.status, keys(&ranges)), (400, vec!["code".to_owned(), "error".to_owned()]), "too many points");
+    let ranges = host.get("/v1/usage/range?range=10m&resolution=100ms&fields=value&instance=web-2&instance=nobody");
+    assert_eq!((&ranges.json()["nobody"], keys(&ranges).len()), (&json!([]), 2));
+    let points = ranges.json()["web-2"].as_array().unwrap().clone();
+    assert!(!points.is_empty() && points.iter().all(|point| point["value"] == 1), "{points:?}");
+    for wrong in ["instance=a%2Fb", "instance=", "label=novalue", "instance=a&label=b%3Dc"] {
+        assert_eq!(host.get(&format!("/v1/usage?{wrong}")).status, 400, "{wrong}");
+    }
+}
+
+#[test]
+fn very_many_are_answered_piece_by_piece() {
+    let host = Host::start("poll.interval = '1s'\npoll.default_samplers = ['verbs']\n", &[("verbs", verbs())]);
+    let event = |nth| json!({ "type": "instance.created", "instance": format!("i-{nth:05}") });
+    let events: Vec<_> = (0..5000).map(event).collect();
+    assert_eq!(host.write("POST", "/v1/events", &json!(events).to_string()).status, 202);
+    host.until("/v1/instances/i-04999/usage", |answer| answer.status == 200);
+    let mut stream = host.stream("/v1/usage");
+    let mut body = String::new();
+    let mut pieces = 0;
+    while let Some(piece) = stream.chunk() {
+        body.push_str(&piece);
+        pieces += 1;
+    }
+    let all: Value = serde_json::from_str(&body).unwrap();
+    assert!(pieces > 2 && all.as_object().unwrap().len() >= 5000, "{pieces}");
+}
+
+#[test]
+fn a_window_that_is_over_has_a_tag_and_need_not_be_sent_again() {
+    let host = host();
+    let closed = "/v1/instances/web-1/usage/range?since=1700000000&until=1700003600";
+    let answer = host.get(closed);
+    let tag = answer.header("etag").unwrap().to_owned();
+    assert_eq!(answer.header("cache-control"), Some("private, max-age=60"));
+    let again = host.request_with("GET", closed, &format!("If-None-Match: W/{tag}\r\n"));
+    assert_eq!((again.status, again.body.as_str(), again.header("etag")), (304, "", Some(&*tag)));
+    assert_eq!(host.request_with("GET", closed, "If-None-Match: \"other\"\r\n").status, 200);
+    for open in ["/v1/instances/web-1/usage/range?range=1h", "/v1/workloads/web/usage/range?range=1h"] {
+        let answer = host.get(open);
+        assert_eq!((answer.header("etag"), answer.header("cache-control")), (None, Some("no-store")));
+    }
+}
+
+#[test]
+fn a_workload_is_its_instances_together_with_how_many_there_were() {
+    let host = host();
+    let mut stream = host.stream("/v1/workloads/web/usage/stream");
+    let sample = std::iter::repeat_with(|| stream.told().2).find(|sample| sample["replica_count"] == 2).unwrap();
+    assert_eq!(sample["value"], 2, "a sum");
+    let path = "/v1/workloads/web/usage/range?range=10m&resolution=1m";
+    let points = host.get(path).json();
+    let last = points.as_array().unwrap().last().unwrap().clone();
+    assert_eq!((&last["value"], &last["replica_count"]), (&json!(2), &json!(2)));
+    assert!(last.get("calls_per_sec").is_none_or(Value::is_number));
+    assert_eq!(host.get("/v1/workloads/nobody/usage/range").json(), json!([]));
+    assert_eq!(host.get("/v1/workloads/web/usage/range?bands=1").status, 400);
+    // One that goes is none of it from then on.
+    host.write("DELETE", "/v1/instances/web-2", "");
+    std::iter::repeat_with(|| stream.told().2).find(|sample| sample["replica_count"] == 1).unwrap();
+    host.write("PUT", "/v1/instances/new", r#"{"labels":{"workload":"web"}}"#);
+    std::iter::repeat_with(|| stream.told().2).find(|sample| sample["replica_count"] == 2).unwrap();
+}
+
+#[test]
+fn durable_history_is_asked_by_host() {
+    let host = host();
+    let hosts = host.get("/telemetry/hosts").json()["hosts"].clone();
+    assert!(["büro", "web-1", "web-2"].iter().all(|id| hosts.as_array().unwrap().contains(&json!(id))), "{hosts}");
+    for (range, label) in [("30m", "30 minutes"), ("1h", "1 hour"), ("6h", "6 hours"), ("24h", "24 hours")] {
+        let history = host.get(&format!("/telemetry/history?host=web-1&range={range}")).json();
+        assert_eq!((&history["host"], &history["range"]), (&json!("web-1"), &json!(label)));
+        assert_eq!(history["samples"][0]["value"], 1);
+    }
+    assert_eq!(host.get("/telemetry/history?host=nobody").json()["samples"], json!([]));
+    assert!(host.get("/telemetry/history").body.contains("host parameter required"));
+    assert!(host.get("/telemetry/history?host=x&range=2h").body.contains("invalid range; use 30m, 1h, 6h, or 24h"));
+    assert_eq!(host.request("POST", "/telemetry/hosts").status, 405);
+}
