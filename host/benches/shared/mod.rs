@@ -45,6 +45,10 @@ impl Host {
         BufReader::new(socket)
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Time it has spent on a CPU so far, in steps of 10 ms.
     pub(crate) fn cpu(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("its statistics");
