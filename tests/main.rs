@@ -3,7 +3,7 @@
 //! # Layout
 //!
 //! * `harness`: a running host, a client that shows every byte, the guests.
-//! * `http`, `reads`, `stream`: what clients see; `tracking`: what they say of instances.
+//! * `http`, `reads`, `stream`, `tls`: what clients see; `tracking`: what they say of instances.
 //! * `metrics`, `own_metrics`, `prometheus`, `monitoring`: what Prometheus sees, and those who are woken by it; `grammar`:
 //!   reads what it reads.
 //! * `tracing`: spans and log lines.
@@ -43,5 +43,6 @@ mod sandbox;
 mod snapshot;
 mod store_commands;
 mod stream;
+mod tls;
 mod tracing;
 mod tracking;

@@ -1,4 +1,6 @@
 use crate::harness::{Host, Stream, verbs};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 
 fn host() -> Host {
     let config = "poll.interval = '100ms'\nstream.heartbeat = '150ms'\n\
@@ -79,4 +81,207 @@ fn no_more_streams_than_allowed() {
     assert_eq!(refused.status, 503, "{refused:?}");
     drop(first);
     host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 0\n"));
+}
+
+/// Each sample of `count` is one more than the last.
+fn counting() -> Host {
+    let config = "poll.interval = '100ms'\n[[instances]]\nid = 'count'\nsamplers = ['verbs']\n";
+    let host = Host::start(config, &[("verbs", verbs())]);
+    host.until("/v1/instances/count/usage", |usage| usage.status == 200);
+    host
+}
+
+#[test]
+fn who_comes_back_gets_exactly_what_was_missed_again_and_again() {
+    let host = counting();
+    let path = "/v1/instances/count/usage/stream";
+    let (_, mut seen, first) = host.stream(path).told();
+    let mut count = first["value"].as_u64().unwrap();
+    for round in 0..6 {
+        // Others are published meanwhile, as another reader sees.
+        let mut other = host.stream(path);
+        (0..round % 3 + 1).for_each(|_| drop(other.told()));
+        let mut stream = host.stream_after(path, &seen);
+        for _ in 0..round + 1 {
+            let (what, id, sample) = stream.told();
+            count += 1;
+            assert_eq!((&*what, sample["value"].as_u64()), ("usage", Some(count)), "in round {round}");
+            seen = id;
+        }
+    }
+}
+
+#[test]
+fn who_was_away_for_too_long_hears_from_when_on_to_ask() {
+    let config = "poll.interval = '100ms'\nstream.watch_buffer = 2\n\
+                  [[instances]]\nid = 'count'\nsamplers = ['verbs']\n";
+    let host = Host::start(config, &[("verbs", verbs())]);
+    let path = "/v1/instances/count/usage/stream";
+    let mut stream = host.stream(path);
+    let (_, seen, sample) = stream.told();
+    // The bundled sampler has some, too, which count.
+    let missed = |sample: &serde_json::Value, now: &serde_json::Value| {
+        now["value"].as_u64().unwrap() - sample["value"].as_u64().unwrap()
+    };
+    while missed(&sample, &stream.told().2) < 40 {}
+    for seen in [&*seen, "7b-1", "nonsense", "%FF"] {
+        let mut stream = host.stream_after(path, seen);
+        let (what, id, data) = stream.told();
+        assert_eq!((&*what, &*id), ("reset", ""), "{seen}: {data}");
+        let from = data["from"].as_str().unwrap();
+        assert!(from <= sample["at"].as_str().unwrap(), "{seen}: {from}");
+        assert_eq!(stream.told().0, "usage", "then the latest");
+    }
+}
+
+#[test]
+fn a_new_start_is_told_from_the_one_before() {
+    let host = counting();
+    let (_, seen, sample) = host.stream("/v1/instances/count/usage/stream").told();
+    let host = host.restart();
+    let (what, _, data) = host.stream_after("/v1/instances/count/usage/stream", &seen).told();
+    assert_eq!(what, "reset");
+    assert!(data["from"].as_str().unwrap() <= sample["at"].as_str().unwrap(), "{data} {sample}");
+}
+
+#[test]
+fn many_instances_come_on_one_connection_also_those_that_join() {
+    let config = "poll.interval = '100ms'\n[[instances]]\nid = 'a'\nlabels = { k = 'v' }\n[[instances]]\nid = 'b'\n";
+    let host = Host::start(config, &[("verbs", verbs())]);
+    for id in ["a", "b"] {
+        host.until(&format!("/v1/instances/{id}/usage"), |usage| usage.status == 200);
+    }
+    let mut named = host.stream("/v1/stream?instance=a&instance=b&instance=later");
+    let mut labelled = host.stream("/v1/stream?label=k%3Dv");
+    let of = |stream: &mut Stream, wanted: &str| {
+        for _ in 0..1000 {
+            let (what, id, data) = stream.told();
+            assert!(what == "usage" && !id.is_empty() && data["sample"]["at"].is_string(), "{what} {id} {data}");
+            if data["instance"] == wanted {
+                return;
+            }
+        }
+        panic!("nothing of {wanted}");
+    };
+    let firsts = [named.told().2["instance"].clone(), named.told().2["instance"].clone()];
+    assert_eq!(firsts, ["a", "b"], "the latest of each");
+    of(&mut labelled, "a");
+    host.write("PUT", "/v1/instances/later", r#"{"labels":{"k":"v"}}"#);
+    of(&mut named, "later");
+    of(&mut labelled, "later");
+    // Of whom another label is known now, nothing comes any more.
+    host.write("PUT", "/v1/instances/later", r#"{"labels":{"k":"w"}}"#);
+    host.write("DELETE", "/v1/instances/a", "");
+    let told = std::iter::repeat_with(|| named.told()).find(|(what, ..)| what != "usage").unwrap();
+    assert_eq!((&*told.0, &told.2["instance"]), ("untracked", &serde_json::json!("a")));
+    of(&mut named, "b");
+    std::iter::repeat_with(|| labelled.told()).find(|(what, ..)| what == "untracked").unwrap();
+    assert_eq!(host.get("/v1/stream?label=novalue").status, 400);
+}
+
+/// Reads all instances on a socket that takes little at a time.
+fn slow(host: &Host) -> TcpStream {
+    let mut socket = TcpStream::connect(&host.address).unwrap();
+    rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 4096).unwrap();
+    write!(socket, "GET /v1/stream?label=slow%3D1 HTTP/1.1\r\nHost: {}\r\n\r\n", host.address).unwrap();
+    socket
+}
+
+fn crowd(stalled: &str) -> Host {
+    let config = format!(
+        "poll.interval = '100ms'\npoll.default_samplers = ['verbs']\n[stream]\nwatch_buffer = 1\nstalled = '{stalled}'\n"
+    );
+    let host = Host::start(&config, &[("verbs", verbs())]);
+    let event = |nth| serde_json::json!({ "type": "instance.created", "instance": format!("i-{nth:03}"), "labels": { "slow": "1" } });
+    let events: Vec<_> = (0..500).map(event).collect();
+    host.write("POST", "/v1/events", &serde_json::json!(events).to_string());
+    host.until("/v1/instances/i-499/usage", |usage| usage.status == 200);
+    host
+}
+
+#[test]
+fn a_slow_reader_loses_the_newest_is_told_how_many_and_others_lose_nothing() {
+    let host = crowd("1h");
+    let mut socket = slow(&host);
+    let lost = "dropsonde_samples_dropped_total{reason=\"slow_reader\"}";
+    let dropped = |metrics: &str| {
+        let line = metrics.lines().find(|line| line.starts_with(lost)).unwrap();
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    host.until("/metrics", |metrics| dropped(&metrics.body) > 100.0);
+    let mut quick = host.stream("/v1/stream?instance=i-000&instance=i-499");
+    (0..6).for_each(|_| assert_eq!(quick.told().0, "usage"));
+    // It begins to take more: in order, and between two samples as many are missing as it is told.
+    let (mut text, mut piece) = (String::new(), vec![0; 64 << 10]);
+    while text.matches("event: lagged").count() < 1 || !text.rsplit("event: lagged").next().unwrap().contains("id: ") {
+        let count = socket.read(&mut piece).unwrap();
+        text.push_str(std::str::from_utf8(&piece[..count]).unwrap());
+    }
+    let (before, after) = text.split_once("event: lagged").unwrap();
+    let sequences = |text: &str| -> Vec<u64> {
+        let ids = text.split("id: ").skip(1).filter_map(|id| id.lines().next()?.split('-').nth(1)?.parse().ok());
+        ids.collect()
+    };
+    let told: u64 = after.split("\"lost\":").nth(1).unwrap().split('}').next().unwrap().parse().unwrap();
+    let (last, next) = (*sequences(before).last().unwrap(), sequences(after)[0]);
+    assert!(told > 100 && next > last + told, "{told} between {last} and {next}");
+    let ids = sequences(before);
+    assert!(ids.windows(2).all(|pair| pair[0] < pair[1]));
+}
+
+#[test]
+fn a_reader_that_takes_nothing_is_cut_off_and_counts_no_more() {
+    let host = crowd("200ms");
+    let mut socket = slow(&host);
+    host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 1\n"));
+    host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 0\n"));
+    let mut rest = Vec::new();
+    let ended = socket.read_to_end(&mut rest);
+    assert!(ended.is_err() || !rest.ends_with(b"0\r\n\r\n"), "its stream did not end properly");
+}
+
+#[test]
+fn a_thousand_readers_see_the_same() {
+    let host = counting();
+    let mut streams: Vec<_> = (0..1000).map(|_| open(&host, "count")).collect();
+    host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 1000\n"));
+    // All are there now: from here on each sees each.
+    let from = host.get("/v1/instances/count/usage").json()["value"].as_u64().unwrap() + 1;
+    let expected: Vec<u64> = (from..from + 5).collect();
+    for stream in &mut streams {
+        let counts = std::iter::repeat_with(|| stream.sample()["value"].as_u64().unwrap());
+        let seen: Vec<u64> = counts.skip_while(|count| *count < from).take(5).collect();
+        assert_eq!(seen, expected);
+    }
+    drop(streams);
+    host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 0\n"));
+}
+
+#[test]
+fn an_old_client_gets_its_stream_without_chunks_and_a_head_has_no_body() {
+    let host = counting();
+    let mut socket = TcpStream::connect(&host.address).unwrap();
+    write!(socket, "GET /v1/instances/count/usage/stream HTTP/1.0\r\n\r\n").unwrap();
+    let mut text = String::new();
+    let mut piece = [0; 1024];
+    while text.matches("event: usage").count() < 2 {
+        let count = socket.read(&mut piece).unwrap();
+        text.push_str(std::str::from_utf8(&piece[..count]).unwrap());
+    }
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    assert!(!head.to_lowercase().contains("chunked") && body.starts_with("retry: 3000\n\nevent: usage\n"), "{text}");
+    let head = host.request("HEAD", "/v1/instances/count/usage/stream");
+    assert_eq!((head.status, head.header("content-type"), &*head.body), (200, Some("text/event-stream"), ""));
+    drop(socket);
+    host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 0\n"));
+}
+
+#[test]
+fn streams_end_properly_when_the_host_does() {
+    let mut host = counting();
+    let mut stream = open(&host, "count");
+    stream.sample();
+    host.signal("TERM");
+    while stream.next().is_some() {}
+    assert_eq!(host.stop(), 0);
 }

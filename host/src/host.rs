@@ -62,6 +62,7 @@ pub fn compile_if_told() -> Option<ExitCode> {
 pub struct Host {
     core: Arc<Core>,
     address: SocketAddr,
+    is_secure: bool,
     stopping: watch::Sender<bool>,
     tasks: JoinSet<()>,
     server: tokio::task::JoinHandle<()>,
@@ -75,6 +76,7 @@ impl Host {
     /// `metrics` are counted in from the start; [`tracing::init`](crate::tracing::init) counts in them too.
     pub async fn start(config: Config, clock: Clock, metrics: HostMetrics) -> Result<Self> {
         let tls = Tls::read(&config.tls)?;
+        let is_secure = tls.is_some();
         let listener = bind(config.listen)?;
         let address = listener.local_addr().context("the listening socket has no address")?;
         let folder = prepare_folders(&config)?;
@@ -101,12 +103,17 @@ impl Host {
         tasks.spawn(alive(vitals.pulse("housekeeping"), housekeeping(core.clone(), stopped.clone())));
         let server = tokio::spawn(http::serve(listener, tls, core.clone(), stopped, DRAIN));
         core.vitals.serve();
-        Ok(Self { core, address, stopping, tasks, server, keeping, writers })
+        Ok(Self { core, address, is_secure, stopping, tasks, server, keeping, writers })
     }
 
     /// Where it serves; tells the port when the configuration left it open.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The same as a URL.
+    pub fn url(&self) -> String {
+        format!("{}://{}", if self.is_secure { "https" } else { "http" }, self.address)
     }
 
     pub fn core(&self) -> &Arc<Core> {

@@ -73,7 +73,8 @@ impl Host {
         });
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("listening on http://").map(str::to_owned);
+        let address =
+            line.trim().strip_prefix("listening on ").and_then(|url| url.split("://").nth(1)).map(str::to_owned);
         let address = address.unwrap_or_else(|| panic!("it does not serve: {line:?}\n{}", log.lock().unwrap()));
         Self { address, child, log, folder }
     }

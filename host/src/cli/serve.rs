@@ -44,7 +44,7 @@ async fn serve_until_told(config: Config, metrics: HostMetrics) -> Result<()> {
     let mut host = Host::start(config, Clock::system(), metrics).await?;
     // On standard output, so that a script can read the address.
     let mut out = std::io::stdout();
-    let told = writeln!(out, "listening on http://{}", host.address()).and_then(|()| out.flush());
+    let told = writeln!(out, "listening on {}", host.url()).and_then(|()| out.flush());
     if let Err(error) = told {
         ::tracing::debug!(%error, "nobody reads standard output");
     }

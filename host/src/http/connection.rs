@@ -57,6 +57,8 @@ impl Routed {
         let (method, version) = (request.method().clone(), request.version());
         let mut response = TowerToHyperService::new(router).call(request).await?;
         let Some(streaming) = response.extensions_mut().remove::<Streaming>() else { return Ok(response) };
+        // Of the empty body it has until now.
+        response.headers_mut().remove(header::CONTENT_LENGTH);
         if method == Method::HEAD {
             return Ok(response);
         }
@@ -139,7 +141,7 @@ fn head(response: &Response) -> Vec<u8> {
         (header::CONNECTION, HeaderValue::from_static("close")),
     ];
     let own = own.iter().map(|(name, value)| (name, value));
-    for (name, value) in response.headers().iter().filter(|(name, _)| *name != header::CONTENT_LENGTH).chain(own) {
+    for (name, value) in response.headers().iter().chain(own) {
         head.extend_from_slice(name.as_str().as_bytes());
         head.extend_from_slice(b": ");
         head.extend_from_slice(value.as_bytes());
