@@ -13,6 +13,7 @@
 //! * `snapshot`: sources, what applications tell, and the document they make.
 //! * `history`: what is there after a restart, a crash, and on a disk that does not work.
 //! * `commands`, `store_commands`: the command line.
+//! * `embedding`: the host as a part of another program, and the examples.
 //! * `authoring`: from the README's ten lines to a sample.
 
 #![allow(
@@ -25,6 +26,7 @@
 
 mod authoring;
 mod commands;
+mod embedding;
 #[path = "../host/src/exposition/grammar.rs"]
 mod grammar;
 mod grants;

@@ -1,9 +1,10 @@
 //! Starts and stops everything.
 
 use crate::audit::Audit;
+pub use crate::builder::HostBuilder;
 use crate::cli;
 use crate::clock::Clock;
-use crate::config::{Config, Stream};
+use crate::config::{self, Config};
 use crate::core::Core;
 use crate::exposition::Exposition;
 use crate::health::Pulse;
@@ -11,14 +12,17 @@ use crate::history::{Keeping, Surroundings};
 use crate::http::{self, Tls};
 use crate::hub::Hub;
 use crate::metrics::HostMetrics;
+use crate::native::{self, Native};
 use crate::plugins::{Plugins, Supervisor};
+use crate::service::{Service, Subscription};
 use crate::snapshot::{self, Snapshots};
 use crate::tokens::Tokens;
-use crate::tracked::Tracked;
+use crate::tracked::{Lifecycle, Tracked};
 use crate::writers::{Patience, Writers};
 use anyhow::{Context, Result, bail};
 use dropsonde_sandbox::{CacheFolder, Sandbox};
 use dropsonde_store::{Failing, InstanceId, Keeper, Limits, OpenError, Step, Store};
+use futures_core::Stream;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -71,10 +75,23 @@ pub struct Host {
 }
 
 impl Host {
-    /// Binds, finds the plugins and starts them. Serving begins at once; plugins join as they are ready.
-    ///
-    /// `metrics` are counted in from the start; [`tracing::init`](crate::tracing::init) counts in them too.
-    pub async fn start(config: Config, clock: Clock, metrics: HostMetrics) -> Result<Self> {
+    /// One that is to be started.
+    pub fn builder() -> HostBuilder {
+        HostBuilder::default()
+    }
+
+    pub(crate) async fn start(
+        config: Config,
+        clock: Clock,
+        metrics: HostMetrics,
+        natives: Vec<Native>,
+        has_plugins: bool,
+    ) -> Result<Self> {
+        if std::env::var_os(dropsonde_sandbox::COMPILING).is_some() {
+            bail!(
+                "this process was started to compile a plugin: its main is to begin with dropsonde::host::compile_if_told()"
+            );
+        }
         let tls = Tls::read(&config.tls)?;
         let is_secure = tls.is_some();
         let listener = bind(config.listen)?;
@@ -87,15 +104,22 @@ impl Host {
         let (wanted, requests) = mpsc::channel(REQUESTS);
         let core = Arc::new(core(config, clock, metrics, store, Plugins::new(wanted))?);
         let (stopping, stopped) = watch::channel(false);
-        let mut supervisor = Supervisor::find(core.clone(), sandbox, folder)?;
-        core.tracked.restore(&core.store, &supervisor.names(), core.clock.now_ms());
-        let Stream { heartbeat, stalled, .. } = core.config.stream;
+        let mut supervisor = if has_plugins {
+            Supervisor::find(core.clone(), sandbox, folder)?
+        } else {
+            Supervisor::of_none(core.clone(), sandbox)
+        };
+        let names: Vec<&str> = supervisor.names().into_iter().chain(natives.iter().map(Native::name)).collect();
+        core.tracked.restore(&core.store, &names, core.clock.now_ms());
+        let natives = native::start(&core, natives, &stopped)?;
+        let config::Stream { heartbeat, stalled, .. } = core.config.stream;
         let patience = Patience { heartbeat: heartbeat.get(), stalled: stalled.get() };
         let writers = Writers::start(&core.hub, patience).context("cannot start the writers of streams")?;
         let interval = core.config.store.flush_interval.get();
         let around = Around { core: core.clone(), failing: None, _pulse: core.vitals.pulse("history") };
         let keeping = Keeping::start(keeper, interval, around).context("cannot start a thread")?;
         let mut tasks = JoinSet::new();
+        natives.into_iter().for_each(|native| drop(tasks.spawn(native)));
         supervisor.start();
         let vitals = &core.vitals;
         tasks.spawn(alive(vitals.pulse("plugins"), supervisor.supervise(requests, stopped.clone())));
@@ -114,6 +138,16 @@ impl Host {
     /// The same as a URL.
     pub fn url(&self) -> String {
         format!("{}://{}", if self.is_secure { "https" } else { "http" }, self.address)
+    }
+
+    /// What a program does with its samples.
+    pub fn service(&self) -> Arc<dyn Service> {
+        self.core.clone()
+    }
+
+    /// Has instances follow a platform's events, until the subscription is dropped or the stream is over.
+    pub fn attach_to_events(&self, events: impl Stream<Item = Lifecycle> + Send + 'static) -> Subscription {
+        Subscription::attach(self.core.clone(), events)
     }
 
     pub fn core(&self) -> &Arc<Core> {

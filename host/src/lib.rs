@@ -2,36 +2,53 @@
 //!
 //! # Embedded in another program
 //!
-//! The host runs beside what a program does otherwise, and its metrics are exposed with the host's own and the plugins':
+//! The host runs beside what a program does otherwise, with samplers and sources of the program's own beside plugins:
 //!
 //! ```no_run
-//! use dropsonde::clock::Clock;
 //! use dropsonde::config::Config;
 //! use dropsonde::host::{Host, compile_if_told};
-//! use dropsonde::metrics::{HostMetrics, Registrar as _};
+//! use dropsonde::native::{Failure, Field, Sampler};
+//! use dropsonde::store::InstanceId;
+//! use dropsonde::tracked::Wanted;
 //! use std::process::ExitCode;
 //!
+//! struct Queues;
+//!
+//! impl Sampler for Queues {
+//!     fn name(&self) -> &str {
+//!         "queues"
+//!     }
+//!
+//!     fn fields(&self) -> Vec<Field> {
+//!         vec![Field::gauge("orders_waiting", "Orders that nobody has begun with.")]
+//!     }
+//!
+//!     fn sample(&mut self, instance: &InstanceId) -> Result<Vec<f64>, Failure> {
+//!         Ok(vec![instance.as_str().len() as f64])
+//!     }
+//! }
+//!
 //! fn main() -> anyhow::Result<ExitCode> {
-//!     // The host compiles plugins in a child process of the same binary.
+//!     // The host compiles plugins in a child process of the same program. Without plugins there is no need.
 //!     if let Some(compiled) = compile_if_told() {
 //!         return Ok(compiled);
 //!     }
 //!     tokio::runtime::Runtime::new()?.block_on(async {
-//!         let metrics = HostMetrics::new()?;
-//!         let orders = metrics.registry.counter_vec("shop", "shop_orders_total", "Orders taken.", &["country"])?;
-//!         let config = Config { data_dir: Some("shop-telemetry".into()), ..Config::default() }.validated()?;
-//!         let host = Host::start(config, Clock::system(), metrics).await?;
-//!         println!("metrics at http://{}/metrics", host.address());
-//!
-//!         // shop_orders_total{country="de",service="shop"} 1
-//!         orders.with_label_values(&["de"]).inc();
-//!
+//!         let config = Config { data_dir: Some("shop-telemetry".into()), ..Config::default() };
+//!         let host = Host::builder().config(config).sampler(Queues).start().await?;
+//!         let berlin = InstanceId::new("berlin")?;
+//!         host.service().track(Wanted { id: berlin.clone(), labels: Default::default(), samplers: None })?;
+//!         println!("{}/v1/instances/{berlin}/usage", host.url());
 //!         tokio::signal::ctrl_c().await?;
 //!         host.stop().await;
 //!         Ok(ExitCode::SUCCESS)
 //!     })
 //! }
 //! ```
+//!
+//! [`service::Service`] reads, follows and tracks; [`host::Host::attach_to_events`] follows a platform;
+//! [`metrics::HostMetrics`] takes the program's own metrics; [`history::HostHistory`] is durable history alone. Two hosts in
+//! one process share nothing. The examples (`embedded`, `events`, `history`) show each.
 //!
 //! # Layout
 //!
@@ -41,7 +58,8 @@
 //! * [`host`]: starts and stops everything.
 //! * [`history`]: what outlives the process.
 //! * [`core`]: what the parts share.
-//! * [`plugins`]: found, loaded, granted, polled, replaced.
+//! * [`plugins`]: found, loaded, granted, polled, replaced; [`native`]: what the embedding program polls with.
+//! * [`service`]: what it does with samples.
 //! * [`clock`]: time, and when to poll.
 //! * [`tracked`]: which instances there are and who polls them; [`labels`].
 //! * `recorder`: what a sampler found and read, on its way to the store and the hub.
@@ -55,6 +73,7 @@
 //! * [`cli`]: the commands.
 
 pub mod audit;
+mod builder;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -69,12 +88,17 @@ pub mod hub;
 mod json;
 pub mod labels;
 pub mod metrics;
+pub mod native;
 pub mod plugins;
 mod recorder;
 mod remote;
+pub mod service;
 pub mod snapshot;
 pub mod tokens;
 pub mod tracing;
 pub mod tracked;
 mod workload;
 pub mod writers;
+
+/// History: ids, samples, queries.
+pub use dropsonde_store as store;

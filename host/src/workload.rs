@@ -115,7 +115,9 @@ mod tests {
     use super::*;
     use dropsonde_store::{Align, Field, Schema};
 
-    fn store(readings: &[(&str, i64, &[(&str, f64)])]) -> (Store, Vec<InstanceId>) {
+    type Reading<'a> = (&'a str, i64, &'a [(&'a str, f64)]);
+
+    fn store(readings: &[Reading<'_>]) -> (Store, Vec<InstanceId>) {
         let store = Store::in_memory(&Default::default());
         let mut ids = Vec::new();
         for (id, at_ms, values) in readings {

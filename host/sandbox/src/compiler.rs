@@ -23,6 +23,9 @@ const ADDRESS_SPACE: u64 = 2 << 30;
 /// What one compiled component may have: a Python interpreter has 33 MB.
 const LARGEST_OUTPUT: u64 = 256 << 20;
 
+/// In the environment of a process that was started to compile: should it do something else, it can tell.
+pub const COMPILING: &str = "DROPSONDE_COMPILING";
+
 /// Behind everything else on the machine.
 const NICE: i32 = 19;
 
@@ -37,6 +40,7 @@ impl Compiler {
     pub(crate) fn compile(&self, component: &[u8]) -> Result<Vec<u8>, Refused> {
         let child = Command::new(&self.program)
             .arg(&self.argument)
+            .env(COMPILING, "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

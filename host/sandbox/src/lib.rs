@@ -54,7 +54,7 @@ pub use capability::metrics::{
     NotRegistered, PluginMetrics, Recorded, Series, family,
 };
 pub use capability::state::{SavedState, Trial};
-pub use compiler::compile_as_child;
+pub use compiler::{COMPILING, compile_as_child};
 pub use engine::{Sandbox, SandboxError};
 pub use error::{CallError, Trap};
 pub use grants::{BadGrant, Grants};

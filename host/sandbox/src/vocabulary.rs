@@ -104,6 +104,30 @@ pub struct Field {
     pub precision: f64,
 }
 
+impl Field {
+    /// A level, averaged over time, kept to every bit. A name ends in its unit: `queue_length`, `heap_mb`.
+    pub fn gauge(name: impl Into<String>, help: impl Into<String>) -> Self {
+        let (unit, kind) = (String::new(), Kind::Gauge);
+        Self { name: name.into(), help: help.into(), unit, kind, aggregation: Aggregation::Mean, precision: 0.0 }
+    }
+
+    /// What a running total grows by per second; `total` is what the total is called: `orders_total`.
+    pub fn rate(name: impl Into<String>, help: impl Into<String>, total: impl Into<String>) -> Self {
+        let kind = Kind::Counter(Total { name: total.into(), scale: 1.0 });
+        Self { kind, ..Self::gauge(name, help) }
+    }
+
+    /// The smallest step that matters: the coarser, the less history takes.
+    pub fn precision(self, precision: f64) -> Self {
+        Self { precision, ..self }
+    }
+
+    /// How readings of a longer time become one.
+    pub fn aggregation(self, aggregation: Aggregation) -> Self {
+        Self { aggregation, ..self }
+    }
+}
+
 /// Something that can be measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {

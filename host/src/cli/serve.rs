@@ -1,5 +1,4 @@
 use super::ServeArgs;
-use crate::clock::Clock;
 use crate::config::Config;
 use crate::host::Host;
 use crate::metrics::HostMetrics;
@@ -41,7 +40,7 @@ async fn serve_until_told(config: Config, metrics: HostMetrics) -> Result<()> {
             ::tracing::info!("the configuration is read at the start alone; plugins are followed all the time");
         }
     });
-    let mut host = Host::start(config, Clock::system(), metrics).await?;
+    let mut host = Host::builder().config(config).metrics(metrics).start().await?;
     // On standard output, so that a script can read the address.
     let mut out = std::io::stdout();
     let told = writeln!(out, "listening on {}", host.url()).and_then(|()| out.flush());

@@ -139,6 +139,7 @@ impl From<Denied> for ApiError {
         let status = match &denied {
             Denied::Unknown => StatusCode::NOT_FOUND,
             Denied::Bundled
+            | Denied::Native
             | Denied::Busy
             | Denied::NotTaken(NotTaken::Pinned { .. } | NotTaken::Superseded | NotTaken::NoFolder) => {
                 StatusCode::CONFLICT

@@ -15,6 +15,8 @@ pub(crate) const LARGEST: u64 = 128 << 20;
 /// Where a component was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
+    /// Part of the program that embeds the host.
+    Native,
     Bundled,
     File(PathBuf),
 }
@@ -78,6 +80,7 @@ impl Component {
                 bundled.map(|bundled| Bytes::from_static(bundled.component)).ok_or(io::ErrorKind::NotFound.into())
             }
             Origin::File(path) => read(path).map(Bytes::from),
+            Origin::Native => Err(io::ErrorKind::NotFound.into()),
         }
     }
 }

@@ -13,6 +13,9 @@ pub struct PluginPage {
     #[serde(skip_serializing_if = "Option::is_none")]
     about: Option<String>,
     bundled: bool,
+    /// Part of the program that embeds the host.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    native: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -164,8 +167,9 @@ impl PluginPage {
             version: known.description.as_ref().map(|description| description.version.clone()),
             about: known.description.as_ref().map(|description| description.about.clone()),
             bundled: known.origin == Origin::Bundled,
+            native: known.origin == Origin::Native,
             file: match &known.origin {
-                Origin::Bundled => None,
+                Origin::Native | Origin::Bundled => None,
                 Origin::File(path) => Some(path.display().to_string()),
             },
             digest: known.digest.clone(),

@@ -140,7 +140,7 @@ pub(super) async fn start(
         (Some(grants), _) => Grants::new(grants.needs()),
         // It came with the binary, and asks for what its own configuration makes it need.
         (None, Origin::Bundled) => Grants::new(needs.iter().cloned()),
-        (None, Origin::File(_)) => Ok(Grants::default()),
+        (None, Origin::File(_) | Origin::Native) => Ok(Grants::default()),
     };
     setup.grants = grants.map_err(NotTaken::Grants)?;
     let grants = setup.grants.clone();

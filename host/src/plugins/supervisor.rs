@@ -5,7 +5,7 @@ use super::intake::{Ask, Asked, Mail, Unwanted};
 use super::last_good::LastGood;
 use super::prepare::off_thread;
 use super::run::run;
-use super::settling::{Change, Settling};
+use super::settling::{Change, Files, Settling};
 use super::status::Shared;
 use super::watcher::Watcher;
 use super::{Component, FindError, NotTaken, Origin, PluginState, Status};
@@ -52,6 +52,8 @@ pub enum Denied {
     Unknown,
     #[error("it comes with the binary, and cannot be removed; `dropsonde plugin quarantine` stops it")]
     Bundled,
+    #[error("it is part of the program this host is part of, and changes with it")]
+    Native,
     #[error("other changes of it are under way; try again when they are done")]
     Busy,
     #[error("cannot remove {}: {source}", path.display())]
@@ -104,21 +106,26 @@ impl Supervisor {
     pub(crate) fn find(core: Arc<Core>, sandbox: Arc<Sandbox>, folder: Option<PathBuf>) -> Result<Self, FindError> {
         let files = folder.as_deref().map(files).transpose()?.unwrap_or_default();
         let (settling, found) = (Settling::with(&files), components(&files));
-        let mut supervisor = Self {
-            core,
-            sandbox,
-            folder,
-            found,
-            running: BTreeMap::new(),
-            tasks: JoinSet::new(),
-            names: HashMap::new(),
-            settling,
-            misnamed: BTreeSet::new(),
-            complained: false,
-        };
+        let mut supervisor = Self { folder, found, settling, ..Self::of_none(core, sandbox) };
         let misnamed = supervisor.folder.as_deref().map(find::misnamed).unwrap_or_default();
         supervisor.warn_of(misnamed);
         Ok(supervisor)
+    }
+
+    /// There are no plugins, and none will come.
+    pub(crate) fn of_none(core: Arc<Core>, sandbox: Arc<Sandbox>) -> Self {
+        Self {
+            core,
+            sandbox,
+            folder: None,
+            found: Vec::new(),
+            running: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            names: HashMap::new(),
+            settling: Settling::with(&Files::new()),
+            misnamed: BTreeSet::new(),
+            complained: false,
+        }
     }
 
     /// What it found.
@@ -223,6 +230,10 @@ impl Supervisor {
     }
 
     async fn serve(&mut self, Request { plugin, what, by, answer }: Request) {
+        if self.is_native(&plugin) {
+            let _ = answer.send(Err(Denied::Native));
+            return;
+        }
         let what = match what {
             Wanted::Upload(bytes) => Asked::Upload(bytes),
             Wanted::Reload => Asked::Again,
@@ -253,6 +264,10 @@ impl Supervisor {
         let (plugin, refused) = (plugin.to_owned(), Some(Denied::Busy.to_string()));
         self.core.audit.write(self.core.clock.now_ms(), Entry { action, plugin, by, digest: None, refused });
         let _ = answer.send(Err(Denied::Busy));
+    }
+
+    fn is_native(&self, name: &str) -> bool {
+        self.core.plugins.get(name).is_some_and(|status| status.known().origin == Origin::Native)
     }
 
     fn place(&self, name: &str) -> Place {
@@ -298,6 +313,10 @@ impl Supervisor {
     fn begin(&mut self, component: Component, beginning: Beginning) {
         let core = &self.core;
         let name: PluginName = component.name.as_str().into();
+        if self.is_native(&name) {
+            tracing::warn!(plugin = &*name, "its file is not loaded: the program has one of this name itself");
+            return;
+        }
         let is_start = matches!(beginning, Beginning::Start);
         let is_change = matches!(beginning, Beginning::Found | Beginning::Asked(_));
         let status: Shared = Arc::new(Status::new(name.clone(), component.origin, is_start, &core.config));

@@ -1,0 +1,75 @@
+//! A platform that starts, stops and deletes instances tells the host of it: they are tracked, paused and untracked.
+//!
+//! `cargo run -p dropsonde --example events`
+
+use dropsonde::config::Config;
+use dropsonde::host::Host;
+use dropsonde::native::{Failure, Field, Sampler};
+use dropsonde::store::{Align, InstanceId, Query};
+use dropsonde::tracked::{Change, Lifecycle};
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// Whoever it is asked about, it knows.
+struct Load;
+
+impl Sampler for Load {
+    fn name(&self) -> &str {
+        "load"
+    }
+
+    fn fields(&self) -> Vec<Field> {
+        vec![Field::gauge("load_1m", "1-minute load average.").precision(0.01)]
+    }
+
+    fn sample(&mut self, _: &InstanceId) -> Result<Vec<f64>, Failure> {
+        Ok(vec![0.5])
+    }
+}
+
+/// A platform's events; any stream of them will do.
+struct Platform(VecDeque<Lifecycle>);
+
+impl futures_core::Stream for Platform {
+    type Item = Lifecycle;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Lifecycle>> {
+        Poll::Ready(self.0.pop_front())
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let mut config = Config { listen: ([127, 0, 0, 1], 0).into(), ..Config::default() };
+    config.store.memory_only = true;
+    config.poll.interval = "100ms".parse().map_err(anyhow::Error::msg)?;
+    let host = Host::builder().config(config).sampler(Load).without_plugins().start().await?;
+    let service = host.service();
+
+    let event =
+        |what, name: &str| Ok::<_, anyhow::Error>(Lifecycle { what, instance: InstanceId::new(name)?, labels: None });
+    let subscription = host.attach_to_events(Platform(VecDeque::from([
+        event(Change::Created, "web-1")?,
+        event(Change::Created, "web-2")?,
+        event(Change::Suspended, "web-2")?,
+    ])));
+
+    let web = InstanceId::new("web-1")?;
+    let mut watch = service.watch(dropsonde::hub::Selection::One(web.clone()))?;
+    for _ in 0..3 {
+        watch.next().await;
+    }
+    println!("web-1: {:?}", service.latest(&web).and_then(|sample| sample.get("load_1m")));
+    for instance in host.core().tracked.list() {
+        println!("{} is {:?}", instance.id, instance.state);
+    }
+
+    service.untrack(&web);
+    let query = Query { since_ms: 0, until_ms: i64::MAX, step_ms: 60_000, align: Align::Epoch, fields: None };
+    println!("and then: {:?}", service.range(&web, &query));
+    // Dropped, it follows the platform no more.
+    subscription.detach();
+    host.stop().await;
+    Ok(())
+}

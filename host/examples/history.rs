@@ -1,0 +1,32 @@
+//! Durable history of hosts alone: recorded, asked over the known ranges, and there again after a restart.
+//!
+//! `cargo run -p dropsonde --example history`
+
+use dropsonde::history::{HostHistory, Range};
+use dropsonde::store::{Field, InstanceId, Limits};
+
+const MINUTE_MS: i64 = 60_000;
+
+fn main() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let fields = || vec![Field::gauge("requests_sec"), Field::gauge("p99_ms"), Field::gauge("error_rate")];
+    let open = || HostHistory::open(folder.path(), fields(), MINUTE_MS, &Limits::default());
+    let (host, now_ms) = (InstanceId::new("example.org")?, 1_700_000_000_000);
+
+    let history = open()?;
+    for minute in (0..90).rev() {
+        // Nothing is waited for; NaN is no signal.
+        let p99 = if minute % 30 == 0 { f64::NAN } else { 8.0 };
+        history.record(&host, now_ms - minute * MINUTE_MS, &[12.5, p99, 0.1])?;
+    }
+    history.close();
+
+    let history = open()?;
+    println!("{:?}", history.hosts().iter().map(ToString::to_string).collect::<Vec<_>>());
+    for range in [Range::HalfHour, Range::Hour, Range::SixHours, Range::Day] {
+        let points = history.query(&host, range, now_ms);
+        let rates = points.column("requests_sec").map(|column| column.values.len());
+        println!("{}: {} points, {:?} of requests_sec", range.label(), points.at_ms.len(), rates);
+    }
+    Ok(())
+}

@@ -1,0 +1,288 @@
+//! Samplers and sources that are part of the program that embeds the host, polled beside plugins on the same schedule.
+//!
+//! They are trusted as the program is: a poll that takes too long is not ended, but it is the only one that waits, and one
+//! that panics is a failed poll.
+
+use crate::clock::Schedule;
+use crate::core::Core;
+use crate::plugins::{BadFields, Fields, Order, Origin, PluginState, Status};
+use crate::recorder::Recorder;
+use crate::snapshot::Source;
+use crate::tracked::{PluginName, Polled};
+use dropsonde_sandbox::{Role, Shape};
+use dropsonde_store::InstanceId;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+pub use dropsonde_sandbox::{
+    Aggregation, CacheStats, ChannelStats, EnvelopeStats, Failure, Field, HistoryStats, Instance, Kind, PresenceStats,
+    Readings, Stats, TokenStats, Total,
+};
+
+/// Something in this process that measures instances.
+pub trait Sampler: Send + 'static {
+    /// As a plugin could be called; the host's configuration may have a section of this name, for its interval and deadline.
+    fn name(&self) -> &str;
+
+    /// What it measures. Asked once.
+    fn fields(&self) -> Vec<Field>;
+
+    /// What there is to be measured. Asked at `poll.discover_interval`; what it lists no more has ended.
+    fn discover(&mut self) -> Result<Vec<Instance>, Failure> {
+        Ok(Vec::new())
+    }
+
+    /// One value per field; NaN for what has no signal.
+    fn sample(&mut self, instance: &InstanceId) -> Result<Vec<f64>, Failure>;
+
+    /// The same of all it is asked about, at once.
+    fn sample_all(&mut self, instances: &[InstanceId]) -> Readings {
+        let columns = self.fields().len();
+        let mut readings = Readings { values: Vec::new(), offsets_ms: Vec::new(), failures: Vec::new() };
+        for (row, instance) in instances.iter().enumerate() {
+            let failure = match self.sample(instance) {
+                Ok(values) if values.len() == columns => {
+                    readings.values.extend(values);
+                    continue;
+                }
+                Ok(values) => Failure::Unavailable(format!("it gave {} values for {columns} fields", values.len())),
+                Err(failure) => failure,
+            };
+            readings.values.resize(readings.values.len() + columns, f64::NAN);
+            readings.failures.push((u32::try_from(row).unwrap_or(u32::MAX), failure));
+        }
+        readings
+    }
+}
+
+/// What a program polls with.
+pub(crate) enum Native {
+    Sampler(Box<dyn Sampler>),
+    Source(String, Arc<dyn Source>),
+}
+
+/// Why a native sampler or source cannot be one.
+#[derive(Debug, thiserror::Error)]
+pub enum BadNative {
+    #[error("{0:?} is no name: {names}", names = crate::plugins::NAMES)]
+    Name(String),
+    #[error("{0:?} is there twice")]
+    Twice(String),
+    #[error("{0}: {1}")]
+    Fields(String, BadFields),
+}
+
+/// A native sampler's or source's polls.
+struct Poller {
+    core: Arc<Core>,
+    status: Arc<Status>,
+    /// When it is asked what there is, for a sampler.
+    discover_at: i64,
+}
+
+// === impl Native ===
+
+impl Native {
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Sampler(sampler) => sampler.name(),
+            Self::Source(name, _) => name,
+        }
+    }
+}
+
+/// Shows natives among the plugins, and has each polled by a task of its own.
+pub(crate) fn start(
+    core: &Arc<Core>,
+    natives: Vec<Native>,
+    stopping: &watch::Receiver<bool>,
+) -> Result<Vec<impl Future<Output = ()> + Send + use<>>, BadNative> {
+    let mut tasks = Vec::new();
+    for native in natives {
+        let name: PluginName = native.name().into();
+        if !crate::plugins::is_name(&name) {
+            return Err(BadNative::Name(name.to_string()));
+        }
+        if core.plugins.get(&name).is_some() {
+            return Err(BadNative::Twice(name.to_string()));
+        }
+        let fields = match &native {
+            Native::Sampler(sampler) => Some(Fields::check(&name, &sampler.fields())),
+            Native::Source(..) => None,
+        };
+        let fields = fields.transpose().map_err(|why| BadNative::Fields(name.to_string(), why))?;
+        let status = Arc::new(Status::new(name.clone(), Origin::Native, true, &core.config));
+        let role = if fields.is_some() { Role::Sampler } else { Role::Source };
+        status.update(|known| {
+            known.shape = Some(Shape { roles: vec![role], imports: Vec::new(), exports: Vec::new(), size: 0 });
+            known.fields.clone_from(&fields);
+            known.has_current = true;
+            known.has_run_well = true;
+            known.loaded_ms = Some(core.clock.now_ms());
+        });
+        core.plugins.add(status.clone());
+        core.metrics.know_plugin(&name);
+        let poller = Poller { core: core.clone(), status, discover_at: i64::MIN };
+        tasks.push(poller.run(native, fields, stopping.clone()));
+    }
+    Ok(tasks)
+}
+
+// === impl Poller ===
+
+impl Poller {
+    /// Polls until `stopping` says so; a poll under way is not waited for.
+    async fn run(self, native: Native, fields: Option<Fields>, mut stopping: watch::Receiver<bool>) {
+        tokio::select! {
+            () = self.poll_on_schedule(native, fields) => {}
+            _ = stopping.wait_for(|&stopping| stopping) => {}
+        }
+    }
+
+    async fn poll_on_schedule(mut self, mut native: Native, fields: Option<Fields>) {
+        let (core, status) = (self.core.clone(), self.status.clone());
+        let recorder = |fields| Recorder::new(status.name.clone(), fields, status.interval(), status.limits.deadline);
+        let mut recorder = fields.map(recorder);
+        let mut schedule = Schedule::new(&status.name, status.interval());
+        loop {
+            status.enter(PluginState::Running);
+            let (due_ms, missed) = schedule.next(core.clock.now_ms());
+            let name = [&*status.name];
+            core.metrics.plugin_polls_missed.with_label_values(&name).inc_by(missed);
+            status.update(|known| {
+                known.next_poll_ms = Some(due_ms);
+                known.polls_missed += missed;
+                known.late_ticks = if missed > 0 { known.late_ticks.saturating_add(1) } else { 0 };
+            });
+            let wait = Duration::from_millis(u64::try_from(due_ms - core.clock.now_ms()).unwrap_or(0));
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = status.told_to_poll() => {}
+                () = status.ordered(Order::Quarantine) => {
+                    status.enter(PluginState::Quarantined);
+                    status.ordered(Order::Release).await;
+                    continue;
+                }
+            }
+            core.metrics.plugin_polls.with_label_values(&name).inc();
+            let polled = match (native, &mut recorder) {
+                (Native::Sampler(sampler), Some(recorder)) => {
+                    self.sample(sampler, recorder, due_ms).await.map(Native::Sampler)
+                }
+                (Native::Source(name, source), _) => {
+                    self.collect(source).await.map(|source| Native::Source(name, source))
+                }
+                // There is a recorder for each sampler.
+                (Native::Sampler(_), None) => None,
+            };
+            // The runtime is going, and took it along.
+            let Some(polled) = polled else { return };
+            native = polled;
+        }
+    }
+
+    async fn sample(
+        &mut self,
+        mut sampler: Box<dyn Sampler>,
+        recorder: &mut Recorder,
+        due_ms: i64,
+    ) -> Option<Box<dyn Sampler>> {
+        let (core, status) = (self.core.clone(), self.status.clone());
+        let interval_ms = i64::try_from(core.config.poll.discover_interval.get().as_millis()).unwrap_or(i64::MAX);
+        // A clock that was set back must not put discovery off for as long.
+        if due_ms >= self.discover_at || self.discover_at - due_ms > interval_ms {
+            self.discover_at = due_ms.saturating_add(interval_ms);
+            let (back, found) = self.call(sampler, |sampler| sampler.discover()).await?;
+            sampler = back;
+            match found {
+                Some(Ok(found)) => {
+                    for why in recorder.find(&core, found, status.limits.instances, due_ms) {
+                        self.failed(why);
+                    }
+                }
+                Some(Err(failure)) => self.failed(failure.to_string()),
+                None => {}
+            }
+        }
+        let polled: Arc<[Polled]> = recorder.polled(&core).into();
+        status.update(|known| known.instances = polled.len());
+        if polled.is_empty() {
+            return Some(sampler);
+        }
+        let ids: Vec<InstanceId> = polled.iter().map(|polled| polled.id.clone()).collect();
+        let (sampler, readings) = self.call(sampler, move |sampler| sampler.sample_all(&ids)).await?;
+        match readings {
+            Some(readings) => {
+                for (id, failure) in recorder.record(&core, due_ms, &polled, readings) {
+                    self.failed(format!("{id}: {failure}"));
+                }
+                core.publish_workloads();
+            }
+            None => recorder.failed(&core, polled.len() as u64),
+        }
+        Some(sampler)
+    }
+
+    async fn collect(&self, source: Arc<dyn Source>) -> Option<Arc<dyn Source>> {
+        let (core, name, now_ms) = (&self.core, &self.status.name, self.core.clock.now_ms());
+        let (source, stats) = self.call(source, move |source| source.collect(now_ms)).await?;
+        let (metrics, now_ms) = (&core.metrics.core, core.clock.now_ms());
+        metrics.received(name, "stats", 1);
+        match stats {
+            Some(Ok(stats)) => {
+                metrics.processed(name, "stats", "ok", 1);
+                core.snapshots.put(name, stats, now_ms, self.status.interval());
+            }
+            failed => {
+                metrics.processed(name, "stats", "failed", 1);
+                metrics.failed(name, "stats", 1);
+                core.snapshots.failed(name, now_ms);
+                if let Some(Err(why)) = failed {
+                    self.failed(why);
+                }
+            }
+        }
+        Some(source)
+    }
+
+    /// Calls it off the server's threads; it comes back with its answer, or without one if it panicked. None: it does not
+    /// come back.
+    async fn call<S: Send + 'static, T: Send + 'static>(
+        &self,
+        mut native: S,
+        call: impl FnOnce(&mut S) -> T + Send + 'static,
+    ) -> Option<(S, Option<T>)> {
+        let began = Instant::now();
+        let mut called = tokio::task::spawn_blocking(move || {
+            let answer = catch_unwind(AssertUnwindSafe(|| call(&mut native)));
+            (native, answer.ok())
+        });
+        let deadline = self.status.limits.deadline;
+        let answered = match tokio::time::timeout(deadline, &mut called).await {
+            Ok(answered) => answered,
+            Err(_) => {
+                self.failed(format!("it has not answered for {deadline:?}, and nothing else of it is asked meanwhile"));
+                called.await
+            }
+        };
+        let (native, answer) = answered.ok()?;
+        let took = began.elapsed();
+        self.status.called(took);
+        let (metrics, name) = (&self.core.metrics, &*self.status.name);
+        metrics.plugin_call_seconds.with_label_values(&[name]).observe(took.as_secs_f64());
+        if answer.is_none() {
+            metrics.core.panics(name, 1);
+            self.failed("it panicked".to_owned());
+        }
+        Some((native, answer))
+    }
+
+    fn failed(&self, why: String) {
+        tracing::warn!(plugin = &*self.status.name, reason = why, "a poll failed");
+        self.core.metrics.core.errors(&self.status.name, "native", 1);
+        self.core.metrics.health_checks_failed.with_label_values(&[&*self.status.name]).inc();
+        self.status.failed_because(self.core.clock.now_ms(), why);
+    }
+}

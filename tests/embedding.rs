@@ -1,0 +1,237 @@
+use crate::harness::{request, run};
+use dropsonde::config::Config;
+use dropsonde::host::Host;
+use dropsonde::hub::{Seen, Selection, What};
+use dropsonde::metrics::{HostMetrics, Registrar as _};
+use dropsonde::native::{ChannelStats, Failure, Field, Instance, Sampler, Stats};
+use dropsonde::store::{Align, InstanceId, Query};
+use dropsonde::tracked::{Change, Lifecycle, Wanted};
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Reads its own number of every instance but `odd`; another name is another behaviour.
+struct Native {
+    name: &'static str,
+    number: f64,
+    finds: &'static [&'static str],
+}
+
+impl Sampler for Native {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn fields(&self) -> Vec<Field> {
+        vec![Field::gauge("number", "A number."), Field::rate("calls_per_sec", "Calls.", "calls_total")]
+    }
+
+    fn discover(&mut self) -> Result<Vec<Instance>, Failure> {
+        let found = |id: &&str| Instance { id: (*id).to_owned(), labels: Vec::new() };
+        Ok(self.finds.iter().map(found).collect())
+    }
+
+    fn sample(&mut self, instance: &InstanceId) -> Result<Vec<f64>, Failure> {
+        match instance.as_str() {
+            "panic" => panic!("told to"),
+            "odd" => Ok(vec![1.0]),
+            "gone" => Err(Failure::Gone),
+            _ => Ok(vec![self.number, 7.0]),
+        }
+    }
+}
+
+fn native(name: &'static str, number: f64) -> Native {
+    Native { name, number, finds: &[] }
+}
+
+fn id(text: &str) -> InstanceId {
+    InstanceId::new(text).unwrap()
+}
+
+fn wanted(text: &str) -> Wanted {
+    Wanted { id: id(text), labels: Default::default(), samplers: None }
+}
+
+fn config() -> Config {
+    let mut config = Config { listen: ([127, 0, 0, 1], 0).into(), ..Config::default() };
+    config.store.memory_only = true;
+    config.poll.interval = "100ms".parse().unwrap();
+    config.snapshot.interval = "100ms".parse().unwrap();
+    config
+}
+
+/// Without plugins: those are compiled by the same program, and this one runs tests.
+fn builder() -> dropsonde::host::HostBuilder {
+    Host::builder().config(config()).without_plugins()
+}
+
+async fn get(host: &Host, path: &str) -> crate::harness::Response {
+    let (address, path) = (host.address().to_string(), path.to_owned());
+    tokio::task::spawn_blocking(move || request(&address, "GET", &path, "")).await.unwrap()
+}
+
+/// The next sample's number.
+async fn number(host: &Host, instance: &str) -> f64 {
+    let mut watch = host.service().watch(Selection::One(id(instance))).unwrap();
+    match watch.next().await.unwrap() {
+        Seen::Event(event) => match &event.what {
+            What::Usage(sample) => sample.get("number").unwrap(),
+            What::Untracked => panic!("it was untracked"),
+        },
+        Seen::Lagged(_) => panic!("nothing was lost"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_native_sampler_is_polled_and_shown_as_a_plugin_is() {
+    let host = builder().sampler(Native { name: "mine", number: 5.0, finds: &["found"] }).start().await.unwrap();
+    let service = host.service();
+    service.track(wanted("asked")).unwrap();
+    assert_eq!((number(&host, "found").await, number(&host, "asked").await), (5.0, 5.0));
+    assert_eq!(get(&host, "/v1/instances/asked/usage").await.json()["number"], 5);
+    let plugin = get(&host, "/v1/plugins/mine").await.json();
+    assert_eq!((&plugin["state"], &plugin["native"]), (&"running".into(), &true.into()));
+    let metrics = get(&host, "/metrics").await.body;
+    for line in
+        ["dropsonde_sample_number{id=\"found\",sampler=\"mine\"} 5", "dropsonde_sample_calls_total{id=\"asked\""]
+    {
+        assert!(metrics.contains(line), "{line}\n{metrics}");
+    }
+    let query = Query { since_ms: 0, until_ms: i64::MAX, step_ms: 3_600_000, align: Align::Epoch, fields: None };
+    assert_eq!(service.range(&id("asked"), &query).unwrap().column("number").unwrap().values[0], 5.0);
+    assert_eq!((service.range(&id("nobody"), &query), service.latest(&id("nobody"))), (None, None));
+    service.untrack(&id("asked"));
+    assert_eq!((service.range(&id("asked"), &query), service.latest(&id("asked"))), (None, None));
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_native_sampler_that_panics_or_says_too_little_costs_others_nothing() {
+    let host = builder().sampler(native("bad", 1.0)).sampler(native("good", 2.0)).start().await.unwrap();
+    for (sampler, instance) in [("bad", "panic"), ("good", "odd"), ("good", "fine")] {
+        let samplers = Some(vec![sampler.to_owned()]);
+        host.service().track(Wanted { samplers, ..wanted(instance) }).unwrap();
+    }
+    for _ in 0..3 {
+        assert_eq!(number(&host, "fine").await, 2.0);
+    }
+    let failed = async |name: &str, why: &str| {
+        loop {
+            let page = get(&host, &format!("/v1/plugins/{name}")).await;
+            if page.json()["last_failure"]["reason"].as_str().is_some_and(|reason| reason.contains(why)) {
+                return page.json()["state"] == "running";
+            }
+        }
+    };
+    assert!(failed("bad", "it panicked").await);
+    assert!(failed("good", "odd: unavailable: it gave 1 values for 2 fields").await);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_native_source_is_part_of_the_snapshot() {
+    let rooms = |_| {
+        let channels = ChannelStats { total_active: 3, ..ChannelStats::default() };
+        Ok(Stats { channels: Some(channels), ..Stats::default() })
+    };
+    let host = builder().source("rooms", rooms).source("broken", |_| Err("not now".to_owned())).start().await.unwrap();
+    let document = loop {
+        let document = get(&host, "/v1/snapshot").await.json();
+        if document["sources"].as_array().unwrap().len() == 2 {
+            break document;
+        }
+    };
+    assert_eq!(document["channels"]["total_active"], 3);
+    assert_eq!(
+        (&document["sources"][0]["name"], &document["sources"][0]["status"]),
+        (&"broken".into(), &"stale".into())
+    );
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_platforms_events_are_followed_until_the_subscription_is_dropped() {
+    let host = builder().sampler(native("mine", 1.0)).start().await.unwrap();
+    let (platform, events) = tokio::sync::mpsc::unbounded_channel();
+    let send = |what, name: &str| platform.send(Lifecycle { what, instance: id(name), labels: None });
+    let subscription = host.attach_to_events(Events(events));
+    send(Change::Created, "x").unwrap();
+    assert_eq!(number(&host, "x").await, 1.0);
+    let mut watch = host.service().watch(Selection::One(id("x"))).unwrap();
+    send(Change::Deleted, "x").unwrap();
+    while watch.next().await.is_some() {}
+    assert_eq!(host.service().latest(&id("x")), None);
+    subscription.detach();
+    platform.closed().await;
+    assert!(send(Change::Created, "x").is_err(), "nobody listens any more");
+    host.stop().await;
+}
+
+struct Events(tokio::sync::mpsc::UnboundedReceiver<Lifecycle>);
+
+impl futures_core::Stream for Events {
+    type Item = Lifecycle;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Lifecycle>> {
+        self.0.poll_recv(context)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hosts_share_nothing() {
+    let (one_metrics, two_metrics) = (HostMetrics::new().unwrap(), HostMetrics::new().unwrap());
+    one_metrics
+        .registry
+        .counter_vec("shop", "shop_orders_total", "Orders.", &["city"])
+        .unwrap()
+        .with_label_values(&["oslo"])
+        .inc();
+    let one = builder().metrics(one_metrics).sampler(native("mine", 1.0)).start().await.unwrap();
+    let two = builder().metrics(two_metrics).sampler(native("mine", 2.0)).start().await.unwrap();
+    for host in [&one, &two] {
+        host.service().track(wanted("x")).unwrap();
+    }
+    one.service().track(wanted("y")).unwrap();
+    assert_eq!((number(&one, "x").await, number(&two, "x").await), (1.0, 2.0));
+    assert_eq!(get(&two, "/v1/instances/y").await.status, 404);
+    assert!(get(&one, "/metrics").await.body.contains("shop_orders_total{city=\"oslo\",service=\"shop\"} 1"));
+    assert!(!get(&two, "/metrics").await.body.contains("shop_orders_total"));
+    one.stop().await;
+    assert_eq!(number(&two, "x").await, 2.0);
+    two.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_native_sampler_is_named() {
+    for (builder, why) in [
+        (builder().sampler(native("no name", 1.0)), "\"no name\" is no name"),
+        (builder().sampler(native("a", 1.0)).sampler(native("a", 2.0)), "\"a\" is there twice"),
+    ] {
+        let error = builder.start().await.unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+}
+
+/// `cargo test` builds them, unless it is told `--test`.
+fn example(name: &str) -> String {
+    let tests = std::env::current_exe().unwrap();
+    let example: PathBuf = tests.parent().unwrap().parent().unwrap().join("examples").join(name);
+    assert!(example.exists(), "there is no {}: cargo build --examples makes it", example.display());
+    let (code, out, error) = run(&mut Command::new(example));
+    assert_eq!(code, 0, "{out}\n{error}");
+    out
+}
+
+#[test]
+fn the_examples_run() {
+    let embedded = example("embedded");
+    assert!(embedded.contains("queue-oslo: ") && embedded.contains("queue-berlin: "), "{embedded}");
+    let events = example("events");
+    assert!(events.contains("web-1: Some(0.5)") && events.contains("web-2 is Paused"), "{events}");
+    assert!(events.contains("and then: None"), "{events}");
+    let history = example("history");
+    assert!(history.contains("[\"example.org\"]") && history.contains("1 hour: 61 points"), "{history}");
+}
