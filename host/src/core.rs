@@ -16,6 +16,9 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Mutex;
 
+/// Lifecycle events that are done before anybody else may look at the instances.
+const EVENTS_AT_ONCE: usize = 256;
+
 /// What the parts of the host share. Data flows one way: plugins → store → hub; everyone else reads.
 #[derive(Debug)]
 pub struct Core {
@@ -47,8 +50,13 @@ impl Core {
     }
 
     /// Does what became of instances, in order. Where there is no room for one it ends: how many were done.
-    pub fn apply(&self, events: Vec<Lifecycle>) -> Result<(), (usize, TooMany)> {
-        self.tracked.apply(events, &|id| self.forget(id))
+    pub fn apply(&self, events: &[Lifecycle]) -> Result<(), (usize, TooMany)> {
+        // Polls go on between two pieces.
+        for (nth, piece) in events.chunks(EVENTS_AT_ONCE).enumerate() {
+            let done = self.tracked.apply(piece, &|id| self.forget(id));
+            done.map_err(|(done, full)| (nth * EVENTS_AT_ONCE + done, full))?;
+        }
+        Ok(())
     }
 
     /// Takes over what a sampler finds now; how many were refused, as there are too many.

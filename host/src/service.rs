@@ -61,7 +61,7 @@ impl Subscription {
         let follow = async move {
             let mut events = pin!(events);
             while let Some(event) = std::future::poll_fn(|context| events.as_mut().poll_next(context)).await {
-                if let Err((_, full)) = core.apply(vec![event]) {
+                if let Err((_, full)) = core.apply(std::slice::from_ref(&event)) {
                     tracing::warn!(error = %full, "an instance is not tracked");
                     core.metrics.core.errors("host", "instances_refused", 1);
                 }

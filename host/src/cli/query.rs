@@ -107,10 +107,11 @@ pub(super) async fn watch(args: InstanceArgs) -> Result<()> {
             if let Some(name) = line.strip_prefix("event: ") {
                 event = name.to_owned();
             } else if let Some(data) = line.strip_prefix("data: ") {
-                if args.client.json || event != "usage" {
-                    writeln!(out, "{data}")?;
-                } else {
-                    writeln!(out, "{}", one_line(data)?)?;
+                match &*event {
+                    "usage" if args.client.json => writeln!(out, "{data}")?,
+                    "usage" => writeln!(out, "{}", one_line(data)?)?,
+                    // What else there is to know is no sample.
+                    other => eprintln!("{other}: {data}"),
                 }
                 out.flush()?;
             }

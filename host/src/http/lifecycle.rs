@@ -19,7 +19,7 @@ pub(crate) async fn post(State(core): App, headers: HeaderMap, body: Body) -> Re
     let done = tokio::task::spawn_blocking(move || {
         let events = Lifecycle::parse(&body).map_err(ApiError::from)?;
         let count = events.len();
-        match core.apply(events) {
+        match core.apply(&events) {
             Ok(()) => Ok(count),
             Err((done, full)) => {
                 let why = format!("{full}; the first {done} events were done");

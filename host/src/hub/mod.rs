@@ -6,10 +6,11 @@
 //!
 //! # Layout
 //!
-//! * `selection`: what can be followed; `channels`: who follows what.
+//! * `selection`: what can be followed; `channels`: who follows what; `begin`: what a new reader gets first.
 //! * `event`: what goes out; `log`: what went out last.
 //! * `watch`: readers inside the process; `inbox`: what waits for a writer of sockets.
 
+mod begin;
 mod channels;
 mod event;
 mod inbox;
@@ -23,11 +24,13 @@ pub use event::{Event, Of, What};
 pub use selection::{Form, Selection};
 pub use watch::{Seen, Watch};
 
+pub(crate) use begin::Follow;
 pub(crate) use channels::ChannelId;
 pub(crate) use event::{Encoded, PING, RETRY};
 pub(crate) use inbox::{Inbox, Message, Reader, Waiting, Wake};
 
 use crate::labels::Labels;
+use begin::Beginning;
 use channels::{Channels, Membership};
 use dropsonde_store::{InstanceId, Sample};
 use log::Log;
@@ -36,9 +39,6 @@ use std::collections::HashMap;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// Events a reader of many instances may be behind, whatever their number.
-const MOST_BEHIND: usize = 1 << 16;
 
 /// Who follows what. Cheap to clone: all are the same hub.
 #[derive(Debug, Clone)]
@@ -84,19 +84,6 @@ pub struct Member {
     pub labels: Arc<Labels>,
 }
 
-/// What a new reader wants, and what there is for it.
-pub(crate) struct Follow<'a> {
-    pub(crate) selection: Selection,
-    /// The id of the last event it saw.
-    pub(crate) seen: Option<String>,
-    /// Those that are included now.
-    pub(crate) members: Vec<Member>,
-    /// An instance's newest sample, should nothing of it have been published yet.
-    pub(crate) latest: &'a dyn Fn(&InstanceId) -> Option<Sample>,
-    /// What those add up to, should it be a workload that is followed.
-    pub(crate) together: &'a dyn Fn(&[Member]) -> Option<Sample>,
-}
-
 /// A place among the streams that may be open. Free again when it is dropped.
 #[derive(Debug)]
 pub struct Claim(Arc<AtomicUsize>);
@@ -112,13 +99,6 @@ struct Leave {
     channel: ChannelId,
     hub: Hub,
     _claim: Claim,
-}
-
-/// What a reader begins with.
-struct Beginning {
-    reset: Option<Encoded>,
-    first: Vec<Arc<Event>>,
-    buffer: usize,
 }
 
 // === impl Hub ===
@@ -217,8 +197,9 @@ impl Hub {
     /// Follows samples inside the process.
     pub(crate) fn watch(&self, claim: Claim, follow: Follow<'_>) -> Watch {
         let form = follow.selection.form();
+        let gathered = self.gather(&follow);
         let mut state = self.lock();
-        let beginning = self.begin(&mut state, &follow);
+        let beginning = self.begin(&mut state, &follow, gathered);
         let State { is_closed, channels, inboxes, .. } = &mut *state;
         let (channel, members) = channels.of(follow.selection, inboxes.len());
         let leave = Leave { channel, hub: self.clone(), _claim: claim };
@@ -232,8 +213,9 @@ impl Hub {
     /// The same on a socket, which a writer owns from now on. `head` goes out first.
     pub(crate) fn follow(&self, claim: Claim, follow: Follow<'_>, socket: TcpStream, head: Vec<u8>) {
         let form = follow.selection.form();
+        let gathered = self.gather(&follow);
         let mut state = self.lock();
-        let Beginning { reset, first, buffer } = self.begin(&mut state, &follow);
+        let Beginning { reset, first, buffer } = self.begin(&mut state, &follow, gathered);
         let State { is_closed, channels, inboxes, next_writer, .. } = &mut *state;
         *next_writer += 1;
         let writer = *next_writer % inboxes.len().max(1);
@@ -297,72 +279,6 @@ impl Hub {
     /// Events that are kept of so many things.
     fn kept(&self, things: usize) -> usize {
         self.0.buffer.saturating_mul(things.max(1))
-    }
-
-    /// What a new reader gets before what is published next.
-    fn begin(&self, state: &mut State, follow: &Follow<'_>) -> Beginning {
-        let count = match &follow.selection {
-            Selection::One(_) | Selection::Workload(_) => 1,
-            Selection::Several(several) => several.len(),
-            Selection::Labels(_) => follow.members.len(),
-        };
-        let buffer = self.kept(count).min(MOST_BEHIND.max(self.0.buffer));
-        let mut reset = None;
-        if let Some(seen) = &follow.seen {
-            match self.seen(state, seen) {
-                Ok(sequence) => {
-                    if let Some(missed) = state.log.after(sequence) {
-                        let first = missed.filter(|event| follow.selection.is_told(&event.of)).cloned().collect();
-                        return Beginning { reset, first, buffer };
-                    }
-                    reset = Some(Encoded::reset(state.log.seen_by_ms(sequence)));
-                }
-                Err(from_ms) => reset = Some(Encoded::reset(from_ms)),
-            }
-        }
-        let first = match &follow.selection {
-            Selection::Workload(workload) => {
-                let sample = (follow.together)(&follow.members);
-                let of = || Of::Workload(workload.clone());
-                sample.map(|sample| self.unheard(state, of(), sample)).into_iter().collect()
-            }
-            _ => follow.members.iter().filter_map(|member| self.latest(state, member, follow)).collect(),
-        };
-        Beginning { reset, first, buffer }
-    }
-
-    /// The sequence of an id of ours, or when at the latest its reader began to miss something.
-    fn seen(&self, state: &State, id: &str) -> Result<u64, i64> {
-        let parts = id.split_once('-').and_then(|(boot, sequence)| Some((boot, sequence.parse::<u64>().ok()?)));
-        match parts {
-            Some((boot, sequence)) if *boot == *self.0.boot && sequence <= state.sequence => Ok(sequence),
-            // A start before this one: all that came since then may have been missed.
-            Some((boot, _)) if *boot != *self.0.boot => {
-                let own = state.log.seen_by_ms(0);
-                Err(i64::from_str_radix(boot, 16).ok().filter(|boot_ms| (0..own).contains(boot_ms)).unwrap_or(own))
-            }
-            _ => Err(state.log.seen_by_ms(0)),
-        }
-    }
-
-    fn latest(&self, state: &mut State, Member { id, labels }: &Member, follow: &Follow<'_>) -> Option<Arc<Event>> {
-        if let Some(topic) = state.topics.get(id) {
-            return Some(topic.latest.clone());
-        }
-        // It is from before this start.
-        let sample = (follow.latest)(id).filter(|sample| !sample.values.is_empty())?;
-        let is_discarded = Arc::<AtomicBool>::default();
-        let of = Of::Instance { id: id.clone(), labels: labels.clone(), is_discarded: is_discarded.clone() };
-        let latest = self.unheard(state, of, sample);
-        let topic = Topic { latest: latest.clone(), is_discarded, membership: Membership::default() };
-        state.topics.insert(id.clone(), topic);
-        Some(latest)
-    }
-
-    /// For one reader: nobody else missed it.
-    fn unheard(&self, state: &mut State, of: Of, sample: Sample) -> Arc<Event> {
-        state.sequence += 1;
-        Arc::new(Event::new(&self.0.boot, state.sequence, of, What::Usage(sample)))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

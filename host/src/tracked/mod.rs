@@ -128,21 +128,21 @@ impl Tracked {
     }
 
     /// Does what became of instances, in order. Where there is no room for one it ends: how many were done.
-    pub(crate) fn apply(&self, events: Vec<Lifecycle>, forget: Forget<'_>) -> Result<(), (usize, TooMany)> {
+    pub(crate) fn apply(&self, events: &[Lifecycle], forget: Forget<'_>) -> Result<(), (usize, TooMany)> {
         self.change(|instances, changed| {
-            for (nth, Lifecycle { what, instance: id, labels }) in events.into_iter().enumerate() {
+            for (nth, Lifecycle { what, instance: id, labels }) in events.iter().enumerate() {
                 match what {
                     Change::Created | Change::Started | Change::Unsuspended => {
-                        let wish = |before: Option<Wish>| before.unwrap_or_default().asked_again(labels);
-                        track(instances, &id, wish, changed, forget).ok_or((nth, TooMany(self.most)))?;
+                        let wish = |before: Option<Wish>| before.unwrap_or_default().asked_again(labels.clone());
+                        track(instances, id, wish, changed, forget).ok_or((nth, TooMany(self.most)))?;
                     }
                     Change::Stopped | Change::Suspended => {
                         let pause = |entry: &mut Entry| !std::mem::replace(&mut entry.is_paused, true);
-                        if instances.change(&id, pause) == Some(true) {
-                            changed.push(id);
+                        if instances.change(id, pause) == Some(true) {
+                            changed.push(id.clone());
                         }
                     }
-                    Change::Deleted => untrack(instances, &id, changed, forget),
+                    Change::Deleted => untrack(instances, id, changed, forget),
                 }
             }
             Ok(())
@@ -499,14 +499,14 @@ mod tests {
         assert_eq!(ids, ["2", "3", "5"]);
         assert_eq!(tracked.track(wanted("6"), &|_| {}), Err(TooMany(3)));
         let events = [event(Change::Created, "2"), event(Change::Created, "6")].concat();
-        assert_eq!(tracked.apply(events, &|_| {}), Err((1, TooMany(3))));
+        assert_eq!(tracked.apply(&events, &|_| {}), Err((1, TooMany(3))));
     }
 
     #[test]
     fn the_ended_are_forgotten_after_their_time_and_the_paused_are_not() {
         let (tracked, a) = (tracked(), "a".into());
         find(&tracked, &a, &["x", "y", "z"], 0);
-        tracked.apply(event(Change::Suspended, "z"), &|_| {}).unwrap();
+        tracked.apply(&event(Change::Suspended, "z"), &|_| {}).unwrap();
         find(&tracked, &a, &["y"], 100);
         let forgotten = Forgotten::default();
         tracked.forget_ended_before(100, &|id| forgotten.note(id));
@@ -525,7 +525,7 @@ mod tests {
             Some(State::Tracked) => drop(find(tracked, &a, &["x"], 0)),
             Some(State::Paused) => {
                 find(tracked, &a, &["x"], 0);
-                tracked.apply(event(Stopped, "x"), &|_| {}).unwrap();
+                tracked.apply(&event(Stopped, "x"), &|_| {}).unwrap();
             }
             Some(State::Ended) => {
                 find(tracked, &a, &["x"], 0);
@@ -556,7 +556,7 @@ mod tests {
             let tracked = tracked();
             begin(&tracked, from);
             for _ in 0..2 {
-                tracked.apply(event(what, "x"), &|_| {}).unwrap();
+                tracked.apply(&event(what, "x"), &|_| {}).unwrap();
                 assert_eq!(state(&tracked, "x"), then, "{from:?} {what:?}");
                 let is_polled = !polled(&tracked, &a).is_empty();
                 assert_eq!(is_polled, then == Some(State::Tracked), "{from:?} {what:?}");
@@ -569,13 +569,13 @@ mod tests {
         let (tracked, a) = (tracked(), "a".into());
         find(&tracked, &a, &["x", "y"], 0);
         tracked.untrack(&id("x"), &|_| {});
-        tracked.apply(event(Change::Stopped, "y"), &|_| {}).unwrap();
+        tracked.apply(&event(Change::Stopped, "y"), &|_| {}).unwrap();
         assert_eq!(find(&tracked, &a, &["x", "y"], 1), 0, "they are not too many");
         assert!(polled(&tracked, &a).is_empty());
         tracked.track(wanted("x"), &|_| {}).unwrap();
-        tracked.apply(event(Change::Started, "y"), &|_| {}).unwrap();
+        tracked.apply(&event(Change::Started, "y"), &|_| {}).unwrap();
         assert_eq!(polled(&tracked, &a), ["x", "y"]);
-        tracked.apply([event(Change::Deleted, "x"), event(Change::Created, "x")].concat(), &|_| {}).unwrap();
+        tracked.apply(&[event(Change::Deleted, "x"), event(Change::Created, "x")].concat(), &|_| {}).unwrap();
         assert_eq!(state(&tracked, "x"), Some(State::Tracked));
     }
 
@@ -586,7 +586,7 @@ mod tests {
         let before = tracked.polled_by(&a);
         tracked.untrack(&id("x"), &|_| {});
         tracked.track(wanted("x"), &|_| {}).unwrap();
-        tracked.apply(event(Change::Stopped, "y"), &|_| {}).unwrap();
+        tracked.apply(&event(Change::Stopped, "y"), &|_| {}).unwrap();
         let current = tracked.while_polled(|is_polled| before.iter().map(is_polled).collect::<Vec<_>>());
         assert_eq!(current, [false, false, true]);
         tracked.gone(&a, &before[0], 5);
@@ -598,8 +598,8 @@ mod tests {
         let tracked = tracked();
         let labels = Labels::from([("workload".to_owned(), "web".to_owned())]);
         let created = Lifecycle { what: Change::Created, instance: id("x"), labels: Some(labels) };
-        tracked.apply(vec![created], &|_| {}).unwrap();
-        tracked.apply([event(Change::Stopped, "x"), event(Change::Started, "x")].concat(), &|_| {}).unwrap();
+        tracked.apply(&[created], &|_| {}).unwrap();
+        tracked.apply(&[event(Change::Stopped, "x"), event(Change::Started, "x")].concat(), &|_| {}).unwrap();
         assert_eq!(tracked.get(&id("x")).unwrap().labels["workload"], "web");
         tracked.track(wanted("x"), &|_| {}).unwrap();
         assert!(!tracked.get(&id("x")).unwrap().labels.contains_key("workload"), "PUT says it all");
@@ -623,8 +623,8 @@ mod tests {
         let labels = Labels::from([("workload".to_owned(), "web".to_owned())]);
         let asked = Wanted { id: id("asked"), labels: labels.clone(), samplers: Some(vec!["s".to_owned()]) };
         before.track(asked, &|_| {}).unwrap();
-        before.apply(event(Change::Created, "paused"), &|_| {}).unwrap();
-        before.apply(event(Change::Stopped, "paused"), &|_| {}).unwrap();
+        before.apply(&event(Change::Created, "paused"), &|_| {}).unwrap();
+        before.apply(&event(Change::Stopped, "paused"), &|_| {}).unwrap();
         before.untrack(&id("untracked"), &|_| {});
         before.untrack(&id("named"), &|_| {});
         find(&before, &a, &["found"], 7);
