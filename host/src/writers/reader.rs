@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 /// Events of one write.
 const AT_ONCE: usize = 64;
 
-/// Of the kernel's own, in bytes: hundreds of usual events.
-const SEND_BUFFER: usize = 64 << 10;
+/// Of the kernel's own, in bytes: a hundred usual events.
+const SEND_BUFFER: usize = 32 << 10;
 
 /// The end of an HTTP/1.1 body.
 const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
