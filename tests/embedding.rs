@@ -1,4 +1,5 @@
 use crate::harness::{request, run};
+use dropsonde::clock::Clock;
 use dropsonde::config::Config;
 use dropsonde::host::Host;
 use dropsonde::hub::{Seen, Selection, What};
@@ -8,6 +9,7 @@ use dropsonde::store::{Align, InstanceId, Query};
 use dropsonde::tracked::{Change, Lifecycle, Wanted};
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 /// Reads its own number of every instance but `odd`; another name is another behaviour.
 struct Native {
@@ -234,4 +236,40 @@ fn the_examples_run() {
     assert!(events.contains("and then: None"), "{events}");
     let history = example("history");
     assert!(history.contains("[\"example.org\"]") && history.contains("1 hour: 61 points"), "{history}");
+}
+
+/// What becomes of an instance, minute by minute, in the host's own time: none of it is waited for.
+#[tokio::test(start_paused = true)]
+async fn history_grows_by_six_samples_a_minute_while_an_instance_is_tracked_and_not_otherwise() {
+    const NOON: i64 = 1_763_812_800_000;
+    let mut config = config();
+    config.poll.interval = "10s".parse().unwrap();
+    let builder = Host::builder().config(config).clock(Clock::starting_at(NOON)).without_plugins();
+    let host = builder.sampler(native("mine", 1.0)).start().await.unwrap();
+    let service = host.service();
+    let query = Query { since_ms: 0, until_ms: i64::MAX, step_ms: 1000, align: Align::Epoch, fields: None };
+    let samples = || service.range(&id("x"), &query).map(|points| points.at_ms.len());
+    let mut before = samples();
+    for (what, grows) in [
+        (None, None),
+        (Some(Change::Created), Some(6)),
+        (None, Some(6)),
+        (Some(Change::Created), Some(6)),
+        (Some(Change::Stopped), Some(0)),
+        (Some(Change::Suspended), Some(0)),
+        (Some(Change::Started), Some(6)),
+        (Some(Change::Suspended), Some(0)),
+        (Some(Change::Unsuspended), Some(6)),
+        (Some(Change::Deleted), None),
+        (Some(Change::Stopped), None),
+        (Some(Change::Started), Some(6)),
+    ] {
+        let events: Vec<_> = what.map(|what| Lifecycle { what, instance: id("x"), labels: None }).into_iter().collect();
+        host.core().apply(&events).unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let now = samples();
+        assert_eq!(now, grows.map(|grows| before.unwrap_or(0) + grows), "after {what:?}");
+        before = now;
+    }
+    host.stop().await;
 }

@@ -106,16 +106,14 @@ impl Recorder {
                 }
                 let offset_ms = i64::from(readings.offsets_ms.get(row).copied().unwrap_or(0));
                 // Read before the last tick, or after this call can have ended: not this tick's.
-                let reason = if !(-self.interval_ms..=self.latest_ms).contains(&offset_ms) {
-                    Some("offset")
-                } else if !is_polled(polled) {
-                    Some("untracked")
-                } else {
-                    None
-                };
-                if let Some(reason) = reason {
-                    core.metrics.samples_dropped.with_label_values(&[reason]).inc();
+                if !(-self.interval_ms..=self.latest_ms).contains(&offset_ms) {
+                    core.metrics.samples_dropped.with_label_values(&["offset"]).inc();
                     counts.dropped += 1;
+                    continue;
+                }
+                // It was untracked or paused while it was read.
+                if !is_polled(polled) {
+                    core.metrics.samples_dropped.with_label_values(&["untracked"]).inc();
                     continue;
                 }
                 let replaced = self.frame(core, polled).push(at_ms.saturating_add(offset_ms), values);
@@ -153,7 +151,7 @@ impl Recorder {
         metrics.processed(name, "sample", "ok", ok);
         metrics.processed(name, "sample", "failed", failed);
         metrics.processed(name, "sample", "dropped", dropped);
-        // Without a signal, or of an instance that is gone.
+        // Without a signal, or of an instance that is gone or not polled any more.
         metrics.processed(name, "sample", "gap", received - ok - failed - dropped);
         metrics.failed(name, "sample", failed);
         metrics.published(name, "usage", published);

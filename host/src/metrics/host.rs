@@ -9,7 +9,7 @@ use prometheus::{
 pub struct HostMetrics {
     pub registry: MetricRegistry,
     pub core: CoreMetrics,
-    /// `offset`, `clock`, `poison`, `slow_reader`.
+    /// `offset`, `clock`, `poison`, `slow_reader`, `untracked`.
     pub samples_dropped: IntCounterVec,
     /// `full`, `unreachable`.
     pub spans_dropped: IntCounterVec,
@@ -149,7 +149,7 @@ impl HostMetrics {
         };
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         // What is counted from nothing shows its first step.
-        for reason in ["offset", "clock", "poison", "slow_reader"] {
+        for reason in ["offset", "clock", "poison", "slow_reader", "untracked"] {
             metrics.samples_dropped.with_label_values(&[reason]);
         }
         metrics.audit_entries_dropped.with_label_values(&["io"]);
