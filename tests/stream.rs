@@ -8,6 +8,10 @@ fn host() -> Host {
     Host::start(config, &[("verbs", verbs())])
 }
 
+fn time(rfc3339: &serde_json::Value) -> jiff::Timestamp {
+    rfc3339.as_str().unwrap().parse().unwrap()
+}
+
 fn open(host: &Host, id: &str) -> Stream {
     let stream = host.stream(&format!("/v1/instances/{id}/usage/stream"));
     assert_eq!(stream.head.status, 200);
@@ -33,7 +37,7 @@ fn the_latest_sample_comes_at_once_and_ids_ascend_in_publish_order() {
     let events: Vec<_> = (0..4).map(|_| parse(&stream.event())).collect();
     assert!(events.windows(2).all(|pair| pair[0].1 < pair[1].1 && pair[0].0 == pair[1].0), "{events:?}");
     assert!(events.iter().all(|(_, _, data)| data["value"] == 1 && data["at"].is_string()));
-    let times: Vec<_> = events.iter().map(|(_, _, data)| data["at"].as_str().unwrap().to_owned()).collect();
+    let times: Vec<_> = events.iter().map(|(_, _, data)| time(&data["at"])).collect();
     assert!(times.windows(2).all(|pair| pair[0] < pair[1]), "{times:?}");
 }
 
@@ -128,8 +132,7 @@ fn who_was_away_for_too_long_hears_from_when_on_to_ask() {
         let mut stream = host.stream_after(path, seen);
         let (what, id, data) = stream.told();
         assert_eq!((&*what, &*id), ("reset", ""), "{seen}: {data}");
-        let from = data["from"].as_str().unwrap();
-        assert!(from <= sample["at"].as_str().unwrap(), "{seen}: {from}");
+        assert!(time(&data["from"]) <= time(&sample["at"]), "{seen}: {data} {sample}");
         assert_eq!(stream.told().0, "usage", "then the latest");
     }
 }
@@ -141,7 +144,7 @@ fn a_new_start_is_told_from_the_one_before() {
     let host = host.restart();
     let (what, _, data) = host.stream_after("/v1/instances/count/usage/stream", &seen).told();
     assert_eq!(what, "reset");
-    assert!(data["from"].as_str().unwrap() <= sample["at"].as_str().unwrap(), "{data} {sample}");
+    assert!(time(&data["from"]) <= time(&sample["at"]), "{data} {sample}");
 }
 
 #[test]
@@ -233,7 +236,8 @@ fn a_slow_reader_loses_the_newest_is_told_how_many_and_others_lose_nothing() {
 fn a_reader_that_takes_nothing_is_cut_off_and_counts_no_more() {
     let host = crowd("200ms");
     let mut socket = slow(&host);
-    host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 1\n"));
+    let begun = "dropsonde_http_requests_total{route=\"/v1/stream\",status=\"2xx\"} 1\n";
+    host.until("/metrics", |metrics| metrics.body.contains(begun));
     host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 0\n"));
     let mut rest = Vec::new();
     let ended = socket.read_to_end(&mut rest);
@@ -242,6 +246,9 @@ fn a_reader_that_takes_nothing_is_cut_off_and_counts_no_more() {
 
 #[test]
 fn a_thousand_readers_see_the_same() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
     let host = counting();
     let mut streams: Vec<_> = (0..1000).map(|_| open(&host, "count")).collect();
     host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 1000\n"));

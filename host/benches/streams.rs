@@ -67,9 +67,9 @@ fn main() {
     let host = configure("100ms");
     let all = client(&host.address, path, readers, 0, seconds);
     std::thread::sleep(Duration::from_secs(seconds as u64 / 2));
-    let (before, sent) = (host.writers_cpu(), host.published());
+    let (before, sent, lost) = (host.writers_cpu(), host.published(), host.lost());
     std::thread::sleep(Duration::from_secs(seconds as u64 / 4));
-    let frames = (host.published() - sent) * readers as u64;
+    let frames = (host.published() - sent) * readers as u64 - (host.lost() - lost);
     let ours = frames as f64 / (host.writers_cpu() - before).as_secs_f64();
     println!("ten times a second:                    {}", all.told());
     let some = client(&host.address, path, readers, readers / STALLED, 3 * seconds);

@@ -9,10 +9,11 @@ use crate::metrics::HostMetrics;
 use crate::plugins::Plugins;
 use crate::snapshot::Snapshots;
 use crate::tokens::Tokens;
-use crate::tracked::{Lifecycle, PluginName, TooMany, Tracked, Wanted};
+use crate::tracked::{Lifecycle, NotTracked, PluginName, Tracked, Wanted};
 use crate::workload;
 use dropsonde_store::{InstanceId, Store};
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 use tokio::sync::Mutex;
 
@@ -36,25 +37,35 @@ pub struct Core {
     pub audit: Audit,
     pub vitals: Arc<Vitals>,
     pub exposition: Exposition,
+    /// Held while workloads are added up.
+    pub(crate) workloads: std::sync::Mutex<()>,
 }
 
 impl Core {
     /// Tracks an instance a program named. Doing it again changes nothing more.
-    pub fn track(&self, wanted: Wanted) -> Result<(), TooMany> {
-        self.tracked.track(wanted, &|id| self.forget(id))
+    pub fn track(&self, wanted: Wanted) -> Result<(), NotTracked> {
+        wanted.check()?;
+        Ok(self.tracked.track(wanted, &|id| self.forget(id))?)
     }
 
     /// Discards an instance's history and ends its streams. Discovery does not bring it back.
     pub fn untrack(&self, id: &InstanceId) {
-        self.tracked.untrack(id, &|id| self.forget(id));
+        // The host's own are nobody else's to untrack.
+        if !id.as_str().starts_with(RESERVED) {
+            self.tracked.untrack(id, &|id| self.forget(id));
+        }
     }
 
-    /// Does what became of instances, in order. Where there is no room for one it ends: how many were done.
-    pub fn apply(&self, events: &[Lifecycle]) -> Result<(), (usize, TooMany)> {
+    /// Does what became of instances, in order, unless one of the events cannot be meant. Where there is no room for an
+    /// instance it ends: which event that was.
+    pub fn apply(&self, events: &[Lifecycle]) -> Result<(), (usize, NotTracked)> {
+        for (nth, event) in events.iter().enumerate() {
+            event.check().map_err(|why| (nth, why))?;
+        }
         // Polls go on between two pieces.
         for (nth, piece) in events.chunks(EVENTS_AT_ONCE).enumerate() {
             let done = self.tracked.apply(piece, &|id| self.forget(id));
-            done.map_err(|(done, full)| (nth * EVENTS_AT_ONCE + done, full))?;
+            done.map_err(|(done, full)| (nth * EVENTS_AT_ONCE + done, full.into()))?;
         }
         Ok(())
     }
@@ -69,47 +80,69 @@ impl Core {
         self.tracked.forget_ended_before(before_ms, &|id| self.forget(id));
     }
 
-    /// Follows samples, from the latest on; or, for who gives the id of the last event it saw, from behind that.
+    /// Follows samples, from the latest on; or, for who gives the id of the last event it saw, from behind that. May have to
+    /// read files.
     pub fn watch(&self, selection: Selection, seen: Option<String>) -> Result<Watch, TooManyStreams> {
         let claim = self.hub.claim()?;
-        Ok(self.follow(selection, seen, |hub, follow| hub.watch(claim, follow)))
+        Ok(self.follow(selection, seen, |hub, follow| hub.watch(claim, follow, None)))
     }
 
-    /// What a new reader of a selection has to be given, for whoever gives it.
+    /// What a new reader of a selection has to be given, for whoever gives it. May have to read files.
     pub(crate) fn follow<T>(
         &self,
         selection: Selection,
         seen: Option<String>,
-        begin: impl FnOnce(&Hub, Follow<'_>) -> T,
+        begin: impl FnOnce(&Hub, Follow) -> T,
     ) -> T {
+        // What may take its time comes before nobody may change anything.
+        let members = self.members(&selection);
+        let latest = |member: &&Member| Some((member.id.clone(), (member.generation, self.store.latest(&member.id)?)));
+        let (mut unheard, mut together) = (HashMap::new(), None);
+        match &selection {
+            Selection::Workload(_) => together = workload::latest(&self.store, members.iter().map(|member| &member.id)),
+            _ => unheard = self.hub.unheard(&members).iter().filter_map(latest).collect(),
+        }
+        unheard.retain(|_, (_, sample)| !sample.values.is_empty());
         // Nothing is untracked meanwhile: what a reader begins with is of what there is.
-        self.tracked.while_selected(&selection.clone(), |mut members| {
-            // The host's own is not among those that are tracked.
-            if let Selection::One(id) = &selection
-                && id.as_str().starts_with(RESERVED)
-            {
-                members.push(Member { id: id.clone(), labels: Arc::default() });
-            }
-            let latest = |id: &InstanceId| self.store.latest(id);
-            let together = |members: &[Member]| workload::latest(&self.store, members.iter().map(|member| &member.id));
-            begin(&self.hub, Follow { selection, seen, members, latest: &latest, together: &together })
+        self.tracked.while_selected(&selection.clone(), |members| {
+            begin(&self.hub, Follow { members: with_own(&selection, members), selection, seen, unheard, together })
         })
+    }
+
+    /// The instances a selection includes now.
+    pub(crate) fn members(&self, selection: &Selection) -> Vec<Member> {
+        with_own(selection, self.tracked.while_selected(selection, |members| members))
     }
 
     /// Tells who follows workloads what they are now, if samples of their instances came.
     pub(crate) fn publish_workloads(&self) {
-        for workload in self.hub.take_stale_workloads() {
-            let sample = self.tracked.while_selected(&Selection::Workload(workload.clone()), |members| {
-                workload::latest(&self.store, members.iter().map(|member| &member.id))
-            });
-            if let Some(sample) = sample {
-                self.hub.publish_workload(&workload, sample);
-            }
+        // One at a time: what is newer is told later.
+        let _one = self.workloads.lock().unwrap_or_else(PoisonError::into_inner);
+        let stale = self.hub.take_stale_workloads();
+        if stale.is_empty() {
+            return;
         }
+        self.tracked.while_of_workloads(&stale, |members| {
+            for (workload, ids) in members {
+                if let Some(sample) = workload::latest(&self.store, ids.into_iter()) {
+                    self.hub.publish_workload(workload, sample);
+                }
+            }
+        });
     }
 
     fn forget(&self, id: &InstanceId) {
         self.store.remove(id);
         self.hub.close(id);
     }
+}
+
+/// The host's own are not among those that are tracked.
+fn with_own(selection: &Selection, mut members: Vec<Member>) -> Vec<Member> {
+    if let Selection::One(id) = selection
+        && id.as_str().starts_with(RESERVED)
+    {
+        members.push(Member { id: id.clone(), generation: 0, labels: Arc::default() });
+    }
+    members
 }

@@ -69,7 +69,8 @@ pub struct Host {
     is_secure: bool,
     stopping: watch::Sender<bool>,
     tasks: JoinSet<()>,
-    server: tokio::task::JoinHandle<()>,
+    /// One task; it ends with this.
+    server: JoinSet<()>,
     keeping: Keeping,
     writers: Writers,
 }
@@ -114,7 +115,8 @@ impl Host {
         let natives = native::start(&core, natives, &stopped)?;
         let config::Stream { heartbeat, stalled, .. } = core.config.stream;
         let patience = Patience { heartbeat: heartbeat.get(), stalled: stalled.get() };
-        let writers = Writers::start(&core.hub, patience).context("cannot start the writers of streams")?;
+        let writers =
+            Writers::start(&core.hub, patience, &core.vitals).context("cannot start the writers of streams")?;
         let interval = core.config.store.flush_interval.get();
         let around = Around { core: core.clone(), failing: None, _pulse: core.vitals.pulse("history") };
         let keeping = Keeping::start(keeper, interval, around).context("cannot start a thread")?;
@@ -125,7 +127,8 @@ impl Host {
         tasks.spawn(alive(vitals.pulse("plugins"), supervisor.supervise(requests, stopped.clone())));
         tasks.spawn(alive(vitals.pulse("snapshot"), snapshot::keep(core.clone(), stopped.clone())));
         tasks.spawn(alive(vitals.pulse("housekeeping"), housekeeping(core.clone(), stopped.clone())));
-        let server = tokio::spawn(http::serve(listener, tls, core.clone(), stopped, DRAIN));
+        let mut server = JoinSet::new();
+        server.spawn(http::serve(listener, tls, core.clone(), stopped, DRAIN));
         core.vitals.serve();
         Ok(Self { core, address, is_secure, stopping, tasks, server, keeping, writers })
     }
@@ -156,7 +159,7 @@ impl Host {
 
     /// Waits until the server ends without having been told to, which only a bug can make it do.
     pub async fn server_ended(&mut self) {
-        let _ = (&mut self.server).await;
+        self.server.join_next().await;
     }
 
     /// Ends streams, lets open requests finish for a bounded time, stops polling.
@@ -164,7 +167,7 @@ impl Host {
         self.core.vitals.drain();
         self.stopping.send_replace(true);
         self.core.hub.close_all();
-        if !self.server.is_finished() && self.server.await.is_err() {
+        if let Some(Err(_)) = self.server.join_next().await {
             tracing::error!("the server ended abruptly");
         }
         while self.tasks.join_next().await.is_some() {}
@@ -269,6 +272,7 @@ fn core(config: Config, clock: Clock, metrics: HostMetrics, store: Store, plugin
         fresh: Default::default(),
         vitals: Arc::default(),
         exposition: Exposition::default(),
+        workloads: Default::default(),
         audit: audit.context("cannot open the audit log")?,
         store,
         tracked,

@@ -74,6 +74,9 @@ pub enum BadNative {
     Fields(String, BadFields),
 }
 
+/// Why it is in quarantine, if it is.
+const BY_OPERATOR: &str = "an operator said so";
+
 /// A native sampler's or source's polls.
 struct Poller {
     core: Arc<Core>,
@@ -148,6 +151,7 @@ impl Poller {
         let mut schedule = Schedule::new(&status.name, status.interval());
         loop {
             status.enter(PluginState::Running);
+            let before = schedule;
             let (due_ms, missed) = schedule.next(core.clock.now_ms());
             let name = [&*status.name];
             core.metrics.plugin_polls_missed.with_label_values(&name).inc_by(missed);
@@ -157,15 +161,24 @@ impl Poller {
                 known.late_ticks = if missed > 0 { known.late_ticks.saturating_add(1) } else { 0 };
             });
             let wait = Duration::from_millis(u64::try_from(due_ms - core.clock.now_ms()).unwrap_or(0));
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = status.told_to_poll() => {}
+            let due_ms = tokio::select! {
+                () = tokio::time::sleep(wait) => due_ms,
+                // The tick is still to come.
+                () = status.told_to_poll() => {
+                    schedule = before;
+                    core.clock.now_ms()
+                }
                 () = status.ordered(Order::Quarantine) => {
                     status.enter(PluginState::Quarantined);
+                    status.update(|known| {
+                        known.quarantined = Some(BY_OPERATOR.to_owned());
+                        known.next_poll_ms = None;
+                    });
                     status.ordered(Order::Release).await;
+                    status.update(|known| known.quarantined = None);
                     continue;
                 }
-            }
+            };
             core.metrics.plugin_polls.with_label_values(&name).inc();
             let polled = match (native, &mut recorder) {
                 (Native::Sampler(sampler), Some(recorder)) => {
@@ -197,11 +210,7 @@ impl Poller {
             let (back, found) = self.call(sampler, |sampler| sampler.discover()).await?;
             sampler = back;
             match found {
-                Some(Ok(found)) => {
-                    for why in recorder.find(&core, found, status.limits.instances, due_ms) {
-                        self.failed(why);
-                    }
-                }
+                Some(Ok(found)) => self.failed_some(recorder.find(&core, found, status.limits.instances, due_ms)),
                 Some(Err(failure)) => self.failed(failure.to_string()),
                 None => {}
             }
@@ -215,9 +224,8 @@ impl Poller {
         let (sampler, readings) = self.call(sampler, move |sampler| sampler.sample_all(&ids)).await?;
         match readings {
             Some(readings) => {
-                for (id, failure) in recorder.record(&core, due_ms, &polled, readings) {
-                    self.failed(format!("{id}: {failure}"));
-                }
+                let failures = recorder.record(&core, due_ms, &polled, readings);
+                self.failed_some(failures.into_iter().map(|(id, failure)| format!("{id}: {failure}")).collect());
                 core.publish_workloads();
             }
             None => recorder.failed(&core, polled.len() as u64),
@@ -230,6 +238,11 @@ impl Poller {
         let (source, stats) = self.call(source, move |source| source.collect(now_ms)).await?;
         let (metrics, now_ms) = (&core.metrics.core, core.clock.now_ms());
         metrics.received(name, "stats", 1);
+        let checked = |stats: Stats| match stats.no_number() {
+            Some(wrong) => Err(format!("{wrong} is no number")),
+            None => Ok(stats),
+        };
+        let stats = stats.map(|stats| stats.and_then(checked));
         match stats {
             Some(Ok(stats)) => {
                 metrics.processed(name, "stats", "ok", 1);
@@ -284,5 +297,20 @@ impl Poller {
         self.core.metrics.core.errors(&self.status.name, "native", 1);
         self.core.metrics.health_checks_failed.with_label_values(&[&*self.status.name]).inc();
         self.status.failed_because(self.core.clock.now_ms(), why);
+    }
+
+    /// Of a poll that worked otherwise. They are counted already, and one line a tick says enough.
+    fn failed_some(&self, failures: Vec<String>) {
+        if let Some(first) = failures.first() {
+            tracing::warn!(
+                plugin = &*self.status.name,
+                reason = first,
+                failures = failures.len(),
+                "parts of a poll failed"
+            );
+        }
+        for why in failures {
+            self.status.failed_because(self.core.clock.now_ms(), why);
+        }
     }
 }

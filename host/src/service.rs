@@ -2,7 +2,7 @@
 
 use crate::core::Core;
 use crate::hub::{Selection, TooManyStreams, Watch};
-use crate::tracked::{Lifecycle, TooMany, Wanted};
+use crate::tracked::{Lifecycle, NotTracked, Wanted};
 use dropsonde_store::{InstanceId, Points, Query, Sample};
 use futures_core::Stream;
 use std::pin::pin;
@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 /// Per-instance samples: tracked, read, followed. A host's is [`Host::service`](crate::host::Host::service).
 pub trait Service: Send + Sync {
     /// Has an instance polled; doing it again changes nothing more.
-    fn track(&self, wanted: Wanted) -> Result<(), TooMany>;
+    fn track(&self, wanted: Wanted) -> Result<(), NotTracked>;
 
     /// Discards its history and ends its streams; doing it again changes nothing more.
     fn untrack(&self, id: &InstanceId);
@@ -29,7 +29,7 @@ pub trait Service: Send + Sync {
 }
 
 impl Service for Core {
-    fn track(&self, wanted: Wanted) -> Result<(), TooMany> {
+    fn track(&self, wanted: Wanted) -> Result<(), NotTracked> {
         self.track(wanted)
     }
 
@@ -61,8 +61,8 @@ impl Subscription {
         let follow = async move {
             let mut events = pin!(events);
             while let Some(event) = std::future::poll_fn(|context| events.as_mut().poll_next(context)).await {
-                if let Err((_, full)) = core.apply(std::slice::from_ref(&event)) {
-                    tracing::warn!(error = %full, "an instance is not tracked");
+                if let Err((_, why)) = core.apply(std::slice::from_ref(&event)) {
+                    tracing::warn!(instance = %event.instance, error = %why, "an instance is not tracked");
                     core.metrics.core.errors("host", "instances_refused", 1);
                 }
             }

@@ -25,7 +25,8 @@ type Row = Vec<(f64, u32)>;
 pub(crate) fn latest<'a>(store: &Store, members: impl Iterator<Item = &'a InstanceId>) -> Option<Sample> {
     let latest = members.filter_map(|id| {
         let sample = store.latest(id).filter(|sample| !sample.values.is_empty())?;
-        let interval_ms = store.frames(id).iter().map(|frame| frame.interval_ms()).max()?;
+        let frames = store.frames(id);
+        let interval_ms = frames.iter().max_by_key(|frame| frame.latest_at_ms())?.interval_ms();
         Some((sample, interval_ms))
     });
     let latest: Vec<(Sample, i64)> = latest.collect();
@@ -45,9 +46,12 @@ pub(crate) fn latest<'a>(store: &Store, members: impl Iterator<Item = &'a Instan
 
 /// A window of a workload: in each bucket the instances that have a value there.
 pub(crate) fn range<'a>(store: &Store, members: impl Iterator<Item = &'a InstanceId>, query: &Query) -> Points {
+    let is_asked = |name: &str| query.fields.as_ref().is_none_or(|fields| fields.iter().any(|field| field == name));
+    // How many there are is known of all fields alone.
+    let all = Query { fields: query.fields.clone().filter(|_| !is_asked(REPLICAS)), ..query.clone() };
     let mut sums = Sums::default();
     let mut rows: BTreeMap<i64, (Row, u32)> = BTreeMap::new();
-    for points in members.map(|id| store.range(id, query)) {
+    for points in members.map(|id| store.range(id, &all)) {
         for (nth, at_ms) in points.at_ms.iter().enumerate() {
             let (row, count) = rows.entry(*at_ms).or_default();
             *count += 1;
@@ -66,6 +70,7 @@ pub(crate) fn range<'a>(store: &Store, members: impl Iterator<Item = &'a Instanc
     let mut columns: Vec<_> =
         sums.names.iter().enumerate().map(|(index, name)| column(name.clone(), of(index, name))).collect();
     columns.push(column(REPLICAS.into(), rows.values().map(|(_, count)| f64::from(*count)).collect()));
+    columns.retain(|column| is_asked(&column.name));
     Points { at_ms: rows.into_keys().collect(), columns }
 }
 
@@ -79,7 +84,9 @@ fn is_averaged(name: &str) -> bool {
             .is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
     };
     let mut parts = name.split('_');
-    !name.starts_with("cpu_") && parts.any(|part| SHARES_AND_TIMES.contains(&part) || is_quantile(part))
+    !name.starts_with("cpu_")
+        && !name.ends_with("_per_sec")
+        && parts.any(|part| SHARES_AND_TIMES.contains(&part) || is_quantile(part))
 }
 
 fn value(name: &str, (sum, count): (f64, u32)) -> f64 {
@@ -162,7 +169,14 @@ mod tests {
         for averaged in ["latency_p95_ms", "p99", "error_rate", "memory_used_percent", "hit_rate_pct", "gc_seconds"] {
             assert!(is_averaged(averaged), "{averaged}");
         }
-        for summed in ["cpu_percent", "memory_used_mb", "network_in_bytes_per_sec", "requests_per_sec", "processes"] {
+        for summed in [
+            "gc_pause_ms_per_sec",
+            "cpu_percent",
+            "memory_used_mb",
+            "network_in_bytes_per_sec",
+            "requests_per_sec",
+            "processes",
+        ] {
             assert!(!is_averaged(summed), "{summed}");
         }
     }

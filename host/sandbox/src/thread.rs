@@ -252,15 +252,8 @@ fn check(readings: &Readings, rows: usize, columns: usize) -> Result<(), CallErr
 
 /// Numbers, where there are numbers.
 fn check_stats(stats: &Stats) -> Result<(), CallError> {
-    let Stats { envelopes, presence, history, cache, .. } = stats;
-    let numbers = [
-        ("envelopes.rate-per-second", envelopes.as_ref().map(|section| section.rate_per_second)),
-        ("presence.average-per-channel", presence.map(|section| section.average_per_channel)),
-        ("history.buffer-utilization-pct", history.map(|section| section.buffer_utilization_pct)),
-        ("cache.hit-rate-pct", cache.map(|section| section.hit_rate_pct)),
-    ];
-    match numbers.into_iter().find(|(_, number)| number.is_some_and(|number| !number.is_finite())) {
-        Some((name, _)) => Err(CallError::OutOfContract(format!("{name} is no number"))),
+    match stats.no_number() {
+        Some(name) => Err(CallError::OutOfContract(format!("{name} is no number"))),
         None => Ok(()),
     }
 }

@@ -168,6 +168,21 @@ pub struct Stats {
     pub cache: Option<CacheStats>,
 }
 
+impl Stats {
+    /// What in it should be a number and is none.
+    pub fn no_number(&self) -> Option<&'static str> {
+        let Self { envelopes, presence, history, cache, .. } = self;
+        let numbers = [
+            ("envelopes.rate-per-second", envelopes.as_ref().map(|section| section.rate_per_second)),
+            ("presence.average-per-channel", presence.map(|section| section.average_per_channel)),
+            ("history.buffer-utilization-pct", history.map(|section| section.buffer_utilization_pct)),
+            ("cache.hit-rate-pct", cache.map(|section| section.hit_rate_pct)),
+        ];
+        let (name, _) = numbers.into_iter().find(|(_, number)| number.is_some_and(|number| !number.is_finite()))?;
+        Some(name)
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ChannelStats {
     pub total_active: i64,

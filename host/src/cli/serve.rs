@@ -1,6 +1,7 @@
 use super::ServeArgs;
 use crate::config::Config;
 use crate::host::Host;
+use crate::http::Tls;
 use crate::metrics::HostMetrics;
 use crate::tracing::{self, LogOptions};
 use anyhow::{Context, Result, bail};
@@ -17,6 +18,7 @@ pub(super) async fn serve(args: ServeArgs, log: &LogOptions) -> Result<()> {
     let check = args.check;
     let config = configuration(args)?;
     if check {
+        Tls::read(&config.tls)?;
         say!("the configuration is fine");
         return Ok(());
     }

@@ -77,7 +77,8 @@ pub struct Poll {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Stream {
-    /// Samples of an instance that a slow reader may be behind before it loses some, or be away without missing any.
+    /// Samples of an instance that a slow reader may be behind before it loses some, or be away without missing any; the
+    /// newest 16 MiB of all instances' are kept for those who are away.
     pub watch_buffer: usize,
     /// Silence after which a reader is told that the stream still is.
     pub heartbeat: Span,
@@ -170,7 +171,7 @@ impl Config {
     pub fn validated(self) -> Result<Self, ConfigError> {
         let wrong = |key: &str, why: &str| Err(ConfigError::Value { key: key.to_owned(), why: why.to_owned() });
         if !self.listen.ip().is_loopback() {
-            return wrong("listen", "must be a loopback address so far, as there are no tokens and no TLS yet");
+            return wrong("listen", "must be a loopback address so far, as there are no tokens for readers yet");
         }
         if self.poll.interval.get() < Duration::from_millis(100) {
             return wrong("poll.interval", "must be at least 100ms");
@@ -196,14 +197,15 @@ impl Config {
         if !(Duration::from_millis(10)..=Duration::from_secs(3600)).contains(&self.store.flush_interval.get()) {
             return wrong("store.flush_interval", "must be at least 10ms and at most 1h");
         }
-        if self.stream.watch_buffer == 0 {
-            return wrong("stream.watch_buffer", "must be at least 1");
+        if !(1..=65_536).contains(&self.stream.watch_buffer) {
+            return wrong("stream.watch_buffer", "must be at least 1 and at most 65536");
         }
-        if self.stream.heartbeat.get() < Duration::from_millis(100) {
-            return wrong("stream.heartbeat", "must be at least 100ms");
+        let moment = Duration::from_millis(100)..=Duration::from_secs(86_400);
+        if !moment.contains(&self.stream.heartbeat.get()) {
+            return wrong("stream.heartbeat", "must be at least 100ms and at most 1d");
         }
-        if self.stream.stalled.get() < Duration::from_millis(100) {
-            return wrong("stream.stalled", "must be at least 100ms");
+        if !moment.contains(&self.stream.stalled.get()) {
+            return wrong("stream.stalled", "must be at least 100ms and at most 1d");
         }
         if self.tls.cert.is_some() != self.tls.key.is_some() {
             return wrong("tls", "has a cert and a key, or neither");
@@ -430,6 +432,11 @@ mod tests {
             ("[plugins.p.grants]\ndirs = ['data']", "plugins.p.grants.dirs"),
             ("[plugins.p.limits]\nmemory = 0", "plugins.p.limits.memory"),
             ("[plugins.p.limits]\nfailures = 0", "plugins.p.limits.failures"),
+            ("stream.watch_buffer = 0", "stream.watch_buffer"),
+            ("stream.watch_buffer = 100000", "stream.watch_buffer"),
+            ("stream.heartbeat = '2d'", "stream.heartbeat"),
+            ("stream.stalled = '1ms'", "stream.stalled"),
+            ("tls.cert = 'cert.pem'", "tls"),
             ("metrics.path = 'metrics'", "metrics.path"),
             ("metrics.path = '/v1/plugins'", "metrics.path"),
             ("metrics.path = '/:x'", "metrics.path"),

@@ -70,7 +70,7 @@ impl Routed {
                 std::future::pending().await
             }
             None => {
-                *response.body_mut() = streaming.body(&core);
+                *response.body_mut() = streaming.body(core).await;
                 Ok(response)
             }
         }
@@ -117,7 +117,7 @@ pub(super) async fn plain(
     }
     let Socket { socket, .. } = connection.into_parts().io.into_inner();
     match socket.into_std() {
-        Ok(socket) => streaming.hand_over(&core, socket, head),
+        Ok(socket) => streaming.hand_over(core, socket, head).await,
         Err(error) => tracing::debug!(%error, "a stream could not begin"),
     }
     Ok(())

@@ -3,13 +3,14 @@ use super::body::{check_json, read};
 use super::error::{ApiError, Segment, json};
 use super::rights::check;
 use super::select::labels;
+use super::usage::off_thread;
 use super::window::Parameters;
 use crate::core::Core;
 use crate::hub::Selection;
 use crate::json;
 use crate::labels::Labels;
 use crate::tokens::Right;
-use crate::tracked::{State as InstanceState, TooMany, Tracking, Wanted, instance_id};
+use crate::tracked::{NotTracked, State as InstanceState, Tracking, Wanted, instance_id};
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -39,9 +40,13 @@ pub(crate) async fn list(State(core): App, RawQuery(query): RawQuery) -> Result<
         None => usize::MAX,
         Some(text) => text.parse().map_err(|_| ApiError::invalid("limit", format_args!("{text:?} is no number")))?,
     };
-    let listed = core.tracked.list_after(parameters.one("after"), limit, |id, labels| wanted.includes(id, labels));
-    let pages: Vec<_> = listed.iter().map(|instance| page(&core, instance)).collect();
-    Ok(json(&pages))
+    let after = parameters.one("after").map(str::to_owned);
+    // There may be very many.
+    off_thread(move || {
+        let listed = core.tracked.list_after(after.as_deref(), limit, |id, labels| wanted.includes(id, labels));
+        json(&listed.iter().map(|instance| page(&core, instance)).collect::<Vec<_>>())
+    })
+    .await
 }
 
 /// One of them.
@@ -80,9 +85,13 @@ pub(crate) fn named(text: &str) -> Result<InstanceId, ApiError> {
     instance_id(text).map_err(|why| ApiError::invalid("instance", why))
 }
 
-impl From<TooMany> for ApiError {
-    fn from(full: TooMany) -> Self {
-        Self::new(StatusCode::TOO_MANY_REQUESTS, full.to_string())
+impl From<NotTracked> for ApiError {
+    fn from(why: NotTracked) -> Self {
+        let status = match why {
+            NotTracked::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
+            NotTracked::Invalid(_) => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, why.to_string())
     }
 }
 

@@ -3,7 +3,7 @@ use super::body::{LARGEST, check_json, read};
 use super::error::{ApiError, json};
 use super::rights::check;
 use crate::tokens::Right;
-use crate::tracked::{BadLifecycle, Lifecycle};
+use crate::tracked::{BadLifecycle, Lifecycle, NotTracked};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -21,10 +21,11 @@ pub(crate) async fn post(State(core): App, headers: HeaderMap, body: Body) -> Re
         let count = events.len();
         match core.apply(&events) {
             Ok(()) => Ok(count),
-            Err((done, full)) => {
+            Err((done, NotTracked::TooMany(full))) => {
                 let why = format!("{full}; the first {done} events were done");
                 Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, why))
             }
+            Err((_, why)) => Err(why.into()),
         }
     });
     let failed = |_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the events could not be done");
@@ -34,10 +35,6 @@ pub(crate) async fn post(State(core): App, headers: HeaderMap, body: Body) -> Re
 
 impl From<BadLifecycle> for ApiError {
     fn from(bad: BadLifecycle) -> Self {
-        let status = match bad {
-            BadLifecycle::TooMany(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            BadLifecycle::Body(_) | BadLifecycle::Event { .. } => StatusCode::BAD_REQUEST,
-        };
-        Self::new(status, bad.to_string())
+        Self::new(StatusCode::BAD_REQUEST, bad.to_string())
     }
 }

@@ -3,8 +3,9 @@
 use super::App;
 use super::error::{ApiError, Segment};
 use super::instances::named;
-use super::select::select;
+use super::select::{self, select};
 use super::window::Parameters;
+use crate::config;
 use crate::core::Core;
 use crate::hub::{Claim, Encoded, PING, RETRY, Seen, Selection, TooManyStreams, Watch};
 use axum::body::Body;
@@ -46,7 +47,7 @@ pub(crate) async fn workload(
     Segment(name): Segment,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    begin(&core, Selection::Workload(name), &headers)
+    begin(&core, select::workload(name)?, &headers)
 }
 
 /// The head of a stream. Its body comes from whoever has the connection: see [`Streaming`].
@@ -86,16 +87,23 @@ pub(super) struct Streaming {
 
 impl Streaming {
     /// Gives the socket away. `head` is the response's.
-    pub(super) fn hand_over(self, core: &Core, socket: TcpStream, mut head: Vec<u8>) {
+    pub(super) async fn hand_over(self, core: Arc<Core>, socket: TcpStream, mut head: Vec<u8>) {
         let Some(claim) = self.claim() else { return };
         head.extend_from_slice(Encoded::of(RETRY).chunk());
-        core.follow(self.selection, self.seen, |hub, follow| hub.follow(claim, follow, socket, head));
+        // There may be very many to begin with, and some of them in files.
+        let begun = tokio::task::spawn_blocking(move || {
+            core.follow(self.selection, self.seen, |hub, follow| hub.follow(claim, follow, socket, head));
+        });
+        let _ = begun.await;
     }
 
-    pub(super) fn body(self, core: &Core) -> Body {
+    pub(super) async fn body(self, core: Arc<Core>) -> Body {
         let Some(claim) = self.claim() else { return Body::empty() };
-        let watch = core.follow(self.selection, self.seen, |hub, follow| hub.watch(claim, follow));
-        Body::new(Events::new(watch, core.config.stream.heartbeat.get()))
+        let config::Stream { heartbeat, stalled, .. } = core.config.stream;
+        let watch = tokio::task::spawn_blocking(move || {
+            core.follow(self.selection, self.seen, |hub, follow| hub.watch(claim, follow, Some(stalled.get())))
+        });
+        watch.await.map_or_else(|_| Body::empty(), |watch| Body::new(Events::new(watch, heartbeat.get())))
     }
 
     fn claim(&self) -> Option<Claim> {

@@ -3,7 +3,7 @@
 use super::App;
 use super::error::{ApiError, json, json_bytes};
 use super::instances::named;
-use super::usage::ask;
+use super::usage::{ask, off_thread};
 use super::window::Parameters;
 use crate::history::Range;
 use crate::json;
@@ -18,16 +18,13 @@ struct Hosts {
 }
 
 /// The hosts that have samples.
-pub(crate) async fn hosts(State(core): App) -> Response {
-    json(&Hosts {
-        hosts: core
-            .tracked
-            .list()
-            .iter()
-            .filter(|host| core.store.latest_at_ms(&host.id).is_some())
-            .map(|host| host.id.to_string())
-            .collect(),
+pub(crate) async fn hosts(State(core): App) -> Result<Response, ApiError> {
+    off_thread(move || {
+        let listed = core.tracked.list();
+        let measured = listed.iter().filter(|host| core.store.latest_at_ms(&host.id).is_some());
+        json(&Hosts { hosts: measured.map(|host| host.id.to_string()).collect() })
     })
+    .await
 }
 
 /// `?host=…&range=30m|1h|6h|24h`; without a range, an hour.

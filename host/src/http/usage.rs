@@ -5,16 +5,16 @@ use super::error::{ApiError, Segment, json_bytes};
 use super::etag::{Keep, tag_of, tagged};
 use super::instances::named;
 use super::many::Many;
-use super::select::select;
+use super::select::{select, workload};
 use super::window::{Parameters, Window};
 use crate::core::Core;
 use crate::hub::Selection;
 use crate::json;
-use crate::workload;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use dropsonde_store::{InstanceId, Points, Query};
+use std::sync::Arc;
 
 /// The latest sample.
 pub(crate) async fn latest(State(core): App, Segment(id): Segment) -> Result<Response, ApiError> {
@@ -33,16 +33,23 @@ pub(crate) async fn range(
 ) -> Result<Response, ApiError> {
     let id = named(&id)?;
     let parameters = Parameters::parse(query.as_deref());
-    let (window, interval_ms) = window(&core, &parameters, std::slice::from_ref(&id))?;
-    let (query, bands) = (window.query, window.bands);
-    let is_closed = is_closed(&core, &query, interval_ms);
+    let (Window { query, bands }, longest_ms) = window(&core, &parameters, std::slice::from_ref(&id))?;
+    // A reading is from the tick before its own at the earliest, and comes before the next one: nothing can come any more
+    // that lies in it.
+    let is_closed = query.until_ms.saturating_add(longest_ms.saturating_mul(2)) <= core.clock.now_ms();
     let points = ask(&core, id, query).await?;
-    Ok(answer(json::points(&points, bands), is_closed, &headers))
+    let body = json::points(&points, bands);
+    if is_closed {
+        let tag = tag_of(&body);
+        return Ok(tagged(body, &tag, Keep::Closed, &headers));
+    }
+    Ok(json_bytes(body))
 }
 
 /// The latest samples of many instances, by id.
 pub(crate) async fn latest_of_many(State(core): App, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
-    let ids = selected(&core, &select(&Parameters::parse(query.as_deref()))?);
+    let selection = select(&Parameters::parse(query.as_deref()))?;
+    let ids = selected(&core, selection).await?;
     let store = core.store.clone();
     let one = move |id: &InstanceId| {
         let sample = store.latest(id).filter(|sample| !sample.values.is_empty())?;
@@ -54,7 +61,7 @@ pub(crate) async fn latest_of_many(State(core): App, RawQuery(query): RawQuery) 
 /// The same window of many instances, by id.
 pub(crate) async fn range_of_many(State(core): App, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let parameters = Parameters::parse(query.as_deref());
-    let ids = selected(&core, &select(&parameters)?);
+    let ids = selected(&core, select(&parameters)?).await?;
     let (Window { query, bands }, _) = window(&core, &parameters, &ids)?;
     let store = core.store.clone();
     Many::answer(ids, move |id| Some(json::points(&store.range(id, &query), bands))).await
@@ -65,18 +72,16 @@ pub(crate) async fn range_of_workload(
     State(core): App,
     Segment(name): Segment,
     RawQuery(query): RawQuery,
-    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let parameters = Parameters::parse(query.as_deref());
-    let ids = selected(&core, &Selection::Workload(name));
-    let (Window { query, bands }, interval_ms) = window(&core, &parameters, &ids)?;
+    let ids = selected(&core, workload(name)?).await?;
+    let (Window { query, bands }, _) = window(&core, &parameters, &ids)?;
     if bands {
         return Err(ApiError::invalid("bands", "the least and the most of a sum are not known"));
     }
-    let is_closed = is_closed(&core, &query, interval_ms);
     let store = core.store.clone();
-    let points = off_thread(move || workload::range(&store, ids.iter(), &query)).await?;
-    Ok(answer(json::points(&points, false), is_closed, &headers))
+    let points = off_thread(move || crate::workload::range(&store, ids.iter(), &query)).await?;
+    Ok(json_bytes(json::points(&points, false)))
 }
 
 /// Asks history off the server's threads.
@@ -92,32 +97,22 @@ pub(crate) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Sen
 }
 
 /// Those a selection includes now, and those it names.
-fn selected(core: &Core, selection: &Selection) -> Vec<InstanceId> {
-    match selection {
-        Selection::Several(ids) => ids.iter().cloned().collect(),
-        _ => core.tracked.while_selected(selection, |members| members.into_iter().map(|member| member.id).collect()),
-    }
+async fn selected(core: &Arc<Core>, selection: Selection) -> Result<Vec<InstanceId>, ApiError> {
+    let core = core.clone();
+    off_thread(move || match selection {
+        Selection::Several(ids) => ids.into_iter().collect(),
+        selection => core.members(&selection).into_iter().map(|member| member.id).collect(),
+    })
+    .await
 }
 
-/// What is asked of instances, and how often the one that is read most often is read.
+/// What is asked of instances, steps no finer than the one that is read most often; and the longest of their intervals.
 fn window(core: &Core, parameters: &Parameters<'_>, ids: &[InstanceId]) -> Result<(Window, i64), ApiError> {
+    let default_ms = i64::try_from(core.config.poll.interval.get().as_millis()).unwrap_or(i64::MAX);
     let intervals = ids.iter().flat_map(|id| core.store.frames(id)).map(|frame| frame.interval_ms());
-    let default_ms = || i64::try_from(core.config.poll.interval.get().as_millis()).unwrap_or(i64::MAX);
-    let interval_ms = intervals.min().unwrap_or_else(default_ms);
-    Ok((Window::parse(parameters, core.clock.now_ms(), interval_ms)?, interval_ms))
-}
-
-/// Whether nothing can come any more that lies in it: a reading is from the tick before its own at the earliest, and comes
-/// before the next one.
-fn is_closed(core: &Core, query: &Query, interval_ms: i64) -> bool {
-    query.until_ms.saturating_add(interval_ms.saturating_mul(2)) <= core.clock.now_ms()
-}
-
-fn answer(body: Vec<u8>, is_closed: bool, headers: &HeaderMap) -> Response {
-    if is_closed {
-        let tag = tag_of(&body);
-        tagged(body, &tag, Keep::Closed, headers)
-    } else {
-        json_bytes(body)
-    }
+    let ends = intervals.fold(None, |ends: Option<(i64, i64)>, interval| {
+        Some(ends.map_or((interval, interval), |(least, most)| (least.min(interval), most.max(interval))))
+    });
+    let (least_ms, most_ms) = ends.unwrap_or((default_ms, default_ms));
+    Ok((Window::parse(parameters, core.clock.now_ms(), least_ms)?, most_ms))
 }

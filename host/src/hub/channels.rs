@@ -7,7 +7,7 @@ use super::selection::{Selection, WORKLOAD};
 use super::watch::Watcher;
 use crate::labels::Labels;
 use dropsonde_store::InstanceId;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Tells channels apart; none is given twice.
@@ -21,10 +21,10 @@ pub(super) struct Channels {
     by_selection: HashMap<Arc<Selection>, ChannelId>,
     by_instance: HashMap<InstanceId, Vec<ChannelId>>,
     by_workload: HashMap<String, ChannelId>,
-    /// Those that have to be asked whether they include an instance.
-    by_labels: Vec<ChannelId>,
-    /// Steps whenever those are others.
-    labels_revision: u64,
+    /// By key and value of one of the labels they are about; those have to be asked whether they include an instance.
+    by_label: HashMap<String, HashMap<String, Vec<ChannelId>>>,
+    /// Of all instances.
+    of_all: Vec<ChannelId>,
 }
 
 #[derive(Debug)]
@@ -35,16 +35,10 @@ pub(super) struct Channel {
     sockets: Vec<usize>,
     /// Of a workload: something of one of its instances came since it was last added up.
     is_stale: bool,
-    /// Of a workload that nobody follows any more: the event by which the last one left.
+    /// Of a workload: something was, since someone followed it. Who comes back wants what follows.
+    is_published: bool,
+    /// The event by which the last one left.
     left_at: u64,
-}
-
-/// Which of the channels that have to be asked include an instance, as of a revision of them.
-#[derive(Debug, Default)]
-pub(super) struct Membership {
-    labels: Option<Arc<Labels>>,
-    revision: u64,
-    channels: Vec<ChannelId>,
 }
 
 // === impl Channels ===
@@ -66,10 +60,7 @@ impl Channels {
                 }
             }
             Selection::Workload(workload) => drop(self.by_workload.insert(workload.clone(), id)),
-            Selection::Labels(_) => {
-                self.by_labels.push(id);
-                self.labels_revision += 1;
-            }
+            Selection::Labels(labels) => self.labelled(labels.first()).push(id),
         }
         let selection = Arc::new(selection);
         self.by_selection.insert(selection.clone(), id);
@@ -85,29 +76,25 @@ impl Channels {
     pub(super) fn offer(
         &mut self,
         id: &InstanceId,
-        labels: &Arc<Labels>,
-        membership: &mut Membership,
+        labels: &Labels,
         event: &Arc<Event>,
         inboxes: &[Arc<Inbox>],
     ) -> u64 {
-        let is_known = membership.labels.as_ref().is_some_and(|known| Arc::ptr_eq(known, labels));
-        if !is_known || membership.revision != self.labels_revision {
-            let asked = self
-                .by_labels
-                .iter()
-                .filter(|asked| self.all.get(asked).is_some_and(|channel| channel.selection.includes(id, labels)));
-            let channels = asked.copied().collect();
-            *membership = Membership { labels: Some(labels.clone()), revision: self.labels_revision, channels };
-        }
-        let named = self.by_instance.get(id).into_iter().flatten();
+        let Self { all, by_instance, by_label, of_all, by_workload, .. } = self;
         let mut lost = 0;
-        for channel_id in named.chain(&membership.channels) {
-            if let Some(channel) = self.all.get_mut(channel_id) {
+        let mut offer = |channel_id: &ChannelId| {
+            if let Some(channel) = all.get_mut(channel_id).filter(|channel| channel.selection.includes(id, labels)) {
                 lost += channel.offer(*channel_id, event, inboxes);
             }
+        };
+        by_instance.get(id).into_iter().flatten().for_each(&mut offer);
+        of_all.iter().for_each(&mut offer);
+        if !by_label.is_empty() {
+            let asked = labels.iter().filter_map(|(key, value)| by_label.get(key)?.get(value));
+            asked.flatten().for_each(&mut offer);
         }
-        if let Some(workload) = labels.get(WORKLOAD).and_then(|workload| self.by_workload.get(workload))
-            && let Some(channel) = self.all.get_mut(workload)
+        if let Some(workload) = labels.get(WORKLOAD).and_then(|workload| by_workload.get(workload))
+            && let Some(channel) = all.get_mut(workload)
         {
             channel.is_stale = true;
         }
@@ -115,7 +102,7 @@ impl Channels {
     }
 
     /// The workloads someone follows of which something came since they were last added up.
-    pub(super) fn take_stale(&mut self) -> Vec<String> {
+    pub(super) fn take_stale(&mut self) -> BTreeSet<String> {
         let all = &mut self.all;
         let stale = self
             .by_workload
@@ -124,9 +111,12 @@ impl Channels {
         stale.map(|(workload, _)| workload.clone()).collect()
     }
 
-    pub(super) fn of_workload(&mut self, workload: &str) -> Option<(ChannelId, &mut Channel)> {
+    /// Hands what a workload adds up to to all who follow it. How many of them lost it; none: nobody follows it, or will.
+    pub(super) fn offer_workload(&mut self, workload: &str, event: &Arc<Event>, inboxes: &[Arc<Inbox>]) -> Option<u64> {
         let id = *self.by_workload.get(workload)?;
-        Some((id, self.all.get_mut(&id)?))
+        let channel = self.all.get_mut(&id)?;
+        channel.is_published = true;
+        Some(channel.offer(id, event, inboxes))
     }
 
     pub(super) fn workloads(&self) -> usize {
@@ -170,7 +160,7 @@ impl Channels {
             return;
         }
         channel.left_at = sequence;
-        if !matches!(*channel.selection, Selection::Workload(_)) {
+        if !channel.is_published {
             self.remove(id);
         }
     }
@@ -200,17 +190,35 @@ impl Channels {
             Selection::One(instance) => not_of(instance),
             Selection::Several(several) => several.iter().for_each(not_of),
             Selection::Workload(workload) => drop(self.by_workload.remove(workload)),
-            Selection::Labels(_) => {
-                self.by_labels.retain(|other| *other != id);
-                self.labels_revision += 1;
+            Selection::Labels(labels) => {
+                let label = labels.first();
+                self.labelled(label).retain(|other| *other != id);
+                if let Some((key, value)) = label
+                    && let Some(values) = self.by_label.get_mut(key)
+                {
+                    values.retain(|own, channels| own != value || !channels.is_empty());
+                    if values.is_empty() {
+                        self.by_label.remove(key);
+                    }
+                }
             }
         }
         Some(channel)
     }
 
+    /// Where a selection of labels is found by its first one.
+    fn labelled(&mut self, label: Option<&(String, String)>) -> &mut Vec<ChannelId> {
+        match label {
+            Some((key, value)) => self.by_label.entry(key.clone()).or_default().entry(value.clone()).or_default(),
+            None => &mut self.of_all,
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.all.is_empty() && self.by_instance.is_empty() && self.by_selection.is_empty()
+        let named = self.by_instance.is_empty() && self.by_workload.is_empty();
+        let labelled = self.by_label.is_empty() && self.of_all.is_empty();
+        self.all.is_empty() && self.by_selection.is_empty() && named && labelled
     }
 }
 
@@ -218,7 +226,14 @@ impl Channels {
 
 impl Channel {
     fn new(selection: Arc<Selection>, writers: usize) -> Self {
-        Self { selection, watchers: Vec::new(), sockets: vec![0; writers], is_stale: false, left_at: 0 }
+        Self {
+            selection,
+            watchers: Vec::new(),
+            sockets: vec![0; writers],
+            is_stale: false,
+            is_published: false,
+            left_at: 0,
+        }
     }
 
     pub(super) fn add(&mut self, watcher: Watcher) {

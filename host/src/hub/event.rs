@@ -88,7 +88,8 @@ impl Event {
     /// Bytes it takes, about.
     pub(super) fn size(&self) -> usize {
         let values = if let What::Usage(sample) = &self.what { sample.values.len() } else { 0 };
-        size_of::<Self>() + self.single.chunk.len() + values * size_of::<(Arc<str>, f64)>()
+        // In both forms: one may follow.
+        size_of::<Self>() + 2 * self.single.chunk.len() + values * size_of::<(Arc<str>, f64)>()
     }
 }
 

@@ -31,17 +31,22 @@ impl std::fmt::Debug for Wake {
 pub(crate) struct Waiting {
     pub(crate) messages: Vec<Message>,
     events: usize,
-    /// How many events of a channel there was no room for, behind all messages.
-    pub(crate) skipped: HashMap<ChannelId, u64>,
+    /// Where it says of a channel how many events there was no room for, since anybody joined.
+    skips: HashMap<ChannelId, usize>,
 }
 
 #[derive(Debug)]
 pub(crate) enum Message {
     /// A reader begins.
-    Join(Box<Reader>),
+    Join(Box<Joining>),
     Publish {
         channel: ChannelId,
         event: Arc<Event>,
+    },
+    /// There was no room for so many.
+    Skip {
+        channel: ChannelId,
+        count: u64,
     },
     /// It is over for all who follow a channel.
     End {
@@ -54,12 +59,14 @@ pub(crate) enum Message {
 
 /// A socket whose reader follows a channel.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub(crate) struct Joining {
     pub(crate) socket: TcpStream,
     /// What goes out before all else.
     pub(crate) head: Vec<u8>,
     pub(crate) reset: Option<Encoded>,
     pub(crate) first: Vec<Arc<Event>>,
+    /// That is all there will be.
+    pub(crate) ends: bool,
     pub(crate) channel: ChannelId,
     pub(crate) form: Form,
     /// Events it may be behind.
@@ -79,6 +86,8 @@ impl Inbox {
 
     pub(crate) fn put(&self, message: Message) {
         let mut waiting = self.lock();
+        // Who joins now misses nothing of what was skipped before.
+        waiting.skips.clear();
         waiting.messages.push(message);
         self.wake(waiting);
     }
@@ -86,7 +95,14 @@ impl Inbox {
     pub(super) fn publish(&self, channel: ChannelId, event: &Arc<Event>) {
         let mut waiting = self.lock();
         if waiting.events >= MOST_EVENTS {
-            *waiting.skipped.entry(channel).or_default() += 1;
+            let Waiting { messages, skips, .. } = &mut *waiting;
+            match skips.get(&channel).and_then(|place| messages.get_mut(*place)) {
+                Some(Message::Skip { count, .. }) => *count += 1,
+                _ => {
+                    skips.insert(channel, messages.len());
+                    messages.push(Message::Skip { channel, count: 1 });
+                }
+            }
             return;
         }
         waiting.events += 1;

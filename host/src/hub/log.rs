@@ -20,11 +20,11 @@ pub(super) struct Log {
     moments: Moments,
 }
 
-/// When some events were published, since the start: fewer and fewer of them the longer it runs.
+/// What times events are of, since the start: fewer and fewer of them the longer it runs.
 #[derive(Debug)]
 struct Moments {
     start_ms: i64,
-    /// Sequence and time, ascending.
+    /// Some sequences, and the earliest time any event from there on is of. Both ascend.
     known: Vec<(u64, i64)>,
     /// Between two of them at least.
     stride_ms: i64,
@@ -36,9 +36,11 @@ impl Log {
         Self { events: VecDeque::new(), bytes: 0, dropped_to: 0, moments }
     }
 
-    /// Keeps so many at most.
-    pub(super) fn push(&mut self, event: Arc<Event>, at_ms: i64, most: usize) {
-        self.moments.note(event.sequence, at_ms);
+    /// Keeps so many at most. `at_ms`: the time it is of, unless that was long ago.
+    pub(super) fn push(&mut self, event: Arc<Event>, at_ms: Option<i64>, most: usize) {
+        if let Some(at_ms) = at_ms {
+            self.moments.note(event.sequence, at_ms);
+        }
         self.bytes += event.size();
         self.events.push_back(event);
         while self.events.len() > most || self.bytes > MOST_BYTES {
@@ -56,7 +58,7 @@ impl Log {
     }
 
     pub(super) fn has_dropped(&self, sequence: u64) -> bool {
-        self.dropped_to >= sequence
+        self.dropped_to > sequence
     }
 
     /// A time before which a reader that has seen an event has seen everything.
@@ -67,6 +69,10 @@ impl Log {
 
 impl Moments {
     fn note(&mut self, sequence: u64, at_ms: i64) {
+        // Samplers publish late what was read before others published, and clocks are set back.
+        for (_, earliest_ms) in self.known.iter_mut().rev().take_while(|(_, earliest_ms)| *earliest_ms > at_ms) {
+            *earliest_ms = at_ms;
+        }
         if self.known.last().is_some_and(|(_, last_ms)| at_ms.saturating_sub(*last_ms) < self.stride_ms) {
             return;
         }
@@ -81,10 +87,9 @@ impl Moments {
         }
     }
 
-    /// One further back than the last: samplers publish at the same time what is not of exactly the same time.
     fn before(&self, sequence: u64) -> i64 {
         let behind = self.known.partition_point(|(known, _)| *known <= sequence);
-        let nth = behind.checked_sub(2);
+        let nth = behind.checked_sub(1);
         nth.and_then(|nth| self.known.get(nth)).map_or(self.start_ms, |(_, at_ms)| *at_ms)
     }
 }

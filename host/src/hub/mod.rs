@@ -27,18 +27,21 @@ pub use watch::{Seen, Watch};
 pub(crate) use begin::Follow;
 pub(crate) use channels::ChannelId;
 pub(crate) use event::{Encoded, PING, RETRY};
-pub(crate) use inbox::{Inbox, Message, Reader, Waiting, Wake};
+pub(crate) use inbox::{Inbox, Joining, Message, Waiting, Wake};
+pub(crate) use selection::WORKLOAD;
 
 use crate::labels::Labels;
 use begin::Beginning;
-use channels::{Channels, Membership};
+use channels::Channels;
 use dropsonde_store::{InstanceId, Sample};
 use log::Log;
 use prometheus::IntCounter;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use watch::Place;
 
 /// Who follows what. Cheap to clone: all are the same hub.
 #[derive(Debug, Clone)]
@@ -74,13 +77,13 @@ struct State {
 struct Topic {
     latest: Arc<Event>,
     is_discarded: Arc<AtomicBool>,
-    membership: Membership,
 }
 
 /// An instance someone may want to follow, as it is now.
 #[derive(Debug, Clone)]
 pub struct Member {
     pub id: InstanceId,
+    pub generation: u64,
     pub labels: Arc<Labels>,
 }
 
@@ -98,7 +101,7 @@ pub struct TooManyStreams(pub usize);
 struct Leave {
     channel: ChannelId,
     hub: Hub,
-    _claim: Claim,
+    place: Arc<Place>,
 }
 
 // === impl Hub ===
@@ -143,24 +146,18 @@ impl Hub {
         let is_discarded = topic.as_ref().map(|topic| topic.is_discarded.clone()).unwrap_or_default();
         let of = Of::Instance { id: id.clone(), labels: labels.clone(), is_discarded: is_discarded.clone() };
         let event = Arc::new(Event::new(&self.0.boot, *sequence, of, What::Usage(sample)));
-        let topic = match topic {
-            Some(topic) => {
-                topic.latest = event.clone();
-                topic
-            }
-            None => {
-                let topic = Topic { latest: event.clone(), is_discarded, membership: Membership::default() };
-                topics.entry(id.clone()).or_insert(topic)
-            }
-        };
-        let lost = channels.offer(id, labels, &mut topic.membership, &event, inboxes);
+        match topic {
+            Some(topic) => topic.latest = event.clone(),
+            None => drop(topics.insert(id.clone(), Topic { latest: event.clone(), is_discarded })),
+        }
+        let lost = channels.offer(id, labels, &event, inboxes);
         let most = self.kept(topics.len() + channels.workloads());
-        log.push(event, at_ms, most);
+        log.push(event, Some(at_ms), most);
         self.0.lost.inc_by(lost);
     }
 
     /// The workloads someone follows of which something was published since this was last asked.
-    pub fn take_stale_workloads(&self) -> Vec<String> {
+    pub fn take_stale_workloads(&self) -> BTreeSet<String> {
         let mut state = self.lock();
         let State { log, channels, .. } = &mut *state;
         channels.sweep_workloads(log);
@@ -172,13 +169,13 @@ impl Hub {
         let at_ms = sample.at_ms;
         let mut state = self.lock();
         let State { sequence, log, topics, channels, inboxes, .. } = &mut *state;
-        let most = self.kept(topics.len() + channels.workloads());
-        let Some((id, channel)) = channels.of_workload(workload) else { return };
         *sequence += 1;
         let of = Of::Workload(workload.to_owned());
         let event = Arc::new(Event::new(&self.0.boot, *sequence, of, What::Usage(sample)));
-        self.0.lost.inc_by(channel.offer(id, &event, inboxes));
-        log.push(event, at_ms, most);
+        let Some(lost) = channels.offer_workload(workload, &event, inboxes) else { return };
+        self.0.lost.inc_by(lost);
+        let most = self.kept(topics.len() + channels.workloads());
+        log.push(event, Some(at_ms), most);
     }
 
     /// A place for one more stream, if there is one.
@@ -194,38 +191,33 @@ impl Hub {
         self.0.open.load(Relaxed)
     }
 
-    /// Follows samples inside the process.
-    pub(crate) fn watch(&self, claim: Claim, follow: Follow<'_>) -> Watch {
+    /// Follows samples inside the process. One that takes nothing for longer than `patience` is cut off.
+    pub(crate) fn watch(&self, claim: Claim, follow: Follow, patience: Option<Duration>) -> Watch {
         let form = follow.selection.form();
-        let gathered = self.gather(&follow);
-        let mut state = self.lock();
-        let beginning = self.begin(&mut state, &follow, gathered);
+        let (mut state, Beginning { reset, first, ends, buffer }) = self.begin(&follow);
         let State { is_closed, channels, inboxes, .. } = &mut *state;
         let (channel, members) = channels.of(follow.selection, inboxes.len());
-        let leave = Leave { channel, hub: self.clone(), _claim: claim };
-        let (watcher, watch) = watch::watch(beginning.buffer, form, beginning.first, beginning.reset, leave);
-        if !*is_closed {
+        let leave = Leave { channel, hub: self.clone(), place: Place::new(claim) };
+        let (watcher, watch) = watch::watch(buffer, form, first, reset, leave, patience);
+        if !*is_closed && !ends {
             members.add(watcher);
         }
         watch
     }
 
     /// The same on a socket, which a writer owns from now on. `head` goes out first.
-    pub(crate) fn follow(&self, claim: Claim, follow: Follow<'_>, socket: TcpStream, head: Vec<u8>) {
+    pub(crate) fn follow(&self, claim: Claim, follow: Follow, socket: TcpStream, head: Vec<u8>) {
         let form = follow.selection.form();
-        let gathered = self.gather(&follow);
-        let mut state = self.lock();
-        let Beginning { reset, first, buffer } = self.begin(&mut state, &follow, gathered);
+        let (mut state, Beginning { reset, first, ends, buffer }) = self.begin(&follow);
         let State { is_closed, channels, inboxes, next_writer, .. } = &mut *state;
         *next_writer += 1;
         let writer = *next_writer % inboxes.len().max(1);
         let Some(inbox) = inboxes.get(writer) else { return };
         let (id, channel) = channels.of(follow.selection, inboxes.len());
         channel.add_socket(writer);
-        inbox.put(Message::Join(Box::new(Reader { socket, head, reset, first, channel: id, form, buffer, claim })));
-        if *is_closed {
-            inbox.put(Message::End { channel: id, last: None });
-        }
+        let ends = ends || *is_closed;
+        let joining = Joining { socket, head, reset, first, ends, channel: id, form, buffer, claim };
+        inbox.put(Message::Join(Box::new(joining)));
     }
 
     /// A writer's socket is gone.
@@ -245,26 +237,24 @@ impl Hub {
     pub fn close(&self, id: &InstanceId) {
         let mut state = self.lock();
         let State { sequence, log, topics, channels, inboxes, .. } = &mut *state;
-        let mut topic = topics.remove(id);
+        let topic = topics.remove(id);
         if topic.is_none() && !channels.has(id) {
             return;
         }
         *sequence += 1;
-        let labels = match &mut topic {
-            Some(Topic { latest, is_discarded, .. }) => {
-                is_discarded.store(true, Relaxed);
-                if let Of::Instance { labels, .. } = &latest.of { labels.clone() } else { Arc::default() }
+        let mut labels = Arc::default();
+        let mut at_ms = None;
+        if let Some(Topic { latest, is_discarded }) = &topic {
+            is_discarded.store(true, Relaxed);
+            if let (Of::Instance { labels: own, .. }, What::Usage(sample)) = (&latest.of, &latest.what) {
+                (labels, at_ms) = (own.clone(), Some(sample.at_ms));
             }
-            None => Arc::default(),
-        };
-        let of = Of::Instance { id: id.clone(), labels: labels.clone(), is_discarded: Arc::default() };
+        }
+        let of = Of::Instance { id: id.clone(), labels: Arc::clone(&labels), is_discarded: Arc::default() };
         let event = Arc::new(Event::new(&self.0.boot, *sequence, of, What::Untracked));
         channels.end_of(id, &event, inboxes);
-        let Some(mut topic) = topic else { return };
-        let lost = channels.offer(id, &labels, &mut topic.membership, &event, inboxes);
-        self.0.lost.inc_by(lost);
+        self.0.lost.inc_by(channels.offer(id, &labels, &event, inboxes));
         let most = self.kept(topics.len() + 1 + channels.workloads());
-        let at_ms = if let What::Usage(sample) = &topic.latest.what { sample.at_ms } else { 0 };
         log.push(event, at_ms, most);
     }
 

@@ -5,7 +5,7 @@ use dropsonde_store::InstanceId;
 use std::collections::BTreeSet;
 
 /// The label by which instances belong together.
-pub(super) const WORKLOAD: &str = "workload";
+pub(crate) const WORKLOAD: &str = "workload";
 
 /// Which samples someone follows.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -1,5 +1,6 @@
 use super::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 fn lost() -> IntCounter {
     IntCounter::new("lost", "Lost.").unwrap()
@@ -27,10 +28,11 @@ fn publish(hub: &Hub, text: &str, at_ms: i64) {
 }
 
 fn watch(hub: &Hub, selection: Selection, seen: Option<&str>) -> Watch {
-    let members = ["a", "b"].map(|text| Member { id: id(text), labels: Arc::default() });
+    let members = ["a", "b"].map(|text| Member { id: id(text), generation: 1, labels: Arc::default() });
     let members = members.into_iter().filter(|member| selection.includes(&member.id, &member.labels)).collect();
-    let follow = Follow { selection, seen: seen.map(str::to_owned), members, latest: &|_| None, together: &|_| None };
-    hub.watch(hub.claim().unwrap(), follow)
+    let seen = seen.map(str::to_owned);
+    let follow = Follow { selection, seen, members, unheard: HashMap::new(), together: None };
+    hub.watch(hub.claim().unwrap(), follow, None)
 }
 
 fn one(text: &str) -> Selection {
@@ -100,7 +102,7 @@ fn who_was_away_gets_exactly_what_was_missed_and_beyond_that_hears_from_when_on_
     assert_eq!(sequences(&mut watch(&hub, several(), Some("b007-3"))), [4, 5, 6]);
     assert!(read(&mut watch(&hub, one("a"), Some("b007-6"))).is_empty(), "nothing was missed");
     for (seen, from) in [
-        ("b007-1", "1970-01-01T00:00:45.063Z"),
+        ("b007-1", "1970-01-01T00:00:00Z"),
         ("b007-7", "1970-01-01T00:00:45.063Z"),
         ("nonsense", "1970-01-01T00:00:45.063Z"),
         ("1f4-9", "1970-01-01T00:00:00.5Z"),
@@ -113,7 +115,7 @@ fn who_was_away_gets_exactly_what_was_missed_and_beyond_that_hears_from_when_on_
 
 #[test]
 fn there_is_no_gap_and_nothing_twice_between_what_was_missed_and_what_comes() {
-    let hub = Hub::new(0xb007, 1000, 3, lost());
+    let hub = Hub::new(0xb007, 1 << 20, 3, lost());
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| (0..).take_while(|_| !stop.load(Relaxed)).for_each(|at| publish(&hub, "a", at)));
@@ -198,18 +200,68 @@ fn a_workload_is_added_up_for_who_follows_it_and_for_who_comes_back() {
 }
 
 #[test]
-fn what_is_from_before_this_start_comes_first_too() {
-    let hub = hub();
-    let follow = |latest| Follow {
-        selection: one("a"),
-        seen: None,
-        members: vec![Member { id: id("a"), labels: Arc::default() }],
-        latest,
-        together: &|_| None,
+fn what_is_from_before_this_start_comes_first_too_unless_it_is_of_another() {
+    let begin = |generation| {
+        let hub = hub();
+        let follow = Follow {
+            selection: one("a"),
+            seen: None,
+            members: vec![Member { id: id("a"), generation: 1, labels: Arc::default() }],
+            unheard: HashMap::from([(id("a"), (generation, sample(7)))]),
+            together: None,
+        };
+        let mut reader = hub.watch(hub.claim().unwrap(), follow, None);
+        publish(&hub, "a", 8);
+        (sequences(&mut reader), sequences(&mut watch(&hub, one("a"), Some("b007-0"))))
     };
-    let mut reader = hub.watch(hub.claim().unwrap(), follow(&|_| Some(sample(7))));
-    publish(&hub, "a", 8);
-    assert_eq!(sequences(&mut reader), [1, 2]);
+    assert_eq!(begin(1), (vec![1, 2], vec![1, 2]));
+    assert_eq!(begin(2), (vec![1], vec![1]), "that was before it was untracked");
+}
+
+#[test]
+fn the_first_of_many_come_in_the_order_they_were_published() {
+    let hub = hub();
+    publish(&hub, "b", 0);
+    publish(&hub, "a", 0);
+    publish(&hub, "b", 1);
+    assert_eq!(sequences(&mut watch(&hub, several(), None)), [2, 3]);
+}
+
+#[test]
+fn who_comes_back_to_one_that_was_untracked_hears_that_and_it_is_over() {
+    let hub = Hub::new(0xb007, 100, 3, lost());
+    publish(&hub, "a", 0);
+    let reader = watch(&hub, one("a"), None);
+    hub.close(&id("a"));
+    drop(reader);
+    publish(&hub, "a", 1);
+    let read = read(&mut watch(&hub, one("a"), Some("b007-1")));
+    assert!(read.len() == 2 && read[0].contains("event: untracked\nid: b007-2\n") && read[1] == "over", "{read:?}");
+    assert_eq!(sequences(&mut watch(&hub, one("a"), Some("b007-2"))), [3], "then it comes back to the next");
+}
+
+#[test]
+fn a_carried_reader_that_takes_nothing_gives_its_place_back() {
+    let hub = hub();
+    let (selection, members, unheard) = (one("a"), Vec::new(), HashMap::new());
+    let follow = Follow { selection, seen: None, members, unheard, together: None };
+    let _carried = hub.watch(hub.claim().unwrap(), follow, Some(Duration::ZERO));
+    (0..4).for_each(|at| publish(&hub, "a", at));
+    while hub.open() > 0 {
+        publish(&hub, "a", 9);
+    }
+}
+
+#[test]
+fn a_time_to_ask_from_is_no_later_than_anything_that_was_missed() {
+    let hub = hub();
+    for at_ms in [0, 5000, 10_000, 8000, 11_000, 12_000, 13_000] {
+        publish(&hub, "a", at_ms);
+    }
+    let from = |seen: &str| read(&mut watch(&hub, one("a"), Some(seen)))[0].clone();
+    for (seen, latest) in [("b007-1", "00:00:00Z"), ("b007-2", "00:00:05Z"), ("b007-3", "00:00:08Z")] {
+        assert!(from(seen).contains(&format!("1970-01-01T{latest}")), "{seen}: {}", from(seen));
+    }
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! Who follows samples inside the process: programs that embed the host, and streams that other protocols carry.
 
 use super::event::{Encoded, Event};
-use super::{Form, Leave};
+use super::{Claim, Form, Leave};
 use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 /// The hub's end.
@@ -13,6 +14,24 @@ pub(super) struct Watcher {
     events: mpsc::Sender<(u64, Arc<Event>)>,
     lost: u64,
     last: Arc<OnceLock<Arc<Event>>>,
+    /// How long a reader may take nothing; none: as long as it likes.
+    patience: Option<Duration>,
+    full_since: Option<Instant>,
+    place: Arc<Place>,
+}
+
+/// Of the streams that may be open.
+#[derive(Debug)]
+pub(super) struct Place(Mutex<Option<Claim>>);
+
+impl Place {
+    pub(super) fn new(claim: Claim) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Some(claim))))
+    }
+
+    fn give_back(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
 }
 
 /// A reader's end. Dropped, it follows no more.
@@ -43,9 +62,15 @@ impl Watcher {
     /// How many were lost of it.
     pub(super) fn offer(&mut self, event: &Arc<Event>) -> Result<u64, Gone> {
         match self.events.try_send((self.lost, event.clone())) {
-            Ok(()) => self.lost = 0,
+            Ok(()) => (self.lost, self.full_since) = (0, None),
             Err(TrySendError::Full(_)) => {
                 self.lost += 1;
+                let since = *self.full_since.get_or_insert_with(Instant::now);
+                if self.patience.is_some_and(|patience| since.elapsed() > patience) {
+                    // Whoever carries it may not notice for long.
+                    self.place.give_back();
+                    return Err(Gone);
+                }
                 return Ok(1);
             }
             Err(TrySendError::Closed(_)) => return Err(Gone),
@@ -74,10 +99,12 @@ pub(super) fn watch(
     first: Vec<Arc<Event>>,
     reset: Option<Encoded>,
     leave: Leave,
+    patience: Option<Duration>,
 ) -> (Watcher, Watch) {
     let (sender, events) = mpsc::channel(buffer);
     let last = Arc::<OnceLock<_>>::default();
-    let watcher = Watcher { events: sender, lost: 0, last: last.clone() };
+    let place = leave.place.clone();
+    let watcher = Watcher { events: sender, lost: 0, last: last.clone(), patience, full_since: None, place };
     (watcher, Watch { reset, first: first.into(), events, last, is_over: false, form, _leave: leave })
 }
 

@@ -24,7 +24,7 @@ pub(super) struct Entry {
 }
 
 /// What someone who tracks an instance says of it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wish {
     pub(super) labels: Labels,
     /// None: the default ones.
@@ -75,6 +75,18 @@ impl Entry {
         changed
     }
 
+    /// What is asked once a platform says that it is there, perhaps with labels. Who polls it anyway does so alone.
+    pub(super) fn asked_again(&self, labels: Option<&Labels>) -> Option<Wish> {
+        let is_polled = self.configured.is_some() || !self.discovered_by.is_empty();
+        match (&self.asked, labels) {
+            (Some(before), labels) => {
+                Some(Wish::new(labels.unwrap_or(&before.labels).clone(), before.samplers.clone()))
+            }
+            (None, None) if is_polled => None,
+            (None, labels) => Some(Wish::new(labels.cloned().unwrap_or_default(), is_polled.then(Vec::new))),
+        }
+    }
+
     pub(super) fn has_heard_gone(&self, plugin: &str) -> bool {
         self.wishes().any(|wish| wish.gone.contains(plugin))
     }
@@ -109,11 +121,6 @@ impl Entry {
 impl Wish {
     pub(super) fn new(labels: Labels, samplers: Option<Vec<String>>) -> Self {
         Self { labels, samplers, gone: BTreeSet::new() }
-    }
-
-    /// Without labels, with those it had.
-    pub(super) fn asked_again(self, labels: Option<Labels>) -> Self {
-        Self::new(labels.unwrap_or(self.labels), self.samplers)
     }
 
     fn samplers<'a>(&'a self, default: &'a [String]) -> &'a [String] {

@@ -1,6 +1,6 @@
 //! The set itself: what is in it, what was taken out on purpose, and what has ended, oldest first.
 
-use super::entry::Entry;
+use super::entry::{Entry, Wish};
 use crate::labels::Labels;
 use dropsonde_store::InstanceId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +14,8 @@ pub(super) struct Instances {
     /// Untracked on purpose, with when: discovery does not bring them back.
     untracked: BTreeMap<InstanceId, u64>,
     untracked_by_age: BTreeMap<u64, InstanceId>,
+    /// What the operator's file says, whatever becomes of them.
+    named: BTreeMap<InstanceId, Wish>,
     /// Counts generations, and what was untracked.
     next: u64,
     most: usize,
@@ -28,6 +30,7 @@ impl Instances {
             over: BTreeSet::new(),
             untracked: BTreeMap::new(),
             untracked_by_age: BTreeMap::new(),
+            named: BTreeMap::new(),
             next: 0,
             most,
             common,
@@ -36,6 +39,12 @@ impl Instances {
 
     pub(super) fn all(&self) -> &BTreeMap<InstanceId, Entry> {
         &self.all
+    }
+
+    /// What the operator says of one, also when it comes back.
+    pub(super) fn name(&mut self, id: &InstanceId, wish: Wish) {
+        self.named.insert(id.clone(), wish.clone());
+        self.change(id, |entry| entry.configured = Some(wish));
     }
 
     /// Changes one that is there.
@@ -59,7 +68,8 @@ impl Instances {
                 return None;
             }
             self.next += 1;
-            self.all.insert(id.clone(), Entry { generation: self.next, ..Entry::default() });
+            let configured = self.named.get(id).cloned();
+            self.all.insert(id.clone(), Entry { generation: self.next, configured, ..Entry::default() });
         }
         self.change(id, change)
     }

@@ -1,13 +1,10 @@
 //! What became of an instance, as platforms tell it.
 
-use super::Wanted;
+use super::{NotTracked, Wanted};
 use crate::config::RESERVED;
 use crate::labels::{self, Labels};
 use dropsonde_store::InstanceId;
 use serde::Deserialize;
-
-/// Events of one request.
-const MOST: usize = 1_000_000;
 
 /// What became of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -46,8 +43,6 @@ pub enum BadLifecycle {
     Body(String),
     #[error("event {nth}: {why}")]
     Event { nth: usize, why: String },
-    #[error("{0} events; at most {MOST} are taken at a time")]
-    TooMany(usize),
 }
 
 /// As it is sent. Platforms may say more.
@@ -74,9 +69,6 @@ impl Lifecycle {
         let written: Vec<&serde_json::value::RawValue> =
             if is_list { serde_json::from_slice(json) } else { serde_json::from_slice(json).map(|one| vec![one]) }
                 .map_err(body)?;
-        if written.len() > MOST {
-            return Err(BadLifecycle::TooMany(written.len()));
-        }
         let parsed = written.into_iter().enumerate();
         parsed.map(|(nth, one)| Self::one(one.get()).map_err(|why| BadLifecycle::Event { nth, why })).collect()
     }
@@ -86,8 +78,14 @@ impl Lifecycle {
             return Err("it is no JSON object".to_owned());
         }
         let Written { r#type, instance, labels } = serde_json::from_str(json).map_err(|error| error.to_string())?;
-        labels.as_ref().map_or(Ok(()), labels::check)?;
-        Ok(Self { what: r#type, instance: instance_id(&instance)?, labels })
+        let event = Self { what: r#type, instance: instance_id(&instance)?, labels };
+        event.check().map_err(|why| why.to_string())?;
+        Ok(event)
+    }
+
+    /// Programs may have made it as they like.
+    pub(crate) fn check(&self) -> Result<(), NotTracked> {
+        check(&self.instance, self.labels.as_ref())
     }
 }
 
@@ -101,13 +99,25 @@ impl Wanted {
             Some(_) => return Err("it is no JSON object".to_owned()),
         };
         let labels = written.labels;
-        labels::check(&labels)?;
         let is_sampler = |name: &&String| *name != "*" && !crate::plugins::is_name(name);
         if let Some(wrong) = written.samplers.iter().flatten().find(is_sampler) {
             return Err(format!("samplers: {wrong:?} is neither `*` nor a plugin's name"));
         }
-        Ok(Self { id, labels, samplers: written.samplers })
+        let wanted = Self { id, labels, samplers: written.samplers };
+        wanted.check().map_err(|why| why.to_string())?;
+        Ok(wanted)
     }
+
+    pub(crate) fn check(&self) -> Result<(), NotTracked> {
+        check(&self.id, Some(&self.labels))
+    }
+}
+
+fn check(id: &InstanceId, labels: Option<&Labels>) -> Result<(), NotTracked> {
+    if id.as_str().starts_with(RESERVED) {
+        return Err(NotTracked::Invalid(format!("{RESERVED} is how the host's own begin")));
+    }
+    labels.map_or(Ok(()), labels::check).map_err(NotTracked::Invalid)
 }
 
 /// What anybody outside may call an instance.

@@ -17,7 +17,7 @@ mod notes;
 pub(crate) use lifecycle::instance_id;
 pub use lifecycle::{BadLifecycle, Change, Lifecycle};
 
-use crate::hub::{Member, Selection};
+use crate::hub::{Member, Selection, WORKLOAD};
 use crate::labels::Labels;
 use dropsonde_store::InstanceId;
 use entry::{Entry, Wish};
@@ -86,6 +86,15 @@ pub struct Wanted {
 #[error("{0} instances are there, and more are not allowed (poll.max_instances)")]
 pub struct TooMany(pub usize);
 
+/// Why an instance is not tracked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotTracked {
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
+    #[error("{0}")]
+    Invalid(String),
+}
+
 /// Drops all an instance had. Called while nobody can track another of its name.
 pub(crate) type Forget<'a> = &'a dyn Fn(&InstanceId);
 
@@ -105,10 +114,8 @@ impl Tracked {
     /// Tracks an instance the operator named.
     pub fn configure(&self, id: &InstanceId, labels: Labels, samplers: Option<Vec<String>>) -> Result<(), TooMany> {
         let done = self.write(|instances| {
-            instances.change_or_add(id, |entry| {
-                entry.configured = Some(Wish::new(labels, samplers));
-                entry.ended_ms = None;
-            })
+            instances.name(id, Wish::new(labels, samplers));
+            instances.change_or_add(id, |entry| entry.ended_ms = None)
         });
         self.revision.fetch_add(1, Relaxed);
         done.ok_or(TooMany(self.most))
@@ -118,7 +125,7 @@ impl Tracked {
     /// are asked again.
     pub(crate) fn track(&self, wanted: Wanted, forget: Forget<'_>) -> Result<(), TooMany> {
         let Wanted { id, labels, samplers } = wanted;
-        let wish = |_| Wish::new(labels, samplers);
+        let wish = |_: &Entry| Some(Wish::new(labels, samplers));
         self.change(|instances, changed| track(instances, &id, wish, changed, forget).ok_or(TooMany(self.most)))
     }
 
@@ -133,7 +140,7 @@ impl Tracked {
             for (nth, Lifecycle { what, instance: id, labels }) in events.iter().enumerate() {
                 match what {
                     Change::Created | Change::Started | Change::Unsuspended => {
-                        let wish = |before: Option<Wish>| before.unwrap_or_default().asked_again(labels.clone());
+                        let wish = |entry: &Entry| entry.asked_again(labels.as_ref());
                         track(instances, id, wish, changed, forget).ok_or((nth, TooMany(self.most)))?;
                     }
                     Change::Stopped | Change::Suspended => {
@@ -173,7 +180,9 @@ impl Tracked {
             let mut refused = 0;
             // What is there first: what begins again does not make room for what is new.
             for (id, labels) in known.into_iter().chain(new) {
-                if instances.is_untracked(&id) {
+                let is_same =
+                    |entry: &Entry| entry.ended_ms.is_none() && entry.discovered_by.get(plugin) == Some(&labels);
+                if instances.is_untracked(&id) || instances.all().get(&id).is_some_and(is_same) {
                     continue;
                 }
                 if !instances.all().contains_key(&id)
@@ -183,15 +192,11 @@ impl Tracked {
                     changed.push(over);
                 }
                 let found = instances.change_or_add(&id, |entry| {
-                    let is_new = entry.ended_ms.take().is_some() || entry.discovered_by.get(plugin) != Some(&labels);
-                    if is_new {
-                        entry.discovered_by.insert(plugin.clone(), labels);
-                    }
-                    is_new
+                    entry.ended_ms = None;
+                    entry.discovered_by.insert(plugin.clone(), labels);
                 });
                 match found {
-                    Some(true) => changed.push(id),
-                    Some(false) => {}
+                    Some(()) => changed.push(id),
                     None => refused += 1,
                 }
             }
@@ -249,7 +254,10 @@ impl Tracked {
 
     /// Calls with the instances a selection includes. Until it returns nothing is untracked, and none has other labels.
     pub(crate) fn while_selected<T>(&self, selection: &Selection, act: impl FnOnce(Vec<Member>) -> T) -> T {
-        let member = |(id, entry): (&InstanceId, &Entry)| Member { id: id.clone(), labels: entry.labels.clone() };
+        let member = |(id, Entry { generation, labels, .. }): (&InstanceId, &Entry)| {
+            let (id, generation, labels) = (id.clone(), *generation, labels.clone());
+            Member { id, generation, labels }
+        };
         self.read(|instances| {
             let all = instances.all();
             let members = match selection {
@@ -259,6 +267,23 @@ impl Tracked {
                     all.iter().filter(|(id, entry)| selection.includes(id, &entry.labels)).map(member).collect()
                 }
             };
+            act(members)
+        })
+    }
+
+    /// Calls with the instances of some workloads. Until it returns nothing is untracked.
+    pub(crate) fn while_of_workloads<T>(
+        &self,
+        workloads: &BTreeSet<String>,
+        act: impl FnOnce(BTreeMap<&str, Vec<&InstanceId>>) -> T,
+    ) -> T {
+        self.read(|instances| {
+            let mut members: BTreeMap<&str, Vec<&InstanceId>> = BTreeMap::new();
+            for (id, entry) in instances.all() {
+                if let Some(workload) = entry.labels.get(WORKLOAD).filter(|workload| workloads.contains(*workload)) {
+                    members.entry(workload).or_default().push(id);
+                }
+            }
             act(members)
         })
     }
@@ -333,11 +358,11 @@ impl Tracked {
     }
 }
 
-/// None: there is no room.
+/// `wish`: what is asked from now on. None: there is no room.
 fn track(
     instances: &mut Instances,
     id: &InstanceId,
-    wish: impl FnOnce(Option<Wish>) -> Wish,
+    wish: impl FnOnce(&Entry) -> Option<Wish>,
     changed: &mut Vec<InstanceId>,
     forget: Forget<'_>,
 ) -> Option<()> {
@@ -347,13 +372,17 @@ fn track(
         forget(&over);
         changed.push(over);
     }
-    instances.change_or_add(id, |entry| {
-        entry.asked = Some(wish(entry.asked.take()));
-        entry.is_paused = false;
-        entry.ended_ms = None;
+    let was_untracked = instances.is_untracked(id);
+    let is_other = instances.change_or_add(id, |entry| {
+        let asked = wish(entry);
+        let is_same = entry.asked == asked && !entry.is_paused && entry.ended_ms.is_none();
+        (entry.asked, entry.is_paused, entry.ended_ms) = (asked, false, None);
+        !is_same
     })?;
     instances.clear_untracked(id);
-    changed.push(id.clone());
+    if is_other || was_untracked {
+        changed.push(id.clone());
+    }
     Some(())
 }
 
@@ -603,6 +632,49 @@ mod tests {
         assert_eq!(tracked.get(&id("x")).unwrap().labels["workload"], "web");
         tracked.track(wanted("x"), &|_| {}).unwrap();
         assert!(!tracked.get(&id("x")).unwrap().labels.contains_key("workload"), "PUT says it all");
+    }
+
+    #[test]
+    fn what_is_polled_anyway_is_polled_by_nobody_else_when_a_platform_says_it_goes_on() {
+        let (tracked, a, b) = (tracked(), "a".into(), "b".into());
+        find(&tracked, &a, &["found"], 0);
+        tracked.configure(&id("named"), Labels::new(), Some(vec!["a".to_owned()])).unwrap();
+        for text in ["found", "named"] {
+            tracked.apply(&[event(Change::Stopped, text), event(Change::Started, text)].concat(), &|_| {}).unwrap();
+        }
+        assert_eq!(
+            (polled(&tracked, &a), polled(&tracked, &b)),
+            (vec!["found".to_owned(), "named".to_owned()], vec![])
+        );
+        let labels = Labels::from([("k".to_owned(), "v".to_owned())]);
+        let labelled = Lifecycle { what: Change::Started, instance: id("found"), labels: Some(labels) };
+        tracked.apply(&[labelled], &|_| {}).unwrap();
+        assert_eq!((tracked.get(&id("found")).unwrap().labels["k"].as_str(), polled(&tracked, &b).len()), ("v", 0));
+        find(&tracked, &a, &[], 1);
+        assert_eq!(state(&tracked, "found"), Some(State::Ended), "nobody else was to poll it");
+    }
+
+    #[test]
+    fn what_the_operator_says_holds_for_one_that_comes_back() {
+        let (tracked, a, b) = (tracked(), "a".into(), "b".into());
+        let labels = Labels::from([("tier".to_owned(), "front".to_owned())]);
+        tracked.configure(&id("web"), labels, Some(vec!["a".to_owned()])).unwrap();
+        tracked.untrack(&id("web"), &|_| {});
+        tracked.apply(&event(Change::Created, "web"), &|_| {}).unwrap();
+        assert_eq!(tracked.get(&id("web")).unwrap().labels["tier"], "front");
+        assert_eq!((polled(&tracked, &a).len(), polled(&tracked, &b).len()), (1, 0));
+    }
+
+    #[test]
+    fn saying_it_again_is_no_change() {
+        let (tracked, a) = (tracked(), "a".into());
+        find(&tracked, &a, &["x"], 0);
+        tracked.track(wanted("y"), &|_| {}).unwrap();
+        let before = tracked.revision();
+        find(&tracked, &a, &["x"], 1);
+        tracked.track(wanted("y"), &|_| {}).unwrap();
+        tracked.apply(&event(Change::Created, "y"), &|_| {}).unwrap();
+        assert_eq!(tracked.revision(), before);
     }
 
     #[test]

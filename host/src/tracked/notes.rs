@@ -65,7 +65,8 @@ impl Tracked {
                     entry.discovered_by = known.map(|(name, labels)| (PluginName::from(name), labels)).collect();
                     entry.asked = note.asked.map(|Asked { labels, samplers }| Wish::new(labels, samplers));
                     entry.is_paused = note.paused;
-                    entry.ended_ms = note.ended_ms.filter(|_| entry.configured.is_none());
+                    // Whoever said that it is gone may be another now.
+                    entry.ended_ms = note.ended_ms.filter(|_| entry.configured.is_none() && entry.asked.is_none());
                 });
                 refused += usize::from(restored.is_none());
                 ids.insert(id);

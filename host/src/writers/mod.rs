@@ -11,6 +11,7 @@
 mod reader;
 mod writer;
 
+use crate::health::Vitals;
 use crate::hub::{Hub, Inbox, Message, Wake};
 use mio::{Poll, Waker};
 use std::io;
@@ -40,7 +41,7 @@ pub struct Writers {
 
 impl Writers {
     /// One a core. From now on they take the hub's sockets.
-    pub fn start(hub: &Hub, patience: Patience) -> io::Result<Self> {
+    pub(crate) fn start(hub: &Hub, patience: Patience, vitals: &Arc<Vitals>) -> io::Result<Self> {
         let count = thread::available_parallelism().map_or(1, usize::from).min(MOST_WRITERS);
         let (mut inboxes, mut threads) = (Vec::new(), Vec::new());
         for number in 0..count {
@@ -49,21 +50,32 @@ impl Writers {
             // It can only fail when the writer is gone.
             let wake = Wake(Box::new(move || drop(waker.wake())));
             let inbox = Arc::new(Inbox::new(wake));
-            let writer = Writer::new(number, hub.clone(), inbox.clone(), poll, patience);
-            threads.push(thread::Builder::new().name(format!("stream-{number}")).spawn(move || writer.run())?);
+            let pulse = vitals.pulse("streams");
+            let writer = Writer::new(number, hub.clone(), inbox.clone(), poll, patience, pulse);
             inboxes.push(inbox);
+            threads.push(thread::Builder::new().name(format!("stream-{number}")).spawn(move || writer.run())?);
         }
         hub.set_writers(inboxes.clone());
         Ok(Self { inboxes, threads })
     }
 
     /// Lets them write what waits, for a moment, and ends them.
-    pub fn stop(self) {
-        self.inboxes.iter().for_each(|inbox| inbox.put(Message::Stop));
-        for thread in self.threads {
+    pub fn stop(mut self) {
+        self.tell();
+        for thread in std::mem::take(&mut self.threads) {
             if thread.join().is_err() {
                 tracing::error!("a writer of streams ended abruptly");
             }
         }
+    }
+
+    fn tell(&self) {
+        self.inboxes.iter().for_each(|inbox| inbox.put(Message::Stop));
+    }
+}
+
+impl Drop for Writers {
+    fn drop(&mut self) {
+        self.tell();
     }
 }

@@ -1,4 +1,4 @@
-use crate::hub::{ChannelId, Claim, Encoded, Event, Form, PING};
+use crate::hub::{ChannelId, Claim, Encoded, Event, Form, Joining, PING};
 use bytes::Bytes;
 use mio::net::TcpStream;
 use std::collections::VecDeque;
@@ -59,8 +59,8 @@ pub(super) enum Went {
 
 impl Reader {
     /// `serial` and `place` tell it from others.
-    pub(super) fn new(joins: crate::hub::Reader, serial: u64, place: usize, now: Instant) -> io::Result<Self> {
-        let crate::hub::Reader { socket, head, reset, first, channel, form, buffer, claim } = joins;
+    pub(super) fn new(joining: Joining, serial: u64, place: usize, now: Instant) -> io::Result<Self> {
+        let Joining { socket, head, reset, first, ends, channel, form, buffer, claim } = joining;
         // Small: what a reader does not take is to wait here, where it is counted, not in the kernel.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER);
         socket.set_nonblocking(true)?;
@@ -68,7 +68,7 @@ impl Reader {
         waiting.push_back(Item::Bytes(head.into()));
         waiting.extend(reset.map(|reset| Item::Bytes(reset.chunk().clone())));
         waiting.extend(first.into_iter().map(Item::Event));
-        Ok(Self {
+        let mut reader = Self {
             socket: TcpStream::from_std(socket),
             channel,
             place,
@@ -84,19 +84,24 @@ impl Reader {
             is_blocked: false,
             ends: false,
             _claim: claim,
-        })
+        };
+        if ends {
+            reader.end(None);
+        }
+        Ok(reader)
     }
 
     /// One more event, if there is room. Whether there was.
-    pub(super) fn offer(&mut self, event: &Arc<Event>) -> bool {
+    pub(super) fn offer(&mut self, event: &Arc<Event>, now: Instant) -> bool {
+        // What it would take at once is not too much.
+        if self.events >= self.buffer && !self.is_blocked {
+            self.flush(now);
+        }
         if self.events >= self.buffer {
             self.lost += 1;
             return false;
         }
-        if self.lost > 0 {
-            let lagged = Encoded::lagged(std::mem::take(&mut self.lost));
-            self.waiting.push_back(Item::Bytes(lagged.chunk().clone()));
-        }
+        self.tell_lost();
         self.events += 1;
         self.waiting.push_back(Item::Event(event.clone()));
         true
@@ -109,9 +114,17 @@ impl Reader {
 
     /// The last, and then the end of the body.
     pub(super) fn end(&mut self, last: Option<&Arc<Event>>) {
+        self.tell_lost();
         self.waiting.extend(last.map(|last| Item::Event(last.clone())));
         self.waiting.push_back(Item::Bytes(LAST_CHUNK));
         self.ends = true;
+    }
+
+    fn tell_lost(&mut self) {
+        if self.lost > 0 {
+            let lagged = Encoded::lagged(std::mem::take(&mut self.lost));
+            self.waiting.push_back(Item::Bytes(lagged.chunk().clone()));
+        }
     }
 
     pub(super) fn is_blocked(&self) -> bool {

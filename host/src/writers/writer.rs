@@ -1,6 +1,7 @@
 use super::Patience;
 use super::reader::{Reader, Went};
-use crate::hub::{ChannelId, Hub, Inbox, Message, Waiting};
+use crate::health::Pulse;
+use crate::hub::{ChannelId, Hub, Inbox, Joining, Message, Waiting};
 use mio::{Events, Interest, Poll, Token};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -32,10 +33,18 @@ pub(super) struct Writer {
     /// Whom something came for.
     stirred: Vec<usize>,
     next_serial: u64,
+    _pulse: Pulse,
 }
 
 impl Writer {
-    pub(super) fn new(number: usize, hub: Hub, inbox: Arc<Inbox>, poll: Poll, patience: Patience) -> Self {
+    pub(super) fn new(
+        number: usize,
+        hub: Hub,
+        inbox: Arc<Inbox>,
+        poll: Poll,
+        patience: Patience,
+        pulse: Pulse,
+    ) -> Self {
         Self {
             number,
             hub,
@@ -48,6 +57,7 @@ impl Writer {
             due: BinaryHeap::new(),
             stirred: Vec::new(),
             next_serial: 0,
+            _pulse: pulse,
         }
     }
 
@@ -78,24 +88,22 @@ impl Writer {
                     self.flush(token, now);
                 }
             }
-            let Waiting { messages, skipped, .. } = self.inbox.take();
+            let Waiting { messages, .. } = self.inbox.take();
             for message in messages {
                 match message {
-                    Message::Join(reader) => self.join(*reader, now),
+                    Message::Join(joining) => self.join(*joining, now),
                     Message::Publish { channel, event } => self.each(channel, |reader, hub| {
-                        if !reader.offer(&event) {
+                        if !reader.offer(&event, now) {
                             hub.lost(1);
                         }
+                    }),
+                    Message::Skip { channel, count } => self.each(channel, |reader, hub| {
+                        reader.skip(count);
+                        hub.lost(count);
                     }),
                     Message::End { channel, last } => self.each(channel, |reader, _| reader.end(last.as_ref())),
                     Message::Stop => until = Some(now + LAST),
                 }
-            }
-            for (channel, count) in skipped {
-                self.each(channel, |reader, hub| {
-                    reader.skip(count);
-                    hub.lost(count);
-                });
             }
             for token in std::mem::take(&mut self.stirred) {
                 self.flush(token, now);
@@ -108,13 +116,13 @@ impl Writer {
         self.readers.get_mut(token)?.as_mut()
     }
 
-    fn join(&mut self, joins: crate::hub::Reader, now: Instant) {
-        let channel = joins.channel;
+    fn join(&mut self, joining: Joining, now: Instant) {
+        let channel = joining.channel;
         let token = self.free.pop().unwrap_or(self.readers.len());
-        let list = self.by_channel.entry(channel).or_default();
+        let place = self.by_channel.get(&channel).map_or(0, Vec::len);
         self.next_serial += 1;
         let serial = self.next_serial;
-        let made = Reader::new(joins, serial, list.len(), now).and_then(|mut reader| {
+        let made = Reader::new(joining, serial, place, now).and_then(|mut reader| {
             // Told once when it takes more again, or is gone; it has nothing to say.
             let interest = Interest::READABLE | Interest::WRITABLE;
             self.poll.registry().register(&mut reader.socket, Token(token), interest)?;
@@ -122,7 +130,7 @@ impl Writer {
         });
         match made {
             Ok(reader) => {
-                list.push(token);
+                self.by_channel.entry(channel).or_default().push(token);
                 match self.readers.get_mut(token) {
                     Some(place) => *place = Some(reader),
                     None => self.readers.push(Some(reader)),
