@@ -162,6 +162,10 @@ impl Vitals {
         self.is_draining.store(true, Relaxed);
     }
 
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining.load(Relaxed)
+    }
+
     fn fatal(&self) -> Option<Fatal> {
         if self.is_draining.load(Relaxed) {
             return Some(Fatal::Draining);

@@ -30,13 +30,16 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 /// Stays the one that runs, also when its file was replaced.
 pub(crate) const OWN_BINARY: &str = "/proc/self/exe";
+
+/// How often what times streams are of is noted: after a crash readers ask for as much too much.
+const STREAMS_NOTED: Duration = Duration::from_secs(60);
 
 /// Longest time open requests have to end.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -112,13 +115,19 @@ impl Host {
         };
         let names: Vec<&str> = supervisor.names().into_iter().chain(natives.iter().map(Native::name)).collect();
         core.tracked.restore(&core.store, &names, core.clock.now_ms());
+        core.hub.restore(&core.store);
         let natives = native::start(&core, natives, &stopped)?;
         let config::Stream { heartbeat, stalled, .. } = core.config.stream;
         let patience = Patience { heartbeat: heartbeat.get(), stalled: stalled.get() };
         let writers =
             Writers::start(&core.hub, patience, &core.vitals).context("cannot start the writers of streams")?;
         let interval = core.config.store.flush_interval.get();
-        let around = Around { core: core.clone(), failing: None, _pulse: core.vitals.pulse("history") };
+        let around = Around {
+            core: core.clone(),
+            streams_noted: Instant::now(),
+            failing: None,
+            _pulse: core.vitals.pulse("history"),
+        };
         let keeping = Keeping::start(keeper, interval, around).context("cannot start a thread")?;
         let mut tasks = JoinSet::new();
         natives.into_iter().for_each(|native| drop(tasks.spawn(native)));
@@ -186,6 +195,7 @@ impl Host {
 /// What the thread that keeps history needs.
 struct Around {
     core: Arc<Core>,
+    streams_noted: Instant,
     /// Why nothing was written in the last step.
     failing: Option<Failing>,
     _pulse: Pulse,
@@ -200,6 +210,10 @@ async fn alive(pulse: Pulse, work: impl Future<Output = ()>) {
 impl Surroundings for Around {
     fn now_ms(&mut self) -> i64 {
         self.core.tracked.note_changes(&self.core.store);
+        if self.streams_noted.elapsed() > STREAMS_NOTED || self.core.vitals.is_draining() {
+            self.streams_noted = Instant::now();
+            self.core.hub.note(&self.core.store);
+        }
         self.core.clock.now_ms()
     }
 

@@ -67,12 +67,18 @@ impl Tokens {
     /// Whether the `Authorization` of a request gives it a right.
     pub fn check(&self, right: Right, authorization: Option<&[u8]>) -> Result<(), Refusal> {
         let Hashes { write, admin } = self.0.as_ref().ok_or(Refusal::Never)?;
-        let shown = authorization.and_then(|value| value.strip_prefix(b"Bearer ")).ok_or(Refusal::Missing)?;
+        let shown = authorization.and_then(bearer).ok_or(Refusal::Missing)?;
         // Hashes compare in constant time.
         let shown = blake3::hash(shown);
         let is_enough = shown == *admin || (right == Right::Write && shown == *write);
         if is_enough { Ok(()) } else { Err(Refusal::Wrong) }
     }
+}
+
+/// The scheme's name is of either case (RFC 9110).
+fn bearer(authorization: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = authorization.split_at_checked(b"Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
 }
 
 /// Where a host with this data directory has a token.
@@ -121,7 +127,7 @@ mod tests {
         let tokens = Tokens::open(Some(data.path())).unwrap();
         for right in [Right::Write, Right::Admin] {
             let token = read(data.path(), right).unwrap();
-            let shown = format!("Bearer {token}");
+            let shown = format!("bearer {token}");
             assert_eq!((token.len(), tokens.check(right, Some(shown.as_bytes()))), (64, Ok(())));
             let mode = file(data.path(), right).metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);

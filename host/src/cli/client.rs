@@ -10,10 +10,14 @@ use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use std::io::ErrorKind;
+use std::time::Duration;
 use tokio::net::TcpStream;
 
 /// What stays as it is in a path segment or a query value.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Longest time a host may take to begin an answer: an upload waits for a while.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where the host is.
 #[derive(Debug)]
@@ -72,6 +76,12 @@ impl Client {
     }
 
     async fn send(&self, request: Builder) -> Result<Response<Incoming>> {
+        let answer = tokio::time::timeout(PATIENCE, self.head(request)).await;
+        answer.unwrap_or_else(|_| bail!("{} has not answered for {} s", self.authority, PATIENCE.as_secs()))
+    }
+
+    /// Its body may take as long as it likes: it may be a stream.
+    async fn head(&self, request: Builder) -> Result<Response<Incoming>> {
         let stream = match TcpStream::connect(&self.authority).await {
             Ok(stream) => stream,
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {

@@ -5,6 +5,7 @@ use crate::core::Core;
 use axum::Router;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
 use std::fmt;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -66,23 +67,6 @@ pub async fn serve(
     if !ended {
         tracing::warn!(?drain, "some connections did not end in time and were cut");
     }
-}
-
-/// Drives a connection to its end.
-macro_rules! until_over {
-    ($connection:ident, $ends:ident) => {{
-        let mut is_draining = false;
-        loop {
-            tokio::select! {
-                ended = &mut $connection => break ended,
-                _ = $ends.drains.wait_for(|drains| *drains), if !is_draining => {
-                    is_draining = true;
-                    $connection.as_mut().graceful_shutdown();
-                }
-                _ = $ends.cuts.changed() => break Ok(()),
-            }
-        }
-    }};
 }
 
 struct Server {
@@ -152,13 +136,27 @@ async fn secure(
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let io = TokioIo::new(stream);
     let ended = if is_http2 {
-        let mut connection = pin!(http2.serve_connection(io, ordinary(routed)));
-        until_over!(connection, ends)
+        until_over(http2.serve_connection(io, ordinary(routed)), ends).await
     } else {
-        let mut connection = pin!(http1.serve_connection(io, ordinary(routed)));
-        until_over!(connection, ends)
+        until_over(http1.serve_connection(io, ordinary(routed)), ends).await
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// Drives a connection to its end.
+async fn until_over<C: GracefulConnection>(connection: C, mut ends: Ends) -> Result<(), C::Error> {
+    let mut connection = pin!(connection);
+    let mut is_draining = false;
+    loop {
+        tokio::select! {
+            ended = &mut connection => return ended,
+            _ = ends.drains.wait_for(|drains| *drains), if !is_draining => {
+                is_draining = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            _ = ends.cuts.changed() => return Ok(()),
+        }
     }
 }

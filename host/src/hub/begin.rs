@@ -155,10 +155,12 @@ impl Hub {
                     Resume::Reset(state.log.seen_by_ms(sequence))
                 }
             }
-            // Of a start before this one: all that came since then may have been missed.
-            Some((boot, _)) if *boot != *self.0.boot => {
-                let boot_ms = i64::from_str_radix(boot, 16).ok().filter(|boot_ms| (0..start_ms).contains(boot_ms));
-                Resume::Reset(boot_ms.unwrap_or(start_ms))
+            Some((boot, sequence)) if *boot != *self.0.boot => {
+                let before = state.before.as_ref().filter(|before| before.boot == boot);
+                // Of an earlier one: all that came since then may have been missed.
+                let began_ms = || i64::from_str_radix(boot, 16).ok().filter(|boot_ms| (0..start_ms).contains(boot_ms));
+                let from_ms = before.map(|before| before.moments.before(sequence)).or_else(began_ms);
+                Resume::Reset(from_ms.unwrap_or(start_ms))
             }
             _ => Resume::Reset(start_ms),
         }

@@ -1,6 +1,7 @@
 //! What was published last, for readers that were away for a moment.
 
 use super::event::Event;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -21,8 +22,8 @@ pub(super) struct Log {
 }
 
 /// What times events are of, since the start: fewer and fewer of them the longer it runs.
-#[derive(Debug)]
-struct Moments {
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Moments {
     start_ms: i64,
     /// Some sequences, and the earliest time any event from there on is of. Both ascend.
     known: Vec<(u64, i64)>,
@@ -61,6 +62,10 @@ impl Log {
         self.dropped_to > sequence
     }
 
+    pub(super) fn moments(&self) -> &Moments {
+        &self.moments
+    }
+
     /// A time before which a reader that has seen an event has seen everything.
     pub(super) fn seen_by_ms(&self, sequence: u64) -> i64 {
         self.moments.before(sequence)
@@ -87,7 +92,7 @@ impl Moments {
         }
     }
 
-    fn before(&self, sequence: u64) -> i64 {
+    pub(super) fn before(&self, sequence: u64) -> i64 {
         let behind = self.known.partition_point(|(known, _)| *known <= sequence);
         let nth = behind.checked_sub(1);
         nth.and_then(|nth| self.known.get(nth)).map_or(self.start_ms, |(_, at_ms)| *at_ms)

@@ -7,9 +7,10 @@
 //! # Layout
 //!
 //! * `selection`: what can be followed; `channels`: who follows what; `begin`: what a new reader gets first.
-//! * `event`: what goes out; `log`: what went out last.
+//! * `event`: what goes out; `log`: what went out last; `before`: what is known of the start before this one.
 //! * `watch`: readers inside the process; `inbox`: what waits for a writer of sockets.
 
+mod before;
 mod begin;
 mod channels;
 mod event;
@@ -31,6 +32,7 @@ pub(crate) use inbox::{Inbox, Joining, Message, Waiting, Wake};
 pub(crate) use selection::WORKLOAD;
 
 use crate::labels::Labels;
+use before::Before;
 use begin::Beginning;
 use channels::Channels;
 use dropsonde_store::{InstanceId, Sample};
@@ -65,6 +67,7 @@ struct State {
     /// The host is stopping: who comes now only hears that it is over.
     is_closed: bool,
     log: Log,
+    before: Option<Before>,
     topics: HashMap<InstanceId, Topic>,
     channels: Channels,
     inboxes: Vec<Arc<Inbox>>,
@@ -113,6 +116,7 @@ impl Hub {
             sequence: 0,
             is_closed: false,
             log: Log::new(boot_ms),
+            before: None,
             topics: HashMap::new(),
             channels: Channels::default(),
             inboxes: Vec::new(),

@@ -114,6 +114,20 @@ fn who_was_away_gets_exactly_what_was_missed_and_beyond_that_hears_from_when_on_
 }
 
 #[test]
+fn who_comes_back_after_a_restart_asks_for_no_more_than_may_have_been_missed() {
+    let store = dropsonde_store::Store::in_memory(&Default::default());
+    let before = hub();
+    (0..60).for_each(|second| publish(&before, "a", second * 1000));
+    before.note(&store);
+    let after = Hub::new(0xb008, 2, 3, lost());
+    after.restore(&store);
+    let from = |seen: &str| read(&mut watch(&after, one("a"), Some(seen)))[0].clone();
+    for (seen, second) in [("b007-1", "00"), ("b007-30", "29"), ("b007-60", "59"), ("b007-99", "59")] {
+        assert!(from(seen).contains(&format!("1970-01-01T00:00:{second}Z")), "{seen}: {}", from(seen));
+    }
+}
+
+#[test]
 fn there_is_no_gap_and_nothing_twice_between_what_was_missed_and_what_comes() {
     let hub = Hub::new(0xb007, 1 << 20, 3, lost());
     let stop = AtomicBool::new(false);

@@ -12,6 +12,8 @@ pub(super) struct Entry {
     pub(super) generation: u64,
     /// Who discovered it, and the labels it gave.
     pub(super) discovered_by: BTreeMap<PluginName, Labels>,
+    /// What the last of those said, since none is left: what it was is known by that.
+    pub(super) last_labels: Labels,
     /// The operator's word.
     pub(super) configured: Option<Wish>,
     /// That of a program.
@@ -62,7 +64,11 @@ impl Entry {
 
     /// Who had discovered it does not any more, or says that it is gone. Whether that changed something.
     pub(super) fn leave(&mut self, plugin: &PluginName, is_gone: bool, default: &[String], now_ms: i64) -> bool {
-        let mut changed = self.discovered_by.remove(plugin).is_some();
+        let left = self.discovered_by.remove(plugin);
+        let mut changed = left.is_some();
+        if let Some(labels) = left.filter(|_| self.discovered_by.is_empty()) {
+            self.last_labels = labels;
+        }
         if is_gone {
             for wish in self.configured.iter_mut().chain(&mut self.asked) {
                 changed |= wish.is_for(plugin, default) && wish.gone.insert(plugin.clone());
@@ -103,7 +109,9 @@ impl Entry {
     /// The operator's word is last, a program's before it; among plugins that of the first by name.
     pub(super) fn gather_labels(&mut self, common: &Labels) {
         let mut labels = common.clone();
-        let said = self.discovered_by.values().rev().chain(self.asked.iter().map(|wish| &wish.labels));
+        let last = self.discovered_by.is_empty().then_some(&self.last_labels);
+        let said =
+            last.into_iter().chain(self.discovered_by.values().rev()).chain(self.asked.iter().map(|wish| &wish.labels));
         let said = said.chain(self.configured.iter().map(|wish| &wish.labels));
         labels.extend(said.flatten().map(|(key, value)| (key.clone(), value.clone())));
         if *self.labels != labels {

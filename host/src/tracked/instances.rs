@@ -11,9 +11,9 @@ pub(super) struct Instances {
     all: BTreeMap<InstanceId, Entry>,
     /// What has ended, by when.
     over: BTreeSet<(i64, InstanceId)>,
-    /// Untracked on purpose, with when: discovery does not bring them back.
-    untracked: BTreeMap<InstanceId, u64>,
-    untracked_by_age: BTreeMap<u64, InstanceId>,
+    /// Untracked on purpose: discovery does not bring them back.
+    untracked: BTreeMap<InstanceId, Worth>,
+    untracked_by_worth: BTreeMap<Worth, InstanceId>,
     /// What the operator's file says, whatever becomes of them.
     named: BTreeMap<InstanceId, Wish>,
     /// Counts generations, and what was untracked.
@@ -23,13 +23,21 @@ pub(super) struct Instances {
     common: Labels,
 }
 
+/// How much there is to remembering what was untracked, least first: what discovery does not know cannot come back by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Worth {
+    is_discovered: bool,
+    /// When it was.
+    nth: u64,
+}
+
 impl Instances {
     pub(super) fn new(common: Labels, most: usize) -> Self {
         Self {
             all: BTreeMap::new(),
             over: BTreeSet::new(),
             untracked: BTreeMap::new(),
-            untracked_by_age: BTreeMap::new(),
+            untracked_by_worth: BTreeMap::new(),
             named: BTreeMap::new(),
             next: 0,
             most,
@@ -99,25 +107,39 @@ impl Instances {
         self.untracked.contains_key(id)
     }
 
-    /// Remembers that one is not to be brought back. As many are remembered as may be tracked; beyond, the oldest is
-    /// forgotten, and returned.
-    pub(super) fn set_untracked(&mut self, id: &InstanceId) -> Option<InstanceId> {
-        self.clear_untracked(id);
+    /// Remembers that one is not to be brought back. As many are remembered as may be tracked; beyond, the one worth least is
+    /// forgotten, and returned, with whether discovery may bring it back now.
+    pub(super) fn set_untracked(&mut self, id: &InstanceId, is_discovered: bool) -> Option<(InstanceId, bool)> {
+        let is_discovered = self.take_untracked(id).is_some_and(|worth| worth.is_discovered) || is_discovered;
         self.next += 1;
-        self.untracked.insert(id.clone(), self.next);
-        self.untracked_by_age.insert(self.next, id.clone());
+        let worth = Worth { is_discovered, nth: self.next };
+        self.untracked.insert(id.clone(), worth);
+        self.untracked_by_worth.insert(worth, id.clone());
         if self.untracked.len() <= self.most {
             return None;
         }
-        let (_, oldest) = self.untracked_by_age.pop_first()?;
-        self.untracked.remove(&oldest);
-        Some(oldest)
+        let (worth, least) = self.untracked_by_worth.pop_first()?;
+        self.untracked.remove(&least);
+        Some((least, worth.is_discovered))
+    }
+
+    /// Discovery would bring it back.
+    pub(super) fn keep_untracked(&mut self, id: &InstanceId) {
+        if let Some(worth) = self.untracked.get_mut(id).filter(|worth| !worth.is_discovered) {
+            self.untracked_by_worth.remove(worth);
+            worth.is_discovered = true;
+            self.untracked_by_worth.insert(*worth, id.clone());
+        }
     }
 
     /// It may be brought back.
     pub(super) fn clear_untracked(&mut self, id: &InstanceId) {
-        if let Some(age) = self.untracked.remove(id) {
-            self.untracked_by_age.remove(&age);
-        }
+        self.take_untracked(id);
+    }
+
+    fn take_untracked(&mut self, id: &InstanceId) -> Option<Worth> {
+        let worth = self.untracked.remove(id)?;
+        self.untracked_by_worth.remove(&worth);
+        Some(worth)
     }
 }

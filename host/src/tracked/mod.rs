@@ -13,6 +13,8 @@ mod entry;
 mod instances;
 mod lifecycle;
 mod notes;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use lifecycle::instance_id;
 pub use lifecycle::{BadLifecycle, Change, Lifecycle};
@@ -182,7 +184,11 @@ impl Tracked {
             for (id, labels) in known.into_iter().chain(new) {
                 let is_same =
                     |entry: &Entry| entry.ended_ms.is_none() && entry.discovered_by.get(plugin) == Some(&labels);
-                if instances.is_untracked(&id) || instances.all().get(&id).is_some_and(is_same) {
+                if instances.is_untracked(&id) {
+                    instances.keep_untracked(&id);
+                    continue;
+                }
+                if instances.all().get(&id).is_some_and(is_same) {
                     continue;
                 }
                 if !instances.all().contains_key(&id)
@@ -387,331 +393,15 @@ fn track(
 }
 
 fn untrack(instances: &mut Instances, id: &InstanceId, changed: &mut Vec<InstanceId>, forget: Forget<'_>) {
-    instances.remove(id);
-    if let Some(oldest) = instances.set_untracked(id) {
-        tracing::warn!(instance = %oldest, "too many were untracked to remember this one: discovery may bring it back");
-        changed.push(oldest);
+    let entry = instances.remove(id);
+    let is_discovered = entry.is_some_and(|entry| !entry.discovered_by.is_empty());
+    if let Some((least, may_come_back)) = instances.set_untracked(id, is_discovered) {
+        if may_come_back {
+            tracing::warn!(instance = %least, "too many were untracked to remember this one: discovery may bring it back");
+        }
+        changed.push(least);
     }
     // Also streams that wait for an instance that never was.
     forget(id);
     changed.push(id.clone());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::cell::RefCell;
-
-    fn id(text: &str) -> InstanceId {
-        InstanceId::new(text).unwrap()
-    }
-
-    fn tracked() -> Tracked {
-        let common = Labels::from([("site".to_owned(), "fra1".to_owned())]);
-        Tracked::new(vec!["*".to_owned()], common, 3)
-    }
-
-    fn wanted(text: &str) -> Wanted {
-        Wanted { id: id(text), labels: Labels::new(), samplers: None }
-    }
-
-    fn found(ids: &[&str]) -> Vec<(InstanceId, Labels)> {
-        ids.iter().map(|text| (id(text), Labels::new())).collect()
-    }
-
-    fn polled(tracked: &Tracked, plugin: &PluginName) -> Vec<String> {
-        tracked.polled_by(plugin).iter().map(|polled| polled.id.to_string()).collect()
-    }
-
-    /// What was forgotten.
-    #[derive(Default)]
-    struct Forgotten(RefCell<Vec<String>>);
-
-    impl Forgotten {
-        fn note(&self, id: &InstanceId) {
-            self.0.borrow_mut().push(id.to_string());
-        }
-    }
-
-    fn find(tracked: &Tracked, plugin: &PluginName, ids: &[&str], now_ms: i64) -> u64 {
-        tracked.discovered(plugin, found(ids), now_ms, &|_| {})
-    }
-
-    fn state(tracked: &Tracked, text: &str) -> Option<State> {
-        tracked.get(&id(text)).map(|tracking| tracking.state)
-    }
-
-    fn event(what: Change, text: &str) -> Vec<Lifecycle> {
-        vec![Lifecycle { what, instance: id(text), labels: None }]
-    }
-
-    fn gone(tracked: &Tracked, plugin: &PluginName, text: &str, now_ms: i64) {
-        let polled = tracked.polled_by(plugin).into_iter().find(|polled| polled.id == id(text)).unwrap();
-        tracked.gone(plugin, &polled, now_ms);
-    }
-
-    #[test]
-    fn a_discovered_instance_is_polled_by_its_discoverer_alone() {
-        let (tracked, a, b) = (tracked(), "a".into(), "b".into());
-        find(&tracked, &a, &["host"], 0);
-        assert_eq!(polled(&tracked, &a), ["host"]);
-        assert!(tracked.polled_by(&b).is_empty());
-        assert_eq!(tracked.list()[0].labels["site"], "fra1");
-    }
-
-    #[test]
-    fn labels_follow_what_a_plugin_says_now_and_the_operators_win() {
-        let (tracked, a) = (tracked(), "a".into());
-        let labelled = |key: &str, value: &str| vec![(id("web"), Labels::from([(key.to_owned(), value.to_owned())]))];
-        tracked.configure(&id("web"), Labels::from([("tier".to_owned(), "front".to_owned())]), None).unwrap();
-        tracked.discovered(&a, labelled("old", "1"), 0, &|_| {});
-        tracked.discovered(&a, labelled("tier", "back"), 1, &|_| {});
-        let labels = tracked.get(&id("web")).unwrap().labels;
-        let expected = [("site", "fra1"), ("tier", "front")].map(|(key, value)| (key.to_owned(), value.to_owned()));
-        assert_eq!(*labels, Labels::from(expected));
-    }
-
-    #[test]
-    fn a_configured_instance_is_polled_by_the_samplers_it_names_else_by_the_default() {
-        let (tracked, a, b) = (tracked(), "a".into(), "b".into());
-        tracked.configure(&id("web"), Labels::new(), Some(vec!["b".to_owned()])).unwrap();
-        tracked.configure(&id("any"), Labels::new(), None).unwrap();
-        assert_eq!(polled(&tracked, &a), ["any"]);
-        assert_eq!(polled(&tracked, &b), ["any", "web"]);
-        gone(&tracked, &b, "any", 5);
-        assert_eq!(polled(&tracked, &b), ["web"], "who says gone is not asked again");
-        assert_eq!(state(&tracked, "any").unwrap(), State::Tracked, "others may know it");
-        gone(&tracked, &b, "web", 5);
-        assert_eq!(state(&tracked, "web").unwrap(), State::Ended);
-    }
-
-    #[test]
-    fn a_newer_version_of_who_said_gone_is_asked_again() {
-        let (tracked, a) = (tracked(), "a".into());
-        tracked.configure(&id("web"), Labels::new(), Some(vec!["a".to_owned()])).unwrap();
-        gone(&tracked, &a, "web", 5);
-        tracked.ask_again(&a);
-        assert_eq!(polled(&tracked, &a), ["web"]);
-        assert_eq!(state(&tracked, "web").unwrap(), State::Tracked);
-    }
-
-    #[test]
-    fn what_is_no_longer_listed_ends_and_begins_again_when_it_is() {
-        let (tracked, a) = (tracked(), "a".into());
-        find(&tracked, &a, &["x", "y"], 0);
-        find(&tracked, &a, &["y"], 7);
-        assert_eq!(state(&tracked, "x").unwrap(), State::Ended);
-        assert_eq!(polled(&tracked, &a), ["y"]);
-        find(&tracked, &a, &["x", "y"], 9);
-        assert_eq!(state(&tracked, "x").unwrap(), State::Tracked);
-    }
-
-    #[test]
-    fn an_instance_two_plugins_know_ends_with_the_last_of_them() {
-        let (tracked, a, b) = (tracked(), "a".into(), "b".into());
-        find(&tracked, &a, &["x"], 0);
-        find(&tracked, &b, &["x"], 0);
-        gone(&tracked, &a, "x", 1);
-        assert_eq!(state(&tracked, "x").unwrap(), State::Tracked);
-        gone(&tracked, &b, "x", 2);
-        assert_eq!(state(&tracked, "x").unwrap(), State::Ended);
-    }
-
-    #[test]
-    fn the_number_of_instances_is_bounded_and_the_ended_make_room() {
-        let (tracked, a) = (tracked(), "a".into());
-        assert_eq!(find(&tracked, &a, &["1", "2", "3", "4"], 0), 1);
-        let forgotten = Forgotten::default();
-        let refused = tracked.discovered(&a, found(&["5", "2", "3"]), 1, &|id| forgotten.note(id));
-        assert_eq!((refused, forgotten.0.take()), (0, vec!["1".to_owned()]), "it ended and made room");
-        let ids: Vec<_> = tracked.list().into_iter().map(|one| one.id.to_string()).collect();
-        assert_eq!(ids, ["2", "3", "5"]);
-        assert_eq!(tracked.track(wanted("6"), &|_| {}), Err(TooMany(3)));
-        let events = [event(Change::Created, "2"), event(Change::Created, "6")].concat();
-        assert_eq!(tracked.apply(&events, &|_| {}), Err((1, TooMany(3))));
-    }
-
-    #[test]
-    fn the_ended_are_forgotten_after_their_time_and_the_paused_are_not() {
-        let (tracked, a) = (tracked(), "a".into());
-        find(&tracked, &a, &["x", "y", "z"], 0);
-        tracked.apply(&event(Change::Suspended, "z"), &|_| {}).unwrap();
-        find(&tracked, &a, &["y"], 100);
-        let forgotten = Forgotten::default();
-        tracked.forget_ended_before(100, &|id| forgotten.note(id));
-        assert!(forgotten.0.borrow().is_empty());
-        tracked.forget_ended_before(101, &|id| forgotten.note(id));
-        assert_eq!(forgotten.0.take(), ["x"]);
-        assert_eq!((state(&tracked, "x"), state(&tracked, "z")), (None, Some(State::Paused)));
-    }
-
-    #[test]
-    fn every_event_does_the_same_again_and_again_from_any_state() {
-        use Change::*;
-        let a: PluginName = "a".into();
-        let begin = |tracked: &Tracked, from: Option<State>| match from {
-            None => {}
-            Some(State::Tracked) => drop(find(tracked, &a, &["x"], 0)),
-            Some(State::Paused) => {
-                find(tracked, &a, &["x"], 0);
-                tracked.apply(&event(Stopped, "x"), &|_| {}).unwrap();
-            }
-            Some(State::Ended) => {
-                find(tracked, &a, &["x"], 0);
-                find(tracked, &a, &[], 1);
-            }
-        };
-        for (from, what, then) in [
-            (None, Created, Some(State::Tracked)),
-            (None, Started, Some(State::Tracked)),
-            (None, Unsuspended, Some(State::Tracked)),
-            (None, Stopped, None),
-            (None, Suspended, None),
-            (None, Deleted, None),
-            (Some(State::Tracked), Created, Some(State::Tracked)),
-            (Some(State::Tracked), Started, Some(State::Tracked)),
-            (Some(State::Tracked), Stopped, Some(State::Paused)),
-            (Some(State::Tracked), Suspended, Some(State::Paused)),
-            (Some(State::Tracked), Deleted, None),
-            (Some(State::Paused), Created, Some(State::Tracked)),
-            (Some(State::Paused), Started, Some(State::Tracked)),
-            (Some(State::Paused), Unsuspended, Some(State::Tracked)),
-            (Some(State::Paused), Stopped, Some(State::Paused)),
-            (Some(State::Paused), Deleted, None),
-            (Some(State::Ended), Created, Some(State::Tracked)),
-            (Some(State::Ended), Stopped, Some(State::Paused)),
-            (Some(State::Ended), Deleted, None),
-        ] {
-            let tracked = tracked();
-            begin(&tracked, from);
-            for _ in 0..2 {
-                tracked.apply(&event(what, "x"), &|_| {}).unwrap();
-                assert_eq!(state(&tracked, "x"), then, "{from:?} {what:?}");
-                let is_polled = !polled(&tracked, &a).is_empty();
-                assert_eq!(is_polled, then == Some(State::Tracked), "{from:?} {what:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn discovery_brings_back_what_ended_but_not_what_was_untracked_or_is_paused() {
-        let (tracked, a) = (tracked(), "a".into());
-        find(&tracked, &a, &["x", "y"], 0);
-        tracked.untrack(&id("x"), &|_| {});
-        tracked.apply(&event(Change::Stopped, "y"), &|_| {}).unwrap();
-        assert_eq!(find(&tracked, &a, &["x", "y"], 1), 0, "they are not too many");
-        assert!(polled(&tracked, &a).is_empty());
-        tracked.track(wanted("x"), &|_| {}).unwrap();
-        tracked.apply(&event(Change::Started, "y"), &|_| {}).unwrap();
-        assert_eq!(polled(&tracked, &a), ["x", "y"]);
-        tracked.apply(&[event(Change::Deleted, "x"), event(Change::Created, "x")].concat(), &|_| {}).unwrap();
-        assert_eq!(state(&tracked, "x"), Some(State::Tracked));
-    }
-
-    #[test]
-    fn what_was_read_of_one_is_not_written_to_its_successor_nor_to_one_that_is_paused() {
-        let (tracked, a) = (tracked(), "a".into());
-        find(&tracked, &a, &["x", "y", "z"], 0);
-        let before = tracked.polled_by(&a);
-        tracked.untrack(&id("x"), &|_| {});
-        tracked.track(wanted("x"), &|_| {}).unwrap();
-        tracked.apply(&event(Change::Stopped, "y"), &|_| {}).unwrap();
-        let current = tracked.while_polled(|is_polled| before.iter().map(is_polled).collect::<Vec<_>>());
-        assert_eq!(current, [false, false, true]);
-        tracked.gone(&a, &before[0], 5);
-        assert_eq!(state(&tracked, "x"), Some(State::Tracked), "it was another that is gone");
-    }
-
-    #[test]
-    fn labels_of_an_event_replace_those_of_the_last_one_and_without_any_they_stay() {
-        let tracked = tracked();
-        let labels = Labels::from([("workload".to_owned(), "web".to_owned())]);
-        let created = Lifecycle { what: Change::Created, instance: id("x"), labels: Some(labels) };
-        tracked.apply(&[created], &|_| {}).unwrap();
-        tracked.apply(&[event(Change::Stopped, "x"), event(Change::Started, "x")].concat(), &|_| {}).unwrap();
-        assert_eq!(tracked.get(&id("x")).unwrap().labels["workload"], "web");
-        tracked.track(wanted("x"), &|_| {}).unwrap();
-        assert!(!tracked.get(&id("x")).unwrap().labels.contains_key("workload"), "PUT says it all");
-    }
-
-    #[test]
-    fn what_is_polled_anyway_is_polled_by_nobody_else_when_a_platform_says_it_goes_on() {
-        let (tracked, a, b) = (tracked(), "a".into(), "b".into());
-        find(&tracked, &a, &["found"], 0);
-        tracked.configure(&id("named"), Labels::new(), Some(vec!["a".to_owned()])).unwrap();
-        for text in ["found", "named"] {
-            tracked.apply(&[event(Change::Stopped, text), event(Change::Started, text)].concat(), &|_| {}).unwrap();
-        }
-        assert_eq!(
-            (polled(&tracked, &a), polled(&tracked, &b)),
-            (vec!["found".to_owned(), "named".to_owned()], vec![])
-        );
-        let labels = Labels::from([("k".to_owned(), "v".to_owned())]);
-        let labelled = Lifecycle { what: Change::Started, instance: id("found"), labels: Some(labels) };
-        tracked.apply(&[labelled], &|_| {}).unwrap();
-        assert_eq!((tracked.get(&id("found")).unwrap().labels["k"].as_str(), polled(&tracked, &b).len()), ("v", 0));
-        find(&tracked, &a, &[], 1);
-        assert_eq!(state(&tracked, "found"), Some(State::Ended), "nobody else was to poll it");
-    }
-
-    #[test]
-    fn what_the_operator_says_holds_for_one_that_comes_back() {
-        let (tracked, a, b) = (tracked(), "a".into(), "b".into());
-        let labels = Labels::from([("tier".to_owned(), "front".to_owned())]);
-        tracked.configure(&id("web"), labels, Some(vec!["a".to_owned()])).unwrap();
-        tracked.untrack(&id("web"), &|_| {});
-        tracked.apply(&event(Change::Created, "web"), &|_| {}).unwrap();
-        assert_eq!(tracked.get(&id("web")).unwrap().labels["tier"], "front");
-        assert_eq!((polled(&tracked, &a).len(), polled(&tracked, &b).len()), (1, 0));
-    }
-
-    #[test]
-    fn saying_it_again_is_no_change() {
-        let (tracked, a) = (tracked(), "a".into());
-        find(&tracked, &a, &["x"], 0);
-        tracked.track(wanted("y"), &|_| {}).unwrap();
-        let before = tracked.revision();
-        find(&tracked, &a, &["x"], 1);
-        tracked.track(wanted("y"), &|_| {}).unwrap();
-        tracked.apply(&event(Change::Created, "y"), &|_| {}).unwrap();
-        assert_eq!(tracked.revision(), before);
-    }
-
-    #[test]
-    fn what_was_untracked_is_remembered_within_bounds() {
-        let (tracked, a) = (tracked(), "a".into());
-        for text in ["1", "2", "3", "4"] {
-            tracked.untrack(&id(text), &|_| {});
-        }
-        find(&tracked, &a, &["1", "2", "3", "4"], 0);
-        assert_eq!(polled(&tracked, &a), ["1"]);
-    }
-
-    #[test]
-    fn all_of_it_is_there_after_a_restart() {
-        let (store, a) = (dropsonde_store::Store::in_memory(&Default::default()), PluginName::from("a"));
-        let before = Tracked::new(vec!["*".to_owned()], Labels::new(), 10);
-        find(&before, &a, &["found", "lost", "untracked"], 0);
-        let labels = Labels::from([("workload".to_owned(), "web".to_owned())]);
-        let asked = Wanted { id: id("asked"), labels: labels.clone(), samplers: Some(vec!["s".to_owned()]) };
-        before.track(asked, &|_| {}).unwrap();
-        before.apply(&event(Change::Created, "paused"), &|_| {}).unwrap();
-        before.apply(&event(Change::Stopped, "paused"), &|_| {}).unwrap();
-        before.untrack(&id("untracked"), &|_| {});
-        before.untrack(&id("named"), &|_| {});
-        find(&before, &a, &["found"], 7);
-        before.note_changes(&store);
-
-        let after = Tracked::new(vec!["*".to_owned()], Labels::new(), 10);
-        after.configure(&id("named"), Labels::new(), None).unwrap();
-        after.restore(&store, &["a"], 9);
-        let states: Vec<_> = after.list().into_iter().map(|one| (one.id.to_string(), one.state)).collect();
-        let expected =
-            [("asked", State::Tracked), ("found", State::Tracked), ("lost", State::Ended), ("paused", State::Paused)];
-        assert_eq!(states, expected.map(|(id, state)| (id.to_owned(), state)));
-        let asked = after.get(&id("asked")).unwrap();
-        assert_eq!((&*asked.labels, &asked.samplers[..]), (&labels, &["s".to_owned()][..]));
-        find(&after, &a, &["untracked", "named", "found"], 10);
-        assert_eq!(polled(&after, &a), ["found"], "what was untracked stays so");
-    }
 }

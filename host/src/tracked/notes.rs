@@ -18,6 +18,8 @@ const NOTES: &str = "tracked/";
 #[serde(default)]
 struct Note {
     discovered_by: BTreeMap<String, Labels>,
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    last_labels: Labels,
     #[serde(skip_serializing_if = "Option::is_none")]
     asked: Option<Asked>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -56,13 +58,19 @@ impl Tracked {
                     if was_configured {
                         tracing::warn!(instance = %id, "the configuration names it, and it was untracked: PUT it to track it again");
                     }
-                    instances.set_untracked(&id);
+                    instances.set_untracked(&id, false);
                     ids.remove(&id);
                     continue;
                 }
                 let restored = instances.change_or_add(&id, |entry| {
-                    let known = note.discovered_by.into_iter().filter(|(name, _)| plugins.contains(&name.as_str()));
-                    entry.discovered_by = known.map(|(name, labels)| (PluginName::from(name), labels)).collect();
+                    entry.last_labels = note.last_labels;
+                    for (name, labels) in note.discovered_by {
+                        if plugins.contains(&name.as_str()) {
+                            entry.discovered_by.insert(PluginName::from(name), labels);
+                        } else {
+                            entry.last_labels = labels;
+                        }
+                    }
                     entry.asked = note.asked.map(|Asked { labels, samplers }| Wish::new(labels, samplers));
                     entry.is_paused = note.paused;
                     // Whoever said that it is gone may be another now.
@@ -99,8 +107,10 @@ impl Tracked {
                 let discovered_by = discovered_by.map(|(name, labels)| (name.to_string(), labels.clone())).collect();
                 let asked = entry.asked.as_ref();
                 let asked = asked.map(|wish| Asked { labels: wish.labels.clone(), samplers: wish.samplers.clone() });
-                let note =
-                    Note { discovered_by, asked, paused: entry.is_paused, ended_ms: entry.ended_ms, untracked: false };
+                let last_labels =
+                    if entry.discovered_by.is_empty() { entry.last_labels.clone() } else { Labels::new() };
+                let (paused, ended_ms) = (entry.is_paused, entry.ended_ms);
+                let note = Note { discovered_by, last_labels, asked, paused, ended_ms, untracked: false };
                 serde_json::to_vec(&note).ok()
             });
             store.note(&format!("{NOTES}{id}"), note);
