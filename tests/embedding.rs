@@ -4,7 +4,7 @@ use dropsonde::config::Config;
 use dropsonde::host::Host;
 use dropsonde::hub::{Seen, Selection, What};
 use dropsonde::metrics::{HostMetrics, Registrar as _};
-use dropsonde::native::{ChannelStats, Failure, Field, Instance, Sampler, Stats};
+use dropsonde::native::{ChannelStats, Failure, Field, Instance, Readings, Sampler, Stats};
 use dropsonde::store::{Align, InstanceId, Query};
 use dropsonde::tracked::{Change, Lifecycle, Wanted};
 use std::path::PathBuf;
@@ -39,6 +39,27 @@ impl Sampler for Native {
             "gone" => Err(Failure::Gone),
             _ => Ok(vec![self.number, 7.0]),
         }
+    }
+}
+
+/// One that forgets most of what it was asked.
+struct Forgetful;
+
+impl Sampler for Forgetful {
+    fn name(&self) -> &str {
+        "forgetful"
+    }
+
+    fn fields(&self) -> Vec<Field> {
+        vec![Field::gauge("number", "A number.")]
+    }
+
+    fn sample(&mut self, _: &InstanceId) -> Result<Vec<f64>, Failure> {
+        Ok(vec![1.0])
+    }
+
+    fn sample_all(&mut self, _: &[InstanceId]) -> Readings {
+        Readings { values: vec![1.0], offsets_ms: Vec::new(), failures: Vec::new() }
     }
 }
 
@@ -109,8 +130,11 @@ async fn a_native_sampler_is_polled_and_shown_as_a_plugin_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_native_sampler_that_panics_or_says_too_little_costs_others_nothing() {
-    let host = builder().sampler(native("bad", 1.0)).sampler(native("good", 2.0)).start().await.unwrap();
-    for (sampler, instance) in [("bad", "panic"), ("good", "odd"), ("good", "fine")] {
+    let builder = builder().sampler(native("bad", 1.0)).sampler(native("good", 2.0)).sampler(Forgetful);
+    let host = builder.start().await.unwrap();
+    for (sampler, instance) in
+        [("bad", "panic"), ("good", "odd"), ("good", "fine"), ("forgetful", "a"), ("forgetful", "b")]
+    {
         let samplers = Some(vec![sampler.to_owned()]);
         host.service().track(Wanted { samplers, ..wanted(instance) }).unwrap();
     }
@@ -126,6 +150,7 @@ async fn a_native_sampler_that_panics_or_says_too_little_costs_others_nothing() 
         }
     };
     assert!(failed("bad", "it panicked").await);
+    assert!(failed("forgetful", "it gave 1 values where there are 2").await);
     assert!(failed("good", "odd: unavailable: it gave 1 values for 2 fields").await);
     host.stop().await;
 }

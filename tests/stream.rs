@@ -284,6 +284,32 @@ fn an_old_client_gets_its_stream_without_chunks_and_a_head_has_no_body() {
 }
 
 #[test]
+fn a_stream_may_be_the_last_of_several_requests_sent_at_once() {
+    let host = counting();
+    let mut socket = TcpStream::connect(&host.address).unwrap();
+    let get = |path: &str| format!("GET /v1/instances/count/{path} HTTP/1.1\r\nHost: {}\r\n\r\n", host.address);
+    let requests = [get("usage"), get("usage/range?range=10m"), get("usage/stream")];
+    socket.write_all(requests.concat().as_bytes()).unwrap();
+    let (mut text, mut piece) = (String::new(), vec![0; 64 << 10]);
+    while text.matches("event: usage").count() < 3 {
+        let count = socket.read(&mut piece).unwrap();
+        text.push_str(std::str::from_utf8(&piece[..count]).unwrap());
+    }
+    let answers: Vec<_> =
+        text.split("HTTP/1.1 200 OK\r\n").skip(1).map(|all| all.split_once("\r\n\r\n").unwrap()).collect();
+    assert_eq!(answers.len(), 3, "{text}");
+    for (head, body) in &answers[..2] {
+        assert!(
+            head.contains(&format!("content-length: {}", body.len()))
+                && serde_json::from_str::<serde_json::Value>(body).is_ok()
+        );
+    }
+    assert!(
+        answers[2].0.contains("transfer-encoding: chunked") && answers[2].1.starts_with("d\r\nretry: 3000\n\n\r\n")
+    );
+}
+
+#[test]
 fn streams_end_properly_when_the_host_does() {
     let mut host = counting();
     let mut stream = open(&host, "count");

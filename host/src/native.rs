@@ -26,7 +26,7 @@ pub trait Sampler: Send + 'static {
     /// As a plugin could be called; the host's configuration may have a section of this name, for its interval and deadline.
     fn name(&self) -> &str;
 
-    /// What it measures. Asked once.
+    /// What it measures: the same whenever it is asked.
     fn fields(&self) -> Vec<Field>;
 
     /// What there is to be measured. Asked at `poll.discover_interval`; what it lists no more has ended.
@@ -222,7 +222,12 @@ impl Poller {
         }
         let ids: Vec<InstanceId> = polled.iter().map(|polled| polled.id.clone()).collect();
         let (sampler, readings) = self.call(sampler, move |sampler| sampler.sample_all(&ids)).await?;
+        let cells = polled.len() * recorder.columns();
         match readings {
+            Some(readings) if readings.values.len() != cells => {
+                self.failed(format!("it gave {} values where there are {cells}", readings.values.len()));
+                recorder.failed(&core, polled.len() as u64);
+            }
             Some(readings) => {
                 let failures = recorder.record(&core, due_ms, &polled, readings);
                 self.failed_some(failures.into_iter().map(|(id, failure)| format!("{id}: {failure}")).collect());

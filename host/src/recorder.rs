@@ -39,6 +39,11 @@ impl Recorder {
         Self { sampler, fields, interval_ms: ms(interval), latest_ms: ms(deadline), frames: HashMap::new() }
     }
 
+    /// Values of a row.
+    pub(crate) fn columns(&self) -> usize {
+        self.fields.metrics.len()
+    }
+
     /// Takes over what the sampler finds now, so many at most. What was wrong with some of it.
     pub(crate) fn find(&self, core: &Core, found: Vec<Instance>, most: usize, at_ms: i64) -> Vec<String> {
         let mut wrong = Vec::new();
@@ -81,7 +86,7 @@ impl Recorder {
     ) -> Vec<(InstanceId, Failure)> {
         let mut failures: HashMap<usize, Failure> =
             readings.failures.into_iter().map(|(row, failure)| (row as usize, failure)).collect();
-        let columns = self.fields.metrics.len().max(1);
+        let columns = self.columns().max(1);
         let mut counts = Counts::default();
         let rows = || batch.iter().zip(readings.values.chunks_exact(columns)).enumerate();
         let (mut gone, mut failed) = (Vec::new(), Vec::new());
