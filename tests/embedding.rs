@@ -5,6 +5,7 @@ use dropsonde::host::Host;
 use dropsonde::hub::{Seen, Selection, What};
 use dropsonde::metrics::{HostMetrics, Registrar as _};
 use dropsonde::native::{ChannelStats, Failure, Field, Instance, Readings, Sampler, Stats};
+use dropsonde::snapshot::named;
 use dropsonde::store::{Align, InstanceId, Query};
 use dropsonde::tracked::{Change, Lifecycle, Wanted};
 use std::path::PathBuf;
@@ -161,7 +162,12 @@ async fn a_native_source_is_part_of_the_snapshot() {
         let channels = ChannelStats { total_active: 3, ..ChannelStats::default() };
         Ok(Stats { channels: Some(channels), ..Stats::default() })
     };
-    let host = builder().source("rooms", rooms).source("broken", |_| Err("not now".to_owned())).start().await.unwrap();
+    let host = builder()
+        .source(named("rooms", rooms))
+        .source(named("broken", |_| Err("not now".to_owned())))
+        .start()
+        .await
+        .unwrap();
     let document = loop {
         let document = get(&host, "/v1/snapshot").await.json();
         if document["sources"].as_array().unwrap().len() == 2 {

@@ -79,6 +79,8 @@ fn memory_only_writes_nothing() {
     let address = line.trim().strip_prefix("listening on http://").unwrap();
     let mut stream = crate::harness::stream(address, "/v1/instances/host/usage/stream", "");
     assert!(stream.sample()["memory_used_mb"].is_number(), "it compiled, and it samples");
+    let refused = crate::harness::request(address, "PUT", "/v1/instances/x", "Authorization: Bearer x\r\n");
+    assert!(refused.status == 403 && refused.body.contains("--memory-only"), "there is no token: {refused:?}");
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);

@@ -109,3 +109,52 @@ fn durable_history_is_asked_by_host() {
     assert!(host.get("/telemetry/history?host=x&range=2h").body.contains("invalid range; use 30m, 1h, 6h, or 24h"));
     assert_eq!(host.request("POST", "/telemetry/hosts").status, 405);
 }
+
+#[test]
+fn a_window_is_as_it_is_asked_for() {
+    let host = host();
+    let now = jiff::Timestamp::now();
+    let asked = |query: &str| {
+        let answer = host.get(&format!("/v1/instances/web-1/usage/range?{query}"));
+        assert_eq!(answer.status, 200, "{query}: {}", answer.body);
+        answer.json().as_array().unwrap().clone()
+    };
+    let at_ms = |point: &Value| point["at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_millisecond();
+    let (since, until) = (now.as_second() - 60, now.as_second() + 60);
+    let seconds = asked(&format!("since={since}&until={until}&resolution=1s&fields=value"));
+    assert!(!seconds.is_empty() && seconds.iter().all(|point| at_ms(point) % 1000 == 0), "{seconds:?}");
+    assert!(seconds.iter().all(|point| (since * 1000..until * 1000).contains(&at_ms(point))));
+    assert!(seconds.windows(2).all(|pair| at_ms(&pair[0]) < at_ms(&pair[1])), "ascending");
+    let rfc = |second| jiff::Timestamp::from_second(second).unwrap().to_string();
+    let same = asked(&format!("since={}&until={}&resolution=1&fields=value", rfc(since), rfc(until)));
+    assert_eq!(same[0], seconds[0], "RFC 3339 and Unix seconds, 1 and 1s are the same");
+    let aligned = asked(&format!("since={since}.25&until={until}&resolution=1s&align=since"));
+    assert!(aligned.iter().all(|point| at_ms(point).rem_euclid(1000) == 250), "{aligned:?}");
+    let coarse = asked("range=1h&points=3");
+    assert!(coarse.iter().all(|point| at_ms(point) % 1_800_000 == 0), "at most three a window: {coarse:?}");
+    let auto = asked("range=6h&resolution=auto");
+    assert!(auto.iter().all(|point| at_ms(point) % 180_000 == 0), "{auto:?}");
+    let bands = &asked("range=1h&bands=1&fields=value")[0];
+    assert_eq!((&bands["value_min"], &bands["value_max"], bands.get("calls_per_sec")), (&json!(1), &json!(1), None));
+    assert_eq!(asked("range=7d&fields=nothing"), Vec::<Value>::new());
+    assert_eq!(host.get("/v1/instances/nobody/usage/range").json(), json!([]));
+    for (query, parameter) in [
+        ("range=soon", "range"),
+        ("range=1h&since=5", "range"),
+        ("since=9&until=5", "since"),
+        ("until=tomorrow", "until"),
+        ("resolution=0", "resolution"),
+        ("range=7d&resolution=1s", "resolution"),
+        ("points=0", "points"),
+        ("points=12000", "points"),
+        ("bands=maybe", "bands"),
+        ("align=left", "align"),
+    ] {
+        for path in ["/v1/instances/web-1/usage/range", "/v1/usage/range", "/v1/workloads/web/usage/range"] {
+            let answer = host.get(&format!("{path}?{query}"));
+            let error = answer.json()["error"].as_str().unwrap_or_default().to_owned();
+            assert_eq!(answer.status, 400, "{path}?{query}");
+            assert!(error.starts_with(&format!("invalid {parameter} parameter: ")), "{path}?{query}: {error}");
+        }
+    }
+}

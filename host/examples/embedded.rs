@@ -7,6 +7,7 @@ use dropsonde::host::{Host, compile_if_told};
 use dropsonde::hub::{Of, Seen, Selection, What};
 use dropsonde::metrics::{HostMetrics, Registrar as _};
 use dropsonde::native::{ChannelStats, Failure, Field, Instance, Sampler, Stats};
+use dropsonde::snapshot::named;
 use dropsonde::store::InstanceId;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -74,8 +75,13 @@ async fn run() -> anyhow::Result<()> {
         let channels = ChannelStats { total_active: 2, ..ChannelStats::default() };
         Ok(Stats { channels: Some(channels), ..Stats::default() })
     };
-    let host =
-        Host::builder().config(config).metrics(metrics).sampler(Queues(shop)).source("rooms", rooms).start().await?;
+    let host = Host::builder()
+        .config(config)
+        .metrics(metrics)
+        .sampler(Queues(shop))
+        .source(named("rooms", rooms))
+        .start()
+        .await?;
     println!("{}", host.url());
 
     // What HTTP gives as a stream, the program has too.

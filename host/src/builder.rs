@@ -40,8 +40,8 @@ impl HostBuilder {
     }
 
     /// Part of the snapshot beside the plugins.
-    pub fn source(mut self, name: impl Into<String>, source: impl Source + 'static) -> Self {
-        self.natives.push(Native::Source(name.into(), Arc::new(source)));
+    pub fn source(mut self, source: impl Source + 'static) -> Self {
+        self.natives.push(Native::Source(Arc::new(source)));
         self
     }
 

@@ -60,7 +60,7 @@ pub trait Sampler: Send + 'static {
 /// What a program polls with.
 pub(crate) enum Native {
     Sampler(Box<dyn Sampler>),
-    Source(String, Arc<dyn Source>),
+    Source(Arc<dyn Source>),
 }
 
 /// Why a native sampler or source cannot be one.
@@ -91,7 +91,7 @@ impl Native {
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::Sampler(sampler) => sampler.name(),
-            Self::Source(name, _) => name,
+            Self::Source(source) => source.name(),
         }
     }
 }
@@ -113,7 +113,7 @@ pub(crate) fn start(
         }
         let fields = match &native {
             Native::Sampler(sampler) => Some(Fields::check(&name, &sampler.fields())),
-            Native::Source(..) => None,
+            Native::Source(_) => None,
         };
         let fields = fields.transpose().map_err(|why| BadNative::Fields(name.to_string(), why))?;
         let status = Arc::new(Status::new(name.clone(), Origin::Native, true, &core.config));
@@ -184,9 +184,7 @@ impl Poller {
                 (Native::Sampler(sampler), Some(recorder)) => {
                     self.sample(sampler, recorder, due_ms).await.map(Native::Sampler)
                 }
-                (Native::Source(name, source), _) => {
-                    self.collect(source).await.map(|source| Native::Source(name, source))
-                }
+                (Native::Source(source), _) => self.collect(source).await.map(Native::Source),
                 // There is a recorder for each sampler.
                 (Native::Sampler(_), None) => None,
             };

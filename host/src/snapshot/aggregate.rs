@@ -116,6 +116,11 @@ fn mean(values: &[f64]) -> f64 {
 
 /// Something in this process that describes an application.
 pub trait Source: Send + Sync {
+    /// As the snapshot lists it, where it is polled by a host: [`named`] gives a closure one.
+    fn name(&self) -> &str {
+        "native"
+    }
+
     /// What is so now; or why that is not known.
     fn collect(&self, now_ms: i64) -> Result<Stats, String>;
 }
@@ -123,6 +128,26 @@ pub trait Source: Send + Sync {
 impl<F: Fn(i64) -> Result<Stats, String> + Send + Sync> Source for F {
     fn collect(&self, now_ms: i64) -> Result<Stats, String> {
         self(now_ms)
+    }
+}
+
+/// The same source under a name.
+pub fn named(name: impl Into<String>, source: impl Source) -> impl Source {
+    Named { name: name.into(), source }
+}
+
+struct Named<S> {
+    name: String,
+    source: S,
+}
+
+impl<S: Source> Source for Named<S> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn collect(&self, now_ms: i64) -> Result<Stats, String> {
+        self.source.collect(now_ms)
     }
 }
 

@@ -12,7 +12,7 @@ mod document;
 mod keep;
 mod snapshots;
 
-pub use aggregate::{Aggregate, Aggregator, Source};
+pub use aggregate::{Aggregate, Aggregator, Source, named};
 pub use document::{Document, METRICS, Number};
 pub(crate) use keep::{instance, keep};
 pub use snapshots::Snapshots;
