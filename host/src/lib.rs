@@ -63,7 +63,7 @@
 //! * [`clock`]: time, and when to poll.
 //! * [`tracked`]: which instances there are and who polls them; [`labels`].
 //! * `recorder`: what a sampler found and read, on its way to the store and the hub.
-//! * [`hub`]: live fan-out; [`writers`]: the sockets of streams; `json`: samples as JSON.
+//! * [`hub`]: live fan-out; `writers`: the sockets of streams; `json`: samples as JSON.
 //! * `workload`: what several instances are together.
 //! * [`mod@metrics`]: what is counted; [`exposition`]: all of it, and samples, for Prometheus; [`health`]: how the host is.
 //! * [`tokens`]: who may change something; [`audit`]: who did.
@@ -98,7 +98,7 @@ pub mod tokens;
 pub mod tracing;
 pub mod tracked;
 mod workload;
-pub mod writers;
+mod writers;
 
 /// History: ids, samples, queries.
 pub use dropsonde_store as store;

@@ -49,7 +49,7 @@ struct Gathered {
 
 /// Where a reader goes on.
 enum Resume {
-    /// Behind an event that it saw: what it missed is still there.
+    /// Behind an event that it saw: what it missed, if anything, is still there.
     Behind(u64),
     /// It is new.
     New,
@@ -149,7 +149,7 @@ impl Hub {
         let parts = seen.split_once('-').and_then(|(boot, sequence)| Some((boot, sequence.parse::<u64>().ok()?)));
         match parts {
             Some((boot, sequence)) if *boot == *self.0.boot && sequence <= state.sequence => {
-                if state.log.after(sequence).is_some() {
+                if state.log.after(sequence).is_some() || nothing_since(state, follow, sequence) {
                     Resume::Behind(sequence)
                 } else {
                     Resume::Reset(state.log.seen_by_ms(sequence))
@@ -182,4 +182,16 @@ impl Hub {
         state.log.push(latest.clone(), None, most);
         Some(latest)
     }
+}
+
+/// Whether what is followed by name has been silent since an event, however much others said.
+fn nothing_since(state: &State, follow: &Follow, sequence: u64) -> bool {
+    let named = match &follow.selection {
+        Selection::One(_) => 1,
+        Selection::Several(several) => several.len(),
+        Selection::Labels(_) | Selection::Workload(_) => return false,
+    };
+    let is_silent =
+        |member: &Member| state.topics.get(&member.id).is_some_and(|topic| topic.latest.sequence <= sequence);
+    follow.members.len() == named && follow.members.iter().all(is_silent)
 }

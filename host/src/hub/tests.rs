@@ -128,6 +128,18 @@ fn who_comes_back_after_a_restart_asks_for_no_more_than_may_have_been_missed() {
 }
 
 #[test]
+fn who_follows_one_that_was_silent_has_missed_nothing_however_much_others_said() {
+    let hub = hub();
+    publish(&hub, "a", 0);
+    (1..20).for_each(|at| publish(&hub, "b", at));
+    let mut reader = watch(&hub, one("a"), Some("b007-1"));
+    assert!(read(&mut reader).is_empty());
+    publish(&hub, "a", 20);
+    assert_eq!(sequences(&mut reader), [21]);
+    assert!(read(&mut watch(&hub, several(), Some("b007-1")))[0].starts_with("event: reset\n"), "b was not silent");
+}
+
+#[test]
 fn there_is_no_gap_and_nothing_twice_between_what_was_missed_and_what_comes() {
     let hub = Hub::new(0xb007, 1 << 20, 3, lost());
     let stop = AtomicBool::new(false);

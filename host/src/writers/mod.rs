@@ -25,16 +25,16 @@ const MOST_WRITERS: usize = 4;
 
 /// What readers are told and allowed.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub(crate) struct Patience {
     /// Silence after which a reader is told that the stream still is.
-    pub heartbeat: Duration,
+    pub(crate) heartbeat: Duration,
     /// Time after which a reader that takes nothing is cut off.
-    pub stalled: Duration,
+    pub(crate) stalled: Duration,
 }
 
 /// The threads.
 #[derive(Debug)]
-pub struct Writers {
+pub(crate) struct Writers {
     inboxes: Vec<Arc<Inbox>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -60,7 +60,7 @@ impl Writers {
     }
 
     /// Lets them write what waits, for a moment, and ends them.
-    pub fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         self.tell();
         for thread in std::mem::take(&mut self.threads) {
             if thread.join().is_err() {
