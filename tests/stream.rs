@@ -182,6 +182,17 @@ fn many_instances_come_on_one_connection_also_those_that_join() {
     assert_eq!(host.get("/v1/stream?label=novalue").status, 400);
 }
 
+/// What comes on a bare socket.
+fn read_until(socket: &mut TcpStream, is_enough: impl Fn(&str) -> bool) -> String {
+    let (mut text, mut piece) = (String::new(), vec![0; 64 << 10]);
+    while !is_enough(&text) {
+        let count = socket.read(&mut piece).unwrap();
+        assert!(count > 0, "it ended: {text}");
+        text.push_str(std::str::from_utf8(&piece[..count]).unwrap());
+    }
+    text
+}
+
 /// Reads all instances on a socket that takes little at a time.
 fn slow(host: &Host) -> TcpStream {
     let mut socket = TcpStream::connect(&host.address).unwrap();
@@ -215,11 +226,9 @@ fn a_slow_reader_loses_the_newest_is_told_how_many_and_others_lose_nothing() {
     let mut quick = host.stream("/v1/stream?instance=i-000&instance=i-499");
     (0..6).for_each(|_| assert_eq!(quick.told().0, "usage"));
     // It begins to take more: in order, and between two samples as many are missing as it is told.
-    let (mut text, mut piece) = (String::new(), vec![0; 64 << 10]);
-    while text.matches("event: lagged").count() < 1 || !text.rsplit("event: lagged").next().unwrap().contains("id: ") {
-        let count = socket.read(&mut piece).unwrap();
-        text.push_str(std::str::from_utf8(&piece[..count]).unwrap());
-    }
+    let text = read_until(&mut socket, |text| {
+        text.split_once("event: lagged").is_some_and(|(_, after)| after.contains("id: "))
+    });
     let (before, after) = text.split_once("event: lagged").unwrap();
     let sequences = |text: &str| -> Vec<u64> {
         let ids = text.split("id: ").skip(1).filter_map(|id| id.lines().next()?.split('-').nth(1)?.parse().ok());
@@ -269,12 +278,7 @@ fn an_old_client_gets_its_stream_without_chunks_and_a_head_has_no_body() {
     let host = counting();
     let mut socket = TcpStream::connect(&host.address).unwrap();
     write!(socket, "GET /v1/instances/count/usage/stream HTTP/1.0\r\n\r\n").unwrap();
-    let mut text = String::new();
-    let mut piece = [0; 1024];
-    while text.matches("event: usage").count() < 2 {
-        let count = socket.read(&mut piece).unwrap();
-        text.push_str(std::str::from_utf8(&piece[..count]).unwrap());
-    }
+    let text = read_until(&mut socket, |text| text.matches("event: usage").count() >= 2);
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
     assert!(!head.to_lowercase().contains("chunked") && body.starts_with("retry: 3000\n\nevent: usage\n"), "{text}");
     let head = host.request("HEAD", "/v1/instances/count/usage/stream");
@@ -290,11 +294,7 @@ fn a_stream_may_be_the_last_of_several_requests_sent_at_once() {
     let get = |path: &str| format!("GET /v1/instances/count/{path} HTTP/1.1\r\nHost: {}\r\n\r\n", host.address);
     let requests = [get("usage"), get("usage/range?range=10m"), get("usage/stream")];
     socket.write_all(requests.concat().as_bytes()).unwrap();
-    let (mut text, mut piece) = (String::new(), vec![0; 64 << 10]);
-    while text.matches("event: usage").count() < 3 {
-        let count = socket.read(&mut piece).unwrap();
-        text.push_str(std::str::from_utf8(&piece[..count]).unwrap());
-    }
+    let text = read_until(&mut socket, |text| text.matches("event: usage").count() >= 3);
     let answers: Vec<_> =
         text.split("HTTP/1.1 200 OK\r\n").skip(1).map(|all| all.split_once("\r\n\r\n").unwrap()).collect();
     assert_eq!(answers.len(), 3, "{text}");

@@ -80,14 +80,14 @@ impl Core {
         self.tracked.forget_ended_before(before_ms, &|id| self.forget(id));
     }
 
-    /// Follows samples, from the latest on; or, for who gives the id of the last event it saw, from behind that. May have to
-    /// read files.
-    pub fn watch(&self, selection: Selection, seen: Option<String>) -> Result<Watch, TooManyStreams> {
+    /// Follows samples, from the latest on. May have to read files.
+    pub fn watch(&self, selection: Selection) -> Result<Watch, TooManyStreams> {
         let claim = self.hub.claim()?;
-        Ok(self.follow(selection, seen, |hub, follow| hub.watch(claim, follow, None)))
+        Ok(self.follow(selection, None, |hub, follow| hub.watch(claim, follow, None)))
     }
 
-    /// What a new reader of a selection has to be given, for whoever gives it. May have to read files.
+    /// What a new reader of a selection has to be given, for whoever gives it: from the latest on, or from behind the event
+    /// it saw last. May have to read files.
     pub(crate) fn follow<T>(
         &self,
         selection: Selection,

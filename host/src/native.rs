@@ -5,7 +5,7 @@
 
 use crate::clock::Schedule;
 use crate::core::Core;
-use crate::plugins::{BadFields, Fields, Order, Origin, PluginState, Status};
+use crate::plugins::{BY_OPERATOR, BadFields, Fields, Order, Origin, PluginState, Status};
 use crate::recorder::Recorder;
 use crate::snapshot::Source;
 use crate::tracked::{PluginName, Polled};
@@ -73,9 +73,6 @@ pub enum BadNative {
     #[error("{0}: {1}")]
     Fields(String, BadFields),
 }
-
-/// Why it is in quarantine, if it is.
-const BY_OPERATOR: &str = "an operator said so";
 
 /// A native sampler's or source's polls.
 struct Poller {
@@ -154,15 +151,17 @@ impl Poller {
             let before = schedule;
             let (due_ms, missed) = schedule.next(core.clock.now_ms());
             let name = [&*status.name];
-            core.metrics.plugin_polls_missed.with_label_values(&name).inc_by(missed);
-            status.update(|known| {
-                known.next_poll_ms = Some(due_ms);
-                known.polls_missed += missed;
-                known.late_ticks = if missed > 0 { known.late_ticks.saturating_add(1) } else { 0 };
-            });
+            status.update(|known| known.next_poll_ms = Some(due_ms));
             let wait = Duration::from_millis(u64::try_from(due_ms - core.clock.now_ms()).unwrap_or(0));
             let due_ms = tokio::select! {
-                () = tokio::time::sleep(wait) => due_ms,
+                () = tokio::time::sleep(wait) => {
+                    core.metrics.plugin_polls_missed.with_label_values(&name).inc_by(missed);
+                    status.update(|known| {
+                        known.polls_missed += missed;
+                        known.late_ticks = if missed > 0 { known.late_ticks.saturating_add(1) } else { 0 };
+                    });
+                    due_ms
+                }
                 // The tick is still to come.
                 () = status.told_to_poll() => {
                     schedule = before;

@@ -47,7 +47,7 @@ impl Service for Core {
     }
 
     fn watch(&self, selection: Selection) -> Result<Watch, TooManyStreams> {
-        self.watch(selection, None)
+        self.watch(selection)
     }
 }
 

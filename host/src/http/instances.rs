@@ -1,9 +1,9 @@
 use super::App;
 use super::body::{check_json, read};
 use super::error::{ApiError, Segment, json};
+use super::off_thread::off_thread;
 use super::rights::check;
 use super::select::labels;
-use super::usage::off_thread;
 use super::window::Parameters;
 use crate::core::Core;
 use crate::hub::Selection;

@@ -1,6 +1,7 @@
 use super::App;
 use super::body::{LARGEST, check_json, read};
 use super::error::{ApiError, json};
+use super::off_thread::off_thread;
 use super::rights::check;
 use crate::tokens::Right;
 use crate::tracked::{BadLifecycle, Lifecycle, NotTracked};
@@ -16,7 +17,7 @@ pub(crate) async fn post(State(core): App, headers: HeaderMap, body: Body) -> Re
     check_json(&headers)?;
     let body = read(body, LARGEST).await?;
     // There may be very many, and history of each to discard.
-    let done = tokio::task::spawn_blocking(move || {
+    let done = off_thread(move || {
         let events = Lifecycle::parse(&body).map_err(ApiError::from)?;
         let count = events.len();
         match core.apply(&events) {
@@ -28,8 +29,7 @@ pub(crate) async fn post(State(core): App, headers: HeaderMap, body: Body) -> Re
             Err((_, why)) => Err(why.into()),
         }
     });
-    let failed = |_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the events could not be done");
-    let count = done.await.map_err(failed)??;
+    let count = done.await??;
     Ok((StatusCode::ACCEPTED, json(&json!({ "accepted": count }))).into_response())
 }
 

@@ -1,7 +1,7 @@
 //! One object of very many answers: made piece by piece, as fast as the reader takes it.
 
 use super::error::{ApiError, json_bytes};
-use super::usage::off_thread;
+use super::off_thread::off_thread;
 use axum::body::Body;
 use axum::http::header;
 use axum::response::Response;

@@ -9,6 +9,7 @@
 //! * `instances`, `lifecycle`, `usage`, `stream`, `snapshot`, `events`, `telemetry`, `plugins`, `health`, `page`,
 //!   `prometheus`: the answers; `many`: one of very many.
 //! * `select`: which instances; `window`: the parameters of a range query; `etag`: what need not be sent again.
+//! * `off_thread`: what may take its time.
 //! * `error`: what a client reads when something is wrong.
 
 mod body;
@@ -20,6 +21,7 @@ mod health;
 mod instances;
 mod lifecycle;
 mod many;
+mod off_thread;
 mod page;
 mod plugins;
 mod prometheus;

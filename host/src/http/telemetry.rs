@@ -3,7 +3,8 @@
 use super::App;
 use super::error::{ApiError, json, json_bytes};
 use super::instances::named;
-use super::usage::{ask, off_thread};
+use super::off_thread::off_thread;
+use super::usage::ask;
 use super::window::Parameters;
 use crate::history::Range;
 use crate::json;

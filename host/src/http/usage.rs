@@ -5,13 +5,14 @@ use super::error::{ApiError, Segment, json_bytes};
 use super::etag::{Keep, tag_of, tagged};
 use super::instances::named;
 use super::many::Many;
+use super::off_thread::off_thread;
 use super::select::{select, workload};
 use super::window::{Parameters, Window};
 use crate::core::Core;
 use crate::hub::Selection;
 use crate::json;
 use axum::extract::{RawQuery, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use dropsonde_store::{InstanceId, Points, Query};
 use std::sync::Arc;
@@ -88,12 +89,6 @@ pub(crate) async fn range_of_workload(
 pub(crate) async fn ask(core: &Core, id: InstanceId, query: Query) -> Result<Points, ApiError> {
     let store = core.store.clone();
     off_thread(move || store.range(&id, &query)).await
-}
-
-/// Blocks may have to be read from a disk that answers late, or never.
-pub(crate) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
-    let asked = tokio::task::spawn_blocking(work).await;
-    asked.map_err(|_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "history could not be asked"))
 }
 
 /// Those a selection includes now, and those it names.

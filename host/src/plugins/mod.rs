@@ -41,6 +41,7 @@ pub(crate) use find::{LARGEST, NAMES, bundled, is_name};
 pub(crate) use page::describe_need;
 pub(crate) use prepare::digest;
 pub(crate) use schema::plain;
+pub(crate) use status::BY_OPERATOR;
 pub(crate) use supervisor::Supervisor;
 
 use crate::tracked::PluginName;

@@ -9,7 +9,7 @@ use super::latest::Latest;
 use super::poll::{Ended, Poller, Standing};
 use super::prepare::{Loaded, Started, start};
 use super::state_file::StateFile;
-use super::status::{Order, Shared};
+use super::status::{BY_OPERATOR, Order, Shared};
 use super::{Fields, NotTaken, PluginState, Status, plain};
 use crate::clock::Schedule;
 use crate::core::Core;
@@ -17,9 +17,6 @@ use dropsonde_sandbox::{CallError, Role, Sandbox, SavedState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
-
-/// Why a plugin is in quarantine, if nothing is wrong with it.
-const BY_OPERATOR: &str = "an operator said so";
 
 /// Why a plugin is not polled, or no longer.
 enum Stop {

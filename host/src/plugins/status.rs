@@ -56,6 +56,9 @@ pub struct Status {
     orders: watch::Sender<Option<Order>>,
 }
 
+/// Why a plugin is in quarantine, if nothing is wrong with it.
+pub(crate) const BY_OPERATOR: &str = "an operator said so";
+
 /// What an operator says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
