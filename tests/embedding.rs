@@ -8,6 +8,7 @@ use dropsonde::native::{ChannelStats, Failure, Field, Instance, Readings, Sample
 use dropsonde::snapshot::named;
 use dropsonde::store::{Align, InstanceId, Query};
 use dropsonde::tracked::{Change, Lifecycle, Wanted};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -77,7 +78,7 @@ fn wanted(text: &str) -> Wanted {
 }
 
 fn config() -> Config {
-    let mut config = Config { listen: ([127, 0, 0, 1], 0).into(), ..Config::default() };
+    let mut config = Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)).into(), ..Config::default() };
     config.store.memory_only = true;
     config.poll.interval = "100ms".parse().unwrap();
     config.snapshot.interval = "100ms".parse().unwrap();

@@ -3,6 +3,8 @@
 //! # Layout
 //!
 //! * `harness`: a running host, a client that shows every byte, the guests.
+//! * `access`: who may do what; `exposure`: what strangers reach; `abuse`: what nobody should send.
+//! * `reconfigure`: another configuration while it runs; `supervised`: what a service manager hears; `api`: the description.
 //! * `http`, `reads`, `stream`, `tls`: what clients see; `tracking`: what they say of instances.
 //! * `metrics`, `own_metrics`, `prometheus`, `monitoring`: what Prometheus sees, and those who are woken by it; `grammar`:
 //!   reads what it reads.
@@ -24,9 +26,13 @@
     reason = "a test that panics says what is wrong"
 )]
 
+mod abuse;
+mod access;
+mod api;
 mod authoring;
 mod commands;
 mod embedding;
+mod exposure;
 #[path = "../host/src/exposition/grammar.rs"]
 mod grammar;
 mod grants;
@@ -40,11 +46,13 @@ mod monitoring;
 mod own_metrics;
 mod prometheus;
 mod reads;
+mod reconfigure;
 mod reload;
 mod sandbox;
 mod snapshot;
 mod store_commands;
 mod stream;
+mod supervised;
 mod tls;
 mod tracing;
 mod tracking;

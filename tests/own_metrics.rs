@@ -187,7 +187,7 @@ fn a_host_on_its_way_out_says_so_until_what_is_open_has_ended() {
     let mut upload = TcpStream::connect(&host.address).unwrap();
     let token = std::fs::read_to_string(host.data().join("admin.token")).unwrap();
     let head = format!(
-        "PUT /v1/plugins/slow HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Length: 100\r\n\r\nhalf",
+        "PUT /v1/plugins/slow HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nContent-Length: 100\r\n\r\nhalf",
         token.trim()
     );
     upload.write_all(head.as_bytes()).unwrap();
@@ -197,7 +197,7 @@ fn a_host_on_its_way_out_says_so_until_what_is_open_has_ended() {
     let ask = |path: &str| {
         let mut answer = String::new();
         let mut socket = TcpStream::connect(&host.address).unwrap();
-        let _ = write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let _ = write!(socket, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         let _ = socket.read_to_string(&mut answer);
         answer
     };

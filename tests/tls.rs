@@ -1,8 +1,10 @@
-use crate::harness::{Host, verbs};
+use crate::harness::{Host, dropsonde, run, verbs};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -15,20 +17,67 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 struct Secure {
     host: Host,
     certificate: CertificateDer<'static>,
-    _files: TempDir,
+    files: TempDir,
 }
 
 fn host() -> Secure {
+    secure("")
+}
+
+/// `more`: keys of `[tls]`; `{}` in it is the folder of its files.
+fn secure(more: &str) -> Secure {
     let files = TempDir::new().unwrap();
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    std::fs::write(files.path().join("cert.pem"), made.cert.pem()).unwrap();
-    std::fs::write(files.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let certificate = certify(&files, "localhost");
+    let here = files.path().display().to_string();
     let config = format!(
-        "poll.interval = '100ms'\ntls = {{ cert = '{0}/cert.pem', key = '{0}/key.pem' }}\n[[instances]]\nid = 'count'\n",
-        files.path().display()
+        "poll.interval = '100ms'\n[[instances]]\nid = 'count'\n[tls]\ncert = '{here}/cert.pem'\nkey = '{here}/key.pem'\n{}",
+        more.replace("{}", &here)
     );
-    let host = Host::start(&config, &[("verbs", verbs())]);
-    Secure { host, certificate: made.cert.der().clone(), _files: files }
+    Secure { host: Host::start(&config, &[("verbs", verbs())]), certificate, files }
+}
+
+/// Puts a certificate for a name, and its key, where a host looks for its own.
+fn certify(files: &TempDir, name: &str) -> CertificateDer<'static> {
+    let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    for (file, pem) in [("key.pem", made.signing_key.serialize_pem()), ("cert.pem", made.cert.pem())] {
+        std::fs::write(files.path().join("half"), pem).unwrap();
+        std::fs::rename(files.path().join("half"), files.path().join(file)).unwrap();
+    }
+    made.cert.der().clone()
+}
+
+/// Someone who signs certificates of clients; those of `ops` are in `NAME.pem` and `NAME.key`.
+fn authority(files: &TempDir, name: &str) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut ca = rcgen::CertificateParams::new([]).unwrap();
+    ca.distinguished_name.push(rcgen::DnType::CommonName, name);
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let write = |file: String, pem: String| std::fs::write(files.path().join(file), pem).unwrap();
+    write(format!("{name}-ca.pem"), ca.self_signed(&key).unwrap().pem());
+    let issuer = rcgen::Issuer::new(ca, key);
+    let own = rcgen::KeyPair::generate().unwrap();
+    let mut client = rcgen::CertificateParams::new([]).unwrap();
+    client.distinguished_name.push(rcgen::DnType::CommonName, "ops");
+    client.extended_key_usages.push(rcgen::ExtendedKeyUsagePurpose::ClientAuth);
+    write(format!("{name}.pem"), client.signed_by(&own, &issuer).unwrap().pem());
+    write(format!("{name}.key"), own.serialize_pem());
+}
+
+/// What `openssl s_client` says and hears, of one request.
+fn openssl(Secure { host, .. }: &Secure, request: &str, args: &[&str]) -> String {
+    let mut child = Command::new("openssl")
+        .args(["s_client", "-connect", &host.address, "-servername", "localhost", "-ign_eof"])
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("openssl is on this machine: `apt install openssl`");
+    let asked =
+        write!(child.stdin.take().unwrap(), "{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    drop(asked);
+    let Output { stdout, stderr, .. } = child.wait_with_output().unwrap();
+    String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr)
 }
 
 async fn connect(Secure { host, certificate, .. }: &Secure, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
@@ -96,6 +145,7 @@ fn a_certificate_that_cannot_be_used_is_named_at_the_start() {
         ("cert = 'no.pem', key = 'no.pem'", "no.pem"),
         ("cert = 'empty.pem', key = 'empty.pem'", "empty.pem"),
         ("cert = 'empty.pem'", "a cert and a key"),
+        ("min_version = '1.1'", "1.1"),
     ] {
         std::fs::write(&file, format!("tls = {{ {tls} }}\n")).unwrap();
         let mut command = crate::harness::dropsonde();
@@ -103,4 +153,96 @@ fn a_certificate_that_cannot_be_used_is_named_at_the_start() {
         let (code, _, error) = crate::harness::run(command.arg(&file));
         assert!(code == 1 && error.contains(why), "{tls}: {error}");
     }
+}
+
+#[test]
+fn what_is_older_than_the_operator_wants_is_not_spoken() {
+    for (more, is_spoken) in [("", true), ("min_version = '1.3'\n", false)] {
+        let secure = secure(more);
+        assert!(openssl(&secure, "GET /health", &["-tls1_3"]).contains("HTTP/1.1 200"));
+        let older = openssl(&secure, "GET /health", &["-tls1_2"]);
+        assert_eq!(older.contains("HTTP/1.1 200"), is_spoken, "{older}");
+        assert!(is_spoken || older.contains("protocol version"), "{older}");
+        assert!(!openssl(&secure, "GET /health", &["-tls1_1"]).contains("HTTP/1.1"));
+    }
+}
+
+#[test]
+fn who_has_no_certificate_or_anothers_is_refused_and_who_has_one_is_known_by_it() {
+    let files = TempDir::new().unwrap();
+    authority(&files, "ours");
+    authority(&files, "theirs");
+    let file = |name: &str| files.path().join(name).display().to_string();
+    let secure = secure(&format!("client_ca = '{}'\n", file("ours-ca.pem")));
+    for version in ["-tls1_2", "-tls1_3"] {
+        let none = openssl(&secure, "GET /health", &[version]);
+        assert!(!none.contains("HTTP/1.1") && none.contains("alert"), "{none}");
+        let other =
+            openssl(&secure, "GET /health", &[version, "-cert", &file("theirs.pem"), "-key", &file("theirs.key")]);
+        assert!(!other.contains("HTTP/1.1") && other.contains("alert"), "{other}");
+        let own =
+            openssl(&secure, "GET /v1/instances", &[version, "-cert", &file("ours.pem"), "-key", &file("ours.key")]);
+        assert!(own.contains("HTTP/1.1 200"), "{own}");
+    }
+    let certificate = ["-cert", &file("ours.pem"), "-key", &file("ours.key")];
+    let put = openssl(&secure, "PUT /v1/instances/a", &certificate);
+    assert!(put.contains("HTTP/1.1 401"), "a certificate is no token: {put}");
+    let audit = secure.host.until_audited(|line| line["status"] == 401);
+    assert_eq!(audit[0]["certificate"], "CN=ops", "{audit:#?}");
+    // The command line shows one, too.
+    let url = format!("https://localhost:{}", secure.host.address.rsplit(':').next().unwrap());
+    let own = secure.files.path().join("cert.pem").display().to_string();
+    let ask = |args: &[&str]| run(dropsonde().args(["instances", "--url", &url, "--ca", &own]).args(args));
+    let (code, out, error) = ask(&["--cert", &file("ours.pem"), "--key", &file("ours.key")]);
+    assert!(code == 0 && out.contains("SAMPLERS"), "{error}");
+    let (code, _, error) = ask(&[]);
+    assert!(code == 1 && error.contains("https://localhost"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_certificate_is_shown_to_whoever_comes_then_and_a_bad_one_to_nobody() {
+    let mut secure = host();
+    let old = connect(&secure, &[]).await;
+    let shown = |stream: &TlsStream<TcpStream>| stream.get_ref().1.peer_certificates().unwrap()[0].clone();
+    secure.certificate = certify(&secure.files, "localhost");
+    secure.host.signal("HUP");
+    secure.host.until_logged("the configuration was read again");
+    let new = connect(&secure, &[]).await;
+    assert!(shown(&new) == secure.certificate && shown(&old) != secure.certificate);
+    std::fs::write(secure.files.path().join("cert.pem"), "nonsense").unwrap();
+    // Nobody tells the host.
+    secure.host.until_logged("the configuration stays as it was");
+    assert!(shown(&connect(&secure, &[]).await) == secure.certificate);
+}
+
+#[test]
+fn a_host_is_asked_for_by_the_names_of_its_certificate() {
+    let files = TempDir::new().unwrap();
+    certify(&files, "*.metrics.example.com");
+    let here = files.path().display().to_string();
+    let host = Host::start(&format!("tls = {{ cert = '{here}/cert.pem', key = '{here}/key.pem' }}\n"), &[]);
+    let secure = Secure { host, certificate: CertificateDer::from(Vec::new()), files };
+    let ask = |name: &str| openssl(&secure, &format!("GET https://{name}/health"), &[]);
+    assert!(ask("fra1.metrics.example.com").contains("HTTP/1.1 200"));
+    assert!(ask("evil.example").contains("HTTP/1.1 421"));
+}
+
+#[test]
+fn other_machines_are_served_with_tls_and_a_token_that_is_made_for_them() {
+    let files = TempDir::new().unwrap();
+    certify(&files, "localhost");
+    let here = files.path().display().to_string();
+    let config = format!("tls = {{ cert = '{here}/cert.pem', key = '{here}/key.pem' }}\n");
+    let host = Host::start_at("0.0.0.0:0", dropsonde(), &config, &[]);
+    let url = format!("https://localhost:{}", host.address.rsplit(':').next().unwrap());
+    let ca = files.path().join("cert.pem").display().to_string();
+    let ask = |args: &[&str]| run(dropsonde().args(["instances", "--url", &url, "--ca", &ca]).args(args));
+    let (code, _, error) = ask(&["--data", "/no/such/folder"]);
+    assert!(code == 1 && error.contains("needs the read token") && error.contains("--data"), "{error}");
+    let (code, out, error) = ask(&["--data", &host.data().display().to_string()]);
+    assert!(code == 0 && out.contains("SAMPLERS"), "{error}");
+    let (code, _, error) = run(dropsonde().args(["instances", "--url", &url.replace("https", "http")]));
+    assert!(code == 1 && error.contains("https://"), "{error}");
+    let (code, _, error) = run(dropsonde().args(["instances", "--url", &url]));
+    assert!(code == 1 && error.contains("--ca"), "{error}");
 }

@@ -10,6 +10,7 @@ use dropsonde::native::{ChannelStats, Failure, Field, Instance, Sampler, Stats};
 use dropsonde::snapshot::named;
 use dropsonde::store::InstanceId;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -62,7 +63,7 @@ async fn run() -> anyhow::Result<()> {
     let shop = Arc::new(Shop { orders: orders.into() });
 
     // As in an operator's file; nothing is kept on disk.
-    let mut config = Config { listen: ([127, 0, 0, 1], 0).into(), ..Config::default() };
+    let mut config = Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)).into(), ..Config::default() };
     config.store.memory_only = true;
     config.poll.interval = "100ms".parse().map_err(anyhow::Error::msg)?;
 

@@ -8,6 +8,7 @@ use dropsonde::native::{Failure, Field, Sampler};
 use dropsonde::store::{Align, InstanceId, Query};
 use dropsonde::tracked::{Change, Lifecycle};
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -41,7 +42,7 @@ impl futures_core::Stream for Platform {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let mut config = Config { listen: ([127, 0, 0, 1], 0).into(), ..Config::default() };
+    let mut config = Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)).into(), ..Config::default() };
     config.store.memory_only = true;
     config.poll.interval = "100ms".parse().map_err(anyhow::Error::msg)?;
     let host = Host::builder().config(config).sampler(Load).without_plugins().start().await?;

@@ -1,21 +1,23 @@
 use crate::audit::Audit;
 use crate::clock::Clock;
-use crate::config::{Config, RESERVED};
+use crate::config::{Config, RESERVED, StaticInstance};
 use crate::exposition::Exposition;
 use crate::health::Vitals;
 use crate::hub::{Follow, Hub, Member, Selection, TooManyStreams, Watch};
 use crate::labels::Labels;
 use crate::metrics::HostMetrics;
+use crate::places::Places;
 use crate::plugins::Plugins;
 use crate::snapshot::Snapshots;
 use crate::tokens::Tokens;
 use crate::tracked::{Lifecycle, NotTracked, PluginName, Tracked, Wanted};
 use crate::workload;
+use arc_swap::ArcSwap;
 use dropsonde_store::{InstanceId, Store};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 /// Lifecycle events that are done before anybody else may look at the instances.
 const EVENTS_AT_ONCE: usize = 256;
@@ -23,7 +25,8 @@ const EVENTS_AT_ONCE: usize = 256;
 /// What the parts of the host share. Data flows one way: plugins → store → hub; everyone else reads.
 #[derive(Debug)]
 pub struct Core {
-    pub config: Config,
+    /// What is in force: it may be another at any time.
+    pub config: ArcSwap<Config>,
     pub clock: Clock,
     pub store: Store,
     pub tracked: Tracked,
@@ -37,6 +40,12 @@ pub struct Core {
     pub audit: Audit,
     pub vitals: Arc<Vitals>,
     pub exposition: Exposition,
+    /// Open connections that are no streams.
+    pub(crate) connections: Arc<Places>,
+    /// Those that hear that there is no room for them.
+    pub(crate) turned_away: Arc<Places>,
+    /// Turns of range queries.
+    pub(crate) queries: Arc<Semaphore>,
     /// Held while workloads are added up.
     pub(crate) workloads: std::sync::Mutex<()>,
 }
@@ -70,6 +79,20 @@ impl Core {
         Ok(())
     }
 
+    /// Has the operator's instances, labels and default samplers be as they are said now.
+    pub(crate) fn reconfigure_instances(&self, config: &Config) -> anyhow::Result<()> {
+        let mut named = BTreeMap::new();
+        for StaticInstance { id, labels, samplers } in &config.instances {
+            named.insert(InstanceId::new(id)?, (labels.clone(), samplers.clone()));
+        }
+        let (default, common) = (&config.poll.default_samplers, &config.labels);
+        let refused = self.tracked.reconfigure(default, common, named, self.clock.now_ms(), &|id| self.forget(id));
+        for id in refused {
+            tracing::warn!(instance = %id, most = config.poll.max_instances, "it is not tracked: there are too many");
+        }
+        Ok(())
+    }
+
     /// Takes over what a sampler finds now; how many were refused, as there are too many.
     pub fn discovered(&self, sampler: &PluginName, found: Vec<(InstanceId, Labels)>, at_ms: i64) -> u64 {
         self.tracked.discovered(sampler, found, at_ms, &|id| self.forget(id))
@@ -82,7 +105,7 @@ impl Core {
 
     /// Follows samples, from the latest on. May have to read files.
     pub fn watch(&self, selection: Selection) -> Result<Watch, TooManyStreams> {
-        let claim = self.hub.claim()?;
+        let claim = self.hub.claim(None)?;
         Ok(self.follow(selection, None, |hub, follow| hub.watch(claim, follow, None)))
     }
 

@@ -4,12 +4,12 @@ use crate::audit::Audit;
 pub use crate::builder::HostBuilder;
 use crate::cli;
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::{self, Change, Config, Listen};
 use crate::core::Core;
 use crate::exposition::Exposition;
 use crate::health::Pulse;
 use crate::history::{Keeping, Surroundings};
-use crate::http::{self, Tls};
+use crate::http::{Listener, Server, Tls};
 use crate::hub::Hub;
 use crate::metrics::HostMetrics;
 use crate::native::{self, Native};
@@ -20,19 +20,17 @@ use crate::tokens::Tokens;
 use crate::tracked::{Lifecycle, Tracked};
 use crate::writers::{Patience, Writers};
 use anyhow::{Context, Result, bail};
+use arc_swap::ArcSwap;
 use dropsonde_sandbox::{CacheFolder, Sandbox};
 use dropsonde_store::{Failing, InstanceId, Keeper, Limits, OpenError, Step, Store};
 use futures_core::Stream;
 use std::fs;
-use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 /// Stays the one that runs, also when its file was replaced.
@@ -46,10 +44,6 @@ const DRAIN: Duration = Duration::from_secs(3);
 
 /// Longest time the last samples have to be written.
 const CLOSE: Duration = Duration::from_secs(5);
-
-/// Connections that may wait to be accepted: beyond, the kernel resets some when many clients come at once. It has a bound
-/// of its own, net.core.somaxconn.
-const BACKLOG: u32 = 4096;
 
 /// What may be wanted of plugins at a time; who comes later waits.
 const REQUESTS: usize = 16;
@@ -68,12 +62,12 @@ pub fn compile_if_told() -> Option<ExitCode> {
 #[derive(Debug)]
 pub struct Host {
     core: Arc<Core>,
-    address: SocketAddr,
-    is_secure: bool,
+    address: Listen,
     stopping: watch::Sender<bool>,
     tasks: JoinSet<()>,
+    server: Arc<Server>,
     /// One task; it ends with this.
-    server: JoinSet<()>,
+    serving: JoinSet<()>,
     keeping: Keeping,
     writers: Writers,
 }
@@ -97,9 +91,8 @@ impl Host {
             );
         }
         let tls = Tls::read(&config.tls)?;
-        let is_secure = tls.is_some();
-        let listener = bind(config.listen)?;
-        let address = listener.local_addr().context("the listening socket has no address")?;
+        let listener = Listener::bind(&config.listen, config.http.socket_mode)?;
+        let address = listener.address().context("the listening socket has no address")?;
         let folder = prepare_folders(&config)?;
         let most = config.compile_cache.get() as u64;
         let compiled = config.kept_dir().map(|kept| CacheFolder { path: kept.join("compiled"), most });
@@ -117,11 +110,11 @@ impl Host {
         core.tracked.restore(&core.store, &names, core.clock.now_ms());
         core.hub.restore(&core.store);
         let natives = native::start(&core, natives, &stopped)?;
-        let config::Stream { heartbeat, stalled, .. } = core.config.stream;
+        let config::Stream { heartbeat, stalled, .. } = core.config.load().stream;
         let patience = Patience { heartbeat: heartbeat.get(), stalled: stalled.get() };
         let writers =
             Writers::start(&core.hub, patience, &core.vitals).context("cannot start the writers of streams")?;
-        let interval = core.config.store.flush_interval.get();
+        let interval = core.config.load().store.flush_interval.get();
         let around = Around {
             core: core.clone(),
             streams_noted: Instant::now(),
@@ -136,20 +129,42 @@ impl Host {
         tasks.spawn(alive(vitals.pulse("plugins"), supervisor.supervise(requests, stopped.clone())));
         tasks.spawn(alive(vitals.pulse("snapshot"), snapshot::keep(core.clone(), stopped.clone())));
         tasks.spawn(alive(vitals.pulse("housekeeping"), housekeeping(core.clone(), stopped.clone())));
-        let mut server = JoinSet::new();
-        server.spawn(http::serve(listener, tls, core.clone(), stopped, DRAIN));
+        let server = Server::new(core.clone(), tls);
+        let mut serving = JoinSet::new();
+        serving.spawn(server.clone().serve(listener, stopped, DRAIN));
         core.vitals.serve();
-        Ok(Self { core, address, is_secure, stopping, tasks, server, keeping, writers })
+        Ok(Self { core, address, stopping, tasks, server, serving, keeping, writers })
     }
 
     /// Where it serves; tells the port when the configuration left it open.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> &Listen {
+        &self.address
     }
 
-    /// The same as a URL.
+    /// The same as a URL, or as `unix:PATH`.
     pub fn url(&self) -> String {
-        format!("{}://{}", if self.is_secure { "https" } else { "http" }, self.address)
+        let is_secure = self.core.config.load().tls.files().is_some();
+        match &self.address {
+            Listen::Tcp(address) => format!("{}://{address}", if is_secure { "https" } else { "http" }),
+            unix @ Listen::Unix(_) => unix.to_string(),
+        }
+    }
+
+    /// Has another configuration in force, and certificates and tokens as their files are now. Returns the keys that were
+    /// changed and take a restart: those stay as they are. On an error everything does.
+    pub async fn reload(&self, config: Config) -> Result<Vec<String>> {
+        let core = &self.core;
+        let Change { config, needs_restart } = Change::between(&core.config.load(), config.validated()?);
+        let mut needs_restart: Vec<_> = needs_restart.into_iter().map(str::to_owned).collect();
+        let tls = Tls::read(&config.tls)?;
+        core.tokens.reload(&config).context("cannot read or make a token")?;
+        let config = Arc::new(config);
+        core.config.store(config.clone());
+        self.server.reload(tls);
+        core.hub.allow(config.stream.max_streams);
+        core.reconfigure_instances(&config)?;
+        needs_restart.extend(core.plugins.reconfigure(&config).await);
+        Ok(needs_restart)
     }
 
     /// What a program does with its samples.
@@ -168,7 +183,7 @@ impl Host {
 
     /// Waits until the server ends without having been told to, which only a bug can make it do.
     pub async fn server_ended(&mut self) {
-        self.server.join_next().await;
+        self.serving.join_next().await;
     }
 
     /// Ends streams, lets open requests finish for a bounded time, stops polling.
@@ -176,13 +191,14 @@ impl Host {
         self.core.vitals.drain();
         self.stopping.send_replace(true);
         self.core.hub.close_all();
-        if let Some(Err(_)) = self.server.join_next().await {
+        if let Some(Err(_)) = self.serving.join_next().await {
             tracing::error!("the server ended abruptly");
         }
         while self.tasks.join_next().await.is_some() {}
-        let (writers, keeping) = (self.writers, self.keeping);
+        let (core, writers, keeping) = (self.core, self.writers, self.keeping);
         let written = tokio::task::spawn_blocking(move || {
             writers.stop();
+            core.audit.close();
             keeping.stop(CLOSE)
         });
         let written = written.await;
@@ -278,7 +294,7 @@ fn core(config: Config, clock: Clock, metrics: HostMetrics, store: Store, plugin
         tracked.configure(&id, instance.labels.clone(), instance.samplers.clone())?;
     }
     let data = config.kept_dir();
-    let tokens = Tokens::open(data.as_deref()).context("cannot read or make a token")?;
+    let tokens = Tokens::open(&config).context("cannot read or make a token")?;
     let audit = Audit::open(data.as_deref(), metrics.audit_entries_dropped.clone());
     Ok(Core {
         tokens,
@@ -287,6 +303,9 @@ fn core(config: Config, clock: Clock, metrics: HostMetrics, store: Store, plugin
         vitals: Arc::default(),
         exposition: Exposition::default(),
         workloads: Default::default(),
+        connections: Arc::default(),
+        turned_away: Arc::default(),
+        queries: Arc::new(Semaphore::new(config.http.max_range_queries)),
         audit: audit.context("cannot open the audit log")?,
         store,
         tracked,
@@ -299,25 +318,8 @@ fn core(config: Config, clock: Clock, metrics: HostMetrics, store: Store, plugin
         plugins,
         metrics,
         clock,
-        config,
+        config: ArcSwap::from_pointee(config),
     })
-}
-
-fn bind(address: SocketAddr) -> Result<TcpListener> {
-    let bound = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        // A port that was in use just before is free.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    match bound() {
-        Ok(listener) => Ok(listener),
-        Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            bail!("{address} is taken by another program; choose another with --listen, like --listen 127.0.0.1:9191")
-        }
-        Err(error) => Err(error).with_context(|| format!("cannot listen on {address}")),
-    }
 }
 
 /// Makes the folders that are ours to make. Returns where plugins are looked for.
@@ -349,14 +351,16 @@ async fn housekeeping(core: Arc<Core>, mut stopping: watch::Receiver<bool>) {
     // Of those that were, too: their history stays as long.
     let mut slowest = Duration::ZERO;
     loop {
+        let wait = core.config.load().poll.discover_interval.get();
         tokio::select! {
-            () = tokio::time::sleep(core.config.poll.discover_interval.get()) => {}
+            () = tokio::time::sleep(wait) => {}
             _ = stopping.wait_for(|&stopping| stopping) => return,
         }
         // The slowest plugin's history reaches back furthest.
         slowest = core.plugins.list().iter().map(|plugin| plugin.interval()).fold(slowest, Duration::max);
-        let reach = slowest.saturating_mul(u32::try_from(core.config.store.retention_samples).unwrap_or(u32::MAX));
-        let reach_ms = i64::try_from(reach.min(core.config.store.retention.get()).as_millis()).unwrap_or(i64::MAX);
+        let kept = core.config.load().store.clone();
+        let reach = slowest.saturating_mul(u32::try_from(kept.retention_samples).unwrap_or(u32::MAX));
+        let reach_ms = i64::try_from(reach.min(kept.retention.get()).as_millis()).unwrap_or(i64::MAX);
         // Not by a clock that has just jumped ahead.
         let Some(trusted_ms) = core.store.trusted_ms() else { continue };
         core.forget_ended_before(trusted_ms.saturating_sub(reach_ms));

@@ -89,6 +89,7 @@ mod json;
 pub mod labels;
 pub mod metrics;
 pub mod native;
+mod places;
 pub mod plugins;
 mod recorder;
 mod remote;

@@ -113,7 +113,7 @@ pub(crate) fn start(
             Native::Source(_) => None,
         };
         let fields = fields.transpose().map_err(|why| BadNative::Fields(name.to_string(), why))?;
-        let status = Arc::new(Status::new(name.clone(), Origin::Native, true, &core.config));
+        let status = Arc::new(Status::new(name.clone(), Origin::Native, true, &core.config.load()));
         let role = if fields.is_some() { Role::Sampler } else { Role::Source };
         status.update(|known| {
             known.shape = Some(Shape { roles: vec![role], imports: Vec::new(), exports: Vec::new(), size: 0 });
@@ -200,7 +200,8 @@ impl Poller {
         due_ms: i64,
     ) -> Option<Box<dyn Sampler>> {
         let (core, status) = (self.core.clone(), self.status.clone());
-        let interval_ms = i64::try_from(core.config.poll.discover_interval.get().as_millis()).unwrap_or(i64::MAX);
+        let interval_ms =
+            i64::try_from(core.config.load().poll.discover_interval.get().as_millis()).unwrap_or(i64::MAX);
         // A clock that was set back must not put discovery off for as long.
         if due_ms >= self.discover_at || self.discover_at - due_ms > interval_ms {
             self.discover_at = due_ms.saturating_add(interval_ms);

@@ -17,12 +17,15 @@ pub(crate) struct Host {
     child: Child,
     log: Arc<Mutex<String>>,
     folder: Arc<TempDir>,
+    listen: String,
 }
 
 /// The real binary.
 pub(crate) fn dropsonde() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dropsonde"));
-    command.env_remove("DROPSONDE_LOG").env_remove("DROPSONDE_LOG_FORMAT");
+    for variable in ["DROPSONDE_LOG", "DROPSONDE_LOG_FORMAT", "DROPSONDE_URL", "DROPSONDE_TOKEN"] {
+        command.env_remove(variable);
+    }
     command
 }
 
@@ -41,19 +44,37 @@ impl Host {
 
     /// The same by a command that takes the binary's arguments.
     pub(crate) fn start_as(command: Command, config: &str, plugins: &[(&str, &[u8])]) -> Self {
+        Self::start_at("127.0.0.1:0", command, config, plugins)
+    }
+
+    /// The same somewhere else. `{}` in `listen` and `config` is a folder of its own.
+    pub(crate) fn start_at(listen: &str, command: Command, config: &str, plugins: &[(&str, &[u8])]) -> Self {
         let folder = TempDir::new().unwrap();
+        let here = |text: &str| text.replace("{}", &folder.path().display().to_string());
+        let (listen, config) = (here(listen), here(config));
         let data = folder.path().join("data");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(data.join("plugins")).unwrap();
         for (name, component) in plugins {
             fs::write(data.join("plugins").join(name).with_extension("wasm"), component).unwrap();
         }
         fs::write(folder.path().join("dropsonde.toml"), config).unwrap();
-        Self::start_in(Arc::new(folder), command)
+        Self::start_in(Arc::new(folder), command, listen)
     }
 
-    fn start_in(folder: Arc<TempDir>, mut command: Command) -> Self {
+    /// Where other machines reach it, in plain.
+    pub(crate) fn start_insecure(listen: &str) -> Self {
+        let mut command = dropsonde();
+        command.args(["serve", "--insecure"]);
+        Self::start_at(listen, command, "", &[])
+    }
+
+    fn start_in(folder: Arc<TempDir>, mut command: Command, listen: String) -> Self {
+        // It may have been said already, with arguments of its own.
+        if !command.get_args().any(|argument| argument == "serve") {
+            command.arg("serve");
+        }
         let mut child = command
-            .args(["serve", "--listen", "127.0.0.1:0", "--config"])
+            .args(["--listen", &listen, "--config"])
             .arg(folder.path().join("dropsonde.toml"))
             .arg("--data")
             .arg(folder.path().join("data"))
@@ -73,10 +94,10 @@ impl Host {
         });
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address =
-            line.trim().strip_prefix("listening on ").and_then(|url| url.split("://").nth(1)).map(str::to_owned);
+        let told = line.trim().strip_prefix("listening on ");
+        let address = told.map(|url| url.split("://").last().unwrap_or_default().to_owned());
         let address = address.unwrap_or_else(|| panic!("it does not serve: {line:?}\n{}", log.lock().unwrap()));
-        Self { address, child, log, folder }
+        Self { address, child, log, folder, listen }
     }
 
     /// Ends it properly and starts another with the same data and configuration.
@@ -87,19 +108,38 @@ impl Host {
 
     /// Another with the same data and configuration, once this one has ended.
     pub(crate) fn started_again(&self) -> Self {
-        Self::start_in(self.folder.clone(), dropsonde())
+        Self::start_in(self.folder.clone(), dropsonde(), self.listen.clone())
     }
 
     /// Kills it as nothing can prevent, and starts another with the same data.
     pub(crate) fn killed(mut self) -> Self {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        Self::start_in(self.folder.clone(), dropsonde())
+        Self::start_in(self.folder.clone(), dropsonde(), self.listen.clone())
     }
 
-    /// What it will be told when it starts again.
+    /// What it will be told when it reads its configuration again.
     pub(crate) fn configure(&self, config: &str) {
-        fs::write(self.folder.path().join("dropsonde.toml"), config).unwrap();
+        let half = self.folder.path().join("new.toml");
+        fs::write(&half, config.replace("{}", &self.folder.path().display().to_string())).unwrap();
+        fs::rename(half, self.folder.path().join("dropsonde.toml")).unwrap();
+    }
+
+    /// Tells it to, and waits until it has.
+    pub(crate) fn reconfigure(&self, config: &str) {
+        self.configure(config);
+        let before = self.log().len();
+        self.signal("HUP");
+        let start = Instant::now();
+        while !self.log()[before..].contains("the configuration was read again") {
+            assert!(start.elapsed() < PATIENCE, "{}", self.log());
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
+    /// The folder of its own.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
     }
 
     pub(crate) fn get(&self, path: &str) -> Response {
@@ -115,17 +155,20 @@ impl Host {
         client::request(&self.address, method, path, headers)
     }
 
+    /// The header that shows a token of its.
+    pub(crate) fn bearer(&self, right: &str) -> String {
+        let token = fs::read_to_string(self.data().join(format!("{right}.token"))).unwrap();
+        format!("Authorization: Bearer {}\r\n", token.trim())
+    }
+
     /// With the admin token.
     pub(crate) fn ordered(&self, method: &str, path: &str, body: &[u8]) -> Response {
-        let token = fs::read_to_string(self.data().join("admin.token")).unwrap();
-        let headers = format!("Authorization: Bearer {}\r\n", token.trim());
-        client::send(&self.address, method, path, &headers, body)
+        client::send(&self.address, method, path, &self.bearer("admin"), body)
     }
 
     /// JSON, with the write token.
     pub(crate) fn write(&self, method: &str, path: &str, json: &str) -> Response {
-        let token = fs::read_to_string(self.data().join("write.token")).unwrap();
-        let headers = format!("Authorization: Bearer {}\r\nContent-Type: application/json\r\n", token.trim());
+        let headers = format!("{}Content-Type: application/json\r\n", self.bearer("write"));
         client::send(&self.address, method, path, &headers, json.as_bytes())
     }
 
@@ -137,8 +180,7 @@ impl Host {
 
     /// With the token to say what happened.
     pub(crate) fn tell(&self, plugin: &str, content_type: &str, body: &[u8]) -> Response {
-        let token = fs::read_to_string(self.data().join("write.token")).unwrap();
-        let headers = format!("Authorization: Bearer {}\r\nContent-Type: {content_type}\r\n", token.trim());
+        let headers = format!("{}Content-Type: {content_type}\r\n", self.bearer("write"));
         client::send(&self.address, "POST", &format!("/v1/sources/{plugin}/events"), &headers, body)
     }
 
@@ -177,6 +219,21 @@ impl Host {
                 return response;
             }
             assert!(start.elapsed() < PATIENCE, "{path} stays {response:?}\n{}", self.log());
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until a line of the audit log is as wanted: all of them.
+    pub(crate) fn until_audited(&self, wanted: impl Fn(&serde_json::Value) -> bool) -> Vec<serde_json::Value> {
+        let start = Instant::now();
+        loop {
+            let text = fs::read_to_string(self.data().join("audit.log")).unwrap();
+            // The last one may be on its way.
+            let lines: Vec<_> = text.lines().map_while(|line| serde_json::from_str(line).ok()).collect();
+            if lines.iter().any(&wanted) {
+                return lines;
+            }
+            assert!(start.elapsed() < PATIENCE, "there is only {lines:#?}");
             std::thread::park_timeout(Duration::from_millis(5));
         }
     }

@@ -15,7 +15,7 @@ Commands:
   run [ARGUMENTS]   builds the host (release) and runs it: `cargo dev run --listen 127.0.0.1:9191`
   test [ARGUMENTS]  runs all tests: `cargo dev test --test all -- plugins`
   setup             only sets up, so that plain cargo works: crates, a wasm-capable compiler, Prometheus,
-                    componentize-py and componentize-qjs
+                    componentize-py, componentize-qjs and schemathesis
 ";
 
 fn main() -> ExitCode {
@@ -80,13 +80,24 @@ fn setup() -> Result<PathBuf> {
 fn test_tools(target: &Path) -> Result<()> {
     prometheus(target)?;
     componentize_py(&target.join("languages/python"))?;
-    componentize_js(&target.join("languages/js"))
+    componentize_js(&target.join("languages/js"))?;
+    schemathesis(&target.join("schemathesis"))
+}
+
+/// The tests ask the API what nobody would think of asking, by its own description.
+fn schemathesis(folder: &Path) -> Result<()> {
+    const REQUIREMENTS: &str = "schemathesis==4.32.5\nopenapi-spec-validator==0.9.0\n";
+    python(folder, REQUIREMENTS, "schemathesis, for the API")
 }
 
 /// The tests build plugins in Python, with the version new ones are made for.
 fn componentize_py(folder: &Path) -> Result<()> {
     const REQUIREMENTS: &str = include_str!("../../templates/python/requirements.txt");
-    installed(folder, "requirements.txt", REQUIREMENTS, "componentize-py, for plugins in Python", || {
+    python(folder, REQUIREMENTS, "componentize-py, for plugins in Python")
+}
+
+fn python(folder: &Path, requirements: &str, what: &str) -> Result<()> {
+    installed(folder, "requirements.txt", requirements, what, || {
         run_in(folder, "python3", &["-m", "venv", "."])
             .context("the tests need Python 3 with venv: `apt install python3-venv`")?;
         run_in(folder, "bin/pip", &["install", "--quiet", "--requirement", "requirements.txt"])

@@ -15,14 +15,13 @@ mod query;
 mod serve;
 mod store;
 
-use crate::config::{Config, time_ms};
+use crate::config::{Config, Listen, time_ms};
 use crate::host::compile_if_told;
 use crate::tracing::{self, Format as LogFormat, LogOptions};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use dropsonde_store::{InstanceId, InvalidInstanceId};
 use plugin::PluginCommand;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -78,7 +77,7 @@ enum Command {
     Watch(InstanceArgs),
 }
 
-#[derive(Debug, Default, PartialEq, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Args)]
 struct ServeArgs {
     /// Configuration file (TOML); without one, the defaults
     #[arg(long, value_name = "FILE")]
@@ -92,10 +91,13 @@ struct ServeArgs {
     /// Write nothing to disk
     #[arg(long)]
     memory_only: bool,
-    /// Where to serve HTTP; port 0 takes any free one [default: 127.0.0.1:9090]
+    /// Where to serve HTTP: an address and a port (0 takes any free one), or unix:PATH [default: 127.0.0.1:9090]
     #[arg(long, value_name = "ADDR")]
-    listen: Option<SocketAddr>,
-    /// Check the configuration and stop
+    listen: Option<Listen>,
+    /// Serve other machines also without TLS, and without a token to read
+    #[arg(long)]
+    insecure: bool,
+    /// Check the configuration, and the files it names, and stop
     #[arg(long)]
     check: bool,
 }
@@ -157,16 +159,21 @@ struct DataArgs {
 }
 
 impl DataArgs {
-    /// The data directory of a host with such arguments.
-    fn folder(&self) -> anyhow::Result<PathBuf> {
-        let config = match &self.config {
+    /// What a host with such arguments has in force.
+    fn config(&self) -> anyhow::Result<Config> {
+        let mut config = match &self.config {
             Some(file) => Config::read(file)?,
             None => Config::default(),
         };
-        match &self.data {
-            Some(data) => Ok(data.clone()),
-            None => Ok(config.data_dir()?),
+        if let Some(data) = &self.data {
+            (config.data_dir, config.store.memory_only) = (Some(data.clone()), false);
         }
+        Ok(config)
+    }
+
+    /// Its data directory.
+    fn folder(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.config()?.data_dir()?)
     }
 }
 
@@ -185,11 +192,33 @@ fn time(text: &str) -> Result<i64, &'static str> {
     time_ms(text).ok_or("it is neither RFC 3339 nor Unix seconds")
 }
 
+/// A running host, and who asks it.
+#[derive(Debug, Args)]
+struct HostArgs {
+    /// The running host: http://…, https://… or unix:PATH [default: where it listens by its configuration, else
+    /// http://127.0.0.1:9090]
+    #[arg(long, value_name = "URL", env = "DROPSONDE_URL")]
+    url: Option<String>,
+    #[command(flatten)]
+    data: DataArgs,
+    /// A file with the token to show [default: DROPSONDE_TOKEN, else the host's own file, if it is on this machine]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Certificates (PEM) to trust beside the machine's
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The certificate (PEM) to show to a host that wants one
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 struct ClientArgs {
-    /// The running host
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
-    url: String,
+    #[command(flatten)]
+    host: HostArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,

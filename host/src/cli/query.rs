@@ -22,7 +22,7 @@ struct Instance {
 }
 
 pub(super) async fn instances(args: ClientArgs) -> Result<()> {
-    let body = Client::new(&args.url)?.get("/v1/instances").await?;
+    let body = Client::to_read(&args.host)?.get("/v1/instances").await?;
     if args.json {
         return print(&body);
     }
@@ -41,7 +41,7 @@ pub(super) async fn instances(args: ClientArgs) -> Result<()> {
 
 pub(super) async fn latest(args: InstanceArgs) -> Result<()> {
     let path = format!("/v1/instances/{}/usage", encode(&args.id));
-    let body = Client::new(&args.client.url)?.get(&path).await?;
+    let body = Client::to_read(&args.client.host)?.get(&path).await?;
     if args.client.json {
         return print(&body);
     }
@@ -61,7 +61,7 @@ pub(super) async fn range(args: RangeArgs) -> Result<()> {
     if let Some(field) = &args.field {
         path.push_str(&format!("&fields={}", encode(field)));
     }
-    let body = Client::new(&args.client.url)?.get(&path).await?;
+    let body = Client::to_read(&args.client.host)?.get(&path).await?;
     if args.client.json {
         return print(&body);
     }
@@ -93,7 +93,7 @@ pub(super) async fn range(args: RangeArgs) -> Result<()> {
 
 pub(super) async fn watch(args: InstanceArgs) -> Result<()> {
     let path = format!("/v1/instances/{}/usage/stream", encode(&args.id));
-    let mut body = Client::new(&args.client.url)?.open(&path).await?;
+    let mut body = Client::to_read(&args.client.host)?.open(&path).await?;
     let mut out = std::io::stdout();
     let mut partial = Vec::new();
     let mut event = String::new();

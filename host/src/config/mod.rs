@@ -1,28 +1,59 @@
 //! The operator's configuration: TOML, every key with a default, unknown keys are errors. A value that got in is valid.
+//!
+//! # Layout
+//!
+//! * A file for each section: `store`, `poll`, `stream`, `exposition`, `http`, `auth`, `tls`, `tracing`, `instance`, `plugin`.
+//! * `listen`, `size`, `time`: values as people write them.
+//! * `change`: what of it can be another while the host runs.
 
+mod auth;
+mod change;
+mod exposition;
+mod http;
+mod instance;
+mod listen;
 mod plugin;
+mod poll;
 mod size;
+mod store;
+mod stream;
 mod time;
+mod tls;
+mod tracing;
 
 use dropsonde_sandbox::Limits;
-use dropsonde_store::InstanceId;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use auth::AuthConfig;
+pub use change::Change;
+pub use exposition::{Metrics, Snapshot};
+pub use http::HttpConfig;
+pub(crate) use instance::RESERVED;
+pub use instance::StaticInstance;
+pub use listen::Listen;
 pub use plugin::{GrantsConfig, LimitsConfig, PluginConfig};
+pub use poll::Poll;
 pub use size::Bytes;
+pub use store::StoreConfig;
+pub use stream::Stream;
 pub use time::Span;
 pub(crate) use time::{FURTHEST_MS, time_ms};
+pub use tls::{TlsConfig, TlsVersion};
+pub use tracing::TracingConfig;
+
+use crate::tokens::Right;
+use instance::check_labels;
 
 /// Everything an operator can say.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Where to serve HTTP.
-    pub listen: SocketAddr,
+    pub listen: Listen,
     /// Compiled plugins and plugins' saved state. None: see [`Config::data_dir`].
     pub data_dir: Option<PathBuf>,
     /// `NAME.wasm` files. None: `plugins` in the data directory.
@@ -36,113 +67,17 @@ pub struct Config {
     pub stream: Stream,
     pub metrics: Metrics,
     pub snapshot: Snapshot,
-    pub tracing: TracingConfig,
+    pub http: HttpConfig,
+    pub auth: AuthConfig,
     pub tls: TlsConfig,
+    pub tracing: TracingConfig,
     /// Tracked from the start, beside what plugins discover.
     pub instances: Vec<StaticInstance>,
     /// By plugin name.
     pub plugins: BTreeMap<String, PluginConfig>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct StoreConfig {
-    /// Rows kept per sampler and instance.
-    pub retention_samples: usize,
-    /// Older rows go.
-    pub retention: Span,
-    /// What files of history may take together; beyond, the oldest rows go.
-    pub max_disk: Bytes,
-    /// Nothing is written to disk.
-    pub memory_only: bool,
-    /// How often what is new is written: what a crash can cost.
-    pub flush_interval: Span,
-    /// Memory for unpacked history, so that what is asked again is answered faster.
-    pub block_cache: Bytes,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Poll {
-    pub interval: Span,
-    /// Longest wall time of one call; at most the interval.
-    pub timeout: Span,
-    /// How often plugins are asked what they find.
-    pub discover_interval: Span,
-    /// Which samplers poll an instance that names none: `*` is all.
-    pub default_samplers: Vec<String>,
-    pub max_instances: usize,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Stream {
-    /// Samples of an instance that a slow reader may be behind before it loses some, or be away without missing any; the
-    /// newest 16 MiB of all instances' are kept for those who are away.
-    pub watch_buffer: usize,
-    /// Silence after which a reader is told that the stream still is.
-    pub heartbeat: Span,
-    /// Time after which a reader that takes nothing is cut off.
-    pub stalled: Span,
-    pub max_streams: usize,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Metrics {
-    pub path: String,
-    /// Series of one plugin's own metrics; each bucket of a histogram is one.
-    pub max_series_per_plugin: usize,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Snapshot {
-    /// How often sources are polled, and the snapshot's numbers written to history.
-    pub interval: Span,
-    /// Another path of `/v1/snapshot`.
-    pub path: String,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TracingConfig {
-    /// An OpenTelemetry collector, which gets spans by OTLP over HTTP: `http://host:4318`. Empty: off.
-    pub otlp_endpoint: String,
-    /// The share of traces that begin here and are sent; traces of others are as they say.
-    pub sample_ratio: f64,
-    /// What every span says of this host, beside `service.name` and `service.version`.
-    pub attributes: BTreeMap<String, String>,
-}
-
-/// Both or none: without, HTTP is in plain.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TlsConfig {
-    /// PEM: the host's own certificate first, then those it is signed by.
-    pub cert: Option<PathBuf>,
-    /// PEM: its private key.
-    pub key: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StaticInstance {
-    pub id: String,
-    #[serde(default)]
-    pub labels: BTreeMap<String, String>,
-    /// None: `poll.default_samplers`.
-    pub samplers: Option<Vec<String>>,
-}
-
-/// What the host's own instances begin with.
-pub(crate) const RESERVED: &str = "dropsonde:";
-
-impl TlsConfig {
-    /// The certificate's and the key's.
-    pub(crate) fn files(&self) -> Option<(&Path, &Path)> {
-        Some((self.cert.as_deref()?, self.key.as_deref()?))
-    }
+    /// Other machines may connect in plain, and without a token. Said on the command line alone.
+    #[serde(skip)]
+    pub insecure: bool,
 }
 
 /// What is wrong with a configuration, and where.
@@ -156,107 +91,73 @@ pub enum ConfigError {
     Value { key: String, why: String },
 }
 
+impl ConfigError {
+    fn value<T>(key: &str, why: &str) -> Result<T, Self> {
+        Err(Self::Value { key: key.to_owned(), why: why.to_owned() })
+    }
+}
+
 // === impl Config ===
 
 impl Config {
+    /// What a file says; it is to be [`validated`](Self::validated), once all that outranks it is said too.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        let config: Self = toml::from_str(&text)
-            .map_err(|error| ConfigError::Syntax { path: path.to_owned(), message: error.to_string() })?;
-        config.validated()
+        toml::from_str(&text).map_err(|error| ConfigError::Syntax { path: path.to_owned(), message: error.to_string() })
     }
 
     /// Checks what types alone cannot.
     pub fn validated(self) -> Result<Self, ConfigError> {
-        let wrong = |key: &str, why: &str| Err(ConfigError::Value { key: key.to_owned(), why: why.to_owned() });
-        if !self.listen.ip().is_loopback() {
-            return wrong("listen", "must be a loopback address so far, as there are no tokens for readers yet");
-        }
-        if self.poll.interval.get() < Duration::from_millis(100) {
-            return wrong("poll.interval", "must be at least 100ms");
-        }
-        if self.poll.timeout.get().is_zero() || self.poll.timeout.get() > Duration::from_secs(3600) {
-            return wrong("poll.timeout", "must be more than nothing and at most 1h");
-        }
-        if self.poll.discover_interval.get() < Duration::from_secs(1) {
-            return wrong("poll.discover_interval", "must be at least 1s");
-        }
-        if self.poll.max_instances == 0 {
-            return wrong("poll.max_instances", "must be at least 1");
-        }
-        if self.store.retention_samples == 0 {
-            return wrong("store.retention_samples", "must be at least 1");
-        }
-        if self.store.retention.get() < Duration::from_secs(60) {
-            return wrong("store.retention", "must be at least 1m");
-        }
-        if self.store.max_disk.get() < 1 << 20 {
-            return wrong("store.max_disk", "must be at least 1MiB");
-        }
-        if !(Duration::from_millis(10)..=Duration::from_secs(3600)).contains(&self.store.flush_interval.get()) {
-            return wrong("store.flush_interval", "must be at least 10ms and at most 1h");
-        }
-        if !(1..=65_536).contains(&self.stream.watch_buffer) {
-            return wrong("stream.watch_buffer", "must be at least 1 and at most 65536");
-        }
-        let moment = Duration::from_millis(100)..=Duration::from_secs(86_400);
-        if !moment.contains(&self.stream.heartbeat.get()) {
-            return wrong("stream.heartbeat", "must be at least 100ms and at most 1d");
-        }
-        if !moment.contains(&self.stream.stalled.get()) {
-            return wrong("stream.stalled", "must be at least 100ms and at most 1d");
-        }
-        if self.tls.cert.is_some() != self.tls.key.is_some() {
-            return wrong("tls", "has a cert and a key, or neither");
-        }
-        if self.metrics.max_series_per_plugin > 1_000_000 {
-            return wrong("metrics.max_series_per_plugin", "must be at most 1000000");
-        }
-        if self.snapshot.interval.get() < Duration::from_millis(100) {
-            return wrong("snapshot.interval", "must be at least 100ms");
-        }
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
-        for (key, path) in [("metrics.path", &self.metrics.path), ("snapshot.path", &self.snapshot.path)] {
-            if !path.starts_with('/') || !path.bytes().all(plain) {
-                return wrong(key, "must begin with `/` and go on with letters, digits and `/-_.`");
-            }
-            if crate::http::is_taken(path) {
-                return wrong(key, "is a route of its own already");
-            }
-        }
-        if self.metrics.path == self.snapshot.path {
-            return wrong("snapshot.path", "is that of the metrics already");
-        }
-        let endpoint = &self.tracing.otlp_endpoint;
-        if !endpoint.is_empty() && !is_web_address(endpoint) {
-            return wrong(
-                "tracing.otlp_endpoint",
-                "must be a URL like http://127.0.0.1:4318, without a user: OTEL_EXPORTER_OTLP_HEADERS says who it is",
-            );
-        }
-        if !(0.0..=1.0).contains(&self.tracing.sample_ratio) {
-            return wrong("tracing.sample_ratio", "must be from 0 to 1");
-        }
+        self.check_exposure()?;
+        self.poll.check()?;
+        self.store.check()?;
+        self.stream.check()?;
+        self.http.check()?;
+        self.auth.check()?;
+        self.tls.check()?;
+        self.metrics.check()?;
+        self.snapshot.check(&self.metrics)?;
+        self.tracing.check()?;
         check_labels("labels", &self.labels)?;
         for (index, instance) in self.instances.iter().enumerate() {
-            let key = format!("instances[{index}]");
-            if let Err(error) = InstanceId::new(&instance.id) {
-                return wrong(&format!("{key}.id"), &error.to_string());
-            }
-            if instance.id.starts_with(RESERVED) {
-                return wrong(&format!("{key}.id"), "is one of the host's own");
-            }
-            check_labels(&format!("{key}.labels"), &instance.labels)?;
+            instance.check(&format!("instances[{index}]"))?;
         }
         for (name, plugin) in &self.plugins {
             if !crate::plugins::is_name(name) {
-                return wrong(&format!("plugins.{name:?}"), &format!("is no plugin's name: {}", crate::plugins::NAMES));
+                let why = format!("is no plugin's name: {}", crate::plugins::NAMES);
+                return ConfigError::value(&format!("plugins.{name:?}"), &why);
             }
             let key = |key: &str| format!("plugins.{name}.{key}");
             plugin.check(&key)?;
         }
         Ok(self)
+    }
+
+    /// What other machines can reach is encrypted, and asks who is there.
+    fn check_exposure(&self) -> Result<(), ConfigError> {
+        if matches!(self.listen, Listen::Unix(_)) && self.tls.files().is_some() {
+            return ConfigError::value("tls", "is for addresses: a Unix socket is spoken to in plain");
+        }
+        if !self.listen.is_open() || self.insecure {
+            return Ok(());
+        }
+        let at = format!("other machines can reach {}", self.listen);
+        if self.tls.files().is_none() {
+            let why = format!(
+                "{at}, so it needs TLS and tokens: give [tls] a cert and a key; or listen on a loopback address, or on \
+                 unix:PATH, behind a proxy; or say --insecure"
+            );
+            return ConfigError::value("listen", &why);
+        }
+        if self.tls.client_ca.is_none() && self.token_file(Right::Read).is_none() {
+            let why = format!(
+                "{at}, and there is no data directory to make a token in: name one in auth.read_token_file, have \
+                 clients show certificates by tls.client_ca, or say --insecure"
+            );
+            return ConfigError::value("listen", &why);
+        }
+        Ok(())
     }
 
     /// As configured; else /var/lib/dropsonde as root, else the user's state directory.
@@ -280,6 +181,20 @@ impl Config {
         if self.store.memory_only { None } else { self.data_dir().ok() }
     }
 
+    /// Where the token that gives a right is; none where there is none: then everybody may read, and nobody else anything.
+    pub fn token_file(&self, right: Right) -> Option<PathBuf> {
+        let is_wanted =
+            right != Right::Read || (self.listen.is_open() && !self.insecure && self.tls.client_ca.is_none());
+        let made = || Some(self.kept_dir().filter(|_| is_wanted)?.join(right.file_name()));
+        self.auth.file(right).map(Path::to_owned).or_else(made)
+    }
+
+    /// Files beside its own that it names, and that may be others at any time: certificates, keys, tokens.
+    pub fn named_files(&self) -> Vec<PathBuf> {
+        let tls = [&self.tls.cert, &self.tls.key, &self.tls.client_ca].into_iter().flatten().cloned();
+        tls.chain(Right::ALL.into_iter().filter_map(|right| self.token_file(right))).collect()
+    }
+
     /// A plugin's own section, or the defaults.
     pub fn plugin(&self, name: &str) -> PluginConfig {
         self.plugins.get(name).cloned().unwrap_or_default()
@@ -300,7 +215,7 @@ impl Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 9090)),
+            listen: SocketAddr::from(([127, 0, 0, 1], 9090)).into(),
             data_dir: None,
             plugins_dir: None,
             compile_cache: Bytes::new(1 << 30),
@@ -310,78 +225,14 @@ impl Default for Config {
             stream: Stream::default(),
             metrics: Metrics::default(),
             snapshot: Snapshot::default(),
-            tracing: TracingConfig::default(),
+            http: HttpConfig::default(),
+            auth: AuthConfig::default(),
             tls: TlsConfig::default(),
+            tracing: TracingConfig::default(),
             instances: Vec::new(),
             plugins: BTreeMap::new(),
+            insecure: false,
         }
-    }
-}
-
-impl Default for StoreConfig {
-    fn default() -> Self {
-        // A week at 10 s.
-        Self {
-            retention_samples: 60_480,
-            retention: Span::from_secs(7 * 86_400),
-            max_disk: Bytes::new(10 << 30),
-            memory_only: false,
-            flush_interval: Span::from_secs(1),
-            block_cache: Bytes::new(64 << 20),
-        }
-    }
-}
-
-impl Default for Poll {
-    fn default() -> Self {
-        Self {
-            interval: Span::from_secs(10),
-            timeout: Span::from_secs(5),
-            discover_interval: Span::from_secs(30),
-            default_samplers: vec!["*".to_owned()],
-            max_instances: 100_000,
-        }
-    }
-}
-
-impl Default for Stream {
-    fn default() -> Self {
-        Self { watch_buffer: 64, heartbeat: Span::from_secs(15), stalled: Span::from_secs(30), max_streams: 20_000 }
-    }
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self { max_series_per_plugin: 10_000, path: "/metrics".to_owned() }
-    }
-}
-
-impl Default for TracingConfig {
-    fn default() -> Self {
-        Self { otlp_endpoint: String::new(), sample_ratio: 1.0, attributes: BTreeMap::new() }
-    }
-}
-
-impl Default for Snapshot {
-    fn default() -> Self {
-        Self { interval: Span::from_secs(10), path: "/parsec/metrics".to_owned() }
-    }
-}
-
-fn is_web_address(text: &str) -> bool {
-    let Ok(uri) = text.parse::<hyper::Uri>() else { return false };
-    let Some(authority) = uri.authority().map(|authority| authority.as_str()) else { return false };
-    let host = authority.rsplit(']').next().unwrap_or_default();
-    // A port that is none is passed over by the parser.
-    let is_port = !host.contains(':') || uri.port_u16().is_some();
-    matches!(uri.scheme_str(), Some("http" | "https")) && is_port && !authority.contains('@')
-}
-
-/// Keys by Prometheus' grammar that mean nothing else already.
-fn check_labels(key: &str, labels: &BTreeMap<String, String>) -> Result<(), ConfigError> {
-    match labels.keys().find(|label| !crate::labels::is_valid_key(label)) {
-        Some(label) => Err(ConfigError::Value { key: format!("{key}.{label}"), why: crate::labels::RULE.to_owned() }),
-        None => Ok(()),
     }
 }
 
@@ -411,17 +262,6 @@ mod tests {
     }
 
     #[test]
-    fn a_collector_is_a_url_with_a_port_that_is_one() {
-        for good in ["http://host:4317", "https://host/v1/traces", "http://[::1]:4318", "http://host"] {
-            assert!(is_web_address(good), "{good}");
-        }
-        for bad in ["host:4317", "ftp://host", "http://host:99999", "http://user:pw@host:4318", "http://", "/v1/traces"]
-        {
-            assert!(!is_web_address(bad), "{bad}");
-        }
-    }
-
-    #[test]
     fn a_value_that_cannot_work_is_named_by_its_key() {
         for (text, key) in [
             ("poll.interval = '1ms'", "poll.interval"),
@@ -446,10 +286,39 @@ mod tests {
             ("[plugins.'a.b']", "plugins.\"a.b\""),
             ("plugins.p.sha256 = 'abc'", "plugins.p.sha256"),
             ("listen = '0.0.0.0:9090'", "listen"),
+            ("listen = '0.0.0.0:9090'\n[tls]\ncert = 'c'\nkey = 'k'\n[store]\nmemory_only = true", "listen"),
+            ("tls.client_ca = 'ca.pem'", "tls.client_ca"),
+            ("listen = 'unix:/x'\ntls = { cert = 'c', key = 'k' }", "tls"),
+            ("http.hosts = ['http://x']", "http.hosts"),
+            ("http.cors_origins = ['*']", "http.cors_origins"),
+            ("http.cors_origins = ['https://x/y']", "http.cors_origins"),
+            ("http.max_connections = 0", "http.max_connections"),
+            ("http.max_connections_per_peer = 0", "http.max_connections_per_peer"),
+            ("http.header_timeout = 0", "http.header_timeout"),
+            ("http.max_header = '1KiB'", "http.max_header"),
+            ("http.max_body = 0", "http.max_body"),
+            ("http.socket_mode = 0o1777", "http.socket_mode"),
+            ("auth.login_lifetime = '1s'", "auth.login_lifetime"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.starts_with(key), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn what_other_machines_reach_has_tls_and_a_token_to_read_unless_an_operator_insists() {
+        let open = "listen = '[::]:9090'\ndata_dir = '/d'\n";
+        let secure = parse(&format!("{open}[tls]\ncert = 'c'\nkey = 'k'")).unwrap();
+        assert_eq!(secure.token_file(Right::Read), Some("/d/read.token".into()));
+        let with_certificates = parse(&format!("{open}[tls]\ncert = 'c'\nkey = 'k'\nclient_ca = 'a'")).unwrap();
+        assert_eq!(with_certificates.token_file(Right::Read), None, "a certificate is enough to read");
+        let plain: Config = toml::from_str(open).unwrap();
+        let insecure = Config { insecure: true, ..plain }.validated().unwrap();
+        assert_eq!(insecure.token_file(Right::Read), None);
+        let local = parse("data_dir = '/d'\nauth.admin_token_file = '/a'").unwrap();
+        assert_eq!(local.token_file(Right::Read), None);
+        assert_eq!(local.token_file(Right::Write), Some("/d/write.token".into()));
+        assert_eq!(local.token_file(Right::Admin), Some("/a".into()));
     }
 
     #[test]

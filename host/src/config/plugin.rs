@@ -5,7 +5,7 @@ use dropsonde_sandbox::{Grants, Limits, Need};
 use serde::Deserialize;
 use std::time::Duration;
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PluginConfig {
     /// None: `poll.interval`.
@@ -19,7 +19,7 @@ pub struct PluginConfig {
     pub config: toml::Table,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GrantsConfig {
     /// Globs of absolute paths.
@@ -33,7 +33,7 @@ pub struct GrantsConfig {
 }
 
 /// None: the default of [`Limits`].
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsConfig {
     pub memory: Option<Bytes>,

@@ -13,6 +13,13 @@ pub(super) fn families(core: &Core) -> Vec<MetricFamily> {
     families.extend(snapshot(core));
     let streams = core.hub.open() as u64;
     families.push(count("sessions_active", "Open streams.", false, &[(&[], streams)]));
+    let connections = core.connections.taken() as u64;
+    families.push(count(
+        "http_connections",
+        "Open connections; those that became streams are none of them.",
+        false,
+        &[(&[], connections)],
+    ));
     families
 }
 

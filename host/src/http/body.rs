@@ -1,11 +1,14 @@
 use super::error::ApiError;
+use crate::core::Core;
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
+use std::time::Duration;
+use tokio::time::Instant;
 
-/// Bytes of one request, where nothing less is said.
-pub(crate) const LARGEST: usize = 8 << 20;
+/// Bytes a second of a body that is on its way, beyond the time each has.
+const SLOWEST: f64 = (16 << 10) as f64;
 
 /// What is sent is JSON. curl says something else unless it is told; no page can have a browser send that with a token.
 pub(crate) fn check_json(headers: &HeaderMap) -> Result<(), ApiError> {
@@ -16,14 +19,35 @@ pub(crate) fn check_json(headers: &HeaderMap) -> Result<(), ApiError> {
     Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "it is sent as application/json"))
 }
 
-/// A body of so many bytes at most.
-pub(crate) async fn read(body: Body, most: usize) -> Result<Bytes, ApiError> {
-    match Limited::new(body, most).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("at most {most} bytes are taken here")))
+/// A body of so many bytes at most, which comes in time.
+pub(crate) async fn read(core: &Core, headers: &HeaderMap, body: Body, most: usize) -> Result<Bytes, ApiError> {
+    let too_large = || ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("at most {most} bytes are taken here"));
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    // Nobody has to send what is not taken.
+    if length.is_some_and(|length| length > most as u64) {
+        return Err(too_large());
+    }
+    let mut deadline = Instant::now() + core.config.load().http.read_timeout.get();
+    let (mut body, mut first, mut whole) = (body, Bytes::new(), Vec::new());
+    loop {
+        let frame = match tokio::time::timeout_at(deadline, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(error))) => return Err(ApiError::invalid("body", error)),
+            Ok(None) => return Ok(if whole.is_empty() { first } else { whole.into() }),
+            Err(_) => return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
+        };
+        let Ok(piece) = frame.into_data() else { continue };
+        if first.len() + whole.len() + piece.len() > most {
+            return Err(too_large());
         }
-        Err(error) => Err(ApiError::invalid("body", error)),
+        deadline += Duration::from_secs_f64(piece.len() as f64 / SLOWEST);
+        // Most bodies are one piece.
+        if first.is_empty() && whole.is_empty() {
+            first = piece;
+        } else {
+            whole.extend_from_slice(&std::mem::take(&mut first));
+            whole.extend_from_slice(&piece);
+        }
     }
 }
 

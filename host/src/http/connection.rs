@@ -1,10 +1,13 @@
 //! One connection, until it ends or a stream takes its socket over.
 
-use super::server::Peer;
+use super::error::ApiError;
+use super::peer::Peer;
+use super::server::Server;
 use super::stream::Streaming;
+use super::timed::Progress;
+use super::turn_away::tell;
 use crate::core::Core;
-use axum::Router;
-use axum::http::{HeaderValue, Method, Version, header};
+use axum::http::{HeaderValue, Method, StatusCode, Version, header};
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -12,15 +15,17 @@ use hyper::service::Service as _;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use std::convert::Infallible;
-use std::io::{self, IoSlice, Write as _};
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::task::{Context, Poll, ready};
-use std::time::SystemTime;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use std::task::Poll;
+use std::time::{Duration, SystemTime};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
+
+/// Time a client has to hear that it was too slow.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// What ends connections, in two steps.
 #[derive(Clone)]
@@ -32,17 +37,25 @@ pub(super) struct Ends {
 }
 
 /// A response's head, and what comes behind it.
-struct HandOver {
+pub(super) struct HandOver {
     head: Vec<u8>,
     streaming: Streaming,
 }
 
-/// The routes, for the requests of one peer.
+impl HandOver {
+    pub(super) async fn hand_over(self, core: Arc<Core>, socket: TcpStream) {
+        self.streaming.hand_over(core, socket, self.head).await;
+    }
+}
+
+/// The routes, for the requests of one connection.
 #[derive(Clone)]
 pub(super) struct Routed {
-    pub(super) core: Arc<Core>,
-    pub(super) router: Router,
+    pub(super) server: Arc<Server>,
     pub(super) peer: Peer,
+    pub(super) progress: Arc<Progress>,
+    /// Whether streams may take the socket over.
+    pub(super) may_leave: bool,
 }
 
 impl Routed {
@@ -52,10 +65,16 @@ impl Routed {
         mut request: hyper::Request<Incoming>,
         away: Option<mpsc::Sender<HandOver>>,
     ) -> Result<Response, Infallible> {
-        let Self { core, router, peer } = self;
+        let Self { server, peer, progress, .. } = self;
+        progress.begin();
         request.extensions_mut().insert(peer);
         let (method, version) = (request.method().clone(), request.version());
-        let mut response = TowerToHyperService::new(router).call(request).await?;
+        // With a length beside it, what comes behind the body may be meant as a part of it: nothing is read there.
+        let is_last = request.headers().contains_key(header::TRANSFER_ENCODING);
+        let mut response = TowerToHyperService::new(server.router()).call(request).await?;
+        if is_last && version < Version::HTTP_2 {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         let Some(streaming) = response.extensions_mut().remove::<Streaming>() else { return Ok(response) };
         // Of the empty body it has until now.
         response.headers_mut().remove(header::CONTENT_LENGTH);
@@ -70,57 +89,69 @@ impl Routed {
                 std::future::pending().await
             }
             None => {
-                *response.body_mut() = streaming.body(core).await;
+                *response.body_mut() = streaming.body(server.core().clone()).await;
                 Ok(response)
             }
         }
     }
 }
 
-/// Serves HTTP/1.1 in plain, until the connection ends, or is a writer's.
-pub(super) async fn plain(
-    socket: TcpStream,
+/// Serves HTTP/1.1, until the connection ends, or a stream wants what is left of it.
+pub(super) async fn http1<S>(
+    socket: S,
     http: &http1::Builder,
     routed: Routed,
     mut ends: Ends,
-) -> hyper::Result<()> {
+) -> hyper::Result<Option<(S, HandOver)>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (away, mut handed_over) = mpsc::channel(1);
-    let is_flushed = Arc::new(AtomicBool::new(true));
-    let io = TokioIo::new(Socket { socket, is_flushed: is_flushed.clone() });
-    let core = routed.core.clone();
-    let service = hyper::service::service_fn(move |request| routed.clone().call(request, Some(away.clone())));
-    let mut connection = http.serve_connection(io, service);
+    let progress = routed.progress.clone();
+    let service = hyper::service::service_fn(move |request| {
+        let away = routed.may_leave.then(|| away.clone());
+        routed.clone().call(request, away)
+    });
+    let mut connection = http.serve_connection(TokioIo::new(socket), service);
     let mut is_draining = false;
-    let HandOver { head, streaming } = loop {
+    let over = loop {
         tokio::select! {
             biased;
-            ended = &mut connection => return ended,
+            ended = &mut connection => break Err(ended),
             // What was answered before may not have gone out yet: nothing else can hold the connection up.
-            Some(over) = handed_over.recv() => break over,
+            Some(over) = handed_over.recv() => break Ok(over),
             _ = ends.drains.wait_for(|drains| *drains), if !is_draining => {
                 is_draining = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
-            _ = ends.cuts.changed() => return Ok(()),
+            _ = ends.cuts.changed() => return Ok(None),
+        }
+    };
+    let over = match over {
+        Ok(over) => over,
+        Err(ended) => {
+            let too_slow = |error: &hyper::Error| error.is_timeout() && progress.has_come();
+            if ended.as_ref().is_err_and(too_slow) {
+                // It began with a request, and did not end with it.
+                let why = ApiError::new(StatusCode::REQUEST_TIMEOUT, "the request's head did not come in time");
+                let socket = connection.into_parts().io.into_inner();
+                let _ = tokio::time::timeout(LAST_WORD, tell(socket, &why.raw())).await;
+            }
+            return ended.map(|()| None);
         }
     };
     let flushed = std::future::poll_fn(|context| match Pin::new(&mut connection).poll(context) {
         Poll::Ready(ended) => Poll::Ready(Some(ended)),
-        Poll::Pending if is_flushed.load(Relaxed) => Poll::Ready(None),
+        Poll::Pending if progress.is_flushed() => Poll::Ready(None),
         Poll::Pending => Poll::Pending,
     });
     tokio::select! {
         ended = flushed => if let Some(ended) = ended {
-            return ended;
+            return ended.map(|()| None);
         },
-        _ = ends.cuts.changed() => return Ok(()),
+        _ = ends.cuts.changed() => return Ok(None),
     }
-    let Socket { socket, .. } = connection.into_parts().io.into_inner();
-    match socket.into_std() {
-        Ok(socket) => streaming.hand_over(core, socket, head).await,
-        Err(error) => tracing::debug!(%error, "a stream could not begin"),
-    }
-    Ok(())
+    Ok(Some((connection.into_parts().io.into_inner(), over)))
 }
 
 /// Serves what cannot be taken over.
@@ -141,7 +172,7 @@ fn head(response: &Response) -> Vec<u8> {
         (header::CONNECTION, HeaderValue::from_static("close")),
     ];
     let own = own.iter().map(|(name, value)| (name, value));
-    for (name, value) in response.headers().iter().chain(own) {
+    for (name, value) in response.headers().iter().filter(|(name, _)| *name != header::CONNECTION).chain(own) {
         head.extend_from_slice(name.as_str().as_bytes());
         head.extend_from_slice(b": ");
         head.extend_from_slice(value.as_bytes());
@@ -149,50 +180,4 @@ fn head(response: &Response) -> Vec<u8> {
     }
     let _ = write!(head, "date: {}\r\n\r\n", httpdate::fmt_http_date(SystemTime::now()));
     head
-}
-
-/// A socket that knows whether all that was written to it has gone out of the hands of whoever wrote it.
-struct Socket {
-    socket: TcpStream,
-    is_flushed: Arc<AtomicBool>,
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.is_flushed.store(false, Relaxed);
-        Pin::new(&mut self.socket).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        pieces: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.is_flushed.store(false, Relaxed);
-        Pin::new(&mut self.socket).poll_write_vectored(context, pieces)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.socket).poll_flush(context))?;
-        self.is_flushed.store(true, Relaxed);
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(context)
-    }
 }

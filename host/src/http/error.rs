@@ -9,7 +9,13 @@ use serde::Serialize;
 pub(crate) struct ApiError {
     status: StatusCode,
     message: String,
+    /// Seconds after which it may be tried again.
+    retry_after: Option<u32>,
 }
+
+/// Why a request was refused, beside its answer: for those who write it down.
+#[derive(Debug, Clone)]
+pub(crate) struct Refused(pub(crate) String);
 
 #[derive(Serialize)]
 struct Body<'a> {
@@ -19,7 +25,7 @@ struct Body<'a> {
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into() }
+        Self { status, message: message.into(), retry_after: None }
     }
 
     /// `invalid range parameter: "soon" is no duration…`
@@ -34,15 +40,49 @@ impl ApiError {
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, message)
     }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// It may be tried again after so many seconds.
+    pub(crate) fn retry_after(self, seconds: u32) -> Self {
+        Self { retry_after: Some(seconds), ..self }
+    }
+
+    /// A whole answer of HTTP/1.1, for where no request is: the connection ends with it.
+    pub(crate) fn raw(&self) -> Vec<u8> {
+        let Self { status, message, retry_after } = self;
+        let body = serde_json::to_string(&Body { code: status.as_u16(), error: message }).unwrap_or_default();
+        let reason = status.canonical_reason().unwrap_or_default();
+        let retry = retry_after.map(|seconds| format!("retry-after: {seconds}\r\n")).unwrap_or_default();
+        format!(
+            "HTTP/1.1 {} {reason}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{retry}connection: close\r\n\r\n{body}",
+            status.as_u16(),
+            body.len(),
+        )
+        .into_bytes()
+    }
+}
+
+impl std::fmt::Display for ApiError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let body = Body { code: self.status.as_u16(), error: &self.message };
         let mut response = (self.status, json(&body)).into_response();
+        let headers = response.headers_mut();
         if self.status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        response.extensions_mut().insert(Refused(self.message));
         response
     }
 }

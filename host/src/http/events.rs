@@ -1,18 +1,13 @@
 use super::App;
 use super::body::{content_type, read};
 use super::error::{ApiError, Segment, json};
-use super::rights::check;
 use crate::events::{Full, MOST_WAITING, parse_json, parse_lines};
-use crate::tokens::Right;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use std::sync::Arc;
-
-/// Bytes of one request.
-const LARGEST: usize = 8 << 20;
 
 /// Bytes that are parsed at once.
 const SHORT: usize = 256 << 10;
@@ -24,7 +19,6 @@ pub(crate) async fn post(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    check(&core, Right::Write, &headers)?;
     let status = core.plugins.get(&name).ok_or_else(|| ApiError::not_found("no plugin has this name"))?;
     let conflict = || ApiError::new(StatusCode::CONFLICT, format!("{name} takes no events: it is no observer"));
     let queue = status.events().ok_or_else(conflict)?;
@@ -36,7 +30,8 @@ pub(crate) async fn post(
             return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
         }
     };
-    let body = read(body, LARGEST).await?;
+    let most = core.config.load().http.max_body.get();
+    let body = read(&core, &headers, body, most).await?;
     let now_ms = core.clock.now_ms();
     // Much is parsed off the server's threads.
     let parsed = if body.len() > SHORT {
@@ -60,10 +55,6 @@ pub(crate) async fn post(
             core.metrics.core.received(&status.name, "event", count as u64);
             Ok((StatusCode::ACCEPTED, json(&json!({ "accepted": count }))).into_response())
         }
-        Err(full @ Full(_)) => {
-            let mut response = ApiError::new(StatusCode::TOO_MANY_REQUESTS, full.to_string()).into_response();
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-            Ok(response)
-        }
+        Err(full @ Full(_)) => Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, full.to_string()).retry_after(1)),
     }
 }

@@ -1,8 +1,12 @@
-use super::App;
 use super::error::json;
+use super::rights::Caller;
+use super::{App, Asking};
+use crate::core::Core;
 use crate::health::{Fatal, Health};
 use crate::json;
 use crate::plugins::PluginState;
+use crate::tokens::Right;
+use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -18,7 +22,7 @@ struct Answer {
 
 /// 200 also when degraded: a plugin that does not run must not get the host restarted. 503 is for what a restart helps
 /// against, and for a host that is on its way out.
-pub(crate) async fn health(State(core): App) -> Response {
+pub(crate) async fn health(State(core): App, Extension(caller): Asking) -> Response {
     let health = Health::of(&core);
     let reasons = health.reasons();
     let (code, status) = match &health.fatal {
@@ -26,11 +30,11 @@ pub(crate) async fn health(State(core): App) -> Response {
         None if reasons.is_empty() => (StatusCode::OK, "healthy"),
         None => (StatusCode::OK, "degraded"),
     };
-    (code, json(&Answer { status, timestamp: json::time(core.clock.now_ms()), reasons })).into_response()
+    (code, answer(&core, &caller, status, reasons)).into_response()
 }
 
 /// 200 once every plugin there was at the start has been tried, and until the host stops.
-pub(crate) async fn ready(State(core): App) -> Response {
+pub(crate) async fn ready(State(core): App, Extension(caller): Asking) -> Response {
     let pending = |state| matches!(state, PluginState::Loading | PluginState::Compiling);
     let mut waiting = core.plugins.list();
     waiting.retain(|plugin| plugin.is_of_start && pending(plugin.state()));
@@ -42,7 +46,15 @@ pub(crate) async fn ready(State(core): App) -> Response {
         None if reasons.is_empty() => (StatusCode::OK, "ready"),
         None => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
     };
-    (code, json(&Answer { status, timestamp: json::time(core.clock.now_ms()), reasons })).into_response()
+    (code, answer(&core, &caller, status, reasons)).into_response()
+}
+
+/// Everybody may ask how it is; why is for who may read.
+fn answer(core: &Core, caller: &Caller, status: &'static str, mut reasons: Vec<String>) -> Response {
+    if caller.check(core, Right::Read).is_err() {
+        reasons.clear();
+    }
+    json(&Answer { status, timestamp: json::time(core.clock.now_ms()), reasons })
 }
 
 fn word(fatal: &Fatal) -> &'static str {

@@ -1,9 +1,7 @@
 use super::App;
-use super::body::{LARGEST, check_json, read};
+use super::body::{check_json, read};
 use super::error::{ApiError, json};
 use super::off_thread::off_thread;
-use super::rights::check;
-use crate::tokens::Right;
 use crate::tracked::{BadLifecycle, Lifecycle, NotTracked};
 use axum::body::Body;
 use axum::extract::State;
@@ -13,9 +11,9 @@ use serde_json::json;
 
 /// What became of instances, one event or a list: done when this answers. With one that is wrong nothing is.
 pub(crate) async fn post(State(core): App, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
-    check(&core, Right::Write, &headers)?;
     check_json(&headers)?;
-    let body = read(body, LARGEST).await?;
+    let most = core.config.load().http.max_body.get();
+    let body = read(&core, &headers, body, most).await?;
     // There may be very many, and history of each to discard.
     let done = off_thread(move || {
         let events = Lifecycle::parse(&body).map_err(ApiError::from)?;

@@ -1,7 +1,8 @@
 //! One object of very many answers: made piece by piece, as fast as the reader takes it.
 
 use super::error::{ApiError, json_bytes};
-use super::off_thread::off_thread;
+use super::off_thread::query;
+use crate::core::Core;
 use axum::body::Body;
 use axum::http::header;
 use axum::response::Response;
@@ -13,7 +14,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::vec::IntoIter;
-use tokio::task::JoinHandle;
 
 /// Bytes of a piece, about.
 const PIECE: usize = 64 << 10;
@@ -24,9 +24,12 @@ pub(crate) struct Many {
     first: Option<Bytes>,
     /// What is still to be made, unless it is being made.
     rest: Option<Rest>,
-    /// Off the server's threads: history may have to be read from files.
-    making: Option<JoinHandle<(Vec<u8>, Option<Rest>)>>,
+    making: Option<Making>,
+    core: Arc<Core>,
 }
+
+/// Off the server's threads, when it is its turn: history may have to be read from files.
+type Making = Pin<Box<dyn Future<Output = Result<(Vec<u8>, Option<Rest>), ApiError>> + Send>>;
 
 struct Rest {
     ids: IntoIter<InstanceId>,
@@ -40,15 +43,16 @@ type One = dyn Fn(&InstanceId) -> Option<Vec<u8>> + Send + Sync;
 impl Many {
     /// `one` gives the JSON of each. What is no more than a piece is an ordinary answer.
     pub(crate) async fn answer(
+        core: Arc<Core>,
         ids: Vec<InstanceId>,
         one: impl Fn(&InstanceId) -> Option<Vec<u8>> + Send + Sync + 'static,
     ) -> Result<Response, ApiError> {
         let rest = Rest { ids: ids.into_iter(), is_first: true, one: Arc::new(one) };
-        let (first, rest) = off_thread(move || rest.make(vec![b'{'])).await?;
+        let (first, rest) = query(&core, move || rest.make(vec![b'{'])).await?;
         let Some(rest) = rest else { return Ok(json_bytes(first)) };
         let mut response = json_bytes(Vec::new());
         response.headers_mut().remove(header::CONTENT_LENGTH);
-        *response.body_mut() = Body::new(Self { first: Some(first.into()), rest: Some(rest), making: None });
+        *response.body_mut() = Body::new(Self { first: Some(first.into()), rest: Some(rest), making: None, core });
         Ok(response)
     }
 }
@@ -83,12 +87,13 @@ impl http_body::Body for Many {
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
         if let Some(rest) = this.rest.take() {
-            this.making = Some(tokio::task::spawn_blocking(|| rest.make(Vec::new())));
+            let core = this.core.clone();
+            this.making = Some(Box::pin(async move { query(&core, || rest.make(Vec::new())).await }));
         }
         let Some(making) = &mut this.making else { return Poll::Ready(None) };
-        let made = ready!(Pin::new(making).poll(context));
+        let made = ready!(making.as_mut().poll(context));
         this.making = None;
-        let (json, rest) = made.map_err(io::Error::other)?;
+        let (json, rest) = made.map_err(|why| io::Error::other(why.to_string()))?;
         this.rest = rest;
         Poll::Ready(Some(Ok(Frame::data(json.into()))))
     }

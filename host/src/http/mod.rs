@@ -2,27 +2,33 @@
 //!
 //! # Layout
 //!
-//! * `server`: accepts, agrees on TLS (`tls`) and a protocol, ends gracefully; `connection`: one connection, until a stream
-//!   takes its socket over.
-//! * `routes`: which path is whose; counts requests.
-//! * `rights`: who may; `body`: what is sent.
+//! * `server`: accepts (`listener`, `tls`), agrees on a protocol, ends gracefully; `turn_away`: whom there is no room for.
+//! * `connection`: one connection, until a stream takes its socket over; `timed`: its socket; `peer`: its other end.
+//! * `routes`: all operations, and what each needs; `openapi`: what they are like.
+//! * `door`: what every request passes; `rights`: who sends it, and may; `login`: browsers.
 //! * `instances`, `lifecycle`, `usage`, `stream`, `snapshot`, `events`, `telemetry`, `plugins`, `health`, `page`,
 //!   `prometheus`: the answers; `many`: one of very many.
-//! * `select`: which instances; `window`: the parameters of a range query; `etag`: what need not be sent again.
-//! * `off_thread`: what may take its time.
+//! * `body`: what is sent; `select`: which instances; `window`: the parameters of a range query; `etag`: what need not be
+//!   sent again.
+//! * `off_thread`: what may take its time, and how much of that at once.
 //! * `error`: what a client reads when something is wrong.
 
 mod body;
 mod connection;
+mod door;
 mod error;
 mod etag;
 mod events;
 mod health;
 mod instances;
 mod lifecycle;
+mod listener;
+mod login;
 mod many;
 mod off_thread;
+mod openapi;
 mod page;
+mod peer;
 mod plugins;
 mod prometheus;
 mod rights;
@@ -32,12 +38,15 @@ mod server;
 mod snapshot;
 mod stream;
 mod telemetry;
+mod timed;
 mod tls;
+mod turn_away;
 mod usage;
 mod window;
 
+pub(crate) use listener::Listener;
 pub(crate) use routes::is_taken;
-pub use server::serve;
+pub(crate) use server::Server;
 pub use tls::Tls;
 
 use crate::core::Core;
@@ -45,3 +54,6 @@ use std::sync::Arc;
 
 /// What handlers see.
 type App = axum::extract::State<Arc<Core>>;
+
+/// Who asks.
+type Asking = axum::Extension<rights::Caller>;

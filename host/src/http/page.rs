@@ -1,11 +1,12 @@
 //! `/`: the latest numbers and where everything is. Plain HTML, no scripts.
 
 use super::App;
+use super::login::session;
 use crate::core::Core;
 use crate::json;
 use crate::tracked::State as InstanceState;
 use axum::extract::State;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{Html, IntoResponse, Response};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::fmt::Write as _;
@@ -13,8 +14,8 @@ use std::fmt::Write as _;
 /// Instances on the page; the list behind the link has all.
 const MOST_INSTANCES: usize = 50;
 
-const POLICY: HeaderValue = HeaderValue::from_static(
-    "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+pub(super) const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
 );
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}\
@@ -22,21 +23,47 @@ table{border-collapse:collapse;width:100%;margin:.5rem 0 2rem}td,th{padding:.15r
 td.n{font-variant-numeric:tabular-nums;text-align:right}h2{margin-bottom:0}small{color:#555}\
 @media(prefers-color-scheme:dark){body{color:#eee;background:#161616}td,th{border-color:#444}small{color:#aaa}a{color:#8cf}}";
 
-pub(crate) async fn index(State(core): App) -> Response {
-    let headers =
-        [(header::CONTENT_SECURITY_POLICY, POLICY), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
-    (headers, Html(render(&core))).into_response()
+/// How it begins.
+macro_rules! head {
+    ($html:expr, $more:expr) => {
+        write!(
+            $html,
+            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
+             {}<title>Dropsonde</title><style>{STYLE}</style><h1>Dropsonde</h1>",
+            $more
+        )
+    };
 }
 
-fn render(core: &Core) -> String {
+pub(crate) async fn index(State(core): App, headers: HeaderMap) -> Response {
+    let own =
+        [(header::CONTENT_SECURITY_POLICY, POLICY), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+    (own, Html(render(&core, session(&headers).is_some()))).into_response()
+}
+
+/// For a browser that has to say who it is.
+pub(super) fn login() -> String {
     let mut html = String::new();
-    let _ = write!(
-        html,
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
-         <meta http-equiv=\"refresh\" content=\"10\"><title>Dropsonde</title><style>{STYLE}</style><h1>Dropsonde</h1><p>"
+    let _ = head!(html, "");
+    html.push_str(
+        "<p>Reading needs a token here; its file is <code>read.token</code> in the host's data directory.</p>\
+         <form method=\"post\" action=\"/login\"><label>Token <input type=\"password\" name=\"token\" \
+         autocomplete=\"current-password\" required autofocus></label> <button>Log in</button></form>",
     );
-    let metrics = core.config.metrics.path.as_str();
-    for path in ["/v1/instances", "/v1/plugins", "/v1/snapshot", "/telemetry/hosts", metrics, "/health", "/ready"] {
+    html
+}
+
+fn render(core: &Core, has_session: bool) -> String {
+    let mut html = String::new();
+    let _ = head!(html, "<meta http-equiv=\"refresh\" content=\"10\">");
+    if has_session {
+        html.push_str("<form method=\"post\" action=\"/logout\"><button>Log out</button></form>");
+    }
+    html.push_str("<p>");
+    let metrics = core.config.load().metrics.path.clone();
+    for path in
+        ["/v1/instances", "/v1/plugins", "/v1/snapshot", "/telemetry/hosts", &metrics, "/health", "/openapi.json"]
+    {
         let _ = write!(html, "<a href=\"{0}\">{0}</a> ", escape(path));
     }
     html.push_str("</p><h2>Plugins</h2><table><tr><th>name<th>state<th>last failure</tr>");

@@ -1,12 +1,10 @@
-use super::App;
 use super::body::{content_type, read};
 use super::error::{ApiError, Segment, json};
-use super::rights::check;
-use super::server::Peer;
-use crate::audit::{Action, Entry};
+use super::rights::Caller;
+use super::{App, Asking};
+use crate::audit::{Action, By, Entry, PluginChange, What};
 use crate::core::Core;
 use crate::plugins::{self, Denied, NotTaken, Order, PluginPage, PluginState, Request, Wanted};
-use crate::tokens::Right;
 use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -32,73 +30,48 @@ pub(crate) async fn one(State(core): App, Segment(name): Segment) -> Result<Resp
 pub(crate) async fn upload(
     State(core): App,
     Segment(name): Segment,
-    Extension(peer): Extension<Peer>,
+    Extension(caller): Asking,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    check(&core, Right::Admin, &headers)?;
     if !plugins::is_name(&name) {
         return Err(ApiError::invalid("name", format!("it is made of {}", crate::plugins::NAMES)));
     }
     check_content_type(&headers)?;
-    let bytes = read(body, usize::try_from(plugins::LARGEST).unwrap_or(usize::MAX)).await?;
+    let bytes = read(&core, &headers, body, usize::try_from(plugins::LARGEST).unwrap_or(usize::MAX)).await?;
     core.metrics.plugins_uploaded.inc();
-    request(&core, name, Wanted::Upload(bytes), peer).await
+    request(&core, name, Wanted::Upload(bytes), &caller).await
 }
 
 /// It is read, compiled and started again, and takes over if that works.
-pub(crate) async fn reload(
-    app: App,
-    name: Segment,
-    peer: Extension<Peer>,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    check(&app.0, Right::Admin, &headers)?;
-    request(&app.0, name.0, Wanted::Reload, peer.0).await
+pub(crate) async fn reload(app: App, name: Segment, caller: Asking) -> Result<Response, ApiError> {
+    request(&app.0, name.0, Wanted::Reload, &caller.0).await
 }
 
 /// Its file goes, and so does it; its history stays.
-pub(crate) async fn remove(
-    app: App,
-    name: Segment,
-    peer: Extension<Peer>,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    check(&app.0, Right::Admin, &headers)?;
-    request(&app.0, name.0, Wanted::Remove, peer.0).await
+pub(crate) async fn remove(app: App, name: Segment, caller: Asking) -> Result<Response, ApiError> {
+    request(&app.0, name.0, Wanted::Remove, &caller.0).await
 }
 
 /// What a plugin in quarantine, or waiting after a failure, is to do at once.
-pub(crate) async fn release(
-    app: App,
-    name: Segment,
-    peer: Extension<Peer>,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
+pub(crate) async fn release(app: App, name: Segment, caller: Asking) -> Result<Response, ApiError> {
     let waits = |state| matches!(state, PluginState::Quarantined | PluginState::Backoff);
-    order(&app.0, &name.0, peer.0, &headers, Order::Release, waits, "is not in quarantine, and does not wait")
+    order(&app.0, &name.0, &caller.0, Order::Release, waits, "is not in quarantine, and does not wait")
 }
 
-pub(crate) async fn quarantine(
-    app: App,
-    name: Segment,
-    peer: Extension<Peer>,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
+pub(crate) async fn quarantine(app: App, name: Segment, caller: Asking) -> Result<Response, ApiError> {
     let runs = |state| !matches!(state, PluginState::Quarantined | PluginState::Failed);
-    order(&app.0, &name.0, peer.0, &headers, Order::Quarantine, runs, "does not run")
+    order(&app.0, &name.0, &caller.0, Order::Quarantine, runs, "does not run")
 }
 
 fn order(
     core: &Core,
     name: &str,
-    peer: Peer,
-    headers: &HeaderMap,
+    caller: &Caller,
     order: Order,
     fits: impl Fn(PluginState) -> bool,
     otherwise: &str,
 ) -> Result<Response, ApiError> {
-    check(core, Right::Admin, headers)?;
     let status = core.plugins.get(name).ok_or_else(|| ApiError::not_found("no plugin has this name"))?;
     if !fits(status.state()) {
         return Err(ApiError::new(StatusCode::CONFLICT, format!("{} {otherwise}", status.name)));
@@ -108,18 +81,18 @@ fn order(
         Order::Quarantine => Action::Quarantine,
     };
     let (plugin, digest) = (status.name.to_string(), status.known().digest);
-    let entry = Entry { action, plugin, by: peer.to_string(), digest, refused: None };
-    core.audit.write(core.clock.now_ms(), entry);
+    let what = What::Plugin(PluginChange { action, plugin, digest, refused: None });
+    core.audit.write(core.clock.now_ms(), &Entry { by: By::Api(caller.name()), what });
     status.order(order);
     Ok((StatusCode::ACCEPTED, json(&PluginPage::of(&status))).into_response())
 }
 
 /// Waits for what becomes of it, but not for long.
-async fn request(core: &Core, name: String, what: Wanted, peer: Peer) -> Result<Response, ApiError> {
+async fn request(core: &Core, name: String, what: Wanted, caller: &Caller) -> Result<Response, ApiError> {
     let removes = matches!(what, Wanted::Remove);
     let mut is_done = true;
     let (answer, answered) = oneshot::channel();
-    core.plugins.request(Request { plugin: name.clone(), what, by: peer.to_string(), answer }).await;
+    core.plugins.request(Request { plugin: name.clone(), what, by: By::Api(caller.name()), answer }).await;
     match tokio::time::timeout(PATIENCE, answered).await {
         Ok(Ok(done)) => done?,
         Ok(Err(_)) => return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the plugin is being stopped")),

@@ -1,16 +1,102 @@
-use super::error::ApiError;
-use crate::core::Core;
-use crate::tokens::{Refusal, Right};
-use axum::http::{HeaderMap, StatusCode, header};
+//! Who sends a request, and what that one may.
 
-/// Whether a request may do what needs a right.
-pub(crate) fn check(core: &Core, right: Right, headers: &HeaderMap) -> Result<(), ApiError> {
-    let authorization = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
-    core.tokens.check(right, authorization).map_err(|refusal| match refusal {
-        Refusal::Never => ApiError::new(StatusCode::FORBIDDEN, "with --memory-only there is no token to allow this"),
-        Refusal::Missing => {
-            ApiError::unauthorized(format!("this needs the {} token: Authorization: Bearer TOKEN", right.as_str()))
+use super::error::ApiError;
+use super::login;
+use super::peer::Peer;
+use super::routes::Operation;
+use crate::audit;
+use crate::core::Core;
+use crate::tokens::{Refusal, Right, Shown};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use std::collections::HashMap;
+
+/// Who sends a request.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) peer: Peer,
+    token: Shown,
+    /// A browser that has logged in.
+    is_session: bool,
+}
+
+/// What each operation needs; none: everybody may.
+pub(super) struct Rights(HashMap<String, Vec<(Method, Option<Right>)>>);
+
+impl Rights {
+    pub(super) fn of(operations: &[Operation]) -> Self {
+        let mut rights: HashMap<_, Vec<_>> = HashMap::new();
+        for Operation { method, path, needs, .. } in operations {
+            rights.entry(path.clone()).or_default().push((method.clone(), *needs));
         }
-        Refusal::Wrong => ApiError::unauthorized(format!("this is not the {} token", right.as_str())),
-    })
+        Self(rights)
+    }
+
+    /// None also for what there is not.
+    pub(super) fn needed(&self, route: &str, method: &Method) -> Option<Right> {
+        self.of_operation(route, method).flatten()
+    }
+
+    /// Whether it is there to change something.
+    pub(super) fn is_change(&self, route: &str, method: &Method) -> bool {
+        !method.is_safe() && self.of_operation(route, method).is_some()
+    }
+
+    fn of_operation(&self, route: &str, method: &Method) -> Option<Option<Right>> {
+        let method = if method == Method::HEAD { &Method::GET } else { method };
+        self.0.get(route)?.iter().find(|(known, _)| known == method).map(|(_, needs)| *needs)
+    }
+}
+
+impl Caller {
+    pub(super) fn of(core: &Core, peer: Peer, headers: &HeaderMap) -> Self {
+        let shown = headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
+        let token = shown.map_or(Shown::Nothing, |token| core.tokens.recognize(token));
+        let is_session =
+            token == Shown::Nothing && login::session(headers).is_some_and(|secret| core.tokens.is_session(secret));
+        Self { peer, token, is_session }
+    }
+
+    /// Whether it may do what needs a right.
+    pub(crate) fn check(&self, core: &Core, needed: Right) -> Result<(), ApiError> {
+        if needed == Right::Read && self.is_session {
+            return Ok(());
+        }
+        let needs = needed.as_str();
+        core.tokens.check(needed, self.token).map_err(|refusal| match refusal {
+            Refusal::Never => {
+                let why = format!(
+                    "there is no {needs} token to allow this: the host keeps nothing (--memory-only), and \
+                     auth.{needs}_token_file names none"
+                );
+                ApiError::new(StatusCode::FORBIDDEN, why)
+            }
+            Refusal::Missing => ApiError::unauthorized(format!(
+                "this needs the {needs} token: Authorization: Bearer TOKEN{}",
+                if needed == Right::Read { ", or a login at /" } else { "" }
+            )),
+            Refusal::Wrong => {
+                ApiError::unauthorized(format!("this is no token of this host; it needs the {needs} token"))
+            }
+            Refusal::TooLittle(shown) => {
+                let why = format!("the {} token does not allow this: it needs the {needs} token", shown.as_str());
+                ApiError::new(StatusCode::FORBIDDEN, why)
+            }
+        })
+    }
+
+    /// For the audit log.
+    pub(crate) fn name(&self) -> audit::Caller {
+        let token = match self.token {
+            Shown::Token(right) => Some(right.as_str()),
+            Shown::Nothing | Shown::Unknown => None,
+        };
+        let certificate = self.peer.certificate.as_deref().map(str::to_owned);
+        audit::Caller { token, certificate, peer: self.peer.to_string() }
+    }
+}
+
+/// The scheme's name is of either case (RFC 9110).
+pub(super) fn bearer(authorization: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = authorization.split_at_checked(b"Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }

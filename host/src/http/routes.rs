@@ -1,105 +1,132 @@
+use super::door::{Door, Names, pass};
 use super::error::ApiError;
-use super::{App, events, health, instances, lifecycle, page, plugins, prometheus, snapshot, stream, telemetry, usage};
+use super::rights::Rights;
+use super::{events, health, instances, lifecycle, login, openapi, page, plugins, prometheus, snapshot, stream};
+use super::{telemetry, usage};
+use crate::config::Config;
 use crate::core::Core;
-use crate::metrics::status_class;
-use crate::tracing::continues;
+use crate::tokens::Right;
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
+use axum::handler::Handler;
 use axum::http::{HeaderValue, Method, StatusCode, header};
-use axum::middleware::{self, Next};
-use axum::response::Response;
-use axum::routing::{get, post};
+use axum::middleware;
+use axum::routing::{MethodFilter, MethodRouter, on};
 use std::sync::Arc;
-use std::time::Instant;
-use tracing::Instrument as _;
-use tracing::field::Empty;
+use std::time::Duration;
+use tower_http::cors::{AllowOrigin, CorsLayer};
 
 const HEALTH: &str = "/health";
 const READY: &str = "/ready";
+const LOGIN: &str = "/login";
+const LOGOUT: &str = "/logout";
+const OPENAPI: &str = "/openapi.json";
+
+/// How long a browser need not ask again whether a page of another origin may.
+const CORS_MAX_AGE: Duration = Duration::from_secs(600);
+
+/// Something a client can ask for.
+pub(super) struct Operation {
+    pub(super) method: Method,
+    /// As axum writes it: `{id}` is any one segment.
+    pub(super) path: String,
+    /// None: everybody may.
+    pub(super) needs: Option<Right>,
+    does: MethodRouter<Arc<Core>>,
+}
 
 /// Whether a path is a route of its own, and so cannot be given to another.
 pub(crate) fn is_taken(path: &str) -> bool {
     let owns = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    matches!(path, "/" | HEALTH | READY) || owns("/v1") || owns("/telemetry")
+    matches!(path, "/" | HEALTH | READY | LOGIN | LOGOUT | OPENAPI) || owns("/v1") || owns("/telemetry")
 }
 
-pub(crate) fn router(core: Arc<Core>) -> Router {
-    Router::new()
-        .route("/", get(page::index))
-        .route(HEALTH, get(health::health))
-        .route(READY, get(health::ready))
-        .route(&core.config.metrics.path, get(prometheus::metrics))
-        .route("/v1/instances", get(instances::list))
-        .route("/v1/instances/{id}", get(instances::one).put(instances::track).delete(instances::untrack))
-        .route("/v1/events", post(lifecycle::post))
-        .route("/v1/instances/{id}/usage", get(usage::latest))
-        .route("/v1/instances/{id}/usage/range", get(usage::range))
-        .route("/v1/instances/{id}/usage/stream", get(stream::usage))
-        .route("/v1/usage", get(usage::latest_of_many))
-        .route("/v1/usage/range", get(usage::range_of_many))
-        .route("/v1/stream", get(stream::many))
-        .route("/v1/workloads/{workload}/usage/range", get(usage::range_of_workload))
-        .route("/v1/workloads/{workload}/usage/stream", get(stream::workload))
-        .route("/telemetry/hosts", get(telemetry::hosts))
-        .route("/telemetry/history", get(telemetry::history))
-        .route("/v1/snapshot", get(snapshot::latest))
-        .route(&core.config.snapshot.path, get(snapshot::latest))
-        .route("/v1/snapshot/range", get(snapshot::range))
-        .route("/v1/snapshot/stream", get(snapshot::stream))
-        .route("/v1/sources/{plugin}/events", post(events::post))
-        .route("/v1/plugins", get(plugins::list))
-        .route("/v1/plugins/{name}", get(plugins::one).put(plugins::upload).delete(plugins::remove))
-        .route("/v1/plugins/{name}/reload", post(plugins::reload))
-        .route("/v1/plugins/{name}/release", post(plugins::release))
-        .route("/v1/plugins/{name}/quarantine", post(plugins::quarantine))
+/// All there is. `openapi.json` describes each of them.
+pub(super) fn operations(config: &Config) -> Vec<Operation> {
+    const ANYONE: Option<Right> = None;
+    const READ: Option<Right> = Some(Right::Read);
+    const WRITE: Option<Right> = Some(Right::Write);
+    const ADMIN: Option<Right> = Some(Right::Admin);
+    vec![
+        get("/", READ, page::index),
+        get(HEALTH, ANYONE, health::health),
+        get(READY, ANYONE, health::ready),
+        get(OPENAPI, ANYONE, openapi::document),
+        post(LOGIN, ANYONE, login::login),
+        post(LOGOUT, ANYONE, login::logout),
+        get(&config.metrics.path, READ, prometheus::metrics),
+        get("/v1/instances", READ, instances::list),
+        get("/v1/instances/{id}", READ, instances::one),
+        put("/v1/instances/{id}", WRITE, instances::track),
+        delete("/v1/instances/{id}", WRITE, instances::untrack),
+        post("/v1/events", WRITE, lifecycle::post),
+        get("/v1/instances/{id}/usage", READ, usage::latest),
+        get("/v1/instances/{id}/usage/range", READ, usage::range),
+        get("/v1/instances/{id}/usage/stream", READ, stream::usage),
+        get("/v1/usage", READ, usage::latest_of_many),
+        get("/v1/usage/range", READ, usage::range_of_many),
+        get("/v1/stream", READ, stream::many),
+        get("/v1/workloads/{workload}/usage/range", READ, usage::range_of_workload),
+        get("/v1/workloads/{workload}/usage/stream", READ, stream::workload),
+        get("/telemetry/hosts", READ, telemetry::hosts),
+        get("/telemetry/history", READ, telemetry::history),
+        get("/v1/snapshot", READ, snapshot::latest),
+        get(&config.snapshot.path, READ, snapshot::latest),
+        get("/v1/snapshot/range", READ, snapshot::range),
+        get("/v1/snapshot/stream", READ, snapshot::stream),
+        post("/v1/sources/{plugin}/events", WRITE, events::post),
+        get("/v1/plugins", READ, plugins::list),
+        get("/v1/plugins/{name}", READ, plugins::one),
+        put("/v1/plugins/{name}", ADMIN, plugins::upload),
+        delete("/v1/plugins/{name}", ADMIN, plugins::remove),
+        post("/v1/plugins/{name}/reload", ADMIN, plugins::reload),
+        post("/v1/plugins/{name}/release", ADMIN, plugins::release),
+        post("/v1/plugins/{name}/quarantine", ADMIN, plugins::quarantine),
+    ]
+}
+
+/// By the configuration that is in force.
+pub(super) fn router(core: Arc<Core>, names: Names) -> Router {
+    let config = core.config.load_full();
+    let operations = operations(&config);
+    let door = Door { core: core.clone(), names, rights: Rights::of(&operations) };
+    let routes =
+        operations.into_iter().fold(Router::new(), |routes, Operation { path, does, .. }| routes.route(&path, does));
+    let routes = routes
         .fallback(async || ApiError::not_found("no such path; / lists what there is"))
         .method_not_allowed_fallback(async |method: Method| {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not allowed here"))
         })
-        .layer(middleware::from_fn_with_state(core.clone(), observed))
-        .with_state(core)
+        .layer(middleware::from_fn_with_state(Arc::new(door), pass));
+    let origins = config.http.cors_origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
+    let origins: Vec<_> = origins.collect();
+    // Without origins, not a word of this.
+    let routes = if origins.is_empty() { routes } else { routes.layer(cors(origins)) };
+    routes.with_state(core)
 }
 
-/// What may become a span's name: a client may send any word.
-fn known(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "GET",
-        Method::HEAD => "HEAD",
-        Method::POST => "POST",
-        Method::PUT => "PUT",
-        Method::DELETE => "DELETE",
-        Method::OPTIONS => "OPTIONS",
-        _ => "_OTHER",
-    }
+/// Pages of these origins may read answers, and show a token.
+fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, header::IF_NONE_MATCH])
+        .expose_headers([header::ETAG, header::RETRY_AFTER])
+        .max_age(CORS_MAX_AGE)
 }
 
-/// Counts and times what passes, and sets the headers every answer has.
-async fn observed(State(core): App, request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let matched = request.extensions().get::<MatchedPath>();
-    let route = matched.map_or_else(|| "unknown".to_owned(), |path| path.as_str().to_owned());
-    let method = known(request.method());
-    let span = tracing::debug_span!(
-        "request",
-        otel.name = format_args!("{method} {route}"),
-        otel.kind = "server",
-        otel.status_code = Empty,
-        http.request.method = method,
-        http.route = route,
-        http.response.status_code = Empty,
-    );
-    continues(&span, request.headers());
-    let mut response = next.run(request).instrument(span.clone()).await;
-    span.record("http.response.status_code", i64::from(response.status().as_u16()));
-    if response.status().is_server_error() {
-        span.record("otel.status_code", "ERROR");
-    }
-    let status = status_class(response.status().as_u16());
-    core.metrics.http_requests.with_label_values(&[&*route, status]).inc();
-    if !stream::is_stream(&response) {
-        let took = started.elapsed().as_secs_f64();
-        core.metrics.http_request_seconds.with_label_values(&[&*route, status]).observe(took);
-    }
-    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
+fn get<T: 'static>(path: &str, needs: Option<Right>, does: impl Handler<T, Arc<Core>>) -> Operation {
+    // HEAD with it.
+    Operation { method: Method::GET, path: path.to_owned(), needs, does: axum::routing::get(does) }
+}
+
+fn post<T: 'static>(path: &str, needs: Option<Right>, does: impl Handler<T, Arc<Core>>) -> Operation {
+    Operation { method: Method::POST, path: path.to_owned(), needs, does: on(MethodFilter::POST, does) }
+}
+
+fn put<T: 'static>(path: &str, needs: Option<Right>, does: impl Handler<T, Arc<Core>>) -> Operation {
+    Operation { method: Method::PUT, path: path.to_owned(), needs, does: on(MethodFilter::PUT, does) }
+}
+
+fn delete<T: 'static>(path: &str, needs: Option<Right>, does: impl Handler<T, Arc<Core>>) -> Operation {
+    Operation { method: Method::DELETE, path: path.to_owned(), needs, does: on(MethodFilter::DELETE, does) }
 }

@@ -1,24 +1,26 @@
-use super::connection::{Ends, Routed, ordinary, plain};
+use super::connection::{Ends, Routed, http1, ordinary};
+use super::door::Names;
+use super::listener::{Listener, Socket};
+use super::peer::{Address, Peer};
 use super::routes;
-use super::tls::Tls;
+use super::timed::Timed;
+use super::tls::{Tls, subject};
+use super::turn_away::turn_away;
+use crate::config::{Config, HttpConfig};
 use crate::core::Core;
+use crate::places::Place;
+use arc_swap::ArcSwap;
 use axum::Router;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::{http1 as one, http2 as two};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use std::fmt;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
-
-/// Longest time a client may take to send its request's head, and before it to agree on TLS.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Bytes of a request's head; ours are short.
-const LARGEST_HEAD: usize = 32 << 10;
 
 /// Requests on one connection of HTTP/2 at a time.
 const MOST_AT_ONCE: u32 = 100;
@@ -26,72 +28,84 @@ const MOST_AT_ONCE: u32 = 100;
 /// The wait after `accept` failed: out of descriptors, most often, which passes when others close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Where a request came from.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Peer(SocketAddr);
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
+/// The HTTP server.
+pub(crate) struct Server {
+    core: Arc<Core>,
+    serving: ArcSwap<Serving>,
 }
 
-/// Serves until `stopping` says so, then lets open requests end for at most `drain`. Until they have, who asks how the host
-/// is hears that it is stopping.
-pub async fn serve(
-    listener: TcpListener,
-    tls: Option<Tls>,
-    core: Arc<Core>,
-    mut stopping: watch::Receiver<bool>,
-    drain: Duration,
-) {
-    let mut server = Server::new(core, tls);
-    // Dropped when this ends, and what is still open ends with it.
-    let (_until, cuts) = watch::channel(());
-    // Has a receiver as long as there is a connection that was there before the end began.
-    let (draining, drains) = watch::channel(false);
-    let ends = Ends { drains, cuts: cuts.clone() };
-    tokio::select! {
-        () = server.accept(&listener, &ends) => {}
-        _ = stopping.wait_for(|&stopping| stopping) => {}
-    }
-    drop(ends);
-    draining.send_replace(true);
-    server.http1.keep_alive(false);
-    let (_never, drains) = watch::channel(false);
-    let ends = Ends { drains, cuts };
-    let ended = tokio::select! {
-        ended = tokio::time::timeout(drain, draining.closed()) => ended.is_ok(),
-        () = server.accept(&listener, &ends) => false,
-    };
-    if !ended {
-        tracing::warn!(?drain, "some connections did not end in time and were cut");
-    }
-}
-
-struct Server {
-    core: Arc<Core>,
+/// What follows from the configuration, and is another once that is.
+struct Serving {
     router: Router,
     tls: Option<Tls>,
-    http1: http1::Builder,
-    http2: http2::Builder<TokioExecutor>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("connections", &self.core.connections.taken()).finish_non_exhaustive()
+    }
+}
+
+impl Serving {
+    fn new(core: &Arc<Core>, tls: Option<Tls>) -> Self {
+        let names = Names::new(&core.config.load().http.hosts, tls.clone());
+        Self { router: routes::router(core.clone(), names), tls }
+    }
 }
 
 impl Server {
-    fn new(core: Arc<Core>, tls: Option<Tls>) -> Self {
-        let mut http1 = http1::Builder::new();
-        http1.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(LARGEST_HEAD);
-        let mut http2 = http2::Builder::new(TokioExecutor::new());
-        http2.timer(TokioTimer::new()).max_header_list_size(LARGEST_HEAD as u32).max_concurrent_streams(MOST_AT_ONCE);
-        // A reader that is gone without a word is found out.
-        http2.keep_alive_interval(HEADER_TIMEOUT);
-        Self { router: routes::router(core.clone()), core, tls, http1, http2 }
+    pub(crate) fn new(core: Arc<Core>, tls: Option<Tls>) -> Arc<Self> {
+        Arc::new(Self { serving: ArcSwap::from_pointee(Serving::new(&core, tls)), core })
+    }
+
+    /// Serves by the configuration that is in force now. Connections stay; their next request is served so.
+    pub(crate) fn reload(&self, tls: Option<Tls>) {
+        self.serving.store(Serving::new(&self.core, tls).into());
+    }
+
+    /// The routes there are now.
+    pub(super) fn router(&self) -> Router {
+        self.serving.load().router.clone()
+    }
+
+    pub(super) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// Serves until `stopping` says so, then lets open requests end for at most `drain`. Until they have, who asks how the
+    /// host is hears that it is stopping.
+    pub(crate) async fn serve(
+        self: Arc<Self>,
+        listener: Listener,
+        mut stopping: watch::Receiver<bool>,
+        drain: Duration,
+    ) {
+        // Dropped when this ends, and what is still open ends with it.
+        let (_until, cuts) = watch::channel(());
+        // Has a receiver as long as there is a connection that was there before the end began.
+        let (draining, drains) = watch::channel(false);
+        let ends = Ends { drains, cuts: cuts.clone() };
+        tokio::select! {
+            () = self.accept(&listener, &ends, true) => {}
+            _ = stopping.wait_for(|&stopping| stopping) => {}
+        }
+        drop(ends);
+        draining.send_replace(true);
+        let (_never, drains) = watch::channel(false);
+        let ends = Ends { drains, cuts };
+        let ended = tokio::select! {
+            ended = tokio::time::timeout(drain, draining.closed()) => ended.is_ok(),
+            () = self.accept(&listener, &ends, false) => false,
+        };
+        if !ended {
+            tracing::warn!(?drain, "some connections did not end in time and were cut");
+        }
     }
 
     /// For ever.
-    async fn accept(&self, listener: &TcpListener, ends: &Ends) {
+    async fn accept(self: &Arc<Self>, listener: &Listener, ends: &Ends, keep_alive: bool) {
         loop {
-            let (socket, peer) = match listener.accept().await {
+            let (socket, address) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -99,49 +113,114 @@ impl Server {
                     continue;
                 }
             };
-            // A live sample is one small write, and waiting for more would delay it.
-            let _ = socket.set_nodelay(true);
-            let routed = Routed { core: self.core.clone(), router: self.router.clone(), peer: Peer(peer) };
-            let (http1, ends) = (self.http1.clone(), ends.clone());
-            match &self.tls {
-                None => drop(tokio::spawn(async move {
-                    if let Err(error) = plain(socket, &http1, routed, ends).await {
-                        tracing::debug!(%error, "a connection ended early");
-                    }
-                })),
-                Some(tls) => drop(tokio::spawn(secure(socket, tls.clone(), http1, self.http2.clone(), routed, ends))),
-            }
+            let tls = self.serving.load().tls.clone();
+            let config = self.core.config.load_full();
+            let share = address.share(config.http.max_connections_per_peer);
+            let place = match self.core.connections.take(config.http.max_connections, share) {
+                Ok(place) => place,
+                Err(full) => {
+                    turn_away(&self.core, socket, tls.is_some(), full);
+                    continue;
+                }
+            };
+            let (server, ends) = (self.clone(), ends.clone());
+            let connection = Connection { server, address, place, ends, keep_alive, config };
+            drop(tokio::spawn(async move {
+                let served = match (socket, tls) {
+                    (Socket::Tcp(socket), Some(tls)) => connection.secure(socket, &tls).await,
+                    (Socket::Tcp(socket), None) => connection.plain(socket).await,
+                    // Nobody listens in between two processes.
+                    (Socket::Unix(socket), _) => connection.local(socket).await,
+                };
+                if let Err(error) = served {
+                    tracing::debug!(error = format_args!("{error:#}"), %address, "a connection ended early");
+                }
+            }));
         }
     }
 }
 
-/// Serves what both sides agree on: HTTP/2, or HTTP/1.1.
-async fn secure(
-    socket: TcpStream,
-    tls: Tls,
-    http1: http1::Builder,
-    http2: http2::Builder<TokioExecutor>,
-    routed: Routed,
-    mut ends: Ends,
-) {
-    let accepted = tokio::select! {
-        accepted = tokio::time::timeout(HEADER_TIMEOUT, tls.accept(socket)) => accepted,
-        _ = ends.drains.wait_for(|drains| *drains) => return,
-    };
-    let stream = match accepted {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%error, "no TLS was agreed on"),
-        Err(_) => return tracing::debug!("no TLS was agreed on in time"),
-    };
-    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let io = TokioIo::new(stream);
-    let ended = if is_http2 {
-        until_over(http2.serve_connection(io, ordinary(routed)), ends).await
-    } else {
-        until_over(http1.serve_connection(io, ordinary(routed)), ends).await
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
+/// One that was accepted.
+struct Connection {
+    server: Arc<Server>,
+    address: Address,
+    place: Place,
+    ends: Ends,
+    keep_alive: bool,
+    /// As it was when it came.
+    config: Arc<Config>,
+}
+
+impl Connection {
+    /// HTTP/1.1, until a stream wants the socket for itself.
+    async fn plain(self, socket: TcpStream) -> anyhow::Result<()> {
+        let timed = Timed::new(socket, self.http().write_timeout.get());
+        let routed = self.routed(&timed, true);
+        let Some((timed, over)) = http1(timed, &self.one(), routed, self.ends.clone()).await? else { return Ok(()) };
+        // A stream has a place of its own kind.
+        let Self { server, place, .. } = self;
+        drop(place);
+        over.hand_over(server.core().clone(), timed.into_inner().into_std()?).await;
+        Ok(())
+    }
+
+    /// The same on a socket that writers of streams do not take.
+    async fn local<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, socket: S) -> anyhow::Result<()> {
+        let timed = Timed::new(socket, self.http().write_timeout.get());
+        let routed = self.routed(&timed, false);
+        http1(timed, &self.one(), routed, self.ends.clone()).await?;
+        Ok(())
+    }
+
+    /// What both sides agree on: HTTP/2, or HTTP/1.1.
+    async fn secure(self, socket: TcpStream, tls: &Tls) -> anyhow::Result<()> {
+        let timed = Timed::new(socket, self.http().write_timeout.get());
+        let mut routed = self.routed(&timed, false);
+        let mut ends = self.ends.clone();
+        let accepted = tokio::select! {
+            accepted = tokio::time::timeout(self.http().header_timeout.get(), tls.accept(timed)) => accepted,
+            _ = ends.drains.wait_for(|drains| *drains) => return Ok(()),
+        };
+        let agreed = accepted.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+        let stream = agreed.inspect_err(|error| {
+            tracing::debug!(%error, address = %self.address, "no TLS was agreed on");
+            self.server.core.metrics.core.errors("host", "tls", 1);
+        })?;
+        routed.peer.certificate = subject(&stream);
+        routed.progress.begin();
+        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+            until_over(self.two().serve_connection(TokioIo::new(stream), ordinary(routed)), ends).await?;
+        } else {
+            http1(stream, &self.one(), routed, ends).await?;
+        }
+        Ok(())
+    }
+
+    fn routed<S>(&self, timed: &Timed<S>, may_leave: bool) -> Routed {
+        let peer = Peer { address: self.address, certificate: None };
+        Routed { server: self.server.clone(), peer, progress: timed.progress().clone(), may_leave }
+    }
+
+    fn http(&self) -> &HttpConfig {
+        &self.config.http
+    }
+
+    fn one(&self) -> one::Builder {
+        let mut http = one::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(self.http().header_timeout.get())
+            .max_buf_size(self.http().max_header.get())
+            .keep_alive(self.keep_alive);
+        http
+    }
+
+    fn two(&self) -> two::Builder<TokioExecutor> {
+        let mut http = two::Builder::new(TokioExecutor::new());
+        let largest = u32::try_from(self.http().max_header.get()).unwrap_or(u32::MAX);
+        http.timer(TokioTimer::new()).max_header_list_size(largest).max_concurrent_streams(MOST_AT_ONCE);
+        // A reader that is gone without a word is found out.
+        http.keep_alive_interval(self.http().header_timeout.get());
+        http
     }
 }
 

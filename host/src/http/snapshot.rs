@@ -1,16 +1,16 @@
-use super::App;
 use super::error::{ApiError, json_bytes};
 use super::etag::{Keep, tagged};
-use super::rights::check;
 use super::stream::begin;
 use super::usage::ask;
 use super::window::{Parameters, Window};
+use super::{App, Asking};
 use crate::core::Core;
 use crate::hub::Selection;
 use crate::json;
 use crate::plugins::PluginState;
 use crate::snapshot::instance;
 use crate::tokens::Right;
+use axum::Extension;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
@@ -22,6 +22,7 @@ const LOOK: Duration = Duration::from_millis(5);
 /// The application as a whole; `source=` for one source, `fresh=1` to ask them now.
 pub(crate) async fn latest(
     State(core): App,
+    Extension(caller): Asking,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
@@ -29,7 +30,7 @@ pub(crate) async fn latest(
     match parameters.one("fresh") {
         None | Some("0" | "false") => {}
         Some("1" | "true") => {
-            check(&core, Right::Write, &headers)?;
+            caller.check(&core, Right::Write)?;
             ask_now(&core).await;
         }
         Some(other) => return Err(ApiError::invalid("fresh", format_args!("{other:?} is neither 0 nor 1"))),
@@ -71,14 +72,18 @@ async fn ask_now(core: &Core) {
 /// The same numbers over time, as those of an instance.
 pub(crate) async fn range(State(core): App, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let parameters = Parameters::parse(query.as_deref());
-    let interval_ms = i64::try_from(core.config.snapshot.interval.get().as_millis()).unwrap_or(i64::MAX);
+    let interval_ms = i64::try_from(core.config.load().snapshot.interval.get().as_millis()).unwrap_or(i64::MAX);
     let window = Window::parse(&parameters, core.clock.now_ms(), interval_ms)?;
     let points = ask(&core, id()?, window.query).await?;
     Ok(json_bytes(json::points(&points, window.bands)))
 }
 
-pub(crate) async fn stream(State(core): App, headers: HeaderMap) -> Result<Response, ApiError> {
-    begin(&core, Selection::One(id()?), &headers)
+pub(crate) async fn stream(
+    State(core): App,
+    Extension(caller): Asking,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    begin(&core, Selection::One(id()?), &caller, &headers)
 }
 
 fn id() -> Result<dropsonde_store::InstanceId, ApiError> {

@@ -1,13 +1,15 @@
 //! Server-sent events.
 
-use super::App;
 use super::error::{ApiError, Segment};
 use super::instances::named;
+use super::rights::Caller;
 use super::select::{self, select};
 use super::window::Parameters;
+use super::{App, Asking};
 use crate::config;
 use crate::core::Core;
 use crate::hub::{Claim, Encoded, PING, RETRY, Seen, Selection, TooManyStreams, Watch};
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -24,35 +26,50 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 
+/// Seconds after which a stream there was no place for may be tried again.
+const RETRY_AFTER: u32 = 5;
+
 /// What a reader saw last, as a browser says when it connects again.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The latest sample at once, then each as it comes. An instance that is not tracked yet is waited for.
-pub(crate) async fn usage(State(core): App, Segment(id): Segment, headers: HeaderMap) -> Result<Response, ApiError> {
-    begin(&core, Selection::One(named(&id)?), &headers)
+pub(crate) async fn usage(
+    State(core): App,
+    Extension(caller): Asking,
+    Segment(id): Segment,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    begin(&core, Selection::One(named(&id)?), &caller, &headers)
 }
 
 /// The same of many on one connection: each says of which instance it is.
 pub(crate) async fn many(
     State(core): App,
+    Extension(caller): Asking,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    begin(&core, select(&Parameters::parse(query.as_deref()))?, &headers)
+    begin(&core, select(&Parameters::parse(query.as_deref()))?, &caller, &headers)
 }
 
 /// The same of a workload's instances together.
 pub(crate) async fn workload(
     State(core): App,
+    Extension(caller): Asking,
     Segment(name): Segment,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    begin(&core, select::workload(name)?, &headers)
+    begin(&core, select::workload(name)?, &caller, &headers)
 }
 
 /// The head of a stream. Its body comes from whoever has the connection: see [`Streaming`].
-pub(crate) fn begin(core: &Core, selection: Selection, request: &HeaderMap) -> Result<Response, ApiError> {
-    let claim = core.hub.claim()?;
+pub(crate) fn begin(
+    core: &Core,
+    selection: Selection,
+    caller: &Caller,
+    request: &HeaderMap,
+) -> Result<Response, ApiError> {
+    let claim = core.hub.claim(caller.peer.share(core.config.load().stream.max_streams_per_peer))?;
     let seen = request.get(LAST_EVENT_ID).map(|seen| String::from_utf8_lossy(seen.as_bytes()).into_owned());
     let headers = [
         (header::CONTENT_TYPE, EVENT_STREAM),
@@ -71,7 +88,11 @@ pub(crate) fn is_stream(response: &Response) -> bool {
 
 impl From<TooManyStreams> for ApiError {
     fn from(full: TooManyStreams) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, full.to_string())
+        let status = match full {
+            TooManyStreams::InAll(_) => StatusCode::SERVICE_UNAVAILABLE,
+            TooManyStreams::OfPeer(_) => StatusCode::TOO_MANY_REQUESTS,
+        };
+        Self::new(status, full.to_string()).retry_after(RETRY_AFTER)
     }
 }
 
@@ -99,7 +120,7 @@ impl Streaming {
 
     pub(super) async fn body(self, core: Arc<Core>) -> Body {
         let Some(claim) = self.claim() else { return Body::empty() };
-        let config::Stream { heartbeat, stalled, .. } = core.config.stream;
+        let config::Stream { heartbeat, stalled, .. } = core.config.load().stream;
         let watch = tokio::task::spawn_blocking(move || {
             core.follow(self.selection, self.seen, |hub, follow| hub.watch(claim, follow, Some(stalled.get())))
         });

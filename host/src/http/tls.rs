@@ -1,46 +1,91 @@
 //! TLS: by a certificate and a key in files; HTTP/2 or HTTP/1.1, as both sides agree.
 
-use crate::config::TlsConfig;
+use crate::config::{TlsConfig, TlsVersion};
 use anyhow::{Context, Result, anyhow};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::client::verify_server_name;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use tokio_rustls::rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, version};
 use tokio_rustls::server::TlsStream;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// What both sides can speak, best first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
+const V1_2_AND_LATER: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
+const V1_3: &[&SupportedProtocolVersion] = &[&version::TLS13];
+
 /// Takes connections over. Cheap to clone.
 #[derive(Clone)]
-pub struct Tls(TlsAcceptor);
+pub struct Tls {
+    acceptor: TlsAcceptor,
+    certificate: CertificateDer<'static>,
+}
 
 impl Tls {
     /// None: the configuration names no certificate.
     pub fn read(config: &TlsConfig) -> Result<Option<Self>> {
-        let Some((certificate, key)) = config.files() else { return Ok(None) };
-        let of = |path: &Path| format!("tls: cannot use {}", path.display());
-        let certificates = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        let certificates = certificates.with_context(|| of(certificate))?;
-        if certificates.is_empty() {
-            return Err(anyhow!("there is no certificate in it")).with_context(|| of(certificate));
-        }
-        let private = PrivateKeyDer::from_pem_file(key).with_context(|| of(key))?;
-        let mut tls = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(certificates, private)
-            .with_context(|| of(key))?;
+        let Some((cert, key)) = config.files() else { return Ok(None) };
+        let provider = Arc::new(ring::default_provider());
+        let chain = certificates(cert)?;
+        let certificate = chain.first().context("there is no certificate").with_context(|| cannot_use(cert))?.clone();
+        let private = PrivateKeyDer::from_pem_file(key).with_context(|| cannot_use(key))?;
+        let versions = match config.min_version {
+            TlsVersion::V1_2 => V1_2_AND_LATER,
+            TlsVersion::V1_3 => V1_3,
+        };
+        let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions)?;
+        let builder = match &config.client_ca {
+            None => builder.with_no_client_auth(),
+            Some(ca) => {
+                let mut roots = RootCertStore::empty();
+                for root in certificates(ca)? {
+                    roots.add(root).with_context(|| cannot_use(ca))?;
+                }
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build();
+                builder.with_client_cert_verifier(verifier.with_context(|| cannot_use(ca))?)
+            }
+        };
+        let mut tls = builder.with_single_cert(chain, private).with_context(|| cannot_use(key))?;
         tls.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
-        Ok(Some(Self(TlsAcceptor::from(Arc::new(tls)))))
+        Ok(Some(Self { acceptor: TlsAcceptor::from(Arc::new(tls)), certificate }))
     }
 
-    pub(super) async fn accept(&self, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        self.0.accept(socket).await
+    /// Whether its certificate is for this name.
+    pub(super) fn is_for(&self, name: &str) -> bool {
+        let certificate = ParsedCertificate::try_from(&self.certificate);
+        let (Ok(certificate), Ok(name)) = (certificate, ServerName::try_from(name)) else { return false };
+        verify_server_name(&certificate, &name).is_ok()
     }
+
+    pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, socket: S) -> io::Result<TlsStream<S>> {
+        self.acceptor.accept(socket).await
+    }
+}
+
+/// The subject of the certificate the other end has shown, as in `CN=ops`.
+pub(super) fn subject<S>(stream: &TlsStream<S>) -> Option<Arc<str>> {
+    let certificate = stream.get_ref().1.peer_certificates()?.first()?;
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    Some(certificate.subject().to_string().into())
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let found = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let found = found.with_context(|| cannot_use(file))?;
+    if found.is_empty() {
+        return Err(anyhow!("there is no certificate in it")).with_context(|| cannot_use(file));
+    }
+    Ok(found)
+}
+
+fn cannot_use(file: &Path) -> String {
+    format!("tls: cannot use {}", file.display())
 }

@@ -5,7 +5,7 @@ use super::error::{ApiError, Segment, json_bytes};
 use super::etag::{Keep, tag_of, tagged};
 use super::instances::named;
 use super::many::Many;
-use super::off_thread::off_thread;
+use super::off_thread::{off_thread, query};
 use super::select::{select, workload};
 use super::window::{Parameters, Window};
 use crate::core::Core;
@@ -34,11 +34,11 @@ pub(crate) async fn range(
 ) -> Result<Response, ApiError> {
     let id = named(&id)?;
     let parameters = Parameters::parse(query.as_deref());
-    let (Window { query, bands }, longest_ms) = window(&core, &parameters, std::slice::from_ref(&id))?;
+    let (Window { query: asked, bands }, longest_ms) = window(&core, &parameters, std::slice::from_ref(&id))?;
     // A reading is from the tick before its own at the earliest, and comes before the next one: nothing can come any more
     // that lies in it.
-    let is_closed = query.until_ms.saturating_add(longest_ms.saturating_mul(2)) <= core.clock.now_ms();
-    let points = ask(&core, id, query).await?;
+    let is_closed = asked.until_ms.saturating_add(longest_ms.saturating_mul(2)) <= core.clock.now_ms();
+    let points = ask(&core, id, asked).await?;
     let body = json::points(&points, bands);
     if is_closed {
         let tag = tag_of(&body);
@@ -56,39 +56,39 @@ pub(crate) async fn latest_of_many(State(core): App, RawQuery(query): RawQuery) 
         let sample = store.latest(id).filter(|sample| !sample.values.is_empty())?;
         Some(json::sample(&sample))
     };
-    Many::answer(ids, one).await
+    Many::answer(core, ids, one).await
 }
 
 /// The same window of many instances, by id.
 pub(crate) async fn range_of_many(State(core): App, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let parameters = Parameters::parse(query.as_deref());
     let ids = selected(&core, select(&parameters)?).await?;
-    let (Window { query, bands }, _) = window(&core, &parameters, &ids)?;
+    let (Window { query: asked, bands }, _) = window(&core, &parameters, &ids)?;
     let store = core.store.clone();
-    Many::answer(ids, move |id| Some(json::points(&store.range(id, &query), bands))).await
+    Many::answer(core, ids, move |id| Some(json::points(&store.range(id, &asked), bands))).await
 }
 
 /// A window of a workload: its instances together.
 pub(crate) async fn range_of_workload(
     State(core): App,
     Segment(name): Segment,
-    RawQuery(query): RawQuery,
+    RawQuery(text): RawQuery,
 ) -> Result<Response, ApiError> {
-    let parameters = Parameters::parse(query.as_deref());
+    let parameters = Parameters::parse(text.as_deref());
     let ids = selected(&core, workload(name)?).await?;
-    let (Window { query, bands }, _) = window(&core, &parameters, &ids)?;
+    let (Window { query: asked, bands }, _) = window(&core, &parameters, &ids)?;
     if bands {
         return Err(ApiError::invalid("bands", "the least and the most of a sum are not known"));
     }
     let store = core.store.clone();
-    let points = off_thread(move || crate::workload::range(&store, ids.iter(), &query)).await?;
+    let points = query(&core, move || crate::workload::range(&store, ids.iter(), &asked)).await?;
     Ok(json_bytes(json::points(&points, false)))
 }
 
-/// Asks history off the server's threads.
-pub(crate) async fn ask(core: &Core, id: InstanceId, query: Query) -> Result<Points, ApiError> {
+/// Asks history, when it is its turn.
+pub(crate) async fn ask(core: &Core, id: InstanceId, asked: Query) -> Result<Points, ApiError> {
     let store = core.store.clone();
-    off_thread(move || store.range(&id, &query)).await
+    query(core, move || store.range(&id, &asked)).await
 }
 
 /// Those a selection includes now, and those it names.
@@ -103,7 +103,7 @@ async fn selected(core: &Arc<Core>, selection: Selection) -> Result<Vec<Instance
 
 /// What is asked of instances, steps no finer than the one that is read most often; and the longest of their intervals.
 fn window(core: &Core, parameters: &Parameters<'_>, ids: &[InstanceId]) -> Result<(Window, i64), ApiError> {
-    let default_ms = i64::try_from(core.config.poll.interval.get().as_millis()).unwrap_or(i64::MAX);
+    let default_ms = i64::try_from(core.config.load().poll.interval.get().as_millis()).unwrap_or(i64::MAX);
     let intervals = ids.iter().flat_map(|id| core.store.frames(id)).map(|frame| frame.interval_ms());
     let ends = intervals.fold(None, |ends: Option<(i64, i64)>, interval| {
         Some(ends.map_or((interval, interval), |(least, most)| (least.min(interval), most.max(interval))))

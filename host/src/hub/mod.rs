@@ -32,6 +32,7 @@ pub(crate) use inbox::{Inbox, Joining, Message, Waiting, Wake};
 pub(crate) use selection::WORKLOAD;
 
 use crate::labels::Labels;
+use crate::places::{Full, Place, Places, Share};
 use before::Before;
 use begin::Beginning;
 use channels::Channels;
@@ -43,7 +44,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use watch::Place;
+use watch::Held;
 
 /// Who follows what. Cheap to clone: all are the same hub.
 #[derive(Debug, Clone)]
@@ -54,8 +55,8 @@ struct Inner {
     /// Tells ids of this start from those of another.
     boot: Arc<str>,
     buffer: usize,
-    most: usize,
-    open: Arc<AtomicUsize>,
+    most: AtomicUsize,
+    open: Arc<Places>,
     state: Mutex<State>,
     /// Counts what slow readers lose.
     lost: IntCounter,
@@ -92,19 +93,25 @@ pub struct Member {
 
 /// A place among the streams that may be open. Free again when it is dropped.
 #[derive(Debug)]
-pub struct Claim(Arc<AtomicUsize>);
+pub struct Claim {
+    _place: Place,
+}
 
 /// All streams the configuration allows are open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} streams are open, and more are not allowed (stream.max_streams)")]
-pub struct TooManyStreams(pub usize);
+pub enum TooManyStreams {
+    #[error("{0} streams are open, and more are not allowed (stream.max_streams)")]
+    InAll(usize),
+    #[error("{0} streams of this peer are open, and more are not allowed (stream.max_streams_per_peer)")]
+    OfPeer(usize),
+}
 
 /// A reader inside the process: when it is dropped, its place is free and its channel knows.
 #[derive(Debug)]
 struct Leave {
     channel: ChannelId,
     hub: Hub,
-    place: Arc<Place>,
+    place: Arc<Held>,
 }
 
 // === impl Hub ===
@@ -125,7 +132,7 @@ impl Hub {
         Self(Arc::new(Inner {
             boot: format!("{boot_ms:x}").into(),
             buffer: buffer.max(1),
-            most,
+            most: AtomicUsize::new(most),
             open: Arc::default(),
             state: Mutex::new(state),
             lost,
@@ -182,17 +189,23 @@ impl Hub {
         log.push(event, Some(at_ms), most);
     }
 
-    /// A place for one more stream, if there is one.
-    pub fn claim(&self) -> Result<Claim, TooManyStreams> {
-        let most = self.0.most;
-        let claimed = self.0.open.fetch_update(Relaxed, Relaxed, |now| (now < most).then_some(now + 1));
-        claimed.map_err(TooManyStreams)?;
-        Ok(Claim(self.0.open.clone()))
+    /// How many streams may be open from now on.
+    pub fn allow(&self, most: usize) {
+        self.0.most.store(most, Relaxed);
+    }
+
+    /// A place for one more stream, if there is one. `share`: what a peer may have.
+    pub(crate) fn claim(&self, share: Option<Share>) -> Result<Claim, TooManyStreams> {
+        let place = self.0.open.take(self.0.most.load(Relaxed), share);
+        place.map(|place| Claim { _place: place }).map_err(|full| match full {
+            Full::All(most) => TooManyStreams::InAll(most),
+            Full::OfPeer(most) => TooManyStreams::OfPeer(most),
+        })
     }
 
     /// How many streams are open.
     pub fn open(&self) -> usize {
-        self.0.open.load(Relaxed)
+        self.0.open.taken()
     }
 
     /// Follows samples inside the process. One that takes nothing for longer than `patience` is cut off.
@@ -201,7 +214,7 @@ impl Hub {
         let (mut state, Beginning { reset, first, ends, buffer }) = self.begin(&follow);
         let State { is_closed, channels, inboxes, .. } = &mut *state;
         let (channel, members) = channels.of(follow.selection, inboxes.len());
-        let leave = Leave { channel, hub: self.clone(), place: Place::new(claim) };
+        let leave = Leave { channel, hub: self.clone(), place: Held::new(claim) };
         let (watcher, watch) = watch::watch(buffer, form, first, reset, leave, patience);
         if !*is_closed && !ends {
             members.add(watcher);
@@ -277,12 +290,6 @@ impl Hub {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
     }
 }
 

@@ -32,7 +32,7 @@ fn watch(hub: &Hub, selection: Selection, seen: Option<&str>) -> Watch {
     let members = members.into_iter().filter(|member| selection.includes(&member.id, &member.labels)).collect();
     let seen = seen.map(str::to_owned);
     let follow = Follow { selection, seen, members, unheard: HashMap::new(), together: None };
-    hub.watch(hub.claim().unwrap(), follow, None)
+    hub.watch(hub.claim(None).unwrap(), follow, None)
 }
 
 fn one(text: &str) -> Selection {
@@ -236,7 +236,7 @@ fn what_is_from_before_this_start_comes_first_too_unless_it_is_of_another() {
             unheard: HashMap::from([(id("a"), (generation, sample(7)))]),
             together: None,
         };
-        let mut reader = hub.watch(hub.claim().unwrap(), follow, None);
+        let mut reader = hub.watch(hub.claim(None).unwrap(), follow, None);
         publish(&hub, "a", 8);
         (sequences(&mut reader), sequences(&mut watch(&hub, one("a"), Some("b007-0"))))
     };
@@ -271,7 +271,7 @@ fn a_carried_reader_that_takes_nothing_gives_its_place_back() {
     let hub = hub();
     let (selection, members, unheard) = (one("a"), Vec::new(), HashMap::new());
     let follow = Follow { selection, seen: None, members, unheard, together: None };
-    let _carried = hub.watch(hub.claim().unwrap(), follow, Some(Duration::ZERO));
+    let _carried = hub.watch(hub.claim(None).unwrap(), follow, Some(Duration::ZERO));
     (0..4).for_each(|at| publish(&hub, "a", at));
     while hub.open() > 0 {
         publish(&hub, "a", 9);
@@ -294,9 +294,9 @@ fn a_time_to_ask_from_is_no_later_than_anything_that_was_missed() {
 fn no_more_readers_than_allowed_and_nothing_is_left_of_those_that_are_gone() {
     let hub = hub();
     let mut readers: Vec<_> = (0..3).map(|_| watch(&hub, one("a"), None)).collect();
-    assert_eq!(hub.claim().unwrap_err(), TooManyStreams(3));
+    assert_eq!(hub.claim(None).unwrap_err(), TooManyStreams::InAll(3));
     readers.pop();
-    assert!(hub.claim().is_ok());
+    assert!(hub.claim(None).is_ok());
     drop(readers);
     assert_eq!((hub.open(), hub.lock().channels.is_empty()), (0, true));
 }

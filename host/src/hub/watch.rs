@@ -17,14 +17,14 @@ pub(super) struct Watcher {
     /// How long a reader may take nothing; none: as long as it likes.
     patience: Option<Duration>,
     full_since: Option<Instant>,
-    place: Arc<Place>,
+    place: Arc<Held>,
 }
 
-/// Of the streams that may be open.
+/// Its place among the streams that may be open.
 #[derive(Debug)]
-pub(super) struct Place(Mutex<Option<Claim>>);
+pub(super) struct Held(Mutex<Option<Claim>>);
 
-impl Place {
+impl Held {
     pub(super) fn new(claim: Claim) -> Arc<Self> {
         Arc::new(Self(Mutex::new(Some(claim))))
     }

@@ -15,6 +15,8 @@ pub struct HostMetrics {
     pub spans_dropped: IntCounterVec,
     pub http_requests: IntCounterVec,
     pub http_request_seconds: HistogramVec,
+    /// `all`, `peer`.
+    pub http_connections_refused: IntCounterVec,
     /// Polls in which a call failed.
     pub health_checks_failed: IntCounterVec,
     pub plugin_call_seconds: HistogramVec,
@@ -29,7 +31,7 @@ pub struct HostMetrics {
     pub plugins_uploaded: IntCounter,
     pub plugin_restores_succeeded: IntCounter,
     pub plugin_restores_failed: IntCounter,
-    /// `io`.
+    /// `io`, `full`, `strangers`, `closed`.
     pub audit_entries_dropped: IntCounterVec,
     pub workers_spawned: IntCounter,
     /// `graceful`, `crashed`, `idle_timeout`.
@@ -70,6 +72,11 @@ impl HostMetrics {
                 "Time to answer; streams are not in it.",
                 &["route", "status"],
                 prometheus::DEFAULT_BUCKETS.to_vec(),
+            )?,
+            http_connections_refused: counter(
+                "http_connections_refused_total",
+                "Connections that were closed because there are as many as may be, in all or of one peer.",
+                &["reason"],
             )?,
             health_checks_failed: counter("health_checks_failed_total", "Polls in which a call failed.", by_plugin)?,
             // From a warm call on one instance to a deadline of seconds.
@@ -152,7 +159,12 @@ impl HostMetrics {
         for reason in ["offset", "clock", "poison", "slow_reader", "untracked"] {
             metrics.samples_dropped.with_label_values(&[reason]);
         }
-        metrics.audit_entries_dropped.with_label_values(&["io"]);
+        for reason in ["all", "peer"] {
+            metrics.http_connections_refused.with_label_values(&[reason]);
+        }
+        for reason in ["io", "full", "strangers", "closed"] {
+            metrics.audit_entries_dropped.with_label_values(&[reason]);
+        }
         for reason in ["graceful", "crashed", "idle_timeout"] {
             metrics.workers_stopped.with_label_values(&[reason]);
         }

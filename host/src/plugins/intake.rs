@@ -9,7 +9,7 @@ use super::settling::Signature;
 use super::status::{Refusal, Shared};
 use super::supervisor::Denied;
 use super::{Component, NotTaken, Origin, PluginState, find};
-use crate::audit::{Action, Entry};
+use crate::audit::{Action, By, Entry, PluginChange, What};
 use crate::core::Core;
 use dropsonde_sandbox::{Sandbox, Trial};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 pub(super) struct Ask {
     pub(super) what: Asked,
     /// For the audit log.
-    pub(super) by: String,
+    pub(super) by: By,
     pub(super) answer: Answer,
 }
 
@@ -121,7 +121,7 @@ impl Intake<'_> {
                 }
                 None => {
                     let action = if self.status.has_current() { Action::Replace } else { Action::Add };
-                    (None, None, is_change.then(|| (action, "folder".to_owned())))
+                    (None, None, is_change.then_some((action, By::Folder)))
                 }
             };
             is_change = true;
@@ -146,8 +146,8 @@ impl Intake<'_> {
                     Err(rejected) => (rejected.digest.clone(), Some(rejected.why.to_string())),
                 };
                 let plugin = self.status.name.to_string();
-                let entry = Entry { action, plugin, by, digest, refused };
-                self.core.audit.write(self.core.clock.now_ms(), entry);
+                let what = What::Plugin(PluginChange { action, plugin, digest, refused });
+                self.core.audit.write(self.core.clock.now_ms(), &Entry { by, what });
             }
             let outcome = match (outcome, answer) {
                 (Ok(()), answer) => (Ok(()), answer),
@@ -308,9 +308,9 @@ impl Intake<'_> {
             Some(last) => format!("{why}; the last: {}", last.reason),
             None => why,
         };
-        let (plugin, by) = (self.status.name.to_string(), "host".to_owned());
-        let kept = Some(restored.loaded.digest.clone());
-        self.core.audit.write(at_ms, Entry { action: Action::Restore, plugin, by, digest: kept, refused: None });
+        let (plugin, kept) = (self.status.name.to_string(), Some(restored.loaded.digest.clone()));
+        let change = PluginChange { action: Action::Restore, plugin, digest: kept, refused: None };
+        self.core.audit.write(at_ms, &Entry { by: By::Host, what: What::Plugin(change) });
         self.status.refused(Refusal { at_ms, digest: Some(digest), reason, trap: last.and_then(|last| last.trap) });
         let digest = restored.loaded.digest.clone();
         self.hand_over(restored);

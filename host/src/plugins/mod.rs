@@ -44,11 +44,13 @@ pub(crate) use schema::plain;
 pub(crate) use status::BY_OPERATOR;
 pub(crate) use supervisor::Supervisor;
 
+use crate::audit::By;
+use crate::config::Config;
 use crate::tracked::PluginName;
 use dropsonde_sandbox::{Grants, Need, Role};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// All plugins by name.
 #[derive(Debug)]
@@ -67,6 +69,21 @@ impl Plugins {
     pub async fn request(&self, request: Request) {
         // Dropped with its channel when the host is stopping.
         let _ = self.requests.send(request).await;
+    }
+
+    /// Has those begin anew that the configuration has otherwise now. The sections of those that cannot.
+    pub(crate) async fn reconfigure(&self, config: &Config) -> Vec<String> {
+        let mut needs_restart = Vec::new();
+        for status in self.list().into_iter().filter(|status| !status.is_as(config)) {
+            if status.known().origin == Origin::Native {
+                needs_restart.push(format!("plugins.{}", status.name));
+                continue;
+            }
+            let (answer, _) = oneshot::channel();
+            let plugin = status.name.to_string();
+            self.request(Request { plugin, what: Wanted::Reconfigure, by: By::Host, answer }).await;
+        }
+        needs_restart
     }
 
     pub fn add(&self, status: Arc<Status>) {

@@ -127,7 +127,7 @@ pub(super) async fn start(
         metrics: PluginMetrics::new(
             status.name.clone(),
             core.metrics.registry.names().clone(),
-            core.config.metrics.max_series_per_plugin,
+            core.config.load().metrics.max_series_per_plugin,
         ),
         ..Setup::default()
     };

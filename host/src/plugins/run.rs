@@ -39,7 +39,7 @@ pub(super) async fn run(
     mail: Mail,
     mut stopping: watch::Receiver<bool>,
 ) -> Option<Unwanted> {
-    let data = core.config.kept_dir();
+    let data = core.config.load().kept_dir();
     let file = data.as_ref().map(|folder| StateFile::of(&status.name, folder));
     let good = data.as_ref().map(|folder| LastGood::of(&status.name, folder));
     let state = file.as_ref().map(StateFile::load).unwrap_or_default();

@@ -205,6 +205,15 @@ impl Status {
         }
     }
 
+    /// Whether it is as a configuration has it.
+    pub(crate) fn is_as(&self, config: &Config) -> bool {
+        let other = Self::new(self.name.clone(), Origin::Native, self.is_of_start, config);
+        self.config == other.config
+            && self.interval == other.interval
+            && self.source_interval == other.source_interval
+            && self.limits == other.limits
+    }
+
     /// A copy of what is known now.
     pub fn known(&self) -> Known {
         self.with(|known| known.clone())

@@ -9,7 +9,7 @@ use super::settling::{Change, Files, Settling};
 use super::status::Shared;
 use super::watcher::Watcher;
 use super::{Component, FindError, NotTaken, Origin, PluginState, Status};
-use crate::audit::{Action, Entry};
+use crate::audit::{Action, By, Entry, PluginChange, What};
 use crate::core::Core;
 use crate::tracked::PluginName;
 use dropsonde_sandbox::Sandbox;
@@ -31,7 +31,7 @@ pub struct Request {
     pub plugin: String,
     pub what: Wanted,
     /// For the audit log.
-    pub by: String,
+    pub by: By,
     pub answer: tokio::sync::oneshot::Sender<Result<(), Denied>>,
 }
 
@@ -43,6 +43,8 @@ pub enum Wanted {
     Reload,
     /// Its file goes.
     Remove,
+    /// Its section of the configuration is another.
+    Reconfigure,
 }
 
 /// Why it is not done.
@@ -76,6 +78,8 @@ pub(crate) struct Supervisor {
     misnamed: BTreeSet<PathBuf>,
     /// The folder cannot be used, and that was said.
     complained: bool,
+    /// It ends, and is begun again at once.
+    reconfigured: Option<String>,
 }
 
 /// A plugin's task.
@@ -125,6 +129,7 @@ impl Supervisor {
             settling: Settling::with(&Files::new()),
             misnamed: BTreeSet::new(),
             complained: false,
+            reconfigured: None,
         }
     }
 
@@ -138,10 +143,11 @@ impl Supervisor {
         for component in std::mem::take(&mut self.found) {
             self.begin(component, Beginning::Start);
         }
-        for name in self.core.config.plugins.keys().filter(|name| !self.running.contains_key(name.as_str())) {
+        let config = self.core.config.load_full();
+        for name in config.plugins.keys().filter(|name| !self.running.contains_key(name.as_str())) {
             tracing::warn!(plugin = name, "the configuration has a section for a plugin that is not there yet");
         }
-        for instance in &self.core.config.instances {
+        for instance in &config.instances {
             let named = instance.samplers.iter().flatten().filter(|name| *name != "*");
             for name in named.filter(|name| !self.running.contains_key(name.as_str())) {
                 tracing::warn!(instance = instance.id, plugin = name, "its sampler is no plugin that is there yet");
@@ -210,7 +216,7 @@ impl Supervisor {
                 },
                 Change::Removed => {
                     self.end(&name).await;
-                    self.removed(&name, "folder").await;
+                    self.removed(&name, By::Folder).await;
                 }
             }
         }
@@ -238,10 +244,11 @@ impl Supervisor {
             Wanted::Upload(bytes) => Asked::Upload(bytes),
             Wanted::Reload => Asked::Again,
             Wanted::Remove => {
-                let removed = self.remove(&plugin, &by).await;
+                let removed = self.remove(&plugin, by).await;
                 let _ = answer.send(removed);
                 return;
             }
+            Wanted::Reconfigure => return self.reconfigure(&plugin).await,
         };
         let ask = Ask { what, by, answer };
         match (self.running.get(plugin.as_str()), &ask.what) {
@@ -262,7 +269,8 @@ impl Supervisor {
     fn refuse(&self, plugin: &str, Ask { what, by, answer }: Ask) {
         let action = if matches!(what, Asked::Again) { Action::Reload } else { Action::Upload };
         let (plugin, refused) = (plugin.to_owned(), Some(Denied::Busy.to_string()));
-        self.core.audit.write(self.core.clock.now_ms(), Entry { action, plugin, by, digest: None, refused });
+        let what = What::Plugin(PluginChange { action, plugin, digest: None, refused });
+        self.core.audit.write(self.core.clock.now_ms(), &Entry { by, what });
         let _ = answer.send(Err(Denied::Busy));
     }
 
@@ -274,7 +282,24 @@ impl Supervisor {
         Place { name: name.to_owned(), folder: self.folder.clone() }
     }
 
-    async fn remove(&mut self, name: &str, by: &str) -> Result<(), Denied> {
+    /// Has it begin anew, by the configuration that is in force now. What it discovered stays as it is until it looks again.
+    async fn reconfigure(&mut self, name: &str) {
+        if !self.running.contains_key(name) {
+            return;
+        }
+        self.reconfigured = Some(name.to_owned());
+        self.end(name).await;
+        self.reconfigured = None;
+        if self.running.contains_key(name) {
+            return;
+        }
+        match self.place(name).component() {
+            Some(component) => self.begin(component, Beginning::Back),
+            None => self.forget(name),
+        }
+    }
+
+    async fn remove(&mut self, name: &str, by: By) -> Result<(), Denied> {
         self.core.plugins.get(name).ok_or(Denied::Unknown)?;
         let path = self.place(name).file().unwrap_or_default();
         if find::bundled(name).is_some() && fs::symlink_metadata(&path).is_err() {
@@ -294,17 +319,16 @@ impl Supervisor {
     }
 
     /// Its file is gone, and so is it: what comes with the binary takes its place, or nothing does.
-    async fn removed(&mut self, name: &str, by: &str) {
-        if let Some(good) = self.core.config.kept_dir().map(|data| LastGood::of(name, &data)) {
+    async fn removed(&mut self, name: &str, by: By) {
+        if let Some(good) = self.core.config.load().kept_dir().map(|data| LastGood::of(name, &data)) {
             let plugin = name.to_owned();
             let forgotten = off_thread(move || good.forget()).await;
             if let Ok(Err(error)) = forgotten {
                 tracing::warn!(plugin, %error, "cannot remove the copy of it to come back to");
             }
         }
-        let (plugin, by) = (name.to_owned(), by.to_owned());
-        let entry = Entry { action: Action::Remove, plugin, by, digest: None, refused: None };
-        self.core.audit.write(self.core.clock.now_ms(), entry);
+        let change = PluginChange { action: Action::Remove, plugin: name.to_owned(), digest: None, refused: None };
+        self.core.audit.write(self.core.clock.now_ms(), &Entry { by, what: What::Plugin(change) });
         if let Some(bundled) = find::bundled(name) {
             self.begin(bundled, Beginning::Back);
         }
@@ -319,7 +343,7 @@ impl Supervisor {
         }
         let is_start = matches!(beginning, Beginning::Start);
         let is_change = matches!(beginning, Beginning::Found | Beginning::Asked(_));
-        let status: Shared = Arc::new(Status::new(name.clone(), component.origin, is_start, &core.config));
+        let status: Shared = Arc::new(Status::new(name.clone(), component.origin, is_start, &core.config.load()));
         core.plugins.add(status.clone());
         core.metrics.know_plugin(&name);
         let (asks, asked) = mpsc::channel(MOST_ASKS);
@@ -368,10 +392,10 @@ impl Supervisor {
                 return;
             }
         };
-        self.core.plugins.remove(&name);
-        self.core.metrics.forget_plugin(&name);
-        self.core.snapshots.remove(&name, self.core.clock.now_ms());
-        self.core.discovered(&name, Vec::new(), self.core.clock.now_ms());
+        if unwanted.is_none() && self.reconfigured.as_deref() == Some(&*name) {
+            return;
+        }
+        self.forget(&name);
         let Some(unwanted) = unwanted else {
             tracing::info!(plugin = &*name, "removed");
             return;
@@ -381,5 +405,12 @@ impl Supervisor {
             self.begin(component, Beginning::Found);
         }
         unwanted.answer();
+    }
+
+    fn forget(&self, name: &str) {
+        self.core.plugins.remove(name);
+        self.core.metrics.forget_plugin(name);
+        self.core.snapshots.remove(name, self.core.clock.now_ms());
+        self.core.discovered(&name.into(), Vec::new(), self.core.clock.now_ms());
     }
 }

@@ -20,9 +20,9 @@ pub(crate) async fn keep(core: Arc<Core>, mut stopping: watch::Receiver<bool>) {
     let Ok(id) = instance() else { return };
     let fields = METRICS.iter().map(|number| Field::gauge(number.field)).collect();
     let (schema, labels) = (Schema::new(SAMPLER, fields), Arc::default());
-    let interval = core.config.snapshot.interval.get();
-    let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX);
     loop {
+        let interval = core.config.load().snapshot.interval.get();
+        let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX);
         tokio::select! {
             () = tokio::time::sleep(interval) => {}
             _ = stopping.wait_for(|&stopping| stopping) => return,

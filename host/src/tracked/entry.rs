@@ -74,11 +74,25 @@ impl Entry {
                 changed |= wish.is_for(plugin, default) && wish.gone.insert(plugin.clone());
             }
         }
-        let is_alive = !self.discovered_by.is_empty() || self.wishes().any(|wish| wish.may_be_answered(default));
-        if changed && !is_alive && self.ended_ms.is_none() {
-            self.ended_ms = Some(now_ms);
+        if changed {
+            self.end_if_unwanted(default, now_ms);
         }
         changed
+    }
+
+    /// The operator names it no more.
+    pub(super) fn forget_configured(&mut self, default: &[String], now_ms: i64) {
+        if let Some(wish) = self.configured.take().filter(|_| self.discovered_by.is_empty()) {
+            self.last_labels = wish.labels;
+        }
+        self.end_if_unwanted(default, now_ms);
+    }
+
+    fn end_if_unwanted(&mut self, default: &[String], now_ms: i64) {
+        let is_alive = !self.discovered_by.is_empty() || self.wishes().any(|wish| wish.may_be_answered(default));
+        if !is_alive && self.ended_ms.is_none() {
+            self.ended_ms = Some(now_ms);
+        }
     }
 
     /// What is asked once a platform says that it is there, perhaps with labels. Who polls it anyway does so alone.
@@ -129,6 +143,11 @@ impl Entry {
 impl Wish {
     pub(super) fn new(labels: Labels, samplers: Option<Vec<String>>) -> Self {
         Self { labels, samplers, gone: BTreeSet::new() }
+    }
+
+    /// Whatever was answered to it.
+    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+        self.labels == other.labels && self.samplers == other.samplers
     }
 
     fn samplers<'a>(&'a self, default: &'a [String]) -> &'a [String] {

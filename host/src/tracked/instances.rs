@@ -4,6 +4,7 @@ use super::entry::{Entry, Wish};
 use crate::labels::Labels;
 use dropsonde_store::InstanceId;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Instances by id. Every change goes through [`Instances::change`], which keeps the rest in order.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(super) struct Instances {
     /// Counts generations, and what was untracked.
     next: u64,
     most: usize,
+    /// Who polls those that name nobody.
+    default_samplers: Arc<[String]>,
     /// On every instance; an instance's own label of the same key wins.
     common: Labels,
 }
@@ -32,7 +35,7 @@ struct Worth {
 }
 
 impl Instances {
-    pub(super) fn new(common: Labels, most: usize) -> Self {
+    pub(super) fn new(default_samplers: Vec<String>, common: Labels, most: usize) -> Self {
         Self {
             all: BTreeMap::new(),
             over: BTreeSet::new(),
@@ -41,12 +44,55 @@ impl Instances {
             named: BTreeMap::new(),
             next: 0,
             most,
+            default_samplers: default_samplers.into(),
             common,
         }
     }
 
     pub(super) fn all(&self) -> &BTreeMap<InstanceId, Entry> {
         &self.all
+    }
+
+    pub(super) fn default_samplers(&self) -> Arc<[String]> {
+        self.default_samplers.clone()
+    }
+
+    pub(super) fn set_default_samplers(&mut self, default: &[String]) {
+        self.default_samplers = default.into();
+    }
+
+    /// What is on every instance from now on. Which ones have other labels by that.
+    pub(super) fn set_common(&mut self, common: &Labels) -> Vec<InstanceId> {
+        if self.common == *common {
+            return Vec::new();
+        }
+        self.common = common.clone();
+        let mut changed = Vec::new();
+        for (id, entry) in &mut self.all {
+            let before = entry.labels.clone();
+            entry.gather_labels(&self.common);
+            if !Arc::ptr_eq(&before, &entry.labels) {
+                changed.push(id.clone());
+            }
+        }
+        changed
+    }
+
+    /// Those the operator names.
+    pub(super) fn named(&self) -> impl Iterator<Item = &InstanceId> {
+        self.named.keys()
+    }
+
+    /// Whether the operator says just this of it.
+    pub(super) fn names(&self, id: &InstanceId, wish: &Wish) -> bool {
+        self.named.get(id).is_some_and(|named| named.says_the_same(wish))
+    }
+
+    /// The operator says nothing of it any more. It has ended, unless others want it.
+    pub(super) fn name_no_more(&mut self, id: &InstanceId, now_ms: i64) {
+        self.named.remove(id);
+        let default = self.default_samplers();
+        self.change(id, |entry| entry.forget_configured(&default, now_ms));
     }
 
     /// What the operator says of one, also when it comes back.

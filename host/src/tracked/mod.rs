@@ -38,7 +38,6 @@ pub type PluginName = Arc<str>;
 /// else by the default ones.
 #[derive(Debug)]
 pub struct Tracked {
-    default_samplers: Vec<String>,
     most: usize,
     instances: RwLock<Instances>,
     /// Steps whenever instances or labels may be others.
@@ -105,9 +104,8 @@ pub(crate) type Forget<'a> = &'a dyn Fn(&InstanceId);
 impl Tracked {
     pub fn new(default_samplers: Vec<String>, common: Labels, most: usize) -> Self {
         Self {
-            default_samplers,
             most,
-            instances: RwLock::new(Instances::new(common, most)),
+            instances: RwLock::new(Instances::new(default_samplers, common, most)),
             revision: AtomicU64::new(0),
             changed: Mutex::default(),
         }
@@ -121,6 +119,40 @@ impl Tracked {
         });
         self.revision.fetch_add(1, Relaxed);
         done.ok_or(TooMany(self.most))
+    }
+
+    /// Has the operator's word be another. Instances it names no more end, unless others want them. Which ones there is no
+    /// room for.
+    pub(crate) fn reconfigure(
+        &self,
+        default_samplers: &[String],
+        common: &Labels,
+        named: BTreeMap<InstanceId, (Labels, Option<Vec<String>>)>,
+        now_ms: i64,
+        forget: Forget<'_>,
+    ) -> Vec<InstanceId> {
+        self.change(|instances, changed| {
+            instances.set_default_samplers(default_samplers);
+            changed.extend(instances.set_common(common));
+            let mut named: BTreeMap<_, _> =
+                named.into_iter().map(|(id, (labels, samplers))| (id, Wish::new(labels, samplers))).collect();
+            for id in instances.named().filter(|id| !named.contains_key(*id)).cloned().collect::<Vec<_>>() {
+                instances.name_no_more(&id, now_ms);
+                changed.push(id);
+            }
+            // What is said as before may have been untracked since.
+            named.retain(|id, wish| !instances.names(id, wish));
+            let mut refused = Vec::new();
+            for (id, wish) in named {
+                instances.name(&id, wish);
+                let wish = |entry: &Entry| entry.asked.clone();
+                match track(instances, &id, wish, changed, forget) {
+                    Some(()) => changed.push(id),
+                    None => refused.push(id),
+                }
+            }
+            refused
+        })
     }
 
     /// Tracks an instance a program named, also one that was untracked, is paused or has ended. Those that said it was gone
@@ -169,12 +201,13 @@ impl Tracked {
     ) -> u64 {
         let listed: BTreeMap<InstanceId, Labels> = found.into_iter().collect();
         self.change(|instances, changed| {
+            let default = instances.default_samplers();
             let is_left = |(id, entry): (&InstanceId, &Entry)| {
                 (entry.discovered_by.contains_key(plugin) && !listed.contains_key(id)).then(|| id.clone())
             };
             let left: Vec<InstanceId> = instances.all().iter().filter_map(is_left).collect();
             for id in left {
-                instances.change(&id, |entry| entry.leave(plugin, false, &self.default_samplers, now_ms));
+                instances.change(&id, |entry| entry.leave(plugin, false, &default, now_ms));
                 changed.push(id);
             }
             let (known, new): (Vec<_>, Vec<_>) =
@@ -214,7 +247,8 @@ impl Tracked {
     pub fn gone(&self, plugin: &PluginName, polled: &Polled, now_ms: i64) {
         self.change(|instances, changed| {
             let is_current = instances.all().get(&polled.id).is_some_and(|entry| entry.generation == polled.generation);
-            let leave = |entry: &mut Entry| entry.leave(plugin, true, &self.default_samplers, now_ms);
+            let default = instances.default_samplers();
+            let leave = |entry: &mut Entry| entry.leave(plugin, true, &default, now_ms);
             if is_current && instances.change(&polled.id, leave) == Some(true) {
                 changed.push(polled.id.clone());
             }
@@ -236,7 +270,8 @@ impl Tracked {
     /// What a sampler polls, by id.
     pub fn polled_by(&self, plugin: &PluginName) -> Vec<Polled> {
         self.read(|instances| {
-            let polled = instances.all().iter().filter(|(_, entry)| entry.is_polled_by(plugin, &self.default_samplers));
+            let default = instances.default_samplers();
+            let polled = instances.all().iter().filter(|(_, entry)| entry.is_polled_by(plugin, &default));
             polled
                 .map(|(id, Entry { generation, labels, .. })| Polled {
                     id: id.clone(),
@@ -295,7 +330,7 @@ impl Tracked {
     }
 
     pub fn get(&self, id: &InstanceId) -> Option<Tracking> {
-        self.read(|instances| instances.all().get(id).map(|entry| self.tracking(id, entry)))
+        self.read(|instances| instances.all().get(id).map(|entry| tracking(instances, id, entry)))
     }
 
     /// All, by id.
@@ -314,7 +349,7 @@ impl Tracked {
         self.read(|instances| {
             let behind = instances.all().range::<str, _>((begin, Bound::Unbounded));
             let wanted = behind.filter(|(id, entry)| wanted(id, &entry.labels));
-            wanted.take(most).map(|(id, entry)| self.tracking(id, entry)).collect()
+            wanted.take(most).map(|(id, entry)| tracking(instances, id, entry)).collect()
         })
     }
 
@@ -334,16 +369,6 @@ impl Tracked {
         self.revision.load(Relaxed)
     }
 
-    fn tracking(&self, id: &InstanceId, entry: &Entry) -> Tracking {
-        let samplers: BTreeSet<&str> = entry.named_samplers(&self.default_samplers).collect();
-        Tracking {
-            id: id.clone(),
-            labels: entry.labels.clone(),
-            state: entry.state(),
-            samplers: samplers.into_iter().map(str::to_owned).collect(),
-        }
-    }
-
     /// What changes is noted, and others hear that there may be something else.
     fn change<T>(&self, change: impl FnOnce(&mut Instances, &mut Vec<InstanceId>) -> T) -> T {
         let mut changed = Vec::new();
@@ -361,6 +386,17 @@ impl Tracked {
 
     fn write<T>(&self, change: impl FnOnce(&mut Instances) -> T) -> T {
         change(&mut self.instances.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn tracking(instances: &Instances, id: &InstanceId, entry: &Entry) -> Tracking {
+    let default = instances.default_samplers();
+    let samplers: BTreeSet<&str> = entry.named_samplers(&default).collect();
+    Tracking {
+        id: id.clone(),
+        labels: entry.labels.clone(),
+        state: entry.state(),
+        samplers: samplers.into_iter().map(str::to_owned).collect(),
     }
 }
 

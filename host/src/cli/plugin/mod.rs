@@ -9,7 +9,7 @@ mod remote;
 mod run;
 mod test;
 
-use super::{ClientArgs, DataArgs};
+use super::{ClientArgs, HostArgs};
 use crate::config::GrantsConfig;
 use clap::{Args, Subcommand, ValueEnum};
 use remote::Wish;
@@ -80,10 +80,7 @@ pub(super) struct OrderArgs {
     /// The plugin's name
     name: String,
     #[command(flatten)]
-    data: DataArgs,
-    /// The running host
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
-    url: String,
+    host: HostArgs,
 }
 
 #[derive(Debug, Args)]

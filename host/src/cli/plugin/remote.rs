@@ -3,12 +3,12 @@
 use super::{ClientArgs, OrderArgs, PluginArgs};
 use crate::cli::client::{Client, encode};
 use crate::cli::query::print;
-use crate::tokens::{self, Right};
+use crate::tokens::Right;
 use anyhow::{Context, Result};
 use hyper::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use std::io::{ErrorKind, Write as _};
+use std::io::Write as _;
 
 /// Characters of a failure in a list; `show` has all of it.
 const LONGEST_FAILURE: usize = 100;
@@ -32,7 +32,7 @@ struct Failure {
 }
 
 pub(super) async fn list(args: ClientArgs) -> Result<()> {
-    let body = Client::new(&args.url)?.get("/v1/plugins").await?;
+    let body = Client::to_read(&args.host)?.get("/v1/plugins").await?;
     if args.json {
         return print(&body);
     }
@@ -63,7 +63,7 @@ pub(super) async fn list(args: ClientArgs) -> Result<()> {
 }
 
 pub(super) async fn show(args: PluginArgs) -> Result<()> {
-    let body = Client::new(&args.client.url)?.get(&format!("/v1/plugins/{}", encode(&args.name))).await?;
+    let body = Client::to_read(&args.client.host)?.get(&format!("/v1/plugins/{}", encode(&args.name))).await?;
     if args.client.json {
         return print(&body);
     }
@@ -112,15 +112,6 @@ pub(super) enum Wish {
 }
 
 pub(super) async fn wish(args: OrderArgs, wish: Wish) -> Result<()> {
-    let data = args.data.folder()?;
-    let token = tokens::read(&data, Right::Admin).with_context(|| {
-        let file = tokens::file(&data, Right::Admin);
-        let hint = match file.metadata() {
-            Err(error) if error.kind() == ErrorKind::NotFound => "; name the host's data directory with --data",
-            _ => "; try it as the user the host runs as",
-        };
-        format!("cannot read the admin token in {}{hint}", file.display())
-    })?;
     let (method, action, done) = match wish {
         Wish::Reload => (Method::POST, "/reload", "it begins anew"),
         Wish::Quarantine => (Method::POST, "/quarantine", "it will run no more until it is released"),
@@ -128,7 +119,7 @@ pub(super) async fn wish(args: OrderArgs, wish: Wish) -> Result<()> {
         Wish::Remove => (Method::DELETE, "", "it is removed; its history stays"),
     };
     let path = format!("/v1/plugins/{}{action}", encode(&args.name));
-    let answer = Client::new(&args.url)?.change(method, &path, &token).await?;
+    let answer = Client::to_change(&args.host, Right::Admin)?.change(method, &path).await?;
     let page: Value = serde_json::from_slice(&answer).unwrap_or_default();
     let done = match (wish, page.get("preparing").and_then(Value::as_bool)) {
         (Wish::Reload, Some(true)) => "it is still being compiled; `dropsonde plugin show` tells what becomes of it",

@@ -111,14 +111,14 @@ impl<'a> Poller<'a> {
     /// Polls until that ends. Between two ticks events are handed over, and a source is asked once more for who wants
     /// that.
     pub(super) async fn poll_on_schedule(&mut self, schedule: &mut Schedule, handover: &Latest<Candidate>) -> Ended {
-        let discover_interval =
-            i64::try_from(self.core.config.poll.discover_interval.get().as_millis()).unwrap_or(i64::MAX);
         let mut discover_at = i64::MIN;
         self.status.update(|known| known.late_ticks = 0);
         let events = self.status.events();
         // A tick that is still to come, as something between the last one and it ended badly.
         let mut overdue: Option<(i64, u64)> = None;
         loop {
+            let discover_interval =
+                i64::try_from(self.core.config.load().poll.discover_interval.get().as_millis()).unwrap_or(i64::MAX);
             let before = *schedule;
             let now_ms = self.core.clock.now_ms();
             let (due_ms, missed) = overdue.take().unwrap_or_else(|| schedule.next(now_ms));

@@ -1,0 +1,52 @@
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// In the data directory.
+pub(super) const NAME: &str = "audit.log";
+
+/// Bytes after which a new file begins; one older is kept, with `.1` behind.
+pub(super) const LARGEST: u64 = 8 << 20;
+
+/// Where lines go.
+#[derive(Debug)]
+pub(super) struct Appended {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    /// The last line may not be whole.
+    is_cut: bool,
+}
+
+impl Appended {
+    pub(super) fn open(data: &Path) -> io::Result<Self> {
+        Self::at(data.join(NAME))
+    }
+
+    fn at(path: PathBuf) -> io::Result<Self> {
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+        let file = file.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+        let size = file.metadata()?.len();
+        Ok(Self { path, file, size, is_cut: false })
+    }
+
+    /// Whole lines.
+    pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        if self.size + lines.len() as u64 > LARGEST {
+            let mut older = self.path.clone().into_os_string();
+            older.push(".1");
+            // It may have been moved before, and the next one not opened.
+            fs::rename(&self.path, older).or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
+            *self = Self::at(self.path.clone())?;
+        }
+        // A line that was cut, as on a full disk, must not take the next one with it.
+        if std::mem::replace(&mut self.is_cut, true) {
+            self.file.write_all(b"\n")?;
+        }
+        self.file.write_all(lines)?;
+        self.is_cut = false;
+        self.size += lines.len() as u64;
+        Ok(())
+    }
+}

@@ -1,0 +1,37 @@
+use super::target::Target;
+use crate::cli::HostArgs;
+use crate::config::Config;
+use crate::tokens::{self, Right};
+use anyhow::{Context as _, Result};
+use std::io::ErrorKind;
+
+/// The token to show. Of this machine's own files, none is shown to a host elsewhere, unless they were named.
+pub(super) fn find(args: &HostArgs, config: &Config, target: &Target, right: Right) -> Result<Option<String>> {
+    if let Some(file) = &args.token_file {
+        let token = tokens::read(file).with_context(|| format!("--token-file {}", file.display()))?;
+        return Ok(Some(token));
+    }
+    if let Some(token) = std::env::var("DROPSONDE_TOKEN").ok().filter(|token| !token.is_empty()) {
+        return Ok(Some(token));
+    }
+    let is_named = args.data.config.is_some() || args.data.data.is_some();
+    if !is_named && !target.is_local() {
+        return Ok(None);
+    }
+    // It is there where the host wants it, which may have been told so by what is not known here.
+    let made = || Some(config.kept_dir()?.join(right.file_name()));
+    let Some(file) = config.token_file(right).or_else(made) else { return Ok(None) };
+    match tokens::read(&file) {
+        Ok(token) => Ok(Some(token)),
+        // Most hosts want none from readers.
+        Err(error) if right == Right::Read && error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(_) if right == Right::Read && !is_named => Ok(None),
+        Err(error) => {
+            let hint = match error.kind() {
+                ErrorKind::NotFound => "; name the host's data directory with --data, or a file with --token-file",
+                _ => "; try it as the user the host runs as",
+            };
+            Err(error).with_context(|| format!("cannot read the {} token in {}{hint}", right.as_str(), file.display()))
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! What a service manager hears, if one started the host and wants to (`Type=notify`, `WatchdogSec=`).
+
+use crate::core::Core;
+use crate::health::Health;
+use sd_notify::NotifyState;
+use std::sync::Arc;
+use tokio::task::AbortHandle;
+
+/// The host serves, by the configuration it was told last.
+pub(super) fn ready() {
+    tell(&[NotifyState::Ready]);
+}
+
+pub(super) fn reloading() {
+    if let Ok(now) = NotifyState::monotonic_usec_now() {
+        tell(&[NotifyState::Reloading, now]);
+    }
+}
+
+pub(super) fn stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+/// Ends with this.
+pub(super) struct Watchdog(AbortHandle);
+
+/// Says at intervals that the host is well, as long as no task of its own is dead: then a restart helps.
+pub(super) fn watchdog(core: Arc<Core>) -> Option<Watchdog> {
+    let longest = sd_notify::watchdog_enabled()?;
+    let task = tokio::spawn(async move {
+        loop {
+            if Health::of(&core).fatal.is_none() {
+                tell(&[NotifyState::Watchdog]);
+            }
+            tokio::time::sleep(longest / 3).await;
+        }
+    });
+    Some(Watchdog(task.abort_handle()))
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "the service manager cannot be told");
+    }
+}

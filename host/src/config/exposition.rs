@@ -1,0 +1,67 @@
+use super::{ConfigError, Span};
+use serde::Deserialize;
+use std::time::Duration;
+
+/// `[metrics]`: what Prometheus scrapes.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    pub path: String,
+    /// Series of one plugin's own metrics; each bucket of a histogram is one.
+    pub max_series_per_plugin: usize,
+}
+
+/// `[snapshot]`: the application as a whole.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Snapshot {
+    /// How often sources are polled, and the snapshot's numbers written to history.
+    pub interval: Span,
+    /// Another path of `/v1/snapshot`.
+    pub path: String,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { max_series_per_plugin: 10_000, path: "/metrics".to_owned() }
+    }
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self { interval: Span::from_secs(10), path: "/parsec/metrics".to_owned() }
+    }
+}
+
+impl Metrics {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if self.max_series_per_plugin > 1_000_000 {
+            return ConfigError::value("metrics.max_series_per_plugin", "must be at most 1000000");
+        }
+        check_path("metrics.path", &self.path)
+    }
+}
+
+impl Snapshot {
+    pub(super) fn check(&self, metrics: &Metrics) -> Result<(), ConfigError> {
+        if self.interval.get() < Duration::from_millis(100) {
+            return ConfigError::value("snapshot.interval", "must be at least 100ms");
+        }
+        if self.path == metrics.path {
+            return ConfigError::value("snapshot.path", "is that of the metrics already");
+        }
+        check_path("snapshot.path", &self.path)
+    }
+}
+
+/// One that is free, and means itself.
+fn check_path(key: &str, path: &str) -> Result<(), ConfigError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
+    if !path.starts_with('/') || !path.bytes().all(plain) {
+        return ConfigError::value(key, "must begin with `/` and go on with letters, digits and `/-_.`");
+    }
+    if crate::http::is_taken(path) {
+        return ConfigError::value(key, "is a route of its own already");
+    }
+    Ok(())
+}

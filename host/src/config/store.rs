@@ -1,0 +1,53 @@
+use super::{Bytes, ConfigError, Span};
+use serde::Deserialize;
+use std::time::Duration;
+
+/// `[store]`: what is kept, and for how long.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Rows kept per sampler and instance.
+    pub retention_samples: usize,
+    /// Older rows go.
+    pub retention: Span,
+    /// What files of history may take together; beyond, the oldest rows go.
+    pub max_disk: Bytes,
+    /// Nothing is written to disk.
+    pub memory_only: bool,
+    /// How often what is new is written: what a crash can cost.
+    pub flush_interval: Span,
+    /// Memory for unpacked history, so that what is asked again is answered faster.
+    pub block_cache: Bytes,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        // A week at 10 s.
+        Self {
+            retention_samples: 60_480,
+            retention: Span::from_secs(7 * 86_400),
+            max_disk: Bytes::new(10 << 30),
+            memory_only: false,
+            flush_interval: Span::from_secs(1),
+            block_cache: Bytes::new(64 << 20),
+        }
+    }
+}
+
+impl StoreConfig {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if self.retention_samples == 0 {
+            return ConfigError::value("store.retention_samples", "must be at least 1");
+        }
+        if self.retention.get() < Duration::from_secs(60) {
+            return ConfigError::value("store.retention", "must be at least 1m");
+        }
+        if self.max_disk.get() < 1 << 20 {
+            return ConfigError::value("store.max_disk", "must be at least 1MiB");
+        }
+        if !(Duration::from_millis(10)..=Duration::from_secs(3600)).contains(&self.flush_interval.get()) {
+            return ConfigError::value("store.flush_interval", "must be at least 10ms and at most 1h");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,45 @@
+use super::{ConfigError, Span};
+use serde::Deserialize;
+use std::time::Duration;
+
+/// `[stream]`: live readers.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Stream {
+    /// Samples of an instance that a slow reader may be behind before it loses some, or be away without missing any; the
+    /// newest 16 MiB of all instances' are kept for those who are away.
+    pub watch_buffer: usize,
+    /// Silence after which a reader is told that the stream still is.
+    pub heartbeat: Span,
+    /// Time after which a reader that takes nothing is cut off.
+    pub stalled: Span,
+    pub max_streams: usize,
+    /// Of one address (IPv6: one /64). None: 1000 of another machine's, any number of this one's.
+    pub max_streams_per_peer: Option<usize>,
+}
+
+impl Default for Stream {
+    fn default() -> Self {
+        Self {
+            watch_buffer: 64,
+            heartbeat: Span::from_secs(15),
+            stalled: Span::from_secs(30),
+            max_streams: 20_000,
+            max_streams_per_peer: None,
+        }
+    }
+}
+
+impl Stream {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if !(1..=65_536).contains(&self.watch_buffer) {
+            return ConfigError::value("stream.watch_buffer", "must be at least 1 and at most 65536");
+        }
+        for (key, span) in [("stream.heartbeat", self.heartbeat), ("stream.stalled", self.stalled)] {
+            if !(Duration::from_millis(100)..=Duration::from_secs(86_400)).contains(&span.get()) {
+                return ConfigError::value(key, "must be at least 100ms and at most 1d");
+            }
+        }
+        Ok(())
+    }
+}

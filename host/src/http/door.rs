@@ -1,0 +1,253 @@
+//! What every request passes: whom it was meant for, which page sent it, who sends it, and whether that one may.
+
+use super::error::{ApiError, Refused};
+use super::login;
+use super::peer::Peer;
+use super::rights::{Caller, Rights};
+use super::stream::is_stream;
+use super::tls::Tls;
+use crate::audit::{By, Entry, Request as Asked, What};
+use crate::core::Core;
+use crate::metrics::status_class;
+use crate::tracing::continues;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use rustix::system::uname;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+use tracing::Instrument as _;
+use tracing::field::Empty;
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+
+/// For browsers: nothing here is a part of anybody's page, and what is no page itself loads nothing.
+const HEADERS: [(HeaderName, HeaderValue); 5] = [
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
+    (
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
+    ),
+];
+
+/// Bytes of a path, or of a reason, that are written down.
+const LONGEST_NOTE: usize = 512;
+
+/// What is known before a request comes.
+pub(super) struct Door {
+    pub(super) core: Arc<Core>,
+    pub(super) names: Names,
+    pub(super) rights: Rights,
+}
+
+/// What this host is asked for by. A page of a stranger could give its own name this address, and would then read what
+/// only this machine may; it cannot choose the name its requests say.
+pub(super) struct Names {
+    given: Vec<String>,
+    is_any: bool,
+    tls: Option<Tls>,
+}
+
+impl Names {
+    pub(super) fn new(given: &[String], tls: Option<Tls>) -> Self {
+        let machine = uname();
+        let machine = machine.nodename().to_str().ok();
+        let given: Vec<_> = given.iter().map(String::as_str).chain(machine).map(str::to_ascii_lowercase).collect();
+        Self { is_any: given.iter().any(|name| name == "*"), given, tls }
+    }
+
+    /// Addresses cannot be given to somebody else.
+    fn include(&self, host: &str) -> bool {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
+        self.is_any
+            || host == "localhost"
+            || address.parse::<IpAddr>().is_ok()
+            || self.given.contains(&host)
+            || self.tls.as_ref().is_some_and(|tls| tls.is_for(&host))
+    }
+
+    /// As HTTP says where a request is meant for: in its target, or else in its head.
+    fn check(&self, uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), ApiError> {
+        let mut said = headers.get_all(header::HOST).iter();
+        let host = said.next();
+        if said.next().is_some() || (host.is_none() && uri.authority().is_none() && version == Version::HTTP_11) {
+            return Err(ApiError::new(StatusCode::BAD_REQUEST, "a request has one Host header"));
+        }
+        let host = host.map(|host| host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()));
+        for authority in host.into_iter().chain(uri.authority().cloned().map(Some)) {
+            let authority = authority.filter(|authority| !authority.as_str().contains('@'));
+            let authority =
+                authority.ok_or_else(|| ApiError::new(StatusCode::BAD_REQUEST, "the Host header is no host"))?;
+            if !self.include(authority.host()) {
+                let why = format!(
+                    "this host is not asked for by the name {}; if it is one of its own, it is to be in http.hosts",
+                    authority.host()
+                );
+                return Err(ApiError::new(StatusCode::MISDIRECTED_REQUEST, why));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Door {
+    /// Whether it is for this host, and from no page of a stranger.
+    fn check_origin(&self, request: &Request, peer: &Peer) -> Result<(), ApiError> {
+        let headers = request.headers();
+        // A browser cannot be made to use a socket of the file system.
+        if !peer.is_local() {
+            self.names.check(request.uri(), request.version(), headers)?;
+        }
+        let says = |name: &HeaderName, value: &str| headers.get(name).is_some_and(|said| said == value);
+        if !says(&SEC_FETCH_SITE, "cross-site") {
+            return Ok(());
+        }
+        // Whoever follows a link to the page gets to it: nobody else sees what it shows.
+        let is_link =
+            request.method() == Method::GET && request.uri().path() == "/" && says(&SEC_FETCH_MODE, "navigate");
+        let config = self.core.config.load();
+        let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
+        if is_link || origin.is_some_and(|origin| config.http.cors_origins.iter().any(|allowed| allowed == origin)) {
+            return Ok(());
+        }
+        let why = "a page of another site sent this; if it may, its origin is to be in http.cors_origins";
+        Err(ApiError::new(StatusCode::FORBIDDEN, why))
+    }
+
+    /// Who sends it, if that one may.
+    fn admit(&self, request: &Request, route: &str) -> (Caller, Result<(), Response>) {
+        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_else(Peer::unknown);
+        let (core, headers) = (&self.core, request.headers());
+        let caller = Caller::of(core, peer, headers);
+        let checked = self.check_origin(request, &caller.peer).and_then(|()| {
+            let needed = self.rights.needed(route, request.method());
+            needed.map_or(Ok(()), |needed| caller.check(core, needed))
+        });
+        let checked = checked.map_err(|error| match error.status() {
+            StatusCode::UNAUTHORIZED if login::wants_page(request.method(), headers) => login::page(error),
+            _ => error.into_response(),
+        });
+        (caller, checked)
+    }
+
+    /// Who changed something, and who tried to.
+    fn note(&self, caller: &Caller, method: &Method, path: &str, response: &Response) {
+        let short = |text: &str| text.chars().take(LONGEST_NOTE).collect();
+        let refused = response.extensions().get::<Refused>().map(|Refused(why)| short(why));
+        let status = response.status().as_u16();
+        let asked = Asked { method: method.to_string(), path: short(path), status, refused };
+        let entry = Entry { by: By::Api(caller.name()), what: What::Request(asked) };
+        self.core.audit.write(self.core.clock.now_ms(), &entry);
+    }
+}
+
+/// What may become a span's name: a client may send any word.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "_OTHER",
+    }
+}
+
+/// Lets through who may, counts and times what passes, writes down who changed something, and sets the headers every answer
+/// has.
+pub(super) async fn pass(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let core = &door.core;
+    let matched = request.extensions().get::<MatchedPath>();
+    let route = matched.map_or_else(|| "unknown".to_owned(), |path| path.as_str().to_owned());
+    let method = known(request.method());
+    let span = tracing::debug_span!(
+        "request",
+        otel.name = format_args!("{method} {route}"),
+        otel.kind = "server",
+        otel.status_code = Empty,
+        http.request.method = method,
+        http.route = route,
+        http.response.status_code = Empty,
+    );
+    continues(&span, request.headers());
+    let (caller, admitted) = door.admit(&request, &route);
+    let noted = door.rights.is_change(&route, request.method());
+    let noted = noted.then(|| (caller.clone(), request.method().clone(), request.uri().path().to_owned()));
+    let mut response = match admitted {
+        Ok(()) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).instrument(span.clone()).await
+        }
+        Err(refused) => refused,
+    };
+    span.record("http.response.status_code", i64::from(response.status().as_u16()));
+    if response.status().is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
+    if let Some((caller, method, path)) = noted {
+        door.note(&caller, &method, &path, &response);
+    }
+    let status = status_class(response.status().as_u16());
+    core.metrics.http_requests.with_label_values(&[&*route, status]).inc();
+    if !is_stream(&response) {
+        let took = started.elapsed().as_secs_f64();
+        core.metrics.http_request_seconds.with_label_values(&[&*route, status]).observe(took);
+    }
+    let headers = response.headers_mut();
+    for (name, value) in HEADERS {
+        headers.entry(name).or_insert(value);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(names: &[&str], target: &str, hosts: &[&str]) -> u16 {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut headers = HeaderMap::new();
+        for host in hosts {
+            headers.append(header::HOST, HeaderValue::from_str(host).unwrap());
+        }
+        let checked = Names::new(&names, None).check(&target.parse().unwrap(), Version::HTTP_11, &headers);
+        checked.map_or_else(|error| error.status().as_u16(), |()| 200)
+    }
+
+    #[test]
+    fn a_host_is_asked_for_by_its_addresses_localhost_and_names_it_was_given() {
+        for host in
+            ["localhost", "LOCALHOST:9090", "localhost.", "127.0.0.1:1", "[::1]:9090", "192.168.1.5", "Me.example"]
+        {
+            assert_eq!(check(&["me.example"], "/", &[host]), 200, "{host}");
+        }
+        for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "me.example.evil:80", "1"] {
+            assert_eq!(check(&["me.example"], "/", &[host]), 421, "{host}");
+        }
+        assert_eq!(check(&["*"], "/", &["any.example"]), 200);
+    }
+
+    #[test]
+    fn what_is_no_host_or_more_than_one_is_a_bad_request() {
+        for hosts in [&[][..], &["localhost", "localhost"], &["a b"], &["user@localhost"], &["[::1"], &[""]] {
+            assert_eq!(check(&[], "/", hosts), 400, "{hosts:?}");
+        }
+    }
+
+    #[test]
+    fn a_whole_url_as_the_target_counts_as_well() {
+        assert_eq!(check(&[], "http://localhost/", &["localhost"]), 200);
+        assert_eq!(check(&[], "http://evil.example/", &["localhost"]), 421);
+        assert_eq!(check(&[], "http://localhost/", &["evil.example"]), 421);
+    }
+}

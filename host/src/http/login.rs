@@ -1,0 +1,125 @@
+//! Browsers show a token once, and are given a cookie that lets them read: a page's streams cannot show a token.
+//!
+//! A cookie changes nothing, whoever's token it was made of: what a browser sends by itself is no order.
+
+use super::App;
+use super::body::{content_type, read};
+use super::error::ApiError;
+use super::page;
+use super::rights::bearer;
+use crate::core::Core;
+use crate::tokens::{Right, Shown};
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use serde::Deserialize;
+
+/// Bytes of a login.
+const LARGEST: usize = 8 << 10;
+
+const COOKIE: &str = "dropsonde_session";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Login {
+    token: String,
+}
+
+/// A token, by a form, as JSON, or in the head like everywhere else.
+pub(super) async fn login(State(core): App, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let sent = sent(&core, &headers, body).await?;
+    let shown = || Some(bearer(headers.get(header::AUTHORIZATION)?.as_bytes())?.to_vec());
+    let token = sent.or_else(shown).ok_or_else(|| ApiError::invalid("token", "there is none"))?;
+    let any = Right::ALL.iter().any(|right| core.config.load().token_file(*right).is_some());
+    if !any {
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "this host has no token anyone could log in with"));
+    }
+    if core.tokens.recognize(&token) == Shown::Unknown {
+        return Err(ApiError::unauthorized("this is no token of this host"));
+    }
+    let session = core.tokens.begin_session(&core.config.load());
+    let session = session.map_err(|error| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    Ok(with_cookie(&core, &headers, session.secret(), session.lifetime.as_secs()))
+}
+
+/// What the cookie was for ends, also for whoever has a copy.
+pub(super) async fn logout(State(core): App, headers: HeaderMap) -> Response {
+    if let Some(secret) = session(&headers) {
+        core.tokens.end_session(secret);
+    }
+    with_cookie(&core, &headers, "", 0)
+}
+
+/// What the body says, if there is one.
+async fn sent(core: &Core, headers: &HeaderMap, body: Body) -> Result<Option<Vec<u8>>, ApiError> {
+    let bytes = read(core, headers, body, LARGEST).await?;
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let token = match content_type(headers).as_deref() {
+        Some("application/x-www-form-urlencoded") => {
+            let mut fields = form_urlencoded::parse(&bytes);
+            let token = fields.find(|(name, _)| name == "token");
+            token
+                .map(|(_, token)| token.trim().to_owned())
+                .ok_or_else(|| ApiError::invalid("token", "there is none"))?
+        }
+        Some("application/json") => {
+            let login: Login = serde_json::from_slice(&bytes).map_err(|error| ApiError::invalid("body", error))?;
+            login.token
+        }
+        _ => {
+            let why = "a token is sent by a form, as application/json, or as Authorization: Bearer TOKEN";
+            return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
+        }
+    };
+    Ok(Some(token.into_bytes()))
+}
+
+/// Browsers go on to the page; programs know by the status.
+fn with_cookie(core: &Core, request: &HeaderMap, secret: &str, seconds: u64) -> Response {
+    let secure = if core.config.load().tls.files().is_some() { "; Secure" } else { "" };
+    let cookie = format!("{COOKIE}={secret}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
+    let mut response = if takes_html(request) {
+        (StatusCode::SEE_OTHER, [(header::LOCATION, HeaderValue::from_static("/"))]).into_response()
+    } else {
+        StatusCode::NO_CONTENT.into_response()
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
+        headers.insert(header::SET_COOKIE, cookie);
+    }
+    response
+}
+
+/// What a browser that has logged in shows.
+pub(super) fn session(headers: &HeaderMap) -> Option<&[u8]> {
+    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|cookies| cookies.to_str().ok());
+    let mut pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(name, _)| *name == COOKIE).map(|(_, secret)| secret.as_bytes())
+}
+
+/// Whether who is refused is a person in front of a browser.
+pub(super) fn wants_page(method: &Method, headers: &HeaderMap) -> bool {
+    method == Method::GET && takes_html(headers)
+}
+
+/// The refusal as a page to log in at.
+pub(super) fn page(refused: ApiError) -> Response {
+    let status = refused.status();
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, page::POLICY),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+    ];
+    (status, headers, Html(page::login())).into_response()
+}
+
+fn takes_html(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .any(|accept| accept.to_str().is_ok_and(|accept| accept.contains("text/html")))
+}

@@ -1,0 +1,99 @@
+//! The other end of a connection.
+
+use crate::places::Share;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+/// Who is connected. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    pub(super) address: Address,
+    /// The subject of the certificate it showed.
+    pub(super) certificate: Option<Arc<str>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Address {
+    Tcp(SocketAddr),
+    /// A process of this machine, of a user the kernel tells.
+    Unix {
+        uid: Option<u32>,
+    },
+}
+
+impl Peer {
+    /// Of a request that came by no connection.
+    pub(super) fn unknown() -> Self {
+        Self { address: Address::Unix { uid: None }, certificate: None }
+    }
+
+    /// Whether it came by a socket in the file system.
+    pub(super) fn is_local(&self) -> bool {
+        matches!(self.address, Address::Unix { .. })
+    }
+
+    /// What it may have of something.
+    pub(crate) fn share(&self, configured: Option<usize>) -> Option<Share> {
+        self.address.share(configured)
+    }
+}
+
+impl Address {
+    /// What it may have of something. One peer is an address of IPv4, or a /64 of IPv6, which is what one subscriber is
+    /// given. None: as much as there is.
+    pub(super) fn share(self, configured: Option<usize>) -> Option<Share> {
+        /// Of another machine, where nothing is said: browsers behind one address, and not all there is.
+        const USUAL: usize = 1000;
+        let Self::Tcp(address) = self else { return None };
+        let ip = address.ip().to_canonical();
+        let most = configured.or_else(|| (!ip.is_loopback()).then_some(USUAL))?;
+        let peer = match ip {
+            IpAddr::V4(ip) => ip.into(),
+            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+        };
+        Some(Share { peer, most })
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix { uid: Some(uid) } => write!(f, "unix:uid={uid}"),
+            Self::Unix { uid: None } => f.write_str("unix"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn share(text: &str, configured: Option<usize>) -> Option<(IpAddr, usize)> {
+        let share = Address::Tcp(text.parse().unwrap()).share(configured);
+        share.map(|share| (share.peer, share.most))
+    }
+
+    #[test]
+    fn a_peer_is_an_address_or_the_network_one_subscriber_has() {
+        let peer = |text| share(text, Some(1)).unwrap().0;
+        assert_eq!(peer("10.0.0.1:1"), peer("10.0.0.1:2"));
+        assert_eq!(peer("10.0.0.1:1"), peer("[::ffff:10.0.0.1]:1"));
+        assert_eq!(peer("[2001:db8::1]:1"), peer("[2001:db8::2:0:0:9]:1"));
+        assert_ne!(peer("[2001:db8::1]:1"), peer("[2001:db8:0:1::1]:1"));
+    }
+
+    #[test]
+    fn only_other_machines_are_bounded_where_nothing_is_said() {
+        assert_eq!(share("10.0.0.1:1", None).unwrap().1, 1000);
+        assert_eq!((share("127.0.0.1:1", None), share("[::1]:1", None)), (None, None));
+        assert_eq!(share("127.0.0.1:1", Some(3)).unwrap().1, 3);
+    }
+}

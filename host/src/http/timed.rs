@@ -1,0 +1,138 @@
+//! A socket whose other end has to take what is written within a time.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+pub(super) struct Timed<S> {
+    socket: S,
+    patience: Duration,
+    /// Set while the other end takes nothing: until when it may.
+    until: Option<Pin<Box<Sleep>>>,
+    progress: Arc<Progress>,
+}
+
+/// What has passed, for whoever serves the connection.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// All that was written has gone out of the hands of whoever wrote it.
+    is_flushed: AtomicBool,
+    /// Something has come since a request last began.
+    has_come: AtomicBool,
+}
+
+impl<S> Timed<S> {
+    /// `patience`: how long the other end may take nothing.
+    pub(super) fn new(socket: S, patience: Duration) -> Self {
+        let progress = Arc::new(Progress { is_flushed: AtomicBool::new(true), has_come: AtomicBool::new(false) });
+        Self { socket, patience, until: None, progress }
+    }
+
+    pub(super) fn progress(&self) -> &Arc<Progress> {
+        &self.progress
+    }
+
+    pub(super) fn into_inner(self) -> S {
+        self.socket
+    }
+
+    /// What a write came to; for how long it has come to nothing is looked after.
+    fn written<T>(&mut self, context: &mut Context<'_>, went: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if went.is_ready() {
+            self.until = None;
+            return went;
+        }
+        let patience = self.patience;
+        let until = self.until.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + patience)));
+        ready!(until.as_mut().poll(context));
+        Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the other end takes nothing")))
+    }
+}
+
+impl Progress {
+    pub(super) fn is_flushed(&self) -> bool {
+        self.is_flushed.load(Relaxed)
+    }
+
+    /// A request has begun: what comes from now on is another's.
+    pub(super) fn begin(&self) {
+        self.has_come.store(false, Relaxed);
+    }
+
+    pub(super) fn has_come(&self) -> bool {
+        self.has_come.load(Relaxed)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.socket).poll_read(context, buffer))?;
+        if buffer.filled().len() > before {
+            self.progress.has_come.store(true, Relaxed);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.progress.is_flushed.store(false, Relaxed);
+        let went = Pin::new(&mut self.socket).poll_write(context, bytes);
+        self.written(context, went)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.progress.is_flushed.store(false, Relaxed);
+        let went = Pin::new(&mut self.socket).poll_write_vectored(context, pieces);
+        self.written(context, went)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let went = Pin::new(&mut self.socket).poll_flush(context);
+        ready!(self.written(context, went))?;
+        self.progress.is_flushed.store(true, Relaxed);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let went = Pin::new(&mut self.socket).poll_shutdown(context);
+        self.written(context, went)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_that_takes_nothing_is_given_up_and_one_that_takes_a_little_is_not() {
+        let (mut far, near) = tokio::io::duplex(8);
+        let mut timed = Timed::new(near, Duration::from_secs(30));
+        let writing = tokio::spawn(async move { timed.write_all(&[0; 64]).await });
+        for _ in 0..4 {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            far.read_exact(&mut [0; 8]).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(31)).await;
+        assert_eq!(writing.await.unwrap().unwrap_err().kind(), ErrorKind::TimedOut);
+    }
+}

@@ -1,0 +1,101 @@
+use rustix::rand::{GetRandomFlags, getrandom};
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+/// Of randomness; each is two characters of a token.
+const BYTES: usize = 32;
+
+/// Bytes of a token that cannot be guessed; shorter ones are warned of.
+const SHORT: usize = 16;
+
+/// Longest token that is one.
+const LONGEST: u64 = 4096;
+
+/// The token in a file; made where there is none.
+pub(super) fn open(path: &Path) -> io::Result<String> {
+    match create(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => read(path),
+        // A folder that is read-only may hold one all the same.
+        Err(error) => read(path).map_err(|_| error),
+        made => made,
+    }
+}
+
+/// The token in a file.
+pub fn read(path: &Path) -> io::Result<String> {
+    let found = File::open(path)?;
+    let mode = found.metadata()?.mode();
+    if mode & 0o022 != 0 {
+        return Err(io::Error::other("others can change it, and so give themselves what it allows: chmod go-w it"));
+    }
+    let mut token = String::new();
+    found.take(LONGEST + 1).read_to_string(&mut token)?;
+    let token = token.trim();
+    // Half a token is none: one that was cut while it was made, most likely.
+    if token.is_empty() {
+        return Err(io::Error::other("there is no token in it; delete it, and a new one is made"));
+    }
+    if token.len() as u64 > LONGEST || !token.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
+        return Err(io::Error::other("a token is one line of printable ASCII, and no longer than 4096 bytes"));
+    }
+    if mode & 0o044 != 0 {
+        tracing::warn!(file = %path.display(), "others can read this token: chmod go-r it");
+    }
+    if token.len() < SHORT {
+        tracing::warn!(file = %path.display(), "this token is short, and might be guessed; `openssl rand -hex 32` makes one");
+    }
+    Ok(token.to_owned())
+}
+
+/// Whole, or not at all.
+fn create(path: &Path) -> io::Result<String> {
+    if path.exists() {
+        return Err(ErrorKind::AlreadyExists.into());
+    }
+    let token = random()?;
+    let mut half = path.to_owned().into_os_string();
+    half.push(format!(".{}", std::process::id()));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half)?;
+    let made = writeln!(file, "{token}").and_then(|()| file.sync_all()).and_then(|()| {
+        // Who was first wins.
+        std::fs::hard_link(&half, path)
+    });
+    let _ = std::fs::remove_file(&half);
+    made.map(|()| token)
+}
+
+/// What nobody can guess, in hex.
+pub(super) fn random() -> io::Result<String> {
+    let mut random = [0; BYTES];
+    let mut filled = 0;
+    while let Some(rest) = random.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        filled += getrandom(rest, GetRandomFlags::empty())?;
+    }
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_file_without_a_token_or_that_others_can_change_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let token = open(&path).unwrap();
+        assert_eq!(open(&path).unwrap(), token);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+        let mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        mode(0o662);
+        assert!(open(&path).unwrap_err().to_string().contains("chmod go-w"));
+        mode(0o644);
+        assert_eq!(open(&path).unwrap(), token, "an operator's own may be in a group's keeping");
+        for none in ["", "\n", "two\nlines", "é", &"x".repeat(5000)] {
+            std::fs::write(&path, none).unwrap();
+            assert!(open(&path).is_err(), "{none:?}");
+        }
+    }
+}

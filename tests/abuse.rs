@@ -1,0 +1,308 @@
+//! What nobody should send: the host stays well, and says what is wrong.
+
+use crate::harness::{Host, request, verbs};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+fn connect(host: &Host) -> TcpStream {
+    let socket = TcpStream::connect(&host.address).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    socket
+}
+
+/// All that comes until the other end closes.
+fn rest(socket: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    match socket.read_to_end(&mut answer) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+        Err(error) => panic!("{error}: {:?}", String::from_utf8_lossy(&answer)),
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn raw(host: &Host, bytes: &[u8]) -> String {
+    let mut socket = connect(host);
+    // It may be refused before all of it was read.
+    let _ = socket.write_all(bytes);
+    let _ = socket.shutdown(Shutdown::Write);
+    rest(&mut socket)
+}
+
+fn statuses(answers: &str) -> Vec<u16> {
+    let heads = answers.match_indices("HTTP/1.1 ");
+    heads.map(|(at, head)| answers[at + head.len()..][..3].parse().unwrap()).collect()
+}
+
+/// It still answers everybody else.
+fn is_well(host: &Host) {
+    assert_eq!(host.get("/health").json()["status"], "healthy");
+}
+
+/// Sends a byte every so often, until the other end has enough.
+fn drip(socket: &mut TcpStream, begin: &str) -> String {
+    socket.write_all(begin.as_bytes()).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    let mut answer = Vec::new();
+    loop {
+        let mut piece = [0; 1024];
+        match socket.read(&mut piece) {
+            Ok(0) => break,
+            Ok(count) => answer.extend_from_slice(&piece[..count]),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+            Err(_) => drop(socket.write_all(b"x")),
+        }
+    }
+    String::from_utf8(answer).unwrap()
+}
+
+#[test]
+fn a_head_or_a_body_that_drips_is_given_up_with_a_word() {
+    let host = Host::start("[http]\nheader_timeout = '300ms'\nread_timeout = '300ms'\n", &[]);
+    let answer = drip(&mut connect(&host), "GET /health HTTP/1.1\r\nHost: localhost\r\nX-Drip: ");
+    assert_eq!(statuses(&answer), [408], "{answer}");
+    assert!(answer.ends_with("{\"code\":408,\"error\":\"the request's head did not come in time\"}"), "{answer}");
+    let token = host.bearer("write");
+    let body = format!("POST /v1/events HTTP/1.1\r\nHost: localhost\r\n{token}Content-Length: 100000\r\n\r\n[");
+    let answer = drip(&mut connect(&host), &body);
+    assert_eq!(statuses(&answer), [408], "{answer}");
+    let chunked =
+        format!("POST /v1/events HTTP/1.1\r\nHost: localhost\r\n{token}Transfer-Encoding: chunked\r\n\r\nfff\r\n[");
+    assert_eq!(statuses(&drip(&mut connect(&host), &chunked)), [408]);
+    // Who says nothing has nothing to hear.
+    assert_eq!(rest(&mut connect(&host)), "");
+    is_well(&host);
+}
+
+#[test]
+fn a_reader_that_takes_nothing_of_its_answer_is_cut_off() {
+    let instances: String =
+        (0..400).map(|nth| format!("[[instances]]\nid = 'an-instance-with-a-long-name-{nth}'\n")).collect();
+    let host = Host::start(&format!("http.write_timeout = '300ms'\npoll.interval = '1h'\n{instances}"), &[]);
+    let mut socket = connect(&host);
+    let ask = "GET /v1/instances HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    // Far more than fits on the way.
+    socket.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    let _ = socket.write_all(ask.repeat(1000).as_bytes());
+    let port = socket.local_addr().unwrap().port();
+    host.until("/health", |_| !is_open(&host, port));
+    is_well(&host);
+}
+
+/// Whether the host has a connection from this port.
+fn is_open(host: &Host, port: u16) -> bool {
+    let own: u16 = host.address.rsplit(':').next().unwrap().parse().unwrap();
+    let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", host.pid())).unwrap();
+    let pair = (format!(":{own:04X}"), format!(":{port:04X}"));
+    table.lines().skip(1).any(|line| {
+        let mut columns = line.split_whitespace().skip(1);
+        let (local, remote, state) = (columns.next().unwrap(), columns.next().unwrap(), columns.next().unwrap());
+        local.ends_with(&pair.0) && remote.ends_with(&pair.1) && state == "01"
+    })
+}
+
+#[test]
+fn ten_thousand_that_only_hold_a_connection_keep_nobody_out() {
+    let host = Host::start("poll.interval = '100ms'\nhttp.header_timeout = '60s'\n", &[("verbs", verbs())]);
+    let before = host.memory_kb();
+    let mut idle = Vec::new();
+    while idle.len() < 10_000 {
+        match TcpStream::connect(&host.address) {
+            Ok(socket) => idle.push(socket),
+            // As many as this process may have.
+            Err(error) if error.raw_os_error() == Some(24) && idle.len() > 900 => {
+                drop(idle.split_off(idle.len() - 50));
+                break;
+            }
+            Err(error) => panic!("{} connections: {error}", idle.len()),
+        }
+    }
+    host.until("/v1/instances/host/usage", |usage| usage.status == 200);
+    is_well(&host);
+    let open = format!("dropsonde_http_connections {}\n", idle.len() + 1);
+    host.until("/metrics", |metrics| metrics.body.contains(&open));
+    let each = (host.memory_kb().saturating_sub(before)) / idle.len() as u64;
+    assert!(each < 32, "{each} KiB for each of {}", idle.len());
+}
+
+#[test]
+fn there_are_so_many_connections_in_all_and_of_one_peer_and_who_is_too_many_hears_so() {
+    for (limit, status, reason) in [("max_connections", 503, "all"), ("max_connections_per_peer", 429, "peer")] {
+        let host = Host::start(&format!("[http]\n{limit} = 5\nheader_timeout = '60s'\n"), &[]);
+        let mut held: Vec<_> = (0..5).map(|_| connect(&host)).collect();
+        let begun = b"GET /health HTTP/1.1\r\n";
+        held.iter_mut().for_each(|socket| socket.write_all(begun).unwrap());
+        let mut refused = connect(&host);
+        let _ = refused.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let answer = rest(&mut refused);
+        assert_eq!(statuses(&answer), [status], "{answer}");
+        assert!(answer.contains("retry-after: 1") && answer.contains(&format!("http.{limit}")), "{answer}");
+        // Streams have places of their own.
+        held[0].write_all(b"Host: localhost\r\n\r\n").unwrap();
+        let mut health = [0; 64];
+        assert!(held[0].read(&mut health).unwrap() > 0 && health.starts_with(b"HTTP/1.1 200"));
+        drop(held);
+        let series = format!("dropsonde_http_connections_refused_total{{reason=\"{reason}\"}} ");
+        let metrics = host.until("/metrics", |metrics| metrics.status == 200).body;
+        let count = metrics.lines().find_map(|line| line.strip_prefix(&series)).unwrap();
+        assert!(count.parse::<u64>().unwrap() >= 1, "{metrics}");
+    }
+}
+
+#[test]
+fn one_peer_has_so_many_streams() {
+    let host = Host::start("stream.max_streams_per_peer = 2\n", &[]);
+    let path = "/v1/instances/host/usage/stream";
+    let open: Vec<_> = (0..2).map(|_| host.stream(path)).collect();
+    assert!(open.iter().all(|stream| stream.head.status == 200));
+    let refused = host.get(path);
+    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("5")), "{refused:?}");
+    assert!(refused.body.contains("stream.max_streams_per_peer"), "{refused:?}");
+    drop(open);
+    host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 0\n"));
+    assert_eq!(host.stream(path).head.status, 200);
+}
+
+#[test]
+fn what_is_no_request_is_refused_and_costs_nothing() {
+    let host = Host::start("", &[]);
+    let host_line = "Host: localhost\r\nConnection: close\r\n";
+    for bytes in [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(),
+        b"nonsense\r\n\r\n".to_vec(),
+        vec![0xff; 4096],
+        vec![0; 4096],
+        b"GET / HTTP/9.9\r\n\r\n".to_vec(),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        format!("GET /health HTTP/1.1\r\nX: a\0b\r\n{host_line}\r\n").into_bytes(),
+        format!("GET /health HTTP/1.1\r\nX : a\r\n{host_line}\r\n").into_bytes(),
+        format!("GET /health HTTP/1.1\r\n{host_line}X: a\r\n continued\r\n\r\n").into_bytes(),
+        format!("GET /he alth HTTP/1.1\r\n{host_line}\r\n").into_bytes(),
+        format!("GET /\x01 HTTP/1.1\r\n{host_line}\r\n").into_bytes(),
+        format!("GET localhost HTTP/1.1\r\n{host_line}\r\n").into_bytes(),
+        format!("CONNECT localhost:80 HTTP/1.1\r\n{host_line}\r\n").into_bytes(),
+        format!("OPTIONS * HTTP/1.1\r\n{host_line}\r\n").into_bytes(),
+        format!("BREW /health HTTP/1.1\r\n{host_line}\r\n").into_bytes(),
+        format!("POST /health HTTP/1.1\r\n{host_line}Content-Length: 5\r\n\r\nhello").into_bytes(),
+    ] {
+        let answer = raw(&host, &bytes);
+        // What cannot be read at all is no request, and is closed.
+        let statuses = statuses(&answer);
+        assert!(
+            statuses.iter().all(|status| (400..500).contains(status)),
+            "{:?}: {answer}",
+            String::from_utf8_lossy(&bytes)
+        );
+        assert!(statuses.len() <= 1 && !answer.contains("HTTP/1.1 2"), "{answer}");
+    }
+    is_well(&host);
+}
+
+#[test]
+fn what_is_too_large_is_refused_before_it_is_kept() {
+    let host = Host::start("[http]\nmax_header = '8KiB'\nmax_body = '64KiB'\n", &[]);
+    let long = "x".repeat(9000);
+    let head =
+        |head: &str| statuses(&raw(&host, format!("GET /health HTTP/1.1\r\nHost: localhost\r\n{head}\r\n").as_bytes()));
+    assert_eq!(head(&format!("X-Long: {long}\r\n")), [431]);
+    let many: String = (0..200).map(|nth| format!("X-{nth}: x\r\n")).collect();
+    assert_eq!(head(&many), [431]);
+    let target =
+        statuses(&raw(&host, format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(70_000)).as_bytes()));
+    assert!([[414], [431]].contains(&[target[0]]), "{target:?}");
+    let token = host.bearer("write");
+    // Nobody has to send what is not taken.
+    let announced = format!(
+        "POST /v1/events HTTP/1.1\r\nHost: localhost\r\n{token}Expect: 100-continue\r\nContent-Length: 65537\r\n\r\n"
+    );
+    assert_eq!(statuses(&raw(&host, announced.as_bytes())), [413]);
+    let chunk = "10000\r\n".to_owned() + &" ".repeat(65536) + "\r\n";
+    let chunked = format!("POST /v1/events HTTP/1.1\r\nHost: localhost\r\n{token}Transfer-Encoding: chunked\r\n\r\n");
+    assert_eq!(statuses(&raw(&host, (chunked + &chunk.repeat(3)).as_bytes())), [413]);
+    let put = format!("{token}Content-Length: 99999999999999999999\r\n");
+    assert_eq!(
+        statuses(&raw(&host, format!("POST /v1/events HTTP/1.1\r\nHost: localhost\r\n{put}\r\n").as_bytes())),
+        [400]
+    );
+    is_well(&host);
+}
+
+#[test]
+fn two_servers_that_read_one_message_differently_find_no_second_request_in_it() {
+    let host = Host::start("", &[]);
+    let smuggled = "GET /v1/plugins HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let post = |headers: &str, body: &str| {
+        raw(&host, format!("POST /v1/events HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n{body}").as_bytes())
+    };
+    let length = |more: usize| format!("Content-Length: {}\r\n", smuggled.len() + more);
+    for (headers, body) in [
+        (format!("Transfer-Encoding: chunked\r\n{}", length(5)), format!("0\r\n\r\n{smuggled}")),
+        (format!("{}Transfer-Encoding: chunked\r\n", length(5)), format!("0\r\n\r\n{smuggled}")),
+        ("Content-Length: 5\r\nContent-Length: 0\r\n".to_owned(), format!("hello{smuggled}")),
+        ("Content-Length: 0, 5\r\n".to_owned(), format!("hello{smuggled}")),
+        ("Content-Length: +5\r\n".to_owned(), format!("hello{smuggled}")),
+        ("Transfer-Encoding: identity\r\n".to_owned(), smuggled.to_owned()),
+        ("Transfer-Encoding: chunked, identity\r\n".to_owned(), format!("0\r\n\r\n{smuggled}")),
+        ("Transfer-Encoding: xchunked\r\n".to_owned(), format!("0\r\n\r\n{smuggled}")),
+        ("Transfer-Encoding : chunked\r\n".to_owned(), format!("0\r\n\r\n{smuggled}")),
+        ("Transfer-Encoding: chunked\r\n".to_owned(), format!("0x0\r\n\r\n{smuggled}")),
+        ("Transfer-Encoding: chunked\r\n".to_owned(), format!("-1\r\n\r\n{smuggled}")),
+    ] {
+        let answer = post(&headers, &body);
+        let statuses = statuses(&answer);
+        assert!(
+            statuses.len() <= 1 && statuses.iter().all(|status| (400..500).contains(status)),
+            "{headers:?}: {answer}"
+        );
+    }
+    is_well(&host);
+}
+
+#[test]
+fn no_path_leads_out_of_its_own() {
+    let host = Host::start("", &[]);
+    let token = host.bearer("admin");
+    for path in [
+        "/../../etc/passwd",
+        "/v1/../../etc/passwd",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "/v1/instances/..",
+        "/v1/instances/%2e%2e/usage",
+        "/v1/instances/..%2f..%2fetc%2fpasswd/usage",
+        "/v1/instances/..%5c..%5cetc/usage",
+        "/v1/instances/%252e%252e%252fetc/usage",
+        "/v1/instances/a%00b/usage",
+        "/v1/instances/%C0%AE%C0%AE%C0%AFetc/usage",
+        "/v1/instances/%ff/usage",
+        "/v1/instances/%/usage",
+        "/v1/instances/%zz/usage",
+        "/v1/instances/%e2%80%ae/usage",
+        "/v1/plugins/..%2f..%2fadmin.token",
+        "/v1/plugins/%2e%2e",
+        "/v1/plugins/procfs%00",
+        "/v1//plugins",
+        "//v1/plugins",
+        "/V1/plugins",
+        "/v1/plugins/",
+        "/v1/plugins;x=1",
+        "/%76%31/plugins",
+        "/telemetry/history?host=..%2fetc&range=1h",
+    ] {
+        let answer = host.request_with("GET", path, &token);
+        assert!([400, 404].contains(&answer.status), "{path}: {answer:?}");
+        assert!(answer.json()["error"].is_string() && !answer.body.contains("root:"), "{path}: {answer:?}");
+    }
+    for path in ["/v1/plugins/..%2f..%2fx", "/v1/plugins/%2e%2e", "/v1/plugins/a%2fb", "/v1/plugins/a%00"] {
+        let put = host.ordered("PUT", path, verbs());
+        assert_eq!(put.status, 400, "{path}: {put:?}");
+        let removed = host.ordered("DELETE", path, &[]);
+        assert!([400, 404].contains(&removed.status), "{path}: {removed:?}");
+    }
+    assert!(host.data().join("admin.token").exists());
+    assert_eq!(
+        request(&host.address, "GET", "/v1/instances/%68ost/usage", "").status,
+        host.get("/v1/instances/host/usage").status
+    );
+    is_well(&host);
+}

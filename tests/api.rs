@@ -1,0 +1,55 @@
+//! What the API says of itself, and whether that is so.
+
+use crate::harness::{Host, verbs, workspace};
+use std::process::{Command, Output};
+
+/// A program of the tests' own, as `cargo dev setup` installs it.
+fn installed(program: &str) -> Command {
+    Command::new(workspace().join("target/schemathesis/bin").join(program))
+}
+
+fn host() -> Host {
+    let config = "poll.interval = '100ms'\nauth.read_token_file = '{}/data/read.token'\n\
+                  [[instances]]\nid = 'count'\nlabels = { workload = 'web' }\nsamplers = ['verbs']\n";
+    let host = Host::start(config, &[("verbs", verbs())]);
+    host.until_with("/v1/instances/count/usage", &host.bearer("read"), |usage| usage.status == 200);
+    host
+}
+
+#[test]
+fn the_description_is_one_and_names_the_paths_of_this_host() {
+    let host = Host::start("metrics.path = '/scrape'\nsnapshot.path = '/app'\n", &[]);
+    let answer = host.get("/openapi.json");
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
+    let document = answer.json();
+    assert_eq!(document["openapi"], "3.1.0");
+    let has = |path: &str| document["paths"].get(path).is_some();
+    assert!(has("/scrape") && has("/app") && !has("/metrics") && !has("/parsec/metrics"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), answer.body).unwrap();
+    let Output { status, stdout, stderr } = installed("openapi-spec-validator").arg(file.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
+    assert!(status.success(), "{said}");
+}
+
+#[test]
+fn whatever_is_asked_by_the_description_is_answered_as_it_says() {
+    let host = host();
+    let folder = tempfile::tempdir().unwrap();
+    let admin = host.bearer("admin");
+    let Output { status, stdout, stderr } = installed("schemathesis")
+        .current_dir(&folder)
+        .arg("--config-file")
+        .arg(workspace().join("tests/schemathesis.toml"))
+        .args(["run", &format!("{}/openapi.json", host.url())])
+        .args(["-H", admin.trim()])
+        // Streams do not end.
+        .args(["--exclude-path-regex", "stream$"])
+        .args(["--max-examples", "30", "--seed", "1", "--no-color"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
+    assert!(status.success(), "{said}\n{}", host.log());
+    assert!(said.contains("generated,") && !said.contains("0 generated"), "it asked something: {said}");
+    assert_eq!(host.request_with("GET", "/health", &admin).status, 200);
+}
