@@ -74,7 +74,14 @@ fn a_browser_logs_in_reads_and_follows_and_logs_out() {
     assert!(page.header("content-security-policy").unwrap().contains("form-action 'self'"));
     let token = fs::read_to_string(host.data().join("read.token")).unwrap();
     let form = format!("token={}", token.trim());
+    let wrong = send(&host.address, "POST", "/login", html, b"token=guessed");
+    assert_eq!(wrong.status, 415, "it is a form, or JSON: {wrong:?}");
     let headers = format!("{html}Content-Type: application/x-www-form-urlencoded\r\nSec-Fetch-Site: same-origin\r\n");
+    let wrong = send(&host.address, "POST", "/login", &headers, b"token=%3Cguessed%3E");
+    assert!(
+        wrong.status == 401 && wrong.body.contains("<form") && wrong.body.contains("no token of this host"),
+        "{wrong:?}"
+    );
     let login = send(&host.address, "POST", "/login", &headers, form.as_bytes());
     assert_eq!((login.status, login.header("location")), (303, Some("/")));
     let set = login.header("set-cookie").unwrap();
@@ -90,6 +97,15 @@ fn a_browser_logs_in_reads_and_follows_and_logs_out() {
     let logout = request(&host.address, "POST", "/logout", &cookie);
     assert!(logout.status == 204 && logout.header("set-cookie").unwrap().contains("Max-Age=0"), "{logout:?}");
     assert_eq!(host.request_with("GET", "/v1/instances", &cookie).status, 401, "also for who has a copy");
+    let audit = host.until_audited(|line| line["path"] == "/logout");
+    let logins: Vec<_> = audit.iter().map(|line| json!([line["path"], line["token"], line["status"]])).collect();
+    let expected = [
+        json!(["/login", null, 415]),
+        json!(["/login", null, 401]),
+        json!(["/login", "read", 303]),
+        json!(["/logout", null, 204]),
+    ];
+    assert_eq!(logins, expected);
 }
 
 #[test]

@@ -45,7 +45,8 @@ fn whatever_is_asked_by_the_description_is_answered_as_it_says() {
         .args(["-H", admin.trim()])
         // Streams do not end.
         .args(["--exclude-path-regex", "stream$"])
-        .args(["--max-examples", "30", "--seed", "1", "--no-color"])
+        .args(["--generation-deterministic", "--max-examples", "50", "--continue-on-failure"])
+        .args(["--warnings", "off", "--no-color"])
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);

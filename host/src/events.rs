@@ -1,5 +1,6 @@
 //! What applications tell observers: parsed whole or not at all, queued, handed over in the order it came.
 
+use crate::config::FURTHEST_MS;
 use dropsonde_sandbox::Event;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -67,6 +68,9 @@ pub fn parse_lines(body: &[u8], now_ms: i64) -> Result<Vec<Event>, BadEvents> {
 }
 
 fn event(text: &str, now_ms: i64) -> Result<Event, String> {
+    if !text.trim_start().starts_with('{') {
+        return Err("it is no JSON object".to_owned());
+    }
     let Written { at, name, subject, value, attributes } =
         serde_json::from_str(text).map_err(|error| error.to_string())?;
     if name.is_empty() {
@@ -85,7 +89,7 @@ fn event(text: &str, now_ms: i64) -> Result<Event, String> {
             moment(at.get()).ok_or_else(|| format!("at: {} is neither RFC 3339 nor ms since 1970", at.get()))?
         }
     };
-    let at_ms = u64::try_from(at_ms).unwrap_or(0);
+    let at_ms = u64::try_from(at_ms).map_err(|_| "at: it is before 1970".to_owned())?;
     let value = value.unwrap_or(1.0);
     Ok(Event { at_ms, name, subject, value, attributes: attributes.into_iter().collect() })
 }
@@ -94,7 +98,7 @@ fn event(text: &str, now_ms: i64) -> Result<Event, String> {
 fn moment(json: &str) -> Option<i64> {
     match serde_json::from_str::<String>(json) {
         Ok(text) => text.parse::<jiff::Timestamp>().ok().map(|at| at.as_millisecond()),
-        Err(_) => json.parse::<f64>().ok().filter(|ms| ms.is_finite()).map(|ms| ms as i64),
+        Err(_) => json.parse::<f64>().ok().filter(|ms| ms.abs() <= FURTHEST_MS as f64).map(|ms| ms as i64),
     }
 }
 
@@ -209,6 +213,9 @@ mod tests {
         assert!(json(r#"[{"name":"x"},{"nam":"x"}]"#).starts_with("event 2: unknown field `nam`"));
         assert!(json(r#"[{"name":"x","at":"soon"}]"#).starts_with("event 1: at: \"soon\" is neither"));
         assert!(json(r#"[{"name":""}]"#).contains("its name is empty"));
+        assert!(json(r#"[["now","x"]]"#).starts_with("event 1: it is no JSON object"));
+        assert!(json(r#"{"name":"x","at":-5}"#).ends_with("at: it is before 1970"));
+        assert!(json(r#"{"name":"x","at":1e300}"#).contains("is neither"));
         assert!(json("3").starts_with("event 1: "));
         assert!(json("[").starts_with("it is neither"));
         let long = format!(r#"{{"name":"{}"}}"#, "x".repeat(257));

@@ -1,7 +1,7 @@
 //! What every request passes: whom it was meant for, which page sent it, who sends it, and whether that one may.
 
 use super::error::{ApiError, Refused};
-use super::login;
+use super::login::{self, LoggedIn};
 use super::peer::Peer;
 use super::rights::{Caller, Rights};
 use super::stream::is_stream;
@@ -144,7 +144,11 @@ impl Door {
         let refused = response.extensions().get::<Refused>().map(|Refused(why)| short(why));
         let status = response.status().as_u16();
         let asked = Asked { method: method.to_string(), path: short(path), status, refused };
-        let entry = Entry { by: By::Api(caller.name()), what: What::Request(asked) };
+        let mut caller = caller.name();
+        if let Some(LoggedIn(right)) = response.extensions().get() {
+            caller.token = Some(right.as_str());
+        }
+        let entry = Entry { by: By::Api(caller), what: What::Request(asked) };
         self.core.audit.write(self.core.clock.now_ms(), &entry);
     }
 }

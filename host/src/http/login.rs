@@ -4,7 +4,7 @@
 
 use super::App;
 use super::body::{content_type, read};
-use super::error::ApiError;
+use super::error::{ApiError, Refused};
 use super::page;
 use super::rights::bearer;
 use crate::core::Core;
@@ -20,6 +20,10 @@ const LARGEST: usize = 8 << 10;
 
 const COOKIE: &str = "dropsonde_session";
 
+/// With whose token, beside an answer: for those who write it down.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LoggedIn(pub(super) Right);
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Login {
@@ -28,19 +32,28 @@ struct Login {
 
 /// A token, by a form, as JSON, or in the head like everywhere else.
 pub(super) async fn login(State(core): App, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
-    let sent = sent(&core, &headers, body).await?;
+    match begin(&core, &headers, body).await {
+        Err(refused) if takes_html(&headers) => Ok(page(refused)),
+        begun => begun,
+    }
+}
+
+async fn begin(core: &Core, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let sent = sent(core, headers, body).await?;
     let shown = || Some(bearer(headers.get(header::AUTHORIZATION)?.as_bytes())?.to_vec());
     let token = sent.or_else(shown).ok_or_else(|| ApiError::invalid("token", "there is none"))?;
     let any = Right::ALL.iter().any(|right| core.config.load().token_file(*right).is_some());
     if !any {
         return Err(ApiError::new(StatusCode::FORBIDDEN, "this host has no token anyone could log in with"));
     }
-    if core.tokens.recognize(&token) == Shown::Unknown {
+    let Shown::Token(right) = core.tokens.recognize(&token) else {
         return Err(ApiError::unauthorized("this is no token of this host"));
-    }
+    };
     let session = core.tokens.begin_session(&core.config.load());
     let session = session.map_err(|error| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
-    Ok(with_cookie(&core, &headers, session.secret(), session.lifetime.as_secs()))
+    let mut response = with_cookie(core, headers, session.secret(), session.lifetime.as_secs());
+    response.extensions_mut().insert(LoggedIn(right));
+    Ok(response)
 }
 
 /// What the cookie was for ends, also for whoever has a copy.
@@ -54,10 +67,11 @@ pub(super) async fn logout(State(core): App, headers: HeaderMap) -> Response {
 /// What the body says, if there is one.
 async fn sent(core: &Core, headers: &HeaderMap, body: Body) -> Result<Option<Vec<u8>>, ApiError> {
     let bytes = read(core, headers, body, LARGEST).await?;
-    if bytes.is_empty() {
+    let kind = content_type(headers);
+    if bytes.is_empty() && kind.is_none() {
         return Ok(None);
     }
-    let token = match content_type(headers).as_deref() {
+    let token = match kind.as_deref() {
         Some("application/x-www-form-urlencoded") => {
             let mut fields = form_urlencoded::parse(&bytes);
             let token = fields.find(|(name, _)| name == "token");
@@ -114,7 +128,9 @@ pub(super) fn page(refused: ApiError) -> Response {
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         (header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
     ];
-    (status, headers, Html(page::login())).into_response()
+    let mut response = (status, headers, Html(page::login(&refused.to_string()))).into_response();
+    response.extensions_mut().insert(Refused(refused.to_string()));
+    response
 }
 
 fn takes_html(headers: &HeaderMap) -> bool {

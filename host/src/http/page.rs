@@ -41,12 +41,13 @@ pub(crate) async fn index(State(core): App, headers: HeaderMap) -> Response {
     (own, Html(render(&core, session(&headers).is_some()))).into_response()
 }
 
-/// For a browser that has to say who it is.
-pub(super) fn login() -> String {
+/// For a browser that has to say who it is. `why` is what it was told before.
+pub(super) fn login(why: &str) -> String {
     let mut html = String::new();
     let _ = head!(html, "");
+    let _ = write!(html, "<p>{}</p>", escape(why));
     html.push_str(
-        "<p>Reading needs a token here; its file is <code>read.token</code> in the host's data directory.</p>\
+        "<p>The token is in <code>read.token</code> in the host's data directory, unless its configuration says otherwise.</p>\
          <form method=\"post\" action=\"/login\"><label>Token <input type=\"password\" name=\"token\" \
          autocomplete=\"current-password\" required autofocus></label> <button>Log in</button></form>",
     );

@@ -23,9 +23,9 @@ pub(super) enum Address {
 }
 
 impl Peer {
-    /// Of a request that came by no connection.
+    /// Of a request that came by no connection: as any stranger.
     pub(super) fn unknown() -> Self {
-        Self { address: Address::Unix { uid: None }, certificate: None }
+        Self { address: Address::Tcp((Ipv6Addr::UNSPECIFIED, 0).into()), certificate: None }
     }
 
     /// Whether it came by a socket in the file system.
