@@ -3,6 +3,8 @@
 use crate::harness::{Host, Response, dropsonde, request, run, send};
 use serde_json::json;
 use std::fs;
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 
 /// A host that wants a token from readers, too.
@@ -193,6 +195,27 @@ fn every_request_to_change_something_is_written_down_with_who_what_and_what_came
 }
 
 #[test]
+fn who_leaves_before_the_answer_is_written_down_too() {
+    let host = Host::start("", &[]);
+    let events: Vec<_> =
+        (0..20_000).map(|nth| json!({ "type": "instance.created", "instance": format!("i{nth}") })).collect();
+    let body = json!(events).to_string();
+    let mut socket = TcpStream::connect(&host.address).unwrap();
+    let head = format!(
+        "POST /v1/events HTTP/1.1\r\nHost: localhost\r\n{}Content-Length: {}\r\n\r\n",
+        host.bearer("write"),
+        body.len() + 1
+    );
+    socket.write_all((head + &body).as_bytes()).unwrap();
+    // With its last byte it goes, so that nobody is there to be answered.
+    rustix::net::sockopt::set_socket_linger(&socket, Some(std::time::Duration::ZERO)).unwrap();
+    socket.write_all(b" ").unwrap();
+    drop(socket);
+    let audit = host.until_audited(|line| line["path"] == "/v1/events");
+    assert_eq!((&audit[0]["token"], &audit[0]["method"]), (&json!("write"), &json!("POST")), "{audit:#?}");
+}
+
+#[test]
 fn the_command_line_finds_the_token_or_says_how_to_name_it() {
     let host = guarded();
     host.until_with("/v1/instances/host/usage", &host.bearer("read"), |usage| usage.status == 200);
@@ -205,7 +228,7 @@ fn the_command_line_finds_the_token_or_says_how_to_name_it() {
     let (code, ..) = ask(&["--token-file", &format!("{folder}/write.token")]);
     assert_eq!(code, 0);
     let token = fs::read_to_string(host.data().join("read.token")).unwrap();
-    let (code, ..) = run(dropsonde().args(["latest", "host", "--url", &url]).env("DROPSONDE_TOKEN", token.trim()));
+    let (code, ..) = run(dropsonde().args(["latest", "host", "--url", &url]).env("DROPSONDE_TOKEN", &token));
     assert_eq!(code, 0);
     let (code, _, error) = run(dropsonde().args(["latest", "host", "--url", &url]).env("DROPSONDE_TOKEN", "guessed"));
     assert!(code == 1 && error.contains("--token-file") && error.contains("no token of this host"), "{error}");

@@ -3,6 +3,9 @@
 use crate::harness::{Host, dropsonde, run, verbs};
 use serde_json::json;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 const VERBS: &str =
@@ -96,8 +99,13 @@ fn check_finds_what_a_start_would_and_makes_nothing() {
         fs::write(&file, config).unwrap();
         run(dropsonde().args(["serve", "--check", "--data", &data, "--config"]).arg(&file))
     };
-    let (code, out, error) = check("[auth]\nread_token_file = '/no/such/yet'\n");
+    let made = format!("auth.read_token_file = '{}/yet'\n", folder.path().display());
+    let (code, out, error) = check(&made);
     assert_eq!((code, out.as_str()), (0, "the configuration is fine\n"), "{error}");
+    let open = folder.path().join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    let open = format!("plugins_dir = '{}'\n", open.display());
     fs::write(folder.path().join("empty"), "").unwrap();
     let empty = format!("auth.admin_token_file = '{}/empty'\n", folder.path().display());
     for (config, says) in [
@@ -107,9 +115,105 @@ fn check_finds_what_a_start_would_and_makes_nothing() {
         ("plugins_dir = '/no/such/folder'\n", "/no/such/folder"),
         ("[tls]\ncert = '/no/cert.pem'\nkey = '/no/key.pem'\n", "/no/cert.pem"),
         (&empty, "there is no token in it"),
+        ("auth.read_token_file = '/no/such/yet'\n", "/no/such/yet: there is no such folder"),
+        ("listen = 'unix:/no/such/d.sock'\n", "/no/such/d.sock: there is no such folder"),
+        (&open, "chmod go-w"),
     ] {
         let (code, out, error) = check(config);
         assert!(code == 1 && out.is_empty() && error.contains(says), "{config}: {error}");
     }
-    assert!(!folder.path().join("data").exists());
+    assert!(!folder.path().join("data").exists() && !folder.path().join("yet").exists());
+}
+
+#[test]
+fn a_section_its_plugin_cannot_work_with_leaves_it_as_it_was_until_it_can() {
+    let host = Host::start("plugins.procfs.interval = '100ms'\n", &[]);
+    host.until("/v1/instances/host/usage", |usage| usage.status == 200);
+    let before = host.plugin("procfs")["loaded_at"].clone();
+    host.reconfigure("[plugins.procfs]\ninterval = '200ms'\nconfig = { watch = ['('] }\n");
+    let log = host.until_logged("its section is another and does not work");
+    assert!(log.contains("plugin=\"procfs\""), "{log}");
+    let page = host.plugin("procfs");
+    assert_eq!(
+        (&page["state"], &page["interval_seconds"], &page["loaded_at"]),
+        (&json!("running"), &json!(0.1), &before)
+    );
+    host.reconfigure("[plugins.procfs]\ninterval = '200ms'\nconfig = { watch = ['nobody'] }\n");
+    host.until("/v1/plugins/procfs", |page| page.json()["interval_seconds"] == 0.2);
+}
+
+#[test]
+fn what_stays_until_a_restart_does_not_open_what_goes_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    fs::write(folder.path().join("cert.pem"), made.cert.pem()).unwrap();
+    fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let here = folder.path().display().to_string();
+    let tls = format!("store.memory_only = true\ntls = {{ cert = '{here}/cert.pem', key = '{here}/key.pem' }}\n");
+    let file = folder.path().join("dropsonde.toml");
+    fs::write(&file, format!("listen = '0.0.0.0:0'\n{tls}auth.read_token_file = '{here}/read'\n")).unwrap();
+    let mut child = dropsonde()
+        .args(["serve", "--config"])
+        .arg(&file)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut listening = String::new();
+    out.read_line(&mut listening).unwrap();
+    // By itself this is fine: a host that only this machine reaches.
+    fs::write(&file, format!("listen = '127.0.0.1:0'\n{tls}")).unwrap();
+    let refused = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let refused = refused.into_iter().find(|line| line.contains("stays as it was")).unwrap();
+    assert!(refused.contains("before a restart") && refused.contains("auth.read_token_file"), "{refused}");
+    let url = listening.trim().replace("listening on ", "").replace("0.0.0.0", "localhost");
+    let (code, _, error) =
+        run(dropsonde().args(["instances", "--url", &url, "--ca", &format!("{here}/cert.pem"), "--data", "/no"]));
+    assert!(code == 1 && error.contains("needs the read token"), "{error}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn an_instance_there_was_no_room_for_is_tracked_once_there_is() {
+    let two = "[[instances]]\nid = 'a'\n[[instances]]\nid = 'b'\n";
+    let limit = "plugins.procfs.config = { top = 0, host = false }\npoll.max_instances = 2\n";
+    let host = Host::start(&format!("{limit}[[instances]]\nid = 'a'\n"), &[]);
+    host.until("/ready", |ready| ready.status == 200);
+    assert_eq!(host.write("PUT", "/v1/instances/other", "{}").status, 200);
+    host.reconfigure(&format!("{limit}{two}"));
+    host.until_logged("there are too many");
+    assert_eq!(host.get("/v1/instances/b").status, 404);
+    assert_eq!(host.write("DELETE", "/v1/instances/other", "").status, 204);
+    host.reconfigure(&format!("{limit}{two}"));
+    host.until("/v1/instances/b", |instance| instance.status == 200);
+}
+
+#[test]
+fn other_tokens_end_the_streams_of_those_who_showed_the_ones_before() {
+    let host = Host::start("poll.interval = '100ms'\nauth.read_token_file = '{}/data/read.token'\n", &[]);
+    let path = "/v1/instances/host/usage/stream";
+    let bearer = host.bearer("read");
+    let mut stream = crate::harness::stream(&host.address, path, &bearer);
+    stream.sample();
+    fs::remove_file(host.data().join("read.token")).unwrap();
+    while stream.next().is_some() {}
+    assert_eq!(host.request_with("GET", path, &bearer).status, 401);
+    let mut stream = crate::harness::stream(&host.address, path, &host.bearer("read"));
+    assert!(stream.sample()["at"].is_string(), "who knows the new one goes on");
+}
+
+#[test]
+fn a_host_that_waits_for_a_disk_stops_all_the_same() {
+    let mut host = Host::start("", &[]);
+    let pipe = host.folder().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    host.configure("[tls]\ncert = '{}/pipe'\nkey = '{}/pipe'\n");
+    // TLS is not switched on without a restart, and a token that is no file is refused.
+    host.reconfigure("[tls]\ncert = '{}/pipe'\nkey = '{}/pipe'\n");
+    host.configure("auth.read_token_file = '{}/pipe'\n");
+    host.signal("HUP");
+    host.until_logged("it is no file");
+    assert_eq!(host.stop(), 0);
 }

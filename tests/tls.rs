@@ -1,6 +1,7 @@
 use crate::harness::{Host, dropsonde, run, verbs};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http2;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::io::Write as _;
@@ -245,4 +246,90 @@ fn other_machines_are_served_with_tls_and_a_token_that_is_made_for_them() {
     assert!(code == 1 && error.contains("https://"), "{error}");
     let (code, _, error) = run(dropsonde().args(["instances", "--url", &url]));
     assert!(code == 1 && error.contains("--ca"), "{error}");
+}
+
+/// As people make one: signed by nobody else, and an authority by its own word.
+fn certify_by_openssl(files: &TempDir, name: &str) {
+    let file = |name: &str| files.path().join(name).display().to_string();
+    let (key, cert, subject, names) =
+        (file("key.pem"), file("cert.pem"), format!("/CN={name}"), format!("subjectAltName=DNS:{name}"));
+    let arguments =
+        ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", &subject, "-addext", &names];
+    let made = Command::new("openssl").args(arguments).args(["-keyout", &key, "-out", &cert]).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+}
+
+#[test]
+fn the_command_line_trusts_a_certificate_that_is_named_and_the_one_of_the_configuration() {
+    let files = TempDir::new().unwrap();
+    certify_by_openssl(&files, "metrics.example.com");
+    let here = files.path().display().to_string();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = format!("listen = '127.0.0.1:{port}'\ntls = {{ cert = '{here}/cert.pem', key = '{here}/key.pem' }}\n");
+    let host = Host::start_at(&format!("127.0.0.1:{port}"), dropsonde(), &config, &[]);
+    let toml = host.folder().join("dropsonde.toml").display().to_string();
+    let (code, out, error) = run(dropsonde().args(["instances", "--config", &toml]));
+    assert!(code == 0 && out.contains("SAMPLERS"), "whatever its name: {error}");
+    let url = format!("https://localhost:{port}");
+    let ca = format!("{here}/cert.pem");
+    let (code, _, error) = run(dropsonde().args(["instances", "--url", &url, "--ca", &ca]));
+    assert!(code == 1 && error.contains("--url the name"), "its name counts: {error}");
+    certify_by_openssl(&files, "localhost");
+    host.until_logged("the configuration was read again");
+    let (code, out, error) = run(dropsonde().args(["instances", "--url", &url, "--ca", &ca]));
+    assert!(code == 0 && out.contains("SAMPLERS"), "{error}");
+}
+
+async fn http_2(tls: TlsStream<TcpStream>) -> (http2::SendRequest<Empty<Bytes>>, tokio::task::JoinHandle<()>) {
+    let (client, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(64)
+        .handshake(TokioIo::new(tls))
+        .await
+        .unwrap();
+    (client, tokio::spawn(async move { drop(connection.await) }))
+}
+
+#[tokio::test]
+async fn a_connection_of_http_2_that_asks_nothing_or_takes_nothing_of_its_answers_is_ended() {
+    let secure = secure("[http]\nheader_timeout = '300ms'\nwrite_timeout = '300ms'\n");
+    let (idle, ended) = http_2(connect(&secure, &[b"h2"]).await).await;
+    ended.await.unwrap();
+    drop(idle);
+    let (mut client, mut ended) = http_2(connect(&secure, &[b"h2"]).await).await;
+    let ask = Request::get("https://localhost/openapi.json").body(Empty::<Bytes>::new()).unwrap();
+    let mut answer = client.send_request(ask).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    // The rest does not fit, as nobody takes the first of it.
+    tokio::select! {
+        _ = &mut ended => {}
+        () = tokio::time::sleep(std::time::Duration::from_secs(60)) => panic!("it is held for ever"),
+    }
+    while let Some(frame) = answer.body_mut().frame().await {
+        if frame.is_err() {
+            return;
+        }
+    }
+    panic!("all of it came");
+}
+
+#[tokio::test]
+async fn who_was_there_before_certificates_were_wanted_has_to_come_again_and_show_one() {
+    let secure = host();
+    authority(&secure.files, "ours");
+    let here = secure.files.path().display().to_string();
+    let token = format!("auth.read_token_file = '{here}/read.token'\n");
+    let tls = format!("[tls]\ncert = '{here}/cert.pem'\nkey = '{here}/key.pem'\n");
+    secure.host.reconfigure(&format!("{token}{tls}"));
+    let tls_before = connect(&secure, &[]).await;
+    let (mut client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls_before)).await.unwrap();
+    let ended = tokio::spawn(connection);
+    let ask = || Request::get("/v1/instances").header("host", "localhost").body(Empty::<Bytes>::new()).unwrap();
+    assert_eq!(client.send_request(ask()).await.unwrap().status(), 401);
+    secure.host.reconfigure(&format!("{tls}client_ca = '{here}/ours-ca.pem'\n"));
+    // The connection is over, or its next request is refused: never more than that.
+    if let Ok(answer) = client.send_request(ask()).await {
+        assert_eq!(answer.status(), 401);
+    }
+    drop(client);
+    let _ = ended.await;
 }

@@ -155,12 +155,24 @@ impl Host {
     pub async fn reload(&self, config: Config) -> Result<Vec<String>> {
         let core = &self.core;
         let Change { config, needs_restart } = Change::between(&core.config.load(), config.validated()?);
+        // What stays as it was must go with what does not.
+        let config = Arc::new(config.validated().context("before a restart")?);
         let mut needs_restart: Vec<_> = needs_restart.into_iter().map(str::to_owned).collect();
-        let tls = Tls::read(&config.tls)?;
-        core.tokens.reload(&config).context("cannot read or make a token")?;
-        let config = Arc::new(config);
+        // A disk may answer late.
+        let (shared, wanted) = (core.clone(), config.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let tls = Tls::read(&wanted.tls)?;
+            let tokens = shared.tokens.read_again(&wanted).context("cannot read or make a token")?;
+            anyhow::Ok((tls, tokens))
+        });
+        let (tls, tokens) = read.await??;
         core.config.store(config.clone());
-        self.server.reload(tls);
+        // Who connects from now on is asked for a certificate before one can be enough to read.
+        let is_other_tls = self.server.reload(tls);
+        let are_other_tokens = core.tokens.take_over(tokens);
+        if is_other_tls || are_other_tokens {
+            core.hub.part();
+        }
         core.hub.allow(config.stream.max_streams);
         core.reconfigure_instances(&config)?;
         needs_restart.extend(core.plugins.reconfigure(&config).await);

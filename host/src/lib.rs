@@ -66,7 +66,7 @@
 //! * [`hub`]: live fan-out; `writers`: the sockets of streams; `json`: samples as JSON.
 //! * `workload`: what several instances are together.
 //! * [`mod@metrics`]: what is counted; [`exposition`]: all of it, and samples, for Prometheus; [`health`]: how the host is.
-//! * [`tokens`]: who may change something; [`audit`]: who did.
+//! * [`tokens`]: who may read, and change something; [`audit`]: who did. `places`: how many there may be of something.
 //! * [`events`]: what applications tell; [`mod@snapshot`]: what sources say of them, in one document.
 //! * [`mod@tracing`]: what the host tells about its own work; `remote`: what it sends to.
 //! * [`http`]: parses and encodes; no logic of its own.

@@ -44,11 +44,11 @@ impl Places {
             return Err(Full::All(most));
         }
         if let Some(Share { peer, most }) = share {
-            let count = taken.by_peer.entry(peer).or_default();
-            if *count >= most {
+            let count = taken.by_peer.get(&peer).copied().unwrap_or_default();
+            if count >= most {
                 return Err(Full::OfPeer(most));
             }
-            *count += 1;
+            taken.by_peer.insert(peer, count + 1);
         }
         taken.all += 1;
         Ok(Place { places: self.clone(), peer: share.map(|share| share.peer) })

@@ -76,7 +76,9 @@ pub struct Request {
     pub method: String,
     /// Without its query.
     pub path: String,
-    pub status: u16,
+    /// None: who asked left before it was answered. What was begun may be done all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
     /// Why it was not done, if it was not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
@@ -124,8 +126,9 @@ impl Entry {
         }
     }
 
-    /// Whether it is a request of someone who showed nothing that is known here.
-    pub(super) fn is_of_stranger(&self) -> bool {
-        matches!((&self.by, &self.what), (By::Api(Caller { token: None, .. }), What::Request(_)))
+    /// Whether it changed nothing: somebody was refused, or read.
+    pub(super) fn is_no_change(&self) -> bool {
+        let What::Request(Request { path, status, .. }) = &self.what else { return false };
+        status.is_some_and(|status| status >= 400) || path == "/login" || path == "/logout"
     }
 }

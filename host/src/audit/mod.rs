@@ -28,14 +28,15 @@ const MOST_WAITING: usize = 4096;
 /// Bytes of one write, about.
 const AT_ONCE: usize = 64 << 10;
 
-/// Refusals of strangers that are written at once, and one a second after that: they must not push out what others did.
-const STRANGERS: f64 = 200.0;
+/// Lines about what changed nothing that are written at once, and one a second after that: they must not push out what was
+/// done.
+const REFUSALS: f64 = 1000.0;
 
 /// The log; with nothing to keep it in, entries go to the host's own log alone.
 #[derive(Debug)]
 pub struct Audit {
     writer: Option<Writer>,
-    strangers: Mutex<Strangers>,
+    refusals: Mutex<Refusals>,
     dropped: IntCounterVec,
 }
 
@@ -50,9 +51,9 @@ enum Message {
     Stop,
 }
 
-/// How many more refusals of theirs are written.
+/// How many more of them are written.
 #[derive(Debug)]
-struct Strangers {
+struct Refusals {
     left: f64,
     at: Instant,
 }
@@ -71,16 +72,16 @@ impl Audit {
             Ok::<_, io::Error>(Writer { lines, thread: Mutex::new(Some(thread)) })
         };
         let writer = data.map(start).transpose()?;
-        let strangers = Mutex::new(Strangers { left: STRANGERS, at: Instant::now() });
-        Ok(Self { writer, strangers, dropped })
+        let refusals = Mutex::new(Refusals { left: REFUSALS, at: Instant::now() });
+        Ok(Self { writer, refusals, dropped })
     }
 
     /// Never waits.
     pub fn write(&self, now_ms: i64, entry: &Entry) {
         entry.log();
         let Some(writer) = &self.writer else { return };
-        if entry.is_of_stranger() && !self.lock().may_write(Instant::now()) {
-            return self.drop_for("strangers");
+        if entry.is_no_change() && !self.lock().may_write(Instant::now()) {
+            return self.drop_for("refusals");
         }
         #[derive(Serialize)]
         struct Line<'a> {
@@ -111,8 +112,8 @@ impl Audit {
         self.dropped.with_label_values(&[reason]).inc();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Strangers> {
-        self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -122,10 +123,10 @@ impl Drop for Audit {
     }
 }
 
-impl Strangers {
+impl Refusals {
     fn may_write(&mut self, now: Instant) -> bool {
         let since = now.saturating_duration_since(self.at).as_secs_f64();
-        (self.left, self.at) = ((self.left + since).min(STRANGERS), now);
+        (self.left, self.at) = ((self.left + since).min(REFUSALS), now);
         let may = self.left >= 1.0;
         self.left -= f64::from(u8::from(may));
         may
@@ -175,7 +176,12 @@ mod tests {
 
     fn request(token: Option<&'static str>, status: u16) -> Entry {
         let caller = Caller { token, certificate: None, peer: "127.0.0.1:1".to_owned() };
-        let request = Request { method: "PUT".to_owned(), path: "/v1/instances/a".to_owned(), status, refused: None };
+        let request = Request {
+            method: "PUT".to_owned(),
+            path: "/v1/instances/a".to_owned(),
+            status: Some(status),
+            refused: None,
+        };
         Entry { by: By::Api(caller), what: What::Request(request) }
     }
 
@@ -222,27 +228,49 @@ mod tests {
     }
 
     #[test]
-    fn what_strangers_try_does_not_push_out_what_others_did() {
+    fn what_is_refused_does_not_push_out_what_is_done() {
         let (data, dropped) = (tempfile::tempdir().unwrap(), dropped());
         let audit = Audit::open(Some(data.path()), dropped.clone()).unwrap();
-        for _ in 0..1000 {
-            audit.write(0, &request(None, 401));
+        for nth in 0..3000 {
+            audit.write(0, &request(Some("write").filter(|_| nth % 2 == 0), 401));
+            if nth % 500 == 0 {
+                audit.write(0, &request(Some("admin"), 202));
+            }
         }
         audit.write(0, &request(Some("admin"), 202));
         audit.close();
         let lines = lines(&data);
-        assert!(lines.len() < 300 && lines.last().unwrap()["status"] == 202, "{}", lines.len());
-        assert_eq!(dropped.with_label_values(&["strangers"]).get() as usize, 1001 - lines.len());
+        assert_eq!(lines.iter().filter(|line| line["status"] == 202).count(), 7);
+        assert_eq!(dropped.with_label_values(&["refusals"]).get() as usize, 3007 - lines.len());
+        assert!(lines.len() < 1200, "{}", lines.len());
         audit.write(0, &request(Some("admin"), 202));
         assert_eq!(dropped.with_label_values(&["closed"]).get(), 1);
     }
 
     #[test]
-    fn strangers_are_written_of_again_after_a_while() {
+    fn nobody_waits_for_a_disk_and_what_there_is_no_room_for_is_counted() {
+        let (data, dropped) = (tempfile::tempdir().unwrap(), dropped());
+        let pipe = data.path().join(file::NAME);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+        // Who holds it reads nothing: it takes some lines, and then no more.
+        let held = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+        let audit = Audit::open(Some(data.path()), dropped.clone()).unwrap();
+        for _ in 0..3 * MOST_WAITING {
+            audit.write(0, &request(Some("write"), 200));
+        }
+        assert!(dropped.with_label_values(&["full"]).get() >= 1);
+        drop(held);
+        audit.close();
+        let lost = ["full", "io"].map(|reason| dropped.with_label_values(&[reason]).get());
+        assert!(lost.iter().sum::<u64>() <= 3 * MOST_WAITING as u64 && lost[1] >= 1, "{lost:?}");
+    }
+
+    #[test]
+    fn refusals_are_written_again_after_a_while() {
         let now = Instant::now();
-        let mut strangers = Strangers { left: 0.5, at: now };
-        assert!(!strangers.may_write(now));
-        assert!(strangers.may_write(now + Duration::from_secs(1)));
-        assert!(!strangers.may_write(now + Duration::from_secs(1)));
+        let mut refusals = Refusals { left: 0.5, at: now };
+        assert!(!refusals.may_write(now));
+        assert!(refusals.may_write(now + Duration::from_secs(1)));
+        assert!(!refusals.may_write(now + Duration::from_secs(1)));
     }
 }

@@ -3,6 +3,7 @@
 use super::chart;
 use super::client::{Client, encode};
 use super::{ClientArgs, InstanceArgs, RangeArgs};
+use crate::tokens::Right;
 use anyhow::{Context, Result, bail};
 use http_body_util::BodyExt;
 use serde::Deserialize;
@@ -22,7 +23,7 @@ struct Instance {
 }
 
 pub(super) async fn instances(args: ClientArgs) -> Result<()> {
-    let body = Client::to_read(&args.host)?.get("/v1/instances").await?;
+    let body = Client::new(&args.host, Right::Read)?.get("/v1/instances").await?;
     if args.json {
         return print(&body);
     }
@@ -41,7 +42,7 @@ pub(super) async fn instances(args: ClientArgs) -> Result<()> {
 
 pub(super) async fn latest(args: InstanceArgs) -> Result<()> {
     let path = format!("/v1/instances/{}/usage", encode(&args.id));
-    let body = Client::to_read(&args.client.host)?.get(&path).await?;
+    let body = Client::new(&args.client.host, Right::Read)?.get(&path).await?;
     if args.client.json {
         return print(&body);
     }
@@ -61,7 +62,7 @@ pub(super) async fn range(args: RangeArgs) -> Result<()> {
     if let Some(field) = &args.field {
         path.push_str(&format!("&fields={}", encode(field)));
     }
-    let body = Client::to_read(&args.client.host)?.get(&path).await?;
+    let body = Client::new(&args.client.host, Right::Read)?.get(&path).await?;
     if args.client.json {
         return print(&body);
     }
@@ -93,7 +94,7 @@ pub(super) async fn range(args: RangeArgs) -> Result<()> {
 
 pub(super) async fn watch(args: InstanceArgs) -> Result<()> {
     let path = format!("/v1/instances/{}/usage/stream", encode(&args.id));
-    let mut body = Client::to_read(&args.client.host)?.open(&path).await?;
+    let mut body = Client::new(&args.client.host, Right::Read)?.open(&path).await?;
     let mut out = std::io::stdout();
     let mut partial = Vec::new();
     let mut event = String::new();

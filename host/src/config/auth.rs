@@ -41,6 +41,11 @@ impl AuthConfig {
         }
     }
 
+    /// Whether the operator names this one.
+    pub(crate) fn file_is_named(&self, file: &Path) -> bool {
+        Right::ALL.into_iter().any(|right| self.file(right) == Some(file))
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let longest = Duration::from_secs(400 * 86_400);
         if !(Duration::from_secs(60)..=longest).contains(&self.login_lifetime.get()) {

@@ -15,7 +15,8 @@ pub struct HttpConfig {
     pub max_connections: usize,
     /// Of one address (IPv6: one /64). None: 1000 of another machine's, any number of this one's.
     pub max_connections_per_peer: Option<usize>,
-    /// Time to send a request's head, to agree on TLS before it, and to begin another request on a connection.
+    /// Time to send a request's head, to agree on TLS before it, and to begin another request on a connection. This and the
+    /// other times of connections are as they are said when one begins.
     pub header_timeout: Span,
     /// Time to send a body, and a second more for each 16 KiB of it.
     pub read_timeout: Span,

@@ -276,6 +276,8 @@ mod tests {
             ("stream.watch_buffer = 100000", "stream.watch_buffer"),
             ("stream.heartbeat = '2d'", "stream.heartbeat"),
             ("stream.stalled = '1ms'", "stream.stalled"),
+            ("stream.max_streams = 0", "stream.max_streams"),
+            ("stream.max_streams_per_peer = 0", "stream.max_streams_per_peer"),
             ("tls.cert = 'cert.pem'", "tls"),
             ("metrics.path = 'metrics'", "metrics.path"),
             ("metrics.path = '/v1/plugins'", "metrics.path"),

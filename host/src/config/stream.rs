@@ -35,6 +35,14 @@ impl Stream {
         if !(1..=65_536).contains(&self.watch_buffer) {
             return ConfigError::value("stream.watch_buffer", "must be at least 1 and at most 65536");
         }
+        for (key, count) in [
+            ("stream.max_streams", self.max_streams),
+            ("stream.max_streams_per_peer", self.max_streams_per_peer.unwrap_or(1)),
+        ] {
+            if !(1..=1_000_000).contains(&count) {
+                return ConfigError::value(key, "must be at least 1 and at most 1000000");
+            }
+        }
         for (key, span) in [("stream.heartbeat", self.heartbeat), ("stream.stalled", self.stalled)] {
             if !(Duration::from_millis(100)..=Duration::from_secs(86_400)).contains(&span.get()) {
                 return ConfigError::value(key, "must be at least 100ms and at most 1d");

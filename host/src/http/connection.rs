@@ -1,6 +1,7 @@
 //! One connection, until it ends or a stream takes its socket over.
 
 use super::error::ApiError;
+use super::flow::Flow;
 use super::peer::Peer;
 use super::server::Server;
 use super::stream::Streaming;
@@ -31,9 +32,28 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(super) struct Ends {
     /// A request that is under way is answered, and no more.
-    pub(super) drains: watch::Receiver<bool>,
+    pub(super) last: Last,
     /// At once: the other end is gone.
     pub(super) cuts: watch::Receiver<()>,
+}
+
+/// Why no more requests are taken.
+#[derive(Clone)]
+pub(super) struct Last {
+    /// The host stops.
+    pub(super) drains: watch::Receiver<bool>,
+    /// There is another certificate, or one is to be shown: what was agreed on before is out of date.
+    pub(super) outdated: watch::Receiver<()>,
+}
+
+impl Last {
+    /// Waits until that is so.
+    pub(super) async fn come(&mut self) {
+        tokio::select! {
+            _ = self.drains.wait_for(|drains| *drains) => {}
+            Ok(()) = self.outdated.changed() => {}
+        }
+    }
 }
 
 /// A response's head, and what comes behind it.
@@ -56,6 +76,8 @@ pub(super) struct Routed {
     pub(super) progress: Arc<Progress>,
     /// Whether streams may take the socket over.
     pub(super) may_leave: bool,
+    /// What is under way, of HTTP/2.
+    pub(super) flow: Option<Arc<Flow>>,
 }
 
 impl Routed {
@@ -65,8 +87,9 @@ impl Routed {
         mut request: hyper::Request<Incoming>,
         away: Option<mpsc::Sender<HandOver>>,
     ) -> Result<Response, Infallible> {
-        let Self { server, peer, progress, .. } = self;
+        let Self { server, peer, progress, flow, .. } = self;
         progress.begin();
+        let exchange = flow.as_ref().map(Flow::begin);
         request.extensions_mut().insert(peer);
         let (method, version) = (request.method().clone(), request.version());
         // With a length beside it, what comes behind the body may be meant as a part of it: nothing is read there.
@@ -75,11 +98,18 @@ impl Routed {
         if is_last && version < Version::HTTP_2 {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        let Some(streaming) = response.extensions_mut().remove::<Streaming>() else { return Ok(response) };
+        let followed = |mut response: Response| {
+            if let Some(exchange) = exchange {
+                let body = std::mem::take(response.body_mut());
+                *response.body_mut() = exchange.answer(body);
+            }
+            response
+        };
+        let Some(streaming) = response.extensions_mut().remove::<Streaming>() else { return Ok(followed(response)) };
         // Of the empty body it has until now.
         response.headers_mut().remove(header::CONTENT_LENGTH);
         if method == Method::HEAD {
-            return Ok(response);
+            return Ok(followed(response));
         }
         match away.filter(|_| version == Version::HTTP_11) {
             Some(away) => {
@@ -90,7 +120,7 @@ impl Routed {
             }
             None => {
                 *response.body_mut() = streaming.body(server.core().clone()).await;
-                Ok(response)
+                Ok(followed(response))
             }
         }
     }
@@ -120,7 +150,7 @@ where
             ended = &mut connection => break Err(ended),
             // What was answered before may not have gone out yet: nothing else can hold the connection up.
             Some(over) = handed_over.recv() => break Ok(over),
-            _ = ends.drains.wait_for(|drains| *drains), if !is_draining => {
+            () = ends.last.come(), if !is_draining => {
                 is_draining = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }

@@ -6,7 +6,7 @@ use super::peer::Peer;
 use super::rights::{Caller, Rights};
 use super::stream::is_stream;
 use super::tls::Tls;
-use crate::audit::{By, Entry, Request as Asked, What};
+use crate::audit::{self, By, Entry, Request as Asked, What};
 use crate::core::Core;
 use crate::metrics::status_class;
 use crate::tracing::continues;
@@ -137,20 +137,42 @@ impl Door {
         });
         (caller, checked)
     }
+}
 
-    /// Who changed something, and who tried to.
-    fn note(&self, caller: &Caller, method: &Method, path: &str, response: &Response) {
-        let short = |text: &str| text.chars().take(LONGEST_NOTE).collect();
-        let refused = response.extensions().get::<Refused>().map(|Refused(why)| short(why));
-        let status = response.status().as_u16();
-        let asked = Asked { method: method.to_string(), path: short(path), status, refused };
-        let mut caller = caller.name();
+/// A request to change something: who sent it, and what came of it, is written down when it is dropped.
+struct Noted {
+    door: Arc<Door>,
+    caller: audit::Caller,
+    method: Method,
+    path: String,
+    /// None: who asked has left.
+    answer: Option<(StatusCode, Option<String>)>,
+}
+
+impl Noted {
+    fn answered(mut self, response: &Response) {
         if let Some(LoggedIn(right)) = response.extensions().get() {
-            caller.token = Some(right.as_str());
+            self.caller.token = Some(right.as_str());
         }
-        let entry = Entry { by: By::Api(caller), what: What::Request(asked) };
-        self.core.audit.write(self.core.clock.now_ms(), &entry);
+        let refused = response.extensions().get::<Refused>().map(|Refused(why)| short(why));
+        self.answer = Some((response.status(), refused));
     }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        let (status, refused) = match self.answer.take() {
+            Some((status, refused)) => (Some(status.as_u16()), refused),
+            None => (None, None),
+        };
+        let asked = Asked { method: self.method.to_string(), path: short(&self.path), status, refused };
+        let entry = Entry { by: By::Api(self.caller.clone()), what: What::Request(asked) };
+        self.door.core.audit.write(self.door.core.clock.now_ms(), &entry);
+    }
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(LONGEST_NOTE).collect()
 }
 
 /// What may become a span's name: a client may send any word.
@@ -186,7 +208,13 @@ pub(super) async fn pass(State(door): State<Arc<Door>>, mut request: Request, ne
     continues(&span, request.headers());
     let (caller, admitted) = door.admit(&request, &route);
     let noted = door.rights.is_change(&route, request.method());
-    let noted = noted.then(|| (caller.clone(), request.method().clone(), request.uri().path().to_owned()));
+    let noted = noted.then(|| Noted {
+        door: door.clone(),
+        caller: caller.name(),
+        method: request.method().clone(),
+        path: request.uri().path().to_owned(),
+        answer: None,
+    });
     let mut response = match admitted {
         Ok(()) => {
             request.extensions_mut().insert(caller);
@@ -198,8 +226,8 @@ pub(super) async fn pass(State(door): State<Arc<Door>>, mut request: Request, ne
     if response.status().is_server_error() {
         span.record("otel.status_code", "ERROR");
     }
-    if let Some((caller, method, path)) = noted {
-        door.note(&caller, &method, &path, &response);
+    if let Some(noted) = noted {
+        noted.answered(&response);
     }
     let status = status_class(response.status().as_u16());
     core.metrics.http_requests.with_label_values(&[&*route, status]).inc();

@@ -1,3 +1,4 @@
+use axum::body::Body;
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -18,7 +19,7 @@ pub(crate) struct ApiError {
 pub(crate) struct Refused(pub(crate) String);
 
 #[derive(Serialize)]
-struct Body<'a> {
+struct ErrorBody<'a> {
     code: u16,
     error: &'a str,
 }
@@ -53,7 +54,7 @@ impl ApiError {
     /// A whole answer of HTTP/1.1, for where no request is: the connection ends with it.
     pub(crate) fn raw(&self) -> Vec<u8> {
         let Self { status, message, retry_after } = self;
-        let body = serde_json::to_string(&Body { code: status.as_u16(), error: message }).unwrap_or_default();
+        let body = serde_json::to_string(&ErrorBody { code: status.as_u16(), error: message }).unwrap_or_default();
         let reason = status.canonical_reason().unwrap_or_default();
         let retry = retry_after.map(|seconds| format!("retry-after: {seconds}\r\n")).unwrap_or_default();
         format!(
@@ -73,7 +74,7 @@ impl std::fmt::Display for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = Body { code: self.status.as_u16(), error: &self.message };
+        let body = ErrorBody { code: self.status.as_u16(), error: &self.message };
         let mut response = (self.status, json(&body)).into_response();
         let headers = response.headers_mut();
         if self.status == StatusCode::UNAUTHORIZED {
@@ -110,10 +111,10 @@ pub(crate) fn json(body: &impl Serialize) -> Response {
     }
 }
 
-pub(crate) fn json_bytes(body: Vec<u8>) -> Response {
+pub(crate) fn json_bytes(body: impl Into<Body>) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
-    (headers, body).into_response()
+    (headers, body.into()).into_response()
 }

@@ -7,7 +7,6 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use std::sync::Arc;
 
 /// Bytes that are parsed at once.
 const SHORT: usize = 256 << 10;
@@ -47,7 +46,7 @@ pub(crate) async fn post(
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, why));
     }
     // It may have been removed while the body came.
-    if core.plugins.get(&name).is_none_or(|now| !Arc::ptr_eq(&now, &status)) {
+    if core.plugins.get(&name).is_none_or(|now| !now.has_queue(&queue)) {
         return Err(ApiError::not_found("the plugin was removed"));
     }
     match queue.offer(events) {

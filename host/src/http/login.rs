@@ -8,7 +8,7 @@ use super::error::{ApiError, Refused};
 use super::page;
 use super::rights::bearer;
 use crate::core::Core;
-use crate::tokens::{Right, Shown};
+use crate::tokens::Right;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -46,11 +46,9 @@ async fn begin(core: &Core, headers: &HeaderMap, body: Body) -> Result<Response,
     if !any {
         return Err(ApiError::new(StatusCode::FORBIDDEN, "this host has no token anyone could log in with"));
     }
-    let Shown::Token(right) = core.tokens.recognize(&token) else {
-        return Err(ApiError::unauthorized("this is no token of this host"));
-    };
-    let session = core.tokens.begin_session(&core.config.load());
-    let session = session.map_err(|error| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    let begun = core.tokens.begin_session(&token, &core.config.load());
+    let begun = begun.map_err(|error| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    let (session, right) = begun.ok_or_else(|| ApiError::unauthorized("this is no token of this host"))?;
     let mut response = with_cookie(core, headers, session.secret(), session.lifetime.as_secs());
     response.extensions_mut().insert(LoggedIn(right));
     Ok(response)
@@ -58,9 +56,7 @@ async fn begin(core: &Core, headers: &HeaderMap, body: Body) -> Result<Response,
 
 /// What the cookie was for ends, also for whoever has a copy.
 pub(super) async fn logout(State(core): App, headers: HeaderMap) -> Response {
-    if let Some(secret) = session(&headers) {
-        core.tokens.end_session(secret);
-    }
+    sessions(&headers).for_each(|secret| core.tokens.end_session(secret));
     with_cookie(&core, &headers, "", 0)
 }
 
@@ -108,11 +104,11 @@ fn with_cookie(core: &Core, request: &HeaderMap, secret: &str, seconds: u64) -> 
     response
 }
 
-/// What a browser that has logged in shows.
-pub(super) fn session(headers: &HeaderMap) -> Option<&[u8]> {
+/// What a browser that has logged in shows; perhaps beside what others have it show under the same name.
+pub(super) fn sessions(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|cookies| cookies.to_str().ok());
-    let mut pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(name, _)| *name == COOKIE).map(|(_, secret)| secret.as_bytes())
+    let pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.filter(|(name, _)| *name == COOKIE).map(|(_, secret)| secret.as_bytes())
 }
 
 /// Whether who is refused is a person in front of a browser.

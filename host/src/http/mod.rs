@@ -3,7 +3,8 @@
 //! # Layout
 //!
 //! * `server`: accepts (`listener`, `tls`), agrees on a protocol, ends gracefully; `turn_away`: whom there is no room for.
-//! * `connection`: one connection, until a stream takes its socket over; `timed`: its socket; `peer`: its other end.
+//! * `connection`: one connection, until a stream takes its socket over; `timed`: its socket; `flow`: its exchanges;
+//!   `peer`: its other end.
 //! * `routes`: all operations, and what each needs; `openapi`: what they are like.
 //! * `door`: what every request passes; `rights`: who sends it, and may; `login`: browsers.
 //! * `instances`, `lifecycle`, `usage`, `stream`, `snapshot`, `events`, `telemetry`, `plugins`, `health`, `page`,
@@ -19,6 +20,7 @@ mod door;
 mod error;
 mod etag;
 mod events;
+mod flow;
 mod health;
 mod instances;
 mod lifecycle;
@@ -48,6 +50,7 @@ pub(crate) use listener::Listener;
 pub(crate) use routes::is_taken;
 pub(crate) use server::Server;
 pub use tls::Tls;
+pub(crate) use tls::certificates;
 
 use crate::core::Core;
 use std::sync::Arc;

@@ -1,18 +1,17 @@
 //! What the API is, for programs: `openapi.json`, with the paths of this host.
 
-use super::App;
-use super::error::{ApiError, json_bytes};
+use super::error::ApiError;
 use crate::config::{Config, Metrics, Snapshot};
-use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Response;
+use bytes::Bytes;
 use serde_json::Value;
 
 const DOCUMENT: &str = include_str!("openapi.json");
 
-pub(super) async fn document(State(core): App) -> Result<Response, ApiError> {
-    let document = of(&core.config.load()).and_then(|document| serde_json::to_vec(&document));
-    document.map(json_bytes).map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+/// As it is sent.
+pub(super) fn document(config: &Config) -> Result<Bytes, ApiError> {
+    let document = of(config).and_then(|document| serde_json::to_vec(&document));
+    document.map(Bytes::from).map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
 /// Some paths are the operator's to choose.

@@ -1,7 +1,7 @@
 //! `/`: the latest numbers and where everything is. Plain HTML, no scripts.
 
 use super::App;
-use super::login::session;
+use super::login::sessions;
 use crate::core::Core;
 use crate::json;
 use crate::tracked::State as InstanceState;
@@ -38,7 +38,7 @@ macro_rules! head {
 pub(crate) async fn index(State(core): App, headers: HeaderMap) -> Response {
     let own =
         [(header::CONTENT_SECURITY_POLICY, POLICY), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
-    (own, Html(render(&core, session(&headers).is_some()))).into_response()
+    (own, Html(render(&core, sessions(&headers).next().is_some()))).into_response()
 }
 
 /// For a browser that has to say who it is. `why` is what it was told before.

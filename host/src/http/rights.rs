@@ -52,7 +52,7 @@ impl Caller {
         let shown = headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
         let token = shown.map_or(Shown::Nothing, |token| core.tokens.recognize(token));
         let is_session =
-            token == Shown::Nothing && login::session(headers).is_some_and(|secret| core.tokens.is_session(secret));
+            token == Shown::Nothing && login::sessions(headers).any(|secret| core.tokens.is_session(secret));
         Self { peer, token, is_session }
     }
 
@@ -62,7 +62,7 @@ impl Caller {
             return Ok(());
         }
         let needs = needed.as_str();
-        core.tokens.check(needed, self.token).map_err(|refusal| match refusal {
+        core.tokens.check(needed, self.token, self.peer.certificate.is_some()).map_err(|refusal| match refusal {
             Refusal::Never => {
                 let why = format!(
                     "there is no {needs} token to allow this: the host keeps nothing (--memory-only), and \
@@ -70,6 +70,7 @@ impl Caller {
                 );
                 ApiError::new(StatusCode::FORBIDDEN, why)
             }
+            Refusal::NoCertificate => ApiError::unauthorized("this needs a certificate: connect again, and show one"),
             Refusal::Missing => ApiError::unauthorized(format!(
                 "this needs the {needs} token: Authorization: Bearer TOKEN{}",
                 if needed == Right::Read { ", or a login at /" } else { "" }

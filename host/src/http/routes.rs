@@ -1,6 +1,7 @@
 use super::door::{Door, Names, pass};
-use super::error::ApiError;
+use super::error::{ApiError, json_bytes};
 use super::rights::Rights;
+use super::stream::LAST_EVENT_ID;
 use super::{events, health, instances, lifecycle, login, openapi, page, plugins, prometheus, snapshot, stream};
 use super::{telemetry, usage};
 use crate::config::Config;
@@ -11,6 +12,7 @@ use axum::handler::Handler;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware;
 use axum::routing::{MethodFilter, MethodRouter, on};
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -46,11 +48,13 @@ pub(super) fn operations(config: &Config) -> Vec<Operation> {
     const READ: Option<Right> = Some(Right::Read);
     const WRITE: Option<Right> = Some(Right::Write);
     const ADMIN: Option<Right> = Some(Right::Admin);
+    // Made once, for all who ask.
+    let document = openapi::document(config);
     vec![
         get("/", READ, page::index),
         get(HEALTH, ANYONE, health::health),
         get(READY, ANYONE, health::ready),
-        get(OPENAPI, ANYONE, openapi::document),
+        get(OPENAPI, ANYONE, move || ready(document.clone().map(json_bytes))),
         post(LOGIN, ANYONE, login::login),
         post(LOGOUT, ANYONE, login::logout),
         get(&config.metrics.path, READ, prometheus::metrics),
@@ -109,7 +113,7 @@ fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, header::IF_NONE_MATCH])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, header::IF_NONE_MATCH, LAST_EVENT_ID])
         .expose_headers([header::ETAG, header::RETRY_AFTER])
         .max_age(CORS_MAX_AGE)
 }

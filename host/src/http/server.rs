@@ -1,5 +1,6 @@
-use super::connection::{Ends, Routed, http1, ordinary};
+use super::connection::{Ends, Last, Routed, http1, ordinary};
 use super::door::Names;
+use super::flow::{Flow, Goes};
 use super::listener::{Listener, Socket};
 use super::peer::{Address, Peer};
 use super::routes;
@@ -14,13 +15,15 @@ use axum::Router;
 use hyper::server::conn::{http1 as one, http2 as two};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
+use rustix::process::{Resource, getrlimit};
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
 /// Requests on one connection of HTTP/2 at a time.
 const MOST_AT_ONCE: u32 = 100;
@@ -28,10 +31,20 @@ const MOST_AT_ONCE: u32 = 100;
 /// The wait after `accept` failed: out of descriptors, most often, which passes when others close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Between two warnings that this goes on.
+const WARN_AGAIN: Duration = Duration::from_secs(60);
+
+/// Descriptors that sockets leave to files, history's most of all; a quarter of them, where there are few.
+const MOST_FILES: usize = 1024;
+
 /// The HTTP server.
 pub(crate) struct Server {
     core: Arc<Core>,
     serving: ArcSwap<Serving>,
+    /// Told when connections that were accepted before are out of date.
+    outdated: watch::Sender<()>,
+    /// Sockets there may be at a time, whatever the configuration says: the rest of the descriptors is for files.
+    most: usize,
 }
 
 /// What follows from the configuration, and is another once that is.
@@ -55,12 +68,25 @@ impl Serving {
 
 impl Server {
     pub(crate) fn new(core: Arc<Core>, tls: Option<Tls>) -> Arc<Self> {
-        Arc::new(Self { serving: ArcSwap::from_pointee(Serving::new(&core, tls)), core })
+        let descriptors = getrlimit(Resource::Nofile).current;
+        let descriptors = descriptors.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX);
+        Arc::new(Self {
+            serving: ArcSwap::from_pointee(Serving::new(&core, tls)),
+            core,
+            outdated: watch::Sender::new(()),
+            most: descriptors - (descriptors / 4).min(MOST_FILES),
+        })
     }
 
-    /// Serves by the configuration that is in force now. Connections stay; their next request is served so.
-    pub(crate) fn reload(&self, tls: Option<Tls>) {
-        self.serving.store(Serving::new(&self.core, tls).into());
+    /// Serves by the configuration that is in force now. Connections stay, and their next request is served so; where TLS is
+    /// another, they end with the request they are in. Whether it is.
+    pub(crate) fn reload(&self, tls: Option<Tls>) -> bool {
+        let before = self.serving.swap(Serving::new(&self.core, tls.clone()).into());
+        let is_other = before.tls.as_ref().map(Tls::digest) != tls.as_ref().map(Tls::digest);
+        if is_other {
+            self.outdated.send_replace(());
+        }
+        is_other
     }
 
     /// The routes there are now.
@@ -84,7 +110,7 @@ impl Server {
         let (_until, cuts) = watch::channel(());
         // Has a receiver as long as there is a connection that was there before the end began.
         let (draining, drains) = watch::channel(false);
-        let ends = Ends { drains, cuts: cuts.clone() };
+        let ends = Ends { last: Last { drains, outdated: self.outdated.subscribe() }, cuts: cuts.clone() };
         tokio::select! {
             () = self.accept(&listener, &ends, true) => {}
             _ = stopping.wait_for(|&stopping| stopping) => {}
@@ -92,7 +118,7 @@ impl Server {
         drop(ends);
         draining.send_replace(true);
         let (_never, drains) = watch::channel(false);
-        let ends = Ends { drains, cuts };
+        let ends = Ends { last: Last { drains, outdated: self.outdated.subscribe() }, cuts };
         let ended = tokio::select! {
             ended = tokio::time::timeout(drain, draining.closed()) => ended.is_ok(),
             () = self.accept(&listener, &ends, false) => false,
@@ -104,26 +130,33 @@ impl Server {
 
     /// For ever.
     async fn accept(self: &Arc<Self>, listener: &Listener, ends: &Ends, keep_alive: bool) {
+        let mut warned: Option<Instant> = None;
         loop {
             let (socket, address) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
+                    if warned.is_none_or(|warned| warned.elapsed() > WARN_AGAIN) {
+                        tracing::warn!(%error, "cannot accept connections; it is tried again and again");
+                        warned = Some(Instant::now());
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            let tls = self.serving.load().tls.clone();
             let config = self.core.config.load_full();
             let share = address.share(config.http.max_connections_per_peer);
-            let place = match self.core.connections.take(config.http.max_connections, share) {
+            // Streams have descriptors, too.
+            let most = config.http.max_connections.min(self.most.saturating_sub(self.core.hub.open()));
+            let place = match self.core.connections.take(most, share) {
                 Ok(place) => place,
                 Err(full) => {
-                    turn_away(&self.core, socket, tls.is_some(), full);
+                    turn_away(&self.core, socket, self.serving.load().tls.is_some(), full);
                     continue;
                 }
             };
-            let (server, ends) = (self.clone(), ends.clone());
+            let (server, mut ends) = (self.clone(), ends.clone());
+            ends.last.outdated.mark_unchanged();
+            let tls = self.serving.load().tls.clone();
             let connection = Connection { server, address, place, ends, keep_alive, config };
             drop(tokio::spawn(async move {
                 let served = match (socket, tls) {
@@ -179,7 +212,7 @@ impl Connection {
         let mut ends = self.ends.clone();
         let accepted = tokio::select! {
             accepted = tokio::time::timeout(self.http().header_timeout.get(), tls.accept(timed)) => accepted,
-            _ = ends.drains.wait_for(|drains| *drains) => return Ok(()),
+            () = ends.last.come() => return Ok(()),
         };
         let agreed = accepted.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
         let stream = agreed.inspect_err(|error| {
@@ -189,7 +222,10 @@ impl Connection {
         routed.peer.certificate = subject(&stream);
         routed.progress.begin();
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-            until_over(self.two().serve_connection(TokioIo::new(stream), ordinary(routed)), ends).await?;
+            let flow = Flow::new();
+            routed.flow = Some(flow.clone());
+            let connection = self.two().serve_connection(TokioIo::new(stream), ordinary(routed));
+            until_over(connection, ends, &flow, self.http()).await?;
         } else {
             http1(stream, &self.one(), routed, ends).await?;
         }
@@ -198,7 +234,7 @@ impl Connection {
 
     fn routed<S>(&self, timed: &Timed<S>, may_leave: bool) -> Routed {
         let peer = Peer { address: self.address, certificate: None };
-        Routed { server: self.server.clone(), peer, progress: timed.progress().clone(), may_leave }
+        Routed { server: self.server.clone(), peer, progress: timed.progress().clone(), may_leave, flow: None }
     }
 
     fn http(&self) -> &HttpConfig {
@@ -224,18 +260,36 @@ impl Connection {
     }
 }
 
-/// Drives a connection to its end.
-async fn until_over<C: GracefulConnection>(connection: C, mut ends: Ends) -> Result<(), C::Error> {
+/// Drives a connection of HTTP/2 to its end.
+async fn until_over<C: GracefulConnection>(
+    connection: C,
+    mut ends: Ends,
+    flow: &Flow,
+    http: &HttpConfig,
+) -> Result<(), C::Error> {
+    let (idle, stalled) = (http.header_timeout.get(), http.write_timeout.get());
+    let mut looks = tokio::time::interval(idle.min(stalled) / 4);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut connection = pin!(connection);
     let mut is_draining = false;
     loop {
         tokio::select! {
             ended = &mut connection => return ended,
-            _ = ends.drains.wait_for(|drains| *drains), if !is_draining => {
+            () = ends.last.come(), if !is_draining => {
                 is_draining = true;
                 connection.as_mut().graceful_shutdown();
             }
             _ = ends.cuts.changed() => return Ok(()),
+            _ = looks.tick() => match flow.goes(idle, stalled) {
+                Goes::On => {}
+                // It was told before, and had as long to go.
+                Goes::Idle if is_draining => return Ok(()),
+                Goes::Idle => {
+                    is_draining = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                Goes::Stalled => return Ok(()),
+            }
         }
     }
 }

@@ -30,7 +30,7 @@ const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 const RETRY_AFTER: u32 = 5;
 
 /// What a reader saw last, as a browser says when it connects again.
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The latest sample at once, then each as it comes. An instance that is not tracked yet is waited for.
 pub(crate) async fn usage(

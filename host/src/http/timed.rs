@@ -108,7 +108,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let went = Pin::new(&mut self.socket).poll_flush(context);
         ready!(self.written(context, went))?;
-        self.progress.is_flushed.store(true, Relaxed);
+        // An answer has gone out: what came until then was its request's.
+        if !self.progress.is_flushed.swap(true, Relaxed) {
+            self.progress.begin();
+        }
         Poll::Ready(Ok(()))
     }
 

@@ -27,12 +27,19 @@ const V1_3: &[&SupportedProtocolVersion] = &[&version::TLS13];
 pub struct Tls {
     acceptor: TlsAcceptor,
     certificate: CertificateDer<'static>,
+    /// Of all it was made of.
+    digest: blake3::Hash,
 }
 
 impl Tls {
     /// None: the configuration names no certificate.
     pub fn read(config: &TlsConfig) -> Result<Option<Self>> {
         let Some((cert, key)) = config.files() else { return Ok(None) };
+        let mut digest = blake3::Hasher::new();
+        for file in [Some(cert), Some(key), config.client_ca.as_deref()].into_iter().flatten() {
+            digest.update(&std::fs::read(file).with_context(|| cannot_use(file))?);
+        }
+        digest.update(format!("{:?} {}", config.min_version, config.client_ca.is_some()).as_bytes());
         let provider = Arc::new(ring::default_provider());
         let chain = certificates(cert)?;
         let certificate = chain.first().context("there is no certificate").with_context(|| cannot_use(cert))?.clone();
@@ -55,7 +62,12 @@ impl Tls {
         };
         let mut tls = builder.with_single_cert(chain, private).with_context(|| cannot_use(key))?;
         tls.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
-        Ok(Some(Self { acceptor: TlsAcceptor::from(Arc::new(tls)), certificate }))
+        Ok(Some(Self { acceptor: TlsAcceptor::from(Arc::new(tls)), certificate, digest: digest.finalize() }))
+    }
+
+    /// Another when anything about it is.
+    pub(super) fn digest(&self) -> blake3::Hash {
+        self.digest
     }
 
     /// Whether its certificate is for this name.
@@ -77,7 +89,8 @@ pub(super) fn subject<S>(stream: &TlsStream<S>) -> Option<Arc<str>> {
     Some(certificate.subject().to_string().into())
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
+/// All that are in a file (PEM), at least one.
+pub(crate) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let found = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let found = found.with_context(|| cannot_use(file))?;
     if found.is_empty() {

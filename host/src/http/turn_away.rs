@@ -33,10 +33,10 @@ pub(super) fn turn_away(core: &Arc<Core>, socket: Socket, is_secure: bool, full:
         }
     };
     core.metrics.http_connections_refused.with_label_values(&[reason]).inc();
-    let Ok(place) = core.turned_away.take(MOST_AT_ONCE, None) else { return };
     if is_secure {
         return;
     }
+    let Ok(place) = core.turned_away.take(MOST_AT_ONCE, None) else { return };
     tokio::spawn(async move {
         let _place = place;
         let answer = error.retry_after(1).raw();

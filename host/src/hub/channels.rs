@@ -135,6 +135,19 @@ impl Channels {
         ids.into_iter().for_each(|id| self.end(id, None, inboxes));
     }
 
+    /// Ends what carries streams out of the process; readers inside stay.
+    pub(super) fn end_carried(&mut self, inboxes: &[Arc<Inbox>]) {
+        for (id, channel) in &mut self.all {
+            let (carried, own) = std::mem::take(&mut channel.watchers).into_iter().partition(Watcher::is_carried);
+            channel.watchers = own;
+            let carried: Vec<Watcher> = carried;
+            carried.into_iter().for_each(|watcher| watcher.end(None));
+            for (inbox, _) in inboxes.iter().zip(&channel.sockets).filter(|(_, sockets)| **sockets > 0) {
+                inbox.put(Message::End { channel: *id, last: None });
+            }
+        }
+    }
+
     fn end(&mut self, id: ChannelId, last: Option<&Arc<Event>>, inboxes: &[Arc<Inbox>]) {
         let Some(channel) = self.remove(id) else { return };
         channel.watchers.into_iter().for_each(|watcher| watcher.end(last.cloned()));

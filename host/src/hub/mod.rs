@@ -275,6 +275,13 @@ impl Hub {
         log.push(event, at_ms, most);
     }
 
+    /// Ends streams, whose readers may come back if they still may read, and then miss nothing.
+    pub(crate) fn part(&self) {
+        let mut state = self.lock();
+        let State { channels, inboxes, .. } = &mut *state;
+        channels.end_carried(inboxes);
+    }
+
     /// Ends all streams.
     pub fn close_all(&self) {
         let mut state = self.lock();

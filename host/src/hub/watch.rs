@@ -85,6 +85,11 @@ impl Watcher {
         }
     }
 
+    /// Whether a stream brings it out of the process.
+    pub(super) fn is_carried(&self) -> bool {
+        self.patience.is_some()
+    }
+
     pub(super) fn is_gone(&self) -> bool {
         self.events.is_closed()
     }

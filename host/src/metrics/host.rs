@@ -31,7 +31,7 @@ pub struct HostMetrics {
     pub plugins_uploaded: IntCounter,
     pub plugin_restores_succeeded: IntCounter,
     pub plugin_restores_failed: IntCounter,
-    /// `io`, `full`, `strangers`, `closed`.
+    /// `io`, `full`, `refusals`, `closed`.
     pub audit_entries_dropped: IntCounterVec,
     pub workers_spawned: IntCounter,
     /// `graceful`, `crashed`, `idle_timeout`.
@@ -162,7 +162,7 @@ impl HostMetrics {
         for reason in ["all", "peer"] {
             metrics.http_connections_refused.with_label_values(&[reason]);
         }
-        for reason in ["io", "full", "strangers", "closed"] {
+        for reason in ["io", "full", "refusals", "closed"] {
             metrics.audit_entries_dropped.with_label_values(&[reason]);
         }
         for reason in ["graceful", "crashed", "idle_timeout"] {

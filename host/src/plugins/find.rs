@@ -151,7 +151,7 @@ pub(super) fn components(files: &Files) -> Vec<Component> {
 }
 
 /// Refuses a folder that others can write to.
-fn check_folder(folder: &Path) -> Result<(), FindError> {
+pub(crate) fn check_folder(folder: &Path) -> Result<(), FindError> {
     match fs::metadata(folder) {
         Ok(found) if found.mode() & 0o022 != 0 => Err(FindError::Writable { folder: folder.to_owned() }),
         Ok(_) => Ok(()),

@@ -37,7 +37,7 @@ pub use schema::{BadFields, Fields, Metric};
 pub use status::{Order, PluginState, Status, Waiting};
 pub use supervisor::{Denied, Request, Wanted};
 
-pub(crate) use find::{LARGEST, NAMES, bundled, is_name};
+pub(crate) use find::{LARGEST, NAMES, bundled, check_folder, is_name};
 pub(crate) use page::describe_need;
 pub(crate) use prepare::digest;
 pub(crate) use schema::plain;
@@ -76,7 +76,9 @@ impl Plugins {
         let mut needs_restart = Vec::new();
         for status in self.list().into_iter().filter(|status| !status.is_as(config)) {
             if status.known().origin == Origin::Native {
-                needs_restart.push(format!("plugins.{}", status.name));
+                let is_own = status.config != config.plugin(&status.name);
+                let key = if is_own { format!("plugins.{}", status.name) } else { format!("poll, of {}", status.name) };
+                needs_restart.push(key);
                 continue;
             }
             let (answer, _) = oneshot::channel();

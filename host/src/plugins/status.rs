@@ -205,6 +205,16 @@ impl Status {
         }
     }
 
+    /// In the place of another: what waits for that waits for this.
+    pub(crate) fn after(self, before: &Self) -> Self {
+        Self { events: before.events.clone(), ..self }
+    }
+
+    /// Whether events that are put there wait for it.
+    pub(crate) fn has_queue(&self, queue: &Arc<EventQueue>) -> bool {
+        Arc::ptr_eq(&self.events, queue)
+    }
+
     /// Whether it is as a configuration has it.
     pub(crate) fn is_as(&self, config: &Config) -> bool {
         let other = Self::new(self.name.clone(), Origin::Native, self.is_of_start, config);

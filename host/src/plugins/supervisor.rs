@@ -3,7 +3,7 @@
 use super::find::{self, Place, components, files};
 use super::intake::{Ask, Asked, Mail, Unwanted};
 use super::last_good::LastGood;
-use super::prepare::off_thread;
+use super::prepare::{Bytes, load, off_thread, start};
 use super::run::run;
 use super::settling::{Change, Files, Settling};
 use super::status::Shared;
@@ -12,7 +12,7 @@ use super::{Component, FindError, NotTaken, Origin, PluginState, Status};
 use crate::audit::{Action, By, Entry, PluginChange, What};
 use crate::core::Core;
 use crate::tracked::PluginName;
-use dropsonde_sandbox::Sandbox;
+use dropsonde_sandbox::{Sandbox, SavedState};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io::ErrorKind;
@@ -284,7 +284,17 @@ impl Supervisor {
 
     /// Has it begin anew, by the configuration that is in force now. What it discovered stays as it is until it looks again.
     async fn reconfigure(&mut self, name: &str) {
-        if !self.running.contains_key(name) {
+        let Some(status) = self.core.plugins.get(name).filter(|_| self.running.contains_key(name)) else { return };
+        if status.state() == PluginState::Running
+            && let Err(why) = self.try_out(&status).await
+        {
+            let reason = why.to_string();
+            tracing::error!(
+                plugin = name,
+                reason,
+                "its section is another and does not work; it goes on by the one before"
+            );
+            self.core.metrics.core.errors(name, "load", 1);
             return;
         }
         self.reconfigured = Some(name.to_owned());
@@ -297,6 +307,18 @@ impl Supervisor {
             Some(component) => self.begin(component, Beginning::Back),
             None => self.forget(name),
         }
+    }
+
+    /// Whether it would start by the configuration that is in force now: beside itself, with nothing of what it saved.
+    async fn try_out(&self, now: &Status) -> Result<(), NotTaken> {
+        let Some(component) = self.place(&now.name).component() else { return Ok(()) };
+        let status: Shared =
+            Arc::new(Status::new(now.name.clone(), component.origin.clone(), false, &self.core.config.load()));
+        let read = component.clone();
+        // What cannot be read is for whoever reads it next.
+        let Ok(Ok(bytes)) = off_thread(move || read.bytes().map(Bytes::of)).await else { return Ok(()) };
+        let loaded = load(&self.core, &self.sandbox, &status, component, bytes).await?;
+        start(&self.core, &self.sandbox, &status, &loaded, &SavedState::default()).await.map(drop)
     }
 
     async fn remove(&mut self, name: &str, by: By) -> Result<(), Denied> {
@@ -343,7 +365,11 @@ impl Supervisor {
         }
         let is_start = matches!(beginning, Beginning::Start);
         let is_change = matches!(beginning, Beginning::Found | Beginning::Asked(_));
-        let status: Shared = Arc::new(Status::new(name.clone(), component.origin, is_start, &core.config.load()));
+        let status = Status::new(name.clone(), component.origin, is_start, &core.config.load());
+        let status: Shared = Arc::new(match core.plugins.get(&name) {
+            Some(before) => status.after(&before),
+            None => status,
+        });
         core.plugins.add(status.clone());
         core.metrics.know_plugin(&name);
         let (asks, asked) = mpsc::channel(MOST_ASKS);

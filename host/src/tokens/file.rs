@@ -1,5 +1,7 @@
+use rustix::fs::OFlags;
+use rustix::process::geteuid;
 use rustix::rand::{GetRandomFlags, getrandom};
-use std::fs::{File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
@@ -15,36 +17,46 @@ const LONGEST: u64 = 4096;
 
 /// The token in a file; made where there is none.
 pub(super) fn open(path: &Path) -> io::Result<String> {
-    match create(path) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => read(path),
+    let token = match create(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => read(path)?,
         // A folder that is read-only may hold one all the same.
-        Err(error) => read(path).map_err(|_| error),
-        made => made,
+        Err(error) => read(path).map_err(|_| error)?,
+        made => return made,
+    };
+    if fs::metadata(path)?.mode() & 0o044 != 0 {
+        tracing::warn!(file = %path.display(), "others can read this token: chmod go-r it");
     }
+    if token.len() < SHORT {
+        let file = path.display();
+        tracing::warn!(%file, "this token is short, and might be guessed; `openssl rand -hex 32` makes one");
+    }
+    Ok(token)
 }
 
 /// The token in a file.
 pub fn read(path: &Path) -> io::Result<String> {
-    let found = File::open(path)?;
-    let mode = found.metadata()?.mode();
-    if mode & 0o022 != 0 {
+    // What is no file might have nothing to say for ever.
+    let nonblocking = OFlags::NONBLOCK.bits() as i32;
+    let mut options = OpenOptions::new();
+    let found = options.read(true).custom_flags(nonblocking).open(path)?;
+    let about = found.metadata()?;
+    if !about.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    if ![0, geteuid().as_raw()].contains(&about.uid()) {
+        return Err(io::Error::other("it is another user's, who could change what it allows: chown it"));
+    }
+    if about.mode() & 0o022 != 0 {
         return Err(io::Error::other("others can change it, and so give themselves what it allows: chmod go-w it"));
     }
     let mut token = String::new();
     found.take(LONGEST + 1).read_to_string(&mut token)?;
     let token = token.trim();
-    // Half a token is none: one that was cut while it was made, most likely.
     if token.is_empty() {
         return Err(io::Error::other("there is no token in it; delete it, and a new one is made"));
     }
     if token.len() as u64 > LONGEST || !token.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
         return Err(io::Error::other("a token is one line of printable ASCII, and no longer than 4096 bytes"));
-    }
-    if mode & 0o044 != 0 {
-        tracing::warn!(file = %path.display(), "others can read this token: chmod go-r it");
-    }
-    if token.len() < SHORT {
-        tracing::warn!(file = %path.display(), "this token is short, and might be guessed; `openssl rand -hex 32` makes one");
     }
     Ok(token.to_owned())
 }
@@ -56,13 +68,14 @@ fn create(path: &Path) -> io::Result<String> {
     }
     let token = random()?;
     let mut half = path.to_owned().into_os_string();
-    half.push(format!(".{}", std::process::id()));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half)?;
+    // A name nobody can have made a file of before.
+    half.push(format!(".{}", random()?));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&half)?;
     let made = writeln!(file, "{token}").and_then(|()| file.sync_all()).and_then(|()| {
         // Who was first wins.
-        std::fs::hard_link(&half, path)
+        fs::hard_link(&half, path)
     });
-    let _ = std::fs::remove_file(&half);
+    let _ = fs::remove_file(&half);
     made.map(|()| token)
 }
 
@@ -97,5 +110,13 @@ mod tests {
             std::fs::write(&path, none).unwrap();
             assert!(open(&path).is_err(), "{none:?}");
         }
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        assert_eq!(open(&pipe).unwrap_err().to_string(), "it is no file");
     }
 }

@@ -35,14 +35,18 @@ pub struct Tokens {
 }
 
 /// None: there is no token for this.
-#[derive(Debug, PartialEq)]
-struct Known {
+#[derive(Debug)]
+pub(crate) struct Known {
+    /// Another for other tokens.
+    generation: u64,
+    /// Whoever reads has shown a certificate, which is enough where there is no token to read.
+    wants_certificate: bool,
     read: Option<blake3::Hash>,
     write: Option<blake3::Hash>,
     admin: Option<blake3::Hash>,
 }
 
-/// What someone showed.
+/// Which token someone showed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shown {
     Nothing,
@@ -56,6 +60,8 @@ pub enum Shown {
 pub enum Refusal {
     /// This host has no token anyone could show.
     Never,
+    /// It takes none, but a certificate.
+    NoCertificate,
     Missing,
     Wrong,
     /// It is one of this host's, for less.
@@ -90,49 +96,55 @@ impl Tokens {
         Ok(Self { known: ArcSwap::from_pointee(Known::open(config)?), sessions: Sessions::default() })
     }
 
-    /// Takes over those there are now; sessions of others end. Without all of them everything stays as it is.
-    pub fn reload(&self, config: &Config) -> io::Result<()> {
-        let known = Known::open(config)?;
-        if known != **self.known.load() {
-            self.known.store(known.into());
-            self.sessions.clear();
-        }
-        Ok(())
+    /// Those there are now, for [`take_over`](Self::take_over). May have to wait for a disk.
+    pub(crate) fn read_again(&self, config: &Config) -> io::Result<Known> {
+        let (now, known) = (self.known.load(), Known::open(config)?);
+        let is_same = Right::ALL.into_iter().all(|right| now.of(right) == known.of(right))
+            && now.wants_certificate == known.wants_certificate;
+        Ok(Known { generation: now.generation + u64::from(!is_same), ..known })
     }
 
-    /// Whether reading needs a token.
-    pub fn guard_reads(&self) -> bool {
-        self.known.load().read.is_some()
+    /// From now on there are these. Sessions of others have ended. Whether there are others.
+    pub(crate) fn take_over(&self, known: Known) -> bool {
+        let generation = known.generation;
+        self.known.swap(known.into()).generation != generation
     }
 
     /// What a token allows, if it is one of this host's.
     pub fn recognize(&self, token: &[u8]) -> Shown {
-        // Hashes compare in constant time.
-        let (shown, known) = (blake3::hash(token), self.known.load());
-        let is = |right: &Right| known.of(*right).is_some_and(|hash| hash == shown);
-        Right::ALL.into_iter().rev().find(is).map_or(Shown::Unknown, Shown::Token)
+        self.known.load().recognize(token)
     }
 
     /// Whether what was shown is enough.
-    pub fn check(&self, needed: Right, shown: Shown) -> Result<(), Refusal> {
+    pub fn check(&self, needed: Right, shown: Shown, has_certificate: bool) -> Result<(), Refusal> {
+        let known = self.known.load();
         match shown {
             Shown::Token(right) if right >= needed => Ok(()),
-            _ if needed == Right::Read && !self.guard_reads() => Ok(()),
-            _ if !self.known.load().allow(needed) => Err(Refusal::Never),
+            _ if needed == Right::Read && known.read.is_none() => {
+                if has_certificate || !known.wants_certificate {
+                    Ok(())
+                } else {
+                    Err(Refusal::NoCertificate)
+                }
+            }
+            _ if !known.allow(needed) => Err(Refusal::Never),
             Shown::Token(right) => Err(Refusal::TooLittle(right)),
             Shown::Unknown => Err(Refusal::Wrong),
             Shown::Nothing => Err(Refusal::Missing),
         }
     }
 
-    /// A session for whoever has shown a token.
-    pub fn begin_session(&self, config: &Config) -> io::Result<Session> {
-        self.sessions.begin(config.auth.login_lifetime.get(), Instant::now())
+    /// A session for whoever shows a token, and what that allows; none for a stranger.
+    pub fn begin_session(&self, token: &[u8], config: &Config) -> io::Result<Option<(Session, Right)>> {
+        let known = self.known.load();
+        let Shown::Token(right) = known.recognize(token) else { return Ok(None) };
+        let session = self.sessions.begin(known.generation, config.auth.login_lifetime.get(), Instant::now())?;
+        Ok(Some((session, right)))
     }
 
-    /// Whether a session with this secret has begun, and neither ended nor expired.
+    /// Whether a session with this secret has begun, and neither ended nor expired, nor are there other tokens since.
     pub fn is_session(&self, secret: &[u8]) -> bool {
-        self.sessions.has(secret, Instant::now())
+        self.sessions.has(secret, self.known.load().generation, Instant::now())
     }
 
     pub fn end_session(&self, secret: &[u8]) {
@@ -149,7 +161,21 @@ impl Known {
             let token = file::open(&path).map_err(|error| named(&path, &error))?;
             Ok::<_, io::Error>(Some(blake3::hash(token.as_bytes())))
         };
-        Ok(Self { read: hash(Right::Read)?, write: hash(Right::Write)?, admin: hash(Right::Admin)? })
+        let wants_certificate = config.tls.client_ca.is_some();
+        Ok(Self {
+            generation: 0,
+            wants_certificate,
+            read: hash(Right::Read)?,
+            write: hash(Right::Write)?,
+            admin: hash(Right::Admin)?,
+        })
+    }
+
+    fn recognize(&self, token: &[u8]) -> Shown {
+        // Hashes compare in constant time.
+        let shown = blake3::hash(token);
+        let is = |right: &Right| self.of(*right).is_some_and(|hash| hash == shown);
+        Right::ALL.into_iter().rev().find(is).map_or(Shown::Unknown, Shown::Token)
     }
 
     fn of(&self, right: Right) -> Option<blake3::Hash> {
@@ -213,7 +239,7 @@ mod tests {
         for shown in Right::ALL {
             for needed in Right::ALL {
                 let expected = if shown >= needed { Ok(()) } else { Err(Refusal::TooLittle(shown)) };
-                assert_eq!(tokens.check(needed, Shown::Token(shown)), expected);
+                assert_eq!(tokens.check(needed, Shown::Token(shown), false), expected);
             }
         }
     }
@@ -226,23 +252,36 @@ mod tests {
             assert_eq!(tokens.recognize(other), Shown::Unknown);
         }
         for right in Right::ALL {
-            assert_eq!(tokens.check(right, Shown::Nothing), Err(Refusal::Missing));
-            assert_eq!(tokens.check(right, Shown::Unknown), Err(Refusal::Wrong));
+            assert_eq!(tokens.check(right, Shown::Nothing, false), Err(Refusal::Missing));
+            assert_eq!(tokens.check(right, Shown::Unknown, false), Err(Refusal::Wrong));
         }
     }
 
     #[test]
     fn without_a_token_of_their_own_everybody_may_read_and_nobody_write() {
         let data = tempfile::tempdir().unwrap();
-        assert_eq!(Tokens::open(&local(&data)).unwrap().check(Right::Read, Shown::Nothing), Ok(()));
+        assert_eq!(Tokens::open(&local(&data)).unwrap().check(Right::Read, Shown::Nothing, false), Ok(()));
         let mut nothing = local(&data);
         nothing.store.memory_only = true;
         let tokens = Tokens::open(&nothing).unwrap();
-        assert_eq!(tokens.check(Right::Read, Shown::Unknown), Ok(()));
-        assert_eq!(tokens.check(Right::Write, Shown::Unknown), Err(Refusal::Never));
+        assert_eq!(tokens.check(Right::Read, Shown::Unknown, false), Ok(()));
+        assert_eq!(tokens.check(Right::Write, Shown::Unknown, false), Err(Refusal::Never));
         nothing.auth.admin_token_file = Some(data.path().join("mine"));
         let tokens = Tokens::open(&nothing).unwrap();
-        assert_eq!(tokens.check(Right::Write, Shown::Nothing), Err(Refusal::Missing), "an admin may");
+        assert_eq!(tokens.check(Right::Write, Shown::Nothing, false), Err(Refusal::Missing), "an admin may");
+    }
+
+    #[test]
+    fn where_certificates_are_wanted_one_is_enough_to_read_and_for_nothing_else() {
+        let data = tempfile::tempdir().unwrap();
+        let mut config = local(&data);
+        config.tls.client_ca = Some("ca.pem".into());
+        let tokens = Tokens::open(&config).unwrap();
+        let check = |needed, has_certificate| tokens.check(needed, Shown::Nothing, has_certificate);
+        assert_eq!((check(Right::Read, true), check(Right::Read, false)), (Ok(()), Err(Refusal::NoCertificate)));
+        assert_eq!(check(Right::Write, true), Err(Refusal::Missing));
+        let tokens = Tokens::open(&Config { tls: config.tls, ..guarded(&data) }).unwrap();
+        assert_eq!(tokens.check(Right::Read, Shown::Nothing, true), Err(Refusal::Missing), "both, where both are said");
     }
 
     #[test]
@@ -251,15 +290,18 @@ mod tests {
         let config = guarded(&data);
         let tokens = Tokens::open(&config).unwrap();
         let before = token(&data, Right::Read);
-        let session = tokens.begin_session(&config).unwrap();
-        tokens.reload(&config).unwrap();
+        let (session, right) = tokens.begin_session(before.as_bytes(), &config).unwrap().unwrap();
+        assert_eq!(right, Right::Read);
+        assert!(tokens.begin_session(b"guessed", &config).unwrap().is_none());
+        let reload = || tokens.read_again(&config).map(|known| tokens.take_over(known));
+        assert!(!reload().unwrap());
         assert!(tokens.is_session(session.secret().as_bytes()), "nothing is other");
         let path = data.path().join("read.token");
         std::fs::write(&path, "").unwrap();
-        assert!(tokens.reload(&config).is_err());
+        assert!(reload().is_err());
         assert_eq!(tokens.recognize(before.as_bytes()), Shown::Token(Right::Read));
         std::fs::write(&path, "an operator's own token").unwrap();
-        tokens.reload(&config).unwrap();
+        assert!(reload().unwrap());
         assert_eq!(tokens.recognize(before.as_bytes()), Shown::Unknown);
         assert_eq!(tokens.recognize(b"an operator's own token"), Shown::Token(Right::Read));
         assert!(!tokens.is_session(session.secret().as_bytes()));

@@ -7,9 +7,16 @@ use std::time::{Duration, Instant};
 /// Browsers at a time; beyond, the session that would end first does.
 const MOST: usize = 1000;
 
-/// Browsers that have logged in, by the hash of what they show: when their sessions end.
+/// Browsers that have logged in, by the hash of what they show.
 #[derive(Debug, Default)]
-pub(super) struct Sessions(Mutex<HashMap<[u8; 32], Instant>>);
+pub(super) struct Sessions(Mutex<HashMap<[u8; 32], Begun>>);
+
+#[derive(Debug)]
+struct Begun {
+    /// Of the tokens there were.
+    generation: u64,
+    ends: Instant,
+}
 
 /// What a browser shows from now on.
 #[derive(Debug)]
@@ -25,32 +32,29 @@ impl Session {
 }
 
 impl Sessions {
-    pub(super) fn begin(&self, lifetime: Duration, now: Instant) -> io::Result<Session> {
+    pub(super) fn begin(&self, generation: u64, lifetime: Duration, now: Instant) -> io::Result<Session> {
         let secret = random()?;
         let mut all = self.lock();
-        all.retain(|_, ends| *ends > now);
+        all.retain(|_, begun| begun.ends > now && begun.generation == generation);
         if all.len() >= MOST
-            && let Some(first) = all.iter().min_by_key(|(_, ends)| **ends).map(|(key, _)| *key)
+            && let Some(first) = all.iter().min_by_key(|(_, begun)| begun.ends).map(|(key, _)| *key)
         {
             all.remove(&first);
         }
-        all.insert(key(secret.as_bytes()), now + lifetime);
+        all.insert(key(secret.as_bytes()), Begun { generation, ends: now + lifetime });
         Ok(Session { secret, lifetime })
     }
 
-    pub(super) fn has(&self, secret: &[u8], now: Instant) -> bool {
-        self.lock().get(&key(secret)).is_some_and(|ends| *ends > now)
+    pub(super) fn has(&self, secret: &[u8], generation: u64, now: Instant) -> bool {
+        let all = self.lock();
+        all.get(&key(secret)).is_some_and(|begun| begun.ends > now && begun.generation == generation)
     }
 
     pub(super) fn end(&self, secret: &[u8]) {
         self.lock().remove(&key(secret));
     }
 
-    pub(super) fn clear(&self) {
-        self.lock().clear();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Instant>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Begun>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -66,23 +70,22 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[test]
-    fn a_session_lasts_until_it_is_ended_or_over() {
+    fn a_session_lasts_until_it_is_ended_or_over_or_there_are_other_tokens() {
         let (sessions, now) = (Sessions::default(), Instant::now());
-        let one = sessions.begin(HOUR, now).unwrap();
-        let other = sessions.begin(HOUR, now).unwrap();
-        assert!(sessions.has(one.secret().as_bytes(), now) && !sessions.has(b"guessed", now));
-        assert!(!sessions.has(one.secret().as_bytes(), now + HOUR));
+        let [one, other] = [(); 2].map(|()| sessions.begin(7, HOUR, now).unwrap());
+        let has = |session: &Session, generation, now| sessions.has(session.secret().as_bytes(), generation, now);
+        assert!(has(&one, 7, now) && !sessions.has(b"guessed", 7, now));
+        assert!(!has(&one, 7, now + HOUR) && !has(&one, 8, now));
         sessions.end(one.secret().as_bytes());
-        assert!(!sessions.has(one.secret().as_bytes(), now));
-        assert!(sessions.has(other.secret().as_bytes(), now));
+        assert!(!has(&one, 7, now) && has(&other, 7, now));
     }
 
     #[test]
     fn there_are_so_many_at_most() {
         let (sessions, now) = (Sessions::default(), Instant::now());
-        let first = sessions.begin(HOUR, now).unwrap();
-        (0..MOST).for_each(|_| drop(sessions.begin(HOUR * 2, now).unwrap()));
+        let first = sessions.begin(0, HOUR, now).unwrap();
+        (0..MOST).for_each(|_| drop(sessions.begin(0, HOUR * 2, now).unwrap()));
         assert_eq!(sessions.lock().len(), MOST);
-        assert!(!sessions.has(first.secret().as_bytes(), now));
+        assert!(!sessions.has(first.secret().as_bytes(), 0, now));
     }
 }

@@ -148,7 +148,11 @@ impl Tracked {
                 let wish = |entry: &Entry| entry.asked.clone();
                 match track(instances, &id, wish, changed, forget) {
                     Some(()) => changed.push(id),
-                    None => refused.push(id),
+                    // So that it is tried again when it is said again.
+                    None => {
+                        instances.name_no_more(&id, now_ms);
+                        refused.push(id);
+                    }
                 }
             }
             refused

@@ -93,6 +93,9 @@ impl Reader {
 
     /// One more event, if there is room. Whether there was.
     pub(super) fn offer(&mut self, event: &Arc<Event>, now: Instant) -> bool {
+        if self.ends {
+            return true;
+        }
         // What it would take at once is not too much.
         if self.events >= self.buffer && !self.is_blocked {
             self.flush(now);

@@ -1,23 +1,27 @@
 use super::target::Target;
+use super::trust::Trust;
 use crate::cli::HostArgs;
 use crate::config::Config;
+use crate::http::certificates;
 use anyhow::{Context as _, Result, bail};
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// The way to a host.
 #[derive(Debug)]
 pub(super) struct Connector {
     /// To trust beside the machine's.
-    authorities: Vec<PathBuf>,
+    authorities: Vec<CertificateDer<'static>>,
+    /// The host's own, by its configuration.
+    own: Option<CertificateDer<'static>>,
     /// To show.
     identity: Option<(PathBuf, PathBuf)>,
 }
@@ -27,13 +31,12 @@ pub(super) trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection for S {}
 
 impl Connector {
-    pub(super) fn new(args: &HostArgs, config: &Config) -> Self {
+    pub(super) fn new(args: &HostArgs, config: &Config) -> Result<Self> {
+        let authorities = args.ca.as_deref().map(certificates).transpose()?.unwrap_or_default();
         // Whoever can read the host's configuration knows its certificate.
-        let own = config.tls.cert.iter().filter(|_| args.data.config.is_some());
-        Self {
-            authorities: args.ca.iter().chain(own).cloned().collect(),
-            identity: args.cert.clone().zip(args.key.clone()),
-        }
+        let named = config.tls.cert.as_deref().filter(|_| args.data.config.is_some() && args.url.is_none());
+        let own = named.map(certificates).transpose()?.and_then(|chain| chain.into_iter().next());
+        Ok(Self { authorities, own, identity: args.cert.clone().zip(args.key.clone()) })
     }
 
     pub(super) async fn connect(&self, target: &Target) -> Result<Box<dyn Connection>> {
@@ -54,8 +57,8 @@ impl Connector {
                 match self.tls()?.connect(name, socket).await {
                     Ok(stream) => Ok(Box::new(stream)),
                     Err(error) => bail!(
-                        "no TLS was agreed on with {target}: {error}; --ca names a certificate to trust, and --cert and \
-                         --key one to show"
+                        "no TLS was agreed on with {target}: {error}; --ca names a certificate to trust, --cert and --key \
+                         one to show, and --url the name a certificate is for"
                     ),
                 }
             }
@@ -63,15 +66,10 @@ impl Connector {
     }
 
     fn tls(&self) -> Result<TlsConnector> {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        for file in &self.authorities {
-            for certificate in certificates(file)? {
-                roots.add(certificate).with_context(|| file.display().to_string())?;
-            }
-        }
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let config = config.with_safe_default_protocol_versions()?.with_root_certificates(roots);
+        let provider = Arc::new(ring::default_provider());
+        let trust = Trust::new(provider.clone(), self.authorities.clone(), self.own.clone())?;
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let config = config.dangerous().with_custom_certificate_verifier(Arc::new(trust));
         let config = match &self.identity {
             None => config.with_no_client_auth(),
             Some((cert, key)) => {
@@ -81,9 +79,4 @@ impl Connector {
         };
         Ok(TlsConnector::from(Arc::new(config)))
     }
-}
-
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let found = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    found.with_context(|| file.display().to_string())
 }

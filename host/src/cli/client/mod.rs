@@ -2,11 +2,12 @@
 //!
 //! # Layout
 //!
-//! * `target`: where it is; `connect`: the way there; `token`: what is shown.
+//! * `target`: where it is; `connect`: the way there; `trust`: whose certificate is its; `token`: what is shown.
 
 mod connect;
 mod target;
 mod token;
+mod trust;
 
 use super::HostArgs;
 use crate::tokens::Right;
@@ -48,21 +49,12 @@ pub(super) fn encode(text: &str) -> impl std::fmt::Display {
 }
 
 impl Client {
-    /// With a token, if one is there: most hosts want none.
-    pub(super) fn to_read(args: &HostArgs) -> Result<Self> {
-        Self::new(args, Right::Read)
-    }
-
-    /// With a token that allows to change something.
-    pub(super) fn to_change(args: &HostArgs, right: Right) -> Result<Self> {
-        Self::new(args, right)
-    }
-
-    fn new(args: &HostArgs, right: Right) -> Result<Self> {
+    /// For what needs a right. Most hosts want no token from readers.
+    pub(super) fn new(args: &HostArgs, right: Right) -> Result<Self> {
         let config = args.data.config()?;
         let target = Target::of(args.url.as_deref(), &config)?;
         let token = token::find(args, &config, &target, right)?;
-        Ok(Self { connector: Connector::new(args, &config), target, token })
+        Ok(Self { connector: Connector::new(args, &config)?, target, token })
     }
 
     /// The whole body of a good answer; any other is an error with the host's own words.

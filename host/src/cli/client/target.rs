@@ -66,6 +66,11 @@ impl Target {
         }
     }
 
+    /// Whether nobody in between can listen.
+    pub(super) fn is_secure(&self) -> bool {
+        matches!(self, Self::Unix(_) | Self::Tcp { is_secure: true, .. })
+    }
+
     /// `host:port`, as a request says it.
     pub(super) fn authority(&self) -> String {
         match self {

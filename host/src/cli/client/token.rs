@@ -2,20 +2,26 @@ use super::target::Target;
 use crate::cli::HostArgs;
 use crate::config::Config;
 use crate::tokens::{self, Right};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use std::io::ErrorKind;
 
-/// The token to show. Of this machine's own files, none is shown to a host elsewhere, unless they were named.
+/// The token to show. Of this machine's own files, none is shown to a host elsewhere, unless they were named, and in plain
+/// not even then.
 pub(super) fn find(args: &HostArgs, config: &Config, target: &Target, right: Right) -> Result<Option<String>> {
     if let Some(file) = &args.token_file {
         let token = tokens::read(file).with_context(|| format!("--token-file {}", file.display()))?;
         return Ok(Some(token));
     }
-    if let Some(token) = std::env::var("DROPSONDE_TOKEN").ok().filter(|token| !token.is_empty()) {
-        return Ok(Some(token));
+    if let Some(token) = std::env::var("DROPSONDE_TOKEN").ok().filter(|token| !token.trim().is_empty()) {
+        let token = token.trim();
+        if !token.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
+            bail!("DROPSONDE_TOKEN is no token: it is one line of printable ASCII");
+        }
+        return Ok(Some(token.to_owned()));
     }
     let is_named = args.data.config.is_some() || args.data.data.is_some();
-    if !is_named && !target.is_local() {
+    let may_be_shown = target.is_local() || (is_named && target.is_secure());
+    if !may_be_shown {
         return Ok(None);
     }
     // It is there where the host wants it, which may have been told so by what is not known here.

@@ -32,7 +32,7 @@ struct Failure {
 }
 
 pub(super) async fn list(args: ClientArgs) -> Result<()> {
-    let body = Client::to_read(&args.host)?.get("/v1/plugins").await?;
+    let body = Client::new(&args.host, Right::Read)?.get("/v1/plugins").await?;
     if args.json {
         return print(&body);
     }
@@ -63,7 +63,7 @@ pub(super) async fn list(args: ClientArgs) -> Result<()> {
 }
 
 pub(super) async fn show(args: PluginArgs) -> Result<()> {
-    let body = Client::to_read(&args.client.host)?.get(&format!("/v1/plugins/{}", encode(&args.name))).await?;
+    let body = Client::new(&args.client.host, Right::Read)?.get(&format!("/v1/plugins/{}", encode(&args.name))).await?;
     if args.client.json {
         return print(&body);
     }
@@ -119,7 +119,7 @@ pub(super) async fn wish(args: OrderArgs, wish: Wish) -> Result<()> {
         Wish::Remove => (Method::DELETE, "", "it is removed; its history stays"),
     };
     let path = format!("/v1/plugins/{}{action}", encode(&args.name));
-    let answer = Client::to_change(&args.host, Right::Admin)?.change(method, &path).await?;
+    let answer = Client::new(&args.host, Right::Admin)?.change(method, &path).await?;
     let page: Value = serde_json::from_slice(&answer).unwrap_or_default();
     let done = match (wish, page.get("preparing").and_then(Value::as_bool)) {
         (Wish::Reload, Some(true)) => "it is still being compiled; `dropsonde plugin show` tells what becomes of it",

@@ -20,6 +20,8 @@ struct Signature {
     inode: u64,
     size: u64,
     written_ns: i128,
+    /// Also its permissions'.
+    changed_ns: i128,
 }
 
 impl Followed {
@@ -46,14 +48,17 @@ impl Followed {
         self.0 = look(self.0.keys().cloned().collect()).await;
     }
 
-    /// Follows these from now on. Those that were followed before are still as they were looked at then.
-    pub(super) async fn follow(&mut self, files: Vec<PathBuf>) {
+    /// Follows these from now on. Those that were followed before are still as they were looked at then, but for those that
+    /// were `made` since, if they were.
+    pub(super) async fn follow(&mut self, files: Vec<PathBuf>, made: bool) {
         let mut now = look(files).await;
-        now.iter_mut().for_each(|(file, signature)| {
-            if let Some(known) = self.0.remove(file) {
-                *signature = known;
+        for (file, signature) in &mut now {
+            match self.0.remove(file) {
+                None => {}
+                Some(None) if made => {}
+                Some(known) => *signature = known,
             }
-        });
+        }
         self.0 = now;
     }
 }
@@ -63,8 +68,13 @@ async fn look(files: Vec<PathBuf>) -> Signatures {
     let looked = tokio::task::spawn_blocking(move || {
         let signature = |file: &PathBuf| {
             let found = fs::metadata(file).ok()?;
-            let written_ns = i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec());
-            Some(Signature { inode: found.ino(), size: found.len(), written_ns })
+            let ns = |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
+            Some(Signature {
+                inode: found.ino(),
+                size: found.len(),
+                written_ns: ns(found.mtime(), found.mtime_nsec()),
+                changed_ns: ns(found.ctime(), found.ctime_nsec()),
+            })
         };
         files.into_iter().map(|file| (file.clone(), signature(&file))).collect()
     });
@@ -100,7 +110,32 @@ mod tests {
         fs::write(&file, "1").unwrap();
         let mut followed = Followed::of(vec![file.clone()]).await;
         fs::write(&file, "12").unwrap();
-        followed.follow(vec![file, other]).await;
+        followed.follow(vec![file, other], true).await;
+        followed.changed().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_host_makes_itself_is_no_news_and_what_it_lacked_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        for made in [true, false] {
+            let mut followed = Followed::of(vec![file.clone()]).await;
+            fs::write(&file, "made").unwrap();
+            followed.follow(vec![file.clone()], made).await;
+            let changed = tokio::time::timeout(LOOK * 5, followed.changed()).await;
+            assert_eq!(changed.is_err(), made);
+            fs::remove_file(&file).unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn other_permissions_are_another_file() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        fs::write(&file, "x").unwrap();
+        let followed = Followed::of(vec![file.clone()]).await;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
         followed.changed().await;
     }
 }

@@ -8,17 +8,18 @@ mod follow;
 mod systemd;
 
 use super::ServeArgs;
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::host::Host;
 use crate::http::Tls;
 use crate::metrics::HostMetrics;
+use crate::plugins;
 use crate::tokens::{self, Right};
 use crate::tracing::{self, LogOptions};
 use anyhow::{Context, Result, bail};
 use follow::Followed;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{ErrorKind, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -44,19 +45,33 @@ pub(super) async fn serve(args: ServeArgs, log: &LogOptions) -> Result<()> {
     served
 }
 
-/// What a start would find out, and nothing is made.
+/// What a start would find out without making anything, or running a plugin.
 fn check(config: &Config) -> Result<()> {
     Tls::read(&config.tls)?;
     for file in Right::ALL.into_iter().filter_map(|right| config.token_file(right)) {
         match tokens::read(&file) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            // It is made, where there is a place to make it; the data directory is.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                if config.auth.file_is_named(&file) {
+                    has_folder(&file)?;
+                }
+            }
             read => drop(read.with_context(|| file.display().to_string())?),
         }
     }
-    if let Some(folder) = config.plugins_dir.as_ref().filter(|folder| !folder.is_dir()) {
-        bail!("plugins_dir = {}: there is no such folder", folder.display());
+    if let Listen::Unix(path) = &config.listen {
+        has_folder(path)?;
     }
-    Ok(())
+    match &config.plugins_dir {
+        Some(folder) if !folder.is_dir() => bail!("plugins_dir = {}: there is no such folder", folder.display()),
+        Some(folder) => Ok(plugins::check_folder(folder)?),
+        None => Ok(()),
+    }
+}
+
+fn has_folder(file: &Path) -> Result<()> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder.is_dir() { Ok(()) } else { bail!("{}: there is no such folder to make it in", file.display()) }
 }
 
 async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics) -> Result<()> {
@@ -75,6 +90,8 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
     if let Err(error) = told {
         ::tracing::debug!(%error, "nobody reads standard output");
     }
+    // It may have made some of them.
+    followed.follow(files(args, &host.core().config.load()), true).await;
     let _watchdog = systemd::watchdog(host.core().clone());
     systemd::ready();
     let mut signalled = async || tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} };
@@ -87,10 +104,10 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
         }
         systemd::reloading();
         followed.look_again().await;
-        if let Err(error) = reload(&host, args).await {
-            ::tracing::error!(error = format_args!("{error:#}"), "the configuration stays as it was");
+        tokio::select! {
+            () = reload(&host, args, &mut followed) => {}
+            () = signalled() => break false,
         }
-        followed.follow(files(args, &host.core().config.load())).await;
         systemd::ready();
     };
     systemd::stopping();
@@ -103,14 +120,29 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
 }
 
 /// What the file says now takes over, as far as it can.
-async fn reload(host: &Host, args: &ServeArgs) -> Result<()> {
-    let args = args.clone();
-    let config = tokio::task::spawn_blocking(move || configuration(&args)).await??;
-    for key in host.reload(config).await? {
-        ::tracing::warn!(key, "this was changed, and takes a restart: it is still as it was");
+async fn reload(host: &Host, args: &ServeArgs, followed: &mut Followed) {
+    let own = args.clone();
+    let said = tokio::task::spawn_blocking(move || configuration(&own)).await.map_err(anyhow::Error::from).flatten();
+    // Also of one that is refused: what it lacks may come.
+    let in_force = host.core().config.load_full();
+    let mut named = files(args, &in_force);
+    if let Ok(config) = &said {
+        named.extend(files(args, config));
     }
-    ::tracing::info!("the configuration was read again");
-    Ok(())
+    let done = match said {
+        Ok(config) => host.reload(config).await,
+        Err(error) => Err(error),
+    };
+    followed.follow(named, done.is_ok()).await;
+    match done {
+        Ok(needs_restart) => {
+            for key in needs_restart {
+                ::tracing::warn!(key, "this was changed, and takes a restart: it is still as it was");
+            }
+            ::tracing::info!("the configuration was read again");
+        }
+        Err(error) => ::tracing::error!(error = format_args!("{error:#}"), "the configuration stays as it was"),
+    }
 }
 
 /// The configuration's own, and those it names.
