@@ -2,21 +2,18 @@
 
 use super::error::{ApiError, Refused};
 use super::login::{self, LoggedIn};
+use super::names::Names;
 use super::peer::Peer;
 use super::rights::{Caller, Rights};
 use super::stream::is_stream;
-use super::tls::Tls;
 use crate::audit::{self, By, Entry, Request as Asked, What};
 use crate::core::Core;
 use crate::metrics::status_class;
 use crate::tracing::continues;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use rustix::system::uname;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 use tracing::Instrument as _;
@@ -45,57 +42,6 @@ pub(super) struct Door {
     pub(super) core: Arc<Core>,
     pub(super) names: Names,
     pub(super) rights: Rights,
-}
-
-/// What this host is asked for by. A page of a stranger could give its own name this address, and would then read what
-/// only this machine may; it cannot choose the name its requests say.
-pub(super) struct Names {
-    given: Vec<String>,
-    is_any: bool,
-    tls: Option<Tls>,
-}
-
-impl Names {
-    pub(super) fn new(given: &[String], tls: Option<Tls>) -> Self {
-        let machine = uname();
-        let machine = machine.nodename().to_str().ok();
-        let given: Vec<_> = given.iter().map(String::as_str).chain(machine).map(str::to_ascii_lowercase).collect();
-        Self { is_any: given.iter().any(|name| name == "*"), given, tls }
-    }
-
-    /// Addresses cannot be given to somebody else.
-    fn include(&self, host: &str) -> bool {
-        let host = host.trim_end_matches('.').to_ascii_lowercase();
-        let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
-        self.is_any
-            || host == "localhost"
-            || address.parse::<IpAddr>().is_ok()
-            || self.given.contains(&host)
-            || self.tls.as_ref().is_some_and(|tls| tls.is_for(&host))
-    }
-
-    /// As HTTP says where a request is meant for: in its target, or else in its head.
-    fn check(&self, uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), ApiError> {
-        let mut said = headers.get_all(header::HOST).iter();
-        let host = said.next();
-        if said.next().is_some() || (host.is_none() && uri.authority().is_none() && version == Version::HTTP_11) {
-            return Err(ApiError::new(StatusCode::BAD_REQUEST, "a request has one Host header"));
-        }
-        let host = host.map(|host| host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()));
-        for authority in host.into_iter().chain(uri.authority().cloned().map(Some)) {
-            let authority = authority.filter(|authority| !authority.as_str().contains('@'));
-            let authority =
-                authority.ok_or_else(|| ApiError::new(StatusCode::BAD_REQUEST, "the Host header is no host"))?;
-            if !self.include(authority.host()) {
-                let why = format!(
-                    "this host is not asked for by the name {}; if it is one of its own, it is to be in http.hosts",
-                    authority.host()
-                );
-                return Err(ApiError::new(StatusCode::MISDIRECTED_REQUEST, why));
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Door {
@@ -240,46 +186,4 @@ pub(super) async fn pass(State(door): State<Arc<Door>>, mut request: Request, ne
         headers.entry(name).or_insert(value);
     }
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(names: &[&str], target: &str, hosts: &[&str]) -> u16 {
-        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut headers = HeaderMap::new();
-        for host in hosts {
-            headers.append(header::HOST, HeaderValue::from_str(host).unwrap());
-        }
-        let checked = Names::new(&names, None).check(&target.parse().unwrap(), Version::HTTP_11, &headers);
-        checked.map_or_else(|error| error.status().as_u16(), |()| 200)
-    }
-
-    #[test]
-    fn a_host_is_asked_for_by_its_addresses_localhost_and_names_it_was_given() {
-        for host in
-            ["localhost", "LOCALHOST:9090", "localhost.", "127.0.0.1:1", "[::1]:9090", "192.168.1.5", "Me.example"]
-        {
-            assert_eq!(check(&["me.example"], "/", &[host]), 200, "{host}");
-        }
-        for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "me.example.evil:80", "1"] {
-            assert_eq!(check(&["me.example"], "/", &[host]), 421, "{host}");
-        }
-        assert_eq!(check(&["*"], "/", &["any.example"]), 200);
-    }
-
-    #[test]
-    fn what_is_no_host_or_more_than_one_is_a_bad_request() {
-        for hosts in [&[][..], &["localhost", "localhost"], &["a b"], &["user@localhost"], &["[::1"], &[""]] {
-            assert_eq!(check(&[], "/", hosts), 400, "{hosts:?}");
-        }
-    }
-
-    #[test]
-    fn a_whole_url_as_the_target_counts_as_well() {
-        assert_eq!(check(&[], "http://localhost/", &["localhost"]), 200);
-        assert_eq!(check(&[], "http://evil.example/", &["localhost"]), 421);
-        assert_eq!(check(&[], "http://localhost/", &["evil.example"]), 421);
-    }
 }

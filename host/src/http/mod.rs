@@ -6,7 +6,7 @@
 //! * `connection`: one connection, until a stream takes its socket over; `timed`: its socket; `flow`: its exchanges;
 //!   `peer`: its other end.
 //! * `routes`: all operations, and what each needs; `openapi`: what they are like.
-//! * `door`: what every request passes; `rights`: who sends it, and may; `login`: browsers.
+//! * `door`: what every request passes; `names`: whom it is meant for; `rights`: who sends it, and may; `login`: browsers.
 //! * `instances`, `lifecycle`, `usage`, `stream`, `snapshot`, `events`, `telemetry`, `plugins`, `health`, `page`,
 //!   `prometheus`: the answers; `many`: one of very many.
 //! * `body`: what is sent; `select`: which instances; `window`: the parameters of a range query; `etag`: what need not be
@@ -27,6 +27,7 @@ mod lifecycle;
 mod listener;
 mod login;
 mod many;
+mod names;
 mod off_thread;
 mod openapi;
 mod page;

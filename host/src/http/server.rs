@@ -1,7 +1,7 @@
 use super::connection::{Ends, Last, Routed, http1, ordinary};
-use super::door::Names;
 use super::flow::{Flow, Goes};
 use super::listener::{Listener, Socket};
+use super::names::Names;
 use super::peer::{Address, Peer};
 use super::routes;
 use super::timed::Timed;
