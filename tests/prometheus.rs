@@ -21,11 +21,15 @@ struct Prometheus {
 impl Prometheus {
     /// Scraping what is at these addresses, twice a second.
     fn start(targets: &[(&str, &str)]) -> Self {
+        let jobs = targets.iter().map(|(job, address)| {
+            format!("  - job_name: {job}\n    static_configs:\n      - targets: ['{address}']\n")
+        });
+        Self::with(&jobs.collect::<String>())
+    }
+
+    /// With the jobs of its configuration.
+    fn with(jobs: &str) -> Self {
         let folder = TempDir::new().unwrap();
-        let jobs: String = targets
-            .iter()
-            .map(|(job, address)| format!("  - job_name: {job}\n    static_configs:\n      - targets: ['{address}']\n"))
-            .collect();
         let config = format!("global:\n  scrape_interval: 500ms\n  scrape_timeout: 500ms\nscrape_configs:\n{jobs}");
         fs::write(folder.path().join("prometheus.yml"), config).unwrap();
         let mut child = prometheus_tool("prometheus")
@@ -116,4 +120,34 @@ fn prometheus_scrapes_both_formats_and_sees_what_the_api_says() {
     // The same series under the same labels, whichever format they came in.
     let differ = "count(count by (__name__, le) ({job=\"open\",__name__=~\"verbs_.*\"}) unless count by (__name__, le) ({job=\"classic\"})) or vector(0)";
     prometheus.until(differ, |differ| differ == 0.0);
+}
+
+#[test]
+fn prometheus_shows_a_token_and_a_certificate_to_a_host_that_wants_them() {
+    let folder = TempDir::new().unwrap();
+    let here = folder.path().display().to_string();
+    let write = |file: &str, pem: String| fs::write(folder.path().join(file), pem).unwrap();
+    for file in ["host", "client"] {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        write(&format!("{file}.pem"), made.cert.pem());
+        write(&format!("{file}.key"), made.signing_key.serialize_pem());
+    }
+    let config = format!(
+        "poll.interval = '100ms'\nauth.read_token_file = '{here}/read.token'\n\
+         [tls]\ncert = '{here}/host.pem'\nkey = '{here}/host.key'\nclient_ca = '{here}/client.pem'\n"
+    );
+    let host = Host::start(&config, &[]);
+    let address = host.address.replace("127.0.0.1", "localhost");
+    let job = |name: &str, more: &str| {
+        format!(
+            "  - job_name: {name}\n    scheme: https\n    tls_config:\n      ca_file: {here}/host.pem\n      \
+             cert_file: {here}/client.pem\n      key_file: {here}/client.key\n{more}    static_configs:\n      \
+             - targets: ['{address}']\n"
+        )
+    };
+    let token = format!("    authorization: {{ credentials_file: {here}/read.token }}\n");
+    let prometheus = Prometheus::with(&(job("known", &token) + &job("stranger", "")));
+    prometheus.until("up{job=\"known\"}", |up| up == 1.0);
+    prometheus.until("up{job=\"stranger\"}", |up| up == 0.0);
+    prometheus.until("dropsonde_sample_memory_used_bytes{job=\"known\",id=\"host\"}", |bytes| bytes > 0.0);
 }

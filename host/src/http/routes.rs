@@ -49,13 +49,12 @@ pub(super) fn operations(config: &Config) -> Vec<Operation> {
     const READ: Option<Right> = Some(Right::Read);
     const WRITE: Option<Right> = Some(Right::Write);
     const ADMIN: Option<Right> = Some(Right::Admin);
-    // Made once, for all who ask.
     let document = openapi::document(config);
     vec![
         get("/", READ, page::index),
         get(HEALTH, ANYONE, health::health),
         get(READY, ANYONE, health::ready),
-        get(OPENAPI, ANYONE, move || ready(document.clone().map(json_bytes))),
+        get(OPENAPI, ANYONE, move || ready(json_bytes(document.clone()))),
         post(LOGIN, ANYONE, login::login),
         post(LOGOUT, ANYONE, login::logout),
         get(&config.metrics.path, READ, prometheus::metrics),

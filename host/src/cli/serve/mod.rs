@@ -82,6 +82,9 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
     if config.insecure && config.listen.is_open() {
         ::tracing::warn!(listen = %config.listen, "--insecure: other machines may connect in plain, and read without a token");
     }
+    if let Some(file) = config.token_file(Right::Read) {
+        ::tracing::info!(file = %file.display(), "reading needs the token in this file");
+    }
     let mut followed = Followed::of(files(args, &config)).await;
     let mut host = Host::builder().config(config).metrics(metrics).start().await?;
     // On standard output, so that a script can read the address.
