@@ -74,12 +74,13 @@ fn a_head_or_a_body_that_drips_is_given_up_with_a_word() {
     // Who says nothing has nothing to hear, also behind a request whose body came by itself.
     assert_eq!(rest(&mut connect(&host)), "");
     let mut socket = connect(&host);
-    socket
-        .write_all(
-            format!("POST /v1/events HTTP/1.1\r\nHost: localhost\r\n{token}Content-Length: 2\r\n\r\n").as_bytes(),
-        )
-        .unwrap();
-    std::thread::park_timeout(Duration::from_millis(50));
+    let head = format!(
+        "POST /v1/events HTTP/1.1\r\nHost: localhost\r\n{token}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    );
+    socket.write_all(head.as_bytes()).unwrap();
+    let mut go_on = [0; 25];
+    socket.read_exact(&mut go_on).unwrap();
+    assert_eq!(go_on, *b"HTTP/1.1 100 Continue\r\n\r\n");
     socket.write_all(b"[]").unwrap();
     assert_eq!(statuses(&rest(&mut socket)), [202]);
     is_well(&host);

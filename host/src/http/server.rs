@@ -282,7 +282,7 @@ async fn until_over<C: GracefulConnection>(
             _ = ends.cuts.changed() => return Ok(()),
             _ = looks.tick() => match flow.goes(idle, stalled) {
                 Goes::On => {}
-                // It was told before, and had as long to go.
+                // It was told before.
                 Goes::Idle if is_draining => return Ok(()),
                 Goes::Idle => {
                     is_draining = true;

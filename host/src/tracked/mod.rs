@@ -145,8 +145,10 @@ impl Tracked {
             let mut refused = Vec::new();
             for (id, wish) in named {
                 instances.name(&id, wish);
+                // One that is paused stays so: that is not the file's to say.
+                let known = instances.change(&id, |entry| entry.ended_ms = None);
                 let wish = |entry: &Entry| entry.asked.clone();
-                match track(instances, &id, wish, changed, forget) {
+                match known.or_else(|| track(instances, &id, wish, changed, forget)) {
                     Some(()) => changed.push(id),
                     // So that it is tried again when it is said again.
                     None => {

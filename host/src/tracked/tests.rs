@@ -262,6 +262,34 @@ fn what_the_operator_says_holds_for_one_that_comes_back() {
 }
 
 #[test]
+fn another_word_of_the_operators_is_in_force_at_once_and_says_nothing_of_what_programs_did() {
+    let (tracked, plugin) = (tracked(), PluginName::from("p"));
+    let say = |named: &[(&str, &str)], default: &str, now_ms| {
+        let labels = |label: &str| Labels::from([("l".to_owned(), label.to_owned())]);
+        let named = named.iter().map(|(one, label)| (id(one), (labels(label), None))).collect();
+        tracked.reconfigure(&[default.to_owned()], &labels("common"), named, now_ms, &|_| {})
+    };
+    assert!(say(&[("a", "1"), ("b", "1")], "*", 0).is_empty());
+    assert_eq!(polled(&tracked, &plugin), ["a", "b"]);
+    assert_eq!(tracked.get(&id("a")).unwrap().labels["l"], "1", "what is said of one wins");
+    tracked.apply(&event(Change::Stopped, "a"), &|_| {}).unwrap();
+    tracked.untrack(&id("b"), &|_| {});
+    say(&[("a", "2"), ("b", "1")], "p", 1);
+    assert_eq!((state(&tracked, "a"), state(&tracked, "b")), (Some(State::Paused), None));
+    assert_eq!(tracked.get(&id("a")).unwrap().labels["l"], "2");
+    say(&[("a", "2"), ("b", "2")], "p", 2);
+    assert_eq!(state(&tracked, "b"), Some(State::Tracked), "it is named anew");
+    assert_eq!(polled(&tracked, &plugin), ["b"]);
+    say(&[("b", "2")], "q", 3);
+    assert!(polled(&tracked, &plugin).is_empty(), "others are the default");
+    say(&[], "q", 4);
+    assert_eq!(state(&tracked, "b"), Some(State::Ended));
+    let refused = say(&[("c", "1"), ("d", "1"), ("e", "1"), ("f", "1")], "q", 5);
+    assert_eq!(refused, [id("e"), id("f")], "what is paused makes no room");
+    assert_eq!(say(&[("c", "1"), ("d", "1"), ("e", "1")], "q", 6), [id("e")], "it is tried again");
+}
+
+#[test]
 fn saying_it_again_is_no_change() {
     let (tracked, a) = (tracked(), "a".into());
     find(&tracked, &a, &["x"], 0);
