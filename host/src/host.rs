@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 /// Stays the one that runs, also when its file was replaced.
@@ -70,6 +70,8 @@ pub struct Host {
     serving: JoinSet<()>,
     keeping: Keeping,
     writers: Writers,
+    /// Held while another configuration takes over.
+    reloading: Mutex<()>,
 }
 
 impl Host {
@@ -133,7 +135,7 @@ impl Host {
         let mut serving = JoinSet::new();
         serving.spawn(server.clone().serve(listener, stopped, DRAIN));
         core.vitals.serve();
-        Ok(Self { core, address, stopping, tasks, server, serving, keeping, writers })
+        Ok(Self { core, address, stopping, tasks, server, serving, keeping, writers, reloading: Mutex::default() })
     }
 
     /// Where it serves; tells the port when the configuration left it open.
@@ -153,6 +155,7 @@ impl Host {
     /// Has another configuration in force, and certificates and tokens as their files are now. Returns the keys that were
     /// changed and take a restart: those stay as they are. On an error everything does.
     pub async fn reload(&self, config: Config) -> Result<Vec<String>> {
+        let _one = self.reloading.lock().await;
         let core = &self.core;
         let Change { config, needs_restart } = Change::between(&core.config.load(), config.validated()?);
         // What stays as it was must go with what does not.
@@ -168,9 +171,9 @@ impl Host {
         let (tls, tokens) = read.await??;
         core.config.store(config.clone());
         // Who connects from now on is asked for a certificate before one can be enough to read.
-        let is_other_tls = self.server.reload(tls);
+        let has_other_demands = self.server.reload(tls);
         let are_other_tokens = core.tokens.take_over(tokens);
-        if is_other_tls || are_other_tokens {
+        if has_other_demands || are_other_tokens {
             core.hub.part();
         }
         core.hub.allow(config.stream.max_streams);

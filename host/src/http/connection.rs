@@ -42,7 +42,7 @@ pub(super) struct Ends {
 pub(super) struct Last {
     /// The host stops.
     pub(super) drains: watch::Receiver<bool>,
-    /// There is another certificate, or one is to be shown: what was agreed on before is out of date.
+    /// Clients have to show another certificate, or any: what was agreed on before is out of date.
     pub(super) outdated: watch::Receiver<()>,
 }
 

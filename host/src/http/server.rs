@@ -78,11 +78,11 @@ impl Server {
         })
     }
 
-    /// Serves by the configuration that is in force now. Connections stay, and their next request is served so; where TLS is
-    /// another, they end with the request they are in. Whether it is.
+    /// Serves by the configuration that is in force now. Connections stay, and their next request is served so; where TLS
+    /// demands something else of clients, they end with the request they are in. Whether it does.
     pub(crate) fn reload(&self, tls: Option<Tls>) -> bool {
         let before = self.serving.swap(Serving::new(&self.core, tls.clone()).into());
-        let is_other = before.tls.as_ref().map(Tls::digest) != tls.as_ref().map(Tls::digest);
+        let is_other = before.tls.as_ref().map(Tls::demands) != tls.as_ref().map(Tls::demands);
         if is_other {
             self.outdated.send_replace(());
         }

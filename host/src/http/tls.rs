@@ -27,19 +27,16 @@ const V1_3: &[&SupportedProtocolVersion] = &[&version::TLS13];
 pub struct Tls {
     acceptor: TlsAcceptor,
     certificate: CertificateDer<'static>,
-    /// Of all it was made of.
-    digest: blake3::Hash,
+    /// What clients have to show and speak.
+    demands: blake3::Hash,
 }
 
 impl Tls {
     /// None: the configuration names no certificate.
     pub fn read(config: &TlsConfig) -> Result<Option<Self>> {
         let Some((cert, key)) = config.files() else { return Ok(None) };
-        let mut digest = blake3::Hasher::new();
-        for file in [Some(cert), Some(key), config.client_ca.as_deref()].into_iter().flatten() {
-            digest.update(&std::fs::read(file).with_context(|| cannot_use(file))?);
-        }
-        digest.update(format!("{:?} {}", config.min_version, config.client_ca.is_some()).as_bytes());
+        let mut demands = blake3::Hasher::new();
+        demands.update(format!("{:?} {}", config.min_version, config.client_ca.is_some()).as_bytes());
         let provider = Arc::new(ring::default_provider());
         let chain = certificates(cert)?;
         let certificate = chain.first().context("there is no certificate").with_context(|| cannot_use(cert))?.clone();
@@ -54,6 +51,7 @@ impl Tls {
             Some(ca) => {
                 let mut roots = RootCertStore::empty();
                 for root in certificates(ca)? {
+                    demands.update(&root);
                     roots.add(root).with_context(|| cannot_use(ca))?;
                 }
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build();
@@ -62,12 +60,12 @@ impl Tls {
         };
         let mut tls = builder.with_single_cert(chain, private).with_context(|| cannot_use(key))?;
         tls.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
-        Ok(Some(Self { acceptor: TlsAcceptor::from(Arc::new(tls)), certificate, digest: digest.finalize() }))
+        Ok(Some(Self { acceptor: TlsAcceptor::from(Arc::new(tls)), certificate, demands: demands.finalize() }))
     }
 
-    /// Another when anything about it is.
-    pub(super) fn digest(&self) -> blake3::Hash {
-        self.digest
+    /// Another when clients have to show another certificate, or none any more, or speak a later version.
+    pub(super) fn demands(&self) -> blake3::Hash {
+        self.demands
     }
 
     /// Whether its certificate is for this name.
