@@ -213,8 +213,11 @@ impl Host {
         let (core, writers, keeping) = (self.core, self.writers, self.keeping);
         let written = tokio::task::spawn_blocking(move || {
             writers.stop();
-            core.audit.close();
-            keeping.stop(CLOSE)
+            let is_kept = keeping.stop(CLOSE);
+            if !core.audit.close(CLOSE) {
+                tracing::error!("the last lines of the audit log could not be written");
+            }
+            is_kept
         });
         let written = written.await;
         if !matches!(written, Ok(true)) {

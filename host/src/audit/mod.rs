@@ -17,10 +17,10 @@ use prometheus::IntCounterVec;
 use serde::Serialize;
 use std::io;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Lines that may wait: some MiB at most.
 const MOST_WAITING: usize = 4096;
@@ -42,13 +42,10 @@ pub struct Audit {
 
 #[derive(Debug)]
 struct Writer {
-    lines: SyncSender<Message>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-enum Message {
-    Line(Vec<u8>),
-    Stop,
+    /// None: it is closed.
+    lines: Mutex<Option<SyncSender<Vec<u8>>>>,
+    /// Hangs up when all is written.
+    written: Mutex<Receiver<()>>,
 }
 
 /// How many more of them are written.
@@ -66,10 +63,13 @@ impl Audit {
         let start = |data: &Path| {
             let file = Appended::open(data)?;
             let (lines, waiting) = sync_channel(MOST_WAITING);
+            let (writing, written) = sync_channel(0);
             let failed = dropped.clone();
-            let thread = thread::Builder::new().name("audit".to_owned());
-            let thread = thread.spawn(move || write_all(file, &waiting, &failed))?;
-            Ok::<_, io::Error>(Writer { lines, thread: Mutex::new(Some(thread)) })
+            thread::Builder::new().name("audit".to_owned()).spawn(move || {
+                write_all(file, &waiting, &failed);
+                drop(writing);
+            })?;
+            Ok::<_, io::Error>(Writer { lines: Mutex::new(Some(lines)), written: Mutex::new(written) })
         };
         let writer = data.map(start).transpose()?;
         let refusals = Mutex::new(Refusals { left: REFUSALS, at: Instant::now() });
@@ -80,7 +80,7 @@ impl Audit {
     pub fn write(&self, now_ms: i64, entry: &Entry) {
         entry.log();
         let Some(writer) = &self.writer else { return };
-        if entry.is_no_change() && !self.lock().may_write(Instant::now()) {
+        if entry.is_no_change() && !lock(&self.refusals).may_write(Instant::now()) {
             return self.drop_for("refusals");
         }
         #[derive(Serialize)]
@@ -91,36 +91,27 @@ impl Audit {
         }
         let Ok(mut line) = serde_json::to_vec(&Line { at: json::time(now_ms), entry }) else { return };
         line.push(b'\n');
-        match writer.lines.try_send(Message::Line(line)) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => self.drop_for("full"),
-            Err(TrySendError::Disconnected(_)) => self.drop_for("closed"),
+        match lock(&writer.lines).as_ref().map(|lines| lines.try_send(line)) {
+            Some(Ok(())) => {}
+            Some(Err(TrySendError::Full(_))) => self.drop_for("full"),
+            Some(Err(TrySendError::Disconnected(_))) | None => self.drop_for("closed"),
         }
     }
 
-    /// Waits until all is written that was said before.
-    pub fn close(&self) {
-        let Some(writer) = &self.writer else { return };
-        let thread = writer.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            let _ = writer.lines.send(Message::Stop);
-            let _ = thread.join();
-        }
+    /// Waits until all is written that was said before, but no longer than a disk may take. Whether it is.
+    pub fn close(&self, patience: Duration) -> bool {
+        let Some(writer) = &self.writer else { return true };
+        drop(lock(&writer.lines).take());
+        lock(&writer.written).recv_timeout(patience) == Err(RecvTimeoutError::Disconnected)
     }
 
     fn drop_for(&self, reason: &str) {
         self.dropped.with_label_values(&[reason]).inc();
     }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Refusals> {
-        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-impl Drop for Audit {
-    fn drop(&mut self) {
-        self.close();
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Refusals {
@@ -134,29 +125,16 @@ impl Refusals {
 }
 
 /// Those that wait together are written together.
-fn write_all(mut file: Appended, waiting: &Receiver<Message>, dropped: &IntCounterVec) {
-    let mut is_over = false;
-    while !is_over {
-        let (mut bytes, mut count) = (Vec::new(), 0);
-        let mut next = waiting.recv().ok();
-        loop {
-            match next {
-                Some(Message::Line(line)) => {
-                    bytes.extend_from_slice(&line);
-                    count += 1;
-                }
-                Some(Message::Stop) => is_over = true,
-                None => is_over |= count == 0,
-            }
-            if is_over || bytes.len() >= AT_ONCE {
-                break;
-            }
-            next = waiting.try_recv().ok();
-            if next.is_none() {
-                break;
-            }
+fn write_all(mut file: Appended, waiting: &Receiver<Vec<u8>>, dropped: &IntCounterVec) {
+    while let Ok(mut lines) = waiting.recv() {
+        let mut count = 1;
+        while lines.len() < AT_ONCE
+            && let Ok(line) = waiting.try_recv()
+        {
+            lines.extend_from_slice(&line);
+            count += 1;
         }
-        if let Err(error) = file.append(&bytes) {
+        if let Err(error) = file.append(&lines) {
             tracing::error!(%error, "cannot write the audit log");
             dropped.with_label_values(&["io"]).inc_by(count);
         }
@@ -167,7 +145,8 @@ fn write_all(mut file: Appended, waiting: &Receiver<Message>, dropped: &IntCount
 mod tests {
     use super::*;
     use std::fs;
-    use std::time::Duration;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     fn change(plugin: &str) -> Entry {
         let change = PluginChange { action: Action::Replace, plugin: plugin.to_owned(), digest: None, refused: None };
@@ -189,6 +168,12 @@ mod tests {
         IntCounterVec::new(prometheus::Opts::new("dropped", "d"), &["reason"]).unwrap()
     }
 
+    fn write(data: &tempfile::TempDir, entry: &Entry) {
+        let audit = Audit::open(Some(data.path()), dropped()).unwrap();
+        audit.write(0, entry);
+        assert!(audit.close(PATIENCE));
+    }
+
     fn lines(data: &tempfile::TempDir) -> Vec<serde_json::Value> {
         let text = fs::read_to_string(data.path().join(file::NAME)).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -198,7 +183,7 @@ mod tests {
     fn a_line_for_each_goes_on_where_the_last_host_ended() {
         let data = tempfile::tempdir().unwrap();
         for plugin in ["a\n\"", "b"] {
-            Audit::open(Some(data.path()), dropped()).unwrap().write(0, &change(plugin));
+            write(&data, &change(plugin));
         }
         let lines = lines(&data);
         assert_eq!((lines.len(), &lines[0]["plugin"], &lines[1]["action"]), (2, &"a\n\"".into(), &"replace".into()));
@@ -208,7 +193,7 @@ mod tests {
     #[test]
     fn a_request_says_who_asked_for_what_and_what_came_of_it() {
         let data = tempfile::tempdir().unwrap();
-        Audit::open(Some(data.path()), dropped()).unwrap().write(0, &request(Some("write"), 200));
+        write(&data, &request(Some("write"), 200));
         let expected = serde_json::json!({
             "at": "1970-01-01T00:00:00Z", "by": "api", "token": "write", "peer": "127.0.0.1:1",
             "action": "request", "method": "PUT", "path": "/v1/instances/a", "status": 200,
@@ -221,7 +206,7 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let long = "x".repeat(1 << 20);
         for _ in 0..40 {
-            Audit::open(Some(data.path()), dropped()).unwrap().write(0, &change(&long));
+            write(&data, &change(&long));
         }
         let sizes: Vec<_> = fs::read_dir(data.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).collect();
         assert!(sizes.len() == 2 && sizes.iter().all(|size| *size <= file::LARGEST), "{sizes:?}");
@@ -238,7 +223,7 @@ mod tests {
             }
         }
         audit.write(0, &request(Some("admin"), 202));
-        audit.close();
+        assert!(audit.close(PATIENCE));
         let lines = lines(&data);
         assert_eq!(lines.iter().filter(|line| line["status"] == 202).count(), 7);
         assert_eq!(dropped.with_label_values(&["refusals"]).get() as usize, 3007 - lines.len());
@@ -259,8 +244,9 @@ mod tests {
             audit.write(0, &request(Some("write"), 200));
         }
         assert!(dropped.with_label_values(&["full"]).get() >= 1);
+        assert!(!audit.close(Duration::from_millis(1)), "nor does a host that stops");
         drop(held);
-        audit.close();
+        assert!(audit.close(PATIENCE));
         let lost = ["full", "io"].map(|reason| dropped.with_label_values(&[reason]).get());
         assert!(lost.iter().sum::<u64>() <= 3 * MOST_WAITING as u64 && lost[1] >= 1, "{lost:?}");
     }
