@@ -70,12 +70,13 @@ fn a_new_javascript_sampler_measures() {
 #[test]
 fn a_new_python_sampler_measures_and_is_there_at_once_at_the_next_start() {
     let host = from_new_to_a_sample("python");
-    let log = host.log();
     let about = "plugin=\"my-python-sampler\" bytes=18";
-    assert!(log.contains(&format!("compiling {about}")) && log.contains(&format!("compiled {about}")), "{log}");
+    host.until_logged(&format!("compiling {about}"));
+    host.until_logged(&format!("compiled {about}"));
     let host = host.restart();
     host.until("/v1/plugins/my-python-sampler", |page| page.json()["calls"].as_u64() > Some(0));
-    assert!(!host.log().contains("compiling"), "it is there compiled: {}", host.log());
+    let log = host.last_words();
+    assert!(!log.contains("compiling"), "it is there compiled: {log}");
 }
 
 #[test]

@@ -55,7 +55,8 @@ fn a_poll_is_a_trace_from_its_call_to_what_is_published() {
     let event = spans.iter().filter(|span| span.name == "sample").flat_map(|span| &span.events).next().unwrap();
     assert!(event.name.starts_with("line "), "{event:?}");
     assert_eq!(attribute(&event.attributes, "plugin").as_deref(), Some("verbs"));
-    assert!(host.log().contains("line 0"), "and a line of the log");
+    // And a line of the log.
+    host.until_logged("line 0");
 }
 
 #[test]
@@ -157,7 +158,7 @@ fn the_log_is_text_or_json_at_the_level_that_was_asked_for() {
     command.args(["--log-level", "error"]).env("DROPSONDE_LOG", "debug");
     let quiet = Host::start_as(command, config, &[("verbs", verbs())]);
     quiet.until("/v1/instances/flood/usage", |usage| usage.status == 200);
-    assert_eq!(quiet.log(), "", "what is said counts more than the environment");
+    assert_eq!(quiet.last_words(), "", "what is said counts more than the environment");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -16,6 +17,8 @@ pub(crate) struct Host {
     pub(crate) address: String,
     child: Child,
     log: Arc<Mutex<String>>,
+    /// Reads the log to its end.
+    reader: Option<JoinHandle<()>>,
     folder: Arc<TempDir>,
     listen: String,
 }
@@ -85,19 +88,20 @@ impl Host {
         let log = Arc::new(Mutex::new(String::new()));
         let errors = BufReader::new(child.stderr.take().unwrap());
         let shared = log.clone();
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in errors.lines().map_while(Result::ok) {
                 let mut log = shared.lock().unwrap();
                 log.push_str(&line);
                 log.push('\n');
             }
         });
+        let reader = Some(reader);
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let told = line.trim().strip_prefix("listening on ");
         let address = told.map(|url| url.split("://").last().unwrap_or_default().to_owned());
         let address = address.unwrap_or_else(|| panic!("it does not serve: {line:?}\n{}", log.lock().unwrap()));
-        Self { address, child, log, folder, listen }
+        Self { address, child, log, reader, folder, listen }
     }
 
     /// Ends it properly and starts another with the same data and configuration.
@@ -255,6 +259,7 @@ impl Host {
         self.get(&format!("/v1/plugins/{name}")).json()
     }
 
+    /// What of the log was read so far: what was logged last may not be in it yet.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
@@ -283,10 +288,18 @@ impl Host {
         assert!(sent.success());
     }
 
-    /// SIGTERM, and the exit code. Waits for the end.
+    /// SIGTERM, and the exit code. Waits for the end, and for the end of the log.
     pub(crate) fn stop(&mut self) -> i32 {
         self.signal("TERM");
-        self.child.wait().unwrap().code().unwrap_or(-1)
+        let code = self.child.wait().unwrap().code().unwrap_or(-1);
+        self.reader.take().map(JoinHandle::join);
+        code
+    }
+
+    /// Ends it; all it logged.
+    pub(crate) fn last_words(mut self) -> String {
+        self.stop();
+        self.log()
     }
 }
 
