@@ -87,14 +87,14 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
     }
     let mut followed = Followed::of(files(args, &config)).await;
     let mut host = Host::builder().config(config).metrics(metrics).start().await?;
+    // It may have made some of them. Whoever replaces one waits for what comes next.
+    followed.follow(files(args, &host.core().config.load()), true).await;
     // On standard output, so that a script can read the address.
     let mut out = std::io::stdout();
     let told = writeln!(out, "listening on {}", host.url()).and_then(|()| out.flush());
     if let Err(error) = told {
         ::tracing::debug!(%error, "nobody reads standard output");
     }
-    // It may have made some of them.
-    followed.follow(files(args, &host.core().config.load()), true).await;
     let _watchdog = systemd::watchdog(host.core().clone());
     systemd::ready();
     let mut signalled = async || tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} };
