@@ -9,6 +9,11 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a host that was killed may take to let go: a process it began last has the lock, too, until it is another
+/// program.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(crate) trait Disk: Debug + Send + Sync {
     /// The names of the files there are.
@@ -47,12 +52,18 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// Makes the folder if need be, and locks it; [`io::ErrorKind::WouldBlock`] when someone else has.
+    /// Makes the folder if need be, and locks it; [`io::ErrorKind::WouldBlock`] when someone else has, and keeps it.
     pub(crate) fn locked(path: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         let found = Self::unlocked(path)?;
         // On the folder, not on a file in it: that works on a disk that is full or read-only too.
-        flock(&found.folder, FlockOperation::NonBlockingLockExclusive)?;
+        let began = Instant::now();
+        while let Err(error) = flock(&found.folder, FlockOperation::NonBlockingLockExclusive) {
+            if error != Errno::WOULDBLOCK || began.elapsed() > PATIENCE {
+                return Err(error.into());
+            }
+            std::thread::sleep(PATIENCE / 100);
+        }
         Ok(found)
     }
 
