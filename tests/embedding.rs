@@ -116,11 +116,12 @@ async fn a_native_sampler_is_polled_and_shown_as_a_plugin_is() {
     assert_eq!(get(&host, "/v1/instances/asked/usage").await.json()["number"], 5);
     let plugin = get(&host, "/v1/plugins/mine").await.json();
     assert_eq!((&plugin["state"], &plugin["native"]), (&"running".into(), &true.into()));
-    let metrics = get(&host, "/metrics").await.body;
     for line in
         ["dropsonde_sample_number{id=\"found\",sampler=\"mine\"} 5", "dropsonde_sample_calls_total{id=\"asked\""]
     {
-        assert!(metrics.contains(line), "{line}\n{metrics}");
+        // What is late is not shown.
+        let shown = async { while !get(&host, "/metrics").await.body.contains(line) {} };
+        tokio::time::timeout(Duration::from_secs(60), shown).await.expect(line);
     }
     let query = Query { since_ms: 0, until_ms: i64::MAX, step_ms: 3_600_000, align: Align::Epoch, fields: None };
     assert_eq!(service.range(&id("asked"), &query).unwrap().column("number").unwrap().values[0], 5.0);

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 
-const INTERVAL_MS: i64 = 250;
+/// Longer than a busy machine holds anybody up.
+const INTERVAL_MS: i64 = 500;
 
 /// A host in which each verb has a plugin of its own, named after it, beside a healthy `good`. They have time enough to
 /// get to their own ends on a busy machine.
@@ -32,7 +33,7 @@ fn reason(host: &Host, plugin: &str) -> String {
 fn assert_healthy(host: &Host) {
     let mut stream = host.stream("/v1/instances/ok/usage/stream");
     let at = |sample: Value| sample["at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_millisecond();
-    let times: Vec<_> = (0..8).map(|_| at(stream.sample())).collect();
+    let times: Vec<_> = (0..6).map(|_| at(stream.sample())).collect();
     // The first may be the one at start, off the grid.
     assert!(times[1..].windows(2).all(|pair| pair[1] - pair[0] == INTERVAL_MS), "{times:?}");
     assert_eq!(host.plugin("good")["polls_missed"], 0);
@@ -226,7 +227,9 @@ fn values_that_are_no_numbers_are_gaps() {
     let host = beside_a_healthy_one(&[("infinite", ""), ("gap", "")], "", &[]);
     for verb in ["infinite", "gap"] {
         host.until(&format!("/v1/plugins/{verb}"), |page| page.json()["calls"].as_u64().unwrap() > 0);
-        assert_eq!(host.get(&format!("/v1/instances/{verb}/usage")).status, 404, "{verb}");
+        let usage = host.get(&format!("/v1/instances/{verb}/usage"));
+        // From the second call on there is a sample, of the rate beside it.
+        assert!(usage.status == 404 || usage.json()["value"].is_null(), "{verb}: {usage:?}");
     }
     assert!(!host.get("/metrics").body.to_lowercase().contains(" inf"));
 }

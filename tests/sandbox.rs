@@ -1,10 +1,13 @@
 use crate::harness::{Host, dropsonde, run, verbs};
 use serde_json::{Value, json};
 
+/// Longer than a busy machine holds anybody up.
+const INTERVAL_MS: i64 = 500;
+
 /// A host in which the plugin `bad` samples one verb, beside a healthy `good`.
 fn beside_a_healthy_one(verb: &str, more: &str) -> Host {
     let config = format!(
-        "poll.interval = '250ms'\n[[instances]]\nid = 'ok'\nsamplers = ['good']\n[[instances]]\nid = '{verb}'\nsamplers = ['bad']\n{more}"
+        "poll.interval = '{INTERVAL_MS}ms'\n[[instances]]\nid = 'ok'\nsamplers = ['good']\n[[instances]]\nid = '{verb}'\nsamplers = ['bad']\n{more}"
     );
     Host::start(&config, &[("good", verbs()), ("bad", verbs())])
 }
@@ -18,9 +21,9 @@ fn failure_of(host: &Host, plugin: &str) -> Value {
 fn assert_no_missed_tick(host: &Host) {
     let mut stream = host.stream("/v1/instances/ok/usage/stream");
     let at = |sample: Value| sample["at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_millisecond();
-    let times: Vec<_> = (0..8).map(|_| at(stream.sample())).collect();
+    let times: Vec<_> = (0..6).map(|_| at(stream.sample())).collect();
     // The first may be the one at start, off the grid.
-    assert!(times[1..].windows(2).all(|pair| pair[1] - pair[0] == 250), "{times:?}");
+    assert!(times[1..].windows(2).all(|pair| pair[1] - pair[0] == INTERVAL_MS), "{times:?}");
     assert_eq!(host.plugin("good")["polls_missed"], 0);
 }
 
@@ -45,9 +48,10 @@ fn a_trap_is_a_gap_with_its_reason_and_the_next_call_gets_a_fresh_instance() {
 
 #[test]
 fn endless_loops_in_more_plugins_than_cores_are_stopped_and_the_neighbour_misses_no_tick() {
-    let mut config = "poll.interval = '250ms'\n[[instances]]\nid = 'ok'\nsamplers = ['good']\n\
-                      [[instances]]\nid = 'spin'\nsamplers = ['bad', 'bad2', 'bad3', 'bad4']\n"
-        .to_owned();
+    let mut config = format!(
+        "poll.interval = '{INTERVAL_MS}ms'\n[[instances]]\nid = 'ok'\nsamplers = ['good']\n\
+         [[instances]]\nid = 'spin'\nsamplers = ['bad', 'bad2', 'bad3', 'bad4']\n"
+    );
     let names = ["good", "bad", "bad2", "bad3", "bad4"];
     for name in &names[1..] {
         config.push_str(&format!("[plugins.{name}]\ninterval = '1s'\n"));
@@ -176,7 +180,7 @@ fn of_many_instances_the_one_that_traps_is_found_and_it_alone_is_set_aside() {
     let [aside] = &page["set_aside"].as_array().unwrap()[..] else { panic!("{page}") };
     assert_eq!(aside["instance"], "panic");
     assert!(aside["reason"].as_str().unwrap().starts_with("trapped: "), "{aside}");
-    assert!(aside["retry_at"].is_string() && aside["times"] == 1, "{aside}");
+    assert!(aside["retry_at"].is_string() && aside["times"].as_u64() >= Some(1), "{aside}");
     for nth in 0..9 {
         host.until(&format!("/v1/instances/ok-{nth}/usage"), |usage| usage.status == 200);
     }
