@@ -243,7 +243,9 @@ fn changes_that_come_at_once_are_all_answered_and_the_file_is_what_runs() {
     });
     // Done, refused, unknown yet, too much at once, or stopped with an upload that was none.
     assert!(statuses.iter().all(|status| [202, 422, 404, 409, 503].contains(status)), "{statuses:?}");
-    assert_eq!(host.ordered("PUT", PAGE, &version(2)).status, 202);
+    // As soon as there is not too much under way.
+    let mut put = std::iter::repeat_with(|| host.ordered("PUT", PAGE, &version(2)).status).take(1000);
+    assert_eq!(put.find(|status| *status != 409), Some(202));
     reads(&host, 2);
     assert!(fs::read(host.file("verbs")).unwrap() == version(2));
 }
