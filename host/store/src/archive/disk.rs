@@ -227,3 +227,20 @@ impl Readable for File {
         self.read_exact_at(bytes, offset)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_lets_go_soon_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = Folder::locked(folder.path()).unwrap();
+        let path = folder.path().to_owned();
+        let next = std::thread::spawn(move || Folder::locked(&path));
+        std::thread::park_timeout(PATIENCE / 20);
+        assert!(!next.is_finished());
+        drop(held);
+        assert!(next.join().unwrap().is_ok());
+    }
+}
