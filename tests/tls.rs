@@ -118,7 +118,7 @@ async fn http_2_carries_many_requests_and_streams_on_one_connection() {
     let stream = ask("/v1/instances/count/usage/stream").await.unwrap();
     let other = ask("/v1/stream?instance=count").await.unwrap();
     let text = samples(stream, 3).await;
-    assert!(text.starts_with("retry: 3000\n\nevent: usage\nid: "), "{text}");
+    assert!(text.starts_with("retry: 3000\n\n") && text.contains("\n\nevent: usage\nid: "), "{text}");
     assert!(samples(other, 3).await.contains("data: {\"instance\":\"count\",\"sample\":{"));
     let listed = ask("/v1/instances").await.unwrap().into_body().collect().await.unwrap().to_bytes();
     assert!(std::str::from_utf8(&listed).unwrap().contains("\"id\":\"count\""));
