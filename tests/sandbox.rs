@@ -187,7 +187,7 @@ fn of_many_instances_the_one_that_traps_is_found_and_it_alone_is_set_aside() {
     host.until("/v1/plugins/verbs", |page| page.json()["state"] == "running");
     assert_eq!(host.get("/v1/instances/panic/usage").status, 404);
     assert_eq!(host.get("/health").json()["status"], "healthy", "the plugin works");
-    let set_aside = host.until("/v1/plugins/verbs", |page| page.json()["set_aside"][0]["times"] == 2);
+    let set_aside = host.until("/v1/plugins/verbs", |page| page.json()["set_aside"][0]["times"].as_u64() >= Some(2));
     assert_eq!(set_aside.json()["set_aside"].as_array().unwrap().len(), 1, "tried again, alone");
 }
 
