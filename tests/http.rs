@@ -21,8 +21,10 @@ fn a_fresh_host_shows_this_machine() {
     let usage = host.get("/v1/instances/host/usage").json();
     let at: jiff::Timestamp = usage["at"].as_str().unwrap().parse().unwrap();
     assert!(at.as_second() > 1_700_000_000);
-    // Over a tenth of a second, a reading that came late shows: it may be more than all there is.
-    assert!(usage["cpu_percent"].as_f64().unwrap() >= 0.0, "{usage}");
+    // Over a tenth of a second, a reading that came late shows: it may be more than all there is. One in time is not.
+    host.until("/v1/instances/host/usage", |usage| {
+        usage.json()["cpu_percent"].as_f64().is_some_and(|percent| (0.0..150.0).contains(&percent))
+    });
     let memory = usage["memory_used_mb"].as_f64().unwrap();
     assert!(memory > 10.0 && memory < usage["memory_limit_mb"].as_f64().unwrap(), "{usage}");
     for field in ["load_1m", "swap_used_mb", "uptime_seconds", "disk_used_mb", "disk_limit_mb"] {
