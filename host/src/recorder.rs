@@ -121,8 +121,7 @@ impl Recorder {
                     core.metrics.samples_dropped.with_label_values(&["untracked"]).inc();
                     continue;
                 }
-                let replaced = self.frame(core, polled).push(at_ms.saturating_add(offset_ms), values);
-                core.metrics.samples_dropped.with_label_values(&["clock"]).inc_by(replaced as u64);
+                self.frame(core, polled).push(at_ms.saturating_add(offset_ms), values);
                 stored.push(polled);
             }
             counts.ok = stored.len() as u64;

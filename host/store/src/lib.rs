@@ -60,21 +60,31 @@
 //! # Odd values
 //!
 //! NaN and ±∞ are gaps; −0 is 0; subnormals are kept; whole numbers are exact up to 2⁵³, and beyond it doubles are kept to
-//! the bit. A row that is not later than the last one (the clock was set back, or two readings of one time) replaces all
-//! rows it is not later than, in files too. A counter that goes down, or whose clock stands still, gives no rate.
+//! the bit. A counter that goes down, or that was read at no later time, gives no rate.
+//!
+//! # Clocks
+//!
+//! A clock destroys no history. Rows keep the order they were written in. One that is not later than the last (the clock
+//! was set back, or two readings have one time) begins a *generation*: times ascend within a generation, queries merge
+//! those that went over the same time, and of two rows of one time the later written counts. The latest row is the one
+//! written last, whatever its time.
+//!
+//! Rates go by a clock that nobody sets: each row of counters keeps how much later than its time it was read
+//! ([`Frame::push_read`]). What is too old goes by a clock that has gone on steadily, not by one that has just jumped
+//! (`keeper/trust.rs`), and what was measured while a board thought it was 1970 is as old as what it wrote next.
 //!
 //! # Layout
 //!
 //! * [`InstanceId`]: what is measured.
 //! * [`Schema`], [`Field`], [`Kind`], [`Aggregation`]: what one sampler records; `quantum`: the step of its readings.
-//! * `frame`: one sampler's rows for one instance, a ring: `open` blocks, sealed ones (`block`), and what queries make of
-//!   them (`buckets`).
+//! * `frame`: one sampler's rows for one instance, a ring: `open` blocks, sealed ones (`block`), the generations they
+//!   belong to (`runs`), and what queries make of them (`buckets`).
 //! * `rows`, `cell`: a block's rows, plain, and what they add up to; `codec`: their compressed form; `cache`: blocks that
 //!   were unpacked.
 //! * [`ladder`]: which steps queries use, where buckets begin, what blocks span.
 //! * [`Query`], [`Points`], [`Sample`]: questions and answers.
 //! * [`Store`]: frames by instance; merges the frames of one.
-//! * [`Keeper`]: who does what a push does not wait for.
+//! * [`Keeper`]: who does what a push does not wait for; [`ClockJump`]: what it remembers of a clock that was set.
 //! * `archive`: history in files; [`inspect`]: the same, looked into from outside.
 
 mod archive;
@@ -87,6 +97,7 @@ mod frame;
 #[allow(clippy::indexing_slicing, reason = "of its own tables")]
 pub mod fuzzing;
 mod instance_id;
+mod jumps;
 mod keeper;
 mod quantum;
 mod query;
@@ -102,6 +113,7 @@ pub mod ladder;
 pub use archive::{Flushed, Restored};
 pub use frame::{Frame, Row};
 pub use instance_id::{InstanceId, InvalidInstanceId};
+pub use jumps::ClockJump;
 pub use keeper::{ArchiveStatus, Failing, Keeper, OpenError, Step};
 pub use query::{Align, Column, Points, Query, Sample};
 pub use schema::{Aggregation, Field, Kind, Schema};

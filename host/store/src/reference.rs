@@ -3,43 +3,59 @@
 use crate::quantum::Quantum;
 use crate::{Aggregation, Align, Field, InstanceId, Kind, Limits, Points, Query, Schema, Store};
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 
 /// A ring of rows of one field.
 struct Ring {
     capacity: usize,
     field: Field,
-    /// Time and what queries see; NaN: nothing.
+    /// Time and what queries see, in the order they were written; NaN: nothing.
     rows: Vec<(i64, f64)>,
-    /// Time and total of what was read, also before the ring's first row.
-    totals: Vec<(i64, f64)>,
+    /// When the last total was read, by a clock nobody sets, and that total.
+    before: Option<(f64, f64)>,
 }
 
 impl Ring {
-    fn push(&mut self, at: i64, reading: f64) {
-        self.rows.retain(|row| row.0 < at);
-        self.totals.retain(|row| row.0 < at && !self.rows.is_empty());
+    fn push(&mut self, at: i64, delay_ms: f64, reading: f64) {
         let reading = Quantum::of(self.field.precision).keep(reading);
         let value = match self.field.kind {
             Kind::Gauge => reading,
-            Kind::Counter { scale } => match self.totals.last() {
-                Some((before_ms, before)) if reading >= *before => {
-                    let increase = Quantum::of(self.field.precision).keep(reading - before);
-                    scale * increase * 1000.0 / (at - before_ms) as f64
+            Kind::Counter { .. } if reading.is_nan() => f64::NAN,
+            Kind::Counter { scale } => {
+                let read_ms = at as f64 + Quantum::of(0.1).keep(delay_ms);
+                let before = std::mem::replace(&mut self.before, (!read_ms.is_nan()).then_some((read_ms, reading)));
+                match before {
+                    Some((before_ms, before)) if reading >= before && read_ms > before_ms => {
+                        let increase = Quantum::of(self.field.precision).keep(reading - before);
+                        let elapsed_ms = read_ms - before_ms;
+                        let rate = scale * increase * 1000.0 / elapsed_ms;
+                        let step = step(&self.field, rate, elapsed_ms);
+                        let parts = (1.0 / step).round();
+                        match () {
+                            () if rate == 0.0 => rate,
+                            () if step < 1.0 => (rate * parts).round_ties_even() / parts,
+                            () => (rate / step).round_ties_even() * step,
+                        }
+                    }
+                    _ => f64::NAN,
                 }
-                _ => f64::NAN,
-            },
+            }
         };
-        if !reading.is_nan() {
-            self.totals.push((at, reading));
-        }
         self.rows.push((at, value));
         let over = self.rows.len().saturating_sub(self.capacity);
         self.rows.drain(..over);
     }
 
+    /// What is there by time: of two rows of one time the later written.
+    fn by_time(&self) -> Vec<(i64, f64)> {
+        let rows: BTreeMap<i64, f64> = self.rows.iter().copied().collect();
+        rows.into_iter().collect()
+    }
+
     /// Bucket, value, min and max.
     fn range(&self, query: &Query) -> Vec<(i64, f64, f64, f64)> {
-        let inside = self.rows.iter().filter(|(at, _)| (query.since_ms..query.until_ms).contains(at));
+        let rows = self.by_time();
+        let inside = rows.iter().filter(|(at, _)| (query.since_ms..query.until_ms).contains(at));
         let seen: Vec<(i64, f64)> =
             inside.filter(|(_, value)| !value.is_nan()).map(|(at, value)| (query.bucket(*at), *value)).collect();
         let point = |run: &[(i64, f64)]| {
@@ -61,8 +77,8 @@ impl Ring {
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// So much later than the last row, in milliseconds; earlier when negative.
-    Push(i64, f64),
+    /// So much later than the last row, in milliseconds; earlier when negative. So much later than that it was read.
+    Push(i64, f64, f64),
     Seal,
 }
 
@@ -77,12 +93,28 @@ fn reading() -> impl Strategy<Value = f64> {
     ]
 }
 
+/// The decimal a rate is rounded to.
+fn step(field: &Field, rate: f64, elapsed_ms: f64) -> f64 {
+    let Kind::Counter { scale } = field.kind else { unreachable!() };
+    let power = match field.precision {
+        0.0 => rate.abs().log10().floor() - 9.0,
+        precision => (scale * precision * 100.0 / elapsed_ms).log10().round(),
+    };
+    10f64.powi(power.clamp(-15.0, 300.0) as i32)
+}
+
+/// Of the clock, too: what it was set back by is how much later everything is read from then on.
+fn delay() -> impl Strategy<Value = f64> {
+    prop_oneof![20 => Just(0.0), 10 => 0.0..50.0f64, 2 => -5e6..5e6f64, 1 => Just(f64::NAN)]
+}
+
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        40 => (1i64..9_000, reading()).prop_map(|(gap, value)| Step::Push(gap, value)),
-        20 => reading().prop_map(|value| Step::Push(1000, value)),
-        1 => (-200_000i64..=0, reading()).prop_map(|(gap, value)| Step::Push(gap, value)),
-        1 => (100_000i64..5_000_000, reading()).prop_map(|(gap, value)| Step::Push(gap, value)),
+        40 => (1i64..9_000, delay(), reading()).prop_map(|(gap, delay, value)| Step::Push(gap, delay, value)),
+        20 => reading().prop_map(|value| Step::Push(1000, 0.0, value)),
+        1 => (-2_000i64..=0, delay(), reading()).prop_map(|(gap, delay, value)| Step::Push(gap, delay, value)),
+        1 => (-2_000_000i64..=0, delay(), reading()).prop_map(|(gap, delay, value)| Step::Push(gap, delay, value)),
+        1 => (100_000i64..5_000_000, delay(), reading()).prop_map(|(gap, delay, value)| Step::Push(gap, delay, value)),
         2 => Just(Step::Seal),
     ];
     prop::collection::vec(step, 0..300)
@@ -129,14 +161,14 @@ proptest! {
         let store = Store::in_memory(&Limits { samples: capacity, ..Limits::default() });
         let host = InstanceId::new("host").unwrap();
         let frame = store.frame(&host, &Schema::new("s", vec![field.clone()]), interval_ms);
-        let mut ring = Ring { capacity, field, rows: Vec::new(), totals: Vec::new() };
+        let mut ring = Ring { capacity, field: field.clone(), rows: Vec::new(), before: None };
         let mut at = 0;
         for step in steps {
             match step {
-                Step::Push(gap, value) => {
+                Step::Push(gap, delay, value) => {
                     at += gap;
-                    ring.push(at, value);
-                    frame.push(at, &[value]);
+                    ring.push(at, delay, value);
+                    frame.push_read(at, delay, &[value]);
                 }
                 Step::Seal => { store.seal(at + 1_000_000, 1); }
             }
@@ -149,7 +181,10 @@ proptest! {
             prop_assert_eq!(&points.at_ms, &expected.iter().map(|point| point.0).collect::<Vec<_>>());
             for (i, (_, value, min, max)) in expected.into_iter().enumerate() {
                 let column = &points.columns[0];
-                prop_assert!((column.values[i] - value).abs() <= 1e-9 * value.abs().max(1e6), "{value}");
+                // A mean half-way between two steps may be either.
+                let step = if field.kind == Kind::Gauge { 0.0 } else { step(&field, value, interval_ms as f64) };
+                let close = (column.values[i] - value).abs() <= step + 1e-9 * value.abs().max(1e6);
+                prop_assert!(close, "{} is not {value}", column.values[i]);
                 prop_assert_eq!((column.min[i], column.max[i]), (min, max));
             }
         }

@@ -1,4 +1,5 @@
 use crate::cell::Cell;
+use crate::schema::Total;
 use crate::{Kind, Layout, Schema, ladder};
 
 /// Rows of one frame, plain: what a block is sealed from and unpacked to.
@@ -6,12 +7,12 @@ use crate::{Kind, Layout, Schema, ladder};
 pub(crate) struct Rows {
     /// Ascending.
     pub(crate) at_ms: Vec<i64>,
-    /// One per field: readings; a counter's are its totals. NaN is a gap.
+    /// One per column of the schema: readings; a counter's are its totals. NaN is a gap.
     pub(crate) columns: Vec<Vec<f64>>,
-    /// One per field, if any: a counter's last total before these rows, and when it was read.
-    pub(crate) before: Vec<Option<(i64, f64)>>,
-    /// How often the frame's clock had been set back: rows of a later generation replace those of an earlier one that
-    /// are not earlier than they.
+    /// One per field, if any: a counter's last total before these rows.
+    pub(crate) before: Vec<Option<Total>>,
+    /// How often the clock had been set back. Times ascend within a generation; a later one may go over the same time
+    /// again.
     pub(crate) generation: u32,
 }
 
@@ -47,24 +48,33 @@ impl Rows {
         self.columns.iter_mut().for_each(|column| column.truncate(rows));
     }
 
+    /// When each row was read, after its time.
+    fn delays(&self, schema: &Schema) -> &[f64] {
+        self.columns.get(schema.fields().len()).map(Vec::as_slice).unwrap_or_default()
+    }
+
     pub(crate) fn into_values(mut self, schema: &Schema) -> Values {
+        let delays = self.columns.split_off(schema.fields().len().min(self.columns.len()));
+        let delays = delays.first().map(Vec::as_slice).unwrap_or_default();
         for (index, column) in self.columns.iter_mut().enumerate() {
-            schema.derive(index, self.before.get(index).copied().flatten(), &self.at_ms, column);
+            schema.derive(index, self.before.get(index).copied().flatten(), &self.at_ms, delays, column);
         }
         Values { at_ms: self.at_ms, columns: self.columns }
     }
 
-    /// A counter's last total in these rows or before them.
-    pub(crate) fn last_totals(&self, schema: &Schema) -> Vec<Option<(i64, f64)>> {
+    /// A counter's last total in these rows or before them; none where nobody knows when that was read.
+    pub(crate) fn last_totals(&self, schema: &Schema) -> Vec<Option<Total>> {
+        let delays = self.delays(schema);
         let columns = schema.fields().iter().zip(&self.columns).enumerate();
-        let last = columns.map(|(index, (field, column))| {
-            let mut totals = self.at_ms.iter().copied().zip(column.iter().copied());
-            match field.kind {
-                Kind::Gauge => None,
-                Kind::Counter { .. } => {
-                    totals.rfind(|(_, total)| !total.is_nan()).or(self.before.get(index).copied().flatten())
+        let last = columns.map(|(index, (field, column))| match field.kind {
+            Kind::Gauge => None,
+            Kind::Counter { .. } => match column.iter().rposition(|total| !total.is_nan()) {
+                Some(row) => {
+                    let read_ms = *self.at_ms.get(row)? as f64 + delays.get(row).copied().unwrap_or(0.0);
+                    Some(Total { read_ms, total: *column.get(row)? }).filter(|_| !read_ms.is_nan())
                 }
-            }
+                None => self.before.get(index).copied().flatten(),
+            },
         });
         last.collect()
     }

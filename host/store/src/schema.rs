@@ -2,6 +2,9 @@ use crate::quantum::Quantum;
 use std::sync::Arc;
 
 /// What one sampler records: its fields in order. Shared by all its frames.
+///
+/// Rows have a column per field. Where a field is a counter, one more column after those says when each row was read: its
+/// [`delay`](Schema::DELAY), by which rates are exact whatever the wall clock did. Files of the first version have none.
 #[derive(Debug, Clone)]
 pub struct Schema(Arc<Inner>);
 
@@ -9,8 +12,17 @@ pub struct Schema(Arc<Inner>);
 struct Inner {
     sampler: Arc<str>,
     fields: Vec<Field>,
-    /// One per field.
+    has_delay: bool,
+    /// One per column.
     quanta: Vec<Quantum>,
+}
+
+/// A counter's reading before some rows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Total {
+    /// When it was read, in milliseconds: the row's time and its delay.
+    pub(crate) read_ms: f64,
+    pub(crate) total: f64,
 }
 
 /// One column.
@@ -53,8 +65,21 @@ impl Schema {
     /// What a file can hold of one block.
     pub const MOST_FIELDS: usize = 1024;
 
+    /// The name of the delays' column in files, which no field can have: how many milliseconds after its time a row was
+    /// read, by a clock that nobody sets. NaN: nobody knows.
+    pub(crate) const DELAY: &str = "\0delay";
+
+    /// A delay's smallest step, in milliseconds: a rate of a second is right to a ten-thousandth.
+    pub(crate) const DELAY_PRECISION: f64 = 0.1;
+
     /// At most [`Schema::MOST_FIELDS`] are taken. A precision that is no number is none, such a scale is 1.
-    pub fn new(sampler: impl Into<Arc<str>>, mut fields: Vec<Field>) -> Self {
+    pub fn new(sampler: impl Into<Arc<str>>, fields: Vec<Field>) -> Self {
+        let has_delay = fields.iter().any(|field| field.kind != Kind::Gauge);
+        Self::with(sampler.into(), fields, has_delay)
+    }
+
+    /// As a file has it.
+    pub(crate) fn with(sampler: Arc<str>, mut fields: Vec<Field>, has_delay: bool) -> Self {
         fields.truncate(Self::MOST_FIELDS);
         for field in &mut fields {
             if !field.precision.is_finite() {
@@ -66,8 +91,9 @@ impl Schema {
                 *scale = 1.0;
             }
         }
-        let quanta = fields.iter().map(|field| Quantum::of(field.precision)).collect();
-        Self(Arc::new(Inner { sampler: sampler.into(), fields, quanta }))
+        let precisions = fields.iter().map(|field| field.precision).chain(has_delay.then_some(Self::DELAY_PRECISION));
+        let quanta = precisions.map(Quantum::of).collect();
+        Self(Arc::new(Inner { sampler, fields, has_delay, quanta }))
     }
 
     pub fn sampler(&self) -> &Arc<str> {
@@ -78,12 +104,26 @@ impl Schema {
         &self.0.fields
     }
 
-    /// The step of a field's readings.
-    pub(crate) fn quantum(&self, field: usize) -> Quantum {
-        self.0.quanta.get(field).copied().unwrap_or(Quantum::Exact)
+    /// How many columns a row has: the fields', and the delays'.
+    pub(crate) fn columns(&self) -> usize {
+        self.0.quanta.len()
     }
 
-    /// The step of what queries see of a field: rates have none.
+    pub(crate) fn has_delay(&self) -> bool {
+        self.0.has_delay
+    }
+
+    /// Whether a query of some fields needs a column.
+    pub(crate) fn needs(&self, column: usize, wanted: impl Fn(usize) -> bool) -> bool {
+        column >= self.0.fields.len() || wanted(column)
+    }
+
+    /// The step of a column's readings.
+    pub(crate) fn quantum(&self, column: usize) -> Quantum {
+        self.0.quanta.get(column).copied().unwrap_or(Quantum::Exact)
+    }
+
+    /// The step of what queries see of a field's readings: rates have none that is theirs alone.
     pub(crate) fn value_quantum(&self, field: usize) -> Quantum {
         match self.0.fields.get(field) {
             Some(Field { kind: Kind::Gauge, .. }) => self.quantum(field),
@@ -91,17 +131,37 @@ impl Schema {
         }
     }
 
-    /// Makes readings what queries see: a counter's totals become rates, each from the last total before it, gaps passed
-    /// over.
-    pub(crate) fn derive(&self, field: usize, before: Option<(i64, f64)>, at_ms: &[i64], readings: &mut [f64]) {
+    /// Makes a counter's totals what queries see: rates, each from the last total before it, gaps passed over. A row of
+    /// which nobody knows when it was read gives no rate, and neither does the next. `delays` may be empty: none is late.
+    pub(crate) fn derive(
+        &self,
+        field: usize,
+        before: Option<Total>,
+        at_ms: &[i64],
+        delays: &[f64],
+        readings: &mut [f64],
+    ) {
         let Some(Field { kind: Kind::Counter { scale }, .. }) = self.0.fields.get(field) else { return };
-        let quantum = self.quantum(field);
+        let mut rates = Rates { quantum: self.quantum(field), scale: *scale, rounding: None };
         let mut before = before;
-        for (reading, &at) in readings.iter_mut().zip(at_ms) {
+        for (nth, (reading, &at)) in readings.iter_mut().zip(at_ms).enumerate() {
             if !reading.is_nan() {
-                let total = std::mem::replace(reading, rate(quantum, *scale, before, at, *reading));
-                before = Some((at, total));
+                let read_ms = at as f64 + delays.get(nth).copied().unwrap_or(0.0);
+                let now = Total { read_ms, total: *reading };
+                *reading = before.map_or(f64::NAN, |before| rates.rate(before, now));
+                if self.0.has_delay {
+                    *reading = rates.rounded(*reading, before.map_or(f64::NAN, |before| read_ms - before.read_ms));
+                }
+                before = (!read_ms.is_nan()).then_some(now);
             }
+        }
+    }
+
+    /// Rounds buckets' values of a field as its rates are.
+    pub(crate) fn round(&self, field: usize, interval_ms: i64, values: &mut [f64]) {
+        if let Some(Field { kind: Kind::Counter { scale }, .. }) = self.0.fields.get(field) {
+            let mut rates = Rates { quantum: self.quantum(field), scale: *scale, rounding: None };
+            values.iter_mut().for_each(|value| *value = rates.rounded(*value, interval_ms as f64));
         }
     }
 }
@@ -118,37 +178,112 @@ impl Field {
     }
 }
 
-/// `scale` × what a total has grown by per second, from the one before it. A first total, one that went down, one from a
-/// clock that stood still and what is too large for a number give no rate.
-fn rate(quantum: Quantum, scale: f64, before: Option<(i64, f64)>, at_ms: i64, total: f64) -> f64 {
-    match before {
-        Some((before_ms, before)) if at_ms > before_ms && total >= before => {
+/// How one counter's totals become rates.
+struct Rates {
+    quantum: Quantum,
+    scale: f64,
+    /// The step for times between readings in a range, as it is most often the same.
+    rounding: Option<(f64, f64, Quantum)>,
+}
+
+impl Rates {
+    /// `scale` × what a total has grown by per second, from the one before it. One that went down, one that was read no
+    /// later and what is too large for a number give no rate.
+    fn rate(&self, before: Total, now: Total) -> f64 {
+        let elapsed_ms = now.read_ms - before.read_ms;
+        if elapsed_ms > 0.0 && now.total >= before.total {
             // Between multiples of a step lies a multiple of it: rounding takes out what subtracting decimals adds.
-            let increase = quantum.keep(total - before);
-            let rate = scale * increase * 1000.0 / at_ms.saturating_sub(before_ms) as f64;
+            let increase = self.quantum.keep(now.total - before.total);
+            let rate = self.scale * increase * 1000.0 / elapsed_ms;
             if rate.is_finite() { rate } else { f64::NAN }
+        } else {
+            f64::NAN
         }
-        _ => f64::NAN,
     }
+
+    /// To about a tenth of what one step of the total makes in that time; without a step, to ten digits: the rest is
+    /// binary dust.
+    fn rounded(&mut self, rate: f64, elapsed_ms: f64) -> f64 {
+        if !rate.is_finite() || rate == 0.0 {
+            return rate;
+        }
+        if self.quantum == Quantum::Exact {
+            const DIGITS: i32 = 10;
+            return decimal(rate.abs().log10().floor() as i32 + 1 - DIGITS).keep(rate);
+        }
+        let step = match self.rounding {
+            Some((from, until, step)) if from < elapsed_ms && elapsed_ms <= until => step,
+            _ => {
+                // The steps change half-way between powers of ten, where no usual interval is.
+                let one = self.scale.abs() * self.quantum.value(1.0) * 100.0;
+                let power = (one / elapsed_ms).log10().round();
+                let step = decimal(power as i32);
+                self.rounding = Some((one / 10f64.powf(power + 0.5), one / 10f64.powf(power - 0.5), step));
+                step
+            }
+        };
+        step.keep(rate)
+    }
+}
+
+/// 10 to a power, as a step.
+fn decimal(power: i32) -> Quantum {
+    Quantum::of(10f64.powi(power.clamp(-15, 300)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_first_reading_a_reset_and_a_stopped_clock_give_no_rate() {
-        let rate = |scale, before, at_ms, total| rate(Quantum::Exact, scale, before, at_ms, total);
-        assert!(rate(1.0, None, 1000, 5.0).is_nan());
-        assert!(rate(1.0, Some((0, 6.0)), 1000, 5.0).is_nan());
-        assert!(rate(1.0, Some((1000, 4.0)), 1000, 5.0).is_nan());
-        assert_eq!(rate(100.0, Some((0, 4.0)), 2000, 5.0), 50.0);
-        assert_eq!(rate(1.0, Some((0, 4.0)), 2000, 4.0), 0.0);
-        assert!(rate(1e300, Some((0, 0.0)), 2000, 1e300).is_nan(), "what overflows is no value");
+    fn rates(fields: Field, rows: &[(i64, f64, f64)]) -> Vec<f64> {
+        let schema = Schema::new("s", vec![fields]);
+        let at_ms: Vec<i64> = rows.iter().map(|row| row.0).collect();
+        let delays: Vec<f64> = rows.iter().map(|row| row.1).collect();
+        let mut readings: Vec<f64> = rows.iter().map(|row| row.2).collect();
+        schema.derive(0, None, &at_ms, &delays, &mut readings);
+        readings
+    }
+
+    fn rate(scale: f64, rows: [(i64, f64, f64); 2]) -> f64 {
+        rates(Field::counter("x", scale), &rows)[1]
     }
 
     #[test]
-    fn a_rate_has_no_dust_from_subtracting_decimals() {
-        assert_eq!(rate(Quantum::of(0.01), 100.0, Some((0, 5700.08)), 10_000, 5700.12), 0.4);
+    fn a_first_reading_a_reset_and_a_stopped_clock_give_no_rate() {
+        assert!(rates(Field::counter("x", 1.0), &[(1000, 0.0, 5.0)])[0].is_nan());
+        assert!(rate(1.0, [(0, 0.0, 6.0), (1000, 0.0, 5.0)]).is_nan());
+        assert!(rate(1.0, [(1000, 0.0, 4.0), (1000, 0.0, 5.0)]).is_nan());
+        assert_eq!(rate(100.0, [(0, 0.0, 4.0), (2000, 0.0, 5.0)]), 50.0);
+        assert_eq!(rate(1.0, [(0, 0.0, 4.0), (2000, 0.0, 4.0)]), 0.0);
+        assert!(rate(1e300, [(0, 0.0, 0.0), (2000, 0.0, 1e300)]).is_nan(), "what overflows is no value");
+    }
+
+    #[test]
+    fn a_rate_goes_by_when_its_totals_were_read_not_by_the_wall_clock() {
+        // Read 21 s late: the total is that of then.
+        assert_eq!(rate(100.0, [(0, 0.0, 0.0), (2000, 19_000.0, 21.0)]), 100.0);
+        // The wall clock went back an hour, or ahead.
+        assert_eq!(rate(1.0, [(3_600_000, 0.0, 5.0), (1000, 3_600_000.0, 15.0)]), 10.0);
+        assert_eq!(rate(1.0, [(0, 0.0, 5.0), (3_601_000, -3_600_000.0, 15.0)]), 10.0);
+    }
+
+    #[test]
+    fn a_total_of_which_nobody_knows_when_it_was_read_gives_no_rate_before_or_after_it() {
+        let rates = rates(
+            Field::counter("x", 1.0),
+            &[(0, 0.0, 1.0), (1000, 0.0, 2.0), (2000, f64::NAN, 40.0), (3000, 0.0, 41.0), (4000, 0.0, 42.0)],
+        );
+        assert_eq!(rates.iter().map(|rate| rate.is_nan()).collect::<Vec<_>>(), [true, false, true, true, false]);
+    }
+
+    #[test]
+    fn a_rate_has_no_dust_from_subtracting_and_dividing() {
+        let cpu = Field { precision: 0.01, ..Field::counter("x", 100.0) };
+        assert_eq!(rates(cpu.clone(), &[(0, 0.0, 5700.08), (10_000, 0.0, 5700.12)])[1], 0.4);
+        assert_eq!(rates(cpu.clone(), &[(0, 0.3, 0.0), (10_000, 0.1, 10.0)])[1], 100.0, "a step is 0.1 %");
+        assert_eq!(rates(cpu, &[(0, 0.0, 0.0), (3000, 0.0, 1.0)])[1], 33.3);
+        let bytes = Field { precision: 1.0, ..Field::counter("x", 1.0) };
+        assert_eq!(rates(bytes, &[(0, 0.0, 0.0), (10_000, 7.3, 21_474_836_480.0)])[1], 2_145_917_128.5);
+        assert_eq!(rate(1.0, [(0, 0.0, 0.1), (300, 0.0, 2.2)]), 7.0, "to the bit it is 7.000000000000001");
     }
 }

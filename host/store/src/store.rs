@@ -176,23 +176,24 @@ impl Store {
         self.0.revision.load(Ordering::Acquire)
     }
 
-    /// When an instance was last measured.
+    /// When an instance was last measured: the time of the row written last.
     pub fn latest_at_ms(&self, instance: &InstanceId) -> Option<i64> {
-        self.frames(instance).iter().filter_map(|frame| frame.latest_at_ms()).max()
+        self.frames(instance).iter().filter_map(written).max().map(|(_, at_ms)| at_ms)
     }
 
-    /// The newest values of an instance, its frames merged: `at` is the newest frame's; a frame more than three of its
-    /// intervals older is left out, and so is what a sampler recorded before its fields or its interval changed.
+    /// What was read last of an instance, its frames merged: `at` is that of the frame written to last; a frame more than
+    /// three of its intervals from it is left out, and so is what a sampler recorded before its fields or its interval
+    /// changed.
     pub fn latest(&self, instance: &InstanceId) -> Option<Sample> {
         let frames = self.frames(instance);
-        let at_ms = frames.iter().filter_map(|frame| frame.latest_at_ms()).max()?;
+        let (_, at_ms) = frames.iter().filter_map(written).max()?;
         let is_fresh = |frame: &&Arc<Frame>| {
             // Looked at first: the row of an old frame may be in a file.
             let limit_ms = frame.interval_ms().saturating_mul(STALE_INTERVALS);
-            frame.latest_at_ms().is_some_and(|latest| at_ms.saturating_sub(latest) <= limit_ms)
+            frame.latest_at_ms().is_some_and(|latest| at_ms.saturating_sub(latest).saturating_abs() <= limit_ms)
         };
         let is_current = |frame: &&Arc<Frame>| {
-            let newer = |other: &Arc<Frame>| other.latest_at_ms() > frame.latest_at_ms();
+            let newer = |other: &Arc<Frame>| written(other) > written(frame);
             !frames.iter().any(|other| other.schema().sampler() == frame.schema().sampler() && newer(other))
         };
         let mut values: Vec<(Arc<str>, f64)> = Vec::new();
@@ -210,7 +211,7 @@ impl Store {
     /// The buckets of a window that have a value, the instance's frames merged.
     pub fn range(&self, instance: &InstanceId, query: &Query) -> Points {
         let frames = self.frames(instance);
-        let buckets: Vec<_> = frames.iter().map(|frame| (frame.schema(), frame.buckets(query))).collect();
+        let buckets: Vec<_> = frames.iter().map(|frame| (frame, frame.buckets(query))).collect();
         let at_ms = match &buckets[..] {
             [(_, only)] => only.at_ms.clone(),
             several => {
@@ -221,18 +222,18 @@ impl Store {
             }
         };
         let mut columns: Vec<Column> = Vec::new();
-        for (schema, buckets) in &buckets {
+        for (frame, buckets) in &buckets {
             for (nth, &index) in buckets.fields.iter().enumerate() {
-                let Some(field) = schema.fields().get(index) else { continue };
                 let cells = buckets.cells.iter().skip(nth).step_by(buckets.fields.len());
-                match columns.iter_mut().find(|column| column.name == field.name) {
-                    Some(column) => fill(column, &at_ms, &buckets.at_ms, cells, field),
-                    None if buckets.at_ms.len() == at_ms.len() => columns.push(column(cells, field)),
+                let Some(own) = column(frame, index, cells) else { continue };
+                match columns.iter_mut().find(|column| column.name == own.name) {
+                    Some(column) => fill(column, &at_ms, &buckets.at_ms, &own),
+                    None if buckets.at_ms.len() == at_ms.len() => columns.push(own),
                     None => {
                         let empty = || vec![f64::NAN; at_ms.len()];
-                        let name = field.name.clone();
+                        let name = own.name.clone();
                         let mut column = Column { name, values: empty(), min: empty(), max: empty() };
-                        fill(&mut column, &at_ms, &buckets.at_ms, cells, field);
+                        fill(&mut column, &at_ms, &buckets.at_ms, &own);
                         columns.push(column);
                     }
                 }
@@ -282,7 +283,8 @@ impl Store {
         usage
     }
 
-    /// The last time on the clock that is no sudden jump ahead, within half a minute; none before the keeper has begun.
+    /// The time retention goes by, within half a minute; none before the keeper has begun. It is behind a clock that has
+    /// jumped ahead, until that has gone on for a while.
     pub fn trusted_ms(&self) -> Option<i64> {
         Some(self.0.trusted_ms.load(Ordering::Relaxed)).filter(|trusted| *trusted != i64::MIN)
     }
@@ -349,8 +351,14 @@ impl Store {
     }
 }
 
-/// A column that has all its points from one frame.
-fn column<'a>(cells: impl ExactSizeIterator<Item = &'a Cell>, field: &Field) -> Column {
+/// Orders frames by when they were last written to, with the time of that row; before the start nothing but that tells.
+fn written(frame: &Arc<Frame>) -> Option<(u64, i64)> {
+    Some((frame.last_write(), frame.latest_at_ms()?))
+}
+
+/// One frame's points of a field.
+fn column<'a>(frame: &Frame, index: usize, cells: impl ExactSizeIterator<Item = &'a Cell>) -> Option<Column> {
+    let field = frame.schema().fields().get(index)?;
     let fresh = || Vec::with_capacity(cells.len());
     let mut column = Column { name: field.name.clone(), values: fresh(), min: fresh(), max: fresh() };
     for cell in cells {
@@ -358,17 +366,19 @@ fn column<'a>(cells: impl ExactSizeIterator<Item = &'a Cell>, field: &Field) -> 
         column.min.push(cell.min);
         column.max.push(cell.max);
     }
-    column
+    frame.schema().round(index, frame.interval_ms(), &mut column.values);
+    Some(column)
 }
 
-/// Fills a column's points from one frame's cells where an earlier frame left none.
-fn fill<'a>(column: &mut Column, all_ms: &[i64], own_ms: &[i64], cells: impl Iterator<Item = &'a Cell>, field: &Field) {
-    let mut own = own_ms.iter().zip(cells).peekable();
+/// Fills a column's points with one frame's where an earlier frame left none.
+fn fill(column: &mut Column, all_ms: &[i64], own_ms: &[i64], own: &Column) {
+    let own = own.values.iter().zip(&own.min).zip(&own.max);
+    let mut own = own_ms.iter().zip(own).peekable();
     let points = column.values.iter_mut().zip(&mut column.min).zip(&mut column.max);
     for (at, ((value, min), max)) in all_ms.iter().zip(points) {
-        let Some((_, cell)) = own.next_if(|(own_at, _)| *own_at == at) else { continue };
+        let Some((_, ((own_value, own_min), own_max))) = own.next_if(|(own_at, _)| *own_at == at) else { continue };
         if value.is_nan() {
-            (*value, *min, *max) = (cell.value(field.aggregation), cell.min, cell.max);
+            (*value, *min, *max) = (*own_value, *own_min, *own_max);
         }
     }
 }

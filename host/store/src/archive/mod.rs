@@ -34,7 +34,7 @@ pub(crate) use record::with_checksums;
 pub(crate) use record::{of_a_later_version, without_checksums};
 pub use restore::Restored;
 pub(crate) use restore::restore;
-pub(crate) use segment::{Page, Segment};
+pub(crate) use segment::{Page, Segment, partition_ms};
 pub(crate) use unread::Unread;
 pub(crate) use verify::{Role, verify};
 
@@ -226,12 +226,11 @@ impl Archive {
     }
 
     fn pending(&mut self, frame: &Arc<Frame>, log: u64) -> Pending {
-        let (cut_row, view) = frame.unstored();
+        let view = frame.view();
         let kept = Kept::of(&mut self.kept, &mut self.next_id, frame);
         if kept.log != log {
             (kept.log, kept.logged) = (log, 0);
         }
-        kept.logged = kept.logged.min(cut_row.unwrap_or(u64::MAX));
         Pending { frame: frame.clone(), id: kept.id, view, logged: kept.logged }
     }
 
@@ -303,11 +302,17 @@ impl Archive {
         });
     }
 
-    /// When the oldest blocks on disk end to begin, if there are others too.
-    pub(crate) fn oldest_partition_end(&self) -> Option<i64> {
-        let times = || self.segments.values().map(|segment| segment.partition_ms);
-        let oldest = times().min()?;
-        (times().max()? > oldest).then(|| oldest.saturating_add(segment::PARTITION_MS))
+    /// Where the blocks begin that were written first, if there are others too.
+    pub(crate) fn oldest_partition(&self, frames: &[Arc<Frame>], now_ms: i64) -> Option<i64> {
+        let mut written: BTreeMap<i64, i64> = BTreeMap::new();
+        for (first_ms, by_ms) in frames.iter().flat_map(|frame| frame.written(now_ms)) {
+            let last = written.entry(partition_ms(first_ms)).or_insert(by_ms);
+            *last = by_ms.max(*last);
+        }
+        // Of files nothing is left of, sweeping takes care.
+        written.retain(|partition_ms, _| self.segments.values().any(|segment| segment.partition_ms == *partition_ms));
+        let oldest = written.iter().min_by_key(|(_, by_ms)| **by_ms).map(|(partition_ms, _)| *partition_ms);
+        oldest.filter(|_| written.len() > 1)
     }
 
     /// The lowest number of a file that has rows.

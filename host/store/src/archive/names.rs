@@ -123,8 +123,9 @@ fn put_schema(out: &mut Vec<u8>, number: u64, key: &FrameKey) {
     put_u64(out, number);
     put_bytes(out, key.schema.sampler().as_bytes());
     put_u64(out, key.interval_ms.max(1) as u64);
-    put_u64(out, key.schema.fields().len() as u64);
-    for field in key.schema.fields() {
+    put_u64(out, key.schema.columns() as u64);
+    let delay = Field { precision: Schema::DELAY_PRECISION, ..Field::gauge(Schema::DELAY) };
+    for field in key.schema.fields().iter().chain(key.schema.has_delay().then_some(&delay)) {
         put_bytes(out, field.name.as_bytes());
         match field.kind {
             FieldKind::Gauge => out.push(0),
@@ -148,7 +149,7 @@ fn read_schema(reader: &mut Reader<'_>) -> Result<(u64, (Schema, i64)), Damaged>
     let number = reader.u64()?;
     let sampler = reader.text()?;
     let interval_ms = i64::try_from(reader.u64()?).map_err(|_| Damaged)?;
-    let fields = (0..reader.up_to(Schema::MOST_FIELDS)?).map(|_| {
+    let fields = (0..reader.up_to(Schema::MOST_FIELDS + 1)?).map(|_| {
         let name = reader.text()?.into();
         let kind = match reader.u8()? {
             0 => FieldKind::Gauge,
@@ -165,6 +166,7 @@ fn read_schema(reader: &mut Reader<'_>) -> Result<(u64, (Schema, i64)), Damaged>
         };
         Ok(Field { name, kind, aggregation, precision: reader.f64()? })
     });
-    let fields = fields.collect::<Result<_, _>>()?;
-    Ok((number, (Schema::new(sampler, fields), interval_ms)))
+    let mut fields = fields.collect::<Result<Vec<_>, _>>()?;
+    let has_delay = fields.pop_if(|last| &*last.name == Schema::DELAY).is_some();
+    Ok((number, (Schema::with(sampler.into(), fields, has_delay), interval_ms)))
 }

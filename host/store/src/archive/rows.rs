@@ -6,6 +6,7 @@ use crate::codec::{
 };
 use crate::quantum::Quantum;
 use crate::rows::Rows;
+use crate::schema::Total;
 
 const GAP: u64 = 0;
 const DOUBLE: u64 = 1;
@@ -23,7 +24,7 @@ pub(crate) struct Entry<'a> {
 pub(crate) struct Reading<'r, 'a> {
     pub(crate) generation: u32,
     /// Where a block begins with the first row: what counters had before it.
-    pub(crate) before: Option<Vec<Option<(i64, f64)>>>,
+    pub(crate) before: Option<Vec<Option<Total>>>,
     /// Rows to come.
     left: usize,
     next_ms: i64,
@@ -36,7 +37,7 @@ pub(crate) struct Reading<'r, 'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Row {
     pub(crate) at_ms: i64,
-    /// One per field.
+    /// One per column.
     pub(crate) readings: Vec<f64>,
     steps: Vec<i64>,
 }
@@ -57,7 +58,7 @@ fn put_rows(out: &mut Vec<u8>, ahead_ms: i64, schema: &Schema, rows: &Rows, begi
     if begins {
         let first_ms = rows.at_ms.first().copied().unwrap_or_default();
         let before = |field| rows.before.get(field).copied().flatten();
-        (0..schema.fields().len()).for_each(|field| put_before(out, before(field), first_ms));
+        (0..schema.fields().len()).for_each(|field| put_before(out, before(field), first_ms, schema.has_delay()));
     }
     let mut before = vec![0; rows.columns.len()];
     for (row, &at_ms) in rows.at_ms.iter().enumerate() {
@@ -90,12 +91,15 @@ impl<'a> Entry<'a> {
         let next_ms = record_ms.wrapping_add(reader.i64()?);
         let before = match head & 1 {
             0 => None,
-            _ => Some((0..fields).map(|_| read_before(&mut reader, next_ms)).collect::<Result<_, _>>()?),
+            _ => {
+                let read = |_| read_before(&mut reader, next_ms, schema.has_delay());
+                Some((0..fields).map(read).collect::<Result<_, _>>()?)
+            }
         };
         row.readings.clear();
-        row.readings.resize(fields, f64::NAN);
+        row.readings.resize(schema.columns(), f64::NAN);
         row.steps.clear();
-        row.steps.resize(fields, 0);
+        row.steps.resize(schema.columns(), 0);
         Ok(Reading { generation, before, left: self.rows, next_ms, schema, reader, row })
     }
 }
@@ -169,14 +173,15 @@ mod tests {
             begins: bool,
             generation: u32,
         ) {
-            let mut rows = Rows { generation, columns: vec![vec![], vec![]], ..Rows::default() };
-            rows.before = vec![None, Some((-5, 7.25))];
+            let mut rows = Rows { generation, columns: vec![vec![]; 3], ..Rows::default() };
+            rows.before = vec![None, Some(Total { read_ms: -5.3, total: 7.25 })];
             let mut at = 0;
             for (gap, a, b) in readings {
                 at += gap;
                 rows.at_ms.push(at);
                 rows.columns[0].push(Quantum::Exact.keep(a));
                 rows.columns[1].push(Quantum::of(0.01).keep(b));
+                rows.columns[2].push(Quantum::of(0.1).keep(b / 7.0));
             }
             let mut out = Vec::new();
             put(&mut out, 1_000, &schema(), 77, &rows, begins);

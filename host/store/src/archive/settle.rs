@@ -100,7 +100,10 @@ impl Archive {
                 segment.settled && live.is_some_and(|live| 4 * live < segment.pages())
             };
             let over = partition_ms.saturating_add(PARTITION_MS + LATE_MS) <= now_ms
-                && self.not_before.get(partition_ms).is_none_or(|time| *time <= now_ms);
+                && self
+                    .not_before
+                    .get(partition_ms)
+                    .is_none_or(|time| !(now_ms..=now_ms.saturating_add(LOOK_MS)).contains(time));
             // A few late blocks are not worth writing all the others again.
             over && (fresh > 0 && (fresh >= 8 || bytes(false) * 10 >= bytes(true)) || segments.iter().any(is_dead))
         };
@@ -159,7 +162,7 @@ impl Settling {
         let mut pages = Vec::new();
         let mut places = Vec::new();
         // A record has its limits, whatever the blocks hold.
-        let fits = record::MOST / 2 / (codec::MOST_ROWS * frame.schema().fields().len().max(1) * 8);
+        let fits = record::MOST / 2 / (codec::MOST_ROWS * frame.schema().columns().max(1) * 8);
         for merged in blocks.chunks(MERGED.min(fits.max(1))) {
             let mut readable = Vec::new();
             for block in merged {

@@ -12,7 +12,7 @@ use crate::codec::{Chunk, PageHead, Reader};
 use crate::frame::Bytes;
 use crate::inspect::{Finding, Verified};
 use crate::ladder::Layout;
-use crate::{Field, Schema};
+use crate::{Field, Schema, jumps};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
@@ -54,11 +54,15 @@ pub(crate) fn verify(disk: &dyn Disk, progress: &mut dyn FnMut(u64, u64)) -> io:
     let files: Vec<_> = names.iter().filter_map(|name| Some((name, Role::of(name)?, size(name)))).collect();
     let all = files.iter().map(|(.., size)| size).sum();
     let mut verified = Verified::default();
+    let mut notes = Values::new();
     let mut done = 0;
     for (name, role, size) in files {
         let mut file = Verifying { name, role, verified: &mut verified, seen: Seen::default() };
         match disk.open(name).and_then(|file| record::read_all(&*file)) {
-            Ok(bytes) => file.read(disk, &bytes, &mut |at| progress(done + at, all)),
+            Ok(bytes) => {
+                file.read(disk, &bytes, &mut |at| progress(done + at, all));
+                notes.append(&mut file.seen.notes);
+            }
             Err(error) => file.damaged(0, format!("it cannot be read: {error}")),
         }
         done += size;
@@ -66,6 +70,7 @@ pub(crate) fn verify(disk: &dyn Disk, progress: &mut dyn FnMut(u64, u64)) -> io:
         verified.bytes += size;
     }
     progress(done, all);
+    verified.clock_jumps = notes.get(jumps::NOTE).map(|value| jumps::read(value)).unwrap_or_default();
     Ok(verified)
 }
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! chunk:  number of columns · number of pages
-//!         per page: rows · generation · first time · times (or: the same again) · cell per column · total before it per
+//!         per page: rows · generation · first time · times (or: the same again) · cell per field · total before it per
 //!         counter
 //!         per column: kind · step · gaps per page · pcodec's chunk head · pcodec's page per page
 //! ```
@@ -18,6 +18,7 @@ pub(crate) use bytes::{Damaged, Reader, put_bytes, put_f64, put_i64, put_u64, un
 
 use crate::cell::Cell;
 use crate::rows::Rows;
+use crate::schema::Total;
 use crate::{Kind, Schema};
 use column::Column;
 
@@ -45,10 +46,10 @@ pub(crate) struct PageHead {
     pub(crate) rows: usize,
     /// Of the frame's history: see [`Rows`].
     pub(crate) generation: u32,
-    /// One per column.
+    /// One per field.
     pub(crate) cells: Box<[Cell]>,
     times: Times,
-    before: Vec<Option<(i64, f64)>>,
+    before: Vec<Option<Total>>,
 }
 
 #[derive(Debug, Clone)]
@@ -67,8 +68,8 @@ pub(crate) struct Chunk<'a> {
 
 /// Packs pages of one frame, ascending in time. `cells` has those of each page.
 pub(crate) fn encode(schema: &Schema, pages: &[&Rows], cells: &[&[Cell]], effort: Effort) -> Vec<u8> {
-    let mut out = Vec::with_capacity(pages.iter().map(|page| 64 + page.len() * schema.fields().len()).sum());
-    put_u64(&mut out, schema.fields().len() as u64);
+    let mut out = Vec::with_capacity(pages.iter().map(|page| 64 + page.len() * schema.columns()).sum());
+    put_u64(&mut out, schema.columns() as u64);
     put_u64(&mut out, pages.len() as u64);
     let mut before_ms = 0;
     let mut shape_before = Vec::new();
@@ -91,12 +92,12 @@ pub(crate) fn encode(schema: &Schema, pages: &[&Rows], cells: &[&[Cell]], effort
         }
         for (index, field) in schema.fields().iter().enumerate() {
             if matches!(field.kind, Kind::Counter { .. }) {
-                put_before(&mut out, page.before.get(index).copied().flatten(), first_ms);
+                put_before(&mut out, page.before.get(index).copied().flatten(), first_ms, schema.has_delay());
             }
         }
         before_ms = first_ms;
     }
-    for index in 0..schema.fields().len() {
+    for index in 0..schema.columns() {
         let columns: Vec<&[f64]> = pages.iter().map(|page| page.column(index)).collect();
         column::encode(&mut out, schema.quantum(index), &columns, effort);
     }
@@ -109,7 +110,7 @@ impl<'a> Chunk<'a> {
         let mut reader = Reader(bytes);
         let pages = heads(schema, &mut reader)?;
         let rows: Vec<usize> = pages.iter().map(|page| page.rows).collect();
-        let columns = schema.fields().iter().map(|_| Column::read(&mut reader, &rows)).collect::<Result<_, _>>()?;
+        let columns = (0..schema.columns()).map(|_| Column::read(&mut reader, &rows)).collect::<Result<_, _>>()?;
         Ok(Self { pages, columns })
     }
 
@@ -144,7 +145,7 @@ impl PageHead {
 
 /// Reads what a chunk says about its pages.
 pub(crate) fn heads(schema: &Schema, reader: &mut Reader<'_>) -> Result<Vec<PageHead>, Damaged> {
-    if reader.u64()? != schema.fields().len() as u64 {
+    if reader.u64()? != schema.columns() as u64 {
         return Err(Damaged);
     }
     let pages = reader.up_to(MOST_PAGES)?;
@@ -171,7 +172,7 @@ pub(crate) fn heads(schema: &Schema, reader: &mut Reader<'_>) -> Result<Vec<Page
         let wanted = floors.iter_mut().enumerate().map(|(index, floor)| (cells::Wanted::of(schema, index), floor));
         let cells = wanted.map(|(wanted, floor)| cells::read(reader, wanted, rows, floor)).collect::<Result<_, _>>()?;
         let before = schema.fields().iter().map(|field| match field.kind {
-            Kind::Counter { .. } => read_before(reader, first_ms),
+            Kind::Counter { .. } => read_before(reader, first_ms, schema.has_delay()),
             Kind::Gauge => Ok(None),
         });
         let before = before.collect::<Result<_, _>>()?;
@@ -180,25 +181,31 @@ pub(crate) fn heads(schema: &Schema, reader: &mut Reader<'_>) -> Result<Vec<Page
     (0..pages).map(|_| page()).collect()
 }
 
-pub(crate) fn put_before(out: &mut Vec<u8>, before: Option<(i64, f64)>, first_ms: i64) {
-    // Totals come before the rows they are needed for: 0 is free to say there is none.
-    match before {
-        Some((at_ms, total)) => {
-            put_u64(out, first_ms.saturating_sub(at_ms).max(1) as u64);
-            put_f64(out, total);
-        }
-        None => put_u64(out, 0),
+/// Tenths of a millisecond, as delays have them.
+const TENTHS: f64 = 10.0;
+
+/// How long before a block's first time a total was read; 0: there is none. It can be after that time, when the clock was
+/// set back; where there are no delays it is whole milliseconds before it.
+pub(crate) fn put_before(out: &mut Vec<u8>, before: Option<Total>, first_ms: i64, has_delay: bool) {
+    let Some(Total { read_ms, total }) = before else { return put_u64(out, 0) };
+    let ago_ms = first_ms as f64 - read_ms;
+    if has_delay {
+        let ago = (ago_ms * TENTHS).round().clamp(-9e15, 9e15) as i64;
+        put_u64(out, zigzag(ago) + 1);
+    } else {
+        put_u64(out, (ago_ms as i64).max(1) as u64);
     }
+    put_f64(out, total);
 }
 
-pub(crate) fn read_before(reader: &mut Reader<'_>, first_ms: i64) -> Result<Option<(i64, f64)>, Damaged> {
-    match i64::try_from(reader.u64()?).map_err(|_| Damaged)? {
-        0 => Ok(None),
-        ago => {
-            let total = reader.f64()?;
-            Ok(Some((first_ms.saturating_sub(ago), total)).filter(|_| total.is_finite()))
-        }
-    }
+pub(crate) fn read_before(reader: &mut Reader<'_>, first_ms: i64, has_delay: bool) -> Result<Option<Total>, Damaged> {
+    let Some(ago) = reader.u64()?.checked_sub(1) else { return Ok(None) };
+    let read_ms = match has_delay {
+        true => (first_ms as f64 * TENTHS - unzigzag(ago) as f64) / TENTHS,
+        false => first_ms.saturating_sub(i64::try_from(ago).map_err(|_| Damaged)?.saturating_add(1)) as f64,
+    };
+    let total = reader.f64()?;
+    Ok(Some(Total { read_ms, total }).filter(|_| total.is_finite()))
 }
 
 /// 0 and the steps, or the one step.

@@ -5,12 +5,12 @@ use proptest::strategy::ValueTree;
 
 fn rows() -> impl Strategy<Value = Rows> {
     let value = prop_oneof![10 => -1e5..1e5f64, 3 => Just(7.0), 2 => Just(f64::NAN), 1 => any::<f64>()];
-    let row = (prop_oneof![4 => Just(1000i64), 1 => 1i64..100_000], prop::array::uniform3(value));
+    let row = (prop_oneof![4 => Just(1000i64), 1 => 1i64..100_000], prop::array::uniform4(value));
     (prop::collection::vec(row, 1..80), any::<u32>(), 0i64..1 << 40).prop_map(|(rows, generation, start)| {
         let schema = fuzzing::schema();
         let mut at = start;
-        let mut made = Rows { generation, columns: vec![vec![]; 3], ..Rows::default() };
-        made.before = vec![None, Some((start - 5, 1.5)), None];
+        let mut made = Rows { generation, columns: vec![vec![]; 4], ..Rows::default() };
+        made.before = vec![None, Some(Total { read_ms: start as f64 - 5.0, total: 1.5 }), None];
         for (gap, values) in rows {
             at += gap;
             made.at_ms.push(at);

@@ -73,15 +73,6 @@ impl Block {
         Self { id: self.id, place, cells, ..*self }
     }
 
-    /// What comes before a time; the rows are still in the chunk, but count no more. None: nothing does.
-    pub(crate) fn cut(&self, at_ms: i64, schema: &Schema, cache: &BlockCache) -> Result<Option<Self>, Unreadable> {
-        let values = self.values(schema, cache)?;
-        let rows = values.at_ms.iter().take(self.rows).filter(|at| **at < at_ms).count();
-        let Some(&last_ms) = rows.checked_sub(1).and_then(|last| values.at_ms.get(last)) else { return Ok(None) };
-        let span = (self.first_ms, last_ms);
-        Ok(Some(Self::new(cache.new_id(), self.start_row, rows, span, self.generation, self.place.clone(), None)))
-    }
-
     /// The chunk, if that is in memory alone.
     pub(crate) fn unstored(&self) -> Option<&[u8]> {
         match &self.place.bytes {

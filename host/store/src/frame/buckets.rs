@@ -1,10 +1,13 @@
-//! Cuts a frame's rows into buckets: whole blocks by their cells, else by the cells of their parts, else row by row.
+//! Cuts a frame's rows into buckets: whole blocks by their cells, else by the cells of their parts, else row by row. Where
+//! the clock went over a time more than once, row by row too.
 
+use super::runs::{self, Run};
 use super::{Frame, View};
 use crate::cell::Cell;
 use crate::query::Align;
 use crate::rows::{Parts, Values};
 use crate::{Query, Schema};
+use std::ops::Range;
 
 /// One frame's buckets that have rows, ascending.
 #[derive(Debug)]
@@ -14,6 +17,17 @@ pub(crate) struct Buckets {
     pub(crate) fields: Vec<usize>,
     /// By bucket, then by field.
     pub(crate) cells: Vec<Cell>,
+}
+
+/// What is asked of some rows: a query, in a part of its window.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    frame: &'a Frame,
+    query: &'a Query,
+    since_ms: i64,
+    until_ms: i64,
+    /// Rows before this one count no more.
+    first_row: u64,
 }
 
 /// A run of rows that lies together: a block, or the newest ones.
@@ -26,59 +40,100 @@ struct Piece {
 
 impl Buckets {
     pub(super) fn of(frame: &Frame, view: &View, query: &Query) -> Self {
-        let schema = frame.schema();
-        let fields = schema.fields().iter().enumerate().filter(|(_, field)| query.wants(&field.name));
+        let fields = frame.schema().fields().iter().enumerate().filter(|(_, field)| query.wants(&field.name));
         let mut buckets =
             Self { at_ms: Vec::new(), fields: fields.map(|(index, _)| index).collect(), cells: Vec::new() };
+        let Query { since_ms, until_ms, .. } = *query;
         let first_row = view.first_row(frame.capacity());
-        let from = view.blocks.partition_point(|block| block.last_ms < query.since_ms || block.end_row() <= first_row);
-        for block in view.blocks.iter().skip(from).take_while(|block| block.first_ms < query.until_ms) {
-            let skip = usize::try_from(first_row.saturating_sub(block.start_row)).unwrap_or(usize::MAX);
-            let piece = Piece { first_ms: block.first_ms, last_ms: block.last_ms, skip };
-            let added = match piece.way(query, frame.layout().part_ms) {
-                Way::Whole => block.cells(schema, frame.layout()).map(|cells| {
-                    let bucket = query.bucket(piece.first_ms);
-                    buckets.add(bucket, |field| Some(cells.get(field, schema, block.rows)));
-                }),
-                Way::Parts => {
-                    let parts = block.parts(schema, frame.layout(), frame.cache());
-                    parts.map(|parts| buckets.parts(query, frame, &parts))
+        let asked = Asked { frame, query, since_ms, until_ms, first_row };
+        let runs = Run::all(view);
+        match &runs[..] {
+            [] => {}
+            [run] => buckets.run(run, asked),
+            several => {
+                for (Range { start, end }, over) in runs::spans(several, since_ms..until_ms) {
+                    let asked = Asked { since_ms: start, until_ms: end, ..asked };
+                    match &over[..] {
+                        [run] => buckets.run(run, asked),
+                        several => buckets.merged(several, asked),
+                    }
                 }
+            }
+        }
+        buckets
+    }
+
+    fn run(&mut self, run: &Run, asked: Asked) {
+        let Asked { frame, query, first_row, .. } = asked;
+        let (schema, layout) = (frame.schema(), frame.layout());
+        for block in run.blocks_in(asked.since_ms..asked.until_ms).filter(|block| block.end_row() > first_row) {
+            let piece = Piece::of(block.first_ms, block.last_ms, block.start_row, first_row);
+            let added = match piece.way(asked, layout.part_ms) {
+                Way::Whole => block.cells(schema, layout).map(|cells| {
+                    let bucket = query.bucket(piece.first_ms);
+                    self.add(bucket, |field| Some(cells.get(field, schema, block.rows)));
+                }),
+                Way::Parts => block.parts(schema, layout, frame.cache()).map(|parts| self.parts(asked, &parts)),
                 Way::Rows => {
                     let values = block.values(schema, frame.cache());
-                    values.map(|values| buckets.rows(query, schema, &values, skip, block.rows))
+                    values.map(|values| self.rows(asked, &values, piece.skip, block.rows))
                 }
             };
             if let Err(error) = added {
                 frame.unreadable(&error);
             }
         }
-        for open in &view.opens {
+        for open in run.opens {
             let (Some(last_ms), rows) = (open.last_ms(), open.len()) else { continue };
-            let skip = usize::try_from(first_row.saturating_sub(open.start_row)).unwrap_or(usize::MAX);
-            if last_ms < query.since_ms || open.first_ms >= query.until_ms || skip >= rows {
+            let piece = Piece::of(open.first_ms, last_ms, open.start_row, first_row);
+            if last_ms < asked.since_ms || open.first_ms >= asked.until_ms || piece.skip >= rows {
                 continue;
             }
-            let piece = Piece { first_ms: open.first_ms, last_ms, skip };
-            let wanted = |field| buckets.fields.contains(&field);
-            match piece.way(query, frame.layout().part_ms) {
+            let wanted = |field| self.fields.contains(&field);
+            match piece.way(asked, layout.part_ms) {
                 Way::Whole => {
-                    let cells = open.parts(schema, frame.layout(), rows, wanted).whole(schema);
-                    buckets.add(query.bucket(piece.first_ms), |field| cells.get(field).copied());
+                    let cells = open.parts(schema, layout, rows, wanted).whole(schema);
+                    self.add(query.bucket(piece.first_ms), |field| cells.get(field).copied());
                 }
                 Way::Parts => {
-                    let parts = open.parts(schema, frame.layout(), rows, wanted);
-                    buckets.parts(query, frame, &parts);
+                    let parts = open.parts(schema, layout, rows, wanted);
+                    self.parts(asked, &parts);
                 }
                 Way::Rows => {
-                    let from = open.rows_before(query.since_ms).max(skip);
-                    let to = open.rows_before(query.until_ms).min(rows);
+                    let from = open.rows_before(asked.since_ms).max(piece.skip);
+                    let to = open.rows_before(asked.until_ms).min(rows);
                     let values = open.values(schema, from..to, wanted);
-                    buckets.rows(query, schema, &values, 0, values.at_ms.len());
+                    self.rows(asked, &values, 0, values.at_ms.len());
                 }
             }
         }
-        buckets
+    }
+
+    /// Adds the rows of several generations that went over the same time, in the order of their times. Of those of one
+    /// time the later written counts.
+    fn merged(&mut self, runs: &[&Run], asked: Asked) {
+        let wanted = |field| self.fields.contains(&field);
+        let pieces: Vec<Values> = runs.iter().flat_map(|run| values(run, asked, wanted)).collect();
+        let mut order: Vec<(i64, usize, usize)> = Vec::new();
+        for (nth, piece) in pieces.iter().enumerate() {
+            order.extend(piece.at_ms.iter().enumerate().map(|(row, &at)| (at, nth, row)));
+        }
+        order.sort_unstable();
+        let mut rows: Vec<(i64, usize, usize)> = Vec::with_capacity(order.len());
+        for row in order {
+            rows.pop_if(|last| last.0 == row.0);
+            rows.push(row);
+        }
+        let column = |field: usize| -> Vec<f64> {
+            let value = |(_, nth, row): &(i64, usize, usize)| pieces.get(*nth)?.column(field).get(*row).copied();
+            rows.iter().map(|row| value(row).unwrap_or(f64::NAN)).collect()
+        };
+        let columns = (0..asked.frame.schema().fields().len()).map(|field| match self.fields.contains(&field) {
+            true => column(field),
+            false => Vec::new(),
+        });
+        let values = Values { columns: columns.collect(), at_ms: rows.iter().map(|row| row.0).collect() };
+        self.rows(asked, &values, 0, values.at_ms.len());
     }
 
     /// The cells of the bucket at a time, which is the last there is or a new one after it.
@@ -102,20 +157,21 @@ impl Buckets {
         self.fields = fields;
     }
 
-    fn parts(&mut self, query: &Query, frame: &Frame, parts: &Parts) {
-        let (fields, part_ms) = (frame.schema().fields().len().max(1), frame.layout().part_ms);
+    fn parts(&mut self, asked: Asked, parts: &Parts) {
+        let (fields, part_ms) = (asked.frame.schema().fields().len().max(1), asked.frame.layout().part_ms);
         for (&at, cells) in parts.at_ms.iter().zip(parts.cells.chunks(fields)) {
             // A part that begins before the window has no rows there: else these were not the way.
-            if at < query.until_ms && at.saturating_add(part_ms) > query.since_ms {
-                self.add(query.bucket(at), |field| cells.get(field).copied());
+            if at < asked.until_ms && at.saturating_add(part_ms) > asked.since_ms {
+                self.add(asked.query.bucket(at), |field| cells.get(field).copied());
             }
         }
     }
 
-    fn rows(&mut self, query: &Query, schema: &Schema, values: &Values, skip: usize, rows: usize) {
+    fn rows(&mut self, asked: Asked, values: &Values, skip: usize, rows: usize) {
+        let (query, schema): (&Query, &Schema) = (asked.query, asked.frame.schema());
         let at_ms = values.at_ms.get(..rows).unwrap_or(&values.at_ms);
-        let mut from = at_ms.partition_point(|&at| at < query.since_ms).max(skip);
-        let until = at_ms.partition_point(|&at| at < query.until_ms);
+        let mut from = at_ms.partition_point(|&at| at < asked.since_ms).max(skip);
+        let until = at_ms.partition_point(|&at| at < asked.until_ms);
         while let Some(&first) = at_ms.get(from).filter(|_| from < until) {
             let start = query.bucket(first);
             let end = start.saturating_add(query.step_ms.max(1));
@@ -131,6 +187,39 @@ impl Buckets {
     }
 }
 
+/// A run's rows in a window, piece by piece.
+fn values(run: &Run, asked: Asked, wanted: impl Fn(usize) -> bool + Copy) -> Vec<Values> {
+    let Asked { frame, first_row, since_ms, until_ms, .. } = asked;
+    let schema = frame.schema();
+    let mut pieces = Vec::new();
+    for block in run.blocks_in(since_ms..until_ms) {
+        match block.values(schema, frame.cache()) {
+            Ok(values) => {
+                let skip = usize::try_from(first_row.saturating_sub(block.start_row)).unwrap_or(usize::MAX);
+                let at_ms = values.at_ms.get(..block.rows).unwrap_or(&values.at_ms);
+                let from = at_ms.partition_point(|&at| at < since_ms).max(skip);
+                let to = at_ms.partition_point(|&at| at < until_ms).max(from);
+                let some = |field: usize, all: &Vec<f64>| match wanted(field) {
+                    true => all.get(from..to).unwrap_or_default().to_vec(),
+                    false => Vec::new(),
+                };
+                let columns = values.columns.iter().enumerate().map(|(field, all)| some(field, all)).collect();
+                pieces.push(Values { at_ms: at_ms.get(from..to).unwrap_or_default().to_vec(), columns });
+            }
+            Err(error) => frame.unreadable(&error),
+        }
+    }
+    for open in run.opens {
+        let skip = usize::try_from(first_row.saturating_sub(open.start_row)).unwrap_or(usize::MAX);
+        let from = open.rows_before(since_ms).max(skip);
+        let to = open.rows_before(until_ms);
+        if from < to {
+            pieces.push(open.values(schema, from..to, wanted));
+        }
+    }
+    pieces
+}
+
 enum Way {
     Whole,
     Parts,
@@ -138,9 +227,14 @@ enum Way {
 }
 
 impl Piece {
+    fn of(first_ms: i64, last_ms: i64, start_row: u64, first_row: u64) -> Self {
+        let skip = usize::try_from(first_row.saturating_sub(start_row)).unwrap_or(usize::MAX);
+        Self { first_ms, last_ms, skip }
+    }
+
     /// The coarsest cells that fall into buckets as the rows would.
-    fn way(&self, query: &Query, part_ms: i64) -> Way {
-        let inside = query.since_ms <= self.first_ms && self.last_ms < query.until_ms;
+    fn way(&self, Asked { query, since_ms, until_ms, .. }: Asked, part_ms: i64) -> Way {
+        let inside = since_ms <= self.first_ms && self.last_ms < until_ms;
         if self.skip > 0 {
             Way::Rows
         } else if inside && query.bucket(self.first_ms) == query.bucket(self.last_ms) {
@@ -148,8 +242,8 @@ impl Piece {
         } else {
             let on_part = |at: i64| at.rem_euclid(part_ms) == 0;
             let steps = on_part(query.step_ms.max(1)) && (query.align == Align::Epoch || on_part(query.since_ms));
-            let since = query.since_ms <= self.first_ms || on_part(query.since_ms);
-            let until = self.last_ms < query.until_ms || on_part(query.until_ms);
+            let since = since_ms <= self.first_ms || on_part(since_ms);
+            let until = self.last_ms < until_ms || on_part(until_ms);
             if steps && since && until { Way::Parts } else { Way::Rows }
         }
     }

@@ -10,6 +10,7 @@
 mod block;
 mod buckets;
 mod open;
+mod runs;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -20,6 +21,7 @@ pub(crate) use open::Open;
 
 use crate::archive::{FrameKey, Unread};
 use crate::cache::BlockCache;
+use crate::schema::Total;
 use crate::{Kind, Layout, Limits, Query, Schema, Usage};
 use arc_swap::{ArcSwap, Guard};
 use open::Refused;
@@ -44,6 +46,8 @@ pub struct Frame {
     writer: Mutex<Writer>,
     /// Whether what files have of it is not in the view.
     is_unread: AtomicBool,
+    /// The number of the last write, among those to all frames.
+    last_write: AtomicU64,
 }
 
 /// What all frames have in common.
@@ -59,17 +63,19 @@ pub(crate) struct Shared {
     /// Rows that were let go of before they were in a file.
     pub(crate) lost_rows: AtomicU64,
     pub(crate) next_frame: AtomicU64,
+    /// Rows written to all frames since the start.
+    writes: AtomicU64,
 }
 
 /// What there is at one time.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct View {
-    /// Ascending in time and rows.
+    /// In the order they were written, ascending in time within a generation.
     pub(crate) blocks: Arc<[Arc<Block>]>,
     /// After the blocks; rows are added to the last.
     pub(crate) opens: Vec<Arc<Open>>,
     pub(crate) generation: u32,
-    /// Rows before this one are gone for good, whatever room there is again.
+    /// Numbers of rows go on from here, whatever has gone.
     pub(crate) floor: u64,
 }
 
@@ -79,10 +85,8 @@ struct Writer {
     /// The view's last open block, and its generation: what most pushes need of it.
     open: Option<Arc<Open>>,
     generation: u32,
-    /// Where rows were taken back since it was last asked for: rows from this one on are others now.
-    cut_row: Option<u64>,
     /// What counters had before the next block, where that is known from elsewhere.
-    next_before: Option<Vec<Option<(i64, f64)>>>,
+    next_before: Option<Vec<Option<Total>>>,
     /// What files have of it, for the first who asks.
     unread: Option<Box<Unread>>,
 }
@@ -114,6 +118,7 @@ impl Frame {
             view: ArcSwap::default(),
             writer: Mutex::default(),
             is_unread: AtomicBool::new(false),
+            last_write: AtomicU64::new(0),
         }
     }
 
@@ -130,44 +135,53 @@ impl Frame {
         self.key.interval_ms
     }
 
-    /// Adds a row: one reading per field, rounded to the field's precision. A row that is not later than the last one
-    /// (the clock was set back) replaces every row it is not later than, so that times stay ascending and a clock that
-    /// once ran ahead does not block the history; that may read a file. Returns how many rows it replaced.
-    pub fn push(&self, at_ms: i64, readings: &[f64]) -> usize {
-        debug_assert_eq!(readings.len(), self.key.schema.fields().len());
+    /// Adds a row: one reading per field, rounded to the field's precision. A row that is not later than the last one (the
+    /// clock was set back) begins a generation of its own: what is there stays, and where two rows have the same time the
+    /// later written counts.
+    pub fn push(&self, at_ms: i64, readings: &[f64]) {
+        self.push_read(at_ms, 0.0, readings);
+    }
+
+    /// As [`Frame::push`], of readings that were taken `delay_ms` after the row's time by a clock that nobody sets: rates
+    /// go by that. NaN: nobody knows when, and they make no rates.
+    pub fn push_read(&self, at_ms: i64, delay_ms: f64, readings: &[f64]) {
+        let fields = self.key.schema.fields().len();
+        debug_assert_eq!(readings.len(), fields);
         let padded: Vec<f64>;
-        let readings = if readings.len() == self.key.schema.fields().len() {
+        let readings = if readings.len() == fields {
             readings
         } else {
             let mut all = readings.to_vec();
-            all.resize(self.key.schema.fields().len(), f64::NAN);
+            all.resize(fields, f64::NAN);
             padded = all;
             &padded
         };
-        self.push_locked(&mut self.writer(), at_ms, readings)
+        let mut writer = self.writer();
+        let went_back = writer.last_ms.is_some_and(|last| at_ms <= last);
+        let generation = writer.generation.saturating_add(u32::from(went_back));
+        self.push_locked(&mut writer, generation, at_ms, readings, delay_ms);
+        self.last_write.store(self.shared.writes.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Release);
     }
 
-    fn push_locked(&self, writer: &mut Writer, at_ms: i64, readings: &[f64]) -> usize {
-        let replaced = match writer.last_ms {
-            Some(last) if at_ms <= last => self.cut(writer, at_ms),
-            _ => 0,
-        };
+    /// Adds a row of this generation or a later one: readings, then the delay if they do not have it.
+    fn push_locked(&self, writer: &mut Writer, generation: u32, at_ms: i64, readings: &[f64], delay_ms: f64) {
         writer.last_ms = Some(at_ms);
-        match writer.open.as_ref().map(|open| (open, open.push(at_ms, readings))) {
+        let open = writer.open.as_ref().filter(|open| open.generation == generation);
+        match open.map(|open| (open, open.push(at_ms, readings, delay_ms))) {
             Some((_, Ok(()))) => {}
-            Some((open, Err(Refused::Narrow(field)))) => {
-                let wider = open.copy(&self.key.schema, self.layout, open.len(), Some(field), open.generation);
+            Some((open, Err(Refused::Narrow(column)))) => {
+                let wider = open.widened(&self.key.schema, self.layout, column);
                 let view = self.view.load();
-                self.append(writer, &view, view.opens.len() - 1, wider, at_ms, readings);
+                self.append(writer, &view, view.opens.len() - 1, wider, at_ms, readings, delay_ms);
             }
             _ => {
                 let view = self.view.load();
                 let before = writer.next_before.take().unwrap_or_else(|| self.totals_after(&view));
-                let open = self.open_after(&view, at_ms, before);
-                self.append(writer, &view, view.opens.len(), open, at_ms, readings);
+                let start_row = view.end_row();
+                let open = Open::new(&self.key.schema, self.layout, start_row, at_ms, generation, before, &[]);
+                self.append(writer, &view, view.opens.len(), open, at_ms, readings, delay_ms);
             }
         }
-        replaced
     }
 
     fn publish(&self, writer: &mut Writer, view: View) {
@@ -176,14 +190,25 @@ impl Frame {
     }
 
     /// Adds a row to an open block, then shows it in place of those from `keep` on.
-    fn append(&self, writer: &mut Writer, view: &View, keep: usize, mut open: Open, at_ms: i64, readings: &[f64]) {
+    #[allow(clippy::too_many_arguments, reason = "the row's three, and where it goes")]
+    fn append(
+        &self,
+        writer: &mut Writer,
+        view: &View,
+        keep: usize,
+        mut open: Open,
+        at_ms: i64,
+        readings: &[f64],
+        delay_ms: f64,
+    ) {
         // Every refusal makes one more column wide: that ends.
-        while let Err(Refused::Narrow(field)) = open.push(at_ms, readings) {
-            open = open.copy(&self.key.schema, self.layout, open.len(), Some(field), open.generation);
+        while let Err(Refused::Narrow(column)) = open.push(at_ms, readings, delay_ms) {
+            open = open.widened(&self.key.schema, self.layout, column);
         }
+        let generation = open.generation;
         let mut opens: Vec<_> = view.opens.iter().take(keep).cloned().collect();
         opens.push(Arc::new(open));
-        self.publish(writer, View { opens, ..view.clone() });
+        self.publish(writer, View { opens, generation, ..view.clone() });
         if keep >= MOST_OPEN {
             let sealed = view.opens.first().and_then(|open| self.seal(open));
             if let Some(sealed) = sealed {
@@ -192,13 +217,8 @@ impl Frame {
         }
     }
 
-    /// An empty block for rows from a time on.
-    fn open_after(&self, view: &View, first_ms: i64, before: Vec<Option<(i64, f64)>>) -> Open {
-        Open::new(&self.key.schema, self.layout, view.end_row(), first_ms, view.generation, before, &[])
-    }
-
     /// The counters' last totals.
-    fn totals_after(&self, view: &View) -> Vec<Option<(i64, f64)>> {
+    fn totals_after(&self, view: &View) -> Vec<Option<Total>> {
         let fields = self.key.schema.fields();
         if !fields.iter().any(|field| matches!(field.kind, Kind::Counter { .. })) {
             return Vec::new();
@@ -206,7 +226,7 @@ impl Frame {
         match (view.opens.last(), view.blocks.last()) {
             (Some(open), _) => {
                 let total = |(index, field): (usize, &crate::Field)| match field.kind {
-                    Kind::Counter { .. } => open.total_before(index, open.len()),
+                    Kind::Counter { .. } => open.total_before(&self.key.schema, index, open.len()),
                     Kind::Gauge => None,
                 };
                 fields.iter().enumerate().map(total).collect()
@@ -222,43 +242,7 @@ impl Frame {
         }
     }
 
-    /// Takes back the rows that are not before a time; how many those were.
-    fn cut(&self, writer: &mut Writer, at_ms: i64) -> usize {
-        let old = self.view.load();
-        let generation = old.generation.saturating_add(1);
-        let mut opens = old.opens.clone();
-        let mut blocks = old.blocks.to_vec();
-        while opens.pop_if(|open| open.first_ms >= at_ms).is_some() {}
-        if let Some(open) = opens.pop() {
-            // Also when it keeps all its rows: the next one will be of the new generation.
-            let kept = open.rows_before(at_ms);
-            opens.push(Arc::new(open.copy(&self.key.schema, self.layout, kept, None, generation)));
-        } else {
-            while blocks.pop_if(|block| block.first_ms >= at_ms).is_some() {}
-            if let Some(block) = blocks.pop_if(|block| block.last_ms >= at_ms) {
-                match block.cut(at_ms, &self.key.schema, &self.shared.cache) {
-                    Ok(cut) => blocks.extend(cut.map(Arc::new)),
-                    Err(error) => self.unreadable(&error),
-                }
-            }
-        }
-        writer.next_before = None;
-        let mut view = View { blocks: blocks.into(), opens, generation, floor: 0 };
-        let floor = old.first_row(self.capacity());
-        if floor < view.end_row() {
-            view.floor = floor;
-        } else {
-            // Nothing is left that counts: history begins anew.
-            view = View { generation, floor: view.end_row(), ..View::default() };
-        }
-        let replaced = old.rows(self.capacity()) - view.rows(self.capacity());
-        let end_row = view.end_row();
-        writer.cut_row = Some(writer.cut_row.map_or(end_row, |row| row.min(end_row)));
-        self.publish(writer, view);
-        usize::try_from(replaced).unwrap_or(usize::MAX)
-    }
-
-    /// The newest row.
+    /// The row written last.
     pub fn latest(&self) -> Option<Row> {
         let view = self.current();
         let fields = self.key.schema.fields().iter();
@@ -272,7 +256,8 @@ impl Frame {
                 totals.push(if field.kind == Kind::Gauge { f64::NAN } else { value[0] });
                 // Nothing to look back for: a column may be empty all the way.
                 if field.kind != Kind::Gauge && !value[0].is_nan() {
-                    self.key.schema.derive(index, open.total_before(index, row), &[at_ms], &mut value);
+                    let before = open.total_before(&self.key.schema, index, row);
+                    self.key.schema.derive(index, before, &[at_ms], &[open.delay(&self.key.schema, row)], &mut value);
                 }
                 values.push(value[0]);
             }
@@ -289,7 +274,7 @@ impl Frame {
         Some(Row { at_ms, totals, values: last(&rows.into_values(&self.key.schema).columns) })
     }
 
-    /// Appends what was read for each field at the newest row, of a counter the running total. False: there is no row from
+    /// Appends what was read for each field at the row written last, of a counter the running total. False: there is no row from
     /// `since_ms` on.
     pub fn latest_readings(&self, since_ms: i64, readings: &mut Vec<f64>) -> bool {
         let view = self.current();
@@ -305,7 +290,7 @@ impl Frame {
         let rows = block.unpack(&self.key.schema).inspect_err(|error| self.unreadable(error));
         let Some(rows) = rows.ok().filter(|rows| !rows.at_ms.is_empty()) else { return false };
         let last = |column: &Vec<f64>| column.last().copied().unwrap_or(f64::NAN);
-        readings.extend(rows.columns.iter().map(last));
+        readings.extend(rows.columns.iter().take(fields).map(last));
         true
     }
 
@@ -315,10 +300,22 @@ impl Frame {
         open.or_else(|| view.blocks.last().map(|block| block.last_ms))
     }
 
-    pub(crate) fn oldest_at_ms(&self) -> Option<i64> {
+    /// Tells which of two frames was written to last; 0: not since the start.
+    pub(crate) fn last_write(&self) -> u64 {
+        self.last_write.load(Ordering::Acquire)
+    }
+
+    /// The earliest and the latest time there is a row of.
+    pub(crate) fn span_ms(&self) -> Option<(i64, i64)> {
         let view = self.current();
-        let block = view.blocks.first().map(|block| block.first_ms);
-        block.or_else(|| view.opens.first().and_then(|open| open.at_ms(0)))
+        let blocks = view.blocks.iter().map(|block| (block.first_ms, block.last_ms));
+        let opens = view.opens.iter().filter_map(|open| Some((open.at_ms(0)?, open.last_ms()?)));
+        blocks.chain(opens).reduce(|all, one| (all.0.min(one.0), all.1.max(one.1)))
+    }
+
+    /// How often the clock was set back while there was history of it.
+    pub(crate) fn generation(&self) -> u32 {
+        self.current().generation
     }
 
     /// How many rows there are.
@@ -328,7 +325,8 @@ impl Frame {
 
     /// What files have of it counts, also before it is read.
     pub fn is_empty(&self) -> bool {
-        !self.is_unread.load(Ordering::Acquire) && self.len() == 0
+        let has_rows = |view: &View| !view.blocks.is_empty() || view.opens.iter().any(|open| open.len() > 0);
+        !self.is_unread.load(Ordering::Acquire) && !has_rows(&self.view.load())
     }
 
     pub(crate) fn add_usage(&self, usage: &mut Usage) {
@@ -394,6 +392,7 @@ impl Shared {
             unreadable: AtomicU64::new(0),
             lost_rows: AtomicU64::new(0),
             next_frame: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
         }
     }
 }
@@ -401,14 +400,14 @@ impl Shared {
 // === impl View ===
 
 impl View {
-    /// How many rows there ever were; those taken back not counted.
+    /// How many rows there ever were.
     pub(crate) fn end_row(&self) -> u64 {
-        match (self.opens.last(), self.blocks.last()) {
+        let end_row = match (self.opens.last(), self.blocks.last()) {
             (Some(open), _) => open.end_row(),
             (None, Some(block)) => block.end_row(),
-            // Numbers are not given again, but where rows are taken back.
-            (None, None) => self.floor,
-        }
+            (None, None) => 0,
+        };
+        end_row.max(self.floor)
     }
 
     /// The number of the first row that counts, where only so many do.
@@ -418,10 +417,13 @@ impl View {
             (None, Some(open)) => open.start_row,
             (None, None) => return self.floor,
         };
-        self.end_row().saturating_sub(capacity).max(start_row).max(self.floor)
+        self.end_row().saturating_sub(capacity).max(start_row)
     }
 
     fn rows(&self, capacity: u64) -> u64 {
-        self.end_row() - self.first_row(capacity)
+        let first_row = self.first_row(capacity);
+        let count = |start: u64, end: u64| end.saturating_sub(start.max(first_row));
+        let blocks: u64 = self.blocks.iter().map(|block| count(block.start_row, block.end_row())).sum();
+        blocks + self.opens.iter().map(|open| count(open.start_row, open.end_row())).sum::<u64>()
     }
 }

@@ -1,6 +1,7 @@
 use crate::cell::Cell;
 use crate::quantum::Quantum;
 use crate::rows::{Parts, Rows, Values};
+use crate::schema::Total;
 use crate::{Field, Kind, Layout, Schema, ladder};
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -26,8 +27,8 @@ pub(crate) struct Open {
     pub(crate) until_ms: i64,
     pub(crate) generation: u32,
     /// One per field, if any: a counter's last total before these rows.
-    before: Vec<Option<(i64, f64)>>,
-    /// One per field.
+    before: Vec<Option<Total>>,
+    /// One per column.
     lanes: Box<[Lane]>,
     slabs: [OnceLock<Slab>; MOST_SLABS],
     rows: AtomicUsize,
@@ -68,12 +69,12 @@ impl Open {
         start_row: u64,
         first_ms: i64,
         generation: u32,
-        before: Vec<Option<(i64, f64)>>,
+        before: Vec<Option<Total>>,
         wide: &[usize],
     ) -> Self {
         let (mut narrow_lanes, mut wide_lanes) = (1.., 0..);
         let next = |lanes: &mut std::ops::RangeFrom<usize>| lanes.next().unwrap_or_default();
-        let lanes = (0..schema.fields().len()).map(|field| match schema.quantum(field) {
+        let lanes = (0..schema.columns()).map(|field| match schema.quantum(field) {
             Quantum::Exact => Lane::Wide(next(&mut wide_lanes), Quantum::Exact),
             quantum if wide.contains(&field) => Lane::Wide(next(&mut wide_lanes), quantum),
             quantum => Lane::Narrow(next(&mut narrow_lanes), quantum),
@@ -92,32 +93,27 @@ impl Open {
         }
     }
 
-    /// The same rows, up to some, in columns of which one more is wide.
-    pub(crate) fn copy(
-        &self,
-        schema: &Schema,
-        layout: Layout,
-        rows: usize,
-        wider: Option<usize>,
-        generation: u32,
-    ) -> Self {
+    /// The same rows in columns of which one more is wide.
+    pub(crate) fn widened(&self, schema: &Schema, layout: Layout, column: usize) -> Self {
         let wide = self.lanes.iter().enumerate().filter(|(_, lane)| matches!(lane, Lane::Wide(..)));
-        let wide: Vec<usize> = wide.map(|(field, _)| field).chain(wider).collect();
-        let copy = Self::new(schema, layout, self.start_row, self.first_ms, generation, self.before.clone(), &wide);
-        let old = self.read(rows);
-        let mut readings = vec![f64::NAN; schema.fields().len()];
+        let wide: Vec<usize> = wide.map(|(field, _)| field).chain([column]).collect();
+        let copy =
+            Self::new(schema, layout, self.start_row, self.first_ms, self.generation, self.before.clone(), &wide);
+        let old = self.read(self.len());
+        let mut readings = vec![f64::NAN; schema.columns()];
         for (row, &at) in old.at_ms.iter().enumerate() {
             for (reading, column) in readings.iter_mut().zip(&old.columns) {
                 *reading = column.get(row).copied().unwrap_or(f64::NAN);
             }
             // What fitted there fits here.
-            let _ = copy.push(at, &readings);
+            let _ = copy.push(at, &readings, f64::NAN);
         }
         copy
     }
 
-    /// Adds a row that is later than the last; by one thread at a time. What is kept of a reading: rounded to the field's step; without a number, a gap.
-    pub(crate) fn push(&self, at_ms: i64, readings: &[f64]) -> Result<(), Refused> {
+    /// Adds a row that is later than the last: readings, then the delay if they do not have it. By one thread at a time.
+    /// What is kept of a reading: rounded to the column's step; without a number, a gap.
+    pub(crate) fn push(&self, at_ms: i64, readings: &[f64], delay_ms: f64) -> Result<(), Refused> {
         let row = self.rows.load(Ordering::Relaxed);
         let offset = at_ms.checked_sub(self.first_ms).and_then(|offset| u32::try_from(offset).ok());
         let (Some(offset), true) = (offset, at_ms < self.until_ms) else { return Err(Refused::Full) };
@@ -127,7 +123,8 @@ impl Open {
         let (mut narrow, mut wide) = (narrow.iter(), wide.iter());
         let put = |place: Option<&AtomicU32>, bits| place.map(|place| place.store(bits, Ordering::Relaxed));
         put(narrow.next(), offset);
-        for (field, (lane, &reading)) in self.lanes.iter().zip(readings).enumerate() {
+        let row_of = readings.iter().copied().chain([delay_ms]);
+        for (field, (lane, reading)) in self.lanes.iter().zip(row_of).enumerate() {
             match *lane {
                 Lane::Narrow(..) if !reading.is_finite() => _ = put(narrow.next(), GAP as u32),
                 Lane::Narrow(_, quantum) => {
@@ -185,12 +182,21 @@ impl Open {
     }
 
     /// A counter's last total among the first `rows`, or before them; gaps are passed over.
-    pub(crate) fn total_before(&self, field: usize, rows: usize) -> Option<(i64, f64)> {
+    /// None where nobody knows when that was read.
+    pub(crate) fn total_before(&self, schema: &Schema, field: usize, rows: usize) -> Option<Total> {
         let known = (0..rows).rev().map(|row| (row, self.reading(field, row))).find(|(_, total)| !total.is_nan());
         match known {
-            Some((row, total)) => Some((self.at_ms(row)?, total)),
+            Some((row, total)) => {
+                let read_ms = self.at_ms(row)? as f64 + self.delay(schema, row);
+                Some(Total { read_ms, total }).filter(|_| !read_ms.is_nan())
+            }
             None => self.before.get(field).copied().flatten(),
         }
+    }
+
+    /// How long after its time a row was read.
+    pub(crate) fn delay(&self, schema: &Schema, row: usize) -> f64 {
+        if schema.has_delay() { self.reading(schema.fields().len(), row) } else { 0.0 }
     }
 
     /// The first `rows`, plain.
@@ -212,11 +218,11 @@ impl Open {
     /// Some rows as queries see them, of some fields; the others' columns stay empty.
     pub(crate) fn values(&self, schema: &Schema, rows: Range<usize>, wanted: impl Fn(usize) -> bool) -> Values {
         let before = schema.fields().iter().enumerate().map(|(field, Field { kind, .. })| match kind {
-            Kind::Counter { .. } if wanted(field) => self.total_before(field, rows.start),
+            Kind::Counter { .. } if wanted(field) => self.total_before(schema, field, rows.start),
             _ => None,
         });
         let before = before.collect();
-        Rows { before, ..self.read_range(rows, &wanted) }.into_values(schema)
+        Rows { before, ..self.read_range(rows, |column| schema.needs(column, &wanted)) }.into_values(schema)
     }
 
     /// What the first `rows` add up to, part by part.

@@ -48,35 +48,62 @@ fn a_reset_is_a_gap_and_counting_goes_on_after_it() {
     assert_eq!((rates[1], rates[3]), (10.0, 1.0));
 }
 
+fn all(frame: &Frame) -> Vec<(i64, f64)> {
+    let query = Query { since_ms: i64::MIN / 2, until_ms: i64::MAX / 2, step_ms: 1, ..Query::default() };
+    let buckets = frame.buckets(&query);
+    buckets.at_ms.into_iter().zip(buckets.cells.iter().map(|cell| cell.last)).collect()
+}
+
 #[test]
-fn a_clock_that_went_back_replaces_what_came_after_it() {
+fn a_clock_that_went_back_costs_no_row_and_of_two_of_one_time_the_later_written_counts() {
     let frame = frame(Field::gauge("x"), 10);
-    let rows = [(1000, 1.0), (2000, 2.0), (3000, 3.0), (2000, 9.0)];
-    assert_eq!(rows.map(|(at, x)| frame.push(at, &[x])), [0, 0, 0, 2]);
-    assert_eq!((frame.len(), frame.latest().unwrap().values[0]), (2, 9.0));
+    for (at, x) in [(1000, 1.0), (2000, 2.0), (3000, 3.0), (2000, 9.0), (2500, 8.0)] {
+        frame.push(at, &[x]);
+    }
+    for sealed in [false, true] {
+        assert_eq!(all(&frame), [(1000, 1.0), (2000, 9.0), (2500, 8.0), (3000, 3.0)], "sealed: {sealed}");
+        assert_eq!((frame.len(), frame.latest().unwrap().at_ms), (5, 2500), "what was read last is the latest");
+        seal_all(&frame);
+    }
 }
 
 #[test]
-fn a_clock_that_went_back_over_sealed_rows_replaces_those_too() {
+fn times_a_clock_went_over_twice_are_merged_in_buckets_of_any_length() {
     let frame = frame(Field::gauge("x"), 10_000);
-    for i in 0..2000 {
-        frame.push(i * 1000, &[i as f64]);
-    }
+    (0..2000).for_each(|i| frame.push(i * 1000, &[1.0]));
+    (1500..3000).for_each(|i| frame.push(i * 1000 + 500, &[2.0]));
     seal_all(&frame);
-    assert_eq!(frame.push(1_234_000, &[-1.0]), 766);
-    assert_eq!(frame.len(), 1235);
-    let query = Query { since_ms: 1_232_000, until_ms: i64::MAX, step_ms: 1, ..Query::default() };
-    assert_eq!(frame.buckets(&query).at_ms, [1_232_000, 1_233_000, 1_234_000]);
+    let query = Query { since_ms: 0, until_ms: 3_000_000, step_ms: 600_000, ..Query::default() };
+    let buckets = frame.buckets(&query);
+    let counts: Vec<(u32, f64)> = buckets.cells.iter().map(|cell| (cell.count, cell.sum)).collect();
+    assert_eq!(counts, [(600, 600.0), (600, 600.0), (900, 1200.0), (800, 1400.0), (600, 1200.0)]);
 }
 
 #[test]
-fn rows_that_were_let_go_do_not_come_back_when_others_are_taken_back() {
-    let frame = frame(Field::gauge("x"), 3);
-    for i in 0..5 {
-        frame.push(i * 1000, &[0.0]);
+fn a_clock_set_back_a_second_every_minute_costs_nothing() {
+    let frame = frame(Field::gauge("x"), 10_000);
+    let mut rows = std::collections::BTreeMap::new();
+    for minute in 0..60 {
+        for second in 0..60 {
+            let at = minute * 59_000 + second * 1000;
+            frame.push(at, &[minute as f64]);
+            rows.insert(at, minute as f64);
+        }
     }
-    assert_eq!(frame.push(3000, &[1.0]), 2);
-    assert_eq!(frame.len(), 2, "2000 and the new 3000");
+    let rows: Vec<_> = rows.into_iter().collect();
+    assert_eq!((all(&frame), frame.len()), (rows.clone(), 3600));
+    seal_all(&frame);
+    assert_eq!(all(&frame), rows);
+}
+
+#[test]
+fn a_rate_goes_on_over_a_clock_that_was_set_back() {
+    let frame = frame(Field::counter("rate", 1.0), 10);
+    frame.push_read(3_600_000, 0.0, &[5.0]);
+    frame.push_read(1000, 3_600_000.0, &[15.0]);
+    assert_eq!(frame.latest().unwrap().values, [10.0]);
+    seal_all(&frame);
+    assert_eq!(frame.latest().unwrap().values, [10.0], "the block knows the total before it");
 }
 
 #[test]

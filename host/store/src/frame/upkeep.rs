@@ -1,5 +1,6 @@
 //! What the keeper does with a frame, and a restart.
 
+use super::runs::Written;
 use super::{Block, Bytes, Frame, Open, Place, Sealed, Shared, View, Writer};
 use crate::archive::{FrameKey, Page, Unread};
 use crate::cache::BlockId;
@@ -10,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 impl Frame {
     /// The open block to seal next: one whose time is over, and some more, so that frames on one schedule do not all seal
-    /// at once; or one that is not the last and whose time may never be over, as the clock was set back.
+    /// at once; or one that gets no more rows and whose time may be far away, as the clock was set back.
     pub(crate) fn to_seal(&self, now_ms: i64) -> Option<Arc<Open>> {
         let view = self.current();
         let first = view.opens.first()?;
@@ -64,19 +65,30 @@ impl Frame {
         same
     }
 
-    /// Lets go of the first blocks for which `over` is so; whether there were any.
-    pub(crate) fn prune(&self, over: impl Fn(&Block) -> bool) -> bool {
-        if !self.current().blocks.first().is_some_and(|block| over(block)) {
+    /// Lets go of blocks by what they are and when they were written; whether there were any.
+    pub(crate) fn prune(&self, now_ms: i64, is_over: impl Fn(&Block, i64) -> bool) -> bool {
+        let over = |view: &View| -> Vec<BlockId> {
+            let written = Written::of(view, now_ms);
+            let over = view.blocks.iter().filter(|block| is_over(block, written.by_ms(block)));
+            over.map(|block| block.id).collect()
+        };
+        if over(&self.current()).is_empty() {
             return false;
         }
         let mut writer = self.writer();
         let view = self.view.load();
-        let over_until = view.blocks.iter().take_while(|block| over(block)).map(|block| block.end_row()).last();
-        let over = |block: &Block| over_until.is_some_and(|row| block.end_row() <= row);
-        let blocks = self.without(view.blocks.iter().cloned(), over);
-        let floor = view.floor.max(over_until.unwrap_or(0));
+        let over = over(&view);
+        let blocks = self.without(view.blocks.iter().cloned(), |block| over.contains(&block.id));
+        let floor = view.end_row();
         self.publish(&mut writer, View { blocks, floor, ..(**view).clone() });
         true
+    }
+
+    /// When the blocks that are in files were written, by the time they begin in.
+    pub(crate) fn written(&self, now_ms: i64) -> Vec<(i64, i64)> {
+        let view = self.current();
+        let written = Written::of(&view, now_ms);
+        view.blocks.iter().map(|block| (block.first_ms, written.by_ms(block))).collect()
     }
 
     fn without(&self, blocks: impl Iterator<Item = Arc<Block>>, over: impl Fn(&Block) -> bool) -> Arc<[Arc<Block>]> {
@@ -118,53 +130,28 @@ impl Frame {
     }
 
     fn list(&self, writer: &mut Writer, pages: Vec<Page>) {
-        let mut blocks: Vec<Arc<Block>> = Vec::with_capacity(pages.len());
-        let mut generation = 0;
         let mut start_row = 0;
-        for page in pages {
-            // Of a later generation: it replaces what is not earlier.
-            while let Some(last) = blocks.pop_if(|last| last.last_ms >= page.first_ms) {
-                match last.cut(page.first_ms, self.schema(), self.cache()) {
-                    Ok(cut) => blocks.extend(cut.map(Arc::new)),
-                    Err(error) => self.unreadable(&error),
-                }
-                start_row = blocks.last().map_or(0, |block| block.end_row());
-            }
-            generation = generation.max(page.generation);
+        let blocks = pages.into_iter().map(|page| {
             let (id, span) = (self.cache().new_id(), (page.first_ms, page.last_ms));
             let block = Block::new(id, start_row, page.rows, span, page.generation, page.place, None);
             start_row = block.end_row();
-            blocks.push(Arc::new(block));
-        }
+            Arc::new(block)
+        });
+        let blocks: Vec<_> = blocks.collect();
+        let generation = blocks.last().map_or(0, |block| block.generation);
         writer.last_ms = blocks.last().map(|block| block.last_ms);
         let first_row = start_row.saturating_sub(self.capacity());
         let blocks = blocks.into_iter().filter(|block| block.end_row() > first_row).collect();
         self.publish(writer, View { blocks, generation, ..View::default() });
     }
 
-    /// Adds a row, if it is not there.
-    fn replay(&self, writer: &mut Writer, generation: u32, at_ms: i64, readings: &[f64]) {
+    /// Adds a row as a log has it, if it is not there: of what is in blocks, all that was written before is too.
+    fn replay(&self, writer: &mut Writer, generation: u32, at_ms: i64, row: &[f64]) {
         let known = writer.last_ms.is_some_and(|last| at_ms <= last);
-        // Rows of the same generation do not replace each other: it has been here before.
         if generation < writer.generation || (generation == writer.generation && known) {
             return;
         }
-        self.push_locked(writer, at_ms, readings);
-        if writer.generation != generation {
-            let view = self.view.load();
-            let mut opens = view.opens.clone();
-            if let Some(open) = opens.pop() {
-                opens.push(Arc::new(open.copy(self.schema(), self.layout, open.len(), None, generation)));
-            }
-            self.publish(writer, View { opens, generation, ..(**view).clone() });
-        }
-    }
-
-    /// What is in no file, from a row on: sealed blocks, and open ones. Also: the row from which on rows are others than
-    /// they were when last asked.
-    pub(crate) fn unstored(&self) -> (Option<u64>, Arc<View>) {
-        let mut writer = self.writer();
-        (writer.cut_row.take(), self.view.load_full())
+        self.push_locked(writer, generation, at_ms, row, f64::NAN);
     }
 
     /// How many rows are in no block.
@@ -177,14 +164,8 @@ impl Frame {
         let mut writer = self.writer();
         let view = self.view.load();
         let blocks: Arc<[_]> = view.blocks.iter().filter(|block| block.id != id).cloned().collect();
-        let end_row = view.end_row();
-        let floor = if blocks.is_empty() { view.floor.max(end_row) } else { view.floor };
-        let view = View { blocks, floor, ..(**view).clone() };
-        if view.end_row() < end_row {
-            // The last is gone: its rows' numbers will be others'.
-            writer.cut_row = Some(writer.cut_row.map_or(view.end_row(), |row| row.min(view.end_row())));
-        }
-        self.publish(&mut writer, view);
+        let floor = view.end_row();
+        self.publish(&mut writer, View { blocks, floor, ..(**view).clone() });
     }
 
     /// Shows blocks at the places they are at now. Those that are no longer there are passed over.

@@ -3,11 +3,12 @@
 #[cfg(test)]
 mod tests;
 
-use crate::archive::{self, Disk as _, Folder, Restored, Role, Snapshot};
+use crate::archive::{self, Disk as _, Folder, Restored, Role, Snapshot, Values};
 use crate::frame::{Frame, Row, Shared};
 use crate::rows::Rows;
-use crate::{InstanceId, Kind, Limits, Schema, Usage};
+use crate::{ClockJump, InstanceId, Kind, Limits, Schema, Usage, jumps};
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,6 +33,10 @@ pub struct Stats {
     pub values: u64,
     pub oldest_ms: Option<i64>,
     pub newest_ms: Option<i64>,
+    /// Frames whose clock was set back while they were recorded.
+    pub clock_set_back: u64,
+    /// The last times the clock was set, the oldest first.
+    pub clock_jumps: Vec<ClockJump>,
     /// Places that made no sense, as far as a start looks; [`verify`] finds all.
     pub damaged: u64,
     /// Files of a later version; and those that could not be read, with why.
@@ -71,6 +76,8 @@ pub struct Verified {
     pub torn: Vec<Finding>,
     /// Files of a later version, which were not looked into.
     pub newer: Vec<String>,
+    /// The last times the clock was set, the oldest first.
+    pub clock_jumps: Vec<ClockJump>,
 }
 
 /// Which rows to export.
@@ -124,7 +131,8 @@ pub fn stats(folder: &Path) -> io::Result<Stats> {
         files.files += 1;
         files.bytes += disk.open(&name).and_then(|file| file.size()).unwrap_or(0);
     }
-    let (frames, restored) = restore(disk)?;
+    let (frames, values, restored) = restore(disk)?;
+    stats.clock_jumps = values.get(jumps::NOTE).map(|value| jumps::read(value)).unwrap_or_default();
     let frames: Vec<_> = frames.iter().filter(|frame| !frame.is_empty()).collect();
     stats.instances = frames.iter().map(|frame| &frame.key().instance).collect::<HashSet<_>>().len();
     stats.frames = frames.len();
@@ -133,9 +141,10 @@ pub fn stats(folder: &Path) -> io::Result<Stats> {
         frame.add_usage(&mut usage);
         let rows = frame.len() as u64;
         stats.values += rows * frame.schema().fields().len() as u64;
-        let oldest = frame.oldest_at_ms();
-        stats.oldest_ms = stats.oldest_ms.into_iter().chain(oldest).min();
-        stats.newest_ms = stats.newest_ms.max(frame.latest_at_ms());
+        let span = frame.span_ms();
+        stats.oldest_ms = stats.oldest_ms.into_iter().chain(span.map(|span| span.0)).min();
+        stats.newest_ms = stats.newest_ms.max(span.map(|span| span.1));
+        stats.clock_set_back += u64::from(frame.generation() > 0);
     }
     (stats.blocks, stats.rows) = (usage.blocks, usage.rows);
     Ok(Stats { damaged: restored.damaged, newer: restored.newer, unreadable: restored.unreadable, ..stats })
@@ -150,7 +159,7 @@ pub fn verify(folder: &Path, mut progress: impl FnMut(u64, u64)) -> io::Result<V
 
 /// Opens history to hand over its rows: all there are in files, also those a host would answer with no more.
 pub fn export(folder: &Path, filter: &Filter) -> io::Result<Export> {
-    let (mut frames, restored) = restore(snapshot(Folder::unlocked(folder)?)?)?;
+    let (mut frames, _, restored) = restore(snapshot(Folder::unlocked(folder)?)?)?;
     let wanted = &filter.instances;
     frames.retain(|frame| !frame.is_empty() && (wanted.is_empty() || wanted.contains(&frame.key().instance)));
     frames.sort_by(|a, b| {
@@ -168,10 +177,18 @@ fn snapshot(folder: Folder) -> io::Result<Snapshot> {
     Snapshot::take(folder, |name| Role::of(name).is_some(), |name| Role::of(name) == Some(Role::Log))
 }
 
-fn restore(disk: Snapshot) -> io::Result<(Vec<Arc<Frame>>, Restored)> {
+fn restore(disk: Snapshot) -> io::Result<(Vec<Arc<Frame>>, Values, Restored)> {
     let limits = Limits { samples: usize::MAX, block_cache: 1 << 20, ..Limits::default() };
-    let (_, frames, _, restored) = archive::restore(Arc::new(disk), &Arc::new(Shared::new(&limits, true)))?;
-    Ok((frames, restored))
+    let (_, frames, values, restored) = archive::restore(Arc::new(disk), &Arc::new(Shared::new(&limits, true)))?;
+    Ok((frames, values, restored))
+}
+
+/// Sorts what was written while the clock was set back; of what has one time the later written stays.
+fn in_order<T>(rows: &mut Vec<T>, at_ms: impl Fn(&T) -> i64) {
+    rows.sort_by_key(&at_ms);
+    rows.reverse();
+    rows.dedup_by_key(|row| at_ms(row));
+    rows.reverse();
 }
 
 impl Stats {
@@ -204,16 +221,30 @@ impl Exported {
 
     /// Hands over the rows, ascending in time. Returns how many blocks could not be read, and are missing.
     pub fn rows<E>(&self, mut each: impl FnMut(&Row) -> Result<(), E>) -> Result<u64, E> {
+        if self.frame.generation() > 0 {
+            let mut rows = Vec::new();
+            let Ok(unreadable) = self.rows_as_written(&mut |row: &Row| {
+                rows.push(row.clone());
+                Ok::<_, Infallible>(())
+            });
+            in_order(&mut rows, |row| row.at_ms);
+            rows.iter().try_for_each(each)?;
+            return Ok(unreadable);
+        }
+        self.rows_as_written(&mut each)
+    }
+
+    fn rows_as_written<E>(&self, each: &mut impl FnMut(&Row) -> Result<(), E>) -> Result<u64, E> {
         let view = self.frame.view();
         let mut unreadable = 0;
         for block in view.blocks.iter().filter(|block| self.overlaps(block.first_ms, block.last_ms)) {
             match block.unpack(self.schema()) {
-                Ok(rows) => self.hand_over(rows, &mut each)?,
+                Ok(rows) => self.hand_over(rows, each)?,
                 Err(_) => unreadable += 1,
             }
         }
         for open in &view.opens {
-            self.hand_over(open.read(open.len()), &mut each)?;
+            self.hand_over(open.read(open.len()), each)?;
         }
         Ok(unreadable)
     }
@@ -241,6 +272,20 @@ impl Exported {
     /// Hands over what is stored of one field, a counter's totals, ascending in time and without gaps. Returns how many
     /// blocks could not be read, and are missing.
     pub fn readings<E>(&self, field: usize, mut each: impl FnMut(i64, f64) -> Result<(), E>) -> Result<u64, E> {
+        if self.frame.generation() > 0 {
+            let mut readings = Vec::new();
+            let Ok(unreadable) = self.readings_as_written(field, &mut |at_ms, reading| {
+                readings.push((at_ms, reading));
+                Ok::<_, Infallible>(())
+            });
+            in_order(&mut readings, |reading| reading.0);
+            readings.into_iter().try_for_each(|(at_ms, reading)| each(at_ms, reading))?;
+            return Ok(unreadable);
+        }
+        self.readings_as_written(field, &mut each)
+    }
+
+    fn readings_as_written<E>(&self, field: usize, each: &mut impl FnMut(i64, f64) -> Result<(), E>) -> Result<u64, E> {
         let view = self.frame.view();
         let mut unreadable = 0;
         let mut hand_over = |at_ms: i64, reading: f64| {

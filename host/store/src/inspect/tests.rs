@@ -231,3 +231,55 @@ fn a_folder_that_is_not_there_is_an_error_and_an_empty_one_is_empty() {
     assert_eq!(stats(folder.path()).unwrap(), Stats::default());
     assert!(!missing.exists());
 }
+
+#[test]
+fn rows_written_while_the_clock_was_set_back_are_exported_in_the_order_of_their_times() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, mut keeper, _) = Store::open(folder.path(), &Limits::default()).unwrap();
+    let host = InstanceId::new("host").unwrap();
+    let frame = store.frame(&host, &Schema::new("s", vec![Field::gauge("x")]), 1000);
+    for (at, x) in [(1000, 1.0), (2000, 2.0), (3000, 3.0), (2000, 9.0), (2500, 8.0)] {
+        frame.push(at, &[x]);
+    }
+    keeper.step(3000);
+    let export = export(folder.path(), &Filter::default()).unwrap();
+    let (mut rows, mut readings) = (Vec::new(), Vec::new());
+    let mut row = |row: &crate::Row| {
+        rows.push((row.at_ms, row.values[0]));
+        Ok::<_, ()>(())
+    };
+    export.frames[0].rows(&mut row).unwrap();
+    let mut reading = |at, x| {
+        readings.push((at, x));
+        Ok::<_, ()>(())
+    };
+    export.frames[0].readings(0, &mut reading).unwrap();
+    assert_eq!(rows, [(1000, 1.0), (2000, 9.0), (2500, 8.0), (3000, 3.0)]);
+    assert_eq!(readings, rows);
+    let stats = stats(folder.path()).unwrap();
+    assert_eq!((stats.clock_set_back, stats.newest_ms, stats.rows), (1, Some(3000), 5));
+}
+
+/// Written by version 0.1.0 of 2026-11-27: 4000 rows ten seconds apart, then 200 more after the clock was set back by a
+/// thousand seconds; killed.
+#[test]
+fn files_of_the_first_version_are_read_to_the_last_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/v1");
+    for file in std::fs::read_dir(old).unwrap() {
+        let path = file.unwrap().path();
+        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    assert!(verify(folder.path(), |_, _| {}).unwrap().is_whole());
+    let (store, ..) = Store::open(folder.path(), &Limits { samples: 100_000, ..Limits::default() }).unwrap();
+    let start = 1_700_000_000_000 / 21_600_000 * 21_600_000;
+    let query = crate::Query { since_ms: 0, until_ms: i64::MAX / 2, step_ms: 10_000, ..crate::Query::default() };
+    let points = store.range(&InstanceId::new("host").unwrap(), &query);
+    let expected =
+        (0..4100).map(|k| (start + k * 10_000, f64::from((if k < 3900 { k } else { k + 100 } % 100) as i32) / 4.0));
+    let found = points.at_ms.iter().copied().zip(points.column("load").unwrap().values.iter().copied());
+    assert!(found.eq(expected));
+    let rates = &points.column("bytes_per_sec").unwrap().values;
+    assert!(rates[0].is_nan() && rates[1..3900].iter().chain(&rates[3901..]).all(|rate| *rate == 10.0));
+    assert_eq!(store.notes("a/"), [("a/note".to_owned(), b"kept".to_vec())]);
+}

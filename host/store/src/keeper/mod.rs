@@ -2,21 +2,27 @@
 
 #[cfg(test)]
 mod tests;
+mod trust;
 
-use crate::archive::{self, Archive, Disk, FORGOTTEN, Flushed, Folder, Forgotten, Restored};
-use crate::frame::{Frame, Shared};
+use crate::archive::{self, Archive, Disk, FORGOTTEN, Flushed, Folder, Forgotten, Restored, partition_ms};
+use crate::frame::{Block, Frame, Shared};
 use crate::store::{Changes, Limits, Store};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
+use trust::Trust;
 
 /// The wait after a failed write: the first, and the longest.
 const BACKOFF_MS: (i64, i64) = (1_000, 30_000);
 
 /// How often what is over is looked for.
 const PRUNE_MS: i64 = 30_000;
+
+/// The note of what is known of the clock, and how often it is written.
+const TRUST: &str = "clock/trust";
+const NOTED_MS: i64 = 10 * 60_000;
 
 /// Blocks sealed, and merged, in one step, at least: so little that the next is not late.
 const SEALED: usize = 256;
@@ -33,8 +39,10 @@ pub struct Keeper {
     changes: Changes,
     pruned_ms: Option<i64>,
     settled_ms: Option<i64>,
-    /// A time the clock jumped ahead to, and how often it has been about there since.
-    jumped: Option<(i64, u32)>,
+    /// None before the first look at the clock.
+    trust: Option<Trust>,
+    /// When it was last written down.
+    noted_ms: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -128,7 +136,8 @@ impl Keeper {
             changes: Changes::new(),
             pruned_ms: None,
             settled_ms: None,
-            jumped: None,
+            trust: None,
+            noted_ms: None,
         }
     }
 
@@ -143,7 +152,7 @@ impl Keeper {
         if flushed.is_some() {
             self.tidy(&frames, now_ms);
         }
-        if self.pruned_ms.is_none_or(|pruned| now_ms < pruned || now_ms - pruned >= PRUNE_MS) {
+        if self.pruned_ms.is_none_or(|pruned| now_ms < pruned || now_ms.saturating_sub(pruned) >= PRUNE_MS) {
             self.prune(&frames, now_ms);
             self.pruned_ms = Some(now_ms);
             self.store.look();
@@ -214,22 +223,17 @@ impl Keeper {
         });
     }
 
-    /// A clock that was set ahead by mistake must not cost all history: what is too old by it goes when it has stayed there.
-    fn is_trusted(&mut self, now_ms: i64) -> bool {
-        const JUMP_MS: i64 = 3_600_000;
-        const TIMES: u32 = 20;
-        let steady = |from: i64| (from.saturating_sub(JUMP_MS)..=from.saturating_add(JUMP_MS)).contains(&now_ms);
-        if self.jumped.is_none() && self.pruned_ms.is_none_or(|pruned| now_ms <= pruned.saturating_add(JUMP_MS)) {
-            return true;
+    /// The time retention goes by.
+    fn trusted_ms(&mut self, now_ms: i64) -> i64 {
+        let known = self.trust.or_else(|| Trust::read(&self.store.notes(TRUST).first()?.1));
+        let trust = self.trust.insert(known.unwrap_or_else(|| Trust::new(now_ms)));
+        let trusted_ms = trust.look(now_ms);
+        if !(0..NOTED_MS).contains(&now_ms.saturating_sub(self.noted_ms.unwrap_or(i64::MIN))) {
+            self.store.note(TRUST, Some(trust.write()));
+            self.noted_ms = Some(now_ms);
         }
-        let times = match self.jumped {
-            Some((from, times)) if steady(from) => times + 1,
-            // Back where it was.
-            Some(_) if self.store.trusted_ms().is_some_and(steady) => TIMES,
-            _ => 0,
-        };
-        self.jumped = (times < TIMES).then_some((now_ms, times));
-        self.jumped.is_none()
+        self.store.trust(trusted_ms);
+        trusted_ms
     }
 
     /// Merges what is over, and begins a new log.
@@ -258,20 +262,19 @@ impl Keeper {
 
     /// Lets go of what is too old, or too much.
     fn prune(&mut self, frames: &[Arc<Frame>], now_ms: i64) {
-        if self.is_trusted(now_ms) {
-            self.store.trust(now_ms);
-            let before_ms = now_ms.saturating_sub(self.limits.age_ms);
-            frames.iter().for_each(|frame| _ = frame.prune(|block| block.last_ms < before_ms));
-        }
+        let trusted_ms = self.trusted_ms(now_ms);
+        let before_ms = trusted_ms.saturating_sub(self.limits.age_ms);
+        frames.iter().for_each(|frame| _ = frame.prune(trusted_ms, |_, written_ms| written_ms < before_ms));
         let Some(archive) = &mut self.archive else { return };
-        // A file must not go before it is written why: that an instance was forgotten, what replaces its rows.
+        // A file must not go before it is written why: that an instance was forgotten.
         if self.retry.is_some() || !self.changes.is_empty() {
             return;
         }
         // Of the log nothing can be spared, nor of the newest blocks.
         while archive.size() > self.limits.disk {
-            let Some(end_ms) = archive.oldest_partition_end() else { break };
-            let over = frames.iter().filter(|frame| frame.prune(|block| block.first_ms < end_ms)).count();
+            let Some(oldest) = archive.oldest_partition(frames, trusted_ms) else { break };
+            let is_over = |block: &Block, _| partition_ms(block.first_ms) == oldest;
+            let over = frames.iter().filter(|frame| frame.prune(trusted_ms, is_over)).count();
             let before = archive.segments();
             archive.sweep(frames);
             if over == 0 && archive.segments() == before {

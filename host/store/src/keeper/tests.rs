@@ -28,7 +28,7 @@ fn noise(at_ms: i64) -> f64 {
 fn record(store: &Store, keeper: &mut Keeper, instances: usize, from_ms: i64, until_ms: i64) {
     let frames: Vec<_> = (0..instances).map(|n| store.frame(&id(n), &schema(), 10_000)).collect();
     for at_ms in (from_ms..until_ms).step_by(10_000) {
-        frames.iter().for_each(|frame| _ = frame.push(at_ms, &[noise(at_ms)]));
+        frames.iter().for_each(|frame| frame.push(at_ms, &[noise(at_ms)]));
         if at_ms % (5 * MIN) == 0 {
             keeper.step(at_ms);
         }
@@ -153,7 +153,7 @@ fn many_frames_on_one_schedule_do_not_seal_in_one_step() {
     let mut keeper = Keeper::in_memory(store.clone(), &limits());
     let frames: Vec<_> = (0..10_000).map(|n| store.frame(&id(n), &schema(), 10_000)).collect();
     for at_ms in [90 * MIN - 10_000, 90 * MIN] {
-        frames.iter().for_each(|frame| _ = frame.push(at_ms, &[1.0]));
+        frames.iter().for_each(|frame| frame.push(at_ms, &[1.0]));
     }
     let sealed: Vec<usize> = (0..80).map(|second| keeper.step(90 * MIN + second * 1000).sealed).collect();
     assert_eq!(sealed.iter().sum::<usize>(), 10_000);
@@ -161,15 +161,17 @@ fn many_frames_on_one_schedule_do_not_seal_in_one_step() {
 }
 
 #[test]
-fn a_clock_set_far_ahead_costs_history_only_when_it_stays_there() {
-    let limits = Limits { age_ms: DAY, ..limits() };
+fn a_clock_set_far_ahead_costs_history_only_when_it_stays_there_for_a_day() {
+    let limits = Limits { age_ms: 2 * DAY, ..limits() };
     let store = Store::in_memory(&limits);
     let mut keeper = Keeper::in_memory(store.clone(), &limits);
     record(&store, &mut keeper, 1, 0, 6 * H);
     keeper.step(400 * DAY);
     keeper.step(6 * H + MIN);
     assert_eq!(rows(&store, 0).len(), 6 * 360);
-    (0..30).for_each(|step| _ = keeper.step(400 * DAY + step * MIN));
+    (0..23 * 60).for_each(|step| _ = keeper.step(400 * DAY + step * MIN));
+    assert_eq!(rows(&store, 0).len(), 6 * 360);
+    (23 * 60..=24 * 60).for_each(|step| _ = keeper.step(400 * DAY + step * MIN));
     assert!(rows(&store, 0).is_empty());
 }
 

@@ -1,0 +1,124 @@
+//! The generations of a frame's rows. As long as nobody sets the clock back there is one.
+
+use super::{Block, Open, View};
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Rows of one generation: ascending in time.
+#[derive(Debug)]
+pub(super) struct Run<'a> {
+    pub(super) blocks: &'a [Arc<Block>],
+    /// After the blocks.
+    pub(super) opens: &'a [Arc<Open>],
+}
+
+impl<'a> Run<'a> {
+    /// All that have rows, in the order they were written.
+    pub(super) fn all(view: &'a View) -> Vec<Self> {
+        let (mut blocks, mut opens) = (&*view.blocks, &view.opens[..]);
+        let mut runs = Vec::new();
+        while let Some(generation) =
+            blocks.first().map(|block| block.generation).or(opens.first().map(|open| open.generation))
+        {
+            // Most often all of them are: that is seen at once.
+            let of_blocks = match blocks.last() {
+                Some(last) if last.generation == generation => blocks.len(),
+                _ => blocks.partition_point(|block| block.generation <= generation),
+            };
+            let of_opens = opens.partition_point(|open| open.generation <= generation);
+            let of_opens = if of_blocks == blocks.len() { of_opens } else { 0 };
+            let run = Run {
+                blocks: blocks.get(..of_blocks).unwrap_or_default(),
+                opens: opens.get(..of_opens).unwrap_or_default(),
+            };
+            (blocks, opens) = (blocks.get(of_blocks..).unwrap_or_default(), opens.get(of_opens..).unwrap_or_default());
+            if run.span().is_some() {
+                runs.push(run);
+            }
+        }
+        runs
+    }
+
+    /// The times of the first row and the last.
+    pub(super) fn span(&self) -> Option<(i64, i64)> {
+        let first =
+            self.blocks.first().map(|block| block.first_ms).or(self.opens.first().and_then(|open| open.at_ms(0)));
+        let last =
+            self.opens.iter().rev().find_map(|open| open.last_ms()).or(self.blocks.last().map(|block| block.last_ms));
+        Some((first?, last?))
+    }
+
+    fn generation(&self) -> Option<u32> {
+        self.blocks.first().map(|block| block.generation).or(self.opens.first().map(|open| open.generation))
+    }
+
+    pub(super) fn blocks_in(&self, window: Range<i64>) -> impl Iterator<Item = &'a Arc<Block>> {
+        let from = self.blocks.partition_point(|block| block.last_ms < window.start);
+        self.blocks.iter().skip(from).take_while(move |block| block.first_ms < window.end)
+    }
+}
+
+/// When blocks were written, as far as the rows written before and after them tell.
+#[derive(Debug)]
+pub(crate) struct Written {
+    /// Of each generation: its first time, and the latest time of those before it.
+    generations: Vec<(u32, i64, Option<i64>)>,
+    now_ms: i64,
+}
+
+impl Written {
+    pub(super) fn of(view: &View, now_ms: i64) -> Self {
+        let mut latest_ms: Option<i64> = None;
+        let runs = Run::all(view);
+        let generations = runs.iter().filter_map(|run| {
+            let (first_ms, last_ms) = run.span()?;
+            let before_ms = latest_ms;
+            latest_ms = latest_ms.max(Some(last_ms));
+            Some((run.generation()?, first_ms, before_ms))
+        });
+        Self { generations: generations.collect(), now_ms }
+    }
+
+    /// By when a block was written: the time of its last row; where the clock had been set back to that time, the time at
+    /// which later generations began. A board that has no clock of its own begins in 1970, and what it measured then is not
+    /// half a century old.
+    pub(crate) fn by_ms(&self, block: &Block) -> i64 {
+        let own = self.generations.iter().find(|(generation, ..)| *generation == block.generation);
+        let Some(&(_, first_ms, Some(before_ms))) = own else { return block.last_ms };
+        let went_back_ms = before_ms.saturating_sub(first_ms);
+        let later = self.generations.iter().filter(|(generation, ..)| *generation > block.generation);
+        let mut later = later.map(|(_, first_ms, _)| *first_ms).filter(|first_ms| *first_ms <= self.now_ms);
+        let next_ms = later.find(|first_ms| *first_ms > block.last_ms).unwrap_or(block.last_ms);
+        next_ms.min(block.last_ms.saturating_add(went_back_ms)).max(block.last_ms)
+    }
+}
+
+/// Cuts a window where generations begin and end; each part with those that have rows there, in the order they were written.
+pub(super) fn spans<'r, 'a>(runs: &'r [Run<'a>], window: Range<i64>) -> Vec<(Range<i64>, Vec<&'r Run<'a>>)> {
+    // When, whether one begins, and which.
+    let mut edges: Vec<(i64, bool, usize)> = Vec::new();
+    for (nth, run) in runs.iter().enumerate() {
+        let Some((first_ms, last_ms)) = run.span() else { continue };
+        let (start, end) = (first_ms.max(window.start), last_ms.saturating_add(1).min(window.end));
+        if start < end {
+            edges.extend([(start, true, nth), (end, false, nth)]);
+        }
+    }
+    edges.sort_unstable();
+    let mut spans = Vec::new();
+    let mut over: BTreeSet<usize> = BTreeSet::new();
+    let mut from = window.start;
+    for (at, begins, nth) in edges {
+        if from < at && !over.is_empty() {
+            spans.push((from..at, over.iter().filter_map(|&nth| runs.get(nth)).collect()));
+        }
+        from = at;
+        if begins {
+            over.insert(nth)
+        } else {
+            over.remove(&nth)
+        };
+    }
+    spans
+}

@@ -1,0 +1,64 @@
+//! What is remembered of a clock that was set, beside history: so that whoever looks at history later can tell why some
+//! of it lies where it does.
+
+use crate::Store;
+use crate::codec::{Reader, put_i64};
+
+/// The note of all of them.
+pub(crate) const NOTE: &str = "clock/jumps";
+
+/// The oldest go first.
+const MOST: usize = 32;
+
+/// The wall clock was set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockJump {
+    /// By the clock as it was then, in milliseconds since 1970 UTC.
+    pub at_ms: i64,
+    /// How far, in milliseconds; negative: back.
+    pub by_ms: i64,
+}
+
+impl Store {
+    /// Remembers that the clock was set.
+    pub fn clock_jumped(&self, jump: ClockJump) {
+        let mut jumps = self.clock_jumps();
+        jumps.push(jump);
+        let over = jumps.len().saturating_sub(MOST);
+        let mut value = Vec::new();
+        for ClockJump { at_ms, by_ms } in jumps.into_iter().skip(over) {
+            put_i64(&mut value, at_ms);
+            put_i64(&mut value, by_ms);
+        }
+        self.note(NOTE, Some(value));
+    }
+
+    /// The last times the clock was set, the oldest first.
+    pub fn clock_jumps(&self) -> Vec<ClockJump> {
+        self.notes(NOTE).first().map(|(_, value)| read(value)).unwrap_or_default()
+    }
+}
+
+pub(crate) fn read(value: &[u8]) -> Vec<ClockJump> {
+    let mut reader = Reader(value);
+    let next = || Some(ClockJump { at_ms: reader.i64().ok()?, by_ms: reader.i64().ok()? });
+    std::iter::from_fn(next).take(MOST).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Limits;
+
+    #[test]
+    fn the_last_jumps_are_remembered_the_oldest_first() {
+        let store = Store::in_memory(&Limits::default());
+        assert_eq!(store.clock_jumps(), []);
+        for nth in 0..40 {
+            store.clock_jumped(ClockJump { at_ms: nth, by_ms: -nth });
+        }
+        let jumps = store.clock_jumps();
+        assert_eq!((jumps.len(), jumps[0].at_ms, jumps[31].by_ms), (MOST, 8, -39));
+        assert_eq!(read(b"\xff"), []);
+    }
+}

@@ -1,0 +1,112 @@
+//! Which time retention goes by. A clock that was set ahead by mistake, or that a machine started with, must not cost
+//! history: a time that nobody saw pass counts once the clock has gone on steadily for as long, a day at most.
+
+use crate::codec::{Damaged, Reader, put_i64};
+
+const HOUR_MS: i64 = 3_600_000;
+
+/// More between two looks at the clock is no time that passed under our eyes.
+const JUMP_MS: i64 = HOUR_MS;
+
+/// How long a clock goes on steadily before it is believed, whatever it says.
+const STEADY_MS: i64 = 24 * HOUR_MS;
+
+/// What has been seen of the clock, also before a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Trust {
+    /// Retention goes by no later time than this.
+    trusted_ms: i64,
+    /// When the clock was last looked at, by itself.
+    seen_ms: i64,
+    /// How long it has gone on since it jumped.
+    steady_ms: i64,
+}
+
+impl Trust {
+    pub(super) fn new(now_ms: i64) -> Self {
+        Self { trusted_ms: now_ms, seen_ms: now_ms, steady_ms: 0 }
+    }
+
+    /// Looks at the clock; by which time history may go.
+    pub(super) fn look(&mut self, now_ms: i64) -> i64 {
+        let passed_ms = now_ms.saturating_sub(self.seen_ms);
+        self.seen_ms = now_ms;
+        if (0..=JUMP_MS).contains(&passed_ms) {
+            self.steady_ms = self.steady_ms.saturating_add(passed_ms);
+            self.trusted_ms = self.trusted_ms.saturating_add(passed_ms);
+        } else {
+            self.steady_ms = 0;
+        }
+        let ahead_ms = now_ms.saturating_sub(self.trusted_ms);
+        if ahead_ms.abs() <= JUMP_MS || (ahead_ms > 0 && self.steady_ms >= ahead_ms.min(STEADY_MS)) {
+            self.trusted_ms = now_ms;
+        }
+        // A clock that is behind costs nothing. What was known before it went back is not forgotten.
+        self.trusted_ms.min(now_ms)
+    }
+
+    pub(super) fn read(value: &[u8]) -> Option<Self> {
+        let mut reader = Reader(value);
+        let mut next = || -> Result<i64, Damaged> { reader.i64() };
+        Some(Self { trusted_ms: next().ok()?, seen_ms: next().ok()?, steady_ms: next().ok()? })
+    }
+
+    pub(super) fn write(self) -> Vec<u8> {
+        let mut out = Vec::new();
+        [self.trusted_ms, self.seen_ms, self.steady_ms].into_iter().for_each(|ms| put_i64(&mut out, ms));
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_700_000_000_000;
+    const MINUTE_MS: i64 = 60_000;
+    const DAY_MS: i64 = 24 * HOUR_MS;
+
+    /// Looks once a minute; what is trusted in the end.
+    fn run(trust: &mut Trust, from_ms: i64, minutes: i64) -> i64 {
+        (0..=minutes).map(|minute| trust.look(from_ms + minute * MINUTE_MS)).last().unwrap()
+    }
+
+    #[test]
+    fn time_that_passes_is_trusted() {
+        let mut trust = Trust::new(NOW);
+        assert_eq!(run(&mut trust, NOW, 600), NOW + 10 * HOUR_MS);
+    }
+
+    #[test]
+    fn a_clock_a_year_ahead_is_believed_after_a_day_and_not_before() {
+        let mut trust = Trust::new(NOW);
+        let ahead = NOW + 365 * DAY_MS;
+        assert_eq!(run(&mut trust, ahead, 23 * 60), NOW + 23 * HOUR_MS, "time passes by it");
+        assert_eq!(run(&mut { trust }, NOW + DAY_MS, 1), NOW + DAY_MS + MINUTE_MS, "then it is right again");
+        assert_eq!(run(&mut trust, ahead + 23 * HOUR_MS, 60), ahead + DAY_MS);
+    }
+
+    #[test]
+    fn two_hours_without_a_host_count_after_two_hours_with_one() {
+        let mut trust = Trust::new(NOW);
+        let start = NOW + 2 * HOUR_MS;
+        assert_eq!(run(&mut trust, start, 119), NOW + 119 * MINUTE_MS);
+        assert_eq!(run(&mut trust, start + 119 * MINUTE_MS, 1), start + 2 * HOUR_MS);
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_is_followed_at_once_and_believed_when_it_is_back_where_it_was() {
+        let mut trust = Trust::new(NOW);
+        let booted = NOW - 56 * 365 * DAY_MS;
+        assert_eq!(run(&mut trust, booted, 10), booted + 10 * MINUTE_MS);
+        assert_eq!(run(&mut trust, NOW + 12 * MINUTE_MS, 1), NOW + 13 * MINUTE_MS);
+    }
+
+    #[test]
+    fn what_was_seen_is_there_after_a_restart() {
+        let mut trust = Trust::new(NOW);
+        trust.look(NOW + 3 * DAY_MS);
+        assert_eq!(Trust::read(&trust.write()), Some(trust));
+        assert_eq!(Trust::read(b""), None);
+    }
+}
