@@ -13,6 +13,7 @@
 //! * `lifecycle`: start, stop, configuration, what plugins keep.
 //! * `reload`: plugins that appear, change and go while the host runs.
 //! * `snapshot`: sources, what applications tell, and the document they make.
+//! * `clocks`: wall clocks that are set, and processes that are held up.
 //! * `history`: what is there after a restart, a crash, and on a disk that does not work.
 //! * `commands`, `store_commands`: the command line.
 //! * `embedding`: the host as a part of another program, and the examples.
@@ -30,6 +31,7 @@ mod abuse;
 mod access;
 mod api;
 mod authoring;
+mod clocks;
 mod commands;
 mod embedding;
 mod exposure;

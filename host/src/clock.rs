@@ -1,29 +1,71 @@
+use rustix::time::{ClockId, clock_gettime};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The wall clock, passed in so that tests own time.
+/// The wall clock, which anybody may set, and a steady one, which nobody can; passed in so that tests own time.
 #[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> i64 + Send + Sync>);
+pub struct Clock {
+    wall: Arc<dyn Fn() -> i64 + Send + Sync>,
+    steady: Arc<dyn Fn() -> Duration + Send + Sync>,
+}
 
 impl Clock {
     pub fn system() -> Self {
-        Self(Arc::new(|| match SystemTime::now().duration_since(UNIX_EPOCH) {
+        let wall = || match SystemTime::now().duration_since(UNIX_EPOCH) {
             Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
             Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |ms| -ms),
-        }))
+        };
+        // It goes on while the machine sleeps.
+        let steady = || Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default();
+        Self { wall: Arc::new(wall), steady: Arc::new(steady) }
     }
 
     /// Starts at a time and follows tokio's clock, which tests can pause.
     pub fn starting_at(start_ms: i64) -> Self {
+        Self::set_by(move || start_ms)
+    }
+
+    /// Follows tokio's clock, from a start that may be another at any time: as if somebody set the wall clock.
+    pub fn set_by(start_ms: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
         let start = tokio::time::Instant::now();
-        Self(Arc::new(move || start_ms + start.elapsed().as_millis() as i64))
+        let wall = move || start_ms().saturating_add(start.elapsed().as_millis() as i64);
+        Self { wall: Arc::new(wall), steady: Arc::new(move || start.elapsed()) }
     }
 
     /// Milliseconds since 1970 UTC.
     pub fn now_ms(&self) -> i64 {
-        (self.0)()
+        (self.wall)()
     }
+
+    /// Time that has passed since some moment; only differences mean something.
+    pub fn steady(&self) -> Duration {
+        (self.steady)()
+    }
+
+    /// The time of what is read now for a tick: the tick's own as long as that is within a tenth of the interval, else
+    /// now.
+    pub fn stamp(&self, due_ms: i64, interval: Duration) -> Stamp {
+        let (steady, now_ms) = (self.steady(), self.now_ms());
+        let tolerance_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX) / 10;
+        let late_ms = now_ms.saturating_sub(due_ms);
+        if late_ms.saturating_abs() <= tolerance_ms {
+            Stamp { at_ms: due_ms, late_ms, steady }
+        } else {
+            Stamp { at_ms: now_ms, late_ms: 0, steady }
+        }
+    }
+}
+
+/// When readings begin to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// The time they are stored under.
+    pub at_ms: i64,
+    /// How long after that it is, by the wall clock.
+    pub late_ms: i64,
+    /// The same moment by the steady clock.
+    pub steady: Duration,
 }
 
 impl fmt::Debug for Clock {
@@ -124,6 +166,15 @@ mod tests {
         assert_eq!(schedule.next(500_000).0, 500_007);
         let (due, _) = schedule.next(9_000_000_000);
         assert_eq!(due, 9_000_000_007);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_read_late_has_its_own_time_and_what_is_in_time_that_of_its_tick() {
+        let clock = Clock::starting_at(1_000_000);
+        let stamp = |due_ms| clock.stamp(due_ms, Duration::from_secs(1));
+        assert_eq!((stamp(999_900).at_ms, stamp(999_900).late_ms), (999_900, 100));
+        assert_eq!((stamp(999_899).at_ms, stamp(999_899).late_ms), (1_000_000, 0));
+        assert_eq!(stamp(8_200_000).at_ms, 1_000_000, "the clock was set back while it was waited for");
     }
 
     #[test]

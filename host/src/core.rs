@@ -9,6 +9,7 @@ use crate::metrics::HostMetrics;
 use crate::places::Places;
 use crate::plugins::Plugins;
 use crate::snapshot::Snapshots;
+use crate::timeline::Timeline;
 use crate::tokens::Tokens;
 use crate::tracked::{Lifecycle, NotTracked, PluginName, Tracked, Wanted};
 use crate::workload;
@@ -28,6 +29,7 @@ pub struct Core {
     /// What is in force: it may be another at any time.
     pub config: ArcSwap<Config>,
     pub clock: Clock,
+    pub(crate) timeline: Timeline,
     pub store: Store,
     pub tracked: Tracked,
     pub hub: Hub,
@@ -98,9 +100,10 @@ impl Core {
         self.tracked.discovered(sampler, found, at_ms, &|id| self.forget(id))
     }
 
-    /// Forgets what ended before a time.
+    /// Forgets what ended before a time and has no history any more.
     pub fn forget_ended_before(&self, before_ms: i64) {
-        self.tracked.forget_ended_before(before_ms, &|id| self.forget(id));
+        let has_gone = |id: &InstanceId| self.store.frames(id).iter().all(|frame| frame.is_empty());
+        self.tracked.forget_ended_before(before_ms, &has_gone, &|id| self.forget(id));
     }
 
     /// Follows samples, from the latest on. May have to read files.

@@ -4,6 +4,7 @@ use crate::core::Core;
 use crate::json;
 use crate::metrics::ServiceStatus;
 use crate::plugins::{PluginState, Status};
+use crate::timeline;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -63,7 +64,7 @@ impl Health {
             None if core.vitals.is_serving.load(Relaxed) => ServiceStatus::Running,
             None => ServiceStatus::Starting,
         };
-        let reasons = fatal.iter().map(Fatal::to_string).collect();
+        let reasons = fatal.iter().map(Fatal::to_string).chain(clock(core)).collect();
         let history: Vec<_> = history(core).into_iter().collect();
         let status = if history.is_empty() { ServiceStatus::Running } else { ServiceStatus::Failed };
         let mut services = vec![
@@ -117,6 +118,14 @@ fn service(plugin: &Status) -> Service {
             .push(format!("plugin {name} is polled late, {late} times in a row; {missed} polls were left out so far"));
     }
     Service { name: plugin.name.to_string(), status, reasons }
+}
+
+/// That the clock was set, for a while: what is recorded lies where it should not, or did before.
+fn clock(core: &Core) -> Option<String> {
+    let jump = core.timeline.recent_jump()?;
+    let direction = if jump.by_ms < 0 { "back" } else { "ahead" };
+    let (by, at) = (timeline::span(jump.by_ms), json::time(jump.at_ms));
+    Some(format!("the clock was set {direction} by {by} to {at}; history keeps what was recorded by either time"))
 }
 
 /// Why history is not written to disk, or takes more of it than it may.

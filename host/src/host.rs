@@ -10,12 +10,13 @@ use crate::exposition::Exposition;
 use crate::health::Pulse;
 use crate::history::{Keeping, Surroundings};
 use crate::http::{Listener, Server, Tls};
-use crate::hub::Hub;
+use crate::hub::{self, Hub};
 use crate::metrics::HostMetrics;
 use crate::native::{self, Native};
 use crate::plugins::{Plugins, Supervisor};
 use crate::service::{Service, Subscription};
 use crate::snapshot::{self, Snapshots};
+use crate::timeline::Timeline;
 use crate::tokens::Tokens;
 use crate::tracked::{Lifecycle, Tracked};
 use crate::writers::{Patience, Writers};
@@ -244,6 +245,7 @@ async fn alive(pulse: Pulse, work: impl Future<Output = ()>) {
 impl Surroundings for Around {
     fn now_ms(&mut self) -> i64 {
         self.core.tracked.note_changes(&self.core.store);
+        self.core.timeline.look(&self.core.store, &self.core.metrics);
         if self.streams_noted.elapsed() > STREAMS_NOTED || self.core.vitals.is_draining() {
             self.streams_noted = Instant::now();
             self.core.hub.note(&self.core.store);
@@ -314,8 +316,11 @@ fn core(config: Config, clock: Clock, metrics: HostMetrics, store: Store, plugin
     let data = config.kept_dir();
     let tokens = Tokens::open(&config).context("cannot read or make a token")?;
     let audit = Audit::open(data.as_deref(), metrics.audit_entries_dropped.clone());
+    let boot = hub::next_boot(&store, clock.now_ms());
+    let timeline = Timeline::resume(clock.clone(), &store, &metrics);
     Ok(Core {
         tokens,
+        timeline,
         snapshots: Snapshots::new(clock.now_ms()),
         fresh: Default::default(),
         vitals: Arc::default(),
@@ -328,6 +333,7 @@ fn core(config: Config, clock: Clock, metrics: HostMetrics, store: Store, plugin
         store,
         tracked,
         hub: Hub::new(
+            boot,
             clock.now_ms(),
             config.stream.watch_buffer,
             config.stream.max_streams,
@@ -366,21 +372,15 @@ fn prepare_folders(config: &Config) -> Result<Option<PathBuf>> {
 
 /// Forgets what ended longer ago than history reaches back.
 async fn housekeeping(core: Arc<Core>, mut stopping: watch::Receiver<bool>) {
-    // Of those that were, too: their history stays as long.
-    let mut slowest = Duration::ZERO;
     loop {
         let wait = core.config.load().poll.discover_interval.get();
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             _ = stopping.wait_for(|&stopping| stopping) => return,
         }
-        // The slowest plugin's history reaches back furthest.
-        slowest = core.plugins.list().iter().map(|plugin| plugin.interval()).fold(slowest, Duration::max);
-        let kept = core.config.load().store.clone();
-        let reach = slowest.saturating_mul(u32::try_from(kept.retention_samples).unwrap_or(u32::MAX));
-        let reach_ms = i64::try_from(reach.min(kept.retention.get()).as_millis()).unwrap_or(i64::MAX);
+        let kept_ms = i64::try_from(core.config.load().store.retention.get().as_millis()).unwrap_or(i64::MAX);
         // Not by a clock that has just jumped ahead.
         let Some(trusted_ms) = core.store.trusted_ms() else { continue };
-        core.forget_ended_before(trusted_ms.saturating_sub(reach_ms));
+        core.forget_ended_before(trusted_ms.saturating_sub(kept_ms));
     }
 }

@@ -95,6 +95,7 @@ mod recorder;
 mod remote;
 pub mod service;
 pub mod snapshot;
+mod timeline;
 pub mod tokens;
 pub mod tracing;
 pub mod tracked;

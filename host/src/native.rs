@@ -219,6 +219,7 @@ impl Poller {
             return Some(sampler);
         }
         let ids: Vec<InstanceId> = polled.iter().map(|polled| polled.id.clone()).collect();
+        let (called, stamp) = (Instant::now(), core.clock.stamp(due_ms, status.interval()));
         let (sampler, readings) = self.call(sampler, move |sampler| sampler.sample_all(&ids)).await?;
         let cells = polled.len() * recorder.columns();
         match readings {
@@ -227,7 +228,7 @@ impl Poller {
                 recorder.failed(&core, polled.len() as u64);
             }
             Some(readings) => {
-                let failures = recorder.record(&core, due_ms, &polled, readings);
+                let failures = recorder.record(&core, stamp, called.elapsed(), &polled, readings);
                 self.failed_some(failures.into_iter().map(|(id, failure)| format!("{id}: {failure}")).collect());
                 core.publish_workloads();
             }

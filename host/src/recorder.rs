@@ -1,6 +1,7 @@
 //! One sampler's way in, a plugin's or a native one's: what it found is tracked, what it read goes to the store, then to
 //! the hub. Nothing it says gets further unchecked, and nothing that was read of an instance reaches its successor.
 
+use crate::clock::Stamp;
 use crate::config::RESERVED;
 use crate::core::Core;
 use crate::labels;
@@ -20,6 +21,9 @@ pub(crate) struct Recorder {
     interval_ms: i64,
     /// How long after its tick a reading may be from.
     latest_ms: i64,
+    /// The time of the last call's readings, and how long it took.
+    last_ms: Option<i64>,
+    last_took: Duration,
     /// With the generation of the instance each is of.
     frames: HashMap<InstanceId, (u64, Arc<Frame>)>,
 }
@@ -36,7 +40,15 @@ impl Recorder {
     /// `deadline`: the longest a call takes.
     pub(crate) fn new(sampler: PluginName, fields: Fields, interval: Duration, deadline: Duration) -> Self {
         let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-        Self { sampler, fields, interval_ms: ms(interval), latest_ms: ms(deadline), frames: HashMap::new() }
+        Self {
+            sampler,
+            fields,
+            interval_ms: ms(interval),
+            latest_ms: ms(deadline),
+            last_ms: None,
+            last_took: Duration::ZERO,
+            frames: HashMap::new(),
+        }
     }
 
     /// Values of a row.
@@ -76,14 +88,20 @@ impl Recorder {
         polled
     }
 
-    /// Each row once: to the store, then to the hub. What there was no reading of, and why.
+    /// Each row once: to the store, then to the hub. `took`: how long the call was. What there was no reading of, and why.
     pub(crate) fn record(
         &mut self,
         core: &Core,
-        at_ms: i64,
+        stamp: Stamp,
+        took: Duration,
         batch: &[Polled],
         readings: Readings,
     ) -> Vec<(InstanceId, Failure)> {
+        let at_ms = stamp.at_ms;
+        let delay_ms = self.delay_ms(core, stamp, took, !readings.offsets_ms.is_empty());
+        // Only a clock that was set back makes readings earlier than those before them.
+        let goes_on = self.last_ms.replace(at_ms).is_some_and(|last_ms| at_ms > last_ms);
+        let latest_ms = at_ms.saturating_add(self.latest_ms);
         let mut failures: HashMap<usize, Failure> =
             readings.failures.into_iter().map(|(row, failure)| (row as usize, failure)).collect();
         let columns = self.columns().max(1);
@@ -121,7 +139,14 @@ impl Recorder {
                     core.metrics.samples_dropped.with_label_values(&["untracked"]).inc();
                     continue;
                 }
-                self.frame(core, polled).push(at_ms.saturating_add(offset_ms), values);
+                let frame = self.frame(core, polled);
+                let mut row_ms = at_ms.saturating_add(offset_ms);
+                let last_ms = frame.latest_at_ms().filter(|last_ms| goes_on && *last_ms <= latest_ms);
+                if let Some(last_ms) = last_ms {
+                    row_ms = row_ms.max(last_ms.saturating_add(1));
+                }
+                let moved_ms = row_ms.saturating_sub(at_ms).saturating_sub(offset_ms) as f64;
+                frame.push_read(row_ms, delay_ms - moved_ms, values);
                 stored.push(polled);
             }
             counts.ok = stored.len() as u64;
@@ -147,6 +172,21 @@ impl Recorder {
         metrics.received(&self.sampler, "sample", count);
         metrics.failed(&self.sampler, "sample", count);
         metrics.processed(&self.sampler, "sample", "failed", count);
+    }
+
+    /// How long after their times readings were taken, by the timeline. NaN, nobody knows: the call took so much longer
+    /// than the one before that it may have been held up before it read or after.
+    fn delay_ms(&mut self, core: &Core, stamp: Stamp, took: Duration, has_offsets: bool) -> f64 {
+        let longer = took.saturating_sub(std::mem::replace(&mut self.last_took, took));
+        let tolerance_ms = u64::try_from(self.interval_ms / 10).unwrap_or(0);
+        if has_offsets {
+            // It says itself when each was read, from the tick's time on.
+            core.timeline.read_ms(stamp.steady) - stamp.late_ms as f64 - stamp.at_ms as f64
+        } else if longer > Duration::from_millis(tolerance_ms) {
+            f64::NAN
+        } else {
+            core.timeline.read_ms(stamp.steady) - stamp.at_ms as f64
+        }
     }
 
     fn count(&self, core: &Core, received: u64, counts: &Counts, published: u64) {

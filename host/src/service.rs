@@ -43,7 +43,10 @@ impl Service for Core {
 
     fn range(&self, id: &InstanceId, query: &Query) -> Option<Points> {
         let is_known = self.tracked.get(id).is_some() || !self.store.frames(id).is_empty();
-        is_known.then(|| self.store.range(id, query))
+        is_known.then(|| {
+            let until_ms = query.until_ms.min(self.clock.now_ms().saturating_add(1));
+            self.store.range(id, &Query { until_ms, ..query.clone() })
+        })
     }
 
     fn watch(&self, selection: Selection) -> Result<Watch, TooManyStreams> {

@@ -112,7 +112,12 @@ impl Host {
 
     /// Another with the same data and configuration, once this one has ended.
     pub(crate) fn started_again(&self) -> Self {
-        Self::start_in(self.folder.clone(), dropsonde(), self.listen.clone())
+        self.started_again_as(dropsonde())
+    }
+
+    /// The same by a command that takes the binary's arguments.
+    pub(crate) fn started_again_as(&self, command: Command) -> Self {
+        Self::start_in(self.folder.clone(), command, self.listen.clone())
     }
 
     /// Kills it as nothing can prevent, and starts another with the same data.

@@ -7,6 +7,7 @@ mod guests;
 mod host;
 mod prometheus;
 mod server;
+mod wall_clock;
 
 pub(crate) use client::{Response, Stream, request, send, stream};
 pub(crate) use collector::{Collector, attribute};
@@ -14,3 +15,4 @@ pub(crate) use guests::{app, verbs, version, workspace};
 pub(crate) use host::{Host, dropsonde, run};
 pub(crate) use prometheus::prometheus_tool;
 pub(crate) use server::Server;
+pub(crate) use wall_clock::WallClock;

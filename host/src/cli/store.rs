@@ -4,11 +4,12 @@ use super::{Cli, DataArgs, ExportArgs, Format, StoreArgs};
 use crate::host::HISTORY;
 use crate::json;
 use crate::plugins::Metric;
+use crate::timeline;
 use anyhow::{Context, Result, bail};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
-use dropsonde_store::InstanceId;
 use dropsonde_store::inspect::{self, Export, Exported, Files, Filter, Finding, Stats, Verified};
+use dropsonde_store::{ClockJump, InstanceId};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -60,6 +61,11 @@ pub(super) fn stats(args: &StoreArgs) -> Result<()> {
     if let (Some(oldest), Some(newest)) = (stats.oldest_ms, stats.newest_ms) {
         writeln!(out, "times      {} to {}", json::time(oldest), json::time(newest))?;
     }
+    if stats.clock_set_back > 0 {
+        let frames = counted(stats.clock_set_back, "frame");
+        writeln!(out, "clock      it was set back in {frames}: of two rows of one time the later written counts")?;
+    }
+    clock_jumps(&stats.clock_jumps, &mut out)?;
     let damaged = if stats.damaged == 0 { "none seen".to_owned() } else { counted(stats.damaged, "place") };
     writeln!(out, "damage     {damaged}; `dropsonde store verify` reads everything")?;
     for name in &stats.newer {
@@ -69,6 +75,24 @@ pub(super) fn stats(args: &StoreArgs) -> Result<()> {
         writeln!(out, "unreadable {name}: {why}")?;
     }
     Ok(())
+}
+
+/// A line for each.
+fn clock_jumps(jumps: &[ClockJump], out: &mut impl Write) -> io::Result<()> {
+    for &ClockJump { at_ms, by_ms } in jumps {
+        let direction = if by_ms < 0 { "back" } else { "ahead" };
+        writeln!(
+            out,
+            "clock      the clock was set {direction} by {} to {}",
+            timeline::span(by_ms),
+            json::time(at_ms)
+        )?;
+    }
+    Ok(())
+}
+
+fn clock_jumps_json(jumps: &[ClockJump]) -> Vec<Value> {
+    jumps.iter().map(|jump| json!({ "at": json::time(jump.at_ms), "by_ms": jump.by_ms })).collect()
 }
 
 fn kinds(stats: &Stats) -> [(&'static str, Files); 4] {
@@ -84,7 +108,8 @@ fn stats_json(folder: &Path, stats: &Stats) -> Value {
         "instances": stats.instances, "frames": stats.frames, "blocks": stats.blocks, "rows": stats.rows,
         "values": stats.values, "oldest_at": stats.oldest_ms.map(json::time),
         "newest_at": stats.newest_ms.map(json::time), "damaged": stats.damaged, "newer": stats.newer,
-        "unreadable": unreadable.collect::<Vec<_>>(),
+        "unreadable": unreadable.collect::<Vec<_>>(), "clock_set_back": stats.clock_set_back,
+        "clock_jumps": clock_jumps_json(&stats.clock_jumps),
     })
 }
 
@@ -110,6 +135,7 @@ pub(super) fn verify(args: &StoreArgs) -> Result<()> {
         for file in &verified.newer {
             writeln!(out, "{file}: 0: written by a later version, not looked into")?;
         }
+        clock_jumps(&verified.clock_jumps, &mut out)?;
         let (blocks, rows) = (counted(verified.blocks, "block"), counted(verified.rows, "row"));
         let files = counted(verified.files, "file");
         writeln!(out, "read {} bytes in {files}: {blocks}, {rows}", verified.bytes)?;
@@ -130,6 +156,7 @@ fn verified_json(folder: &Path, verified: &Verified) -> Value {
         "folder": folder.to_string_lossy(), "whole": verified.is_whole(), "files": verified.files,
         "bytes": verified.bytes, "records": verified.records, "blocks": verified.blocks, "rows": verified.rows,
         "damaged": findings(&verified.damaged), "torn": findings(&verified.torn), "newer": verified.newer,
+        "clock_jumps": clock_jumps_json(&verified.clock_jumps),
     })
 }
 

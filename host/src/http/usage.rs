@@ -109,5 +109,9 @@ fn window(core: &Core, parameters: &Parameters<'_>, ids: &[InstanceId]) -> Resul
         Some(ends.map_or((interval, interval), |(least, most)| (least.min(interval), most.max(interval))))
     });
     let (least_ms, most_ms) = ends.unwrap_or((default_ms, default_ms));
-    Ok((Window::parse(parameters, core.clock.now_ms(), least_ms)?, most_ms))
+    let now_ms = core.clock.now_ms();
+    let mut window = Window::parse(parameters, now_ms, least_ms)?;
+    // What a clock recorded that was ahead is there when its time has come.
+    window.query.until_ms = window.query.until_ms.min(now_ms.saturating_add(1));
+    Ok((window, most_ms))
 }

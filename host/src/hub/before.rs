@@ -15,12 +15,22 @@ pub(super) struct Before {
     pub(super) moments: Moments,
 }
 
+/// The number of this start: the time, as long as that is later than the last start's number. A board without a clock of its
+/// own may start at the same time twice.
+pub(crate) fn next_boot(store: &Store, now_ms: i64) -> i64 {
+    let last = noted(store).and_then(|before| i64::from_str_radix(&before.boot, 16).ok());
+    last.map_or(now_ms, |last| now_ms.max(last.saturating_add(1)))
+}
+
+fn noted(store: &Store) -> Option<Before> {
+    let (_, value) = store.notes(NOTE).into_iter().find(|(key, _)| key == NOTE)?;
+    // What cannot be read was written by another version.
+    serde_json::from_slice(&value).ok()
+}
+
 impl Hub {
     pub(crate) fn restore(&self, store: &Store) {
-        let noted = store.notes(NOTE).into_iter().find(|(key, _)| key == NOTE);
-        // What cannot be read was written by another version.
-        let before = noted.and_then(|(_, value)| serde_json::from_slice(&value).ok());
-        self.lock().before = before;
+        self.lock().before = noted(store);
     }
 
     pub(crate) fn note(&self, store: &Store) {

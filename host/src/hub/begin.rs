@@ -160,7 +160,8 @@ impl Hub {
                 // Of an earlier one: all that came since then may have been missed.
                 let began_ms = || i64::from_str_radix(boot, 16).ok().filter(|boot_ms| (0..start_ms).contains(boot_ms));
                 let from_ms = before.map(|before| before.moments.before(sequence)).or_else(began_ms);
-                Resume::Reset(from_ms.unwrap_or(start_ms))
+                // The clock may have been set back between the two.
+                Resume::Reset(from_ms.map_or(start_ms, |from_ms| from_ms.min(start_ms)))
             }
             _ => Resume::Reset(start_ms),
         }

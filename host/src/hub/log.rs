@@ -94,7 +94,11 @@ impl Moments {
 
     pub(super) fn before(&self, sequence: u64) -> i64 {
         let behind = self.known.partition_point(|(known, _)| *known <= sequence);
-        let nth = behind.checked_sub(1);
-        nth.and_then(|nth| self.known.get(nth)).map_or(self.start_ms, |(_, at_ms)| *at_ms)
+        let earliest_ms = |nth: usize| self.known.get(nth).map(|(_, at_ms)| *at_ms);
+        match behind.checked_sub(1) {
+            Some(nth) => earliest_ms(nth).unwrap_or(self.start_ms),
+            // The clock may have been set back since the start.
+            None => earliest_ms(0).map_or(self.start_ms, |at_ms| at_ms.min(self.start_ms)),
+        }
     }
 }

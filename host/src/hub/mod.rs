@@ -25,6 +25,7 @@ pub use event::{Event, Of, What};
 pub use selection::{Form, Selection};
 pub use watch::{Seen, Watch};
 
+pub(crate) use before::next_boot;
 pub(crate) use begin::Follow;
 pub(crate) use channels::ChannelId;
 pub(crate) use event::{Encoded, PING, RETRY};
@@ -117,12 +118,12 @@ struct Leave {
 // === impl Hub ===
 
 impl Hub {
-    /// `buffer`: samples of an instance that a reader may be behind, or be away.
-    pub fn new(boot_ms: i64, buffer: usize, most: usize, lost: IntCounter) -> Self {
+    /// `boot`: a number that no other start has. `buffer`: samples of an instance that a reader may be behind, or be away.
+    pub fn new(boot: i64, start_ms: i64, buffer: usize, most: usize, lost: IntCounter) -> Self {
         let state = State {
             sequence: 0,
             is_closed: false,
-            log: Log::new(boot_ms),
+            log: Log::new(start_ms),
             before: None,
             topics: HashMap::new(),
             channels: Channels::default(),
@@ -130,7 +131,7 @@ impl Hub {
             next_writer: 0,
         };
         Self(Arc::new(Inner {
-            boot: format!("{boot_ms:x}").into(),
+            boot: format!("{boot:x}").into(),
             buffer: buffer.max(1),
             most: AtomicUsize::new(most),
             open: Arc::default(),

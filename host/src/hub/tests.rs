@@ -8,7 +8,7 @@ fn lost() -> IntCounter {
 
 /// With a buffer of two, and three streams at most.
 fn hub() -> Hub {
-    Hub::new(0xb007, 2, 3, lost())
+    Hub::new(0xb007, 0, 2, 3, lost())
 }
 
 fn id(text: &str) -> InstanceId {
@@ -101,12 +101,9 @@ fn who_was_away_gets_exactly_what_was_missed_and_beyond_that_hears_from_when_on_
     assert_eq!(sequences(&mut watch(&hub, one("a"), Some("b007-3"))), [5], "two of each are kept");
     assert_eq!(sequences(&mut watch(&hub, several(), Some("b007-3"))), [4, 5, 6]);
     assert!(read(&mut watch(&hub, one("a"), Some("b007-6"))).is_empty(), "nothing was missed");
-    for (seen, from) in [
-        ("b007-1", "1970-01-01T00:00:00Z"),
-        ("b007-7", "1970-01-01T00:00:45.063Z"),
-        ("nonsense", "1970-01-01T00:00:45.063Z"),
-        ("1f4-9", "1970-01-01T00:00:00.5Z"),
-    ] {
+    for (seen, from) in
+        [("b007-1", "1970-01-01T00:00:00Z"), ("b007-7", "1970-01-01T00:00:00Z"), ("nonsense", "1970-01-01T00:00:00Z")]
+    {
         let read = read(&mut watch(&hub, one("a"), Some(seen)));
         assert_eq!(read[0], format!("event: reset\ndata: {{\"from\":\"{from}\"}}\n\n"), "{seen}");
         assert!(read.len() == 2 && read[1].contains("id: b007-5\n"), "then the latest: {read:?}");
@@ -119,12 +116,22 @@ fn who_comes_back_after_a_restart_asks_for_no_more_than_may_have_been_missed() {
     let before = hub();
     (0..60).for_each(|second| publish(&before, "a", second * 1000));
     before.note(&store);
-    let after = Hub::new(0xb008, 2, 3, lost());
+    let after = Hub::new(0xb008, 60_000, 2, 3, lost());
     after.restore(&store);
     let from = |seen: &str| read(&mut watch(&after, one("a"), Some(seen)))[0].clone();
     for (seen, second) in [("b007-1", "00"), ("b007-30", "29"), ("b007-60", "59"), ("b007-99", "59")] {
         assert!(from(seen).contains(&format!("1970-01-01T00:00:{second}Z")), "{seen}: {}", from(seen));
     }
+    assert!(from("1f4-9").contains("1970-01-01T00:00:00.5Z"), "an earlier start is known by when it was");
+}
+
+#[test]
+fn two_starts_at_the_same_time_have_numbers_of_their_own() {
+    let store = dropsonde_store::Store::in_memory(&Default::default());
+    assert_eq!(next_boot(&store, 0xb007), 0xb007);
+    hub().note(&store);
+    assert_eq!(next_boot(&store, 0xb007), 0xb008);
+    assert_eq!(next_boot(&store, 5), 0xb008, "the clock was set back");
 }
 
 #[test]
@@ -141,7 +148,7 @@ fn who_follows_one_that_was_silent_has_missed_nothing_however_much_others_said()
 
 #[test]
 fn there_is_no_gap_and_nothing_twice_between_what_was_missed_and_what_comes() {
-    let hub = Hub::new(0xb007, 1 << 20, 3, lost());
+    let hub = Hub::new(0xb007, 0xb007, 1 << 20, 3, lost());
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| (0..).take_while(|_| !stop.load(Relaxed)).for_each(|at| publish(&hub, "a", at)));
@@ -181,7 +188,7 @@ fn a_reader_may_begin_before_the_instance_and_hears_when_it_is_untracked() {
 
 #[test]
 fn nothing_of_what_was_untracked_is_told_again() {
-    let hub = Hub::new(0xb007, 100, 3, lost());
+    let hub = Hub::new(0xb007, 0xb007, 100, 3, lost());
     let mut reader = watch(&hub, several(), None);
     publish(&hub, "a", 0);
     hub.close(&id("a"));
@@ -255,7 +262,7 @@ fn the_first_of_many_come_in_the_order_they_were_published() {
 
 #[test]
 fn who_comes_back_to_one_that_was_untracked_hears_that_and_it_is_over() {
-    let hub = Hub::new(0xb007, 100, 3, lost());
+    let hub = Hub::new(0xb007, 0xb007, 100, 3, lost());
     publish(&hub, "a", 0);
     let reader = watch(&hub, one("a"), None);
     hub.close(&id("a"));

@@ -9,7 +9,7 @@ use prometheus::{
 pub struct HostMetrics {
     pub registry: MetricRegistry,
     pub core: CoreMetrics,
-    /// `offset`, `clock`, `poison`, `slow_reader`, `untracked`.
+    /// `offset`, `poison`, `slow_reader`, `untracked`.
     pub samples_dropped: IntCounterVec,
     /// `full`, `unreachable`.
     pub spans_dropped: IntCounterVec,
@@ -40,6 +40,9 @@ pub struct HostMetrics {
     pub cold_start_seconds: HistogramVec,
     pub build_info: GaugeVec,
     pub start_time_seconds: Gauge,
+    /// `back`, `ahead`.
+    pub clock_jumps: IntCounterVec,
+    pub clock_last_jump_seconds: Gauge,
 }
 
 impl HostMetrics {
@@ -152,12 +155,27 @@ impl HostMetrics {
                 all,
                 Gauge::with_opts(options("start_time_seconds", "When the host started, in seconds since 1970.")),
             )?,
+            clock_jumps: counter(
+                "clock_jumps_total",
+                "How often the wall clock was set, by direction: back or ahead.",
+                &["direction"],
+            )?,
+            clock_last_jump_seconds: register(
+                all,
+                Gauge::with_opts(options(
+                    "clock_last_jump_seconds",
+                    "How far the wall clock was set the last time; negative: back. 0: not since the host started.",
+                )),
+            )?,
             registry,
         };
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         // What is counted from nothing shows its first step.
-        for reason in ["offset", "clock", "poison", "slow_reader", "untracked"] {
+        for reason in ["offset", "poison", "slow_reader", "untracked"] {
             metrics.samples_dropped.with_label_values(&[reason]);
+        }
+        for direction in ["back", "ahead"] {
+            metrics.clock_jumps.with_label_values(&[direction]);
         }
         for reason in ["all", "peer"] {
             metrics.http_connections_refused.with_label_values(&[reason]);

@@ -359,10 +359,15 @@ impl Tracked {
         })
     }
 
-    /// Takes out the instances that ended before a time.
-    pub(crate) fn forget_ended_before(&self, before_ms: i64, forget: Forget<'_>) {
+    /// Takes out the instances that ended before a time, if what there was of them has gone.
+    pub(crate) fn forget_ended_before(
+        &self,
+        before_ms: i64,
+        has_gone: &dyn Fn(&InstanceId) -> bool,
+        forget: Forget<'_>,
+    ) {
         self.change(|instances, changed| {
-            for id in instances.over_before(before_ms) {
+            for id in instances.over_before(before_ms).into_iter().filter(has_gone) {
                 instances.remove(&id);
                 forget(&id);
                 changed.push(id);

@@ -137,9 +137,10 @@ fn the_ended_are_forgotten_after_their_time_and_the_paused_are_not() {
     tracked.apply(&event(Change::Suspended, "z"), &|_| {}).unwrap();
     find(&tracked, &a, &["y"], 100);
     let forgotten = Forgotten::default();
-    tracked.forget_ended_before(100, &|id| forgotten.note(id));
+    tracked.forget_ended_before(100, &|_| true, &|id| forgotten.note(id));
     assert!(forgotten.0.borrow().is_empty());
-    tracked.forget_ended_before(101, &|id| forgotten.note(id));
+    tracked.forget_ended_before(101, &|_| false, &|id| forgotten.note(id));
+    tracked.forget_ended_before(101, &|_| true, &|id| forgotten.note(id));
     assert_eq!(forgotten.0.take(), ["x"]);
     assert_eq!((state(&tracked, "x"), state(&tracked, "z")), (None, Some(State::Paused)));
 }

@@ -10,7 +10,7 @@ use super::latest::Latest;
 use super::run::{Keeper, count};
 use super::status::{Order, Shared};
 use super::{Fields, PluginState, plain};
-use crate::clock::Schedule;
+use crate::clock::{Schedule, Stamp};
 use crate::core::Core;
 use crate::events::EventQueue;
 use crate::recorder::Recorder;
@@ -242,7 +242,7 @@ impl<'a> Poller<'a> {
             return Ok(());
         }
         let called = Instant::now();
-        let asked = self.worker.collect(self.tick(self.core.clock.now_ms()));
+        let asked = self.worker.collect(self.tick(self.now()));
         let stats = self.called_in(self.call_span("collect", None), asked).await;
         self.called(called.elapsed());
         let (now_ms, snapshots) = (self.core.clock.now_ms(), &self.core.snapshots);
@@ -268,7 +268,7 @@ impl<'a> Poller<'a> {
     async fn tell(&mut self, events: Vec<Event>, went: &mut Went) -> Result<(), Ended> {
         let (count, name) = (events.len() as u64, &*self.status.name);
         let called = Instant::now();
-        let asked = self.worker.observe(self.tick(self.core.clock.now_ms()), events);
+        let asked = self.worker.observe(self.tick(self.now()), events);
         let told = self.called_in(self.call_span("observe", None), asked).await;
         self.called(called.elapsed());
         let metrics = &self.core.metrics.core;
@@ -322,10 +322,19 @@ impl<'a> Poller<'a> {
         }
     }
 
-    fn tick(&self, at_ms: i64) -> Tick {
+    /// For a tick that was due at a time.
+    fn stamp(&self, due_ms: i64) -> Stamp {
+        self.core.clock.stamp(due_ms, self.status.interval())
+    }
+
+    fn now(&self) -> Stamp {
+        self.stamp(self.core.clock.now_ms())
+    }
+
+    fn tick(&self, stamp: Stamp) -> Tick {
         Tick {
-            at_ms: u64::try_from(at_ms).unwrap_or(0),
-            monotonic_ns: u64::try_from(self.status.began.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            at_ms: u64::try_from(stamp.at_ms).unwrap_or(0),
+            monotonic_ns: u64::try_from(stamp.steady.as_nanos()).unwrap_or(u64::MAX),
             budget_ms: u32::try_from(self.status.limits.cpu.as_millis()).unwrap_or(u32::MAX),
             interval: self.status.interval(),
         }

@@ -1,19 +1,22 @@
 //! A sampler's tick: what it finds, and what it reads, in batches.
 
 use super::{Ended, Poller, Went};
+use crate::clock::Stamp;
 use crate::plugins::plain;
 use crate::plugins::status::Waiting;
 use crate::tracked::Polled;
 use dropsonde_sandbox::{CallError, Readings};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tracing::Span;
 
 /// Calls of one tick that may end badly: each costs the next one a fresh instance.
 const MOST_ENDS: usize = 4;
 
 impl Poller<'_> {
-    pub(super) async fn discover(&mut self, at_ms: i64, went: &mut Went) -> Result<(), Ended> {
-        let asked = self.worker.discover(self.tick(at_ms));
+    pub(super) async fn discover(&mut self, due_ms: i64, went: &mut Went) -> Result<(), Ended> {
+        let stamp = self.stamp(due_ms);
+        let at_ms = stamp.at_ms;
+        let asked = self.worker.discover(self.tick(stamp));
         let answer = self.called_in(self.call_span("discover", None), asked).await;
         let found = match answer {
             Ok(found) => found,
@@ -32,7 +35,7 @@ impl Poller<'_> {
         Ok(())
     }
 
-    pub(super) async fn sample(&mut self, at_ms: i64, went: &mut Went) -> Result<(), Ended> {
+    pub(super) async fn sample(&mut self, due_ms: i64, went: &mut Went) -> Result<(), Ended> {
         let Some(recorder) = &mut self.recorder else { return Ok(()) };
         let instances = recorder.polled(self.core);
         self.status.update(|known| known.instances = instances.len());
@@ -45,13 +48,14 @@ impl Poller<'_> {
                 continue;
             }
             let asked: Vec<String> = batch.iter().map(|polled| polled.id.to_string()).collect();
-            let called = Instant::now();
-            let readings = self.worker.sample(self.tick(at_ms), asked);
+            let (called, stamp) = (Instant::now(), self.stamp(due_ms));
+            let readings = self.worker.sample(self.tick(stamp), asked);
             let readings = self.called_in(self.call_span("sample", Some(batch.len())), readings).await;
-            self.called(called.elapsed());
+            let took = called.elapsed();
+            self.called(took);
             let error = match readings {
                 Ok(readings) => {
-                    self.record(at_ms, &batch, readings);
+                    self.record(stamp, took, &batch, readings);
                     went.came_back = true;
                     changed |= self.standing.batches.came_back(&batch);
                     continue;
@@ -100,10 +104,10 @@ impl Poller<'_> {
         self.status.update(|known| known.set_aside = waiting);
     }
 
-    fn record(&mut self, at_ms: i64, batch: &[Polled], readings: Readings) {
+    fn record(&mut self, stamp: Stamp, took: Duration, batch: &[Polled], readings: Readings) {
         let Some(recorder) = &mut self.recorder else { return };
-        for (id, failure) in recorder.record(self.core, at_ms, batch, readings) {
-            self.status.failed_because(at_ms, format!("{id}: {failure}"));
+        for (id, failure) in recorder.record(self.core, stamp, took, batch, readings) {
+            self.status.failed_because(stamp.at_ms, format!("{id}: {failure}"));
         }
     }
 }

@@ -1,0 +1,149 @@
+use crate::harness::{Host, WallClock, run, verbs};
+use std::time::Duration;
+
+const EVERY_100_MS: &str = "poll.interval = '100ms'\n[[instances]]\nid = 'ok'\nsamplers = ['verbs']\n";
+
+const HOUR_MS: i64 = 3_600_000;
+const DAY_MS: i64 = 24 * HOUR_MS;
+const YEAR_MS: i64 = 365 * DAY_MS;
+
+/// The times of all that `store export` finds of an instance.
+fn exported(host: &Host) -> Vec<String> {
+    let mut command = crate::harness::dropsonde();
+    command.args(["store", "export", "--format", "csv", "--instance", "ok", "--data"]).arg(host.data());
+    let (code, out, errors) = run(&mut command);
+    assert_eq!(code, 0, "{errors}");
+    out.lines().skip(1).map(|line| line.split(',').next().unwrap().to_owned()).collect()
+}
+
+/// The tenths of seconds around a time in which a range has something.
+fn around(host: &Host, now_ms: i64) -> Vec<String> {
+    let (since, until) = ((now_ms - 60_000) / 1000, (now_ms + 60_000) / 1000);
+    let path = format!("/v1/instances/ok/usage/range?since={since}&until={until}&resolution=100ms");
+    let range = host.get(&path).json();
+    range.as_array().unwrap().iter().map(|sample| sample["at"].as_str().unwrap().to_owned()).collect()
+}
+
+fn now_ms() -> i64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64
+}
+
+/// Waits until so many more samples were published than there were.
+fn until_published(host: &Host, more: u64) {
+    let published = |metrics: &str| {
+        let line =
+            metrics.lines().find(|line| line.starts_with("dropsonde_messages_published_total{service=\"verbs\""));
+        line.and_then(|line| line.split(' ').next_back()?.parse::<f64>().ok()).unwrap_or(0.0) as u64
+    };
+    let before = published(&host.get("/metrics").body);
+    host.until("/metrics", |metrics| published(&metrics.body) >= before + more);
+}
+
+/// Starts with a clock that is wrong, then right; what was recorded, by which clock, is there in the end.
+fn nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(ms: i64) {
+    let clock = WallClock::right();
+    let mut host = Host::start_as(clock.dropsonde(), EVERY_100_MS, &[("verbs", verbs())]);
+    until_published(&host, 5);
+    let right = around(&host, now_ms());
+    assert!(right.len() >= 3);
+
+    host.stop();
+    clock.set(ms);
+    let mut host = host.started_again_as(clock.dropsonde());
+    until_published(&host, 5);
+    let (wrong_ms, before) = (now_ms() + ms, around(&host, now_ms() + ms));
+    assert!(before.len() >= 3, "{before:?}");
+    let latest = host.get("/v1/instances/ok/usage").json()["at"].as_str().unwrap().to_owned();
+    assert!(before.iter().any(|at| at[..13] == latest[..13]), "the latest is what was read last: {latest}");
+
+    // Right again, while it runs.
+    clock.set(0);
+    let jumps =
+        ["back", "ahead"].map(|direction| format!("dropsonde_clock_jumps_total{{direction=\"{direction}\"}} 1"));
+    host.until("/metrics", |metrics| jumps.iter().all(|jump| metrics.body.contains(jump)));
+    until_published(&host, 5);
+    let after = around(&host, now_ms());
+    assert!(right.iter().all(|at| after.contains(at)), "what was there before stays: {right:?} {after:?}");
+    let wrong = around(&host, wrong_ms);
+    if ms < 0 {
+        assert!(before.iter().all(|at| wrong.contains(at)), "{before:?} {wrong:?}");
+    } else {
+        assert!(wrong.is_empty() || ms < 60_000, "its time has not come: {wrong:?}");
+    }
+    let health = host.get("/health");
+    assert_eq!(health.status, 200);
+    let reasons = health.json()["reasons"].to_string();
+    assert!(reasons.contains("the clock was set "), "{reasons}");
+    host.stop();
+    let all = exported(&host);
+    for at in right.iter().chain(&before).chain(&after) {
+        let at = at.trim_end_matches('Z');
+        assert!(all.iter().any(|row| row.starts_with(at)), "{at} is gone: {all:?}");
+    }
+    let mut stats = crate::harness::dropsonde();
+    let (_, out, _) = run(stats.args(["store", "stats", "--data"]).arg(host.data()));
+    assert!(out.contains("clock was set"), "{out}");
+    let mut verify = crate::harness::dropsonde();
+    let (code, out, _) = run(verify.args(["store", "verify", "--data"]).arg(host.data()));
+    assert!(code == 0 && out.contains("clock was set"), "{out}");
+}
+
+#[test]
+fn nothing_is_lost_after_a_start_an_hour_in_the_past() {
+    nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(-HOUR_MS);
+}
+
+#[test]
+fn nothing_is_lost_after_a_start_in_the_past_century() {
+    nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(-56 * YEAR_MS);
+}
+
+#[test]
+fn nothing_is_lost_after_a_start_two_hours_ahead() {
+    nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(2 * HOUR_MS);
+}
+
+#[test]
+fn nothing_is_lost_after_a_start_ten_years_ahead() {
+    nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(10 * YEAR_MS);
+}
+
+#[test]
+fn a_reader_that_comes_back_after_the_clock_was_set_back_misses_nothing() {
+    let clock = WallClock::right();
+    let mut host = Host::start_as(clock.dropsonde(), EVERY_100_MS, &[("verbs", verbs())]);
+    until_published(&host, 3);
+    let mut stream = host.stream("/v1/instances/ok/usage/stream");
+    let (_, seen, _) = stream.told();
+    drop(stream);
+    host.stop();
+    clock.set(-2 * HOUR_MS);
+    let host = host.started_again_as(clock.dropsonde());
+    until_published(&host, 3);
+    let mut stream = host.stream_after("/v1/instances/ok/usage/stream", &seen);
+    let (event, _, reset) = stream.told();
+    assert_eq!(event, "reset");
+    let from = reset["from"].as_str().unwrap().to_owned();
+    let first = around(&host, now_ms() - 2 * HOUR_MS)[0].clone();
+    assert!(from <= first, "{from} is later than {first}");
+}
+
+#[test]
+fn a_host_that_was_stopped_for_a_while_makes_no_spike() {
+    let config = "poll.interval = '200ms'\n[plugins.procfs.config]\ntop = 0\n";
+    let host = Host::start(config, &[]);
+    let path = "/v1/instances/host/usage/range?range=1m&resolution=20ms&fields=cpu_percent";
+    let samples = |host: &Host| host.get(path).json().as_array().unwrap().len();
+    host.until(path, |range| range.json().as_array().is_some_and(|samples| samples.len() >= 3));
+    for stopped_ms in [1500, 700, 2300] {
+        host.signal("STOP");
+        std::thread::park_timeout(Duration::from_millis(stopped_ms));
+        host.signal("CONT");
+        let before = samples(&host);
+        host.until(path, |range| range.json().as_array().is_some_and(|samples| samples.len() >= before + 3));
+    }
+    let range = host.get(path).json();
+    let values: Vec<f64> =
+        range.as_array().unwrap().iter().filter_map(|sample| sample["cpu_percent"].as_f64()).collect();
+    assert!(values.iter().all(|percent| (0.0..=100.0).contains(percent)), "{values:?}");
+}
