@@ -68,6 +68,8 @@ impl std::fmt::Display for FileError {
             Self::NotFound(path) => write!(f, "{path}: not found"),
             Self::NotAFile(path) => write!(f, "{path}: not of the kind asked for"),
             Self::TooLarge(path, limit) => write!(f, "{path}: larger than {limit} bytes"),
+            // The host names the path itself where that reads better.
+            Self::Other(path, why) if why.contains(path.as_str()) => f.write_str(why),
             Self::Other(path, why) => write!(f, "{path}: {why}"),
         }
     }
@@ -133,7 +135,6 @@ mod imp {
         let path = path.to_owned();
         match error.kind() {
             ErrorKind::NotFound => FileError::NotFound(path),
-            ErrorKind::PermissionDenied => FileError::Denied(path),
             ErrorKind::IsADirectory | ErrorKind::NotADirectory => FileError::NotAFile(path),
             _ => FileError::Other(path, error.to_string()),
         }

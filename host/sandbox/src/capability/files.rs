@@ -5,8 +5,12 @@
 //! and what the handle turns out to be must match too. The file is read through that handle, so nothing can be swapped
 //! between the look and the read.
 
+mod resolve;
+
+pub(crate) use resolve::Resolver;
+
 use glob::{MatchOptions, Pattern};
-use rustix::fs::{self, CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{self, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -22,9 +26,10 @@ const MATCHING: MatchOptions =
     MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
 
 /// What a plugin may read: globs of absolute paths. `*` and `?` stay within a segment, `**` crosses segments.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Files {
     globs: Vec<Glob>,
+    resolver: Resolver,
 }
 
 #[derive(Debug, Clone)]
@@ -36,7 +41,10 @@ struct Glob {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FileError {
+    /// No grant covers the path, or what it leads to.
     Denied,
+    /// The operating system refused what is granted: the host's user may not read it.
+    Refused,
     NotFound,
     NotAFile,
     TooLarge(u64),
@@ -59,6 +67,12 @@ pub(crate) struct Space {
 }
 
 // === impl Files ===
+
+impl Default for Files {
+    fn default() -> Self {
+        Self { globs: Vec::new(), resolver: Resolver::of_this_process() }
+    }
+}
 
 impl Files {
     pub(crate) fn grant(&mut self, glob: &str) -> Result<(), String> {
@@ -140,7 +154,7 @@ impl Files {
         if !self.may_ask(path) {
             return Err(FileError::Denied);
         }
-        let handle = open_without_magic_links(Path::new(path))?;
+        let handle = self.resolver.open(Path::new(path))?;
         if self.allow(&real_path(&handle)?) { Ok(handle) } else { Err(FileError::Denied) }
     }
 
@@ -195,22 +209,6 @@ fn is_plain(path: &Path) -> bool {
         && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
 }
 
-fn open_without_magic_links(path: &Path) -> Result<OwnedFd, FileError> {
-    // The kernel asks for another try when something was renamed under way.
-    const TRIES: usize = 8;
-    let mut last = Errno::AGAIN;
-    for _ in 0..TRIES {
-        match fs::openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_MAGICLINKS) {
-            Ok(handle) => return Ok(handle),
-            Err(error @ (Errno::AGAIN | Errno::INTR)) => last = error,
-            // What a magic link answers.
-            Err(Errno::LOOP) => return Err(FileError::Denied),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(last.into())
-}
-
 /// Where a handle lies, links followed. A deleted file's path ends in " (deleted)" and matches no grant by accident.
 fn real_path(handle: &OwnedFd) -> Result<PathBuf, FileError> {
     let link = fs::readlink(own_link(handle), Vec::new())?;
@@ -241,7 +239,7 @@ impl From<Errno> for FileError {
     fn from(error: Errno) -> Self {
         match error {
             Errno::NOENT | Errno::SRCH => Self::NotFound,
-            Errno::ACCESS | Errno::PERM => Self::Denied,
+            Errno::ACCESS | Errno::PERM => Self::Refused,
             Errno::NOTDIR | Errno::ISDIR => Self::NotAFile,
             other => Self::Other(std::io::Error::from(other).to_string()),
         }
@@ -276,6 +274,11 @@ mod tests {
         files
     }
 
+    /// The same grants on either way to resolve a path.
+    fn either(globs: &[impl AsRef<str>]) -> [Files; 2] {
+        [Resolver::of_this_process(), Resolver::Stepwise].map(|resolver| Files { resolver, ..grants(globs) })
+    }
+
     fn read(grants: &Files, path: &str) -> Result<Vec<u8>, FileError> {
         grants.read(path, usize::MAX)
     }
@@ -293,11 +296,12 @@ mod tests {
     #[test]
     fn what_is_not_granted_is_denied_whether_it_exists_or_not() {
         let Folder { path, _guard } = &folder();
-        let grants = grants(&[format!("{path}/granted/*")]);
-        for name in ["secret.txt", "no-such-file"] {
-            assert_eq!(read(&grants, &format!("{path}/{name}")), Err(FileError::Denied));
+        for grants in either(&[format!("{path}/granted/*")]) {
+            for name in ["secret.txt", "no-such-file"] {
+                assert_eq!(read(&grants, &format!("{path}/{name}")), Err(FileError::Denied));
+            }
+            assert_eq!(read(&grants, &format!("{path}/granted/no-such-file")), Err(FileError::NotFound));
         }
-        assert_eq!(read(&grants, &format!("{path}/granted/no-such-file")), Err(FileError::NotFound));
     }
 
     #[test]
@@ -320,74 +324,191 @@ mod tests {
         symlink(format!("{path}/secret.txt"), format!("{path}/granted/out")).unwrap();
         symlink("a.txt", format!("{path}/granted/in")).unwrap();
         symlink(path, format!("{path}/granted/up")).unwrap();
-        let grants = grants(&[format!("{path}/granted/**")]);
-        assert_eq!(read(&grants, &format!("{path}/granted/out")), Err(FileError::Denied));
-        assert_eq!(read(&grants, &format!("{path}/granted/up/secret.txt")), Err(FileError::Denied));
-        assert_eq!(read(&grants, &format!("{path}/granted/in")), Ok(b"a".to_vec()));
+        symlink("../granted/sub/../in", format!("{path}/granted/around")).unwrap();
+        symlink("sub/", format!("{path}/granted/folder")).unwrap();
+        for grants in either(&[format!("{path}/granted/**")]) {
+            assert_eq!(read(&grants, &format!("{path}/granted/out")), Err(FileError::Denied));
+            assert_eq!(read(&grants, &format!("{path}/granted/up/secret.txt")), Err(FileError::Denied));
+            assert_eq!(read(&grants, &format!("{path}/granted/in")), Ok(b"a".to_vec()));
+            assert_eq!(read(&grants, &format!("{path}/granted/in/")), Err(FileError::NotAFile));
+            assert_eq!(read(&grants, &format!("{path}/granted/around")), Ok(b"a".to_vec()));
+            assert_eq!(read(&grants, &format!("{path}/granted/folder/deep.txt")), Ok(b"deep".to_vec()));
+        }
     }
 
     #[test]
-    fn a_link_that_is_swapped_all_the_while_never_gives_what_is_not_granted() {
-        use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    fn links_that_lead_to_each_other_end() {
         let Folder { path, _guard } = &folder();
-        let grants = grants(&[format!("{path}/granted/**")]);
+        symlink("b", format!("{path}/granted/a")).unwrap();
+        symlink("a", format!("{path}/granted/b")).unwrap();
+        for nth in 0..41 {
+            symlink(format!("{}", nth + 1), format!("{path}/granted/{nth}")).unwrap();
+        }
+        std::fs::write(format!("{path}/granted/41"), "far").unwrap();
+        for grants in either(&[format!("{path}/granted/*")]) {
+            for endless in ["a", "0"] {
+                let error = read(&grants, &format!("{path}/granted/{endless}")).unwrap_err();
+                assert!(matches!(&error, FileError::Other(why) if why.contains("symbolic links")), "{error:?}");
+            }
+            assert_eq!(read(&grants, &format!("{path}/granted/1")), Ok(b"far".to_vec()), "40 links");
+        }
+    }
+
+    #[test]
+    fn what_the_system_refuses_is_not_called_denied() {
+        use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+        use std::os::unix::fs::PermissionsExt as _;
+        let Folder { path, _guard } = &folder();
+        let mode = |name: &str, mode| {
+            std::fs::set_permissions(format!("{path}/{name}"), std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        mode("granted/a.txt", 0);
+        mode("granted/sub", 0);
+        // On a thread that may not do what root may.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let CapabilitySets { permitted, inheritable, .. } = capabilities(None).unwrap();
+                let none = CapabilitySets { effective: CapabilitySet::empty(), permitted, inheritable };
+                set_capabilities(None, none).unwrap();
+                for grants in either(&[format!("{path}/granted/**")]) {
+                    for name in ["a.txt", "sub/deep.txt"] {
+                        assert_eq!(read(&grants, &format!("{path}/granted/{name}")), Err(FileError::Refused), "{name}");
+                    }
+                    assert_eq!(grants.entries(&format!("{path}/granted/sub")), Err(FileError::Refused));
+                    assert_eq!(read(&grants, &format!("{path}/secret.txt")), Err(FileError::Denied));
+                }
+            });
+        });
+        mode("granted/sub", 0o700);
+    }
+
+    /// Puts one thing after the other in the same place, as long as `read` reads.
+    fn swapped(path: &str, put: impl Fn(u64, &str) + Sync, read: impl FnOnce()) {
+        use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for nth in 0.. {
-                    let to = if nth % 2 == 0 { "a.txt" } else { "../secret.txt" };
-                    symlink(to, format!("{path}/granted/next")).unwrap();
+                    put(nth, &format!("{path}/granted/next"));
                     std::fs::rename(format!("{path}/granted/next"), format!("{path}/granted/swapped")).unwrap();
                     if done.load(Relaxed) {
                         break;
                     }
                 }
             });
-            let (mut read_well, mut denied) = (0, 0);
-            while read_well < 500 || denied < 500 {
-                match read(&grants, &format!("{path}/granted/swapped")) {
-                    Ok(bytes) => {
-                        assert_eq!(bytes, b"a");
-                        read_well += 1;
-                    }
-                    Err(FileError::Denied) => denied += 1,
-                    Err(_) => {}
-                }
-            }
+            read();
             done.store(true, Relaxed);
         });
+    }
+
+    #[test]
+    fn a_link_that_is_swapped_all_the_while_never_gives_what_is_not_granted() {
+        let Folder { path, _guard } = &folder();
+        for grants in either(&[format!("{path}/granted/**")]) {
+            let put = |nth: u64, next: &str| {
+                symlink(if nth.is_multiple_of(2) { "a.txt" } else { "../secret.txt" }, next).unwrap();
+            };
+            swapped(path, put, || {
+                let (mut read_well, mut denied) = (0, 0);
+                while read_well < 500 || denied < 500 {
+                    match read(&grants, &format!("{path}/granted/swapped")) {
+                        Ok(bytes) => {
+                            assert_eq!(bytes, b"a");
+                            read_well += 1;
+                        }
+                        Err(FileError::Denied) => denied += 1,
+                        Err(_) => {}
+                    }
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_swapped_for_a_link_never_gives_what_is_not_granted() {
+        let Folder { path, _guard } = &folder();
+        std::fs::create_dir(format!("{path}/elsewhere")).unwrap();
+        std::fs::write(format!("{path}/elsewhere/deep.txt"), "secret").unwrap();
+        for grants in either(&[format!("{path}/granted/**")]) {
+            let put = |nth: u64, next: &str| {
+                let targets = ["sub", "../elsewhere", "/proc/self/root", "../granted/sub"];
+                symlink(targets[nth as usize % targets.len()], next).unwrap();
+            };
+            swapped(path, put, || {
+                let (mut read_well, mut denied) = (0, 0);
+                while read_well < 300 || denied < 300 {
+                    match read(&grants, &format!("{path}/granted/swapped/deep.txt")) {
+                        Ok(bytes) => {
+                            assert_eq!(bytes, b"deep");
+                            read_well += 1;
+                        }
+                        Err(FileError::Denied) => denied += 1,
+                        Err(_) => {}
+                    }
+                }
+            });
+        }
     }
 
     #[test]
     fn a_grant_may_name_a_link_itself() {
         let Folder { path, _guard } = &folder();
         symlink("granted", format!("{path}/alias")).unwrap();
-        let grants = grants(&[format!("{path}/alias/*.txt")]);
-        assert_eq!(read(&grants, &format!("{path}/alias/a.txt")), Ok(b"a".to_vec()));
+        for grants in either(&[format!("{path}/alias/*.txt")]) {
+            assert_eq!(read(&grants, &format!("{path}/alias/a.txt")), Ok(b"a".to_vec()));
+        }
     }
 
     #[test]
     fn the_kernels_own_links_are_never_followed() {
-        let grants = self::grants(&["/proc/**", "/etc/**"]);
-        for link in ["/proc/self/root/etc/passwd", "/proc/self/cwd", "/proc/self/exe", "/proc/self/fd/0"] {
-            assert_eq!(read(&grants, link), Err(FileError::Denied), "{link}");
+        let Folder { path, _guard } = &folder();
+        symlink("/proc/self/root/etc/passwd", format!("{path}/granted/root")).unwrap();
+        let mapped = std::fs::read_dir("/proc/self/map_files").unwrap().next().unwrap().unwrap().path();
+        let mapped = mapped.to_str().unwrap();
+        let own = format!("/proc/{}/cwd/Cargo.toml", std::process::id());
+        for grants in either(&["/proc/**".to_owned(), "/etc/**".to_owned(), format!("{path}/**")]) {
+            for link in [
+                "/proc/self/root/etc/passwd",
+                "/proc/self/root",
+                "/proc/self/cwd",
+                "/proc/self/exe",
+                "/proc/self/fd/0",
+                "/proc/self/ns/net",
+                "/proc/self/ns/mnt",
+                "/proc/self/task/../cwd",
+                "/proc/thread-self/cwd",
+                "/proc/thread-self/root/etc/passwd",
+                "/proc/1/root/etc/passwd",
+                mapped,
+                &own,
+                &format!("{path}/granted/root"),
+            ] {
+                assert_eq!(read(&grants, link), Err(FileError::Denied), "{link}");
+            }
+            for plain in ["/proc/self/status", "/proc/thread-self/status", "/proc/mounts", "/proc/net/dev"] {
+                assert!(read(&grants, plain).is_ok(), "{plain}: {:?}", read(&grants, plain));
+            }
+            assert_eq!(read(&grants, "/proc/self"), Err(FileError::NotAFile));
         }
-        assert!(read(&grants, "/proc/self/status").is_ok(), "an ordinary link of the kernel");
-        let narrow = self::grants(&["/proc/self/mounts"]);
-        assert!(read(&narrow, "/proc/self/mounts").is_ok());
+        for narrow in either(&["/proc/self/mounts", "/proc/net/dev"]) {
+            assert!(read(&narrow, "/proc/self/mounts").is_ok());
+            assert!(read(&narrow, "/proc/net/dev").is_ok());
+            assert_eq!(read(&narrow, "/proc/mounts"), Err(FileError::Denied));
+        }
     }
 
     #[test]
     fn only_regular_files_are_read_and_only_directories_listed() {
         let Folder { path, _guard } = &folder();
-        let grants = grants(&[format!("{path}/granted"), format!("{path}/granted/*"), "/dev/zero".to_owned()]);
-        assert_eq!(read(&grants, &format!("{path}/granted/sub")), Err(FileError::NotAFile));
-        assert_eq!(read(&grants, "/dev/zero"), Err(FileError::NotAFile));
-        assert_eq!(grants.entries(&format!("{path}/granted/a.txt")), Err(FileError::NotAFile));
-        assert_eq!(
-            grants.entries(&format!("{path}/granted")),
-            Ok(vec![("a.txt".to_owned(), EntryKind::File), ("sub".to_owned(), EntryKind::Directory)])
-        );
+        for grants in either(&[format!("{path}/granted"), format!("{path}/granted/*"), "/dev/zero".to_owned()]) {
+            assert_eq!(read(&grants, &format!("{path}/granted/sub")), Err(FileError::NotAFile));
+            assert_eq!(read(&grants, "/dev/zero"), Err(FileError::NotAFile));
+            assert_eq!(grants.entries(&format!("{path}/granted/a.txt")), Err(FileError::NotAFile));
+            assert_eq!(
+                grants.entries(&format!("{path}/granted")),
+                Ok(vec![("a.txt".to_owned(), EntryKind::File), ("sub".to_owned(), EntryKind::Directory)])
+            );
+        }
     }
 
     #[test]
@@ -401,8 +522,12 @@ mod tests {
 
     #[test]
     fn disk_space_needs_the_path_itself_granted() {
-        assert!(self::grants(&["/"]).space("/").unwrap().total_bytes > 0);
-        assert_eq!(self::grants(&["/proc/*"]).space("/"), Err(FileError::Denied));
+        for grants in either(&["/"]) {
+            assert!(grants.space("/").unwrap().total_bytes > 0);
+        }
+        for grants in either(&["/proc/*"]) {
+            assert_eq!(grants.space("/"), Err(FileError::Denied));
+        }
     }
 
     #[test]
@@ -425,11 +550,13 @@ mod tests {
             let Folder { path, _guard } = &folder();
             symlink("..", format!("{path}/granted/up")).unwrap();
             symlink("/", format!("{path}/granted/root")).unwrap();
-            let grants = grants(&[format!("{path}/granted/**")]);
+            let [by_kernel, stepwise] = either(&[format!("{path}/granted/**")]);
             let asked = format!("{path}/granted/{}", parts.join("/"));
-            if let Ok(bytes) = read(&grants, &asked) {
+            let answer = read(&stepwise, &asked);
+            if let Ok(bytes) = &answer {
                 prop_assert!([&b"a"[..], b"deep"].contains(&&bytes[..]), "{asked}");
             }
+            prop_assert_eq!(read(&by_kernel, &asked), answer);
         }
     }
 }

@@ -6,8 +6,8 @@
 //! `PATH<tab>total bytes<tab>available bytes<tab>inodes<tab>free inodes`.
 
 use super::env::Env;
-use super::files::{EntryKind, FileError, Files, Space};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use super::files::{EntryKind, FileError, Files, Resolver, Space};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -281,10 +281,14 @@ fn space_file(folder: &Path) -> PathBuf {
 
 /// Opens what lies in a recording, and nothing that a link in it leads to.
 fn open(folder: &Path, path: &str) -> io::Result<File> {
+    open_by(Resolver::of_this_process(), folder, path)
+}
+
+fn open_by(resolver: Resolver, folder: &Path, path: &str) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let folder = openat(CWD, folder, flags | OFlags::DIRECTORY, Mode::empty())?;
     let path = Path::new(".").join(path.trim_start_matches('/'));
-    Ok(openat2(folder, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)?.into())
+    Ok(resolver.open_beneath(&folder, &path, flags)?.into())
 }
 
 #[cfg(test)]
@@ -339,8 +343,18 @@ mod tests {
     fn a_link_in_a_recording_leads_nowhere() {
         let kept = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/etc", kept.path().join("etc")).unwrap();
-        let recording = Arc::new(Recording::default());
-        recording.go_to(kept.path().to_owned(), 0);
-        assert!(Inputs::Recorded(recording).read(&granted("/etc/*"), "/etc/passwd", 1 << 20).is_err());
+        std::os::unix::fs::symlink("/etc/passwd", kept.path().join("file")).unwrap();
+        fs::create_dir(kept.path().join("sub")).unwrap();
+        fs::write(kept.path().join("sub/file"), "kept").unwrap();
+        for resolver in [Resolver::of_this_process(), Resolver::Stepwise] {
+            let open = |path| open_by(resolver, kept.path(), path);
+            for path in ["/etc/passwd", "/etc", "/file"] {
+                assert!(open(path).is_err(), "{path}");
+            }
+            assert!(open("/sub").unwrap().metadata().unwrap().is_dir());
+            assert!(open("/").unwrap().metadata().unwrap().is_dir());
+            assert_eq!(io::read_to_string(open("/sub/file").unwrap()).unwrap(), "kept");
+            assert_eq!(open("/sub/no").unwrap_err().kind(), io::ErrorKind::NotFound);
+        }
     }
 }

@@ -167,7 +167,7 @@ impl log::Host for Guest {
 
 impl files::Host for Guest {
     fn read(&mut self, path: String) -> Result<Vec<u8>, files::FileError> {
-        Ok(self.read_file(&path)?)
+        self.read_file(&path).map_err(|error| file_error(&path, error))
     }
 
     fn entries(&mut self, path: String) -> Result<Vec<files::Entry>, files::FileError> {
@@ -176,12 +176,12 @@ impl files::Host for Guest {
             EntryKind::Directory => files::EntryKind::Directory,
             EntryKind::Other => files::EntryKind::Other,
         };
-        let entries = self.file_entries(&path)?;
+        let entries = self.file_entries(&path).map_err(|error| file_error(&path, error))?;
         Ok(entries.into_iter().map(|(name, what)| files::Entry { name, kind: kind(what) }).collect())
     }
 
     fn space(&mut self, path: String) -> Result<files::DiskSpace, files::FileError> {
-        let space = self.file_space(&path)?;
+        let space = self.file_space(&path).map_err(|error| file_error(&path, error))?;
         Ok(files::DiskSpace {
             total_bytes: space.total_bytes,
             available_bytes: space.available_bytes,
@@ -331,15 +331,16 @@ impl From<Tick> for types::Tick {
     }
 }
 
-impl From<FileError> for files::FileError {
-    fn from(error: FileError) -> Self {
-        match error {
-            FileError::Denied => Self::Denied,
-            FileError::NotFound => Self::NotFound,
-            FileError::NotAFile => Self::NotAFile,
-            FileError::TooLarge(limit) => Self::TooLarge(limit),
-            FileError::Other(why) => Self::Other(why),
-        }
+fn file_error(path: &str, error: FileError) -> files::FileError {
+    match error {
+        FileError::Denied => files::FileError::Denied,
+        FileError::Refused => files::FileError::Other(format!(
+            "permission denied by the operating system: {path}; run the host as a user that may read it"
+        )),
+        FileError::NotFound => files::FileError::NotFound,
+        FileError::NotAFile => files::FileError::NotAFile,
+        FileError::TooLarge(limit) => files::FileError::TooLarge(limit),
+        FileError::Other(why) => files::FileError::Other(why),
     }
 }
 

@@ -1,0 +1,270 @@
+//! Opens what a path leads to as a bare handle (`O_PATH`), never through a magic link of the kernel (/proc/PID/root, cwd,
+//! exe, fd/*, ns/*, map_files/*).
+//!
+//! `openat2` does so in one call. Linux before 5.6 does not have it, systemd's `RestrictSUIDSGID=` answers it with ENOSYS,
+//! and older container profiles with EPERM. There each component is opened by itself and symlinks are followed here.
+
+use super::FileError;
+use rustix::fs::{self, CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path};
+use std::sync::OnceLock;
+
+/// Symlinks followed in one path: as many as the kernel follows.
+const MOST_LINKS: usize = 40;
+
+/// Tries after an answer that asks for another one.
+const TRIES: usize = 8;
+
+/// A bare handle, as the kernel's own resolution gives one.
+const BARE: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
+
+/// File systems of AppArmor: `/sys/kernel/security/apparmor/policy` is a magic link from the first to the second.
+const SECURITYFS: i128 = 0x7363_6673;
+const APPARMORFS: i128 = 0x5a3c_69f0;
+
+/// How paths are resolved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resolver {
+    /// By the kernel, in one call.
+    OpenAt2,
+    /// Component by component.
+    Stepwise,
+}
+
+// === impl Resolver ===
+
+impl Resolver {
+    /// Returns what works in this process, found out once: a filter of system calls does not change later.
+    pub(crate) fn of_this_process() -> Self {
+        static FOUND: OnceLock<Resolver> = OnceLock::new();
+        *FOUND.get_or_init(Self::probe)
+    }
+
+    /// Asks for `/`, which every process may open: an error is about the call, not about the file.
+    pub(super) fn probe() -> Self {
+        match openat2(CWD, Path::new("/"), BARE, ResolveFlags::NO_MAGICLINKS) {
+            Ok(_) => Self::OpenAt2,
+            Err(error) => {
+                tracing::debug!(%error, "openat2 does not work here; granted files are opened step by step");
+                Self::Stepwise
+            }
+        }
+    }
+
+    /// Opens what an absolute path leads to.
+    pub(super) fn open(self, path: &Path) -> Result<OwnedFd, FileError> {
+        if self == Self::Stepwise {
+            return open_stepwise(path);
+        }
+        match openat2(CWD, path, BARE, ResolveFlags::NO_MAGICLINKS) {
+            Ok(handle) => Ok(handle),
+            // A magic link, or a loop of others, or what this user may not see: the steps tell which.
+            Err(error @ (Errno::LOOP | Errno::ACCESS | Errno::PERM)) => match open_stepwise(path) {
+                Err(FileError::Denied) => Err(FileError::Denied),
+                _ => Err(error.into()),
+            },
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Opens a file below a folder; neither a symlink nor `..` leads to it.
+    pub(crate) fn open_beneath(self, folder: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+        if self == Self::OpenAt2 {
+            return openat2(folder, path, flags, ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS);
+        }
+        let mut parts = path.components().peekable();
+        let mut at = open(folder, OsStr::new("."), BARE | OFlags::DIRECTORY)?;
+        while let Some(part) = parts.next() {
+            let flags = if parts.peek().is_none() { flags } else { BARE | OFlags::DIRECTORY };
+            at = match part {
+                Component::CurDir => open(&at, OsStr::new("."), flags)?,
+                Component::Normal(name) => open(&at, name, flags | OFlags::NOFOLLOW)?,
+                _ => return Err(Errno::XDEV),
+            };
+        }
+        Ok(at)
+    }
+}
+
+fn open_stepwise(path: &Path) -> Result<OwnedFd, FileError> {
+    let mut at = root()?;
+    let mut ahead = Vec::new();
+    push(path.as_os_str(), &mut ahead);
+    let mut links = 0;
+    while let Some(name) = ahead.pop() {
+        let name = OsStr::from_bytes(name.as_bytes());
+        let is_last = ahead.is_empty();
+        if is_dots(name) {
+            at = open(&at, name, BARE | OFlags::DIRECTORY)?;
+            continue;
+        }
+        if !is_last {
+            // As a directory, so that one that is mounted when it is needed is mounted now.
+            match open(&at, name, BARE | OFlags::NOFOLLOW | OFlags::DIRECTORY) {
+                Ok(folder) => {
+                    at = folder;
+                    continue;
+                }
+                Err(Errno::NOTDIR | Errno::LOOP) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let found = open(&at, name, BARE | OFlags::NOFOLLOW)?;
+        if FileType::from_raw_mode(fs::fstat(&found)?.st_mode) != FileType::Symlink {
+            at = found;
+            continue;
+        }
+        links += 1;
+        if links > MOST_LINKS {
+            return Err(Errno::LOOP.into());
+        }
+        let target = plain_target(&found, name)?;
+        let target = OsStr::from_bytes(target.as_bytes());
+        if target.is_empty() {
+            return Err(FileError::NotFound);
+        }
+        if target.as_bytes().starts_with(b"/") {
+            at = root()?;
+        }
+        push(target, &mut ahead);
+    }
+    Ok(at)
+}
+
+/// Returns where a symlink leads, unless it is magic.
+///
+/// On procfs the text of a magic link only describes where it leads, so that following it by hand would lead elsewhere.
+/// Taken for magic is every link there but four that are known to be plain text. Names and texts of magic links are others:
+/// `ns/net` says `net:[4026531840]`.
+fn plain_target(link: &OwnedFd, name: &OsStr) -> Result<CString, FileError> {
+    let kind = i128::from(fs::fstatfs(link)?.f_type);
+    let is_proc = kind == i128::from(fs::PROC_SUPER_MAGIC);
+    if kind == SECURITYFS || kind == APPARMORFS {
+        return Err(FileError::Denied);
+    }
+    match fs::readlinkat(link, "", Vec::new()) {
+        Ok(text) if !is_proc || is_plain_on_proc(name.as_bytes(), text.as_bytes()) => Ok(text),
+        Ok(_) => Err(FileError::Denied),
+        Err(_) if is_proc => Err(FileError::Denied),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether a link of procfs is `/proc/self`, `/proc/thread-self`, `/proc/mounts` or `/proc/net`.
+fn is_plain_on_proc(name: &[u8], text: &[u8]) -> bool {
+    let is_number = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    let mut parts = text.split(|byte| *byte == b'/');
+    let parts = (parts.next().unwrap_or_default(), parts.next(), parts.next(), parts.next());
+    match (name, parts) {
+        (b"self", (pid, None, None, None)) => is_number(pid),
+        (b"thread-self", (pid, Some(b"task"), Some(thread), None)) => is_number(pid) && is_number(thread),
+        (b"mounts" | b"net", (b"self", Some(file), None, None)) => file == name,
+        _ => false,
+    }
+}
+
+/// Puts the components of a path before those that are ahead, the next one last. A path that ends with a slash leads to a
+/// directory.
+fn push(path: &OsStr, ahead: &mut Vec<CString>) {
+    let path = path.as_bytes();
+    let parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty());
+    let slash = (path.last() == Some(&b'/')).then_some(&b"."[..]);
+    let mut parts: Vec<_> = parts.chain(slash).filter_map(|part| CString::new(part).ok()).collect();
+    parts.reverse();
+    ahead.append(&mut parts);
+}
+
+fn is_dots(name: &OsStr) -> bool {
+    matches!(name.as_bytes(), b"." | b"..")
+}
+
+fn root() -> Result<OwnedFd, Errno> {
+    open(CWD, OsStr::new("/"), BARE | OFlags::DIRECTORY)
+}
+
+fn open(at: impl AsFd, name: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {
+    again(|| fs::openat(&at, name, flags, Mode::empty()))
+}
+
+fn openat2(at: impl AsFd, path: &Path, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+    again(|| fs::openat2(&at, path, flags, Mode::empty(), resolve))
+}
+
+/// Calls until the kernel does not ask for another try, as it does when something was renamed under way.
+fn again<T>(call: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+    let mut answer = call();
+    for _ in 1..TRIES {
+        match answer {
+            Err(Errno::AGAIN | Errno::INTR) => answer = call(),
+            other => return other,
+        }
+    }
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+
+    /// openat2, on every architecture.
+    const OPENAT2: i64 = 437;
+
+    /// Runs on a thread of its own on which the kernel answers openat2 with an error.
+    fn where_openat2_answers<T: Send>(errno: Errno, work: impl FnOnce() -> T + Send) -> T {
+        let filter = SeccompFilter::new(
+            [(OPENAT2, Vec::new())].into(),
+            SeccompAction::Allow,
+            SeccompAction::Errno(errno.raw_os_error().unsigned_abs()),
+            std::env::consts::ARCH.try_into().unwrap(),
+        );
+        let filter: BpfProgram = filter.unwrap().try_into().unwrap();
+        std::thread::scope(|scope| {
+            let filtered = scope.spawn(move || {
+                apply_filter(&filter).unwrap();
+                work()
+            });
+            filtered.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn paths_are_resolved_stepwise_where_a_filter_answers_openat2() {
+        for errno in [Errno::NOSYS, Errno::PERM] {
+            where_openat2_answers(errno, || {
+                assert_eq!(openat2(CWD, Path::new("/"), BARE, ResolveFlags::NO_MAGICLINKS).err(), Some(errno));
+                assert_eq!(Resolver::probe(), Resolver::Stepwise);
+                assert!(Resolver::probe().open(Path::new("/proc/self/status")).is_ok());
+                assert_eq!(Resolver::probe().open(Path::new("/proc/self/cwd")).err(), Some(FileError::Denied));
+            });
+        }
+    }
+
+    #[test]
+    fn only_four_links_of_procfs_are_plain() {
+        for (name, text) in
+            [("self", "1"), ("thread-self", "12/task/13"), ("mounts", "self/mounts"), ("net", "self/net")]
+        {
+            assert!(is_plain_on_proc(name.as_bytes(), text.as_bytes()), "{name}");
+        }
+        for (name, text) in [
+            ("net", "net:[4026531840]"),
+            ("self", ""),
+            ("self", "1/root"),
+            ("self", "/"),
+            ("thread-self", "1/root/2"),
+            ("thread-self", "1/task/2/cwd"),
+            ("mounts", "self/net"),
+            ("root", "/"),
+            ("cwd", "1"),
+            ("0", "1"),
+            ("exe", "self/mounts"),
+        ] {
+            assert!(!is_plain_on_proc(name.as_bytes(), text.as_bytes()), "{name} {text}");
+        }
+    }
+}
