@@ -1,12 +1,12 @@
 use crate::compiler::Compiler;
 use crate::refusal::Refused;
+use crate::replace::{PRIVATE, replace_file};
 use std::cmp::Reverse;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -171,8 +171,8 @@ impl Entry {
 
     fn put(&self, compiled: &[u8]) -> io::Result<()> {
         // The sum comes last: an entry without it does not exist.
-        write(&self.code, compiled)?;
-        write(&self.sum, blake3::hash(compiled).as_bytes())
+        replace_file(&self.code, compiled, PRIVATE)?;
+        replace_file(&self.sum, blake3::hash(compiled).as_bytes(), PRIVATE)
     }
 }
 
@@ -221,18 +221,6 @@ fn map(engine: &Engine, code: &Path) -> Option<Component> {
             None
         }
     }
-}
-
-/// Puts a file in place whole, readable by this user alone.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    static WRITES: AtomicU64 = AtomicU64::new(0);
-    // Plugins with the same bytes are compiled at the same time, and hosts may share a folder.
-    let unique = format!("{}.{}.half", std::process::id(), WRITES.fetch_add(1, Relaxed));
-    let mut half = path.as_os_str().to_owned();
-    half.push(unique);
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half)?;
-    file.write_all(bytes)?;
-    fs::rename(&half, path)
 }
 
 #[cfg(test)]

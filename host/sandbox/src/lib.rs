@@ -28,6 +28,8 @@
 //! * [`Grants`] (`grants`): what the operator allows; `capability`: one module per capability: its grant, its limits, its
 //!   tests.
 //! * [`CallError`] (`error`): how a call can fail.
+//! * [`replace`]: puts a file in place whole. It lies here because the compile cache needs it and everyone
+//!   else who does can reach it.
 
 mod cache;
 mod capability;
@@ -41,6 +43,7 @@ mod limits;
 mod meter;
 mod plugin;
 mod refusal;
+pub mod replace;
 mod thread;
 mod ticker;
 mod vocabulary;

@@ -1,7 +1,7 @@
 //! Newer versions of a plugin: each is made ready beside what runs, and only then handed over.
 
 use super::find::Place;
-use super::last_good::{LastGood, put};
+use super::last_good::LastGood;
 use super::latest::Latest;
 use super::prepare::{Bytes, Loaded, Started, load, off_thread, start};
 use super::run::Keeper;
@@ -11,6 +11,7 @@ use super::supervisor::Denied;
 use super::{Component, NotTaken, Origin, PluginState, find};
 use crate::audit::{Action, By, Entry, PluginChange, What};
 use crate::core::Core;
+use dropsonde_sandbox::replace::{PRIVATE, replace_file};
 use dropsonde_sandbox::{Sandbox, Trial};
 use std::sync::Arc;
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
@@ -254,7 +255,7 @@ impl Intake<'_> {
             if now != before {
                 return Err(NotTaken::Superseded);
             }
-            put(&file, &bytes.bytes).map_err(NotTaken::NotKept)
+            replace_file(&file, &bytes.bytes, PRIVATE).map_err(NotTaken::NotKept)
         })
         .await?
     }

@@ -1,9 +1,10 @@
 //! A copy of the component that last ran well, for a start at which the one in the plugins folder does not.
 
 use super::prepare::Bytes;
+use dropsonde_sandbox::replace::{PRIVATE, replace_file};
 use std::fs;
-use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 /// In the data directory.
@@ -30,7 +31,7 @@ impl LastGood {
             return Ok(());
         }
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-        put(&self.trial(digest), bytes)
+        replace_file(&self.trial(digest), bytes, PRIVATE)
     }
 
     /// It runs well: it is the one to come back to, and no other.
@@ -82,17 +83,6 @@ impl LastGood {
         let name = |path: &Path| Some(path.file_name()?.to_str()?.split_once('@')?.0.to_owned());
         Ok(paths.into_iter().filter(|path| name(path).as_deref() == Some(&self.name)).collect())
     }
-}
-
-/// Puts a file in place whole, for this user alone to write.
-pub(super) fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut half = path.as_os_str().to_owned();
-    half.push(".half");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&half, path)).inspect_err(|_| {
-        // Half a file is of no use to anyone.
-        let _ = fs::remove_file(&half);
-    })
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
+use dropsonde_sandbox::replace::{PRIVATE, create_file};
 use rustix::fs::OFlags;
 use rustix::process::geteuid;
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::fs::{self, OpenOptions};
-use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -67,16 +68,8 @@ fn create(path: &Path) -> io::Result<String> {
         return Err(ErrorKind::AlreadyExists.into());
     }
     let token = random()?;
-    let mut half = path.to_owned().into_os_string();
-    // A name nobody can have made a file of before.
-    half.push(format!(".{}", random()?));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&half)?;
-    let made = writeln!(file, "{token}").and_then(|()| file.sync_all()).and_then(|()| {
-        // Who was first wins.
-        fs::hard_link(&half, path)
-    });
-    let _ = fs::remove_file(&half);
-    made.map(|()| token)
+    create_file(path, format!("{token}\n").as_bytes(), PRIVATE)?;
+    Ok(token)
 }
 
 /// What nobody can guess, in hex.

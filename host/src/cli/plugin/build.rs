@@ -2,6 +2,7 @@ use super::{BuildArgs, Kind, Language, NewArgs};
 use crate::cli::user_cache;
 use anyhow::{Context, Result};
 use dropsonde_builder::{self as builder, Project, create};
+use dropsonde_sandbox::replace::{SHARED, replace_file};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -67,10 +68,7 @@ impl Built {
         let component = project.build(&toolchains())?;
         let file = out.unwrap_or_else(|| folder.join(format!("{}.wasm", project.name())));
         // Whole or not at all: a running host may be looking.
-        let half = file.with_extension("wasm.half");
-        std::fs::write(&half, &component)
-            .and_then(|()| std::fs::rename(&half, &file))
-            .with_context(|| format!("cannot write {}", file.display()))?;
+        replace_file(&file, &component, SHARED).with_context(|| format!("cannot write {}", file.display()))?;
         Ok(Self { file, size: component.len(), seconds: started.elapsed().as_secs_f64() })
     }
 }
