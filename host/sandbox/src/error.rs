@@ -11,21 +11,33 @@ pub enum CallError {
     Failed(#[from] Failure),
     #[error("trapped: {0}")]
     Trapped(Trap),
-    #[error("used more than its {0:?} of CPU time")]
-    CpuExhausted(Duration),
-    #[error("took longer than its deadline of {0:?}")]
-    DeadlineExceeded(Duration),
+    /// It was stopped once it had used its CPU time; how much it would have used is not known.
+    #[error("used {} of CPU of its {}; raise {setting}", at_least(*used), at_least(*budget))]
+    CpuExhausted {
+        used: Duration,
+        budget: Duration,
+        /// What in the configuration sets the budget.
+        setting: &'static str,
+    },
+    #[error("took longer than its deadline of {}, with {} of CPU; raise {setting}", at_least(*deadline), at_least(*cpu))]
+    DeadlineExceeded {
+        deadline: Duration,
+        /// CPU time it used until then: little, and it waited or the machine was busy.
+        cpu: Duration,
+        /// What in the configuration sets the deadline.
+        setting: &'static str,
+    },
     /// It asked for more memory than its ceiling, and did not survive the refusal.
-    #[error("wanted more than its {limit} bytes of memory: {trap}")]
+    #[error("wanted more than its {limit} bytes of memory (limits.memory): {trap}")]
     MemoryExhausted { limit: usize, trap: Trap },
     /// The answer does not have the shape the contract asks for.
     #[error("answered out of contract: {0}")]
     OutOfContract(String),
     /// It returned more bytes than one call may, or passed more than 128 KiB to a host function.
-    #[error("gave more than its {0} bytes of output, or than 128 KiB to one host function")]
+    #[error("gave more than its {0} bytes of output (limits.output), or than 128 KiB to one host function")]
     OutputExceeded(usize),
     /// It held more resources than it may: descriptors, streams, pollables, requests.
-    #[error("held more than its {0} resource handles")]
+    #[error("held more than its {0} resource handles (limits.handles)")]
     HandlesExhausted(usize),
     /// It recursed too deep.
     #[error("ran out of stack: {0}")]
@@ -51,8 +63,8 @@ impl CallError {
             Self::Failed(Failure::Denied(_)) => "denied",
             Self::Failed(Failure::Invalid(_)) => "invalid",
             Self::Trapped(_) => "trap",
-            Self::CpuExhausted(_) => "cpu",
-            Self::DeadlineExceeded(_) => "deadline",
+            Self::CpuExhausted { .. } => "cpu",
+            Self::DeadlineExceeded { .. } => "deadline",
             Self::MemoryExhausted { .. } => "memory",
             Self::OutOfContract(_) => "contract",
             Self::OutputExceeded(_) => "output",
@@ -91,8 +103,8 @@ impl CallError {
     pub fn is_want(&self) -> bool {
         matches!(
             self,
-            Self::CpuExhausted(_)
-                | Self::DeadlineExceeded(_)
+            Self::CpuExhausted { .. }
+                | Self::DeadlineExceeded { .. }
                 | Self::MemoryExhausted { .. }
                 | Self::OutputExceeded(_)
                 | Self::HandlesExhausted(_)
@@ -106,6 +118,15 @@ impl CallError {
             Self::NoInstance(why) => why.invalid(),
             _ => None,
         }
+    }
+}
+
+/// Writes a duration in whole milliseconds, or microseconds below one, rounded up: what is above a budget never reads as
+/// the budget itself.
+fn at_least(time: Duration) -> String {
+    match time.as_nanos() {
+        nanos @ 0..1_000_000 => format!("{} µs", nanos.div_ceil(1_000)),
+        nanos => format!("{} ms", nanos.div_ceil(1_000_000)),
     }
 }
 
@@ -174,6 +195,25 @@ mod tests {
     fn trap(said: &[&str]) -> String {
         let said = said.iter().map(|line| (*line).to_owned()).collect();
         Trap { message: "unreachable".to_owned(), backtrace: None, said }.to_string()
+    }
+
+    #[test]
+    fn a_budget_that_was_not_enough_is_told_with_what_was_used_and_what_to_raise() {
+        let used = CallError::CpuExhausted {
+            used: Duration::from_micros(100_001),
+            budget: Duration::from_millis(100),
+            setting: "limits.cpu",
+        };
+        assert_eq!(used.to_string(), "used 101 ms of CPU of its 100 ms; raise limits.cpu");
+        let late = CallError::DeadlineExceeded {
+            deadline: Duration::from_secs(1),
+            cpu: Duration::from_micros(250),
+            setting: "poll.timeout",
+        };
+        assert_eq!(
+            late.to_string(),
+            "took longer than its deadline of 1000 ms, with 250 µs of CPU; raise poll.timeout"
+        );
     }
 
     #[test]

@@ -148,7 +148,7 @@ impl Live {
             Ok(if budget.exhausted() { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
         });
         store.set_epoch_deadline(1);
-        let budget = Budget { cpu: limits.init_deadline, deadline: limits.init_deadline };
+        let budget = Budget::of_init(&limits);
         let _running = sandbox.ticker.running();
         let exports = budget
             .spend(&meter, &mut store, async |store| {
@@ -165,8 +165,7 @@ impl Live {
         sandbox: &Sandbox,
         call: impl AsyncFnOnce(&Exports, &mut Store<Guest>) -> wasmtime::Result<Result<T, CallError>>,
     ) -> Result<T, CallError> {
-        let Limits { init_deadline, .. } = self.limits;
-        self.call_within(sandbox, Budget { cpu: init_deadline, deadline: init_deadline }, call).await
+        self.call_within(sandbox, Budget::of_init(&self.limits), call).await
     }
 
     /// Calls under the budget of a poll.
@@ -175,8 +174,7 @@ impl Live {
         sandbox: &Sandbox,
         call: impl AsyncFnOnce(&Exports, &mut Store<Guest>) -> wasmtime::Result<Result<T, CallError>>,
     ) -> Result<T, CallError> {
-        let Limits { cpu, deadline, .. } = self.limits;
-        self.call_within(sandbox, Budget { cpu, deadline }, call).await
+        self.call_within(sandbox, Budget::of_poll(&self.limits), call).await
     }
 
     /// CPU time of the last call.
@@ -208,9 +206,22 @@ impl Live {
 struct Budget {
     cpu: Duration,
     deadline: Duration,
+    /// What in the configuration sets each.
+    cpu_setting: &'static str,
+    deadline_setting: &'static str,
 }
 
 impl Budget {
+    fn of_init(limits: &Limits) -> Self {
+        let (time, setting) = (limits.init_deadline, "limits.init_deadline");
+        Self { cpu: time, deadline: time, cpu_setting: setting, deadline_setting: setting }
+    }
+
+    fn of_poll(limits: &Limits) -> Self {
+        let Limits { cpu, deadline, cpu_setting, deadline_setting, .. } = *limits;
+        Self { cpu, deadline, cpu_setting, deadline_setting }
+    }
+
     async fn spend<T>(
         self,
         meter: &Meter,
@@ -221,7 +232,11 @@ impl Budget {
         match answer {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => Err(self.blame(error, meter, store)),
-            Err(_) => Err(CallError::DeadlineExceeded(self.deadline)),
+            Err(_) => Err(CallError::DeadlineExceeded {
+                deadline: self.deadline,
+                cpu: meter.used(),
+                setting: self.deadline_setting,
+            }),
         }
     }
 
@@ -229,7 +244,7 @@ impl Budget {
     fn blame(self, error: wasmtime::Error, meter: &Meter, store: &mut Store<Guest>) -> CallError {
         let interrupted = matches!(error.downcast_ref(), Some(wasmtime::Trap::Interrupt));
         if interrupted && meter.used() >= self.cpu {
-            return CallError::CpuExhausted(self.cpu);
+            return CallError::CpuExhausted { used: meter.used(), budget: self.cpu, setting: self.cpu_setting };
         }
         let overflowed = matches!(error.downcast_ref(), Some(wasmtime::Trap::StackOverflow));
         let mut trap = Trap::from(error);

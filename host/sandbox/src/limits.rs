@@ -8,8 +8,12 @@ pub struct Limits {
     pub memory: usize,
     /// CPU time per call.
     pub cpu: Duration,
+    /// What the operator raises for more of it: another setting may cap this one.
+    pub cpu_setting: &'static str,
     /// Wall time per call, waiting on the host included.
     pub deadline: Duration,
+    /// What the operator raises for more of it.
+    pub deadline_setting: &'static str,
     /// CPU and wall time for instantiation and `init`, which may read configuration or build tables.
     pub init_deadline: Duration,
     /// Bytes a call returns.
@@ -36,7 +40,9 @@ impl Default for Limits {
             // Several times what a Rust or C plugin needs; interpreters ask for more.
             memory: 64 << 20,
             cpu: Duration::from_millis(100),
+            cpu_setting: "limits.cpu",
             deadline: Duration::from_secs(1),
+            deadline_setting: "limits.deadline",
             init_deadline: Duration::from_secs(10),
             output: 4 << 20,
             handles: 256,

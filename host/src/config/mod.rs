@@ -207,8 +207,16 @@ impl Config {
     /// What is in force: a poll never outlasts `poll.timeout` or its interval.
     pub fn limits(&self, plugin: &PluginConfig) -> Limits {
         let limits = plugin.limits();
-        let deadline = limits.deadline.min(self.poll.timeout.get()).min(self.interval(plugin));
-        Limits { deadline, cpu: limits.cpu.min(deadline), ..limits }
+        let (mut deadline, mut deadline_setting) = (limits.deadline, limits.deadline_setting);
+        let interval = if plugin.interval.is_some() { "its interval" } else { "poll.interval" };
+        for (cap, setting) in [(self.poll.timeout.get(), "poll.timeout"), (self.interval(plugin), interval)] {
+            if cap < deadline {
+                (deadline, deadline_setting) = (cap, setting);
+            }
+        }
+        let (cpu, cpu_setting) =
+            if limits.cpu <= deadline { (limits.cpu, limits.cpu_setting) } else { (deadline, deadline_setting) };
+        Limits { cpu, cpu_setting, deadline, deadline_setting, ..limits }
     }
 }
 
@@ -325,11 +333,16 @@ mod tests {
 
     #[test]
     fn a_poll_never_outlasts_its_timeout_or_interval() {
-        let config =
-            parse("poll.timeout = '700ms'\n[plugins.a]\ninterval = '500ms'\n[plugins.b.limits]\ndeadline = '1h'")
-                .unwrap();
-        assert_eq!(config.limits(&config.plugin("a")).deadline, Duration::from_millis(500));
-        assert_eq!(config.limits(&config.plugin("b")).deadline, Duration::from_millis(700));
+        let config = parse(
+            "poll.timeout = '700ms'\n[plugins.a]\ninterval = '500ms'\n[plugins.b.limits]\ndeadline = '1h'\n\
+                   [plugins.c.limits]\ndeadline = '20ms'",
+        )
+        .unwrap();
+        let [a, b, c] = ["a", "b", "c"].map(|name| config.limits(&config.plugin(name)));
+        assert_eq!((a.deadline, a.deadline_setting), (Duration::from_millis(500), "its interval"));
+        assert_eq!((b.deadline, b.deadline_setting), (Duration::from_millis(700), "poll.timeout"));
+        assert_eq!((b.cpu, b.cpu_setting), (Duration::from_millis(100), "limits.cpu"));
+        assert_eq!((c.cpu, c.cpu_setting), (Duration::from_millis(20), "limits.deadline"));
     }
 
     #[test]

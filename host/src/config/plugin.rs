@@ -81,7 +81,9 @@ impl PluginConfig {
         Limits {
             memory: limits.memory.map_or(defaults.memory, Bytes::get),
             cpu: limits.cpu.map_or(defaults.cpu, Span::get),
+            cpu_setting: defaults.cpu_setting,
             deadline: limits.deadline.map_or(defaults.deadline, Span::get),
+            deadline_setting: defaults.deadline_setting,
             init_deadline: limits.init_deadline.map_or(defaults.init_deadline, Span::get),
             output: limits.output.map_or(defaults.output, Bytes::get),
             handles: limits.handles.unwrap_or(defaults.handles),
