@@ -40,6 +40,24 @@ fn what_a_plugin_saved_is_there_after_a_trap_and_after_a_restart() {
 }
 
 #[test]
+fn saved_state_that_cannot_be_written_is_written_once_it_can_be() {
+    let host = Host::start("poll.interval = '100ms'\n", &[("verbs", verbs())]);
+    host.until("/v1/plugins/verbs", |page| page.json()["state"] == "running");
+    // Where the file should be there is a folder with something in it.
+    let file = host.data().join("state/verbs");
+    std::fs::create_dir_all(file.join("inside")).unwrap();
+    // It saves the first time, and never again.
+    assert_eq!(host.write("PUT", "/v1/instances/once", r#"{"samplers":["verbs"]}"#).status, 200);
+    host.until_logged("what it saved cannot be written to disk, and is tried again");
+    host.until("/v1/instances/once/usage", |usage| usage.status == 200);
+    std::fs::remove_dir_all(&file).unwrap();
+    host.until("/v1/plugins/verbs", |_| file.is_file());
+    assert_eq!(std::fs::read(&file).unwrap(), [1]);
+    let log = host.until_logged("works again");
+    assert_eq!(log.lines().filter(|line| line.contains("cannot be written")).count(), 1, "{log}");
+}
+
+#[test]
 fn compiled_plugins_are_kept_for_this_user_alone_and_damaged_ones_made_again() {
     use std::os::unix::fs::PermissionsExt;
     let host = Host::start("", &[]);

@@ -193,6 +193,95 @@ fn of_many_instances_the_one_that_traps_is_found_and_it_alone_is_set_aside() {
 }
 
 #[test]
+fn an_instance_whose_own_cost_exceeds_the_budget_is_set_aside_and_told_what_to_raise() {
+    let config = "poll.interval = '200ms'\n[plugins.verbs]\nconfig = { discover = ['count', 'ok', 'spin'] }\n\
+                  limits = { cpu = '50ms' }\n";
+    let host = Host::start(config, &[("verbs", verbs())]);
+    let page = host.until("/v1/plugins/verbs", |page| !page.json()["set_aside"].as_array().unwrap().is_empty()).json();
+    let [aside] = &page["set_aside"].as_array().unwrap()[..] else { panic!("{page}") };
+    assert_eq!(aside["instance"], "spin");
+    assert!(aside["reason"].as_str().unwrap().ends_with(" ms of CPU of its 50 ms; raise limits.cpu"), "{aside}");
+    for name in ["count", "ok"] {
+        host.until(&format!("/v1/instances/{name}/usage"), |usage| usage.status == 200);
+    }
+}
+
+#[test]
+fn a_burst_that_makes_every_call_too_slow_sets_nobody_aside_and_ends_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let work = folder.path().canonicalize().unwrap().join("work");
+    let turns = |turns: u64| std::fs::write(&work, turns.to_string()).unwrap();
+    turns(0);
+    let path = work.display();
+    let config = format!(
+        "poll.interval = '200ms'\n[plugins.verbs]\nconfig = {{ discover = ['count', 'ok', 'version'], work = '{path}' }}\n\
+         grants = {{ read = ['{path}'] }}\nlimits = {{ cpu = '50ms', failures = 3, retry_after = '400ms' }}\n"
+    );
+    let host = Host::start(&config, &[("verbs", verbs())]);
+    host.until("/v1/instances/count/usage", |usage| usage.status == 200);
+    // A number that nobody counts to in the time.
+    turns(u64::MAX);
+    let page = host.until("/v1/plugins/verbs", |page| {
+        assert_eq!(page.json()["set_aside"], json!([]), "the cost is the call's");
+        page.json()["state"] == "quarantined" && page.json()["retry_at"].is_string()
+    });
+    let page = page.json();
+    let reason = page["last_failure"]["reason"].as_str().unwrap();
+    assert!(reason.ends_with("; raise limits.cpu"), "{reason}");
+    let health = host.get("/health").json();
+    assert!(health["reasons"][0].as_str().unwrap().contains("; it is tried again at 20"), "{health}");
+    let (_, listed, _) = run(dropsonde().args(["plugin", "list", "--url", &host.url()]));
+    assert!(listed.contains("tried again at 20"), "{listed}");
+    // It is tried again, in vain, and stays where it is.
+    host.until_logged("still in quarantine");
+    turns(0);
+    let page = host.until("/v1/plugins/verbs", |page| page.json()["state"] == "running").json();
+    assert!(page.get("retry_at").is_none() && page.get("quarantined").is_none(), "{page}");
+    assert_eq!(page["set_aside"], json!([]));
+    host.until_logged("out of quarantine");
+    let calls = host.plugin("verbs")["calls"].as_u64().unwrap();
+    host.until("/v1/plugins/verbs", |page| page.json()["calls"].as_u64().unwrap() > calls + 3);
+    host.until("/health", |health| health.json()["status"] == "healthy");
+}
+
+#[test]
+fn an_operators_quarantine_is_not_tried_again_even_of_a_plugin_that_is() {
+    let host = beside_a_healthy_one("panic", "[plugins.bad.limits]\nfailures = 2\nretry_after = '1h'\n");
+    host.until("/v1/plugins/bad", |page| page.json()["retry_at"].is_string() && page.json()["state"] == "quarantined");
+    assert_eq!(host.ordered("POST", "/v1/plugins/bad/quarantine", &[]).status, 202);
+    let page = host.until("/v1/plugins/bad", |page| page.json()["quarantined"] == "an operator said so").json();
+    assert!(page.get("retry_at").is_none(), "{page}");
+    assert_eq!(host.ordered("POST", "/v1/plugins/bad/quarantine", &[]).status, 409);
+    assert_eq!(host.ordered("POST", "/v1/plugins/bad/release", &[]).status, 202);
+    let page = host.until("/v1/plugins/bad", |page| page.json()["retry_at"].is_string()).json();
+    assert_ne!(page["quarantined"], "an operator said so");
+}
+
+#[test]
+fn a_failure_that_goes_on_is_logged_when_it_begins_changes_and_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().canonicalize().unwrap().join("file");
+    let path = file.display();
+    let config = format!(
+        "poll.interval = '100ms'\n[[instances]]\nid = 'read'\nsamplers = ['verbs']\n\
+         [plugins.verbs]\nconfig = {{ read = '{path}' }}\ngrants = {{ read = ['{path}'] }}\n"
+    );
+    let host = Host::start(&config, &[("verbs", verbs())]);
+    let failures = || host.plugin("verbs")["failures"].as_u64().unwrap();
+    host.until("/v1/plugins/verbs", |page| page.json()["failures"].as_u64().unwrap() >= 10);
+    // Another failure of the same kind.
+    std::fs::create_dir(&file).unwrap();
+    let before = failures();
+    host.until("/v1/plugins/verbs", |page| page.json()["failures"].as_u64().unwrap() >= before + 10);
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::write(&file, "12345").unwrap();
+    let log = host.until_logged("works again");
+    let lines = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+    assert_eq!((lines("have no reading"), lines("works again")), (2, 1), "{log}");
+    assert!(log.contains("not of the kind asked for") && log.contains("not found"), "{log}");
+}
+
+#[test]
 fn a_plugin_whose_calls_all_end_badly_is_quarantined_until_an_operator_releases_it() {
     let host = beside_a_healthy_one("panic", "[plugins.bad.limits]\nfailures = 2\n");
     let page = host.until("/v1/plugins/bad", |page| page.json()["state"] == "quarantined").json();

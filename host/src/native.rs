@@ -5,7 +5,7 @@
 
 use crate::clock::Schedule;
 use crate::core::Core;
-use crate::plugins::{BY_OPERATOR, BadFields, Fields, Order, Origin, PluginState, Status};
+use crate::plugins::{BY_OPERATOR, BadFields, Failing, Fields, Order, Origin, PluginState, Status, plain};
 use crate::recorder::Recorder;
 use crate::snapshot::Source;
 use crate::tracked::{PluginName, Polled};
@@ -205,11 +205,15 @@ impl Poller {
         // A clock that was set back must not put discovery off for as long.
         if due_ms >= self.discover_at || self.discover_at - due_ms > interval_ms {
             self.discover_at = due_ms.saturating_add(interval_ms);
-            let (back, found) = self.call(sampler, |sampler| sampler.discover()).await?;
+            let (back, found) = self.call(sampler, Failing::Discover, |sampler| sampler.discover()).await?;
             sampler = back;
             match found {
-                Some(Ok(found)) => self.failed_some(recorder.find(&core, found, status.limits.instances, due_ms)),
-                Some(Err(failure)) => self.failed(failure.to_string()),
+                Some(Ok(found)) => {
+                    self.works(Failing::Discover);
+                    let wrong = recorder.find(&core, found, status.limits.instances, due_ms);
+                    self.failed_some(Failing::Discovered, wrong);
+                }
+                Some(Err(failure)) => self.failed(Failing::Discover, failure.to_string()),
                 None => {}
             }
         }
@@ -220,26 +224,32 @@ impl Poller {
         }
         let ids: Vec<InstanceId> = polled.iter().map(|polled| polled.id.clone()).collect();
         let (called, stamp) = (Instant::now(), core.clock.stamp(due_ms, status.interval()));
-        let (sampler, readings) = self.call(sampler, move |sampler| sampler.sample_all(&ids)).await?;
+        let (sampler, readings) = self.call(sampler, Failing::Sample, move |sampler| sampler.sample_all(&ids)).await?;
         let cells = polled.len() * recorder.columns();
         match readings {
             Some(readings) if readings.values.len() != cells => {
-                self.failed(format!("it gave {} values where there are {cells}", readings.values.len()));
+                self.failed(
+                    Failing::Sample,
+                    format!("it gave {} values where there are {cells}", readings.values.len()),
+                );
                 recorder.failed(&core, polled.len() as u64);
             }
             Some(readings) => {
                 let failures = recorder.record(&core, stamp, called.elapsed(), &polled, readings);
-                self.failed_some(failures.into_iter().map(|(id, failure)| format!("{id}: {failure}")).collect());
+                self.works(Failing::Sample);
+                let failures = failures.into_iter().map(|(id, failure)| format!("{id}: {failure}")).collect();
+                self.failed_some(Failing::Readings, failures);
                 core.publish_workloads();
             }
             None => recorder.failed(&core, polled.len() as u64),
         }
+        status.sampled(core.metrics.core.samples_stored(&status.name));
         Some(sampler)
     }
 
     async fn collect(&self, source: Arc<dyn Source>) -> Option<Arc<dyn Source>> {
         let (core, name, now_ms) = (&self.core, &self.status.name, self.core.clock.now_ms());
-        let (source, stats) = self.call(source, move |source| source.collect(now_ms)).await?;
+        let (source, stats) = self.call(source, Failing::Collect, move |source| source.collect(now_ms)).await?;
         let (metrics, now_ms) = (&core.metrics.core, core.clock.now_ms());
         metrics.received(name, "stats", 1);
         let checked = |stats: Stats| match stats.no_number() {
@@ -251,13 +261,14 @@ impl Poller {
             Some(Ok(stats)) => {
                 metrics.processed(name, "stats", "ok", 1);
                 core.snapshots.put(name, stats, now_ms, self.status.interval());
+                self.works(Failing::Collect);
             }
             failed => {
                 metrics.processed(name, "stats", "failed", 1);
                 metrics.failed(name, "stats", 1);
                 core.snapshots.failed(name, now_ms);
                 if let Some(Err(why)) = failed {
-                    self.failed(why);
+                    self.failed(Failing::Collect, why);
                 }
             }
         }
@@ -269,6 +280,7 @@ impl Poller {
     async fn call<S: Send + 'static, T: Send + 'static>(
         &self,
         mut native: S,
+        what: Failing,
         call: impl FnOnce(&mut S) -> T + Send + 'static,
     ) -> Option<(S, Option<T>)> {
         let began = Instant::now();
@@ -280,7 +292,8 @@ impl Poller {
         let answered = match tokio::time::timeout(deadline, &mut called).await {
             Ok(answered) => answered,
             Err(_) => {
-                self.failed(format!("it has not answered for {deadline:?}, and nothing else of it is asked meanwhile"));
+                let why = format!("it has not answered for {deadline:?}, and nothing else of it is asked meanwhile");
+                self.failed(what, why);
                 called.await
             }
         };
@@ -291,27 +304,27 @@ impl Poller {
         metrics.plugin_call_seconds.with_label_values(&[name]).observe(took.as_secs_f64());
         if answer.is_none() {
             metrics.core.panics(name, 1);
-            self.failed("it panicked".to_owned());
+            self.failed(what, "it panicked".to_owned());
         }
         Some((native, answer))
     }
 
-    fn failed(&self, why: String) {
-        tracing::warn!(plugin = &*self.status.name, reason = why, "a poll failed");
+    fn works(&self, what: Failing) {
+        self.status.failure_log.works(&self.status.name, what);
+    }
+
+    fn failed(&self, what: Failing, why: String) {
+        self.status.failure_log.failed(&self.status.name, what, &plain(&why));
         self.core.metrics.core.errors(&self.status.name, "native", 1);
         self.core.metrics.health_checks_failed.with_label_values(&[&*self.status.name]).inc();
         self.status.failed_because(self.core.clock.now_ms(), why);
     }
 
     /// Of a poll that worked otherwise. They are counted already, and one line a tick says enough.
-    fn failed_some(&self, failures: Vec<String>) {
-        if let Some(first) = failures.first() {
-            tracing::warn!(
-                plugin = &*self.status.name,
-                reason = first,
-                failures = failures.len(),
-                "parts of a poll failed"
-            );
+    fn failed_some(&self, what: Failing, failures: Vec<String>) {
+        match failures.first() {
+            Some(first) => self.status.failure_log.failed(&self.status.name, what, &plain(first)),
+            None => self.works(what),
         }
         for why in failures {
             self.status.failed_because(self.core.clock.now_ms(), why);

@@ -52,6 +52,9 @@ pub struct LimitsConfig {
     pub failures: Option<u32>,
     /// None: 10 minutes.
     pub failure_window: Option<Span>,
+    /// The first pause after which a plugin in quarantine is tried again; each later one is twice as long, up to an hour.
+    /// None: a minute.
+    pub retry_after: Option<Span>,
 }
 
 // === impl GrantsConfig ===
@@ -106,6 +109,11 @@ impl PluginConfig {
         self.limits.failure_window.map_or(Duration::from_secs(600), Span::get)
     }
 
+    /// The first pause of its quarantine.
+    pub fn retry_after(&self) -> Duration {
+        self.limits.retry_after.map_or(Duration::from_secs(60), Span::get)
+    }
+
     /// Checks what types alone cannot; `key` makes a key of it whole.
     pub(super) fn check(&self, key: &dyn Fn(&str) -> String) -> Result<(), ConfigError> {
         let wrong = |list: &str, why: &str| Err(ConfigError::Value { key: key(list), why: why.to_owned() });
@@ -138,6 +146,7 @@ impl PluginConfig {
             ("limits.idle_timeout", limits.idle_timeout.is_some_and(|timeout| timeout.is_zero())),
             ("limits.failures", self.failures() == 0),
             ("limits.failure_window", self.failure_window().is_zero()),
+            ("limits.retry_after", self.retry_after().is_zero()),
         ];
         match zero.into_iter().find(|(_, zero)| *zero) {
             Some((name, _)) => Err(ConfigError::Value { key: key(name), why: "must be more than nothing".to_owned() }),

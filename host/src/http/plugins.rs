@@ -60,7 +60,11 @@ pub(crate) async fn release(app: App, name: Segment, caller: Asking) -> Result<R
 }
 
 pub(crate) async fn quarantine(app: App, name: Segment, caller: Asking) -> Result<Response, ApiError> {
-    let runs = |state| !matches!(state, PluginState::Quarantined | PluginState::Failed);
+    let status = app.0.plugins.get(&name.0);
+    // One that is tried again by itself can be told not to.
+    let is_retried =
+        status.is_some_and(|status| status.known().quarantined.is_some_and(|why| why != plugins::BY_OPERATOR));
+    let runs = |state| is_retried || !matches!(state, PluginState::Quarantined | PluginState::Failed);
     order(&app.0, &name.0, &caller.0, Order::Quarantine, runs, "does not run")
 }
 

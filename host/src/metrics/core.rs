@@ -173,6 +173,11 @@ impl CoreMetrics {
         self.messages_processed.with_label_values(&[service, kind, status]).inc_by(count);
     }
 
+    /// Returns how many samples of a plugin were stored since the host started.
+    pub(crate) fn samples_stored(&self, service: &str) -> u64 {
+        self.messages_processed.with_label_values(&[service, "sample", "ok"]).get()
+    }
+
     pub fn failed(&self, service: &str, kind: &str, count: u64) {
         self.messages_failed.with_label_values(&[service, kind]).inc_by(count);
     }

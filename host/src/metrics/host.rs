@@ -9,7 +9,7 @@ use prometheus::{
 pub struct HostMetrics {
     pub registry: MetricRegistry,
     pub core: CoreMetrics,
-    /// `offset`, `poison`, `slow_reader`, `untracked`.
+    /// `offset`, `poison`, `budget`, `slow_reader`, `untracked`.
     pub samples_dropped: IntCounterVec,
     /// `full`, `unreachable`.
     pub spans_dropped: IntCounterVec,
@@ -171,7 +171,7 @@ impl HostMetrics {
         };
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         // What is counted from nothing shows its first step.
-        for reason in ["offset", "poison", "slow_reader", "untracked"] {
+        for reason in ["offset", "poison", "budget", "slow_reader", "untracked"] {
             metrics.samples_dropped.with_label_values(&[reason]);
         }
         for direction in ["back", "ahead"] {

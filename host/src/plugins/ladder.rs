@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(300);
 
+/// The longest pause of a quarantine, and the time without one after which the next begins with the shortest again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
 /// Calls that may end badly beside others that come back, as a multiple of those that may where none does: poison
 /// instances are looked for that way, each in some ten calls.
 const BESIDE_OTHERS: usize = 100;
@@ -48,9 +51,47 @@ pub(crate) enum Next {
 /// back together.
 pub(crate) fn backoff(times: usize) -> Duration {
     let doublings = u32::try_from(times.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
-    let wait = FIRST.saturating_mul(1 << doublings).min(LONGEST);
-    let random = RandomState::new().hash_one(times) % 1024;
+    jittered(FIRST.saturating_mul(1 << doublings).min(LONGEST))
+}
+
+fn jittered(wait: Duration) -> Duration {
+    let random = RandomState::new().hash_one(wait) % 1024;
     wait.mul_f64(0.75 + random as f64 / 2048.0)
+}
+
+/// The pauses after which a plugin in quarantine is tried again, each about twice as long as the one before.
+#[derive(Debug)]
+pub(crate) struct Pauses {
+    first: Duration,
+    /// Retries since it last ran for long.
+    times: u32,
+    lifted: Option<Instant>,
+}
+
+impl Pauses {
+    pub(crate) fn new(first: Duration) -> Self {
+        Self { first, times: 0, lifted: None }
+    }
+
+    pub(crate) fn next(&mut self, now: Instant) -> Duration {
+        if self.lifted.take().is_some_and(|lifted| now.duration_since(lifted) > LONGEST_PAUSE) {
+            self.times = 0;
+        }
+        let pause = self.first.saturating_mul(1 << self.times.min(16)).min(LONGEST_PAUSE);
+        self.times = self.times.saturating_add(1);
+        jittered(pause).min(LONGEST_PAUSE)
+    }
+
+    /// Returns how often it was tried.
+    pub(crate) fn lift(&mut self, now: Instant) -> u32 {
+        self.lifted = Some(now);
+        self.times
+    }
+
+    /// Begins with the shortest again: an operator knows better.
+    pub(crate) fn reset(&mut self) {
+        (self.times, self.lifted) = (0, None);
+    }
 }
 
 impl Ladder {
@@ -115,6 +156,21 @@ mod tests {
         }
         let waits: Vec<_> = (0..10).map(|_| backoff(9)).collect();
         assert!(waits.windows(2).any(|pair| pair[0] != pair[1]));
+    }
+
+    #[test]
+    fn pauses_double_up_to_an_hour_and_begin_anew_after_an_hour_without() {
+        let (mut pauses, mut now) = (Pauses::new(Duration::from_secs(60)), start());
+        for minutes in [1.0_f64, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0] {
+            let pause = pauses.next(now).as_secs_f64() / 60.0;
+            assert!((minutes * 0.75..=(minutes * 1.25).min(60.0)).contains(&pause), "{minutes}: {pause}");
+        }
+        assert_eq!(pauses.lift(now), 8);
+        now += Duration::from_secs(600);
+        assert!(pauses.next(now) >= Duration::from_secs(45 * 60), "it did not last");
+        pauses.lift(now);
+        now += Duration::from_secs(3601);
+        assert!(pauses.next(now) <= Duration::from_secs(75));
     }
 
     #[test]

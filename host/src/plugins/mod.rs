@@ -7,11 +7,13 @@
 //! * `supervisor`: a task for each plugin; changes reach it from here.
 //! * `run`, `poll`: what is current is started and polled; `batches`, `ladder`: what becomes of calls that end badly.
 //! * `intake`, `prepare`, `last_good`: a newer version is made ready beside it, and takes over between two ticks.
+//! * `failure_log`: which of its failures are logged.
 //! * `status`, `page`: what is known of a plugin, and how it is shown.
 //! * `schema`: what its fields become; `state_file`: what it saves.
 
 mod batches;
 mod bundled;
+mod failure_log;
 mod find;
 mod intake;
 mod ladder;
@@ -37,6 +39,7 @@ pub use schema::{BadFields, Fields, Metric};
 pub use status::{Order, PluginState, Status, Waiting};
 pub use supervisor::{Denied, Request, Wanted};
 
+pub(crate) use failure_log::Failing;
 pub(crate) use find::{LARGEST, NAMES, bundled, check_folder, is_name};
 pub(crate) use page::describe_need;
 pub(crate) use prepare::digest;

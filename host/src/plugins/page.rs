@@ -46,6 +46,9 @@ pub struct PluginPage {
     /// Why it is in quarantine.
     #[serde(skip_serializing_if = "Option::is_none")]
     quarantined: Option<String>,
+    /// When it is tried again by itself, if it waits or is in quarantine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_at: Option<String>,
     /// 0 or 1: it is made when it is needed.
     workers: usize,
     workers_spawned: u64,
@@ -207,6 +210,7 @@ impl PluginPage {
             instances: known.instances,
             set_aside: known.set_aside.iter().map(WaitingPage::of).collect(),
             quarantined: known.quarantined.clone(),
+            retry_at: known.retry_at_ms.map(json::time),
             workers: usize::from(status.worker().is_some_and(|worker| worker.is_live())),
             workers_spawned: known.workers_spawned,
             memory_bytes: known.memory_bytes,

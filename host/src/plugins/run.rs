@@ -1,9 +1,10 @@
 //! One plugin's task: what is current is started, polled, tried again and quarantined, until a newer version takes over.
 
 use super::batches::Batches;
+use super::failure_log::Failing;
 use super::find::Place;
 use super::intake::{Broken, Candidate, Intake, Mail, Unwanted};
-use super::ladder::{Ladder, Next, Went, backoff};
+use super::ladder::{Ladder, Next, Pauses, Went, backoff};
 use super::last_good::LastGood;
 use super::latest::Latest;
 use super::poll::{Ended, Poller, Standing};
@@ -13,6 +14,7 @@ use super::status::{BY_OPERATOR, Order, Shared};
 use super::{Fields, NotTaken, PluginState, Status, plain};
 use crate::clock::Schedule;
 use crate::core::Core;
+use crate::json;
 use dropsonde_sandbox::{CallError, Role, Sandbox, SavedState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,6 +32,14 @@ enum Stop {
     Replaced(Box<Candidate>),
 }
 
+/// What ends a quarantine.
+enum Way {
+    Replaced(Box<Candidate>),
+    Released,
+    /// A pause is over. It stays in quarantine until something has worked.
+    Retried,
+}
+
 /// Runs a plugin until `stopping` says so, or until it turns out that there is none.
 pub(super) async fn run(
     core: Arc<Core>,
@@ -43,7 +53,7 @@ pub(super) async fn run(
     let file = data.as_ref().map(|folder| StateFile::of(&status.name, folder));
     let good = data.as_ref().map(|folder| LastGood::of(&status.name, folder));
     let state = file.as_ref().map(StateFile::load).unwrap_or_default();
-    let keeper = Keeper { state: Mutex::new(state), file };
+    let keeper = Keeper { state: Mutex::new(state), file, writing: Arc::default() };
     let (handover, broken, writing) = (Latest::default(), Latest::default(), Arc::default());
     let (status, sandbox) = (&status, &sandbox);
     let good = good.as_ref();
@@ -74,6 +84,8 @@ pub(super) async fn run(
 pub(super) struct Keeper {
     state: Mutex<SavedState>,
     file: Option<StateFile>,
+    /// One write at a time: a poll that is cut off leaves its own under way.
+    writing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Keeper {
@@ -86,15 +98,27 @@ impl Keeper {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 
-    /// Writes what was saved since the last time.
+    /// Writes what was saved and is not on disk yet. What cannot be written is left for the next time.
     pub(super) async fn keep(&self, core: &Core, status: &Status) {
-        let Some(file) = &self.file else { return };
-        let Some(bytes) = self.state().take_change() else { return };
-        let file = file.clone();
-        let saved = tokio::task::spawn_blocking(move || file.save(&bytes)).await;
-        if let Ok(Err(error)) = saved {
-            tracing::warn!(plugin = &*status.name, %error, "cannot keep what it saved");
-            core.metrics.core.errors(&status.name, "state", 1);
+        let Some(file) = self.file.clone() else { return };
+        if self.state().unkept().is_none() {
+            return;
+        }
+        let writing = self.writing.clone().lock_owned().await;
+        let state = self.state();
+        let Some((save, bytes)) = state.unkept() else { return };
+        let written = tokio::task::spawn_blocking(move || {
+            let _writing = writing;
+            file.save(&bytes).map(|()| state.kept(save))
+        });
+        match written.await {
+            Ok(Ok(())) => status.failure_log.works(&status.name, Failing::SavedState),
+            Ok(Err(error)) => {
+                status.failure_log.failed(&status.name, Failing::SavedState, &error.to_string());
+                core.metrics.core.errors(&status.name, "state", 1);
+            }
+            // The host is going.
+            Err(_) => {}
         }
     }
 }
@@ -135,6 +159,7 @@ impl Runner<'_> {
         let Candidate { loaded, ready, is_restored } = candidate;
         let status = self.status;
         self.core.tracked.ask_again(&status.name);
+        status.begin_sampling(self.core.metrics.core.samples_stored(&status.name));
         status.update(|known| {
             known.has_current = true;
             known.has_run_well = false;
@@ -143,6 +168,7 @@ impl Runner<'_> {
             known.loaded_ms = Some(self.core.clock.now_ms());
             known.is_restored = is_restored;
             known.quarantined = None;
+            known.retry_at_ms = None;
             known.set_aside.clear();
             known.forget_call_times();
         });
@@ -160,7 +186,8 @@ impl Runner<'_> {
         }
         let ladder = Ladder::new(status.config.failures(), status.config.failure_window());
         let copy = self.good.cloned().filter(|_| loaded.is_file()).map(|good| (good, loaded.digest.clone()));
-        let mut standing = Standing { ladder, batches: Batches::default(), copy };
+        let pauses = Pauses::new(status.config.retry_after());
+        let mut standing = Standing { ladder, batches: Batches::default(), pauses, probation: None, copy };
         // Starts that were neither good nor bad: it said that something is missing.
         let mut refusals = 0;
         loop {
@@ -174,7 +201,9 @@ impl Runner<'_> {
                     status.failed(self.core.clock.now_ms(), &error);
                     refusals = if error.is_end() { 0 } else { refusals + 1 };
                     let went = Went { came_back, ended_badly: usize::from(error.is_end()), ..Went::default() };
-                    match standing.ladder.after(went, Instant::now()) {
+                    let next = standing.ladder.after(went, Instant::now());
+                    match next {
+                        _ if standing.probation.is_some() => standing.probation.clone().map(Stop::Quarantined),
                         Next::Quarantine(why) => Some(Stop::Quarantined(why)),
                         Next::Wait(wait) => self.back_off(&error, wait).await,
                         Next::GoOn => self.back_off(&error, backoff(refusals.max(1))).await,
@@ -190,15 +219,22 @@ impl Runner<'_> {
                 }
                 Some(Stop::Quarantined(why)) => {
                     self.give_up(&loaded, &why);
-                    if let Some(candidate) = self.quarantine(why).await {
-                        return candidate;
+                    match self.quarantine(why.clone(), &mut standing.pauses).await {
+                        Way::Replaced(candidate) => return *candidate,
+                        Way::Released => {
+                            standing.pauses.reset();
+                            standing.probation = None;
+                        }
+                        Way::Retried => standing.probation = Some(why),
                     }
                     standing.ladder.reset();
                     standing.batches = Batches::default();
                 }
                 Some(Stop::Retry(..)) | None => {}
             }
-            status.enter(PluginState::Loading);
+            if standing.probation.is_none() {
+                status.enter(PluginState::Loading);
+            }
         }
     }
 
@@ -233,8 +269,11 @@ impl Runner<'_> {
             // It did not start before, and now it does.
             known.refused.take_if(|refused| refused.digest == known.digest);
         });
-        status.enter(PluginState::Running);
-        tracing::info!(plugin = &*status.name, "running");
+        status.failure_log.works(&status.name, Failing::Start);
+        if standing.probation.is_none() {
+            status.enter(PluginState::Running);
+            tracing::info!(plugin = &*status.name, "running");
+        }
         let mut poller = Poller::new(core, status, worker, fields, keeper, standing);
         match poller.poll_on_schedule(schedule, handover).await {
             Ended::Invalid(why) => Stop::Failed(NotTaken::Invalid(why).to_string()),
@@ -288,48 +327,82 @@ impl Runner<'_> {
     /// Waits before the next start, unless an operator is faster. None: it is time.
     async fn back_off(&self, error: &CallError, wait: Duration) -> Option<Stop> {
         let status = self.status;
-        let why = plain(&error.to_string());
-        tracing::warn!(
-            plugin = &*status.name,
-            wait = format_args!("{wait:.1?}"),
-            reason = why,
-            "could not start, and is tried again"
-        );
+        status.failure_log.failed(&status.name, Failing::Start, &plain(&error.to_string()));
         status.forget(Order::Release);
+        status.retry_at(Some(retry_at_ms(self.core, wait)));
         status.enter(PluginState::Backoff);
-        tokio::select! {
+        let stop = tokio::select! {
             () = tokio::time::sleep(wait) => None,
             () = status.ordered(Order::Release) => None,
             why = told_to_stop(status) => Some(Stop::Quarantined(why)),
             candidate = self.handover.take() => Some(Stop::Replaced(Box::new(candidate))),
-        }
+        };
+        status.retry_at(None);
+        stop
     }
 
-    /// Waits until someone lifts it, or replaces what is in it.
-    async fn quarantine(&self, why: String) -> Option<Candidate> {
+    /// Waits until it is tried again, or an operator lifts it, or a newer version replaces what is in it. An operator's own
+    /// quarantine is only lifted by an operator or a newer version.
+    async fn quarantine(&self, why: String, pauses: &mut Pauses) -> Way {
         let (core, status) = (self.core, self.status);
         let name = &*status.name;
-        tracing::error!(
-            plugin = name,
-            reason = why,
-            "in quarantine; `dropsonde plugin release {name}` lets it run again"
-        );
-        core.metrics.core.errors(name, "quarantine", 1);
+        let pause = (why != BY_OPERATOR).then(|| pauses.next(Instant::now()));
+        let retry_at_ms = pause.map(|pause| retry_at_ms(core, pause));
+        let retry_at = retry_at_ms.map(json::time);
+        let is_retried = status.known().quarantined.is_some();
+        match retry_at {
+            Some(retry_at) if is_retried => {
+                tracing::warn!(plugin = name, reason = why, retry_at, "still in quarantine")
+            }
+            Some(retry_at) => tracing::error!(
+                plugin = name,
+                reason = why,
+                retry_at,
+                "in quarantine until it is tried again; `dropsonde plugin release {name}` lets it run at once"
+            ),
+            None => tracing::error!(
+                plugin = name,
+                reason = why,
+                "in quarantine; `dropsonde plugin release {name}` lets it run again"
+            ),
+        }
+        if !is_retried {
+            core.metrics.core.errors(name, "quarantine", 1);
+        }
         status.update(|known| {
             known.quarantined = Some(why);
             known.next_poll_ms = None;
+            known.retry_at_ms = retry_at_ms;
             known.set_aside.clear();
         });
         status.forget(Order::Quarantine);
         status.enter(PluginState::Quarantined);
-        let candidate = tokio::select! {
-            () = status.ordered(Order::Release) => None,
-            candidate = self.handover.take() => Some(candidate),
+        self.keeper.keep(core, status).await;
+        let pause_is_over = async {
+            match pause {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => std::future::pending().await,
+            }
         };
+        let way = tokio::select! {
+            () = status.ordered(Order::Release) => Way::Released,
+            candidate = self.handover.take() => Way::Replaced(Box::new(candidate)),
+            why = told_to_stop(status) => return Box::pin(self.quarantine(why, pauses)).await,
+            () = pause_is_over => Way::Retried,
+        };
+        status.retry_at(None);
+        if matches!(way, Way::Retried) {
+            return way;
+        }
         status.update(|known| known.quarantined = None);
-        tracing::info!(plugin = name, "{}", if candidate.is_some() { "replaced" } else { "released" });
-        candidate
+        tracing::info!(plugin = name, "{}", if matches!(way, Way::Released) { "released" } else { "replaced" });
+        way
     }
+}
+
+/// When a wait that begins now is over.
+pub(super) fn retry_at_ms(core: &Core, wait: Duration) -> i64 {
+    core.clock.now_ms().saturating_add_unsigned(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Waits until an operator wants it to run no more, and tells why it does not then.

@@ -1,9 +1,10 @@
 //! What plugins saved, on disk: one file each, put in place whole.
 
 use dropsonde_sandbox::SavedState;
+use dropsonde_sandbox::replace::{PRIVATE, remove_abandoned, replace_file};
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// Where one plugin's saved bytes lie.
@@ -17,6 +18,9 @@ impl StateFile {
 
     /// What was saved before; nothing when there is no file. A file that cannot be read is reported and left alone.
     pub(crate) fn load(&self) -> SavedState {
+        if let Err(error) = remove_abandoned(&self.0) {
+            tracing::warn!(file = %self.0.display(), %error, "cannot remove what was half written of a plugin's state");
+        }
         match fs::read(&self.0) {
             Ok(bytes) => SavedState::restored(bytes),
             Err(error) => {
@@ -32,10 +36,7 @@ impl StateFile {
         if let Some(folder) = self.0.parent() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         }
-        let half = self.0.with_extension("half");
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half)?;
-        file.write_all(bytes)?;
-        fs::rename(&half, &self.0)
+        replace_file(&self.0, bytes, PRIVATE)
     }
 }
 
@@ -47,7 +48,7 @@ mod tests {
     fn what_was_saved_is_there_again() {
         let folder = tempfile::tempdir().unwrap();
         let file = StateFile::of("p", folder.path());
-        assert_eq!(file.load().take_change(), None);
+        assert_eq!(file.load().unkept(), None);
         file.save(b"one").unwrap();
         file.save(b"two").unwrap();
         assert_eq!(fs::read(folder.path().join("state/p")).unwrap(), b"two");

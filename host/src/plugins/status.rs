@@ -1,3 +1,4 @@
+use super::failure_log::FailureLog;
 use super::{Fields, Origin};
 use crate::config::{Config, PluginConfig};
 use crate::events::EventQueue;
@@ -53,6 +54,8 @@ pub struct Status {
     events: Arc<EventQueue>,
     poll_now: Notify,
     known: Mutex<Known>,
+    /// Of its failures, what the log says.
+    pub(crate) failure_log: FailureLog,
     orders: watch::Sender<Option<Order>>,
 }
 
@@ -101,9 +104,17 @@ pub struct Known {
     pub missing: Vec<Need>,
     pub fields: Option<Fields>,
     pub instances: usize,
+    /// Polls in which its instances were asked and none had a sample: since it began, and none once one had.
+    pub polls_in_vain: Option<u32>,
+    /// Samples of it that were stored before it began.
+    samples_before: u64,
+    /// Discoveries in a row that failed.
+    pub failed_discoveries: u32,
     pub set_aside: Vec<Waiting>,
     /// Why it is in quarantine, if it is.
     pub quarantined: Option<String>,
+    /// When a plugin that waits, or is in quarantine, is tried again by itself.
+    pub retry_at_ms: Option<i64>,
     pub memory_bytes: usize,
     pub cpu: Duration,
     pub last_call_cpu: Duration,
@@ -170,8 +181,12 @@ impl Status {
             missing: Vec::new(),
             fields: None,
             instances: 0,
+            polls_in_vain: Some(0),
+            samples_before: 0,
+            failed_discoveries: 0,
             set_aside: Vec::new(),
             quarantined: None,
+            retry_at_ms: None,
             memory_bytes: 0,
             cpu: Duration::ZERO,
             last_call_cpu: Duration::ZERO,
@@ -201,6 +216,7 @@ impl Status {
             worker,
             draining,
             known,
+            failure_log: FailureLog::default(),
             orders,
         }
     }
@@ -332,6 +348,10 @@ impl Status {
         self.with(change);
     }
 
+    pub(crate) fn retry_at(&self, at_ms: Option<i64>) {
+        self.with(|known| known.retry_at_ms = at_ms);
+    }
+
     pub(crate) fn enter(&self, state: PluginState) {
         self.with(|known| known.state = state);
     }
@@ -344,6 +364,24 @@ impl Status {
                 known.call_times.pop_front();
             }
             known.call_times.push_back(took);
+        });
+    }
+
+    /// A version begins: no sample is its own yet. `stored`: samples of the plugin so far.
+    pub(crate) fn begin_sampling(&self, stored: u64) {
+        self.with(|known| {
+            (known.polls_in_vain, known.samples_before, known.failed_discoveries) = (Some(0), stored, 0);
+        });
+    }
+
+    /// Its instances were asked, if it has some. `stored`: samples of the plugin so far.
+    pub(crate) fn sampled(&self, stored: u64) {
+        self.with(|known| {
+            if stored > known.samples_before {
+                known.polls_in_vain = None;
+            } else if known.instances > 0 {
+                known.polls_in_vain = known.polls_in_vain.map(|polls| polls.saturating_add(1));
+            }
         });
     }
 

@@ -12,9 +12,10 @@ pub struct SavedState(Arc<Mutex<Saved>>);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Saved {
     bytes: Option<Vec<u8>>,
-    changed: bool,
     /// How often something was saved.
     times: u64,
+    /// Which of these saves is on disk.
+    kept: u64,
 }
 
 /// What a plugin's newer version is tried with beside the running one: what it saves is kept if it takes over.
@@ -36,12 +37,17 @@ impl SavedState {
     pub fn trial(&self) -> Trial {
         let saved = self.with(|saved| saved.clone());
         let times = saved.times;
-        Trial { of: self.clone(), own: Self(Arc::new(Mutex::new(Saved { changed: false, ..saved }))), times }
+        Trial { of: self.clone(), own: Self(Arc::new(Mutex::new(Saved { kept: times, ..saved }))), times }
     }
 
-    /// The bytes, if they changed since this was last asked.
-    pub fn take_change(&self) -> Option<Vec<u8>> {
-        self.with(|saved| std::mem::take(&mut saved.changed).then(|| saved.bytes.clone()).flatten())
+    /// Returns the bytes that are not on disk yet, if there are any, and the number of the save they are from.
+    pub fn unkept(&self) -> Option<(u64, Vec<u8>)> {
+        self.with(|saved| Some((saved.times, saved.bytes.clone().filter(|_| saved.times != saved.kept)?)))
+    }
+
+    /// Notes that what a save had is on disk. What was saved since is not.
+    pub fn kept(&self, save: u64) {
+        self.with(|saved| saved.kept = saved.kept.max(save));
     }
 
     pub(crate) fn load(&self) -> Option<Vec<u8>> {
@@ -52,7 +58,7 @@ impl SavedState {
         if bytes.len() > LARGEST {
             return Err(format!("{} bytes; at most {LARGEST} are kept", bytes.len()));
         }
-        self.with(|saved| *saved = Saved { bytes: Some(bytes), changed: true, times: saved.times + 1 });
+        self.with(|saved| *saved = Saved { bytes: Some(bytes), times: saved.times + 1, kept: saved.kept });
         Ok(())
     }
 
@@ -75,11 +81,11 @@ impl Trial {
         let old = current.with(|saved| saved.clone());
         let is_late = old.times != self.times || !Arc::ptr_eq(&self.of.0, &current.0);
         self.own.with(|saved| {
-            let unkept = old.changed;
+            // What the running one saved and nobody kept is still to be kept.
+            saved.kept = old.kept;
             if is_late {
                 *saved = old;
             }
-            saved.changed |= unkept;
         });
         is_late
     }
@@ -97,7 +103,7 @@ mod tests {
         assert_eq!(state.load(), Some(vec![1]), "until then it is for itself alone");
         let own = trial.state().clone();
         assert!(!trial.take_over(&state));
-        assert_eq!(own.take_change(), Some(vec![2]));
+        assert_eq!(own.unkept(), Some((1, vec![2])));
     }
 
     #[test]
@@ -108,7 +114,7 @@ mod tests {
         state.save(vec![3]).unwrap();
         let own = trial.state().clone();
         assert!(trial.take_over(&state), "the newer version has to load again");
-        assert_eq!((own.load(), own.take_change()), (Some(vec![3]), Some(vec![3])));
+        assert_eq!((own.load(), own.unkept()), (Some(vec![3]), Some((1, vec![3]))));
     }
 
     #[test]
@@ -123,13 +129,27 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_reported_once() {
+    fn a_save_is_unkept_until_it_is_kept() {
         let state = SavedState::restored(vec![1]);
-        assert_eq!(state.take_change(), None);
+        assert_eq!(state.unkept(), None);
         state.save(vec![2]).unwrap();
-        assert_eq!(state.take_change(), Some(vec![2]));
-        assert_eq!(state.take_change(), None);
-        assert_eq!(state.load(), Some(vec![2]));
+        assert_eq!(state.unkept(), Some((1, vec![2])));
+        assert_eq!(state.unkept(), Some((1, vec![2])), "it could not be written: another try");
+        state.save(vec![3]).unwrap();
+        state.kept(1);
+        assert_eq!(state.unkept(), Some((2, vec![3])), "what was saved while the one before was written");
+        state.kept(2);
+        assert_eq!((state.unkept(), state.load()), (None, Some(vec![3])));
+    }
+
+    #[test]
+    fn what_was_not_kept_of_the_running_version_is_kept_of_the_newer_one() {
+        let state = SavedState::restored(vec![1]);
+        state.save(vec![2]).unwrap();
+        let trial = state.trial();
+        let own = trial.state().clone();
+        assert!(!trial.take_over(&state));
+        assert_eq!(own.unkept(), Some((1, vec![2])));
     }
 
     #[test]

@@ -23,6 +23,7 @@ struct Plugin {
     failures: u64,
     memory_bytes: u64,
     last_failure: Option<Failure>,
+    retry_at: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -49,7 +50,8 @@ pub(super) async fn list(args: ClientArgs) -> Result<()> {
         let version = plugin.version.as_deref().unwrap_or("-");
         let memory = format!("{} KiB", plugin.memory_bytes.div_ceil(1024));
         let failure = plugin.last_failure.map(|failure| format!("{} {}", failure.at, failure.reason));
-        let failure: String = failure.unwrap_or_default();
+        let retry = plugin.retry_at.map(|at| format!("tried again at {at}; ")).unwrap_or_default();
+        let failure = retry + &failure.unwrap_or_default();
         let failure = match failure.char_indices().nth(LONGEST_FAILURE) {
             Some((end, _)) => format!("{}…", failure.get(..end).unwrap_or_default()),
             None => failure,

@@ -3,11 +3,12 @@
 mod sampling;
 
 use super::batches::Batches;
+use super::failure_log::Failing;
 use super::intake::Candidate;
-use super::ladder::{Ladder, Next, Went};
+use super::ladder::{Ladder, Next, Pauses, Went};
 use super::last_good::LastGood;
 use super::latest::Latest;
-use super::run::{Keeper, count};
+use super::run::{Keeper, count, retry_at_ms};
 use super::status::{Order, Shared};
 use super::{Fields, PluginState, plain};
 use crate::clock::{Schedule, Stamp};
@@ -15,6 +16,7 @@ use crate::core::Core;
 use crate::events::EventQueue;
 use crate::recorder::Recorder;
 use dropsonde_sandbox::{CallError, Event, Role, Tick, Worker};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
@@ -57,8 +59,8 @@ pub(super) struct Poller<'a> {
     recorder: Option<Recorder>,
     keeper: &'a Keeper,
     standing: &'a mut Standing,
-    /// Something that failed since the last tick was logged.
-    warned: bool,
+    /// What failed since the last tick: one line for each says enough.
+    failing: BTreeSet<Failing>,
     /// A call failed since the last tick was counted.
     has_failed: bool,
     accounted: Accounted,
@@ -68,6 +70,9 @@ pub(super) struct Poller<'a> {
 pub(super) struct Standing {
     pub(super) ladder: Ladder,
     pub(super) batches: Batches,
+    pub(super) pauses: Pauses,
+    /// It is tried again in quarantine, and why it is there. Over once something has worked.
+    pub(super) probation: Option<String>,
     /// Until it has run well: where a copy of it is, and its digest.
     pub(super) copy: Option<(LastGood, String)>,
 }
@@ -102,7 +107,7 @@ impl<'a> Poller<'a> {
             recorder: fields.map(recorder),
             keeper,
             standing,
-            warned: false,
+            failing: BTreeSet::new(),
             has_failed: false,
             accounted: Accounted::default(),
         }
@@ -152,11 +157,11 @@ impl<'a> Poller<'a> {
                             // Nobody was handed them.
                             queue.give_back(told);
                             listens = false;
-                            self.report(&error, &mut went)
+                            self.report(Failing::Observe, &error, &mut went)
                         }
                     },
                     (Work::Tick | Work::Told(_), _) => {
-                        self.warned = false;
+                        self.failing.clear();
                         let span = tracing::debug_span!("poll", plugin = &*self.status.name, instances = Empty);
                         let polled = self.poll(due_ms, missed, &mut discover_at, discover_interval, &mut went);
                         let polled = polled.instrument(span).await;
@@ -179,7 +184,14 @@ impl<'a> Poller<'a> {
             if let Err(ended) = polled {
                 return ended;
             }
-            match self.standing.ladder.after(went, Instant::now()) {
+            let next = self.standing.ladder.after(went, Instant::now());
+            if let Some(why) = self.standing.probation.take() {
+                if !went.came_back && went.ended_badly + went.tried_in_vain > 0 {
+                    return Ended::Quarantined(why);
+                }
+                self.leave_quarantine();
+            }
+            match next {
                 Next::GoOn => {
                     self.status.enter(PluginState::Running);
                     if went == (Went { came_back: true, ..Went::default() }) {
@@ -188,8 +200,8 @@ impl<'a> Poller<'a> {
                 }
                 Next::Quarantine(why) => return Ended::Quarantined(why),
                 Next::Wait(wait) => {
-                    let until_ms = self.core.clock.now_ms().saturating_add_unsigned(wait.as_millis() as u64);
-                    self.status.update(|known| known.next_poll_ms = Some(until_ms));
+                    let until_ms = Some(retry_at_ms(self.core, wait));
+                    self.status.update(|known| (known.next_poll_ms, known.retry_at_ms) = (until_ms, until_ms));
                     self.status.forget(Order::Release);
                     self.status.enter(PluginState::Backoff);
                     tokio::select! {
@@ -198,7 +210,7 @@ impl<'a> Poller<'a> {
                         candidate = handover.take() => return Ended::Replaced(Box::new(candidate)),
                     }
                     // It was told to wait: the ticks meanwhile were not late.
-                    self.status.update(|known| known.late_ticks = 0);
+                    self.status.update(|known| (known.late_ticks, known.retry_at_ms) = (0, None));
                 }
             }
         }
@@ -253,13 +265,14 @@ impl<'a> Poller<'a> {
                 metrics.processed(name, "stats", "ok", 1);
                 snapshots.put(&self.status.name, stats, now_ms, self.status.interval());
                 went.came_back = true;
+                self.works(Failing::Collect);
                 Ok(())
             }
             Err(error) => {
                 metrics.processed(name, "stats", "failed", 1);
                 metrics.failed(name, "stats", 1);
                 snapshots.failed(&self.status.name, now_ms);
-                self.report(&error, went)
+                self.report(Failing::Collect, &error, went)
             }
         }
     }
@@ -276,12 +289,13 @@ impl<'a> Poller<'a> {
             Ok(()) => {
                 metrics.processed(name, "event", "ok", count);
                 went.came_back = true;
+                self.works(Failing::Observe);
                 Ok(())
             }
             Err(error) => {
                 metrics.processed(name, "event", "failed", count);
                 metrics.failed(name, "event", count);
-                self.report(&error, went)
+                self.report(Failing::Observe, &error, went)
             }
         }
     }
@@ -341,7 +355,7 @@ impl<'a> Poller<'a> {
     }
 
     /// Errors are the end of polling; everything else is counted and passes.
-    fn report(&mut self, error: &CallError, went: &mut Went) -> Result<(), Ended> {
+    fn report(&mut self, what: Failing, error: &CallError, went: &mut Went) -> Result<(), Ended> {
         self.has_failed = true;
         if matches!(error, CallError::Stuck(_) | CallError::Stopped) {
             return Err(Ended::Lost(error.clone(), went.came_back));
@@ -351,14 +365,29 @@ impl<'a> Poller<'a> {
         if let Some(why) = error.invalid() {
             return Err(Ended::Invalid(why.to_owned()));
         }
-        // One a tick says enough.
-        if !std::mem::replace(&mut self.warned, true) {
-            let reason = plain(&error.to_string());
-            tracing::warn!(plugin = &*self.status.name, kind = error.reason(), reason, "a poll failed");
-        }
+        self.fails(what, &plain(&error.to_string()));
         went.ended_badly += usize::from(error.is_end());
         went.came_back |= matches!(error, CallError::Failed(_));
         Ok(())
+    }
+
+    fn fails(&mut self, what: Failing, reason: &str) {
+        if self.failing.insert(what) {
+            self.status.failure_log.failed(&self.status.name, what, reason);
+        }
+    }
+
+    fn works(&self, what: Failing) {
+        if !self.failing.contains(&what) {
+            self.status.failure_log.works(&self.status.name, what);
+        }
+    }
+
+    /// It was tried again, and something worked.
+    fn leave_quarantine(&mut self) {
+        let retries = self.standing.pauses.lift(Instant::now());
+        self.status.update(|known| known.quarantined = None);
+        tracing::info!(plugin = &*self.status.name, retries, "works again, and is out of quarantine");
     }
 
     fn account(&mut self) {

@@ -2,6 +2,8 @@
 
 use super::{Ended, Poller, Went};
 use crate::clock::Stamp;
+use crate::plugins::batches::End;
+use crate::plugins::failure_log::Failing;
 use crate::plugins::plain;
 use crate::plugins::status::Waiting;
 use crate::tracked::Polled;
@@ -19,17 +21,27 @@ impl Poller<'_> {
         let asked = self.worker.discover(self.tick(stamp));
         let answer = self.called_in(self.call_span("discover", None), asked).await;
         let found = match answer {
-            Ok(found) => found,
+            Ok(found) => {
+                self.works(Failing::Discover);
+                self.status.update(|known| known.failed_discoveries = 0);
+                found
+            }
             // That it answers here says nothing about its samples.
             Err(error) => {
                 let came_back = went.came_back;
-                let reported = self.report(&error, went);
+                self.status.update(|known| known.failed_discoveries = known.failed_discoveries.saturating_add(1));
+                let reported = self.report(Failing::Discover, &error, went);
                 went.came_back = came_back;
                 return reported;
             }
         };
         let Some(recorder) = &self.recorder else { return Ok(()) };
-        for why in recorder.find(self.core, found, self.status.limits.instances, at_ms) {
+        let wrong = recorder.find(self.core, found, self.status.limits.instances, at_ms);
+        if let Some(first) = wrong.first() {
+            self.fails(Failing::Discovered, first);
+        }
+        self.works(Failing::Discovered);
+        for why in wrong {
             self.status.failed_because(at_ms, why);
         }
         Ok(())
@@ -41,8 +53,12 @@ impl Poller<'_> {
         self.status.update(|known| known.instances = instances.len());
         Span::current().record("instances", instances.len() as i64);
         let aside = self.standing.batches.set_aside().len();
-        let mut changed = false;
+        let (mut changed, mut came_back) = (false, false);
         for batch in self.standing.batches.of(&instances, Instant::now()) {
+            if self.standing.batches.is_call_too_much() {
+                self.core.metrics.samples_dropped.with_label_values(&["budget"]).inc_by(batch.len() as u64);
+                continue;
+            }
             if went.ended_badly + went.tried_in_vain >= MOST_ENDS {
                 self.core.metrics.samples_dropped.with_label_values(&["poison"]).inc_by(batch.len() as u64);
                 continue;
@@ -57,7 +73,8 @@ impl Poller<'_> {
                 Ok(readings) => {
                     self.record(stamp, took, &batch, readings);
                     went.came_back = true;
-                    changed |= self.standing.batches.came_back(&batch);
+                    came_back = true;
+                    changed |= self.standing.batches.came_back(&batch, self.share_of_budget(took));
                     continue;
                 }
                 Err(error) => error,
@@ -67,15 +84,17 @@ impl Poller<'_> {
             match &error {
                 // Not for what it was asked.
                 CallError::NoInstance(_) | CallError::Stopped => {}
-                CallError::Failed(_) => changed |= self.standing.batches.came_back(&batch),
+                CallError::Failed(_) => {
+                    changed |= self.standing.batches.came_back(&batch, self.share_of_budget(took));
+                }
                 error => {
                     let reason = plain(&error.to_string());
-                    self.standing.batches.ended_badly(&batch, &reason, error.is_want(), Instant::now());
+                    self.standing.batches.ended_badly(&batch, &reason, end_of(error), Instant::now());
                     changed = true;
                 }
             }
             let before = went.ended_badly;
-            self.report(&error, went)?;
+            self.report(Failing::Sample, &error, went)?;
             if known {
                 went.tried_in_vain += went.ended_badly - before;
                 went.ended_badly = before;
@@ -84,11 +103,24 @@ impl Poller<'_> {
                 break;
             }
         }
+        self.standing.batches.settle(Instant::now());
+        self.status.sampled(self.core.metrics.core.samples_stored(&self.status.name));
+        if came_back {
+            self.works(Failing::Sample);
+            self.works(Failing::Readings);
+        }
         self.core.publish_workloads();
         if changed || self.standing.batches.set_aside().len() != aside {
             self.show_set_aside();
         }
         Ok(())
+    }
+
+    /// The larger share of the last call's budgets that it used.
+    fn share_of_budget(&self, took: Duration) -> f64 {
+        let limits = &self.status.limits;
+        let cpu = self.worker.stats().last_cpu().as_secs_f64() / limits.cpu.as_secs_f64();
+        cpu.max(took.as_secs_f64() / limits.deadline.as_secs_f64())
     }
 
     fn show_set_aside(&self) {
@@ -106,8 +138,22 @@ impl Poller<'_> {
 
     fn record(&mut self, stamp: Stamp, took: Duration, batch: &[Polled], readings: Readings) {
         let Some(recorder) = &mut self.recorder else { return };
-        for (id, failure) in recorder.record(self.core, stamp, took, batch, readings) {
-            self.status.failed_because(stamp.at_ms, format!("{id}: {failure}"));
+        let failed = recorder.record(self.core, stamp, took, batch, readings);
+        let failed: Vec<_> = failed.into_iter().map(|(id, failure)| format!("{id}: {failure}")).collect();
+        if let Some(first) = failed.first() {
+            self.fails(Failing::Readings, &plain(first));
         }
+        for why in failed {
+            self.status.failed_because(stamp.at_ms, why);
+        }
+    }
+}
+
+/// What a call that brought nothing says of those it was for.
+fn end_of(error: &CallError) -> End {
+    match error {
+        CallError::CpuExhausted { .. } | CallError::DeadlineExceeded { .. } => End::TooSlow,
+        error if error.is_want() => End::TooMuch,
+        _ => End::Broke,
     }
 }

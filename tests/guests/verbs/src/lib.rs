@@ -10,6 +10,8 @@
 //! `version` reads which version of the guest this is: tests make others by changing `VERSION` in the component. From
 //! 90000 on they have other fields, 66666 panics in `init`, 77777 in `sample`, 55555 refuses its configuration.
 //!
+//! Every call counts to the number in the file `work` of the configuration, whomever it is for.
+//!
 //! Others: `panic` panics, `spin` never returns, `wait` waits for ever, `hoard` takes all memory, `recurse` all stack,
 //! `flood` logs much, `line` a megabyte at once, `long` returns too much, `handles` holds too many resources, `headers`
 //! sends too many, `random` asks for too much, `shout` passes fifty megabytes, `requests` prepares
@@ -45,6 +47,7 @@ struct Settings {
     env: Option<String>,
     get: Option<String>,
     walk: Option<String>,
+    work: Option<String>,
     /// Names of the fields, others than usual.
     fields: Option<[String; 2]>,
     /// `panic`, `spin` or `refuse`, in `init`.
@@ -53,10 +56,10 @@ struct Settings {
 
 impl Sampler for Verbs {
     fn needs(config: &Config) -> Result<Vec<Need>, Failure> {
-        let Settings { read, list, env, get, walk, .. } = config.parse()?;
-        let (read, list) = (read.map(Need::read), list.map(Need::read));
+        let Settings { read, list, env, get, walk, work, .. } = config.parse()?;
+        let (read, list, work) = (read.map(Need::read), list.map(Need::read), work.map(Need::read));
         let origin = get.map(|url| Need::http(url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/")));
-        Ok([read, list, env.map(Need::env), origin, walk.map(Need::dir)].into_iter().flatten().collect())
+        Ok([read, list, work, env.map(Need::env), origin, walk.map(Need::dir)].into_iter().flatten().collect())
     }
 
     fn init(&mut self, config: &Config) -> Result<(), Failure> {
@@ -98,6 +101,13 @@ impl Sampler for Verbs {
 
     fn sample_all(&mut self, _: &Tick, verbs: &[String]) -> Result<Readings, Failure> {
         self.calls += 1.0;
+        if let Some(file) = &self.settings.work {
+            let turns = files::read_to_string(file)?.trim().parse::<u64>();
+            let turns = turns.map_err(|error| Failure::unavailable(error.to_string()))?;
+            (0..turns).for_each(|turn| {
+                black_box(turn);
+            });
+        }
         let (fields, mut readings) = (self.fields(), Readings::default());
         for verb in verbs {
             let reading = self.sample(verb);
