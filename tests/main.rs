@@ -9,6 +9,7 @@
 //! * `metrics`, `own_metrics`, `prometheus`, `monitoring`: what Prometheus sees, and those who are woken by it; `grammar`:
 //!   reads what it reads.
 //! * `tracing`: spans and log lines.
+//! * `confined`: under the filters and limits that service managers and containers set.
 //! * `sandbox`: what plugins cannot do; `grants`: what they may see; `hostile`: those that try.
 //! * `lifecycle`: start, stop, configuration, what plugins keep.
 //! * `reload`: plugins that appear, change and go while the host runs.
@@ -33,6 +34,7 @@ mod api;
 mod authoring;
 mod clocks;
 mod commands;
+mod confined;
 mod embedding;
 mod exposure;
 #[path = "../host/src/exposition/grammar.rs"]

@@ -13,6 +13,12 @@ use std::time::Duration;
 /// Ticks in a row that came too late before that is worth a word: one is a busy machine.
 const LATE_TICKS: u32 = 3;
 
+/// Polls without a sample before that is worth a word: the first ones may come while what is measured starts.
+const POLLS_IN_VAIN: u32 = 3;
+
+/// The same for discoveries.
+const FAILED_DISCOVERIES: u32 = 3;
+
 /// A write that takes longer is no slow one any more.
 const SLOW_WRITE: Duration = Duration::from_secs(10);
 
@@ -108,10 +114,23 @@ fn service(plugin: &Status) -> Service {
         (Some(why), Some(last)) => Some(format!("{why}; the last: {last}")),
         (why, last) => why.clone().or(last.clone()),
     };
+    let retry = known.retry_at_ms.map(|at_ms| format!("; it is tried again at {}", json::time(at_ms)));
+    let retry = retry.unwrap_or_default();
     let mut reasons: Vec<_> = state
-        .map(|state| format!("plugin {} {state}: {}", plugin.name, why().unwrap_or_default()))
+        .map(|state| format!("plugin {} {state}: {}{retry}", plugin.name, why().unwrap_or_default()))
         .into_iter()
         .collect();
+    let because = || last.as_ref().map(|last| format!(": {last}")).unwrap_or_default();
+    let in_vain = known.polls_in_vain.filter(|polls| *polls >= POLLS_IN_VAIN && known.instances > 0);
+    if let Some(polls) = in_vain.filter(|_| known.state == PluginState::Running) {
+        let (name, count) = (&plugin.name, known.instances);
+        let of = if count == 1 { "its instance".to_owned() } else { format!("its {count} instances") };
+        reasons.push(format!("plugin {name} has given no sample in {polls} polls of {of}{}", because()));
+    }
+    if known.state == PluginState::Running && known.failed_discoveries >= FAILED_DISCOVERIES {
+        let (name, times) = (&plugin.name, known.failed_discoveries);
+        reasons.push(format!("plugin {name} failed to discover its instances {times} times in a row{}", because()));
+    }
     if known.state == PluginState::Running && known.late_ticks >= LATE_TICKS {
         let (name, late, missed) = (&plugin.name, known.late_ticks, known.polls_missed);
         reasons

@@ -2,15 +2,17 @@
 //! has no bound and cannot be cancelled, but a process has limits and can be killed.
 //!
 //! The component goes in through standard input, the compiled one comes out of standard output; what is wrong with it is
-//! one line on standard error, and exit code 1.
+//! one line on standard error, and exit code 1, or 3 if it was not given the memory.
 
 use crate::engine;
+use crate::error::is_out_of_memory;
 use crate::refusal::Refused;
 use crate::weight;
-use rustix::process::{Resource, Rlimit, setpriority_process, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Once;
 use std::thread;
 use wasmtime::Engine;
 
@@ -26,6 +28,10 @@ const LARGEST_OUTPUT: u64 = 256 << 20;
 /// In the environment of a process that was started to compile: should it do something else, it can tell.
 pub const COMPILING: &str = "DROPSONDE_COMPILING";
 
+/// Exit codes of the child.
+const INVALID: u8 = 1;
+const NO_MEMORY: u8 = 3;
+
 /// Behind everything else on the machine.
 const NICE: i32 = 19;
 
@@ -38,6 +44,10 @@ pub(crate) struct Compiler {
 
 impl Compiler {
     pub(crate) fn compile(&self, component: &[u8]) -> Result<Vec<u8>, Refused> {
+        static TOLD: Once = Once::new();
+        if let Some(shortage) = shortage() {
+            TOLD.call_once(|| tracing::warn!("plugins may fail to compile: {shortage}"));
+        }
         let child = Command::new(&self.program)
             .arg(&self.argument)
             .env(COMPILING, "1")
@@ -54,10 +64,12 @@ impl Compiler {
         let (compiled, complaint) = compiled.map_err(|error| Refused::Compiler(error.to_string()))?;
         match status {
             Ok(status) if status.success() => Ok(compiled),
-            Ok(status) if status.code() == Some(1) => Err(Refused::Invalid(complaint.trim().to_owned())),
-            Ok(status) => Err(Refused::Compiler(format!(
-                "it used more than {CPU_SECONDS} s of CPU time or {ADDRESS_SPACE} bytes of memory ({status})"
-            ))),
+            Ok(status) if status.code() == Some(i32::from(INVALID)) => {
+                Err(Refused::Invalid(complaint.trim().to_owned()))
+            }
+            Ok(status) => Err(Refused::Compiler(shortage().unwrap_or_else(|| {
+                format!("it used more than {CPU_SECONDS} s of CPU time or {ADDRESS_SPACE} bytes of memory ({status})")
+            }))),
             Err(error) => Err(Refused::Compiler(error.to_string())),
         }
     }
@@ -86,22 +98,37 @@ fn talk(child: &mut Child, component: &[u8]) -> io::Result<(Vec<u8>, String)> {
     })
 }
 
+/// Tells that the hard limit leaves less address space than compiling may need.
+fn shortage() -> Option<String> {
+    let hard = getrlimit(Resource::As).maximum.filter(|hard| *hard < ADDRESS_SPACE)?;
+    Some(format!(
+        "compiling needs up to {ADDRESS_SPACE} bytes of address space, and RLIMIT_AS allows {hard}; raise it \
+         (`ulimit -Hv {}` before the start, or LimitAS= of the service)",
+        ADDRESS_SPACE / 1024
+    ))
+}
+
 /// What the child does: limits itself, compiles standard input to standard output.
 pub fn compile_as_child() -> ExitCode {
     match limit_self().map_err(|error| error.to_string()).and_then(|()| compile_stdio()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(complaint) => {
             let _ = writeln!(io::stderr(), "{complaint}");
-            ExitCode::FAILURE
+            // Memory it was not given says nothing about the component.
+            ExitCode::from(if is_out_of_memory(&complaint) { NO_MEMORY } else { INVALID })
         }
     }
 }
 
 fn limit_self() -> io::Result<()> {
-    let limit = |at_most| Rlimit { current: Some(at_most), maximum: Some(at_most) };
-    setrlimit(Resource::Cpu, limit(CPU_SECONDS))?;
-    setrlimit(Resource::As, limit(ADDRESS_SPACE))?;
-    setrlimit(Resource::Core, limit(0))?;
+    let limit = |what: Resource, at_most: u64| {
+        // Nobody may have more than the hard limit that is there already.
+        let at_most = Some(getrlimit(what).maximum.map_or(at_most, |hard| hard.min(at_most)));
+        setrlimit(what, Rlimit { current: at_most, maximum: at_most })
+    };
+    limit(Resource::Cpu, CPU_SECONDS)?;
+    limit(Resource::As, ADDRESS_SPACE)?;
+    limit(Resource::Core, 0)?;
     // Only a lower priority: failing to get it is no reason not to work.
     let _ = setpriority_process(None, NICE);
     Ok(())

@@ -1,4 +1,6 @@
-use crate::Failure;
+use crate::{Failure, Limits};
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use std::fmt;
 use std::time::Duration;
 
@@ -173,12 +175,27 @@ impl From<wasmtime::Error> for Trap {
             });
             names.collect::<Vec<_>>().join("\n")
         });
-        Self {
-            message: format!("{:#}", error.root_cause()),
-            backtrace: backtrace.filter(|text| !text.is_empty()),
-            said: Vec::new(),
+        let mut message = format!("{:#}", error.root_cause());
+        if is_out_of_memory(&message) {
+            message.push_str(&shortage_of_address_space().unwrap_or_default());
         }
+        Self { message, backtrace: backtrace.filter(|text| !text.is_empty()), said: Vec::new() }
     }
+}
+
+/// Whether the operating system gave no memory. wasmtime passes its error on as text at times.
+pub(crate) fn is_out_of_memory(message: &str) -> bool {
+    message.contains(&std::io::Error::from(Errno::NOMEM).to_string())
+}
+
+/// Tells what is most likely why, if the host's address space is limited.
+fn shortage_of_address_space() -> Option<String> {
+    let allowed = getrlimit(Resource::As).current?;
+    Some(format!(
+        ": RLIMIT_AS allows the host {allowed} bytes of address space, and each plugin reserves {} of them; raise it \
+         (`ulimit -v` before the start, or LimitAS= of the service)",
+        Limits::default().memory
+    ))
 }
 
 /// Guest-chosen: bounded and without control characters before anyone prints it.
