@@ -1,3 +1,4 @@
+use super::poll::check_interval;
 use super::{ConfigError, Span};
 use serde::Deserialize;
 use std::time::Duration;
@@ -44,9 +45,7 @@ impl Metrics {
 
 impl Snapshot {
     pub(super) fn check(&self, metrics: &Metrics) -> Result<(), ConfigError> {
-        if self.interval.get() < Duration::from_millis(100) {
-            return ConfigError::value("snapshot.interval", "must be at least 100ms");
-        }
+        check_interval("snapshot.interval", self.interval, Duration::from_millis(100))?;
         if self.path == metrics.path {
             return ConfigError::value("snapshot.path", "is that of the metrics already");
         }

@@ -120,8 +120,13 @@ impl Config {
         self.snapshot.check(&self.metrics)?;
         self.tracing.check()?;
         check_labels("labels", &self.labels)?;
+        let mut ids = BTreeMap::new();
         for (index, instance) in self.instances.iter().enumerate() {
             instance.check(&format!("instances[{index}]"))?;
+            if let Some(first) = ids.insert(&instance.id, index) {
+                let why = format!("{:?} is named by instances[{first}] already", instance.id);
+                return ConfigError::value(&format!("instances[{index}].id"), &why);
+            }
         }
         for (name, plugin) in &self.plugins {
             if !crate::plugins::is_name(name) {
@@ -273,7 +278,15 @@ mod tests {
     fn a_value_that_cannot_work_is_named_by_its_key() {
         for (text, key) in [
             ("poll.interval = '1ms'", "poll.interval"),
+            ("poll.interval = '300000000d'", "TOML parse error"),
+            ("poll.interval = '400d'", "poll.interval"),
+            ("poll.discover_interval = '400d'", "poll.discover_interval"),
+            ("poll.max_instances = 9223372036854775807", "poll.max_instances"),
+            ("snapshot.interval = '367d'", "snapshot.interval"),
+            ("plugins.p.interval = '400d'", "plugins.p.interval"),
+            ("plugins.p.limits.memory = '99999999999GiB'", "TOML parse error"),
             ("[[instances]]\nid = 'a/b'", "instances[0].id"),
+            ("[[instances]]\nid = 'a'\n[[instances]]\nid = 'b'\n[[instances]]\nid = 'a'", "instances[2].id"),
             ("labels = { le = 'x' }", "labels.le"),
             ("[plugins.p.grants]\nread = ['../x']", "plugins.p.grants.read"),
             ("[plugins.p.grants]\nhttp = ['example.com']", "plugins.p.grants.http"),

@@ -1,5 +1,6 @@
 //! What an operator says of one plugin.
 
+use super::poll::check_interval;
 use super::{Bytes, ConfigError, Span};
 use dropsonde_sandbox::{Grants, Limits, Need};
 use serde::Deserialize;
@@ -117,8 +118,8 @@ impl PluginConfig {
     /// Checks what types alone cannot; `key` makes a key of it whole.
     pub(super) fn check(&self, key: &dyn Fn(&str) -> String) -> Result<(), ConfigError> {
         let wrong = |list: &str, why: &str| Err(ConfigError::Value { key: key(list), why: why.to_owned() });
-        if self.interval.is_some_and(|interval| interval.get() < Duration::from_millis(100)) {
-            return wrong("interval", "must be at least 100ms");
+        if let Some(interval) = self.interval {
+            check_interval(&key("interval"), interval, Duration::from_millis(100))?;
         }
         let is_digest = |digest: &String| digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
         if self.sha256.as_ref().is_some_and(|digest| !is_digest(digest)) {

@@ -30,18 +30,28 @@ impl Default for Poll {
 
 impl Poll {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        if self.interval.get() < Duration::from_millis(100) {
-            return ConfigError::value("poll.interval", "must be at least 100ms");
-        }
+        check_interval("poll.interval", self.interval, Duration::from_millis(100))?;
         if self.timeout.get().is_zero() || self.timeout.get() > Duration::from_secs(3600) {
             return ConfigError::value("poll.timeout", "must be more than nothing and at most 1h");
         }
-        if self.discover_interval.get() < Duration::from_secs(1) {
-            return ConfigError::value("poll.discover_interval", "must be at least 1s");
-        }
-        if self.max_instances == 0 {
-            return ConfigError::value("poll.max_instances", "must be at least 1");
+        check_interval("poll.discover_interval", self.discover_interval, Duration::from_secs(1))?;
+        if !(1..=100_000_000).contains(&self.max_instances) {
+            return ConfigError::value("poll.max_instances", "must be at least 1 and at most 100000000");
         }
         Ok(())
     }
+}
+
+/// Longest time between two polls, in days. Times of some intervals are added up, and whoever polls less often measures
+/// nothing.
+const LONGEST_INTERVAL_DAYS: u64 = 366;
+
+/// Checks a time between two polls, or looks; `key` is where it stands.
+pub(super) fn check_interval(key: &str, interval: Span, least: Duration) -> Result<(), ConfigError> {
+    if !(least..=Duration::from_secs(LONGEST_INTERVAL_DAYS * 86_400)).contains(&interval.get()) {
+        let least = humantime::format_duration(least);
+        let why = format!("must be at least {least} and at most {LONGEST_INTERVAL_DAYS}d");
+        return ConfigError::value(key, &why);
+    }
+    Ok(())
 }

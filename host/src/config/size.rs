@@ -1,8 +1,12 @@
 use serde::Deserialize;
 use serde::de::{self, Visitor};
 use std::fmt;
+use std::num::IntErrorKind;
 
-/// A number of bytes as people write it: `64MiB`, `512 KiB`, `1GB`; a bare number is bytes.
+/// Largest size, in TiB: no disk or memory of one machine has more, and sums of such sizes do not overflow.
+const LARGEST_TIB: usize = 1024;
+
+/// A number of bytes as people write it: `64MiB`, `512 KiB`, `1GB`; a bare number is bytes. At most 1024 TiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bytes(usize);
 
@@ -13,6 +17,10 @@ impl Bytes {
 
     pub const fn get(self) -> usize {
         self.0
+    }
+
+    fn bounded(bytes: usize) -> Option<Self> {
+        (bytes <= LARGEST_TIB << 40).then_some(Self(bytes))
     }
 }
 
@@ -28,12 +36,19 @@ impl std::str::FromStr for Bytes {
             "KiB" => 1 << 10,
             "MiB" => 1 << 20,
             "GiB" => 1 << 30,
+            "TiB" => 1 << 40,
             "kB" | "KB" => 1000,
             "MB" => 1_000_000,
             "GB" => 1_000_000_000,
+            "TB" => 1_000_000_000_000,
             _ => return Err(wrong()),
         };
-        number.parse::<usize>().ok().and_then(|number| number.checked_mul(unit)).map(Self).ok_or_else(wrong)
+        let bytes = match number.parse::<usize>() {
+            Ok(number) => number.saturating_mul(unit),
+            Err(error) if *error.kind() == IntErrorKind::PosOverflow => usize::MAX,
+            Err(_) => return Err(wrong()),
+        };
+        Self::bounded(bytes).ok_or_else(|| format!("{text:?} is too large; at most {LARGEST_TIB}TiB are allowed"))
     }
 }
 
@@ -52,7 +67,9 @@ impl<'de> Deserialize<'de> for Bytes {
             }
 
             fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<Bytes, E> {
-                usize::try_from(bytes).map(Bytes).map_err(|_| E::custom("a size is not negative"))
+                let bytes = usize::try_from(bytes).map_err(|_| E::custom("a size is not negative"))?;
+                let size = Bytes::bounded(bytes);
+                size.ok_or_else(|| E::custom(format!("{bytes} is too large; at most {LARGEST_TIB}TiB are allowed")))
             }
         }
         deserializer.deserialize_any(Text)
@@ -69,8 +86,12 @@ mod tests {
         assert_eq!(bytes("64MiB"), Ok(64 << 20));
         assert_eq!(bytes("1 GB"), Ok(1_000_000_000));
         assert_eq!(bytes("4096"), Ok(4096));
-        for wrong in ["", "MiB", "1.5GiB", "-1", "64 megs", "99999999999999999999GiB"] {
-            assert!(bytes(wrong).is_err(), "{wrong}");
+        assert_eq!((bytes("1TB"), bytes("1024TiB")), (Ok(1_000_000_000_000), Ok(1 << 50)));
+        for wrong in ["", "MiB", "1.5GiB", "-1", "64 megs"] {
+            assert!(bytes(wrong).unwrap_err().contains("is no size"), "{wrong}");
+        }
+        for large in ["99999999999999999999GiB", "99999999999GiB", "1025TiB", "18446744073709551615"] {
+            assert!(bytes(large).unwrap_err().contains("too large; at most 1024TiB"), "{large}");
         }
     }
 }
