@@ -124,7 +124,7 @@ fn events_come_alone_or_as_a_list_that_is_done_as_a_whole() {
     let wrong = r#"[{"type":"instance.created","instance":"c"},{"type":"instance.created","instance":"c/d"}]"#;
     let answer = host.write("POST", "/v1/events", wrong);
     assert_eq!((answer.status, &answer.json()["code"]), (400, &json!(400)));
-    assert!(answer.body.contains("event 1: "), "{}", answer.body);
+    assert!(answer.body.contains("event 2 of 2: "), "{}", answer.body);
     assert_eq!(host.get("/v1/instances/c").status, 404);
 }
 

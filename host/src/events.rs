@@ -1,6 +1,7 @@
 //! What applications tell observers: parsed whole or not at all, queued, handed over in the order it came.
 
 use crate::config::FURTHEST_MS;
+use crate::nearest::unknown_key;
 use dropsonde_sandbox::Event;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -22,6 +23,9 @@ const LONGEST: usize = 256;
 
 const MOST_ATTRIBUTES: usize = 16;
 
+/// Keys of an event.
+const KEYS: [&str; 5] = ["at", "name", "subject", "value", "attributes"];
+
 /// As an application writes it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,10 +43,11 @@ struct Written<'a> {
 /// What is wrong with a batch, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadEvents {
-    #[error("event {number}: {why}")]
-    Event { number: usize, why: String },
-    #[error("line {number}: {why}")]
-    Line { number: usize, why: String },
+    /// Counted from 1.
+    #[error("event {number} of {count}: {why}")]
+    Event { number: usize, count: usize, why: String },
+    #[error("event {number} of {count}, on line {line}: {why}")]
+    Line { number: usize, count: usize, line: usize, why: String },
     #[error("it is neither an event nor a list of events: {0}")]
     Body(String),
 }
@@ -56,15 +61,20 @@ pub fn parse_json(body: &[u8], now_ms: i64) -> Result<Vec<Event>, BadEvents> {
     } else {
         vec![serde_json::from_slice(body).map_err(malformed)?]
     };
-    let events = all.into_iter().enumerate();
-    events.map(|(nth, raw)| event(raw.get(), now_ms).map_err(|why| BadEvents::Event { number: nth + 1, why })).collect()
+    let count = all.len();
+    let events = all.into_iter().zip(1..);
+    events
+        .map(|(raw, number)| event(raw.get(), now_ms).map_err(|why| BadEvents::Event { number, count, why }))
+        .collect()
 }
 
 /// An event a line; empty lines are nothing.
 pub fn parse_lines(body: &[u8], now_ms: i64) -> Result<Vec<Event>, BadEvents> {
     let text = std::str::from_utf8(body).map_err(|error| BadEvents::Body(error.to_string()))?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines.map(|(nth, line)| event(line, now_ms).map_err(|why| BadEvents::Line { number: nth + 1, why })).collect()
+    let lines = || text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
+    let bad = |number, line, why| BadEvents::Line { number, count: lines().count(), line, why };
+    let events = lines().zip(1..);
+    events.map(|((text, line), number)| event(text, now_ms).map_err(|why| bad(number, line, why))).collect()
 }
 
 fn event(text: &str, now_ms: i64) -> Result<Event, String> {
@@ -72,7 +82,7 @@ fn event(text: &str, now_ms: i64) -> Result<Event, String> {
         return Err("it is no JSON object".to_owned());
     }
     let Written { at, name, subject, value, attributes } =
-        serde_json::from_str(text).map_err(|error| error.to_string())?;
+        serde_json::from_str(text).map_err(|error| unknown_key(text, &KEYS).unwrap_or_else(|| error.to_string()))?;
     if name.is_empty() {
         return Err("its name is empty".to_owned());
     }
@@ -210,18 +220,20 @@ mod tests {
     #[test]
     fn the_one_that_is_wrong_is_named() {
         let json = |body: &str| parse_json(body.as_bytes(), 0).unwrap_err().to_string();
-        assert!(json(r#"[{"name":"x"},{"nam":"x"}]"#).starts_with("event 2: unknown field `nam`"));
-        assert!(json(r#"[{"name":"x","at":"soon"}]"#).starts_with("event 1: at: \"soon\" is neither"));
+        assert!(
+            json(r#"[{"name":"x"},{"nam":"x"}]"#).starts_with("event 2 of 2: unknown key `nam`; did you mean `name`?")
+        );
+        assert!(json(r#"[{"name":"x","at":"soon"}]"#).starts_with("event 1 of 1: at: \"soon\" is neither"));
         assert!(json(r#"[{"name":""}]"#).contains("its name is empty"));
-        assert!(json(r#"[["now","x"]]"#).starts_with("event 1: it is no JSON object"));
+        assert!(json(r#"[["now","x"]]"#).starts_with("event 1 of 1: it is no JSON object"));
         assert!(json(r#"{"name":"x","at":-5}"#).ends_with("at: it is before 1970"));
         assert!(json(r#"{"name":"x","at":1e300}"#).contains("is neither"));
-        assert!(json("3").starts_with("event 1: "));
+        assert!(json("3").starts_with("event 1 of 1: "));
         assert!(json("[").starts_with("it is neither"));
         let long = format!(r#"{{"name":"{}"}}"#, "x".repeat(257));
         assert!(json(&long).contains("257 bytes"));
         let lines = parse_lines(b"{\"name\":\"x\"}\n\nnonsense\n", 0).unwrap_err().to_string();
-        assert!(lines.starts_with("line 3: "), "{lines}");
+        assert!(lines.starts_with("event 2 of 2, on line 3: "), "{lines}");
     }
 
     #[tokio::test(start_paused = true)]

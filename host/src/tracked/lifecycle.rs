@@ -3,8 +3,10 @@
 use super::{NotTracked, Wanted};
 use crate::config::RESERVED;
 use crate::labels::{self, Labels};
+use crate::nearest::unknown_key;
 use dropsonde_store::InstanceId;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 /// What became of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -41,17 +43,28 @@ pub struct Lifecycle {
 pub enum BadLifecycle {
     #[error("neither an event nor a list of events: {0}")]
     Body(String),
-    #[error("event {nth}: {why}")]
-    Event { nth: usize, why: String },
+    /// Counted from 1.
+    #[error("event {number} of {count}: {why}")]
+    Event { number: usize, count: usize, why: String },
 }
 
-/// As it is sent. Platforms may say more.
+/// As it is sent.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Written {
     r#type: Change,
     instance: String,
     labels: Option<Labels>,
+    /// Whatever a platform says beside: it means nothing here.
+    #[serde(rename = "attributes")]
+    _attributes: Option<IgnoredAny>,
 }
+
+/// Keys of an event.
+const EVENT_KEYS: [&str; 4] = ["type", "instance", "labels", "attributes"];
+
+/// Keys of what `PUT` sends.
+const WANTED_KEYS: [&str; 2] = ["labels", "samplers"];
 
 /// What `PUT` sends. What is not known here is a mistake.
 #[derive(Debug, Default, Deserialize)]
@@ -69,15 +82,19 @@ impl Lifecycle {
         let written: Vec<&serde_json::value::RawValue> =
             if is_list { serde_json::from_slice(json) } else { serde_json::from_slice(json).map(|one| vec![one]) }
                 .map_err(body)?;
-        let parsed = written.into_iter().enumerate();
-        parsed.map(|(nth, one)| Self::one(one.get()).map_err(|why| BadLifecycle::Event { nth, why })).collect()
+        let count = written.len();
+        let parsed = written.into_iter().zip(1..);
+        parsed
+            .map(|(one, number)| Self::one(one.get()).map_err(|why| BadLifecycle::Event { number, count, why }))
+            .collect()
     }
 
     fn one(json: &str) -> Result<Self, String> {
         if !json.starts_with('{') {
             return Err("it is no JSON object".to_owned());
         }
-        let Written { r#type, instance, labels } = serde_json::from_str(json).map_err(|error| error.to_string())?;
+        let Written { r#type, instance, labels, .. } = serde_json::from_str(json)
+            .map_err(|error| unknown_key(json, &EVENT_KEYS).unwrap_or_else(|| error.to_string()))?;
         let event = Self { what: r#type, instance: instance_id(&instance)?, labels };
         event.check().map_err(|why| why.to_string())?;
         Ok(event)
@@ -95,7 +112,10 @@ impl Wanted {
         let written: WrittenWanted = match json.iter().find(|byte| !byte.is_ascii_whitespace()) {
             None => WrittenWanted::default(),
             // A list would do for a struct, too.
-            Some(b'{') => serde_json::from_slice(json).map_err(|error| error.to_string())?,
+            Some(b'{') => serde_json::from_slice(json).map_err(|error| {
+                let text = std::str::from_utf8(json).ok();
+                text.and_then(|text| unknown_key(text, &WANTED_KEYS)).unwrap_or_else(|| error.to_string())
+            })?,
             Some(_) => return Err("it is no JSON object".to_owned()),
         };
         let labels = written.labels;
@@ -132,7 +152,8 @@ pub(crate) fn instance_id(text: &str) -> Result<InstanceId, String> {
 mod tests {
     use super::*;
 
-    const ONE: &str = r#"{"type":"instance.created","instance":"web-1","labels":{"workload":"web"},"at":"now"}"#;
+    const ONE: &str =
+        r#"{"type":"instance.created","instance":"web-1","labels":{"workload":"web"},"attributes":{"at":[1]}}"#;
 
     #[test]
     fn one_alone_and_a_list_say_the_same() {
@@ -153,9 +174,14 @@ mod tests {
             (r#"{"type":"instance.created","instance":"dropsonde:x"}"#, "the host's own"),
             (r#"{"type":"instance.created","instance":"x","labels":{"le":"1"}}"#, "le"),
             (r#"{"type":"instance.created","instance":"x","labels":{"a":1}}"#, "string"),
+            (r#"{"type":"instance.created","instanse":"x"}"#, "unknown key `instanse`; did you mean `instance`?"),
+            (
+                r#"{"type":"instance.created","instance":"x","lables":{}}"#,
+                "unknown key `lables`; did you mean `labels`?",
+            ),
         ] {
             let error = Lifecycle::parse(format!("[{ONE},{wrong}]").as_bytes()).unwrap_err().to_string();
-            assert!(error.starts_with("event 1: ") && error.contains(why), "{wrong}: {error}");
+            assert!(error.starts_with("event 2 of 2: ") && error.contains(why), "{wrong}: {error}");
         }
         assert!(matches!(Lifecycle::parse(b"[1"), Err(BadLifecycle::Body(_))));
     }
@@ -165,7 +191,9 @@ mod tests {
         let parse = |json: &str| Wanted::parse(InstanceId::new("x").unwrap(), json.as_bytes());
         assert_eq!(parse(" ").unwrap(), parse("{}").unwrap());
         assert_eq!(parse(r#"{"samplers":["*","a-b"]}"#).unwrap().samplers.unwrap(), ["*", "a-b"]);
-        for wrong in [r#"{"sampler":["a"]}"#, r#"{"samplers":["a b"]}"#, r#"{"labels":{"a-b":""}}"#, "[]", "1"] {
+        let misspelt = parse(r#"{"sampler":["a"]}"#).unwrap_err();
+        assert!(misspelt.starts_with("unknown key `sampler`; did you mean `samplers`?"), "{misspelt}");
+        for wrong in [r#"{"samplers":["a b"]}"#, r#"{"labels":{"a-b":""}}"#, "[]", "1"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }
