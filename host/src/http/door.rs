@@ -75,7 +75,8 @@ impl Door {
         let caller = Caller::of(core, peer, headers);
         let checked = self.check_origin(request, &caller.peer).and_then(|()| {
             let needed = self.rights.needed(route, request.method());
-            needed.map_or(Ok(()), |needed| caller.check(core, needed))
+            needed.map_or(Ok(()), |needed| caller.check(core, needed))?;
+            self.rights.check_parameters(route, request.method(), request.uri().query())
         });
         let checked = checked.map_err(|error| match error.status() {
             StatusCode::UNAUTHORIZED if login::wants_page(request.method(), headers) => login::page(error),

@@ -9,7 +9,7 @@
 //! * `door`: what every request passes; `names`: whom it is meant for; `rights`: who sends it, and may; `login`: browsers.
 //! * `instances`, `lifecycle`, `usage`, `stream`, `snapshot`, `events`, `telemetry`, `plugins`, `health`, `page`,
 //!   `prometheus`: the answers; `many`: one of very many.
-//! * `body`: what is sent; `select`: which instances; `window`: the parameters of a range query; `etag`: what need not be
+//! * `body`: what is sent; `select`: which instances; `window`: the parameters of a range query; `fields`: those it names; `etag`: what need not be
 //!   sent again.
 //! * `off_thread`: what may take its time, and how much of that at once.
 //! * `error`: what a client reads when something is wrong.
@@ -20,6 +20,7 @@ mod door;
 mod error;
 mod etag;
 mod events;
+mod fields;
 mod flow;
 mod health;
 mod instances;

@@ -20,10 +20,10 @@ pub(super) fn document(config: &Config) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::routes::operations;
+    use crate::http::routes::{Operation, operations};
     use crate::tokens::Right;
     use serde_json::{Value, json};
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     fn config() -> Config {
         let mut config = Config::default();
@@ -50,6 +50,23 @@ mod tests {
             ((operation.path, operation.method.to_string()), security)
         });
         assert_eq!(described, there.collect::<BTreeMap<_, _>>());
+    }
+
+    #[test]
+    fn it_describes_the_query_parameters_every_operation_takes() {
+        let document: Value = serde_json::from_slice(&document(&config())).unwrap();
+        for Operation { path, method, takes, .. } in operations(&config()) {
+            let described = &document["paths"][&path][method.as_str().to_lowercase()]["parameters"];
+            let described = described.as_array().into_iter().flatten().map(|parameter| {
+                let reference = parameter["$ref"].as_str().map(|to| to.trim_start_matches('#'));
+                reference.map_or(parameter, |to| document.pointer(to).unwrap())
+            });
+            let described: BTreeSet<_> = described
+                .filter(|parameter| parameter["in"] == "query")
+                .map(|parameter| parameter["name"].as_str().unwrap())
+                .collect();
+            assert_eq!(described, takes.iter().copied().collect(), "{method} {path}");
+        }
     }
 
     #[test]

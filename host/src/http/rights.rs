@@ -6,6 +6,7 @@ use super::peer::Peer;
 use super::routes::Operation;
 use crate::audit;
 use crate::core::Core;
+use crate::nearest::unknown;
 use crate::tokens::{Refusal, Right, Shown};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use std::collections::HashMap;
@@ -19,21 +20,39 @@ pub(crate) struct Caller {
     is_session: bool,
 }
 
-/// What each operation needs; none: everybody may.
-pub(super) struct Rights(HashMap<String, Vec<(Method, Option<Right>)>>);
+/// What each operation needs, and the query parameters it takes.
+pub(super) struct Rights(HashMap<String, Vec<Known>>);
+
+struct Known {
+    method: Method,
+    /// None: everybody may.
+    needs: Option<Right>,
+    takes: &'static [&'static str],
+}
 
 impl Rights {
     pub(super) fn of(operations: &[Operation]) -> Self {
         let mut rights: HashMap<_, Vec<_>> = HashMap::new();
-        for Operation { method, path, needs, .. } in operations {
-            rights.entry(path.clone()).or_default().push((method.clone(), *needs));
+        for Operation { method, path, needs, takes, .. } in operations {
+            let known = Known { method: method.clone(), needs: *needs, takes };
+            rights.entry(path.clone()).or_default().push(known);
         }
         Self(rights)
     }
 
     /// None also for what there is not.
     pub(super) fn needed(&self, route: &str, method: &Method) -> Option<Right> {
-        self.of_operation(route, method).flatten()
+        self.of_operation(route, method)?.needs
+    }
+
+    /// Refuses a query parameter the operation does not take: it would do nothing, and nobody would notice.
+    pub(super) fn check_parameters(&self, route: &str, method: &Method, query: Option<&str>) -> Result<(), ApiError> {
+        let (Some(query), Some(Known { takes, .. })) = (query, self.of_operation(route, method)) else { return Ok(()) };
+        let mut given = form_urlencoded::parse(query.as_bytes());
+        match given.find(|(name, _)| !takes.contains(&&**name)) {
+            Some((name, _)) => Err(ApiError::new(StatusCode::BAD_REQUEST, unknown("parameter", &name, takes))),
+            None => Ok(()),
+        }
     }
 
     /// Whether it is there to change something.
@@ -41,9 +60,9 @@ impl Rights {
         !method.is_safe() && self.of_operation(route, method).is_some()
     }
 
-    fn of_operation(&self, route: &str, method: &Method) -> Option<Option<Right>> {
+    fn of_operation(&self, route: &str, method: &Method) -> Option<&Known> {
         let method = if method == Method::HEAD { &Method::GET } else { method };
-        self.0.get(route)?.iter().find(|(known, _)| known == method).map(|(_, needs)| *needs)
+        self.0.get(route)?.iter().find(|known| known.method == method)
     }
 }
 

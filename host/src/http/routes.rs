@@ -27,6 +27,21 @@ const OPENAPI: &str = "/openapi.json";
 /// How long a browser need not ask again whether a page of another origin may.
 const CORS_MAX_AGE: Duration = Duration::from_secs(600);
 
+/// Query parameters of a range of one instance.
+const RANGE: &[&str] = &["range", "since", "until", "resolution", "points", "fields", "bands", "align"];
+
+/// The same of many instances.
+const RANGE_OF_MANY: &[&str] =
+    &["instance", "label", "range", "since", "until", "resolution", "points", "fields", "bands", "align"];
+
+/// The same of a workload: the least and the most of a sum are not known.
+const RANGE_OF_WORKLOAD: &[&str] = &["range", "since", "until", "resolution", "points", "fields", "align"];
+
+/// Query parameters that choose instances.
+const INSTANCES: &[&str] = &["instance", "label"];
+
+const SNAPSHOT: &[&str] = &["source", "fresh"];
+
 /// Something a client can ask for.
 pub(super) struct Operation {
     pub(super) method: Method,
@@ -34,6 +49,8 @@ pub(super) struct Operation {
     pub(super) path: String,
     /// None: everybody may.
     pub(super) needs: Option<Right>,
+    /// Query parameters; any other is an error.
+    pub(super) takes: &'static [&'static str],
     does: MethodRouter<Arc<Core>>,
 }
 
@@ -58,24 +75,24 @@ pub(super) fn operations(config: &Config) -> Vec<Operation> {
         post(LOGIN, ANYONE, login::login),
         post(LOGOUT, ANYONE, login::logout),
         get(&config.metrics.path, READ, prometheus::metrics),
-        get("/v1/instances", READ, instances::list),
+        get("/v1/instances", READ, instances::list).taking(&["label", "limit", "after"]),
         get("/v1/instances/{id}", READ, instances::one),
         put("/v1/instances/{id}", WRITE, instances::track),
         delete("/v1/instances/{id}", WRITE, instances::untrack),
         post("/v1/events", WRITE, lifecycle::post),
         get("/v1/instances/{id}/usage", READ, usage::latest),
-        get("/v1/instances/{id}/usage/range", READ, usage::range),
+        get("/v1/instances/{id}/usage/range", READ, usage::range).taking(RANGE),
         get("/v1/instances/{id}/usage/stream", READ, stream::usage),
-        get("/v1/usage", READ, usage::latest_of_many),
-        get("/v1/usage/range", READ, usage::range_of_many),
-        get("/v1/stream", READ, stream::many),
-        get("/v1/workloads/{workload}/usage/range", READ, usage::range_of_workload),
+        get("/v1/usage", READ, usage::latest_of_many).taking(INSTANCES),
+        get("/v1/usage/range", READ, usage::range_of_many).taking(RANGE_OF_MANY),
+        get("/v1/stream", READ, stream::many).taking(INSTANCES),
+        get("/v1/workloads/{workload}/usage/range", READ, usage::range_of_workload).taking(RANGE_OF_WORKLOAD),
         get("/v1/workloads/{workload}/usage/stream", READ, stream::workload),
         get("/telemetry/hosts", READ, telemetry::hosts),
-        get("/telemetry/history", READ, telemetry::history),
-        get("/v1/snapshot", READ, snapshot::latest),
-        get(&config.snapshot.path, READ, snapshot::latest),
-        get("/v1/snapshot/range", READ, snapshot::range),
+        get("/telemetry/history", READ, telemetry::history).taking(&["host", "range"]),
+        get("/v1/snapshot", READ, snapshot::latest).taking(SNAPSHOT),
+        get(&config.snapshot.path, READ, snapshot::latest).taking(SNAPSHOT),
+        get("/v1/snapshot/range", READ, snapshot::range).taking(RANGE),
         get("/v1/snapshot/stream", READ, snapshot::stream),
         post("/v1/sources/{plugin}/events", WRITE, events::post),
         get("/v1/plugins", READ, plugins::list),
@@ -118,19 +135,26 @@ fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
         .max_age(CORS_MAX_AGE)
 }
 
+impl Operation {
+    /// With query parameters.
+    fn taking(self, takes: &'static [&'static str]) -> Self {
+        Self { takes, ..self }
+    }
+}
+
 fn get<T: 'static>(path: &str, needs: Option<Right>, does: impl Handler<T, Arc<Core>>) -> Operation {
     // HEAD with it.
-    Operation { method: Method::GET, path: path.to_owned(), needs, does: axum::routing::get(does) }
+    Operation { method: Method::GET, path: path.to_owned(), needs, takes: &[], does: axum::routing::get(does) }
 }
 
 fn post<T: 'static>(path: &str, needs: Option<Right>, does: impl Handler<T, Arc<Core>>) -> Operation {
-    Operation { method: Method::POST, path: path.to_owned(), needs, does: on(MethodFilter::POST, does) }
+    Operation { method: Method::POST, path: path.to_owned(), needs, takes: &[], does: on(MethodFilter::POST, does) }
 }
 
 fn put<T: 'static>(path: &str, needs: Option<Right>, does: impl Handler<T, Arc<Core>>) -> Operation {
-    Operation { method: Method::PUT, path: path.to_owned(), needs, does: on(MethodFilter::PUT, does) }
+    Operation { method: Method::PUT, path: path.to_owned(), needs, takes: &[], does: on(MethodFilter::PUT, does) }
 }
 
 fn delete<T: 'static>(path: &str, needs: Option<Right>, does: impl Handler<T, Arc<Core>>) -> Operation {
-    Operation { method: Method::DELETE, path: path.to_owned(), needs, does: on(MethodFilter::DELETE, does) }
+    Operation { method: Method::DELETE, path: path.to_owned(), needs, takes: &[], does: on(MethodFilter::DELETE, does) }
 }

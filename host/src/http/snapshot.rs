@@ -1,5 +1,6 @@
 use super::error::{ApiError, json_bytes};
 use super::etag::{Keep, tagged};
+use super::fields;
 use super::stream::begin;
 use super::usage::ask;
 use super::window::{Parameters, Window};
@@ -74,7 +75,9 @@ pub(crate) async fn range(State(core): App, RawQuery(query): RawQuery) -> Result
     let parameters = Parameters::parse(query.as_deref());
     let interval_ms = i64::try_from(core.config.load().snapshot.interval.get().as_millis()).unwrap_or(i64::MAX);
     let window = Window::parse(&parameters, core.clock.now_ms(), interval_ms)?;
-    let points = ask(&core, id()?, window.query).await?;
+    let id = id()?;
+    fields::check(&core.store, std::slice::from_ref(&id), &[], window.query.fields.as_deref())?;
+    let points = ask(&core, id, window.query).await?;
     Ok(json_bytes(json::points(&points, window.bands)))
 }
 

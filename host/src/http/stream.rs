@@ -6,15 +6,16 @@ use super::rights::Caller;
 use super::select::{self, select};
 use super::window::Parameters;
 use super::{App, Asking};
-use crate::config;
+use crate::config::{self, RESERVED};
 use crate::core::Core;
-use crate::hub::{Claim, Encoded, PING, RETRY, Seen, Selection, TooManyStreams, Watch};
+use crate::hub::{Claim, Encoded, Hub, PING, RETRY, Seen, Selection, TooManyStreams, Watch};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use dropsonde_store::InstanceId;
 use http_body::Frame;
 use std::convert::Infallible;
 use std::net::TcpStream;
@@ -82,6 +83,31 @@ pub(crate) fn begin(
     Ok(response)
 }
 
+/// A comment for a reader of what is not there yet: a misspelt id would be waited for in silence.
+fn waits_for(core: &Core, selection: &Selection) -> Option<Bytes> {
+    let missing: Vec<&InstanceId> = match selection {
+        Selection::One(id) => vec![id],
+        Selection::Several(ids) => ids.iter().collect(),
+        Selection::Labels(labels) => {
+            let is_empty = !labels.is_empty() && core.members(selection).is_empty();
+            return is_empty.then(|| Bytes::from_static(b": no instance has these labels yet; waiting for one\n\n"));
+        }
+        Selection::Workload(name) => {
+            let name = name.escape_debug();
+            let is_empty = core.members(selection).is_empty();
+            return is_empty
+                .then(|| format!(": no instance of the workload \"{name}\" yet; waiting for one\n\n").into());
+        }
+    };
+    let is_known = |id: &InstanceId| id.as_str().starts_with(RESERVED) || core.tracked.get(id).is_some();
+    let comments = missing.into_iter().filter(|id| !is_known(id)).map(|id| {
+        let id = id.as_str().escape_debug();
+        format!(": no instance \"{id}\" yet; waiting for it\n")
+    });
+    let text: String = comments.collect();
+    (!text.is_empty()).then(|| format!("{text}\n").into())
+}
+
 pub(crate) fn is_stream(response: &Response) -> bool {
     response.extensions().get::<Streaming>().is_some()
 }
@@ -113,6 +139,9 @@ impl Streaming {
         head.extend_from_slice(Encoded::of(RETRY).chunk());
         // There may be very many to begin with, and some of them in files.
         let begun = tokio::task::spawn_blocking(move || {
+            if let Some(waits) = waits_for(&core, &self.selection) {
+                head.extend_from_slice(Encoded::of(&waits).chunk());
+            }
             core.follow(self.selection, self.seen, |hub, follow| hub.follow(claim, follow, socket, head));
         });
         let _ = begun.await;
@@ -121,10 +150,13 @@ impl Streaming {
     pub(super) async fn body(self, core: Arc<Core>) -> Body {
         let Some(claim) = self.claim() else { return Body::empty() };
         let config::Stream { heartbeat, stalled, .. } = core.config.load().stream;
-        let watch = tokio::task::spawn_blocking(move || {
-            core.follow(self.selection, self.seen, |hub, follow| hub.watch(claim, follow, Some(stalled.get())))
+        let begun = tokio::task::spawn_blocking(move || {
+            let waits = waits_for(&core, &self.selection);
+            let begin = |hub: &Hub, follow| hub.watch(claim, follow, Some(stalled.get()));
+            (core.follow(self.selection, self.seen, begin), waits)
         });
-        watch.await.map_or_else(|_| Body::empty(), |watch| Body::new(Events::new(watch, heartbeat.get())))
+        let events = |(watch, waits)| Body::new(Events::new(watch, heartbeat.get(), waits));
+        begun.await.map_or_else(|_| Body::empty(), events)
     }
 
     fn claim(&self) -> Option<Claim> {
@@ -137,13 +169,15 @@ struct Events {
     watch: Watch,
     heartbeat: Interval,
     is_new: bool,
+    /// What it says of instances that are not there yet.
+    waits: Option<Bytes>,
 }
 
 impl Events {
-    fn new(watch: Watch, heartbeat: Duration) -> Self {
+    fn new(watch: Watch, heartbeat: Duration, waits: Option<Bytes>) -> Self {
         let mut heartbeat = tokio::time::interval_at(tokio::time::Instant::now() + heartbeat, heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { watch, heartbeat, is_new: true }
+        Self { watch, heartbeat, is_new: true, waits }
     }
 }
 
@@ -155,6 +189,9 @@ impl http_body::Body for Events {
         let this = self.get_mut();
         if std::mem::take(&mut this.is_new) {
             return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(RETRY)))));
+        }
+        if let Some(waits) = this.waits.take() {
+            return Poll::Ready(Some(Ok(Frame::data(waits))));
         }
         if let Some(reset) = this.watch.take_reset() {
             return Poll::Ready(Some(Ok(Frame::data(reset.text()))));

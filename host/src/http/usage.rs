@@ -3,6 +3,7 @@
 use super::App;
 use super::error::{ApiError, Segment, json_bytes};
 use super::etag::{Keep, tag_of, tagged};
+use super::fields;
 use super::instances::named;
 use super::many::Many;
 use super::off_thread::{off_thread, query};
@@ -11,6 +12,7 @@ use super::window::{Parameters, Window};
 use crate::core::Core;
 use crate::hub::Selection;
 use crate::json;
+use crate::workload::REPLICAS;
 use axum::extract::{RawQuery, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -35,6 +37,7 @@ pub(crate) async fn range(
     let id = named(&id)?;
     let parameters = Parameters::parse(query.as_deref());
     let (Window { query: asked, bands }, longest_ms) = window(&core, &parameters, std::slice::from_ref(&id))?;
+    fields::check(&core.store, std::slice::from_ref(&id), &[], asked.fields.as_deref())?;
     // A reading is from the tick before its own at the earliest, and comes before the next one: nothing can come any more
     // that lies in it.
     let is_closed = asked.until_ms.saturating_add(longest_ms.saturating_mul(2)) <= core.clock.now_ms();
@@ -64,6 +67,7 @@ pub(crate) async fn range_of_many(State(core): App, RawQuery(query): RawQuery) -
     let parameters = Parameters::parse(query.as_deref());
     let ids = selected(&core, select(&parameters)?).await?;
     let (Window { query: asked, bands }, _) = window(&core, &parameters, &ids)?;
+    fields::check(&core.store, &ids, &[], asked.fields.as_deref())?;
     let store = core.store.clone();
     Many::answer(core, ids, move |id| Some(json::points(&store.range(id, &asked), bands))).await
 }
@@ -76,10 +80,8 @@ pub(crate) async fn range_of_workload(
 ) -> Result<Response, ApiError> {
     let parameters = Parameters::parse(text.as_deref());
     let ids = selected(&core, workload(name)?).await?;
-    let (Window { query: asked, bands }, _) = window(&core, &parameters, &ids)?;
-    if bands {
-        return Err(ApiError::invalid("bands", "the least and the most of a sum are not known"));
-    }
+    let (Window { query: asked, .. }, _) = window(&core, &parameters, &ids)?;
+    fields::check(&core.store, &ids, &[REPLICAS], asked.fields.as_deref())?;
     let store = core.store.clone();
     let points = query(&core, move || crate::workload::range(&store, ids.iter(), &asked)).await?;
     Ok(json_bytes(json::points(&points, false)))

@@ -99,7 +99,9 @@ impl Window {
                 format_args!("{count} points; at most {MOST_POINTS} are given"),
             ));
         }
-        let fields = parameters.one("fields").map(|list| list.split(',').map(|name| name.trim().to_owned()).collect());
+        let fields = parameters
+            .one("fields")
+            .map(|list| list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect());
         Ok(Self { query: Query { since_ms, until_ms, step_ms, align, fields }, bands })
     }
 }
