@@ -100,7 +100,7 @@ fn check_finds_what_a_start_would_and_makes_nothing() {
         run(dropsonde().args(["serve", "--check", "--data", &data, "--config"]).arg(&file))
     };
     let made = format!("auth.read_token_file = '{}/yet'\n", folder.path().display());
-    let (code, out, error) = check(&made);
+    let (code, out, error) = check(&format!("listen = '127.0.0.1:0'\n{made}"));
     assert_eq!((code, out.as_str()), (0, "the configuration is fine\n"), "{error}");
     let open = folder.path().join("open");
     fs::create_dir(&open).unwrap();
@@ -130,16 +130,135 @@ fn a_section_its_plugin_cannot_work_with_leaves_it_as_it_was_until_it_can() {
     let host = Host::start("plugins.procfs.interval = '100ms'\n", &[]);
     host.until("/v1/instances/host/usage", |usage| usage.status == 200);
     let before = host.plugin("procfs")["loaded_at"].clone();
-    host.reconfigure("[plugins.procfs]\ninterval = '200ms'\nconfig = { watch = ['('] }\n");
-    let log = host.until_logged("its section is another and does not work");
-    assert!(log.contains("plugin=\"procfs\""), "{log}");
+    host.configure("labels = { a = 'b' }\n[plugins.procfs]\ninterval = '200ms'\nconfig = { watch = ['('] }\n");
+    host.signal("HUP");
+    let log = host.until_logged("the configuration stays as it was");
+    assert!(log.contains("part=\"[plugins.procfs]\""), "{log}");
     let page = host.plugin("procfs");
     assert_eq!(
         (&page["state"], &page["interval_seconds"], &page["loaded_at"]),
         (&json!("running"), &json!(0.1), &before)
     );
-    host.reconfigure("[plugins.procfs]\ninterval = '200ms'\nconfig = { watch = ['nobody'] }\n");
-    host.until("/v1/plugins/procfs", |page| page.json()["interval_seconds"] == 0.2);
+    assert!(page["refused_section"]["reason"].as_str().unwrap().contains("its configuration cannot work"), "{page}");
+    assert!(host.get("/v1/instances/host").json()["labels"].get("a").is_none(), "no part of it is in force");
+    let health = host.get("/health").json();
+    assert_eq!(health["status"], "degraded");
+    let reasons = health["reasons"].to_string();
+    assert!(reasons.contains("is refused") && reasons.contains("[plugins.procfs]"), "{reasons}");
+    let metrics = host.get("/metrics").body;
+    assert!(metrics.contains("\ndropsonde_config_last_reload_successful 0\n"), "{metrics}");
+    assert!(metrics.contains("\ndropsonde_config_reloads_total{outcome=\"refused\"} 1\n"), "{metrics}");
+    host.reconfigure("labels = { a = 'b' }\n[plugins.procfs]\ninterval = '200ms'\nconfig = { watch = ['nobody'] }\n");
+    let page = host.until("/v1/plugins/procfs", |page| page.json()["interval_seconds"] == 0.2).json();
+    assert!(page.get("refused_section").is_none(), "{page}");
+    assert_eq!(host.get("/v1/instances/host").json()["labels"]["a"], "b");
+    assert_eq!(host.get("/health").json()["status"], "healthy");
+    let metrics = host.get("/metrics").body;
+    assert!(metrics.contains("\ndropsonde_config_last_reload_successful 1\n"), "{metrics}");
+}
+
+#[test]
+fn a_reload_by_the_api_answers_with_what_came_of_each_part() {
+    let host = Host::start("poll.interval = '100ms'\n", &[]);
+    host.until("/v1/instances/host/usage", |usage| usage.status == 200);
+    let reload = || host.ordered("POST", "/v1/reload", b"");
+    let outcomes = |answer: &serde_json::Value| -> Vec<(String, String)> {
+        let text = |part: &serde_json::Value, key: &str| part[key].as_str().unwrap().to_owned();
+        answer["parts"].as_array().unwrap().iter().map(|part| (text(part, "part"), text(part, "outcome"))).collect()
+    };
+    let expected = |parts: &[(&str, &str)]| -> Vec<(String, String)> {
+        parts.iter().map(|(part, outcome)| ((*part).to_owned(), (*outcome).to_owned())).collect()
+    };
+    assert_eq!(host.write("POST", "/v1/reload", "").status, 403, "it needs the admin token");
+
+    host.configure(
+        "poll.interval = '100ms'\nstore.retention = '1d'\nhttp.hosts = ['me.example']\n\
+         [plugins.procfs.config]\ntop = 1\n",
+    );
+    let answer = reload();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let file = host.folder().join("dropsonde.toml");
+    assert_eq!(answer.json()["file"], file.display().to_string());
+    let parts = [("store.retention", "restart"), ("[http]", "applied"), ("[plugins.procfs]", "applied")];
+    assert_eq!(outcomes(&answer.json()), expected(&parts));
+
+    host.configure(
+        "poll.interval = '100ms'\nhttp.hosts = ['you.example']\n[plugins.procfs.config]\nwatch = ['(']\n[plugins.nope]\n",
+    );
+    let answer = reload();
+    assert_eq!(answer.status, 422, "{}", answer.body);
+    let parts = [("[plugins.nope]", "failed"), ("[plugins.procfs]", "failed"), ("[http]", "not_applied")];
+    assert_eq!(outcomes(&answer.json()), expected(&parts));
+    assert!(answer.json()["error"].as_str().unwrap().contains("[plugins.nope]: "), "{}", answer.body);
+    let error = answer.json()["parts"][1]["error"].as_str().unwrap().to_owned();
+    assert!(error.contains("its configuration cannot work"), "{error}");
+    assert_eq!(host.plugin("procfs")["state"], "running");
+
+    host.configure("poll.intervall = 'secret'\n");
+    let answer = reload();
+    assert_eq!((answer.status, outcomes(&answer.json()).len()), (422, 0));
+    assert!(answer.json()["error"].as_str().unwrap().contains("intervall"), "{}", answer.body);
+    let reasons = host.get("/health").json()["reasons"].to_string();
+    assert!(reasons.contains("the log says more") && !reasons.contains("secret"), "{reasons}");
+
+    host.until_audited(|line| line["path"] == "/v1/reload" && line["status"] == 422 && line["refused"].is_string());
+    host.until_audited(|line| line["path"] == "/v1/reload" && line["status"] == 200);
+}
+
+#[test]
+fn a_section_for_a_plugin_that_is_to_come_is_taken_at_a_start_and_kept_by_a_reload() {
+    let section = "poll.interval = '100ms'\n[plugins.verbs.grants]\nread = ['/etc/hostname']\n";
+    let host = Host::start(section, &[]);
+    host.reconfigure(&format!("{section}[http]\nhosts = ['me.example']\n"));
+    host.drop_in("verbs", verbs());
+    let page = host.until("/v1/plugins/verbs", |page| page.status == 200 && page.json()["state"] == "running");
+    assert_eq!(page.json()["grants"]["read"], json!(["/etc/hostname"]));
+}
+
+#[test]
+fn check_asks_plugins_and_looks_whether_what_it_needs_is_free() {
+    let host = Host::start("", &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let plugins = folder.path().join("plugins");
+    fs::create_dir(&plugins).unwrap();
+    fs::write(plugins.join("verbs.wasm"), verbs()).unwrap();
+    let file = folder.path().join("dropsonde.toml");
+    let check = |config: &str, data: &std::path::Path, listen: &str| {
+        fs::write(&file, config).unwrap();
+        let plugins = plugins.as_os_str();
+        run(dropsonde()
+            .args(["serve", "--check", "--listen", listen, "--data"])
+            .arg(data)
+            .arg("--plugins")
+            .arg(plugins)
+            .arg("--config")
+            .arg(&file))
+    };
+    let (free, any) = (folder.path().join("data"), "127.0.0.1:0");
+    let wrong = "plugins.procfs.config = { watch = ['('] }\npoll.default_samplers = ['procsf']\n[plugins.nope]\n\
+                 [[instances]]\nid = 'a'\nsamplers = ['nobody']\n";
+    let (code, out, error) = check(wrong, &free, any);
+    assert_eq!((code, out.as_str()), (1, ""), "{error}");
+    for says in [
+        "plugin procfs: its configuration cannot work",
+        "plugins.nope: no plugin is called \"nope\"",
+        "poll.default_samplers: no plugin is called \"procsf\"",
+        "did you mean \"procfs\"?",
+        "the samplers of instance \"a\": no plugin is called \"nobody\"",
+    ] {
+        assert!(error.contains(says), "{says}: {error}");
+    }
+    let (code, _, error) = check("[[instances]]\nid = 'a'\n[[instances]]\nid = 'a'\n", &free, any);
+    assert!(code == 1 && error.contains("instances[1].id") && error.contains("already"), "{error}");
+    let (code, _, error) = check("", &host.data(), &host.address);
+    assert!(code == 1 && error.contains(&format!("port {} is in use; ", host.address)), "{error}");
+    assert!(error.contains(&format!("{} is in use by a running host", host.data().display())), "{error}");
+    let few = "[plugins.procfs.grants]\nread = ['/proc/stat']\n";
+    let (code, _, error) = check(few, &free, any);
+    assert!(code == 1 && error.contains("plugin procfs needs what it is not granted: read /proc"), "{error}");
+    assert!(error.contains("[plugins.procfs.grants]\nread = ["), "{error}");
+    assert!(!free.exists(), "nothing is made");
+    assert_eq!(host.get("/health").status, 200, "who was asked beside goes on");
 }
 
 #[test]

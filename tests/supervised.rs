@@ -20,11 +20,16 @@ fn a_service_manager_hears_when_it_serves_reloads_and_stops_and_that_it_is_well(
     let mut command = dropsonde();
     command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "300000");
     let mut host = Host::start_as(command, "", &[]);
-    assert_eq!(next(), "READY=1");
+    assert_eq!(next(), format!("READY=1\nSTATUS=serving on {}", host.url()));
     host.reconfigure("labels = { a = 'b' }\n");
     let reloading = next();
     assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
-    assert_eq!(next(), "READY=1");
+    assert_eq!(next(), "READY=1\nSTATUS=the configuration was read again and is in force");
+    host.configure("labels = { a-b = 'b' }\n");
+    host.signal("HUP");
+    assert!(next().starts_with("RELOADING=1\n"));
+    let refused = next();
+    assert!(refused.starts_with("READY=1\nSTATUS=the configuration was read again and refused: "), "{refused}");
     assert!((0..3).all(|_| heard() == "WATCHDOG=1"));
     host.signal("TERM");
     assert_eq!(next(), "STOPPING=1");
@@ -42,6 +47,6 @@ fn the_unit_starts_what_there_is_as_it_says() {
     let config = tempfile::NamedTempFile::new().unwrap();
     let path = config.path().display().to_string();
     let start: Vec<_> = start.into_iter().map(|word| word.replace("/etc/dropsonde/dropsonde.toml", &path)).collect();
-    let (code, out, error) = crate::harness::run(dropsonde().args(&start).arg("--check"));
+    let (code, out, error) = crate::harness::run(dropsonde().args(&start).args(["--check", "--listen", "127.0.0.1:0"]));
     assert_eq!((code, out.as_str()), (0, "the configuration is fine\n"), "{error}");
 }

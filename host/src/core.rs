@@ -8,6 +8,7 @@ use crate::labels::Labels;
 use crate::metrics::HostMetrics;
 use crate::places::Places;
 use crate::plugins::Plugins;
+use crate::reload::Reloads;
 use crate::snapshot::Snapshots;
 use crate::timeline::Timeline;
 use crate::tokens::Tokens;
@@ -41,6 +42,7 @@ pub struct Core {
     pub fresh: Mutex<Option<Instant>>,
     pub audit: Audit,
     pub vitals: Arc<Vitals>,
+    pub reloads: Reloads,
     pub exposition: Exposition,
     /// Open connections that are no streams.
     pub(crate) connections: Arc<Places>,
@@ -81,18 +83,19 @@ impl Core {
         Ok(())
     }
 
-    /// Has the operator's instances, labels and default samplers be as they are said now.
-    pub(crate) fn reconfigure_instances(&self, config: &Config) -> anyhow::Result<()> {
+    /// Has the operator's instances, labels and default samplers be as they are said now. Returns how many of the instances
+    /// there is no room for.
+    pub(crate) fn reconfigure_instances(&self, config: &Config) -> anyhow::Result<usize> {
         let mut named = BTreeMap::new();
         for StaticInstance { id, labels, samplers } in &config.instances {
             named.insert(InstanceId::new(id)?, (labels.clone(), samplers.clone()));
         }
         let (default, common) = (&config.poll.default_samplers, &config.labels);
         let refused = self.tracked.reconfigure(default, common, named, self.clock.now_ms(), &|id| self.forget(id));
-        for id in refused {
+        for id in &refused {
             tracing::warn!(instance = %id, most = config.poll.max_instances, "it is not tracked: there are too many");
         }
-        Ok(())
+        Ok(refused.len())
     }
 
     /// Takes over what a sampler finds now; how many were refused, as there are too many.

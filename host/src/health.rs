@@ -70,7 +70,7 @@ impl Health {
             None if core.vitals.is_serving.load(Relaxed) => ServiceStatus::Running,
             None => ServiceStatus::Starting,
         };
-        let reasons = fatal.iter().map(Fatal::to_string).chain(clock(core)).collect();
+        let reasons = fatal.iter().map(Fatal::to_string).chain(clock(core)).chain(core.reloads.trouble()).collect();
         let history: Vec<_> = history(core).into_iter().collect();
         let status = if history.is_empty() { ServiceStatus::Running } else { ServiceStatus::Failed };
         let mut services = vec![

@@ -4,7 +4,7 @@ use crate::audit::Audit;
 pub use crate::builder::HostBuilder;
 use crate::cli;
 use crate::clock::Clock;
-use crate::config::{self, Change, Config, Listen};
+use crate::config::{self, Config, Listen};
 use crate::core::Core;
 use crate::exposition::Exposition;
 use crate::health::Pulse;
@@ -13,7 +13,8 @@ use crate::http::{Listener, Server, Tls};
 use crate::hub::{self, Hub};
 use crate::metrics::HostMetrics;
 use crate::native::{self, Native};
-use crate::plugins::{Plugins, Supervisor};
+use crate::plugins::{Component, Plugins, Supervisor, TrialFailed, Tried, try_component};
+use crate::reload::{self, Reload, Reloads};
 use crate::service::{Service, Subscription};
 use crate::snapshot::{self, Snapshots};
 use crate::timeline::Timeline;
@@ -153,34 +154,16 @@ impl Host {
         }
     }
 
-    /// Has another configuration in force, and certificates and tokens as their files are now. Returns the keys that were
-    /// changed and take a restart: those stay as they are. On an error everything does.
-    pub async fn reload(&self, config: Config) -> Result<Vec<String>> {
+    /// Has another configuration in force, and certificates and tokens as their files are now. What takes a restart stays as
+    /// it is; when something does not work, everything does.
+    pub async fn reload(&self, config: Config) -> Reload {
+        self.reload_from(None, Ok(config)).await
+    }
+
+    /// The same from a file, which may be one that cannot be read.
+    pub(crate) async fn reload_from(&self, file: Option<&Path>, said: Result<Config>) -> Reload {
         let _one = self.reloading.lock().await;
-        let core = &self.core;
-        let Change { config, needs_restart } = Change::between(&core.config.load(), config.validated()?);
-        // What stays as it was must go with what does not.
-        let config = Arc::new(config.validated().context("before a restart")?);
-        let mut needs_restart: Vec<_> = needs_restart.into_iter().map(str::to_owned).collect();
-        // A disk may answer late.
-        let (shared, wanted) = (core.clone(), config.clone());
-        let read = tokio::task::spawn_blocking(move || {
-            let tls = Tls::read(&wanted.tls)?;
-            let tokens = shared.tokens.read_again(&wanted).context("cannot read or make a token")?;
-            anyhow::Ok((tls, tokens))
-        });
-        let (tls, tokens) = read.await??;
-        core.config.store(config.clone());
-        // Who connects from now on is asked for a certificate before one can be enough to read.
-        let has_other_demands = self.server.reload(tls);
-        let are_other_tokens = core.tokens.take_over(tokens);
-        if has_other_demands || are_other_tokens {
-            core.hub.part();
-        }
-        core.hub.allow(config.stream.max_streams);
-        core.reconfigure_instances(&config)?;
-        needs_restart.extend(core.plugins.reconfigure(&config).await);
-        Ok(needs_restart)
+        reload::reload(&self.core, &self.server, file, said).await
     }
 
     /// What a program does with its samples.
@@ -225,6 +208,26 @@ impl Host {
             tracing::error!("the last samples could not be written; what was not on disk is lost");
         }
     }
+}
+
+/// Tries plugins by a configuration, as a start would, and keeps nothing of it. Returns what came of each, by name.
+pub(crate) async fn try_plugins(
+    config: &Config,
+    found: Vec<Component>,
+) -> Result<Vec<(String, Result<Tried, TrialFailed>)>> {
+    // Nothing is written, and there are no tokens to be made.
+    let store = config::StoreConfig { memory_only: true, ..config.store.clone() };
+    let apart = Config { store, auth: Default::default(), ..config.clone() };
+    let (wanted, _) = mpsc::channel(1);
+    let kept = Store::in_memory(&Limits::default());
+    let core = core(apart, Clock::system(), HostMetrics::new()?, kept, Plugins::new(wanted))?;
+    let sandbox = Arc::new(Sandbox::new()?.with_compiler(OWN_BINARY, cli::COMPILE, None)?);
+    let mut tried = Vec::new();
+    for component in found {
+        let name = component.name.clone();
+        tried.push((name, try_component(&core, &sandbox, component, config).await));
+    }
+    Ok(tried)
 }
 
 /// What the thread that keeps history needs.
@@ -324,6 +327,7 @@ fn core(config: Config, clock: Clock, metrics: HostMetrics, store: Store, plugin
         snapshots: Snapshots::new(clock.now_ms()),
         fresh: Default::default(),
         vitals: Arc::default(),
+        reloads: Reloads::default(),
         exposition: Exposition::default(),
         workloads: Default::default(),
         connections: Arc::default(),

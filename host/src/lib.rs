@@ -55,7 +55,7 @@
 //! Data flows one way: `plugins` → store → [`hub`]; everything else reads.
 //!
 //! * [`config`]: what the operator says.
-//! * [`host`]: starts and stops everything.
+//! * [`host`]: starts and stops everything; [`reload`]: has another configuration take over.
 //! * [`history`]: what outlives the process.
 //! * [`core`]: what the parts share.
 //! * [`plugins`]: found, loaded, granted, polled, replaced; [`native`]: what the embedding program polls with.
@@ -94,6 +94,7 @@ mod nearest;
 mod places;
 pub mod plugins;
 mod recorder;
+pub mod reload;
 mod remote;
 pub mod service;
 pub mod snapshot;

@@ -9,6 +9,14 @@ pub struct Change {
     pub config: Config,
     /// Keys that were changed, and take a restart: in `config` they are as before.
     pub needs_restart: Vec<&'static str>,
+    /// Sections that are others in `config`, without those of plugins.
+    pub changed: Vec<&'static str>,
+}
+
+macro_rules! changed {
+    ($before:ident $now:ident: $($key:ident $name:literal;)*) => {
+        [$(($now.$key != $before.$key, $name)),*].into_iter().filter(|(is_other, _)| *is_other).map(|(_, name)| name)
+    };
 }
 
 macro_rules! keep {
@@ -52,7 +60,19 @@ impl Change {
             kept.push("tls.");
         }
         let needs_restart = kept.into_iter().map(|key| key.trim_end_matches('.')).collect();
-        Self { config: now, needs_restart }
+        let changed = changed! { before now:
+            labels "labels";
+            poll "[poll]";
+            stream "[stream]";
+            metrics "[metrics]";
+            snapshot "[snapshot]";
+            http "[http]";
+            auth "[auth]";
+            tls "[tls]";
+            instances "[[instances]]";
+        };
+        let changed = changed.collect();
+        Self { config: now, needs_restart, changed }
     }
 }
 
@@ -70,8 +90,9 @@ mod tests {
         let before = parse("listen = '127.0.0.1:1'\npoll.interval = '10s'");
         let now =
             parse("listen = '127.0.0.1:2'\npoll.interval = '1s'\nstore.retention = '1h'\n[tls]\ncert = 'c'\nkey = 'k'");
-        let Change { config, needs_restart } = Change::between(&before, now.clone());
+        let Change { config, needs_restart, changed } = Change::between(&before, now.clone());
         assert_eq!(needs_restart, ["listen", "store.retention", "tls"]);
+        assert_eq!(changed, ["[poll]"]);
         assert_eq!((&config.listen, &config.store, &config.tls), (&before.listen, &before.store, &before.tls));
         assert_eq!(config.poll.interval, now.poll.interval, "and the rest is in force");
     }
@@ -80,8 +101,9 @@ mod tests {
     fn another_certificate_takes_none() {
         let before = parse("[tls]\ncert = 'c'\nkey = 'k'");
         let now = parse("[tls]\ncert = 'd'\nkey = 'k'\nmin_version = '1.3'");
-        let Change { config, needs_restart } = Change::between(&before, now.clone());
+        let Change { config, needs_restart, changed } = Change::between(&before, now.clone());
         assert!(needs_restart.is_empty());
+        assert_eq!(changed, ["[tls]"]);
         assert_eq!(config, now);
     }
 }

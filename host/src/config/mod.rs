@@ -4,7 +4,7 @@
 //!
 //! * A file for each section: `store`, `poll`, `stream`, `exposition`, `http`, `auth`, `tls`, `tracing`, `instance`, `plugin`.
 //! * `listen`, `size`, `time`: values as people write them.
-//! * `change`: what of it can be another while the host runs.
+//! * `change`: what of it can be another while the host runs; `names`: the plugins it names.
 
 mod auth;
 mod change;
@@ -12,6 +12,7 @@ mod exposition;
 mod http;
 mod instance;
 mod listen;
+mod names;
 mod plugin;
 mod poll;
 mod size;
@@ -184,6 +185,11 @@ impl Config {
     /// Where things are kept between starts; none when nothing is.
     pub fn kept_dir(&self) -> Option<PathBuf> {
         if self.store.memory_only { None } else { self.data_dir().ok() }
+    }
+
+    /// Where plugins' files are; none when there is no such folder.
+    pub(crate) fn plugins_folder(&self) -> Option<PathBuf> {
+        self.plugins_dir.clone().or_else(|| Some(self.kept_dir()?.join("plugins")))
     }
 
     /// Where the token that gives a right is; none where there is none: then everybody may read, and nobody else anything.

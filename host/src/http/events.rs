@@ -1,7 +1,9 @@
 use super::App;
 use super::body::{content_type, read};
 use super::error::{ApiError, Segment, json};
+use super::plugins::{Asks, BROKEN_RETRY, LOADING_RETRY, absent, not_up};
 use crate::events::{Full, MOST_WAITING, parse_json, parse_lines};
+use crate::plugins::{PluginState, Status};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -11,6 +13,19 @@ use serde_json::json;
 /// Bytes that are parsed at once.
 const SHORT: usize = 256 << 10;
 
+/// Why a plugin has no queue: it takes no events, or nobody knows yet whether it does.
+fn not_taken(status: &Status) -> ApiError {
+    let (name, known) = (&status.name, status.known());
+    if known.shape.is_some() {
+        return ApiError::new(StatusCode::CONFLICT, format!("{name} takes no events: it is no observer"));
+    }
+    if known.state == PluginState::Failed {
+        let why = known.last_failure.map(|failure| failure.reason).unwrap_or_default();
+        return not_up(format!("plugin {name} cannot be loaded: {why}"), BROKEN_RETRY);
+    }
+    not_up(format!("plugin {name} is being loaded"), LOADING_RETRY)
+}
+
 /// What an application did, for an observer: all of it is taken, or nothing.
 pub(crate) async fn post(
     State(core): App,
@@ -18,9 +33,8 @@ pub(crate) async fn post(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let status = core.plugins.get(&name).ok_or_else(|| ApiError::not_found("no plugin has this name"))?;
-    let conflict = || ApiError::new(StatusCode::CONFLICT, format!("{name} takes no events: it is no observer"));
-    let queue = status.events().ok_or_else(conflict)?;
+    let Some(status) = core.plugins.get(&name) else { return Err(absent(&core, name, Asks::Events).await) };
+    let queue = status.events().ok_or_else(|| not_taken(&status))?;
     let parse = match content_type(&headers).as_deref() {
         None | Some("application/json" | "application/x-www-form-urlencoded") => parse_json,
         Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => parse_lines,

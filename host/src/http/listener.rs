@@ -70,6 +70,28 @@ impl Listener {
     }
 }
 
+/// Whether a start could listen there; nothing listens, and nothing is made or removed.
+pub(crate) fn probe(listen: &Listen) -> Result<()> {
+    match listen {
+        Listen::Tcp(address) => {
+            let bound = || {
+                let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+                socket.set_reuseaddr(true)?;
+                socket.bind(*address)
+            };
+            match bound() {
+                Ok(()) => Ok(()),
+                Err(error) if error.kind() == ErrorKind::AddrInUse => bail!(
+                    "port {address} is in use; stop what listens there, or choose another with --listen, like --listen \
+                     127.0.0.1:9191"
+                ),
+                Err(error) => Err(error).with_context(|| format!("cannot listen on {address}")),
+            }
+        }
+        Listen::Unix(path) => left_behind(path).map(drop),
+    }
+}
+
 fn bind_tcp(address: SocketAddr) -> Result<Listener> {
     let bound = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
@@ -103,15 +125,22 @@ fn bind_unix(path: &Path, mode: u32) -> Result<Listener> {
 
 /// Removes what a host left there that ended without being able to.
 fn clear(path: &Path) -> Result<()> {
-    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
+    if left_behind(path)? {
+        let what = || format!("cannot remove the socket a host left at {}", path.display());
+        fs::remove_file(path).with_context(what)?;
+    }
+    Ok(())
+}
+
+/// Whether a socket is there that nobody listens on. Fails when something else is.
+fn left_behind(path: &Path) -> Result<bool> {
+    let Ok(found) = fs::symlink_metadata(path) else { return Ok(false) };
     if !found.file_type().is_socket() {
         bail!("{} is there, and is no socket; choose another path with --listen unix:PATH", path.display());
     }
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => bail!("unix:{} is taken by another program; choose another path with --listen", path.display()),
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).with_context(|| format!("cannot remove the socket a host left at {}", path.display()))
-        }
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(true),
         Err(error) => Err(error).with_context(|| format!("{} is there, and cannot be looked into", path.display())),
     }
 }

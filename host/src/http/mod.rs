@@ -7,7 +7,7 @@
 //!   `peer`: its other end.
 //! * `routes`: all operations, and what each needs; `openapi`: what they are like.
 //! * `door`: what every request passes; `names`: whom it is meant for; `rights`: who sends it, and may; `login`: browsers.
-//! * `instances`, `lifecycle`, `usage`, `stream`, `snapshot`, `events`, `telemetry`, `plugins`, `health`, `page`,
+//! * `instances`, `lifecycle`, `usage`, `stream`, `snapshot`, `events`, `telemetry`, `plugins`, `reload`, `health`, `page`,
 //!   `prometheus`: the answers; `many`: one of very many.
 //! * `body`: what is sent; `select`: which instances; `window`: the parameters of a range query; `fields`: those it names; `etag`: what need not be
 //!   sent again.
@@ -35,6 +35,7 @@ mod page;
 mod peer;
 mod plugins;
 mod prometheus;
+mod reload;
 mod rights;
 mod routes;
 mod select;
@@ -48,7 +49,7 @@ mod turn_away;
 mod usage;
 mod window;
 
-pub(crate) use listener::Listener;
+pub(crate) use listener::{Listener, probe};
 pub(crate) use routes::is_taken;
 pub(crate) use server::Server;
 pub use tls::Tls;

@@ -1,19 +1,28 @@
 use super::body::{content_type, read};
 use super::error::{ApiError, Segment, json};
+use super::off_thread::off_thread;
 use super::rights::Caller;
 use super::{App, Asking};
 use crate::audit::{Action, By, Entry, PluginChange, What};
 use crate::core::Core;
+use crate::nearest::nearest;
 use crate::plugins::{self, Denied, NotTaken, Order, PluginPage, PluginState, Request, Wanted};
 use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// What compiles in less is answered for at once; the rest goes on, and the plugin's page tells.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Seconds after which a plugin that is being loaded may be up: most load in less.
+pub(super) const LOADING_RETRY: u32 = 1;
+
+/// The same of one that needs somebody to do something first.
+pub(super) const BROKEN_RETRY: u32 = 10;
 
 /// All plugins by name.
 pub(crate) async fn list(State(core): App) -> Response {
@@ -22,8 +31,42 @@ pub(crate) async fn list(State(core): App) -> Response {
 }
 
 pub(crate) async fn one(State(core): App, Segment(name): Segment) -> Result<Response, ApiError> {
-    let status = core.plugins.get(&name).ok_or_else(|| ApiError::not_found("no plugin has this name"))?;
+    let Some(status) = core.plugins.get(&name) else { return Err(absent(&core, name, Asks::Page).await) };
     Ok(json(&PluginPage::of(&status)))
+}
+
+/// What a client wants of a plugin that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asks {
+    /// One that the configuration only names has none.
+    Page,
+    /// One that the configuration names will take them once it comes.
+    Events,
+}
+
+/// Says that a plugin is not up yet, where its file or the configuration says that it will be; else that there is none.
+pub(super) async fn absent(core: &Arc<Core>, name: String, asks: Asks) -> ApiError {
+    let config = core.config.load_full();
+    if plugins::is_name(&name) {
+        let file = config.plugins_folder().map(|folder| folder.join(format!("{name}.wasm")));
+        // A disk may answer late.
+        let is_there = off_thread(move || file.is_some_and(|file| file.is_file())).await;
+        if is_there.is_ok_and(|is_there| is_there) {
+            return not_up(format!("plugin {name} is being loaded: its file has just come"), LOADING_RETRY);
+        }
+        if asks == Asks::Events && config.plugins.contains_key(&name) {
+            let why = format!("plugin {name} is not there yet: the configuration names it, and it has no file");
+            return not_up(why, BROKEN_RETRY);
+        }
+    }
+    let plugins = core.plugins.list();
+    let meant = nearest(&name, plugins.iter().map(|plugin| &*plugin.name));
+    let meant = meant.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
+    ApiError::not_found(format!("no plugin has this name{meant}"))
+}
+
+pub(super) fn not_up(why: String, retry_after: u32) -> ApiError {
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, why).retry_after(retry_after)
 }
 
 /// The body becomes the plugin's file, once it was compiled and started.

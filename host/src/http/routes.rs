@@ -3,8 +3,8 @@ use super::error::{ApiError, json_bytes};
 use super::names::Names;
 use super::rights::Rights;
 use super::stream::LAST_EVENT_ID;
-use super::{events, health, instances, lifecycle, login, openapi, page, plugins, prometheus, snapshot, stream};
-use super::{telemetry, usage};
+use super::{events, health, instances, lifecycle, login, openapi, page, plugins, prometheus, reload, snapshot};
+use super::{stream, telemetry, usage};
 use crate::config::Config;
 use crate::core::Core;
 use crate::tokens::Right;
@@ -95,6 +95,7 @@ pub(super) fn operations(config: &Config) -> Vec<Operation> {
         get("/v1/snapshot/range", READ, snapshot::range).taking(RANGE),
         get("/v1/snapshot/stream", READ, snapshot::stream),
         post("/v1/sources/{plugin}/events", WRITE, events::post),
+        post("/v1/reload", ADMIN, reload::post),
         get("/v1/plugins", READ, plugins::list),
         get("/v1/plugins/{name}", READ, plugins::one),
         put("/v1/plugins/{name}", ADMIN, plugins::upload),

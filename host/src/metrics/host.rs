@@ -1,7 +1,7 @@
 use super::core::{histogram_options, options, register};
 use super::{CoreMetrics, MetricRegistry, RegisterError};
 use prometheus::{
-    CounterVec, Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, exponential_buckets,
+    CounterVec, Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, exponential_buckets,
 };
 
 /// The host's own metrics, in a registry of their own: two hosts in one process share nothing.
@@ -38,6 +38,9 @@ pub struct HostMetrics {
     pub workers_stopped: IntCounterVec,
     pub build_seconds: HistogramVec,
     pub cold_start_seconds: HistogramVec,
+    /// `applied`, `refused`, `failed`.
+    pub config_reloads: IntCounterVec,
+    pub config_last_reload_successful: IntGauge,
     pub build_info: GaugeVec,
     pub start_time_seconds: Gauge,
     /// `back`, `ahead`.
@@ -147,6 +150,18 @@ impl HostMetrics {
                 by_plugin,
                 exponential_buckets(0.001, 2.0, 12)?,
             )?,
+            config_reloads: counter(
+                "config_reloads_total",
+                "Times the configuration was read again, by outcome; failed: it is in force, and a part of it does not work.",
+                &["outcome"],
+            )?,
+            config_last_reload_successful: register(
+                all,
+                IntGauge::with_opts(options(
+                    "config_last_reload_successful",
+                    "1 when the configuration that was read last is in force and works, 0 when not.",
+                )),
+            )?,
             build_info: register(
                 all,
                 GaugeVec::new(options("build_info", "Always 1; the version is in the label."), &["version"]),
@@ -177,6 +192,11 @@ impl HostMetrics {
         for direction in ["back", "ahead"] {
             metrics.clock_jumps.with_label_values(&[direction]);
         }
+        for outcome in ["applied", "refused", "failed"] {
+            metrics.config_reloads.with_label_values(&[outcome]);
+        }
+        // The host started by it.
+        metrics.config_last_reload_successful.set(1);
         for reason in ["all", "peer"] {
             metrics.http_connections_refused.with_label_values(&[reason]);
         }

@@ -134,6 +134,11 @@ pub(super) fn files(folder: &Path) -> Result<Files, FindError> {
     Ok(files)
 }
 
+/// The bundled plugins and those in the folder. A folder that is not there holds nothing.
+pub(crate) fn in_folder(folder: Option<&Path>) -> Result<Vec<Component>, FindError> {
+    Ok(components(&folder.map(files).transpose()?.unwrap_or_default()))
+}
+
 /// Files that look like components, and are called what no plugin can be.
 pub(super) fn misnamed(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
@@ -151,7 +156,7 @@ pub(super) fn components(files: &Files) -> Vec<Component> {
 }
 
 /// Refuses a folder that others can write to.
-pub(crate) fn check_folder(folder: &Path) -> Result<(), FindError> {
+fn check_folder(folder: &Path) -> Result<(), FindError> {
     match fs::metadata(folder) {
         Ok(found) if found.mode() & 0o022 != 0 => Err(FindError::Writable { folder: folder.to_owned() }),
         Ok(_) => Ok(()),

@@ -8,6 +8,7 @@
 //! * `run`, `poll`: what is current is started and polled; `batches`, `ladder`: what becomes of calls that end badly.
 //! * `intake`, `prepare`, `last_good`: a newer version is made ready beside it, and takes over between two ticks.
 //! * `failure_log`: which of its failures are logged.
+//! * `trial`: a section of another configuration is tried beside it.
 //! * `status`, `page`: what is known of a plugin, and how it is shown.
 //! * `schema`: what its fields become; `state_file`: what it saves.
 
@@ -29,6 +30,7 @@ mod settling;
 mod state_file;
 mod status;
 mod supervisor;
+mod trial;
 mod watcher;
 
 pub use bundled::{BUNDLED, Bundled};
@@ -36,16 +38,17 @@ pub use find::{Component, FindError, Origin};
 pub use not_taken::NotTaken;
 pub use page::PluginPage;
 pub use schema::{BadFields, Fields, Metric};
-pub use status::{Order, PluginState, Status, Waiting};
+pub use status::{Order, PluginState, RefusedSection, Status, Waiting};
 pub use supervisor::{Denied, Request, Wanted};
 
 pub(crate) use failure_log::Failing;
-pub(crate) use find::{LARGEST, NAMES, bundled, check_folder, is_name};
+pub(crate) use find::{LARGEST, NAMES, bundled, check_folder, in_folder, is_name};
 pub(crate) use page::describe_need;
 pub(crate) use prepare::digest;
 pub(crate) use schema::plain;
 pub(crate) use status::BY_OPERATOR;
 pub(crate) use supervisor::Supervisor;
+pub(crate) use trial::{TrialFailed, Tried, try_component};
 
 use crate::audit::By;
 use crate::config::Config;
@@ -74,21 +77,22 @@ impl Plugins {
         let _ = self.requests.send(request).await;
     }
 
-    /// Has those begin anew that the configuration has otherwise now. The sections of those that cannot.
-    pub(crate) async fn reconfigure(&self, config: &Config) -> Vec<String> {
-        let mut needs_restart = Vec::new();
-        for status in self.list().into_iter().filter(|status| !status.is_as(config)) {
-            if status.known().origin == Origin::Native {
-                let is_own = status.config != config.plugin(&status.name);
-                let key = if is_own { format!("plugins.{}", status.name) } else { format!("poll, of {}", status.name) };
-                needs_restart.push(key);
-                continue;
-            }
-            let (answer, _) = oneshot::channel();
-            let plugin = status.name.to_string();
-            self.request(Request { plugin, what: Wanted::Reconfigure, by: By::Host, answer }).await;
-        }
-        needs_restart
+    /// Tries a plugin's section of another configuration beside what runs. May take as long as compiling does.
+    pub(crate) async fn try_out(&self, plugin: &str, config: &Arc<Config>) -> Result<(), Denied> {
+        self.ask(plugin, Wanted::TryOut(config.clone())).await
+    }
+
+    /// Has a plugin begin anew by the configuration that is in force now, and waits until it has begun.
+    pub(crate) async fn reconfigure(&self, plugin: &str) {
+        // It may be gone by now.
+        let _ = self.ask(plugin, Wanted::Reconfigure).await;
+    }
+
+    async fn ask(&self, plugin: &str, what: Wanted) -> Result<(), Denied> {
+        let (answer, answered) = oneshot::channel();
+        self.request(Request { plugin: plugin.to_owned(), what, by: By::Host, answer }).await;
+        // Without an answer the host is stopping.
+        answered.await.unwrap_or(Ok(()))
     }
 
     pub fn add(&self, status: Arc<Status>) {

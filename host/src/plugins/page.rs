@@ -33,6 +33,9 @@ pub struct PluginPage {
     /// The newest version, if it was not taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<RefusedPage>,
+    /// The section of the configuration that is refused because of it; the one before is in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused_section: Option<RefusedSectionPage>,
     roles: Vec<&'static str>,
     interval_seconds: f64,
     grants: GrantsPage,
@@ -117,6 +120,12 @@ struct RefusedPage {
     trap: Option<TrapPage>,
 }
 
+#[derive(Debug, Serialize)]
+struct RefusedSectionPage {
+    at: String,
+    reason: String,
+}
+
 /// How a plugin ended.
 #[derive(Debug, Serialize)]
 struct TrapPage {
@@ -186,6 +195,10 @@ impl PluginPage {
                 reason: refused.reason.clone(),
                 trap: refused.trap.as_ref().map(TrapPage::of),
             }),
+            refused_section: known
+                .refused_section
+                .as_ref()
+                .map(|refused| RefusedSectionPage { at: json::time(refused.at_ms), reason: refused.reason.clone() }),
             roles: shape.map(|shape| shape.roles.iter().map(|role| role.as_str()).collect()).unwrap_or_default(),
             interval_seconds: status.interval().as_secs_f64(),
             grants: GrantsPage::of(&known.grants),

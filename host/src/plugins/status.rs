@@ -90,6 +90,8 @@ pub struct Known {
     pub is_preparing: bool,
     /// The newest version that was not taken, if none was since.
     pub refused: Option<Refusal>,
+    /// The section of a configuration that is not in force because of it, if none was taken since.
+    pub refused_section: Option<RefusedSection>,
     /// It ran well at another time, and a newer one does not work.
     pub is_restored: bool,
     /// This version had a tick in which no call ended badly.
@@ -151,6 +153,13 @@ pub struct Refusal {
     pub trap: Option<Trap>,
 }
 
+/// A section that does not work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedSection {
+    pub at_ms: i64,
+    pub reason: String,
+}
+
 impl Order {
     pub fn as_str(self) -> &'static str {
         match self {
@@ -171,6 +180,7 @@ impl Status {
             has_current: false,
             is_preparing: false,
             refused: None,
+            refused_section: None,
             is_restored: false,
             has_run_well: false,
             digest: None,

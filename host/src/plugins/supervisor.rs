@@ -3,23 +3,25 @@
 use super::find::{self, Place, components, files};
 use super::intake::{Ask, Asked, Mail, Unwanted};
 use super::last_good::LastGood;
-use super::prepare::{Bytes, load, off_thread, start};
+use super::prepare::off_thread;
 use super::run::run;
 use super::settling::{Change, Files, Settling};
 use super::status::Shared;
+use super::trial::try_section;
 use super::watcher::Watcher;
 use super::{Component, FindError, NotTaken, Origin, PluginState, Status};
 use crate::audit::{Action, By, Entry, PluginChange, What};
+use crate::config::Config;
 use crate::core::Core;
 use crate::tracked::PluginName;
-use dropsonde_sandbox::{Sandbox, SavedState};
+use dropsonde_sandbox::Sandbox;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
 /// What may be asked of one plugin while something is under way: uploads wait in memory.
@@ -32,7 +34,7 @@ pub struct Request {
     pub what: Wanted,
     /// For the audit log.
     pub by: By,
-    pub answer: tokio::sync::oneshot::Sender<Result<(), Denied>>,
+    pub answer: oneshot::Sender<Result<(), Denied>>,
 }
 
 #[derive(Debug)]
@@ -43,7 +45,9 @@ pub enum Wanted {
     Reload,
     /// Its file goes.
     Remove,
-    /// Its section of the configuration is another.
+    /// Its section of this configuration is tried beside what runs.
+    TryOut(Arc<Config>),
+    /// It begins anew, by the configuration that is in force.
     Reconfigure,
 }
 
@@ -248,7 +252,12 @@ impl Supervisor {
                 let _ = answer.send(removed);
                 return;
             }
-            Wanted::Reconfigure => return self.reconfigure(&plugin).await,
+            Wanted::TryOut(config) => return self.try_out(&plugin, config, answer),
+            Wanted::Reconfigure => {
+                self.reconfigure(&plugin).await;
+                let _ = answer.send(Ok(()));
+                return;
+            }
         };
         let ask = Ask { what, by, answer };
         match (self.running.get(plugin.as_str()), &ask.what) {
@@ -284,17 +293,7 @@ impl Supervisor {
 
     /// Has it begin anew, by the configuration that is in force now. What it discovered stays as it is until it looks again.
     async fn reconfigure(&mut self, name: &str) {
-        let Some(status) = self.core.plugins.get(name).filter(|_| self.running.contains_key(name)) else { return };
-        if status.state() == PluginState::Running
-            && let Err(why) = self.try_out(&status).await
-        {
-            let reason = why.to_string();
-            tracing::error!(
-                plugin = name,
-                reason,
-                "its section is another and does not work; it goes on by the one before"
-            );
-            self.core.metrics.core.errors(name, "load", 1);
+        if !self.running.contains_key(name) {
             return;
         }
         self.reconfigured = Some(name.to_owned());
@@ -309,16 +308,15 @@ impl Supervisor {
         }
     }
 
-    /// Whether it would start by the configuration that is in force now: beside itself, with nothing of what it saved.
-    async fn try_out(&self, now: &Status) -> Result<(), NotTaken> {
-        let Some(component) = self.place(&now.name).component() else { return Ok(()) };
-        let status: Shared =
-            Arc::new(Status::new(now.name.clone(), component.origin.clone(), false, &self.core.config.load()));
-        let read = component.clone();
-        // What cannot be read is for whoever reads it next.
-        let Ok(Ok(bytes)) = off_thread(move || read.bytes().map(Bytes::of)).await else { return Ok(()) };
-        let loaded = load(&self.core, &self.sandbox, &status, component, bytes).await?;
-        start(&self.core, &self.sandbox, &status, &loaded, &SavedState::default()).await.map(drop)
+    /// Tries a section beside what runs, and beside whatever else is under way.
+    fn try_out(&self, name: &str, config: Arc<Config>, answer: oneshot::Sender<Result<(), Denied>>) {
+        let tried = self.core.plugins.get(name).zip(self.place(name).component());
+        let Some((status, component)) = tried else { return drop(answer.send(Ok(()))) };
+        let (core, sandbox) = (self.core.clone(), self.sandbox.clone());
+        drop(tokio::spawn(async move {
+            let tried = try_section(&core, &sandbox, &status, component, &config).await;
+            let _ = answer.send(tried.map_err(Denied::NotTaken));
+        }));
     }
 
     async fn remove(&mut self, name: &str, by: By) -> Result<(), Denied> {

@@ -3,25 +3,27 @@
 //! # Layout
 //!
 //! * `follow`: when files may say something else; `systemd`: what a service manager hears.
+//! * `check`: what a start would find out.
 
+mod check;
 mod follow;
 mod systemd;
 
 use super::ServeArgs;
-use crate::config::{Config, Listen};
+use crate::config::Config;
 use crate::host::Host;
-use crate::http::Tls;
 use crate::metrics::HostMetrics;
-use crate::plugins;
-use crate::tokens::{self, Right};
+use crate::reload::{Answer, Reload};
+use crate::tokens::Right;
 use crate::tracing::{self, LogOptions};
 use anyhow::{Context, Result, bail};
 use follow::Followed;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::io::{ErrorKind, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::Write as _;
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 /// Longest time the last spans have to be sent.
 const FLUSH: Duration = Duration::from_secs(3);
@@ -31,7 +33,7 @@ pub(super) async fn serve(args: ServeArgs, log: &LogOptions) -> Result<()> {
     let config = configuration(&args)?;
     if args.check {
         tracing::log_only(log);
-        check(&config)?;
+        check::check(&config).await?;
         say!("the configuration is fine");
         return Ok(());
     }
@@ -43,35 +45,6 @@ pub(super) async fn serve(args: ServeArgs, log: &LogOptions) -> Result<()> {
         eprintln!("some spans could not be sent in time");
     }
     served
-}
-
-/// What a start would find out without making anything, or running a plugin.
-fn check(config: &Config) -> Result<()> {
-    Tls::read(&config.tls)?;
-    for file in Right::ALL.into_iter().filter_map(|right| config.token_file(right)) {
-        match tokens::read(&file) {
-            // It is made, where there is a place to make it; the data directory is.
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                if config.auth.file_is_named(&file) {
-                    has_folder(&file)?;
-                }
-            }
-            read => drop(read.with_context(|| file.display().to_string())?),
-        }
-    }
-    if let Listen::Unix(path) = &config.listen {
-        has_folder(path)?;
-    }
-    match &config.plugins_dir {
-        Some(folder) if !folder.is_dir() => bail!("plugins_dir = {}: there is no such folder", folder.display()),
-        Some(folder) => Ok(plugins::check_folder(folder)?),
-        None => Ok(()),
-    }
-}
-
-fn has_folder(file: &Path) -> Result<()> {
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if folder.is_dir() { Ok(()) } else { bail!("{}: there is no such folder to make it in", file.display()) }
 }
 
 async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics) -> Result<()> {
@@ -96,22 +69,37 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
         ::tracing::debug!(%error, "nobody reads standard output");
     }
     let _watchdog = systemd::watchdog(host.core().clone());
-    systemd::ready();
+    systemd::ready(&format!("serving on {}", host.url()));
+    let mut asked = host.core().reloads.take_asked();
     let mut signalled = async || tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} };
     let failed = loop {
-        tokio::select! {
+        let answer = tokio::select! {
             () = signalled() => break false,
             () = host.server_ended() => break true,
-            _ = hang_up.recv() => ::tracing::info!("told to read the configuration again"),
-            () = followed.changed() => ::tracing::info!("the configuration, or a file it names, was changed"),
-        }
+            answer = next(&mut asked) => {
+                ::tracing::info!("asked by the API to read the configuration again");
+                Some(answer)
+            }
+            _ = hang_up.recv() => {
+                ::tracing::info!("told to read the configuration again");
+                None
+            }
+            () = followed.changed() => {
+                ::tracing::info!("the configuration, or a file it names, was changed");
+                None
+            }
+        };
         systemd::reloading();
         followed.look_again().await;
-        tokio::select! {
-            () = reload(&host, args, &mut followed) => {}
+        let reload = tokio::select! {
+            reload = reload(&host, args, &mut followed) => reload,
             () = signalled() => break false,
+        };
+        systemd::ready(&reload.summary());
+        if let Some(answer) = answer {
+            // Who asked may have left.
+            let _ = answer.send(reload);
         }
-        systemd::ready();
     };
     systemd::stopping();
     ::tracing::info!("stopping");
@@ -122,8 +110,20 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
     if failed { bail!("the server ended by itself; the log says why") } else { Ok(()) }
 }
 
+/// Waits until somebody asks for a reload.
+async fn next(asked: &mut Option<mpsc::Receiver<Answer>>) -> Answer {
+    let asked = match asked {
+        Some(asked) => asked.recv().await,
+        None => None,
+    };
+    match asked {
+        Some(answer) => answer,
+        None => std::future::pending().await,
+    }
+}
+
 /// What the file says now takes over, as far as it can.
-async fn reload(host: &Host, args: &ServeArgs, followed: &mut Followed) {
+async fn reload(host: &Host, args: &ServeArgs, followed: &mut Followed) -> Reload {
     let own = args.clone();
     let said = tokio::task::spawn_blocking(move || configuration(&own)).await.map_err(anyhow::Error::from).flatten();
     // Also of one that is refused: what it lacks may come.
@@ -132,20 +132,9 @@ async fn reload(host: &Host, args: &ServeArgs, followed: &mut Followed) {
     if let Ok(config) = &said {
         named.extend(files(args, config));
     }
-    let done = match said {
-        Ok(config) => host.reload(config).await,
-        Err(error) => Err(error),
-    };
-    followed.follow(named, done.is_ok()).await;
-    match done {
-        Ok(needs_restart) => {
-            for key in needs_restart {
-                ::tracing::warn!(key, "this was changed, and takes a restart: it is still as it was");
-            }
-            ::tracing::info!("the configuration was read again");
-        }
-        Err(error) => ::tracing::error!(error = format_args!("{error:#}"), "the configuration stays as it was"),
-    }
+    let reload = host.reload_from(args.config.as_deref(), said).await;
+    followed.follow(named, reload.error.is_none()).await;
+    reload
 }
 
 /// The configuration's own, and those it names.

@@ -6,9 +6,9 @@ use sd_notify::NotifyState;
 use std::sync::Arc;
 use tokio::task::AbortHandle;
 
-/// The host serves, by the configuration it was told last.
-pub(super) fn ready() {
-    tell(&[NotifyState::Ready]);
+/// The host serves; `status` says by what configuration, in one line.
+pub(super) fn ready(status: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 pub(super) fn reloading() {

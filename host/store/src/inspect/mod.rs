@@ -114,6 +114,11 @@ impl Default for Filter {
     }
 }
 
+/// Whether a host has the folder locked.
+pub fn is_in_use(folder: &Path) -> io::Result<bool> {
+    Ok(Folder::unlocked(folder)?.is_in_use())
+}
+
 /// What there is in a folder. It reads no more than a host does when it starts.
 pub fn stats(folder: &Path) -> io::Result<Stats> {
     let folder = Folder::unlocked(folder)?;

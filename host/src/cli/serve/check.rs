@@ -1,0 +1,123 @@
+//! `dropsonde serve --check`: what a start would find out. Nothing is made, and nothing is served.
+
+use crate::config::{Config, Listen};
+use crate::host::{self, HISTORY};
+use crate::http::{Tls, probe};
+use crate::plugins::{self, Component, Tried, describe_need, grants_toml};
+use crate::tokens::{self, Right};
+use anyhow::{Context as _, Result, anyhow, bail};
+use dropsonde_store::inspect;
+use rustix::fs::{Access, access};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+/// Fails with all that is wrong.
+pub(super) async fn check(config: &Config) -> Result<()> {
+    let mut wrong = Vec::new();
+    let mut note = |checked: Result<()>| wrong.extend(checked.err());
+    note(Tls::read(&config.tls).map(drop));
+    for file in Right::ALL.into_iter().filter_map(|right| config.token_file(right)) {
+        note(check_token(config, &file));
+    }
+    note(check_listen(&config.listen));
+    note(check_data(config));
+    let folder = config.plugins_folder();
+    let found = match &config.plugins_dir {
+        Some(folder) if !folder.is_dir() => Err(anyhow!("plugins_dir = {}: there is no such folder", folder.display())),
+        _ => plugins::in_folder(folder.as_deref()).map_err(anyhow::Error::from),
+    };
+    match found {
+        Err(error) => wrong.push(error),
+        Ok(found) => {
+            let known: BTreeSet<String> = found.iter().map(|component| component.name.clone()).collect();
+            wrong.extend(config.unknown_names(&known, None).into_iter().map(|unknown| anyhow!("{}", unknown.why)));
+            wrong.extend(check_plugins(config, found).await?);
+        }
+    }
+    let mut wrong: Vec<String> = wrong.iter().map(|error| format!("{error:#}")).collect();
+    match wrong.len() {
+        0 => Ok(()),
+        1 => bail!(wrong.pop().unwrap_or_default()),
+        count => {
+            let mut all = format!("{count} things are wrong:");
+            for wrong in wrong {
+                let _ = write!(all, "\n- {wrong}");
+            }
+            bail!(all)
+        }
+    }
+}
+
+fn check_token(config: &Config, file: &Path) -> Result<()> {
+    match tokens::read(file) {
+        // It is made, where there is a place to make it; the data directory is.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            if config.auth.file_is_named(file) {
+                has_folder(file)
+            } else {
+                Ok(())
+            }
+        }
+        read => read.map(drop).with_context(|| file.display().to_string()),
+    }
+}
+
+fn check_listen(listen: &Listen) -> Result<()> {
+    if let Listen::Unix(path) = listen {
+        has_folder(path)?;
+    }
+    probe(listen)
+}
+
+fn has_folder(file: &Path) -> Result<()> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder.is_dir() { Ok(()) } else { bail!("{}: there is no such folder to make it in", file.display()) }
+}
+
+/// Whether history can be opened there, or made.
+fn check_data(config: &Config) -> Result<()> {
+    if config.store.memory_only {
+        return Ok(());
+    }
+    let data = config.data_dir()?;
+    let history = data.join(HISTORY);
+    let is_in_use = match fs::metadata(&history) {
+        Ok(_) => inspect::is_in_use(&history).with_context(|| format!("cannot read {}", history.display()))?,
+        Err(error) if error.kind() == ErrorKind::NotFound => false,
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", history.display())),
+    };
+    if is_in_use {
+        bail!("{} is in use by a running host; choose another folder with --data, or stop that host", data.display());
+    }
+    // The folder, or the one it would be made in.
+    let place = data.ancestors().find(|place| place.exists()).unwrap_or(Path::new("."));
+    let what = if place == data { "write to" } else { "make" };
+    if !place.is_dir() {
+        bail!("cannot {what} {}: {} is no folder", data.display(), place.display());
+    }
+    let writable = access(place, Access::WRITE_OK | Access::EXEC_OK).map_err(std::io::Error::from);
+    writable.with_context(|| format!("cannot {what} {}; choose another folder with --data", data.display()))
+}
+
+/// Asks every plugin what it needs, and starts it by its section, in a sandbox of its own.
+async fn check_plugins(config: &Config, found: Vec<Component>) -> Result<Vec<anyhow::Error>> {
+    let mut wrong = Vec::new();
+    for (name, tried) in host::try_plugins(config, found).await? {
+        match tried {
+            Err(failed) => wrong.push(anyhow!("plugin {name}: {}", failed.why)),
+            Ok(Tried { missing }) if missing.is_empty() => {}
+            Ok(Tried { missing }) => {
+                let needs: Vec<_> = missing.iter().map(describe_need).collect();
+                wrong.push(anyhow!(
+                    "plugin {name} needs what it is not granted: {}; if you trust it, add to the configuration:\n{}",
+                    needs.join(", "),
+                    grants_toml(&name, &missing).trim_end()
+                ));
+            }
+        }
+    }
+    Ok(wrong)
+}

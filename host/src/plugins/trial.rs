@@ -1,0 +1,68 @@
+//! A plugin's section tried beside what runs: compiled, asked what it needs, its first instance made. Nothing of it is in
+//! force, and it sees nothing of what the plugin saved.
+
+use super::prepare::{Bytes, load, off_thread, start};
+use super::status::Shared;
+use super::{Component, NotTaken, PluginState, Status};
+use crate::config::Config;
+use crate::core::Core;
+use dropsonde_sandbox::{Need, Sandbox, SavedState};
+use std::sync::Arc;
+
+/// What a trial that went well found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tried {
+    /// What the plugin needs and the section does not grant.
+    pub(crate) missing: Vec<Need>,
+}
+
+/// Why a component does not work by a configuration.
+#[derive(Debug)]
+pub(crate) struct TrialFailed {
+    pub(crate) why: NotTaken,
+    /// The component's sha256, in hex; none when it could not be read.
+    digest: Option<String>,
+}
+
+/// Tries a component by a configuration.
+pub(crate) async fn try_component(
+    core: &Core,
+    sandbox: &Arc<Sandbox>,
+    component: Component,
+    config: &Config,
+) -> Result<Tried, TrialFailed> {
+    let status: Shared = Arc::new(Status::new(component.name.as_str().into(), component.origin.clone(), false, config));
+    let read = component.clone();
+    let unread = |why| TrialFailed { why, digest: None };
+    let bytes = off_thread(move || read.bytes().map(Bytes::of)).await.map_err(unread)?;
+    let bytes = bytes.map_err(|error| unread(NotTaken::Unreadable(error)))?;
+    let digest = bytes.digest.clone();
+    let failed = |why| TrialFailed { why, digest: Some(digest.clone()) };
+    let loaded = load(core, sandbox, &status, component, bytes).await.map_err(failed)?;
+    let started = start(core, sandbox, &status, &loaded, &SavedState::default()).await.map_err(failed)?;
+    Ok(Tried { missing: started.missing })
+}
+
+/// Tries what runs by another configuration. A fault that is there by the present one, too, is no fault of the other.
+pub(super) async fn try_section(
+    core: &Core,
+    sandbox: &Arc<Sandbox>,
+    now: &Status,
+    component: Component,
+    config: &Config,
+) -> Result<(), NotTaken> {
+    let Err(TrialFailed { why, digest }) = try_component(core, sandbox, component, config).await else { return Ok(()) };
+    let known = now.known();
+    let is_refused_file = known.refused.is_some_and(|refused| refused.digest == digest);
+    let is_of_component = matches!(why, NotTaken::Unreadable(_) | NotTaken::Refused(_));
+    if is_refused_file || is_of_component {
+        return Ok(());
+    }
+    if known.state != PluginState::Running {
+        let has_other_section = now.config != config.plugin(&now.name);
+        // Whether it can start may depend on anything.
+        let is_of_section = has_other_section && !matches!(why, NotTaken::Start(_));
+        return if is_of_section { Err(why) } else { Ok(()) };
+    }
+    Err(why)
+}
