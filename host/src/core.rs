@@ -13,7 +13,7 @@ use crate::snapshot::Snapshots;
 use crate::timeline::Timeline;
 use crate::tokens::Tokens;
 use crate::tracked::{Lifecycle, NotTracked, PluginName, Tracked, Wanted};
-use crate::workload;
+use crate::workload::{self, Declared};
 use arc_swap::ArcSwap;
 use dropsonde_store::{InstanceId, Store};
 use std::collections::{BTreeMap, HashMap};
@@ -128,7 +128,11 @@ impl Core {
         let latest = |member: &&Member| Some((member.id.clone(), (member.generation, self.store.latest(&member.id)?)));
         let (mut unheard, mut together) = (HashMap::new(), None);
         match &selection {
-            Selection::Workload(_) => together = workload::latest(&self.store, members.iter().map(|member| &member.id)),
+            Selection::Workload(_) => {
+                let ids = || members.iter().map(|member| &member.id);
+                let declared = Declared::of(&self.store, &self.plugins, ids());
+                together = workload::latest(&self.store, &declared, ids());
+            }
             _ => unheard = self.hub.unheard(&members).iter().filter_map(latest).collect(),
         }
         unheard.retain(|_, (_, sample)| !sample.values.is_empty());
@@ -153,7 +157,8 @@ impl Core {
         }
         self.tracked.while_of_workloads(&stale, |members| {
             for (workload, ids) in members {
-                if let Some(sample) = workload::latest(&self.store, ids.into_iter()) {
+                let declared = Declared::of(&self.store, &self.plugins, ids.iter().copied());
+                if let Some(sample) = workload::latest(&self.store, &declared, ids.into_iter()) {
                     self.hub.publish_workload(workload, sample);
                 }
             }

@@ -1,8 +1,9 @@
 //! Instances with the same `workload` label, together: totals are summed, and what cannot be is averaged over those that
-//! report it.
+//! report it. Which is which follows from the unit and the aggregation a sampler declares.
 
-use dropsonde_store::{Column, InstanceId, Points, Query, Sample, Store};
-use std::collections::BTreeMap;
+use crate::plugins::{Fields, Plugins};
+use dropsonde_store::{Aggregation, Column, InstanceId, Points, Query, Sample, Store};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// How many instances a value is of.
@@ -22,7 +23,11 @@ struct Sums {
 type Row = Vec<(f64, u32)>;
 
 /// The newest samples of a workload's instances as one; none when there is none.
-pub(crate) fn latest<'a>(store: &Store, members: impl Iterator<Item = &'a InstanceId>) -> Option<Sample> {
+pub(crate) fn latest<'a>(
+    store: &Store,
+    declared: &Declared,
+    members: impl Iterator<Item = &'a InstanceId>,
+) -> Option<Sample> {
     let latest = members.filter_map(|id| {
         let sample = store.latest(id).filter(|sample| !sample.values.is_empty())?;
         let frames = store.frames(id);
@@ -39,13 +44,18 @@ pub(crate) fn latest<'a>(store: &Store, members: impl Iterator<Item = &'a Instan
         count += 1;
         sample.values.iter().for_each(|(name, value)| sums.add(&mut row, name, *value));
     }
-    let values = sums.names.iter().zip(&row).map(|(name, cell)| (name.clone(), value(name, *cell)));
+    let values = sums.names.iter().zip(&row).map(|(name, cell)| (name.clone(), declared.together(name).value(*cell)));
     let values = values.chain([(REPLICAS.into(), f64::from(count))]).collect();
     Some(Sample { at_ms, values })
 }
 
 /// A window of a workload: in each bucket the instances that have a value there.
-pub(crate) fn range<'a>(store: &Store, members: impl Iterator<Item = &'a InstanceId>, query: &Query) -> Points {
+pub(crate) fn range<'a>(
+    store: &Store,
+    declared: &Declared,
+    members: impl Iterator<Item = &'a InstanceId>,
+    query: &Query,
+) -> Points {
     let is_asked = |name: &str| query.fields.as_ref().is_none_or(|fields| fields.iter().any(|field| field == name));
     // How many there are is known of all fields alone.
     let all = Query { fields: query.fields.clone().filter(|_| !is_asked(REPLICAS)), ..query.clone() };
@@ -63,7 +73,8 @@ pub(crate) fn range<'a>(store: &Store, members: impl Iterator<Item = &'a Instanc
         }
     }
     let of = |index: usize, name: &Arc<str>| {
-        let cell = |row: &Row| row.get(index).map_or(f64::NAN, |cell| value(name, *cell));
+        let together = declared.together(name);
+        let cell = |row: &Row| row.get(index).map_or(f64::NAN, |cell| together.value(*cell));
         rows.values().map(|(row, _)| cell(row)).collect()
     };
     let column = |name: Arc<str>, values| Column { name, values, min: Vec::new(), max: Vec::new() };
@@ -74,26 +85,117 @@ pub(crate) fn range<'a>(store: &Store, members: impl Iterator<Item = &'a Instanc
     Points { at_ms: rows.into_keys().collect(), columns }
 }
 
-/// A share or a time of several is no sum: `latency_p95_ms`, `error_rate`, `memory_used_percent`. Of processors there are
-/// several, and what they are used adds up.
-fn is_averaged(name: &str) -> bool {
-    const SHARES_AND_TIMES: [&str; 12] =
-        ["ms", "us", "ns", "s", "seconds", "percent", "pct", "ratio", "rate", "latency", "duration", "average"];
-    let is_quantile = |part: &str| {
-        part.strip_prefix('p')
-            .is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
-    };
-    let mut parts = name.split('_');
-    !name.starts_with("cpu_")
-        && !name.ends_with("_per_sec")
-        && parts.any(|part| SHARES_AND_TIMES.contains(&part) || is_quantile(part))
+/// What the samplers of a workload's instances declare of their fields.
+#[derive(Debug, Default)]
+pub(crate) struct Declared(Vec<Fields>);
+
+/// What the values of several instances are together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Together {
+    Sum,
+    Mean,
 }
 
-fn value(name: &str, (sum, count): (f64, u32)) -> f64 {
-    match count {
-        0 => f64::NAN,
-        _ if is_averaged(name) => sum / f64::from(count),
-        _ => sum,
+impl Declared {
+    /// Of the samplers that have measured these instances, as far as they are loaded.
+    pub(crate) fn of<'a>(store: &Store, plugins: &Plugins, members: impl Iterator<Item = &'a InstanceId>) -> Self {
+        let samplers: BTreeSet<Arc<str>> =
+            members.flat_map(|id| store.frames(id)).map(|frame| frame.schema().sampler().clone()).collect();
+        Self(samplers.iter().filter_map(|sampler| plugins.get(sampler)?.fields()).collect())
+    }
+
+    fn together(&self, name: &str) -> Together {
+        let declared = self.0.iter().find_map(|Fields { schema, units, .. }| {
+            let nth = schema.fields().iter().position(|field| &*field.name == name)?;
+            Some((schema.fields().get(nth)?.aggregation, units.get(nth)?.as_str()))
+        });
+        match declared {
+            Some((aggregation, unit)) => Together::of(name, aggregation, unit),
+            // Its sampler is not loaded, or has other fields by now.
+            None => Together::by_name(name),
+        }
+    }
+}
+
+impl Together {
+    /// What is declared of a field decides, the first that fits:
+    ///
+    /// | field | together |
+    /// |---|---|
+    /// | in percent, and its name begins with `cpu_` | sum: of processors there are several, and what is used of them adds up |
+    /// | its aggregation is `sum` | sum |
+    /// | its unit is a rate (`MB/s`, `bytes/s`, `requests per second`) | sum |
+    /// | its unit is a share (`percent`, `ratio`) | mean |
+    /// | its unit is a time (`ms`, `seconds`), or a temperature (`celsius`) | mean |
+    /// | it has any other unit (`MiB`, `bytes`, `processes`) | sum |
+    /// | it has no unit | as its name says: see [`by_name`](Self::by_name) |
+    fn of(name: &str, aggregation: Aggregation, unit: &str) -> Self {
+        const SHARES: [&str; 7] = ["percent", "pct", "%", "ratio", "share", "fraction", "permille"];
+        const TIMES: [&str; 24] = [
+            "ns",
+            "nanosecond",
+            "nanoseconds",
+            "us",
+            "µs",
+            "microsecond",
+            "microseconds",
+            "ms",
+            "millisecond",
+            "milliseconds",
+            "s",
+            "sec",
+            "second",
+            "seconds",
+            "min",
+            "minute",
+            "minutes",
+            "h",
+            "hour",
+            "hours",
+            "d",
+            "day",
+            "days",
+            "weeks",
+        ];
+        const TEMPERATURES: [&str; 8] =
+            ["celsius", "°c", "degrees celsius", "fahrenheit", "°f", "kelvin", "k", "degrees"];
+        let unit = unit.trim().to_lowercase();
+        let unit = unit.as_str();
+        let is_rate = unit.contains('/') || unit.contains(" per ") || unit.contains("_per_");
+        if unit.is_empty() {
+            return if aggregation == Aggregation::Sum { Self::Sum } else { Self::by_name(name) };
+        }
+        if (SHARES.contains(&unit) && name.starts_with("cpu_")) || aggregation == Aggregation::Sum || is_rate {
+            return Self::Sum;
+        }
+        let is_mean = [&SHARES[..], &TIMES, &TEMPERATURES].iter().any(|units| units.contains(&unit));
+        if is_mean { Self::Mean } else { Self::Sum }
+    }
+
+    /// A share, a time or a quantile of several is no sum: `latency_p95_ms`, `error_rate`, `memory_used_percent`. What is
+    /// `per` something adds up, and so does the use of processors.
+    fn by_name(name: &str) -> Self {
+        const SHARES_AND_TIMES: [&str; 13] = [
+            "ms", "us", "ns", "s", "seconds", "percent", "pct", "ratio", "rate", "latency", "duration", "average",
+            "celsius",
+        ];
+        let is_quantile = |part: &str| {
+            part.strip_prefix('p')
+                .is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        let parts = || name.split('_');
+        let is_mean = !name.starts_with("cpu_")
+            && parts().all(|part| part != "per")
+            && parts().any(|part| SHARES_AND_TIMES.contains(&part) || is_quantile(part));
+        if is_mean { Self::Mean } else { Self::Sum }
+    }
+
+    fn value(self, (sum, count): (f64, u32)) -> f64 {
+        match (self, count) {
+            (_, 0) => f64::NAN,
+            (Self::Mean, count) => sum / f64::from(count),
+            (Self::Sum, _) => sum,
+        }
     }
 }
 
@@ -146,7 +248,7 @@ mod tests {
             ("b", 2000, &[("cpu_percent", 70.0), ("requests_per_sec", 1.0), ("latency_p95_ms", f64::NAN)]),
             ("c", 2000, &[("cpu_percent", 0.0), ("requests_per_sec", 0.0), ("latency_p95_ms", 30.0)]),
         ]);
-        let sample = latest(&store, ids.iter()).unwrap();
+        let sample = latest(&store, &Declared::default(), ids.iter()).unwrap();
         let got = ["cpu_percent", "requests_per_sec", "latency_p95_ms", REPLICAS].map(|name| sample.get(name).unwrap());
         assert_eq!((sample.at_ms, got), (2000, [130.0, 6.0, 20.0, 3.0]));
     }
@@ -154,30 +256,89 @@ mod tests {
     #[test]
     fn one_that_has_been_silent_is_none_of_the_latest_but_of_its_time() {
         let (store, ids) = store(&[("a", 1000, &[("x", 1.0)]), ("b", 9000, &[("x", 2.0)])]);
-        let sample = latest(&store, ids.iter()).unwrap();
+        let sample = latest(&store, &Declared::default(), ids.iter()).unwrap();
         assert_eq!((sample.get("x"), sample.get(REPLICAS)), (Some(2.0), Some(1.0)));
         let query = Query { since_ms: 0, until_ms: 10_000, step_ms: 1000, align: Align::Epoch, fields: None };
-        let points = range(&store, ids.iter(), &query);
+        let points = range(&store, &Declared::default(), ids.iter(), &query);
         assert_eq!(points.at_ms, [1000, 9000]);
         assert_eq!(points.column("x").unwrap().values, [1.0, 2.0]);
         assert_eq!(points.column(REPLICAS).unwrap().values, [1.0, 1.0]);
-        assert!(latest(&store, [].iter()).is_none());
+        assert!(latest(&store, &Declared::default(), [].iter()).is_none());
     }
 
     #[test]
-    fn what_is_a_share_or_a_time_is_told_by_its_name() {
+    fn what_is_declared_decides_whether_a_field_is_summed_or_averaged() {
+        use Aggregation::{Last, Max, Mean, Sum};
+        for (name, aggregation, unit) in [
+            ("cpu_percent", Mean, "percent"),
+            ("read_mb_per_s", Mean, "MB/s"),
+            ("pauses", Mean, "ms/s"),
+            ("gc_time", Sum, "ms"),
+            ("latency_bucket_ms", Mean, "requests"),
+            ("memory_used_mb", Last, "MiB"),
+            ("queue", Max, "jobs"),
+            ("processes", Last, ""),
+            ("read_mb_per_s", Mean, ""),
+        ] {
+            assert_eq!(Together::of(name, aggregation, unit), Together::Sum, "{name} {unit}");
+        }
+        for (name, aggregation, unit) in [
+            ("busy", Mean, "percent"),
+            ("disk_busy_percent", Mean, "Percent"),
+            ("hits", Mean, "ratio"),
+            ("latency", Max, "ms"),
+            ("age", Last, "seconds"),
+            ("board", Max, "°C"),
+            ("latency_p95_ms", Mean, ""),
+        ] {
+            assert_eq!(Together::of(name, aggregation, unit), Together::Mean, "{name} {unit}");
+        }
+    }
+
+    #[test]
+    fn a_workload_follows_what_its_sampler_declares_and_names_where_that_is_not_loaded() {
+        let store = Store::in_memory(&Default::default());
+        let field = |name: &str, unit: &str| dropsonde_sandbox::Field {
+            name: name.to_owned(),
+            help: String::new(),
+            unit: unit.to_owned(),
+            kind: dropsonde_sandbox::Kind::Gauge,
+            aggregation: dropsonde_sandbox::Aggregation::Mean,
+            precision: 0.0,
+        };
+        let fields = [field("busy", "percent"), field("read_mb_per_s", "MB/s"), field("written_s", "files")];
+        let fields = Fields::check("s", &fields).unwrap();
+        let ids = ["a", "b"].map(|id| InstanceId::new(id).unwrap());
+        for id in &ids {
+            store.frame(id, &fields.schema, 1000).push(1000, &[20.0, 3.0, 5.0]);
+        }
+        let values = |declared: &Declared| {
+            let sample = latest(&store, declared, ids.iter()).unwrap();
+            let query = Query { since_ms: 0, until_ms: 2000, step_ms: 1000, align: Align::Epoch, fields: None };
+            let points = range(&store, declared, ids.iter(), &query);
+            let names = ["busy", "read_mb_per_s", "written_s"];
+            assert_eq!(names.map(|name| points.column(name).unwrap().values[0]), names.map(|n| sample.get(n).unwrap()));
+            names.map(|name| sample.get(name).unwrap())
+        };
+        assert_eq!(values(&Declared(vec![fields])), [20.0, 6.0, 10.0]);
+        assert_eq!(values(&Declared::default()), [40.0, 6.0, 5.0], "by their names");
+    }
+
+    #[test]
+    fn without_a_declared_unit_a_share_or_a_time_is_told_by_its_name() {
         for averaged in ["latency_p95_ms", "p99", "error_rate", "memory_used_percent", "hit_rate_pct", "gc_seconds"] {
-            assert!(is_averaged(averaged), "{averaged}");
+            assert_eq!(Together::by_name(averaged), Together::Mean, "{averaged}");
         }
         for summed in [
             "gc_pause_ms_per_sec",
+            "read_mb_per_s",
             "cpu_percent",
             "memory_used_mb",
             "network_in_bytes_per_sec",
             "requests_per_sec",
             "processes",
         ] {
-            assert!(!is_averaged(summed), "{summed}");
+            assert_eq!(Together::by_name(summed), Together::Sum, "{summed}");
         }
     }
 }

@@ -7,12 +7,12 @@ use super::fields;
 use super::instances::named;
 use super::many::Many;
 use super::off_thread::{off_thread, query};
-use super::select::{select, workload};
+use super::select::{self, select};
 use super::window::{Parameters, Window};
 use crate::core::Core;
 use crate::hub::Selection;
 use crate::json;
-use crate::workload::REPLICAS;
+use crate::workload::{self, Declared, REPLICAS};
 use axum::extract::{RawQuery, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -79,11 +79,16 @@ pub(crate) async fn range_of_workload(
     RawQuery(text): RawQuery,
 ) -> Result<Response, ApiError> {
     let parameters = Parameters::parse(text.as_deref());
-    let ids = selected(&core, workload(name)?).await?;
+    let ids = selected(&core, select::workload(name)?).await?;
     let (Window { query: asked, .. }, _) = window(&core, &parameters, &ids)?;
     fields::check(&core.store, &ids, &[REPLICAS], asked.fields.as_deref())?;
     let store = core.store.clone();
-    let points = query(&core, move || crate::workload::range(&store, ids.iter(), &asked)).await?;
+    let shared = core.clone();
+    let range = move || {
+        let declared = Declared::of(&store, &shared.plugins, ids.iter());
+        workload::range(&store, &declared, ids.iter(), &asked)
+    };
+    let points = query(&core, range).await?;
     Ok(json_bytes(json::points(&points, false)))
 }
 

@@ -21,6 +21,8 @@ pub struct Fields {
     pub schema: Schema,
     /// One per field, in order.
     pub metrics: Arc<[Metric]>,
+    /// The unit of each field in words, as the plugin declares it; empty: none.
+    pub units: Arc<[String]>,
 }
 
 /// A field as Prometheus sees it, in base units.
@@ -90,7 +92,8 @@ impl Fields {
             columns.push(column);
             metrics.push(metric);
         }
-        Ok(Self { schema: Schema::new(sampler, columns), metrics: metrics.into() })
+        let units = fields.iter().map(|field| plain(&field.unit)).collect();
+        Ok(Self { schema: Schema::new(sampler, columns), metrics: metrics.into(), units })
     }
 }
 
