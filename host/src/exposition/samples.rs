@@ -6,6 +6,7 @@ use crate::core::Core;
 use crate::plugins::{Fields, Metric, Status};
 use crate::tracked::{PluginName, State};
 use dropsonde_store::Frame;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -53,6 +54,10 @@ impl Samples {
             let first = columns.iter().min_by_key(|(group, _)| group.since);
             let Some(first) = first.and_then(|(group, column)| group.fields.metrics.get(*column)) else { continue };
             let agrees = |metric: &&Metric| metric.is_counter == first.is_counter;
+            let help = help(columns.iter().filter_map(|(group, column)| {
+                let metric = group.fields.metrics.get(*column).filter(agrees)?;
+                Some((&**group.fields.schema.sampler(), metric.help.as_str()))
+            }));
             let mut is_there = false;
             for (group, column) in columns {
                 let Some(metric) = group.fields.metrics.get(*column).filter(agrees) else { continue };
@@ -63,11 +68,7 @@ impl Samples {
                     |value: f64| !value.is_nan() && (!metric.is_counter || (value >= 0.0 && value.is_finite()));
                 for (labels, value) in group.rows.iter().zip(values).filter(|(_, value)| is_shown(**value)) {
                     if !std::mem::replace(&mut is_there, true) {
-                        text.family(
-                            &first.name,
-                            &first.help,
-                            if first.is_counter { Kind::Counter } else { Kind::Gauge },
-                        );
+                        text.family(&first.name, &help, if first.is_counter { Kind::Counter } else { Kind::Gauge });
                     }
                     text.bytes.extend_from_slice(&begins);
                     text.bytes.extend_from_slice(self.labels.get(labels.clone()).unwrap_or_default());
@@ -131,6 +132,16 @@ impl Samples {
     }
 }
 
+/// What a family means: where several samplers say different things, each says so of its own series.
+fn help<'a>(of_samplers: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Cow<'a, str> {
+    let first = of_samplers.clone().next().map_or("", |(_, help)| help);
+    if of_samplers.clone().all(|(_, help)| help == first) {
+        return first.into();
+    }
+    let each = of_samplers.map(|(sampler, help)| format!("{} (sampler {sampler})", help.trim_end_matches('.')));
+    each.collect::<Vec<_>>().join("; ").into()
+}
+
 impl Group {
     fn new(fields: Fields, interval_ms: i64, since: Instant) -> Self {
         Self { fields, interval_ms, since, frames: Vec::new(), rows: Vec::new(), values: Vec::new() }
@@ -192,5 +203,22 @@ impl Samples {
         group.values.extend([reading, reading]);
         samples.groups.insert("s".into(), group);
         samples
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::help;
+
+    #[test]
+    fn a_help_that_does_not_fit_every_sampler_says_whose_it_is() {
+        let same = [("procfs", "CPU use."), ("scrape", "CPU use.")];
+        assert_eq!(help(same.into_iter()), "CPU use.");
+        let others = [("procfs", "CPU use of a machine or program."), ("scrape", "CPU use of a service")];
+        assert_eq!(
+            help(others.into_iter()),
+            "CPU use of a machine or program (sampler procfs); CPU use of a service (sampler scrape)"
+        );
+        assert_eq!(help([].into_iter()), "");
     }
 }
