@@ -100,7 +100,7 @@ fn prometheus_takes_what_is_exported_as_openmetrics() {
     assert_eq!((code, error.as_str()), (0, ""));
     for line in [
         "# TYPE dropsonde_sample_cpu_seconds counter\ndropsonde_sample_cpu_seconds_total{",
-        "\ndropsonde_sample_cpu_seconds_total{id=\"host\",sampler=\"procfs\"} ",
+        "\ndropsonde_sample_cpu_seconds_total{kind=\"host\",id=\"host\",sampler=\"procfs\"} ",
         "# TYPE dropsonde_sample_memory_used_bytes gauge\ndropsonde_sample_memory_used_bytes{",
     ] {
         assert!(out.contains(line), "{line} in {out}");
@@ -117,6 +117,23 @@ fn prometheus_takes_what_is_exported_as_openmetrics() {
     let (code, dump, error) = run(prometheus_tool("promtool").args(["tsdb", "dump"]).arg(&blocks));
     let samples = out.lines().filter(|line| !line.starts_with('#')).count();
     assert_eq!((code, dump.lines().count()), (0, samples), "{error}");
+}
+
+#[test]
+fn an_export_has_the_labels_that_metrics_show_also_those_of_the_configuration() {
+    let mut host = Host::start("poll.interval = '100ms'\nlabels = { site = 'fra1' }\n", &[]);
+    let series = "dropsonde_sample_load_1m{kind=\"host\",site=\"fra1\",id=\"host\",sampler=\"procfs\"} ";
+    host.until("/metrics", |metrics| metrics.body.contains(series));
+    assert_eq!(host.stop(), 0);
+    let export = ["export", "--format", "openmetrics", "--instance", "host"];
+    let (code, out, error) = store(&host.data(), &export);
+    assert!(code == 0 && out.contains(&format!("\n{series}")), "{error}{out}");
+    host.configure("poll.interval = '100ms'\nlabels = { site = 'ams2' }\n");
+    let mut host = host.started_again();
+    host.until("/ready", |ready| ready.status == 200);
+    assert_eq!(host.stop(), 0);
+    let (_, out, _) = store(&host.data(), &export);
+    assert!(out.contains("\ndropsonde_sample_load_1m{kind=\"host\",site=\"ams2\",id=\"host\",sampler=\"procfs\"} "), "{out}");
 }
 
 #[test]

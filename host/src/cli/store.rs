@@ -5,6 +5,7 @@ use crate::host::HISTORY;
 use crate::json;
 use crate::plugins::Metric;
 use crate::timeline;
+use crate::tracked::noted_labels;
 use anyhow::{Context, Result, bail};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
@@ -260,12 +261,15 @@ struct Column<'a> {
 fn open_metrics(export: &Export, out: &mut impl Write) -> io::Result<u64> {
     let mut unread = 0;
     let mut line = Vec::new();
+    let labels = noted_labels(&export.notes);
     for (name, family) in families(export) {
         let (kind, suffix) = if family.is_counter { ("counter", "_total") } else { ("gauge", "") };
         writeln!(out, "# TYPE {name} {kind}")?;
         for ((instance, sampler), columns) in family.series {
-            let labels = (escaped(instance.as_str()), escaped(sampler));
-            let series = format!("{name}{suffix}{{id=\"{}\",sampler=\"{}\"}} ", labels.0, labels.1);
+            let own = labels.get(instance).into_iter().flatten();
+            let own: String = own.map(|(key, value)| format!("{key}=\"{}\",", escaped(value))).collect();
+            let (id, sampler) = (escaped(instance.as_str()), escaped(sampler));
+            let series = format!("{name}{suffix}{{{own}id=\"{id}\",sampler=\"{sampler}\"}} ");
             let mut samples: Vec<(i64, f64)> = Vec::new();
             for Column { frame, field, factor } in &columns {
                 let take = |at_ms, reading: f64| {
@@ -403,6 +407,25 @@ mod tests {
                      dropsonde_sample_used_bytes{id=\"a\",sampler=\"s\"} 524288 1\n\
                      dropsonde_sample_used_bytes{id=\"b\\\"\\\\\",sampler=\"s\"} 524288 1\n# EOF\n";
         assert_eq!(text, lines);
+    }
+
+    #[test]
+    fn openmetrics_has_the_labels_an_instance_had_last() {
+        let text = open_metrics_of(|store| {
+            let schema = Schema::new("s", vec![Field::gauge("x")]);
+            let (wanted, note) = (r#"{"labels":{"site":"fra\"1","workload":"web"}}"#, "tracked/a");
+            store.frame(&id("a"), &schema, 1000).push(1000, &[0.5]);
+            store.note(note, Some(wanted.as_bytes().to_vec()));
+            store.frame(&id("b"), &schema, 1000).push(1000, &[0.5]);
+            let earlier = r#"{"discovered_by":{"s":{"k":"plugin"}},"asked":{"labels":{"k":"program"}}}"#;
+            store.note("tracked/b", Some(earlier.as_bytes().to_vec()));
+        });
+        for line in [
+            "dropsonde_sample_x{site=\"fra\\\"1\",workload=\"web\",id=\"a\",sampler=\"s\"} 0.5 1",
+            "dropsonde_sample_x{k=\"program\",id=\"b\",sampler=\"s\"} 0.5 1",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line} in {text}");
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod tests;
 
 pub(crate) use lifecycle::instance_id;
 pub use lifecycle::{BadLifecycle, Change, Lifecycle};
+pub(crate) use notes::noted_labels;
 
 use crate::hub::{Member, Selection, WORKLOAD};
 use crate::labels::Labels;

@@ -28,6 +28,9 @@ struct Note {
     ended_ms: Option<i64>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     untracked: bool,
+    /// All it had when this was noted, the configuration's among them: for whoever reads history without a host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<Labels>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -35,6 +38,28 @@ struct Asked {
     labels: Labels,
     #[serde(skip_serializing_if = "Option::is_none")]
     samplers: Option<Vec<String>>,
+}
+
+/// Returns the labels instances had last, from the notes beside history.
+pub(crate) fn noted_labels(notes: &BTreeMap<String, Vec<u8>>) -> BTreeMap<InstanceId, Labels> {
+    let noted = notes.iter().filter_map(|(key, value)| {
+        let id = InstanceId::new(key.strip_prefix(NOTES)?).ok()?;
+        let note: Note = serde_json::from_slice(value).ok()?;
+        Some((id, note.labels()))
+    });
+    noted.collect()
+}
+
+impl Note {
+    /// A note of an earlier version has those that programs and plugins gave.
+    fn labels(self) -> Labels {
+        let Self { discovered_by, last_labels, asked, labels, .. } = self;
+        labels.unwrap_or_else(|| {
+            let discovered = discovered_by.into_values().rev();
+            let asked = asked.into_iter().map(|asked| asked.labels);
+            [last_labels].into_iter().chain(discovered).chain(asked).flatten().collect()
+        })
+    }
 }
 
 impl Tracked {
@@ -50,9 +75,11 @@ impl Tracked {
         // The host's own are no instances of anybody's.
         let mut ids: BTreeSet<InstanceId> =
             store.instances().into_iter().filter(|id| !id.as_str().starts_with(RESERVED)).collect();
-        self.write(|instances| {
+        let stale = self.write(|instances| {
             let mut refused = 0_usize;
+            let mut labels = BTreeMap::new();
             for (id, note) in noted {
+                labels.insert(id.clone(), note.labels.clone());
                 if note.untracked {
                     let was_configured = instances.remove(&id).is_some();
                     if was_configured {
@@ -90,7 +117,11 @@ impl Tracked {
             if refused > 0 {
                 tracing::error!(refused, "more instances were tracked than poll.max_instances allows now");
             }
+            let all = instances.all().iter();
+            let stale = all.filter(|(id, entry)| labels.get(*id).and_then(Option::as_ref) != Some(&*entry.labels));
+            stale.map(|(id, _)| id.clone()).collect::<Vec<_>>()
         });
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).extend(stale);
         self.revision.fetch_add(1, Relaxed);
     }
 
@@ -110,7 +141,8 @@ impl Tracked {
                 let last_labels =
                     if entry.discovered_by.is_empty() { entry.last_labels.clone() } else { Labels::new() };
                 let (paused, ended_ms) = (entry.is_paused, entry.ended_ms);
-                let note = Note { discovered_by, last_labels, asked, paused, ended_ms, untracked: false };
+                let labels = Some(Labels::clone(&entry.labels));
+                let note = Note { discovered_by, last_labels, asked, paused, ended_ms, labels, untracked: false };
                 serde_json::to_vec(&note).ok()
             });
             store.note(&format!("{NOTES}{id}"), note);

@@ -7,7 +7,7 @@ use crate::archive::{self, Disk as _, Folder, Restored, Role, Snapshot, Values};
 use crate::frame::{Frame, Row, Shared};
 use crate::rows::Rows;
 use crate::{ClockJump, InstanceId, Kind, Limits, Schema, Usage, jumps};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::io;
 use std::path::Path;
@@ -96,6 +96,8 @@ pub struct Filter {
 pub struct Export {
     /// By instance, then by sampler; of one sampler the older first.
     pub frames: Vec<Exported>,
+    /// What was noted beside rows, by key.
+    pub notes: BTreeMap<String, Vec<u8>>,
     /// What did not come back is not exported.
     pub restored: Restored,
 }
@@ -164,7 +166,7 @@ pub fn verify(folder: &Path, mut progress: impl FnMut(u64, u64)) -> io::Result<V
 
 /// Opens history to hand over its rows: all there are in files, also those a host would answer with no more.
 pub fn export(folder: &Path, filter: &Filter) -> io::Result<Export> {
-    let (mut frames, _, restored) = restore(snapshot(Folder::unlocked(folder)?)?)?;
+    let (mut frames, notes, restored) = restore(snapshot(Folder::unlocked(folder)?)?)?;
     let wanted = &filter.instances;
     frames.retain(|frame| !frame.is_empty() && (wanted.is_empty() || wanted.contains(&frame.key().instance)));
     frames.sort_by(|a, b| {
@@ -174,7 +176,7 @@ pub fn export(folder: &Path, filter: &Filter) -> io::Result<Export> {
     });
     let Filter { since_ms, until_ms, .. } = *filter;
     let frames = frames.into_iter().map(|frame| Exported { frame, since_ms, until_ms }).collect();
-    Ok(Export { frames, restored })
+    Ok(Export { frames, notes, restored })
 }
 
 fn snapshot(folder: Folder) -> io::Result<Snapshot> {
