@@ -182,6 +182,24 @@ fn the_bundled_source_is_told_what_an_application_does() {
 }
 
 #[test]
+fn unknown_event_names_are_counted_logged_once_and_listed_on_the_page() {
+    let host = Host::start(FAST, &[]);
+    host.until("/v1/plugins/appstats", |page| page.json()["state"] == "running");
+    let told = br#"[{"name":"chanel.opened"},{"name":"channel.opened"},{"name":"chanel.opened"},{"name":"x\"y"}]"#;
+    assert_eq!(host.tell("appstats", "application/json", told).status, 202);
+    let listed = |page: &serde_json::Value| page["metrics"]["values"].as_array().cloned().unwrap_or_default();
+    let page = host.until("/v1/plugins/appstats", |page| listed(&page.json()).len() == 2).json();
+    let unknown = |name: &str, count: u64| json!({ "name": "appstats_unknown_events_total", "labels": { "name": name }, "value": count as f64 });
+    assert_eq!(listed(&page), [unknown("chanel.opened", 2), unknown("x\"y", 1)]);
+    let metrics = host.get("/metrics").body;
+    let line = "appstats_unknown_events_total{plugin=\"appstats\",name=\"chanel.opened\"} 2";
+    assert!(metrics.lines().any(|other| other == line), "{metrics}");
+    let log = host.until_logged("unknown event name");
+    assert!(log.contains("channel.opened, channel.closed"), "{log}");
+    assert_eq!(host.last_words().matches("chanel.opened").count(), 1, "once a name");
+}
+
+#[test]
 fn events_are_taken_whole_or_not_at_all() {
     let host = Host::start(FAST, &[("app", app())]);
     source(&host, "app", "ok");
@@ -193,6 +211,7 @@ fn events_are_taken_whole_or_not_at_all() {
     let bad = tell("application/x-ndjson", "{\"name\":\"a\"}\n{\"name\":\"a\"}\nnonsense");
     assert_eq!((bad.status, bad.body.contains("line 3")), (400, true), "{bad:?}");
     assert_eq!(tell("text/plain", "[]").status, 415);
+    host.until("/v1/plugins/procfs", |page| page.json()["state"] == "running");
     assert_eq!(host.tell("procfs", "application/json", b"[]").status, 409);
     assert_eq!(host.tell("nobody", "application/json", b"[]").status, 404);
     let many = format!("[{}]", vec!["{\"name\":\"a\"}"; 100_001].join(","));
@@ -201,6 +220,29 @@ fn events_are_taken_whole_or_not_at_all() {
     assert_eq!(tell("application/json", r#"[{"name":"b"}]"#).status, 202);
     let seen = host.until(SNAPSHOT, |answer| answer.json()["channels"]["total_active"] != 0).json();
     assert_eq!(seen["channels"]["by_pattern"], json!({ "b": 1 }), "nothing of what was refused");
+}
+
+#[test]
+fn events_for_a_plugin_that_is_not_up_yet_may_be_sent_again_and_are_never_refused_for_good() {
+    let config = format!("{FAST}[plugins.to-come.limits]\nfailures = 3\n");
+    let host = Host::start(&config, &[("app", app()), ("broken", b"no component")]);
+    let tell = |plugin: &str| host.tell(plugin, "application/json", br#"[{"name":"a"}]"#);
+    let mut answer = tell("app");
+    while answer.status != 202 {
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{answer:?}");
+        answer = tell("app");
+    }
+    host.until("/v1/plugins/broken", |page| page.json()["state"] == "failed");
+    for (plugin, says) in
+        [("broken", "plugin broken cannot be loaded: "), ("to-come", "plugin to-come is not there yet")]
+    {
+        let answer = tell(plugin);
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("10")), "{answer:?}");
+        assert!(answer.body.contains(says), "{answer:?}");
+    }
+    assert_eq!(host.get("/v1/plugins/to-come").status, 404);
+    let misspelt = tell("apstats");
+    assert_eq!((misspelt.status, misspelt.body.contains("did you mean appstats?")), (404, true), "{misspelt:?}");
 }
 
 #[test]

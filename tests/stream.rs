@@ -53,8 +53,29 @@ fn what_has_no_samples_is_waited_for_with_pings() {
     for id in ["unavailable", "not-there-yet"] {
         let mut stream = open(&host, id);
         assert_eq!(stream.event(), "retry: 3000\n\n");
+        if id == "not-there-yet" {
+            assert_eq!(stream.event(), ": no instance \"not-there-yet\" yet; waiting for it\n\n");
+        }
         assert_eq!(stream.event(), ": ping\n\n");
         assert_eq!(stream.event(), ": ping\n\n");
+    }
+}
+
+#[test]
+fn a_stream_names_each_instance_it_waits_for_and_goes_on_when_one_comes() {
+    let host = host();
+    host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
+    let mut stream = host.stream("/v1/stream?instance=ok&instance=hosst&instance=wbe-1");
+    assert_eq!(stream.event(), "retry: 3000\n\n");
+    let waits = ": no instance \"hosst\" yet; waiting for it\n: no instance \"wbe-1\" yet; waiting for it\n\n";
+    assert_eq!(stream.event(), waits);
+    assert_eq!(stream.told().2["instance"], "ok");
+    for (path, waits) in [
+        ("/v1/workloads/nope/usage/stream", ": no instance of the workload \"nope\" yet; waiting for one\n\n"),
+        ("/v1/stream?label=workload%3Dnope", ": no instance has these labels yet; waiting for one\n\n"),
+    ] {
+        let mut stream = host.stream(path);
+        assert_eq!((stream.event(), stream.event()), ("retry: 3000\n\n".to_owned(), waits.to_owned()), "{path}");
     }
 }
 

@@ -179,6 +179,7 @@ impl Poller {
                 }
             };
             core.metrics.plugin_polls.with_label_values(&name).inc();
+            status.polled();
             let polled = match (native, &mut recorder) {
                 (Native::Sampler(sampler), Some(recorder)) => {
                     self.sample(sampler, recorder, due_ms).await.map(Native::Sampler)

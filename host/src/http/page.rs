@@ -71,7 +71,11 @@ fn render(core: &Core, has_session: bool) -> String {
     for plugin in core.plugins.list() {
         let known = plugin.known();
         let state = format!("{:?}", known.state).to_lowercase();
-        let failure = known.last_failure.map(|failure| failure.reason).unwrap_or_default();
+        let failure = known.last_failure.map(|failure| {
+            let over = if failure.is_over { "over since; at " } else { "" };
+            format!("{over}{}: {}", json::time(failure.at_ms), failure.reason)
+        });
+        let failure = failure.unwrap_or_default();
         let name = escape(&plugin.name);
         let _ =
             write!(html, "<tr><td><a href=\"/v1/plugins/{name}\">{name}</a><td>{state}<td>{}</tr>", escape(&failure));

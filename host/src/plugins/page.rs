@@ -1,7 +1,8 @@
 use super::{Origin, PluginState, Status, Waiting};
 use crate::json;
-use dropsonde_sandbox::{Grants, Need, Trap};
+use dropsonde_sandbox::{Grants, Need, PluginMetrics, Recorded, Trap};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// A plugin as `GET /v1/plugins` shows it. Its configuration is left out: it may hold secrets.
 #[derive(Debug, Serialize)]
@@ -81,6 +82,71 @@ struct MetricsPage {
     overflowed: u64,
     /// Recordings for a series it does not have, or of a value that means nothing.
     ignored: u64,
+    /// The first of them by name.
+    values: Vec<SeriesPage>,
+}
+
+/// What was recorded for one series.
+#[derive(Debug, Serialize)]
+struct SeriesPage {
+    name: String,
+    labels: BTreeMap<String, String>,
+    #[serde(flatten)]
+    value: ValuePage,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum ValuePage {
+    Number { value: f64 },
+    Histogram { count: u64, sum: f64 },
+}
+
+/// Series on a page; `/metrics` has all.
+const MOST_SERIES: usize = 100;
+
+impl MetricsPage {
+    fn of(metrics: &PluginMetrics) -> Self {
+        let families = metrics.families();
+        let series = families.iter().flat_map(|family| {
+            let name = family.descriptor().name.clone();
+            family.series().into_iter().map(move |series| (name.clone(), series))
+        });
+        let shown = series.filter_map(|(name, series)| {
+            let value = match series.read() {
+                // A gauge that nobody has set.
+                Recorded::Number(value) if !value.is_finite() => return None,
+                Recorded::Number(value) => ValuePage::Number { value },
+                Recorded::Histogram { buckets, sum } => ValuePage::Histogram { count: buckets.iter().sum(), sum },
+            };
+            Some(SeriesPage { name, labels: pairs(series.labels()), value })
+        });
+        Self {
+            series: metrics.series(),
+            overflowed: metrics.overflowed(),
+            ignored: metrics.wrong_handles() + metrics.wrong_values(),
+            values: shown.take(MOST_SERIES).collect(),
+        }
+    }
+}
+
+/// The pairs of `key="value",…`, as both text formats have it.
+fn pairs(labels: &str) -> BTreeMap<String, String> {
+    let mut pairs = BTreeMap::new();
+    let mut rest = labels;
+    while let Some((key, value)) = rest.split_once("=\"") {
+        let (mut text, mut chars) = (String::new(), value.chars());
+        loop {
+            match chars.next() {
+                Some('\\') => text.extend(chars.next().map(|c| if c == 'n' { '\n' } else { c })),
+                Some('"') | None => break,
+                Some(c) => text.push(c),
+            }
+        }
+        pairs.insert(key.trim_start_matches(',').to_owned(), text);
+        rest = chars.as_str();
+    }
+    pairs
 }
 
 #[derive(Debug, Serialize)]
@@ -163,6 +229,8 @@ struct CallSeconds {
 struct FailurePage {
     at: String,
     reason: String,
+    /// A whole poll went well since.
+    over: bool,
     #[serde(flatten)]
     trap: Option<TrapPage>,
 }
@@ -237,14 +305,11 @@ impl PluginPage {
             last_failure: known.last_failure.as_ref().map(|failure| FailurePage {
                 at: json::time(failure.at_ms),
                 reason: failure.reason.clone(),
+                over: failure.is_over,
                 trap: failure.trap.as_ref().map(TrapPage::of),
             }),
             next_poll: known.next_poll_ms.map(json::time),
-            metrics: status.metrics().map(|metrics| MetricsPage {
-                series: metrics.series(),
-                overflowed: metrics.overflowed(),
-                ignored: metrics.wrong_handles() + metrics.wrong_values(),
-            }),
+            metrics: status.metrics().as_ref().map(MetricsPage::of),
         }
     }
 }
@@ -273,4 +338,17 @@ impl WaitingPage {
 /// `read /proc/stat`
 pub(crate) fn describe_need(need: &Need) -> String {
     format!("{} {}", need.kind(), super::plain(need.what()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_read_back_as_they_were_given() {
+        assert_eq!(pairs(""), BTreeMap::new());
+        let read = pairs(r#"a="x,y=\"z\"",b="1\n2\\""#);
+        let expected = [("a", "x,y=\"z\""), ("b", "1\n2\\")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(read, BTreeMap::from(expected));
+    }
 }

@@ -124,6 +124,8 @@ pub struct Known {
     pub log_lines_dropped: u64,
     pub calls: u64,
     pub failures: u64,
+    /// How many there were when a poll last ended.
+    failures_seen: u64,
     pub polls_missed: u64,
     /// Ticks in a row that came too late.
     pub late_ticks: u32,
@@ -141,6 +143,8 @@ pub struct Failure {
     pub trap: Option<Trap>,
     /// It was a newer version that was not taken.
     pub is_of_newer: bool,
+    /// A whole poll went well since.
+    pub is_over: bool,
 }
 
 /// A version that was not taken.
@@ -204,6 +208,7 @@ impl Status {
             log_lines_dropped: 0,
             calls: 0,
             failures: 0,
+            failures_seen: 0,
             polls_missed: 0,
             late_ticks: 0,
             last_failure: None,
@@ -397,11 +402,11 @@ impl Status {
 
     pub(crate) fn failed(&self, at_ms: i64, error: &CallError) {
         let (reason, trap) = (super::plain(&error.to_string()), error.trap().cloned());
-        self.fail(Failure { at_ms, reason, trap, is_of_newer: false });
+        self.fail(Failure { at_ms, reason, trap, is_of_newer: false, is_over: false });
     }
 
     pub(crate) fn failed_because(&self, at_ms: i64, reason: String) {
-        self.fail(Failure { at_ms, reason: super::plain(&reason), trap: None, is_of_newer: false });
+        self.fail(Failure { at_ms, reason: super::plain(&reason), trap: None, is_of_newer: false, is_over: false });
     }
 
     fn fail(&self, failure: Failure) {
@@ -411,12 +416,23 @@ impl Status {
         });
     }
 
+    /// A poll has ended, and the plugin goes on. When nothing failed since the one before, what failed earlier is over.
+    pub(crate) fn polled(&self) {
+        self.with(|known| {
+            let is_well = known.failures == known.failures_seen && known.set_aside.is_empty();
+            known.failures_seen = known.failures;
+            if let Some(failure) = known.last_failure.as_mut().filter(|failure| is_well && !failure.is_of_newer) {
+                failure.is_over = true;
+            }
+        });
+    }
+
     /// Beside what runs, which has not failed itself.
     pub(crate) fn refused(&self, refusal: Refusal) {
         let Refusal { at_ms, reason, trap, .. } = refusal.clone();
         let reason = format!("a newer version: {reason}");
         self.with(|known| {
-            known.last_failure = Some(Failure { at_ms, reason, trap, is_of_newer: true });
+            known.last_failure = Some(Failure { at_ms, reason, trap, is_of_newer: true, is_over: false });
             known.refused = Some(refusal);
         });
     }

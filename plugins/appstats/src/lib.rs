@@ -11,16 +11,20 @@
 //! | `cache.size` | `entries` | the cache takes so many bytes (`value`) |
 //!
 //! What is counted is counted `value` times, once when there is none. A section the application has told nothing of is none. Events of
-//! other names are passed over. What it counted is saved at every poll: a restart loses what came after the last one.
+//! other names are counted by name in `appstats_unknown_events_total`, which the plugin's page shows, and logged once each. What
+//! it counted is saved at every poll: a restart loses what came after the last one.
 
 mod sections;
+mod unknown;
 
 use dropsonde_guest::{Config, Event, Failure, Observer, Source, Stats, Tick, export_plugin, log, state};
 use sections::Sections;
+use unknown::UnknownEvents;
 
 #[derive(Debug, Default)]
 struct Appstats {
     sections: Sections,
+    unknown: UnknownEvents,
     /// Something was told since it was saved.
     changed: bool,
 }
@@ -55,7 +59,11 @@ impl Source for Appstats {
 
 impl Observer for Appstats {
     fn observe(&mut self, tick: &Tick, events: &[Event]) -> Result<(), Failure> {
-        events.iter().for_each(|event| self.sections.take(event, tick.at_ms));
+        for event in events {
+            if !self.sections.take(event, tick.at_ms) {
+                self.unknown.count(&event.name);
+            }
+        }
         self.changed |= !events.is_empty();
         Ok(())
     }

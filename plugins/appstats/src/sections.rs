@@ -18,8 +18,26 @@ pub(crate) struct Sections {
     cache: Option<CacheCounters>,
 }
 
+/// Names of events that mean something.
+pub(crate) const NAMES: [&str; 13] = [
+    "channel.opened",
+    "channel.closed",
+    "envelope.published",
+    "presence.joined",
+    "presence.left",
+    "history.buffered",
+    "token.issued",
+    "token.revoked",
+    "token.expired",
+    "cache.hit",
+    "cache.miss",
+    "cache.evicted",
+    "cache.size",
+];
+
 impl Sections {
-    pub(crate) fn take(&mut self, event: &Event, now_ms: u64) {
+    /// Counts an event. Returns whether its name is known.
+    pub(crate) fn take(&mut self, event: &Event, now_ms: u64) -> bool {
         let (at_ms, times) = (event.at_ms, times(event.value));
         let text = |name: &str| event.attribute(name).unwrap_or_default();
         let is_agent = text("kind") == "agent";
@@ -44,8 +62,9 @@ impl Sections {
                 let entries = text("entries").parse().unwrap_or(0);
                 cache.get_or_insert_default().set_size(amount(event.value), entries);
             }
-            _ => {}
+            _ => return false,
         }
+        true
     }
 
     pub(crate) fn stats(&self, now_ms: u64) -> Stats {
@@ -93,6 +112,19 @@ mod tests {
         let again: Sections = serde_json::from_slice(&saved).unwrap();
         assert_eq!(again.stats(NOW), sections.stats(NOW), "a restart changes nothing");
         sections.stats(NOW)
+    }
+
+    #[test]
+    fn the_known_names_are_those_that_count() {
+        let take = |name: &str| {
+            let event =
+                Event { at_ms: NOW, name: name.to_owned(), subject: String::new(), value: 1.0, attributes: Vec::new() };
+            Sections::default().take(&event, NOW)
+        };
+        for name in NAMES {
+            assert!(take(name), "{name}");
+        }
+        assert!(!take("chanel.opened") && !take(""));
     }
 
     #[test]

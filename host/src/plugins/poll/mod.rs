@@ -194,6 +194,7 @@ impl<'a> Poller<'a> {
             match next {
                 Next::GoOn => {
                     self.status.enter(PluginState::Running);
+                    self.status.polled();
                     if went == (Went { came_back: true, ..Went::default() }) {
                         self.has_run_well().await;
                     }
