@@ -16,6 +16,21 @@ fn host() -> Host {
 }
 
 #[test]
+fn a_failure_is_shown_with_its_time_and_as_over_once_a_whole_poll_went_well() {
+    let instances =
+        "[[instances]]\nid = 'ok'\nsamplers = ['verbs']\n[[instances]]\nid = 'unavailable'\nsamplers = ['verbs']\n";
+    let host = Host::start(&format!("{FAST}{instances}"), &[("verbs", verbs())]);
+    let failing = host.until("/v1/plugins/verbs", |page| page.json()["calls"].as_u64() > Some(3)).json();
+    assert_eq!(failing["last_failure"]["over"], false, "it goes on: {failing}");
+    assert!(host.get("/").body.contains("Z: unavailable: "), "{}", host.get("/").body);
+    assert_eq!(host.write("DELETE", "/v1/instances/unavailable", "").status, 204);
+    let over = host.until("/v1/plugins/verbs", |page| page.json()["last_failure"]["over"] == true).json();
+    let at = over["last_failure"]["at"].as_str().unwrap();
+    let page = host.get("/").body;
+    assert!(page.contains(&format!("<td>over since; at {at}: unavailable: ")), "{page}");
+}
+
+#[test]
 fn a_fresh_host_shows_this_machine() {
     let host = host();
     let usage = host.get("/v1/instances/host/usage").json();

@@ -194,6 +194,14 @@ fn a_reload_by_the_api_answers_with_what_came_of_each_part() {
     assert!(error.contains("its configuration cannot work"), "{error}");
     assert_eq!(host.plugin("procfs")["state"], "running");
 
+    host.configure(
+        "poll.interval = '100ms'\nhttp.hosts = ['me.example']\n[plugins.procfs.grants]\nread = ['/proc/stat']\n",
+    );
+    let answer = reload();
+    assert_eq!((answer.status, outcomes(&answer.json())), (200, expected(&[("[plugins.procfs]", "applied")])));
+    let missing = answer.json()["parts"][0]["missing"].to_string();
+    assert!(missing.contains("read /proc/"), "{}", answer.body);
+
     host.configure("poll.intervall = 'secret'\n");
     let answer = reload();
     assert_eq!((answer.status, outcomes(&answer.json()).len()), (422, 0));

@@ -133,7 +133,10 @@ fn an_export_has_the_labels_that_metrics_show_also_those_of_the_configuration() 
     host.until("/ready", |ready| ready.status == 200);
     assert_eq!(host.stop(), 0);
     let (_, out, _) = store(&host.data(), &export);
-    assert!(out.contains("\ndropsonde_sample_load_1m{kind=\"host\",site=\"ams2\",id=\"host\",sampler=\"procfs\"} "), "{out}");
+    assert!(
+        out.contains("\ndropsonde_sample_load_1m{kind=\"host\",site=\"ams2\",id=\"host\",sampler=\"procfs\"} "),
+        "{out}"
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::config::{Change, Config, ConfigError};
 use crate::core::Core;
 use crate::http::{Server, Tls};
 use crate::json;
-use crate::plugins::{self, Origin, PluginState, RefusedSection, Status};
+use crate::plugins::{self, Origin, PluginState, RefusedSection, Status, describe_need};
 use anyhow::{Context as _, Result, anyhow};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -43,6 +43,9 @@ pub struct Part {
     pub outcome: Outcome,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What the plugin needs and is not granted, as in `read /proc/loadavg`: it runs without.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -147,10 +150,16 @@ impl Reload {
     }
 
     fn log(&self) {
-        for Part { part, outcome, error } in &self.parts {
+        for Part { part, outcome, error, missing } in &self.parts {
             let error = error.as_deref().unwrap_or_default();
             match outcome {
-                Outcome::Applied => tracing::info!(part, "this part of the configuration is in force"),
+                Outcome::Applied if missing.is_empty() => {
+                    tracing::info!(part, "this part of the configuration is in force");
+                }
+                Outcome::Applied => {
+                    let missing = missing.join(", ");
+                    tracing::warn!(part, missing, "this part is in force, and does not grant what its plugin needs");
+                }
                 Outcome::Restart => {
                     tracing::warn!(key = part, "this was changed, and takes a restart: it is still as it was");
                 }
@@ -168,15 +177,15 @@ impl Reload {
 
 impl Part {
     fn new(part: impl Into<String>, outcome: Outcome) -> Self {
-        Self { part: part.into(), outcome, error: None }
+        Self { part: part.into(), outcome, error: None, missing: Vec::new() }
     }
 
     fn failed(part: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { part: part.into(), outcome: Outcome::Failed, error: Some(why.into()) }
+        Self { error: Some(why.into()), ..Self::new(part, Outcome::Failed) }
     }
 
     fn waiting(part: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { part: part.into(), outcome: Outcome::Waiting, error: Some(why.into()) }
+        Self { error: Some(why.into()), ..Self::new(part, Outcome::Waiting) }
     }
 }
 
@@ -346,7 +355,10 @@ async fn settled(core: &Core, name: &str, deadline: Instant) -> Part {
     loop {
         let Some(status) = core.plugins.get(name) else { return Part::waiting(part, "the plugin was removed") };
         match status.state() {
-            PluginState::Running => return Part::new(part, Outcome::Applied),
+            PluginState::Running => {
+                let missing = status.known().missing.iter().map(describe_need).collect();
+                return Part { missing, ..Part::new(part, Outcome::Applied) };
+            }
             PluginState::Backoff | PluginState::Quarantined | PluginState::Failed => {
                 let last = status.known().last_failure.map(|failure| failure.reason);
                 return Part::failed(part, last.unwrap_or_else(|| "it does not run".to_owned()));

@@ -8,6 +8,7 @@ use super::error::{ApiError, Refused};
 use super::page;
 use super::rights::bearer;
 use crate::core::Core;
+use crate::nearest::unknown_key;
 use crate::tokens::Right;
 use axum::body::Body;
 use axum::extract::State;
@@ -76,7 +77,11 @@ async fn sent(core: &Core, headers: &HeaderMap, body: Body) -> Result<Option<Vec
                 .ok_or_else(|| ApiError::invalid("token", "there is none"))?
         }
         Some("application/json") => {
-            let login: Login = serde_json::from_slice(&bytes).map_err(|error| ApiError::invalid("body", error))?;
+            let login: Login = serde_json::from_slice(&bytes).map_err(|error| {
+                let text = std::str::from_utf8(&bytes).ok();
+                let unknown = text.and_then(|text| unknown_key(text, &["token"]));
+                ApiError::invalid("body", unknown.unwrap_or_else(|| error.to_string()))
+            })?;
             login.token
         }
         _ => {

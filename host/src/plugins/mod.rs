@@ -42,7 +42,7 @@ pub use status::{Order, PluginState, RefusedSection, Status, Waiting};
 pub use supervisor::{Denied, Request, Wanted};
 
 pub(crate) use failure_log::Failing;
-pub(crate) use find::{LARGEST, NAMES, bundled, check_folder, in_folder, is_name};
+pub(crate) use find::{LARGEST, NAMES, bundled, in_folder, is_name};
 pub(crate) use page::describe_need;
 pub(crate) use prepare::digest;
 pub(crate) use schema::plain;
