@@ -30,7 +30,7 @@
 //! # Layout
 //!
 //! * [`Sampler`], [`Instance`], [`Reading`], [`Readings`]: what a sampler gives.
-//! * [`Source`], [`Stats`]: what a source gives; [`counters`]: what it counts with.
+//! * [`Source`], [`Stats`]: what a source gives; [`counters`]: what sources and samplers count with.
 //! * [`Observer`], [`Event`]: what an application does. [`export_plugin!`]: a plugin of several roles.
 //! * [`Field`], [`Aggregation`]: what its values mean.
 //! * [`Config`], [`Need`], [`Failure`], [`Description`], [`Tick`]: what every plugin exchanges with the host.

@@ -1,4 +1,4 @@
-//! What sources count with: sliding windows that keep no events, and tallies with a bound.
+//! What plugins count with: sliding windows that keep no events, tallies with a bound, and sums of counters.
 //!
 //! Time is given, in ms since 1970: `at_ms` is when something happened, `now_ms` the host's clock as [`Tick`](crate::Tick)
 //! has it. What happened longer ago than a window reaches is no longer in it; what is said to happen in the future counts
@@ -11,11 +11,13 @@
 //! * [`EnvelopeCounters`], [`TokenCounters`], [`CacheCounters`], [`ChannelCounters`], [`PresenceGauges`],
 //!   [`HistoryGauges`]: a section of [`Stats`](crate::Stats) each.
 //! * [`ChannelLister`]: the same for an application that can list its channels.
+//! * [`SumOfCounters`]: for samplers, the running total over parts that come and go.
 
 mod cache;
 mod channels;
 mod envelopes;
 mod gauges;
+mod sum;
 mod tally;
 mod tokens;
 mod window;
@@ -24,6 +26,7 @@ pub use cache::CacheCounters;
 pub use channels::{ChannelCounters, ChannelEntry, ChannelLister};
 pub use envelopes::EnvelopeCounters;
 pub use gauges::{HistoryGauges, PresenceGauges};
+pub use sum::{CounterValue, SumOfCounters};
 pub use tally::Tally;
 pub use tokens::TokenCounters;
 pub use window::Window;
