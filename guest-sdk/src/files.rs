@@ -38,6 +38,27 @@ pub struct DiskSpace {
     pub inodes_free: u64,
 }
 
+/// A file system's bytes as `df` counts them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskUsage {
+    pub total_bytes: u64,
+    /// Without what is reserved for root, which is not available either.
+    pub used_bytes: u64,
+    /// What an unprivileged user can still write.
+    pub available_bytes: u64,
+}
+
+/// Some names of a directory, in no order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntriesPage {
+    pub entries: Vec<Entry>,
+    /// Where the next page begins; none after the last one.
+    pub next: Option<u64>,
+}
+
+/// Bytes that the host gives in one piece at most.
+const LARGEST_PIECE: u32 = 1 << 20;
+
 /// The whole file.
 pub fn read(path: &str) -> Result<Vec<u8>, FileError> {
     imp::read(path)
@@ -49,6 +70,37 @@ pub fn read_to_string(path: &str) -> Result<String, FileError> {
         Ok(text) => text,
         Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
     })
+}
+
+/// Reads up to `length` bytes from `offset` on, 1 MiB at most. Fewer bytes mean that the file ends there.
+pub fn read_range(path: &str, offset: u64, length: u32) -> Result<Vec<u8>, FileError> {
+    imp::read_range(path, offset, length.min(LARGEST_PIECE))
+}
+
+/// Reads a file that may be larger than [`read`] takes, in pieces, up to `most` bytes.
+///
+/// A file that changes meanwhile may repeat or leave out something where two pieces meet.
+pub fn read_large(path: &str, most: usize) -> Result<Vec<u8>, FileError> {
+    let mut bytes = read_range(path, 0, LARGEST_PIECE)?;
+    let mut piece = bytes.len();
+    // The kernel may give less than was asked for before a file ends.
+    while piece > 0 && bytes.len() <= most {
+        let more = read_range(path, bytes.len() as u64, LARGEST_PIECE)?;
+        piece = more.len();
+        bytes.extend(more);
+    }
+    if bytes.len() > most { Err(FileError::TooLarge(path.to_owned(), most as u64)) } else { Ok(bytes) }
+}
+
+/// Lists up to `most` names of a directory from where the last page ended, 0 for the first page: for directories with more
+/// names than [`entries`] takes. A name that comes or goes meanwhile may be there or not.
+pub fn entries_from(path: &str, start: u64, most: u32) -> Result<EntriesPage, FileError> {
+    imp::entries_from(path, start, most)
+}
+
+/// How full the file system is that the path lies on. Natively it is not available.
+pub fn usage(path: &str) -> Result<DiskUsage, FileError> {
+    imp::usage(path)
 }
 
 /// The names in a directory, sorted.
@@ -87,7 +139,7 @@ impl From<FileError> for Failure {
 
 #[cfg(target_family = "wasm")]
 mod imp {
-    use super::{DiskSpace, Entry, EntryKind, FileError};
+    use super::{DiskSpace, DiskUsage, EntriesPage, Entry, EntryKind, FileError};
     use crate::glue::dropsonde::plugin::files as host;
 
     fn error(path: &str, error: host::FileError) -> FileError {
@@ -105,14 +157,34 @@ mod imp {
         host::read(path).map_err(|e| error(path, e))
     }
 
+    pub(super) fn read_range(path: &str, offset: u64, length: u32) -> Result<Vec<u8>, FileError> {
+        host::read_range(path, offset, length).map_err(|e| error(path, e))
+    }
+
     pub(super) fn entries(path: &str) -> Result<Vec<Entry>, FileError> {
-        let entries = host::entries(path).map_err(|e| error(path, e))?;
-        let kind = |kind| match kind {
-            host::EntryKind::File => EntryKind::File,
-            host::EntryKind::Directory => EntryKind::Directory,
-            host::EntryKind::Other => EntryKind::Other,
-        };
-        Ok(entries.into_iter().map(|entry| Entry { kind: kind(entry.kind), name: entry.name }).collect())
+        Ok(host::entries(path).map_err(|e| error(path, e))?.into_iter().map(Entry::from).collect())
+    }
+
+    pub(super) fn entries_from(path: &str, start: u64, most: u32) -> Result<EntriesPage, FileError> {
+        let page = host::entries_from(path, start, most).map_err(|e| error(path, e))?;
+        Ok(EntriesPage { entries: page.entries.into_iter().map(Entry::from).collect(), next: page.next })
+    }
+
+    pub(super) fn usage(path: &str) -> Result<DiskUsage, FileError> {
+        let host::DiskUsage { total_bytes, used_bytes, available_bytes } =
+            host::usage(path).map_err(|e| error(path, e))?;
+        Ok(DiskUsage { total_bytes, used_bytes, available_bytes })
+    }
+
+    impl From<host::Entry> for Entry {
+        fn from(entry: host::Entry) -> Self {
+            let kind = match entry.kind {
+                host::EntryKind::File => EntryKind::File,
+                host::EntryKind::Directory => EntryKind::Directory,
+                host::EntryKind::Other => EntryKind::Other,
+            };
+            Self { name: entry.name, kind }
+        }
     }
 
     pub(super) fn space(path: &str) -> Result<DiskSpace, FileError> {
@@ -128,8 +200,8 @@ mod imp {
 
 #[cfg(not(target_family = "wasm"))]
 mod imp {
-    use super::{DiskSpace, Entry, EntryKind, FileError};
-    use std::io::ErrorKind;
+    use super::{DiskSpace, DiskUsage, EntriesPage, Entry, EntryKind, FileError};
+    use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 
     fn error(path: &str, error: &std::io::Error) -> FileError {
         let path = path.to_owned();
@@ -159,7 +231,66 @@ mod imp {
         Ok(entries)
     }
 
+    pub(super) fn read_range(path: &str, offset: u64, length: u32) -> Result<Vec<u8>, FileError> {
+        let mut file = std::fs::File::open(path).map_err(|e| error(path, &e))?;
+        let mut bytes = Vec::new();
+        // Beyond the largest file there can be, there is nothing.
+        if offset <= i64::MAX as u64 {
+            let read =
+                file.seek(SeekFrom::Start(offset)).and_then(|_| file.take(length.into()).read_to_end(&mut bytes));
+            read.map_err(|e| error(path, &e))?;
+        }
+        Ok(bytes)
+    }
+
+    /// A page begins at the nth name.
+    pub(super) fn entries_from(path: &str, start: u64, most: u32) -> Result<EntriesPage, FileError> {
+        let entries = entries(path)?;
+        let start = usize::try_from(start).unwrap_or(usize::MAX);
+        let page: Vec<Entry> = entries.iter().skip(start).take(most as usize).cloned().collect();
+        let next = start.saturating_add(page.len());
+        Ok(EntriesPage { entries: page, next: (next < entries.len()).then_some(next as u64) })
+    }
+
+    pub(super) fn usage(path: &str) -> Result<DiskUsage, FileError> {
+        Err(FileError::Other(path.to_owned(), "disk usage is only known inside the host".to_owned()))
+    }
+
     pub(super) fn space(path: &str) -> Result<DiskSpace, FileError> {
         Err(FileError::Other(path.to_owned(), "disk space is only known inside the host".to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_larger_than_one_piece_is_read_whole_up_to_a_bound() {
+        let path = std::env::temp_dir().join(format!("dropsonde-guest-large-{}", std::process::id()));
+        let path = path.to_str().unwrap();
+        let content: Vec<u8> = (0..LARGEST_PIECE + 7).map(|nth| nth as u8).collect();
+        std::fs::write(path, &content).unwrap();
+        let (whole, bounded) = (read_large(path, 2 << 20), read_large(path, 1 << 20));
+        let (start, end) = (read_range(path, 0, 4), read_range(path, u64::from(LARGEST_PIECE) + 5, 99));
+        std::fs::remove_file(path).unwrap();
+        assert_eq!(whole, Ok(content));
+        assert_eq!(bounded, Err(FileError::TooLarge(path.to_owned(), 1 << 20)));
+        assert_eq!((start, end), (Ok(vec![0, 1, 2, 3]), Ok(vec![5, 6])));
+        assert_eq!(read_large(path, 9), Err(FileError::NotFound(path.to_owned())));
+    }
+
+    #[test]
+    fn a_directory_listed_in_pages_has_the_names_it_has_at_once() {
+        let whole = entries("/proc/self").unwrap();
+        let mut names = Vec::new();
+        let mut start = Some(0);
+        while let Some(at) = start {
+            let page = entries_from("/proc/self", at, 7).unwrap();
+            assert!(page.entries.len() <= 7);
+            names.extend(page.entries);
+            start = page.next;
+        }
+        assert_eq!(names, whole);
     }
 }

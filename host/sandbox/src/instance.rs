@@ -1,4 +1,4 @@
-use crate::capability::files::{EntryKind, FileError, Space};
+use crate::capability::files::{EntryKind, FileError, LARGEST_FILE, Page, Space};
 use crate::capability::http::{Connections, Http};
 use crate::capability::inputs::Inputs;
 use crate::capability::log::{Level, Log};
@@ -81,6 +81,20 @@ impl Guest {
         let read = self.inputs.read(&self.grants.files, path, self.file_bytes_left)?;
         self.file_bytes_left = self.file_bytes_left.saturating_sub(read.len());
         Ok(read)
+    }
+
+    pub(crate) fn read_file_range(&mut self, path: &str, offset: u64, length: u32) -> Result<Vec<u8>, FileError> {
+        let length = (length as usize).min(LARGEST_FILE as usize);
+        let read = self.inputs.read_range(&self.grants.files, path, offset, length)?;
+        if read.len() > self.file_bytes_left {
+            return Err(FileError::TooLarge(self.limits.file_bytes as u64));
+        }
+        self.file_bytes_left -= read.len();
+        Ok(read)
+    }
+
+    pub(crate) fn file_entries_from(&self, path: &str, start: u64, most: u32) -> Result<Page, FileError> {
+        self.inputs.entries_from(&self.grants.files, path, start, most as usize)
     }
 
     pub(crate) fn file_entries(&self, path: &str) -> Result<Vec<(String, EntryKind)>, FileError> {

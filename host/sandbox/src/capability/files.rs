@@ -17,7 +17,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 /// Bytes of one file: kernel files and logs fit, disks do not.
-const LARGEST_FILE: u64 = 1 << 20;
+pub(crate) const LARGEST_FILE: u64 = 1 << 20;
 
 /// Names in one directory: /proc on a busy machine has some thousands.
 const MOST_ENTRIES: usize = 65_536;
@@ -62,9 +62,14 @@ pub(crate) enum EntryKind {
 pub(crate) struct Space {
     pub(crate) total_bytes: u64,
     pub(crate) available_bytes: u64,
+    /// As `df` counts: what is reserved for root is neither used nor available.
+    pub(crate) used_bytes: u64,
     pub(crate) inodes: u64,
     pub(crate) inodes_free: u64,
 }
+
+/// Some names of a directory, and where the next ones begin.
+pub(crate) type Page = (Vec<(String, EntryKind)>, Option<u64>);
 
 // === impl Files ===
 
@@ -128,12 +133,7 @@ impl Files {
             if entries.len() == MOST_ENTRIES {
                 return Err(FileError::TooLarge(MOST_ENTRIES as u64));
             }
-            let kind = match entry.file_type() {
-                FileType::RegularFile => EntryKind::File,
-                FileType::Directory => EntryKind::Directory,
-                _ => EntryKind::Other,
-            };
-            entries.push((name.to_owned(), kind));
+            entries.push((name.to_owned(), kind(entry.file_type())));
         }
         entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         Ok(entries)
@@ -144,9 +144,64 @@ impl Files {
         Ok(Space {
             total_bytes: space.f_blocks.saturating_mul(space.f_frsize),
             available_bytes: space.f_bavail.saturating_mul(space.f_frsize),
+            used_bytes: space.f_blocks.saturating_sub(space.f_bfree).saturating_mul(space.f_frsize),
             inodes: space.f_files,
             inodes_free: space.f_ffree,
         })
+    }
+
+    /// Up to so many bytes of a file from there on; fewer where it ends.
+    pub(crate) fn read_range(&self, path: &str, offset: u64, length: usize) -> Result<Vec<u8>, FileError> {
+        let handle = self.open(path)?;
+        if FileType::from_raw_mode(fs::fstat(&handle)?.st_mode) != FileType::RegularFile {
+            return Err(FileError::NotAFile);
+        }
+        let file = reopen(&handle, OFlags::RDONLY)?;
+        let mut bytes = Vec::new();
+        let mut chunk = [0; 16 << 10];
+        loop {
+            let wanted = length.saturating_sub(bytes.len()).min(chunk.len());
+            let Some(room) = chunk.get_mut(..wanted).filter(|room| !room.is_empty()) else { return Ok(bytes) };
+            let read = match rustix::io::pread(&file, room, offset.saturating_add(bytes.len() as u64)) {
+                Ok(read) => read,
+                Err(Errno::INTR) => continue,
+                // Beyond the largest file there can be.
+                Err(Errno::INVAL | Errno::OVERFLOW) if offset.saturating_add(length as u64) > i64::MAX as u64 => {
+                    return Ok(bytes);
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let Some(part) = chunk.get(..read).filter(|part| !part.is_empty()) else { return Ok(bytes) };
+            bytes.extend_from_slice(part);
+        }
+    }
+
+    /// Up to `most` names of a directory, from where the last page ended.
+    pub(crate) fn entries_from(&self, path: &str, start: u64, most: usize) -> Result<Page, FileError> {
+        let handle = self.open(path)?;
+        if FileType::from_raw_mode(fs::fstat(&handle)?.st_mode) != FileType::Directory {
+            return Err(FileError::NotAFile);
+        }
+        let directory = reopen(&handle, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let start = i64::try_from(start).map_err(|_| FileError::NotFound)?;
+        fs::seek(&directory, fs::SeekFrom::Start(start.unsigned_abs()))?;
+        let most = most.min(MOST_ENTRIES);
+        let mut entries = Vec::new();
+        let mut buffer = Vec::with_capacity(32 << 10);
+        let mut listing = fs::RawDir::new(&directory, buffer.spare_capacity_mut());
+        let mut next = start.unsigned_abs();
+        while entries.len() < most {
+            let Some(entry) = listing.next() else { return Ok((entries, None)) };
+            let entry = entry?;
+            next = entry.next_entry_cookie();
+            // A name that is not UTF-8 cannot be asked for, so it is not shown.
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if matches!(name, "." | "..") {
+                continue;
+            }
+            entries.push((name.to_owned(), kind(entry.file_type())));
+        }
+        Ok((entries, Some(next)))
     }
 
     /// A handle to what the path leads to, if it and what it leads to are granted.
@@ -196,6 +251,14 @@ fn resolve(glob: &Path) -> Option<Pattern> {
         resolved.push_str(rest.to_str()?);
     }
     Pattern::new(&resolved).ok()
+}
+
+fn kind(file_type: FileType) -> EntryKind {
+    match file_type {
+        FileType::RegularFile => EntryKind::File,
+        FileType::Directory => EntryKind::Directory,
+        _ => EntryKind::Other,
+    }
 }
 
 fn is_wild(text: &str) -> bool {
@@ -518,6 +581,80 @@ mod tests {
         let grants = grants(&[format!("{path}/granted/*")]);
         assert_eq!(read(&grants, &format!("{path}/granted/big")), Err(FileError::TooLarge(LARGEST_FILE)));
         assert_eq!(grants.read(&format!("{path}/granted/a.txt"), 0), Err(FileError::TooLarge(0)), "of the call's");
+    }
+
+    #[test]
+    fn a_file_beyond_the_limit_is_read_in_pieces() {
+        let Folder { path, _guard } = &folder();
+        let (large, file) = (vec![7; LARGEST_FILE as usize + 5], format!("{path}/granted/large"));
+        std::fs::write(&file, &large).unwrap();
+        let grants = grants(&[format!("{path}/granted/*")]);
+        let whole = LARGEST_FILE as usize;
+        assert_eq!(grants.read_range(&file, 0, whole).map(|part| part.len()), Ok(whole));
+        assert_eq!(grants.read_range(&file, LARGEST_FILE, whole), Ok(vec![7; 5]));
+        for beyond in [LARGEST_FILE + 5, i64::MAX as u64, u64::MAX] {
+            assert_eq!(grants.read_range(&file, beyond, 10), Ok(Vec::new()), "{beyond}");
+        }
+        assert_eq!(grants.read_range(&file, 0, 0), Ok(Vec::new()));
+        assert_eq!(grants.read_range(&format!("{path}/granted/sub"), 0, 10), Err(FileError::NotAFile));
+        assert_eq!(grants.read_range(&format!("{path}/secret.txt"), 0, 10), Err(FileError::Denied));
+    }
+
+    #[test]
+    fn a_file_of_the_kernel_reads_the_same_in_pieces() {
+        let grants = self::grants(&["/proc/cpuinfo"]);
+        let whole = String::from_utf8(read(&grants, "/proc/cpuinfo").unwrap()).unwrap();
+        let mut pieces = Vec::new();
+        loop {
+            let piece = grants.read_range("/proc/cpuinfo", pieces.len() as u64, 100).unwrap();
+            if piece.is_empty() {
+                break;
+            }
+            pieces.extend(piece);
+        }
+        // The frequency changes from one reading to the next.
+        let names =
+            |text: &str| text.lines().filter_map(|line| Some(line.split_once(':')?.0.to_owned())).collect::<Vec<_>>();
+        assert_eq!(names(&String::from_utf8(pieces).unwrap()), names(&whole));
+    }
+
+    #[test]
+    fn a_large_directory_is_listed_in_pages_each_name_once() {
+        let Folder { path, _guard } = &folder();
+        let folder = format!("{path}/granted/sub");
+        (0..2500).for_each(|nth| std::fs::write(format!("{folder}/{nth}"), "").unwrap());
+        let grants = grants(&[format!("{path}/granted/*")]);
+        let (mut names, mut start, mut pages) = (Vec::new(), 0, 0);
+        loop {
+            let (entries, next) = grants.entries_from(&folder, start, 100).unwrap();
+            assert!(entries.len() <= 100);
+            names.extend(entries);
+            pages += 1;
+            match next {
+                Some(next) => start = next,
+                None => break,
+            }
+        }
+        names.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        assert_eq!(Ok(names), grants.entries(&folder));
+        assert!(pages > 25, "{pages}");
+        assert_eq!(grants.entries_from(&format!("{path}/granted/a.txt"), 0, 9), Err(FileError::NotAFile));
+        assert_eq!(grants.entries_from(path, 0, 9), Err(FileError::Denied));
+    }
+
+    #[test]
+    fn disk_usage_is_what_df_says() {
+        let df = std::process::Command::new("df").args(["-B1", "--output=size,used,avail", "/"]).output().unwrap();
+        let text = String::from_utf8(df.stdout).unwrap();
+        let columns: Vec<f64> =
+            text.lines().nth(1).unwrap().split_whitespace().map(|word| word.parse().unwrap()).collect();
+        let space = self::grants(&["/"]).space("/").unwrap();
+        let ours = [space.total_bytes, space.used_bytes, space.available_bytes];
+        for (ours, theirs) in ours.into_iter().zip(columns) {
+            // Others write meanwhile.
+            assert!((ours as f64 - theirs).abs() < 1e9, "{space:?}");
+        }
+        assert!(space.used_bytes + space.available_bytes <= space.total_bytes);
     }
 
     #[test]

@@ -3,14 +3,15 @@
 //! A recording has a folder for each tick. In it lie the files that were read, each under its own path; what is not there
 //! is as it was in the tick before. A directory that was listed has at least an empty file or folder for each name. Beside
 //! the folder, `FOLDER.space` has a line for each file system that was asked for:
-//! `PATH<tab>total bytes<tab>available bytes<tab>inodes<tab>free inodes`.
+//! `PATH<tab>total bytes<tab>available bytes<tab>inodes<tab>free inodes<tab>used bytes`. Without the last column, what is
+//! not available is used.
 
 use super::env::Env;
-use super::files::{EntryKind, FileError, Files, Resolver, Space};
+use super::files::{EntryKind, FileError, Files, Page, Resolver, Space};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -84,6 +85,38 @@ impl Inputs {
         }
     }
 
+    pub(crate) fn read_range(
+        &self,
+        granted: &Files,
+        path: &str,
+        offset: u64,
+        length: usize,
+    ) -> Result<Vec<u8>, FileError> {
+        match self {
+            Self::Live => granted.read_range(path, offset, length),
+            Self::RecordedBy(recorder) => {
+                let read = granted.read_range(path, offset, length)?;
+                recorder.write_range(path, offset, &read);
+                Ok(read)
+            }
+            Self::Recorded(_) if !granted.may_ask(path) => Err(FileError::Denied),
+            Self::Recorded(recording) => recording.read_range(path, offset, length),
+        }
+    }
+
+    pub(crate) fn entries_from(&self, granted: &Files, path: &str, start: u64, most: usize) -> Result<Page, FileError> {
+        match self {
+            Self::Live => granted.entries_from(path, start, most),
+            Self::RecordedBy(recorder) => {
+                let page = granted.entries_from(path, start, most)?;
+                recorder.list(path, &page.0);
+                Ok(page)
+            }
+            Self::Recorded(_) if !granted.may_ask(path) => Err(FileError::Denied),
+            Self::Recorded(recording) => recording.entries_from(path, start, most),
+        }
+    }
+
     pub(crate) fn space(&self, granted: &Files, path: &str) -> Result<Space, FileError> {
         match self {
             Self::Live => granted.space(path),
@@ -145,6 +178,33 @@ impl Recording {
         Err(FileError::NotFound)
     }
 
+    fn read_range(&self, path: &str, offset: u64, length: usize) -> Result<Vec<u8>, FileError> {
+        for folder in self.now().folders {
+            match open(&folder, path) {
+                Ok(file) if file.metadata()?.is_dir() => return Err(FileError::NotAFile),
+                Ok(mut file) if offset <= i64::MAX as u64 => {
+                    let mut bytes = Vec::new();
+                    file.seek(SeekFrom::Start(offset))?;
+                    file.take(length as u64).read_to_end(&mut bytes)?;
+                    return Ok(bytes);
+                }
+                Ok(_) => return Ok(Vec::new()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(FileError::NotFound)
+    }
+
+    /// A page begins at the nth name.
+    fn entries_from(&self, path: &str, start: u64, most: usize) -> Result<Page, FileError> {
+        let entries = self.entries(path)?;
+        let start = usize::try_from(start).unwrap_or(usize::MAX);
+        let page: Vec<_> = entries.iter().skip(start).take(most).cloned().collect();
+        let next = start.saturating_add(page.len());
+        Ok((page, (next < entries.len()).then_some(next as u64)))
+    }
+
     /// Those of the latest tick that has any.
     fn entries(&self, path: &str) -> Result<Vec<(String, EntryKind)>, FileError> {
         for folder in self.now().folders {
@@ -169,9 +229,11 @@ impl Recording {
         let known = self.now().folders.into_iter().find_map(|folder| {
             let text = fs::read_to_string(space_file(&folder)).ok()?;
             text.lines().find_map(|line| {
-                let mut columns = line.strip_prefix(path)?.strip_prefix('\t')?.split('\t').map(str::parse);
+                let mut columns = line.strip_prefix(path)?.strip_prefix('\t')?.split('\t').map(str::parse::<u64>);
                 let mut next = || columns.next()?.ok();
-                Some(Space { total_bytes: next()?, available_bytes: next()?, inodes: next()?, inodes_free: next()? })
+                let (total_bytes, available_bytes, inodes, inodes_free) = (next()?, next()?, next()?, next()?);
+                let used_bytes = next().unwrap_or(total_bytes.saturating_sub(available_bytes));
+                Some(Space { total_bytes, available_bytes, used_bytes, inodes, inodes_free })
             })
         });
         known.ok_or(FileError::NotFound)
@@ -230,6 +292,20 @@ impl Recorder {
         });
     }
 
+    fn write_range(&self, path: &str, offset: u64, bytes: &[u8]) {
+        self.put(|folder| {
+            let file = inside(folder, path);
+            make_folder(file.parent().unwrap_or(folder))?;
+            let mut file = File::options().write(true).create(true).truncate(offset == 0).open(file)?;
+            // Nothing beyond its end makes a file longer.
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            file.seek(SeekFrom::Start(offset))?;
+            file.write_all(bytes)
+        });
+    }
+
     fn list(&self, path: &str, entries: &[(String, EntryKind)]) {
         self.put(|folder| make_folder(&inside(folder, path)));
         for (name, kind) in entries {
@@ -242,11 +318,11 @@ impl Recorder {
     }
 
     fn measure(&self, path: &str, space: &Space) {
-        let Space { total_bytes, available_bytes, inodes, inodes_free } = space;
+        let Space { total_bytes, available_bytes, used_bytes, inodes, inodes_free } = space;
         self.put(|folder| {
             fs::create_dir_all(folder)?;
             let mut file = File::options().append(true).create(true).open(space_file(folder))?;
-            writeln!(file, "{path}\t{total_bytes}\t{available_bytes}\t{inodes}\t{inodes_free}")
+            writeln!(file, "{path}\t{total_bytes}\t{available_bytes}\t{inodes}\t{inodes_free}\t{used_bytes}")
         });
     }
 
@@ -337,6 +413,52 @@ mod tests {
         assert_eq!(replayed.space(&granted, &path("a")), Ok(space));
         assert_eq!(replayed.read(&granted, &path("c"), 100), Err(FileError::NotFound));
         assert_eq!(replayed.read(&granted, "/etc/passwd", 100), Err(FileError::Denied));
+    }
+
+    #[test]
+    fn what_is_read_and_listed_in_pieces_replays_in_pieces() {
+        let (machine, kept) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let root = machine.path().canonicalize().unwrap();
+        let path = |name: &str| root.join(name).to_str().unwrap().to_owned();
+        let granted = granted(&format!("{}/**", root.display()));
+        fs::write(path("a"), "0123456789").unwrap();
+        fs::create_dir(root.join("sub")).unwrap();
+        ["x", "y", "z"].iter().for_each(|name| fs::write(root.join("sub").join(name), "").unwrap());
+        let recorder = Arc::new(Recorder::default());
+        recorder.go_to(kept.path().join("tick-1"));
+        let live = Inputs::RecordedBy(recorder.clone());
+        assert_eq!(live.read_range(&granted, &path("a"), 0, 4), Ok(b"0123".to_vec()));
+        assert_eq!(live.read_range(&granted, &path("a"), 4, 3), Ok(b"456".to_vec()));
+        assert_eq!(live.read_range(&granted, &path("a"), 99, 3), Ok(Vec::new()));
+        assert_eq!(
+            live.entries_from(&granted, &path("sub"), 0, 9).map(|(page, next)| (page.len(), next)),
+            Ok((3, None))
+        );
+        assert!(recorder.failed().is_none());
+
+        let recording = Arc::new(Recording::default());
+        let replayed = Inputs::Recorded(recording.clone());
+        recording.go_to(kept.path().join("tick-1"), 1000);
+        assert_eq!(replayed.read_range(&granted, &path("a"), 2, 3), Ok(b"234".to_vec()));
+        assert_eq!(replayed.read_range(&granted, &path("a"), 5, 99), Ok(b"56".to_vec()), "what was read of it");
+        assert_eq!(replayed.read_range(&granted, &path("a"), u64::MAX, 9), Ok(Vec::new()));
+        assert_eq!(replayed.read_range(&granted, &path("b"), 0, 9), Err(FileError::NotFound));
+        assert_eq!(replayed.read_range(&granted, "/etc/passwd", 0, 9), Err(FileError::Denied));
+        let named = |name: &str| (name.to_owned(), EntryKind::File);
+        assert_eq!(replayed.entries_from(&granted, &path("sub"), 0, 2), Ok((vec![named("x"), named("y")], Some(2))));
+        assert_eq!(replayed.entries_from(&granted, &path("sub"), 2, 2), Ok((vec![named("z")], None)));
+    }
+
+    #[test]
+    fn a_recording_that_does_not_say_what_is_used_has_used_what_is_not_available() {
+        let kept = tempfile::tempdir().unwrap();
+        fs::create_dir(kept.path().join("tick-1")).unwrap();
+        fs::write(kept.path().join("tick-1.space"), "/\t1000\t300\t50\t20\n/srv\t1000\t300\t50\t20\t600\n").unwrap();
+        let recording = Arc::new(Recording::default());
+        recording.go_to(kept.path().join("tick-1"), 0);
+        let used =
+            |path: &str| Inputs::Recorded(recording.clone()).space(&granted(path), path).map(|space| space.used_bytes);
+        assert_eq!((used("/"), used("/srv")), (Ok(700), Ok(600)));
     }
 
     #[test]

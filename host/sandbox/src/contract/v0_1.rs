@@ -1,6 +1,6 @@
 //! `dropsonde:plugin@0.1.0`.
 
-use crate::capability::files::{EntryKind, FileError};
+use crate::capability::files::{EntryKind, FileError, Space};
 use crate::capability::log::Level;
 use crate::capability::metrics::{Descriptor, MetricKind, NotRegistered};
 use crate::instance::Guest;
@@ -170,14 +170,18 @@ impl files::Host for Guest {
         self.read_file(&path).map_err(|error| file_error(&path, error))
     }
 
+    fn read_range(&mut self, path: String, offset: u64, length: u32) -> Result<Vec<u8>, files::FileError> {
+        self.read_file_range(&path, offset, length).map_err(|error| file_error(&path, error))
+    }
+
     fn entries(&mut self, path: String) -> Result<Vec<files::Entry>, files::FileError> {
-        let kind = |kind| match kind {
-            EntryKind::File => files::EntryKind::File,
-            EntryKind::Directory => files::EntryKind::Directory,
-            EntryKind::Other => files::EntryKind::Other,
-        };
         let entries = self.file_entries(&path).map_err(|error| file_error(&path, error))?;
-        Ok(entries.into_iter().map(|(name, what)| files::Entry { name, kind: kind(what) }).collect())
+        Ok(entries.into_iter().map(files::Entry::from).collect())
+    }
+
+    fn entries_from(&mut self, path: String, start: u64, most: u32) -> Result<files::EntriesPage, files::FileError> {
+        let (entries, next) = self.file_entries_from(&path, start, most).map_err(|error| file_error(&path, error))?;
+        Ok(files::EntriesPage { entries: entries.into_iter().map(files::Entry::from).collect(), next })
     }
 
     fn space(&mut self, path: String) -> Result<files::DiskSpace, files::FileError> {
@@ -188,6 +192,12 @@ impl files::Host for Guest {
             inodes: space.inodes,
             inodes_free: space.inodes_free,
         })
+    }
+
+    fn usage(&mut self, path: String) -> Result<files::DiskUsage, files::FileError> {
+        let space = self.file_space(&path).map_err(|error| file_error(&path, error))?;
+        let Space { total_bytes, used_bytes, available_bytes, .. } = space;
+        Ok(files::DiskUsage { total_bytes, used_bytes, available_bytes })
     }
 }
 
@@ -328,6 +338,17 @@ impl From<Tick> for types::Tick {
             budget_ms: tick.budget_ms,
             interval_ms: u32::try_from(tick.interval.as_millis()).unwrap_or(u32::MAX),
         }
+    }
+}
+
+impl From<(String, EntryKind)> for files::Entry {
+    fn from((name, kind): (String, EntryKind)) -> Self {
+        let kind = match kind {
+            EntryKind::File => files::EntryKind::File,
+            EntryKind::Directory => files::EntryKind::Directory,
+            EntryKind::Other => files::EntryKind::Other,
+        };
+        Self { name, kind }
     }
 }
 
