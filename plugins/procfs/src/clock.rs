@@ -1,4 +1,7 @@
-//! /proc/loadavg and /proc/uptime, and the kernel's tick.
+//! /proc/loadavg and /proc/uptime, the kernel's tick, and moments to measure between.
+
+use dropsonde_guest::Tick;
+use serde::{Deserialize, Serialize};
 
 pub(crate) const LOADAVG: &str = "/proc/loadavg";
 pub(crate) const UPTIME: &str = "/proc/uptime";
@@ -6,6 +9,36 @@ pub(crate) const UPTIME: &str = "/proc/uptime";
 /// `USER_HZ`: in how many ticks a second the kernel counts CPU and start times towards user space. It is 100 on every
 /// architecture that runs this (proc(5), `sysconf(_SC_CLK_TCK)`).
 const TICKS_PER_SECOND: f64 = 100.0;
+
+/// When something was read, on clocks that do not jump.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Moment {
+    /// On the host's clock, which begins anew when the host does: not saved.
+    #[serde(skip)]
+    monotonic_ns: Option<u64>,
+    /// Seconds since boot.
+    pub(crate) uptime: Option<f64>,
+}
+
+// === impl Moment ===
+
+impl Moment {
+    pub(crate) fn of(tick: &Tick, uptime: Option<f64>) -> Self {
+        Self { monotonic_ns: Some(tick.monotonic_ns), uptime }
+    }
+
+    /// One of which only the time since boot is known.
+    pub(crate) fn after_boot(uptime: Option<f64>) -> Self {
+        Self { monotonic_ns: None, uptime }
+    }
+
+    /// Returns the seconds between an earlier moment and this one, if a clock was read at both.
+    pub(crate) fn since(&self, earlier: &Self) -> Option<f64> {
+        let by_clock = self.monotonic_ns.zip(earlier.monotonic_ns).and_then(|(now, before)| now.checked_sub(before));
+        let by_uptime = || self.uptime.zip(earlier.uptime).map(|(now, before)| now - before);
+        by_clock.map(|nanoseconds| nanoseconds as f64 / 1e9).or_else(by_uptime).filter(|seconds| *seconds >= 0.0)
+    }
+}
 
 pub(crate) fn ticks_to_seconds(ticks: u64) -> f64 {
     ticks as f64 / TICKS_PER_SECOND
@@ -20,6 +53,15 @@ pub(crate) fn parse_loadavg(text: &str) -> [Option<f64>; 3] {
 /// Seconds since boot.
 pub(crate) fn parse_uptime(text: &str) -> Option<f64> {
     text.split_whitespace().next()?.parse().ok()
+}
+
+/// Returns how long ago something began, both in seconds since boot. What begins after now is impossible: in a container
+/// that shows its own uptime, processes have the machine's start times.
+pub(crate) fn age(uptime: f64, started: f64) -> Option<f64> {
+    // Ticks are coarser than the uptime, so something that began just now may seem to begin a moment later.
+    const TICK: f64 = 0.01;
+    let age = uptime - started;
+    (age >= -TICK).then_some(age.max(0.0))
 }
 
 #[cfg(test)]
@@ -37,5 +79,24 @@ mod tests {
     fn uptime_is_the_first_word_not_the_idle_time() {
         assert_eq!(parse_uptime("1832.25 2129.86\n"), Some(1832.25));
         assert_eq!(parse_uptime("\n"), None);
+    }
+
+    #[test]
+    fn what_begins_after_now_has_no_age() {
+        assert_eq!(age(300.45, 200.25), Some(300.45 - 200.25));
+        assert_eq!(age(300.455, 300.46), Some(0.0), "it began in this very tick");
+        assert_eq!(age(300.45, 1_209_890.0), None);
+    }
+
+    #[test]
+    fn a_new_host_measures_by_uptime_because_its_clock_began_anew() {
+        let moment = |monotonic_ns, uptime| Moment { monotonic_ns, uptime };
+        let before = moment(Some(90_000_000_000), Some(1000.0));
+        assert_eq!(moment(Some(92_500_000_000), Some(1002.0)).since(&before), Some(2.5));
+        let saved = serde_json::to_string(&before).unwrap();
+        let restored: Moment = serde_json::from_str(&saved).unwrap();
+        assert_eq!(moment(Some(1_000_000_000), Some(1030.0)).since(&restored), Some(30.0));
+        assert_eq!(moment(Some(1_000_000_000), None).since(&restored), None);
+        assert_eq!(moment(None, Some(3.0)).since(&restored), None, "a machine that was started again");
     }
 }

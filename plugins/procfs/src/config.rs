@@ -1,15 +1,17 @@
 //! The operator's settings, and what they need to be granted.
 
 use crate::mounts::{self, Mount};
-use crate::{clock, cpu, disks, memory, net, process};
+use crate::names::{MOST_NAME_CHARS, is_free, sanitised};
+use crate::{cgroup, clock, cpu, disks, memory, net, process, totals};
 use dropsonde_guest::{Config, Failure, Need};
 use regex_lite::Regex;
 use serde::Deserialize;
 
-/// As many as a page shows; hysteresis may list twice that.
+/// As many as a page shows.
 const MOST_TOP: usize = 100;
 
-/// Each takes two files a tick: half of a budget of 100 ms, as the roster reckons it.
+/// Instances of processes or programs. Each process takes two files a tick: half of a budget of 100 ms, as the census
+/// reckons it.
 const MOST_PROCESSES: usize = 500;
 
 const DEFAULT_TOP: usize = 5;
@@ -19,23 +21,72 @@ const DEFAULT_MAX_PROCESSES: usize = 64;
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Keys {
-    top: Option<usize>,
-    watch: Vec<String>,
+    top: usize,
+    watch: Vec<WatchKey>,
+    per: Per,
     max_processes: usize,
     mounts: Vec<String>,
+    interfaces: Vec<String>,
+    disks: Vec<String>,
+}
+
+/// An entry of `watch`.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "an entry of watch is a regular expression, or { name = \"…\", match = \"…\" }")]
+enum WatchKey {
+    Pattern(String),
+    Named(NamedKey),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NamedKey {
+    name: String,
+    #[serde(rename = "match")]
+    pattern: String,
+}
+
+/// What an instance is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Per {
+    /// All processes of one name.
+    #[default]
+    Program,
+    /// One process.
+    Pid,
 }
 
 /// The settings, checked.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// How many processes to discover by resident memory.
+    /// How many programs or processes to discover by resident memory.
     pub(crate) top: usize,
     /// Processes whose command line matches one of these are discovered too.
-    pub(crate) watch: Vec<Regex>,
-    /// The most processes to discover, watched ones first.
+    pub(crate) watch: Vec<Watch>,
+    pub(crate) per: Per,
+    /// The most programs or processes to discover, watched ones first.
     pub(crate) max_processes: usize,
     /// Where to read disk space. `/` belongs to the host, each other one is an instance.
     pub(crate) mounts: Vec<Mount>,
+    /// Interfaces that are instances of their own.
+    pub(crate) interfaces: Names,
+    /// Disks that are instances of their own.
+    pub(crate) disks: Names,
+}
+
+/// A pattern for command lines. Without a name the instance is named after the program that matches.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    pub(crate) name: Option<String>,
+    pub(crate) pattern: Regex,
+}
+
+/// Device names: exact ones, and globs with `*` and `?`.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    exact: Vec<String>,
+    globs: Vec<Regex>,
 }
 
 // === impl Keys ===
@@ -43,10 +94,13 @@ pub(crate) struct Settings {
 impl Default for Keys {
     fn default() -> Self {
         Self {
-            top: None,
+            top: DEFAULT_TOP,
             watch: Vec::new(),
+            per: Per::default(),
             max_processes: DEFAULT_MAX_PROCESSES,
             mounts: vec![mounts::ROOT.to_owned()],
+            interfaces: Vec::new(),
+            disks: Vec::new(),
         }
     }
 }
@@ -55,41 +109,59 @@ impl Default for Keys {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { top: DEFAULT_TOP, watch: Vec::new(), max_processes: DEFAULT_MAX_PROCESSES, mounts: vec![Mount::root()] }
+        Self {
+            top: DEFAULT_TOP,
+            watch: Vec::new(),
+            per: Per::default(),
+            max_processes: DEFAULT_MAX_PROCESSES,
+            mounts: vec![Mount::root()],
+            interfaces: Names::default(),
+            disks: Names::default(),
+        }
     }
 }
 
 impl Settings {
     /// Reads and checks the configuration; what cannot work is [`Failure::Invalid`].
     pub(crate) fn read(config: &Config) -> Result<Self, Failure> {
-        let keys: Keys = config.parse()?;
-        let watch = keys.watch.iter().map(|pattern| watch(pattern)).collect::<Result<Vec<_>, _>>()?;
-        // Whoever names processes wants those.
-        let top = keys.top.unwrap_or(if watch.is_empty() { DEFAULT_TOP } else { 0 });
+        let Keys { top, watch, per, max_processes, mounts, interfaces, disks } = config.parse()?;
         if top > MOST_TOP {
             return Err(Failure::invalid(format!("top: {top} is more than {MOST_TOP}")));
         }
-        let max_processes = keys.max_processes;
         if !(1..=MOST_PROCESSES).contains(&max_processes) {
             return Err(Failure::invalid(format!("max_processes: {max_processes} is not in 1 to {MOST_PROCESSES}")));
         }
-        Ok(Self { top, watch, max_processes, mounts: mounts::configured(&keys.mounts)? })
+        Ok(Self {
+            top,
+            watch: Watch::all(watch, per)?,
+            per,
+            max_processes,
+            mounts: mounts::configured(&mounts)?,
+            interfaces: Names::read("interfaces", &interfaces)?,
+            disks: Names::read("disks", &disks)?,
+        })
     }
 
     pub(crate) fn wants_processes(&self) -> bool {
         self.top > 0 || !self.watch.is_empty()
     }
 
-    /// Every path these settings make the sampler read, and no other.
+    /// Files that are read to look at one process.
+    pub(crate) fn reads_each(&self) -> usize {
+        if self.watch.is_empty() { 1 } else { 2 }
+    }
+
+    /// Every path these settings make the sampler read, and no other. Single processes can be asked for by their ids
+    /// whatever is discovered.
     pub(crate) fn needs(&self) -> Vec<Need> {
         let mut paths = vec![cpu::STAT, memory::MEMINFO, net::DEV, clock::LOADAVG];
-        paths.extend([clock::UPTIME, disks::DISKSTATS, process::PROC]);
-        paths.extend(memory::LIMITS);
+        paths.extend([clock::UPTIME, disks::DISKSTATS, totals::BOOT_ID, process::PROC]);
+        paths.extend(["/proc/*/stat", "/proc/*/status"]);
+        paths.extend(cgroup::NEEDED);
+        paths.extend(net::NEEDED);
+        paths.extend(disks::NEEDED);
         if self.mounts.iter().any(Mount::is_instance) {
             paths.push(mounts::TABLE);
-        }
-        if self.wants_processes() {
-            paths.extend(["/proc/*/stat", "/proc/*/status"]);
         }
         if !self.watch.is_empty() {
             paths.push("/proc/*/cmdline");
@@ -99,9 +171,74 @@ impl Settings {
     }
 }
 
-fn watch(pattern: &str) -> Result<Regex, Failure> {
-    Regex::new(pattern)
-        .map_err(|error| Failure::invalid(format!("watch: {pattern:?} is not a regular expression: {error}")))
+// === impl Watch ===
+
+impl Watch {
+    fn all(keys: Vec<WatchKey>, per: Per) -> Result<Vec<Self>, Failure> {
+        let mut watch: Vec<Self> = Vec::new();
+        for key in keys {
+            let (name, pattern) = match key {
+                WatchKey::Pattern(pattern) => (None, pattern),
+                WatchKey::Named(NamedKey { name, pattern }) => (Some(name), pattern),
+            };
+            if let Some(name) = &name {
+                let invalid = |why: &str| Err(Failure::invalid(format!("watch: the name {name:?} {why}")));
+                if name.is_empty() || name.len() > MOST_NAME_CHARS || sanitised(name) != *name {
+                    return invalid("is not made of 1 to 64 letters, digits, dots, hyphens and underscores");
+                }
+                if !is_free(name) {
+                    return invalid("is the id of something else");
+                }
+                if watch.iter().any(|other| other.name.as_ref() == Some(name)) {
+                    return invalid("is there twice");
+                }
+                if per == Per::Pid {
+                    return invalid("has no use with per = \"pid\", where every process is an instance of its own");
+                }
+            }
+            let pattern = Regex::new(&pattern).map_err(|error| {
+                Failure::invalid(format!("watch: {pattern:?} is not a regular expression: {error}"))
+            })?;
+            watch.push(Self { name, pattern });
+        }
+        Ok(watch)
+    }
+}
+
+// === impl Names ===
+
+impl Names {
+    fn read(key: &str, patterns: &[String]) -> Result<Self, Failure> {
+        let mut names = Self::default();
+        for pattern in patterns {
+            if pattern.is_empty() || pattern.contains('/') || pattern.contains(char::is_whitespace) {
+                return Err(Failure::invalid(format!("{key}: {pattern:?} is no device name, nor a glob of them")));
+            }
+            if !pattern.contains(['*', '?']) {
+                names.exact.push(pattern.clone());
+                continue;
+            }
+            let escaped = |c: char| match c {
+                '*' => ".*".to_owned(),
+                '?' => ".".to_owned(),
+                c => regex_lite::escape(c.encode_utf8(&mut [0; 4])),
+            };
+            let regex: String = pattern.chars().map(escaped).collect();
+            let glob = Regex::new(&format!("^(?:{regex})$"));
+            names.globs.push(glob.map_err(|error| Failure::invalid(format!("{key}: {pattern:?}: {error}")))?);
+        }
+        Ok(names)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.globs.is_empty()
+    }
+
+    /// Whether a device is configured: by its very name, or, if it is a physical one, by a glob.
+    pub(crate) fn have(&self, name: &str, is_physical: bool) -> bool {
+        self.exact.iter().any(|exact| exact == name)
+            || (is_physical && self.globs.iter().any(|glob| glob.is_match(name)))
+    }
 }
 
 /// A glob that matches exactly this path, whatever a mount point is called.
@@ -140,16 +277,25 @@ mod tests {
     }
 
     #[test]
-    fn without_keys_the_five_largest_processes_and_the_root_file_system_are_read() {
+    fn without_keys_the_five_largest_programs_and_the_root_file_system_are_read() {
         let settings = read("{}").unwrap();
-        assert_eq!((settings.top, settings.max_processes), (5, 64));
+        assert_eq!((settings.top, settings.max_processes, settings.per), (5, 64, Per::Program));
         assert_eq!(settings.mounts, [Mount::root()]);
+        assert!(settings.interfaces.is_empty() && settings.disks.is_empty());
     }
 
     #[test]
-    fn watching_turns_the_largest_processes_off_unless_they_are_asked_for() {
-        assert_eq!(read(r#"{"watch": ["nginx"]}"#).unwrap().top, 0);
-        assert_eq!(read(r#"{"watch": ["nginx"], "top": 3}"#).unwrap().top, 3);
+    fn watching_adds_to_the_largest() {
+        assert_eq!(read(r#"{"watch": ["nginx"]}"#).unwrap().top, 5);
+        assert_eq!(read(r#"{"watch": ["nginx"], "top": 0}"#).unwrap().top, 0);
+    }
+
+    #[test]
+    fn a_watched_pattern_may_have_a_name_of_its_own() {
+        let settings = read(r#"{"watch": ["nginx", {"name": "web", "match": "php|nginx"}]}"#).unwrap();
+        let names: Vec<_> = settings.watch.iter().map(|watch| watch.name.as_deref()).collect();
+        assert_eq!(names, [None, Some("web")]);
+        assert!(settings.watch[1].pattern.is_match("/usr/bin/php"));
     }
 
     #[test]
@@ -159,13 +305,37 @@ mod tests {
         assert!(why(r#"{"watch": ["ok", "("]}"#).starts_with(r#"watch: "(" is not a regular expression: "#));
         assert!(why(r#"{"tops": 1}"#).contains("unknown field `tops`"));
         assert!(why(r#"{"top": -1}"#).contains("-1"));
+        assert!(why(r#"{"per": "thread"}"#).contains("thread"));
+        assert!(why(r#"{"watch": [{"name": "web"}]}"#).contains("an entry of watch is a regular expression, or"));
+        let named = |name: &str| why(&format!(r#"{{"watch": [{{"name": "{name}", "match": "x"}}]}}"#));
+        for name in ["", "a b", "ü", "a/b"] {
+            assert!(named(name).contains("is not made of"), "{name}");
+        }
+        for name in ["host", "mount-a", "disk-a", "interface-a", "a-1-2"] {
+            assert!(named(name).contains("is the id of something else"), "{name}");
+        }
+        let twice = r#"{"watch": [{"name": "a", "match": "x"}, {"name": "a", "match": "y"}]}"#;
+        assert_eq!(why(twice), r#"watch: the name "a" is there twice"#);
+        assert!(why(r#"{"per": "pid", "watch": [{"name": "a", "match": "x"}]}"#).contains("per = \"pid\""));
+        for device in ["", "a/b", "a b"] {
+            assert!(why(&format!(r#"{{"disks": ["{device}"]}}"#)).starts_with("disks: "), "{device}");
+        }
+    }
+
+    #[test]
+    fn a_glob_means_physical_devices_and_a_name_means_any() {
+        let settings = read(r#"{"interfaces": ["eth?", "docker0", "w.*"]}"#).unwrap();
+        let have = |name, is_physical| settings.interfaces.have(name, is_physical);
+        assert!(have("eth0", true) && !have("eth0", false) && !have("eth10", true));
+        assert!(have("docker0", false) && !have("docker01", true));
+        assert!(have("w.lan", true) && !have("wlan0", true), "a dot is a dot");
     }
 
     #[test]
     fn only_what_is_used_is_asked_for() {
         let nothing_extra = paths(r#"{"top": 0, "mounts": []}"#);
         assert_eq!(
-            nothing_extra,
+            nothing_extra[..10],
             [
                 "/proc/stat",
                 "/proc/meminfo",
@@ -173,13 +343,14 @@ mod tests {
                 "/proc/loadavg",
                 "/proc/uptime",
                 "/proc/diskstats",
+                "/proc/sys/kernel/random/boot_id",
                 "/proc",
-                "/sys/fs/cgroup/memory.max",
-                "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+                "/proc/*/stat",
+                "/proc/*/status",
             ]
         );
-        assert_eq!(paths(r#"{"top": 0}"#)[nothing_extra.len()..], ["/"]);
-        assert_eq!(paths("{}")[nothing_extra.len()..], ["/proc/*/stat", "/proc/*/status", "/"]);
+        assert!(nothing_extra[10..].iter().all(|path| path.starts_with("/sys/") || path == "/proc/self/cgroup"));
+        assert_eq!(paths("{}")[nothing_extra.len()..], ["/"]);
         assert!(paths(r#"{"watch": ["x"]}"#).contains(&"/proc/*/cmdline".to_owned()));
     }
 

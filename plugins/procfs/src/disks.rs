@@ -1,8 +1,24 @@
-//! /proc/diskstats: the bytes read from and written to physical disks.
+//! /proc/diskstats and /sys/block: the bytes read from and written to physical disks.
 
-use std::collections::BTreeSet;
+use crate::sysfs::{Folder, Known};
+use dropsonde_guest::files;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) const DISKSTATS: &str = "/proc/diskstats";
+
+/// What is read of /sys, as globs. /sys/block has links to where devices really are, which is not in a folder `block` for
+/// NVMe.
+pub(crate) const NEEDED: [&str; 9] = [
+    "/sys/block/*",
+    "/sys/block/*/slaves",
+    "/sys/block/*/hidden",
+    "/sys/devices/**/block/*",
+    "/sys/devices/**/block/*/slaves",
+    "/sys/devices/**/block/*/hidden",
+    "/sys/devices/**/nvme*/nvme*",
+    "/sys/devices/**/nvme*/nvme*/slaves",
+    "/sys/devices/**/nvme*/nvme*/hidden",
+];
 
 /// The kernel counts in these whatever the disk's own sectors are (Documentation/admin-guide/iostats.rst).
 const SECTOR_BYTES: u64 = 512;
@@ -10,22 +26,28 @@ const SECTOR_BYTES: u64 = 512;
 /// Devices that are no disk, or that pass everything on to other devices that are counted.
 const NOT_PHYSICAL: [&str; 10] = ["loop", "ram", "zram", "dm-", "md", "sr", "fd", "bcache", "drbd", "zd"];
 
+/// Those that are no disk though they have a device: drives of disks that come and go.
+const REMOVABLE: [&str; 2] = ["sr", "fd"];
+
 /// Bytes since boot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Transfers {
     pub(crate) read: u64,
     pub(crate) written: u64,
 }
 
-/// The sum over whole disks; `None` when there is none to be seen, as in many containers.
-pub(crate) fn parse(text: &str) -> Option<Transfers> {
-    let devices: Vec<_> = text.lines().filter_map(device).collect();
-    let names: BTreeSet<&str> = devices.iter().map(|(name, _)| *name).collect();
-    let disks = devices.iter().filter(|(name, _)| is_physical(name) && !is_partition(name, &names));
-    disks.map(|(_, transfers)| *transfers).reduce(|sum, disk| Transfers {
-        read: sum.read.saturating_add(disk.read),
-        written: sum.written.saturating_add(disk.written),
-    })
+/// What /sys says of one block device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Block {
+    has_device: bool,
+    /// It is made of others.
+    has_slaves: bool,
+    is_hidden: bool,
+}
+
+/// The block devices of a machine, by name.
+pub(crate) fn parse(text: &str) -> BTreeMap<&str, Transfers> {
+    text.lines().filter_map(device).collect()
 }
 
 /// One line: major, minor, name, reads (count, merged, sectors, ms), writes (the same), and more.
@@ -38,56 +60,154 @@ fn device(line: &str) -> Option<(&str, Transfers)> {
     Some((name, Transfers { read, written }))
 }
 
+/// Asks /sys for one device. `None` for a partition too, which lies in its disk's folder.
+pub(crate) fn ask(name: &str) -> Option<Block> {
+    // A machine has them by the dozen, and none is a disk.
+    if ["loop", "ram"].iter().any(|prefix| name.starts_with(prefix)) {
+        return None;
+    }
+    let path = format!("/sys/block/{name}");
+    let folder = Folder::list(&path)?;
+    let has_slaves =
+        folder.has("slaves") && Folder::list(&format!("{path}/slaves")).is_some_and(|made| !made.is_empty());
+    let hidden = || files::read_to_string(&format!("{path}/hidden")).unwrap_or_default();
+    let is_hidden = folder.has("hidden") && hidden().trim() == "1";
+    Some(Block { has_device: folder.has("device"), has_slaves, is_hidden })
+}
+
+/// Returns the devices at which data reaches a physical disk, each byte at one of them.
+///
+/// /sys can tell: a disk has a `device`, and is made of no others. Without it, and for what has no device (a disk from the
+/// network), names have to do. Of a disk that is reached on several paths either the disk counts what passes, or its paths.
+pub(crate) fn physical<'a>(devices: &BTreeMap<&'a str, Transfers>, known: &Known<Block>) -> BTreeSet<&'a str> {
+    let is_disk = |name: &str| match known.get(name) {
+        Some(block) if block.has_slaves || block.is_hidden => false,
+        Some(block) if block.has_device => !REMOVABLE.iter().any(|prefix| name.starts_with(prefix)),
+        _ => is_physical(name) && !is_partition(name, devices),
+    };
+    let moved_nothing = |name: &str| devices.get(name).is_none_or(|moved| *moved == Transfers::default());
+    let counts = |name: &str| match disk_of_path(name) {
+        Some(disk) => moved_nothing(&disk),
+        None => is_disk(name) && !(moved_nothing(name) && has_paths(name, devices)),
+    };
+    devices.keys().copied().filter(|name| counts(name)).collect()
+}
+
+/// What one device moved; for a disk that leaves counting to its paths, what those moved.
+pub(crate) fn of(name: &str, devices: &BTreeMap<&str, Transfers>) -> Option<Transfers> {
+    let own = devices.get(name).copied()?;
+    if own != Transfers::default() {
+        return Some(own);
+    }
+    let paths = devices.iter().filter(|(path, _)| disk_of_path(path).as_deref() == Some(name));
+    Some(paths.fold(own, |sum, (_, moved)| Transfers {
+        read: sum.read.saturating_add(moved.read),
+        written: sum.written.saturating_add(moved.written),
+    }))
+}
+
+/// Whether some of these are paths to the disk.
+pub(crate) fn has_counted_paths(name: &str, counted: &BTreeSet<&str>) -> bool {
+    counted.iter().any(|path| disk_of_path(path).as_deref() == Some(name))
+}
+
+/// nvme0c1n1 is one path to nvme0n1.
+pub(crate) fn disk_of_path(name: &str) -> Option<String> {
+    let (subsystem, rest) = name.strip_prefix("nvme")?.split_once('c')?;
+    let (controller, namespace) = rest.split_once('n')?;
+    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    [subsystem, controller, namespace].into_iter().all(is_number).then(|| format!("nvme{subsystem}n{namespace}"))
+}
+
+fn has_paths(name: &str, devices: &BTreeMap<&str, Transfers>) -> bool {
+    devices.keys().any(|path| disk_of_path(path).as_deref() == Some(name))
+}
+
 fn is_physical(name: &str) -> bool {
-    // nvme0c1n1 is one path to nvme0n1.
-    let nvme_path = name.strip_prefix("nvme").is_some_and(|rest| rest.contains('c'));
-    !nvme_path && !NOT_PHYSICAL.iter().any(|prefix| name.starts_with(prefix))
+    !NOT_PHYSICAL.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// The kernel names a partition after its disk and a number, with a `p` between when the disk's own name ends in a
 /// digit: sda1, nvme0n1p1. So nvme0n10 is no partition of nvme0n1.
-fn is_partition(name: &str, names: &BTreeSet<&str>) -> bool {
+fn is_partition(name: &str, devices: &BTreeMap<&str, Transfers>) -> bool {
     let disk_or_p = name.trim_end_matches(|c: char| c.is_ascii_digit());
     if disk_or_p.len() == name.len() {
         return false;
     }
     let disk_ending_in_digit = disk_or_p.strip_suffix('p').filter(|disk| disk.ends_with(|c: char| c.is_ascii_digit()));
-    names.contains(disk_ending_in_digit.unwrap_or(disk_or_p))
+    devices.contains_key(disk_ending_in_digit.unwrap_or(disk_or_p))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn named(text: &str) -> Vec<&str> {
+        physical(&parse(text), &Known::default()).into_iter().collect()
+    }
+
+    fn line(name: &str, read: u64, written: u64) -> String {
+        format!("8 0 {name} 1 0 {read} 0 1 0 {written} 0 0 0 0\n")
+    }
+
+    fn seen(blocks: &[(&str, Block)]) -> Vec<String> {
+        let text: String = blocks.iter().map(|(name, _)| line(name, 1, 1)).collect();
+        let devices = parse(&text);
+        let mut known = Known::default();
+        known.refresh(&devices.keys().copied().collect(), |name| {
+            blocks.iter().find(|(other, _)| *other == name).map(|(_, block)| *block)
+        });
+        physical(&devices, &known).into_iter().map(str::to_owned).collect()
+    }
+
     #[test]
-    fn whole_disks_count_once_and_neither_their_partitions_nor_what_is_stacked_on_them() {
-        let transfers = parse(include_str!("../testdata/diskstats")).unwrap();
-        // sda, sdb, nvme0n1, nvme0n10 and mmcblk0
-        assert_eq!(
-            transfers,
-            Transfers { read: (1000 + 200 + 30 + 4 + 8) * 512, written: (2000 + 400 + 60 + 8 + 16) * 512 }
-        );
+    fn by_name_whole_disks_count_and_neither_partitions_nor_what_is_stacked_on_them() {
+        let text = include_str!("../testdata/diskstats");
+        assert_eq!(named(text), ["mmcblk0", "nvme0n1", "nvme0n10", "sda", "sdb"]);
+        assert_eq!(parse(text)["sda"], Transfers { read: 1000 * 512, written: 2000 * 512 });
     }
 
     #[test]
     fn a_partition_whose_disk_is_not_listed_counts_by_itself() {
-        let text = " 202       1 xvda1 10 0 80 5 20 0 160 9 0 10 14\n";
-        assert_eq!(parse(text), Some(Transfers { read: 80 * 512, written: 160 * 512 }));
+        assert_eq!(named(&line("xvda1", 80, 160)), ["xvda1"]);
     }
 
     #[test]
-    fn without_a_physical_disk_there_is_no_number_rather_than_zero() {
-        for text in
-            ["", "   7       0 loop0 1 0 8 0 0 0 0 0 0 0 0\n", "   8       0 sda 1 0 x 0 1 0 8 0\n", "8 0 sda 1 2\n"]
-        {
-            assert_eq!(parse(text), None, "{text:?}");
+    fn a_line_that_is_no_device_is_passed_over() {
+        for text in ["", "8 0 sda 1 0 x 0 1 0 8 0\n", "8 0 sda 1 2\n"] {
+            assert_eq!(parse(text), BTreeMap::new(), "{text:?}");
         }
+        let most = u64::MAX;
+        assert_eq!(parse(&line("sda", most, most))["sda"], Transfers { read: most, written: most });
     }
 
     #[test]
-    fn counters_at_their_end_do_not_overflow() {
-        let most = u64::MAX;
-        let text = format!("8 0 sda {most} {most} {most} {most} {most} {most} {most}\n8 16 sdb 1 0 1 0 1 0 1\n");
-        assert_eq!(parse(&text), Some(Transfers { read: most, written: most }));
+    fn a_disk_on_several_paths_counts_at_the_disk_or_at_its_paths_but_not_at_both() {
+        let silent = line("nvme0c0n1", 20, 40) + &line("nvme0c1n1", 1, 2) + &line("nvme0n1", 0, 0);
+        assert_eq!(named(&silent), ["nvme0c0n1", "nvme0c1n1"]);
+        assert_eq!(of("nvme0n1", &parse(&silent)), Some(Transfers { read: 21 * 512, written: 42 * 512 }));
+        let both = line("nvme0c0n1", 20, 40) + &line("nvme0n1", 20, 40);
+        assert_eq!(named(&both), ["nvme0n1"]);
+        assert_eq!(of("nvme0n1", &parse(&both)), Some(Transfers { read: 20 * 512, written: 40 * 512 }));
+        assert_eq!(named(&line("nvme0c0n1", 20, 40)), ["nvme0c0n1"], "the disk is not listed");
+        assert_eq!(named(&line("nvme0n1", 0, 0)), ["nvme0n1"], "one that was never used");
+        assert_eq!(of("sda", &parse(&both)), None);
+    }
+
+    #[test]
+    fn sysfs_tells_disks_from_what_is_made_of_them_whatever_it_is_called() {
+        let disk = Block { has_device: true, ..Block::default() };
+        let made = Block { has_slaves: true, ..Block::default() };
+        let blocks = [
+            ("vda", disk),
+            ("cas1-1", made),
+            ("sdx", made),
+            ("mdfast", disk),
+            ("sr0", disk),
+            ("sdy", Block { is_hidden: true, ..disk }),
+            ("zram0", Block::default()),
+            ("nbd0", Block::default()),
+        ];
+        assert_eq!(seen(&blocks), ["mdfast", "nbd0", "vda"]);
     }
 }

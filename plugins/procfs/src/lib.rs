@@ -1,18 +1,23 @@
-//! Reads this machine from /proc: the host, its mounts and its processes.
+//! Reads this machine from /proc and /sys: the host, its mounts, interfaces and disks, and its programs.
 //!
-//! Instances are `host`, one per configured mount other than `/`, and one per watched or large process. They all have
-//! the same fields; those without a meaning for an instance have no signal. Nothing needed for sampling is remembered
-//! between calls: an id says by itself what to read, so a fresh worker carries on where the last one stopped.
+//! Instances are `host`, one per configured mount other than `/`, interface and disk, and one per watched or large program
+//! (or process, with `per = "pid"`). They all have the same fields; those without a meaning for an instance have no signal.
+//! An id says by itself what to read, so a fresh worker carries on where the last one stopped; totals over parts that come
+//! and go are saved.
 //!
 //! # Layout
 //!
 //! * `config`: the operator's settings, and what they need to be granted.
-//! * `row`: the fields, and one instance's values for them.
+//! * `row`: the fields, and one instance's values for them. `names`: what instances are called.
 //! * `shared`: files that several rows of one tick have in common.
-//! * `host`, `mounts`, `process`: an instance's row.
-//! * `roster`: which processes become instances.
-//! * `cpu`, `memory`, `net`, `disks`, `clock`: one parser per kernel file.
+//! * `host`, `mounts`, `programs`, `process`: an instance's row.
+//! * `census`, `choice`: the processes there are, and which of them become instances.
+//! * `totals`, `pace`: running totals that never fall, and never grow faster than time. `troubles`: what the log is told.
+//! * `cpu`, `memory`, `cgroup`, `net`, `disks`, `sysfs`, `clock`: one parser per kernel file or folder.
 
+mod census;
+mod cgroup;
+mod choice;
 mod clock;
 mod config;
 mod cpu;
@@ -20,26 +25,50 @@ mod disks;
 mod host;
 mod memory;
 mod mounts;
+mod names;
 mod net;
+mod pace;
 mod process;
-mod roster;
+mod programs;
 mod row;
 mod shared;
+mod sysfs;
+mod totals;
+mod troubles;
 
-use config::Settings;
-use dropsonde_guest::{Config, Failure, Field, Instance, Need, Reading, Readings, Sampler, Tick, export_sampler, log};
+use census::{Allowance, Census, Process};
+use choice::Chooser;
+use config::{Per, Settings};
+use dropsonde_guest::{Config, Failure, Field, Instance, Need, Reading, Readings, Sampler, Tick, export_sampler};
+use host::Devices;
 use process::ProcessId;
-use roster::Roster;
 use row::Row;
 use shared::Shared;
+use std::collections::BTreeMap;
+use totals::Totals;
+use troubles::Troubles;
 
 /// The sampler of this plugin.
 #[derive(Default)]
 pub struct Procfs {
     settings: Settings,
-    roster: Roster,
-    /// Whether the last discovery left processes out; the log is told when that begins.
-    crowded: bool,
+    census: Census,
+    chooser: Chooser,
+    devices: Devices,
+    totals: Totals,
+    troubles: Troubles,
+    /// What each part of discovery found last.
+    found: BTreeMap<&'static str, Vec<Instance>>,
+}
+
+/// What one call of sampling has at hand.
+struct Call {
+    shared: Shared,
+    allowance: Allowance,
+    /// How many processes there are, once they were listed in this call.
+    listed: Option<Result<Option<usize>, Failure>>,
+    /// Whether new processes were looked at in this call.
+    has_looked: bool,
 }
 
 export_sampler!(Procfs);
@@ -61,62 +90,162 @@ impl Sampler for Procfs {
     }
 
     fn discover(&mut self, tick: &Tick) -> Result<Vec<Instance>, Failure> {
+        let mut shared = Shared::at(tick);
         let mut instances = vec![Instance::new(host::ID).label("kind", "host")];
-        instances.extend(mounts::discover(&self.settings)?);
+        let mounts = mounts::discover(&self.settings, &mut shared);
+        instances.extend(self.found("mounts", mounts, mounts::assumed));
+        let interfaces = host::interfaces(&self.settings, &mut shared, &mut self.devices);
+        instances.extend(self.found("interfaces", interfaces, |_| Vec::new()));
+        let disks = host::disks(&self.settings, &mut shared, &mut self.devices);
+        instances.extend(self.found("disks", disks, |_| Vec::new()));
         if self.settings.wants_processes() {
-            instances.extend(self.discover_processes(tick)?);
+            let processes = self.discover_processes(tick);
+            instances.extend(self.found("processes", processes, |_| Vec::new()));
         }
         Ok(instances)
     }
 
     fn sample(&mut self, instance: &str) -> Result<Reading, Failure> {
-        self.row(instance, &mut Shared::default()).map(|row| Reading::from(row.values()))
+        let mut call = Call::new(Shared::default(), u32::MAX);
+        self.totals.begin_call(&call.shared.boot());
+        let row = self.row(instance, &mut call);
+        self.totals.end_call();
+        row.map(|row| Reading::from(row.values()))
     }
 
-    fn sample_all(&mut self, _tick: &Tick, instances: &[String]) -> Result<Readings, Failure> {
+    fn sample_all(&mut self, tick: &Tick, instances: &[String]) -> Result<Readings, Failure> {
         let fields = row::fields();
-        let mut shared = Shared::default();
+        let mut call = Call::new(Shared::at(tick), tick.budget_ms);
         let mut readings = Readings::default();
+        self.totals.begin_call(&call.shared.boot());
         for instance in instances {
-            let row = self.row(instance, &mut shared);
+            let row = self.row(instance, &mut call);
             readings.push(row.map(|row| Reading::from(row.values())), &fields);
         }
+        self.totals.end_call();
         Ok(readings)
     }
 }
 
 impl Procfs {
-    fn row(&self, instance: &str, shared: &mut Shared) -> Result<Row, Failure> {
+    fn row(&mut self, instance: &str, call: &mut Call) -> Result<Row, Failure> {
         if instance == host::ID {
-            return host::row(&self.settings, shared);
+            let processes = self.list(call);
+            let Self { settings, devices, totals, .. } = self;
+            return host::row(settings, &mut call.shared, devices, totals, processes);
         }
         if let Some(mount) = self.settings.mounts.iter().find(|mount| mount.is_instance() && mount.id == instance) {
-            return mounts::row(mount, shared);
+            return mounts::row(mount, &mut call.shared);
+        }
+        if let Some(row) = host::device_row(instance, &mut call.shared) {
+            return row;
         }
         match ProcessId::parse(instance) {
-            Some(id) => process::row(&id, shared),
+            Some(id) => process::row(&id, &mut call.shared, &mut self.totals),
+            None if names::is_free(instance) => self.program_row(instance, call),
             None => Err(Failure::Gone),
         }
     }
 
-    fn discover_processes(&mut self, tick: &Tick) -> Result<Vec<Instance>, Failure> {
-        let settings = &self.settings;
-        let pids = match process::pids() {
-            Ok(pids) => pids,
-            // The operator granted no processes: there are none to see, and the rest goes on.
-            Err(Failure::Denied(_)) => return Ok(Vec::new()),
-            // Any other failure passes; an empty answer would end every process instance.
-            Err(failure) => return Err(failure),
-        };
-        let room = roster::room(tick.budget_ms, !settings.watch.is_empty());
-        self.roster.refresh(&pids, room, |pid| process::look(pid, settings));
-        let choice = self.roster.choose(settings.top, settings.max_processes);
-        let crowded = choice.left_out > 0;
-        if crowded && !self.crowded {
-            log::warn(format!("max_processes is {}: {} more are left out", settings.max_processes, choice.left_out));
+    fn program_row(&mut self, program: &str, call: &mut Call) -> Result<Row, Failure> {
+        self.list(call)?;
+        if !std::mem::replace(&mut call.has_looked, true) {
+            // Half of what is allowed is for those that are measured.
+            let mut half = call.allowance.half();
+            let Self { census, settings, .. } = self;
+            census.look_at_new(&mut half, settings.reads_each(), |pid| look(pid, settings));
+            call.allowance.give_back(&half);
         }
-        self.crowded = crowded;
-        Ok(choice.processes.iter().map(process::instance).collect())
+        let members = self.census.members(program, &self.settings.watch);
+        let mut processes = programs::measure(program, &members, &mut call.allowance)?;
+        // What became another program meanwhile is counted there; a pattern with a name chooses whatever it is called.
+        let is_named = self.settings.watch.iter().any(|watch| watch.name.as_deref() == Some(program));
+        processes.retain(|(id, measured)| self.census.is_still(id.pid, &measured.comm) || is_named);
+        if processes.is_empty() {
+            return match self.census.unknown() {
+                Some(0) => Err(Failure::Gone),
+                _ => Err(Failure::unavailable("not all processes of this machine have been looked at so far")),
+            };
+        }
+        Ok(programs::row(program, &processes, &mut call.shared, &mut self.totals))
+    }
+
+    /// Lists the machine's processes, once in a call.
+    fn list(&mut self, call: &mut Call) -> Result<Option<usize>, Failure> {
+        if let Some(listed) = &call.listed {
+            return listed.clone();
+        }
+        let listed = self.census.list(&mut call.allowance);
+        self.tell_how_many(&listed);
+        call.listed.insert(listed).clone()
+    }
+
+    /// Tells the log when there are more processes than one call can list.
+    fn tell_how_many(&mut self, listed: &Result<Option<usize>, Failure>) {
+        let is_crowded = matches!(listed, Ok(None)) || (listed.is_ok() && self.census.takes_several_calls());
+        let why = "there are more than one call can list within its budget, so new ones are found some calls later and \
+                   `processes` is not there each time; raise plugins.procfs.limits.cpu";
+        self.troubles.report("processes of this machine", is_crowded.then(|| why.to_owned()));
+    }
+
+    fn discover_processes(&mut self, tick: &Tick) -> Result<Vec<Instance>, Failure> {
+        let mut allowance = Allowance::of(tick.budget_ms);
+        let listed = self.census.list(&mut allowance);
+        self.tell_how_many(&listed);
+        listed?;
+        let Self { census, settings, .. } = self;
+        census.look_at_new(&mut allowance, settings.reads_each(), |pid| look(pid, settings));
+        census.look_again(&mut allowance, settings.reads_each(), |pid| look(pid, settings));
+        let candidates = match settings.per {
+            Per::Program => census.programs(&settings.watch),
+            Per::Pid => census.processes(&settings.watch),
+        };
+        let choice = self.chooser.choose(candidates, settings.top, settings.max_processes);
+        let most = settings.max_processes;
+        let left_out = choice.left_out > 0;
+        let why = left_out.then(|| format!("more are watched than max_processes, {most}, allows; some are left out"));
+        self.troubles.report("watched processes", why);
+        Ok(choice.instances)
+    }
+
+    /// What a part of discovery found. One that fails costs itself alone: what it found last stays, as an answer without
+    /// them would end its instances. What the operator does not grant is not there.
+    fn found(
+        &mut self,
+        part: &'static str,
+        found: Result<Vec<Instance>, Failure>,
+        assumed: impl FnOnce(&Settings) -> Vec<Instance>,
+    ) -> Vec<Instance> {
+        let (found, wrong) = match found {
+            Ok(found) => (found, None),
+            Err(Failure::Denied(_)) => (Vec::new(), None),
+            Err(failure) => {
+                let last = self.found.get(part).cloned().unwrap_or_else(|| assumed(&self.settings));
+                (last, Some(why(&failure)))
+            }
+        };
+        self.troubles.report(part, wrong.map(|why| format!("cannot be discovered, those known go on: {why}")));
+        self.found.insert(part, found.clone());
+        found
+    }
+}
+
+fn look(pid: u32, settings: &Settings) -> Option<Process> {
+    process::look(pid, settings.watch.iter().map(|watch| &watch.pattern))
+}
+
+fn why(failure: &Failure) -> String {
+    match failure {
+        Failure::Gone => "gone".to_owned(),
+        Failure::Unavailable(why) | Failure::Denied(why) | Failure::Invalid(why) => why.clone(),
+    }
+}
+
+// === impl Call ===
+
+impl Call {
+    fn new(shared: Shared, budget_ms: u32) -> Self {
+        Self { shared, allowance: Allowance::of(budget_ms), listed: None, has_looked: false }
     }
 }
 
@@ -160,6 +289,12 @@ mod tests {
         sampler
     }
 
+    /// Of all processes of this machine, those that tests start beside this one included.
+    fn found(sampler: &mut Procfs, kind: &str) -> Vec<Instance> {
+        let kind = ("kind".to_owned(), kind.to_owned());
+        sampler.discover(&TICK).unwrap().into_iter().filter(|each| each.labels.contains(&kind)).collect()
+    }
+
     fn value(readings: &Readings, row: usize, field: &str) -> f64 {
         let fields = row::fields();
         let column = fields.iter().position(|each| each.name == field).unwrap();
@@ -182,41 +317,73 @@ mod tests {
     }
 
     #[test]
-    fn a_watched_child_is_sampled_while_it_lives_and_gone_once_it_was_killed() {
+    fn watched_children_are_one_program_while_one_of_them_lives_and_gone_after() {
         let seconds = (1_000_000 + u64::from(std::process::id())).to_string();
+        let (mut first, mut second) = (Sleeper::start(&seconds), Sleeper::start(&seconds));
+        let mut sampler = sampler(&format!(r#"{{"top": 0, "watch": ["^sleep {seconds}$"]}}"#));
+        let expected = Instance::new("sleep").label("kind", "program").label("program", "sleep");
+        assert_eq!(found(&mut sampler, "program"), [expected]);
+
+        let asked = ["host".to_owned(), "sleep".to_owned()];
+        let both = sampler.sample_all(&TICK, &asked).unwrap();
+        assert_eq!(both.failures, []);
+        let of = |readings: &Readings, field| value(readings, 1, field);
+        assert_eq!((of(&both, "processes"), of(&both, "threads")), (2.0, 2.0));
+        assert!(of(&both, "memory_used_mb") > 0.0 && of(&both, "cpu_percent") >= 0.0);
+        assert_eq!(of(&both, "memory_limit_mb"), value(&both, 0, "memory_limit_mb"));
+        assert!(of(&both, "load_1m").is_nan());
+
+        first.end();
+        let one = sampler.sample_all(&TICK, &asked).unwrap();
+        assert_eq!(of(&one, "processes"), 1.0);
+        assert!(of(&one, "cpu_percent") >= of(&both, "cpu_percent"), "the total keeps what the other one used");
+        assert!(of(&one, "memory_used_mb") < of(&both, "memory_used_mb"));
+
+        let _third = Sleeper::start(&seconds);
+        assert_eq!(of(&sampler.sample_all(&TICK, &asked).unwrap(), "processes"), 2.0, "found without a discovery");
+        drop(_third);
+        second.end();
+        assert_eq!(sampler.sample_all(&TICK, &asked).unwrap().failures, [(1, Failure::Gone)]);
+        assert_eq!(found(&mut sampler, "program"), []);
+    }
+
+    #[test]
+    fn a_named_pattern_is_an_instance_of_that_name() {
+        let seconds = (3_000_000 + u64::from(std::process::id())).to_string();
+        let _child = Sleeper::start(&seconds);
+        let mut sampler =
+            sampler(&format!(r#"{{"top": 0, "watch": [{{"name": "naps", "match": "^sleep {seconds}$"}}]}}"#));
+        assert!(found(&mut sampler, "program").iter().any(|each| each.id == "naps"));
+        let readings = sampler.sample_all(&TICK, &["naps".to_owned()]).unwrap();
+        assert_eq!((readings.failures.len(), value(&readings, 0, "processes")), (0, 1.0));
+    }
+
+    #[test]
+    fn watched_processes_can_be_instances_by_themselves() {
+        let seconds = (4_000_000 + u64::from(std::process::id())).to_string();
         let mut child = Sleeper::start(&seconds);
-        let mut sampler = sampler(&format!(r#"{{"watch": ["^sleep {seconds}$"]}}"#));
-
-        let found = sampler.discover(&TICK).unwrap();
-        assert_eq!(found.len(), 2, "{found:?}");
-        let id = found[1].id.clone();
+        let mut sampler = sampler(&format!(r#"{{"per": "pid", "top": 0, "watch": ["^sleep {seconds}$"]}}"#));
+        let found = found(&mut sampler, "process");
         let pid = child.0.id().to_string();
-        assert!(id.starts_with(&format!("sleep-{pid}-")), "{id}");
-        for (key, value) in [("kind", "process"), ("program", "sleep"), ("pid", &pid)] {
-            assert!(found[1].labels.contains(&(key.to_owned(), value.to_owned())), "{found:?}");
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].id.starts_with(&format!("sleep-{pid}-")), "{found:?}");
+        for (key, value) in [("program", "sleep"), ("pid", &pid)] {
+            assert!(found[0].labels.contains(&(key.to_owned(), value.to_owned())), "{found:?}");
         }
-
-        let asked = ["host".to_owned(), id.clone()];
+        let asked = [found[0].id.clone()];
         let readings = sampler.sample_all(&TICK, &asked).unwrap();
-        assert_eq!(readings.failures, []);
-        assert!(value(&readings, 1, "memory_used_mb") > 0.0);
-        assert_eq!(value(&readings, 1, "memory_limit_mb"), value(&readings, 0, "memory_limit_mb"));
-        assert_eq!(value(&readings, 1, "threads"), 1.0);
-        assert!(value(&readings, 1, "cpu_percent") >= 0.0);
-        assert!(value(&readings, 1, "load_1m").is_nan());
-
+        assert_eq!((readings.failures.len(), value(&readings, 0, "threads")), (0, 1.0));
+        assert!(value(&readings, 0, "processes").is_nan());
         child.end();
-        let readings = sampler.sample_all(&TICK, &asked).unwrap();
-        assert_eq!(readings.failures, [(1, Failure::Gone)]);
-        assert_eq!(sampler.discover(&TICK).unwrap().len(), 1);
+        assert_eq!(sampler.sample_all(&TICK, &asked).unwrap().failures, [(0, Failure::Gone)]);
     }
 
     #[test]
     fn a_process_that_ended_but_was_not_waited_for_is_gone() {
         let seconds = (2_000_000 + u64::from(std::process::id())).to_string();
         let mut child = Sleeper::start(&seconds);
-        let mut sampler = sampler(&format!(r#"{{"watch": ["^sleep {seconds}$"]}}"#));
-        let id = sampler.discover(&TICK).unwrap()[1].id.clone();
+        let mut sampler = sampler(&format!(r#"{{"per": "pid", "top": 0, "watch": ["^sleep {seconds}$"]}}"#));
+        let id = found(&mut sampler, "process")[0].id.clone();
         child.0.kill().unwrap();
         // The kernel ends it on its own time; until then it counts as alive.
         while sampler.sample(&id).is_ok() {
@@ -243,10 +410,35 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_processes_are_found_without_any_configuration() {
+    fn the_largest_programs_are_found_without_any_configuration() {
         let mut sampler = sampler("{}");
-        let found = sampler.discover(&TICK).unwrap();
-        let processes = found.iter().filter(|each| each.id != "host").count();
-        assert!((1..=5).contains(&processes), "{found:?}");
+        let programs = found(&mut sampler, "program");
+        assert!((1..=5).contains(&programs.len()), "{programs:?}");
+        let ids: Vec<String> = programs.into_iter().map(|program| program.id).collect();
+        let readings = sampler.sample_all(&TICK, &ids[..1]).unwrap();
+        assert!(readings.failures.is_empty() && value(&readings, 0, "processes") >= 1.0, "{ids:?} {readings:?}");
+    }
+
+    #[test]
+    fn a_part_of_discovery_that_fails_costs_that_part_alone() {
+        let mut sampler = sampler(r#"{"top": 0, "mounts": ["/srv"]}"#);
+        let wrong = || Err(Failure::unavailable("/proc/self/mounts: larger than 1 bytes"));
+        let assumed = sampler.found("mounts", wrong(), mounts::assumed);
+        assert_eq!(assumed, [Instance::new("mount-srv").label("kind", "mount").label("mount", "/srv")]);
+        let real = vec![Instance::new("mount-srv").label("fstype", "xfs")];
+        assert_eq!(sampler.found("mounts", Ok(real.clone()), mounts::assumed), real);
+        assert_eq!(sampler.found("mounts", wrong(), mounts::assumed), real, "what it found last");
+        let denied = Err(Failure::Denied("not granted".to_owned()));
+        assert_eq!(sampler.found("mounts", denied, mounts::assumed), []);
+    }
+
+    #[test]
+    fn configured_interfaces_and_disks_are_instances() {
+        let mut sampler = sampler(r#"{"top": 0, "interfaces": ["lo"], "disks": ["no-such-disk"]}"#);
+        let expected = Instance::new("interface-lo").label("kind", "interface").label("interface", "lo");
+        assert_eq!(found(&mut sampler, "interface"), [expected]);
+        let readings = sampler.sample_all(&TICK, &["interface-lo".to_owned()]).unwrap();
+        assert!(readings.failures.is_empty() && value(&readings, 0, "network_in_bytes_per_sec") >= 0.0);
+        assert_eq!(found(&mut sampler, "disk"), []);
     }
 }

@@ -1,17 +1,11 @@
-//! /proc/meminfo, and the memory limit of the container around us.
+//! /proc/meminfo.
 
 pub(crate) const MEMINFO: &str = "/proc/meminfo";
-
-/// The limit of the control group that is mounted as the root: version 2, version 1. On a bare machine there is none.
-pub(crate) const LIMITS: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-
-/// Version 1 writes "no limit" as the largest number of whole pages, which depends on the page size.
-const UNLIMITED_BYTES: u64 = 1 << 62;
 
 const KIB_PER_MIB: f64 = 1024.0;
 const BYTES_PER_MIB: f64 = 1_048_576.0;
 
-/// The machine's memory, in MiB.
+/// Memory and swap, in MiB.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Memory {
     pub(crate) used_mb: Option<f64>,
@@ -20,26 +14,37 @@ pub(crate) struct Memory {
     pub(crate) swap_limit_mb: Option<f64>,
 }
 
-/// Reads /proc/meminfo. Used is what is not available; before Linux 3.14 the kernel did not estimate that, and free
-/// memory with buffers and page cache stands in for it.
+/// Reads /proc/meminfo. A value that is not there or impossible costs only what cannot be told without it.
 pub(crate) fn parse(text: &str) -> Memory {
     let kib = |name| kib(text, name);
-    let total = kib("MemTotal");
-    let available = kib("MemAvailable").or_else(|| Some(kib("MemFree")? + kib("Buffers")? + kib("Cached")?));
-    let swap_total = kib("SwapTotal");
-    let rest = |total: Option<f64>, part: Option<f64>| Some((total? - part?).max(0.0) / KIB_PER_MIB);
+    let (total, swap_total) = (kib("MemTotal"), kib("SwapTotal"));
+    let rest = |total: Option<f64>, part: Option<f64>| {
+        let (total, part) = total.zip(part)?;
+        (part <= total).then_some((total - part) / KIB_PER_MIB)
+    };
     Memory {
-        used_mb: rest(total, available),
+        used_mb: rest(total, available(text, total)),
         limit_mb: total.map(|kib| kib / KIB_PER_MIB),
         swap_used_mb: rest(swap_total, kib("SwapFree")),
         swap_limit_mb: swap_total.map(|kib| kib / KIB_PER_MIB),
     }
 }
 
-/// A control group's limit in MiB; `None` when there is none.
-pub(crate) fn parse_limit_mb(text: &str) -> Option<f64> {
-    let bytes: u64 = text.trim().parse().ok()?;
-    (bytes < UNLIMITED_BYTES).then(|| to_mib(bytes))
+/// What is available, in KiB. Before Linux 3.14 the kernel did not estimate that, and free memory with buffers and page
+/// cache stands in for it. Where the estimate is more than all memory, as in some containers, buffers and cache are the
+/// machine's as well, and what is free is all that is sure.
+fn available(text: &str, total: Option<f64>) -> Option<f64> {
+    let is_possible = |kib: &f64| total.is_none_or(|total| *kib <= total);
+    let kib = |name| kib(text, name);
+    match kib("MemAvailable") {
+        Some(available) if is_possible(&available) => Some(available),
+        Some(_) => kib("MemFree"),
+        None => {
+            let free = kib("MemFree")?;
+            let with_cache = free + kib("Buffers").unwrap_or(0.0) + kib("Cached").unwrap_or(0.0);
+            Some(with_cache).filter(is_possible).or(Some(free))
+        }
+    }
 }
 
 /// Resident memory in /proc/PID/status, in MiB. Kernel threads have none.
@@ -93,8 +98,27 @@ mod tests {
     }
 
     #[test]
-    fn more_available_than_there_is_means_nothing_is_used() {
-        assert_eq!(parse("MemTotal: 1024 kB\nMemAvailable: 2048 kB\n").used_mb, Some(0.0));
+    fn without_estimate_buffers_or_cache_there_is_still_what_is_not_free() {
+        let used = |lines: &str| parse(&format!("MemTotal: 4096 kB\n{lines}")).used_mb;
+        assert_eq!(used("MemFree: 1024 kB\n"), Some(3.0));
+        assert_eq!(used("MemFree: 1024 kB\nBuffers: 1024 kB\n"), Some(2.0));
+        assert_eq!(used("MemFree: 1024 kB\nCached: 1024 kB\n"), Some(2.0));
+        assert_eq!(used("Buffers: 1024 kB\nCached: 1024 kB\n"), None);
+    }
+
+    #[test]
+    fn more_available_than_there_is_leaves_what_is_not_free() {
+        let used = |lines: &str| parse(&format!("MemTotal: 4096 kB\n{lines}")).used_mb;
+        assert_eq!(used("MemFree: 1024 kB\nMemAvailable: 8192 kB\nCached: 512 kB\n"), Some(3.0));
+        assert_eq!(used("MemFree: 1024 kB\nBuffers: 0 kB\nCached: 8192 kB\n"), Some(3.0), "a cache of others");
+        assert_eq!(used("MemAvailable: 8192 kB\n"), None);
+        assert_eq!(used("MemFree: 8192 kB\n"), None, "never zero");
+    }
+
+    #[test]
+    fn more_swap_free_than_there_is_gives_no_value() {
+        let memory = parse("SwapTotal: 1024 kB\nSwapFree: 2048 kB\n");
+        assert_eq!((memory.swap_used_mb, memory.swap_limit_mb), (None, Some(1.0)));
     }
 
     #[test]
@@ -102,16 +126,6 @@ mod tests {
         for text in ["", "MemTotal", "MemTotal:", "MemTotal: kB", "MemTotal: -1 kB", "MemTotalled: 1 kB"] {
             assert_eq!(parse(text), Memory::default(), "{text:?}");
         }
-    }
-
-    #[test]
-    fn no_limit_is_written_differently_by_each_version_of_control_groups() {
-        assert_eq!(parse_limit_mb("max\n"), None);
-        assert_eq!(parse_limit_mb("9223372036854771712\n"), None);
-        // with pages of 64 KiB
-        assert_eq!(parse_limit_mb("9223372036854710272\n"), None);
-        assert_eq!(parse_limit_mb("1073741824\n"), Some(1024.0));
-        assert_eq!(parse_limit_mb(""), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::config::Settings;
 use crate::memory::to_mib;
-use crate::process::sanitised;
+use crate::names::sanitised;
 use crate::row::Row;
 use crate::shared::Shared;
 use dropsonde_guest::{Failure, Instance, files};
@@ -46,16 +46,18 @@ pub(crate) fn configured(paths: &[String]) -> Result<Vec<Mount>, Failure> {
 }
 
 /// The configured mounts that are mounted now.
-pub(crate) fn discover(settings: &Settings) -> Result<Vec<Instance>, Failure> {
+pub(crate) fn discover(settings: &Settings, shared: &mut Shared) -> Result<Vec<Instance>, Failure> {
     if !settings.mounts.iter().any(Mount::is_instance) {
         return Ok(Vec::new());
     }
-    match files::read_to_string(TABLE) {
-        Ok(text) => Ok(instances(&settings.mounts, &text)),
-        Err(files::FileError::Denied(_)) => Ok(Vec::new()),
-        // An empty answer would end every mount's instance.
-        Err(error) => Err(error.into()),
-    }
+    Ok(instances(&settings.mounts, shared.text(TABLE)?))
+}
+
+/// The configured mounts, for when the table that says which of them there are cannot be read: to leave them out would end
+/// them.
+pub(crate) fn assumed(settings: &Settings) -> Vec<Instance> {
+    let mounts = settings.mounts.iter().filter(|mount| mount.is_instance());
+    mounts.map(|mount| Instance::new(&mount.id).label("kind", "mount").label("mount", &mount.path)).collect()
 }
 
 /// The space of one mount. What is no longer mounted is gone: the directory left behind lies on another file system.
@@ -68,11 +70,12 @@ pub(crate) fn row(mount: &Mount, shared: &mut Shared) -> Result<Row, Failure> {
     Ok(row)
 }
 
-/// Fills in the space of the file system at `path`.
+/// Fills in the space of the file system at `path`, as `df` says it.
 pub(crate) fn fill_space(row: &mut Row, path: &str) -> Result<(), Failure> {
-    let space = files::space(path)?;
-    row.disk_used_mb = Some(to_mib(space.total_bytes.saturating_sub(space.available_bytes)));
-    row.disk_limit_mb = Some(to_mib(space.total_bytes));
+    let usage = files::usage(path)?;
+    row.disk_used_mb = Some(to_mib(usage.used_bytes));
+    row.disk_available_mb = Some(to_mib(usage.available_bytes));
+    row.disk_limit_mb = Some(to_mib(usage.total_bytes));
     Ok(())
 }
 
@@ -123,7 +126,10 @@ fn instances(mounts: &[Mount], table: &str) -> Vec<Instance> {
 
 /// What is mounted at `path`: the last line that says so, which lies over the earlier ones.
 fn mounted(table: &str, path: &str) -> Option<Mounted> {
-    table.lines().rev().filter_map(parse_line).find(|mounted| mounted.path == path)
+    let is_at = |line: &&str| {
+        line.split(' ').nth(1).is_some_and(|word| word == path || (word.contains('\\') && unescaped(word) == path))
+    };
+    table.lines().rev().filter(is_at).find_map(parse_line)
 }
 
 fn parse_line(line: &str) -> Option<Mounted> {

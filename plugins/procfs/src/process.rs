@@ -1,26 +1,37 @@
 //! One process: its id, its files, its row.
 
-use crate::clock::ticks_to_seconds;
-use crate::config::Settings;
+use crate::census::Process;
+use crate::clock::{age, ticks_to_seconds};
 use crate::memory;
-use crate::roster::Candidate;
+use crate::names::{program_id, sanitised, short};
 use crate::row::Row;
 use crate::shared::Shared;
+use crate::totals::Totals;
 use dropsonde_guest::files::{self, FileError};
 use dropsonde_guest::{Failure, Instance};
+use regex_lite::Regex;
 
 pub(crate) const PROC: &str = "/proc";
 
-/// The kernel cuts a program's name at 15 bytes; whatever else writes the file must not break the id.
-const MOST_NAME_CHARS: usize = 64;
+/// The beginning of a command line that is matched. Arguments can have megabytes.
+const COMMAND_LINE_BYTES: u32 = 4096;
 
 /// What tells a process from all others since boot: a pid comes again, its start time does not.
 ///
 /// Written `nginx-1234-56789`: the program, for people; the pid; the start in ticks after boot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ProcessId {
-    pid: u32,
-    start_ticks: u64,
+    pub(crate) pid: u32,
+    pub(crate) start_ticks: u64,
+}
+
+/// What is measured of one process.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Measured {
+    pub(crate) comm: String,
+    pub(crate) cpu_ticks: u64,
+    pub(crate) threads: u64,
+    pub(crate) resident_mb: Option<f64>,
 }
 
 /// /proc/PID/stat, as far as it is used (proc_pid_stat(5)).
@@ -38,46 +49,28 @@ struct Stat<'a> {
     resident_pages: u64,
 }
 
-/// The processes there are, in ascending order.
-pub(crate) fn pids() -> Result<Vec<u32>, Failure> {
-    let mut pids: Vec<u32> = files::entries(PROC)?.iter().filter_map(|entry| number(&entry.name)).collect();
-    pids.sort_unstable();
-    Ok(pids)
-}
-
-/// Looks whether a process is to be an instance. `None`: it is not wanted, has no memory, or is not there any more.
-pub(crate) fn look(pid: u32, settings: &Settings) -> Option<Candidate> {
-    let watched = !settings.watch.is_empty() && {
-        let cmdline = files::read_to_string(&format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let cmdline = command_line(&cmdline);
-        settings.watch.iter().any(|pattern| pattern.is_match(&cmdline))
-    };
-    if !watched && settings.top == 0 {
-        return None;
+/// Looks at a process to tell what it is. `None`: it has no memory, or is not there any more.
+pub(crate) fn look<'a>(pid: u32, patterns: impl Iterator<Item = &'a Regex>) -> Option<Process> {
+    let mut patterns = patterns.peekable();
+    let mut matches = Vec::new();
+    if patterns.peek().is_some() {
+        let raw = files::read_range(&format!("/proc/{pid}/cmdline"), 0, COMMAND_LINE_BYTES).unwrap_or_default();
+        let line = command_line(&String::from_utf8_lossy(&raw));
+        matches = patterns.map(|pattern| pattern.is_match(&line)).collect();
     }
     let text = files::read_to_string(&format!("/proc/{pid}/stat")).ok()?;
     let stat = parse_stat(&text).filter(|stat| stat.virtual_bytes > 0)?;
-    Some(Candidate {
-        pid,
+    Some(Process {
         start_ticks: stat.start_ticks,
         comm: stat.comm.to_owned(),
+        program: program_id(stat.comm),
         resident_pages: stat.resident_pages,
-        watched,
+        matches,
     })
 }
 
-pub(crate) fn instance(process: &Candidate) -> Instance {
-    let Candidate { pid, start_ticks, comm, .. } = process;
-    let name: String = sanitised(comm).chars().take(MOST_NAME_CHARS).collect();
-    let name = if name.is_empty() { "process" } else { &name };
-    Instance::new(format!("{name}-{pid}-{start_ticks}"))
-        .label("kind", "process")
-        .label("program", comm)
-        .label("pid", pid.to_string())
-}
-
-/// Reads one process.
-pub(crate) fn row(id: &ProcessId, shared: &mut Shared) -> Result<Row, Failure> {
+/// Measures one process.
+pub(crate) fn measure(id: &ProcessId) -> Result<Measured, Failure> {
     let pid = id.pid;
     let text = match files::read_to_string(&format!("/proc/{pid}/stat")) {
         Ok(text) => text,
@@ -90,26 +83,41 @@ pub(crate) fn row(id: &ProcessId, shared: &mut Shared) -> Result<Row, Failure> {
         return Err(Failure::Gone);
     }
     let status = files::read_to_string(&format!("/proc/{pid}/status"));
-    Ok(Row {
-        cpu_seconds: Some(ticks_to_seconds(stat.cpu_ticks)),
-        memory_used_mb: status.ok().and_then(|status| memory::parse_resident_mb(&status)),
-        memory_limit_mb: shared.memory_limit_mb(),
-        uptime_seconds: shared.uptime().ok().flatten().map(|now| (now - ticks_to_seconds(stat.start_ticks)).max(0.0)),
-        threads: Some(stat.threads as f64),
-        ..Row::default()
+    Ok(Measured {
+        comm: stat.comm.to_owned(),
+        cpu_ticks: stat.cpu_ticks,
+        threads: stat.threads,
+        resident_mb: status.ok().and_then(|status| memory::parse_resident_mb(&status)),
     })
 }
 
-/// The name with all that does not belong in an id replaced by `_`.
-pub(crate) fn sanitised(name: &str) -> String {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-    name.chars().map(|c| if allowed(c) { c } else { '_' }).collect()
+/// The row of one process.
+pub(crate) fn row(id: &ProcessId, shared: &mut Shared, totals: &mut Totals) -> Result<Row, Failure> {
+    let measured = measure(id)?;
+    let (moment, cpus) = (shared.moment(), shared.cpus());
+    Ok(Row {
+        cpu_seconds: Some(totals.of_process(*id, ticks_to_seconds(measured.cpu_ticks), moment, cpus)),
+        memory_used_mb: measured.resident_mb,
+        memory_limit_mb: shared.memory().limit_mb,
+        uptime_seconds: moment.uptime.and_then(|now| age(now, ticks_to_seconds(id.start_ticks))),
+        threads: Some(measured.threads as f64),
+        ..Row::default()
+    })
 }
 
 // === impl ProcessId ===
 
 impl ProcessId {
-    /// Reads an id that [`instance`] made.
+    /// The instance it is where every process is one.
+    pub(crate) fn instance(&self, comm: &str) -> Instance {
+        let Self { pid, start_ticks } = self;
+        Instance::new(format!("{}-{pid}-{start_ticks}", short(comm)))
+            .label("kind", "process")
+            .label("program", comm)
+            .label("pid", pid.to_string())
+    }
+
+    /// Reads an id of such an instance.
     pub(crate) fn parse(id: &str) -> Option<Self> {
         let mut parts = id.rsplitn(3, '-');
         let start_ticks = number(parts.next()?)?;
@@ -158,7 +166,7 @@ fn command_line(raw: &str) -> String {
 }
 
 /// Digits only and no leading zero, so that an id has one spelling.
-fn number<T: std::str::FromStr>(digits: &str) -> Option<T> {
+pub(crate) fn number<T: std::str::FromStr>(digits: &str) -> Option<T> {
     let canonical = digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
     canonical.then(|| digits.parse().ok()).flatten()
 }
@@ -175,9 +183,7 @@ mod tests {
         format!("4221 ({name}){AFTER_NAME}")
     }
 
-    fn candidate(comm: &str) -> Candidate {
-        Candidate { pid: 4221, start_ticks: 182_633, comm: comm.to_owned(), resident_pages: 2471, watched: false }
-    }
+    const ID: ProcessId = ProcessId { pid: 4221, start_ticks: 182_633 };
 
     #[test]
     fn a_process_has_its_own_time_not_that_of_its_children() {
@@ -233,16 +239,16 @@ mod tests {
             ("ü\n", "__-4221-182633"),
             ("", "process-4221-182633"),
         ] {
-            let instance = instance(&candidate(comm));
+            let instance = ID.instance(comm);
             assert_eq!(instance.id, id);
             assert_eq!(instance.labels[1], ("program".to_owned(), comm.to_owned()));
-            assert_eq!(ProcessId::parse(id), Some(ProcessId { pid: 4221, start_ticks: 182_633 }));
+            assert_eq!(ProcessId::parse(id), Some(ID));
         }
     }
 
     #[test]
     fn a_name_of_any_length_makes_an_id_that_fits() {
-        assert!(instance(&candidate(&"x".repeat(10_000))).id.len() < 256);
+        assert!(ID.instance(&"x".repeat(10_000)).id.len() < 256);
     }
 
     #[test]
@@ -256,7 +262,7 @@ mod tests {
     fn a_vanished_process_is_gone() {
         // Above the largest pid the kernel gives, 2^22.
         let vanished = ProcessId { pid: 4_194_305, start_ticks: 1 };
-        assert_eq!(row(&vanished, &mut Shared::default()), Err(Failure::Gone));
+        assert_eq!(measure(&vanished), Err(Failure::Gone));
     }
 
     #[test]

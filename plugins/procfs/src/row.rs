@@ -1,5 +1,6 @@
 //! The fields, and one instance's values for them.
 
+use crate::pace::STEP;
 use dropsonde_guest::{Aggregation, Field};
 
 /// What was read of one instance. `None` has no meaning for it, or could not be read.
@@ -22,6 +23,7 @@ pub(crate) struct Row {
     pub(crate) disk_written_bytes: Option<f64>,
     pub(crate) processes: Option<f64>,
     pub(crate) threads: Option<f64>,
+    pub(crate) disk_available_mb: Option<f64>,
 }
 
 /// A field and where its value stands in a row: together, so that they cannot get out of step.
@@ -38,33 +40,37 @@ struct Column {
 
 type Value = fn(&Row) -> Option<f64>;
 
-const COLUMNS: [Column; 17] = [
+const COLUMNS: [Column; 18] = [
     Column {
         unit: "percent",
         total: Some(("cpu_seconds_total", 100.0)),
-        precision: 0.01,
-        ..gauge("cpu_percent", "CPU time used: 100 is every CPU of the host busy, for a process one CPU", |row| {
-            row.cpu_seconds
-        })
+        precision: STEP,
+        ..gauge(
+            "cpu_percent",
+            "CPU time used: 100 is every CPU of the host busy, for a program or process one CPU",
+            |row| row.cpu_seconds,
+        )
     },
     Column {
         precision: 0.1,
-        ..mib("memory_used_mb", "Memory not available to others on the host, resident memory of a process", |row| {
-            row.memory_used_mb
-        })
+        ..mib(
+            "memory_used_mb",
+            "Memory not available to others on the host or in the container around it, resident memory of a program or process",
+            |row| row.memory_used_mb,
+        )
     },
     limit("memory_limit_mb", "Memory of the host, or the container's limit when that is less", |row| {
         row.memory_limit_mb
     }),
     rate(
         "network_in_bytes_per_sec",
-        "Bytes received, on interfaces that lead out of the host",
+        "Bytes received, on interfaces that lead out of the host, or on the interface",
         "network_in_bytes_total",
         |row| row.network_in_bytes,
     ),
     rate(
         "network_out_bytes_per_sec",
-        "Bytes sent, on interfaces that lead out of the host",
+        "Bytes sent, on interfaces that lead out of the host, or on the interface",
         "network_out_bytes_total",
         |row| row.network_out_bytes,
     ),
@@ -76,20 +82,29 @@ const COLUMNS: [Column; 17] = [
     Column {
         unit: "seconds",
         aggregation: Aggregation::Last,
-        ..gauge("uptime_seconds", "Time since the host booted or the process started", |row| row.uptime_seconds)
+        ..gauge(
+            "uptime_seconds",
+            "Time since the host booted, the process or the oldest process of the program started",
+            |row| row.uptime_seconds,
+        )
     },
-    mib("disk_used_mb", "Disk space users cannot write to any more, what is reserved for root included", |row| {
-        row.disk_used_mb
-    }),
+    mib("disk_used_mb", "Disk space in use, without what is reserved for root", |row| row.disk_used_mb),
     limit("disk_limit_mb", "Size of the file system", |row| row.disk_limit_mb),
-    rate("disk_read_bytes_per_sec", "Bytes read from physical disks", "disk_read_bytes_total", |row| {
-        row.disk_read_bytes
-    }),
-    rate("disk_write_bytes_per_sec", "Bytes written to physical disks", "disk_written_bytes_total", |row| {
-        row.disk_written_bytes
-    }),
-    gauge("processes", "Processes on the host, kernel threads included", |row| row.processes),
-    gauge("threads", "Threads of the process", |row| row.threads),
+    rate(
+        "disk_read_bytes_per_sec",
+        "Bytes read from physical disks, or from the disk",
+        "disk_read_bytes_total",
+        |row| row.disk_read_bytes,
+    ),
+    rate(
+        "disk_write_bytes_per_sec",
+        "Bytes written to physical disks, or to the disk",
+        "disk_written_bytes_total",
+        |row| row.disk_written_bytes,
+    ),
+    gauge("processes", "Processes on the host, kernel threads included, or of the program", |row| row.processes),
+    gauge("threads", "Threads of the program or process", |row| row.threads),
+    mib("disk_available_mb", "Disk space users can still write to", |row| row.disk_available_mb),
 ];
 
 /// The fields in their order.
@@ -164,6 +179,7 @@ mod tests {
                 "disk_write_bytes_per_sec",
                 "processes",
                 "threads",
+                "disk_available_mb",
             ]
         );
     }
@@ -172,10 +188,10 @@ mod tests {
     fn cpu_is_a_percentage_derived_from_a_total_in_seconds() {
         let expected = Field::rate(
             "cpu_percent",
-            "CPU time used: 100 is every CPU of the host busy, for a process one CPU",
+            "CPU time used: 100 is every CPU of the host busy, for a program or process one CPU",
             "cpu_seconds_total",
         );
-        assert_eq!(fields()[0], expected.scale(100.0).unit("percent").precision(0.01));
+        assert_eq!(fields()[0], expected.scale(100.0).unit("percent").precision(0.0001));
     }
 
     #[test]

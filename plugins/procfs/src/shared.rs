@@ -1,33 +1,90 @@
 //! Files that several rows of one tick have in common.
 
-use crate::{clock, memory};
-use dropsonde_guest::{Failure, files};
+use crate::clock::Moment;
+use crate::cpu::Stat;
+use crate::memory::Memory;
+use crate::{cgroup, clock, cpu, memory};
+use dropsonde_guest::files::{self, FileError};
+use dropsonde_guest::{Failure, Tick};
 use std::collections::BTreeMap;
+
+/// The most of one file that is read: a mount table with ten thousand containers, /proc/stat with thousands of CPUs.
+const LARGEST_FILE: usize = 16 << 20;
 
 /// Reads each file at most once, when first asked for: rows of one tick agree, and only what they use is read.
 #[derive(Default)]
 pub(crate) struct Shared {
+    tick: Option<Tick>,
     texts: BTreeMap<&'static str, Result<String, Failure>>,
+    stat: Option<Option<Stat>>,
+    memory: Option<Memory>,
 }
 
 // === impl Shared ===
 
 impl Shared {
+    pub(crate) fn at(tick: &Tick) -> Self {
+        Self { tick: Some(*tick), ..Self::default() }
+    }
+
     pub(crate) fn text(&mut self, path: &'static str) -> Result<&str, Failure> {
-        let text = self.texts.entry(path).or_insert_with(|| Ok(files::read_to_string(path)?));
+        let text = self.texts.entry(path).or_insert_with(|| Ok(read(path)?));
         text.as_deref().map_err(|failure| failure.clone())
     }
 
-    /// What there is of memory, in MiB: the machine's, or the container's limit when that is less.
-    pub(crate) fn memory_limit_mb(&mut self) -> Option<f64> {
-        let machine = self.text(memory::MEMINFO).ok().and_then(|text| memory::parse(text).limit_mb);
-        let container = memory::LIMITS.iter().filter_map(|path| self.text(path).ok().and_then(memory::parse_limit_mb));
-        container.chain(machine).reduce(f64::min)
+    /// Memory and swap of the container around us, else of the machine.
+    pub(crate) fn memory(&mut self) -> Memory {
+        if let Some(memory) = self.memory {
+            return memory;
+        }
+        let machine = self.text(memory::MEMINFO).map(memory::parse).unwrap_or_default();
+        *self.memory.insert(cgroup::container(machine).unwrap_or(machine))
     }
 
     /// Seconds since boot.
     pub(crate) fn uptime(&mut self) -> Result<Option<f64>, Failure> {
         self.text(clock::UPTIME).map(clock::parse_uptime)
+    }
+
+    /// When this is.
+    pub(crate) fn moment(&mut self) -> Moment {
+        let uptime = self.uptime().ok().flatten();
+        match &self.tick {
+            Some(tick) => Moment::of(tick, uptime),
+            None => Moment::after_boot(uptime),
+        }
+    }
+
+    /// What /proc/stat says, if it can be read.
+    pub(crate) fn stat(&mut self) -> Option<Stat> {
+        if self.stat.is_none() {
+            self.stat = Some(self.text(cpu::STAT).ok().map(cpu::parse));
+        }
+        self.stat.clone().flatten()
+    }
+
+    /// CPUs that are online, if that is known.
+    pub(crate) fn cpus(&mut self) -> Option<f64> {
+        self.stat().map(|stat| stat.cpus as f64)
+    }
+
+    /// What tells this boot of the machine from others; empty when nothing does.
+    pub(crate) fn boot(&mut self) -> String {
+        if let Ok(id) = self.text(crate::totals::BOOT_ID) {
+            return id.trim().to_owned();
+        }
+        self.stat().and_then(|stat| stat.booted).map(|booted| booted.to_string()).unwrap_or_default()
+    }
+}
+
+/// A file of any size, up to a bound.
+fn read(path: &str) -> Result<String, FileError> {
+    match files::read_to_string(path) {
+        Err(FileError::TooLarge(..)) => {
+            let bytes = files::read_large(path, LARGEST_FILE)?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        }
+        other => other,
     }
 }
 
@@ -35,7 +92,8 @@ impl Shared {
 impl Shared {
     /// These files as they are given, instead of the machine's.
     pub(crate) fn given(texts: impl IntoIterator<Item = (&'static str, Result<&'static str, Failure>)>) -> Self {
-        Self { texts: texts.into_iter().map(|(path, text)| (path, text.map(str::to_owned))).collect() }
+        let texts = texts.into_iter().map(|(path, text)| (path, text.map(str::to_owned))).collect();
+        Self { texts, ..Self::default() }
     }
 }
 
@@ -43,23 +101,14 @@ impl Shared {
 mod tests {
     use super::*;
 
-    fn limit(v2: Result<&'static str, Failure>, v1: Result<&'static str, Failure>) -> Option<f64> {
-        let [v2_path, v1_path] = memory::LIMITS;
-        Shared::given([(memory::MEMINFO, Ok("MemTotal: 8388608 kB\n")), (v2_path, v2), (v1_path, v1)]).memory_limit_mb()
-    }
-
     #[test]
-    fn a_container_is_limited_by_its_cgroup_and_a_machine_by_its_memory() {
+    fn a_boot_is_told_by_its_id_else_by_its_time() {
         let missing = || Err(Failure::unavailable("not found"));
-        assert_eq!(limit(missing(), missing()), Some(8192.0));
-        assert_eq!(limit(Ok("max\n"), missing()), Some(8192.0));
-        assert_eq!(limit(Ok("536870912\n"), missing()), Some(512.0));
-        assert_eq!(limit(missing(), Ok("9223372036854771712\n")), Some(8192.0));
-        assert_eq!(limit(missing(), Ok("268435456\n")), Some(256.0));
-    }
-
-    #[test]
-    fn a_limit_above_what_the_machine_has_limits_nothing() {
-        assert_eq!(limit(Ok("17179869184\n"), Err(Failure::Gone)), Some(8192.0));
+        let mut both = Shared::given([(crate::totals::BOOT_ID, Ok("4f3a-1\n")), (cpu::STAT, Ok("btime 1062191376\n"))]);
+        assert_eq!(both.boot(), "4f3a-1");
+        let mut time = Shared::given([(crate::totals::BOOT_ID, missing()), (cpu::STAT, Ok("btime 1062191376\n"))]);
+        assert_eq!(time.boot(), "1062191376");
+        let mut neither = Shared::given([(crate::totals::BOOT_ID, missing()), (cpu::STAT, missing())]);
+        assert_eq!((neither.boot().as_str(), neither.cpus()), ("", None));
     }
 }

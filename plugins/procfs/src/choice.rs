@@ -1,0 +1,107 @@
+//! Which processes or programs become instances.
+
+use dropsonde_guest::Instance;
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
+/// What may become an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    pub(crate) instance: Instance,
+    /// Resident memory, in pages.
+    pub(crate) size: u64,
+    /// When its oldest process started, and that one's pid.
+    pub(crate) age: (u64, u32),
+    pub(crate) is_watched: bool,
+}
+
+/// The instances to list.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Choice {
+    pub(crate) instances: Vec<Instance>,
+    /// How many more there were than are allowed.
+    pub(crate) left_out: usize,
+}
+
+/// Chooses, and remembers what it chose last.
+#[derive(Debug, Default)]
+pub(crate) struct Chooser {
+    listed: BTreeSet<String>,
+}
+
+// === impl Chooser ===
+
+impl Chooser {
+    /// Chooses the watched ones, oldest first, and the `top` largest ones, largest first; `most` in all.
+    ///
+    /// One that was listed as one of the largest stays until another is larger by a quarter, so that two of like size do
+    /// not take turns.
+    pub(crate) fn choose(&mut self, candidates: Vec<Candidate>, top: usize, most: usize) -> Choice {
+        let mut largest: Vec<&Candidate> = candidates.iter().collect();
+        largest.sort_by_key(|each| {
+            let is_listed = self.listed.contains(&each.instance.id);
+            let size = if is_listed { each.size.saturating_add(each.size / 4) } else { each.size };
+            (Reverse(size), each.age)
+        });
+        largest.truncate(top);
+        let by_size: BTreeSet<String> = largest.iter().map(|each| each.instance.id.clone()).collect();
+        largest.sort_by_key(|each| (Reverse(each.size), each.age));
+        let mut chosen: Vec<&Candidate> = candidates.iter().filter(|each| each.is_watched).collect();
+        chosen.sort_by_key(|each| each.age);
+        chosen.extend(largest.into_iter().filter(|each| !each.is_watched));
+        let left_out = chosen.len().saturating_sub(most);
+        chosen.truncate(most);
+        let instances = chosen.into_iter().map(|each| each.instance.clone()).collect();
+        self.listed = by_size;
+        Choice { instances, left_out }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(id: &str, size: u64) -> Candidate {
+        Candidate { instance: Instance::new(id), size, age: (size, 1), is_watched: false }
+    }
+
+    fn watched(id: &str, size: u64, started: u64) -> Candidate {
+        Candidate { age: (started, 1), is_watched: true, ..of(id, size) }
+    }
+
+    fn ids(choice: Choice) -> Vec<String> {
+        choice.instances.into_iter().map(|instance| instance.id).collect()
+    }
+
+    #[test]
+    fn the_largest_are_listed_largest_first() {
+        let mut chooser = Chooser::default();
+        let candidates = vec![of("a", 10), of("b", 30), of("c", 20)];
+        assert_eq!(ids(chooser.choose(candidates, 2, 64)), ["b", "c"]);
+    }
+
+    #[test]
+    fn the_five_largest_are_five_and_one_stays_until_another_is_larger_by_a_quarter() {
+        let mut chooser = Chooser::default();
+        assert_eq!(ids(chooser.choose(vec![of("a", 40), of("b", 39)], 1, 64)), ["a"]);
+        assert_eq!(ids(chooser.choose(vec![of("a", 40), of("b", 49)], 1, 64)), ["a"]);
+        assert_eq!(ids(chooser.choose(vec![of("a", 40), of("b", 51)], 1, 64)), ["b"]);
+        assert_eq!(ids(chooser.choose(vec![of("a", 52), of("b", 51)], 1, 64)), ["b"]);
+    }
+
+    #[test]
+    fn watched_ones_come_first_oldest_first_and_add_to_the_largest() {
+        let mut chooser = Chooser::default();
+        let candidates = vec![of("a", 10), watched("w", 99, 5), of("b", 50), watched("v", 1, 3)];
+        assert_eq!(ids(chooser.choose(candidates, 2, 64)), ["v", "w", "b"], "one of the two largest is watched");
+    }
+
+    #[test]
+    fn beyond_the_bound_some_are_left_out_and_counted() {
+        let mut chooser = Chooser::default();
+        let candidates = vec![watched("u", 1, 1), watched("v", 1, 2), watched("w", 1, 3), of("a", 99)];
+        let choice = chooser.choose(candidates, 1, 2);
+        assert_eq!(choice.left_out, 2);
+        assert_eq!(ids(choice), ["u", "v"]);
+    }
+}
