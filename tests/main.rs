@@ -18,6 +18,7 @@
 //! * `history`: what is there after a restart, a crash, and on a disk that does not work.
 //! * `commands`, `store_commands`: the command line.
 //! * `embedding`: the host as a part of another program, and the examples.
+//! * `procfs`: the bundled sampler on machines of all kinds.
 //! * `authoring`: from the README's ten lines to a sample.
 
 #![allow(
@@ -48,6 +49,7 @@ mod lifecycle;
 mod metrics;
 mod monitoring;
 mod own_metrics;
+mod procfs;
 mod prometheus;
 mod reads;
 mod reconfigure;

@@ -4,7 +4,7 @@ use crate::choice::Candidate;
 use crate::config::Watch;
 use crate::names::program_id;
 use crate::process::{self, ProcessId, number};
-use dropsonde_guest::{Failure, Instance, files};
+use dropsonde_guest::{Failure, files};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Reads of a small /proc file that a millisecond of CPU time surely allows: at 50 µs each, half of it.
@@ -195,7 +195,8 @@ impl Census {
     /// Every process by itself.
     pub(crate) fn processes(&self, watch: &[Watch]) -> Vec<Candidate> {
         let candidate = |(id, process): (ProcessId, &Process)| Candidate {
-            instance: id.instance(&process.comm),
+            id: id.to_string_for(&process.comm),
+            name: process.comm.clone(),
             size: process.resident_pages,
             age: (id.start_ticks, id.pid),
             is_watched: process.is_watched(watch) || process.is_named(watch),
@@ -213,7 +214,8 @@ impl Census {
             for (group, name, is_watched) in names.chain([program]) {
                 let age = (id.start_ticks, id.pid);
                 let candidate = groups.entry((group, is_watched)).or_insert_with(|| Candidate {
-                    instance: Instance::new(group).label("kind", "program").label("program", name),
+                    id: group.to_owned(),
+                    name: name.to_owned(),
                     size: 0,
                     age,
                     is_watched,
@@ -228,7 +230,7 @@ impl Census {
         watched.iter().for_each(|id| self.narrow(id));
         let is_named = |id: &str| watch.iter().any(|watch| watch.name.as_deref() == Some(id));
         let is_instance = |candidate: &Candidate| {
-            let id = candidate.instance.id.as_str();
+            let id = candidate.id.as_str();
             candidate.is_watched || !(self.narrowed.contains(id) || is_named(id))
         };
         candidates.into_iter().filter(is_instance).collect()
@@ -299,7 +301,7 @@ mod tests {
 
     /// Id, size and whether it is watched.
     fn shown(candidates: &[Candidate]) -> Vec<(&str, u64, bool)> {
-        candidates.iter().map(|each| (each.instance.id.as_str(), each.size, each.is_watched)).collect()
+        candidates.iter().map(|each| (each.id.as_str(), each.size, each.is_watched)).collect()
     }
 
     #[test]
@@ -308,8 +310,7 @@ mod tests {
             census(&[(1, process("nginx", 10, &[])), (2, process("nginx", 5, &[])), (3, process("sh", 1, &[]))]);
         let programs = census.programs(&[]);
         assert_eq!(shown(&programs), [("nginx", 15, false), ("sh", 1, false)]);
-        let expected = Instance::new("nginx").label("kind", "program").label("program", "nginx");
-        assert_eq!(programs[0].instance, expected);
+        assert_eq!(programs[0].name, "nginx");
         assert_eq!(pids(&mut census, "nginx", &[]), [1, 2]);
         assert!(pids(&mut census, "apache", &[]).is_empty());
     }

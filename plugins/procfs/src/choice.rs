@@ -1,13 +1,14 @@
 //! Which processes or programs become instances.
 
-use dropsonde_guest::Instance;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 /// What may become an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Candidate {
-    pub(crate) instance: Instance,
+    pub(crate) id: String,
+    /// What it is called: a program, or a watched pattern.
+    pub(crate) name: String,
     /// Resident memory, in pages.
     pub(crate) size: u64,
     /// When its oldest process started, and that one's pid.
@@ -15,10 +16,10 @@ pub(crate) struct Candidate {
     pub(crate) is_watched: bool,
 }
 
-/// The instances to list.
+/// Those to list.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Choice {
-    pub(crate) instances: Vec<Instance>,
+    pub(crate) chosen: Vec<Candidate>,
     /// How many more there were than are allowed.
     pub(crate) left_out: usize,
 }
@@ -39,21 +40,21 @@ impl Chooser {
     pub(crate) fn choose(&mut self, candidates: Vec<Candidate>, top: usize, most: usize) -> Choice {
         let mut largest: Vec<&Candidate> = candidates.iter().collect();
         largest.sort_by_key(|each| {
-            let is_listed = self.listed.contains(&each.instance.id);
+            let is_listed = self.listed.contains(&each.id);
             let size = if is_listed { each.size.saturating_add(each.size / 4) } else { each.size };
             (Reverse(size), each.age)
         });
         largest.truncate(top);
-        let by_size: BTreeSet<String> = largest.iter().map(|each| each.instance.id.clone()).collect();
+        let by_size: BTreeSet<String> = largest.iter().map(|each| each.id.clone()).collect();
         largest.sort_by_key(|each| (Reverse(each.size), each.age));
         let mut chosen: Vec<&Candidate> = candidates.iter().filter(|each| each.is_watched).collect();
         chosen.sort_by_key(|each| each.age);
         chosen.extend(largest.into_iter().filter(|each| !each.is_watched));
         let left_out = chosen.len().saturating_sub(most);
         chosen.truncate(most);
-        let instances = chosen.into_iter().map(|each| each.instance.clone()).collect();
+        let chosen = chosen.into_iter().cloned().collect();
         self.listed = by_size;
-        Choice { instances, left_out }
+        Choice { chosen, left_out }
     }
 }
 
@@ -62,7 +63,7 @@ mod tests {
     use super::*;
 
     fn of(id: &str, size: u64) -> Candidate {
-        Candidate { instance: Instance::new(id), size, age: (size, 1), is_watched: false }
+        Candidate { id: id.to_owned(), name: id.to_owned(), size, age: (size, 1), is_watched: false }
     }
 
     fn watched(id: &str, size: u64, started: u64) -> Candidate {
@@ -70,7 +71,7 @@ mod tests {
     }
 
     fn ids(choice: Choice) -> Vec<String> {
-        choice.instances.into_iter().map(|instance| instance.id).collect()
+        choice.chosen.into_iter().map(|each| each.id).collect()
     }
 
     #[test]

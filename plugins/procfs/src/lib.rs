@@ -202,10 +202,13 @@ impl Procfs {
         };
         let choice = self.chooser.choose(candidates, settings.top, settings.max_processes);
         let most = settings.max_processes;
-        let left_out = choice.left_out > 0;
-        let why = left_out.then(|| format!("more are watched than max_processes, {most}, allows; some are left out"));
-        self.troubles.report("watched processes", why);
-        Ok(choice.instances)
+        let why = format!("there are more than max_processes, {most}, allows, so some are left out; raise it");
+        self.troubles.report("watched and largest processes", (choice.left_out > 0).then_some(why));
+        let instance = match settings.per {
+            Per::Program => programs::instance,
+            Per::Pid => ProcessId::instance,
+        };
+        Ok(choice.chosen.iter().map(instance).collect())
     }
 
     /// What a part of discovery found. One that fails costs itself alone: what it found last stays, as an answer without

@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) const DEV: &str = "/proc/net/dev";
 
 /// What is read of /sys, as globs. /sys/class/net has links to where devices really are.
-pub(crate) const NEEDED: [&str; 5] = [
+pub(crate) const NEEDED: [&str; 6] = [
     "/sys/class/net/*",
     "/sys/class/net/*/uevent",
+    "/sys/class/net/*/master",
     "/sys/class/net/*/master/uevent",
     "/sys/devices/**/net/*",
     "/sys/devices/**/net/*/uevent",
@@ -123,8 +124,14 @@ pub(crate) fn ask(name: &str) -> Option<Link> {
     let folder = Folder::list(&path)?;
     let uevent = |path: &str| files::read_to_string(path).unwrap_or_default();
     let devtype = value(&uevent(&format!("{path}/uevent")), "DEVTYPE").unwrap_or_default();
+    // What upper_* says need not be asked for. The master is a link to its folder; in a recording it may be a file.
     let is_silent = folder.has("master") && folder.with_prefix("upper_").is_empty();
-    let master = is_silent.then(|| value(&uevent(&format!("{path}/master/uevent")), "INTERFACE")).flatten();
+    let master = || {
+        let in_folder = value(&uevent(&format!("{path}/master/uevent")), "INTERFACE");
+        let in_file = || Some(uevent(&format!("{path}/master")).trim().rsplit('/').next()?.to_owned());
+        in_folder.or_else(in_file)
+    };
+    let master = is_silent.then(master).flatten();
     Some(Link { folder, devtype, master })
 }
 
@@ -148,15 +155,17 @@ pub(crate) fn leading_out<'a>(names: &BTreeSet<&'a str>, known: &Known<Link>) ->
     let cards: BTreeSet<&str> =
         seen.iter().copied().filter(|name| is_card(name) && !has_card_above(name) && !is_switch(name)).collect();
     let by_name = by_name(&unseen);
-    if !cards.is_empty() || seen.is_empty() {
+    if !(cards.is_empty() && by_name.is_empty()) {
         return cards.into_iter().chain(by_name).collect();
     }
-    let plain = |name: &&&str| known.get(name).is_some_and(Link::is_plain) && **name != "lo";
-    let plain: BTreeSet<&str> = seen.iter().filter(plain).copied().collect();
+    let link = |name: &str| known.get(name).filter(|_| name != "lo");
+    let is_plain = |name: &str| link(name).is_some_and(Link::is_plain) && !is_double(name);
+    let plain: BTreeSet<&str> = seen.iter().copied().filter(|name| is_plain(name)).collect();
+    if !plain.is_empty() {
+        return plain;
+    }
     // A network of its own that a tunnel alone leads out of.
-    let lone = |name: &&&str| known.get(name).is_some_and(|link| !link.is_over_others()) && **name != "lo";
-    let outer = if plain.is_empty() { seen.iter().filter(lone).copied().collect() } else { plain };
-    outer.into_iter().chain(by_name).collect()
+    seen.into_iter().filter(|name| link(name).is_some_and(|link| !link.is_over_others())).collect()
 }
 
 /// The interfaces above each one, told from either side.
@@ -177,18 +186,22 @@ fn uppers(known: &Known<Link>) -> BTreeMap<String, BTreeSet<String>> {
 fn by_name<'a>(names: &[&'a str]) -> BTreeSet<&'a str> {
     // eth0.100 is a VLAN on eth0, eth0:1 another address of it.
     let is_card = |name: &&str| CARDS.iter().any(|card| name.starts_with(card)) && !name.contains(['.', ':']);
-    let numbered = |name: &str, what: &str| {
-        name.strip_prefix(what).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
-    };
     // Ports of a switch chip, which hangs on eth0.
-    let has_ports = names.iter().any(|name| numbered(name, "lan"));
+    let has_ports = names.iter().any(|name| is_numbered(name, "lan"));
     let cards: BTreeSet<&str> =
         names.iter().copied().filter(|name| is_card(name) && !(has_ports && *name == "eth0")).collect();
     if !cards.is_empty() {
         return cards;
     }
-    let is_double = |name: &str| DOUBLES.iter().any(|prefix| name.starts_with(prefix)) || numbered(name, "br");
     names.iter().copied().filter(|name| !is_double(name) && !name.contains(['.', ':'])).collect()
+}
+
+fn is_double(name: &str) -> bool {
+    DOUBLES.iter().any(|prefix| name.starts_with(prefix)) || is_numbered(name, "br")
+}
+
+fn is_numbered(name: &str, what: &str) -> bool {
+    name.strip_prefix(what).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// The machine's end of a virtual machine's card, in Xen: it has a device, which is the guest.

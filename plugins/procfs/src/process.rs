@@ -1,6 +1,7 @@
 //! One process: its id, its files, its row.
 
 use crate::census::Process;
+use crate::choice::Candidate;
 use crate::clock::{age, ticks_to_seconds};
 use crate::memory;
 use crate::names::{program_id, sanitised, short};
@@ -108,12 +109,18 @@ pub(crate) fn row(id: &ProcessId, shared: &mut Shared, totals: &mut Totals) -> R
 // === impl ProcessId ===
 
 impl ProcessId {
-    /// The instance it is where every process is one.
-    pub(crate) fn instance(&self, comm: &str) -> Instance {
+    /// Writes it with the program in front.
+    pub(crate) fn to_string_for(self, comm: &str) -> String {
         let Self { pid, start_ticks } = self;
-        Instance::new(format!("{}-{pid}-{start_ticks}", short(comm)))
+        format!("{}-{pid}-{start_ticks}", short(comm))
+    }
+
+    /// The instance of one process.
+    pub(crate) fn instance(candidate: &Candidate) -> Instance {
+        let (_, pid) = candidate.age;
+        Instance::new(&candidate.id)
             .label("kind", "process")
-            .label("program", comm)
+            .label("program", &candidate.name)
             .label("pid", pid.to_string())
     }
 
@@ -239,16 +246,14 @@ mod tests {
             ("ü\n", "__-4221-182633"),
             ("", "process-4221-182633"),
         ] {
-            let instance = ID.instance(comm);
-            assert_eq!(instance.id, id);
-            assert_eq!(instance.labels[1], ("program".to_owned(), comm.to_owned()));
+            assert_eq!(ID.to_string_for(comm), id);
             assert_eq!(ProcessId::parse(id), Some(ID));
         }
     }
 
     #[test]
     fn a_name_of_any_length_makes_an_id_that_fits() {
-        assert!(ID.instance(&"x".repeat(10_000)).id.len() < 256);
+        assert!(ID.to_string_for(&"x".repeat(10_000)).len() < 256);
     }
 
     #[test]

@@ -1,15 +1,21 @@
 //! A program's row: the sum over its processes.
 
 use crate::census::Allowance;
+use crate::choice::Candidate;
 use crate::clock::{age, ticks_to_seconds};
 use crate::process::{self, Measured, ProcessId};
 use crate::row::Row;
 use crate::shared::Shared;
 use crate::totals::Totals;
-use dropsonde_guest::Failure;
+use dropsonde_guest::{Failure, Instance};
 
 /// Files that are read of each process.
 const READS: usize = 2;
+
+/// The instance of one program.
+pub(crate) fn instance(candidate: &Candidate) -> Instance {
+    Instance::new(&candidate.id).label("kind", "program").label("program", &candidate.name)
+}
 
 /// Measures a program's processes. A process that ended meanwhile is none of them any more.
 ///
