@@ -182,26 +182,7 @@ impl Files {
         if FileType::from_raw_mode(fs::fstat(&handle)?.st_mode) != FileType::Directory {
             return Err(FileError::NotAFile);
         }
-        let directory = reopen(&handle, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let start = i64::try_from(start).map_err(|_| FileError::NotFound)?;
-        fs::seek(&directory, fs::SeekFrom::Start(start.unsigned_abs()))?;
-        let most = most.min(MOST_ENTRIES);
-        let mut entries = Vec::new();
-        let mut buffer = Vec::with_capacity(32 << 10);
-        let mut listing = fs::RawDir::new(&directory, buffer.spare_capacity_mut());
-        let mut next = start.unsigned_abs();
-        while entries.len() < most {
-            let Some(entry) = listing.next() else { return Ok((entries, None)) };
-            let entry = entry?;
-            next = entry.next_entry_cookie();
-            // A name that is not UTF-8 cannot be asked for, so it is not shown.
-            let Ok(name) = entry.file_name().to_str() else { continue };
-            if matches!(name, "." | "..") {
-                continue;
-            }
-            entries.push((name.to_owned(), kind(entry.file_type())));
-        }
-        Ok((entries, Some(next)))
+        page(&reopen(&handle, OFlags::RDONLY | OFlags::DIRECTORY)?, start, most)
     }
 
     /// A handle to what the path leads to, if it and what it leads to are granted.
@@ -251,6 +232,29 @@ fn resolve(glob: &Path) -> Option<Pattern> {
         resolved.push_str(rest.to_str()?);
     }
     Pattern::new(&resolved).ok()
+}
+
+/// Up to `most` names of an open directory, from where the last page ended.
+pub(crate) fn page(directory: &OwnedFd, start: u64, most: usize) -> Result<Page, FileError> {
+    let start = i64::try_from(start).map_err(|_| FileError::NotFound)?.unsigned_abs();
+    fs::seek(directory, fs::SeekFrom::Start(start))?;
+    let most = most.min(MOST_ENTRIES);
+    let mut entries = Vec::new();
+    let mut buffer = Vec::with_capacity(32 << 10);
+    let mut listing = fs::RawDir::new(directory, buffer.spare_capacity_mut());
+    let mut next = start;
+    while entries.len() < most {
+        let Some(entry) = listing.next() else { return Ok((entries, None)) };
+        let entry = entry?;
+        next = entry.next_entry_cookie();
+        // A name that is not UTF-8 cannot be asked for, so it is not shown.
+        let Ok(name) = entry.file_name().to_str() else { continue };
+        if matches!(name, "." | "..") {
+            continue;
+        }
+        entries.push((name.to_owned(), kind(entry.file_type())));
+    }
+    Ok((entries, Some(next)))
 }
 
 fn kind(file_type: FileType) -> EntryKind {
