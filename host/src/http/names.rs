@@ -47,10 +47,7 @@ impl Names {
             let authority =
                 authority.ok_or_else(|| ApiError::new(StatusCode::BAD_REQUEST, "the Host header is no host"))?;
             if !self.include(authority.host()) {
-                let why = format!(
-                    "this host is not asked for by the name {}; if it is one of its own, it is to be in http.hosts",
-                    authority.host()
-                );
+                let why = format!("unknown host name {}; add it to http.hosts", authority.host());
                 return Err(ApiError::new(StatusCode::MISDIRECTED_REQUEST, why));
             }
         }

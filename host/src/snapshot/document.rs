@@ -46,7 +46,7 @@ pub const METRICS: &[Number] = numbers! {
     "envelopes_rate_per_second" "envelopes_rate_per_second" "Messages per second." envelopes.rate_per_second;
     "presence_total_users" "presence_total_users" "Users who are there." presence.total_users;
     "presence_total_agents" "presence_total_agents" "Agents that are there." presence.total_agents;
-    "presence_average_per_channel" "presence_average_per_channel" "Who is there, for each open channel."
+    "presence_average_per_channel" "presence_average_per_channel" "Average number of members per open channel."
         presence.average_per_channel;
     "history_total_envelopes_buffered" "history_total_envelopes_buffered" "Messages that are kept."
         history.total_envelopes_buffered;
