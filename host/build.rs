@@ -1,5 +1,7 @@
 //! Builds the bundled plugins from source, with whichever wasm-capable compiler the set-up left. Downloads nothing.
 
+#![allow(clippy::print_stdout, reason = "a build script talks to Cargo there")]
+
 use dropsonde_builder::{Crate, Network, Toolchain};
 use std::error::Error;
 use std::path::{Path, PathBuf};

@@ -129,6 +129,19 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
+fn a_build_ends_quietly_when_nobody_reads_what_it_prints() {
+    let folder = tempfile::tempdir().unwrap();
+    done(&["new", "unread", "--lang", "js"], folder.path());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut build = author();
+    build.args(["plugin", "build", "unread"]).current_dir(&folder);
+    build.stdout(writer.try_clone().unwrap()).stderr(writer);
+    assert_eq!(build.status().unwrap().code(), Some(0));
+    assert!(folder.path().join("unread/unread.wasm").is_file());
+}
+
+#[test]
 fn a_language_whose_tool_is_missing_is_told_how_to_get_it() {
     for (language, tool, way_out) in
         [("python", "componentize-py", "pip install"), ("js", "componentize-", "npm install")]

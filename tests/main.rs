@@ -16,7 +16,7 @@
 //! * `snapshot`: sources, what applications tell, and the document they make.
 //! * `clocks`: wall clocks that are set, and processes that are held up.
 //! * `history`: what is there after a restart, a crash, and on a disk that does not work.
-//! * `commands`, `store_commands`: the command line.
+//! * `commands`, `store_commands`: the command line; `pipes`: read no further than its reader likes.
 //! * `embedding`: the host as a part of another program, and the examples.
 //! * `procfs`: the bundled sampler on machines of all kinds.
 //! * `authoring`: from the README's ten lines to a sample.
@@ -49,6 +49,7 @@ mod lifecycle;
 mod metrics;
 mod monitoring;
 mod own_metrics;
+mod pipes;
 mod procfs;
 mod prometheus;
 mod reads;

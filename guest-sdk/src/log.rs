@@ -29,7 +29,11 @@ pub fn write(level: Level, message: &str) {
         host::write(level, message);
     }
     #[cfg(not(target_family = "wasm"))]
-    eprintln!("{level:?}: {message}");
+    {
+        use std::io::Write as _;
+        // Standard error is allowed to have no reader.
+        let _ = writeln!(std::io::stderr(), "{level:?}: {message}");
+    }
 }
 
 pub fn debug(message: impl AsRef<str>) {

@@ -1,6 +1,7 @@
 //! Events through HTTP into the bundled observer, in batches of 1000: how many a second are taken, and how many of them
 //! it was told. `cargo bench -p dropsonde --bench events [-- SECONDS]`
 
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![allow(clippy::expect_used, clippy::panic, reason = "a benchmark that cannot run says why")]
 
 mod shared;

@@ -1,6 +1,7 @@
 //! A healthy plugin beside hostile ones, through the whole binary: how late its samples are, how long /metrics takes, and
 //! what many idle plugins need. `cargo bench -p dropsonde --bench hostile [-- SECONDS]`
 
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,6 +1,7 @@
 //! Range queries over HTTP against a week of 50 instances × 7 fields at 10 s, archived: the time of one client's request, and
 //! how many a second clients get that share the machine with the host. `cargo bench -p dropsonde --bench reads [-- SECONDS]`
 
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,

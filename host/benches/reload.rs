@@ -2,6 +2,7 @@
 //! sample, and what an interpreter costs the first time and the second.
 //! `cargo bench -p dropsonde --bench reload [-- SWAPS]`, after `cargo dev setup`.
 
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![allow(clippy::expect_used, clippy::panic, reason = "a benchmark that cannot run says why")]
 
 mod shared;

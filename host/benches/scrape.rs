@@ -1,6 +1,7 @@
 //! The whole binary from outside: what a scrape costs, of a host that measures itself and of one with 80 000 sample series.
 //! `cargo bench -p dropsonde --bench scrape`
 
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![allow(clippy::expect_used, reason = "a benchmark that cannot run says why")]
 
 mod shared;

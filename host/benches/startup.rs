@@ -1,6 +1,8 @@
 //! The whole binary from outside: time to the first sample with a warm compile cache, memory and CPU of an idle host
 //! that samples itself every second. `cargo bench -p dropsonde --bench startup [-- SECONDS]`
 
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};

@@ -3,6 +3,7 @@
 //! a second of a core beside those of bare `write` calls to as many sockets.
 //! `cargo bench -p dropsonde --bench streams [-- READERS SECONDS]`
 
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a benchmark that cannot run says why")]
 
 mod shared;

@@ -2,6 +2,8 @@
 //!
 //! `cargo run -p dropsonde --example embedded`
 
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
 use dropsonde::config::Config;
 use dropsonde::host::{Host, compile_if_told};
 use dropsonde::hub::{Of, Seen, Selection, What};

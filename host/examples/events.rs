@@ -2,6 +2,8 @@
 //!
 //! `cargo run -p dropsonde --example events`
 
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
 use dropsonde::config::Config;
 use dropsonde::host::Host;
 use dropsonde::native::{Failure, Field, Sampler};

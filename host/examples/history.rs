@@ -2,6 +2,8 @@
 //!
 //! `cargo run -p dropsonde --example history`
 
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
 use dropsonde::history::{HostHistory, Range};
 use dropsonde::store::{Field, InstanceId, Limits};
 

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use dropsonde_builder::{Toolchain, step, unpack_debian_packages};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -27,18 +28,19 @@ fn main() -> ExitCode {
         Some("test") => test(&rest),
         Some("setup") => setup().and_then(|target| test_tools(&target)),
         None | Some("help" | "-h" | "--help") => {
-            print!("{HELP}");
+            // Whoever closes the pipe has read enough.
+            let _ = write!(io::stdout(), "{HELP}");
             return ExitCode::SUCCESS;
         }
         Some(other) => {
-            eprintln!("error: no command is named {other:?}\n\n{HELP}");
+            let _ = writeln!(io::stderr(), "error: no command is named {other:?}\n\n{HELP}");
             return ExitCode::from(2);
         }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            let _ = writeln!(io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
     }

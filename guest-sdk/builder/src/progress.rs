@@ -1,12 +1,18 @@
 use std::fmt::Display;
+use std::io::Write as _;
 use std::time::Instant;
 
 /// Does `work`, saying on standard error what it is and how long it took.
 pub fn step<T, E>(what: impl Display, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-    eprintln!("==> {what}");
+    tell(format_args!("==> {what}"));
     let start = Instant::now();
     let result = work();
     let outcome = if result.is_ok() { "done" } else { "failed" };
-    eprintln!("    {outcome} after {:.1} s", start.elapsed().as_secs_f64());
+    tell(format_args!("    {outcome} after {:.1} s", start.elapsed().as_secs_f64()));
     result
+}
+
+/// Writes a line to standard error, which is allowed to have no reader.
+pub(crate) fn tell(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -1,5 +1,5 @@
 use crate::debian::Apt;
-use crate::progress::step;
+use crate::progress::{step, tell};
 use anyhow::{Context, Result, anyhow, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ impl Toolchain {
                 None => anyhow!("rustup added the target, but to another toolchain than cargo uses"),
             },
             Err(error) => {
-                eprintln!("    {error:#}");
+                tell(format_args!("    {error:#}"));
                 error
             }
         };

@@ -1,12 +1,7 @@
 //! The commands.
 
-/// A line on standard output. Who reads it may have enough: that is an error like others, and `main` takes it for none.
-macro_rules! say {
-    ($($line:tt)*) => {{
-        use std::io::Write as _;
-        writeln!(std::io::stdout(), $($line)*)?
-    }};
-}
+#[macro_use]
+mod out;
 
 mod chart;
 mod client;
@@ -18,10 +13,13 @@ mod store;
 use crate::config::{Config, Listen, time_ms};
 use crate::host::compile_if_told;
 use crate::tracing::{self, Format as LogFormat, LogOptions};
+use anyhow::Context as _;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use dropsonde_store::{InstanceId, InvalidInstanceId};
+use out::{Out, aside, is_reader_gone};
 use plugin::PluginCommand;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -278,37 +276,35 @@ pub fn main() -> ExitCode {
     if !matches!(command, Command::Serve(_)) {
         tracing::log_only(&log);
     }
+    let mut out = Out::stdout();
     let done = runtime.block_on(async {
+        let out = &mut out;
         match command {
-            Command::Serve(args) => serve::serve(args, &log).await,
-            Command::Plugin(command) => command.execute().await,
+            Command::Serve(args) => serve::serve(args, &log, out).await,
+            Command::Plugin(command) => command.execute(out).await,
             Command::Store(command) => tokio::task::block_in_place(|| match command {
-                StoreCommand::Stats(args) => store::stats(&args),
-                StoreCommand::Verify(args) => store::verify(&args),
-                StoreCommand::Export(args) => store::export(args),
+                StoreCommand::Stats(args) => store::stats(&args, out),
+                StoreCommand::Verify(args) => store::verify(&args, out),
+                StoreCommand::Export(args) => store::export(args, out),
             }),
-            Command::Instances(args) => query::instances(args).await,
-            Command::Latest(args) => query::latest(args).await,
-            Command::Range(args) => query::range(args).await,
-            Command::Watch(args) => query::watch(args).await,
+            Command::Instances(args) => query::instances(args, out).await,
+            Command::Latest(args) => query::latest(args, out).await,
+            Command::Range(args) => query::range(args, out).await,
+            Command::Watch(args) => query::watch(args, out).await,
         }
     });
     // A plugin that is being compiled cannot be waited for.
     runtime.shutdown_background();
-    match done {
+    // What a command printed before it failed is shown before the error.
+    let shown = out.flush().context("cannot write to standard output");
+    match done.and(shown) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if is_reader_gone(&error) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
     }
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error:#}");
+    aside(format_args!("error: {error:#}"));
     ExitCode::FAILURE
-}
-
-/// `dropsonde watch host | head -1` is no failure.
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
-    io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
 }

@@ -2,6 +2,7 @@
 
 use super::chart;
 use super::client::{Client, encode};
+use super::out::{Out, aside};
 use super::{ClientArgs, InstanceArgs, RangeArgs};
 use crate::tokens::Right;
 use anyhow::{Context, Result, bail};
@@ -22,14 +23,13 @@ struct Instance {
     last_at: Option<String>,
 }
 
-pub(super) async fn instances(args: ClientArgs) -> Result<()> {
+pub(super) async fn instances(args: ClientArgs, out: &mut Out) -> Result<()> {
     let body = Client::new(&args.host, Right::Read)?.get("/v1/instances").await?;
     if args.json {
-        return print(&body);
+        return print(&body, out);
     }
     let instances: Vec<Instance> = serde_json::from_slice(&body).context("the answer is no list of instances")?;
     let width = instances.iter().map(|instance| instance.id.chars().count()).max().unwrap_or(0).max(2);
-    let mut out = std::io::stdout().lock();
     writeln!(out, "{:<width$}  {:<8} {:<20} {:<16} LABELS", "ID", "STATE", "LAST", "SAMPLERS")?;
     for instance in instances {
         let labels: Vec<_> = instance.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -40,14 +40,13 @@ pub(super) async fn instances(args: ClientArgs) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn latest(args: InstanceArgs) -> Result<()> {
+pub(super) async fn latest(args: InstanceArgs, out: &mut Out) -> Result<()> {
     let path = format!("/v1/instances/{}/usage", encode(&args.id));
     let body = Client::new(&args.client.host, Right::Read)?.get(&path).await?;
     if args.client.json {
-        return print(&body);
+        return print(&body, out);
     }
     let sample: Map<String, Value> = serde_json::from_slice(&body).context("the answer is no sample")?;
-    let mut out = std::io::stdout().lock();
     for (name, value) in sample {
         match value.as_f64() {
             Some(number) => writeln!(out, "{name:<32} {number:>16.2}")?,
@@ -57,14 +56,14 @@ pub(super) async fn latest(args: InstanceArgs) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn range(args: RangeArgs) -> Result<()> {
+pub(super) async fn range(args: RangeArgs, out: &mut Out) -> Result<()> {
     let mut path = format!("/v1/instances/{}/usage/range?range={}", encode(&args.id), encode(&args.range));
     if let Some(field) = &args.field {
         path.push_str(&format!("&fields={}", encode(field)));
     }
     let body = Client::new(&args.client.host, Right::Read)?.get(&path).await?;
     if args.client.json {
-        return print(&body);
+        return print(&body, out);
     }
     let points: Vec<Map<String, Value>> = serde_json::from_slice(&body).context("the answer is no list of samples")?;
     let (Some(first), Some(last)) = (points.first(), points.last()) else {
@@ -74,7 +73,7 @@ pub(super) async fn range(args: RangeArgs) -> Result<()> {
         }
     };
     let at = |point: &Map<String, Value>| point.get("at").and_then(Value::as_str).unwrap_or_default().to_owned();
-    say!("{}  {} to {}, {} points", args.id, at(first), at(last), points.len());
+    say!(out, "{}  {} to {}, {} points", args.id, at(first), at(last), points.len());
     let mut names: Vec<&String> = Vec::new();
     for name in points.iter().flat_map(Map::keys).filter(|name| *name != "at") {
         if !names.contains(&name) {
@@ -83,19 +82,18 @@ pub(super) async fn range(args: RangeArgs) -> Result<()> {
     }
     let column = |name: &str| points.iter().map(|point| point.get(name).and_then(Value::as_f64)).collect::<Vec<_>>();
     match &args.field {
-        Some(field) => print!("{}", chart::chart(field, &column(field), chart::width())),
+        Some(field) => write!(out, "{}", chart::chart(field, &column(field), chart::width()))?,
         None => {
             let rows: Vec<_> = names.into_iter().map(|name| (name.as_str(), column(name))).collect();
-            print!("{}", chart::lines(&rows, chart::width()));
+            write!(out, "{}", chart::lines(&rows, chart::width()))?;
         }
     }
     Ok(())
 }
 
-pub(super) async fn watch(args: InstanceArgs) -> Result<()> {
+pub(super) async fn watch(args: InstanceArgs, out: &mut Out) -> Result<()> {
     let path = format!("/v1/instances/{}/usage/stream", encode(&args.id));
     let mut body = Client::new(&args.client.host, Right::Read)?.open(&path).await?;
-    let mut out = std::io::stdout();
     let mut partial = Vec::new();
     let mut event = String::new();
     while let Some(frame) = body.frame().await {
@@ -112,13 +110,13 @@ pub(super) async fn watch(args: InstanceArgs) -> Result<()> {
                     "usage" if args.client.json => writeln!(out, "{data}")?,
                     "usage" => writeln!(out, "{}", one_line(data)?)?,
                     // What else there is to know is no sample.
-                    other => eprintln!("{other}: {data}"),
+                    other => aside(format_args!("{other}: {data}")),
                 }
                 out.flush()?;
             }
         }
     }
-    eprintln!("the host ended the stream");
+    aside("the host ended the stream");
     Ok(())
 }
 
@@ -131,8 +129,7 @@ fn one_line(data: &str) -> Result<String> {
     Ok(values.collect::<Vec<_>>().join(" "))
 }
 
-pub(super) fn print(body: &[u8]) -> Result<()> {
-    let mut out = std::io::stdout().lock();
+pub(super) fn print(body: &[u8], out: &mut Out) -> Result<()> {
     out.write_all(body)?;
     Ok(writeln!(out)?)
 }

@@ -1,5 +1,6 @@
 //! History on disk, looked into without a host.
 
+use super::out::{Out, aside};
 use super::{Cli, DataArgs, ExportArgs, Format, StoreArgs};
 use crate::host::HISTORY;
 use crate::json;
@@ -14,12 +15,9 @@ use dropsonde_store::{ClockJump, InstanceId};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Bytes handed on at a time.
-const BUFFER: usize = 64 << 10;
 
 /// Where the history of a host with such arguments is.
 fn folder(args: &DataArgs) -> Result<PathBuf> {
@@ -42,10 +40,9 @@ fn looked_into<T>(folder: &Path, looked: io::Result<T>) -> Result<T> {
 
 // === stats ===
 
-pub(super) fn stats(args: &StoreArgs) -> Result<()> {
+pub(super) fn stats(args: &StoreArgs, out: &mut Out) -> Result<()> {
     let folder = folder(&args.data)?;
     let stats = looked_into(&folder, inspect::stats(&folder))?;
-    let mut out = io::stdout().lock();
     if args.json {
         return Ok(writeln!(out, "{:#}", stats_json(&folder, &stats))?);
     }
@@ -66,7 +63,7 @@ pub(super) fn stats(args: &StoreArgs) -> Result<()> {
         let frames = counted(stats.clock_set_back, "frame");
         writeln!(out, "clock      it was set back in {frames}: of two rows of one time the later written counts")?;
     }
-    clock_jumps(&stats.clock_jumps, &mut out)?;
+    clock_jumps(&stats.clock_jumps, out)?;
     let damaged = if stats.damaged == 0 { "none seen".to_owned() } else { counted(stats.damaged, "place") };
     writeln!(out, "damage     {damaged}; `dropsonde store verify` reads everything")?;
     for name in &stats.newer {
@@ -120,10 +117,9 @@ fn counted(count: u64, what: &str) -> String {
 
 // === verify ===
 
-pub(super) fn verify(args: &StoreArgs) -> Result<()> {
+pub(super) fn verify(args: &StoreArgs, out: &mut Out) -> Result<()> {
     let folder = folder(&args.data)?;
     let verified = looked_into(&folder, inspect::verify(&folder, progress()))?;
-    let mut out = BufWriter::with_capacity(BUFFER, io::stdout().lock());
     if args.json {
         writeln!(out, "{:#}", verified_json(&folder, &verified))?;
     } else {
@@ -136,12 +132,11 @@ pub(super) fn verify(args: &StoreArgs) -> Result<()> {
         for file in &verified.newer {
             writeln!(out, "{file}: 0: written by a later version, not looked into")?;
         }
-        clock_jumps(&verified.clock_jumps, &mut out)?;
+        clock_jumps(&verified.clock_jumps, out)?;
         let (blocks, rows) = (counted(verified.blocks, "block"), counted(verified.rows, "row"));
         let files = counted(verified.files, "file");
         writeln!(out, "read {} bytes in {files}: {blocks}, {rows}", verified.bytes)?;
     }
-    out.flush()?;
     if !verified.is_whole() {
         let places = counted(verified.damaged.len() as u64, "damaged place");
         bail!("{places} in {}; what is whole is there, and a host goes on with it", folder.display());
@@ -180,7 +175,7 @@ fn progress() -> impl FnMut(u64, u64) {
 
 // === export ===
 
-pub(super) fn export(args: ExportArgs) -> Result<()> {
+pub(super) fn export(args: ExportArgs, out: &mut Out) -> Result<()> {
     let mut filter = Filter { instances: args.instance, ..Filter::default() };
     filter.since_ms = args.since.unwrap_or(filter.since_ms);
     filter.until_ms = args.until.unwrap_or(filter.until_ms);
@@ -193,17 +188,16 @@ pub(super) fn export(args: ExportArgs) -> Result<()> {
     if let Some(id) = filter.instances.iter().find(|id| !has(id)) {
         bail!("there is no history of instance {id} in {}", folder.display());
     }
-    let mut out = BufWriter::with_capacity(BUFFER, io::stdout().lock());
     let unread = match args.format {
-        Format::Csv => csv(&export, &mut out),
-        Format::OpenMetrics => open_metrics(&export, &mut out),
+        Format::Csv => csv(&export, out),
+        Format::OpenMetrics => open_metrics(&export, out),
     };
     let unread = unread.and_then(|unread| out.flush().map(|()| unread)).context("cannot write it")?;
     for name in &export.restored.newer {
-        eprintln!("note: {name} was written by a later version, and is left out");
+        aside(format_args!("note: {name} was written by a later version, and is left out"));
     }
     for (name, why) in &export.restored.unreadable {
-        eprintln!("note: {name} cannot be read, and is left out: {why}");
+        aside(format_args!("note: {name} cannot be read, and is left out: {why}"));
     }
     if unread > 0 || export.restored.damaged > 0 || !export.restored.unreadable.is_empty() {
         bail!("what is damaged is not exported, all else is; `dropsonde store verify` says what that is");
@@ -328,7 +322,9 @@ fn families(export: &Export) -> BTreeMap<String, Family<'_>> {
         }
     }
     for (sampler, field) in left_out {
-        eprintln!("note: {sampler}'s {field} is left out: another metric has its name; --format csv has both");
+        aside(format_args!(
+            "note: {sampler}'s {field} is left out: another metric has its name; --format csv has both"
+        ));
     }
     families
 }

@@ -50,7 +50,9 @@ impl LogOptions {
     where
         S: ::tracing::Subscriber + for<'a> LookupSpan<'a>,
     {
-        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+        // A line that cannot be written is no reason to write another, which would panic.
+        let lines = tracing_subscriber::fmt::layer().log_internal_errors(false);
+        let lines = lines.with_writer(std::io::stderr).with_target(false);
         let filter = Self::filter(&self.level).unwrap_or_else(|_| EnvFilter::new("info"));
         match self.format {
             Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_filter(filter).boxed(),

@@ -8,6 +8,7 @@
 //!
 //! Times are medians over frames and repetitions; compare them within one run.
 
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 #[path = "support/series.rs"]

@@ -6,6 +6,7 @@
 //! cargo bench -p dropsonde-store --bench load -- --folder DIR                   # keeps it; starts it only, if it is there
 //! ```
 
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 #[path = "support/series.rs"]

@@ -2,6 +2,7 @@
 
 use super::check::{Checked, Opened};
 use super::{AloneArgs, GrantArgs};
+use crate::cli::out::aside;
 use crate::config::GrantsConfig;
 use crate::plugins::{self, Fields, Origin, grants_toml, missing};
 use anyhow::{Context, Result, bail};
@@ -42,10 +43,10 @@ impl Alone {
         }
         let missing = missing(needs, &Grants::new(granted.iter().cloned())?);
         if !missing.is_empty() {
-            eprintln!(
+            aside(format_args!(
                 "note: it needs what it is not granted; --read, --http, --env and --dir grant it here, on a host these lines:\n{}",
                 grants_toml(&checked.component.name, &missing)
-            );
+            ));
         }
         Self::start(checked, granted, inputs, interval).await
     }

@@ -1,5 +1,6 @@
 use super::BenchArgs;
 use super::alone::Alone;
+use crate::cli::out::Out;
 use crate::clock::Clock;
 use anyhow::{Context, Result, bail};
 use dropsonde_sandbox::{Inputs, Timed};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 const ROUNDS: u64 = 100;
 
 /// Times the same call again and again, on the plugin's own thread.
-pub(super) async fn bench(args: BenchArgs) -> Result<()> {
+pub(super) async fn bench(args: BenchArgs, out: &mut Out) -> Result<()> {
     let mut alone = Alone::granted(&args.alone, Inputs::Live, Duration::from_secs(10)).await?;
     let at_ms = Clock::system().now_ms();
     let instances = alone.instances(&args.alone.instance, at_ms).await?;
@@ -45,15 +46,15 @@ pub(super) async fn bench(args: BenchArgs) -> Result<()> {
             "call_seconds": { "p50": p50.as_secs_f64(), "p99": p99.as_secs_f64(), "worst": worst.as_secs_f64() },
             "cpu_seconds": stats.cpu().as_secs_f64(), "memory_bytes": stats.memory(),
         });
-        say!("{report:#}");
+        say!(out, "{report:#}");
         return Ok(());
     }
-    say!("calls     {} in {:.1} s, {per_second:.0} per second", times.len(), total.as_secs_f64());
+    say!(out, "calls     {} in {:.1} s, {per_second:.0} per second", times.len(), total.as_secs_f64());
     if !instances.is_empty() {
         let each = p50 / u32::try_from(instances.len()).unwrap_or(u32::MAX);
-        say!("instances {} per call, {each:.1?} each", instances.len());
+        say!(out, "instances {} per call, {each:.1?} each", instances.len());
     }
-    say!("time      p50 {p50:.1?}, p99 {p99:.1?}, worst {worst:.1?}");
-    say!("memory    {} bytes", stats.memory());
+    say!(out, "time      p50 {p50:.1?}, p99 {p99:.1?}, worst {worst:.1?}");
+    say!(out, "memory    {} bytes", stats.memory());
     Ok(())
 }

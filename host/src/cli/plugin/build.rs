@@ -1,4 +1,5 @@
 use super::{BuildArgs, Kind, Language, NewArgs};
+use crate::cli::out::{Out, aside};
 use crate::cli::user_cache;
 use anyhow::{Context, Result};
 use dropsonde_builder::{self as builder, Project, create};
@@ -9,7 +10,7 @@ use std::time::Instant;
 /// Where this binary was built, the SDK lies, with a toolchain perhaps.
 const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-pub(super) fn new(args: &NewArgs) -> Result<()> {
+pub(super) fn new(args: &NewArgs, out: &mut Out) -> Result<()> {
     let language = match args.lang {
         Language::Rust => builder::Language::Rust,
         Language::Python => builder::Language::Python,
@@ -23,17 +24,17 @@ pub(super) fn new(args: &NewArgs) -> Result<()> {
     let sdk = args.sdk.clone().unwrap_or_else(|| Path::new(WORKSPACE).join("guest-sdk"));
     create(&folder, &args.name, language, kind, &sdk)?;
     let name = &args.name;
-    say!("{}  a {} plugin", folder.display(), language_name(args.lang));
-    say!("next: cd {}", folder.display());
+    say!(out, "{}  a {} plugin", folder.display(), language_name(args.lang));
+    say!(out, "next: cd {}", folder.display());
     match args.lang {
         Language::Rust => {}
         Language::Python => {
-            say!("      python3 -m venv .venv && .venv/bin/pip install -r requirements.txt");
+            say!(out, "      python3 -m venv .venv && .venv/bin/pip install -r requirements.txt");
         }
-        Language::Js => say!("      npm install"),
+        Language::Js => say!(out, "      npm install"),
     }
-    say!("      dropsonde plugin test               # builds it, and replays what is in tests/");
-    say!("      dropsonde plugin check {name}.wasm   # what it needs granted, ready to paste");
+    say!(out, "      dropsonde plugin test               # builds it, and replays what is in tests/");
+    say!(out, "      dropsonde plugin check {name}.wasm   # what it needs granted, ready to paste");
     Ok(())
 }
 
@@ -45,11 +46,11 @@ fn language_name(language: Language) -> &'static str {
     }
 }
 
-pub(super) fn build(args: &BuildArgs) -> Result<()> {
+pub(super) fn build(args: &BuildArgs, out: &mut Out) -> Result<()> {
     let built = Built::of(&args.folder, args.out.clone())?;
-    let out = built.file.display();
-    say!("{out}  {} bytes, built in {:.1} s", built.size, built.seconds);
-    say!("next: dropsonde plugin check {out}");
+    let file = built.file.display();
+    say!(out, "{file}  {} bytes, built in {:.1} s", built.size, built.seconds);
+    say!(out, "next: dropsonde plugin check {file}");
     Ok(())
 }
 
@@ -64,7 +65,7 @@ impl Built {
     pub(super) fn of(folder: &Path, out: Option<PathBuf>) -> Result<Self> {
         let project = Project::at(folder)?;
         let started = Instant::now();
-        eprintln!("building {}", project.name());
+        aside(format_args!("building {}", project.name()));
         let component = project.build(&toolchains())?;
         let file = out.unwrap_or_else(|| folder.join(format!("{}.wasm", project.name())));
         // Whole or not at all: a running host may be looking.

@@ -1,4 +1,5 @@
 use super::CheckArgs;
+use crate::cli::out::Out;
 use crate::cli::{COMPILE, user_cache};
 use crate::host::OWN_BINARY;
 use crate::plugins::{self, Component, Fields, Origin, bundled, describe_need, grants_toml};
@@ -137,7 +138,7 @@ impl Can {
     }
 }
 
-pub(super) async fn check(args: CheckArgs) -> Result<()> {
+pub(super) async fn check(args: CheckArgs, out: &mut Out) -> Result<()> {
     let checked = Checked::load(&args.file, &args.config).await?;
     let old = match &args.against {
         Some(old) => {
@@ -149,11 +150,11 @@ pub(super) async fn check(args: CheckArgs) -> Result<()> {
     };
     let fields = checked.fields().await;
     if args.json {
-        print_json(&checked, &fields, old.as_ref())?;
+        print_json(&checked, &fields, old.as_ref(), out)?;
     } else {
-        print(&checked, &fields)?;
+        print(&checked, &fields, out)?;
         if let Some(old) = &old {
-            print_difference((&checked, &fields), (&old.0, &old.1))?;
+            print_difference((&checked, &fields), (&old.0, &old.1), out)?;
         }
     }
     checked.needs()?;
@@ -164,6 +165,7 @@ fn print_json(
     checked: &Checked,
     fields: &Result<Option<Fields>>,
     old: Option<&(Checked, Result<Option<Fields>>)>,
+    out: &mut Out,
 ) -> Result<()> {
     let shape = checked.plugin.shape();
     let description = &checked.introduction.description;
@@ -182,35 +184,36 @@ fn print_json(
         let difference = json!({ "added": listed(&can, &could), "removed": listed(&could, &can) });
         report.insert("against".to_owned(), difference);
     }
-    say!("{report:#}");
+    say!(out, "{report:#}");
     Ok(())
 }
 
-fn print(checked: &Checked, fields: &Result<Option<Fields>>) -> Result<()> {
+fn print(checked: &Checked, fields: &Result<Option<Fields>>, out: &mut Out) -> Result<()> {
     let shape = checked.plugin.shape();
     let Introduction { description, needs } = &checked.introduction;
     let (about, version) = (plugins::plain(&description.about), plugins::plain(&description.version));
     let listed = |lines: Vec<String>| if lines.is_empty() { "nothing".to_owned() } else { lines.join("\n          ") };
     let Can { roles, needs: needed, .. } = checked.can(fields);
-    say!("{}  {version}  {about}", checked.component.name);
-    say!("contract  0.1, as {}", roles.into_iter().collect::<Vec<_>>().join(", "));
-    say!("size      {} bytes, compiled in {:.0?}", shape.size, checked.compiled_in);
-    say!("sha256    {}", checked.digest);
-    say!("exports   {}", listed(shape.exports.clone()));
-    say!("imports   {}", listed(shape.imports.clone()));
+    say!(out, "{}  {version}  {about}", checked.component.name);
+    say!(out, "contract  0.1, as {}", roles.into_iter().collect::<Vec<_>>().join(", "));
+    say!(out, "size      {} bytes, compiled in {:.0?}", shape.size, checked.compiled_in);
+    say!(out, "sha256    {}", checked.digest);
+    say!(out, "exports   {}", listed(shape.exports.clone()));
+    say!(out, "imports   {}", listed(shape.imports.clone()));
     match fields {
         Ok(None) => {}
-        Ok(Some(fields)) => say!("fields    {}", names(fields).join(", ")),
-        Err(error) => say!("fields    not known: {error:#}"),
+        Ok(Some(fields)) => say!(out, "fields    {}", names(fields).join(", ")),
+        Err(error) => say!(out, "fields    not known: {error:#}"),
     }
-    say!("needs     {}", listed(needed.iter().cloned().collect()));
+    say!(out, "needs     {}", listed(needed.iter().cloned().collect()));
     if !needed.is_empty() {
         let needs = needs.as_deref().unwrap_or_default();
-        say!("\nTo grant that, add to the configuration:\n\n{}", grants_toml(&checked.component.name, needs));
+        say!(out, "\nTo grant that, add to the configuration:\n\n{}", grants_toml(&checked.component.name, needs));
     }
     if checked.plugin.has(Role::Sampler) {
         let name = &checked.component.name;
         say!(
+            out,
             "\nWhat it samples, unless it finds that by itself:\n\n[[instances]]\nid = \"host\"\nsamplers = [{name:?}]"
         );
     }
@@ -219,19 +222,19 @@ fn print(checked: &Checked, fields: &Result<Option<Fields>>) -> Result<()> {
 
 type Known<'a> = (&'a Checked, &'a Result<Option<Fields>>);
 
-fn print_difference((new, fields): Known<'_>, (old, old_fields): Known<'_>) -> Result<()> {
+fn print_difference((new, fields): Known<'_>, (old, old_fields): Known<'_>, out: &mut Out) -> Result<()> {
     let (can, could) = (new.can(fields), old.can(old_fields));
     let version = |checked: &Checked| plugins::plain(&checked.introduction.description.version);
-    say!("\nagainst {} {}", old.component.name, version(old));
+    say!(out, "\nagainst {} {}", old.component.name, version(old));
     for (kind, what) in can.beyond(&could) {
-        say!("+ {kind:<8}{what}");
+        say!(out, "+ {kind:<8}{what}");
     }
     for (kind, what) in could.beyond(&can) {
-        say!("- {kind:<8}{what}");
+        say!(out, "- {kind:<8}{what}");
     }
     // A field is nothing it could do.
     if can.beyond(&could).all(|(kind, _)| kind == "field") {
-        say!("It can do nothing that the older one could not.");
+        say!(out, "It can do nothing that the older one could not.");
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ mod remote;
 mod run;
 mod test;
 
+use super::out::Out;
 use super::{ClientArgs, HostArgs};
 use crate::config::GrantsConfig;
 use clap::{Args, Subcommand, ValueEnum};
@@ -44,20 +45,20 @@ pub(super) enum PluginCommand {
 }
 
 impl PluginCommand {
-    pub(super) async fn execute(self) -> anyhow::Result<()> {
+    pub(super) async fn execute(self, out: &mut Out) -> anyhow::Result<()> {
         match self {
-            Self::New(args) => build::new(&args),
-            Self::Build(args) => tokio::task::block_in_place(|| build::build(&args)),
-            Self::Check(args) => check::check(args).await,
-            Self::Test(args) => test::test(args).await,
-            Self::Run(args) => run::run(args).await,
-            Self::Bench(args) => bench::bench(args).await,
-            Self::List(args) => remote::list(args).await,
-            Self::Show(args) => remote::show(args).await,
-            Self::Reload(args) => remote::wish(args, Wish::Reload).await,
-            Self::Quarantine(args) => remote::wish(args, Wish::Quarantine).await,
-            Self::Release(args) => remote::wish(args, Wish::Release).await,
-            Self::Remove(args) => remote::wish(args, Wish::Remove).await,
+            Self::New(args) => build::new(&args, out),
+            Self::Build(args) => tokio::task::block_in_place(|| build::build(&args, out)),
+            Self::Check(args) => check::check(args, out).await,
+            Self::Test(args) => test::test(args, out).await,
+            Self::Run(args) => run::run(args, out).await,
+            Self::Bench(args) => bench::bench(args, out).await,
+            Self::List(args) => remote::list(args, out).await,
+            Self::Show(args) => remote::show(args, out).await,
+            Self::Reload(args) => remote::wish(args, Wish::Reload, out).await,
+            Self::Quarantine(args) => remote::wish(args, Wish::Quarantine, out).await,
+            Self::Release(args) => remote::wish(args, Wish::Release, out).await,
+            Self::Remove(args) => remote::wish(args, Wish::Remove, out).await,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::{ClientArgs, OrderArgs, PluginArgs};
 use crate::cli::client::{Client, encode};
+use crate::cli::out::Out;
 use crate::cli::query::print;
 use crate::tokens::Right;
 use anyhow::{Context, Result};
@@ -32,14 +33,13 @@ struct Failure {
     reason: String,
 }
 
-pub(super) async fn list(args: ClientArgs) -> Result<()> {
+pub(super) async fn list(args: ClientArgs, out: &mut Out) -> Result<()> {
     let body = Client::new(&args.host, Right::Read)?.get("/v1/plugins").await?;
     if args.json {
-        return print(&body);
+        return print(&body, out);
     }
     let plugins: Vec<Plugin> = serde_json::from_slice(&body).context("the answer is no list of plugins")?;
     let width = plugins.iter().map(|plugin| plugin.name.len()).max().unwrap_or(0).max(4);
-    let mut out = std::io::stdout().lock();
     writeln!(
         out,
         "{:<width$}  {:<11} {:<8} {:>9} {:>9} {:>9} {:>8}  LAST FAILURE",
@@ -64,21 +64,20 @@ pub(super) async fn list(args: ClientArgs) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn show(args: PluginArgs) -> Result<()> {
+pub(super) async fn show(args: PluginArgs, out: &mut Out) -> Result<()> {
     let body = Client::new(&args.client.host, Right::Read)?.get(&format!("/v1/plugins/{}", encode(&args.name))).await?;
     if args.client.json {
-        return print(&body);
+        return print(&body, out);
     }
     let page: Map<String, Value> = serde_json::from_slice(&body).context("the answer is no plugin")?;
-    let mut out = std::io::stdout().lock();
     for (name, value) in &page {
-        show_value(&mut out, name, value, 0)?;
+        show_value(out, name, value, 0)?;
     }
     Ok(())
 }
 
 /// `name  value`, what is inside of it below, further in.
-fn show_value(out: &mut impl std::io::Write, name: &str, value: &Value, depth: usize) -> Result<()> {
+fn show_value(out: &mut Out, name: &str, value: &Value, depth: usize) -> Result<()> {
     let indent = "  ".repeat(depth);
     let label = format!("{indent}{name}");
     match value {
@@ -113,7 +112,7 @@ pub(super) enum Wish {
     Remove,
 }
 
-pub(super) async fn wish(args: OrderArgs, wish: Wish) -> Result<()> {
+pub(super) async fn wish(args: OrderArgs, wish: Wish, out: &mut Out) -> Result<()> {
     let (method, action, done) = match wish {
         Wish::Reload => (Method::POST, "/reload", "it begins anew"),
         Wish::Quarantine => (Method::POST, "/quarantine", "it will run no more until it is released"),
@@ -127,6 +126,6 @@ pub(super) async fn wish(args: OrderArgs, wish: Wish) -> Result<()> {
         (Wish::Reload, Some(true)) => "it is still being compiled; `dropsonde plugin show` tells what becomes of it",
         _ => done,
     };
-    say!("{}: {done}", args.name);
+    say!(out, "{}: {done}", args.name);
     Ok(())
 }

@@ -1,6 +1,7 @@
 use super::RunArgs;
 use super::alone::{Alone, Polled};
 use super::case::{self, Case};
+use crate::cli::out::{Out, aside};
 use crate::clock::Clock;
 use crate::exposition::lines_of;
 use crate::json;
@@ -18,10 +19,10 @@ use std::time::Duration;
 const BETWEEN: Duration = Duration::from_secs(1);
 
 /// Runs a component on its own: discovers, samples, and shows what comes out.
-pub(super) async fn run(args: RunArgs) -> Result<()> {
+pub(super) async fn run(args: RunArgs, out: &mut Out) -> Result<()> {
     let mut recording = args.record.as_deref().map(Recorded::begin).transpose()?;
     // A recording that is not whole is none.
-    let outcome = once(&args, recording.as_mut()).await;
+    let outcome = once(&args, recording.as_mut(), out).await;
     let has_failed = outcome.as_ref().map_or(true, |polled| polled.samples.is_empty() && !polled.failures.is_empty());
     match recording {
         Some(recording) if has_failed => recording.discard(),
@@ -35,7 +36,7 @@ pub(super) async fn run(args: RunArgs) -> Result<()> {
 }
 
 /// Samples, and shows what came.
-async fn once(args: &RunArgs, mut recording: Option<&mut Recorded<'_>>) -> Result<Polled> {
+async fn once(args: &RunArgs, mut recording: Option<&mut Recorded<'_>>, out: &mut Out) -> Result<Polled> {
     let inputs = match recording.as_deref() {
         Some(recording) => Inputs::RecordedBy(recording.recorder.clone()),
         None => Inputs::Live,
@@ -60,9 +61,9 @@ async fn once(args: &RunArgs, mut recording: Option<&mut Recorded<'_>>) -> Resul
         }
     }
     if args.alone.json {
-        print_json(&polled, &alone)?
+        print_json(&polled, &alone, out)?
     } else {
-        print_table(&polled, &alone)?
+        print_table(&polled, &alone, out)?
     }
     Ok(polled)
 }
@@ -90,7 +91,7 @@ impl<'a> Recorded<'a> {
         if self.folder.exists()
             && let Err(error) = std::fs::remove_dir_all(self.folder)
         {
-            eprintln!("note: {} is not whole, and cannot be removed: {error}", self.folder.display());
+            aside(format_args!("note: {} is not whole, and cannot be removed: {error}", self.folder.display()));
         }
     }
 
@@ -104,9 +105,9 @@ impl<'a> Recorded<'a> {
         let known = |name: &String| Some((name.clone(), std::env::var(name).ok()?));
         self.case.env = args.alone.granted.env.iter().filter_map(known).collect();
         self.case.write(self.folder)?;
-        eprintln!("note: recorded in {}", self.folder.display());
+        aside(format_args!("note: recorded in {}", self.folder.display()));
         if !args.alone.granted.http.is_empty() || !args.alone.granted.dir.is_empty() {
-            eprintln!("note: answers to HTTP requests and granted directories are not recorded");
+            aside("note: answers to HTTP requests and granted directories are not recorded");
         }
         Ok(())
     }
@@ -126,7 +127,7 @@ struct Report<'a> {
     memory_bytes: usize,
 }
 
-fn print_json(polled: &Polled, alone: &Alone) -> Result<()> {
+fn print_json(polled: &Polled, alone: &Alone, out: &mut Out) -> Result<()> {
     let worker = &alone.worker;
     let samples = polled.samples.iter().map(|(id, sample)| {
         let raw = RawValue::from_string(String::from_utf8(json::sample(sample))?)?;
@@ -138,43 +139,44 @@ fn print_json(polled: &Polled, alone: &Alone) -> Result<()> {
     let (call_seconds, memory_bytes) = (polled.call.as_secs_f64(), worker.stats().memory());
     let metrics = lines_of(alone.name(), worker.metrics());
     let report = Report { samples, failures, stats, metrics, call_seconds, memory_bytes };
-    say!("{}", serde_json::to_string_pretty(&report)?);
+    say!(out, "{}", serde_json::to_string_pretty(&report)?);
     Ok(())
 }
 
-fn print_table(polled: &Polled, alone: &Alone) -> Result<()> {
+fn print_table(polled: &Polled, alone: &Alone, out: &mut Out) -> Result<()> {
     let worker = &alone.worker;
     let units: HashMap<_, _> = worker.fields().iter().map(|field| (field.name.as_str(), plain(&field.unit))).collect();
     for (id, sample) in &polled.samples {
-        say!("{id}  {}", json::time(sample.at_ms));
+        say!(out, "{id}  {}", json::time(sample.at_ms));
         for field in worker.fields() {
             let (name, unit) = (&field.name, units.get(field.name.as_str()).map(String::as_str).unwrap_or_default());
             match sample.get(name) {
-                Some(value) => say!("{}", format!("  {name:<28} {value:>16.2} {unit}").trim_end()),
-                None => say!("  {name:<28} {:>16}", "no signal"),
+                Some(value) => say!(out, "{}", format!("  {name:<28} {value:>16.2} {unit}").trim_end()),
+                None => say!(out, "  {name:<28} {:>16}", "no signal"),
             }
         }
     }
     for (id, why) in &polled.failures {
-        say!("{id}  {why}");
+        say!(out, "{id}  {why}");
     }
     if let Some(stats) = &polled.stats {
-        say!("{:#}", json::stats(stats));
+        say!(out, "{:#}", json::stats(stats));
     }
     let metrics = lines_of(alone.name(), worker.metrics());
     if !metrics.is_empty() {
-        say!("\nIts own metrics:\n{}", metrics.join("\n"));
+        say!(out, "\nIts own metrics:\n{}", metrics.join("\n"));
     }
     let own = worker.metrics();
     let (refused, ignored) = (own.overflowed(), own.wrong_handles() + own.wrong_values());
     if refused + ignored > 0 {
         let (handles, values) = (own.wrong_handles(), own.wrong_values());
         say!(
+            out,
             "note: {refused} refused as there are too many, {handles} recorded for no series, {values} with no such value"
         );
     }
     if polled.failures.values().any(|why| why.starts_with("denied")) {
-        say!("(--read, --http, --env and --dir grant what it needs)");
+        say!(out, "(--read, --http, --env and --dir grant what it needs)");
     }
     let memory = worker.stats().memory();
     let count = match polled.samples.len() + polled.failures.len() {
@@ -182,6 +184,6 @@ fn print_table(polled: &Polled, alone: &Alone) -> Result<()> {
         1 => "1 instance".to_owned(),
         many => format!("{many} instances"),
     };
-    say!("\n{count} in one call of {:.0?}, {memory} bytes of memory", polled.call);
+    say!(out, "\n{count} in one call of {:.0?}, {memory} bytes of memory", polled.call);
     Ok(())
 }

@@ -3,8 +3,10 @@ use super::alone::Alone;
 use super::build::Built;
 use super::case::{self, Case};
 use super::check::Opened;
+use crate::cli::out::Out;
 use anyhow::{Result, bail};
 use dropsonde_sandbox::{Inputs, Recording};
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +15,7 @@ use std::time::Duration;
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Builds the plugin, and replays its cases.
-pub(super) async fn test(args: TestArgs) -> Result<()> {
+pub(super) async fn test(args: TestArgs, out: &mut Out) -> Result<()> {
     let file = match args.file {
         Some(file) => file,
         None => tokio::task::block_in_place(|| Built::of(&args.folder, None))?.file,
@@ -31,10 +33,12 @@ pub(super) async fn test(args: TestArgs) -> Result<()> {
     let mut failed = 0;
     for (name, folder) in &cases {
         let lines = replay(opened.clone(), folder).await.unwrap_or_else(|error| vec![format!("{error:#}")]);
-        say!("{name:<24} {}", if lines.is_empty() { "ok" } else { "FAILED" });
+        say!(out, "{name:<24} {}", if lines.is_empty() { "ok" } else { "FAILED" });
         for line in &lines {
-            say!("    {line}");
+            say!(out, "    {line}");
         }
+        // The next case may take a while.
+        out.flush()?;
         failed += usize::from(!lines.is_empty());
     }
     match failed {

@@ -10,6 +10,7 @@ mod follow;
 mod systemd;
 
 use super::ServeArgs;
+use super::out::{Out, aside};
 use crate::config::Config;
 use crate::host::Host;
 use crate::metrics::HostMetrics;
@@ -29,25 +30,25 @@ use tokio::sync::mpsc;
 const FLUSH: Duration = Duration::from_secs(3);
 
 /// Serves until Ctrl-C or SIGTERM; a second one ends at once. SIGHUP has the configuration read again.
-pub(super) async fn serve(args: ServeArgs, log: &LogOptions) -> Result<()> {
+pub(super) async fn serve(args: ServeArgs, log: &LogOptions, out: &mut Out) -> Result<()> {
     let config = configuration(&args)?;
     if args.check {
         tracing::log_only(log);
         check::check(&config).await?;
-        say!("the configuration is fine");
+        say!(out, "the configuration is fine");
         return Ok(());
     }
     let metrics = HostMetrics::new().context("cannot set up the host's own metrics")?;
     let tracing = tracing::init(log, &config.tracing, &metrics)?;
-    let served = serve_until_told(&args, config, metrics).await;
+    let served = serve_until_told(&args, config, metrics, out).await;
     if !tracing.shutdown(FLUSH).await {
         // Nothing is logged any more that could be sent.
-        eprintln!("some spans could not be sent in time");
+        aside("some spans could not be sent in time");
     }
     served
 }
 
-async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics) -> Result<()> {
+async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics, out: &mut Out) -> Result<()> {
     raise_open_files();
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
@@ -63,7 +64,6 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
     // It may have made some of them. Whoever replaces one waits for what comes next.
     followed.follow(files(args, &host.core().config.load()), true).await;
     // On standard output, so that a script can read the address.
-    let mut out = std::io::stdout();
     let told = writeln!(out, "listening on {}", host.url()).and_then(|()| out.flush());
     if let Err(error) = told {
         ::tracing::debug!(%error, "nobody reads standard output");

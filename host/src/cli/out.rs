@@ -1,0 +1,78 @@
+//! What commands print.
+
+use std::fmt::Display;
+use std::io::{self, BufWriter, ErrorKind, StdoutLock, Write};
+
+/// Bytes handed on at a time: an export is long.
+const BUFFER: usize = 64 << 10;
+
+/// Standard output, locked and buffered. What is to be seen before the command ends has to be flushed.
+///
+/// Once its reader has gone, as in `dropsonde range host | head -1`, writing fails with an error that [`is_reader_gone`]
+/// knows, which ends the command and is no failure of it. Any other broken pipe is one: a connection to a host may break.
+#[derive(Debug)]
+pub(super) struct Out(BufWriter<StdoutLock<'static>>);
+
+/// The cause of such an error.
+#[derive(Debug, thiserror::Error)]
+#[error("the reader of standard output has gone")]
+struct ReaderGone;
+
+/// Writes a line to an [`Out`].
+macro_rules! say {
+    ($out:expr, $($line:tt)*) => {{
+        use std::io::Write as _;
+        writeln!($out, $($line)*)?
+    }};
+}
+
+/// Writes a line to standard error, which is allowed to have no reader.
+pub(super) fn aside(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Whether a command ended because nobody reads what it prints.
+pub(super) fn is_reader_gone(error: &anyhow::Error) -> bool {
+    let causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.filter_map(io::Error::get_ref).any(|cause| cause.is::<ReaderGone>())
+}
+
+// === impl Out ===
+
+impl Out {
+    pub(super) fn stdout() -> Self {
+        Self(BufWriter::with_capacity(BUFFER, io::stdout().lock()))
+    }
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(named)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(named)
+    }
+}
+
+fn named(error: io::Error) -> io::Error {
+    match error.kind() {
+        ErrorKind::BrokenPipe => io::Error::new(ErrorKind::BrokenPipe, ReaderGone),
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context as _;
+
+    #[test]
+    fn a_broken_pipe_of_standard_output_is_told_from_one_of_a_connection() {
+        let broken = || io::Error::from(ErrorKind::BrokenPipe);
+        let output: anyhow::Result<()> = Err(named(broken())).context("cannot write");
+        assert!(is_reader_gone(&output.unwrap_err()));
+        let connection: anyhow::Result<()> = Err(broken()).context("the stream broke off");
+        assert!(!is_reader_gone(&connection.unwrap_err()));
+    }
+}

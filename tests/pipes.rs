@@ -1,0 +1,138 @@
+//! Commands whose output nobody reads to its end, as of `dropsonde range host | head -1`.
+
+use crate::harness::{Host, dropsonde, verbs};
+use std::fs;
+use std::io::pipe;
+use std::process::{Command, Stdio};
+
+/// The writing end of a pipe whose reader has gone.
+fn unread() -> Stdio {
+    let (reader, writer) = pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+/// Runs a command whose output nobody reads: it ends at once, as well as one that is read to its end.
+fn ends_well_unread(mut command: Command) {
+    let ended = command.stdout(unread()).output().unwrap();
+    let errors = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(0), "{command:?}: {errors}");
+    assert!(!errors.contains("panicked") && !errors.contains("error:"), "{command:?}: {errors}");
+}
+
+/// Runs a command whose errors nobody reads either.
+fn ends_well_unheard(mut command: Command) {
+    let ended = command.stdout(unread()).stderr(unread()).status().unwrap();
+    assert_eq!(ended.code(), Some(0), "{command:?}");
+}
+
+#[test]
+fn commands_about_a_running_host_end_quietly_when_nobody_reads_on() {
+    let config =
+        "poll.interval = '100ms'\nstore.flush_interval = '50ms'\n[[instances]]\nid = 'ok'\nsamplers = ['verbs']\n";
+    let host = Host::start(config, &[("verbs", verbs())]);
+    host.until("/v1/instances/host/usage", |usage| usage.status == 200 && usage.json()["cpu_percent"].is_number());
+    host.until("/v1/plugins/verbs", |page| page.status == 200 && page.json()["state"] == "running");
+    let data = host.data();
+    let ask = |args: &str| {
+        let mut command = dropsonde();
+        command.args(args.split(' ')).args(["--url", &host.url(), "--data"]).arg(&data);
+        command
+    };
+    for args in [
+        "instances",
+        "instances --json",
+        "latest host",
+        "latest host --json",
+        "range host",
+        "range host --json",
+        "range host --field memory_used_mb",
+        "watch host",
+        "watch host --json",
+        "plugin list",
+        "plugin list --json",
+        "plugin show verbs",
+        "plugin show verbs --json",
+        "plugin reload verbs",
+    ] {
+        ends_well_unread(ask(args));
+        ends_well_unheard(ask(args));
+    }
+    for args in ["stats", "stats --json", "verify", "verify --json", "export", "export --format openmetrics"] {
+        let look = || {
+            let mut command = dropsonde();
+            command.arg("store").args(args.split(' ')).arg("--data").arg(&data);
+            command
+        };
+        ends_well_unread(look());
+        ends_well_unheard(look());
+    }
+    // These can be done once.
+    for args in ["plugin quarantine verbs", "plugin release verbs"] {
+        ends_well_unread(ask(args));
+    }
+    for args in ["plugin quarantine verbs", "plugin release verbs", "plugin remove verbs"] {
+        ends_well_unheard(ask(args));
+    }
+    let again = ask("plugin remove verbs").stdout(unread()).stderr(unread()).status().unwrap();
+    assert_eq!(again.code(), Some(1), "a failure is one, whether anybody hears of it or not");
+}
+
+#[test]
+fn commands_without_a_host_end_quietly_when_nobody_reads_on() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("verbs.wasm"), verbs()).unwrap();
+    let run = |args: &str| {
+        let mut command = dropsonde();
+        command.args(args.split(' ')).current_dir(&folder);
+        command
+    };
+    let recorded = run("plugin run procfs --instance host --record tests/now").output().unwrap();
+    assert!(recorded.status.success(), "{recorded:?}");
+    for args in [
+        "--help",
+        "--version",
+        "help range",
+        "plugin --help",
+        "serve --check --memory-only",
+        "plugin check procfs",
+        "plugin check procfs --json",
+        "plugin check procfs --against verbs.wasm",
+        "plugin run procfs --instance host",
+        "plugin run procfs --instance host --json",
+        "plugin run verbs.wasm --instance ok",
+        "plugin bench procfs --instance host --seconds 1",
+        "plugin bench procfs --instance host --seconds 1 --json",
+        "plugin test --file procfs",
+    ] {
+        ends_well_unread(run(args));
+        ends_well_unheard(run(args));
+    }
+    for language in ["rust", "python", "js"] {
+        ends_well_unread(run(&format!("plugin new {language}-1 --lang {language}")));
+        ends_well_unheard(run(&format!("plugin new {language}-2 --lang {language}")));
+    }
+}
+
+#[test]
+fn a_host_whose_log_and_address_nobody_reads_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("socket");
+    let url = format!("unix:{}", socket.display());
+    let mut host = dropsonde()
+        .args(["serve", "--memory-only", "--log-level", "trace", "--listen", &url])
+        .stdout(unread())
+        .stderr(unread())
+        .spawn()
+        .unwrap();
+    // Each request is a line of its log.
+    let mut answers = 0;
+    while answers < 3 {
+        assert!(host.try_wait().unwrap().is_none(), "it ended");
+        let asked = dropsonde().args(["instances", "--url", &url]).output().unwrap();
+        answers += u32::from(asked.status.success());
+        std::thread::park_timeout(std::time::Duration::from_millis(5));
+    }
+    host.kill().unwrap();
+    host.wait().unwrap();
+}
