@@ -98,7 +98,10 @@ fn a_running_host_is_asked_from_the_command_line() {
     let (code, out, _) = ask(&["range", "host", "--field", "memory_used_mb"]);
     assert!(code == 0 && out.contains('│'), "{out}");
     let (code, _, error) = ask(&["latest", "nobody"]);
-    assert_eq!((code, error.as_str()), (1, "error: no sample of instance nobody\n"));
+    assert_eq!(
+        (code, error.as_str()),
+        (1, "error: no instance \"nobody\"; `dropsonde instances` lists those there are\n")
+    );
     let mut watch = dropsonde()
         .args(["watch", "host", "--json", "--url", &host.url()])
         .stdout(std::process::Stdio::piped())
@@ -109,6 +112,33 @@ fn a_running_host_is_asked_from_the_command_line() {
     watch.kill().unwrap();
     watch.wait().unwrap();
     assert!(serde_json::from_str::<serde_json::Value>(&line).unwrap()["at"].is_string());
+}
+
+#[test]
+fn an_instance_or_a_field_that_is_not_there_is_told_with_the_one_that_may_be_meant() {
+    let host = Host::start("poll.interval = '100ms'\n[[instances]]\nid = 'idle'\nsamplers = ['nobody']\n", &[]);
+    host.until("/v1/instances/host/usage", |usage| usage.status == 200 && usage.json()["cpu_percent"].is_number());
+    let fails = |args: &[&str]| {
+        let (code, out, error) = run(dropsonde().args(args).args(["--url", &host.url()]));
+        assert_eq!((code, out.as_str()), (1, ""), "{args:?}: {error}");
+        error
+    };
+    for args in [
+        &["latest", "hosst"][..],
+        &["latest", "hosst", "--json"],
+        &["range", "hosst"],
+        &["range", "hosst", "--json"],
+        &["range", "hosst", "--field", "cpu_percent"],
+        &["watch", "hosst"],
+    ] {
+        assert_eq!(fails(args), "error: no instance \"hosst\"; did you mean \"host\"?\n", "{args:?}");
+    }
+    for args in [&["range", "host", "--field", "cpu"][..], &["range", "host", "--field", "cpu", "--json"]] {
+        let error = fails(args);
+        assert!(error.contains("cpu_percent") && error.contains("did you mean"), "{args:?}: {error}");
+    }
+    assert_eq!(fails(&["latest", "idle"]), "error: no sample of instance idle\n", "it is there");
+    assert!(fails(&["range", "idle"]).contains("instance idle has no samples in the last 1h"));
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! Questions to a running host.
 
 use super::chart;
-use super::client::{Client, encode};
+use super::client::{Client, Refused, encode};
 use super::out::{Out, aside};
 use super::{ClientArgs, InstanceArgs, RangeArgs};
+use crate::nearest::nearest;
 use crate::tokens::Right;
 use anyhow::{Context, Result, bail};
 use http_body_util::BodyExt;
+use hyper::StatusCode;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -42,7 +44,14 @@ pub(super) async fn instances(args: ClientArgs, out: &mut Out) -> Result<()> {
 
 pub(super) async fn latest(args: InstanceArgs, out: &mut Out) -> Result<()> {
     let path = format!("/v1/instances/{}/usage", encode(&args.id));
-    let body = Client::new(&args.client.host, Right::Read)?.get(&path).await?;
+    let client = Client::new(&args.client.host, Right::Read)?;
+    let body = match client.get(&path).await {
+        Err(error) if is_not_found(&error) => {
+            is_known(&client, &args.id).await?;
+            return Err(error);
+        }
+        body => body?,
+    };
     if args.client.json {
         return print(&body, out);
     }
@@ -57,15 +66,22 @@ pub(super) async fn latest(args: InstanceArgs, out: &mut Out) -> Result<()> {
 }
 
 pub(super) async fn range(args: RangeArgs, out: &mut Out) -> Result<()> {
-    let mut path = format!("/v1/instances/{}/usage/range?range={}", encode(&args.id), encode(&args.range));
-    if let Some(field) = &args.field {
-        path.push_str(&format!("&fields={}", encode(field)));
+    let path = format!("/v1/instances/{}/usage/range?range={}", encode(&args.id), encode(&args.range));
+    let client = Client::new(&args.client.host, Right::Read)?;
+    let body = match &args.field {
+        Some(field) => client.get(&format!("{path}&fields={}", encode(field))).await?,
+        None => client.get(&path).await?,
+    };
+    let points = points_of(&body)?;
+    if points.is_empty() {
+        is_known(&client, &args.id).await?;
+        if let Some(field) = &args.field {
+            has_field(&points_of(&client.get(&path).await?)?, field, &args)?;
+        }
     }
-    let body = Client::new(&args.client.host, Right::Read)?.get(&path).await?;
     if args.client.json {
         return print(&body, out);
     }
-    let points: Vec<Map<String, Value>> = serde_json::from_slice(&body).context("the answer is no list of samples")?;
     let (Some(first), Some(last)) = (points.first(), points.last()) else {
         match args.field {
             Some(field) => bail!("instance {} has no values of {field} in the last {}", args.id, args.range),
@@ -93,7 +109,10 @@ pub(super) async fn range(args: RangeArgs, out: &mut Out) -> Result<()> {
 
 pub(super) async fn watch(args: InstanceArgs, out: &mut Out) -> Result<()> {
     let path = format!("/v1/instances/{}/usage/stream", encode(&args.id));
-    let mut body = Client::new(&args.client.host, Right::Read)?.open(&path).await?;
+    let client = Client::new(&args.client.host, Right::Read)?;
+    // The host would wait for an instance of that name.
+    is_known(&client, &args.id).await?;
+    let mut body = client.open(&path).await?;
     let mut partial = Vec::new();
     let mut event = String::new();
     while let Some(frame) = body.frame().await {
@@ -118,6 +137,37 @@ pub(super) async fn watch(args: InstanceArgs, out: &mut Out) -> Result<()> {
     }
     aside("the host ended the stream");
     Ok(())
+}
+
+fn points_of(body: &[u8]) -> Result<Vec<Map<String, Value>>> {
+    serde_json::from_slice(body).context("the answer is no list of samples")
+}
+
+fn is_not_found(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Refused>().is_some_and(|refused| refused.status == StatusCode::NOT_FOUND)
+}
+
+/// Fails when points have fields, but not this one, and names the one that may be meant.
+fn has_field(points: &[Map<String, Value>], field: &str, RangeArgs { id, range, .. }: &RangeArgs) -> Result<()> {
+    let names = || points.iter().flat_map(Map::keys).map(String::as_str).filter(|name| *name != "at");
+    match nearest(field, names()) {
+        Some(meant) if meant != field => {
+            bail!("instance {id} has no values of {field} in the last {range}; did you mean {meant}?")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Fails when the host has no instance of this id, and names the one that may be meant.
+async fn is_known(client: &Client, id: &str) -> Result<()> {
+    let body = client.get("/v1/instances").await?;
+    let instances: Vec<Instance> = serde_json::from_slice(&body).context("the answer is no list of instances")?;
+    let known = || instances.iter().map(|instance| &*instance.id);
+    match nearest(id, known()) {
+        _ if known().any(|known| known == id) => Ok(()),
+        Some(meant) => bail!("no instance {id:?}; did you mean {meant:?}?"),
+        None => bail!("no instance {id:?}; `dropsonde instances` lists those there are"),
+    }
 }
 
 fn one_line(data: &str) -> Result<String> {

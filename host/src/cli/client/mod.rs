@@ -38,6 +38,14 @@ pub(super) struct Client {
     token: Option<String>,
 }
 
+/// A host's refusal, in its own words.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub(super) struct Refused {
+    pub(super) status: StatusCode,
+    why: String,
+}
+
 /// Our JSON error.
 #[derive(Deserialize)]
 struct ErrorBody {
@@ -85,7 +93,7 @@ impl Client {
             StatusCode::UNAUTHORIZED => bail!(
                 "{error}; name a file with --token-file, or the host's own folder or configuration with --data or --config"
             ),
-            _ => bail!("{error}"),
+            _ => Err(Refused { status, why: error }.into()),
         }
     }
 
