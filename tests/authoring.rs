@@ -230,6 +230,10 @@ fn calls_are_measured_without_a_host() {
     let time = |name: &str| report["call_seconds"][name].as_f64().unwrap();
     assert!(0.0 < time("p50") && time("p50") <= time("p99") && time("p99") <= time("worst"), "{report}");
     assert!(report["calls_per_second"].as_f64() > Some(1.0) && report["memory_bytes"].as_u64() > Some(0), "{report}");
+    let cpu = |name: &str| report["call_cpu_seconds"][name].as_f64().unwrap();
+    assert!(0.0 < cpu("p50") && cpu("p50") <= cpu("p99") && cpu("p99") <= cpu("worst"), "{report}");
+    let limits = serde_json::json!({ "cpu_seconds": 0.1, "deadline_seconds": 1.0, "memory_bytes": 64 << 20 });
+    assert_eq!(report["limits"], limits);
 }
 
 /// A block of the README's page about plugins in three languages.

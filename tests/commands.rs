@@ -142,6 +142,45 @@ fn an_instance_or_a_field_that_is_not_there_is_told_with_the_one_that_may_be_mea
 }
 
 #[test]
+fn a_plugin_is_told_what_it_uses_and_which_limit_it_exceeds() {
+    let folder = tempfile::tempdir().unwrap();
+    let verbs = file(&folder, "verbs.wasm", verbs());
+    let run = |args: &[&str]| run(dropsonde().args(["plugin", "run"]).arg(&verbs).args(args));
+    let (code, out, error) = run(&["--instance", "ok", "--cpu", "90ms", "--memory", "32MiB", "--deadline", "2s"]);
+    assert_eq!(code, 0, "{error}");
+    let line = |name: &str| out.lines().find(|line| line.trim_start().starts_with(name)).unwrap().trim().to_owned();
+    assert!(line("took").ends_with(" of 2s"), "{out}");
+    assert!(line("CPU time").ends_with("s of 90ms"), "{out}");
+    assert!(line("memory").ends_with("iB of 32 MiB"), "{out}");
+
+    let (code, _, error) = run(&["--instance", "spin", "--cpu", "5ms"]);
+    let says = "sample used more than 50ms of CPU time, 10 times its limit of 5ms; --cpu raises it here";
+    assert!(code == 1 && error.contains(says), "{error}");
+    let (code, _, error) = run(&["--instance", "ok", "--cpu", "1us"]);
+    assert!(code == 1 && error.contains("its limit of 1us; --cpu raises it here"), "{error}");
+    let (code, _, error) = run(&["--instance", "wait", "--deadline", "50ms"]);
+    let says = "sample took longer than 500ms, 10 times its limit of 50ms; --deadline raises it here";
+    assert!(code == 1 && error.contains(says), "{error}");
+    let (code, _, error) = run(&["--instance", "ok", "--memory", "512KiB"]);
+    assert!(code == 1 && error.contains("more than its limit of 512 KiB; --memory raises it here"), "{error}");
+    let (code, _, error) = run(&["--instance", "ok", "--cpu", "0s"]);
+    assert!(code == 2 && error.contains("more than nothing"), "{error}");
+}
+
+#[test]
+fn grant_all_grants_what_a_plugin_needs_and_says_what_that_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let verbs = file(&folder, "verbs.wasm", verbs());
+    let mut command = dropsonde();
+    command.args(["plugin", "run", "--instance", "read", "--config", r#"{"read":"/proc/loadavg"}"#]).arg(&verbs);
+    let (code, _, error) = run(&mut command);
+    assert!(code == 1 && error.contains("read = [\"/proc/loadavg\"]"), "{error}");
+    let (code, out, error) = run(command.arg("--grant-all"));
+    assert!(code == 0 && out.contains("value"), "{out}{error}");
+    assert_eq!(error, "granted: read /proc/loadavg\n");
+}
+
+#[test]
 fn a_host_that_is_not_there_is_said_with_the_way_out() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (code, _, error) = run(dropsonde().args(["instances", "--url", &format!("http://{port}")]));

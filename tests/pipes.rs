@@ -100,7 +100,7 @@ fn commands_without_a_host_end_quietly_when_nobody_reads_on() {
         "plugin check procfs --against verbs.wasm",
         "plugin run procfs --instance host",
         "plugin run procfs --instance host --json",
-        "plugin run verbs.wasm --instance ok",
+        "plugin run verbs.wasm --instance ok --grant-all",
         "plugin bench procfs --instance host --seconds 1",
         "plugin bench procfs --instance host --seconds 1 --json",
         "plugin test --file procfs",

@@ -64,7 +64,7 @@ pub use grants::{BadGrant, Grants};
 pub use limits::Limits;
 pub use plugin::{Interface, Plugin, Role, Shape};
 pub use refusal::Refused;
-pub use thread::{Timed, WorkerStats};
+pub use thread::{Timed, Took, WorkerStats};
 pub use vocabulary::{Aggregation, Description, Event, Failure, Field, Instance, Kind, Need, Readings, Tick, Total};
 pub use vocabulary::{CacheStats, ChannelStats, EnvelopeStats, HistoryStats, PresenceStats, Stats, TokenStats};
 pub use worker::{Introduction, Setup, Worker, introduce};

@@ -47,7 +47,14 @@ pub(crate) enum Job {
     Sample { tick: Tick, instances: Vec<String>, reply: oneshot::Sender<Result<Readings, CallError>> },
     Collect { tick: Tick, reply: oneshot::Sender<Result<Stats, CallError>> },
     Observe { tick: Tick, events: Vec<Event>, reply: oneshot::Sender<Result<(), CallError>> },
-    Time { timed: Timed, rounds: u64, reply: oneshot::Sender<Result<Vec<Duration>, CallError>> },
+    Time { timed: Timed, rounds: u64, reply: oneshot::Sender<Result<Vec<Took>, CallError>> },
+}
+
+/// What one timed call took.
+#[derive(Debug, Clone, Copy)]
+pub struct Took {
+    pub wall: Duration,
+    pub cpu: Duration,
 }
 
 /// A call whose time is taken.
@@ -164,7 +171,7 @@ impl Thread {
         .await
     }
 
-    async fn time(&mut self, timed: &Timed, columns: usize, rounds: u64) -> Result<Vec<Duration>, CallError> {
+    async fn time(&mut self, timed: &Timed, columns: usize, rounds: u64) -> Result<Vec<Took>, CallError> {
         let mut times = Vec::with_capacity(usize::try_from(rounds).unwrap_or(0));
         let mut before = Instant::now();
         for _ in 0..rounds {
@@ -173,7 +180,7 @@ impl Thread {
                 Timed::Collect(tick) => drop(self.collect(*tick).await?),
             }
             let now = Instant::now();
-            times.push(now - before);
+            times.push(Took { wall: now - before, cpu: self.stats.last_cpu() });
             before = now;
         }
         Ok(times)

@@ -2,7 +2,7 @@ use crate::capability::http::Connections;
 use crate::capability::log::Log;
 use crate::capability::metrics::PluginMetrics;
 use crate::instance::{Live, Surroundings};
-use crate::thread::{Asked, Job, Thread, Timed, WorkerStats, on_own_thread, spawn};
+use crate::thread::{Asked, Job, Thread, Timed, Took, WorkerStats, on_own_thread, spawn};
 use crate::{CallError, Description, Failure, Field, Grants, Instance, Limits, Need, Plugin, Readings, SavedState};
 use crate::{Event, Inputs, Sandbox, Stats, Tick};
 use std::sync::{Arc, Mutex};
@@ -159,7 +159,7 @@ impl Worker {
     }
 
     /// How long each of some rounds of the same call takes on the worker's own thread, one after the other.
-    pub async fn time(&self, timed: Timed, rounds: u64) -> Result<Vec<Duration>, CallError> {
+    pub async fn time(&self, timed: Timed, rounds: u64) -> Result<Vec<Took>, CallError> {
         self.ask(|reply| Job::Time { timed, rounds, reply }).await
     }
 

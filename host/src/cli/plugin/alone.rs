@@ -1,12 +1,13 @@
 //! One component polled without a host.
 
+use super::AloneArgs;
 use super::check::{Checked, Opened};
-use super::{AloneArgs, GrantArgs};
+use super::usage::{Allowed, Usage};
 use crate::cli::out::aside;
 use crate::config::GrantsConfig;
-use crate::plugins::{self, Fields, Origin, grants_toml, missing};
+use crate::plugins::{self, Fields, Origin, describe_need, grants_toml, missing};
 use anyhow::{Context, Result, bail};
-use dropsonde_sandbox::{Grants, Inputs, Kind, Need, Role, Setup, Stats, Tick, Worker};
+use dropsonde_sandbox::{CallError, Grants, Inputs, Kind, Need, Role, Setup, Stats, Tick, Worker};
 use dropsonde_store::{InstanceId, Limits, Sample, Store};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,6 +18,8 @@ pub(super) struct Alone {
     pub(super) worker: Worker,
     /// None: it is no sampler.
     pub(super) fields: Option<Fields>,
+    pub(super) granted: Vec<Need>,
+    pub(super) allowed: Allowed,
     store: Store,
     started_ms: Option<i64>,
     interval: Duration,
@@ -29,7 +32,8 @@ pub(super) struct Polled {
     pub(super) failures: BTreeMap<InstanceId, String>,
     /// Of a source.
     pub(super) stats: Option<Stats>,
-    pub(super) call: Duration,
+    /// The most that one of its calls used.
+    pub(super) used: Usage,
 }
 
 impl Alone {
@@ -37,18 +41,21 @@ impl Alone {
     pub(super) async fn granted(args: &AloneArgs, inputs: Inputs, interval: Duration) -> Result<Self> {
         let checked = Opened::cached(&args.file).await?.check(&args.config).await?;
         let needs = checked.needs()?;
-        let mut granted = named(&args.granted);
-        if checked.component.origin == Origin::Bundled {
+        let mut granted: Vec<_> = GrantsConfig::from(args.granted.clone()).needs().collect();
+        if args.grant_all {
+            needs.iter().for_each(|need| aside(format_args!("granted: {}", describe_need(need))));
+        }
+        if args.grant_all || checked.component.origin == Origin::Bundled {
             granted.extend(needs.iter().cloned());
         }
         let missing = missing(needs, &Grants::new(granted.iter().cloned())?);
         if !missing.is_empty() {
             aside(format_args!(
-                "note: it needs what it is not granted; --read, --http, --env and --dir grant it here, on a host these lines:\n{}",
+                "note: it needs what it is not granted; --read, --http, --env and --dir grant it here, --grant-all all of it, on a host these lines:\n{}",
                 grants_toml(&checked.component.name, &missing)
             ));
         }
-        Self::start(checked, granted, inputs, interval).await
+        Self::start(checked, granted, inputs, interval, Allowed::new(&args.limits)).await
     }
 
     pub(super) async fn start(
@@ -56,14 +63,18 @@ impl Alone {
         granted: Vec<Need>,
         inputs: Inputs,
         interval: Duration,
+        allowed: Allowed,
     ) -> Result<Self> {
-        let setup = Setup { grants: Grants::new(granted)?, inputs, ..checked.setup.clone() };
+        let grants = Grants::new(granted.iter().cloned())?;
+        let setup = Setup { grants, inputs, limits: allowed.with_room(), ..checked.setup.clone() };
         let worker = Worker::start(&checked.sandbox, checked.plugin.clone(), setup).await;
-        let worker = worker.context("it does not start")?;
+        let worker = worker.map_err(|error| allowed.explain("the start", error))?;
+        // Starting has a deadline of its own.
+        allowed.check("the start", Usage { memory: worker.stats().memory(), ..Usage::default() })?;
         let fields = checked.plugin.has(Role::Sampler).then(|| Fields::check(&checked.component.name, worker.fields()));
         let fields = fields.transpose().context("its fields are not taken")?;
         let store = Store::in_memory(&Limits { samples: 2, ..Limits::default() });
-        Ok(Self { checked, worker, fields, store, started_ms: None, interval })
+        Ok(Self { checked, worker, fields, granted, allowed, store, started_ms: None, interval })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -80,7 +91,7 @@ impl Alone {
             return Ok(named.to_owned());
         }
         let tick = self.tick(at_ms);
-        let found = self.worker.discover(tick).await.context("discover failed")?;
+        let (found, _) = self.measured("discover", self.worker.discover(tick)).await?;
         if found.is_empty() {
             bail!("it discovers nothing by itself; name something to sample with --instance ID");
         }
@@ -92,15 +103,13 @@ impl Alone {
         let tick = self.tick(at_ms);
         let mut polled = Polled::default();
         if self.checked.plugin.has(Role::Source) {
-            let called = Instant::now();
-            polled.stats = Some(self.worker.collect(tick).await.context("collect failed")?);
-            polled.call = called.elapsed();
+            let (stats, used) = self.measured("collect", self.worker.collect(tick)).await?;
+            (polled.stats, polled.used) = (Some(stats), used);
         }
         let Some(fields) = self.fields.clone() else { return Ok(polled) };
         let ids = instances.iter().map(InstanceId::new).collect::<Result<Vec<_>, _>>()?;
-        let called = Instant::now();
-        let readings = self.worker.sample(tick, instances.to_vec()).await.context("sample failed")?;
-        polled.call += called.elapsed();
+        let (readings, used) = self.measured("sample", self.worker.sample(tick, instances.to_vec())).await?;
+        polled.used = polled.used.max(used);
         let interval_ms = i64::try_from(self.interval.as_millis()).unwrap_or(i64::MAX);
         for (row, (id, values)) in ids.into_iter().zip(readings.values.chunks(fields.metrics.len())).enumerate() {
             if let Some((_, failure)) = readings.failures.iter().find(|(failed, _)| *failed as usize == row) {
@@ -116,18 +125,25 @@ impl Alone {
         Ok(polled)
     }
 
+    /// Makes a call; fails also when it used more than is allowed.
+    async fn measured<T>(&self, what: &str, call: impl Future<Output = Result<T, CallError>>) -> Result<(T, Usage)> {
+        let called = Instant::now();
+        let answer = call.await;
+        let (wall, stats) = (called.elapsed(), self.worker.stats());
+        let used = Usage { cpu: stats.last_cpu(), wall, memory: stats.memory() };
+        let answer = answer.map_err(|error| self.allowed.explain(what, error))?;
+        self.allowed.check(what, used)?;
+        Ok((answer, used))
+    }
+
     pub(super) fn tick(&mut self, at_ms: i64) -> Tick {
         let started = *self.started_ms.get_or_insert(at_ms);
         let since = u64::try_from(at_ms.saturating_sub(started)).unwrap_or(0);
         Tick {
             at_ms: u64::try_from(at_ms).unwrap_or(0),
             monotonic_ns: since.saturating_mul(1_000_000),
-            budget_ms: u32::try_from(self.checked.setup.limits.cpu.as_millis()).unwrap_or(u32::MAX),
+            budget_ms: u32::try_from(self.allowed.cpu.as_millis()).unwrap_or(u32::MAX),
             interval: self.interval,
         }
     }
-}
-
-fn named(granted: &GrantArgs) -> Vec<Need> {
-    GrantsConfig::from(granted.clone()).needs().collect()
 }

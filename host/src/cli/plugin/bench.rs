@@ -1,10 +1,12 @@
 use super::BenchArgs;
 use super::alone::Alone;
-use crate::cli::out::Out;
+use super::usage::{Size, Usage, took};
+use crate::cli::out::{Out, aside};
 use crate::clock::Clock;
-use anyhow::{Context, Result, bail};
-use dropsonde_sandbox::{Inputs, Timed};
-use serde_json::json;
+use anyhow::{Result, bail};
+use dropsonde_sandbox::{Inputs, Timed, Took};
+use humantime::format_duration;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 /// Calls between two looks at the clock.
@@ -22,39 +24,73 @@ pub(super) async fn bench(args: BenchArgs, out: &mut Out) -> Result<()> {
     }
     let tick = alone.tick(at_ms);
     let timed = if alone.fields.is_some() { Timed::Sample(tick, instances.clone()) } else { Timed::Collect(tick) };
-    let measure = async |rounds| alone.worker.time(timed.clone(), rounds).await.context("a call failed");
+    let measure = async |rounds| {
+        let times = alone.worker.time(timed.clone(), rounds).await;
+        times.map_err(|error| alone.allowed.explain("a call", error))
+    };
     // The first are slower: pages, caches, the guest's own.
     measure(ROUNDS / 10).await?;
     let until = Instant::now() + Duration::from_secs(args.seconds);
     let mut times = Vec::new();
     while Instant::now() < until {
         // A slow plugin's calls one by one.
-        let rounds =
-            if times.last().is_some_and(|last: &Duration| *last > Duration::from_millis(10)) { 1 } else { ROUNDS };
-        times.extend(measure(rounds).await?);
+        let is_slow = times.last().is_some_and(|last: &Took| last.wall > Duration::from_millis(10));
+        times.extend(measure(if is_slow { 1 } else { ROUNDS }).await?);
     }
-    let total: Duration = times.iter().sum();
-    times.sort_unstable();
-    let at =
-        |share: f64| times.get((times.len().saturating_sub(1) as f64 * share) as usize).copied().unwrap_or_default();
-    let per_second = times.len() as f64 / total.as_secs_f64();
-    let (p50, p99, worst) = (at(0.5), at(0.99), at(1.0));
-    let stats = alone.worker.stats();
+    let calls = times.len();
+    let wall = Spread::of(times.iter().map(|took| took.wall));
+    let cpu = Spread::of(times.iter().map(|took| took.cpu));
+    let per_second = calls as f64 / wall.total.as_secs_f64();
+    let (stats, allowed) = (alone.worker.stats(), alone.allowed);
     if args.alone.json {
         let report = json!({
-            "calls": times.len(), "calls_per_second": per_second, "instances": instances.len(),
-            "call_seconds": { "p50": p50.as_secs_f64(), "p99": p99.as_secs_f64(), "worst": worst.as_secs_f64() },
-            "cpu_seconds": stats.cpu().as_secs_f64(), "memory_bytes": stats.memory(),
+            "calls": calls, "calls_per_second": per_second, "instances": instances.len(),
+            "call_seconds": wall.json(), "call_cpu_seconds": cpu.json(),
+            "cpu_seconds": stats.cpu().as_secs_f64(), "memory_bytes": stats.memory(), "limits": allowed.json(),
         });
         say!(out, "{report:#}");
-        return Ok(());
+    } else {
+        say!(out, "calls     {calls} in {:.1} s, {per_second:.0} per second", wall.total.as_secs_f64());
+        if !instances.is_empty() {
+            let each = wall.p50 / u32::try_from(instances.len()).unwrap_or(u32::MAX);
+            say!(out, "instances {} per call, {each:.1?} each", instances.len());
+        }
+        say!(out, "time      {wall}; deadline {}", format_duration(allowed.wall));
+        say!(out, "CPU time  {cpu}; limit {}", format_duration(allowed.cpu));
+        say!(out, "memory    {}; limit {}", Size(stats.memory()), Size(allowed.memory));
     }
-    say!(out, "calls     {} in {:.1} s, {per_second:.0} per second", times.len(), total.as_secs_f64());
-    if !instances.is_empty() {
-        let each = p50 / u32::try_from(instances.len()).unwrap_or(u32::MAX);
-        say!(out, "instances {} per call, {each:.1?} each", instances.len());
+    let worst = Usage { cpu: cpu.worst, wall: wall.worst, memory: stats.memory() };
+    // Measured it is all the same.
+    if let Err(over) = allowed.check("the slowest call", worst) {
+        aside(format_args!("note: {over}"));
     }
-    say!(out, "time      p50 {p50:.1?}, p99 {p99:.1?}, worst {worst:.1?}");
-    say!(out, "memory    {} bytes", stats.memory());
     Ok(())
+}
+
+/// How a time was spread over all calls.
+struct Spread {
+    p50: Duration,
+    p99: Duration,
+    worst: Duration,
+    total: Duration,
+}
+
+impl Spread {
+    fn of(times: impl Iterator<Item = Duration>) -> Self {
+        let mut times: Vec<_> = times.collect();
+        times.sort_unstable();
+        let last = times.len().saturating_sub(1) as f64;
+        let at = |share: f64| times.get((last * share) as usize).copied().unwrap_or_default();
+        Self { p50: at(0.5), p99: at(0.99), worst: at(1.0), total: times.iter().sum() }
+    }
+
+    fn json(&self) -> Value {
+        json!({ "p50": self.p50.as_secs_f64(), "p99": self.p99.as_secs_f64(), "worst": self.worst.as_secs_f64() })
+    }
+}
+
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "p50 {}, p99 {}, worst {}", took(self.p50), took(self.p99), took(self.worst))
+    }
 }

@@ -8,10 +8,11 @@ mod check;
 mod remote;
 mod run;
 mod test;
+mod usage;
 
 use super::out::Out;
 use super::{ClientArgs, HostArgs};
-use crate::config::GrantsConfig;
+use crate::config::{Bytes, GrantsConfig, Span};
 use clap::{Args, Subcommand, ValueEnum};
 use remote::Wish;
 use std::path::PathBuf;
@@ -151,6 +152,8 @@ pub(super) struct TestArgs {
     /// Test a component that is built already
     #[arg(long, value_name = "FILE.wasm")]
     file: Option<PathBuf>,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 /// One component, without a host.
@@ -167,9 +170,38 @@ struct AloneArgs {
     config: String,
     #[command(flatten)]
     granted: GrantArgs,
+    /// Grant all that the plugin says it needs
+    #[arg(long)]
+    grant_all: bool,
+    #[command(flatten)]
+    limits: LimitArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// The limits a plugin is held to.
+#[derive(Debug, Args)]
+struct LimitArgs {
+    /// CPU time a call may use [default: 100ms, as on a host]
+    #[arg(long, value_name = "DURATION", value_parser = some_time)]
+    cpu: Option<Span>,
+    /// Memory the plugin may use [default: 64MiB, as on a host]
+    #[arg(long, value_name = "SIZE", value_parser = some_bytes)]
+    memory: Option<Bytes>,
+    /// Time a call may take, waiting included [default: 1s, as on a host]
+    #[arg(long, value_name = "DURATION", value_parser = some_time)]
+    deadline: Option<Span>,
+}
+
+fn some_time(text: &str) -> Result<Span, String> {
+    let span: Span = text.parse()?;
+    if span.get().is_zero() { Err("it must be more than nothing".to_owned()) } else { Ok(span) }
+}
+
+fn some_bytes(text: &str) -> Result<Bytes, String> {
+    let bytes: Bytes = text.parse()?;
+    if bytes.get() == 0 { Err("it must be more than nothing".to_owned()) } else { Ok(bytes) }
 }
 
 #[derive(Debug, Args)]

@@ -1,13 +1,15 @@
 use super::RunArgs;
 use super::alone::{Alone, Polled};
 use super::case::{self, Case};
+use super::usage::{Size, Usage, took};
 use crate::cli::out::{Out, aside};
 use crate::clock::Clock;
 use crate::exposition::lines_of;
 use crate::json;
 use crate::plugins::plain;
 use anyhow::{Context, Result, bail};
-use dropsonde_sandbox::{Inputs, Recorder};
+use dropsonde_sandbox::{Inputs, Need, Recorder};
+use humantime::format_duration;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashMap};
@@ -43,6 +45,9 @@ async fn once(args: &RunArgs, mut recording: Option<&mut Recorded<'_>>, out: &mu
     };
     let clock = Clock::system();
     let mut alone = Alone::granted(&args.alone, inputs, BETWEEN).await?;
+    if let Some(recording) = recording.as_deref_mut() {
+        recording.granted = alone.granted.clone();
+    }
     let mut at_ms = clock.now_ms();
     let instances = alone.instances(&args.alone.instance, at_ms).await?;
     let rounds = if alone.has_rates() { 2 } else { 1 };
@@ -73,6 +78,7 @@ struct Recorded<'a> {
     folder: &'a Path,
     recorder: Arc<Recorder>,
     case: Case,
+    granted: Vec<Need>,
 }
 
 impl<'a> Recorded<'a> {
@@ -83,7 +89,7 @@ impl<'a> Recorded<'a> {
         let recorder = Arc::new(Recorder::default());
         // What it reads before its first tick is there in the first one.
         recorder.go_to(case::tick_folder(folder, 0));
-        Ok(Self { folder, recorder, case: Case::default() })
+        Ok(Self { folder, recorder, case: Case::default(), granted: Vec::new() })
     }
 
     /// What was written of it, if anything was.
@@ -102,11 +108,14 @@ impl<'a> Recorded<'a> {
             return Err(error).with_context(|| format!("cannot write to {folder}"));
         }
         self.case.config = serde_json::from_str(&args.alone.config)?;
-        let known = |name: &String| Some((name.clone(), std::env::var(name).ok()?));
-        self.case.env = args.alone.granted.env.iter().filter_map(known).collect();
+        let known = |need: &Need| match need {
+            Need::Env(name) => Some((name.clone(), std::env::var(name).ok()?)),
+            _ => None,
+        };
+        self.case.env = self.granted.iter().filter_map(known).collect();
         self.case.write(self.folder)?;
         aside(format_args!("note: recorded in {}", self.folder.display()));
-        if !args.alone.granted.http.is_empty() || !args.alone.granted.dir.is_empty() {
+        if self.granted.iter().any(|need| matches!(need, Need::Http(_) | Need::Dir(_))) {
             aside("note: answers to HTTP requests and granted directories are not recorded");
         }
         Ok(())
@@ -123,8 +132,11 @@ struct Report<'a> {
     /// Of its own, as a scrape shows them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     metrics: Vec<String>,
+    /// Of one call, the most.
     call_seconds: f64,
+    cpu_seconds: f64,
     memory_bytes: usize,
+    limits: serde_json::Value,
 }
 
 fn print_json(polled: &Polled, alone: &Alone, out: &mut Out) -> Result<()> {
@@ -136,9 +148,11 @@ fn print_json(polled: &Polled, alone: &Alone, out: &mut Out) -> Result<()> {
     let samples: BTreeMap<String, Box<RawValue>> = samples.collect::<Result<_>>()?;
     let failures = polled.failures.iter().map(|(id, why)| (id.as_str(), why.as_str())).collect();
     let stats = polled.stats.as_ref().map(json::stats);
-    let (call_seconds, memory_bytes) = (polled.call.as_secs_f64(), worker.stats().memory());
+    let Usage { cpu, wall, memory: memory_bytes } = polled.used;
+    let (call_seconds, cpu_seconds) = (wall.as_secs_f64(), cpu.as_secs_f64());
+    let limits = alone.allowed.json();
     let metrics = lines_of(alone.name(), worker.metrics());
-    let report = Report { samples, failures, stats, metrics, call_seconds, memory_bytes };
+    let report = Report { samples, failures, stats, metrics, call_seconds, cpu_seconds, memory_bytes, limits };
     say!(out, "{}", serde_json::to_string_pretty(&report)?);
     Ok(())
 }
@@ -176,14 +190,17 @@ fn print_table(polled: &Polled, alone: &Alone, out: &mut Out) -> Result<()> {
         );
     }
     if polled.failures.values().any(|why| why.starts_with("denied")) {
-        say!(out, "(--read, --http, --env and --dir grant what it needs)");
+        say!(out, "(--read, --http, --env and --dir grant what it needs, --grant-all all of it)");
     }
-    let memory = worker.stats().memory();
     let count = match polled.samples.len() + polled.failures.len() {
         0 => "Answered".to_owned(),
         1 => "1 instance".to_owned(),
         many => format!("{many} instances"),
     };
-    say!(out, "\n{count} in one call of {:.0?}, {memory} bytes of memory", polled.call);
+    let (used, allowed) = (polled.used, alone.allowed);
+    say!(out, "\n{count} in one call");
+    say!(out, "  took      {} of {}", took(used.wall), format_duration(allowed.wall));
+    say!(out, "  CPU time  {} of {}", took(used.cpu), format_duration(allowed.cpu));
+    say!(out, "  memory    {} of {}", Size(used.memory), Size(allowed.memory));
     Ok(())
 }

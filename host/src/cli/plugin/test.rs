@@ -3,6 +3,7 @@ use super::alone::Alone;
 use super::build::Built;
 use super::case::{self, Case};
 use super::check::Opened;
+use super::usage::Allowed;
 use crate::cli::out::Out;
 use anyhow::{Result, bail};
 use dropsonde_sandbox::{Inputs, Recording};
@@ -30,9 +31,10 @@ pub(super) async fn test(args: TestArgs, out: &mut Out) -> Result<()> {
         );
     }
     let opened = Opened::cached(&file).await?;
+    let allowed = Allowed::new(&args.limits);
     let mut failed = 0;
     for (name, folder) in &cases {
-        let lines = replay(opened.clone(), folder).await.unwrap_or_else(|error| vec![format!("{error:#}")]);
+        let lines = replay(opened.clone(), folder, allowed).await.unwrap_or_else(|error| vec![format!("{error:#}")]);
         say!(out, "{name:<24} {}", if lines.is_empty() { "ok" } else { "FAILED" });
         for line in &lines {
             say!(out, "    {line}");
@@ -49,7 +51,7 @@ pub(super) async fn test(args: TestArgs, out: &mut Out) -> Result<()> {
 }
 
 /// Everything a case's files, clock and environment lead to; how it differs from what is expected.
-async fn replay(component: Opened, folder: &Path) -> Result<Vec<String>> {
+async fn replay(component: Opened, folder: &Path, allowed: Allowed) -> Result<Vec<String>> {
     let case = Case::read(folder)?;
     let checked = component.check(&serde_json::to_string(&case.config)?).await?;
     // What it needs is what was recorded, which answers from the network are not.
@@ -66,7 +68,7 @@ async fn replay(component: Opened, folder: &Path) -> Result<Vec<String>> {
         recording.go_to(case::tick_folder(folder, nth), u64::try_from(tick.at_ms()).unwrap_or(0));
         if alone.is_none() {
             let inputs = Inputs::Recorded(recording.clone());
-            alone = Some(Alone::start(checked.clone(), needs.clone(), inputs, interval).await?);
+            alone = Some(Alone::start(checked.clone(), needs.clone(), inputs, interval, allowed).await?);
         }
         let Some(alone) = &mut alone else { continue };
         let given = case::Tick::of(tick.at_ms(), &alone.poll(tick.at_ms(), &tick.instances()).await?)?;

@@ -1,0 +1,203 @@
+//! What a plugin uses, beside its limits.
+
+use super::LimitArgs;
+use crate::config::{Bytes, Span};
+use anyhow::{Result, bail};
+use dropsonde_sandbox::{CallError, Limits};
+use humantime::format_duration;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// A plugin measured on its own may use so many times its limits of time, and of memory, so that it can be told how much too
+/// low they are.
+const ROOM_OF_TIME: u32 = 10;
+const ROOM_OF_MEMORY: usize = 4;
+
+/// What one call used.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Usage {
+    pub(super) cpu: Duration,
+    pub(super) wall: Duration,
+    /// Bytes of the plugin's memories, which never shrink: those it has after the call are the most it had.
+    pub(super) memory: usize,
+}
+
+/// The limits a host would hold a plugin to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Allowed {
+    pub(super) cpu: Duration,
+    pub(super) wall: Duration,
+    pub(super) memory: usize,
+}
+
+// === impl Usage ===
+
+impl Usage {
+    /// The most of both.
+    pub(super) fn max(self, other: Self) -> Self {
+        let Self { cpu, wall, memory } = self;
+        Self { cpu: cpu.max(other.cpu), wall: wall.max(other.wall), memory: memory.max(other.memory) }
+    }
+}
+
+// === impl Allowed ===
+
+impl Default for Allowed {
+    fn default() -> Self {
+        let Limits { cpu, deadline: wall, memory, .. } = Limits::default();
+        Self { cpu, wall, memory }
+    }
+}
+
+impl Allowed {
+    pub(super) fn new(args: &LimitArgs) -> Self {
+        let Self { cpu, wall, memory } = Self::default();
+        Self {
+            cpu: args.cpu.map_or(cpu, Span::get),
+            wall: args.deadline.map_or(wall, Span::get),
+            memory: args.memory.map_or(memory, Bytes::get),
+        }
+    }
+
+    /// Limits with room beyond what is allowed.
+    pub(super) fn with_room(&self) -> Limits {
+        Limits {
+            cpu: self.cpu.saturating_mul(ROOM_OF_TIME),
+            deadline: self.wall.saturating_mul(ROOM_OF_TIME),
+            memory: self.memory.saturating_mul(ROOM_OF_MEMORY),
+            ..Limits::default()
+        }
+    }
+
+    /// Fails when something used more than is allowed: says of what, how much, and what raises the limit.
+    pub(super) fn check(&self, what: &str, used: Usage) -> Result<()> {
+        let Self { cpu, wall, memory } = *self;
+        if used.cpu > cpu {
+            bail!("{what} used {} of CPU time, {}", took(used.cpu), over_time(used.cpu, cpu, "--cpu", "cpu"));
+        }
+        if used.memory > memory {
+            let over = used.memory.saturating_sub(memory);
+            let (used, over, limit) = (Size(used.memory), Size(over), Size(memory));
+            bail!(
+                "{what} used {used} of memory, {over} more than its limit of {limit}; {}",
+                raise("--memory", "memory")
+            );
+        }
+        if used.wall > wall {
+            bail!("{what} took {}, {}", took(used.wall), over_time(used.wall, wall, "--deadline", "deadline"));
+        }
+        Ok(())
+    }
+
+    /// The same for a call that used up even the room beyond; any other error stays as it is.
+    pub(super) fn explain(&self, what: &str, error: CallError) -> anyhow::Error {
+        let Self { cpu, wall, memory } = *self;
+        let times = |limit| format!("{ROOM_OF_TIME} times its limit of {}", format_duration(limit));
+        match error {
+            CallError::CpuExhausted(used) => {
+                let used = format_duration(used);
+                anyhow::anyhow!("{what} used more than {used} of CPU time, {}; {}", times(cpu), raise("--cpu", "cpu"))
+            }
+            CallError::DeadlineExceeded(used) => {
+                let (used, raise) = (format_duration(used), raise("--deadline", "deadline"));
+                anyhow::anyhow!("{what} took longer than {used}, {}; {raise}", times(wall))
+            }
+            CallError::MemoryExhausted { limit, trap } => anyhow::anyhow!(
+                "{what} wanted more than {} of memory, {ROOM_OF_MEMORY} times its limit of {}; {}: {trap}",
+                Size(limit),
+                Size(memory),
+                raise("--memory", "memory")
+            ),
+            CallError::NoInstance(why) => self.explain(what, *why),
+            error => anyhow::Error::from(error).context(format!("{what} failed")),
+        }
+    }
+
+    pub(super) fn json(&self) -> Value {
+        let Self { cpu, wall, memory } = self;
+        json!({ "cpu_seconds": cpu.as_secs_f64(), "deadline_seconds": wall.as_secs_f64(), "memory_bytes": memory })
+    }
+}
+
+fn over_time(used: Duration, limit: Duration, flag: &str, key: &str) -> String {
+    let over = used.saturating_sub(limit);
+    let over = took(over);
+    format!("{over} more than its limit of {}; {}", format_duration(limit), raise(flag, key))
+}
+
+/// A duration as people read it.
+pub(super) fn took(duration: Duration) -> String {
+    format!("{duration:.1?}").replace(".0", "")
+}
+
+fn raise(flag: &str, key: &str) -> String {
+    format!("{flag} raises it here, limits.{key} on a host")
+}
+
+/// Bytes as people read them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Size(pub(super) usize);
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self(bytes) = *self;
+        match bytes {
+            0..1024 => write!(f, "{bytes} bytes"),
+            _ if bytes < 1 << 20 => write!(f, "{} KiB", tenths(bytes, 10)),
+            _ => write!(f, "{} MiB", tenths(bytes, 20)),
+        }
+    }
+}
+
+/// With a decimal, where it says something.
+fn tenths(bytes: usize, shift: u32) -> String {
+    let text = format!("{:.1}", bytes as f64 / (1_u64 << shift) as f64);
+    text.strip_suffix(".0").map(str::to_owned).unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALLOWED: Allowed =
+        Allowed { cpu: Duration::from_millis(100), wall: Duration::from_secs(1), memory: 64 << 20 };
+
+    fn used(cpu_ms: u64, wall_ms: u64, memory: usize) -> Usage {
+        Usage { cpu: Duration::from_millis(cpu_ms), wall: Duration::from_millis(wall_ms), memory }
+    }
+
+    #[test]
+    fn a_call_over_a_limit_is_told_by_how_much_and_which_flag_raises_it() {
+        let said = |used| ALLOWED.check("sample", used).unwrap_err().to_string();
+        assert_eq!(
+            said(used(340, 400, 0)),
+            "sample used 340ms of CPU time, 240ms more than its limit of 100ms; --cpu raises it here, limits.cpu on a host"
+        );
+        assert_eq!(
+            said(used(1, 1500, 0)),
+            "sample took 1.5s, 500ms more than its limit of 1s; --deadline raises it here, limits.deadline on a host"
+        );
+        assert_eq!(
+            said(used(1, 1, 80 << 20)),
+            "sample used 80 MiB of memory, 16 MiB more than its limit of 64 MiB; --memory raises it here, limits.memory on a host"
+        );
+        assert!(ALLOWED.check("sample", used(100, 1000, 64 << 20)).is_ok());
+    }
+
+    #[test]
+    fn a_call_that_used_up_the_room_beyond_the_limit_is_told_the_least_it_takes() {
+        let said = |error| ALLOWED.explain("sample", error).to_string();
+        let cpu = CallError::CpuExhausted(ALLOWED.with_room().cpu);
+        assert_eq!(
+            said(CallError::NoInstance(Box::new(cpu))),
+            "sample used more than 1s of CPU time, 10 times its limit of 100ms; --cpu raises it here, limits.cpu on a host"
+        );
+        assert!(said(CallError::DeadlineExceeded(ALLOWED.with_room().deadline)).contains("longer than 10s"));
+    }
+
+    #[test]
+    fn sizes_have_a_decimal_where_it_says_something() {
+        let sizes = [7, 1536, 64 << 20, 1_180_312].map(|bytes| Size(bytes).to_string());
+        assert_eq!(sizes, ["7 bytes", "1.5 KiB", "64 MiB", "1.1 MiB"]);
+    }
+}
