@@ -34,6 +34,14 @@ fn made(folder: &Path, language: &str, kind: &str) -> PathBuf {
     folder.join(&name).join(&name).with_extension("wasm")
 }
 
+/// Runs a component that is not granted what it reads: it is told so in the same words in every language.
+fn is_told_what_is_not_granted(component: &Path) {
+    let (code, out, error) = run(author().args(["plugin", "run", "--instance", "host"]).arg(component));
+    assert!(code == 1 && error.ends_with(&format!("{NOT_GRANTED}\n")), "{out}{error}");
+}
+
+const NOT_GRANTED: &str = r#"denied: /proc/loadavg is not granted; add read = ["/proc/loadavg"]"#;
+
 /// From nothing to a sample in a running host, with what the commands say alone.
 fn from_new_to_a_sample(language: &str) -> Host {
     let folder = tempfile::tempdir().unwrap();
@@ -41,19 +49,25 @@ fn from_new_to_a_sample(language: &str) -> Host {
     let name = component.file_stem().unwrap().to_str().unwrap();
     let file = component.to_str().unwrap();
     let checked = done(&["check", file], folder.path());
-    let (grants, instances) = checked
+    let (grants, _) = checked
         .split_once("add to the configuration:")
         .and_then(|(_, rest)| rest.split_once("What it samples, unless it finds that by itself:"))
         .unwrap();
-    let ran = done(&["run", file, "--instance", "host", "--read", "/proc/loadavg", "--json"], folder.path());
+    is_told_what_is_not_granted(&component);
+    let ran = done(&["run", file, "--grant-all", "--json"], folder.path());
     let ran: serde_json::Value = serde_json::from_str(&ran).unwrap();
-    assert!(ran["samples"]["host"]["load_avg_1m"].is_number(), "{ran}");
-    let host = Host::start(&format!("poll.interval = '200ms'\n{grants}{instances}"), &[]);
+    assert!(ran["samples"]["host"]["load_avg_1m"].is_number(), "it finds what it samples: {ran}");
+    let host = Host::start(&format!("poll.interval = '200ms'\n{grants}"), &[]);
     host.drop_in(name, &fs::read(&component).unwrap());
     let usage = host.until("/v1/instances/host/usage", |usage| usage.json()["load_avg_1m"].is_number());
     assert!(usage.json()["load_avg_1m"].as_f64().unwrap() >= 0.0, "{usage:?}");
     let page = host.plugin(name);
     assert_eq!((&page["about"], &page["missing"]), (&"The load average".into(), &serde_json::json!([])), "{page}");
+    // It has nothing to say of others.
+    let put = host.write("PUT", "/v1/instances/web-9", &format!("{{\"samplers\":[\"{name}\"]}}"));
+    assert!(put.status == 200 || put.status == 201, "{put:?}");
+    host.until("/v1/instances/web-9", |instance| instance.json()["state"] == "ended");
+    assert_eq!(host.get("/v1/instances/web-9/usage").status, 404);
     host
 }
 
@@ -261,9 +275,24 @@ fn the_readmes_plugins_do_in_every_language_what_the_new_ones_do() {
         let file = format!("{name}.wasm");
         let checked = done(&["check", &file], &project);
         assert!(checked.contains("read = [\"/proc/loadavg\"]"), "{checked}");
+        is_told_what_is_not_granted(&project.join(&file));
         let ran = done(&["run", "--instance", "host", "--read", "/proc/loadavg", &file], &project);
         assert!(ran.contains("load_avg_1m"), "{ran}");
+        if language == "js" {
+            is_not_quarantined_for_a_missing_grant(&fs::read(project.join(&file)).unwrap());
+        }
     }
+}
+
+/// An exception nobody catches ends the call and the instance of the plugin, and is a gap with its reason all the same.
+fn is_not_quarantined_for_a_missing_grant(component: &[u8]) {
+    let config = "poll.interval = '100ms'\n[[instances]]\nid = 'host'\nsamplers = ['load']\n\
+                  [plugins.load.limits]\nfailures = 3\n";
+    let host = Host::start(config, &[("load", component)]);
+    let page = host.until("/v1/plugins/load", |page| page.json()["failures"].as_u64() > Some(5));
+    assert_eq!(page.json()["state"], "running", "{page:?}");
+    assert_eq!(page.json()["last_failure"]["reason"], NOT_GRANTED);
+    host.until_logged("/proc/loadavg is not granted");
 }
 
 #[test]

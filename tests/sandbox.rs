@@ -123,7 +123,8 @@ fn a_file_is_read_when_it_is_granted_and_only_then() {
     let host = Host::start(&config, &[("may", verbs()), ("may-not", verbs())]);
     host.until("/v1/instances/read/usage", |usage| usage.status == 200 && usage.json()["value"] == 5);
     let failure = failure_of(&host, "may-not");
-    assert!(failure["reason"].as_str().unwrap().contains("denied"), "{failure}");
+    let path = secret.display();
+    assert_eq!(failure["reason"], format!("denied: {path} is not granted; add read = [\"{path}\"]"));
     let missing = host.plugin("may-not")["missing"].clone();
     assert_eq!(missing, json!([format!("read {}", secret.display())]));
     // The lines to paste.

@@ -15,7 +15,11 @@
 //!     fn discover(&mut self, _tick: &Tick) -> Result<Vec<Instance>, Failure> {
 //!         Ok(vec![Instance::new("host")])
 //!     }
-//!     fn sample(&mut self, _instance: &str) -> Result<Reading, Failure> {
+//!     fn sample(&mut self, instance: &str) -> Result<Reading, Failure> {
+//!         // This machine is all it knows: any other instance is not here.
+//!         if instance != "host" {
+//!             return Err(Failure::Gone);
+//!         }
 //!         let text = files::read_to_string("/proc/loadavg")?;
 //!         let first = text.split_whitespace().next().unwrap_or_default();
 //!         Ok(Reading::from([first.parse()?]))

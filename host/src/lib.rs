@@ -23,8 +23,9 @@
 //!         vec![Field::gauge("orders_waiting", "Orders that nobody has begun with.")]
 //!     }
 //!
-//!     fn sample(&mut self, instance: &InstanceId) -> Result<Vec<f64>, Failure> {
-//!         Ok(vec![instance.as_str().len() as f64])
+//!     fn sample(&mut self, queue: &InstanceId) -> Result<Vec<f64>, Failure> {
+//!         // What is tracked beside the queues is not here.
+//!         if queue.as_str() == "berlin" { Ok(vec![3.0]) } else { Err(Failure::Gone) }
 //!     }
 //! }
 //!

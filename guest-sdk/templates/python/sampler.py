@@ -4,7 +4,7 @@ import json
 
 from componentize_py_types import Err
 from wit_world import exports
-from wit_world.exports.sampler import Readings
+from wit_world.exports.sampler import Instance, Readings
 from wit_world.imports import files, types
 
 config = {"path": "/proc/loadavg"}
@@ -27,7 +27,7 @@ class Sampler(exports.Sampler):
         return [types.Field("load_avg_1m", "1-minute load average", "", gauge, mean, precision=0.01)]
 
     def discover(self, tick):
-        return []
+        return [Instance(id="host", labels=[])]
 
     def sample(self, tick, instances):
         try:
@@ -36,4 +36,6 @@ class Sampler(exports.Sampler):
             denied = error.value == files.FileError_Denied()
             failure = types.Failure_Denied if denied else types.Failure_Unavailable
             raise Err(failure(f"{config['path']}: {error}"))
-        return Readings(values=[load] * len(instances), offsets_ms=[], failures=[])
+        # This machine is all it knows: any other instance is not here.
+        strangers = [(n, types.Failure_Gone()) for n, instance in enumerate(instances) if instance != "host"]
+        return Readings(values=[load] * len(instances), offsets_ms=[], failures=strangers)

@@ -27,7 +27,15 @@ impl Sampler for Load {
         vec![Field::gauge("load_avg_1m", "1-minute load average").precision(0.01)]
     }
 
-    fn sample(&mut self, _instance: &str) -> Result<Reading, Failure> {
+    fn discover(&mut self, _tick: &Tick) -> Result<Vec<Instance>, Failure> {
+        Ok(vec![Instance::new("host")])
+    }
+
+    fn sample(&mut self, instance: &str) -> Result<Reading, Failure> {
+        // This machine is all it knows: any other instance is not here.
+        if instance != "host" {
+            return Err(Failure::Gone);
+        }
         let text = files::read_to_string(&self.path)?;
         Ok(Reading::from([text.split(' ').next().unwrap_or_default().parse()?]))
     }

@@ -1,3 +1,4 @@
+use crate::capability::denials::Denials;
 use crate::capability::files::{EntryKind, FileError, LARGEST_FILE, Page, Space};
 use crate::capability::http::{Connections, Http};
 use crate::capability::inputs::Inputs;
@@ -9,7 +10,7 @@ use crate::contract::v0_1::Exports;
 use crate::error::says;
 use crate::limits::{ARGUMENTS, Ceiling, HTTP_FIELDS};
 use crate::meter::Meter;
-use crate::{CallError, Grants, Limits, Plugin, Sandbox, Trap};
+use crate::{CallError, Failure, Grants, Limits, Plugin, Sandbox, Trap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use wasmtime::component::ResourceTable;
@@ -32,6 +33,7 @@ pub(crate) struct Guest {
     limits: Limits,
     /// Bytes of files it may still read in this call.
     file_bytes_left: usize,
+    denials: Denials,
 }
 
 /// A live instance of a plugin, in a store of its own. After an error that ends it, it must be dropped, never called.
@@ -40,6 +42,8 @@ pub(crate) struct Live {
     exports: Exports,
     meter: Meter,
     limits: Limits,
+    /// A call ended it.
+    is_over: bool,
 }
 
 /// What an instance is made with.
@@ -74,18 +78,21 @@ impl Guest {
             ceiling: Ceiling::new(with.limits.memory),
             limits: with.limits,
             file_bytes_left: with.limits.file_bytes,
+            denials: Denials::default(),
         }
     }
 
     pub(crate) fn read_file(&mut self, path: &str) -> Result<Vec<u8>, FileError> {
-        let read = self.inputs.read(&self.grants.files, path, self.file_bytes_left)?;
+        let read = self.inputs.read(&self.grants.files, path, self.file_bytes_left);
+        let read = self.noted(path, read)?;
         self.file_bytes_left = self.file_bytes_left.saturating_sub(read.len());
         Ok(read)
     }
 
     pub(crate) fn read_file_range(&mut self, path: &str, offset: u64, length: u32) -> Result<Vec<u8>, FileError> {
         let length = (length as usize).min(LARGEST_FILE as usize);
-        let read = self.inputs.read_range(&self.grants.files, path, offset, length)?;
+        let read = self.inputs.read_range(&self.grants.files, path, offset, length);
+        let read = self.noted(path, read)?;
         if read.len() > self.file_bytes_left {
             return Err(FileError::TooLarge(self.limits.file_bytes as u64));
         }
@@ -93,20 +100,38 @@ impl Guest {
         Ok(read)
     }
 
-    pub(crate) fn file_entries_from(&self, path: &str, start: u64, most: u32) -> Result<Page, FileError> {
-        self.inputs.entries_from(&self.grants.files, path, start, most as usize)
+    pub(crate) fn file_entries_from(&mut self, path: &str, start: u64, most: u32) -> Result<Page, FileError> {
+        let page = self.inputs.entries_from(&self.grants.files, path, start, most as usize);
+        self.noted(path, page)
     }
 
-    pub(crate) fn file_entries(&self, path: &str) -> Result<Vec<(String, EntryKind)>, FileError> {
-        self.inputs.entries(&self.grants.files, path)
+    pub(crate) fn file_entries(&mut self, path: &str) -> Result<Vec<(String, EntryKind)>, FileError> {
+        let entries = self.inputs.entries(&self.grants.files, path);
+        self.noted(path, entries)
     }
 
-    pub(crate) fn file_space(&self, path: &str) -> Result<Space, FileError> {
-        self.inputs.space(&self.grants.files, path)
+    pub(crate) fn file_space(&mut self, path: &str) -> Result<Space, FileError> {
+        let space = self.inputs.space(&self.grants.files, path);
+        self.noted(path, space)
+    }
+
+    fn noted<T>(&mut self, path: &str, answer: Result<T, FileError>) -> Result<T, FileError> {
+        match &answer {
+            // What it may ask for and cannot have anyway is refused for another reason.
+            Err(FileError::Denied) if !self.grants.files.may_ask(path) => self.denials.deny(path),
+            _ => self.denials.go_on(),
+        }
+        answer
+    }
+
+    /// Tells a denial of this call in the host's words.
+    pub(crate) fn told(&self, failure: Failure) -> Failure {
+        self.denials.told(failure)
     }
 
     fn begin_call(&mut self) {
         self.file_bytes_left = self.limits.file_bytes;
+        self.denials.begin_call();
         self.log.lock().unwrap_or_else(PoisonError::into_inner).forget_last_words();
     }
 
@@ -120,7 +145,8 @@ impl Guest {
         why
     }
 
-    pub(crate) fn log(&self, level: Level, message: &str) {
+    pub(crate) fn log(&mut self, level: Level, message: &str) {
+        self.denials.go_on();
         self.log.lock().unwrap_or_else(PoisonError::into_inner).write(level, message);
     }
 }
@@ -170,7 +196,7 @@ impl Live {
                 Ok(Ok(plugin.loaded().indices.load(store, &instance)?))
             })
             .await?;
-        Ok(Self { store, exports, meter, limits })
+        Ok(Self { store, exports, meter, limits, is_over: false })
     }
 
     /// Calls under the budget for `init`.
@@ -196,6 +222,11 @@ impl Live {
         self.meter.used()
     }
 
+    /// Whether a call ended it, however that is told.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
     /// Bytes of its memories and tables.
     pub(crate) fn memory(&self) -> usize {
         self.store.data().ceiling.used()
@@ -211,7 +242,19 @@ impl Live {
         self.store.set_epoch_deadline(1);
         self.store.data_mut().begin_call();
         let exports = &self.exports;
-        budget.spend(&self.meter, &mut self.store, async |store| call(exports, store).await).await
+        let answer = budget.spend(&self.meter, &mut self.store, async |store| call(exports, store).await).await;
+        answer.map_err(|error| self.told(error))
+    }
+
+    /// Tells a denial that failed or ended the call in the host's words.
+    fn told(&mut self, error: CallError) -> CallError {
+        self.is_over = error.is_end();
+        let guest = self.store.data();
+        match error {
+            CallError::Failed(failure) => CallError::Failed(guest.told(failure)),
+            CallError::Trapped(trap) => guest.denials.uncaught().map_or(CallError::Trapped(trap), CallError::Failed),
+            other => other,
+        }
     }
 }
 

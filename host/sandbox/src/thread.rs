@@ -207,7 +207,7 @@ impl Thread {
         };
         let answer = call(&mut live, &self.sandbox).await;
         self.charge(&live);
-        let ended = answer.as_ref().is_err_and(CallError::is_end);
+        let ended = live.is_over() || answer.as_ref().is_err_and(CallError::is_end);
         if ended {
             self.crashed();
         }

@@ -1,5 +1,6 @@
 //! What the host offers plugins, one file per capability.
 
+pub(crate) mod denials;
 pub(crate) mod dirs;
 pub(crate) mod env;
 pub(crate) mod files;

@@ -113,11 +113,12 @@ impl Exports {
         let Some(sampler) = &self.sampler else {
             return Ok(Err(CallError::OutOfContract("it is no sampler".to_owned())));
         };
-        let readings = sampler.call_sample(store, tick.into(), instances).await?.map_err(failed);
+        let readings = sampler.call_sample(&mut *store, tick.into(), instances).await?.map_err(failed);
+        let guest = store.data();
         Ok(readings.map(|sampler::Readings { values, offsets_ms, failures }| Readings {
             values,
             offsets_ms,
-            failures: failures.into_iter().map(|(row, failure)| (row, failure.into())).collect(),
+            failures: failures.into_iter().map(|(row, failure)| (row, guest.told(failure.into()))).collect(),
         }))
     }
 }
