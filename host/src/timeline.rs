@@ -109,7 +109,8 @@ impl Timeline {
         if has_jumped || state.noted.is_none_or(|noted| noted.elapsed() >= NOTED) {
             state.noted = Some(Instant::now());
             let note = Note { boot: self.boot.clone(), base_ms: self.base_ms, wall_ms, read_ms };
-            store.note(NOTE, serde_json::to_vec(&note).ok());
+            // It is a few bytes.
+            let _ = store.note(NOTE, serde_json::to_vec(&note).ok());
         }
     }
 

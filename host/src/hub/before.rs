@@ -36,6 +36,8 @@ impl Hub {
     pub(crate) fn note(&self, store: &Store) {
         let moments = self.lock().log.moments().clone();
         let value = serde_json::to_vec(&Before { boot: self.0.boot.to_string(), moments });
-        store.note(NOTE, value.ok());
+        if let Err(error) = store.note(NOTE, value.ok()) {
+            tracing::error!(%error, "streams cannot say after a restart what they missed");
+        }
     }
 }

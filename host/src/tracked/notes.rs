@@ -145,7 +145,9 @@ impl Tracked {
                 let note = Note { discovered_by, last_labels, asked, paused, ended_ms, labels, untracked: false };
                 serde_json::to_vec(&note).ok()
             });
-            store.note(&format!("{NOTES}{id}"), note);
+            if let Err(error) = store.note(&format!("{NOTES}{id}"), note) {
+                tracing::error!(instance = %id, %error, "the instance is not kept for the next start as it is now");
+            }
         }
     }
 }

@@ -41,7 +41,7 @@ pub(crate) fn files() -> Vec<Vec<u8>> {
     use crate::{InstanceId, Store};
     let folder = tempfile::tempdir().unwrap();
     let (store, mut keeper, _) = Store::open(folder.path(), &Limits::default()).unwrap();
-    store.note("key", Some(b"value".to_vec()));
+    let _ = store.note("key", Some(b"value".to_vec()));
     let frame = store.frame(&InstanceId::new("i").unwrap(), &schema(), 10_000);
     for row in 0..3000 {
         frame.push(row * 10_000, &[row as f64 / 7.0, row as f64, f64::NAN]);

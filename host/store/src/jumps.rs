@@ -30,7 +30,8 @@ impl Store {
             put_i64(&mut value, at_ms);
             put_i64(&mut value, by_ms);
         }
-        self.note(NOTE, Some(value));
+        // They are a few bytes.
+        let _ = self.note(NOTE, Some(value));
     }
 
     /// The last times the clock was set, the oldest first.

@@ -110,7 +110,7 @@ mod store;
 pub mod inspect;
 pub mod ladder;
 
-pub use archive::{Flushed, Restored};
+pub use archive::{Flushed, Restored, TooLarge};
 pub use frame::{Frame, Row};
 pub use instance_id::{InstanceId, InvalidInstanceId};
 pub use jumps::ClockJump;

@@ -1,4 +1,4 @@
-use crate::archive::{FrameKey, Values};
+use crate::archive::{self, FrameKey, TooLarge, Values};
 use crate::cell::Cell;
 use crate::frame::Shared;
 use crate::keeper::ArchiveStatus;
@@ -143,8 +143,10 @@ impl Store {
         self.all_frames().into_iter().filter_map(seal).take(most).count()
     }
 
-    /// Remembers a small value beside history, or that there is none any more.
-    pub fn note(&self, key: &str, value: Option<Vec<u8>>) {
+    /// Remembers a small value beside history, or that there is none any more. Fails, and leaves what is known, when the
+    /// value is too large for a file.
+    pub fn note(&self, key: &str, value: Option<Vec<u8>>) -> Result<(), TooLarge> {
+        archive::fits(key, value.as_deref().unwrap_or_default())?;
         let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let known = kept.values.get(key);
         if known != value.as_ref() {
@@ -156,6 +158,7 @@ impl Store {
                 kept.changes.push((key.to_owned(), value));
             }
         }
+        Ok(())
     }
 
     /// What was remembered under keys that begin so.

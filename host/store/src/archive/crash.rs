@@ -401,7 +401,7 @@ fn case(seed: u64) -> Result<(), String> {
                 }
                 1 => {
                     noted += 1;
-                    store.note("note", Some(vec![noted as u8]));
+                    store.note("note", Some(vec![noted as u8])).unwrap();
                 }
                 2 => now += 3_600_000 * (1 + random.below(8) as i64),
                 3 => {

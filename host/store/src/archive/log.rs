@@ -45,7 +45,7 @@ impl Log {
         let name = name(number);
         let file = disk.create(&name)?;
         let mut pending = Vec::new();
-        record::put_file_head(&mut pending, FileKind::Log, &[]);
+        record::put_file_head(&mut pending, FileKind::Log, &[])?;
         Ok(Self {
             name,
             number,
@@ -60,28 +60,27 @@ impl Log {
         })
     }
 
-    pub(crate) fn add(&mut self, id: u32, key: &FrameKey, rows: &Rows, begins: bool) {
-        self.explained.explain(&mut self.pending, id, key);
+    pub(crate) fn add(&mut self, id: u32, key: &FrameKey, rows: &Rows, begins: bool) -> io::Result<()> {
+        self.explained.explain(&mut self.pending, id, key)?;
         self.rows += rows.len() as u64;
         if self.part.is_empty() {
             self.part_ms = rows.at_ms.first().copied().unwrap_or_default();
             put_i64(&mut self.part, self.part_ms);
         }
         rows::put(&mut self.part, self.part_ms, &key.schema, id, rows, begins);
-        if self.part.len() >= PART {
-            self.end_part();
-        }
+        if self.part.len() >= PART { self.end_part() } else { Ok(()) }
     }
 
-    fn end_part(&mut self) {
+    fn end_part(&mut self) -> io::Result<()> {
         if !self.part.is_empty() {
-            record::put(&mut self.pending, Kind::Rows, |out| out.append(&mut self.part));
+            record::put(&mut self.pending, Kind::Rows, |out| out.append(&mut self.part))?;
         }
+        Ok(())
     }
 
     /// Makes what was added stay; how many bytes those were.
     pub(crate) fn write(&mut self) -> io::Result<u64> {
-        self.end_part();
+        self.end_part()?;
         if self.pending.is_empty() {
             return Ok(0);
         }

@@ -27,7 +27,8 @@ pub(crate) use disk::{Disk, Folder, Snapshot};
 #[cfg(any(test, fuzzing))]
 pub(crate) use disk::{Growing, Readable};
 pub(crate) use names::FrameKey;
-pub(crate) use notes::Values;
+pub(crate) use notes::{Values, fits};
+pub use record::TooLarge;
 #[cfg(any(test, fuzzing))]
 pub(crate) use record::with_checksums;
 #[cfg(test)]
@@ -204,7 +205,7 @@ impl Archive {
             for open in view.opens.iter().filter(|open| open.end_row() > *logged) {
                 let from = usize::try_from(logged.saturating_sub(open.start_row)).unwrap_or(usize::MAX);
                 let rows = open.read_from(from);
-                log.add(*id, frame.key(), &rows, from == 0);
+                log.add(*id, frame.key(), &rows, from == 0)?;
                 flushed.rows += rows.len() as u64;
                 if let Some(kept) = self.kept.get_mut(&frame.id) {
                     kept.logged = open.start_row + (from + rows.len()) as u64;
@@ -251,7 +252,7 @@ impl Archive {
                 *blocks -= 1;
                 let Some((block, chunk)) = block.and_then(|block| Some((block, block.unstored()?))) else { continue };
                 let writer = self.writer(segment::partition_ms(block.first_ms), &mut created)?;
-                let at = writer.add(*id, frame.key(), chunk);
+                let at = writer.add(*id, frame.key(), chunk)?;
                 let place = writer.place(at, usize::from(block.place.page));
                 stored.push((frame.clone(), block.id, place));
                 flushed.blocks += 1;

@@ -1,6 +1,6 @@
 //! Which frame is meant: within a file frames have numbers, which its own records explain. A file needs no other.
 
-use super::record::{self, Kind};
+use super::record::{self, Kind, TooLarge};
 use crate::codec::{Damaged, Reader, put_bytes, put_f64, put_u64};
 use crate::{Aggregation, Field, InstanceId, Kind as FieldKind, Schema};
 use std::collections::{HashMap, HashSet};
@@ -62,24 +62,24 @@ impl Hasher for IdHasher {
 
 impl Explained {
     /// Appends what is not known yet about a frame that is called `id`.
-    pub(crate) fn explain(&mut self, out: &mut Vec<u8>, id: u32, key: &FrameKey) {
+    pub(crate) fn explain(&mut self, out: &mut Vec<u8>, id: u32, key: &FrameKey) -> Result<(), TooLarge> {
         if !self.frames.insert(id) {
-            return;
+            return Ok(());
         }
-        let schema = self.schema(out, key);
-        record::put(out, Kind::Frame, |out| put_frame(out, id, schema, key));
+        let schema = self.schema(out, key)?;
+        record::put(out, Kind::Frame, |out| put_frame(out, id, schema, key))
     }
 
     /// Appends what is not known yet about a frame's schema, and gives its number.
-    fn schema(&mut self, out: &mut Vec<u8>, key: &FrameKey) -> u64 {
+    fn schema(&mut self, out: &mut Vec<u8>, key: &FrameKey) -> Result<u64, TooLarge> {
         let same = |(schema, interval_ms): &(Schema, i64)| *interval_ms == key.interval_ms && *schema == key.schema;
         let known = self.schemas.iter().position(same);
         let number = known.unwrap_or(self.schemas.len()) as u64;
         if known.is_none() {
             self.schemas.push((key.schema.clone(), key.interval_ms));
-            record::put(out, Kind::Schema, |out| put_schema(out, number, key));
+            record::put(out, Kind::Schema, |out| put_schema(out, number, key))?;
         }
-        number
+        Ok(number)
     }
 }
 

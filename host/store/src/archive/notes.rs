@@ -5,7 +5,7 @@
 //! ```
 
 use super::disk::{Disk, Growing, removed};
-use super::record::{self, FileHead, FileKind, Item, Kind, Records};
+use super::record::{self, FileHead, FileKind, Item, Kind, Records, TooLarge};
 use crate::codec::{Damaged, Reader, put_bytes};
 use std::collections::BTreeMap;
 use std::io;
@@ -94,7 +94,7 @@ impl Notes {
             if changes.is_empty() {
                 return Ok(());
             }
-            changes.iter().for_each(|(key, value)| put(&mut out, key, value.as_deref()));
+            changes.iter().try_for_each(|(key, value)| put(&mut out, key, value.as_deref()))?;
             file.file.append(&out)?;
             file.size += out.len() as u64;
             return file.file.sync();
@@ -106,9 +106,9 @@ impl Notes {
         *next_number += 1;
         let name = name(*next_number);
         let mut file = disk.create(&name)?;
-        record::put_file_head(&mut out, FileKind::Notes, &[]);
-        values.iter().for_each(|(key, value)| put(&mut out, key, Some(value)));
-        record::put(&mut out, Kind::End, |_| {});
+        record::put_file_head(&mut out, FileKind::Notes, &[])?;
+        values.iter().try_for_each(|(key, value)| put(&mut out, key, Some(value)))?;
+        record::put(&mut out, Kind::End, |_| {})?;
         if let Err(error) = file.append(&out).and_then(|()| file.sync()).and_then(|()| disk.sync()) {
             if !removed(disk, &name) {
                 self.old.push(name);
@@ -128,12 +128,20 @@ impl Notes {
     }
 }
 
-fn put(out: &mut Vec<u8>, key: &str, value: Option<&[u8]>) {
+/// Fails when a note is too large for a file.
+pub(crate) fn fits(key: &str, value: &[u8]) -> Result<(), TooLarge> {
+    // The key's length takes a few bytes, and one says whether there is a value.
+    const BESIDE: usize = 16;
+    let length = key.len().saturating_add(value.len()).saturating_add(BESIDE);
+    if length > record::MOST { Err(TooLarge(length)) } else { Ok(()) }
+}
+
+fn put(out: &mut Vec<u8>, key: &str, value: Option<&[u8]>) -> Result<(), TooLarge> {
     record::put(out, Kind::Note, |out| {
         put_bytes(out, key.as_bytes());
         out.push(u8::from(value.is_some()));
         out.extend_from_slice(value.unwrap_or_default());
-    });
+    })
 }
 
 pub(crate) fn note(payload: &[u8], values: &mut Values) -> Result<(), Damaged> {
@@ -144,4 +152,28 @@ pub(crate) fn note(payload: &[u8], values: &mut Values) -> Result<(), Damaged> {
         _ => values.insert(key, reader.0.to_vec()),
     };
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Limits, Store};
+
+    #[test]
+    fn a_note_too_large_for_a_file_is_refused_and_what_was_noted_is_there_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, keeper, _) = Store::open(folder.path(), &Limits::default()).unwrap();
+        let (key, longest) = ("a", record::MOST - 17);
+        store.note(key, Some(b"known".to_vec())).unwrap();
+        assert!(store.note(key, Some(vec![1; record::MOST])).is_err());
+        assert_eq!(store.notes(key), [(key.to_owned(), b"known".to_vec())]);
+        store.note("b", Some(vec![1; longest])).unwrap();
+        assert!(store.note("b", Some(vec![2; longest + 1])).is_err());
+        drop(store);
+        keeper.close(0);
+        let (store, _keeper, restored) = Store::open(folder.path(), &Limits::default()).unwrap();
+        assert_eq!(restored.damaged, 0);
+        assert_eq!(store.notes(key), [(key.to_owned(), b"known".to_vec())]);
+        assert_eq!(store.notes("b"), [("b".to_owned(), vec![1; longest])]);
+    }
 }

@@ -74,29 +74,44 @@ impl Kind {
     }
 }
 
-/// Appends a record whose payload `fill` appends.
-pub(crate) fn put(out: &mut Vec<u8>, kind: Kind, fill: impl FnOnce(&mut Vec<u8>)) {
+/// More bytes than one record of a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} bytes do not fit into one record of history; {MOST} do")]
+pub struct TooLarge(pub usize);
+
+impl From<TooLarge> for io::Error {
+    fn from(error: TooLarge) -> Self {
+        Self::new(io::ErrorKind::InvalidInput, error)
+    }
+}
+
+/// Appends a record whose payload `fill` appends; nothing when that is too large.
+pub(crate) fn put(out: &mut Vec<u8>, kind: Kind, fill: impl FnOnce(&mut Vec<u8>)) -> Result<(), TooLarge> {
     let start = out.len();
     out.extend_from_slice(&[0; HEAD]);
     fill(out);
-    let length = (out.len() - start - HEAD).min(MOST);
-    out.truncate(start + HEAD + length);
+    let length = out.len() - start - HEAD;
+    if length > MOST {
+        out.truncate(start);
+        return Err(TooLarge(length));
+    }
     let head = (length as u32 | u32::from(kind as u8) << 24).to_le_bytes();
     let sum = checksum(head, out.get(start + HEAD..).unwrap_or_default()).to_le_bytes();
     if let Some(place) = out.get_mut(start..start + HEAD) {
         place.copy_from_slice(&[head, sum].concat());
     }
+    Ok(())
 }
 
 /// Appends the record a file begins with. `replaces`: numbers of files whose contents are here too.
-pub(crate) fn put_file_head(out: &mut Vec<u8>, kind: FileKind, replaces: &[u64]) {
+pub(crate) fn put_file_head(out: &mut Vec<u8>, kind: FileKind, replaces: &[u64]) -> Result<(), TooLarge> {
     put(out, Kind::File, |out| {
         out.extend_from_slice(MAGIC);
         out.push(kind as u8);
         put_u64(out, VERSION);
         put_u64(out, replaces.len() as u64);
         replaces.iter().for_each(|&number| put_u64(out, number));
-    });
+    })
 }
 
 /// What a file's first record says.
@@ -195,11 +210,14 @@ impl<'a> Iterator for Records<'a> {
 pub(crate) fn with_checksums(mut bytes: &[u8], kind: u8) -> Vec<u8> {
     let mut out = Vec::new();
     let file = [FileKind::Log, FileKind::Segment, FileKind::Notes].into_iter().find(|file| *file as u8 == kind);
-    put_file_head(&mut out, file.unwrap_or(FileKind::Log), &[]);
+    // These are a few bytes each.
+    let _ = put_file_head(&mut out, file.unwrap_or(FileKind::Log), &[]);
     while let Some(([kind, length], rest)) = bytes.split_at_checked(2).map(|(head, rest)| ([head[0], head[1]], rest)) {
         let (payload, rest) = rest.split_at(usize::from(length).min(rest.len()));
         match Kind::of(kind % 9) {
-            Some(kind) => put(&mut out, kind, |out| out.extend_from_slice(payload)),
+            Some(kind) => {
+                let _ = put(&mut out, kind, |out| out.extend_from_slice(payload));
+            }
             None => out.extend_from_slice(payload),
         }
         bytes = rest;
@@ -226,7 +244,7 @@ pub(crate) fn of_a_later_version(bytes: &[u8]) -> Vec<u8> {
     let mut later = payload.to_vec();
     later[MAGIC.len() + 1] += 1;
     let mut out = Vec::new();
-    put(&mut out, Kind::File, |out| out.extend_from_slice(&later));
+    put(&mut out, Kind::File, |out| out.extend_from_slice(&later)).unwrap();
     out.extend_from_slice(&bytes[HEAD + payload.len()..]);
     out
 }
@@ -240,7 +258,7 @@ mod tests {
         let mut out = Vec::new();
         let starts = payloads.iter().map(|payload| {
             let start = out.len();
-            put(&mut out, Kind::Rows, |out| out.extend_from_slice(payload));
+            put(&mut out, Kind::Rows, |out| out.extend_from_slice(payload)).unwrap();
             start
         });
         let starts = starts.collect();
@@ -253,6 +271,18 @@ mod tests {
             _ => None,
         };
         Records::of(bytes).filter_map(payload).collect()
+    }
+
+    #[test]
+    fn a_record_that_is_too_large_is_an_error_and_leaves_nothing_of_itself() {
+        let (mut bytes, _) = file(&[b"before".to_vec()]);
+        let before = bytes.clone();
+        let put_some =
+            |bytes: &mut Vec<u8>, length: usize| put(bytes, Kind::Note, |out| out.resize(out.len() + length, 7));
+        assert_eq!(put_some(&mut bytes, MOST + 1), Err(TooLarge(MOST + 1)));
+        assert_eq!(bytes, before);
+        assert_eq!(put_some(&mut bytes, MOST), Ok(()));
+        assert_eq!(found(&bytes).last().map(|payload| payload.len()), Some(MOST));
     }
 
     proptest! {

@@ -331,23 +331,23 @@ impl Writer {
         let pages = AtomicU64::new(0);
         let segment = Arc::new(Segment { number, partition_ms, settled, size, pages, file: disk.open(name)? });
         let mut pending = Vec::new();
-        record::put_file_head(&mut pending, FileKind::Segment, replaces);
+        record::put_file_head(&mut pending, FileKind::Segment, replaces)?;
         let offset = pending.len() as u64;
         Ok(Self { segment, file, explained: Explained::default(), pending, offset, chunks_at: offset })
     }
 
     /// Where a chunk will be.
-    pub(crate) fn add(&mut self, id: u32, key: &FrameKey, chunk: &[u8]) -> (u64, u32) {
+    pub(crate) fn add(&mut self, id: u32, key: &FrameKey, chunk: &[u8]) -> io::Result<(u64, u32)> {
         let start = self.pending.len();
-        self.explained.explain(&mut self.pending, id, key);
+        self.explained.explain(&mut self.pending, id, key)?;
         let record = self.pending.len();
         record::put(&mut self.pending, Kind::Chunk, |out| {
             put_u64(out, u64::from(id));
             out.extend_from_slice(chunk);
-        });
+        })?;
         let offset = self.offset + (record - start) as u64;
         self.offset += (self.pending.len() - start) as u64;
-        (offset, u32::try_from(self.pending.len() - record).unwrap_or(u32::MAX))
+        Ok((offset, u32::try_from(self.pending.len() - record).unwrap_or(u32::MAX)))
     }
 
     pub(crate) fn place(&self, (offset, length): (u64, u32), page: usize) -> Place {
@@ -372,15 +372,16 @@ impl Writer {
     }
 
     /// Says beforehand what frames there will be.
-    pub(crate) fn explain<'a>(&mut self, frames: impl Iterator<Item = (u32, &'a FrameKey)>) {
+    pub(crate) fn explain<'a>(&mut self, mut frames: impl Iterator<Item = (u32, &'a FrameKey)>) -> io::Result<()> {
         let start = self.pending.len();
-        frames.for_each(|(id, key)| self.explained.explain(&mut self.pending, id, key));
+        frames.try_for_each(|(id, key)| self.explained.explain(&mut self.pending, id, key))?;
         self.offset += (self.pending.len() - start) as u64;
         self.chunks_at = self.offset;
+        Ok(())
     }
 
     /// Adds the index and the end.
-    pub(crate) fn finish(&mut self, frames: &[(u32, Vec<Page>)]) {
+    pub(crate) fn finish(&mut self, frames: &[(u32, Vec<Page>)]) -> io::Result<()> {
         let (chunks_at, index_at) = (self.chunks_at, self.offset);
         let start = self.pending.len();
         let mut part = Vec::with_capacity(INDEX_PART);
@@ -393,14 +394,15 @@ impl Writer {
             listed.clear();
             self.segment.pages.fetch_add(pages.len() as u64, Ordering::Relaxed);
             if part.len() >= INDEX_PART {
-                record::put(&mut self.pending, Kind::Index, |out| out.append(&mut part));
+                record::put(&mut self.pending, Kind::Index, |out| out.append(&mut part))?;
             }
         }
-        record::put(&mut self.pending, Kind::Index, |out| out.append(&mut part));
+        record::put(&mut self.pending, Kind::Index, |out| out.append(&mut part))?;
         record::put(&mut self.pending, Kind::End, |out| {
             [chunks_at, index_at].iter().for_each(|at| out.extend_from_slice(&at.to_le_bytes()));
-        });
+        })?;
         self.offset += (self.pending.len() - start) as u64;
+        Ok(())
     }
 }
 

@@ -129,13 +129,13 @@ impl Archive {
         });
         let mut writer = writer;
         let ids: Vec<_> = queue.iter().map(|frame| Kept::of(&mut self.kept, &mut self.next_id, frame).id).collect();
-        writer.explain(ids.into_iter().zip(queue.iter().map(|frame| frame.key())));
+        writer.explain(ids.into_iter().zip(queue.iter().map(|frame| frame.key())))?;
         Ok(Settling { writer, name, sources, queue: queue.into(), index: Vec::new(), moved: Vec::new() })
     }
 
     fn finish(&mut self, settling: Settling) -> io::Result<()> {
         let Settling { mut writer, name, index, moved, .. } = settling;
-        writer.finish(&index);
+        writer.finish(&index)?;
         writer.write()?;
         writer.sync()?;
         self.disk.rename(&name, &writer.segment.name())?;
@@ -184,7 +184,7 @@ impl Settling {
             let rows: Vec<_> = readable.iter().map(|(_, rows, _)| rows).collect();
             let cells: Vec<_> = readable.iter().map(|(_, _, cells)| &cells[..]).collect();
             let chunk = codec::encode(frame.schema(), &rows, &cells, Effort::Dense);
-            let at = self.writer.add(id, frame.key(), &chunk);
+            let at = self.writer.add(id, frame.key(), &chunk)?;
             for (page, (block, rows, _)) in readable.iter().enumerate() {
                 let place = self.writer.place(at, page);
                 let Block { generation, first_ms, last_ms, .. } = ****block;

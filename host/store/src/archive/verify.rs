@@ -302,11 +302,11 @@ mod tests {
         falsify(&mut cells[0]);
         let name = segment::name(0, 1, true);
         let mut writer = Writer::create(disk, &name, (0, 1, true), &[]).unwrap();
-        writer.explain([(7, &key)].into_iter());
-        let at = writer.add(7, &key, &codec::encode(&schema, &[&rows], &[&cells], Effort::Dense));
+        writer.explain([(7, &key)].into_iter()).unwrap();
+        let at = writer.add(7, &key, &codec::encode(&schema, &[&rows], &[&cells], Effort::Dense)).unwrap();
         let said = if index_is_right { 100 } else { 99 };
         let page = Page { generation: 0, first_ms: 0, last_ms: 99_000, rows: said, place: writer.place(at, 0) };
-        writer.finish(&[(7, vec![page])]);
+        writer.finish(&[(7, vec![page])]).unwrap();
         writer.write().unwrap();
         let verified = verified(disk);
         disk.remove(&name).unwrap();
@@ -354,7 +354,8 @@ mod tests {
             out.extend_from_slice(b"dropsonde");
             out.push(FileKind::Log as u8);
             put_u64(out, 1000);
-        });
+        })
+        .unwrap();
         bytes.extend_from_slice(b"whatever that may mean");
         folder.create("log-0000000001").unwrap().append(&bytes).unwrap();
         let verified = verified(&folder);
@@ -366,9 +367,9 @@ mod tests {
     fn a_record_where_it_does_not_belong_is_damage() {
         let (_temp, folder) = folder();
         let mut bytes = Vec::new();
-        record::put_file_head(&mut bytes, FileKind::Log, &[]);
+        record::put_file_head(&mut bytes, FileKind::Log, &[]).unwrap();
         let at = bytes.len() as u64;
-        record::put(&mut bytes, Kind::Chunk, |out| out.push(1));
+        record::put(&mut bytes, Kind::Chunk, |out| out.push(1)).unwrap();
         folder.create("log-0000000001").unwrap().append(&bytes).unwrap();
         folder.create("notes-0000000002").unwrap().append(&bytes).unwrap();
         let verified = verified(&folder);

@@ -40,7 +40,7 @@ fn archive(folder: &Path) -> (Store, Keeper) {
             store.frame(&instance, &schema(), INTERVAL_MS).push(at_ms(nth), &row(nth));
         }
         if nth % 60 == 0 {
-            store.note(&format!("note {nth}"), Some(vec![nth as u8; 20]));
+            store.note(&format!("note {nth}"), Some(vec![nth as u8; 20])).unwrap();
             keeper.step(at_ms(nth));
         }
     }

@@ -229,7 +229,8 @@ impl Keeper {
         let trust = self.trust.insert(known.unwrap_or_else(|| Trust::new(now_ms)));
         let trusted_ms = trust.look(now_ms);
         if !(0..NOTED_MS).contains(&now_ms.saturating_sub(self.noted_ms.unwrap_or(i64::MIN))) {
-            self.store.note(TRUST, Some(trust.write()));
+            // It is a few bytes.
+            let _ = self.store.note(TRUST, Some(trust.write()));
             self.noted_ms = Some(now_ms);
         }
         self.store.trust(trusted_ms);
@@ -291,7 +292,9 @@ impl Keeper {
         over.retain(|(_, value)| Forgotten::read(value).is_none_or(|forgotten| forgotten.last_file < oldest));
         // Gone for certain, that is: a crash can bring back a file that was deleted.
         if !over.is_empty() && archive.sync().is_ok() {
-            over.iter().for_each(|(key, _)| self.store.note(key, None));
+            over.iter().for_each(|(key, _)| {
+                let _ = self.store.note(key, None);
+            });
         }
     }
 }
