@@ -2,7 +2,7 @@
 //! report it. Which is which follows from the unit and the aggregation a sampler declares.
 
 use crate::plugins::{Fields, Plugins};
-use dropsonde_store::{Aggregation, Column, InstanceId, Points, Query, Sample, Store};
+use dropsonde_store::{Aggregation, Column, Frame, InstanceId, Points, Query, Sample, Store};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -22,31 +22,40 @@ struct Sums {
 /// By name: a sum, and of how many.
 type Row = Vec<(f64, u32)>;
 
+/// How the values of each field are rounded: as one of the frames that have it declares.
+#[derive(Debug, Default)]
+struct Roundings(BTreeMap<Arc<str>, Arc<Frame>>);
+
 /// The newest samples of a workload's instances as one; none when there is none.
 pub(crate) fn latest<'a>(
     store: &Store,
     declared: &Declared,
     members: impl Iterator<Item = &'a InstanceId>,
 ) -> Option<Sample> {
+    let mut roundings = Roundings::default();
     let latest = members.filter_map(|id| {
         let sample = store.latest(id).filter(|sample| !sample.values.is_empty())?;
         let frames = store.frames(id);
-        let interval_ms = frames.iter().max_by_key(|frame| frame.latest_at_ms())?.interval_ms();
-        Some((sample, interval_ms))
+        roundings.learn(&frames);
+        let newest = frames.iter().max_by_key(|frame| (frame.last_write(), frame.latest_at_ms()))?;
+        Some((sample, newest.interval_ms(), newest.last_write()))
     });
-    let latest: Vec<(Sample, i64)> = latest.collect();
-    let at_ms = latest.iter().map(|(sample, _)| sample.at_ms).max()?;
-    let is_fresh = |(sample, interval_ms): &&(Sample, i64)| {
-        at_ms.saturating_sub(sample.at_ms) <= interval_ms.saturating_mul(STALE_INTERVALS)
+    let latest: Vec<(Sample, i64, u64)> = latest.collect();
+    // The one written last, whatever the clock was then.
+    let at_ms = latest.iter().map(|(sample, _, write)| (*write, sample.at_ms)).max()?.1;
+    let is_fresh = |(sample, interval_ms, _): &&(Sample, i64, u64)| {
+        at_ms.saturating_sub(sample.at_ms).saturating_abs() <= interval_ms.saturating_mul(STALE_INTERVALS)
     };
     let (mut sums, mut row, mut count) = (Sums::default(), Row::new(), 0_u32);
-    for (sample, _) in latest.iter().filter(is_fresh) {
+    for (sample, ..) in latest.iter().filter(is_fresh) {
         count += 1;
         sample.values.iter().for_each(|(name, value)| sums.add(&mut row, name, *value));
     }
     let values = sums.names.iter().zip(&row).map(|(name, cell)| (name.clone(), declared.together(name).value(*cell)));
     let values = values.chain([(REPLICAS.into(), f64::from(count))]).collect();
-    Some(Sample { at_ms, values })
+    let mut sample = Sample { at_ms, values };
+    sample.values.iter_mut().for_each(|(name, value)| roundings.round(name, std::slice::from_mut(value)));
+    Some(sample)
 }
 
 /// A window of a workload: in each bucket the instances that have a value there.
@@ -61,7 +70,10 @@ pub(crate) fn range<'a>(
     let all = Query { fields: query.fields.clone().filter(|_| !is_asked(REPLICAS)), ..query.clone() };
     let mut sums = Sums::default();
     let mut rows: BTreeMap<i64, (Row, u32)> = BTreeMap::new();
-    for points in members.map(|id| store.range(id, &all)) {
+    let mut roundings = Roundings::default();
+    for id in members {
+        roundings.learn(&store.frames(id));
+        let points = store.range(id, &all);
         for (nth, at_ms) in points.at_ms.iter().enumerate() {
             let (row, count) = rows.entry(*at_ms).or_default();
             *count += 1;
@@ -82,6 +94,7 @@ pub(crate) fn range<'a>(
         sums.names.iter().enumerate().map(|(index, name)| column(name.clone(), of(index, name))).collect();
     columns.push(column(REPLICAS.into(), rows.values().map(|(_, count)| f64::from(*count)).collect()));
     columns.retain(|column| is_asked(&column.name));
+    columns.iter_mut().for_each(|column| roundings.round(&column.name, &mut column.values));
     Points { at_ms: rows.into_keys().collect(), columns }
 }
 
@@ -199,6 +212,24 @@ impl Together {
     }
 }
 
+impl Roundings {
+    fn learn(&mut self, frames: &[Arc<Frame>]) {
+        for frame in frames {
+            for field in frame.schema().fields() {
+                self.0.entry(field.name.clone()).or_insert_with(|| frame.clone());
+            }
+        }
+    }
+
+    /// Takes out what adding and dividing made of clean decimals.
+    fn round(&self, name: &Arc<str>, values: &mut [f64]) {
+        let Some(frame) = self.0.get(name) else { return };
+        if let Some(field) = frame.schema().fields().iter().position(|field| field.name == *name) {
+            frame.schema().round(field, frame.interval_ms(), values);
+        }
+    }
+}
+
 impl Sums {
     fn add(&mut self, row: &mut Row, name: &Arc<str>, value: f64) {
         let index = match self.by_name.get(name) {
@@ -251,6 +282,23 @@ mod tests {
         let sample = latest(&store, &Declared::default(), ids.iter()).unwrap();
         let got = ["cpu_percent", "requests_per_sec", "latency_p95_ms", REPLICAS].map(|name| sample.get(name).unwrap());
         assert_eq!((sample.at_ms, got), (2000, [130.0, 6.0, 20.0, 3.0]));
+    }
+
+    #[test]
+    fn what_several_make_together_has_the_declared_precision() {
+        let store = Store::in_memory(&Default::default());
+        let decimal = |name| Field { precision: 0.1, ..Field::gauge(name) };
+        let schema = Schema::new("s", vec![decimal("cpu_percent"), decimal("latency_ms")]);
+        let ids = ["a", "b", "c"].map(|id| InstanceId::new(id).unwrap());
+        for (id, value) in ids.iter().zip([0.1, 0.2, 0.4]) {
+            store.frame(id, &schema, 1000).push(1000, &[value, value]);
+        }
+        let sample = latest(&store, &Declared::default(), ids.iter()).unwrap();
+        assert_eq!((sample.get("cpu_percent"), sample.get("latency_ms")), (Some(0.7), Some(0.2)));
+        let query = Query { since_ms: 0, until_ms: 10_000, step_ms: 1000, align: Align::Epoch, fields: None };
+        let points = range(&store, &Declared::default(), ids.iter(), &query);
+        let value = |name| points.column(name).unwrap().values[0];
+        assert_eq!((value("cpu_percent"), value("latency_ms")), (0.7, 0.2));
     }
 
     #[test]

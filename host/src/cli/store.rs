@@ -411,10 +411,10 @@ mod tests {
             let schema = Schema::new("s", vec![Field::gauge("x")]);
             let (wanted, note) = (r#"{"labels":{"site":"fra\"1","workload":"web"}}"#, "tracked/a");
             store.frame(&id("a"), &schema, 1000).push(1000, &[0.5]);
-            store.note(note, Some(wanted.as_bytes().to_vec()));
+            store.note(note, Some(wanted.as_bytes().to_vec())).unwrap();
             store.frame(&id("b"), &schema, 1000).push(1000, &[0.5]);
             let earlier = r#"{"discovered_by":{"s":{"k":"plugin"}},"asked":{"labels":{"k":"program"}}}"#;
-            store.note("tracked/b", Some(earlier.as_bytes().to_vec()));
+            store.note("tracked/b", Some(earlier.as_bytes().to_vec())).unwrap();
         });
         for line in [
             "dropsonde_sample_x{site=\"fra\\\"1\",workload=\"web\",id=\"a\",sampler=\"s\"} 0.5 1",

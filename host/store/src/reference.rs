@@ -182,7 +182,14 @@ proptest! {
             for (i, (_, value, min, max)) in expected.into_iter().enumerate() {
                 let column = &points.columns[0];
                 // A mean half-way between two steps may be either.
-                let step = if field.kind == Kind::Gauge { 0.0 } else { step(&field, value, interval_ms as f64) };
+                let step = match field.kind {
+                    Kind::Gauge => {
+                        let rounded = Quantum::of(field.precision).keep(column.values[i]);
+                        prop_assert_eq!(rounded.to_bits(), column.values[i].to_bits(), "no finer than declared");
+                        field.precision / 2.0
+                    }
+                    Kind::Counter { .. } => step(&field, value, interval_ms as f64),
+                };
                 let close = (column.values[i] - value).abs() <= step + 1e-9 * value.abs().max(1e6);
                 prop_assert!(close, "{} is not {value}", column.values[i]);
                 prop_assert_eq!((column.min[i], column.max[i]), (min, max));

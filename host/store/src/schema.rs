@@ -157,11 +157,17 @@ impl Schema {
         }
     }
 
-    /// Rounds buckets' values of a field as its rates are.
-    pub(crate) fn round(&self, field: usize, interval_ms: i64, values: &mut [f64]) {
-        if let Some(Field { kind: Kind::Counter { scale }, .. }) = self.0.fields.get(field) {
-            let mut rates = Rates { quantum: self.quantum(field), scale: *scale, rounding: None };
-            values.iter_mut().for_each(|value| *value = rates.rounded(*value, interval_ms as f64));
+    /// Rounds what several of a field's values are together, means and sums: levels to their declared precision, which a mean
+    /// has not by itself and a sum has but for binary dust; rates as each of them is.
+    pub fn round(&self, field: usize, interval_ms: i64, values: &mut [f64]) {
+        let quantum = self.quantum(field);
+        match self.0.fields.get(field) {
+            Some(Field { kind: Kind::Counter { scale }, .. }) => {
+                let mut rates = Rates { quantum, scale: *scale, rounding: None };
+                values.iter_mut().for_each(|value| *value = rates.rounded(*value, interval_ms as f64));
+            }
+            Some(_) if quantum != Quantum::Exact => values.iter_mut().for_each(|value| *value = quantum.keep(*value)),
+            _ => {}
         }
     }
 }
@@ -274,6 +280,21 @@ mod tests {
             &[(0, 0.0, 1.0), (1000, 0.0, 2.0), (2000, f64::NAN, 40.0), (3000, 0.0, 41.0), (4000, 0.0, 42.0)],
         );
         assert_eq!(rates.iter().map(|rate| rate.is_nan()).collect::<Vec<_>>(), [true, false, true, true, false]);
+    }
+
+    #[test]
+    fn means_and_sums_of_levels_have_the_declared_precision_and_no_dust() {
+        let rounded = |precision, values: &[f64]| {
+            let schema = Schema::new("s", vec![Field { precision, ..Field::gauge("x") }]);
+            let mut values = values.to_vec();
+            schema.round(0, 1000, &mut values);
+            values
+        };
+        let means = [(97.1 + 97.3) / 2.0, 24_954.0 / 17.0, -0.04, f64::NAN, 0.1 + 0.2];
+        let [a, b, c, d, e] = rounded(0.1, &means)[..] else { panic!() };
+        assert_eq!((a, b, c.to_bits(), d.is_nan(), e), (97.2, 1467.9, 0, true, 0.3));
+        assert_eq!(rounded(0.0, &[0.1 + 0.2, 1.0 / 3.0]), [0.1 + 0.2, 1.0 / 3.0], "every bit counts");
+        assert_eq!(rounded(1.0, &[67.4]), [67.0]);
     }
 
     #[test]

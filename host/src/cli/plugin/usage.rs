@@ -94,12 +94,12 @@ impl Allowed {
         let Self { cpu, wall, memory } = *self;
         let times = |limit| format!("{ROOM_OF_TIME} times its limit of {}", format_duration(limit));
         match error {
-            CallError::CpuExhausted(used) => {
-                let used = format_duration(used);
+            CallError::CpuExhausted { budget, .. } => {
+                let used = format_duration(budget);
                 anyhow::anyhow!("{what} used more than {used} of CPU time, {}; {}", times(cpu), raise("--cpu", "cpu"))
             }
-            CallError::DeadlineExceeded(used) => {
-                let (used, raise) = (format_duration(used), raise("--deadline", "deadline"));
+            CallError::DeadlineExceeded { deadline, .. } => {
+                let (used, raise) = (format_duration(deadline), raise("--deadline", "deadline"));
                 anyhow::anyhow!("{what} took longer than {used}, {}; {raise}", times(wall))
             }
             CallError::MemoryExhausted { limit, trap } => anyhow::anyhow!(
@@ -187,12 +187,14 @@ mod tests {
     #[test]
     fn a_call_that_used_up_the_room_beyond_the_limit_is_told_the_least_it_takes() {
         let said = |error| ALLOWED.explain("sample", error).to_string();
-        let cpu = CallError::CpuExhausted(ALLOWED.with_room().cpu);
+        let Limits { cpu: budget, deadline, .. } = ALLOWED.with_room();
+        let cpu = CallError::CpuExhausted { used: budget, budget, setting: "limits.cpu" };
         assert_eq!(
             said(CallError::NoInstance(Box::new(cpu))),
             "sample used more than 1s of CPU time, 10 times its limit of 100ms; --cpu raises it here, limits.cpu on a host"
         );
-        assert!(said(CallError::DeadlineExceeded(ALLOWED.with_room().deadline)).contains("longer than 10s"));
+        let late = CallError::DeadlineExceeded { deadline, cpu: budget, setting: "limits.deadline" };
+        assert!(said(late).contains("longer than 10s"));
     }
 
     #[test]

@@ -301,7 +301,7 @@ impl Frame {
     }
 
     /// Tells which of two frames was written to last; 0: not since the start.
-    pub(crate) fn last_write(&self) -> u64 {
+    pub fn last_write(&self) -> u64 {
         self.last_write.load(Ordering::Acquire)
     }
 
