@@ -316,7 +316,7 @@ fn a_plugin_whose_calls_all_end_badly_is_quarantined_until_an_operator_releases_
 
 #[test]
 fn orders_need_the_admin_token() {
-    let host = beside_a_healthy_one("ok", "");
+    let host = beside_a_healthy_one("count", "");
     let order = |token: Option<&str>| {
         let header = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
         host.request_with("POST", "/v1/plugins/good/quarantine", &header)
