@@ -1,7 +1,7 @@
 //! What strangers reach: other machines, other sites' pages, other names.
 
 use crate::harness::{Host, dropsonde, request, run};
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
@@ -137,6 +137,10 @@ fn a_socket_in_the_file_system_is_for_those_who_may_open_it() {
     watch.write_all(b"GET /v1/instances/host/usage/stream HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     let mut begun = [0; 512];
     assert!(watch.read(&mut begun).unwrap() > 0 && begun.starts_with(b"HTTP/1.1 200"));
+    let mut waits = UnixStream::connect(&path).unwrap();
+    waits.write_all(b"GET /v1/instances/hosst/usage/stream HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut lines = BufReader::new(waits).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line == ": no instance \"hosst\" yet; waiting for it"));
     // Two hosts do not share one, and what a host leaves that was killed is in nobody's way.
     let other = |listen: &str| run(dropsonde().args(["serve", "--memory-only", "--listen", listen]));
     let (code, _, error) = other(&listen);

@@ -217,6 +217,11 @@ fn a_reload_by_the_api_answers_with_what_came_of_each_part() {
 fn a_section_for_a_plugin_that_is_to_come_is_taken_at_a_start_and_kept_by_a_reload() {
     let section = "poll.interval = '100ms'\n[plugins.verbs.grants]\nread = ['/etc/hostname']\n";
     let host = Host::start(section, &[]);
+    let log = host.until_logged("the configuration names a plugin that is not there yet");
+    assert!(
+        log.contains("no plugin is called \"verbs\"") || log.contains("no plugin is called \\\"verbs\\\""),
+        "{log}"
+    );
     host.reconfigure(&format!("{section}[http]\nhosts = ['me.example']\n"));
     host.drop_in("verbs", verbs());
     let page = host.until("/v1/plugins/verbs", |page| page.status == 200 && page.json()["state"] == "running");

@@ -36,6 +36,7 @@ pub use http::HttpConfig;
 pub(crate) use instance::RESERVED;
 pub use instance::StaticInstance;
 pub use listen::Listen;
+pub(crate) use names::UnknownName;
 pub use plugin::{GrantsConfig, LimitsConfig, PluginConfig};
 pub use poll::Poll;
 pub use size::Bytes;

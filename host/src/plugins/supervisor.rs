@@ -11,7 +11,7 @@ use super::trial::try_section;
 use super::watcher::Watcher;
 use super::{Component, FindError, NotTaken, Origin, PluginState, Status};
 use crate::audit::{Action, By, Entry, PluginChange, What};
-use crate::config::Config;
+use crate::config::{Config, UnknownName};
 use crate::core::Core;
 use crate::tracked::PluginName;
 use dropsonde_sandbox::Sandbox;
@@ -147,15 +147,10 @@ impl Supervisor {
         for component in std::mem::take(&mut self.found) {
             self.begin(component, Beginning::Start);
         }
-        let config = self.core.config.load_full();
-        for name in config.plugins.keys().filter(|name| !self.running.contains_key(name.as_str())) {
-            tracing::warn!(plugin = name, "the configuration has a section for a plugin that is not there yet");
-        }
-        for instance in &config.instances {
-            let named = instance.samplers.iter().flatten().filter(|name| *name != "*");
-            for name in named.filter(|name| !self.running.contains_key(name.as_str())) {
-                tracing::warn!(instance = instance.id, plugin = name, "its sampler is no plugin that is there yet");
-            }
+        // It may still come.
+        let known = self.core.plugins.list().iter().map(|status| status.name.to_string()).collect();
+        for UnknownName { part, why } in self.core.config.load().unknown_names(&known, None) {
+            tracing::warn!(part, why, "the configuration names a plugin that is not there yet");
         }
     }
 
