@@ -1,31 +1,90 @@
 //! Where people run it: under the filters and limits that service managers, containers and older kernels set.
 
-use crate::harness::{Host, Response, components, verbs};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+use crate::harness::{Host, Response, components, run, verbs, workspace};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter, compile_from_json};
+use serde_json::json;
+use std::collections::BTreeSet;
 use std::process::Command;
 
-/// openat2, on every architecture.
+/// System calls that every architecture has under these numbers.
+const CLONE3: i64 = 435;
 const OPENAT2: i64 = 437;
 
 const ENOSYS: u32 = 38;
 const EPERM: u32 = 1;
 
-/// Starts hosts on a thread whose children the kernel answers openat2 with an error.
-fn where_openat2_answers<T: Send>(errno: u32, start: impl FnOnce() -> T + Send) -> T {
-    let filter = SeccompFilter::new(
-        [(OPENAT2, Vec::new())].into(),
-        SeccompAction::Allow,
-        SeccompAction::Errno(errno),
-        std::env::consts::ARCH.try_into().unwrap(),
-    );
-    let filter: BpfProgram = filter.unwrap().try_into().unwrap();
+/// Starts hosts on a thread whose children have these filters, the last one set first.
+fn under<T: Send>(filters: Vec<BpfProgram>, start: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let filtered = scope.spawn(move || {
-            apply_filter(&filter).unwrap();
+            filters.iter().rev().for_each(|filter| apply_filter(filter).unwrap());
             start()
         });
         filtered.join().unwrap()
     })
+}
+
+/// Answers some system calls with an error.
+fn answering(calls: &[i64], errno: u32) -> BpfProgram {
+    let filter = SeccompFilter::new(
+        calls.iter().map(|call| (*call, Vec::new())).collect(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(errno),
+        std::env::consts::ARCH.try_into().unwrap(),
+    );
+    filter.unwrap().try_into().unwrap()
+}
+
+fn where_openat2_answers<T: Send>(errno: u32, start: impl FnOnce() -> T + Send) -> T {
+    under(vec![answering(&[OPENAT2], errno)], start)
+}
+
+/// The filter of `SystemCallFilter=` for some of systemd's groups, with `SystemCallErrorNumber=EPERM`.
+fn allowing(groups: &[&str]) -> BpfProgram {
+    let (mut calls, mut known) = (BTreeSet::new(), BTreeSet::new());
+    let mut ahead: Vec<_> = groups.iter().map(|group| (*group).to_owned()).collect();
+    while let Some(group) = ahead.pop() {
+        if !known.insert(group.clone()) {
+            continue;
+        }
+        let (code, listed, error) = run(systemd_analyze().args(["syscall-filter", &group]));
+        assert_eq!(code, 0, "{error}");
+        for line in listed.lines().skip(1).map(str::trim).filter(|line| !line.starts_with('#')) {
+            match line.strip_prefix('@') {
+                Some(_) => ahead.push(line.to_owned()),
+                None => {
+                    calls.insert(line.to_owned());
+                }
+            }
+        }
+    }
+    let compiled = |calls: &[&String]| {
+        let calls: Vec<_> = calls.iter().map(|call| json!({ "syscall": call })).collect();
+        let filter =
+            json!({ "main": { "mismatch_action": { "errno": EPERM }, "match_action": "allow", "filter": calls } });
+        compile_from_json(filter.to_string().as_bytes(), std::env::consts::ARCH.try_into().unwrap())
+    };
+    // Those of other architectures are not known here.
+    let here: Vec<_> = calls.iter().filter(|call| compiled(&[call]).is_ok()).collect();
+    assert!(here.len() > 200, "{here:?}");
+    compiled(&here).unwrap().remove("main").unwrap()
+}
+
+fn systemd_analyze() -> Command {
+    Command::new("systemd-analyze")
+}
+
+/// The unit as it is shipped, but for where the binary is.
+fn unit() -> String {
+    let unit = std::fs::read_to_string(workspace().join("host/systemd/dropsonde.service")).unwrap();
+    unit.replace("/usr/local/bin/dropsonde", env!("CARGO_BIN_EXE_dropsonde"))
+}
+
+/// The value of a setting of the unit.
+fn setting(name: &str) -> String {
+    let unit = unit();
+    let value = unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    value.unwrap_or_else(|| panic!("{name} is not in the unit")).to_owned()
 }
 
 fn has_cpu(usage: &Response) -> bool {
@@ -42,6 +101,71 @@ fn this_machine_is_measured_where_openat2_is_unknown_or_forbidden() {
         let health = host.get("/health").json();
         assert_eq!(health["status"], "healthy", "{health}");
     }
+}
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_unit_and_little_exposed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("dropsonde.service");
+    std::fs::write(&file, unit()).unwrap();
+    let (code, out, error) = run(systemd_analyze().args(["verify", "--man=no"]).arg(&file));
+    assert_eq!((code, out.as_str(), error.as_str()), (0, "", ""));
+    // In tenths: 2.0.
+    let (code, out, error) =
+        run(systemd_analyze().args(["security", "--offline=true", "--threshold=20", "--no-pager"]).arg(&file));
+    assert_eq!(code, 0, "{out}{error}");
+}
+
+#[test]
+fn this_machine_is_measured_under_the_system_calls_that_the_unit_leaves() {
+    assert_eq!(setting("SystemCallFilter"), "@system-service");
+    assert_eq!(setting("SystemCallErrorNumber"), "EPERM");
+    assert_eq!((setting("RestrictSUIDSGID"), setting("RestrictNamespaces")), ("yes".to_owned(), "yes".to_owned()));
+    // The last two have no flags that a filter could look at: systemd answers them with ENOSYS.
+    let filters = vec![allowing(&["@system-service", "@default"]), answering(&[OPENAT2, CLONE3], ENOSYS)];
+    let host = under(filters, || Host::start("poll.interval = '200ms'\n", &[("verbs", verbs())]));
+    host.until("/v1/instances/host/usage", has_cpu);
+    host.until("/v1/plugins/verbs", |page| page.json()["state"] == "running");
+    assert_eq!(host.write("PUT", "/v1/instances/ok", r#"{"samplers":["verbs"]}"#).status, 200);
+    host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
+    let health = host.get("/health").json();
+    assert_eq!(health["status"], "healthy", "{health}");
+}
+
+#[test]
+fn this_machine_is_measured_without_capabilities_on_a_file_system_that_is_read_only_but_for_its_folder() {
+    assert_eq!((setting("ProtectSystem"), setting("CapabilityBoundingSet")), ("strict".to_owned(), String::new()));
+    // As systemd does: all is read-only, but for what is a mount of its own.
+    const CONFINED: &str = r#"
+        for folder in "$DATA" /proc/sys /sys; do mount --rbind "$folder" "$folder"; done
+        for folder in / /proc/sys /sys; do mount -o remount,bind,ro "$folder"; done
+        exec setpriv --bounding-set=-all --inh-caps=-all --no-new-privs "$0" "$@""#;
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().canonicalize().unwrap();
+    let mut command = Command::new("unshare");
+    if !rustix::process::geteuid().is_root() {
+        command.arg("--map-root-user");
+    }
+    command.args(["--mount", "--propagation=private", "sh", "-ec", CONFINED, env!("CARGO_BIN_EXE_dropsonde")]);
+    // Where the harness makes the host's own folder.
+    command.env("DATA", data.parent().unwrap());
+    let unreadable = data.join("unreadable");
+    std::fs::write(&unreadable, "secret").unwrap();
+    std::fs::set_permissions(&unreadable, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
+    let path = unreadable.display();
+    let config = format!(
+        "poll.interval = '200ms'\n[[instances]]\nid = 'read'\nsamplers = ['verbs']\n\
+         [plugins.verbs]\nconfig = {{ read = '{path}' }}\ngrants = {{ read = ['{path}'] }}\n"
+    );
+    let host = Host::start_as(command, &config, &[("verbs", verbs())]);
+    host.until("/v1/instances/host/usage", has_cpu);
+    let page = host.until("/v1/plugins/verbs", |page| page.json().get("last_failure").is_some()).json();
+    assert_eq!(
+        page["last_failure"]["reason"],
+        format!(
+            "read: unavailable: permission denied by the operating system: {path}; run the host as a user that may read it"
+        )
+    );
 }
 
 #[test]

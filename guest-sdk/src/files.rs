@@ -293,4 +293,13 @@ mod tests {
         }
         assert_eq!(names, whole);
     }
+
+    #[test]
+    fn what_the_system_refused_is_unavailable_and_names_its_path_once() {
+        let why = "permission denied by the operating system: /a; run the host as a user that may read it";
+        let refused = FileError::Other("/a".to_owned(), why.to_owned());
+        assert_eq!(Failure::from(refused), Failure::Unavailable(why.to_owned()));
+        let other = FileError::Other("/a".to_owned(), "Input/output error (os error 5)".to_owned());
+        assert_eq!(other.to_string(), "/a: Input/output error (os error 5)");
+    }
 }

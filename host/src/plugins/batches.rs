@@ -93,6 +93,11 @@ impl Default for Batches {
 }
 
 impl Batches {
+    /// Begins anew after a pause: with a single instance, and with calls no larger than they were.
+    pub(crate) fn retried(&self) -> Self {
+        Self { largest: self.largest, probing: Some(0), ..Self::default() }
+    }
+
     /// The calls of a tick: first those nothing is known against. `instances` are sorted.
     pub(crate) fn of<'a>(&mut self, instances: &'a [Polled], now: Instant) -> Vec<Cow<'a, [Polled]>> {
         self.tick = Tick::default();
@@ -349,6 +354,19 @@ mod tests {
         assert!(answered > 10, "{answered}");
         assert!(batches.set_aside().is_empty());
         assert_eq!(costly_tick(&mut batches, &all, now, |_| 0.5), (2, 0));
+    }
+
+    #[test]
+    fn a_retry_begins_with_one_instance_and_goes_on_with_calls_as_small_as_they_were() {
+        let (all, mut batches, now) = (polled(1000), Batches::default(), Instant::now());
+        let cost = |batch: &[Polled]| batch.len() as f64 / 300.0;
+        for _ in 0..20 {
+            let _ = costly_tick(&mut batches, &all, now, cost);
+        }
+        let mut retried = batches.retried();
+        assert_eq!(retried.of(&all, now).first().map(|batch| batch.len()), Some(1));
+        assert_eq!(costly_tick(&mut batches.retried(), &all, now, cost), (1000, 0));
+        assert_eq!(costly_tick(&mut batches.retried(), &all, now, |_| 1.1), (0, 1));
     }
 
     #[test]

@@ -224,11 +224,14 @@ impl Runner<'_> {
                         Way::Released => {
                             standing.pauses.reset();
                             standing.probation = None;
+                            standing.batches = Batches::default();
                         }
-                        Way::Retried => standing.probation = Some(why),
+                        Way::Retried => {
+                            standing.probation = Some(why);
+                            standing.batches = standing.batches.retried();
+                        }
                     }
                     standing.ladder.reset();
-                    standing.batches = Batches::default();
                 }
                 Some(Stop::Retry(..)) | None => {}
             }
