@@ -235,6 +235,10 @@ fn a_burst_that_makes_every_call_too_slow_sets_nobody_aside_and_ends_by_itself()
     assert!(listed.contains("tried again at 20"), "{listed}");
     // It is tried again, in vain, and stays where it is.
     host.until_logged("still in quarantine");
+    let metrics = host.get("/metrics").body;
+    let dropped =
+        metrics.lines().find_map(|line| line.strip_prefix("dropsonde_samples_dropped_total{reason=\"budget\"} "));
+    assert!(dropped.unwrap().parse::<f64>().unwrap() >= 2.0, "the other two were not asked: {dropped:?}");
     turns(0);
     let page = host.until("/v1/plugins/verbs", |page| page.json()["state"] == "running").json();
     assert!(page.get("retry_at").is_none() && page.get("quarantined").is_none(), "{page}");

@@ -174,6 +174,7 @@ struct LimitsPage {
     idle_timeout_seconds: Option<f64>,
     failures: u32,
     failure_window_seconds: f64,
+    retry_after_seconds: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -286,6 +287,7 @@ impl PluginPage {
                 idle_timeout_seconds: limits.idle_timeout.map(|timeout| timeout.as_secs_f64()),
                 failures: status.config.failures(),
                 failure_window_seconds: status.config.failure_window().as_secs_f64(),
+                retry_after_seconds: status.config.retry_after().as_secs_f64(),
             },
             fields: known.fields.iter().flat_map(|fields| fields.schema.fields()).map(|f| f.name.to_string()).collect(),
             instances: known.instances,

@@ -26,7 +26,7 @@ pub enum PluginState {
     Running,
     /// Waiting to try again after a start or a call that ended badly.
     Backoff,
-    /// Too many did: it runs when an operator releases it, or its file is replaced.
+    /// Too many did: it is tried again after a pause, or when an operator releases it or its file is replaced.
     Quarantined,
     /// It cannot be loaded, or cannot work with its configuration.
     Failed,
