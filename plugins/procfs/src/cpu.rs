@@ -86,8 +86,8 @@ fn busy(cpu: u32, columns: &[u64]) -> impl Iterator<Item = (Column, u64)> {
 /// The most ticks one column of a CPU can grow by, or have after so long.
 fn possible(stat: &Stat, cpu: u32, seconds: f64) -> f64 {
     let cpus = if cpu == ALL { stat.cpus as f64 } else { 1.0 };
-    // The readings may be a little further apart than the calls are.
-    (seconds * 1.1 + 0.1) * 100.0 * cpus
+    // The readings may be further apart than the calls are, each of which may take a second.
+    (seconds * 1.1 + 1.0) * 100.0 * cpus
 }
 
 // === impl CpuTime ===

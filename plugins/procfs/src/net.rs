@@ -148,7 +148,7 @@ fn value(uevent: &str, key: &str) -> Option<String> {
 pub(crate) fn leading_out<'a>(names: &BTreeSet<&'a str>, known: &Known<Link>) -> BTreeSet<&'a str> {
     let (seen, unseen): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| known.get(name).is_some());
     let above = uppers(known);
-    let is_card = |name: &str| known.get(name).is_some_and(|link| link.folder.has("device")) && !is_backend(name);
+    let is_card = |name: &str| known.get(name).is_some_and(Link::is_card) && !is_backend(name);
     let has_card_above = |name: &str| above.get(name).is_some_and(|uppers| uppers.iter().any(|upper| is_card(upper)));
     let has_switch_ports = known.iter().any(|(_, link)| link.devtype == "dsa");
     let is_switch = |name: &str| has_switch_ports && known.get(name).is_some_and(|link| link.folder.has("dsa"));
@@ -185,7 +185,8 @@ fn uppers(known: &Known<Link>) -> BTreeMap<String, BTreeSet<String>> {
 /// Without /sys: cards by the names they are given, or all but those known to be none.
 fn by_name<'a>(names: &[&'a str]) -> BTreeSet<&'a str> {
     // eth0.100 is a VLAN on eth0, eth0:1 another address of it.
-    let is_card = |name: &&str| CARDS.iter().any(|card| name.starts_with(card)) && !name.contains(['.', ':']);
+    let is_named_so = |name: &str| CARDS.iter().any(|card| name.starts_with(card)) || is_numbered(name, "p");
+    let is_card = |name: &&str| is_named_so(name) && !name.contains(['.', ':']);
     // Ports of a switch chip, which hangs on eth0.
     let has_ports = names.iter().any(|name| is_numbered(name, "lan"));
     let cards: BTreeSet<&str> =
@@ -214,6 +215,11 @@ fn is_backend(name: &str) -> bool {
 // === impl Link ===
 
 impl Link {
+    /// Whether there is hardware behind it: ports of a switch, and radios, say so by their kind as well.
+    fn is_card(&self) -> bool {
+        self.folder.has("device") || matches!(self.devtype.as_str(), "dsa" | "wlan" | "wwan")
+    }
+
     /// Whether it is an end of its own: no port of another one, and nothing that runs over others.
     fn is_plain(&self) -> bool {
         !self.is_over_others() && !self.folder.has("tun_flags") && !STACKED.contains(&self.devtype.as_str())
@@ -264,6 +270,7 @@ mod tests {
         assert_eq!(named(&interfaces.into_keys().collect::<Vec<_>>()), ["eth0", "wlan0"]);
         assert_eq!(named(&["lo", "hassio", "enp5s0", "vmbr0", "tap101i0", "eth0.100"]), ["enp5s0"]);
         assert_eq!(named(&["lo", "eth0", "wan", "lan1", "lan2", "pppoe-wan", "br-lan"]), ["lan1", "lan2", "wan"]);
+        assert_eq!(named(&["lo", "p1p1", "wlan0", "br0"]), ["p1p1", "wlan0"]);
         assert_eq!(named(&["lo"]), [""; 0]);
         assert_eq!(named(&["lo", "myuplink", "docker0", "br0", "tun0"]), ["myuplink"], "a name nobody knows");
     }

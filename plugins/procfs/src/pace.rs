@@ -10,9 +10,9 @@ const STEPS_PER_SECOND: f64 = 10_000.0;
 /// The step in seconds, for the field's precision.
 pub(crate) const STEP: f64 = 0.0001;
 
-/// The most that is carried into the next interval, in seconds: what readings that come a moment late or early make, with
-/// the kernel's ticks of a hundredth. More would show a load that is over.
-const MOST_CARRIED: f64 = 0.1;
+/// The most that is carried into the next interval, in seconds: as late as a reading can be, which a call may take a second
+/// for. More would show a load that is over.
+const MOST_CARRIED: f64 = 1.0;
 
 /// A total of CPU seconds that grows by no more than the time between two readings, times a number of CPUs.
 ///
@@ -111,8 +111,9 @@ mod tests {
     fn a_load_that_is_over_is_not_shown_for_long() {
         let mut pace = Pace::start(0.0, at(0));
         assert_eq!(pace.advance(1000.0, at(1000), Some(1.0)), 1.0);
-        assert_eq!(pace.advance(0.0, at(2000), Some(1.0)), 1.1);
-        assert_eq!(pace.advance(0.0, at(3000), Some(1.0)), 1.1);
+        assert_eq!(pace.advance(0.0, at(1500), Some(1.0)), 1.5);
+        assert_eq!(pace.advance(0.0, at(2000), Some(1.0)), 2.0);
+        assert_eq!(pace.advance(0.0, at(3000), Some(1.0)), 2.0);
     }
 
     #[test]
