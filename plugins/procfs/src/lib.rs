@@ -99,8 +99,10 @@ impl Sampler for Procfs {
         let disks = host::disks(&self.settings, &mut shared, &mut self.devices);
         instances.extend(self.found("disks", disks, |_| Vec::new()));
         if self.settings.wants_processes() {
+            self.totals.begin_call(&shared.boot());
+            let measured = self.totals.measured_last();
             let processes = self.discover_processes(tick);
-            instances.extend(self.found("processes", processes, |_| Vec::new()));
+            instances.extend(self.found("processes", processes, |_| measured));
         }
         Ok(instances)
     }
@@ -193,6 +195,9 @@ impl Procfs {
         let listed = self.census.list(&mut allowance);
         self.tell_how_many(&listed);
         listed?;
+        if self.census.unknown().is_none() {
+            return Err(Failure::unavailable("the processes are still being listed"));
+        }
         let Self { census, settings, .. } = self;
         census.look_at_new(&mut allowance, settings.reads_each(), |pid| look(pid, settings));
         census.look_again(&mut allowance, settings.reads_each(), |pid| look(pid, settings));

@@ -5,7 +5,7 @@ use crate::cpu::CpuTime;
 use crate::pace::Pace;
 use crate::process::ProcessId;
 use dropsonde_guest::counters::SumOfCounters;
-use dropsonde_guest::{log, state};
+use dropsonde_guest::{Instance, log, state};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -98,6 +98,14 @@ impl Totals {
             }
             Err(_) => {}
         }
+    }
+
+    /// The programs that were measured last, by an earlier instance it may be.
+    pub(crate) fn measured_last(&self) -> Vec<Instance> {
+        let programs = &self.saved.programs;
+        let last = programs.values().map(|program| program.measured).max();
+        let measured = programs.iter().filter(|(_, program)| Some(program.measured) == last);
+        measured.map(|(id, _)| Instance::new(id).label("kind", "program").label("program", id)).collect()
     }
 
     pub(crate) fn cpu(&mut self) -> &mut CpuTime {
@@ -266,6 +274,18 @@ mod tests {
         totals.end_call();
         let mut totals = begin("b");
         assert_eq!(totals.of_program("web", &[process(1, 5, 1100)], at(1010), Some(2.0)), 101.0);
+    }
+
+    #[test]
+    fn a_new_instance_knows_which_programs_were_measured_last() {
+        let mut totals = begin("b");
+        totals.of_program("cron", &[process(1, 5, 1)], at(1000), None);
+        totals.begin_call("b");
+        totals.of_program("web", &[process(2, 5, 1)], at(1010), None);
+        totals.end_call();
+        let expected = Instance::new("web").label("kind", "program").label("program", "web");
+        assert_eq!(begin("b").measured_last(), [expected]);
+        assert_eq!(begin("other").measured_last(), []);
     }
 
     #[test]
