@@ -82,6 +82,8 @@ pub struct Schedule {
     phase_ms: i64,
     /// The tick under way.
     current_ms: Option<i64>,
+    /// When the one before was asked for, by the steady clock.
+    asked: Duration,
 }
 
 impl Schedule {
@@ -89,11 +91,13 @@ impl Schedule {
         let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX).max(1);
         // Enough to spread the work, too little to be seen on a chart.
         let spread = (interval_ms / 10).clamp(1, 250);
-        Self { interval_ms, phase_ms: i64::from(fnv(name)) % spread, current_ms: None }
+        Self { interval_ms, phase_ms: i64::from(fnv(name)) % spread, current_ms: None, asked: Duration::ZERO }
     }
 
-    /// The next tick and how many were missed since the last one.
-    pub fn next(&mut self, now_ms: i64) -> (i64, u64) {
+    /// The next tick and how many were missed since the last one: no more than there was time for, however far the wall
+    /// clock was set.
+    pub fn next(&mut self, now_ms: i64, steady: Duration) -> (i64, u64) {
+        let passed = steady.saturating_sub(std::mem::replace(&mut self.asked, steady));
         let Some(current) = self.current_ms else {
             self.current_ms = Some(now_ms);
             return (now_ms, 0);
@@ -114,7 +118,9 @@ impl Schedule {
         let mut missed = 0;
         if now_ms > due {
             let next = grid_after(now_ms.saturating_sub(1));
+            let time_for = passed.as_millis() / u128::from(self.interval_ms.unsigned_abs());
             missed = u64::try_from((next - due) / self.interval_ms).unwrap_or(0);
+            missed = missed.min(u64::try_from(time_for).unwrap_or(u64::MAX));
             due = next;
         }
         self.current_ms = Some(due);
@@ -132,40 +138,44 @@ mod tests {
     use super::*;
 
     fn schedule() -> Schedule {
-        Schedule { interval_ms: 1000, phase_ms: 7, current_ms: None }
+        Schedule { interval_ms: 1000, phase_ms: 7, current_ms: None, asked: Duration::ZERO }
+    }
+
+    /// As long as nobody sets the wall clock.
+    fn next(schedule: &mut Schedule, now_ms: i64) -> (i64, u64) {
+        schedule.next(now_ms, Duration::from_millis(now_ms.unsigned_abs()))
     }
 
     #[test]
     fn the_first_tick_is_at_once_and_the_next_on_the_grid() {
         let mut schedule = schedule();
-        assert_eq!(schedule.next(5_300), (5_300, 0));
-        assert_eq!(schedule.next(5_301), (6_007, 0));
-        assert_eq!(schedule.next(6_010), (7_007, 0));
+        assert_eq!(next(&mut schedule, 5_300), (5_300, 0));
+        assert_eq!(next(&mut schedule, 5_301), (6_007, 0));
+        assert_eq!(next(&mut schedule, 6_010), (7_007, 0));
     }
 
     #[test]
     fn the_second_tick_keeps_its_distance_from_the_first() {
         let mut schedule = schedule();
-        schedule.next(5_950);
-        assert_eq!(schedule.next(5_951), (7_007, 0));
+        next(&mut schedule, 5_950);
+        assert_eq!(next(&mut schedule, 5_951), (7_007, 0));
     }
 
     #[test]
     fn late_ticks_are_skipped_and_counted() {
         let mut schedule = schedule();
-        schedule.next(0);
-        schedule.next(1);
-        assert_eq!(schedule.next(4_500), (5_007, 3), "2007, 3007 and 4007 are gone");
-        assert_eq!(schedule.next(5_008), (6_007, 0));
+        next(&mut schedule, 0);
+        next(&mut schedule, 1);
+        assert_eq!(next(&mut schedule, 4_500), (5_007, 3), "2007, 3007 and 4007 are gone");
+        assert_eq!(next(&mut schedule, 5_008), (6_007, 0));
     }
 
     #[test]
     fn a_clock_that_was_set_back_or_ahead_does_not_stop_the_polls() {
         let mut schedule = schedule();
-        schedule.next(1_000_000);
-        assert_eq!(schedule.next(500_000).0, 500_007);
-        let (due, _) = schedule.next(9_000_000_000);
-        assert_eq!(due, 9_000_000_007);
+        schedule.next(1_000_000, Duration::ZERO);
+        assert_eq!(schedule.next(500_000, Duration::from_secs(1)), (500_007, 0));
+        assert_eq!(schedule.next(9_000_000_000, Duration::from_secs(4)), (9_000_000_007, 3), "there was time for three");
     }
 
     #[tokio::test(start_paused = true)]

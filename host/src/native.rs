@@ -149,7 +149,7 @@ impl Poller {
         loop {
             status.enter(PluginState::Running);
             let before = schedule;
-            let (due_ms, missed) = schedule.next(core.clock.now_ms());
+            let (due_ms, missed) = schedule.next(core.clock.now_ms(), core.clock.steady());
             let name = [&*status.name];
             status.update(|known| known.next_poll_ms = Some(due_ms));
             let wait = Duration::from_millis(u64::try_from(due_ms - core.clock.now_ms()).unwrap_or(0));

@@ -207,8 +207,9 @@ impl Rates {
         }
     }
 
-    /// To about a tenth of what one step of the total makes in that time; without a step, to ten digits: the rest is
-    /// binary dust.
+    /// To the declared step, in the field's own unit, where that is a fraction; where totals are counted in whole numbers, to
+    /// about a tenth of what one of them makes in that time, as less than one a second is not nothing; without a step, to
+    /// ten digits: the rest is binary dust.
     fn rounded(&mut self, rate: f64, elapsed_ms: f64) -> f64 {
         if !rate.is_finite() || rate == 0.0 {
             return rate;
@@ -217,11 +218,13 @@ impl Rates {
             const DIGITS: i32 = 10;
             return decimal(rate.abs().log10().floor() as i32 + 1 - DIGITS).keep(rate);
         }
+        let whole = self.quantum.value(1.0);
         let step = match self.rounding {
+            _ if whole < 1.0 => Quantum::of(whole * self.scale.abs()),
             Some((from, until, step)) if from < elapsed_ms && elapsed_ms <= until => step,
             _ => {
                 // The steps change half-way between powers of ten, where no usual interval is.
-                let one = self.scale.abs() * self.quantum.value(1.0) * 100.0;
+                let one = self.scale.abs() * whole * 100.0;
                 let power = (one / elapsed_ms).log10().round();
                 let step = decimal(power as i32);
                 self.rounding = Some((one / 10f64.powf(power + 0.5), one / 10f64.powf(power - 0.5), step));
@@ -299,10 +302,13 @@ mod tests {
 
     #[test]
     fn a_rate_has_no_dust_from_subtracting_and_dividing() {
-        let cpu = Field { precision: 0.01, ..Field::counter("x", 100.0) };
+        let cpu = Field { precision: 0.0001, ..Field::counter("x", 100.0) };
         assert_eq!(rates(cpu.clone(), &[(0, 0.0, 5700.08), (10_000, 0.0, 5700.12)])[1], 0.4);
-        assert_eq!(rates(cpu.clone(), &[(0, 0.3, 0.0), (10_000, 0.1, 10.0)])[1], 100.0, "a step is 0.1 %");
-        assert_eq!(rates(cpu, &[(0, 0.0, 0.0), (3000, 0.0, 1.0)])[1], 33.3);
+        assert_eq!(rates(cpu.clone(), &[(0, 0.3, 0.0), (10_000, 0.1, 10.0)])[1], 100.0, "a step is 0.01 %");
+        assert_eq!(rates(cpu.clone(), &[(0, 0.0, 0.0), (76_000, 0.0, 0.0366)])[1], 0.05);
+        assert_eq!(rates(cpu, &[(0, 0.0, 0.0), (3000, 0.0, 1.0)])[1], 33.33);
+        let requests = Field { precision: 1.0, ..Field::counter("x", 1.0) };
+        assert_eq!(rates(requests, &[(0, 0.0, 0.0), (10_000, 0.2, 4.0)])[1], 0.4);
         let bytes = Field { precision: 1.0, ..Field::counter("x", 1.0) };
         assert_eq!(rates(bytes, &[(0, 0.0, 0.0), (10_000, 7.3, 21_474_836_480.0)])[1], 2_145_917_128.5);
         assert_eq!(rate(1.0, [(0, 0.0, 0.1), (300, 0.0, 2.2)]), 7.0, "to the bit it is 7.000000000000001");
