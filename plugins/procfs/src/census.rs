@@ -5,7 +5,7 @@ use crate::config::Watch;
 use crate::names::program_id;
 use crate::process::{self, ProcessId, number};
 use dropsonde_guest::{Failure, files};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Reads of a small /proc file that a millisecond of CPU time surely allows: at 50 µs each, half of it.
 const READS_PER_MS: usize = 10;
@@ -49,9 +49,8 @@ pub(crate) struct Process {
 pub(crate) struct Census {
     /// `None` has no memory: a thread of the kernel, or a process that ended.
     known: BTreeMap<u32, Option<Process>>,
-    /// Processes of the last whole listing, in ascending order.
-    there: Vec<u32>,
-    has_listed: bool,
+    /// Processes of the last whole listing that nobody has looked at; `None` before there was one.
+    new: Option<VecDeque<u32>>,
     /// The listing under way, as far as it got, and where it goes on.
     listing: Vec<u32>,
     from: u64,
@@ -114,14 +113,23 @@ impl Census {
         Ok(None)
     }
 
-    /// Forgets the others.
+    /// Forgets the others. Both are in order, so that each is passed once: there may be a hundred thousand.
     fn are_there(&mut self, mut there: Vec<u32>) -> usize {
         there.sort_unstable();
         there.dedup();
-        self.known.retain(|pid, _| there.binary_search(pid).is_ok());
-        self.there = there;
-        self.has_listed = true;
-        self.there.len()
+        let mut rest = there.iter().copied().peekable();
+        self.known.retain(|pid, _| {
+            while rest.next_if(|other| other < pid).is_some() {}
+            rest.next_if_eq(pid).is_some()
+        });
+        let mut known = self.known.keys().copied().peekable();
+        let is_new = |pid: &u32| {
+            while known.next_if(|other| other < pid).is_some() {}
+            known.next_if_eq(pid).is_none()
+        };
+        let count = there.len();
+        self.new = Some(there.into_iter().filter(is_new).collect());
+        count
     }
 
     /// Looks at processes nobody has looked at, as many as are allowed at so many reads each.
@@ -131,13 +139,10 @@ impl Census {
         reads: usize,
         mut look: impl FnMut(u32) -> Option<Process>,
     ) {
-        for pid in &self.there {
-            if !self.known.contains_key(pid) {
-                if !allowance.take(reads) {
-                    return;
-                }
-                self.known.insert(*pid, look(*pid));
-            }
+        let Some(new) = &mut self.new else { return };
+        while !new.is_empty() && allowance.take(reads) {
+            let Some(pid) = new.pop_front() else { return };
+            self.known.insert(pid, look(pid));
         }
     }
 
@@ -148,11 +153,11 @@ impl Census {
         reads: usize,
         mut look: impl FnMut(u32) -> Option<Process>,
     ) {
-        let (earlier, later): (Vec<u32>, Vec<u32>) = self.known.keys().partition(|pid| **pid < self.turn);
-        for pid in later.into_iter().chain(earlier) {
-            if !allowance.take(reads) {
-                return;
-            }
+        let in_turn = self.known.range(self.turn..).chain(self.known.range(..self.turn));
+        let allowed = allowance.reads.checked_div(reads).unwrap_or(0);
+        let pids: Vec<u32> = in_turn.map(|(pid, _)| *pid).take(allowed).collect();
+        for pid in pids {
+            allowance.take(reads);
             self.known.insert(pid, look(pid));
             self.turn = pid.saturating_add(1);
         }
@@ -160,7 +165,7 @@ impl Census {
 
     /// How many processes nobody has looked at so far; `None` before the first whole listing.
     pub(crate) fn unknown(&self) -> Option<usize> {
-        self.has_listed.then(|| self.there.len().saturating_sub(self.known.len()))
+        self.new.as_ref().map(VecDeque::len)
     }
 
     /// The processes of an instance, by pid.
@@ -168,11 +173,15 @@ impl Census {
         if let Some(nth) = watch.iter().position(|watch| watch.name.as_deref() == Some(id)) {
             return self.chosen(|process| process.matches.get(nth) == Some(&true));
         }
-        let watched = self.chosen(|process| process.program == id && process.is_watched(watch));
+        let (mut watched, mut others) = (Vec::new(), Vec::new());
+        for (member, process) in self.with_memory().filter(|(_, process)| process.program == id) {
+            let group = if process.is_watched(watch) { &mut watched } else { &mut others };
+            group.push(member);
+        }
         if !watched.is_empty() {
             self.narrow(id);
         }
-        if self.narrowed.contains(id) { watched } else { self.chosen(|process| process.program == id) }
+        if !watched.is_empty() || self.narrowed.contains(id) { watched } else { others }
     }
 
     /// Takes note of a process' name as it is now. Whether it is the program that it was.
@@ -389,6 +398,6 @@ mod tests {
             count = census.list(&mut few()).unwrap();
         }
         assert!(count > Some(0));
-        assert!(census.there.binary_search(&std::process::id()).is_ok());
+        assert!(census.new.unwrap().contains(&std::process::id()));
     }
 }
