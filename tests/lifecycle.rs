@@ -1,4 +1,6 @@
 use crate::harness::{Host, dropsonde, run, verbs};
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -79,6 +81,28 @@ fn compiled_plugins_are_kept_for_this_user_alone_and_damaged_ones_made_again() {
     let host = host.restart();
     host.until_logged("was damaged; compiling it again");
     host.until("/ready", |ready| ready.status == 200);
+}
+
+#[test]
+fn history_in_memory_that_is_shorter_than_retention_is_said_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("dropsonde.toml");
+    std::fs::write(&file, "poll.interval = '10s'\n[plugins.procfs]\ninterval = '1s'\n").unwrap();
+    let mut host = dropsonde()
+        .args(["serve", "--memory-only", "--listen", "127.0.0.1:0", "--config"])
+        .arg(file)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(host.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let said = lines.find(|line| line.contains("history in memory is shorter"));
+    host.kill().unwrap();
+    host.wait().unwrap();
+    let said = said.expect("it is said");
+    for part in ["interval=1s", "reach=16h 48m", "retention=7days", "store.retention_samples"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
 }
 
 #[test]

@@ -26,6 +26,7 @@ use arc_swap::ArcSwap;
 use dropsonde_sandbox::{CacheFolder, Sandbox};
 use dropsonde_store::{Failing, InstanceId, Keeper, Limits, OpenError, Step, Store};
 use futures_core::Stream;
+use humantime::format_duration;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -270,6 +271,17 @@ impl Surroundings for Around {
     }
 }
 
+/// Says of which intervals memory holds less than retention would.
+fn say_what_memory_cuts(config: &Config) {
+    for (interval, reach) in config.intervals().into_iter().filter_map(|one| Some((one, config.store.cut(one)?))) {
+        let [interval, reach, retention] = [interval, reach, config.store.retention.get()].map(format_duration);
+        tracing::warn!(
+            %interval, %reach, %retention,
+            "history in memory is shorter than store.retention; raise store.retention_samples, or keep history on disk"
+        );
+    }
+}
+
 /// Opens history, and says what came back.
 fn history(config: &Config) -> Result<(Store, Keeper)> {
     let limits = Limits {
@@ -279,6 +291,7 @@ fn history(config: &Config) -> Result<(Store, Keeper)> {
         block_cache: config.store.block_cache.get() as u64,
     };
     let Some(data) = config.kept_dir() else {
+        say_what_memory_cuts(config);
         let store = Store::in_memory(&limits);
         return Ok((store.clone(), Keeper::in_memory(store, &limits)));
     };

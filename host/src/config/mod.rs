@@ -24,7 +24,7 @@ mod tracing;
 
 use dropsonde_sandbox::Limits;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -214,6 +214,12 @@ impl Config {
 
     pub fn interval(&self, plugin: &PluginConfig) -> Duration {
         plugin.interval.unwrap_or(self.poll.interval).get()
+    }
+
+    /// How often something is polled, each once.
+    pub(crate) fn intervals(&self) -> BTreeSet<Duration> {
+        let own = self.plugins.values().map(|plugin| self.interval(plugin));
+        own.chain([self.poll.interval.get()]).collect()
     }
 
     /// What is in force: a poll never outlasts `poll.timeout` or its interval.

@@ -6,9 +6,10 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
-    /// Rows kept per sampler and instance.
+    /// Rows of a sampler and instance in memory: all there are with `memory_only`, else those the disk does not take for now.
+    /// What is on disk is kept as long as `retention` says, however many rows that are.
     pub retention_samples: usize,
-    /// Older rows go.
+    /// Older rows go, whatever the interval.
     pub retention: Span,
     /// What files of history may take together; beyond, the oldest rows go.
     pub max_disk: Bytes,
@@ -35,6 +36,12 @@ impl Default for StoreConfig {
 }
 
 impl StoreConfig {
+    /// How far back rows that are read so often reach in memory alone, where that is less than `retention`.
+    pub(crate) fn cut(&self, interval: Duration) -> Option<Duration> {
+        let reach = interval.saturating_mul(u32::try_from(self.retention_samples).unwrap_or(u32::MAX));
+        (reach < self.retention.get()).then_some(reach)
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         if self.retention_samples == 0 {
             return ConfigError::value("store.retention_samples", "must be at least 1");

@@ -50,7 +50,8 @@ pub(crate) type Changes = Vec<(String, Option<Vec<u8>>)>;
 /// How much is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Rows per frame. 60 480 is a week at 10 s.
+    /// Rows per frame that are in memory alone: all of them where there are no files, else those that could not be written.
+    /// 60 480 is a week at 10 s.
     pub samples: usize,
     /// Blocks that ended longer ago go, in milliseconds.
     pub age_ms: i64,

@@ -257,7 +257,8 @@ impl Readable for SimFile {
 
 // === what must come back ===
 
-const CAPACITY: usize = 150;
+/// More than a case writes: what is in files counts until it is too old.
+const CAPACITY: usize = 1 << 20;
 
 /// A frame as it was after each operation on it: all rows in the order they were written, and how many of them counted.
 #[derive(Debug, Default)]

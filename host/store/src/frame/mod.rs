@@ -53,8 +53,8 @@ pub struct Frame {
 /// What all frames have in common.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// Rows per frame.
-    pub(crate) capacity: u64,
+    /// Rows per frame that are in memory alone.
+    samples: u64,
     pub(crate) cache: BlockCache,
     /// Whether blocks go to files: then one let go of before it got there is lost.
     pub(crate) archived: bool,
@@ -348,8 +348,9 @@ impl Frame {
         self.layout
     }
 
+    /// How many rows count: what is in files counts until it is too old.
     pub(crate) fn capacity(&self) -> u64 {
-        self.shared.capacity
+        if self.shared.archived { u64::MAX } else { self.shared.samples }
     }
 
     pub(crate) fn cache(&self) -> &BlockCache {
@@ -386,7 +387,7 @@ impl Frame {
 impl Shared {
     pub(crate) fn new(limits: &Limits, archived: bool) -> Self {
         Self {
-            capacity: limits.samples.max(1) as u64,
+            samples: limits.samples.max(1) as u64,
             cache: BlockCache::new(limits.block_cache),
             archived,
             unreadable: AtomicU64::new(0),

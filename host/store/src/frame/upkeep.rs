@@ -52,9 +52,12 @@ impl Frame {
         let view = self.view.load();
         let same = view.opens.first().is_some_and(|first| Arc::ptr_eq(first, &open)) && open.len() == block.rows;
         if same {
-            let first_row = view.first_row(self.capacity());
+            let first_row = view.first_row(self.shared.samples);
+            // What was sealed just now has not had its chance to be written.
+            let fresh = block.id;
+            let in_memory = |block: &Block| !self.shared.archived || (block.unstored().is_some() && block.id != fresh);
             let blocks = view.blocks.iter().cloned().chain([Arc::new(block)]);
-            let blocks = self.without(blocks, |block| block.end_row() <= first_row);
+            let blocks = self.without(blocks, |block| block.end_row() <= first_row && in_memory(block));
             let opens: Vec<_> = view.opens.iter().skip(1).cloned().collect();
             if opens.is_empty() {
                 // The next push need not unpack the block for it.

@@ -69,10 +69,34 @@ fn rows_the_ring_lets_go_of_before_they_are_written_are_counted() {
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &Limits { samples: 1000, ..limits() }).unwrap();
     sim.fail(true);
     record(&store, &mut keeper, 1, 0, 9 * H);
-    assert_eq!(rows(&store, 0).len(), 1000);
     // Blocks go whole, when the next one is sealed.
-    let lost = store.archive().lost_rows;
-    assert!((9 * 360 - 1000 - 2 * 540..=9 * 360 - 1000).contains(&lost), "{lost}");
+    let (kept, lost) = (rows(&store, 0).len() as u64, store.archive().lost_rows);
+    assert!((1000..=1000 + 2 * 540).contains(&kept), "{kept}");
+    assert_eq!(kept + lost, 9 * 360);
+}
+
+#[test]
+fn rows_in_files_are_kept_until_they_are_too_old_however_many_they_are() {
+    let sim = Sim::new(1);
+    let limits = Limits { samples: 10, age_ms: DAY, ..limits() };
+    let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
+    record(&store, &mut keeper, 1, 0, 18 * H);
+    let all: Vec<i64> = (0..18 * H).step_by(10_000).collect();
+    keeper.step(18 * H);
+    assert!(rows(&store, 0) == all && store.archive().lost_rows == 0);
+    let (again, ..) = Store::on(Arc::new(sim), &limits).unwrap();
+    assert!(rows(&again, 0) == all, "also after a restart");
+    record(&store, &mut keeper, 1, 18 * H, 2 * DAY);
+    assert!((360 * 24..=360 * 26).contains(&rows(&store, 0).len()));
+}
+
+#[test]
+fn rows_without_files_are_as_many_as_memory_may_have() {
+    let limits = Limits { samples: 1000, age_ms: DAY, ..limits() };
+    let store = Store::in_memory(&limits);
+    let mut keeper = Keeper::in_memory(store.clone(), &limits);
+    record(&store, &mut keeper, 1, 0, 9 * H);
+    assert!(rows(&store, 0) == ((9 * H - 1000 * 10_000)..9 * H).step_by(10_000).collect::<Vec<_>>());
 }
 
 #[test]
