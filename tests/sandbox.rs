@@ -124,7 +124,7 @@ fn a_file_is_read_when_it_is_granted_and_only_then() {
     host.until("/v1/instances/read/usage", |usage| usage.status == 200 && usage.json()["value"] == 5);
     let failure = failure_of(&host, "may-not");
     let path = secret.display();
-    assert_eq!(failure["reason"], format!("denied: {path} is not granted; add read = [\"{path}\"]"));
+    assert_eq!(failure["reason"], format!("read: denied: {path} is not granted; add read = [\"{path}\"]"));
     let missing = host.plugin("may-not")["missing"].clone();
     assert_eq!(missing, json!([format!("read {}", secret.display())]));
     // The lines to paste.

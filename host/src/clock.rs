@@ -175,7 +175,11 @@ mod tests {
         let mut schedule = schedule();
         schedule.next(1_000_000, Duration::ZERO);
         assert_eq!(schedule.next(500_000, Duration::from_secs(1)), (500_007, 0));
-        assert_eq!(schedule.next(9_000_000_000, Duration::from_secs(4)), (9_000_000_007, 3), "there was time for three");
+        assert_eq!(
+            schedule.next(9_000_000_000, Duration::from_secs(4)),
+            (9_000_000_007, 3),
+            "there was time for three"
+        );
     }
 
     #[tokio::test(start_paused = true)]
