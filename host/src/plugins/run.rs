@@ -20,9 +20,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// Between two writes of what a plugin saves at every poll: a write costs two syncs of a disk.
-const KEPT_EVERY: Duration = Duration::from_secs(10);
-
 /// Why a plugin is not polled, or no longer.
 enum Stop {
     /// Trying again cannot help.
@@ -56,7 +53,7 @@ pub(super) async fn run(
     let file = data.as_ref().map(|folder| StateFile::of(&status.name, folder));
     let good = data.as_ref().map(|folder| LastGood::of(&status.name, folder));
     let state = file.as_ref().map(StateFile::load).unwrap_or_default();
-    let keeper = Keeper { state: Mutex::new(state), file, writing: Arc::default(), kept: Mutex::default() };
+    let keeper = Keeper { state: Mutex::new(state), file, writing: Arc::default() };
     let (handover, broken, writing) = (Latest::default(), Latest::default(), Arc::default());
     let (status, sandbox) = (&status, &sandbox);
     let good = good.as_ref();
@@ -89,8 +86,6 @@ pub(super) struct Keeper {
     file: Option<StateFile>,
     /// One write at a time: a poll that is cut off leaves its own under way.
     writing: Arc<tokio::sync::Mutex<()>>,
-    /// When it was last written.
-    kept: Mutex<Option<Instant>>,
 }
 
 impl Keeper {
@@ -101,14 +96,6 @@ impl Keeper {
 
     fn set_state(&self, state: SavedState) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
-    }
-
-    /// Does the same as [`Keeper::keep`], but not more often than a disk should be bothered with what changes at every poll.
-    pub(super) async fn keep_now_and_then(&self, core: &Core, status: &Status) {
-        let kept = *self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.is_none_or(|kept| kept.elapsed() >= KEPT_EVERY) {
-            self.keep(core, status).await;
-        }
     }
 
     /// Writes what was saved and is not on disk yet. What cannot be written is left for the next time.
@@ -125,10 +112,7 @@ impl Keeper {
             file.save(&bytes).map(|()| state.kept(save))
         });
         match written.await {
-            Ok(Ok(())) => {
-                *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-                status.failure_log.works(&status.name, Failing::SavedState);
-            }
+            Ok(Ok(())) => status.failure_log.works(&status.name, Failing::SavedState),
             Ok(Err(error)) => {
                 status.failure_log.failed(&status.name, Failing::SavedState, &error.to_string());
                 core.metrics.core.errors(&status.name, "state", 1);

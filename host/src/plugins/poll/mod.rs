@@ -169,14 +169,14 @@ impl<'a> Poller<'a> {
                     }
                     (Work::Asked, _) => self.collect(&mut went).await,
                 };
-                self.keeper.keep_now_and_then(self.core, self.status).await;
+                self.keeper.keep(self.core, self.status).await;
                 // What ends badly has what it leads to, as at a tick; the tick itself is still to come.
                 if done.is_err() || went.ended_badly > 0 {
                     overdue = Some((due_ms, missed));
                     break (went, done);
                 }
             };
-            self.keeper.keep_now_and_then(self.core, self.status).await;
+            self.keeper.keep(self.core, self.status).await;
             if std::mem::take(&mut self.has_failed) {
                 self.core.metrics.health_checks_failed.with_label_values(&[&*self.status.name]).inc();
             }
