@@ -34,8 +34,9 @@ function contents(path) {
   let bytes;
   try {
     bytes = read(path);
-  } catch ({ payload: { tag } }) {
-    throw { tag: tag === "denied" ? "denied" : "unavailable", val: `${path}: ${tag}` };
+  } catch ({ payload: { tag, val } }) {
+    const why = tag === "other" ? val : tag;
+    throw { tag: tag === "denied" ? "denied" : "unavailable", val: `${path}: ${why}` };
   }
   // In pieces: a function takes so many arguments and no more.
   const pieces = [];

@@ -76,7 +76,8 @@
 //! # Layout
 //!
 //! * [`InstanceId`]: what is measured.
-//! * [`Schema`], [`Field`], [`Kind`], [`Aggregation`]: what one sampler records; `quantum`: the step of its readings.
+//! * [`Schema`], [`Field`], [`Kind`], [`Aggregation`]: what one sampler records; `quantum`: the step of its readings;
+//!   `rates`: how totals become rates.
 //! * `frame`: one sampler's rows for one instance, a ring: `open` blocks, sealed ones (`block`), the generations they
 //!   belong to (`runs`), and what queries make of them (`buckets`).
 //! * `rows`, `cell`: a block's rows, plain, and what they add up to; `codec`: their compressed form; `cache`: blocks that
@@ -101,6 +102,7 @@ mod jumps;
 mod keeper;
 mod quantum;
 mod query;
+mod rates;
 #[cfg(test)]
 mod reference;
 mod rows;

@@ -1,5 +1,5 @@
 use crate::cell::Cell;
-use crate::schema::Total;
+use crate::rates::Total;
 use crate::{Kind, Layout, Schema, ladder};
 
 /// Rows of one frame, plain: what a block is sealed from and unpacked to.

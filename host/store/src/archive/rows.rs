@@ -5,8 +5,8 @@ use crate::codec::{
     Damaged, MOST_ROWS, Reader, put_before, put_bytes, put_f64, put_i64, put_u64, read_before, unzigzag, zigzag,
 };
 use crate::quantum::Quantum;
+use crate::rates::Total;
 use crate::rows::Rows;
-use crate::schema::Total;
 
 const GAP: u64 = 0;
 const DOUBLE: u64 = 1;

@@ -17,8 +17,8 @@ mod tests;
 pub(crate) use bytes::{Damaged, Reader, put_bytes, put_f64, put_i64, put_u64, unzigzag, zigzag};
 
 use crate::cell::Cell;
+use crate::rates::Total;
 use crate::rows::Rows;
-use crate::schema::Total;
 use crate::{Kind, Schema};
 use column::Column;
 

@@ -21,7 +21,7 @@ pub(crate) use open::Open;
 
 use crate::archive::{FrameKey, Unread};
 use crate::cache::BlockCache;
-use crate::schema::Total;
+use crate::rates::Total;
 use crate::{Kind, Layout, Limits, Query, Schema, Usage};
 use arc_swap::{ArcSwap, Guard};
 use open::Refused;

@@ -1,7 +1,7 @@
 use crate::cell::Cell;
 use crate::quantum::Quantum;
+use crate::rates::Total;
 use crate::rows::{Parts, Rows, Values};
-use crate::schema::Total;
 use crate::{Field, Kind, Layout, Schema, ladder};
 use std::ops::Range;
 use std::sync::OnceLock;

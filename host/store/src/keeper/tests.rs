@@ -200,6 +200,38 @@ fn a_clock_set_far_ahead_costs_history_only_when_it_stays_there_for_a_day() {
 }
 
 #[test]
+fn what_a_board_wrote_while_it_thought_it_was_1970_is_as_old_as_what_it_wrote_next() {
+    let sim = Sim::new(1);
+    let limits = Limits { age_ms: 2 * DAY, ..limits() };
+    let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
+    let now = 20_000 * DAY;
+    record(&store, &mut keeper, 1, now, now + 3 * H);
+    record(&store, &mut keeper, 1, 0, 3 * H);
+    record(&store, &mut keeper, 1, now + 6 * H, now + DAY);
+    let of_1970 = |store: &Store| rows(store, 0).into_iter().filter(|at_ms| *at_ms < DAY).count();
+    assert_eq!((of_1970(&store), rows(&store, 0).len()), (3 * 360, (3 + 3 + 18) * 360));
+    let (again, ..) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
+    assert_eq!((of_1970(&again), rows(&again, 0).len()), (3 * 360, (3 + 3 + 18) * 360), "also after a restart");
+    record(&store, &mut keeper, 1, now + DAY, now + 3 * DAY);
+    assert_eq!(of_1970(&store), 0, "and then it is too old");
+}
+
+#[test]
+fn beyond_its_bytes_what_was_written_first_goes_first_whatever_the_clock_was_then() {
+    let sim = Sim::new(1);
+    let limits = Limits { disk: 100_000, ..limits() };
+    let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
+    let now = 20_000 * DAY;
+    record(&store, &mut keeper, 5, now, now + DAY);
+    record(&store, &mut keeper, 5, 0, 6 * H);
+    record(&store, &mut keeper, 5, now + DAY, now + DAY + 6 * H);
+    let kept = rows(&store, 0);
+    assert!(kept.iter().filter(|at_ms| **at_ms < DAY).count() == 6 * 360, "{}", kept.len());
+    assert!(kept.iter().all(|at_ms| *at_ms < DAY || *at_ms > now + 6 * H), "what came first has gone");
+    assert!(sim.files().values().sum::<usize>() < 130_000);
+}
+
+#[test]
 fn an_instance_whose_history_has_gone_goes_on_with_all_its_rows() {
     let sim = Sim::new(1);
     let limits = Limits { age_ms: DAY, ..limits() };

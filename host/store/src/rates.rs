@@ -1,0 +1,162 @@
+//! How a counter's totals become rates.
+
+use crate::quantum::Quantum;
+
+/// A counter's reading before some rows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Total {
+    /// When it was read, in milliseconds: the row's time and its delay.
+    pub(crate) read_ms: f64,
+    pub(crate) total: f64,
+}
+
+/// One counter's rates.
+#[derive(Debug)]
+pub(crate) struct Rates {
+    quantum: Quantum,
+    scale: f64,
+    rounding: Rounding,
+}
+
+/// What rates are rounded to: the rest is binary dust.
+#[derive(Debug, Clone, Copy)]
+enum Rounding {
+    /// The declared step, in the field's own unit, where that is a fraction.
+    Step(Quantum),
+    /// Where totals are whole numbers, about a tenth of what one of them makes in the time between two readings: less than
+    /// one a second is not nothing. The step for a range of such times is kept, as they are most often alike.
+    Whole(Option<(f64, f64, Quantum)>),
+    /// Without a declared step, ten digits.
+    Digits,
+}
+
+impl Rates {
+    pub(crate) fn of(quantum: Quantum, scale: f64) -> Self {
+        let rounding = match quantum.value(1.0) {
+            _ if quantum == Quantum::Exact => Rounding::Digits,
+            step if step < 1.0 => Rounding::Step(Quantum::of(step * scale.abs())),
+            _ => Rounding::Whole(None),
+        };
+        Self { quantum, scale, rounding }
+    }
+
+    /// Returns `scale` × what a total has grown by per second, from the one before it. One that went down, one that was read
+    /// no later and what is too large for a number give no rate.
+    pub(crate) fn rate(&self, before: Total, now: Total) -> f64 {
+        let elapsed_ms = now.read_ms - before.read_ms;
+        if elapsed_ms > 0.0 && now.total >= before.total {
+            // Between multiples of a step lies a multiple of it: rounding takes out what subtracting decimals adds.
+            let increase = self.quantum.keep(now.total - before.total);
+            let rate = self.scale * increase * 1000.0 / elapsed_ms;
+            if rate.is_finite() { rate } else { f64::NAN }
+        } else {
+            f64::NAN
+        }
+    }
+
+    /// Rounds a rate over so long.
+    pub(crate) fn rounded(&mut self, rate: f64, elapsed_ms: f64) -> f64 {
+        if !rate.is_finite() || rate == 0.0 {
+            return rate;
+        }
+        let step = match self.rounding {
+            Rounding::Step(step) => step,
+            Rounding::Digits => {
+                const DIGITS: i32 = 10;
+                decimal(rate.abs().log10().floor() as i32 + 1 - DIGITS)
+            }
+            Rounding::Whole(Some((from, until, step))) if from < elapsed_ms && elapsed_ms <= until => step,
+            Rounding::Whole(_) => {
+                // The steps change half-way between powers of ten, where no usual interval is.
+                let one = self.scale.abs() * self.quantum.value(1.0) * 100.0;
+                let power = (one / elapsed_ms).log10().round();
+                let step = decimal(power as i32);
+                let (from, until) = (one / 10f64.powf(power + 0.5), one / 10f64.powf(power - 0.5));
+                self.rounding = Rounding::Whole(Some((from, until, step)));
+                step
+            }
+        };
+        step.keep(rate)
+    }
+}
+
+/// 10 to a power, as a step.
+fn decimal(power: i32) -> Quantum {
+    Quantum::of(10f64.powi(power.clamp(-15, 300)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Field, Schema};
+
+    fn rates(fields: Field, rows: &[(i64, f64, f64)]) -> Vec<f64> {
+        let schema = Schema::new("s", vec![fields]);
+        let at_ms: Vec<i64> = rows.iter().map(|row| row.0).collect();
+        let delays: Vec<f64> = rows.iter().map(|row| row.1).collect();
+        let mut readings: Vec<f64> = rows.iter().map(|row| row.2).collect();
+        schema.derive(0, None, &at_ms, &delays, &mut readings);
+        readings
+    }
+
+    fn rate(scale: f64, rows: [(i64, f64, f64); 2]) -> f64 {
+        rates(Field::counter("x", scale), &rows)[1]
+    }
+
+    #[test]
+    fn a_first_reading_a_reset_and_a_stopped_clock_give_no_rate() {
+        assert!(rates(Field::counter("x", 1.0), &[(1000, 0.0, 5.0)])[0].is_nan());
+        assert!(rate(1.0, [(0, 0.0, 6.0), (1000, 0.0, 5.0)]).is_nan());
+        assert!(rate(1.0, [(1000, 0.0, 4.0), (1000, 0.0, 5.0)]).is_nan());
+        assert_eq!(rate(100.0, [(0, 0.0, 4.0), (2000, 0.0, 5.0)]), 50.0);
+        assert_eq!(rate(1.0, [(0, 0.0, 4.0), (2000, 0.0, 4.0)]), 0.0);
+        assert!(rate(1e300, [(0, 0.0, 0.0), (2000, 0.0, 1e300)]).is_nan(), "what overflows is no value");
+    }
+
+    #[test]
+    fn a_rate_goes_by_when_its_totals_were_read_not_by_the_wall_clock() {
+        // Read 21 s late: the total is that of then.
+        assert_eq!(rate(100.0, [(0, 0.0, 0.0), (2000, 19_000.0, 21.0)]), 100.0);
+        // The wall clock went back an hour, or ahead.
+        assert_eq!(rate(1.0, [(3_600_000, 0.0, 5.0), (1000, 3_600_000.0, 15.0)]), 10.0);
+        assert_eq!(rate(1.0, [(0, 0.0, 5.0), (3_601_000, -3_600_000.0, 15.0)]), 10.0);
+    }
+
+    #[test]
+    fn a_total_of_which_nobody_knows_when_it_was_read_gives_no_rate_before_or_after_it() {
+        let rates = rates(
+            Field::counter("x", 1.0),
+            &[(0, 0.0, 1.0), (1000, 0.0, 2.0), (2000, f64::NAN, 40.0), (3000, 0.0, 41.0), (4000, 0.0, 42.0)],
+        );
+        assert_eq!(rates.iter().map(|rate| rate.is_nan()).collect::<Vec<_>>(), [true, false, true, true, false]);
+    }
+
+    #[test]
+    fn means_and_sums_of_levels_have_the_declared_precision_and_no_dust() {
+        let rounded = |precision, values: &[f64]| {
+            let schema = Schema::new("s", vec![Field { precision, ..Field::gauge("x") }]);
+            let mut values = values.to_vec();
+            schema.round(0, 1000, &mut values);
+            values
+        };
+        let means = [(97.1 + 97.3) / 2.0, 24_954.0 / 17.0, -0.04, f64::NAN, 0.1 + 0.2];
+        let [a, b, c, d, e] = rounded(0.1, &means)[..] else { panic!() };
+        assert_eq!((a, b, c.to_bits(), d.is_nan(), e), (97.2, 1467.9, 0, true, 0.3));
+        assert_eq!(rounded(0.0, &[0.1 + 0.2, 1.0 / 3.0]), [0.1 + 0.2, 1.0 / 3.0], "every bit counts");
+        assert_eq!(rounded(1.0, &[67.4]), [67.0]);
+    }
+
+    #[test]
+    fn a_rate_has_no_dust_from_subtracting_and_dividing() {
+        let cpu = Field { precision: 0.0001, ..Field::counter("x", 100.0) };
+        assert_eq!(rates(cpu.clone(), &[(0, 0.0, 5700.08), (10_000, 0.0, 5700.12)])[1], 0.4);
+        assert_eq!(rates(cpu.clone(), &[(0, 0.3, 0.0), (10_000, 0.1, 10.0)])[1], 100.0, "a step is 0.01 %");
+        assert_eq!(rates(cpu.clone(), &[(0, 0.0, 0.0), (76_000, 0.0, 0.0366)])[1], 0.05);
+        assert_eq!(rates(cpu, &[(0, 0.0, 0.0), (3000, 0.0, 1.0)])[1], 33.33);
+        let requests = Field { precision: 1.0, ..Field::counter("x", 1.0) };
+        assert_eq!(rates(requests, &[(0, 0.0, 0.0), (10_000, 0.2, 4.0)])[1], 0.4);
+        let bytes = Field { precision: 1.0, ..Field::counter("x", 1.0) };
+        assert_eq!(rates(bytes, &[(0, 0.0, 0.0), (10_000, 7.3, 21_474_836_480.0)])[1], 2_145_917_128.5);
+        assert_eq!(rate(1.0, [(0, 0.0, 0.1), (300, 0.0, 2.2)]), 7.0, "to the bit it is 7.000000000000001");
+    }
+}
