@@ -13,6 +13,7 @@ fn host() -> Host {
                   [[instances]]\nid = 'count'\nlabels = { workload = 'web' }\nsamplers = ['verbs']\n";
     let host = Host::start(config, &[("verbs", verbs())]);
     host.until_with("/v1/instances/count/usage", &host.bearer("read"), |usage| usage.status == 200);
+    host.until("/ready", |ready| ready.status == 200);
     host
 }
 

@@ -278,6 +278,8 @@ fn the_readmes_plugins_do_in_every_language_what_the_new_ones_do() {
         is_told_what_is_not_granted(&project.join(&file));
         let ran = done(&["run", "--instance", "host", "--read", "/proc/loadavg", &file], &project);
         assert!(ran.contains("load_avg_1m"), "{ran}");
+        let ran = done(&["run", "--instance", "host", "--instance", "web-9", "--grant-all", &file], &project);
+        assert!(ran.contains("web-9  the instance is gone"), "it does not answer for others: {ran}");
         if language == "js" {
             is_not_quarantined_for_a_missing_grant(&fs::read(project.join(&file)).unwrap());
         }
@@ -286,8 +288,7 @@ fn the_readmes_plugins_do_in_every_language_what_the_new_ones_do() {
 
 /// An exception nobody catches ends the call and the instance of the plugin, and is a gap with its reason all the same.
 fn is_not_quarantined_for_a_missing_grant(component: &[u8]) {
-    let config = "poll.interval = '100ms'\n[[instances]]\nid = 'host'\nsamplers = ['load']\n\
-                  [plugins.load.limits]\nfailures = 3\n";
+    let config = "poll.interval = '100ms'\n[plugins.load.limits]\nfailures = 3\n";
     let host = Host::start(config, &[("load", component)]);
     let page = host.until("/v1/plugins/load", |page| page.json()["failures"].as_u64() > Some(5));
     assert_eq!(page.json()["state"], "running", "{page:?}");
