@@ -87,7 +87,6 @@ fn decimal(power: i32) -> Quantum {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::{Field, Schema};
 
     fn rates(fields: Field, rows: &[(i64, f64, f64)]) -> Vec<f64> {
