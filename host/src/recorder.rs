@@ -21,11 +21,25 @@ pub(crate) struct Recorder {
     interval_ms: i64,
     /// How long after its tick a reading may be from.
     latest_ms: i64,
-    /// The time of the last call's readings, and how long it took.
+    /// The time of the last call's readings.
     last_ms: Option<i64>,
-    last_took: Duration,
+    /// How long a call takes.
+    usual: Usual,
     /// With the generation of the instance each is of.
     frames: HashMap<InstanceId, (u64, Arc<Frame>)>,
+}
+
+/// How long a call usually takes: the longest of the last calls, of which older ones count less.
+#[derive(Debug, Default)]
+struct Usual(Duration);
+
+impl Usual {
+    /// Returns whether a call took about as long as usual. What takes longer again and again becomes usual.
+    fn is_so(&mut self, took: Duration, tolerance: Duration) -> bool {
+        let is_so = took.saturating_sub(self.0) <= tolerance;
+        self.0 = if is_so { took.max(self.0 - self.0 / 8) } else { self.0.saturating_add(tolerance) };
+        is_so
+    }
 }
 
 /// What became of the rows of a batch.
@@ -46,7 +60,7 @@ impl Recorder {
             interval_ms: ms(interval),
             latest_ms: ms(deadline),
             last_ms: None,
-            last_took: Duration::ZERO,
+            usual: Usual::default(),
             frames: HashMap::new(),
         }
     }
@@ -175,14 +189,14 @@ impl Recorder {
     }
 
     /// How long after their times readings were taken, by the timeline. NaN, nobody knows: the call took so much longer
-    /// than the one before that it may have been held up before it read or after.
+    /// than usual that it may have been held up before it read or after.
     fn delay_ms(&mut self, core: &Core, stamp: Stamp, took: Duration, has_offsets: bool) -> f64 {
-        let longer = took.saturating_sub(std::mem::replace(&mut self.last_took, took));
-        let tolerance_ms = u64::try_from(self.interval_ms / 10).unwrap_or(0);
+        let tolerance = Duration::from_millis(u64::try_from(self.interval_ms / 10).unwrap_or(0));
+        let is_usual = self.usual.is_so(took, tolerance);
         if has_offsets {
             // It says itself when each was read, from the tick's time on.
             core.timeline.read_ms(stamp.steady) - stamp.late_ms as f64 - stamp.at_ms as f64
-        } else if longer > Duration::from_millis(tolerance_ms) {
+        } else if !is_usual {
             f64::NAN
         } else {
             core.timeline.read_ms(stamp.steady) - stamp.at_ms as f64
@@ -222,4 +236,22 @@ fn publish(core: &Core, sampler: &str, stored: &[&Polled]) -> u64 {
     let samples = stored.iter().filter_map(|polled| Some((polled, core.store.latest(&polled.id)?)));
     let samples = samples.filter(|(_, sample)| !sample.values.is_empty());
     samples.map(|(polled, sample)| core.hub.publish(&polled.id, &polled.labels, sample)).count() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usual(calls_ms: &[u64]) -> Vec<bool> {
+        let mut usual = Usual::default();
+        let is_so = |ms: &u64| usual.is_so(Duration::from_millis(*ms), Duration::from_millis(100));
+        calls_ms.iter().map(is_so).collect()
+    }
+
+    #[test]
+    fn a_call_that_was_held_up_is_told_from_those_that_take_as_long_as_they_do() {
+        assert_eq!(usual(&[2, 3, 2100, 2, 2100, 4]), [true, true, false, true, false, true]);
+        assert_eq!(usual(&[250, 250, 250, 250, 250]), [false, false, true, true, true], "a slow plugin");
+        assert_eq!(usual(&[90, 1, 90, 1, 95, 2]), [true; 6], "large batches and small ones");
+    }
 }
