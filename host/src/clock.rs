@@ -46,7 +46,8 @@ impl Clock {
     /// The time of what is read now for a tick: the tick's own as long as that is within a tenth of the interval, else
     /// now.
     pub fn stamp(&self, due_ms: i64, interval: Duration) -> Stamp {
-        let (steady, now_ms) = (self.steady(), self.now_ms());
+        // The steady clock last: whoever is held up between the two reads later than it seems, not earlier.
+        let (now_ms, steady) = (self.now_ms(), self.steady());
         let tolerance_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX) / 10;
         let late_ms = now_ms.saturating_sub(due_ms);
         if late_ms.saturating_abs() <= tolerance_ms {
