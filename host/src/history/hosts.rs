@@ -62,8 +62,7 @@ impl HostHistory {
         })
     }
 
-    /// Adds a sample, one value per field; NaN for what has none. Waits for no write; it reads a file
-    /// only when the clock was set back over history that is in one.
+    /// Adds a sample, one value per field; NaN for what has none. Waits for no write.
     pub fn record(&self, host: &InstanceId, at_ms: i64, values: &[f64]) -> Result<(), Closed> {
         // Held until the sample is in: what was taken is written by a close.
         let closed = self.closed.read().unwrap_or_else(PoisonError::into_inner);
