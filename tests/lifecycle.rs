@@ -50,7 +50,7 @@ fn saved_state_that_cannot_be_written_is_written_once_it_can_be() {
     std::fs::create_dir_all(file.join("inside")).unwrap();
     // It saves the first time, and never again.
     assert_eq!(host.write("PUT", "/v1/instances/once", r#"{"samplers":["verbs"]}"#).status, 200);
-    host.until_logged("what it saved cannot be written to disk, and is tried again");
+    host.until_logged("cannot write the plugin's state to disk; retrying");
     host.until("/v1/instances/once/usage", |usage| usage.status == 200);
     std::fs::remove_dir_all(&file).unwrap();
     host.until("/v1/plugins/verbs", |_| file.is_file());

@@ -103,6 +103,14 @@ impl Core {
         self.tracked.discovered(sampler, found, at_ms, &|id| self.forget(id))
     }
 
+    /// How far a window that ends at a time reaches: what a clock recorded that was ahead is there when its time has come.
+    /// What was recorded before the clock went back is there all the same.
+    pub(crate) fn reach_ms(&self, until_ms: i64) -> i64 {
+        let now_ms = self.clock.now_ms();
+        let known_ms = self.store.trusted_ms().map_or(now_ms, |trusted_ms| trusted_ms.max(now_ms));
+        until_ms.min(known_ms.saturating_add(1))
+    }
+
     /// Forgets what ended before a time and has no history any more.
     pub fn forget_ended_before(&self, before_ms: i64) {
         let has_gone = |id: &InstanceId| self.store.frames(id).iter().all(|frame| frame.is_empty());

@@ -144,7 +144,7 @@ fn clock(core: &Core) -> Option<String> {
     let jump = core.timeline.recent_jump()?;
     let direction = if jump.by_ms < 0 { "back" } else { "ahead" };
     let (by, at) = (timeline::span(jump.by_ms), json::time(jump.at_ms));
-    Some(format!("the clock was set {direction} by {by} to {at}; history keeps what was recorded by either time"))
+    Some(format!("the clock was set {direction} by {by} to {at}; no history was removed"))
 }
 
 /// Why history is not written to disk, or takes more of it than it may.

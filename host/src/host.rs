@@ -114,6 +114,8 @@ impl Host {
         let names: Vec<&str> = supervisor.names().into_iter().chain(natives.iter().map(Native::name)).collect();
         core.tracked.restore(&core.store, &names, core.clock.now_ms());
         core.hub.restore(&core.store);
+        // Should it be killed at once, the next start has a number of its own all the same.
+        core.hub.note(&core.store);
         let natives = native::start(&core, natives, &stopped)?;
         let config::Stream { heartbeat, stalled, .. } = core.config.load().stream;
         let patience = Patience { heartbeat: heartbeat.get(), stalled: stalled.get() };
@@ -398,6 +400,6 @@ async fn housekeeping(core: Arc<Core>, mut stopping: watch::Receiver<bool>) {
         let kept_ms = i64::try_from(core.config.load().store.retention.get().as_millis()).unwrap_or(i64::MAX);
         // Not by a clock that has just jumped ahead.
         let Some(trusted_ms) = core.store.trusted_ms() else { continue };
-        core.forget_ended_before(trusted_ms.saturating_sub(kept_ms));
+        core.forget_ended_before(trusted_ms.min(core.clock.now_ms()).saturating_sub(kept_ms));
     }
 }

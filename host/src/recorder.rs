@@ -21,8 +21,8 @@ pub(crate) struct Recorder {
     interval_ms: i64,
     /// How long after its tick a reading may be from.
     latest_ms: i64,
-    /// The time of the last call's readings.
-    last_ms: Option<i64>,
+    /// The time of the last call's readings, and whether it was later than that of the tick before.
+    last: Option<(i64, bool)>,
     /// How long a call takes.
     usual: Usual,
     /// With the generation of the instance each is of.
@@ -59,7 +59,7 @@ impl Recorder {
             fields,
             interval_ms: ms(interval),
             latest_ms: ms(deadline),
-            last_ms: None,
+            last: None,
             usual: Usual::default(),
             frames: HashMap::new(),
         }
@@ -114,7 +114,12 @@ impl Recorder {
         let at_ms = stamp.at_ms;
         let delay_ms = self.delay_ms(core, stamp, took, !readings.offsets_ms.is_empty());
         // Only a clock that was set back makes readings earlier than those before them.
-        let goes_on = self.last_ms.replace(at_ms).is_some_and(|last_ms| at_ms > last_ms);
+        let goes_on = match self.last {
+            // Another batch of the same tick.
+            Some((last_ms, goes_on)) if last_ms == at_ms => goes_on,
+            last => last.is_some_and(|(last_ms, _)| at_ms > last_ms),
+        };
+        self.last = Some((at_ms, goes_on));
         let latest_ms = at_ms.saturating_add(self.latest_ms);
         let mut failures: HashMap<usize, Failure> =
             readings.failures.into_iter().map(|(row, failure)| (row as usize, failure)).collect();

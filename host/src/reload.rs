@@ -161,10 +161,10 @@ impl Reload {
                     tracing::warn!(part, missing, "this part is in force, and does not grant what its plugin needs");
                 }
                 Outcome::Restart => {
-                    tracing::warn!(key = part, "this was changed, and takes a restart: it is still as it was");
+                    tracing::warn!(key = part, "this key changed; restart the host to apply it");
                 }
                 Outcome::Failed => tracing::error!(part, error, "this part of the configuration does not work"),
-                Outcome::NotApplied => tracing::warn!(part, "this part would work, and stays as it was"),
+                Outcome::NotApplied => tracing::warn!(part, "not applied, because another part failed"),
                 Outcome::Waiting => tracing::warn!(part, error, "this part is in force, and its plugin is not up yet"),
             }
         }

@@ -44,7 +44,7 @@ impl Service for Core {
     fn range(&self, id: &InstanceId, query: &Query) -> Option<Points> {
         let is_known = self.tracked.get(id).is_some() || !self.store.frames(id).is_empty();
         is_known.then(|| {
-            let until_ms = query.until_ms.min(self.clock.now_ms().saturating_add(1));
+            let until_ms = self.reach_ms(query.until_ms);
             self.store.range(id, &Query { until_ms, ..query.clone() })
         })
     }

@@ -99,7 +99,7 @@ impl Timeline {
             tracing::warn!(
                 by = %span(jump.by_ms),
                 direction,
-                "the clock was set; history keeps what was recorded by either time"
+                "the clock was set; no history was removed"
             );
             metrics.clock_jumps.with_label_values(&[direction]).inc();
             metrics.clock_last_jump_seconds.set(jump.by_ms as f64 / 1000.0);

@@ -38,8 +38,9 @@ pub fn create_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let name = |half: &Path| {
         // Who is first wins.
         let linked = fs::hard_link(half, path);
-        let removed = fs::remove_file(half);
-        linked.and(removed)
+        // What is left of it is in nobody's way.
+        let _ = fs::remove_file(half);
+        linked
     };
     put(path, bytes, mode, name, |_| Ok(()))
 }

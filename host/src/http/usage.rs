@@ -118,7 +118,6 @@ fn window(core: &Core, parameters: &Parameters<'_>, ids: &[InstanceId]) -> Resul
     let (least_ms, most_ms) = ends.unwrap_or((default_ms, default_ms));
     let now_ms = core.clock.now_ms();
     let mut window = Window::parse(parameters, now_ms, least_ms)?;
-    // What a clock recorded that was ahead is there when its time has come.
-    window.query.until_ms = window.query.until_ms.min(now_ms.saturating_add(1));
+    window.query.until_ms = core.reach_ms(window.query.until_ms);
     Ok((window, most_ms))
 }

@@ -152,7 +152,7 @@ impl HostMetrics {
             )?,
             config_reloads: counter(
                 "config_reloads_total",
-                "Times the configuration was read again, by outcome; failed: it is in force, and a part of it does not work.",
+                "Configuration reloads by outcome: applied, refused, or failed (applied with a broken part).",
                 &["outcome"],
             )?,
             config_last_reload_successful: register(

@@ -80,7 +80,7 @@ impl FailureLog {
     pub(crate) fn failed(&self, plugin: &str, what: Failing, reason: &str) {
         let message = match what {
             Failing::Start => "could not start, and is tried again",
-            Failing::SavedState => "what it saved cannot be written to disk, and is tried again",
+            Failing::SavedState => "cannot write the plugin's state to disk; retrying",
             Failing::Discovered => "some of what it discovered is not taken",
             Failing::Readings => "some of its instances have no reading",
             Failing::Discover | Failing::Sample | Failing::Collect | Failing::Observe => "a poll failed",

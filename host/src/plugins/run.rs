@@ -381,17 +381,19 @@ impl Runner<'_> {
         status.forget(Order::Quarantine);
         status.enter(PluginState::Quarantined);
         self.keeper.keep(core, status).await;
-        let pause_is_over = async {
-            match pause {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => std::future::pending().await,
+        let mut is_operators = pause.is_none();
+        let mut pause_is_over = std::pin::pin!(tokio::time::sleep(pause.unwrap_or_default()));
+        let way = loop {
+            tokio::select! {
+                () = status.ordered(Order::Release) => break Way::Released,
+                candidate = self.handover.take() => break Way::Replaced(Box::new(candidate)),
+                why = told_to_stop(status) => {
+                    is_operators = true;
+                    status.retry_at(None);
+                    status.update(|known| known.quarantined = Some(why));
+                }
+                () = pause_is_over.as_mut(), if !is_operators => break Way::Retried,
             }
-        };
-        let way = tokio::select! {
-            () = status.ordered(Order::Release) => Way::Released,
-            candidate = self.handover.take() => Way::Replaced(Box::new(candidate)),
-            why = told_to_stop(status) => return Box::pin(self.quarantine(why, pauses)).await,
-            () = pause_is_over => Way::Retried,
         };
         status.retry_at(None);
         if matches!(way, Way::Retried) {

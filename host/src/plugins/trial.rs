@@ -60,8 +60,9 @@ pub(super) async fn try_section(
     }
     if known.state != PluginState::Running {
         let has_other_section = now.config != config.plugin(&now.name);
-        // Whether it can start may depend on anything.
-        let is_of_section = has_other_section && !matches!(why, NotTaken::Start(_));
+        // Whether what did not start before can start may depend on anything.
+        let is_starting = matches!(known.state, PluginState::Loading | PluginState::Compiling);
+        let is_of_section = has_other_section && (is_starting || !matches!(why, NotTaken::Start(_)));
         return if is_of_section { Err(why) } else { Ok(()) };
     }
     Err(why)

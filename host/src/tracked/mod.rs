@@ -85,7 +85,7 @@ pub struct Wanted {
 
 /// As many are tracked as the configuration allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} instances are there, and more are not allowed (poll.max_instances)")]
+#[error("instance limit of {0} reached; raise poll.max_instances")]
 pub struct TooMany(pub usize);
 
 /// Why an instance is not tracked.

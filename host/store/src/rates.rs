@@ -21,7 +21,8 @@ pub(crate) struct Rates {
 /// What rates are rounded to: the rest is binary dust.
 #[derive(Debug, Clone, Copy)]
 enum Rounding {
-    /// The declared step, in the field's own unit, where that is a fraction.
+    /// The declared step, in the field's own unit, where that is a fraction. What is less than half a step is not nothing,
+    /// and rounded as below.
     Step(Quantum),
     /// Where totals are whole numbers, about a tenth of what one of them makes in the time between two readings: less than
     /// one a second is not nothing. The step for a range of such times is kept, as they are most often alike.
@@ -60,23 +61,28 @@ impl Rates {
             return rate;
         }
         let step = match self.rounding {
-            Rounding::Step(step) => step,
+            Rounding::Step(step) if step.keep(rate) != 0.0 => step,
+            Rounding::Step(_) => self.natural(elapsed_ms).0,
             Rounding::Digits => {
                 const DIGITS: i32 = 10;
                 decimal(rate.abs().log10().floor() as i32 + 1 - DIGITS)
             }
             Rounding::Whole(Some((from, until, step))) if from < elapsed_ms && elapsed_ms <= until => step,
             Rounding::Whole(_) => {
-                // The steps change half-way between powers of ten, where no usual interval is.
-                let one = self.scale.abs() * self.quantum.value(1.0) * 100.0;
-                let power = (one / elapsed_ms).log10().round();
-                let step = decimal(power as i32);
-                let (from, until) = (one / 10f64.powf(power + 0.5), one / 10f64.powf(power - 0.5));
+                let (step, from, until) = self.natural(elapsed_ms);
                 self.rounding = Rounding::Whole(Some((from, until, step)));
                 step
             }
         };
         step.keep(rate)
+    }
+
+    /// About a tenth of what one step of the total makes in a time, and the times that is so for: it changes half-way between
+    /// powers of ten, where no usual interval is.
+    fn natural(&self, elapsed_ms: f64) -> (Quantum, f64, f64) {
+        let one = self.scale.abs() * self.quantum.value(1.0) * 100.0;
+        let power = (one / elapsed_ms).log10().round();
+        (decimal(power as i32), one / 10f64.powf(power + 0.5), one / 10f64.powf(power - 0.5))
     }
 }
 
@@ -152,6 +158,8 @@ mod tests {
         assert_eq!(rates(cpu.clone(), &[(0, 0.3, 0.0), (10_000, 0.1, 10.0)])[1], 100.0, "a step is 0.01 %");
         assert_eq!(rates(cpu.clone(), &[(0, 0.0, 0.0), (76_000, 0.0, 0.0366)])[1], 0.05);
         assert_eq!(rates(cpu, &[(0, 0.0, 0.0), (3000, 0.0, 1.0)])[1], 33.33);
+        let waiting = Field { precision: 0.01, ..Field::counter("x", 1.0) };
+        assert_eq!(rates(waiting, &[(0, 0.0, 0.0), (60_000, 0.0, 0.2)])[1], 0.00333, "little is not nothing");
         let requests = Field { precision: 1.0, ..Field::counter("x", 1.0) };
         assert_eq!(rates(requests, &[(0, 0.0, 0.0), (10_000, 0.2, 4.0)])[1], 0.4);
         let bytes = Field { precision: 1.0, ..Field::counter("x", 1.0) };

@@ -98,7 +98,9 @@ fn step(field: &Field, rate: f64, elapsed_ms: f64) -> f64 {
     let Kind::Counter { scale } = field.kind else { unreachable!() };
     let power = match field.precision {
         0.0 => rate.abs().log10().floor() - 9.0,
-        precision if precision < 1.0 => return precision * scale,
+        precision if precision < 1.0 && (rate / (precision * scale)).round_ties_even() != 0.0 => {
+            return precision * scale;
+        }
         precision => (scale * precision * 100.0 / elapsed_ms).log10().round(),
     };
     10f64.powi(power.clamp(-15.0, 300.0) as i32)

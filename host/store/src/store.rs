@@ -10,6 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 /// Frames older than this many of their own intervals are left out of an instance's sample.
 const STALE_INTERVALS: i64 = 3;
 
+/// How far a clock may be ahead of what is trusted and still be right.
+const AHEAD_MS: i64 = 3_600_000;
+
 /// History by instance. Reading and writing different instances never wait for each other. Cheap to clone: all are the
 /// same store.
 #[derive(Debug, Clone)]
@@ -182,7 +185,7 @@ impl Store {
 
     /// When an instance was last measured: the time of the row written last.
     pub fn latest_at_ms(&self, instance: &InstanceId) -> Option<i64> {
-        self.frames(instance).iter().filter_map(written).max().map(|(_, at_ms)| at_ms)
+        self.frames(instance).iter().filter_map(|frame| self.written(frame)).max().map(|(.., at_ms)| at_ms)
     }
 
     /// What was read last of an instance, its frames merged: `at` is that of the frame written to last; a frame more than
@@ -190,14 +193,14 @@ impl Store {
     /// changed.
     pub fn latest(&self, instance: &InstanceId) -> Option<Sample> {
         let frames = self.frames(instance);
-        let (_, at_ms) = frames.iter().filter_map(written).max()?;
+        let (.., at_ms) = frames.iter().filter_map(|frame| self.written(frame)).max()?;
         let is_fresh = |frame: &&Arc<Frame>| {
             // Looked at first: the row of an old frame may be in a file.
             let limit_ms = frame.interval_ms().saturating_mul(STALE_INTERVALS);
             frame.latest_at_ms().is_some_and(|latest| at_ms.saturating_sub(latest).saturating_abs() <= limit_ms)
         };
         let is_current = |frame: &&Arc<Frame>| {
-            let newer = |other: &Arc<Frame>| written(other) > written(frame);
+            let newer = |other: &Arc<Frame>| self.written(other) > self.written(frame);
             !frames.iter().any(|other| other.schema().sampler() == frame.schema().sampler() && newer(other))
         };
         let mut values: Vec<(Arc<str>, f64)> = Vec::new();
@@ -210,6 +213,14 @@ impl Store {
             }
         }
         Some(Sample { at_ms, values })
+    }
+
+    /// Orders frames by when they were last written to, with the time of that row. Before the start only times tell, and
+    /// those that are yet to come less than others.
+    fn written(&self, frame: &Arc<Frame>) -> Option<(u64, bool, i64)> {
+        let at_ms = frame.latest_at_ms()?;
+        let has_come = self.trusted_ms().is_none_or(|trusted_ms| at_ms <= trusted_ms.saturating_add(AHEAD_MS));
+        Some((frame.last_write(), has_come, at_ms))
     }
 
     /// The buckets of a window that have a value, the instance's frames merged.
@@ -287,8 +298,8 @@ impl Store {
         usage
     }
 
-    /// The time retention goes by, within half a minute; none before the keeper has begun. It is behind a clock that has
-    /// jumped ahead, until that has gone on for a while.
+    /// The time it is as far as the clock is trusted, within half a minute; none before the keeper has begun. It does not
+    /// follow a clock that has jumped, until that has gone on for a while.
     pub fn trusted_ms(&self) -> Option<i64> {
         Some(self.0.trusted_ms.load(Ordering::Relaxed)).filter(|trusted| *trusted != i64::MIN)
     }
@@ -353,11 +364,6 @@ impl Store {
     pub(crate) fn values(&self) -> Values {
         self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).values.clone()
     }
-}
-
-/// Orders frames by when they were last written to, with the time of that row; before the start nothing but that tells.
-fn written(frame: &Arc<Frame>) -> Option<(u64, i64)> {
-    Some((frame.last_write(), frame.latest_at_ms()?))
 }
 
 /// One frame's points of a field.

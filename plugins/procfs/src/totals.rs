@@ -175,7 +175,8 @@ impl ProgramTime {
 // === impl Saved ===
 
 impl Saved {
-    /// What fits. Without its parts a total stays as it is, and misses what the parts count until the next call.
+    /// Returns what fits. Without its parts a total stays as it is, and misses what the parts count until the next call.
+    /// Programs that were not measured for longest go last of all.
     fn to_bytes(&self) -> Vec<u8> {
         let whole = serde_json::to_vec(self).unwrap_or_default();
         if whole.len() <= MOST_SAVED {
@@ -191,7 +192,14 @@ impl Saved {
         for sum in [&mut less.received, &mut less.sent, &mut less.read, &mut less.written] {
             sum.forget_parts();
         }
-        serde_json::to_vec(&less).unwrap_or_default()
+        loop {
+            let bytes = serde_json::to_vec(&less).unwrap_or_default();
+            let oldest = less.programs.iter().min_by_key(|(_, program)| program.measured).map(|(name, _)| name.clone());
+            match oldest {
+                Some(oldest) if bytes.len() > MOST_SAVED => _ = less.programs.remove(&oldest),
+                _ => return bytes,
+            }
+        }
     }
 }
 

@@ -304,9 +304,9 @@ impl Archive {
     }
 
     /// Where the blocks begin that were written first, if there are others too.
-    pub(crate) fn oldest_partition(&self, frames: &[Arc<Frame>], now_ms: i64) -> Option<i64> {
+    pub(crate) fn oldest_partition(&self, frames: &[Arc<Frame>], trusted_ms: i64) -> Option<i64> {
         let mut written: BTreeMap<i64, i64> = BTreeMap::new();
-        for (first_ms, by_ms) in frames.iter().flat_map(|frame| frame.written(now_ms)) {
+        for (first_ms, by_ms) in frames.iter().flat_map(|frame| frame.written(trusted_ms)) {
             let last = written.entry(partition_ms(first_ms)).or_insert(by_ms);
             *last = by_ms.max(*last);
         }

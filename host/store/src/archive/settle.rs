@@ -42,7 +42,7 @@ impl Archive {
         let settling = match self.settling.take() {
             Some(settling) => settling,
             None => match self.due(frames, now_ms) {
-                Some((partition_ms, sources)) => self.begin(frames, partition_ms, sources)?,
+                Some(due) => self.begin(frames, now_ms, due)?,
                 None => return Ok(false),
             },
         };
@@ -111,7 +111,12 @@ impl Archive {
         Some((partition_ms, segments.iter().map(|segment| segment.number).collect()))
     }
 
-    fn begin(&mut self, frames: &[Arc<Frame>], partition_ms: i64, sources: Vec<u64>) -> io::Result<Settling> {
+    fn begin(
+        &mut self,
+        frames: &[Arc<Frame>],
+        now_ms: i64,
+        (partition_ms, sources): (i64, Vec<u64>),
+    ) -> io::Result<Settling> {
         // What comes for this time from now on goes to another file.
         self.writers.remove(&partition_ms);
         self.next_number += 1;
@@ -129,7 +134,11 @@ impl Archive {
         });
         let mut writer = writer;
         let ids: Vec<_> = queue.iter().map(|frame| Kept::of(&mut self.kept, &mut self.next_id, frame).id).collect();
-        writer.explain(ids.into_iter().zip(queue.iter().map(|frame| frame.key())))?;
+        let explained = writer.explain(ids.into_iter().zip(queue.iter().map(|frame| frame.key())));
+        explained.inspect_err(|_| {
+            self.superfluous.push((name.clone(), 0));
+            self.not_before.insert(partition_ms, now_ms.saturating_add(LOOK_MS));
+        })?;
         Ok(Settling { writer, name, sources, queue: queue.into(), index: Vec::new(), moved: Vec::new() })
     }
 

@@ -14,6 +14,7 @@ mod runs;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod written;
 
 pub(crate) use block::{Block, Bytes, Place, Unreadable};
 pub(crate) use buckets::Buckets;

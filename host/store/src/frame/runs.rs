@@ -49,48 +49,20 @@ impl<'a> Run<'a> {
         Some((first?, last?))
     }
 
-    fn generation(&self) -> Option<u32> {
+    /// The time of the first piece that begins at a time or later.
+    pub(super) fn first_from(&self, at_ms: i64) -> Option<i64> {
+        let nth = self.blocks.partition_point(|block| block.first_ms < at_ms);
+        let opens = || self.opens.iter().filter_map(|open| open.at_ms(0)).find(|first_ms| *first_ms >= at_ms);
+        self.blocks.get(nth).map(|block| block.first_ms).or_else(opens)
+    }
+
+    pub(super) fn generation(&self) -> Option<u32> {
         self.blocks.first().map(|block| block.generation).or(self.opens.first().map(|open| open.generation))
     }
 
     pub(super) fn blocks_in(&self, window: Range<i64>) -> impl Iterator<Item = &'a Arc<Block>> {
         let from = self.blocks.partition_point(|block| block.last_ms < window.start);
         self.blocks.iter().skip(from).take_while(move |block| block.first_ms < window.end)
-    }
-}
-
-/// When blocks were written, as far as the rows written before and after them tell.
-#[derive(Debug)]
-pub(crate) struct Written {
-    /// Of each generation: its first time, and the latest time of those before it.
-    generations: Vec<(u32, i64, Option<i64>)>,
-    now_ms: i64,
-}
-
-impl Written {
-    pub(super) fn of(view: &View, now_ms: i64) -> Self {
-        let mut latest_ms: Option<i64> = None;
-        let runs = Run::all(view);
-        let generations = runs.iter().filter_map(|run| {
-            let (first_ms, last_ms) = run.span()?;
-            let before_ms = latest_ms;
-            latest_ms = latest_ms.max(Some(last_ms));
-            Some((run.generation()?, first_ms, before_ms))
-        });
-        Self { generations: generations.collect(), now_ms }
-    }
-
-    /// By when a block was written: the time of its last row; where the clock had been set back to that time, the time at
-    /// which later generations began. A board that has no clock of its own begins in 1970, and what it measured then is not
-    /// half a century old.
-    pub(crate) fn by_ms(&self, block: &Block) -> i64 {
-        let own = self.generations.iter().find(|(generation, ..)| *generation == block.generation);
-        let Some(&(_, first_ms, Some(before_ms))) = own else { return block.last_ms };
-        let went_back_ms = before_ms.saturating_sub(first_ms);
-        let later = self.generations.iter().filter(|(generation, ..)| *generation > block.generation);
-        let mut later = later.map(|(_, first_ms, _)| *first_ms).filter(|first_ms| *first_ms <= self.now_ms);
-        let next_ms = later.find(|first_ms| *first_ms > block.last_ms).unwrap_or(block.last_ms);
-        next_ms.min(block.last_ms.saturating_add(went_back_ms)).max(block.last_ms)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the keeper does with a frame, and a restart.
 
-use super::runs::Written;
+use super::written::Written;
 use super::{Block, Bytes, Frame, Open, Place, Sealed, Shared, View, Writer};
 use crate::archive::{FrameKey, Page, Unread};
 use crate::cache::BlockId;
@@ -69,9 +69,9 @@ impl Frame {
     }
 
     /// Lets go of blocks by what they are and when they were written; whether there were any.
-    pub(crate) fn prune(&self, now_ms: i64, is_over: impl Fn(&Block, i64) -> bool) -> bool {
+    pub(crate) fn prune(&self, trusted_ms: i64, is_over: impl Fn(&Block, i64) -> bool) -> bool {
         let over = |view: &View| -> Vec<BlockId> {
-            let written = Written::of(view, now_ms);
+            let written = Written::of(view, trusted_ms);
             let over = view.blocks.iter().filter(|block| is_over(block, written.by_ms(block)));
             over.map(|block| block.id).collect()
         };
@@ -88,9 +88,9 @@ impl Frame {
     }
 
     /// When the blocks that are in files were written, by the time they begin in.
-    pub(crate) fn written(&self, now_ms: i64) -> Vec<(i64, i64)> {
+    pub(crate) fn written(&self, trusted_ms: i64) -> Vec<(i64, i64)> {
         let view = self.current();
-        let written = Written::of(&view, now_ms);
+        let written = Written::of(&view, trusted_ms);
         view.blocks.iter().map(|block| (block.first_ms, written.by_ms(block))).collect()
     }
 

@@ -223,7 +223,7 @@ impl Keeper {
         });
     }
 
-    /// The time retention goes by.
+    /// The time it is, as far as the clock is trusted.
     fn trusted_ms(&mut self, now_ms: i64) -> i64 {
         let known = self.trust.or_else(|| Trust::read(&self.store.notes(TRUST).first()?.1));
         let trust = self.trust.insert(known.unwrap_or_else(|| Trust::new(now_ms)));
@@ -264,8 +264,10 @@ impl Keeper {
     /// Lets go of what is too old, or too much.
     fn prune(&mut self, frames: &[Arc<Frame>], now_ms: i64) {
         let trusted_ms = self.trusted_ms(now_ms);
-        let before_ms = trusted_ms.saturating_sub(self.limits.age_ms);
-        frames.iter().for_each(|frame| _ = frame.prune(trusted_ms, |_, written_ms| written_ms < before_ms));
+        // A clock that is behind costs nothing.
+        let before_ms = trusted_ms.min(now_ms).saturating_sub(self.limits.age_ms);
+        let is_over = |block: &Block, written_ms: i64| written_ms.max(block.last_ms) < before_ms;
+        frames.iter().for_each(|frame| _ = frame.prune(trusted_ms, is_over));
         let Some(archive) = &mut self.archive else { return };
         // A file must not go before it is written why: that an instance was forgotten.
         if self.retry.is_some() || !self.changes.is_empty() {

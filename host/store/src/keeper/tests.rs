@@ -208,6 +208,7 @@ fn what_a_board_wrote_while_it_thought_it_was_1970_is_as_old_as_what_it_wrote_ne
     record(&store, &mut keeper, 1, now, now + 3 * H);
     record(&store, &mut keeper, 1, 0, 3 * H);
     record(&store, &mut keeper, 1, now + 6 * H, now + DAY);
+    keeper.step(now + DAY);
     let of_1970 = |store: &Store| rows(store, 0).into_iter().filter(|at_ms| *at_ms < DAY).count();
     assert_eq!((of_1970(&store), rows(&store, 0).len()), (3 * 360, (3 + 3 + 18) * 360));
     let (again, ..) = Store::on(Arc::new(sim.clone()), &limits).unwrap();

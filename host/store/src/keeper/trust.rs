@@ -27,22 +27,25 @@ impl Trust {
         Self { trusted_ms: now_ms, seen_ms: now_ms, steady_ms: 0 }
     }
 
-    /// Looks at the clock; by which time history may go.
+    /// Looks at the clock. Returns the time it is, as far as that is trusted.
     pub(super) fn look(&mut self, now_ms: i64) -> i64 {
         let passed_ms = now_ms.saturating_sub(self.seen_ms);
+        let was_ahead = self.seen_ms.saturating_sub(self.trusted_ms) > JUMP_MS;
         self.seen_ms = now_ms;
-        if (0..=JUMP_MS).contains(&passed_ms) {
-            self.steady_ms = self.steady_ms.saturating_add(passed_ms);
-            self.trusted_ms = self.trusted_ms.saturating_add(passed_ms);
-        } else {
-            self.steady_ms = 0;
+        match passed_ms {
+            0..=JUMP_MS => {
+                self.steady_ms = self.steady_ms.saturating_add(passed_ms);
+                self.trusted_ms = self.trusted_ms.saturating_add(passed_ms);
+            }
+            // A clock that is led back, and a machine that runs for some hours a day.
+            _ if passed_ms.saturating_abs() <= JUMP_MS || (passed_ms > 0 && was_ahead) => {}
+            _ => self.steady_ms = 0,
         }
-        let ahead_ms = now_ms.saturating_sub(self.trusted_ms);
-        if ahead_ms.abs() <= JUMP_MS || (ahead_ms > 0 && self.steady_ms >= ahead_ms.min(STEADY_MS)) {
+        let off_ms = now_ms.saturating_sub(self.trusted_ms).saturating_abs();
+        if off_ms <= JUMP_MS || self.steady_ms >= off_ms.min(STEADY_MS) {
             self.trusted_ms = now_ms;
         }
-        // A clock that is behind costs nothing. What was known before it went back is not forgotten.
-        self.trusted_ms.min(now_ms)
+        self.trusted_ms
     }
 
     pub(super) fn read(value: &[u8]) -> Option<Self> {
@@ -95,11 +98,31 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_goes_back_is_followed_at_once_and_believed_when_it_is_back_where_it_was() {
+    fn a_clock_that_went_back_is_believed_at_once_when_it_is_back_where_it_was() {
         let mut trust = Trust::new(NOW);
         let booted = NOW - 56 * 365 * DAY_MS;
-        assert_eq!(run(&mut trust, booted, 10), booted + 10 * MINUTE_MS);
+        assert_eq!(run(&mut trust, booted, 10), NOW + 10 * MINUTE_MS, "time passes all the same");
         assert_eq!(run(&mut trust, NOW + 12 * MINUTE_MS, 1), NOW + 13 * MINUTE_MS);
+    }
+
+    #[test]
+    fn a_machine_that_runs_for_eight_hours_a_day_falls_no_more_than_days_behind() {
+        let mut trust = Trust::new(NOW);
+        for day in 1..100 {
+            let evening = run(&mut trust, NOW + day * DAY_MS, 8 * 60);
+            assert!(NOW + day * DAY_MS - evening <= 3 * DAY_MS, "day {day}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_led_back_by_small_steps_is_trusted() {
+        let mut trust = Trust::new(NOW);
+        let ahead = NOW + 2 * HOUR_MS;
+        for minute in 0..=121 {
+            trust.look(ahead + minute * MINUTE_MS);
+            trust.look(ahead + minute * MINUTE_MS - 500);
+        }
+        assert_eq!(trust.look(ahead + 122 * MINUTE_MS), ahead + 122 * MINUTE_MS);
     }
 
     #[test]

@@ -1,0 +1,68 @@
+//! When blocks were written, as far as the rows before and after them tell: where the wall clock was wrong, the times they
+//! are of do not say it.
+
+use super::runs::Run;
+use super::{Block, View};
+
+/// How far a clock may be ahead of what is trusted and still be right.
+const AHEAD_MS: i64 = 3_600_000;
+
+/// Later generations that are looked through for the time when the clock was right again.
+const LOOKED_THROUGH: usize = 64;
+
+/// One frame's generations.
+#[derive(Debug)]
+pub(crate) struct Written {
+    generations: Vec<Generation>,
+    trusted_ms: i64,
+}
+
+#[derive(Debug)]
+struct Generation {
+    number: u32,
+    first_ms: i64,
+    /// The latest time of the generations before it.
+    before_ms: Option<i64>,
+    /// When the clock was where it had been before it went back.
+    again_ms: Option<i64>,
+}
+
+impl Written {
+    /// `trusted_ms`: the time it is, as far as the clock is trusted.
+    pub(super) fn of(view: &View, trusted_ms: i64) -> Self {
+        let runs = Run::all(view);
+        let mut latest_ms: Option<i64> = None;
+        let generations = runs.iter().enumerate().filter_map(|(nth, run)| {
+            let (first_ms, last_ms) = run.span()?;
+            let before_ms = latest_ms;
+            latest_ms = latest_ms.max(Some(last_ms));
+            let later = runs.get(nth..).unwrap_or_default().iter().take(LOOKED_THROUGH);
+            let again_ms = before_ms.and_then(|before_ms| {
+                let mut later = later.filter(|run| run.span().is_some_and(|(_, last_ms)| last_ms >= before_ms));
+                later.find_map(|run| run.first_from(before_ms))
+            });
+            Some(Generation { number: run.generation()?, first_ms, before_ms, again_ms })
+        });
+        Self { generations: generations.collect(), trusted_ms }
+    }
+
+    /// By when a block was written. Of a board that has no clock of its own and begins in 1970 that is when its clock was
+    /// right again, or as long after what it had written before as it has gone on; of one whose clock was ahead, when that
+    /// was set back.
+    pub(crate) fn by_ms(&self, block: &Block) -> i64 {
+        let nth = self.generations.partition_point(|generation| generation.number < block.generation);
+        let Some(own) = self.generations.get(nth) else { return block.last_ms };
+        let is_ahead = |at_ms: i64| at_ms > self.trusted_ms.saturating_add(AHEAD_MS);
+        match own.before_ms {
+            Some(before_ms) if block.last_ms < before_ms && !is_ahead(before_ms) => {
+                let gone_on_ms = block.last_ms.saturating_sub(own.first_ms);
+                before_ms.saturating_add(gone_on_ms).min(own.again_ms.unwrap_or(i64::MAX)).max(block.last_ms)
+            }
+            _ if is_ahead(block.last_ms) => {
+                let mut later = self.generations.iter().skip(nth + 1).map(|later| later.first_ms);
+                later.find(|first_ms| !is_ahead(*first_ms)).unwrap_or(self.trusted_ms)
+            }
+            _ => block.last_ms,
+        }
+    }
+}
