@@ -1,4 +1,5 @@
 use crate::compiler::Compiler;
+use crate::error::explained;
 use crate::refusal::Refused;
 use crate::replace::{PRIVATE, replace_file};
 use std::cmp::Reverse;
@@ -206,7 +207,8 @@ impl Drop for Slot<'_> {
 fn adopt(engine: &Engine, compiled: &[u8]) -> Result<Component, Refused> {
     // SAFETY: a process of our own binary has just made these bytes with an engine of the same configuration, and they
     // came through a pipe that nobody else holds. wasmtime checks its own header on top.
-    unsafe { Component::deserialize(engine, compiled) }.map_err(|error| Refused::Compiler(format!("{error:#}")))
+    unsafe { Component::deserialize(engine, compiled) }
+        .map_err(|error| Refused::Compiler(explained(format!("{error:#}"))))
 }
 
 #[expect(unsafe_code, reason = "trusts a file to be compiled code: one of our own, checked")]

@@ -175,10 +175,7 @@ impl From<wasmtime::Error> for Trap {
             });
             names.collect::<Vec<_>>().join("\n")
         });
-        let mut message = format!("{:#}", error.root_cause());
-        if is_out_of_memory(&message) {
-            message.push_str(&shortage_of_address_space().unwrap_or_default());
-        }
+        let message = explained(format!("{:#}", error.root_cause()));
         Self { message, backtrace: backtrace.filter(|text| !text.is_empty()), said: Vec::new() }
     }
 }
@@ -188,13 +185,22 @@ pub(crate) fn is_out_of_memory(message: &str) -> bool {
     message.contains(&std::io::Error::from(Errno::NOMEM).to_string())
 }
 
-/// Tells what is most likely why, if the host's address space is limited.
+/// Adds to an error of too little memory what is most likely why.
+pub(crate) fn explained(mut message: String) -> String {
+    if is_out_of_memory(&message) {
+        message.push_str(&shortage_of_address_space().unwrap_or_default());
+    }
+    message
+}
+
+/// Tells that the host's address space is limited.
 fn shortage_of_address_space() -> Option<String> {
     let allowed = getrlimit(Resource::As).current?;
     Some(format!(
-        ": RLIMIT_AS allows the host {allowed} bytes of address space, and each plugin reserves {} of them; raise it \
-         (`ulimit -v` before the start, or LimitAS= of the service)",
-        Limits::default().memory
+        ": RLIMIT_AS allows the host {} MiB of address space, where threads, stacks and plugins (each {} MiB) want some \
+         GiB; raise it (`ulimit -v unlimited` before the start, or LimitAS= of the service)",
+        allowed >> 20,
+        Limits::default().memory >> 20
     ))
 }
 

@@ -58,7 +58,7 @@ pub(super) async fn latest(args: InstanceArgs, out: &mut Out) -> Result<()> {
     let sample: Map<String, Value> = serde_json::from_slice(&body).context("the answer is no sample")?;
     for (name, value) in sample {
         match value.as_f64() {
-            Some(number) => writeln!(out, "{name:<32} {number:>16.2}")?,
+            Some(number) => writeln!(out, "{name:<32} {number:>16}")?,
             None => writeln!(out, "{name:<32} {}", value.as_str().unwrap_or_default())?,
         }
     }

@@ -22,12 +22,12 @@ const MOST_AT_ONCE: usize = 256;
 pub(super) fn turn_away(core: &Arc<Core>, socket: Socket, is_secure: bool, full: Full) {
     let (reason, error) = match full {
         Full::All(most) => {
-            let why = format!("{most} connections are open, and more are not allowed (http.max_connections)");
+            let why = format!("connection limit of {most} reached; try again later, or raise http.max_connections");
             ("all", ApiError::new(StatusCode::SERVICE_UNAVAILABLE, why))
         }
         Full::OfPeer(most) => {
             let why = format!(
-                "{most} connections of this peer are open, and more are not allowed (http.max_connections_per_peer)"
+                "limit of {most} connections of one peer reached; close some, or raise http.max_connections_per_peer"
             );
             ("peer", ApiError::new(StatusCode::TOO_MANY_REQUESTS, why))
         }

@@ -101,9 +101,9 @@ pub struct Claim {
 /// All streams the configuration allows are open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TooManyStreams {
-    #[error("{0} streams are open, and more are not allowed (stream.max_streams)")]
+    #[error("stream limit of {0} reached; try again later, or raise stream.max_streams")]
     InAll(usize),
-    #[error("{0} streams of this peer are open, and more are not allowed (stream.max_streams_per_peer)")]
+    #[error("limit of {0} streams of one peer reached; close some, or raise stream.max_streams_per_peer")]
     OfPeer(usize),
 }
 

@@ -31,8 +31,8 @@ pub struct Component {
 /// Why the plugins folder is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
-    #[error("cannot read the plugins folder {}: {source}", folder.display())]
-    Unreadable { folder: PathBuf, source: io::Error },
+    #[error("cannot read the plugins folder {}: {why}", folder.display())]
+    Unreadable { folder: PathBuf, why: io::Error },
     #[error("the plugins folder {} can be written by others than its owner; whoever writes there runs code here: chmod go-w {}", folder.display(), folder.display())]
     Writable { folder: PathBuf },
 }
@@ -114,12 +114,12 @@ pub(crate) fn bundled(name: &str) -> Option<Component> {
 /// The component files in the folder, by plugin. A folder that is not there holds nothing.
 pub(super) fn files(folder: &Path) -> Result<Files, FindError> {
     match check_folder(folder) {
-        Err(FindError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+        Err(FindError::Unreadable { why, .. }) if why.kind() == io::ErrorKind::NotFound => {
             return Ok(Files::new());
         }
         checked => checked?,
     }
-    let unreadable = |source| FindError::Unreadable { folder: folder.to_owned(), source };
+    let unreadable = |why| FindError::Unreadable { folder: folder.to_owned(), why };
     let mut files = Files::new();
     for entry in fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
@@ -160,7 +160,7 @@ fn check_folder(folder: &Path) -> Result<(), FindError> {
     match fs::metadata(folder) {
         Ok(found) if found.mode() & 0o022 != 0 => Err(FindError::Writable { folder: folder.to_owned() }),
         Ok(_) => Ok(()),
-        Err(source) => Err(FindError::Unreadable { folder: folder.to_owned(), source }),
+        Err(why) => Err(FindError::Unreadable { folder: folder.to_owned(), why }),
     }
 }
 

@@ -192,7 +192,7 @@ impl Supervisor {
         let Some(folder) = self.folder.clone() else { return };
         let found = off_thread(move || {
             // A folder that is gone says nothing about what was in it.
-            fs::metadata(&folder).map_err(|source| FindError::Unreadable { folder: folder.clone(), source })?;
+            fs::metadata(&folder).map_err(|why| FindError::Unreadable { folder: folder.clone(), why })?;
             Ok::<_, FindError>((files(&folder)?, find::misnamed(&folder)))
         });
         let (found, misnamed) = match found.await {

@@ -165,7 +165,7 @@ fn print_table(polled: &Polled, alone: &Alone, out: &mut Out) -> Result<()> {
         for field in worker.fields() {
             let (name, unit) = (&field.name, units.get(field.name.as_str()).map(String::as_str).unwrap_or_default());
             match sample.get(name) {
-                Some(value) => say!(out, "{}", format!("  {name:<28} {value:>16.2} {unit}").trim_end()),
+                Some(value) => say!(out, "{}", format!("  {name:<28} {value:>16} {unit}").trim_end()),
                 None => say!(out, "  {name:<28} {:>16}", "no signal"),
             }
         }
