@@ -63,7 +63,10 @@ fn what_takes_a_restart_is_named_and_stays_and_a_bad_file_changes_nothing() {
     host.reconfigure("poll.interval = '1s'\nstore.retention = '1d'\nhttp.socket_mode = 0o660\n");
     let log = host.log();
     for key in ["store.retention", "http.socket_mode"] {
-        assert!(log.lines().any(|line| line.contains("takes a restart") && line.contains(key)), "{key}: {log}");
+        assert!(
+            log.lines().any(|line| line.contains("restart the host to apply it") && line.contains(key)),
+            "{key}: {log}"
+        );
     }
     assert!(!log.contains("key=\"poll"), "{log}");
     host.configure("poll.intervall = '2s'\nlabels = { a = 'b' }\n");

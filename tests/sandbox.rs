@@ -54,14 +54,15 @@ fn endless_loops_in_more_plugins_than_cores_are_stopped_and_the_neighbour_misses
     );
     let names = ["good", "bad", "bad2", "bad3", "bad4"];
     for name in &names[1..] {
-        config.push_str(&format!("[plugins.{name}]\ninterval = '1s'\n"));
+        // So little that it is used up before the deadline also where the machine has other things to do.
+        config.push_str(&format!("[plugins.{name}]\ninterval = '1s'\nlimits = {{ cpu = '30ms' }}\n"));
     }
     let host = Host::start(&config, &names.map(|name| (name, verbs())));
     assert_no_missed_tick(&host);
     for name in &names[1..] {
         let failure = failure_of(&host, name);
         let reason = failure["reason"].as_str().unwrap();
-        assert!(reason.ends_with(" ms of CPU of its 100 ms; raise limits.cpu"), "{reason}");
+        assert!(reason.ends_with(" ms of CPU of its 30 ms; raise limits.cpu"), "{reason}");
     }
     assert_eq!(host.get("/metrics").status, 200);
 }
@@ -195,13 +196,14 @@ fn of_many_instances_the_one_that_traps_is_found_and_it_alone_is_set_aside() {
 
 #[test]
 fn an_instance_whose_own_cost_exceeds_the_budget_is_set_aside_and_told_what_to_raise() {
-    let config = "poll.interval = '200ms'\n[plugins.verbs]\nconfig = { discover = ['count', 'ok', 'spin'] }\n\
-                  limits = { cpu = '50ms' }\n";
+    // Of the deadline, a second, little is enough to use up the budget.
+    let config = "poll.interval = '1s'\n[plugins.verbs]\nconfig = { discover = ['count', 'ok', 'spin'] }\n\
+                  limits = { cpu = '30ms' }\n";
     let host = Host::start(config, &[("verbs", verbs())]);
     let page = host.until("/v1/plugins/verbs", |page| !page.json()["set_aside"].as_array().unwrap().is_empty()).json();
     let [aside] = &page["set_aside"].as_array().unwrap()[..] else { panic!("{page}") };
     assert_eq!(aside["instance"], "spin");
-    assert!(aside["reason"].as_str().unwrap().ends_with(" ms of CPU of its 50 ms; raise limits.cpu"), "{aside}");
+    assert!(aside["reason"].as_str().unwrap().ends_with(" ms of CPU of its 30 ms; raise limits.cpu"), "{aside}");
     for name in ["count", "ok"] {
         host.until(&format!("/v1/instances/{name}/usage"), |usage| usage.status == 200);
     }
@@ -215,8 +217,8 @@ fn a_burst_that_makes_every_call_too_slow_sets_nobody_aside_and_ends_by_itself()
     turns(0);
     let path = work.display();
     let config = format!(
-        "poll.interval = '200ms'\n[plugins.verbs]\nconfig = {{ discover = ['count', 'ok', 'version'], work = '{path}' }}\n\
-         grants = {{ read = ['{path}'] }}\nlimits = {{ cpu = '50ms', failures = 3, retry_after = '400ms' }}\n"
+        "poll.interval = '500ms'\n[plugins.verbs]\nconfig = {{ discover = ['count', 'ok', 'version'], work = '{path}' }}\n\
+         grants = {{ read = ['{path}'] }}\nlimits = {{ cpu = '30ms', failures = 3, retry_after = '400ms' }}\n"
     );
     let host = Host::start(&config, &[("verbs", verbs())]);
     host.until("/v1/instances/count/usage", |usage| usage.status == 200);
@@ -228,7 +230,8 @@ fn a_burst_that_makes_every_call_too_slow_sets_nobody_aside_and_ends_by_itself()
     });
     let page = page.json();
     let reason = page["last_failure"]["reason"].as_str().unwrap();
-    assert!(reason.ends_with("; raise limits.cpu"), "{reason}");
+    // On a busy machine the deadline may be over first.
+    assert!(["; raise limits.cpu", "; raise poll.interval"].iter().any(|end| reason.ends_with(end)), "{reason}");
     let health = host.get("/health").json();
     assert!(health["reasons"][0].as_str().unwrap().contains("; it is tried again at 20"), "{health}");
     let (_, listed, _) = run(dropsonde().args(["plugin", "list", "--url", &host.url()]));
