@@ -32,7 +32,7 @@ pub struct Entry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskSpace {
     pub total_bytes: u64,
-    /// What an unprivileged user can still write.
+    /// Bytes that an unprivileged user can still write.
     pub available_bytes: u64,
     pub inodes: u64,
     pub inodes_free: u64,
@@ -44,7 +44,7 @@ pub struct DiskUsage {
     pub total_bytes: u64,
     /// Without what is reserved for root, which is not available either.
     pub used_bytes: u64,
-    /// What an unprivileged user can still write.
+    /// Bytes that an unprivileged user can still write.
     pub available_bytes: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What plugins count with: sliding windows that keep no events, tallies with a bound, and sums of counters.
+//! Building blocks for counting: sliding windows that keep no events, bounded tallies, and sums of counters.
 //!
 //! Time is given, in ms since 1970: `at_ms` is when something happened, `now_ms` the host's clock as [`Tick`](crate::Tick)
 //! has it. What happened longer ago than a window reaches is no longer in it; what is said to happen in the future counts

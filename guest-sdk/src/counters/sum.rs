@@ -30,12 +30,12 @@ use std::collections::BTreeMap;
 pub struct SumOfCounters<K, V = u64> {
     /// None before the first update.
     total: Option<V>,
-    /// As they were in the last update.
+    /// The parts' values at the last update.
     #[serde(serialize_with = "as_pairs", deserialize_with = "from_pairs")]
     parts: BTreeMap<K, V>,
 }
 
-/// What a counter counts in: `u64`, or `f64` for seconds and the like.
+/// The number type of a counter: `u64`, or `f64` for seconds and the like.
 pub trait CounterValue: Copy + PartialOrd + Default {
     /// Whether a counter can have this value: a number not below zero.
     fn is_possible(self) -> bool;

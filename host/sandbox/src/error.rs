@@ -18,7 +18,7 @@ pub enum CallError {
     CpuExhausted {
         used: Duration,
         budget: Duration,
-        /// What in the configuration sets the budget.
+        /// The configuration key that sets the budget.
         setting: &'static str,
     },
     #[error("took longer than its deadline of {}, with {} of CPU; raise {setting}", at_least(*deadline), at_least(*cpu))]
@@ -26,7 +26,7 @@ pub enum CallError {
         deadline: Duration,
         /// CPU time it used until then: little, and it waited or the machine was busy.
         cpu: Duration,
-        /// What in the configuration sets the deadline.
+        /// The configuration key that sets the deadline.
         setting: &'static str,
     },
     /// It asked for more memory than its ceiling, and did not survive the refusal.
