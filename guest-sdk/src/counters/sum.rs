@@ -220,7 +220,7 @@ mod tests {
         prop::collection::vec(prop::collection::btree_map(0..6_u8, values, 0..6), 1..30)
     }
 
-    /// What it is to be, told by pairs of neighbours.
+    /// Returns the right total: the first sum, and what each pair of neighbours adds.
     fn expected(machines: &[BTreeMap<u8, u64>]) -> u64 {
         let first = machines[0].values().fold(0, |sum: u64, value| sum.saturating_add(*value));
         let grown = machines.windows(2).flat_map(|pair| {

@@ -196,7 +196,7 @@ impl Recording {
         Err(FileError::NotFound)
     }
 
-    /// Of the latest tick that has any.
+    /// Lists names of a directory as the latest tick that has it does.
     fn entries_from(&self, path: &str, start: u64, most: usize) -> Result<Page, FileError> {
         for folder in self.now().folders {
             match open(&folder, path) {

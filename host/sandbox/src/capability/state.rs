@@ -14,7 +14,7 @@ struct Saved {
     bytes: Option<Vec<u8>>,
     /// How often something was saved.
     times: u64,
-    /// Which of these saves is on disk.
+    /// The number of the save that is on disk.
     kept: u64,
 }
 
