@@ -11,6 +11,7 @@ use dropsonde_sandbox::{Sandbox, Setup, Tick, Timed, Worker};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
 
 const TICK: Tick = Tick { at_ms: 0, monotonic_ns: 0, budget_ms: 100, interval: Duration::from_secs(10) };
 
@@ -20,25 +21,30 @@ fn component(name: &str) -> anyhow::Result<Vec<u8>> {
     guest.build(&toolchain, Network::Allowed)
 }
 
-fn calls(criterion: &mut Criterion) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+/// A worker of a guest, and where it is called.
+fn started(guest: &str) -> (Runtime, Worker) {
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let sandbox = Arc::new(Sandbox::new().expect("a sandbox"));
-    let plugin = sandbox.load(&component("eight").expect("the guest builds")).expect("the guest is a plugin");
-    let worker = runtime.block_on(Worker::start(&sandbox, plugin, Setup::named("eight"))).expect("the guest starts");
+    let plugin = sandbox.load(&component(guest).expect("the guest builds")).expect("the guest is a plugin");
+    let worker = runtime.block_on(Worker::start(&sandbox, plugin, Setup::named(guest))).expect("the guest starts");
+    (runtime, worker)
+}
+
+/// How long so many calls of `sample` take together.
+fn samples(runtime: &Runtime, worker: &Worker, ids: &[String], rounds: u64) -> Duration {
+    let timed = Timed::Sample(TICK, ids.to_vec());
+    let took = runtime.block_on(worker.time(timed, rounds)).expect("the guest answers");
+    took.iter().map(|took| took.wall).sum()
+}
+
+fn calls(criterion: &mut Criterion) {
+    let (runtime, worker) = started("eight");
     let mut group = criterion.benchmark_group("sample");
     for instances in [1, 1000] {
         let ids: Vec<String> = (0..instances).map(|index| format!("instance-{index}")).collect();
         group.throughput(Throughput::Elements(instances));
         group.bench_function(BenchmarkId::new("instances", instances), |bencher| {
-            bencher.iter_custom(|rounds| {
-                let timed = Timed::Sample(TICK, ids.clone());
-                runtime
-                    .block_on(worker.time(timed, rounds))
-                    .expect("the guest answers")
-                    .iter()
-                    .map(|took| took.wall)
-                    .sum()
-            });
+            bencher.iter_custom(|rounds| samples(&runtime, &worker, &ids, rounds));
         });
     }
     group.finish();
@@ -46,23 +52,13 @@ fn calls(criterion: &mut Criterion) {
 
 fn recordings(criterion: &mut Criterion) {
     const RECORDINGS: u64 = 10_000;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let sandbox = Arc::new(Sandbox::new().expect("a sandbox"));
-    let plugin = sandbox.load(&component("verbs").expect("the guest builds")).expect("the guest is a plugin");
-    let worker = runtime.block_on(Worker::start(&sandbox, plugin, Setup::named("verbs"))).expect("the guest starts");
+    let (runtime, worker) = started("verbs");
     let mut group = criterion.benchmark_group("record");
     group.throughput(Throughput::Elements(RECORDINGS));
     for how in ["single", "batch"] {
+        let ids = [how.to_owned()];
         group.bench_function(how, |bencher| {
-            bencher.iter_custom(|rounds| {
-                let timed = Timed::Sample(TICK, vec![how.to_owned()]);
-                runtime
-                    .block_on(worker.time(timed, rounds))
-                    .expect("the guest answers")
-                    .iter()
-                    .map(|took| took.wall)
-                    .sum()
-            });
+            bencher.iter_custom(|rounds| samples(&runtime, &worker, &ids, rounds));
         });
     }
     group.finish();

@@ -96,11 +96,7 @@ impl Files {
     /// A file of so many bytes at most.
     pub(crate) fn read(&self, path: &str, most: usize) -> Result<Vec<u8>, FileError> {
         let most = (most as u64).min(LARGEST_FILE);
-        let handle = self.open(path)?;
-        if FileType::from_raw_mode(fs::fstat(&handle)?.st_mode) != FileType::RegularFile {
-            return Err(FileError::NotAFile);
-        }
-        let file = reopen(&handle, OFlags::RDONLY)?;
+        let file = self.open_file(path)?;
         // A kernel file says it is empty until it is read, so its size is only known by reading.
         let mut bytes = Vec::new();
         let mut chunk = [0; 16 << 10];
@@ -119,11 +115,7 @@ impl Files {
     }
 
     pub(crate) fn entries(&self, path: &str) -> Result<Vec<(String, EntryKind)>, FileError> {
-        let handle = self.open(path)?;
-        if FileType::from_raw_mode(fs::fstat(&handle)?.st_mode) != FileType::Directory {
-            return Err(FileError::NotAFile);
-        }
-        let directory = reopen(&handle, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let directory = self.open_directory(path)?;
         let mut entries = Vec::new();
         for entry in fs::Dir::new(directory)? {
             let entry = entry?;
@@ -154,11 +146,7 @@ impl Files {
 
     /// Up to so many bytes of a file from there on; fewer where it ends.
     pub(crate) fn read_range(&self, path: &str, offset: u64, length: usize) -> Result<Vec<u8>, FileError> {
-        let handle = self.open(path)?;
-        if FileType::from_raw_mode(fs::fstat(&handle)?.st_mode) != FileType::RegularFile {
-            return Err(FileError::NotAFile);
-        }
-        let file = reopen(&handle, OFlags::RDONLY)?;
+        let file = self.open_file(path)?;
         let mut bytes = Vec::new();
         let mut chunk = [0; 16 << 10];
         loop {
@@ -180,11 +168,25 @@ impl Files {
 
     /// Up to `most` names of a directory, from where the last page ended.
     pub(crate) fn entries_from(&self, path: &str, start: u64, most: usize) -> Result<Page, FileError> {
+        page(&self.open_directory(path)?, start, most)
+    }
+
+    /// The regular file the path leads to, opened for reading.
+    fn open_file(&self, path: &str) -> Result<OwnedFd, FileError> {
         let handle = self.open(path)?;
-        if FileType::from_raw_mode(fs::fstat(&handle)?.st_mode) != FileType::Directory {
-            return Err(FileError::NotAFile);
+        match file_type(&handle)? {
+            FileType::RegularFile => reopen(&handle, OFlags::RDONLY),
+            _ => Err(FileError::NotAFile),
         }
-        page(&reopen(&handle, OFlags::RDONLY | OFlags::DIRECTORY)?, start, most)
+    }
+
+    /// The directory the path leads to, opened for reading.
+    fn open_directory(&self, path: &str) -> Result<OwnedFd, FileError> {
+        let handle = self.open(path)?;
+        match file_type(&handle)? {
+            FileType::Directory => reopen(&handle, OFlags::RDONLY | OFlags::DIRECTORY),
+            _ => Err(FileError::NotAFile),
+        }
     }
 
     /// A handle to what the path leads to, if it and what it leads to are granted.
@@ -276,6 +278,10 @@ fn is_plain(path: &Path) -> bool {
     path.is_absolute()
         && !path.as_os_str().as_encoded_bytes().contains(&0)
         && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+}
+
+fn file_type(handle: &OwnedFd) -> Result<FileType, FileError> {
+    Ok(FileType::from_raw_mode(fs::fstat(handle)?.st_mode))
 }
 
 /// Where a handle lies, links followed. A deleted file's path ends in " (deleted)" and matches no grant by accident.
