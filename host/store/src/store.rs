@@ -1,6 +1,6 @@
 use crate::archive::{self, FrameKey, TooLarge, Values};
 use crate::cell::Cell;
-use crate::frame::Shared;
+use crate::frame::{AHEAD_MS, Shared};
 use crate::keeper::ArchiveStatus;
 use crate::{Column, Field, Frame, InstanceId, Points, Query, Sample, Schema};
 use std::collections::HashMap;
@@ -9,9 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// Frames older than this many of their own intervals are left out of an instance's sample.
 const STALE_INTERVALS: i64 = 3;
-
-/// How far a clock may be ahead of what is trusted and still be right.
-const AHEAD_MS: i64 = 3_600_000;
 
 /// History by instance. Reading and writing different instances never wait for each other. Cheap to clone: all are the
 /// same store.

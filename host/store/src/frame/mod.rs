@@ -19,6 +19,7 @@ mod written;
 pub(crate) use block::{Block, Bytes, Place, Unreadable};
 pub(crate) use buckets::Buckets;
 pub(crate) use open::Open;
+pub(crate) use written::AHEAD_MS;
 
 use crate::archive::{FrameKey, Unread};
 use crate::cache::BlockCache;
@@ -92,6 +93,16 @@ struct Writer {
     unread: Option<Box<Unread>>,
 }
 
+/// A row to be written.
+#[derive(Clone, Copy)]
+pub(crate) struct NewRow<'a> {
+    pub(crate) at_ms: i64,
+    /// One per field, then the delay if they have it, as they do once they were kept.
+    pub(crate) readings: &'a [f64],
+    /// How long after the row's time they were taken; NaN: nobody knows.
+    pub(crate) delay_ms: f64,
+}
+
 /// One row as queries see it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
@@ -160,27 +171,27 @@ impl Frame {
         let mut writer = self.writer();
         let went_back = writer.last_ms.is_some_and(|last| at_ms <= last);
         let generation = writer.generation.saturating_add(u32::from(went_back));
-        self.push_locked(&mut writer, generation, at_ms, readings, delay_ms);
+        self.push_locked(&mut writer, generation, NewRow { at_ms, readings, delay_ms });
         self.last_write.store(self.shared.writes.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Release);
     }
 
-    /// Adds a row of this generation or a later one: readings, then the delay if they do not have it.
-    fn push_locked(&self, writer: &mut Writer, generation: u32, at_ms: i64, readings: &[f64], delay_ms: f64) {
-        writer.last_ms = Some(at_ms);
+    /// Adds a row of this generation or a later one.
+    fn push_locked(&self, writer: &mut Writer, generation: u32, row: NewRow<'_>) {
+        writer.last_ms = Some(row.at_ms);
         let open = writer.open.as_ref().filter(|open| open.generation == generation);
-        match open.map(|open| (open, open.push(at_ms, readings, delay_ms))) {
+        match open.map(|open| (open, open.push(row))) {
             Some((_, Ok(()))) => {}
             Some((open, Err(Refused::Narrow(column)))) => {
                 let wider = open.widened(&self.key.schema, self.layout, column);
                 let view = self.view.load();
-                self.append(writer, &view, view.opens.len() - 1, wider, at_ms, readings, delay_ms);
+                self.append(writer, &view, view.opens.len() - 1, wider, row);
             }
             _ => {
                 let view = self.view.load();
                 let before = writer.next_before.take().unwrap_or_else(|| self.totals_after(&view));
                 let start_row = view.end_row();
-                let open = Open::new(&self.key.schema, self.layout, start_row, at_ms, generation, before, &[]);
-                self.append(writer, &view, view.opens.len(), open, at_ms, readings, delay_ms);
+                let open = Open::new(&self.key.schema, self.layout, start_row, row.at_ms, generation, before, &[]);
+                self.append(writer, &view, view.opens.len(), open, row);
             }
         }
     }
@@ -191,19 +202,9 @@ impl Frame {
     }
 
     /// Adds a row to an open block, then shows it in place of those from `keep` on.
-    #[allow(clippy::too_many_arguments, reason = "the row's three, and where it goes")]
-    fn append(
-        &self,
-        writer: &mut Writer,
-        view: &View,
-        keep: usize,
-        mut open: Open,
-        at_ms: i64,
-        readings: &[f64],
-        delay_ms: f64,
-    ) {
+    fn append(&self, writer: &mut Writer, view: &View, keep: usize, mut open: Open, row: NewRow<'_>) {
         // Every refusal makes one more column wide: that ends.
-        while let Err(Refused::Narrow(column)) = open.push(at_ms, readings, delay_ms) {
+        while let Err(Refused::Narrow(column)) = open.push(row) {
             open = open.widened(&self.key.schema, self.layout, column);
         }
         let generation = open.generation;

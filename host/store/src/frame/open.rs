@@ -1,3 +1,4 @@
+use super::NewRow;
 use crate::cell::Cell;
 use crate::quantum::Quantum;
 use crate::rates::Total;
@@ -101,19 +102,20 @@ impl Open {
             Self::new(schema, layout, self.start_row, self.first_ms, self.generation, self.before.clone(), &wide);
         let old = self.read(self.len());
         let mut readings = vec![f64::NAN; schema.columns()];
-        for (row, &at) in old.at_ms.iter().enumerate() {
+        for (row, &at_ms) in old.at_ms.iter().enumerate() {
             for (reading, column) in readings.iter_mut().zip(&old.columns) {
                 *reading = column.get(row).copied().unwrap_or(f64::NAN);
             }
             // What fitted there fits here.
-            let _ = copy.push(at, &readings, f64::NAN);
+            let _ = copy.push(NewRow { at_ms, readings: &readings, delay_ms: f64::NAN });
         }
         copy
     }
 
-    /// Adds a row that is later than the last: readings, then the delay if they do not have it. By one thread at a time.
-    /// What is kept of a reading: rounded to the column's step; without a number, a gap.
-    pub(crate) fn push(&self, at_ms: i64, readings: &[f64], delay_ms: f64) -> Result<(), Refused> {
+    /// Adds a row that is later than the last, by one thread at a time. A reading is kept rounded to its column's step, and
+    /// as a gap where it is no number.
+    pub(crate) fn push(&self, new: NewRow<'_>) -> Result<(), Refused> {
+        let NewRow { at_ms, readings, delay_ms } = new;
         let row = self.rows.load(Ordering::Relaxed);
         let offset = at_ms.checked_sub(self.first_ms).and_then(|offset| u32::try_from(offset).ok());
         let (Some(offset), true) = (offset, at_ms < self.until_ms) else { return Err(Refused::Full) };

@@ -1,7 +1,7 @@
 //! What the keeper does with a frame, and a restart.
 
 use super::written::Written;
-use super::{Block, Bytes, Frame, Open, Place, Sealed, Shared, View, Writer};
+use super::{Block, Bytes, Frame, NewRow, Open, Place, Sealed, Shared, View, Writer};
 use crate::archive::{FrameKey, Page, Unread};
 use crate::cache::BlockId;
 use crate::cell::Cells;
@@ -149,12 +149,12 @@ impl Frame {
     }
 
     /// Adds a row as a log has it, if it is not there: of what is in blocks, all that was written before is too.
-    fn replay(&self, writer: &mut Writer, generation: u32, at_ms: i64, row: &[f64]) {
+    fn replay(&self, writer: &mut Writer, generation: u32, at_ms: i64, readings: &[f64]) {
         let known = writer.last_ms.is_some_and(|last| at_ms <= last);
         if generation < writer.generation || (generation == writer.generation && known) {
             return;
         }
-        self.push_locked(writer, generation, at_ms, row, f64::NAN);
+        self.push_locked(writer, generation, NewRow { at_ms, readings, delay_ms: f64::NAN });
     }
 
     /// How many rows are in no block.

@@ -5,7 +5,7 @@ use super::runs::Run;
 use super::{Block, View};
 
 /// How far a clock may be ahead of what is trusted and still be right.
-const AHEAD_MS: i64 = 3_600_000;
+pub(crate) const AHEAD_MS: i64 = 3_600_000;
 
 /// Later generations that are looked through for the time when the clock was right again.
 const LOOKED_THROUGH: usize = 64;
