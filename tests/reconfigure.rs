@@ -161,6 +161,22 @@ fn a_section_its_plugin_cannot_work_with_leaves_it_as_it_was_until_it_can() {
 }
 
 #[test]
+fn a_plugins_page_shows_a_refused_section_until_a_configuration_without_it_is_read() {
+    let host = Host::start("plugins.procfs.interval = '100ms'\n", &[]);
+    host.until("/v1/instances/host/usage", |usage| usage.status == 200);
+    let refused = |config: &str| {
+        host.configure(config);
+        let answer = host.ordered("POST", "/v1/reload", b"");
+        assert_eq!(answer.status, 422, "{}", answer.body);
+        host.plugin("procfs").get("refused_section").map(|section| section["reason"].to_string())
+    };
+    let reason = refused("plugins.procfs.config.watch = ['(']\n");
+    assert!(reason.as_ref().is_some_and(|reason| reason.contains("its configuration cannot work")), "{reason:?}");
+    assert_eq!(refused("poll.intervall = '1s'\n"), reason, "this file cannot be understood");
+    assert_eq!(refused("plugins.procfs.interval = '100ms'\n[plugins.nope]\n"), None);
+}
+
+#[test]
 fn a_reload_by_the_api_answers_with_what_came_of_each_part() {
     let host = Host::start("poll.interval = '100ms'\n", &[]);
     host.until("/v1/instances/host/usage", |usage| usage.status == 200);

@@ -233,14 +233,16 @@ fn for_readers(error: &anyhow::Error) -> String {
 
 /// On the pages of plugins: which of their sections is refused.
 fn note_sections(core: &Core, reload: &Reload, at_ms: i64) {
+    // A file that cannot be understood says nothing of its sections.
+    let were_tried = reload.error.is_none() || reload.failed().next().is_some();
+    if !were_tried {
+        return;
+    }
     for status in core.plugins.list() {
         let part = section(&status.name);
         let failed = reload.failed().find(|failed| reload.error.is_some() && failed.part == part);
         let refused = failed.map(|failed| RefusedSection { at_ms, reason: failed.error.clone().unwrap_or_default() });
-        // One that was refused for another reason says nothing new of this plugin.
-        if refused.is_some() || reload.error.is_none() {
-            status.update(|known| known.refused_section = refused);
-        }
+        status.update(|known| known.refused_section = refused);
     }
 }
 

@@ -90,7 +90,7 @@ pub struct Known {
     pub is_preparing: bool,
     /// The newest version that was not taken, if none was since.
     pub refused: Option<Refusal>,
-    /// The section of a configuration that is not in force because of it, if none was taken since.
+    /// Its section of the configuration that was read last, if that is refused because of it.
     pub refused_section: Option<RefusedSection>,
     /// It ran well at another time, and a newer one does not work.
     pub is_restored: bool,
