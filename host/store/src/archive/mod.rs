@@ -10,7 +10,7 @@
 //! cannot be written waits in the ring, until the ring lets go of it.
 
 #[cfg(test)]
-pub(crate) mod crash;
+mod crash;
 mod disk;
 mod log;
 mod names;
@@ -20,6 +20,8 @@ mod restore;
 mod rows;
 mod segment;
 mod settle;
+#[cfg(test)]
+pub(crate) mod sim;
 mod unread;
 mod verify;
 

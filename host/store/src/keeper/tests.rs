@@ -1,5 +1,5 @@
 use super::*;
-use crate::archive::crash::Sim;
+use crate::archive::sim::Sim;
 use crate::{Field, InstanceId, Query, Schema};
 
 const MIN: i64 = 60_000;

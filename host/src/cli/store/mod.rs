@@ -1,0 +1,172 @@
+//! History on disk, looked into without a host.
+
+mod export;
+
+pub(super) use export::export;
+
+use super::out::Out;
+use super::{DataArgs, StoreArgs};
+use crate::host::HISTORY;
+use crate::json;
+use crate::timeline;
+use anyhow::{Result, bail};
+use dropsonde_store::ClockJump;
+use dropsonde_store::inspect::{self, Files, Finding, Stats, Verified};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+/// Where the history of a host with such arguments is.
+fn folder(args: &DataArgs) -> Result<PathBuf> {
+    Ok(args.folder()?.join(HISTORY))
+}
+
+fn looked_into<T>(folder: &Path, looked: io::Result<T>) -> Result<T> {
+    let shown = folder.display();
+    looked.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            anyhow::anyhow!("no history: there is no folder {shown}; name the host's data directory with --data")
+        }
+        io::ErrorKind::PermissionDenied => {
+            anyhow::Error::from(error).context(format!("cannot read {shown}; try it as the user the host runs as"))
+        }
+        _ => anyhow::Error::from(error)
+            .context(format!("cannot read {shown}; is that in the host's data directory? --data names another")),
+    })
+}
+
+// === stats ===
+
+pub(super) fn stats(args: &StoreArgs, out: &mut Out) -> Result<()> {
+    let folder = folder(&args.data)?;
+    let stats = looked_into(&folder, inspect::stats(&folder))?;
+    if args.json {
+        return Ok(writeln!(out, "{:#}", stats_json(&folder, &stats))?);
+    }
+    writeln!(out, "folder     {}", folder.display())?;
+    writeln!(out, "in use     {}", if stats.in_use { "by a running host" } else { "no" })?;
+    for (kind, files) in kinds(&stats) {
+        writeln!(out, "{kind:<10} {:>12} bytes in {}", files.bytes, counted(files.files, "file"))?;
+    }
+    let per_value = stats.bytes_per_value().map(|bytes| format!(", {bytes:.2} a value")).unwrap_or_default();
+    writeln!(out, "all        {:>12} bytes{per_value}", stats.bytes())?;
+    writeln!(out, "rows       {:>12} of {}", stats.rows, counted(stats.instances as u64, "instance"))?;
+    writeln!(out, "frames     {:>12}", stats.frames)?;
+    writeln!(out, "blocks     {:>12}", stats.blocks)?;
+    if let (Some(oldest), Some(newest)) = (stats.oldest_ms, stats.newest_ms) {
+        writeln!(out, "times      {} to {}", json::time(oldest), json::time(newest))?;
+    }
+    if stats.clock_set_back > 0 {
+        let frames = counted(stats.clock_set_back, "frame");
+        writeln!(out, "clock      it was set back in {frames}: of two rows of one time the later written counts")?;
+    }
+    clock_jumps(&stats.clock_jumps, out)?;
+    let damaged = if stats.damaged == 0 { "none seen".to_owned() } else { counted(stats.damaged, "place") };
+    writeln!(out, "damage     {damaged}; `dropsonde store verify` reads everything")?;
+    for name in &stats.newer {
+        writeln!(out, "newer      {name} was written by a later version")?;
+    }
+    for (name, why) in &stats.unreadable {
+        writeln!(out, "unreadable {name}: {why}")?;
+    }
+    Ok(())
+}
+
+/// A line for each.
+fn clock_jumps(jumps: &[ClockJump], out: &mut impl Write) -> io::Result<()> {
+    for &ClockJump { at_ms, by_ms } in jumps {
+        let direction = if by_ms < 0 { "back" } else { "ahead" };
+        writeln!(
+            out,
+            "clock      the clock was set {direction} by {} to {}",
+            timeline::span(by_ms),
+            json::time(at_ms)
+        )?;
+    }
+    Ok(())
+}
+
+fn clock_jumps_json(jumps: &[ClockJump]) -> Vec<Value> {
+    jumps.iter().map(|jump| json!({ "at": json::time(jump.at_ms), "by_ms": jump.by_ms })).collect()
+}
+
+fn kinds(stats: &Stats) -> [(&'static str, Files); 4] {
+    [("log", stats.log), ("fresh", stats.fresh), ("settled", stats.settled), ("notes", stats.notes)]
+}
+
+fn stats_json(folder: &Path, stats: &Stats) -> Value {
+    let files = kinds(stats).map(|(kind, files)| (kind, json!({ "files": files.files, "bytes": files.bytes })));
+    let unreadable = stats.unreadable.iter().map(|(name, why)| json!({ "file": name, "why": why }));
+    json!({
+        "folder": folder.to_string_lossy(), "in_use": stats.in_use,
+        "files": BTreeMap::from(files), "bytes": stats.bytes(), "bytes_per_value": stats.bytes_per_value(),
+        "instances": stats.instances, "frames": stats.frames, "blocks": stats.blocks, "rows": stats.rows,
+        "values": stats.values, "oldest_at": stats.oldest_ms.map(json::time),
+        "newest_at": stats.newest_ms.map(json::time), "damaged": stats.damaged, "newer": stats.newer,
+        "unreadable": unreadable.collect::<Vec<_>>(), "clock_set_back": stats.clock_set_back,
+        "clock_jumps": clock_jumps_json(&stats.clock_jumps),
+    })
+}
+
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+// === verify ===
+
+pub(super) fn verify(args: &StoreArgs, out: &mut Out) -> Result<()> {
+    let folder = folder(&args.data)?;
+    let verified = looked_into(&folder, inspect::verify(&folder, progress()))?;
+    if args.json {
+        writeln!(out, "{:#}", verified_json(&folder, &verified))?;
+    } else {
+        for Finding { file, offset, what } in &verified.damaged {
+            writeln!(out, "{file}: {offset}: {what}")?;
+        }
+        for Finding { file, offset, what } in &verified.torn {
+            writeln!(out, "{file}: {offset}: {what}: harmless, it was not written to its end")?;
+        }
+        for file in &verified.newer {
+            writeln!(out, "{file}: 0: written by a later version, not looked into")?;
+        }
+        clock_jumps(&verified.clock_jumps, out)?;
+        let (blocks, rows) = (counted(verified.blocks, "block"), counted(verified.rows, "row"));
+        let files = counted(verified.files, "file");
+        writeln!(out, "read {} bytes in {files}: {blocks}, {rows}", verified.bytes)?;
+    }
+    if !verified.is_whole() {
+        let places = counted(verified.damaged.len() as u64, "damaged place");
+        bail!("{places} in {}; what is whole is there, and a host goes on with it", folder.display());
+    }
+    Ok(())
+}
+
+fn verified_json(folder: &Path, verified: &Verified) -> Value {
+    let findings = |found: &[Finding]| -> Vec<Value> {
+        found.iter().map(|found| json!({ "file": found.file, "offset": found.offset, "what": found.what })).collect()
+    };
+    json!({
+        "folder": folder.to_string_lossy(), "whole": verified.is_whole(), "files": verified.files,
+        "bytes": verified.bytes, "records": verified.records, "blocks": verified.blocks, "rows": verified.rows,
+        "damaged": findings(&verified.damaged), "torn": findings(&verified.torn), "newer": verified.newer,
+        "clock_jumps": clock_jumps_json(&verified.clock_jumps),
+    })
+}
+
+/// On a terminal; a file has no use for it.
+fn progress() -> impl FnMut(u64, u64) {
+    let shown = io::stderr().is_terminal();
+    let mut last = None;
+    move |done, of| {
+        let percent = u128::from(done) * 100 / u128::from(of.max(1));
+        if shown && last != Some(percent) {
+            last = Some(percent);
+            // A terminal that is gone needs none.
+            let _ = match percent {
+                100 => write!(io::stderr(), "\r\x1b[K"),
+                _ => write!(io::stderr(), "\r{percent} %"),
+            };
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! A disk that keeps only what it must.
+
+use super::disk::{Disk, Growing, Readable};
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// What a disk writes at once, or not.
+const SECTOR: usize = 512;
+
+/// A folder in memory that knows what is sure to stay.
+#[derive(Debug, Clone)]
+pub(crate) struct Sim(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    random: Random,
+    names: BTreeMap<String, usize>,
+    /// As a crash leaves them, at least.
+    synced_names: BTreeMap<String, usize>,
+    /// Since then.
+    changes: Vec<Change>,
+    files: Vec<Data>,
+    /// Operations until the power goes.
+    left: Option<u32>,
+    /// Bytes that fit yet.
+    room: Option<usize>,
+    /// One in so many operations fails.
+    fails: Option<u32>,
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Put(String, usize),
+    Remove(String),
+}
+
+#[derive(Debug, Clone, Default)]
+struct Data {
+    bytes: Vec<u8>,
+    synced: usize,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Random(pub(super) u64);
+
+impl Random {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) % bound
+    }
+
+    pub(super) fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+impl Sim {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            random: Random(seed * 2 + 1),
+            names: BTreeMap::new(),
+            synced_names: BTreeMap::new(),
+            changes: Vec::new(),
+            files: Vec::new(),
+            left: None,
+            room: None,
+            fails: None,
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// From now on every operation fails, or none does.
+    pub(crate) fn fail(&self, always: bool) {
+        self.fail_one_in(always.then_some(1));
+    }
+
+    /// The power goes after so many operations.
+    pub(super) fn stop_after(&self, operations: u32) {
+        self.state().left = Some(operations);
+    }
+
+    /// From now on one in so many operations fails, or none does.
+    pub(super) fn fail_one_in(&self, operations: Option<u32>) {
+        self.state().fails = operations;
+    }
+
+    /// From now on so many bytes fit.
+    pub(crate) fn set_room(&self, bytes: Option<usize>) {
+        self.state().room = bytes;
+    }
+
+    /// Names of files and their bytes.
+    pub(crate) fn files(&self) -> BTreeMap<String, usize> {
+        let state = self.state();
+        state.names.iter().map(|(name, file)| (name.clone(), state.files[*file].bytes.len())).collect()
+    }
+
+    /// Whether the power is gone.
+    pub(super) fn is_off(&self) -> bool {
+        self.state().left == Some(0)
+    }
+
+    /// The power comes back.
+    pub(super) fn restart(&self) {
+        let mut state = self.state();
+        let State { random, names, synced_names, changes, files, .. } = &mut *state;
+        for change in changes.drain(..) {
+            // Each may have reached the disk or not, whatever came before it.
+            if random.one_in(2) {
+                continue;
+            }
+            match change {
+                Change::Put(name, file) => {
+                    synced_names.retain(|_, known| *known != file);
+                    synced_names.insert(name, file);
+                }
+                Change::Remove(name) => {
+                    synced_names.remove(&name);
+                }
+            }
+        }
+        names.clone_from(synced_names);
+        for file in files.iter_mut() {
+            // Sectors after what is certain come through in any order; the file ends somewhere.
+            let end = file.synced + random.below((file.bytes.len() - file.synced) as u64 + 1) as usize;
+            file.bytes.truncate(end);
+            let mut at = file.synced;
+            while at < end {
+                let next = (at / SECTOR + 1) * SECTOR;
+                if random.one_in(4) {
+                    file.bytes[at..next.min(end)].fill(0);
+                }
+                at = next;
+            }
+            file.synced = file.bytes.len();
+        }
+        state.left = None;
+        state.fails = None;
+    }
+}
+
+impl State {
+    /// Whether an operation takes place.
+    fn operate(&mut self) -> io::Result<()> {
+        if let Some(left) = &mut self.left {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                return Err(io::Error::other("the power is off"));
+            }
+        }
+        match self.fails {
+            Some(fails) if self.random.one_in(fails.into()) => Err(ErrorKind::StorageFull.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Disk for Sim {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut state = self.state();
+        state.operate()?;
+        Ok(state.names.keys().cloned().collect())
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn Growing>> {
+        let mut state = self.state();
+        state.operate()?;
+        assert!(!state.names.contains_key(name), "{name} is there already");
+        let file = state.files.len();
+        state.files.push(Data::default());
+        state.names.insert(name.to_owned(), file);
+        state.changes.push(Change::Put(name.to_owned(), file));
+        Ok(Box::new(SimFile { sim: self.clone(), file }))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn Readable>> {
+        let mut state = self.state();
+        state.operate()?;
+        let file = *state.names.get(name).ok_or(ErrorKind::NotFound)?;
+        Ok(Box::new(SimFile { sim: self.clone(), file }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.operate()?;
+        let file = state.names.remove(from).ok_or(ErrorKind::NotFound)?;
+        state.names.insert(to.to_owned(), file);
+        state.changes.push(Change::Put(to.to_owned(), file));
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.operate()?;
+        let file = state.names.remove(name).ok_or(ErrorKind::NotFound)?;
+        let freed = state.files[file].bytes.len();
+        state.room = state.room.map(|room| room + freed);
+        state.changes.push(Change::Remove(name.to_owned()));
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.state();
+        state.operate()?;
+        state.synced_names = state.names.clone();
+        state.changes.clear();
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct SimFile {
+    sim: Sim,
+    file: usize,
+}
+
+impl Growing for SimFile {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.sim.state();
+        let done = state.operate();
+        // A write that fails may have done part of its work.
+        let written = match done {
+            Ok(()) => bytes.len().min(state.room.unwrap_or(usize::MAX)),
+            Err(_) => state.random.below(bytes.len() as u64 + 1) as usize,
+        };
+        state.files[self.file].bytes.extend_from_slice(&bytes[..written]);
+        if let Some(room) = &mut state.room {
+            *room -= written;
+        }
+        if done.is_ok() && written < bytes.len() { Err(ErrorKind::StorageFull.into()) } else { done }
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let mut state = self.sim.state();
+        state.operate()?;
+        let file = &mut state.files[self.file];
+        file.synced = file.bytes.len();
+        Ok(())
+    }
+}
+
+impl Readable for SimFile {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.sim.state().files[self.file].bytes.len() as u64)
+    }
+
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let mut state = self.sim.state();
+        if state.left == Some(0) {
+            state.operate()?;
+        }
+        let from = offset as usize;
+        let data = state.files[self.file].bytes.get(from..from + bytes.len());
+        bytes.copy_from_slice(data.ok_or(ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
