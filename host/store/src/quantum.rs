@@ -54,7 +54,7 @@ impl Quantum {
         } else if rounds(steps) {
             nearest(steps)
         } else if steps.abs() < WHOLE {
-            steps.round()
+            steps.round_ties_even()
         } else {
             steps
         }
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(Quantum::of(0.01).keep(12.349_9), 12.35);
         assert_eq!(Quantum::of(5.0).keep(12.6), 15.0);
         assert_eq!(Quantum::of(0.0).keep(0.1 + 0.2), 0.1 + 0.2);
-        assert_eq!(Quantum::of(1.0).keep(3e15 + 0.5), 3e15 + 1.0, "where the fast way ends");
+        assert_eq!(Quantum::of(1.0).keep(3e15 + 0.5), 3e15, "ties to even, where the fast way ends, too");
     }
 
     #[test]

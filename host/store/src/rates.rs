@@ -5,9 +5,17 @@ use crate::quantum::Quantum;
 /// A counter's reading before some rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Total {
-    /// When it was read, in milliseconds: the row's time and its delay.
+    /// When it was read, in milliseconds: the row's time and its delay, in whole tenths, as blocks have it.
     pub(crate) read_ms: f64,
     pub(crate) total: f64,
+}
+
+impl Total {
+    /// None where nobody knows when it was read.
+    pub(crate) fn read(at_ms: i64, delay_ms: f64, total: f64) -> Option<Self> {
+        let read_ms = Quantum::Part(10.0).keep(at_ms as f64 + delay_ms);
+        (!read_ms.is_nan()).then_some(Self { read_ms, total })
+    }
 }
 
 /// One counter's rates.

@@ -70,8 +70,7 @@ impl Rows {
             Kind::Gauge => None,
             Kind::Counter { .. } => match column.iter().rposition(|total| !total.is_nan()) {
                 Some(row) => {
-                    let read_ms = *self.at_ms.get(row)? as f64 + delays.get(row).copied().unwrap_or(0.0);
-                    Some(Total { read_ms, total: *column.get(row)? }).filter(|_| !read_ms.is_nan())
+                    Total::read(*self.at_ms.get(row)?, delays.get(row).copied().unwrap_or(0.0), *column.get(row)?)
                 }
                 None => self.before.get(index).copied().flatten(),
             },

@@ -139,13 +139,15 @@ impl Schema {
         let mut before = before;
         for (nth, (reading, &at)) in readings.iter_mut().zip(at_ms).enumerate() {
             if !reading.is_nan() {
-                let read_ms = at as f64 + delays.get(nth).copied().unwrap_or(0.0);
-                let now = Total { read_ms, total: *reading };
-                *reading = before.map_or(f64::NAN, |before| rates.rate(before, now));
-                if self.0.has_delay {
-                    *reading = rates.rounded(*reading, before.map_or(f64::NAN, |before| read_ms - before.read_ms));
-                }
-                before = (!read_ms.is_nan()).then_some(now);
+                let now = Total::read(at, delays.get(nth).copied().unwrap_or(0.0), *reading);
+                *reading = match before.zip(now) {
+                    Some((before, now)) => {
+                        let rate = rates.rate(before, now);
+                        if self.0.has_delay { rates.rounded(rate, now.read_ms - before.read_ms) } else { rate }
+                    }
+                    None => f64::NAN,
+                };
+                before = now;
             }
         }
     }

@@ -188,10 +188,7 @@ impl Open {
     pub(crate) fn total_before(&self, schema: &Schema, field: usize, rows: usize) -> Option<Total> {
         let known = (0..rows).rev().map(|row| (row, self.reading(field, row))).find(|(_, total)| !total.is_nan());
         match known {
-            Some((row, total)) => {
-                let read_ms = self.at_ms(row)? as f64 + self.delay(schema, row);
-                Some(Total { read_ms, total }).filter(|_| !read_ms.is_nan())
-            }
+            Some((row, total)) => Total::read(self.at_ms(row)?, self.delay(schema, row), total),
             None => self.before.get(field).copied().flatten(),
         }
     }
