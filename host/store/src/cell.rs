@@ -160,6 +160,11 @@ impl Cells {
         }
     }
 
+    /// Those of so many fields.
+    pub(crate) fn most_bytes(fields: usize) -> u64 {
+        (fields * (3 * size_of::<f64>() + size_of::<u32>())) as u64
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         let counts = self.counts.as_ref().map_or(0, |counts| std::mem::size_of_val(&counts[..]));
         std::mem::size_of_val(&self.values[..]) + counts

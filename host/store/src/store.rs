@@ -2,7 +2,7 @@ use crate::archive::{self, FrameKey, TooLarge, Values};
 use crate::cell::Cell;
 use crate::frame::{AHEAD_MS, Shared};
 use crate::keeper::ArchiveStatus;
-use crate::{Column, Field, Frame, InstanceId, Points, Query, Sample, Schema};
+use crate::{Column, Field, Frame, InstanceId, Points, Pool, Query, Sample, Schema};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -59,6 +59,9 @@ pub struct Limits {
     pub disk: u64,
     /// Bytes of unpacked blocks, for queries that are asked again.
     pub block_cache: u64,
+    /// Bytes of memory for history, which samplers share by the rule of [`Pool`]: half for the newest rows, beyond which
+    /// rows are refused, and half for what is sealed, beyond which the oldest blocks go.
+    pub memory: u64,
 }
 
 /// What there is, and what it takes.
@@ -82,7 +85,7 @@ pub struct Usage {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { samples: 60_480, age_ms: i64::MAX, disk: u64::MAX, block_cache: 64 << 20 }
+        Self { samples: 60_480, age_ms: i64::MAX, disk: u64::MAX, block_cache: 64 << 20, memory: u64::MAX }
     }
 }
 
@@ -278,6 +281,16 @@ impl Store {
             instances.iter().filter(|(_, frames)| has_rows(frames)).map(|(id, _)| id.clone()).collect();
         ids.sort_unstable();
         ids
+    }
+
+    /// Memory for the newest rows, by sampler.
+    pub fn heads(&self) -> &Pool {
+        &self.0.shared.heads
+    }
+
+    /// Memory for what is sealed, by sampler.
+    pub fn sealed(&self) -> &Pool {
+        &self.0.shared.sealed
     }
 
     /// How the archive is.

@@ -91,6 +91,12 @@ impl Block {
         ((rows + std::mem::size_of::<Self>()) as u64, cells as u64)
     }
 
+    /// Bytes it takes once its cells are read.
+    pub(crate) fn bytes(&self, schema: &Schema) -> u64 {
+        let (rows, _) = self.memory();
+        rows + Cells::most_bytes(schema.fields().len())
+    }
+
     pub(crate) fn end_row(&self) -> u64 {
         self.start_row + self.rows as u64
     }

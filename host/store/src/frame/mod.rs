@@ -9,6 +9,7 @@
 
 mod block;
 mod buckets;
+mod charge;
 mod open;
 mod runs;
 #[cfg(test)]
@@ -24,8 +25,9 @@ pub(crate) use written::AHEAD_MS;
 use crate::archive::{FrameKey, Unread};
 use crate::cache::BlockCache;
 use crate::rates::Total;
-use crate::{Kind, Layout, Limits, Query, Schema, Usage};
+use crate::{Kind, Layout, Limits, Pool, Query, Schema, Usage};
 use arc_swap::{ArcSwap, Guard};
+use charge::Charges;
 use open::Refused;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,6 +52,7 @@ pub struct Frame {
     is_unread: AtomicBool,
     /// The number of the last write, among those to all frames.
     last_write: AtomicU64,
+    charges: Charges,
 }
 
 /// What all frames have in common.
@@ -58,6 +61,9 @@ pub(crate) struct Shared {
     /// Rows per frame that are in memory alone.
     samples: u64,
     pub(crate) cache: BlockCache,
+    /// Bytes of newest rows, and of sealed blocks in memory, by sampler.
+    pub(crate) heads: Pool,
+    pub(crate) sealed: Pool,
     /// Whether blocks go to files: then one let go of before it got there is lost.
     pub(crate) archived: bool,
     /// Blocks that could not be read, as often as it was tried.
@@ -101,6 +107,8 @@ pub(crate) struct NewRow<'a> {
     pub(crate) readings: &'a [f64],
     /// How long after the row's time they were taken; NaN: nobody knows.
     pub(crate) delay_ms: f64,
+    /// It is in a file: it is added whether there is room for it or not.
+    pub(crate) is_kept: bool,
 }
 
 /// One row as queries see it.
@@ -122,9 +130,11 @@ pub(crate) struct Sealed {
 
 impl Frame {
     pub(crate) fn new(key: FrameKey, shared: Arc<Shared>) -> Self {
+        let layout = Layout::of(key.interval_ms);
         Self {
             id: shared.next_frame.fetch_add(1, Ordering::Relaxed),
-            layout: Layout::of(key.interval_ms),
+            charges: Charges::none(key.clone(), layout, shared.clone()),
+            layout,
             key,
             shared,
             view: ArcSwap::default(),
@@ -149,14 +159,14 @@ impl Frame {
 
     /// Adds a row: one reading per field, rounded to the field's precision. A row that is not later than the last one (the
     /// clock was set back) begins a generation of its own: what is there stays, and where two rows have the same time the
-    /// later written counts.
-    pub fn push(&self, at_ms: i64, readings: &[f64]) {
-        self.push_read(at_ms, 0.0, readings);
+    /// later written counts. False: the sampler's share of memory is used up, and there is no room for the row.
+    pub fn push(&self, at_ms: i64, readings: &[f64]) -> bool {
+        self.push_read(at_ms, 0.0, readings)
     }
 
     /// As [`Frame::push`], of readings that were taken `delay_ms` after the row's time by a clock that nobody sets: rates
     /// go by that. NaN: nobody knows when, and they make no rates.
-    pub fn push_read(&self, at_ms: i64, delay_ms: f64, readings: &[f64]) {
+    pub fn push_read(&self, at_ms: i64, delay_ms: f64, readings: &[f64]) -> bool {
         let fields = self.key.schema.fields().len();
         debug_assert_eq!(readings.len(), fields);
         let padded: Vec<f64>;
@@ -171,38 +181,47 @@ impl Frame {
         let mut writer = self.writer();
         let went_back = writer.last_ms.is_some_and(|last| at_ms <= last);
         let generation = writer.generation.saturating_add(u32::from(went_back));
-        self.push_locked(&mut writer, generation, NewRow { at_ms, readings, delay_ms });
-        self.last_write.store(self.shared.writes.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Release);
+        let is_added = self.push_locked(&mut writer, generation, NewRow { at_ms, readings, delay_ms, is_kept: false });
+        if is_added {
+            self.last_write.store(self.shared.writes.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Release);
+        }
+        is_added
     }
 
-    /// Adds a row of this generation or a later one.
-    fn push_locked(&self, writer: &mut Writer, generation: u32, row: NewRow<'_>) {
-        writer.last_ms = Some(row.at_ms);
+    /// Adds a row of this generation or a later one, if there is room for it.
+    fn push_locked(&self, writer: &mut Writer, generation: u32, row: NewRow<'_>) -> bool {
         let open = writer.open.as_ref().filter(|open| open.generation == generation);
-        match open.map(|open| (open, open.push(row))) {
-            Some((_, Ok(()))) => {}
+        let is_added = match open.map(|open| (open, open.push(row))) {
+            Some((_, Ok(()))) => true,
             Some((open, Err(Refused::Narrow(column)))) => {
                 let wider = open.widened(&self.key.schema, self.layout, column);
                 let view = self.view.load();
-                self.append(writer, &view, view.opens.len() - 1, wider, row);
+                self.append(writer, &view, view.opens.len() - 1, wider, row)
             }
             _ => {
                 let view = self.view.load();
-                let before = writer.next_before.take().unwrap_or_else(|| self.totals_after(&view));
+                let before = writer.next_before.clone().unwrap_or_else(|| self.totals_after(&view));
                 let start_row = view.end_row();
                 let open = Open::new(&self.key.schema, self.layout, start_row, row.at_ms, generation, before, &[]);
-                self.append(writer, &view, view.opens.len(), open, row);
+                let is_added = self.append(writer, &view, view.opens.len(), open, row);
+                writer.next_before.take_if(|_| is_added);
+                is_added
             }
+        };
+        if is_added {
+            writer.last_ms = Some(row.at_ms);
         }
+        is_added
     }
 
     fn publish(&self, writer: &mut Writer, view: View) {
+        self.charges.take_anyway(&view);
         (writer.open, writer.generation) = (view.opens.last().cloned(), view.generation);
         self.view.store(Arc::new(view));
     }
 
-    /// Adds a row to an open block, then shows it in place of those from `keep` on.
-    fn append(&self, writer: &mut Writer, view: &View, keep: usize, mut open: Open, row: NewRow<'_>) {
+    /// Adds a row to an open block, then shows it in place of those from `keep` on. Not where memory is used up.
+    fn append(&self, writer: &mut Writer, view: &View, keep: usize, mut open: Open, row: NewRow<'_>) -> bool {
         // Every refusal makes one more column wide: that ends.
         while let Err(Refused::Narrow(column)) = open.push(row) {
             open = open.widened(&self.key.schema, self.layout, column);
@@ -210,13 +229,18 @@ impl Frame {
         let generation = open.generation;
         let mut opens: Vec<_> = view.opens.iter().take(keep).cloned().collect();
         opens.push(Arc::new(open));
-        self.publish(writer, View { opens, generation, ..view.clone() });
+        let shown = View { opens, generation, ..view.clone() };
+        if !row.is_kept && !self.charges.try_take(&shown) {
+            return false;
+        }
+        self.publish(writer, shown);
         if keep >= MOST_OPEN {
             let sealed = view.opens.first().and_then(|open| self.seal(open));
             if let Some(sealed) = sealed {
                 self.replace_locked(writer, sealed);
             }
         }
+        true
     }
 
     /// The counters' last totals.
@@ -391,6 +415,8 @@ impl Shared {
         Self {
             samples: limits.samples.max(1) as u64,
             cache: BlockCache::new(limits.block_cache),
+            heads: Pool::new(limits.memory / 2),
+            sealed: Pool::new(limits.memory - limits.memory / 2),
             archived,
             unreadable: AtomicU64::new(0),
             lost_rows: AtomicU64::new(0),

@@ -8,9 +8,11 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-/// Rows of a slab: what is allocated at a time.
+/// Rows of a slab, which is allocated at a time: 1, 1, 2, 4, … and at most so many. What has few rows takes little.
 const SLAB_ROWS: usize = 64;
-const MOST_SLABS: usize = 16;
+/// Those before the first one of that size hold as many rows together.
+const SMALL_SLABS: usize = SLAB_ROWS.ilog2() as usize + 1;
+const MOST_SLABS: usize = SMALL_SLABS + 15;
 
 /// No reading, in a narrow column.
 const GAP: i32 = i32::MIN;
@@ -51,6 +53,8 @@ struct Slab {
     /// Milliseconds since the first row, then the narrow columns.
     narrow: Box<[AtomicU32]>,
     wide: Box<[AtomicU64]>,
+    /// How many there can be; never none.
+    rows: usize,
 }
 
 /// Why a row was not added.
@@ -107,7 +111,7 @@ impl Open {
                 *reading = column.get(row).copied().unwrap_or(f64::NAN);
             }
             // What fitted there fits here.
-            let _ = copy.push(NewRow { at_ms, readings: &readings, delay_ms: f64::NAN });
+            let _ = copy.push(NewRow { at_ms, readings: &readings, delay_ms: f64::NAN, is_kept: true });
         }
         copy
     }
@@ -115,13 +119,14 @@ impl Open {
     /// Adds a row that is later than the last, by one thread at a time. A reading is kept rounded to its column's step, and
     /// as a gap where it is no number.
     pub(crate) fn push(&self, new: NewRow<'_>) -> Result<(), Refused> {
-        let NewRow { at_ms, readings, delay_ms } = new;
+        let NewRow { at_ms, readings, delay_ms, .. } = new;
         let row = self.rows.load(Ordering::Relaxed);
         let offset = at_ms.checked_sub(self.first_ms).and_then(|offset| u32::try_from(offset).ok());
         let (Some(offset), true) = (offset, at_ms < self.until_ms) else { return Err(Refused::Full) };
-        let slab = self.slabs.get(row / SLAB_ROWS).ok_or(Refused::Full)?;
-        let slab = slab.get_or_init(|| Slab::new(&self.lanes));
-        let (narrow, wide) = slab.row(row % SLAB_ROWS);
+        let (nth, row_in_slab) = place(row);
+        let slab = self.slabs.get(nth).ok_or(Refused::Full)?;
+        let slab = slab.get_or_init(|| Slab::new(&self.lanes, slab_rows(nth)));
+        let (narrow, wide) = slab.row(row_in_slab);
         let (mut narrow, mut wide) = (narrow.iter(), wide.iter());
         let put = |place: Option<&AtomicU32>, bits| place.map(|place| place.store(bits, Ordering::Relaxed));
         put(narrow.next(), offset);
@@ -156,10 +161,20 @@ impl Open {
         self.start_row + self.len() as u64
     }
 
+    /// Bytes it takes once its block is full.
+    pub(crate) fn full_bytes(&self, layout: Layout, interval_ms: i64) -> u64 {
+        let rows = usize::try_from(layout.block_ms / interval_ms.max(1)).unwrap_or(usize::MAX);
+        let rows = rows.clamp(1, first_row(MOST_SLABS));
+        let wide = self.lanes.iter().filter(|lane| matches!(lane, Lane::Wide(..))).count();
+        let row = size_of::<u32>() * (1 + self.lanes.len() - wide) + size_of::<u64>() * wide;
+        (rows * row + self.parts.len() * self.lanes.len() * size_of::<Cell>()) as u64
+    }
+
     /// When a row was read.
     pub(crate) fn at_ms(&self, row: usize) -> Option<i64> {
-        let slab = self.slabs.get(row / SLAB_ROWS)?.get()?;
-        let offset = slab.narrow(0, row % SLAB_ROWS..row % SLAB_ROWS + 1).next()?;
+        let (nth, row_in_slab) = place(row);
+        let slab = self.slabs.get(nth)?.get()?;
+        let offset = slab.narrow(0, row_in_slab..row_in_slab + 1).next()?;
         (row < self.len()).then(|| self.first_ms + i64::from(offset))
     }
 
@@ -168,9 +183,10 @@ impl Open {
     }
 
     pub(crate) fn reading(&self, field: usize, row: usize) -> f64 {
-        let slab = self.slabs.get(row / SLAB_ROWS).and_then(OnceLock::get);
+        let (nth, row_in_slab) = place(row);
+        let slab = self.slabs.get(nth).and_then(OnceLock::get);
         let (Some(slab), Some(lane)) = (slab, self.lanes.get(field)) else { return f64::NAN };
-        slab.reading(*lane, row % SLAB_ROWS)
+        slab.reading(*lane, row_in_slab)
     }
 
     /// How many rows are before a time.
@@ -254,7 +270,7 @@ impl Open {
         let runs = || {
             let slabs = self.slabs.iter().map_while(OnceLock::get).enumerate();
             slabs.filter_map(|(nth, slab)| {
-                let within = |row: usize| row.saturating_sub(nth * SLAB_ROWS).min(SLAB_ROWS);
+                let within = |row: usize| row.saturating_sub(first_row(nth)).min(slab_rows(nth));
                 let run = within(rows.start)..within(rows.end);
                 (!run.is_empty()).then_some((slab, run))
             })
@@ -275,33 +291,58 @@ impl Open {
     }
 }
 
+/// The slab a row is in, and which of that slab's rows it is.
+#[inline]
+fn place(row: usize) -> (usize, usize) {
+    match row.checked_sub(SLAB_ROWS) {
+        Some(beyond) => (SMALL_SLABS + beyond / SLAB_ROWS, beyond % SLAB_ROWS),
+        None => {
+            let nth = (usize::BITS - row.leading_zeros()) as usize;
+            (nth, row - first_row(nth))
+        }
+    }
+}
+
+/// The row a slab begins with.
+fn first_row(nth: usize) -> usize {
+    match nth.checked_sub(SMALL_SLABS) {
+        Some(beyond) => SLAB_ROWS * (1 + beyond),
+        None => (1 << nth) / 2,
+    }
+}
+
+fn slab_rows(nth: usize) -> usize {
+    first_row(nth + 1) - first_row(nth)
+}
+
 // === impl Slab ===
 
 impl Slab {
-    fn new(lanes: &[Lane]) -> Self {
+    fn new(lanes: &[Lane], rows: usize) -> Self {
         let wide = lanes.iter().filter(|lane| matches!(lane, Lane::Wide(..))).count();
         let narrow = 1 + lanes.len() - wide;
         Self {
-            narrow: (0..narrow * SLAB_ROWS).map(|_| AtomicU32::new(0)).collect(),
-            wide: (0..wide * SLAB_ROWS).map(|_| AtomicU64::new(0)).collect(),
+            narrow: (0..narrow * rows).map(|_| AtomicU32::new(0)).collect(),
+            wide: (0..wide * rows).map(|_| AtomicU64::new(0)).collect(),
+            rows,
         }
     }
 
     /// A row's narrow columns, the time first, and its wide ones.
     fn row(&self, row: usize) -> (&[AtomicU32], &[AtomicU64]) {
-        let (narrow, wide) = (self.narrow.len() / SLAB_ROWS, self.wide.len() / SLAB_ROWS);
+        let (narrow, wide) = (self.narrow.len() / self.rows, self.wide.len() / self.rows);
         let narrow = self.narrow.get(row * narrow..(row + 1) * narrow).unwrap_or_default();
         (narrow, self.wide.get(row * wide..(row + 1) * wide).unwrap_or_default())
     }
 
     fn narrow(&self, lane: usize, rows: Range<usize>) -> impl Iterator<Item = u32> {
-        let width = self.narrow.len() / SLAB_ROWS;
+        let width = self.narrow.len() / self.rows;
         let column = self.narrow.iter().skip(rows.start * width + lane).step_by(width).take(rows.len());
         column.map(|bits| bits.load(Ordering::Relaxed))
     }
 
     fn wide(&self, lane: usize, rows: Range<usize>) -> impl Iterator<Item = f64> {
-        let width = self.wide.len() / SLAB_ROWS;
+        let width = self.wide.len() / self.rows;
         let column = self.wide.iter().skip(rows.start * width + lane).step_by(width.max(1)).take(rows.len());
         column.map(|bits| f64::from_bits(bits.load(Ordering::Relaxed)))
     }

@@ -70,8 +70,8 @@ fn a_clock_that_went_back_costs_no_row_and_of_two_of_one_time_the_later_written_
 #[test]
 fn times_a_clock_went_over_twice_are_merged_in_buckets_of_any_length() {
     let frame = frame(Field::gauge("x"), 10_000);
-    (0..2000).for_each(|i| frame.push(i * 1000, &[1.0]));
-    (1500..3000).for_each(|i| frame.push(i * 1000 + 500, &[2.0]));
+    (0..2000).for_each(|i| _ = frame.push(i * 1000, &[1.0]));
+    (1500..3000).for_each(|i| _ = frame.push(i * 1000 + 500, &[2.0]));
     seal_all(&frame);
     let query = Query { since_ms: 0, until_ms: 3_000_000, step_ms: 600_000, ..Query::default() };
     let buckets = frame.buckets(&query);

@@ -154,7 +154,20 @@ impl Frame {
         if generation < writer.generation || (generation == writer.generation && known) {
             return;
         }
-        self.push_locked(writer, generation, NewRow { at_ms, readings, delay_ms: f64::NAN });
+        self.push_locked(writer, generation, NewRow { at_ms, readings, delay_ms: f64::NAN, is_kept: true });
+    }
+
+    /// Where nothing came for some intervals, no more rows are expected: memory that was taken for them is given back.
+    pub(crate) fn rest(&self, now_ms: i64) {
+        const INTERVALS: i64 = 3;
+        if self.is_unread.load(Ordering::Acquire) {
+            return;
+        }
+        let writer = self.writer();
+        let quiet_ms = writer.last_ms.map_or(i64::MAX, |last_ms| now_ms.saturating_sub(last_ms));
+        if self.view.load().opens.is_empty() && quiet_ms > self.key.interval_ms.saturating_mul(INTERVALS) {
+            self.charges.give_back_heads();
+        }
     }
 
     /// How many rows are in no block.

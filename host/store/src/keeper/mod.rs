@@ -7,7 +7,7 @@ mod trust;
 use crate::archive::{self, Archive, Disk, FORGOTTEN, Flushed, Folder, Forgotten, Restored, partition_ms};
 use crate::frame::{Block, Frame, Shared};
 use crate::store::{Changes, Limits, Store};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
@@ -152,6 +152,7 @@ impl Keeper {
         if flushed.is_some() {
             self.tidy(&frames, now_ms);
         }
+        self.make_room(&frames);
         if self.pruned_ms.is_none_or(|pruned| now_ms < pruned || now_ms.saturating_sub(pruned) >= PRUNE_MS) {
             self.prune(&frames, now_ms);
             self.pruned_ms = Some(now_ms);
@@ -261,13 +262,46 @@ impl Keeper {
         }
     }
 
+    /// Lets go of the oldest blocks of samplers that have more in memory than they may.
+    fn make_room(&self, frames: &[Arc<Frame>]) {
+        let sealed = self.store.sealed();
+        for owner in sealed.accounts().into_keys() {
+            let excess = sealed.excess(&owner);
+            if excess == 0 {
+                continue;
+            }
+            // Some more, so that it is not to be done again at once.
+            let mut left = excess.saturating_add(sealed.most() / 16);
+            let own = || frames.iter().filter(|frame| frame.schema().sampler() == &owner);
+            let blocks = own().flat_map(|frame| {
+                let view = frame.view();
+                view.blocks
+                    .iter()
+                    .map(|block| (block.last_ms, block.id, block.bytes(frame.schema())))
+                    .collect::<Vec<_>>()
+            });
+            let mut blocks: Vec<_> = blocks.collect();
+            blocks.sort_unstable_by_key(|(last_ms, ..)| *last_ms);
+            let over = blocks.into_iter().take_while(|(.., bytes)| {
+                let goes = left > 0;
+                left = left.saturating_sub(*bytes);
+                goes
+            });
+            let over: HashSet<_> = over.map(|(_, id, _)| id).collect();
+            own().for_each(|frame| _ = frame.prune(i64::MAX, |block, _| over.contains(&block.id)));
+        }
+    }
+
     /// Lets go of what is too old, or too much.
     fn prune(&mut self, frames: &[Arc<Frame>], now_ms: i64) {
         let trusted_ms = self.trusted_ms(now_ms);
         // A clock that is behind costs nothing.
         let before_ms = trusted_ms.min(now_ms).saturating_sub(self.limits.age_ms);
         let is_over = |block: &Block, written_ms: i64| written_ms.max(block.last_ms) < before_ms;
-        frames.iter().for_each(|frame| _ = frame.prune(trusted_ms, is_over));
+        for frame in frames {
+            frame.prune(trusted_ms, is_over);
+            frame.rest(now_ms);
+        }
         let Some(archive) = &mut self.archive else { return };
         // A file must not go before it is written why: that an instance was forgotten.
         if self.retry.is_some() || !self.changes.is_empty() {

@@ -28,7 +28,7 @@ fn noise(at_ms: i64) -> f64 {
 fn record(store: &Store, keeper: &mut Keeper, instances: usize, from_ms: i64, until_ms: i64) {
     let frames: Vec<_> = (0..instances).map(|n| store.frame(&id(n), &schema(), 10_000)).collect();
     for at_ms in (from_ms..until_ms).step_by(10_000) {
-        frames.iter().for_each(|frame| frame.push(at_ms, &[noise(at_ms)]));
+        frames.iter().for_each(|frame| _ = frame.push(at_ms, &[noise(at_ms)]));
         if at_ms % (5 * MIN) == 0 {
             keeper.step(at_ms);
         }
@@ -177,7 +177,7 @@ fn many_frames_on_one_schedule_do_not_seal_in_one_step() {
     let mut keeper = Keeper::in_memory(store.clone(), &limits());
     let frames: Vec<_> = (0..10_000).map(|n| store.frame(&id(n), &schema(), 10_000)).collect();
     for at_ms in [90 * MIN - 10_000, 90 * MIN] {
-        frames.iter().for_each(|frame| frame.push(at_ms, &[1.0]));
+        frames.iter().for_each(|frame| _ = frame.push(at_ms, &[1.0]));
     }
     let sealed: Vec<usize> = (0..80).map(|second| keeper.step(90 * MIN + second * 1000).sealed).collect();
     assert_eq!(sealed.iter().sum::<usize>(), 10_000);
@@ -283,4 +283,61 @@ fn a_file_of_a_later_version_is_left_alone() {
     record(&store, &mut keeper, 1, 2 * H, 3 * H);
     keeper.close(3 * H);
     assert_eq!(std::fs::read(&log).unwrap(), newer);
+}
+
+#[test]
+fn a_sampler_beyond_its_share_of_memory_is_refused_new_instances_and_its_neighbour_is_not() {
+    let limits = Limits { memory: 2 << 20, ..Limits::default() };
+    let store = Store::in_memory(&limits);
+    let schema = |sampler: &str, fields: usize| {
+        Schema::new(sampler, (0..fields).map(|nth| Field::gauge(format!("f{nth}"))).collect())
+    };
+    let (wide, small) = (schema("greedy", 64), schema("modest", 3));
+    let frame = |schema: &Schema, nth: i64| store.frame(&InstanceId::new(format!("i{nth}")).unwrap(), schema, 10_000);
+    let taken = |schema: &Schema, fields: usize| {
+        (0..100).filter(|nth| frame(schema, *nth).push(10_000 + nth, &vec![1.0; fields])).count()
+    };
+    // 540 rows of 65 columns of 8 bytes: 0.3 MB each, of nine sixteenths of 1 MiB.
+    assert_eq!(taken(&wide, 64), 1);
+    assert_eq!(store.heads().account("greedy").refused, 99);
+    assert_eq!(frame(&wide, 0).len(), 1);
+    assert!(frame(&wide, 0).push(20_000, &[2.0; 64]), "what is taken goes on");
+    assert!(taken(&small, 3) >= 4, "its neighbour has a share of its own");
+    assert!(store.heads().used() <= 1 << 20);
+}
+
+#[test]
+fn of_a_sampler_with_more_sealed_than_it_may_have_the_oldest_goes_and_nothing_of_its_neighbours() {
+    let limits = Limits { memory: 256 << 10, samples: 1_000_000, ..Limits::default() };
+    let store = Store::in_memory(&limits);
+    let mut keeper = Keeper::in_memory(store.clone(), &limits);
+    let frame = |id: &str, sampler: &str| {
+        let schema = Schema::new(sampler, vec![Field { precision: 1.0, ..Field::gauge("x") }]);
+        store.frame(&InstanceId::new(id).unwrap(), &schema, 10_000)
+    };
+    let (modest, greedy) = (frame("m", "modest"), frame("g", "greedy"));
+    let mut state = 1_u64;
+    let mut noise = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 40) as f64
+    };
+    for tick in 0..100_000 {
+        greedy.push(tick * 10_000, &[noise()]);
+        if tick % 5000 == 0 {
+            modest.push(tick * 10_000, &[noise()]);
+        }
+        if tick % 500 == 0 {
+            keeper.step(tick * 10_000);
+        }
+    }
+    keeper.step(100_000 * 10_000);
+    let (greedy_bytes, most) = (store.sealed().account("greedy").used, store.sealed().most());
+    assert!(greedy_bytes <= most && greedy_bytes > most / 2, "{greedy_bytes} of {most}");
+    assert!(greedy.len() < 90_000);
+    assert_eq!(greedy.latest_at_ms(), Some(99_999 * 10_000), "the newest stays");
+    assert_eq!(modest.len(), 20, "all of it");
+    store.remove(&InstanceId::new("g").unwrap());
+    drop(greedy);
+    keeper.step(100_001 * 10_000);
+    assert_eq!((store.sealed().account("greedy").used, store.heads().account("greedy").used), (0, 0));
 }

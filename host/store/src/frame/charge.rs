@@ -1,0 +1,78 @@
+//! What a frame takes of the memory there is for history.
+
+use super::{Shared, View};
+use crate::archive::FrameKey;
+use crate::{Layout, Pool};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A frame without rows, with its name and its places in maps.
+const FRAME: u64 = 1024;
+
+/// A frame's own charges. Changed by who holds its writer; given back when it goes.
+#[derive(Debug)]
+pub(super) struct Charges {
+    shared: Arc<Shared>,
+    key: FrameKey,
+    layout: Layout,
+    /// Its newest rows: as many bytes as they come to by the time their block is full.
+    heads: AtomicU64,
+    /// Its sealed blocks.
+    sealed: AtomicU64,
+}
+
+impl Charges {
+    pub(super) fn none(key: FrameKey, layout: Layout, shared: Arc<Shared>) -> Self {
+        Self { shared, key, layout, heads: AtomicU64::new(0), sealed: AtomicU64::new(0) }
+    }
+
+    fn owner(&self) -> &Arc<str> {
+        self.key.schema.sampler()
+    }
+
+    /// Takes what a view's newest rows need beyond what is taken; false: there is no room for them.
+    pub(super) fn try_take(&self, view: &View) -> bool {
+        let (needed, taken) = (self.needed(view), self.heads.load(Ordering::Relaxed));
+        if needed > taken {
+            if self.shared.heads.take(self.owner(), needed - taken).is_err() {
+                return false;
+            }
+            self.heads.store(needed, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// Takes what a view needs that is there already. Where sealed blocks are too many the keeper lets go of some.
+    pub(super) fn take_anyway(&self, view: &View) {
+        let now = self.needed(view).max(self.heads.load(Ordering::Relaxed));
+        set(&self.shared.heads, self.owner(), &self.heads, now);
+        let sealed = view.blocks.iter().map(|block| block.bytes(&self.key.schema)).sum();
+        set(&self.shared.sealed, self.owner(), &self.sealed, sealed);
+    }
+
+    fn needed(&self, view: &View) -> u64 {
+        let opens = view.opens.iter().map(|open| open.full_bytes(self.layout, self.key.interval_ms));
+        opens.max().map_or(0, |bytes| bytes + FRAME)
+    }
+
+    /// No more rows are expected: what was taken for them is given back.
+    pub(super) fn give_back_heads(&self) {
+        set(&self.shared.heads, self.owner(), &self.heads, 0);
+    }
+}
+
+impl Drop for Charges {
+    fn drop(&mut self) {
+        set(&self.shared.heads, self.owner(), &self.heads, 0);
+        set(&self.shared.sealed, self.owner(), &self.sealed, 0);
+    }
+}
+
+fn set(pool: &Pool, owner: &Arc<str>, charge: &AtomicU64, now: u64) {
+    let before = charge.swap(now, Ordering::Relaxed);
+    if now > before {
+        pool.take_anyway(owner, now - before);
+    } else if now < before {
+        pool.give_back(owner, before - now);
+    }
+}

@@ -1,0 +1,186 @@
+//! What several share, so that nobody can take what is another's.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Owners that have a share without making those of others smaller.
+const OWNERS: u64 = 8;
+
+/// So much of something, bytes or places, which several owners share.
+///
+/// Half of it is common: whoever comes first has it. The other half is divided into shares, one for each owner, that nobody
+/// else can take: a sixteenth of the pool each, less where there are more than eight owners. One owner may so have nine
+/// sixteenths at most, and whatever some do, everyone else has their share.
+#[derive(Debug)]
+pub struct Pool {
+    total: AtomicU64,
+    accounts: Mutex<BTreeMap<Arc<str>, Account>>,
+}
+
+/// What one owner has of a pool.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Account {
+    pub used: u64,
+    /// How often there was no room for more.
+    pub refused: u64,
+}
+
+/// There is no room for so much more of an owner's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("its share is used up: it has {used}, and may have {most}")]
+pub struct Full {
+    pub used: u64,
+    pub most: u64,
+}
+
+type Accounts = BTreeMap<Arc<str>, Account>;
+
+impl Pool {
+    pub fn new(total: u64) -> Self {
+        Self { total: AtomicU64::new(total), accounts: Mutex::default() }
+    }
+
+    pub fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    /// What is used beyond a smaller total stays so until it is given back.
+    pub fn set_total(&self, total: u64) {
+        self.total.store(total, Ordering::Relaxed);
+    }
+
+    /// Takes so much for an owner, or nothing.
+    pub fn take(&self, owner: &Arc<str>, amount: u64) -> Result<(), Full> {
+        let mut accounts = self.lock();
+        let used = accounts.get(owner).map_or(0, |account| account.used);
+        let most = self.most_now(&accounts, owner);
+        let account = accounts.entry(owner.clone()).or_default();
+        if used.saturating_add(amount) > most {
+            account.refused += 1;
+            return Err(Full { used, most });
+        }
+        account.used += amount;
+        Ok(())
+    }
+
+    /// Takes what is there already, whether there is room for it or not.
+    pub fn take_anyway(&self, owner: &Arc<str>, amount: u64) {
+        let mut accounts = self.lock();
+        let account = accounts.entry(owner.clone()).or_default();
+        account.used = account.used.saturating_add(amount);
+    }
+
+    pub fn give_back(&self, owner: &str, amount: u64) {
+        let mut accounts = self.lock();
+        if let Some(account) = accounts.get_mut(owner) {
+            account.used = account.used.saturating_sub(amount);
+        }
+    }
+
+    /// How much an owner has beyond what it may have now; most often nothing.
+    pub fn excess(&self, owner: &str) -> u64 {
+        let accounts = self.lock();
+        let used = accounts.get(owner).map_or(0, |account| account.used);
+        used.saturating_sub(self.most_now(&accounts, owner))
+    }
+
+    /// The most one owner can have, when nobody else has taken of what is common.
+    pub fn most(&self) -> u64 {
+        let accounts = self.lock();
+        self.common().saturating_add(self.share(&accounts))
+    }
+
+    pub fn account(&self, owner: &str) -> Account {
+        self.lock().get(owner).copied().unwrap_or_default()
+    }
+
+    /// All who have or had something.
+    pub fn accounts(&self) -> BTreeMap<Arc<str>, Account> {
+        self.lock().clone()
+    }
+
+    pub fn used(&self) -> u64 {
+        self.lock().values().fold(0, |used, account| used.saturating_add(account.used))
+    }
+
+    fn common(&self) -> u64 {
+        self.total() / 2
+    }
+
+    fn share(&self, accounts: &Accounts) -> u64 {
+        let owners = accounts.values().filter(|account| account.used > 0).count() as u64;
+        (self.total() - self.common()) / owners.max(OWNERS)
+    }
+
+    fn most_now(&self, accounts: &Accounts, owner: &str) -> u64 {
+        let share = self.share(accounts);
+        let others = accounts.iter().filter(|(name, _)| &***name != owner);
+        let taken = others.fold(0_u64, |taken, (_, account)| taken.saturating_add(account.used.saturating_sub(share)));
+        share.saturating_add(self.common().saturating_sub(taken))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Accounts> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn owner(name: &str) -> Arc<str> {
+        name.into()
+    }
+
+    #[test]
+    fn one_owner_has_nine_sixteenths_at_most_and_is_told_so() {
+        let (pool, greedy) = (Pool::new(160), owner("greedy"));
+        pool.take(&greedy, 80).unwrap();
+        assert_eq!(pool.take(&greedy, 11), Err(Full { used: 80, most: 90 }));
+        pool.take(&greedy, 10).unwrap();
+        assert_eq!(pool.take(&greedy, 1), Err(Full { used: 90, most: 90 }));
+        assert_eq!(pool.account("greedy"), Account { used: 90, refused: 2 });
+        pool.give_back("greedy", 20);
+        assert_eq!(pool.take(&greedy, 20), Ok(()));
+    }
+
+    #[test]
+    fn what_several_greedy_ones_take_leaves_everyone_else_a_share() {
+        let pool = Pool::new(160);
+        for name in ["a", "b", "c"] {
+            while pool.take(&owner(name), 1).is_ok() {}
+        }
+        assert_eq!(pool.used(), 80 + 3 * 10);
+        for name in ["d", "e", "f", "g", "h"] {
+            assert_eq!(pool.take(&owner(name), 10), Ok(()), "{name}");
+        }
+        assert_eq!(pool.used(), 160);
+    }
+
+    #[test]
+    fn what_is_there_already_counts_and_is_named_as_too_much() {
+        let (pool, restored) = (Pool::new(160), owner("restored"));
+        pool.take_anyway(&restored, 100);
+        assert_eq!(pool.excess("restored"), 10);
+        assert_eq!(pool.take(&restored, 1), Err(Full { used: 100, most: 90 }));
+        pool.set_total(320);
+        assert_eq!((pool.excess("restored"), pool.take(&restored, 1)), (0, Ok(())));
+    }
+
+    proptest! {
+        #[test]
+        fn up_to_eight_owners_never_have_more_than_there_is_and_each_can_have_its_share(
+            takes in prop::collection::vec((0_usize..8, 1_u64..40), 0..200),
+        ) {
+            let (pool, names) = (Pool::new(160), ["a", "b", "c", "d", "e", "f", "g", "h"]);
+            for (nth, amount) in takes {
+                let before = pool.account(names[nth]).used;
+                let taken = pool.take(&owner(names[nth]), amount);
+                prop_assert!(taken.is_ok() || before + amount > 10, "its own share is its own");
+                prop_assert!(pool.used() <= 160);
+            }
+        }
+    }
+}
