@@ -4,6 +4,7 @@ use crate::core::Core;
 use crate::json;
 use crate::metrics::ServiceStatus;
 use crate::plugins::{PluginState, Status};
+use crate::shares;
 use crate::timeline;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -70,7 +71,8 @@ impl Health {
             None if core.vitals.is_serving.load(Relaxed) => ServiceStatus::Running,
             None => ServiceStatus::Starting,
         };
-        let reasons = fatal.iter().map(Fatal::to_string).chain(clock(core)).chain(core.reloads.trouble()).collect();
+        let reasons = fatal.iter().map(Fatal::to_string).chain(clock(core)).chain(core.reloads.trouble());
+        let reasons = reasons.chain(shares::greedy(core)).collect();
         let history: Vec<_> = history(core).into_iter().collect();
         let status = if history.is_empty() { ServiceStatus::Running } else { ServiceStatus::Failed };
         let mut services = vec![

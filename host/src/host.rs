@@ -291,6 +291,7 @@ fn history(config: &Config) -> Result<(Store, Keeper)> {
         age_ms: i64::try_from(config.store.retention.get().as_millis()).unwrap_or(i64::MAX),
         disk: config.store.max_disk.get() as u64,
         block_cache: config.store.block_cache.get() as u64,
+        memory: config.store.memory(),
     };
     let Some(data) = config.kept_dir() else {
         say_what_memory_cuts(config);

@@ -48,6 +48,8 @@ struct Counts {
     ok: u64,
     failed: u64,
     dropped: u64,
+    /// There is no room for them: the sampler's share of memory is used up.
+    refused: u64,
 }
 
 impl Recorder {
@@ -158,15 +160,21 @@ impl Recorder {
                     core.metrics.samples_dropped.with_label_values(&["untracked"]).inc();
                     continue;
                 }
-                let frame = self.frame(core, polled);
+                let Some(frame) = self.frame(core, polled) else {
+                    counts.refused += 1;
+                    continue;
+                };
                 let mut row_ms = at_ms.saturating_add(offset_ms);
                 let last_ms = frame.latest_at_ms().filter(|last_ms| goes_on && *last_ms <= latest_ms);
                 if let Some(last_ms) = last_ms {
                     row_ms = row_ms.max(last_ms.saturating_add(1));
                 }
                 let moved_ms = row_ms.saturating_sub(at_ms).saturating_sub(offset_ms) as f64;
-                frame.push_read(row_ms, delay_ms - moved_ms, values);
-                stored.push(polled);
+                if frame.push_read(row_ms, delay_ms - moved_ms, values) {
+                    stored.push(polled);
+                } else {
+                    counts.refused += 1;
+                }
             }
             counts.ok = stored.len() as u64;
             span.record("instances", counts.ok as i64);
@@ -209,7 +217,9 @@ impl Recorder {
     }
 
     fn count(&self, core: &Core, received: u64, counts: &Counts, published: u64) {
-        let (metrics, name, &Counts { ok, failed, dropped }) = (&core.metrics.core, &*self.sampler, counts);
+        let (metrics, name, &Counts { ok, failed, dropped, refused }) = (&core.metrics.core, &*self.sampler, counts);
+        core.metrics.samples_dropped.with_label_values(&["memory"]).inc_by(refused);
+        let dropped = dropped + refused;
         metrics.received(name, "sample", received);
         metrics.processed(name, "sample", "ok", ok);
         metrics.processed(name, "sample", "failed", failed);
@@ -220,18 +230,22 @@ impl Recorder {
         metrics.published(name, "usage", published);
     }
 
-    fn frame(&mut self, core: &Core, Polled { id, generation, .. }: &Polled) -> &Frame {
-        let made = || (*generation, core.store.frame(id, &self.fields.schema, self.interval_ms));
+    /// None: there is no room for the history of one more.
+    fn frame(&mut self, core: &Core, Polled { id, generation, .. }: &Polled) -> Option<&Frame> {
+        let made = || {
+            let frame = core.store.frame_if_room(id, &self.fields.schema, self.interval_ms).ok()?;
+            Some((*generation, frame))
+        };
         let kept = match self.frames.entry(id.clone()) {
-            Entry::Vacant(new) => new.insert(made()),
+            Entry::Vacant(new) => new.insert(made()?),
             Entry::Occupied(mut kept) => {
                 if kept.get().0 != *generation {
-                    kept.insert(made());
+                    kept.insert(made()?);
                 }
                 kept.into_mut()
             }
         };
-        &kept.1
+        Some(&kept.1)
     }
 }
 

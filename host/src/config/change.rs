@@ -45,6 +45,7 @@ impl Change {
             store.memory_only;
             store.flush_interval;
             store.block_cache;
+            store.max_memory;
             poll.max_instances;
             stream.watch_buffer;
             stream.heartbeat;

@@ -1,4 +1,5 @@
 use super::{Bytes, ConfigError, Span};
+use crate::machine;
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ pub struct StoreConfig {
     pub flush_interval: Span,
     /// Memory for unpacked history, so that what is asked again is answered faster.
     pub block_cache: Bytes,
+    /// Memory for all other history, which plugins share. None: a quarter of what the machine, its control group and
+    /// `ulimit -v` allow.
+    pub max_memory: Option<Bytes>,
 }
 
 impl Default for StoreConfig {
@@ -31,6 +35,7 @@ impl Default for StoreConfig {
             memory_only: false,
             flush_interval: Span::from_secs(1),
             block_cache: Bytes::new(64 << 20),
+            max_memory: None,
         }
     }
 }
@@ -42,6 +47,11 @@ impl StoreConfig {
         (reach < self.retention.get()).then_some(reach)
     }
 
+    /// Bytes of memory for history beside the block cache.
+    pub(crate) fn memory(&self) -> u64 {
+        self.max_memory.map_or_else(|| machine::memory_bytes() / 4, |bytes| bytes.get() as u64)
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         if self.retention_samples == 0 {
             return ConfigError::value("store.retention_samples", "must be at least 1");
@@ -51,6 +61,9 @@ impl StoreConfig {
         }
         if self.max_disk.get() < 1 << 20 {
             return ConfigError::value("store.max_disk", "must be at least 1MiB");
+        }
+        if self.max_memory.is_some_and(|bytes| bytes.get() < 1 << 20) {
+            return ConfigError::value("store.max_memory", "must be at least 1MiB");
         }
         if !(Duration::from_millis(10)..=Duration::from_secs(3600)).contains(&self.flush_interval.get()) {
             return ConfigError::value("store.flush_interval", "must be at least 10ms and at most 1h");

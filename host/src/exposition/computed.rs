@@ -3,14 +3,17 @@
 use crate::core::Core;
 use crate::health::Health;
 use crate::metrics::{HEALTH_STATUS, SERVICE_STATUS};
+use crate::shares::{self, Shared};
 use crate::snapshot::{METRICS, Number};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use std::sync::Arc;
 
 pub(super) fn families(core: &Core) -> Vec<MetricFamily> {
     let mut families = history(core);
     families.extend(workers(core));
     families.extend(services(core));
     families.extend(snapshot(core));
+    families.extend(shares(core));
     let streams = core.hub.open() as u64;
     families.push(count("sessions_active", "Open streams.", false, &[(&[], streams)]));
     let connections = core.connections.taken() as u64;
@@ -54,6 +57,35 @@ fn workers(core: &Core) -> [MetricFamily; 2] {
             "Instances of plugins, by what they do; draining: replaced, and not ended yet.",
             false,
             &states,
+        ),
+    ]
+}
+
+/// What plugins have of what they share.
+fn shares(core: &Core) -> [MetricFamily; 3] {
+    let pools = shares::pools(core);
+    let each = |value: fn(&(Arc<str>, u64, u64)) -> u64| -> Vec<([LabelPair; 2], u64)> {
+        let of_pool = |pool: &Shared<'_>| {
+            let name = pool.name;
+            let series = move |one| (value(&one), [label("pool", name), label("owner", &one.0)]);
+            pool.all().into_iter().map(series).map(|(value, labels)| (labels, value)).collect::<Vec<_>>()
+        };
+        pools.iter().flat_map(of_pool).collect()
+    };
+    let family = |name, help, is_counter, all: &[([LabelPair; 2], u64)]| {
+        let all: Vec<(&[LabelPair], u64)> = all.iter().map(|(labels, value)| (&labels[..], *value)).collect();
+        count(name, help, is_counter, &all)
+    };
+    let totals: Vec<_> = pools.iter().map(|pool| ([label("pool", pool.name)], pool.total())).collect();
+    let totals: Vec<(&[LabelPair], u64)> = totals.iter().map(|(labels, total)| (&labels[..], *total)).collect();
+    [
+        count("share_total", "What there is of each pool that plugins share.", false, &totals),
+        family("share_used", "What each owner has of a pool.", false, &each(|(_, used, _)| *used)),
+        family(
+            "share_refused_total",
+            "How often an owner wanted more of a pool than its share, or something of it had to go.",
+            true,
+            &each(|(.., refused)| *refused),
         ),
     ]
 }

@@ -186,7 +186,7 @@ impl HostMetrics {
         };
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         // What is counted from nothing shows its first step.
-        for reason in ["offset", "poison", "budget", "slow_reader", "untracked"] {
+        for reason in ["offset", "poison", "budget", "slow_reader", "untracked", "memory"] {
             metrics.samples_dropped.with_label_values(&[reason]);
         }
         for direction in ["back", "ahead"] {

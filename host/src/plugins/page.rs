@@ -1,5 +1,7 @@
 use super::{Origin, PluginState, Status, Waiting};
+use crate::core::Core;
 use crate::json;
+use crate::shares::{self, Share};
 use dropsonde_sandbox::{Grants, Need, PluginMetrics, Recorded, Trap};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -72,6 +74,8 @@ pub struct PluginPage {
     next_poll: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     metrics: Option<MetricsPage>,
+    /// What it takes of what all share.
+    shares: Vec<Share>,
 }
 
 /// Of its own metrics, while a worker of it is there.
@@ -237,7 +241,7 @@ struct FailurePage {
 }
 
 impl PluginPage {
-    pub fn of(status: &Status) -> Self {
+    pub(crate) fn of(core: &Core, status: &Status) -> Self {
         let known = status.known();
         let shape = known.shape.as_ref();
         let limits = &status.limits;
@@ -312,6 +316,7 @@ impl PluginPage {
             }),
             next_poll: known.next_poll_ms.map(json::time),
             metrics: status.metrics().as_ref().map(MetricsPage::of),
+            shares: shares::of_owner(core, &status.name),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// Owners that have a share without making those of others smaller.
 const OWNERS: u64 = 8;
@@ -22,8 +23,10 @@ pub struct Pool {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Account {
     pub used: u64,
-    /// How often there was no room for more.
+    /// How often there was no room for more, or something had to go.
     pub refused: u64,
+    /// When that last was.
+    pub refused_at: Option<Instant>,
 }
 
 /// There is no room for so much more of an owner's.
@@ -35,6 +38,13 @@ pub struct Full {
 }
 
 type Accounts = BTreeMap<Arc<str>, Account>;
+
+impl Account {
+    fn refuse(&mut self, times: u64) {
+        self.refused = self.refused.saturating_add(times);
+        self.refused_at = Some(Instant::now());
+    }
+}
 
 impl Pool {
     pub fn new(total: u64) -> Self {
@@ -57,7 +67,7 @@ impl Pool {
         let most = self.most_now(&accounts, owner);
         let account = accounts.entry(owner.clone()).or_default();
         if used.saturating_add(amount) > most {
-            account.refused += 1;
+            account.refuse(1);
             return Err(Full { used, most });
         }
         account.used += amount;
@@ -69,6 +79,11 @@ impl Pool {
         let mut accounts = self.lock();
         let account = accounts.entry(owner.clone()).or_default();
         account.used = account.used.saturating_add(amount);
+    }
+
+    /// Something of an owner's had to go, so many times, as it had too much.
+    pub fn refuse(&self, owner: &Arc<str>, times: u64) {
+        self.lock().entry(owner.clone()).or_default().refuse(times);
     }
 
     pub fn give_back(&self, owner: &str, amount: u64) {
@@ -141,7 +156,7 @@ mod tests {
         assert_eq!(pool.take(&greedy, 11), Err(Full { used: 80, most: 90 }));
         pool.take(&greedy, 10).unwrap();
         assert_eq!(pool.take(&greedy, 1), Err(Full { used: 90, most: 90 }));
-        assert_eq!(pool.account("greedy"), Account { used: 90, refused: 2 });
+        assert_eq!((pool.account("greedy").used, pool.account("greedy").refused), (90, 2));
         pool.give_back("greedy", 20);
         assert_eq!(pool.take(&greedy, 20), Ok(()));
     }

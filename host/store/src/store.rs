@@ -1,8 +1,8 @@
-use crate::archive::{self, FrameKey, TooLarge, Values};
+use crate::archive::{self, FrameKey, TooLarge, Values, dead};
 use crate::cell::Cell;
 use crate::frame::{AHEAD_MS, Shared};
 use crate::keeper::ArchiveStatus;
-use crate::{Column, Field, Frame, InstanceId, Points, Pool, Query, Sample, Schema};
+use crate::{Column, Field, Frame, Full, InstanceId, Points, Pool, Query, Sample, Schema};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -40,8 +40,8 @@ struct ToKeep {
     values: Values,
     /// Since they were last written.
     changes: Vec<(String, Option<Vec<u8>>)>,
-    /// And the number of the first frame that is not meant.
-    forgotten: Vec<(InstanceId, u64)>,
+    /// Numbers of frames that were removed.
+    removed: Vec<u64>,
 }
 
 /// Keys and their new values; none for what is gone.
@@ -136,6 +136,19 @@ impl Store {
         // Stable: of two frames of one sampler the newer stays behind.
         frames.sort_by(|a, b| a.schema().sampler().cmp(b.schema().sampler()));
         frame
+    }
+
+    /// The same, if there is room for it: the memory for its first rows is taken at once.
+    pub fn frame_if_room(&self, instance: &InstanceId, schema: &Schema, interval_ms: i64) -> Result<Arc<Frame>, Full> {
+        let same = |frame: &Arc<Frame>| frame.schema() == schema && frame.interval_ms() == interval_ms;
+        if let Some(frame) = self.frames(instance).into_iter().find(same) {
+            return Ok(frame);
+        }
+        let bytes = Frame::first_bytes(schema, interval_ms);
+        self.0.shared.heads.take(schema.sampler(), bytes)?;
+        let frame = self.frame(instance, schema, interval_ms);
+        frame.has_taken(bytes);
+        Ok(frame)
     }
 
     /// Compresses blocks whose time is over, at most so many; how many there were.
@@ -260,14 +273,27 @@ impl Store {
     /// Forgets an instance and its history.
     pub fn remove(&self, instance: &InstanceId) {
         let mut instances = self.0.instances.write().unwrap_or_else(PoisonError::into_inner);
-        let removed = instances.remove(instance);
-        self.0.revision.fetch_add(1, Ordering::Release);
-        // Before anyone can make another frame of the same instance.
-        let born_before = self.0.next_born.load(Ordering::Relaxed);
+        let Some(frames) = instances.remove(instance) else { return };
         drop(instances);
-        if removed.is_some() && self.0.shared.archived {
+        self.removed(&frames.read().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Forgets what one sampler recorded of an instance.
+    pub fn remove_of(&self, instance: &InstanceId, sampler: &str) {
+        let frames = self.0.instances.read().unwrap_or_else(PoisonError::into_inner).get(instance).cloned();
+        let Some(frames) = frames else { return };
+        let mut frames = frames.write().unwrap_or_else(PoisonError::into_inner);
+        let is_of = |frame: &mut Arc<Frame>| &**frame.schema().sampler() == sampler;
+        let removed: Vec<_> = frames.extract_if(.., is_of).collect();
+        drop(frames);
+        self.removed(&removed);
+    }
+
+    fn removed(&self, frames: &[Arc<Frame>]) {
+        self.0.revision.fetch_add(1, Ordering::Release);
+        if self.0.shared.archived {
             let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.forgotten.push((instance.clone(), born_before));
+            kept.removed.extend(frames.iter().map(|frame| frame.key().born));
         }
     }
 
@@ -360,15 +386,20 @@ impl Store {
         change(&mut self.0.status.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// What is to be written of what was noted; instances that were forgotten become notes by `forget`.
-    pub(crate) fn take_changes(&self, forget: impl Fn(&InstanceId, u64) -> (String, Vec<u8>)) -> Changes {
+    /// What is to be written of what was noted, and of frames that were removed: files up to `last_file` may have those.
+    pub(crate) fn take_changes(&self, last_file: u64) -> Changes {
         let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        for (instance, born_before) in std::mem::take(&mut kept.forgotten) {
-            let (key, value) = forget(&instance, born_before);
-            kept.values.insert(key.clone(), value.clone());
-            kept.changes.push((key, Some(value)));
+        let ToKeep { values, changes, removed } = &mut *kept;
+        if !removed.is_empty() {
+            let noted = dead::note(values, std::mem::take(removed), last_file);
+            changes.extend(noted.into_iter().map(|key| (key.clone(), values.get(&key).cloned())));
         }
-        std::mem::take(&mut kept.changes)
+        std::mem::take(changes)
+    }
+
+    /// Keys of notes about removed frames of which no file is left.
+    pub(crate) fn over_dead(&self, oldest_file: u64) -> Vec<String> {
+        dead::over(&self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).values, oldest_file)
     }
 
     pub(crate) fn values(&self) -> Values {

@@ -11,6 +11,7 @@
 
 #[cfg(test)]
 mod crash;
+pub(crate) mod dead;
 mod disk;
 mod log;
 mod names;
@@ -42,7 +43,7 @@ pub(crate) use unread::Unread;
 pub(crate) use verify::{Role, verify};
 
 use crate::cache::BlockId;
-use crate::codec::{Reader, put_u64};
+use crate::codec::Reader;
 use crate::frame::{Frame, Place, View};
 use log::Log;
 use notes::Notes;
@@ -53,7 +54,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
-/// Notes about instances that were removed: what files say of them counts no more.
+/// Earlier versions' notes about instances that were removed: what files say of them counts no more.
 pub(crate) const FORGOTTEN: &str = "forgotten/";
 
 #[derive(Debug)]
@@ -102,7 +103,7 @@ struct Pending {
     logged: u64,
 }
 
-/// What a removed instance's files are told by.
+/// What a removed instance's files are told by, as earlier versions noted it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Forgotten {
     /// Frames born before are meant.
@@ -359,12 +360,5 @@ impl Forgotten {
     pub(crate) fn read(value: &[u8]) -> Option<Self> {
         let mut reader = Reader(value);
         Some(Self { born_before: reader.u64().ok()?, last_file: reader.u64().ok()? })
-    }
-
-    pub(crate) fn write(self) -> Vec<u8> {
-        let mut out = Vec::new();
-        put_u64(&mut out, self.born_before);
-        put_u64(&mut out, self.last_file);
-        out
     }
 }

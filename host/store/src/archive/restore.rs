@@ -1,5 +1,6 @@
 //! What a folder has, at the start.
 
+use super::dead::Dead;
 use super::disk::Disk;
 use super::log::{self, Logged};
 use super::names::FrameKey;
@@ -61,8 +62,11 @@ pub(crate) fn restore(
         .iter()
         .filter_map(|(key, value)| Some((key.strip_prefix(FORGOTTEN)?.to_owned(), Forgotten::read(value)?)))
         .collect();
-    let is_forgotten =
-        |key: &FrameKey| forgotten.get(key.instance.as_str()).is_some_and(|forgotten| key.born < forgotten.born_before);
+    let dead = Dead::of(&values);
+    let is_forgotten = |key: &FrameKey| {
+        let noted = forgotten.get(key.instance.as_str());
+        dead.has(key.born) || noted.is_some_and(|forgotten| key.born < forgotten.born_before)
+    };
 
     // The log takes longest: it is begun first.
     let files: Vec<(bool, u64, &String)> = (segment_files.iter().map(|(number, name)| (false, *number, name)))
@@ -98,7 +102,8 @@ pub(crate) fn restore(
             Loaded::Segment(Err(error)) | Loaded::Log(Err(error)) => restored.unreadable(name, &error),
         }
     }
-    let mut next_born = forgotten.values().map(|forgotten| forgotten.born_before).max().unwrap_or(0);
+    let before = forgotten.values().map(|forgotten| forgotten.born_before);
+    let mut next_born = before.max().unwrap_or(0).max(dead.end());
     let mut is_known = |key: &FrameKey| {
         next_born = next_born.max(key.born + 1);
         !is_forgotten(key)

@@ -1,8 +1,8 @@
 //! What a frame takes of the memory there is for history.
 
-use super::{Shared, View};
+use super::{Open, Shared, View};
 use crate::archive::FrameKey;
-use crate::{Layout, Pool};
+use crate::{Layout, Pool, Schema};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,6 +28,13 @@ impl Charges {
 
     fn owner(&self) -> &Arc<str> {
         self.key.schema.sampler()
+    }
+
+    /// So much was taken for its first rows. Who took it for a frame that has rows meanwhile did so in vain.
+    pub(super) fn begin_with(&self, bytes: u64) {
+        if self.heads.compare_exchange(0, bytes, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            self.shared.heads.give_back(self.owner(), bytes);
+        }
     }
 
     /// Takes what a view's newest rows need beyond what is taken; false: there is no room for them.
@@ -66,6 +73,11 @@ impl Drop for Charges {
         set(&self.shared.heads, self.owner(), &self.heads, 0);
         set(&self.shared.sealed, self.owner(), &self.sealed, 0);
     }
+}
+
+/// What a frame takes with its first row, where all readings are as small as most are.
+pub(super) fn first_bytes(schema: &Schema, layout: Layout, interval_ms: i64) -> u64 {
+    Open::new(schema, layout, 0, 0, 0, Vec::new(), &[]).full_bytes(layout, interval_ms) + FRAME
 }
 
 fn set(pool: &Pool, owner: &Arc<str>, charge: &AtomicU64, now: u64) {

@@ -144,6 +144,16 @@ impl Frame {
         }
     }
 
+    /// Memory that a frame takes with its first row.
+    pub(crate) fn first_bytes(schema: &Schema, interval_ms: i64) -> u64 {
+        charge::first_bytes(schema, Layout::of(interval_ms), interval_ms)
+    }
+
+    /// It is charged for that already.
+    pub(crate) fn has_taken(&self, bytes: u64) {
+        self.charges.begin_with(bytes);
+    }
+
     pub fn schema(&self) -> &Schema {
         &self.key.schema
     }

@@ -172,9 +172,7 @@ impl Keeper {
     fn take_changes(&mut self) {
         let Some(archive) = &self.archive else { return };
         let last_file = archive.last_number();
-        let changes = self.store.take_changes(|instance, born_before| {
-            (format!("{FORGOTTEN}{instance}"), Forgotten { born_before, last_file }.write())
-        });
+        let changes = self.store.take_changes(last_file);
         self.changes.extend(changes);
     }
 
@@ -289,6 +287,7 @@ impl Keeper {
             });
             let over: HashSet<_> = over.map(|(_, id, _)| id).collect();
             own().for_each(|frame| _ = frame.prune(i64::MAX, |block, _| over.contains(&block.id)));
+            sealed.refuse(&owner, over.len() as u64);
         }
     }
 
@@ -324,11 +323,12 @@ impl Keeper {
         self.store.update_status(|status| status.beyond_limit = beyond_limit);
         // What is said of files that are gone need not be said.
         let oldest = archive.oldest_file();
-        let mut over = self.store.notes(FORGOTTEN);
-        over.retain(|(_, value)| Forgotten::read(value).is_none_or(|forgotten| forgotten.last_file < oldest));
+        let mut noted = self.store.notes(FORGOTTEN);
+        noted.retain(|(_, value)| Forgotten::read(value).is_none_or(|forgotten| forgotten.last_file < oldest));
+        let over: Vec<_> = noted.into_iter().map(|(key, _)| key).chain(self.store.over_dead(oldest)).collect();
         // Gone for certain, that is: a crash can bring back a file that was deleted.
         if !over.is_empty() && archive.sync().is_ok() {
-            over.iter().for_each(|(key, _)| {
+            over.iter().for_each(|key| {
                 let _ = self.store.note(key, None);
             });
         }

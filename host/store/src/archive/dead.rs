@@ -1,0 +1,152 @@
+//! Which frames were removed: what files say of them counts no more.
+//!
+//! Frames are numbered in the order they began, and those that were removed lie side by side most often: there is a note for
+//! each run of them, so that there are never more notes than frames that stay.
+
+use super::notes::Values;
+use crate::codec::{Reader, put_u64};
+use std::collections::BTreeMap;
+
+/// What the notes' keys begin with; the number of a run's first frame follows.
+const NOTES: &str = "dead/";
+
+/// A run of frames that were removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Run {
+    /// The first that is not.
+    end: u64,
+    /// Files with a higher number have none of them.
+    last_file: u64,
+}
+
+/// All that were removed.
+#[derive(Debug, Default)]
+pub(crate) struct Dead(BTreeMap<u64, u64>);
+
+impl Run {
+    fn read(value: &[u8]) -> Option<Self> {
+        let mut reader = Reader(value);
+        Some(Self { end: reader.u64().ok()?, last_file: reader.u64().ok()? })
+    }
+
+    fn write(self) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_u64(&mut out, self.end);
+        put_u64(&mut out, self.last_file);
+        out
+    }
+}
+
+impl Dead {
+    pub(crate) fn of(values: &Values) -> Self {
+        let notes = values.range(NOTES.to_owned()..).map_while(|(key, value)| Some((key.strip_prefix(NOTES)?, value)));
+        let runs = notes.filter_map(|(start, value)| Some((start.parse::<u64>().ok()?, Run::read(value)?.end)));
+        let mut all = BTreeMap::new();
+        // A crash may leave the note of a run beside that of one which took it in.
+        let mut last: Option<(u64, u64)> = None;
+        for (start, end) in runs {
+            let run = last
+                .filter(|(_, before)| *before >= start)
+                .map_or((start, end), |(first, before)| (first, before.max(end)));
+            all.insert(run.0, run.1);
+            last = Some(run);
+        }
+        Self(all)
+    }
+
+    pub(crate) fn has(&self, born: u64) -> bool {
+        self.0.range(..=born).next_back().is_some_and(|(_, end)| born < *end)
+    }
+
+    /// The first number behind all of them.
+    pub(crate) fn end(&self) -> u64 {
+        self.0.values().max().copied().unwrap_or(0)
+    }
+}
+
+/// Notes that frames were removed. Returns the keys of the notes that are others now.
+pub(crate) fn note(values: &mut Values, mut removed: Vec<u64>, last_file: u64) -> Vec<String> {
+    removed.sort_unstable();
+    let mut changed = Vec::new();
+    for run in removed.chunk_by(|a, b| a.saturating_add(1) == *b || a == b) {
+        let (Some(&first), Some(&last)) = (run.first(), run.last()) else { continue };
+        let (mut start, mut end) = (first, last.saturating_add(1));
+        let before = values
+            .range(..=key(start))
+            .next_back()
+            .and_then(|(key, value)| Some((key.strip_prefix(NOTES)?.parse::<u64>().ok()?, Run::read(value)?.end)));
+        if let Some((before, before_end)) = before.filter(|(_, before_end)| *before_end >= start) {
+            (start, end) = (before, end.max(before_end));
+        }
+        // Those it reaches or goes over are part of it now.
+        let over: Vec<(String, u64)> = values
+            .range(key(start)..=key(end))
+            .filter_map(|(key, value)| Some((key.clone(), Run::read(value)?.end)))
+            .collect();
+        for (key, over_end) in over {
+            end = end.max(over_end);
+            values.remove(&key);
+            changed.push(key);
+        }
+        values.insert(key(start), Run { end, last_file }.write());
+        changed.push(key(start));
+    }
+    changed.sort_unstable();
+    changed.dedup();
+    changed
+}
+
+/// Keys of the notes about frames of which no file is left.
+pub(crate) fn over(values: &Values, oldest_file: u64) -> Vec<String> {
+    let notes = values.range(NOTES.to_owned()..).take_while(|(key, _)| key.starts_with(NOTES));
+    let over = notes.filter(|(_, value)| Run::read(value).is_none_or(|run| run.last_file < oldest_file));
+    over.map(|(key, _)| key.clone()).collect()
+}
+
+/// In the order of numbers.
+fn key(start: u64) -> String {
+    format!("{NOTES}{start:020}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn neighbours_are_one_note_and_what_they_close_is_one_too() {
+        let mut values = Values::from([("clock/trust".to_owned(), vec![1]), ("tracked/x".to_owned(), vec![2])]);
+        assert_eq!(note(&mut values, vec![5, 3], 7), [key(3), key(5)]);
+        assert_eq!(note(&mut values, vec![4], 8), [key(3), key(5)]);
+        assert_eq!(values.len(), 3);
+        let dead = Dead::of(&values);
+        assert_eq!((2..7).map(|born| dead.has(born)).collect::<Vec<_>>(), [false, true, true, true, false]);
+        assert_eq!(dead.end(), 6);
+        assert_eq!((over(&values, 8), over(&values, 9)), (vec![], vec![key(3)]));
+    }
+
+    #[test]
+    fn a_note_that_a_crash_left_inside_another_hides_nothing() {
+        let run = |end| Run { end, last_file: 1 }.write();
+        let dead = Dead::of(&Values::from([(key(0), run(3)), (key(1), run(2)), (key(3), run(5))]));
+        assert_eq!((0..6).map(|born| dead.has(born)).collect::<Vec<_>>(), [true, true, true, true, true, false]);
+    }
+
+    proptest! {
+        #[test]
+        fn who_was_removed_is_known_by_no_more_notes_than_there_are_runs(
+            batches in prop::collection::vec(prop::collection::vec(0_u64..300, 0..40), 0..20),
+        ) {
+            let (mut values, mut expected) = (Values::new(), BTreeSet::new());
+            for batch in batches {
+                expected.extend(batch.iter().copied());
+                note(&mut values, batch, 1);
+            }
+            let dead = Dead::of(&values);
+            prop_assert!((0..301).all(|born| dead.has(born) == expected.contains(&born)));
+            let runs = expected.iter().filter(|born| !expected.contains(&(**born + 1))).count();
+            prop_assert_eq!(values.len(), runs);
+        }
+    }
+}
