@@ -12,7 +12,7 @@ use crate::reload::Reloads;
 use crate::snapshot::Snapshots;
 use crate::timeline::Timeline;
 use crate::tokens::Tokens;
-use crate::tracked::{Lifecycle, NotTracked, PluginName, Tracked, Wanted};
+use crate::tracked::{Discoverer, Discovery, Lifecycle, NotTracked, PluginName, Tracked, Wanted};
 use crate::workload::{self, Declared};
 use arc_swap::ArcSwap;
 use dropsonde_store::{InstanceId, Store};
@@ -98,9 +98,16 @@ impl Core {
         Ok(refused.len())
     }
 
-    /// Takes over what a sampler finds now; how many were refused, as there are too many.
-    pub fn discovered(&self, sampler: &PluginName, found: Vec<(InstanceId, Labels)>, at_ms: i64) -> u64 {
-        self.tracked.discovered(sampler, found, at_ms, &|id| self.forget(id))
+    /// Takes over what a sampler finds now.
+    pub(crate) fn discovered(&self, sampler: &PluginName, found: Vec<(InstanceId, Labels)>, at_ms: i64) -> Discovery {
+        let shares = self.config.load().plugin(sampler).share_instances;
+        let is_built_in = self.plugins.get(sampler).is_some_and(|status| status.is_built_in());
+        let by = Discoverer { plugin: sampler.clone(), is_built_in, shares };
+        let discovery = self.tracked.discovered(&by, found, at_ms, &|id| self.forget(id));
+        for (id, before) in &discovery.taken_over {
+            self.store.remove_of(id, before);
+        }
+        discovery
     }
 
     /// How far a window that ends at a time reaches: what a clock recorded that was ahead is there when its time has come.

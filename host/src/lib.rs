@@ -79,6 +79,7 @@ mod builder;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod conflicts;
 pub mod core;
 pub mod events;
 pub mod exposition;

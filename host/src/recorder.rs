@@ -3,14 +3,15 @@
 
 use crate::clock::Stamp;
 use crate::config::RESERVED;
+use crate::conflicts::Masks;
 use crate::core::Core;
 use crate::labels;
 use crate::plugins::Fields;
-use crate::tracked::{PluginName, Polled};
+use crate::tracked::{Discovery, PluginName, Polled};
 use dropsonde_sandbox::{CallError, Failure, Instance, Readings};
 use dropsonde_store::{Frame, InstanceId};
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::field::Empty;
@@ -91,8 +92,20 @@ impl Recorder {
                 }
             }
         }
-        refused += core.discovered(&self.sampler, instances, at_ms);
+        let Discovery { refused: without_place, of_others, .. } = core.discovered(&self.sampler, instances, at_ms);
+        refused += without_place;
         core.metrics.core.errors(&self.sampler, "instances_refused", refused);
+        core.metrics.core.errors(&self.sampler, "instances_of_others", of_others.len() as u64);
+        if let Some((id, owner)) = of_others.first() {
+            let (count, sampler) = (of_others.len(), &self.sampler);
+            wrong.push(format!(
+                "it lists {count} instances that are another's, as {id}, which is {owner}'s: what it says of them is not \
+                 taken, unless `plugins.{sampler}.share_instances = true` lets it add to them"
+            ));
+        }
+        if let Some(status) = core.plugins.get(&self.sampler) {
+            status.update(|known| known.conflicts.set_instances(&of_others));
+        }
         wrong
     }
 
@@ -128,6 +141,7 @@ impl Recorder {
         let columns = self.columns().max(1);
         let mut counts = Counts::default();
         let rows = || batch.iter().zip(readings.values.chunks_exact(columns)).enumerate();
+        let (mut masks, mut masked, mut taken) = (Masks::default(), Vec::new(), BTreeMap::new());
         let (mut gone, mut failed) = (Vec::new(), Vec::new());
         let published = core.tracked.while_polled(|is_polled| {
             let span = tracing::debug_span!("store", plugin = &*self.sampler, instances = Empty).entered();
@@ -144,6 +158,21 @@ impl Recorder {
                         continue;
                     }
                     None => {}
+                }
+                let mut values = values;
+                let is_own = polled.owner == self.sampler || polled.owner.starts_with(RESERVED);
+                let mask = if is_own { &[][..] } else { masks.of(core, &polled.owner, &self.fields) };
+                if !mask.is_empty() {
+                    // What its owner reads nobody else does.
+                    masked.clear();
+                    masked.extend_from_slice(values);
+                    for column in mask {
+                        let Some(value) = masked.get_mut(*column) else { continue };
+                        if std::mem::replace(value, f64::NAN).is_finite() {
+                            taken.entry((polled.owner.clone(), *column)).or_insert_with(|| polled.id.clone());
+                        }
+                    }
+                    values = &masked;
                 }
                 if values.iter().all(|value| !value.is_finite()) {
                     continue;
@@ -181,6 +210,7 @@ impl Recorder {
             drop(span);
             publish(core, &self.sampler, &stored)
         });
+        self.tell_of_conflicts(core, taken);
         for polled in gone {
             core.tracked.gone(&self.sampler, polled, at_ms);
             // Should it begin again, its history may be another.
@@ -191,6 +221,23 @@ impl Recorder {
         }
         self.count(core, batch.len() as u64, &counts, published);
         failed
+    }
+
+    /// Fields that were not taken, as the owners of their instances have them.
+    fn tell_of_conflicts(&self, core: &Core, taken: BTreeMap<(PluginName, usize), InstanceId>) {
+        let fields = self.fields.schema.fields();
+        let named = taken
+            .into_iter()
+            .filter_map(|((owner, column), instance)| Some((instance, owner, fields.get(column)?.name.to_string())));
+        let conflicts: Vec<_> = named.collect();
+        core.metrics.core.errors(&self.sampler, "fields_of_others", conflicts.len() as u64);
+        let Some(status) = core.plugins.get(&self.sampler) else { return };
+        let first = conflicts.first().cloned();
+        let mut is_other = false;
+        status.update(|known| is_other = known.conflicts.set_fields(conflicts));
+        if let Some((instance, owner, field)) = first.filter(|_| is_other) {
+            tracing::warn!(plugin = &*self.sampler, %instance, owner = &*owner, field, "not taken: the owner of the instance has that field");
+        }
     }
 
     /// A call that brought no readings of so many.

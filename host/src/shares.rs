@@ -34,8 +34,14 @@ pub(crate) struct Share {
 }
 
 /// All of them.
-pub(crate) fn pools(core: &Core) -> [Shared<'_>; 2] {
+pub(crate) fn pools(core: &Core) -> [Shared<'_>; 3] {
     [
+        Shared {
+            name: "places",
+            pool: core.tracked.places(),
+            beyond: "what of it ended first is forgotten, and further instances are refused",
+            key: "poll.max_instances",
+        },
         Shared {
             name: "history_rows_bytes",
             pool: core.store.heads(),

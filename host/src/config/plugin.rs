@@ -16,6 +16,8 @@ pub struct PluginConfig {
     /// None: nothing, or what a bundled plugin is granted by default.
     pub grants: Option<GrantsConfig>,
     pub limits: LimitsConfig,
+    /// It may add fields and labels to instances that are another's. What those have it never replaces.
+    pub share_instances: bool,
     /// Handed to the plugin as JSON.
     pub config: toml::Table,
 }

@@ -227,7 +227,9 @@ mod tests {
 
     fn polled(count: usize) -> Vec<Polled> {
         let id = |nth| InstanceId::new(format!("{nth:05}")).unwrap();
-        (0..count).map(|nth| Polled { id: id(nth), generation: 1, labels: Default::default() }).collect()
+        (0..count)
+            .map(|nth| Polled { id: id(nth), generation: 1, owner: "p".into(), labels: Default::default() })
+            .collect()
     }
 
     /// A tick with a plugin that some instances end; which had an answer, and how many calls did not.

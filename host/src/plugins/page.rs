@@ -1,4 +1,5 @@
 use super::{Origin, PluginState, Status, Waiting};
+use crate::conflicts::{self, Conflict};
 use crate::core::Core;
 use crate::json;
 use crate::shares::{self, Share};
@@ -74,6 +75,8 @@ pub struct PluginPage {
     next_poll: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     metrics: Option<MetricsPage>,
+    /// What it says that is another's to say, and what others say that is its own.
+    conflicts: Vec<Conflict>,
     /// What it takes of what all share.
     shares: Vec<Share>,
 }
@@ -316,6 +319,7 @@ impl PluginPage {
             }),
             next_poll: known.next_poll_ms.map(json::time),
             metrics: status.metrics().as_ref().map(MetricsPage::of),
+            conflicts: conflicts::of_plugin(core, status),
             shares: shares::of_owner(core, &status.name),
         }
     }

@@ -1,6 +1,7 @@
 use super::failure_log::FailureLog;
 use super::{Fields, Origin};
 use crate::config::{Config, PluginConfig};
+use crate::conflicts::Conflicts;
 use crate::events::EventQueue;
 use crate::tracked::PluginName;
 use dropsonde_sandbox::{
@@ -113,6 +114,8 @@ pub struct Known {
     /// Discoveries in a row that failed.
     pub failed_discoveries: u32,
     pub set_aside: Vec<Waiting>,
+    /// What it says that is another's to say.
+    pub conflicts: Conflicts,
     /// Why it is in quarantine, if it is.
     pub quarantined: Option<String>,
     /// When a plugin that waits, or is in quarantine, is tried again by itself.
@@ -199,6 +202,7 @@ impl Status {
             samples_before: 0,
             failed_discoveries: 0,
             set_aside: Vec::new(),
+            conflicts: Conflicts::default(),
             quarantined: None,
             retry_at_ms: None,
             memory_bytes: 0,
@@ -296,6 +300,15 @@ impl Status {
 
     pub fn has_current(&self) -> bool {
         self.with(|known| known.has_current)
+    }
+
+    pub(crate) fn conflicts<T>(&self, look: impl FnOnce(&Conflicts) -> T) -> T {
+        self.with(|known| look(&known.conflicts))
+    }
+
+    /// Whether it comes with the binary, or with the program that embeds the host.
+    pub(crate) fn is_built_in(&self) -> bool {
+        self.with(|known| matches!(known.origin, Origin::Bundled | Origin::Native))
     }
 
     /// Whether what runs came from the same kind of place: a file, or the binary.

@@ -1,15 +1,25 @@
 //! One instance: who wants it polled, and whether it is.
 
-use super::{PluginName, State};
+use super::{API, CONFIGURATION, PluginName, State};
+use crate::config::RESERVED;
 use crate::labels::Labels;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// Bytes of an instance's name and labels that one place is enough for.
+const PLACE: usize = 512;
+
 /// All that is known of an instance.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Entry {
     /// Tells it from those of the same name that were untracked before it.
     pub(super) generation: u64,
+    /// Who discovered or named it first: a plugin, [`super::API`] or [`super::CONFIGURATION`]. Nobody else replaces what it says.
+    pub(super) owner: PluginName,
+    /// The owner comes with the binary, or with the program.
+    pub(super) is_of_built_in: bool,
+    /// How many places it takes.
+    pub(super) places: u64,
     /// Who discovered it, and the labels it gave.
     pub(super) discovered_by: BTreeMap<PluginName, Labels>,
     /// What the last of those said, since none is left: what it was is known by that.
@@ -38,6 +48,58 @@ pub(super) struct Wish {
 // === impl Entry ===
 
 impl Entry {
+    pub(super) fn of(owner: PluginName, generation: u64) -> Self {
+        Self {
+            generation,
+            owner,
+            is_of_built_in: false,
+            places: 1,
+            discovered_by: BTreeMap::new(),
+            last_labels: Labels::new(),
+            configured: None,
+            asked: None,
+            is_paused: false,
+            ended_ms: None,
+            labels: Arc::default(),
+        }
+    }
+
+    /// Who decides what it is: the operator and programs, or a plugin.
+    pub(super) fn is_of_a_plugin(&self) -> bool {
+        !self.owner.starts_with(RESERVED)
+    }
+
+    /// Whether the operator or a program says that a sampler is to read it.
+    pub(super) fn is_asked_of(&self, plugin: &str, default: &[String]) -> bool {
+        // What is a plugin's others read only where they are named: `*` says nothing of whose it is.
+        let is_named = |wish: &Wish| wish.samplers.iter().flatten().any(|name| name == plugin);
+        let is_theirs = |wish: &&Wish| !self.is_of_a_plugin() || *self.owner == *plugin || is_named(wish);
+        self.wishes().filter(is_theirs).any(|wish| wish.is_for(plugin, default))
+    }
+
+    /// Who does not say any more that it is there does not own it. The operator comes first of those that do, then a program.
+    pub(super) fn pass_on(&mut self) {
+        let is_claimed = match &*self.owner {
+            CONFIGURATION => self.configured.is_some(),
+            API => self.asked.is_some(),
+            plugin => self.discovered_by.contains_key(plugin),
+        };
+        if is_claimed {
+            return;
+        }
+        let others = self.configured.iter().map(|_| CONFIGURATION.into());
+        let mut others = others.chain(self.asked.iter().map(|_| API.into())).chain(self.discovered_by.keys().cloned());
+        if let Some(owner) = others.next() {
+            (self.owner, self.is_of_built_in) = (owner, false);
+        }
+    }
+
+    /// Places that it takes now.
+    pub(super) fn needed_places(&self, id: &str) -> u64 {
+        let labels = self.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        1 + ((id.len() + labels) / PLACE) as u64
+    }
+
     pub(super) fn state(&self) -> State {
         match self.ended_ms {
             _ if self.is_paused => State::Paused,
@@ -52,8 +114,7 @@ impl Entry {
     }
 
     pub(super) fn is_polled_by(&self, plugin: &str, default: &[String]) -> bool {
-        self.state() == State::Tracked
-            && (self.discovered_by.contains_key(plugin) || self.wishes().any(|wish| wish.is_for(plugin, default)))
+        self.state() == State::Tracked && (self.discovered_by.contains_key(plugin) || self.is_asked_of(plugin, default))
     }
 
     /// Those that are named; `*` is none.
@@ -120,12 +181,12 @@ impl Entry {
         }
     }
 
-    /// The operator's word is last, a program's before it; among plugins that of the first by name.
+    /// The operator's word is last, a program's before it; among plugins the owner's, then that of the first by name.
     pub(super) fn gather_labels(&mut self, common: &Labels) {
         let mut labels = common.clone();
         let last = self.discovered_by.is_empty().then_some(&self.last_labels);
-        let said =
-            last.into_iter().chain(self.discovered_by.values().rev()).chain(self.asked.iter().map(|wish| &wish.labels));
+        let said = last.into_iter().chain(self.discovered_by.values().rev()).chain(self.discovered_by.get(&self.owner));
+        let said = said.chain(self.asked.iter().map(|wish| &wish.labels));
         let said = said.chain(self.configured.iter().map(|wish| &wish.labels));
         labels.extend(said.flatten().map(|(key, value)| (key.clone(), value.clone())));
         if *self.labels != labels {

@@ -1,8 +1,9 @@
 //! The set itself: what is in it, what was taken out on purpose, and what has ended, oldest first.
 
+use super::PluginName;
 use super::entry::{Entry, Wish};
 use crate::labels::Labels;
-use dropsonde_store::InstanceId;
+use dropsonde_store::{InstanceId, Pool};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -10,8 +11,10 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Instances {
     all: BTreeMap<InstanceId, Entry>,
-    /// What has ended, by when.
-    over: BTreeSet<(i64, InstanceId)>,
+    /// What has ended, by when, of each owner.
+    over: BTreeMap<PluginName, BTreeSet<(i64, InstanceId)>>,
+    /// What owners have of the places there are.
+    places: Arc<Pool>,
     /// Untracked on purpose: discovery does not bring them back.
     untracked: BTreeMap<InstanceId, Worth>,
     untracked_by_worth: BTreeMap<Worth, InstanceId>,
@@ -35,10 +38,12 @@ struct Worth {
 }
 
 impl Instances {
+    /// One owner has so many places at most, and all that others have beyond their shares are no more.
     pub(super) fn new(default_samplers: Vec<String>, common: Labels, most: usize) -> Self {
         Self {
             all: BTreeMap::new(),
-            over: BTreeSet::new(),
+            over: BTreeMap::new(),
+            places: Arc::new(Pool::new(most as u64, most as u64)),
             untracked: BTreeMap::new(),
             untracked_by_worth: BTreeMap::new(),
             named: BTreeMap::new(),
@@ -104,49 +109,103 @@ impl Instances {
     /// Changes one that is there.
     pub(super) fn change<T>(&mut self, id: &InstanceId, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
         let entry = self.all.get_mut(id)?;
-        let before = entry.over_ms();
+        let (over_before, owner_before, places_before) = (entry.over_ms(), entry.owner.clone(), entry.places);
         let changed = change(entry);
+        entry.pass_on();
         entry.gather_labels(&self.common);
-        let after = entry.over_ms();
-        if before != after {
-            before.map(|over| self.over.remove(&(over, id.clone())));
-            self.over.extend(after.map(|over| (over, id.clone())));
+        entry.places = entry.needed_places(id.as_str());
+        let (over_now, owner_now, places_now) = (entry.over_ms(), entry.owner.clone(), entry.places);
+        if (&owner_before, places_before) != (&owner_now, places_now) {
+            self.places.give_back(&owner_before, places_before);
+            self.places.take_anyway(&owner_now, places_now);
+        }
+        if (&owner_before, over_before) != (&owner_now, over_now) {
+            if let Some((over, all)) = over_before.zip(self.over.get_mut(&owner_before)) {
+                all.remove(&(over, id.clone()));
+            }
+            if let Some(over) = over_now {
+                self.over.entry(owner_now).or_default().insert((over, id.clone()));
+            }
         }
         Some(changed)
     }
 
-    /// Changes one that need not be there, if there is room for it.
-    pub(super) fn change_or_add<T>(&mut self, id: &InstanceId, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+    /// Changes one that need not be there: then it is its owner's, if there is room for one more of those.
+    pub(super) fn change_or_add<T>(
+        &mut self,
+        id: &InstanceId,
+        owner: &PluginName,
+        change: impl FnOnce(&mut Entry) -> T,
+    ) -> Option<T> {
         if !self.all.contains_key(id) {
-            if self.all.len() >= self.most {
-                return None;
-            }
-            self.next += 1;
-            let configured = self.named.get(id).cloned();
-            self.all.insert(id.clone(), Entry { generation: self.next, configured, ..Entry::default() });
+            self.places.take(owner, 1).ok()?;
+            self.add(id, owner);
         }
         self.change(id, change)
     }
 
-    /// Takes out what ended first until there is room for one more; what that was.
-    pub(super) fn make_room(&mut self) -> Option<InstanceId> {
-        if self.all.len() < self.most {
+    /// The same for what was there at the last start: it comes back as long as there are places for it and all others.
+    pub(super) fn change_or_restore<T>(
+        &mut self,
+        id: &InstanceId,
+        owner: &PluginName,
+        change: impl FnOnce(&mut Entry) -> T,
+    ) -> Option<T> {
+        if !self.all.contains_key(id) {
+            if self.places.used() >= self.places.total() {
+                return None;
+            }
+            self.places.take_anyway(owner, 1);
+            self.add(id, owner);
+        }
+        self.change(id, change)
+    }
+
+    fn add(&mut self, id: &InstanceId, owner: &PluginName) {
+        self.next += 1;
+        let configured = self.named.get(id).cloned();
+        self.all.insert(id.clone(), Entry { configured, ..Entry::of(owner.clone(), self.next) });
+    }
+
+    /// It is now that of a plugin that is built in, and another: nothing that was read of it as it was reaches it.
+    pub(super) fn hand_over(&mut self, id: &InstanceId, owner: &PluginName, labels: Labels) {
+        self.next += 1;
+        let generation = self.next;
+        self.change(id, |entry| {
+            entry.discovered_by.remove(&entry.owner);
+            entry.discovered_by.insert(owner.clone(), labels);
+            (entry.owner, entry.is_of_built_in, entry.generation) = (owner.clone(), true, generation);
+        });
+    }
+
+    /// Takes out what of an owner ended first, if it has no place left for one more; what that was.
+    pub(super) fn make_room(&mut self, owner: &PluginName) -> Option<InstanceId> {
+        if self.places.has_room(owner, 1) {
             return None;
         }
-        let (_, id) = self.over.first().cloned()?;
+        let (_, id) = self.over.get(owner)?.first().cloned()?;
         self.remove(&id);
+        self.places.refuse(owner, 1);
         Some(id)
     }
 
     pub(super) fn remove(&mut self, id: &InstanceId) -> Option<Entry> {
         let entry = self.all.remove(id)?;
-        entry.over_ms().map(|over| self.over.remove(&(over, id.clone())));
+        self.places.give_back(&entry.owner, entry.places);
+        if let Some((over, all)) = entry.over_ms().zip(self.over.get_mut(&entry.owner)) {
+            all.remove(&(over, id.clone()));
+        }
         Some(entry)
     }
 
     /// What ended before a time.
     pub(super) fn over_before(&self, before_ms: i64) -> Vec<InstanceId> {
-        self.over.iter().take_while(|(over, _)| *over < before_ms).map(|(_, id)| id.clone()).collect()
+        let over = self.over.values().flat_map(|all| all.iter().take_while(|(over, _)| *over < before_ms));
+        over.map(|(_, id)| id.clone()).collect()
+    }
+
+    pub(super) fn places(&self) -> Arc<Pool> {
+        self.places.clone()
     }
 
     pub(super) fn is_untracked(&self, id: &InstanceId) -> bool {

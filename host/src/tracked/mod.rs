@@ -22,7 +22,7 @@ pub(crate) use notes::noted_labels;
 
 use crate::hub::{Member, Selection, WORKLOAD};
 use crate::labels::Labels;
-use dropsonde_store::InstanceId;
+use dropsonde_store::{InstanceId, Pool};
 use entry::{Entry, Wish};
 use instances::Instances;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,13 +33,19 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 /// A plugin's name.
 pub type PluginName = Arc<str>;
 
-/// The set of tracked instances.
+/// Who owns what programs track, and what the operator's file names. No plugin can be called so.
+pub(crate) const API: &str = "dropsonde:api";
+pub(crate) const CONFIGURATION: &str = "dropsonde:configuration";
+
+/// The set of tracked instances. Each has an owner, who discovered or named it first; what others say of it adds to that and
+/// replaces none of it.
 ///
 /// A discovered instance is polled by whoever discovered it; one from the configuration or the API by the samplers it names,
 /// else by the default ones.
 #[derive(Debug)]
 pub struct Tracked {
     most: usize,
+    places: Arc<Pool>,
     instances: RwLock<Instances>,
     /// Steps whenever instances or labels may be others.
     revision: AtomicU64,
@@ -71,6 +77,8 @@ pub struct Tracking {
 pub struct Polled {
     pub id: InstanceId,
     pub generation: u64,
+    /// Who discovered or named it first.
+    pub owner: PluginName,
     pub labels: Arc<Labels>,
 }
 
@@ -81,6 +89,27 @@ pub struct Wanted {
     pub labels: Labels,
     /// None: the default ones.
     pub samplers: Option<Vec<String>>,
+}
+
+/// Who discovers something, and what that is worth.
+#[derive(Debug, Clone)]
+pub(crate) struct Discoverer {
+    pub(crate) plugin: PluginName,
+    /// It comes with the binary, or with the program: what it finds is its own, whoever says so before it.
+    pub(crate) is_built_in: bool,
+    /// The operator lets it add to instances of others.
+    pub(crate) shares: bool,
+}
+
+/// What became of what a plugin found.
+#[derive(Debug, Default)]
+pub(crate) struct Discovery {
+    /// There are no places for so many.
+    pub(crate) refused: u64,
+    /// Instances of others, and who those are.
+    pub(crate) of_others: Vec<(InstanceId, PluginName)>,
+    /// Instances that were another's until now, who recorded them in its place.
+    pub(crate) taken_over: Vec<(InstanceId, PluginName)>,
 }
 
 /// As many are tracked as the configuration allows.
@@ -104,9 +133,11 @@ pub(crate) type Forget<'a> = &'a dyn Fn(&InstanceId);
 
 impl Tracked {
     pub fn new(default_samplers: Vec<String>, common: Labels, most: usize) -> Self {
+        let instances = Instances::new(default_samplers, common, most);
         Self {
             most,
-            instances: RwLock::new(Instances::new(default_samplers, common, most)),
+            places: instances.places(),
+            instances: RwLock::new(instances),
             revision: AtomicU64::new(0),
             changed: Mutex::default(),
         }
@@ -116,7 +147,7 @@ impl Tracked {
     pub fn configure(&self, id: &InstanceId, labels: Labels, samplers: Option<Vec<String>>) -> Result<(), TooMany> {
         let done = self.write(|instances| {
             instances.name(id, Wish::new(labels, samplers));
-            instances.change_or_add(id, |entry| entry.ended_ms = None)
+            instances.change_or_add(id, &CONFIGURATION.into(), |entry| entry.ended_ms = None)
         });
         self.revision.fetch_add(1, Relaxed);
         done.ok_or(TooMany(self.most))
@@ -149,7 +180,7 @@ impl Tracked {
                 // One that is paused stays so: that is not the file's to say.
                 let known = instances.change(&id, |entry| entry.ended_ms = None);
                 let wish = |entry: &Entry| entry.asked.clone();
-                match known.or_else(|| track(instances, &id, wish, changed, forget)) {
+                match known.or_else(|| track(instances, &id, &CONFIGURATION.into(), wish, changed, forget)) {
                     Some(()) => changed.push(id),
                     // So that it is tried again when it is said again.
                     None => {
@@ -167,7 +198,9 @@ impl Tracked {
     pub(crate) fn track(&self, wanted: Wanted, forget: Forget<'_>) -> Result<(), TooMany> {
         let Wanted { id, labels, samplers } = wanted;
         let wish = |_: &Entry| Some(Wish::new(labels, samplers));
-        self.change(|instances, changed| track(instances, &id, wish, changed, forget).ok_or(TooMany(self.most)))
+        self.change(|instances, changed| {
+            track(instances, &id, &API.into(), wish, changed, forget).ok_or(TooMany(self.most))
+        })
     }
 
     /// Takes an instance out with all it had. Discovery does not bring it back.
@@ -177,12 +210,14 @@ impl Tracked {
 
     /// Does what became of instances, in order. Where there is no room for one it ends: how many were done.
     pub(crate) fn apply(&self, events: &[Lifecycle], forget: Forget<'_>) -> Result<(), (usize, TooMany)> {
+        let api = API.into();
         self.change(|instances, changed| {
             for (nth, Lifecycle { what, instance: id, labels }) in events.iter().enumerate() {
                 match what {
                     Change::Created | Change::Started | Change::Unsuspended => {
                         let wish = |entry: &Entry| entry.asked_again(labels.as_ref());
-                        track(instances, id, wish, changed, forget).ok_or((nth, TooMany(self.most)))?;
+                        let tracked = track(instances, id, &api, wish, changed, forget);
+                        tracked.ok_or((nth, TooMany(self.most)))?;
                     }
                     Change::Stopped | Change::Suspended => {
                         let pause = |entry: &mut Entry| !std::mem::replace(&mut entry.is_paused, true);
@@ -197,15 +232,16 @@ impl Tracked {
         })
     }
 
-    /// Takes over what a plugin finds now: new instances begin, those it lists no more end. How many were refused because
-    /// there are too many; those that were untracked on purpose are none of them.
+    /// Takes over what a plugin finds now: new instances begin, those it lists no more end. Those that were untracked on
+    /// purpose stay so.
     pub(crate) fn discovered(
         &self,
-        plugin: &PluginName,
+        by: &Discoverer,
         found: Vec<(InstanceId, Labels)>,
         now_ms: i64,
         forget: Forget<'_>,
-    ) -> u64 {
+    ) -> Discovery {
+        let plugin = &by.plugin;
         let listed: BTreeMap<InstanceId, Labels> = found.into_iter().collect();
         self.change(|instances, changed| {
             let default = instances.default_samplers();
@@ -219,7 +255,7 @@ impl Tracked {
             }
             let (known, new): (Vec<_>, Vec<_>) =
                 listed.into_iter().partition(|(id, _)| instances.all().contains_key(id));
-            let mut refused = 0;
+            let mut discovery = Discovery::default();
             // What is there first: what begins again does not make room for what is new.
             for (id, labels) in known.into_iter().chain(new) {
                 let is_same =
@@ -228,26 +264,54 @@ impl Tracked {
                     instances.keep_untracked(&id);
                     continue;
                 }
+                match instances.all().get(&id).map(|entry| Claim::of(by, entry, &default)) {
+                    Some(Claim::Refused(owner)) => {
+                        // It may have been allowed to before.
+                        let left = instances.change(&id, |entry| entry.leave(plugin, false, &default, now_ms));
+                        changed.extend(left.filter(|left| *left).map(|_| id.clone()));
+                        discovery.of_others.push((id, owner));
+                        continue;
+                    }
+                    Some(Claim::TakenOver(owner)) => {
+                        instances.hand_over(&id, plugin, labels.clone());
+                        changed.push(id.clone());
+                        discovery.taken_over.push((id.clone(), owner));
+                    }
+                    Some(Claim::Allowed) | None => {}
+                }
+                let is_known = |entry: &Entry| entry.is_of_built_in || entry.owner != *plugin;
+                if by.is_built_in && !instances.all().get(&id).is_none_or(is_known) {
+                    instances.change(&id, |entry| entry.is_of_built_in = true);
+                }
                 if instances.all().get(&id).is_some_and(is_same) {
                     continue;
                 }
                 if !instances.all().contains_key(&id)
-                    && let Some(over) = instances.make_room()
+                    && let Some(over) = instances.make_room(plugin)
                 {
                     forget(&over);
                     changed.push(over);
                 }
-                let found = instances.change_or_add(&id, |entry| {
-                    entry.ended_ms = None;
+                let found = instances.change_or_add(&id, plugin, |entry| {
+                    // Whose it was before it ended is of the past.
+                    if entry.ended_ms.take().is_some() {
+                        entry.owner = plugin.clone();
+                    }
+                    entry.is_of_built_in = by.is_built_in && entry.owner == *plugin;
                     entry.discovered_by.insert(plugin.clone(), labels);
                 });
                 match found {
                     Some(()) => changed.push(id),
-                    None => refused += 1,
+                    None => discovery.refused += 1,
                 }
             }
-            refused
+            discovery
         })
+    }
+
+    /// What owners have of the places there are.
+    pub(crate) fn places(&self) -> &Pool {
+        &self.places
     }
 
     /// A plugin says that what it was asked about exists no more.
@@ -280,9 +344,10 @@ impl Tracked {
             let default = instances.default_samplers();
             let polled = instances.all().iter().filter(|(_, entry)| entry.is_polled_by(plugin, &default));
             polled
-                .map(|(id, Entry { generation, labels, .. })| Polled {
+                .map(|(id, Entry { generation, owner, labels, .. })| Polled {
                     id: id.clone(),
                     generation: *generation,
+                    owner: owner.clone(),
                     labels: labels.clone(),
                 })
                 .collect()
@@ -401,6 +466,28 @@ impl Tracked {
     }
 }
 
+/// What comes of it that a plugin lists an instance that is there.
+enum Claim {
+    Allowed,
+    /// It is another's.
+    Refused(PluginName),
+    /// It was another's.
+    TakenOver(PluginName),
+}
+
+impl Claim {
+    fn of(by: &Discoverer, entry: &Entry, default: &[String]) -> Self {
+        let owner = &entry.owner;
+        if *owner == by.plugin || entry.over_ms().is_some() || by.shares || entry.is_asked_of(&by.plugin, default) {
+            Self::Allowed
+        } else if by.is_built_in && entry.is_of_a_plugin() && !entry.is_of_built_in {
+            Self::TakenOver(owner.clone())
+        } else {
+            Self::Refused(owner.clone())
+        }
+    }
+}
+
 fn tracking(instances: &Instances, id: &InstanceId, entry: &Entry) -> Tracking {
     let default = instances.default_samplers();
     let samplers: BTreeSet<&str> = entry.named_samplers(&default).collect();
@@ -416,20 +503,24 @@ fn tracking(instances: &Instances, id: &InstanceId, entry: &Entry) -> Tracking {
 fn track(
     instances: &mut Instances,
     id: &InstanceId,
+    owner: &PluginName,
     wish: impl FnOnce(&Entry) -> Option<Wish>,
     changed: &mut Vec<InstanceId>,
     forget: Forget<'_>,
 ) -> Option<()> {
     if !instances.all().contains_key(id)
-        && let Some(over) = instances.make_room()
+        && let Some(over) = instances.make_room(owner)
     {
         forget(&over);
         changed.push(over);
     }
     let was_untracked = instances.is_untracked(id);
-    let is_other = instances.change_or_add(id, |entry| {
+    let is_other = instances.change_or_add(id, owner, |entry| {
         let asked = wish(entry);
         let is_same = entry.asked == asked && !entry.is_paused && entry.ended_ms.is_none();
+        if entry.ended_ms.is_some() && asked.is_some() {
+            entry.owner = owner.clone();
+        }
         (entry.asked, entry.is_paused, entry.ended_ms) = (asked, false, None);
         !is_same
     })?;

@@ -1,7 +1,7 @@
 //! What of tracked instances is there after a restart: a note for each, beside history.
 
 use super::entry::Wish;
-use super::{PluginName, Tracked};
+use super::{API, PluginName, Tracked};
 use crate::config::RESERVED;
 use crate::labels::Labels;
 use dropsonde_store::{InstanceId, Store};
@@ -18,6 +18,9 @@ const NOTES: &str = "tracked/";
 #[serde(default)]
 struct Note {
     discovered_by: BTreeMap<String, Labels>,
+    /// None in notes of an earlier version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
     #[serde(skip_serializing_if = "Labels::is_empty")]
     last_labels: Labels,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,6 +54,12 @@ pub(crate) fn noted_labels(notes: &BTreeMap<String, Vec<u8>>) -> BTreeMap<Instan
 }
 
 impl Note {
+    /// An earlier version did not note whose it is.
+    fn owner(&self) -> &str {
+        let first = self.discovered_by.keys().next().map(String::as_str);
+        self.owner.as_deref().or(first.filter(|_| self.asked.is_none())).unwrap_or(API)
+    }
+
     /// A note of an earlier version has those that programs and plugins gave.
     fn labels(self) -> Labels {
         let Self { discovered_by, last_labels, asked, labels, .. } = self;
@@ -89,7 +98,7 @@ impl Tracked {
                     ids.remove(&id);
                     continue;
                 }
-                let restored = instances.change_or_add(&id, |entry| {
+                let restored = instances.change_or_restore(&id, &note.owner().into(), |entry| {
                     entry.last_labels = note.last_labels;
                     for (name, labels) in note.discovered_by {
                         if plugins.contains(&name.as_str()) {
@@ -107,7 +116,9 @@ impl Tracked {
                 ids.insert(id);
             }
             for id in ids {
-                let restored = instances.change_or_add(&id, |entry| {
+                let recorded_by = store.frames(&id).first().map(|frame| frame.schema().sampler().clone());
+                let owner = recorded_by.unwrap_or_else(|| API.into());
+                let restored = instances.change_or_restore(&id, &owner, |entry| {
                     if entry.discovered_by.is_empty() && entry.configured.is_none() && entry.asked.is_none() {
                         entry.ended_ms.get_or_insert_with(|| store.latest_at_ms(&id).unwrap_or(now_ms));
                     }
@@ -142,7 +153,9 @@ impl Tracked {
                     if entry.discovered_by.is_empty() { entry.last_labels.clone() } else { Labels::new() };
                 let (paused, ended_ms) = (entry.is_paused, entry.ended_ms);
                 let labels = Some(Labels::clone(&entry.labels));
-                let note = Note { discovered_by, last_labels, asked, paused, ended_ms, labels, untracked: false };
+                let owner = Some(entry.owner.to_string());
+                let note =
+                    Note { discovered_by, owner, last_labels, asked, paused, ended_ms, labels, untracked: false };
                 serde_json::to_vec(&note).ok()
             });
             if let Err(error) = store.note(&format!("{NOTES}{id}"), note) {

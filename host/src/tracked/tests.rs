@@ -32,8 +32,13 @@ impl Forgotten {
     }
 }
 
+fn by(plugin: &PluginName) -> Discoverer {
+    Discoverer { plugin: plugin.clone(), is_built_in: false, shares: false }
+}
+
+/// How many were refused.
 fn find(tracked: &Tracked, plugin: &PluginName, ids: &[&str], now_ms: i64) -> u64 {
-    tracked.discovered(plugin, found(ids), now_ms, &|_| {})
+    tracked.discovered(&by(plugin), found(ids), now_ms, &|_| {}).refused
 }
 
 fn state(tracked: &Tracked, text: &str) -> Option<State> {
@@ -63,8 +68,8 @@ fn labels_follow_what_a_plugin_says_now_and_the_operators_win() {
     let (tracked, a) = (tracked(), "a".into());
     let labelled = |key: &str, value: &str| vec![(id("web"), Labels::from([(key.to_owned(), value.to_owned())]))];
     tracked.configure(&id("web"), Labels::from([("tier".to_owned(), "front".to_owned())]), None).unwrap();
-    tracked.discovered(&a, labelled("old", "1"), 0, &|_| {});
-    tracked.discovered(&a, labelled("tier", "back"), 1, &|_| {});
+    tracked.discovered(&by(&a), labelled("old", "1"), 0, &|_| {});
+    tracked.discovered(&by(&a), labelled("tier", "back"), 1, &|_| {});
     let labels = tracked.get(&id("web")).unwrap().labels;
     let expected = [("site", "fra1"), ("tier", "front")].map(|(key, value)| (key.to_owned(), value.to_owned()));
     assert_eq!(*labels, Labels::from(expected));
@@ -109,7 +114,7 @@ fn what_is_no_longer_listed_ends_and_begins_again_when_it_is() {
 fn an_instance_two_plugins_know_ends_with_the_last_of_them() {
     let (tracked, a, b) = (tracked(), "a".into(), "b".into());
     find(&tracked, &a, &["x"], 0);
-    find(&tracked, &b, &["x"], 0);
+    tracked.discovered(&Discoverer { shares: true, ..by(&b) }, found(&["x"]), 0, &|_| {});
     gone(&tracked, &a, "x", 1);
     assert_eq!(state(&tracked, "x").unwrap(), State::Tracked);
     gone(&tracked, &b, "x", 2);
@@ -121,7 +126,7 @@ fn the_number_of_instances_is_bounded_and_the_ended_make_room() {
     let (tracked, a) = (tracked(), "a".into());
     assert_eq!(find(&tracked, &a, &["1", "2", "3", "4"], 0), 1);
     let forgotten = Forgotten::default();
-    let refused = tracked.discovered(&a, found(&["5", "2", "3"]), 1, &|id| forgotten.note(id));
+    let refused = tracked.discovered(&by(&a), found(&["5", "2", "3"]), 1, &|id| forgotten.note(id)).refused;
     assert_eq!((refused, forgotten.0.take()), (0, vec!["1".to_owned()]), "it ended and made room");
     let ids: Vec<_> = tracked.list().into_iter().map(|one| one.id.to_string()).collect();
     assert_eq!(ids, ["2", "3", "5"]);
@@ -322,10 +327,10 @@ fn what_has_ended_keeps_the_labels_it_had() {
     let labels = Labels::from([("workload".to_owned(), "web".to_owned())]);
     let before = Tracked::new(Vec::new(), Labels::new(), 10);
     for (listed, workload) in [(vec![(id("x"), labels.clone()), (id("y"), labels)], "web"), (Vec::new(), "web")] {
-        before.discovered(&a, listed, 0, &|_| {});
+        before.discovered(&by(&a), listed, 0, &|_| {});
         assert_eq!(before.get(&id("x")).unwrap().labels["workload"], workload);
     }
-    before.discovered(&a, vec![(id("y"), Labels::from([("workload".to_owned(), "new".to_owned())]))], 1, &|_| {});
+    before.discovered(&by(&a), vec![(id("y"), Labels::from([("workload".to_owned(), "new".to_owned())]))], 1, &|_| {});
     before.note_changes(&store);
     let after = Tracked::new(Vec::new(), Labels::new(), 10);
     after.restore(&store, &[], 9);
@@ -361,4 +366,120 @@ fn all_of_it_is_there_after_a_restart() {
     assert_eq!((&*asked.labels, &asked.samplers[..]), (&labels, &["s".to_owned()][..]));
     find(&after, &a, &["untracked", "named", "found"], 10);
     assert_eq!(polled(&after, &a), ["found"], "what was untracked stays so");
+}
+
+fn labelled(text: &str, pairs: &[(&str, &str)]) -> Vec<(InstanceId, Labels)> {
+    vec![(id(text), pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())]
+}
+
+#[test]
+fn what_one_plugin_found_first_another_neither_polls_nor_labels() {
+    let (tracked, procfs, aaa) = (tracked(), PluginName::from("procfs"), PluginName::from("aaa"));
+    tracked.discovered(&by(&procfs), labelled("host", &[("kind", "host")]), 0, &|_| {});
+    let discovery = tracked.discovered(&by(&aaa), labelled("host", &[("kind", "fake"), ("more", "1")]), 1, &|_| {});
+    assert_eq!(discovery.of_others, [(id("host"), procfs.clone())]);
+    assert!(tracked.polled_by(&aaa).is_empty());
+    let labels = tracked.get(&id("host")).unwrap().labels;
+    assert_eq!((labels["kind"].as_str(), labels.get("more")), ("host", None));
+    let sharing = Discoverer { shares: true, ..by(&aaa) };
+    tracked.discovered(&sharing, labelled("host", &[("kind", "fake"), ("more", "1")]), 2, &|_| {});
+    let labels = tracked.get(&id("host")).unwrap().labels;
+    assert_eq!((labels["kind"].as_str(), labels["more"].as_str()), ("host", "1"), "it adds, and replaces nothing");
+    assert_eq!(tracked.polled_by(&aaa)[0].owner, procfs);
+    tracked.discovered(&by(&aaa), labelled("host", &[("more", "1")]), 3, &|_| {});
+    assert!(tracked.polled_by(&aaa).is_empty(), "it is allowed to no more");
+    assert!(!tracked.get(&id("host")).unwrap().labels.contains_key("more"));
+}
+
+#[test]
+fn what_comes_with_the_binary_has_what_it_finds_whoever_said_so_before_it() {
+    let (tracked, procfs, aaa) = (tracked(), PluginName::from("procfs"), PluginName::from("aaa"));
+    find(&tracked, &aaa, &["host"], 0);
+    let read_before = tracked.polled_by(&aaa);
+    let built_in = Discoverer { is_built_in: true, ..by(&procfs) };
+    let discovery = tracked.discovered(&built_in, found(&["host"]), 1, &|_| {});
+    assert_eq!(discovery.taken_over, [(id("host"), aaa.clone())]);
+    assert_eq!((polled(&tracked, &procfs).len(), polled(&tracked, &aaa).len()), (1, 0));
+    assert!(
+        !tracked.while_polled(|is_polled| is_polled(&read_before[0])),
+        "nothing that was read of it before comes in"
+    );
+    find(&tracked, &aaa, &["host"], 2);
+    assert!(polled(&tracked, &aaa).is_empty());
+    assert_eq!(tracked.discovered(&built_in, found(&["host"]), 3, &|_| {}).taken_over, []);
+}
+
+#[test]
+fn what_the_operator_or_a_program_named_is_polled_by_who_finds_it_if_that_is_asked_for_it() {
+    let (tracked, a, b) = (tracked(), PluginName::from("a"), PluginName::from("b"));
+    tracked.configure(&id("web"), Labels::new(), Some(vec!["a".to_owned()])).unwrap();
+    assert!(tracked.discovered(&by(&a), found(&["web"]), 0, &|_| {}).of_others.is_empty());
+    assert_eq!(tracked.discovered(&by(&b), found(&["web"]), 0, &|_| {}).of_others, [(id("web"), CONFIGURATION.into())]);
+    assert!(polled(&tracked, &b).is_empty());
+    // A program that asks for all samplers says nothing of whose it is.
+    find(&tracked, &a, &["own"], 1);
+    tracked.track(wanted("own"), &|_| {}).unwrap();
+    assert_eq!(tracked.discovered(&by(&b), found(&["own"]), 1, &|_| {}).of_others, [(id("own"), a)]);
+}
+
+#[test]
+fn what_has_ended_may_begin_again_as_anothers() {
+    let (tracked, a, b) = (tracked(), PluginName::from("a"), PluginName::from("b"));
+    find(&tracked, &a, &["x"], 0);
+    find(&tracked, &a, &[], 1);
+    find(&tracked, &b, &["x"], 2);
+    assert_eq!(tracked.polled_by(&b)[0].owner, b);
+    assert_eq!(tracked.discovered(&by(&a), found(&["x"]), 3, &|_| {}).of_others, [(id("x"), b)]);
+}
+
+#[test]
+fn who_discovers_others_every_time_loses_what_of_its_own_ended_and_nobody_else_does() {
+    let tracked = Tracked::new(vec!["*".to_owned()], Labels::new(), 80);
+    let (churning, modest) = (PluginName::from("churning"), PluginName::from("modest"));
+    find(&tracked, &modest, &["kept", "ended"], 0);
+    find(&tracked, &modest, &["kept"], 1);
+    for round in 0..20 {
+        let ids: Vec<String> = (0..40).map(|nth| format!("{round}-{nth}")).collect();
+        let refused = find(&tracked, &churning, &ids.iter().map(String::as_str).collect::<Vec<_>>(), round);
+        assert_eq!(refused, 0, "its own make room");
+    }
+    assert_eq!((state(&tracked, "kept"), state(&tracked, "ended")), (Some(State::Tracked), Some(State::Ended)));
+    assert_eq!(find(&tracked, &modest, &["kept", "new"], 30), 0);
+    assert!(tracked.track(wanted("asked"), &|_| {}).is_ok());
+    assert!(tracked.places().account("churning").used <= 80);
+    assert!(tracked.places().account("churning").refused > 0, "and that is counted");
+    let many: Vec<String> = (0..200).map(|nth| nth.to_string()).collect();
+    let refused = find(&tracked, &churning, &many.iter().map(String::as_str).collect::<Vec<_>>(), 31);
+    assert!(refused >= 120, "{refused}");
+    assert_eq!(find(&tracked, &modest, &["kept", "new", "newer"], 32), 0, "a share is left");
+}
+
+#[test]
+fn large_labels_take_more_than_one_place() {
+    let tracked = Tracked::new(Vec::new(), Labels::new(), 100);
+    let long = "x".repeat(250);
+    tracked.discovered(
+        &by(&"a".into()),
+        labelled("x", &[("a", &long), ("b", &long), ("c", &long), ("d", &long)]),
+        0,
+        &|_| {},
+    );
+    assert_eq!(tracked.places().account("a").used, 2);
+    find(&tracked, &"a".into(), &["x"], 1);
+    assert_eq!(tracked.places().account("a").used, 1);
+    tracked.untrack(&id("x"), &|_| {});
+    assert_eq!(tracked.places().account("a").used, 0);
+}
+
+#[test]
+fn whose_an_instance_is_is_known_after_a_restart() {
+    let (store, a, b) =
+        (dropsonde_store::Store::in_memory(&Default::default()), PluginName::from("a"), PluginName::from("b"));
+    let before = Tracked::new(Vec::new(), Labels::new(), 10);
+    find(&before, &b, &["x"], 0);
+    before.note_changes(&store);
+    let after = Tracked::new(Vec::new(), Labels::new(), 10);
+    after.restore(&store, &["a", "b"], 9);
+    assert_eq!(after.discovered(&by(&a), found(&["x"]), 10, &|_| {}).of_others, [(id("x"), b)]);
+    assert_eq!(after.places().account("b").used, 1);
 }

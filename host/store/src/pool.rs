@@ -1,7 +1,6 @@
 //! What several share, so that nobody can take what is another's.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -10,13 +9,15 @@ const OWNERS: u64 = 8;
 
 /// So much of something, bytes or places, which several owners share.
 ///
-/// Half of it is common: whoever comes first has it. The other half is divided into shares, one for each owner, that nobody
-/// else can take: a sixteenth of the pool each, less where there are more than eight owners. One owner may so have nine
-/// sixteenths at most, and whatever some do, everyone else has their share.
+/// One part of it is common: whoever comes first has it, and one owner can have as much as that. The rest is divided into
+/// shares that nobody else can take: an eighth of it for each owner, less where there are more than eight. Whatever some
+/// do, everyone else has their share.
 #[derive(Debug)]
 pub struct Pool {
-    total: AtomicU64,
-    accounts: Mutex<BTreeMap<Arc<str>, Account>>,
+    common: u64,
+    /// All shares together.
+    reserved: u64,
+    accounts: Mutex<Accounts>,
 }
 
 /// What one owner has of a pool.
@@ -47,17 +48,17 @@ impl Account {
 }
 
 impl Pool {
-    pub fn new(total: u64) -> Self {
-        Self { total: AtomicU64::new(total), accounts: Mutex::default() }
+    /// Half of it is common.
+    pub fn halved(total: u64) -> Self {
+        Self::new(total / 2, total - total / 2)
+    }
+
+    pub fn new(common: u64, reserved: u64) -> Self {
+        Self { common, reserved, accounts: Mutex::default() }
     }
 
     pub fn total(&self) -> u64 {
-        self.total.load(Ordering::Relaxed)
-    }
-
-    /// What is used beyond a smaller total stays so until it is given back.
-    pub fn set_total(&self, total: u64) {
-        self.total.store(total, Ordering::Relaxed);
+        self.common.saturating_add(self.reserved)
     }
 
     /// Takes so much for an owner, or nothing.
@@ -72,6 +73,13 @@ impl Pool {
         }
         account.used += amount;
         Ok(())
+    }
+
+    /// Whether an owner could take so much now.
+    pub fn has_room(&self, owner: &str, amount: u64) -> bool {
+        let accounts = self.lock();
+        let used = accounts.get(owner).map_or(0, |account| account.used);
+        used.saturating_add(amount) <= self.most_now(&accounts, owner)
     }
 
     /// Takes what is there already, whether there is room for it or not.
@@ -100,10 +108,9 @@ impl Pool {
         used.saturating_sub(self.most_now(&accounts, owner))
     }
 
-    /// The most one owner can have, when nobody else has taken of what is common.
+    /// The most one owner can have, when others leave it what is common.
     pub fn most(&self) -> u64 {
-        let accounts = self.lock();
-        self.common().saturating_add(self.share(&accounts))
+        self.common
     }
 
     pub fn account(&self, owner: &str) -> Account {
@@ -119,20 +126,16 @@ impl Pool {
         self.lock().values().fold(0, |used, account| used.saturating_add(account.used))
     }
 
-    fn common(&self) -> u64 {
-        self.total() / 2
-    }
-
     fn share(&self, accounts: &Accounts) -> u64 {
         let owners = accounts.values().filter(|account| account.used > 0).count() as u64;
-        (self.total() - self.common()) / owners.max(OWNERS)
+        self.reserved / owners.max(OWNERS)
     }
 
     fn most_now(&self, accounts: &Accounts, owner: &str) -> u64 {
         let share = self.share(accounts);
         let others = accounts.iter().filter(|(name, _)| &***name != owner);
         let taken = others.fold(0_u64, |taken, (_, account)| taken.saturating_add(account.used.saturating_sub(share)));
-        share.saturating_add(self.common().saturating_sub(taken))
+        share.saturating_add(self.common.saturating_sub(taken)).min(self.common)
     }
 
     fn lock(&self) -> MutexGuard<'_, Accounts> {
@@ -150,20 +153,20 @@ mod tests {
     }
 
     #[test]
-    fn one_owner_has_nine_sixteenths_at_most_and_is_told_so() {
-        let (pool, greedy) = (Pool::new(160), owner("greedy"));
-        pool.take(&greedy, 80).unwrap();
-        assert_eq!(pool.take(&greedy, 11), Err(Full { used: 80, most: 90 }));
+    fn one_owner_has_what_is_common_at_most_and_is_told_so() {
+        let (pool, greedy) = (Pool::halved(160), owner("greedy"));
+        pool.take(&greedy, 70).unwrap();
+        assert_eq!(pool.take(&greedy, 11), Err(Full { used: 70, most: 80 }));
         pool.take(&greedy, 10).unwrap();
-        assert_eq!(pool.take(&greedy, 1), Err(Full { used: 90, most: 90 }));
-        assert_eq!((pool.account("greedy").used, pool.account("greedy").refused), (90, 2));
+        assert_eq!(pool.take(&greedy, 1), Err(Full { used: 80, most: 80 }));
+        assert_eq!((pool.account("greedy").used, pool.account("greedy").refused), (80, 2));
         pool.give_back("greedy", 20);
         assert_eq!(pool.take(&greedy, 20), Ok(()));
     }
 
     #[test]
     fn what_several_greedy_ones_take_leaves_everyone_else_a_share() {
-        let pool = Pool::new(160);
+        let pool = Pool::halved(160);
         for name in ["a", "b", "c"] {
             while pool.take(&owner(name), 1).is_ok() {}
         }
@@ -176,11 +179,11 @@ mod tests {
 
     #[test]
     fn what_is_there_already_counts_and_is_named_as_too_much() {
-        let (pool, restored) = (Pool::new(160), owner("restored"));
+        let (pool, restored) = (Pool::halved(160), owner("restored"));
         pool.take_anyway(&restored, 100);
-        assert_eq!(pool.excess("restored"), 10);
-        assert_eq!(pool.take(&restored, 1), Err(Full { used: 100, most: 90 }));
-        pool.set_total(320);
+        assert_eq!(pool.excess("restored"), 20);
+        assert_eq!(pool.take(&restored, 1), Err(Full { used: 100, most: 80 }));
+        pool.give_back("restored", 21);
         assert_eq!((pool.excess("restored"), pool.take(&restored, 1)), (0, Ok(())));
     }
 
@@ -189,7 +192,7 @@ mod tests {
         fn up_to_eight_owners_never_have_more_than_there_is_and_each_can_have_its_share(
             takes in prop::collection::vec((0_usize..8, 1_u64..40), 0..200),
         ) {
-            let (pool, names) = (Pool::new(160), ["a", "b", "c", "d", "e", "f", "g", "h"]);
+            let (pool, names) = (Pool::halved(160), ["a", "b", "c", "d", "e", "f", "g", "h"]);
             for (nth, amount) in takes {
                 let before = pool.account(names[nth]).used;
                 let taken = pool.take(&owner(names[nth]), amount);

@@ -425,8 +425,8 @@ impl Shared {
         Self {
             samples: limits.samples.max(1) as u64,
             cache: BlockCache::new(limits.block_cache),
-            heads: Pool::new(limits.memory / 2),
-            sealed: Pool::new(limits.memory - limits.memory / 2),
+            heads: Pool::halved(limits.memory / 2),
+            sealed: Pool::halved(limits.memory - limits.memory / 2),
             archived,
             unreadable: AtomicU64::new(0),
             lost_rows: AtomicU64::new(0),

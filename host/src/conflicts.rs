@@ -1,0 +1,109 @@
+//! What a plugin says that is another's to say: of instances, and of their fields.
+
+use crate::core::Core;
+use crate::plugins::{Fields, Status};
+use crate::tracked::PluginName;
+use dropsonde_store::InstanceId;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Conflicts of each kind on a plugin's page; metrics count all.
+const SHOWN: usize = 20;
+
+/// Of one plugin, with others.
+#[derive(Debug, Clone, Default)]
+pub struct Conflicts {
+    /// Instances it lists that are another's, and whose: of its last discovery.
+    instances: Vec<(InstanceId, PluginName)>,
+    /// Fields it has that the owner of an instance has too: of its last call.
+    fields: Vec<(InstanceId, PluginName, String)>,
+}
+
+/// As pages show it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Conflict {
+    instance: String,
+    with: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    what: &'static str,
+}
+
+/// Which columns of a sampler's rows are not taken, of instances of others.
+#[derive(Debug, Default)]
+pub(crate) struct Masks(BTreeMap<PluginName, Vec<usize>>);
+
+impl Conflicts {
+    pub(crate) fn set_instances(&mut self, of_others: &[(InstanceId, PluginName)]) {
+        self.instances = of_others.iter().take(SHOWN).cloned().collect();
+    }
+
+    /// Returns whether they are others than before.
+    pub(crate) fn set_fields(&mut self, fields: Vec<(InstanceId, PluginName, String)>) -> bool {
+        let names = |fields: &[(InstanceId, PluginName, String)]| -> Vec<(PluginName, String)> {
+            fields.iter().map(|(_, owner, field)| (owner.clone(), field.clone())).collect()
+        };
+        let is_other = names(&self.fields) != names(&fields);
+        self.fields = fields;
+        is_other
+    }
+
+    fn own(&self) -> impl Iterator<Item = Conflict> {
+        let instances = self.instances.iter().map(|(instance, owner)| Conflict {
+            instance: instance.to_string(),
+            with: owner.to_string(),
+            field: None,
+            what: "it is the other's: what this plugin says of it is not taken",
+        });
+        let fields = self.fields.iter().map(|(instance, owner, field)| Conflict {
+            instance: instance.to_string(),
+            with: owner.to_string(),
+            field: Some(field.clone()),
+            what: "the other has this field: what this plugin reads for it is not taken",
+        });
+        instances.chain(fields)
+    }
+
+    /// Those with one owner, as that one's page shows them.
+    fn with(&self, owner: &str, plugin: &str) -> impl Iterator<Item = Conflict> {
+        let instances = self.instances.iter().filter(move |(_, other)| &**other == owner);
+        let instances = instances.map(|(instance, _)| Conflict {
+            instance: instance.to_string(),
+            with: plugin.to_owned(),
+            field: None,
+            what: "the other lists it too: what that says of it is not taken",
+        });
+        let fields = self.fields.iter().filter(move |(_, other, _)| &**other == owner);
+        let fields = fields.map(|(instance, _, field)| Conflict {
+            instance: instance.to_string(),
+            with: plugin.to_owned(),
+            field: Some(field.clone()),
+            what: "the other has this field too: what that reads for it is not taken",
+        });
+        instances.chain(fields)
+    }
+}
+
+/// What a plugin's page shows: what it says that is another's, and what others say that is its own.
+pub(crate) fn of_plugin(core: &Core, status: &Status) -> Vec<Conflict> {
+    let mut all: Vec<Conflict> = status.conflicts(|own| own.own().collect());
+    for other in core.plugins.list().iter().filter(|other| other.name != status.name) {
+        let left = SHOWN.saturating_sub(all.len());
+        all.extend(
+            other.conflicts(|conflicts| conflicts.with(&status.name, &other.name).take(left).collect::<Vec<_>>()),
+        );
+    }
+    all
+}
+
+impl Masks {
+    /// The columns of these fields that an instance's owner has, too.
+    pub(crate) fn of(&mut self, core: &Core, owner: &PluginName, fields: &Fields) -> &[usize] {
+        self.0.entry(owner.clone()).or_insert_with(|| {
+            let Some(owned) = core.plugins.get(owner).and_then(|status| status.fields()) else { return Vec::new() };
+            let is_owned = |name: &str| owned.schema.fields().iter().any(|field| &*field.name == name);
+            let columns = fields.schema.fields().iter().enumerate();
+            columns.filter(|(_, field)| is_owned(&field.name)).map(|(column, _)| column).collect()
+        })
+    }
+}
