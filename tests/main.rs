@@ -10,6 +10,7 @@
 //!   reads what it reads.
 //! * `tracing`: spans and log lines.
 //! * `confined`: under the filters and limits that service managers and containers set.
+//! * `shares`: greedy plugins beside modest ones.
 //! * `sandbox`: what plugins cannot do; `grants`: what they may see; `hostile`: those that try.
 //! * `lifecycle`: start, stop, configuration, what plugins keep.
 //! * `reload`: plugins that appear, change and go while the host runs.
@@ -56,6 +57,7 @@ mod reads;
 mod reconfigure;
 mod reload;
 mod sandbox;
+mod shares;
 mod snapshot;
 mod store_commands;
 mod stream;

@@ -131,7 +131,7 @@ fn order(
     let what = What::Plugin(PluginChange { action, plugin, digest, refused: None });
     core.audit.write(core.clock.now_ms(), &Entry { by: By::Api(caller.name()), what });
     status.order(order);
-    Ok((StatusCode::ACCEPTED, json(&PluginPage::of(&core, &status))).into_response())
+    Ok((StatusCode::ACCEPTED, json(&PluginPage::of(core, &status))).into_response())
 }
 
 /// Waits for what becomes of it, but not for long.
@@ -151,7 +151,7 @@ async fn request(core: &Core, name: String, what: Wanted, caller: &Caller) -> Re
     }
     // It takes over between two ticks.
     let status = core.plugins.get(&name).ok_or_else(|| ApiError::not_found("the plugin was removed again"))?;
-    Ok((StatusCode::ACCEPTED, json(&PluginPage::of(&core, &status))).into_response())
+    Ok((StatusCode::ACCEPTED, json(&PluginPage::of(core, &status))).into_response())
 }
 
 impl From<Denied> for ApiError {

@@ -36,6 +36,8 @@ fn version() -> f64 {
 struct Verbs {
     settings: Settings,
     calls: f64,
+    /// How many of a flock there were.
+    found: u32,
 }
 
 #[derive(Default, Clone, serde::Deserialize)]
@@ -52,6 +54,12 @@ struct Settings {
     fields: Option<[String; 2]>,
     /// `panic`, `spin` or `refuse`, in `init`.
     init: Option<String>,
+    /// Finds so many more, `flock-0` and so on.
+    flock: u32,
+    /// They are others every time.
+    churn: bool,
+    /// Has so many fields more, which are kept to every bit and read ever other noise.
+    wide: u32,
 }
 
 impl Sampler for Verbs {
@@ -81,14 +89,19 @@ impl Sampler for Verbs {
         let value = if version() >= 90000.0 { "other_value" } else { "value" };
         let usual = [value.to_owned(), "calls_per_sec".to_owned()];
         let [value, calls] = self.settings.fields.clone().unwrap_or(usual);
-        vec![
+        let mut fields = vec![
             Field::gauge(value, "What the verb gave").precision(0.001),
             Field::rate(calls, "Calls of this instance of the plugin", "verb_calls_total"),
-        ]
+        ];
+        fields.extend((0..self.settings.wide).map(|nth| Field::gauge(format!("wide_{nth}"), "Noise")));
+        fields
     }
 
     fn discover(&mut self, _: &Tick) -> Result<Vec<Instance>, Failure> {
-        Ok(self.settings.discover.iter().map(Instance::new).collect())
+        let first = if self.settings.churn { self.found } else { 0 };
+        self.found += self.settings.flock;
+        let flock = (first..first + self.settings.flock).map(|nth| Instance::new(format!("flock-{nth}")));
+        Ok(self.settings.discover.iter().map(Instance::new).chain(flock).collect())
     }
 
     fn sample(&mut self, verb: &str) -> Result<Reading, Failure> {
@@ -96,7 +109,11 @@ impl Sampler for Verbs {
             act("panic", &self.settings)?;
         }
         let value = if verb == "count" { self.calls } else { act(verb, &self.settings)? };
-        Ok(Reading::from([value, self.calls]))
+        let mut values = vec![value, self.calls];
+        values.extend(
+            (0..self.settings.wide).map(|nth| ((self.calls + 1.0) * 0.618_033_988_7 * f64::from(nth + 1)).fract()),
+        );
+        Ok(Reading::from(values))
     }
 
     fn sample_all(&mut self, _: &Tick, verbs: &[String]) -> Result<Readings, Failure> {

@@ -1,0 +1,115 @@
+//! Fair shares: whatever a greedy plugin wants, a modest one beside it loses nothing, and the host stays within its bounds.
+
+use crate::harness::{Host, dropsonde, verbs};
+use serde_json::{Value, json};
+use std::process::Command;
+
+/// What a plugin has of a pool, by the plugin's page.
+fn share(page: &Value, pool: &str) -> Value {
+    page["shares"].as_array().unwrap().iter().find(|share| share["pool"] == pool).cloned().unwrap_or(Value::Null)
+}
+
+/// Of the modest plugin, whose instance is `ok`: every tick from here on, so many of them.
+fn misses_no_tick(host: &Host, ticks: usize) {
+    let mut stream = host.stream("/v1/instances/ok/usage/stream");
+    (0..ticks).for_each(|_| drop(stream.sample()));
+    assert_eq!(host.plugin("modest")["polls_missed"], 0);
+    assert!(share(&host.plugin("modest"), "history_rows_bytes")["refused"] == 0);
+}
+
+/// With 2 GiB of address space.
+fn confined() -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"ulimit -v 2097152 && exec "$0" "$@""#, env!("CARGO_BIN_EXE_dropsonde")]);
+    command
+}
+
+const MODEST: &str = "[[instances]]\nid = 'ok'\nsamplers = ['modest']\n[plugins.modest]\ninterval = '500ms'\n";
+
+#[test]
+fn a_plugin_with_more_history_than_its_share_of_memory_is_refused_the_rest_and_named() {
+    let config = format!(
+        "{MODEST}[plugins.greedy]\ninterval = '1s'\nlimits = {{ cpu = '900ms', output = '64MiB', memory = '256MiB' }}\n\
+         config = {{ flock = 5000, wide = 250 }}\n"
+    );
+    let host = Host::start_as(confined(), &config, &[("modest", verbs()), ("greedy", verbs())]);
+    let is_refused =
+        |page: &Value| share(page, "history_rows_bytes")["refused"].as_u64().is_some_and(|refused| refused > 0);
+    let page = host.until("/v1/plugins/greedy", |page| is_refused(&page.json())).json();
+    let own = share(&page, "history_rows_bytes");
+    assert!(own["used"].as_u64() <= own["most"].as_u64(), "{own}");
+    misses_no_tick(&host, 6);
+    let health = host.get("/health").json();
+    let reason =
+        health["reasons"].as_array().unwrap().iter().find(|reason| reason.as_str().unwrap().contains("greedy"));
+    assert!(reason.is_some_and(|reason| reason.as_str().unwrap().contains("store.max_memory")), "{health}");
+    // A quarter of the address space is for history; the rest of the bound is the host, its plugins and a debug build.
+    assert!(host.memory_kb() < 1 << 20, "{} kB", host.memory_kb());
+    let metrics = host.get("/metrics").body;
+    assert!(
+        metrics.contains(r#"dropsonde_share_refused_total{pool="history_rows_bytes",owner="greedy"}"#),
+        "{metrics}"
+    );
+    assert!(metrics.contains(r#"dropsonde_samples_dropped_total{reason="memory"}"#));
+}
+
+#[test]
+fn a_plugin_that_finds_others_every_time_takes_no_place_from_its_neighbours() {
+    let config = format!(
+        "poll.max_instances = 1000\npoll.discover_interval = '1s'\n{MODEST}[plugins.churning]\ninterval = '1s'\n\
+         config = {{ flock = 400, churn = true }}\n"
+    );
+    let host = Host::start(&config, &[("modest", verbs()), ("churning", verbs())]);
+    host.until("/v1/instances/ok/usage", |answer| answer.status == 200);
+    host.write("PUT", "/v1/instances/ended", r#"{"samplers":["modest"]}"#);
+    host.until("/v1/instances/ended/usage", |answer| answer.status == 200);
+    let wants_more = |page: &Value| share(page, "places")["refused"].as_u64().is_some_and(|refused| refused > 400);
+    let page = host.until("/v1/plugins/churning", |page| wants_more(&page.json())).json();
+    assert!(share(&page, "places")["used"].as_u64() <= Some(1000), "{page}");
+    assert_eq!(host.write("PUT", "/v1/instances/new", "").status, 200, "there is a place for others");
+    let range = host.get("/v1/instances/ended/usage/range?range=1h").json();
+    assert!(!range.as_array().unwrap().is_empty(), "their history stays");
+    assert!(host.get("/health").body.contains("churning"), "{}", host.get("/health").body);
+    let host = host.restart();
+    assert_eq!(host.get("/v1/instances/new").status, 200);
+    host.until("/v1/instances/ok/usage", |answer| answer.status == 200);
+}
+
+#[test]
+fn a_plugin_that_lists_the_instance_of_another_replaces_none_of_its_fields_and_labels() {
+    let config = "poll.interval = '300ms'\npoll.discover_interval = '1s'\n\
+                  [plugins.aaa]\nconfig = { discover = ['host'], fields = ['cpu_percent', 'more_per_sec'] }\n";
+    let host = Host::start(config, &[("aaa", verbs())]);
+    let has_conflict = |page: &Value| !page["conflicts"].as_array().unwrap().is_empty();
+    let page = host.until("/v1/plugins/aaa", |page| has_conflict(&page.json())).json();
+    assert_eq!((&page["conflicts"][0]["instance"], &page["conflicts"][0]["with"]), (&json!("host"), &json!("procfs")));
+    let page = host.plugin("procfs");
+    assert_eq!(page["conflicts"][0]["with"], "aaa", "{page}");
+    host.until("/v1/instances/host/usage", |answer| answer.json()["memory_used_mb"].is_number());
+    let instance = host.get("/v1/instances/host").json();
+    assert_eq!((&instance["samplers"], &instance["labels"]["kind"]), (&json!(["procfs"]), &json!("host")));
+    // The tests' guest reads 1.000 whatever it is asked, and counts its calls.
+    let sample = host.get("/v1/instances/host/usage").json();
+    assert!(sample["more_per_sec"].is_null(), "{sample}");
+
+    // Allowed to, it adds what the owner has not.
+    host.reconfigure(&format!("{config}share_instances = true\n"));
+    host.until("/v1/instances/host/usage", |answer| answer.json()["more_per_sec"].is_number());
+    let has_field =
+        |page: &Value| page["conflicts"].as_array().unwrap().iter().any(|one| one["field"] == "cpu_percent");
+    host.until("/v1/plugins/aaa", |page| has_field(&page.json()));
+    let metrics = host.get("/metrics").body;
+    assert!(!metrics.lines().any(|line| line.starts_with("dropsonde_sample_cpu") && line.contains("sampler=\"aaa\"")));
+}
+
+#[test]
+fn the_host_takes_less_memory_where_less_is_allowed() {
+    let most = |command: Command| {
+        let host = Host::start_as(command, "", &[]);
+        let metrics = host.get("/metrics").body;
+        let line = metrics.lines().find(|line| line.starts_with("dropsonde_share_total{pool=\"history_rows_bytes\"}"));
+        line.unwrap().rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    assert_eq!(most(confined()), 2097152.0 * 1024.0 / 4.0 / 2.0);
+    assert!(most(dropsonde()) >= most(confined()));
+}
