@@ -15,7 +15,7 @@ use crate::tokens::Tokens;
 use crate::tracked::{Discoverer, Discovery, Lifecycle, NotTracked, PluginName, Tracked, Wanted};
 use crate::workload::{self, Declared};
 use arc_swap::ArcSwap;
-use dropsonde_store::{InstanceId, Store};
+use dropsonde_store::{InstanceId, Pool, Store};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
@@ -44,6 +44,8 @@ pub struct Core {
     pub vitals: Arc<Vitals>,
     pub reloads: Reloads,
     pub exposition: Exposition,
+    /// Bytes of samples on `/metrics`, by sampler.
+    pub(crate) exposed: Pool,
     /// Open connections that are no streams.
     pub(crate) connections: Arc<Places>,
     /// Those that hear that there is no room for them.

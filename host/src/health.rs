@@ -20,6 +20,9 @@ const POLLS_IN_VAIN: u32 = 3;
 /// The same for discoveries.
 const FAILED_DISCOVERIES: u32 = 3;
 
+/// How long it is worth a word that someone deleted files of history.
+const VANISHED: Duration = Duration::from_secs(3600);
+
 /// A write that takes longer is no slow one any more.
 const SLOW_WRITE: Duration = Duration::from_secs(10);
 
@@ -72,7 +75,7 @@ impl Health {
             None => ServiceStatus::Starting,
         };
         let reasons = fatal.iter().map(Fatal::to_string).chain(clock(core)).chain(core.reloads.trouble());
-        let reasons = reasons.chain(shares::greedy(core)).collect();
+        let reasons = reasons.chain(shares::greedy(core).into_iter().map(|greedy| greedy.why)).collect();
         let history: Vec<_> = history(core).into_iter().collect();
         let status = if history.is_empty() { ServiceStatus::Running } else { ServiceStatus::Failed };
         let mut services = vec![
@@ -158,6 +161,7 @@ fn history(core: &Core) -> Option<String> {
             "full" => "the disk is full",
             "read_only" => "the disk is read-only",
             "denied" => "writing is not allowed",
+            "gone" => "its folder is gone",
             _ => "the disk does not work",
         };
         let rows = archive.unstored_rows;
@@ -168,6 +172,13 @@ fn history(core: &Core) -> Option<String> {
     }
     if let Some(slow) = archive.writing_since.map(|since| since.elapsed()).filter(|took| *took > SLOW_WRITE) {
         return Some(format!("history is in memory alone: a write has been going on for {} s", slow.as_secs()));
+    }
+    if archive.vanished > 0 || archive.vanished_at.is_some_and(|at| at.elapsed() < VANISHED) {
+        let files = archive.vanished;
+        return Some(format!(
+            "files of history were deleted while the host runs: what was in memory is written again; what {files} of them \
+             held can be read until the host stops, and is gone then"
+        ));
     }
     archive.beyond_limit.then(|| {
         let size = archive.size.div_ceil(1 << 20);

@@ -16,6 +16,7 @@ use crate::native::{self, Native};
 use crate::plugins::{Component, Plugins, Supervisor, TrialFailed, Tried, try_component};
 use crate::reload::{self, Reload, Reloads};
 use crate::service::{Service, Subscription};
+use crate::shares;
 use crate::snapshot::{self, Snapshots};
 use crate::timeline::Timeline;
 use crate::tokens::Tokens;
@@ -24,7 +25,7 @@ use crate::writers::{Patience, Writers};
 use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
 use dropsonde_sandbox::{CacheFolder, Sandbox};
-use dropsonde_store::{Failing, InstanceId, Keeper, Limits, OpenError, Step, Store};
+use dropsonde_store::{Failing, InstanceId, Keeper, Limits, OpenError, Pool, Step, Store};
 use futures_core::Stream;
 use humantime::format_duration;
 use std::fs;
@@ -126,6 +127,7 @@ impl Host {
             core: core.clone(),
             streams_noted: Instant::now(),
             failing: None,
+            greedy: shares::Log::default(),
             _pulse: core.vitals.pulse("history"),
         };
         let keeping = Keeping::start(keeper, interval, around).context("cannot start a thread")?;
@@ -239,6 +241,7 @@ struct Around {
     streams_noted: Instant,
     /// Why nothing was written in the last step.
     failing: Option<Failing>,
+    greedy: shares::Log,
     _pulse: Pulse,
 }
 
@@ -270,6 +273,7 @@ impl Surroundings for Around {
             _ => {}
         }
         self.failing = failing;
+        self.greedy.look(&self.core);
     }
 }
 
@@ -344,6 +348,7 @@ fn core(config: Config, clock: Clock, metrics: HostMetrics, store: Store, plugin
         fresh: Default::default(),
         vitals: Arc::default(),
         reloads: Reloads::default(),
+        exposed: Pool::halved(config.metrics.size()),
         exposition: Exposition::default(),
         workloads: Default::default(),
         connections: Arc::default(),

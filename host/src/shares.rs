@@ -6,6 +6,8 @@
 use crate::core::Core;
 use dropsonde_store::Pool;
 use serde::Serialize;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long it is worth a word that an owner was refused something.
@@ -22,6 +24,18 @@ pub(crate) struct Shared<'a> {
     key: &'static str,
 }
 
+/// An owner that wanted more than its share.
+#[derive(Debug)]
+pub(crate) struct Greedy {
+    pool: &'static str,
+    owner: Arc<str>,
+    pub(crate) why: String,
+}
+
+/// What the log says of greedy owners: when they begin to be, and when they end.
+#[derive(Debug, Default)]
+pub(crate) struct Log(BTreeSet<(&'static str, Arc<str>)>);
+
 /// What an owner has of a pool, as its page shows it.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Share {
@@ -34,8 +48,22 @@ pub(crate) struct Share {
 }
 
 /// All of them.
-pub(crate) fn pools(core: &Core) -> [Shared<'_>; 3] {
-    [
+pub(crate) fn pools(core: &Core) -> Vec<Shared<'_>> {
+    let in_files = [
+        Shared {
+            name: "history_disk_bytes",
+            pool: core.store.disk(),
+            beyond: "its oldest history goes",
+            key: "store.max_disk",
+        },
+        Shared {
+            name: "history_log_bytes",
+            pool: core.store.log(),
+            beyond: "its newest rows are written once their block is full, and a crash before costs them",
+            key: "store.max_disk",
+        },
+    ];
+    let in_memory = [
         Shared {
             name: "places",
             pool: core.tracked.places(),
@@ -54,7 +82,15 @@ pub(crate) fn pools(core: &Core) -> [Shared<'_>; 3] {
             beyond: "its oldest history goes",
             key: "store.max_memory",
         },
-    ]
+        Shared {
+            name: "metrics_bytes",
+            pool: &core.exposed,
+            beyond: "samples of further instances are not on /metrics",
+            key: "metrics.max_size",
+        },
+    ];
+    let is_archived = core.store.archive().on;
+    in_memory.into_iter().chain(in_files.into_iter().filter(|_| is_archived)).collect()
 }
 
 /// What an owner has of each pool of which it has, or wanted, something.
@@ -70,7 +106,7 @@ pub(crate) fn of_owner(core: &Core, owner: &str) -> Vec<Share> {
 
 impl Shared<'_> {
     /// What each owner has of it.
-    pub(crate) fn all(&self) -> Vec<(std::sync::Arc<str>, u64, u64)> {
+    pub(crate) fn all(&self) -> Vec<(Arc<str>, u64, u64)> {
         let accounts = self.pool.accounts().into_iter();
         accounts.map(|(owner, account)| (owner, account.used, account.refused)).collect()
     }
@@ -80,24 +116,44 @@ impl Shared<'_> {
     }
 
     /// Who was refused something of late, and why.
-    fn greedy(&self) -> Vec<String> {
+    fn greedy(&self) -> Vec<Greedy> {
         let accounts = self.pool.accounts().into_iter();
         let late = accounts.filter(|(_, account)| account.refused_at.is_some_and(|at| at.elapsed() < RECENT));
         late.map(|(owner, account)| {
             let Self { name, beyond, key, .. } = self;
-            format!(
+            let why = format!(
                 "{owner} has used up its share of {name} ({} of at most {}): {beyond}, {} so far; nobody else is affected; \
                  raise {key}, or have it want less",
                 account.used,
                 self.pool.most(),
                 account.refused
-            )
+            );
+            Greedy { pool: name, owner, why }
         })
         .collect()
     }
 }
 
 /// Who wanted more of late than its share, and what came of it.
-pub(crate) fn greedy(core: &Core) -> Vec<String> {
+pub(crate) fn greedy(core: &Core) -> Vec<Greedy> {
     pools(core).iter().flat_map(Shared::greedy).collect()
+}
+
+impl Log {
+    /// Says who has become greedy since it was last called, and who is it no more.
+    pub(crate) fn look(&mut self, core: &Core) {
+        let now = greedy(core);
+        for Greedy { pool, owner, why } in &now {
+            if self.0.insert((pool, owner.clone())) {
+                tracing::warn!(pool, owner = &**owner, "{why}");
+            }
+        }
+        self.0.retain(|(pool, owner)| {
+            let is_still = now.iter().any(|greedy| greedy.pool == *pool && greedy.owner == *owner);
+            if !is_still {
+                tracing::info!(pool, owner = &**owner, "it is within its share again");
+            }
+            is_still
+        });
+    }
 }

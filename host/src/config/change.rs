@@ -51,6 +51,7 @@ impl Change {
             stream.heartbeat;
             stream.stalled;
             metrics.max_series_per_plugin;
+            metrics.max_size;
             http.max_range_queries;
             http.socket_mode;
             tracing;

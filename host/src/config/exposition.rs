@@ -1,5 +1,6 @@
 use super::poll::check_interval;
-use super::{ConfigError, Span};
+use super::{Bytes, ConfigError, Span};
+use crate::machine;
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -10,6 +11,9 @@ pub struct Metrics {
     pub path: String,
     /// Series of one plugin's own metrics; each bucket of a histogram is one.
     pub max_series_per_plugin: usize,
+    /// Bytes of text of all samples together, which plugins share. None: a sixteenth of what the machine, its control group
+    /// and `ulimit -v` allow, at most 512 MiB.
+    pub max_size: Option<Bytes>,
 }
 
 /// `[snapshot]`: the application as a whole.
@@ -24,7 +28,7 @@ pub struct Snapshot {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { max_series_per_plugin: 10_000, path: "/metrics".to_owned() }
+        Self { max_series_per_plugin: 10_000, path: "/metrics".to_owned(), max_size: None }
     }
 }
 
@@ -35,9 +39,17 @@ impl Default for Snapshot {
 }
 
 impl Metrics {
+    /// Bytes of text of all samples together.
+    pub(crate) fn size(&self) -> u64 {
+        self.max_size.map_or_else(|| (machine::memory_bytes() / 16).min(512 << 20), |bytes| bytes.get() as u64)
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         if self.max_series_per_plugin > 1_000_000 {
             return ConfigError::value("metrics.max_series_per_plugin", "must be at most 1000000");
+        }
+        if self.max_size.is_some_and(|bytes| bytes.get() < 1 << 20) {
+            return ConfigError::value("metrics.max_size", "must be at least 1MiB");
         }
         check_path("metrics.path", &self.path)
     }

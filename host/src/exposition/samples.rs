@@ -12,6 +12,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Bytes of a line beside its name and its labels.
+const VALUE: usize = 40;
+
 /// Frames that gave nothing for this many of their intervals are no longer exposed.
 const STALE_INTERVALS: i64 = 3;
 
@@ -29,6 +32,8 @@ pub(super) struct Samples {
 #[derive(Debug)]
 struct Group {
     fields: Fields,
+    /// Bytes of all its metrics' names.
+    names: usize,
     interval_ms: i64,
     /// When its plugin was there first.
     since: Instant,
@@ -112,6 +117,7 @@ impl Samples {
         self.known = known;
         self.groups = samplers;
         self.labels.clear();
+        core.exposed.clear();
         let mut of_instance = Vec::new();
         for instance in core.tracked.list().into_iter().filter(|instance| instance.state == State::Tracked) {
             of_instance.clear();
@@ -123,6 +129,10 @@ impl Samples {
             for frame in core.store.frames(&instance.id) {
                 let sampler = frame.schema().sampler().clone();
                 let Some(group) = self.groups.get_mut(&*sampler).filter(|group| group.takes(&frame)) else { continue };
+                let lines = group.names + group.fields.metrics.len() * (of_instance.len() + sampler.len() + VALUE);
+                if core.exposed.take(&sampler, lines as u64).is_err() {
+                    continue;
+                }
                 let begins = self.labels.len();
                 self.labels.extend_from_slice(&of_instance);
                 end_labels(&mut self.labels, &sampler);
@@ -144,7 +154,8 @@ fn help<'a>(of_samplers: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Co
 
 impl Group {
     fn new(fields: Fields, interval_ms: i64, since: Instant) -> Self {
-        Self { fields, interval_ms, since, frames: Vec::new(), rows: Vec::new(), values: Vec::new() }
+        let names = fields.metrics.iter().map(|metric| metric.name.len()).sum();
+        Self { fields, names, interval_ms, since, frames: Vec::new(), rows: Vec::new(), values: Vec::new() }
     }
 
     /// Whether a frame is the one its plugin writes to now: it may have had other fields, or another interval.

@@ -101,6 +101,20 @@ impl Pool {
         }
     }
 
+    /// Has owners have just so much, and all others nothing.
+    pub fn set_all(&self, used: &BTreeMap<Arc<str>, u64>) {
+        let mut accounts = self.lock();
+        accounts.values_mut().for_each(|account| account.used = 0);
+        for (owner, used) in used {
+            accounts.entry(owner.clone()).or_default().used = *used;
+        }
+    }
+
+    /// Nobody has anything any more.
+    pub fn clear(&self) {
+        self.set_all(&BTreeMap::new());
+    }
+
     /// How much an owner has beyond what it may have now; most often nothing.
     pub fn excess(&self, owner: &str) -> u64 {
         let accounts = self.lock();

@@ -319,6 +319,16 @@ impl Store {
         &self.0.shared.sealed
     }
 
+    /// Bytes of files, by sampler.
+    pub fn disk(&self) -> &Pool {
+        &self.0.shared.disk
+    }
+
+    /// Those of them that are the log's: rows whose block is not full yet.
+    pub fn log(&self) -> &Pool {
+        &self.0.shared.log
+    }
+
     /// How the archive is.
     pub fn archive(&self) -> ArchiveStatus {
         let mut status = self.0.status.lock().unwrap_or_else(PoisonError::into_inner).clone();

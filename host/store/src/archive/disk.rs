@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a host that was killed may take to let go: a process it began last has the lock, too, until it is another
@@ -25,6 +25,10 @@ pub(crate) trait Disk: Debug + Send + Sync {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes files created, renamed and removed stay so.
     fn sync(&self) -> io::Result<()>;
+    /// Goes on where the folder is another than it was; makes it where it is gone, and what it lies in is there.
+    fn check(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 pub(crate) trait Growing: Debug + Send {
@@ -48,37 +52,42 @@ pub(crate) fn removed(disk: &dyn Disk, name: &str) -> bool {
 pub(crate) struct Folder {
     path: PathBuf,
     /// Locked as long as it is open, when it is to be.
-    folder: File,
+    folder: Mutex<File>,
 }
 
 impl Folder {
     /// Makes the folder if need be, and locks it; [`io::ErrorKind::WouldBlock`] when someone else has, and keeps it.
     pub(crate) fn locked(path: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        let found = Self::unlocked(path)?;
+        let folder = File::open(path)?;
         // On the folder, not on a file in it: that works on a disk that is full or read-only too.
         let began = Instant::now();
-        while let Err(error) = flock(&found.folder, FlockOperation::NonBlockingLockExclusive) {
+        while let Err(error) = flock(&folder, FlockOperation::NonBlockingLockExclusive) {
             if error != Errno::WOULDBLOCK || began.elapsed() > PATIENCE {
                 return Err(error.into());
             }
             std::thread::sleep(PATIENCE / 100);
         }
-        Ok(found)
+        Ok(Self { path: path.to_owned(), folder: Mutex::new(folder) })
     }
 
     /// To read what someone else may be writing.
     pub(crate) fn unlocked(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), folder: File::open(path)? })
+        Ok(Self { path: path.to_owned(), folder: Mutex::new(File::open(path)?) })
     }
 
     /// Whether someone else has it locked.
     pub(crate) fn is_in_use(&self) -> bool {
-        let locked = flock(&self.folder, FlockOperation::NonBlockingLockShared);
+        let folder = self.folder();
+        let locked = flock(&*folder, FlockOperation::NonBlockingLockShared);
         if locked.is_ok() {
-            let _ = flock(&self.folder, FlockOperation::Unlock);
+            let _ = flock(&*folder, FlockOperation::Unlock);
         }
         locked == Err(Errno::WOULDBLOCK)
+    }
+
+    fn folder(&self) -> MutexGuard<'_, File> {
+        self.folder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -165,7 +174,26 @@ impl Disk for Folder {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.folder.sync_all()
+        self.folder().sync_all()
+    }
+
+    fn check(&self) -> io::Result<()> {
+        let mut folder = self.folder();
+        let now = match fs::metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // What it lies in may be a disk that is not mounted now: that is not made.
+                DirBuilder::new().mode(0o700).create(&self.path)?;
+                fs::metadata(&self.path)?
+            }
+            found => found?,
+        };
+        let known = folder.metadata()?;
+        if (now.dev(), now.ino()) != (known.dev(), known.ino()) {
+            let other = File::open(&self.path)?;
+            flock(&other, FlockOperation::NonBlockingLockExclusive)?;
+            *folder = other;
+        }
+        Ok(())
     }
 }
 

@@ -60,6 +60,11 @@ impl Log {
         })
     }
 
+    /// Bytes of all that was added, written or not.
+    pub(crate) fn added(&self) -> u64 {
+        self.size + (self.pending.len() + self.part.len()) as u64
+    }
+
     pub(crate) fn add(&mut self, id: u32, key: &FrameKey, rows: &Rows, begins: bool) -> io::Result<()> {
         self.explained.explain(&mut self.pending, id, key)?;
         self.rows += rows.len() as u64;

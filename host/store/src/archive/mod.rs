@@ -38,13 +38,13 @@ pub(crate) use record::with_checksums;
 pub(crate) use record::{of_a_later_version, without_checksums};
 pub use restore::Restored;
 pub(crate) use restore::restore;
-pub(crate) use segment::{Page, Segment, partition_ms};
+pub(crate) use segment::{Page, Segment};
 pub(crate) use unread::Unread;
 pub(crate) use verify::{Role, verify};
 
 use crate::cache::BlockId;
 use crate::codec::Reader;
-use crate::frame::{Frame, Place, View};
+use crate::frame::{Frame, Place, Shared, View};
 use log::Log;
 use notes::Notes;
 use segment::Writer;
@@ -53,9 +53,14 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Earlier versions' notes about instances that were removed: what files say of them counts no more.
 pub(crate) const FORGOTTEN: &str = "forgotten/";
+
+/// Into how many files history is divided at least while it is written, and how small those are at least.
+const FILES: u64 = 64;
+const SMALLEST: u64 = 256 << 10;
 
 #[derive(Debug)]
 pub(crate) struct Archive {
@@ -67,8 +72,10 @@ pub(crate) struct Archive {
     next_id: u32,
     /// By number; those that are being written too.
     segments: BTreeMap<u64, Arc<Segment>>,
-    /// By the time blocks begin in.
-    writers: HashMap<i64, Writer>,
+    /// By the time blocks begin in, and whose they are.
+    writers: HashMap<(i64, Arc<str>), Writer>,
+    /// What samplers have of the room there is, and of the part of it that is for the log.
+    shared: Arc<Shared>,
     log: Option<Log>,
     /// Files that count no more as soon as the current log has been written once, and their bytes.
     superfluous: Vec<(String, u64)>,
@@ -78,10 +85,26 @@ pub(crate) struct Archive {
     looked_ms: Option<i64>,
     /// Times whose merging failed, and when they are tried again.
     not_before: HashMap<i64, i64>,
+    /// Numbers of segments that someone else has deleted.
+    vanished: HashSet<u64>,
+    vanished_at: Option<Instant>,
 }
 
 /// Where some of a frame's blocks are now.
 type Moved = (Arc<Frame>, Vec<(BlockId, Place)>);
+
+/// Files, and when the last of each was written.
+type Files<'a> = Vec<(i64, &'a Arc<Segment>)>;
+
+/// A file that goes, as there is too much.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Spared {
+    pub(crate) number: u64,
+    /// None: it holds blocks of several.
+    pub(crate) owner: Option<Arc<str>>,
+    /// When the last of it was written.
+    pub(crate) by_ms: i64,
+}
 
 /// What the archive knows of a frame.
 #[derive(Debug)]
@@ -121,9 +144,10 @@ pub struct Flushed {
 }
 
 impl Archive {
-    fn new(disk: Arc<dyn Disk>, last_number: u64) -> Self {
+    fn new(disk: Arc<dyn Disk>, shared: Arc<Shared>, last_number: u64) -> Self {
         Self {
             disk,
+            shared,
             next_number: last_number,
             next_born: 0,
             kept: HashMap::new(),
@@ -136,6 +160,8 @@ impl Archive {
             settling: None,
             looked_ms: None,
             not_before: HashMap::new(),
+            vanished: HashSet::new(),
+            vanished_at: None,
         }
     }
 
@@ -190,12 +216,14 @@ impl Archive {
         changes: &[(String, Option<Vec<u8>>)],
         values: &dyn Fn() -> Values,
     ) -> io::Result<Flushed> {
+        self.notice_vanished()?;
         self.notes.write(&*self.disk, &mut self.next_number, changes, values)?;
         let number = match &self.log {
             Some(log) => log.number,
             None => {
                 self.next_number += 1;
                 self.log = Some(Log::create(&*self.disk, self.next_number)?);
+                self.shared.log.clear();
                 self.next_number
             }
         };
@@ -205,10 +233,18 @@ impl Archive {
         // Only now: rows in the log are never without those before them.
         let Some(log) = &mut self.log else { return Ok(flushed) };
         for Pending { frame, id, view, logged } in &pending {
+            let owner = frame.schema().sampler();
             for open in view.opens.iter().filter(|open| open.end_row() > *logged) {
+                if !self.shared.log.has_room(owner, 1) {
+                    // They are written once their block is full.
+                    self.shared.log.refuse(owner, 1);
+                    break;
+                }
+                let before = log.added();
                 let from = usize::try_from(logged.saturating_sub(open.start_row)).unwrap_or(usize::MAX);
                 let rows = open.read_from(from);
                 log.add(*id, frame.key(), &rows, from == 0)?;
+                self.shared.log.take_anyway(owner, log.added() - before);
                 flushed.rows += rows.len() as u64;
                 if let Some(kept) = self.kept.get_mut(&frame.id) {
                     kept.logged = open.start_row + (from + rows.len()) as u64;
@@ -227,6 +263,36 @@ impl Archive {
             self.kept.retain(|id, _| known.contains(id));
         }
         Ok(flushed)
+    }
+
+    /// Finds out which files someone else has deleted. What is in memory of them is written anew.
+    fn notice_vanished(&mut self) -> io::Result<()> {
+        self.disk.check()?;
+        let there: HashSet<String> = self.disk.list()?.into_iter().collect();
+        let mut vanished = 0;
+        if self.log.take_if(|log| !there.contains(&log.name)).is_some() {
+            vanished += 1;
+        }
+        if self.notes.forget_vanished(&there) {
+            vanished += 1;
+        }
+        self.writers.retain(|_, writer| there.contains(&writer.segment.name()));
+        for segment in self.segments.values() {
+            if !there.contains(&segment.name()) && self.vanished.insert(segment.number) {
+                vanished += 1;
+            }
+        }
+        self.vanished.retain(|number| self.segments.contains_key(number));
+        if vanished > 0 {
+            self.vanished_at = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// How many files with blocks someone else has deleted, and when that or another file was last found to be missing.
+    /// What they hold can be read until the process ends.
+    pub(crate) fn vanished(&self) -> (usize, Option<Instant>) {
+        (self.vanished.len(), self.vanished_at)
     }
 
     fn pending(&mut self, frame: &Arc<Frame>, log: u64) -> Pending {
@@ -254,7 +320,8 @@ impl Archive {
                 let block = view.blocks.len().checked_sub(*blocks).and_then(|nth| view.blocks.get(nth));
                 *blocks -= 1;
                 let Some((block, chunk)) = block.and_then(|block| Some((block, block.unstored()?))) else { continue };
-                let writer = self.writer(segment::partition_ms(block.first_ms), &mut created)?;
+                let owner = frame.schema().sampler();
+                let writer = self.writer(segment::partition_ms(block.first_ms), owner, &mut created)?;
                 let at = writer.add(*id, frame.key(), chunk)?;
                 let place = writer.place(at, usize::from(block.place.page));
                 stored.push((frame.clone(), block.id, place));
@@ -273,13 +340,20 @@ impl Archive {
         }
     }
 
-    fn writer(&mut self, partition_ms: i64, created: &mut bool) -> io::Result<&mut Writer> {
-        match self.writers.entry(partition_ms) {
+    fn writer(&mut self, partition_ms: i64, owner: &Arc<str>, created: &mut bool) -> io::Result<&mut Writer> {
+        let key = (partition_ms, owner.clone());
+        // Not so large that what goes at a time is much of what there may be.
+        let largest = (self.shared.disk.total() / FILES).max(SMALLEST);
+        if self.writers.get(&key).is_some_and(|writer| writer.pending() == 0 && writer.segment.size() > largest) {
+            self.writers.remove(&key);
+        }
+        match self.writers.entry(key) {
             Entry::Occupied(writer) => Ok(writer.into_mut()),
             Entry::Vacant(place) => {
                 self.next_number += 1;
                 let name = segment::name(partition_ms, self.next_number, false);
-                let writer = Writer::create(&*self.disk, &name, (partition_ms, self.next_number, false), &[])?;
+                let about = (partition_ms, self.next_number, false);
+                let writer = Writer::create(&*self.disk, &name, about, Some(owner), &[])?;
                 self.segments.insert(self.next_number, writer.segment.clone());
                 *created = true;
                 Ok(place.insert(writer))
@@ -295,6 +369,11 @@ impl Archive {
         }
     }
 
+    /// Adds no more to these files.
+    pub(crate) fn end(&mut self, numbers: &HashSet<u64>) {
+        self.writers.retain(|_, writer| !numbers.contains(&writer.segment.number));
+    }
+
     /// Deletes the segments no block is in.
     pub(crate) fn sweep(&mut self, frames: &[Arc<Frame>]) {
         let live = live_pages(frames);
@@ -306,17 +385,52 @@ impl Archive {
         });
     }
 
-    /// Where the blocks begin that were written first, if there are others too.
-    pub(crate) fn oldest_partition(&self, frames: &[Arc<Frame>], trusted_ms: i64) -> Option<i64> {
-        let mut written: BTreeMap<i64, i64> = BTreeMap::new();
-        for (first_ms, by_ms) in frames.iter().flat_map(|frame| frame.written(trusted_ms)) {
-            let last = written.entry(partition_ms(first_ms)).or_insert(by_ms);
+    /// Which files go first where there is too much: of the sampler that has most on disk the one that was written first,
+    /// and so on. The newest of each stays.
+    pub(crate) fn to_spare(&self, frames: &[Arc<Frame>], trusted_ms: i64) -> Vec<Spared> {
+        let mut written: HashMap<u64, i64> = HashMap::new();
+        for (number, by_ms) in frames.iter().flat_map(|frame| frame.written(trusted_ms)) {
+            let last = written.entry(number).or_insert(by_ms);
             *last = by_ms.max(*last);
         }
         // Of files nothing is left of, sweeping takes care.
-        written.retain(|partition_ms, _| self.segments.values().any(|segment| segment.partition_ms == *partition_ms));
-        let oldest = written.iter().min_by_key(|(_, by_ms)| **by_ms).map(|(partition_ms, _)| *partition_ms);
-        oldest.filter(|_| written.len() > 1)
+        let mut owners: BTreeMap<Option<&Arc<str>>, Files<'_>> = BTreeMap::new();
+        for segment in self.segments.values() {
+            if let Some(by_ms) = written.get(&segment.number) {
+                owners.entry(segment.owner()).or_default().push((*by_ms, segment));
+            }
+        }
+        let mut size = self.size();
+        let mut left: Vec<(u64, _)> = owners
+            .into_values()
+            .map(|mut files| {
+                // Taken from the end.
+                files.sort_unstable_by_key(|(by_ms, segment)| std::cmp::Reverse((*by_ms, segment.number)));
+                (files.iter().map(|(_, segment)| segment.size()).sum(), files)
+            })
+            .collect();
+        let mut spared = Vec::new();
+        while size > self.shared.disk.total()
+            && let Some((own, files)) = left.iter_mut().filter(|(_, files)| files.len() > 1).max_by_key(|(own, _)| *own)
+            && let Some((by_ms, segment)) = files.pop()
+        {
+            *own -= segment.size();
+            size -= segment.size();
+            spared.push(Spared { number: segment.number, owner: segment.owner().cloned(), by_ms });
+        }
+        spared
+    }
+
+    /// Counts what each sampler has on disk.
+    pub(crate) fn count(&self) {
+        let mut used = BTreeMap::new();
+        for (owner, segment) in self.segments.values().filter_map(|segment| Some((segment.owner()?, segment))) {
+            *used.entry(owner.clone()).or_default() += segment.size();
+        }
+        for (owner, account) in self.shared.log.accounts() {
+            *used.entry(owner).or_default() += account.used;
+        }
+        self.shared.disk.set_all(&used);
     }
 
     /// The lowest number of a file that has rows.

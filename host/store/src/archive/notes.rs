@@ -7,7 +7,7 @@
 use super::disk::{Disk, Growing, removed};
 use super::record::{self, FileHead, FileKind, Item, Kind, Records, TooLarge};
 use crate::codec::{Damaged, Reader, put_bytes};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 
 /// Dead bytes a file may have before it is written anew.
@@ -120,6 +120,11 @@ impl Notes {
         // What stays counts no more.
         self.old.retain(|old| !removed(disk, old));
         Ok(())
+    }
+
+    /// Whether its file was there and is no more: then all is written anew.
+    pub(crate) fn forget_vanished(&mut self, there: &HashSet<String>) -> bool {
+        self.file.take_if(|file| !there.contains(&file.name)).is_some()
     }
 
     /// After a failed write nobody knows what the file has.

@@ -130,7 +130,7 @@ pub(crate) fn restore(
     // What could not be read is left alone.
     let kept =
         |name: &String| !restored.newer.contains(name) && !restored.unreadable.iter().any(|(left, _)| left == name);
-    let mut archive = Archive::new(disk.clone(), last.copied().unwrap_or(0));
+    let mut archive = Archive::new(disk.clone(), shared.clone(), last.copied().unwrap_or(0));
     archive.segments = segments;
     let size = |name: &String| disk.open(name).and_then(|file| file.size()).unwrap_or(0);
     archive.superfluous = logs.into_values().filter(kept).map(|name| (name.clone(), size(&name))).collect();

@@ -15,8 +15,8 @@ use crate::ladder;
 use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// The time one segment's blocks begin in: what is deleted, and merged, at a time.
 pub(crate) const PARTITION_MS: i64 = 6 * 3_600_000;
@@ -32,6 +32,8 @@ pub(crate) struct Segment {
     size: AtomicU64,
     /// Blocks in it, as far as known.
     pages: AtomicU64,
+    /// Whose blocks these are, if all are one sampler's: earlier versions wrote those of all into one file.
+    owner: OnceLock<Arc<str>>,
     file: Box<dyn Readable>,
 }
 
@@ -108,6 +110,10 @@ impl Segment {
         self.pages.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn owner(&self) -> Option<&Arc<str>> {
+        self.owner.get()
+    }
+
     pub(crate) fn name(&self) -> String {
         name(self.partition_ms, self.number, self.settled)
     }
@@ -120,6 +126,10 @@ impl Segment {
             Some(loaded) => loaded,
             None => segment.scan()?,
         };
+        let mut samplers = loaded.frames.iter().map(|(key, _)| key.schema.sampler());
+        if let Some(first) = samplers.next().filter(|first| samplers.all(|other| other == *first)) {
+            let _ = segment.owner.set(first.clone());
+        }
         Ok((segment, loaded))
     }
 
@@ -128,7 +138,7 @@ impl Segment {
             parse_name(name).ok_or_else(|| io::Error::other(format!("{name} is no segment")))?;
         let file = disk.open(name)?;
         let (size, pages) = (AtomicU64::new(file.size()?), AtomicU64::new(0));
-        Ok(Arc::new(Self { number, partition_ms, settled, size, pages, file }))
+        Ok(Arc::new(Self { number, partition_ms, settled, size, pages, owner: OnceLock::new(), file }))
     }
 
     /// What the index at a file's end says, if that is whole.
@@ -324,12 +334,14 @@ impl Writer {
         disk: &dyn Disk,
         name: &str,
         (partition_ms, number, settled): (i64, u64, bool),
+        owner: Option<&Arc<str>>,
         replaces: &[u64],
     ) -> io::Result<Self> {
         let file = disk.create(name)?;
         let size = AtomicU64::new(0);
         let pages = AtomicU64::new(0);
-        let segment = Arc::new(Segment { number, partition_ms, settled, size, pages, file: disk.open(name)? });
+        let owner = owner.cloned().map(OnceLock::from).unwrap_or_default();
+        let segment = Arc::new(Segment { number, partition_ms, settled, size, pages, owner, file: disk.open(name)? });
         let mut pending = Vec::new();
         record::put_file_head(&mut pending, FileKind::Segment, replaces)?;
         let offset = pending.len() as u64;

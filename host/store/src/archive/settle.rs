@@ -13,6 +13,9 @@ use std::sync::Arc;
 /// Blocks of one chunk. More are denser, and more to read for one of them.
 const MERGED: usize = 4;
 
+/// A time, and whose blocks: what is merged together.
+type Group = (i64, Option<Arc<str>>);
+
 /// How long after its end a time's blocks are all sealed, those that take longest to fill aside.
 const LATE_MS: i64 = 30 * 60_000;
 
@@ -76,7 +79,7 @@ impl Archive {
     }
 
     /// A time that is over, with files that are not merged, or that hold little that is alive.
-    fn due(&mut self, frames: &[Arc<Frame>], now_ms: i64) -> Option<(i64, Vec<u64>)> {
+    fn due(&mut self, frames: &[Arc<Frame>], now_ms: i64) -> Option<(Group, Vec<u64>)> {
         // Looking at every block there is takes long.
         let looked = self.looked_ms.replace(now_ms);
         let live = match looked {
@@ -86,11 +89,11 @@ impl Archive {
             }
             _ => Some(live_pages(frames)),
         };
-        let mut partitions: BTreeMap<i64, Vec<&Arc<Segment>>> = BTreeMap::new();
+        let mut groups: BTreeMap<Group, Vec<&Arc<Segment>>> = BTreeMap::new();
         for segment in self.segments.values() {
-            partitions.entry(segment.partition_ms).or_default().push(segment);
+            groups.entry((segment.partition_ms, segment.owner().cloned())).or_default().push(segment);
         }
-        let due = |(partition_ms, segments): &(i64, Vec<&Arc<Segment>>)| {
+        let due = |((partition_ms, _), segments): &(Group, Vec<&Arc<Segment>>)| {
             let bytes = |settled: bool| -> u64 {
                 segments.iter().filter(|segment| segment.settled == settled).map(|segment| segment.size()).sum()
             };
@@ -107,22 +110,22 @@ impl Archive {
             // A few late blocks are not worth writing all the others again.
             over && (fresh > 0 && (fresh >= 8 || bytes(false) * 10 >= bytes(true)) || segments.iter().any(is_dead))
         };
-        let (partition_ms, segments) = partitions.into_iter().find(due)?;
-        Some((partition_ms, segments.iter().map(|segment| segment.number).collect()))
+        let (group, segments) = groups.into_iter().find(due)?;
+        Some((group, segments.iter().map(|segment| segment.number).collect()))
     }
 
     fn begin(
         &mut self,
         frames: &[Arc<Frame>],
         now_ms: i64,
-        (partition_ms, sources): (i64, Vec<u64>),
+        ((partition_ms, owner), sources): (Group, Vec<u64>),
     ) -> io::Result<Settling> {
         // What comes for this time from now on goes to another file.
-        self.writers.remove(&partition_ms);
+        self.writers.retain(|_, writer| !sources.contains(&writer.segment.number));
         self.next_number += 1;
         let number = self.next_number;
         let name = format!("tmp-{number:010}");
-        let writer = Writer::create(&*self.disk, &name, (partition_ms, number, true), &sources);
+        let writer = Writer::create(&*self.disk, &name, (partition_ms, number, true), owner.as_ref(), &sources);
         let writer = writer.inspect_err(|_| self.superfluous.push((name.clone(), 0)))?;
         let has_some = |frame: &&Arc<Frame>| {
             frame.view().blocks.iter().any(|block| block.place.file().is_some_and(|number| sources.contains(&number)))

@@ -301,7 +301,7 @@ mod tests {
         let mut cells = rows.clone().into_values(&schema).parts(&schema, Layout::of(1000)).whole(&schema);
         falsify(&mut cells[0]);
         let name = segment::name(0, 1, true);
-        let mut writer = Writer::create(disk, &name, (0, 1, true), &[]).unwrap();
+        let mut writer = Writer::create(disk, &name, (0, 1, true), None, &[]).unwrap();
         writer.explain([(7, &key)].into_iter()).unwrap();
         let at = writer.add(7, &key, &codec::encode(&schema, &[&rows], &[&cells], Effort::Dense)).unwrap();
         let said = if index_is_right { 100 } else { 99 };

@@ -35,6 +35,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Open blocks a frame may have before a push seals one itself: the work of sealing is someone else's, who is late.
 const MOST_OPEN: usize = 4;
 
+/// The part of the disk that is for the log.
+const LOG: u64 = 4;
+
 /// What one sampler records for one instance: a ring of rows. The oldest goes when it is full.
 ///
 /// Counters are kept as totals; their rates are derived when read.
@@ -64,6 +67,10 @@ pub(crate) struct Shared {
     /// Bytes of newest rows, and of sealed blocks in memory, by sampler.
     pub(crate) heads: Pool,
     pub(crate) sealed: Pool,
+    /// Bytes of files, and those of them that are the log's, by sampler. Of all there may be, one can have all that others
+    /// do not use; where there is too much, it is the one with most that loses its oldest.
+    pub(crate) disk: Pool,
+    pub(crate) log: Pool,
     /// Whether blocks go to files: then one let go of before it got there is lost.
     pub(crate) archived: bool,
     /// Blocks that could not be read, as often as it was tried.
@@ -427,6 +434,8 @@ impl Shared {
             cache: BlockCache::new(limits.block_cache),
             heads: Pool::halved(limits.memory / 2),
             sealed: Pool::halved(limits.memory - limits.memory / 2),
+            disk: Pool::new(limits.disk, 0),
+            log: Pool::halved(limits.disk / LOG),
             archived,
             unreadable: AtomicU64::new(0),
             lost_rows: AtomicU64::new(0),

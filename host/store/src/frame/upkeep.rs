@@ -87,11 +87,11 @@ impl Frame {
         true
     }
 
-    /// When the blocks that are in files were written, by the time they begin in.
-    pub(crate) fn written(&self, trusted_ms: i64) -> Vec<(i64, i64)> {
+    /// When the blocks that are in files were written, by the files' numbers.
+    pub(crate) fn written(&self, trusted_ms: i64) -> Vec<(u64, i64)> {
         let view = self.current();
         let written = Written::of(&view, trusted_ms);
-        view.blocks.iter().map(|block| (block.first_ms, written.by_ms(block))).collect()
+        view.blocks.iter().filter_map(|block| Some((block.place.file()?, written.by_ms(block)))).collect()
     }
 
     fn without(&self, blocks: impl Iterator<Item = Arc<Block>>, over: impl Fn(&Block) -> bool) -> Arc<[Arc<Block>]> {

@@ -4,7 +4,7 @@
 mod tests;
 mod trust;
 
-use crate::archive::{self, Archive, Disk, FORGOTTEN, Flushed, Folder, Forgotten, Restored, partition_ms};
+use crate::archive::{self, Archive, Disk, FORGOTTEN, Flushed, Folder, Forgotten, Restored, Spared};
 use crate::frame::{Block, Frame, Shared};
 use crate::store::{Changes, Limits, Store};
 use std::collections::{BTreeMap, HashSet};
@@ -16,6 +16,9 @@ use trust::Trust;
 
 /// The wait after a failed write: the first, and the longest.
 const BACKOFF_MS: (i64, i64) = (1_000, 30_000);
+
+/// History that has to go before it is so old is worth a word.
+const YOUNG_MS: i64 = 3_600_000;
 
 /// How often what is over is looked for.
 const PRUNE_MS: i64 = 30_000;
@@ -73,13 +76,17 @@ pub struct ArchiveStatus {
     /// Bytes in files, and how many of those hold blocks.
     pub size: u64,
     pub segments: usize,
+    /// Files with blocks that someone else has deleted: what they held can be read until the process ends.
+    pub vanished: usize,
+    /// When some file was last found to be gone that way.
+    pub vanished_at: Option<Instant>,
     /// It is more than there may be, and nothing is left that could go: the log and the newest blocks stay.
     pub beyond_limit: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failing {
-    /// `full`, `read_only`, `denied` or `io`.
+    /// `full`, `read_only`, `denied`, `gone` or `io`.
     pub reason: &'static str,
     pub error: String,
     pub since_ms: i64,
@@ -153,6 +160,7 @@ impl Keeper {
             self.tidy(&frames, now_ms);
         }
         self.make_room(&frames);
+        self.make_room_on_disk(&frames, now_ms);
         if self.pruned_ms.is_none_or(|pruned| now_ms < pruned || now_ms.saturating_sub(pruned) >= PRUNE_MS) {
             self.prune(&frames, now_ms);
             self.pruned_ms = Some(now_ms);
@@ -187,8 +195,11 @@ impl Keeper {
         let changes = std::mem::take(&mut self.changes);
         self.store.update_status(|status| status.writing_since = Some(Instant::now()));
         let flushed = archive.flush(frames, &changes, &|| self.store.values());
-        let (size, segments) = (archive.size(), archive.segments());
-        self.store.update_status(|status| status.writing_since = None);
+        let (size, segments, vanished) = (archive.size(), archive.segments(), archive.vanished());
+        self.store.update_status(|status| {
+            status.writing_since = None;
+            (status.vanished, status.vanished_at) = vanished;
+        });
         match flushed {
             Ok(flushed) => {
                 self.retry = None;
@@ -291,6 +302,30 @@ impl Keeper {
         }
     }
 
+    /// Lets go of files where there are more bytes of them than there may be, as soon as there are. Of the log nothing can
+    /// be spared, nor of each sampler's newest file.
+    fn make_room_on_disk(&mut self, frames: &[Arc<Frame>], now_ms: i64) {
+        let trusted_ms = self.store.trusted_ms().unwrap_or(now_ms);
+        let Some(archive) = &mut self.archive else { return };
+        // A file must not go before it is written why: that an instance was forgotten.
+        if archive.size() > self.limits.disk && self.retry.is_none() && self.changes.is_empty() {
+            let spared = archive.to_spare(frames, trusted_ms);
+            for Spared { owner, by_ms, .. } in &spared {
+                // What goes soon after it was written is more than its owner may want.
+                let is_young = trusted_ms.saturating_sub(*by_ms) < YOUNG_MS;
+                owner.iter().filter(|_| is_young).for_each(|owner| self.store.disk().refuse(owner, 1));
+            }
+            let numbers: HashSet<u64> = spared.iter().map(|spared| spared.number).collect();
+            let is_over = |block: &Block, _| block.place.file().is_some_and(|number| numbers.contains(&number));
+            frames.iter().for_each(|frame| _ = frame.prune(trusted_ms, is_over));
+            archive.end(&numbers);
+            archive.sweep(frames);
+        }
+        archive.count();
+        let (size, beyond_limit) = (archive.size(), archive.size() > self.limits.disk);
+        self.store.update_status(|status| (status.size, status.beyond_limit) = (size, beyond_limit));
+    }
+
     /// Lets go of what is too old, or too much.
     fn prune(&mut self, frames: &[Arc<Frame>], now_ms: i64) {
         let trusted_ms = self.trusted_ms(now_ms);
@@ -306,21 +341,8 @@ impl Keeper {
         if self.retry.is_some() || !self.changes.is_empty() {
             return;
         }
-        // Of the log nothing can be spared, nor of the newest blocks.
-        while archive.size() > self.limits.disk {
-            let Some(oldest) = archive.oldest_partition(frames, trusted_ms) else { break };
-            let is_over = |block: &Block, _| partition_ms(block.first_ms) == oldest;
-            let over = frames.iter().filter(|frame| frame.prune(trusted_ms, is_over)).count();
-            let before = archive.segments();
-            archive.sweep(frames);
-            if over == 0 && archive.segments() == before {
-                break;
-            }
-        }
         // Also what a failed write has left.
         archive.sweep(frames);
-        let beyond_limit = archive.size() > self.limits.disk;
-        self.store.update_status(|status| status.beyond_limit = beyond_limit);
         // What is said of files that are gone need not be said.
         let oldest = archive.oldest_file();
         let mut noted = self.store.notes(FORGOTTEN);
@@ -340,6 +362,7 @@ fn reason(error: &io::Error) -> &'static str {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "full",
         ErrorKind::ReadOnlyFilesystem => "read_only",
         ErrorKind::PermissionDenied => "denied",
+        ErrorKind::NotFound => "gone",
         _ => "io",
     }
 }

@@ -132,7 +132,7 @@ fn beyond_its_bytes_the_oldest_history_goes_first() {
 #[test]
 fn less_room_than_the_newest_history_takes_is_said() {
     let sim = Sim::new(1);
-    let limits = Limits { disk: 10_000, ..limits() };
+    let limits = Limits { disk: 6_000, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     record(&store, &mut keeper, 1, 0, H);
     assert!(!store.archive().beyond_limit);
@@ -340,4 +340,84 @@ fn of_a_sampler_with_more_sealed_than_it_may_have_the_oldest_goes_and_nothing_of
     drop(greedy);
     keeper.step(100_001 * 10_000);
     assert_eq!((store.sealed().account("greedy").used, store.heads().account("greedy").used), (0, 0));
+}
+
+#[test]
+fn where_the_disk_is_short_the_sampler_with_most_loses_its_oldest_and_its_neighbour_nothing() {
+    let sim = Sim::new(1);
+    let limits = Limits { disk: 4 << 20, ..limits() };
+    let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
+    let schema = |sampler: &str, fields: usize| {
+        Schema::new(sampler, (0..fields).map(|nth| Field::gauge(format!("f{nth}"))).collect())
+    };
+    let modest = store.frame(&id(0), &schema("modest", 1), 1000);
+    let greedy: Vec<_> = (1..9).map(|nth| store.frame(&id(nth), &schema("greedy", 40), 1000)).collect();
+    let mut largest = 0;
+    for second in 0..2 * 3600 {
+        let at_ms = second * 1000;
+        modest.push(at_ms, &[noise(at_ms)]);
+        for (nth, frame) in greedy.iter().enumerate() {
+            let readings: Vec<f64> = (0..40).map(|field| noise(at_ms * 41 + field + nth as i64 * 131).sin()).collect();
+            frame.push(at_ms, &readings);
+        }
+        if second % 10 == 0 {
+            keeper.step(at_ms);
+            largest = largest.max(sim.files().values().sum::<usize>());
+        }
+    }
+    assert!(largest < 6 << 20, "the log and the newest files count, too: {largest}");
+    assert_eq!(modest.len(), 2 * 3600, "all of it");
+    assert!(greedy[0].len() < 3600 * 3 / 2, "{}", greedy[0].len());
+    assert!(store.disk().account("greedy").refused > 0 && store.log().account("greedy").refused > 0);
+    assert_eq!((store.disk().account("modest").refused, store.log().account("modest").refused), (0, 0));
+    drop(keeper);
+    let (again, ..) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
+    assert_eq!(again.frames(&id(0))[0].len(), 2 * 3600 - 9, "on disk, too, up to the last flush");
+}
+
+#[test]
+fn files_that_someone_deletes_are_noticed_and_what_is_in_memory_is_written_anew() {
+    let around = tempfile::tempdir().unwrap();
+    let (data, folder) = (around.path().join("data"), around.path().join("data/history"));
+    std::fs::create_dir(&data).unwrap();
+    let (store, mut keeper, _) = Store::open(&folder, &limits()).unwrap();
+    store.note("kept", Some(b"note".to_vec())).unwrap();
+    record(&store, &mut keeper, 1, 0, 8 * MIN);
+    let status = || store.archive();
+    assert_eq!((status().vanished, status().vanished_at), (0, None));
+    // The log and the notes.
+    std::fs::remove_dir_all(&folder).unwrap();
+    keeper.step(8 * MIN);
+    assert!(status().failing.is_none() && status().vanished_at.is_some(), "{:?}", status());
+    // What the folder lies in is gone, too: it may be a disk that is not mounted.
+    std::fs::rename(&data, around.path().join("unmounted")).unwrap();
+    keeper.step(8 * MIN + 1000);
+    assert_eq!(status().failing.unwrap().reason, "gone");
+    record(&store, &mut keeper, 1, 8 * MIN, 9 * MIN);
+    std::fs::create_dir(&data).unwrap();
+    keeper.step(11 * MIN);
+    assert!(status().failing.is_none(), "{:?}", status());
+    let expected = rows(&store, 0);
+    drop((store, keeper));
+    let (again, ..) = Store::open(&folder, &limits()).unwrap();
+    assert_eq!((rows(&again, 0), again.notes("kept").len()), (expected, 1));
+}
+
+#[test]
+fn a_deleted_file_of_blocks_is_told_until_nothing_of_it_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = Limits { age_ms: DAY, ..limits() };
+    let (store, mut keeper, _) = Store::open(folder.path(), &limits).unwrap();
+    record(&store, &mut keeper, 1, 0, 5 * H);
+    for file in std::fs::read_dir(folder.path()).unwrap() {
+        let path = file.unwrap().path();
+        if path.file_name().unwrap().to_str().unwrap().starts_with("new-") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    keeper.step(5 * H);
+    assert_eq!(store.archive().vanished, 1);
+    assert_eq!(rows(&store, 0).len(), 5 * 360, "it can still be read");
+    record(&store, &mut keeper, 1, 5 * H, 40 * H);
+    assert_eq!(store.archive().vanished, 0);
 }
