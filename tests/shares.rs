@@ -107,7 +107,7 @@ fn the_host_takes_less_memory_where_less_is_allowed() {
     let most = |command: Command| {
         let host = Host::start_as(command, "", &[]);
         let metrics = host.get("/metrics").body;
-        let line = metrics.lines().find(|line| line.starts_with("dropsonde_share_total{pool=\"history_rows_bytes\"}"));
+        let line = metrics.lines().find(|line| line.starts_with("dropsonde_share_limit{pool=\"history_rows_bytes\"}"));
         line.unwrap().rsplit(' ').next().unwrap().parse::<f64>().unwrap()
     };
     assert_eq!(most(confined()), 2097152.0 * 1024.0 / 4.0 / 2.0);

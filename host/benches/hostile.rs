@@ -21,14 +21,21 @@ const HOSTILE: [&str; 10] = ["panic", "spin", "wait", "hoard", "recurse", "long"
 
 const IDLE: usize = 64;
 
+/// A healthy one, polled often.
+const GOOD: &str =
+    "poll.interval = '100ms'\n[[instances]]\nid = 'ok'\nsamplers = ['good']\n[plugins.procfs]\ninterval = '10s'\n";
+
+/// 5 000 instances of 252 fields; and 20 000 instances, others every time.
+const GREEDY: &str = "[plugins.wide]\ninterval = '1s'\nlimits = { cpu = '900ms', output = '64MiB', memory = '256MiB' }\n\
+                      config = { flock = 5000, wide = 250 }\n\
+                      [plugins.churning]\ninterval = '1s'\nconfig = { flock = 20000, churn = true }\n";
+
 fn main() {
     let seconds: u64 = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(60);
     let (verbs, eight) = (component("verbs"), component("eight"));
 
     // Their first failures are all they have: so the ladder must not end it.
-    let mut config =
-        "poll.interval = '100ms'\n[[instances]]\nid = 'ok'\nsamplers = ['good']\n[plugins.procfs]\ninterval = '10s'\n"
-            .to_owned();
+    let mut config = GOOD.to_owned();
     for verb in HOSTILE {
         let _ = write!(
             config,
@@ -50,6 +57,23 @@ fn main() {
         "calls {}, ends {}, ticks of the healthy one missed {}",
         of("dropsonde_plugin_call_seconds_count"),
         of("dropsonde_panics_total"),
+        of("dropsonde_plugin_polls_missed_total{plugin=\"good\"}")
+    );
+    drop(host);
+
+    let config = format!("{GOOD}{GREEDY}");
+    let files = ["good", "wide", "churning"].map(|name| (name.to_owned(), &verbs[..]));
+    let host = Running::start(&config, &files);
+    let (lateness, scrapes) = host.watch(Duration::from_secs(seconds));
+    println!("beside one that wants all memory and one that wants all places for {seconds} s:");
+    show("samples of a healthy one after their tick", lateness);
+    show("/metrics", scrapes);
+    let metrics = host.get("/metrics");
+    let of = |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+    println!(
+        "{} kB, instances refused {:?}, ticks of the healthy one missed {:?}",
+        host.rss_kb(),
+        of("dropsonde_share_refused_total{pool=\"history_rows_bytes\",owner=\"wide\"}"),
         of("dropsonde_plugin_polls_missed_total{plugin=\"good\"}")
     );
     drop(host);

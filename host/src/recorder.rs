@@ -95,9 +95,9 @@ impl Recorder {
         let Discovery { refused: without_place, of_others, .. } = core.discovered(&self.sampler, instances, at_ms);
         refused += without_place;
         core.metrics.core.errors(&self.sampler, "instances_refused", refused);
-        core.metrics.core.errors(&self.sampler, "instances_of_others", of_others.len() as u64);
         if let Some((id, owner)) = of_others.first() {
             let (count, sampler) = (of_others.len(), &self.sampler);
+            core.metrics.core.errors(sampler, "instances_of_others", count as u64);
             wrong.push(format!(
                 "it lists {count} instances that are another's, as {id}, which is {owner}'s: what it says of them is not \
                  taken, unless `plugins.{sampler}.share_instances = true` lets it add to them"
@@ -230,9 +230,11 @@ impl Recorder {
             .into_iter()
             .filter_map(|((owner, column), instance)| Some((instance, owner, fields.get(column)?.name.to_string())));
         let conflicts: Vec<_> = named.collect();
-        core.metrics.core.errors(&self.sampler, "fields_of_others", conflicts.len() as u64);
         let Some(status) = core.plugins.get(&self.sampler) else { return };
         let first = conflicts.first().cloned();
+        if first.is_some() {
+            core.metrics.core.errors(&self.sampler, "fields_of_others", conflicts.len() as u64);
+        }
         let mut is_other = false;
         status.update(|known| is_other = known.conflicts.set_fields(conflicts));
         if let Some((instance, owner, field)) = first.filter(|_| is_other) {

@@ -3,12 +3,17 @@
 //! The rule is that of [`Pool`]: half of each pool is common, and of the other half everyone has a share that nobody else can
 //! take. What is beyond is refused to its owner, and counted.
 
+use crate::config::RESERVED;
 use crate::core::Core;
+use crate::plugins::Plugins;
 use dropsonde_store::Pool;
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// The owner of what plugins had that are there no more.
+const GONE: &str = "dropsonde:gone";
 
 /// How long it is worth a word that an owner was refused something.
 const RECENT: Duration = Duration::from_secs(120);
@@ -105,10 +110,16 @@ pub(crate) fn of_owner(core: &Core, owner: &str) -> Vec<Share> {
 }
 
 impl Shared<'_> {
-    /// What each owner has of it.
-    pub(crate) fn all(&self) -> Vec<(Arc<str>, u64, u64)> {
-        let accounts = self.pool.accounts().into_iter();
-        accounts.map(|(owner, account)| (owner, account.used, account.refused)).collect()
+    /// What each owner has of it, and how often it was refused more. Plugins that are gone, and left history, are one.
+    pub(crate) fn all(&self, plugins: &Plugins) -> BTreeMap<Arc<str>, (u64, u64)> {
+        let mut all = BTreeMap::new();
+        for (owner, account) in self.pool.accounts() {
+            let is_there = owner.starts_with(RESERVED) || plugins.get(&owner).is_some();
+            let (used, refused) = all.entry(if is_there { owner } else { GONE.into() }).or_default();
+            *used += account.used;
+            *refused += account.refused;
+        }
+        all
     }
 
     pub(crate) fn total(&self) -> u64 {

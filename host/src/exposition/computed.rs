@@ -3,10 +3,9 @@
 use crate::core::Core;
 use crate::health::Health;
 use crate::metrics::{HEALTH_STATUS, SERVICE_STATUS};
-use crate::shares::{self, Shared};
+use crate::shares;
 use crate::snapshot::{METRICS, Number};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
-use std::sync::Arc;
 
 pub(super) fn families(core: &Core) -> Vec<MetricFamily> {
     let mut families = history(core);
@@ -64,13 +63,10 @@ fn workers(core: &Core) -> [MetricFamily; 2] {
 /// What plugins have of what they share.
 fn shares(core: &Core) -> [MetricFamily; 3] {
     let pools = shares::pools(core);
-    let each = |value: fn(&(Arc<str>, u64, u64)) -> u64| -> Vec<([LabelPair; 2], u64)> {
-        let of_pool = |pool: &Shared<'_>| {
-            let name = pool.name;
-            let series = move |one| (value(&one), [label("pool", name), label("owner", &one.0)]);
-            pool.all().into_iter().map(series).map(|(value, labels)| (labels, value)).collect::<Vec<_>>()
-        };
-        pools.iter().flat_map(of_pool).collect()
+    let all: Vec<_> = pools.iter().map(|pool| (pool.name, pool.all(&core.plugins))).collect();
+    let each = |value: fn(&(u64, u64)) -> u64| -> Vec<([LabelPair; 2], u64)> {
+        let series = all.iter().flat_map(|(pool, owners)| owners.iter().map(move |(owner, has)| (pool, owner, has)));
+        series.map(|(pool, owner, has)| ([label("pool", pool), label("owner", owner)], value(has))).collect()
     };
     let family = |name, help, is_counter, all: &[([LabelPair; 2], u64)]| {
         let all: Vec<(&[LabelPair], u64)> = all.iter().map(|(labels, value)| (&labels[..], *value)).collect();
@@ -79,13 +75,13 @@ fn shares(core: &Core) -> [MetricFamily; 3] {
     let totals: Vec<_> = pools.iter().map(|pool| ([label("pool", pool.name)], pool.total())).collect();
     let totals: Vec<(&[LabelPair], u64)> = totals.iter().map(|(labels, total)| (&labels[..], *total)).collect();
     [
-        count("share_total", "What there is of each pool that plugins share.", false, &totals),
-        family("share_used", "What each owner has of a pool.", false, &each(|(_, used, _)| *used)),
+        count("share_limit", "What there is of each pool that plugins share.", false, &totals),
+        family("share_used", "What each owner has of a pool.", false, &each(|(used, _)| *used)),
         family(
             "share_refused_total",
             "How often an owner wanted more of a pool than its share, or something of it had to go.",
             true,
-            &each(|(.., refused)| *refused),
+            &each(|(_, refused)| *refused),
         ),
     ]
 }
