@@ -49,15 +49,14 @@ fn from_new_to_a_sample(language: &str) -> Host {
     let name = component.file_stem().unwrap().to_str().unwrap();
     let file = component.to_str().unwrap();
     let checked = done(&["check", file], folder.path());
-    let (grants, _) = checked
-        .split_once("add to the configuration:")
-        .and_then(|(_, rest)| rest.split_once("What it samples, unless it finds that by itself:"))
-        .unwrap();
+    // The grants, and the instance.
+    let (_, lines) = checked.split_once("add to the configuration:").unwrap();
+    let config = lines.replace("What it samples, unless it finds that by itself and nobody else does:", "");
     is_told_what_is_not_granted(&component);
     let ran = done(&["run", file, "--grant-all", "--json"], folder.path());
     let ran: serde_json::Value = serde_json::from_str(&ran).unwrap();
     assert!(ran["samples"]["host"]["load_avg_1m"].is_number(), "it finds what it samples: {ran}");
-    let host = Host::start(&format!("poll.interval = '200ms'\n{grants}"), &[]);
+    let host = Host::start(&format!("poll.interval = '200ms'\n{config}"), &[]);
     host.drop_in(name, &fs::read(&component).unwrap());
     let usage = host.until("/v1/instances/host/usage", |usage| usage.json()["load_avg_1m"].is_number());
     assert!(usage.json()["load_avg_1m"].as_f64().unwrap() >= 0.0, "{usage:?}");
@@ -288,7 +287,8 @@ fn the_readmes_plugins_do_in_every_language_what_the_new_ones_do() {
 
 /// An exception nobody catches ends the call and the instance of the plugin, and is a gap with its reason all the same.
 fn is_not_quarantined_for_a_missing_grant(component: &[u8]) {
-    let config = "poll.interval = '100ms'\n[plugins.load.limits]\nfailures = 3\n";
+    let config =
+        "poll.interval = '100ms'\n[plugins.load]\nshare_instances = true\n[plugins.load.limits]\nfailures = 3\n";
     let host = Host::start(config, &[("load", component)]);
     let page = host.until("/v1/plugins/load", |page| page.json()["failures"].as_u64() > Some(5));
     assert_eq!(page.json()["state"], "running", "{page:?}");

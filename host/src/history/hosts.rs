@@ -22,10 +22,16 @@ pub struct HostHistory {
     refused: AtomicU64,
 }
 
-/// Nothing is recorded after [`HostHistory::close`].
+/// Why a sample is not recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the history is closed")]
-pub struct Closed;
+pub enum NotRecorded {
+    /// Nothing is after [`HostHistory::close`].
+    #[error("the history is closed")]
+    Closed,
+    /// [`Limits::memory`] is used up.
+    #[error("there is no memory left for the history of one more host")]
+    Full,
+}
 
 struct WallClock;
 
@@ -63,15 +69,19 @@ impl HostHistory {
     }
 
     /// Adds a sample, one value per field; NaN for what has none. Waits for no write.
-    pub fn record(&self, host: &InstanceId, at_ms: i64, values: &[f64]) -> Result<(), Closed> {
+    pub fn record(&self, host: &InstanceId, at_ms: i64, values: &[f64]) -> Result<(), NotRecorded> {
         // Held until the sample is in: what was taken is written by a close.
         let closed = self.closed.read().unwrap_or_else(PoisonError::into_inner);
         if *closed {
             self.refused.fetch_add(1, Ordering::Relaxed);
-            return Err(Closed);
+            return Err(NotRecorded::Closed);
         }
-        self.store.frame(host, &self.schema, self.interval_ms).push(at_ms, values);
-        Ok(())
+        let frame = self.store.frame_if_room(host, &self.schema, self.interval_ms);
+        if frame.is_ok_and(|frame| frame.push(at_ms, values)) {
+            return Ok(());
+        }
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        Err(NotRecorded::Full)
     }
 
     /// A host's samples, ascending; none for a host that is not known.
@@ -118,7 +128,7 @@ mod tests {
         history.record(&host, 10 * MIN, &[5.0]).unwrap();
         assert!(matches!(HostHistory::open(folder.path(), fields(), MIN, &Limits::default()), Err(OpenError::InUse)));
         assert!(history.close() && history.close());
-        assert_eq!((history.record(&host, 11 * MIN, &[6.0]), history.refused()), (Err(Closed), 1));
+        assert_eq!((history.record(&host, 11 * MIN, &[6.0]), history.refused()), (Err(NotRecorded::Closed), 1));
 
         let again = HostHistory::open(folder.path(), fields(), MIN, &Limits::default()).unwrap();
         let points = again.query(&host, Range::HalfHour, 12 * MIN);

@@ -21,6 +21,6 @@ mod hosts;
 mod keeping;
 mod range;
 
-pub use hosts::{Closed, HostHistory};
+pub use hosts::{HostHistory, NotRecorded};
 pub use keeping::{Keeping, Surroundings};
 pub use range::Range;

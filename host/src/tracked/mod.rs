@@ -20,6 +20,7 @@ pub(crate) use lifecycle::instance_id;
 pub use lifecycle::{BadLifecycle, Change, Lifecycle};
 pub(crate) use notes::noted_labels;
 
+use crate::config::RESERVED;
 use crate::hub::{Member, Selection, WORKLOAD};
 use crate::labels::Labels;
 use dropsonde_store::{InstanceId, Pool};
@@ -275,7 +276,9 @@ impl Tracked {
                     Some(Claim::TakenOver(owner)) => {
                         instances.hand_over(&id, plugin, labels.clone());
                         changed.push(id.clone());
-                        discovery.taken_over.push((id.clone(), owner));
+                        if !owner.starts_with(RESERVED) {
+                            discovery.taken_over.push((id.clone(), owner));
+                        }
                     }
                     Some(Claim::Allowed) | None => {}
                 }
@@ -478,10 +481,12 @@ enum Claim {
 impl Claim {
     fn of(by: &Discoverer, entry: &Entry, default: &[String]) -> Self {
         let owner = &entry.owner;
-        if *owner == by.plugin || entry.over_ms().is_some() || by.shares || entry.is_asked_of(&by.plugin, default) {
+        if *owner == by.plugin || entry.over_ms().is_some() {
             Self::Allowed
-        } else if by.is_built_in && entry.is_of_a_plugin() && !entry.is_of_built_in {
+        } else if by.is_built_in && !entry.is_of_built_in {
             Self::TakenOver(owner.clone())
+        } else if by.shares || entry.is_asked_of(&by.plugin, default) {
+            Self::Allowed
         } else {
             Self::Refused(owner.clone())
         }

@@ -98,7 +98,9 @@ impl Tracked {
                     ids.remove(&id);
                     continue;
                 }
-                let restored = instances.change_or_restore(&id, &note.owner().into(), |entry| {
+                let owner = PluginName::from(note.owner());
+                let restored = instances.change_or_restore(&id, &owner, |entry| {
+                    entry.owner = owner.clone();
                     entry.last_labels = note.last_labels;
                     for (name, labels) in note.discovered_by {
                         if plugins.contains(&name.as_str()) {

@@ -410,6 +410,24 @@ fn what_comes_with_the_binary_has_what_it_finds_whoever_said_so_before_it() {
 }
 
 #[test]
+fn who_is_named_for_an_instance_adds_to_what_comes_with_the_binary_and_others_do_not() {
+    let (tracked, procfs, load, other) = (tracked(), "procfs".into(), "load".into(), "other".into());
+    tracked.configure(&id("host"), Labels::new(), Some(vec!["load".to_owned()])).unwrap();
+    let built_in = Discoverer { is_built_in: true, ..by(&procfs) };
+    assert_eq!(tracked.discovered(&built_in, found(&["host"]), 0, &|_| {}).of_others, []);
+    assert_eq!(tracked.discovered(&by(&load), found(&["host"]), 0, &|_| {}).of_others, []);
+    assert_eq!(tracked.discovered(&by(&other), found(&["host"]), 0, &|_| {}).of_others, [(id("host"), procfs.clone())]);
+    assert_eq!(
+        (polled(&tracked, &procfs).len(), polled(&tracked, &load).len(), polled(&tracked, &other).len()),
+        (1, 1, 0)
+    );
+    assert_eq!(tracked.polled_by(&load)[0].owner, procfs);
+    // Without a name, all are meant; but it is procfs' all the same.
+    tracked.configure(&id("host"), Labels::new(), None).unwrap();
+    assert!(polled(&tracked, &other).is_empty());
+}
+
+#[test]
 fn what_the_operator_or_a_program_named_is_polled_by_who_finds_it_if_that_is_asked_for_it() {
     let (tracked, a, b) = (tracked(), PluginName::from("a"), PluginName::from("b"));
     tracked.configure(&id("web"), Labels::new(), Some(vec!["a".to_owned()])).unwrap();

@@ -214,7 +214,8 @@ fn print(checked: &Checked, fields: &Result<Option<Fields>>, out: &mut Out) -> R
         let name = &checked.component.name;
         say!(
             out,
-            "\nWhat it samples, unless it finds that by itself:\n\n[[instances]]\nid = \"host\"\nsamplers = [{name:?}]"
+            "\nWhat it samples, unless it finds that by itself and nobody else does:\n\n\
+             [[instances]]\nid = \"host\"\nsamplers = [{name:?}]"
         );
     }
     Ok(())
