@@ -11,7 +11,8 @@
 //! * `tracing`: spans and log lines.
 //! * `confined`: under the filters and limits that service managers and containers set.
 //! * `shares`: greedy plugins beside modest ones.
-//! * `sandbox`: what plugins cannot do; `grants`: what they may see; `hostile`: those that try.
+//! * `sandbox`: what plugins cannot do; `grants`: what they may see; `hostile`: those that try;
+//!   `compiling`: those that take long to compile.
 //! * `lifecycle`: start, stop, configuration, what plugins keep.
 //! * `reload`: plugins that appear, change and go while the host runs.
 //! * `snapshot`: sources, what applications tell, and the document they make.
@@ -36,6 +37,7 @@ mod api;
 mod authoring;
 mod clocks;
 mod commands;
+mod compiling;
 mod confined;
 mod embedding;
 mod exposure;

@@ -1,4 +1,3 @@
-use crate::compiler::Compiler;
 use crate::error::explained;
 use crate::refusal::Refused;
 use crate::replace::{PRIVATE, replace_file};
@@ -8,8 +7,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, SystemTime};
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -24,8 +21,6 @@ pub(crate) struct Cache {
     /// None: nothing is kept.
     folder: Option<CacheFolder>,
     compatibility: u64,
-    compiler: Compiler,
-    slots: Slots,
 }
 
 /// Where compiled components are kept, and how many bytes of them.
@@ -39,20 +34,8 @@ pub struct CacheFolder {
 /// After so long nobody is still writing it.
 const ABANDONED: Duration = Duration::from_secs(3600);
 
-/// How many compile at a time: each may need gigabytes. Two at least, so that one that takes long holds up nobody.
-#[derive(Debug)]
-struct Slots {
-    free: Mutex<usize>,
-    freed: Condvar,
-}
-
-struct Slot<'a> {
-    slots: &'a Slots,
-    has_waited: bool,
-}
-
 impl Cache {
-    pub(crate) fn open(folder: Option<CacheFolder>, engine: &Engine, compiler: Compiler) -> io::Result<Self> {
+    pub(crate) fn open(folder: Option<CacheFolder>, engine: &Engine) -> io::Result<Self> {
         if let Some(CacheFolder { path, .. }) = &folder {
             let describe = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
             fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(describe)?;
@@ -61,43 +44,35 @@ impl Cache {
         }
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        Ok(Self { folder, compatibility: hasher.finish(), compiler, slots: Slots::default() })
+        Ok(Self { folder, compatibility: hasher.finish() })
     }
 
-    /// The compiled component, whose blake3 is `digest`; from the cache when an intact entry is there. A cache that cannot
-    /// be written only costs the next start its time.
+    /// The compiled component, whose blake3 is `digest`: from the cache when an intact entry is there, else by `compile`;
+    /// none when that gives none. A cache that cannot be written only costs the next start its time.
     pub(crate) fn compiled(
         &self,
         engine: &Engine,
-        component: &[u8],
         digest: &blake3::Hash,
-    ) -> Result<Component, Refused> {
+        compile: impl FnOnce() -> Result<Option<Vec<u8>>, Refused>,
+    ) -> Result<Option<Component>, Refused> {
         let Some(folder) = &self.folder else {
-            let _slot = self.slots.take();
-            return adopt(engine, &self.compiler.compile(component)?);
+            return compile()?.map(|compiled| adopt(engine, &compiled)).transpose();
         };
         let entry = Entry::of(&folder.path, &self.key(digest));
         if let Some(found) = entry.get(engine) {
-            return Ok(found);
+            return Ok(Some(found));
         }
-        let slot = self.slots.take();
-        // Someone else may have compiled the same meanwhile.
-        if slot.has_waited
-            && let Some(found) = entry.get(engine)
-        {
-            return Ok(found);
-        }
-        let compiled = self.compiler.compile(component)?;
+        let Some(compiled) = compile()? else { return Ok(None) };
         if let Err(error) = entry.put(&compiled) {
             tracing::warn!(folder = %folder.path.display(), %error, "cannot keep a compiled plugin");
-            return adopt(engine, &compiled);
+            return adopt(engine, &compiled).map(Some);
         }
         let found = entry.get(engine);
         if let Err(error) = folder.make_room(&entry) {
             tracing::warn!(folder = %folder.path.display(), %error, "cannot make room for compiled plugins");
         }
         // Someone else may have made room meanwhile.
-        found.map_or_else(|| adopt(engine, &compiled), Ok)
+        found.map_or_else(|| adopt(engine, &compiled), Ok).map(Some)
     }
 
     fn key(&self, digest: &blake3::Hash) -> String {
@@ -174,32 +149,6 @@ impl Entry {
         // The sum comes last: an entry without it does not exist.
         replace_file(&self.code, compiled, PRIVATE)?;
         replace_file(&self.sum, blake3::hash(compiled).as_bytes(), PRIVATE)
-    }
-}
-
-impl Default for Slots {
-    fn default() -> Self {
-        let slots = thread::available_parallelism().map_or(1, usize::from).max(2);
-        Self { free: Mutex::new(slots), freed: Condvar::new() }
-    }
-}
-
-impl Slots {
-    fn take(&self) -> Slot<'_> {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let has_waited = *free == 0;
-        while *free == 0 {
-            free = self.freed.wait(free).unwrap_or_else(PoisonError::into_inner);
-        }
-        *free -= 1;
-        Slot { slots: self, has_waited }
-    }
-}
-
-impl Drop for Slot<'_> {
-    fn drop(&mut self) {
-        *self.slots.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.slots.freed.notify_one();
     }
 }
 

@@ -2,22 +2,26 @@
 //! has no bound and cannot be cancelled, but a process has limits and can be killed.
 //!
 //! The component goes in through standard input, the compiled one comes out of standard output; what is wrong with it is
-//! one line on standard error, and exit code 1, or 3 if it was not given the memory.
+//! one line on standard error, and exit code 1, or 3 if it was not given the memory. The child ends with its parent, also
+//! when that is killed, and when it has run as long as it may. `queue` says whose turn it is.
 
 use crate::engine;
 use crate::error::is_out_of_memory;
+use crate::queue::{End, Turn};
 use crate::refusal::Refused;
 use crate::weight;
-use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, getrlimit, kill_process, set_parent_process_death_signal, setpriority_pgrp,
+    setpriority_process, setrlimit,
+};
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Once;
 use std::thread;
+use std::time::Duration;
 use wasmtime::Engine;
-
-/// CPU seconds over all threads: a Python interpreter takes some ten.
-const CPU_SECONDS: u64 = 120;
 
 /// Address space: a Python interpreter peaks below half a GiB.
 const ADDRESS_SPACE: u64 = 2 << 30;
@@ -32,8 +36,11 @@ pub const COMPILING: &str = "DROPSONDE_COMPILING";
 const INVALID: u8 = 1;
 const NO_MEMORY: u8 = 3;
 
-/// Behind everything else on the machine.
-const NICE: i32 = 19;
+/// Behind the threads of plugins, which have 10 and whose samples must not be late, and before the slow lane.
+const NICE: i32 = 15;
+
+/// In the slow lane: behind everything else on the machine.
+const SLOW_NICE: i32 = 19;
 
 /// Which program compiles, and how it is told to.
 #[derive(Debug, Clone)]
@@ -42,37 +49,80 @@ pub(crate) struct Compiler {
     pub(crate) argument: OsString,
 }
 
+/// What came of a compile.
+pub(crate) enum Outcome {
+    Compiled(Vec<u8>),
+    /// It was stopped, for others to have its place.
+    Displaced,
+}
+
 impl Compiler {
-    pub(crate) fn compile(&self, component: &[u8]) -> Result<Vec<u8>, Refused> {
+    /// Compiles for as long as `limit` at most. Whoever has a turn gives its place to others when it takes long.
+    pub(crate) fn compile(&self, component: &[u8], limit: Duration, turn: &Turn) -> Result<Outcome, Refused> {
         static TOLD: Once = Once::new();
         if let Some(shortage) = shortage() {
             TOLD.call_once(|| tracing::warn!("plugins may fail to compile: {shortage}"));
         }
+        let cpu_seconds = cpu_seconds(limit);
         let child = Command::new(&self.program)
             .arg(&self.argument)
+            .arg(cpu_seconds.to_string())
             .env(COMPILING, "1")
+            // One of its own, so that all of its threads can be made slower at once.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn();
         let mut child = child.map_err(|error| Refused::Compiler(format!("it cannot be started: {error}")))?;
-        let compiled = talk(&mut child, component);
-        if compiled.is_err() {
-            let _ = child.kill();
-        }
+        let (compiled, end) = thread::scope(|scope| {
+            let pid = Pid::from_child(&child);
+            let watch = scope.spawn(move || {
+                let end = turn.watch(limit, || _ = setpriority_pgrp(Some(pid), SLOW_NICE));
+                if end != End::Done {
+                    // It is there until it is waited for.
+                    let _ = kill_process(pid, Signal::KILL);
+                }
+                end
+            });
+            let compiled = talk(&mut child, component);
+            if compiled.is_err() {
+                let _ = child.kill();
+            }
+            turn.done();
+            (compiled, watch.join().unwrap_or(End::GivenUp))
+        });
         let status = child.wait();
+        match end {
+            End::Done => {}
+            End::Displaced => return Ok(Outcome::Displaced),
+            End::TooLong => {
+                let limit = limit.as_secs_f64();
+                return Err(Refused::Compiler(format!("it took longer than {limit} s; raise limits.compile_time")));
+            }
+            End::GivenUp => return Err(Refused::Compiler("nobody waits for it any more".to_owned())),
+        }
         let (compiled, complaint) = compiled.map_err(|error| Refused::Compiler(error.to_string()))?;
         match status {
-            Ok(status) if status.success() => Ok(compiled),
+            Ok(status) if status.success() => Ok(Outcome::Compiled(compiled)),
             Ok(status) if status.code() == Some(i32::from(INVALID)) => {
                 Err(Refused::Invalid(complaint.trim().to_owned()))
             }
             Ok(status) => Err(Refused::Compiler(shortage().unwrap_or_else(|| {
-                format!("it used more than {CPU_SECONDS} s of CPU time or {ADDRESS_SPACE} bytes of memory ({status})")
+                format!(
+                    "it used more than {cpu_seconds} s of CPU time (limits.compile_time on each processor) or \
+                     {ADDRESS_SPACE} bytes of memory ({status})"
+                )
             }))),
             Err(error) => Err(Refused::Compiler(error.to_string())),
         }
     }
+}
+
+/// CPU seconds of all threads together: no more than there can be within the limit.
+fn cpu_seconds(limit: Duration) -> u64 {
+    let processors = thread::available_parallelism().map_or(1, |processors| processors.get() as u64);
+    limit.as_secs().saturating_add(1).saturating_mul(processors)
 }
 
 /// Writes and reads at once: neither side may wait for the other.
@@ -121,12 +171,17 @@ pub fn compile_as_child() -> ExitCode {
 }
 
 fn limit_self() -> io::Result<()> {
+    // Without it the child goes on to its end. Should the host be killed before this, there is nothing to read.
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
     let limit = |what: Resource, at_most: u64| {
         // Nobody may have more than the hard limit that is there already.
         let at_most = Some(getrlimit(what).maximum.map_or(at_most, |hard| hard.min(at_most)));
         setrlimit(what, Rlimit { current: at_most, maximum: at_most })
     };
-    limit(Resource::Cpu, CPU_SECONDS)?;
+    // Second argument; a program that passes none has no such limit.
+    if let Some(seconds) = std::env::args().nth(2).and_then(|seconds| seconds.parse().ok()) {
+        limit(Resource::Cpu, seconds)?;
+    }
     limit(Resource::As, ADDRESS_SPACE)?;
     limit(Resource::Core, 0)?;
     // Only a lower priority: failing to get it is no reason not to work.

@@ -21,7 +21,7 @@
 //!
 //! * `vocabulary`: what plugins and host exchange, free of contract versions.
 //! * `contract`: one module per version of the WIT package, translated at the edge.
-//! * [`Sandbox`] (`engine`, `ticker`, `cache`, `compiler`, `weight`): the compiler and runtime shared by all plugins.
+//! * [`Sandbox`] (`engine`, `ticker`, `cache`, `compiler`, `queue`, `weight`): the compiler and runtime shared by all plugins.
 //! * [`Plugin`] (`plugin`, `refusal`): a compiled component, looked over; why a file is refused.
 //! * [`Worker`] (`worker`, `thread`, `instance`): a plugin's own thread, and the live instance on it.
 //! * `meter`, `limits`: CPU budget and ceilings.
@@ -42,6 +42,7 @@ mod instance;
 mod limits;
 mod meter;
 mod plugin;
+mod queue;
 mod refusal;
 pub mod replace;
 mod thread;
@@ -58,7 +59,7 @@ pub use capability::metrics::{
 };
 pub use capability::state::{SavedState, Trial};
 pub use compiler::{COMPILING, compile_as_child};
-pub use engine::{Sandbox, SandboxError};
+pub use engine::{Compile, Sandbox, SandboxError};
 pub use error::{CallError, Trap};
 pub use grants::{BadGrant, Grants};
 pub use limits::Limits;

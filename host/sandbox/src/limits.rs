@@ -4,6 +4,8 @@ use wasmtime::ResourceLimiter;
 /// What one plugin may use. Every ceiling is per plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
+    /// Wall time its component may take to compile, once it is its turn.
+    pub compile_time: Duration,
     /// All its linear memories and tables together, in bytes.
     pub memory: usize,
     /// CPU time per call.
@@ -37,6 +39,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            // Of a Python interpreter on a slow board.
+            compile_time: Duration::from_secs(60),
             // Several times what a Rust or C plugin needs; interpreters ask for more.
             memory: 64 << 20,
             cpu: Duration::from_millis(100),

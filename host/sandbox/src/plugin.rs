@@ -1,9 +1,7 @@
 use crate::Sandbox;
-use crate::cache::Cache;
 use crate::contract::v0_1;
 use crate::instance::Guest;
 use crate::refusal::{self, Refused};
-use crate::weight;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -67,19 +65,18 @@ impl fmt::Display for Role {
 // === impl Plugin ===
 
 impl Plugin {
-    pub(crate) fn load(sandbox: &Sandbox, bytes: &[u8], cache: Option<&Cache>) -> Result<Self, Refused> {
+    /// `compiled` gives the component by its blake3; none, and there is no plugin yet.
+    pub(crate) fn load(
+        sandbox: &Sandbox,
+        bytes: &[u8],
+        compiled: impl FnOnce(&blake3::Hash) -> Result<Option<Component>, Refused>,
+    ) -> Result<Option<Self>, Refused> {
         refusal::check_preamble(bytes)?;
         let digest = blake3::hash(bytes);
         if let Some(loaded) = sandbox.shared.get(&digest) {
-            return Ok(Self(loaded));
+            return Ok(Some(Self(loaded)));
         }
-        let component = match cache {
-            Some(cache) => cache.compiled(&sandbox.engine, bytes, &digest)?,
-            None => {
-                weight::check(bytes).map_err(Refused::Invalid)?;
-                Component::new(&sandbox.engine, bytes).map_err(|error| Refused::Invalid(format!("{error:#}")))?
-            }
-        };
+        let Some(component) = compiled(&digest)? else { return Ok(None) };
         let shape = Shape::of(&component, bytes.len());
         refusal::check_version(shape.exports.iter().map(String::as_str))?;
         if component.get_export_index(None, v0_1::PLUGIN).is_none() {
@@ -91,7 +88,7 @@ impl Plugin {
         let instance = sandbox.linker.instantiate_pre(&component);
         let instance = instance.map_err(|error| Refused::Import(format!("{error:#}")))?;
         let indices = v0_1::Indices::new(&instance).map_err(|error| Refused::Export(format!("{error:#}")))?;
-        Ok(Self(sandbox.shared.put(Loaded { instance, indices, digest, shape })))
+        Ok(Some(Self(sandbox.shared.put(Loaded { instance, indices, digest, shape }))))
     }
 
     pub(crate) fn loaded(&self) -> &Loaded {

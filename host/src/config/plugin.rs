@@ -39,6 +39,8 @@ pub struct GrantsConfig {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsConfig {
+    /// Wall time its component may take to compile, once it is its turn. None: 60 s.
+    pub compile_time: Option<Span>,
     pub memory: Option<Bytes>,
     pub cpu: Option<Span>,
     pub deadline: Option<Span>,
@@ -85,6 +87,7 @@ impl PluginConfig {
         let defaults = Limits::default();
         let limits = &self.limits;
         Limits {
+            compile_time: limits.compile_time.map_or(defaults.compile_time, Span::get),
             memory: limits.memory.map_or(defaults.memory, Bytes::get),
             cpu: limits.cpu.map_or(defaults.cpu, Span::get),
             cpu_setting: defaults.cpu_setting,
@@ -139,6 +142,7 @@ impl PluginConfig {
     fn check_limits(&self, key: &dyn Fn(&str) -> String) -> Result<(), ConfigError> {
         let limits = self.limits();
         let zero = [
+            ("limits.compile_time", limits.compile_time.is_zero()),
             ("limits.memory", limits.memory == 0),
             ("limits.cpu", limits.cpu.is_zero()),
             ("limits.deadline", limits.deadline.is_zero()),

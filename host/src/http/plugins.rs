@@ -161,9 +161,9 @@ impl From<Denied> for ApiError {
             Denied::Bundled
             | Denied::Native
             | Denied::Busy
-            | Denied::NotTaken(NotTaken::Pinned { .. } | NotTaken::Superseded | NotTaken::NoFolder) => {
-                StatusCode::CONFLICT
-            }
+            | Denied::NotTaken(
+                NotTaken::Pinned { .. } | NotTaken::Outdated | NotTaken::Superseded | NotTaken::NoFolder,
+            ) => StatusCode::CONFLICT,
             Denied::NotRemoved { .. } | Denied::NotTaken(NotTaken::NotKept(_)) => StatusCode::INTERNAL_SERVER_ERROR,
             Denied::NotTaken(_) => StatusCode::UNPROCESSABLE_ENTITY,
         };

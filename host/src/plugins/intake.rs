@@ -3,6 +3,7 @@
 use super::find::Place;
 use super::last_good::LastGood;
 use super::latest::Latest;
+use super::mailbox::Mailbox;
 use super::prepare::{Bytes, Loaded, Started, load, off_thread, start};
 use super::run::Keeper;
 use super::settling::Signature;
@@ -14,7 +15,7 @@ use crate::core::Core;
 use dropsonde_sandbox::replace::{PRIVATE, replace_file};
 use dropsonde_sandbox::{Sandbox, Trial};
 use std::sync::Arc;
-use tokio::sync::{Mutex, Notify, mpsc, oneshot};
+use tokio::sync::{Mutex, Notify, oneshot, watch};
 
 /// What someone asks for through the API.
 #[derive(Debug)]
@@ -39,7 +40,7 @@ pub(super) enum Asked {
 /// What reaches a plugin's task.
 #[derive(Debug)]
 pub(super) struct Mail {
-    pub(super) asks: mpsc::Receiver<Ask>,
+    pub(super) asks: Arc<Mailbox>,
     /// Its file may be another.
     pub(super) changed: Arc<Notify>,
     /// Whether the first time it is: not at the host's start.
@@ -91,6 +92,27 @@ struct Rejected {
     loaded: Option<Loaded>,
 }
 
+/// What is newer than a version that waits for its turn to be compiled.
+#[derive(Debug, PartialEq, Eq)]
+enum Newer {
+    Upload,
+    File,
+}
+
+/// Waits until there is a newer version than one that waits for its turn. What is being compiled is compiled to its end.
+async fn newer(asks: &Mailbox, changed: &Notify, mut waits: watch::Receiver<bool>) -> Newer {
+    loop {
+        if waits.wait_for(|&waits| waits).await.is_err() {
+            return std::future::pending().await;
+        }
+        tokio::select! {
+            () = asks.has_upload() => return Newer::Upload,
+            () = changed.notified() => return Newer::File,
+            _ = waits.wait_for(|&waits| !waits) => {}
+        }
+    }
+}
+
 impl Unwanted {
     pub(super) fn answer(self) {
         let _ = self.answer.send(Err(Denied::NotTaken(self.why)));
@@ -99,20 +121,20 @@ impl Unwanted {
 
 impl Intake<'_> {
     /// Follows what is asked for, and the plugin's file whenever it changed.
-    pub(super) async fn take_in(&self, Mail { mut asks, changed, mut is_change }: Mail) -> Unwanted {
+    pub(super) async fn take_in(&self, Mail { asks, changed, mut is_change }: Mail) -> Unwanted {
         // Of what was handed over last.
         let mut current: Option<String> = None;
         loop {
             let ask = tokio::select! {
                 biased;
-                Some(ask) = asks.recv() => Some(ask),
+                ask = asks.take() => Some(ask),
                 () = changed.notified() => None,
                 broken = self.broken.take() => {
                     current = self.give_up(broken).await.or(current);
                     continue;
                 }
             };
-            let is_upload = matches!(ask, Some(Ask { what: Asked::Upload(_), .. }));
+            let is_upload = ask.as_ref().is_some_and(Ask::is_upload);
             // Without what was uploaded there is no such plugin.
             let is_new = is_upload && !self.status.has_current() && self.status.state() == PluginState::Loading;
             let (what, answer, action) = match ask {
@@ -127,7 +149,18 @@ impl Intake<'_> {
             };
             is_change = true;
             self.status.update(|known| known.is_preparing = true);
-            let outcome = self.prepare(what, current.as_deref()).await;
+            let waits = watch::Sender::new(false);
+            let outcome = tokio::select! {
+                biased;
+                outcome = self.prepare(what, current.as_deref(), &waits) => outcome,
+                newer = newer(&asks, &changed, waits.subscribe()) => {
+                    if newer == Newer::File {
+                        // It is still to be read.
+                        changed.notify_one();
+                    }
+                    Err(Rejected { why: NotTaken::Outdated, digest: None, loaded: None })
+                }
+            };
             self.status.update(|known| known.is_preparing = false);
             let outcome = match outcome {
                 // Nothing new.
@@ -152,6 +185,12 @@ impl Intake<'_> {
             }
             let outcome = match (outcome, answer) {
                 (Ok(()), answer) => (Ok(()), answer),
+                // What is newer says what becomes of the plugin.
+                (Err(Rejected { why: why @ NotTaken::Outdated, .. }), answer) => {
+                    tracing::info!(plugin = &*self.status.name, reason = %why, "a version is not taken");
+                    self.show(PluginState::Loading);
+                    (Err(why), answer)
+                }
                 (Err(Rejected { why, .. }), Some(answer)) if is_new => return Unwanted { why, answer },
                 (Err(Rejected { why, digest, loaded }), answer) => {
                     current = self.refuse(&why, digest, loaded).await.or(current);
@@ -171,7 +210,12 @@ impl Intake<'_> {
     }
 
     /// None: it is what there is already.
-    async fn prepare(&self, what: Option<Asked>, current: Option<&str>) -> Result<Option<Candidate>, Rejected> {
+    async fn prepare(
+        &self,
+        what: Option<Asked>,
+        current: Option<&str>,
+        waits: &watch::Sender<bool>,
+    ) -> Result<Option<Candidate>, Rejected> {
         let at = |why| Rejected { why, digest: None, loaded: None };
         let is_found = what.is_none();
         let (component, bytes, replaces) = match what {
@@ -213,7 +257,8 @@ impl Intake<'_> {
         let rejected = |why| Rejected { why, digest: Some(digest.clone()), loaded: None };
         // Kept for its file, and for a start at which a later one does not work.
         let kept = bytes.clone();
-        let loaded = load(self.core, self.sandbox, self.status, component.clone(), bytes).await.map_err(rejected)?;
+        let loaded = load(self.core, self.sandbox, self.status, component.clone(), bytes, waits).await;
+        let loaded = loaded.map_err(rejected)?;
         self.show(PluginState::Loading);
         let trial = self.keeper.state().trial();
         let started = start(self.core, self.sandbox, self.status, &loaded, trial.state()).await;
@@ -340,7 +385,7 @@ impl Intake<'_> {
         });
         let (component, bytes) = found.await.ok()??;
         let trial = self.keeper.state().trial();
-        let loaded = load(self.core, self.sandbox, self.status, component, bytes).await;
+        let loaded = load(self.core, self.sandbox, self.status, component, bytes, &watch::Sender::new(false)).await;
         let started = match loaded {
             Ok(loaded) => {
                 let started = start(self.core, self.sandbox, self.status, &loaded, trial.state()).await;

@@ -6,7 +6,7 @@
 //! * `find`, `watcher`, `settling`, `bundled`: which components there are, and when one has changed.
 //! * `supervisor`: a task for each plugin; changes reach it from here.
 //! * `run`, `poll`: what is current is started and polled; `batches`, `ladder`: what becomes of calls that end badly.
-//! * `intake`, `prepare`, `last_good`: a newer version is made ready beside it, and takes over between two ticks.
+//! * `intake`, `mailbox`, `prepare`, `last_good`: a newer version is made ready beside it, and takes over between two ticks.
 //! * `failure_log`: which of its failures are logged.
 //! * `trial`: a section of another configuration is tried beside it.
 //! * `status`, `page`: what is known of a plugin, and how it is shown.
@@ -20,6 +20,7 @@ mod intake;
 mod ladder;
 mod last_good;
 mod latest;
+mod mailbox;
 mod not_taken;
 mod page;
 mod poll;

@@ -29,6 +29,8 @@ pub enum NotTaken {
     NotKept(io::Error),
     #[error("there is no plugins folder to put it into: give one with --plugins, or a data directory")]
     NoFolder,
+    #[error("a newer version came while this one waited for its turn to be compiled")]
+    Outdated,
     #[error("its file in the plugins folder changed while this was looked into; the file counts")]
     Superseded,
 }

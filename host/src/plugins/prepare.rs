@@ -5,11 +5,13 @@ use super::{Component, Fields, NotTaken, Origin, bundled, grants_toml, missing, 
 use crate::core::Core;
 use crate::plugins::status::Shared;
 use dropsonde_sandbox::{
-    CallError, Description, Grants, Need, Plugin, PluginMetrics, Role, Sandbox, SavedState, Setup, Worker, introduce,
+    CallError, Compile, Description, Grants, Need, Plugin, PluginMetrics, Role, Sandbox, SavedState, Setup, Worker,
+    introduce,
 };
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// Needs a plugin may name; more is no list for an operator.
 pub(super) const MOST_NEEDS: usize = 256;
@@ -65,32 +67,34 @@ impl Bytes {
     }
 }
 
-/// Compiles, or takes from the cache, off the server's threads.
+/// Compiles, or takes from the cache, off the server's threads. `waits` tells whether it is not its turn yet.
 pub(super) async fn load(
     core: &Core,
     sandbox: &Arc<Sandbox>,
     status: &Shared,
     component: Component,
     Bytes { bytes, digest }: Bytes,
+    waits: &watch::Sender<bool>,
 ) -> Result<Loaded, NotTaken> {
     if let Some(wanted) = status.config.sha256.as_ref().filter(|wanted| !wanted.eq_ignore_ascii_case(&digest)) {
         let (plugin, wanted) = (component.name, wanted.clone());
         return Err(NotTaken::Pinned { plugin, found: digest, wanted });
     }
     let (started, size) = (Instant::now(), bytes.len());
-    let sandbox = sandbox.clone();
-    let mut compiled = std::pin::pin!(off_thread(move || sandbox.load(&bytes)));
+    let compile = Compile { owner: status.name.clone(), limit: status.limits.compile_time, waits };
+    let mut compiled = std::pin::pin!(sandbox.load_in_turn(bytes, compile));
     let mut patience = SHORT;
     let plugin = loop {
         match tokio::time::timeout(patience, &mut compiled).await {
-            Ok(plugin) => break plugin?,
+            Ok(plugin) => break plugin,
             Err(_) => {
                 let so_far = started.elapsed();
                 tracing::info!(
                     plugin = &*status.name,
                     bytes = size,
                     so_far = format_args!("{so_far:.1?}"),
-                    "compiling"
+                    "{}",
+                    if *waits.borrow() { "waiting for its turn to be compiled" } else { "compiling" }
                 );
                 patience = LONG;
             }

@@ -3,6 +3,7 @@
 use super::find::{self, Place, components, files};
 use super::intake::{Ask, Asked, Mail, Unwanted};
 use super::last_good::LastGood;
+use super::mailbox::{Mailbox, Posted};
 use super::prepare::off_thread;
 use super::run::run;
 use super::settling::{Change, Files, Settling};
@@ -23,9 +24,6 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
-
-/// What may be asked of one plugin while something is under way: uploads wait in memory.
-const MOST_ASKS: usize = 2;
 
 /// What someone wants done about a plugin.
 #[derive(Debug)]
@@ -89,7 +87,7 @@ pub(crate) struct Supervisor {
 /// A plugin's task.
 struct Running {
     changed: Arc<Notify>,
-    asks: mpsc::Sender<Ask>,
+    asks: Arc<Mailbox>,
     stop: watch::Sender<bool>,
 }
 
@@ -256,11 +254,11 @@ impl Supervisor {
         };
         let ask = Ask { what, by, answer };
         match (self.running.get(plugin.as_str()), &ask.what) {
-            (Some(running), _) => {
-                if let Err(refused) = running.asks.try_send(ask) {
-                    self.refuse(&plugin, refused.into_inner());
-                }
-            }
+            (Some(running), _) => match running.asks.post(ask) {
+                Posted::Waits => {}
+                Posted::Replaced(older) => self.refuse(&plugin, older, Denied::NotTaken(NotTaken::Outdated)),
+                Posted::Full(ask) => self.refuse(&plugin, ask, Denied::Busy),
+            },
             (None, Asked::Upload(_)) => {
                 let file = self.place(&plugin).file().unwrap_or_default();
                 self.begin(Component { name: plugin, origin: Origin::File(file) }, Beginning::Asked(ask));
@@ -269,13 +267,13 @@ impl Supervisor {
         }
     }
 
-    /// There is too much under way.
-    fn refuse(&self, plugin: &str, Ask { what, by, answer }: Ask) {
+    /// It is not looked into.
+    fn refuse(&self, plugin: &str, Ask { what, by, answer }: Ask, why: Denied) {
         let action = if matches!(what, Asked::Again) { Action::Reload } else { Action::Upload };
-        let (plugin, refused) = (plugin.to_owned(), Some(Denied::Busy.to_string()));
+        let (plugin, refused) = (plugin.to_owned(), Some(why.to_string()));
         let what = What::Plugin(PluginChange { action, plugin, digest: None, refused });
         self.core.audit.write(self.core.clock.now_ms(), &Entry { by, what });
-        let _ = answer.send(Err(Denied::Busy));
+        let _ = answer.send(Err(why));
     }
 
     fn is_native(&self, name: &str) -> bool {
@@ -365,15 +363,15 @@ impl Supervisor {
         });
         core.plugins.add(status.clone());
         core.metrics.know_plugin(&name);
-        let (asks, asked) = mpsc::channel(MOST_ASKS);
+        let asks = Arc::new(Mailbox::default());
         let (changed, (stop, stopping)) = (Arc::new(Notify::new()), watch::channel(false));
         match beginning {
             Beginning::Start | Beginning::Found | Beginning::Back => changed.notify_one(),
             // There is room: nothing was asked before.
-            Beginning::Asked(ask) => drop(asks.try_send(ask)),
+            Beginning::Asked(ask) => drop(asks.post(ask)),
         }
         let place = self.place(&name);
-        let mail = Mail { asks: asked, changed: changed.clone(), is_change };
+        let mail = Mail { asks: asks.clone(), changed: changed.clone(), is_change };
         let task = run(core.clone(), self.sandbox.clone(), status, place, mail, stopping);
         self.running.insert(name.clone(), Running { changed, asks, stop });
         self.names.insert(self.tasks.spawn(task).id(), name);

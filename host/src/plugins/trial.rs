@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::core::Core;
 use dropsonde_sandbox::{Need, Sandbox, SavedState};
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// What a trial that went well found out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +39,7 @@ pub(crate) async fn try_component(
     let bytes = bytes.map_err(|error| unread(NotTaken::Unreadable(error)))?;
     let digest = bytes.digest.clone();
     let failed = |why| TrialFailed { why, digest: Some(digest.clone()) };
-    let loaded = load(core, sandbox, &status, component, bytes).await.map_err(failed)?;
+    let loaded = load(core, sandbox, &status, component, bytes, &watch::Sender::new(false)).await.map_err(failed)?;
     let started = start(core, sandbox, &status, &loaded, &SavedState::default()).await.map_err(failed)?;
     Ok(Tried { missing: started.missing })
 }

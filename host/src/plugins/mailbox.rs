@@ -1,0 +1,106 @@
+//! What is asked of one plugin, until its intake comes to it.
+
+use super::intake::{Ask, Asked};
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// What may wait beside an upload.
+const MOST_WAITING: usize = 2;
+
+/// One upload at most waits, the newest, as uploads wait in memory.
+#[derive(Debug, Default)]
+pub(super) struct Mailbox {
+    waiting: Mutex<VecDeque<Ask>>,
+    came: Notify,
+}
+
+/// What came of putting something into a mailbox.
+#[derive(Debug)]
+pub(super) enum Posted {
+    Waits,
+    /// It waits instead of this older upload.
+    Replaced(Ask),
+    /// It does not wait: there is too much.
+    Full(Ask),
+}
+
+impl Mailbox {
+    pub(super) fn post(&self, ask: Ask) -> Posted {
+        let mut waiting = self.lock();
+        let older = waiting.iter().position(|other| ask.is_upload() && other.is_upload());
+        let older = older.and_then(|nth| waiting.remove(nth));
+        if older.is_none() && waiting.len() >= MOST_WAITING {
+            return Posted::Full(ask);
+        }
+        waiting.push_back(ask);
+        drop(waiting);
+        self.came.notify_waiters();
+        older.map_or(Posted::Waits, Posted::Replaced)
+    }
+
+    /// Waits for the next. Nothing is lost when the wait is given up.
+    pub(super) async fn take(&self) -> Ask {
+        self.until(VecDeque::pop_front).await
+    }
+
+    /// Waits until an upload waits.
+    pub(super) async fn has_upload(&self) {
+        self.until(|waiting| waiting.iter().any(Ask::is_upload).then_some(())).await;
+    }
+
+    async fn until<T>(&self, wanted: impl Fn(&mut VecDeque<Ask>) -> Option<T>) -> T {
+        loop {
+            let mut came = std::pin::pin!(self.came.notified());
+            // What comes from here on is noticed.
+            came.as_mut().enable();
+            if let Some(found) = wanted(&mut self.lock()) {
+                return found;
+            }
+            came.await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Ask>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ask {
+    pub(super) fn is_upload(&self) -> bool {
+        matches!(self.what, Asked::Upload(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::By;
+    use std::time::Duration;
+    use tokio::sync::oneshot;
+
+    fn ask(what: Asked) -> Ask {
+        Ask { what, by: By::Host, answer: oneshot::channel().0 }
+    }
+
+    fn upload(bytes: &'static str) -> Ask {
+        ask(Asked::Upload(bytes.into()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_newest_upload_waits_instead_of_older_ones_and_the_rest_is_bounded() {
+        let mailbox = Mailbox::default();
+        assert!(matches!(mailbox.post(upload("old")), Posted::Waits));
+        assert!(matches!(mailbox.post(ask(Asked::Again)), Posted::Waits));
+        assert!(matches!(mailbox.post(ask(Asked::Again)), Posted::Full(_)));
+        let Posted::Replaced(Ask { what: Asked::Upload(bytes), .. }) = mailbox.post(upload("new")) else {
+            panic!("the older one waits, too");
+        };
+        assert_eq!(bytes, "old");
+        mailbox.has_upload().await;
+        assert!(matches!(mailbox.take().await.what, Asked::Again));
+        assert!(matches!(mailbox.take().await.what, Asked::Upload(bytes) if bytes == "new"));
+        let none = tokio::time::timeout(Duration::from_secs(1), mailbox.take()).await;
+        assert!(none.is_err(), "each is taken once");
+    }
+}

@@ -1,0 +1,97 @@
+//! Components that take long to compile: nobody waits for them but their like.
+
+use crate::harness::{Host, components, verbs, version};
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// Only ever reached when something is wrong.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A component that takes minutes to compile, another for each number.
+fn endless(nth: usize) -> Vec<u8> {
+    components::slow_to_compile(60_000 + nth)
+}
+
+/// The processes a host compiles in.
+fn compilers(host: &Host) -> Vec<u32> {
+    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let compiles = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)).map(str::to_owned);
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        parent == Some(host.pid().to_string()) && command.windows(9).any(|word| word == b"__compile")
+    };
+    pids.filter(compiles).collect()
+}
+
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn slow_components_delay_a_good_upload_by_seconds_and_end_at_their_time() {
+    let slow: Vec<_> = (0..5).map(|nth| (format!("slow{nth}"), endless(nth))).collect();
+    let slow: Vec<_> = slow.iter().map(|(name, component)| (name.as_str(), &component[..])).collect();
+    let host = Host::start("[plugins.slow0.limits]\ncompile_time = '2s'\n", &slow);
+    until("nothing is compiled", || compilers(&host).len() >= 2);
+    let start = Instant::now();
+    assert_eq!(host.ordered("PUT", "/v1/plugins/good", verbs()).status, 202);
+    host.until("/v1/plugins/good", |page| page.json()["state"] == "running");
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(40), "{took:?}");
+    assert!(compilers(&host).len() <= 3, "two quick ones and a slow one");
+    // One of them waits for the others: what comes in its place is compiled at once.
+    let names = ["slow1", "slow2", "slow3", "slow4"];
+    let put = |name: &str| host.ordered("PUT", &format!("/v1/plugins/{name}"), verbs()).status;
+    assert_eq!(names.map(put), [202; 4]);
+    until("none has its newer version", || names.iter().any(|name| host.plugin(name)["state"] == "running"));
+    let page = host.until("/v1/plugins/slow0", |page| page.json()["state"] == "failed").json();
+    assert_eq!(
+        page["last_failure"]["reason"],
+        "it was not compiled: it took longer than 2 s; raise limits.compile_time"
+    );
+}
+
+#[test]
+fn a_newer_upload_takes_the_place_of_one_that_waits_for_its_turn() {
+    let host = Host::start("", &[("busy", &endless(0))]);
+    until("nothing is compiled", || !compilers(&host).is_empty());
+    let put = |component: Vec<u8>| {
+        let (address, bearer) = (host.address.clone(), host.bearer("admin"));
+        std::thread::spawn(move || crate::harness::send(&address, "PUT", "/v1/plugins/busy", &bearer, &component))
+    };
+    let older = put(version(2));
+    // The older one may come a moment after a newer one.
+    let newer = loop {
+        let newer = put(version(3)).join().unwrap();
+        if older.is_finished() {
+            break newer;
+        }
+    };
+    let older = older.join().unwrap();
+    assert_eq!((older.status, newer.status), (409, 202), "{older:?} {newer:?}");
+    assert!(older.body.contains("a newer version came while this one waited"), "{older:?}");
+    assert_eq!(host.ordered("DELETE", "/v1/plugins/busy", &[]).status, 204);
+    until("a plugin that is removed is compiled on", || compilers(&host).is_empty());
+}
+
+#[test]
+fn a_compiler_ends_with_its_host_also_when_that_is_killed() {
+    let host = Host::start("", &[("slow", &endless(0))]);
+    until("nothing is compiled", || !compilers(&host).is_empty());
+    let compilers = compilers(&host);
+    until("it is as urgent as plugins are", || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", compilers[0])).unwrap();
+        stat.rsplit(") ").next().unwrap().split(' ').nth(16) == Some("15")
+    });
+    host.signal("KILL");
+    let runs = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+    };
+    until("the compiler goes on", || !compilers.iter().any(runs));
+}
