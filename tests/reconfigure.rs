@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 const VERBS: &str =
@@ -353,6 +354,56 @@ fn other_tokens_end_the_streams_of_those_who_showed_the_ones_before() {
     assert_eq!(host.request_with("GET", path, &bearer).status, 401);
     let mut stream = crate::harness::stream(&host.address, path, &host.bearer("read"));
     assert!(stream.sample()["at"].is_string(), "who knows the new one goes on");
+}
+
+/// Replaces the write token, and waits until the one before is refused.
+fn replace_token(host: &Host) {
+    let put = |bearer: &str| {
+        let headers = format!("{bearer}Content-Type: application/json\r\n");
+        crate::harness::send(&host.address, "PUT", "/v1/instances/a", &headers, b"{}").status
+    };
+    let old = host.bearer("write");
+    assert_eq!(put(&old), 200);
+    let half = host.folder().join("half.token");
+    fs::write(&half, "an operator's own new token\n").unwrap();
+    fs::set_permissions(&half, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::rename(half, host.data().join("write.token")).unwrap();
+    let began = Instant::now();
+    while put(&old) != 401 {
+        // Two seconds on a machine that has nothing else to do.
+        assert!(began.elapsed() < Duration::from_secs(20), "{}", host.log());
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    assert_eq!(put(&host.bearer("write")), 200);
+}
+
+#[test]
+fn a_replaced_token_is_refused_while_another_file_keeps_changing() {
+    let host = Host::start("", &[]);
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let file = host.folder().join("dropsonde.toml");
+        scope.spawn(move || {
+            let mut text = String::new();
+            while stopped.recv_timeout(Duration::from_millis(100)) == Err(RecvTimeoutError::Timeout) {
+                text.push_str("# another line\n");
+                fs::write(&file, &text).unwrap();
+            }
+        });
+        host.until_logged("the configuration was read again");
+        replace_token(&host);
+        drop(stop);
+    });
+}
+
+#[test]
+fn a_replaced_token_is_refused_while_a_plugin_is_slow_to_start_with_its_new_section() {
+    let host = Host::start("", &[("verbs", verbs())]);
+    host.until("/v1/plugins/verbs", |page| page.json()["state"] == "running");
+    host.configure("[plugins.verbs]\nconfig = { init = 'spin' }\nlimits = { init_deadline = '10m' }\n");
+    host.until_logged("the configuration, or a file it names, was changed");
+    replace_token(&host);
+    assert!(!host.log().contains("read again and"), "the plugin has not started: {}", host.log());
 }
 
 #[test]

@@ -219,6 +219,25 @@ pub(crate) async fn reload(core: &Arc<Core>, server: &Server, file: Option<&Path
     reload
 }
 
+/// Has the tokens be those that are in their files now, whatever becomes of the rest of the configuration: a token that was
+/// replaced must not work until a plugin has started.
+pub(crate) async fn reload_tokens(core: &Arc<Core>) {
+    let _change = core.tokens.change().await;
+    let shared = core.clone();
+    let read = tokio::task::spawn_blocking(move || shared.tokens.read_again(&shared.config.load()));
+    match read.await {
+        Ok(Ok(known)) => {
+            if core.tokens.take_over(known) {
+                tracing::info!("the tokens were read again");
+                core.hub.part();
+            }
+        }
+        Ok(Err(error)) => tracing::error!(%error, "cannot read or make a token; the ones before stay in force"),
+        // The host is going.
+        Err(_) => {}
+    }
+}
+
 /// What may be shown to whoever reads: a syntax error quotes the line, which may be a secret.
 fn for_readers(error: &anyhow::Error) -> String {
     let syntax = error.chain().find_map(|cause| match cause.downcast_ref() {
@@ -279,6 +298,7 @@ async fn take_over(core: &Arc<Core>, server: &Server, config: Config, parts: &mu
         }
     }
     let mut tokens = None;
+    let change = core.tokens.change().await;
     if failed.is_empty() {
         // At last: files that are not there are made.
         let (shared, wanted) = (core.clone(), config.clone());
@@ -294,6 +314,7 @@ async fn take_over(core: &Arc<Core>, server: &Server, config: Config, parts: &mu
     // Who connects from now on is asked for a certificate before one can be enough to read.
     let has_other_demands = server.reload(tls);
     let are_other_tokens = core.tokens.take_over(tokens);
+    drop(change);
     if has_other_demands || are_other_tokens {
         core.hub.part();
     }

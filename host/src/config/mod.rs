@@ -204,7 +204,12 @@ impl Config {
     /// Files beside its own that it names, and that may be others at any time: certificates, keys, tokens.
     pub fn named_files(&self) -> Vec<PathBuf> {
         let tls = [&self.tls.cert, &self.tls.key, &self.tls.client_ca].into_iter().flatten().cloned();
-        tls.chain(Right::ALL.into_iter().filter_map(|right| self.token_file(right))).collect()
+        tls.chain(self.token_files()).collect()
+    }
+
+    /// The files of all tokens there are.
+    pub(crate) fn token_files(&self) -> impl Iterator<Item = PathBuf> {
+        Right::ALL.into_iter().filter_map(|right| self.token_file(right))
     }
 
     /// A plugin's own section, or the defaults.

@@ -13,6 +13,10 @@ const QUIET: Duration = Duration::from_millis(50);
 /// A file that is renamed into place is whole at once, so that one that is replaced all the time is taken all the same.
 const RENAMED: Duration = Duration::from_millis(250);
 
+/// A file that does not grow is not being copied, so that one that is touched or written anew all the time is looked into
+/// all the same.
+const LONGEST: Duration = Duration::from_secs(2);
+
 /// What changes when a file does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Signature {
@@ -50,6 +54,8 @@ struct Unsettled {
     last: Instant,
     /// The last change was another file in its place.
     renamed: bool,
+    /// The last change made it longer.
+    grew: bool,
 }
 
 /// What the folder held when it was last looked into, and what has changed since.
@@ -83,8 +89,9 @@ impl Settling {
             }
             let seen = before.map_or(settled, |before| before.now);
             let renamed = found.is_some() && found.map(|found| found.file) != seen.map(|seen| seen.file);
+            let grew = !renamed && found.map(|found| found.size) > seen.map(|seen| seen.size);
             let first = before.map_or(now, |before| before.first);
-            let unsettled = Unsettled { now: found, first, last: now, renamed };
+            let unsettled = Unsettled { now: found, first, last: now, renamed, grew };
             if unsettled.has_settled(now) {
                 self.unsettled.remove(&name);
                 changes.extend(self.settle(&name, found, files));
@@ -126,7 +133,10 @@ impl Settling {
 
 impl Unsettled {
     fn has_settled(&self, now: Instant) -> bool {
-        now.duration_since(self.last) >= QUIET || (self.renamed && now.duration_since(self.first) >= RENAMED)
+        let changing = now.duration_since(self.first);
+        now.duration_since(self.last) >= QUIET
+            || (self.renamed && changing >= RENAMED)
+            || (!self.grew && changing >= LONGEST)
     }
 }
 
@@ -138,7 +148,11 @@ mod tests {
 
     /// A file `a` that is the nth, and was written to at some time.
     fn file(nth: u64, written: i64) -> Files {
-        let signature = Signature { file: (1, nth), size: 1, modified: (written, 0), changed: (written, 0) };
+        sized(nth, written, 1)
+    }
+
+    fn sized(nth: u64, written: i64, size: u64) -> Files {
+        let signature = Signature { file: (1, nth), size, modified: (written, 0), changed: (written, 0) };
         Files::from([("a".to_owned(), (PathBuf::from("/p/a.wasm"), signature))])
     }
 
@@ -149,13 +163,14 @@ mod tests {
     #[test]
     fn a_file_that_is_being_written_is_left_alone_until_it_rests() {
         let (mut settling, start) = (Settling::default(), Instant::now());
-        for step in 0..100 {
-            assert_eq!(settling.look(&file(1, step), start + 10 * MS * step as u32), []);
+        let at = |step: i64| sized(1, step, step as u64);
+        for step in 0..1000 {
+            assert_eq!(settling.look(&at(step), start + 10 * MS * step as u32), []);
         }
-        let last = start + 990 * MS;
+        let last = start + 9990 * MS;
         assert_eq!(settling.next_look(), Some(last + QUIET));
-        assert_eq!(settling.look(&file(1, 99), last + QUIET), written());
-        assert_eq!(settling.look(&file(1, 99), last + 2 * QUIET), [], "once");
+        assert_eq!(settling.look(&at(999), last + QUIET), written());
+        assert_eq!(settling.look(&at(999), last + 2 * QUIET), [], "once");
         assert_eq!(settling.next_look(), None);
     }
 
@@ -165,6 +180,14 @@ mod tests {
         let taken: usize =
             (0..100).map(|step| settling.look(&file(step, 0), start + 20 * MS * step as u32).len()).sum();
         assert!((5..9).contains(&taken), "in 2 s: {taken}");
+    }
+
+    #[test]
+    fn a_file_that_is_touched_all_the_time_is_taken_every_two_seconds() {
+        let (mut settling, start) = (Settling::default(), Instant::now());
+        let taken: usize =
+            (0..500).map(|step| settling.look(&file(1, step), start + 20 * MS * step as u32).len()).sum();
+        assert!((4..6).contains(&taken), "in 10 s: {taken}");
     }
 
     #[test]

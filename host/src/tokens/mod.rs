@@ -15,7 +15,9 @@ use arc_swap::ArcSwap;
 use sessions::Sessions;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 /// What a token allows; one that allows more allows less, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +34,8 @@ pub enum Right {
 pub struct Tokens {
     known: ArcSwap<Known>,
     sessions: Sessions,
+    /// Held while they are read and take over: what was read earlier never follows what was read later.
+    changing: Arc<Mutex<()>>,
 }
 
 /// None: there is no token for this.
@@ -93,7 +97,16 @@ impl Right {
 impl Tokens {
     /// Those there are; made where there are none.
     pub fn open(config: &Config) -> io::Result<Self> {
-        Ok(Self { known: ArcSwap::from_pointee(Known::open(config)?), sessions: Sessions::default() })
+        Ok(Self {
+            known: ArcSwap::from_pointee(Known::open(config)?),
+            sessions: Sessions::default(),
+            changing: Arc::default(),
+        })
+    }
+
+    /// To be held from [`read_again`](Self::read_again) until [`take_over`](Self::take_over).
+    pub(crate) async fn change(&self) -> OwnedMutexGuard<()> {
+        self.changing.clone().lock_owned().await
     }
 
     /// Those there are now, for [`take_over`](Self::take_over). May have to wait for a disk.

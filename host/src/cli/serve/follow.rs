@@ -1,3 +1,6 @@
+//! When files that the host reads may say something else. Each is taken by itself: none waits for another that keeps
+//! changing.
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -5,7 +8,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Between two looks. What is being written is read once a look finds it as the one before did.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Looks after which a file that keeps changing is read all the same: within 2 s of its change.
+const MOST_LOOKS: u32 = 4;
 
 /// Files that may be others at any time. They are looked at, not watched: links, renamed folders and network file systems
 /// are all the same to a look.
@@ -24,22 +30,36 @@ struct Signature {
     changed_ns: i128,
 }
 
+/// A file that is not as it was read.
+struct Changing {
+    now: Option<Signature>,
+    /// How many found it so, or changing.
+    looks: u32,
+}
+
 impl Followed {
     /// As they are now.
     pub(super) async fn of(files: Vec<PathBuf>) -> Self {
         Self(look(files).await)
     }
 
-    /// Waits until one of them is another, and has been for a while.
+    /// Waits until one of them is another, and has been for a while, or keeps changing.
     pub(super) async fn changed(&self) {
-        let mut before = self.0.clone();
+        let mut changing: BTreeMap<PathBuf, Changing> = BTreeMap::new();
         loop {
             tokio::time::sleep(LOOK).await;
-            let now = look(self.0.keys().cloned().collect()).await;
-            if now == before && now != self.0 {
-                return;
+            for (file, now) in look(self.0.keys().cloned().collect()).await {
+                if self.0.get(&file) == Some(&now) {
+                    changing.remove(&file);
+                    continue;
+                }
+                let looks = match changing.get(&file) {
+                    Some(before) if before.now == now || before.looks + 1 >= MOST_LOOKS => return,
+                    Some(before) => before.looks + 1,
+                    None => 1,
+                };
+                changing.insert(file, Changing { now, looks });
             }
-            before = now;
         }
     }
 
@@ -100,6 +120,32 @@ mod tests {
             change();
             followed.changed().await;
             followed.look_again().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_keeps_changing_is_read_within_two_seconds_and_holds_no_other_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (restless, other) = (folder.path().join("a"), folder.path().join("b"));
+        for has_other in [false, true] {
+            fs::write(&restless, "").unwrap();
+            fs::write(&other, "").unwrap();
+            let followed = Followed::of(vec![restless.clone(), other.clone()]).await;
+            if has_other {
+                fs::write(&other, "1").unwrap();
+            }
+            let began = tokio::time::Instant::now();
+            let mut size = 0;
+            let mut changed = std::pin::pin!(followed.changed());
+            loop {
+                size += 1;
+                fs::write(&restless, "x".repeat(size)).unwrap();
+                if tokio::time::timeout(LOOK / 5, &mut changed).await.is_ok() {
+                    break;
+                }
+            }
+            let most = if has_other { LOOK * 2 } else { LOOK * MOST_LOOKS };
+            assert!(began.elapsed() <= most + LOOK / 5, "{:?}", began.elapsed());
         }
     }
 

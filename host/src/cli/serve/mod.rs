@@ -12,9 +12,10 @@ mod systemd;
 use super::ServeArgs;
 use super::out::{Out, aside};
 use crate::config::Config;
+use crate::core::Core;
 use crate::host::Host;
 use crate::metrics::HostMetrics;
-use crate::reload::{Answer, Reload};
+use crate::reload::{Answer, Reload, reload_tokens};
 use crate::tokens::Right;
 use crate::tracing::{self, LogOptions};
 use anyhow::{Context, Result, bail};
@@ -22,9 +23,11 @@ use follow::Followed;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 /// Longest time the last spans have to be sent.
 const FLUSH: Duration = Duration::from_secs(3);
@@ -63,6 +66,7 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
     let mut host = Host::builder().config(config).metrics(metrics).start().await?;
     // It may have made some of them. Whoever replaces one waits for what comes next.
     followed.follow(files(args, &host.core().config.load()), true).await;
+    let mut _tokens = follow_tokens(host.core()).await;
     // On standard output, so that a script can read the address.
     let told = writeln!(out, "listening on {}", host.url()).and_then(|()| out.flush());
     if let Err(error) = told {
@@ -95,6 +99,8 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
             reload = reload(&host, args, &mut followed) => reload,
             () = signalled() => break false,
         };
+        // Others may be named now.
+        _tokens = follow_tokens(host.core()).await;
         systemd::ready(&reload.summary());
         if let Some(answer) = answer {
             // Who asked may have left.
@@ -135,6 +141,22 @@ async fn reload(host: &Host, args: &ServeArgs, followed: &mut Followed) -> Reloa
     let reload = host.reload_from(args.config.as_deref(), said).await;
     followed.follow(named, reload.error.is_none()).await;
     reload
+}
+
+/// Follows the files of tokens until what this returns is dropped. They do not wait for a reload, which takes as long as
+/// plugins take to start.
+async fn follow_tokens(core: &Arc<Core>) -> JoinSet<()> {
+    let core = core.clone();
+    let mut followed = Followed::of(core.config.load().token_files().collect()).await;
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        loop {
+            followed.changed().await;
+            followed.look_again().await;
+            reload_tokens(&core).await;
+        }
+    });
+    task
 }
 
 /// The configuration's own, and those it names.
