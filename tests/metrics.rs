@@ -1,5 +1,5 @@
 use crate::grammar::{self, Family};
-use crate::harness::{Host, client, prometheus_tool, verbs};
+use crate::harness::{Host, client, components, prometheus_tool, verbs};
 use flate2::read::GzDecoder;
 use std::fs;
 use std::io::{Read, Write};
@@ -135,6 +135,24 @@ fn a_plugins_own_metrics_are_exposed_with_its_name() {
     assert_eq!(promtool(&host.get("/metrics").body), "");
     let help = families.iter().find(|family| family.name == "verbs_level").unwrap();
     assert_eq!((help.help.as_str(), help.kind.as_str()), ("A level.", "gauge"));
+}
+
+#[test]
+fn what_plugins_say_of_their_metrics_drives_no_terminal_and_ends_no_line() {
+    let harmful = "\0\x1b\r\n\u{2028}";
+    let component = components::renamed(verbs(), "A level.", &format!("{harmful}x"));
+    let component = components::renamed(&component, "What the verb gave", &format!("{harmful}e verb gave"));
+    let config = "poll.interval = '100ms'\n[[instances]]\nid = 'measure'\nsamplers = ['verbs']\n";
+    let host = Host::start(config, &[("verbs", &component)]);
+    let families = families(&host, |families| {
+        ["verbs_level", "dropsonde_sample_value"].iter().all(|name| families.iter().any(|family| family.name == *name))
+    });
+    let help = |name: &str| families.iter().find(|family| family.name == name).unwrap().help.trim().to_owned();
+    assert_eq!((help("verbs_level"), help("dropsonde_sample_value")), ("x".to_owned(), "e verb gave".to_owned()));
+    let text = host.get("/metrics").body;
+    let is_harmful = |c: char| c != '\n' && (c.is_control() || c == '\u{2028}');
+    assert!(!text.contains(is_harmful), "{text:?}");
+    assert_eq!(promtool(&text), "");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Labels: what tells instances apart in metrics and filters.
 
+use dropsonde_sandbox::is_harmful;
 use std::collections::BTreeMap;
 
 /// Sorted by key.
@@ -48,7 +49,7 @@ pub(crate) fn cleaned(labels: Vec<(String, String)>) -> Labels {
 
 fn clean(value: &str) -> String {
     let mut cleaned = String::new();
-    for c in value.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }) {
+    for c in value.chars().map(|c| if is_harmful(c) { '\u{fffd}' } else { c }) {
         if cleaned.len() + c.len_utf8() > LONGEST_VALUE {
             break;
         }
@@ -73,8 +74,8 @@ mod tests {
 
     #[test]
     fn what_a_plugin_says_is_bounded_and_printable() {
-        let given = vec![("ok".to_owned(), "a\nb".to_owned()), ("le".to_owned(), "1".to_owned())];
-        assert_eq!(cleaned(given), Labels::from([("ok".to_owned(), "a\u{fffd}b".to_owned())]));
+        let given = vec![("ok".to_owned(), "a\nb\u{202e}".to_owned()), ("le".to_owned(), "1".to_owned())];
+        assert_eq!(cleaned(given), Labels::from([("ok".to_owned(), "a\u{fffd}b\u{fffd}".to_owned())]));
         let long = cleaned(vec![("k".to_owned(), "ü".repeat(1000))]);
         assert!(long["k"].len() <= LONGEST_VALUE);
         let many = (0..100).map(|i| (format!("k{i}"), String::new())).collect();

@@ -1,3 +1,4 @@
+use crate::text::is_harmful;
 use crate::{Failure, Limits};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
@@ -185,12 +186,24 @@ pub(crate) fn is_out_of_memory(message: &str) -> bool {
     message.contains(&std::io::Error::from(Errno::NOMEM).to_string())
 }
 
-/// Adds to an error of too little memory what is most likely why.
+/// Adds to an error of too little memory, or too short a file, what is most likely why.
 pub(crate) fn explained(mut message: String) -> String {
     if is_out_of_memory(&message) {
         message.push_str(&shortage_of_address_space().unwrap_or_default());
     }
+    if message.contains(&std::io::Error::from(Errno::FBIG).to_string()) {
+        message.push_str(&limit_of_file_sizes().unwrap_or_default());
+    }
     message
+}
+
+/// Tells that files are limited: what a plugin's memory begins with is in one.
+fn limit_of_file_sizes() -> Option<String> {
+    let allowed = getrlimit(Resource::Fsize).current?;
+    Some(format!(
+        ": RLIMIT_FSIZE allows the host files of {allowed} bytes, and what the memory of a plugin begins with is in one; \
+         raise it (`ulimit -f unlimited` before the start, or LimitFSIZE= of the service)"
+    ))
 }
 
 /// Tells that the host's address space is limited.
@@ -208,7 +221,7 @@ fn shortage_of_address_space() -> Option<String> {
 fn readable(name: &str) -> String {
     const LONGEST: usize = 200;
     let demangled = format!("{:#}", rustc_demangle::demangle(name));
-    demangled.chars().take(LONGEST).map(|c| if c.is_control() { '?' } else { c }).collect()
+    demangled.chars().take(LONGEST).map(|c| if is_harmful(c) { '?' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@
 //! * `meter`, `limits`: CPU budget and ceilings.
 //! * [`Grants`] (`grants`): what the operator allows; `capability`: one module per capability: its grant, its limits, its
 //!   tests.
-//! * [`CallError`] (`error`): how a call can fail.
+//! * [`CallError`] (`error`): how a call can fail; `text`: what of a plugin's words is shown.
 //! * [`replace`]: puts a file in place whole. It lies here because the compile cache needs it and everyone
 //!   else who does can reach it.
 
@@ -45,6 +45,7 @@ mod plugin;
 mod queue;
 mod refusal;
 pub mod replace;
+mod text;
 mod thread;
 mod ticker;
 mod vocabulary;
@@ -65,6 +66,7 @@ pub use grants::{BadGrant, Grants};
 pub use limits::Limits;
 pub use plugin::{Interface, Plugin, Role, Shape};
 pub use refusal::Refused;
+pub use text::is_harmful;
 pub use thread::{Timed, Took, WorkerStats};
 pub use vocabulary::{Aggregation, Description, Event, Failure, Field, Instance, Kind, Need, Readings, Tick, Total};
 pub use vocabulary::{CacheStats, ChannelStats, EnvelopeStats, HistoryStats, PresenceStats, Stats, TokenStats};

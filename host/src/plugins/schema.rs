@@ -269,10 +269,7 @@ fn short(text: &str) -> String {
 
 /// One bounded line, without what drives a terminal or shows text in another order than it has.
 pub(crate) fn plain(text: &str) -> String {
-    let is_harmful = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let line: String = text.chars().map(|c| if is_harmful(c) { ' ' } else { c }).take(LONGEST_TEXT).collect();
+    let line: String = text.chars().map(|c| if guest::is_harmful(c) { ' ' } else { c }).take(LONGEST_TEXT).collect();
     line.trim().to_owned()
 }
 

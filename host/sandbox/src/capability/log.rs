@@ -1,6 +1,7 @@
 //! `log`: lines for the host's log, limited in rate and length, escaped.
 
 use crate::Limits;
+use crate::text::is_harmful;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -107,18 +108,13 @@ fn printable(message: &str, longest: usize) -> String {
             line.push('…');
             break;
         }
-        if c.is_control() || is_bidi_control(c) {
+        if is_harmful(c) {
             let _ = write!(line, "{}", c.escape_default());
         } else {
             line.push(c);
         }
     }
     line
-}
-
-/// Characters that reorder what a terminal shows.
-fn is_bidi_control(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -128,7 +124,7 @@ mod tests {
     #[test]
     fn a_line_cannot_forge_another_or_drive_a_terminal() {
         assert_eq!(printable("a\nERROR b\x1b[31m", 100), "a\\nERROR b\\u{1b}[31m");
-        assert_eq!(printable("\u{202e}x", 100), "\\u{202e}x");
+        assert_eq!(printable("\u{202e}x\u{2028}y", 100), "\\u{202e}x\\u{2028}y");
         assert_eq!(printable("größe\n", 100), "größe");
     }
 

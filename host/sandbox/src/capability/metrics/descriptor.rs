@@ -1,3 +1,4 @@
+use crate::text::harmless;
 use std::fmt;
 
 /// What a metric is, whoever has it. [`Descriptor::checked`] makes sure that it can be exposed.
@@ -85,7 +86,7 @@ impl fmt::Display for MetricKind {
 // === impl Descriptor ===
 
 impl Descriptor {
-    /// One that can be exposed: a histogram without buckets gets the usual ones, long help is cut.
+    /// One that can be exposed: a histogram without buckets gets the usual ones, help is one line, cut where it is long.
     pub fn checked(mut self) -> Result<Self, BadDescriptor> {
         self.check_name()?;
         self.check_labels()?;
@@ -94,6 +95,7 @@ impl Descriptor {
             _ if self.buckets.is_empty() => {}
             _ => return Err(BadDescriptor::NoHistogram),
         }
+        self.help = harmless(&self.help);
         self.help.truncate(self.help.floor_char_boundary(LONGEST_HELP));
         if self.help.trim().is_empty() {
             self.help = "There is no help.".to_owned();
@@ -245,5 +247,7 @@ mod tests {
             |help: &str| Descriptor { help: help.to_owned(), ..of("a", MetricKind::Gauge) }.checked().unwrap().help;
         assert_eq!(with(" "), "There is no help.");
         assert_eq!(with(&"ä".repeat(1000)).len(), 512);
+        assert_eq!(with("a\0b\u{1b}[31mc\r\n# d\u{2028}\u{85}\u{202e}e"), "a b [31mc  # d   e");
+        assert_eq!(with("\n\u{2028}"), "There is no help.");
     }
 }

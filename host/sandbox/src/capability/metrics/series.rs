@@ -1,5 +1,6 @@
 use super::descriptor::{Descriptor, MetricKind};
 use super::names::Claim;
+use crate::text::is_harmful;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -102,7 +103,7 @@ impl MetricFamily {
                 match c {
                     '"' | '\\' => labels.extend(['\\', c]),
                     '\n' => labels.push_str("\\n"),
-                    c if c.is_control() => labels.push('\u{fffd}'),
+                    c if is_harmful(c) => labels.push('\u{fffd}'),
                     c => labels.push(c),
                 }
             }
@@ -198,8 +199,11 @@ mod tests {
 
     #[test]
     fn labels_cannot_leave_their_quotes() {
-        let values = ["\"} 1\nforged 2\r".to_owned(), "a\\".to_owned()];
-        assert_eq!(&*family(MetricKind::Gauge, &[]).labels(&values), "a=\"\\\"} 1\\nforged 2\u{fffd}\",b=\"a\\\\\"");
+        let values = ["\"} 1\nforged 2\r\u{2028}".to_owned(), "a\\".to_owned()];
+        assert_eq!(
+            &*family(MetricKind::Gauge, &[]).labels(&values),
+            "a=\"\\\"} 1\\nforged 2\u{fffd}\u{fffd}\",b=\"a\\\\\""
+        );
     }
 
     #[test]
