@@ -1,6 +1,7 @@
 //! Where people run it: under the filters and limits that service managers, containers and older kernels set.
 
 use crate::harness::{Host, Response, components, run, verbs, workspace};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter, compile_from_json};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -87,6 +88,23 @@ fn setting(name: &str) -> String {
     value.unwrap_or_else(|| panic!("{name} is not in the unit")).to_owned()
 }
 
+/// The binary by a script that may mount what nobody else sees.
+fn with_mounts(script: &str) -> Command {
+    let mut command = Command::new("unshare");
+    if !rustix::process::geteuid().is_root() {
+        command.arg("--map-root-user");
+    }
+    command.args(["--mount", "--propagation=private", "sh", "-ec", script, env!("CARGO_BIN_EXE_dropsonde")]);
+    command
+}
+
+/// The binary under limits of the shell's `ulimit`.
+fn limited(limit: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!(r#"ulimit {limit} && exec "$0" "$@""#), env!("CARGO_BIN_EXE_dropsonde")]);
+    command
+}
+
 fn has_cpu(usage: &Response) -> bool {
     usage.status == 200 && usage.json().get("cpu_percent").is_some()
 }
@@ -142,11 +160,7 @@ fn this_machine_is_measured_without_capabilities_on_a_file_system_that_is_read_o
         exec setpriv --bounding-set=-all --inh-caps=-all --no-new-privs "$0" "$@""#;
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().canonicalize().unwrap();
-    let mut command = Command::new("unshare");
-    if !rustix::process::geteuid().is_root() {
-        command.arg("--map-root-user");
-    }
-    command.args(["--mount", "--propagation=private", "sh", "-ec", CONFINED, env!("CARGO_BIN_EXE_dropsonde")]);
+    let mut command = with_mounts(CONFINED);
     // Where the harness makes the host's own folder.
     command.env("DATA", data.parent().unwrap());
     let unreadable = data.join("unreadable");
@@ -199,15 +213,97 @@ fn a_sampler_that_never_gave_a_sample_degrades_health_with_the_reason() {
 
 #[test]
 fn a_limit_of_address_space_below_what_compiling_needs_is_named_with_its_value_and_the_way_out() {
-    let mut command = Command::new("sh");
-    command.args(["-c", r#"ulimit -v 1000000 && exec "$0" "$@""#, env!("CARGO_BIN_EXE_dropsonde")]);
     let slow = components::slow_to_compile(20_000);
-    let host = Host::start_as(command, "", &[("slow", &slow)]);
+    let host = Host::start_as(limited("-v 1000000"), "", &[("slow", &slow)]);
     let page = host.until("/v1/plugins/slow", |page| page.json()["state"] == "failed").json();
     let reason = page["last_failure"]["reason"].as_str().unwrap();
     assert_eq!(
         reason,
         "it was not compiled: compiling needs up to 2147483648 bytes of address space, and RLIMIT_AS allows 1024000000; \
          raise it (`ulimit -Hv 2097152` before the start, or LimitAS= of the service)"
+    );
+}
+
+#[test]
+fn a_start_with_too_little_address_space_names_the_limit_its_value_and_the_way_out() {
+    let (code, _, error) = run(limited("-v 300000").args(["serve", "--listen", "127.0.0.1:0", "--memory-only"]));
+    assert_eq!(code, 1, "{error}");
+    assert_eq!(
+        error,
+        "error: RLIMIT_AS allows 292 MiB of address space; the host needs 512 MiB to start, and some GiB to compile plugins: \
+         raise it (`ulimit -v unlimited` before the start, or LimitAS= of the service)\n"
+    );
+}
+
+#[test]
+fn a_start_on_a_read_only_data_folder_goes_on_without_what_it_cannot_write() {
+    // The last argument is the data directory.
+    const READ_ONLY: &str = r#"
+        for data; do :; done
+        mount --bind "$data" "$data"
+        mount -o remount,bind,ro "$data"
+        exec "$0" "$@""#;
+    let config = "poll.interval = '100ms'\n[[instances]]\nid = 'ok'\nsamplers = ['verbs']\n";
+    let mut host = Host::start_as(with_mounts(READ_ONLY), config, &[("verbs", verbs())]);
+    host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
+    host.until("/v1/instances/ok/usage/range?range=1m&resolution=50ms", |range| {
+        range.json().as_array().is_some_and(|samples| samples.len() > 3)
+    });
+    let health = host.get("/health").json();
+    let data = host.data();
+    let missing = |what: &str| format!("{}: Read-only file system (os error 30)", data.join(what).display());
+    let expected = [
+        format!("there is no write token, and nobody has its right: cannot make {}", missing("write.token")),
+        format!("there is no admin token, and nobody has its right: cannot make {}", missing("admin.token")),
+        format!("cannot write the audit log {}", missing("audit.log")),
+        format!("history is in memory alone until a restart: cannot make {}", missing("history")),
+    ];
+    assert_eq!((&health["status"], &health["reasons"]), (&json!("degraded"), &json!(expected)));
+    let put = |headers: &str| crate::harness::send(&host.address, "PUT", "/v1/instances/a", headers, b"{}").status;
+    assert_eq!((put(""), put("Authorization: Bearer guessed\r\n")), (403, 403));
+    let metrics = host.get("/metrics").body;
+    assert!(metrics.contains("dropsonde_service_status{service=\"history\"} 4"), "{metrics}");
+    // It reads its configuration again all the same.
+    host.reconfigure(&format!("{config}labels = {{ site = 'fra1' }}\n").replace("poll.interval = '100ms'\n", ""));
+    assert_eq!(host.stop(), 1, "{}", host.log());
+    assert!(host.log().contains("the last samples could not be written"), "{}", host.log());
+
+    // With what an earlier start made it has tokens and history.
+    let made = host.started_again();
+    made.until("/v1/instances/ok/usage", |usage| usage.status == 200);
+    let first = made.restart_as(with_mounts(READ_ONLY));
+    assert_eq!(first.get("/v1/instances/ok/usage").status, 200, "it was written before");
+    assert_eq!(first.write("PUT", "/v1/instances/a", "{}").status, 200);
+    first.until("/health", |health| health.body.contains("history is in memory alone since"));
+}
+
+#[test]
+fn history_beyond_the_limit_of_file_sizes_goes_on_in_memory_and_the_stop_says_what_was_lost() {
+    let config = "poll.interval = '100ms'\n[store]\nflush_interval = '50ms'\n";
+    let mut host = Host::start(config, &[]);
+    host.until("/v1/instances/host/usage", has_cpu);
+    let limit = Some(512);
+    let pid = Pid::from_raw(host.pid().try_into().unwrap());
+    prlimit(pid, Resource::Fsize, Rlimit { current: limit, maximum: limit }).unwrap();
+    let health = host.until("/health", |health| health.body.contains("history is in memory alone since")).json();
+    assert_eq!(health["status"], "degraded");
+    let reason = health["reasons"].to_string();
+    assert!(reason.contains("File too large (os error 27)"), "{reason}");
+    let at = |usage: &Response| usage.json()["at"].clone();
+    let before = at(&host.get("/v1/instances/host/usage"));
+    host.until("/v1/instances/host/usage", |usage| at(usage) != before);
+    assert_eq!(host.stop(), 1, "{}", host.log());
+    assert!(host.log().contains("error: the last samples could not be written"), "{}", host.log());
+}
+
+#[test]
+fn a_limit_of_file_sizes_below_what_a_plugin_needs_is_named_with_its_value_and_the_way_out() {
+    // In blocks of 512 bytes.
+    let host = Host::start_as(limited("-f 16"), "", &[]);
+    let page = host.until("/v1/plugins/procfs", |page| page.json().get("last_failure").is_some()).json();
+    assert_eq!(
+        page["last_failure"]["reason"],
+        "trapped: File too large (os error 27): RLIMIT_FSIZE allows the host files of 8192 bytes, and what the memory of a \
+         plugin begins with is in one; raise it (`ulimit -f unlimited` before the start, or LimitFSIZE= of the service)"
     );
 }

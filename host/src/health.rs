@@ -8,7 +8,7 @@ use crate::shares;
 use crate::timeline;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// Ticks in a row that came too late before that is worth a word: one is a busy machine.
@@ -56,6 +56,8 @@ pub struct Vitals {
     is_serving: AtomicBool,
     is_draining: AtomicBool,
     dead: Mutex<BTreeSet<&'static str>>,
+    /// Why history cannot be opened, if so.
+    history: OnceLock<String>,
 }
 
 /// Held by a task as long as it lives.
@@ -75,6 +77,7 @@ impl Health {
             None => ServiceStatus::Starting,
         };
         let reasons = fatal.iter().map(Fatal::to_string).chain(clock(core)).chain(core.reloads.trouble());
+        let reasons = reasons.chain(core.tokens.trouble()).chain(core.audit.trouble().map(str::to_owned));
         let reasons = reasons.chain(shares::greedy(core).into_iter().map(|greedy| greedy.why)).collect();
         let history: Vec<_> = history(core).into_iter().collect();
         let status = if history.is_empty() { ServiceStatus::Running } else { ServiceStatus::Failed };
@@ -154,6 +157,9 @@ fn clock(core: &Core) -> Option<String> {
 
 /// Why history is not written to disk, or takes more of it than it may.
 fn history(core: &Core) -> Option<String> {
+    if let Some(why) = core.vitals.without_history() {
+        return Some(format!("history is in memory alone until a restart: {why}"));
+    }
     let archive = core.store.archive();
     if let Some(failing) = archive.failing {
         let (reason, since) = (failing.reason, json::time(failing.since_ms));
@@ -196,6 +202,16 @@ impl Vitals {
 
     pub(crate) fn serve(&self) {
         self.is_serving.store(true, Relaxed);
+    }
+
+    /// History is in memory alone, and why.
+    pub(crate) fn lose_history(&self, why: String) {
+        let _ = self.history.set(why);
+    }
+
+    /// Why history is in memory alone, if that is not what the operator wants.
+    pub(crate) fn without_history(&self) -> Option<&str> {
+        self.history.get().map(String::as_str)
     }
 
     /// From now on tasks end because they are told to.

@@ -21,6 +21,7 @@ use crate::snapshot::{self, Snapshots};
 use crate::timeline::Timeline;
 use crate::tokens::Tokens;
 use crate::tracked::{Lifecycle, Tracked};
+use crate::unwritable::is_unwritable;
 use crate::writers::{Patience, Writers};
 use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
@@ -48,6 +49,9 @@ const DRAIN: Duration = Duration::from_secs(3);
 
 /// Longest time the last samples have to be written.
 const CLOSE: Duration = Duration::from_secs(5);
+
+/// What came of a stop that is not as it should be.
+pub(crate) const NOT_WRITTEN: &str = "the last samples could not be written; what was not on disk is lost";
 
 /// What may be wanted of plugins at a time; who comes later waits.
 const REQUESTS: usize = 16;
@@ -102,10 +106,13 @@ impl Host {
         let folder = prepare_folders(&config)?;
         let most = config.compile_cache.get() as u64;
         let compiled = config.kept_dir().map(|kept| CacheFolder { path: kept.join("compiled"), most });
-        let sandbox = Arc::new(Sandbox::new()?.with_compiler(OWN_BINARY, cli::COMPILE, compiled)?);
-        let (store, keeper) = history(&config)?;
+        let sandbox = Arc::new(Sandbox::new()?.with_compiler(OWN_BINARY, cli::COMPILE, compiled));
+        let (store, keeper, without_history) = history(&config)?;
         let (wanted, requests) = mpsc::channel(REQUESTS);
         let core = Arc::new(core(config, clock, metrics, store, Plugins::new(wanted))?);
+        if let Some(why) = without_history {
+            core.vitals.lose_history(why);
+        }
         let (stopping, stopped) = watch::channel(false);
         let mut supervisor = if has_plugins {
             Supervisor::find(core.clone(), sandbox, folder)?
@@ -190,8 +197,9 @@ impl Host {
         self.serving.join_next().await;
     }
 
-    /// Ends streams, lets open requests finish for a bounded time, stops polling.
-    pub async fn stop(mut self) {
+    /// Ends streams, lets open requests finish for a bounded time, stops polling. Returns whether the last samples were
+    /// written, where they are to be.
+    pub async fn stop(mut self) -> bool {
         self.core.vitals.drain();
         self.stopping.send_replace(true);
         self.core.hub.close_all();
@@ -202,16 +210,17 @@ impl Host {
         let (core, writers, keeping) = (self.core, self.writers, self.keeping);
         let written = tokio::task::spawn_blocking(move || {
             writers.stop();
-            let is_kept = keeping.stop(CLOSE);
+            let is_kept = keeping.stop(CLOSE) && core.vitals.without_history().is_none();
             if !core.audit.close(CLOSE) {
                 tracing::error!("the last lines of the audit log could not be written");
             }
             is_kept
         });
-        let written = written.await;
-        if !matches!(written, Ok(true)) {
-            tracing::error!("the last samples could not be written; what was not on disk is lost");
+        let is_written = written.await.unwrap_or_default();
+        if !is_written {
+            tracing::error!("{NOT_WRITTEN}");
         }
+        is_written
     }
 }
 
@@ -226,7 +235,7 @@ pub(crate) async fn try_plugins(
     let (wanted, _) = mpsc::channel(1);
     let kept = Store::in_memory(&Limits::default());
     let core = core(apart, Clock::system(), HostMetrics::new()?, kept, Plugins::new(wanted))?;
-    let sandbox = Arc::new(Sandbox::new()?.with_compiler(OWN_BINARY, cli::COMPILE, None)?);
+    let sandbox = Arc::new(Sandbox::new()?.with_compiler(OWN_BINARY, cli::COMPILE, None));
     let mut tried = Vec::new();
     for component in found {
         let name = component.name.clone();
@@ -288,8 +297,8 @@ fn say_what_memory_cuts(config: &Config) {
     }
 }
 
-/// Opens history, and says what came back.
-fn history(config: &Config) -> Result<(Store, Keeper)> {
+/// Opens history, and says what came back; in memory, and why, where there is none on disk and none can be begun.
+fn history(config: &Config) -> Result<(Store, Keeper, Option<String>)> {
     let limits = Limits {
         samples: config.store.retention_samples,
         age_ms: i64::try_from(config.store.retention.get().as_millis()).unwrap_or(i64::MAX),
@@ -300,10 +309,20 @@ fn history(config: &Config) -> Result<(Store, Keeper)> {
     let Some(data) = config.kept_dir() else {
         say_what_memory_cuts(config);
         let store = Store::in_memory(&limits);
-        return Ok((store.clone(), Keeper::in_memory(store, &limits)));
+        return Ok((store.clone(), Keeper::in_memory(store, &limits), None));
     };
     let folder = data.join(HISTORY);
-    let (store, keeper, restored) = Store::open(&folder, &limits).map_err(|error| match error {
+    let opened = Store::open(&folder, &limits);
+    if let Err(OpenError::Io(error)) = &opened
+        && is_unwritable(error)
+    {
+        let why = format!("cannot make {}: {error}", folder.display());
+        tracing::error!("history is in memory alone until a restart: {why}");
+        say_what_memory_cuts(config);
+        let store = Store::in_memory(&limits);
+        return Ok((store.clone(), Keeper::in_memory(store, &limits), Some(why)));
+    }
+    let (store, keeper, restored) = opened.map_err(|error| match error {
         OpenError::InUse => anyhow::anyhow!(
             "{} is in use by another host; choose another folder with --data, or use --memory-only",
             folder.display()
@@ -325,7 +344,7 @@ fn history(config: &Config) -> Result<(Store, Keeper)> {
         );
     }
     tracing::debug!(frames = restored.frames, logged_rows = restored.logged_rows, "history is there");
-    Ok((store, keeper))
+    Ok((store, keeper, None))
 }
 
 fn core(config: Config, clock: Clock, metrics: HostMetrics, store: Store, plugins: Plugins) -> Result<Core> {
@@ -354,7 +373,7 @@ fn core(config: Config, clock: Clock, metrics: HostMetrics, store: Store, plugin
         connections: Arc::default(),
         turned_away: Arc::default(),
         queries: Arc::new(Semaphore::new(config.http.max_range_queries)),
-        audit: audit.context("cannot open the audit log")?,
+        audit: audit?,
         store,
         tracked,
         hub: Hub::new(
@@ -375,6 +394,8 @@ fn core(config: Config, clock: Clock, metrics: HostMetrics, store: Store, plugin
 fn prepare_folders(config: &Config) -> Result<Option<PathBuf>> {
     let private = |folder: &Path| {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        // Whoever would write there says so.
+        let made = made.or_else(|error| if is_unwritable(&error) { Ok(()) } else { Err(error) });
         made.with_context(|| {
             format!("cannot make {}; choose another with --data, or use --memory-only", folder.display())
         })

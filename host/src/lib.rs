@@ -106,6 +106,7 @@ mod timeline;
 pub mod tokens;
 pub mod tracing;
 pub mod tracked;
+mod unwritable;
 mod workload;
 mod writers;
 

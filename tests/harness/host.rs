@@ -110,6 +110,12 @@ impl Host {
         self.started_again()
     }
 
+    /// The same by another command that takes the binary's arguments.
+    pub(crate) fn restart_as(mut self, command: Command) -> Self {
+        self.stop();
+        self.started_again_as(command)
+    }
+
     /// Another with the same data and configuration, once this one has ended.
     pub(crate) fn started_again(&self) -> Self {
         self.started_again_as(dropsonde())

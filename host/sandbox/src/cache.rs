@@ -35,16 +35,18 @@ pub struct CacheFolder {
 const ABANDONED: Duration = Duration::from_secs(3600);
 
 impl Cache {
-    pub(crate) fn open(folder: Option<CacheFolder>, engine: &Engine) -> io::Result<Self> {
-        if let Some(CacheFolder { path, .. }) = &folder {
-            let describe = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(describe)?;
-            // It may have existed before, with other rights.
-            fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(describe)?;
-        }
+    /// A folder that cannot be made, or cannot be made this user's alone, is not used.
+    pub(crate) fn open(folder: Option<CacheFolder>, engine: &Engine) -> Self {
+        let folder = folder.filter(|CacheFolder { path, .. }| {
+            let made = make_private(path);
+            if let Err(error) = &made {
+                tracing::warn!(folder = %path.display(), %error, "compiled plugins are not kept; each start compiles them");
+            }
+            made.is_ok()
+        });
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        Ok(Self { folder, compatibility: hasher.finish() })
+        Self { folder, compatibility: hasher.finish() }
     }
 
     /// The compiled component, whose blake3 is `digest`: from the cache when an intact entry is there, else by `compile`;
@@ -112,6 +114,15 @@ impl CacheFolder {
         }
         Ok(())
     }
+}
+
+/// Makes a folder for this user alone.
+fn make_private(folder: &Path) -> io::Result<()> {
+    const MODE: u32 = 0o700;
+    fs::DirBuilder::new().recursive(true).mode(MODE).create(folder)?;
+    // It may have existed before, with other rights; one on a read-only disk is as it was made.
+    let has_others = fs::metadata(folder)?.permissions().mode() & 0o777 != MODE;
+    if has_others { fs::set_permissions(folder, fs::Permissions::from_mode(MODE)) } else { Ok(()) }
 }
 
 /// It may have gone already.

@@ -69,11 +69,11 @@ impl Sandbox {
         program: impl Into<OsString>,
         argument: impl Into<OsString>,
         folder: Option<CacheFolder>,
-    ) -> Result<Self, SandboxError> {
+    ) -> Self {
         let compiler = Compiler { program: program.into(), argument: argument.into() };
-        let cache = Cache::open(folder, &self.engine).map_err(|error| SandboxError(error.to_string()))?;
+        let cache = Cache::open(folder, &self.engine);
         self.apart = Some(Apart { compiler, cache });
-        Ok(self)
+        self
     }
 
     /// Compiles a component, or takes it from the cache, and looks it over.

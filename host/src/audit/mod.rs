@@ -12,6 +12,7 @@ mod file;
 pub use entry::{Action, By, Caller, Entry, PluginChange, Request, What};
 
 use crate::json;
+use crate::unwritable::is_unwritable;
 use file::Appended;
 use prometheus::IntCounterVec;
 use serde::Serialize;
@@ -36,6 +37,8 @@ const REFUSALS: f64 = 1000.0;
 #[derive(Debug)]
 pub struct Audit {
     writer: Option<Writer>,
+    /// Why nothing is written, if something should be.
+    trouble: Option<String>,
     refusals: Mutex<Refusals>,
     dropped: IntCounterVec,
 }
@@ -58,7 +61,8 @@ struct Refusals {
 // === impl Audit ===
 
 impl Audit {
-    /// `dropped` counts lines that are not written, by `reason`.
+    /// `dropped` counts lines that are not written, by `reason`. Where nothing can be written, entries go to the host's own
+    /// log alone, as without a data directory.
     pub fn open(data: Option<&Path>, dropped: IntCounterVec) -> io::Result<Self> {
         let start = |data: &Path| {
             let file = Appended::open(data)?;
@@ -71,15 +75,31 @@ impl Audit {
             })?;
             Ok::<_, io::Error>(Writer { lines: Mutex::new(Some(lines)), written: Mutex::new(written) })
         };
-        let writer = data.map(start).transpose()?;
+        let (writer, trouble) = match data.map(|data| (data, start(data))) {
+            None => (None, None),
+            Some((_, Ok(writer))) => (Some(writer), None),
+            Some((data, Err(error))) => {
+                let why = format!("cannot write the audit log {}: {error}", data.join(file::NAME).display());
+                if !is_unwritable(&error) {
+                    return Err(io::Error::new(error.kind(), why));
+                }
+                tracing::error!("{why}");
+                (None, Some(why))
+            }
+        };
         let refusals = Mutex::new(Refusals { left: REFUSALS, at: Instant::now() });
-        Ok(Self { writer, refusals, dropped })
+        Ok(Self { writer, trouble, refusals, dropped })
     }
 
     /// Never waits.
     pub fn write(&self, now_ms: i64, entry: &Entry) {
         entry.log();
-        let Some(writer) = &self.writer else { return };
+        let Some(writer) = &self.writer else {
+            if self.trouble.is_some() {
+                self.drop_for("io");
+            }
+            return;
+        };
         if entry.is_no_change() && !lock(&self.refusals).may_write(Instant::now()) {
             return self.drop_for("refusals");
         }
@@ -96,6 +116,11 @@ impl Audit {
             Some(Err(TrySendError::Full(_))) => self.drop_for("full"),
             Some(Err(TrySendError::Disconnected(_))) | None => self.drop_for("closed"),
         }
+    }
+
+    /// Why nothing is written, if something should be.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
     }
 
     /// Waits until all is written that was said before, but no longer than a disk may take. Whether it is.

@@ -11,6 +11,7 @@ pub use file::read;
 pub use sessions::Session;
 
 use crate::config::Config;
+use crate::unwritable::is_unwritable;
 use arc_swap::ArcSwap;
 use sessions::Sessions;
 use std::io;
@@ -36,6 +37,8 @@ pub struct Tokens {
     sessions: Sessions,
     /// Held while they are read and take over: what was read earlier never follows what was read later.
     changing: Arc<Mutex<()>>,
+    /// What nobody can show.
+    nobody: blake3::Hash,
 }
 
 /// None: there is no token for this.
@@ -48,6 +51,8 @@ pub(crate) struct Known {
     read: Option<blake3::Hash>,
     write: Option<blake3::Hash>,
     admin: Option<blake3::Hash>,
+    /// Which of them could not be made, and why.
+    trouble: Vec<String>,
 }
 
 /// Which token someone showed.
@@ -95,13 +100,22 @@ impl Right {
 // === impl Tokens ===
 
 impl Tokens {
-    /// Those there are; made where there are none.
+    /// Those there are; made where there are none. Where one cannot be made, nobody has it.
     pub fn open(config: &Config) -> io::Result<Self> {
+        let nobody = blake3::hash(file::random()?.as_bytes());
+        let known = Known::open(config, nobody)?;
+        known.trouble.iter().for_each(|why| tracing::error!("{why}"));
         Ok(Self {
-            known: ArcSwap::from_pointee(Known::open(config)?),
+            known: ArcSwap::from_pointee(known),
             sessions: Sessions::default(),
             changing: Arc::default(),
+            nobody,
         })
+    }
+
+    /// Which tokens could not be made, and why.
+    pub(crate) fn trouble(&self) -> Vec<String> {
+        self.known.load().trouble.clone()
     }
 
     /// To be held from [`read_again`](Self::read_again) until [`take_over`](Self::take_over).
@@ -111,7 +125,7 @@ impl Tokens {
 
     /// Those there are now, for [`take_over`](Self::take_over). May have to wait for a disk.
     pub(crate) fn read_again(&self, config: &Config) -> io::Result<Known> {
-        let (now, known) = (self.known.load(), Known::open(config)?);
+        let (now, known) = (self.known.load(), Known::open(config, self.nobody)?);
         let is_same = Right::ALL.into_iter().all(|right| now.of(right) == known.of(right))
             && now.wants_certificate == known.wants_certificate;
         Ok(Known { generation: now.generation + u64::from(!is_same), ..known })
@@ -168,20 +182,27 @@ impl Tokens {
 // === impl Known ===
 
 impl Known {
-    fn open(config: &Config) -> io::Result<Self> {
-        let hash = |right| {
+    fn open(config: &Config, nobody: blake3::Hash) -> io::Result<Self> {
+        let mut trouble = Vec::new();
+        let mut hash = |right: Right| {
             let Some(path) = config.token_file(right) else { return Ok(None) };
-            let token = file::open(&path).map_err(|error| named(&path, &error))?;
-            Ok::<_, io::Error>(Some(blake3::hash(token.as_bytes())))
+            match file::open(&path) {
+                Ok(token) => Ok(Some(blake3::hash(token.as_bytes()))),
+                Err(error) if is_unwritable(&error) => {
+                    let (right, path) = (right.as_str(), path.display());
+                    trouble.push(format!(
+                        "there is no {right} token, and nobody has its right: cannot make {path}: {error}"
+                    ));
+                    // Where there is none to read, everybody may.
+                    Ok((right == Right::Read.as_str()).then_some(nobody))
+                }
+                Err(error) => Err(named(&path, &error)),
+            }
         };
+        let [read, write, admin] = Right::ALL.map(&mut hash);
+        let (read, write, admin) = (read?, write?, admin?);
         let wants_certificate = config.tls.client_ca.is_some();
-        Ok(Self {
-            generation: 0,
-            wants_certificate,
-            read: hash(Right::Read)?,
-            write: hash(Right::Write)?,
-            admin: hash(Right::Admin)?,
-        })
+        Ok(Self { generation: 0, wants_certificate, read, write, admin, trouble })
     }
 
     fn recognize(&self, token: &[u8]) -> Shown {

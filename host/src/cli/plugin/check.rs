@@ -49,7 +49,7 @@ impl Opened {
         let shown = file.display();
         let bytes = component.bytes().with_context(|| format!("cannot read {shown}"))?;
         // A stranger's file may be made to keep a compiler busy.
-        let sandbox = Arc::new(Sandbox::new()?.with_compiler(OWN_BINARY, COMPILE, cache)?);
+        let sandbox = Arc::new(Sandbox::new()?.with_compiler(OWN_BINARY, COMPILE, cache));
         let digest = plugins::digest(&bytes);
         let started = Instant::now();
         let loading = sandbox.clone();

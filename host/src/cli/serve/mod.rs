@@ -13,14 +13,14 @@ use super::ServeArgs;
 use super::out::{Out, aside};
 use crate::config::Config;
 use crate::core::Core;
-use crate::host::Host;
+use crate::host::{Host, NOT_WRITTEN};
 use crate::metrics::HostMetrics;
 use crate::reload::{Answer, Reload, reload_tokens};
 use crate::tokens::Right;
 use crate::tracing::{self, LogOptions};
 use anyhow::{Context, Result, bail};
 use follow::Followed;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,12 +29,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+/// Address space, in bytes, with which a host starts that has the bundled plugins: below it, it has no room for a thread.
+const LEAST_ADDRESS_SPACE: u64 = 512 << 20;
+
 /// Longest time the last spans have to be sent.
 const FLUSH: Duration = Duration::from_secs(3);
 
 /// Serves until Ctrl-C or SIGTERM; a second one ends at once. SIGHUP has the configuration read again.
 pub(super) async fn serve(args: ServeArgs, log: &LogOptions, out: &mut Out) -> Result<()> {
     let config = configuration(&args)?;
+    check_address_space()?;
+    // Not to be ended by it: what writes beyond RLIMIT_FSIZE hears so, and goes on without.
+    let _beyond_limit = signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).context("cannot wait for signals")?;
     if args.check {
         tracing::log_only(log);
         check::check(&config).await?;
@@ -109,9 +115,15 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
     };
     systemd::stopping();
     ::tracing::info!("stopping");
-    tokio::select! {
-        () = host.stop() => {}
-        () = signalled() => ::tracing::warn!("stopped at once"),
+    let is_written = tokio::select! {
+        is_written = host.stop() => is_written,
+        () = signalled() => {
+            ::tracing::warn!("stopped at once");
+            true
+        }
+    };
+    if !is_written {
+        bail!(NOT_WRITTEN);
     }
     if failed { bail!("the server ended by itself; the log says why") } else { Ok(()) }
 }
@@ -162,6 +174,19 @@ async fn follow_tokens(core: &Arc<Core>) -> JoinSet<()> {
 /// The configuration's own, and those it names.
 fn files(args: &ServeArgs, config: &Config) -> Vec<PathBuf> {
     args.config.iter().cloned().chain(config.named_files()).collect()
+}
+
+/// Fails where the host would end in the middle of something for want of memory: an allocation that fails cannot be told.
+fn check_address_space() -> Result<()> {
+    let Some(allowed) = getrlimit(Resource::As).current.filter(|allowed| *allowed < LEAST_ADDRESS_SPACE) else {
+        return Ok(());
+    };
+    bail!(
+        "RLIMIT_AS allows {} MiB of address space; the host needs {} MiB to start, and some GiB to compile plugins: raise it \
+         (`ulimit -v unlimited` before the start, or LimitAS= of the service)",
+        allowed >> 20,
+        LEAST_ADDRESS_SPACE >> 20
+    )
 }
 
 /// As many files as may be: a long history has many, and so has a host with many streams.
