@@ -72,6 +72,62 @@ fn a_kill_costs_no_more_than_what_was_not_flushed_and_never_a_start() {
     assert!(!log.contains("damaged"), "{log}");
 }
 
+fn flushes(host: &Host) -> u64 {
+    let metrics = host.get("/metrics").body;
+    let flushes = metrics.lines().find_map(|line| line.strip_prefix("dropsonde_history_flushes_total "));
+    flushes.unwrap().parse::<f64>().unwrap() as u64
+}
+
+/// What is tracked, and how: by id, without what plugins discover.
+fn tracked(host: &Host) -> Vec<serde_json::Value> {
+    let all = host.get("/v1/instances").json();
+    let own = all.as_array().unwrap().iter().filter(|one| one["id"].as_str().unwrap().starts_with("i-")).cloned();
+    let without_time = |mut one: serde_json::Value| {
+        one.as_object_mut().unwrap().remove("last_at");
+        one
+    };
+    own.map(without_time).collect()
+}
+
+#[test]
+fn what_was_answered_a_flush_before_a_kill_is_there_after_it() {
+    let kills: u32 = std::env::var("DROPSONDE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
+    let mut host = Host::start("poll.interval = '100ms'\n[store]\nflush_interval = '100ms'\n", &[("verbs", verbs())]);
+    for kill in 0..kills {
+        // Of those that are there each second one goes, and others come: all of them are measured.
+        for nth in 0..20 {
+            let id = format!("i-{kill}-{nth}");
+            let body = format!(r#"{{"labels":{{"kill":"{kill}"}},"samplers":["verbs"]}}"#);
+            assert_eq!(host.write("PUT", &format!("/v1/instances/{id}"), &body).status, 200);
+        }
+        host.until(&format!("/v1/instances/i-{kill}-19/usage"), |usage| usage.status == 200);
+        let before = tracked(&host);
+        let mut gone = Vec::new();
+        for (nth, one) in before.iter().enumerate() {
+            let id = one["id"].as_str().unwrap();
+            match nth % 4 {
+                0 => assert_eq!(host.write("DELETE", &format!("/v1/instances/{id}"), "").status, 204),
+                1 => host.became("deleted", id),
+                2 => host.became("stopped", id),
+                _ => continue,
+            }
+            if nth % 4 < 2 {
+                gone.push(id.to_owned());
+            }
+        }
+        let before = tracked(&host);
+        assert!(before.iter().all(|one| !gone.contains(&one["id"].as_str().unwrap().to_owned())));
+        // The first may have begun before the last answer.
+        let answered = flushes(&host);
+        host.until("/metrics", |_| flushes(&host) >= answered + 2);
+        host = host.killed();
+        assert_eq!(tracked(&host), before, "kill {kill}");
+        let hosts = host.get("/telemetry/hosts").json();
+        let is_back = |id: &String| hosts["hosts"].as_array().unwrap().contains(&id.as_str().into());
+        assert!(!gone.iter().any(is_back), "kill {kill}: {hosts}");
+    }
+}
+
 #[test]
 fn history_by_host_has_the_known_ranges_and_says_what_is_wrong() {
     let host = Host::start(OK, &[("verbs", verbs())]);
