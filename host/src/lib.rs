@@ -70,7 +70,7 @@
 //! * [`tokens`]: who may read, and change something; [`audit`]: who did. `places`: how many there may be of something.
 //! * [`events`]: what applications tell; [`mod@snapshot`]: what sources say of them, in one document.
 //! * [`mod@tracing`]: what the host tells about its own work; `remote`: what it sends to.
-//! * `nearest`: what a misspelt word was meant to be.
+//! * `nearest`: what a misspelt word was meant to be. `unwritable`: places where nothing can be written as they are.
 //! * [`http`]: parses and encodes; no logic of its own.
 //! * [`cli`]: the commands.
 
