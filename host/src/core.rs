@@ -3,6 +3,7 @@ use crate::clock::Clock;
 use crate::config::{Config, RESERVED, StaticInstance};
 use crate::exposition::Exposition;
 use crate::health::Vitals;
+use crate::history::Bell;
 use crate::hub::{Follow, Hub, Member, Selection, TooManyStreams, Watch};
 use crate::labels::Labels;
 use crate::metrics::HostMetrics;
@@ -17,7 +18,7 @@ use crate::workload::{self, Declared};
 use arc_swap::ArcSwap;
 use dropsonde_store::{InstanceId, Pool, Store};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 use tokio::sync::{Mutex, Semaphore};
 
@@ -32,6 +33,8 @@ pub struct Core {
     pub clock: Clock,
     pub(crate) timeline: Timeline,
     pub store: Store,
+    /// Of the thread that keeps history, once it runs.
+    pub(crate) bell: OnceLock<Weak<Bell>>,
     pub tracked: Tracked,
     pub hub: Hub,
     pub plugins: Plugins,
@@ -60,7 +63,9 @@ impl Core {
     /// Tracks an instance a program named. Doing it again changes nothing more.
     pub fn track(&self, wanted: Wanted) -> Result<(), NotTracked> {
         wanted.check()?;
-        Ok(self.tracked.track(wanted, &|id| self.forget(id))?)
+        let tracked = self.tracked.track(wanted, &|id| self.forget(id));
+        self.hurry();
+        Ok(tracked?)
     }
 
     /// Discards an instance's history and ends its streams. Discovery does not bring it back.
@@ -68,6 +73,7 @@ impl Core {
         // The host's own are nobody else's to untrack.
         if !id.as_str().starts_with(RESERVED) {
             self.tracked.untrack(id, &|id| self.forget(id));
+            self.hurry();
         }
     }
 
@@ -80,6 +86,7 @@ impl Core {
         // Polls go on between two pieces.
         for (nth, piece) in events.chunks(EVENTS_AT_ONCE).enumerate() {
             let done = self.tracked.apply(piece, &|id| self.forget(id));
+            self.hurry();
             done.map_err(|(done, full)| (nth * EVENTS_AT_ONCE + done, full.into()))?;
         }
         Ok(())
@@ -180,6 +187,13 @@ impl Core {
                 }
             }
         });
+    }
+
+    /// What somebody is told now is to be on disk within a flush interval.
+    fn hurry(&self) {
+        if let Some(bell) = self.bell.get().and_then(Weak::upgrade) {
+            bell.ring();
+        }
     }
 
     fn forget(&self, id: &InstanceId) {

@@ -168,6 +168,7 @@ fn history(core: &Core) -> Option<String> {
             "read_only" => "the disk is read-only",
             "denied" => "writing is not allowed",
             "gone" => "its folder is gone",
+            "file_limit" => "files may not become so large (RLIMIT_FSIZE)",
             _ => "the disk does not work",
         };
         let rows = archive.unstored_rows;

@@ -33,7 +33,7 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -138,6 +138,7 @@ impl Host {
             _pulse: core.vitals.pulse("history"),
         };
         let keeping = Keeping::start(keeper, interval, around).context("cannot start a thread")?;
+        let _ = core.bell.set(Arc::downgrade(&keeping.bell()));
         let mut tasks = JoinSet::new();
         natives.into_iter().for_each(|native| drop(tasks.spawn(native)));
         supervisor.start();
@@ -367,6 +368,7 @@ fn core(config: Config, clock: Clock, metrics: HostMetrics, store: Store, plugin
         fresh: Default::default(),
         vitals: Arc::default(),
         reloads: Reloads::default(),
+        bell: OnceLock::new(),
         exposed: Pool::halved(config.metrics.size()),
         exposition: Exposition::default(),
         workloads: Default::default(),

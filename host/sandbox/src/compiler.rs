@@ -36,8 +36,8 @@ pub const COMPILING: &str = "DROPSONDE_COMPILING";
 const INVALID: u8 = 1;
 const NO_MEMORY: u8 = 3;
 
-/// Behind the threads of plugins, which have 10 and whose samples must not be late, and before the slow lane.
-const NICE: i32 = 15;
+/// As the threads of plugins have, and before the slow lane.
+const NICE: i32 = 10;
 
 /// In the slow lane: behind everything else on the machine.
 const SLOW_NICE: i32 = 19;

@@ -136,7 +136,7 @@ fn history(core: &Core) -> Vec<MetricFamily> {
                 &[(&[], archive.lost_rows)],
             ),
         ]);
-        let failed: Vec<_> = ["full", "read_only", "denied", "gone", "io"]
+        let failed: Vec<_> = ["full", "read_only", "denied", "gone", "file_limit", "io"]
             .map(|reason| ([label("reason", reason)], archive.failed.get(reason).copied().unwrap_or(0)))
             .into();
         let failed: Vec<(&[LabelPair], u64)> = failed.iter().map(|(labels, count)| (&labels[..], *count)).collect();

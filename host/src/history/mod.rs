@@ -22,5 +22,5 @@ mod keeping;
 mod range;
 
 pub use hosts::{HostHistory, NotRecorded};
-pub use keeping::{Keeping, Surroundings};
+pub use keeping::{Bell, Keeping, Surroundings};
 pub use range::Range;

@@ -86,7 +86,7 @@ pub struct ArchiveStatus {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failing {
-    /// `full`, `read_only`, `denied`, `gone` or `io`.
+    /// `full`, `read_only`, `denied`, `gone`, `file_limit` or `io`.
     pub reason: &'static str,
     pub error: String,
     pub since_ms: i64,
@@ -363,6 +363,7 @@ fn reason(error: &io::Error) -> &'static str {
         ErrorKind::ReadOnlyFilesystem => "read_only",
         ErrorKind::PermissionDenied => "denied",
         ErrorKind::NotFound => "gone",
+        ErrorKind::FileTooLarge => "file_limit",
         _ => "io",
     }
 }
