@@ -5,10 +5,11 @@
 //!
 //! # Layout
 //!
-//! * `entry`: one instance; `instances`: the set.
+//! * `entry`: one instance; `instances`: the set; `discovery`: what plugins find.
 //! * `lifecycle`: what became of an instance, as platforms tell it.
 //! * `notes`: what is there after a restart.
 
+mod discovery;
 mod entry;
 mod instances;
 mod lifecycle;
@@ -16,11 +17,11 @@ mod notes;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use discovery::{Discoverer, Discovery};
 pub(crate) use lifecycle::instance_id;
 pub use lifecycle::{BadLifecycle, Change, Lifecycle};
 pub(crate) use notes::noted_labels;
 
-use crate::config::RESERVED;
 use crate::hub::{Member, Selection, WORKLOAD};
 use crate::labels::Labels;
 use dropsonde_store::{InstanceId, Pool};
@@ -90,27 +91,6 @@ pub struct Wanted {
     pub labels: Labels,
     /// None: the default ones.
     pub samplers: Option<Vec<String>>,
-}
-
-/// Who discovers something, and what that is worth.
-#[derive(Debug, Clone)]
-pub(crate) struct Discoverer {
-    pub(crate) plugin: PluginName,
-    /// It comes with the binary, or with the program: what it finds is its own, whoever says so before it.
-    pub(crate) is_built_in: bool,
-    /// The operator lets it add to instances of others.
-    pub(crate) shares: bool,
-}
-
-/// What became of what a plugin found.
-#[derive(Debug, Default)]
-pub(crate) struct Discovery {
-    /// There are no places for so many.
-    pub(crate) refused: u64,
-    /// Instances of others, and who those are.
-    pub(crate) of_others: Vec<(InstanceId, PluginName)>,
-    /// Instances that were another's until now, who recorded them in its place.
-    pub(crate) taken_over: Vec<(InstanceId, PluginName)>,
 }
 
 /// As many are tracked as the configuration allows.
@@ -230,85 +210,6 @@ impl Tracked {
                 }
             }
             Ok(())
-        })
-    }
-
-    /// Takes over what a plugin finds now: new instances begin, those it lists no more end. Those that were untracked on
-    /// purpose stay so.
-    pub(crate) fn discovered(
-        &self,
-        by: &Discoverer,
-        found: Vec<(InstanceId, Labels)>,
-        now_ms: i64,
-        forget: Forget<'_>,
-    ) -> Discovery {
-        let plugin = &by.plugin;
-        let listed: BTreeMap<InstanceId, Labels> = found.into_iter().collect();
-        self.change(|instances, changed| {
-            let default = instances.default_samplers();
-            let is_left = |(id, entry): (&InstanceId, &Entry)| {
-                (entry.discovered_by.contains_key(plugin) && !listed.contains_key(id)).then(|| id.clone())
-            };
-            let left: Vec<InstanceId> = instances.all().iter().filter_map(is_left).collect();
-            for id in left {
-                instances.change(&id, |entry| entry.leave(plugin, false, &default, now_ms));
-                changed.push(id);
-            }
-            let (known, new): (Vec<_>, Vec<_>) =
-                listed.into_iter().partition(|(id, _)| instances.all().contains_key(id));
-            let mut discovery = Discovery::default();
-            // What is there first: what begins again does not make room for what is new.
-            for (id, labels) in known.into_iter().chain(new) {
-                let is_same =
-                    |entry: &Entry| entry.ended_ms.is_none() && entry.discovered_by.get(plugin) == Some(&labels);
-                if instances.is_untracked(&id) {
-                    instances.keep_untracked(&id);
-                    continue;
-                }
-                match instances.all().get(&id).map(|entry| Claim::of(by, entry, &default)) {
-                    Some(Claim::Refused(owner)) => {
-                        // It may have been allowed to before.
-                        let left = instances.change(&id, |entry| entry.leave(plugin, false, &default, now_ms));
-                        changed.extend(left.filter(|left| *left).map(|_| id.clone()));
-                        discovery.of_others.push((id, owner));
-                        continue;
-                    }
-                    Some(Claim::TakenOver(owner)) => {
-                        instances.hand_over(&id, plugin, labels.clone());
-                        changed.push(id.clone());
-                        if !owner.starts_with(RESERVED) {
-                            discovery.taken_over.push((id.clone(), owner));
-                        }
-                    }
-                    Some(Claim::Allowed) | None => {}
-                }
-                let is_known = |entry: &Entry| entry.is_of_built_in || entry.owner != *plugin;
-                if by.is_built_in && !instances.all().get(&id).is_none_or(is_known) {
-                    instances.change(&id, |entry| entry.is_of_built_in = true);
-                }
-                if instances.all().get(&id).is_some_and(is_same) {
-                    continue;
-                }
-                if !instances.all().contains_key(&id)
-                    && let Some(over) = instances.make_room(plugin)
-                {
-                    forget(&over);
-                    changed.push(over);
-                }
-                let found = instances.change_or_add(&id, plugin, |entry| {
-                    // Whose it was before it ended is of the past.
-                    if entry.ended_ms.take().is_some() {
-                        entry.owner = plugin.clone();
-                    }
-                    entry.is_of_built_in = by.is_built_in && entry.owner == *plugin;
-                    entry.discovered_by.insert(plugin.clone(), labels);
-                });
-                match found {
-                    Some(()) => changed.push(id),
-                    None => discovery.refused += 1,
-                }
-            }
-            discovery
         })
     }
 
@@ -466,30 +367,6 @@ impl Tracked {
 
     fn write<T>(&self, change: impl FnOnce(&mut Instances) -> T) -> T {
         change(&mut self.instances.write().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// What comes of it that a plugin lists an instance that is there.
-enum Claim {
-    Allowed,
-    /// It is another's.
-    Refused(PluginName),
-    /// It was another's.
-    TakenOver(PluginName),
-}
-
-impl Claim {
-    fn of(by: &Discoverer, entry: &Entry, default: &[String]) -> Self {
-        let owner = &entry.owner;
-        if *owner == by.plugin || entry.over_ms().is_some() {
-            Self::Allowed
-        } else if by.is_built_in && !entry.is_of_built_in {
-            Self::TakenOver(owner.clone())
-        } else if by.shares || entry.is_asked_of(&by.plugin, default) {
-            Self::Allowed
-        } else {
-            Self::Refused(owner.clone())
-        }
     }
 }
 

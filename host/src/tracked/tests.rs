@@ -407,6 +407,10 @@ fn what_comes_with_the_binary_has_what_it_finds_whoever_said_so_before_it() {
     find(&tracked, &aaa, &["host"], 2);
     assert!(polled(&tracked, &aaa).is_empty());
     assert_eq!(tracked.discovered(&built_in, found(&["host"]), 3, &|_| {}).taken_over, []);
+    // Who may add to it does not make it less than it is.
+    tracked.discovered(&Discoverer { shares: true, ..by(&aaa) }, found(&["host"]), 4, &|_| {});
+    let other = Discoverer { is_built_in: true, ..by(&"other".into()) };
+    assert_eq!(tracked.discovered(&other, found(&["host"]), 5, &|_| {}).of_others, [(id("host"), procfs)]);
 }
 
 #[test]

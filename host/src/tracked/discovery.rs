@@ -1,0 +1,162 @@
+//! What plugins find: whose it is, whether there is a place for it, and what they find no more.
+
+use super::entry::Entry;
+use super::instances::Instances;
+use super::{Forget, PluginName, Tracked};
+use crate::config::RESERVED;
+use crate::labels::Labels;
+use dropsonde_store::InstanceId;
+use std::collections::BTreeMap;
+
+/// Instances that are looked at before anybody else may look at the set.
+const AT_ONCE: usize = 256;
+
+/// Who discovers something, and what that is worth.
+#[derive(Debug, Clone)]
+pub(crate) struct Discoverer {
+    pub(crate) plugin: PluginName,
+    /// It comes with the binary, or with the program: what it finds is its own, whoever says so before it.
+    pub(crate) is_built_in: bool,
+    /// The operator lets it add to instances of others.
+    pub(crate) shares: bool,
+}
+
+/// What became of what a plugin found.
+#[derive(Debug, Default)]
+pub(crate) struct Discovery {
+    /// There are no places for so many.
+    pub(crate) refused: u64,
+    /// Instances of others, and who those are.
+    pub(crate) of_others: Vec<(InstanceId, PluginName)>,
+    /// Instances that were another's until now, who recorded them in its place.
+    pub(crate) taken_over: Vec<(InstanceId, PluginName)>,
+}
+
+/// What comes of it that a plugin lists an instance that is there.
+enum Claim {
+    Allowed,
+    /// It is another's.
+    Refused(PluginName),
+    /// It was another's.
+    TakenOver(PluginName),
+}
+
+impl Claim {
+    fn of(by: &Discoverer, entry: &Entry, default: &[String]) -> Self {
+        let owner = &entry.owner;
+        if *owner == by.plugin || entry.over_ms().is_some() {
+            Self::Allowed
+        } else if by.is_built_in && !entry.is_of_built_in {
+            Self::TakenOver(owner.clone())
+        } else if by.shares || entry.is_asked_of(&by.plugin, default) {
+            Self::Allowed
+        } else {
+            Self::Refused(owner.clone())
+        }
+    }
+}
+
+/// Taking over what a plugin finds.
+struct Finding<'a> {
+    by: &'a Discoverer,
+    now_ms: i64,
+    forget: Forget<'a>,
+    discovery: Discovery,
+}
+
+impl Tracked {
+    /// Takes over what a plugin finds now: new instances begin, those it lists no more end. Those that were untracked on
+    /// purpose stay so.
+    pub(crate) fn discovered(
+        &self,
+        by: &Discoverer,
+        found: Vec<(InstanceId, Labels)>,
+        now_ms: i64,
+        forget: Forget<'_>,
+    ) -> Discovery {
+        let listed: BTreeMap<InstanceId, Labels> = found.into_iter().collect();
+        let mut finding = Finding { by, now_ms, forget, discovery: Discovery::default() };
+        // What is there first: what begins again does not make room for what is new.
+        let (left, known, new) = self.read(|instances| {
+            let is_left = |(id, entry): &(&InstanceId, &Entry)| {
+                entry.discovered_by.contains_key(&by.plugin) && !listed.contains_key(*id)
+            };
+            let left: Vec<_> = instances.all().iter().filter(is_left).map(|(id, _)| id.clone()).collect();
+            let (known, new): (Vec<_>, Vec<_>) = listed.iter().partition(|(id, _)| instances.all().contains_key(*id));
+            (left, known, new)
+        });
+        // Polls go on between two pieces.
+        for piece in left.chunks(AT_ONCE) {
+            self.change(|instances, changed| piece.iter().for_each(|id| finding.leave(instances, changed, id)));
+        }
+        for piece in known.chunks(AT_ONCE).chain(new.chunks(AT_ONCE)) {
+            self.change(|instances, changed| {
+                piece.iter().for_each(|(id, labels)| finding.take(instances, changed, id, labels));
+            });
+        }
+        finding.discovery
+    }
+}
+
+impl Finding<'_> {
+    /// It lists an instance no more.
+    fn leave(&self, instances: &mut Instances, changed: &mut Vec<InstanceId>, id: &InstanceId) {
+        let default = instances.default_samplers();
+        let leave = |entry: &mut Entry| entry.leave(&self.by.plugin, false, &default, self.now_ms);
+        if instances.change(id, leave) == Some(true) {
+            changed.push(id.clone());
+        }
+    }
+
+    /// It lists an instance.
+    fn take(&mut self, instances: &mut Instances, changed: &mut Vec<InstanceId>, id: &InstanceId, labels: &Labels) {
+        let (plugin, is_built_in, default) = (&self.by.plugin, self.by.is_built_in, instances.default_samplers());
+        if instances.is_untracked(id) {
+            instances.keep_untracked(id);
+            return;
+        }
+        match instances.all().get(id).map(|entry| Claim::of(self.by, entry, &default)) {
+            Some(Claim::Refused(owner)) => {
+                // It may have been allowed to before.
+                self.leave(instances, changed, id);
+                self.discovery.of_others.push((id.clone(), owner));
+                return;
+            }
+            Some(Claim::TakenOver(owner)) => {
+                instances.hand_over(id, plugin, labels.clone());
+                changed.push(id.clone());
+                if !owner.starts_with(RESERVED) {
+                    self.discovery.taken_over.push((id.clone(), owner));
+                }
+            }
+            Some(Claim::Allowed) | None => {}
+        }
+        let is_same = |entry: &Entry| {
+            let is_known = entry.is_of_built_in == is_built_in || entry.owner != *plugin;
+            is_known && entry.ended_ms.is_none() && entry.discovered_by.get(plugin) == Some(labels)
+        };
+        if instances.all().get(id).is_some_and(is_same) {
+            return;
+        }
+        if !instances.all().contains_key(id)
+            && let Some(over) = instances.make_room(plugin)
+        {
+            (self.forget)(&over);
+            changed.push(over);
+        }
+        let found = instances.change_or_add(id, plugin, |entry| {
+            // Whose it was before it ended is of the past.
+            if entry.ended_ms.take().is_some() {
+                entry.owner = plugin.clone();
+            }
+            if entry.owner == *plugin {
+                entry.is_of_built_in = is_built_in;
+            }
+            entry.discovered_by.insert(plugin.clone(), labels.clone());
+        });
+        match found {
+            Some(()) => changed.push(id.clone()),
+            None => self.discovery.refused += 1,
+        }
+    }
+}
