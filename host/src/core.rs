@@ -20,7 +20,7 @@ use dropsonde_store::{InstanceId, Pool, Store};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::time::Instant;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 
 /// Lifecycle events that are done before anybody else may look at the instances.
 const EVENTS_AT_ONCE: usize = 256;
@@ -54,7 +54,11 @@ pub struct Core {
     /// Those that hear that there is no room for them.
     pub(crate) turned_away: Arc<Places>,
     /// Turns of range queries.
-    pub(crate) queries: Arc<Semaphore>,
+    pub(crate) queries: Arc<Places>,
+    /// Bytes of memory that answers on their way take.
+    pub(crate) answers: Arc<Places>,
+    /// Bytes of memory this process may have.
+    pub(crate) memory: usize,
     /// Held while workloads are added up.
     pub(crate) workloads: std::sync::Mutex<()>,
 }

@@ -11,6 +11,7 @@ use crate::health::Pulse;
 use crate::history::{Keeping, Surroundings};
 use crate::http::{Listener, Server, Tls};
 use crate::hub::{self, Hub};
+use crate::memory;
 use crate::metrics::HostMetrics;
 use crate::native::{self, Native};
 use crate::plugins::{Component, Plugins, Supervisor, TrialFailed, Tried, try_component};
@@ -35,7 +36,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::sync::{Mutex, Semaphore, mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 
 /// Stays the one that runs, also when its file was replaced.
@@ -374,7 +375,9 @@ fn core(config: Config, clock: Clock, metrics: HostMetrics, store: Store, plugin
         workloads: Default::default(),
         connections: Arc::default(),
         turned_away: Arc::default(),
-        queries: Arc::new(Semaphore::new(config.http.max_range_queries)),
+        queries: Arc::default(),
+        answers: Arc::default(),
+        memory: memory::available(),
         audit: audit?,
         store,
         tracked,

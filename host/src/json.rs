@@ -19,45 +19,54 @@ pub(crate) fn sample(sample: &Sample) -> Vec<u8> {
     json
 }
 
-/// An array of samples, ascending. `bands` adds `_min` and `_max` of each field.
-pub(crate) fn points(points: &Points, bands: bool) -> Vec<u8> {
-    let mut json = Vec::with_capacity(2 + points.at_ms.len() * (64 + points.columns.len() * 32));
-    json.push(b'[');
-    for (row, &at_ms) in points.at_ms.iter().enumerate() {
-        if row > 0 {
-            json.push(b',');
-        }
-        open(&mut json, at_ms);
-        for column in &points.columns {
-            let Some(&value) = column.values.get(row).filter(|value| !value.is_nan()) else { continue };
-            member(&mut json, &column.name, "", value);
-            if bands && let (Some(&min), Some(&max)) = (column.min.get(row), column.max.get(row)) {
-                member(&mut json, &column.name, "_min", min);
-                member(&mut json, &column.name, "_max", max);
-            }
-        }
-        json.push(b'}');
-    }
-    json.push(b']');
-    json
+/// How points are written.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Form {
+    pub(crate) time: Time,
+    /// Adds `_min` and `_max` of each field.
+    pub(crate) bands: bool,
 }
 
-/// `{"host":…,"range":…,"samples":[{"ts":1700000000,…}]}`, times in seconds since 1970.
-pub(crate) fn history(host: &str, range: &str, points: &Points) -> Vec<u8> {
-    let text = |text: &str| serde_json::Value::from(text).to_string();
-    let mut json = format!("{{\"host\":{},\"range\":{},\"samples\":[", text(host), text(range)).into_bytes();
+/// How the time of a point is written.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) enum Time {
+    /// `"at":"2026-01-02T03:04:05Z"`
+    #[default]
+    At,
+    /// `"ts":1700000000`, in seconds since 1970.
+    Seconds,
+}
+
+impl Form {
+    /// How many values there are of each.
+    pub(crate) fn values(self) -> usize {
+        if self.bands { 3 } else { 1 }
+    }
+}
+
+/// Appends some points of an array, ascending. `open`: what comes before the first of them, `[` or a comma; then a comma.
+pub(crate) fn points(json: &mut Vec<u8>, points: &Points, form: Form, open: &mut u8) {
     for (row, &at_ms) in points.at_ms.iter().enumerate() {
-        json.extend_from_slice(if row > 0 { b",{\"ts\":" } else { b"{\"ts\":" });
-        json.extend_from_slice(itoa::Buffer::new().format(at_ms.div_euclid(1000)).as_bytes());
+        json.push(std::mem::replace(open, b','));
+        match form.time {
+            Time::At => self::open(json, at_ms),
+            Time::Seconds => {
+                json.extend_from_slice(b"{\"ts\":");
+                json.extend_from_slice(itoa::Buffer::new().format(at_ms.div_euclid(1000)).as_bytes());
+            }
+        }
         for column in &points.columns {
-            if let Some(&value) = column.values.get(row).filter(|value| !value.is_nan()) {
-                member(&mut json, &column.name, "", value);
+            let Some(&value) = column.values.get(row).filter(|value| !value.is_nan()) else { continue };
+            member(json, &column.name, "", value);
+            if form.bands
+                && let (Some(&min), Some(&max)) = (column.min.get(row), column.max.get(row))
+            {
+                member(json, &column.name, "_min", min);
+                member(json, &column.name, "_max", max);
             }
         }
         json.push(b'}');
     }
-    json.extend_from_slice(b"]}");
-    json
 }
 
 /// A source's sections, those it knows something about.
@@ -162,10 +171,17 @@ mod tests {
         let column =
             Column { name: "x".into(), values: vec![1.5, f64::NAN], min: vec![1.0, f64::NAN], max: vec![2.0; 2] };
         let points_of_two = Points { at_ms: vec![0, 1500], columns: vec![column] };
-        let text = |bands| String::from_utf8(points(&points_of_two, bands)).unwrap();
-        assert_eq!(text(false), r#"[{"at":"1970-01-01T00:00:00Z","x":1.5},{"at":"1970-01-01T00:00:01.5Z"}]"#);
-        assert!(text(true).contains(r#""x":1.5,"x_min":1,"x_max":2"#));
-        assert_eq!(points(&Points::default(), false), b"[]");
+        let text = |form| {
+            let (mut json, mut open) = (Vec::new(), b'[');
+            points(&mut json, &points_of_two, form, &mut open);
+            points(&mut json, &Points::default(), form, &mut open);
+            assert_eq!(open, b',');
+            String::from_utf8(json).unwrap()
+        };
+        let at = text(Form::default());
+        assert_eq!(at, r#"[{"at":"1970-01-01T00:00:00Z","x":1.5},{"at":"1970-01-01T00:00:01.5Z"}"#);
+        assert_eq!(text(Form { time: Time::Seconds, bands: false }), r#"[{"ts":0,"x":1.5},{"ts":1}"#);
+        assert!(text(Form { bands: true, ..Form::default() }).contains(r#""x":1.5,"x_min":1,"x_max":2"#));
     }
 
     proptest! {

@@ -67,7 +67,8 @@
 //! * [`hub`]: live fan-out; `writers`: the sockets of streams; `json`: samples as JSON.
 //! * `workload`: what several instances are together.
 //! * [`mod@metrics`]: what is counted; [`exposition`]: all of it, and samples, for Prometheus; [`health`]: how the host is.
-//! * [`tokens`]: who may read, and change something; [`audit`]: who did. `places`: how many there may be of something.
+//! * [`tokens`]: who may read, and change something; [`audit`]: who did. `places`: how much there may be of
+//!   something, in all and of one peer; `memory`: how much of it this process may have.
 //! * [`events`]: what applications tell; [`mod@snapshot`]: what sources say of them, in one document.
 //! * [`mod@tracing`]: what the host tells about its own work; `remote`: what it sends to.
 //! * `nearest`: what a misspelt word was meant to be. `unwritable`: places where nothing can be written as they are.
@@ -90,7 +91,7 @@ pub mod http;
 pub mod hub;
 mod json;
 pub mod labels;
-mod machine;
+mod memory;
 pub mod metrics;
 pub mod native;
 mod nearest;

@@ -52,7 +52,6 @@ impl Change {
             stream.stalled;
             metrics.max_series_per_plugin;
             metrics.max_size;
-            http.max_range_queries;
             http.socket_mode;
             tracing;
         }

@@ -1,6 +1,6 @@
 use super::poll::check_interval;
 use super::{Bytes, ConfigError, Span};
-use crate::machine;
+use crate::memory;
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ impl Default for Snapshot {
 impl Metrics {
     /// Bytes of text of all samples together.
     pub(crate) fn size(&self) -> u64 {
-        self.max_size.map_or_else(|| (machine::memory_bytes() / 16).min(512 << 20), |bytes| bytes.get() as u64)
+        self.max_size.map_or_else(|| (memory::available() as u64 / 16).min(512 << 20), |bytes| bytes.get() as u64)
     }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {

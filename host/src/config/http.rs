@@ -26,8 +26,11 @@ pub struct HttpConfig {
     pub max_header: Bytes,
     /// Bytes of a body, other than a plugin's.
     pub max_body: Bytes,
-    /// Range queries that are worked on at a time; others wait for their turn, for some seconds.
+    /// Range queries that are worked on at a time, half of them of one peer; others wait for their turn, for 5 s.
     pub max_range_queries: usize,
+    /// Bytes of memory that answers on their way may take (range queries, lists, scrapes), half of them of one peer. None: an
+    /// eighth of the memory this process may have, at least 32 MiB and at most 256 MiB.
+    pub max_answer_bytes: Option<Bytes>,
     /// Permissions of a Unix socket, like `0o660`.
     pub socket_mode: u32,
 }
@@ -47,6 +50,7 @@ impl Default for HttpConfig {
             max_body: Bytes::new(8 << 20),
             // Most wait for a disk, if for anything.
             max_range_queries: 64,
+            max_answer_bytes: None,
             socket_mode: 0o600,
         }
     }
@@ -87,6 +91,9 @@ impl HttpConfig {
         }
         if !(1 << 10..=1 << 30).contains(&self.max_body.get()) {
             return ConfigError::value("http.max_body", "must be at least 1KiB and at most 1GiB");
+        }
+        if self.max_answer_bytes.is_some_and(|bytes| bytes.get() < 4 << 20) {
+            return ConfigError::value("http.max_answer_bytes", "must be at least 4MiB");
         }
         if self.socket_mode > 0o777 {
             return ConfigError::value("http.socket_mode", "must be permissions, like 0o660");

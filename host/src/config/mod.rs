@@ -338,6 +338,7 @@ mod tests {
             ("http.header_timeout = 0", "http.header_timeout"),
             ("http.max_header = '1KiB'", "http.max_header"),
             ("http.max_body = 0", "http.max_body"),
+            ("http.max_answer_bytes = '1MiB'", "http.max_answer_bytes"),
             ("http.socket_mode = 0o1777", "http.socket_mode"),
             ("auth.login_lifetime = '1s'", "auth.login_lifetime"),
         ] {

@@ -1,5 +1,5 @@
 use super::{Bytes, ConfigError, Span};
-use crate::machine;
+use crate::memory;
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ impl StoreConfig {
 
     /// Bytes of memory for history beside the block cache.
     pub(crate) fn memory(&self) -> u64 {
-        self.max_memory.map_or_else(|| machine::memory_bytes() / 4, |bytes| bytes.get() as u64)
+        self.max_memory.map_or_else(|| memory::available() as u64 / 4, |bytes| bytes.get() as u64)
     }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {

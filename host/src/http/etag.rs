@@ -1,6 +1,7 @@
 //! Answers that need not be sent again.
 
 use super::error::json_bytes;
+use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
@@ -13,7 +14,7 @@ pub(crate) enum Keep {
 }
 
 /// A JSON answer, or that it is the one that is known. `tag` is its own, in quotes.
-pub(crate) fn tagged(body: Vec<u8>, tag: &str, keep: Keep, request: &HeaderMap) -> Response {
+pub(crate) fn tagged(body: impl Into<Body>, tag: &str, keep: Keep, request: &HeaderMap) -> Response {
     let known = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|tags| tags.to_str().ok());
     let is_known = known.flat_map(|tags| tags.split(',')).any(|known| {
         let known = known.trim();

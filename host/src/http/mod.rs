@@ -8,12 +8,13 @@
 //! * `routes`: all operations, and what each needs; `openapi`: what they are like.
 //! * `door`: what every request passes; `names`: whom it is meant for; `rights`: who sends it, and may; `login`: browsers.
 //! * `instances`, `lifecycle`, `usage`, `stream`, `snapshot`, `events`, `telemetry`, `plugins`, `reload`, `health`, `page`,
-//!   `prometheus`: the answers; `many`: one of very many.
+//!   `prometheus`: the answers; `pieces`: those made as they are read; `rows`, `many`: of many points, of many instances.
 //! * `body`: what is sent; `select`: which instances; `window`: the parameters of a range query; `fields`: those it names; `etag`: what need not be
 //!   sent again.
-//! * `off_thread`: what may take its time, and how much of that at once.
+//! * `off_thread`: what may take its time, and how much of that at once; `answers`: the memory of what is on its way.
 //! * `error`: what a client reads when something is wrong.
 
+mod answers;
 mod body;
 mod connection;
 mod door;
@@ -33,11 +34,13 @@ mod off_thread;
 mod openapi;
 mod page;
 mod peer;
+mod pieces;
 mod plugins;
 mod prometheus;
 mod reload;
 mod rights;
 mod routes;
+mod rows;
 mod select;
 mod server;
 mod snapshot;

@@ -1,6 +1,6 @@
 //! The other end of a connection.
 
-use crate::places::Share;
+use crate::places::{PeerId, Share};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -33,6 +33,11 @@ impl Peer {
         matches!(self.address, Address::Unix { .. })
     }
 
+    /// Whom it is counted as.
+    pub(crate) fn id(&self) -> PeerId {
+        self.address.id()
+    }
+
     /// What it may have of something.
     pub(crate) fn share(&self, configured: Option<usize>) -> Option<Share> {
         self.address.share(configured)
@@ -40,19 +45,24 @@ impl Peer {
 }
 
 impl Address {
-    /// What it may have of something. One peer is an address of IPv4, or a /64 of IPv6, which is what one subscriber is
-    /// given. None: as much as there is.
+    /// Whom it is counted as: an address of IPv4, or a /64 of IPv6, which is what one subscriber is given; and all who use a
+    /// socket in the file system as one.
+    pub(super) fn id(self) -> PeerId {
+        let Self::Tcp(address) = self else { return PeerId::Unix };
+        match address.ip().to_canonical() {
+            ip @ IpAddr::V4(_) => PeerId::Ip(ip),
+            IpAddr::V6(ip) => PeerId::Ip(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into()),
+        }
+    }
+
+    /// What it may have of something. None: as much as there is.
     pub(super) fn share(self, configured: Option<usize>) -> Option<Share> {
         /// Of another machine, where nothing is said: browsers behind one address, and not all there is.
         const USUAL: usize = 1000;
         let Self::Tcp(address) = self else { return None };
-        let ip = address.ip().to_canonical();
-        let most = configured.or_else(|| (!ip.is_loopback()).then_some(USUAL))?;
-        let peer = match ip {
-            IpAddr::V4(ip) => ip.into(),
-            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
-        };
-        Some(Share { peer, most })
+        let is_own = address.ip().to_canonical().is_loopback();
+        let most = configured.or_else(|| (!is_own).then_some(USUAL))?;
+        Some(Share { peer: self.id(), most })
     }
 }
 
@@ -76,7 +86,7 @@ impl fmt::Display for Address {
 mod tests {
     use super::*;
 
-    fn share(text: &str, configured: Option<usize>) -> Option<(IpAddr, usize)> {
+    fn share(text: &str, configured: Option<usize>) -> Option<(PeerId, usize)> {
         let share = Address::Tcp(text.parse().unwrap()).share(configured);
         share.map(|share| (share.peer, share.most))
     }

@@ -1,4 +1,4 @@
-use super::error::{ApiError, json_bytes};
+use super::error::ApiError;
 use super::etag::{Keep, tagged};
 use super::fields;
 use super::stream::begin;
@@ -7,14 +7,14 @@ use super::window::{Parameters, Window};
 use super::{App, Asking};
 use crate::core::Core;
 use crate::hub::Selection;
-use crate::json;
+use crate::json::Form;
 use crate::plugins::PluginState;
 use crate::snapshot::instance;
 use crate::tokens::Right;
 use axum::Extension;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use std::time::{Duration, Instant};
 
 /// Between two looks whether every source has answered.
@@ -71,14 +71,18 @@ async fn ask_now(core: &Core) {
 }
 
 /// The same numbers over time, as those of an instance.
-pub(crate) async fn range(State(core): App, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+pub(crate) async fn range(
+    State(core): App,
+    Extension(caller): Asking,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
     let parameters = Parameters::parse(query.as_deref());
     let interval_ms = i64::try_from(core.config.load().snapshot.interval.get().as_millis()).unwrap_or(i64::MAX);
     let window = Window::parse(&parameters, core.clock.now_ms(), interval_ms)?;
     let id = id()?;
     fields::check(&core.store, std::slice::from_ref(&id), &[], window.query.fields.as_deref())?;
-    let points = ask(&core, id, window.query).await?;
-    Ok(json_bytes(json::points(&points, window.bands)))
+    let form = Form { bands: window.bands, ..Form::default() };
+    Ok(ask(core, &caller.peer, id, window.query, form, |rows| rows).await?.into_response())
 }
 
 pub(crate) async fn stream(

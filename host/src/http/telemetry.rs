@@ -1,16 +1,18 @@
 //! Durable history by host, in the form its clients know.
 
-use super::App;
-use super::error::{ApiError, json, json_bytes};
+use super::error::{ApiError, json};
 use super::instances::named;
 use super::off_thread::off_thread;
+use super::pieces::More;
 use super::usage::ask;
 use super::window::Parameters;
+use super::{App, Asking};
 use crate::history::Range;
-use crate::json;
+use crate::json::{Form, Time};
+use axum::Extension;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -29,12 +31,33 @@ pub(crate) async fn hosts(State(core): App) -> Result<Response, ApiError> {
 }
 
 /// `?host=…&range=30m|1h|6h|24h`; without a range, an hour.
-pub(crate) async fn history(State(core): App, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+pub(crate) async fn history(
+    State(core): App,
+    Extension(caller): Asking,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
     let wrong = |why: String| ApiError::new(StatusCode::BAD_REQUEST, why);
     let parameters = Parameters::parse(query.as_deref());
     let host = parameters.one("host").ok_or_else(|| wrong("host parameter required".to_owned()))?;
     let range: Range = parameters.one("range").unwrap_or("1h").parse().map_err(|why| wrong(format!("{why}")))?;
     let id = named(host)?;
-    let points = ask(&core, id.clone(), range.query(core.clock.now_ms())).await?;
-    Ok(json_bytes(json::history(id.as_str(), range.label(), &points)))
+    let query = range.query(core.clock.now_ms());
+    let text = |text: &str| serde_json::Value::from(text).to_string();
+    let head = format!("{{\"host\":{},\"range\":{},\"samples\":", text(id.as_str()), text(range.label()));
+    let form = Form { time: Time::Seconds, bands: false };
+    let made = ask(core, &caller.peer, id, query, form, |rows| within(head, rows)).await?;
+    Ok(made.into_response())
+}
+
+/// An object whose last member is an array.
+fn within(head: String, mut rows: More) -> More {
+    let mut head = Some(head);
+    Box::new(move |json| {
+        json.extend_from_slice(head.take().unwrap_or_default().as_bytes());
+        let is_more = rows(json);
+        if !is_more {
+            json.push(b'}');
+        }
+        is_more
+    })
 }

@@ -1,0 +1,75 @@
+//! Memory of answers on their way: it is reserved before it is taken, and given back when an answer was sent or its reader is
+//! gone. One peer has half of it at most, so that those who read slowly leave some to others.
+
+use super::error::ApiError;
+use super::off_thread::LONGEST_WAIT;
+use super::peer::Peer;
+use crate::core::Core;
+use crate::places::{Full, Place, Share};
+use axum::http::StatusCode;
+use bytes::Bytes;
+
+/// Seconds after which an answer there was no memory for may be asked for again: those on their way are sent, or cut off.
+const RETRY_AFTER: u32 = 5;
+
+/// The part of the memory this process may have that answers may take where the configuration says nothing, and its bounds.
+const PART: usize = 8;
+const LEAST: usize = 32 << 20;
+const MOST: usize = 256 << 20;
+
+/// Bytes that all answers may take.
+fn most(core: &Core) -> usize {
+    let configured = core.config.load().http.max_answer_bytes;
+    configured.map_or_else(|| (core.memory / PART).clamp(LEAST, MOST), |bytes| bytes.get())
+}
+
+/// Reserves memory for an answer. An answer that is larger than a peer's share counts as all of it: a peer has one of those at
+/// a time.
+pub(super) async fn reserve(core: &Core, peer: &Peer, bytes: usize) -> Result<Place, ApiError> {
+    let most = most(core);
+    let share = Share { peer: peer.id(), most: most / 2 };
+    let bytes = bytes.min(share.most);
+    let reserved = match core.answers.take_many(bytes, most, Some(share)) {
+        // Others may be done soon.
+        Err(Full::All(_)) => core.answers.wait(bytes, most, Some(share), LONGEST_WAIT).await,
+        reserved => reserved,
+    };
+    reserved.map_err(refused)
+}
+
+/// Has an answer hold as much as it takes, now that this is known.
+pub(super) fn resize(core: &Core, memory: &mut Place, bytes: usize) -> Result<(), ApiError> {
+    let most = most(core);
+    memory.resize(bytes.min(most / 2), most, most / 2).map_err(refused)
+}
+
+fn refused(full: Full) -> ApiError {
+    let (status, why) = match full {
+        Full::All(most) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("answers on their way take all of {most} bytes; try again later, or raise http.max_answer_bytes"),
+        ),
+        Full::OfPeer(most) => (
+            StatusCode::TOO_MANY_REQUESTS,
+            format!(
+                "answers on their way to this client take all of its {most} bytes; read them first, or raise \
+                 http.max_answer_bytes"
+            ),
+        ),
+    };
+    ApiError::new(status, why).retry_after(RETRY_AFTER)
+}
+
+/// Bytes that hold something as long as anyone reads them.
+pub(super) fn holding<T: Send + 'static>(bytes: impl Into<Bytes>, held: T) -> Bytes {
+    struct Holding<T> {
+        bytes: Bytes,
+        _held: T,
+    }
+    impl<T> AsRef<[u8]> for Holding<T> {
+        fn as_ref(&self) -> &[u8] {
+            &self.bytes
+        }
+    }
+    Bytes::from_owner(Holding { bytes: bytes.into(), _held: held })
+}

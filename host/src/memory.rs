@@ -1,0 +1,65 @@
+//! How much memory this process may have: what pools of bytes are sized by where the configuration says nothing.
+
+use rustix::process::{Resource, getrlimit};
+use std::fs;
+use std::path::Path;
+
+/// The least of what the machine has, what the process's cgroups allow, and what its limit of address space allows; in bytes.
+pub(crate) fn available() -> usize {
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let groups = groups.lines().filter_map(|group| least_of_group(Path::new("/sys/fs/cgroup"), group));
+    let address_space = getrlimit(Resource::As).current;
+    let least = machine.into_iter().chain(groups).chain(address_space).min();
+    least.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX)
+}
+
+/// `MemTotal` of /proc/meminfo.
+fn total(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// The least that a group of /proc/self/cgroup and those above it allow, of either version of cgroups.
+fn least_of_group(root: &Path, group: &str) -> Option<u64> {
+    let mut parts = group.splitn(3, ':');
+    let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+    let (root, file) = match controllers {
+        "" => (root.to_owned(), "memory.max"),
+        "memory" => (root.join("memory"), "memory.limit_in_bytes"),
+        _ => return None,
+    };
+    let own = root.join(path.trim_start_matches('/'));
+    // In a container the path may be one of the machine outside: then its own limit is at the root.
+    let groups = own.ancestors().take_while(|folder| folder.starts_with(&root));
+    groups.filter_map(|folder| fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok()).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machines_memory_is_read() {
+        assert_eq!(total("MemTotal:        2048 kB\nMemFree: 1 kB\n"), Some(2 << 20));
+        assert_eq!(total("MemFree: 1 kB\n"), None);
+        assert!(available() > 1 << 20);
+    }
+
+    #[test]
+    fn the_least_of_a_group_and_those_above_it_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let own = root.path().join("system.slice/own.service");
+        fs::create_dir_all(&own).unwrap();
+        fs::write(own.join("memory.max"), "max\n").unwrap();
+        assert_eq!(least_of_group(root.path(), "0::/system.slice/own.service"), None);
+        fs::write(root.path().join("system.slice/memory.max"), "1000\n").unwrap();
+        assert_eq!(least_of_group(root.path(), "0::/system.slice/own.service"), Some(1000));
+        fs::write(own.join("memory.max"), "10\n").unwrap();
+        assert_eq!(least_of_group(root.path(), "0::/system.slice/own.service"), Some(10));
+        fs::create_dir(root.path().join("memory")).unwrap();
+        fs::write(root.path().join("memory/memory.limit_in_bytes"), "77\n").unwrap();
+        assert_eq!(least_of_group(root.path(), "4:memory:/docker/of-the-machine"), Some(77));
+        assert_eq!(least_of_group(root.path(), "1:cpu:/"), None);
+    }
+}
