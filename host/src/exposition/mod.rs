@@ -16,6 +16,7 @@ mod text;
 pub(crate) use format::{Format, takes_gzip};
 
 use crate::core::Core;
+use crate::places::{Full, PeerId, Place, Places, Share};
 use bytes::Bytes;
 use dropsonde_sandbox::PluginMetrics;
 use flate2::Compression;
@@ -26,18 +27,20 @@ use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use text::Text;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Answers that may be on their way at a time. They share what is made together, but who reads slowly keeps what it got.
 const MOST_ANSWERS: usize = 64;
 
+/// Those of one peer: several scrapers behind one address, and never all there are.
+const MOST_OF_PEER: usize = MOST_ANSWERS / 4;
+
 /// Makes the text for scrapes. Those that come while one is being made get that one.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Exposition {
     /// By format and whether it is compressed.
     flights: Flights<(Format, bool), Bytes>,
     renderer: Mutex<Renderer>,
-    answers: Arc<Semaphore>,
+    answers: Arc<Places>,
 }
 
 /// What is kept from one scrape to the next, so that the next one costs less.
@@ -51,39 +54,31 @@ struct Renderer {
 /// Why a scrape is not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotMade {
-    #[error("{MOST_ANSWERS} scrapes are being answered, and more are not at a time")]
+    #[error("{MOST_ANSWERS} scrapes are being answered, which is the most there may be at a time; try again later")]
     TooMany,
+    #[error("{MOST_OF_PEER} scrapes of this client are being answered, which is its share; read those first")]
+    TooManyOfPeer,
     /// A bug.
     #[error("the metrics could not be put together")]
     Lost,
 }
 
-/// An answer, for as long as someone reads it.
-struct Answer {
-    text: Bytes,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl AsRef<[u8]> for Answer {
-    fn as_ref(&self) -> &[u8] {
-        &self.text
-    }
-}
-
-impl Default for Exposition {
-    fn default() -> Self {
-        let answers = Arc::new(Semaphore::new(MOST_ANSWERS));
-        Self { flights: Flights::default(), renderer: Mutex::default(), answers }
-    }
-}
-
 impl Exposition {
-    /// Never waits for a poll, and works on no thread of the server's.
-    pub(crate) async fn scrape(core: &Arc<Core>, format: Format, gzip: bool) -> Result<Bytes, NotMade> {
-        let permit = core.exposition.answers.clone().try_acquire_owned().map_err(|_| NotMade::TooMany)?;
+    /// The text, and its place among the answers that may be on their way, which is to be held until it was sent. Never waits
+    /// for a poll, and works on no thread of the server's.
+    pub(crate) async fn scrape(
+        core: &Arc<Core>,
+        peer: PeerId,
+        format: Format,
+        gzip: bool,
+    ) -> Result<(Bytes, Place), NotMade> {
+        let share = Share { peer, most: MOST_OF_PEER };
+        let place = core.exposition.answers.take(MOST_ANSWERS, Some(share)).map_err(|full| match full {
+            Full::All(_) => NotMade::TooMany,
+            Full::OfPeer(_) => NotMade::TooManyOfPeer,
+        })?;
         let text = if gzip { compressed(core, format).await } else { plain(core, format).await };
-        let text = text.ok_or(NotMade::Lost)?;
-        Ok(Bytes::from_owner(Answer { text, _permit: permit }))
+        Ok((text.ok_or(NotMade::Lost)?, place))
     }
 
     /// Everything there is.

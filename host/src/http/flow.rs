@@ -11,6 +11,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// Bytes of an answer that are handed on at a time, a frame of HTTP/2: of what was handed on only that something was taken of
+/// it is seen when all of it was.
+const PIECE: usize = 16 << 10;
+
 /// Requests that are under way.
 #[derive(Debug)]
 pub(super) struct Flow(Mutex<State>);
@@ -18,7 +22,7 @@ pub(super) struct Flow(Mutex<State>);
 #[derive(Debug)]
 struct State {
     next: u64,
-    /// Since when each answer waits for the other end to take more of it; none: the other end waits for it.
+    /// When something of each answer was last taken; none: the other end waits for more of it.
     open: HashMap<u64, Option<Instant>>,
     idle_since: Instant,
 }
@@ -43,7 +47,16 @@ pub(super) struct Exchange {
 /// An answer's body.
 struct Followed {
     body: Body,
-    exchange: Exchange,
+    /// What is left of a frame of it.
+    rest: Bytes,
+    exchange: Arc<Exchange>,
+}
+
+/// A piece of an answer, until it was written to the socket. The exchange lasts as long: the last piece may wait for the other
+/// end when its body is over.
+struct Piece {
+    bytes: Bytes,
+    exchange: Arc<Exchange>,
 }
 
 // === impl Flow ===
@@ -81,11 +94,18 @@ impl Exchange {
     /// Follows the answer's body to its end.
     pub(super) fn answer(self, body: Body) -> Body {
         self.waits(true);
-        Body::new(Followed { body, exchange: self })
+        Body::new(Followed { body, rest: Bytes::new(), exchange: Arc::new(self) })
     }
 
     fn waits(&self, waits: bool) {
         self.flow.lock().open.insert(self.id, waits.then(Instant::now));
+    }
+
+    /// Something of it was taken.
+    fn moved(&self) {
+        if let Some(Some(since)) = self.flow.lock().open.get_mut(&self.id) {
+            *since = Instant::now();
+        }
     }
 }
 
@@ -101,29 +121,59 @@ impl http_body::Body for Followed {
     type Data = Bytes;
     type Error = axum::Error;
 
-    /// Asked for a frame only when there is room for it at the other end.
+    /// Asked for a frame only when there is room for some of it at the other end.
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         self.exchange.waits(false);
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        self.exchange.waits(frame.is_some());
-        Poll::Ready(frame)
+        if self.rest.is_empty() {
+            let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+            self.exchange.waits(frame.is_some());
+            match frame.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(bytes))) => self.rest = bytes,
+                Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        }
+        let most = self.rest.len().min(PIECE);
+        let piece = Piece { bytes: self.rest.split_to(most), exchange: self.exchange.clone() };
+        self.exchange.waits(true);
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(piece)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (rest, of_body) = (self.rest.len() as u64, self.body.size_hint());
+        let mut hint = SizeHint::new();
+        if let Some(upper) = of_body.upper() {
+            hint.set_upper(upper.saturating_add(rest));
+        }
+        hint.set_lower(of_body.lower().saturating_add(rest));
+        hint
+    }
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.exchange.moved();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http_body::Body as _;
     use http_body_util::BodyExt as _;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -139,12 +189,42 @@ mod tests {
         let mut body = exchange.answer(Body::from("answer"));
         tokio::time::advance(SECOND * 31).await;
         assert_eq!(goes(), Goes::Stalled);
-        body.frame().await.unwrap().unwrap();
+        let answer = body.frame().await.unwrap().unwrap();
         assert_eq!(goes(), Goes::On);
-        drop(body);
+        tokio::time::advance(SECOND * 31).await;
+        assert_eq!(goes(), Goes::Stalled, "it was handed on, and is not taken");
+        drop((body, answer));
         tokio::time::advance(SECOND * 9).await;
         assert_eq!(goes(), Goes::On);
         tokio::time::advance(SECOND * 2).await;
+        assert_eq!(goes(), Goes::Idle);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_answer_is_handed_on_in_pieces_and_is_under_way_until_the_last_was_taken() {
+        let flow = Flow::new();
+        let goes = || flow.goes(SECOND * 10, SECOND * 30);
+        let text = Bytes::from(vec![7; 3 * PIECE + 1]);
+        let mut body = flow.begin().answer(Body::from(text.clone()));
+        assert_eq!(body.size_hint().exact(), Some(text.len() as u64));
+        let (mut pieces, mut lengths) = (Vec::new(), Vec::new());
+        while !body.is_end_stream() {
+            let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            lengths.push(piece.len());
+            pieces.push(piece);
+            assert_eq!(body.size_hint().exact(), Some((text.len() - pieces.concat().len()) as u64));
+        }
+        assert_eq!((lengths, pieces.concat()), (vec![PIECE, PIECE, PIECE, 1], text.to_vec()));
+        drop(body);
+        for _ in 0..3 {
+            tokio::time::advance(SECOND * 20).await;
+            pieces.remove(0);
+            assert_eq!(goes(), Goes::On, "something of it is taken");
+        }
+        tokio::time::advance(SECOND * 31).await;
+        assert_eq!(goes(), Goes::Stalled, "the last is not");
+        pieces.clear();
+        tokio::time::advance(SECOND * 11).await;
         assert_eq!(goes(), Goes::Idle);
     }
 }

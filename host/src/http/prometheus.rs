@@ -1,23 +1,26 @@
-use super::App;
+use super::answers::{holding, reserve};
 use super::error::ApiError;
+use super::{App, Asking};
 use crate::exposition::{Exposition, Format, NotMade, takes_gzip};
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+/// Seconds after which a scrape there was no place for may be tried again.
+const RETRY_AFTER: u32 = 1;
+
 /// In the format a scraper likes best, compressed for who asks.
-pub(crate) async fn metrics(State(core): App, headers: HeaderMap) -> Response {
+pub(crate) async fn metrics(
+    State(core): App,
+    Extension(caller): Asking,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let (format, gzip) = (Format::wanted(&headers), takes_gzip(&headers));
-    let text = match Exposition::scrape(&core, format, gzip).await {
-        Ok(text) => text,
-        Err(NotMade::TooMany) => {
-            return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, NotMade::TooMany.to_string()).into_response();
-        }
-        Err(error) => {
-            tracing::error!(%error, "cannot answer a scrape");
-            return ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response();
-        }
-    };
+    let (text, place) = Exposition::scrape(&core, caller.peer.id(), format, gzip).await?;
+    // Several may share it; each counts as if it had one of its own.
+    let memory = reserve(&core, &caller.peer, text.len()).await?;
+    let text = holding(text, (place, memory));
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(format.content_type())),
         (header::VARY, HeaderValue::from_static("accept, accept-encoding")),
@@ -27,5 +30,19 @@ pub(crate) async fn metrics(State(core): App, headers: HeaderMap) -> Response {
     if gzip {
         response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
-    response
+    Ok(response)
+}
+
+impl From<NotMade> for ApiError {
+    fn from(why: NotMade) -> Self {
+        let status = match why {
+            NotMade::TooMany => StatusCode::SERVICE_UNAVAILABLE,
+            NotMade::TooManyOfPeer => StatusCode::TOO_MANY_REQUESTS,
+            NotMade::Lost => {
+                tracing::error!(error = %why, "cannot answer a scrape");
+                return Self::new(StatusCode::INTERNAL_SERVER_ERROR, why.to_string());
+            }
+        };
+        Self::new(status, why.to_string()).retry_after(RETRY_AFTER)
+    }
 }
