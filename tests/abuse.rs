@@ -301,3 +301,41 @@ fn no_path_leads_out_of_its_own() {
     );
     is_well(&host);
 }
+
+#[test]
+fn who_has_sent_all_it_has_to_say_gets_its_answer() {
+    let host = Host::start("poll.interval = '100ms'\n", &[]);
+    let get = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    assert_eq!(statuses(&raw(&host, get)), [200]);
+    let get = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    assert_eq!(statuses(&raw(&host, &[&get[..], &get[..]].concat())), [200, 200]);
+    // It is compiled first.
+    let put = format!(
+        "PUT /v1/plugins/verbs HTTP/1.1\r\nHost: localhost\r\n{}Content-Length: {}\r\n\r\n",
+        host.bearer("admin"),
+        verbs().len()
+    );
+    assert_eq!(statuses(&raw(&host, &[put.as_bytes(), verbs()].concat())), [202]);
+}
+
+#[test]
+fn a_stream_goes_on_when_its_reader_has_no_more_to_say_and_ends_when_it_leaves() {
+    let host = Host::start("poll.interval = '100ms'\nstream.heartbeat = '1h'\n", &[]);
+    host.until("/v1/instances/host/usage", |usage| usage.status == 200);
+    let mut socket = connect(&host);
+    socket.write_all(b"GET /v1/instances/host/usage/stream HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    socket.shutdown(Shutdown::Write).unwrap();
+    let (mut text, mut piece) = (String::new(), [0; 4096]);
+    while text.matches("event: usage").count() < 5 {
+        let count = socket.read(&mut piece).unwrap();
+        assert!(count > 0, "it ended: {text}");
+        text.push_str(std::str::from_utf8(&piece[..count]).unwrap());
+    }
+    drop(socket);
+    host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 0\n"));
+    // Also of one that says nothing.
+    let silent = host.stream("/v1/instances/nobody/usage/stream");
+    host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 1\n"));
+    drop(silent);
+    host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 0\n"));
+}

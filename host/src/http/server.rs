@@ -189,7 +189,9 @@ impl Connection {
     async fn plain(self, socket: TcpStream) -> anyhow::Result<()> {
         let timed = Timed::new(socket, self.http().write_timeout.get());
         let routed = self.routed(&timed, true);
-        let Some((timed, over)) = http1(timed, &self.one(), routed, self.ends.clone()).await? else { return Ok(()) };
+        let Some((timed, over)) = http1(timed, &self.in_plain(), routed, self.ends.clone()).await? else {
+            return Ok(());
+        };
         // A stream has a place of its own kind.
         let Self { server, place, .. } = self;
         drop(place);
@@ -201,7 +203,7 @@ impl Connection {
     async fn local<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, socket: S) -> anyhow::Result<()> {
         let timed = Timed::new(socket, self.http().write_timeout.get());
         let routed = self.routed(&timed, false);
-        http1(timed, &self.one(), routed, self.ends.clone()).await?;
+        http1(timed, &self.in_plain(), routed, self.ends.clone()).await?;
         Ok(())
     }
 
@@ -247,6 +249,14 @@ impl Connection {
             .header_read_timeout(self.http().header_timeout.get())
             .max_buf_size(self.http().max_header.get())
             .keep_alive(self.keep_alive);
+        http
+    }
+
+    /// Who has sent all there is to ask, and says so, is answered all the same. With TLS the end of what is sent is the end of
+    /// the connection, which is noticed at once.
+    fn in_plain(&self) -> one::Builder {
+        let mut http = self.one();
+        http.half_close(true);
         http
     }
 

@@ -40,6 +40,8 @@ pub(super) struct Reader {
     is_blocked: bool,
     /// Nothing comes any more.
     ends: bool,
+    /// It sends nothing any more.
+    is_half_closed: bool,
     _claim: Claim,
 }
 
@@ -83,6 +85,7 @@ impl Reader {
             due: now,
             is_blocked: false,
             ends: false,
+            is_half_closed: false,
             _claim: claim,
         };
         if ends {
@@ -180,6 +183,15 @@ impl Reader {
     /// Tells it that the stream still is.
     pub(super) fn ping(&mut self) {
         self.waiting.push_back(Item::Bytes(ping()));
+    }
+
+    /// Sends it something, once, when it sends nothing any more. Whether it did.
+    pub(super) fn ask_whether_it_is_there(&mut self) -> bool {
+        let is_new = !std::mem::replace(&mut self.is_half_closed, true);
+        if is_new && !self.ends {
+            self.ping();
+        }
+        is_new
     }
 
     fn write(&mut self) -> io::Result<usize> {

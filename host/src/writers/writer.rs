@@ -82,9 +82,14 @@ impl Writer {
             let now = Instant::now();
             for event in events.iter().filter(|event| event.token() != WAKE) {
                 let Token(token) = event.token();
-                if event.is_read_closed() || event.is_error() {
+                if event.is_write_closed() || event.is_error() {
                     self.remove(token);
-                } else if event.is_writable() && self.reader(token).is_some_and(|reader| reader.has_waiting()) {
+                    continue;
+                }
+                let Some(reader) = self.reader(token) else { continue };
+                // It may have left, or only have nothing more to say: the kernel tells once something is sent to it.
+                let is_asked = event.is_read_closed() && reader.ask_whether_it_is_there();
+                if is_asked || (event.is_writable() && reader.has_waiting()) {
                     self.flush(token, now);
                 }
             }
