@@ -51,6 +51,11 @@ impl ApiError {
         Self { retry_after: Some(seconds), ..self }
     }
 
+    /// Seconds after which it may be tried again.
+    pub(crate) fn retries_after(&self) -> Option<u32> {
+        self.retry_after
+    }
+
     /// A whole answer of HTTP/1.1, for where no request is: the connection ends with it.
     pub(crate) fn raw(&self) -> Vec<u8> {
         let Self { status, message, retry_after } = self;

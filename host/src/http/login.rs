@@ -2,14 +2,16 @@
 //!
 //! A cookie changes nothing, whoever's token it was made of: what a browser sends by itself is no order.
 
-use super::App;
 use super::body::{content_type, read};
 use super::error::{ApiError, Refused};
 use super::page;
+use super::peer::Peer;
 use super::rights::bearer;
+use super::{App, Asking};
 use crate::core::Core;
 use crate::nearest::unknown_key;
-use crate::tokens::Right;
+use crate::tokens::{Right, TooManyWrong};
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -32,14 +34,19 @@ struct Login {
 }
 
 /// A token, by a form, as JSON, or in the head like everywhere else.
-pub(super) async fn login(State(core): App, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
-    match begin(&core, &headers, body).await {
+pub(super) async fn login(
+    State(core): App,
+    Extension(caller): Asking,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    match begin(&core, &caller.peer, &headers, body).await {
         Err(refused) if takes_html(&headers) => Ok(page(refused)),
         begun => begun,
     }
 }
 
-async fn begin(core: &Core, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
+async fn begin(core: &Core, peer: &Peer, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
     let sent = sent(core, headers, body).await?;
     let shown = || Some(bearer(headers.get(header::AUTHORIZATION)?.as_bytes())?.to_vec());
     let token = sent.or_else(shown).ok_or_else(|| ApiError::invalid("token", "there is none"))?;
@@ -47,9 +54,16 @@ async fn begin(core: &Core, headers: &HeaderMap, body: Body) -> Result<Response,
     if !any {
         return Err(ApiError::new(StatusCode::FORBIDDEN, "this host has no token anyone could log in with"));
     }
+    let attempt = core.tokens.attempt(peer.id(), &token).map_err(|TooManyWrong(wait)| {
+        let why = "too many wrong logins of this client; try again later";
+        let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+        ApiError::new(StatusCode::TOO_MANY_REQUESTS, why).retry_after(seconds)
+    })?;
+    let wrong = || ApiError::unauthorized("this is no token of this host");
+    attempt.ok_or_else(wrong)?;
     let begun = core.tokens.begin_session(&token, &core.config.load());
     let begun = begun.map_err(|error| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
-    let (session, right) = begun.ok_or_else(|| ApiError::unauthorized("this is no token of this host"))?;
+    let (session, right) = begun.ok_or_else(wrong)?;
     let mut response = with_cookie(core, headers, session.secret(), session.lifetime.as_secs());
     response.extensions_mut().insert(LoggedIn(right));
     Ok(response)
@@ -130,6 +144,9 @@ pub(super) fn page(refused: ApiError) -> Response {
         (header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
     ];
     let mut response = (status, headers, Html(page::login(&refused.to_string()))).into_response();
+    if let Some(seconds) = refused.retries_after() {
+        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    }
     response.extensions_mut().insert(Refused(refused.to_string()));
     response
 }

@@ -2,17 +2,21 @@
 //!
 //! # Layout
 //!
-//! * `file`: a token on disk; `sessions`: browsers that have logged in.
+//! * `file`: a token on disk; `sessions`: browsers that have logged in; `attempts`: those that tried in vain.
 
+mod attempts;
 mod file;
 mod sessions;
 
+pub(crate) use attempts::TooManyWrong;
 pub use file::read;
 pub use sessions::Session;
 
 use crate::config::Config;
+use crate::places::PeerId;
 use crate::unwritable::is_unwritable;
 use arc_swap::ArcSwap;
+use attempts::Attempts;
 use sessions::Sessions;
 use std::io;
 use std::path::Path;
@@ -35,6 +39,7 @@ pub enum Right {
 pub struct Tokens {
     known: ArcSwap<Known>,
     sessions: Sessions,
+    attempts: Attempts,
     /// Held while they are read and take over: what was read earlier never follows what was read later.
     changing: Arc<Mutex<()>>,
     /// What nobody can show.
@@ -108,6 +113,7 @@ impl Tokens {
         Ok(Self {
             known: ArcSwap::from_pointee(known),
             sessions: Sessions::default(),
+            attempts: Attempts::default(),
             changing: Arc::default(),
             nobody,
         })
@@ -159,6 +165,14 @@ impl Tokens {
             Shown::Unknown => Err(Refusal::Wrong),
             Shown::Nothing => Err(Refusal::Missing),
         }
+    }
+
+    /// What a token allows that somebody logs in with; none for a stranger, who may try again so many times.
+    pub(crate) fn attempt(&self, peer: PeerId, token: &[u8]) -> Result<Option<Right>, TooManyWrong> {
+        self.attempts.attempt(peer, Instant::now(), || match self.recognize(token) {
+            Shown::Token(right) => Some(right),
+            Shown::Nothing | Shown::Unknown => None,
+        })
     }
 
     /// A session for whoever shows a token, and what that allows; none for a stranger.
