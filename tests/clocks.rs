@@ -147,3 +147,22 @@ fn a_host_that_was_stopped_for_a_while_makes_no_spike() {
         range.as_array().unwrap().iter().filter_map(|sample| sample["cpu_percent"].as_f64()).collect();
     assert!(values.iter().all(|percent| (0.0..=100.0).contains(percent)), "{values:?}");
 }
+
+#[test]
+fn a_clock_before_1970_resets_no_connection() {
+    let clock = WallClock::right();
+    clock.set(-100 * YEAR_MS);
+    let host = Host::start_as(clock.dropsonde(), EVERY_100_MS, &[("verbs", verbs())]);
+    for _ in 0..20 {
+        let health = host.get("/health");
+        assert_eq!((health.status, health.header("date")), (200, Some("Thu, 01 Jan 1970 00:00:00 GMT")));
+    }
+    assert!(host.get("/v1/instances").status == 200 && host.get("/metrics").status == 200);
+    let closed = host.get("/v1/instances/ok/usage/range?since=1700000000&until=1700003600");
+    assert_eq!((closed.status, closed.body.as_str()), (200, "[]"));
+    let login = crate::harness::request(&host.address, "POST", "/login", &host.bearer("write"));
+    assert_eq!(login.status, 204, "{login:?}");
+    let mut stream = host.stream("/v1/instances/ok/usage/stream");
+    assert!(stream.sample()["at"].as_str().unwrap().starts_with("19"));
+    assert!(!host.log().contains("panicked"), "{}", host.log());
+}
