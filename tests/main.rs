@@ -3,7 +3,8 @@
 //! # Layout
 //!
 //! * `harness`: a running host, a client that shows every byte, the guests.
-//! * `access`: who may do what; `exposure`: what strangers reach; `abuse`: what nobody should send.
+//! * `access`: who may do what; `exposure`: what strangers reach; `abuse`: what nobody should send; `clients`: greedy
+//!   clients beside modest ones.
 //! * `reconfigure`: another configuration while it runs; `supervised`: what a service manager hears; `api`: the description.
 //! * `http`, `reads`, `stream`, `tls`: what clients see; `tracking`: what they say of instances.
 //! * `metrics`, `own_metrics`, `prometheus`, `monitoring`: what Prometheus sees, and those who are woken by it; `grammar`:
@@ -35,6 +36,7 @@ mod abuse;
 mod access;
 mod api;
 mod authoring;
+mod clients;
 mod clocks;
 mod commands;
 mod compiling;

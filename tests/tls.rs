@@ -5,10 +5,11 @@ use hyper::client::conn::http2;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::io::Write as _;
+use std::net::Ipv4Addr;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use tempfile::TempDir;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
@@ -81,14 +82,22 @@ fn openssl(Secure { host, .. }: &Secure, request: &str, args: &[&str]) -> String
     String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr)
 }
 
-async fn connect(Secure { host, certificate, .. }: &Secure, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
+async fn connect(secure: &Secure, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
+    connect_from(Ipv4Addr::LOCALHOST, secure, protocols).await
+}
+
+/// From an address of this machine: one host sees each as a peer of its own.
+async fn connect_from(from: Ipv4Addr, secure: &Secure, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
+    let Secure { host, certificate, .. } = secure;
     let mut roots = RootCertStore::empty();
     roots.add(certificate.clone()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let config = config.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
     let mut config = config.with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-    let socket = TcpStream::connect(&host.address).await.unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((from, 0).into()).unwrap();
+    let socket = socket.connect(host.address.parse().unwrap()).await.unwrap();
     TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), socket).await.unwrap()
 }
 
@@ -281,8 +290,16 @@ fn the_command_line_trusts_a_certificate_that_is_named_and_the_one_of_the_config
 }
 
 async fn http_2(tls: TlsStream<TcpStream>) -> (http2::SendRequest<Empty<Bytes>>, tokio::task::JoinHandle<()>) {
+    http_2_taking(64, tls).await
+}
+
+/// `window`: bytes of each answer that it takes before it reads any.
+async fn http_2_taking(
+    window: u32,
+    tls: TlsStream<TcpStream>,
+) -> (http2::SendRequest<Empty<Bytes>>, tokio::task::JoinHandle<()>) {
     let (client, connection) = http2::Builder::new(TokioExecutor::new())
-        .initial_stream_window_size(64)
+        .initial_stream_window_size(window)
         .handshake(TokioIo::new(tls))
         .await
         .unwrap();
@@ -332,4 +349,39 @@ async fn who_was_there_before_certificates_were_wanted_has_to_come_again_and_sho
     }
     drop(client);
     let _ = ended.await;
+}
+
+#[tokio::test]
+async fn scrapes_that_a_peer_does_not_read_leave_places_to_others_and_are_ended() {
+    let secure = secure("[http]\nwrite_timeout = '5s'\n");
+    let greedy = Ipv4Addr::new(127, 0, 0, 2);
+    let scrape = || Request::get("https://localhost/metrics").body(Empty::<Bytes>::new()).unwrap();
+    // Of the first nothing is taken; of the others so much that all was handed on.
+    for window in [0, 1, 70_000] {
+        let (mut statuses, mut answers, mut connections) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..2 {
+            let (mut client, ended) = http_2_taking(window, connect_from(greedy, &secure, &[b"h2"]).await).await;
+            for _ in 0..20 {
+                let answer = client.send_request(scrape()).await.unwrap();
+                statuses.push(answer.status().as_u16());
+                answers.push(answer);
+            }
+            connections.push((client, ended));
+        }
+        if window < 70_000 {
+            let refused = statuses.iter().filter(|status| **status == 429).count();
+            assert_eq!((refused, statuses.iter().filter(|status| **status == 200).count()), (24, 16), "{statuses:?}");
+        }
+        let (mut modest, _) = http_2_taking(1 << 20, connect(&secure, &[b"h2"]).await).await;
+        let whole = modest.send_request(scrape()).await.unwrap();
+        assert_eq!(whole.status(), 200);
+        assert!(!whole.into_body().collect().await.unwrap().to_bytes().is_empty());
+        if window < 70_000 {
+            for (_, ended) in connections {
+                ended.await.unwrap();
+            }
+            let (mut again, _) = http_2_taking(1 << 20, connect_from(greedy, &secure, &[b"h2"]).await).await;
+            assert_eq!(again.send_request(scrape()).await.unwrap().status(), 200);
+        }
+    }
 }

@@ -1,5 +1,5 @@
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::time::Duration;
 
 /// Long enough for a loaded machine; only ever reached when something is wrong.
@@ -29,6 +29,19 @@ impl Response {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
+}
+
+/// A connection from an address of this machine: one host sees each as a peer of its own. It takes little at a time, so that
+/// what is not read is not on its way either.
+pub(crate) fn connect_from(from: Ipv4Addr, address: &str) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&socket, &SocketAddrV4::new(from, 0)).unwrap();
+    sockopt::set_socket_recv_buffer_size(&socket, 4096).unwrap();
+    connect(&socket, &address.parse::<SocketAddrV4>().unwrap()).unwrap();
+    let socket = TcpStream::from(socket);
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
 }
 
 /// `headers` are whole lines.

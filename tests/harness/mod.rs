@@ -9,7 +9,7 @@ mod prometheus;
 mod server;
 mod wall_clock;
 
-pub(crate) use client::{Response, Stream, request, send, stream};
+pub(crate) use client::{Response, Stream, connect_from, request, send, stream};
 pub(crate) use collector::{Collector, attribute};
 pub(crate) use guests::{app, verbs, version, workspace};
 pub(crate) use host::{Host, dropsonde, run};

@@ -18,7 +18,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 /// Bytes of a piece, about: it ends with the first part that makes it so large.
-const PIECE: usize = 128 << 10;
+pub(super) const PIECE: usize = 64 << 10;
+
+/// Bytes of an answer that is still made whole, about: it has a length, and may have a tag.
+pub(super) const ORDINARY: usize = 512 << 10;
 
 /// Bytes of memory that an answer in pieces takes at most, about: a piece on its way, and the points and the JSON of the next.
 pub(super) const LARGEST: usize = 1 << 20;
@@ -28,7 +31,7 @@ pub(super) type More = Box<dyn FnMut(&mut Vec<u8>) -> bool + Send>;
 
 /// An answer, before it is sent.
 pub(super) enum Made {
-    /// Of no more than a piece. It holds its memory until it was sent.
+    /// It holds its memory until it was sent.
     Whole(Bytes),
     Pieces(Pieces),
 }
@@ -49,10 +52,16 @@ pub(super) struct Pieces {
 /// Off the server's threads, when it is its turn: history may have to be read from files.
 type Making = Pin<Box<dyn Future<Output = Result<(Vec<u8>, Option<More>), ApiError>> + Send>>;
 
-/// Makes an answer. `bytes`: the memory it may take.
-pub(super) async fn make(core: Arc<Core>, peer: &Peer, bytes: usize, more: More) -> Result<Made, ApiError> {
+/// Makes an answer. `bytes`: the memory it may take. What is no larger than `ordinary` is made whole.
+pub(super) async fn make(
+    core: Arc<Core>,
+    peer: &Peer,
+    bytes: usize,
+    ordinary: usize,
+    more: More,
+) -> Result<Made, ApiError> {
     let mut memory = reserve(&core, peer, bytes.min(LARGEST)).await?;
-    let (first, rest) = query(&core, peer, || piece(more)).await?;
+    let (first, rest) = query(&core, peer, move || piece(ordinary, more)).await?;
     resize(&core, &mut memory, if rest.is_some() { LARGEST } else { first.len() })?;
     Ok(match rest {
         None => Made::Whole(holding(first, memory)),
@@ -64,9 +73,9 @@ pub(super) async fn make(core: Arc<Core>, peer: &Peer, bytes: usize, more: More)
 }
 
 /// The next piece, and what makes those after it.
-fn piece(mut more: More) -> (Vec<u8>, Option<More>) {
+fn piece(bytes: usize, mut more: More) -> (Vec<u8>, Option<More>) {
     let mut json = Vec::new();
-    while json.len() < PIECE {
+    while json.len() < bytes {
         if !more(&mut json) {
             return (json, None);
         }
@@ -98,7 +107,7 @@ impl http_body::Body for Pieces {
         }
         if let Some(rest) = this.rest.take() {
             let (core, peer) = (this.core.clone(), this.peer.clone());
-            this.making = Some(Box::pin(async move { query(&core, &peer, || piece(rest)).await }));
+            this.making = Some(Box::pin(async move { query(&core, &peer, || piece(PIECE, rest)).await }));
         }
         let Some(making) = &mut this.making else { return Poll::Ready(None) };
         let made = ready!(making.as_mut().poll(context));

@@ -7,7 +7,7 @@ use super::instances::named;
 use super::many::by_instance;
 use super::off_thread::off_thread;
 use super::peer::Peer;
-use super::pieces::{Made, More, make};
+use super::pieces::{Made, More, ORDINARY, PIECE, make};
 use super::rows::{Rows, columns};
 use super::select::{self, select};
 use super::window::{Parameters, Window};
@@ -75,7 +75,7 @@ pub(crate) async fn latest_of_many(
             false
         }))
     };
-    Ok(make(core, &caller.peer, bytes, by_instance(ids, one)).await?.into_response())
+    Ok(make(core, &caller.peer, bytes, PIECE, by_instance(ids, one)).await?.into_response())
 }
 
 /// The same window of many instances, by id.
@@ -99,7 +99,7 @@ pub(crate) async fn range_of_many(
         let (store, own) = (store.clone(), id.clone());
         Some(rows(id).more(move |part| store.range(&own, part)))
     };
-    Ok(make(core, &caller.peer, bytes, by_instance(ids, one)).await?.into_response())
+    Ok(make(core, &caller.peer, bytes, PIECE, by_instance(ids, one)).await?.into_response())
 }
 
 /// A window of a workload: its instances together.
@@ -126,7 +126,7 @@ pub(crate) async fn range_of_workload(
         let declared = declared.get_or_insert_with(|| Declared::of(&store, &shared.plugins, ids.iter()));
         workload::range(&store, declared, ids.iter(), part)
     });
-    Ok(make(core, &caller.peer, bytes, more).await?.into_response())
+    Ok(make(core, &caller.peer, bytes, ORDINARY, more).await?.into_response())
 }
 
 /// Asks history of one instance. `around` makes an answer of the array of its points.
@@ -142,7 +142,7 @@ pub(super) async fn ask(
     let rows = Rows { query, form, columns };
     let (bytes, store) = (rows.bytes(), core.store.clone());
     let more = around(rows.more(move |part| store.range(&id, part)));
-    make(core, peer, bytes, more).await
+    make(core, peer, bytes, ORDINARY, more).await
 }
 
 /// Those a selection includes now, and those it names.

@@ -1,0 +1,121 @@
+//! A greedy peer beside a modest one: what all share is shared.
+
+use crate::harness::{connect_from, request, send, stream};
+use dropsonde::config::{Bytes, Config};
+use dropsonde::host::Host;
+use dropsonde::store::{Field, InstanceId, Schema};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+const GREEDY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+/// Points of `big`, a second apart.
+const POINTS: i64 = 1000;
+
+/// One with an instance of very many fields.
+async fn host(change: impl FnOnce(&mut Config)) -> Host {
+    let mut config = Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)).into(), ..Config::default() };
+    config.store.memory_only = true;
+    change(&mut config);
+    let host = Host::builder().config(config).without_plugins().start().await.unwrap();
+    let fields = (0..256).map(|nth| Field::gauge(format!("field_{nth}"))).collect();
+    let id = InstanceId::new("big").unwrap();
+    let frame = host.core().store.frame(&id, &Schema::new("s", fields), 1000);
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+    for nth in 0..POINTS {
+        let values: Vec<_> = (0..256).map(|field| (nth * field) as f64 / 7.0).collect();
+        frame.push(now_ms - (POINTS - nth) * 1000, &values);
+    }
+    host
+}
+
+/// Asks for something, and reads the first of the answer.
+fn ask(address: &str, path: &str) -> (TcpStream, String) {
+    let mut socket = connect_from(GREEDY, address);
+    write!(socket, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
+    let mut head = vec![0; 1024];
+    let count = socket.read(&mut head).unwrap();
+    head.truncate(count);
+    (socket, String::from_utf8_lossy(&head).into_owned())
+}
+
+/// An answer, also in pieces.
+fn whole(address: &str, path: &str) -> serde_json::Value {
+    let mut pieces = stream(address, path, "");
+    assert_eq!(pieces.head.status, 200, "{path}");
+    if pieces.head.header("content-length").is_some() {
+        return request(address, "GET", path, "").json();
+    }
+    let text: String = std::iter::from_fn(|| pieces.chunk()).collect();
+    serde_json::from_str(&text).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_a_peer_does_not_read_leave_memory_to_others() {
+    // A peer may have 2 MiB, which is two large answers.
+    let host = host(|config| config.http.max_answer_bytes = Some(Bytes::new(4 << 20))).await;
+    let address = host.address().to_string();
+    tokio::task::spawn_blocking(move || {
+        for path in [
+            "/v1/instances/big/usage/range?range=1h&resolution=1s",
+            "/v1/usage/range?instance=big&range=1h&resolution=1s&bands=1",
+            "/telemetry/history?host=big&range=24h",
+        ] {
+            // That the ones before have left is noticed once something is written to them.
+            let large = "/v1/instances/big/usage/range?range=1h&resolution=1s";
+            let ask_again =
+                || std::iter::repeat_with(|| ask(&address, large)).find(|(_, head)| !head.contains(" 429 "));
+            let held = [(); 2].map(|()| ask_again().unwrap());
+            for (_, head) in &held {
+                assert!(head.starts_with("HTTP/1.1 200") && !head.contains("content-length"), "{head}");
+            }
+            let (_, refused) = ask(&address, path);
+            assert!(refused.starts_with("HTTP/1.1 429") && refused.contains("retry-after: 5"), "{refused}");
+            assert!(refused.contains("http.max_answer_bytes"), "{refused}");
+            // Another has all of it.
+            assert!(whole(&address, path).to_string().contains("\"field_255\":"), "{path}");
+        }
+        let points = whole(&address, "/v1/instances/big/usage/range?range=1h&resolution=1s");
+        assert!(points.as_array().unwrap().len() as i64 >= POINTS - 1);
+        let small = request(&address, "GET", "/v1/instances/big/usage/range?range=1m&fields=field_1", "");
+        assert!(small.header("content-length").is_some(), "{small:?}");
+    })
+    .await
+    .unwrap();
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_guesses_tokens_has_to_wait_and_others_log_in() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let token = folder.path().join("read.token");
+    std::fs::write(&token, "the right one").unwrap();
+    let host = host(|config| config.auth.read_token_file = Some(token)).await;
+    let address = host.address().to_string();
+    tokio::task::spawn_blocking(move || {
+        let guess = |token: &str| {
+            let mut socket = connect_from(GREEDY, &address);
+            let head = format!(
+                "POST /login HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+            );
+            socket.write_all(head.as_bytes()).unwrap();
+            let mut answer = String::new();
+            socket.read_to_string(&mut answer).unwrap();
+            answer
+        };
+        for _ in 0..10 {
+            let login = guess("the right one");
+            assert!(login.starts_with("HTTP/1.1 204"), "{login}");
+            assert!(guess("guessed").starts_with("HTTP/1.1 401"));
+        }
+        let refused = guess("guessed");
+        assert!(refused.starts_with("HTTP/1.1 429") && refused.contains("retry-after: "), "{refused}");
+        assert!(guess("the right one").starts_with("HTTP/1.1 429"), "it could be a guess");
+        let login = send(&address, "POST", "/login", "Authorization: Bearer the right one\r\n", &[]);
+        assert_eq!(login.status, 204, "{login:?}");
+    })
+    .await
+    .unwrap();
+    host.stop().await;
+}
