@@ -1,6 +1,6 @@
-use crate::harness::{Host, Stream, verbs};
+use crate::harness::{Host, Stream, connect_from, verbs};
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 
 fn host() -> Host {
     let config = "poll.interval = '100ms'\nstream.heartbeat = '150ms'\n\
@@ -215,16 +215,18 @@ fn read_until(socket: &mut TcpStream, is_enough: impl Fn(&str) -> bool) -> Strin
 
 /// Reads all instances on a socket that takes little at a time.
 fn slow(host: &Host) -> TcpStream {
-    let mut socket = TcpStream::connect(&host.address).unwrap();
-    rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 4096).unwrap();
+    let mut socket = connect_from(Ipv4Addr::new(127, 0, 0, 2), &host.address);
     write!(socket, "GET /v1/stream?label=slow%3D1 HTTP/1.1\r\nHost: {}\r\n\r\n", host.address).unwrap();
     socket
 }
 
 fn crowd(stalled: &str) -> Host {
-    let config = format!(
-        "poll.interval = '100ms'\npoll.default_samplers = ['verbs']\n[stream]\nwatch_buffer = 1\nstalled = '{stalled}'\n"
-    );
+    crowd_with(&format!("watch_buffer = 1\nstalled = '{stalled}'\n"))
+}
+
+/// Five hundred instances. `stream`: keys of `[stream]`.
+fn crowd_with(stream: &str) -> Host {
+    let config = format!("poll.interval = '100ms'\npoll.default_samplers = ['verbs']\n[stream]\n{stream}");
     let host = Host::start(&config, &[("verbs", verbs())]);
     let event = |nth| serde_json::json!({ "type": "instance.created", "instance": format!("i-{nth:03}"), "labels": { "slow": "1" } });
     let events: Vec<_> = (0..500).map(event).collect();
@@ -259,6 +261,27 @@ fn a_slow_reader_loses_the_newest_is_told_how_many_and_others_lose_nothing() {
     assert!(told > 100 && next > last + told, "{told} between {last} and {next}");
     let ids = sequences(before);
     assert!(ids.windows(2).all(|pair| pair[0] < pair[1]));
+}
+
+#[test]
+fn readers_of_one_peer_that_take_nothing_cost_little_and_another_loses_nothing() {
+    let host = crowd_with("stalled = '1h'\nmax_buffer_bytes = '1MiB'\n");
+    let mut modest = host.stream("/v1/stream?label=slow%3D1");
+    let before_kb = host.memory_kb();
+    let greedy: Vec<_> = (0..200).map(|_| slow(&host)).collect();
+    let open = format!("dropsonde_sessions_active {}\n", greedy.len() + 1);
+    host.until("/metrics", |metrics| metrics.body.contains(&open));
+    let (mut seen, mut rounds) = (0, std::collections::BTreeMap::<String, u32>::new());
+    while rounds.values().min().is_none_or(|least| *least < 30) || rounds.len() < 500 {
+        let (what, event, data) = modest.told();
+        assert_eq!(what, "usage", "{data}");
+        let sequence: u64 = event.split_once('-').unwrap().1.parse().unwrap();
+        assert!(sequence > seen);
+        seen = sequence;
+        *rounds.entry(data["instance"].as_str().unwrap().to_owned()).or_default() += 1;
+    }
+    let each_kb = host.memory_kb().saturating_sub(before_kb) / greedy.len() as u64;
+    assert!(each_kb < 100, "{each_kb} KiB for each");
 }
 
 #[test]

@@ -139,7 +139,7 @@ impl Core {
 
     /// Follows samples, from the latest on. May have to read files.
     pub fn watch(&self, selection: Selection) -> Result<Watch, TooManyStreams> {
-        let claim = self.hub.claim(None)?;
+        let claim = self.hub.claim(None, None)?;
         Ok(self.follow(selection, None, |hub, follow| hub.watch(claim, follow, None)))
     }
 
@@ -166,7 +166,8 @@ impl Core {
         unheard.retain(|_, (_, sample)| !sample.values.is_empty());
         // Nothing is untracked meanwhile: what a reader begins with is of what there is.
         self.tracked.while_selected(&selection.clone(), |members| {
-            begin(&self.hub, Follow { members: with_own(&selection, members), selection, seen, unheard, together })
+            let members = with_own(&selection, members);
+            begin(&self.hub, Follow { selection: selection.into(), seen, members, unheard, together })
         })
     }
 

@@ -362,6 +362,10 @@ fn core(config: Config, clock: Clock, metrics: HostMetrics, store: Store, plugin
     let audit = Audit::open(data.as_deref(), metrics.audit_entries_dropped.clone());
     let boot = hub::next_boot(&store, clock.now_ms());
     let timeline = Timeline::resume(clock.clone(), &store, &metrics);
+    let (memory, lost) = (memory::available(), metrics.samples_dropped.with_label_values(&["slow_reader"]));
+    let stream = &config.stream;
+    let hub = Hub::new(boot, clock.now_ms(), stream.watch_buffer, stream.max_streams, lost);
+    hub.allow_bytes(stream.buffer_bytes(memory));
     Ok(Core {
         tokens,
         timeline,
@@ -377,17 +381,11 @@ fn core(config: Config, clock: Clock, metrics: HostMetrics, store: Store, plugin
         turned_away: Arc::default(),
         queries: Arc::default(),
         answers: Arc::default(),
-        memory: memory::available(),
+        memory,
         audit: audit?,
         store,
         tracked,
-        hub: Hub::new(
-            boot,
-            clock.now_ms(),
-            config.stream.watch_buffer,
-            config.stream.max_streams,
-            metrics.samples_dropped.with_label_values(&["slow_reader"]),
-        ),
+        hub,
         plugins,
         metrics,
         clock,

@@ -4,6 +4,13 @@ use rustix::process::{Resource, getrlimit};
 use std::fs;
 use std::path::Path;
 
+/// Bytes of a pool where the configuration says nothing: an eighth of what this process may have, within bounds.
+pub(crate) fn of_pool(available: usize) -> usize {
+    const LEAST: usize = 32 << 20;
+    const MOST: usize = 256 << 20;
+    (available / 8).clamp(LEAST, MOST)
+}
+
 /// The least of what the machine has, what the process's cgroups allow, and what its limit of address space allows; in bytes.
 pub(crate) fn available() -> usize {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
@@ -38,6 +45,11 @@ fn least_of_group(root: &Path, group: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pool_is_an_eighth_within_bounds() {
+        assert_eq!([0, 1 << 30, usize::MAX].map(of_pool), [32 << 20, 128 << 20, 256 << 20]);
+    }
 
     #[test]
     fn the_machines_memory_is_read() {

@@ -319,6 +319,7 @@ async fn take_over(core: &Arc<Core>, server: &Server, config: Config, parts: &mu
         core.hub.part();
     }
     core.hub.allow(config.stream.max_streams);
+    core.hub.allow_bytes(config.stream.buffer_bytes(core.memory));
     let refused = core.reconfigure_instances(&config)?;
     for part in changed {
         parts.push(match refused {

@@ -1,4 +1,5 @@
 use super::{Bytes, ConfigError, Span};
+use crate::memory::of_pool;
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -57,6 +58,11 @@ impl Default for HttpConfig {
 }
 
 impl HttpConfig {
+    /// Bytes that answers may take of those this process may have.
+    pub(crate) fn answer_bytes(&self, memory: usize) -> usize {
+        self.max_answer_bytes.map_or_else(|| of_pool(memory), Bytes::get)
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         if let Some(host) = self.hosts.iter().find(|host| *host != "*" && !is_name(host)) {
             return ConfigError::value(

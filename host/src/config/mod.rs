@@ -317,6 +317,7 @@ mod tests {
             ("stream.stalled = '1ms'", "stream.stalled"),
             ("stream.max_streams = 0", "stream.max_streams"),
             ("stream.max_streams_per_peer = 0", "stream.max_streams_per_peer"),
+            ("stream.max_buffer_bytes = '1KiB'", "stream.max_buffer_bytes"),
             ("tls.cert = 'cert.pem'", "tls"),
             ("metrics.path = 'metrics'", "metrics.path"),
             ("metrics.path = '/v1/plugins'", "metrics.path"),

@@ -1,4 +1,5 @@
-use super::{ConfigError, Span};
+use super::{Bytes, ConfigError, Span};
+use crate::memory::of_pool;
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -16,6 +17,9 @@ pub struct Stream {
     pub max_streams: usize,
     /// Of one address (IPv6: one /64). None: 1000 of another machine's, any number of this one's.
     pub max_streams_per_peer: Option<usize>,
+    /// Bytes of samples that may wait for slow readers, half of them for those of one peer, beside 16 KiB that each has of its
+    /// own. None: an eighth of the memory this process may have, at least 32 MiB and at most 256 MiB.
+    pub max_buffer_bytes: Option<Bytes>,
 }
 
 impl Default for Stream {
@@ -26,11 +30,17 @@ impl Default for Stream {
             stalled: Span::from_secs(30),
             max_streams: 20_000,
             max_streams_per_peer: None,
+            max_buffer_bytes: None,
         }
     }
 }
 
 impl Stream {
+    /// Bytes that may wait for slow readers, of those this process may have.
+    pub(crate) fn buffer_bytes(&self, memory: usize) -> usize {
+        self.max_buffer_bytes.map_or_else(|| of_pool(memory), Bytes::get)
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         if !(1..=65_536).contains(&self.watch_buffer) {
             return ConfigError::value("stream.watch_buffer", "must be at least 1 and at most 65536");
@@ -47,6 +57,9 @@ impl Stream {
             if !(Duration::from_millis(100)..=Duration::from_secs(86_400)).contains(&span.get()) {
                 return ConfigError::value(key, "must be at least 100ms and at most 1d");
             }
+        }
+        if self.max_buffer_bytes.is_some_and(|bytes| bytes.get() < 1 << 20) {
+            return ConfigError::value("stream.max_buffer_bytes", "must be at least 1MiB");
         }
         Ok(())
     }

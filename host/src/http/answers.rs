@@ -12,15 +12,9 @@ use bytes::Bytes;
 /// Seconds after which an answer there was no memory for may be asked for again: those on their way are sent, or cut off.
 const RETRY_AFTER: u32 = 5;
 
-/// The part of the memory this process may have that answers may take where the configuration says nothing, and its bounds.
-const PART: usize = 8;
-const LEAST: usize = 32 << 20;
-const MOST: usize = 256 << 20;
-
 /// Bytes that all answers may take.
 fn most(core: &Core) -> usize {
-    let configured = core.config.load().http.max_answer_bytes;
-    configured.map_or_else(|| (core.memory / PART).clamp(LEAST, MOST), |bytes| bytes.get())
+    core.config.load().http.answer_bytes(core.memory)
 }
 
 /// Reserves memory for an answer. An answer that is larger than a peer's share counts as all of it: a peer has one of those at

@@ -8,7 +8,7 @@ use super::window::Parameters;
 use super::{App, Asking};
 use crate::config::{self, RESERVED};
 use crate::core::Core;
-use crate::hub::{Claim, Encoded, Hub, PING, RETRY, Seen, Selection, TooManyStreams, Watch};
+use crate::hub::{Claim, Encoded, Hub, PING, RETRY, Seen, Selection, Told, TooManyStreams, Watch};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
@@ -70,7 +70,8 @@ pub(crate) fn begin(
     caller: &Caller,
     request: &HeaderMap,
 ) -> Result<Response, ApiError> {
-    let claim = core.hub.claim(caller.peer.share(core.config.load().stream.max_streams_per_peer))?;
+    let share = caller.peer.share(core.config.load().stream.max_streams_per_peer);
+    let claim = core.hub.claim(Some(caller.peer.id()), share)?;
     let seen = request.get(LAST_EVENT_ID).map(|seen| String::from_utf8_lossy(seen.as_bytes()).into_owned());
     let headers = [
         (header::CONTENT_TYPE, EVENT_STREAM),
@@ -193,14 +194,12 @@ impl http_body::Body for Events {
         if let Some(waits) = this.waits.take() {
             return Poll::Ready(Some(Ok(Frame::data(waits))));
         }
-        if let Some(reset) = this.watch.take_reset() {
-            return Poll::Ready(Some(Ok(Frame::data(reset.text()))));
-        }
-        if let Poll::Ready(seen) = this.watch.poll_next(context) {
+        if let Poll::Ready(told) = this.watch.poll_next(context) {
             this.heartbeat.reset();
-            let bytes = seen.map(|seen| match seen {
-                Seen::Event(event) => event.encoded(this.watch.form()).text(),
-                Seen::Lagged(lost) => Encoded::lagged(lost).text(),
+            let bytes = told.map(|told| match told {
+                Told::Reset(reset) => reset.text(),
+                Told::Seen(Seen::Event(event)) => event.encoded(this.watch.form()).text(),
+                Told::Seen(Seen::Lagged(lost)) => Encoded::lagged(lost).text(),
             });
             return Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))));
         }

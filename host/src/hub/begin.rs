@@ -4,7 +4,8 @@
 use super::event::{Encoded, Event, Of, What};
 use super::{Hub, Member, Selection, State, Topic};
 use dropsonde_store::{InstanceId, Sample};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::ops::{Bound, RangeBounds as _};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, MutexGuard};
 
@@ -17,9 +18,15 @@ const MAY_JOIN: usize = 1024;
 /// Instances that are looked up before anybody else may publish.
 const AT_ONCE: usize = 256;
 
+/// Events that are made when a reader comes.
+const AT_START: usize = 16;
+
+/// Events that are looked at before anybody else may publish.
+const LOOKED_AT: usize = 4096;
+
 /// What a new reader wants, and what there is for it.
 pub(crate) struct Follow {
-    pub(crate) selection: Selection,
+    pub(crate) selection: Arc<Selection>,
     /// The id of the last event it saw.
     pub(crate) seen: Option<String>,
     /// Those that are included now.
@@ -30,21 +37,45 @@ pub(crate) struct Follow {
     pub(crate) together: Option<Sample>,
 }
 
-/// What a reader begins with.
-pub(super) struct Beginning {
-    pub(super) reset: Option<Encoded>,
-    pub(super) first: Vec<Arc<Event>>,
+/// How a reader begins.
+pub(super) struct Begun {
+    /// What comes first.
+    pub(super) beginning: Beginning,
     /// That is all there will be.
     pub(super) ends: bool,
     /// Events it may be behind.
     pub(super) buffer: usize,
 }
 
-/// The latest there was while it was looked up.
-struct Gathered {
-    latest: Vec<Arc<Event>>,
-    /// What was published later may be missing.
-    sequence: u64,
+/// What comes before all that is published from now on. All but the first of it is made as the reader takes it: there may be
+/// very much, and a reader that takes nothing has none of it. Of an instance of which something is published meanwhile, the
+/// reader gets that alone.
+#[derive(Debug, Default)]
+pub(crate) struct Beginning {
+    made: Vec<First>,
+    rest: Option<Box<Rest>>,
+}
+
+/// A part of a beginning.
+#[derive(Debug)]
+pub(crate) enum First {
+    /// Some of what was missed is not there any more.
+    Reset(Encoded),
+    Event(Arc<Event>),
+}
+
+/// What of a beginning was not made yet.
+#[derive(Debug)]
+struct Rest {
+    selection: Arc<Selection>,
+    /// Exactly what it missed; else the latest of each instance.
+    is_missed: bool,
+    /// The last event it was given, or need not be given.
+    behind: u64,
+    /// The last there was when it came.
+    until: u64,
+    /// Events of instances that have other labels by now than they had then, which are these.
+    also: Vec<u64>,
 }
 
 /// Where a reader goes on.
@@ -69,78 +100,102 @@ impl Hub {
     }
 
     /// What comes first. Nothing is published until the guard is dropped.
-    pub(super) fn begin(&self, follow: &Follow) -> (MutexGuard<'_, State>, Beginning) {
+    pub(super) fn begin(&self, follow: &Follow) -> (MutexGuard<'_, State>, Begun) {
         loop {
-            let gathered = self.gather(follow);
+            let state = self.lock();
+            let (came, is_behind) = (state.sequence, matches!(self.resume(&state, follow), Resume::Behind(_)));
+            drop(state);
+            let also = if is_behind { Vec::new() } else { self.hear(follow) };
             let mut state = self.lock();
-            if let Some(beginning) = self.settle(&mut state, follow, gathered) {
-                return (state, beginning);
+            let reset = match self.resume(&state, follow) {
+                Resume::Behind(sequence) => {
+                    let begun = self.missed(&state, follow, sequence);
+                    return (state, begun);
+                }
+                // What it missed was there, and is not any more.
+                _ if is_behind => continue,
+                Resume::New => None,
+                Resume::Reset(from_ms) => Some(First::Reset(Encoded::reset(from_ms))),
+            };
+            let mut beginning = Beginning { made: reset.into_iter().collect(), rest: None };
+            if let Selection::Workload(workload) = &*follow.selection {
+                beginning.made.extend(self.latest_of_workload(&mut state, follow, workload, came));
+            } else {
+                beginning.rest = Some(Rest::of(follow, false, 0, state.sequence, also));
             }
-            // What it missed was there, and is not any more.
+            beginning.make(&state);
+            let buffer = self.buffer(follow);
+            return (state, Begun { beginning, ends: false, buffer });
         }
     }
 
-    /// The latest of what a new reader wants, some at a time: publishing goes on meanwhile. None for one that goes on.
-    fn gather(&self, follow: &Follow) -> Option<Gathered> {
-        let state = self.lock();
-        if let Resume::Behind(_) = self.resume(&state, follow) {
-            return None;
+    /// Has it that there is a latest sample of each instance, some at a time: publishing goes on meanwhile. Returns those
+    /// that were published under other labels than the instance has.
+    fn hear(&self, follow: &Follow) -> Vec<u64> {
+        let mut also = Vec::new();
+        if matches!(*follow.selection, Selection::Workload(_)) {
+            return also;
         }
-        let sequence = state.sequence;
-        drop(state);
-        let mut latest = Vec::with_capacity(follow.members.len());
-        if !matches!(follow.selection, Selection::Workload(_)) {
-            for members in follow.members.chunks(AT_ONCE) {
-                let mut state = self.lock();
-                latest.extend(members.iter().filter_map(|member| self.latest(&mut state, member, follow)));
+        for members in follow.members.chunks(AT_ONCE) {
+            let mut state = self.lock();
+            for member in members {
+                let latest = self.latest(&mut state, member, follow);
+                let other = latest.filter(|event| !follow.selection.is_told(&event.of));
+                also.extend(other.map(|event| event.sequence));
             }
         }
-        Some(Gathered { latest, sequence })
+        also.sort_unstable();
+        also
     }
 
-    /// None: it is not what was gathered for any more.
-    fn settle(&self, state: &mut State, follow: &Follow, gathered: Option<Gathered>) -> Option<Beginning> {
-        let count = match &follow.selection {
+    /// For one that goes on behind an event it saw.
+    fn missed(&self, state: &State, follow: &Follow, behind: u64) -> Begun {
+        let buffer = self.buffer(follow);
+        // Otherwise there was nothing to be missed.
+        let Some(missed) = state.log.after(behind) else {
+            return Begun { beginning: Beginning::default(), ends: false, buffer };
+        };
+        let is_end = |event: &&Arc<Event>| matches!(event.what, What::Untracked) && follow.selection.is_told(&event.of);
+        let is_alone = matches!(*follow.selection, Selection::One(_));
+        let end = is_alone.then(|| missed.into_iter().find(is_end).map(|event| event.sequence)).flatten();
+        let rest = Rest::of(follow, true, behind, end.unwrap_or(state.sequence), Vec::new());
+        let mut beginning = Beginning { made: Vec::new(), rest: Some(rest) };
+        beginning.make(state);
+        Begun { beginning, ends: end.is_some(), buffer }
+    }
+
+    /// What was published of a workload since a reader came, or else what its instances added up to then.
+    fn latest_of_workload(&self, state: &mut State, follow: &Follow, workload: &str, came: u64) -> Vec<First> {
+        let is_told = |event: &&Arc<Event>| follow.selection.is_told(&event.of);
+        let since = state.log.after(came).into_iter().flatten().filter(is_told);
+        let since: Vec<_> = since.cloned().map(First::Event).collect();
+        let Some(sample) = follow.together.as_ref().filter(|_| since.is_empty()) else { return since };
+        state.sequence += 1;
+        let (of, what) = (Of::Workload(workload.to_owned()), What::Usage(sample.clone()));
+        vec![First::Event(Arc::new(Event::new(&self.0.boot, state.sequence, of, what)))]
+    }
+
+    /// Events a reader may be behind.
+    fn buffer(&self, follow: &Follow) -> usize {
+        let count = match &*follow.selection {
             Selection::One(_) | Selection::Workload(_) => 1,
             Selection::Several(several) => several.len(),
             Selection::Labels(_) => follow.members.len().max(MAY_JOIN),
         };
-        let buffer = self.kept(count).min(MOST_BEHIND.max(self.0.buffer));
-        let is_told = |event: &&Arc<Event>| follow.selection.is_told(&event.of);
-        let reset = match self.resume(state, follow) {
-            Resume::Behind(sequence) => {
-                let missed = state.log.after(sequence).into_iter().flatten().filter(is_told);
-                let mut first: Vec<Arc<Event>> = missed.cloned().collect();
-                let end = first.iter().position(|event| matches!(event.what, What::Untracked));
-                let end = end.filter(|_| matches!(follow.selection, Selection::One(_)));
-                first.truncate(end.map_or(first.len(), |end| end + 1));
-                return Some(Beginning { reset: None, first, ends: end.is_some(), buffer });
+        self.kept(count).min(MOST_BEHIND.max(self.0.buffer))
+    }
+
+    /// Makes more of a beginning, about `most` parts. None: it is over.
+    pub(crate) fn more(&self, beginning: &mut Beginning, most: usize) -> Option<Vec<First>> {
+        let mut more = std::mem::take(&mut beginning.made);
+        while more.len() < most
+            && let Some(rest) = &mut beginning.rest
+        {
+            if !self.lock().more(rest, &mut more, most) {
+                beginning.rest = None;
             }
-            Resume::New => None,
-            Resume::Reset(from_ms) => Some(Encoded::reset(from_ms)),
-        };
-        let Gathered { latest: mut first, sequence } = gathered?;
-        let since = state.log.after(sequence).map(|since| since.filter(is_told).cloned().collect::<Vec<_>>());
-        match (since, &follow.selection) {
-            (Some(since), _) if !since.is_empty() => {
-                let known: HashSet<u64> = since.iter().map(|event| event.sequence).collect();
-                first.retain(|event| !known.contains(&event.sequence));
-                first.extend(since);
-            }
-            (_, Selection::Workload(workload)) => {
-                let event = |sample: &Sample| {
-                    state.sequence += 1;
-                    let (of, what) = (Of::Workload(workload.clone()), What::Usage(sample.clone()));
-                    Arc::new(Event::new(&self.0.boot, state.sequence, of, what))
-                };
-                first = follow.together.as_ref().map(event).into_iter().collect();
-            }
-            (Some(_), _) => {}
-            // More was published meanwhile than is kept.
-            (None, _) => first = follow.members.iter().filter_map(|one| self.latest(state, one, follow)).collect(),
         }
-        first.sort_unstable_by_key(|event| event.sequence);
-        Some(Beginning { reset, first, ends: false, buffer })
+        (!more.is_empty()).then_some(more)
     }
 
     fn resume(&self, state: &State, follow: &Follow) -> Resume {
@@ -178,6 +233,7 @@ impl Hub {
         let of = Of::Instance { id: id.clone(), labels: labels.clone(), is_discarded: is_discarded.clone() };
         state.sequence += 1;
         let latest = Arc::new(Event::new(&self.0.boot, state.sequence, of, What::Usage(sample.clone())));
+        state.in_order.insert(latest.sequence, latest.clone());
         state.topics.insert(id.clone(), Topic { latest: latest.clone(), is_discarded });
         let most = self.kept(state.topics.len() + state.channels.workloads());
         state.log.push(latest.clone(), None, most);
@@ -185,9 +241,74 @@ impl Hub {
     }
 }
 
+impl Beginning {
+    /// Makes the first of it at once, so that a reader of few instances begins with what there was when it came.
+    fn make(&mut self, state: &State) {
+        if let Some(rest) = &mut self.rest
+            && !state.more(rest, &mut self.made, AT_START)
+        {
+            self.rest = None;
+        }
+    }
+}
+
+impl Rest {
+    fn of(follow: &Follow, is_missed: bool, behind: u64, until: u64, also: Vec<u64>) -> Box<Self> {
+        Box::new(Self { selection: follow.selection.clone(), is_missed, behind, until, also })
+    }
+
+    fn is_told(&self, event: &Event) -> bool {
+        self.selection.is_told(&event.of) || self.also.binary_search(&event.sequence).is_ok()
+    }
+}
+
+impl State {
+    /// Looks at some of what comes next, and adds what a reader is told of. Whether there may be more.
+    fn more(&self, rest: &mut Rest, more: &mut Vec<First>, most: usize) -> bool {
+        if rest.is_missed {
+            let Some(missed) = self.log.after(rest.behind) else {
+                // It is not there any more.
+                more.push(First::Reset(Encoded::reset(self.log.seen_by_ms(rest.behind))));
+                (rest.is_missed, rest.behind) = (false, 0);
+                return true;
+            };
+            let until = rest.until;
+            return take(missed.take_while(|event| event.sequence <= until), rest, more, most);
+        }
+        let range = (Bound::Excluded(rest.behind), Bound::Included(rest.until));
+        let latest = |id: &InstanceId| Some(&self.topics.get(id)?.latest);
+        let mut named: Vec<_> = match &*rest.selection {
+            Selection::One(id) => latest(id).into_iter().collect(),
+            Selection::Several(ids) => ids.iter().filter_map(latest).collect(),
+            Selection::Labels(_) | Selection::Workload(_) => {
+                return take(self.in_order.range(range).map(|(_, event)| event), rest, more, most);
+            }
+        };
+        named.retain(|event| range.contains(&event.sequence));
+        named.sort_unstable_by_key(|event| event.sequence);
+        take(named.into_iter(), rest, more, most)
+    }
+}
+
+/// Adds those of some events that a reader is told of, until there are `most`. Whether there may be more.
+fn take<'a>(events: impl Iterator<Item = &'a Arc<Event>>, rest: &mut Rest, more: &mut Vec<First>, most: usize) -> bool {
+    let mut looked_at = 0;
+    for event in events {
+        rest.behind = event.sequence;
+        if rest.is_told(event) {
+            more.push(First::Event(event.clone()));
+        }
+        looked_at += 1;
+        if more.len() >= most || looked_at >= LOOKED_AT {
+            return true;
+        }
+    }
+    false
+}
+
 /// Whether what is followed by name has been silent since an event, however much others said.
 fn nothing_since(state: &State, follow: &Follow, sequence: u64) -> bool {
-    let named = match &follow.selection {
+    let named = match &*follow.selection {
         Selection::One(_) => 1,
         Selection::Several(several) => several.len(),
         Selection::Labels(_) | Selection::Workload(_) => return false,

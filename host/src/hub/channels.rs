@@ -45,14 +45,14 @@ pub(super) struct Channel {
 
 impl Channels {
     /// The one of a selection; made when there is none.
-    pub(super) fn of(&mut self, selection: Selection, writers: usize) -> (ChannelId, &mut Channel) {
+    pub(super) fn of(&mut self, selection: Arc<Selection>, writers: usize) -> (ChannelId, &mut Channel) {
         if let Some(id) = self.by_selection.get(&selection) {
             let id = *id;
-            return (id, self.all.entry(id).or_insert_with(|| Channel::new(Arc::new(selection), writers)));
+            return (id, self.all.entry(id).or_insert_with(|| Channel::new(selection, writers)));
         }
         self.next += 1;
         let id = ChannelId(self.next);
-        match &selection {
+        match &*selection {
             Selection::One(instance) => self.by_instance.entry(instance.clone()).or_default().push(id),
             Selection::Several(several) => {
                 for instance in several {
@@ -62,7 +62,6 @@ impl Channels {
             Selection::Workload(workload) => drop(self.by_workload.insert(workload.clone(), id)),
             Selection::Labels(labels) => self.labelled(labels.first()).push(id),
         }
-        let selection = Arc::new(selection);
         self.by_selection.insert(selection.clone(), id);
         (id, self.all.entry(id).or_insert_with(|| Channel::new(selection, writers)))
     }

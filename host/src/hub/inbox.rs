@@ -1,8 +1,10 @@
 //! What waits for one of the writers of sockets, in the order it was published.
 
 use super::Claim;
+use super::begin::Beginning;
 use super::channels::ChannelId;
-use super::event::{Encoded, Event};
+use super::event::Event;
+use super::queue::Queue;
 use super::selection::Form;
 use std::collections::HashMap;
 use std::net::TcpStream;
@@ -63,14 +65,12 @@ pub(crate) struct Joining {
     pub(crate) socket: TcpStream,
     /// What goes out before all else.
     pub(crate) head: Vec<u8>,
-    pub(crate) reset: Option<Encoded>,
-    pub(crate) first: Vec<Arc<Event>>,
+    pub(crate) beginning: Beginning,
     /// That is all there will be.
     pub(crate) ends: bool,
     pub(crate) channel: ChannelId,
     pub(crate) form: Form,
-    /// Events it may be behind.
-    pub(crate) buffer: usize,
+    pub(crate) queue: Queue,
     pub(crate) claim: Claim,
 }
 

@@ -1,6 +1,6 @@
 //! Live fan-out: each sample is encoded once and its bytes shared by everyone who follows it.
 //!
-//! A reader has a bounded buffer. When it is full the newest events are lost for this reader alone, and the next one that
+//! A reader has a queue, bounded in events and in bytes. When it is full the newest events are lost for this reader alone, and the next one that
 //! fits is preceded by how many. What was published last is kept for a while: who was away gets exactly what was missed, or
 //! hears from when on to ask history.
 //!
@@ -8,7 +8,7 @@
 //!
 //! * `selection`: what can be followed; `channels`: who follows what; `begin`: what a new reader gets first.
 //! * `event`: what goes out; `log`: what went out last; `before`: what is known of the start before this one.
-//! * `watch`: readers inside the process; `inbox`: what waits for a writer of sockets.
+//! * `watch`: readers inside the process; `inbox`: what waits for a writer of sockets; `queue`: what waits for a reader.
 
 mod before;
 mod begin;
@@ -16,6 +16,7 @@ mod channels;
 mod event;
 mod inbox;
 mod log;
+mod queue;
 mod selection;
 #[cfg(test)]
 mod tests;
@@ -26,21 +27,24 @@ pub use selection::{Form, Selection};
 pub use watch::{Seen, Watch};
 
 pub(crate) use before::next_boot;
-pub(crate) use begin::Follow;
+pub(crate) use begin::{Beginning, First, Follow};
 pub(crate) use channels::ChannelId;
 pub(crate) use event::{Encoded, PING, RETRY};
 pub(crate) use inbox::{Inbox, Joining, Message, Waiting, Wake};
+pub(crate) use queue::Queue;
 pub(crate) use selection::WORKLOAD;
+pub(crate) use watch::Told;
 
 use crate::labels::Labels;
-use crate::places::{Full, Place, Places, Share};
+use crate::places::{Full, PeerId, Place, Places, Share};
 use before::Before;
-use begin::Beginning;
+use begin::Begun;
 use channels::Channels;
 use dropsonde_store::{InstanceId, Sample};
 use log::Log;
 use prometheus::IntCounter;
-use std::collections::{BTreeSet, HashMap};
+use queue::Pool;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -58,6 +62,7 @@ struct Inner {
     buffer: usize,
     most: AtomicUsize,
     open: Arc<Places>,
+    pool: Arc<Pool>,
     state: Mutex<State>,
     /// Counts what slow readers lose.
     lost: IntCounter,
@@ -71,6 +76,8 @@ struct State {
     log: Log,
     before: Option<Before>,
     topics: HashMap<InstanceId, Topic>,
+    /// The latest event of each topic.
+    in_order: BTreeMap<u64, Arc<Event>>,
     channels: Channels,
     inboxes: Vec<Arc<Inbox>>,
     /// They take turns.
@@ -96,6 +103,8 @@ pub struct Member {
 #[derive(Debug)]
 pub struct Claim {
     _place: Place,
+    /// Whose it is; none: the program's own.
+    peer: Option<PeerId>,
 }
 
 /// All streams the configuration allows are open.
@@ -126,6 +135,7 @@ impl Hub {
             log: Log::new(start_ms),
             before: None,
             topics: HashMap::new(),
+            in_order: BTreeMap::new(),
             channels: Channels::default(),
             inboxes: Vec::new(),
             next_writer: 0,
@@ -135,6 +145,7 @@ impl Hub {
             buffer: buffer.max(1),
             most: AtomicUsize::new(most),
             open: Arc::default(),
+            pool: Pool::new(),
             state: Mutex::new(state),
             lost,
         }))
@@ -152,14 +163,18 @@ impl Hub {
         if state.is_closed {
             return;
         }
-        let State { sequence, log, topics, channels, inboxes, .. } = &mut *state;
+        let State { sequence, log, topics, in_order, channels, inboxes, .. } = &mut *state;
         *sequence += 1;
         let topic = topics.get_mut(id);
         let is_discarded = topic.as_ref().map(|topic| topic.is_discarded.clone()).unwrap_or_default();
         let of = Of::Instance { id: id.clone(), labels: labels.clone(), is_discarded: is_discarded.clone() };
         let event = Arc::new(Event::new(&self.0.boot, *sequence, of, What::Usage(sample)));
+        in_order.insert(*sequence, event.clone());
         match topic {
-            Some(topic) => topic.latest = event.clone(),
+            Some(topic) => {
+                in_order.remove(&topic.latest.sequence);
+                topic.latest = event.clone();
+            }
             None => drop(topics.insert(id.clone(), Topic { latest: event.clone(), is_discarded })),
         }
         let lost = channels.offer(id, labels, &event, inboxes);
@@ -195,10 +210,16 @@ impl Hub {
         self.0.most.store(most, Relaxed);
     }
 
-    /// A place for one more stream, if there is one. `share`: what a peer may have.
-    pub(crate) fn claim(&self, share: Option<Share>) -> Result<Claim, TooManyStreams> {
+    /// How many bytes may wait for all readers from now on, beside those each has of its own.
+    pub(crate) fn allow_bytes(&self, most: usize) {
+        self.0.pool.allow(most);
+    }
+
+    /// A place for one more stream of a peer, if there is one. `share`: how many it may have. Without a peer it is one of the
+    /// program's own.
+    pub(crate) fn claim(&self, peer: Option<PeerId>, share: Option<Share>) -> Result<Claim, TooManyStreams> {
         let place = self.0.open.take(self.0.most.load(Relaxed), share);
-        place.map(|place| Claim { _place: place }).map_err(|full| match full {
+        place.map(|place| Claim { _place: place, peer }).map_err(|full| match full {
             Full::All(most) => TooManyStreams::InAll(most),
             Full::OfPeer(most) => TooManyStreams::OfPeer(most),
         })
@@ -211,12 +232,13 @@ impl Hub {
 
     /// Follows samples inside the process. One that takes nothing for longer than `patience` is cut off.
     pub(crate) fn watch(&self, claim: Claim, follow: Follow, patience: Option<Duration>) -> Watch {
-        let form = follow.selection.form();
-        let (mut state, Beginning { reset, first, ends, buffer }) = self.begin(&follow);
+        let (mut state, Begun { beginning, ends, buffer }) = self.begin(&follow);
         let State { is_closed, channels, inboxes, .. } = &mut *state;
+        let form = follow.selection.form();
         let (channel, members) = channels.of(follow.selection, inboxes.len());
+        let queue = self.queue(buffer, &claim);
         let leave = Leave { channel, hub: self.clone(), place: Held::new(claim) };
-        let (watcher, watch) = watch::watch(buffer, form, first, reset, leave, patience);
+        let (watcher, watch) = watch::watch(queue, form, beginning, leave, patience);
         if !*is_closed && !ends {
             members.add(watcher);
         }
@@ -225,17 +247,21 @@ impl Hub {
 
     /// The same on a socket, which a writer owns from now on. `head` goes out first.
     pub(crate) fn follow(&self, claim: Claim, follow: Follow, socket: TcpStream, head: Vec<u8>) {
-        let form = follow.selection.form();
-        let (mut state, Beginning { reset, first, ends, buffer }) = self.begin(&follow);
+        let (mut state, Begun { beginning, ends, buffer }) = self.begin(&follow);
         let State { is_closed, channels, inboxes, next_writer, .. } = &mut *state;
         *next_writer += 1;
         let writer = *next_writer % inboxes.len().max(1);
         let Some(inbox) = inboxes.get(writer) else { return };
+        let form = follow.selection.form();
         let (id, channel) = channels.of(follow.selection, inboxes.len());
         channel.add_socket(writer);
-        let ends = ends || *is_closed;
-        let joining = Joining { socket, head, reset, first, ends, channel: id, form, buffer, claim };
+        let (ends, queue) = (ends || *is_closed, self.queue(buffer, &claim));
+        let joining = Joining { socket, head, beginning, ends, channel: id, form, queue, claim };
         inbox.put(Message::Join(Box::new(joining)));
+    }
+
+    fn queue(&self, events: usize, claim: &Claim) -> Queue {
+        Queue::new(events, claim.peer.map(|peer| (self.0.pool.clone(), peer)))
     }
 
     /// A writer's socket is gone.
@@ -254,7 +280,7 @@ impl Hub {
     /// it is told any more.
     pub fn close(&self, id: &InstanceId) {
         let mut state = self.lock();
-        let State { sequence, log, topics, channels, inboxes, .. } = &mut *state;
+        let State { sequence, log, topics, in_order, channels, inboxes, .. } = &mut *state;
         let topic = topics.remove(id);
         if topic.is_none() && !channels.has(id) {
             return;
@@ -263,6 +289,7 @@ impl Hub {
         let mut labels = Arc::default();
         let mut at_ms = None;
         if let Some(Topic { latest, is_discarded }) = &topic {
+            in_order.remove(&latest.sequence);
             is_discarded.store(true, Relaxed);
             if let (Of::Instance { labels: own, .. }, What::Usage(sample)) = (&latest.of, &latest.what) {
                 (labels, at_ms) = (own.clone(), Some(sample.at_ms));

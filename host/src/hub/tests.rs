@@ -31,8 +31,8 @@ fn watch(hub: &Hub, selection: Selection, seen: Option<&str>) -> Watch {
     let members = ["a", "b"].map(|text| Member { id: id(text), generation: 1, labels: Arc::default() });
     let members = members.into_iter().filter(|member| selection.includes(&member.id, &member.labels)).collect();
     let seen = seen.map(str::to_owned);
-    let follow = Follow { selection, seen, members, unheard: HashMap::new(), together: None };
-    hub.watch(hub.claim(None).unwrap(), follow, None)
+    let follow = Follow { selection: selection.into(), seen, members, unheard: HashMap::new(), together: None };
+    hub.watch(hub.claim(None, None).unwrap(), follow, None)
 }
 
 fn one(text: &str) -> Selection {
@@ -46,12 +46,13 @@ fn several() -> Selection {
 /// All that is there to be read, as it goes out.
 fn read(watch: &mut Watch) -> Vec<String> {
     let text = |bytes: bytes::Bytes| String::from_utf8(bytes.to_vec()).unwrap();
-    let mut read: Vec<String> = watch.take_reset().map(|reset| text(reset.text())).into_iter().collect();
+    let mut read = Vec::new();
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    while let std::task::Poll::Ready(seen) = watch.poll_next(&mut context) {
-        match seen {
-            Some(Seen::Event(event)) => read.push(text(event.encoded(watch.form()).text())),
-            Some(Seen::Lagged(lost)) => read.push(format!("lagged {lost}")),
+    while let std::task::Poll::Ready(told) = watch.poll_next(&mut context) {
+        match told {
+            Some(Told::Reset(reset)) => read.push(text(reset.text())),
+            Some(Told::Seen(Seen::Event(event))) => read.push(text(event.encoded(watch.form()).text())),
+            Some(Told::Seen(Seen::Lagged(lost))) => read.push(format!("lagged {lost}")),
             None => {
                 read.push("over".to_owned());
                 break;
@@ -63,8 +64,12 @@ fn read(watch: &mut Watch) -> Vec<String> {
 
 /// The sequences of what is there to be read.
 fn sequences(watch: &mut Watch) -> Vec<u64> {
+    sequences_of(&read(watch))
+}
+
+fn sequences_of(read: &[String]) -> Vec<u64> {
     let sequence = |event: &String| event.split("id: b007-").nth(1)?.split('\n').next()?.parse().ok();
-    read(watch).iter().filter_map(sequence).collect()
+    read.iter().filter_map(sequence).collect()
 }
 
 #[test]
@@ -155,16 +160,17 @@ fn there_is_no_gap_and_nothing_twice_between_what_was_missed_and_what_comes() {
         let mut seen = 0;
         let mut reader = watch(&hub, one("a"), None);
         for round in 0..300 {
-            for sequence in sequences(&mut reader) {
+            let read = read(&mut reader);
+            if read.first().is_some_and(|first| first.starts_with("event: reset\n")) {
+                seen = 0;
+            }
+            for sequence in sequences_of(&read) {
                 assert!(seen == 0 || sequence == seen + 1, "{sequence} after {seen}");
                 seen = sequence;
             }
             if round % 3 == 0 && seen > 0 {
                 drop(reader);
                 reader = watch(&hub, one("a"), Some(&format!("b007-{seen}")));
-                if reader.take_reset().is_some() {
-                    seen = 0;
-                }
             }
         }
         stop.store(true, Relaxed);
@@ -237,13 +243,13 @@ fn what_is_from_before_this_start_comes_first_too_unless_it_is_of_another() {
     let begin = |generation| {
         let hub = hub();
         let follow = Follow {
-            selection: one("a"),
+            selection: one("a").into(),
             seen: None,
             members: vec![Member { id: id("a"), generation: 1, labels: Arc::default() }],
             unheard: HashMap::from([(id("a"), (generation, sample(7)))]),
             together: None,
         };
-        let mut reader = hub.watch(hub.claim(None).unwrap(), follow, None);
+        let mut reader = hub.watch(hub.claim(None, None).unwrap(), follow, None);
         publish(&hub, "a", 8);
         (sequences(&mut reader), sequences(&mut watch(&hub, one("a"), Some("b007-0"))))
     };
@@ -276,9 +282,9 @@ fn who_comes_back_to_one_that_was_untracked_hears_that_and_it_is_over() {
 #[test]
 fn a_carried_reader_that_takes_nothing_gives_its_place_back() {
     let hub = hub();
-    let (selection, members, unheard) = (one("a"), Vec::new(), HashMap::new());
+    let (selection, members, unheard) = (one("a").into(), Vec::new(), HashMap::new());
     let follow = Follow { selection, seen: None, members, unheard, together: None };
-    let _carried = hub.watch(hub.claim(None).unwrap(), follow, Some(Duration::ZERO));
+    let _carried = hub.watch(hub.claim(None, None).unwrap(), follow, Some(Duration::ZERO));
     (0..4).for_each(|at| publish(&hub, "a", at));
     while hub.open() > 0 {
         publish(&hub, "a", 9);
@@ -301,9 +307,9 @@ fn a_time_to_ask_from_is_no_later_than_anything_that_was_missed() {
 fn no_more_readers_than_allowed_and_nothing_is_left_of_those_that_are_gone() {
     let hub = hub();
     let mut readers: Vec<_> = (0..3).map(|_| watch(&hub, one("a"), None)).collect();
-    assert_eq!(hub.claim(None).unwrap_err(), TooManyStreams::InAll(3));
+    assert_eq!(hub.claim(None, None).unwrap_err(), TooManyStreams::InAll(3));
     readers.pop();
-    assert!(hub.claim(None).is_ok());
+    assert!(hub.claim(None, None).is_ok());
     drop(readers);
     assert_eq!((hub.open(), hub.lock().channels.is_empty()), (0, true));
 }
@@ -318,4 +324,94 @@ fn who_comes_while_the_host_stops_hears_that_it_is_over() {
     for reader in [&mut before, &mut after] {
         assert_eq!(read(reader).last().unwrap(), "over");
     }
+}
+
+/// Follows all, or those with a label; members have the labels they have now.
+fn watch_many(hub: &Hub, label: Option<&str>, members: &[(String, &str)], seen: Option<String>) -> Watch {
+    let pair = |workload: &str| ("workload".to_owned(), workload.to_owned());
+    let selection = Selection::Labels(label.map(pair).into_iter().collect());
+    let members =
+        members.iter().map(|(text, workload)| Member { id: id(text), generation: 1, labels: labels(workload) });
+    let members = members.filter(|member| selection.includes(&member.id, &member.labels)).collect();
+    let follow = Follow { selection: selection.into(), seen, members, unheard: HashMap::new(), together: None };
+    hub.watch(hub.claim(None, None).unwrap(), follow, Some(Duration::from_secs(60)))
+}
+
+/// Publishes something of each.
+fn publish_all(hub: &Hub, members: &[(String, &str)], at_ms: i64) {
+    members.iter().for_each(|(text, workload)| hub.publish(&id(text), &labels(workload), sample(at_ms)));
+}
+
+fn crowd(count: usize) -> Vec<(String, &'static str)> {
+    (0..count).map(|nth| (format!("i-{nth:05}"), if nth % 3 == 0 { "web" } else { "batch" })).collect()
+}
+
+#[test]
+fn a_reader_of_many_gets_the_latest_of_each_in_order_also_while_more_is_published() {
+    let (hub, members) = (Hub::new(0xb007, 0, 1, 9, lost()), crowd(10_000));
+    publish_all(&hub, &members, 0);
+    let mut all = watch_many(&hub, None, &members, None);
+    let mut web = watch_many(&hub, Some("web"), &members, None);
+    assert_eq!(sequences(&mut web).len(), 3334);
+    // Of some there is a newer one before it is their turn.
+    publish_all(&hub, &members[5000..5100], 1);
+    let told = sequences(&mut all);
+    assert_eq!(told.len(), 10_000);
+    assert!(told.windows(2).all(|pair| pair[0] < pair[1]));
+    assert_eq!(told[9_900..], (10_001..=10_100).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_instance_that_got_its_label_after_its_last_sample_is_among_the_first() {
+    let (hub, mut members) = (Hub::new(0xb007, 0, 1, 9, lost()), crowd(100));
+    publish_all(&hub, &members, 0);
+    members[50].1 = "web";
+    let told = sequences(&mut watch_many(&hub, Some("web"), &members, None));
+    assert_eq!(told.len(), 35);
+    assert!(told.contains(&51) && told.is_sorted());
+}
+
+#[test]
+fn a_reader_that_takes_nothing_keeps_little_of_what_it_would_begin_with() {
+    let (hub, members) = (Hub::new(0xb007, 0, 1, 9, lost()), crowd(3000));
+    publish_all(&hub, &members, 0);
+    let began_with: Vec<_> = hub.lock().in_order.values().map(Arc::downgrade).collect();
+    let new = watch_many(&hub, None, &members, None);
+    let back = watch_many(&hub, None, &members, Some("b007-1".to_owned()));
+    // There is room for none of these in the queues of the two, and none of the first is the latest any more.
+    hub.0.pool.allow(0);
+    (1..4).for_each(|at_ms| publish_all(&hub, &members, at_ms));
+    let kept = began_with.iter().filter(|event| event.upgrade().is_some()).count();
+    assert!(kept <= 32, "{kept}");
+    let mut back = back;
+    let told = read(&mut back);
+    assert!(told.iter().any(|event| event.starts_with("event: reset\n")), "what it missed is not there any more");
+    drop(new);
+}
+
+#[test]
+fn readers_of_one_peer_that_take_nothing_leave_bytes_to_those_of_another() {
+    use std::net::Ipv4Addr;
+    let (hub, members) = (Hub::new(0xb007, 0, 64, 9, lost()), crowd(3000));
+    hub.allow_bytes(1 << 20);
+    let watch = |peer: u32| {
+        let follow = Follow {
+            selection: Selection::Labels(BTreeSet::new()).into(),
+            seen: None,
+            members: Vec::new(),
+            unheard: HashMap::new(),
+            together: None,
+        };
+        let peer = PeerId::Ip(Ipv4Addr::from_bits(peer).into());
+        hub.watch(hub.claim(Some(peer), None).unwrap(), follow, Some(Duration::from_secs(60)))
+    };
+    let mut greedy: Vec<_> = (0..4).map(|_| watch(1)).collect();
+    publish_all(&hub, &members, 0);
+    let mut modest = watch(2);
+    assert_eq!(sequences(&mut modest).len(), 3000, "the latest of each");
+    publish_all(&hub, &members[..500], 1);
+    assert_eq!(sequences(&mut modest), (3001..=3500).collect::<Vec<_>>());
+    let of_greedy: Vec<usize> = greedy.iter_mut().map(|reader| sequences(reader).len()).collect();
+    assert!(of_greedy.iter().all(|count| (10..3000).contains(count)), "{of_greedy:?}");
+    assert_eq!(hub.0.pool.taken(), 0);
 }

@@ -1,19 +1,43 @@
 //! Who follows samples inside the process: programs that embed the host, and streams that other protocols carry.
 
+use super::begin::{Beginning, First};
 use super::event::{Encoded, Event};
+use super::queue::Queue;
 use super::{Claim, Form, Leave};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc::{self, error::TrySendError};
+
+/// Parts of its beginning that a reader is given at a time.
+const AT_ONCE: usize = 16;
+
+/// What both ends share.
+#[derive(Debug)]
+struct Shared(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    queue: Queue,
+    /// Comes after all else.
+    last: Option<Arc<Event>>,
+    /// Nothing is added any more.
+    is_over: bool,
+    /// Nobody reads any more.
+    is_gone: bool,
+    waker: Option<Waker>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// The hub's end.
 #[derive(Debug)]
 pub(super) struct Watcher {
-    events: mpsc::Sender<(u64, Arc<Event>)>,
-    lost: u64,
-    last: Arc<OnceLock<Arc<Event>>>,
+    shared: Arc<Shared>,
     /// How long a reader may take nothing; none: as long as it likes.
     patience: Option<Duration>,
     full_since: Option<Instant>,
@@ -37,17 +61,14 @@ impl Held {
 /// A reader's end. Dropped, it follows no more.
 #[derive(Debug)]
 pub struct Watch {
-    /// Before all else: some of what was missed is not there any more.
-    reset: Option<Encoded>,
-    /// What there was when it began.
-    first: VecDeque<Arc<Event>>,
-    events: mpsc::Receiver<(u64, Arc<Event>)>,
-    /// Comes after all else.
-    last: Arc<OnceLock<Arc<Event>>>,
-    is_over: bool,
+    /// What comes before what is published since.
+    beginning: Option<Beginning>,
+    /// What is to be told next.
+    next: VecDeque<Told>,
+    shared: Arc<Shared>,
     form: Form,
     /// Its place is free again when it is dropped.
-    _leave: Leave,
+    leave: Leave,
 }
 
 /// What a reader gets.
@@ -58,31 +79,41 @@ pub enum Seen {
     Lagged(u64),
 }
 
+/// The same of a reader that comes back.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// Some of what was missed is not there any more.
+    Reset(Encoded),
+    Seen(Seen),
+}
+
 impl Watcher {
     /// How many were lost of it.
     pub(super) fn offer(&mut self, event: &Arc<Event>) -> Result<u64, Gone> {
-        match self.events.try_send((self.lost, event.clone())) {
-            Ok(()) => (self.lost, self.full_since) = (0, None),
-            Err(TrySendError::Full(_)) => {
-                self.lost += 1;
-                let since = *self.full_since.get_or_insert_with(Instant::now);
-                if self.patience.is_some_and(|patience| since.elapsed() > patience) {
-                    // Whoever carries it may not notice for long.
-                    self.place.give_back();
-                    return Err(Gone);
-                }
-                return Ok(1);
-            }
-            Err(TrySendError::Closed(_)) => return Err(Gone),
+        let mut state = self.shared.lock();
+        if state.is_gone {
+            return Err(Gone);
         }
-        Ok(0)
+        if state.queue.offer(event) {
+            self.full_since = None;
+            let waker = state.waker.take();
+            drop(state);
+            waker.into_iter().for_each(Waker::wake);
+            return Ok(0);
+        }
+        drop(state);
+        let since = *self.full_since.get_or_insert_with(Instant::now);
+        if self.patience.is_some_and(|patience| since.elapsed() > patience) {
+            // Whoever carries it may not notice for long.
+            self.place.give_back();
+            return Err(Gone);
+        }
+        Ok(1)
     }
 
     /// Nothing comes after this.
     pub(super) fn end(self, last: Option<Arc<Event>>) {
-        if let Some(last) = last {
-            let _ = self.last.set(last);
-        }
+        self.shared.lock().last = last;
     }
 
     /// Whether a stream brings it out of the process.
@@ -91,7 +122,17 @@ impl Watcher {
     }
 
     pub(super) fn is_gone(&self) -> bool {
-        self.events.is_closed()
+        self.shared.lock().is_gone
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.is_over = true;
+        let waker = state.waker.take();
+        drop(state);
+        waker.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -99,46 +140,68 @@ impl Watcher {
 pub(super) struct Gone;
 
 pub(super) fn watch(
-    buffer: usize,
+    queue: Queue,
     form: Form,
-    first: Vec<Arc<Event>>,
-    reset: Option<Encoded>,
+    beginning: Beginning,
     leave: Leave,
     patience: Option<Duration>,
 ) -> (Watcher, Watch) {
-    let (sender, events) = mpsc::channel(buffer);
-    let last = Arc::<OnceLock<_>>::default();
-    let place = leave.place.clone();
-    let watcher = Watcher { events: sender, lost: 0, last: last.clone(), patience, full_since: None, place };
-    (watcher, Watch { reset, first: first.into(), events, last, is_over: false, form, _leave: leave })
+    let state = State { queue, last: None, is_over: false, is_gone: false, waker: None };
+    let shared = Arc::new(Shared(Mutex::new(state)));
+    let watcher = Watcher { shared: shared.clone(), patience, full_since: None, place: leave.place.clone() };
+    (watcher, Watch { beginning: Some(beginning), next: VecDeque::new(), shared, form, leave })
 }
 
 impl Watch {
     /// The next; none when it is over.
     pub async fn next(&mut self) -> Option<Seen> {
-        std::future::poll_fn(|context| self.poll_next(context)).await
+        loop {
+            match std::future::poll_fn(|context| self.poll_next(context)).await {
+                // It was never here before.
+                Some(Told::Reset(_)) => {}
+                Some(Told::Seen(seen)) => return Some(seen),
+                None => return None,
+            }
+        }
     }
 
-    pub(crate) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Seen>> {
-        if let Some(first) = self.first.pop_front() {
-            return Poll::Ready(Some(Seen::Event(first)));
+    pub(crate) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Told>> {
+        if let Some(beginning) = self.beginning.as_mut().filter(|_| self.next.is_empty()) {
+            match self.leave.hub.more(beginning, AT_ONCE) {
+                Some(more) => self.next.extend(more.into_iter().map(|first| match first {
+                    First::Reset(reset) => Told::Reset(reset),
+                    First::Event(event) => Told::Seen(Seen::Event(event)),
+                })),
+                None => (self.beginning, self.next) = (None, VecDeque::new()),
+            }
         }
-        self.events.poll_recv(context).map(|received| match received {
+        if let Some(next) = self.next.pop_front() {
+            return Poll::Ready(Some(next));
+        }
+        let mut state = self.shared.lock();
+        let seen = match state.queue.pop() {
             Some((0, event)) => Some(Seen::Event(event)),
             Some((lost, event)) => {
-                self.first.push_back(event);
+                self.next.push_back(Told::Seen(Seen::Event(event)));
                 Some(Seen::Lagged(lost))
             }
-            None if std::mem::replace(&mut self.is_over, true) => None,
-            None => self.last.get().cloned().map(Seen::Event),
-        })
-    }
-
-    pub(crate) fn take_reset(&mut self) -> Option<Encoded> {
-        self.reset.take()
+            None if state.is_over => state.last.take().map(Seen::Event),
+            None => {
+                state.waker = Some(context.waker().clone());
+                return Poll::Pending;
+            }
+        };
+        Poll::Ready(seen.map(Told::Seen))
     }
 
     pub(crate) fn form(&self) -> Form {
         self.form
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // Before the hub looks who is still there.
+        self.shared.lock().is_gone = true;
     }
 }

@@ -1,4 +1,4 @@
-use crate::hub::{ChannelId, Claim, Encoded, Event, Form, Joining, PING};
+use crate::hub::{Beginning, ChannelId, Claim, Encoded, Event, First, Form, Hub, Joining, PING, Queue};
 use bytes::Bytes;
 use mio::net::TcpStream;
 use std::collections::VecDeque;
@@ -7,8 +7,12 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Events of one write.
+/// Events of one write, and bytes: as many as the kernel takes.
 const AT_ONCE: usize = 64;
+const BYTES_AT_ONCE: usize = SEND_BUFFER;
+
+/// Pieces whose room is kept when all went out.
+const KEPT: usize = 8;
 
 /// Of the kernel's own, in bytes: a hundred usual events.
 const SEND_BUFFER: usize = 32 << 10;
@@ -25,14 +29,14 @@ pub(super) struct Reader {
     /// Tells it from others that were at its place before.
     pub(super) serial: u64,
     form: Form,
-    /// Events that may wait.
-    buffer: usize,
-    waiting: VecDeque<Item>,
+    /// What goes out next.
+    pieces: VecDeque<Piece>,
     /// Bytes of the first that are gone already.
     written: usize,
-    /// Events among them.
-    events: usize,
-    lost: u64,
+    /// What comes then: what it begins with, what was published since, what it ends with.
+    beginning: Option<Beginning>,
+    queue: Queue,
+    ending: VecDeque<Piece>,
     /// When bytes last went out.
     moved: Instant,
     /// When it is looked after next.
@@ -45,9 +49,11 @@ pub(super) struct Reader {
     _claim: Claim,
 }
 
-enum Item {
-    Event(Arc<Event>),
-    Bytes(Bytes),
+/// Bytes of one event.
+struct Piece {
+    bytes: Bytes,
+    /// It was published since the reader began.
+    is_published: bool,
 }
 
 /// What became of a reader.
@@ -62,25 +68,21 @@ pub(super) enum Went {
 impl Reader {
     /// `serial` and `place` tell it from others.
     pub(super) fn new(joining: Joining, serial: u64, place: usize, now: Instant) -> io::Result<Self> {
-        let Joining { socket, head, reset, first, ends, channel, form, buffer, claim } = joining;
+        let Joining { socket, head, beginning, ends, channel, form, queue, claim } = joining;
         // Small: what a reader does not take is to wait here, where it is counted, not in the kernel.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER);
         socket.set_nonblocking(true)?;
-        let mut waiting = VecDeque::with_capacity(2 + first.len());
-        waiting.push_back(Item::Bytes(head.into()));
-        waiting.extend(reset.map(|reset| Item::Bytes(reset.chunk().clone())));
-        waiting.extend(first.into_iter().map(Item::Event));
         let mut reader = Self {
             socket: TcpStream::from_std(socket),
             channel,
             place,
             serial,
             form,
-            buffer,
-            waiting,
+            pieces: VecDeque::from([Piece::of(head.into())]),
             written: 0,
-            events: 0,
-            lost: 0,
+            beginning: Some(beginning),
+            queue,
+            ending: VecDeque::new(),
             moved: now,
             due: now,
             is_blocked: false,
@@ -95,42 +97,29 @@ impl Reader {
     }
 
     /// One more event, if there is room. Whether there was.
-    pub(super) fn offer(&mut self, event: &Arc<Event>, now: Instant) -> bool {
+    pub(super) fn offer(&mut self, event: &Arc<Event>, hub: &Hub, now: Instant) -> bool {
         if self.ends {
             return true;
         }
         // What it would take at once is not too much.
-        if self.events >= self.buffer && !self.is_blocked {
-            self.flush(now);
+        if self.queue.is_long() && !self.is_blocked {
+            self.flush(hub, now);
         }
-        if self.events >= self.buffer {
-            self.lost += 1;
-            return false;
-        }
-        self.tell_lost();
-        self.events += 1;
-        self.waiting.push_back(Item::Event(event.clone()));
-        true
+        self.queue.offer(event)
     }
 
     /// There was no room for so many before they came here.
     pub(super) fn skip(&mut self, count: u64) {
-        self.lost += count;
+        self.queue.skip(count);
     }
 
     /// The last, and then the end of the body.
     pub(super) fn end(&mut self, last: Option<&Arc<Event>>) {
-        self.tell_lost();
-        self.waiting.extend(last.map(|last| Item::Event(last.clone())));
-        self.waiting.push_back(Item::Bytes(LAST_CHUNK));
+        let lost = self.queue.take_lost();
+        self.ending.extend((lost > 0).then(|| Piece::lagged(lost)));
+        self.ending.extend(last.map(|last| Piece::of(last.encoded(self.form).chunk().clone())));
+        self.ending.push_back(Piece::of(LAST_CHUNK));
         self.ends = true;
-    }
-
-    fn tell_lost(&mut self) {
-        if self.lost > 0 {
-            let lagged = Encoded::lagged(std::mem::take(&mut self.lost));
-            self.waiting.push_back(Item::Bytes(lagged.chunk().clone()));
-        }
     }
 
     pub(super) fn is_blocked(&self) -> bool {
@@ -138,18 +127,25 @@ impl Reader {
     }
 
     pub(super) fn has_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.pieces.is_empty() || self.beginning.is_some() || !self.queue.is_empty() || !self.ending.is_empty()
     }
 
     /// Events that wait, and will not go out if it is cut off now.
     pub(super) fn behind(&self) -> u64 {
-        self.events as u64
+        let published = self.pieces.iter().filter(|piece| piece.is_published).count();
+        (self.queue.len() + published) as u64
     }
 
     /// Writes as much as it takes.
-    pub(super) fn flush(&mut self, now: Instant) -> Went {
+    pub(super) fn flush(&mut self, hub: &Hub, now: Instant) -> Went {
         self.is_blocked = false;
-        while !self.waiting.is_empty() {
+        loop {
+            if self.pieces.is_empty() {
+                self.refill(hub);
+            }
+            if self.pieces.is_empty() {
+                break;
+            }
             match self.write() {
                 Ok(0) => return Went::Over,
                 Ok(count) => {
@@ -165,14 +161,43 @@ impl Reader {
             }
         }
         // What was needed while it was behind.
-        if self.waiting.capacity() > 4 * AT_ONCE {
-            self.waiting = VecDeque::new();
-        }
+        self.pieces.shrink_to(KEPT);
         if self.ends {
             let _ = self.socket.shutdown(Shutdown::Write);
             return Went::Over;
         }
         Went::On
+    }
+
+    /// Takes what goes out next from what waits: no more of it than one write may take.
+    fn refill(&mut self, hub: &Hub) {
+        if let Some(beginning) = &mut self.beginning {
+            match hub.more(beginning, AT_ONCE) {
+                Some(more) => self.pieces.extend(more.into_iter().map(|first| match first {
+                    First::Reset(reset) => Piece::of(reset.chunk().clone()),
+                    First::Event(event) => Piece::of(event.encoded(self.form).chunk().clone()),
+                })),
+                None => self.beginning = None,
+            }
+            if !self.pieces.is_empty() {
+                return;
+            }
+        }
+        let mut bytes = 0;
+        while bytes < BYTES_AT_ONCE
+            && self.pieces.len() < AT_ONCE
+            && let Some((lost, event)) = self.queue.pop()
+        {
+            if lost > 0 {
+                self.pieces.push_back(Piece::lagged(lost));
+            }
+            let chunk = event.encoded(self.form).chunk().clone();
+            bytes += chunk.len();
+            self.pieces.push_back(Piece { bytes: chunk, is_published: true });
+        }
+        if self.pieces.is_empty() {
+            self.pieces = std::mem::take(&mut self.ending);
+        }
     }
 
     /// When something is to be done about it, whatever comes.
@@ -182,7 +207,7 @@ impl Reader {
 
     /// Tells it that the stream still is.
     pub(super) fn ping(&mut self) {
-        self.waiting.push_back(Item::Bytes(ping()));
+        self.pieces.push_back(Piece::of(ping()));
     }
 
     /// Sends it something, once, when it sends nothing any more. Whether it did.
@@ -195,33 +220,28 @@ impl Reader {
     }
 
     fn write(&mut self) -> io::Result<usize> {
-        let mut pieces = [IoSlice::new(&[]); AT_ONCE];
+        let mut slices = [IoSlice::new(&[]); AT_ONCE];
         let mut count = 0;
-        for (piece, item) in pieces.iter_mut().zip(&self.waiting) {
-            let bytes = item.bytes(self.form);
-            *piece = IoSlice::new(if count == 0 { bytes.get(self.written..).unwrap_or_default() } else { bytes });
+        for (slice, Piece { bytes, .. }) in slices.iter_mut().zip(&self.pieces) {
+            *slice = IoSlice::new(if count == 0 { bytes.get(self.written..).unwrap_or_default() } else { bytes });
             count += 1;
         }
-        match pieces.get(..count) {
+        match slices.get(..count) {
             // One alone is most often all there is.
-            Some([piece]) => self.socket.write(piece),
-            Some(pieces) => self.socket.write_vectored(pieces),
+            Some([slice]) => self.socket.write(slice),
+            Some(slices) => self.socket.write_vectored(slices),
             None => Ok(0),
         }
     }
 
     fn advance(&mut self, count: usize) {
         self.written += count;
-        while let Some(first) = self.waiting.front() {
-            let length = first.bytes(self.form).len();
-            if self.written < length {
+        while let Some(Piece { bytes, .. }) = self.pieces.front() {
+            if self.written < bytes.len() {
                 return;
             }
-            self.written -= length;
-            if let Some(Item::Event(_)) = self.waiting.pop_front() {
-                // Those it began with were not counted.
-                self.events = self.events.saturating_sub(1);
-            }
+            self.written -= bytes.len();
+            self.pieces.pop_front();
         }
     }
 }
@@ -231,11 +251,12 @@ fn ping() -> Bytes {
     CHUNK.get_or_init(|| Encoded::of(PING).chunk().clone()).clone()
 }
 
-impl Item {
-    fn bytes(&self, form: Form) -> &[u8] {
-        match self {
-            Self::Event(event) => event.encoded(form).chunk(),
-            Self::Bytes(bytes) => bytes,
-        }
+impl Piece {
+    fn of(bytes: Bytes) -> Self {
+        Self { bytes, is_published: false }
+    }
+
+    fn lagged(lost: u64) -> Self {
+        Self::of(Encoded::lagged(lost).chunk().clone())
     }
 }

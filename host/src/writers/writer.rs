@@ -98,7 +98,7 @@ impl Writer {
                 match message {
                     Message::Join(joining) => self.join(*joining, now),
                     Message::Publish { channel, event } => self.each(channel, |reader, hub| {
-                        if !reader.offer(&event, now) {
+                        if !reader.offer(&event, hub, now) {
                             hub.lost(1);
                         }
                     }),
@@ -167,9 +167,9 @@ impl Writer {
 
     fn flush(&mut self, token: usize, now: Instant) {
         let (heartbeat, stalled) = (self.patience.heartbeat, self.patience.stalled);
-        let Some(reader) = self.reader(token) else { return };
+        let Some(reader) = self.readers.get_mut(token).and_then(Option::as_mut) else { return };
         let was_blocked = reader.is_blocked();
-        if reader.flush(now) == Went::Over {
+        if reader.flush(&self.hub, now) == Went::Over {
             return self.remove(token);
         }
         // It may be due sooner than was thought.
@@ -226,5 +226,9 @@ impl Writer {
             }
         }
         self.hub.left(reader.channel, self.number);
+        if self.free.len() == self.readers.len() {
+            // What was needed for as many as there were.
+            (self.readers, self.free, self.due) = Default::default();
+        }
     }
 }
