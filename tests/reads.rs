@@ -47,6 +47,10 @@ fn very_many_are_answered_piece_by_piece() {
     let events: Vec<_> = (0..5000).map(event).collect();
     assert_eq!(host.write("POST", "/v1/events", &json!(events).to_string()).status, 202);
     host.until("/v1/instances/i-04999/usage", |answer| answer.status == 200);
+    let listed = host.get("/v1/instances?limit=1200&after=i-00007").json();
+    let ids: Vec<_> = listed.as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
+    assert_eq!((ids.len(), ids[0], ids[1199]), (1200, "i-00008", "i-01207"));
+    assert_eq!(host.get("/v1/instances?limit=0").body, "[]");
     let mut stream = host.stream("/v1/usage");
     let mut body = String::new();
     let mut pieces = 0;

@@ -1,14 +1,15 @@
-use super::App;
 use super::body::{check_json, read};
 use super::error::{ApiError, Segment, json};
-use super::off_thread::off_thread;
+use super::pieces::{LARGEST, More, ORDINARY, make};
 use super::select::labels;
 use super::window::Parameters;
+use super::{App, Asking};
 use crate::core::Core;
 use crate::hub::Selection;
 use crate::json;
 use crate::labels::Labels;
 use crate::tracked::{NotTracked, State as InstanceState, Tracking, Wanted, instance_id};
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -16,9 +17,13 @@ use axum::response::{IntoResponse, Response};
 use dropsonde_store::InstanceId;
 use serde::Serialize;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Bytes of what `PUT` sends.
-const LARGEST: usize = 64 << 10;
+const LARGEST_WANTED: usize = 64 << 10;
+
+/// Instances that are listed at a time.
+const AT_ONCE: usize = 500;
 
 #[derive(Serialize)]
 struct InstancePage {
@@ -31,7 +36,11 @@ struct InstancePage {
 }
 
 /// All instances by id; `label=k=v` (repeatable), `limit`, `after`.
-pub(crate) async fn list(State(core): App, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+pub(crate) async fn list(
+    State(core): App,
+    Extension(caller): Asking,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
     let parameters = Parameters::parse(query.as_deref());
     let wanted = Selection::Labels(labels(&parameters)?);
     let limit = match parameters.one("limit") {
@@ -39,12 +48,32 @@ pub(crate) async fn list(State(core): App, RawQuery(query): RawQuery) -> Result<
         Some(text) => text.parse().map_err(|_| ApiError::invalid("limit", format_args!("{text:?} is no number")))?,
     };
     let after = parameters.one("after").map(str::to_owned);
-    // There may be very many.
-    off_thread(move || {
-        let listed = core.tracked.list_after(after.as_deref(), limit, |id, labels| wanted.includes(id, labels));
-        json(&listed.iter().map(|instance| page(&core, instance)).collect::<Vec<_>>())
+    let more = pages(core.clone(), wanted, after, limit);
+    Ok(make(core, &caller.peer, LARGEST, ORDINARY, more).await?.into_response())
+}
+
+/// Makes an array of instances, some at a time: there may be very many.
+fn pages(core: Arc<Core>, wanted: Selection, mut after: Option<String>, mut left: usize) -> More {
+    let mut open = b'[';
+    Box::new(move |json| {
+        let most = left.min(AT_ONCE);
+        let listed = core.tracked.list_after(after.as_deref(), most, |id, labels| wanted.includes(id, labels));
+        for instance in &listed {
+            json.push(std::mem::replace(&mut open, b','));
+            json.extend(serde_json::to_vec(&page(&core, instance)).unwrap_or_default());
+        }
+        left -= listed.len();
+        after = listed.last().map(|last| last.id.to_string());
+        if left > 0 && listed.len() == most {
+            return true;
+        }
+        // There was none.
+        if open == b'[' {
+            json.push(open);
+        }
+        json.push(b']');
+        false
     })
-    .await
 }
 
 /// One of them.
@@ -63,7 +92,7 @@ pub(crate) async fn track(
 ) -> Result<Response, ApiError> {
     let id = named(&id)?;
     check_json(&headers)?;
-    let body = read(&core, &headers, body, LARGEST).await?;
+    let body = read(&core, &headers, body, LARGEST_WANTED).await?;
     let wanted = Wanted::parse(id.clone(), &body).map_err(|why| ApiError::invalid("body", why))?;
     core.track(wanted)?;
     let instance = core.tracked.get(&id).ok_or_else(|| ApiError::not_found("it was untracked again"))?;
