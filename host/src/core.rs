@@ -53,6 +53,8 @@ pub struct Core {
     pub(crate) connections: Arc<Places>,
     /// Those that hear that there is no room for them.
     pub(crate) turned_away: Arc<Places>,
+    /// Turns of streams that begin.
+    pub(crate) beginnings: Arc<Places>,
     /// Turns of range queries.
     pub(crate) queries: Arc<Places>,
     /// Bytes of memory that answers on their way take.

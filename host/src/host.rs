@@ -379,6 +379,7 @@ fn core(config: Config, clock: Clock, metrics: HostMetrics, store: Store, plugin
         workloads: Default::default(),
         connections: Arc::default(),
         turned_away: Arc::default(),
+        beginnings: Arc::default(),
         queries: Arc::default(),
         answers: Arc::default(),
         memory,

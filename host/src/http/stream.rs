@@ -9,6 +9,7 @@ use super::{App, Asking};
 use crate::config::{self, RESERVED};
 use crate::core::Core;
 use crate::hub::{Claim, Encoded, Hub, PING, RETRY, Seen, Selection, Told, TooManyStreams, Watch};
+use crate::places::{PeerId, Place, Share};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
@@ -29,6 +30,13 @@ const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 
 /// Seconds after which a stream there was no place for may be tried again.
 const RETRY_AFTER: u32 = 5;
+
+/// Streams that may begin at a time, and those of one peer: each looks at all instances there are, for a moment.
+const MOST_BEGINNING: usize = 8;
+const MOST_OF_PEER: usize = MOST_BEGINNING / 2;
+
+/// Time a stream waits for its turn to begin.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// What a reader saw last, as a browser says when it connects again.
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -80,7 +88,8 @@ pub(crate) fn begin(
         (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
     let mut response = headers.into_response();
-    response.extensions_mut().insert(Streaming { selection, seen, claim: Arc::new(Mutex::new(Some(claim))) });
+    let (peer, claim) = (caller.peer.id(), Arc::new(Mutex::new(Some(claim))));
+    response.extensions_mut().insert(Streaming { selection, seen, peer, claim });
     Ok(response)
 }
 
@@ -129,6 +138,7 @@ impl From<TooManyStreams> for ApiError {
 pub(super) struct Streaming {
     selection: Selection,
     seen: Option<String>,
+    peer: PeerId,
     /// There is one place, and only one takes it.
     claim: Arc<Mutex<Option<Claim>>>,
 }
@@ -136,10 +146,11 @@ pub(super) struct Streaming {
 impl Streaming {
     /// Gives the socket away. `head` is the response's.
     pub(super) async fn hand_over(self, core: Arc<Core>, socket: TcpStream, mut head: Vec<u8>) {
-        let Some(claim) = self.claim() else { return };
+        let Some((claim, turn)) = self.begins(&core).await else { return };
         head.extend_from_slice(Encoded::of(RETRY).chunk());
         // There may be very many to begin with, and some of them in files.
         let begun = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             if let Some(waits) = waits_for(&core, &self.selection) {
                 head.extend_from_slice(Encoded::of(&waits).chunk());
             }
@@ -149,9 +160,10 @@ impl Streaming {
     }
 
     pub(super) async fn body(self, core: Arc<Core>) -> Body {
-        let Some(claim) = self.claim() else { return Body::empty() };
+        let Some((claim, turn)) = self.begins(&core).await else { return Body::empty() };
         let config::Stream { heartbeat, stalled, .. } = core.config.load().stream;
         let begun = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let waits = waits_for(&core, &self.selection);
             let begin = |hub: &Hub, follow| hub.watch(claim, follow, Some(stalled.get()));
             (core.follow(self.selection, self.seen, begin), waits)
@@ -160,8 +172,12 @@ impl Streaming {
         begun.await.map_or_else(|_| Body::empty(), events)
     }
 
-    fn claim(&self) -> Option<Claim> {
-        self.claim.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Its place among the streams, and its turn to begin. None: it has begun elsewhere, or there was no turn for it.
+    async fn begins(&self, core: &Core) -> Option<(Claim, Place)> {
+        let claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let share = Share { peer: self.peer, most: MOST_OF_PEER };
+        let turn = core.beginnings.wait(1, MOST_BEGINNING, Some(share), LONGEST_WAIT).await;
+        Some((claim, turn.ok()?))
     }
 }
 
