@@ -25,7 +25,7 @@ pub(super) struct Writer {
     poll: Poll,
     patience: Patience,
     /// By token; places of those that are gone are taken again.
-    readers: Vec<Option<Reader>>,
+    readers: Vec<Option<Box<Reader>>>,
     free: Vec<usize>,
     by_channel: HashMap<ChannelId, Vec<usize>>,
     /// When to look after whom, soonest first. What is not a reader's own time is from before.
@@ -118,7 +118,7 @@ impl Writer {
     }
 
     fn reader(&mut self, token: usize) -> Option<&mut Reader> {
-        self.readers.get_mut(token)?.as_mut()
+        self.readers.get_mut(token)?.as_deref_mut()
     }
 
     fn join(&mut self, joining: Joining, now: Instant) {
@@ -136,9 +136,10 @@ impl Writer {
         match made {
             Ok(reader) => {
                 self.by_channel.entry(channel).or_default().push(token);
+                let reader = Some(Box::new(reader));
                 match self.readers.get_mut(token) {
-                    Some(place) => *place = Some(reader),
-                    None => self.readers.push(Some(reader)),
+                    Some(place) => *place = reader,
+                    None => self.readers.push(reader),
                 }
                 self.stirred.push(token);
                 self.look_later(token, now);
@@ -156,7 +157,7 @@ impl Writer {
     /// Does something about all who follow a channel.
     fn each(&mut self, channel: ChannelId, mut act: impl FnMut(&mut Reader, &Hub)) {
         for &token in self.by_channel.get(&channel).into_iter().flatten() {
-            let Some(reader) = self.readers.get_mut(token).and_then(Option::as_mut) else { continue };
+            let Some(reader) = self.readers.get_mut(token).and_then(Option::as_deref_mut) else { continue };
             // Who takes nothing is told by the kernel to go on, and is not tried each time.
             if !reader.is_blocked() && !reader.has_waiting() {
                 self.stirred.push(token);
@@ -167,7 +168,7 @@ impl Writer {
 
     fn flush(&mut self, token: usize, now: Instant) {
         let (heartbeat, stalled) = (self.patience.heartbeat, self.patience.stalled);
-        let Some(reader) = self.readers.get_mut(token).and_then(Option::as_mut) else { return };
+        let Some(reader) = self.readers.get_mut(token).and_then(Option::as_deref_mut) else { return };
         let was_blocked = reader.is_blocked();
         if reader.flush(&self.hub, now) == Went::Over {
             return self.remove(token);
@@ -221,7 +222,7 @@ impl Writer {
             if list.is_empty() {
                 self.by_channel.remove(&reader.channel);
             }
-            if let Some(moved) = moved.and_then(|moved| self.readers.get_mut(moved)?.as_mut()) {
+            if let Some(moved) = moved.and_then(|moved| self.readers.get_mut(moved)?.as_deref_mut()) {
                 moved.place = reader.place;
             }
         }
