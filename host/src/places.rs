@@ -4,8 +4,11 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+
+/// Peers that are remembered as refused.
+const REMEMBERED: usize = 16;
 
 /// Places that are taken, and those who wait for some.
 #[derive(Debug, Default)]
@@ -17,6 +20,17 @@ struct State {
     by_peer: HashMap<PeerId, usize>,
     /// By peer: peers take turns, so that one that wants very much does not keep others waiting.
     waiting: VecDeque<(Option<PeerId>, VecDeque<Waiting>)>,
+    refusals: u64,
+    /// Those who were refused something last, so many at most.
+    refused: Vec<Refused>,
+}
+
+/// A peer that wanted more than its share.
+#[derive(Debug)]
+struct Refused {
+    peer: PeerId,
+    times: u64,
+    last: Instant,
 }
 
 #[derive(Debug)]
@@ -59,6 +73,15 @@ pub(crate) enum Full {
     OfPeer(usize),
 }
 
+impl std::fmt::Display for PeerId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ip(ip) => write!(f, "{ip}"),
+            Self::Unix => f.write_str("the Unix socket's"),
+        }
+    }
+}
+
 // === impl Places ===
 
 impl Places {
@@ -69,8 +92,24 @@ impl Places {
 
     /// Takes `count` of `most`, if its peer then has no more than its share.
     pub(crate) fn take_many(self: &Arc<Self>, count: usize, most: usize, share: Option<Share>) -> Result<Place, Full> {
-        self.lock().add(count, most, share)?;
+        let added = self.lock().add(count, most, share);
+        if let (Err(Full::OfPeer(_)), Some(Share { peer, .. })) = (added, share) {
+            self.lock().refuse(peer);
+        }
+        added?;
         Ok(self.place(count, share))
+    }
+
+    /// Who was refused something within a time because it has its share, and how often so far.
+    pub(crate) fn greedy(&self, within: Duration) -> Vec<(PeerId, u64)> {
+        let state = self.lock();
+        let of_late = state.refused.iter().filter(|refused| refused.last.elapsed() < within);
+        of_late.map(|Refused { peer, times, .. }| (*peer, *times)).collect()
+    }
+
+    /// How often a peer was refused something because it has its share.
+    pub(crate) fn refusals(&self) -> u64 {
+        self.lock().refusals
     }
 
     /// Waits until `count` of `most` can be taken, as long as `patience` lasts. Those who wait are served one of each peer in
@@ -132,6 +171,20 @@ impl State {
         }
         self.all += count;
         Ok(())
+    }
+
+    fn refuse(&mut self, peer: PeerId) {
+        self.refusals += 1;
+        let now = Instant::now();
+        if let Some(known) = self.refused.iter_mut().find(|known| known.peer == peer) {
+            (known.times, known.last) = (known.times + 1, now);
+            return;
+        }
+        if self.refused.len() >= REMEMBERED {
+            self.refused.sort_unstable_by_key(|refused| std::cmp::Reverse(refused.last));
+            self.refused.pop();
+        }
+        self.refused.push(Refused { peer, times: 1, last: now });
     }
 
     fn free(&mut self, count: usize, peer: Option<PeerId>) {

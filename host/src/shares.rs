@@ -5,6 +5,7 @@
 
 use crate::config::RESERVED;
 use crate::core::Core;
+use crate::places::Places;
 use crate::plugins::Plugins;
 use dropsonde_store::Pool;
 use serde::Serialize;
@@ -98,6 +99,16 @@ pub(crate) fn pools(core: &Core) -> Vec<Shared<'_>> {
     in_memory.into_iter().chain(in_files.into_iter().filter(|_| is_archived)).collect()
 }
 
+/// What clients share, by name and what makes it larger.
+pub(crate) fn of_clients(core: &Core) -> [(&'static str, &'static str, &Places); 4] {
+    [
+        ("connections", "http.max_connections_per_peer", &core.connections),
+        ("range_queries", "http.max_range_queries", &core.queries),
+        ("answer_bytes", "http.max_answer_bytes", &core.answers),
+        ("scrapes", "", core.exposition.answers()),
+    ]
+}
+
 /// What an owner has of each pool of which it has, or wanted, something.
 pub(crate) fn of_owner(core: &Core, owner: &str) -> Vec<Share> {
     let share = |shared: Shared<'_>| {
@@ -147,7 +158,18 @@ impl Shared<'_> {
 
 /// Who wanted more of late than its share, and what came of it.
 pub(crate) fn greedy(core: &Core) -> Vec<Greedy> {
-    pools(core).iter().flat_map(Shared::greedy).collect()
+    let clients = of_clients(core).into_iter().flat_map(|(pool, key, places)| {
+        places.greedy(RECENT).into_iter().map(move |(peer, times)| {
+            let way_out =
+                if key.is_empty() { String::new() } else { format!("; raise {key}, or have it ask for less") };
+            let why = format!(
+                "client {peer} has used up its share of {pool}, and was refused more {times} times; nobody else is \
+                 affected{way_out}"
+            );
+            Greedy { pool, owner: peer.to_string().into(), why }
+        })
+    });
+    pools(core).iter().flat_map(Shared::greedy).chain(clients).collect()
 }
 
 impl Log {

@@ -61,7 +61,7 @@ fn workers(core: &Core) -> [MetricFamily; 2] {
 }
 
 /// What plugins have of what they share.
-fn shares(core: &Core) -> [MetricFamily; 3] {
+fn shares(core: &Core) -> [MetricFamily; 4] {
     let pools = shares::pools(core);
     let all: Vec<_> = pools.iter().map(|pool| (pool.name, pool.all(&core.plugins))).collect();
     let each = |value: fn(&(u64, u64)) -> u64| -> Vec<([LabelPair; 2], u64)> {
@@ -74,7 +74,11 @@ fn shares(core: &Core) -> [MetricFamily; 3] {
     };
     let totals: Vec<_> = pools.iter().map(|pool| ([label("pool", pool.name)], pool.total())).collect();
     let totals: Vec<(&[LabelPair], u64)> = totals.iter().map(|(labels, total)| (&labels[..], *total)).collect();
+    let clients: Vec<_> =
+        shares::of_clients(core).map(|(pool, _, places)| ([label("pool", pool)], places.refusals())).into();
+    let clients: Vec<(&[LabelPair], u64)> = clients.iter().map(|(labels, times)| (&labels[..], *times)).collect();
     [
+        count("client_refusals_total", "How often a client wanted more of a pool than its share.", true, &clients),
         count("share_limit", "What there is of each pool that plugins share.", false, &totals),
         family("share_used", "What each owner has of a pool.", false, &each(|(used, _)| *used)),
         family(

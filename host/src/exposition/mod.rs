@@ -64,6 +64,11 @@ pub enum NotMade {
 }
 
 impl Exposition {
+    /// Places of scrapes that are answered.
+    pub(crate) fn answers(&self) -> &Places {
+        &self.answers
+    }
+
     /// The text, and its place among the answers that may be on their way, which is to be held until it was sent. Never waits
     /// for a poll, and works on no thread of the server's.
     pub(crate) async fn scrape(
