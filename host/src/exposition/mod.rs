@@ -25,7 +25,7 @@ use flights::Flights;
 use samples::Samples;
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use text::Text;
 
 /// Answers that may be on their way at a time. They share what is made together, but who reads slowly keeps what it got.
@@ -33,6 +33,9 @@ const MOST_ANSWERS: usize = 64;
 
 /// Those of one peer: several scrapers behind one address, and never all there are.
 const MOST_OF_PEER: usize = MOST_ANSWERS / 4;
+
+/// Time a scrape waits for its place: then others are read slowly.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// Makes the text for scrapes. Those that come while one is being made get that one.
 #[derive(Debug, Default)]
@@ -69,8 +72,8 @@ impl Exposition {
         &self.answers
     }
 
-    /// The text, and its place among the answers that may be on their way, which is to be held until it was sent. Never waits
-    /// for a poll, and works on no thread of the server's.
+    /// The text, and its place among the answers that may be on their way, which is to be held until it was sent. Waits a while
+    /// for a place, as answers are most often read at once, and never for a poll; works on no thread of the server's.
     pub(crate) async fn scrape(
         core: &Arc<Core>,
         peer: PeerId,
@@ -78,10 +81,13 @@ impl Exposition {
         gzip: bool,
     ) -> Result<(Bytes, Place), NotMade> {
         let share = Share { peer, most: MOST_OF_PEER };
-        let place = core.exposition.answers.take(MOST_ANSWERS, Some(share)).map_err(|full| match full {
-            Full::All(_) => NotMade::TooMany,
-            Full::OfPeer(_) => NotMade::TooManyOfPeer,
-        })?;
+        let place =
+            core.exposition.answers.wait(1, MOST_ANSWERS, Some(share), LONGEST_WAIT).await.map_err(
+                |full| match full {
+                    Full::All(_) => NotMade::TooMany,
+                    Full::OfPeer(_) => NotMade::TooManyOfPeer,
+                },
+            )?;
         let text = if gzip { compressed(core, format).await } else { plain(core, format).await };
         Ok((text.ok_or(NotMade::Lost)?, place))
     }
