@@ -63,9 +63,11 @@ impl Charges {
         opens.max().map_or(0, |bytes| bytes + FRAME)
     }
 
-    /// No more rows are expected: what was taken for them is given back.
-    pub(super) fn give_back_heads(&self) {
-        set(&self.shared.heads, self.owner(), &self.heads, 0);
+    /// No more rows are expected: what was taken for those is given back.
+    pub(super) fn give_back(&self, view: &View) {
+        let held: u64 = view.opens.iter().map(|open| open.bytes()).sum();
+        let now = if view.opens.is_empty() { 0 } else { held + FRAME };
+        set(&self.shared.heads, self.owner(), &self.heads, now);
     }
 }
 

@@ -104,6 +104,8 @@ struct Writer {
     next_before: Option<Vec<Option<Total>>>,
     /// What files have of it, for the first who asks.
     unread: Option<Box<Unread>>,
+    /// No memory is taken for rows to come.
+    rests: bool,
 }
 
 /// A row to be written.
@@ -207,6 +209,12 @@ impl Frame {
 
     /// Adds a row of this generation or a later one, if there is room for it.
     fn push_locked(&self, writer: &mut Writer, generation: u32, row: NewRow<'_>) -> bool {
+        if writer.rests {
+            if !row.is_kept && !self.charges.try_take(&self.view.load()) {
+                return false;
+            }
+            writer.rests = false;
+        }
         let open = writer.open.as_ref().filter(|open| open.generation == generation);
         let is_added = match open.map(|open| (open, open.push(row))) {
             Some((_, Ok(()))) => true,

@@ -33,7 +33,8 @@ pub(crate) struct Open {
     before: Vec<Option<Total>>,
     /// One per column.
     lanes: Box<[Lane]>,
-    slabs: [OnceLock<Slab>; MOST_SLABS],
+    /// In boxes: of most there are few.
+    slabs: [OnceLock<Box<Slab>>; MOST_SLABS],
     rows: AtomicUsize,
     /// What the rows of a part add up to that gets no more, one cell per field.
     parts: Box<[OnceLock<Box<[Cell]>>]>,
@@ -125,7 +126,7 @@ impl Open {
         let (Some(offset), true) = (offset, at_ms < self.until_ms) else { return Err(Refused::Full) };
         let (nth, row_in_slab) = place(row);
         let slab = self.slabs.get(nth).ok_or(Refused::Full)?;
-        let slab = slab.get_or_init(|| Slab::new(&self.lanes, slab_rows(nth)));
+        let slab = slab.get_or_init(|| Box::new(Slab::new(&self.lanes, slab_rows(nth))));
         let (narrow, wide) = slab.row(row_in_slab);
         let (mut narrow, mut wide) = (narrow.iter(), wide.iter());
         let put = |place: Option<&AtomicU32>, bits| place.map(|place| place.store(bits, Ordering::Relaxed));
@@ -159,6 +160,13 @@ impl Open {
 
     pub(crate) fn end_row(&self) -> u64 {
         self.start_row + self.len() as u64
+    }
+
+    /// Bytes it takes now.
+    pub(crate) fn bytes(&self) -> u64 {
+        let slabs = self.slabs.iter().filter_map(OnceLock::get);
+        let rows = slabs.map(|slab| size_of_val(&slab.narrow[..]) + size_of_val(&slab.wide[..]));
+        (size_of::<Self>() + rows.sum::<usize>()) as u64
     }
 
     /// Bytes it takes once its block is full.

@@ -132,3 +132,21 @@ fn a_value_too_large_for_its_column_keeps_every_row_before_it() {
         seal_all(&frame);
     }
 }
+
+#[test]
+fn a_frame_that_gets_no_more_rows_keeps_no_more_memory_than_they_take() {
+    let frame = frame(Field::gauge("x"), 1000);
+    let taken = || frame.shared.heads.account("s").used;
+    assert!(frame.push(0, &[1.0]));
+    let full = taken();
+    frame.rest(2000);
+    assert_eq!(taken(), full, "the next row may come yet");
+    frame.rest(60_000);
+    assert!(taken() < full / 2, "{} of {full}", taken());
+    assert!(frame.push(61_000, &[2.0]));
+    assert_eq!(taken(), full, "it goes on");
+    frame.rest(120_000);
+    seal_all(&frame);
+    frame.rest(121_000);
+    assert_eq!(taken(), 0);
+}

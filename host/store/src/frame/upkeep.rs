@@ -163,10 +163,11 @@ impl Frame {
         if self.is_unread.load(Ordering::Acquire) {
             return;
         }
-        let writer = self.writer();
+        let mut writer = self.writer();
         let quiet_ms = writer.last_ms.map_or(i64::MAX, |last_ms| now_ms.saturating_sub(last_ms));
-        if self.view.load().opens.is_empty() && quiet_ms > self.key.interval_ms.saturating_mul(INTERVALS) {
-            self.charges.give_back_heads();
+        if quiet_ms > self.key.interval_ms.saturating_mul(INTERVALS) {
+            writer.rests = true;
+            self.charges.give_back(&self.view.load());
         }
     }
 
