@@ -54,8 +54,9 @@ struct Slab {
     /// Milliseconds since the first row, then the narrow columns.
     narrow: Box<[AtomicU32]>,
     wide: Box<[AtomicU64]>,
-    /// How many there can be; never none.
-    rows: usize,
+    /// How many of both a row has.
+    narrow_lanes: usize,
+    wide_lanes: usize,
 }
 
 /// Why a row was not added.
@@ -327,30 +328,31 @@ fn slab_rows(nth: usize) -> usize {
 
 impl Slab {
     fn new(lanes: &[Lane], rows: usize) -> Self {
-        let wide = lanes.iter().filter(|lane| matches!(lane, Lane::Wide(..))).count();
-        let narrow = 1 + lanes.len() - wide;
+        let wide_lanes = lanes.iter().filter(|lane| matches!(lane, Lane::Wide(..))).count();
+        let narrow_lanes = 1 + lanes.len() - wide_lanes;
         Self {
-            narrow: (0..narrow * rows).map(|_| AtomicU32::new(0)).collect(),
-            wide: (0..wide * rows).map(|_| AtomicU64::new(0)).collect(),
-            rows,
+            narrow: (0..narrow_lanes * rows).map(|_| AtomicU32::new(0)).collect(),
+            wide: (0..wide_lanes * rows).map(|_| AtomicU64::new(0)).collect(),
+            narrow_lanes,
+            wide_lanes,
         }
     }
 
     /// A row's narrow columns, the time first, and its wide ones.
     fn row(&self, row: usize) -> (&[AtomicU32], &[AtomicU64]) {
-        let (narrow, wide) = (self.narrow.len() / self.rows, self.wide.len() / self.rows);
+        let (narrow, wide) = (self.narrow_lanes, self.wide_lanes);
         let narrow = self.narrow.get(row * narrow..(row + 1) * narrow).unwrap_or_default();
         (narrow, self.wide.get(row * wide..(row + 1) * wide).unwrap_or_default())
     }
 
     fn narrow(&self, lane: usize, rows: Range<usize>) -> impl Iterator<Item = u32> {
-        let width = self.narrow.len() / self.rows;
+        let width = self.narrow_lanes;
         let column = self.narrow.iter().skip(rows.start * width + lane).step_by(width).take(rows.len());
         column.map(|bits| bits.load(Ordering::Relaxed))
     }
 
     fn wide(&self, lane: usize, rows: Range<usize>) -> impl Iterator<Item = f64> {
-        let width = self.wide.len() / self.rows;
+        let width = self.wide_lanes;
         let column = self.wide.iter().skip(rows.start * width + lane).step_by(width.max(1)).take(rows.len());
         column.map(|bits| f64::from_bits(bits.load(Ordering::Relaxed)))
     }
