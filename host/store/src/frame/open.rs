@@ -33,8 +33,7 @@ pub(crate) struct Open {
     before: Vec<Option<Total>>,
     /// One per column.
     lanes: Box<[Lane]>,
-    /// In boxes: of most there are few.
-    slabs: [OnceLock<Box<Slab>>; MOST_SLABS],
+    slabs: [OnceLock<Slab>; MOST_SLABS],
     rows: AtomicUsize,
     /// What the rows of a part add up to that gets no more, one cell per field.
     parts: Box<[OnceLock<Box<[Cell]>>]>,
@@ -127,7 +126,7 @@ impl Open {
         let (Some(offset), true) = (offset, at_ms < self.until_ms) else { return Err(Refused::Full) };
         let (nth, row_in_slab) = place(row);
         let slab = self.slabs.get(nth).ok_or(Refused::Full)?;
-        let slab = slab.get_or_init(|| Box::new(Slab::new(&self.lanes, slab_rows(nth))));
+        let slab = slab.get_or_init(|| Slab::new(&self.lanes, slab_rows(nth)));
         let (narrow, wide) = slab.row(row_in_slab);
         let (mut narrow, mut wide) = (narrow.iter(), wide.iter());
         let put = |place: Option<&AtomicU32>, bits| place.map(|place| place.store(bits, Ordering::Relaxed));
