@@ -10,6 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
@@ -353,21 +354,23 @@ async fn who_was_there_before_certificates_were_wanted_has_to_come_again_and_sho
 
 #[tokio::test]
 async fn scrapes_that_a_peer_does_not_read_leave_places_to_others_and_are_ended() {
-    let secure = secure("[http]\nwrite_timeout = '5s'\n");
+    // Longer than a scrape waits for its place.
+    let secure = secure("[http]\nwrite_timeout = '10s'\n");
     let greedy = Ipv4Addr::new(127, 0, 0, 2);
     let scrape = || Request::get("https://localhost/metrics").body(Empty::<Bytes>::new()).unwrap();
     // Of the first nothing is taken; of the others so much that all was handed on.
     for window in [0, 1, 70_000] {
-        let (mut statuses, mut answers, mut connections) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut scrapes, mut connections) = (JoinSet::new(), Vec::new());
         for _ in 0..2 {
-            let (mut client, ended) = http_2_taking(window, connect_from(greedy, &secure, &[b"h2"]).await).await;
+            let (client, ended) = http_2_taking(window, connect_from(greedy, &secure, &[b"h2"]).await).await;
             for _ in 0..20 {
-                let answer = client.send_request(scrape()).await.unwrap();
-                statuses.push(answer.status().as_u16());
-                answers.push(answer);
+                let mut client = client.clone();
+                scrapes.spawn(async move { client.send_request(scrape()).await.unwrap() });
             }
             connections.push((client, ended));
         }
+        let answers = scrapes.join_all().await;
+        let statuses: Vec<_> = answers.iter().map(|answer| answer.status().as_u16()).collect();
         if window < 70_000 {
             let refused = statuses.iter().filter(|status| **status == 429).count();
             assert_eq!((refused, statuses.iter().filter(|status| **status == 200).count()), (24, 16), "{statuses:?}");
