@@ -34,8 +34,12 @@ pub(crate) struct Conflict {
 pub(crate) struct Masks(BTreeMap<PluginName, Vec<usize>>);
 
 impl Conflicts {
-    pub(crate) fn set_instances(&mut self, of_others: &[(InstanceId, PluginName)]) {
-        self.instances = of_others.iter().take(SHOWN).cloned().collect();
+    /// Returns whether they are others than before.
+    pub(crate) fn set_instances(&mut self, of_others: &[(InstanceId, PluginName)]) -> bool {
+        let shown = of_others.get(..SHOWN).unwrap_or(of_others);
+        let is_other = self.instances != shown;
+        self.instances = shown.to_vec();
+        is_other
     }
 
     /// Returns whether they are others than before.

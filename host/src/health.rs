@@ -21,7 +21,7 @@ const POLLS_IN_VAIN: u32 = 3;
 const FAILED_DISCOVERIES: u32 = 3;
 
 /// How long it is worth a word that someone deleted files of history.
-const VANISHED: Duration = Duration::from_secs(3600);
+const VANISHED: Duration = Duration::from_secs(600);
 
 /// A write that takes longer is no slow one any more.
 const SLOW_WRITE: Duration = Duration::from_secs(10);
@@ -181,11 +181,13 @@ fn history(core: &Core) -> Option<String> {
         return Some(format!("history is in memory alone: a write has been going on for {} s", slow.as_secs()));
     }
     if archive.vanished > 0 || archive.vanished_at.is_some_and(|at| at.elapsed() < VANISHED) {
-        let files = archive.vanished;
-        return Some(format!(
-            "files of history were deleted while the host runs: what was in memory is written again; what {files} of them \
-             held can be read until the host stops, and is gone then"
-        ));
+        let what = "files of history were deleted while the host runs; what was in memory is written again";
+        return Some(match archive.vanished {
+            0 => what.to_owned(),
+            files => {
+                format!("{what}, and what {files} of them held can be read until the host stops, and is gone then")
+            }
+        });
     }
     archive.beyond_limit.then(|| {
         let size = archive.size.div_ceil(1 << 20);

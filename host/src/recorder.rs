@@ -95,18 +95,26 @@ impl Recorder {
         let Discovery { refused: without_place, of_others, .. } = core.discovered(&self.sampler, instances, at_ms);
         refused += without_place;
         core.metrics.core.errors(&self.sampler, "instances_refused", refused);
-        if let Some((id, owner)) = of_others.first() {
-            let (count, sampler) = (of_others.len(), &self.sampler);
-            core.metrics.core.errors(sampler, "instances_of_others", count as u64);
-            wrong.push(format!(
-                "it lists {count} instances that are another's, as {id}, which is {owner}'s: what it says of them is not \
-                 taken, unless `plugins.{sampler}.share_instances = true` lets it add to them"
-            ));
-        }
-        if let Some(status) = core.plugins.get(&self.sampler) {
-            status.update(|known| known.conflicts.set_instances(&of_others));
-        }
+        self.tell_of_others(core, &of_others);
         wrong
+    }
+
+    /// Instances that it lists and that belong to others. The log says so when they begin to, and its page all the while.
+    fn tell_of_others(&self, core: &Core, of_others: &[(InstanceId, PluginName)]) {
+        let (sampler, count) = (&self.sampler, of_others.len());
+        let mut is_other = false;
+        if let Some(status) = core.plugins.get(sampler) {
+            status.update(|known| is_other = known.conflicts.set_instances(of_others));
+        }
+        let Some((id, owner)) = of_others.first() else { return };
+        core.metrics.core.errors(sampler, "instances_of_others", count as u64);
+        if is_other {
+            tracing::warn!(
+                plugin = &**sampler,
+                "of what it lists {count} belong to others, as {id} to {owner}: what it says of those is not taken, unless \
+                 `plugins.{sampler}.share_instances = true` lets it add to them"
+            );
+        }
     }
 
     /// What it is asked about, by id.

@@ -79,7 +79,7 @@ pub(crate) fn pools(core: &Core) -> Vec<Shared<'_>> {
         Shared {
             name: "history_rows_bytes",
             pool: core.store.heads(),
-            beyond: "rows of further instances are not kept",
+            beyond: "further instances have no samples",
             key: "store.max_memory",
         },
         Shared {
@@ -138,16 +138,17 @@ impl Shared<'_> {
     }
 
     /// Who was refused something of late, and why.
-    fn greedy(&self) -> Vec<Greedy> {
-        let accounts = self.pool.accounts().into_iter();
+    fn greedy(&self, plugins: &Plugins) -> Vec<Greedy> {
+        let is_there = |owner: &str| owner.starts_with(RESERVED) || plugins.get(owner).is_some();
+        let accounts = self.pool.accounts().into_iter().filter(|(owner, _)| is_there(owner));
         let late = accounts.filter(|(_, account)| account.refused_at.is_some_and(|at| at.elapsed() < RECENT));
         late.map(|(owner, account)| {
             let Self { name, beyond, key, .. } = self;
             let why = format!(
-                "{owner} has used up its share of {name} ({} of at most {}): {beyond}, {} so far; nobody else is affected; \
-                 raise {key}, or have it want less",
+                "{owner} wanted more of {name} than the {} it can have now, and has {}: {beyond}, {} so far; raise {key}, or \
+                 have it want less",
+                self.pool.most_of(&owner),
                 account.used,
-                self.pool.most(),
                 account.refused
             );
             Greedy { pool: name, owner, why }
@@ -163,13 +164,12 @@ pub(crate) fn greedy(core: &Core) -> Vec<Greedy> {
             let way_out =
                 if key.is_empty() { String::new() } else { format!("; raise {key}, or have it ask for less") };
             let why = format!(
-                "client {peer} has used up its share of {pool}, and was refused more {times} times; nobody else is \
-                 affected{way_out}"
+                "client {peer} wanted more of {pool} than one client can have, and was refused it {times} times{way_out}"
             );
             Greedy { pool, owner: peer.to_string().into(), why }
         })
     });
-    pools(core).iter().flat_map(Shared::greedy).chain(clients).collect()
+    pools(core).iter().flat_map(|pool| pool.greedy(&core.plugins)).chain(clients).collect()
 }
 
 impl Log {

@@ -127,6 +127,11 @@ impl Pool {
         self.common
     }
 
+    /// The most an owner can have now, as others have what they have.
+    pub fn most_of(&self, owner: &str) -> u64 {
+        self.most_now(&self.lock(), owner)
+    }
+
     pub fn account(&self, owner: &str) -> Account {
         self.lock().get(owner).copied().unwrap_or_default()
     }
