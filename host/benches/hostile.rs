@@ -9,11 +9,12 @@
     reason = "a benchmark that cannot run says why"
 )]
 
-use dropsonde_builder::{Crate, Network, Toolchain};
+mod shared;
+
+use shared::{component, rss_kb};
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -93,12 +94,6 @@ fn main() {
     }
 }
 
-fn component(name: &str) -> Vec<u8> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests").join(name);
-    let guest = Crate::at(&folder).unwrap();
-    guest.build(&Toolchain::find_or_fetch(guest.target_dir()).unwrap(), Network::Allowed).unwrap()
-}
-
 struct Running {
     child: Child,
     address: String,
@@ -172,9 +167,7 @@ impl Running {
     }
 
     fn rss_kb(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.split_whitespace().next().unwrap().parse().unwrap()
+        rss_kb(self.child.id())
     }
 }
 

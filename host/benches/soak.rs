@@ -12,13 +12,11 @@
 
 mod shared;
 
-use dropsonde_builder::{Crate, Network, Toolchain};
-use shared::Host;
+use shared::{Host, component, rss_kb};
 use std::fs;
 use std::io::{BufRead, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -43,7 +41,7 @@ fn main() {
     let (data, file) = (folder.path().join("data"), folder.path().join("dropsonde.toml"));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(data.join("plugins")).unwrap();
     fs::write(&file, config(0)).unwrap();
-    let verbs = verbs();
+    let verbs = component("verbs");
     let put_in_place = |name: &str, component: &[u8]| {
         let half = folder.path().join("half");
         fs::write(&half, component).unwrap();
@@ -126,16 +124,4 @@ fn slope(sizes: &[f64]) -> f64 {
     let offsets = || sizes.iter().enumerate().map(|(nth, size)| (nth as f64 - middle, size - mean));
     let (both, own) = offsets().fold((0.0, 0.0), |(both, own), (x, y)| (both + x * y, own + x * x));
     both / own / mean
-}
-
-fn rss_kb(id: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
-}
-
-fn verbs() -> Vec<u8> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests/verbs");
-    let guest = Crate::at(&folder).unwrap();
-    guest.build(&Toolchain::find_or_fetch(guest.target_dir()).unwrap(), Network::Allowed).unwrap()
 }

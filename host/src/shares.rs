@@ -125,8 +125,7 @@ impl Shared<'_> {
     pub(crate) fn all(&self, plugins: &Plugins) -> BTreeMap<Arc<str>, (u64, u64)> {
         let mut all = BTreeMap::new();
         for (owner, account) in self.pool.accounts() {
-            let is_there = owner.starts_with(RESERVED) || plugins.get(&owner).is_some();
-            let (used, refused) = all.entry(if is_there { owner } else { GONE.into() }).or_default();
+            let (used, refused) = all.entry(if is_there(plugins, &owner) { owner } else { GONE.into() }).or_default();
             *used += account.used;
             *refused += account.refused;
         }
@@ -139,8 +138,7 @@ impl Shared<'_> {
 
     /// Who was refused something of late, and why.
     fn greedy(&self, plugins: &Plugins) -> Vec<Greedy> {
-        let is_there = |owner: &str| owner.starts_with(RESERVED) || plugins.get(owner).is_some();
-        let accounts = self.pool.accounts().into_iter().filter(|(owner, _)| is_there(owner));
+        let accounts = self.pool.accounts().into_iter().filter(|(owner, _)| is_there(plugins, owner));
         let late = accounts.filter(|(_, account)| account.refused_at.is_some_and(|at| at.elapsed() < RECENT));
         late.map(|(owner, account)| {
             let Self { name, beyond, key, .. } = self;
@@ -155,6 +153,11 @@ impl Shared<'_> {
         })
         .collect()
     }
+}
+
+/// Whether an owner is no plugin, or one that is loaded.
+fn is_there(plugins: &Plugins, owner: &str) -> bool {
+    owner.starts_with(RESERVED) || plugins.get(owner).is_some()
 }
 
 /// Who wanted more of late than its share, and what came of it.

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "not every benchmark uses all of it")]
 
+use dropsonde_builder::{Crate, Network, Toolchain};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -63,4 +64,19 @@ impl Drop for Host {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The component of one of the tests' guests.
+pub(crate) fn component(name: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests").join(name);
+    let guest = Crate::at(&folder).expect("a guest");
+    let toolchain = Toolchain::find_or_fetch(guest.target_dir()).expect("a compiler for wasm");
+    guest.build(&toolchain, Network::Allowed).expect("a component")
+}
+
+/// Resident memory of a process.
+pub(crate) fn rss_kb(id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("its status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+    line.split_whitespace().next().and_then(|kb| kb.parse().ok()).expect("a number")
 }

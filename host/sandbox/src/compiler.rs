@@ -49,7 +49,7 @@ pub(crate) struct Compiler {
     pub(crate) argument: OsString,
 }
 
-/// What came of a compile.
+/// The result of a compile.
 pub(crate) enum Outcome {
     Compiled(Vec<u8>),
     /// It was stopped, for others to have its place.

@@ -32,7 +32,7 @@ struct Apart {
     cache: Cache,
 }
 
-/// Whose component is compiled, and how.
+/// A request to compile: its owner and its limits.
 #[derive(Debug)]
 pub struct Compile<'a> {
     /// The plugin's name: an owner has one compile under way at a time.

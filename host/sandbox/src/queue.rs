@@ -1,4 +1,4 @@
-//! Who compiles when: a component that takes long waits for others of its kind, and nobody waits for it.
+//! Decides which component is compiled next. Slow components wait for each other, and no other component waits for them.
 //!
 //! There are two lanes. The quick lane has a place for each processor, two at least; the slow lane has one. Every compile
 //! begins in the quick lane. There it is left alone for [`PATIENCE`], and as long as nobody waits. After that it makes room

@@ -1,4 +1,4 @@
-//! What of a plugin's text is shown to nobody.
+//! Removes characters from plugins' texts that would harm whoever reads them.
 
 /// Whether a character drives a terminal, ends a line, or shows text in another order than it has.
 pub fn is_harmful(c: char) -> bool {

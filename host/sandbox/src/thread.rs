@@ -50,7 +50,7 @@ pub(crate) enum Job {
     Time { timed: Timed, rounds: u64, reply: oneshot::Sender<Result<Vec<Took>, CallError>> },
 }
 
-/// What one timed call took.
+/// The time one call took.
 #[derive(Debug, Clone, Copy)]
 pub struct Took {
     pub wall: Duration,

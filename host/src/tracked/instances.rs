@@ -137,11 +137,7 @@ impl Instances {
         owner: &PluginName,
         change: impl FnOnce(&mut Entry) -> T,
     ) -> Option<T> {
-        if !self.all.contains_key(id) {
-            self.places.take(owner, 1).ok()?;
-            self.add(id, owner);
-        }
-        self.change(id, change)
+        self.change_or_place(id, owner, |places| places.take(owner, 1).is_ok(), change)
     }
 
     /// The same for what was there at the last start: it comes back as long as there are places for it and all others.
@@ -151,20 +147,33 @@ impl Instances {
         owner: &PluginName,
         change: impl FnOnce(&mut Entry) -> T,
     ) -> Option<T> {
-        if !self.all.contains_key(id) {
-            if self.places.used() >= self.places.total() {
-                return None;
+        let place = |places: &Pool| {
+            let has_room = places.used() < places.total();
+            if has_room {
+                places.take_anyway(owner, 1);
             }
-            self.places.take_anyway(owner, 1);
-            self.add(id, owner);
-        }
-        self.change(id, change)
+            has_room
+        };
+        self.change_or_place(id, owner, place, change)
     }
 
-    fn add(&mut self, id: &InstanceId, owner: &PluginName) {
-        self.next += 1;
-        let configured = self.named.get(id).cloned();
-        self.all.insert(id.clone(), Entry { configured, ..Entry::of(owner.clone(), self.next) });
+    /// `place` takes a place for one that is not there; false: there is none.
+    fn change_or_place<T>(
+        &mut self,
+        id: &InstanceId,
+        owner: &PluginName,
+        place: impl FnOnce(&Pool) -> bool,
+        change: impl FnOnce(&mut Entry) -> T,
+    ) -> Option<T> {
+        if !self.all.contains_key(id) {
+            if !place(&self.places) {
+                return None;
+            }
+            self.next += 1;
+            let configured = self.named.get(id).cloned();
+            self.all.insert(id.clone(), Entry { configured, ..Entry::of(owner.clone(), self.next) });
+        }
+        self.change(id, change)
     }
 
     /// It is now that of a plugin that is built in, and another: nothing that was read of it as it was reaches it.

@@ -100,6 +100,7 @@ pub mod fuzzing;
 mod instance_id;
 mod jumps;
 mod keeper;
+mod merged;
 mod pool;
 mod quantum;
 mod query;

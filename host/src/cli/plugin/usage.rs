@@ -1,4 +1,4 @@
-//! What a plugin uses, beside its limits.
+//! Shows a plugin's use of CPU, memory and time beside its limits.
 
 use super::LimitArgs;
 use crate::config::{Bytes, Span};

@@ -1,0 +1,56 @@
+//! Makes the points of an instance from those of its frames.
+
+use crate::cell::Cell;
+use crate::{Column, Frame, Points};
+
+/// One frame's points of a field.
+pub(crate) fn column<'a>(
+    frame: &Frame,
+    index: usize,
+    cells: impl ExactSizeIterator<Item = &'a Cell>,
+) -> Option<Column> {
+    let field = frame.schema().fields().get(index)?;
+    let fresh = || Vec::with_capacity(cells.len());
+    let mut column = Column { name: field.name.clone(), values: fresh(), min: fresh(), max: fresh() };
+    for cell in cells {
+        column.values.push(cell.value(field.aggregation));
+        column.min.push(cell.min);
+        column.max.push(cell.max);
+    }
+    frame.schema().round(index, frame.interval_ms(), &mut column.values);
+    Some(column)
+}
+
+/// Fills a column's points with one frame's where an earlier frame left none.
+pub(crate) fn fill(column: &mut Column, all_ms: &[i64], own_ms: &[i64], own: &Column) {
+    let own = own.values.iter().zip(&own.min).zip(&own.max);
+    let mut own = own_ms.iter().zip(own).peekable();
+    let points = column.values.iter_mut().zip(&mut column.min).zip(&mut column.max);
+    for (at, ((value, min), max)) in all_ms.iter().zip(points) {
+        let Some((_, ((own_value, own_min), own_max))) = own.next_if(|(own_at, _)| *own_at == at) else { continue };
+        if value.is_nan() {
+            (*value, *min, *max) = (*own_value, *own_min, *own_max);
+        }
+    }
+}
+
+/// Leaves out the buckets in which nothing has a value.
+pub(crate) fn without_empty(mut points: Points) -> Points {
+    let keep: Vec<bool> = (0..points.at_ms.len())
+        .map(|row| points.columns.iter().any(|column| column.values.get(row).is_some_and(|value| !value.is_nan())))
+        .collect();
+    if keep.iter().all(|&kept| kept) {
+        return points;
+    }
+    fn retain<T>(column: &mut Vec<T>, keep: &[bool]) {
+        let mut kept = keep.iter();
+        column.retain(|_| kept.next().copied().unwrap_or(false));
+    }
+    retain(&mut points.at_ms, &keep);
+    for Column { values, min, max, .. } in &mut points.columns {
+        for column in [values, min, max] {
+            retain(column, &keep);
+        }
+    }
+    points
+}
