@@ -1,11 +1,8 @@
 //! Components that take long to compile: nobody waits for them but their like.
 
-use crate::harness::{Host, components, verbs, version};
+use crate::harness::{Host, components, until, verbs, version};
 use std::fs;
 use std::time::{Duration, Instant};
-
-/// Only ever reached when something is wrong.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A component that takes minutes to compile, another for each number.
 fn endless(nth: usize) -> Vec<u8> {
@@ -22,14 +19,6 @@ fn compilers(host: &Host) -> Vec<u32> {
         parent == Some(host.pid().to_string()) && command.windows(9).any(|word| word == b"__compile")
     };
     pids.filter(compiles).collect()
-}
-
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < PATIENCE, "{what}");
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
 }
 
 #[test]

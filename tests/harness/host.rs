@@ -320,3 +320,12 @@ impl Drop for Host {
         let _ = self.child.wait();
     }
 }
+
+/// Waits until something is so; `otherwise` says what is wrong should it never be.
+pub(crate) fn until(otherwise: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "{otherwise}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}

@@ -12,7 +12,7 @@ mod wall_clock;
 pub(crate) use client::{Response, Stream, connect_from, request, send, stream};
 pub(crate) use collector::{Collector, attribute};
 pub(crate) use guests::{app, verbs, version, workspace};
-pub(crate) use host::{Host, dropsonde, run};
+pub(crate) use host::{Host, dropsonde, run, until};
 pub(crate) use prometheus::prometheus_tool;
 pub(crate) use server::Server;
 pub(crate) use wall_clock::WallClock;

@@ -7,6 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -21,6 +22,8 @@ pub(crate) struct Cache {
     /// None: nothing is kept.
     folder: Option<CacheFolder>,
     compatibility: u64,
+    /// Held while an entry is put and room is made for it: of two at once, each could remove the other's.
+    putting: Mutex<()>,
 }
 
 /// Where compiled components are kept, and how many bytes of them.
@@ -46,7 +49,7 @@ impl Cache {
         });
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        Self { folder, compatibility: hasher.finish() }
+        Self { folder, compatibility: hasher.finish(), putting: Mutex::default() }
     }
 
     /// The compiled component, whose blake3 is `digest`: from the cache when an intact entry is there, else by `compile`;
@@ -65,16 +68,19 @@ impl Cache {
             return Ok(Some(found));
         }
         let Some(compiled) = compile()? else { return Ok(None) };
-        if let Err(error) = entry.put(&compiled) {
+        self.keep(folder, &entry, &compiled);
+        // Someone else may have made room meanwhile.
+        entry.get(engine).map_or_else(|| adopt(engine, &compiled), Ok).map(Some)
+    }
+
+    /// Puts an entry into the folder, and removes others until it has room.
+    fn keep(&self, folder: &CacheFolder, entry: &Entry, compiled: &[u8]) {
+        let _putting = self.putting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = entry.put(compiled) {
             tracing::warn!(folder = %folder.path.display(), %error, "cannot keep a compiled plugin");
-            return adopt(engine, &compiled).map(Some);
-        }
-        let found = entry.get(engine);
-        if let Err(error) = folder.make_room(&entry) {
+        } else if let Err(error) = folder.make_room(entry) {
             tracing::warn!(folder = %folder.path.display(), %error, "cannot make room for compiled plugins");
         }
-        // Someone else may have made room meanwhile.
-        found.map_or_else(|| adopt(engine, &compiled), Ok).map(Some)
     }
 
     fn key(&self, digest: &blake3::Hash) -> String {
@@ -214,5 +220,23 @@ mod tests {
         let (old, newest) = (entry(folder.path(), "old", 10, 1), entry(folder.path(), "newest", 400, 2));
         CacheFolder { path: folder.path().to_owned(), most: 100 }.make_room(&newest).unwrap();
         assert!(newest.code.exists() && !old.code.exists() && !old.sum.exists());
+    }
+
+    #[test]
+    fn of_many_that_are_put_at_once_the_last_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let bound = CacheFolder { path: folder.path().to_owned(), most: 1 };
+        let cache = Cache::open(Some(bound.clone()), &Engine::default());
+        for round in 0..20 {
+            std::thread::scope(|scope| {
+                for nth in 0..4 {
+                    let (cache, bound) = (&cache, &bound);
+                    let entry = Entry::of(folder.path(), &format!("{round}-{nth}"));
+                    scope.spawn(move || cache.keep(bound, &entry, &[0; 100]));
+                }
+            });
+            let left = fs::read_dir(folder.path()).unwrap().count();
+            assert_eq!(left, 2, "its code and its sum, in round {round}");
+        }
     }
 }
