@@ -1,3 +1,4 @@
+use crate::cell::Cells;
 use crate::rows::{Parts, Values};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -17,16 +18,29 @@ pub(crate) struct BlockCache {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct BlockId(u64);
 
+impl BlockId {
+    pub(crate) fn after(self, nth: u64) -> Self {
+        Self(self.0 + nth)
+    }
+
+    /// Whether it is among so many from the first on.
+    pub(crate) fn is_in(self, first: Self, count: u64) -> bool {
+        (first.0..first.0 + count).contains(&self.0)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Key {
     Values(BlockId),
     Parts(BlockId),
+    Cells(BlockId),
 }
 
 #[derive(Debug, Clone)]
 enum Entry {
     Values(Arc<Values>),
     Parts(Arc<Parts>),
+    Cells(Arc<Cells>),
 }
 
 #[derive(Debug, Clone)]
@@ -38,6 +52,7 @@ impl Weighter<Key, Entry> for ByBytes {
         128 + match entry {
             Entry::Values(values) => (values.at_ms.len() * 8 * (1 + values.columns.len())) as u64,
             Entry::Parts(parts) => (parts.at_ms.len() * 8 + std::mem::size_of_val(&parts.cells[..])) as u64,
+            Entry::Cells(cells) => (size_of::<Cells>() + cells.bytes()) as u64,
         }
     }
 }
@@ -55,7 +70,12 @@ impl BlockCache {
     }
 
     pub(crate) fn new_id(&self) -> BlockId {
-        BlockId(self.next_id.fetch_add(1, Ordering::Relaxed))
+        self.new_ids(1)
+    }
+
+    /// The first of so many that follow each other.
+    pub(crate) fn new_ids(&self, count: u64) -> BlockId {
+        BlockId(self.next_id.fetch_add(count, Ordering::Relaxed))
     }
 
     pub(crate) fn values<E>(&self, id: BlockId, unpack: impl FnOnce() -> Result<Values, E>) -> Result<Arc<Values>, E> {
@@ -74,6 +94,15 @@ impl BlockCache {
         let parts = Arc::new(unpack()?);
         self.cache.insert(Key::Parts(id), Entry::Parts(parts.clone()));
         Ok(parts)
+    }
+
+    pub(crate) fn cells<E>(&self, id: BlockId, read: impl FnOnce() -> Result<Cells, E>) -> Result<Arc<Cells>, E> {
+        if let Some(Entry::Cells(cells)) = self.get(Key::Cells(id)) {
+            return Ok(cells);
+        }
+        let cells = Arc::new(read()?);
+        self.cache.insert(Key::Cells(id), Entry::Cells(cells.clone()));
+        Ok(cells)
     }
 
     fn get(&self, key: Key) -> Option<Entry> {

@@ -1,9 +1,11 @@
 //! What `range` must give, said as plainly as possible, and the store held against it.
 
+use crate::archive::sim::Sim;
 use crate::quantum::Quantum;
 use crate::{Aggregation, Align, Field, InstanceId, Kind, Limits, Points, Query, Schema, Store};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// 2⁵³: whole numbers up to it are doubles, all of them.
 const WHOLE: f64 = (1u64 << 53) as f64;
@@ -223,5 +225,51 @@ proptest! {
                 prop_assert!(same, "{value} became {sealed}");
             }
         }
+    }
+
+    #[test]
+    fn files_answer_what_memory_does_when_sealed_packed_and_read_anew(
+        field in field(),
+        steps in steps(),
+        queries in prop::collection::vec(query(), 1..8),
+        seed in any::<u32>(),
+    ) {
+        // A minute to a block.
+        let (interval_ms, limits) = (100, Limits { samples: 1 << 20, ..Limits::default() });
+        let (host, schema) = (InstanceId::new("host").unwrap(), Schema::new("s", vec![field.clone()]));
+        let sim = Sim::new(seed.into());
+        let memory = Store::in_memory(&limits);
+        let (files, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
+        let (mut at, mut ring) = (0, Vec::new());
+        for step in steps {
+            match step {
+                Step::Push(gap, delay, value) => {
+                    at += gap;
+                    ring.push((at, value));
+                    for store in [&memory, &files] {
+                        store.frame(&host, &schema, interval_ms).push_read(at, delay, &[value]);
+                    }
+                }
+                Step::Seal => { keeper.step(at + 1_000_000); }
+            }
+        }
+        let adds_up = adds_up_exactly(&field, &ring);
+        let same = |files: &Store| -> Result<(), TestCaseError> {
+            for query in &queries {
+                let (expected, found) = (bits(&memory.range(&host, query)), bits(&files.range(&host, query)));
+                prop_assert_eq!((&expected.0, &expected.1), (&found.0, &found.1));
+                prop_assert!(!adds_up || expected.2 == found.2);
+            }
+            Ok(())
+        };
+        same(&files)?;
+        (0..100).for_each(|_| _ = keeper.step(at + 1_000_000));
+        same(&files)?;
+        drop((keeper, files));
+        let (files, mut keeper, _) = Store::on(Arc::new(sim), &limits).unwrap();
+        same(&files)?;
+        // Long enough for what is in files to be merged.
+        (0..400).for_each(|_| _ = keeper.step(at + 8 * 3_600_000));
+        same(&files)?;
     }
 }

@@ -4,6 +4,7 @@
 //! `DROPSONDE_CRASH_CASES` says how many cases to try.
 
 use super::sim::{Random, Sim};
+use crate::frame::Blocks;
 use crate::{Field, InstanceId, Keeper, Limits, Query, Schema, Store};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -76,7 +77,8 @@ fn rows_of(store: &Store, instance: &InstanceId) -> Vec<(i64, f64)> {
     let frames = store.frames(instance);
     let Some(frame) = frames.first() else { return Vec::new() };
     let view = frame.view();
-    let blocks = view.blocks.iter().map(|block| (block.start_row, block.unpack(frame.schema()).unwrap()));
+    let blocks =
+        view.blocks.iter().flat_map(Blocks::each).map(|block| (block.start_row, block.unpack(frame.schema()).unwrap()));
     let opens = view.opens.iter().map(|open| (open.start_row, open.read(open.len())));
     let first_row = view.first_row(CAPACITY as u64);
     let rows = blocks.chain(opens).flat_map(|(start_row, rows)| {

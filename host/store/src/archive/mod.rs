@@ -46,7 +46,7 @@ pub(crate) use verify::{Role, verify};
 
 use crate::cache::BlockId;
 use crate::codec::Reader;
-use crate::frame::{Frame, Place, Shared, View};
+use crate::frame::{Blocks, Frame, Place, Shared, View};
 use log::Log;
 use notes::Notes;
 use segment::Writer;
@@ -92,8 +92,8 @@ pub(crate) struct Archive {
     vanished_at: Option<Instant>,
 }
 
-/// Where some of a frame's blocks are now.
-type Moved = (Arc<Frame>, Vec<(BlockId, Place)>);
+/// Where some of a frame's blocks were, and where they are now.
+type Moved = (Arc<Frame>, Vec<(Place, Place)>);
 
 /// What the archive knows of a frame.
 #[derive(Debug)]
@@ -296,7 +296,7 @@ impl Archive {
     /// Writes the blocks that are in no file; in rounds, a block of each frame at a time, so that none is ever there
     /// without those before it. What a round has written counts, whatever becomes of the next.
     fn write_blocks(&mut self, pending: &[Pending], flushed: &mut Flushed) -> io::Result<()> {
-        let unstored = |view: &View| view.blocks.iter().rev().take_while(|block| block.unstored().is_some()).count();
+        let unstored = |view: &View| view.blocks.iter().rev().take_while(|blocks| blocks.unstored().is_some()).count();
         let mut left: Vec<(&Pending, usize)> = pending.iter().map(|one| (one, unstored(&one.view))).collect();
         loop {
             left.retain(|(_, blocks)| *blocks > 0);
@@ -306,9 +306,9 @@ impl Archive {
             let mut stored: Vec<(Arc<Frame>, BlockId, Place)> = Vec::new();
             let mut created = false;
             for (Pending { frame, id, view, .. }, blocks) in &mut left {
-                let block = view.blocks.len().checked_sub(*blocks).and_then(|nth| view.blocks.get(nth));
+                let next = view.blocks.len().checked_sub(*blocks).and_then(|nth| view.blocks.get(nth));
                 *blocks -= 1;
-                let Some((block, chunk)) = block.and_then(|block| Some((block, block.unstored()?))) else { continue };
+                let Some((block, chunk)) = next.and_then(Blocks::unstored) else { continue };
                 let owner = frame.schema().sampler();
                 let writer = self.writer(segment::partition_ms(block.first_ms), owner, &mut created)?;
                 let at = writer.add(*id, frame.key(), chunk)?;
@@ -324,7 +324,7 @@ impl Archive {
                 self.disk.sync()?;
             }
             for (frame, id, place) in stored {
-                frame.stored(&[(id, place)]);
+                frame.stored(id, &place);
             }
         }
     }
@@ -390,8 +390,10 @@ fn live_pages(frames: &[Arc<Frame>]) -> HashMap<u64, u64> {
     let mut live = HashMap::new();
     for frame in frames {
         let view = frame.view();
-        for number in view.blocks.iter().filter_map(|block| block.place.file()) {
-            *live.entry(number).or_default() += 1;
+        for blocks in view.blocks.iter() {
+            if let Some(number) = blocks.file() {
+                *live.entry(number).or_default() += blocks.len() as u64;
+            }
         }
     }
     live

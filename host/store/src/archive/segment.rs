@@ -289,7 +289,7 @@ impl Segment {
         Ok(())
     }
 
-    fn place(self: &Arc<Self>, offset: u64, length: u32, page: usize) -> Place {
+    pub(crate) fn place(self: &Arc<Self>, offset: u64, length: u32, page: usize) -> Place {
         let bytes = Bytes::Stored { file: self.clone(), offset, length };
         Place { bytes, page: u16::try_from(page).unwrap_or(u16::MAX) }
     }

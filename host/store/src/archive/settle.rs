@@ -5,7 +5,7 @@ use super::record;
 use super::segment::{PARTITION_MS, Page, Segment, Writer};
 use super::{Archive, Kept, Moved, live_pages};
 use crate::codec::{self, Effort};
-use crate::frame::{Block, Frame, Unreadable};
+use crate::frame::{Blocks, Frame, Seen, Unreadable};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
@@ -128,7 +128,7 @@ impl Archive {
         let writer = Writer::create(&*self.disk, &name, (partition_ms, number, true), owner.as_ref(), &sources);
         let writer = writer.inspect_err(|_| self.superfluous.push((name.clone(), 0)))?;
         let has_some = |frame: &&Arc<Frame>| {
-            frame.view().blocks.iter().any(|block| block.place.file().is_some_and(|number| sources.contains(&number)))
+            frame.view().blocks.iter().any(|blocks| blocks.file().is_some_and(|number| sources.contains(&number)))
         };
         let mut queue: Vec<_> = frames.iter().filter(has_some).cloned().collect();
         queue.sort_by(|a, b| {
@@ -154,7 +154,7 @@ impl Archive {
         self.disk.sync()?;
         self.segments.insert(writer.segment.number, writer.segment.clone());
         for (frame, places) in moved {
-            frame.stored(&places);
+            frame.moved(&places);
         }
         Ok(())
     }
@@ -169,8 +169,8 @@ impl Settling {
     /// Merges a frame's blocks; how many there were.
     fn add(&mut self, id: u32, frame: &Arc<Frame>) -> io::Result<usize> {
         let view = frame.view();
-        let is_source = |block: &&Arc<Block>| block.place.file().is_some_and(|number| self.sources.contains(&number));
-        let blocks: Vec<&Arc<Block>> = view.blocks.iter().filter(is_source).collect();
+        let is_source = |blocks: &&Blocks| blocks.file().is_some_and(|number| self.sources.contains(&number));
+        let blocks: Vec<Seen<'_>> = view.blocks.iter().filter(is_source).flat_map(Blocks::each).collect();
         let mut pages = Vec::new();
         let mut places = Vec::new();
         // A record has its limits, whatever the blocks hold.
@@ -199,9 +199,8 @@ impl Settling {
             let at = self.writer.add(id, frame.key(), &chunk)?;
             for (page, (block, rows, _)) in readable.iter().enumerate() {
                 let place = self.writer.place(at, page);
-                let Block { generation, first_ms, last_ms, .. } = ****block;
-                pages.push(Page { generation, first_ms, last_ms, rows: rows.len(), place: place.clone() });
-                places.push((block.id, place));
+                places.push((block.place.clone(), place.clone()));
+                pages.push(Page { rows: rows.len(), place, ..block.page() });
             }
         }
         if self.writer.pending() >= WRITE {

@@ -1,4 +1,4 @@
-use crate::archive::Segment;
+use crate::archive::{Page, Segment};
 use crate::cache::{BlockCache, BlockId};
 use crate::cell::Cells;
 use crate::codec::{Chunk, Damaged};
@@ -19,6 +19,8 @@ pub(crate) struct Block {
     pub(crate) place: Place,
     /// One per field; read when first asked for.
     cells: OnceLock<Cells>,
+    /// Whether it is itself there for a moment only: then the cache has its cells.
+    is_passing: bool,
 }
 
 /// Where a block's chunk is, and which page of it the block is.
@@ -44,6 +46,14 @@ pub(crate) enum Unreadable {
 }
 
 impl Place {
+    /// What tells places in files apart: file, offset, page.
+    pub(crate) fn stored(&self) -> Option<(u64, u64, u16)> {
+        match &self.bytes {
+            Bytes::Memory(_) => None,
+            Bytes::Stored { file, offset, .. } => Some((file.number, *offset, self.page)),
+        }
+    }
+
     /// The number of the file it is in.
     pub(crate) fn file(&self) -> Option<u64> {
         match &self.bytes {
@@ -64,7 +74,20 @@ impl Block {
         cells: Option<Cells>,
     ) -> Self {
         let cells = cells.map(OnceLock::from).unwrap_or_default();
-        Self { id, start_row, rows, first_ms, last_ms, generation, place, cells }
+        Self { id, start_row, rows, first_ms, last_ms, generation, place, cells, is_passing: false }
+    }
+
+    /// For as long as someone looks at it.
+    pub(super) fn unpacked(id: BlockId, start_row: u64, page: Page) -> Self {
+        let Page { generation, first_ms, last_ms, rows, place } = page;
+        let block = Self::new(id, start_row, rows, (first_ms, last_ms), generation, place, None);
+        Self { is_passing: true, ..block }
+    }
+
+    /// It as a file lists it.
+    pub(crate) fn page(&self) -> Page {
+        let Self { generation, first_ms, last_ms, rows, .. } = *self;
+        Page { generation, first_ms, last_ms, rows, place: self.place.clone() }
     }
 
     /// The same rows elsewhere.
@@ -125,12 +148,27 @@ impl Block {
         cache.parts(self.id, || Ok(self.unpack(schema)?.into_values(schema).parts(schema, layout)))
     }
 
-    /// What the block's rows add up to, one cell per field.
-    pub(crate) fn cells(&self, schema: &Schema, layout: Layout) -> Result<&Cells, Unreadable> {
-        if let Some(cells) = self.cells.get() {
-            return Ok(cells);
+    /// Looks at what the block's rows add up to, one cell per field.
+    pub(crate) fn with_cells(
+        &self,
+        schema: &Schema,
+        layout: Layout,
+        cache: &BlockCache,
+        look: impl FnOnce(&Cells),
+    ) -> Result<(), Unreadable> {
+        if self.is_passing {
+            look(&*cache.cells(self.id, || self.read_cells(schema, layout))?);
+        } else if let Some(cells) = self.cells.get() {
+            look(cells);
+        } else {
+            let cells = self.read_cells(schema, layout)?;
+            look(self.cells.get_or_init(|| cells));
         }
-        let cells = self.with_chunk(schema, |chunk| {
+        Ok(())
+    }
+
+    fn read_cells(&self, schema: &Schema, layout: Layout) -> Result<Cells, Unreadable> {
+        self.with_chunk(schema, |chunk| {
             let page = usize::from(self.place.page);
             let head = chunk.pages.get(page).ok_or(Damaged)?;
             if head.rows == self.rows {
@@ -140,8 +178,7 @@ impl Block {
             rows.truncate(self.rows);
             let cells = rows.into_values(schema).parts(schema, layout).whole(schema);
             Ok(Cells::of(&cells, schema, self.rows))
-        })?;
-        Ok(self.cells.get_or_init(|| cells))
+        })
     }
 
     fn with_chunk<T>(

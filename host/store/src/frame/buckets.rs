@@ -69,7 +69,7 @@ impl Buckets {
         for block in run.blocks_in(asked.since_ms..asked.until_ms).filter(|block| block.end_row() > first_row) {
             let piece = Piece::of(block.first_ms, block.last_ms, block.start_row, first_row);
             let added = match piece.way(asked, layout.part_ms) {
-                Way::Whole => block.cells(schema, layout).map(|cells| {
+                Way::Whole => block.with_cells(schema, layout, frame.cache(), |cells| {
                     let bucket = query.bucket(piece.first_ms);
                     self.add(bucket, |field| Some(cells.get(field, schema, block.rows)));
                 }),

@@ -53,7 +53,7 @@ impl Charges {
     pub(super) fn take_anyway(&self, view: &View) {
         let now = self.needed(view).max(self.heads.load(Ordering::Relaxed));
         set(&self.shared.heads, self.owner(), &self.heads, now);
-        let blocks: u64 = view.blocks.iter().map(|block| block.bytes(&self.key.schema)).sum();
+        let blocks: u64 = view.blocks.iter().map(|blocks| blocks.bytes(&self.key.schema)).sum();
         let sealed = if view.blocks.is_empty() { 0 } else { FRAME + blocks };
         set(&self.shared.sealed, self.owner(), &self.sealed, sealed);
     }

@@ -8,6 +8,7 @@
 //! A query takes the [`View`] there is and never holds a lock; a push and a seal publish a new one.
 
 mod block;
+mod blocks;
 mod buckets;
 mod charge;
 mod open;
@@ -18,6 +19,7 @@ mod upkeep;
 mod written;
 
 pub(crate) use block::{Block, Bytes, Place, Unreadable};
+pub(crate) use blocks::{Blocks, Seen};
 pub(crate) use buckets::Buckets;
 pub(crate) use open::Open;
 pub(crate) use written::AHEAD_MS;
@@ -86,7 +88,7 @@ pub(crate) struct Shared {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct View {
     /// In the order they were written, ascending in time within a generation.
-    pub(crate) blocks: Arc<[Arc<Block>]>,
+    pub(crate) blocks: Arc<[Blocks]>,
     /// After the blocks; rows are added to the last.
     pub(crate) opens: Vec<Arc<Open>>,
     pub(crate) generation: u32,
@@ -274,7 +276,7 @@ impl Frame {
         if !fields.iter().any(|field| matches!(field.kind, Kind::Counter { .. })) {
             return Vec::new();
         }
-        match (view.opens.last(), view.blocks.last()) {
+        match (view.opens.last(), view.last_block()) {
             (Some(open), _) => {
                 let total = |(index, field): (usize, &crate::Field)| match field.kind {
                     Kind::Counter { .. } => open.total_before(&self.key.schema, index, open.len()),
@@ -314,7 +316,7 @@ impl Frame {
             }
             return Some(Row { at_ms, values, totals });
         }
-        let block = view.blocks.last()?;
+        let block = view.last_block()?;
         let rows = block.unpack(&self.key.schema).inspect_err(|error| self.unreadable(error)).ok()?;
         let last = |columns: &[Vec<f64>]| -> Vec<f64> {
             columns.iter().map(|column| column.last().copied().unwrap_or(f64::NAN)).collect()
@@ -337,7 +339,7 @@ impl Frame {
             readings.extend((0..fields).map(|index| open.reading(index, rows - 1)));
             return true;
         }
-        let Some(block) = view.blocks.last().filter(|block| block.last_ms >= since_ms) else { return false };
+        let Some(block) = view.last_block().filter(|block| block.last_ms >= since_ms) else { return false };
         let rows = block.unpack(&self.key.schema).inspect_err(|error| self.unreadable(error));
         let Some(rows) = rows.ok().filter(|rows| !rows.at_ms.is_empty()) else { return false };
         let last = |column: &Vec<f64>| column.last().copied().unwrap_or(f64::NAN);
@@ -348,7 +350,7 @@ impl Frame {
     pub fn latest_at_ms(&self) -> Option<i64> {
         let view = self.current();
         let open = view.opens.last().and_then(|open| open.last_ms());
-        open.or_else(|| view.blocks.last().map(|block| block.last_ms))
+        open.or_else(|| view.blocks.last().map(Blocks::last_ms))
     }
 
     /// Tells which of two frames was written to last; 0: not since the start.
@@ -359,7 +361,7 @@ impl Frame {
     /// The earliest and the latest time there is a row of.
     pub(crate) fn span_ms(&self) -> Option<(i64, i64)> {
         let view = self.current();
-        let blocks = view.blocks.iter().map(|block| (block.first_ms, block.last_ms));
+        let blocks = view.blocks.iter().map(|blocks| (blocks.first_ms(), blocks.last_ms()));
         let opens = view.opens.iter().filter_map(|open| Some((open.at_ms(0)?, open.last_ms()?)));
         blocks.chain(opens).reduce(|all, one| (all.0.min(one.0), all.1.max(one.1)))
     }
@@ -383,9 +385,9 @@ impl Frame {
     pub(crate) fn add_usage(&self, usage: &mut Usage) {
         let view = self.current();
         usage.rows += view.rows(self.capacity());
-        usage.blocks += view.blocks.len() as u64;
-        for block in view.blocks.iter() {
-            let (bytes, cells) = block.memory();
+        for blocks in view.blocks.iter() {
+            usage.blocks += blocks.len() as u64;
+            let (bytes, cells) = blocks.memory();
             usage.block_bytes += bytes;
             usage.cell_bytes += cells;
         }
@@ -456,11 +458,15 @@ impl Shared {
 // === impl View ===
 
 impl View {
+    pub(crate) fn last_block(&self) -> Option<Seen<'_>> {
+        self.blocks.last()?.last()
+    }
+
     /// How many rows there ever were.
     pub(crate) fn end_row(&self) -> u64 {
         let end_row = match (self.opens.last(), self.blocks.last()) {
             (Some(open), _) => open.end_row(),
-            (None, Some(block)) => block.end_row(),
+            (None, Some(blocks)) => blocks.end_row(),
             (None, None) => 0,
         };
         end_row.max(self.floor)
@@ -469,7 +475,7 @@ impl View {
     /// The number of the first row that counts, where only so many do.
     pub(crate) fn first_row(&self, capacity: u64) -> u64 {
         let start_row = match (self.blocks.first(), self.opens.first()) {
-            (Some(block), _) => block.start_row,
+            (Some(blocks), _) => blocks.start_row(),
             (None, Some(open)) => open.start_row,
             (None, None) => return self.floor,
         };
@@ -479,7 +485,7 @@ impl View {
     fn rows(&self, capacity: u64) -> u64 {
         let first_row = self.first_row(capacity);
         let count = |start: u64, end: u64| end.saturating_sub(start.max(first_row));
-        let blocks: u64 = self.blocks.iter().map(|block| count(block.start_row, block.end_row())).sum();
+        let blocks: u64 = self.blocks.iter().map(|blocks| count(blocks.start_row(), blocks.end_row())).sum();
         blocks + self.opens.iter().map(|open| count(open.start_row, open.end_row())).sum::<u64>()
     }
 }

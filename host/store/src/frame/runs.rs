@@ -1,6 +1,6 @@
 //! The generations of a frame's rows. As long as nobody sets the clock back there is one.
 
-use super::{Block, Open, View};
+use super::{Blocks, Open, Seen, View};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// Rows of one generation: ascending in time.
 #[derive(Debug)]
 pub(super) struct Run<'a> {
-    pub(super) blocks: &'a [Arc<Block>],
+    pub(super) blocks: &'a [Blocks],
     /// After the blocks.
     pub(super) opens: &'a [Arc<Open>],
 }
@@ -19,12 +19,12 @@ impl<'a> Run<'a> {
         let (mut blocks, mut opens) = (&*view.blocks, &view.opens[..]);
         let mut runs = Vec::new();
         while let Some(generation) =
-            blocks.first().map(|block| block.generation).or(opens.first().map(|open| open.generation))
+            blocks.first().map(Blocks::generation).or(opens.first().map(|open| open.generation))
         {
             // Most often all of them are: that is seen at once.
             let of_blocks = match blocks.last() {
-                Some(last) if last.generation == generation => blocks.len(),
-                _ => blocks.partition_point(|block| block.generation <= generation),
+                Some(last) if last.generation() == generation => blocks.len(),
+                _ => blocks.partition_point(|blocks| blocks.generation() <= generation),
             };
             let of_opens = opens.partition_point(|open| open.generation <= generation);
             let of_opens = if of_blocks == blocks.len() { of_opens } else { 0 };
@@ -42,27 +42,28 @@ impl<'a> Run<'a> {
 
     /// The times of the first row and the last.
     pub(super) fn span(&self) -> Option<(i64, i64)> {
-        let first =
-            self.blocks.first().map(|block| block.first_ms).or(self.opens.first().and_then(|open| open.at_ms(0)));
-        let last =
-            self.opens.iter().rev().find_map(|open| open.last_ms()).or(self.blocks.last().map(|block| block.last_ms));
+        let first = self.blocks.first().map(Blocks::first_ms).or(self.opens.first().and_then(|open| open.at_ms(0)));
+        let last = self.opens.iter().rev().find_map(|open| open.last_ms()).or(self.blocks.last().map(Blocks::last_ms));
         Some((first?, last?))
     }
 
     /// The time of the first piece that begins at a time or later.
     pub(super) fn first_from(&self, at_ms: i64) -> Option<i64> {
-        let nth = self.blocks.partition_point(|block| block.first_ms < at_ms);
-        let opens = || self.opens.iter().filter_map(|open| open.at_ms(0)).find(|first_ms| *first_ms >= at_ms);
-        self.blocks.get(nth).map(|block| block.first_ms).or_else(opens)
+        let from = self.blocks.partition_point(|blocks| blocks.last_ms() < at_ms);
+        let blocks = self.blocks.iter().skip(from).flat_map(Blocks::each).map(|block| block.first_ms);
+        let opens = self.opens.iter().filter_map(|open| open.at_ms(0));
+        blocks.chain(opens).find(|first_ms| *first_ms >= at_ms)
     }
 
     pub(super) fn generation(&self) -> Option<u32> {
-        self.blocks.first().map(|block| block.generation).or(self.opens.first().map(|open| open.generation))
+        self.blocks.first().map(Blocks::generation).or(self.opens.first().map(|open| open.generation))
     }
 
-    pub(super) fn blocks_in(&self, window: Range<i64>) -> impl Iterator<Item = &'a Arc<Block>> {
-        let from = self.blocks.partition_point(|block| block.last_ms < window.start);
-        self.blocks.iter().skip(from).take_while(move |block| block.first_ms < window.end)
+    pub(super) fn blocks_in(&self, window: Range<i64>) -> impl Iterator<Item = Seen<'a>> {
+        let from = self.blocks.partition_point(|blocks| blocks.last_ms() < window.start);
+        let blocks = self.blocks.iter().skip(from).flat_map(Blocks::each);
+        let blocks = blocks.skip_while(move |block| block.last_ms < window.start);
+        blocks.take_while(move |block| block.first_ms < window.end)
     }
 }
 

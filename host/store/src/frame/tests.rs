@@ -1,6 +1,7 @@
 use super::*;
+use crate::archive::sim::Sim;
 
-use crate::{Field, InstanceId, Limits};
+use crate::{Field, InstanceId, Limits, Store};
 
 fn frame(field: Field, capacity: u64) -> Frame {
     let cache = BlockCache::new(1 << 20);
@@ -149,4 +150,47 @@ fn a_frame_that_gets_no_more_rows_keeps_no_more_memory_than_they_take() {
     seal_all(&frame);
     frame.rest(121_000);
     assert_eq!(taken(), 0);
+}
+
+/// A frame with so many blocks in a file, of a minute and ten rows each.
+fn in_a_file(blocks: i64) -> (Store, Arc<Frame>) {
+    let (store, mut keeper, _) = Store::on(Arc::new(Sim::new(1)), &Limits::default()).unwrap();
+    let schema = Schema::new("s", vec![Field::gauge("x")]);
+    let frame = store.frame(&InstanceId::new("i").unwrap(), &schema, 100);
+    for minute in 0..blocks {
+        for row in 0..10 {
+            frame.push(minute * 60_000 + row * 100, &[(minute * 10 + row) as f64]);
+        }
+        keeper.step((minute + 2) * 60_000);
+    }
+    (store, frame)
+}
+
+#[test]
+fn of_many_blocks_in_a_file_a_frame_knows_little_and_has_every_row() {
+    let (_store, frame) = in_a_file(100);
+    let view = frame.view();
+    let packed = || view.blocks.iter().filter(|blocks| blocks.len() > 1);
+    let (blocks, bytes) = packed().fold((0, 0), |(blocks, bytes), packed| {
+        let own = packed.memory().0 as usize - size_of_val(packed);
+        (blocks + packed.len(), bytes + own)
+    });
+    assert!(blocks > 90 && bytes < 20 * blocks, "{blocks} blocks, {bytes} bytes");
+    let mut row = 0;
+    for block in view.blocks.iter().flat_map(Blocks::each) {
+        assert_eq!((block.start_row, block.rows, block.first_ms), (row, 10, row as i64 / 10 * 60_000));
+        row = block.end_row();
+    }
+    let expected: Vec<_> = (0..row as i64).map(|row| (row / 10 * 60_000 + row % 10 * 100, row as f64)).collect();
+    assert!(row >= 980 && all(&frame)[..row as usize] == expected);
+}
+
+#[test]
+fn a_damaged_block_among_packed_ones_goes_alone() {
+    let (_store, frame) = in_a_file(40);
+    let damaged = frame.view().blocks[0].each().nth(3).unwrap().id;
+    let before = all(&frame);
+    frame.discard(damaged);
+    let left: Vec<_> = before.into_iter().filter(|(at_ms, _)| at_ms / 60_000 != 3).collect();
+    assert_eq!(all(&frame), left);
 }

@@ -1,11 +1,12 @@
 //! What the keeper does with a frame, and a restart.
 
 use super::written::Written;
-use super::{Block, Bytes, Frame, NewRow, Open, Place, Sealed, Shared, View, Writer};
+use super::{Block, Blocks, Bytes, Frame, NewRow, Open, Place, Sealed, Shared, View, Writer, blocks};
 use crate::archive::{FrameKey, Page, Unread};
 use crate::cache::BlockId;
 use crate::cell::Cells;
 use crate::codec::{self, Effort};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -55,9 +56,10 @@ impl Frame {
             let first_row = view.first_row(self.shared.samples);
             // What was sealed just now has not had its chance to be written.
             let fresh = block.id;
-            let in_memory = |block: &Block| !self.shared.archived || (block.unstored().is_some() && block.id != fresh);
-            let blocks = view.blocks.iter().cloned().chain([Arc::new(block)]);
-            let blocks = self.without(blocks, |block| block.end_row() <= first_row && in_memory(block));
+            let in_memory =
+                |blocks: &Blocks| !self.shared.archived || (blocks.unstored().is_some() && blocks.id() != fresh);
+            let blocks = view.blocks.iter().cloned().chain([Blocks::One(Arc::new(block))]);
+            let blocks = self.without(blocks, |blocks| blocks.end_row() <= first_row && in_memory(blocks));
             let opens: Vec<_> = view.opens.iter().skip(1).cloned().collect();
             if opens.is_empty() {
                 // The next push need not unpack the block for it.
@@ -69,11 +71,11 @@ impl Frame {
     }
 
     /// Lets go of blocks by what they are and when they were written; whether there were any.
-    pub(crate) fn prune(&self, trusted_ms: i64, is_over: impl Fn(&Block, i64) -> bool) -> bool {
+    pub(crate) fn prune(&self, trusted_ms: i64, is_over: impl Fn(&Blocks, i64) -> bool) -> bool {
         let over = |view: &View| -> Vec<BlockId> {
             let written = Written::of(view, trusted_ms);
-            let over = view.blocks.iter().filter(|block| is_over(block, written.by_ms(block)));
-            over.map(|block| block.id).collect()
+            let over = view.blocks.iter().filter(|blocks| is_over(blocks, written.by_ms(blocks)));
+            over.map(Blocks::id).collect()
         };
         if over(&self.current()).is_empty() {
             return false;
@@ -81,7 +83,7 @@ impl Frame {
         let mut writer = self.writer();
         let view = self.view.load();
         let over = over(&view);
-        let blocks = self.without(view.blocks.iter().cloned(), |block| over.contains(&block.id));
+        let blocks = self.without(view.blocks.iter().cloned(), |blocks| over.contains(&blocks.id()));
         let floor = view.end_row();
         self.publish(&mut writer, View { blocks, floor, ..(**view).clone() });
         true
@@ -91,13 +93,13 @@ impl Frame {
     pub(crate) fn written(&self, trusted_ms: i64) -> Vec<(u64, i64)> {
         let view = self.current();
         let written = Written::of(&view, trusted_ms);
-        view.blocks.iter().filter_map(|block| Some((block.place.file()?, written.by_ms(block)))).collect()
+        view.blocks.iter().filter_map(|blocks| Some((blocks.file()?, written.by_ms(blocks)))).collect()
     }
 
-    fn without(&self, blocks: impl Iterator<Item = Arc<Block>>, over: impl Fn(&Block) -> bool) -> Arc<[Arc<Block>]> {
-        let kept = blocks.filter(|block| {
-            let over = over(block);
-            if over && self.shared.archived && block.unstored().is_some() {
+    fn without(&self, blocks: impl Iterator<Item = Blocks>, over: impl Fn(&Blocks) -> bool) -> Arc<[Blocks]> {
+        let kept = blocks.filter(|blocks| {
+            let over = over(blocks);
+            if let Some((block, _)) = blocks.unstored().filter(|_| over && self.shared.archived) {
                 self.shared.lost_rows.fetch_add(block.rows as u64, Ordering::Relaxed);
             }
             !over
@@ -138,13 +140,13 @@ impl Frame {
             let (id, span) = (self.cache().new_id(), (page.first_ms, page.last_ms));
             let block = Block::new(id, start_row, page.rows, span, page.generation, page.place, None);
             start_row = block.end_row();
-            Arc::new(block)
+            Blocks::One(Arc::new(block))
         });
         let blocks: Vec<_> = blocks.collect();
-        let generation = blocks.last().map_or(0, |block| block.generation);
-        writer.last_ms = blocks.last().map(|block| block.last_ms);
+        let generation = blocks.last().map_or(0, Blocks::generation);
+        writer.last_ms = blocks.last().map(Blocks::last_ms);
         let first_row = start_row.saturating_sub(self.capacity());
-        let blocks = blocks.into_iter().filter(|block| block.end_row() > first_row).collect();
+        let blocks = self.packed(blocks.into_iter().filter(|blocks| blocks.end_row() > first_row).collect());
         self.publish(writer, View { blocks, generation, ..View::default() });
     }
 
@@ -180,20 +182,34 @@ impl Frame {
     pub(crate) fn discard(&self, id: BlockId) {
         let mut writer = self.writer();
         let view = self.view.load();
-        let blocks: Arc<[_]> = view.blocks.iter().filter(|block| block.id != id).cloned().collect();
+        let blocks = view.blocks.iter().flat_map(|blocks| blocks.without(id, self.cache())).collect();
         let floor = view.end_row();
         self.publish(&mut writer, View { blocks, floor, ..(**view).clone() });
     }
 
-    /// Shows blocks at the places they are at now. Those that are no longer there are passed over.
-    pub(crate) fn stored(&self, places: &[(BlockId, Place)]) {
+    /// Shows a block at the place in a file where it is now. One that is no longer there is passed over.
+    pub(crate) fn stored(&self, id: BlockId, place: &Place) {
         let mut writer = self.writer();
         let view = self.view.load();
-        let moved = |block: &Arc<Block>| match places.iter().find(|(id, _)| *id == block.id) {
-            Some((_, place)) => Arc::new(block.moved(place.clone())),
-            None => block.clone(),
+        let moved = |blocks: &Blocks| match blocks.one() {
+            Some(block) if block.id == id => Blocks::One(Arc::new(block.moved(place.clone()))),
+            _ => blocks.clone(),
         };
-        let blocks = view.blocks.iter().map(moved).collect();
+        let blocks = self.packed(view.blocks.iter().map(moved).collect());
         self.publish(&mut writer, View { blocks, ..(**view).clone() });
+    }
+
+    /// Shows blocks at the places they are at now, told by where they were.
+    pub(crate) fn moved(&self, places: &[(Place, Place)]) {
+        let places: HashMap<_, _> = places.iter().filter_map(|(from, to)| Some((from.stored()?, to))).collect();
+        let place_of = |place: &Place| places.get(&place.stored()?).map(|place| (*place).clone());
+        let mut writer = self.writer();
+        let view = self.view.load();
+        let blocks = view.blocks.iter().flat_map(|blocks| blocks.moved(place_of, self.cache())).collect();
+        self.publish(&mut writer, View { blocks, ..(**view).clone() });
+    }
+
+    fn packed(&self, blocks: Vec<Blocks>) -> Arc<[Blocks]> {
+        blocks::pack(blocks, self.layout, self.id, self.cache())
     }
 }

@@ -2,7 +2,7 @@
 //! are of do not say it.
 
 use super::runs::Run;
-use super::{Block, View};
+use super::{Blocks, View};
 
 /// How far a clock may be ahead of what is trusted and still be right.
 pub(crate) const AHEAD_MS: i64 = 3_600_000;
@@ -46,23 +46,24 @@ impl Written {
         Self { generations: generations.collect(), trusted_ms }
     }
 
-    /// By when a block was written. Of a board that has no clock of its own and begins in 1970 that is when its clock was
+    /// By when blocks were written. Of a board that has no clock of its own and begins in 1970 that is when its clock was
     /// right again, or as long after what it had written before as it has gone on; of one whose clock was ahead, when that
     /// was set back.
-    pub(crate) fn by_ms(&self, block: &Block) -> i64 {
-        let nth = self.generations.partition_point(|generation| generation.number < block.generation);
-        let Some(own) = self.generations.get(nth) else { return block.last_ms };
+    pub(crate) fn by_ms(&self, blocks: &Blocks) -> i64 {
+        let last_ms = blocks.last_ms();
+        let nth = self.generations.partition_point(|generation| generation.number < blocks.generation());
+        let Some(own) = self.generations.get(nth) else { return last_ms };
         let is_ahead = |at_ms: i64| at_ms > self.trusted_ms.saturating_add(AHEAD_MS);
         match own.before_ms {
-            Some(before_ms) if block.last_ms < before_ms && !is_ahead(before_ms) => {
-                let gone_on_ms = block.last_ms.saturating_sub(own.first_ms);
-                before_ms.saturating_add(gone_on_ms).min(own.again_ms.unwrap_or(i64::MAX)).max(block.last_ms)
+            Some(before_ms) if last_ms < before_ms && !is_ahead(before_ms) => {
+                let gone_on_ms = last_ms.saturating_sub(own.first_ms);
+                before_ms.saturating_add(gone_on_ms).min(own.again_ms.unwrap_or(i64::MAX)).max(last_ms)
             }
-            _ if is_ahead(block.last_ms) => {
+            _ if is_ahead(last_ms) => {
                 let mut later = self.generations.iter().skip(nth + 1).map(|later| later.first_ms);
                 later.find(|first_ms| !is_ahead(*first_ms)).unwrap_or(self.trusted_ms)
             }
-            _ => block.last_ms,
+            _ => last_ms,
         }
     }
 }

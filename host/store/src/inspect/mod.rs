@@ -4,7 +4,7 @@
 mod tests;
 
 use crate::archive::{self, Disk as _, Folder, Restored, Role, Snapshot, Values};
-use crate::frame::{Frame, Row, Shared};
+use crate::frame::{Blocks, Frame, Row, Seen, Shared, View};
 use crate::rows::Rows;
 use crate::{ClockJump, InstanceId, Kind, Limits, Schema, Usage, jumps};
 use std::collections::{BTreeMap, HashSet};
@@ -244,7 +244,7 @@ impl Exported {
     fn rows_as_written<E>(&self, each: &mut impl FnMut(&Row) -> Result<(), E>) -> Result<u64, E> {
         let view = self.frame.view();
         let mut unreadable = 0;
-        for block in view.blocks.iter().filter(|block| self.overlaps(block.first_ms, block.last_ms)) {
+        for block in self.blocks(&view) {
             match block.unpack(self.schema()) {
                 Ok(rows) => self.hand_over(rows, each)?,
                 Err(_) => unreadable += 1,
@@ -298,7 +298,7 @@ impl Exported {
         let mut hand_over = |at_ms: i64, reading: f64| {
             if self.is_wanted(at_ms) && !reading.is_nan() { each(at_ms, reading) } else { Ok(()) }
         };
-        for block in view.blocks.iter().filter(|block| self.overlaps(block.first_ms, block.last_ms)) {
+        for block in self.blocks(&view) {
             match block.column(self.schema(), field) {
                 Ok((at_ms, readings)) => at_ms.into_iter().zip(readings).try_for_each(|(at, x)| hand_over(at, x))?,
                 Err(_) => unreadable += 1,
@@ -309,6 +309,11 @@ impl Exported {
             rows.into_iter().try_for_each(|(at, x)| hand_over(at, x))?;
         }
         Ok(unreadable)
+    }
+
+    fn blocks<'v>(&self, view: &'v View) -> impl Iterator<Item = Seen<'v>> {
+        let over = view.blocks.iter().filter(|blocks| self.overlaps(blocks.first_ms(), blocks.last_ms()));
+        over.flat_map(Blocks::each).filter(|block| self.overlaps(block.first_ms, block.last_ms))
     }
 
     fn overlaps(&self, first_ms: i64, last_ms: i64) -> bool {

@@ -5,7 +5,7 @@ mod tests;
 mod trust;
 
 use crate::archive::{self, Archive, Disk, FORGOTTEN, Flushed, Folder, Forgotten, Restored, Spared};
-use crate::frame::{Block, Frame, Shared};
+use crate::frame::{Blocks, Frame, Shared};
 use crate::store::{Changes, Limits, Store};
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, ErrorKind};
@@ -286,7 +286,7 @@ impl Keeper {
                 let view = frame.view();
                 view.blocks
                     .iter()
-                    .map(|block| (block.last_ms, block.id, block.bytes(frame.schema())))
+                    .map(|blocks| (blocks.last_ms(), blocks.id(), blocks.bytes(frame.schema())))
                     .collect::<Vec<_>>()
             });
             let mut blocks: Vec<_> = blocks.collect();
@@ -297,7 +297,7 @@ impl Keeper {
                 goes
             });
             let over: HashSet<_> = over.map(|(_, id, _)| id).collect();
-            own().for_each(|frame| _ = frame.prune(i64::MAX, |block, _| over.contains(&block.id)));
+            own().for_each(|frame| _ = frame.prune(i64::MAX, |blocks, _| over.contains(&blocks.id())));
             sealed.refuse(&owner, over.len() as u64);
         }
     }
@@ -316,7 +316,7 @@ impl Keeper {
                 owner.iter().filter(|_| is_young).for_each(|owner| self.store.disk().refuse(owner, 1));
             }
             let numbers: HashSet<u64> = spared.iter().map(|spared| spared.number).collect();
-            let is_over = |block: &Block, _| block.place.file().is_some_and(|number| numbers.contains(&number));
+            let is_over = |blocks: &Blocks, _| blocks.file().is_some_and(|number| numbers.contains(&number));
             frames.iter().for_each(|frame| _ = frame.prune(trusted_ms, is_over));
             archive.end(&numbers);
             archive.sweep(frames);
@@ -331,7 +331,7 @@ impl Keeper {
         let trusted_ms = self.trusted_ms(now_ms);
         // A clock that is behind costs nothing.
         let before_ms = trusted_ms.min(now_ms).saturating_sub(self.limits.age_ms);
-        let is_over = |block: &Block, written_ms: i64| written_ms.max(block.last_ms) < before_ms;
+        let is_over = |blocks: &Blocks, written_ms: i64| written_ms.max(blocks.last_ms()) < before_ms;
         for frame in frames {
             frame.prune(trusted_ms, is_over);
             frame.rest(now_ms);
@@ -371,8 +371,8 @@ fn reason(error: &io::Error) -> &'static str {
 fn unstored_rows(frames: &[Arc<Frame>]) -> u64 {
     let rows = |frame: &Arc<Frame>| {
         let view = frame.view();
-        let blocks = view.blocks.iter().rev().take_while(|block| block.unstored().is_some());
-        blocks.map(|block| block.rows as u64).sum::<u64>() + frame.open_rows()
+        let unstored = view.blocks.iter().rev().map_while(Blocks::unstored);
+        unstored.map(|(block, _)| block.rows as u64).sum::<u64>() + frame.open_rows()
     };
     frames.iter().map(rows).sum()
 }
