@@ -54,6 +54,7 @@ mod lifecycle;
 mod metrics;
 mod monitoring;
 mod own_metrics;
+mod ownership;
 mod pipes;
 mod procfs;
 mod prometheus;

@@ -13,8 +13,10 @@ const SHOWN: usize = 20;
 /// Of one plugin, with others.
 #[derive(Debug, Clone, Default)]
 pub struct Conflicts {
-    /// Instances it lists that are another's, and whose: of its last discovery.
+    /// Instances it lists that are another's, and whose: of its last discovery, the first of them.
     instances: Vec<(InstanceId, PluginName)>,
+    /// How many there are.
+    count: usize,
     /// Fields it has that the owner of an instance has too: of its last call.
     fields: Vec<(InstanceId, PluginName, String)>,
 }
@@ -38,8 +40,27 @@ impl Conflicts {
     pub(crate) fn set_instances(&mut self, of_others: &[(InstanceId, PluginName)]) -> bool {
         let shown = of_others.get(..SHOWN).unwrap_or(of_others);
         let is_other = self.instances != shown;
-        self.instances = shown.to_vec();
+        (self.instances, self.count) = (shown.to_vec(), of_others.len());
         is_other
+    }
+
+    /// Adds an instance of its that became another's: until its next discovery, which may find out more.
+    pub(crate) fn lose(&mut self, instance: InstanceId, owner: PluginName) {
+        self.count += 1;
+        if self.instances.len() < SHOWN {
+            self.instances.push((instance, owner));
+        }
+    }
+
+    /// Says of which instances it is not heard, and how an operator lets it be.
+    pub(crate) fn of_others(&self, plugin: &str) -> Option<String> {
+        let (id, owner) = self.instances.first()?;
+        let count = self.count;
+        Some(format!(
+            "plugin {plugin} lists {count} instances that belong to others, as {id} to {owner}: what it says of them is not \
+             taken; to hand one over, DELETE it and PUT it with {plugin} among its samplers; to have {plugin} add to them, \
+             name it in `samplers` of [[instances]], or set `plugins.{plugin}.share_instances = true`"
+        ))
     }
 
     /// Returns whether they are others than before.
@@ -57,7 +78,9 @@ impl Conflicts {
             instance: instance.to_string(),
             with: owner.to_string(),
             field: None,
-            what: "it is the other's: what this plugin says of it is not taken",
+            what: "it belongs to the other, also when it has ended: what this plugin says of it is not taken; to hand it over, \
+                   DELETE it and PUT it with this plugin among its samplers, name this plugin in `samplers` of [[instances]], \
+                   or let it share instances (share_instances)",
         });
         let fields = self.fields.iter().map(|(instance, owner, field)| Conflict {
             instance: instance.to_string(),

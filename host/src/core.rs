@@ -17,7 +17,7 @@ use crate::tracked::{Discoverer, Discovery, Lifecycle, NotTracked, PluginName, T
 use crate::workload::{self, Declared};
 use arc_swap::ArcSwap;
 use dropsonde_store::{InstanceId, Pool, Store};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 use tokio::sync::Mutex;
@@ -107,6 +107,7 @@ impl Core {
         }
         let (default, common) = (&config.poll.default_samplers, &config.labels);
         let refused = self.tracked.reconfigure(default, common, named, self.clock.now_ms(), &|id| self.forget(id));
+        self.revoke_shares();
         for id in &refused {
             tracing::warn!(instance = %id, most = config.poll.max_instances, "it is not tracked: there are too many");
         }
@@ -116,13 +117,37 @@ impl Core {
     /// Takes over what a sampler finds now.
     pub(crate) fn discovered(&self, sampler: &PluginName, found: Vec<(InstanceId, Labels)>, at_ms: i64) -> Discovery {
         let shares = self.config.load().plugin(sampler).share_instances;
-        let is_built_in = self.plugins.get(sampler).is_some_and(|status| status.is_built_in());
-        let by = Discoverer { plugin: sampler.clone(), is_built_in, shares };
+        let status = self.plugins.get(sampler);
+        let is_built_in = status.as_ref().is_some_and(|status| status.is_built_in());
+        let is_initial = status.is_some_and(|status| status.take_first_discovery());
+        let by = Discoverer { plugin: sampler.clone(), is_built_in, shares, is_initial };
         let discovery = self.tracked.discovered(&by, found, at_ms, &|id| self.forget(id));
         for (id, before) in &discovery.taken_over {
             self.store.remove_of(id, before);
+            if let Some(status) = self.plugins.get(before) {
+                status.update(|known| known.conflicts.lose(id.clone(), sampler.clone()));
+            }
+        }
+        let losers: BTreeSet<_> = discovery.taken_over.iter().map(|(_, before)| before).collect();
+        for plugin in losers {
+            let why = self.plugins.get(plugin).and_then(|status| status.conflicts(|lost| lost.of_others(plugin)));
+            tracing::warn!(plugin = &**plugin, "{}", why.unwrap_or_default());
         }
         discovery
+    }
+
+    /// Lets others have the instances of a plugin that an operator removed. Whether it had some.
+    pub(crate) fn release_instances(&self, plugin: &str) -> bool {
+        let had_some = self.tracked.release(plugin);
+        self.hurry();
+        had_some
+    }
+
+    /// Takes from plugins the instances of others that the configuration does not let them add to.
+    pub(crate) fn revoke_shares(&self) {
+        let config = self.config.load();
+        let shares = |plugin: &str| config.plugin(plugin).share_instances;
+        self.tracked.revoke_shares(&shares, self.clock.now_ms());
     }
 
     /// How far a window that ends at a time reaches: what a clock recorded that was ahead is there when its time has come.

@@ -144,6 +144,7 @@ fn service(plugin: &Status) -> Service {
         reasons
             .push(format!("plugin {name} is polled late, {late} times in a row; {missed} polls were left out so far"));
     }
+    reasons.extend(known.conflicts.of_others(&plugin.name));
     Service { name: plugin.name.to_string(), status, reasons }
 }
 

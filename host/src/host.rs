@@ -122,6 +122,8 @@ impl Host {
         };
         let names: Vec<&str> = supervisor.names().into_iter().chain(natives.iter().map(Native::name)).collect();
         core.tracked.restore(&core.store, &names, core.clock.now_ms());
+        // The configuration may have been another then.
+        core.revoke_shares();
         core.hub.restore(&core.store);
         // Should it be killed at once, the next start has a number of its own all the same.
         core.hub.note(&core.store);

@@ -106,14 +106,13 @@ impl Recorder {
         if let Some(status) = core.plugins.get(sampler) {
             status.update(|known| is_other = known.conflicts.set_instances(of_others));
         }
-        let Some((id, owner)) = of_others.first() else { return };
+        if count == 0 {
+            return;
+        }
         core.metrics.core.errors(sampler, "instances_of_others", count as u64);
-        if is_other {
-            tracing::warn!(
-                plugin = &**sampler,
-                "of what it lists {count} belong to others, as {id} to {owner}: what it says of those is not taken, unless \
-                 `plugins.{sampler}.share_instances = true` lets it add to them"
-            );
+        let why = core.plugins.get(sampler).and_then(|status| status.conflicts(|own| own.of_others(sampler)));
+        if let Some(why) = why.filter(|_| is_other) {
+            tracing::warn!(plugin = &**sampler, "{why}");
         }
     }
 
@@ -169,7 +168,8 @@ impl Recorder {
                 }
                 let mut values = values;
                 let is_own = polled.owner == self.sampler || polled.owner.starts_with(RESERVED);
-                let mask = if is_own { &[][..] } else { masks.of(core, &polled.owner, &self.fields) };
+                let is_free = is_own || !polled.has_its_owner;
+                let mask = if is_free { &[][..] } else { masks.of(core, &polled.owner, &self.fields) };
                 if !mask.is_empty() {
                     // What its owner reads nobody else does.
                     masked.clear();

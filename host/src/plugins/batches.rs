@@ -228,7 +228,10 @@ mod tests {
     fn polled(count: usize) -> Vec<Polled> {
         let id = |nth| InstanceId::new(format!("{nth:05}")).unwrap();
         (0..count)
-            .map(|nth| Polled { id: id(nth), generation: 1, owner: "p".into(), labels: Default::default() })
+            .map(|nth| {
+                let (owner, labels) = ("p".into(), Default::default());
+                Polled { id: id(nth), generation: 1, owner, has_its_owner: true, labels }
+            })
             .collect()
     }
 

@@ -113,6 +113,8 @@ pub struct Known {
     samples_before: u64,
     /// Discoveries in a row that failed.
     pub failed_discoveries: u32,
+    /// It was there at the host's start, and has neither discovered instances nor failed since.
+    is_initial: bool,
     pub set_aside: Vec<Waiting>,
     /// What it says that is another's to say.
     pub conflicts: Conflicts,
@@ -201,6 +203,7 @@ impl Status {
             polls_in_vain: Some(0),
             samples_before: 0,
             failed_discoveries: 0,
+            is_initial: is_of_start,
             set_aside: Vec::new(),
             conflicts: Conflicts::default(),
             quarantined: None,
@@ -381,7 +384,15 @@ impl Status {
     }
 
     pub(crate) fn enter(&self, state: PluginState) {
-        self.with(|known| known.state = state);
+        self.with(|known| {
+            known.state = state;
+            known.is_initial &= matches!(state, PluginState::Loading | PluginState::Compiling | PluginState::Running);
+        });
+    }
+
+    /// Returns whether what it discovers now is the first it does since the host's start, which it was there at: true once.
+    pub(crate) fn take_first_discovery(&self) -> bool {
+        self.with(|known| std::mem::take(&mut known.is_initial))
     }
 
     /// A call came back after some time.

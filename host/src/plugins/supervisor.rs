@@ -313,7 +313,10 @@ impl Supervisor {
     }
 
     async fn remove(&mut self, name: &str, by: By) -> Result<(), Denied> {
-        self.core.plugins.get(name).ok_or(Denied::Unknown)?;
+        if self.core.plugins.get(name).is_none() {
+            // Its file may have gone before, and its instances are there.
+            return if self.core.release_instances(name) { Ok(()) } else { Err(Denied::Unknown) };
+        }
         let path = self.place(name).file().unwrap_or_default();
         if find::bundled(name).is_some() && fs::symlink_metadata(&path).is_err() {
             return Err(Denied::Bundled);
@@ -327,6 +330,9 @@ impl Supervisor {
             return Err(Denied::NotRemoved { path, source });
         }
         self.settling.forget(name);
+        if find::bundled(name).is_none() {
+            self.core.release_instances(name);
+        }
         self.removed(name, by).await;
         Ok(())
     }

@@ -19,6 +19,8 @@ pub(crate) struct Discoverer {
     pub(crate) is_built_in: bool,
     /// The operator lets it add to instances of others.
     pub(crate) shares: bool,
+    /// It was there when the host started, and this is its first discovery.
+    pub(crate) is_initial: bool,
 }
 
 /// What became of what a plugin found.
@@ -32,7 +34,7 @@ pub(crate) struct Discovery {
     pub(crate) taken_over: Vec<(InstanceId, PluginName)>,
 }
 
-/// What comes of it that a plugin lists an instance that is there.
+/// What comes of it that a plugin lists an instance that is there, or has ended and is remembered.
 enum Claim {
     Allowed,
     /// It is another's.
@@ -44,11 +46,12 @@ enum Claim {
 impl Claim {
     fn of(by: &Discoverer, entry: &Entry, default: &[String]) -> Self {
         let owner = &entry.owner;
-        if *owner == by.plugin || entry.over_ms().is_some() {
+        let comes_first = || by.is_initial && entry.is_contested && by.plugin < *owner && !entry.is_of_built_in;
+        if *owner == by.plugin || entry.is_released {
             Self::Allowed
-        } else if by.is_built_in && !entry.is_of_built_in {
+        } else if (by.is_built_in && !entry.is_of_built_in) || comes_first() {
             Self::TakenOver(owner.clone())
-        } else if by.shares || entry.is_asked_of(&by.plugin, default) {
+        } else if by.shares || entry.is_open_to(&by.plugin, default) {
             Self::Allowed
         } else {
             Self::Refused(owner.clone())
@@ -123,7 +126,7 @@ impl Finding<'_> {
                 return;
             }
             Some(Claim::TakenOver(owner)) => {
-                instances.hand_over(id, plugin, labels.clone());
+                instances.hand_over(id, plugin, is_built_in, labels.clone());
                 changed.push(id.clone());
                 if !owner.starts_with(RESERVED) {
                     self.discovery.taken_over.push((id.clone(), owner));
@@ -133,20 +136,23 @@ impl Finding<'_> {
         }
         let is_same = |entry: &Entry| {
             let is_known = entry.is_of_built_in == is_built_in || entry.owner != *plugin;
-            is_known && entry.ended_ms.is_none() && entry.discovered_by.get(plugin) == Some(labels)
+            is_known
+                && !entry.is_released
+                && entry.ended_ms.is_none()
+                && entry.discovered_by.get(plugin) == Some(labels)
         };
         if instances.all().get(id).is_some_and(is_same) {
             return;
         }
-        if !instances.all().contains_key(id)
-            && let Some(over) = instances.make_room(plugin)
-        {
+        let is_new = !instances.all().contains_key(id);
+        if is_new && let Some(over) = instances.make_room(plugin) {
             (self.forget)(&over);
             changed.push(over);
         }
         let found = instances.change_or_add(id, plugin, |entry| {
-            // Whose it was before it ended is of the past.
-            if entry.ended_ms.take().is_some() {
+            entry.ended_ms = None;
+            entry.is_contested |= is_new && self.by.is_initial;
+            if std::mem::take(&mut entry.is_released) {
                 entry.owner = plugin.clone();
             }
             if entry.owner == *plugin {

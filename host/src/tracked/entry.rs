@@ -14,8 +14,14 @@ const PLACE: usize = 512;
 pub(super) struct Entry {
     /// Tells it from those of the same name that were untracked before it.
     pub(super) generation: u64,
-    /// Who discovered or named it first: a plugin, [`super::API`] or [`super::CONFIGURATION`]. Nobody else replaces what it says.
+    /// Who discovered or named it first: a plugin, [`super::API`] or [`super::CONFIGURATION`]. Nobody else replaces what it
+    /// says. A plugin stays the owner while it is away, and after the instance has ended.
     pub(super) owner: PluginName,
+    /// The owner is a plugin that an operator removed: the instance is whose it is next who finds it.
+    pub(super) is_released: bool,
+    /// A plugin found it first at this start, in its first discovery: another whose name comes before has it if it finds it
+    /// in its own first discovery.
+    pub(super) is_contested: bool,
     /// The owner comes with the binary, or with the program.
     pub(super) is_of_built_in: bool,
     /// How many places it takes.
@@ -52,6 +58,8 @@ impl Entry {
         Self {
             generation,
             owner,
+            is_released: false,
+            is_contested: false,
             is_of_built_in: false,
             places: 1,
             discovered_by: BTreeMap::new(),
@@ -71,18 +79,33 @@ impl Entry {
 
     /// Whether the operator or a program says that a sampler is to read it.
     pub(super) fn is_asked_of(&self, plugin: &str, default: &[String]) -> bool {
-        // What is a plugin's others read only where they are named: `*` says nothing of whose it is.
-        let is_named = |wish: &Wish| wish.samplers.iter().flatten().any(|name| name == plugin);
-        let is_theirs = |wish: &&Wish| !self.is_of_a_plugin() || *self.owner == *plugin || is_named(wish);
-        self.wishes().filter(is_theirs).any(|wish| wish.is_for(plugin, default))
+        self.wishes_for(plugin).any(|wish| wish.is_for(plugin, default))
     }
 
-    /// Who does not say any more that it is there does not own it. The operator comes first of those that do, then a program.
+    /// Whether the operator or a program lets a sampler read it, also one that said before that it is gone.
+    pub(super) fn is_open_to(&self, plugin: &str, default: &[String]) -> bool {
+        self.wishes_for(plugin).any(|wish| wish.names(plugin, default))
+    }
+
+    /// What is wished of a sampler. Samplers that are not the owner read a plugin's instance only where a wish names them:
+    /// `*` says nothing of whose it is.
+    fn wishes_for(&self, plugin: &str) -> impl Iterator<Item = &Wish> {
+        let is_named = move |wish: &Wish| wish.samplers.iter().flatten().any(|name| name == plugin);
+        self.wishes().filter(move |wish| !self.is_of_a_plugin() || *self.owner == *plugin || is_named(wish))
+    }
+
+    /// Whether its owner reads it now, or says what it is.
+    pub(super) fn has_its_owner(&self, default: &[String]) -> bool {
+        !self.is_of_a_plugin() || self.is_polled_by(&self.owner, default)
+    }
+
+    /// Passes it on where its owner has no claim to it any more: the operator does not name it, or removed the plugin. The
+    /// operator comes first of those who say that it is there, then a program.
     pub(super) fn pass_on(&mut self) {
         let is_claimed = match &*self.owner {
             CONFIGURATION => self.configured.is_some(),
             API => self.asked.is_some(),
-            plugin => self.discovered_by.contains_key(plugin),
+            plugin => !self.is_released || self.discovered_by.contains_key(plugin),
         };
         if is_claimed {
             return;
@@ -90,7 +113,7 @@ impl Entry {
         let others = self.configured.iter().map(|_| CONFIGURATION.into());
         let mut others = others.chain(self.asked.iter().map(|_| API.into())).chain(self.discovered_by.keys().cloned());
         if let Some(owner) = others.next() {
-            (self.owner, self.is_of_built_in) = (owner, false);
+            (self.owner, self.is_of_built_in, self.is_released) = (owner, false, false);
         }
     }
 
@@ -216,7 +239,11 @@ impl Wish {
     }
 
     fn is_for(&self, plugin: &str, default: &[String]) -> bool {
-        !self.gone.contains(plugin) && self.samplers(default).iter().any(|name| name == "*" || name == plugin)
+        !self.gone.contains(plugin) && self.names(plugin, default)
+    }
+
+    fn names(&self, plugin: &str, default: &[String]) -> bool {
+        self.samplers(default).iter().any(|name| name == "*" || name == plugin)
     }
 
     /// Whether a sampler is left that has not said it is gone. `*` may always mean one that is yet to come.

@@ -176,14 +176,15 @@ impl Instances {
         self.change(id, change)
     }
 
-    /// It is now that of a plugin that is built in, and another: nothing that was read of it as it was reaches it.
-    pub(super) fn hand_over(&mut self, id: &InstanceId, owner: &PluginName, labels: Labels) {
+    /// Makes it another plugin's, and another instance: nothing that was read of it as it was reaches it.
+    pub(super) fn hand_over(&mut self, id: &InstanceId, owner: &PluginName, is_built_in: bool, labels: Labels) {
         self.next += 1;
         let generation = self.next;
         self.change(id, |entry| {
             entry.discovered_by.remove(&entry.owner);
             entry.discovered_by.insert(owner.clone(), labels);
-            (entry.owner, entry.is_of_built_in, entry.generation) = (owner.clone(), true, generation);
+            (entry.owner, entry.is_of_built_in, entry.generation) = (owner.clone(), is_built_in, generation);
+            (entry.is_released, entry.ended_ms) = (false, None);
         });
     }
 

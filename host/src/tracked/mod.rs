@@ -81,6 +81,8 @@ pub struct Polled {
     pub generation: u64,
     /// Who discovered or named it first.
     pub owner: PluginName,
+    /// The owner reads it too, or says what it is.
+    pub has_its_owner: bool,
     pub labels: Arc<Labels>,
 }
 
@@ -230,6 +232,40 @@ impl Tracked {
         });
     }
 
+    /// Lets others have what a plugin owns that an operator removed. Whether that was something.
+    pub(crate) fn release(&self, plugin: &str) -> bool {
+        self.change(|instances, changed| {
+            let owned = instances.all().iter().filter(|(_, entry)| *entry.owner == *plugin);
+            let ids: Vec<InstanceId> = owned.map(|(id, _)| id.clone()).collect();
+            for id in &ids {
+                instances.change(id, |entry| entry.is_released = true);
+            }
+            let owned_some = !ids.is_empty();
+            changed.extend(ids);
+            owned_some
+        })
+    }
+
+    /// Takes from plugins what they had a share in and have no more: the operator lets them add to it no longer, or a
+    /// program. `shares`: whether the operator lets a plugin add to all instances of others.
+    pub(crate) fn revoke_shares(&self, shares: &dyn Fn(&str) -> bool, now_ms: i64) {
+        self.change(|instances, changed| {
+            let default = instances.default_samplers();
+            let mut revoked = Vec::new();
+            for (id, entry) in instances.all() {
+                let strangers = entry
+                    .discovered_by
+                    .keys()
+                    .filter(|plugin| **plugin != entry.owner && !entry.is_open_to(plugin, &default) && !shares(plugin));
+                revoked.extend(strangers.map(|plugin| (id.clone(), plugin.clone())));
+            }
+            for (id, plugin) in revoked {
+                instances.change(&id, |entry| entry.leave(&plugin, false, &default, now_ms));
+                changed.push(id);
+            }
+        });
+    }
+
     /// A newer version of a plugin may know what the one before said was gone.
     pub fn ask_again(&self, plugin: &PluginName) {
         self.change(|instances, changed| {
@@ -248,11 +284,12 @@ impl Tracked {
             let default = instances.default_samplers();
             let polled = instances.all().iter().filter(|(_, entry)| entry.is_polled_by(plugin, &default));
             polled
-                .map(|(id, Entry { generation, owner, labels, .. })| Polled {
+                .map(|(id, entry)| Polled {
                     id: id.clone(),
-                    generation: *generation,
-                    owner: owner.clone(),
-                    labels: labels.clone(),
+                    generation: entry.generation,
+                    owner: entry.owner.clone(),
+                    has_its_owner: entry.has_its_owner(&default),
+                    labels: entry.labels.clone(),
                 })
                 .collect()
         })
@@ -400,9 +437,6 @@ fn track(
     let is_other = instances.change_or_add(id, owner, |entry| {
         let asked = wish(entry);
         let is_same = entry.asked == asked && !entry.is_paused && entry.ended_ms.is_none();
-        if entry.ended_ms.is_some() && asked.is_some() {
-            entry.owner = owner.clone();
-        }
         (entry.asked, entry.is_paused, entry.ended_ms) = (asked, false, None);
         !is_same
     })?;

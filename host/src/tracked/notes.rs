@@ -21,6 +21,9 @@ struct Note {
     /// None in notes of an earlier version.
     #[serde(skip_serializing_if = "Option::is_none")]
     owner: Option<String>,
+    /// An operator removed the plugin that owns it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    released: bool,
     #[serde(skip_serializing_if = "Labels::is_empty")]
     last_labels: Labels,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,6 +104,7 @@ impl Tracked {
                 let owner = PluginName::from(note.owner());
                 let restored = instances.change_or_restore(&id, &owner, |entry| {
                     entry.owner = owner.clone();
+                    entry.is_released = note.released;
                     entry.last_labels = note.last_labels;
                     for (name, labels) in note.discovered_by {
                         if plugins.contains(&name.as_str()) {
@@ -153,11 +157,12 @@ impl Tracked {
                 let asked = asked.map(|wish| Asked { labels: wish.labels.clone(), samplers: wish.samplers.clone() });
                 let last_labels =
                     if entry.discovered_by.is_empty() { entry.last_labels.clone() } else { Labels::new() };
-                let (paused, ended_ms) = (entry.is_paused, entry.ended_ms);
+                let (paused, ended_ms, released) = (entry.is_paused, entry.ended_ms, entry.is_released);
                 let labels = Some(Labels::clone(&entry.labels));
                 let owner = Some(entry.owner.to_string());
+                let untracked = false;
                 let note =
-                    Note { discovered_by, owner, last_labels, asked, paused, ended_ms, labels, untracked: false };
+                    Note { discovered_by, owner, released, last_labels, asked, paused, ended_ms, labels, untracked };
                 serde_json::to_vec(&note).ok()
             });
             if let Err(error) = store.note(&format!("{NOTES}{id}"), note) {

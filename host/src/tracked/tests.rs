@@ -33,7 +33,7 @@ impl Forgotten {
 }
 
 fn by(plugin: &PluginName) -> Discoverer {
-    Discoverer { plugin: plugin.clone(), is_built_in: false, shares: false }
+    Discoverer { plugin: plugin.clone(), is_built_in: false, shares: false, is_initial: false }
 }
 
 /// How many were refused.
@@ -445,13 +445,65 @@ fn what_the_operator_or_a_program_named_is_polled_by_who_finds_it_if_that_is_ask
 }
 
 #[test]
-fn what_has_ended_may_begin_again_as_anothers() {
+fn an_ended_instance_is_revived_by_its_owner_and_by_no_stranger() {
     let (tracked, a, b) = (tracked(), PluginName::from("a"), PluginName::from("b"));
     find(&tracked, &a, &["x"], 0);
     find(&tracked, &a, &[], 1);
-    find(&tracked, &b, &["x"], 2);
+    let of_others = |now_ms| tracked.discovered(&by(&b), found(&["x"]), now_ms, &|_| {}).of_others;
+    assert_eq!(of_others(2), [(id("x"), a.clone())]);
+    assert_eq!((polled(&tracked, &b).len(), state(&tracked, "x")), (0, Some(State::Ended)));
+    find(&tracked, &a, &["x"], 3);
+    assert_eq!((polled(&tracked, &a), state(&tracked, "x")), (vec!["x".to_owned()], Some(State::Tracked)));
+    // The operator removes the plugin: then it is whose it is next who finds it.
+    find(&tracked, &a, &[], 4);
+    assert!(tracked.release("a") && !tracked.release("nobody"));
+    assert_eq!(of_others(5), []);
     assert_eq!(tracked.polled_by(&b)[0].owner, b);
-    assert_eq!(tracked.discovered(&by(&a), found(&["x"]), 3, &|_| {}).of_others, [(id("x"), b)]);
+    assert_eq!(tracked.discovered(&by(&a), found(&["x"]), 6, &|_| {}).of_others, [(id("x"), b)]);
+}
+
+#[test]
+fn who_revives_an_ended_instance_by_the_operators_word_or_a_programs_does_not_own_it() {
+    let (tracked, a, b) = (tracked(), PluginName::from("a"), PluginName::from("b"));
+    find(&tracked, &a, &["shared", "put", "named"], 0);
+    find(&tracked, &a, &[], 1);
+    tracked.discovered(&Discoverer { shares: true, ..by(&b) }, found(&["shared"]), 2, &|_| {});
+    tracked.track(wanted("put"), &|_| {}).unwrap();
+    assert_eq!(polled(&tracked, &b), ["shared"], "a wish for all samplers means the owner's");
+    assert_eq!(polled(&tracked, &a), ["put"]);
+    tracked.track(Wanted { samplers: Some(vec!["b".to_owned()]), ..wanted("put") }, &|_| {}).unwrap();
+    tracked.configure(&id("named"), Labels::new(), Some(vec!["b".to_owned()])).unwrap();
+    assert_eq!(polled(&tracked, &b), ["named", "put", "shared"]);
+    assert!(tracked.polled_by(&b).iter().all(|polled| polled.owner == a && !polled.has_its_owner));
+    find(&tracked, &a, &["shared"], 3);
+    assert!(tracked.polled_by(&b).iter().any(|polled| polled.has_its_owner), "its owner is back");
+    tracked.revoke_shares(&|_| false, 4);
+    assert_eq!(polled(&tracked, &b), ["named", "put"], "it is allowed to no more");
+}
+
+#[test]
+fn of_plugins_that_find_an_instance_in_their_first_discovery_the_first_by_name_owns_it() {
+    let initial = |plugin: &PluginName| Discoverer { is_initial: true, ..by(plugin) };
+    for order in [["a", "b"], ["b", "a"]] {
+        let tracked = tracked();
+        let [first, second] = order.map(PluginName::from);
+        tracked.discovered(&initial(&first), found(&["x"]), 0, &|_| {});
+        let Discovery { of_others, taken_over, .. } = tracked.discovered(&initial(&second), found(&["x"]), 1, &|_| {});
+        let (a, b) = (PluginName::from("a"), PluginName::from("b"));
+        let expected = if order == ["a", "b"] {
+            (vec![(id("x"), a.clone())], vec![])
+        } else {
+            (vec![], vec![(id("x"), b.clone())])
+        };
+        assert_eq!((of_others, taken_over), expected);
+        assert_eq!((tracked.polled_by(&a)[0].owner.clone(), tracked.polled_by(&b).len()), (a, 0));
+    }
+    // One that comes later takes nothing, nor does the first of what was there before.
+    let (tracked, a, b) = (tracked(), PluginName::from("a"), PluginName::from("b"));
+    tracked.discovered(&initial(&b), found(&["x"]), 0, &|_| {});
+    assert_eq!(tracked.discovered(&by(&a), found(&["x"]), 1, &|_| {}).of_others, [(id("x"), b.clone())]);
+    find(&tracked, &b, &["x", "y"], 2);
+    assert_eq!(tracked.discovered(&initial(&a), found(&["y"]), 3, &|_| {}).of_others, [(id("y"), b)]);
 }
 
 #[test]
@@ -502,6 +554,13 @@ fn whose_an_instance_is_is_known_after_a_restart() {
     before.note_changes(&store);
     let after = Tracked::new(Vec::new(), Labels::new(), 10);
     after.restore(&store, &["a", "b"], 9);
-    assert_eq!(after.discovered(&by(&a), found(&["x"]), 10, &|_| {}).of_others, [(id("x"), b)]);
+    assert_eq!(after.discovered(&by(&a), found(&["x"]), 10, &|_| {}).of_others, [(id("x"), b.clone())]);
     assert_eq!(after.places().account("b").used, 1);
+    // Its file is not there at this start.
+    after.note_changes(&store);
+    let without = Tracked::new(Vec::new(), Labels::new(), 10);
+    without.restore(&store, &["a"], 11);
+    let initial = Discoverer { is_initial: true, ..by(&a) };
+    assert_eq!(without.discovered(&initial, found(&["x"]), 12, &|_| {}).of_others, [(id("x"), b)]);
+    assert_eq!(state(&without, "x"), Some(State::Ended));
 }

@@ -30,6 +30,8 @@ impl Poller<'_> {
             Err(error) => {
                 let came_back = went.came_back;
                 self.status.update(|known| known.failed_discoveries = known.failed_discoveries.saturating_add(1));
+                // It came too late to be among the first.
+                self.status.take_first_discovery();
                 let reported = self.report(Failing::Discover, &error, went);
                 went.came_back = came_back;
                 return reported;

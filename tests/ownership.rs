@@ -1,0 +1,109 @@
+//! Nobody speaks for another: an instance stays its owner's while that is away, and after it has ended.
+
+use crate::harness::{Host, Response, verbs, version};
+use serde_json::{Value, json};
+
+/// `zzz` has other fields than `aaa`: which of them recorded a sample is seen by its fields.
+const BOTH: &str = "poll.interval = '100ms'\npoll.discover_interval = '1s'\n\
+                    [plugins.aaa.config]\ndiscover = ['x']\nfields = ['of_aaa', 'aaa_per_sec']\n\
+                    [plugins.zzz.config]\ndiscover = ['x']\nfields = ['of_zzz', 'zzz_per_sec']\n";
+
+fn has(field: &'static str) -> impl Fn(&Response) -> bool {
+    move |usage| usage.status == 200 && usage.json()[field].is_number()
+}
+
+fn is_ended(instance: &Response) -> bool {
+    instance.status == 200 && instance.json()["state"] == "ended"
+}
+
+/// The conflict on a plugin's page, once there is one.
+fn conflict(host: &Host, plugin: &str) -> Value {
+    let page = host.until(&format!("/v1/plugins/{plugin}"), |page| {
+        page.status == 200 && page.json()["conflicts"].as_array().is_some_and(|conflicts| !conflicts.is_empty())
+    });
+    page.json()["conflicts"][0].clone()
+}
+
+/// Whether the instance's history has anything that `zzz` recorded.
+fn has_history_of_zzz(host: &Host) -> bool {
+    host.get("/v1/instances/x/usage/range?range=10m&resolution=100ms").body.contains("of_zzz")
+}
+
+#[test]
+fn an_ended_instance_stays_its_owners_while_the_owners_file_is_away_and_across_restarts() {
+    let host = Host::start(BOTH, &[("aaa", verbs())]);
+    host.until("/v1/instances/x/usage", has("of_aaa"));
+    std::fs::remove_file(host.file("aaa")).unwrap();
+    host.until("/v1/instances/x", is_ended);
+    host.drop_in("zzz", verbs());
+    refuses_zzz(&host);
+    let host = host.restart();
+    refuses_zzz(&host);
+    host.drop_in("aaa", verbs());
+    host.until("/v1/instances/x", |instance| instance.json()["state"] == "tracked");
+    host.until("/v1/instances/x/usage", has("of_aaa"));
+    let conflict = conflict(&host, "aaa");
+    assert_eq!((&conflict["instance"], &conflict["with"]), (&json!("x"), &json!("zzz")), "on the owner's page, too");
+    assert!(!has_history_of_zzz(&host));
+}
+
+/// While `aaa` is away, `zzz` has a conflict, and `/health` says how an operator hands the instance over.
+fn refuses_zzz(host: &Host) {
+    let conflict = conflict(host, "zzz");
+    assert_eq!((&conflict["instance"], &conflict["with"]), (&json!("x"), &json!("aaa")));
+    let health = host.until("/health", |health| health.json()["status"] == "degraded").json();
+    let reason = health["reasons"].to_string();
+    for word in ["x to aaa", "DELETE", "plugins.zzz.share_instances = true", "`samplers` of [[instances]]"] {
+        assert!(reason.contains(word), "{word}: {reason}");
+    }
+    assert!(is_ended(&host.get("/v1/instances/x")));
+    assert!(!has_history_of_zzz(host));
+}
+
+#[test]
+fn of_file_plugins_that_find_the_same_instance_at_a_start_the_first_by_name_owns_it_however_late_it_is_up() {
+    // `zzz` is compiled by then, and up at once.
+    let host = Host::start("", &[("zzz", verbs())]);
+    host.until("/v1/plugins/zzz", |page| page.json()["state"] == "running");
+    host.configure(BOTH);
+    std::fs::write(host.file("aaa"), version(2)).unwrap();
+    let host = host.restart();
+    host.until("/v1/instances/x/usage", has("of_aaa"));
+    assert_eq!(conflict(&host, "zzz")["with"], "aaa");
+    host.until("/v1/instances/x", |instance| instance.json()["samplers"] == json!(["aaa"]));
+    assert!(!has_history_of_zzz(&host));
+    assert!(host.log().contains("as x to aaa"), "{}", host.log());
+}
+
+#[test]
+fn an_operator_hands_an_ended_instance_over_by_removing_its_owner() {
+    let host = Host::start(BOTH, &[("aaa", verbs())]);
+    host.until("/v1/instances/x/usage", has("of_aaa"));
+    assert_eq!(host.ordered("DELETE", "/v1/plugins/aaa", &[]).status, 204);
+    host.drop_in("zzz", verbs());
+    host.until("/v1/instances/x/usage", has("of_zzz"));
+    assert_eq!(host.plugin("zzz")["conflicts"], json!([]));
+}
+
+#[test]
+fn an_operator_hands_an_instance_over_whose_owners_file_is_gone() {
+    let ways: [fn(&Host); 4] = [
+        |host| assert_eq!(host.ordered("DELETE", "/v1/plugins/aaa", &[]).status, 204),
+        |host| {
+            assert_eq!(host.write("DELETE", "/v1/instances/x", "").status, 204);
+            assert_eq!(host.write("PUT", "/v1/instances/x", r#"{"samplers":["zzz"]}"#).status, 200);
+        },
+        |host| host.reconfigure(&format!("{BOTH}[plugins.zzz]\nshare_instances = true\n")),
+        |host| host.reconfigure(&format!("{BOTH}[[instances]]\nid = 'x'\nsamplers = ['zzz']\n")),
+    ];
+    for hand_over in ways {
+        let host = Host::start(BOTH, &[("aaa", verbs()), ("zzz", verbs())]);
+        host.until("/v1/instances/x/usage", has("of_aaa"));
+        std::fs::remove_file(host.file("aaa")).unwrap();
+        host.until("/v1/instances/x", is_ended);
+        assert_eq!(conflict(&host, "zzz")["with"], "aaa");
+        hand_over(&host);
+        host.until("/v1/instances/x/usage", has("of_zzz"));
+        host.until("/health", |health| health.json()["status"] == "healthy");
+    }
+}
