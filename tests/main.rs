@@ -43,6 +43,7 @@ mod compiling;
 mod confined;
 mod embedding;
 mod exposure;
+mod folders;
 #[path = "../host/src/exposition/grammar.rs"]
 mod grammar;
 mod grants;

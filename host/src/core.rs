@@ -143,6 +143,19 @@ impl Core {
         had_some
     }
 
+    /// Takes over what history says of instances that could be opened late. It says whose they are: what a stranger recorded
+    /// of one meanwhile goes.
+    pub(crate) fn adopt(&self, notes: Vec<(String, Vec<u8>)>) {
+        let plugins = self.plugins.list();
+        let names: Vec<&str> = plugins.iter().map(|status| &*status.name).collect();
+        let forget = |id: &InstanceId| self.forget(id);
+        for (id, stranger) in self.tracked.adopt(&self.store, notes, &names, self.clock.now_ms(), &forget) {
+            self.store.remove_of(&id, &stranger);
+        }
+        self.revoke_shares();
+        self.hurry();
+    }
+
     /// Takes from plugins the instances of others that the configuration does not let them add to.
     pub(crate) fn revoke_shares(&self) {
         let config = self.config.load();

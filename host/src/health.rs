@@ -77,7 +77,8 @@ impl Health {
             None => ServiceStatus::Starting,
         };
         let reasons = fatal.iter().map(Fatal::to_string).chain(clock(core)).chain(core.reloads.trouble());
-        let reasons = reasons.chain(core.tokens.trouble()).chain(core.audit.trouble().map(str::to_owned));
+        let reasons = reasons.chain(core.plugins.folder_trouble());
+        let reasons = reasons.chain(core.tokens.trouble()).chain(core.audit.trouble());
         let reasons = reasons.chain(shares::greedy(core).into_iter().map(|greedy| greedy.why)).collect();
         let history: Vec<_> = history(core).into_iter().collect();
         let status = if history.is_empty() { ServiceStatus::Running } else { ServiceStatus::Failed };
@@ -167,8 +168,9 @@ fn history(core: &Core) -> Option<String> {
         let what = match reason {
             "full" => "the disk is full",
             "read_only" => "the disk is read-only",
-            "denied" => "writing is not allowed",
+            "denied" => "this user may not use it",
             "gone" => "its folder is gone",
+            "in_use" => "another host is using its folder",
             "file_limit" => "files may not become so large (RLIMIT_FSIZE)",
             _ => "the disk does not work",
         };

@@ -15,22 +15,23 @@ use crate::memory;
 use crate::metrics::HostMetrics;
 use crate::native::{self, Native};
 use crate::plugins::{Component, Plugins, Supervisor, TrialFailed, Tried, try_component};
-use crate::reload::{self, Reload, Reloads};
+use crate::reload::{self, Reload, Reloads, read_tokens_again};
 use crate::service::{Service, Subscription};
 use crate::shares;
 use crate::snapshot::{self, Snapshots};
 use crate::timeline::Timeline;
 use crate::tokens::Tokens;
 use crate::tracked::{Lifecycle, Tracked};
-use crate::unwritable::is_unwritable;
+use crate::unwritable::{is_denied, is_unwritable};
 use crate::writers::{Patience, Writers};
 use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
 use dropsonde_sandbox::{CacheFolder, Sandbox};
-use dropsonde_store::{Failing, InstanceId, Keeper, Limits, OpenError, Pool, Step, Store};
+use dropsonde_store::{Failing, InstanceId, Keeper, Limits, OpenError, Opened, Pool, Restored, Step, Store};
 use futures_core::Stream;
 use humantime::format_duration;
 use std::fs;
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -108,7 +109,7 @@ impl Host {
         let most = config.compile_cache.get() as u64;
         let compiled = config.kept_dir().map(|kept| CacheFolder { path: kept.join("compiled"), most });
         let sandbox = Arc::new(Sandbox::new()?.with_compiler(OWN_BINARY, cli::COMPILE, compiled));
-        let (store, keeper, without_history) = history(&config)?;
+        let (store, keeper, without_history) = history(&config, clock.now_ms())?;
         let (wanted, requests) = mpsc::channel(REQUESTS);
         let core = Arc::new(core(config, clock, metrics, store, Plugins::new(wanted))?);
         if let Some(why) = without_history {
@@ -136,7 +137,7 @@ impl Host {
         let around = Around {
             core: core.clone(),
             streams_noted: Instant::now(),
-            failing: None,
+            failing: core.store.archive().failing,
             greedy: shares::Log::default(),
             _pulse: core.vitals.pulse("history"),
         };
@@ -277,6 +278,13 @@ impl Surroundings for Around {
 
     fn stepped(&mut self, _: Step, took: Duration) {
         self.core.metrics.core.took("history", "flush", took);
+        if let Some(Opened { notes, restored }) = self.core.store.take_opened() {
+            self.core.adopt(notes);
+            read_tokens_again(&self.core);
+            if let Some(data) = self.core.config.load().kept_dir() {
+                say_what_came_back(&data.join(HISTORY), &restored);
+            }
+        }
         let failing = self.core.store.archive().failing;
         match (&self.failing, &failing) {
             (None, Some(why)) => {
@@ -302,7 +310,7 @@ fn say_what_memory_cuts(config: &Config) {
 }
 
 /// Opens history, and says what came back; in memory, and why, where there is none on disk and none can be begun.
-fn history(config: &Config) -> Result<(Store, Keeper, Option<String>)> {
+fn history(config: &Config, now_ms: i64) -> Result<(Store, Keeper, Option<String>)> {
     let limits = Limits {
         samples: config.store.retention_samples,
         age_ms: i64::try_from(config.store.retention.get().as_millis()).unwrap_or(i64::MAX),
@@ -326,6 +334,14 @@ fn history(config: &Config) -> Result<(Store, Keeper, Option<String>)> {
         let store = Store::in_memory(&limits);
         return Ok((store.clone(), Keeper::in_memory(store, &limits), Some(why)));
     }
+    if let Err(OpenError::Io(error)) = &opened
+        && is_denied(error)
+    {
+        let error = io::Error::new(error.kind(), format!("cannot read {}: {error}", folder.display()));
+        tracing::error!(%error, "history is in memory alone until it can be read");
+        let (store, keeper) = Store::open_later(&folder, &limits, &error, now_ms);
+        return Ok((store, keeper, None));
+    }
     let (store, keeper, restored) = opened.map_err(|error| match error {
         OpenError::InUse => anyhow::anyhow!(
             "{} is in use by another host; choose another folder with --data, or use --memory-only",
@@ -334,6 +350,11 @@ fn history(config: &Config) -> Result<(Store, Keeper, Option<String>)> {
         OpenError::Io(error) => anyhow::Error::from(error)
             .context(format!("cannot read history in {}; choose another folder with --data", folder.display())),
     })?;
+    say_what_came_back(&folder, &restored);
+    Ok((store, keeper, None))
+}
+
+fn say_what_came_back(folder: &Path, restored: &Restored) {
     for name in &restored.newer {
         tracing::warn!(folder = %folder.display(), name, "a file of history was written by a later version, and is left alone");
     }
@@ -348,7 +369,6 @@ fn history(config: &Config) -> Result<(Store, Keeper, Option<String>)> {
         );
     }
     tracing::debug!(frames = restored.frames, logged_rows = restored.logged_rows, "history is there");
-    Ok((store, keeper, None))
 }
 
 fn core(config: Config, clock: Clock, metrics: HostMetrics, store: Store, plugins: Plugins) -> Result<Core> {
@@ -398,19 +418,21 @@ fn core(config: Config, clock: Clock, metrics: HostMetrics, store: Store, plugin
 
 /// Makes the folders that are ours to make. Returns where plugins are looked for.
 fn prepare_folders(config: &Config) -> Result<Option<PathBuf>> {
+    let data = if config.store.memory_only { None } else { Some(config.data_dir()?) };
     let private = |folder: &Path| {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
         // Whoever would write there says so.
-        let made = made.or_else(|error| if is_unwritable(&error) { Ok(()) } else { Err(error) });
+        let is_inside = |error: &io::Error| is_denied(error) && data.as_ref().is_some_and(|data| data != folder);
+        let goes_on = |error: &io::Error| is_unwritable(error) || is_inside(error);
+        let made = made.or_else(|error| if goes_on(&error) { Ok(()) } else { Err(error) });
         made.with_context(|| {
             format!("cannot make {}; choose another with --data, or use --memory-only", folder.display())
         })
     };
-    let data = if config.store.memory_only { None } else { Some(config.data_dir()?) };
     if let Some(data) = &data {
         private(data)?;
     }
-    match (&config.plugins_dir, data) {
+    match (&config.plugins_dir, &data) {
         (Some(given), _) if given.is_dir() => Ok(Some(given.clone())),
         (Some(given), _) => bail!("plugins_dir = {}: there is no such folder", given.display()),
         (None, Some(data)) => {

@@ -224,17 +224,25 @@ pub(crate) async fn reload(core: &Arc<Core>, server: &Server, file: Option<&Path
 pub(crate) async fn reload_tokens(core: &Arc<Core>) {
     let _change = core.tokens.change().await;
     let shared = core.clone();
-    let read = tokio::task::spawn_blocking(move || shared.tokens.read_again(&shared.config.load()));
-    match read.await {
-        Ok(Ok(known)) => {
+    // If that fails, the host is going.
+    let _ = tokio::task::spawn_blocking(move || take_over_tokens(&shared)).await;
+}
+
+/// The same for a thread that may wait.
+pub(crate) fn read_tokens_again(core: &Core) {
+    let _change = core.tokens.change_and_wait();
+    take_over_tokens(core);
+}
+
+fn take_over_tokens(core: &Core) {
+    match core.tokens.read_again(&core.config.load()) {
+        Ok(known) => {
             if core.tokens.take_over(known) {
                 tracing::info!("the tokens were read again");
                 core.hub.part();
             }
         }
-        Ok(Err(error)) => tracing::error!(%error, "cannot read or make a token; the ones before stay in force"),
-        // The host is going.
-        Err(_) => {}
+        Err(error) => tracing::error!(%error, "cannot read or make a token; the ones before stay in force"),
     }
 }
 

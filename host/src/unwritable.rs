@@ -3,8 +3,12 @@
 use rustix::io::Errno;
 use std::io;
 
-/// Whether the host goes on without what it would write. Where only this user may not write, somebody chose the wrong
-/// folder, or the wrong user, and a start says so at once.
+/// Whether the operating system refuses this user something: where others may have it, that may change at any time.
+pub(crate) fn is_denied(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::ACCESS.raw_os_error())
+}
+
+/// Whether the host goes on without what it would write. Where only this user may not, [`is_denied`] tells.
 pub(crate) fn is_unwritable(error: &io::Error) -> bool {
     // An immutable folder is no question of rights: EPERM, and not EACCES.
     let because = [Errno::ROFS, Errno::PERM, Errno::NOSPC, Errno::DQUOT, Errno::FBIG];
@@ -16,9 +20,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_read_only_or_full_disk_is_unwritable_and_a_folder_of_somebody_else_is_a_mistake() {
+    fn a_read_only_or_full_disk_is_unwritable_and_what_this_user_may_not_is_denied() {
         let is = |errno: Errno| is_unwritable(&errno.into());
         assert!([Errno::ROFS, Errno::PERM, Errno::NOSPC, Errno::DQUOT, Errno::FBIG].into_iter().all(is));
         assert!(![Errno::ACCESS, Errno::NOENT, Errno::NOTDIR, Errno::IO].into_iter().any(is));
+        assert!(is_denied(&Errno::ACCESS.into()) && !is_denied(&Errno::PERM.into()));
     }
 }

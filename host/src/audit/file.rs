@@ -1,6 +1,6 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// In the data directory.
@@ -28,6 +28,12 @@ impl Appended {
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
         let size = file.metadata()?.len();
         Ok(Self { path, file, size, is_cut: false })
+    }
+
+    /// Whether its name still leads to it.
+    pub(super) fn is_there(&self) -> bool {
+        let place = |about: fs::Metadata| (about.dev(), about.ino());
+        fs::metadata(&self.path).is_ok_and(|now| self.file.metadata().is_ok_and(|own| place(own) == place(now)))
     }
 
     /// Whole lines.

@@ -12,14 +12,14 @@ mod file;
 pub use entry::{Action, By, Caller, Entry, PluginChange, Request, What};
 
 use crate::json;
-use crate::unwritable::is_unwritable;
+use crate::unwritable::{is_denied, is_unwritable};
 use file::Appended;
 use prometheus::IntCounterVec;
 use serde::Serialize;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,15 +33,20 @@ const AT_ONCE: usize = 64 << 10;
 /// done.
 const REFUSALS: f64 = 1000.0;
 
+/// Between two tries to open a file that cannot be opened, or to find one that was deleted.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// The log; with nothing to keep it in, entries go to the host's own log alone.
 #[derive(Debug)]
 pub struct Audit {
     writer: Option<Writer>,
     /// Why nothing is written, if something should be.
-    trouble: Option<String>,
+    trouble: Trouble,
     refusals: Mutex<Refusals>,
     dropped: IntCounterVec,
 }
+
+type Trouble = Arc<Mutex<Option<String>>>;
 
 #[derive(Debug)]
 struct Writer {
@@ -49,6 +54,14 @@ struct Writer {
     lines: Mutex<Option<SyncSender<Vec<u8>>>>,
     /// Hangs up when all is written.
     written: Mutex<Receiver<()>>,
+}
+
+/// The file as its thread has it.
+struct Log {
+    data: PathBuf,
+    /// None: it cannot be opened now.
+    file: Option<Appended>,
+    trouble: Trouble,
 }
 
 /// How many more of them are written.
@@ -62,31 +75,27 @@ struct Refusals {
 
 impl Audit {
     /// `dropped` counts lines that are not written, by `reason`. Where nothing can be written, entries go to the host's own
-    /// log alone, as without a data directory.
+    /// log alone, as without a data directory, until it can.
     pub fn open(data: Option<&Path>, dropped: IntCounterVec) -> io::Result<Self> {
+        let trouble = Trouble::default();
         let start = |data: &Path| {
-            let file = Appended::open(data)?;
+            let mut log = Log { data: data.to_owned(), file: None, trouble: trouble.clone() };
+            if let Err(error) = log.look()
+                && !is_unwritable(&error)
+                && !is_denied(&error)
+            {
+                return Err(io::Error::new(error.kind(), lock(&trouble).take().unwrap_or_default()));
+            }
             let (lines, waiting) = sync_channel(MOST_WAITING);
             let (writing, written) = sync_channel(0);
             let failed = dropped.clone();
             thread::Builder::new().name("audit".to_owned()).spawn(move || {
-                write_all(file, &waiting, &failed);
+                write_all(log, &waiting, &failed);
                 drop(writing);
             })?;
             Ok::<_, io::Error>(Writer { lines: Mutex::new(Some(lines)), written: Mutex::new(written) })
         };
-        let (writer, trouble) = match data.map(|data| (data, start(data))) {
-            None => (None, None),
-            Some((_, Ok(writer))) => (Some(writer), None),
-            Some((data, Err(error))) => {
-                let why = format!("cannot write the audit log {}: {error}", data.join(file::NAME).display());
-                if !is_unwritable(&error) {
-                    return Err(io::Error::new(error.kind(), why));
-                }
-                tracing::error!("{why}");
-                (None, Some(why))
-            }
-        };
+        let writer = data.map(start).transpose()?;
         let refusals = Mutex::new(Refusals { left: REFUSALS, at: Instant::now() });
         Ok(Self { writer, trouble, refusals, dropped })
     }
@@ -94,12 +103,7 @@ impl Audit {
     /// Never waits.
     pub fn write(&self, now_ms: i64, entry: &Entry) {
         entry.log();
-        let Some(writer) = &self.writer else {
-            if self.trouble.is_some() {
-                self.drop_for("io");
-            }
-            return;
-        };
+        let Some(writer) = &self.writer else { return };
         if entry.is_no_change() && !lock(&self.refusals).may_write(Instant::now()) {
             return self.drop_for("refusals");
         }
@@ -119,8 +123,8 @@ impl Audit {
     }
 
     /// Why nothing is written, if something should be.
-    pub fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+    pub fn trouble(&self) -> Option<String> {
+        lock(&self.trouble).clone()
     }
 
     /// Waits until all is written that was said before, but no longer than a disk may take. Whether it is.
@@ -149,9 +153,61 @@ impl Refusals {
     }
 }
 
+impl Log {
+    /// Opens the file, if it is not open or another than its name says: somebody deleted it, or its folder.
+    fn look(&mut self) -> io::Result<()> {
+        if self.file.as_ref().is_some_and(Appended::is_there) {
+            return Ok(());
+        }
+        self.file = None;
+        match Appended::open(&self.data) {
+            Ok(file) => {
+                self.file = Some(file);
+                if lock(&self.trouble).take().is_some() {
+                    tracing::info!("the audit log is written again");
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.fail(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.look()?;
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let appended = file.append(lines);
+        match &appended {
+            Ok(()) => *lock(&self.trouble) = None,
+            Err(error) => self.fail(error),
+        }
+        appended
+    }
+
+    /// Says so once.
+    fn fail(&self, error: &io::Error) {
+        let why = format!("cannot write the audit log {}: {error}", self.data.join(file::NAME).display());
+        let before = lock(&self.trouble).replace(why.clone());
+        if before.as_ref() != Some(&why) {
+            tracing::error!("{why}");
+        }
+    }
+}
+
 /// Those that wait together are written together.
-fn write_all(mut file: Appended, waiting: &Receiver<Vec<u8>>, dropped: &IntCounterVec) {
-    while let Ok(mut lines) = waiting.recv() {
+fn write_all(mut log: Log, waiting: &Receiver<Vec<u8>>, dropped: &IntCounterVec) {
+    loop {
+        let mut lines = match waiting.recv_timeout(RETRY) {
+            Ok(lines) => lines,
+            Err(RecvTimeoutError::Timeout) => {
+                // Its trouble says what is wrong.
+                let _ = log.look();
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
         let mut count = 1;
         while lines.len() < AT_ONCE
             && let Ok(line) = waiting.try_recv()
@@ -159,8 +215,7 @@ fn write_all(mut file: Appended, waiting: &Receiver<Vec<u8>>, dropped: &IntCount
             lines.extend_from_slice(&line);
             count += 1;
         }
-        if let Err(error) = file.append(&lines) {
-            tracing::error!(%error, "cannot write the audit log");
+        if log.append(&lines).is_err() {
             dropped.with_label_values(&["io"]).inc_by(count);
         }
     }

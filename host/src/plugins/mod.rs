@@ -63,13 +63,15 @@ use tokio::sync::{mpsc, oneshot};
 #[derive(Debug)]
 pub struct Plugins {
     all: RwLock<BTreeMap<PluginName, Arc<Status>>>,
+    /// Why the plugins folder cannot be read, if it cannot.
+    folder_trouble: RwLock<Option<String>>,
     requests: mpsc::Sender<Request>,
 }
 
 impl Plugins {
     /// None yet. What is wanted of them goes to whoever has the other end of `requests`.
     pub fn new(requests: mpsc::Sender<Request>) -> Self {
-        Self { all: RwLock::default(), requests }
+        Self { all: RwLock::default(), folder_trouble: RwLock::default(), requests }
     }
 
     /// Has something done; who is to be told, hears of it by the request's own channel.
@@ -94,6 +96,19 @@ impl Plugins {
         self.request(Request { plugin: plugin.to_owned(), what, by: By::Host, answer }).await;
         // Without an answer the host is stopping.
         answered.await.unwrap_or(Ok(()))
+    }
+
+    /// Why the plugins folder cannot be read, if it cannot: plugins stay as they are until it can.
+    pub(crate) fn folder_trouble(&self) -> Option<String> {
+        self.folder_trouble.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns whether that is other than before.
+    pub(crate) fn set_folder_trouble(&self, trouble: Option<String>) -> bool {
+        let mut known = self.folder_trouble.write().unwrap_or_else(PoisonError::into_inner);
+        let is_other = *known != trouble;
+        *known = trouble;
+        is_other
     }
 
     pub fn add(&self, status: Arc<Status>) {

@@ -15,6 +15,7 @@ use crate::audit::{Action, By, Entry, PluginChange, What};
 use crate::config::{Config, UnknownName};
 use crate::core::Core;
 use crate::tracked::PluginName;
+use crate::unwritable::is_denied;
 use dropsonde_sandbox::Sandbox;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -78,8 +79,6 @@ pub(crate) struct Supervisor {
     settling: Settling,
     /// Files that can be no plugins', as was said.
     misnamed: BTreeSet<PathBuf>,
-    /// The folder cannot be used, and that was said.
-    complained: bool,
     /// It ends, and is begun again at once.
     reconfigured: Option<String>,
 }
@@ -110,11 +109,19 @@ enum Beginning {
 impl Supervisor {
     /// Looks what there is.
     pub(crate) fn find(core: Arc<Core>, sandbox: Arc<Sandbox>, folder: Option<PathBuf>) -> Result<Self, FindError> {
-        let files = folder.as_deref().map(files).transpose()?.unwrap_or_default();
+        let (files, error) = match folder.as_deref().map(files).transpose() {
+            Ok(files) => (files.unwrap_or_default(), None),
+            // It may be allowed later.
+            Err(FindError::Unreadable { folder, why }) if is_denied(&why) => {
+                (Files::new(), Some(FindError::Unreadable { folder, why }))
+            }
+            Err(error) => return Err(error),
+        };
         let (settling, found) = (Settling::with(&files), components(&files));
         let mut supervisor = Self { folder, found, settling, ..Self::of_none(core, sandbox) };
         let misnamed = supervisor.folder.as_deref().map(find::misnamed).unwrap_or_default();
         supervisor.warn_of(misnamed);
+        error.iter().for_each(|error| supervisor.complain(error));
         Ok(supervisor)
     }
 
@@ -130,7 +137,6 @@ impl Supervisor {
             names: HashMap::new(),
             settling: Settling::with(&Files::new()),
             misnamed: BTreeSet::new(),
-            complained: false,
             reconfigured: None,
         }
     }
@@ -196,14 +202,14 @@ impl Supervisor {
         let (found, misnamed) = match found.await {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
-                if !std::mem::replace(&mut self.complained, true) {
-                    tracing::error!(%error, "the plugins folder cannot be read; plugins stay as they are");
-                }
+                self.complain(&error);
                 return self.settling.pause();
             }
             Err(_) => return,
         };
-        self.complained = false;
+        if self.core.plugins.set_folder_trouble(None) {
+            tracing::info!("the plugins folder can be read again");
+        }
         self.warn_of(misnamed);
         for (name, change) in self.settling.look(&found, Instant::now()) {
             match change {
@@ -216,6 +222,14 @@ impl Supervisor {
                     self.removed(&name, By::Folder).await;
                 }
             }
+        }
+    }
+
+    /// Says that the folder cannot be used, in `/health` as long as it cannot.
+    fn complain(&self, error: &FindError) {
+        let why = format!("{error}; plugins stay as they are until it can be used");
+        if self.core.plugins.set_folder_trouble(Some(why.clone())) {
+            tracing::error!("{why}");
         }
     }
 

@@ -14,7 +14,7 @@ pub use sessions::Session;
 
 use crate::config::Config;
 use crate::places::PeerId;
-use crate::unwritable::is_unwritable;
+use crate::unwritable::{is_denied, is_unwritable};
 use arc_swap::ArcSwap;
 use attempts::Attempts;
 use sessions::Sessions;
@@ -108,7 +108,7 @@ impl Tokens {
     /// Those there are; made where there are none. Where one cannot be made, nobody has it.
     pub fn open(config: &Config) -> io::Result<Self> {
         let nobody = blake3::hash(file::random()?.as_bytes());
-        let known = Known::open(config, nobody)?;
+        let known = Known::open(config, nobody, true)?;
         known.trouble.iter().for_each(|why| tracing::error!("{why}"));
         Ok(Self {
             known: ArcSwap::from_pointee(known),
@@ -129,9 +129,16 @@ impl Tokens {
         self.changing.clone().lock_owned().await
     }
 
+    /// The same for a thread that may wait.
+    pub(crate) fn change_and_wait(&self) -> OwnedMutexGuard<()> {
+        self.changing.clone().blocking_lock_owned()
+    }
+
     /// Those there are now, for [`take_over`](Self::take_over). May have to wait for a disk.
     pub(crate) fn read_again(&self, config: &Config) -> io::Result<Known> {
-        let (now, known) = (self.known.load(), Known::open(config, self.nobody)?);
+        let now = self.known.load();
+        // Tokens that were read once stay in force when they can be read no more.
+        let known = Known::open(config, self.nobody, !now.trouble.is_empty())?;
         let is_same = Right::ALL.into_iter().all(|right| now.of(right) == known.of(right))
             && now.wants_certificate == known.wants_certificate;
         Ok(Known { generation: now.generation + u64::from(!is_same), ..known })
@@ -196,16 +203,18 @@ impl Tokens {
 // === impl Known ===
 
 impl Known {
-    fn open(config: &Config, nobody: blake3::Hash) -> io::Result<Self> {
+    /// `without`: the host goes on without a token that this user may not read.
+    fn open(config: &Config, nobody: blake3::Hash, without: bool) -> io::Result<Self> {
         let mut trouble = Vec::new();
         let mut hash = |right: Right| {
             let Some(path) = config.token_file(right) else { return Ok(None) };
             match file::open(&path) {
                 Ok(token) => Ok(Some(blake3::hash(token.as_bytes()))),
-                Err(error) if is_unwritable(&error) => {
+                Err(error) if is_unwritable(&error) || (without && is_denied(&error)) => {
                     let (right, path) = (right.as_str(), path.display());
+                    let what = if is_denied(&error) { "read or make" } else { "make" };
                     trouble.push(format!(
-                        "there is no {right} token, and nobody has its right: cannot make {path}: {error}"
+                        "there is no {right} token, and nobody has its right: cannot {what} {path}: {error}"
                     ));
                     // Where there is none to read, everybody may.
                     Ok((right == Right::Read.as_str()).then_some(nobody))

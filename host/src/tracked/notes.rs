@@ -1,7 +1,7 @@
 //! What of tracked instances is there after a restart: a note for each, beside history.
 
 use super::entry::Wish;
-use super::{API, PluginName, Tracked};
+use super::{API, Forget, PluginName, Tracked};
 use crate::config::RESERVED;
 use crate::labels::Labels;
 use dropsonde_store::{InstanceId, Store};
@@ -78,7 +78,21 @@ impl Tracked {
     /// Brings back what was tracked when the host last ran. What has history but is tracked by no one any more has ended:
     /// also what a plugin had discovered that is not among these.
     pub fn restore(&self, store: &Store, plugins: &[&str], now_ms: i64) {
-        let noted = store.notes(NOTES).into_iter().filter_map(|(key, value)| {
+        self.adopt(store, store.notes(NOTES), plugins, now_ms, &|_| {});
+    }
+
+    /// The same by notes that could be read late, while instances are tracked already. Which of those are another's, and who
+    /// was taken for their owner meanwhile.
+    pub(crate) fn adopt(
+        &self,
+        store: &Store,
+        notes: Vec<(String, Vec<u8>)>,
+        plugins: &[&str],
+        now_ms: i64,
+        forget: Forget<'_>,
+    ) -> Vec<(InstanceId, PluginName)> {
+        let mut strangers = Vec::new();
+        let noted = notes.into_iter().filter_map(|(key, value)| {
             let id = InstanceId::new(key.strip_prefix(NOTES)?).ok()?;
             // What cannot be read was written by another version: its plugin will find it again.
             Some((id, serde_json::from_slice::<Note>(&value).ok()?))
@@ -93,8 +107,11 @@ impl Tracked {
             for (id, note) in noted {
                 labels.insert(id.clone(), note.labels.clone());
                 if note.untracked {
-                    let was_configured = instances.remove(&id).is_some();
-                    if was_configured {
+                    let removed = instances.remove(&id);
+                    if removed.as_ref().is_some_and(|entry| !entry.discovered_by.is_empty()) {
+                        forget(&id);
+                    }
+                    if removed.is_some_and(|entry| entry.configured.is_some()) {
                         tracing::warn!(instance = %id, "the configuration names it, and it was untracked: PUT it to track it again");
                     }
                     instances.set_untracked(&id, false);
@@ -102,21 +119,26 @@ impl Tracked {
                     continue;
                 }
                 let owner = PluginName::from(note.owner());
+                let meanwhile = instances.all().get(&id).map(|entry| entry.owner.clone());
+                let is_stranger = |meanwhile: &PluginName| *meanwhile != owner && !meanwhile.starts_with(RESERVED);
+                strangers.extend(meanwhile.filter(is_stranger).map(|stranger| (id.clone(), stranger)));
                 let restored = instances.change_or_restore(&id, &owner, |entry| {
                     entry.owner = owner.clone();
                     entry.is_released = note.released;
                     entry.last_labels = note.last_labels;
                     for (name, labels) in note.discovered_by {
                         if plugins.contains(&name.as_str()) {
-                            entry.discovered_by.insert(PluginName::from(name), labels);
+                            entry.discovered_by.entry(PluginName::from(name)).or_insert(labels);
                         } else {
                             entry.last_labels = labels;
                         }
                     }
-                    entry.asked = note.asked.map(|Asked { labels, samplers }| Wish::new(labels, samplers));
-                    entry.is_paused = note.paused;
+                    let asked = note.asked.map(|Asked { labels, samplers }| Wish::new(labels, samplers));
+                    entry.asked = entry.asked.take().or(asked);
+                    entry.is_paused |= note.paused;
+                    let is_wanted = entry.configured.is_some() || entry.asked.is_some();
                     // Whoever said that it is gone may be another now.
-                    entry.ended_ms = note.ended_ms.filter(|_| entry.configured.is_none() && entry.asked.is_none());
+                    entry.ended_ms = note.ended_ms.filter(|_| !is_wanted && entry.discovered_by.is_empty());
                 });
                 refused += usize::from(restored.is_none());
                 ids.insert(id);
@@ -138,8 +160,12 @@ impl Tracked {
             let stale = all.filter(|(id, entry)| labels.get(*id).and_then(Option::as_ref) != Some(&*entry.labels));
             stale.map(|(id, _)| id.clone()).collect::<Vec<_>>()
         });
-        self.changed.lock().unwrap_or_else(PoisonError::into_inner).extend(stale);
+        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        changed.extend(stale);
+        changed.extend(strangers.iter().map(|(id, _)| id.clone()));
+        drop(changed);
         self.revision.fetch_add(1, Relaxed);
+        strangers
     }
 
     /// Has what changed remembered beside history.

@@ -564,3 +564,20 @@ fn whose_an_instance_is_is_known_after_a_restart() {
     assert_eq!(without.discovered(&initial, found(&["x"]), 12, &|_| {}).of_others, [(id("x"), b)]);
     assert_eq!(state(&without, "x"), Some(State::Ended));
 }
+
+#[test]
+fn an_owner_that_is_read_late_has_its_instance_back_from_who_was_taken_for_its_owner_meanwhile() {
+    let (store, a, b) =
+        (dropsonde_store::Store::in_memory(&Default::default()), PluginName::from("a"), PluginName::from("b"));
+    let before = Tracked::new(Vec::new(), Labels::new(), 10);
+    find(&before, &b, &["x", "own"], 0);
+    before.untrack(&id("untracked"), &|_| {});
+    before.note_changes(&store);
+    let (now, forgotten) = (Tracked::new(Vec::new(), Labels::new(), 10), Forgotten::default());
+    find(&now, &a, &["x", "untracked", "new"], 1);
+    let strangers = now.adopt(&store, store.notes(""), &["a", "b"], 2, &|id| forgotten.note(id));
+    assert_eq!((strangers, forgotten.0.take()), (vec![(id("x"), a.clone())], vec!["untracked".to_owned()]));
+    now.revoke_shares(&|_| false, 3);
+    assert_eq!((polled(&now, &a), polled(&now, &b)), (vec!["new".to_owned()], vec!["own".to_owned(), "x".to_owned()]));
+    assert_eq!(now.discovered(&by(&a), found(&["x", "new"]), 4, &|_| {}).of_others, [(id("x"), b)]);
+}

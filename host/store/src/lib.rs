@@ -122,6 +122,6 @@ pub use keeper::{ArchiveStatus, Failing, Keeper, OpenError, Step};
 pub use pool::{Account, Full, Pool};
 pub use query::{Align, Column, Points, Query, Sample};
 pub use schema::{Aggregation, Field, Kind, Schema};
-pub use store::{Limits, Store, Usage};
+pub use store::{Limits, Opened, Store, Usage};
 
 pub(crate) use ladder::Layout;

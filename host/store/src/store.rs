@@ -1,4 +1,4 @@
-use crate::archive::{self, FrameKey, TooLarge, Values, dead};
+use crate::archive::{self, FrameKey, Restored, TooLarge, Values, dead};
 use crate::frame::{AHEAD_MS, Shared};
 use crate::keeper::ArchiveStatus;
 use crate::merged::{column, fill, without_empty};
@@ -42,6 +42,16 @@ struct ToKeep {
     changes: Vec<(String, Option<Vec<u8>>)>,
     /// Numbers of frames that were removed.
     removed: Vec<u64>,
+    /// What a folder had that was opened late, for whoever asks.
+    opened: Option<Opened>,
+}
+
+/// What a folder had that could be opened late: its frames are among the others by then.
+#[derive(Debug)]
+pub struct Opened {
+    /// Notes, as they were in the folder.
+    pub notes: Vec<(String, Vec<u8>)>,
+    pub restored: Restored,
 }
 
 /// Keys and their new values; none for what is gone.
@@ -392,6 +402,38 @@ impl Store {
         Self::with(shared, frames, next_born, values)
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+
+    /// Takes over what a folder has. Of notes of the same key those of this process count, but for what is known of the
+    /// clock.
+    pub(crate) fn adopt(&self, frames: Vec<Arc<Frame>>, next_born: u64, values: Values, restored: Restored) {
+        const OF_CLOCK: &str = "clock/";
+        self.0.next_born.fetch_max(next_born, Ordering::Relaxed);
+        let mut instances = self.0.instances.write().unwrap_or_else(PoisonError::into_inner);
+        for frame in frames {
+            let all = instances.entry(frame.key().instance.clone()).or_default();
+            let mut all = all.write().unwrap_or_else(PoisonError::into_inner);
+            all.push(frame);
+            all.sort_by_key(|frame| (frame.schema().sampler().clone(), frame.key().born));
+        }
+        drop(instances);
+        self.0.revision.fetch_add(1, Ordering::Release);
+        let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, value) in &values {
+            if key.starts_with(OF_CLOCK) || !kept.values.contains_key(key) {
+                kept.values.insert(key.clone(), value.clone());
+            }
+        }
+        kept.opened = Some(Opened { notes: values.into_iter().collect(), restored });
+    }
+
+    /// What a folder had that could not be opened at first, once it was: see [`Store::open_later`].
+    pub fn take_opened(&self) -> Option<Opened> {
+        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).opened.take()
+    }
+
     pub(crate) fn update_status(&self, change: impl FnOnce(&mut ArchiveStatus)) {
         change(&mut self.0.status.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -399,7 +441,7 @@ impl Store {
     /// What is to be written of what was noted, and of frames that were removed: files up to `last_file` may have those.
     pub(crate) fn take_changes(&self, last_file: u64) -> Changes {
         let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let ToKeep { values, changes, removed } = &mut *kept;
+        let ToKeep { values, changes, removed, .. } = &mut *kept;
         if !removed.is_empty() {
             let noted = dead::note(values, std::mem::take(removed), last_file);
             changes.extend(noted.into_iter().map(|key| (key.clone(), values.get(&key).cloned())));

@@ -9,7 +9,7 @@ use crate::frame::{Blocks, Frame, Shared};
 use crate::store::{Changes, Limits, Store};
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, ErrorKind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use trust::Trust;
@@ -37,6 +37,8 @@ pub struct Keeper {
     store: Store,
     limits: Limits,
     archive: Option<Archive>,
+    /// The folder of an archive that cannot be opened yet.
+    unopened: Option<PathBuf>,
     retry: Option<Retry>,
     /// To be written with the next flush.
     changes: Changes,
@@ -86,7 +88,7 @@ pub struct ArchiveStatus {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failing {
-    /// `full`, `read_only`, `denied`, `gone`, `file_limit` or `io`.
+    /// `full`, `read_only`, `denied`, `gone`, `in_use`, `file_limit` or `io`.
     pub reason: &'static str,
     pub error: String,
     pub since_ms: i64,
@@ -118,6 +120,17 @@ impl Store {
         Ok(Self::on(Arc::new(folder), limits)?)
     }
 
+    /// Keeps history in memory until a folder can be opened that cannot be opened now, because of `error`. From then on it
+    /// is kept there too, beside what the folder has: [`Store::take_opened`] tells.
+    pub fn open_later(folder: &Path, limits: &Limits, error: &io::Error, now_ms: i64) -> (Self, Keeper) {
+        // The folder's frames have numbers that nobody knows: those are counted, and these go by the time, in microseconds.
+        let next_born = u64::try_from(now_ms).unwrap_or(0).saturating_mul(1000);
+        let store = Self::restored(Arc::new(Shared::new(limits, true)), Vec::new(), next_born, BTreeMap::new());
+        let keeper = Keeper { unopened: Some(folder.to_owned()), ..Keeper::new(store.clone(), limits) };
+        keeper.failed(error, &[], now_ms);
+        (store, keeper)
+    }
+
     pub(crate) fn on(disk: Arc<dyn Disk>, limits: &Limits) -> io::Result<(Self, Keeper, Restored)> {
         let shared = Arc::new(Shared::new(limits, true));
         let (archive, frames, values, restored) = archive::restore(disk, &shared)?;
@@ -139,6 +152,7 @@ impl Keeper {
             store,
             limits,
             archive: None,
+            unopened: None,
             retry: None,
             changes: Changes::new(),
             pruned_ms: None,
@@ -151,6 +165,7 @@ impl Keeper {
     /// Does what is to be done by now. To be called once in a flush interval.
     pub fn step(&mut self, now_ms: i64) -> Step {
         // Before the frames: whoever is forgotten is not among those.
+        self.open_at_last(now_ms);
         self.take_changes();
         let frames = self.store.all_frames();
         let most = SEALED.max(frames.len() / 30);
@@ -172,9 +187,38 @@ impl Keeper {
     /// Writes what is left; whether it could. What cannot be written now is lost.
     pub fn close(mut self, now_ms: i64) -> bool {
         self.retry = None;
+        self.open_at_last(now_ms);
         self.take_changes();
         let frames = self.store.all_frames();
-        self.archive.is_none() || self.flush(&frames, now_ms).is_some()
+        (self.archive.is_none() && self.unopened.is_none()) || self.flush(&frames, now_ms).is_some()
+    }
+
+    /// Opens the archive if that did not work before.
+    fn open_at_last(&mut self, now_ms: i64) {
+        let Some(folder) = &self.unopened else { return };
+        if self.waits(now_ms) {
+            return;
+        }
+        let opened = Folder::locked(folder);
+        match opened.and_then(|disk| archive::restore(Arc::new(disk), self.store.shared())) {
+            Ok((archive, frames, values, restored)) => {
+                (self.unopened, self.retry) = (None, None);
+                // Also what is known of the clock: without it one that has jumped would cost history.
+                self.trust = None;
+                self.store.adopt(frames, archive.next_born, values, restored);
+                self.archive = Some(archive);
+            }
+            Err(error) => {
+                // All of it is written once there is a folder.
+                drop(self.store.take_changes(0));
+                self.failed_again(&error, &self.store.all_frames(), now_ms);
+            }
+        }
+    }
+
+    /// Whether it is not yet the time to try again what failed. The clock may have been set back.
+    fn waits(&self, now_ms: i64) -> bool {
+        self.retry.is_some_and(|retry| now_ms < retry.at_ms && retry.at_ms - now_ms <= BACKOFF_MS.1)
     }
 
     fn take_changes(&mut self) {
@@ -186,9 +230,9 @@ impl Keeper {
 
     /// None: it is not the time, or it failed.
     fn flush(&mut self, frames: &[Arc<Frame>], now_ms: i64) -> Option<Flushed> {
+        let is_waiting = self.waits(now_ms);
         let archive = self.archive.as_mut()?;
-        // The clock may have been set back.
-        if self.retry.is_some_and(|retry| now_ms < retry.at_ms && retry.at_ms - now_ms <= BACKOFF_MS.1) {
+        if is_waiting {
             self.store.update_status(|status| status.unstored_rows = unstored_rows(frames));
             return None;
         }
@@ -215,12 +259,16 @@ impl Keeper {
                 Some(flushed)
             }
             Err(error) => {
-                let wait_ms = self.retry.map_or(BACKOFF_MS.0, |retry| (retry.wait_ms * 2).min(BACKOFF_MS.1));
-                self.retry = Some(Retry { at_ms: now_ms.saturating_add(wait_ms), wait_ms });
-                self.failed(&error, frames, now_ms);
+                self.failed_again(&error, frames, now_ms);
                 None
             }
         }
+    }
+
+    fn failed_again(&mut self, error: &io::Error, frames: &[Arc<Frame>], now_ms: i64) {
+        let wait_ms = self.retry.map_or(BACKOFF_MS.0, |retry| (retry.wait_ms * 2).min(BACKOFF_MS.1));
+        self.retry = Some(Retry { at_ms: now_ms.saturating_add(wait_ms), wait_ms });
+        self.failed(error, frames, now_ms);
     }
 
     fn failed(&self, error: &io::Error, frames: &[Arc<Frame>], now_ms: i64) {
@@ -363,6 +411,7 @@ fn reason(error: &io::Error) -> &'static str {
         ErrorKind::ReadOnlyFilesystem => "read_only",
         ErrorKind::PermissionDenied => "denied",
         ErrorKind::NotFound => "gone",
+        ErrorKind::WouldBlock => "in_use",
         ErrorKind::FileTooLarge => "file_limit",
         _ => "io",
     }

@@ -421,3 +421,37 @@ fn a_deleted_file_of_blocks_is_told_until_nothing_of_it_counts() {
     record(&store, &mut keeper, 1, 5 * H, 40 * H);
     assert_eq!(store.archive().vanished, 0);
 }
+
+#[test]
+fn a_folder_that_can_be_opened_late_gives_its_history_beside_what_was_recorded_meanwhile() {
+    let around = tempfile::tempdir().unwrap();
+    let folder = around.path().join("history");
+    let (store, mut keeper, _) = Store::open(&folder, &limits()).unwrap();
+    store.note("old", Some(b"folder".to_vec())).unwrap();
+    store.note("both", Some(b"folder".to_vec())).unwrap();
+    record(&store, &mut keeper, 1, 0, 8 * MIN);
+    assert!(keeper.close(8 * MIN));
+    let before = rows(&store, 0);
+    drop(store);
+
+    let (store, mut keeper) = Store::open_later(&folder, &limits(), &ErrorKind::PermissionDenied.into(), 9 * MIN);
+    assert_eq!(store.archive().failing.unwrap().reason, "denied");
+    store.note("both", Some(b"memory".to_vec())).unwrap();
+    record(&store, &mut keeper, 1, 9 * MIN, 10 * MIN);
+    let own = 6;
+    keeper.step(10 * MIN);
+    assert!(store.archive().failing.is_none(), "{:?}", store.archive());
+    let opened = store.take_opened().unwrap();
+    assert_eq!(opened.restored.damaged, 0);
+    assert!(opened.notes.contains(&("both".to_owned(), b"folder".to_vec())));
+    assert!(store.take_opened().is_none());
+    let all: usize = store.frames(&id(0)).iter().map(|frame| frame.len()).sum();
+    assert_eq!(all, before.len() + own);
+    assert!(keeper.close(10 * MIN));
+    drop(store);
+    let (again, ..) = Store::open(&folder, &limits()).unwrap();
+    let all: usize = again.frames(&id(0)).iter().map(|frame| frame.len()).sum();
+    assert_eq!(all, before.len() + own, "and all of it is on disk");
+    let note = |key: &str| again.notes(key)[0].1.clone();
+    assert_eq!((note("old"), note("both")), (b"folder".to_vec(), b"memory".to_vec()));
+}

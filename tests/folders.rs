@@ -1,0 +1,113 @@
+//! Folders that cannot be read, or go away, while the host runs or before it starts: it says so, and uses them once it can.
+
+use crate::harness::{Host, Response, dropsonde, verbs};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+
+const CONFIG: &str = "poll.interval = '100ms'\npoll.discover_interval = '1s'\n[store]\nflush_interval = '100ms'\n\
+                      [plugins.verbs.config]\ndiscover = ['ok']\n";
+
+/// A host as a user without capabilities runs it: permissions count for it, also where the tests run as root.
+fn without_capabilities() -> Command {
+    if !rustix::process::geteuid().is_root() {
+        return dropsonde();
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set=-all", "--inh-caps=-all", env!("CARGO_BIN_EXE_dropsonde")]);
+    command
+}
+
+fn allow(folder: &Path, mode: u32) {
+    fs::set_permissions(folder, Permissions::from_mode(mode)).unwrap();
+}
+
+fn is_there(answer: &Response) -> bool {
+    answer.status == 200
+}
+
+fn is_healthy(health: &Response) -> bool {
+    health.json()["status"] == "healthy"
+}
+
+fn tells(part: &str) -> impl Fn(&Response) -> bool {
+    move |health| health.json()["status"] == "degraded" && health.json()["reasons"].to_string().contains(part)
+}
+
+fn samples(host: &Host) -> usize {
+    let range = host.get("/v1/instances/ok/usage/range?range=10m&resolution=100ms").json();
+    range.as_array().unwrap().len()
+}
+
+#[test]
+fn a_host_starts_on_a_data_folder_it_cannot_read_and_uses_it_once_it_can() {
+    let mut host = Host::start(CONFIG, &[("verbs", verbs())]);
+    host.until("/v1/instances/ok/usage", is_there);
+    host.until("/v1/instances/ok/usage/range?range=10m&resolution=100ms", |range| {
+        range.json().as_array().is_some_and(|samples| samples.len() > 3)
+    });
+    assert_eq!(host.write("PUT", "/v1/instances/asked", r#"{"samplers":["verbs"]}"#).status, 200);
+    assert_eq!(host.stop(), 0);
+    let before = samples_of_last(&host);
+    for folder in [host.data(), host.data().join("history")] {
+        allow(&folder, 0o000);
+        let unreadable = host.started_again_as(without_capabilities());
+        unreadable.until("/health", tells("history is in memory alone since"));
+        let health = unreadable.get("/health").body;
+        assert!(health.contains("Permission denied") && health.contains("it is tried again"), "{health}");
+        assert!(unreadable.log().contains("history is in memory alone until it can be read"), "{}", unreadable.log());
+        unreadable.until("/v1/instances/host/usage", is_there);
+        allow(&folder, 0o700);
+        unreadable.until("/health", is_healthy);
+        assert!(samples(&unreadable) >= before, "what it had before is there");
+        unreadable.until("/v1/instances/ok/usage", is_there);
+        assert_eq!(unreadable.get("/v1/instances/asked").json()["state"], "tracked");
+        assert_eq!(unreadable.write("PUT", "/v1/instances/more", "").status, 200, "its tokens are read, too");
+        // What came while it could not be read is written, too.
+        let host = unreadable.restart();
+        assert!(samples(&host) > before);
+        assert_eq!(host.get("/v1/instances/more").status, 200);
+        host.until("/health", is_healthy);
+    }
+}
+
+/// Samples on disk, of a host that has ended.
+fn samples_of_last(host: &Host) -> usize {
+    let host = host.started_again();
+    let before = samples(&host);
+    drop(host);
+    before
+}
+
+#[test]
+fn a_data_folder_that_goes_away_under_a_running_host_degrades_health_until_it_is_back() {
+    let host = Host::start(CONFIG, &[("verbs", verbs())]);
+    host.until("/v1/instances/ok/usage", is_there);
+    host.until("/health", is_healthy);
+    let away = host.folder().join("away");
+    fs::rename(host.data(), &away).unwrap();
+    for part in ["its folder is gone", "cannot read the plugins folder", "cannot write the audit log"] {
+        host.until("/health", tells(part));
+    }
+    let at = host.get("/v1/instances/ok/usage").json()["at"].clone();
+    host.until("/v1/instances/ok/usage", |usage| is_there(usage) && usage.json()["at"] != at);
+    assert!(!host.data().exists(), "nobody makes it anew: it may be a disk that is not mounted");
+    fs::rename(away, host.data()).unwrap();
+    host.until("/health", is_healthy);
+    assert_eq!(host.write("PUT", "/v1/instances/more", "").status, 200);
+}
+
+#[test]
+fn a_plugins_folder_that_cannot_be_read_degrades_health_until_it_can() {
+    let host = Host::start_as(without_capabilities(), CONFIG, &[("verbs", verbs())]);
+    host.until("/v1/instances/ok/usage", is_there);
+    let folder = host.data().join("plugins");
+    allow(&folder, 0o000);
+    host.until("/health", tells("cannot read the plugins folder"));
+    assert_eq!(host.plugin("verbs")["state"], "running");
+    allow(&folder, 0o700);
+    host.until("/health", is_healthy);
+    host.drop_in("more", verbs());
+    host.until("/v1/plugins/more", |page| page.status == 200 && page.json()["state"] == "running");
+}
