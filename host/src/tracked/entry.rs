@@ -6,7 +6,7 @@ use crate::labels::Labels;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Bytes of an instance's name and labels that one place is enough for.
+/// Bytes of an instance's name and labels that one place is enough for. Its note on disk takes less than eight times as many.
 const PLACE: usize = 512;
 
 /// All that is known of an instance.
@@ -119,8 +119,14 @@ impl Entry {
 
     /// Places that it takes now.
     pub(super) fn needed_places(&self, id: &str) -> u64 {
-        let labels = self.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-        1 + ((id.len() + labels) / PLACE) as u64
+        let bytes = |labels: &Labels| labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        // All that is noted of it, also labels that another's hide.
+        let asked = self
+            .asked
+            .iter()
+            .map(|wish| bytes(&wish.labels) + wish.samplers.iter().flatten().map(String::len).sum::<usize>());
+        let said = self.discovered_by.values().map(bytes).chain(asked).sum::<usize>();
+        1 + ((id.len() + bytes(&self.labels).max(said)) / PLACE) as u64
     }
 
     pub(super) fn state(&self) -> State {

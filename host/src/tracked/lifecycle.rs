@@ -66,6 +66,9 @@ const EVENT_KEYS: [&str; 4] = ["type", "instance", "labels", "attributes"];
 /// Keys of what `PUT` sends.
 const WANTED_KEYS: [&str; 2] = ["labels", "samplers"];
 
+/// Samplers of one instance that `PUT` names: they are noted on disk.
+const MOST_SAMPLERS: usize = 64;
+
 /// What `PUT` sends. What is not known here is a mistake.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -129,6 +132,9 @@ impl Wanted {
     }
 
     pub(crate) fn check(&self) -> Result<(), NotTracked> {
+        if self.samplers.as_ref().is_some_and(|samplers| samplers.len() > MOST_SAMPLERS) {
+            return Err(NotTracked::Invalid(format!("samplers: there are more than {MOST_SAMPLERS}")));
+        }
         check(&self.id, Some(&self.labels))
     }
 }
@@ -193,6 +199,7 @@ mod tests {
         assert_eq!(parse(r#"{"samplers":["*","a-b"]}"#).unwrap().samplers.unwrap(), ["*", "a-b"]);
         let misspelt = parse(r#"{"sampler":["a"]}"#).unwrap_err();
         assert!(misspelt.starts_with("unknown key `sampler`; did you mean `samplers`?"), "{misspelt}");
+        assert!(parse(&format!(r#"{{"samplers":["a"{}]}}"#, r#","a""#.repeat(MOST_SAMPLERS))).is_err());
         for wrong in [r#"{"samplers":["a b"]}"#, r#"{"labels":{"a-b":""}}"#, "[]", "1"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

@@ -581,3 +581,26 @@ fn an_owner_that_is_read_late_has_its_instance_back_from_who_was_taken_for_its_o
     assert_eq!((polled(&now, &a), polled(&now, &b)), (vec!["new".to_owned()], vec!["own".to_owned(), "x".to_owned()]));
     assert_eq!(now.discovered(&by(&a), found(&["x", "new"]), 4, &|_| {}).of_others, [(id("x"), b)]);
 }
+
+#[test]
+fn what_is_noted_of_an_instance_takes_less_than_four_kib_for_each_of_its_places() {
+    let (store, a, b) =
+        (dropsonde_store::Store::in_memory(&Default::default()), PluginName::from("a"), PluginName::from("b"));
+    let labels = |letter: char| -> Labels {
+        let pair = |nth| (format!("{letter}{nth:063}"), "\"".repeat(256));
+        (0..32).map(pair).collect()
+    };
+    let small: Labels = (0..32).map(|nth| (format!("k{nth}"), String::new())).collect();
+    let long = |nth: usize| format!("{nth}{}", "\"".repeat(255));
+    let tracked = Tracked::new(Vec::new(), Labels::new(), 10_000);
+    tracked.discovered(&by(&a), vec![(id(&long(0)), labels('x')), (id(&long(1)), small)], 0, &|_| {});
+    let sharing = Discoverer { shares: true, ..by(&b) };
+    tracked.discovered(&sharing, vec![(id(&long(0)), labels('x'))], 0, &|_| {});
+    let samplers = Some(vec!["s".repeat(64); 64]);
+    tracked.track(Wanted { id: id(&long(0)), labels: labels('y'), samplers }, &|_| {}).unwrap();
+    tracked.untrack(&id(&long(2)), &|_| {});
+    tracked.note_changes(&store);
+    let places = tracked.places().account("a").used;
+    let noted: usize = store.notes("").iter().map(|(key, value)| key.len() + value.len()).sum();
+    assert!(noted < (places as usize + 1) * 4096, "{noted} bytes, {places} places");
+}
