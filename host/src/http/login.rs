@@ -6,7 +6,7 @@ use super::body::{content_type, read};
 use super::error::{ApiError, Refused};
 use super::page;
 use super::peer::Peer;
-use super::rights::bearer;
+use super::rights::{bearer, too_many_wrong};
 use super::{App, Asking};
 use crate::core::Core;
 use crate::nearest::unknown_key;
@@ -54,11 +54,8 @@ async fn begin(core: &Core, peer: &Peer, headers: &HeaderMap, body: Body) -> Res
     if !any {
         return Err(ApiError::new(StatusCode::FORBIDDEN, "this host has no token anyone could log in with"));
     }
-    let attempt = core.tokens.attempt(peer.id(), &token).map_err(|TooManyWrong(wait)| {
-        let why = "too many wrong logins of this client; try again later";
-        let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
-        ApiError::new(StatusCode::TOO_MANY_REQUESTS, why).retry_after(seconds)
-    })?;
+    let attempt = core.tokens.attempt(peer.id(), &token);
+    let attempt = attempt.map_err(|TooManyWrong(wait)| too_many_wrong("logins", wait))?;
     let wrong = || ApiError::unauthorized("this is no token of this host");
     attempt.ok_or_else(wrong)?;
     let begun = core.tokens.begin_session(&token, &core.config.load());

@@ -7,9 +7,10 @@ use super::routes::Operation;
 use crate::audit;
 use crate::core::Core;
 use crate::nearest::unknown;
-use crate::tokens::{Refusal, Right, Shown};
+use crate::tokens::{Refusal, Right, Shown, TooManyWrong};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use std::collections::HashMap;
+use std::time::Duration;
 
 /// Who sends a request.
 #[derive(Debug, Clone)]
@@ -99,6 +100,9 @@ impl Caller {
                 if needed == Right::Read { ", or a login at /" } else { "" }
             )),
             Refusal::Wrong => {
+                if let Err(TooManyWrong(wait)) = core.tokens.count_wrong(self.peer.id()) {
+                    return too_many_wrong("tokens", wait);
+                }
                 ApiError::unauthorized(format!("this is no token of this host; it needs the {needs} token"))
             }
             Refusal::TooLittle(shown) => {
@@ -117,6 +121,13 @@ impl Caller {
         let certificate = self.peer.certificate.as_deref().map(str::to_owned);
         audit::Caller { token, certificate, peer: self.peer.to_string() }
     }
+}
+
+/// What a client hears that showed too many wrong tokens, or logged in with them.
+pub(super) fn too_many_wrong(what: &str, wait: Duration) -> ApiError {
+    let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+    let why = format!("too many wrong {what} of this client; try again later");
+    ApiError::new(StatusCode::TOO_MANY_REQUESTS, why).retry_after(seconds)
 }
 
 /// The scheme's name is of either case (RFC 9110).

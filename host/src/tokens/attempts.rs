@@ -1,4 +1,4 @@
-//! Wrong logins of each peer: so many within a minute, then it waits until that is over.
+//! Wrong logins, or wrong tokens, of each peer: so many within a minute, then it waits until that is over.
 
 use crate::places::PeerId;
 use std::collections::HashMap;

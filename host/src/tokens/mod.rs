@@ -40,6 +40,8 @@ pub struct Tokens {
     known: ArcSwap<Known>,
     sessions: Sessions,
     attempts: Attempts,
+    /// Wrong tokens with requests: who shows those may log in all the same.
+    wrong: Attempts,
     /// Held while they are read and take over: what was read earlier never follows what was read later.
     changing: Arc<Mutex<()>>,
     /// What nobody can show.
@@ -114,6 +116,7 @@ impl Tokens {
             known: ArcSwap::from_pointee(known),
             sessions: Sessions::default(),
             attempts: Attempts::default(),
+            wrong: Attempts::default(),
             changing: Arc::default(),
             nobody,
         })
@@ -172,6 +175,11 @@ impl Tokens {
             Shown::Unknown => Err(Refusal::Wrong),
             Shown::Nothing => Err(Refusal::Missing),
         }
+    }
+
+    /// Counts a wrong token that a peer has shown with a request, unless it has shown too many. A right one is never held up.
+    pub(crate) fn count_wrong(&self, peer: PeerId) -> Result<(), TooManyWrong> {
+        self.wrong.attempt(peer, Instant::now(), || None::<()>).map(drop)
     }
 
     /// What a token allows that somebody logs in with; none for a stranger, who may try again so many times.
