@@ -117,6 +117,10 @@ impl Entry {
             What::Plugin(PluginChange { action, plugin, refused: None, .. }) => {
                 tracing::info!(action = action.as_str(), plugin, %by, "a plugin was changed");
             }
+            // The log says why a file is not taken, once for each reason.
+            What::Plugin(PluginChange { action, plugin, refused: Some(reason), .. }) if matches!(by, By::Folder) => {
+                tracing::debug!(action = action.as_str(), plugin, %by, reason, "a change was refused");
+            }
             What::Plugin(PluginChange { action, plugin, refused: Some(reason), .. }) => {
                 tracing::info!(action = action.as_str(), plugin, %by, reason, "a change was refused");
             }
@@ -128,7 +132,10 @@ impl Entry {
 
     /// Whether it changed nothing: somebody was refused, or read.
     pub(super) fn is_no_change(&self) -> bool {
-        let What::Request(Request { path, status, .. }) = &self.what else { return false };
+        let (path, status) = match &self.what {
+            What::Plugin(change) => return change.refused.is_some(),
+            What::Request(Request { path, status, .. }) => (path, status),
+        };
         status.is_some_and(|status| status >= 400) || path == "/login" || path == "/logout"
     }
 }

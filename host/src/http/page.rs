@@ -70,7 +70,8 @@ fn render(core: &Core, has_session: bool) -> String {
     html.push_str("</p><h2>Plugins</h2><table><tr><th>name<th>state<th>last failure</tr>");
     for plugin in core.plugins.list() {
         let known = plugin.known();
-        let state = format!("{:?}", known.state).to_lowercase();
+        let waits = if known.waits_for_its_turn() { ", waits for its turn" } else { "" };
+        let state = format!("{:?}", known.state).to_lowercase() + waits;
         let failure = known.last_failure.map(|failure| {
             let over = if failure.is_over { "over since; at " } else { "" };
             format!("{over}{}: {}", json::time(failure.at_ms), failure.reason)

@@ -1,7 +1,7 @@
 //! Which failures of a plugin are logged. One that goes on is logged when it begins, when it changes and when it ends, and
 //! once an hour with how often it happened. However a plugin fails, it fills no log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,8 @@ pub(crate) enum Failing {
     Observe,
     Start,
     SavedState,
+    /// Versions that are not taken.
+    Version,
 }
 
 /// The failures of one plugin.
@@ -58,6 +60,8 @@ struct Course {
     logged: Instant,
     hour: Instant,
     lines: u32,
+    /// Of versions that are not taken: reasons that were logged in this hour.
+    told: BTreeSet<String>,
 }
 
 impl Failing {
@@ -71,6 +75,7 @@ impl Failing {
             Self::Observe => "observe",
             Self::Start => "start",
             Self::SavedState => "saved state",
+            Self::Version => "load",
         }
     }
 }
@@ -83,12 +88,22 @@ impl FailureLog {
             Failing::SavedState => "cannot write the plugin's state to disk; retrying",
             Failing::Discovered => "some of what it discovered is not taken",
             Failing::Readings => "some of its instances have no reading",
+            Failing::Version => "a version is not taken",
             Failing::Discover | Failing::Sample | Failing::Collect | Failing::Observe => "a poll failed",
         };
         let call = what.as_str();
         match self.note(what, reason, Instant::now()) {
             Some(Line::New) => tracing::warn!(plugin, call, reason, "{message}"),
             Some(Line::Again(failures)) => tracing::warn!(plugin, call, reason, failures, "{message}, still"),
+            None => {}
+        }
+    }
+
+    /// Logs that a version is not taken: once for each reason, so many in an hour. The rest is counted.
+    pub(crate) fn refused(&self, plugin: &str, reason: &str, message: &str) {
+        match self.note(Failing::Version, reason, Instant::now()) {
+            Some(Line::New) => tracing::error!(plugin, reason, "{message}"),
+            Some(Line::Again(failures)) => tracing::error!(plugin, reason, failures, "{message}, still"),
             None => {}
         }
     }
@@ -113,21 +128,28 @@ impl FailureLog {
             logged: now,
             hour: now,
             lines: 0,
+            told: BTreeSet::new(),
         });
         if now.duration_since(course.hour) >= REMINDER {
             (course.hour, course.lines) = (now, 0);
+            course.told.clear();
         }
         if course.is_over {
             (course.began, course.failures, course.is_over, course.is_told) = (now, 0, false, false);
         }
         course.failures += 1;
-        let is_new = course.failures == 1 || course.reason != reason;
+        let is_new = match what {
+            // Each is another file: what was said of one of them holds for the next.
+            Failing::Version => !course.told.contains(&reason),
+            _ => course.failures == 1 || course.reason != reason,
+        };
         course.reason = reason;
         let is_due = is_new || !course.is_told || now.duration_since(course.logged) >= REMINDER;
         if !is_due || course.lines >= MOST {
             return None;
         }
         course.lines += 1;
+        course.told.extend((what == Failing::Version).then(|| course.reason.clone()));
         (course.logged, course.is_told) = (now, true);
         Some(if is_new { Line::New } else { Line::Again(course.failures) })
     }

@@ -9,7 +9,7 @@ use super::run::Keeper;
 use super::settling::Signature;
 use super::status::{Refusal, Shared};
 use super::supervisor::Denied;
-use super::{Component, NotTaken, Origin, PluginState, find};
+use super::{Component, Failing, NotTaken, Origin, PluginState, find};
 use crate::audit::{Action, By, Entry, PluginChange, What};
 use crate::core::Core;
 use dropsonde_sandbox::replace::{PRIVATE, replace_file};
@@ -150,6 +150,7 @@ impl Intake<'_> {
             is_change = true;
             self.status.update(|known| known.is_preparing = true);
             let waits = watch::Sender::new(false);
+            self.status.update(|known| known.turn = Some(waits.subscribe()));
             let outcome = tokio::select! {
                 biased;
                 outcome = self.prepare(what, current.as_deref(), &waits) => outcome,
@@ -161,12 +162,13 @@ impl Intake<'_> {
                     Err(Rejected { why: NotTaken::Outdated, digest: None, loaded: None })
                 }
             };
-            self.status.update(|known| known.is_preparing = false);
+            self.status.update(|known| (known.is_preparing, known.turn) = (false, None));
             let outcome = match outcome {
                 // Nothing new.
                 Ok(None) => continue,
                 Ok(Some(candidate)) => {
                     self.status.forget_refused();
+                    self.core.plugins.refusals(&self.status.name).works(&self.status.name, Failing::Version);
                     let digest = candidate.loaded.digest.clone();
                     self.hand_over(candidate);
                     current = Some(digest);
@@ -308,7 +310,7 @@ impl Intake<'_> {
     /// What runs goes on; where nothing does, what ran well before is brought back. Its digest, then.
     async fn refuse(&self, why: &NotTaken, digest: Option<String>, loaded: Option<Loaded>) -> Option<String> {
         let (core, status) = (self.core, self.status);
-        let reason = why.to_string();
+        let (reason, refusals) = (why.to_string(), core.plugins.refusals(&status.name));
         core.metrics.core.errors(&status.name, "load", 1);
         let trap = match why {
             NotTaken::Start(error) => error.trap().cloned(),
@@ -317,12 +319,12 @@ impl Intake<'_> {
         let refusal = Refusal { at_ms: core.clock.now_ms(), digest: digest.clone(), reason: reason.clone(), trap };
         if status.has_current() {
             status.refused(refusal);
-            tracing::error!(plugin = &*status.name, reason, "a newer version is not taken, what runs goes on");
+            refusals.refused(&status.name, &reason, "a newer version is not taken, what runs goes on");
             return None;
         }
         if let Some(restored) = self.restore(digest.as_deref()).await {
             status.refused(refusal);
-            tracing::error!(plugin = &*status.name, reason, "what ran before is back, as a newer version is not taken");
+            refusals.refused(&status.name, &reason, "what ran before is back, as a newer version is not taken");
             let digest = restored.loaded.digest.clone();
             self.hand_over(restored);
             return Some(digest);
@@ -332,7 +334,7 @@ impl Intake<'_> {
             // It may start another time: whoever runs it tries again.
             Some(loaded) => self.hand_over(Candidate { loaded, ready: None, is_restored: false }),
             None => {
-                tracing::error!(plugin = &*status.name, reason, "not running");
+                refusals.refused(&status.name, &reason, "not running");
                 status.failed_because(core.clock.now_ms(), reason);
                 status.enter(PluginState::Failed);
             }

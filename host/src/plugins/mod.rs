@@ -42,7 +42,7 @@ pub use schema::{BadFields, Fields, Metric};
 pub use status::{Order, PluginState, RefusedSection, Status, Waiting};
 pub use supervisor::{Denied, Request, Wanted};
 
-pub(crate) use failure_log::Failing;
+pub(crate) use failure_log::{Failing, FailureLog};
 pub(crate) use find::{LARGEST, NAMES, bundled, in_folder, is_name};
 pub(crate) use page::describe_need;
 pub(crate) use prepare::digest;
@@ -56,8 +56,11 @@ use crate::config::Config;
 use crate::tracked::PluginName;
 use dropsonde_sandbox::{Grants, Need, Role};
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{mpsc, oneshot};
+
+/// Plugins whose refused versions the log remembers.
+const MOST_REFUSED: usize = 1024;
 
 /// All plugins by name.
 #[derive(Debug)]
@@ -65,13 +68,16 @@ pub struct Plugins {
     all: RwLock<BTreeMap<PluginName, Arc<Status>>>,
     /// Why the plugins folder cannot be read, if it cannot.
     folder_trouble: RwLock<Option<String>>,
+    /// What the log says of versions that are not taken, by plugin; also of plugins that come and go.
+    refusals: Mutex<BTreeMap<PluginName, Arc<FailureLog>>>,
     requests: mpsc::Sender<Request>,
 }
 
 impl Plugins {
     /// None yet. What is wanted of them goes to whoever has the other end of `requests`.
     pub fn new(requests: mpsc::Sender<Request>) -> Self {
-        Self { all: RwLock::default(), folder_trouble: RwLock::default(), requests }
+        let (all, folder_trouble, refusals) = (RwLock::default(), RwLock::default(), Mutex::default());
+        Self { all, folder_trouble, refusals, requests }
     }
 
     /// Has something done; who is to be told, hears of it by the request's own channel.
@@ -96,6 +102,16 @@ impl Plugins {
         self.request(Request { plugin: plugin.to_owned(), what, by: By::Host, answer }).await;
         // Without an answer the host is stopping.
         answered.await.unwrap_or(Ok(()))
+    }
+
+    /// What the log says of a plugin's versions that are not taken. So many plugins are remembered; beyond, the first by name
+    /// is forgotten.
+    pub(crate) fn refusals(&self, plugin: &PluginName) -> Arc<FailureLog> {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if refusals.len() >= MOST_REFUSED && !refusals.contains_key(plugin) {
+            refusals.pop_first();
+        }
+        refusals.entry(plugin.clone()).or_default().clone()
     }
 
     /// Why the plugins folder cannot be read, if it cannot: plugins stay as they are until it can.

@@ -12,6 +12,9 @@ use std::collections::BTreeMap;
 pub struct PluginPage {
     name: String,
     state: PluginState,
+    /// What it waits for before the next state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting_for: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,6 +111,9 @@ enum ValuePage {
     Number { value: f64 },
     Histogram { count: u64, sum: f64 },
 }
+
+/// While others are compiled.
+const TURN: &str = "its turn to be compiled";
 
 /// Series on a page; `/metrics` has all.
 const MOST_SERIES: usize = 100;
@@ -252,6 +258,7 @@ impl PluginPage {
         Self {
             name: status.name.to_string(),
             state: known.state,
+            waiting_for: known.waits_for_its_turn().then_some(TURN),
             version: known.description.as_ref().map(|description| description.version.clone()),
             about: known.description.as_ref().map(|description| description.about.clone()),
             bundled: known.origin == Origin::Bundled,

@@ -89,6 +89,8 @@ pub struct Known {
     pub has_current: bool,
     /// A newer version is being made ready.
     pub is_preparing: bool,
+    /// Whether that waits for its turn to be compiled, while it is made ready.
+    pub(super) turn: Option<watch::Receiver<bool>>,
     /// The newest version that was not taken, if none was since.
     pub refused: Option<Refusal>,
     /// Its section of the configuration that was read last, if that is refused because of it.
@@ -188,6 +190,7 @@ impl Status {
             origin,
             has_current: false,
             is_preparing: false,
+            turn: None,
             refused: None,
             refused_section: None,
             is_restored: false,
@@ -475,6 +478,11 @@ impl Status {
 }
 
 impl Known {
+    /// Whether a version of it waits for its turn to be compiled.
+    pub fn waits_for_its_turn(&self) -> bool {
+        self.turn.as_ref().is_some_and(|waits| *waits.borrow())
+    }
+
     /// Those of another version say nothing about this one.
     pub(crate) fn forget_call_times(&mut self) {
         self.call_times.clear();

@@ -25,6 +25,7 @@ struct Plugin {
     memory_bytes: u64,
     last_failure: Option<Failure>,
     retry_at: Option<String>,
+    waiting_for: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -51,7 +52,8 @@ pub(super) async fn list(args: ClientArgs, out: &mut Out) -> Result<()> {
         let memory = format!("{} KiB", plugin.memory_bytes.div_ceil(1024));
         let failure = plugin.last_failure.map(|failure| format!("{} {}", failure.at, failure.reason));
         let retry = plugin.retry_at.map(|at| format!("tried again at {at}; ")).unwrap_or_default();
-        let failure = retry + &failure.unwrap_or_default();
+        let waiting = plugin.waiting_for.map(|what| format!("waits for {what}; ")).unwrap_or_default();
+        let failure = waiting + &retry + &failure.unwrap_or_default();
         let failure = match failure.char_indices().nth(LONGEST_FAILURE) {
             Some((end, _)) => format!("{}…", failure.get(..end).unwrap_or_default()),
             None => failure,
