@@ -183,6 +183,10 @@ impl Host {
         reload::reload(&self.core, &self.server, file, said).await
     }
 
+    pub(crate) fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+
     /// What a program does with its samples.
     pub fn service(&self) -> Arc<dyn Service> {
         self.core.clone()

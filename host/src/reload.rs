@@ -246,6 +246,28 @@ fn take_over_tokens(core: &Core) {
     }
 }
 
+/// Has the certificates be those that are in their files now, for whoever connects from now on, whatever becomes of the rest of
+/// the configuration.
+pub(crate) async fn reload_certificates(core: &Arc<Core>, server: &Server) {
+    let _change = core.tokens.change().await;
+    let config = core.config.load_full();
+    let read = tokio::task::spawn_blocking(move || Tls::read(&config.tls));
+    match read.await {
+        Ok(Ok(tls)) => {
+            if server.reload(tls) {
+                core.hub.part();
+            }
+            tracing::info!("the certificates were read again");
+        }
+        Ok(Err(error)) => {
+            let error = format!("{error:#}");
+            tracing::error!(error, "cannot use the certificates; the ones before stay in force");
+        }
+        // The host is going.
+        Err(_) => {}
+    }
+}
+
 /// What may be shown to whoever reads: a syntax error quotes the line, which may be a secret.
 fn for_readers(error: &anyhow::Error) -> String {
     let syntax = error.chain().find_map(|cause| match cause.downcast_ref() {
@@ -292,30 +314,28 @@ async fn take_over(core: &Arc<Core>, server: &Server, config: Config, parts: &mu
     let mut failed = unknown_names(core, &config, &before).await?;
     // A disk may answer late.
     let wanted = config.tls.clone();
-    let tls = match tokio::task::spawn_blocking(move || Tls::read(&wanted)).await? {
-        Ok(tls) => tls,
-        Err(error) => {
-            failed.push(Part::failed("[tls]", format!("{error:#}")));
-            None
-        }
-    };
+    if let Err(error) = tokio::task::spawn_blocking(move || Tls::read(&wanted)).await? {
+        failed.push(Part::failed("[tls]", format!("{error:#}")));
+    }
     for status in &others {
         if let Err(why) = core.plugins.try_out(&status.name, &config).await {
             core.metrics.core.errors(&status.name, "load", 1);
             failed.push(Part::failed(section(&status.name), why.to_string()));
         }
     }
-    let mut tokens = None;
+    let mut read = None;
     let change = core.tokens.change().await;
     if failed.is_empty() {
-        // At last: files that are not there are made.
+        // At last: files that are not there are made, and certificates may be others since.
         let (shared, wanted) = (core.clone(), config.clone());
-        match tokio::task::spawn_blocking(move || shared.tokens.read_again(&wanted)).await? {
-            Ok(read) => tokens = Some(read),
-            Err(error) => failed.push(Part::failed("[auth]", format!("cannot read or make a token: {error}"))),
+        let both = move || (shared.tokens.read_again(&wanted), Tls::read(&wanted.tls));
+        match tokio::task::spawn_blocking(both).await? {
+            (Ok(tokens), Ok(tls)) => read = Some((tokens, tls)),
+            (Err(error), _) => failed.push(Part::failed("[auth]", format!("cannot read or make a token: {error}"))),
+            (_, Err(error)) => failed.push(Part::failed("[tls]", format!("{error:#}"))),
         }
     }
-    let Some(tokens) = tokens else { return Err(refuse(failed, &changed, &others, parts)) };
+    let Some((tokens, tls)) = read else { return Err(refuse(failed, &changed, &others, parts)) };
 
     // And now nothing does.
     core.config.store(config.clone());

@@ -203,8 +203,12 @@ impl Config {
 
     /// Files beside its own that it names, and that may be others at any time: certificates, keys, tokens.
     pub fn named_files(&self) -> Vec<PathBuf> {
-        let tls = [&self.tls.cert, &self.tls.key, &self.tls.client_ca].into_iter().flatten().cloned();
-        tls.chain(self.token_files()).collect()
+        self.tls_files().chain(self.token_files()).collect()
+    }
+
+    /// The files of certificates, and the key's.
+    pub(crate) fn tls_files(&self) -> impl Iterator<Item = PathBuf> {
+        [&self.tls.cert, &self.tls.key, &self.tls.client_ca].into_iter().flatten().cloned()
     }
 
     /// The files of all tokens there are.

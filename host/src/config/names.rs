@@ -3,6 +3,7 @@
 use super::Config;
 use crate::nearest::nearest;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 /// A plugin that a configuration names, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,14 @@ impl Config {
         let before: BTreeSet<&str> = before.into_iter().flat_map(|before| before.named()).map(|n| n.plugin).collect();
         let is_unknown = |named: &Named<'_>| !known.contains(named.plugin) && !before.contains(named.plugin);
         self.named().into_iter().filter(is_unknown).map(|named| self.unknown(named, known)).collect()
+    }
+
+    /// Files that would be those of plugins this names and that have none.
+    pub(crate) fn awaited_files(&self) -> BTreeSet<PathBuf> {
+        let Some(folder) = self.plugins_folder() else { return BTreeSet::new() };
+        let named = self.named().into_iter().filter(|named| crate::plugins::bundled(named.plugin).is_none());
+        let files = named.map(|named| folder.join(format!("{}.wasm", named.plugin)));
+        files.filter(|file| !file.exists()).collect()
     }
 
     fn named(&self) -> Vec<Named<'_>> {

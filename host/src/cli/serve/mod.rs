@@ -15,14 +15,15 @@ use crate::config::Config;
 use crate::core::Core;
 use crate::host::{Host, NOT_WRITTEN};
 use crate::metrics::HostMetrics;
-use crate::reload::{Answer, Reload, reload_tokens};
+use crate::reload::{Answer, Reload, reload_certificates, reload_tokens};
 use crate::tokens::Right;
 use crate::tracing::{self, LogOptions};
 use anyhow::{Context, Result, bail};
 use follow::Followed;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -72,7 +73,7 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
     let mut host = Host::builder().config(config).metrics(metrics).start().await?;
     // It may have made some of them. Whoever replaces one waits for what comes next.
     followed.follow(files(args, &host.core().config.load()), true).await;
-    let mut _tokens = follow_tokens(host.core()).await;
+    let mut _alone = [follow_tokens(host.core()).await, follow_certificates(&host).await];
     // On standard output, so that a script can read the address.
     let told = writeln!(out, "listening on {}", host.url()).and_then(|()| out.flush());
     if let Err(error) = told {
@@ -106,7 +107,7 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
             () = signalled() => break false,
         };
         // Others may be named now.
-        _tokens = follow_tokens(host.core()).await;
+        _alone = [follow_tokens(host.core()).await, follow_certificates(&host).await];
         systemd::ready(&reload.summary());
         if let Some(answer) = answer {
             // Who asked may have left.
@@ -143,15 +144,25 @@ async fn next(asked: &mut Option<mpsc::Receiver<Answer>>) -> Answer {
 /// What the file says now takes over, as far as it can.
 async fn reload(host: &Host, args: &ServeArgs, followed: &mut Followed) -> Reload {
     let own = args.clone();
-    let said = tokio::task::spawn_blocking(move || configuration(&own)).await.map_err(anyhow::Error::from).flatten();
+    let read = move || configuration(&own).map(|config| (config.awaited_files(), config));
+    let said = tokio::task::spawn_blocking(read).await.map_err(anyhow::Error::from).flatten();
     // Also of one that is refused: what it lacks may come.
     let in_force = host.core().config.load_full();
     let mut named = files(args, &in_force);
-    if let Ok(config) = &said {
-        named.extend(files(args, config));
-    }
+    let mut awaited = BTreeSet::new();
+    let said = said.map(|(files_awaited, config)| {
+        named.extend(files(args, &config));
+        awaited = files_awaited;
+        config
+    });
+    // As they are before it is tried: what comes meanwhile is news.
+    let all = |awaited: &BTreeSet<PathBuf>| named.iter().chain(awaited).cloned().collect();
+    followed.follow(all(&awaited), false).await;
     let reload = host.reload_from(args.config.as_deref(), said).await;
-    followed.follow(named, reload.error.is_none()).await;
+    if reload.error.is_none() {
+        awaited.clear();
+    }
+    followed.follow(all(&awaited), reload.error.is_none()).await;
     reload
 }
 
@@ -166,6 +177,21 @@ async fn follow_tokens(core: &Arc<Core>) -> JoinSet<()> {
             followed.changed().await;
             followed.look_again().await;
             reload_tokens(&core).await;
+        }
+    });
+    task
+}
+
+/// The same for certificates and their keys.
+async fn follow_certificates(host: &Host) -> JoinSet<()> {
+    let (core, server) = (host.core().clone(), host.server().clone());
+    let mut followed = Followed::of(core.config.load().tls_files().collect()).await;
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        loop {
+            followed.changed().await;
+            followed.look_again().await;
+            reload_certificates(&core, &server).await;
         }
     });
     task
@@ -207,8 +233,15 @@ fn configuration(args: &ServeArgs) -> Result<Config> {
     config.listen = listen.unwrap_or(config.listen);
     config.insecure = args.insecure;
     config.plugins_dir = plugins.or(config.plugins_dir);
-    // What the command line says outranks the file, either way.
-    config.store.memory_only = args.memory_only || (config.store.memory_only && data.is_none());
+    if let Some(data) = data.as_ref().filter(|_| config.store.memory_only) {
+        let file = args.config.as_deref().unwrap_or(Path::new("the configuration")).display();
+        bail!(
+            "--data {} has the host keep history, and `memory_only = true` in [store] of {file} has it write nothing; remove \
+             one of them",
+            data.display()
+        );
+    }
+    config.store.memory_only |= args.memory_only;
     config.data_dir = data.or(config.data_dir);
     match (config.validated(), &args.config) {
         (Err(error), Some(file)) => Err(error).with_context(|| file.display().to_string()),
