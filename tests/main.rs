@@ -54,6 +54,7 @@ mod http;
 mod lifecycle;
 mod metrics;
 mod monitoring;
+mod operating;
 mod own_metrics;
 mod ownership;
 mod pipes;

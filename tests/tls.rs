@@ -226,6 +226,23 @@ async fn a_new_certificate_is_shown_to_whoever_comes_then_and_a_bad_one_to_nobod
     assert!(shown(&connect(&secure, &[]).await) == secure.certificate);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_certificate_is_shown_while_a_plugin_is_slow_to_start_with_its_new_section() {
+    let mut secure = host();
+    let here = secure.files.path().display().to_string();
+    secure.host.until_logged("running");
+    secure.host.configure(&format!(
+        "poll.interval = '100ms'\n[[instances]]\nid = 'count'\n[tls]\ncert = '{here}/cert.pem'\nkey = '{here}/key.pem'\n\
+         [plugins.verbs]\nconfig = {{ init = 'spin' }}\nlimits = {{ init_deadline = '10m' }}\n"
+    ));
+    secure.host.until_logged("the configuration, or a file it names, was changed");
+    secure.certificate = certify(&secure.files, "localhost");
+    secure.host.until_logged("the certificates were read again");
+    let new = connect(&secure, &[]).await;
+    assert!(new.get_ref().1.peer_certificates().unwrap()[0] == secure.certificate);
+    assert!(!secure.host.log().contains("the configuration was read again"), "it is still being tried");
+}
+
 #[test]
 fn a_host_is_asked_for_by_the_names_of_its_certificate() {
     let files = TempDir::new().unwrap();
