@@ -107,3 +107,24 @@ fn an_operator_hands_an_instance_over_whose_owners_file_is_gone() {
         host.until("/health", |health| health.json()["status"] == "healthy");
     }
 }
+
+#[test]
+fn history_that_there_was_no_place_for_at_a_start_is_no_part_of_a_strangers_instance() {
+    let procfs = format!("[plugins.procfs]\nsha256 = '{:064}'\n", 0);
+    let host = Host::start(&format!("{BOTH}{procfs}"), &[("aaa", verbs())]);
+    host.until("/v1/instances/x/usage", has("of_aaa"));
+    assert_eq!(host.write("PUT", "/v1/instances/a", r#"{"samplers":[]}"#).status, 200);
+    assert_eq!(host.write("PUT", "/v1/instances/b", r#"{"samplers":[]}"#).status, 200);
+    std::fs::remove_file(host.file("aaa")).unwrap();
+    host.until("/v1/instances/x", is_ended);
+    host.drop_in("zzz", verbs());
+    // Two places in all: programs have both.
+    host.configure(&format!("poll.max_instances = 1\n{BOTH}{procfs}"));
+    let host = host.restart();
+    host.until_logged("more instances were tracked than poll.max_instances allows now");
+    for id in ["a", "b"] {
+        assert_eq!(host.write("DELETE", &format!("/v1/instances/{id}"), "").status, 204);
+    }
+    host.until("/v1/instances/x/usage", has("of_zzz"));
+    assert!(!host.get("/v1/instances/x/usage/range?range=10m&resolution=100ms").body.contains("of_aaa"));
+}

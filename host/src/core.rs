@@ -122,6 +122,12 @@ impl Core {
         let is_initial = status.is_some_and(|status| status.take_first_discovery());
         let by = Discoverer { plugin: sampler.clone(), is_built_in, shares, is_initial };
         let discovery = self.tracked.discovered(&by, found, at_ms, &|id| self.forget(id));
+        // History of an instance that there was no place for at the start: it is no part of another's of its name.
+        for id in &discovery.begun {
+            let frames = self.store.frames(id);
+            let of_others = frames.iter().map(|frame| frame.schema().sampler()).filter(|other| *other != sampler);
+            of_others.for_each(|other| self.store.remove_of(id, other));
+        }
         for (id, before) in &discovery.taken_over {
             self.store.remove_of(id, before);
             if let Some(status) = self.plugins.get(before) {

@@ -28,6 +28,11 @@ struct Tried {
 pub(crate) struct TooManyWrong(pub(crate) Duration);
 
 impl Attempts {
+    /// Begins anew for all peers.
+    pub(super) fn forget(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Makes one attempt of a peer, unless it has had too many wrong ones. None from `attempt`: it was wrong, too.
     pub(super) fn attempt<T>(
         &self,

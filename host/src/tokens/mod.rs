@@ -150,7 +150,12 @@ impl Tokens {
     /// From now on there are these. Sessions of others have ended. Whether there are others.
     pub(crate) fn take_over(&self, known: Known) -> bool {
         let generation = known.generation;
-        self.known.swap(known.into()).generation != generation
+        let are_others = self.known.swap(known.into()).generation != generation;
+        if are_others {
+            // What was wrong may have been one of these, or right a moment ago.
+            self.wrong.forget();
+        }
+        are_others
     }
 
     /// What a token allows, if it is one of this host's.
@@ -366,7 +371,9 @@ mod tests {
         assert!(reload().is_err());
         assert_eq!(tokens.recognize(before.as_bytes()), Shown::Token(Right::Read));
         std::fs::write(&path, "an operator's own token").unwrap();
-        assert!(reload().unwrap());
+        let wrong = || tokens.count_wrong(PeerId::Unix).is_ok();
+        assert_eq!((0..11).filter(|_| wrong()).count(), 10);
+        assert!(reload().unwrap() && wrong(), "wrong ones are counted anew");
         assert_eq!(tokens.recognize(before.as_bytes()), Shown::Unknown);
         assert_eq!(tokens.recognize(b"an operator's own token"), Shown::Token(Right::Read));
         assert!(!tokens.is_session(session.secret().as_bytes()));

@@ -28,6 +28,8 @@ pub(crate) struct Discoverer {
 pub(crate) struct Discovery {
     /// There are no places for so many.
     pub(crate) refused: u64,
+    /// Instances that were not there before.
+    pub(crate) begun: Vec<InstanceId>,
     /// Instances of others, and who those are.
     pub(crate) of_others: Vec<(InstanceId, PluginName)>,
     /// Instances that were another's until now, who recorded them in its place.
@@ -161,7 +163,10 @@ impl Finding<'_> {
             entry.discovered_by.insert(plugin.clone(), labels.clone());
         });
         match found {
-            Some(()) => changed.push(id.clone()),
+            Some(()) => {
+                changed.push(id.clone());
+                self.discovery.begun.extend(is_new.then(|| id.clone()));
+            }
             None => self.discovery.refused += 1,
         }
     }

@@ -46,6 +46,12 @@ struct Asked {
     samplers: Option<Vec<String>>,
 }
 
+/// Returns who has recorded an instance; programs if nobody has.
+fn recorder(id: &InstanceId, store: &Store) -> PluginName {
+    let frames = store.frames(id);
+    frames.first().map_or_else(|| API.into(), |frame| frame.schema().sampler().clone())
+}
+
 /// Returns the labels instances had last, from the notes beside history.
 pub(crate) fn noted_labels(notes: &BTreeMap<String, Vec<u8>>) -> BTreeMap<InstanceId, Labels> {
     let noted = notes.iter().filter_map(|(key, value)| {
@@ -57,10 +63,12 @@ pub(crate) fn noted_labels(notes: &BTreeMap<String, Vec<u8>>) -> BTreeMap<Instan
 }
 
 impl Note {
-    /// An earlier version did not note whose it is.
-    fn owner(&self) -> &str {
-        let first = self.discovered_by.keys().next().map(String::as_str);
-        self.owner.as_deref().or(first.filter(|_| self.asked.is_none())).unwrap_or(API)
+    /// An earlier version did not note whose it is: then it is a program's, or a plugin's that discovered it, or whose history
+    /// it has.
+    fn owner(&self, id: &InstanceId, store: &Store) -> PluginName {
+        let noted = self.owner.as_deref().or(self.asked.is_some().then_some(API));
+        let noted = noted.or(self.discovered_by.keys().next().map(String::as_str));
+        noted.map_or_else(|| recorder(id, store), PluginName::from)
     }
 
     /// A note of an earlier version has those that programs and plugins gave.
@@ -118,7 +126,7 @@ impl Tracked {
                     ids.remove(&id);
                     continue;
                 }
-                let owner = PluginName::from(note.owner());
+                let owner = note.owner(&id, store);
                 let meanwhile = instances.all().get(&id).map(|entry| entry.owner.clone());
                 let is_stranger = |meanwhile: &PluginName| *meanwhile != owner && !meanwhile.starts_with(RESERVED);
                 strangers.extend(meanwhile.filter(is_stranger).map(|stranger| (id.clone(), stranger)));
@@ -144,8 +152,7 @@ impl Tracked {
                 ids.insert(id);
             }
             for id in ids {
-                let recorded_by = store.frames(&id).first().map(|frame| frame.schema().sampler().clone());
-                let owner = recorded_by.unwrap_or_else(|| API.into());
+                let owner = recorder(&id, store);
                 let restored = instances.change_or_restore(&id, &owner, |entry| {
                     if entry.discovered_by.is_empty() && entry.configured.is_none() && entry.asked.is_none() {
                         entry.ended_ms.get_or_insert_with(|| store.latest_at_ms(&id).unwrap_or(now_ms));
