@@ -9,6 +9,8 @@ use std::process::Command;
 const CONFIG: &str = "poll.interval = '100ms'\npoll.discover_interval = '1s'\n[store]\nflush_interval = '100ms'\n\
                       [plugins.verbs.config]\ndiscover = ['ok']\n";
 
+const RANGE: &str = "/v1/instances/ok/usage/range?range=10m&resolution=100ms";
+
 /// A host as a user without capabilities runs it: permissions count for it, also where the tests run as root.
 fn without_capabilities() -> Command {
     if !rustix::process::geteuid().is_root() {
@@ -36,7 +38,7 @@ fn tells(part: &str) -> impl Fn(&Response) -> bool {
 }
 
 fn samples(host: &Host) -> usize {
-    let range = host.get("/v1/instances/ok/usage/range?range=10m&resolution=100ms").json();
+    let range = host.get(RANGE).json();
     range.as_array().unwrap().len()
 }
 
@@ -44,9 +46,7 @@ fn samples(host: &Host) -> usize {
 fn a_host_starts_on_a_data_folder_it_cannot_read_and_uses_it_once_it_can() {
     let mut host = Host::start(CONFIG, &[("verbs", verbs())]);
     host.until("/v1/instances/ok/usage", is_there);
-    host.until("/v1/instances/ok/usage/range?range=10m&resolution=100ms", |range| {
-        range.json().as_array().is_some_and(|samples| samples.len() > 3)
-    });
+    host.until(RANGE, |range| range.json().as_array().is_some_and(|samples| samples.len() > 3));
     assert_eq!(host.write("PUT", "/v1/instances/asked", r#"{"samplers":["verbs"]}"#).status, 200);
     assert_eq!(host.stop(), 0);
     let before = samples_of_last(&host);
@@ -61,7 +61,7 @@ fn a_host_starts_on_a_data_folder_it_cannot_read_and_uses_it_once_it_can() {
         allow(&folder, 0o700);
         unreadable.until("/health", is_healthy);
         assert!(samples(&unreadable) >= before, "what it had before is there");
-        unreadable.until("/v1/instances/ok/usage", is_there);
+        unreadable.until(RANGE, |range| range.json().as_array().is_some_and(|samples| samples.len() > before));
         assert_eq!(unreadable.get("/v1/instances/asked").json()["state"], "tracked");
         assert_eq!(unreadable.write("PUT", "/v1/instances/more", "").status, 200, "its tokens are read, too");
         // What came while it could not be read is written, too.
@@ -96,6 +96,32 @@ fn a_data_folder_that_goes_away_under_a_running_host_degrades_health_until_it_is
     fs::rename(away, host.data()).unwrap();
     host.until("/health", is_healthy);
     assert_eq!(host.write("PUT", "/v1/instances/more", "").status, 200);
+}
+
+#[test]
+fn a_data_folder_that_is_deleted_under_a_running_host_is_used_again_once_there_is_one() {
+    let host = Host::start(CONFIG, &[("verbs", verbs())]);
+    host.until("/v1/instances/ok/usage", is_there);
+    // At once: the host makes files in it all the while.
+    let deleted = host.folder().join("deleted");
+    fs::rename(host.data(), &deleted).unwrap();
+    fs::remove_dir_all(deleted).unwrap();
+    for part in [
+        "its folder is gone",
+        "cannot read the plugins folder",
+        "cannot write the audit log",
+        "cannot read or make a token",
+    ] {
+        host.until("/health", tells(part));
+    }
+    fs::create_dir(host.data()).unwrap();
+    allow(&host.data(), 0o700);
+    fs::create_dir(host.data().join("plugins")).unwrap();
+    // That files of history were deleted is told for a while.
+    host.until("/health", |health| health.json()["reasons"].as_array().is_some_and(|reasons| reasons.len() <= 1));
+    assert!(host.data().join("history").exists() && host.data().join("audit.log").exists());
+    host.until("/v1/instances/ok", |_| host.data().join("write.token").exists());
+    host.until("/v1/instances/ok", |_| host.write("PUT", "/v1/instances/more", "").status == 200);
 }
 
 #[test]

@@ -285,6 +285,7 @@ impl Surroundings for Around {
         if let Some(Opened { notes, restored }) = self.core.store.take_opened() {
             self.core.adopt(notes);
             read_tokens_again(&self.core);
+            self.core.plugins.begin_anew();
             if let Some(data) = self.core.config.load().kept_dir() {
                 say_what_came_back(&data.join(HISTORY), &restored);
             }

@@ -237,12 +237,18 @@ pub(crate) fn read_tokens_again(core: &Core) {
 fn take_over_tokens(core: &Core) {
     match core.tokens.read_again(&core.config.load()) {
         Ok(known) => {
+            core.tokens.complain(None);
             if core.tokens.take_over(known) {
                 tracing::info!("the tokens were read again");
                 core.hub.part();
             }
         }
-        Err(error) => tracing::error!(%error, "cannot read or make a token; the ones before stay in force"),
+        Err(error) => {
+            let why = format!("cannot read or make a token; the ones before stay in force: {error}");
+            if core.tokens.complain(Some(why.clone())) {
+                tracing::error!("{why}");
+            }
+        }
     }
 }
 
@@ -331,7 +337,11 @@ async fn take_over(core: &Arc<Core>, server: &Server, config: Config, parts: &mu
         let both = move || (shared.tokens.read_again(&wanted), Tls::read(&wanted.tls));
         match tokio::task::spawn_blocking(both).await? {
             (Ok(tokens), Ok(tls)) => read = Some((tokens, tls)),
-            (Err(error), _) => failed.push(Part::failed("[auth]", format!("cannot read or make a token: {error}"))),
+            (Err(error), _) => {
+                let why = format!("cannot read or make a token: {error}");
+                core.tokens.complain(Some(why.clone()));
+                failed.push(Part::failed("[auth]", why));
+            }
             (_, Err(error)) => failed.push(Part::failed("[tls]", format!("{error:#}"))),
         }
     }
@@ -342,6 +352,7 @@ async fn take_over(core: &Arc<Core>, server: &Server, config: Config, parts: &mu
     // Who connects from now on is asked for a certificate before one can be enough to read.
     let has_other_demands = server.reload(tls);
     let are_other_tokens = core.tokens.take_over(tokens);
+    core.tokens.complain(None);
     drop(change);
     if has_other_demands || are_other_tokens {
         core.hub.part();

@@ -1,10 +1,10 @@
 //! A copy of the component that last ran well, for a start at which the one in the plugins folder does not.
 
 use super::prepare::Bytes;
+use super::state_file::make_inside;
 use dropsonde_sandbox::replace::{PRIVATE, replace_file};
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 /// In the data directory.
@@ -30,7 +30,7 @@ impl LastGood {
         if self.copy(digest).exists() {
             return Ok(());
         }
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        make_inside(&self.folder)?;
         replace_file(&self.trial(digest), bytes, PRIVATE)
     }
 

@@ -97,6 +97,16 @@ impl Plugins {
         let _ = self.ask(plugin, Wanted::Reconfigure).await;
     }
 
+    /// Has all plugins begin anew, for a thread that may wait: what they saved can be read by now.
+    pub(crate) fn begin_anew(&self) {
+        for status in self.list() {
+            let (answer, _) = oneshot::channel();
+            let (plugin, what) = (status.name.to_string(), Wanted::Reconfigure);
+            // Without anybody there the host is stopping.
+            let _ = self.requests.blocking_send(Request { plugin, what, by: By::Host, answer });
+        }
+    }
+
     async fn ask(&self, plugin: &str, what: Wanted) -> Result<(), Denied> {
         let (answer, answered) = oneshot::channel();
         self.request(Request { plugin: plugin.to_owned(), what, by: By::Host, answer }).await;

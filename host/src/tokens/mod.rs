@@ -20,7 +20,7 @@ use attempts::Attempts;
 use sessions::Sessions;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -42,6 +42,8 @@ pub struct Tokens {
     attempts: Attempts,
     /// Wrong tokens with requests: who shows those may log in all the same.
     wrong: Attempts,
+    /// Why they could not be read again.
+    complaint: std::sync::Mutex<Option<String>>,
     /// Held while they are read and take over: what was read earlier never follows what was read later.
     changing: Arc<Mutex<()>>,
     /// What nobody can show.
@@ -117,14 +119,30 @@ impl Tokens {
             sessions: Sessions::default(),
             attempts: Attempts::default(),
             wrong: Attempts::default(),
+            complaint: std::sync::Mutex::default(),
             changing: Arc::default(),
             nobody,
         })
     }
 
-    /// Which tokens could not be made, and why.
+    /// Which tokens could not be made, or read again, and why.
     pub(crate) fn trouble(&self) -> Vec<String> {
-        self.known.load().trouble.clone()
+        let mut trouble = self.known.load().trouble.clone();
+        trouble.extend(self.complaint.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        trouble
+    }
+
+    /// Whether they could not be read or made when that was tried last.
+    pub(crate) fn are_unread(&self) -> bool {
+        !self.trouble().is_empty()
+    }
+
+    /// Notes why tokens could not be read again, if so. Whether that is other than before.
+    pub(crate) fn complain(&self, why: Option<String>) -> bool {
+        let mut complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_other = *complaint != why;
+        *complaint = why;
+        is_other
     }
 
     /// To be held from [`read_again`](Self::read_again) until [`take_over`](Self::take_over).

@@ -33,6 +33,9 @@ use tokio::task::JoinSet;
 /// Address space, in bytes, with which a host starts that has the bundled plugins: below it, it has no room for a thread.
 const LEAST_ADDRESS_SPACE: u64 = 512 << 20;
 
+/// Between two tries to read tokens that could not be read or made.
+const TOKENS_RETRY: Duration = Duration::from_secs(5);
+
 /// Longest time the last spans have to be sent.
 const FLUSH: Duration = Duration::from_secs(3);
 
@@ -174,7 +177,19 @@ async fn follow_tokens(core: &Arc<Core>) -> JoinSet<()> {
     let mut task = JoinSet::new();
     task.spawn(async move {
         loop {
-            followed.changed().await;
+            {
+                let mut changed = std::pin::pin!(followed.changed());
+                loop {
+                    tokio::select! {
+                        () = &mut changed => break,
+                        () = tokio::time::sleep(TOKENS_RETRY) => {}
+                    }
+                    // What they lie in may be back.
+                    if core.tokens.are_unread() {
+                        reload_tokens(&core).await;
+                    }
+                }
+            }
             followed.look_again().await;
             reload_tokens(&core).await;
         }
