@@ -1,12 +1,12 @@
 //! A greedy peer beside a modest one: what all share is shared.
 
-use crate::harness::{connect_from, request, send, stream};
+use crate::harness::{connect_from, request, send, stream, verbs};
 use dropsonde::config::{Bytes, Config};
 use dropsonde::host::Host;
 use dropsonde::store::{Field, InstanceId, Schema};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const GREEDY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
@@ -28,6 +28,13 @@ async fn host(change: impl FnOnce(&mut Config)) -> Host {
         frame.push(now_ms - (POINTS - nth) * 1000, &values);
     }
     host
+}
+
+/// As many sockets as may be.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
 }
 
 /// Asks for something, and reads the first of the answer.
@@ -118,4 +125,40 @@ async fn a_peer_that_guesses_tokens_has_to_wait_and_others_log_in() {
     .await
     .unwrap();
     host.stop().await;
+}
+
+/// Fifteen hundred instances every 100 ms, and one that counts. As many streams of all, of one peer that reads none of them.
+fn with_unread_streams() -> (crate::harness::Host, Vec<TcpStream>) {
+    let config = "poll.interval = '100ms'\npoll.discover_interval = '1h'\n\
+                  [[instances]]\nid = 'count'\nsamplers = ['modest']\n[plugins.modest]\nlimits = { deadline = '10s' }\n\
+                  [plugins.flock]\nconfig = { flock = 1500 }\nlimits = { cpu = '90ms', output = '64MiB' }\n\
+                  [plugins.procfs]\ninterval = '1h'\n";
+    let host = crate::harness::Host::start(config, &[("flock", verbs()), ("modest", verbs())]);
+    host.until("/v1/instances/flock-1499/usage", |usage| usage.status == 200);
+    let open = || {
+        let mut socket = connect_from(GREEDY, &host.address);
+        write!(socket, "GET /v1/stream HTTP/1.1\r\nHost: {}\r\n\r\n", host.address).unwrap();
+        socket
+    };
+    let unread = (0..1500).map(|_| open()).collect();
+    (host, unread)
+}
+
+#[test]
+fn a_peer_that_reads_none_of_its_streams_delays_no_stream_of_another_and_is_named() {
+    raise_open_files();
+    let (host, unread) = with_unread_streams();
+    host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 1500\n"));
+    let begins = Instant::now();
+    let mut modest = host.stream("/v1/instances/count/usage/stream");
+    let (_, _, first) = modest.told();
+    assert!(begins.elapsed() < Duration::from_secs(1), "it began after {:?}", begins.elapsed());
+    let first = first["value"].as_u64().unwrap();
+    for count in first + 1..first + 50 {
+        let (what, _, sample) = modest.told();
+        assert_eq!((&*what, sample["value"].as_u64()), ("usage", Some(count)));
+    }
+    host.until("/health", |health| health.body.contains("client 127.0.0.2 does not read many of its streams"));
+    assert!(!host.get("/health").body.contains("127.0.0.1"), "who reads is not named");
+    drop(unread);
 }

@@ -94,10 +94,15 @@ impl Places {
     pub(crate) fn take_many(self: &Arc<Self>, count: usize, most: usize, share: Option<Share>) -> Result<Place, Full> {
         let added = self.lock().add(count, most, share);
         if let (Err(Full::OfPeer(_)), Some(Share { peer, .. })) = (added, share) {
-            self.lock().refuse(peer);
+            self.refuse(peer);
         }
         added?;
         Ok(self.place(count, share))
+    }
+
+    /// Counts that a peer was refused something.
+    pub(crate) fn refuse(&self, peer: PeerId) {
+        self.lock().refuse(peer);
     }
 
     /// Who was refused something within a time because it has its share, and how often so far.

@@ -16,6 +16,9 @@ use std::time::Duration;
 /// The owner of what plugins had that are there no more.
 const GONE: &str = "dropsonde:gone";
 
+/// What a client has too many of that it does not read.
+const UNREAD: &str = "unread_streams";
+
 /// How long it is worth a word that an owner was refused something.
 const RECENT: Duration = Duration::from_secs(120);
 
@@ -100,12 +103,13 @@ pub(crate) fn pools(core: &Core) -> Vec<Shared<'_>> {
 }
 
 /// What clients share, by name and what makes it larger.
-pub(crate) fn of_clients(core: &Core) -> [(&'static str, &'static str, &Places); 4] {
+pub(crate) fn of_clients(core: &Core) -> [(&'static str, &'static str, &Places); 5] {
     [
         ("connections", "http.max_connections_per_peer", &core.connections),
         ("range_queries", "http.max_range_queries", &core.queries),
         ("answer_bytes", "http.max_answer_bytes", &core.answers),
         ("scrapes", "", core.exposition.answers()),
+        (UNREAD, "", core.hub.unread()),
     ]
 }
 
@@ -166,9 +170,16 @@ pub(crate) fn greedy(core: &Core) -> Vec<Greedy> {
         places.greedy(RECENT).into_iter().map(move |(peer, times)| {
             let way_out =
                 if key.is_empty() { String::new() } else { format!("; raise {key}, or have it ask for less") };
-            let why = format!(
-                "client {peer} wanted more of {pool} than one client can have, and was refused it {times} times{way_out}"
-            );
+            let why = if pool == UNREAD {
+                format!(
+                    "client {peer} does not read many of its streams as fast as samples come: those lose samples; have it \
+                     read them, or open fewer"
+                )
+            } else {
+                format!(
+                    "client {peer} wanted more of {pool} than one client can have, and was refused it {times} times{way_out}"
+                )
+            };
             Greedy { pool, owner: peer.to_string().into(), why }
         })
     });

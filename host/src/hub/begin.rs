@@ -175,6 +175,22 @@ impl Hub {
         vec![First::Event(Arc::new(Event::new(&self.0.boot, state.sequence, of, what)))]
     }
 
+    /// Returns what a reader gets that lost some: the latest of each instance it follows that was published behind an event,
+    /// up to another. With how many those are; fewer come where more is published meanwhile.
+    pub(crate) fn newest(&self, selection: &Arc<Selection>, behind: u64, until: u64) -> (Beginning, u64) {
+        let rest =
+            || Box::new(Rest { selection: selection.clone(), is_missed: false, behind, until, also: Vec::new() });
+        let (mut counted, mut some, mut count) = (rest(), Vec::new(), 0);
+        loop {
+            let is_more = self.lock().more(&mut counted, &mut some, LOOKED_AT);
+            count += some.len() as u64;
+            some.clear();
+            if !is_more {
+                return (Beginning { made: Vec::new(), rest: Some(rest()) }, count);
+            }
+        }
+    }
+
     /// Events a reader may be behind.
     fn buffer(&self, follow: &Follow) -> usize {
         let count = match &*follow.selection {

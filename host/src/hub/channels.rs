@@ -41,6 +41,13 @@ pub(super) struct Channel {
     left_at: u64,
 }
 
+#[cfg(test)]
+impl ChannelId {
+    pub(crate) fn of(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 // === impl Channels ===
 
 impl Channels {

@@ -57,7 +57,7 @@ pub(crate) struct Encoded {
 // === impl Event ===
 
 impl Event {
-    pub(super) fn new(boot: &Arc<str>, sequence: u64, of: Of, what: What) -> Self {
+    pub(crate) fn new(boot: &Arc<str>, sequence: u64, of: Of, what: What) -> Self {
         let data = match &what {
             What::Usage(sample) => json::sample(sample),
             What::Untracked => Vec::new(),
@@ -86,7 +86,7 @@ impl Event {
     }
 
     /// Bytes it takes, about.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         let values = if let What::Usage(sample) = &self.what { sample.values.len() } else { 0 };
         // In both forms: one may follow.
         size_of::<Self>() + 2 * self.single.chunk.len() + values * size_of::<(Arc<str>, f64)>()

@@ -4,19 +4,21 @@ use super::Claim;
 use super::begin::Beginning;
 use super::channels::ChannelId;
 use super::event::Event;
-use super::queue::Queue;
-use super::selection::Form;
+use super::selection::Selection;
 use std::collections::HashMap;
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Events that wait at most: beyond, the newest are lost, which the readers are told.
-const MOST_EVENTS: usize = 1 << 16;
+/// Bytes that a message takes beside its event.
+const MESSAGE: usize = size_of::<Message>();
 
 /// For a writer.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     waiting: Mutex<Waiting>,
+    /// Bytes of events that may wait: beyond, the newest are lost, which the readers are told.
+    most: AtomicUsize,
     wake: Wake,
 }
 
@@ -32,7 +34,11 @@ impl std::fmt::Debug for Wake {
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
     pub(crate) messages: Vec<Message>,
-    events: usize,
+    bytes: usize,
+    /// The last event that was put in. It comes once for each channel it is for.
+    last: u64,
+    /// There was no room for one, and there is for none until all are taken.
+    is_full: bool,
     /// Where it says of a channel how many events there was no room for, since anybody joined.
     skips: HashMap<ChannelId, usize>,
 }
@@ -49,6 +55,8 @@ pub(crate) enum Message {
     Skip {
         channel: ChannelId,
         count: u64,
+        /// The sequence of the last of them.
+        last: u64,
     },
     /// It is over for all who follow a channel.
     End {
@@ -69,14 +77,27 @@ pub(crate) struct Joining {
     /// That is all there will be.
     pub(crate) ends: bool,
     pub(crate) channel: ChannelId,
-    pub(crate) form: Form,
-    pub(crate) queue: Queue,
+    pub(crate) selection: Arc<Selection>,
+    /// The last event there was when it came. Its beginning covers all up to it.
+    pub(crate) since: u64,
+    /// Events of its channel that it may be behind.
+    pub(crate) most: usize,
     pub(crate) claim: Claim,
 }
 
 impl Inbox {
     pub(crate) fn new(wake: Wake) -> Self {
-        Self { waiting: Mutex::default(), wake }
+        Self { waiting: Mutex::default(), most: AtomicUsize::new(usize::MAX), wake }
+    }
+
+    /// Changes how many bytes of events may wait here, and as many again with the writer.
+    pub(super) fn allow(&self, bytes: usize) {
+        self.most.store(bytes, Relaxed);
+    }
+
+    /// Returns how many bytes of events the writer may keep for its readers.
+    pub(crate) fn most(&self) -> usize {
+        self.most.load(Relaxed)
     }
 
     /// All that waits.
@@ -94,18 +115,22 @@ impl Inbox {
 
     pub(super) fn publish(&self, channel: ChannelId, event: &Arc<Event>) {
         let mut waiting = self.lock();
-        if waiting.events >= MOST_EVENTS {
+        let own = if waiting.last == event.sequence { 0 } else { event.size() };
+        let is_over = waiting.bytes.saturating_add(own + MESSAGE) > self.most() && waiting.bytes > 0;
+        if is_over || waiting.is_full {
+            waiting.is_full = true;
             let Waiting { messages, skips, .. } = &mut *waiting;
             match skips.get(&channel).and_then(|place| messages.get_mut(*place)) {
-                Some(Message::Skip { count, .. }) => *count += 1,
+                Some(Message::Skip { count, last, .. }) => (*count, *last) = (*count + 1, event.sequence),
                 _ => {
                     skips.insert(channel, messages.len());
-                    messages.push(Message::Skip { channel, count: 1 });
+                    messages.push(Message::Skip { channel, count: 1, last: event.sequence });
                 }
             }
             return;
         }
-        waiting.events += 1;
+        waiting.bytes += own + MESSAGE;
+        waiting.last = event.sequence;
         waiting.messages.push(Message::Publish { channel, event: event.clone() });
         self.wake(waiting);
     }

@@ -1,7 +1,8 @@
 //! Live fan-out: each sample is encoded once and its bytes shared by everyone who follows it.
 //!
-//! A reader has a queue, bounded in events and in bytes. When it is full the newest events are lost for this reader alone, and the next one that
-//! fits is preceded by how many. What was published last is kept for a while: who was away gets exactly what was missed, or
+//! A reader inside the process has a queue, bounded in events and in bytes. When it is full the newest events are lost for this
+//! reader alone, and the next one that fits is preceded by how many. Readers on sockets are their writers' (see
+//! [`writers`](crate::writers)). What was published last is kept for a while: who was away gets exactly what was missed, or
 //! hears from when on to ask history.
 //!
 //! # Layout
@@ -31,7 +32,6 @@ pub(crate) use begin::{Beginning, First, Follow};
 pub(crate) use channels::ChannelId;
 pub(crate) use event::{Encoded, PING, RETRY};
 pub(crate) use inbox::{Inbox, Joining, Message, Waiting, Wake};
-pub(crate) use queue::Queue;
 pub(crate) use selection::WORKLOAD;
 pub(crate) use watch::Told;
 
@@ -43,13 +43,16 @@ use channels::Channels;
 use dropsonde_store::{InstanceId, Sample};
 use log::Log;
 use prometheus::IntCounter;
-use queue::Pool;
+use queue::{Pool, Queue};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use watch::Held;
+
+/// Bytes of events that may wait in the inbox of each writer, and behind it, however few are allowed: a tick of some instances.
+const LEAST_OF_WRITER: usize = 1 << 20;
 
 /// Who follows what. Cheap to clone: all are the same hub.
 #[derive(Debug, Clone)]
@@ -62,6 +65,8 @@ struct Inner {
     buffer: usize,
     most: AtomicUsize,
     open: Arc<Places>,
+    /// Who does not read its streams. None of them is taken.
+    unread: Places,
     pool: Arc<Pool>,
     state: Mutex<State>,
     /// Counts what slow readers lose.
@@ -107,6 +112,13 @@ pub struct Claim {
     peer: Option<PeerId>,
 }
 
+impl Claim {
+    /// Returns whose stream it is.
+    pub(crate) fn peer(&self) -> Option<PeerId> {
+        self.peer
+    }
+}
+
 /// All streams the configuration allows are open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TooManyStreams {
@@ -145,6 +157,7 @@ impl Hub {
             buffer: buffer.max(1),
             most: AtomicUsize::new(most),
             open: Arc::default(),
+            unread: Places::default(),
             pool: Pool::new(),
             state: Mutex::new(state),
             lost,
@@ -154,6 +167,7 @@ impl Hub {
     /// Where sockets are handed to. Said once, before there are any.
     pub(crate) fn set_writers(&self, inboxes: Vec<Arc<Inbox>>) {
         self.lock().inboxes = inboxes;
+        self.allow_bytes(self.0.pool.most().saturating_mul(2));
     }
 
     /// Hands a sample to everyone who follows the instance. Never waits.
@@ -210,9 +224,13 @@ impl Hub {
         self.0.most.store(most, Relaxed);
     }
 
-    /// How many bytes may wait for all readers from now on, beside those each has of its own.
+    /// Changes how many bytes may wait for all readers. One half is for what writers of sockets keep, in and behind their
+    /// inboxes; the other for the queues of readers that other protocols carry, beside what each has of its own.
     pub(crate) fn allow_bytes(&self, most: usize) {
-        self.0.pool.allow(most);
+        self.0.pool.allow(most / 2);
+        let state = self.lock();
+        let each = (most / 4 / state.inboxes.len().max(1)).max(LEAST_OF_WRITER);
+        state.inboxes.iter().for_each(|inbox| inbox.allow(each));
     }
 
     /// A place for one more stream of a peer, if there is one. `share`: how many it may have. Without a peer it is one of the
@@ -248,15 +266,15 @@ impl Hub {
     /// The same on a socket, which a writer owns from now on. `head` goes out first.
     pub(crate) fn follow(&self, claim: Claim, follow: Follow, socket: TcpStream, head: Vec<u8>) {
         let (mut state, Begun { beginning, ends, buffer }) = self.begin(&follow);
-        let State { is_closed, channels, inboxes, next_writer, .. } = &mut *state;
+        let State { is_closed, channels, inboxes, next_writer, sequence, .. } = &mut *state;
         *next_writer += 1;
         let writer = *next_writer % inboxes.len().max(1);
         let Some(inbox) = inboxes.get(writer) else { return };
-        let form = follow.selection.form();
-        let (id, channel) = channels.of(follow.selection, inboxes.len());
-        channel.add_socket(writer);
-        let (ends, queue) = (ends || *is_closed, self.queue(buffer, &claim));
-        let joining = Joining { socket, head, beginning, ends, channel: id, form, queue, claim };
+        let selection = follow.selection;
+        let (channel, followed) = channels.of(selection.clone(), inboxes.len());
+        followed.add_socket(writer);
+        let (ends, since, most) = (ends || *is_closed, *sequence, buffer);
+        let joining = Joining { socket, head, beginning, ends, channel, selection, since, most, claim };
         inbox.put(Message::Join(Box::new(joining)));
     }
 
@@ -269,6 +287,16 @@ impl Hub {
         let mut state = self.lock();
         let sequence = state.sequence;
         state.channels.socket_left(channel, writer, sequence);
+    }
+
+    /// A peer has many streams that are not read.
+    pub(crate) fn is_unread(&self, peer: PeerId) {
+        self.0.unread.refuse(peer);
+    }
+
+    /// Returns who was that of late.
+    pub(crate) fn unread(&self) -> &Places {
+        &self.0.unread
     }
 
     /// Counts what a slow reader lost.

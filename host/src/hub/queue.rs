@@ -25,7 +25,7 @@ pub(super) struct Pool {
 
 /// Events, the oldest first.
 #[derive(Debug)]
-pub(crate) struct Queue {
+pub(super) struct Queue {
     /// With how many were lost just before each.
     waiting: VecDeque<(u64, Arc<Event>)>,
     bytes: usize,
@@ -46,6 +46,10 @@ impl Pool {
         self.most.store(bytes, Relaxed);
     }
 
+    pub(super) fn most(&self) -> usize {
+        self.most.load(Relaxed)
+    }
+
     #[cfg(test)]
     pub(super) fn taken(&self) -> usize {
         self.taken.taken()
@@ -57,21 +61,8 @@ impl Queue {
         Self { waiting: VecDeque::new(), bytes: 0, most, lost: 0, pool, held: None }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.waiting.len()
-    }
-
-    /// Whether one more event may be too much.
-    pub(crate) fn is_long(&self) -> bool {
-        self.waiting.len() >= self.most || self.bytes >= OWN
-    }
-
     /// Adds an event, or counts it as lost where there is no room. Whether there was.
-    pub(crate) fn offer(&mut self, event: &Arc<Event>) -> bool {
+    pub(super) fn offer(&mut self, event: &Arc<Event>) -> bool {
         let bytes = self.bytes.saturating_add(event.size());
         if self.waiting.len() >= self.most || !self.has_room(bytes) {
             self.lost += 1;
@@ -82,13 +73,8 @@ impl Queue {
         true
     }
 
-    /// There was no room for so many elsewhere.
-    pub(crate) fn skip(&mut self, count: u64) {
-        self.lost += count;
-    }
-
     /// The next event, and how many were lost just before it.
-    pub(crate) fn pop(&mut self) -> Option<(u64, Arc<Event>)> {
+    pub(super) fn pop(&mut self) -> Option<(u64, Arc<Event>)> {
         let (lost, event) = self.waiting.pop_front()?;
         self.bytes = self.bytes.saturating_sub(event.size());
         if self.waiting.is_empty() {
@@ -96,11 +82,6 @@ impl Queue {
             self.waiting.shrink_to(KEPT);
         }
         Some((lost, event))
-    }
-
-    /// How many were lost since the last one.
-    pub(crate) fn take_lost(&mut self) -> u64 {
-        std::mem::take(&mut self.lost)
     }
 
     /// Takes as much from the pool as is needed for so many bytes.
@@ -168,12 +149,11 @@ mod tests {
         let mut queue = Queue::new(2, None);
         let event = event();
         assert!(queue.offer(&event) && queue.offer(&event));
-        assert!(queue.is_long() && !queue.offer(&event));
-        queue.skip(2);
+        assert!(!queue.offer(&event) && !queue.offer(&event) && !queue.offer(&event));
         let lost = |queue: &mut Queue| queue.pop().unwrap().0;
         assert_eq!(lost(&mut queue), 0);
         assert!(queue.offer(&event));
         assert_eq!((lost(&mut queue), lost(&mut queue)), (0, 3));
-        assert!(queue.is_empty() && queue.take_lost() == 0);
+        assert!(queue.pop().is_none());
     }
 }

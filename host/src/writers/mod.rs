@@ -1,14 +1,20 @@
 //! Threads that own the sockets of streams. Once its response's head is due, a stream's socket leaves the HTTP server: a
 //! reader costs a few hundred bytes here, an event one write, and events that come together one write together.
 //!
-//! A reader that takes nothing has a bounded number of events waiting for it; one that takes nothing for long is cut off.
+//! What is published is kept once for all who are behind; each reader only knows where it goes on. So a reader that takes nothing
+//! costs nothing while others are told; once what it needs is not kept any more, it gets the newest of each instance, when it
+//! takes something again. One that takes nothing for long is cut off. Those who have something to be written take turns by
+//! peer, a write each.
 //!
 //! # Layout
 //!
 //! * `writer`: one thread: its readers, what comes for them, when they are due.
-//! * `reader`: one socket: what waits for it.
+//! * `backlog`: what is kept for readers that are behind; `turns`: whose turn it is.
+//! * `reader`: one socket: where it goes on.
 
+mod backlog;
 mod reader;
+mod turns;
 mod writer;
 
 use crate::health::Vitals;

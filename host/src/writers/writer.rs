@@ -1,10 +1,12 @@
 use super::Patience;
-use super::reader::{Reader, Went};
+use super::backlog::Backlog;
+use super::reader::{Reader, State, Went};
+use super::turns::Turns;
 use crate::health::Pulse;
-use crate::hub::{ChannelId, Hub, Inbox, Joining, Message, Waiting};
+use crate::hub::{ChannelId, Event, Hub, Inbox, Joining, Message, Waiting};
 use mio::{Events, Interest, Poll, Token};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,15 @@ const EVENTS: usize = 1024;
 /// Time readers have to take what is left when the host stops.
 const LAST: Duration = Duration::from_secs(1);
 
+/// Time readers are written to before it is looked at what else came.
+const ROUND: Duration = Duration::from_millis(1);
+
+/// Turns after which the time is looked at.
+const TURNS: usize = 8;
+
+/// Between two looks at readers that take nothing.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// One thread and its readers.
 pub(super) struct Writer {
     number: usize,
@@ -27,11 +38,12 @@ pub(super) struct Writer {
     /// By token; places of those that are gone are taken again.
     readers: Vec<Option<Box<Reader>>>,
     free: Vec<usize>,
-    by_channel: HashMap<ChannelId, Vec<usize>>,
+    backlog: Backlog,
+    turns: Turns,
+    /// Readers that take nothing.
+    blocked: usize,
     /// When to look after whom, soonest first. What is not a reader's own time is from before.
     due: BinaryHeap<Reverse<(Instant, usize, u64)>>,
-    /// Whom something came for.
-    stirred: Vec<usize>,
     next_serial: u64,
     _pulse: Pulse,
 }
@@ -53,9 +65,10 @@ impl Writer {
             patience,
             readers: Vec::new(),
             free: Vec::new(),
-            by_channel: HashMap::new(),
+            backlog: Backlog::default(),
+            turns: Turns::default(),
+            blocked: 0,
             due: BinaryHeap::new(),
-            stirred: Vec::new(),
             next_serial: 0,
             _pulse: pulse,
         }
@@ -65,6 +78,7 @@ impl Writer {
         let mut events = Events::with_capacity(EVENTS);
         // Set when the host stops: until then readers may take what is left.
         let mut until: Option<Instant> = None;
+        let mut look = Instant::now();
         loop {
             let now = Instant::now();
             let nobody_left = self.readers.len() == self.free.len();
@@ -72,7 +86,10 @@ impl Writer {
                 return;
             }
             let due = self.due.peek().map(|Reverse((due, ..))| *due);
-            let wait = due.into_iter().chain(until).min().map(|due| due.saturating_duration_since(now));
+            let look_again = (self.blocked > 0).then_some(look);
+            let at_once = (!self.turns.is_empty()).then_some(now);
+            let times = due.into_iter().chain(until).chain(look_again).chain(at_once);
+            let wait = times.min().map(|due| due.saturating_duration_since(now));
             if let Err(error) = self.poll.poll(&mut events, wait)
                 && error.kind() != std::io::ErrorKind::Interrupted
             {
@@ -89,31 +106,20 @@ impl Writer {
                 let Some(reader) = self.reader(token) else { continue };
                 // It may have left, or only have nothing more to say: the kernel tells once something is sent to it.
                 let is_asked = event.is_read_closed() && reader.ask_whether_it_is_there();
-                if is_asked || (event.is_writable() && reader.has_waiting()) {
-                    self.flush(token, now);
+                if is_asked || (event.is_writable() && reader.is_blocked()) {
+                    self.ready(token);
                 }
             }
             let Waiting { messages, .. } = self.inbox.take();
-            for message in messages {
-                match message {
-                    Message::Join(joining) => self.join(*joining, now),
-                    Message::Publish { channel, event } => self.each(channel, |reader, hub| {
-                        if !reader.offer(&event, hub, now) {
-                            hub.lost(1);
-                        }
-                    }),
-                    Message::Skip { channel, count } => self.each(channel, |reader, hub| {
-                        reader.skip(count);
-                        hub.lost(count);
-                    }),
-                    Message::End { channel, last } => self.each(channel, |reader, _| reader.end(last.as_ref())),
-                    Message::Stop => until = Some(now + LAST),
-                }
+            if self.take(messages, now) {
+                until = Some(now + LAST);
             }
-            for token in std::mem::take(&mut self.stirred) {
-                self.flush(token, now);
-            }
+            self.take_turns(now);
             self.look_after(now);
+            if now >= look {
+                self.look();
+                look = now + LOOK;
+            }
         }
     }
 
@@ -121,27 +127,64 @@ impl Writer {
         self.readers.get_mut(token)?.as_deref_mut()
     }
 
+    /// Takes what came. Whether the host stops.
+    fn take(&mut self, messages: Vec<Message>, now: Instant) -> bool {
+        let mut stirred = Vec::new();
+        let mut stops = false;
+        if !messages.is_empty() {
+            self.backlog.trim(self.inbox.most());
+        }
+        for message in messages {
+            match message {
+                Message::Join(joining) => self.join(*joining, now),
+                Message::Publish { channel, event } => {
+                    stirred.extend(self.backlog.push(channel, event).then_some(channel))
+                }
+                Message::Skip { channel, count, last } => {
+                    stirred.extend(self.backlog.skip(channel, count, last).then_some(channel));
+                }
+                Message::End { channel, last } => self.end(channel, last.as_ref()),
+                Message::Stop => stops = true,
+            }
+        }
+        for channel in stirred {
+            for (token, serial) in self.backlog.told(channel) {
+                let Some(reader) = self.reader(token).filter(|reader| reader.serial == serial) else { continue };
+                reader.is_listed = false;
+                if reader.state == State::Idle {
+                    self.ready(token);
+                }
+            }
+            self.backlog.settle(channel);
+        }
+        stops
+    }
+
     fn join(&mut self, joining: Joining, now: Instant) {
-        let channel = joining.channel;
+        let (channel, peer) = (joining.channel, joining.claim.peer());
         let token = self.free.pop().unwrap_or(self.readers.len());
-        let place = self.by_channel.get(&channel).map_or(0, Vec::len);
         self.next_serial += 1;
         let serial = self.next_serial;
-        let made = Reader::new(joining, serial, place, now).and_then(|mut reader| {
+        let made = Reader::new(joining, serial, token, &mut self.backlog, now).map(Box::new);
+        let registered = made.and_then(|mut reader| {
             // Told once when it takes more again, or is gone; it has nothing to say.
             let interest = Interest::READABLE | Interest::WRITABLE;
-            self.poll.registry().register(&mut reader.socket, Token(token), interest)?;
-            Ok(reader)
-        });
-        match made {
-            Ok(reader) => {
-                self.by_channel.entry(channel).or_default().push(token);
-                let reader = Some(Box::new(reader));
-                match self.readers.get_mut(token) {
-                    Some(place) => *place = reader,
-                    None => self.readers.push(reader),
+            match self.poll.registry().register(&mut reader.socket, Token(token), interest) {
+                Ok(()) => Ok(reader),
+                Err(error) => {
+                    self.leave_channel(&reader);
+                    Err(error)
                 }
-                self.stirred.push(token);
+            }
+        });
+        match registered {
+            Ok(reader) => {
+                self.turns.join(peer);
+                self.turns.queue(peer, token, serial);
+                match self.readers.get_mut(token) {
+                    Some(place) => *place = Some(reader),
+                    None => self.readers.push(Some(reader)),
+                }
                 self.look_later(token, now);
             }
             Err(error) => {
@@ -154,28 +197,101 @@ impl Writer {
         }
     }
 
-    /// Does something about all who follow a channel.
-    fn each(&mut self, channel: ChannelId, mut act: impl FnMut(&mut Reader, &Hub)) {
-        for &token in self.by_channel.get(&channel).into_iter().flatten() {
-            let Some(reader) = self.readers.get_mut(token).and_then(Option::as_deref_mut) else { continue };
-            // Who takes nothing is told by the kernel to go on, and is not tried each time.
-            if !reader.is_blocked() && !reader.has_waiting() {
-                self.stirred.push(token);
+    /// It is over for all who follow a channel, once they have what came before.
+    fn end(&mut self, channel: ChannelId, last: Option<&Arc<Event>>) {
+        let (_, end, _) = self.backlog.bounds(channel);
+        let readers = self.backlog.channel(channel).map(|channel| channel.readers.clone()).unwrap_or_default();
+        for token in readers {
+            let Some(reader) = self.reader(token) else { continue };
+            reader.end(last, end);
+            if reader.state == State::Idle {
+                self.ready(token);
             }
-            act(reader, &self.hub);
         }
     }
 
-    fn flush(&mut self, token: usize, now: Instant) {
-        let (heartbeat, stalled) = (self.patience.heartbeat, self.patience.stalled);
+    /// Changes what a reader waits for.
+    fn set(&mut self, token: usize, state: State) {
         let Some(reader) = self.readers.get_mut(token).and_then(Option::as_deref_mut) else { return };
-        let was_blocked = reader.is_blocked();
-        if reader.flush(&self.hub, now) == Went::Over {
-            return self.remove(token);
+        let (was_behind, was_blocked) = (reader.is_behind(), reader.is_blocked());
+        reader.state = state;
+        match (was_behind, reader.is_behind()) {
+            (false, true) => self.backlog.falls_behind(reader.channel),
+            (true, false) => self.backlog.caught_up(reader.channel),
+            _ => {}
         }
-        // It may be due sooner than was thought.
-        if reader.is_blocked() && !was_blocked && stalled < heartbeat {
-            self.look_later(token, now);
+        if was_blocked != reader.is_blocked() {
+            self.turns.block(reader.peer(), !was_blocked);
+            self.blocked = if was_blocked { self.blocked.saturating_sub(1) } else { self.blocked + 1 };
+        }
+    }
+
+    /// A reader waits for its turn.
+    fn ready(&mut self, token: usize) {
+        let Some(reader) = self.reader(token) else { return };
+        if reader.state == State::Ready {
+            return;
+        }
+        let (peer, serial) = (reader.peer(), reader.serial);
+        self.set(token, State::Ready);
+        self.turns.queue(peer, token, serial);
+    }
+
+    /// Writes to readers in turn, for a moment.
+    fn take_turns(&mut self, now: Instant) {
+        for nth in 1.. {
+            let Some((token, serial)) = self.turns.next() else { return };
+            if self.reader(token).is_some_and(|reader| reader.serial == serial) {
+                self.turn(token, now);
+            }
+            if nth % TURNS == 0 && now.elapsed() >= ROUND {
+                return;
+            }
+        }
+    }
+
+    fn turn(&mut self, token: usize, now: Instant) {
+        let Patience { heartbeat, stalled } = self.patience;
+        let Some(reader) = self.readers.get_mut(token).and_then(Option::as_deref_mut) else { return };
+        let went = reader.write_some(&self.hub, &mut self.backlog, now);
+        let (peer, channel, serial) = (reader.peer(), reader.channel, reader.serial);
+        if reader.take_skipped() {
+            self.turns.lost(peer);
+        }
+        match went {
+            Went::On => self.turns.queue(peer, token, serial),
+            Went::Over => self.remove(token),
+            Went::Blocked => {
+                self.set(token, State::Blocked);
+                // It may be due sooner than was thought.
+                if stalled < heartbeat {
+                    self.look_later(token, now);
+                }
+            }
+            Went::Idle => {
+                let is_listed = std::mem::replace(&mut reader.is_listed, true);
+                if let Some(channel) = self.backlog.channel(channel).filter(|_| !is_listed) {
+                    channel.idle.push((token, serial));
+                }
+                self.set(token, State::Idle);
+            }
+        }
+    }
+
+    /// Counts what those lost who take nothing, and says whose they are.
+    fn look(&mut self) {
+        if self.blocked > 0 {
+            // Also where nothing comes any more.
+            self.backlog.trim(self.inbox.most());
+            for token in 0..self.readers.len() {
+                let Some(reader) = self.readers.get_mut(token).and_then(Option::as_deref_mut) else { continue };
+                if reader.is_blocked() && reader.count_lost(&self.hub, &mut self.backlog) {
+                    self.set(token, State::Lost);
+                }
+            }
+        }
+        for peer in self.turns.take_unread() {
+            self.hub.is_unread(peer);
         }
     }
 
@@ -196,17 +312,23 @@ impl Writer {
                 return;
             }
             self.due.pop();
-            let is_meant = |reader: &&mut Reader| reader.serial == serial && reader.due == due;
-            let Some(reader) = self.reader(token).filter(is_meant) else { continue };
+            let Some(reader) = self.readers.get_mut(token).and_then(Option::as_deref_mut) else { continue };
+            if reader.serial != serial || reader.due != due {
+                continue;
+            }
             if reader.wants(heartbeat, stalled) <= now {
-                if reader.is_blocked() {
-                    let behind = reader.behind();
-                    self.hub.lost(behind);
-                    self.remove(token);
-                    continue;
+                match reader.state {
+                    State::Blocked | State::Lost => {
+                        reader.count_rest(&self.hub, &mut self.backlog);
+                        self.remove(token);
+                        continue;
+                    }
+                    State::Idle => {
+                        reader.ping();
+                        self.ready(token);
+                    }
+                    State::Ready => {}
                 }
-                reader.ping();
-                self.flush(token, now);
             }
             self.look_later(token, now);
         }
@@ -216,20 +338,23 @@ impl Writer {
         let Some(mut reader) = self.readers.get_mut(token).and_then(Option::take) else { return };
         let _ = self.poll.registry().deregister(&mut reader.socket);
         self.free.push(token);
-        if let Some(list) = self.by_channel.get_mut(&reader.channel) {
-            list.swap_remove(reader.place);
-            let moved = list.get(reader.place).copied();
-            if list.is_empty() {
-                self.by_channel.remove(&reader.channel);
-            }
-            if let Some(moved) = moved.and_then(|moved| self.readers.get_mut(moved)?.as_deref_mut()) {
-                moved.place = reader.place;
-            }
+        if reader.is_blocked() {
+            self.blocked = self.blocked.saturating_sub(1);
+            self.turns.block(reader.peer(), false);
         }
+        self.turns.leave(reader.peer());
+        self.leave_channel(&reader);
         self.hub.left(reader.channel, self.number);
         if self.free.len() == self.readers.len() {
             // What was needed for as many as there were.
             (self.readers, self.free, self.due) = Default::default();
+        }
+    }
+
+    fn leave_channel(&mut self, reader: &Reader) {
+        let moved = self.backlog.leave(reader.channel, reader.place, reader.is_behind());
+        if let Some(moved) = moved.and_then(|moved| self.readers.get_mut(moved)?.as_deref_mut()) {
+            moved.place = reader.place;
         }
     }
 }
