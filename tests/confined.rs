@@ -1,6 +1,6 @@
 //! Where people run it: under the filters and limits that service managers, containers and older kernels set.
 
-use crate::harness::{Host, Response, components, run, verbs, workspace};
+use crate::harness::{Host, Response, components, connect_from, run, verbs, workspace};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter, compile_from_json};
 use serde_json::json;
@@ -306,4 +306,77 @@ fn a_limit_of_file_sizes_below_what_a_plugin_needs_is_named_with_its_value_and_t
         "trapped: File too large (os error 27): RLIMIT_FSIZE allows the host files of 8192 bytes, and what the memory of a \
          plugin begins with is in one; raise it (`ulimit -f unlimited` before the start, or LimitFSIZE= of the service)"
     );
+}
+
+/// Unread answers and streams, of several peers.
+fn unread(address: &str, each: usize) -> Vec<std::net::TcpStream> {
+    use std::io::Write as _;
+    let paths = ["/v1/instances", "/metrics", "/v1/stream", "/v1/usage/range?range=1h&label=kind%3Dflock", "/v1/usage"];
+    let open = |(peer, nth): (u8, usize)| {
+        let mut socket = connect_from(std::net::Ipv4Addr::new(127, 0, 0, peer), address);
+        let path = paths[nth % paths.len()];
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
+        socket
+    };
+    (2..14).flat_map(|peer| (0..each).map(move |nth| (peer, nth))).map(open).collect()
+}
+
+#[test]
+fn a_plugin_that_does_not_fit_into_the_address_space_is_refused_and_those_that_run_go_on() {
+    let config = "[[instances]]\nid = 'count'\nsamplers = ['modest']\n[plugins.modest]\ninterval = '200ms'\n\
+                  limits = { deadline = '10s' }\n";
+    let host = Host::start_as(limited("-v 2097152"), config, &[("modest", verbs())]);
+    host.until("/v1/instances/count/usage", |usage| usage.status == 200);
+    let mut stream = host.stream("/v1/instances/count/usage/stream");
+    let first = stream.sample()["value"].as_u64().unwrap();
+    let names: Vec<_> = (0..24).map(|nth| format!("copy-{nth:02}")).collect();
+    for name in &names {
+        std::fs::write(host.data().join("plugins").join(name).with_extension("wasm"), verbs()).unwrap();
+    }
+    let mut refused = Vec::new();
+    for name in &names {
+        let is_settled = |page: &Response| {
+            page.status == 200 && ["running", "failed"].contains(&page.json()["state"].as_str().unwrap())
+        };
+        let page = host.until(&format!("/v1/plugins/{name}"), is_settled).json();
+        refused
+            .extend((page["state"] == "failed").then(|| page["last_failure"]["reason"].as_str().unwrap().to_owned()));
+    }
+    assert!((1..24).contains(&refused.len()), "some run, some do not: {refused:#?}");
+    for why in &refused {
+        let parts = ["RLIMIT_AS allows the host 2048 MiB", "MiB are left for plugins", "it needs", "raise the limit"];
+        assert!(parts.iter().all(|part| why.contains(part)), "{why}");
+    }
+    // Its own instance was the same all the while: it counts its calls.
+    for count in first + 1..first + 20 {
+        assert_eq!(stream.sample()["value"].as_u64(), Some(count));
+    }
+    let page = host.plugin("modest");
+    assert_eq!((&page["state"], &page["quarantined"]), (&json!("running"), &json!(null)), "{page}");
+
+    // Whoever leaves makes room.
+    let running = names.iter().find(|name| host.plugin(name)["state"] == "running").unwrap();
+    let failed = names.iter().find(|name| host.plugin(name)["state"] == "failed").unwrap();
+    assert_eq!(host.ordered("DELETE", &format!("/v1/plugins/{running}"), b"").status, 204);
+    let is_back = |path: &str| host.ordered("POST", path, b"").status < 300;
+    crate::harness::until("there is no room yet", || is_back(&format!("/v1/plugins/{failed}/reload")));
+    assert_eq!(host.plugin(failed)["state"], "running");
+}
+
+#[test]
+fn unread_answers_and_streams_of_several_peers_fit_into_a_small_address_space() {
+    let config = "[[instances]]\nid = 'count'\nsamplers = ['modest']\n[plugins.modest]\ninterval = '500ms'\n\
+                  limits = { deadline = '10s' }\n[plugins.flock]\ninterval = '1s'\n\
+                  config = { flock = 1500, wide = 20 }\nlimits = { cpu = '900ms', output = '64MiB' }\n";
+    let host = Host::start_as(limited("-v 2097152"), config, &[("modest", verbs()), ("flock", verbs())]);
+    host.until("/v1/instances/flock-1499/usage", |usage| usage.status == 200);
+    let mut stream = host.stream("/v1/instances/count/usage/stream");
+    let first = stream.sample()["value"].as_u64().unwrap();
+    let unread = unread(&host.address, 100);
+    for count in first + 1..first + 20 {
+        assert_eq!(stream.sample()["value"].as_u64(), Some(count));
+    }
+    assert!(host.threads() < 200, "{} threads", host.threads());
+    assert_eq!(host.plugin("modest")["state"], "running");
+    drop(unread);
 }

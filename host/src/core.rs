@@ -10,6 +10,7 @@ use crate::metrics::HostMetrics;
 use crate::places::Places;
 use crate::plugins::Plugins;
 use crate::reload::Reloads;
+use crate::room::Rooms;
 use crate::snapshot::Snapshots;
 use crate::timeline::Timeline;
 use crate::tokens::Tokens;
@@ -59,6 +60,8 @@ pub struct Core {
     pub(crate) queries: Arc<Places>,
     /// Bytes of memory that answers on their way take.
     pub(crate) answers: Arc<Places>,
+    /// Address space for plugins.
+    pub(crate) rooms: Rooms,
     /// Bytes of memory this process may have.
     pub(crate) memory: usize,
     /// Held while workloads are added up.

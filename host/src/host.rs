@@ -16,6 +16,7 @@ use crate::metrics::HostMetrics;
 use crate::native::{self, Native};
 use crate::plugins::{Component, Plugins, Supervisor, TrialFailed, Tried, try_component};
 use crate::reload::{self, Reload, Reloads, read_tokens_again};
+use crate::room::Rooms;
 use crate::service::{Service, Subscription};
 use crate::shares;
 use crate::snapshot::{self, Snapshots};
@@ -409,6 +410,7 @@ fn core(config: Config, clock: Clock, metrics: HostMetrics, store: Store, plugin
         beginnings: Arc::default(),
         queries: Arc::default(),
         answers: Arc::default(),
+        rooms: Rooms::of_process(),
         memory,
         audit: audit?,
         store,

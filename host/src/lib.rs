@@ -100,6 +100,7 @@ pub mod plugins;
 mod recorder;
 pub mod reload;
 mod remote;
+mod room;
 pub mod service;
 mod shares;
 pub mod snapshot;

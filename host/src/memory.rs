@@ -16,14 +16,52 @@ pub(crate) fn available() -> usize {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let groups = groups.lines().filter_map(|group| least_of_group(Path::new("/sys/fs/cgroup"), group));
-    let address_space = getrlimit(Resource::As).current;
-    let least = machine.into_iter().chain(groups).chain(address_space).min();
+    let least = machine.into_iter().chain(groups).chain(address_space()).min();
     least.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX)
+}
+
+/// Bytes of address space this process may have, where there is a limit.
+pub(crate) fn address_space() -> Option<u64> {
+    getrlimit(Resource::As).current
+}
+
+/// Bytes of address space this process has now.
+pub(crate) fn mapped() -> Option<u64> {
+    of_line(&fs::read_to_string("/proc/self/status").ok()?, "VmSize:")
+}
+
+/// Has the allocator keep to few arenas where address space is limited. Each reserves 64 MiB of it or more, and by default there
+/// are eight for every processor. Called before there are threads.
+#[cfg(target_env = "gnu")]
+pub(crate) fn spare_address_space() {
+    /// One for the main thread, and one for all others.
+    const ARENAS: i32 = 2;
+    if address_space().is_some() {
+        keep_to_arenas(ARENAS);
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn spare_address_space() {}
+
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "the C library's allocator is told by a function that takes two numbers")]
+fn keep_to_arenas(most: i32) {
+    // SAFETY: it takes no pointers, and changes a setting of the allocator under the allocator's own lock.
+    unsafe {
+        // Should it refuse, more address space is used.
+        let _ = libc::mallopt(libc::M_ARENA_MAX, most);
+    }
 }
 
 /// `MemTotal` of /proc/meminfo.
 fn total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    of_line(meminfo, "MemTotal:")
+}
+
+/// Bytes of a line that names kilobytes.
+fn of_line(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
@@ -55,7 +93,7 @@ mod tests {
     fn the_machines_memory_is_read() {
         assert_eq!(total("MemTotal:        2048 kB\nMemFree: 1 kB\n"), Some(2 << 20));
         assert_eq!(total("MemFree: 1 kB\n"), None);
-        assert!(available() > 1 << 20);
+        assert!(available() > 1 << 20 && mapped().is_some_and(|bytes| bytes > 1 << 20));
     }
 
     #[test]

@@ -286,6 +286,11 @@ impl Host {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
+    /// Threads it has now.
+    pub(crate) fn threads(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().count()
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }

@@ -15,6 +15,18 @@ use tokio::task::spawn_blocking;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Engine, WasmBacktraceDetails};
 
+/// Bytes that a memory may grow by where it is, beyond what was reserved.
+const GROWTH: usize = 1 << 20;
+
+/// Bytes before and behind a memory that nothing is at.
+const GUARD: usize = 64 << 10;
+
+/// Bytes of address space around a memory.
+pub(crate) const AROUND_MEMORY: usize = GROWTH + 2 * GUARD;
+
+/// Bytes of the stack that a guest's code runs on: the runtime's own default.
+pub(crate) const GUEST_STACK: usize = 2 << 20;
+
 /// The compiler and runtime all plugins share, and what is linked into each.
 pub struct Sandbox {
     pub(crate) engine: Engine,
@@ -153,7 +165,8 @@ pub(crate) fn configuration() -> Config {
         .generate_address_map(false)
         // By default each memory reserves 4 GiB of address space, so that a few plugins exhaust a limited process.
         .memory_reservation(Limits::default().memory as u64)
-        .memory_reservation_for_growth(1 << 20)
-        .memory_guard_size(64 << 10);
+        .memory_reservation_for_growth(GROWTH as u64)
+        .memory_guard_size(GUARD as u64)
+        .async_stack_size(GUEST_STACK);
     config
 }

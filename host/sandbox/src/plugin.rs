@@ -1,7 +1,9 @@
-use crate::Sandbox;
 use crate::contract::v0_1;
+use crate::engine::{AROUND_MEMORY, GUEST_STACK};
 use crate::instance::Guest;
 use crate::refusal::{self, Refused};
+use crate::thread::{BLOCKING_THREADS, STACK};
+use crate::{Limits, Sandbox};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -38,6 +40,8 @@ pub(crate) struct Loaded {
     pub(crate) indices: v0_1::Indices,
     digest: blake3::Hash,
     shape: Shape,
+    /// Bytes of compiled code, as they are mapped.
+    code: usize,
 }
 
 /// What is loaded now, by digest: the same component under another name is there already.
@@ -88,7 +92,9 @@ impl Plugin {
         let instance = sandbox.linker.instantiate_pre(&component);
         let instance = instance.map_err(|error| Refused::Import(format!("{error:#}")))?;
         let indices = v0_1::Indices::new(&instance).map_err(|error| Refused::Export(format!("{error:#}")))?;
-        Ok(Some(Self(sandbox.shared.put(Loaded { instance, indices, digest, shape }))))
+        let image = component.image_range();
+        let code = image.end.addr().saturating_sub(image.start.addr());
+        Ok(Some(Self(sandbox.shared.put(Loaded { instance, indices, digest, shape, code }))))
     }
 
     pub(crate) fn loaded(&self) -> &Loaded {
@@ -97,6 +103,14 @@ impl Plugin {
 
     pub fn shape(&self) -> &Shape {
         &self.0.shape
+    }
+
+    /// Bytes of address space that it takes while it runs: its code, its memory, and its threads' stacks. A memory is reserved as
+    /// large as it may be by default, also where it may be less.
+    pub fn address_space(&self, limits: &Limits) -> u64 {
+        let memory = limits.memory.max(Limits::default().memory) + AROUND_MEMORY;
+        let stacks = GUEST_STACK + STACK * (1 + BLOCKING_THREADS);
+        (self.0.code + memory + stacks) as u64
     }
 
     pub fn has(&self, role: Role) -> bool {

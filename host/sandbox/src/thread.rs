@@ -13,10 +13,10 @@ use tracing::{Instrument as _, Span};
 const NICE: i32 = 10;
 
 /// Enough for the host's own frames; guests run on stacks of their own.
-const STACK: usize = 512 << 10;
+pub(crate) const STACK: usize = 512 << 10;
 
 /// Threads a worker may have beside its own, for as long as it needs them: to read directories, to resolve names.
-const BLOCKING_THREADS: usize = 4;
+pub(crate) const BLOCKING_THREADS: usize = 4;
 
 /// What a worker has used, and what it is doing.
 #[derive(Debug, Default)]
@@ -327,7 +327,7 @@ pub(crate) async fn on_own_thread<T: Send + 'static>(
 pub(crate) fn spawn(name: &str, with_network: bool, work: impl Future<Output = ()> + Send + 'static) {
     let run = move || {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
-        runtime.enable_time().max_blocking_threads(BLOCKING_THREADS);
+        runtime.enable_time().max_blocking_threads(BLOCKING_THREADS).thread_stack_size(STACK);
         if with_network {
             runtime.enable_io();
         }

@@ -12,6 +12,8 @@ mod store;
 
 use crate::config::{Config, Listen, time_ms};
 use crate::host::compile_if_told;
+use crate::memory;
+use crate::room::{BLOCKING_THREADS, THREAD_STACK};
 use crate::tracing::{self, Format as LogFormat, LogOptions};
 use anyhow::Context as _;
 use clap::error::ErrorKind;
@@ -269,7 +271,10 @@ pub fn main() -> ExitCode {
         let wrong = format!("--log-level (or DROPSONDE_LOG): {error}");
         Cli::command().error(ErrorKind::InvalidValue, wrong).exit();
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    memory::spare_address_space();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.enable_all().max_blocking_threads(BLOCKING_THREADS).thread_stack_size(THREAD_STACK);
+    let runtime = match runtime.build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&anyhow::Error::from(error).context("cannot start the runtime")),
     };

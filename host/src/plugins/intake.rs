@@ -263,8 +263,9 @@ impl Intake<'_> {
         let loaded = loaded.map_err(rejected)?;
         self.show(PluginState::Loading);
         let trial = self.keeper.state().trial();
-        let started = start(self.core, self.sandbox, self.status, &loaded, trial.state()).await;
-        let started = started.map_err(|why| {
+        let mut room = None;
+        let started = start(self.core, self.sandbox, self.status, &loaded, trial.state(), &mut room).await;
+        let started = started.map(|started| Started { room, ..started }).map_err(|why| {
             let loaded = matches!(why, NotTaken::Start(_)).then(|| loaded.clone());
             Rejected { why, digest: Some(digest.clone()), loaded }
         })?;
@@ -390,8 +391,9 @@ impl Intake<'_> {
         let loaded = load(self.core, self.sandbox, self.status, component, bytes, &watch::Sender::new(false)).await;
         let started = match loaded {
             Ok(loaded) => {
-                let started = start(self.core, self.sandbox, self.status, &loaded, trial.state()).await;
-                started.map(|started| (loaded, started))
+                let mut room = None;
+                let started = start(self.core, self.sandbox, self.status, &loaded, trial.state(), &mut room).await;
+                started.map(|started| (loaded, Started { room, ..started }))
             }
             Err(why) => Err(why),
         };

@@ -1,4 +1,5 @@
 use super::{BadFields, plain};
+use crate::room::NoRoom;
 use dropsonde_sandbox::{BadGrant, CallError, Refused};
 use std::io;
 
@@ -24,6 +25,8 @@ pub enum NotTaken {
     /// Its first instance could not be made; another time it might.
     #[error("it does not start: {}", plain(&.0.to_string()))]
     Start(CallError),
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// It came through the API, and cannot be put into the plugins folder.
     #[error("cannot keep it: {0}")]
     NotKept(io::Error),

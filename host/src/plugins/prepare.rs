@@ -4,6 +4,7 @@
 use super::{Component, Fields, NotTaken, Origin, bundled, grants_toml, missing, plain};
 use crate::core::Core;
 use crate::plugins::status::Shared;
+use crate::room::Room;
 use dropsonde_sandbox::{
     CallError, Compile, Description, Grants, Need, Plugin, PluginMetrics, Role, Sandbox, SavedState, Setup, Worker,
     introduce,
@@ -52,6 +53,8 @@ pub(super) struct Started {
     pub(super) description: Description,
     pub(super) grants: Grants,
     pub(super) missing: Vec<Need>,
+    /// The address space it has. It is its own until it is replaced or removed.
+    pub(super) room: Option<Room>,
 }
 
 impl Loaded {
@@ -112,14 +115,19 @@ pub(super) async fn load(
     Ok(Loaded { component, plugin, digest })
 }
 
-/// Asks what it needs, compares with what is granted, and makes the first instance.
+/// Asks what it needs, compares with what is granted, and makes the first instance, in the `room` it has, or takes.
 pub(super) async fn start(
     core: &Core,
     sandbox: &Arc<Sandbox>,
     status: &Shared,
     Loaded { component, plugin, .. }: &Loaded,
     state: &SavedState,
+    room: &mut Option<Room>,
 ) -> Result<Started, NotTaken> {
+    let needed = plugin.address_space(&status.limits);
+    if room.as_ref().is_none_or(|room| !room.holds(needed)) {
+        *room = Some(core.rooms.take(needed, &core.config.load(), core.memory)?);
+    }
     let is_bundled = component.origin == Origin::Bundled;
     let started = Instant::now();
     let mut setup = Setup {
@@ -169,7 +177,7 @@ pub(super) async fn start(
     core.metrics.cold_start_seconds.with_label_values(&[&*status.name]).observe(started.elapsed().as_secs_f64());
     let Description { name, version, about } = introduction.description;
     let description = Description { name: plain(&name), version: plain(&version), about: plain(&about) };
-    Ok(Started { worker, fields, description, grants, missing })
+    Ok(Started { worker, fields, description, grants, missing, room: None })
 }
 
 /// Work that takes long or waits for a disk.

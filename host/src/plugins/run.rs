@@ -15,6 +15,7 @@ use super::{Fields, NotTaken, PluginState, Status, plain};
 use crate::clock::Schedule;
 use crate::core::Core;
 use crate::json;
+use crate::room::Room;
 use dropsonde_sandbox::{CallError, Role, Sandbox, SavedState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -172,8 +173,11 @@ impl Runner<'_> {
             known.set_aside.clear();
             known.forget_call_times();
         });
+        // Its own, whatever becomes of its instances.
+        let mut room = None;
         let mut started = None;
-        if let Some((ready, trial)) = ready {
+        if let Some((mut ready, trial)) = ready {
+            room = ready.room.take();
             let state = trial.state().clone();
             let is_late = trial.take_over(&self.keeper.state());
             self.keeper.set_state(state);
@@ -192,7 +196,7 @@ impl Runner<'_> {
         let mut refusals = 0;
         loop {
             let stop = tokio::select! {
-                stop = self.start_and_poll(&loaded, started.take(), schedule, &mut standing) => stop,
+                stop = self.start_and_poll(&loaded, started.take(), &mut room, schedule, &mut standing) => stop,
                 why = told_to_stop(status) => Stop::Quarantined(why),
             };
             let stop = match stop {
@@ -214,6 +218,7 @@ impl Runner<'_> {
             match stop {
                 Some(Stop::Replaced(candidate)) => return *candidate,
                 Some(Stop::Failed(why)) => {
+                    drop(room);
                     self.give_up(&loaded, &why);
                     return self.fail(why).await;
                 }
@@ -245,6 +250,7 @@ impl Runner<'_> {
         &self,
         loaded: &Loaded,
         started: Option<Started>,
+        room: &mut Option<Room>,
         schedule: &mut Schedule,
         standing: &mut Standing,
     ) -> Stop {
@@ -253,11 +259,11 @@ impl Runner<'_> {
         let started = match started {
             Some(started) => Ok(started),
             None => tokio::select! {
-                started = start(core, sandbox, status, loaded, &state) => started,
+                started = start(core, sandbox, status, loaded, &state, room) => started,
                 candidate = handover.take() => return Stop::Replaced(Box::new(candidate)),
             },
         };
-        let Started { worker, fields, description, grants, missing } = match started {
+        let Started { worker, fields, description, grants, missing, .. } = match started {
             Ok(started) => started,
             Err(NotTaken::Start(error)) => return Stop::Retry(error, false),
             Err(why) => return Stop::Failed(why.to_string()),

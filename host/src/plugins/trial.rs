@@ -40,7 +40,7 @@ pub(crate) async fn try_component(
     let digest = bytes.digest.clone();
     let failed = |why| TrialFailed { why, digest: Some(digest.clone()) };
     let loaded = load(core, sandbox, &status, component, bytes, &watch::Sender::new(false)).await.map_err(failed)?;
-    let started = start(core, sandbox, &status, &loaded, &SavedState::default()).await.map_err(failed)?;
+    let started = start(core, sandbox, &status, &loaded, &SavedState::default(), &mut None).await.map_err(failed)?;
     Ok(Tried { missing: started.missing })
 }
 
