@@ -179,16 +179,24 @@ impl Hub {
     /// up to another. With how many those are; fewer come where more is published meanwhile.
     pub(crate) fn newest(&self, selection: &Arc<Selection>, behind: u64, until: u64) -> (Beginning, u64) {
         let rest =
-            || Box::new(Rest { selection: selection.clone(), is_missed: false, behind, until, also: Vec::new() });
-        let (mut counted, mut some, mut count) = (rest(), Vec::new(), 0);
+            |behind| Box::new(Rest { selection: selection.clone(), is_missed: false, behind, until, also: Vec::new() });
+        let (mut counted, mut some, mut made, mut count) = (rest(behind), Vec::new(), Vec::new(), 0);
         loop {
             let is_more = self.lock().more(&mut counted, &mut some, LOOKED_AT);
             count += some.len() as u64;
+            // None of those it is told of next can be out of date by then.
+            let first = AT_START.saturating_sub(made.len()).min(some.len());
+            made.extend(some.drain(..first));
             some.clear();
             if !is_more {
-                return (Beginning { made: Vec::new(), rest: Some(rest()) }, count);
+                break;
             }
         }
+        let last = made.last().and_then(|first| match first {
+            First::Event(event) => Some(event.sequence),
+            First::Reset(_) => None,
+        });
+        (Beginning { made, rest: Some(rest(last.unwrap_or(behind))) }, count)
     }
 
     /// Events a reader may be behind.

@@ -315,7 +315,7 @@ mod tests {
         assert_eq!(backlog.bounds(one), (6, 10, 10), "three, and what came since its readers were told");
         assert_eq!((at(&mut backlog, one, 5), at(&mut backlog, one, 6)), (None, Some(7)));
         backlog.push(other, event(11));
-        backlog.trim(event(1).size());
+        backlog.trim(event(11).size());
         assert_eq!((backlog.events.len(), backlog.bounds(one), backlog.bounds(other)), (1, (10, 10, 10), (0, 1, 11)));
         assert!(backlog.skip(other, 5, 20) || backlog.events.is_empty());
         assert_eq!((backlog.bounds(other), at(&mut backlog, other, 0)), ((6, 6, 20), None));
