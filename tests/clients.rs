@@ -3,7 +3,9 @@
 use crate::harness::{connect_from, request, send, stream, verbs};
 use dropsonde::config::{Bytes, Config};
 use dropsonde::host::Host;
+use dropsonde::native::{Failure, Field as NativeField, Sampler};
 use dropsonde::store::{Field, InstanceId, Schema};
+use dropsonde::tracked::Wanted;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -161,4 +163,66 @@ fn a_peer_that_reads_none_of_its_streams_delays_no_stream_of_another_and_is_name
     host.until("/health", |health| health.body.contains("client 127.0.0.2 does not read many of its streams"));
     assert!(!host.get("/health").body.contains("127.0.0.1"), "who reads is not named");
     drop(unread);
+}
+
+/// Has very many fields, all of which are on its page.
+struct Wide(String);
+
+impl Sampler for Wide {
+    fn name(&self) -> &str {
+        &self.0
+    }
+
+    fn fields(&self) -> Vec<NativeField> {
+        (0..200)
+            .map(|nth| NativeField::gauge(format!("field_of_a_plugin_with_very_many_{nth}"), "One of many."))
+            .collect()
+    }
+
+    fn sample(&mut self, _: &InstanceId) -> Result<Vec<f64>, Failure> {
+        Err(Failure::Gone)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_of_very_many_hosts_and_plugins_are_sent_in_pieces_that_a_peer_has_its_share_of() {
+    // More than the kernel keeps for a client that reads nothing.
+    const HOSTS: usize = 40_000;
+    const PLUGINS: usize = 200;
+    let mut config = Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)).into(), ..Config::default() };
+    config.store.memory_only = true;
+    config.http.max_answer_bytes = Some(Bytes::new(4 << 20));
+    let mut host = Host::builder().config(config).without_plugins();
+    for nth in 0..PLUGINS {
+        host = host.sampler(Wide(format!("wide-{nth:03}")));
+    }
+    let host = host.start().await.unwrap();
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+    for nth in 0..HOSTS {
+        let id = InstanceId::new(format!("{nth:0250}")).unwrap();
+        let wanted = Wanted { id: id.clone(), labels: Default::default(), samplers: Some(Vec::new()) };
+        host.core().track(wanted).unwrap();
+        host.core().store.frame(&id, &Schema::new("s", vec![Field::gauge("x")]), 1000).push(now_ms, &[1.0]);
+    }
+    let address = host.address().to_string();
+    tokio::task::spawn_blocking(move || {
+        let path = "/telemetry/hosts";
+        let held = [(); 2].map(|()| ask(&address, path));
+        for (_, head) in &held {
+            assert!(head.starts_with("HTTP/1.1 200") && !head.contains("content-length"), "{head}");
+        }
+        let (_, refused) = ask(&address, path);
+        assert!(refused.starts_with("HTTP/1.1 429") && refused.contains("http.max_answer_bytes"), "{refused}");
+        let hosts = whole(&address, "/telemetry/hosts");
+        let hosts: Vec<_> = hosts["hosts"].as_array().unwrap().iter().map(|host| host.as_str().unwrap()).collect();
+        assert!(hosts.len() == HOSTS && hosts.is_sorted(), "{}", hosts.len());
+        drop(held);
+        assert_eq!(stream(&address, "/v1/plugins", "").head.header("content-length"), None, "it is large, too");
+        let plugins = whole(&address, "/v1/plugins");
+        let names: Vec<_> = plugins.as_array().unwrap().iter().map(|page| page["name"].as_str().unwrap()).collect();
+        assert!(names.len() >= PLUGINS && names.is_sorted(), "{names:?}");
+    })
+    .await
+    .unwrap();
+    host.stop().await;
 }

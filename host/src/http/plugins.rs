@@ -1,6 +1,7 @@
 use super::body::{content_type, read};
 use super::error::{ApiError, Segment, json};
 use super::off_thread::off_thread;
+use super::pieces::{LARGEST, More, ORDINARY, make};
 use super::rights::Caller;
 use super::{App, Asking};
 use crate::audit::{Action, By, Entry, PluginChange, What};
@@ -25,9 +26,27 @@ pub(super) const LOADING_RETRY: u32 = 1;
 pub(super) const BROKEN_RETRY: u32 = 10;
 
 /// All plugins by name.
-pub(crate) async fn list(State(core): App) -> Response {
-    let pages: Vec<_> = core.plugins.list().iter().map(|status| PluginPage::of(&core, status)).collect();
-    json(&pages)
+pub(crate) async fn list(State(core): App, Extension(caller): Asking) -> Result<Response, ApiError> {
+    let more = pages(core.clone());
+    Ok(make(core, &caller.peer, LARGEST, ORDINARY, more).await?.into_response())
+}
+
+/// Makes an array of pages, one at a time: one of them may be large.
+fn pages(core: Arc<Core>) -> More {
+    let (mut plugins, mut open) = (core.plugins.list().into_iter(), b'[');
+    Box::new(move |json| {
+        if let Some(status) = plugins.next() {
+            json.push(std::mem::replace(&mut open, b','));
+            json.extend(serde_json::to_vec(&PluginPage::of(&core, &status)).unwrap_or_default());
+            return true;
+        }
+        // There was none.
+        if open == b'[' {
+            json.push(open);
+        }
+        json.push(b']');
+        false
+    })
 }
 
 pub(crate) async fn one(State(core): App, Segment(name): Segment) -> Result<Response, ApiError> {

@@ -1,33 +1,50 @@
 //! Durable history by host, in the form its clients know.
 
-use super::error::{ApiError, json};
+use super::error::ApiError;
 use super::instances::named;
-use super::off_thread::off_thread;
-use super::pieces::More;
+use super::pieces::{LARGEST, More, ORDINARY, make};
 use super::usage::ask;
 use super::window::Parameters;
 use super::{App, Asking};
+use crate::core::Core;
 use crate::history::Range;
 use crate::json::{Form, Time};
 use axum::Extension;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use serde::Serialize;
+use std::sync::Arc;
 
-#[derive(Serialize)]
-struct Hosts {
-    hosts: Vec<String>,
-}
+/// Hosts that are looked at at a time.
+const AT_ONCE: usize = 500;
 
 /// The hosts that have samples.
-pub(crate) async fn hosts(State(core): App) -> Result<Response, ApiError> {
-    off_thread(move || {
-        let listed = core.tracked.list();
-        let measured = listed.iter().filter(|host| core.store.latest_at_ms(&host.id).is_some());
-        json(&Hosts { hosts: measured.map(|host| host.id.to_string()).collect() })
+pub(crate) async fn hosts(State(core): App, Extension(caller): Asking) -> Result<Response, ApiError> {
+    let more = within("{\"hosts\":".to_owned(), measured(core.clone()));
+    Ok(make(core, &caller.peer, LARGEST, ORDINARY, more).await?.into_response())
+}
+
+/// Makes an array of the hosts that have samples, some at a time: there may be very many.
+fn measured(core: Arc<Core>) -> More {
+    let mut open = b'[';
+    let mut after = None::<String>;
+    Box::new(move |json| {
+        let listed = core.tracked.list_after(after.as_deref(), AT_ONCE, |_, _| true);
+        for host in listed.iter().filter(|host| core.store.latest_at_ms(&host.id).is_some()) {
+            json.push(std::mem::replace(&mut open, b','));
+            json.extend_from_slice(serde_json::Value::from(host.id.as_str()).to_string().as_bytes());
+        }
+        let is_more = listed.len() == AT_ONCE;
+        after = listed.last().map(|last| last.id.to_string());
+        if !is_more {
+            // There was none.
+            if open == b'[' {
+                json.push(open);
+            }
+            json.push(b']');
+        }
+        is_more
     })
-    .await
 }
 
 /// `?host=…&range=30m|1h|6h|24h`; without a range, an hour.
