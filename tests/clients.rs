@@ -130,7 +130,7 @@ async fn a_peer_that_guesses_tokens_has_to_wait_and_others_log_in() {
 }
 
 /// Fifteen hundred instances every 100 ms, and one that counts. As many streams of all, of one peer that reads none of them.
-fn with_unread_streams() -> (crate::harness::Host, Vec<TcpStream>) {
+fn with_unread_streams(version: &str) -> (crate::harness::Host, Vec<TcpStream>) {
     let config = "poll.interval = '100ms'\npoll.discover_interval = '1h'\n\
                   [[instances]]\nid = 'count'\nsamplers = ['modest']\n[plugins.modest]\nlimits = { deadline = '10s' }\n\
                   [plugins.flock]\nconfig = { flock = 1500 }\nlimits = { cpu = '90ms', output = '64MiB' }\n\
@@ -139,7 +139,7 @@ fn with_unread_streams() -> (crate::harness::Host, Vec<TcpStream>) {
     host.until("/v1/instances/flock-1499/usage", |usage| usage.status == 200);
     let open = || {
         let mut socket = connect_from(GREEDY, &host.address);
-        write!(socket, "GET /v1/stream HTTP/1.1\r\nHost: {}\r\n\r\n", host.address).unwrap();
+        write!(socket, "GET /v1/stream {version}\r\nHost: {}\r\n\r\n", host.address).unwrap();
         socket
     };
     let unread = (0..1500).map(|_| open()).collect();
@@ -148,8 +148,17 @@ fn with_unread_streams() -> (crate::harness::Host, Vec<TcpStream>) {
 
 #[test]
 fn a_peer_that_reads_none_of_its_streams_delays_no_stream_of_another_and_is_named() {
+    delays_nobody("HTTP/1.1");
+}
+
+#[test]
+fn neither_does_one_whose_streams_a_connection_carries() {
+    delays_nobody("HTTP/1.0");
+}
+
+fn delays_nobody(version: &str) {
     raise_open_files();
-    let (host, unread) = with_unread_streams();
+    let (host, unread) = with_unread_streams(version);
     host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 1500\n"));
     let begins = Instant::now();
     let mut modest = host.stream("/v1/instances/count/usage/stream");

@@ -54,6 +54,9 @@ use watch::Held;
 /// Bytes of events that may wait in the inbox of each writer, and behind it, however few are allowed: a tick of some instances.
 const LEAST_OF_WRITER: usize = 1 << 20;
 
+/// Streams of one peer that may take nothing, or lose samples, at a time, before it is named for it.
+pub(crate) const MOST_UNREAD: usize = 16;
+
 /// Who follows what. Cheap to clone: all are the same hub.
 #[derive(Debug, Clone)]
 pub struct Hub(Arc<Inner>);
@@ -192,6 +195,7 @@ impl Hub {
             None => drop(topics.insert(id.clone(), Topic { latest: event.clone(), is_discarded })),
         }
         let lost = channels.offer(id, labels, &event, inboxes);
+        channels.take_unread().into_iter().for_each(|peer| self.is_unread(peer));
         let most = self.kept(topics.len() + channels.workloads());
         log.push(event, Some(at_ms), most);
         self.0.lost.inc_by(lost);
@@ -280,6 +284,20 @@ impl Hub {
 
     fn queue(&self, events: usize, claim: &Claim) -> Queue {
         Queue::new(events, claim.peer.map(|peer| (self.0.pool.clone(), peer)))
+    }
+
+    /// Has a reader that stalled go on. Returns what it follows, the last event until now, and how many it lost, in all and
+    /// counted.
+    fn rejoin(
+        &self,
+        channel: ChannelId,
+        is_meant: impl Fn(&watch::Watcher) -> bool,
+        rejoin: impl FnOnce(&mut watch::Watcher, u64) -> (u64, u64),
+    ) -> Option<(Arc<Selection>, u64, u64, u64)> {
+        let mut state = self.lock();
+        let until = state.sequence;
+        let (selection, (lost, counted)) = state.channels.rejoin(channel, is_meant, rejoin)?;
+        Some((selection, until, lost, counted))
     }
 
     /// A writer's socket is gone.

@@ -61,6 +61,10 @@ impl Queue {
         Self { waiting: VecDeque::new(), bytes: 0, most, lost: 0, pool, held: None }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Adds an event, or counts it as lost where there is no room. Whether there was.
     pub(super) fn offer(&mut self, event: &Arc<Event>) -> bool {
         let bytes = self.bytes.saturating_add(event.size());
@@ -71,6 +75,11 @@ impl Queue {
         self.bytes = bytes;
         self.waiting.push_back((std::mem::take(&mut self.lost), event.clone()));
         true
+    }
+
+    /// What was lost is told elsewhere.
+    pub(super) fn forget_lost(&mut self) {
+        self.lost = 0;
     }
 
     /// The next event, and how many were lost just before it.

@@ -1,10 +1,8 @@
 //! Whose turn it is to be written to: peers take turns, and so do the readers of each.
 
+use crate::hub::MOST_UNREAD;
 use crate::places::PeerId;
 use std::collections::{HashMap, VecDeque};
-
-/// Streams of one peer that may take nothing, or lose samples, at a time, before it is named for it.
-const MOST_UNREAD: usize = 16;
 
 /// Readers that wait for their turn, by peer.
 #[derive(Debug, Default)]
