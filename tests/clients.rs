@@ -148,15 +148,16 @@ fn with_unread_streams(version: &str) -> (crate::harness::Host, Vec<TcpStream>) 
 
 #[test]
 fn a_peer_that_reads_none_of_its_streams_delays_no_stream_of_another_and_is_named() {
-    delays_nobody("HTTP/1.1");
+    beside_unread_streams("HTTP/1.1");
 }
 
+/// Publishing may be late beside these: the samples of a modest stream are counted by what was read, not by the clock.
 #[test]
-fn neither_does_one_whose_streams_a_connection_carries() {
-    delays_nobody("HTTP/1.0");
+fn unread_streams_that_connections_carry_let_anothers_begin_and_their_peer_is_named() {
+    beside_unread_streams("HTTP/1.0");
 }
 
-fn delays_nobody(version: &str) {
+fn beside_unread_streams(version: &str) {
     raise_open_files();
     let (host, unread) = with_unread_streams(version);
     host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 1500\n"));
