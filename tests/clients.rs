@@ -164,7 +164,8 @@ fn beside_unread_streams(version: &str) {
     let begins = Instant::now();
     let mut modest = host.stream("/v1/instances/count/usage/stream");
     let (_, _, first) = modest.told();
-    assert!(begins.elapsed() < Duration::from_secs(1), "it began after {:?}", begins.elapsed());
+    // A minute and more where all streams are written in turn.
+    assert!(begins.elapsed() < Duration::from_secs(20), "it began after {:?}", begins.elapsed());
     let first = first["value"].as_u64().unwrap();
     for count in first + 1..first + 50 {
         let (what, _, sample) = modest.told();

@@ -11,8 +11,8 @@ pub struct Metrics {
     pub path: String,
     /// Series of one plugin's own metrics; each bucket of a histogram is one.
     pub max_series_per_plugin: usize,
-    /// Bytes of text of all samples together, which plugins share. None: a sixteenth of what the machine, its control group
-    /// and `ulimit -v` allow, at most 512 MiB.
+    /// Bytes of text of all samples together, which plugins share. None: a sixteenth of the memory there is, at most
+    /// 512 MiB.
     pub max_size: Option<Bytes>,
 }
 

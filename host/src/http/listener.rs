@@ -3,6 +3,7 @@
 use super::peer::Address;
 use crate::config::Listen;
 use anyhow::{Context as _, Result, bail};
+use socket2::SockRef;
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -26,6 +27,10 @@ pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
+
+/// Bytes that the kernel takes of a connection beside what it is sending. More would be memory, and work, that a client which does
+/// not read costs everybody else, and no faster.
+const UNSENT: u32 = 128 << 10;
 
 /// A socket in the file system. It goes with this, unless it is another's by then.
 #[derive(Debug)]
@@ -59,6 +64,7 @@ impl Listener {
                 let (socket, address) = listener.accept().await?;
                 // A live sample is one small write, and waiting for more would delay it.
                 let _ = socket.set_nodelay(true);
+                let _ = SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT);
                 Ok((Socket::Tcp(socket), Address::Tcp(address)))
             }
             Self::Unix(listener, _) => {

@@ -10,10 +10,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 /// How many blocks are packed at a time, at least.
-const STEP: usize = if cfg!(test) { 2 } else { 8 };
+const STEP: usize = if cfg!(test) { 2 } else { 4 };
 
 /// How many are packed together at most: to look at one, all of them are unpacked.
-const MOST: usize = 8 * STEP;
+const MOST: usize = if cfg!(test) { 16 } else { 64 };
 
 /// One block, or several of one generation that follow each other in one file.
 #[derive(Debug, Clone)]
