@@ -33,6 +33,8 @@
 //!   with the [`ladder`] of steps: long windows are answered from cells, one per block and column. 15-minute cells serve
 //!   the steps between, and rows are unpacked only at edges and for fine steps. Readings are rounded to their declared
 //!   precision when they are pushed, and open and sealed blocks add up in the same order: sealing changes no bit.
+//! * A frame knows its newest blocks each for itself, with their cells; of older ones that are in files only where they are, in
+//!   some bytes a block. Blocks of 45 minutes and more it knows a week long.
 //! * A query takes the view of a frame there is and holds no lock; a push takes its frame's lock, which only the keeper
 //!   takes too, for a moment.
 //! * A [`Keeper`] does the rest, step by step: it seals blocks whose time is over, spread over a minute; writes; lets go of
