@@ -367,7 +367,7 @@ fn a_plugin_that_does_not_fit_into_the_address_space_is_refused_and_those_that_r
 fn unread_answers_and_streams_of_several_peers_fit_into_a_small_address_space() {
     let config = "[[instances]]\nid = 'count'\nsamplers = ['modest']\n[plugins.modest]\ninterval = '500ms'\n\
                   limits = { deadline = '10s' }\n[plugins.flock]\ninterval = '1s'\n\
-                  config = { flock = 1500, wide = 20 }\nlimits = { cpu = '900ms', output = '64MiB' }\n";
+                  config = { flock = 1500, wide = 2 }\nlimits = { cpu = '900ms', output = '64MiB' }\n";
     let host = Host::start_as(limited("-v 2097152"), config, &[("modest", verbs()), ("flock", verbs())]);
     host.until("/v1/instances/flock-1499/usage", |usage| usage.status == 200);
     let mut stream = host.stream("/v1/instances/count/usage/stream");

@@ -113,7 +113,7 @@ fn the_host_takes_less_memory_where_less_is_allowed() {
         let line = metrics.lines().find(|line| line.starts_with("dropsonde_share_limit{pool=\"history_rows_bytes\"}"));
         line.unwrap().rsplit(' ').next().unwrap().parse::<f64>().unwrap()
     };
-    // Half of the address space counts as memory, a quarter of that is for history, and half of this for newest rows.
-    assert_eq!(most(confined()), 2097152.0 * 1024.0 / 2.0 / 4.0 / 2.0);
+    // A quarter of the address space counts as memory, as much of that is for history, and half of this for newest rows.
+    assert_eq!(most(confined()), 2097152.0 * 1024.0 / 4.0 / 4.0 / 2.0);
     assert!(most(dropsonde()) >= most(confined()));
 }

@@ -11,13 +11,13 @@ pub(crate) fn of_pool(available: usize) -> usize {
     (available / 8).clamp(LEAST, MOST)
 }
 
-/// The least of what the machine has, what the process's cgroups allow, and half of the address space it may have; in bytes.
-/// The other half is for code, stacks, and what plugins reserve.
+/// The least of what the machine has, what the process's cgroups allow, and a quarter of the address space it may have; in
+/// bytes. The rest is for code, stacks, and what plugins reserve.
 pub(crate) fn available() -> usize {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let groups = groups.lines().filter_map(|group| least_of_group(Path::new("/sys/fs/cgroup"), group));
-    let least = machine.into_iter().chain(groups).chain(address_space().map(|bytes| bytes / 2)).min();
+    let least = machine.into_iter().chain(groups).chain(address_space().map(|bytes| bytes / 4)).min();
     least.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX)
 }
 

@@ -21,7 +21,7 @@ pub struct StoreConfig {
     /// Memory for unpacked history, so that what is asked again is answered faster.
     pub block_cache: Bytes,
     /// Memory for all other history, which plugins share. None: a quarter of what the machine has, its control group
-    /// allows, or half of what `ulimit -v` allows.
+    /// allows, or a quarter of what `ulimit -v` allows.
     pub max_memory: Option<Bytes>,
 }
 
