@@ -214,9 +214,9 @@ fn read_until(socket: &mut TcpStream, is_enough: impl Fn(&str) -> bool) -> Strin
 }
 
 /// Reads all instances on a socket that takes little at a time.
-fn slow(host: &Host) -> TcpStream {
+fn slow(host: &Host, version: &str) -> TcpStream {
     let mut socket = connect_from(Ipv4Addr::new(127, 0, 0, 2), &host.address);
-    write!(socket, "GET /v1/stream?label=slow%3D1 HTTP/1.1\r\nHost: {}\r\n\r\n", host.address).unwrap();
+    write!(socket, "GET /v1/stream?label=slow%3D1 {version}\r\nHost: {}\r\n\r\n", host.address).unwrap();
     socket
 }
 
@@ -239,8 +239,17 @@ fn crowd_with(stream: &str) -> Host {
 
 #[test]
 fn a_slow_reader_goes_on_with_the_newest_is_told_how_many_it_lost_and_others_lose_nothing() {
+    goes_on_with_the_newest("HTTP/1.1");
+}
+
+#[test]
+fn a_slow_reader_that_a_connection_carries_goes_on_with_the_newest_and_is_told_how_many_it_lost() {
+    goes_on_with_the_newest("HTTP/1.0");
+}
+
+fn goes_on_with_the_newest(version: &str) {
     let host = crowd("1h");
-    let mut socket = slow(&host);
+    let mut socket = slow(&host, version);
     let lost = "dropsonde_samples_dropped_total{reason=\"slow_reader\"}";
     let dropped = |metrics: &str| {
         let line = metrics.lines().find(|line| line.starts_with(lost)).unwrap();
@@ -274,7 +283,7 @@ fn readers_of_one_peer_that_take_nothing_cost_little_and_another_loses_nothing()
     let host = crowd_with("stalled = '1h'\nmax_buffer_bytes = '1MiB'\n");
     let mut modest = host.stream("/v1/stream?label=slow%3D1");
     let before_kb = host.memory_kb();
-    let greedy: Vec<_> = (0..200).map(|_| slow(&host)).collect();
+    let greedy: Vec<_> = (0..200).map(|_| slow(&host, "HTTP/1.1")).collect();
     let open = format!("dropsonde_sessions_active {}\n", greedy.len() + 1);
     host.until("/metrics", |metrics| metrics.body.contains(&open));
     let (mut seen, mut rounds) = (0, std::collections::BTreeMap::<String, u32>::new());
@@ -293,13 +302,23 @@ fn readers_of_one_peer_that_take_nothing_cost_little_and_another_loses_nothing()
 #[test]
 fn a_reader_that_takes_nothing_is_cut_off_and_counts_no_more() {
     let host = crowd("200ms");
-    let mut socket = slow(&host);
-    let begun = "dropsonde_http_requests_total{route=\"/v1/stream\",status=\"2xx\"} 1\n";
-    host.until("/metrics", |metrics| metrics.body.contains(begun));
-    host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 0\n"));
+    let mut socket = is_cut_off(&host, "HTTP/1.1");
     let mut rest = Vec::new();
     let ended = socket.read_to_end(&mut rest);
     assert!(ended.is_err() || !rest.ends_with(b"0\r\n\r\n"), "its stream did not end properly");
+}
+
+#[test]
+fn a_reader_that_takes_nothing_and_that_a_connection_carries_is_cut_off_and_counts_no_more() {
+    is_cut_off(&crowd("200ms"), "HTTP/1.0");
+}
+
+fn is_cut_off(host: &Host, version: &str) -> TcpStream {
+    let socket = slow(host, version);
+    let begun = "dropsonde_http_requests_total{route=\"/v1/stream\",status=\"2xx\"} 1\n";
+    host.until("/metrics", |metrics| metrics.body.contains(begun));
+    host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 0\n"));
+    socket
 }
 
 #[test]

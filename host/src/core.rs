@@ -189,7 +189,7 @@ impl Core {
     /// Follows samples, from the latest on. May have to read files.
     pub fn watch(&self, selection: Selection) -> Result<Watch, TooManyStreams> {
         let claim = self.hub.claim(None, None)?;
-        Ok(self.follow(selection, None, |hub, follow| hub.watch(claim, follow, None)))
+        Ok(self.follow(selection, None, |hub, follow| hub.watch(claim, follow)))
     }
 
     /// What a new reader of a selection has to be given, for whoever gives it: from the latest on, or from behind the event

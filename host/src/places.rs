@@ -261,10 +261,6 @@ impl Place {
         Ok(())
     }
 
-    pub(crate) fn count(&self) -> usize {
-        self.count
-    }
-
     fn give_back(&mut self, count: usize) {
         self.count -= count;
         let mut state = self.places.lock();
@@ -322,7 +318,7 @@ mod tests {
         assert_eq!(place.resize(7, 10, 6), Err(Full::OfPeer(6)));
         assert_eq!(place.resize(6, 5, 6), Err(Full::All(5)));
         place.resize(6, 10, 6).unwrap();
-        assert_eq!((places.taken(), place.count()), (6, 6));
+        assert_eq!((places.taken(), place.count), (6, 6));
         place.resize(1, 10, 6).unwrap();
         assert_eq!(places.taken(), 1);
         drop(place);

@@ -17,8 +17,8 @@ pub struct Stream {
     pub max_streams: usize,
     /// Of one address (IPv6: one /64). None: 1000 of another machine's, any number of this one's.
     pub max_streams_per_peer: Option<usize>,
-    /// Bytes of samples that may wait for slow readers, half of them for those of one peer, beside 16 KiB that each has of its
-    /// own. None: an eighth of the memory this process may have, at least 32 MiB and at most 256 MiB.
+    /// Bytes of samples that may wait for slow readers, once for all of them, beside 16 KiB that each has of its own whose stream
+    /// the HTTP server carries. None: an eighth of the memory this process may have, at least 32 MiB and at most 256 MiB.
     pub max_buffer_bytes: Option<Bytes>,
 }
 

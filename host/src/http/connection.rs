@@ -16,7 +16,7 @@ use hyper::service::Service as _;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use std::convert::Infallible;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::net::TcpStream;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -63,8 +63,8 @@ pub(super) struct HandOver {
 }
 
 impl HandOver {
-    pub(super) async fn hand_over(self, core: Arc<Core>, socket: TcpStream) {
-        self.streaming.hand_over(core, socket, self.head).await;
+    pub(super) async fn hand_over(self, core: Arc<Core>, socket: TcpStream) -> io::Result<()> {
+        self.streaming.hand_over(core, socket, self.head).await
     }
 }
 

@@ -195,8 +195,7 @@ impl Connection {
         // A stream has a place of its own kind.
         let Self { server, place, .. } = self;
         drop(place);
-        over.hand_over(server.core().clone(), timed.into_inner().into_std()?).await;
-        Ok(())
+        Ok(over.hand_over(server.core().clone(), timed.into_inner().into_std()?).await?)
     }
 
     /// The same on a socket that writers of streams do not take.

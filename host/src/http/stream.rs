@@ -6,9 +6,9 @@ use super::rights::Caller;
 use super::select::{self, select};
 use super::window::Parameters;
 use super::{App, Asking};
-use crate::config::{self, RESERVED};
+use crate::config::RESERVED;
 use crate::core::Core;
-use crate::hub::{Claim, Encoded, Hub, PING, RETRY, Seen, Selection, Told, TooManyStreams, Watch};
+use crate::hub::{Claim, Encoded, Outlet, PipeReader, RETRY, Selection, TooManyStreams};
 use crate::places::{PeerId, Place, Share};
 use axum::Extension;
 use axum::body::Body;
@@ -18,13 +18,12 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use dropsonde_store::InstanceId;
 use http_body::Frame;
-use std::convert::Infallible;
+use std::io;
 use std::net::TcpStream;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::{Interval, MissedTickBehavior};
 
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 
@@ -132,8 +131,8 @@ impl From<TooManyStreams> for ApiError {
     }
 }
 
-/// What a response is followed by: with a connection of HTTP/1.1 in plain, its socket goes to a writer; else it is an
-/// ordinary body.
+/// What a response is followed by: with a connection of HTTP/1.1 in plain, its socket goes to a writer; else a writer fills
+/// its body.
 #[derive(Debug, Clone)]
 pub(super) struct Streaming {
     selection: Selection,
@@ -145,31 +144,30 @@ pub(super) struct Streaming {
 
 impl Streaming {
     /// Gives the socket away. `head` is the response's.
-    pub(super) async fn hand_over(self, core: Arc<Core>, socket: TcpStream, mut head: Vec<u8>) {
+    pub(super) async fn hand_over(self, core: Arc<Core>, socket: TcpStream, head: Vec<u8>) -> io::Result<()> {
+        self.write_to(core, Outlet::socket(socket)?, head).await;
+        Ok(())
+    }
+
+    pub(super) async fn body(self, core: Arc<Core>) -> Body {
+        let (outlet, events) = Outlet::body();
+        self.write_to(core, outlet, Vec::new()).await;
+        Body::new(Events(events))
+    }
+
+    /// Has a writer put it there from now on, behind what comes first.
+    async fn write_to(self, core: Arc<Core>, outlet: Outlet, mut first: Vec<u8>) {
         let Some((claim, turn)) = self.begins(&core).await else { return };
-        head.extend_from_slice(Encoded::of(RETRY).chunk());
+        first.extend_from_slice(&outlet.framed(&Encoded::of(RETRY)));
         // There may be very many to begin with, and some of them in files.
         let begun = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             if let Some(waits) = waits_for(&core, &self.selection) {
-                head.extend_from_slice(Encoded::of(&waits).chunk());
+                first.extend_from_slice(&outlet.framed(&Encoded::of(&waits)));
             }
-            core.follow(self.selection, self.seen, |hub, follow| hub.follow(claim, follow, socket, head));
+            core.follow(self.selection, self.seen, |hub, follow| hub.follow(claim, follow, outlet, first));
         });
         let _ = begun.await;
-    }
-
-    pub(super) async fn body(self, core: Arc<Core>) -> Body {
-        let Some((claim, turn)) = self.begins(&core).await else { return Body::empty() };
-        let config::Stream { heartbeat, stalled, .. } = core.config.load().stream;
-        let begun = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            let waits = waits_for(&core, &self.selection);
-            let begin = |hub: &Hub, follow| hub.watch(claim, follow, Some(stalled.get()));
-            (core.follow(self.selection, self.seen, begin), waits)
-        });
-        let events = |(watch, waits)| Body::new(Events::new(watch, heartbeat.get(), waits));
-        begun.await.map_or_else(|_| Body::empty(), events)
     }
 
     /// Its place among the streams, and its turn to begin. None: it has begun elsewhere, or there was no turn for it.
@@ -181,45 +179,14 @@ impl Streaming {
     }
 }
 
-/// A response body that lasts as long as its watch.
-struct Events {
-    watch: Watch,
-    heartbeat: Interval,
-    is_new: bool,
-    /// What it says of instances that are not there yet.
-    waits: Option<Bytes>,
-}
-
-impl Events {
-    fn new(watch: Watch, heartbeat: Duration, waits: Option<Bytes>) -> Self {
-        let mut heartbeat = tokio::time::interval_at(tokio::time::Instant::now() + heartbeat, heartbeat);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { watch, heartbeat, is_new: true, waits }
-    }
-}
+/// A response body of what a writer puts in.
+struct Events(PipeReader);
 
 impl http_body::Body for Events {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let this = self.get_mut();
-        if std::mem::take(&mut this.is_new) {
-            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(RETRY)))));
-        }
-        if let Some(waits) = this.waits.take() {
-            return Poll::Ready(Some(Ok(Frame::data(waits))));
-        }
-        if let Poll::Ready(told) = this.watch.poll_next(context) {
-            this.heartbeat.reset();
-            let bytes = told.map(|told| match told {
-                Told::Reset(reset) => reset.text(),
-                Told::Seen(Seen::Event(event)) => event.encoded(this.watch.form()).text(),
-                Told::Seen(Seen::Lagged(lost)) => Encoded::lagged(lost).text(),
-            });
-            return Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))));
-        }
-        ready!(this.heartbeat.poll_tick(context));
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(PING)))))
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.get_mut().0.poll_take(context).map_ok(Frame::data)
     }
 }

@@ -1,20 +1,14 @@
 //! Who follows what: a channel for each selection that someone follows, shared by all who follow the same.
 
-use super::MOST_UNREAD;
 use super::event::Event;
 use super::inbox::{Inbox, Message};
 use super::log::Log;
 use super::selection::{Selection, WORKLOAD};
 use super::watch::{Offered, Watcher};
 use crate::labels::Labels;
-use crate::places::PeerId;
 use dropsonde_store::InstanceId;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// Between two looks at readers that take nothing.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// Tells channels apart; none is given twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,8 +23,6 @@ pub(super) struct Channels {
     by_workload: HashMap<String, ChannelId>,
     /// By key and value of one of the labels they are about; those have to be asked whether they include an instance.
     by_label: HashMap<String, HashMap<String, Vec<ChannelId>>>,
-    /// Peers with many readers that take nothing.
-    unread: Vec<PeerId>,
     /// Of all instances.
     of_all: Vec<ChannelId>,
 }
@@ -38,14 +30,10 @@ pub(super) struct Channels {
 #[derive(Debug)]
 pub(super) struct Channel {
     selection: Arc<Selection>,
+    /// Readers inside the process.
     watchers: Vec<Watcher>,
-    /// Those that are told of nothing until they take more, and when they were last looked at.
-    stalled: Vec<Watcher>,
-    looked_at: Option<Instant>,
-    /// Events so far.
-    offered: u64,
-    /// How many sockets each writer has.
-    sockets: Vec<usize>,
+    /// How many readers each writer has.
+    readers: Vec<usize>,
     /// Of a workload: something of one of its instances came since it was last added up.
     is_stale: bool,
     /// Of a workload: something was, since someone followed it. Who comes back wants what follows.
@@ -86,26 +74,6 @@ impl Channels {
         (id, self.all.entry(id).or_insert_with(|| Channel::new(selection, writers)))
     }
 
-    /// Has a reader that stalled be told again of what comes. Returns what it follows, and what `rejoin` says.
-    pub(super) fn rejoin<T>(
-        &mut self,
-        id: ChannelId,
-        is_meant: impl Fn(&Watcher) -> bool,
-        rejoin: impl FnOnce(&mut Watcher, u64) -> T,
-    ) -> Option<(Arc<Selection>, T)> {
-        let channel = self.all.get_mut(&id)?;
-        let nth = channel.stalled.iter().position(is_meant)?;
-        let mut watcher = channel.stalled.swap_remove(nth);
-        let rejoined = rejoin(&mut watcher, channel.offered);
-        channel.watchers.push(watcher);
-        Some((channel.selection.clone(), rejoined))
-    }
-
-    /// Returns peers with many readers that take nothing, since this was last asked.
-    pub(super) fn take_unread(&mut self) -> Vec<PeerId> {
-        std::mem::take(&mut self.unread)
-    }
-
     /// Whether someone follows an instance by its name.
     pub(super) fn has(&self, instance: &InstanceId) -> bool {
         self.by_instance.contains_key(instance)
@@ -119,11 +87,11 @@ impl Channels {
         event: &Arc<Event>,
         inboxes: &[Arc<Inbox>],
     ) -> u64 {
-        let Self { all, by_instance, by_label, of_all, by_workload, unread, .. } = self;
+        let Self { all, by_instance, by_label, of_all, by_workload, .. } = self;
         let mut lost = 0;
         let mut offer = |channel_id: &ChannelId| {
             if let Some(channel) = all.get_mut(channel_id).filter(|channel| channel.selection.includes(id, labels)) {
-                lost += channel.offer(*channel_id, event, inboxes, unread);
+                lost += channel.offer(*channel_id, event, inboxes);
             }
         };
         by_instance.get(id).into_iter().flatten().for_each(&mut offer);
@@ -155,7 +123,7 @@ impl Channels {
         let id = *self.by_workload.get(workload)?;
         let channel = self.all.get_mut(&id)?;
         channel.is_published = true;
-        Some(channel.offer(id, event, inboxes, &mut self.unread))
+        Some(channel.offer(id, event, inboxes))
     }
 
     pub(super) fn workloads(&self) -> usize {
@@ -174,32 +142,23 @@ impl Channels {
         ids.into_iter().for_each(|id| self.end(id, None, inboxes));
     }
 
-    /// Ends what carries streams out of the process; readers inside stay.
-    pub(super) fn end_carried(&mut self, inboxes: &[Arc<Inbox>]) {
-        for (id, channel) in &mut self.all {
-            let (mut carried, own): (Vec<_>, _) =
-                std::mem::take(&mut channel.watchers).into_iter().partition(Watcher::is_carried);
-            carried.append(&mut channel.stalled);
-            channel.watchers = own;
-            carried.into_iter().for_each(|watcher| watcher.end(None));
-            for (inbox, _) in inboxes.iter().zip(&channel.sockets).filter(|(_, sockets)| **sockets > 0) {
-                inbox.put(Message::End { channel: *id, last: None });
-            }
+    /// Ends what writers bring out of the process; readers inside stay.
+    pub(super) fn end_written(&self, inboxes: &[Arc<Inbox>]) {
+        for (id, channel) in &self.all {
+            channel.writers(inboxes).for_each(|inbox| inbox.put(Message::End { channel: *id, last: None }));
         }
     }
 
     fn end(&mut self, id: ChannelId, last: Option<&Arc<Event>>, inboxes: &[Arc<Inbox>]) {
         let Some(channel) = self.remove(id) else { return };
-        channel.watchers.into_iter().chain(channel.stalled).for_each(|watcher| watcher.end(last.cloned()));
-        for (inbox, _) in inboxes.iter().zip(&channel.sockets).filter(|(_, sockets)| **sockets > 0) {
-            inbox.put(Message::End { channel: id, last: last.cloned() });
-        }
+        channel.writers(inboxes).for_each(|inbox| inbox.put(Message::End { channel: id, last: last.cloned() }));
+        channel.watchers.into_iter().for_each(|watcher| watcher.end(last.cloned()));
     }
 
-    /// A socket of a writer is gone.
-    pub(super) fn socket_left(&mut self, id: ChannelId, writer: usize, sequence: u64) {
-        if let Some(sockets) = self.all.get_mut(&id).and_then(|channel| channel.sockets.get_mut(writer)) {
-            *sockets = sockets.saturating_sub(1);
+    /// A reader of a writer is gone.
+    pub(super) fn reader_left(&mut self, id: ChannelId, writer: usize, sequence: u64) {
+        if let Some(readers) = self.all.get_mut(&id).and_then(|channel| channel.readers.get_mut(writer)) {
+            *readers = readers.saturating_sub(1);
         }
         self.sweep(id, sequence);
     }
@@ -209,7 +168,6 @@ impl Channels {
     pub(super) fn sweep(&mut self, id: ChannelId, sequence: u64) {
         let Some(channel) = self.all.get_mut(&id) else { return };
         channel.watchers.retain(|watcher| !watcher.is_gone());
-        channel.stalled.retain(|watcher| !watcher.is_gone());
         if channel.is_followed() {
             return;
         }
@@ -268,12 +226,6 @@ impl Channels {
         }
     }
 
-    /// How many readers are told of nothing.
-    #[cfg(test)]
-    pub(super) fn stalled(&self) -> usize {
-        self.all.values().map(|channel| channel.stalled.len()).sum()
-    }
-
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         let named = self.by_instance.is_empty() && self.by_workload.is_empty();
@@ -289,10 +241,7 @@ impl Channel {
         Self {
             selection,
             watchers: Vec::new(),
-            stalled: Vec::new(),
-            looked_at: None,
-            offered: 0,
-            sockets: vec![0; writers],
+            readers: vec![0; writers],
             is_stale: false,
             is_published: false,
             left_at: 0,
@@ -303,56 +252,34 @@ impl Channel {
         self.watchers.push(watcher);
     }
 
-    /// A writer has one more socket.
-    pub(super) fn add_socket(&mut self, writer: usize) {
-        if let Some(sockets) = self.sockets.get_mut(writer) {
-            *sockets += 1;
+    /// A writer has one more reader.
+    pub(super) fn add_reader(&mut self, writer: usize) {
+        if let Some(readers) = self.readers.get_mut(writer) {
+            *readers += 1;
         }
     }
 
     /// Hands an event to all who follow this. How many of them lost it.
-    pub(super) fn offer(
-        &mut self,
-        id: ChannelId,
-        event: &Arc<Event>,
-        inboxes: &[Arc<Inbox>],
-        unread: &mut Vec<PeerId>,
-    ) -> u64 {
-        let (mut lost, mut nth, before) = (0, 0, self.offered);
-        self.offered += 1;
-        while let Some(watcher) = self.watchers.get_mut(nth) {
-            match watcher.offer(event, before) {
-                Offered::Taken => nth += 1,
-                Offered::Lost => (lost, nth) = (lost + 1, nth + 1),
-                Offered::Stalled => {
-                    lost += 1;
-                    self.stalled.push(self.watchers.swap_remove(nth));
-                }
-                Offered::Gone => drop(self.watchers.swap_remove(nth)),
+    pub(super) fn offer(&mut self, id: ChannelId, event: &Arc<Event>, inboxes: &[Arc<Inbox>]) -> u64 {
+        let mut lost = 0;
+        self.watchers.retain(|watcher| match watcher.offer(event) {
+            Offered::Taken => true,
+            Offered::Lost => {
+                lost += 1;
+                true
             }
-        }
-        if !self.stalled.is_empty() && self.looked_at.is_none_or(|at| at.elapsed() >= LOOK) {
-            self.looked_at = Some(Instant::now());
-            let offered = self.offered;
-            self.stalled.retain_mut(|watcher| watcher.may_wait(offered, &mut lost));
-            unread.extend(self.unread());
-        }
-        for (inbox, _) in inboxes.iter().zip(&self.sockets).filter(|(_, sockets)| **sockets > 0) {
-            inbox.publish(id, event);
-        }
+            Offered::Gone => false,
+        });
+        self.writers(inboxes).for_each(|inbox| inbox.publish(id, event));
         lost
     }
 
-    /// Peers with many readers that take nothing.
-    fn unread(&self) -> Vec<PeerId> {
-        let mut by_peer = HashMap::new();
-        for peer in self.stalled.iter().filter_map(Watcher::peer) {
-            *by_peer.entry(peer).or_insert(0) += 1;
-        }
-        by_peer.into_iter().filter(|(_, count)| *count > MOST_UNREAD).map(|(peer, _)| peer).collect()
+    /// Returns the inboxes of writers with readers of this.
+    fn writers<'a>(&'a self, inboxes: &'a [Arc<Inbox>]) -> impl Iterator<Item = &'a Arc<Inbox>> {
+        inboxes.iter().zip(&self.readers).filter(|(_, readers)| **readers > 0).map(|(inbox, _)| inbox)
     }
 
     fn is_followed(&self) -> bool {
-        !self.watchers.is_empty() || !self.stalled.is_empty() || self.sockets.iter().any(|sockets| *sockets > 0)
+        !self.watchers.is_empty() || self.readers.iter().any(|readers| *readers > 0)
     }
 }

@@ -1,12 +1,13 @@
-//! What waits for one of the writers of sockets, in the order it was published.
+//! What waits for one of the writers of streams, in the order it was published.
 
 use super::Claim;
 use super::begin::Beginning;
 use super::channels::ChannelId;
 use super::event::Event;
+use super::outlet::Outlet;
 use super::selection::Selection;
+use crate::places::PeerId;
 use std::collections::HashMap;
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -63,14 +64,20 @@ pub(crate) enum Message {
         channel: ChannelId,
         last: Option<Arc<Event>>,
     },
+    /// The body that carries a reader's stream has room again, or is gone, or few of its peer's are still to take something.
+    Moved {
+        peer: Option<PeerId>,
+        token: usize,
+        serial: u64,
+    },
     /// It is over for all.
     Stop,
 }
 
-/// A socket whose reader follows a channel.
+/// A reader that follows a channel.
 #[derive(Debug)]
 pub(crate) struct Joining {
-    pub(crate) socket: TcpStream,
+    pub(crate) outlet: Outlet,
     /// What goes out before all else.
     pub(crate) head: Vec<u8>,
     pub(crate) beginning: Beginning,
@@ -109,6 +116,13 @@ impl Inbox {
         let mut waiting = self.lock();
         // Who joins now misses nothing of what was skipped before.
         waiting.skips.clear();
+        waiting.messages.push(message);
+        self.wake(waiting);
+    }
+
+    /// The same of what changes nothing of what is published.
+    pub(super) fn tell(&self, message: Message) {
+        let mut waiting = self.lock();
         waiting.messages.push(message);
         self.wake(waiting);
     }

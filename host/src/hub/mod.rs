@@ -1,7 +1,7 @@
 //! Live fan-out: each sample is encoded once and its bytes shared by everyone who follows it.
 //!
-//! A reader inside the process has a queue, bounded in events and in bytes. When it is full the newest events are lost for this
-//! reader alone, and the next one that fits is preceded by how many. Readers on sockets are their writers' (see
+//! A reader inside the process has a queue, bounded in events. When it is full the newest events are lost for this reader
+//! alone, and the next one that fits is preceded by how many. All others are their writers' (see
 //! [`writers`](crate::writers)). What was published last is kept for a while: who was away gets exactly what was missed, or
 //! hears from when on to ask history.
 //!
@@ -9,7 +9,8 @@
 //!
 //! * `selection`: what can be followed; `channels`: who follows what; `begin`: what a new reader gets first.
 //! * `event`: what goes out; `log`: what went out last; `before`: what is known of the start before this one.
-//! * `watch`: readers inside the process; `inbox`: what waits for a writer of sockets; `queue`: what waits for a reader.
+//! * `watch`: readers inside the process; `queue`: what waits for one.
+//! * `inbox`: what waits for a writer of streams; `outlet`: where it puts their bytes; `pipe`: how those come to a body.
 
 mod before;
 mod begin;
@@ -17,6 +18,8 @@ mod channels;
 mod event;
 mod inbox;
 mod log;
+mod outlet;
+mod pipe;
 mod queue;
 mod selection;
 #[cfg(test)]
@@ -32,8 +35,9 @@ pub(crate) use begin::{Beginning, First, Follow};
 pub(crate) use channels::ChannelId;
 pub(crate) use event::{Encoded, PING, RETRY};
 pub(crate) use inbox::{Inbox, Joining, Message, Waiting, Wake};
+pub(crate) use outlet::{Outlet, SEND_BUFFER};
+pub(crate) use pipe::{Awake, PipeReader, Registered};
 pub(crate) use selection::WORKLOAD;
-pub(crate) use watch::Told;
 
 use crate::labels::Labels;
 use crate::places::{Full, PeerId, Place, Places, Share};
@@ -43,13 +47,10 @@ use channels::Channels;
 use dropsonde_store::{InstanceId, Sample};
 use log::Log;
 use prometheus::IntCounter;
-use queue::{Pool, Queue};
+use queue::Queue;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-use watch::Held;
 
 /// Bytes of events that may wait in the inbox of each writer, and behind it, however few are allowed: a tick of some instances.
 const LEAST_OF_WRITER: usize = 1 << 20;
@@ -70,7 +71,8 @@ struct Inner {
     open: Arc<Places>,
     /// Who does not read its streams. None of them is taken.
     unread: Places,
-    pool: Arc<Pool>,
+    /// Bytes of events that may wait for all readers of writers.
+    bytes: AtomicUsize,
     state: Mutex<State>,
     /// Counts what slow readers lose.
     lost: IntCounter,
@@ -136,7 +138,7 @@ pub enum TooManyStreams {
 struct Leave {
     channel: ChannelId,
     hub: Hub,
-    place: Arc<Held>,
+    _claim: Claim,
 }
 
 // === impl Hub ===
@@ -161,16 +163,16 @@ impl Hub {
             most: AtomicUsize::new(most),
             open: Arc::default(),
             unread: Places::default(),
-            pool: Pool::new(),
+            bytes: AtomicUsize::new(usize::MAX),
             state: Mutex::new(state),
             lost,
         }))
     }
 
-    /// Where sockets are handed to. Said once, before there are any.
+    /// Where streams are handed to. Said once, before there are any.
     pub(crate) fn set_writers(&self, inboxes: Vec<Arc<Inbox>>) {
         self.lock().inboxes = inboxes;
-        self.allow_bytes(self.0.pool.most().saturating_mul(2));
+        self.allow_bytes(self.0.bytes.load(Relaxed));
     }
 
     /// Hands a sample to everyone who follows the instance. Never waits.
@@ -195,7 +197,6 @@ impl Hub {
             None => drop(topics.insert(id.clone(), Topic { latest: event.clone(), is_discarded })),
         }
         let lost = channels.offer(id, labels, &event, inboxes);
-        channels.take_unread().into_iter().for_each(|peer| self.is_unread(peer));
         let most = self.kept(topics.len() + channels.workloads());
         log.push(event, Some(at_ms), most);
         self.0.lost.inc_by(lost);
@@ -228,12 +229,11 @@ impl Hub {
         self.0.most.store(most, Relaxed);
     }
 
-    /// Changes how many bytes may wait for all readers. One half is for what writers of sockets keep, in and behind their
-    /// inboxes; the other for the queues of readers that other protocols carry, beside what each has of its own.
+    /// Changes how many bytes of events writers may keep, in and behind their inboxes.
     pub(crate) fn allow_bytes(&self, most: usize) {
-        self.0.pool.allow(most / 2);
+        self.0.bytes.store(most, Relaxed);
         let state = self.lock();
-        let each = (most / 4 / state.inboxes.len().max(1)).max(LEAST_OF_WRITER);
+        let each = (most / 2 / state.inboxes.len().max(1)).max(LEAST_OF_WRITER);
         state.inboxes.iter().for_each(|inbox| inbox.allow(each));
     }
 
@@ -252,23 +252,21 @@ impl Hub {
         self.0.open.taken()
     }
 
-    /// Follows samples inside the process. One that takes nothing for longer than `patience` is cut off.
-    pub(crate) fn watch(&self, claim: Claim, follow: Follow, patience: Option<Duration>) -> Watch {
+    /// Follows samples inside the process.
+    pub(crate) fn watch(&self, claim: Claim, follow: Follow) -> Watch {
         let (mut state, Begun { beginning, ends, buffer }) = self.begin(&follow);
         let State { is_closed, channels, inboxes, .. } = &mut *state;
-        let form = follow.selection.form();
         let (channel, members) = channels.of(follow.selection, inboxes.len());
-        let queue = self.queue(buffer, &claim);
-        let leave = Leave { channel, hub: self.clone(), place: Held::new(claim) };
-        let (watcher, watch) = watch::watch(queue, form, beginning, leave, patience);
+        let leave = Leave { channel, hub: self.clone(), _claim: claim };
+        let (watcher, watch) = watch::watch(Queue::new(buffer), beginning, leave);
         if !*is_closed && !ends {
             members.add(watcher);
         }
         watch
     }
 
-    /// The same on a socket, which a writer owns from now on. `head` goes out first.
-    pub(crate) fn follow(&self, claim: Claim, follow: Follow, socket: TcpStream, head: Vec<u8>) {
+    /// Follows samples outside of it: a writer puts them where they go from now on. `head` goes out first.
+    pub(crate) fn follow(&self, claim: Claim, follow: Follow, outlet: Outlet, head: Vec<u8>) {
         let (mut state, Begun { beginning, ends, buffer }) = self.begin(&follow);
         let State { is_closed, channels, inboxes, next_writer, sequence, .. } = &mut *state;
         *next_writer += 1;
@@ -276,35 +274,17 @@ impl Hub {
         let Some(inbox) = inboxes.get(writer) else { return };
         let selection = follow.selection;
         let (channel, followed) = channels.of(selection.clone(), inboxes.len());
-        followed.add_socket(writer);
+        followed.add_reader(writer);
         let (ends, since, most) = (ends || *is_closed, *sequence, buffer);
-        let joining = Joining { socket, head, beginning, ends, channel, selection, since, most, claim };
+        let joining = Joining { outlet, head, beginning, ends, channel, selection, since, most, claim };
         inbox.put(Message::Join(Box::new(joining)));
     }
 
-    fn queue(&self, events: usize, claim: &Claim) -> Queue {
-        Queue::new(events, claim.peer.map(|peer| (self.0.pool.clone(), peer)))
-    }
-
-    /// Has a reader that stalled go on. Returns what it follows, the last event until now, and how many it lost, in all and
-    /// counted.
-    fn rejoin(
-        &self,
-        channel: ChannelId,
-        is_meant: impl Fn(&watch::Watcher) -> bool,
-        rejoin: impl FnOnce(&mut watch::Watcher, u64) -> (u64, u64),
-    ) -> Option<(Arc<Selection>, u64, u64, u64)> {
-        let mut state = self.lock();
-        let until = state.sequence;
-        let (selection, (lost, counted)) = state.channels.rejoin(channel, is_meant, rejoin)?;
-        Some((selection, until, lost, counted))
-    }
-
-    /// A writer's socket is gone.
+    /// A writer's reader is gone.
     pub(crate) fn left(&self, channel: ChannelId, writer: usize) {
         let mut state = self.lock();
         let sequence = state.sequence;
-        state.channels.socket_left(channel, writer, sequence);
+        state.channels.reader_left(channel, writer, sequence);
     }
 
     /// A peer has many streams that are not read.
@@ -351,9 +331,8 @@ impl Hub {
 
     /// Ends streams, whose readers may come back if they still may read, and then miss nothing.
     pub(crate) fn part(&self) {
-        let mut state = self.lock();
-        let State { channels, inboxes, .. } = &mut *state;
-        channels.end_carried(inboxes);
+        let state = self.lock();
+        state.channels.end_written(&state.inboxes);
     }
 
     /// Ends all streams.

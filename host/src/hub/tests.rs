@@ -1,6 +1,6 @@
+use super::watch::Told;
 use super::*;
 use std::collections::{BTreeSet, HashMap};
-use std::time::Duration;
 
 fn lost() -> IntCounter {
     IntCounter::new("lost", "Lost.").unwrap()
@@ -27,12 +27,25 @@ fn publish(hub: &Hub, text: &str, at_ms: i64) {
     hub.publish(&id(text), &Arc::default(), sample(at_ms));
 }
 
-fn watch(hub: &Hub, selection: Selection, seen: Option<&str>) -> Watch {
+/// A reader, and how it tells samples apart.
+struct Reading {
+    watch: Watch,
+    form: Form,
+}
+
+impl Reading {
+    fn new(hub: &Hub, follow: Follow) -> Self {
+        let form = follow.selection.form();
+        Self { watch: hub.watch(hub.claim(None, None).unwrap(), follow), form }
+    }
+}
+
+fn watch(hub: &Hub, selection: Selection, seen: Option<&str>) -> Reading {
     let members = ["a", "b"].map(|text| Member { id: id(text), generation: 1, labels: Arc::default() });
     let members = members.into_iter().filter(|member| selection.includes(&member.id, &member.labels)).collect();
     let seen = seen.map(str::to_owned);
     let follow = Follow { selection: selection.into(), seen, members, unheard: HashMap::new(), together: None };
-    hub.watch(hub.claim(None, None).unwrap(), follow, None)
+    Reading::new(hub, follow)
 }
 
 fn one(text: &str) -> Selection {
@@ -44,14 +57,16 @@ fn several() -> Selection {
 }
 
 /// All that is there to be read, as it goes out.
-fn read(watch: &mut Watch) -> Vec<String> {
+fn read(reading: &mut Reading) -> Vec<String> {
     let text = |bytes: bytes::Bytes| String::from_utf8(bytes.to_vec()).unwrap();
     let mut read = Vec::new();
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    while let std::task::Poll::Ready(told) = watch.poll_next(&mut context) {
+    while let std::task::Poll::Ready(told) = reading.watch.poll_next(&mut context) {
         match told {
-            Some(Told::Reset(reset)) => read.push(text(reset.text())),
-            Some(Told::Seen(Seen::Event(event))) => read.push(text(event.encoded(watch.form()).text())),
+            Some(Told::First(First::Reset(reset))) => read.push(text(reset.text())),
+            Some(Told::First(First::Event(event)) | Told::Seen(Seen::Event(event))) => {
+                read.push(text(event.encoded(reading.form).text()));
+            }
             Some(Told::Seen(Seen::Lagged(lost))) => read.push(format!("lagged {lost}")),
             None => {
                 read.push("over".to_owned());
@@ -63,8 +78,8 @@ fn read(watch: &mut Watch) -> Vec<String> {
 }
 
 /// The sequences of what is there to be read.
-fn sequences(watch: &mut Watch) -> Vec<u64> {
-    sequences_of(&read(watch))
+fn sequences(reading: &mut Reading) -> Vec<u64> {
+    sequences_of(&read(reading))
 }
 
 fn sequences_of(read: &[String]) -> Vec<u64> {
@@ -249,7 +264,7 @@ fn what_is_from_before_this_start_comes_first_too_unless_it_is_of_another() {
             unheard: HashMap::from([(id("a"), (generation, sample(7)))]),
             together: None,
         };
-        let mut reader = hub.watch(hub.claim(None, None).unwrap(), follow, None);
+        let mut reader = Reading::new(&hub, follow);
         publish(&hub, "a", 8);
         (sequences(&mut reader), sequences(&mut watch(&hub, one("a"), Some("b007-0"))))
     };
@@ -277,18 +292,6 @@ fn who_comes_back_to_one_that_was_untracked_hears_that_and_it_is_over() {
     let read = read(&mut watch(&hub, one("a"), Some("b007-1")));
     assert!(read.len() == 2 && read[0].contains("event: untracked\nid: b007-2\n") && read[1] == "over", "{read:?}");
     assert_eq!(sequences(&mut watch(&hub, one("a"), Some("b007-2"))), [3], "then it comes back to the next");
-}
-
-#[test]
-fn a_carried_reader_that_takes_nothing_gives_its_place_back() {
-    let hub = hub();
-    let (selection, members, unheard) = (one("a").into(), Vec::new(), HashMap::new());
-    let follow = Follow { selection, seen: None, members, unheard, together: None };
-    let _carried = hub.watch(hub.claim(None, None).unwrap(), follow, Some(Duration::ZERO));
-    (0..4).for_each(|at| publish(&hub, "a", at));
-    while hub.open() > 0 {
-        publish(&hub, "a", 9);
-    }
 }
 
 #[test]
@@ -327,14 +330,14 @@ fn who_comes_while_the_host_stops_hears_that_it_is_over() {
 }
 
 /// Follows all, or those with a label; members have the labels they have now.
-fn watch_many(hub: &Hub, label: Option<&str>, members: &[(String, &str)], seen: Option<String>) -> Watch {
+fn watch_many(hub: &Hub, label: Option<&str>, members: &[(String, &str)], seen: Option<String>) -> Reading {
     let pair = |workload: &str| ("workload".to_owned(), workload.to_owned());
     let selection = Selection::Labels(label.map(pair).into_iter().collect());
     let members =
         members.iter().map(|(text, workload)| Member { id: id(text), generation: 1, labels: labels(workload) });
     let members = members.filter(|member| selection.includes(&member.id, &member.labels)).collect();
     let follow = Follow { selection: selection.into(), seen, members, unheard: HashMap::new(), together: None };
-    hub.watch(hub.claim(None, None).unwrap(), follow, Some(Duration::from_secs(60)))
+    Reading::new(hub, follow)
 }
 
 /// Publishes something of each.
@@ -378,8 +381,7 @@ fn a_reader_that_takes_nothing_keeps_little_of_what_it_would_begin_with() {
     let began_with: Vec<_> = hub.lock().in_order.values().map(Arc::downgrade).collect();
     let new = watch_many(&hub, None, &members, None);
     let back = watch_many(&hub, None, &members, Some("b007-1".to_owned()));
-    // There is room for none of these in the queues of the two, and none of the first is the latest any more.
-    hub.0.pool.allow(0);
+    // None of the first is the latest any more.
     (1..4).for_each(|at_ms| publish_all(&hub, &members, at_ms));
     let kept = began_with.iter().filter(|event| event.upgrade().is_some()).count();
     assert!(kept <= 32, "{kept}");
@@ -387,54 +389,4 @@ fn a_reader_that_takes_nothing_keeps_little_of_what_it_would_begin_with() {
     let told = read(&mut back);
     assert!(told.iter().any(|event| event.starts_with("event: reset\n")), "what it missed is not there any more");
     drop(new);
-}
-
-#[test]
-fn readers_of_one_peer_that_take_nothing_leave_bytes_to_those_of_another() {
-    use std::net::Ipv4Addr;
-    let (hub, members) = (Hub::new(0xb007, 0, 64, 9, lost()), crowd(3000));
-    hub.allow_bytes(1 << 20);
-    let watch = |peer: u32| {
-        let follow = Follow {
-            selection: Selection::Labels(BTreeSet::new()).into(),
-            seen: None,
-            members: Vec::new(),
-            unheard: HashMap::new(),
-            together: None,
-        };
-        let peer = PeerId::Ip(Ipv4Addr::from_bits(peer).into());
-        hub.watch(hub.claim(Some(peer), None).unwrap(), follow, Some(Duration::from_secs(60)))
-    };
-    let mut greedy: Vec<_> = (0..4).map(|_| watch(1)).collect();
-    publish_all(&hub, &members, 0);
-    let mut modest = watch(2);
-    assert_eq!(sequences(&mut modest).len(), 3000, "the latest of each");
-    publish_all(&hub, &members[..500], 1);
-    assert_eq!(sequences(&mut modest), (3001..=3500).collect::<Vec<_>>());
-    let of_greedy: Vec<usize> = greedy.iter_mut().map(|reader| sequences(reader).len()).collect();
-    assert!(of_greedy.iter().all(|count| (3000..=3500).contains(count)), "the latest of each: {of_greedy:?}");
-    assert_eq!(hub.0.pool.taken(), 0);
-}
-
-#[test]
-fn a_carried_reader_that_takes_nothing_is_told_of_nothing_and_then_gets_the_newest_and_how_many_it_lost() {
-    let (hub, members) = (Hub::new(0xb007, 0, 1, 9, lost()), crowd(3));
-    let selection = Selection::Several(members.iter().map(|(text, _)| id(text)).collect());
-    let follow = Follow {
-        selection: selection.into(),
-        seen: None,
-        members: Vec::new(),
-        unheard: HashMap::new(),
-        together: None,
-    };
-    let mut reader = hub.watch(hub.claim(None, None).unwrap(), follow, Some(Duration::from_secs(60)));
-    (0..5).for_each(|at_ms| publish_all(&hub, &members, at_ms));
-    let stalled: usize = hub.lock().channels.stalled();
-    assert_eq!(stalled, 1);
-    let told = read(&mut reader);
-    let (queue, newest) = (sequences_of(&told[..3]), sequences_of(&told[4..]));
-    assert_eq!((queue, &*told[3], newest), (vec![1, 2, 3], "lagged 9", vec![13, 14, 15]), "{told:?}");
-    publish_all(&hub, &members, 5);
-    assert_eq!(sequences(&mut reader), [16, 17, 18], "it is told again");
-    assert_eq!((hub.lock().channels.stalled(), hub.0.lost.get()), (0, 9));
 }

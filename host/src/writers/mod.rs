@@ -1,5 +1,9 @@
-//! Threads that own the sockets of streams. Once its response's head is due, a stream's socket leaves the HTTP server: a
-//! reader costs a few hundred bytes here, an event one write, and events that come together one write together.
+//! Threads that write streams. A reader costs a few hundred bytes here, an event one write, and events that come together one
+//! write together.
+//!
+//! Over HTTP/1.1 in plain a stream's socket leaves the HTTP server once its response's head is due, and a writer owns it. The
+//! HTTP server carries any other stream: its reader's bytes go into a pipe of a few KiB, from which the response's body takes
+//! them. All else is the same for both.
 //!
 //! What is published is kept once for all who are behind; each reader only knows where it goes on. So a reader that takes nothing
 //! costs nothing while others are told; once what it needs is not kept any more, it gets the newest of each instance, when it
@@ -10,7 +14,7 @@
 //!
 //! * `writer`: one thread: its readers, what comes for them, when they are due.
 //! * `backlog`: what is kept for readers that are behind; `turns`: whose turn it is.
-//! * `reader`: one socket: where it goes on.
+//! * `reader`: one stream: where it goes on.
 
 mod backlog;
 mod reader;
@@ -46,7 +50,7 @@ pub(crate) struct Writers {
 }
 
 impl Writers {
-    /// One a core. From now on they take the hub's sockets.
+    /// One a core. From now on they take the hub's streams.
     pub(crate) fn start(hub: &Hub, patience: Patience, vitals: &Arc<Vitals>) -> io::Result<Self> {
         let count = thread::available_parallelism().map_or(1, usize::from).min(MOST_WRITERS);
         let (mut inboxes, mut threads) = (Vec::new(), Vec::new());

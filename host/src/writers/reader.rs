@@ -1,11 +1,10 @@
 use super::backlog::{Backlog, Next};
-use crate::hub::{Beginning, ChannelId, Claim, Encoded, Event, First, Form, Hub, Joining, PING, Selection};
-use crate::places::PeerId;
+use super::turns::Client;
+use crate::hub::Selection;
+use crate::hub::{Beginning, ChannelId, Claim, Encoded, Event, First, Form, Hub, Joining, Outlet, PING, SEND_BUFFER};
 use bytes::Bytes;
-use mio::net::TcpStream;
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, IoSlice, Write as _};
-use std::net::Shutdown;
+use std::io::{self, ErrorKind, IoSlice};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,15 +18,9 @@ const FIRST_AT_ONCE: usize = 16;
 /// Pieces whose room is kept when all went out.
 const KEPT: usize = 8;
 
-/// Of the kernel's own, in bytes: a hundred usual events.
-const SEND_BUFFER: usize = 32 << 10;
-
-/// The end of an HTTP/1.1 body.
-const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
-
-/// A socket, and where its reader is in what its channel gets.
+/// Where a reader's bytes go, and where it is in what its channel gets.
 pub(super) struct Reader {
-    pub(super) socket: TcpStream,
+    pub(super) outlet: Outlet,
     pub(super) channel: ChannelId,
     /// Where it is in its channel's list of readers.
     pub(super) place: usize,
@@ -72,7 +65,7 @@ pub(super) enum State {
     Idle,
     /// For its turn.
     Ready,
-    /// For its socket to take more.
+    /// For its outlet to take more.
     Blocked,
     /// The same, and what came meanwhile is not kept for it any more: it gets the newest of each instance.
     Lost,
@@ -100,20 +93,11 @@ pub(super) enum Went {
 
 impl Reader {
     /// `serial` and `token` tell it from others.
-    pub(super) fn new(
-        joining: Joining,
-        serial: u64,
-        token: usize,
-        backlog: &mut Backlog,
-        now: Instant,
-    ) -> io::Result<Self> {
-        let Joining { socket, head, beginning, ends, channel, selection, since, most, claim } = joining;
-        // Small: what a reader does not take is to wait here, where it is counted, not in the kernel.
-        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER);
-        socket.set_nonblocking(true)?;
+    pub(super) fn new(joining: Joining, serial: u64, token: usize, backlog: &mut Backlog, now: Instant) -> Self {
+        let Joining { outlet, head, beginning, ends, channel, selection, since, most, claim } = joining;
         let (place, next) = backlog.join(channel, token, since, most);
         let mut reader = Self {
-            socket: TcpStream::from_std(socket),
+            outlet,
             channel,
             place,
             serial,
@@ -139,12 +123,12 @@ impl Reader {
         if ends {
             reader.end(None, next);
         }
-        Ok(reader)
+        reader
     }
 
-    /// Whose stream it is. None: the program's own.
-    pub(super) fn peer(&self) -> Option<PeerId> {
-        self.claim.peer()
+    /// Returns whose turn is its own.
+    pub(super) fn client(&self) -> Client {
+        Client { peer: self.claim.peer(), is_carried: self.outlet.is_carried() }
     }
 
     /// Whether it needs what is kept for its channel.
@@ -157,8 +141,8 @@ impl Reader {
         if self.ends.is_some() {
             return;
         }
-        self.ending.extend(last.map(|last| Piece::of(last.encoded(self.form).chunk().clone())));
-        self.ending.push_back(Piece::of(LAST_CHUNK));
+        let last = last.map(|last| self.outlet.framed(last.encoded(self.form)));
+        self.ending.extend(last.into_iter().chain(self.outlet.last()).map(Piece::of));
         self.ends = Some(at);
     }
 
@@ -211,7 +195,7 @@ impl Reader {
     }
 
     fn over(&self) -> Went {
-        let _ = self.socket.shutdown(Shutdown::Write);
+        self.outlet.finish();
         Went::Over
     }
 
@@ -230,9 +214,9 @@ impl Reader {
                 // What it has goes out before.
                 Next::Gone => break,
                 Next::Event(event) => {
-                    let chunk = event.encoded(self.form).chunk().clone();
-                    bytes += chunk.len();
-                    self.pieces.push_back(Piece { bytes: chunk, published: Some(event.sequence) });
+                    let framed = self.outlet.framed(event.encoded(self.form));
+                    bytes += framed.len();
+                    self.pieces.push_back(Piece { bytes: framed, published: Some(event.sequence) });
                     (self.seen, self.next) = (event.sequence, self.next + 1);
                 }
             }
@@ -248,8 +232,8 @@ impl Reader {
         if let Some(more) = hub.more(beginning, FIRST_AT_ONCE) {
             self.promised = self.promised.saturating_sub(more.len() as u64);
             self.pieces.extend(more.into_iter().map(|first| match first {
-                First::Reset(reset) => Piece::of(reset.chunk().clone()),
-                First::Event(event) => Piece::of(event.encoded(self.form).chunk().clone()),
+                First::Reset(reset) => Piece::of(self.outlet.framed(&reset)),
+                First::Event(event) => Piece::of(self.outlet.framed(event.encoded(self.form))),
             }));
             return;
         }
@@ -257,7 +241,7 @@ impl Reader {
         // Of those it was to have, some came newer before it was their turn.
         let lost = std::mem::take(&mut self.promised);
         if lost > 0 {
-            self.pieces.push_back(Piece::lagged(lost));
+            self.add(&Encoded::lagged(lost));
             hub.lost(lost);
         }
     }
@@ -275,7 +259,7 @@ impl Reader {
         hub.lost(lost.saturating_sub(self.counted));
         self.counted = 0;
         if lost > 0 {
-            self.pieces.push_back(Piece::lagged(lost));
+            self.add(&Encoded::lagged(lost));
         }
         if newest > 0 {
             (self.beginning, self.promised, self.seen) = (Some(beginning), newest, last);
@@ -312,7 +296,7 @@ impl Reader {
 
     /// Tells it that the stream still is.
     pub(super) fn ping(&mut self) {
-        self.pieces.push_back(Piece::of(ping()));
+        self.add(&Encoded::of(PING));
     }
 
     /// Sends it something, once, when it sends nothing any more. Whether it did.
@@ -331,12 +315,11 @@ impl Reader {
             *slice = IoSlice::new(if count == 0 { bytes.get(self.written..).unwrap_or_default() } else { bytes });
             count += 1;
         }
-        match slices.get(..count) {
-            // One alone is most often all there is.
-            Some([slice]) => self.socket.write(slice),
-            Some(slices) => self.socket.write_vectored(slices),
-            None => Ok(0),
-        }
+        self.outlet.write(slices.get(..count).unwrap_or_default())
+    }
+
+    fn add(&mut self, event: &Encoded) {
+        self.pieces.push_back(Piece::of(self.outlet.framed(event)));
     }
 
     fn advance(&mut self, count: usize) {
@@ -351,17 +334,8 @@ impl Reader {
     }
 }
 
-fn ping() -> Bytes {
-    static CHUNK: std::sync::OnceLock<Bytes> = std::sync::OnceLock::new();
-    CHUNK.get_or_init(|| Encoded::of(PING).chunk().clone()).clone()
-}
-
 impl Piece {
     fn of(bytes: Bytes) -> Self {
         Self { bytes, published: None }
-    }
-
-    fn lagged(lost: u64) -> Self {
-        Self::of(Encoded::lagged(lost).chunk().clone())
     }
 }

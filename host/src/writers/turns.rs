@@ -1,19 +1,27 @@
 //! Whose turn it is to be written to: peers take turns, and so do the readers of each.
 
-use crate::hub::MOST_UNREAD;
+use crate::hub::{Awake, MOST_UNREAD};
 use crate::places::PeerId;
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
-/// Readers that wait for their turn, by peer.
+/// Whose turn may come: a peer's on its sockets, and beside it, as that may have to wait, where it is carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Client {
+    pub(super) peer: Option<PeerId>,
+    pub(super) is_carried: bool,
+}
+
+/// Readers that wait for their turn, by client.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
-    peers: HashMap<Option<PeerId>, Peer>,
+    clients: HashMap<Client, Own>,
     /// Those with readers that wait, in the order of their turns.
-    waiting: VecDeque<Option<PeerId>>,
+    waiting: VecDeque<Client>,
 }
 
 #[derive(Debug, Default)]
-struct Peer {
+struct Own {
     readers: usize,
     /// By token and serial number. Some may have left.
     ready: VecDeque<(usize, u64)>,
@@ -21,39 +29,59 @@ struct Peer {
     blocked: usize,
     /// How often one of its readers lost something, since it was last asked.
     lost: usize,
+    /// Bodies that were woken.
+    awake: Arc<Awake>,
+    /// It has readers that wait, and no turn until fewer of its bodies are awake.
+    is_held: bool,
 }
 
 impl Turns {
-    pub(super) fn join(&mut self, peer: Option<PeerId>) {
-        self.peers.entry(peer).or_default().readers += 1;
+    /// A client has one more reader. Returns its bodies that were woken.
+    pub(super) fn join(&mut self, client: Client) -> Arc<Awake> {
+        let own = self.clients.entry(client).or_default();
+        own.readers += 1;
+        own.awake.clone()
     }
 
-    pub(super) fn leave(&mut self, peer: Option<PeerId>) {
-        if let Some(own) = self.peers.get_mut(&peer) {
+    pub(super) fn leave(&mut self, client: Client) {
+        if let Some(own) = self.clients.get_mut(&client) {
             own.readers = own.readers.saturating_sub(1);
             if own.readers == 0 {
-                self.peers.remove(&peer);
+                self.clients.remove(&client);
             }
         }
     }
 
     /// A reader waits for its turn.
-    pub(super) fn queue(&mut self, peer: Option<PeerId>, token: usize, serial: u64) {
-        let Some(own) = self.peers.get_mut(&peer) else { return };
+    pub(super) fn queue(&mut self, client: Client, token: usize, serial: u64) {
+        let Some(own) = self.clients.get_mut(&client) else { return };
         if own.ready.is_empty() {
-            self.waiting.push_back(peer);
+            self.waiting.push_back(client);
         }
         own.ready.push_back((token, serial));
     }
 
-    /// Returns whose turn it is. The next is another peer's, if another has readers that wait.
+    /// A client whose bodies had to come first may have its turns again.
+    pub(super) fn resume(&mut self, client: Client) {
+        if let Some(own) = self.clients.get_mut(&client)
+            && std::mem::take(&mut own.is_held)
+        {
+            self.waiting.push_back(client);
+        }
+    }
+
+    /// Returns whose turn it is. The next is another client's, if another has readers that wait.
     pub(super) fn next(&mut self) -> Option<(usize, u64)> {
         loop {
-            let peer = self.waiting.pop_front()?;
-            let Some(own) = self.peers.get_mut(&peer) else { continue };
+            let client = self.waiting.pop_front()?;
+            let Some(own) = self.clients.get_mut(&client) else { continue };
+            if own.awake.is_full() {
+                own.is_held = true;
+                continue;
+            }
             let next = own.ready.pop_front();
             if !own.ready.is_empty() {
-                self.waiting.push_back(peer);
+                self.waiting.push_back(client);
             } else if own.ready.capacity() > MOST_UNREAD {
                 own.ready.shrink_to(MOST_UNREAD);
             }
@@ -67,27 +95,30 @@ impl Turns {
         self.waiting.is_empty()
     }
 
-    /// One reader more of a peer takes nothing, or one fewer.
-    pub(super) fn block(&mut self, peer: Option<PeerId>, is_blocked: bool) {
-        if let Some(own) = self.peers.get_mut(&peer) {
+    /// One reader more of a client takes nothing, or one fewer.
+    pub(super) fn block(&mut self, client: Client, is_blocked: bool) {
+        if let Some(own) = self.clients.get_mut(&client) {
             own.blocked = if is_blocked { own.blocked + 1 } else { own.blocked.saturating_sub(1) };
         }
     }
 
-    /// A reader of a peer lost something.
-    pub(super) fn lost(&mut self, peer: Option<PeerId>) {
-        if let Some(own) = self.peers.get_mut(&peer) {
+    /// A reader of a client lost something.
+    pub(super) fn lost(&mut self, client: Client) {
+        if let Some(own) = self.clients.get_mut(&client) {
             own.lost += 1;
         }
     }
 
     /// Returns peers with many streams that are not read, or not as fast as something comes.
     pub(super) fn take_unread(&mut self) -> Vec<PeerId> {
-        let unread = self.peers.iter_mut().filter_map(|(peer, own)| {
-            let lost = std::mem::take(&mut own.lost);
-            peer.filter(|_| own.blocked.max(lost) > MOST_UNREAD)
-        });
-        unread.collect()
+        let mut unread = HashMap::new();
+        for (client, own) in &mut self.clients {
+            let count = own.blocked.max(std::mem::take(&mut own.lost));
+            if let Some(peer) = client.peer.filter(|_| count > 0) {
+                *unread.entry(peer).or_insert(0) += count;
+            }
+        }
+        unread.into_iter().filter(|(_, count)| *count > MOST_UNREAD).map(|(peer, _)| peer).collect()
     }
 }
 
@@ -99,8 +130,9 @@ mod tests {
     #[test]
     fn a_peer_with_one_reader_has_as_many_turns_as_one_with_many() {
         let mut turns = Turns::default();
-        let [greedy, modest] = [1, 2].map(|bits| Some(PeerId::Ip(Ipv4Addr::from_bits(bits).into())));
-        (0..100).for_each(|_| turns.join(greedy));
+        let peers = [1, 2].map(|bits| Some(PeerId::Ip(Ipv4Addr::from_bits(bits).into())));
+        let [greedy, modest] = peers.map(|peer| Client { peer, is_carried: false });
+        (0..100).for_each(|_| drop(turns.join(greedy)));
         turns.join(modest);
         (0..100).for_each(|token| turns.queue(greedy, token, 0));
         turns.queue(modest, 100, 0);
@@ -112,9 +144,11 @@ mod tests {
     #[test]
     fn a_peer_is_named_while_it_reads_few_of_its_streams() {
         let mut turns = Turns::default();
-        let peer = Some(PeerId::Unix);
-        (0..=MOST_UNREAD).for_each(|_| turns.join(peer));
-        (0..MOST_UNREAD).for_each(|_| turns.block(peer, true));
+        let [peer, carried] = [false, true].map(|is_carried| Client { peer: Some(PeerId::Unix), is_carried });
+        (0..=MOST_UNREAD).for_each(|_| drop(turns.join(peer)));
+        turns.join(carried);
+        (1..MOST_UNREAD).for_each(|_| turns.block(peer, true));
+        turns.block(carried, true);
         assert_eq!(turns.take_unread(), []);
         turns.block(peer, true);
         assert_eq!((turns.take_unread(), turns.take_unread()), (vec![PeerId::Unix], vec![PeerId::Unix]));

@@ -1,10 +1,10 @@
 use super::Patience;
 use super::backlog::Backlog;
 use super::reader::{Reader, State, Went};
-use super::turns::Turns;
+use super::turns::{Client, Turns};
 use crate::health::Pulse;
-use crate::hub::{ChannelId, Event, Hub, Inbox, Joining, Message, Waiting};
-use mio::{Events, Interest, Poll, Token};
+use crate::hub::{ChannelId, Event, Hub, Inbox, Joining, Message, Registered, Waiting};
+use mio::{Events, Poll, Token};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
@@ -144,6 +144,10 @@ impl Writer {
                     stirred.extend(self.backlog.skip(channel, count, last).then_some(channel));
                 }
                 Message::End { channel, last } => self.end(channel, last.as_ref()),
+                Message::Moved { peer, token, serial } => {
+                    self.turns.resume(Client { peer, is_carried: true });
+                    self.moved(token, serial);
+                }
                 Message::Stop => stops = true,
             }
         }
@@ -161,26 +165,17 @@ impl Writer {
     }
 
     fn join(&mut self, joining: Joining, now: Instant) {
-        let (channel, peer) = (joining.channel, joining.claim.peer());
+        let channel = joining.channel;
         let token = self.free.pop().unwrap_or(self.readers.len());
         self.next_serial += 1;
         let serial = self.next_serial;
-        let made = Reader::new(joining, serial, token, &mut self.backlog, now).map(Box::new);
-        let registered = made.and_then(|mut reader| {
-            // Told once when it takes more again, or is gone; it has nothing to say.
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            match self.poll.registry().register(&mut reader.socket, Token(token), interest) {
-                Ok(()) => Ok(reader),
-                Err(error) => {
-                    self.leave_channel(&reader);
-                    Err(error)
-                }
-            }
-        });
-        match registered {
-            Ok(reader) => {
-                self.turns.join(peer);
-                self.turns.queue(peer, token, serial);
+        let mut reader = Box::new(Reader::new(joining, serial, token, &mut self.backlog, now));
+        let client = reader.client();
+        let awake = self.turns.join(client);
+        let own = Registered { inbox: self.inbox.clone(), awake, peer: client.peer, token, serial };
+        match reader.outlet.register(self.poll.registry(), own) {
+            Ok(()) => {
+                self.turns.queue(client, token, serial);
                 match self.readers.get_mut(token) {
                     Some(place) => *place = Some(reader),
                     None => self.readers.push(Some(reader)),
@@ -189,6 +184,8 @@ impl Writer {
             }
             Err(error) => {
                 tracing::debug!(%error, "a stream could not begin");
+                self.turns.leave(client);
+                self.leave_channel(&reader);
                 if token < self.readers.len() {
                     self.free.push(token);
                 }
@@ -210,6 +207,16 @@ impl Writer {
         }
     }
 
+    /// A reader's body has room again, or is gone.
+    fn moved(&mut self, token: usize, serial: u64) {
+        let Some(reader) = self.reader(token).filter(|reader| reader.serial == serial) else { return };
+        if reader.outlet.is_gone() {
+            self.remove(token);
+        } else if reader.is_blocked() {
+            self.ready(token);
+        }
+    }
+
     /// Changes what a reader waits for.
     fn set(&mut self, token: usize, state: State) {
         let Some(reader) = self.readers.get_mut(token).and_then(Option::as_deref_mut) else { return };
@@ -221,7 +228,7 @@ impl Writer {
             _ => {}
         }
         if was_blocked != reader.is_blocked() {
-            self.turns.block(reader.peer(), !was_blocked);
+            self.turns.block(reader.client(), !was_blocked);
             self.blocked = if was_blocked { self.blocked.saturating_sub(1) } else { self.blocked + 1 };
         }
     }
@@ -232,9 +239,9 @@ impl Writer {
         if reader.state == State::Ready {
             return;
         }
-        let (peer, serial) = (reader.peer(), reader.serial);
+        let (client, serial) = (reader.client(), reader.serial);
         self.set(token, State::Ready);
-        self.turns.queue(peer, token, serial);
+        self.turns.queue(client, token, serial);
     }
 
     /// Writes to readers in turn, for a moment.
@@ -254,12 +261,12 @@ impl Writer {
         let Patience { heartbeat, stalled } = self.patience;
         let Some(reader) = self.readers.get_mut(token).and_then(Option::as_deref_mut) else { return };
         let went = reader.write_some(&self.hub, &mut self.backlog, now);
-        let (peer, channel, serial) = (reader.peer(), reader.channel, reader.serial);
+        let (client, channel, serial) = (reader.client(), reader.channel, reader.serial);
         if reader.take_skipped() {
-            self.turns.lost(peer);
+            self.turns.lost(client);
         }
         match went {
-            Went::On => self.turns.queue(peer, token, serial),
+            Went::On => self.turns.queue(client, token, serial),
             Went::Over => self.remove(token),
             Went::Blocked => {
                 self.set(token, State::Blocked);
@@ -336,13 +343,13 @@ impl Writer {
 
     fn remove(&mut self, token: usize) {
         let Some(mut reader) = self.readers.get_mut(token).and_then(Option::take) else { return };
-        let _ = self.poll.registry().deregister(&mut reader.socket);
+        reader.outlet.deregister(self.poll.registry());
         self.free.push(token);
         if reader.is_blocked() {
             self.blocked = self.blocked.saturating_sub(1);
-            self.turns.block(reader.peer(), false);
+            self.turns.block(reader.client(), false);
         }
-        self.turns.leave(reader.peer());
+        self.turns.leave(reader.client());
         self.leave_channel(&reader);
         self.hub.left(reader.channel, self.number);
         if self.free.len() == self.readers.len() {
