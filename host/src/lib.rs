@@ -64,7 +64,7 @@
 //! * [`clock`]: time, and when to poll.
 //! * [`tracked`]: which instances there are and who polls them; [`labels`].
 //! * `recorder`: what a sampler found and read, on its way to the store and the hub.
-//! * [`hub`]: live fan-out; `writers`: the sockets of streams; `json`: samples as JSON.
+//! * [`hub`]: live fan-out; `writers`: threads that write streams; `json`: samples as JSON.
 //! * `workload`: what several instances are together.
 //! * [`mod@metrics`]: what is counted; [`exposition`]: all of it, and samples, for Prometheus; [`health`]: how the host is.
 //! * [`tokens`]: who may read, and change something; [`audit`]: who did. `places`: how much there may be of

@@ -89,3 +89,42 @@ impl Drop for Writers {
         self.tell();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::{Follow, Outlet, Selection};
+    use dropsonde_store::{InstanceId, Sample};
+    use std::collections::HashMap;
+    use std::task::{Context, Poll, Waker};
+
+    #[test]
+    fn a_carried_stream_that_ends_has_all_that_came_before() {
+        let lost = prometheus::IntCounter::new("lost", "Lost.").unwrap();
+        let hub = Hub::new(0xb007, 0, 5000, 1, lost.clone());
+        let patience = Patience { heartbeat: Duration::from_secs(60), stalled: Duration::from_secs(60) };
+        let writers = Writers::start(&hub, patience, &Arc::default()).unwrap();
+        let id = InstanceId::new("a").unwrap();
+        let (selection, members, unheard) = (Selection::One(id.clone()).into(), Vec::new(), HashMap::new());
+        let follow = Follow { selection, seen: None, members, unheard, together: None };
+        let (outlet, mut body) = Outlet::body();
+        hub.follow(hub.claim(None, None).unwrap(), follow, outlet, b"first\n\n".to_vec());
+        for at_ms in 0..2000 {
+            hub.publish(&id, &Arc::default(), Sample { at_ms, values: vec![("x".into(), 1.5)] });
+        }
+        hub.close_all();
+        let mut text = Vec::new();
+        loop {
+            match body.poll_take(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Some(bytes)) => text.extend_from_slice(&bytes.unwrap()),
+                Poll::Ready(None) => break,
+                Poll::Pending => thread::yield_now(),
+            }
+        }
+        let text = String::from_utf8(text).unwrap();
+        assert_eq!((text.matches("event: usage\n").count(), lost.get()), (2000, 0));
+        assert!(text.starts_with("first\n\nevent: usage\nid: b007-1\n"), "{text}");
+        writers.stop();
+        assert_eq!(hub.open(), 0);
+    }
+}

@@ -184,8 +184,8 @@ impl Reader {
             Err(_) => return Went::Over,
         }
         match self.pieces.is_empty() && self.beginning.is_none() && self.ending.is_empty() {
-            true if self.ends.is_some() => self.over(),
-            true if matches!(backlog.next(self.channel, self.next), Next::Nothing) => {
+            true if self.ends.is_some_and(|end| self.next >= end) => self.over(),
+            true if self.ends.is_none() && matches!(backlog.next(self.channel, self.next), Next::Nothing) => {
                 // What was needed while it was behind.
                 self.pieces.shrink_to(KEPT);
                 Went::Idle
