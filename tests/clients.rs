@@ -129,6 +129,49 @@ async fn a_peer_that_guesses_tokens_has_to_wait_and_others_log_in() {
     host.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn large_bodies_that_a_peer_does_not_finish_leave_memory_to_others() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let token = folder.path().join("write.token");
+    std::fs::write(&token, "may write").unwrap();
+    let host = host(|config| {
+        config.auth.write_token_file = Some(token);
+        config.http.max_answer_bytes = Some(Bytes::new(4 << 20));
+    })
+    .await;
+    let address = host.address().to_string();
+    tokio::task::spawn_blocking(move || {
+        let begin = |length: usize| {
+            let mut socket = connect_from(GREEDY, &address);
+            let head = format!(
+                "POST /v1/events HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer may write\r\n\
+                 Content-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
+            );
+            socket.write_all(head.as_bytes()).unwrap();
+            let mut answer = vec![0; 1024];
+            let count = socket.read(&mut answer).unwrap();
+            (socket, String::from_utf8_lossy(answer.get(..count).unwrap()).into_owned())
+        };
+        // Each counts twice.
+        let held = [(); 2].map(|()| begin(500 << 10));
+        assert!(held.iter().all(|(_, answer)| answer.starts_with("HTTP/1.1 100")), "{held:?}");
+        let (_, refused) = begin(500 << 10);
+        assert!(refused.starts_with("HTTP/1.1 429") && refused.contains("http.max_answer_bytes"), "{refused}");
+        let (_, small) = begin(1000);
+        assert!(small.starts_with("HTTP/1.1 100"), "{small}");
+        let mut body = br#"[{"type":"instance.created","instance":"modest"}"#.to_vec();
+        body.resize(500 << 10, b' ');
+        body.push(b']');
+        let done = send(&address, "POST", "/v1/events", "Authorization: Bearer may write\r\n", &body);
+        assert_eq!(done.status, 202, "{done:?}");
+        let health = request(&address, "GET", "/health", "").body;
+        assert!(health.contains("127.0.0.2") && !health.contains("127.0.0.1"), "{health}");
+    })
+    .await
+    .unwrap();
+    host.stop().await;
+}
+
 /// Fifteen hundred instances every 100 ms, and one that counts. As many streams of all, of one peer, and none of them read.
 fn with_streams(version: &str) -> (crate::harness::Host, Vec<TcpStream>) {
     let config = "poll.interval = '100ms'\npoll.discover_interval = '1h'\n\

@@ -7,6 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
+/// The last fourth of what there is goes to peers that have nothing yet, or less than a thirty-second of it.
+const LEFT: usize = 4;
+const LITTLE: usize = 32;
+
 /// Peers that are remembered as refused.
 const REMEMBERED: usize = 16;
 
@@ -163,13 +167,16 @@ impl Places {
 impl State {
     fn add(&mut self, count: usize, most: usize, share: Option<Share>) -> Result<(), Full> {
         let is_over = |taken: usize, most: usize| taken.checked_add(count).is_none_or(|taken| taken > most);
-        if let Some(Share { peer, most }) = share
-            && is_over(self.by_peer.get(&peer).copied().unwrap_or_default(), most)
-        {
-            return Err(Full::OfPeer(most));
+        let own = share.map_or(0, |share| self.by_peer.get(&share.peer).copied().unwrap_or_default());
+        if let Some(share) = share.filter(|share| is_over(own, share.most)) {
+            return Err(Full::OfPeer(share.most));
         }
         if is_over(self.all, most) {
             return Err(Full::All(most));
+        }
+        // However many have their shares, others find something.
+        if own > 0 && is_over(own, most / LITTLE) && is_over(self.all, most - most / LEFT) {
+            return Err(Full::OfPeer(own));
         }
         if let Some(Share { peer, .. }) = share {
             *self.by_peer.entry(peer).or_default() += count;
@@ -292,6 +299,21 @@ mod tests {
     fn is_empty(places: &Places) -> bool {
         let state = places.lock();
         state.all == 0 && state.by_peer.is_empty() && state.waiting.is_empty()
+    }
+
+    #[test]
+    fn peers_that_have_their_shares_leave_a_fourth_to_those_that_have_little() {
+        let places = Arc::new(Places::default());
+        let greedy: Vec<_> = (0..5).map(|nth| share(&format!("10.0.0.{nth}"), 16)).collect();
+        let mut held = Vec::new();
+        for _ in 0..16 {
+            held.extend(greedy.iter().filter_map(|share| places.take(64, *share).ok()));
+        }
+        assert_eq!(places.taken(), 48);
+        let modest = share("10.0.1.1", 16);
+        held.extend([places.take(64, modest).unwrap(), places.take(64, modest).unwrap()]);
+        assert_eq!(places.take(64, modest).unwrap_err(), Full::OfPeer(2));
+        assert_eq!(places.greedy(LONG).len(), 6, "all of them are named");
     }
 
     #[test]

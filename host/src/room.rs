@@ -3,7 +3,7 @@
 //!
 //! A plugin keeps its room while it is restarted: nobody else can take it meanwhile.
 
-use crate::config::Config;
+use crate::config::{Config, OF_CONNECTION};
 use crate::memory;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -75,7 +75,8 @@ fn of_host(config: &Config, memory: usize) -> u64 {
     let Config { store, metrics, http, stream, .. } = config;
     let pools = store.memory() + store.block_cache.get() as u64 + metrics.size();
     let of_clients = http.answer_bytes(memory) + stream.buffer_bytes(memory);
-    pools + of_clients as u64 + (BLOCKING_THREADS * THREAD_STACK) as u64 + OTHER
+    let connections = http.connections(memory) * OF_CONNECTION;
+    pools + (of_clients + connections) as u64 + (BLOCKING_THREADS * THREAD_STACK) as u64 + OTHER
 }
 
 impl Room {

@@ -12,7 +12,8 @@ pub struct HttpConfig {
     pub hosts: Vec<String>,
     /// Pages of these origins (`https://dash.example.com`) may read answers. None by default.
     pub cors_origins: Vec<String>,
-    /// Beside streams, which have a bound of their own.
+    /// Beside streams, which have a bound of their own; and as an eighth of the memory this process may have is enough for, at
+    /// 32 KiB each.
     pub max_connections: usize,
     /// Of one address (IPv6: one /64). None: 1000 of another machine's, any number of this one's.
     pub max_connections_per_peer: Option<usize>,
@@ -29,12 +30,16 @@ pub struct HttpConfig {
     pub max_body: Bytes,
     /// Range queries that are worked on at a time, half of them of one peer; others wait for their turn, for 5 s.
     pub max_range_queries: usize,
-    /// Bytes of memory that answers on their way may take (range queries, lists, scrapes), half of them of one peer. None: an
+    /// Bytes of memory that answers on their way may take (range queries, lists, scrapes), and large bodies; half of them of one
+    /// peer. None: an
     /// eighth of the memory this process may have, at least 32 MiB and at most 256 MiB.
     pub max_answer_bytes: Option<Bytes>,
     /// Permissions of a Unix socket, like `0o660`.
     pub socket_mode: u32,
 }
+
+/// Bytes that a connection takes whose request is being read, or answered.
+pub(crate) const OF_CONNECTION: usize = 32 << 10;
 
 impl Default for HttpConfig {
     fn default() -> Self {
@@ -58,6 +63,12 @@ impl Default for HttpConfig {
 }
 
 impl HttpConfig {
+    /// Connections that there may be in what memory this process may have.
+    pub(crate) fn connections(&self, memory: usize) -> usize {
+        const LEAST: usize = 1000;
+        self.max_connections.min((memory / 8 / OF_CONNECTION).max(LEAST))
+    }
+
     /// Bytes that answers may take of those this process may have.
     pub(crate) fn answer_bytes(&self, memory: usize) -> usize {
         self.max_answer_bytes.map_or_else(|| of_pool(memory), Bytes::get)

@@ -28,11 +28,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
 pub use auth::AuthConfig;
 pub use change::Change;
 pub use exposition::{Metrics, Snapshot};
 pub use http::HttpConfig;
+pub(crate) use http::OF_CONNECTION;
 pub(crate) use instance::RESERVED;
 pub use instance::StaticInstance;
 pub use listen::Listen;
@@ -99,13 +101,22 @@ impl ConfigError {
     }
 }
 
+/// Reads a file, or what a shell hands over as `<(command)`. What else has a name and is no file might have nothing to say for
+/// ever.
+fn text_of(path: &Path) -> io::Result<String> {
+    let is_no_file = |real| fs::metadata(real).is_ok_and(|about| !about.is_file());
+    if fs::canonicalize(path).is_ok_and(is_no_file) {
+        return Err(io::Error::other("it is no file"));
+    }
+    fs::read_to_string(path)
+}
+
 // === impl Config ===
 
 impl Config {
     /// What a file says; it is to be [`validated`](Self::validated), once all that outranks it is said too.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|why| ConfigError::Unreadable { path: path.to_owned(), why })?;
+        let text = text_of(path).map_err(|why| ConfigError::Unreadable { path: path.to_owned(), why })?;
         toml::from_str(&text).map_err(|error| ConfigError::Syntax { path: path.to_owned(), message: error.to_string() })
     }
 
@@ -278,6 +289,15 @@ mod tests {
     fn parse(text: &str) -> Result<Config, String> {
         let config: Config = toml::from_str(text).map_err(|error| error.to_string())?;
         config.validated().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_named_pipe_in_place_of_the_file_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        let error = Config::read(&pipe).unwrap_err();
+        assert!(format!("{:#}", anyhow::Error::from(error)).ends_with("it is no file"));
     }
 
     #[test]

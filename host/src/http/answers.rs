@@ -1,4 +1,4 @@
-//! Memory of answers on their way: it is reserved before it is taken, and given back when an answer was sent or its reader is
+//! Memory of answers, and of large bodies of requests, on their way: it is reserved before it is taken, and given back when an answer was sent or its reader is
 //! gone. One peer has half of it at most, so that those who read slowly leave some to others.
 
 use super::error::ApiError;
@@ -41,13 +41,15 @@ fn refused(full: Full) -> ApiError {
     let (status, why) = match full {
         Full::All(most) => (
             StatusCode::SERVICE_UNAVAILABLE,
-            format!("answers on their way take all of {most} bytes; try again later, or raise http.max_answer_bytes"),
+            format!(
+                "answers and bodies on their way take all of {most} bytes; try again later, or raise http.max_answer_bytes"
+            ),
         ),
         Full::OfPeer(most) => (
             StatusCode::TOO_MANY_REQUESTS,
             format!(
-                "answers on their way to this client take all of its {most} bytes; read them first, or raise \
-                 http.max_answer_bytes"
+                "answers and bodies on their way take all of the {most} bytes that this client can have now; read or send \
+                 them first, or raise http.max_answer_bytes"
             ),
         ),
     };

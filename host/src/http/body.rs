@@ -1,4 +1,6 @@
+use super::answers;
 use super::error::ApiError;
+use super::peer::Peer;
 use crate::core::Core;
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -19,32 +21,53 @@ pub(crate) fn check_json(headers: &HeaderMap) -> Result<(), ApiError> {
     Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "it is sent as application/json"))
 }
 
-/// A body of so many bytes at most, which comes in time.
-pub(crate) async fn read(core: &Core, headers: &HeaderMap, body: Body, most: usize) -> Result<Bytes, ApiError> {
+/// Bytes of a body that take no memory of that for answers and bodies.
+const SMALL: usize = 64 << 10;
+
+/// A body of so many bytes at most, which comes in time. A large one holds memory of its peer's share as long as it is there,
+/// twice as much as it is long: for itself, and for what is read from it.
+pub(crate) async fn read(
+    core: &Core,
+    peer: &Peer,
+    headers: &HeaderMap,
+    body: Body,
+    most: usize,
+) -> Result<Bytes, ApiError> {
     let too_large = || ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("at most {most} bytes are taken here"));
     let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     // Nobody has to send what is not taken.
     if length.is_some_and(|length| length > most as u64) {
         return Err(too_large());
     }
+    let length = length.map(|length| length as usize);
+    let mut memory = match length.filter(|length| *length > SMALL) {
+        Some(length) => Some(answers::reserve(core, peer, length.saturating_mul(2)).await?),
+        None => None,
+    };
     let mut deadline = Instant::now() + core.config.load().http.read_timeout.get();
     let (mut body, mut first, mut whole) = (body, Bytes::new(), Vec::new());
     loop {
         let frame = match tokio::time::timeout_at(deadline, body.frame()).await {
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => return Err(ApiError::invalid("body", error)),
-            Ok(None) => return Ok(if whole.is_empty() { first } else { whole.into() }),
+            Ok(None) => return Ok(answers::holding(if whole.is_empty() { first } else { whole.into() }, memory)),
             Err(_) => return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
         };
         let Ok(piece) = frame.into_data() else { continue };
         if first.len() + whole.len() + piece.len() > most {
             return Err(too_large());
         }
+        if memory.is_none() && first.len() + whole.len() + piece.len() > SMALL {
+            memory = Some(answers::reserve(core, peer, most.saturating_mul(2)).await?);
+        }
         deadline += Duration::from_secs_f64(piece.len() as f64 / SLOWEST);
         // Most bodies are one piece.
         if first.is_empty() && whole.is_empty() {
             first = piece;
         } else {
+            if let Some(length) = length.filter(|_| whole.is_empty()) {
+                whole.reserve_exact(length);
+            }
             whole.extend_from_slice(&std::mem::take(&mut first));
             whole.extend_from_slice(&piece);
         }

@@ -1,9 +1,10 @@
-use super::App;
 use super::body::{content_type, read};
 use super::error::{ApiError, Segment, json};
 use super::plugins::{Asks, BROKEN_RETRY, LOADING_RETRY, absent, not_up};
+use super::{App, Asking};
 use crate::events::{Full, MOST_WAITING, parse_json, parse_lines};
 use crate::plugins::{PluginState, Status};
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -30,6 +31,7 @@ fn not_taken(status: &Status) -> ApiError {
 pub(crate) async fn post(
     State(core): App,
     Segment(name): Segment,
+    Extension(caller): Asking,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -44,7 +46,7 @@ pub(crate) async fn post(
         }
     };
     let most = core.config.load().http.max_body.get();
-    let body = read(&core, &headers, body, most).await?;
+    let body = read(&core, &caller.peer, &headers, body, most).await?;
     let now_ms = core.clock.now_ms();
     // Much is parsed off the server's threads.
     let parsed = if body.len() > SHORT {

@@ -87,12 +87,13 @@ pub(crate) async fn one(State(core): App, Segment(id): Segment) -> Result<Respon
 pub(crate) async fn track(
     State(core): App,
     Segment(id): Segment,
+    Extension(caller): Asking,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let id = named(&id)?;
     check_json(&headers)?;
-    let body = read(&core, &headers, body, LARGEST_WANTED).await?;
+    let body = read(&core, &caller.peer, &headers, body, LARGEST_WANTED).await?;
     let wanted = Wanted::parse(id.clone(), &body).map_err(|why| ApiError::invalid("body", why))?;
     core.track(wanted)?;
     let instance = core.tracked.get(&id).ok_or_else(|| ApiError::not_found("it was untracked again"))?;

@@ -1,8 +1,9 @@
-use super::App;
 use super::body::{check_json, read};
 use super::error::{ApiError, json};
 use super::off_thread::off_thread;
+use super::{App, Asking};
 use crate::tracked::{BadLifecycle, Lifecycle, NotTracked};
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -10,10 +11,15 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 /// What became of instances, one event or a list: done when this answers. With one that is wrong nothing is.
-pub(crate) async fn post(State(core): App, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+pub(crate) async fn post(
+    State(core): App,
+    Extension(caller): Asking,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
     check_json(&headers)?;
     let most = core.config.load().http.max_body.get();
-    let body = read(&core, &headers, body, most).await?;
+    let body = read(&core, &caller.peer, &headers, body, most).await?;
     // There may be very many, and history of each to discard.
     let done = off_thread(move || {
         let events = Lifecycle::parse(&body).map_err(ApiError::from)?;

@@ -47,7 +47,7 @@ pub(super) async fn login(
 }
 
 async fn begin(core: &Core, peer: &Peer, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
-    let sent = sent(core, headers, body).await?;
+    let sent = sent(core, peer, headers, body).await?;
     let shown = || Some(bearer(headers.get(header::AUTHORIZATION)?.as_bytes())?.to_vec());
     let token = sent.or_else(shown).ok_or_else(|| ApiError::invalid("token", "there is none"))?;
     let any = Right::ALL.iter().any(|right| core.config.load().token_file(*right).is_some());
@@ -73,8 +73,8 @@ pub(super) async fn logout(State(core): App, headers: HeaderMap) -> Response {
 }
 
 /// What the body says, if there is one.
-async fn sent(core: &Core, headers: &HeaderMap, body: Body) -> Result<Option<Vec<u8>>, ApiError> {
-    let bytes = read(core, headers, body, LARGEST).await?;
+async fn sent(core: &Core, peer: &Peer, headers: &HeaderMap, body: Body) -> Result<Option<Vec<u8>>, ApiError> {
+    let bytes = read(core, peer, headers, body, LARGEST).await?;
     let kind = content_type(headers);
     if bytes.is_empty() && kind.is_none() {
         return Ok(None);

@@ -100,7 +100,8 @@ pub(crate) async fn upload(
         return Err(ApiError::invalid("name", format!("it is made of {}", crate::plugins::NAMES)));
     }
     check_content_type(&headers)?;
-    let bytes = read(&core, &headers, body, usize::try_from(plugins::LARGEST).unwrap_or(usize::MAX)).await?;
+    let bytes =
+        read(&core, &caller.peer, &headers, body, usize::try_from(plugins::LARGEST).unwrap_or(usize::MAX)).await?;
     core.metrics.plugins_uploaded.inc();
     request(&core, name, Wanted::Upload(bytes), &caller).await
 }
