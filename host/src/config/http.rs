@@ -15,7 +15,7 @@ pub struct HttpConfig {
     /// Beside streams, which have a bound of their own; and as an eighth of the memory this process may have is enough for, at
     /// 32 KiB each.
     pub max_connections: usize,
-    /// Of one address (IPv6: one /64). None: 1000 of another machine's, any number of this one's.
+    /// Of one address (IPv6: one /64). None: 1000 of another machine's, of this one's three quarters of all.
     pub max_connections_per_peer: Option<usize>,
     /// Time to send a request's head, to agree on TLS before it, and to begin another request on a connection. This and the
     /// other times of connections are as they are said when one begins.

@@ -15,7 +15,7 @@ pub struct Stream {
     /// Time after which a reader that takes nothing is cut off.
     pub stalled: Span,
     pub max_streams: usize,
-    /// Of one address (IPv6: one /64). None: 1000 of another machine's, any number of this one's.
+    /// Of one address (IPv6: one /64). None: 1000 of another machine's, of this one's three quarters of all.
     pub max_streams_per_peer: Option<usize>,
     /// Bytes of samples that may wait for slow readers, once for all of them, beside 16 KiB that each has of its own whose stream
     /// the HTTP server carries. None: an eighth of the memory this process may have, at least 32 MiB and at most 256 MiB.

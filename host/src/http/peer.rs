@@ -39,8 +39,8 @@ impl Peer {
     }
 
     /// What it may have of something.
-    pub(crate) fn share(&self, configured: Option<usize>) -> Option<Share> {
-        self.address.share(configured)
+    pub(crate) fn share(&self, configured: Option<usize>, all: usize) -> Option<Share> {
+        self.address.share(configured, all)
     }
 }
 
@@ -55,14 +55,22 @@ impl Address {
         }
     }
 
-    /// What it may have of something. None: as much as there is.
-    pub(super) fn share(self, configured: Option<usize>) -> Option<Share> {
-        /// Of another machine, where nothing is said: browsers behind one address, and not all there is.
+    /// What it may have of so many of something. None: as many as there are.
+    pub(super) fn share(self, configured: Option<usize>, all: usize) -> Option<Share> {
+        /// Of another machine, where nothing is said: browsers behind one address, and not all there is. Of this one, three
+        /// quarters if that is more.
         const USUAL: usize = 1000;
-        let Self::Tcp(address) = self else { return None };
-        let is_own = address.ip().to_canonical().is_loopback();
-        let most = configured.or_else(|| (!is_own).then_some(USUAL))?;
-        Some(Share { peer: self.id(), most })
+        // What is configured is of one address.
+        let (is_own, configured) = match self {
+            Self::Tcp(address) => (address.ip().to_canonical().is_loopback(), configured),
+            Self::Unix { .. } => (true, None),
+        };
+        let most = match configured {
+            Some(most) => Some(most),
+            None if is_own => Some((all - all / 4).max(USUAL)).filter(|most| *most < all),
+            None => Some(USUAL),
+        };
+        Some(Share { peer: self.id(), most: most? })
     }
 }
 
@@ -87,7 +95,7 @@ mod tests {
     use super::*;
 
     fn share(text: &str, configured: Option<usize>) -> Option<(PeerId, usize)> {
-        let share = Address::Tcp(text.parse().unwrap()).share(configured);
+        let share = Address::Tcp(text.parse().unwrap()).share(configured, 20_000);
         share.map(|share| (share.peer, share.most))
     }
 
@@ -101,9 +109,13 @@ mod tests {
     }
 
     #[test]
-    fn only_other_machines_are_bounded_where_nothing_is_said() {
+    fn this_machine_has_more_than_others_where_nothing_is_said_and_not_all() {
         assert_eq!(share("10.0.0.1:1", None).unwrap().1, 1000);
-        assert_eq!((share("127.0.0.1:1", None), share("[::1]:1", None)), (None, None));
+        let own = |text| share(text, None).unwrap().1;
+        assert_eq!((own("127.0.0.1:1"), own("[::1]:1")), (15_000, 15_000));
+        let unix = Address::Unix { uid: None };
+        assert_eq!(unix.share(Some(3), 20_000).unwrap().most, 15_000);
+        assert!(unix.share(None, 10).is_none(), "of a few it may have all");
         assert_eq!(share("127.0.0.1:1", Some(3)).unwrap().1, 3);
     }
 }

@@ -77,7 +77,8 @@ pub(crate) fn begin(
     caller: &Caller,
     request: &HeaderMap,
 ) -> Result<Response, ApiError> {
-    let share = caller.peer.share(core.config.load().stream.max_streams_per_peer);
+    let stream = &core.config.load().stream;
+    let share = caller.peer.share(stream.max_streams_per_peer, stream.max_streams);
     let claim = core.hub.claim(Some(caller.peer.id()), share)?;
     let seen = request.get(LAST_EVENT_ID).map(|seen| String::from_utf8_lossy(seen.as_bytes()).into_owned());
     let headers = [
