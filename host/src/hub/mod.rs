@@ -2,7 +2,7 @@
 //!
 //! A reader inside the process has a queue, bounded in events. When it is full the newest events are lost for this reader
 //! alone, and the next one that fits is preceded by how many. All others are their writers' (see
-//! [`writers`](crate::writers)). What was published last is kept for a while: who was away gets exactly what was missed, or
+//! `writers`). What was published last is kept for a while: who was away gets exactly what was missed, or
 //! hears from when on to ask history.
 //!
 //! # Layout
