@@ -184,7 +184,8 @@ fn history(core: &Core) -> Option<String> {
         return Some(format!("history is in memory alone: a write has been going on for {} s", slow.as_secs()));
     }
     if archive.vanished > 0 || archive.vanished_at.is_some_and(|at| at.elapsed() < VANISHED) {
-        let what = "files of history were deleted while the host runs; what was in memory is written again";
+        let what =
+            "files of history were deleted or cut short while the host runs; what was in memory is written again";
         return Some(match archive.vanished {
             0 => what.to_owned(),
             files => {

@@ -254,14 +254,30 @@ impl Archive {
         Ok(flushed)
     }
 
-    /// Finds out which files someone else has deleted. What is in memory of them is written anew.
+    /// Finds out which files someone else has deleted, and which of those that are added to are shorter than what was written to
+    /// them. What is in memory of them is written anew.
     fn notice_vanished(&mut self) -> io::Result<()> {
         self.disk.check()?;
         let there: HashSet<String> = self.disk.list()?.into_iter().collect();
         let mut vanished = 0;
-        if self.log.take_if(|log| !there.contains(&log.name)).is_some() {
-            vanished += 1;
+        let is_whole = |name: &str, size| -> io::Result<bool> { Ok(self.disk.open(name)?.size()? >= size) };
+        if let Some(log) = &self.log {
+            let is_there = there.contains(&log.name);
+            if !is_there || !is_whole(&log.name, log.size)? {
+                vanished += 1;
+                let size = log.size;
+                self.superfluous.extend(self.log.take().filter(|_| is_there).map(|log| (log.name, size)));
+            }
         }
+        let mut cut_short = Vec::new();
+        for (key, Writer { segment, .. }) in &self.writers {
+            let name = segment.name();
+            if there.contains(&name) && !is_whole(&name, segment.size())? {
+                cut_short.push(key.clone());
+            }
+        }
+        vanished += cut_short.len();
+        cut_short.iter().for_each(|key| _ = self.writers.remove(key));
         if self.notes.forget_vanished(&there) {
             vanished += 1;
         }

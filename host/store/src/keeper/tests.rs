@@ -404,6 +404,29 @@ fn files_that_someone_deletes_are_noticed_and_what_is_in_memory_is_written_anew(
 }
 
 #[test]
+fn a_log_that_someone_cuts_short_is_noticed_and_written_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, mut keeper, _) = Store::open(folder.path(), &limits()).unwrap();
+    record(&store, &mut keeper, 1, 0, 4 * MIN);
+    for length in [10, 0] {
+        for file in std::fs::read_dir(folder.path()).unwrap() {
+            let path = file.unwrap().path();
+            if path.file_name().unwrap().to_str().unwrap().starts_with("log-") {
+                std::fs::File::options().write(true).open(path).unwrap().set_len(length).unwrap();
+            }
+        }
+        keeper.step(4 * MIN);
+        assert!(store.archive().vanished_at.is_some());
+    }
+    record(&store, &mut keeper, 1, 4 * MIN, 5 * MIN);
+    keeper.step(5 * MIN);
+    let expected = rows(&store, 0);
+    drop((store, keeper));
+    let (again, ..) = Store::open(folder.path(), &limits()).unwrap();
+    assert_eq!(rows(&again, 0), expected);
+}
+
+#[test]
 fn a_deleted_file_of_blocks_is_told_until_nothing_of_it_counts() {
     let folder = tempfile::tempdir().unwrap();
     let limits = Limits { age_ms: DAY, ..limits() };
