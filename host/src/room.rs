@@ -22,7 +22,7 @@ const OTHER: u64 = 96 << 20;
 #[derive(Debug)]
 pub(crate) struct Rooms {
     limit: Option<u64>,
-    /// What the process had when it began, before there were plugins.
+    /// Bytes the process had mapped before there were plugins.
     began: u64,
     taken: Arc<AtomicU64>,
 }
@@ -52,7 +52,7 @@ pub struct NoRoom {
 // === impl Rooms ===
 
 impl Rooms {
-    /// Of this process, as it is now: before there are plugins.
+    /// Looks at this process as it is now, before there are plugins.
     pub(crate) fn of_process() -> Self {
         Self { limit: memory::address_space(), began: memory::mapped().unwrap_or_default(), taken: Arc::default() }
     }

@@ -38,7 +38,7 @@ impl Peer {
         self.address.id()
     }
 
-    /// What it may have of something.
+    /// Returns how many of `all` of something it may have; none if it may have all of them.
     pub(crate) fn share(&self, configured: Option<usize>, all: usize) -> Option<Share> {
         self.address.share(configured, all)
     }
@@ -55,12 +55,12 @@ impl Address {
         }
     }
 
-    /// What it may have of so many of something. None: as many as there are.
+    /// Returns how many of `all` of something it may have; none if it may have all of them.
     pub(super) fn share(self, configured: Option<usize>, all: usize) -> Option<Share> {
-        /// Of another machine, where nothing is said: browsers behind one address, and not all there is. Of this one, three
-        /// quarters if that is more.
+        /// Another machine may have so many where nothing is configured: enough for the browsers behind one address. This
+        /// machine may have three quarters of all if that is more.
         const USUAL: usize = 1000;
-        // What is configured is of one address.
+        // The configuration bounds addresses, not the Unix socket.
         let (is_own, configured) = match self {
             Self::Tcp(address) => (address.ip().to_canonical().is_loopback(), configured),
             Self::Unix { .. } => (true, None),

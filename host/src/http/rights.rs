@@ -123,7 +123,7 @@ impl Caller {
     }
 }
 
-/// What a client hears that showed too many wrong tokens, or logged in with them.
+/// Refuses a client that showed too many wrong tokens, or logged in with too many.
 pub(super) fn too_many_wrong(what: &str, wait: Duration) -> ApiError {
     let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
     let why = format!("too many wrong {what} of this client; try again later");

@@ -132,8 +132,8 @@ impl From<TooManyStreams> for ApiError {
     }
 }
 
-/// What a response is followed by: with a connection of HTTP/1.1 in plain, its socket goes to a writer; else a writer fills
-/// its body.
+/// Tells the connection that a response is a stream. A connection of HTTP/1.1 in plain hands its socket to a writer; on any
+/// other a writer fills the response's body.
 #[derive(Debug, Clone)]
 pub(super) struct Streaming {
     selection: Selection,

@@ -1,4 +1,4 @@
-//! What waits for one of the writers of streams, in the order it was published.
+//! The inbox of one writer of streams: events wait here in the order they were published.
 
 use super::Claim;
 use super::begin::Beginning;

@@ -69,7 +69,7 @@ struct Inner {
     buffer: usize,
     most: AtomicUsize,
     open: Arc<Places>,
-    /// Who does not read its streams. None of them is taken.
+    /// Counts clients that do not read their streams. Nobody takes a place here.
     unread: Places,
     /// Bytes of events that may wait for all readers of writers.
     bytes: AtomicUsize,

@@ -1,4 +1,4 @@
-//! Where the bytes of a stream go.
+//! An outlet takes the bytes of a stream: it is a socket or the body of a response.
 
 use super::event::Encoded;
 use super::pipe::{PipeReader, PipeWriter, Registered, pipe};
@@ -8,7 +8,7 @@ use mio::{Interest, Registry, Token};
 use std::io::{self, IoSlice, Write as _};
 use std::net::Shutdown;
 
-/// Of the kernel's own for a socket, in bytes: a hundred usual events.
+/// The size of a socket's send buffer in the kernel, in bytes: a hundred usual events fit.
 pub(crate) const SEND_BUFFER: usize = 32 << 10;
 
 /// The end of an HTTP/1.1 body.

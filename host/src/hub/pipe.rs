@@ -22,7 +22,7 @@ pub(crate) struct PipeWriter(Arc<Shared>);
 #[derive(Debug)]
 pub(crate) struct PipeReader(Arc<Shared>);
 
-/// What the body took, until its connection has written it.
+/// Bytes that the body took and its connection has not written yet.
 struct Taken {
     bytes: Vec<u8>,
     shared: Arc<Shared>,
@@ -50,7 +50,7 @@ struct State {
     writer: Option<Registered>,
 }
 
-/// Whose stream it is, and who writes it.
+/// The client of a stream, and the writer that writes it.
 #[derive(Debug, Clone)]
 pub(crate) struct Registered {
     pub(crate) inbox: Arc<Inbox>,

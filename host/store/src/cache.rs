@@ -73,7 +73,7 @@ impl BlockCache {
         self.new_ids(1)
     }
 
-    /// The first of so many that follow each other.
+    /// Takes so many ids that follow each other, and returns the first.
     pub(crate) fn new_ids(&self, count: u64) -> BlockId {
         BlockId(self.next_id.fetch_add(count, Ordering::Relaxed))
     }

@@ -46,7 +46,7 @@ pub(crate) enum Unreadable {
 }
 
 impl Place {
-    /// What tells places in files apart: file, offset, page.
+    /// Returns the file, the offset and the page, which tell places in files apart; none in memory.
     pub(crate) fn stored(&self) -> Option<(u64, u64, u16)> {
         match &self.bytes {
             Bytes::Memory(_) => None,
@@ -77,14 +77,14 @@ impl Block {
         Self { id, start_row, rows, first_ms, last_ms, generation, place, cells, is_passing: false }
     }
 
-    /// For as long as someone looks at it.
+    /// Makes a block that lives only while someone looks at it.
     pub(super) fn unpacked(id: BlockId, start_row: u64, page: Page) -> Self {
         let Page { generation, first_ms, last_ms, rows, place } = page;
         let block = Self::new(id, start_row, rows, (first_ms, last_ms), generation, place, None);
         Self { is_passing: true, ..block }
     }
 
-    /// It as a file lists it.
+    /// Returns the block as a file's index lists it.
     pub(crate) fn page(&self) -> Page {
         let Self { generation, first_ms, last_ms, rows, .. } = *self;
         Page { generation, first_ms, last_ms, rows, place: self.place.clone() }

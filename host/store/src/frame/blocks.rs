@@ -9,10 +9,10 @@ use crate::{Layout, Schema};
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// How many blocks are packed at a time, at least.
+/// Blocks are packed at least so many at a time.
 const STEP: usize = if cfg!(test) { 2 } else { 4 };
 
-/// How many are packed together at most: to look at one, all of them are unpacked.
+/// At most so many are packed together: a look at one unpacks all of them.
 const MOST: usize = if cfg!(test) { 16 } else { 64 };
 
 /// One block, or several of one generation that follow each other in one file.
@@ -22,10 +22,10 @@ pub(crate) enum Blocks {
     Packed(Arc<Packed>),
 }
 
-/// Where some blocks are.
+/// The places of some blocks, and what they have in common.
 #[derive(Debug)]
 pub(crate) struct Packed {
-    /// That of the first; those of the others follow.
+    /// The first block's; the others' ids follow it.
     first_id: BlockId,
     start_row: u64,
     end_row: u64,
@@ -44,8 +44,8 @@ pub(crate) enum Seen<'a> {
     Unpacked(Block),
 }
 
-/// How many blocks a frame knows each for itself at least. Of blocks of hours it is those of a week, whose cells answer the
-/// queries people ask most.
+/// Returns how many blocks a frame knows each for itself at least. Where blocks span hours these are a week: their cells answer
+/// the queries people ask most.
 fn at_hand(layout: Layout) -> usize {
     const LONG_MS: i64 = 45 * 60_000;
     if layout.block_ms < LONG_MS { STEP } else { 128 }
@@ -145,8 +145,8 @@ impl Packed {
     }
 }
 
-/// Lists pages of one file and one generation. No page has no rows: then it is as long as the one before, and as far from
-/// that one as that was.
+/// Writes the list of pages of one file and one generation. Every page has rows; a 0 in their place says that the page is as
+/// long as the one before, and as far from it as that was from its own.
 fn put(out: &mut Vec<u8>, pages: &[Page]) {
     let (mut before, mut before_ms, mut shape) = (0i64, 0i64, None);
     for page in pages {
@@ -187,7 +187,7 @@ impl Blocks {
         Some((block, block.unstored()?))
     }
 
-    /// How many blocks these are.
+    /// Returns the number of blocks.
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::One(_) => 1,
@@ -210,7 +210,7 @@ impl Blocks {
         }
     }
 
-    /// That of the first.
+    /// Returns the first block's id.
     pub(crate) fn id(&self) -> BlockId {
         match self {
             Self::One(block) => block.id,
@@ -277,7 +277,7 @@ impl Blocks {
         }
     }
 
-    /// The same without one; nothing where it was the only one.
+    /// Returns the blocks without one of them: none if it was the only one.
     pub(super) fn without(&self, id: BlockId, cache: &BlockCache) -> Vec<Self> {
         match self {
             Self::One(block) if block.id == id => Vec::new(),
@@ -293,7 +293,7 @@ impl Blocks {
         }
     }
 
-    /// The same rows where they are now.
+    /// Returns the same blocks at the places they were moved to.
     pub(super) fn moved(&self, place_of: impl Fn(&Place) -> Option<Place>, cache: &BlockCache) -> Vec<Self> {
         let packed = match self {
             Self::One(block) => {
