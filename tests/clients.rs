@@ -51,13 +51,9 @@ fn ask(address: &str, path: &str) -> (TcpStream, String) {
 
 /// An answer, also in pieces.
 fn whole(address: &str, path: &str) -> serde_json::Value {
-    let mut pieces = stream(address, path, "");
-    assert_eq!(pieces.head.status, 200, "{path}");
-    if pieces.head.header("content-length").is_some() {
-        return request(address, "GET", path, "").json();
-    }
-    let text: String = std::iter::from_fn(|| pieces.chunk()).collect();
-    serde_json::from_str(&text).unwrap()
+    let answer = stream(address, path, "");
+    assert_eq!(answer.head.status, 200, "{path}");
+    serde_json::from_str(&answer.whole()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,6 +44,28 @@ fn samples_and_instances_are_there_again_after_a_restart() {
 }
 
 #[test]
+fn metrics_show_nothing_that_was_measured_before_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "12345").unwrap();
+    let file = file.to_str().unwrap();
+    let config = format!(
+        "poll.interval = '1m'\n[[instances]]\nid = 'read'\nsamplers = ['verbs']\n\
+         [plugins.verbs]\nconfig = {{ read = '{file}' }}\ngrants.read = ['{file}']\n"
+    );
+    let host = Host::start(&config, &[("verbs", verbs())]);
+    let value = "dropsonde_sample_value{id=\"read\",sampler=\"verbs\"}";
+    host.until("/metrics", |metrics| metrics.body.contains(value));
+    // Nothing can be measured from now on, and what was is seconds old.
+    std::fs::remove_file(file).unwrap();
+    let host = host.restart();
+    host.until("/v1/plugins/verbs", |plugin| !plugin.json()["last_failure"].is_null());
+    assert_eq!(host.get("/v1/instances/read/usage").json()["value"], 5);
+    let metrics = host.get("/metrics").body;
+    assert!(!metrics.contains(value), "{metrics}");
+}
+
+#[test]
 fn a_kill_costs_no_more_than_what_was_not_flushed_and_never_a_start() {
     let kills: u32 = std::env::var("DROPSONDE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(50);
     let config = format!("{OK}[store]\nflush_interval = '50ms'\n");

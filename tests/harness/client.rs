@@ -123,6 +123,16 @@ impl Stream {
         (size > 0).then(|| String::from_utf8(chunk).unwrap())
     }
 
+    /// The body of an answer that is no stream, in one piece or in several.
+    pub(crate) fn whole(mut self) -> String {
+        let Some(length) = self.head.header("content-length") else {
+            return std::iter::from_fn(|| self.chunk()).collect();
+        };
+        let mut body = vec![0; length.parse().unwrap()];
+        self.body.read_exact(&mut body).unwrap();
+        String::from_utf8(body).unwrap()
+    }
+
     /// The next event that is no ping: its type, its id, its data.
     pub(crate) fn told(&mut self) -> (String, String, serde_json::Value) {
         loop {

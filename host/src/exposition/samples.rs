@@ -93,8 +93,10 @@ impl Samples {
             group.values.clear();
             for (frame, labels) in &group.frames {
                 let stale_ms = now_ms.saturating_sub(STALE_INTERVALS * frame.interval_ms());
+                // A row from before the start may be older than what was shown last: a total would fall.
+                let is_read_anew = frame.last_write() > 0;
                 // Looks at the time first: the row of an old frame may be in a file.
-                if frame.latest_readings(stale_ms, &mut group.values) {
+                if is_read_anew && frame.latest_readings(stale_ms, &mut group.values) {
                     group.rows.push(labels.clone());
                 }
             }
