@@ -261,7 +261,7 @@ fn with_own(selection: &Selection, mut members: Vec<Member>) -> Vec<Member> {
     if let Selection::One(id) = selection
         && id.as_str().starts_with(RESERVED)
     {
-        members.push(Member { id: id.clone(), generation: 0, labels: Arc::default() });
+        members.push(Member { id: id.clone(), generation: 0, labels: Labels::new() });
     }
     members
 }

@@ -1,10 +1,21 @@
 //! Labels: what tells instances apart in metrics and filters.
 
 use dropsonde_sandbox::is_harmful;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
-/// Sorted by key.
-pub type Labels = BTreeMap<String, String>;
+/// The labels of an instance, sorted by key. Cheap to clone. One text holds all of them, as a host may know the labels of
+/// 100 000 instances.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Labels(
+    /// Each key and each value is followed by [`END`].
+    Option<Arc<str>>,
+);
+
+/// Ends a key or a value in the text. Neither has it: it becomes U+FFFD, as other control characters do.
+const END: char = '\0';
 
 pub(crate) const RULE: &str =
     "a label key is [a-zA-Z_][a-zA-Z0-9_]*, not id, sampler, plugin, instance, job or le, and does not begin with `__`";
@@ -29,7 +40,7 @@ pub(crate) fn check(labels: &Labels) -> Result<(), String> {
     if labels.len() > MOST {
         return Err(format!("labels: {} are given; at most {MOST} are taken", labels.len()));
     }
-    for (key, value) in labels {
+    for (key, value) in labels.iter() {
         if !is_valid_key(key) {
             let shown: String = key.chars().take(LONGEST_KEY).collect();
             return Err(format!("labels.{}: {RULE}", shown.escape_debug()));
@@ -58,9 +69,103 @@ fn clean(value: &str) -> String {
     cleaned
 }
 
+// === impl Labels ===
+
+impl Labels {
+    pub const fn new() -> Self {
+        Self(None)
+    }
+
+    /// Pairs of key and value, sorted by key.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut words = self.0.as_deref().unwrap_or_default().split_terminator(END);
+        std::iter::from_fn(move || Some((words.next()?, words.next()?)))
+    }
+
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.iter().find(|(known, _)| *known == key).map(|(_, value)| value)
+    }
+
+    pub fn len(&self) -> usize {
+        self.iter().count()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Bytes of all keys and values.
+    pub(crate) fn bytes(&self) -> usize {
+        self.iter().map(|(key, value)| key.len() + value.len()).sum()
+    }
+}
+
+/// Of several values of a key the last one counts.
+impl<K: AsRef<str>, V: AsRef<str>> FromIterator<(K, V)> for Labels {
+    fn from_iter<T: IntoIterator<Item = (K, V)>>(pairs: T) -> Self {
+        let given: Vec<(K, V)> = pairs.into_iter().collect();
+        let sorted: BTreeMap<&str, &str> = given.iter().map(|(key, value)| (key.as_ref(), value.as_ref())).collect();
+        if sorted.is_empty() {
+            return Self::new();
+        }
+        let mut text = String::with_capacity(sorted.iter().map(|(key, value)| key.len() + value.len() + 2).sum());
+        for word in sorted.into_iter().flat_map(|(key, value)| [key, value]) {
+            text.extend(word.chars().map(|c| if c == END { char::REPLACEMENT_CHARACTER } else { c }));
+            text.push(END);
+        }
+        Self(Some(text.into()))
+    }
+}
+
+impl<K: AsRef<str>, V: AsRef<str>, const N: usize> From<[(K, V); N]> for Labels {
+    fn from(pairs: [(K, V); N]) -> Self {
+        pairs.into_iter().collect()
+    }
+}
+
+impl fmt::Debug for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl Serialize for Labels {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for Labels {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        BTreeMap::<String, String>::deserialize(deserializer).map(|map| map.into_iter().collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn labels_are_a_sorted_map(pairs in vec(("[a-c]{0,2}", "[^\\x00]{0,5}"), 0..8)) {
+            let map: BTreeMap<String, String> = pairs.iter().cloned().collect();
+            let labels: Labels = pairs.iter().cloned().collect();
+            prop_assert!(labels.iter().eq(map.iter().map(|(key, value)| (&**key, &**value))));
+            prop_assert_eq!((labels.len(), labels.is_empty()), (map.len(), map.is_empty()));
+            prop_assert!(map.iter().all(|(key, value)| labels.get(key) == Some(value)));
+            let json = serde_json::to_string(&labels).unwrap();
+            prop_assert_eq!(&json, &serde_json::to_string(&map).unwrap());
+            prop_assert_eq!(serde_json::from_str::<Labels>(&json).unwrap(), labels);
+        }
+    }
+
+    #[test]
+    fn no_character_of_a_value_ends_it() {
+        let labels = Labels::from([("a", "1\0b\x002")]);
+        assert!(labels.iter().eq([("a", "1\u{fffd}b\u{fffd}2")]));
+    }
 
     #[test]
     fn keys_that_prometheus_or_the_host_owns_are_not_taken() {
@@ -75,9 +180,9 @@ mod tests {
     #[test]
     fn what_a_plugin_says_is_bounded_and_printable() {
         let given = vec![("ok".to_owned(), "a\nb\u{202e}".to_owned()), ("le".to_owned(), "1".to_owned())];
-        assert_eq!(cleaned(given), Labels::from([("ok".to_owned(), "a\u{fffd}b\u{fffd}".to_owned())]));
+        assert_eq!(cleaned(given), Labels::from([("ok", "a\u{fffd}b\u{fffd}")]));
         let long = cleaned(vec![("k".to_owned(), "ü".repeat(1000))]);
-        assert!(long["k"].len() <= LONGEST_VALUE);
+        assert!(long.bytes() <= "k".len() + LONGEST_VALUE);
         let many = (0..100).map(|i| (format!("k{i}"), String::new())).collect();
         assert_eq!(cleaned(many).len(), MOST);
     }

@@ -1,7 +1,7 @@
 use super::ConfigError;
+use crate::labels::Labels;
 use dropsonde_store::InstanceId;
 use serde::Deserialize;
-use std::collections::BTreeMap;
 
 /// What the host's own instances begin with.
 pub(crate) const RESERVED: &str = "dropsonde:";
@@ -12,7 +12,7 @@ pub(crate) const RESERVED: &str = "dropsonde:";
 pub struct StaticInstance {
     pub id: String,
     #[serde(default)]
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// None: `poll.default_samplers`.
     pub samplers: Option<Vec<String>>,
 }
@@ -31,8 +31,8 @@ impl StaticInstance {
 }
 
 /// Keys by Prometheus' grammar that mean nothing else already.
-pub(super) fn check_labels(key: &str, labels: &BTreeMap<String, String>) -> Result<(), ConfigError> {
-    match labels.keys().find(|label| !crate::labels::is_valid_key(label)) {
+pub(super) fn check_labels(key: &str, labels: &Labels) -> Result<(), ConfigError> {
+    match labels.iter().map(|(key, _)| key).find(|label| !crate::labels::is_valid_key(label)) {
         Some(label) => ConfigError::value(&format!("{key}.{label}"), crate::labels::RULE),
         None => Ok(()),
     }

@@ -49,6 +49,7 @@ pub(crate) use time::{FURTHEST_MS, time_ms};
 pub use tls::{TlsConfig, TlsVersion};
 pub use tracing::TracingConfig;
 
+use crate::labels::Labels;
 use crate::tokens::Right;
 use instance::check_labels;
 
@@ -65,7 +66,7 @@ pub struct Config {
     /// What compiled plugins may take on disk together; those used longest ago go.
     pub compile_cache: Bytes,
     /// On every instance.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     pub store: StoreConfig,
     pub poll: Poll,
     pub stream: Stream,
@@ -265,7 +266,7 @@ impl Default for Config {
             data_dir: None,
             plugins_dir: None,
             compile_cache: Bytes::new(1 << 30),
-            labels: BTreeMap::new(),
+            labels: Labels::new(),
             store: StoreConfig::default(),
             poll: Poll::default(),
             stream: Stream::default(),

@@ -123,7 +123,7 @@ impl Samples {
         let mut of_instance = Vec::new();
         for instance in core.tracked.list().into_iter().filter(|instance| instance.state == State::Tracked) {
             of_instance.clear();
-            for (key, value) in &*instance.labels {
+            for (key, value) in instance.labels.iter() {
                 label(&mut of_instance, key, value);
                 of_instance.push(b',');
             }

@@ -33,7 +33,7 @@ pub enum Of {
     Instance {
         id: InstanceId,
         /// At the time.
-        labels: Arc<Labels>,
+        labels: Labels,
         /// It was untracked since: nothing of it is told any more.
         is_discarded: Arc<AtomicBool>,
     },

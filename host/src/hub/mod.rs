@@ -106,7 +106,7 @@ struct Topic {
 pub struct Member {
     pub id: InstanceId,
     pub generation: u64,
-    pub labels: Arc<Labels>,
+    pub labels: Labels,
 }
 
 /// A place among the streams that may be open. Free again when it is dropped.
@@ -176,7 +176,7 @@ impl Hub {
     }
 
     /// Hands a sample to everyone who follows the instance. Never waits.
-    pub fn publish(&self, id: &InstanceId, labels: &Arc<Labels>, sample: Sample) {
+    pub fn publish(&self, id: &InstanceId, labels: &Labels, sample: Sample) {
         let at_ms = sample.at_ms;
         let mut state = self.lock();
         if state.is_closed {
@@ -312,7 +312,7 @@ impl Hub {
             return;
         }
         *sequence += 1;
-        let mut labels = Arc::default();
+        let mut labels = Labels::new();
         let mut at_ms = None;
         if let Some(Topic { latest, is_discarded }) = &topic {
             in_order.remove(&latest.sequence);
@@ -321,7 +321,7 @@ impl Hub {
                 (labels, at_ms) = (own.clone(), Some(sample.at_ms));
             }
         }
-        let of = Of::Instance { id: id.clone(), labels: Arc::clone(&labels), is_discarded: Arc::default() };
+        let of = Of::Instance { id: id.clone(), labels: labels.clone(), is_discarded: Arc::default() };
         let event = Arc::new(Event::new(&self.0.boot, *sequence, of, What::Untracked));
         channels.end_of(id, &event, inboxes);
         self.0.lost.inc_by(channels.offer(id, &labels, &event, inboxes));

@@ -15,8 +15,8 @@ fn id(text: &str) -> InstanceId {
     InstanceId::new(text).unwrap()
 }
 
-fn labels(workload: &str) -> Arc<Labels> {
-    Arc::new(Labels::from([("workload".to_owned(), workload.to_owned())]))
+fn labels(workload: &str) -> Labels {
+    Labels::from([("workload", workload)])
 }
 
 fn sample(at_ms: i64) -> Sample {
@@ -41,7 +41,7 @@ impl Reading {
 }
 
 fn watch(hub: &Hub, selection: Selection, seen: Option<&str>) -> Reading {
-    let members = ["a", "b"].map(|text| Member { id: id(text), generation: 1, labels: Arc::default() });
+    let members = ["a", "b"].map(|text| Member { id: id(text), generation: 1, labels: Labels::new() });
     let members = members.into_iter().filter(|member| selection.includes(&member.id, &member.labels)).collect();
     let seen = seen.map(str::to_owned);
     let follow = Follow { selection: selection.into(), seen, members, unheard: HashMap::new(), together: None };
@@ -260,7 +260,7 @@ fn what_is_from_before_this_start_comes_first_too_unless_it_is_of_another() {
         let follow = Follow {
             selection: one("a").into(),
             seen: None,
-            members: vec![Member { id: id("a"), generation: 1, labels: Arc::default() }],
+            members: vec![Member { id: id("a"), generation: 1, labels: Labels::new() }],
             unheard: HashMap::from([(id("a"), (generation, sample(7)))]),
             together: None,
         };

@@ -4,7 +4,6 @@ use super::{API, CONFIGURATION, PluginName, State};
 use crate::config::RESERVED;
 use crate::labels::Labels;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 /// Bytes of an instance's name and labels that one place is enough for. Its note on disk takes less than eight times as many.
 const PLACE: usize = 512;
@@ -37,8 +36,8 @@ pub(super) struct Entry {
     pub(super) is_paused: bool,
     /// When it was found to have ended.
     pub(super) ended_ms: Option<i64>,
-    /// All of them; the same allocation as long as they are the same.
-    pub(super) labels: Arc<Labels>,
+    /// All of them.
+    pub(super) labels: Labels,
 }
 
 /// What someone who tracks an instance says of it.
@@ -68,7 +67,7 @@ impl Entry {
             asked: None,
             is_paused: false,
             ended_ms: None,
-            labels: Arc::default(),
+            labels: Labels::new(),
         }
     }
 
@@ -119,14 +118,13 @@ impl Entry {
 
     /// Places that it takes now.
     pub(super) fn needed_places(&self, id: &str) -> u64 {
-        let bytes = |labels: &Labels| labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
         // All that is noted of it, also labels that another's hide.
         let asked = self
             .asked
             .iter()
-            .map(|wish| bytes(&wish.labels) + wish.samplers.iter().flatten().map(String::len).sum::<usize>());
-        let said = self.discovered_by.values().map(bytes).chain(asked).sum::<usize>();
-        1 + ((id.len() + bytes(&self.labels).max(said)) / PLACE) as u64
+            .map(|wish| wish.labels.bytes() + wish.samplers.iter().flatten().map(String::len).sum::<usize>());
+        let said = self.discovered_by.values().map(Labels::bytes).chain(asked).sum::<usize>();
+        1 + ((id.len() + self.labels.bytes().max(said)) / PLACE) as u64
     }
 
     pub(super) fn state(&self) -> State {
@@ -212,15 +210,11 @@ impl Entry {
 
     /// The operator's word is last, a program's before it; among plugins the owner's, then that of the first by name.
     pub(super) fn gather_labels(&mut self, common: &Labels) {
-        let mut labels = common.clone();
         let last = self.discovered_by.is_empty().then_some(&self.last_labels);
         let said = last.into_iter().chain(self.discovered_by.values().rev()).chain(self.discovered_by.get(&self.owner));
         let said = said.chain(self.asked.iter().map(|wish| &wish.labels));
         let said = said.chain(self.configured.iter().map(|wish| &wish.labels));
-        labels.extend(said.flatten().map(|(key, value)| (key.clone(), value.clone())));
-        if *self.labels != labels {
-            self.labels = Arc::new(labels);
-        }
+        self.labels = [common].into_iter().chain(said).flat_map(Labels::iter).collect();
     }
 
     fn wishes(&self) -> impl Iterator<Item = &Wish> {

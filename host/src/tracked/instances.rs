@@ -76,7 +76,7 @@ impl Instances {
         for (id, entry) in &mut self.all {
             let before = entry.labels.clone();
             entry.gather_labels(&self.common);
-            if !Arc::ptr_eq(&before, &entry.labels) {
+            if before != entry.labels {
                 changed.push(id.clone());
             }
         }

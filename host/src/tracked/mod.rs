@@ -68,7 +68,7 @@ pub enum State {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tracking {
     pub id: InstanceId,
-    pub labels: Arc<Labels>,
+    pub labels: Labels,
     pub state: State,
     /// Those it names, and those that discovered it; `*` is none.
     pub samplers: Vec<String>,
@@ -83,7 +83,7 @@ pub struct Polled {
     pub owner: PluginName,
     /// The owner reads it too, or says what it is.
     pub has_its_owner: bool,
-    pub labels: Arc<Labels>,
+    pub labels: Labels,
 }
 
 /// What is to be tracked.

@@ -77,7 +77,8 @@ impl Note {
         labels.unwrap_or_else(|| {
             let discovered = discovered_by.into_values().rev();
             let asked = asked.into_iter().map(|asked| asked.labels);
-            [last_labels].into_iter().chain(discovered).chain(asked).flatten().collect()
+            let all: Vec<Labels> = [last_labels].into_iter().chain(discovered).chain(asked).collect();
+            all.iter().flat_map(Labels::iter).collect()
         })
     }
 }
@@ -164,7 +165,7 @@ impl Tracked {
                 tracing::error!(refused, "more instances were tracked than poll.max_instances allows now");
             }
             let all = instances.all().iter();
-            let stale = all.filter(|(id, entry)| labels.get(*id).and_then(Option::as_ref) != Some(&*entry.labels));
+            let stale = all.filter(|(id, entry)| labels.get(*id).and_then(Option::as_ref) != Some(&entry.labels));
             stale.map(|(id, _)| id.clone()).collect::<Vec<_>>()
         });
         let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);

@@ -4,6 +4,7 @@ use super::{folder, looked_into};
 use crate::cli::out::{Out, aside};
 use crate::cli::{Cli, ExportArgs, Format};
 use crate::json;
+use crate::labels::Labels;
 use crate::plugins::Metric;
 use crate::tracked::noted_labels;
 use anyhow::{Context, Result, bail};
@@ -101,7 +102,7 @@ fn open_metrics(export: &Export, out: &mut impl Write) -> io::Result<u64> {
         let (kind, suffix) = if family.is_counter { ("counter", "_total") } else { ("gauge", "") };
         writeln!(out, "# TYPE {name} {kind}")?;
         for ((instance, sampler), columns) in family.series {
-            let own = labels.get(instance).into_iter().flatten();
+            let own = labels.get(instance).into_iter().flat_map(Labels::iter);
             let own: String = own.map(|(key, value)| format!("{key}=\"{}\",", escaped(value))).collect();
             let (id, sampler) = (escaped(instance.as_str()), escaped(sampler));
             let series = format!("{name}{suffix}{{{own}id=\"{id}\",sampler=\"{sampler}\"}} ");

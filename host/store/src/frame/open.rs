@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 const SLAB_ROWS: usize = 64;
 /// Those before the first one of that size hold as many rows together.
 const SMALL_SLABS: usize = SLAB_ROWS.ilog2() as usize + 1;
-const MOST_SLABS: usize = SMALL_SLABS + 15;
+const LARGE_SLABS: usize = 15;
 
 /// No reading, in a narrow column.
 const GAP: i32 = i32::MIN;
@@ -33,10 +33,21 @@ pub(crate) struct Open {
     before: Vec<Option<Total>>,
     /// One per column.
     lanes: Box<[Lane]>,
-    slabs: [OnceLock<Slab>; MOST_SLABS],
+    slabs: Slabs,
     rows: AtomicUsize,
-    /// What the rows of a part add up to that gets no more, one cell per field.
-    parts: Box<[OnceLock<Box<[Cell]>>]>,
+    /// What the rows of a part add up to that gets no more, one cell per field; once somebody asked.
+    parts: OnceLock<Box<[Complete]>>,
+}
+
+/// The cells of a part that gets no more rows.
+type Complete = OnceLock<Box<[Cell]>>;
+
+/// Slabs, each allocated with its first row. The large ones have their places once there is one: most frames of instances that
+/// come and go never have so many rows.
+#[derive(Debug, Default)]
+struct Slabs {
+    small: [OnceLock<Slab>; SMALL_SLABS],
+    large: OnceLock<Box<[OnceLock<Slab>; LARGE_SLABS]>>,
 }
 
 /// Where a column lies in a slab.
@@ -93,9 +104,9 @@ impl Open {
             generation,
             before,
             lanes,
-            slabs: [const { OnceLock::new() }; MOST_SLABS],
+            slabs: Slabs::default(),
             rows: AtomicUsize::new(0),
-            parts: (0..layout.block_ms / layout.part_ms).map(|_| OnceLock::new()).collect(),
+            parts: OnceLock::new(),
         }
     }
 
@@ -125,7 +136,7 @@ impl Open {
         let offset = at_ms.checked_sub(self.first_ms).and_then(|offset| u32::try_from(offset).ok());
         let (Some(offset), true) = (offset, at_ms < self.until_ms) else { return Err(Refused::Full) };
         let (nth, row_in_slab) = place(row);
-        let slab = self.slabs.get(nth).ok_or(Refused::Full)?;
+        let slab = self.slabs.place(nth).ok_or(Refused::Full)?;
         let slab = slab.get_or_init(|| Slab::new(&self.lanes, slab_rows(nth)));
         let (narrow, wide) = slab.row(row_in_slab);
         let (mut narrow, mut wide) = (narrow.iter(), wide.iter());
@@ -164,24 +175,24 @@ impl Open {
 
     /// Bytes it takes now.
     pub(crate) fn bytes(&self) -> u64 {
-        let slabs = self.slabs.iter().filter_map(OnceLock::get);
-        let rows = slabs.map(|slab| size_of_val(&slab.narrow[..]) + size_of_val(&slab.wide[..]));
-        (size_of::<Self>() + rows.sum::<usize>()) as u64
+        let rows = self.slabs.iter().map(|slab| size_of_val(&slab.narrow[..]) + size_of_val(&slab.wide[..]));
+        let places = self.slabs.large.get().map_or(0, |large| size_of_val(&**large));
+        (size_of::<Self>() + places + rows.sum::<usize>()) as u64
     }
 
     /// Bytes it takes once its block is full.
     pub(crate) fn full_bytes(&self, layout: Layout, interval_ms: i64) -> u64 {
         let rows = usize::try_from(layout.block_ms / interval_ms.max(1)).unwrap_or(usize::MAX);
-        let rows = rows.clamp(1, first_row(MOST_SLABS));
+        let rows = rows.clamp(1, first_row(SMALL_SLABS + LARGE_SLABS));
         let wide = self.lanes.iter().filter(|lane| matches!(lane, Lane::Wide(..))).count();
         let row = size_of::<u32>() * (1 + self.lanes.len() - wide) + size_of::<u64>() * wide;
-        (rows * row + self.parts.len() * self.lanes.len() * size_of::<Cell>()) as u64
+        (rows * row + parts_of(layout) * self.lanes.len() * size_of::<Cell>()) as u64
     }
 
     /// When a row was read.
     pub(crate) fn at_ms(&self, row: usize) -> Option<i64> {
         let (nth, row_in_slab) = place(row);
-        let slab = self.slabs.get(nth)?.get()?;
+        let slab = self.slabs.get(nth)?;
         let offset = slab.narrow(0, row_in_slab..row_in_slab + 1).next()?;
         (row < self.len()).then(|| self.first_ms + i64::from(offset))
     }
@@ -192,8 +203,7 @@ impl Open {
 
     pub(crate) fn reading(&self, field: usize, row: usize) -> f64 {
         let (nth, row_in_slab) = place(row);
-        let slab = self.slabs.get(nth).and_then(OnceLock::get);
-        let (Some(slab), Some(lane)) = (slab, self.lanes.get(field)) else { return f64::NAN };
+        let (Some(slab), Some(lane)) = (self.slabs.get(nth), self.lanes.get(field)) else { return f64::NAN };
         slab.reading(*lane, row_in_slab)
     }
 
@@ -250,6 +260,7 @@ impl Open {
 
     /// What the first `rows` add up to, part by part.
     pub(crate) fn parts(&self, schema: &Schema, layout: Layout, rows: usize, wanted: impl Fn(usize) -> bool) -> Parts {
+        let known = self.parts.get_or_init(|| (0..parts_of(layout)).map(|_| OnceLock::new()).collect());
         let mut parts = Parts { at_ms: Vec::new(), cells: Vec::new() };
         let mut from = 0;
         while let Some(first_ms) = self.at_ms(from).filter(|_| from < rows) {
@@ -263,7 +274,7 @@ impl Open {
             };
             let nth = at_ms.saturating_sub(ladder::floor(self.first_ms, layout.part_ms)) / layout.part_ms;
             parts.at_ms.push(at_ms);
-            match usize::try_from(nth).ok().and_then(|nth| self.parts.get(nth)).filter(|_| to < rows) {
+            match usize::try_from(nth).ok().and_then(|nth| known.get(nth)).filter(|_| to < rows) {
                 Some(complete) => parts.cells.extend_from_slice(complete.get_or_init(|| cells(&|_| true))),
                 None => parts.cells.extend_from_slice(&cells(&wanted)),
             }
@@ -276,8 +287,7 @@ impl Open {
         let rows = rows.start..rows.end.min(self.len());
         // The slabs the rows lie in, and where in each.
         let runs = || {
-            let slabs = self.slabs.iter().map_while(OnceLock::get).enumerate();
-            slabs.filter_map(|(nth, slab)| {
+            self.slabs.iter().enumerate().filter_map(|(nth, slab)| {
                 let within = |row: usize| row.saturating_sub(first_row(nth)).min(slab_rows(nth));
                 let run = within(rows.start)..within(rows.end);
                 (!run.is_empty()).then_some((slab, run))
@@ -297,6 +307,11 @@ impl Open {
         });
         Rows { columns: columns.collect(), at_ms, before: Vec::new(), generation: self.generation }
     }
+}
+
+/// How many parts a block has.
+fn parts_of(layout: Layout) -> usize {
+    usize::try_from(layout.block_ms / layout.part_ms).unwrap_or_default()
 }
 
 /// The slab a row is in, and which of that slab's rows it is.
@@ -321,6 +336,32 @@ fn first_row(nth: usize) -> usize {
 
 fn slab_rows(nth: usize) -> usize {
     first_row(nth + 1) - first_row(nth)
+}
+
+// === impl Slabs ===
+
+impl Slabs {
+    fn iter(&self) -> impl Iterator<Item = &Slab> {
+        let large = self.large.get().into_iter().flat_map(|large| large.iter());
+        self.small.iter().chain(large).map_while(OnceLock::get)
+    }
+
+    #[inline]
+    fn get(&self, nth: usize) -> Option<&Slab> {
+        match nth.checked_sub(SMALL_SLABS) {
+            None => self.small.get(nth)?.get(),
+            Some(nth) => self.large.get()?.get(nth)?.get(),
+        }
+    }
+
+    /// None: there are no more than that.
+    #[inline]
+    fn place(&self, nth: usize) -> Option<&OnceLock<Slab>> {
+        match nth.checked_sub(SMALL_SLABS) {
+            None => self.small.get(nth),
+            Some(nth) => self.large.get_or_init(Box::default).get(nth),
+        }
+    }
 }
 
 // === impl Slab ===
