@@ -54,6 +54,44 @@ fn a_plugin_with_more_history_than_its_share_of_memory_is_refused_the_rest_and_n
 }
 
 #[test]
+fn what_programs_track_takes_their_own_share_whoever_reads_it() {
+    let config = |discover: &str| {
+        format!(
+            "store.max_memory = '128MiB'\npoll.discover_interval = '1s'\n[plugins.reader]\ninterval = '1s'\n\
+             config = {{ wide = 250, discover = {discover} }}\n"
+        )
+    };
+    let host = Host::start(&config("['ok']"), &[("reader", verbs())]);
+    host.until("/v1/instances/ok/usage", |answer| answer.status == 200);
+    for nth in 0..80 {
+        let asked = host.write("PUT", &format!("/v1/instances/asked-{nth}"), r#"{"samplers":["reader"]}"#);
+        assert_eq!(asked.status, 200, "{asked:?}");
+    }
+    let refused = "dropsonde_share_refused_total{pool=\"history_rows_bytes\",owner=\"dropsonde:api\"}";
+    host.until("/metrics", |metrics| metrics.body.contains(refused));
+    let goes_on = |host: &Host| {
+        // There is room for what it finds itself.
+        host.until("/v1/instances/found/usage", |answer| answer.status == 200);
+        assert_eq!(share(&host.plugin("reader"), "history_rows_bytes")["refused"], 0);
+        let health = host.until("/health", |health| health.body.contains("dropsonde:api wanted more")).json();
+        assert!(!health["reasons"].to_string().contains("reader wanted more"), "{health}");
+    };
+    host.reconfigure(&config("['ok', 'found']"));
+    goes_on(&host);
+    let host = host.restart();
+    goes_on(&host);
+    // Also in files, that of the frames which were there before the restart.
+    let used = |metrics: &str, owner: &str| {
+        let series = format!("dropsonde_share_used{{pool=\"history_disk_bytes\",owner=\"{owner}\"}} ");
+        metrics.lines().find_map(|line| line.strip_prefix(&series)?.parse::<f64>().ok())
+    };
+    host.until("/metrics", |metrics| {
+        let [programs, reader] = ["dropsonde:api", "reader"].map(|owner| used(&metrics.body, owner));
+        reader.is_some() && programs > reader
+    });
+}
+
+#[test]
 fn a_plugin_that_finds_others_every_time_takes_no_place_from_its_neighbours() {
     let config = format!(
         "poll.max_instances = 1000\npoll.discover_interval = '1s'\n{MODEST}[plugins.churning]\ninterval = '1s'\n\

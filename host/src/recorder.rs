@@ -7,7 +7,7 @@ use crate::conflicts::Masks;
 use crate::core::Core;
 use crate::labels;
 use crate::plugins::Fields;
-use crate::tracked::{Discovery, PluginName, Polled};
+use crate::tracked::{API, Discovery, PluginName, Polled};
 use dropsonde_sandbox::{CallError, Failure, Instance, Readings};
 use dropsonde_store::{Frame, InstanceId};
 use std::collections::hash_map::Entry;
@@ -288,9 +288,11 @@ impl Recorder {
     }
 
     /// None: there is no room for the history of one more.
-    fn frame(&mut self, core: &Core, Polled { id, generation, .. }: &Polled) -> Option<&Frame> {
+    fn frame(&mut self, core: &Core, Polled { id, generation, owner, .. }: &Polled) -> Option<&Frame> {
+        // What a program has tracked takes the share of programs, whoever reads it.
+        let owner = if **owner == *API { owner } else { &self.sampler };
         let made = || {
-            let frame = core.store.frame_if_room(id, &self.fields.schema, self.interval_ms).ok()?;
+            let frame = core.store.frame_if_room(owner, id, &self.fields.schema, self.interval_ms).ok()?;
             Some((*generation, frame))
         };
         let kept = match self.frames.entry(id.clone()) {

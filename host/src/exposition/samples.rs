@@ -132,7 +132,7 @@ impl Samples {
                 let sampler = frame.schema().sampler().clone();
                 let Some(group) = self.groups.get_mut(&*sampler).filter(|group| group.takes(&frame)) else { continue };
                 let lines = group.names + group.fields.metrics.len() * (of_instance.len() + sampler.len() + VALUE);
-                if core.exposed.take(&sampler, lines as u64).is_err() {
+                if core.exposed.take(frame.owner(), lines as u64).is_err() {
                     continue;
                 }
                 let begins = self.labels.len();

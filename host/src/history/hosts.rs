@@ -76,7 +76,7 @@ impl HostHistory {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return Err(NotRecorded::Closed);
         }
-        let frame = self.store.frame_if_room(host, &self.schema, self.interval_ms);
+        let frame = self.store.frame_if_room(self.schema.sampler(), host, &self.schema, self.interval_ms);
         if frame.is_ok_and(|frame| frame.push(at_ms, values)) {
             return Ok(());
         }

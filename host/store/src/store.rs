@@ -131,6 +131,11 @@ impl Store {
     /// The frame a sampler's readings of an instance go to; made when there is none of this schema. After
     /// [`Store::remove`] it is no longer the instance's.
     pub fn frame(&self, instance: &InstanceId, schema: &Schema, interval_ms: i64) -> Arc<Frame> {
+        self.frame_of(schema.sampler(), instance, schema, interval_ms)
+    }
+
+    /// A frame that is made takes the share of this owner.
+    fn frame_of(&self, owner: &Arc<str>, instance: &InstanceId, schema: &Schema, interval_ms: i64) -> Arc<Frame> {
         // The instance cannot be removed meanwhile.
         let mut instances = self.0.instances.write().unwrap_or_else(PoisonError::into_inner);
         let mut frames = instances.entry(instance.clone()).or_default().write().unwrap_or_else(PoisonError::into_inner);
@@ -139,8 +144,9 @@ impl Store {
             return frame.clone();
         }
         let born = self.0.next_born.fetch_add(1, Ordering::Relaxed);
-        let key = FrameKey { instance: instance.clone(), schema: schema.clone(), interval_ms, born };
-        let frame = Arc::new(Frame::new(key, self.0.shared.clone()));
+        let (instance, schema, owner) = (instance.clone(), schema.clone(), owner.clone());
+        let frame =
+            Arc::new(Frame::new(FrameKey { instance, schema, interval_ms, born, owner }, self.0.shared.clone()));
         frames.push(frame.clone());
         self.0.revision.fetch_add(1, Ordering::Release);
         // Stable: of two frames of one sampler the newer stays behind.
@@ -148,15 +154,22 @@ impl Store {
         frame
     }
 
-    /// The same, if there is room for it: the memory for its first rows is taken at once.
-    pub fn frame_if_room(&self, instance: &InstanceId, schema: &Schema, interval_ms: i64) -> Result<Arc<Frame>, Full> {
+    /// The same, if this owner has room for it: the memory for its first rows is taken at once. A frame that is there
+    /// stays its owner's.
+    pub fn frame_if_room(
+        &self,
+        owner: &Arc<str>,
+        instance: &InstanceId,
+        schema: &Schema,
+        interval_ms: i64,
+    ) -> Result<Arc<Frame>, Full> {
         let same = |frame: &Arc<Frame>| frame.schema() == schema && frame.interval_ms() == interval_ms;
         if let Some(frame) = self.frames(instance).into_iter().find(same) {
             return Ok(frame);
         }
         let bytes = Frame::first_bytes(schema, interval_ms);
-        self.0.shared.heads.take(schema.sampler(), bytes)?;
-        let frame = self.frame(instance, schema, interval_ms);
+        self.0.shared.heads.take(owner, bytes)?;
+        let frame = self.frame_of(owner, instance, schema, interval_ms);
         frame.has_taken(bytes);
         Ok(frame)
     }

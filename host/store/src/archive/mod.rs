@@ -222,7 +222,7 @@ impl Archive {
         // Only now: rows in the log are never without those before them.
         let Some(log) = &mut self.log else { return Ok(flushed) };
         for Pending { frame, id, view, logged } in &pending {
-            let owner = frame.schema().sampler();
+            let owner = &frame.key().owner;
             for open in view.opens.iter().filter(|open| open.end_row() > *logged) {
                 if !self.shared.log.has_room(owner, 1) {
                     // They are written once their block is full.
@@ -325,7 +325,7 @@ impl Archive {
                 let next = view.blocks.len().checked_sub(*blocks).and_then(|nth| view.blocks.get(nth));
                 *blocks -= 1;
                 let Some((block, chunk)) = next.and_then(Blocks::unstored) else { continue };
-                let owner = frame.schema().sampler();
+                let owner = &frame.key().owner;
                 let writer = self.writer(segment::partition_ms(block.first_ms), owner, &mut created)?;
                 let at = writer.add(*id, frame.key(), chunk)?;
                 let place = writer.place(at, usize::from(block.place.page));

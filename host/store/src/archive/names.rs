@@ -3,8 +3,9 @@
 use super::record::{self, Kind, TooLarge};
 use crate::codec::{Damaged, Reader, put_bytes, put_f64, put_u64};
 use crate::{Aggregation, Field, InstanceId, Kind as FieldKind, Schema};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::sync::Arc;
 
 /// One frame, whatever file it is in.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,6 +15,8 @@ pub(crate) struct FrameKey {
     pub(crate) interval_ms: i64,
     /// Tells a frame from one that was forgotten before it.
     pub(crate) born: u64,
+    /// Whose share of memory and disk it takes: most often its sampler's.
+    pub(crate) owner: Arc<str>,
 }
 
 /// No number in it is NaN.
@@ -38,6 +41,8 @@ pub(crate) struct Explained {
 pub(crate) struct Names {
     schemas: HashMap<u64, (Schema, i64)>,
     frames: ById<FrameKey>,
+    /// Of frames that are not their samplers'. There are few.
+    owners: BTreeSet<Arc<str>>,
 }
 
 /// What belongs to the numbers of frames, which come one after the other: millions of times they are looked up in a log.
@@ -107,8 +112,18 @@ impl Names {
         let (schema, interval_ms) = self.schemas.get(&reader.u64()?).cloned().ok_or(Damaged)?;
         let born = reader.u64()?;
         let instance = InstanceId::new(reader.text()?).map_err(|_| Damaged)?;
-        self.frames.insert(id, FrameKey { instance, schema, interval_ms, born });
+        let owner = if reader.is_empty() { schema.sampler().clone() } else { self.owner(reader.text()?) };
+        self.frames.insert(id, FrameKey { instance, schema, interval_ms, born, owner });
         Ok(())
+    }
+
+    fn owner(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.owners.get(name) {
+            return known.clone();
+        }
+        let owner: Arc<str> = name.into();
+        self.owners.insert(owner.clone());
+        owner
     }
 }
 
@@ -117,6 +132,9 @@ fn put_frame(out: &mut Vec<u8>, id: u32, schema: u64, key: &FrameKey) {
     put_u64(out, schema);
     put_u64(out, key.born);
     put_bytes(out, key.instance.as_str().as_bytes());
+    if key.owner != *key.schema.sampler() {
+        put_bytes(out, key.owner.as_bytes());
+    }
 }
 
 fn put_schema(out: &mut Vec<u8>, number: u64, key: &FrameKey) {

@@ -126,8 +126,8 @@ impl Segment {
             Some(loaded) => loaded,
             None => segment.scan()?,
         };
-        let mut samplers = loaded.frames.iter().map(|(key, _)| key.schema.sampler());
-        if let Some(first) = samplers.next().filter(|first| samplers.all(|other| other == *first)) {
+        let mut owners = loaded.frames.iter().map(|(key, _)| &key.owner);
+        if let Some(first) = owners.next().filter(|first| owners.all(|other| other == *first)) {
             let _ = segment.owner.set(first.clone());
         }
         Ok((segment, loaded))

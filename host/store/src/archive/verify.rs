@@ -294,7 +294,8 @@ mod tests {
     fn settled(disk: &dyn Disk, falsify: impl Fn(&mut Cell), index_is_right: bool) -> Verified {
         let schema = Schema::new("s", vec![Field::gauge("x")]);
         let instance = InstanceId::new("i").unwrap();
-        let key = FrameKey { instance, schema: schema.clone(), interval_ms: 1000, born: 0 };
+        let owner = schema.sampler().clone();
+        let key = FrameKey { instance, schema: schema.clone(), interval_ms: 1000, born: 0, owner };
         let at_ms: Vec<i64> = (0..100).map(|nth| nth * 1000).collect();
         let rows =
             Rows { columns: vec![(0..100).map(|nth| f64::from(nth * 7 % 31)).collect()], at_ms, ..Rows::default() };

@@ -27,7 +27,7 @@ impl Charges {
     }
 
     fn owner(&self) -> &Arc<str> {
-        self.key.schema.sampler()
+        &self.key.owner
     }
 
     /// So much was taken for its first rows. Who took it for a frame that has rows meanwhile did so in vain.

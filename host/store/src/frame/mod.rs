@@ -169,6 +169,11 @@ impl Frame {
         &self.key.schema
     }
 
+    /// Whose share of memory and disk it takes.
+    pub fn owner(&self) -> &Arc<str> {
+        &self.key.owner
+    }
+
     pub(crate) fn key(&self) -> &FrameKey {
         &self.key
     }

@@ -7,7 +7,8 @@ fn frame(field: Field, capacity: u64) -> Frame {
     let cache = BlockCache::new(1 << 20);
     let shared = Shared { samples: capacity, cache, ..Shared::new(&Limits::default(), false) };
     let (instance, schema) = (InstanceId::new("i").unwrap(), Schema::new("s", vec![field]));
-    Frame::new(FrameKey { instance, schema, interval_ms: 1000, born: 0 }, Arc::new(shared))
+    let owner = schema.sampler().clone();
+    Frame::new(FrameKey { instance, schema, interval_ms: 1000, born: 0, owner }, Arc::new(shared))
 }
 
 fn seal_all(frame: &Frame) {

@@ -319,7 +319,7 @@ impl Keeper {
         }
     }
 
-    /// Lets go of the oldest blocks of samplers that have more in memory than they may.
+    /// Lets go of the oldest blocks of owners that have more in memory than they may.
     fn make_room(&self, frames: &[Arc<Frame>]) {
         let sealed = self.store.sealed();
         for owner in sealed.accounts().into_keys() {
@@ -329,7 +329,7 @@ impl Keeper {
             }
             // Some more, so that it is not to be done again at once.
             let mut left = excess.saturating_add(sealed.most() / 16);
-            let own = || frames.iter().filter(|frame| frame.schema().sampler() == &owner);
+            let own = || frames.iter().filter(|frame| frame.key().owner == owner);
             let blocks = own().flat_map(|frame| {
                 let view = frame.view();
                 view.blocks
@@ -351,7 +351,7 @@ impl Keeper {
     }
 
     /// Lets go of files where there are more bytes of them than there may be, as soon as there are. Of the log nothing can
-    /// be spared, nor of each sampler's newest file.
+    /// be spared, nor of each owner's newest file.
     fn make_room_on_disk(&mut self, frames: &[Arc<Frame>], now_ms: i64) {
         let trusted_ms = self.store.trusted_ms().unwrap_or(now_ms);
         let Some(archive) = &mut self.archive else { return };
