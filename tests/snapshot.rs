@@ -1,5 +1,7 @@
-use crate::harness::{Host, Response, app, send, stream};
+use crate::harness::{Host, Response, app, connect_from, send, stream};
 use serde_json::{Value, json};
+use std::io::{Read as _, Write as _};
+use std::net::Ipv4Addr;
 
 const SNAPSHOT: &str = "/v1/snapshot";
 /// The tests' application is a sampler too, and polled as often as those are.
@@ -256,8 +258,25 @@ fn a_queue_that_is_full_says_when_to_come_again() {
     assert_eq!(host.tell("app", "application/json", half.as_bytes()).status, 202);
     let full = host.tell("app", "application/json", half.as_bytes());
     assert_eq!((full.status, full.header("retry-after")), (429, Some("1")), "{full:?}");
+    assert!(full.body.contains("this client"), "{full:?}");
+    let health = host.get("/health").body;
+    assert!(health.contains("client 127.0.0.1 wanted more of event_bytes"), "{health}");
+    // Another client has a place all the same.
+    let mut other = connect_from(Ipv4Addr::new(127, 0, 0, 2), &host.address);
+    let event = r#"{"name":"b"}"#;
+    write!(
+        other,
+        "POST /v1/sources/app/events HTTP/1.1\r\nHost: {}\r\n{}Connection: close\r\nContent-Length: {}\r\n\r\n{event}",
+        host.address,
+        host.bearer("write"),
+        event.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    other.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
     host.ordered("POST", "/v1/plugins/app/release", &[]);
-    host.until(SNAPSHOT, |answer| answer.json()["channels"]["total_active"] == 60_000);
+    host.until(SNAPSHOT, |answer| answer.json()["channels"]["total_active"] == 60_001);
 }
 
 #[test]

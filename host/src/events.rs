@@ -2,18 +2,19 @@
 
 use crate::config::FURTHEST_MS;
 use crate::nearest::unknown_key;
+use crate::places::{Full, PeerId, Place, Places, Share};
 use dropsonde_sandbox::Event;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
-/// Events that wait for one observer at most.
-pub const MOST_WAITING: usize = 100_000;
+/// Events of a request at most.
+pub const MOST_AT_ONCE: usize = 100_000;
 
-/// And in bytes.
-const MOST_BYTES: usize = 32 << 20;
+/// Bytes of events that wait for one observer at most. One client may have half of them.
+pub(crate) const MOST_WAITING: usize = 32 << 20;
 
 /// Events an observer is handed at a time.
 const BATCH: usize = 1000;
@@ -115,43 +116,43 @@ fn moment(json: &str) -> Option<i64> {
 /// Events that wait for an observer.
 #[derive(Debug, Default)]
 pub struct EventQueue {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<VecDeque<Batch>>,
+    /// Bytes of those, by client.
+    bytes: Arc<Places>,
     came: Notify,
 }
 
-#[derive(Debug, Default)]
-struct Waiting {
+/// Events that came together.
+#[derive(Debug)]
+struct Batch {
     events: VecDeque<Event>,
-    bytes: usize,
+    /// Taken until the last of them is handed over.
+    _bytes: Option<Place>,
 }
 
-/// What an event takes, about.
+/// What an event takes, about; at least so much that one client has no more than [`MOST_AT_ONCE`] waiting.
 fn size(event: &Event) -> usize {
+    const LEAST: usize = MOST_WAITING / 2 / MOST_AT_ONCE;
     let attributes = event.attributes.iter().map(|(key, value)| key.len() + value.len() + 2 * size_of::<String>());
-    size_of::<Event>() + event.name.len() + event.subject.len() + attributes.sum::<usize>()
+    let size = size_of::<Event>() + event.name.len() + event.subject.len() + attributes.sum::<usize>();
+    size.max(LEAST)
 }
-
-/// There is no room for all of them: none was taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} events wait already, and there is no room for as many more")]
-pub struct Full(pub usize);
 
 impl EventQueue {
-    /// All of them or none, behind those that came before.
-    pub fn offer(&self, events: Vec<Event>) -> Result<(), Full> {
-        let bytes: usize = events.iter().map(size).sum();
-        let mut waiting = self.lock();
-        let count = waiting.events.len();
-        // What is too large for the queue alone finds room when nothing waits.
-        let is_too_much = waiting.bytes + bytes > MOST_BYTES && count > 0;
-        if count + events.len() > MOST_WAITING || is_too_much {
-            return Err(Full(count));
-        }
-        waiting.bytes += bytes;
-        waiting.events.extend(events);
-        drop(waiting);
+    /// All of them or none, behind those that came before. More than a client may have of the queue find room where nothing
+    /// of that client waits.
+    pub(crate) fn offer(&self, client: PeerId, events: Vec<Event>) -> Result<(), Full> {
+        let share = Share { peer: client, most: MOST_WAITING / 2 };
+        let bytes = events.iter().map(size).sum::<usize>().min(share.most);
+        let bytes = self.bytes.take_many(bytes, MOST_WAITING, Some(share))?;
+        self.lock().push_back(Batch { events: events.into(), _bytes: Some(bytes) });
         self.came.notify_one();
         Ok(())
+    }
+
+    /// Bytes that wait, by client.
+    pub(crate) fn bytes(&self) -> &Places {
+        &self.bytes
     }
 
     /// The next, as many as are handed over at a time. Waits until there are some.
@@ -167,29 +168,29 @@ impl EventQueue {
 
     /// These were not handed over after all: they are the next again.
     pub(crate) fn give_back(&self, events: Vec<Event>) {
-        let mut waiting = self.lock();
-        for event in events.into_iter().rev() {
-            waiting.bytes += size(&event);
-            waiting.events.push_front(event);
-        }
-        drop(waiting);
+        self.lock().push_front(Batch { events: events.into(), _bytes: None });
         self.came.notify_one();
     }
 
     /// There is nobody to hand them to any more.
     pub(crate) fn clear(&self) {
-        *self.lock() = Waiting::default();
+        self.lock().clear();
     }
 
     fn take(&self) -> Vec<Event> {
         let mut waiting = self.lock();
-        let count = waiting.events.len().min(BATCH);
-        let events: Vec<Event> = waiting.events.drain(..count).collect();
-        waiting.bytes -= events.iter().map(size).sum::<usize>();
-        events
+        let mut taken = Vec::new();
+        while let Some(batch) = waiting.front_mut().filter(|_| taken.len() < BATCH) {
+            let count = batch.events.len().min(BATCH - taken.len());
+            taken.extend(batch.events.drain(..count));
+            if batch.events.is_empty() {
+                waiting.pop_front();
+            }
+        }
+        taken
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Batch>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -236,35 +237,50 @@ mod tests {
         assert!(lines.starts_with("event 2 of 2, on line 3: "), "{lines}");
     }
 
+    fn client(last: u8) -> PeerId {
+        PeerId::Ip([127, 0, 0, last].into())
+    }
+
+    fn event(nth: usize) -> Event {
+        Event { at_ms: nth as u64, name: "x".to_owned(), subject: String::new(), value: 0.0, attributes: Vec::new() }
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn a_queue_keeps_the_order_and_takes_all_of_a_batch_or_none() {
-        let event = |nth: usize| Event {
-            at_ms: nth as u64,
-            name: "x".to_owned(),
-            subject: String::new(),
-            value: 0.0,
-            attributes: Vec::new(),
-        };
+    async fn a_queue_hands_over_in_the_order_it_was_told() {
         let queue = EventQueue::default();
-        queue.offer((0..MOST_WAITING - 1).map(event).collect()).unwrap();
-        assert_eq!(queue.offer(vec![event(0), event(0)]), Err(Full(MOST_WAITING - 1)));
+        queue.offer(client(1), (0..1500).map(event).collect()).unwrap();
+        queue.offer(client(2), (1500..2500).map(event).collect()).unwrap();
         let first = queue.next().await;
         assert_eq!((first.len(), first[0].at_ms, first[999].at_ms), (BATCH, 0, 999));
         let next = queue.next().await;
-        assert_eq!(next[0].at_ms, 1000);
+        assert_eq!((next.len(), next[0].at_ms, next[999].at_ms), (BATCH, 1000, 1999));
         queue.give_back(next);
-        assert_eq!(queue.next().await[0].at_ms, 1000, "in their order again");
+        assert_eq!(queue.next().await[0].at_ms, 1000);
+        assert_eq!(queue.next().await.len(), 500);
+        queue.offer(client(1), vec![event(0)]).unwrap();
         queue.clear();
-        assert!(queue.offer((0..MOST_WAITING).map(event).collect()).is_ok());
+        queue.offer(client(1), vec![event(7)]).unwrap();
+        assert_eq!(queue.next().await[0].at_ms, 7);
     }
 
-    #[test]
-    fn a_queue_is_bounded_in_bytes_too() {
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_tells_very_much_leaves_half_of_a_queue_to_others() {
         let attributes = (0..16).map(|nth| (format!("{nth:0>256}"), "x".repeat(256))).collect();
-        let event = Event { at_ms: 0, name: "x".to_owned(), subject: String::new(), value: 0.0, attributes };
+        let large = vec![Event { attributes, ..event(0) }; 800];
         let queue = EventQueue::default();
-        queue.offer(vec![event.clone(); 3000]).unwrap();
-        assert_eq!(queue.offer(vec![event; 3000]), Err(Full(3000)));
+        queue.offer(client(1), large.clone()).unwrap();
+        queue.offer(client(1), vec![event(1)]).unwrap();
+        queue.offer(client(1), large.clone()).unwrap();
+        assert_eq!(queue.offer(client(1), large.clone()), Err(Full::OfPeer(MOST_WAITING / 2)));
+        queue.offer(client(2), large.clone()).unwrap();
+        queue.next().await;
+        queue.offer(client(1), large.clone()).unwrap();
+        // More than its share, and nothing of it waits.
+        queue.offer(client(3), vec![large[0].clone(); 3200]).unwrap_err();
+        while queue.bytes().taken() > 0 {
+            queue.next().await;
+        }
+        queue.offer(client(3), vec![large[0].clone(); 3200]).unwrap();
     }
 
     proptest! {

@@ -5,7 +5,7 @@
 
 use crate::config::RESERVED;
 use crate::core::Core;
-use crate::places::Places;
+use crate::places::{PeerId, Places};
 use crate::plugins::Plugins;
 use dropsonde_store::Pool;
 use serde::Serialize;
@@ -102,14 +102,34 @@ pub(crate) fn pools(core: &Core) -> Vec<Shared<'_>> {
     in_memory.into_iter().chain(in_files.into_iter().filter(|_| is_archived)).collect()
 }
 
-/// What clients share, by name and what makes it larger.
-pub(crate) fn of_clients(core: &Core) -> [(&'static str, &'static str, &Places); 5] {
+/// A pool of clients, and who wanted more of it than its share.
+pub(crate) struct OfClients {
+    pub(crate) pool: &'static str,
+    /// What makes it larger; empty: nothing does.
+    key: &'static str,
+    /// How often clients were refused something of it.
+    pub(crate) refusals: u64,
+    /// Who was of late, and how often.
+    greedy: Vec<(PeerId, u64)>,
+}
+
+/// All of them.
+pub(crate) fn of_clients(core: &Core) -> [OfClients; 6] {
+    let pool = |pool, key, all: &[&Places]| OfClients {
+        pool,
+        key,
+        refusals: all.iter().map(|places| places.refusals()).sum(),
+        greedy: all.iter().flat_map(|places| places.greedy(RECENT)).collect(),
+    };
+    let queues: Vec<_> = core.plugins.list().iter().filter_map(|plugin| plugin.events()).collect();
+    let events: Vec<&Places> = queues.iter().map(|queue| queue.bytes()).collect();
     [
-        ("connections", "http.max_connections_per_peer", &core.connections),
-        ("range_queries", "http.max_range_queries", &core.queries),
-        ("answer_bytes", "http.max_answer_bytes", &core.answers),
-        ("scrapes", "", core.exposition.answers()),
-        (UNREAD, "", core.hub.unread()),
+        pool("connections", "http.max_connections_per_peer", &[&core.connections]),
+        pool("range_queries", "http.max_range_queries", &[&core.queries]),
+        pool("answer_bytes", "http.max_answer_bytes", &[&core.answers]),
+        pool("scrapes", "", &[core.exposition.answers()]),
+        pool("event_bytes", "", &events),
+        pool(UNREAD, "", &[core.hub.unread()]),
     ]
 }
 
@@ -166,8 +186,8 @@ fn is_there(plugins: &Plugins, owner: &str) -> bool {
 
 /// Who wanted more of late than its share, and what came of it.
 pub(crate) fn greedy(core: &Core) -> Vec<Greedy> {
-    let clients = of_clients(core).into_iter().flat_map(|(pool, key, places)| {
-        places.greedy(RECENT).into_iter().map(move |(peer, times)| {
+    let clients = of_clients(core).into_iter().flat_map(|OfClients { pool, key, greedy, .. }| {
+        greedy.into_iter().map(move |(peer, times)| {
             let way_out =
                 if key.is_empty() { String::new() } else { format!("; raise {key}, or have it ask for less") };
             let why = if pool == UNREAD {

@@ -74,8 +74,7 @@ fn shares(core: &Core) -> [MetricFamily; 4] {
     };
     let totals: Vec<_> = pools.iter().map(|pool| ([label("pool", pool.name)], pool.total())).collect();
     let totals: Vec<(&[LabelPair], u64)> = totals.iter().map(|(labels, total)| (&labels[..], *total)).collect();
-    let clients: Vec<_> =
-        shares::of_clients(core).map(|(pool, _, places)| ([label("pool", pool)], places.refusals())).into();
+    let clients: Vec<_> = shares::of_clients(core).map(|of| ([label("pool", of.pool)], of.refusals)).into();
     let clients: Vec<(&[LabelPair], u64)> = clients.iter().map(|(labels, times)| (&labels[..], *times)).collect();
     [
         count("client_refusals_total", "How often a client wanted more of a pool than its share.", true, &clients),

@@ -2,7 +2,8 @@ use super::body::{content_type, read};
 use super::error::{ApiError, Segment, json};
 use super::plugins::{Asks, BROKEN_RETRY, LOADING_RETRY, absent, not_up};
 use super::{App, Asking};
-use crate::events::{Full, MOST_WAITING, parse_json, parse_lines};
+use crate::events::{MOST_AT_ONCE, MOST_WAITING, parse_json, parse_lines};
+use crate::places::Full;
 use crate::plugins::{PluginState, Status};
 use axum::Extension;
 use axum::body::Body;
@@ -57,19 +58,32 @@ pub(crate) async fn post(
     };
     let events = parsed.map_err(|bad| ApiError::new(StatusCode::BAD_REQUEST, bad.to_string()))?;
     let count = events.len();
-    if count > MOST_WAITING {
-        let why = format!("at most {MOST_WAITING} events are taken at a time, not {count}");
+    if count > MOST_AT_ONCE {
+        let why = format!("at most {MOST_AT_ONCE} events are taken at a time, not {count}");
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, why));
     }
     // It may have been removed while the body came.
     if core.plugins.get(&name).is_none_or(|now| !now.has_queue(&queue)) {
         return Err(ApiError::not_found("the plugin was removed"));
     }
-    match queue.offer(events) {
+    match queue.offer(caller.peer.id(), events) {
         Ok(()) => {
             core.metrics.core.received(&status.name, "event", count as u64);
             Ok((StatusCode::ACCEPTED, json(&json!({ "accepted": count }))).into_response())
         }
-        Err(full @ Full(_)) => Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, full.to_string()).retry_after(1)),
+        Err(full) => Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, no_room(&status.name, full)).retry_after(1)),
+    }
+}
+
+fn no_room(plugin: &str, full: Full) -> String {
+    match full {
+        Full::All(_) => {
+            format!("{MOST_WAITING} bytes of events wait for {plugin}, which is the most there may be; try again later")
+        }
+        Full::OfPeer(most) => {
+            format!(
+                "the {most} bytes of events that this client can have waiting for {plugin} are taken; try again later"
+            )
+        }
     }
 }
