@@ -1,7 +1,9 @@
 //! Fair shares: whatever a greedy plugin wants, a modest one beside it loses nothing, and the host stays within its bounds.
 
-use crate::harness::{Host, dropsonde, verbs};
+use crate::harness::{Host, connect_from, dropsonde, verbs};
 use serde_json::{Value, json};
+use std::io::{Read as _, Write as _};
+use std::net::Ipv4Addr;
 use std::process::Command;
 
 /// What a plugin has of a pool, by the plugin's page.
@@ -22,6 +24,26 @@ fn confined() -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", r#"ulimit -v 2097152 && exec "$0" "$@""#, env!("CARGO_BIN_EXE_dropsonde")]);
     command
+}
+
+#[test]
+fn streams_leave_descriptors_to_requests() {
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"ulimit -n 200 && exec "$0" "$@""#, env!("CARGO_BIN_EXE_dropsonde")]);
+    let host = Host::start_as(command, "", &[]);
+    let open = |nth: u8| {
+        let mut socket = connect_from(Ipv4Addr::new(127, 0, 0, nth % 8 + 2), &host.address);
+        write!(socket, "GET /v1/stream HTTP/1.1\r\nHost: {}\r\n\r\n", host.address).unwrap();
+        let mut head = [0; 15];
+        socket.read_exact(&mut head).unwrap();
+        (socket, String::from_utf8(head.into()).unwrap())
+    };
+    let opened: Vec<_> = (0..=255).map(open).collect();
+    // Of 150 sockets 113 may be streams, and the last quarter of those is for clients that have few.
+    assert_eq!(opened.iter().filter(|(_, head)| head == "HTTP/1.1 200 OK").count(), 85);
+    let health = host.get("/health");
+    assert_eq!(health.status, 200, "{health:?}");
+    host.until("/v1/instances/host/usage", |answer| answer.status == 200);
 }
 
 const MODEST: &str = "[[instances]]\nid = 'ok'\nsamplers = ['modest']\n[plugins.modest]\ninterval = '500ms'\n";

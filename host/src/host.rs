@@ -392,7 +392,7 @@ fn core(config: Config, clock: Clock, metrics: HostMetrics, store: Store, plugin
     let timeline = Timeline::resume(clock.clone(), &store, &metrics);
     let (memory, lost) = (memory::available(), metrics.samples_dropped.with_label_values(&["slow_reader"]));
     let stream = &config.stream;
-    let hub = Hub::new(boot, clock.now_ms(), stream.watch_buffer, stream.max_streams, lost);
+    let hub = Hub::new(boot, clock.now_ms(), stream.watch_buffer, stream.streams(), lost);
     hub.allow_bytes(stream.buffer_bytes(memory));
     Ok(Core {
         tokens,

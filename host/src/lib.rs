@@ -82,6 +82,7 @@ pub mod clock;
 pub mod config;
 mod conflicts;
 pub mod core;
+mod descriptors;
 pub mod events;
 pub mod exposition;
 pub mod health;

@@ -357,7 +357,7 @@ async fn take_over(core: &Arc<Core>, server: &Server, config: Config, parts: &mu
     if has_other_demands || are_other_tokens {
         core.hub.part();
     }
-    core.hub.allow(config.stream.max_streams);
+    core.hub.allow(config.stream.streams());
     core.hub.allow_bytes(config.stream.buffer_bytes(core.memory));
     let refused = core.reconfigure_instances(&config)?;
     for part in changed {

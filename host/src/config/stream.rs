@@ -1,4 +1,5 @@
 use super::{Bytes, ConfigError, Span};
+use crate::descriptors;
 use crate::memory::of_pool;
 use serde::Deserialize;
 use std::time::Duration;
@@ -36,6 +37,11 @@ impl Default for Stream {
 }
 
 impl Stream {
+    /// Streams there may be: no more than there are sockets for.
+    pub(crate) fn streams(&self) -> usize {
+        self.max_streams.min(descriptors::streams(descriptors::sockets()))
+    }
+
     /// Bytes that may wait for slow readers, of those this process may have.
     pub(crate) fn buffer_bytes(&self, memory: usize) -> usize {
         self.max_buffer_bytes.map_or_else(|| of_pool(memory), Bytes::get)

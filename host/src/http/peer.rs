@@ -60,6 +60,8 @@ impl Address {
         /// Another machine may have so many where nothing is configured: enough for the browsers behind one address. This
         /// machine may have three quarters of all if that is more.
         const USUAL: usize = 1000;
+        /// Of fewer it may have all.
+        const FEW: usize = 32;
         // The configuration bounds addresses, not the Unix socket.
         let (is_own, configured) = match self {
             Self::Tcp(address) => (address.ip().to_canonical().is_loopback(), configured),
@@ -67,7 +69,8 @@ impl Address {
         };
         let most = match configured {
             Some(most) => Some(most),
-            None if is_own => Some((all - all / 4).max(USUAL)).filter(|most| *most < all),
+            None if all < FEW => None,
+            None if is_own => Some((all - all / 4).max(USUAL)),
             None => Some(USUAL),
         };
         Some(Share { peer: self.id(), most: most? })

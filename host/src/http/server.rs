@@ -9,13 +9,13 @@ use super::tls::{Tls, subject};
 use super::turn_away::turn_away;
 use crate::config::{Config, HttpConfig};
 use crate::core::Core;
+use crate::descriptors;
 use crate::places::Place;
 use arc_swap::ArcSwap;
 use axum::Router;
 use hyper::server::conn::{http1 as one, http2 as two};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
-use rustix::process::{Resource, getrlimit};
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
@@ -33,9 +33,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Between two warnings that this goes on.
 const WARN_AGAIN: Duration = Duration::from_secs(60);
-
-/// Descriptors that sockets leave to files, history's most of all; a quarter of them, where there are few.
-const MOST_FILES: usize = 1024;
 
 /// The HTTP server.
 pub(crate) struct Server {
@@ -68,13 +65,11 @@ impl Serving {
 
 impl Server {
     pub(crate) fn new(core: Arc<Core>, tls: Option<Tls>) -> Arc<Self> {
-        let descriptors = getrlimit(Resource::Nofile).current;
-        let descriptors = descriptors.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX);
         Arc::new(Self {
             serving: ArcSwap::from_pointee(Serving::new(&core, tls)),
             core,
             outdated: watch::Sender::new(()),
-            most: descriptors - (descriptors / 4).min(MOST_FILES),
+            most: descriptors::sockets(),
         })
     }
 
