@@ -467,8 +467,9 @@ impl Store {
         dead::over(&self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).values, oldest_file)
     }
 
-    pub(crate) fn values(&self) -> Values {
-        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).values.clone()
+    /// Shows all that is noted. Nothing can be noted meanwhile.
+    pub(crate) fn show_notes(&self, show: &mut dyn FnMut(&Values)) {
+        show(&self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).values);
     }
 }
 

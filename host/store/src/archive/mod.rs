@@ -31,7 +31,7 @@ pub(crate) use disk::{Disk, Folder, Snapshot};
 #[cfg(any(test, fuzzing))]
 pub(crate) use disk::{Growing, Readable};
 pub(crate) use names::FrameKey;
-pub(crate) use notes::{Values, fits};
+pub(crate) use notes::{ShowAll, Values, fits};
 pub use record::TooLarge;
 #[cfg(any(test, fuzzing))]
 pub(crate) use record::with_checksums;
@@ -171,15 +171,15 @@ impl Archive {
         self.segments.len()
     }
 
-    /// Writes what is in no file yet; `values` are all notes there are. What could not be written
+    /// Writes what is in no file yet; `show_all` shows all notes there are. What could not be written
     /// will be tried again.
     pub(crate) fn flush(
         &mut self,
         frames: &[Arc<Frame>],
         changes: &[(String, Option<Vec<u8>>)],
-        values: &dyn Fn() -> Values,
+        show_all: ShowAll<'_>,
     ) -> io::Result<Flushed> {
-        let flushed = self.try_flush(frames, changes, values);
+        let flushed = self.try_flush(frames, changes, show_all);
         if flushed.is_err() {
             // Nobody knows what of it is on the disk: these files get no more.
             self.notes.abandon();
@@ -203,10 +203,10 @@ impl Archive {
         &mut self,
         frames: &[Arc<Frame>],
         changes: &[(String, Option<Vec<u8>>)],
-        values: &dyn Fn() -> Values,
+        show_all: ShowAll<'_>,
     ) -> io::Result<Flushed> {
         self.notice_vanished()?;
-        self.notes.write(&*self.disk, &mut self.next_number, changes, values)?;
+        self.notes.write(&*self.disk, &mut self.next_number, changes, show_all)?;
         let number = match &self.log {
             Some(log) => log.number,
             None => {

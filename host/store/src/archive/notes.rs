@@ -31,6 +31,9 @@ struct File {
 
 pub(crate) type Values = BTreeMap<String, Vec<u8>>;
 
+/// Shows all values there are, without a copy of them.
+pub(crate) type ShowAll<'a> = &'a dyn Fn(&mut dyn FnMut(&Values));
+
 pub(crate) fn name(number: u64) -> String {
     format!("notes-{number:010}")
 }
@@ -77,13 +80,13 @@ impl Notes {
         self.file.as_ref().map_or(0, |file| file.size)
     }
 
-    /// Writes what has changed, `None` for what is gone; `values` are all there are then.
+    /// Writes what has changed, `None` for what is gone; `show_all` shows all there are then.
     pub(crate) fn write(
         &mut self,
         disk: &dyn Disk,
         next_number: &mut u64,
         changes: &[(String, Option<Vec<u8>>)],
-        values: &dyn Fn() -> Values,
+        show_all: ShowAll<'_>,
     ) -> io::Result<()> {
         let is_slack = |file: &File| file.size > 2 * file.live + SLACK;
         if let Some(full) = self.file.take_if(|file| is_slack(file)) {
@@ -99,16 +102,20 @@ impl Notes {
             file.size += out.len() as u64;
             return file.file.sync();
         }
-        let values = values();
-        if values.is_empty() && changes.is_empty() && self.old.is_empty() {
+        record::put_file_head(&mut out, FileKind::Notes, &[])?;
+        let (mut is_empty, mut shown) = (true, Ok(()));
+        show_all(&mut |values| {
+            is_empty = values.is_empty();
+            shown = values.iter().try_for_each(|(key, value)| put(&mut out, key, Some(value)));
+        });
+        shown?;
+        if is_empty && changes.is_empty() && self.old.is_empty() {
             return Ok(());
         }
+        record::put(&mut out, Kind::End, |_| {})?;
         *next_number += 1;
         let name = name(*next_number);
         let mut file = disk.create(&name)?;
-        record::put_file_head(&mut out, FileKind::Notes, &[])?;
-        values.iter().try_for_each(|(key, value)| put(&mut out, key, Some(value)))?;
-        record::put(&mut out, Kind::End, |_| {})?;
         if let Err(error) = file.append(&out).and_then(|()| file.sync()).and_then(|()| disk.sync()) {
             if !removed(disk, &name) {
                 self.old.push(name);

@@ -238,7 +238,7 @@ impl Keeper {
         }
         let changes = std::mem::take(&mut self.changes);
         self.store.update_status(|status| status.writing_since = Some(Instant::now()));
-        let flushed = archive.flush(frames, &changes, &|| self.store.values());
+        let flushed = archive.flush(frames, &changes, &|show| self.store.show_notes(show));
         let (size, segments, vanished) = (archive.size(), archive.segments(), archive.vanished());
         self.store.update_status(|status| {
             status.writing_since = None;
