@@ -156,6 +156,8 @@ impl Entry {
         let mut changed = left.is_some();
         if let Some(labels) = left.filter(|_| self.discovered_by.is_empty()) {
             self.last_labels = labels;
+            // An empty map may keep its memory, and very many instances have ended.
+            self.discovered_by = BTreeMap::new();
         }
         if is_gone {
             for wish in self.configured.iter_mut().chain(&mut self.asked) {
