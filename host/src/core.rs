@@ -1,11 +1,10 @@
 use crate::audit::Audit;
 use crate::clock::Clock;
-use crate::config::{Config, RESERVED, StaticInstance};
+use crate::config::{Config, StaticInstance};
 use crate::exposition::Exposition;
 use crate::health::Vitals;
 use crate::history::Bell;
 use crate::hub::{Follow, Hub, Member, Selection, TooManyStreams, Watch};
-use crate::labels::Labels;
 use crate::metrics::HostMetrics;
 use crate::places::Places;
 use crate::plugins::Plugins;
@@ -17,6 +16,8 @@ use crate::tokens::Tokens;
 use crate::tracked::{Discoverer, Discovery, Lifecycle, NotTracked, PluginName, Tracked, Wanted};
 use crate::workload::{self, Declared};
 use arc_swap::ArcSwap;
+use dropsonde_model::Labels;
+use dropsonde_model::names::is_reserved;
 use dropsonde_store::{InstanceId, Pool, Store};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock, PoisonError, Weak};
@@ -80,7 +81,7 @@ impl Core {
     /// Discards an instance's history and ends its streams. Discovery does not bring it back.
     pub fn untrack(&self, id: &InstanceId) {
         // The host's own are nobody else's to untrack.
-        if !id.as_str().starts_with(RESERVED) {
+        if !is_reserved(id.as_str()) {
             self.tracked.untrack(id, &|id| self.forget(id));
             self.hurry();
         }
@@ -259,7 +260,7 @@ impl Core {
 /// The host's own are not among those that are tracked.
 fn with_own(selection: &Selection, mut members: Vec<Member>) -> Vec<Member> {
     if let Selection::One(id) = selection
-        && id.as_str().starts_with(RESERVED)
+        && is_reserved(id.as_str())
     {
         members.push(Member { id: id.clone(), generation: 0, labels: Labels::new() });
     }

@@ -62,7 +62,7 @@
 //! * [`plugins`]: found, loaded, granted, polled, replaced; [`native`]: what the embedding program polls with.
 //! * [`service`]: what it does with samples.
 //! * [`clock`]: time, and when to poll.
-//! * [`tracked`]: which instances there are and who polls them; [`labels`].
+//! * [`tracked`]: which instances there are and who polls them.
 //! * `recorder`: what a sampler found and read, on its way to the store and the hub.
 //! * [`hub`]: live fan-out; `writers`: threads that write streams; `json`: samples as JSON.
 //! * `workload`: what several instances are together.
@@ -91,7 +91,6 @@ pub mod host;
 pub mod http;
 pub mod hub;
 mod json;
-pub mod labels;
 mod memory;
 pub mod metrics;
 pub mod native;
@@ -113,5 +112,7 @@ mod unwritable;
 mod workload;
 mod writers;
 
-/// History: ids, samples, queries.
+/// Words that all parts share: ids, labels, names, rights.
+pub use dropsonde_model as model;
+/// History: samples, queries.
 pub use dropsonde_store as store;

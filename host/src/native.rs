@@ -66,7 +66,7 @@ pub(crate) enum Native {
 /// Why a native sampler or source cannot be one.
 #[derive(Debug, thiserror::Error)]
 pub enum BadNative {
-    #[error("{0:?} is no name: {names}", names = crate::plugins::NAMES)]
+    #[error("{0:?} is no name: {names}", names = dropsonde_model::names::PLUGIN_RULE)]
     Name(String),
     #[error("{0:?} is there twice")]
     Twice(String),
@@ -102,7 +102,7 @@ pub(crate) fn start(
     let mut tasks = Vec::new();
     for native in natives {
         let name: PluginName = native.name().into();
-        if !crate::plugins::is_name(&name) {
+        if !dropsonde_model::names::is_plugin(&name) {
             return Err(BadNative::Name(name.to_string()));
         }
         if core.plugins.get(&name).is_some() {

@@ -2,12 +2,12 @@
 //! the hub. Nothing it says gets further unchecked, and nothing that was read of an instance reaches its successor.
 
 use crate::clock::Stamp;
-use crate::config::RESERVED;
 use crate::conflicts::Masks;
 use crate::core::Core;
-use crate::labels;
 use crate::plugins::Fields;
 use crate::tracked::{API, Discovery, PluginName, Polled};
+use dropsonde_model::labels;
+use dropsonde_model::names::is_reserved;
 use dropsonde_sandbox::{CallError, Failure, Instance, Readings};
 use dropsonde_store::{Frame, InstanceId};
 use std::collections::hash_map::Entry;
@@ -84,7 +84,7 @@ impl Recorder {
         let mut instances = Vec::new();
         for Instance { id, labels } in found.into_iter().take(most) {
             match InstanceId::new(&id) {
-                Ok(id) if id.as_str().starts_with(RESERVED) => refused += 1,
+                Ok(id) if is_reserved(id.as_str()) => refused += 1,
                 Ok(id) => instances.push((id, labels::cleaned(labels))),
                 Err(why) => {
                     refused += 1;
@@ -167,7 +167,7 @@ impl Recorder {
                     None => {}
                 }
                 let mut values = values;
-                let is_own = polled.owner == self.sampler || polled.owner.starts_with(RESERVED);
+                let is_own = polled.owner == self.sampler || is_reserved(&polled.owner);
                 let is_free = is_own || !polled.has_its_owner;
                 let mask = if is_free { &[][..] } else { masks.of(core, &polled.owner, &self.fields) };
                 if !mask.is_empty() {

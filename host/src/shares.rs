@@ -3,10 +3,10 @@
 //! The rule is that of [`Pool`]: half of each pool is common, and of the other half everyone has a share that nobody else can
 //! take. What is beyond is refused to its owner, and counted.
 
-use crate::config::RESERVED;
 use crate::core::Core;
 use crate::places::{PeerId, Places};
 use crate::plugins::Plugins;
+use dropsonde_model::names::is_reserved;
 use dropsonde_store::Pool;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -181,7 +181,7 @@ impl Shared<'_> {
 
 /// Whether an owner is no plugin, or one that is loaded.
 fn is_there(plugins: &Plugins, owner: &str) -> bool {
-    owner.starts_with(RESERVED) || plugins.get(owner).is_some()
+    is_reserved(owner) || plugins.get(owner).is_some()
 }
 
 /// Who wanted more of late than its share, and what came of it.

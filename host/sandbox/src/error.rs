@@ -1,5 +1,5 @@
-use crate::text::is_harmful;
 use crate::{Failure, Limits};
+use dropsonde_model::text::is_harmful;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use std::fmt;

@@ -1,5 +1,6 @@
 //! What plugins and host exchange, free of contract versions. Nothing in here has been checked: it is what a guest said.
 
+use dropsonde_model::Aggregation;
 use std::time::Duration;
 
 /// What a plugin says about itself.
@@ -81,16 +82,6 @@ pub struct Total {
 pub enum Kind {
     Gauge,
     Counter(Total),
-}
-
-/// How readings combine into one point.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Aggregation {
-    Mean,
-    Min,
-    Max,
-    Last,
-    Sum,
 }
 
 #[derive(Debug, Clone, PartialEq)]

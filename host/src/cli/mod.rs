@@ -271,7 +271,7 @@ pub fn main() -> ExitCode {
         let wrong = format!("--log-level (or DROPSONDE_LOG): {error}");
         Cli::command().error(ErrorKind::InvalidValue, wrong).exit();
     }
-    memory::spare_address_space();
+    memory::keep_little();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.enable_all().max_blocking_threads(BLOCKING_THREADS).thread_stack_size(THREAD_STACK);
     let runtime = match runtime.build() {

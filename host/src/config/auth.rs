@@ -1,5 +1,5 @@
 use super::{ConfigError, Span};
-use crate::tokens::Right;
+use dropsonde_model::Right;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

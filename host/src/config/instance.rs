@@ -1,10 +1,8 @@
 use super::ConfigError;
-use crate::labels::Labels;
+use dropsonde_model::Labels;
+use dropsonde_model::names::is_reserved;
 use dropsonde_store::InstanceId;
 use serde::Deserialize;
-
-/// What the host's own instances begin with.
-pub(crate) const RESERVED: &str = "dropsonde:";
 
 /// `[[instances]]`: one the operator names.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -23,7 +21,7 @@ impl StaticInstance {
         if let Err(error) = InstanceId::new(&self.id) {
             return ConfigError::value(&format!("{key}.id"), &error.to_string());
         }
-        if self.id.starts_with(RESERVED) {
+        if is_reserved(&self.id) {
             return ConfigError::value(&format!("{key}.id"), "is one of the host's own");
         }
         check_labels(&format!("{key}.labels"), &self.labels)
@@ -32,8 +30,8 @@ impl StaticInstance {
 
 /// Keys by Prometheus' grammar that mean nothing else already.
 pub(super) fn check_labels(key: &str, labels: &Labels) -> Result<(), ConfigError> {
-    match labels.iter().map(|(key, _)| key).find(|label| !crate::labels::is_valid_key(label)) {
-        Some(label) => ConfigError::value(&format!("{key}.{label}"), crate::labels::RULE),
+    match labels.iter().map(|(key, _)| key).find(|label| !dropsonde_model::labels::is_valid_key(label)) {
+        Some(label) => ConfigError::value(&format!("{key}.{label}"), dropsonde_model::labels::RULE),
         None => Ok(()),
     }
 }

@@ -35,7 +35,6 @@ pub use change::Change;
 pub use exposition::{Metrics, Snapshot};
 pub use http::HttpConfig;
 pub(crate) use http::OF_CONNECTION;
-pub(crate) use instance::RESERVED;
 pub use instance::StaticInstance;
 pub use listen::Listen;
 pub(crate) use names::UnknownName;
@@ -49,8 +48,8 @@ pub(crate) use time::{FURTHEST_MS, time_ms};
 pub use tls::{TlsConfig, TlsVersion};
 pub use tracing::TracingConfig;
 
-use crate::labels::Labels;
-use crate::tokens::Right;
+use dropsonde_model::Labels;
+use dropsonde_model::Right;
 use instance::check_labels;
 
 /// Everything an operator can say.
@@ -143,8 +142,8 @@ impl Config {
             }
         }
         for (name, plugin) in &self.plugins {
-            if !crate::plugins::is_name(name) {
-                let why = format!("is no plugin's name: {}", crate::plugins::NAMES);
+            if !dropsonde_model::names::is_plugin(name) {
+                let why = format!("is no plugin's name: {}", dropsonde_model::names::PLUGIN_RULE);
                 return ConfigError::value(&format!("plugins.{name:?}"), &why);
             }
             let key = |key: &str| format!("plugins.{name}.{key}");

@@ -5,11 +5,11 @@ use crate::core::Core;
 use crate::health::{Fatal, Health};
 use crate::json;
 use crate::plugins::PluginState;
-use crate::tokens::Right;
 use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use dropsonde_model::Right;
 use serde::Serialize;
 
 #[derive(Serialize)]

@@ -10,12 +10,13 @@ use super::rights::{bearer, too_many_wrong};
 use super::{App, Asking};
 use crate::core::Core;
 use crate::nearest::unknown_key;
-use crate::tokens::{Right, TooManyWrong};
+use crate::tokens::TooManyWrong;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
+use dropsonde_model::Right;
 use serde::Deserialize;
 
 /// Bytes of a login.

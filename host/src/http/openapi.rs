@@ -21,7 +21,7 @@ pub(super) fn document(config: &Config) -> Bytes {
 mod tests {
     use super::*;
     use crate::http::routes::{Operation, operations};
-    use crate::tokens::Right;
+    use dropsonde_model::Right;
     use serde_json::{Value, json};
     use std::collections::{BTreeMap, BTreeSet};
 

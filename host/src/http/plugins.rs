@@ -12,6 +12,7 @@ use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use dropsonde_model::names::is_plugin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -66,7 +67,7 @@ pub(super) enum Asks {
 /// Says that a plugin is not up yet, where its file or the configuration says that it will be; else that there is none.
 pub(super) async fn absent(core: &Arc<Core>, name: String, asks: Asks) -> ApiError {
     let config = core.config.load_full();
-    if plugins::is_name(&name) {
+    if is_plugin(&name) {
         let file = config.plugins_folder().map(|folder| folder.join(format!("{name}.wasm")));
         // A disk may answer late.
         let is_there = off_thread(move || file.is_some_and(|file| file.is_file())).await;
@@ -96,8 +97,8 @@ pub(crate) async fn upload(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    if !plugins::is_name(&name) {
-        return Err(ApiError::invalid("name", format!("it is made of {}", crate::plugins::NAMES)));
+    if !is_plugin(&name) {
+        return Err(ApiError::invalid("name", format!("it is made of {}", dropsonde_model::names::PLUGIN_RULE)));
     }
     check_content_type(&headers)?;
     let bytes =

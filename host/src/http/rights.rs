@@ -7,8 +7,9 @@ use super::routes::Operation;
 use crate::audit;
 use crate::core::Core;
 use crate::nearest::unknown;
-use crate::tokens::{Refusal, Right, Shown, TooManyWrong};
+use crate::tokens::{Refusal, Shown, TooManyWrong};
 use axum::http::{HeaderMap, Method, StatusCode, header};
+use dropsonde_model::Right;
 use std::collections::HashMap;
 use std::time::Duration;
 

@@ -7,12 +7,12 @@ use super::{events, health, instances, lifecycle, login, openapi, page, plugins,
 use super::{stream, telemetry, usage};
 use crate::config::Config;
 use crate::core::Core;
-use crate::tokens::Right;
 use axum::Router;
 use axum::handler::Handler;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware;
 use axum::routing::{MethodFilter, MethodRouter, on};
+use dropsonde_model::Right;
 use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;

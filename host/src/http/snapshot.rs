@@ -10,11 +10,11 @@ use crate::hub::Selection;
 use crate::json::Form;
 use crate::plugins::PluginState;
 use crate::snapshot::instance;
-use crate::tokens::Right;
 use axum::Extension;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use dropsonde_model::Right;
 use std::time::{Duration, Instant};
 
 /// Between two looks whether every source has answered.

@@ -6,7 +6,6 @@ use super::rights::Caller;
 use super::select::{self, select};
 use super::window::Parameters;
 use super::{App, Asking};
-use crate::config::RESERVED;
 use crate::core::Core;
 use crate::hub::{Claim, Encoded, Outlet, PipeReader, RETRY, Selection, TooManyStreams};
 use crate::places::{PeerId, Place, Share};
@@ -16,6 +15,7 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use dropsonde_model::names::is_reserved;
 use dropsonde_store::InstanceId;
 use http_body::Frame;
 use std::io;
@@ -109,7 +109,7 @@ fn waits_for(core: &Core, selection: &Selection) -> Option<Bytes> {
                 .then(|| format!(": no instance of the workload \"{name}\" yet; waiting for one\n\n").into());
         }
     };
-    let is_known = |id: &InstanceId| id.as_str().starts_with(RESERVED) || core.tracked.get(id).is_some();
+    let is_known = |id: &InstanceId| is_reserved(id.as_str()) || core.tracked.get(id).is_some();
     let comments = missing.into_iter().filter(|id| !is_known(id)).map(|id| {
         let id = id.as_str().escape_debug();
         format!(": no instance \"{id}\" yet; waiting for it\n")

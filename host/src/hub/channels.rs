@@ -5,7 +5,7 @@ use super::inbox::{Inbox, Message};
 use super::log::Log;
 use super::selection::{Selection, WORKLOAD};
 use super::watch::{Offered, Watcher};
-use crate::labels::Labels;
+use dropsonde_model::Labels;
 use dropsonde_store::InstanceId;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

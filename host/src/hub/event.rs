@@ -2,8 +2,8 @@
 
 use super::Form;
 use crate::json;
-use crate::labels::Labels;
 use bytes::Bytes;
+use dropsonde_model::Labels;
 use dropsonde_store::{InstanceId, Sample};
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

@@ -39,11 +39,11 @@ pub(crate) use outlet::{Outlet, SEND_BUFFER};
 pub(crate) use pipe::{Awake, PipeReader, Registered};
 pub(crate) use selection::WORKLOAD;
 
-use crate::labels::Labels;
 use crate::places::{Full, PeerId, Place, Places, Share};
 use before::Before;
 use begin::Begun;
 use channels::Channels;
+use dropsonde_model::Labels;
 use dropsonde_store::{InstanceId, Sample};
 use log::Log;
 use prometheus::IntCounter;

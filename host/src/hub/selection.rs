@@ -1,6 +1,6 @@
 use super::event::Of;
-use crate::config::RESERVED;
-use crate::labels::Labels;
+use dropsonde_model::Labels;
+use dropsonde_model::names::is_reserved;
 use dropsonde_store::InstanceId;
 use std::collections::BTreeSet;
 
@@ -35,7 +35,7 @@ impl Selection {
             Self::One(one) => one == id,
             Self::Several(several) => several.contains(id),
             Self::Labels(wanted) => {
-                let is_own = id.as_str().starts_with(RESERVED);
+                let is_own = is_reserved(id.as_str());
                 !is_own && wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
             }
             Self::Workload(workload) => labels.get(WORKLOAD) == Some(workload),

@@ -3,6 +3,7 @@
 use super::BUNDLED;
 use super::settling::{Files, Signature};
 use bytes::Bytes;
+use dropsonde_model::names::is_plugin;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _};
@@ -125,7 +126,7 @@ pub(super) fn files(folder: &Path) -> Result<Files, FindError> {
         let path = entry.map_err(unreadable)?.path();
         let is_component = path.extension().is_some_and(|extension| extension == "wasm");
         let name = path.file_stem().and_then(|stem| stem.to_str()).filter(|_| is_component);
-        let Some(name) = name.filter(|name| is_name(name)).map(str::to_owned) else { continue };
+        let Some(name) = name.filter(|name| is_plugin(name)).map(str::to_owned) else { continue };
         // It may have gone meanwhile.
         if let Ok(about) = fs::metadata(&path) {
             files.insert(name, (path, Signature::of(&about)));
@@ -143,7 +144,7 @@ pub(crate) fn in_folder(folder: Option<&Path>) -> Result<Vec<Component>, FindErr
 pub(super) fn misnamed(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
     let components = entries.filter(|path| path.extension().is_some_and(|extension| extension == "wasm"));
-    let named = |path: &PathBuf| path.file_stem().and_then(|stem| stem.to_str()).is_some_and(is_name);
+    let named = |path: &PathBuf| path.file_stem().and_then(|stem| stem.to_str()).is_some_and(is_plugin);
     components.filter(|path| !named(path)).collect()
 }
 
@@ -162,17 +163,6 @@ fn check_folder(folder: &Path) -> Result<(), FindError> {
         Ok(_) => Ok(()),
         Err(why) => Err(FindError::Unreadable { folder: folder.to_owned(), why }),
     }
-}
-
-/// Parts of the host: in its metrics a plugin of such a name could not be told apart from them.
-const PARTS: [&str; 3] = ["host", "history", "snapshot"];
-
-/// What a plugin may be called: it becomes a label, a file name and a TOML key.
-pub(crate) const NAMES: &str = "letters, digits, `-` and `_`, at most 64, and not host, history or snapshot";
-
-pub(crate) fn is_name(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    !name.is_empty() && name.len() <= 64 && name.bytes().all(plain) && !PARTS.contains(&name)
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ pub use status::{Order, PluginState, RefusedSection, Status, Waiting};
 pub use supervisor::{Denied, Request, Wanted};
 
 pub(crate) use failure_log::{Failing, FailureLog};
-pub(crate) use find::{LARGEST, NAMES, bundled, in_folder, is_name};
+pub(crate) use find::{LARGEST, bundled, in_folder};
 pub(crate) use page::describe_need;
 pub(crate) use prepare::digest;
 pub(crate) use schema::plain;

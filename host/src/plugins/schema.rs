@@ -269,7 +269,8 @@ fn short(text: &str) -> String {
 
 /// One bounded line, without what drives a terminal or shows text in another order than it has.
 pub(crate) fn plain(text: &str) -> String {
-    let line: String = text.chars().map(|c| if guest::is_harmful(c) { ' ' } else { c }).take(LONGEST_TEXT).collect();
+    let line: String =
+        text.chars().map(|c| if dropsonde_model::text::is_harmful(c) { ' ' } else { c }).take(LONGEST_TEXT).collect();
     line.trim().to_owned()
 }
 

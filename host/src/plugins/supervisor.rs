@@ -16,6 +16,7 @@ use crate::config::{Config, UnknownName};
 use crate::core::Core;
 use crate::tracked::PluginName;
 use crate::unwritable::is_denied;
+use dropsonde_model::names::PLUGIN_RULE;
 use dropsonde_sandbox::Sandbox;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -239,7 +240,7 @@ impl Supervisor {
                 tracing::warn!(
                     file = %path.display(),
                     "not loaded: a plugin's file name is {}",
-                    super::NAMES
+                    PLUGIN_RULE
                 );
                 self.misnamed.insert(path);
             }

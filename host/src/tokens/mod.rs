@@ -17,22 +17,13 @@ use crate::places::PeerId;
 use crate::unwritable::{is_denied, is_unwritable};
 use arc_swap::ArcSwap;
 use attempts::Attempts;
+use dropsonde_model::Right;
 use sessions::Sessions;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 use tokio::sync::{Mutex, OwnedMutexGuard};
-
-/// What a token allows; one that allows more allows less, too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Right {
-    Read,
-    /// To say what happened.
-    Write,
-    /// To change plugins, and all else.
-    Admin,
-}
 
 /// The tokens of a host, by their hashes.
 #[derive(Debug)]
@@ -84,26 +75,6 @@ pub enum Refusal {
     Wrong,
     /// It is one of this host's, for less.
     TooLittle(Right),
-}
-
-// === impl Right ===
-
-impl Right {
-    /// From least to most.
-    pub const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Admin];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Admin => "admin",
-        }
-    }
-
-    /// Of its token, in the data directory.
-    pub fn file_name(self) -> String {
-        format!("{}.token", self.as_str())
-    }
 }
 
 // === impl Tokens ===

@@ -3,8 +3,8 @@
 use super::entry::Entry;
 use super::instances::Instances;
 use super::{Forget, PluginName, Tracked};
-use crate::config::RESERVED;
-use crate::labels::Labels;
+use dropsonde_model::Labels;
+use dropsonde_model::names::is_reserved;
 use dropsonde_store::InstanceId;
 use std::collections::BTreeMap;
 
@@ -130,7 +130,7 @@ impl Finding<'_> {
             Some(Claim::TakenOver(owner)) => {
                 instances.hand_over(id, plugin, is_built_in, labels.clone());
                 changed.push(id.clone());
-                if !owner.starts_with(RESERVED) {
+                if !is_reserved(&owner) {
                     self.discovery.taken_over.push((id.clone(), owner));
                 }
             }

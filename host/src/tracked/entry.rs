@@ -1,8 +1,8 @@
 //! One instance: who wants it polled, and whether it is.
 
 use super::{API, CONFIGURATION, PluginName, State};
-use crate::config::RESERVED;
-use crate::labels::Labels;
+use dropsonde_model::Labels;
+use dropsonde_model::names::is_reserved;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Bytes of an instance's name and labels that one place is enough for. Its note on disk takes less than eight times as many.
@@ -73,7 +73,7 @@ impl Entry {
 
     /// Who decides what it is: the operator and programs, or a plugin.
     pub(super) fn is_of_a_plugin(&self) -> bool {
-        !self.owner.starts_with(RESERVED)
+        !is_reserved(&self.owner)
     }
 
     /// Whether the operator or a program says that a sampler is to read it.

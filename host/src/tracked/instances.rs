@@ -2,7 +2,7 @@
 
 use super::PluginName;
 use super::entry::{Entry, Wish};
-use crate::labels::Labels;
+use dropsonde_model::Labels;
 use dropsonde_store::{InstanceId, Pool};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! What became of an instance, as platforms tell it.
 
 use super::{NotTracked, Wanted};
-use crate::config::RESERVED;
-use crate::labels::{self, Labels};
 use crate::nearest::unknown_key;
+use dropsonde_model::labels::{self, Labels};
+use dropsonde_model::names::{RESERVED, is_reserved};
 use dropsonde_store::InstanceId;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -122,7 +122,7 @@ impl Wanted {
             Some(_) => return Err("it is no JSON object".to_owned()),
         };
         let labels = written.labels;
-        let is_sampler = |name: &&String| *name != "*" && !crate::plugins::is_name(name);
+        let is_sampler = |name: &&String| *name != "*" && !dropsonde_model::names::is_plugin(name);
         if let Some(wrong) = written.samplers.iter().flatten().find(is_sampler) {
             return Err(format!("samplers: {wrong:?} is neither `*` nor a plugin's name"));
         }
@@ -140,7 +140,7 @@ impl Wanted {
 }
 
 fn check(id: &InstanceId, labels: Option<&Labels>) -> Result<(), NotTracked> {
-    if id.as_str().starts_with(RESERVED) {
+    if is_reserved(id.as_str()) {
         return Err(NotTracked::Invalid(format!("{RESERVED} is how the host's own begin")));
     }
     labels.map_or(Ok(()), labels::check).map_err(NotTracked::Invalid)
@@ -148,7 +148,7 @@ fn check(id: &InstanceId, labels: Option<&Labels>) -> Result<(), NotTracked> {
 
 /// What anybody outside may call an instance.
 pub(crate) fn instance_id(text: &str) -> Result<InstanceId, String> {
-    if text.starts_with(RESERVED) {
+    if is_reserved(text) {
         return Err(format!("{RESERVED} is how the host's own begin"));
     }
     InstanceId::new(text).map_err(|why| why.to_string())

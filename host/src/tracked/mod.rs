@@ -23,7 +23,7 @@ pub use lifecycle::{BadLifecycle, Change, Lifecycle};
 pub(crate) use notes::noted_labels;
 
 use crate::hub::{Member, Selection, WORKLOAD};
-use crate::labels::Labels;
+use dropsonde_model::Labels;
 use dropsonde_store::{InstanceId, Pool};
 use entry::{Entry, Wish};
 use instances::Instances;

@@ -2,8 +2,8 @@
 
 use super::entry::Wish;
 use super::{API, Forget, PluginName, Tracked};
-use crate::config::RESERVED;
-use crate::labels::Labels;
+use dropsonde_model::Labels;
+use dropsonde_model::names::is_reserved;
 use dropsonde_store::{InstanceId, Store};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -109,7 +109,7 @@ impl Tracked {
         let noted: Vec<_> = noted.collect();
         // The host's own are no instances of anybody's.
         let mut ids: BTreeSet<InstanceId> =
-            store.instances().into_iter().filter(|id| !id.as_str().starts_with(RESERVED)).collect();
+            store.instances().into_iter().filter(|id| !is_reserved(id.as_str())).collect();
         let stale = self.write(|instances| {
             let mut refused = 0_usize;
             let mut labels = BTreeMap::new();
@@ -129,7 +129,7 @@ impl Tracked {
                 }
                 let owner = note.owner(&id, store);
                 let meanwhile = instances.all().get(&id).map(|entry| entry.owner.clone());
-                let is_stranger = |meanwhile: &PluginName| *meanwhile != owner && !meanwhile.starts_with(RESERVED);
+                let is_stranger = |meanwhile: &PluginName| *meanwhile != owner && !is_reserved(meanwhile);
                 strangers.extend(meanwhile.filter(is_stranger).map(|stranger| (id.clone(), stranger)));
                 let restored = instances.change_or_restore(&id, &owner, |entry| {
                     entry.owner = owner.clone();

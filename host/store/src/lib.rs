@@ -99,7 +99,6 @@ mod frame;
 #[doc(hidden)]
 #[allow(clippy::indexing_slicing, reason = "of its own tables")]
 pub mod fuzzing;
-mod instance_id;
 mod jumps;
 mod keeper;
 mod merged;
@@ -117,13 +116,13 @@ pub mod inspect;
 pub mod ladder;
 
 pub use archive::{Flushed, Restored, TooLarge};
+pub use dropsonde_model::{Aggregation, InstanceId, InvalidInstanceId};
 pub use frame::{Frame, Row};
-pub use instance_id::{InstanceId, InvalidInstanceId};
 pub use jumps::ClockJump;
 pub use keeper::{ArchiveStatus, Failing, Keeper, OpenError, Step};
 pub use pool::{Account, Full, Pool};
 pub use query::{Align, Column, Points, Query, Sample};
-pub use schema::{Aggregation, Field, Kind, Schema};
+pub use schema::{Field, Kind, Schema};
 pub use store::{Limits, Opened, Store, Usage};
 
 pub(crate) use ladder::Layout;

@@ -1,3 +1,4 @@
+use crate::Aggregation;
 use crate::quantum::Quantum;
 use crate::rates::{Rates, Total};
 use std::sync::Arc;
@@ -35,16 +36,6 @@ pub enum Kind {
     Gauge,
     /// A running total; queries see `scale` × its increase per second.
     Counter { scale: f64 },
-}
-
-/// How readings combine into one point.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Aggregation {
-    Mean,
-    Min,
-    Max,
-    Last,
-    Sum,
 }
 
 impl PartialEq for Schema {

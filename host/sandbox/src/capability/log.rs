@@ -1,7 +1,7 @@
 //! `log`: lines for the host's log, limited in rate and length, escaped.
 
 use crate::Limits;
-use crate::text::is_harmful;
+use dropsonde_model::text::is_harmful;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::Arc;

@@ -10,10 +10,10 @@ mod token;
 mod trust;
 
 use super::HostArgs;
-use crate::tokens::Right;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use connect::Connector;
+use dropsonde_model::Right;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::http::request::Builder;

@@ -1,8 +1,9 @@
 use super::target::Target;
 use crate::cli::HostArgs;
 use crate::config::Config;
-use crate::tokens::{self, Right};
+use crate::tokens;
 use anyhow::{Context as _, Result, bail};
+use dropsonde_model::Right;
 use std::io::ErrorKind;
 
 /// The token to show. Of this machine's own files, none is shown to a host elsewhere, unless they were named, and in plain

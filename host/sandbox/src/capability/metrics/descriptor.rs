@@ -1,4 +1,4 @@
-use crate::text::harmless;
+use dropsonde_model::text::harmless;
 use std::fmt;
 
 /// What a metric is, whoever has it. [`Descriptor::checked`] makes sure that it can be exposed.

@@ -1,6 +1,6 @@
 use super::descriptor::{Descriptor, MetricKind};
 use super::names::Claim;
-use crate::text::is_harmful;
+use dropsonde_model::text::is_harmful;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -1,6 +1,6 @@
 //! Labels: what tells instances apart in metrics and filters.
 
-use dropsonde_sandbox::is_harmful;
+use crate::text::is_harmful;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,7 +17,8 @@ pub struct Labels(
 /// Ends a key or a value in the text. Neither has it: it becomes U+FFFD, as other control characters do.
 const END: char = '\0';
 
-pub(crate) const RULE: &str =
+/// The rule for keys, for whoever broke it.
+pub const RULE: &str =
     "a label key is [a-zA-Z_][a-zA-Z0-9_]*, not id, sampler, plugin, instance, job or le, and does not begin with `__`";
 
 /// In bytes; longer values are cut.
@@ -28,7 +29,8 @@ const MOST: usize = 32;
 
 const LONGEST_KEY: usize = 64;
 
-pub(crate) fn is_valid_key(key: &str) -> bool {
+/// Whether a label may be called so.
+pub fn is_valid_key(key: &str) -> bool {
     const TAKEN: [&str; 6] = ["id", "sampler", "plugin", "instance", "job", "le"];
     let begins = key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     let goes_on = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
@@ -36,7 +38,7 @@ pub(crate) fn is_valid_key(key: &str) -> bool {
 }
 
 /// What a program or the operator says is taken as it is, or refused.
-pub(crate) fn check(labels: &Labels) -> Result<(), String> {
+pub fn check(labels: &Labels) -> Result<(), String> {
     if labels.len() > MOST {
         return Err(format!("labels: {} are given; at most {MOST} are taken", labels.len()));
     }
@@ -53,7 +55,7 @@ pub(crate) fn check(labels: &Labels) -> Result<(), String> {
 }
 
 /// What is kept of labels a plugin gives: valid keys, bounded values without control characters.
-pub(crate) fn cleaned(labels: Vec<(String, String)>) -> Labels {
+pub fn cleaned(labels: Vec<(String, String)>) -> Labels {
     let valid = labels.into_iter().filter(|(key, _)| is_valid_key(key));
     valid.map(|(key, value)| (key, clean(&value))).take(MOST).collect()
 }
@@ -95,7 +97,7 @@ impl Labels {
     }
 
     /// Bytes of all keys and values.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.iter().map(|(key, value)| key.len() + value.len()).sum()
     }
 }

@@ -1,4 +1,4 @@
-//! Removes characters from plugins' texts that would harm whoever reads them.
+//! Characters that would harm whoever reads a text.
 
 /// Whether a character drives a terminal, ends a line, or shows text in another order than it has.
 pub fn is_harmful(c: char) -> bool {
@@ -7,6 +7,6 @@ pub fn is_harmful(c: char) -> bool {
 }
 
 /// The same text with a space for each harmful character.
-pub(crate) fn harmless(text: &str) -> String {
+pub fn harmless(text: &str) -> String {
     text.chars().map(|c| if is_harmful(c) { ' ' } else { c }).collect()
 }
