@@ -47,6 +47,9 @@ pub(crate) const OWN_BINARY: &str = "/proc/self/exe";
 /// How often what times streams are of is noted: after a crash readers ask for as much too much.
 const STREAMS_NOTED: Duration = Duration::from_secs(60);
 
+/// How often what the allocator has free is given back: holes that are left where much came and went.
+const MEMORY_GIVEN_BACK: Duration = Duration::from_secs(60);
+
 /// Longest time open requests have to end.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -138,6 +141,7 @@ impl Host {
         let around = Around {
             core: core.clone(),
             streams_noted: Instant::now(),
+            memory_given_back: Instant::now(),
             failing: core.store.archive().failing,
             greedy: shares::Log::default(),
             _pulse: core.vitals.pulse("history"),
@@ -258,6 +262,7 @@ pub(crate) async fn try_plugins(
 struct Around {
     core: Arc<Core>,
     streams_noted: Instant,
+    memory_given_back: Instant,
     /// Why nothing was written in the last step.
     failing: Option<Failing>,
     greedy: shares::Log,
@@ -301,6 +306,10 @@ impl Surroundings for Around {
         }
         self.failing = failing;
         self.greedy.look(&self.core);
+        if self.memory_given_back.elapsed() > MEMORY_GIVEN_BACK {
+            memory::give_back();
+            self.memory_given_back = Instant::now();
+        }
     }
 }
 

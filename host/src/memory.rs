@@ -56,6 +56,20 @@ pub(crate) fn keep_little() {
 #[cfg(not(target_env = "gnu"))]
 pub(crate) fn keep_little() {}
 
+/// Gives the kernel back what the C library's allocator has free, also between pieces that stay.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "the C library's allocator is told by a function that takes a number")]
+pub(crate) fn give_back() {
+    // SAFETY: it takes no pointers, and locks each arena while it works on that.
+    unsafe {
+        // Whether there was something to give back.
+        let _ = libc::malloc_trim(0);
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn give_back() {}
+
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "the C library's allocator is told by a function that takes two numbers")]
 fn set(parameter: libc::c_int, value: i32) {
