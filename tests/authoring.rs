@@ -249,24 +249,31 @@ fn calls_are_measured_without_a_host() {
     assert_eq!(report["limits"], limits);
 }
 
-/// A block of the README's page about plugins in three languages.
-fn readme_block(language: &str) -> String {
-    let readme = fs::read_to_string(workspace().join("README.md")).unwrap();
-    let page = readme.split("## Your first plugin in three languages").nth(1).expect("the README says how");
+/// A block below a page's heading.
+fn block(page: &str, heading: &str, language: &str) -> String {
+    let page = fs::read_to_string(workspace().join(page)).unwrap();
+    let below = page.split(heading).nth(1).expect("the page has the heading");
     let begin = format!("```{language}\n");
-    page.split(&begin).nth(1).and_then(|rest| rest.split("```").next()).unwrap().to_owned()
+    below.split(&begin).nth(1).and_then(|rest| rest.split("```").next()).unwrap().to_owned()
+}
+
+/// A block of the handbook's page about plugins.
+fn handbook_block(language: &str) -> String {
+    block("host/docs/plugins.md", "## Your first plugin in three languages", language)
 }
 
 #[test]
 fn the_readmes_plugins_do_in_every_language_what_the_new_ones_do() {
-    for (language, block, file) in
-        [("rust", "rust", "src/lib.rs"), ("python", "python", "plugin.py"), ("js", "js", "plugin.js")]
-    {
+    let readme = block("README.md", "## Your first plugin", "rust");
+    for (name, language, code, file) in [
+        ("readme-short", "rust", readme, "src/lib.rs"),
+        ("readme-rust", "rust", handbook_block("rust"), "src/lib.rs"),
+        ("readme-python", "python", handbook_block("python"), "plugin.py"),
+        ("readme-js", "js", handbook_block("js"), "plugin.js"),
+    ] {
         let folder = tempfile::tempdir().unwrap();
-        let name = format!("readme-{language}");
-        done(&["new", &name, "--lang", language], folder.path());
-        let project = folder.path().join(&name);
-        let code = readme_block(block);
+        done(&["new", name, "--lang", language], folder.path());
+        let project = folder.path().join(name);
         assert!(code.lines().count() <= 25, "short enough to read at once");
         fs::write(project.join(file), code).unwrap();
         let built = done(&["build"], &project);
@@ -300,7 +307,7 @@ fn is_not_quarantined_for_a_missing_grant(component: &[u8]) {
 fn the_readmes_configuration_puts_a_plugins_field_beside_the_bundled_ones() {
     let folder = tempfile::tempdir().unwrap();
     let component = made(folder.path(), "js", "sampler");
-    let config = format!("poll.interval = '100ms'\n{}", readme_block("toml"));
+    let config = format!("poll.interval = '100ms'\n{}", handbook_block("toml"));
     let host = Host::start(&config, &[("load", &fs::read(component).unwrap())]);
     let usage = host.until("/v1/instances/host/usage", |usage| {
         usage.status == 200 && usage.json()["load_avg_1m"].is_number() && usage.json()["memory_used_mb"].is_number()

@@ -22,7 +22,7 @@
 //! * `commands`, `store_commands`: the command line; `pipes`: read no further than its reader likes.
 //! * `embedding`: the host as a part of another program, and the examples.
 //! * `procfs`: the bundled sampler on machines of all kinds.
-//! * `authoring`: from the README's ten lines to a sample.
+//! * `authoring`: from the handbook's first plugins to a sample; `handbook`: links, keys and configurations in it.
 
 #![allow(
     clippy::unwrap_used,
@@ -47,6 +47,7 @@ mod folders;
 #[path = "../host/src/exposition/grammar.rs"]
 mod grammar;
 mod grants;
+mod handbook;
 mod harness;
 mod history;
 mod hostile;

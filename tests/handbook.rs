@@ -1,0 +1,244 @@
+//! The README and the handbook: links that lead somewhere, every key of the configuration, and configurations that work.
+
+use crate::harness::{Host, dropsonde, run, verbs, workspace};
+use dropsonde::config::{Change, Config};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// One screen, and a little.
+const README_LINES: usize = 150;
+
+/// A page that is longer is two.
+const PAGE_LINES: usize = 200;
+
+/// A table's row about a configuration key.
+#[derive(Debug)]
+struct Row {
+    default: String,
+    takes_restart: bool,
+}
+
+fn readme() -> PathBuf {
+    workspace().join("README.md")
+}
+
+fn handbook() -> PathBuf {
+    workspace().join("host/docs")
+}
+
+/// The README and the handbook's pages.
+fn pages() -> Vec<PathBuf> {
+    let files = fs::read_dir(handbook()).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "md")).chain([readme()]).collect()
+}
+
+/// Lines outside of code blocks.
+fn prose(page: &str) -> impl Iterator<Item = &str> {
+    let mut is_code = false;
+    page.lines().filter(move |line| {
+        let is_fence = line.trim_start().starts_with("```");
+        is_code ^= is_fence;
+        !is_code && !is_fence
+    })
+}
+
+/// The code blocks of a language.
+fn blocks(page: &str, language: &str) -> Vec<String> {
+    let begin = format!("```{language}\n");
+    let block = |rest: &str| rest.split("```").next().unwrap().to_owned();
+    page.split(&begin).skip(1).map(block).collect()
+}
+
+/// The targets of a page's links.
+fn links(page: &str) -> Vec<String> {
+    let targets = prose(page).flat_map(|line| line.split("](").skip(1));
+    targets.map(|rest| rest.split(')').next().unwrap().to_owned()).collect()
+}
+
+/// What a link to a heading has behind its `#`.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let headings = prose(page).filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+    headings.map(|heading| heading.to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")).collect()
+}
+
+#[test]
+fn every_link_leads_to_a_file_and_a_heading_of_it() {
+    let mut broken = Vec::new();
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for link in links(&text).into_iter().filter(|link| !link.contains("://")) {
+            let (file, anchor) = link.split_once('#').map_or((&*link, None), |(file, anchor)| (file, Some(anchor)));
+            let target = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            let has_heading = |anchor| fs::read_to_string(&target).is_ok_and(|text| anchors(&text).contains(anchor));
+            if !target.exists() || anchor.is_some_and(|anchor| !has_heading(anchor)) {
+                broken.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn the_readme_is_short_and_names_every_page_and_each_page_says_first_what_it_answers() {
+    let text = fs::read_to_string(readme()).unwrap();
+    assert!(text.lines().count() <= README_LINES, "{} lines", text.lines().count());
+    let named: BTreeSet<PathBuf> = links(&text).into_iter().map(|link| workspace().join(link)).collect();
+    for page in pages().into_iter().filter(|page| *page != readme()) {
+        assert!(named.contains(&page), "{} is not in the README", page.display());
+        let text = fs::read_to_string(&page).unwrap();
+        let mut lines = text.lines().filter(|line| !line.is_empty());
+        assert!(lines.next().unwrap().starts_with("# ") && lines.next().unwrap().starts_with("This page "), "{page:?}");
+        assert!(text.lines().count() <= PAGE_LINES, "{page:?}: {} lines", text.lines().count());
+    }
+}
+
+/// The binary's error about a configuration.
+fn refusal(folder: &Path, config: &str) -> String {
+    let file = folder.join("dropsonde.toml");
+    fs::write(&file, config).unwrap();
+    let (code, _, error) = run(dropsonde().args(["serve", "--check", "--config"]).arg(&file));
+    assert_eq!(code, 1, "{config}: {error}");
+    error
+}
+
+/// Keys below a section, as the binary lists them when it is asked for one that is none; `None` when the section is not a
+/// section, or takes any key.
+fn keys_of(folder: &Path, section: &str) -> Option<Vec<String>> {
+    let header = match section {
+        "" => String::new(),
+        "instances[]" => "[[instances]]\n".to_owned(),
+        section => format!("[{}]\n", section.replace("NAME", "procfs")),
+    };
+    // It is refused in the end whatever the section takes.
+    let error = refusal(folder, &format!("{header}no-such-key = {{}}\n[[instances]]\nid = ''\n"));
+    let expected = error.split_once("unknown field `no-such-key`, expected ")?.1;
+    Some(expected.split('`').skip(1).step_by(2).map(str::to_owned).collect())
+}
+
+/// Every key that the binary takes.
+fn keys() -> BTreeSet<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut keys = BTreeSet::new();
+    let mut sections = vec![String::new()];
+    while let Some(section) = sections.pop() {
+        let Some(below) = keys_of(folder.path(), &section) else {
+            keys.insert(section);
+            continue;
+        };
+        sections.extend(below.into_iter().map(|key| match (&*section, &*key) {
+            ("", "instances") => "instances[]".to_owned(),
+            ("", "plugins") => "plugins.NAME".to_owned(),
+            ("", key) => key.to_owned(),
+            (section, key) => format!("{section}.{key}"),
+        }));
+    }
+    keys
+}
+
+/// The rows of the page about the configuration, by key.
+fn rows() -> BTreeMap<String, Row> {
+    let page = fs::read_to_string(handbook().join("configuration.md")).unwrap();
+    let cells = |line: &str| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    let rows = prose(&page).filter(|line| line.starts_with("| `")).map(cells).filter(|cells| cells.len() == 4);
+    let row = |cells: Vec<String>| {
+        let takes_restart = match &*cells[2] {
+            "yes" => true,
+            "no" => false,
+            other => panic!("{cells:?}: {other}"),
+        };
+        (cells[0].trim_matches('`').to_owned(), Row { default: cells[1].trim_matches('`').to_owned(), takes_restart })
+    };
+    rows.map(row).collect()
+}
+
+/// A configuration with one key, written as the page writes it.
+fn with(key: &str, value: &str) -> Result<Config, toml::de::Error> {
+    let line = match key.strip_prefix("instances[].") {
+        Some("id") => format!("[[instances]]\nid = {value}\n"),
+        Some(key) => format!("[[instances]]\nid = 'a'\n{key} = {value}\n"),
+        None => format!("{} = {value}\n", key.replace("NAME", "a")),
+    };
+    toml::from_str(&line)
+}
+
+#[test]
+fn the_page_about_the_configuration_has_every_key_that_the_binary_takes_and_no_other() {
+    let documented: BTreeSet<String> = rows().into_keys().collect();
+    // A section that the page describes beside its keys.
+    let keys: BTreeSet<String> = keys().into_iter().chain(["plugins.NAME.grants".to_owned()]).collect();
+    assert!(keys.len() > 70 && keys.contains("plugins.NAME.limits.retry_after"), "{keys:?}");
+    let missing: Vec<_> = keys.difference(&documented).collect();
+    let unknown: Vec<_> = documented.difference(&keys).collect();
+    assert!(missing.is_empty() && unknown.is_empty(), "not on the page: {missing:?}; not in the binary: {unknown:?}");
+}
+
+#[test]
+fn the_defaults_on_the_page_are_those_of_the_host() {
+    for (key, Row { default, .. }) in rows() {
+        if matches!(&*default, "unset" | "required") {
+            continue;
+        }
+        let said = with(&key, &default).unwrap_or_else(|error| panic!("{key} = {default}: {error}"));
+        if key.starts_with("plugins.") {
+            let (said, unsaid) = (said.plugin("a"), Config::default().plugin("a"));
+            let limits = |of| Config::default().limits(of);
+            assert_eq!(limits(&said), limits(&unsaid), "{key} = {default}");
+            assert_eq!((said.failures(), said.failure_window()), (unsaid.failures(), unsaid.failure_window()), "{key}");
+            assert_eq!(said.retry_after(), unsaid.retry_after(), "{key}");
+            assert_eq!((said.share_instances, said.json()), (unsaid.share_instances, unsaid.json()), "{key}");
+        } else if key.starts_with("instances") {
+            assert_eq!(Some(said), with("instances[].id", "'a'").ok(), "{key} = {default}");
+        } else {
+            assert_eq!(said, Config::default(), "{key} = {default}");
+        }
+    }
+}
+
+#[test]
+fn the_keys_that_take_a_restart_are_marked_and_no_others() {
+    let values = [
+        "'7s'",
+        "'3MiB'",
+        "7",
+        "0.5",
+        "true",
+        "false",
+        "'/other'",
+        "['x']",
+        "'127.0.0.1:1'",
+        "{ a = 'b' }",
+        "'1.3'",
+        "{ read = ['/x'] }",
+    ];
+    let before = Config::default();
+    for (key, Row { takes_restart, .. }) in rows() {
+        let changed = values.iter().filter_map(|value| with(&key, value).ok()).find(|config| *config != before);
+        let changed = changed.unwrap_or_else(|| panic!("{key}: no value changes it"));
+        let needs_restart = Change::between(&before, changed).needs_restart;
+        assert_eq!(!needs_restart.is_empty(), takes_restart, "{key}: {needs_restart:?}");
+    }
+}
+
+#[test]
+fn every_configuration_of_the_handbook_works() {
+    let host = Host::start("", &[("load", verbs())]);
+    let page = host.until("/v1/plugins/load", |page| page.status == 200 && page.json()["digest"].is_string());
+    let digest = page.json()["digest"].as_str().unwrap().to_owned();
+    let here = host.folder().display().to_string();
+    let mut count = 0;
+    for page in pages() {
+        for block in blocks(&fs::read_to_string(&page).unwrap(), "toml") {
+            // What is on the reader's machine: files, a component's digest and its settings.
+            let pinned = block.lines().find_map(|line| line.strip_prefix("sha256 = \"")?.split('"').next());
+            let config = pinned.map_or_else(|| block.clone(), |pinned| block.replace(pinned, &digest));
+            let config = config.replace("/srv/data", &here).replace("{ path = \"/proc/loadavg\" }", "{}");
+            host.configure(&config);
+            let reload = host.ordered("POST", "/v1/reload", b"");
+            assert!(reload.status == 200, "{}: {reload:?}\n{block}", page.display());
+            count += 1;
+        }
+    }
+    assert!(count > 10, "{count}");
+}
