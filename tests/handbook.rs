@@ -233,7 +233,7 @@ fn every_configuration_of_the_handbook_works() {
             // What is on the reader's machine: files, a component's digest and its settings.
             let pinned = block.lines().find_map(|line| line.strip_prefix("sha256 = \"")?.split('"').next());
             let config = pinned.map_or_else(|| block.clone(), |pinned| block.replace(pinned, &digest));
-            let config = config.replace("/srv/data", &here).replace("{ path = \"/proc/loadavg\" }", "{}");
+            let config = config.replace("/srv/data", &here).replace("{ path = \"/proc/loadavg\" }", "{ }");
             host.configure(&config);
             let reload = host.ordered("POST", "/v1/reload", b"");
             assert!(reload.status == 200, "{}: {reload:?}\n{block}", page.display());
