@@ -189,7 +189,8 @@ fn a_plugin_that_cannot_be_made_or_built_is_refused_by_name() {
 fn a_recording_of_this_machine_replays_and_a_difference_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let case = folder.path().join("tests/now");
-    let record = ["run", "procfs", "--instance", "host", "--record", case.to_str().unwrap()];
+    let record =
+        ["run", "procfs", "--instance", "host", "--cpu", "5s", "--deadline", "10s", "--record", case.to_str().unwrap()];
     done(&record, folder.path());
     let replay = || run(author().args(["plugin", "test", "--file", "procfs"]).current_dir(&folder));
     let (code, out, error) = replay();

@@ -62,7 +62,7 @@ fn a_host_starts_on_a_data_folder_it_cannot_read_and_uses_it_once_it_can() {
         unreadable.until("/health", is_healthy);
         assert!(samples(&unreadable) >= before, "what it had before is there");
         unreadable.until(RANGE, |range| range.json().as_array().is_some_and(|samples| samples.len() > before));
-        assert_eq!(unreadable.get("/v1/instances/asked").json()["state"], "tracked");
+        unreadable.until("/v1/instances/asked", |instance| instance.json()["state"] == "tracked");
         assert_eq!(unreadable.write("PUT", "/v1/instances/more", "").status, 200, "its tokens are read, too");
         // What came while it could not be read is written, too.
         let host = unreadable.restart();

@@ -242,3 +242,22 @@ fn every_configuration_of_the_handbook_works() {
     }
     assert!(count > 10, "{count}");
 }
+
+#[test]
+fn the_handbook_is_read_from_the_command_line_and_from_a_running_host() {
+    let (code, list, _) = run(dropsonde().arg("docs"));
+    assert!(code == 0 && list.lines().any(|line| line.starts_with("streams ")), "{list}");
+    let (code, page, _) = run(dropsonde().args(["docs", "streams"]));
+    assert_eq!((code, page), (0, fs::read_to_string(handbook().join("streams.md")).unwrap()));
+    let (code, _, error) = run(dropsonde().args(["docs", "steams"]));
+    assert!(code == 1 && error.contains("did you mean `dropsonde docs streams`?"), "{error}");
+
+    let host = Host::start("", &[]);
+    let list = host.get("/docs");
+    assert!(list.status == 200 && list.body.contains("<a href=\"/docs/streams\">Streams</a>"), "{list:?}");
+    let page = host.get("/docs/streams");
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    assert!(page.body.contains("<h1 id=\"streams\">Streams</h1>"), "{page:?}");
+    let missing = host.get("/docs/steams");
+    assert!(missing.status == 404 && missing.body.contains("did you mean streams?"), "{missing:?}");
+}

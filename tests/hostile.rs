@@ -180,7 +180,7 @@ fn what_takes_long_to_compile_holds_up_nobody() {
 
 #[test]
 fn what_a_plugin_has_the_host_keep_for_it_is_bounded() {
-    let host = beside_a_healthy_one(&[("requests", "limits.cpu = '1s'")], "", &[]);
+    let host = beside_a_healthy_one(&[("requests", "limits = { cpu = '1s', deadline = '10s' }")], "", &[]);
     let reason = reason(&host, "requests");
     assert!(reason.starts_with("held more than its 256 resource handles"), "{reason}");
     let peak = peak_memory_mb(&host);

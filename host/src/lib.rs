@@ -73,6 +73,7 @@
 //! * [`mod@tracing`]: what the host tells about its own work; `remote`: what it sends to.
 //! * `nearest`: what a misspelt word was meant to be. `unwritable`: places where nothing can be written as they are.
 //! * [`http`]: parses and encodes; no logic of its own.
+//! * `handbook`: the pages of `docs`, for both.
 //! * [`cli`]: the commands.
 
 pub mod audit;
@@ -85,6 +86,7 @@ pub mod core;
 mod descriptors;
 pub mod events;
 pub mod exposition;
+mod handbook;
 pub mod health;
 pub mod history;
 pub mod host;

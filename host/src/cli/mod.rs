@@ -5,6 +5,7 @@ mod out;
 
 mod chart;
 mod client;
+mod docs;
 mod plugin;
 mod query;
 mod serve;
@@ -59,12 +60,12 @@ impl LogArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the host; this is also what no command does
+    /// Run the host (the default command)
     Serve(ServeArgs),
-    /// Make, build, check and try plugins; see to those of a running host
+    /// Write plugins, and manage those of a running host
     #[command(subcommand)]
     Plugin(PluginCommand),
-    /// Look into history on disk, also while a host is writing it
+    /// Inspect history on disk, also while a host writes it
     #[command(subcommand)]
     Store(StoreCommand),
     /// List the instances of a running host
@@ -75,6 +76,8 @@ enum Command {
     Range(RangeArgs),
     /// Follow an instance live
     Watch(InstanceArgs),
+    /// Read the handbook: a page, or the list of pages
+    Docs(DocsArgs),
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Args)]
@@ -94,21 +97,27 @@ struct ServeArgs {
     /// Where to serve HTTP: an address and a port (0 takes any free one), or unix:PATH [default: 127.0.0.1:9090]
     #[arg(long, value_name = "ADDR")]
     listen: Option<Listen>,
-    /// Serve other machines also without TLS, and without a token to read
+    /// Allow other machines to connect without TLS, and to read without a token
     #[arg(long)]
     insecure: bool,
-    /// Check the configuration, and the files it names, and stop
+    /// Check the configuration and the files it names, then exit
     #[arg(long)]
     check: bool,
 }
 
+#[derive(Debug, Args)]
+struct DocsArgs {
+    /// Which page; without it, all of them are listed
+    page: Option<String>,
+}
+
 #[derive(Debug, Subcommand)]
 enum StoreCommand {
-    /// What there is, and what it takes
+    /// Show what is stored, and how much space it takes
     Stats(StoreArgs),
-    /// Read everything and look for damage
+    /// Read all files, and report damage
     Verify(StoreArgs),
-    /// Print history, to take it elsewhere
+    /// Print history as CSV or OpenMetrics
     Export(ExportArgs),
 }
 
@@ -128,7 +137,7 @@ struct ExportArgs {
     /// How to print it
     #[arg(long, value_enum, default_value_t = Format::Csv)]
     format: Format,
-    /// Whose history; may be repeated [default: all]
+    /// Instance to print; may be repeated [default: all]
     #[arg(long, value_name = "ID", value_parser = instance_id)]
     instance: Vec<InstanceId>,
     /// From this time on: RFC 3339 or Unix seconds
@@ -296,6 +305,7 @@ pub fn main() -> ExitCode {
             Command::Latest(args) => query::latest(args, out).await,
             Command::Range(args) => query::range(args, out).await,
             Command::Watch(args) => query::watch(args, out).await,
+            Command::Docs(args) => docs::docs(out, &args),
         }
     });
     // A plugin that is being compiled cannot be waited for.

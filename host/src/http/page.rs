@@ -1,9 +1,12 @@
 //! `/`: the latest numbers and where everything is. Plain HTML, no scripts.
 
 use super::App;
+use super::error::{ApiError, Segment};
 use super::login::sessions;
 use crate::core::Core;
+use crate::handbook;
 use crate::json;
+use crate::nearest::nearest;
 use crate::tracked::State as InstanceState;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -41,6 +44,36 @@ pub(crate) async fn index(State(core): App, headers: HeaderMap) -> Response {
     (own, Html(render(&core, sessions(&headers).next().is_some()))).into_response()
 }
 
+/// The pages of the handbook.
+pub(crate) async fn handbook() -> Response {
+    let mut html = String::new();
+    let _ = head!(html, "");
+    html.push_str("<h2>Handbook</h2><dl>");
+    for page in handbook::PAGES {
+        let (name, title, about) = (page.name, escape(page.title()), escape(&page.about()));
+        let _ = write!(html, "<dt><a href=\"/docs/{name}\">{title}</a><dd>{about}");
+    }
+    html.push_str("</dl>");
+    document(html)
+}
+
+pub(crate) async fn of_handbook(Segment(name): Segment) -> Result<Response, ApiError> {
+    let Some(page) = handbook::page(&name) else {
+        let near = nearest(&name, handbook::PAGES.iter().map(|page| page.name));
+        let near = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+        return Err(ApiError::not_found(format!("the handbook has no page {name}{near}")));
+    };
+    let mut html = String::new();
+    let _ = head!(html, "");
+    let _ = write!(html, "<p><a href=\"/docs\">Handbook</a></p>{}", page.html());
+    Ok(document(html))
+}
+
+/// A page that is the same until the host is another.
+fn document(html: String) -> Response {
+    ([(header::CONTENT_SECURITY_POLICY, POLICY)], Html(html)).into_response()
+}
+
 /// For a browser that has to say who it is. `why` is what it was told before.
 pub(super) fn login(why: &str) -> String {
     let mut html = String::new();
@@ -62,9 +95,16 @@ fn render(core: &Core, has_session: bool) -> String {
     }
     html.push_str("<p>");
     let metrics = core.config.load().metrics.path.clone();
-    for path in
-        ["/v1/instances", "/v1/plugins", "/v1/snapshot", "/telemetry/hosts", &metrics, "/health", "/openapi.json"]
-    {
+    for path in [
+        "/v1/instances",
+        "/v1/plugins",
+        "/v1/snapshot",
+        "/telemetry/hosts",
+        &metrics,
+        "/health",
+        "/openapi.json",
+        "/docs",
+    ] {
         let _ = write!(html, "<a href=\"{0}\">{0}</a> ", escape(path));
     }
     html.push_str("</p><h2>Plugins</h2><table><tr><th>name<th>state<th>last failure</tr>");

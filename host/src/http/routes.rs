@@ -57,7 +57,10 @@ pub(super) struct Operation {
 /// Whether a path is a route of its own, and so cannot be given to another.
 pub(crate) fn is_taken(path: &str) -> bool {
     let owns = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    matches!(path, "/" | HEALTH | READY | LOGIN | LOGOUT | OPENAPI) || owns("/v1") || owns("/telemetry")
+    matches!(path, "/" | HEALTH | READY | LOGIN | LOGOUT | OPENAPI)
+        || owns("/docs")
+        || owns("/v1")
+        || owns("/telemetry")
 }
 
 /// All there is. `openapi.json` describes each of them.
@@ -71,6 +74,8 @@ pub(super) fn operations(config: &Config) -> Vec<Operation> {
         get("/", READ, page::index),
         get(HEALTH, ANYONE, health::health),
         get(READY, ANYONE, health::ready),
+        get("/docs", ANYONE, page::handbook),
+        get("/docs/{page}", ANYONE, page::of_handbook),
         get(OPENAPI, ANYONE, move || ready(json_bytes(document.clone()))),
         post(LOGIN, ANYONE, login::login),
         post(LOGOUT, ANYONE, login::logout),

@@ -19,13 +19,13 @@ use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PluginCommand {
-    /// Make a new plugin: a project that builds and passes its own test as it is
+    /// Create a plugin project that builds and passes its own test
     New(NewArgs),
-    /// Build a plugin's project into one component
+    /// Build a plugin project into one component
     Build(BuildArgs),
-    /// Look into a component: what it exports, imports and needs granted
+    /// Show what a component exports, imports and needs granted
     Check(CheckArgs),
-    /// Replay a plugin's recorded cases and compare what it gives
+    /// Replay a plugin's recorded cases, and compare its readings
     Test(TestArgs),
     /// Run a component once, without a host
     Run(RunArgs),
@@ -33,13 +33,13 @@ pub(super) enum PluginCommand {
     Bench(BenchArgs),
     /// List the plugins of a running host
     List(ClientArgs),
-    /// Show a plugin of a running host: what it may, what it did, what went wrong
+    /// Show a plugin of a running host: its grants, its work, its failures
     Show(PluginArgs),
-    /// Have a plugin of a running host begin anew, from its file
+    /// Load a plugin of a running host again, from its file
     Reload(OrderArgs),
-    /// Have a plugin of a running host run no more, until it is released or the host starts again
+    /// Stop a plugin of a running host until it is released or the host restarts
     Quarantine(OrderArgs),
-    /// Have a plugin of a running host run again that is in quarantine, or waits after a failure
+    /// Start a plugin again that is in quarantine, or waits after a failure
     Release(OrderArgs),
     /// Remove a plugin and its file from a running host; its history stays
     Remove(OrderArgs),
@@ -89,13 +89,13 @@ pub(super) struct OrderArgs {
 pub(super) struct NewArgs {
     /// The plugin's name, and its folder's
     name: String,
-    /// What it gives
+    /// What it measures
     #[arg(long, value_enum, default_value_t = Kind::Sampler)]
     kind: Kind,
-    /// What it is written in
+    /// Language it is written in
     #[arg(long, value_enum, default_value_t = Language::Rust)]
     lang: Language,
-    /// Where to make the folder
+    /// Folder to create it in
     #[arg(long, value_name = "DIR", default_value = ".")]
     at: PathBuf,
     /// The Rust SDK's folder [default: guest-sdk where this binary was built]
@@ -133,7 +133,7 @@ pub(super) struct CheckArgs {
     /// The component's file, or the name of a bundled plugin
     #[arg(value_name = "FILE.wasm")]
     file: PathBuf,
-    /// Tell what it can and needs that an older version did not
+    /// Older version to compare with: show what this one does and needs beyond it
     #[arg(long, value_name = "OLD.wasm")]
     against: Option<PathBuf>,
     /// The plugin's configuration, a JSON object

@@ -1,0 +1,23 @@
+//! `dropsonde docs`: the handbook, without a host.
+
+use super::DocsArgs;
+use super::out::Out;
+use crate::handbook::{PAGES, page};
+use crate::nearest::nearest;
+use anyhow::{Result, bail};
+
+pub(super) fn docs(out: &mut Out, args: &DocsArgs) -> Result<()> {
+    let Some(name) = &args.page else {
+        for page in PAGES {
+            say!(out, "{:<16} {}", page.name, page.about());
+        }
+        return Ok(());
+    };
+    let Some(page) = page(name) else {
+        let near = nearest(name, PAGES.iter().map(|page| page.name));
+        let near = near.map(|near| format!("; did you mean `dropsonde docs {near}`?")).unwrap_or_default();
+        bail!("the handbook has no page {name}{near} (`dropsonde docs` lists them)");
+    };
+    say!(out, "{}", page.text.trim_end());
+    Ok(())
+}
