@@ -112,7 +112,9 @@ fn has_cpu(usage: &Response) -> bool {
 #[test]
 fn this_machine_is_measured_where_openat2_is_unknown_or_forbidden() {
     for errno in [ENOSYS, EPERM] {
-        let host = where_openat2_answers(errno, || Host::start("poll.interval = '200ms'\n", &[]));
+        let host = where_openat2_answers(errno, || {
+            Host::start("poll.interval = '1s'\nplugins.procfs.limits.cpu = '1s'\n", &[])
+        });
         let usage = host.until("/v1/instances/host/usage", has_cpu).json();
         assert!(usage["memory_used_mb"].as_f64().unwrap() > 0.0, "{usage}");
         assert!(host.plugin("procfs").get("last_failure").is_none(), "{}", host.plugin("procfs"));
