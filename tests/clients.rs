@@ -295,8 +295,11 @@ async fn lists_of_very_many_hosts_and_plugins_are_sent_in_pieces_that_a_peer_has
         let hosts: Vec<_> = hosts["hosts"].as_array().unwrap().iter().map(|host| host.as_str().unwrap()).collect();
         assert!(hosts.len() == HOSTS && hosts.is_sorted(), "{}", hosts.len());
         drop(held);
-        assert_eq!(stream(&address, "/v1/plugins", "").head.header("content-length"), None, "it is large, too");
-        let plugins = whole(&address, "/v1/plugins");
+        // The memory of the answers before may not be free yet.
+        let mut answers = std::iter::repeat_with(|| stream(&address, "/v1/plugins", ""));
+        let plugins = answers.find(|plugins| plugins.head.status != 429).unwrap();
+        assert_eq!((plugins.head.status, plugins.head.header("content-length")), (200, None), "it is large, too");
+        let plugins: serde_json::Value = serde_json::from_str(&plugins.whole()).unwrap();
         let names: Vec<_> = plugins.as_array().unwrap().iter().map(|page| page["name"].as_str().unwrap()).collect();
         assert!(names.len() >= PLUGINS && names.is_sorted(), "{names:?}");
     })

@@ -38,9 +38,10 @@ impl Peer {
         self.address.id()
     }
 
-    /// Returns how many of `all` of something it may have; none if it may have all of them.
-    pub(crate) fn share(&self, configured: Option<usize>, all: usize) -> Option<Share> {
-        self.address.share(configured, all)
+    /// Returns how many of `all` of something it may have; none if it may have all of them. The operator chose `chosen`, which
+    /// are more where something else limits them, too.
+    pub(crate) fn share(&self, configured: Option<usize>, all: usize, chosen: usize) -> Option<Share> {
+        self.address.share(configured, all, chosen)
     }
 }
 
@@ -55,13 +56,11 @@ impl Address {
         }
     }
 
-    /// Returns how many of `all` of something it may have; none if it may have all of them.
-    pub(super) fn share(self, configured: Option<usize>, all: usize) -> Option<Share> {
+    /// Returns the same.
+    pub(super) fn share(self, configured: Option<usize>, all: usize, chosen: usize) -> Option<Share> {
         /// Another machine may have so many where nothing is configured: enough for the browsers behind one address. This
         /// machine may have three quarters of all if that is more.
         const USUAL: usize = 1000;
-        /// Of fewer it may have all.
-        const FEW: usize = 32;
         // The configuration bounds addresses, not the Unix socket.
         let (is_own, configured) = match self {
             Self::Tcp(address) => (address.ip().to_canonical().is_loopback(), configured),
@@ -69,7 +68,8 @@ impl Address {
         };
         let most = match configured {
             Some(most) => Some(most),
-            None if all < FEW => None,
+            // The operator chose how few there are, and not that there is anyone else.
+            None if is_own && all == chosen && all - all / 4 < USUAL => None,
             None if is_own => Some((all - all / 4).max(USUAL)),
             None => Some(USUAL),
         };
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     fn share(text: &str, configured: Option<usize>) -> Option<(PeerId, usize)> {
-        let share = Address::Tcp(text.parse().unwrap()).share(configured, 20_000);
+        let share = Address::Tcp(text.parse().unwrap()).share(configured, 20_000, 20_000);
         share.map(|share| (share.peer, share.most))
     }
 
@@ -117,8 +117,9 @@ mod tests {
         let own = |text| share(text, None).unwrap().1;
         assert_eq!((own("127.0.0.1:1"), own("[::1]:1")), (15_000, 15_000));
         let unix = Address::Unix { uid: None };
-        assert_eq!(unix.share(Some(3), 20_000).unwrap().most, 15_000);
-        assert!(unix.share(None, 10).is_none(), "of a few it may have all");
+        assert_eq!(unix.share(Some(3), 20_000, 20_000).unwrap().most, 15_000);
+        assert!(unix.share(None, 100, 100).is_none(), "of a few it may have all");
+        assert!(unix.share(None, 100, 20_000).is_some(), "not if nobody chose that there are few");
         assert_eq!(share("127.0.0.1:1", Some(3)).unwrap().1, 3);
     }
 }

@@ -141,7 +141,7 @@ impl Server {
             let config = self.core.config.load_full();
             // Streams have descriptors, too.
             let most = config.http.connections(self.core.memory).min(self.most.saturating_sub(self.core.hub.open()));
-            let share = address.share(config.http.max_connections_per_peer, most);
+            let share = address.share(config.http.max_connections_per_peer, most, config.http.max_connections);
             let place = match self.core.connections.take(most, share) {
                 Ok(place) => place,
                 Err(full) => {

@@ -78,7 +78,7 @@ pub(crate) fn begin(
     request: &HeaderMap,
 ) -> Result<Response, ApiError> {
     let stream = &core.config.load().stream;
-    let share = caller.peer.share(stream.max_streams_per_peer, stream.streams());
+    let share = caller.peer.share(stream.max_streams_per_peer, stream.streams(), stream.max_streams);
     let claim = core.hub.claim(Some(caller.peer.id()), share)?;
     let seen = request.get(LAST_EVENT_ID).map(|seen| String::from_utf8_lossy(seen.as_bytes()).into_owned());
     let headers = [
