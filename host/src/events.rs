@@ -130,7 +130,8 @@ struct Batch {
     _bytes: Option<Place>,
 }
 
-/// What an event takes, about; at least so much that one client has no more than [`MOST_AT_ONCE`] waiting.
+/// The bytes that an event takes, estimated. Small events count as more, so that one client has no more than [`MOST_AT_ONCE`]
+/// waiting.
 fn size(event: &Event) -> usize {
     const LEAST: usize = MOST_WAITING / 2 / MOST_AT_ONCE;
     let attributes = event.attributes.iter().map(|(key, value)| key.len() + value.len() + 2 * size_of::<String>());

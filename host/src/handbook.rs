@@ -27,12 +27,12 @@ pub(crate) fn page(name: &str) -> Option<Page> {
 }
 
 impl Page {
-    /// What its first line calls it.
+    /// The title, from the first line.
     pub(crate) fn title(self) -> &'static str {
         self.text.lines().next().unwrap_or_default().trim_start_matches("# ")
     }
 
-    /// The sentence that says what it answers.
+    /// The first paragraph, which says what the page answers.
     pub(crate) fn about(self) -> String {
         let about = self.text.lines().skip(1).skip_while(|line| line.is_empty()).take_while(|line| !line.is_empty());
         about.collect::<Vec<_>>().join(" ")
@@ -85,7 +85,7 @@ fn heading(events: &[Event<'_>]) -> String {
     texts.collect()
 }
 
-/// What a heading is linked by, as on the sites that show repositories.
+/// The anchor that links to a heading, as GitHub makes it.
 fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
     kept.flat_map(char::to_lowercase).map(|c| if c == ' ' { '-' } else { c }).collect()

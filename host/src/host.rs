@@ -47,7 +47,7 @@ pub(crate) const OWN_BINARY: &str = "/proc/self/exe";
 /// How often what times streams are of is noted: after a crash readers ask for as much too much.
 const STREAMS_NOTED: Duration = Duration::from_secs(60);
 
-/// How often what the allocator has free is given back: holes that are left where much came and went.
+/// How often free memory is given back to the kernel: the allocator keeps holes where many pieces came and went.
 const MEMORY_GIVEN_BACK: Duration = Duration::from_secs(60);
 
 /// Longest time open requests have to end.

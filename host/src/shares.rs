@@ -105,11 +105,11 @@ pub(crate) fn pools(core: &Core) -> Vec<Shared<'_>> {
 /// A pool of clients, and who wanted more of it than its share.
 pub(crate) struct OfClients {
     pub(crate) pool: &'static str,
-    /// What makes it larger; empty: nothing does.
+    /// The configuration key that makes it larger; empty if there is none.
     key: &'static str,
     /// How often clients were refused something of it.
     pub(crate) refusals: u64,
-    /// Who was of late, and how often.
+    /// The clients that were refused something lately, and how often each was.
     greedy: Vec<(PeerId, u64)>,
 }
 

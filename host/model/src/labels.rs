@@ -37,7 +37,7 @@ pub fn is_valid_key(key: &str) -> bool {
     begins && goes_on && key.len() <= LONGEST_KEY && !key.starts_with("__") && !TAKEN.contains(&key)
 }
 
-/// What a program or the operator says is taken as it is, or refused.
+/// Checks labels that a program or the operator gives: they are taken as they are, or refused.
 pub fn check(labels: &Labels) -> Result<(), String> {
     if labels.len() > MOST {
         return Err(format!("labels: {} are given; at most {MOST} are taken", labels.len()));
@@ -54,7 +54,7 @@ pub fn check(labels: &Labels) -> Result<(), String> {
     Ok(())
 }
 
-/// What is kept of labels a plugin gives: valid keys, bounded values without control characters.
+/// Returns those labels of a plugin that have valid keys. Long values are cut, and control characters replaced.
 pub fn cleaned(labels: Vec<(String, String)>) -> Labels {
     let valid = labels.into_iter().filter(|(key, _)| is_valid_key(key));
     valid.map(|(key, value)| (key, clean(&value))).take(MOST).collect()

@@ -1,4 +1,4 @@
-/// What a token allows; one that allows more allows less, too.
+/// A right that a token gives. A greater right includes the lesser ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Right {
     Read,
@@ -20,7 +20,7 @@ impl Right {
         }
     }
 
-    /// Of its token, in the data directory.
+    /// The name of the file in the data directory that holds the token.
     pub fn file_name(self) -> String {
         format!("{}.token", self.as_str())
     }

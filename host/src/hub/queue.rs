@@ -1,4 +1,4 @@
-//! What waits for one reader inside the process: so many events at most.
+//! The queue of one reader inside the process: it holds a bounded number of events.
 
 use super::event::Event;
 use std::collections::VecDeque;

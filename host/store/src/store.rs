@@ -1,4 +1,10 @@
-use crate::archive::{self, FrameKey, Restored, TooLarge, Values, dead};
+mod notes;
+
+pub(crate) use notes::Changes;
+pub use notes::Opened;
+use notes::ToKeep;
+
+use crate::archive::{FrameKey, Values};
 use crate::frame::{AHEAD_MS, Shared};
 use crate::keeper::ArchiveStatus;
 use crate::merged::{column, fill, without_empty};
@@ -33,29 +39,6 @@ struct Inner {
 
 /// In order of their samplers' names: the earlier wins a field both have.
 type Frames = Vec<Arc<Frame>>;
-
-/// What else is to be there after a restart.
-#[derive(Debug, Default)]
-struct ToKeep {
-    values: Values,
-    /// Since they were last written.
-    changes: Vec<(String, Option<Vec<u8>>)>,
-    /// Numbers of frames that were removed.
-    removed: Vec<u64>,
-    /// What a folder had that was opened late, for whoever asks.
-    opened: Option<Opened>,
-}
-
-/// What a folder had that could be opened late: its frames are among the others by then.
-#[derive(Debug)]
-pub struct Opened {
-    /// Notes, as they were in the folder.
-    pub notes: Vec<(String, Vec<u8>)>,
-    pub restored: Restored,
-}
-
-/// Keys and their new values; none for what is gone.
-pub(crate) type Changes = Vec<(String, Option<Vec<u8>>)>;
 
 /// How much is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,31 +164,6 @@ impl Store {
             frame.replace(frame.seal(&open)?).then_some(())
         };
         self.all_frames().into_iter().filter_map(seal).take(most).count()
-    }
-
-    /// Remembers a small value beside history, or that there is none any more. Fails, and leaves what is known, when the
-    /// value is too large for a file.
-    pub fn note(&self, key: &str, value: Option<Vec<u8>>) -> Result<(), TooLarge> {
-        archive::fits(key, value.as_deref().unwrap_or_default())?;
-        let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = kept.values.get(key);
-        if known != value.as_ref() {
-            match &value {
-                Some(value) => kept.values.insert(key.to_owned(), value.clone()),
-                None => kept.values.remove(key),
-            };
-            if self.0.shared.archived {
-                kept.changes.push((key.to_owned(), value));
-            }
-        }
-        Ok(())
-    }
-
-    /// What was remembered under keys that begin so.
-    pub fn notes(&self, prefix: &str) -> Vec<(String, Vec<u8>)> {
-        let kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let from = kept.values.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
-        from.map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
     /// The frames of an instance; empty when it was never measured.
@@ -419,57 +377,8 @@ impl Store {
         &self.0.shared
     }
 
-    /// Takes over what a folder has. Of notes of the same key those of this process count, but for what is known of the
-    /// clock.
-    pub(crate) fn adopt(&self, frames: Vec<Arc<Frame>>, next_born: u64, values: Values, restored: Restored) {
-        const OF_CLOCK: &str = "clock/";
-        self.0.next_born.fetch_max(next_born, Ordering::Relaxed);
-        let mut instances = self.0.instances.write().unwrap_or_else(PoisonError::into_inner);
-        for frame in frames {
-            let all = instances.entry(frame.key().instance.clone()).or_default();
-            let mut all = all.write().unwrap_or_else(PoisonError::into_inner);
-            all.push(frame);
-            all.sort_by_key(|frame| (frame.schema().sampler().clone(), frame.key().born));
-        }
-        drop(instances);
-        self.0.revision.fetch_add(1, Ordering::Release);
-        let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        for (key, value) in &values {
-            if key.starts_with(OF_CLOCK) || !kept.values.contains_key(key) {
-                kept.values.insert(key.clone(), value.clone());
-            }
-        }
-        kept.opened = Some(Opened { notes: values.into_iter().collect(), restored });
-    }
-
-    /// What a folder had that could not be opened at first, once it was: see [`Store::open_later`].
-    pub fn take_opened(&self) -> Option<Opened> {
-        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).opened.take()
-    }
-
     pub(crate) fn update_status(&self, change: impl FnOnce(&mut ArchiveStatus)) {
         change(&mut self.0.status.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// What is to be written of what was noted, and of frames that were removed: files up to `last_file` may have those.
-    pub(crate) fn take_changes(&self, last_file: u64) -> Changes {
-        let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let ToKeep { values, changes, removed, .. } = &mut *kept;
-        if !removed.is_empty() {
-            let noted = dead::note(values, std::mem::take(removed), last_file);
-            changes.extend(noted.into_iter().map(|key| (key.clone(), values.get(&key).cloned())));
-        }
-        std::mem::take(changes)
-    }
-
-    /// Keys of notes about removed frames of which no file is left.
-    pub(crate) fn over_dead(&self, oldest_file: u64) -> Vec<String> {
-        dead::over(&self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).values, oldest_file)
-    }
-
-    /// Shows all that is noted. Nothing can be noted meanwhile.
-    pub(crate) fn show_notes(&self, show: &mut dyn FnMut(&Values)) {
-        show(&self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).values);
     }
 }
 

@@ -89,7 +89,7 @@ pub(super) struct OrderArgs {
 pub(super) struct NewArgs {
     /// The plugin's name, and its folder's
     name: String,
-    /// What it measures
+    /// Role of the plugin
     #[arg(long, value_enum, default_value_t = Kind::Sampler)]
     kind: Kind,
     /// Language it is written in

@@ -15,7 +15,7 @@ pub(crate) struct FrameKey {
     pub(crate) interval_ms: i64,
     /// Tells a frame from one that was forgotten before it.
     pub(crate) born: u64,
-    /// Whose share of memory and disk it takes: most often its sampler's.
+    /// The owner whose share of memory and disk it takes: most often its sampler.
     pub(crate) owner: Arc<str>,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct Explained {
 pub(crate) struct Names {
     schemas: HashMap<u64, (Schema, i64)>,
     frames: ById<FrameKey>,
-    /// Of frames that are not their samplers'. There are few.
+    /// Owners that are not the sampler of their frame. There are few.
     owners: BTreeSet<Arc<str>>,
 }
 

@@ -169,7 +169,7 @@ impl Frame {
         &self.key.schema
     }
 
-    /// Whose share of memory and disk it takes.
+    /// The owner whose share of memory and disk it takes.
     pub fn owner(&self) -> &Arc<str> {
         &self.key.owner
     }

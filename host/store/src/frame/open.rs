@@ -35,7 +35,7 @@ pub(crate) struct Open {
     lanes: Box<[Lane]>,
     slabs: Slabs,
     rows: AtomicUsize,
-    /// What the rows of a part add up to that gets no more, one cell per field; once somebody asked.
+    /// The cells of each part that gets no more rows, one per field. Made when a query first asks for them.
     parts: OnceLock<Box<[Complete]>>,
 }
 
