@@ -29,6 +29,22 @@ fn the_oldest_row_goes_when_the_ring_is_full() {
 }
 
 #[test]
+fn what_gets_no_row_for_minutes_is_compressed_before_its_block_is_over_and_a_later_row_begins_another() {
+    let frame = frame(Field::counter("rate", 1.0), 10);
+    for (at_ms, total) in [(0, 10.0), (1000, 12.0)] {
+        frame.push(at_ms, &[total]);
+    }
+    assert!(frame.to_seal(61_000).is_none());
+    let open = frame.to_seal(180_000).unwrap();
+    assert!(open.until_ms > 180_000);
+    assert!(frame.replace(frame.seal(&open).unwrap()));
+    assert_eq!(frame.open_rows(), 0);
+    frame.push(200_000, &[211.0]);
+    assert_eq!(frame.latest().unwrap().values, [1.0]);
+    assert_eq!(all(&frame).into_iter().map(|(at_ms, _)| at_ms).collect::<Vec<_>>(), [0, 1000, 200_000]);
+}
+
+#[test]
 fn a_rate_passes_over_gaps_and_survives_the_row_before_it() {
     let frame = frame(Field::counter("rate", 1.0), 2);
     for (at, total) in [(0, 10.0), (1000, f64::NAN), (2000, 14.0)] {

@@ -11,12 +11,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 impl Frame {
-    /// The open block to seal next: one whose time is over, and some more, so that frames on one schedule do not all seal
-    /// at once; or one that gets no more rows and whose time may be far away, as the clock was set back.
+    /// The open block to seal next: one whose time is over, or that got no row for long, so that what has ended does not keep
+    /// its memory until then. Some time later, so that frames on one schedule do not all seal at once. Also one that gets no
+    /// more rows and whose time may be far away, as the clock was set back.
     pub(crate) fn to_seal(&self, now_ms: i64) -> Option<Arc<Open>> {
+        const QUIET_INTERVALS: i64 = 20;
+        const QUIET_MS: i64 = 60_000;
         let view = self.current();
         let first = view.opens.first()?;
-        let over = first.until_ms.saturating_add(self.sealing_delay_ms()) <= now_ms;
+        let last_ms = first.last_ms()?;
+        let quiet_ms = self.key.interval_ms.saturating_mul(QUIET_INTERVALS).max(QUIET_MS);
+        let ends_ms = first.until_ms.min(last_ms.saturating_add(quiet_ms));
+        let over = ends_ms.saturating_add(self.sealing_delay_ms()) <= now_ms;
         (over || view.opens.len() > 2).then(|| first.clone())
     }
 
