@@ -1,7 +1,7 @@
 //! A greedy peer beside a modest one: what all share is shared.
 
 use crate::harness::{connect_from, request, send, stream, verbs};
-use dropsonde::config::{Bytes, Config};
+use dropsonde::config::{Config, Size};
 use dropsonde::host::Host;
 use dropsonde::native::{Failure, Field as NativeField, Sampler};
 use dropsonde::store::{Field, InstanceId, Schema};
@@ -23,7 +23,7 @@ async fn host(change: impl FnOnce(&mut Config)) -> Host {
     let host = Host::builder().config(config).without_plugins().start().await.unwrap();
     let fields = (0..256).map(|nth| Field::gauge(format!("field_{nth}"))).collect();
     let id = InstanceId::new("big").unwrap();
-    let frame = host.core().store.frame(&id, &Schema::new("s", fields), 1000);
+    let frame = host.engine().store.frame(&id, &Schema::new("s", fields), 1000);
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
     for nth in 0..POINTS {
         let values: Vec<_> = (0..256).map(|field| (nth * field) as f64 / 7.0).collect();
@@ -59,7 +59,7 @@ fn whole(address: &str, path: &str) -> serde_json::Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_a_peer_does_not_read_leave_memory_to_others() {
     // A peer may have 2 MiB, which is two large answers.
-    let host = host(|config| config.http.max_answer_bytes = Some(Bytes::new(4 << 20))).await;
+    let host = host(|config| config.http.max_answer_bytes = Some(Size::new(4 << 20))).await;
     let address = host.address().to_string();
     tokio::task::spawn_blocking(move || {
         for path in [
@@ -132,7 +132,7 @@ async fn large_bodies_that_a_peer_does_not_finish_leave_memory_to_others() {
     std::fs::write(&token, "may write").unwrap();
     let host = host(|config| {
         config.auth.write_token_file = Some(token);
-        config.http.max_answer_bytes = Some(Bytes::new(4 << 20));
+        config.http.max_answer_bytes = Some(Size::new(4 << 20));
     })
     .await;
     let address = host.address().to_string();
@@ -269,7 +269,7 @@ async fn lists_of_very_many_hosts_and_plugins_are_sent_in_pieces_that_a_peer_has
     const PLUGINS: usize = 200;
     let mut config = Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)).into(), ..Config::default() };
     config.store.memory_only = true;
-    config.http.max_answer_bytes = Some(Bytes::new(4 << 20));
+    config.http.max_answer_bytes = Some(Size::new(4 << 20));
     let mut host = Host::builder().config(config).without_plugins();
     for nth in 0..PLUGINS {
         host = host.sampler(Wide(format!("wide-{nth:03}")));
@@ -279,8 +279,8 @@ async fn lists_of_very_many_hosts_and_plugins_are_sent_in_pieces_that_a_peer_has
     for nth in 0..HOSTS {
         let id = InstanceId::new(format!("{nth:0250}")).unwrap();
         let wanted = Wanted { id: id.clone(), labels: Default::default(), samplers: Some(Vec::new()) };
-        host.core().track(wanted).unwrap();
-        host.core().store.frame(&id, &Schema::new("s", vec![Field::gauge("x")]), 1000).push(now_ms, &[1.0]);
+        host.engine().track(wanted).unwrap();
+        host.engine().store.frame(&id, &Schema::new("s", vec![Field::gauge("x")]), 1000).push(now_ms, &[1.0]);
     }
     let address = host.address().to_string();
     tokio::task::spawn_blocking(move || {

@@ -298,7 +298,7 @@ async fn history_grows_by_six_samples_a_minute_while_an_instance_is_tracked_and_
         (Some(Change::Started), Some(6)),
     ] {
         let events: Vec<_> = what.map(|what| Lifecycle { what, instance: id("x"), labels: None }).into_iter().collect();
-        host.core().apply(&events).unwrap();
+        host.engine().apply(&events).unwrap();
         tokio::time::sleep(Duration::from_secs(60)).await;
         let now = samples();
         assert_eq!(now, grows.map(|grows| before.unwrap_or(0) + grows), "after {what:?}");

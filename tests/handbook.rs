@@ -182,8 +182,8 @@ fn the_defaults_on_the_page_are_those_of_the_host() {
         }
         let said = with(&key, &default).unwrap_or_else(|error| panic!("{key} = {default}: {error}"));
         if key.starts_with("plugins.") {
-            let (said, unsaid) = (said.plugin("a"), Config::default().plugin("a"));
-            let limits = |of| Config::default().limits(of);
+            let (said, unsaid) = (said.engine().plugin("a"), Config::default().engine().plugin("a"));
+            let limits = |of| Config::default().engine().limits(of);
             assert_eq!(limits(&said), limits(&unsaid), "{key} = {default}");
             assert_eq!((said.failures(), said.failure_window()), (unsaid.failures(), unsaid.failure_window()), "{key}");
             assert_eq!(said.retry_after(), unsaid.retry_after(), "{key}");

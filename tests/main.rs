@@ -7,8 +7,7 @@
 //!   clients beside modest ones.
 //! * `reconfigure`: another configuration while it runs; `supervised`: what a service manager hears; `api`: the description.
 //! * `http`, `reads`, `stream`, `tls`: what clients see; `tracking`: what they say of instances.
-//! * `metrics`, `own_metrics`, `prometheus`, `monitoring`: what Prometheus sees, and those who are woken by it; `grammar`:
-//!   reads what it reads.
+//! * `metrics`, `own_metrics`, `prometheus`, `monitoring`: what Prometheus sees, and those who are woken by it.
 //! * `tracing`: spans and log lines.
 //! * `confined`: under the filters and limits that service managers and containers set.
 //! * `shares`: greedy plugins beside modest ones.
@@ -44,8 +43,6 @@ mod confined;
 mod embedding;
 mod exposure;
 mod folders;
-#[path = "../host/src/exposition/grammar.rs"]
-mod grammar;
 mod grants;
 mod handbook;
 mod harness;

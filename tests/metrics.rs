@@ -1,5 +1,5 @@
-use crate::grammar::{self, Family};
 use crate::harness::{Host, client, components, prometheus_tool, verbs};
+use dropsonde_openmetrics::strict::{self, Family};
 use flate2::read::GzDecoder;
 use std::fs;
 use std::io::{Read, Write};
@@ -40,7 +40,7 @@ fn acting(verbs_done: &[&str]) -> Host {
 fn families(host: &Host, wanted: impl Fn(&[Family]) -> bool) -> Vec<Family> {
     let mut families = Vec::new();
     host.until_with("/metrics", "Accept: application/openmetrics-text\r\n", |metrics| {
-        families = grammar::openmetrics(&metrics.body).unwrap_or_else(|why| panic!("{why}\n{}", metrics.body));
+        families = strict::openmetrics(&metrics.body).unwrap_or_else(|why| panic!("{why}\n{}", metrics.body));
         wanted(&families)
     });
     families
@@ -118,13 +118,13 @@ fn the_host_counts_what_it_does() {
 fn a_plugins_own_metrics_are_exposed_with_its_name() {
     let host = acting(&["measure"]);
     let own = |families: &[Family], name, labels: &[(&str, &str)]| {
-        grammar::value(families, name, &[&[("plugin", "verbs")], labels].concat())
+        strict::value(families, name, &[&[("plugin", "verbs")], labels].concat())
     };
     let measured = [("how", "\"quoted\"\n")];
     let ignored = [("plugin", "verbs"), ("reason", "value")];
     let families = families(&host, |families| {
         own(families, "verbs_measured_total", &measured) >= Some(3.0)
-            && grammar::value(families, "dropsonde_plugin_metrics_ignored_total", &ignored) >= Some(3.0)
+            && strict::value(families, "dropsonde_plugin_metrics_ignored_total", &ignored) >= Some(3.0)
     });
     assert_eq!(own(&families, "verbs_level", &[]), Some(4.5));
     let count = own(&families, "verbs_seconds_count", &[]).unwrap();
@@ -169,7 +169,7 @@ fn a_plugin_has_no_more_series_than_allowed_and_its_others_go_on() {
     let host = Host::start(config, &[("verbs", verbs())]);
     let overflow = [("plugin", "verbs")];
     let families = families(&host, |families| {
-        grammar::value(families, "dropsonde_plugin_metrics_overflow_total", &overflow) >= Some(500.0)
+        strict::value(families, "dropsonde_plugin_metrics_overflow_total", &overflow) >= Some(500.0)
     });
     let labels = families.iter().find(|family| family.name == "verbs_labels");
     assert!(labels.is_none(), "of gauges nobody set nothing is known");
@@ -183,7 +183,7 @@ fn a_handle_that_was_never_given_is_ignored_and_counted() {
     let host = acting(&["astray"]);
     let ignored = [("plugin", "verbs"), ("reason", "handle")];
     families(&host, |families| {
-        grammar::value(families, "dropsonde_plugin_metrics_ignored_total", &ignored) >= Some(6.0)
+        strict::value(families, "dropsonde_plugin_metrics_ignored_total", &ignored) >= Some(6.0)
     });
     assert_eq!(host.plugin("verbs")["state"], "running");
 }
@@ -203,9 +203,9 @@ fn counters_go_on_when_an_instance_ends_badly_and_its_gauges_are_unknown() {
     // Its second instance came back.
     host.until("/v1/instances/once/usage", |usage| usage.status == 200);
     let families = families(&host, |families| {
-        grammar::value(families, "dropsonde_workers_stopped_total", &[("reason", "crashed")]) >= Some(1.0)
+        strict::value(families, "dropsonde_workers_stopped_total", &[("reason", "crashed")]) >= Some(1.0)
     });
-    let own = |name| grammar::value(&families, name, &[("plugin", "verbs")]);
+    let own = |name| strict::value(&families, name, &[("plugin", "verbs")]);
     assert_eq!((own("verbs_once_total"), own("verbs_once_level")), (Some(1.0), None));
 }
 
@@ -215,9 +215,9 @@ fn both_formats_say_the_same_and_gzip_is_for_who_asks() {
     let open = host.request_with("GET", "/metrics", "Accept: application/openmetrics-text;version=1.0.0\r\n");
     assert_eq!(open.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
     assert_eq!(open.header("vary"), Some("accept, accept-encoding"));
-    let (open, classic) = (grammar::openmetrics(&open.body).unwrap(), host.get("/metrics"));
+    let (open, classic) = (strict::openmetrics(&open.body).unwrap(), host.get("/metrics"));
     assert_eq!(classic.header("content-encoding"), None);
-    let classic = grammar::text(&classic.body).unwrap();
+    let classic = strict::text(&classic.body).unwrap();
     let names = |families: &[Family]| -> Vec<String> {
         families.iter().flat_map(|family| &family.samples).map(|(name, ..)| name.clone()).collect()
     };
@@ -228,5 +228,5 @@ fn both_formats_say_the_same_and_gzip_is_for_who_asks() {
     assert_eq!(head.header("content-encoding"), Some("gzip"));
     let mut text = String::new();
     GzDecoder::new(&body[..]).read_to_string(&mut text).unwrap();
-    assert!(grammar::text(&text).is_ok() && body.len() < text.len() / 2);
+    assert!(strict::text(&text).is_ok() && body.len() < text.len() / 2);
 }

@@ -1,7 +1,7 @@
 //! The host about itself: each family is moved by the real thing.
 
-use crate::grammar::{self, Family};
 use crate::harness::{Host, app, client, verbs, version};
+use dropsonde_openmetrics::strict::{self, Family};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::symlink;
@@ -9,18 +9,18 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 fn families(host: &Host) -> Vec<Family> {
-    grammar::text(&host.get("/metrics").body).unwrap_or_else(|why| panic!("{why}"))
+    strict::text(&host.get("/metrics").body).unwrap_or_else(|why| panic!("{why}"))
 }
 
 fn value(host: &Host, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-    grammar::value(&families(host), &format!("dropsonde_{name}"), labels)
+    strict::value(&families(host), &format!("dropsonde_{name}"), labels)
 }
 
 /// Waits until a series is as wanted.
 fn until(host: &Host, name: &str, labels: &[(&str, &str)], wanted: impl Fn(f64) -> bool) {
     host.until("/metrics", |metrics| {
-        let families = grammar::text(&metrics.body).unwrap_or_else(|why| panic!("{why}"));
-        grammar::value(&families, &format!("dropsonde_{name}"), labels).is_some_and(&wanted)
+        let families = strict::text(&metrics.body).unwrap_or_else(|why| panic!("{why}"));
+        strict::value(&families, &format!("dropsonde_{name}"), labels).is_some_and(&wanted)
     });
 }
 
@@ -37,10 +37,10 @@ fn samples_on_their_way_are_counted_by_what_becomes_of_them() {
     until(&host, "messages_processed_total", &[sample[0], sample[1], ("status", "ok")], |ok| ok >= 3.0);
     // A scrape may fall between two of them.
     host.until("/metrics", |metrics| {
-        let metrics = grammar::text(&metrics.body).unwrap();
+        let metrics = strict::text(&metrics.body).unwrap();
         let count = |name: &str, status: Option<&str>| {
             let labels: Vec<_> = sample.into_iter().chain(status.map(|status| ("status", status))).collect();
-            grammar::value(&metrics, &format!("dropsonde_{name}"), &labels).unwrap()
+            strict::value(&metrics, &format!("dropsonde_{name}"), &labels).unwrap()
         };
         let of = |status| count("messages_processed_total", Some(status));
         let unavailable = [("service", "verbs"), ("type", "unavailable")];
@@ -48,7 +48,7 @@ fn samples_on_their_way_are_counted_by_what_becomes_of_them() {
         count("messages_received_total", None) == of("ok") + of("failed")
             && of("failed") >= 2.0
             && count("messages_failed_total", None) == of("failed")
-            && grammar::value(&metrics, "dropsonde_errors_total", &unavailable) == Some(of("failed"))
+            && strict::value(&metrics, "dropsonde_errors_total", &unavailable) == Some(of("failed"))
     });
     assert!(value(&host, "messages_published_total", &[("service", "verbs"), ("subject", "usage")]) >= Some(3.0));
 }
@@ -96,8 +96,8 @@ fn workers_are_counted_by_what_they_do() {
     let host = Host::start(&polling(&["version"], ""), &[("verbs", verbs())]);
     host.until("/v1/instances/version/usage", |usage| usage.status == 200);
     let metrics = families(&host);
-    let workers = |state| grammar::value(&metrics, "dropsonde_workers", &[("state", state)]).unwrap();
-    let active = grammar::value(&metrics, "dropsonde_workers_active", &[]);
+    let workers = |state| strict::value(&metrics, "dropsonde_workers", &[("state", state)]).unwrap();
+    let active = strict::value(&metrics, "dropsonde_workers_active", &[]);
     assert!(active >= Some(1.0));
     assert_eq!(active, Some(workers("busy") + workers("idle")));
     until(&host, "workers_spawned_total", &[], |spawned| Some(spawned) >= active);
@@ -224,8 +224,8 @@ fn many_scrapes_at_once_are_all_answered() {
     });
     for scrape in scraped {
         let read = match scrape.header("content-type") {
-            Some(kind) if kind.starts_with("text/plain") => grammar::text(&scrape.body),
-            _ => grammar::openmetrics(&scrape.body),
+            Some(kind) if kind.starts_with("text/plain") => strict::text(&scrape.body),
+            _ => strict::openmetrics(&scrape.body),
         };
         assert!(read.is_ok(), "{read:?}");
     }

@@ -1,7 +1,7 @@
 //! What the host tells about its own work: spans to a collector, lines of the log.
 
-use crate::grammar;
 use crate::harness::{Collector, Host, attribute, dropsonde, verbs};
+use dropsonde_openmetrics::strict;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use std::time::Instant;
 
@@ -108,8 +108,8 @@ fn a_collector_that_does_not_work_costs_nothing_but_spans_and_they_are_counted()
     let collector = Collector::start();
     let mut host = traced(&collector, "", &["version"]);
     let value = |name: &str, labels: &[(&str, &str)]| {
-        let families = grammar::text(&host.get("/metrics").body).unwrap();
-        grammar::value(&families, name, labels)
+        let families = strict::text(&host.get("/metrics").body).unwrap();
+        strict::value(&families, name, labels)
     };
     let there = [("destination", "otlp")];
     let until = |name: &str, labels: &[(&str, &str)], wanted: &dyn Fn(f64) -> bool| {

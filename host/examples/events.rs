@@ -65,7 +65,7 @@ async fn main() -> anyhow::Result<()> {
         watch.next().await;
     }
     println!("web-1: {:?}", service.latest(&web).and_then(|sample| sample.get("load_1m")));
-    for instance in host.core().tracked.list() {
+    for instance in host.engine().tracked.list() {
         println!("{} is {:?}", instance.id, instance.state);
     }
 

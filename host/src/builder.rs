@@ -1,10 +1,11 @@
-use crate::clock::Clock;
 use crate::config::Config;
 use crate::host::Host;
-use crate::metrics::HostMetrics;
-use crate::native::{Native, Sampler};
-use crate::snapshot::Source;
 use anyhow::Result;
+use dropsonde_engine::Parts;
+use dropsonde_engine::clock::Clock;
+use dropsonde_engine::metrics::HostMetrics;
+use dropsonde_engine::native::{Native, Sampler};
+use dropsonde_engine::snapshot::Source;
 use std::sync::Arc;
 
 /// A host in the making.
@@ -54,6 +55,8 @@ impl HostBuilder {
     pub async fn start(self) -> Result<Host> {
         let metrics = self.metrics.map_or_else(HostMetrics::new, Ok)?;
         let clock = self.clock.unwrap_or_else(Clock::system);
-        Host::start(self.config.validated()?, clock, metrics, self.natives, !self.without_plugins).await
+        let (natives, has_plugins) = (self.natives, !self.without_plugins);
+        let parts = |sandbox| Parts { clock, metrics, natives, sandbox, has_plugins };
+        Host::start(self.config.validated()?, parts).await
     }
 }

@@ -53,67 +53,27 @@
 //!
 //! # Layout
 //!
-//! Data flows one way: `plugins` → store → [`hub`]; everything else reads.
+//! * [`config`]: what the operator says; [`reload`]: has another configuration take over.
+//! * [`host`]: starts and stops everything; `builder`: in another program.
+//! * [`cli`]: the commands. [`mod@tracing`]: what the host tells about its own work; `remote`: what it sends to.
+//! * `bundled`: plugins that come with the binary.
 //!
-//! * [`config`]: what the operator says.
-//! * [`host`]: starts and stops everything; [`reload`]: has another configuration take over.
-//! * [`history`]: what outlives the process.
-//! * [`core`]: what the parts share.
-//! * [`plugins`]: found, loaded, granted, polled, replaced; [`native`]: what the embedding program polls with.
-//! * [`service`]: what it does with samples.
-//! * [`clock`]: time, and when to poll.
-//! * [`tracked`]: which instances there are and who polls them.
-//! * `recorder`: what a sampler found and read, on its way to the store and the hub.
-//! * [`hub`]: live fan-out; `writers`: threads that write streams; `json`: samples as JSON.
-//! * `workload`: what several instances are together.
-//! * [`mod@metrics`]: what is counted; [`exposition`]: all of it, and samples, for Prometheus; [`health`]: how the host is.
-//! * [`tokens`]: who may read, and change something; [`audit`]: who did. `places`: how much there may be of
-//!   something, in all and of one peer; `memory`: how much of it this process may have.
-//! * [`events`]: what applications tell; [`mod@snapshot`]: what sources say of them, in one document.
-//! * [`mod@tracing`]: what the host tells about its own work; `remote`: what it sends to.
-//! * `nearest`: what a misspelt word was meant to be. `unwritable`: places where nothing can be written as they are.
-//! * [`http`]: parses and encodes; no logic of its own.
-//! * `handbook`: the pages of `docs`, for both.
-//! * [`cli`]: the commands.
+//! What it does is in crates of their own: [`engine`] polls and keeps, [`http`] serves, [`store`] is history; the sandbox runs
+//! plugins, [`model`] has the words that all share.
 
-pub mod audit;
 mod builder;
+mod bundled;
 pub mod cli;
-pub mod clock;
 pub mod config;
-mod conflicts;
-pub mod core;
-mod descriptors;
-pub mod events;
-pub mod exposition;
-mod handbook;
-pub mod health;
-pub mod history;
 pub mod host;
-pub mod http;
-pub mod hub;
-mod json;
-mod memory;
-pub mod metrics;
-pub mod native;
-mod nearest;
-mod places;
-pub mod plugins;
-mod recorder;
 pub mod reload;
 mod remote;
-mod room;
-pub mod service;
-mod shares;
-pub mod snapshot;
-mod timeline;
-pub mod tokens;
 pub mod tracing;
-pub mod tracked;
-mod unwritable;
-mod workload;
-mod writers;
 
+pub use dropsonde_engine as engine;
+/// For programs that embed the host.
+pub use dropsonde_engine::{clock, events, health, history, hub, metrics, native, service, snapshot, tracked};
+pub use dropsonde_http as http;
 /// Words that all parts share: ids, labels, names, rights.
 pub use dropsonde_model as model;
 /// History: samples, queries.

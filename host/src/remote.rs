@@ -1,7 +1,7 @@
 //! A destination the host sends to: what came of it in metrics, and a circuit breaker, so that one that does not answer costs
 //! nothing while it does not.
 
-use crate::metrics::{Breaker, CoreMetrics};
+use dropsonde_engine::metrics::{Breaker, CoreMetrics};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -87,7 +87,7 @@ impl Remote {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::MetricRegistry;
+    use dropsonde_engine::metrics::MetricRegistry;
 
     fn remote() -> (Remote, impl Fn(&str) -> f64) {
         let registry = MetricRegistry::new().unwrap();

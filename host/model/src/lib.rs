@@ -5,15 +5,25 @@
 //! * [`names`]: what a plugin may be called, and what belongs to the host.
 //! * [`Right`]: what a token allows.
 //! * [`text`]: characters that would harm whoever reads them.
+//! * [`Size`], [`Span`], [`time::time_ms`]: sizes, durations and times as people write them.
+//! * [`InvalidValue`]: an operator chose a value that cannot be.
+//! * [`nearest`]: what a misspelt word was meant to be.
 
 mod aggregation;
 mod instance_id;
+mod invalid_value;
 pub mod labels;
 pub mod names;
+pub mod nearest;
 mod right;
+mod size;
 pub mod text;
+pub mod time;
 
 pub use aggregation::Aggregation;
 pub use instance_id::{InstanceId, InvalidInstanceId};
+pub use invalid_value::InvalidValue;
 pub use labels::Labels;
 pub use right::Right;
+pub use size::Size;
+pub use time::Span;

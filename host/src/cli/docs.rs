@@ -2,9 +2,9 @@
 
 use super::DocsArgs;
 use super::out::Out;
-use crate::handbook::{PAGES, page};
-use crate::nearest::nearest;
 use anyhow::{Result, bail};
+use dropsonde_http::handbook::{PAGES, page};
+use dropsonde_model::nearest::nearest;
 
 pub(super) fn docs(out: &mut Out, args: &DocsArgs) -> Result<()> {
     let Some(name) = &args.page else {

@@ -11,14 +11,15 @@ mod query;
 mod serve;
 mod store;
 
-use crate::config::{Config, Listen, time_ms};
+use crate::config::{Config, Listen};
 use crate::host::compile_if_told;
-use crate::memory;
-use crate::room::{BLOCKING_THREADS, THREAD_STACK};
 use crate::tracing::{self, Format as LogFormat, LogOptions};
 use anyhow::Context as _;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use dropsonde_engine::memory;
+use dropsonde_engine::room::{BLOCKING_THREADS, THREAD_STACK};
+use dropsonde_model::time::time_ms;
 use dropsonde_store::{InstanceId, InvalidInstanceId};
 use out::{Out, aside, is_reader_gone};
 use plugin::PluginCommand;

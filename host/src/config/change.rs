@@ -1,6 +1,6 @@
 //! What of a configuration can change while the host runs.
 
-use super::Config;
+use super::{AuthConfig, Config, HttpConfig, Metrics, Poll, Snapshot, StoreConfig, Stream, TlsConfig};
 
 /// A newer configuration, as far as it can be in force without a restart.
 #[derive(Debug)]
@@ -13,67 +13,85 @@ pub struct Change {
     pub changed: Vec<&'static str>,
 }
 
-macro_rules! changed {
-    ($before:ident $now:ident: $($key:ident $name:literal;)*) => {
-        [$(($now.$key != $before.$key, $name)),*].into_iter().filter(|(is_other, _)| *is_other).map(|(_, name)| name)
+/// Takes a section apart: each key of it takes a restart or does not. One that is missing here does not compile.
+macro_rules! section {
+    ($kept:ident, $before:expr, $now:expr => $section:ident {
+        restart: [$($fixed:ident),*], live: [$($live:ident),*] $(,)?
+    } $prefix:literal) => {
+        let $section { $($fixed,)* $($live: _),* } = $now;
+        $(if *$fixed != $before.$fixed {
+            fixed_as($fixed, &$before.$fixed);
+            $kept.push(concat!($prefix, stringify!($fixed)));
+        })*
     };
 }
 
-macro_rules! keep {
-    ($before:ident $now:ident $kept:ident: $($($key:ident).+;)*) => {
-        $(if $now.$($key).+ != $before.$($key).+ {
-            $now.$($key).+ = $before.$($key).+.clone();
-            $kept.push(concat!($(stringify!($key), "."),+));
-        })*
-    };
+fn fixed_as<T: Clone>(now: &mut T, before: &T) {
+    now.clone_from(before);
 }
 
 impl Change {
     /// From what is in force to what an operator says now. Both are valid.
     pub fn between(before: &Config, mut now: Config) -> Self {
         let mut kept: Vec<&'static str> = Vec::new();
-        // What is opened, bound or sized at the start.
-        keep! { before now kept:
-            listen;
-            data_dir;
-            plugins_dir;
-            compile_cache;
-            insecure;
-            store.retention_samples;
-            store.retention;
-            store.max_disk;
-            store.memory_only;
-            store.flush_interval;
-            store.block_cache;
-            store.max_memory;
-            poll.max_instances;
-            stream.watch_buffer;
-            stream.heartbeat;
-            stream.stalled;
-            metrics.max_series_per_plugin;
-            metrics.max_size;
-            http.socket_mode;
-            tracing;
-        }
+        // What is opened, bound or sized at the start takes a restart.
+        section! { kept, before, &mut now => Config {
+            restart: [listen, data_dir, plugins_dir, compile_cache, insecure, tracing],
+            live: [labels, store, poll, stream, metrics, snapshot, http, auth, tls, instances, plugins],
+        } "" }
+        section! { kept, before.store, &mut now.store => StoreConfig {
+            restart: [retention_samples, retention, max_disk, memory_only, flush_interval, block_cache, max_memory],
+            live: [],
+        } "store." }
+        section! { kept, before.poll, &mut now.poll => Poll {
+            restart: [max_instances],
+            live: [interval, timeout, discover_interval, default_samplers],
+        } "poll." }
+        section! { kept, before.stream, &mut now.stream => Stream {
+            restart: [watch_buffer, heartbeat, stalled],
+            live: [max_streams, max_streams_per_peer, max_buffer_bytes],
+        } "stream." }
+        section! { kept, before.metrics, &mut now.metrics => Metrics {
+            restart: [max_series_per_plugin, max_size],
+            live: [path],
+        } "metrics." }
+        section! { kept, before.snapshot, &mut now.snapshot => Snapshot {
+            restart: [],
+            live: [interval, path],
+        } "snapshot." }
+        section! { kept, before.http, &mut now.http => HttpConfig {
+            restart: [socket_mode],
+            live: [
+                hosts, cors_origins, max_connections, max_connections_per_peer, header_timeout, read_timeout,
+                write_timeout, max_header, max_body, max_range_queries, max_answer_bytes
+            ],
+        } "http." }
+        section! { kept, before.auth, &mut now.auth => AuthConfig {
+            restart: [],
+            live: [read_token_file, write_token_file, admin_token_file, login_lifetime],
+        } "auth." }
+        section! { kept, before.tls, &mut now.tls => TlsConfig {
+            restart: [],
+            live: [cert, key, client_ca, min_version],
+        } "tls." }
         // A client that speaks one does not speak the other.
         if now.tls.files().is_some() != before.tls.files().is_some() {
             now.tls = before.tls.clone();
-            kept.push("tls.");
+            kept.push("tls");
         }
-        let needs_restart = kept.into_iter().map(|key| key.trim_end_matches('.')).collect();
-        let changed = changed! { before now:
-            labels "labels";
-            poll "[poll]";
-            stream "[stream]";
-            metrics "[metrics]";
-            snapshot "[snapshot]";
-            http "[http]";
-            auth "[auth]";
-            tls "[tls]";
-            instances "[[instances]]";
-        };
-        let changed = changed.collect();
-        Self { config: now, needs_restart, changed }
+        let sections = [
+            ("labels", now.labels != before.labels),
+            ("[poll]", now.poll != before.poll),
+            ("[stream]", now.stream != before.stream),
+            ("[metrics]", now.metrics != before.metrics),
+            ("[snapshot]", now.snapshot != before.snapshot),
+            ("[http]", now.http != before.http),
+            ("[auth]", now.auth != before.auth),
+            ("[tls]", now.tls != before.tls),
+            ("[[instances]]", now.instances != before.instances),
+        ];
+        let changed = sections.into_iter().filter(|(_, is_other)| *is_other).map(|(name, _)| name).collect();
+        Self { config: now, needs_restart: kept, changed }
     }
 }
 

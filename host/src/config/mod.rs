@@ -1,56 +1,27 @@
 //! The operator's configuration: TOML, every key with a default, unknown keys are errors. A value that got in is valid.
 //!
-//! # Layout
-//!
-//! * A file for each section: `store`, `poll`, `stream`, `exposition`, `http`, `auth`, `tls`, `tracing`, `instance`, `plugin`.
-//! * `listen`, `size`, `time`: values as people write them.
-//! * `change`: what of it can be another while the host runs; `names`: the plugins it names.
+//! Sections are defined beside who they are for: [`dropsonde_engine::options`], [`dropsonde_http::options`], and `tracing`
+//! here. `change`: what of it can be another while the host runs.
 
-mod auth;
 mod change;
-mod exposition;
-mod http;
-mod instance;
-mod listen;
-mod names;
-mod plugin;
-mod poll;
-mod size;
-mod store;
-mod stream;
-mod time;
-mod tls;
 mod tracing;
 
-use dropsonde_sandbox::Limits;
-use serde::Deserialize;
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-use std::{fs, io};
-
-pub use auth::AuthConfig;
 pub use change::Change;
-pub use exposition::{Metrics, Snapshot};
-pub use http::HttpConfig;
-pub(crate) use http::OF_CONNECTION;
-pub use instance::StaticInstance;
-pub use listen::Listen;
-pub(crate) use names::UnknownName;
-pub use plugin::{GrantsConfig, LimitsConfig, PluginConfig};
-pub use poll::Poll;
-pub use size::Bytes;
-pub use store::StoreConfig;
-pub use stream::Stream;
-pub use time::Span;
-pub(crate) use time::{FURTHEST_MS, time_ms};
-pub use tls::{TlsConfig, TlsVersion};
+pub use dropsonde_engine::options::{
+    GrantsConfig, LimitsConfig, Metrics, PluginConfig, Poll, Snapshot, StaticInstance, StoreConfig, Stream,
+};
+pub use dropsonde_http::options::{AuthConfig, HttpConfig, Listen, TlsConfig, TlsVersion};
+pub use dropsonde_model::{Size, Span};
 pub use tracing::TracingConfig;
 
-use dropsonde_model::Labels;
-use dropsonde_model::Right;
-use instance::check_labels;
+use crate::bundled::BUNDLED;
+use dropsonde_engine::{self as engine, memory};
+use dropsonde_http as http;
+use dropsonde_model::{InvalidValue, Labels};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 /// Everything an operator can say.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -63,7 +34,7 @@ pub struct Config {
     /// `NAME.wasm` files. None: `plugins` in the data directory.
     pub plugins_dir: Option<PathBuf>,
     /// What compiled plugins may take on disk together; those used longest ago go.
-    pub compile_cache: Bytes,
+    pub compile_cache: Size,
     /// On every instance.
     pub labels: Labels,
     pub store: StoreConfig,
@@ -91,14 +62,8 @@ pub enum ConfigError {
     Unreadable { path: PathBuf, why: std::io::Error },
     #[error("{}: {message}", path.display())]
     Syntax { path: PathBuf, message: String },
-    #[error("{key}: {why}")]
-    Value { key: String, why: String },
-}
-
-impl ConfigError {
-    fn value<T>(key: &str, why: &str) -> Result<T, Self> {
-        Err(Self::Value { key: key.to_owned(), why: why.to_owned() })
-    }
+    #[error(transparent)]
+    Value(#[from] InvalidValue),
 }
 
 /// Reads a file, or what a shell hands over as `<(command)`. What else has a name and is no file might have nothing to say for
@@ -122,60 +87,48 @@ impl Config {
 
     /// Checks what types alone cannot.
     pub fn validated(self) -> Result<Self, ConfigError> {
-        self.check_exposure()?;
-        self.poll.check()?;
-        self.store.check()?;
-        self.stream.check()?;
-        self.http.check()?;
-        self.auth.check()?;
-        self.tls.check()?;
-        self.metrics.check()?;
-        self.snapshot.check(&self.metrics)?;
+        self.http().check()?;
+        self.engine().check()?;
         self.tracing.check()?;
-        check_labels("labels", &self.labels)?;
-        let mut ids = BTreeMap::new();
-        for (index, instance) in self.instances.iter().enumerate() {
-            instance.check(&format!("instances[{index}]"))?;
-            if let Some(first) = ids.insert(&instance.id, index) {
-                let why = format!("{:?} is named by instances[{first}] already", instance.id);
-                return ConfigError::value(&format!("instances[{index}].id"), &why);
-            }
+        if self.snapshot.path == self.metrics.path {
+            InvalidValue::of("snapshot.path", "is that of the metrics already")?;
         }
-        for (name, plugin) in &self.plugins {
-            if !dropsonde_model::names::is_plugin(name) {
-                let why = format!("is no plugin's name: {}", dropsonde_model::names::PLUGIN_RULE);
-                return ConfigError::value(&format!("plugins.{name:?}"), &why);
-            }
-            let key = |key: &str| format!("plugins.{name}.{key}");
-            plugin.check(&key)?;
-        }
+        check_path("metrics.path", &self.metrics.path)?;
+        check_path("snapshot.path", &self.snapshot.path)?;
         Ok(self)
     }
 
-    /// What other machines can reach is encrypted, and asks who is there.
-    fn check_exposure(&self) -> Result<(), ConfigError> {
-        if matches!(self.listen, Listen::Unix(_)) && self.tls.files().is_some() {
-            return ConfigError::value("tls", "is for addresses: a Unix socket is spoken to in plain");
+    /// What of it is for the engine.
+    pub fn engine(&self) -> engine::Options {
+        let memory = memory::available();
+        engine::Options {
+            labels: self.labels.clone(),
+            store: self.store.clone(),
+            poll: self.poll.clone(),
+            stream: self.stream.clone(),
+            metrics: self.metrics.clone(),
+            snapshot: self.snapshot.clone(),
+            instances: self.instances.clone(),
+            plugins: self.plugins.clone(),
+            data_dir: self.kept_dir(),
+            plugins_dir: self.plugins_folder(),
+            bundled: BUNDLED,
+            serving: self.http.bytes(memory),
         }
-        if !self.listen.is_open() || self.insecure {
-            return Ok(());
+    }
+
+    /// What of it is for who serves.
+    pub fn http(&self) -> http::Options {
+        http::Options {
+            listen: self.listen.clone(),
+            http: self.http.clone(),
+            auth: self.auth.clone(),
+            tls: self.tls.clone(),
+            data_dir: self.kept_dir(),
+            insecure: self.insecure,
+            metrics_path: self.metrics.path.clone(),
+            snapshot_path: self.snapshot.path.clone(),
         }
-        let at = format!("other machines can reach {}", self.listen);
-        if self.tls.files().is_none() {
-            let why = format!(
-                "{at}, so it needs TLS and tokens: give [tls] a cert and a key; or listen on a loopback address, or on \
-                 unix:PATH, behind a proxy; or say --insecure"
-            );
-            return ConfigError::value("listen", &why);
-        }
-        if self.tls.client_ca.is_none() && self.token_file(Right::Read).is_none() {
-            let why = format!(
-                "{at}, and there is no data directory to make a token in: name one in auth.read_token_file, have \
-                 clients show certificates by tls.client_ca, or say --insecure"
-            );
-            return ConfigError::value("listen", &why);
-        }
-        Ok(())
     }
 
     /// As configured; else /var/lib/dropsonde as root, else the user's state directory.
@@ -188,10 +141,13 @@ impl Config {
         }
         let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
-        state.map(|state| state.join("dropsonde")).ok_or_else(|| ConfigError::Value {
-            key: "data_dir".to_owned(),
-            why: "must be given (`--data DIR`, or `--memory-only`): neither XDG_STATE_HOME nor HOME is set".to_owned(),
-        })
+        match state {
+            Some(state) => Ok(state.join("dropsonde")),
+            None => Ok(InvalidValue::of(
+                "data_dir",
+                "must be given (`--data DIR`, or `--memory-only`): neither XDG_STATE_HOME nor HOME is set",
+            )?),
+        }
     }
 
     /// Where things are kept between starts; none when nothing is.
@@ -204,67 +160,32 @@ impl Config {
         self.plugins_dir.clone().or_else(|| Some(self.kept_dir()?.join("plugins")))
     }
 
-    /// Where the token that gives a right is; none where there is none: then everybody may read, and nobody else anything.
-    pub fn token_file(&self, right: Right) -> Option<PathBuf> {
-        let is_wanted =
-            right != Right::Read || (self.listen.is_open() && !self.insecure && self.tls.client_ca.is_none());
-        let made = || Some(self.kept_dir().filter(|_| is_wanted)?.join(right.file_name()));
-        self.auth.file(right).map(Path::to_owned).or_else(made)
-    }
-
     /// Files beside its own that it names, and that may be others at any time: certificates, keys, tokens.
     pub fn named_files(&self) -> Vec<PathBuf> {
-        self.tls_files().chain(self.token_files()).collect()
+        let http = self.http();
+        http.tls_files().chain(http.token_files()).collect()
     }
+}
 
-    /// The files of certificates, and the key's.
-    pub(crate) fn tls_files(&self) -> impl Iterator<Item = PathBuf> {
-        [&self.tls.cert, &self.tls.key, &self.tls.client_ca].into_iter().flatten().cloned()
+/// One that is free, and means itself.
+fn check_path(key: &str, path: &str) -> Result<(), InvalidValue> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
+    if !path.starts_with('/') || !path.bytes().all(plain) {
+        return InvalidValue::of(key, "must begin with `/` and go on with letters, digits and `/-_.`");
     }
-
-    /// The files of all tokens there are.
-    pub(crate) fn token_files(&self) -> impl Iterator<Item = PathBuf> {
-        Right::ALL.into_iter().filter_map(|right| self.token_file(right))
+    if http::is_taken(path) {
+        return InvalidValue::of(key, "is a route of its own already");
     }
-
-    /// A plugin's own section, or the defaults.
-    pub fn plugin(&self, name: &str) -> PluginConfig {
-        self.plugins.get(name).cloned().unwrap_or_default()
-    }
-
-    pub fn interval(&self, plugin: &PluginConfig) -> Duration {
-        plugin.interval.unwrap_or(self.poll.interval).get()
-    }
-
-    /// How often something is polled, each once.
-    pub(crate) fn intervals(&self) -> BTreeSet<Duration> {
-        let own = self.plugins.values().map(|plugin| self.interval(plugin));
-        own.chain([self.poll.interval.get()]).collect()
-    }
-
-    /// What is in force: a poll never outlasts `poll.timeout` or its interval.
-    pub fn limits(&self, plugin: &PluginConfig) -> Limits {
-        let limits = plugin.limits();
-        let (mut deadline, mut deadline_setting) = (limits.deadline, limits.deadline_setting);
-        let interval = if plugin.interval.is_some() { "its interval" } else { "poll.interval" };
-        for (cap, setting) in [(self.poll.timeout.get(), "poll.timeout"), (self.interval(plugin), interval)] {
-            if cap < deadline {
-                (deadline, deadline_setting) = (cap, setting);
-            }
-        }
-        let (cpu, cpu_setting) =
-            if limits.cpu <= deadline { (limits.cpu, limits.cpu_setting) } else { (deadline, deadline_setting) };
-        Limits { cpu, cpu_setting, deadline, deadline_setting, ..limits }
-    }
+    Ok(())
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 9090)).into(),
+            listen: Listen::default(),
             data_dir: None,
             plugins_dir: None,
-            compile_cache: Bytes::new(1 << 30),
+            compile_cache: Size::new(1 << 30),
             labels: Labels::new(),
             store: StoreConfig::default(),
             poll: Poll::default(),
@@ -285,6 +206,8 @@ impl Default for Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dropsonde_model::Right;
+    use std::time::Duration;
 
     fn parse(text: &str) -> Result<Config, String> {
         let config: Config = toml::from_str(text).map_err(|error| error.to_string())?;
@@ -376,36 +299,22 @@ mod tests {
     fn what_other_machines_reach_has_tls_and_a_token_to_read_unless_an_operator_insists() {
         let open = "listen = '[::]:9090'\ndata_dir = '/d'\n";
         let secure = parse(&format!("{open}[tls]\ncert = 'c'\nkey = 'k'")).unwrap();
-        assert_eq!(secure.token_file(Right::Read), Some("/d/read.token".into()));
+        assert_eq!(secure.http().token_file(Right::Read), Some("/d/read.token".into()));
         let with_certificates = parse(&format!("{open}[tls]\ncert = 'c'\nkey = 'k'\nclient_ca = 'a'")).unwrap();
-        assert_eq!(with_certificates.token_file(Right::Read), None, "a certificate is enough to read");
+        assert_eq!(with_certificates.http().token_file(Right::Read), None, "a certificate is enough to read");
         let plain: Config = toml::from_str(open).unwrap();
         let insecure = Config { insecure: true, ..plain }.validated().unwrap();
-        assert_eq!(insecure.token_file(Right::Read), None);
+        assert_eq!(insecure.http().token_file(Right::Read), None);
         let local = parse("data_dir = '/d'\nauth.admin_token_file = '/a'").unwrap();
-        assert_eq!(local.token_file(Right::Read), None);
-        assert_eq!(local.token_file(Right::Write), Some("/d/write.token".into()));
-        assert_eq!(local.token_file(Right::Admin), Some("/a".into()));
-    }
-
-    #[test]
-    fn a_poll_never_outlasts_its_timeout_or_interval() {
-        let config = parse(
-            "poll.timeout = '700ms'\n[plugins.a]\ninterval = '500ms'\n[plugins.b.limits]\ndeadline = '1h'\n\
-                   [plugins.c.limits]\ndeadline = '20ms'",
-        )
-        .unwrap();
-        let [a, b, c] = ["a", "b", "c"].map(|name| config.limits(&config.plugin(name)));
-        assert_eq!((a.deadline, a.deadline_setting), (Duration::from_millis(500), "its interval"));
-        assert_eq!((b.deadline, b.deadline_setting), (Duration::from_millis(700), "poll.timeout"));
-        assert_eq!((b.cpu, b.cpu_setting), (Duration::from_millis(100), "limits.cpu"));
-        assert_eq!((c.cpu, c.cpu_setting), (Duration::from_millis(20), "limits.deadline"));
+        assert_eq!(local.http().token_file(Right::Read), None);
+        assert_eq!(local.http().token_file(Right::Write), Some("/d/write.token".into()));
+        assert_eq!(local.http().token_file(Right::Admin), Some("/a".into()));
     }
 
     #[test]
     fn a_plugins_configuration_becomes_json() {
         let config = parse("[plugins.p.config]\nwatch = ['a']\ntop = 3").unwrap();
-        let json: serde_json::Value = serde_json::from_str(&config.plugin("p").json()).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&config.engine().plugin("p").json()).unwrap();
         assert_eq!(json, serde_json::json!({ "watch": ["a"], "top": 3 }));
     }
 }

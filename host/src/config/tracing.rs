@@ -1,4 +1,4 @@
-use super::ConfigError;
+use dropsonde_model::InvalidValue;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -21,15 +21,15 @@ impl Default for TracingConfig {
 }
 
 impl TracingConfig {
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
+    pub(super) fn check(&self) -> Result<(), InvalidValue> {
         if !self.otlp_endpoint.is_empty() && !is_web_address(&self.otlp_endpoint) {
-            return ConfigError::value(
+            return InvalidValue::of(
                 "tracing.otlp_endpoint",
                 "must be a URL like http://127.0.0.1:4318, without a user: OTEL_EXPORTER_OTLP_HEADERS says who it is",
             );
         }
         if !(0.0..=1.0).contains(&self.sample_ratio) {
-            return ConfigError::value("tracing.sample_ratio", "must be from 0 to 1");
+            return InvalidValue::of("tracing.sample_ratio", "must be from 0 to 1");
         }
         Ok(())
     }

@@ -2,21 +2,18 @@
 //!
 //! * `log`: format and level of lines.
 //! * `otlp`: spans in batches over HTTP; `client`: the requests.
-//! * `context`: which trace an HTTP request belongs to.
 //!
 //! Spans are of the level `DEBUG`: without a collector nobody wants them, and they cost nothing.
 
 mod client;
-mod context;
 mod log;
 mod otlp;
 
-pub(crate) use context::continues;
 pub use log::{Format, LogOptions};
 
 use crate::config::TracingConfig;
-use crate::metrics::HostMetrics;
 use anyhow::Context as _;
+use dropsonde_engine::metrics::HostMetrics;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use std::time::Duration;
 use tracing_subscriber::layer::SubscriberExt as _;

@@ -1,8 +1,8 @@
 use super::client::{Why, client};
 use crate::config::TracingConfig;
-use crate::metrics::HostMetrics;
 use crate::remote::{Change, Remote};
 use anyhow::Context as _;
+use dropsonde_engine::metrics::HostMetrics;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::{SpanExporter as OtlpExporter, WithExportConfig as _, WithHttpConfig as _};

@@ -1,8 +1,8 @@
 use super::target::Target;
 use crate::cli::HostArgs;
 use crate::config::Config;
-use crate::tokens;
 use anyhow::{Context as _, Result, bail};
+use dropsonde_http::tokens;
 use dropsonde_model::Right;
 use std::io::ErrorKind;
 
@@ -27,7 +27,7 @@ pub(super) fn find(args: &HostArgs, config: &Config, target: &Target, right: Rig
     }
     // It is there where the host wants it, which may have been told so by what is not known here.
     let made = || Some(config.kept_dir()?.join(right.file_name()));
-    let Some(file) = config.token_file(right).or_else(made) else { return Ok(None) };
+    let Some(file) = config.http().token_file(right).or_else(made) else { return Ok(None) };
     match tokens::read(&file) {
         Ok(token) => Ok(Some(token)),
         // Most hosts want none from readers.

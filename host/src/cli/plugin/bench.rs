@@ -1,9 +1,10 @@
 use super::BenchArgs;
 use super::alone::Alone;
-use super::usage::{Size, Usage, took};
+use super::usage::{Usage, took};
 use crate::cli::out::{Out, aside};
-use crate::clock::Clock;
 use anyhow::{Result, bail};
+use dropsonde_engine::clock::Clock;
+use dropsonde_model::Size;
 use dropsonde_sandbox::{Inputs, Timed, Took};
 use humantime::format_duration;
 use serde_json::{Value, json};
@@ -57,7 +58,7 @@ pub(super) async fn bench(args: BenchArgs, out: &mut Out) -> Result<()> {
         }
         say!(out, "time      {wall}; deadline {}", format_duration(allowed.wall));
         say!(out, "CPU time  {cpu}; limit {}", format_duration(allowed.cpu));
-        say!(out, "memory    {}; limit {}", Size(stats.memory()), Size(allowed.memory));
+        say!(out, "memory    {}; limit {}", Size::new(stats.memory()), Size::new(allowed.memory));
     }
     let worst = Usage { cpu: cpu.worst, wall: wall.worst, memory: stats.memory() };
     // Measured it is all the same.

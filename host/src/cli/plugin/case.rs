@@ -14,8 +14,8 @@
 //! reason; a source has `stats` instead.
 
 use super::alone::Polled;
-use crate::json;
 use anyhow::{Context, Result, bail};
+use dropsonde_engine::json;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

@@ -1,9 +1,10 @@
 use super::CheckArgs;
+use crate::bundled::bundled;
 use crate::cli::out::Out;
 use crate::cli::{COMPILE, user_cache};
 use crate::host::OWN_BINARY;
-use crate::plugins::{self, Component, Fields, Origin, bundled, describe_need, grants_toml};
 use anyhow::{Context, Result, bail};
+use dropsonde_engine::plugins::{self, Component, Fields, Origin, describe_need, grants_toml};
 use dropsonde_sandbox::{CacheFolder, Introduction, Need, Plugin, Role, Sandbox, Setup, Worker, introduce};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -112,7 +113,7 @@ impl Checked {
 
 /// A file, or a bundled plugin when there is no such file.
 fn named(file: &Path) -> Component {
-    let bundled = file.to_str().filter(|_| !file.exists()).and_then(bundled);
+    let bundled = file.to_str().filter(|_| !file.exists()).and_then(bundled).map(Component::from);
     bundled.unwrap_or_else(|| {
         let stem = file.file_stem().unwrap_or_default().to_string_lossy();
         Component { name: plugins::plain(&stem), origin: Origin::File(file.to_owned()) }

@@ -12,7 +12,7 @@ mod usage;
 
 use super::out::Out;
 use super::{ClientArgs, HostArgs};
-use crate::config::{Bytes, GrantsConfig, Span};
+use crate::config::{GrantsConfig, Size, Span};
 use clap::{Args, Subcommand, ValueEnum};
 use remote::Wish;
 use std::path::PathBuf;
@@ -188,7 +188,7 @@ struct LimitArgs {
     cpu: Option<Span>,
     /// Memory the plugin may use [default: 64MiB, as on a host]
     #[arg(long, value_name = "SIZE", value_parser = some_bytes)]
-    memory: Option<Bytes>,
+    memory: Option<Size>,
     /// Time a call may take, waiting included [default: 1s, as on a host]
     #[arg(long, value_name = "DURATION", value_parser = some_time)]
     deadline: Option<Span>,
@@ -199,8 +199,8 @@ fn some_time(text: &str) -> Result<Span, String> {
     if span.get().is_zero() { Err("it must be more than nothing".to_owned()) } else { Ok(span) }
 }
 
-fn some_bytes(text: &str) -> Result<Bytes, String> {
-    let bytes: Bytes = text.parse()?;
+fn some_bytes(text: &str) -> Result<Size, String> {
+    let bytes: Size = text.parse()?;
     if bytes.get() == 0 { Err("it must be more than nothing".to_owned()) } else { Ok(bytes) }
 }
 

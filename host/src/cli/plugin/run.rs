@@ -1,13 +1,14 @@
 use super::RunArgs;
 use super::alone::{Alone, Polled};
 use super::case::{self, Case};
-use super::usage::{Size, Usage, took};
+use super::usage::{Usage, took};
 use crate::cli::out::{Out, aside};
-use crate::clock::Clock;
-use crate::exposition::lines_of;
-use crate::json;
-use crate::plugins::plain;
 use anyhow::{Context, Result, bail};
+use dropsonde_engine::clock::Clock;
+use dropsonde_engine::exposition::lines_of;
+use dropsonde_engine::json;
+use dropsonde_engine::plugins::plain;
+use dropsonde_model::Size;
 use dropsonde_sandbox::{Inputs, Need, Recorder};
 use humantime::format_duration;
 use serde::Serialize;
@@ -201,6 +202,6 @@ fn print_table(polled: &Polled, alone: &Alone, out: &mut Out) -> Result<()> {
     say!(out, "\n{count} in one call");
     say!(out, "  took      {} of {}", took(used.wall), format_duration(allowed.wall));
     say!(out, "  CPU time  {} of {}", took(used.cpu), format_duration(allowed.cpu));
-    say!(out, "  memory    {} of {}", Size(used.memory), Size(allowed.memory));
+    say!(out, "  memory    {} of {}", Size::new(used.memory), Size::new(allowed.memory));
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Shows a plugin's use of CPU, memory and time beside its limits.
 
 use super::LimitArgs;
-use crate::config::{Bytes, Span};
+use crate::config::{Size, Span};
 use anyhow::{Result, bail};
 use dropsonde_sandbox::{CallError, Limits};
 use humantime::format_duration;
@@ -55,7 +55,7 @@ impl Allowed {
         Self {
             cpu: args.cpu.map_or(cpu, Span::get),
             wall: args.deadline.map_or(wall, Span::get),
-            memory: args.memory.map_or(memory, Bytes::get),
+            memory: args.memory.map_or(memory, Size::get),
         }
     }
 
@@ -77,7 +77,7 @@ impl Allowed {
         }
         if used.memory > memory {
             let over = used.memory.saturating_sub(memory);
-            let (used, over, limit) = (Size(used.memory), Size(over), Size(memory));
+            let (used, over, limit) = (Size::new(used.memory), Size::new(over), Size::new(memory));
             bail!(
                 "{what} used {used} of memory, {over} more than its limit of {limit}; {}",
                 raise("--memory", "memory")
@@ -104,8 +104,8 @@ impl Allowed {
             }
             CallError::MemoryExhausted { limit, trap } => anyhow::anyhow!(
                 "{what} wanted more than {} of memory, {ROOM_OF_MEMORY} times its limit of {}; {}: {trap}",
-                Size(limit),
-                Size(memory),
+                Size::new(limit),
+                Size::new(memory),
                 raise("--memory", "memory")
             ),
             CallError::NoInstance(why) => self.explain(what, *why),
@@ -132,27 +132,6 @@ pub(super) fn took(duration: Duration) -> String {
 
 fn raise(flag: &str, key: &str) -> String {
     format!("{flag} raises it here, limits.{key} on a host")
-}
-
-/// Bytes as people read them.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Size(pub(super) usize);
-
-impl std::fmt::Display for Size {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self(bytes) = *self;
-        match bytes {
-            0..1024 => write!(f, "{bytes} bytes"),
-            _ if bytes < 1 << 20 => write!(f, "{} KiB", tenths(bytes, 10)),
-            _ => write!(f, "{} MiB", tenths(bytes, 20)),
-        }
-    }
-}
-
-/// With a decimal, where it says something.
-fn tenths(bytes: usize, shift: u32) -> String {
-    let text = format!("{:.1}", bytes as f64 / (1_u64 << shift) as f64);
-    text.strip_suffix(".0").map(str::to_owned).unwrap_or(text)
 }
 
 #[cfg(test)]
@@ -195,11 +174,5 @@ mod tests {
         );
         let late = CallError::DeadlineExceeded { deadline, cpu: budget, setting: "limits.deadline" };
         assert!(said(late).contains("longer than 10s"));
-    }
-
-    #[test]
-    fn sizes_have_a_decimal_where_it_says_something() {
-        let sizes = [7, 1536, 64 << 20, 1_180_312].map(|bytes| Size(bytes).to_string());
-        assert_eq!(sizes, ["7 bytes", "1.5 KiB", "64 MiB", "1.1 MiB"]);
     }
 }

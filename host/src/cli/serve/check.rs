@@ -1,12 +1,12 @@
 //! `dropsonde serve --check`: what a start would find out. Nothing is made, and nothing is served.
 
 use crate::config::{Config, Listen};
-use crate::host::{self, HISTORY};
-use crate::http::{Tls, probe};
-use crate::plugins::{self, Component, Tried, describe_need, grants_toml};
-use crate::tokens;
+use crate::host;
 use anyhow::{Context as _, Result, anyhow, bail};
-use dropsonde_model::Right;
+use dropsonde_engine::HISTORY;
+use dropsonde_engine::plugins::{self, Component, Tried, describe_need, grants_toml};
+use dropsonde_http::tokens;
+use dropsonde_http::{Tls, probe};
 use dropsonde_store::inspect;
 use rustix::fs::{Access, access};
 use std::collections::BTreeSet;
@@ -20,21 +20,21 @@ pub(super) async fn check(config: &Config) -> Result<()> {
     let mut wrong = Vec::new();
     let mut note = |checked: Result<()>| wrong.extend(checked.err());
     note(Tls::read(&config.tls).map(drop));
-    for file in Right::ALL.into_iter().filter_map(|right| config.token_file(right)) {
+    let engine = config.engine();
+    for file in config.http().token_files() {
         note(check_token(config, &file));
     }
     note(check_listen(&config.listen));
     note(check_data(config));
-    let folder = config.plugins_folder();
     let found = match &config.plugins_dir {
         Some(folder) if !folder.is_dir() => Err(anyhow!("plugins_dir = {}: there is no such folder", folder.display())),
-        _ => plugins::in_folder(folder.as_deref()).map_err(anyhow::Error::from),
+        _ => plugins::in_folder(engine.plugins_dir.as_deref(), engine.bundled).map_err(anyhow::Error::from),
     };
     match found {
         Err(error) => wrong.push(error),
         Ok(found) => {
             let known: BTreeSet<String> = found.iter().map(|component| component.name.clone()).collect();
-            wrong.extend(config.unknown_names(&known, None).into_iter().map(|unknown| anyhow!("{}", unknown.why)));
+            wrong.extend(engine.unknown_names(&known, None).into_iter().map(|unknown| anyhow!("{}", unknown.why)));
             wrong.extend(check_plugins(config, found).await?);
         }
     }

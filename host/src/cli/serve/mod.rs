@@ -12,12 +12,13 @@ mod systemd;
 use super::ServeArgs;
 use super::out::{Out, aside};
 use crate::config::Config;
-use crate::core::Core;
 use crate::host::{Host, NOT_WRITTEN};
-use crate::metrics::HostMetrics;
-use crate::reload::{Answer, Reload, reload_certificates, reload_tokens};
+use crate::reload::Reload;
 use crate::tracing::{self, LogOptions};
 use anyhow::{Context, Result, bail};
+use dropsonde_engine::metrics::HostMetrics;
+use dropsonde_http::App;
+use dropsonde_http::reload::Answer;
 use dropsonde_model::Right;
 use follow::Followed;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
@@ -69,22 +70,22 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
     if config.insecure && config.listen.is_open() {
         ::tracing::warn!(listen = %config.listen, "--insecure: other machines may connect in plain, and read without a token");
     }
-    if let Some(file) = config.token_file(Right::Read) {
+    if let Some(file) = config.http().token_file(Right::Read) {
         ::tracing::info!(file = %file.display(), "reading needs the token in this file");
     }
     let mut followed = Followed::of(files(args, &config)).await;
     let mut host = Host::builder().config(config).metrics(metrics).start().await?;
     // It may have made some of them. Whoever replaces one waits for what comes next.
-    followed.follow(files(args, &host.core().config.load()), true).await;
-    let mut _alone = [follow_tokens(host.core()).await, follow_certificates(&host).await];
+    followed.follow(files(args, &host.config()), true).await;
+    let mut _alone = [follow_tokens(host.server().app()).await, follow_certificates(&host).await];
     // On standard output, so that a script can read the address.
     let told = writeln!(out, "listening on {}", host.url()).and_then(|()| out.flush());
     if let Err(error) = told {
         ::tracing::debug!(%error, "nobody reads standard output");
     }
-    let _watchdog = systemd::watchdog(host.core().clone());
+    let _watchdog = systemd::watchdog(host.engine().clone());
     systemd::ready(&format!("serving on {}", host.url()));
-    let mut asked = host.core().reloads.take_asked();
+    let mut asked = host.server().app().reloads.take_asked();
     let mut signalled = async || tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} };
     let failed = loop {
         let answer = tokio::select! {
@@ -110,7 +111,7 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
             () = signalled() => break false,
         };
         // Others may be named now.
-        _alone = [follow_tokens(host.core()).await, follow_certificates(&host).await];
+        _alone = [follow_tokens(host.server().app()).await, follow_certificates(&host).await];
         systemd::ready(&reload.summary());
         if let Some(answer) = answer {
             // Who asked may have left.
@@ -147,10 +148,10 @@ async fn next(asked: &mut Option<mpsc::Receiver<Answer>>) -> Answer {
 /// What the file says now takes over, as far as it can.
 async fn reload(host: &Host, args: &ServeArgs, followed: &mut Followed) -> Reload {
     let own = args.clone();
-    let read = move || configuration(&own).map(|config| (config.awaited_files(), config));
+    let read = move || configuration(&own).map(|config| (config.engine().awaited_files(), config));
     let said = tokio::task::spawn_blocking(read).await.map_err(anyhow::Error::from).flatten();
     // Also of one that is refused: what it lacks may come.
-    let in_force = host.core().config.load_full();
+    let in_force = host.config();
     let mut named = files(args, &in_force);
     let mut awaited = BTreeSet::new();
     let said = said.map(|(files_awaited, config)| {
@@ -171,9 +172,9 @@ async fn reload(host: &Host, args: &ServeArgs, followed: &mut Followed) -> Reloa
 
 /// Follows the files of tokens until what this returns is dropped. They do not wait for a reload, which takes as long as
 /// plugins take to start.
-async fn follow_tokens(core: &Arc<Core>) -> JoinSet<()> {
-    let core = core.clone();
-    let mut followed = Followed::of(core.config.load().token_files().collect()).await;
+async fn follow_tokens(app: &Arc<App>) -> JoinSet<()> {
+    let app = app.clone();
+    let mut followed = Followed::of(app.options.load().token_files().collect()).await;
     let mut task = JoinSet::new();
     task.spawn(async move {
         loop {
@@ -185,13 +186,13 @@ async fn follow_tokens(core: &Arc<Core>) -> JoinSet<()> {
                         () = tokio::time::sleep(TOKENS_RETRY) => {}
                     }
                     // What they lie in may be back.
-                    if core.tokens.are_unread() {
-                        reload_tokens(&core).await;
+                    if app.tokens.are_unread() {
+                        app.reload_tokens().await;
                     }
                 }
             }
             followed.look_again().await;
-            reload_tokens(&core).await;
+            app.reload_tokens().await;
         }
     });
     task
@@ -199,14 +200,14 @@ async fn follow_tokens(core: &Arc<Core>) -> JoinSet<()> {
 
 /// The same for certificates and their keys.
 async fn follow_certificates(host: &Host) -> JoinSet<()> {
-    let (core, server) = (host.core().clone(), host.server().clone());
-    let mut followed = Followed::of(core.config.load().tls_files().collect()).await;
+    let server = host.server().clone();
+    let mut followed = Followed::of(server.app().options.load().tls_files().collect()).await;
     let mut task = JoinSet::new();
     task.spawn(async move {
         loop {
             followed.changed().await;
             followed.look_again().await;
-            reload_certificates(&core, &server).await;
+            server.reload_certificates().await;
         }
     });
     task

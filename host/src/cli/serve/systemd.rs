@@ -1,7 +1,7 @@
 //! What a service manager hears, if one started the host and wants to (`Type=notify`, `WatchdogSec=`).
 
-use crate::core::Core;
-use crate::health::Health;
+use dropsonde_engine::Engine;
+use dropsonde_engine::health::Health;
 use sd_notify::NotifyState;
 use std::sync::Arc;
 use tokio::task::AbortHandle;
@@ -25,11 +25,11 @@ pub(super) fn stopping() {
 pub(super) struct Watchdog(AbortHandle);
 
 /// Says at intervals that the host is well, as long as no task of its own is dead: then a restart helps.
-pub(super) fn watchdog(core: Arc<Core>) -> Option<Watchdog> {
+pub(super) fn watchdog(engine: Arc<Engine>) -> Option<Watchdog> {
     let longest = sd_notify::watchdog_enabled()?;
     let task = tokio::spawn(async move {
         loop {
-            if Health::of(&core).fatal.is_none() {
+            if Health::of(&engine).fatal.is_none() {
                 tell(&[NotifyState::Watchdog]);
             }
             tokio::time::sleep(longest / 3).await;

@@ -3,13 +3,14 @@
 use super::{folder, looked_into};
 use crate::cli::out::{Out, aside};
 use crate::cli::{Cli, ExportArgs, Format};
-use crate::json;
-use crate::plugins::Metric;
-use crate::tracked::noted_labels;
 use anyhow::{Context, Result, bail};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
+use dropsonde_engine::json;
+use dropsonde_engine::plugins::Metric;
+use dropsonde_engine::tracked::noted_labels;
 use dropsonde_model::Labels;
+use dropsonde_openmetrics::{self as openmetrics, Kind, Text};
 use dropsonde_store::InstanceId;
 use dropsonde_store::inspect::{self, Export, Exported, Filter};
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,32 +50,27 @@ pub(in crate::cli) fn export(args: ExportArgs, out: &mut Out) -> Result<()> {
 
 /// A line for each value. Returns how many blocks could not be read.
 fn csv(export: &Export, out: &mut impl Write) -> io::Result<u64> {
-    writeln!(out, "at,instance,sampler,field,value")?;
+    let mut lines = csv::Writer::from_writer(out);
+    lines.write_record(["at", "instance", "sampler", "field", "value"])?;
     let mut unread = 0;
-    let mut line = Vec::new();
+    let mut number = Vec::new();
     for frame in &export.frames {
         let schema = frame.schema();
-        let whose = format!(",{},{},", quoted(frame.instance().as_str()), quoted(schema.sampler()));
-        let whose: Vec<_> = schema.fields().iter().map(|field| format!("{whose}{},", quoted(&field.name))).collect();
         unread += frame.rows(|row| {
             let at = json::time(row.at_ms);
-            let values = whose.iter().zip(&row.values).filter(|(_, value)| !value.is_nan());
-            for (whose, &value) in values {
-                line.clear();
-                line.extend_from_slice(at.as_bytes());
-                line.extend_from_slice(whose.as_bytes());
-                json::number(&mut line, value);
-                line.push(b'\n');
-                out.write_all(&line)?;
+            let values = schema.fields().iter().zip(&row.values).filter(|(_, value)| !value.is_nan());
+            for (field, &value) in values {
+                number.clear();
+                json::number(&mut number, value);
+                let (instance, sampler) = (frame.instance().as_str(), &**schema.sampler());
+                let line = [at.as_bytes(), instance.as_bytes(), sampler.as_bytes(), field.name.as_bytes(), &number];
+                lines.write_record(line)?;
             }
             Ok::<_, io::Error>(())
         })?;
     }
+    lines.flush()?;
     Ok(unread)
-}
-
-fn quoted(text: &str) -> String {
-    if text.contains([',', '"']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
 }
 
 /// All series of one metric.
@@ -96,16 +92,16 @@ struct Column<'a> {
 /// Metric by metric, as OpenMetrics has it. Returns how many blocks could not be read.
 fn open_metrics(export: &Export, out: &mut impl Write) -> io::Result<u64> {
     let mut unread = 0;
-    let mut line = Vec::new();
-    let labels = noted_labels(&export.notes);
+    let mut text = Text::new(openmetrics::Format::OpenMetrics);
+    let known = noted_labels(&export.notes);
     for (name, family) in families(export) {
-        let (kind, suffix) = if family.is_counter { ("counter", "_total") } else { ("gauge", "") };
-        writeln!(out, "# TYPE {name} {kind}")?;
+        let (kind, suffix) = if family.is_counter { (Kind::Counter, "_total") } else { (Kind::Gauge, "") };
+        let name = name + suffix;
+        text.family(&name, "", kind);
         for ((instance, sampler), columns) in family.series {
-            let own = labels.get(instance).into_iter().flat_map(Labels::iter);
-            let own: String = own.map(|(key, value)| format!("{key}=\"{}\",", escaped(value))).collect();
-            let (id, sampler) = (escaped(instance.as_str()), escaped(sampler));
-            let series = format!("{name}{suffix}{{{own}id=\"{id}\",sampler=\"{sampler}\"}} ");
+            let own = known.get(instance).into_iter().flat_map(Labels::iter);
+            let labels = own.chain([("id", instance.as_str()), ("sampler", &**sampler)]);
+            let labels = labels.map(|(key, value)| openmetrics::label_text(key, value)).collect::<Vec<_>>().join(",");
             let mut samples: Vec<(i64, f64)> = Vec::new();
             for Column { frame, field, factor } in &columns {
                 let take = |at_ms, reading: f64| {
@@ -119,16 +115,14 @@ fn open_metrics(export: &Export, out: &mut impl Write) -> io::Result<u64> {
                 samples.dedup_by_key(|(at_ms, _)| *at_ms);
             }
             for (at_ms, value) in samples.into_iter().filter(|(_, value)| value.is_finite()) {
-                line.clear();
-                line.extend_from_slice(series.as_bytes());
-                json::number(&mut line, value);
-                line.extend_from_slice(seconds(at_ms).as_bytes());
-                line.push(b'\n');
-                out.write_all(&line)?;
+                text.sample_at(&[&name], &[&labels], value, at_ms);
+                out.write_all(&text.bytes)?;
+                text.bytes.clear();
             }
         }
     }
-    writeln!(out, "# EOF")?;
+    text.end();
+    out.write_all(&text.bytes)?;
     Ok(unread)
 }
 
@@ -173,17 +167,6 @@ fn families(export: &Export) -> BTreeMap<String, Family<'_>> {
 
 fn field_name(frame: &Exported, field: usize) -> &str {
     frame.schema().fields().get(field).map(|field| &*field.name).unwrap_or_default()
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
-}
-
-/// After a space; a fraction only when there is one.
-fn seconds(at_ms: i64) -> String {
-    let sign = if at_ms < 0 { "-" } else { "" };
-    let (whole, ms) = (at_ms.unsigned_abs() / 1000, at_ms.unsigned_abs() % 1000);
-    if ms == 0 { format!(" {sign}{whole}") } else { format!(" {sign}{whole}.{ms:03}") }
 }
 
 #[cfg(test)]
@@ -242,6 +225,7 @@ mod tests {
                      dropsonde_sample_ops_total{id=\"b\\\"\\\\\",sampler=\"s\"} 10 1\n\
                      dropsonde_sample_ops_total{id=\"b\\\"\\\\\",sampler=\"s\"} 13 2.500\n\
                      # TYPE dropsonde_sample_used_bytes gauge\n\
+                     # UNIT dropsonde_sample_used_bytes bytes\n\
                      dropsonde_sample_used_bytes{id=\"a\",sampler=\"s\"} 524288 1\n\
                      dropsonde_sample_used_bytes{id=\"b\\\"\\\\\",sampler=\"s\"} 524288 1\n# EOF\n";
         assert_eq!(text, lines);
@@ -294,10 +278,5 @@ mod tests {
         ] {
             assert!(text.lines().any(|other| other == line), "{line} in {text}");
         }
-    }
-
-    #[test]
-    fn times_are_seconds_with_a_fraction_when_there_is_one() {
-        assert_eq!([0, 1500, -1500, -1000, 7].map(seconds), [" 0", " 1.500", " -1.500", " -1", " 0.007"]);
     }
 }

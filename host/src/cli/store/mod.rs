@@ -6,10 +6,10 @@ pub(super) use export::export;
 
 use super::out::Out;
 use super::{DataArgs, StoreArgs};
-use crate::host::HISTORY;
-use crate::json;
-use crate::timeline;
 use anyhow::{Result, bail};
+use dropsonde_engine::HISTORY;
+use dropsonde_engine::json;
+use dropsonde_engine::timeline;
 use dropsonde_store::ClockJump;
 use dropsonde_store::inspect::{self, Files, Finding, Stats, Verified};
 use serde_json::{Value, json};

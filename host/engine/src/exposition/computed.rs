@@ -1,0 +1,180 @@
+//! Metrics that are counted elsewhere, or not at all: they are looked up when someone asks.
+
+use crate::Engine;
+use crate::health::Health;
+use crate::metrics::{HEALTH_STATUS, SERVICE_STATUS};
+use crate::shares;
+use crate::snapshot::{METRICS, Number};
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+
+pub(super) fn families(engine: &Engine) -> Vec<MetricFamily> {
+    let mut families = history(engine);
+    families.extend(workers(engine));
+    families.extend(services(engine));
+    families.extend(snapshot(engine));
+    families.extend(shares(engine));
+    let streams = engine.hub.open() as u64;
+    families.push(count("sessions_active", "Open streams.", false, &[(&[], streams)]));
+    let connections = engine.front().map_or(0, |front| front.connections()) as u64;
+    families.push(count(
+        "http_connections",
+        "Open connections; those that became streams are none of them.",
+        false,
+        &[(&[], connections)],
+    ));
+    families
+}
+
+/// How the host's parts and the plugins are.
+fn services(engine: &Engine) -> [MetricFamily; 2] {
+    let health = Health::of(engine);
+    let shown = |value: &dyn Fn(&crate::health::Service) -> u64| -> Vec<([LabelPair; 1], u64)> {
+        health.services.iter().map(|service| ([label("service", &service.name)], value(service))).collect()
+    };
+    let (status, well) = (shown(&|service| service.status as u64), shown(&|service| service.reasons.is_empty().into()));
+    let family = |name, help, series: &[([LabelPair; 1], u64)]| {
+        let series: Vec<(&[LabelPair], u64)> = series.iter().map(|(labels, value)| (&labels[..], *value)).collect();
+        count(name, help, false, &series)
+    };
+    [family(SERVICE_STATUS.0, SERVICE_STATUS.1, &status), family(HEALTH_STATUS.0, HEALTH_STATUS.1, &well)]
+}
+
+/// What plugins' instances are doing.
+fn workers(engine: &Engine) -> [MetricFamily; 2] {
+    let live: Vec<_> =
+        engine.plugins.list().iter().filter_map(|plugin| plugin.worker()).filter(|worker| worker.is_live()).collect();
+    let busy = live.iter().filter(|worker| worker.is_busy()).count() as u64;
+    let idle = (live.len() as u64).saturating_sub(busy);
+    let draining = engine.plugins.list().iter().map(|plugin| plugin.draining() as u64).sum();
+    let states =
+        [("busy", busy), ("idle", idle), ("draining", draining)].map(|(state, n)| ([label("state", state)], n));
+    let states: Vec<(&[LabelPair], u64)> = states.iter().map(|(labels, n)| (&labels[..], *n)).collect();
+    [
+        count("workers_active", "Live instances of plugins.", false, &[(&[], live.len() as u64)]),
+        count(
+            "workers",
+            "Instances of plugins, by what they do; draining: replaced, and not ended yet.",
+            false,
+            &states,
+        ),
+    ]
+}
+
+/// What plugins have of what they share.
+fn shares(engine: &Engine) -> [MetricFamily; 4] {
+    let pools = shares::pools(engine);
+    let all: Vec<_> = pools.iter().map(|pool| (pool.name, pool.all(&engine.plugins))).collect();
+    let each = |value: fn(&(u64, u64)) -> u64| -> Vec<([LabelPair; 2], u64)> {
+        let series = all.iter().flat_map(|(pool, owners)| owners.iter().map(move |(owner, has)| (pool, owner, has)));
+        series.map(|(pool, owner, has)| ([label("pool", pool), label("owner", owner)], value(has))).collect()
+    };
+    let family = |name, help, is_counter, all: &[([LabelPair; 2], u64)]| {
+        let all: Vec<(&[LabelPair], u64)> = all.iter().map(|(labels, value)| (&labels[..], *value)).collect();
+        count(name, help, is_counter, &all)
+    };
+    let totals: Vec<_> = pools.iter().map(|pool| ([label("pool", pool.name)], pool.total())).collect();
+    let totals: Vec<(&[LabelPair], u64)> = totals.iter().map(|(labels, total)| (&labels[..], *total)).collect();
+    let clients = shares::of_clients(engine);
+    let clients: Vec<_> = clients.iter().map(|of| ([label("pool", of.pool)], of.refusals)).collect();
+    let clients: Vec<(&[LabelPair], u64)> = clients.iter().map(|(labels, times)| (&labels[..], *times)).collect();
+    [
+        count("client_refusals_total", "How often a client wanted more of a pool than its share.", true, &clients),
+        count("share_limit", "What there is of each pool that plugins share.", false, &totals),
+        family("share_used", "What each owner has of a pool.", false, &each(|(used, _)| *used)),
+        family(
+            "share_refused_total",
+            "How often an owner wanted more of a pool than its share, or something of it had to go.",
+            true,
+            &each(|(_, refused)| *refused),
+        ),
+    ]
+}
+
+/// What all sources say together, once there is any.
+fn snapshot(engine: &Engine) -> Vec<MetricFamily> {
+    if engine.snapshots.is_empty() {
+        return Vec::new();
+    }
+    let document = engine.snapshots.document(engine.clock.now_ms());
+    let gauge = |number: &Number| {
+        let mut family = MetricFamily::default();
+        family.set_name(format!("dropsonde_snapshot_{}", number.metric));
+        family.set_help(number.help.to_owned());
+        family.set_field_type(MetricType::GAUGE);
+        family.set_metric(vec![series(false, (number.value)(&document.aggregate), &[])]);
+        family
+    };
+    METRICS.iter().map(gauge).collect()
+}
+
+/// What the store and its archive have, counted where they are.
+fn history(engine: &Engine) -> Vec<MetricFamily> {
+    let (usage, archive) = (engine.store.recent_usage(), engine.store.archive());
+    let counter = |name: &str, help: &str, series: &[(&[LabelPair], u64)]| count(name, help, true, series);
+    let gauge = |name: &str, help: &str, value: u64| count(name, help, false, &[(&[], value)]);
+    let mut families = vec![
+        gauge("history_rows", "Rows of all instances, in memory and on disk.", usage.rows),
+        gauge("history_block_bytes", "Compressed rows in memory.", usage.block_bytes),
+        gauge("history_cell_bytes", "Aggregates in memory, for long windows.", usage.cell_bytes),
+        gauge("history_block_cache_bytes", "Unpacked history kept for the next query.", usage.cache_bytes),
+        counter(
+            "history_block_cache_total",
+            "Blocks of history that were found unpacked, or were not.",
+            &[(&[label("result", "hit")], usage.cache_hits), (&[label("result", "miss")], usage.cache_misses)],
+        ),
+        counter(
+            "history_unreadable_total",
+            "Blocks that could not be read when asked for.",
+            &[(&[], usage.unreadable)],
+        ),
+    ];
+    if archive.on {
+        families.extend([
+            gauge("history_disk_bytes", "Files of history.", archive.size),
+            gauge("history_unstored_rows", "Rows that wait to be written.", archive.unstored_rows),
+            counter("history_flushes_total", "Writes that went well.", &[(&[], archive.flushes)]),
+            counter("history_written_bytes_total", "Bytes written, without merging.", &[(&[], archive.bytes)]),
+            counter(
+                "history_lost_rows_total",
+                "Rows let go of before they could be written.",
+                &[(&[], archive.lost_rows)],
+            ),
+        ]);
+        let failed: Vec<_> = ["full", "read_only", "denied", "gone", "file_limit", "io"]
+            .map(|reason| ([label("reason", reason)], archive.failed.get(reason).copied().unwrap_or(0)))
+            .into();
+        let failed: Vec<(&[LabelPair], u64)> = failed.iter().map(|(labels, count)| (&labels[..], *count)).collect();
+        families.push(counter("history_write_failures_total", "Writes that failed, and why.", &failed));
+    }
+    families
+}
+
+fn count(name: &str, help: &str, is_counter: bool, all: &[(&[LabelPair], u64)]) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(format!("dropsonde_{name}"));
+    family.set_help(help.to_owned());
+    family.set_field_type(if is_counter { MetricType::COUNTER } else { MetricType::GAUGE });
+    family.set_metric(all.iter().map(|(labels, value)| series(is_counter, *value as f64, labels)).collect());
+    family
+}
+
+fn series(is_counter: bool, value: f64, labels: &[LabelPair]) -> Metric {
+    let mut series = Metric::from_label(labels.to_vec());
+    if is_counter {
+        let mut counter = Counter::default();
+        counter.set_value(value);
+        series.set_counter(counter);
+    } else {
+        let mut gauge = Gauge::default();
+        gauge.set_value(value);
+        series.set_gauge(gauge);
+    }
+    series
+}
+
+fn label(key: &str, value: &str) -> LabelPair {
+    let mut label = LabelPair::default();
+    label.set_name(key.to_owned());
+    label.set_value(value.to_owned());
+    label
+}

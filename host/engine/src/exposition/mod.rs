@@ -1,0 +1,302 @@
+//! Metrics for Prometheus.
+//!
+//! * `flights`: what several wait for is made once.
+//! * `own`: what someone registered; `computed`: what is looked up; `samples`: the newest rows of all instances.
+
+mod computed;
+mod flights;
+mod own;
+mod samples;
+
+use crate::Engine;
+use crate::places::{Full, PeerId, Place, Places, Share};
+use bytes::Bytes;
+use dropsonde_openmetrics::{Format, Text};
+use dropsonde_sandbox::PluginMetrics;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use flights::Flights;
+use samples::Samples;
+use std::io::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Answers that may be on their way at a time. They share what is made together, but who reads slowly keeps what it got.
+const MOST_ANSWERS: usize = 64;
+
+/// Those of one peer: several scrapers behind one address, and never all there are.
+const MOST_OF_PEER: usize = MOST_ANSWERS / 4;
+
+/// Time a scrape waits for its place: then others are read slowly.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Makes the text for scrapes. Those that come while one is being made get that one.
+#[derive(Debug, Default)]
+pub struct Exposition {
+    /// By format and whether it is compressed.
+    flights: Flights<(Format, bool), Bytes>,
+    renderer: Mutex<Renderer>,
+    answers: Arc<Places>,
+}
+
+/// What is kept from one scrape to the next, so that the next one costs less.
+#[derive(Debug, Default)]
+struct Renderer {
+    samples: Samples,
+    /// Its memory is used again once everyone has read it.
+    last: Bytes,
+}
+
+/// Why a scrape is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotMade {
+    #[error("{MOST_ANSWERS} scrapes are being answered, which is the most there may be at a time; try again later")]
+    TooMany,
+    #[error("{MOST_OF_PEER} scrapes of this client are being answered, which is its share; read those first")]
+    TooManyOfPeer,
+    /// A bug.
+    #[error("the metrics could not be put together")]
+    Lost,
+}
+
+impl Exposition {
+    /// Places of scrapes that are answered.
+    pub(crate) fn answers(&self) -> &Places {
+        &self.answers
+    }
+
+    /// The text, and its place among the answers that may be on their way, which is to be held until it was sent. Waits a while
+    /// for a place, as answers are most often read at once, and never for a poll; works on no thread of the server's.
+    pub async fn scrape(
+        engine: &Arc<Engine>,
+        peer: PeerId,
+        format: Format,
+        gzip: bool,
+    ) -> Result<(Bytes, Place), NotMade> {
+        let share = Share { peer, most: MOST_OF_PEER };
+        let place = engine.exposition.answers.wait(1, MOST_ANSWERS, Some(share), LONGEST_WAIT).await.map_err(
+            |full| match full {
+                Full::All(_) => NotMade::TooMany,
+                Full::OfPeer(_) => NotMade::TooManyOfPeer,
+            },
+        )?;
+        let text = if gzip { compressed(engine, format).await } else { plain(engine, format).await };
+        Ok((text.ok_or(NotMade::Lost)?, place))
+    }
+
+    /// Everything there is.
+    pub(crate) fn text(&self, engine: &Engine, format: Format) -> Bytes {
+        let began = Instant::now();
+        let mut renderer = self.renderer.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = match std::mem::take(&mut renderer.last).try_into_mut() {
+            Ok(mut memory) => {
+                memory.clear();
+                Vec::from(memory)
+            }
+            // Someone reads it slowly.
+            Err(last) => Vec::with_capacity(last.len()),
+        };
+        let mut text = Text { format, bytes };
+        // What is looked up counts more than what someone set.
+        let native = computed::families(engine).into_iter().chain(engine.metrics.registry.prometheus().gather());
+        let plugins = engine.plugins.list();
+        let of_plugins = plugins.iter().filter_map(|plugin| Some((plugin.name.clone(), plugin.metrics()?)));
+        own::write(native, of_plugins, &mut text);
+        renderer.samples.read(engine);
+        renderer.samples.write(&mut text);
+        text.end();
+        let made = Bytes::from(text.bytes);
+        renderer.last = made.clone();
+        engine.metrics.core.took("host", "scrape", began.elapsed());
+        made
+    }
+}
+
+async fn plain(engine: &Arc<Engine>, format: Format) -> Option<Bytes> {
+    let make = || {
+        let engine = engine.clone();
+        off_thread(move || Some(engine.exposition.text(&engine, format)))
+    };
+    engine.exposition.flights.join((format, false), make).await
+}
+
+async fn compressed(engine: &Arc<Engine>, format: Format) -> Option<Bytes> {
+    let make = || {
+        let engine = engine.clone();
+        async move {
+            let text = plain(&engine, format).await?;
+            off_thread(move || gzip(&text)).await
+        }
+    };
+    engine.exposition.flights.join((format, true), make).await
+}
+
+async fn off_thread(work: impl FnOnce() -> Option<Bytes> + Send + 'static) -> Option<Bytes> {
+    tokio::task::spawn_blocking(work).await.ok()?
+}
+
+/// The series of one plugin, a line each.
+pub fn lines_of(plugin: &str, metrics: &PluginMetrics) -> Vec<String> {
+    let mut text = Text::new(Format::Text);
+    own::write([], [(plugin.into(), metrics.clone())], &mut text);
+    let text = String::from_utf8_lossy(&text.bytes);
+    text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+}
+
+/// A scrape is read once, and soon: quick is better than small.
+fn gzip(text: &[u8]) -> Option<Bytes> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(text.len() / 8), Compression::fast());
+    encoder.write_all(text).ok()?;
+    encoder.finish().ok().map(Bytes::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{MetricRegistry, Registrar};
+    use crate::tracked::PluginName;
+    use dropsonde_openmetrics::strict;
+    use dropsonde_sandbox::{Descriptor, MetricHandles, MetricKind, Recorded};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    /// Names that are good, nearly good, parts of others, and nothing of the kind.
+    fn name() -> impl Strategy<Value = String> {
+        let suffix =
+            prop_oneof![Just(""), Just("_total"), Just("_bucket"), Just("_count"), Just("_sum"), Just("_seconds")];
+        prop_oneof![
+            5 => ("[ab]{1}", suffix).prop_map(|(stem, suffix)| format!("{stem}{suffix}")),
+            1 => "\\PC{0,8}",
+            1 => "[a-zA-Z_:\\n\"\\\\{} ]{0,8}",
+        ]
+    }
+
+    fn descriptor() -> impl Strategy<Value = Descriptor> {
+        let kind = prop_oneof![Just(MetricKind::Counter), Just(MetricKind::Gauge), Just(MetricKind::Histogram)];
+        let help = prop_oneof![Just("Help.".to_owned()), any::<String>()];
+        let labels = vec(prop_oneof![Just("l".to_owned()), Just("m".to_owned()), any::<String>()], 0..3);
+        let buckets = prop_oneof![Just(Vec::new()), Just(vec![0.1, 1.0, 1e6]), vec(any::<f64>(), 0..4)];
+        (name(), help, kind, labels, buckets).prop_map(|(name, help, kind, labels, buckets)| Descriptor {
+            name,
+            help,
+            kind,
+            labels,
+            buckets,
+        })
+    }
+
+    fn value() -> impl Strategy<Value = f64> {
+        prop_oneof![any::<f64>(), -1.0..100.0, Just(f64::NAN), Just(f64::INFINITY), Just(1e300)]
+    }
+
+    /// What somebody registers, and what is recorded for which labels.
+    type Use = (usize, Descriptor, Vec<(Vec<String>, f64)>);
+
+    fn uses() -> impl Strategy<Value = Vec<Use>> {
+        let recorded = vec((vec(any::<String>(), 0..3), value()), 0..4);
+        vec((0..3_usize, descriptor(), recorded), 0..12)
+    }
+
+    proptest! {
+        /// Whatever plugins and services register and record, both formats are what their specifications say.
+        #[test]
+        fn what_is_exposed_can_be_read(uses in uses(), instance in any::<String>(), reading in value()) {
+            let registry = MetricRegistry::new().unwrap();
+            let plugins = ["p", "q"].map(|name| PluginMetrics::new(name, registry.names().clone(), 100));
+            let mut handles = plugins.each_ref().map(MetricHandles::new);
+            for (whose, descriptor, recorded) in uses {
+                let labels = descriptor.labels.len();
+                let values = |given: &[String]| {
+                    let empty = std::iter::repeat(String::new());
+                    given.iter().cloned().chain(empty).take(labels).collect::<Vec<_>>()
+                };
+                if let Some(handles) = handles.get_mut(whose) {
+                    let Ok(family) = handles.register(descriptor) else { continue };
+                    for (given, value) in recorded {
+                        if let Ok(series) = handles.with_labels(family, &values(&given)) {
+                            handles.record(series, value);
+                        }
+                    }
+                    continue;
+                }
+                let keys: Vec<&str> = descriptor.labels.iter().map(String::as_str).collect();
+                let Descriptor { name, help, kind, buckets, .. } = &descriptor;
+                for (given, value) in recorded {
+                    let values = values(&given);
+                    let values: Vec<&str> = values.iter().map(String::as_str).collect();
+                    match kind {
+                        MetricKind::Counter => drop(registry.counter_vec("s", name, help, &keys).map(|counters| {
+                            counters.with_label_values(&values).inc_by(value.abs().min(1e9));
+                        })),
+                        MetricKind::Gauge => drop(registry.gauge_vec("s", name, help, &keys).map(|gauges| {
+                            gauges.with_label_values(&values).set(value);
+                        })),
+                        MetricKind::Histogram => {
+                            let histograms = registry.histogram_vec("s", name, help, &keys, buckets);
+                            drop(histograms.map(|histograms| histograms.with_label_values(&values).observe(value)));
+                        }
+                    }
+                }
+            }
+            let samples = Samples::of(&instance, reading);
+            for format in [Format::Text, Format::OpenMetrics] {
+                let mut text = Text::new(format);
+                let of_plugins = ["p", "q"].into_iter().map(PluginName::from).zip(plugins.clone());
+                own::write(registry.prometheus().gather(), of_plugins, &mut text);
+                samples.write(&mut text);
+                text.end();
+                let text = String::from_utf8(text.bytes).unwrap();
+                let families = match format {
+                    Format::Text if text.is_empty() => Ok(Vec::new()),
+                    Format::Text => strict::text(&text),
+                    Format::OpenMetrics if text == "# EOF\n" => Ok(Vec::new()),
+                    Format::OpenMetrics => strict::openmetrics(&text),
+                };
+                let families = families.unwrap_or_else(|why| panic!("{why}\n{text}"));
+                // Nothing that was recorded is lost on the way.
+                let id = instance.replace('\r', " ");
+                let of_instance = [("id", id.as_str()), ("sampler", "s")];
+                let shown = |name| strict::value(&families, name, &of_instance).map(f64::to_bits);
+                prop_assert_eq!(shown("dropsonde_sample_x"), Some(reading).filter(|it| !it.is_nan()).map(f64::to_bits));
+                let total = Some(reading).filter(|it| *it >= 0.0 && it.is_finite());
+                prop_assert_eq!(shown("dropsonde_sample_y_total"), total.map(f64::to_bits));
+                let lines: usize = families.iter().map(|family| family.samples.len()).sum();
+                let of_samples = usize::from(!reading.is_nan()) + usize::from(total.is_some());
+                prop_assert_eq!(lines, of_samples + recorded_lines(&registry, &plugins), "{}", text);
+            }
+        }
+    }
+
+    /// How many lines everything that was recorded takes.
+    fn recorded_lines(registry: &MetricRegistry, plugins: &[PluginMetrics]) -> usize {
+        let native = registry.prometheus().gather();
+        let native = native.iter().flat_map(|family| family.get_metric()).map(|series| match series.get_histogram() {
+            histogram if histogram.get_bucket().is_empty() => 1,
+            histogram => histogram.get_bucket().len() + 3,
+        });
+        let families: Vec<_> = plugins.iter().flat_map(PluginMetrics::families).collect();
+        let of_plugins = families.iter().flat_map(|family| family.series()).map(|series| match series.read() {
+            Recorded::Number(value) => usize::from(!value.is_nan()),
+            Recorded::Histogram { buckets, .. } => buckets.len() + 2,
+        });
+        native.sum::<usize>() + of_plugins.sum::<usize>()
+    }
+
+    #[test]
+    fn the_strict_reader_would_find_something() {
+        for bad in [
+            "a 1\n",
+            "# HELP a A.\n# TYPE a gauge\na 1\na 2\n",
+            "# HELP a A.\n# TYPE a gauge\na{l=\"\"\"} 1\n",
+            "# HELP a A.\n# TYPE a gauge\na  1\n",
+            "# HELP a A.\n# TYPE a counter\na -1\n",
+            "# HELP a A.\n# TYPE a gauge\n",
+            "# HELP a A.\n# TYPE a gauge\na 1\n# HELP b B.\n# TYPE b gauge\nb 1\na{l=\"x\"} 1\n",
+            "# HELP a A.\n# TYPE a histogram\na_bucket{le=\"+Inf\"} 1\na_count 2\na_sum 1\n",
+        ] {
+            assert!(strict::text(bad).is_err(), "{bad}");
+        }
+        assert!(strict::openmetrics("# HELP a A.\n# TYPE a counter\na 1\n# EOF\n").is_err(), "no _total");
+        assert!(strict::openmetrics("# HELP a A.\n# TYPE a gauge\na 1\n").is_err(), "no end");
+    }
+}

@@ -1,0 +1,154 @@
+//! Metrics that someone registered: the host itself, native services, plugins. Those of one name are one family.
+
+use crate::tracked::PluginName;
+use dropsonde_openmetrics::{Kind, Text, label};
+use dropsonde_sandbox::{MetricFamily, MetricKind, PluginMetrics, Recorded, family};
+use prometheus::proto;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+/// Everyone's series of one name.
+#[derive(Default)]
+struct Family {
+    native: Vec<proto::MetricFamily>,
+    /// With the label that says whose they are.
+    of_plugins: Vec<(String, Arc<MetricFamily>)>,
+}
+
+/// Writes all families, by name.
+pub(super) fn write(
+    native: impl IntoIterator<Item = proto::MetricFamily>,
+    of_plugins: impl IntoIterator<Item = (PluginName, PluginMetrics)>,
+    text: &mut Text,
+) {
+    let mut families: BTreeMap<String, Family> = BTreeMap::new();
+    for native in native {
+        families.entry(family(native.name()).to_owned()).or_default().native.push(native);
+    }
+    for (name, metrics) in of_plugins {
+        let mut labels = Vec::new();
+        label(&mut labels, "plugin", &name);
+        let labels = String::from_utf8(labels).unwrap_or_default();
+        for metric in metrics.families() {
+            let labels = labels.clone();
+            families.entry(metric.descriptor().family().to_owned()).or_default().of_plugins.push((labels, metric));
+        }
+    }
+    for family in families.values() {
+        write_family(family, text);
+    }
+}
+
+fn write_family(family: &Family, text: &mut Text) {
+    let native = family.native.iter().map(|native| (native.name(), native.help(), kind_of(native)));
+    let of_plugins = family.of_plugins.iter().map(|(_, metric)| {
+        let descriptor = metric.descriptor();
+        (descriptor.name.as_str(), descriptor.help.as_str(), kind_of_plugins(descriptor.kind))
+    });
+    // They agree, but for what was registered past the registry's own rules: then whoever comes first is right.
+    let Some((name, help, kind)) = native.chain(of_plugins).next() else { return };
+    if kind == Kind::Unknown {
+        return;
+    }
+    let mut is_there = false;
+    // Nor may a series be there twice.
+    let mut written = HashSet::new();
+    for native in family.native.iter().filter(|native| kind_of(native) == kind && native.name() == name) {
+        for series in native.get_metric() {
+            let labels = labels(series);
+            if !written.contains(&labels) {
+                begin(&mut is_there, text, name, help, kind);
+                write_native(text, name, kind, &labels, series);
+                written.insert(labels);
+            }
+        }
+    }
+    for (plugin, metric) in &family.of_plugins {
+        let descriptor = metric.descriptor();
+        if kind_of_plugins(descriptor.kind) != kind || descriptor.name != name {
+            continue;
+        }
+        for series in metric.series() {
+            let labels = [plugin.as_str(), series.labels()];
+            match series.read() {
+                Recorded::Number(value) if value.is_nan() => {}
+                Recorded::Number(value) => {
+                    begin(&mut is_there, text, name, help, kind);
+                    text.sample(&[name], &labels, value);
+                }
+                Recorded::Histogram { buckets, sum } => {
+                    begin(&mut is_there, text, name, help, kind);
+                    text.histogram(name, &labels, &descriptor.buckets, &buckets, sum);
+                }
+            }
+        }
+    }
+}
+
+/// A family without series is not there.
+fn begin(is_there: &mut bool, text: &mut Text, name: &str, help: &str, kind: Kind) {
+    if !std::mem::replace(is_there, true) {
+        text.family(name, help, kind);
+    }
+}
+
+fn labels(series: &proto::Metric) -> String {
+    let mut labels = Vec::new();
+    for pair in series.get_label() {
+        if !labels.is_empty() {
+            labels.push(b',');
+        }
+        label(&mut labels, pair.name(), pair.value());
+    }
+    String::from_utf8(labels).unwrap_or_default()
+}
+
+fn write_native(text: &mut Text, name: &str, kind: Kind, labels: &str, series: &proto::Metric) {
+    match kind {
+        Kind::Counter => text.sample(&[name], &[labels], series.get_counter().get_value()),
+        Kind::Gauge => text.sample(&[name], &[labels], series.get_gauge().get_value()),
+        // Nothing of the library's is that.
+        Kind::Unknown => {}
+        Kind::Histogram => {
+            let histogram = series.get_histogram();
+            let mut bounds: Vec<f64> = histogram.get_bucket().iter().map(|bucket| bucket.upper_bound()).collect();
+            let cumulative: Vec<u64> = histogram.get_bucket().iter().map(|bucket| bucket.cumulative_count()).collect();
+            let before = std::iter::once(0).chain(cumulative.iter().copied());
+            let mut buckets: Vec<u64> =
+                cumulative.iter().zip(before).map(|(all, before)| all.saturating_sub(before)).collect();
+            bounds.pop_if(|last| *last == f64::INFINITY);
+            if buckets.len() == bounds.len() {
+                let counted = cumulative.last().copied().unwrap_or(0);
+                buckets.push(histogram.get_sample_count().saturating_sub(counted));
+            }
+            text.histogram(name, &[labels], &bounds, &buckets, histogram.get_sample_sum());
+        }
+        Kind::Summary => {
+            let summary = series.get_summary();
+            for quantile in summary.get_quantile() {
+                let at = format!("quantile=\"{:?}\"", quantile.quantile());
+                text.sample(&[name], &[labels, &at], quantile.value());
+            }
+            text.sample(&[name, "_sum"], &[labels], summary.sample_sum());
+            text.sample(&[name, "_count"], &[labels], summary.sample_count() as f64);
+        }
+    }
+}
+
+fn kind_of(family: &proto::MetricFamily) -> Kind {
+    match family.get_field_type() {
+        proto::MetricType::COUNTER => Kind::Counter,
+        proto::MetricType::GAUGE => Kind::Gauge,
+        proto::MetricType::HISTOGRAM => Kind::Histogram,
+        proto::MetricType::SUMMARY => Kind::Summary,
+        proto::MetricType::UNTYPED => Kind::Unknown,
+    }
+}
+
+fn kind_of_plugins(kind: MetricKind) -> Kind {
+    match kind {
+        MetricKind::Counter => Kind::Counter,
+        MetricKind::Gauge => Kind::Gauge,
+        MetricKind::Histogram => Kind::Histogram,
+    }
+}

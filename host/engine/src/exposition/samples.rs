@@ -1,0 +1,237 @@
+//! Samples as metrics: one series for each field, instance and sampler. There may be very many, so labels are written once
+//! and kept as bytes, rows are read once, and families are written from flat columns.
+
+use crate::Engine;
+use crate::plugins::{Fields, Metric, Status};
+use crate::tracked::{PluginName, State};
+use dropsonde_openmetrics::{Kind, Text, fixed, label, number};
+use dropsonde_store::Frame;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Bytes of a line beside its name and its labels.
+const VALUE: usize = 40;
+
+/// Frames that gave nothing for this many of their intervals are no longer exposed.
+const STALE_INTERVALS: i64 = 3;
+
+/// What is kept from one scrape to the next.
+#[derive(Debug, Default)]
+pub(super) struct Samples {
+    /// Of the tracked set and of the store, when they were last looked through.
+    known: Option<(u64, u64)>,
+    labels: Vec<u8>,
+    /// By sampler.
+    groups: BTreeMap<PluginName, Group>,
+}
+
+/// One sampler's frames, and their newest rows.
+#[derive(Debug)]
+struct Group {
+    fields: Fields,
+    /// Bytes of all its metrics' names.
+    names: usize,
+    interval_ms: i64,
+    /// When its plugin was there first.
+    since: Instant,
+    /// With where the labels of each are, up to the value.
+    frames: Vec<(Arc<Frame>, Range<usize>)>,
+    /// Where the labels of each row are.
+    rows: Vec<Range<usize>>,
+    /// What was read for each field, row after row: of a counter its running total.
+    values: Vec<f64>,
+}
+
+impl Samples {
+    /// Writes all families, by name.
+    pub(super) fn write(&self, text: &mut Text) {
+        let mut families: BTreeMap<&str, Vec<(&Group, usize)>> = BTreeMap::new();
+        for group in self.groups.values() {
+            for (column, metric) in group.fields.metrics.iter().enumerate() {
+                families.entry(dropsonde_sandbox::family(&metric.name)).or_default().push((group, column));
+            }
+        }
+        for columns in families.values() {
+            // Two samplers may disagree what kind of metric a name is; whoever was there first is right, with rows or without.
+            let first = columns.iter().min_by_key(|(group, _)| group.since);
+            let Some(first) = first.and_then(|(group, column)| group.fields.metrics.get(*column)) else { continue };
+            let agrees = |metric: &&Metric| metric.is_counter == first.is_counter;
+            let help = help(columns.iter().filter_map(|(group, column)| {
+                let metric = group.fields.metrics.get(*column).filter(agrees)?;
+                Some((&**group.fields.schema.sampler(), metric.help.as_str()))
+            }));
+            let mut is_there = false;
+            for (group, column) in columns {
+                let Some(metric) = group.fields.metrics.get(*column).filter(agrees) else { continue };
+                let begins = [metric.name.as_bytes(), b"{"].concat();
+                let values = group.values.iter().skip(*column).step_by(group.fields.metrics.len().max(1));
+                // A total that cannot be one is no signal.
+                let is_shown =
+                    |value: f64| !value.is_nan() && (!metric.is_counter || (value >= 0.0 && value.is_finite()));
+                for (labels, value) in group.rows.iter().zip(values).filter(|(_, value)| is_shown(**value)) {
+                    if !std::mem::replace(&mut is_there, true) {
+                        text.family(&first.name, &help, if first.is_counter { Kind::Counter } else { Kind::Gauge });
+                    }
+                    text.bytes.extend_from_slice(&begins);
+                    text.bytes.extend_from_slice(self.labels.get(labels.clone()).unwrap_or_default());
+                    metric.show(&mut text.bytes, *value);
+                    text.bytes.push(b'\n');
+                }
+            }
+        }
+    }
+
+    /// The newest row of each frame.
+    pub(super) fn read(&mut self, engine: &Engine) {
+        self.look_through(engine);
+        let now_ms = engine.clock.now_ms();
+        for group in self.groups.values_mut() {
+            group.rows.clear();
+            group.values.clear();
+            for (frame, labels) in &group.frames {
+                let stale_ms = now_ms.saturating_sub(STALE_INTERVALS * frame.interval_ms());
+                // A row from before the start may be older than what was shown last: a total would fall.
+                let is_read_anew = frame.last_write() > 0;
+                // Looks at the time first: the row of an old frame may be in a file.
+                if is_read_anew && frame.latest_readings(stale_ms, &mut group.values) {
+                    group.rows.push(labels.clone());
+                }
+            }
+        }
+    }
+
+    /// Which frames there are changes seldom, and so do their labels.
+    fn look_through(&mut self, engine: &Engine) {
+        let known = Some((engine.tracked.revision(), engine.store.revision()));
+        let samplers: BTreeMap<PluginName, Group> = engine.plugins.list().iter().filter_map(sampler).collect();
+        let is_same = |((a, before), (b, now)): ((&PluginName, &Group), (&PluginName, &Group))| {
+            // Also where only a help or a total's name has changed.
+            let is_same = Arc::ptr_eq(&before.fields.metrics, &now.fields.metrics);
+            a == b && is_same && before.interval_ms == now.interval_ms
+        };
+        let is_known = self.known == known && self.groups.len() == samplers.len();
+        if is_known && self.groups.iter().zip(&samplers).all(is_same) {
+            return;
+        }
+        self.known = known;
+        self.groups = samplers;
+        self.labels.clear();
+        engine.exposed.clear();
+        let mut of_instance = Vec::new();
+        for instance in engine.tracked.list().into_iter().filter(|instance| instance.state == State::Tracked) {
+            of_instance.clear();
+            for (key, value) in instance.labels.iter() {
+                label(&mut of_instance, key, value);
+                of_instance.push(b',');
+            }
+            label(&mut of_instance, "id", instance.id.as_str());
+            for frame in engine.store.frames(&instance.id) {
+                let sampler = frame.schema().sampler().clone();
+                let Some(group) = self.groups.get_mut(&*sampler).filter(|group| group.takes(&frame)) else { continue };
+                let lines = group.names + group.fields.metrics.len() * (of_instance.len() + sampler.len() + VALUE);
+                if engine.exposed.take(frame.owner(), lines as u64).is_err() {
+                    continue;
+                }
+                let begins = self.labels.len();
+                self.labels.extend_from_slice(&of_instance);
+                end_labels(&mut self.labels, &sampler);
+                group.frames.push((frame, begins..self.labels.len()));
+            }
+        }
+    }
+}
+
+/// What a family means: where several samplers say different things, each says so of its own series.
+fn help<'a>(of_samplers: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Cow<'a, str> {
+    let first = of_samplers.clone().next().map_or("", |(_, help)| help);
+    if of_samplers.clone().all(|(_, help)| help == first) {
+        return first.into();
+    }
+    let each = of_samplers.map(|(sampler, help)| format!("{} (sampler {sampler})", help.trim_end_matches('.')));
+    each.collect::<Vec<_>>().join("; ").into()
+}
+
+impl Group {
+    fn new(fields: Fields, interval_ms: i64, since: Instant) -> Self {
+        let names = fields.metrics.iter().map(|metric| metric.name.len()).sum();
+        Self { fields, names, interval_ms, since, frames: Vec::new(), rows: Vec::new(), values: Vec::new() }
+    }
+
+    /// Whether a frame is the one its plugin writes to now: it may have had other fields, or another interval.
+    fn takes(&self, frame: &Frame) -> bool {
+        frame.interval_ms() == self.interval_ms && *frame.schema() == self.fields.schema
+    }
+}
+
+fn sampler(plugin: &Arc<Status>) -> Option<(PluginName, Group)> {
+    let interval_ms = i64::try_from(plugin.interval().as_millis()).unwrap_or(i64::MAX);
+    Some((plugin.name.clone(), Group::new(plugin.fields()?, interval_ms, plugin.began)))
+}
+
+/// After those of the instance.
+fn end_labels(labels: &mut Vec<u8>, sampler: &str) {
+    labels.push(b',');
+    label(labels, "sampler", sampler);
+    labels.extend_from_slice(b"} ");
+}
+
+impl Metric {
+    /// In the base unit. What was rounded when it was kept is shown with as many decimals.
+    fn show(&self, bytes: &mut Vec<u8>, value: f64) {
+        /// Below, what is written reads back as what it was.
+        const EXACT: f64 = 1e15;
+        if let Some(decimals) = self.decimals {
+            let units = (value * decimals.units).round();
+            if units.abs() < EXACT {
+                return fixed(bytes, units as i64, decimals.places);
+            }
+        }
+        number(bytes, if self.is_counter { value } else { value * self.factor });
+    }
+}
+
+#[cfg(test)]
+impl Samples {
+    /// One reading of a gauge `x` and of a counter `y_total`, of one instance.
+    pub(super) fn of(instance: &str, reading: f64) -> Self {
+        use dropsonde_sandbox::{Aggregation, Field, Kind, Total};
+        let field = |name: &str, kind| Field {
+            name: name.to_owned(),
+            help: "Help \"quoted\" \\ and\nmore.".to_owned(),
+            unit: String::new(),
+            kind,
+            aggregation: Aggregation::Mean,
+            precision: 0.0,
+        };
+        let total = Total { name: "y_total".to_owned(), scale: 1.0 };
+        let fields = [field("x", Kind::Gauge), field("y_per_sec", Kind::Counter(total))];
+        let mut samples = Self::default();
+        label(&mut samples.labels, "id", instance);
+        end_labels(&mut samples.labels, "s");
+        let mut group = Group::new(Fields::check("s", &fields).unwrap(), 1000, Instant::now());
+        group.rows.push(0..samples.labels.len());
+        group.values.extend([reading, reading]);
+        samples.groups.insert("s".into(), group);
+        samples
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::help;
+
+    #[test]
+    fn a_help_that_does_not_fit_every_sampler_says_whose_it_is() {
+        let same = [("procfs", "CPU use."), ("scrape", "CPU use.")];
+        assert_eq!(help(same.into_iter()), "CPU use.");
+        let others = [("procfs", "CPU use of a machine or program."), ("scrape", "CPU use of a service")];
+        assert_eq!(
+            help(others.into_iter()),
+            "CPU use of a machine or program (sampler procfs); CPU use of a service (sampler scrape)"
+        );
+        assert_eq!(help([].into_iter()), "");
+    }
+}

@@ -1,0 +1,26 @@
+//! History that outlives the process: the thread that keeps the store in order, and a small history of hosts for programs
+//! that want nothing else.
+//!
+//! ```
+//! use dropsonde_engine::history::{HostHistory, Range};
+//! use dropsonde_store::{Field, InstanceId, Limits};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let fields = vec![Field::gauge("requests_sec"), Field::gauge("p99_ms")];
+//! let history = HostHistory::open(folder.path(), fields, 60_000, &Limits::default())?;
+//! let host = InstanceId::new("example.org")?;
+//! history.record(&host, 1_700_000_000_000, &[12.5, 8.0])?;
+//! let samples = history.query(&host, Range::Hour, 1_700_000_060_000);
+//! assert_eq!(samples.column("p99_ms").map(|column| column.values.clone()), Some(vec![8.0]));
+//! assert_eq!(history.hosts(), [host]);
+//! history.close();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod hosts;
+mod keeping;
+mod range;
+
+pub use hosts::{HostHistory, NotRecorded};
+pub use keeping::{Bell, Keeping, Surroundings};
+pub use range::Range;

@@ -1,0 +1,343 @@
+//! What a new reader gets before what is published next: the latest there is, or exactly what it missed. In the order it was
+//! published, so that who breaks off in the middle comes back to the rest.
+
+use super::event::{Encoded, Event, Of, What};
+use super::{Hub, Member, Selection, State, Topic};
+use dropsonde_store::{InstanceId, Sample};
+use std::collections::HashMap;
+use std::ops::{Bound, RangeBounds as _};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, MutexGuard};
+
+/// Events a reader of many instances may be behind, whatever their number.
+const MOST_BEHIND: usize = 1 << 16;
+
+/// Instances that may get the labels someone follows, when there are fewer now.
+const MAY_JOIN: usize = 1024;
+
+/// Instances that are looked up before anybody else may publish.
+const AT_ONCE: usize = 256;
+
+/// Events that are made when a reader comes.
+const AT_START: usize = 16;
+
+/// Events that are looked at before anybody else may publish.
+const LOOKED_AT: usize = 4096;
+
+/// What a new reader wants, and what there is for it.
+pub struct Follow {
+    pub selection: Arc<Selection>,
+    /// The id of the last event it saw.
+    pub seen: Option<String>,
+    /// Those that are included now.
+    pub members: Vec<Member>,
+    /// The newest samples of those nothing was published of yet, with the generation they are of.
+    pub unheard: HashMap<InstanceId, (u64, Sample)>,
+    /// What they add up to, should it be a workload that is followed.
+    pub together: Option<Sample>,
+}
+
+/// How a reader begins.
+pub(super) struct Begun {
+    /// What comes first.
+    pub(super) beginning: Beginning,
+    /// That is all there will be.
+    pub(super) ends: bool,
+    /// Events it may be behind.
+    pub(super) buffer: usize,
+}
+
+/// What comes before all that is published from now on. All but the first of it is made as the reader takes it: there may be
+/// very much, and a reader that takes nothing has none of it. Of an instance of which something is published meanwhile, the
+/// reader gets that alone.
+#[derive(Debug, Default)]
+pub struct Beginning {
+    made: Vec<First>,
+    rest: Option<Box<Rest>>,
+}
+
+/// A part of a beginning.
+#[derive(Debug)]
+pub enum First {
+    /// Some of what was missed is not there any more.
+    Reset(Encoded),
+    Event(Arc<Event>),
+}
+
+/// What of a beginning was not made yet.
+#[derive(Debug)]
+struct Rest {
+    selection: Arc<Selection>,
+    /// Exactly what it missed; else the latest of each instance.
+    is_missed: bool,
+    /// The last event it was given, or need not be given.
+    behind: u64,
+    /// The last there was when it came.
+    until: u64,
+    /// Events of instances that have other labels by now than they had then, which are these.
+    also: Vec<u64>,
+}
+
+/// Where a reader goes on.
+enum Resume {
+    /// Behind an event that it saw: what it missed, if anything, is still there.
+    Behind(u64),
+    /// It is new.
+    New,
+    /// Some of what it missed is not there any more: from when on.
+    Reset(i64),
+}
+
+impl Hub {
+    /// Those of which nothing was published yet.
+    pub(crate) fn unheard<'a>(&self, members: &'a [Member]) -> Vec<&'a Member> {
+        let mut unheard = Vec::new();
+        for members in members.chunks(AT_ONCE) {
+            let state = self.lock();
+            unheard.extend(members.iter().filter(|member| !state.topics.contains_key(&member.id)));
+        }
+        unheard
+    }
+
+    /// What comes first. Nothing is published until the guard is dropped.
+    pub(super) fn begin(&self, follow: &Follow) -> (MutexGuard<'_, State>, Begun) {
+        loop {
+            let state = self.lock();
+            let (came, is_behind) = (state.sequence, matches!(self.resume(&state, follow), Resume::Behind(_)));
+            drop(state);
+            let also = if is_behind { Vec::new() } else { self.hear(follow) };
+            let mut state = self.lock();
+            let reset = match self.resume(&state, follow) {
+                Resume::Behind(sequence) => {
+                    let begun = self.missed(&state, follow, sequence);
+                    return (state, begun);
+                }
+                // What it missed was there, and is not any more.
+                _ if is_behind => continue,
+                Resume::New => None,
+                Resume::Reset(from_ms) => Some(First::Reset(Encoded::reset(from_ms))),
+            };
+            let mut beginning = Beginning { made: reset.into_iter().collect(), rest: None };
+            if let Selection::Workload(workload) = &*follow.selection {
+                beginning.made.extend(self.latest_of_workload(&mut state, follow, workload, came));
+            } else {
+                beginning.rest = Some(Rest::of(follow, false, 0, state.sequence, also));
+            }
+            beginning.make(&state);
+            let buffer = self.buffer(follow);
+            return (state, Begun { beginning, ends: false, buffer });
+        }
+    }
+
+    /// Has it that there is a latest sample of each instance, some at a time: publishing goes on meanwhile. Returns those
+    /// that were published under other labels than the instance has.
+    fn hear(&self, follow: &Follow) -> Vec<u64> {
+        let mut also = Vec::new();
+        if matches!(*follow.selection, Selection::Workload(_)) {
+            return also;
+        }
+        for members in follow.members.chunks(AT_ONCE) {
+            let mut state = self.lock();
+            for member in members {
+                let latest = self.latest(&mut state, member, follow);
+                let other = latest.filter(|event| !follow.selection.is_told(&event.of));
+                also.extend(other.map(|event| event.sequence));
+            }
+        }
+        also.sort_unstable();
+        also
+    }
+
+    /// For one that goes on behind an event it saw.
+    fn missed(&self, state: &State, follow: &Follow, behind: u64) -> Begun {
+        let buffer = self.buffer(follow);
+        // Otherwise there was nothing to be missed.
+        let Some(missed) = state.log.after(behind) else {
+            return Begun { beginning: Beginning::default(), ends: false, buffer };
+        };
+        let is_end = |event: &&Arc<Event>| matches!(event.what, What::Untracked) && follow.selection.is_told(&event.of);
+        let is_alone = matches!(*follow.selection, Selection::One(_));
+        let end = is_alone.then(|| missed.into_iter().find(is_end).map(|event| event.sequence)).flatten();
+        let rest = Rest::of(follow, true, behind, end.unwrap_or(state.sequence), Vec::new());
+        let mut beginning = Beginning { made: Vec::new(), rest: Some(rest) };
+        beginning.make(state);
+        Begun { beginning, ends: end.is_some(), buffer }
+    }
+
+    /// What was published of a workload since a reader came, or else what its instances added up to then.
+    fn latest_of_workload(&self, state: &mut State, follow: &Follow, workload: &str, came: u64) -> Vec<First> {
+        let is_told = |event: &&Arc<Event>| follow.selection.is_told(&event.of);
+        let since = state.log.after(came).into_iter().flatten().filter(is_told);
+        let since: Vec<_> = since.cloned().map(First::Event).collect();
+        let Some(sample) = follow.together.as_ref().filter(|_| since.is_empty()) else { return since };
+        state.sequence += 1;
+        let (of, what) = (Of::Workload(workload.to_owned()), What::Usage(sample.clone()));
+        vec![First::Event(Arc::new(Event::new(&self.0.boot, state.sequence, of, what)))]
+    }
+
+    /// Returns what a reader gets that lost some: the latest of each instance it follows that was published behind an event,
+    /// up to another. With how many those are; fewer come where more is published meanwhile.
+    pub fn newest(&self, selection: &Arc<Selection>, behind: u64, until: u64) -> (Beginning, u64) {
+        let rest =
+            |behind| Box::new(Rest { selection: selection.clone(), is_missed: false, behind, until, also: Vec::new() });
+        let (mut counted, mut some, mut made, mut count) = (rest(behind), Vec::new(), Vec::new(), 0);
+        loop {
+            let is_more = self.lock().more(&mut counted, &mut some, LOOKED_AT);
+            count += some.len() as u64;
+            // None of those it is told of next can be out of date by then.
+            let first = AT_START.saturating_sub(made.len()).min(some.len());
+            made.extend(some.drain(..first));
+            some.clear();
+            if !is_more {
+                break;
+            }
+        }
+        let last = made.last().and_then(|first| match first {
+            First::Event(event) => Some(event.sequence),
+            First::Reset(_) => None,
+        });
+        (Beginning { made, rest: Some(rest(last.unwrap_or(behind))) }, count)
+    }
+
+    /// Events a reader may be behind.
+    fn buffer(&self, follow: &Follow) -> usize {
+        let count = match &*follow.selection {
+            Selection::One(_) | Selection::Workload(_) => 1,
+            Selection::Several(several) => several.len(),
+            Selection::Labels(_) => follow.members.len().max(MAY_JOIN),
+        };
+        self.kept(count).min(MOST_BEHIND.max(self.0.buffer))
+    }
+
+    /// Makes more of a beginning, about `most` parts. None: it is over.
+    pub fn more(&self, beginning: &mut Beginning, most: usize) -> Option<Vec<First>> {
+        let mut more = std::mem::take(&mut beginning.made);
+        while more.len() < most
+            && let Some(rest) = &mut beginning.rest
+        {
+            if !self.lock().more(rest, &mut more, most) {
+                beginning.rest = None;
+            }
+        }
+        (!more.is_empty()).then_some(more)
+    }
+
+    fn resume(&self, state: &State, follow: &Follow) -> Resume {
+        let Some(seen) = &follow.seen else { return Resume::New };
+        let start_ms = state.log.seen_by_ms(0);
+        let parts = seen.split_once('-').and_then(|(boot, sequence)| Some((boot, sequence.parse::<u64>().ok()?)));
+        match parts {
+            Some((boot, sequence)) if *boot == *self.0.boot && sequence <= state.sequence => {
+                if state.log.after(sequence).is_some() || nothing_since(state, follow, sequence) {
+                    Resume::Behind(sequence)
+                } else {
+                    Resume::Reset(state.log.seen_by_ms(sequence))
+                }
+            }
+            Some((boot, sequence)) if *boot != *self.0.boot => {
+                let before = state.before.as_ref().filter(|before| before.boot == boot);
+                // Of an earlier one: all that came since then may have been missed.
+                let began_ms = || i64::from_str_radix(boot, 16).ok().filter(|boot_ms| (0..start_ms).contains(boot_ms));
+                let from_ms = before.map(|before| before.moments.before(sequence)).or_else(began_ms);
+                // The clock may have been set back between the two.
+                Resume::Reset(from_ms.map_or(start_ms, |from_ms| from_ms.min(start_ms)))
+            }
+            _ => Resume::Reset(start_ms),
+        }
+    }
+
+    fn latest(&self, state: &mut State, member: &Member, follow: &Follow) -> Option<Arc<Event>> {
+        let Member { id, labels, generation } = member;
+        if let Some(topic) = state.topics.get(id) {
+            return Some(topic.latest.clone());
+        }
+        // It is from before this start. Whoever follows it from now on has seen it.
+        let (_, sample) = follow.unheard.get(id).filter(|(of, _)| of == generation)?;
+        let is_discarded = Arc::<AtomicBool>::default();
+        let of = Of::Instance { id: id.clone(), labels: labels.clone(), is_discarded: is_discarded.clone() };
+        state.sequence += 1;
+        let latest = Arc::new(Event::new(&self.0.boot, state.sequence, of, What::Usage(sample.clone())));
+        state.in_order.insert(latest.sequence, latest.clone());
+        state.topics.insert(id.clone(), Topic { latest: latest.clone(), is_discarded });
+        let most = self.kept(state.topics.len() + state.channels.workloads());
+        state.log.push(latest.clone(), None, most);
+        Some(latest)
+    }
+}
+
+impl Beginning {
+    /// Makes the first of it at once, so that a reader of few instances begins with what there was when it came.
+    fn make(&mut self, state: &State) {
+        if let Some(rest) = &mut self.rest
+            && !state.more(rest, &mut self.made, AT_START)
+        {
+            self.rest = None;
+        }
+    }
+}
+
+impl Rest {
+    fn of(follow: &Follow, is_missed: bool, behind: u64, until: u64, also: Vec<u64>) -> Box<Self> {
+        Box::new(Self { selection: follow.selection.clone(), is_missed, behind, until, also })
+    }
+
+    fn is_told(&self, event: &Event) -> bool {
+        self.selection.is_told(&event.of) || self.also.binary_search(&event.sequence).is_ok()
+    }
+}
+
+impl State {
+    /// Looks at some of what comes next, and adds what a reader is told of. Whether there may be more.
+    fn more(&self, rest: &mut Rest, more: &mut Vec<First>, most: usize) -> bool {
+        if rest.is_missed {
+            let Some(missed) = self.log.after(rest.behind) else {
+                // It is not there any more.
+                more.push(First::Reset(Encoded::reset(self.log.seen_by_ms(rest.behind))));
+                (rest.is_missed, rest.behind) = (false, 0);
+                return true;
+            };
+            let until = rest.until;
+            return take(missed.take_while(|event| event.sequence <= until), rest, more, most);
+        }
+        let range = (Bound::Excluded(rest.behind), Bound::Included(rest.until));
+        let latest = |id: &InstanceId| Some(&self.topics.get(id)?.latest);
+        let mut named: Vec<_> = match &*rest.selection {
+            Selection::One(id) => latest(id).into_iter().collect(),
+            Selection::Several(ids) => ids.iter().filter_map(latest).collect(),
+            Selection::Labels(_) | Selection::Workload(_) => {
+                return take(self.in_order.range(range).map(|(_, event)| event), rest, more, most);
+            }
+        };
+        named.retain(|event| range.contains(&event.sequence));
+        named.sort_unstable_by_key(|event| event.sequence);
+        take(named.into_iter(), rest, more, most)
+    }
+}
+
+/// Adds those of some events that a reader is told of, until there are `most`. Whether there may be more.
+fn take<'a>(events: impl Iterator<Item = &'a Arc<Event>>, rest: &mut Rest, more: &mut Vec<First>, most: usize) -> bool {
+    let mut looked_at = 0;
+    for event in events {
+        rest.behind = event.sequence;
+        if rest.is_told(event) {
+            more.push(First::Event(event.clone()));
+        }
+        looked_at += 1;
+        if more.len() >= most || looked_at >= LOOKED_AT {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether what is followed by name has been silent since an event, however much others said.
+fn nothing_since(state: &State, follow: &Follow, sequence: u64) -> bool {
+    let named = match &*follow.selection {
+        Selection::One(_) => 1,
+        Selection::Several(several) => several.len(),
+        Selection::Labels(_) | Selection::Workload(_) => return false,
+    };
+    let is_silent =
+        |member: &Member| state.topics.get(&member.id).is_some_and(|topic| topic.latest.sequence <= sequence);
+    follow.members.len() == named && follow.members.iter().all(is_silent)
+}

@@ -1,0 +1,285 @@
+//! Who follows what: a channel for each selection that someone follows, shared by all who follow the same.
+
+use super::event::Event;
+use super::inbox::{Inbox, Message};
+use super::log::Log;
+use super::selection::{Selection, WORKLOAD};
+use super::watch::{Offered, Watcher};
+use dropsonde_model::Labels;
+use dropsonde_store::InstanceId;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// Tells channels apart; none is given twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChannelId(u64);
+
+#[derive(Debug, Default)]
+pub(super) struct Channels {
+    next: u64,
+    all: HashMap<ChannelId, Channel>,
+    by_selection: HashMap<Arc<Selection>, ChannelId>,
+    by_instance: HashMap<InstanceId, Vec<ChannelId>>,
+    by_workload: HashMap<String, ChannelId>,
+    /// By key and value of one of the labels they are about; those have to be asked whether they include an instance.
+    by_label: HashMap<String, HashMap<String, Vec<ChannelId>>>,
+    /// Of all instances.
+    of_all: Vec<ChannelId>,
+}
+
+#[derive(Debug)]
+pub(super) struct Channel {
+    selection: Arc<Selection>,
+    /// Readers inside the process.
+    watchers: Vec<Watcher>,
+    /// How many readers each writer has.
+    readers: Vec<usize>,
+    /// Of a workload: something of one of its instances came since it was last added up.
+    is_stale: bool,
+    /// Of a workload: something was, since someone followed it. Who comes back wants what follows.
+    is_published: bool,
+    /// The event by which the last one left.
+    left_at: u64,
+}
+
+impl ChannelId {
+    /// The channel of a number.
+    pub fn of(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+// === impl Channels ===
+
+impl Channels {
+    /// The one of a selection; made when there is none.
+    pub(super) fn of(&mut self, selection: Arc<Selection>, writers: usize) -> (ChannelId, &mut Channel) {
+        if let Some(id) = self.by_selection.get(&selection) {
+            let id = *id;
+            return (id, self.all.entry(id).or_insert_with(|| Channel::new(selection, writers)));
+        }
+        self.next += 1;
+        let id = ChannelId(self.next);
+        match &*selection {
+            Selection::One(instance) => self.by_instance.entry(instance.clone()).or_default().push(id),
+            Selection::Several(several) => {
+                for instance in several {
+                    self.by_instance.entry(instance.clone()).or_default().push(id);
+                }
+            }
+            Selection::Workload(workload) => drop(self.by_workload.insert(workload.clone(), id)),
+            Selection::Labels(labels) => self.labelled(labels.first()).push(id),
+        }
+        self.by_selection.insert(selection.clone(), id);
+        (id, self.all.entry(id).or_insert_with(|| Channel::new(selection, writers)))
+    }
+
+    /// Whether someone follows an instance by its name.
+    pub(super) fn has(&self, instance: &InstanceId) -> bool {
+        self.by_instance.contains_key(instance)
+    }
+
+    /// Hands an instance's event to all who follow it, and marks its workload. How many events readers lost.
+    pub(super) fn offer(
+        &mut self,
+        id: &InstanceId,
+        labels: &Labels,
+        event: &Arc<Event>,
+        inboxes: &[Arc<Inbox>],
+    ) -> u64 {
+        let Self { all, by_instance, by_label, of_all, by_workload, .. } = self;
+        let mut lost = 0;
+        let mut offer = |channel_id: &ChannelId| {
+            if let Some(channel) = all.get_mut(channel_id).filter(|channel| channel.selection.includes(id, labels)) {
+                lost += channel.offer(*channel_id, event, inboxes);
+            }
+        };
+        by_instance.get(id).into_iter().flatten().for_each(&mut offer);
+        of_all.iter().for_each(&mut offer);
+        if !by_label.is_empty() {
+            let asked = labels.iter().filter_map(|(key, value)| by_label.get(key)?.get(value));
+            asked.flatten().for_each(&mut offer);
+        }
+        if let Some(workload) = labels.get(WORKLOAD).and_then(|workload| by_workload.get(workload))
+            && let Some(channel) = all.get_mut(workload)
+        {
+            channel.is_stale = true;
+        }
+        lost
+    }
+
+    /// The workloads someone follows of which something came since they were last added up.
+    pub(super) fn take_stale(&mut self) -> BTreeSet<String> {
+        let all = &mut self.all;
+        let stale = self
+            .by_workload
+            .iter()
+            .filter(|(_, id)| all.get_mut(id).is_some_and(|channel| std::mem::take(&mut channel.is_stale)));
+        stale.map(|(workload, _)| workload.clone()).collect()
+    }
+
+    /// Hands what a workload adds up to to all who follow it. How many of them lost it; none: nobody follows it, or will.
+    pub(super) fn offer_workload(&mut self, workload: &str, event: &Arc<Event>, inboxes: &[Arc<Inbox>]) -> Option<u64> {
+        let id = *self.by_workload.get(workload)?;
+        let channel = self.all.get_mut(&id)?;
+        channel.is_published = true;
+        Some(channel.offer(id, event, inboxes))
+    }
+
+    pub(super) fn workloads(&self) -> usize {
+        self.by_workload.len()
+    }
+
+    /// Ends the stream of one instance.
+    pub(super) fn end_of(&mut self, instance: &InstanceId, last: &Arc<Event>, inboxes: &[Arc<Inbox>]) {
+        if let Some(id) = self.by_selection.get(&Selection::One(instance.clone())).copied() {
+            self.end(id, Some(last), inboxes);
+        }
+    }
+
+    pub(super) fn end_all(&mut self, inboxes: &[Arc<Inbox>]) {
+        let ids: Vec<_> = self.all.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.end(id, None, inboxes));
+    }
+
+    /// Ends what writers bring out of the process; readers inside stay.
+    pub(super) fn end_written(&self, inboxes: &[Arc<Inbox>]) {
+        for (id, channel) in &self.all {
+            channel.writers(inboxes).for_each(|inbox| inbox.put(Message::End { channel: *id, last: None }));
+        }
+    }
+
+    fn end(&mut self, id: ChannelId, last: Option<&Arc<Event>>, inboxes: &[Arc<Inbox>]) {
+        let Some(channel) = self.remove(id) else { return };
+        channel.writers(inboxes).for_each(|inbox| inbox.put(Message::End { channel: id, last: last.cloned() }));
+        channel.watchers.into_iter().for_each(|watcher| watcher.end(last.cloned()));
+    }
+
+    /// A reader of a writer is gone.
+    pub(super) fn reader_left(&mut self, id: ChannelId, writer: usize, sequence: u64) {
+        if let Some(readers) = self.all.get_mut(&id).and_then(|channel| channel.readers.get_mut(writer)) {
+            *readers = readers.saturating_sub(1);
+        }
+        self.sweep(id, sequence);
+    }
+
+    /// Lets go of watchers that are gone, and of a channel that nobody follows: a workload's not yet, as who comes back
+    /// wants what was published meanwhile.
+    pub(super) fn sweep(&mut self, id: ChannelId, sequence: u64) {
+        let Some(channel) = self.all.get_mut(&id) else { return };
+        channel.watchers.retain(|watcher| !watcher.is_gone());
+        if channel.is_followed() {
+            return;
+        }
+        channel.left_at = sequence;
+        if !channel.is_published {
+            self.remove(id);
+        }
+    }
+
+    /// Lets go of workloads that nobody follows, and nobody can come back to.
+    pub(super) fn sweep_workloads(&mut self, log: &Log) {
+        let over = self.by_workload.values().filter(|id| {
+            let channel = self.all.get(id);
+            channel.is_some_and(|channel| !channel.is_followed() && log.has_dropped(channel.left_at))
+        });
+        let over: Vec<_> = over.copied().collect();
+        over.into_iter().for_each(|id| drop(self.remove(id)));
+    }
+
+    fn remove(&mut self, id: ChannelId) -> Option<Channel> {
+        let channel = self.all.remove(&id)?;
+        self.by_selection.remove(&channel.selection);
+        let mut not_of = |instance: &InstanceId| {
+            if let Some(channels) = self.by_instance.get_mut(instance) {
+                channels.retain(|other| *other != id);
+                if channels.is_empty() {
+                    self.by_instance.remove(instance);
+                }
+            }
+        };
+        match &*channel.selection {
+            Selection::One(instance) => not_of(instance),
+            Selection::Several(several) => several.iter().for_each(not_of),
+            Selection::Workload(workload) => drop(self.by_workload.remove(workload)),
+            Selection::Labels(labels) => {
+                let label = labels.first();
+                self.labelled(label).retain(|other| *other != id);
+                if let Some((key, value)) = label
+                    && let Some(values) = self.by_label.get_mut(key)
+                {
+                    values.retain(|own, channels| own != value || !channels.is_empty());
+                    if values.is_empty() {
+                        self.by_label.remove(key);
+                    }
+                }
+            }
+        }
+        Some(channel)
+    }
+
+    /// Where a selection of labels is found by its first one.
+    fn labelled(&mut self, label: Option<&(String, String)>) -> &mut Vec<ChannelId> {
+        match label {
+            Some((key, value)) => self.by_label.entry(key.clone()).or_default().entry(value.clone()).or_default(),
+            None => &mut self.of_all,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        let named = self.by_instance.is_empty() && self.by_workload.is_empty();
+        let labelled = self.by_label.is_empty() && self.of_all.is_empty();
+        self.all.is_empty() && self.by_selection.is_empty() && named && labelled
+    }
+}
+
+// === impl Channel ===
+
+impl Channel {
+    fn new(selection: Arc<Selection>, writers: usize) -> Self {
+        Self {
+            selection,
+            watchers: Vec::new(),
+            readers: vec![0; writers],
+            is_stale: false,
+            is_published: false,
+            left_at: 0,
+        }
+    }
+
+    pub(super) fn add(&mut self, watcher: Watcher) {
+        self.watchers.push(watcher);
+    }
+
+    /// A writer has one more reader.
+    pub(super) fn add_reader(&mut self, writer: usize) {
+        if let Some(readers) = self.readers.get_mut(writer) {
+            *readers += 1;
+        }
+    }
+
+    /// Hands an event to all who follow this. How many of them lost it.
+    pub(super) fn offer(&mut self, id: ChannelId, event: &Arc<Event>, inboxes: &[Arc<Inbox>]) -> u64 {
+        let mut lost = 0;
+        self.watchers.retain(|watcher| match watcher.offer(event) {
+            Offered::Taken => true,
+            Offered::Lost => {
+                lost += 1;
+                true
+            }
+            Offered::Gone => false,
+        });
+        self.writers(inboxes).for_each(|inbox| inbox.publish(id, event));
+        lost
+    }
+
+    /// Returns the inboxes of writers with readers of this.
+    fn writers<'a>(&'a self, inboxes: &'a [Arc<Inbox>]) -> impl Iterator<Item = &'a Arc<Inbox>> {
+        inboxes.iter().zip(&self.readers).filter(|(_, readers)| **readers > 0).map(|(inbox, _)| inbox)
+    }
+
+    fn is_followed(&self) -> bool {
+        !self.watchers.is_empty() || self.readers.iter().any(|readers| *readers > 0)
+    }
+}

@@ -1,0 +1,151 @@
+//! What goes out: server-sent events, encoded once for all who get them.
+
+use super::Form;
+use crate::json;
+use bytes::Bytes;
+use dropsonde_model::Labels;
+use dropsonde_store::{InstanceId, Sample};
+use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+/// How long a browser waits before it connects again.
+pub const RETRY: &[u8] = b"retry: 3000\n\n";
+
+pub const PING: &[u8] = b": ping\n\n";
+
+/// Something that was published, in order.
+#[derive(Debug)]
+pub struct Event {
+    pub sequence: u64,
+    pub of: Of,
+    pub what: What,
+    /// As who follows one thing gets it.
+    single: Encoded,
+    /// As who follows several gets it.
+    multiplexed: OnceLock<Encoded>,
+    boot: Arc<str>,
+}
+
+/// What an event is about.
+#[derive(Debug, Clone)]
+pub enum Of {
+    Instance {
+        id: InstanceId,
+        /// At the time.
+        labels: Labels,
+        /// It was untracked since: nothing of it is told any more.
+        is_discarded: Arc<AtomicBool>,
+    },
+    Workload(String),
+}
+
+#[derive(Debug)]
+pub enum What {
+    Usage(Sample),
+    Untracked,
+}
+
+/// A whole server-sent event, in a chunk of an HTTP/1.1 body.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    chunk: Bytes,
+    /// Where the event begins.
+    from: usize,
+}
+
+// === impl Event ===
+
+impl Event {
+    pub fn new(boot: &Arc<str>, sequence: u64, of: Of, what: What) -> Self {
+        let data = match &what {
+            What::Usage(sample) => json::sample(sample),
+            What::Untracked => Vec::new(),
+        };
+        let data = if let What::Untracked = what { untracked(&of) } else { data };
+        let single = encode(what.name(), boot, sequence, &data);
+        Self { sequence, of, what, single, multiplexed: OnceLock::new(), boot: boot.clone() }
+    }
+
+    pub fn encoded(&self, form: Form) -> &Encoded {
+        match (form, &self.what, &self.of) {
+            (Form::Multiplexed, What::Usage(sample), Of::Instance { id, .. }) => self.multiplexed.get_or_init(|| {
+                let mut data = b"{\"instance\":".to_vec();
+                data.extend_from_slice(serde_json::Value::from(id.as_str()).to_string().as_bytes());
+                data.extend_from_slice(b",\"sample\":");
+                data.extend_from_slice(&json::sample(sample));
+                data.push(b'}');
+                encode(self.what.name(), &self.boot, self.sequence, &data)
+            }),
+            _ => &self.single,
+        }
+    }
+
+    pub(super) fn is_discarded(&self) -> bool {
+        matches!(&self.of, Of::Instance { is_discarded, .. } if is_discarded.load(Relaxed))
+    }
+
+    /// Bytes it takes, about.
+    pub fn size(&self) -> usize {
+        let values = if let What::Usage(sample) = &self.what { sample.values.len() } else { 0 };
+        // In both forms: one may follow.
+        size_of::<Self>() + 2 * self.single.chunk.len() + values * size_of::<(Arc<str>, f64)>()
+    }
+}
+
+fn untracked(of: &Of) -> Vec<u8> {
+    let name = match of {
+        Of::Instance { id, .. } => id.as_str(),
+        Of::Workload(workload) => workload,
+    };
+    serde_json::json!({ "instance": name }).to_string().into_bytes()
+}
+
+fn encode(name: &str, boot: &str, sequence: u64, data: &[u8]) -> Encoded {
+    let mut text = Vec::with_capacity(64 + data.len());
+    let _ = write!(text, "event: {name}\nid: {boot}-{sequence}\ndata: ");
+    text.extend_from_slice(data);
+    text.extend_from_slice(b"\n\n");
+    Encoded::of(&text)
+}
+
+impl What {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Usage(_) => "usage",
+            Self::Untracked => "untracked",
+        }
+    }
+}
+
+// === impl Encoded ===
+
+impl Encoded {
+    pub fn of(text: &[u8]) -> Self {
+        let mut chunk = Vec::with_capacity(text.len() + 10);
+        let _ = write!(chunk, "{:x}\r\n", text.len());
+        let from = chunk.len();
+        chunk.extend_from_slice(text);
+        chunk.extend_from_slice(b"\r\n");
+        Self { chunk: chunk.into(), from }
+    }
+
+    /// A reader lost so many events just before the next one.
+    pub fn lagged(lost: u64) -> Self {
+        Self::of(format!("event: lagged\ndata: {{\"lost\":{lost}}}\n\n").as_bytes())
+    }
+
+    /// What a reader missed is not there any more: it asks history from a time on.
+    pub(super) fn reset(from_ms: i64) -> Self {
+        Self::of(format!("event: reset\ndata: {{\"from\":\"{}\"}}\n\n", json::time(from_ms)).as_bytes())
+    }
+
+    pub fn chunk(&self) -> &Bytes {
+        &self.chunk
+    }
+
+    /// Without the chunk around it.
+    pub fn text(&self) -> Bytes {
+        self.chunk.slice(self.from..self.chunk.len() - 2)
+    }
+}

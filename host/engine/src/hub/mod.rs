@@ -1,0 +1,364 @@
+//! Live fan-out: each sample is encoded once and its bytes shared by everyone who follows it.
+//!
+//! A reader inside the process has a queue, bounded in events. When it is full the newest events are lost for this reader
+//! alone, and the next one that fits is preceded by how many. All others are their writers' (see
+//! `writers`). What was published last is kept for a while: who was away gets exactly what was missed, or
+//! hears from when on to ask history.
+//!
+//! # Layout
+//!
+//! * `selection`: what can be followed; `channels`: who follows what; `begin`: what a new reader gets first.
+//! * `event`: what goes out; `log`: what went out last; `before`: what is known of the start before this one.
+//! * `watch`: readers inside the process; `queue`: what waits for one.
+//! * `inbox`: what waits for a writer of streams; `outlet`: where it puts their bytes; `pipe`: how those come to a body.
+
+mod before;
+mod begin;
+mod channels;
+mod event;
+mod inbox;
+mod log;
+mod outlet;
+mod pipe;
+mod queue;
+mod selection;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+pub use event::{Event, Of, What};
+pub use selection::{Form, Selection};
+pub use watch::{Seen, Watch};
+
+pub(crate) use before::next_boot;
+pub use begin::{Beginning, First, Follow};
+pub use channels::ChannelId;
+pub use event::{Encoded, PING, RETRY};
+pub use inbox::{Inbox, Joining, Message, Waiting, Wake};
+pub use outlet::{Outlet, SEND_BUFFER};
+pub use pipe::{Awake, PipeReader, Registered};
+pub(crate) use selection::WORKLOAD;
+
+use crate::places::{Full, PeerId, Place, Places, Share};
+use before::Before;
+use begin::Begun;
+use channels::Channels;
+use dropsonde_model::Labels;
+use dropsonde_store::{InstanceId, Sample};
+use log::Log;
+use prometheus::IntCounter;
+use queue::Queue;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Bytes of events that may wait in the inbox of each writer, and behind it, however few are allowed: a tick of some instances.
+const LEAST_OF_WRITER: usize = 1 << 20;
+
+/// Streams of one peer that may take nothing, or lose samples, at a time, before it is named for it.
+pub const MOST_UNREAD: usize = 16;
+
+/// Who follows what. Cheap to clone: all are the same hub.
+#[derive(Debug, Clone)]
+pub struct Hub(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Tells ids of this start from those of another.
+    boot: Arc<str>,
+    buffer: usize,
+    most: AtomicUsize,
+    open: Arc<Places>,
+    /// Counts clients that do not read their streams. Nobody takes a place here.
+    unread: Places,
+    /// Bytes of events that may wait for all readers of writers.
+    bytes: AtomicUsize,
+    state: Mutex<State>,
+    /// Counts what slow readers lose.
+    lost: IntCounter,
+}
+
+#[derive(Debug)]
+struct State {
+    sequence: u64,
+    /// The host is stopping: who comes now only hears that it is over.
+    is_closed: bool,
+    log: Log,
+    before: Option<Before>,
+    topics: HashMap<InstanceId, Topic>,
+    /// The latest event of each topic.
+    in_order: BTreeMap<u64, Arc<Event>>,
+    channels: Channels,
+    inboxes: Vec<Arc<Inbox>>,
+    /// They take turns.
+    next_writer: usize,
+}
+
+/// An instance that something was published of.
+#[derive(Debug)]
+struct Topic {
+    latest: Arc<Event>,
+    is_discarded: Arc<AtomicBool>,
+}
+
+/// An instance someone may want to follow, as it is now.
+#[derive(Debug, Clone)]
+pub struct Member {
+    pub id: InstanceId,
+    pub generation: u64,
+    pub labels: Labels,
+}
+
+/// A place among the streams that may be open. Free again when it is dropped.
+#[derive(Debug)]
+pub struct Claim {
+    _place: Place,
+    /// Whose it is; none: the program's own.
+    peer: Option<PeerId>,
+}
+
+impl Claim {
+    /// Returns whose stream it is.
+    pub fn peer(&self) -> Option<PeerId> {
+        self.peer
+    }
+}
+
+/// All streams the configuration allows are open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TooManyStreams {
+    #[error(
+        "stream limit of {0} reached; try again later, or raise stream.max_streams or the limit of open files (`ulimit -n`)"
+    )]
+    InAll(usize),
+    #[error("limit of {0} streams of one peer reached; close some, or raise stream.max_streams_per_peer")]
+    OfPeer(usize),
+}
+
+/// A reader inside the process: when it is dropped, its place is free and its channel knows.
+#[derive(Debug)]
+struct Leave {
+    channel: ChannelId,
+    hub: Hub,
+    _claim: Claim,
+}
+
+// === impl Hub ===
+
+impl Hub {
+    /// `boot`: a number that no other start has. `buffer`: samples of an instance that a reader may be behind, or be away.
+    pub fn new(boot: i64, start_ms: i64, buffer: usize, most: usize, lost: IntCounter) -> Self {
+        let state = State {
+            sequence: 0,
+            is_closed: false,
+            log: Log::new(start_ms),
+            before: None,
+            topics: HashMap::new(),
+            in_order: BTreeMap::new(),
+            channels: Channels::default(),
+            inboxes: Vec::new(),
+            next_writer: 0,
+        };
+        Self(Arc::new(Inner {
+            boot: format!("{boot:x}").into(),
+            buffer: buffer.max(1),
+            most: AtomicUsize::new(most),
+            open: Arc::default(),
+            unread: Places::default(),
+            bytes: AtomicUsize::new(usize::MAX),
+            state: Mutex::new(state),
+            lost,
+        }))
+    }
+
+    /// Where streams are handed to. Said once, before there are any.
+    pub fn set_writers(&self, inboxes: Vec<Arc<Inbox>>) {
+        self.lock().inboxes = inboxes;
+        self.allow_bytes(self.0.bytes.load(Relaxed));
+    }
+
+    /// Hands a sample to everyone who follows the instance. Never waits.
+    pub fn publish(&self, id: &InstanceId, labels: &Labels, sample: Sample) {
+        let at_ms = sample.at_ms;
+        let mut state = self.lock();
+        if state.is_closed {
+            return;
+        }
+        let State { sequence, log, topics, in_order, channels, inboxes, .. } = &mut *state;
+        *sequence += 1;
+        let topic = topics.get_mut(id);
+        let is_discarded = topic.as_ref().map(|topic| topic.is_discarded.clone()).unwrap_or_default();
+        let of = Of::Instance { id: id.clone(), labels: labels.clone(), is_discarded: is_discarded.clone() };
+        let event = Arc::new(Event::new(&self.0.boot, *sequence, of, What::Usage(sample)));
+        in_order.insert(*sequence, event.clone());
+        match topic {
+            Some(topic) => {
+                in_order.remove(&topic.latest.sequence);
+                topic.latest = event.clone();
+            }
+            None => drop(topics.insert(id.clone(), Topic { latest: event.clone(), is_discarded })),
+        }
+        let lost = channels.offer(id, labels, &event, inboxes);
+        let most = self.kept(topics.len() + channels.workloads());
+        log.push(event, Some(at_ms), most);
+        self.0.lost.inc_by(lost);
+    }
+
+    /// The workloads someone follows of which something was published since this was last asked.
+    pub fn take_stale_workloads(&self) -> BTreeSet<String> {
+        let mut state = self.lock();
+        let State { log, channels, .. } = &mut *state;
+        channels.sweep_workloads(log);
+        channels.take_stale()
+    }
+
+    /// Hands what a workload's instances add up to to everyone who follows it.
+    pub fn publish_workload(&self, workload: &str, sample: Sample) {
+        let at_ms = sample.at_ms;
+        let mut state = self.lock();
+        let State { sequence, log, topics, channels, inboxes, .. } = &mut *state;
+        *sequence += 1;
+        let of = Of::Workload(workload.to_owned());
+        let event = Arc::new(Event::new(&self.0.boot, *sequence, of, What::Usage(sample)));
+        let Some(lost) = channels.offer_workload(workload, &event, inboxes) else { return };
+        self.0.lost.inc_by(lost);
+        let most = self.kept(topics.len() + channels.workloads());
+        log.push(event, Some(at_ms), most);
+    }
+
+    /// How many streams may be open from now on.
+    pub fn allow(&self, most: usize) {
+        self.0.most.store(most, Relaxed);
+    }
+
+    /// Changes how many bytes of events writers may keep, in and behind their inboxes.
+    pub fn allow_bytes(&self, most: usize) {
+        self.0.bytes.store(most, Relaxed);
+        let state = self.lock();
+        let each = (most / 2 / state.inboxes.len().max(1)).max(LEAST_OF_WRITER);
+        state.inboxes.iter().for_each(|inbox| inbox.allow(each));
+    }
+
+    /// A place for one more stream of a peer, if there is one. `share`: how many it may have. Without a peer it is one of the
+    /// program's own.
+    pub fn claim(&self, peer: Option<PeerId>, share: Option<Share>) -> Result<Claim, TooManyStreams> {
+        let place = self.0.open.take(self.0.most.load(Relaxed), share);
+        place.map(|place| Claim { _place: place, peer }).map_err(|full| match full {
+            Full::All(most) => TooManyStreams::InAll(most),
+            Full::OfPeer(most) => TooManyStreams::OfPeer(most),
+        })
+    }
+
+    /// How many streams are open.
+    pub fn open(&self) -> usize {
+        self.0.open.taken()
+    }
+
+    /// Follows samples inside the process.
+    pub(crate) fn watch(&self, claim: Claim, follow: Follow) -> Watch {
+        let (mut state, Begun { beginning, ends, buffer }) = self.begin(&follow);
+        let State { is_closed, channels, inboxes, .. } = &mut *state;
+        let (channel, members) = channels.of(follow.selection, inboxes.len());
+        let leave = Leave { channel, hub: self.clone(), _claim: claim };
+        let (watcher, watch) = watch::watch(Queue::new(buffer), beginning, leave);
+        if !*is_closed && !ends {
+            members.add(watcher);
+        }
+        watch
+    }
+
+    /// Follows samples outside of it: a writer puts them where they go from now on. `head` goes out first.
+    pub fn follow(&self, claim: Claim, follow: Follow, outlet: Outlet, head: Vec<u8>) {
+        let (mut state, Begun { beginning, ends, buffer }) = self.begin(&follow);
+        let State { is_closed, channels, inboxes, next_writer, sequence, .. } = &mut *state;
+        *next_writer += 1;
+        let writer = *next_writer % inboxes.len().max(1);
+        let Some(inbox) = inboxes.get(writer) else { return };
+        let selection = follow.selection;
+        let (channel, followed) = channels.of(selection.clone(), inboxes.len());
+        followed.add_reader(writer);
+        let (ends, since, most) = (ends || *is_closed, *sequence, buffer);
+        let joining = Joining { outlet, head, beginning, ends, channel, selection, since, most, claim };
+        inbox.put(Message::Join(Box::new(joining)));
+    }
+
+    /// A writer's reader is gone.
+    pub fn left(&self, channel: ChannelId, writer: usize) {
+        let mut state = self.lock();
+        let sequence = state.sequence;
+        state.channels.reader_left(channel, writer, sequence);
+    }
+
+    /// A peer has many streams that are not read.
+    pub fn is_unread(&self, peer: PeerId) {
+        self.0.unread.refuse(peer);
+    }
+
+    /// Returns who was that of late.
+    pub(crate) fn unread(&self) -> &Places {
+        &self.0.unread
+    }
+
+    /// Counts what a slow reader lost.
+    pub fn lost(&self, count: u64) {
+        self.0.lost.inc_by(count);
+    }
+
+    /// Forgets an instance: who follows it alone hears that, and it is over; who follows others, too, goes on. Nothing of
+    /// it is told any more.
+    pub fn close(&self, id: &InstanceId) {
+        let mut state = self.lock();
+        let State { sequence, log, topics, in_order, channels, inboxes, .. } = &mut *state;
+        let topic = topics.remove(id);
+        if topic.is_none() && !channels.has(id) {
+            return;
+        }
+        *sequence += 1;
+        let mut labels = Labels::new();
+        let mut at_ms = None;
+        if let Some(Topic { latest, is_discarded }) = &topic {
+            in_order.remove(&latest.sequence);
+            is_discarded.store(true, Relaxed);
+            if let (Of::Instance { labels: own, .. }, What::Usage(sample)) = (&latest.of, &latest.what) {
+                (labels, at_ms) = (own.clone(), Some(sample.at_ms));
+            }
+        }
+        let of = Of::Instance { id: id.clone(), labels: labels.clone(), is_discarded: Arc::default() };
+        let event = Arc::new(Event::new(&self.0.boot, *sequence, of, What::Untracked));
+        channels.end_of(id, &event, inboxes);
+        self.0.lost.inc_by(channels.offer(id, &labels, &event, inboxes));
+        let most = self.kept(topics.len() + 1 + channels.workloads());
+        log.push(event, at_ms, most);
+    }
+
+    /// Ends streams, whose readers may come back if they still may read, and then miss nothing.
+    pub fn part(&self) {
+        let state = self.lock();
+        state.channels.end_written(&state.inboxes);
+    }
+
+    /// Ends all streams.
+    pub fn close_all(&self) {
+        let mut state = self.lock();
+        state.is_closed = true;
+        let State { channels, inboxes, .. } = &mut *state;
+        channels.end_all(inboxes);
+    }
+
+    /// Events that are kept of so many things.
+    fn kept(&self, things: usize) -> usize {
+        self.0.buffer.saturating_mul(things.max(1))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        let mut state = self.hub.lock();
+        let sequence = state.sequence;
+        state.channels.sweep(self.channel, sequence);
+    }
+}

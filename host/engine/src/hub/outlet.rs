@@ -1,0 +1,96 @@
+//! An outlet takes the bytes of a stream: it is a socket or the body of a response.
+
+use super::event::Encoded;
+use super::pipe::{PipeReader, PipeWriter, Registered, pipe};
+use bytes::Bytes;
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use std::io::{self, IoSlice, Write as _};
+use std::net::Shutdown;
+
+/// The size of a socket's send buffer in the kernel, in bytes: a hundred usual events fit.
+pub const SEND_BUFFER: usize = 32 << 10;
+
+/// The end of an HTTP/1.1 body.
+const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
+
+/// Takes what a writer has for a reader, and never blocks.
+#[derive(Debug)]
+pub enum Outlet {
+    /// A socket of its own, in chunks of HTTP/1.1.
+    Socket(TcpStream),
+    /// A response body that the HTTP server carries: over TLS, HTTP/2, HTTP/1.0 or a Unix socket.
+    Body(PipeWriter),
+}
+
+impl Outlet {
+    pub fn socket(socket: std::net::TcpStream) -> io::Result<Self> {
+        // Small: what a reader does not take is to wait with its writer, where it is counted, not in the kernel.
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER);
+        socket.set_nonblocking(true)?;
+        Ok(Self::Socket(TcpStream::from_std(socket)))
+    }
+
+    /// Makes a body, and where to put what it carries.
+    pub fn body() -> (Self, PipeReader) {
+        let (writer, reader) = pipe();
+        (Self::Body(writer), reader)
+    }
+
+    /// Has a reader's writer hear when more is taken, and when the other end is gone.
+    pub fn register(&mut self, registry: &Registry, writer: Registered) -> io::Result<()> {
+        // Told once when it takes more again, or is gone; it has nothing to say.
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        match self {
+            Self::Socket(socket) => registry.register(socket, Token(writer.token), interest),
+            Self::Body(pipe) => pipe.register(writer),
+        }
+    }
+
+    pub fn deregister(&mut self, registry: &Registry) {
+        if let Self::Socket(socket) = self {
+            let _ = registry.deregister(socket);
+        }
+    }
+
+    /// Returns an event as it goes out here.
+    pub fn framed(&self, event: &Encoded) -> Bytes {
+        match self {
+            Self::Socket(_) => event.chunk().clone(),
+            Self::Body(_) => event.text(),
+        }
+    }
+
+    /// Returns what comes behind the last event.
+    pub fn last(&self) -> Option<Bytes> {
+        matches!(self, Self::Socket(_)).then_some(LAST_CHUNK)
+    }
+
+    /// Writes some of some pieces. Returns how many bytes.
+    pub fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        match (self, pieces) {
+            // One alone is most often all there is.
+            (Self::Socket(socket), [piece]) => socket.write(piece),
+            (Self::Socket(socket), pieces) => socket.write_vectored(pieces),
+            (Self::Body(pipe), pieces) => pipe.write(pieces),
+        }
+    }
+
+    /// Nothing more comes: all was written.
+    pub fn finish(&self) {
+        match self {
+            Self::Socket(socket) => drop(socket.shutdown(Shutdown::Write)),
+            Self::Body(pipe) => pipe.finish(),
+        }
+    }
+
+    /// Whether the HTTP server carries it.
+    pub fn is_carried(&self) -> bool {
+        matches!(self, Self::Body(_))
+    }
+
+    /// Whether the body was dropped. That a socket is gone is told by the kernel.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Body(pipe) if pipe.is_gone())
+    }
+}

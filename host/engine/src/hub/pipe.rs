@@ -1,0 +1,358 @@
+//! Bytes of a stream on their way from its writer to the response body that carries them: few at a time.
+
+use super::inbox::{Inbox, Message};
+use crate::places::PeerId;
+use bytes::Bytes;
+use std::io::{self, ErrorKind, IoSlice};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+/// Bytes that are on their way at a time: some fifty usual events, and a frame of HTTP/2.
+const ROOM: usize = 16 << 10;
+
+/// Bodies of one client that a writer wakes at a time: a millisecond of work for the server's threads.
+const MOST_AWAKE: usize = 16;
+
+/// The writer's end. If it is dropped before it is finished, the body breaks off.
+#[derive(Debug)]
+pub struct PipeWriter(Arc<Shared>);
+
+/// The body's end. When it is dropped, the writer hears that its reader left.
+#[derive(Debug)]
+pub struct PipeReader(Arc<Shared>);
+
+/// Bytes that the body took and its connection has not written yet.
+struct Taken {
+    bytes: Vec<u8>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Bytes that the body has yet to take.
+    waiting: Vec<u8>,
+    /// How many it took that its connection has not written.
+    taken: usize,
+    /// Nothing more comes: the stream is finished, or was cut off.
+    is_finished: bool,
+    is_cut: bool,
+    /// Nobody takes anything any more.
+    is_gone: bool,
+    /// The writer found no room, and is told when there is some.
+    is_full: bool,
+    body: Option<Waker>,
+    /// The body was woken, and has not come since.
+    is_awake: bool,
+    writer: Option<Registered>,
+}
+
+/// The client of a stream, and the writer that writes it.
+#[derive(Debug, Clone)]
+pub struct Registered {
+    pub inbox: Arc<Inbox>,
+    pub awake: Arc<Awake>,
+    pub peer: Option<PeerId>,
+    pub token: usize,
+    pub serial: u64,
+}
+
+/// Bodies of one client that a writer woke, and that have not come since. While there are many, it wakes no more of them: they
+/// would keep all that the server's threads have to do waiting.
+#[derive(Debug, Default)]
+pub struct Awake {
+    count: AtomicUsize,
+    /// The writer found too many, and is told when there are fewer.
+    is_awaited: AtomicBool,
+}
+
+/// Makes both ends.
+pub(super) fn pipe() -> (PipeWriter, PipeReader) {
+    let shared = Arc::<Shared>::default();
+    (PipeWriter(shared.clone()), PipeReader(shared))
+}
+
+// === impl PipeWriter ===
+
+impl PipeWriter {
+    /// Has the other end tell a reader's writer when there is room again, and when it is gone.
+    pub fn register(&self, writer: Registered) -> io::Result<()> {
+        let mut state = self.0.lock();
+        if state.is_gone {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        state.writer = Some(writer);
+        Ok(())
+    }
+
+    /// Puts in as much of some pieces as there is room for, as a socket that does not block. Returns how many bytes.
+    pub fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut state = self.0.lock();
+        if state.is_gone {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        let room = ROOM.saturating_sub(state.on_the_way());
+        if room == 0 {
+            state.is_full = true;
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let written = pieces.iter().map(|piece| piece.len()).sum::<usize>().min(room);
+        // No more than is needed: a body that is not read keeps it.
+        state.waiting.reserve_exact(written);
+        let mut left = written;
+        for piece in pieces {
+            let some = piece.get(..left).unwrap_or(piece);
+            state.waiting.extend_from_slice(some);
+            left -= some.len();
+        }
+        let body = state.body.take();
+        if body.is_some() && !state.is_awake {
+            state.is_awake = true;
+            state.writer.iter().for_each(|writer| writer.awake.add());
+        }
+        drop(state);
+        body.into_iter().for_each(Waker::wake);
+        Ok(written)
+    }
+
+    /// Ends the body behind what it was given.
+    pub fn finish(&self) {
+        self.0.lock().is_finished = true;
+    }
+
+    pub fn is_gone(&self) -> bool {
+        self.0.lock().is_gone
+    }
+}
+
+impl Drop for PipeWriter {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.is_cut = !state.is_finished;
+        let (writer, body) = (state.calm(), state.body.take());
+        state.writer = None;
+        drop(state);
+        writer.into_iter().for_each(Registered::tell);
+        body.into_iter().for_each(Waker::wake);
+    }
+}
+
+// === impl PipeReader ===
+
+impl PipeReader {
+    /// Takes all there is. None: it is over.
+    pub fn poll_take(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        let mut state = self.0.lock();
+        let writer = state.calm();
+        let bytes = std::mem::take(&mut state.waiting);
+        state.taken += bytes.len();
+        let took = match (bytes.is_empty(), state.is_finished, state.is_cut) {
+            (false, ..) => Poll::Ready(Some(Ok(bytes))),
+            (true, true, _) => Poll::Ready(None),
+            (true, _, true) => Poll::Ready(Some(Err(ErrorKind::ConnectionAborted.into()))),
+            (true, false, false) => {
+                state.body = Some(context.waker().clone());
+                Poll::Pending
+            }
+        };
+        drop(state);
+        writer.into_iter().for_each(Registered::tell);
+        took.map_ok(|bytes| Bytes::from_owner(Taken { bytes, shared: self.0.clone() }))
+    }
+}
+
+impl Drop for PipeReader {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.is_gone = true;
+        state.waiting = Vec::new();
+        state.body = None;
+        // It is told anyway.
+        let _ = state.calm();
+        let writer = state.writer.take();
+        drop(state);
+        writer.into_iter().for_each(Registered::tell);
+    }
+}
+
+// === impl Taken ===
+
+impl AsRef<[u8]> for Taken {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.taken = state.taken.saturating_sub(self.bytes.len());
+        // Not for a few bytes: it would be full again at once.
+        let has_room = state.is_full && state.on_the_way() <= ROOM / 2;
+        if !has_room {
+            return;
+        }
+        state.is_full = false;
+        let writer = state.writer.clone();
+        drop(state);
+        writer.into_iter().for_each(Registered::tell);
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn on_the_way(&self) -> usize {
+        self.waiting.len() + self.taken
+    }
+
+    /// The body has come. Returns whom to tell.
+    fn calm(&mut self) -> Option<Registered> {
+        let was_awake = std::mem::take(&mut self.is_awake);
+        self.writer.as_ref().filter(|writer| was_awake && writer.awake.remove()).cloned()
+    }
+}
+
+// === impl Registered ===
+
+impl Registered {
+    fn tell(self) {
+        let Self { inbox, peer, token, serial, .. } = self;
+        inbox.tell(Message::Moved { peer, token, serial });
+    }
+}
+
+// === impl Awake ===
+
+impl Awake {
+    /// Returns whether there are as many as may be. If so, the writer is told when there are half as many.
+    pub fn is_full(&self) -> bool {
+        let is_full = || self.count.load(SeqCst) >= MOST_AWAKE;
+        if !is_full() {
+            return false;
+        }
+        self.is_awaited.store(true, SeqCst);
+        // Those that came before that told nobody.
+        is_full()
+    }
+
+    fn add(&self) {
+        self.count.fetch_add(1, SeqCst);
+    }
+
+    /// Whether the writer is to be told.
+    fn remove(&self) -> bool {
+        let before = self.count.fetch_sub(1, SeqCst);
+        before <= MOST_AWAKE / 2 + 1 && self.is_awaited.swap(false, SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::inbox::{Waiting, Wake};
+    use super::*;
+
+    fn take(reader: &mut PipeReader) -> Option<Option<Bytes>> {
+        match reader.poll_take(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(taken) => Some(taken.map(Result::unwrap)),
+            Poll::Pending => None,
+        }
+    }
+
+    fn write(writer: &PipeWriter, bytes: &[u8]) -> Result<usize, ErrorKind> {
+        writer.write(&[IoSlice::new(bytes)]).map_err(|error| error.kind())
+    }
+
+    fn registered() -> (PipeWriter, PipeReader, Arc<Inbox>) {
+        let (writer, reader) = pipe();
+        let inbox = Arc::new(Inbox::new(Wake(Box::new(|| {}))));
+        writer.register(of(&inbox, &Arc::default())).unwrap();
+        (writer, reader, inbox)
+    }
+
+    fn of(inbox: &Arc<Inbox>, awake: &Arc<Awake>) -> Registered {
+        Registered { inbox: inbox.clone(), awake: awake.clone(), peer: None, token: 3, serial: 7 }
+    }
+
+    fn told(inbox: &Inbox) -> usize {
+        let Waiting { messages, .. } = inbox.take();
+        assert!(messages.iter().all(|message| matches!(message, Message::Moved { token: 3, serial: 7, .. })));
+        messages.len()
+    }
+
+    #[test]
+    fn a_writer_puts_in_what_there_is_room_for_and_hears_when_half_of_it_was_written() {
+        let (writer, mut reader, inbox) = registered();
+        assert_eq!(write(&writer, &[1; 1000]), Ok(1000));
+        let first = take(&mut reader).unwrap().unwrap();
+        assert_eq!(write(&writer, &[2; 2 * ROOM]), Ok(ROOM - 1000), "what was taken is on its way, too");
+        assert_eq!(write(&writer, &[3]), Err(ErrorKind::WouldBlock));
+        let second = take(&mut reader).unwrap().unwrap();
+        assert_eq!((first.len(), second.len()), (1000, ROOM - 1000));
+        drop(first);
+        assert_eq!(told(&inbox), 0, "it would be full again at once");
+        drop(second);
+        assert_eq!((told(&inbox), write(&writer, &[3])), (1, Ok(1)));
+        drop(take(&mut reader));
+        assert_eq!(told(&inbox), 0, "it does not wait for room");
+    }
+
+    #[test]
+    fn a_body_ends_behind_what_it_was_given_and_breaks_off_when_it_was_cut_off() {
+        let (writer, mut reader, _) = registered();
+        assert!(take(&mut reader).is_none());
+        assert_eq!(writer.write(&[IoSlice::new(b"one"), IoSlice::new(b" two")]).unwrap(), 7);
+        writer.finish();
+        drop(writer);
+        assert_eq!(take(&mut reader).unwrap().unwrap(), "one two");
+        assert_eq!(take(&mut reader), Some(None));
+        let (writer, mut reader, _) = registered();
+        drop(writer);
+        let cut = reader.poll_take(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(cut, Poll::Ready(Some(Err(_)))), "{cut:?}");
+    }
+
+    #[test]
+    fn bodies_of_a_client_are_woken_until_many_have_not_come_and_their_writer_hears_when_half_of_them_have() {
+        let (inbox, awake) = (Arc::new(Inbox::new(Wake(Box::new(|| {})))), Arc::<Awake>::default());
+        let mut pipes: Vec<_> = (0..MOST_AWAKE).map(|_| pipe()).collect();
+        for (writer, reader) in &mut pipes {
+            writer.register(of(&inbox, &awake)).unwrap();
+            assert!(take(reader).is_none() && !awake.is_full());
+            (0..2).for_each(|_| assert_eq!(write(writer, &[1]), Ok(1)));
+        }
+        assert!(awake.is_full());
+        let mut readers = Vec::new();
+        for nth in 0..MOST_AWAKE / 2 {
+            assert_eq!((told(&inbox), awake.is_full()), (0, nth == 0));
+            let (writer, mut reader) = pipes.pop().unwrap();
+            // Those that are cut off are waited for no more, either.
+            if nth % 2 == 0 {
+                drop(take(&mut reader))
+            } else {
+                drop(writer)
+            }
+            readers.push(reader);
+        }
+        assert_eq!(told(&inbox), 1);
+    }
+
+    #[test]
+    fn a_writer_hears_of_a_body_that_is_gone_before_and_after_it_registers() {
+        let (writer, reader, inbox) = registered();
+        drop(reader);
+        assert_eq!((told(&inbox), writer.is_gone(), write(&writer, &[1])), (1, true, Err(ErrorKind::BrokenPipe)));
+        let (writer, reader) = pipe();
+        drop(reader);
+        assert!(writer.register(of(&inbox, &Arc::default())).is_err());
+    }
+}

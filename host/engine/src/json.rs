@@ -1,0 +1,196 @@
+//! Samples as JSON, written without intermediate trees.
+//!
+//! Field names need no escaping: they were checked against `[a-z][a-z0-9_]*` when their plugin was loaded.
+
+use dropsonde_sandbox::Stats;
+use dropsonde_store::{Points, Sample};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+/// `{"at":"2026-01-02T03:04:05Z","cpu_percent":12.5,…}`; absent values are absent.
+pub fn sample(sample: &Sample) -> Vec<u8> {
+    let mut json = Vec::with_capacity(64 + sample.values.len() * 32);
+    open(&mut json, sample.at_ms);
+    for (name, value) in &sample.values {
+        member(&mut json, name, "", *value);
+    }
+    json.push(b'}');
+    json
+}
+
+/// How points are written.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Form {
+    pub time: Time,
+    /// Adds `_min` and `_max` of each field.
+    pub bands: bool,
+}
+
+/// How the time of a point is written.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum Time {
+    /// `"at":"2026-01-02T03:04:05Z"`
+    #[default]
+    At,
+    /// `"ts":1700000000`, in seconds since 1970.
+    Seconds,
+}
+
+impl Form {
+    /// How many values there are of each.
+    pub fn values(self) -> usize {
+        if self.bands { 3 } else { 1 }
+    }
+}
+
+/// Appends some points of an array, ascending. `open`: what comes before the first of them, `[` or a comma; then a comma.
+pub fn points(json: &mut Vec<u8>, points: &Points, form: Form, open: &mut u8) {
+    for (row, &at_ms) in points.at_ms.iter().enumerate() {
+        json.push(std::mem::replace(open, b','));
+        match form.time {
+            Time::At => self::open(json, at_ms),
+            Time::Seconds => {
+                json.extend_from_slice(b"{\"ts\":");
+                json.extend_from_slice(itoa::Buffer::new().format(at_ms.div_euclid(1000)).as_bytes());
+            }
+        }
+        for column in &points.columns {
+            let Some(&value) = column.values.get(row).filter(|value| !value.is_nan()) else { continue };
+            member(json, &column.name, "", value);
+            if form.bands
+                && let (Some(&min), Some(&max)) = (column.min.get(row), column.max.get(row))
+            {
+                member(json, &column.name, "_min", min);
+                member(json, &column.name, "_max", max);
+            }
+        }
+        json.push(b'}');
+    }
+}
+
+/// A source's sections, those it knows something about.
+pub fn stats(stats: &Stats) -> Value {
+    let counts = |counts: &[(String, i64)]| counts.iter().cloned().collect::<BTreeMap<_, _>>();
+    let mut sections = Map::new();
+    let mut put = |name: &str, section: Option<Value>| {
+        if let Some(section) = section {
+            sections.insert(name.to_owned(), section);
+        }
+    };
+    put(
+        "channels",
+        stats
+            .channels
+            .as_ref()
+            .map(|s| with_counts(json!({ "total_active": s.total_active }), "by_pattern", counts(&s.by_pattern))),
+    );
+    put(
+        "envelopes",
+        stats
+            .envelopes
+            .as_ref()
+            .map(|s| with_counts(json!({ "rate_per_second": s.rate_per_second }), "by_aspect", counts(&s.by_aspect))),
+    );
+    put("presence", stats.presence.map(|s| json!({
+        "total_users": s.total_users, "total_agents": s.total_agents, "average_per_channel": s.average_per_channel,
+    })));
+    put("history", stats.history.map(|s| json!({
+        "total_envelopes_buffered": s.total_envelopes_buffered, "buffer_utilization_pct": s.buffer_utilization_pct,
+    })));
+    put("tokens", stats.tokens.map(|s| json!({
+        "issued_last_hour": s.issued_last_hour, "revoked_last_hour": s.revoked_last_hour, "active_count": s.active_count,
+    })));
+    put(
+        "cache",
+        stats.cache.map(|s| {
+            json!({
+                "hit_rate_pct": s.hit_rate_pct, "size_bytes": s.size_bytes, "size_entries": s.size_entries,
+                "evictions_last_hour": s.evictions_last_hour,
+            })
+        }),
+    );
+    Value::Object(sections)
+}
+
+/// Counts by name, left out when there are none.
+fn with_counts(mut section: Value, name: &str, counts: BTreeMap<String, i64>) -> Value {
+    if let Some(section) = section.as_object_mut().filter(|_| !counts.is_empty()) {
+        section.insert(name.to_owned(), json!(counts));
+    }
+    section
+}
+
+/// RFC 3339 in UTC; a fraction only when there is one.
+pub fn time(at_ms: i64) -> String {
+    Timestamp::from_millisecond(at_ms).unwrap_or(Timestamp::MAX).to_string()
+}
+
+fn open(json: &mut Vec<u8>, at_ms: i64) {
+    json.extend_from_slice(b"{\"at\":\"");
+    json.extend_from_slice(time(at_ms).as_bytes());
+    json.push(b'"');
+}
+
+fn member(json: &mut Vec<u8>, name: &str, suffix: &str, value: f64) {
+    for part in [",\"", name, suffix, "\":"] {
+        json.extend_from_slice(part.as_bytes());
+    }
+    number(json, value);
+}
+
+/// Whole numbers as integers, others in the fewest digits that read back the same.
+pub fn number(json: &mut Vec<u8>, value: f64) {
+    /// Beyond it doubles skip integers, and digits would pretend to a precision there is not.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if value.fract() == 0.0 && value.abs() <= EXACT {
+        json.extend_from_slice(itoa::Buffer::new().format(value as i64).as_bytes());
+    } else if value.is_finite() {
+        json.extend_from_slice(ryu::Buffer::new().format_finite(value).as_bytes());
+    } else {
+        json.extend_from_slice(b"null");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dropsonde_store::Column;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_sample_has_its_time_first_and_integers_print_as_integers() {
+        let values = vec![("cpu_percent".into(), 12.5), ("memory_used_mb".into(), 900.0)];
+        let json = sample(&Sample { at_ms: 1_767_323_045_000, values });
+        let text = String::from_utf8(json).unwrap();
+        assert_eq!(text, r#"{"at":"2026-01-02T03:04:05Z","cpu_percent":12.5,"memory_used_mb":900}"#);
+    }
+
+    #[test]
+    fn a_gap_is_absent_and_bands_follow_their_field() {
+        let column =
+            Column { name: "x".into(), values: vec![1.5, f64::NAN], min: vec![1.0, f64::NAN], max: vec![2.0; 2] };
+        let points_of_two = Points { at_ms: vec![0, 1500], columns: vec![column] };
+        let text = |form| {
+            let (mut json, mut open) = (Vec::new(), b'[');
+            points(&mut json, &points_of_two, form, &mut open);
+            points(&mut json, &Points::default(), form, &mut open);
+            assert_eq!(open, b',');
+            String::from_utf8(json).unwrap()
+        };
+        let at = text(Form::default());
+        assert_eq!(at, r#"[{"at":"1970-01-01T00:00:00Z","x":1.5},{"at":"1970-01-01T00:00:01.5Z"}"#);
+        assert_eq!(text(Form { time: Time::Seconds, bands: false }), r#"[{"ts":0,"x":1.5},{"ts":1}"#);
+        assert!(text(Form { bands: true, ..Form::default() }).contains(r#""x":1.5,"x_min":1,"x_max":2"#));
+    }
+
+    proptest! {
+        #[test]
+        fn every_number_reads_back_the_same(value in any::<f64>().prop_filter("finite", |value| value.is_finite())) {
+            let mut json = Vec::new();
+            number(&mut json, value);
+            prop_assert_eq!(std::str::from_utf8(&json).unwrap().parse::<f64>().unwrap(), value);
+            prop_assert!(serde_json::from_slice::<serde_json::Value>(&json).is_ok());
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! How much memory this process may have: what pools of bytes are sized by where the configuration says nothing.
+
+use rustix::process::{Resource, getrlimit};
+use std::fs;
+use std::path::Path;
+use std::thread::available_parallelism;
+
+/// Bytes of a pool where the configuration says nothing: an eighth of what this process may have, within bounds.
+pub fn of_pool(available: usize) -> usize {
+    const LEAST: usize = 32 << 20;
+    const MOST: usize = 256 << 20;
+    (available / 8).clamp(LEAST, MOST)
+}
+
+/// The least of what the machine has, what the process's cgroups allow, and a quarter of the address space it may have; in
+/// bytes. The rest is for code, stacks, and what plugins reserve.
+pub fn available() -> usize {
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let groups = groups.lines().filter_map(|group| least_of_group(Path::new("/sys/fs/cgroup"), group));
+    let least = machine.into_iter().chain(groups).chain(address_space().map(|bytes| bytes / 4)).min();
+    least.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX)
+}
+
+/// Bytes of address space this process may have, where there is a limit.
+pub fn address_space() -> Option<u64> {
+    getrlimit(Resource::As).current
+}
+
+/// Bytes of address space this process has now.
+pub fn mapped() -> Option<u64> {
+    of_line(&fs::read_to_string("/proc/self/status").ok()?, "VmSize:")
+}
+
+/// Has the C library's allocator keep less than it does by default of what is free. Called before there are threads.
+///
+/// By default there are eight arenas for every processor, and each keeps holes between pieces that stay: with 100 000 instances
+/// that come and go a third of the memory were holes. Where address space is limited each arena reserves 64 MiB of it besides.
+/// The default also takes large pieces from among the small ones once one of them was freed.
+#[cfg(target_env = "gnu")]
+pub fn keep_little() {
+    /// One for the main thread, and one for all others.
+    const FEWEST: usize = 2;
+    /// A piece of so many bytes is mapped by itself, and goes back when it is freed.
+    const LARGE: i32 = 1 << 20;
+    /// So much may be left free at the end of an arena.
+    const SPARE: i32 = 8 << 20;
+    let processors =
+        if address_space().is_some() { FEWEST } else { available_parallelism().map_or(FEWEST, usize::from) };
+    let arenas = i32::try_from(processors.max(FEWEST)).unwrap_or(i32::MAX);
+    set(libc::M_ARENA_MAX, arenas);
+    set(libc::M_MMAP_THRESHOLD, LARGE);
+    set(libc::M_TRIM_THRESHOLD, SPARE);
+}
+
+#[cfg(not(target_env = "gnu"))]
+pub fn keep_little() {}
+
+/// Gives the kernel back what the C library's allocator has free, also between pieces that stay.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "the C library's allocator is told by a function that takes a number")]
+pub fn give_back() {
+    // SAFETY: it takes no pointers, and locks each arena while it works on that.
+    unsafe {
+        // Whether there was something to give back.
+        let _ = libc::malloc_trim(0);
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+pub fn give_back() {}
+
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "the C library's allocator is told by a function that takes two numbers")]
+fn set(parameter: libc::c_int, value: i32) {
+    // SAFETY: it takes no pointers, and changes a setting of the allocator under the allocator's own lock.
+    unsafe {
+        // Should it refuse, more memory is used.
+        let _ = libc::mallopt(parameter, value);
+    }
+}
+
+/// `MemTotal` of /proc/meminfo.
+fn total(meminfo: &str) -> Option<u64> {
+    of_line(meminfo, "MemTotal:")
+}
+
+/// Bytes of a line that names kilobytes.
+fn of_line(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// The least that a group of /proc/self/cgroup and those above it allow, of either version of cgroups.
+fn least_of_group(root: &Path, group: &str) -> Option<u64> {
+    let mut parts = group.splitn(3, ':');
+    let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+    let (root, file) = match controllers {
+        "" => (root.to_owned(), "memory.max"),
+        "memory" => (root.join("memory"), "memory.limit_in_bytes"),
+        _ => return None,
+    };
+    let own = root.join(path.trim_start_matches('/'));
+    // In a container the path may be one of the machine outside: then its own limit is at the root.
+    let groups = own.ancestors().take_while(|folder| folder.starts_with(&root));
+    groups.filter_map(|folder| fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok()).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_is_an_eighth_within_bounds() {
+        assert_eq!([0, 1 << 30, usize::MAX].map(of_pool), [32 << 20, 128 << 20, 256 << 20]);
+    }
+
+    #[test]
+    fn the_machines_memory_is_read() {
+        assert_eq!(total("MemTotal:        2048 kB\nMemFree: 1 kB\n"), Some(2 << 20));
+        assert_eq!(total("MemFree: 1 kB\n"), None);
+        assert!(available() > 1 << 20 && mapped().is_some_and(|bytes| bytes > 1 << 20));
+    }
+
+    #[test]
+    fn the_least_of_a_group_and_those_above_it_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let own = root.path().join("system.slice/own.service");
+        fs::create_dir_all(&own).unwrap();
+        fs::write(own.join("memory.max"), "max\n").unwrap();
+        assert_eq!(least_of_group(root.path(), "0::/system.slice/own.service"), None);
+        fs::write(root.path().join("system.slice/memory.max"), "1000\n").unwrap();
+        assert_eq!(least_of_group(root.path(), "0::/system.slice/own.service"), Some(1000));
+        fs::write(own.join("memory.max"), "10\n").unwrap();
+        assert_eq!(least_of_group(root.path(), "0::/system.slice/own.service"), Some(10));
+        fs::create_dir(root.path().join("memory")).unwrap();
+        fs::write(root.path().join("memory/memory.limit_in_bytes"), "77\n").unwrap();
+        assert_eq!(least_of_group(root.path(), "4:memory:/docker/of-the-machine"), Some(77));
+        assert_eq!(least_of_group(root.path(), "1:cpu:/"), None);
+    }
+}

@@ -1,0 +1,325 @@
+use prometheus::core::Collector;
+use prometheus::{
+    Error, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, exponential_buckets,
+};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// What every service has, whatever it does: whether it runs, what passes through it, what failed, and whom it talks to.
+///
+/// A service is one of a program that embeds the host, or one of the host's own parts and plugins. Names begin with
+/// `dropsonde_`.
+///
+/// ```
+/// use dropsonde_engine::metrics::{CoreMetrics, MetricRegistry, ServiceStatus};
+///
+/// # fn main() -> anyhow::Result<()> {
+/// let registry = MetricRegistry::new()?;
+/// let metrics = CoreMetrics::register(&registry)?;
+/// metrics.status("billing", ServiceStatus::Running);
+/// metrics.received("billing", "invoice", 1);
+/// metrics.processed("billing", "invoice", "ok", 1);
+/// assert_eq!(registry.prometheus().gather().len(), 3);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct CoreMetrics {
+    service_status: IntGaugeVec,
+    health_status: IntGaugeVec,
+    messages_received: IntCounterVec,
+    messages_processed: IntCounterVec,
+    messages_failed: IntCounterVec,
+    messages_published: IntCounterVec,
+    panics: IntCounterVec,
+    processing_duration_seconds: HistogramVec,
+    errors: IntCounterVec,
+    remote_connected: IntGaugeVec,
+    remote_rtt_seconds: GaugeVec,
+    remote_reconnects: IntCounterVec,
+    remote_circuit_breaker: IntGaugeVec,
+}
+
+/// Of the host's parts and of plugins they are looked up when someone asks.
+pub(crate) const SERVICE_STATUS: (&str, &str) =
+    ("service_status", "0 stopped, 1 starting, 2 running, 3 stopping, 4 failed.");
+pub(crate) const HEALTH_STATUS: (&str, &str) = ("health_status", "1 when nothing is wrong with it, else 0.");
+
+/// As `dropsonde_service_status` shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServiceStatus {
+    Stopped = 0,
+    Starting = 1,
+    Running = 2,
+    Stopping = 3,
+    Failed = 4,
+}
+
+/// As `dropsonde_remote_circuit_breaker` shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Breaker {
+    /// Requests go out.
+    Closed = 0,
+    /// Too many failed: none goes out for a while.
+    Open = 1,
+    /// One goes out, to see whether others can.
+    HalfOpen = 2,
+}
+
+/// Registers under the prefix of all the host's own metrics.
+pub(super) fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    made: Result<C, Error>,
+) -> Result<C, Error> {
+    let made = made?;
+    registry.register(Box::new(made.clone()))?;
+    Ok(made)
+}
+
+pub(super) fn options(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("dropsonde")
+}
+
+pub(super) fn histogram_options(name: &str, help: &str, buckets: Vec<f64>) -> HistogramOpts {
+    HistogramOpts::from(options(name, help)).buckets(buckets)
+}
+
+impl CoreMetrics {
+    /// Once for a registry.
+    pub fn register(registry: &super::MetricRegistry) -> Result<Self, Error> {
+        let registry = registry.prometheus();
+        let counter = |name, help, labels: &[&str]| register(registry, IntCounterVec::new(options(name, help), labels));
+        let gauge = |name, help, labels: &[&str]| register(registry, IntGaugeVec::new(options(name, help), labels));
+        Ok(Self {
+            service_status: gauge(SERVICE_STATUS.0, SERVICE_STATUS.1, &["service"])?,
+            health_status: gauge(HEALTH_STATUS.0, HEALTH_STATUS.1, &["service"])?,
+            messages_received: counter(
+                "messages_received_total",
+                "Samples, stats and events that came in.",
+                &["service", "type"],
+            )?,
+            messages_processed: counter(
+                "messages_processed_total",
+                "Samples, stats and events, by what became of them.",
+                &["service", "type", "status"],
+            )?,
+            messages_failed: counter(
+                "messages_failed_total",
+                "Samples, stats and events that could not be taken.",
+                &["service", "type"],
+            )?,
+            messages_published: counter(
+                "messages_published_total",
+                "What went to live streams, by what it was.",
+                &["service", "subject"],
+            )?,
+            panics: counter("panics_total", "Panics; of a plugin: traps.", &["service"])?,
+            processing_duration_seconds: register(
+                registry,
+                HistogramVec::new(
+                    histogram_options(
+                        "processing_duration_seconds",
+                        "Time for a piece of work, by what it was.",
+                        exponential_buckets(0.000_1, 4.0, 10)?,
+                    ),
+                    &["service", "operation"],
+                ),
+            )?,
+            errors: counter(
+                "errors_total",
+                "Calls, rows and requests that failed, by what and why.",
+                &["service", "type"],
+            )?,
+            remote_connected: gauge(
+                "remote_connected",
+                "1 when the last request to a destination went well, else 0.",
+                &["destination"],
+            )?,
+            remote_rtt_seconds: register(
+                registry,
+                GaugeVec::new(
+                    options("remote_rtt_seconds", "Time of the last request that was answered."),
+                    &["destination"],
+                ),
+            )?,
+            remote_reconnects: counter(
+                "remote_reconnects_total",
+                "How often a destination could be reached again.",
+                &["destination"],
+            )?,
+            remote_circuit_breaker: gauge(
+                "remote_circuit_breaker",
+                "0 closed, 1 open: nothing is sent for a while, 2 half-open: one is sent to see.",
+                &["destination"],
+            )?,
+        })
+    }
+
+    pub fn status(&self, service: &str, status: ServiceStatus) {
+        self.service_status.with_label_values(&[service]).set(status as i64);
+    }
+
+    pub fn health(&self, service: &str, is_well: bool) {
+        self.health_status.with_label_values(&[service]).set(i64::from(is_well));
+    }
+
+    /// `kind`: `sample`, `stats`, `event`, or a service's own word.
+    pub fn received(&self, service: &str, kind: &str, count: u64) {
+        self.messages_received.with_label_values(&[service, kind]).inc_by(count);
+    }
+
+    /// `status`: `ok`, `failed`, `dropped`; `gap`: there was nothing to take.
+    pub fn processed(&self, service: &str, kind: &str, status: &str, count: u64) {
+        self.messages_processed.with_label_values(&[service, kind, status]).inc_by(count);
+    }
+
+    /// Returns how many samples of a plugin were stored since the host started.
+    pub(crate) fn samples_stored(&self, service: &str) -> u64 {
+        self.messages_processed.with_label_values(&[service, "sample", "ok"]).get()
+    }
+
+    pub fn failed(&self, service: &str, kind: &str, count: u64) {
+        self.messages_failed.with_label_values(&[service, kind]).inc_by(count);
+    }
+
+    pub fn published(&self, service: &str, subject: &str, count: u64) {
+        self.messages_published.with_label_values(&[service, subject]).inc_by(count);
+    }
+
+    /// Also with none, so that there is something to compare with.
+    pub fn panics(&self, service: &str, count: u64) {
+        self.panics.with_label_values(&[service]).inc_by(count);
+    }
+
+    pub fn took(&self, service: &str, operation: &str, took: Duration) {
+        self.processing_duration_seconds.with_label_values(&[service, operation]).observe(took.as_secs_f64());
+    }
+
+    /// `kind`: a small fixed set of words.
+    pub fn errors(&self, service: &str, kind: &str, count: u64) {
+        self.errors.with_label_values(&[service, kind]).inc_by(count);
+    }
+
+    pub fn remote_connected(&self, destination: &str, is_connected: bool) {
+        self.remote_connected.with_label_values(&[destination]).set(i64::from(is_connected));
+    }
+
+    pub fn remote_rtt(&self, destination: &str, took: Duration) {
+        self.remote_rtt_seconds.with_label_values(&[destination]).set(took.as_secs_f64());
+    }
+
+    /// Also with none, so that there is something to compare with.
+    pub fn remote_reconnects(&self, destination: &str, count: u64) {
+        self.remote_reconnects.with_label_values(&[destination]).inc_by(count);
+    }
+
+    pub fn remote_breaker(&self, destination: &str, breaker: Breaker) {
+        self.remote_circuit_breaker.with_label_values(&[destination]).set(breaker as i64);
+    }
+
+    /// Removes all series of a service that is no more.
+    pub fn forget(&self, service: &str) {
+        let of_service: [&IntCounterVec; 6] = [
+            &self.messages_received,
+            &self.messages_processed,
+            &self.messages_failed,
+            &self.messages_published,
+            &self.panics,
+            &self.errors,
+        ];
+        for vector in of_service {
+            for labels in series_of(vector, "service", service) {
+                let _ = vector.remove(&labels.iter().map(|(key, value)| (&**key, &**value)).collect::<HashMap<_, _>>());
+            }
+        }
+        for vector in [&self.service_status, &self.health_status] {
+            // What it never had is not there to be removed.
+            let _ = vector.remove_label_values(&[service]);
+        }
+        for labels in series_of(&self.processing_duration_seconds, "service", service) {
+            let labels = labels.iter().map(|(key, value)| (&**key, &**value)).collect::<HashMap<_, _>>();
+            let _ = self.processing_duration_seconds.remove(&labels);
+        }
+    }
+}
+
+/// The labels of the series that have one of some value.
+pub(super) fn series_of(vector: &impl Collector, key: &str, value: &str) -> Vec<Vec<(String, String)>> {
+    let families = vector.collect();
+    let series = families.iter().flat_map(|family| family.get_metric());
+    let labels = series.map(|series| {
+        let labels = series.get_label().iter();
+        labels.map(|label| (label.name().to_owned(), label.value().to_owned())).collect::<Vec<_>>()
+    });
+    labels.filter(|labels| labels.iter().any(|(name, is)| name == key && is == value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::MetricRegistry;
+
+    fn record_everything(metrics: &CoreMetrics, service: &str) {
+        metrics.status(service, ServiceStatus::Running);
+        metrics.health(service, true);
+        metrics.received(service, "sample", 3);
+        metrics.processed(service, "sample", "ok", 2);
+        metrics.failed(service, "sample", 1);
+        metrics.published(service, "usage", 2);
+        metrics.panics(service, 1);
+        metrics.took(service, "sample", Duration::from_millis(1));
+        metrics.errors(service, "trap", 1);
+    }
+
+    #[test]
+    fn each_method_moves_its_family() {
+        let registry = MetricRegistry::new().unwrap();
+        let metrics = CoreMetrics::register(&registry).unwrap();
+        assert!(registry.prometheus().gather().is_empty(), "nothing is shown before it happens");
+        record_everything(&metrics, "s");
+        metrics.remote_connected("otlp", true);
+        metrics.remote_rtt("otlp", Duration::from_millis(2));
+        metrics.remote_reconnects("otlp", 1);
+        metrics.remote_breaker("otlp", Breaker::HalfOpen);
+        let families = registry.prometheus().gather();
+        let names: Vec<_> = families.iter().map(|family| family.name().replace("dropsonde_", "")).collect();
+        assert_eq!(
+            names,
+            [
+                "errors_total",
+                "health_status",
+                "messages_failed_total",
+                "messages_processed_total",
+                "messages_published_total",
+                "messages_received_total",
+                "panics_total",
+                "processing_duration_seconds",
+                "remote_circuit_breaker",
+                "remote_connected",
+                "remote_reconnects_total",
+                "remote_rtt_seconds",
+                "service_status",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_service_that_is_no_more_leaves_no_series() {
+        let registry = MetricRegistry::new().unwrap();
+        let metrics = CoreMetrics::register(&registry).unwrap();
+        record_everything(&metrics, "kept");
+        record_everything(&metrics, "gone");
+        metrics.forget("gone");
+        let families = registry.prometheus().gather();
+        let series = families.iter().flat_map(|family| family.get_metric());
+        assert!(series.flat_map(|series| series.get_label()).all(|label| label.value() != "gone"));
+        assert_eq!(families.len(), 9);
+    }
+
+    #[test]
+    fn they_are_registered_once_for_a_registry() {
+        let registry = MetricRegistry::new().unwrap();
+        assert!(CoreMetrics::register(&registry).is_ok());
+        assert!(CoreMetrics::register(&registry).is_err());
+    }
+}

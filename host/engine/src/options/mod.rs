@@ -1,0 +1,141 @@
+//! What an operator, or a program that embeds the engine, says to it.
+//!
+//! # Layout
+//!
+//! * A file for each section: `store`, `poll`, `stream`, `metrics`, `snapshot`, `instance`, `plugin`.
+//! * `names`: the plugins that are named somewhere.
+
+mod instance;
+mod metrics;
+mod names;
+mod plugin;
+mod poll;
+mod snapshot;
+mod store;
+mod stream;
+
+pub use instance::{StaticInstance, check_labels};
+pub use metrics::Metrics;
+pub use names::UnknownName;
+pub use plugin::{GrantsConfig, LimitsConfig, PluginConfig};
+pub use poll::Poll;
+pub use snapshot::Snapshot;
+pub use store::StoreConfig;
+pub use stream::Stream;
+
+use crate::plugins::Bundled;
+use dropsonde_model::{InvalidValue, Labels};
+use dropsonde_sandbox::Limits;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// All of it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Options {
+    /// On every instance.
+    pub labels: Labels,
+    pub store: StoreConfig,
+    pub poll: Poll,
+    pub stream: Stream,
+    pub metrics: Metrics,
+    pub snapshot: Snapshot,
+    /// Tracked from the start, beside what plugins discover.
+    pub instances: Vec<StaticInstance>,
+    /// By plugin name.
+    pub plugins: BTreeMap<String, PluginConfig>,
+    /// Where things are kept between starts; none when nothing is.
+    pub data_dir: Option<PathBuf>,
+    /// Where plugins' files are; none when there is no such folder.
+    pub plugins_dir: Option<PathBuf>,
+    /// Plugins that come with the program.
+    pub bundled: &'static [Bundled],
+    /// Bytes of memory that those who serve what the engine knows may come to need.
+    pub serving: u64,
+}
+
+impl Options {
+    /// Checks what types alone cannot.
+    pub fn check(&self) -> Result<(), InvalidValue> {
+        self.poll.check()?;
+        self.store.check()?;
+        self.stream.check()?;
+        self.metrics.check()?;
+        self.snapshot.check()?;
+        check_labels("labels", &self.labels)?;
+        let mut ids = BTreeMap::new();
+        for (index, instance) in self.instances.iter().enumerate() {
+            instance.check(&format!("instances[{index}]"))?;
+            if let Some(first) = ids.insert(&instance.id, index) {
+                let why = format!("{:?} is named by instances[{first}] already", instance.id);
+                return InvalidValue::of(&format!("instances[{index}].id"), &why);
+            }
+        }
+        for (name, plugin) in &self.plugins {
+            if !dropsonde_model::names::is_plugin(name) {
+                let why = format!("is no plugin's name: {}", dropsonde_model::names::PLUGIN_RULE);
+                return InvalidValue::of(&format!("plugins.{name:?}"), &why);
+            }
+            let key = |key: &str| format!("plugins.{name}.{key}");
+            plugin.check(&key)?;
+        }
+        Ok(())
+    }
+
+    /// A plugin's own section, or the defaults.
+    pub fn plugin(&self, name: &str) -> PluginConfig {
+        self.plugins.get(name).cloned().unwrap_or_default()
+    }
+
+    /// The plugin of a name that comes with the program.
+    pub fn bundled(&self, name: &str) -> Option<Bundled> {
+        self.bundled.iter().copied().find(|bundled| bundled.name == name)
+    }
+
+    pub fn interval(&self, plugin: &PluginConfig) -> Duration {
+        plugin.interval.unwrap_or(self.poll.interval).get()
+    }
+
+    /// How often something is polled, each once.
+    pub fn intervals(&self) -> BTreeSet<Duration> {
+        let own = self.plugins.values().map(|plugin| self.interval(plugin));
+        own.chain([self.poll.interval.get()]).collect()
+    }
+
+    /// What is in force: a poll never outlasts `poll.timeout` or its interval.
+    pub fn limits(&self, plugin: &PluginConfig) -> Limits {
+        let limits = plugin.limits();
+        let (mut deadline, mut deadline_setting) = (limits.deadline, limits.deadline_setting);
+        let interval = if plugin.interval.is_some() { "its interval" } else { "poll.interval" };
+        for (cap, setting) in [(self.poll.timeout.get(), "poll.timeout"), (self.interval(plugin), interval)] {
+            if cap < deadline {
+                (deadline, deadline_setting) = (cap, setting);
+            }
+        }
+        let (cpu, cpu_setting) =
+            if limits.cpu <= deadline { (limits.cpu, limits.cpu_setting) } else { (deadline, deadline_setting) };
+        Limits { cpu, cpu_setting, deadline, deadline_setting, ..limits }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dropsonde_model::Span;
+
+    #[test]
+    fn a_poll_never_outlasts_its_timeout_or_interval() {
+        let poll = Poll { timeout: "700ms".parse().unwrap(), ..Poll::default() };
+        let options = Options { poll, ..Options::default() };
+        let plugin = |interval: Option<Span>, deadline: Option<Span>| {
+            let limits = LimitsConfig { deadline, ..LimitsConfig::default() };
+            options.limits(&PluginConfig { interval, limits, ..PluginConfig::default() })
+        };
+        let span = |text: &str| text.parse::<Span>().ok();
+        let (a, b, c) = (plugin(span("500ms"), None), plugin(None, span("1h")), plugin(None, span("20ms")));
+        assert_eq!((a.deadline, a.deadline_setting), (Duration::from_millis(500), "its interval"));
+        assert_eq!((b.deadline, b.deadline_setting), (Duration::from_millis(700), "poll.timeout"));
+        assert_eq!((b.cpu, b.cpu_setting), (Duration::from_millis(100), "limits.cpu"));
+        assert_eq!((c.cpu, c.cpu_setting), (Duration::from_millis(20), "limits.deadline"));
+    }
+}

@@ -1,0 +1,112 @@
+//! Plugins a configuration names.
+
+use super::Options;
+use dropsonde_model::nearest::nearest;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+/// A plugin that a configuration names, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Named<'a> {
+    plugin: &'a str,
+    place: Place<'a>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place<'a> {
+    Section,
+    DefaultSamplers,
+    /// By the instance's id.
+    SamplersOf(&'a str),
+}
+
+/// A name that is no plugin's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownName {
+    /// The part of the configuration that has it.
+    pub part: String,
+    pub why: String,
+}
+
+impl Options {
+    /// Names that are neither a plugin's that is known, nor in `before`, which is in force: who said so there waits for it.
+    pub fn unknown_names(&self, known: &BTreeSet<String>, before: Option<&Self>) -> Vec<UnknownName> {
+        let before: BTreeSet<&str> = before.into_iter().flat_map(|before| before.named()).map(|n| n.plugin).collect();
+        let is_unknown = |named: &Named<'_>| !known.contains(named.plugin) && !before.contains(named.plugin);
+        self.named().into_iter().filter(is_unknown).map(|named| self.unknown(named, known)).collect()
+    }
+
+    /// Files that would be those of plugins this names and that have none.
+    pub fn awaited_files(&self) -> BTreeSet<PathBuf> {
+        let Some(folder) = &self.plugins_dir else { return BTreeSet::new() };
+        let named = self.named().into_iter().filter(|named| self.bundled(named.plugin).is_none());
+        let files = named.map(|named| folder.join(format!("{}.wasm", named.plugin)));
+        files.filter(|file| !file.exists()).collect()
+    }
+
+    fn named(&self) -> Vec<Named<'_>> {
+        let sections = self.plugins.keys().map(|plugin| Named { plugin, place: Place::Section });
+        let default = self.poll.default_samplers.iter();
+        let default = default.map(|plugin| Named { plugin, place: Place::DefaultSamplers });
+        let of_instances = self.instances.iter().flat_map(|instance| {
+            let samplers = instance.samplers.iter().flatten();
+            samplers.map(|plugin| Named { plugin, place: Place::SamplersOf(&instance.id) })
+        });
+        sections.chain(default).chain(of_instances).filter(|named| named.plugin != "*").collect()
+    }
+
+    fn unknown(&self, Named { plugin, place }: Named<'_>, known: &BTreeSet<String>) -> UnknownName {
+        let (part, key) = match place {
+            Place::Section => (format!("[plugins.{plugin}]"), format!("plugins.{plugin}")),
+            Place::DefaultSamplers => ("[poll]".to_owned(), "poll.default_samplers".to_owned()),
+            Place::SamplersOf(id) => ("[[instances]]".to_owned(), format!("the samplers of instance {id:?}")),
+        };
+        let file = match &self.plugins_dir {
+            Some(folder) => format!(", and there is no {}", folder.join(format!("{plugin}.wasm")).display()),
+            None => String::new(),
+        };
+        let meant = nearest(plugin, known.iter().map(String::as_str));
+        let meant = meant.map(|meant| format!("; did you mean {meant:?}?")).unwrap_or_default();
+        let known: Vec<_> = known.iter().map(String::as_str).collect();
+        let known = known.join(", ");
+        UnknownName { part, why: format!("{key}: no plugin is called {plugin:?}{file}{meant} (known: {known})") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{PluginConfig, Poll, StaticInstance};
+
+    fn with_sections(plugins: &[&str]) -> Options {
+        let sections = plugins.iter().map(|plugin| ((*plugin).to_owned(), PluginConfig::default()));
+        Options { plugins: sections.collect(), ..Options::default() }
+    }
+
+    #[test]
+    fn a_name_that_is_no_plugins_is_refused_where_it_is_new_and_the_nearest_is_suggested() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let instance =
+            StaticInstance { id: "a".to_owned(), labels: Default::default(), samplers: Some(names(&["scrap"])) };
+        let options = Options {
+            plugins_dir: Some("/d/plugins".into()),
+            poll: Poll { default_samplers: names(&["*", "nope"]), ..Poll::default() },
+            instances: vec![instance],
+            ..with_sections(&["procsf", "procfs"])
+        };
+        let known = BTreeSet::from(["procfs".to_owned(), "scrape".to_owned()]);
+        let unknown = options.unknown_names(&known, None);
+        let parts: Vec<_> = unknown.iter().map(|unknown| unknown.part.as_str()).collect();
+        assert_eq!(parts, ["[plugins.procsf]", "[poll]", "[[instances]]"]);
+        assert_eq!(
+            unknown[0].why,
+            "plugins.procsf: no plugin is called \"procsf\", and there is no /d/plugins/procsf.wasm; \
+             did you mean \"procfs\"? (known: procfs, scrape)"
+        );
+        assert!(
+            unknown[2].why.starts_with("the samplers of instance \"a\": ") && unknown[2].why.contains("\"scrape\"?")
+        );
+        let before = with_sections(&["nope", "procsf", "scrap"]);
+        assert_eq!(options.unknown_names(&known, Some(&before)), []);
+    }
+}

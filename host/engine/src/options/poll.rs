@@ -1,0 +1,57 @@
+use dropsonde_model::{InvalidValue, Span};
+use serde::Deserialize;
+use std::time::Duration;
+
+/// `[poll]`: when instances are read, and by whom.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Poll {
+    pub interval: Span,
+    /// Longest wall time of one call; at most the interval.
+    pub timeout: Span,
+    /// How often plugins are asked what they find.
+    pub discover_interval: Span,
+    /// Which samplers poll an instance that names none: `*` is all.
+    pub default_samplers: Vec<String>,
+    pub max_instances: usize,
+}
+
+impl Default for Poll {
+    fn default() -> Self {
+        Self {
+            interval: Span::from_secs(10),
+            timeout: Span::from_secs(5),
+            discover_interval: Span::from_secs(30),
+            default_samplers: vec!["*".to_owned()],
+            max_instances: 100_000,
+        }
+    }
+}
+
+impl Poll {
+    pub fn check(&self) -> Result<(), InvalidValue> {
+        check_interval("poll.interval", self.interval, Duration::from_millis(100))?;
+        if self.timeout.get().is_zero() || self.timeout.get() > Duration::from_secs(3600) {
+            return InvalidValue::of("poll.timeout", "must be more than nothing and at most 1h");
+        }
+        check_interval("poll.discover_interval", self.discover_interval, Duration::from_secs(1))?;
+        if !(1..=100_000_000).contains(&self.max_instances) {
+            return InvalidValue::of("poll.max_instances", "must be at least 1 and at most 100000000");
+        }
+        Ok(())
+    }
+}
+
+/// Longest time between two polls, in days. Times of some intervals are added up, and whoever polls less often measures
+/// nothing.
+const LONGEST_INTERVAL_DAYS: u64 = 366;
+
+/// Checks a time between two polls, or looks; `key` is where it stands.
+pub(super) fn check_interval(key: &str, interval: Span, least: Duration) -> Result<(), InvalidValue> {
+    if !(least..=Duration::from_secs(LONGEST_INTERVAL_DAYS * 86_400)).contains(&interval.get()) {
+        let least = humantime::format_duration(least);
+        let why = format!("must be at least {least} and at most {LONGEST_INTERVAL_DAYS}d");
+        return InvalidValue::of(key, &why);
+    }
+    Ok(())
+}

@@ -1,0 +1,26 @@
+use super::poll::check_interval;
+use dropsonde_model::{InvalidValue, Span};
+use serde::Deserialize;
+use std::time::Duration;
+
+/// `[snapshot]`: the application as a whole.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Snapshot {
+    /// How often sources are polled, and the snapshot's numbers written to history.
+    pub interval: Span,
+    /// Another path of `/v1/snapshot`.
+    pub path: String,
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self { interval: Span::from_secs(10), path: "/parsec/metrics".to_owned() }
+    }
+}
+
+impl Snapshot {
+    pub fn check(&self) -> Result<(), InvalidValue> {
+        check_interval("snapshot.interval", self.interval, Duration::from_millis(100))
+    }
+}

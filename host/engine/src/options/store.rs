@@ -1,0 +1,73 @@
+use crate::memory;
+use dropsonde_model::{InvalidValue, Size, Span};
+use serde::Deserialize;
+use std::time::Duration;
+
+/// `[store]`: what is kept, and for how long.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Rows of a sampler and instance in memory: all there are with `memory_only`, else those the disk does not take for now.
+    /// What is on disk is kept as long as `retention` says, however many rows that are.
+    pub retention_samples: usize,
+    /// Older rows go, whatever the interval.
+    pub retention: Span,
+    /// What files of history may take together; beyond, the oldest rows go.
+    pub max_disk: Size,
+    /// Nothing is written to disk.
+    pub memory_only: bool,
+    /// How often what is new is written: what a crash can cost.
+    pub flush_interval: Span,
+    /// Memory for unpacked history, so that what is asked again is answered faster.
+    pub block_cache: Size,
+    /// Memory for all other history, which plugins share. None: a quarter of what the machine has, its control group
+    /// allows, or a quarter of what `ulimit -v` allows.
+    pub max_memory: Option<Size>,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        // A week at 10 s.
+        Self {
+            retention_samples: 60_480,
+            retention: Span::from_secs(7 * 86_400),
+            max_disk: Size::new(10 << 30),
+            memory_only: false,
+            flush_interval: Span::from_secs(1),
+            block_cache: Size::new(64 << 20),
+            max_memory: None,
+        }
+    }
+}
+
+impl StoreConfig {
+    /// How far back rows that are read so often reach in memory alone, where that is less than `retention`.
+    pub fn cut(&self, interval: Duration) -> Option<Duration> {
+        let reach = interval.saturating_mul(u32::try_from(self.retention_samples).unwrap_or(u32::MAX));
+        (reach < self.retention.get()).then_some(reach)
+    }
+
+    /// Size of memory for history beside the block cache.
+    pub fn memory(&self) -> u64 {
+        self.max_memory.map_or_else(|| memory::available() as u64 / 4, |bytes| bytes.get() as u64)
+    }
+
+    pub fn check(&self) -> Result<(), InvalidValue> {
+        if self.retention_samples == 0 {
+            return InvalidValue::of("store.retention_samples", "must be at least 1");
+        }
+        if self.retention.get() < Duration::from_secs(60) {
+            return InvalidValue::of("store.retention", "must be at least 1m");
+        }
+        if self.max_disk.get() < 1 << 20 {
+            return InvalidValue::of("store.max_disk", "must be at least 1MiB");
+        }
+        if self.max_memory.is_some_and(|bytes| bytes.get() < 1 << 20) {
+            return InvalidValue::of("store.max_memory", "must be at least 1MiB");
+        }
+        if !(Duration::from_millis(10)..=Duration::from_secs(3600)).contains(&self.flush_interval.get()) {
+            return InvalidValue::of("store.flush_interval", "must be at least 10ms and at most 1h");
+        }
+        Ok(())
+    }
+}

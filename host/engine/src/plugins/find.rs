@@ -1,0 +1,231 @@
+//! Where plugins come from: the binary, and the operator's folder.
+
+use super::settling::{Files, Signature};
+use bytes::Bytes;
+use dropsonde_model::names::is_plugin;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Larger components are refused unread: an interpreter compiled in takes some 30 MB.
+pub const LARGEST: u64 = 128 << 20;
+
+/// Where a component was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Part of the program that embeds the host.
+    Native,
+    Bundled(Bundled),
+    File(PathBuf),
+}
+
+/// A component that is part of the program. Its digest is the program's, so it is granted what it says it needs. A file of its
+/// name in the plugins folder takes its place, but not its grants.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Bundled {
+    pub name: &'static str,
+    pub component: &'static [u8],
+}
+
+impl fmt::Debug for Bundled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Bundled").field(&self.name).finish()
+    }
+}
+
+impl From<Bundled> for Component {
+    fn from(bundled: Bundled) -> Self {
+        Self { name: bundled.name.to_owned(), origin: Origin::Bundled(bundled) }
+    }
+}
+
+/// A plugin that was found, not yet looked into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Component {
+    pub name: String,
+    pub origin: Origin,
+}
+
+/// Why the plugins folder is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum FindError {
+    #[error("cannot read the plugins folder {}: {why}", folder.display())]
+    Unreadable { folder: PathBuf, why: io::Error },
+    #[error("the plugins folder {} can be written by others than its owner; whoever writes there runs code here: chmod go-w {}", folder.display(), folder.display())]
+    Writable { folder: PathBuf },
+}
+
+/// Where a plugin's component is, when there is one.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) name: String,
+    pub(super) folder: Option<PathBuf>,
+    /// What there is without a file.
+    pub(super) bundled: Option<Bundled>,
+}
+
+// === impl Place ===
+
+impl Place {
+    /// Its file, whether there is one or not; none without a plugins folder.
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        Some(self.folder.as_ref()?.join(format!("{}.wasm", self.name)))
+    }
+
+    /// Its file, else what comes with the binary.
+    pub(super) fn component(&self) -> Option<Component> {
+        let file = self.file().filter(|file| fs::symlink_metadata(file).is_ok());
+        match file {
+            Some(file) => Some(Component { name: self.name.clone(), origin: Origin::File(file) }),
+            None => self.bundled.map(Component::from),
+        }
+    }
+
+    /// Its file, and what is there now.
+    pub(super) fn upload(&self) -> Option<(PathBuf, Option<Signature>)> {
+        let file = self.file()?;
+        let now = fs::metadata(&file).ok().map(|about| Signature::of(&about));
+        Some((file, now))
+    }
+}
+
+// === impl Component ===
+
+impl Component {
+    /// Reads the component's bytes.
+    pub fn bytes(&self) -> io::Result<Bytes> {
+        match &self.origin {
+            Origin::Bundled(bundled) => Ok(Bytes::from_static(bundled.component)),
+            Origin::File(path) => read(path).map(Bytes::from),
+            Origin::Native => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+/// Reads a component file of bounded size.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let about = fs::metadata(path)?;
+    if !about.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    if about.mode() & 0o022 != 0 {
+        let why = "others than its owner can write to it; whoever does runs code here: chmod go-w it";
+        return Err(io::Error::other(why));
+    }
+    let too_large = |size| io::Error::other(format!("it has {size} bytes; at most {LARGEST} are read"));
+    if about.len() > LARGEST {
+        return Err(too_large(about.len()));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(about.len()).unwrap_or(0));
+    // Beyond what was said: it may be growing.
+    fs::File::open(path)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST { Err(too_large(bytes.len() as u64)) } else { Ok(bytes) }
+}
+
+/// The component files in the folder, by plugin. A folder that is not there holds nothing.
+pub(super) fn files(folder: &Path) -> Result<Files, FindError> {
+    match check_folder(folder) {
+        Err(FindError::Unreadable { why, .. }) if why.kind() == io::ErrorKind::NotFound => {
+            return Ok(Files::new());
+        }
+        checked => checked?,
+    }
+    let unreadable = |why| FindError::Unreadable { folder: folder.to_owned(), why };
+    let mut files = Files::new();
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let is_component = path.extension().is_some_and(|extension| extension == "wasm");
+        let name = path.file_stem().and_then(|stem| stem.to_str()).filter(|_| is_component);
+        let Some(name) = name.filter(|name| is_plugin(name)).map(str::to_owned) else { continue };
+        // It may have gone meanwhile.
+        if let Ok(about) = fs::metadata(&path) {
+            files.insert(name, (path, Signature::of(&about)));
+        }
+    }
+    Ok(files)
+}
+
+/// The bundled plugins and those in the folder. A folder that is not there holds nothing.
+pub fn in_folder(folder: Option<&Path>, bundled: &[Bundled]) -> Result<Vec<Component>, FindError> {
+    Ok(components(&folder.map(files).transpose()?.unwrap_or_default(), bundled))
+}
+
+/// Files that look like components, and are called what no plugin can be.
+pub(super) fn misnamed(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let components = entries.filter(|path| path.extension().is_some_and(|extension| extension == "wasm"));
+    let named = |path: &PathBuf| path.file_stem().and_then(|stem| stem.to_str()).is_some_and(is_plugin);
+    components.filter(|path| !named(path)).collect()
+}
+
+/// The bundled plugins and the files, by name. A file wins over a bundled plugin of its name.
+pub(super) fn components(files: &Files, bundled: &[Bundled]) -> Vec<Component> {
+    let bundled = bundled.iter().map(|bundled| (bundled.name.to_owned(), Origin::Bundled(*bundled)));
+    let files = files.iter().map(|(name, (path, _))| (name.clone(), Origin::File(path.clone())));
+    let found: BTreeMap<String, Origin> = bundled.chain(files).collect();
+    found.into_iter().map(|(name, origin)| Component { name, origin }).collect()
+}
+
+/// Refuses a folder that others can write to.
+fn check_folder(folder: &Path) -> Result<(), FindError> {
+    match fs::metadata(folder) {
+        Ok(found) if found.mode() & 0o022 != 0 => Err(FindError::Writable { folder: folder.to_owned() }),
+        Ok(_) => Ok(()),
+        Err(why) => Err(FindError::Unreadable { folder: folder.to_owned(), why }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_file_wins_over_a_bundled_plugin_of_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["procfs.wasm", "mine.wasm", "notes.txt", "bad name.wasm"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let bundled = ["appstats", "procfs"].map(|name| Bundled { name, component: &[] });
+        let found = components(&files(folder.path()).unwrap(), &bundled);
+        let names: Vec<_> = found.iter().map(|component| component.name.as_str()).collect();
+        assert_eq!(names, ["appstats", "mine", "procfs"]);
+        let of_files = found.iter().filter(|component| matches!(component.origin, Origin::File(_)));
+        assert_eq!(of_files.map(|component| &*component.name).collect::<Vec<_>>(), ["mine", "procfs"]);
+        assert_eq!(misnamed(folder.path()), [folder.path().join("bad name.wasm")]);
+    }
+
+    #[test]
+    fn a_folder_others_can_write_to_is_refused_with_the_way_out() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let error = files(folder.path()).unwrap_err();
+        assert!(error.to_string().contains("chmod go-w"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_holds_nothing() {
+        assert_eq!(files(Path::new("/no/such/folder")).unwrap(), Files::new());
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe.wasm");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        assert_eq!(read(&pipe).unwrap_err().to_string(), "it is no file");
+    }
+
+    #[test]
+    fn a_file_others_can_write_to_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.wasm");
+        fs::write(&file, "x").unwrap();
+        assert!(read(&file).is_ok());
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(read(&file).unwrap_err().to_string().contains("chmod go-w"));
+    }
+}

@@ -1,0 +1,412 @@
+//! Newer versions of a plugin: each is made ready beside what runs, and only then handed over.
+
+use super::find::Place;
+use super::last_good::LastGood;
+use super::latest::Latest;
+use super::mailbox::Mailbox;
+use super::prepare::{Bytes, Loaded, Started, load, off_thread, start};
+use super::run::Keeper;
+use super::settling::Signature;
+use super::status::{Refusal, Shared};
+use super::supervisor::Denied;
+use super::{Component, Failing, NotTaken, Origin, PluginState};
+use crate::Engine;
+use crate::audit::{Action, By, Entry, PluginChange, What};
+use dropsonde_sandbox::replace::{PRIVATE, replace_file};
+use dropsonde_sandbox::{Sandbox, Trial};
+use std::sync::Arc;
+use tokio::sync::{Mutex, Notify, oneshot, watch};
+
+/// What someone asks for through the API.
+#[derive(Debug)]
+pub(super) struct Ask {
+    pub(super) what: Asked,
+    /// For the audit log.
+    pub(super) by: By,
+    pub(super) answer: Answer,
+}
+
+/// Who asked may have gone when it is sent.
+pub(super) type Answer = oneshot::Sender<Result<(), Denied>>;
+
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// It is to begin anew, whatever runs.
+    Again,
+    /// These bytes become its file, once they are taken.
+    Upload(bytes::Bytes),
+}
+
+/// What reaches a plugin's task.
+#[derive(Debug)]
+pub(super) struct Mail {
+    pub(super) asks: Arc<Mailbox>,
+    /// Its file may be another.
+    pub(super) changed: Arc<Notify>,
+    /// Whether the first time it is: not at the host's start.
+    pub(super) is_change: bool,
+}
+
+/// A version that is ready to take over.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    pub(super) loaded: Loaded,
+    /// None: its first instance could not be made, and there is nothing to fall back to.
+    pub(super) ready: Option<(Started, Trial)>,
+    /// It ran well at another time, and the newer one does not work.
+    pub(super) is_restored: bool,
+}
+
+/// A version that took over and never ran well.
+#[derive(Debug)]
+pub(super) struct Broken {
+    pub(super) digest: String,
+    pub(super) why: String,
+}
+
+/// Something was uploaded that is not taken, and there is no plugin without it: to be answered once it is gone.
+#[derive(Debug)]
+pub(super) struct Unwanted {
+    why: NotTaken,
+    answer: Answer,
+}
+
+/// Makes newer versions ready, one at a time.
+pub(super) struct Intake<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) sandbox: &'a Arc<Sandbox>,
+    pub(super) status: &'a Shared,
+    pub(super) keeper: &'a Keeper,
+    pub(super) place: &'a Place,
+    pub(super) good: Option<&'a LastGood>,
+    /// Held while its files are written.
+    pub(super) writing: &'a Arc<Mutex<()>>,
+    pub(super) broken: &'a Latest<Broken>,
+    pub(super) handover: &'a Latest<Candidate>,
+}
+
+/// A version that is not taken, as far as it came.
+struct Rejected {
+    why: NotTaken,
+    digest: Option<String>,
+    loaded: Option<Loaded>,
+}
+
+/// What is newer than a version that waits for its turn to be compiled.
+#[derive(Debug, PartialEq, Eq)]
+enum Newer {
+    Upload,
+    File,
+}
+
+/// Waits until there is a newer version than one that waits for its turn. What is being compiled is compiled to its end.
+async fn newer(asks: &Mailbox, changed: &Notify, mut waits: watch::Receiver<bool>) -> Newer {
+    loop {
+        if waits.wait_for(|&waits| waits).await.is_err() {
+            return std::future::pending().await;
+        }
+        tokio::select! {
+            () = asks.has_upload() => return Newer::Upload,
+            () = changed.notified() => return Newer::File,
+            _ = waits.wait_for(|&waits| !waits) => {}
+        }
+    }
+}
+
+impl Unwanted {
+    pub(super) fn answer(self) {
+        let _ = self.answer.send(Err(Denied::NotTaken(self.why)));
+    }
+}
+
+impl Intake<'_> {
+    /// Follows what is asked for, and the plugin's file whenever it changed.
+    pub(super) async fn take_in(&self, Mail { asks, changed, mut is_change }: Mail) -> Unwanted {
+        // Of what was handed over last.
+        let mut current: Option<String> = None;
+        loop {
+            let ask = tokio::select! {
+                biased;
+                ask = asks.take() => Some(ask),
+                () = changed.notified() => None,
+                broken = self.broken.take() => {
+                    current = self.give_up(broken).await.or(current);
+                    continue;
+                }
+            };
+            let is_upload = ask.as_ref().is_some_and(Ask::is_upload);
+            // Without what was uploaded there is no such plugin.
+            let is_new = is_upload && !self.status.has_current() && self.status.state() == PluginState::Loading;
+            let (what, answer, action) = match ask {
+                Some(Ask { what, by, answer }) => {
+                    let action = if is_upload { Action::Upload } else { Action::Reload };
+                    (Some(what), Some(answer), Some((action, by)))
+                }
+                None => {
+                    let action = if self.status.has_current() { Action::Replace } else { Action::Add };
+                    (None, None, is_change.then_some((action, By::Folder)))
+                }
+            };
+            is_change = true;
+            self.status.update(|known| known.is_preparing = true);
+            let waits = watch::Sender::new(false);
+            self.status.update(|known| known.turn = Some(waits.subscribe()));
+            let outcome = tokio::select! {
+                biased;
+                outcome = self.prepare(what, current.as_deref(), &waits) => outcome,
+                newer = newer(&asks, &changed, waits.subscribe()) => {
+                    if newer == Newer::File {
+                        // It is still to be read.
+                        changed.notify_one();
+                    }
+                    Err(Rejected { why: NotTaken::Outdated, digest: None, loaded: None })
+                }
+            };
+            self.status.update(|known| (known.is_preparing, known.turn) = (false, None));
+            let outcome = match outcome {
+                // Nothing new.
+                Ok(None) => continue,
+                Ok(Some(candidate)) => {
+                    self.status.forget_refused();
+                    self.engine.plugins.refusals(&self.status.name).works(&self.status.name, Failing::Version);
+                    let digest = candidate.loaded.digest.clone();
+                    self.hand_over(candidate);
+                    current = Some(digest);
+                    Ok(())
+                }
+                Err(rejected) => Err(rejected),
+            };
+            if let Some((action, by)) = action {
+                let (digest, refused) = match &outcome {
+                    Ok(()) => (current.clone(), None),
+                    Err(rejected) => (rejected.digest.clone(), Some(rejected.why.to_string())),
+                };
+                let plugin = self.status.name.to_string();
+                let what = What::Plugin(PluginChange { action, plugin, digest, refused });
+                self.engine.audit.write(self.engine.clock.now_ms(), &Entry { by, what });
+            }
+            let outcome = match (outcome, answer) {
+                (Ok(()), answer) => (Ok(()), answer),
+                // What is newer says what becomes of the plugin.
+                (Err(Rejected { why: why @ NotTaken::Outdated, .. }), answer) => {
+                    tracing::info!(plugin = &*self.status.name, reason = %why, "a version is not taken");
+                    self.show(PluginState::Loading);
+                    (Err(why), answer)
+                }
+                (Err(Rejected { why, .. }), Some(answer)) if is_new => return Unwanted { why, answer },
+                (Err(Rejected { why, digest, loaded }), answer) => {
+                    current = self.refuse(&why, digest, loaded).await.or(current);
+                    (Err(why), answer)
+                }
+            };
+            if let (outcome, Some(answer)) = outcome {
+                let _ = answer.send(outcome.map_err(Denied::NotTaken));
+            }
+        }
+    }
+
+    fn hand_over(&self, candidate: Candidate) {
+        // An earlier one that has not been taken over yet never ran: its thread ends with it.
+        drop(self.handover.put(candidate));
+        self.status.update(|known| known.has_current = true);
+    }
+
+    /// None: it is what there is already.
+    async fn prepare(
+        &self,
+        what: Option<Asked>,
+        current: Option<&str>,
+        waits: &watch::Sender<bool>,
+    ) -> Result<Option<Candidate>, Rejected> {
+        let at = |why| Rejected { why, digest: None, loaded: None };
+        let is_found = what.is_none();
+        let (component, bytes, replaces) = match what {
+            Some(Asked::Upload(bytes)) => {
+                let place = self.place.clone();
+                let looked = off_thread(move || place.upload().map(|(file, now)| (file, now, Bytes::of(bytes))));
+                let (file, now, bytes) = looked.await.map_err(at)?.ok_or_else(|| at(NotTaken::NoFolder))?;
+                let component = Component { name: self.place.name.clone(), origin: Origin::File(file) };
+                (component, bytes, Some(now))
+            }
+            Some(Asked::Again) | None => {
+                let place = self.place.clone();
+                let read = off_thread(move || {
+                    let component = place.component()?;
+                    Some(component.bytes().map(|bytes| (component, Bytes::of(bytes))))
+                });
+                match read.await.map_err(at)? {
+                    // Its file has gone meanwhile, and soon it will be, too.
+                    None => return Ok(None),
+                    Some(read) => {
+                        let (component, bytes) = read.map_err(|error| at(NotTaken::Unreadable(error)))?;
+                        (component, bytes, None)
+                    }
+                }
+            }
+        };
+        let digest = bytes.digest.clone();
+        let is_current = current == Some(&*digest) && self.status.has_current();
+        if is_found && is_current && self.status.runs_a(&component.origin) {
+            self.status.forget_refused();
+            self.status.update(|known| {
+                // What was brought back is its file again.
+                known.is_restored = false;
+                known.origin = component.origin;
+            });
+            return Ok(None);
+        }
+        self.show(PluginState::Compiling);
+        let rejected = |why| Rejected { why, digest: Some(digest.clone()), loaded: None };
+        // Kept for its file, and for a start at which a later one does not work.
+        let kept = bytes.clone();
+        let loaded = load(self.engine, self.sandbox, self.status, component.clone(), bytes, waits).await;
+        let loaded = loaded.map_err(rejected)?;
+        self.show(PluginState::Loading);
+        let trial = self.keeper.state().trial();
+        let mut room = None;
+        let started = start(self.engine, self.sandbox, self.status, &loaded, trial.state(), &mut room).await;
+        let started = started.map(|started| Started { room, ..started }).map_err(|why| {
+            let loaded = matches!(why, NotTaken::Start(_)).then(|| loaded.clone());
+            Rejected { why, digest: Some(digest.clone()), loaded }
+        })?;
+        if let Origin::File(_) = &component.origin {
+            self.keep(replaces, kept, current).await.map_err(rejected)?;
+        }
+        Ok(Some(Candidate { loaded, ready: Some((started, trial)), is_restored: false }))
+    }
+
+    /// A newer version beside a running one changes nothing yet.
+    fn show(&self, state: PluginState) {
+        if !self.status.has_current() {
+            self.status.enter(state);
+        }
+    }
+
+    /// On disk: to come back to, and, if it `replaces` what was the plugin's file when it was uploaded, as that file.
+    async fn keep(
+        &self,
+        replaces: Option<Option<Signature>>,
+        bytes: Bytes,
+        current: Option<&str>,
+    ) -> Result<(), NotTaken> {
+        let (good, place, name) = (self.good.cloned(), self.place.clone(), self.status.name.clone());
+        let current = current.map(str::to_owned);
+        // Who removes the plugin waits for it.
+        let writing = self.writing.clone().lock_owned().await;
+        off_thread(move || {
+            let _writing = writing;
+            if let Some(Err(error)) = good.map(|good| good.try_out(&bytes, current.as_deref())) {
+                tracing::warn!(plugin = &*name, %error, "cannot keep a copy of it to come back to");
+            }
+            let Some(before) = replaces else { return Ok(()) };
+            let Some((file, now)) = place.upload() else { return Err(NotTaken::NoFolder) };
+            if now != before {
+                return Err(NotTaken::Superseded);
+            }
+            replace_file(&file, &bytes.bytes, PRIVATE).map_err(NotTaken::NotKept)
+        })
+        .await?
+    }
+
+    /// What runs goes on; where nothing does, what ran well before is brought back. Its digest, then.
+    async fn refuse(&self, why: &NotTaken, digest: Option<String>, loaded: Option<Loaded>) -> Option<String> {
+        let (engine, status) = (self.engine, self.status);
+        let (reason, refusals) = (why.to_string(), engine.plugins.refusals(&status.name));
+        engine.metrics.core.errors(&status.name, "load", 1);
+        let trap = match why {
+            NotTaken::Start(error) => error.trap().cloned(),
+            _ => None,
+        };
+        let refusal = Refusal { at_ms: engine.clock.now_ms(), digest: digest.clone(), reason: reason.clone(), trap };
+        if status.has_current() {
+            status.refused(refusal);
+            refusals.refused(&status.name, &reason, "a newer version is not taken, what runs goes on");
+            return None;
+        }
+        if let Some(restored) = self.restore(digest.as_deref()).await {
+            status.refused(refusal);
+            refusals.refused(&status.name, &reason, "what ran before is back, as a newer version is not taken");
+            let digest = restored.loaded.digest.clone();
+            self.hand_over(restored);
+            return Some(digest);
+        }
+        status.update(|known| known.refused = Some(refusal));
+        match loaded {
+            // It may start another time: whoever runs it tries again.
+            Some(loaded) => self.hand_over(Candidate { loaded, ready: None, is_restored: false }),
+            None => {
+                refusals.refused(&status.name, &reason, "not running");
+                status.failed_because(engine.clock.now_ms(), reason);
+                status.enter(PluginState::Failed);
+            }
+        }
+        digest
+    }
+
+    /// A version took over and never ran well: what ran before comes back, if anything did. Its digest, then.
+    async fn give_up(&self, Broken { digest, why }: Broken) -> Option<String> {
+        let restored = self.restore(Some(&digest)).await?;
+        tracing::error!(
+            plugin = &*self.status.name,
+            reason = why,
+            "what ran before is back, as the newer version never ran well"
+        );
+        let at_ms = self.engine.clock.now_ms();
+        let last = self.status.known().last_failure;
+        let reason = match &last {
+            Some(last) => format!("{why}; the last: {}", last.reason),
+            None => why,
+        };
+        let (plugin, kept) = (self.status.name.to_string(), Some(restored.loaded.digest.clone()));
+        let change = PluginChange { action: Action::Restore, plugin, digest: kept, refused: None };
+        self.engine.audit.write(at_ms, &Entry { by: By::Host, what: What::Plugin(change) });
+        self.status.refused(Refusal { at_ms, digest: Some(digest), reason, trap: last.and_then(|last| last.trap) });
+        let digest = restored.loaded.digest.clone();
+        self.hand_over(restored);
+        Some(digest)
+    }
+
+    /// What last ran well, or what comes with the binary; none if what is broken has run well itself.
+    async fn restore(&self, broken: Option<&str>) -> Option<Candidate> {
+        let (good, broken, bundled) = (self.good.cloned(), broken.map(str::to_owned), self.place.bundled);
+        let name = self.place.name.clone();
+        let found = off_thread(move || {
+            let kept = match good {
+                Some(good) if good.is_kept(broken.as_deref()) => return None,
+                Some(good) => good.get(),
+                None => None,
+            };
+            let (component, bytes) = match kept {
+                Some((path, bytes)) => (Component { name, origin: Origin::File(path) }, bytes),
+                None => {
+                    let bundled = Component::from(bundled?);
+                    let bytes = Bytes::of(bundled.bytes().ok()?);
+                    (bundled, bytes)
+                }
+            };
+            (Some(&bytes.digest) != broken.as_ref()).then_some((component, bytes))
+        });
+        let (component, bytes) = found.await.ok()??;
+        let trial = self.keeper.state().trial();
+        let loaded = load(self.engine, self.sandbox, self.status, component, bytes, &watch::Sender::new(false)).await;
+        let started = match loaded {
+            Ok(loaded) => {
+                let mut room = None;
+                let started = start(self.engine, self.sandbox, self.status, &loaded, trial.state(), &mut room).await;
+                started.map(|started| (loaded, Started { room, ..started }))
+            }
+            Err(why) => Err(why),
+        };
+        match started {
+            Ok((loaded, started)) => {
+                self.engine.metrics.plugin_restores_succeeded.inc();
+                Some(Candidate { loaded, ready: Some((started, trial)), is_restored: true })
+            }
+            Err(why) => {
+                self.engine.metrics.plugin_restores_failed.inc();
+                tracing::error!(plugin = &*self.status.name, reason = %why, "what ran before does not run either");
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The plugins of a running host: where they come from, what state they are in, what they are granted.
+
+//!
+//! # Layout
+//!
+//! * `find`, `watcher`, `settling`: which components there are, and when one has changed.
+//! * `supervisor`: a task for each plugin; changes reach it from here.
+//! * `run`, `poll`: what is current is started and polled; `batches`, `ladder`: what becomes of calls that end badly.
+//! * `intake`, `mailbox`, `prepare`, `last_good`: a newer version is made ready beside it, and takes over between two ticks.
+//! * `failure_log`: which of its failures are logged.
+//! * `trial`: a section of another configuration is tried beside it.
+//! * `status`, `page`: what is known of a plugin, and how it is shown.
+//! * `schema`: what its fields become; `state_file`: what it saves.
+
+mod batches;
+mod failure_log;
+mod find;
+mod intake;
+mod ladder;
+mod last_good;
+mod latest;
+mod mailbox;
+mod not_taken;
+mod page;
+mod poll;
+mod prepare;
+mod run;
+mod schema;
+mod settling;
+mod state_file;
+mod status;
+mod supervisor;
+mod trial;
+mod watcher;
+
+pub use find::{Bundled, Component, FindError, Origin, in_folder};
+pub use not_taken::NotTaken;
+pub use page::PluginPage;
+pub use schema::{BadFields, Fields, Metric};
+pub use status::{Order, PluginState, RefusedSection, Status, Waiting};
+pub use supervisor::{Denied, Request, Wanted};
+
+pub(crate) use failure_log::{Failing, FailureLog};
+pub use find::LARGEST;
+pub use page::describe_need;
+pub use prepare::digest;
+pub use schema::plain;
+pub use status::BY_OPERATOR;
+pub(crate) use supervisor::Supervisor;
+pub use trial::{TrialFailed, Tried, try_components};
+
+use crate::audit::By;
+use crate::options::Options;
+use crate::tracked::PluginName;
+use dropsonde_sandbox::{Grants, Need, Role};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use tokio::sync::{mpsc, oneshot};
+
+/// Plugins whose refused versions the log remembers.
+const MOST_REFUSED: usize = 1024;
+
+/// All plugins by name.
+#[derive(Debug)]
+pub struct Plugins {
+    all: RwLock<BTreeMap<PluginName, Arc<Status>>>,
+    /// Why the plugins folder cannot be read, if it cannot.
+    folder_trouble: RwLock<Option<String>>,
+    /// What the log says of versions that are not taken, by plugin; also of plugins that come and go.
+    refusals: Mutex<BTreeMap<PluginName, Arc<FailureLog>>>,
+    requests: mpsc::Sender<Request>,
+}
+
+impl Plugins {
+    /// None yet. What is wanted of them goes to whoever has the other end of `requests`.
+    pub fn new(requests: mpsc::Sender<Request>) -> Self {
+        let (all, folder_trouble, refusals) = (RwLock::default(), RwLock::default(), Mutex::default());
+        Self { all, folder_trouble, refusals, requests }
+    }
+
+    /// Has something done; who is to be told, hears of it by the request's own channel.
+    pub async fn request(&self, request: Request) {
+        // Dropped with its channel when the host is stopping.
+        let _ = self.requests.send(request).await;
+    }
+
+    /// Tries a plugin's section of another configuration beside what runs. May take as long as compiling does.
+    pub async fn try_out(&self, plugin: &str, config: &Arc<Options>) -> Result<(), Denied> {
+        self.ask(plugin, Wanted::TryOut(config.clone())).await
+    }
+
+    /// Has a plugin begin anew by the configuration that is in force now, and waits until it has begun.
+    pub async fn reconfigure(&self, plugin: &str) {
+        // It may be gone by now.
+        let _ = self.ask(plugin, Wanted::Reconfigure).await;
+    }
+
+    /// Has all plugins begin anew, for a thread that may wait: what they saved can be read by now.
+    pub(crate) fn begin_anew(&self) {
+        for status in self.list() {
+            let (answer, _) = oneshot::channel();
+            let (plugin, what) = (status.name.to_string(), Wanted::Reconfigure);
+            // Without anybody there the host is stopping.
+            let _ = self.requests.blocking_send(Request { plugin, what, by: By::Host, answer });
+        }
+    }
+
+    async fn ask(&self, plugin: &str, what: Wanted) -> Result<(), Denied> {
+        let (answer, answered) = oneshot::channel();
+        self.request(Request { plugin: plugin.to_owned(), what, by: By::Host, answer }).await;
+        // Without an answer the host is stopping.
+        answered.await.unwrap_or(Ok(()))
+    }
+
+    /// What the log says of a plugin's versions that are not taken. So many plugins are remembered; beyond, the first by name
+    /// is forgotten.
+    pub(crate) fn refusals(&self, plugin: &PluginName) -> Arc<FailureLog> {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if refusals.len() >= MOST_REFUSED && !refusals.contains_key(plugin) {
+            refusals.pop_first();
+        }
+        refusals.entry(plugin.clone()).or_default().clone()
+    }
+
+    /// Why the plugins folder cannot be read, if it cannot: plugins stay as they are until it can.
+    pub(crate) fn folder_trouble(&self) -> Option<String> {
+        self.folder_trouble.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns whether that is other than before.
+    pub(crate) fn set_folder_trouble(&self, trouble: Option<String>) -> bool {
+        let mut known = self.folder_trouble.write().unwrap_or_else(PoisonError::into_inner);
+        let is_other = *known != trouble;
+        *known = trouble;
+        is_other
+    }
+
+    pub fn add(&self, status: Arc<Status>) {
+        self.all.write().unwrap_or_else(PoisonError::into_inner).insert(status.name.clone(), status);
+    }
+
+    pub fn remove(&self, name: &str) {
+        self.all.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    pub fn get(&self, name: &str) -> Option<Arc<Status>> {
+        self.all.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// By name.
+    pub fn list(&self) -> Vec<Arc<Status>> {
+        self.all.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Those that describe an application.
+    pub fn sources(&self) -> Vec<Arc<Status>> {
+        let mut sources = self.list();
+        sources.retain(|plugin| plugin.has(Role::Source));
+        sources
+    }
+}
+
+/// What a plugin needs and was not granted.
+pub fn missing(needs: &[Need], grants: &Grants) -> Vec<Need> {
+    needs.iter().filter(|need| !grants.cover(need)).cloned().collect()
+}
+
+/// The lines an operator adds to the configuration to grant what is needed.
+pub fn grants_toml(plugin: &str, needs: &[Need]) -> String {
+    let mut toml = format!("[plugins.{}.grants]\n", toml_key(plugin));
+    for (key, kind) in [("read", "read"), ("http", "http"), ("env", "env"), ("dirs", "dir")] {
+        let what: Vec<_> = needs.iter().filter(|need| need.kind() == kind).collect();
+        let what: Vec<_> = what.into_iter().map(|need| toml_string(&schema::plain(need.what()))).collect();
+        if !what.is_empty() {
+            toml.push_str(&format!("{key} = [{}]\n", what.join(", ")));
+        }
+    }
+    toml
+}
+
+fn toml_string(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+fn toml_key(name: &str) -> String {
+    let bare = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    if bare { name.to_owned() } else { toml_string(name) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lines_to_paste_parse_and_say_what_is_needed() {
+        let needs = [Need::Read("/proc/stat".to_owned()), Need::Read("/a\"b\\".to_owned()), Need::Env("TZ".to_owned())];
+        let toml = grants_toml("my plugin", &needs);
+        let parsed: toml::Table = toml::from_str(&toml).unwrap();
+        let read = &parsed["plugins"]["my plugin"]["grants"]["read"];
+        assert_eq!(read.as_array().unwrap()[1].as_str(), Some("/a\"b\\"));
+        assert_eq!(parsed["plugins"]["my plugin"]["grants"]["env"][0].as_str(), Some("TZ"));
+    }
+}

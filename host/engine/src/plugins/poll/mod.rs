@@ -1,0 +1,442 @@
+//! A running plugin's polls: on schedule, in all its roles. `sampling`: what a sampler gives.
+
+mod sampling;
+
+use super::batches::Batches;
+use super::failure_log::Failing;
+use super::intake::Candidate;
+use super::ladder::{Ladder, Next, Pauses, Went};
+use super::last_good::LastGood;
+use super::latest::Latest;
+use super::run::{Keeper, count, retry_at_ms};
+use super::status::{Order, Shared};
+use super::{Fields, PluginState, plain};
+use crate::Engine;
+use crate::clock::{Schedule, Stamp};
+use crate::events::EventQueue;
+use crate::recorder::Recorder;
+use dropsonde_sandbox::{CallError, Event, Role, Tick, Worker};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
+
+/// Why a plugin is polled no more.
+pub(super) enum Ended {
+    /// By its own word its configuration cannot work.
+    Invalid(String),
+    /// Its calls end badly again and again; how.
+    Quarantined(String),
+    /// Its worker is of no more use. Whether other calls of the same tick came back.
+    Lost(CallError, bool),
+    /// A newer version takes over, between two ticks.
+    Replaced(Box<Candidate>),
+}
+
+/// What a plugin is called for.
+enum Work {
+    Tick,
+    /// Someone wants to know what its application does now.
+    Asked,
+    /// What its application did.
+    Told(Vec<Event>),
+}
+
+/// What waits for an observer; what is none waits for ever.
+async fn next(events: Option<&EventQueue>) -> Vec<Event> {
+    match events {
+        Some(events) => events.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A running plugin's polls.
+pub(super) struct Poller<'a> {
+    engine: &'a Engine,
+    status: &'a Shared,
+    worker: Worker,
+    /// None: it is no sampler.
+    recorder: Option<Recorder>,
+    keeper: &'a Keeper,
+    standing: &'a mut Standing,
+    /// What failed since the last tick: one line for each says enough.
+    failing: BTreeSet<Failing>,
+    /// A call failed since the last tick was counted.
+    has_failed: bool,
+    accounted: Accounted,
+}
+
+/// What is known of a plugin's behaviour, whichever worker it was.
+pub(super) struct Standing {
+    pub(super) ladder: Ladder,
+    pub(super) batches: Batches,
+    pub(super) pauses: Pauses,
+    /// It is tried again in quarantine, and why it is there. Over once something has worked.
+    pub(super) probation: Option<String>,
+    /// Until it has run well: where a copy of it is, and its digest.
+    pub(super) copy: Option<(LastGood, String)>,
+}
+
+/// What of the worker was counted.
+#[derive(Debug, Default)]
+struct Accounted {
+    cpu: Duration,
+    spawned: u64,
+    crashed: u64,
+    idled: u64,
+    log_lines_dropped: u64,
+    overflowed: u64,
+    wrong_handles: u64,
+    wrong_values: u64,
+}
+
+impl<'a> Poller<'a> {
+    pub(super) fn new(
+        engine: &'a Engine,
+        status: &'a Shared,
+        worker: Worker,
+        fields: Option<Fields>,
+        keeper: &'a Keeper,
+        standing: &'a mut Standing,
+    ) -> Self {
+        let recorder = |fields| Recorder::new(status.name.clone(), fields, status.interval(), status.limits.deadline);
+        Self {
+            engine,
+            status,
+            worker,
+            recorder: fields.map(recorder),
+            keeper,
+            standing,
+            failing: BTreeSet::new(),
+            has_failed: false,
+            accounted: Accounted::default(),
+        }
+    }
+
+    /// Polls until that ends. Between two ticks events are handed over, and a source is asked once more for who wants
+    /// that.
+    pub(super) async fn poll_on_schedule(&mut self, schedule: &mut Schedule, handover: &Latest<Candidate>) -> Ended {
+        let mut discover_at = i64::MIN;
+        self.status.update(|known| known.late_ticks = 0);
+        let events = self.status.events();
+        // A tick that is still to come, as something between the last one and it ended badly.
+        let mut overdue: Option<(i64, u64)> = None;
+        loop {
+            let discover_interval =
+                i64::try_from(self.engine.options.load().poll.discover_interval.get().as_millis()).unwrap_or(i64::MAX);
+            let before = *schedule;
+            let now_ms = self.engine.clock.now_ms();
+            let (due_ms, missed) = overdue.take().unwrap_or_else(|| schedule.next(now_ms, self.engine.clock.steady()));
+            // Until the next tick, should there be nobody to hand events to.
+            let mut listens = true;
+            self.status.update(|known| known.next_poll_ms = Some(due_ms));
+            let tick = tokio::time::sleep(Duration::from_millis(u64::try_from(due_ms - now_ms).unwrap_or(0)));
+            let mut tick = std::pin::pin!(tick);
+            let (went, polled) = loop {
+                let work = tokio::select! {
+                    biased;
+                    () = &mut tick => Work::Tick,
+                    candidate = handover.take() => {
+                        // What was told since the last poll is saved; the tick is for whoever takes over.
+                        if events.is_some() {
+                            let _ = self.collect(&mut Went::default()).await;
+                            self.keeper.keep(self.engine, self.status).await;
+                        }
+                        *schedule = before;
+                        return Ended::Replaced(Box::new(candidate));
+                    }
+                    () = self.status.told_to_poll() => Work::Asked,
+                    events = next(events.as_deref()), if listens => Work::Told(events),
+                };
+                // What comes between two ticks says nothing about the next one.
+                let mut went = Went::default();
+                let done = match (work, events.as_deref()) {
+                    (Work::Told(told), Some(queue)) => match self.ready().await {
+                        Ok(()) => self.tell(told, &mut went).await,
+                        Err(error) => {
+                            // Nobody was handed them.
+                            queue.give_back(told);
+                            listens = false;
+                            self.report(Failing::Observe, &error, &mut went)
+                        }
+                    },
+                    (Work::Tick | Work::Told(_), _) => {
+                        self.failing.clear();
+                        let span = tracing::debug_span!("poll", plugin = &*self.status.name, instances = Empty);
+                        let polled = self.poll(due_ms, missed, &mut discover_at, discover_interval, &mut went);
+                        let polled = polled.instrument(span).await;
+                        break (went, polled);
+                    }
+                    (Work::Asked, _) => self.collect(&mut went).await,
+                };
+                self.keeper.keep(self.engine, self.status).await;
+                // What ends badly has what it leads to, as at a tick; the tick itself is still to come.
+                if done.is_err() || went.ended_badly > 0 {
+                    overdue = Some((due_ms, missed));
+                    break (went, done);
+                }
+            };
+            self.keeper.keep(self.engine, self.status).await;
+            if std::mem::take(&mut self.has_failed) {
+                self.engine.metrics.health_checks_failed.with_label_values(&[&*self.status.name]).inc();
+            }
+            self.account();
+            if let Err(ended) = polled {
+                return ended;
+            }
+            let next = self.standing.ladder.after(went, Instant::now());
+            if let Some(why) = self.standing.probation.take() {
+                if !went.came_back && went.ended_badly + went.tried_in_vain > 0 {
+                    return Ended::Quarantined(why);
+                }
+                self.leave_quarantine();
+            }
+            match next {
+                Next::GoOn => {
+                    self.status.enter(PluginState::Running);
+                    self.status.polled();
+                    if went == (Went { came_back: true, ..Went::default() }) {
+                        self.has_run_well().await;
+                    }
+                }
+                Next::Quarantine(why) => return Ended::Quarantined(why),
+                Next::Wait(wait) => {
+                    let until_ms = Some(retry_at_ms(self.engine, wait));
+                    self.status.update(|known| (known.next_poll_ms, known.retry_at_ms) = (until_ms, until_ms));
+                    self.status.forget(Order::Release);
+                    self.status.enter(PluginState::Backoff);
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        () = self.status.ordered(Order::Release) => {}
+                        candidate = handover.take() => return Ended::Replaced(Box::new(candidate)),
+                    }
+                    // It was told to wait: the ticks meanwhile were not late.
+                    self.status.update(|known| (known.late_ticks, known.retry_at_ms) = (0, None));
+                }
+            }
+        }
+    }
+
+    /// A tick, in all roles.
+    async fn poll(
+        &mut self,
+        due_ms: i64,
+        missed: u64,
+        discover_at: &mut i64,
+        discover_interval: i64,
+        went: &mut Went,
+    ) -> Result<(), Ended> {
+        let (metrics, name) = (&self.engine.metrics, [&*self.status.name]);
+        metrics.plugin_polls.with_label_values(&name).inc();
+        metrics.plugin_polls_missed.with_label_values(&name).inc_by(missed);
+        self.status.update(|known| {
+            known.polls_missed += missed;
+            known.late_ticks = if missed > 0 { known.late_ticks.saturating_add(1) } else { 0 };
+        });
+        if self.recorder.is_some() {
+            // A clock that was set back must not put discovery off for as long.
+            if due_ms >= *discover_at || *discover_at - due_ms > discover_interval {
+                *discover_at = due_ms.saturating_add(discover_interval);
+                self.discover(due_ms, went).await?;
+            }
+            self.sample(due_ms, went).await?;
+        }
+        self.collect(went).await
+    }
+
+    /// Whether there is an instance to call.
+    async fn ready(&self) -> Result<(), CallError> {
+        if self.worker.stats().is_live() { Ok(()) } else { self.worker.ready().await }
+    }
+
+    /// What it says of its application goes into the snapshot.
+    async fn collect(&mut self, went: &mut Went) -> Result<(), Ended> {
+        if !self.status.has(Role::Source) {
+            return Ok(());
+        }
+        let called = Instant::now();
+        let asked = self.worker.collect(self.tick(self.now()));
+        let stats = self.called_in(self.call_span("collect", None), asked).await;
+        self.called(called.elapsed());
+        let (now_ms, snapshots) = (self.engine.clock.now_ms(), &self.engine.snapshots);
+        let (metrics, name) = (&self.engine.metrics.core, &*self.status.name);
+        metrics.received(name, "stats", 1);
+        match stats {
+            Ok(stats) => {
+                metrics.processed(name, "stats", "ok", 1);
+                snapshots.put(&self.status.name, stats, now_ms, self.status.interval());
+                went.came_back = true;
+                self.works(Failing::Collect);
+                Ok(())
+            }
+            Err(error) => {
+                metrics.processed(name, "stats", "failed", 1);
+                metrics.failed(name, "stats", 1);
+                snapshots.failed(&self.status.name, now_ms);
+                self.report(Failing::Collect, &error, went)
+            }
+        }
+    }
+
+    /// Hands over what its application did.
+    async fn tell(&mut self, events: Vec<Event>, went: &mut Went) -> Result<(), Ended> {
+        let (count, name) = (events.len() as u64, &*self.status.name);
+        let called = Instant::now();
+        let asked = self.worker.observe(self.tick(self.now()), events);
+        let told = self.called_in(self.call_span("observe", None), asked).await;
+        self.called(called.elapsed());
+        let metrics = &self.engine.metrics.core;
+        match told {
+            Ok(()) => {
+                metrics.processed(name, "event", "ok", count);
+                went.came_back = true;
+                self.works(Failing::Observe);
+                Ok(())
+            }
+            Err(error) => {
+                metrics.processed(name, "event", "failed", count);
+                metrics.failed(name, "event", count);
+                self.report(Failing::Observe, &error, went)
+            }
+        }
+    }
+
+    /// Of a call; what the plugin logs meanwhile is part of it.
+    fn call_span(&self, call: &'static str, instances: Option<usize>) -> Span {
+        tracing::debug_span!(
+            "call",
+            otel.name = call,
+            otel.status_code = Empty,
+            otel.status_description = Empty,
+            plugin = &*self.status.name,
+            instances = instances.map(|instances| instances as i64)
+        )
+    }
+
+    /// A call that fails shows in its span.
+    async fn called_in<T>(&self, span: Span, call: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
+        let answer = call.instrument(span.clone()).await;
+        if let Err(error) = &answer {
+            span.record("otel.status_code", "ERROR");
+            span.record("otel.status_description", error.reason());
+        }
+        answer
+    }
+
+    fn called(&self, took: Duration) {
+        self.status.called(took);
+        self.engine.metrics.plugin_call_seconds.with_label_values(&[&*self.status.name]).observe(took.as_secs_f64());
+    }
+
+    /// From now on this version is the one to come back to.
+    async fn has_run_well(&mut self) {
+        self.status.update(|known| known.has_run_well = true);
+        let Some((good, digest)) = self.standing.copy.take() else { return };
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || good.has_run_well(&digest)).await {
+            tracing::warn!(plugin = &*self.status.name, %error, "cannot keep a copy of it to come back to");
+        }
+    }
+
+    /// For a tick that was due at a time.
+    fn stamp(&self, due_ms: i64) -> Stamp {
+        self.engine.clock.stamp(due_ms, self.status.interval())
+    }
+
+    fn now(&self) -> Stamp {
+        self.stamp(self.engine.clock.now_ms())
+    }
+
+    fn tick(&self, stamp: Stamp) -> Tick {
+        Tick {
+            at_ms: u64::try_from(stamp.at_ms).unwrap_or(0),
+            monotonic_ns: u64::try_from(stamp.steady.as_nanos()).unwrap_or(u64::MAX),
+            budget_ms: u32::try_from(self.status.limits.cpu.as_millis()).unwrap_or(u32::MAX),
+            interval: self.status.interval(),
+        }
+    }
+
+    /// Errors are the end of polling; everything else is counted and passes.
+    fn report(&mut self, what: Failing, error: &CallError, went: &mut Went) -> Result<(), Ended> {
+        self.has_failed = true;
+        if matches!(error, CallError::Stuck(_) | CallError::Stopped) {
+            return Err(Ended::Lost(error.clone(), went.came_back));
+        }
+        count(self.engine, self.status, error);
+        self.status.failed(self.engine.clock.now_ms(), error);
+        if let Some(why) = error.invalid() {
+            return Err(Ended::Invalid(why.to_owned()));
+        }
+        self.fails(what, &plain(&error.to_string()));
+        went.ended_badly += usize::from(error.is_end());
+        went.came_back |= matches!(error, CallError::Failed(_));
+        Ok(())
+    }
+
+    fn fails(&mut self, what: Failing, reason: &str) {
+        if self.failing.insert(what) {
+            self.status.failure_log.failed(&self.status.name, what, reason);
+        }
+    }
+
+    fn works(&self, what: Failing) {
+        if !self.failing.contains(&what) {
+            self.status.failure_log.works(&self.status.name, what);
+        }
+    }
+
+    /// It was tried again, and something worked.
+    fn leave_quarantine(&mut self) {
+        let retries = self.standing.pauses.lift(Instant::now());
+        self.status.update(|known| known.quarantined = None);
+        tracing::info!(plugin = &*self.status.name, retries, "works again, and is out of quarantine");
+    }
+
+    fn account(&mut self) {
+        let (stats, own) = (self.worker.stats(), self.worker.metrics());
+        let metrics = &self.engine.metrics;
+        let name = [&*self.status.name];
+        let now = Accounted {
+            cpu: stats.cpu(),
+            spawned: stats.instances(),
+            crashed: stats.crashed(),
+            idled: stats.idled(),
+            log_lines_dropped: stats.log_lines_dropped(),
+            overflowed: own.overflowed(),
+            wrong_handles: own.wrong_handles(),
+            wrong_values: own.wrong_values(),
+        };
+        let before = std::mem::replace(&mut self.accounted, now);
+        let now = &self.accounted;
+        metrics.plugin_cpu_seconds.with_label_values(&name).inc_by(now.cpu.saturating_sub(before.cpu).as_secs_f64());
+        metrics.plugin_memory_bytes.with_label_values(&name).set(i64::try_from(stats.memory()).unwrap_or(i64::MAX));
+        metrics.workers_spawned.inc_by(now.spawned - before.spawned);
+        metrics.workers_stopped.with_label_values(&["crashed"]).inc_by(now.crashed - before.crashed);
+        metrics.workers_stopped.with_label_values(&["idle_timeout"]).inc_by(now.idled - before.idled);
+        let (cpu, spawned) = (now.cpu.saturating_sub(before.cpu), now.spawned - before.spawned);
+        let dropped = now.log_lines_dropped - before.log_lines_dropped;
+        metrics.plugin_log_lines_dropped.with_label_values(&name).inc_by(dropped);
+        metrics.plugin_metrics_overflow.with_label_values(&name).inc_by(now.overflowed - before.overflowed);
+        let ignored = |reason| metrics.plugin_metrics_ignored.with_label_values(&[&*self.status.name, reason]);
+        ignored("handle").inc_by(now.wrong_handles - before.wrong_handles);
+        ignored("value").inc_by(now.wrong_values - before.wrong_values);
+        self.status.update(|known| {
+            known.memory_bytes = stats.memory();
+            known.last_call_cpu = stats.last_cpu();
+            known.cpu += cpu;
+            known.workers_spawned += spawned;
+            known.log_lines_dropped += dropped;
+        });
+    }
+}
+
+impl Drop for Poller<'_> {
+    fn drop(&mut self) {
+        self.account();
+        if self.worker.stats().is_live() {
+            self.engine.metrics.workers_stopped.with_label_values(&["graceful"]).inc();
+        }
+        self.status.retire_worker();
+        self.status.update(|known| known.memory_bytes = 0);
+        self.engine.metrics.plugin_memory_bytes.with_label_values(&[&*self.status.name]).set(0);
+    }
+}

@@ -1,0 +1,161 @@
+//! A sampler's tick: what it finds, and what it reads, in batches.
+
+use super::{Ended, Poller, Went};
+use crate::clock::Stamp;
+use crate::plugins::batches::End;
+use crate::plugins::failure_log::Failing;
+use crate::plugins::plain;
+use crate::plugins::status::Waiting;
+use crate::tracked::Polled;
+use dropsonde_sandbox::{CallError, Readings};
+use std::time::{Duration, Instant};
+use tracing::Span;
+
+/// Calls of one tick that may end badly: each costs the next one a fresh instance.
+const MOST_ENDS: usize = 4;
+
+impl Poller<'_> {
+    pub(super) async fn discover(&mut self, due_ms: i64, went: &mut Went) -> Result<(), Ended> {
+        let stamp = self.stamp(due_ms);
+        let at_ms = stamp.at_ms;
+        let asked = self.worker.discover(self.tick(stamp));
+        let answer = self.called_in(self.call_span("discover", None), asked).await;
+        let found = match answer {
+            Ok(found) => {
+                self.works(Failing::Discover);
+                self.status.update(|known| known.failed_discoveries = 0);
+                found
+            }
+            // That it answers here says nothing about its samples.
+            Err(error) => {
+                let came_back = went.came_back;
+                self.status.update(|known| known.failed_discoveries = known.failed_discoveries.saturating_add(1));
+                // It came too late to be among the first.
+                self.status.take_first_discovery();
+                let reported = self.report(Failing::Discover, &error, went);
+                went.came_back = came_back;
+                return reported;
+            }
+        };
+        let Some(recorder) = &self.recorder else { return Ok(()) };
+        let wrong = recorder.find(self.engine, found, self.status.limits.instances, at_ms);
+        if let Some(first) = wrong.first() {
+            self.fails(Failing::Discovered, first);
+        }
+        self.works(Failing::Discovered);
+        for why in wrong {
+            self.status.failed_because(at_ms, why);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn sample(&mut self, due_ms: i64, went: &mut Went) -> Result<(), Ended> {
+        let Some(recorder) = &mut self.recorder else { return Ok(()) };
+        let instances = recorder.polled(self.engine);
+        self.status.update(|known| known.instances = instances.len());
+        Span::current().record("instances", instances.len() as i64);
+        let aside = self.standing.batches.set_aside().len();
+        let (mut changed, mut came_back) = (false, false);
+        for batch in self.standing.batches.of(&instances, Instant::now()) {
+            if self.standing.batches.is_call_too_much() {
+                self.engine.metrics.samples_dropped.with_label_values(&["budget"]).inc_by(batch.len() as u64);
+                continue;
+            }
+            if went.ended_badly + went.tried_in_vain >= MOST_ENDS {
+                self.engine.metrics.samples_dropped.with_label_values(&["poison"]).inc_by(batch.len() as u64);
+                continue;
+            }
+            let asked: Vec<String> = batch.iter().map(|polled| polled.id.to_string()).collect();
+            let (called, stamp) = (Instant::now(), self.stamp(due_ms));
+            let readings = self.worker.sample(self.tick(stamp), asked);
+            let readings = self.called_in(self.call_span("sample", Some(batch.len())), readings).await;
+            let took = called.elapsed();
+            self.called(took);
+            let error = match readings {
+                Ok(readings) => {
+                    self.record(stamp, took, &batch, readings);
+                    went.came_back = true;
+                    came_back = true;
+                    changed |= self.standing.batches.came_back(&batch, self.share_of_budget(took));
+                    continue;
+                }
+                Err(error) => error,
+            };
+            self.recorder.iter().for_each(|recorder| recorder.failed(self.engine, batch.len() as u64));
+            let known = self.standing.batches.is_set_aside(&batch);
+            match &error {
+                // Not for what it was asked.
+                CallError::NoInstance(_) | CallError::Stopped => {}
+                CallError::Failed(_) => {
+                    changed |= self.standing.batches.came_back(&batch, self.share_of_budget(took));
+                }
+                error => {
+                    let reason = plain(&error.to_string());
+                    self.standing.batches.ended_badly(&batch, &reason, end_of(error), Instant::now());
+                    changed = true;
+                }
+            }
+            let before = went.ended_badly;
+            self.report(Failing::Sample, &error, went)?;
+            if known {
+                went.tried_in_vain += went.ended_badly - before;
+                went.ended_badly = before;
+            }
+            if matches!(error, CallError::NoInstance(_)) {
+                break;
+            }
+        }
+        self.standing.batches.settle(Instant::now());
+        self.status.sampled(self.engine.metrics.core.samples_stored(&self.status.name));
+        if came_back {
+            self.works(Failing::Sample);
+            self.works(Failing::Readings);
+        }
+        self.engine.publish_workloads();
+        if changed || self.standing.batches.set_aside().len() != aside {
+            self.show_set_aside();
+        }
+        Ok(())
+    }
+
+    /// The larger share of the last call's budgets that it used.
+    fn share_of_budget(&self, took: Duration) -> f64 {
+        let limits = &self.status.limits;
+        let cpu = self.worker.stats().last_cpu().as_secs_f64() / limits.cpu.as_secs_f64();
+        cpu.max(took.as_secs_f64() / limits.deadline.as_secs_f64())
+    }
+
+    fn show_set_aside(&self) {
+        let (now, now_ms) = (Instant::now(), self.engine.clock.now_ms());
+        let waiting = self.standing.batches.set_aside().iter().map(|(id, aside)| Waiting {
+            instance: id.clone(),
+            reason: aside.reason.clone(),
+            times: aside.times,
+            retry_at_ms: now_ms
+                .saturating_add_unsigned(aside.retry_at.saturating_duration_since(now).as_millis() as u64),
+        });
+        let waiting = waiting.collect();
+        self.status.update(|known| known.set_aside = waiting);
+    }
+
+    fn record(&mut self, stamp: Stamp, took: Duration, batch: &[Polled], readings: Readings) {
+        let Some(recorder) = &mut self.recorder else { return };
+        let failed = recorder.record(self.engine, stamp, took, batch, readings);
+        let failed: Vec<_> = failed.into_iter().map(|(id, failure)| format!("{id}: {failure}")).collect();
+        if let Some(first) = failed.first() {
+            self.fails(Failing::Readings, &plain(first));
+        }
+        for why in failed {
+            self.status.failed_because(stamp.at_ms, why);
+        }
+    }
+}
+
+/// What a call that brought nothing says of those it was for.
+fn end_of(error: &CallError) -> End {
+    match error {
+        CallError::CpuExhausted { .. } | CallError::DeadlineExceeded { .. } => End::TooSlow,
+        error if error.is_want() => End::TooMuch,
+        _ => End::Broke,
+    }
+}

@@ -1,0 +1,186 @@
+//! From a component to a plugin that can be polled: read, compiled, asked what it needs, its first instance made. All of
+//! that beside whatever runs.
+
+use super::{Component, Fields, NotTaken, Origin, grants_toml, missing, plain};
+use crate::Engine;
+use crate::plugins::status::Shared;
+use crate::room::Room;
+use dropsonde_sandbox::{
+    CallError, Compile, Description, Grants, Need, Plugin, PluginMetrics, Role, Sandbox, SavedState, Setup, Worker,
+    introduce,
+};
+use sha2::{Digest as _, Sha256};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// Needs a plugin may name; more is no list for an operator.
+pub(super) const MOST_NEEDS: usize = 256;
+
+/// A compilation that takes longer is reported.
+const SHORT: Duration = Duration::from_millis(500);
+
+/// And again after so long.
+const LONG: Duration = Duration::from_secs(5);
+
+/// A component's bytes, and their sha256 in hex. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Bytes {
+    pub(super) bytes: bytes::Bytes,
+    pub(super) digest: String,
+}
+
+/// sha256 in hex, as `sha256sum` prints it and the configuration pins it.
+pub fn digest(component: &[u8]) -> String {
+    Sha256::digest(component).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A compiled component.
+#[derive(Debug, Clone)]
+pub(super) struct Loaded {
+    pub(super) component: Component,
+    pub(super) plugin: Plugin,
+    /// sha256, in hex.
+    pub(super) digest: String,
+}
+
+/// A plugin with its first instance.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) worker: Worker,
+    /// None: it is no sampler.
+    pub(super) fields: Option<Fields>,
+    pub(super) description: Description,
+    pub(super) grants: Grants,
+    pub(super) missing: Vec<Need>,
+    /// The address space it has. It is its own until it is replaced or removed.
+    pub(super) room: Option<Room>,
+}
+
+impl Loaded {
+    /// Whether it came from a file, and not with the binary.
+    pub(super) fn is_file(&self) -> bool {
+        matches!(self.component.origin, Origin::File(_))
+    }
+}
+
+impl Bytes {
+    pub(super) fn of(bytes: bytes::Bytes) -> Self {
+        Self { digest: digest(&bytes), bytes }
+    }
+}
+
+/// Compiles, or takes from the cache, off the server's threads. `waits` tells whether it is not its turn yet.
+pub(super) async fn load(
+    engine: &Engine,
+    sandbox: &Arc<Sandbox>,
+    status: &Shared,
+    component: Component,
+    Bytes { bytes, digest }: Bytes,
+    waits: &watch::Sender<bool>,
+) -> Result<Loaded, NotTaken> {
+    if let Some(wanted) = status.config.sha256.as_ref().filter(|wanted| !wanted.eq_ignore_ascii_case(&digest)) {
+        let (plugin, wanted) = (component.name, wanted.clone());
+        return Err(NotTaken::Pinned { plugin, found: digest, wanted });
+    }
+    let (started, size) = (Instant::now(), bytes.len());
+    let compile = Compile { owner: status.name.clone(), limit: status.limits.compile_time, waits };
+    let mut compiled = std::pin::pin!(sandbox.load_in_turn(bytes, compile));
+    let mut patience = SHORT;
+    let plugin = loop {
+        match tokio::time::timeout(patience, &mut compiled).await {
+            Ok(plugin) => break plugin,
+            Err(_) => {
+                let so_far = started.elapsed();
+                tracing::info!(
+                    plugin = &*status.name,
+                    bytes = size,
+                    so_far = format_args!("{so_far:.1?}"),
+                    "{}",
+                    if *waits.borrow() { "waiting for its turn to be compiled" } else { "compiling" }
+                );
+                patience = LONG;
+            }
+        }
+    };
+    let took = started.elapsed();
+    // Refused or not, it took that long.
+    engine.metrics.build_seconds.with_label_values(&[&*status.name]).observe(took.as_secs_f64());
+    let plugin = plugin.map_err(NotTaken::Refused)?;
+    if took > SHORT {
+        tracing::info!(plugin = &*status.name, bytes = size, took = format_args!("{took:.1?}"), "compiled");
+    } else {
+        tracing::debug!(plugin = &*status.name, ?took, "compiled");
+    }
+    Ok(Loaded { component, plugin, digest })
+}
+
+/// Asks what it needs, compares with what is granted, and makes the first instance, in the `room` it has, or takes.
+pub(super) async fn start(
+    engine: &Engine,
+    sandbox: &Arc<Sandbox>,
+    status: &Shared,
+    Loaded { component, plugin, .. }: &Loaded,
+    state: &SavedState,
+    room: &mut Option<Room>,
+) -> Result<Started, NotTaken> {
+    let needed = plugin.address_space(&status.limits);
+    if room.as_ref().is_none_or(|room| !room.holds(needed)) {
+        *room = Some(engine.rooms.take(needed, &engine.options.load(), engine.memory)?);
+    }
+    let is_bundled = matches!(component.origin, Origin::Bundled(_));
+    let started = Instant::now();
+    let mut setup = Setup {
+        name: component.name.clone(),
+        config: status.config.json(),
+        grants: Grants::default(),
+        limits: status.limits,
+        state: state.clone(),
+        metrics: PluginMetrics::new(
+            status.name.clone(),
+            engine.metrics.registry.names().clone(),
+            engine.options.load().metrics.max_series_per_plugin,
+        ),
+        ..Setup::default()
+    };
+    let introduction = introduce(sandbox, plugin.clone(), setup.clone()).await.map_err(NotTaken::Start)?;
+    let needs = introduction.needs.map_err(NotTaken::Invalid)?;
+    if needs.len() > MOST_NEEDS {
+        return Err(NotTaken::TooManyNeeds(needs.len()));
+    }
+    let grants = match (&status.config.grants, &component.origin) {
+        (Some(grants), _) => Grants::new(grants.needs()),
+        // It came with the binary, and asks for what its own configuration makes it need.
+        (None, Origin::Bundled(_)) => Grants::new(needs.iter().cloned()),
+        (None, Origin::File(_) | Origin::Native) => Ok(Grants::default()),
+    };
+    setup.grants = grants.map_err(NotTaken::Grants)?;
+    let grants = setup.grants.clone();
+    if !is_bundled && engine.options.load().bundled(&component.name).is_some() {
+        tracing::warn!(plugin = &*status.name, "a file takes the place of the bundled plugin of this name");
+    }
+    let missing = missing(&needs, &grants);
+    if !missing.is_empty() {
+        tracing::warn!(
+            plugin = &*status.name,
+            "needs what it is not granted; if you trust it, add to the configuration:\n{}",
+            grants_toml(&component.name, &needs)
+        );
+    }
+    let worker = Worker::start(sandbox, plugin.clone(), setup).await;
+    let worker = worker.map_err(|error| match error.invalid() {
+        Some(why) => NotTaken::Invalid(why.to_owned()),
+        None => NotTaken::Start(error),
+    })?;
+    let fields = plugin.has(Role::Sampler).then(|| Fields::check(&component.name, worker.fields())).transpose();
+    let fields = fields.map_err(NotTaken::Fields)?;
+    engine.metrics.cold_start_seconds.with_label_values(&[&*status.name]).observe(started.elapsed().as_secs_f64());
+    let Description { name, version, about } = introduction.description;
+    let description = Description { name: plain(&name), version: plain(&version), about: plain(&about) };
+    Ok(Started { worker, fields, description, grants, missing, room: None })
+}
+
+/// Work that takes long or waits for a disk.
+pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, NotTaken> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| NotTaken::Start(CallError::Stopped))
+}

@@ -1,0 +1,432 @@
+//! One plugin's task: what is current is started, polled, tried again and quarantined, until a newer version takes over.
+
+use super::batches::Batches;
+use super::failure_log::Failing;
+use super::find::Place;
+use super::intake::{Broken, Candidate, Intake, Mail, Unwanted};
+use super::ladder::{Ladder, Next, Pauses, Went, backoff};
+use super::last_good::LastGood;
+use super::latest::Latest;
+use super::poll::{Ended, Poller, Standing};
+use super::prepare::{Loaded, Started, start};
+use super::state_file::StateFile;
+use super::status::{BY_OPERATOR, Order, Shared};
+use super::{Fields, NotTaken, PluginState, Status, plain};
+use crate::Engine;
+use crate::clock::Schedule;
+use crate::json;
+use crate::room::Room;
+use dropsonde_sandbox::{CallError, Role, Sandbox, SavedState};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// Why a plugin is not polled, or no longer.
+enum Stop {
+    /// Trying again cannot help.
+    Failed(String),
+    /// It may work another time. Whether some calls came back before.
+    Retry(CallError, bool),
+    /// Until someone says that it may run again.
+    Quarantined(String),
+    /// Between two ticks.
+    Replaced(Box<Candidate>),
+}
+
+/// What ends a quarantine.
+enum Way {
+    Replaced(Box<Candidate>),
+    Released,
+    /// A pause is over. It stays in quarantine until something has worked.
+    Retried,
+}
+
+/// Runs a plugin until `stopping` says so, or until it turns out that there is none.
+pub(super) async fn run(
+    engine: Arc<Engine>,
+    sandbox: Arc<Sandbox>,
+    status: Shared,
+    place: Place,
+    mail: Mail,
+    mut stopping: watch::Receiver<bool>,
+) -> Option<Unwanted> {
+    let data = engine.options.load().data_dir.clone();
+    let file = data.as_ref().map(|folder| StateFile::of(&status.name, folder));
+    let good = data.as_ref().map(|folder| LastGood::of(&status.name, folder));
+    let state = file.as_ref().map(StateFile::load).unwrap_or_default();
+    let keeper = Keeper { state: Mutex::new(state), file, writing: Arc::default() };
+    let (handover, broken, writing) = (Latest::default(), Latest::default(), Arc::default());
+    let (status, sandbox) = (&status, &sandbox);
+    let good = good.as_ref();
+    let intake = Intake {
+        engine: &engine,
+        sandbox,
+        status,
+        keeper: &keeper,
+        place: &place,
+        good,
+        writing: &writing,
+        broken: &broken,
+        handover: &handover,
+    };
+    let runner =
+        Runner { engine: &engine, sandbox, status, keeper: &keeper, good, broken: &broken, handover: &handover };
+    let unwanted = tokio::select! {
+        unwanted = intake.take_in(mail) => Some(unwanted),
+        never = runner.run() => match never {},
+        _ = stopping.wait_for(|&stopping| stopping) => None,
+    };
+    // The poll that was cut off may have saved something.
+    keeper.keep(&engine, status).await;
+    drop(writing.lock().await);
+    unwanted
+}
+
+/// What a plugin saves, and where it is kept.
+pub(super) struct Keeper {
+    state: Mutex<SavedState>,
+    file: Option<StateFile>,
+    /// One write at a time: a poll that is cut off leaves its own under way.
+    writing: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Keeper {
+    /// Of the version that is current.
+    pub(super) fn state(&self) -> SavedState {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_state(&self, state: SavedState) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    /// Writes what was saved and is not on disk yet. What cannot be written is left for the next time.
+    pub(super) async fn keep(&self, engine: &Engine, status: &Status) {
+        let Some(file) = self.file.clone() else { return };
+        if self.state().unkept().is_none() {
+            return;
+        }
+        let writing = self.writing.clone().lock_owned().await;
+        let state = self.state();
+        let Some((save, bytes)) = state.unkept() else { return };
+        let written = tokio::task::spawn_blocking(move || {
+            let _writing = writing;
+            file.save(&bytes).map(|()| state.kept(save))
+        });
+        match written.await {
+            Ok(Ok(())) => status.failure_log.works(&status.name, Failing::SavedState),
+            Ok(Err(error)) => {
+                status.failure_log.failed(&status.name, Failing::SavedState, &error.to_string());
+                engine.metrics.core.errors(&status.name, "state", 1);
+            }
+            // The host is going.
+            Err(_) => {}
+        }
+    }
+}
+
+struct Runner<'a> {
+    engine: &'a Engine,
+    sandbox: &'a Arc<Sandbox>,
+    status: &'a Shared,
+    keeper: &'a Keeper,
+    good: Option<&'a LastGood>,
+    broken: &'a Latest<Broken>,
+    handover: &'a Latest<Candidate>,
+}
+
+impl Runner<'_> {
+    async fn run(&self) -> std::convert::Infallible {
+        let mut candidate = self.handover.take().await;
+        let mut schedule: Option<(Duration, Schedule)> = None;
+        loop {
+            let shape = candidate.loaded.plugin.shape().clone();
+            self.status.update(|known| known.shape = Some(shape));
+            if !self.status.has(Role::Source) {
+                self.engine.snapshots.remove(&self.status.name, self.engine.clock.now_ms());
+            }
+            self.status.keep_events_if_observed();
+            let interval = self.status.interval();
+            // One for all versions: a newer one goes on where the earlier one was.
+            let (_, schedule) = match &mut schedule {
+                Some(known) if known.0 == interval => known,
+                other => other.insert((interval, Schedule::new(&self.status.name, interval))),
+            };
+            candidate = self.run_until_replaced(candidate, schedule).await;
+        }
+    }
+
+    /// Returns what takes over.
+    async fn run_until_replaced(&self, candidate: Candidate, schedule: &mut Schedule) -> Candidate {
+        let Candidate { loaded, ready, is_restored } = candidate;
+        let status = self.status;
+        self.engine.tracked.ask_again(&status.name);
+        status.begin_sampling(self.engine.metrics.core.samples_stored(&status.name));
+        status.update(|known| {
+            known.has_current = true;
+            known.has_run_well = false;
+            known.origin = loaded.component.origin.clone();
+            known.digest = Some(loaded.digest.clone());
+            known.loaded_ms = Some(self.engine.clock.now_ms());
+            known.is_restored = is_restored;
+            known.quarantined = None;
+            known.retry_at_ms = None;
+            known.set_aside.clear();
+            known.forget_call_times();
+        });
+        // Its own, whatever becomes of its instances.
+        let mut room = None;
+        let mut started = None;
+        if let Some((mut ready, trial)) = ready {
+            room = ready.room.take();
+            let state = trial.state().clone();
+            let is_late = trial.take_over(&self.keeper.state());
+            self.keeper.set_state(state);
+            if is_late {
+                // Should that fail, its first call says so.
+                let _ = ready.worker.renew().await;
+                self.engine.metrics.workers_stopped.with_label_values(&["graceful"]).inc();
+            }
+            started = Some(ready);
+        }
+        let ladder = Ladder::new(status.config.failures(), status.config.failure_window());
+        let copy = self.good.cloned().filter(|_| loaded.is_file()).map(|good| (good, loaded.digest.clone()));
+        let pauses = Pauses::new(status.config.retry_after());
+        let mut standing = Standing { ladder, batches: Batches::default(), pauses, probation: None, copy };
+        // Starts that were neither good nor bad: it said that something is missing.
+        let mut refusals = 0;
+        loop {
+            let stop = tokio::select! {
+                stop = self.start_and_poll(&loaded, started.take(), &mut room, schedule, &mut standing) => stop,
+                why = told_to_stop(status) => Stop::Quarantined(why),
+            };
+            let stop = match stop {
+                Stop::Retry(error, came_back) => {
+                    count(self.engine, status, &error);
+                    status.failed(self.engine.clock.now_ms(), &error);
+                    refusals = if error.is_end() { 0 } else { refusals + 1 };
+                    let went = Went { came_back, ended_badly: usize::from(error.is_end()), ..Went::default() };
+                    let next = standing.ladder.after(went, Instant::now());
+                    match next {
+                        _ if standing.probation.is_some() => standing.probation.clone().map(Stop::Quarantined),
+                        Next::Quarantine(why) => Some(Stop::Quarantined(why)),
+                        Next::Wait(wait) => self.back_off(&error, wait).await,
+                        Next::GoOn => self.back_off(&error, backoff(refusals.max(1))).await,
+                    }
+                }
+                stop => Some(stop),
+            };
+            match stop {
+                Some(Stop::Replaced(candidate)) => return *candidate,
+                Some(Stop::Failed(why)) => {
+                    drop(room);
+                    self.give_up(&loaded, &why);
+                    return self.fail(why).await;
+                }
+                Some(Stop::Quarantined(why)) => {
+                    self.give_up(&loaded, &why);
+                    match self.quarantine(why.clone(), &mut standing.pauses).await {
+                        Way::Replaced(candidate) => return *candidate,
+                        Way::Released => {
+                            standing.pauses.reset();
+                            standing.probation = None;
+                            standing.batches = Batches::default();
+                        }
+                        Way::Retried => {
+                            standing.probation = Some(why);
+                            standing.batches = standing.batches.retried();
+                        }
+                    }
+                    standing.ladder.reset();
+                }
+                Some(Stop::Retry(..)) | None => {}
+            }
+            if standing.probation.is_none() {
+                status.enter(PluginState::Loading);
+            }
+        }
+    }
+
+    async fn start_and_poll(
+        &self,
+        loaded: &Loaded,
+        started: Option<Started>,
+        room: &mut Option<Room>,
+        schedule: &mut Schedule,
+        standing: &mut Standing,
+    ) -> Stop {
+        let Self { engine, sandbox, status, keeper, handover, .. } = *self;
+        let state = keeper.state();
+        let started = match started {
+            Some(started) => Ok(started),
+            None => tokio::select! {
+                started = start(engine, sandbox, status, loaded, &state, room) => started,
+                candidate = handover.take() => return Stop::Replaced(Box::new(candidate)),
+            },
+        };
+        let Started { worker, fields, description, grants, missing, .. } = match started {
+            Ok(started) => started,
+            Err(NotTaken::Start(error)) => return Stop::Retry(error, false),
+            Err(why) => return Stop::Failed(why.to_string()),
+        };
+        status.set_worker(&worker);
+        self.warn_of_other_kinds(fields.as_ref());
+        status.update(|known| {
+            known.description = Some(description);
+            known.grants = grants;
+            known.missing = missing;
+            known.fields.clone_from(&fields);
+            // It did not start before, and now it does.
+            known.refused.take_if(|refused| refused.digest == known.digest);
+        });
+        status.failure_log.works(&status.name, Failing::Start);
+        if standing.probation.is_none() {
+            status.enter(PluginState::Running);
+            tracing::info!(plugin = &*status.name, "running");
+        }
+        let mut poller = Poller::new(engine, status, worker, fields, keeper, standing);
+        match poller.poll_on_schedule(schedule, handover).await {
+            Ended::Invalid(why) => Stop::Failed(NotTaken::Invalid(why).to_string()),
+            Ended::Quarantined(why) => Stop::Quarantined(why),
+            Ended::Lost(error, came_back) => Stop::Retry(error, came_back),
+            Ended::Replaced(candidate) => Stop::Replaced(candidate),
+        }
+    }
+
+    /// Of two samplers that call a counter and a gauge the same, only the one that was there first is shown in metrics.
+    fn warn_of_other_kinds(&self, fields: Option<&Fields>) {
+        let others = self.engine.plugins.list();
+        for other in others.iter().filter(|other| other.name != self.status.name) {
+            let Some((fields, others)) = fields.zip(other.fields()) else { continue };
+            for metric in fields.other_kinds(&others) {
+                let is_newer = self.status.began > other.began;
+                let (newer, older) = if is_newer { (self.status, other) } else { (other, self.status) };
+                let (plugin, older) = (&*newer.name, &*older.name);
+                tracing::warn!(
+                    plugin,
+                    older,
+                    metric,
+                    "not shown: another sampler's metric of that name is of another kind"
+                );
+                self.engine.metrics.core.errors(plugin, "metric_kind", 1);
+            }
+        }
+    }
+
+    /// What never ran well may be followed by what did.
+    fn give_up(&self, Loaded { digest, .. }: &Loaded, why: &str) {
+        if !self.status.known().has_run_well && why != BY_OPERATOR {
+            self.broken.put(Broken { digest: digest.clone(), why: why.to_owned() });
+        }
+    }
+
+    /// Waits for something that can work.
+    async fn fail(&self, why: String) -> Candidate {
+        let (engine, status) = (self.engine, self.status);
+        tracing::error!(plugin = &*status.name, reason = why, "not running");
+        status.failed_because(engine.clock.now_ms(), why);
+        engine.metrics.core.errors(&status.name, "load", 1);
+        status.update(|known| {
+            known.has_current = false;
+            known.next_poll_ms = None;
+        });
+        status.enter(PluginState::Failed);
+        self.handover.take().await
+    }
+
+    /// Waits before the next start, unless an operator is faster. None: it is time.
+    async fn back_off(&self, error: &CallError, wait: Duration) -> Option<Stop> {
+        let status = self.status;
+        status.failure_log.failed(&status.name, Failing::Start, &plain(&error.to_string()));
+        status.forget(Order::Release);
+        status.retry_at(Some(retry_at_ms(self.engine, wait)));
+        status.enter(PluginState::Backoff);
+        let stop = tokio::select! {
+            () = tokio::time::sleep(wait) => None,
+            () = status.ordered(Order::Release) => None,
+            why = told_to_stop(status) => Some(Stop::Quarantined(why)),
+            candidate = self.handover.take() => Some(Stop::Replaced(Box::new(candidate))),
+        };
+        status.retry_at(None);
+        stop
+    }
+
+    /// Waits until it is tried again, or an operator lifts it, or a newer version replaces what is in it. An operator's own
+    /// quarantine is only lifted by an operator or a newer version.
+    async fn quarantine(&self, why: String, pauses: &mut Pauses) -> Way {
+        let (engine, status) = (self.engine, self.status);
+        let name = &*status.name;
+        let pause = (why != BY_OPERATOR).then(|| pauses.next(Instant::now()));
+        let retry_at_ms = pause.map(|pause| retry_at_ms(engine, pause));
+        let retry_at = retry_at_ms.map(json::time);
+        let is_retried = status.known().quarantined.is_some();
+        match retry_at {
+            Some(retry_at) if is_retried => {
+                tracing::warn!(plugin = name, reason = why, retry_at, "still in quarantine")
+            }
+            Some(retry_at) => tracing::error!(
+                plugin = name,
+                reason = why,
+                retry_at,
+                "in quarantine until it is tried again; `dropsonde plugin release {name}` lets it run at once"
+            ),
+            None => tracing::error!(
+                plugin = name,
+                reason = why,
+                "in quarantine; `dropsonde plugin release {name}` lets it run again"
+            ),
+        }
+        if !is_retried {
+            engine.metrics.core.errors(name, "quarantine", 1);
+        }
+        status.update(|known| {
+            known.quarantined = Some(why);
+            known.next_poll_ms = None;
+            known.retry_at_ms = retry_at_ms;
+            known.set_aside.clear();
+        });
+        status.forget(Order::Quarantine);
+        status.enter(PluginState::Quarantined);
+        self.keeper.keep(engine, status).await;
+        let mut is_operators = pause.is_none();
+        let mut pause_is_over = std::pin::pin!(tokio::time::sleep(pause.unwrap_or_default()));
+        let way = loop {
+            tokio::select! {
+                () = status.ordered(Order::Release) => break Way::Released,
+                candidate = self.handover.take() => break Way::Replaced(Box::new(candidate)),
+                why = told_to_stop(status) => {
+                    is_operators = true;
+                    status.retry_at(None);
+                    status.update(|known| known.quarantined = Some(why));
+                }
+                () = pause_is_over.as_mut(), if !is_operators => break Way::Retried,
+            }
+        };
+        status.retry_at(None);
+        if matches!(way, Way::Retried) {
+            return way;
+        }
+        status.update(|known| known.quarantined = None);
+        tracing::info!(plugin = name, "{}", if matches!(way, Way::Released) { "released" } else { "replaced" });
+        way
+    }
+}
+
+/// When a wait that begins now is over.
+pub(super) fn retry_at_ms(engine: &Engine, wait: Duration) -> i64 {
+    engine.clock.now_ms().saturating_add_unsigned(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Waits until an operator wants it to run no more, and tells why it does not then.
+async fn told_to_stop(status: &Status) -> String {
+    status.ordered(Order::Quarantine).await;
+    BY_OPERATOR.to_owned()
+}
+
+/// In the metrics, by what it was.
+pub(super) fn count(engine: &Engine, status: &Shared, error: &CallError) {
+    engine.metrics.core.errors(&status.name, error.reason(), 1);
+    if error.is_end() {
+        engine.metrics.core.panics(&status.name, 1);
+    }
+}

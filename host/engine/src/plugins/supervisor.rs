@@ -1,0 +1,458 @@
+//! The set of plugins: a task each; what changes in the plugins folder, or through the API, reaches them from here.
+
+use super::find::{self, Place, components, files};
+use super::intake::{Ask, Asked, Mail, Unwanted};
+use super::last_good::LastGood;
+use super::mailbox::{Mailbox, Posted};
+use super::prepare::off_thread;
+use super::run::run;
+use super::settling::{Change, Files, Settling};
+use super::status::Shared;
+use super::trial::try_section;
+use super::watcher::Watcher;
+use super::{Bundled, Component, FindError, NotTaken, Origin, PluginState, Status};
+use crate::Engine;
+use crate::audit::{Action, By, Entry, PluginChange, What};
+use crate::options::{Options, UnknownName};
+use crate::tracked::PluginName;
+use crate::unwritable::is_denied;
+use dropsonde_model::names::PLUGIN_RULE;
+use dropsonde_sandbox::Sandbox;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::{Id, JoinError, JoinSet};
+
+/// What someone wants done about a plugin.
+#[derive(Debug)]
+pub struct Request {
+    pub plugin: String,
+    pub what: Wanted,
+    /// For the audit log.
+    pub by: By,
+    pub answer: oneshot::Sender<Result<(), Denied>>,
+}
+
+#[derive(Debug)]
+pub enum Wanted {
+    /// These bytes become its file, if they are a plugin that starts.
+    Upload(bytes::Bytes),
+    /// It begins anew, from its file.
+    Reload,
+    /// Its file goes.
+    Remove,
+    /// Its section of this configuration is tried beside what runs.
+    TryOut(Arc<Options>),
+    /// It begins anew, by the configuration that is in force.
+    Reconfigure,
+}
+
+/// Why it is not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Denied {
+    #[error("no plugin has this name")]
+    Unknown,
+    #[error("it comes with the binary, and cannot be removed; `dropsonde plugin quarantine` stops it")]
+    Bundled,
+    #[error("it is part of the program this host is part of, and changes with it")]
+    Native,
+    #[error("other changes of it are under way; try again when they are done")]
+    Busy,
+    #[error("cannot remove {}: {source}", path.display())]
+    NotRemoved { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    NotTaken(NotTaken),
+}
+
+pub(crate) struct Supervisor {
+    engine: Arc<Engine>,
+    sandbox: Arc<Sandbox>,
+    folder: Option<PathBuf>,
+    /// Before the start.
+    found: Vec<Component>,
+    running: BTreeMap<PluginName, Running>,
+    tasks: JoinSet<Option<Unwanted>>,
+    names: HashMap<Id, PluginName>,
+    settling: Settling,
+    /// Files that can be no plugins', as was said.
+    misnamed: BTreeSet<PathBuf>,
+    /// It ends, and is begun again at once.
+    reconfigured: Option<String>,
+}
+
+/// A plugin's task.
+struct Running {
+    changed: Arc<Notify>,
+    asks: Arc<Mailbox>,
+    stop: watch::Sender<bool>,
+}
+
+enum Event {
+    Stirred,
+    Requested(Request),
+    Ended(Result<(Id, Option<Unwanted>), JoinError>),
+}
+
+/// What a plugin's task begins with.
+enum Beginning {
+    /// Its file was there at the host's start.
+    Start,
+    Found,
+    /// What was there before is back, which is no change of its own.
+    Back,
+    Asked(Ask),
+}
+
+impl Supervisor {
+    /// Looks what there is.
+    pub(crate) fn find(engine: Arc<Engine>, sandbox: Arc<Sandbox>, folder: Option<PathBuf>) -> Result<Self, FindError> {
+        let (files, error) = match folder.as_deref().map(files).transpose() {
+            Ok(files) => (files.unwrap_or_default(), None),
+            // It may be allowed later.
+            Err(FindError::Unreadable { folder, why }) if is_denied(&why) => {
+                (Files::new(), Some(FindError::Unreadable { folder, why }))
+            }
+            Err(error) => return Err(error),
+        };
+        let (settling, found) = (Settling::with(&files), components(&files, engine.options.load().bundled));
+        let mut supervisor = Self { folder, found, settling, ..Self::of_none(engine, sandbox) };
+        let misnamed = supervisor.folder.as_deref().map(find::misnamed).unwrap_or_default();
+        supervisor.warn_of(misnamed);
+        error.iter().for_each(|error| supervisor.complain(error));
+        Ok(supervisor)
+    }
+
+    /// There are no plugins, and none will come.
+    pub(crate) fn of_none(engine: Arc<Engine>, sandbox: Arc<Sandbox>) -> Self {
+        Self {
+            engine,
+            sandbox,
+            folder: None,
+            found: Vec::new(),
+            running: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            names: HashMap::new(),
+            settling: Settling::with(&Files::new()),
+            misnamed: BTreeSet::new(),
+            reconfigured: None,
+        }
+    }
+
+    /// What it found.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.found.iter().map(|component| component.name.as_str()).collect()
+    }
+
+    /// Begins a task for each.
+    pub(crate) fn start(&mut self) {
+        for component in std::mem::take(&mut self.found) {
+            self.begin(component, Beginning::Start);
+        }
+        // It may still come.
+        let known = self.engine.plugins.list().iter().map(|status| status.name.to_string()).collect();
+        for UnknownName { part, why } in self.engine.options.load().unknown_names(&known, None) {
+            tracing::warn!(part, why, "the configuration names a plugin that is not there yet");
+        }
+    }
+
+    /// Follows the folder and does what is wanted, until `stopping` says so; then waits for the tasks.
+    pub(crate) async fn supervise(
+        mut self,
+        mut requests: mpsc::Receiver<Request>,
+        mut stopping: watch::Receiver<bool>,
+    ) {
+        let mut watcher = self.folder.as_deref().map(Watcher::of);
+        loop {
+            let due = self.settling.next_look();
+            let stirred = async {
+                match &mut watcher {
+                    Some(watcher) => watcher.stirred(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let event = tokio::select! {
+                () = stirred => Event::Stirred,
+                Some(request) = requests.recv() => Event::Requested(request),
+                Some(ended) = self.tasks.join_next_with_id() => Event::Ended(ended),
+                _ = stopping.wait_for(|&stopping| stopping) => break,
+            };
+            match event {
+                Event::Stirred => self.look().await,
+                Event::Requested(request) => self.serve(request).await,
+                Event::Ended(ended) => self.ended(ended),
+            }
+        }
+        for running in self.running.values() {
+            running.stop.send_replace(true);
+        }
+        while self.tasks.join_next().await.is_some() {}
+    }
+
+    /// Follows what changed in the folder.
+    async fn look(&mut self) {
+        let Some(folder) = self.folder.clone() else { return };
+        let found = off_thread(move || {
+            // A folder that is gone says nothing about what was in it.
+            fs::metadata(&folder).map_err(|why| FindError::Unreadable { folder: folder.clone(), why })?;
+            Ok::<_, FindError>((files(&folder)?, find::misnamed(&folder)))
+        });
+        let (found, misnamed) = match found.await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => {
+                self.complain(&error);
+                return self.settling.pause();
+            }
+            Err(_) => return,
+        };
+        if self.engine.plugins.set_folder_trouble(None) {
+            tracing::info!("the plugins folder can be read again");
+        }
+        self.warn_of(misnamed);
+        for (name, change) in self.settling.look(&found, Instant::now()) {
+            match change {
+                Change::Written(path) => match self.running.get(name.as_str()) {
+                    Some(running) => running.changed.notify_one(),
+                    None => self.begin(Component { name, origin: Origin::File(path) }, Beginning::Found),
+                },
+                Change::Removed => {
+                    self.end(&name).await;
+                    self.removed(&name, By::Folder).await;
+                }
+            }
+        }
+    }
+
+    /// Says that the folder cannot be used, in `/health` as long as it cannot.
+    fn complain(&self, error: &FindError) {
+        let why = format!("{error}; plugins stay as they are until it can be used");
+        if self.engine.plugins.set_folder_trouble(Some(why.clone())) {
+            tracing::error!("{why}");
+        }
+    }
+
+    fn warn_of(&mut self, misnamed: Vec<PathBuf>) {
+        for path in misnamed {
+            if !self.misnamed.contains(&path) {
+                tracing::warn!(
+                    file = %path.display(),
+                    "not loaded: a plugin's file name is {}",
+                    PLUGIN_RULE
+                );
+                self.misnamed.insert(path);
+            }
+        }
+    }
+
+    async fn serve(&mut self, Request { plugin, what, by, answer }: Request) {
+        if self.is_native(&plugin) {
+            let _ = answer.send(Err(Denied::Native));
+            return;
+        }
+        let what = match what {
+            Wanted::Upload(bytes) => Asked::Upload(bytes),
+            Wanted::Reload => Asked::Again,
+            Wanted::Remove => {
+                let removed = self.remove(&plugin, by).await;
+                let _ = answer.send(removed);
+                return;
+            }
+            Wanted::TryOut(config) => return self.try_out(&plugin, config, answer),
+            Wanted::Reconfigure => {
+                self.reconfigure(&plugin).await;
+                let _ = answer.send(Ok(()));
+                return;
+            }
+        };
+        let ask = Ask { what, by, answer };
+        match (self.running.get(plugin.as_str()), &ask.what) {
+            (Some(running), _) => match running.asks.post(ask) {
+                Posted::Waits => {}
+                Posted::Replaced(older) => self.refuse(&plugin, older, Denied::NotTaken(NotTaken::Outdated)),
+                Posted::Full(ask) => self.refuse(&plugin, ask, Denied::Busy),
+            },
+            (None, Asked::Upload(_)) => {
+                let file = self.place(&plugin).file().unwrap_or_default();
+                self.begin(Component { name: plugin, origin: Origin::File(file) }, Beginning::Asked(ask));
+            }
+            (None, Asked::Again) => drop(ask.answer.send(Err(Denied::Unknown))),
+        }
+    }
+
+    /// It is not looked into.
+    fn refuse(&self, plugin: &str, Ask { what, by, answer }: Ask, why: Denied) {
+        let action = if matches!(what, Asked::Again) { Action::Reload } else { Action::Upload };
+        let (plugin, refused) = (plugin.to_owned(), Some(why.to_string()));
+        let what = What::Plugin(PluginChange { action, plugin, digest: None, refused });
+        self.engine.audit.write(self.engine.clock.now_ms(), &Entry { by, what });
+        let _ = answer.send(Err(why));
+    }
+
+    fn is_native(&self, name: &str) -> bool {
+        self.engine.plugins.get(name).is_some_and(|status| status.known().origin == Origin::Native)
+    }
+
+    fn place(&self, name: &str) -> Place {
+        Place { name: name.to_owned(), folder: self.folder.clone(), bundled: self.bundled(name) }
+    }
+
+    fn bundled(&self, name: &str) -> Option<Bundled> {
+        self.engine.options.load().bundled(name)
+    }
+
+    /// Has it begin anew, by the configuration that is in force now. What it discovered stays as it is until it looks again.
+    async fn reconfigure(&mut self, name: &str) {
+        if !self.running.contains_key(name) {
+            return;
+        }
+        self.reconfigured = Some(name.to_owned());
+        self.end(name).await;
+        self.reconfigured = None;
+        if self.running.contains_key(name) {
+            return;
+        }
+        match self.place(name).component() {
+            Some(component) => self.begin(component, Beginning::Back),
+            None => self.forget(name),
+        }
+    }
+
+    /// Tries a section beside what runs, and beside whatever else is under way.
+    fn try_out(&self, name: &str, config: Arc<Options>, answer: oneshot::Sender<Result<(), Denied>>) {
+        let tried = self.engine.plugins.get(name).zip(self.place(name).component());
+        let Some((status, component)) = tried else { return drop(answer.send(Ok(()))) };
+        let (engine, sandbox) = (self.engine.clone(), self.sandbox.clone());
+        drop(tokio::spawn(async move {
+            let tried = try_section(&engine, &sandbox, &status, component, &config).await;
+            let _ = answer.send(tried.map_err(Denied::NotTaken));
+        }));
+    }
+
+    async fn remove(&mut self, name: &str, by: By) -> Result<(), Denied> {
+        if self.engine.plugins.get(name).is_none() {
+            // Its file may have gone before, and its instances are there.
+            return if self.engine.release_instances(name) { Ok(()) } else { Err(Denied::Unknown) };
+        }
+        let path = self.place(name).file().unwrap_or_default();
+        if self.bundled(name).is_some() && fs::symlink_metadata(&path).is_err() {
+            return Err(Denied::Bundled);
+        }
+        // What it is writing is written by then.
+        self.end(name).await;
+        if let Err(source) = fs::remove_file(&path)
+            && source.kind() != ErrorKind::NotFound
+        {
+            self.begin(Component { name: name.to_owned(), origin: Origin::File(path.clone()) }, Beginning::Back);
+            return Err(Denied::NotRemoved { path, source });
+        }
+        self.settling.forget(name);
+        if self.bundled(name).is_none() {
+            self.engine.release_instances(name);
+        }
+        self.removed(name, by).await;
+        Ok(())
+    }
+
+    /// Its file is gone, and so is it: what comes with the binary takes its place, or nothing does.
+    async fn removed(&mut self, name: &str, by: By) {
+        if let Some(good) = self.engine.options.load().data_dir.as_ref().map(|data| LastGood::of(name, data)) {
+            let plugin = name.to_owned();
+            let forgotten = off_thread(move || good.forget()).await;
+            if let Ok(Err(error)) = forgotten {
+                tracing::warn!(plugin, %error, "cannot remove the copy of it to come back to");
+            }
+        }
+        let change = PluginChange { action: Action::Remove, plugin: name.to_owned(), digest: None, refused: None };
+        self.engine.audit.write(self.engine.clock.now_ms(), &Entry { by, what: What::Plugin(change) });
+        if let Some(bundled) = self.bundled(name) {
+            self.begin(bundled.into(), Beginning::Back);
+        }
+    }
+
+    fn begin(&mut self, component: Component, beginning: Beginning) {
+        let engine = &self.engine;
+        let name: PluginName = component.name.as_str().into();
+        if self.is_native(&name) {
+            tracing::warn!(plugin = &*name, "its file is not loaded: the program has one of this name itself");
+            return;
+        }
+        let is_start = matches!(beginning, Beginning::Start);
+        let is_change = matches!(beginning, Beginning::Found | Beginning::Asked(_));
+        let status = Status::new(name.clone(), component.origin, is_start, &engine.options.load());
+        let status: Shared = Arc::new(match engine.plugins.get(&name) {
+            Some(before) => status.after(&before),
+            None => status,
+        });
+        engine.plugins.add(status.clone());
+        engine.metrics.know_plugin(&name);
+        let asks = Arc::new(Mailbox::default());
+        let (changed, (stop, stopping)) = (Arc::new(Notify::new()), watch::channel(false));
+        match beginning {
+            Beginning::Start | Beginning::Found | Beginning::Back => changed.notify_one(),
+            // There is room: nothing was asked before.
+            Beginning::Asked(ask) => drop(asks.post(ask)),
+        }
+        let place = self.place(&name);
+        let mail = Mail { asks: asks.clone(), changed: changed.clone(), is_change };
+        let task = run(engine.clone(), self.sandbox.clone(), status, place, mail, stopping);
+        self.running.insert(name.clone(), Running { changed, asks, stop });
+        self.names.insert(self.tasks.spawn(task).id(), name);
+    }
+
+    /// Ends a plugin's task, and waits for it.
+    async fn end(&mut self, name: &str) {
+        let Some(running) = self.running.get(name) else { return };
+        running.stop.send_replace(true);
+        while self.running.contains_key(name) {
+            match self.tasks.join_next_with_id().await {
+                Some(ended) => self.ended(ended),
+                None => return,
+            }
+        }
+    }
+
+    /// A plugin is no more. Its history stays; what it alone had discovered has ended.
+    fn ended(&mut self, ended: Result<(Id, Option<Unwanted>), JoinError>) {
+        let (id, ended) = match ended {
+            Ok((id, unwanted)) => (id, Ok(unwanted)),
+            Err(error) => (error.id(), Err(error)),
+        };
+        let Some(name) = self.names.remove(&id) else { return };
+        self.running.remove(&name);
+        let unwanted = match ended {
+            Ok(unwanted) => unwanted,
+            Err(error) => {
+                // A bug of ours: it stays on its page, and whoever changes its file tries again.
+                tracing::error!(plugin = &*name, %error, "its task ended abruptly");
+                if let Some(status) = self.engine.plugins.get(&name) {
+                    status.failed_because(self.engine.clock.now_ms(), "its task ended abruptly".to_owned());
+                    status.enter(PluginState::Failed);
+                }
+                return;
+            }
+        };
+        if unwanted.is_none() && self.reconfigured.as_deref() == Some(&*name) {
+            return;
+        }
+        self.forget(&name);
+        let Some(unwanted) = unwanted else {
+            tracing::info!(plugin = &*name, "removed");
+            return;
+        };
+        // Its file may have come while the upload was looked into.
+        if let Some(component) = self.place(&name).component() {
+            self.begin(component, Beginning::Found);
+        }
+        unwanted.answer();
+    }
+
+    fn forget(&self, name: &str) {
+        self.engine.plugins.remove(name);
+        self.engine.metrics.forget_plugin(name);
+        self.engine.snapshots.remove(name, self.engine.clock.now_ms());
+        self.engine.discovered(&name.into(), Vec::new(), self.engine.clock.now_ms());
+    }
+}

@@ -1,0 +1,94 @@
+//! A plugin's section tried beside what runs: compiled, asked what it needs, its first instance made. Nothing of it is in
+//! force, and it sees nothing of what the plugin saved.
+
+use super::prepare::{Bytes, load, off_thread, start};
+use super::status::Shared;
+use super::{Component, NotTaken, PluginState, Plugins, Status};
+use crate::clock::Clock;
+use crate::metrics::HostMetrics;
+use crate::{Engine, Options};
+use dropsonde_sandbox::{Need, Sandbox, SavedState};
+use dropsonde_store::{Limits, Store};
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+
+/// What a trial that went well found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tried {
+    /// What the plugin needs and the section does not grant.
+    pub missing: Vec<Need>,
+}
+
+/// Why a component does not work by a configuration.
+#[derive(Debug)]
+pub struct TrialFailed {
+    pub why: NotTaken,
+    /// The component's sha256, in hex; none when it could not be read.
+    digest: Option<String>,
+}
+
+/// Tries components by a configuration, as a start would, and keeps nothing of it. Returns what came of each, by name.
+pub async fn try_components(
+    options: Options,
+    sandbox: Arc<Sandbox>,
+    found: Vec<Component>,
+) -> anyhow::Result<Vec<(String, Result<Tried, TrialFailed>)>> {
+    // Nothing is written.
+    let options = Options { data_dir: None, ..options };
+    let (wanted, _) = mpsc::channel(1);
+    let store = Store::in_memory(&Limits::default());
+    let engine = Engine::new(options.clone(), Clock::system(), HostMetrics::new()?, store, Plugins::new(wanted))?;
+    let mut tried = Vec::new();
+    for component in found {
+        let name = component.name.clone();
+        tried.push((name, try_component(&engine, &sandbox, component, &options).await));
+    }
+    Ok(tried)
+}
+
+/// Tries a component by a configuration.
+async fn try_component(
+    engine: &Engine,
+    sandbox: &Arc<Sandbox>,
+    component: Component,
+    options: &Options,
+) -> Result<Tried, TrialFailed> {
+    let status: Shared =
+        Arc::new(Status::new(component.name.as_str().into(), component.origin.clone(), false, options));
+    let read = component.clone();
+    let unread = |why| TrialFailed { why, digest: None };
+    let bytes = off_thread(move || read.bytes().map(Bytes::of)).await.map_err(unread)?;
+    let bytes = bytes.map_err(|error| unread(NotTaken::Unreadable(error)))?;
+    let digest = bytes.digest.clone();
+    let failed = |why| TrialFailed { why, digest: Some(digest.clone()) };
+    let loaded = load(engine, sandbox, &status, component, bytes, &watch::Sender::new(false)).await.map_err(failed)?;
+    let started = start(engine, sandbox, &status, &loaded, &SavedState::default(), &mut None).await.map_err(failed)?;
+    Ok(Tried { missing: started.missing })
+}
+
+/// Tries what runs by another configuration. A fault that is there by the present one, too, is no fault of the other.
+pub(super) async fn try_section(
+    engine: &Engine,
+    sandbox: &Arc<Sandbox>,
+    now: &Status,
+    component: Component,
+    options: &Options,
+) -> Result<(), NotTaken> {
+    let Err(TrialFailed { why, digest }) = try_component(engine, sandbox, component, options).await else {
+        return Ok(());
+    };
+    let known = now.known();
+    let is_refused_file = known.refused.is_some_and(|refused| refused.digest == digest);
+    let is_of_component = matches!(why, NotTaken::Unreadable(_) | NotTaken::Refused(_));
+    if is_refused_file || is_of_component {
+        return Ok(());
+    }
+    if known.state != PluginState::Running {
+        let has_other_section = now.config != options.plugin(&now.name);
+        // Whether what did not start before can start may depend on anything.
+        let is_starting = matches!(known.state, PluginState::Loading | PluginState::Compiling);
+        let is_of_section = has_other_section && (is_starting || !matches!(why, NotTaken::Start(_)));
+        return if is_of_section { Err(why) } else { Ok(()) };
+    }
+    Err(why)
+}

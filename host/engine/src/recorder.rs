@@ -1,0 +1,335 @@
+//! One sampler's way in, a plugin's or a native one's: what it found is tracked, what it read goes to the store, then to
+//! the hub. Nothing it says gets further unchecked, and nothing that was read of an instance reaches its successor.
+
+use crate::Engine;
+use crate::clock::Stamp;
+use crate::conflicts::Masks;
+use crate::plugins::Fields;
+use crate::tracked::{API, Discovery, PluginName, Polled};
+use dropsonde_model::labels;
+use dropsonde_model::names::is_reserved;
+use dropsonde_sandbox::{CallError, Failure, Instance, Readings};
+use dropsonde_store::{Frame, InstanceId};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::field::Empty;
+
+pub(crate) struct Recorder {
+    sampler: PluginName,
+    fields: Fields,
+    interval_ms: i64,
+    /// How long after its tick a reading may be from.
+    latest_ms: i64,
+    /// The time of the last call's readings, and whether it was later than that of the tick before.
+    last: Option<(i64, bool)>,
+    /// How long a call takes.
+    usual: Usual,
+    /// With the generation of the instance each is of.
+    frames: HashMap<InstanceId, (u64, Arc<Frame>)>,
+}
+
+/// How long a call usually takes: the longest of the last calls, of which older ones count less.
+#[derive(Debug, Default)]
+struct Usual(Duration);
+
+impl Usual {
+    /// Returns whether a call took about as long as usual. What takes longer again and again becomes usual.
+    fn is_so(&mut self, took: Duration, tolerance: Duration) -> bool {
+        let is_so = took.saturating_sub(self.0) <= tolerance;
+        self.0 = if is_so { took.max(self.0 - self.0 / 8) } else { self.0.saturating_add(tolerance) };
+        is_so
+    }
+}
+
+/// What became of the rows of a batch.
+#[derive(Default)]
+struct Counts {
+    ok: u64,
+    failed: u64,
+    dropped: u64,
+    /// There is no room for them: the sampler's share of memory is used up.
+    refused: u64,
+}
+
+impl Recorder {
+    /// `deadline`: the longest a call takes.
+    pub(crate) fn new(sampler: PluginName, fields: Fields, interval: Duration, deadline: Duration) -> Self {
+        let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        Self {
+            sampler,
+            fields,
+            interval_ms: ms(interval),
+            latest_ms: ms(deadline),
+            last: None,
+            usual: Usual::default(),
+            frames: HashMap::new(),
+        }
+    }
+
+    /// Values of a row.
+    pub(crate) fn columns(&self) -> usize {
+        self.fields.metrics.len()
+    }
+
+    /// Takes over what the sampler finds now, so many at most. What was wrong with some of it.
+    pub(crate) fn find(&self, engine: &Engine, found: Vec<Instance>, most: usize, at_ms: i64) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let over = found.len().saturating_sub(most);
+        let mut refused = over as u64;
+        if over > 0 {
+            wrong.push(format!("it discovered {} instances; {most} are taken (limits.instances)", found.len()));
+        }
+        let mut instances = Vec::new();
+        for Instance { id, labels } in found.into_iter().take(most) {
+            match InstanceId::new(&id) {
+                Ok(id) if is_reserved(id.as_str()) => refused += 1,
+                Ok(id) => instances.push((id, labels::cleaned(labels))),
+                Err(why) => {
+                    refused += 1;
+                    wrong.push(format!("an instance it discovered is refused: {why}"));
+                }
+            }
+        }
+        let Discovery { refused: without_place, of_others, .. } = engine.discovered(&self.sampler, instances, at_ms);
+        refused += without_place;
+        engine.metrics.core.errors(&self.sampler, "instances_refused", refused);
+        self.tell_of_others(engine, &of_others);
+        wrong
+    }
+
+    /// Instances that it lists and that belong to others. The log says so when they begin to, and its page all the while.
+    fn tell_of_others(&self, engine: &Engine, of_others: &[(InstanceId, PluginName)]) {
+        let (sampler, count) = (&self.sampler, of_others.len());
+        let mut is_other = false;
+        if let Some(status) = engine.plugins.get(sampler) {
+            status.update(|known| is_other = known.conflicts.set_instances(of_others));
+        }
+        if count == 0 {
+            return;
+        }
+        engine.metrics.core.errors(sampler, "instances_of_others", count as u64);
+        let why = engine.plugins.get(sampler).and_then(|status| status.conflicts(|own| own.of_others(sampler)));
+        if let Some(why) = why.filter(|_| is_other) {
+            tracing::warn!(plugin = &**sampler, "{why}");
+        }
+    }
+
+    /// What it is asked about, by id.
+    pub(crate) fn polled(&mut self, engine: &Engine) -> Vec<Polled> {
+        let polled = engine.tracked.polled_by(&self.sampler);
+        // What is no longer polled may be forgotten, and begin again with another frame.
+        self.frames.retain(|id, _| polled.binary_search_by(|polled| polled.id.cmp(id)).is_ok());
+        polled
+    }
+
+    /// Each row once: to the store, then to the hub. `took`: how long the call was. What there was no reading of, and why.
+    pub(crate) fn record(
+        &mut self,
+        engine: &Engine,
+        stamp: Stamp,
+        took: Duration,
+        batch: &[Polled],
+        readings: Readings,
+    ) -> Vec<(InstanceId, Failure)> {
+        let at_ms = stamp.at_ms;
+        let delay_ms = self.delay_ms(engine, stamp, took, !readings.offsets_ms.is_empty());
+        // Only a clock that was set back makes readings earlier than those before them.
+        let goes_on = match self.last {
+            // Another batch of the same tick.
+            Some((last_ms, goes_on)) if last_ms == at_ms => goes_on,
+            last => last.is_some_and(|(last_ms, _)| at_ms > last_ms),
+        };
+        self.last = Some((at_ms, goes_on));
+        let latest_ms = at_ms.saturating_add(self.latest_ms);
+        let mut failures: HashMap<usize, Failure> =
+            readings.failures.into_iter().map(|(row, failure)| (row as usize, failure)).collect();
+        let columns = self.columns().max(1);
+        let mut counts = Counts::default();
+        let rows = || batch.iter().zip(readings.values.chunks_exact(columns)).enumerate();
+        let (mut masks, mut masked, mut taken) = (Masks::default(), Vec::new(), BTreeMap::new());
+        let (mut gone, mut failed) = (Vec::new(), Vec::new());
+        let published = engine.tracked.while_polled(|is_polled| {
+            let span = tracing::debug_span!("store", plugin = &*self.sampler, instances = Empty).entered();
+            let mut stored = Vec::new();
+            for (row, (polled, values)) in rows() {
+                match failures.remove(&row) {
+                    Some(Failure::Gone) => {
+                        gone.push(polled);
+                        continue;
+                    }
+                    Some(failure) => {
+                        counts.failed += 1;
+                        failed.push((polled.id.clone(), failure));
+                        continue;
+                    }
+                    None => {}
+                }
+                let mut values = values;
+                let is_own = polled.owner == self.sampler || is_reserved(&polled.owner);
+                let is_free = is_own || !polled.has_its_owner;
+                let mask = if is_free { &[][..] } else { masks.of(engine, &polled.owner, &self.fields) };
+                if !mask.is_empty() {
+                    // What its owner reads nobody else does.
+                    masked.clear();
+                    masked.extend_from_slice(values);
+                    for column in mask {
+                        let Some(value) = masked.get_mut(*column) else { continue };
+                        if std::mem::replace(value, f64::NAN).is_finite() {
+                            taken.entry((polled.owner.clone(), *column)).or_insert_with(|| polled.id.clone());
+                        }
+                    }
+                    values = &masked;
+                }
+                if values.iter().all(|value| !value.is_finite()) {
+                    continue;
+                }
+                let offset_ms = i64::from(readings.offsets_ms.get(row).copied().unwrap_or(0));
+                // Read before the last tick, or after this call can have ended: not this tick's.
+                if !(-self.interval_ms..=self.latest_ms).contains(&offset_ms) {
+                    engine.metrics.samples_dropped.with_label_values(&["offset"]).inc();
+                    counts.dropped += 1;
+                    continue;
+                }
+                // It was untracked or paused while it was read.
+                if !is_polled(polled) {
+                    engine.metrics.samples_dropped.with_label_values(&["untracked"]).inc();
+                    continue;
+                }
+                let Some(frame) = self.frame(engine, polled) else {
+                    counts.refused += 1;
+                    continue;
+                };
+                let mut row_ms = at_ms.saturating_add(offset_ms);
+                let last_ms = frame.latest_at_ms().filter(|last_ms| goes_on && *last_ms <= latest_ms);
+                if let Some(last_ms) = last_ms {
+                    row_ms = row_ms.max(last_ms.saturating_add(1));
+                }
+                let moved_ms = row_ms.saturating_sub(at_ms).saturating_sub(offset_ms) as f64;
+                if frame.push_read(row_ms, delay_ms - moved_ms, values) {
+                    stored.push(polled);
+                } else {
+                    counts.refused += 1;
+                }
+            }
+            counts.ok = stored.len() as u64;
+            span.record("instances", counts.ok as i64);
+            drop(span);
+            publish(engine, &self.sampler, &stored)
+        });
+        self.tell_of_conflicts(engine, taken);
+        for polled in gone {
+            engine.tracked.gone(&self.sampler, polled, at_ms);
+            // Should it begin again, its history may be another.
+            self.frames.remove(&polled.id);
+        }
+        for (_, failure) in &failed {
+            engine.metrics.core.errors(&self.sampler, CallError::Failed(failure.clone()).reason(), 1);
+        }
+        self.count(engine, batch.len() as u64, &counts, published);
+        failed
+    }
+
+    /// Fields that were not taken, as the owners of their instances have them.
+    fn tell_of_conflicts(&self, engine: &Engine, taken: BTreeMap<(PluginName, usize), InstanceId>) {
+        let fields = self.fields.schema.fields();
+        let named = taken
+            .into_iter()
+            .filter_map(|((owner, column), instance)| Some((instance, owner, fields.get(column)?.name.to_string())));
+        let conflicts: Vec<_> = named.collect();
+        let Some(status) = engine.plugins.get(&self.sampler) else { return };
+        let first = conflicts.first().cloned();
+        if first.is_some() {
+            engine.metrics.core.errors(&self.sampler, "fields_of_others", conflicts.len() as u64);
+        }
+        let mut is_other = false;
+        status.update(|known| is_other = known.conflicts.set_fields(conflicts));
+        if let Some((instance, owner, field)) = first.filter(|_| is_other) {
+            tracing::warn!(plugin = &*self.sampler, %instance, owner = &*owner, field, "not taken: the owner of the instance has that field");
+        }
+    }
+
+    /// A call that brought no readings of so many.
+    pub(crate) fn failed(&self, engine: &Engine, count: u64) {
+        let metrics = &engine.metrics.core;
+        metrics.received(&self.sampler, "sample", count);
+        metrics.failed(&self.sampler, "sample", count);
+        metrics.processed(&self.sampler, "sample", "failed", count);
+    }
+
+    /// How long after their times readings were taken, by the timeline. NaN, nobody knows: the call took so much longer
+    /// than usual that it may have been held up before it read or after.
+    fn delay_ms(&mut self, engine: &Engine, stamp: Stamp, took: Duration, has_offsets: bool) -> f64 {
+        let tolerance = Duration::from_millis(u64::try_from(self.interval_ms / 10).unwrap_or(0));
+        let is_usual = self.usual.is_so(took, tolerance);
+        if has_offsets {
+            // It says itself when each was read, from the tick's time on.
+            engine.timeline.read_ms(stamp.steady) - stamp.late_ms as f64 - stamp.at_ms as f64
+        } else if !is_usual {
+            f64::NAN
+        } else {
+            engine.timeline.read_ms(stamp.steady) - stamp.at_ms as f64
+        }
+    }
+
+    fn count(&self, engine: &Engine, received: u64, counts: &Counts, published: u64) {
+        let (metrics, name, &Counts { ok, failed, dropped, refused }) = (&engine.metrics.core, &*self.sampler, counts);
+        engine.metrics.samples_dropped.with_label_values(&["memory"]).inc_by(refused);
+        let dropped = dropped + refused;
+        metrics.received(name, "sample", received);
+        metrics.processed(name, "sample", "ok", ok);
+        metrics.processed(name, "sample", "failed", failed);
+        metrics.processed(name, "sample", "dropped", dropped);
+        // Without a signal, or of an instance that is gone or not polled any more.
+        metrics.processed(name, "sample", "gap", received - ok - failed - dropped);
+        metrics.failed(name, "sample", failed);
+        metrics.published(name, "usage", published);
+    }
+
+    /// None: there is no room for the history of one more.
+    fn frame(&mut self, engine: &Engine, Polled { id, generation, owner, .. }: &Polled) -> Option<&Frame> {
+        // What a program has tracked takes the share of programs, whoever reads it.
+        let owner = if **owner == *API { owner } else { &self.sampler };
+        let made = || {
+            let frame = engine.store.frame_if_room(owner, id, &self.fields.schema, self.interval_ms).ok()?;
+            Some((*generation, frame))
+        };
+        let kept = match self.frames.entry(id.clone()) {
+            Entry::Vacant(new) => new.insert(made()?),
+            Entry::Occupied(mut kept) => {
+                if kept.get().0 != *generation {
+                    kept.insert(made()?);
+                }
+                kept.into_mut()
+            }
+        };
+        Some(&kept.1)
+    }
+}
+
+/// Hands each instance's newest sample to who watches it; how many there were.
+fn publish(engine: &Engine, sampler: &str, stored: &[&Polled]) -> u64 {
+    let _span = tracing::debug_span!("publish", plugin = sampler, instances = stored.len() as i64).entered();
+    let samples = stored.iter().filter_map(|polled| Some((polled, engine.store.latest(&polled.id)?)));
+    let samples = samples.filter(|(_, sample)| !sample.values.is_empty());
+    samples.map(|(polled, sample)| engine.hub.publish(&polled.id, &polled.labels, sample)).count() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usual(calls_ms: &[u64]) -> Vec<bool> {
+        let mut usual = Usual::default();
+        let is_so = |ms: &u64| usual.is_so(Duration::from_millis(*ms), Duration::from_millis(100));
+        calls_ms.iter().map(is_so).collect()
+    }
+
+    #[test]
+    fn a_call_that_was_held_up_is_told_from_those_that_take_as_long_as_they_do() {
+        assert_eq!(usual(&[2, 3, 2100, 2, 2100, 4]), [true, true, false, true, false, true]);
+        assert_eq!(usual(&[250, 250, 250, 250, 250]), [false, false, true, true, true], "a slow plugin");
+        assert_eq!(usual(&[90, 1, 90, 1, 95, 2]), [true; 6], "large batches and small ones");
+    }
+}

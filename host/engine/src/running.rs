@@ -1,0 +1,330 @@
+//! Starts the engine and stops it.
+
+use crate::audit::Audit;
+use crate::clock::Clock;
+use crate::health::Pulse;
+use crate::history::{Keeping, Surroundings};
+use crate::hub::{self, Hub};
+use crate::metrics::HostMetrics;
+use crate::native::{self, Native};
+use crate::plugins::{Plugins, Supervisor};
+use crate::room::Rooms;
+use crate::snapshot::{self, Snapshots};
+use crate::timeline::Timeline;
+use crate::tracked::Tracked;
+use crate::unwritable::{is_denied, is_unwritable};
+use crate::{Engine, Options, memory, shares};
+use anyhow::{Context as _, Result};
+use arc_swap::ArcSwap;
+use dropsonde_sandbox::Sandbox;
+use dropsonde_store::{Failing, InstanceId, Keeper, Limits, OpenError, Opened, Pool, Restored, Step, Store};
+use humantime::format_duration;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+/// How often what times streams are of is noted: after a crash readers ask for as much too much.
+const STREAMS_NOTED: Duration = Duration::from_secs(60);
+
+/// How often free memory is given back to the kernel: the allocator keeps holes where many pieces came and went.
+const MEMORY_GIVEN_BACK: Duration = Duration::from_secs(60);
+
+/// Longest time the last samples have to be written.
+const CLOSE: Duration = Duration::from_secs(5);
+
+/// What may be wanted of plugins at a time; who comes later waits.
+const REQUESTS: usize = 16;
+
+/// In the data directory.
+pub const HISTORY: &str = "history";
+
+/// The engine while it runs.
+#[derive(Debug)]
+pub struct Running {
+    engine: Arc<Engine>,
+    stopping: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+    keeping: Keeping,
+}
+
+/// What runs beside what the options say.
+pub struct Parts {
+    pub clock: Clock,
+    pub metrics: HostMetrics,
+    /// What the program itself polls with.
+    pub natives: Vec<Native>,
+    pub sandbox: Arc<Sandbox>,
+    /// Whether there are plugins at all.
+    pub has_plugins: bool,
+}
+
+impl Running {
+    /// Opens history, finds the plugins and starts them.
+    pub fn start(options: Options, parts: Parts) -> Result<Self> {
+        let Parts { clock, metrics, natives, sandbox, has_plugins } = parts;
+        let folder = options.plugins_dir.clone();
+        let (store, keeper, without_history) = history(&options, clock.now_ms())?;
+        let (wanted, requests) = mpsc::channel(REQUESTS);
+        let engine = Arc::new(Engine::new(options, clock, metrics, store, Plugins::new(wanted))?);
+        if let Some(why) = without_history {
+            engine.vitals.lose_history(why);
+        }
+        let (stopping, stopped) = watch::channel(false);
+        let mut supervisor = if has_plugins {
+            Supervisor::find(engine.clone(), sandbox, folder)?
+        } else {
+            Supervisor::of_none(engine.clone(), sandbox)
+        };
+        let names: Vec<&str> = supervisor.names().into_iter().chain(natives.iter().map(Native::name)).collect();
+        engine.tracked.restore(&engine.store, &names, engine.clock.now_ms());
+        // The options may have been others then.
+        engine.revoke_shares();
+        engine.hub.restore(&engine.store);
+        // Should it be killed at once, the next start has a number of its own all the same.
+        engine.hub.note(&engine.store);
+        let natives = native::start(&engine, natives, &stopped)?;
+        let interval = engine.options.load().store.flush_interval.get();
+        let around = Around {
+            engine: engine.clone(),
+            streams_noted: Instant::now(),
+            memory_given_back: Instant::now(),
+            failing: engine.store.archive().failing,
+            greedy: shares::Log::default(),
+            _pulse: engine.vitals.pulse("history"),
+        };
+        let keeping = Keeping::start(keeper, interval, around).context("cannot start a thread")?;
+        let _ = engine.bell.set(Arc::downgrade(&keeping.bell()));
+        let mut tasks = JoinSet::new();
+        natives.into_iter().for_each(|native| drop(tasks.spawn(native)));
+        supervisor.start();
+        let vitals = &engine.vitals;
+        tasks.spawn(alive(vitals.pulse("plugins"), supervisor.supervise(requests, stopped.clone())));
+        tasks.spawn(alive(vitals.pulse("snapshot"), snapshot::keep(engine.clone(), stopped.clone())));
+        tasks.spawn(alive(vitals.pulse("housekeeping"), housekeeping(engine.clone(), stopped)));
+        Ok(Self { engine, stopping, tasks, keeping })
+    }
+
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Says true once it stops, for others who then do.
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.stopping.subscribe()
+    }
+
+    /// Ends streams, and has no poll begin any more.
+    pub fn drain(&self) {
+        self.engine.vitals.drain();
+        self.stopping.send_replace(true);
+        self.engine.hub.close_all();
+    }
+
+    /// Waits until all has ended. Returns whether the last samples were written, where they are to be.
+    pub async fn stop(mut self) -> bool {
+        self.drain();
+        while self.tasks.join_next().await.is_some() {}
+        let Self { engine, keeping, .. } = self;
+        let written = tokio::task::spawn_blocking(move || {
+            let is_kept = keeping.stop(CLOSE) && engine.vitals.without_history().is_none();
+            if !engine.audit.close(CLOSE) {
+                tracing::error!("the last lines of the audit log could not be written");
+            }
+            is_kept
+        });
+        written.await.unwrap_or_default()
+    }
+}
+
+impl Engine {
+    pub(crate) fn new(
+        options: Options,
+        clock: Clock,
+        metrics: HostMetrics,
+        store: Store,
+        plugins: Plugins,
+    ) -> Result<Self> {
+        metrics.start_time_seconds.set(clock.now_ms() as f64 / 1000.0);
+        let poll = &options.poll;
+        let tracked = Tracked::new(poll.default_samplers.clone(), options.labels.clone(), poll.max_instances);
+        for instance in &options.instances {
+            let id = InstanceId::new(&instance.id)?;
+            tracked.configure(&id, instance.labels.clone(), instance.samplers.clone())?;
+        }
+        let audit = Audit::open(options.data_dir.as_deref(), metrics.audit_entries_dropped.clone());
+        let boot = hub::next_boot(&store, clock.now_ms());
+        let timeline = Timeline::resume(clock.clone(), &store, &metrics);
+        let (memory, lost) = (memory::available(), metrics.samples_dropped.with_label_values(&["slow_reader"]));
+        let stream = &options.stream;
+        let hub = Hub::new(boot, clock.now_ms(), stream.watch_buffer, stream.streams(), lost);
+        hub.allow_bytes(stream.buffer_bytes(memory));
+        Ok(Self {
+            timeline,
+            snapshots: Snapshots::new(clock.now_ms()),
+            fresh: Default::default(),
+            vitals: Arc::default(),
+            bell: OnceLock::new(),
+            front: OnceLock::new(),
+            opened: Default::default(),
+            exposed: Pool::halved(options.metrics.size()),
+            exposition: Default::default(),
+            workloads: Default::default(),
+            rooms: Rooms::of_process(),
+            memory,
+            audit: audit?,
+            store,
+            tracked,
+            hub,
+            plugins,
+            metrics,
+            clock,
+            options: ArcSwap::from_pointee(options),
+        })
+    }
+}
+
+/// What the thread that keeps history needs.
+struct Around {
+    engine: Arc<Engine>,
+    streams_noted: Instant,
+    memory_given_back: Instant,
+    /// Why nothing was written in the last step.
+    failing: Option<Failing>,
+    greedy: shares::Log,
+    _pulse: Pulse,
+}
+
+/// Works until it ends, and shows that it lives until then.
+async fn alive(pulse: Pulse, work: impl Future<Output = ()>) {
+    work.await;
+    drop(pulse);
+}
+
+impl Surroundings for Around {
+    fn now_ms(&mut self) -> i64 {
+        self.engine.tracked.note_changes(&self.engine.store);
+        self.engine.timeline.look(&self.engine.store, &self.engine.metrics);
+        if self.streams_noted.elapsed() > STREAMS_NOTED || self.engine.vitals.is_draining() {
+            self.streams_noted = Instant::now();
+            self.engine.hub.note(&self.engine.store);
+        }
+        self.engine.clock.now_ms()
+    }
+
+    fn stepped(&mut self, _: Step, took: Duration) {
+        self.engine.metrics.core.took("history", "flush", took);
+        if let Some(Opened { notes, restored }) = self.engine.store.take_opened() {
+            self.engine.adopt(notes);
+            self.engine.opened.notify_one();
+            self.engine.plugins.begin_anew();
+            if let Some(data) = &self.engine.options.load().data_dir {
+                say_what_came_back(&data.join(HISTORY), &restored);
+            }
+        }
+        let failing = self.engine.store.archive().failing;
+        match (&self.failing, &failing) {
+            (None, Some(why)) => {
+                tracing::error!(error = %why.error, "history cannot be written, and is in memory alone until it can");
+            }
+            (Some(_), None) => tracing::info!("history is written again"),
+            _ => {}
+        }
+        self.failing = failing;
+        self.greedy.look(&self.engine);
+        if self.memory_given_back.elapsed() > MEMORY_GIVEN_BACK {
+            memory::give_back();
+            self.memory_given_back = Instant::now();
+        }
+    }
+}
+
+/// Says of which intervals memory holds less than retention would.
+fn say_what_memory_cuts(options: &Options) {
+    for (interval, reach) in options.intervals().into_iter().filter_map(|one| Some((one, options.store.cut(one)?))) {
+        let [interval, reach, retention] = [interval, reach, options.store.retention.get()].map(format_duration);
+        tracing::warn!(
+            %interval, %reach, %retention,
+            "history in memory is shorter than store.retention; raise store.retention_samples, or keep history on disk"
+        );
+    }
+}
+
+/// Opens history, and says what came back; in memory, and why, where there is none on disk and none can be begun.
+fn history(options: &Options, now_ms: i64) -> Result<(Store, Keeper, Option<String>)> {
+    let limits = Limits {
+        samples: options.store.retention_samples,
+        age_ms: i64::try_from(options.store.retention.get().as_millis()).unwrap_or(i64::MAX),
+        disk: options.store.max_disk.get() as u64,
+        block_cache: options.store.block_cache.get() as u64,
+        memory: options.store.memory(),
+    };
+    let Some(data) = &options.data_dir else {
+        say_what_memory_cuts(options);
+        let store = Store::in_memory(&limits);
+        return Ok((store.clone(), Keeper::in_memory(store, &limits), None));
+    };
+    let folder = data.join(HISTORY);
+    let opened = Store::open(&folder, &limits);
+    if let Err(OpenError::Io(error)) = &opened
+        && is_unwritable(error)
+    {
+        let why = format!("cannot make {}: {error}", folder.display());
+        tracing::error!("history is in memory alone until a restart: {why}");
+        say_what_memory_cuts(options);
+        let store = Store::in_memory(&limits);
+        return Ok((store.clone(), Keeper::in_memory(store, &limits), Some(why)));
+    }
+    if let Err(OpenError::Io(error)) = &opened
+        && is_denied(error)
+    {
+        let error = io::Error::new(error.kind(), format!("cannot read {}: {error}", folder.display()));
+        tracing::error!(%error, "history is in memory alone until it can be read");
+        let (store, keeper) = Store::open_later(&folder, &limits, &error, now_ms);
+        return Ok((store, keeper, None));
+    }
+    let (store, keeper, restored) = opened.map_err(|error| match error {
+        OpenError::InUse => anyhow::anyhow!(
+            "{} is in use by another host; choose another folder with --data, or use --memory-only",
+            folder.display()
+        ),
+        OpenError::Io(error) => anyhow::Error::from(error)
+            .context(format!("cannot read history in {}; choose another folder with --data", folder.display())),
+    })?;
+    say_what_came_back(&folder, &restored);
+    Ok((store, keeper, None))
+}
+
+fn say_what_came_back(folder: &Path, restored: &Restored) {
+    for name in &restored.newer {
+        tracing::warn!(folder = %folder.display(), name, "a file of history was written by a later version, and is left alone");
+    }
+    for (name, why) in &restored.unreadable {
+        tracing::error!(folder = %folder.display(), name, error = %why, "a file of history cannot be read, and is left alone");
+    }
+    if restored.damaged > 0 {
+        tracing::warn!(
+            folder = %folder.display(),
+            places = restored.damaged,
+            "history is damaged; what is whole is there, `dropsonde store verify` tells more"
+        );
+    }
+    tracing::debug!(frames = restored.frames, logged_rows = restored.logged_rows, "history is there");
+}
+
+/// Forgets what ended longer ago than history reaches back.
+async fn housekeeping(engine: Arc<Engine>, mut stopping: watch::Receiver<bool>) {
+    loop {
+        let wait = engine.options.load().poll.discover_interval.get();
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            _ = stopping.wait_for(|&stopping| stopping) => return,
+        }
+        let kept_ms = i64::try_from(engine.options.load().store.retention.get().as_millis()).unwrap_or(i64::MAX);
+        // Not by a clock that has just jumped ahead.
+        let Some(trusted_ms) = engine.store.trusted_ms() else { continue };
+        engine.forget_ended_before(trusted_ms.min(engine.clock.now_ms()).saturating_sub(kept_ms));
+    }
+}

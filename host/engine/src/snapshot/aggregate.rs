@@ -1,0 +1,259 @@
+use dropsonde_sandbox::{CacheStats, ChannelStats, EnvelopeStats, HistoryStats, PresenceStats, Stats, TokenStats};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Names of a map in the document; what comes after them, in their order, is `other`.
+const MOST_NAMES: usize = 256;
+
+const OTHER: &str = "other";
+
+/// What several sources say together. Counts and maps are sums; `rate_per_second`, `average_per_channel`,
+/// `buffer_utilization_pct` and `hit_rate_pct` are means over the sources that report the section, those that report 0
+/// among them. A section nobody reports is all zeros.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Aggregate {
+    pub channels: ChannelStats,
+    pub envelopes: EnvelopeStats,
+    pub presence: PresenceStats,
+    pub history: HistoryStats,
+    pub tokens: TokenStats,
+    pub cache: CacheStats,
+}
+
+impl Aggregate {
+    pub fn of<'a>(sources: impl IntoIterator<Item = &'a Stats>) -> Self {
+        let sources: Vec<&Stats> = sources.into_iter().collect();
+        let (mut all, mut rates, mut averages) = (Self::default(), Vec::new(), Vec::new());
+        let (mut utilisations, mut hit_rates) = (Vec::new(), Vec::new());
+        let (mut patterns, mut aspects) = (BTreeMap::new(), BTreeMap::new());
+        for stats in &sources {
+            if let Some(section) = &stats.channels {
+                add(&mut all.channels.total_active, section.total_active);
+                merge(&mut patterns, &section.by_pattern);
+            }
+            if let Some(section) = &stats.envelopes {
+                rates.push(section.rate_per_second);
+                merge(&mut aspects, &section.by_aspect);
+            }
+            if let Some(section) = &stats.presence {
+                add(&mut all.presence.total_users, section.total_users);
+                add(&mut all.presence.total_agents, section.total_agents);
+                averages.push(section.average_per_channel);
+            }
+            if let Some(section) = &stats.history {
+                add(&mut all.history.total_envelopes_buffered, section.total_envelopes_buffered);
+                utilisations.push(section.buffer_utilization_pct);
+            }
+            if let Some(section) = &stats.tokens {
+                add(&mut all.tokens.issued_last_hour, section.issued_last_hour);
+                add(&mut all.tokens.revoked_last_hour, section.revoked_last_hour);
+                add(&mut all.tokens.active_count, section.active_count);
+            }
+            if let Some(section) = &stats.cache {
+                add(&mut all.cache.size_bytes, section.size_bytes);
+                add(&mut all.cache.size_entries, section.size_entries);
+                add(&mut all.cache.evictions_last_hour, section.evictions_last_hour);
+                hit_rates.push(section.hit_rate_pct);
+            }
+        }
+        all.channels.by_pattern = listed(patterns);
+        all.envelopes.by_aspect = listed(aspects);
+        all.envelopes.rate_per_second = mean(&rates);
+        all.presence.average_per_channel = mean(&averages);
+        all.history.buffer_utilization_pct = mean(&utilisations);
+        all.cache.hit_rate_pct = mean(&hit_rates);
+        all
+    }
+}
+
+/// There is never less than nothing of something.
+fn add(sum: &mut i64, count: i64) {
+    *sum = sum.saturating_add(count.max(0));
+}
+
+fn merge(sums: &mut BTreeMap<String, i64>, counts: &[(String, i64)]) {
+    for (name, count) in counts {
+        // A source may say anything.
+        let name = crate::plugins::plain(name);
+        let name = if name.is_empty() { "unknown".to_owned() } else { name };
+        add(sums.entry(name).or_default(), *count);
+    }
+}
+
+fn listed(mut sums: BTreeMap<String, i64>) -> Vec<(String, i64)> {
+    let mut rest = sums.remove(OTHER).unwrap_or(0);
+    while sums.len() > MOST_NAMES {
+        if let Some((_, count)) = sums.pop_last() {
+            add(&mut rest, count);
+        }
+    }
+    if rest > 0 {
+        sums.insert(OTHER.to_owned(), rest);
+    }
+    sums.into_iter().collect()
+}
+
+/// The same with its names fit to be shown, and no more of them than are.
+pub(super) fn bounded(mut stats: Stats) -> Stats {
+    let bound = |counts: &mut Vec<(String, i64)>| {
+        let mut sums = BTreeMap::new();
+        merge(&mut sums, counts);
+        *counts = listed(sums);
+    };
+    stats.channels.iter_mut().for_each(|section| bound(&mut section.by_pattern));
+    stats.envelopes.iter_mut().for_each(|section| bound(&mut section.by_aspect));
+    stats
+}
+
+/// Of nothing it is 0. Where their sum is beyond all numbers, each is divided first.
+fn mean(values: &[f64]) -> f64 {
+    if values.is_empty() {
+        return 0.0;
+    }
+    let (sum, count): (f64, f64) = (values.iter().sum(), values.len() as f64);
+    if sum.is_finite() { sum / count } else { values.iter().map(|value| value / count).sum() }
+}
+
+/// Something in this process that describes an application.
+pub trait Source: Send + Sync {
+    /// As the snapshot lists it, where it is polled by a host: [`named`] gives a closure one.
+    fn name(&self) -> &str {
+        "native"
+    }
+
+    /// What is so now; or why that is not known.
+    fn collect(&self, now_ms: i64) -> Result<Stats, String>;
+}
+
+impl<F: Fn(i64) -> Result<Stats, String> + Send + Sync> Source for F {
+    fn collect(&self, now_ms: i64) -> Result<Stats, String> {
+        self(now_ms)
+    }
+}
+
+/// The same source under a name.
+pub fn named(name: impl Into<String>, source: impl Source) -> impl Source {
+    Named { name: name.into(), source }
+}
+
+struct Named<S> {
+    name: String,
+    source: S,
+}
+
+impl<S: Source> Source for Named<S> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn collect(&self, now_ms: i64) -> Result<Stats, String> {
+        self.source.collect(now_ms)
+    }
+}
+
+/// Native sources, asked together.
+///
+/// ```
+/// use dropsonde_engine::snapshot::{Aggregator, Source};
+/// use dropsonde_sandbox::{ChannelStats, Stats};
+/// use std::sync::Arc;
+///
+/// let rooms = |_now_ms| {
+///     let channels = ChannelStats { total_active: 3, ..ChannelStats::default() };
+///     Ok(Stats { channels: Some(channels), ..Stats::default() })
+/// };
+/// let sources: Vec<Arc<dyn Source>> = vec![Arc::new(rooms), Arc::new(|_| Err("not now".to_owned()))];
+/// let aggregate = Aggregator::new(sources).aggregate(0);
+/// assert_eq!(aggregate.channels.total_active, 3);
+/// ```
+pub struct Aggregator(Vec<Arc<dyn Source>>);
+
+impl Aggregator {
+    pub fn new(sources: Vec<Arc<dyn Source>>) -> Self {
+        Self(sources)
+    }
+
+    /// Asks all; those that fail are left out.
+    pub fn aggregate(&self, now_ms: i64) -> Aggregate {
+        let stats: Vec<_> = self.0.iter().filter_map(|source| source.collect(now_ms).ok()).collect();
+        Aggregate::of(&stats)
+    }
+
+    /// Itself as a source among others. A section nobody reports is none.
+    pub fn as_source(self) -> impl Source {
+        move |now_ms| {
+            let stats: Vec<_> = self.0.iter().filter_map(|source| source.collect(now_ms).ok()).collect();
+            let all = Aggregate::of(&stats);
+            let reports = |has: fn(&Stats) -> bool| stats.iter().any(has);
+            Ok(Stats {
+                channels: reports(|stats| stats.channels.is_some()).then_some(all.channels),
+                envelopes: reports(|stats| stats.envelopes.is_some()).then_some(all.envelopes),
+                presence: reports(|stats| stats.presence.is_some()).then_some(all.presence),
+                history: reports(|stats| stats.history.is_some()).then_some(all.history),
+                tokens: reports(|stats| stats.tokens.is_some()).then_some(all.tokens),
+                cache: reports(|stats| stats.cache.is_some()).then_some(all.cache),
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache(hit_rate_pct: f64, size_entries: i64) -> Stats {
+        Stats { cache: Some(CacheStats { hit_rate_pct, size_entries, ..CacheStats::default() }), ..Stats::default() }
+    }
+
+    fn envelopes(rate_per_second: f64, aspects: &[(&str, i64)]) -> Stats {
+        let by_aspect = aspects.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        Stats { envelopes: Some(EnvelopeStats { rate_per_second, by_aspect }), ..Stats::default() }
+    }
+
+    #[test]
+    fn counts_and_maps_are_summed_and_rates_averaged() {
+        let all = Aggregate::of(&[envelopes(2.0, &[("chat", 3)]), envelopes(4.0, &[("chat", 1), ("dm", 5)])]);
+        assert_eq!(all.envelopes.rate_per_second, 3.0);
+        assert_eq!(all.envelopes.by_aspect, [("chat".to_owned(), 4), ("dm".to_owned(), 5)]);
+    }
+
+    #[test]
+    fn a_true_zero_is_part_of_the_mean_and_who_says_nothing_is_not() {
+        let all = Aggregate::of(&[cache(90.0, 1), cache(0.0, 2), envelopes(1.0, &[])]);
+        assert_eq!((all.cache.hit_rate_pct, all.cache.size_entries), (45.0, 3));
+    }
+
+    #[test]
+    fn nobody_is_all_zeros() {
+        assert_eq!(Aggregate::of([]), Aggregate::default());
+    }
+
+    #[test]
+    fn no_numbers_are_too_large() {
+        let large = || cache(f64::MAX / 2.0, i64::MAX);
+        let all = Aggregate::of(&[large(), large(), large(), cache(0.0, -5)]);
+        assert!(all.cache.hit_rate_pct.is_finite());
+        assert_eq!(all.cache.size_entries, i64::MAX);
+        assert_eq!(Aggregate::of(&[cache(0.0, -5)]).cache.size_entries, 0, "nor is there less than nothing");
+    }
+
+    #[test]
+    fn maps_have_a_bound_and_names_are_fit_to_be_shown() {
+        let mut many: Vec<_> = (0..400).map(|nth| (format!("n{nth:03}"), 1)).collect();
+        many.push((OTHER.to_owned(), 1));
+        let mut stats = envelopes(0.0, &[("", 7), ("a\nb", 1)]);
+        stats.channels = Some(ChannelStats { total_active: 400, by_pattern: many });
+        let all = Aggregate::of(&[stats]);
+        let patterns: BTreeMap<_, _> = all.channels.by_pattern.into_iter().collect();
+        assert_eq!((patterns.len(), patterns["other"], patterns["n255"]), (257, 145, 1));
+        assert_eq!(all.envelopes.by_aspect, [("a b".to_owned(), 1), ("unknown".to_owned(), 7)]);
+    }
+
+    #[test]
+    fn an_aggregator_can_be_a_source_itself() {
+        let rooms: Arc<dyn Source> = Arc::new(|_| Ok(cache(50.0, 4)));
+        let inner = Aggregator::new(vec![rooms.clone(), rooms]).as_source();
+        let stats = inner.collect(0).unwrap();
+        assert_eq!((stats.cache.unwrap().size_entries, stats.channels), (8, None));
+    }
+}

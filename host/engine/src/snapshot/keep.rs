@@ -1,0 +1,44 @@
+use super::METRICS;
+use crate::Engine;
+use dropsonde_store::{Field, InstanceId, InvalidInstanceId, Schema};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::watch;
+
+/// In history and among streams the snapshot is an instance, of a name that no other can have.
+const INSTANCE: &str = "dropsonde:snapshot";
+
+/// And of a sampler that is no plugin.
+const SAMPLER: &str = "dropsonde:snapshot";
+
+pub fn instance() -> Result<InstanceId, InvalidInstanceId> {
+    InstanceId::new(INSTANCE)
+}
+
+/// Has the snapshot's numbers go on in history and on streams, at every interval at which there is any source.
+pub async fn keep(engine: Arc<Engine>, mut stopping: watch::Receiver<bool>) {
+    let Ok(id) = instance() else { return };
+    let fields = METRICS.iter().map(|number| Field::gauge(number.field)).collect();
+    let (schema, labels) = (Schema::new(SAMPLER, fields), Arc::default());
+    loop {
+        let interval = engine.options.load().snapshot.interval.get();
+        let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX);
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            _ = stopping.wait_for(|&stopping| stopping) => return,
+        }
+        if engine.snapshots.is_empty() {
+            continue;
+        }
+        let now_ms = engine.clock.now_ms();
+        let began = Instant::now();
+        let document = engine.snapshots.document(now_ms);
+        engine.metrics.core.took("snapshot", "aggregate", began.elapsed());
+        let values: Vec<f64> = METRICS.iter().map(|number| (number.value)(&document.aggregate)).collect();
+        engine.store.frame(&id, &schema, interval_ms).push(now_ms, &values);
+        if let Some(sample) = engine.store.latest(&id) {
+            engine.hub.publish(&id, &labels, sample);
+            engine.metrics.core.published("snapshot", "snapshot", 1);
+        }
+    }
+}

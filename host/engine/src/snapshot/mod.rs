@@ -1,0 +1,18 @@
+//! The application as a whole: what all sources say, in one document.
+//!
+//! # Layout
+//!
+//! * [`Aggregate`]: what several sources say together; [`Aggregator`]: the same of native ones.
+//! * `document`: the JSON of it, its metrics, its history.
+//! * [`Snapshots`]: the sources of a running host; the document is made when one of them changes, not when it is asked for.
+//! * `keep`: the task that has it go on in history.
+
+mod aggregate;
+mod document;
+mod keep;
+mod snapshots;
+
+pub use aggregate::{Aggregate, Aggregator, Source, named};
+pub use document::{Document, METRICS, Number};
+pub use keep::{instance, keep};
+pub use snapshots::Snapshots;

@@ -1,0 +1,462 @@
+//! Which instances there are, and which plugin polls which.
+//!
+//! The configuration, discovery, programs and lifecycle events make one set. An instance that is untracked is gone with all
+//! it had; another of its name is another *generation*, which nothing that was read of the first can reach.
+//!
+//! # Layout
+//!
+//! * `entry`: one instance; `instances`: the set; `discovery`: what plugins find.
+//! * `lifecycle`: what became of an instance, as platforms tell it.
+//! * `notes`: what is there after a restart.
+
+mod discovery;
+mod entry;
+mod instances;
+mod lifecycle;
+mod notes;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use discovery::{Discoverer, Discovery};
+pub use lifecycle::instance_id;
+pub use lifecycle::{BadLifecycle, Change, Lifecycle};
+pub use notes::noted_labels;
+
+use crate::hub::{Member, Selection, WORKLOAD};
+use dropsonde_model::Labels;
+use dropsonde_store::{InstanceId, Pool};
+use entry::{Entry, Wish};
+use instances::Instances;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+/// A plugin's name.
+pub type PluginName = Arc<str>;
+
+/// Who owns what programs track, and what the operator's file names. No plugin can be called so.
+pub(crate) const API: &str = "dropsonde:api";
+pub(crate) const CONFIGURATION: &str = "dropsonde:configuration";
+
+/// The set of tracked instances. Each has an owner, who discovered or named it first; what others say of it adds to that and
+/// replaces none of it.
+///
+/// A discovered instance is polled by whoever discovered it; one from the configuration or the API by the samplers it names,
+/// else by the default ones.
+#[derive(Debug)]
+pub struct Tracked {
+    most: usize,
+    places: Arc<Pool>,
+    instances: RwLock<Instances>,
+    /// Steps whenever instances or labels may be others.
+    revision: AtomicU64,
+    /// Those that changed since they were last noted.
+    changed: Mutex<BTreeSet<InstanceId>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Tracked,
+    /// Nobody polls it until it goes on; its history stays as it is.
+    Paused,
+    /// Nobody polls it any more; its history stays until retention takes it.
+    Ended,
+}
+
+/// An instance as others see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tracking {
+    pub id: InstanceId,
+    pub labels: Labels,
+    pub state: State,
+    /// Those it names, and those that discovered it; `*` is none.
+    pub samplers: Vec<String>,
+}
+
+/// An instance at the time a plugin is asked about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Polled {
+    pub id: InstanceId,
+    pub generation: u64,
+    /// Who discovered or named it first.
+    pub owner: PluginName,
+    /// The owner reads it too, or says what it is.
+    pub has_its_owner: bool,
+    pub labels: Labels,
+}
+
+/// What is to be tracked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    pub id: InstanceId,
+    pub labels: Labels,
+    /// None: the default ones.
+    pub samplers: Option<Vec<String>>,
+}
+
+/// As many are tracked as the configuration allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("instance limit of {0} reached; raise poll.max_instances")]
+pub struct TooMany(pub usize);
+
+/// Why an instance is not tracked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotTracked {
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// Drops all an instance had. Called while nobody can track another of its name.
+pub(crate) type Forget<'a> = &'a dyn Fn(&InstanceId);
+
+// === impl Tracked ===
+
+impl Tracked {
+    pub fn new(default_samplers: Vec<String>, common: Labels, most: usize) -> Self {
+        let instances = Instances::new(default_samplers, common, most);
+        Self {
+            most,
+            places: instances.places(),
+            instances: RwLock::new(instances),
+            revision: AtomicU64::new(0),
+            changed: Mutex::default(),
+        }
+    }
+
+    /// Tracks an instance the operator named.
+    pub fn configure(&self, id: &InstanceId, labels: Labels, samplers: Option<Vec<String>>) -> Result<(), TooMany> {
+        let done = self.write(|instances| {
+            instances.name(id, Wish::new(labels, samplers));
+            instances.change_or_add(id, &CONFIGURATION.into(), |entry| entry.ended_ms = None)
+        });
+        self.revision.fetch_add(1, Relaxed);
+        done.ok_or(TooMany(self.most))
+    }
+
+    /// Has the operator's word be another. Instances it names no more end, unless others want them. Which ones there is no
+    /// room for.
+    pub(crate) fn reconfigure(
+        &self,
+        default_samplers: &[String],
+        common: &Labels,
+        named: BTreeMap<InstanceId, (Labels, Option<Vec<String>>)>,
+        now_ms: i64,
+        forget: Forget<'_>,
+    ) -> Vec<InstanceId> {
+        self.change(|instances, changed| {
+            instances.set_default_samplers(default_samplers);
+            changed.extend(instances.set_common(common));
+            let mut named: BTreeMap<_, _> =
+                named.into_iter().map(|(id, (labels, samplers))| (id, Wish::new(labels, samplers))).collect();
+            for id in instances.named().filter(|id| !named.contains_key(*id)).cloned().collect::<Vec<_>>() {
+                instances.name_no_more(&id, now_ms);
+                changed.push(id);
+            }
+            // What is said as before may have been untracked since.
+            named.retain(|id, wish| !instances.names(id, wish));
+            let mut refused = Vec::new();
+            for (id, wish) in named {
+                instances.name(&id, wish);
+                // One that is paused stays so: that is not the file's to say.
+                let known = instances.change(&id, |entry| entry.ended_ms = None);
+                let wish = |entry: &Entry| entry.asked.clone();
+                match known.or_else(|| track(instances, &id, &CONFIGURATION.into(), wish, changed, forget)) {
+                    Some(()) => changed.push(id),
+                    // So that it is tried again when it is said again.
+                    None => {
+                        instances.name_no_more(&id, now_ms);
+                        refused.push(id);
+                    }
+                }
+            }
+            refused
+        })
+    }
+
+    /// Tracks an instance a program named, also one that was untracked, is paused or has ended. Those that said it was gone
+    /// are asked again.
+    pub(crate) fn track(&self, wanted: Wanted, forget: Forget<'_>) -> Result<(), TooMany> {
+        let Wanted { id, labels, samplers } = wanted;
+        let wish = |_: &Entry| Some(Wish::new(labels, samplers));
+        self.change(|instances, changed| {
+            track(instances, &id, &API.into(), wish, changed, forget).ok_or(TooMany(self.most))
+        })
+    }
+
+    /// Takes an instance out with all it had. Discovery does not bring it back.
+    pub(crate) fn untrack(&self, id: &InstanceId, forget: Forget<'_>) {
+        self.change(|instances, changed| untrack(instances, id, changed, forget));
+    }
+
+    /// Does what became of instances, in order. Where there is no room for one it ends: how many were done.
+    pub(crate) fn apply(&self, events: &[Lifecycle], forget: Forget<'_>) -> Result<(), (usize, TooMany)> {
+        let api = API.into();
+        self.change(|instances, changed| {
+            for (nth, Lifecycle { what, instance: id, labels }) in events.iter().enumerate() {
+                match what {
+                    Change::Created | Change::Started | Change::Unsuspended => {
+                        let wish = |entry: &Entry| entry.asked_again(labels.as_ref());
+                        let tracked = track(instances, id, &api, wish, changed, forget);
+                        tracked.ok_or((nth, TooMany(self.most)))?;
+                    }
+                    Change::Stopped | Change::Suspended => {
+                        let pause = |entry: &mut Entry| !std::mem::replace(&mut entry.is_paused, true);
+                        if instances.change(id, pause) == Some(true) {
+                            changed.push(id.clone());
+                        }
+                    }
+                    Change::Deleted => untrack(instances, id, changed, forget),
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// What owners have of the places there are.
+    pub(crate) fn places(&self) -> &Pool {
+        &self.places
+    }
+
+    /// A plugin says that what it was asked about exists no more.
+    pub fn gone(&self, plugin: &PluginName, polled: &Polled, now_ms: i64) {
+        self.change(|instances, changed| {
+            let is_current = instances.all().get(&polled.id).is_some_and(|entry| entry.generation == polled.generation);
+            let default = instances.default_samplers();
+            let leave = |entry: &mut Entry| entry.leave(plugin, true, &default, now_ms);
+            if is_current && instances.change(&polled.id, leave) == Some(true) {
+                changed.push(polled.id.clone());
+            }
+        });
+    }
+
+    /// Lets others have what a plugin owns that an operator removed. Whether that was something.
+    pub(crate) fn release(&self, plugin: &str) -> bool {
+        self.change(|instances, changed| {
+            let owned = instances.all().iter().filter(|(_, entry)| *entry.owner == *plugin);
+            let ids: Vec<InstanceId> = owned.map(|(id, _)| id.clone()).collect();
+            for id in &ids {
+                instances.change(id, |entry| entry.is_released = true);
+            }
+            let owned_some = !ids.is_empty();
+            changed.extend(ids);
+            owned_some
+        })
+    }
+
+    /// Takes from plugins what they had a share in and have no more: the operator lets them add to it no longer, or a
+    /// program. `shares`: whether the operator lets a plugin add to all instances of others.
+    pub(crate) fn revoke_shares(&self, shares: &dyn Fn(&str) -> bool, now_ms: i64) {
+        self.change(|instances, changed| {
+            let default = instances.default_samplers();
+            let mut revoked = Vec::new();
+            for (id, entry) in instances.all() {
+                let strangers = entry
+                    .discovered_by
+                    .keys()
+                    .filter(|plugin| **plugin != entry.owner && !entry.is_open_to(plugin, &default) && !shares(plugin));
+                revoked.extend(strangers.map(|plugin| (id.clone(), plugin.clone())));
+            }
+            for (id, plugin) in revoked {
+                instances.change(&id, |entry| entry.leave(&plugin, false, &default, now_ms));
+                changed.push(id);
+            }
+        });
+    }
+
+    /// A newer version of a plugin may know what the one before said was gone.
+    pub fn ask_again(&self, plugin: &PluginName) {
+        self.change(|instances, changed| {
+            let said_gone = instances.all().iter().filter(|(_, entry)| entry.has_heard_gone(plugin));
+            let ids: Vec<InstanceId> = said_gone.map(|(id, _)| id.clone()).collect();
+            for id in ids {
+                instances.change(&id, |entry| entry.ask_again(plugin));
+                changed.push(id);
+            }
+        });
+    }
+
+    /// What a sampler polls, by id.
+    pub fn polled_by(&self, plugin: &PluginName) -> Vec<Polled> {
+        self.read(|instances| {
+            let default = instances.default_samplers();
+            let polled = instances.all().iter().filter(|(_, entry)| entry.is_polled_by(plugin, &default));
+            polled
+                .map(|(id, entry)| Polled {
+                    id: id.clone(),
+                    generation: entry.generation,
+                    owner: entry.owner.clone(),
+                    has_its_owner: entry.has_its_owner(&default),
+                    labels: entry.labels.clone(),
+                })
+                .collect()
+        })
+    }
+
+    /// Calls with what tells whether an instance is still the one that was asked about, and polled. Until it returns
+    /// nothing is untracked or paused: what is written of an instance meanwhile is its own.
+    pub(crate) fn while_polled<T>(&self, write: impl FnOnce(&dyn Fn(&Polled) -> bool) -> T) -> T {
+        self.read(|instances| {
+            write(&|polled| {
+                let entry = instances.all().get(&polled.id);
+                entry.is_some_and(|now| now.generation == polled.generation && now.state() != State::Paused)
+            })
+        })
+    }
+
+    /// Calls with the instances a selection includes. Until it returns nothing is untracked, and none has other labels.
+    pub(crate) fn while_selected<T>(&self, selection: &Selection, act: impl FnOnce(Vec<Member>) -> T) -> T {
+        let member = |(id, Entry { generation, labels, .. }): (&InstanceId, &Entry)| {
+            let (id, generation, labels) = (id.clone(), *generation, labels.clone());
+            Member { id, generation, labels }
+        };
+        self.read(|instances| {
+            let all = instances.all();
+            let members = match selection {
+                Selection::One(id) => all.get_key_value(id).map(member).into_iter().collect(),
+                Selection::Several(ids) => ids.iter().filter_map(|id| all.get_key_value(id)).map(member).collect(),
+                Selection::Labels(_) | Selection::Workload(_) => {
+                    all.iter().filter(|(id, entry)| selection.includes(id, &entry.labels)).map(member).collect()
+                }
+            };
+            act(members)
+        })
+    }
+
+    /// Calls with the instances of some workloads. Until it returns nothing is untracked.
+    pub(crate) fn while_of_workloads<T>(
+        &self,
+        workloads: &BTreeSet<String>,
+        act: impl FnOnce(BTreeMap<&str, Vec<&InstanceId>>) -> T,
+    ) -> T {
+        self.read(|instances| {
+            let mut members: BTreeMap<&str, Vec<&InstanceId>> = BTreeMap::new();
+            for (id, entry) in instances.all() {
+                if let Some(workload) = entry.labels.get(WORKLOAD).filter(|workload| workloads.contains(*workload)) {
+                    members.entry(workload).or_default().push(id);
+                }
+            }
+            act(members)
+        })
+    }
+
+    pub fn get(&self, id: &InstanceId) -> Option<Tracking> {
+        self.read(|instances| instances.all().get(id).map(|entry| tracking(instances, id, entry)))
+    }
+
+    /// All, by id.
+    pub fn list(&self) -> Vec<Tracking> {
+        self.list_after(None, usize::MAX, |_, _| true)
+    }
+
+    /// Those behind an id that are wanted, so many at most.
+    pub fn list_after(
+        &self,
+        after: Option<&str>,
+        most: usize,
+        wanted: impl Fn(&InstanceId, &Labels) -> bool,
+    ) -> Vec<Tracking> {
+        let begin = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.read(|instances| {
+            let behind = instances.all().range::<str, _>((begin, Bound::Unbounded));
+            let wanted = behind.filter(|(id, entry)| wanted(id, &entry.labels));
+            wanted.take(most).map(|(id, entry)| tracking(instances, id, entry)).collect()
+        })
+    }
+
+    /// Takes out the instances that ended before a time, if what there was of them has gone.
+    pub(crate) fn forget_ended_before(
+        &self,
+        before_ms: i64,
+        has_gone: &dyn Fn(&InstanceId) -> bool,
+        forget: Forget<'_>,
+    ) {
+        self.change(|instances, changed| {
+            for id in instances.over_before(before_ms).into_iter().filter(has_gone) {
+                instances.remove(&id);
+                forget(&id);
+                changed.push(id);
+            }
+        });
+    }
+
+    /// As long as it is the same, so are instances and labels.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision.load(Relaxed)
+    }
+
+    /// What changes is noted, and others hear that there may be something else.
+    fn change<T>(&self, change: impl FnOnce(&mut Instances, &mut Vec<InstanceId>) -> T) -> T {
+        let mut changed = Vec::new();
+        let done = self.write(|instances| change(instances, &mut changed));
+        if !changed.is_empty() {
+            self.changed.lock().unwrap_or_else(PoisonError::into_inner).extend(changed);
+            self.revision.fetch_add(1, Relaxed);
+        }
+        done
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Instances) -> T) -> T {
+        look(&self.instances.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&mut Instances) -> T) -> T {
+        change(&mut self.instances.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn tracking(instances: &Instances, id: &InstanceId, entry: &Entry) -> Tracking {
+    let default = instances.default_samplers();
+    let samplers: BTreeSet<&str> = entry.named_samplers(&default).collect();
+    Tracking {
+        id: id.clone(),
+        labels: entry.labels.clone(),
+        state: entry.state(),
+        samplers: samplers.into_iter().map(str::to_owned).collect(),
+    }
+}
+
+/// `wish`: what is asked from now on. None: there is no room.
+fn track(
+    instances: &mut Instances,
+    id: &InstanceId,
+    owner: &PluginName,
+    wish: impl FnOnce(&Entry) -> Option<Wish>,
+    changed: &mut Vec<InstanceId>,
+    forget: Forget<'_>,
+) -> Option<()> {
+    if !instances.all().contains_key(id)
+        && let Some(over) = instances.make_room(owner)
+    {
+        forget(&over);
+        changed.push(over);
+    }
+    let was_untracked = instances.is_untracked(id);
+    let is_other = instances.change_or_add(id, owner, |entry| {
+        let asked = wish(entry);
+        let is_same = entry.asked == asked && !entry.is_paused && entry.ended_ms.is_none();
+        (entry.asked, entry.is_paused, entry.ended_ms) = (asked, false, None);
+        !is_same
+    })?;
+    instances.clear_untracked(id);
+    if is_other || was_untracked {
+        changed.push(id.clone());
+    }
+    Some(())
+}
+
+fn untrack(instances: &mut Instances, id: &InstanceId, changed: &mut Vec<InstanceId>, forget: Forget<'_>) {
+    let entry = instances.remove(id);
+    let is_discovered = entry.is_some_and(|entry| !entry.discovered_by.is_empty());
+    if let Some((least, may_come_back)) = instances.set_untracked(id, is_discovered) {
+        if may_come_back {
+            tracing::warn!(instance = %least, "too many were untracked to remember this one: discovery may bring it back");
+        }
+        changed.push(least);
+    }
+    // Also streams that wait for an instance that never was.
+    forget(id);
+    changed.push(id.clone());
+}

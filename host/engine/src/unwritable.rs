@@ -1,0 +1,29 @@
+//! Places that nobody can write to as they are now: read-only, immutable, full, or beyond a limit of the process.
+
+use rustix::io::Errno;
+use std::io;
+
+/// Whether the operating system refuses this user something: where others may have it, that may change at any time.
+pub fn is_denied(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::ACCESS.raw_os_error())
+}
+
+/// Whether the host goes on without what it would write. Where only this user may not, [`is_denied`] tells.
+pub fn is_unwritable(error: &io::Error) -> bool {
+    // An immutable folder is no question of rights: EPERM, and not EACCES.
+    let because = [Errno::ROFS, Errno::PERM, Errno::NOSPC, Errno::DQUOT, Errno::FBIG];
+    error.raw_os_error().is_some_and(|code| because.iter().any(|errno| errno.raw_os_error() == code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_only_or_full_disk_is_unwritable_and_what_this_user_may_not_is_denied() {
+        let is = |errno: Errno| is_unwritable(&errno.into());
+        assert!([Errno::ROFS, Errno::PERM, Errno::NOSPC, Errno::DQUOT, Errno::FBIG].into_iter().all(is));
+        assert!(![Errno::ACCESS, Errno::NOENT, Errno::NOTDIR, Errno::IO].into_iter().any(is));
+        assert!(is_denied(&Errno::ACCESS.into()) && !is_denied(&Errno::PERM.into()));
+    }
+}

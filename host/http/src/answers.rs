@@ -1,0 +1,71 @@
+//! Memory of answers, and of large bodies of requests, on their way: it is reserved before it is taken, and given back when an answer was sent or its reader is
+//! gone. One peer has half of it at most, so that those who read slowly leave some to others.
+
+use super::error::ApiError;
+use super::off_thread::LONGEST_WAIT;
+use super::peer::Peer;
+use crate::App;
+use axum::http::StatusCode;
+use bytes::Bytes;
+use dropsonde_engine::places::{Full, Place, Share};
+
+/// Seconds after which an answer there was no memory for may be asked for again: those on their way are sent, or cut off.
+const RETRY_AFTER: u32 = 5;
+
+/// Bytes that all answers may take.
+fn most(app: &App) -> usize {
+    app.options.load().http.answer_bytes(app.engine.memory)
+}
+
+/// Reserves memory for an answer. An answer that is larger than a peer's share counts as all of it: a peer has one of those at
+/// a time.
+pub(super) async fn reserve(app: &App, peer: &Peer, bytes: usize) -> Result<Place, ApiError> {
+    let most = most(app);
+    let share = Share { peer: peer.id(), most: most / 2 };
+    let bytes = bytes.min(share.most);
+    let reserved = match app.answers.take_many(bytes, most, Some(share)) {
+        // Others may be done soon.
+        Err(Full::All(_)) => app.answers.wait(bytes, most, Some(share), LONGEST_WAIT).await,
+        reserved => reserved,
+    };
+    reserved.map_err(refused)
+}
+
+/// Has an answer hold as much as it takes, now that this is known.
+pub(super) fn resize(app: &App, memory: &mut Place, bytes: usize) -> Result<(), ApiError> {
+    let most = most(app);
+    memory.resize(bytes.min(most / 2), most, most / 2).map_err(refused)
+}
+
+fn refused(full: Full) -> ApiError {
+    let (status, why) = match full {
+        Full::All(most) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!(
+                "answers and bodies on their way take all of {most} bytes; try again later, or raise http.max_answer_bytes"
+            ),
+        ),
+        Full::OfPeer(most) => (
+            StatusCode::TOO_MANY_REQUESTS,
+            format!(
+                "answers and bodies on their way take all of the {most} bytes that this client can have now; read or send \
+                 them first, or raise http.max_answer_bytes"
+            ),
+        ),
+    };
+    ApiError::new(status, why).retry_after(RETRY_AFTER)
+}
+
+/// Bytes that hold something as long as anyone reads them.
+pub(super) fn holding<T: Send + 'static>(bytes: impl Into<Bytes>, held: T) -> Bytes {
+    struct Holding<T> {
+        bytes: Bytes,
+        _held: T,
+    }
+    impl<T> AsRef<[u8]> for Holding<T> {
+        fn as_ref(&self) -> &[u8] {
+            &self.bytes
+        }
+    }
+    Bytes::from_owner(Holding { bytes: bytes.into(), _held: held })
+}

@@ -1,0 +1,81 @@
+use super::answers;
+use super::error::ApiError;
+use super::peer::Peer;
+use crate::App;
+use axum::body::Body;
+use axum::http::{HeaderMap, StatusCode, header};
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Bytes a second of a body that is on its way, beyond the time each has.
+const SLOWEST: f64 = (16 << 10) as f64;
+
+/// What is sent is JSON. curl says something else unless it is told; no page can have a browser send that with a token.
+pub(crate) fn check_json(headers: &HeaderMap) -> Result<(), ApiError> {
+    const TAKEN: [&str; 2] = ["application/json", "application/x-www-form-urlencoded"];
+    if content_type(headers).is_none_or(|given| TAKEN.contains(&given.as_str())) {
+        return Ok(());
+    }
+    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "it is sent as application/json"))
+}
+
+/// Bytes of a body that take no memory of that for answers and bodies.
+const SMALL: usize = 64 << 10;
+
+/// A body of so many bytes at most, which comes in time. A large one holds memory of its peer's share as long as it is there,
+/// twice as much as it is long: for itself, and for what is read from it.
+pub(crate) async fn read(
+    app: &App,
+    peer: &Peer,
+    headers: &HeaderMap,
+    body: Body,
+    most: usize,
+) -> Result<Bytes, ApiError> {
+    let too_large = || ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("at most {most} bytes are taken here"));
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    // Nobody has to send what is not taken.
+    if length.is_some_and(|length| length > most as u64) {
+        return Err(too_large());
+    }
+    let length = length.map(|length| length as usize);
+    let mut memory = match length.filter(|length| *length > SMALL) {
+        Some(length) => Some(answers::reserve(app, peer, length.saturating_mul(2)).await?),
+        None => None,
+    };
+    let mut deadline = Instant::now() + app.options.load().http.read_timeout.get();
+    let (mut body, mut first, mut whole) = (body, Bytes::new(), Vec::new());
+    loop {
+        let frame = match tokio::time::timeout_at(deadline, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(error))) => return Err(ApiError::invalid("body", error)),
+            Ok(None) => return Ok(answers::holding(if whole.is_empty() { first } else { whole.into() }, memory)),
+            Err(_) => return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
+        };
+        let Ok(piece) = frame.into_data() else { continue };
+        if first.len() + whole.len() + piece.len() > most {
+            return Err(too_large());
+        }
+        if memory.is_none() && first.len() + whole.len() + piece.len() > SMALL {
+            memory = Some(answers::reserve(app, peer, most.saturating_mul(2)).await?);
+        }
+        deadline += Duration::from_secs_f64(piece.len() as f64 / SLOWEST);
+        // Most bodies are one piece.
+        if first.is_empty() && whole.is_empty() {
+            first = piece;
+        } else {
+            if let Some(length) = length.filter(|_| whole.is_empty()) {
+                whole.reserve_exact(length);
+            }
+            whole.extend_from_slice(&std::mem::take(&mut first));
+            whole.extend_from_slice(&piece);
+        }
+    }
+}
+
+/// What a body is said to be, without parameters and in lower case; none when nothing is said.
+pub(crate) fn content_type(headers: &HeaderMap) -> Option<String> {
+    let given = headers.get(header::CONTENT_TYPE)?.to_str().unwrap_or_default();
+    Some(given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}

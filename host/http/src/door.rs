@@ -1,0 +1,190 @@
+//! What every request passes: whom it was meant for, which page sent it, who sends it, and whether that one may.
+
+use super::error::{ApiError, Refused};
+use super::login::{self, LoggedIn};
+use super::names::Names;
+use super::peer::Peer;
+use super::rights::{Caller, Rights};
+use super::stream::is_stream;
+use crate::App;
+use crate::trace_context::continues;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use dropsonde_engine::audit::{self, By, Entry, Request as Asked, What};
+use dropsonde_engine::metrics::status_class;
+use std::sync::Arc;
+use std::time::Instant;
+use tracing::Instrument as _;
+use tracing::field::Empty;
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+
+/// For browsers: nothing here is a part of anybody's page, and what is no page itself loads nothing.
+const HEADERS: [(HeaderName, HeaderValue); 5] = [
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
+    (
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
+    ),
+];
+
+/// Bytes of a path, or of a reason, that are written down.
+const LONGEST_NOTE: usize = 512;
+
+/// What is known before a request comes.
+pub(super) struct Door {
+    pub(super) app: Arc<App>,
+    pub(super) names: Names,
+    pub(super) rights: Rights,
+}
+
+impl Door {
+    /// Whether it is for this host, and from no page of a stranger.
+    fn check_origin(&self, request: &Request, peer: &Peer) -> Result<(), ApiError> {
+        let headers = request.headers();
+        // A browser cannot be made to use a socket of the file system.
+        if !peer.is_local() {
+            self.names.check(request.uri(), request.version(), headers)?;
+        }
+        let says = |name: &HeaderName, value: &str| headers.get(name).is_some_and(|said| said == value);
+        if !says(&SEC_FETCH_SITE, "cross-site") {
+            return Ok(());
+        }
+        // Whoever follows a link to the page gets to it: nobody else sees what it shows.
+        let is_link =
+            request.method() == Method::GET && request.uri().path() == "/" && says(&SEC_FETCH_MODE, "navigate");
+        let options = self.app.options.load();
+        let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
+        if is_link || origin.is_some_and(|origin| options.http.cors_origins.iter().any(|allowed| allowed == origin)) {
+            return Ok(());
+        }
+        let why = "a page of another site sent this; if it may, its origin is to be in http.cors_origins";
+        Err(ApiError::new(StatusCode::FORBIDDEN, why))
+    }
+
+    /// Who sends it, if that one may.
+    fn admit(&self, request: &Request, route: &str) -> (Caller, Result<(), Response>) {
+        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_else(Peer::unknown);
+        let (app, headers) = (&self.app, request.headers());
+        let caller = Caller::of(app, peer, headers);
+        let checked = self.check_origin(request, &caller.peer).and_then(|()| {
+            let needed = self.rights.needed(route, request.method());
+            needed.map_or(Ok(()), |needed| caller.check(app, needed))?;
+            self.rights.check_parameters(route, request.method(), request.uri().query())
+        });
+        let checked = checked.map_err(|error| match error.status() {
+            StatusCode::UNAUTHORIZED if login::wants_page(request.method(), headers) => login::page(error),
+            _ => error.into_response(),
+        });
+        (caller, checked)
+    }
+}
+
+/// A request to change something: who sent it, and what came of it, is written down when it is dropped.
+struct Noted {
+    door: Arc<Door>,
+    caller: audit::Caller,
+    method: Method,
+    path: String,
+    /// None: who asked has left.
+    answer: Option<(StatusCode, Option<String>)>,
+}
+
+impl Noted {
+    fn answered(mut self, response: &Response) {
+        if let Some(LoggedIn(right)) = response.extensions().get() {
+            self.caller.token = Some(right.as_str());
+        }
+        let refused = response.extensions().get::<Refused>().map(|Refused(why)| short(why));
+        self.answer = Some((response.status(), refused));
+    }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        let (status, refused) = match self.answer.take() {
+            Some((status, refused)) => (Some(status.as_u16()), refused),
+            None => (None, None),
+        };
+        let asked = Asked { method: self.method.to_string(), path: short(&self.path), status, refused };
+        let entry = Entry { by: By::Api(self.caller.clone()), what: What::Request(asked) };
+        self.door.app.engine.audit.write(self.door.app.engine.clock.now_ms(), &entry);
+    }
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(LONGEST_NOTE).collect()
+}
+
+/// What may become a span's name: a client may send any word.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "_OTHER",
+    }
+}
+
+/// Lets through who may, counts and times what passes, writes down who changed something, and sets the headers every answer
+/// has.
+pub(super) async fn pass(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let app = &door.app;
+    let matched = request.extensions().get::<MatchedPath>();
+    let route = matched.map_or_else(|| "unknown".to_owned(), |path| path.as_str().to_owned());
+    let method = known(request.method());
+    let span = tracing::debug_span!(
+        "request",
+        otel.name = format_args!("{method} {route}"),
+        otel.kind = "server",
+        otel.status_code = Empty,
+        http.request.method = method,
+        http.route = route,
+        http.response.status_code = Empty,
+    );
+    continues(&span, request.headers());
+    let (caller, admitted) = door.admit(&request, &route);
+    let noted = door.rights.is_change(&route, request.method());
+    let noted = noted.then(|| Noted {
+        door: door.clone(),
+        caller: caller.name(),
+        method: request.method().clone(),
+        path: request.uri().path().to_owned(),
+        answer: None,
+    });
+    let mut response = match admitted {
+        Ok(()) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).instrument(span.clone()).await
+        }
+        Err(refused) => refused,
+    };
+    span.record("http.response.status_code", i64::from(response.status().as_u16()));
+    if response.status().is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
+    if let Some(noted) = noted {
+        noted.answered(&response);
+    }
+    let status = status_class(response.status().as_u16());
+    app.engine.metrics.http_requests.with_label_values(&[&*route, status]).inc();
+    if !is_stream(&response) {
+        let took = started.elapsed().as_secs_f64();
+        app.engine.metrics.http_request_seconds.with_label_values(&[&*route, status]).observe(took);
+    }
+    let headers = response.headers_mut();
+    for (name, value) in HEADERS {
+        headers.entry(name).or_insert(value);
+    }
+    response
+}

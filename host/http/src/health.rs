@@ -1,0 +1,65 @@
+use super::error::json;
+use super::rights::Caller;
+use super::{Asking, Shared};
+use crate::App;
+use axum::Extension;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use dropsonde_engine::health::{Fatal, Health};
+use dropsonde_engine::json;
+use dropsonde_engine::plugins::PluginState;
+use dropsonde_model::Right;
+use serde::Serialize;
+
+#[derive(Serialize)]
+struct Answer {
+    status: &'static str,
+    timestamp: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reasons: Vec<String>,
+}
+
+/// 200 also when degraded: a plugin that does not run must not get the host restarted. 503 is for what a restart helps
+/// against, and for a host that is on its way out.
+pub(crate) async fn health(State(app): Shared, Extension(caller): Asking) -> Response {
+    let health = Health::of(&app.engine);
+    let reasons = health.reasons();
+    let (code, status) = match &health.fatal {
+        Some(fatal) => (StatusCode::SERVICE_UNAVAILABLE, word(fatal)),
+        None if reasons.is_empty() => (StatusCode::OK, "healthy"),
+        None => (StatusCode::OK, "degraded"),
+    };
+    (code, answer(&app, &caller, status, reasons)).into_response()
+}
+
+/// 200 once every plugin there was at the start has been tried, and until the host stops.
+pub(crate) async fn ready(State(app): Shared, Extension(caller): Asking) -> Response {
+    let pending = |state| matches!(state, PluginState::Loading | PluginState::Compiling);
+    let mut waiting = app.engine.plugins.list();
+    waiting.retain(|plugin| plugin.is_of_start && pending(plugin.state()));
+    let mut reasons: Vec<_> = waiting.iter().map(|plugin| format!("plugin {} is being loaded", plugin.name)).collect();
+    let fatal = Health::of(&app.engine).fatal;
+    reasons.extend(fatal.iter().map(Fatal::to_string));
+    let (code, status) = match &fatal {
+        Some(fatal) => (StatusCode::SERVICE_UNAVAILABLE, word(fatal)),
+        None if reasons.is_empty() => (StatusCode::OK, "ready"),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+    };
+    (code, answer(&app, &caller, status, reasons)).into_response()
+}
+
+/// Everybody may ask how it is; why is for who may read.
+fn answer(app: &App, caller: &Caller, status: &'static str, mut reasons: Vec<String>) -> Response {
+    if caller.check(app, Right::Read).is_err() {
+        reasons.clear();
+    }
+    json(&Answer { status, timestamp: json::time(app.engine.clock.now_ms()), reasons })
+}
+
+fn word(fatal: &Fatal) -> &'static str {
+    match fatal {
+        Fatal::Draining => "draining",
+        Fatal::Dead(_) => "failed",
+    }
+}

@@ -1,0 +1,139 @@
+use super::body::{check_json, read};
+use super::error::{ApiError, Segment, json};
+use super::pieces::{LARGEST, More, ORDINARY, make};
+use super::select::labels;
+use super::window::Parameters;
+use super::{Asking, Shared};
+use crate::App;
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use dropsonde_engine::hub::Selection;
+use dropsonde_engine::json;
+use dropsonde_engine::tracked::{NotTracked, State as InstanceState, Tracking, Wanted, instance_id};
+use dropsonde_model::Labels;
+use dropsonde_store::InstanceId;
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Bytes of what `PUT` sends.
+const LARGEST_WANTED: usize = 64 << 10;
+
+/// Instances that are listed at a time.
+const AT_ONCE: usize = 500;
+
+#[derive(Serialize)]
+struct InstancePage {
+    id: String,
+    labels: Labels,
+    state: &'static str,
+    samplers: BTreeSet<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_at: Option<String>,
+}
+
+/// All instances by id; `label=k=v` (repeatable), `limit`, `after`.
+pub(crate) async fn list(
+    State(app): Shared,
+    Extension(caller): Asking,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let parameters = Parameters::parse(query.as_deref());
+    let wanted = Selection::Labels(labels(&parameters)?);
+    let limit = match parameters.one("limit") {
+        None => usize::MAX,
+        Some(text) => text.parse().map_err(|_| ApiError::invalid("limit", format_args!("{text:?} is no number")))?,
+    };
+    let after = parameters.one("after").map(str::to_owned);
+    let more = pages(app.clone(), wanted, after, limit);
+    Ok(make(app, &caller.peer, LARGEST, ORDINARY, more).await?.into_response())
+}
+
+/// Makes an array of instances, some at a time: there may be very many.
+fn pages(app: Arc<App>, wanted: Selection, mut after: Option<String>, mut left: usize) -> More {
+    let mut open = b'[';
+    Box::new(move |json| {
+        let most = left.min(AT_ONCE);
+        let listed = app.engine.tracked.list_after(after.as_deref(), most, |id, labels| wanted.includes(id, labels));
+        for instance in &listed {
+            json.push(std::mem::replace(&mut open, b','));
+            json.extend(serde_json::to_vec(&page(&app, instance)).unwrap_or_default());
+        }
+        left -= listed.len();
+        after = listed.last().map(|last| last.id.to_string());
+        if left > 0 && listed.len() == most {
+            return true;
+        }
+        // There was none.
+        if open == b'[' {
+            json.push(open);
+        }
+        json.push(b']');
+        false
+    })
+}
+
+/// One of them.
+pub(crate) async fn one(State(app): Shared, Segment(id): Segment) -> Result<Response, ApiError> {
+    let id = named(&id)?;
+    let instance = app.engine.tracked.get(&id).ok_or_else(|| ApiError::not_found(format!("no instance {id}")))?;
+    Ok(json(&page(&app, &instance)))
+}
+
+/// Tracks it, as the body says. Doing it again changes nothing more.
+pub(crate) async fn track(
+    State(app): Shared,
+    Segment(id): Segment,
+    Extension(caller): Asking,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let id = named(&id)?;
+    check_json(&headers)?;
+    let body = read(&app, &caller.peer, &headers, body, LARGEST_WANTED).await?;
+    let wanted = Wanted::parse(id.clone(), &body).map_err(|why| ApiError::invalid("body", why))?;
+    app.engine.track(wanted)?;
+    let instance = app.engine.tracked.get(&id).ok_or_else(|| ApiError::not_found("it was untracked again"))?;
+    Ok(json(&page(&app, &instance)))
+}
+
+/// Untracks it: its history goes, its streams end, and discovery does not bring it back. Doing it again changes nothing more.
+pub(crate) async fn untrack(State(app): Shared, Segment(id): Segment) -> Result<Response, ApiError> {
+    app.engine.untrack(&named(&id)?);
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// An instance that is named in a path or a parameter.
+pub(crate) fn named(text: &str) -> Result<InstanceId, ApiError> {
+    instance_id(text).map_err(|why| ApiError::invalid("instance", why))
+}
+
+impl From<NotTracked> for ApiError {
+    fn from(why: NotTracked) -> Self {
+        let status = match why {
+            NotTracked::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
+            NotTracked::Invalid(_) => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, why.to_string())
+    }
+}
+
+fn page(app: &App, instance: &Tracking) -> InstancePage {
+    let id = &instance.id;
+    let frames = app.engine.store.frames(id);
+    let measured_by = frames.iter().map(|frame| frame.schema().sampler().to_string());
+    InstancePage {
+        id: id.to_string(),
+        labels: Labels::clone(&instance.labels),
+        state: match instance.state {
+            InstanceState::Tracked => "tracked",
+            InstanceState::Paused => "paused",
+            InstanceState::Ended => "ended",
+        },
+        samplers: measured_by.chain(instance.samplers.iter().cloned()).collect(),
+        last_at: app.engine.store.latest_at_ms(id).map(json::time),
+    }
+}

@@ -1,0 +1,39 @@
+use super::error::ApiError;
+use super::peer::Peer;
+use crate::App;
+use axum::http::StatusCode;
+use dropsonde_engine::places::{Full, Share};
+use std::time::Duration;
+
+/// Time a query waits for its turn, and an answer for memory. Who asked has most often given up by then.
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Works off the server's threads: there may be very much to do, and a disk that answers late, or never.
+pub(crate) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "it could not be done; the log says why"))
+}
+
+/// The same for a query of history: so many are worked on at a time, half of them of one peer. Its turn ends with the work,
+/// however slowly the answer is read.
+pub(crate) async fn query<T: Send + 'static>(
+    app: &App,
+    peer: &Peer,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    let most = app.options.load().http.max_range_queries;
+    let share = Share { peer: peer.id(), most: most.div_ceil(2) };
+    let turn = app.queries.wait(1, most, Some(share), LONGEST_WAIT).await.map_err(|full| {
+        let (status, whose) = match full {
+            Full::All(_) => (StatusCode::SERVICE_UNAVAILABLE, ""),
+            Full::OfPeer(_) => (StatusCode::TOO_MANY_REQUESTS, " of this client"),
+        };
+        let why = format!("too many range queries{whose} are being worked on (http.max_range_queries)");
+        ApiError::new(status, why).retry_after(1)
+    })?;
+    off_thread(move || {
+        let _turn = turn;
+        work()
+    })
+    .await
+}

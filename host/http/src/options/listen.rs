@@ -1,0 +1,92 @@
+use serde::Deserialize;
+use serde::de::{self, Deserializer};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Size of a path the kernel takes for a socket, without the one that ends it.
+const LONGEST_PATH: usize = 107;
+
+/// Where HTTP is served: an address and a port, or a socket in the file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    Tcp(SocketAddr),
+    /// Written `unix:PATH`.
+    Unix(PathBuf),
+}
+
+// === impl Listen ===
+
+impl Listen {
+    /// Whether other machines can reach it.
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Tcp(address) if !address.ip().is_loopback())
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some(path) = text.strip_prefix("unix:") else {
+            let address = text.parse();
+            return address.map(Self::Tcp).map_err(|_| {
+                format!("{text:?} is no address; write it like 127.0.0.1:9090, [::1]:9090 or unix:/run/dropsonde.sock")
+            });
+        };
+        if path.is_empty() || path.len() > LONGEST_PATH || path.contains('\0') {
+            return Err(format!("{path:?} is no path of a socket; it has 1 to {LONGEST_PATH} bytes"));
+        }
+        Ok(Self::Unix(path.into()))
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        SocketAddr::from(([127, 0, 0, 1], 9090)).into()
+    }
+}
+
+impl From<SocketAddr> for Listen {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_or_a_path_is_read_back_as_it_was_written() {
+        for text in ["127.0.0.1:9090", "[::1]:0", "unix:/run/dropsonde.sock"] {
+            assert_eq!(text.parse::<Listen>().unwrap().to_string(), text);
+        }
+        for wrong in ["9090", "localhost:9090", "unix:", "", &format!("unix:/{}", "x".repeat(107))] {
+            assert!(wrong.parse::<Listen>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn other_machines_reach_what_is_not_loopback() {
+        let is_open = |text: &str| text.parse::<Listen>().unwrap().is_open();
+        assert!(is_open("0.0.0.0:1") && is_open("[::]:1") && is_open("10.0.0.1:1"));
+        assert!(!is_open("127.0.0.2:1") && !is_open("[::1]:1") && !is_open("unix:/x"));
+    }
+}

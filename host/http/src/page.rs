@@ -1,0 +1,188 @@
+//! `/`: the latest numbers and where everything is. Plain HTML, no scripts.
+
+use super::Shared;
+use super::error::{ApiError, Segment};
+use super::login::sessions;
+use crate::App;
+use crate::handbook;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{Html, IntoResponse, Response};
+use dropsonde_engine::json;
+use dropsonde_engine::tracked::State as InstanceState;
+use dropsonde_model::nearest::nearest;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use std::fmt::Write as _;
+
+/// Instances on the page; the list behind the link has all.
+const MOST_INSTANCES: usize = 50;
+
+pub(super) const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+);
+
+const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}\
+table{border-collapse:collapse;width:100%;margin:.5rem 0 2rem}td,th{padding:.15rem 1rem .15rem 0;text-align:left;border-bottom:1px solid #ddd}\
+td.n{font-variant-numeric:tabular-nums;text-align:right}h2{margin-bottom:0}small{color:#555}\
+@media(prefers-color-scheme:dark){body{color:#eee;background:#161616}td,th{border-color:#444}small{color:#aaa}a{color:#8cf}}";
+
+/// How it begins.
+macro_rules! head {
+    ($html:expr, $more:expr) => {
+        write!(
+            $html,
+            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
+             {}<title>Dropsonde</title><style>{STYLE}</style><h1>Dropsonde</h1>",
+            $more
+        )
+    };
+}
+
+pub(crate) async fn index(State(app): Shared, headers: HeaderMap) -> Response {
+    let own =
+        [(header::CONTENT_SECURITY_POLICY, POLICY), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+    (own, Html(render(&app, sessions(&headers).next().is_some()))).into_response()
+}
+
+/// The pages of the handbook.
+pub(crate) async fn handbook() -> Response {
+    let mut html = String::new();
+    let _ = head!(html, "");
+    html.push_str("<h2>Handbook</h2><dl>");
+    for page in handbook::PAGES {
+        let (name, title, about) = (page.name, escape(page.title()), escape(&page.about()));
+        let _ = write!(html, "<dt><a href=\"/docs/{name}\">{title}</a><dd>{about}");
+    }
+    html.push_str("</dl>");
+    document(html)
+}
+
+pub(crate) async fn of_handbook(Segment(name): Segment) -> Result<Response, ApiError> {
+    let Some(page) = handbook::page(&name) else {
+        let near = nearest(&name, handbook::PAGES.iter().map(|page| page.name));
+        let near = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+        return Err(ApiError::not_found(format!("the handbook has no page {name}{near}")));
+    };
+    let mut html = String::new();
+    let _ = head!(html, "");
+    let _ = write!(html, "<p><a href=\"/docs\">Handbook</a></p>{}", page.html());
+    Ok(document(html))
+}
+
+/// A page that is the same until the host is another.
+fn document(html: String) -> Response {
+    ([(header::CONTENT_SECURITY_POLICY, POLICY)], Html(html)).into_response()
+}
+
+/// For a browser that has to say who it is. `why` is what it was told before.
+pub(super) fn login(why: &str) -> String {
+    let mut html = String::new();
+    let _ = head!(html, "");
+    let _ = write!(html, "<p>{}</p>", escape(why));
+    html.push_str(
+        "<p>The token is in <code>read.token</code> in the host's data directory, unless its configuration says otherwise.</p>\
+         <form method=\"post\" action=\"/login\"><label>Token <input type=\"password\" name=\"token\" \
+         autocomplete=\"current-password\" required autofocus></label> <button>Log in</button></form>",
+    );
+    html
+}
+
+fn render(app: &App, has_session: bool) -> String {
+    let mut html = String::new();
+    let _ = head!(html, "<meta http-equiv=\"refresh\" content=\"10\">");
+    if has_session {
+        html.push_str("<form method=\"post\" action=\"/logout\"><button>Log out</button></form>");
+    }
+    html.push_str("<p>");
+    let metrics = app.options.load().metrics_path.clone();
+    for path in [
+        "/v1/instances",
+        "/v1/plugins",
+        "/v1/snapshot",
+        "/telemetry/hosts",
+        &metrics,
+        "/health",
+        "/openapi.json",
+        "/docs",
+    ] {
+        let _ = write!(html, "<a href=\"{0}\">{0}</a> ", escape(path));
+    }
+    html.push_str("</p><h2>Plugins</h2><table><tr><th>name<th>state<th>last failure</tr>");
+    for plugin in app.engine.plugins.list() {
+        let known = plugin.known();
+        let waits = if known.waits_for_its_turn() { ", waits for its turn" } else { "" };
+        let state = format!("{:?}", known.state).to_lowercase() + waits;
+        let failure = known.last_failure.map(|failure| {
+            let over = if failure.is_over { "over since; at " } else { "" };
+            format!("{over}{}: {}", json::time(failure.at_ms), failure.reason)
+        });
+        let failure = failure.unwrap_or_default();
+        let name = escape(&plugin.name);
+        let _ =
+            write!(html, "<tr><td><a href=\"/v1/plugins/{name}\">{name}</a><td>{state}<td>{}</tr>", escape(&failure));
+    }
+    html.push_str("</table>");
+    instances(app, &mut html);
+    html
+}
+
+fn instances(app: &App, html: &mut String) {
+    let tracked: Vec<_> =
+        app.engine.tracked.list().into_iter().filter(|one| one.state == InstanceState::Tracked).collect();
+    for instance in tracked.iter().take(MOST_INSTANCES) {
+        let path = format!("/v1/instances/{}/usage", utf8_percent_encode(instance.id.as_str(), NON_ALPHANUMERIC));
+        let _ = write!(
+            html,
+            "<h2>{}</h2><small><a href=\"{path}\">usage</a> · <a href=\"{path}/range?range=1h\">last hour</a> · <a href=\"{path}/stream\">live</a>",
+            escape(instance.id.as_str())
+        );
+        let Some(sample) = app.engine.store.latest(&instance.id) else {
+            html.push_str(" · no sample yet</small>");
+            continue;
+        };
+        let _ = write!(html, " · {}</small><table>", json::time(sample.at_ms));
+        for (name, value) in &sample.values {
+            let _ = write!(html, "<tr><td>{}<td class=\"n\">{}</tr>", escape(name), rounded(*value));
+        }
+        html.push_str("</table>");
+    }
+    if tracked.len() > MOST_INSTANCES {
+        let _ = write!(html, "<p>and <a href=\"/v1/instances\">{} more</a></p>", tracked.len() - MOST_INSTANCES);
+    }
+}
+
+/// For eyes: at most two decimals.
+fn rounded(value: f64) -> String {
+    let text = format!("{value:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            _ => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_plugins_say_cannot_become_markup() {
+        assert_eq!(escape("<b a=\"'&'\">"), "&lt;b a=&quot;&#39;&amp;&#39;&quot;&gt;");
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!([rounded(12.0), rounded(0.333_3), rounded(100.0), rounded(1.5)], ["12", "0.33", "100", "1.5"]);
+    }
+}

@@ -1,0 +1,119 @@
+//! Answers that are made piece by piece, as fast as their reader takes them: however large one is, it takes no more memory
+//! than a piece.
+
+use super::answers::{holding, reserve, resize};
+use super::error::{ApiError, json_bytes};
+use super::off_thread::query;
+use super::peer::Peer;
+use crate::App;
+use axum::body::Body;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use dropsonde_engine::places::Place;
+use http_body::Frame;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+/// Bytes of a piece, about: it ends with the first part that makes it so large.
+pub(super) const PIECE: usize = 64 << 10;
+
+/// Bytes of an answer that is still made whole, about: it has a length, and may have a tag.
+pub(super) const ORDINARY: usize = 512 << 10;
+
+/// Bytes of memory that an answer in pieces takes at most, about: a piece on its way, and the points and the JSON of the next.
+pub(super) const LARGEST: usize = 1 << 20;
+
+/// Appends a part of an answer. Whether there is more.
+pub(super) type More = Box<dyn FnMut(&mut Vec<u8>) -> bool + Send>;
+
+/// An answer, before it is sent.
+pub(super) enum Made {
+    /// It holds its memory until it was sent.
+    Whole(Bytes),
+    Pieces(Pieces),
+}
+
+/// The body of a response.
+pub(super) struct Pieces {
+    /// It is made before anything is answered.
+    first: Option<Bytes>,
+    /// What makes the rest, unless it is at work.
+    rest: Option<More>,
+    making: Option<Making>,
+    app: Arc<App>,
+    peer: Peer,
+    /// The memory it takes.
+    _memory: Place,
+}
+
+/// Off the server's threads, when it is its turn: history may have to be read from files.
+type Making = Pin<Box<dyn Future<Output = Result<(Vec<u8>, Option<More>), ApiError>> + Send>>;
+
+/// Makes an answer. `bytes`: the memory it may take. What is no larger than `ordinary` is made whole.
+pub(super) async fn make(
+    app: Arc<App>,
+    peer: &Peer,
+    bytes: usize,
+    ordinary: usize,
+    more: More,
+) -> Result<Made, ApiError> {
+    let mut memory = reserve(&app, peer, bytes.min(LARGEST)).await?;
+    let (first, rest) = query(&app, peer, move || piece(ordinary, more)).await?;
+    resize(&app, &mut memory, if rest.is_some() { LARGEST } else { first.len() })?;
+    Ok(match rest {
+        None => Made::Whole(holding(first, memory)),
+        Some(rest) => {
+            let (first, peer) = (Some(first.into()), peer.clone());
+            Made::Pieces(Pieces { first, rest: Some(rest), making: None, app, peer, _memory: memory })
+        }
+    })
+}
+
+/// The next piece, and what makes those after it.
+fn piece(bytes: usize, mut more: More) -> (Vec<u8>, Option<More>) {
+    let mut json = Vec::new();
+    while json.len() < bytes {
+        if !more(&mut json) {
+            return (json, None);
+        }
+    }
+    (json, Some(more))
+}
+
+impl IntoResponse for Made {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Whole(json) => json_bytes(json),
+            Self::Pieces(pieces) => {
+                let mut response = json_bytes(Body::new(pieces));
+                response.headers_mut().remove(header::CONTENT_LENGTH);
+                response
+            }
+        }
+    }
+}
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let this = self.get_mut();
+        if let Some(first) = this.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        if let Some(rest) = this.rest.take() {
+            let (app, peer) = (this.app.clone(), this.peer.clone());
+            this.making = Some(Box::pin(async move { query(&app, &peer, || piece(PIECE, rest)).await }));
+        }
+        let Some(making) = &mut this.making else { return Poll::Ready(None) };
+        let made = ready!(making.as_mut().poll(context));
+        this.making = None;
+        let (json, rest) = made.map_err(|why| io::Error::other(why.to_string()))?;
+        this.rest = rest;
+        Poll::Ready(Some(Ok(Frame::data(json.into()))))
+    }
+}

@@ -1,0 +1,202 @@
+use super::body::{content_type, read};
+use super::error::{ApiError, Segment, json};
+use super::off_thread::off_thread;
+use super::pieces::{LARGEST, More, ORDINARY, make};
+use super::rights::Caller;
+use super::{Asking, Shared};
+use crate::App;
+use axum::body::Body;
+use axum::extract::{Extension, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use dropsonde_engine::audit::{Action, By, Entry, PluginChange, What};
+use dropsonde_engine::plugins::{self, Denied, NotTaken, Order, PluginPage, PluginState, Request, Wanted};
+use dropsonde_model::names::is_plugin;
+use dropsonde_model::nearest::nearest;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// What compiles in less is answered for at once; the rest goes on, and the plugin's page tells.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Seconds after which a plugin that is being loaded may be up: most load in less.
+pub(super) const LOADING_RETRY: u32 = 1;
+
+/// The same of one that needs somebody to do something first.
+pub(super) const BROKEN_RETRY: u32 = 10;
+
+/// All plugins by name.
+pub(crate) async fn list(State(app): Shared, Extension(caller): Asking) -> Result<Response, ApiError> {
+    let more = pages(app.clone());
+    Ok(make(app, &caller.peer, LARGEST, ORDINARY, more).await?.into_response())
+}
+
+/// Makes an array of pages, one at a time: one of them may be large.
+fn pages(app: Arc<App>) -> More {
+    let (mut plugins, mut open) = (app.engine.plugins.list().into_iter(), b'[');
+    Box::new(move |json| {
+        if let Some(status) = plugins.next() {
+            json.push(std::mem::replace(&mut open, b','));
+            json.extend(serde_json::to_vec(&PluginPage::of(&app.engine, &status)).unwrap_or_default());
+            return true;
+        }
+        // There was none.
+        if open == b'[' {
+            json.push(open);
+        }
+        json.push(b']');
+        false
+    })
+}
+
+pub(crate) async fn one(State(app): Shared, Segment(name): Segment) -> Result<Response, ApiError> {
+    let Some(status) = app.engine.plugins.get(&name) else { return Err(absent(&app, name, Asks::Page).await) };
+    Ok(json(&PluginPage::of(&app.engine, &status)))
+}
+
+/// What a client wants of a plugin that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asks {
+    /// One that the configuration only names has none.
+    Page,
+    /// One that the configuration names will take them once it comes.
+    Events,
+}
+
+/// Says that a plugin is not up yet, where its file or the configuration says that it will be; else that there is none.
+pub(super) async fn absent(app: &Arc<App>, name: String, asks: Asks) -> ApiError {
+    let options = app.engine.options.load_full();
+    if is_plugin(&name) {
+        let file = options.plugins_dir.as_ref().map(|folder| folder.join(format!("{name}.wasm")));
+        // A disk may answer late.
+        let is_there = off_thread(move || file.is_some_and(|file| file.is_file())).await;
+        if is_there.is_ok_and(|is_there| is_there) {
+            return not_up(format!("plugin {name} is being loaded: its file has just come"), LOADING_RETRY);
+        }
+        if asks == Asks::Events && options.plugins.contains_key(&name) {
+            let why = format!("plugin {name} is not there yet: the configuration names it, and it has no file");
+            return not_up(why, BROKEN_RETRY);
+        }
+    }
+    let plugins = app.engine.plugins.list();
+    let meant = nearest(&name, plugins.iter().map(|plugin| &*plugin.name));
+    let meant = meant.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
+    ApiError::not_found(format!("no plugin has this name{meant}"))
+}
+
+pub(super) fn not_up(why: String, retry_after: u32) -> ApiError {
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, why).retry_after(retry_after)
+}
+
+/// The body becomes the plugin's file, once it was compiled and started.
+pub(crate) async fn upload(
+    State(app): Shared,
+    Segment(name): Segment,
+    Extension(caller): Asking,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    if !is_plugin(&name) {
+        return Err(ApiError::invalid("name", format!("it is made of {}", dropsonde_model::names::PLUGIN_RULE)));
+    }
+    check_content_type(&headers)?;
+    let bytes =
+        read(&app, &caller.peer, &headers, body, usize::try_from(plugins::LARGEST).unwrap_or(usize::MAX)).await?;
+    app.engine.metrics.plugins_uploaded.inc();
+    request(&app, name, Wanted::Upload(bytes), &caller).await
+}
+
+/// It is read, compiled and started again, and takes over if that works.
+pub(crate) async fn reload(app: Shared, name: Segment, caller: Asking) -> Result<Response, ApiError> {
+    request(&app.0, name.0, Wanted::Reload, &caller.0).await
+}
+
+/// Its file goes, and so does it; its history stays.
+pub(crate) async fn remove(app: Shared, name: Segment, caller: Asking) -> Result<Response, ApiError> {
+    request(&app.0, name.0, Wanted::Remove, &caller.0).await
+}
+
+/// What a plugin in quarantine, or waiting after a failure, is to do at once.
+pub(crate) async fn release(app: Shared, name: Segment, caller: Asking) -> Result<Response, ApiError> {
+    let waits = |state| matches!(state, PluginState::Quarantined | PluginState::Backoff);
+    order(&app.0, &name.0, &caller.0, Order::Release, waits, "is not in quarantine, and does not wait")
+}
+
+pub(crate) async fn quarantine(app: Shared, name: Segment, caller: Asking) -> Result<Response, ApiError> {
+    let status = app.0.engine.plugins.get(&name.0);
+    // One that is tried again by itself can be told not to.
+    let is_retried =
+        status.is_some_and(|status| status.known().quarantined.is_some_and(|why| why != plugins::BY_OPERATOR));
+    let runs = |state| is_retried || !matches!(state, PluginState::Quarantined | PluginState::Failed);
+    order(&app.0, &name.0, &caller.0, Order::Quarantine, runs, "does not run")
+}
+
+fn order(
+    app: &App,
+    name: &str,
+    caller: &Caller,
+    order: Order,
+    fits: impl Fn(PluginState) -> bool,
+    otherwise: &str,
+) -> Result<Response, ApiError> {
+    let status = app.engine.plugins.get(name).ok_or_else(|| ApiError::not_found("no plugin has this name"))?;
+    if !fits(status.state()) {
+        return Err(ApiError::new(StatusCode::CONFLICT, format!("{} {otherwise}", status.name)));
+    }
+    let action = match order {
+        Order::Release => Action::Release,
+        Order::Quarantine => Action::Quarantine,
+    };
+    let (plugin, digest) = (status.name.to_string(), status.known().digest);
+    let what = What::Plugin(PluginChange { action, plugin, digest, refused: None });
+    app.engine.audit.write(app.engine.clock.now_ms(), &Entry { by: By::Api(caller.name()), what });
+    status.order(order);
+    Ok((StatusCode::ACCEPTED, json(&PluginPage::of(&app.engine, &status))).into_response())
+}
+
+/// Waits for what becomes of it, but not for long.
+async fn request(app: &App, name: String, what: Wanted, caller: &Caller) -> Result<Response, ApiError> {
+    let removes = matches!(what, Wanted::Remove);
+    let mut is_done = true;
+    let (answer, answered) = oneshot::channel();
+    app.engine.plugins.request(Request { plugin: name.clone(), what, by: By::Api(caller.name()), answer }).await;
+    match tokio::time::timeout(PATIENCE, answered).await {
+        Ok(Ok(done)) => done?,
+        Ok(Err(_)) => return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the plugin is being stopped")),
+        // It is being compiled, or waits for what is.
+        Err(_) => is_done = false,
+    }
+    if removes && is_done {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    // It takes over between two ticks.
+    let status = app.engine.plugins.get(&name).ok_or_else(|| ApiError::not_found("the plugin was removed again"))?;
+    Ok((StatusCode::ACCEPTED, json(&PluginPage::of(&app.engine, &status))).into_response())
+}
+
+impl From<Denied> for ApiError {
+    fn from(denied: Denied) -> Self {
+        let status = match &denied {
+            Denied::Unknown => StatusCode::NOT_FOUND,
+            Denied::Bundled
+            | Denied::Native
+            | Denied::Busy
+            | Denied::NotTaken(
+                NotTaken::Pinned { .. } | NotTaken::Outdated | NotTaken::Superseded | NotTaken::NoFolder,
+            ) => StatusCode::CONFLICT,
+            Denied::NotRemoved { .. } | Denied::NotTaken(NotTaken::NotKept(_)) => StatusCode::INTERNAL_SERVER_ERROR,
+            Denied::NotTaken(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        };
+        Self::new(status, denied.to_string())
+    }
+}
+
+/// Also what curl says unless it is told otherwise; no page can have a browser send that with PUT.
+fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    const TAKEN: [&str; 3] = ["application/wasm", "application/octet-stream", "application/x-www-form-urlencoded"];
+    if content_type(headers).is_none_or(|given| TAKEN.contains(&given.as_str())) {
+        return Ok(());
+    }
+    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a component is sent as application/wasm"))
+}

@@ -1,0 +1,49 @@
+use super::accept;
+use super::answers::{holding, reserve};
+use super::error::ApiError;
+use super::{Asking, Shared};
+use axum::Extension;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use dropsonde_engine::exposition::{Exposition, NotMade};
+
+/// Seconds after which a scrape there was no place for may be tried again.
+const RETRY_AFTER: u32 = 1;
+
+/// In the format a scraper likes best, compressed for who asks.
+pub(crate) async fn metrics(
+    State(app): Shared,
+    Extension(caller): Asking,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let (format, gzip) = (accept::format(&headers), accept::takes_gzip(&headers));
+    let (text, place) = Exposition::scrape(&app.engine, caller.peer.id(), format, gzip).await?;
+    // Several may share it; each counts as if it had one of its own.
+    let memory = reserve(&app, &caller.peer, text.len()).await?;
+    let text = holding(text, (place, memory));
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(format.content_type())),
+        (header::VARY, HeaderValue::from_static("accept, accept-encoding")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    let mut response = (headers, text).into_response();
+    if gzip {
+        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    Ok(response)
+}
+
+impl From<NotMade> for ApiError {
+    fn from(why: NotMade) -> Self {
+        let status = match why {
+            NotMade::TooMany => StatusCode::SERVICE_UNAVAILABLE,
+            NotMade::TooManyOfPeer => StatusCode::TOO_MANY_REQUESTS,
+            NotMade::Lost => {
+                tracing::error!(error = %why, "cannot answer a scrape");
+                return Self::new(StatusCode::INTERNAL_SERVER_ERROR, why.to_string());
+            }
+        };
+        Self::new(status, why.to_string()).retry_after(RETRY_AFTER)
+    }
+}

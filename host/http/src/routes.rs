@@ -1,0 +1,166 @@
+use super::door::{Door, pass};
+use super::error::{ApiError, json_bytes};
+use super::names::Names;
+use super::rights::Rights;
+use super::stream::LAST_EVENT_ID;
+use super::{events, health, instances, lifecycle, login, openapi, page, plugins, prometheus, reload, snapshot};
+use super::{stream, telemetry, usage};
+use crate::App;
+use crate::Options;
+use axum::Router;
+use axum::handler::Handler;
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware;
+use axum::routing::{MethodFilter, MethodRouter, on};
+use dropsonde_model::Right;
+use std::future::ready;
+use std::sync::Arc;
+use std::time::Duration;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+const HEALTH: &str = "/health";
+const READY: &str = "/ready";
+const LOGIN: &str = "/login";
+const LOGOUT: &str = "/logout";
+const OPENAPI: &str = "/openapi.json";
+
+/// How long a browser need not ask again whether a page of another origin may.
+const CORS_MAX_AGE: Duration = Duration::from_secs(600);
+
+/// Query parameters of a range of one instance.
+const RANGE: &[&str] = &["range", "since", "until", "resolution", "points", "fields", "bands", "align"];
+
+/// The same of many instances.
+const RANGE_OF_MANY: &[&str] =
+    &["instance", "label", "range", "since", "until", "resolution", "points", "fields", "bands", "align"];
+
+/// The same of a workload: the least and the most of a sum are not known.
+const RANGE_OF_WORKLOAD: &[&str] = &["range", "since", "until", "resolution", "points", "fields", "align"];
+
+/// Query parameters that choose instances.
+const INSTANCES: &[&str] = &["instance", "label"];
+
+const SNAPSHOT: &[&str] = &["source", "fresh"];
+
+/// Something a client can ask for.
+pub(super) struct Operation {
+    pub(super) method: Method,
+    /// As axum writes it: `{id}` is any one segment.
+    pub(super) path: String,
+    /// None: everybody may.
+    pub(super) needs: Option<Right>,
+    /// Query parameters; any other is an error.
+    pub(super) takes: &'static [&'static str],
+    does: MethodRouter<Arc<App>>,
+}
+
+/// Whether a path is a route of its own, and so cannot be given to another.
+pub fn is_taken(path: &str) -> bool {
+    let owns = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    matches!(path, "/" | HEALTH | READY | LOGIN | LOGOUT | OPENAPI)
+        || owns("/docs")
+        || owns("/v1")
+        || owns("/telemetry")
+}
+
+/// All there is. `openapi.json` describes each of them.
+pub(super) fn operations(options: &Options) -> Vec<Operation> {
+    const ANYONE: Option<Right> = None;
+    const READ: Option<Right> = Some(Right::Read);
+    const WRITE: Option<Right> = Some(Right::Write);
+    const ADMIN: Option<Right> = Some(Right::Admin);
+    let document = openapi::document(options);
+    vec![
+        get("/", READ, page::index),
+        get(HEALTH, ANYONE, health::health),
+        get(READY, ANYONE, health::ready),
+        get("/docs", ANYONE, page::handbook),
+        get("/docs/{page}", ANYONE, page::of_handbook),
+        get(OPENAPI, ANYONE, move || ready(json_bytes(document.clone()))),
+        post(LOGIN, ANYONE, login::login),
+        post(LOGOUT, ANYONE, login::logout),
+        get(&options.metrics_path, READ, prometheus::metrics),
+        get("/v1/instances", READ, instances::list).taking(&["label", "limit", "after"]),
+        get("/v1/instances/{id}", READ, instances::one),
+        put("/v1/instances/{id}", WRITE, instances::track),
+        delete("/v1/instances/{id}", WRITE, instances::untrack),
+        post("/v1/events", WRITE, lifecycle::post),
+        get("/v1/instances/{id}/usage", READ, usage::latest),
+        get("/v1/instances/{id}/usage/range", READ, usage::range).taking(RANGE),
+        get("/v1/instances/{id}/usage/stream", READ, stream::usage),
+        get("/v1/usage", READ, usage::latest_of_many).taking(INSTANCES),
+        get("/v1/usage/range", READ, usage::range_of_many).taking(RANGE_OF_MANY),
+        get("/v1/stream", READ, stream::many).taking(INSTANCES),
+        get("/v1/workloads/{workload}/usage/range", READ, usage::range_of_workload).taking(RANGE_OF_WORKLOAD),
+        get("/v1/workloads/{workload}/usage/stream", READ, stream::workload),
+        get("/telemetry/hosts", READ, telemetry::hosts),
+        get("/telemetry/history", READ, telemetry::history).taking(&["host", "range"]),
+        get("/v1/snapshot", READ, snapshot::latest).taking(SNAPSHOT),
+        get(&options.snapshot_path, READ, snapshot::latest).taking(SNAPSHOT),
+        get("/v1/snapshot/range", READ, snapshot::range).taking(RANGE),
+        get("/v1/snapshot/stream", READ, snapshot::stream),
+        post("/v1/sources/{plugin}/events", WRITE, events::post),
+        post("/v1/reload", ADMIN, reload::post),
+        get("/v1/plugins", READ, plugins::list),
+        get("/v1/plugins/{name}", READ, plugins::one),
+        put("/v1/plugins/{name}", ADMIN, plugins::upload),
+        delete("/v1/plugins/{name}", ADMIN, plugins::remove),
+        post("/v1/plugins/{name}/reload", ADMIN, plugins::reload),
+        post("/v1/plugins/{name}/release", ADMIN, plugins::release),
+        post("/v1/plugins/{name}/quarantine", ADMIN, plugins::quarantine),
+    ]
+}
+
+/// By the configuration that is in force.
+pub(super) fn router(app: Arc<App>, names: Names) -> Router {
+    let options = app.options.load_full();
+    let operations = operations(&options);
+    let door = Door { app: app.clone(), names, rights: Rights::of(&operations) };
+    let routes =
+        operations.into_iter().fold(Router::new(), |routes, Operation { path, does, .. }| routes.route(&path, does));
+    let routes = routes
+        .fallback(async || ApiError::not_found("no such path; / lists what there is"))
+        .method_not_allowed_fallback(async |method: Method| {
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not allowed here"))
+        })
+        .layer(middleware::from_fn_with_state(Arc::new(door), pass));
+    let origins = options.http.cors_origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
+    let origins: Vec<_> = origins.collect();
+    // Without origins, not a word of this.
+    let routes = if origins.is_empty() { routes } else { routes.layer(cors(origins)) };
+    routes.with_state(app)
+}
+
+/// Pages of these origins may read answers, and show a token.
+fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, header::IF_NONE_MATCH, LAST_EVENT_ID])
+        .expose_headers([header::ETAG, header::RETRY_AFTER])
+        .max_age(CORS_MAX_AGE)
+}
+
+impl Operation {
+    /// With query parameters.
+    fn taking(self, takes: &'static [&'static str]) -> Self {
+        Self { takes, ..self }
+    }
+}
+
+fn get<T: 'static>(path: &str, needs: Option<Right>, does: impl Handler<T, Arc<App>>) -> Operation {
+    // HEAD with it.
+    Operation { method: Method::GET, path: path.to_owned(), needs, takes: &[], does: axum::routing::get(does) }
+}
+
+fn post<T: 'static>(path: &str, needs: Option<Right>, does: impl Handler<T, Arc<App>>) -> Operation {
+    Operation { method: Method::POST, path: path.to_owned(), needs, takes: &[], does: on(MethodFilter::POST, does) }
+}
+
+fn put<T: 'static>(path: &str, needs: Option<Right>, does: impl Handler<T, Arc<App>>) -> Operation {
+    Operation { method: Method::PUT, path: path.to_owned(), needs, takes: &[], does: on(MethodFilter::PUT, does) }
+}
+
+fn delete<T: 'static>(path: &str, needs: Option<Right>, does: impl Handler<T, Arc<App>>) -> Operation {
+    Operation { method: Method::DELETE, path: path.to_owned(), needs, takes: &[], does: on(MethodFilter::DELETE, does) }
+}

@@ -1,0 +1,156 @@
+//! The points of a window as JSON, some of its buckets at a time.
+
+use super::pieces::{LARGEST, More};
+use dropsonde_engine::json::{self, Form};
+use dropsonde_store::{Align, InstanceId, Points, Query, Store, ladder};
+use std::collections::BTreeSet;
+
+/// Values of one part: 192 KiB in memory.
+const VALUES: usize = 8192;
+
+/// Bytes a value takes, about: in memory, and as JSON.
+const IN_MEMORY: usize = 3 * size_of::<f64>();
+const AS_JSON: usize = 40;
+
+/// A window, as it is asked for and answered.
+pub(super) struct Rows {
+    pub(super) query: Query,
+    pub(super) form: Form,
+    /// How many columns the answer has at most.
+    pub(super) columns: usize,
+}
+
+impl Rows {
+    /// Buckets of one part.
+    fn buckets(&self) -> i64 {
+        let values = self.columns.max(1).saturating_mul(self.form.values());
+        i64::try_from(VALUES / values).unwrap_or(i64::MAX).max(1)
+    }
+
+    /// Bytes of memory an answer takes at most, about.
+    pub(super) fn bytes(&self) -> usize {
+        let Query { since_ms, until_ms, step_ms, .. } = self.query;
+        let buckets = until_ms.saturating_sub(since_ms).max(0) / step_ms.max(1) + 1;
+        if buckets > self.buckets() {
+            return LARGEST;
+        }
+        // A bucket's time takes as much as a value.
+        let cells = usize::try_from(buckets).unwrap_or(usize::MAX).saturating_mul(self.columns + 1);
+        cells.saturating_mul(IN_MEMORY + AS_JSON * self.form.values()).min(LARGEST)
+    }
+
+    /// Makes an array of the points. `range` answers a part of the window; its buckets are those of the whole.
+    pub(super) fn more(self, mut range: impl FnMut(&Query) -> Points + Send + 'static) -> More {
+        let (step_ms, buckets) = (self.query.step_ms.max(1), self.buckets());
+        let Self { query, form, .. } = self;
+        let mut since_ms = query.since_ms;
+        let mut open = b'[';
+        Box::new(move |json| {
+            let begin_ms = match query.align {
+                Align::Epoch => ladder::floor(since_ms, step_ms),
+                Align::Since => since_ms,
+            };
+            let end_ms = begin_ms.saturating_add(buckets.saturating_mul(step_ms));
+            let until_ms = end_ms.min(query.until_ms).max(since_ms);
+            let points = range(&Query { since_ms, until_ms, ..query.clone() });
+            json::points(json, &points, form, &mut open);
+            since_ms = until_ms;
+            if since_ms < query.until_ms {
+                return true;
+            }
+            // There was none.
+            if open == b'[' {
+                json.push(open);
+            }
+            json.push(b']');
+            false
+        })
+    }
+}
+
+/// How many columns an answer of several instances may have at most.
+pub(super) fn columns(store: &Store, ids: &[InstanceId], query: &Query) -> usize {
+    if let Some(fields) = &query.fields {
+        return fields.len();
+    }
+    let names: BTreeSet<_> = ids
+        .iter()
+        .flat_map(|id| store.frames(id))
+        .flat_map(|frame| frame.schema().fields().iter().map(|field| field.name.clone()).collect::<Vec<_>>())
+        .collect();
+    names.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dropsonde_store::{Field, Limits, Schema};
+
+    /// A gauge with two gaps and a counter, a second apart.
+    fn store() -> (Store, InstanceId) {
+        let (store, id) = (Store::in_memory(&Limits::default()), InstanceId::new("a").unwrap());
+        let fields = vec![Field::gauge("used"), Field::counter("sent_per_sec", 1.0)];
+        let frame = store.frame(&id, &Schema::new("s", fields), 1000);
+        for nth in (0..20_000_i64).filter(|nth| nth % 7 != 0) {
+            let used = if nth % 1000 < 3 { f64::NAN } else { (nth * nth % 977) as f64 / 3.0 };
+            frame.push(5_000_000 + nth * 1000, &[used, (nth * 3) as f64]);
+        }
+        (store, id)
+    }
+
+    fn json(mut more: More) -> (String, usize) {
+        let (mut json, mut parts) = (Vec::new(), 1);
+        while more(&mut json) {
+            parts += 1;
+        }
+        (String::from_utf8(json).unwrap(), parts)
+    }
+
+    #[test]
+    fn an_answer_in_parts_is_the_same_as_in_one() {
+        let (store, id) = store();
+        for (align, step_ms, since_ms) in [
+            (Align::Epoch, 1000, 5_000_500),
+            (Align::Epoch, 7000, 5_003_000),
+            (Align::Since, 7000, 5_003_100),
+            (Align::Since, 60_000, 4_000_000),
+            (Align::Epoch, 60_000, 5_000_000),
+        ] {
+            let query = Query { since_ms, until_ms: 24_000_123, step_ms, align, fields: None };
+            for bands in [false, true] {
+                let form = Form { bands, ..Form::default() };
+                // So that the parts are small.
+                let rows = |columns| {
+                    let (store, id) = (store.clone(), id.clone());
+                    Rows { query: query.clone(), form, columns }.more(move |part| store.range(&id, part))
+                };
+                let ((whole, one), (pieces, several)) = (json(rows(0)), json(rows(VALUES / 30)));
+                assert!(several > 10 && several > one, "{several}");
+                assert!(whole == pieces, "{align:?} {step_ms} {bands}");
+                assert!(serde_json::from_str::<serde_json::Value>(&whole).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn a_window_with_nothing_in_it_is_an_empty_array() {
+        let (store, id) = store();
+        for (since_ms, until_ms) in [(0, 0), (7, 3), (0, 4_000_000), (i64::MAX - 5, i64::MAX)] {
+            let query = Query { since_ms, until_ms, step_ms: 1000, ..Query::default() };
+            let rows = Rows { query, form: Form::default(), columns: VALUES };
+            let (store, id) = (store.clone(), id.clone());
+            assert_eq!(json(rows.more(move |part| store.range(&id, part))).0, "[]");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_estimated_by_its_points_and_is_no_larger_than_a_piece() {
+        let bytes = |until_ms, columns, bands| {
+            let query = Query { since_ms: 0, until_ms, step_ms: 1000, ..Query::default() };
+            Rows { query, form: Form { bands, ..Form::default() }, columns }.bytes()
+        };
+        assert!((100 * 7 * 64..200 * 7 * 64).contains(&bytes(100_000, 7, false)));
+        assert_eq!(bytes(11_000_000, 256, true), LARGEST);
+        assert!(bytes(1000, 100_000, true) <= LARGEST);
+    }
+}

@@ -1,0 +1,328 @@
+use super::connection::{Ends, Last, Routed, http1, ordinary};
+use super::flow::{Flow, Goes};
+use super::listener::{Listener, Socket};
+use super::names::Names;
+use super::peer::{Address, Peer};
+use super::routes;
+use super::timed::Timed;
+use super::tls::{Tls, subject};
+use super::turn_away::turn_away;
+use crate::App;
+use crate::options::{HttpConfig, Options};
+use arc_swap::ArcSwap;
+use axum::Router;
+use dropsonde_engine::descriptors;
+use dropsonde_engine::places::Place;
+use hyper::server::conn::{http1 as one, http2 as two};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+/// Requests on one connection of HTTP/2 at a time.
+const MOST_AT_ONCE: u32 = 100;
+
+/// The wait after `accept` failed: out of descriptors, most often, which passes when others close.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Between two warnings that this goes on.
+const WARN_AGAIN: Duration = Duration::from_secs(60);
+
+/// The HTTP server.
+pub struct Server {
+    app: Arc<App>,
+    serving: ArcSwap<Serving>,
+    /// Told when connections that were accepted before are out of date.
+    outdated: watch::Sender<()>,
+    /// Sockets there may be at a time, whatever the configuration says: the rest of the descriptors is for files.
+    most: usize,
+}
+
+/// What follows from the configuration, and is another once that is.
+struct Serving {
+    router: Router,
+    tls: Option<Tls>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("connections", &self.app.connections.taken()).finish_non_exhaustive()
+    }
+}
+
+impl Serving {
+    fn new(app: &Arc<App>, tls: Option<Tls>) -> Self {
+        let names = Names::new(&app.options.load().http.hosts, tls.clone());
+        Self { router: routes::router(app.clone(), names), tls }
+    }
+}
+
+impl Server {
+    pub fn new(app: Arc<App>, tls: Option<Tls>) -> Arc<Self> {
+        Arc::new(Self {
+            serving: ArcSwap::from_pointee(Serving::new(&app, tls)),
+            app,
+            outdated: watch::Sender::new(()),
+            most: descriptors::sockets(),
+        })
+    }
+
+    /// Serves by the configuration that is in force now. Connections stay, and their next request is served so; where TLS
+    /// demands something else of clients, they end with the request they are in. Whether it does.
+    pub fn reload(&self, tls: Option<Tls>) -> bool {
+        let before = self.serving.swap(Serving::new(&self.app, tls.clone()).into());
+        let is_other = before.tls.as_ref().map(Tls::demands) != tls.as_ref().map(Tls::demands);
+        if is_other {
+            self.outdated.send_replace(());
+        }
+        is_other
+    }
+
+    /// Has the certificates be those that are in their files now, for whoever connects from now on, whatever becomes of the
+    /// rest of the configuration.
+    pub async fn reload_certificates(&self) {
+        let _change = self.app.tokens.change().await;
+        let options = self.app.options.load_full();
+        let read = tokio::task::spawn_blocking(move || Tls::read(&options.tls));
+        match read.await {
+            Ok(Ok(tls)) => {
+                if self.reload(tls) {
+                    self.app.engine.hub.part();
+                }
+                tracing::info!("the certificates were read again");
+            }
+            Ok(Err(error)) => {
+                let error = format!("{error:#}");
+                tracing::error!(error, "cannot use the certificates; the ones before stay in force");
+            }
+            // The host is going.
+            Err(_) => {}
+        }
+    }
+
+    /// The routes there are now.
+    pub(super) fn router(&self) -> Router {
+        self.serving.load().router.clone()
+    }
+
+    pub fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
+    /// Serves until `stopping` says so, then lets open requests end for at most `drain`. Until they have, who asks how the
+    /// host is hears that it is stopping.
+    pub async fn serve(self: Arc<Self>, listener: Listener, mut stopping: watch::Receiver<bool>, drain: Duration) {
+        // Dropped when this ends, and what is still open ends with it.
+        let (_until, cuts) = watch::channel(());
+        // Has a receiver as long as there is a connection that was there before the end began.
+        let (draining, drains) = watch::channel(false);
+        let ends = Ends { last: Last { drains, outdated: self.outdated.subscribe() }, cuts: cuts.clone() };
+        tokio::select! {
+            () = self.accept(&listener, &ends, true) => {}
+            () = self.follow_history() => {}
+            _ = stopping.wait_for(|&stopping| stopping) => {}
+        }
+        drop(ends);
+        draining.send_replace(true);
+        let (_never, drains) = watch::channel(false);
+        let ends = Ends { last: Last { drains, outdated: self.outdated.subscribe() }, cuts };
+        let ended = tokio::select! {
+            ended = tokio::time::timeout(drain, draining.closed()) => ended.is_ok(),
+            () = self.accept(&listener, &ends, false) => false,
+        };
+        if !ended {
+            tracing::warn!(?drain, "some connections did not end in time and were cut");
+        }
+    }
+
+    /// Reads tokens again once history can be opened: they lie in the same folder. For ever.
+    async fn follow_history(&self) {
+        loop {
+            self.app.engine.opened.notified().await;
+            self.app.reload_tokens().await;
+        }
+    }
+
+    /// For ever.
+    async fn accept(self: &Arc<Self>, listener: &Listener, ends: &Ends, keep_alive: bool) {
+        let mut warned: Option<Instant> = None;
+        loop {
+            let (socket, address) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    if warned.is_none_or(|warned| warned.elapsed() > WARN_AGAIN) {
+                        tracing::warn!(%error, "cannot accept connections; it is tried again and again");
+                        warned = Some(Instant::now());
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let options = self.app.options.load_full();
+            // Streams have descriptors, too.
+            let most = options
+                .http
+                .connections(self.app.engine.memory)
+                .min(self.most.saturating_sub(self.app.engine.hub.open()));
+            let share = address.share(options.http.max_connections_per_peer, most, options.http.max_connections);
+            let place = match self.app.connections.take(most, share) {
+                Ok(place) => place,
+                Err(full) => {
+                    turn_away(&self.app, socket, self.serving.load().tls.is_some(), full);
+                    continue;
+                }
+            };
+            let (server, mut ends) = (self.clone(), ends.clone());
+            ends.last.outdated.mark_unchanged();
+            let tls = self.serving.load().tls.clone();
+            let connection = Connection { server, address, place, ends, keep_alive, options };
+            drop(tokio::spawn(async move {
+                let served = match (socket, tls) {
+                    (Socket::Tcp(socket), Some(tls)) => connection.secure(socket, &tls).await,
+                    (Socket::Tcp(socket), None) => connection.plain(socket).await,
+                    // Nobody listens in between two processes.
+                    (Socket::Unix(socket), _) => connection.local(socket).await,
+                };
+                if let Err(error) = served {
+                    tracing::debug!(error = format_args!("{error:#}"), %address, "a connection ended early");
+                }
+            }));
+        }
+    }
+}
+
+/// One that was accepted.
+struct Connection {
+    server: Arc<Server>,
+    address: Address,
+    place: Place,
+    ends: Ends,
+    keep_alive: bool,
+    /// As it was when it came.
+    options: Arc<Options>,
+}
+
+impl Connection {
+    /// HTTP/1.1, until a stream wants the socket for itself.
+    async fn plain(self, socket: TcpStream) -> anyhow::Result<()> {
+        let timed = Timed::new(socket, self.http().write_timeout.get());
+        let routed = self.routed(&timed, true);
+        let Some((timed, over)) = http1(timed, &self.in_plain(), routed, self.ends.clone()).await? else {
+            return Ok(());
+        };
+        // A stream has a place of its own kind.
+        let Self { server, place, .. } = self;
+        drop(place);
+        Ok(over.hand_over(server.app().clone(), timed.into_inner().into_std()?).await?)
+    }
+
+    /// The same on a socket that writers of streams do not take.
+    async fn local<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, socket: S) -> anyhow::Result<()> {
+        let timed = Timed::new(socket, self.http().write_timeout.get());
+        let routed = self.routed(&timed, false);
+        http1(timed, &self.in_plain(), routed, self.ends.clone()).await?;
+        Ok(())
+    }
+
+    /// What both sides agree on: HTTP/2, or HTTP/1.1.
+    async fn secure(self, socket: TcpStream, tls: &Tls) -> anyhow::Result<()> {
+        let timed = Timed::new(socket, self.http().write_timeout.get());
+        let mut routed = self.routed(&timed, false);
+        let mut ends = self.ends.clone();
+        let accepted = tokio::select! {
+            accepted = tokio::time::timeout(self.http().header_timeout.get(), tls.accept(timed)) => accepted,
+            () = ends.last.come() => return Ok(()),
+        };
+        let agreed = accepted.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+        let stream = agreed.inspect_err(|error| {
+            tracing::debug!(%error, address = %self.address, "no TLS was agreed on");
+            self.server.app.engine.metrics.core.errors("host", "tls", 1);
+        })?;
+        routed.peer.certificate = subject(&stream);
+        routed.progress.begin();
+        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+            let flow = Flow::new();
+            routed.flow = Some(flow.clone());
+            let connection = self.two().serve_connection(TokioIo::new(stream), ordinary(routed));
+            until_over(connection, ends, &flow, self.http()).await?;
+        } else {
+            http1(stream, &self.one(), routed, ends).await?;
+        }
+        Ok(())
+    }
+
+    fn routed<S>(&self, timed: &Timed<S>, may_leave: bool) -> Routed {
+        let peer = Peer { address: self.address, certificate: None };
+        Routed { server: self.server.clone(), peer, progress: timed.progress().clone(), may_leave, flow: None }
+    }
+
+    fn http(&self) -> &HttpConfig {
+        &self.options.http
+    }
+
+    fn one(&self) -> one::Builder {
+        let mut http = one::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(self.http().header_timeout.get())
+            .max_buf_size(self.http().max_header.get())
+            .keep_alive(self.keep_alive);
+        http
+    }
+
+    /// Who has sent all there is to ask, and says so, is answered all the same. With TLS the end of what is sent is the end of
+    /// the connection, which is noticed at once.
+    fn in_plain(&self) -> one::Builder {
+        let mut http = self.one();
+        http.half_close(true);
+        http
+    }
+
+    fn two(&self) -> two::Builder<TokioExecutor> {
+        let mut http = two::Builder::new(TokioExecutor::new());
+        let largest = u32::try_from(self.http().max_header.get()).unwrap_or(u32::MAX);
+        http.timer(TokioTimer::new()).max_header_list_size(largest).max_concurrent_streams(MOST_AT_ONCE);
+        // A reader that is gone without a word is found out.
+        http.keep_alive_interval(self.http().header_timeout.get());
+        http
+    }
+}
+
+/// Drives a connection of HTTP/2 to its end.
+async fn until_over<C: GracefulConnection>(
+    connection: C,
+    mut ends: Ends,
+    flow: &Flow,
+    http: &HttpConfig,
+) -> Result<(), C::Error> {
+    let (idle, stalled) = (http.header_timeout.get(), http.write_timeout.get());
+    let mut looks = tokio::time::interval(idle.min(stalled) / 4);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut connection = pin!(connection);
+    let mut is_draining = false;
+    loop {
+        tokio::select! {
+            ended = &mut connection => return ended,
+            () = ends.last.come(), if !is_draining => {
+                is_draining = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            _ = ends.cuts.changed() => return Ok(()),
+            _ = looks.tick() => match flow.goes(idle, stalled) {
+                Goes::On => {}
+                // It was told before.
+                Goes::Idle if is_draining => return Ok(()),
+                Goes::Idle => {
+                    is_draining = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                Goes::Stalled => return Ok(()),
+            }
+        }
+    }
+}

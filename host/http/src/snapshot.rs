@@ -1,0 +1,99 @@
+use super::error::ApiError;
+use super::etag::{Keep, tagged};
+use super::fields;
+use super::stream::begin;
+use super::usage::ask;
+use super::window::{Parameters, Window};
+use super::{Asking, Shared};
+use crate::App;
+use axum::Extension;
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use dropsonde_engine::hub::Selection;
+use dropsonde_engine::json::Form;
+use dropsonde_engine::plugins::PluginState;
+use dropsonde_engine::snapshot::instance;
+use dropsonde_model::Right;
+use std::time::{Duration, Instant};
+
+/// Between two looks whether every source has answered.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// The application as a whole; `source=` for one source, `fresh=1` to ask them now.
+pub(crate) async fn latest(
+    State(app): Shared,
+    Extension(caller): Asking,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let parameters = Parameters::parse(query.as_deref());
+    match parameters.one("fresh") {
+        None | Some("0" | "false") => {}
+        Some("1" | "true") => {
+            caller.check(&app, Right::Write)?;
+            ask_now(&app).await;
+        }
+        Some(other) => return Err(ApiError::invalid("fresh", format_args!("{other:?} is neither 0 nor 1"))),
+    }
+    let now_ms = app.engine.clock.now_ms();
+    let document = match parameters.one("source") {
+        None => app.engine.snapshots.document(now_ms),
+        Some(name) => {
+            let document = app.engine.snapshots.of(name, now_ms);
+            document.ok_or_else(|| ApiError::not_found("no source has this name"))?.into()
+        }
+    };
+    Ok(tagged(document.json.to_vec(), &document.etag, Keep::Ask, &headers))
+}
+
+/// Has every source polled, once for all who ask at a time, and waits as long as the slowest may take.
+async fn ask_now(app: &App) {
+    let asked = Instant::now();
+    let mut last = app.engine.fresh.lock().await;
+    // Someone else's flight may have begun after this request came.
+    if last.is_some_and(|began| began >= asked) {
+        return;
+    }
+    *last = Some(Instant::now());
+    let mut sources = app.engine.plugins.sources();
+    sources.retain(|source| source.state() == PluginState::Running);
+    let before: Vec<_> = sources.iter().map(|source| app.engine.snapshots.answers(&source.name)).collect();
+    sources.iter().for_each(|source| source.poll_now());
+    let longest = sources.iter().map(|source| source.limits.deadline).max().unwrap_or_default();
+    let answered = async {
+        while sources.iter().zip(&before).any(|(source, before)| app.engine.snapshots.answers(&source.name) == *before)
+        {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    // Those that do not answer are named in the document.
+    let _ = tokio::time::timeout(longest, answered).await;
+}
+
+/// The same numbers over time, as those of an instance.
+pub(crate) async fn range(
+    State(app): Shared,
+    Extension(caller): Asking,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let parameters = Parameters::parse(query.as_deref());
+    let interval_ms = i64::try_from(app.engine.options.load().snapshot.interval.get().as_millis()).unwrap_or(i64::MAX);
+    let window = Window::parse(&parameters, app.engine.clock.now_ms(), interval_ms)?;
+    let id = id()?;
+    fields::check(&app.engine.store, std::slice::from_ref(&id), &[], window.query.fields.as_deref())?;
+    let form = Form { bands: window.bands, ..Form::default() };
+    Ok(ask(app, &caller.peer, id, window.query, form, |rows| rows).await?.into_response())
+}
+
+pub(crate) async fn stream(
+    State(app): Shared,
+    Extension(caller): Asking,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    begin(&app, Selection::One(id()?), &caller, &headers)
+}
+
+fn id() -> Result<dropsonde_store::InstanceId, ApiError> {
+    instance().map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}

@@ -1,0 +1,193 @@
+//! Server-sent events.
+
+use super::error::{ApiError, Segment};
+use super::instances::named;
+use super::rights::Caller;
+use super::select::{self, select};
+use super::window::Parameters;
+use super::{Asking, Shared};
+use crate::App;
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use dropsonde_engine::hub::{Claim, Encoded, Outlet, PipeReader, RETRY, Selection, TooManyStreams};
+use dropsonde_engine::places::{PeerId, Place, Share};
+use dropsonde_model::names::is_reserved;
+use dropsonde_store::InstanceId;
+use http_body::Frame;
+use std::io;
+use std::net::TcpStream;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
+
+/// Seconds after which a stream there was no place for may be tried again.
+const RETRY_AFTER: u32 = 5;
+
+/// Streams that may begin at a time, and those of one peer: each looks at all instances there are, for a moment.
+const MOST_BEGINNING: usize = 8;
+const MOST_OF_PEER: usize = MOST_BEGINNING / 2;
+
+/// Time a stream waits for its turn to begin.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// What a reader saw last, as a browser says when it connects again.
+pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// The latest sample at once, then each as it comes. An instance that is not tracked yet is waited for.
+pub(crate) async fn usage(
+    State(app): Shared,
+    Extension(caller): Asking,
+    Segment(id): Segment,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    begin(&app, Selection::One(named(&id)?), &caller, &headers)
+}
+
+/// The same of many on one connection: each says of which instance it is.
+pub(crate) async fn many(
+    State(app): Shared,
+    Extension(caller): Asking,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    begin(&app, select(&Parameters::parse(query.as_deref()))?, &caller, &headers)
+}
+
+/// The same of a workload's instances together.
+pub(crate) async fn workload(
+    State(app): Shared,
+    Extension(caller): Asking,
+    Segment(name): Segment,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    begin(&app, select::workload(name)?, &caller, &headers)
+}
+
+/// The head of a stream. Its body comes from whoever has the connection: see [`Streaming`].
+pub(crate) fn begin(
+    app: &App,
+    selection: Selection,
+    caller: &Caller,
+    request: &HeaderMap,
+) -> Result<Response, ApiError> {
+    let stream = &app.engine.options.load().stream;
+    let share = caller.peer.share(stream.max_streams_per_peer, stream.streams(), stream.max_streams);
+    let claim = app.engine.hub.claim(Some(caller.peer.id()), share)?;
+    let seen = request.get(LAST_EVENT_ID).map(|seen| String::from_utf8_lossy(seen.as_bytes()).into_owned());
+    let headers = [
+        (header::CONTENT_TYPE, EVENT_STREAM),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        // nginx would hold events back to fill its buffer.
+        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ];
+    let mut response = headers.into_response();
+    let (peer, claim) = (caller.peer.id(), Arc::new(Mutex::new(Some(claim))));
+    response.extensions_mut().insert(Streaming { selection, seen, peer, claim });
+    Ok(response)
+}
+
+/// A comment for a reader of what is not there yet: a misspelt id would be waited for in silence.
+fn waits_for(app: &App, selection: &Selection) -> Option<Bytes> {
+    let missing: Vec<&InstanceId> = match selection {
+        Selection::One(id) => vec![id],
+        Selection::Several(ids) => ids.iter().collect(),
+        Selection::Labels(labels) => {
+            let is_empty = !labels.is_empty() && app.engine.members(selection).is_empty();
+            return is_empty.then(|| Bytes::from_static(b": no instance has these labels yet; waiting for one\n\n"));
+        }
+        Selection::Workload(name) => {
+            let name = name.escape_debug();
+            let is_empty = app.engine.members(selection).is_empty();
+            return is_empty
+                .then(|| format!(": no instance of the workload \"{name}\" yet; waiting for one\n\n").into());
+        }
+    };
+    let is_known = |id: &InstanceId| is_reserved(id.as_str()) || app.engine.tracked.get(id).is_some();
+    let comments = missing.into_iter().filter(|id| !is_known(id)).map(|id| {
+        let id = id.as_str().escape_debug();
+        format!(": no instance \"{id}\" yet; waiting for it\n")
+    });
+    let text: String = comments.collect();
+    (!text.is_empty()).then(|| format!("{text}\n").into())
+}
+
+pub(crate) fn is_stream(response: &Response) -> bool {
+    response.extensions().get::<Streaming>().is_some()
+}
+
+impl From<TooManyStreams> for ApiError {
+    fn from(full: TooManyStreams) -> Self {
+        let status = match full {
+            TooManyStreams::InAll(_) => StatusCode::SERVICE_UNAVAILABLE,
+            TooManyStreams::OfPeer(_) => StatusCode::TOO_MANY_REQUESTS,
+        };
+        Self::new(status, full.to_string()).retry_after(RETRY_AFTER)
+    }
+}
+
+/// Tells the connection that a response is a stream. A connection of HTTP/1.1 in plain hands its socket to a writer; on any
+/// other a writer fills the response's body.
+#[derive(Debug, Clone)]
+pub(super) struct Streaming {
+    selection: Selection,
+    seen: Option<String>,
+    peer: PeerId,
+    /// There is one place, and only one takes it.
+    claim: Arc<Mutex<Option<Claim>>>,
+}
+
+impl Streaming {
+    /// Gives the socket away. `head` is the response's.
+    pub(super) async fn hand_over(self, app: Arc<App>, socket: TcpStream, head: Vec<u8>) -> io::Result<()> {
+        self.write_to(app, Outlet::socket(socket)?, head).await;
+        Ok(())
+    }
+
+    pub(super) async fn body(self, app: Arc<App>) -> Body {
+        let (outlet, events) = Outlet::body();
+        self.write_to(app, outlet, Vec::new()).await;
+        Body::new(Events(events))
+    }
+
+    /// Has a writer put it there from now on, behind what comes first.
+    async fn write_to(self, app: Arc<App>, outlet: Outlet, mut first: Vec<u8>) {
+        let Some((claim, turn)) = self.begins(&app).await else { return };
+        first.extend_from_slice(&outlet.framed(&Encoded::of(RETRY)));
+        // There may be very many to begin with, and some of them in files.
+        let begun = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            if let Some(waits) = waits_for(&app, &self.selection) {
+                first.extend_from_slice(&outlet.framed(&Encoded::of(&waits)));
+            }
+            app.engine.follow(self.selection, self.seen, |hub, follow| hub.follow(claim, follow, outlet, first));
+        });
+        let _ = begun.await;
+    }
+
+    /// Its place among the streams, and its turn to begin. None: it has begun elsewhere, or there was no turn for it.
+    async fn begins(&self, app: &App) -> Option<(Claim, Place)> {
+        let claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let share = Share { peer: self.peer, most: MOST_OF_PEER };
+        let turn = app.beginnings.wait(1, MOST_BEGINNING, Some(share), LONGEST_WAIT).await;
+        Some((claim, turn.ok()?))
+    }
+}
+
+/// A response body of what a writer puts in.
+struct Events(PipeReader);
+
+impl http_body::Body for Events {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.get_mut().0.poll_take(context).map_ok(Frame::data)
+    }
+}

@@ -1,0 +1,80 @@
+//! Durable history by host, in the form its clients know.
+
+use super::error::ApiError;
+use super::instances::named;
+use super::pieces::{LARGEST, More, ORDINARY, make};
+use super::usage::ask;
+use super::window::Parameters;
+use super::{Asking, Shared};
+use crate::App;
+use axum::Extension;
+use axum::extract::{RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use dropsonde_engine::history::Range;
+use dropsonde_engine::json::{Form, Time};
+use std::sync::Arc;
+
+/// Hosts that are looked at at a time.
+const AT_ONCE: usize = 500;
+
+/// The hosts that have samples.
+pub(crate) async fn hosts(State(app): Shared, Extension(caller): Asking) -> Result<Response, ApiError> {
+    let more = within("{\"hosts\":".to_owned(), measured(app.clone()));
+    Ok(make(app, &caller.peer, LARGEST, ORDINARY, more).await?.into_response())
+}
+
+/// Makes an array of the hosts that have samples, some at a time: there may be very many.
+fn measured(app: Arc<App>) -> More {
+    let mut open = b'[';
+    let mut after = None::<String>;
+    Box::new(move |json| {
+        let listed = app.engine.tracked.list_after(after.as_deref(), AT_ONCE, |_, _| true);
+        for host in listed.iter().filter(|host| app.engine.store.latest_at_ms(&host.id).is_some()) {
+            json.push(std::mem::replace(&mut open, b','));
+            json.extend_from_slice(serde_json::Value::from(host.id.as_str()).to_string().as_bytes());
+        }
+        let is_more = listed.len() == AT_ONCE;
+        after = listed.last().map(|last| last.id.to_string());
+        if !is_more {
+            // There was none.
+            if open == b'[' {
+                json.push(open);
+            }
+            json.push(b']');
+        }
+        is_more
+    })
+}
+
+/// `?host=…&range=30m|1h|6h|24h`; without a range, an hour.
+pub(crate) async fn history(
+    State(app): Shared,
+    Extension(caller): Asking,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let wrong = |why: String| ApiError::new(StatusCode::BAD_REQUEST, why);
+    let parameters = Parameters::parse(query.as_deref());
+    let host = parameters.one("host").ok_or_else(|| wrong("host parameter required".to_owned()))?;
+    let range: Range = parameters.one("range").unwrap_or("1h").parse().map_err(|why| wrong(format!("{why}")))?;
+    let id = named(host)?;
+    let query = range.query(app.engine.clock.now_ms());
+    let text = |text: &str| serde_json::Value::from(text).to_string();
+    let head = format!("{{\"host\":{},\"range\":{},\"samples\":", text(id.as_str()), text(range.label()));
+    let form = Form { time: Time::Seconds, bands: false };
+    let made = ask(app, &caller.peer, id, query, form, |rows| within(head, rows)).await?;
+    Ok(made.into_response())
+}
+
+/// An object whose last member is an array.
+fn within(head: String, mut rows: More) -> More {
+    let mut head = Some(head);
+    Box::new(move |json| {
+        json.extend_from_slice(head.take().unwrap_or_default().as_bytes());
+        let is_more = rows(json);
+        if !is_more {
+            json.push(b'}');
+        }
+        is_more
+    })
+}

@@ -1,0 +1,365 @@
+//! Who may do what: whoever shows a token. A browser that showed one is given a session, which may read.
+//!
+//! # Layout
+//!
+//! * `file`: a token on disk; `sessions`: browsers that have logged in; `attempts`: those that tried in vain.
+
+mod attempts;
+mod file;
+mod sessions;
+
+pub(crate) use attempts::TooManyWrong;
+pub use file::read;
+pub use sessions::Session;
+
+use crate::Options;
+use arc_swap::ArcSwap;
+use attempts::Attempts;
+use dropsonde_engine::places::PeerId;
+use dropsonde_engine::unwritable::{is_denied, is_unwritable};
+use dropsonde_model::Right;
+use sessions::Sessions;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+/// The tokens of a host, by their hashes.
+#[derive(Debug)]
+pub struct Tokens {
+    known: ArcSwap<Known>,
+    sessions: Sessions,
+    attempts: Attempts,
+    /// Wrong tokens with requests: who shows those may log in all the same.
+    wrong: Attempts,
+    /// Why they could not be read again.
+    complaint: std::sync::Mutex<Option<String>>,
+    /// Held while they are read and take over: what was read earlier never follows what was read later.
+    changing: Arc<Mutex<()>>,
+    /// What nobody can show.
+    nobody: blake3::Hash,
+}
+
+/// None: there is no token for this.
+#[derive(Debug)]
+pub struct Known {
+    /// Another for other tokens.
+    generation: u64,
+    /// Whoever reads has shown a certificate, which is enough where there is no token to read.
+    wants_certificate: bool,
+    read: Option<blake3::Hash>,
+    write: Option<blake3::Hash>,
+    admin: Option<blake3::Hash>,
+    /// Which of them could not be made, and why.
+    trouble: Vec<String>,
+}
+
+/// Which token someone showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    Nothing,
+    /// No token of this host's.
+    Unknown,
+    Token(Right),
+}
+
+/// Why something is not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// This host has no token anyone could show.
+    Never,
+    /// It takes none, but a certificate.
+    NoCertificate,
+    Missing,
+    Wrong,
+    /// It is one of this host's, for less.
+    TooLittle(Right),
+}
+
+// === impl Tokens ===
+
+impl Tokens {
+    /// Those there are; made where there are none. Where one cannot be made, nobody has it.
+    pub fn open(options: &Options) -> io::Result<Self> {
+        let nobody = blake3::hash(file::random()?.as_bytes());
+        let known = Known::open(options, nobody, true)?;
+        known.trouble.iter().for_each(|why| tracing::error!("{why}"));
+        Ok(Self {
+            known: ArcSwap::from_pointee(known),
+            sessions: Sessions::default(),
+            attempts: Attempts::default(),
+            wrong: Attempts::default(),
+            complaint: std::sync::Mutex::default(),
+            changing: Arc::default(),
+            nobody,
+        })
+    }
+
+    /// Which tokens could not be made, or read again, and why.
+    pub(crate) fn trouble(&self) -> Vec<String> {
+        let mut trouble = self.known.load().trouble.clone();
+        trouble.extend(self.complaint.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        trouble
+    }
+
+    /// Whether they could not be read or made when that was tried last.
+    pub fn are_unread(&self) -> bool {
+        !self.trouble().is_empty()
+    }
+
+    /// Notes why tokens could not be read again, if so. Whether that is other than before.
+    pub fn complain(&self, why: Option<String>) -> bool {
+        let mut complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_other = *complaint != why;
+        *complaint = why;
+        is_other
+    }
+
+    /// To be held from [`read_again`](Self::read_again) until [`take_over`](Self::take_over).
+    pub async fn change(&self) -> OwnedMutexGuard<()> {
+        self.changing.clone().lock_owned().await
+    }
+
+    /// Those there are now, for [`take_over`](Self::take_over). May have to wait for a disk.
+    pub fn read_again(&self, options: &Options) -> io::Result<Known> {
+        let now = self.known.load();
+        // Tokens that were read once stay in force when they can be read no more.
+        let known = Known::open(options, self.nobody, !now.trouble.is_empty())?;
+        let is_same = Right::ALL.into_iter().all(|right| now.of(right) == known.of(right))
+            && now.wants_certificate == known.wants_certificate;
+        Ok(Known { generation: now.generation + u64::from(!is_same), ..known })
+    }
+
+    /// From now on there are these. Sessions of others have ended. Whether there are others.
+    pub fn take_over(&self, known: Known) -> bool {
+        let generation = known.generation;
+        let are_others = self.known.swap(known.into()).generation != generation;
+        if are_others {
+            // What was wrong may have been one of these, or right a moment ago.
+            self.wrong.forget();
+        }
+        are_others
+    }
+
+    /// What a token allows, if it is one of this host's.
+    pub fn recognize(&self, token: &[u8]) -> Shown {
+        self.known.load().recognize(token)
+    }
+
+    /// Whether what was shown is enough.
+    pub fn check(&self, needed: Right, shown: Shown, has_certificate: bool) -> Result<(), Refusal> {
+        let known = self.known.load();
+        match shown {
+            Shown::Token(right) if right >= needed => Ok(()),
+            _ if needed == Right::Read && known.read.is_none() => {
+                if has_certificate || !known.wants_certificate {
+                    Ok(())
+                } else {
+                    Err(Refusal::NoCertificate)
+                }
+            }
+            _ if !known.allow(needed) => Err(Refusal::Never),
+            Shown::Token(right) => Err(Refusal::TooLittle(right)),
+            Shown::Unknown => Err(Refusal::Wrong),
+            Shown::Nothing => Err(Refusal::Missing),
+        }
+    }
+
+    /// Counts a wrong token that a peer has shown with a request, unless it has shown too many. A right one is never held up.
+    pub(crate) fn count_wrong(&self, peer: PeerId) -> Result<(), TooManyWrong> {
+        self.wrong.attempt(peer, Instant::now(), || None::<()>).map(drop)
+    }
+
+    /// What a token allows that somebody logs in with; none for a stranger, who may try again so many times.
+    pub(crate) fn attempt(&self, peer: PeerId, token: &[u8]) -> Result<Option<Right>, TooManyWrong> {
+        self.attempts.attempt(peer, Instant::now(), || match self.recognize(token) {
+            Shown::Token(right) => Some(right),
+            Shown::Nothing | Shown::Unknown => None,
+        })
+    }
+
+    /// A session for whoever shows a token, and what that allows; none for a stranger.
+    pub fn begin_session(&self, token: &[u8], options: &Options) -> io::Result<Option<(Session, Right)>> {
+        let known = self.known.load();
+        let Shown::Token(right) = known.recognize(token) else { return Ok(None) };
+        let session = self.sessions.begin(known.generation, options.auth.login_lifetime.get(), Instant::now())?;
+        Ok(Some((session, right)))
+    }
+
+    /// Whether a session with this secret has begun, and neither ended nor expired, nor are there other tokens since.
+    pub fn is_session(&self, secret: &[u8]) -> bool {
+        self.sessions.has(secret, self.known.load().generation, Instant::now())
+    }
+
+    pub fn end_session(&self, secret: &[u8]) {
+        self.sessions.end(secret);
+    }
+}
+
+// === impl Known ===
+
+impl Known {
+    /// `without`: the host goes on without a token that this user may not read.
+    fn open(options: &Options, nobody: blake3::Hash, without: bool) -> io::Result<Self> {
+        let mut trouble = Vec::new();
+        let mut hash = |right: Right| {
+            let Some(path) = options.token_file(right) else { return Ok(None) };
+            match file::open(&path) {
+                Ok(token) => Ok(Some(blake3::hash(token.as_bytes()))),
+                Err(error) if is_unwritable(&error) || (without && is_denied(&error)) => {
+                    let (right, path) = (right.as_str(), path.display());
+                    let what = if is_denied(&error) { "read or make" } else { "make" };
+                    trouble.push(format!(
+                        "there is no {right} token, and nobody has its right: cannot {what} {path}: {error}"
+                    ));
+                    // Where there is none to read, everybody may.
+                    Ok((right == Right::Read.as_str()).then_some(nobody))
+                }
+                Err(error) => Err(named(&path, &error)),
+            }
+        };
+        let [read, write, admin] = Right::ALL.map(&mut hash);
+        let (read, write, admin) = (read?, write?, admin?);
+        let wants_certificate = options.tls.client_ca.is_some();
+        Ok(Self { generation: 0, wants_certificate, read, write, admin, trouble })
+    }
+
+    fn recognize(&self, token: &[u8]) -> Shown {
+        // Hashes compare in constant time.
+        let shown = blake3::hash(token);
+        let is = |right: &Right| self.of(*right).is_some_and(|hash| hash == shown);
+        Right::ALL.into_iter().rev().find(is).map_or(Shown::Unknown, Shown::Token)
+    }
+
+    fn of(&self, right: Right) -> Option<blake3::Hash> {
+        match right {
+            Right::Read => self.read,
+            Right::Write => self.write,
+            Right::Admin => self.admin,
+        }
+    }
+
+    /// Whether there is any token that would do.
+    fn allow(&self, right: Right) -> bool {
+        Right::ALL.into_iter().any(|other| other >= right && self.of(other).is_some())
+    }
+}
+
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::AuthConfig;
+    use std::os::unix::fs::PermissionsExt as _;
+    use tempfile::TempDir;
+
+    /// A host that only this machine reaches.
+    fn local(data: &TempDir) -> Options {
+        Options { data_dir: Some(data.path().to_owned()), ..Options::default() }
+    }
+
+    /// One that wants a token from readers, too.
+    fn guarded(data: &TempDir) -> Options {
+        let auth = AuthConfig { read_token_file: Some(data.path().join("read.token")), ..AuthConfig::default() };
+        Options { auth, ..local(data) }
+    }
+
+    fn token(data: &TempDir, right: Right) -> String {
+        read(&data.path().join(right.file_name())).unwrap()
+    }
+
+    #[test]
+    fn tokens_are_made_once_and_for_this_user_alone() {
+        let data = tempfile::tempdir().unwrap();
+        let tokens = Tokens::open(&guarded(&data)).unwrap();
+        for right in Right::ALL {
+            let token = token(&data, right);
+            assert_eq!((token.len(), tokens.recognize(token.as_bytes())), (64, Shown::Token(right)));
+            let mode = data.path().join(right.file_name()).metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+            let again = Tokens::open(&guarded(&data)).unwrap();
+            assert_eq!(again.recognize(token.as_bytes()), Shown::Token(right));
+        }
+    }
+
+    #[test]
+    fn a_token_that_allows_more_allows_less_and_not_the_other_way_round() {
+        let data = tempfile::tempdir().unwrap();
+        let tokens = Tokens::open(&guarded(&data)).unwrap();
+        for shown in Right::ALL {
+            for needed in Right::ALL {
+                let expected = if shown >= needed { Ok(()) } else { Err(Refusal::TooLittle(shown)) };
+                assert_eq!(tokens.check(needed, Shown::Token(shown), false), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_shows_none_or_another_is_refused() {
+        let data = tempfile::tempdir().unwrap();
+        let tokens = Tokens::open(&guarded(&data)).unwrap();
+        for other in [&b""[..], b"guessed", &[0xff]] {
+            assert_eq!(tokens.recognize(other), Shown::Unknown);
+        }
+        for right in Right::ALL {
+            assert_eq!(tokens.check(right, Shown::Nothing, false), Err(Refusal::Missing));
+            assert_eq!(tokens.check(right, Shown::Unknown, false), Err(Refusal::Wrong));
+        }
+    }
+
+    #[test]
+    fn without_a_token_of_their_own_everybody_may_read_and_nobody_write() {
+        let data = tempfile::tempdir().unwrap();
+        assert_eq!(Tokens::open(&local(&data)).unwrap().check(Right::Read, Shown::Nothing, false), Ok(()));
+        let mut nothing = local(&data);
+        nothing.data_dir = None;
+        let tokens = Tokens::open(&nothing).unwrap();
+        assert_eq!(tokens.check(Right::Read, Shown::Unknown, false), Ok(()));
+        assert_eq!(tokens.check(Right::Write, Shown::Unknown, false), Err(Refusal::Never));
+        nothing.auth.admin_token_file = Some(data.path().join("mine"));
+        let tokens = Tokens::open(&nothing).unwrap();
+        assert_eq!(tokens.check(Right::Write, Shown::Nothing, false), Err(Refusal::Missing), "an admin may");
+    }
+
+    #[test]
+    fn where_certificates_are_wanted_one_is_enough_to_read_and_for_nothing_else() {
+        let data = tempfile::tempdir().unwrap();
+        let mut options = local(&data);
+        options.tls.client_ca = Some("ca.pem".into());
+        let tokens = Tokens::open(&options).unwrap();
+        let check = |needed, has_certificate| tokens.check(needed, Shown::Nothing, has_certificate);
+        assert_eq!((check(Right::Read, true), check(Right::Read, false)), (Ok(()), Err(Refusal::NoCertificate)));
+        assert_eq!(check(Right::Write, true), Err(Refusal::Missing));
+        let tokens = Tokens::open(&Options { tls: options.tls, ..guarded(&data) }).unwrap();
+        assert_eq!(tokens.check(Right::Read, Shown::Nothing, true), Err(Refusal::Missing), "both, where both are said");
+    }
+
+    #[test]
+    fn other_tokens_take_over_and_end_sessions_and_a_bad_file_changes_nothing() {
+        let data = tempfile::tempdir().unwrap();
+        let options = guarded(&data);
+        let tokens = Tokens::open(&options).unwrap();
+        let before = token(&data, Right::Read);
+        let (session, right) = tokens.begin_session(before.as_bytes(), &options).unwrap().unwrap();
+        assert_eq!(right, Right::Read);
+        assert!(tokens.begin_session(b"guessed", &options).unwrap().is_none());
+        let reload = || tokens.read_again(&options).map(|known| tokens.take_over(known));
+        assert!(!reload().unwrap());
+        assert!(tokens.is_session(session.secret().as_bytes()), "nothing is other");
+        let path = data.path().join("read.token");
+        std::fs::write(&path, "").unwrap();
+        assert!(reload().is_err());
+        assert_eq!(tokens.recognize(before.as_bytes()), Shown::Token(Right::Read));
+        std::fs::write(&path, "an operator's own token").unwrap();
+        let wrong = || tokens.count_wrong(PeerId::Unix).is_ok();
+        assert_eq!((0..11).filter(|_| wrong()).count(), 10);
+        assert!(reload().unwrap() && wrong(), "wrong ones are counted anew");
+        assert_eq!(tokens.recognize(before.as_bytes()), Shown::Unknown);
+        assert_eq!(tokens.recognize(b"an operator's own token"), Shown::Token(Right::Read));
+        assert!(!tokens.is_session(session.secret().as_bytes()));
+    }
+}

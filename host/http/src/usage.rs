@@ -1,0 +1,170 @@
+//! What was measured: the latest, and over time; of one instance, of many, of a workload.
+
+use super::error::{ApiError, Segment, json_bytes};
+use super::etag::{Keep, tag_of, tagged};
+use super::fields;
+use super::instances::named;
+use super::many::by_instance;
+use super::off_thread::off_thread;
+use super::peer::Peer;
+use super::pieces::{Made, More, ORDINARY, PIECE, make};
+use super::rows::{Rows, columns};
+use super::select::{self, select};
+use super::window::{Parameters, Window};
+use super::{Asking, Shared};
+use crate::App;
+use axum::Extension;
+use axum::extract::{RawQuery, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse as _, Response};
+use dropsonde_engine::hub::Selection;
+use dropsonde_engine::json::{self, Form};
+use dropsonde_engine::workload::{self, Declared, REPLICAS};
+use dropsonde_store::{InstanceId, Query};
+use std::sync::Arc;
+
+/// The latest sample.
+pub(crate) async fn latest(State(app): Shared, Segment(id): Segment) -> Result<Response, ApiError> {
+    let id = named(&id)?;
+    let sample = app.engine.store.latest(&id).filter(|sample| !sample.values.is_empty());
+    let sample = sample.ok_or_else(|| ApiError::not_found(format!("no sample of instance {id}")))?;
+    Ok(json_bytes(json::sample(&sample)))
+}
+
+/// A window of samples, ascending.
+pub(crate) async fn range(
+    State(app): Shared,
+    Extension(caller): Asking,
+    Segment(id): Segment,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let id = named(&id)?;
+    let parameters = Parameters::parse(query.as_deref());
+    let (Window { query: asked, bands }, longest_ms) = window(&app, &parameters, std::slice::from_ref(&id))?;
+    fields::check(&app.engine.store, std::slice::from_ref(&id), &[], asked.fields.as_deref())?;
+    // A reading is from the tick before its own at the earliest, and comes before the next one: nothing can come any more
+    // that lies in it.
+    let is_closed = asked.until_ms.saturating_add(longest_ms.saturating_mul(2)) <= app.engine.clock.now_ms();
+    let form = Form { bands, ..Form::default() };
+    match ask(app, &caller.peer, id, asked, form, |rows| rows).await? {
+        Made::Whole(body) if is_closed => {
+            let tag = tag_of(&body);
+            Ok(tagged(body, &tag, Keep::Closed, &headers))
+        }
+        // One in pieces has no tag, closed or not: it is sent before all of it is known.
+        made => Ok(made.into_response()),
+    }
+}
+
+/// The latest samples of many instances, by id.
+pub(crate) async fn latest_of_many(
+    State(app): Shared,
+    Extension(caller): Asking,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    /// Bytes a sample takes, about.
+    const EACH: usize = 2 << 10;
+    let selection = select(&Parameters::parse(query.as_deref()))?;
+    let ids = selected(&app, selection).await?;
+    let (bytes, store) = (ids.len().saturating_mul(EACH), app.engine.store.clone());
+    let one = move |id: &InstanceId| -> Option<More> {
+        let sample = store.latest(id).filter(|sample| !sample.values.is_empty())?;
+        Some(Box::new(move |json| {
+            json.extend_from_slice(&json::sample(&sample));
+            false
+        }))
+    };
+    Ok(make(app, &caller.peer, bytes, PIECE, by_instance(ids, one)).await?.into_response())
+}
+
+/// The same window of many instances, by id.
+pub(crate) async fn range_of_many(
+    State(app): Shared,
+    Extension(caller): Asking,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let parameters = Parameters::parse(query.as_deref());
+    let ids = selected(&app, select(&parameters)?).await?;
+    let (Window { query: asked, bands }, _) = window(&app, &parameters, &ids)?;
+    fields::check(&app.engine.store, &ids, &[], asked.fields.as_deref())?;
+    let store = app.engine.store.clone();
+    let rows = move |id: &InstanceId| {
+        let columns = columns(&store, std::slice::from_ref(id), &asked);
+        Rows { query: asked.clone(), form: Form { bands, ..Form::default() }, columns }
+    };
+    let bytes = ids.first().map_or(0, |first| rows(first).bytes().saturating_mul(ids.len()));
+    let store = app.engine.store.clone();
+    let one = move |id: &InstanceId| {
+        let (store, own) = (store.clone(), id.clone());
+        Some(rows(id).more(move |part| store.range(&own, part)))
+    };
+    Ok(make(app, &caller.peer, bytes, PIECE, by_instance(ids, one)).await?.into_response())
+}
+
+/// A window of a workload: its instances together.
+pub(crate) async fn range_of_workload(
+    State(app): Shared,
+    Extension(caller): Asking,
+    Segment(name): Segment,
+    RawQuery(text): RawQuery,
+) -> Result<Response, ApiError> {
+    let parameters = Parameters::parse(text.as_deref());
+    let ids = selected(&app, select::workload(name)?).await?;
+    let (Window { query, .. }, _) = window(&app, &parameters, &ids)?;
+    fields::check(&app.engine.store, &ids, &[REPLICAS], query.fields.as_deref())?;
+    let (store, shared) = (app.engine.store.clone(), app.clone());
+    let (ids, rows) = off_thread(move || {
+        // How many there are is a column, too.
+        let columns = columns(&shared.engine.store, &ids, &query) + 1;
+        (ids, Rows { query, form: Form::default(), columns })
+    })
+    .await?;
+    let (bytes, shared) = (rows.bytes(), app.clone());
+    let mut declared = None;
+    let more = rows.more(move |part| {
+        let declared = declared.get_or_insert_with(|| Declared::of(&store, &shared.engine.plugins, ids.iter()));
+        workload::range(&store, declared, ids.iter(), part)
+    });
+    Ok(make(app, &caller.peer, bytes, ORDINARY, more).await?.into_response())
+}
+
+/// Asks history of one instance. `around` makes an answer of the array of its points.
+pub(super) async fn ask(
+    app: Arc<App>,
+    peer: &Peer,
+    id: InstanceId,
+    query: Query,
+    form: Form,
+    around: impl FnOnce(More) -> More,
+) -> Result<Made, ApiError> {
+    let columns = columns(&app.engine.store, std::slice::from_ref(&id), &query);
+    let rows = Rows { query, form, columns };
+    let (bytes, store) = (rows.bytes(), app.engine.store.clone());
+    let more = around(rows.more(move |part| store.range(&id, part)));
+    make(app, peer, bytes, ORDINARY, more).await
+}
+
+/// Those a selection includes now, and those it names.
+async fn selected(app: &Arc<App>, selection: Selection) -> Result<Vec<InstanceId>, ApiError> {
+    let app = app.clone();
+    off_thread(move || match selection {
+        Selection::Several(ids) => ids.into_iter().collect(),
+        selection => app.engine.members(&selection).into_iter().map(|member| member.id).collect(),
+    })
+    .await
+}
+
+/// What is asked of instances, steps no finer than the one that is read most often; and the longest of their intervals.
+fn window(app: &App, parameters: &Parameters<'_>, ids: &[InstanceId]) -> Result<(Window, i64), ApiError> {
+    let default_ms = i64::try_from(app.engine.options.load().poll.interval.get().as_millis()).unwrap_or(i64::MAX);
+    let intervals = ids.iter().flat_map(|id| app.engine.store.frames(id)).map(|frame| frame.interval_ms());
+    let ends = intervals.fold(None, |ends: Option<(i64, i64)>, interval| {
+        Some(ends.map_or((interval, interval), |(least, most)| (least.min(interval), most.max(interval))))
+    });
+    let (least_ms, most_ms) = ends.unwrap_or((default_ms, default_ms));
+    let now_ms = app.engine.clock.now_ms();
+    let mut window = Window::parse(parameters, now_ms, least_ms)?;
+    window.query.until_ms = app.engine.reach_ms(window.query.until_ms);
+    Ok((window, most_ms))
+}

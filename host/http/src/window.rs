@@ -1,0 +1,195 @@
+//! The parameters of a range query.
+
+use super::error::ApiError;
+use dropsonde_model::Span;
+use dropsonde_model::time::{FURTHEST_MS, time_ms};
+use dropsonde_store::ladder::{self, AUTO_POINTS};
+use dropsonde_store::{Align, Query};
+use std::borrow::Cow;
+
+/// Points in one answer: a chart has fewer pixels.
+const MOST_POINTS: i64 = 11_000;
+
+/// Without `since` and `range`.
+const DEFAULT_WINDOW_MS: i64 = 3_600_000;
+
+/// A query string, decoded.
+#[derive(Debug)]
+pub(crate) struct Parameters<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+/// What is asked for.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Window {
+    pub(crate) query: Query,
+    pub(crate) bands: bool,
+}
+
+// === impl Parameters ===
+
+impl<'a> Parameters<'a> {
+    pub(crate) fn parse(query: Option<&'a str>) -> Self {
+        Self(form_urlencoded::parse(query.unwrap_or_default().as_bytes()).collect())
+    }
+
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| &**value)
+    }
+
+    /// The first of that name; empty is as good as absent.
+    pub(crate) fn one(&self, name: &str) -> Option<&str> {
+        self.all(name).next().filter(|value| !value.is_empty())
+    }
+}
+
+// === impl Window ===
+
+impl Window {
+    /// `interval_ms`: how often the instance is read; automatic steps are not finer.
+    pub(crate) fn parse(parameters: &Parameters<'_>, now_ms: i64, interval_ms: i64) -> Result<Self, ApiError> {
+        let align = match parameters.one("align") {
+            None | Some("epoch") => Align::Epoch,
+            Some("since") => Align::Since,
+            Some(other) => {
+                return Err(ApiError::invalid("align", format_args!("{other:?} is neither epoch nor since")));
+            }
+        };
+        let bands = match parameters.one("bands") {
+            None | Some("0" | "false") => false,
+            Some("1" | "true") => true,
+            Some(other) => return Err(ApiError::invalid("bands", format_args!("{other:?} is neither 0 nor 1"))),
+        };
+        let points = match parameters.one("points") {
+            None => None,
+            Some(text) => match text.parse() {
+                Ok(points @ 1..=11_000) => Some(points),
+                _ => {
+                    return Err(ApiError::invalid(
+                        "points",
+                        format_args!("{text:?} is no number from 1 to {MOST_POINTS}"),
+                    ));
+                }
+            },
+        };
+        let range = parameters.one("range").map(|text| duration("range", text)).transpose()?;
+        let since = parameters.one("since").map(|text| time("since", text)).transpose()?;
+        let until = parameters.one("until").map(|text| time("until", text)).transpose()?;
+        if range.is_some() && since.is_some() {
+            return Err(ApiError::invalid("range", "give either range or since"));
+        }
+        let mut until_ms = until.unwrap_or(now_ms);
+        let mut since_ms = since.unwrap_or_else(|| until_ms - range.unwrap_or(DEFAULT_WINDOW_MS));
+        if since_ms > until_ms {
+            return Err(ApiError::invalid("since", "it is later than until"));
+        }
+        let window_ms = until_ms - since_ms;
+        let step_ms = match parameters.one("resolution") {
+            None | Some("auto") => {
+                let step_ms = ladder::step_ms(window_ms, points.unwrap_or(AUTO_POINTS), interval_ms);
+                if range.is_some() && align == Align::Epoch {
+                    since_ms = ladder::floor(since_ms, step_ms);
+                    until_ms = ladder::ceil(until_ms, step_ms);
+                }
+                step_ms
+            }
+            Some(text) => duration("resolution", text)?,
+        };
+        if window_ms / step_ms > MOST_POINTS {
+            let count = window_ms / step_ms;
+            return Err(ApiError::invalid(
+                "resolution",
+                format_args!("{count} points; at most {MOST_POINTS} are given"),
+            ));
+        }
+        let fields = parameters
+            .one("fields")
+            .map(|list| list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect());
+        Ok(Self { query: Query { since_ms, until_ms, step_ms, align, fields }, bands })
+    }
+}
+
+/// Milliseconds, more than none.
+fn duration(parameter: &str, text: &str) -> Result<i64, ApiError> {
+    let span: Span = text.parse().map_err(|why| ApiError::invalid(parameter, why))?;
+    match i64::try_from(span.get().as_millis()) {
+        Ok(ms @ 1..=FURTHEST_MS) => Ok(ms),
+        Ok(0) => Err(ApiError::invalid(parameter, "must be at least 1ms")),
+        _ => Err(ApiError::invalid(parameter, format_args!("{text:?} is too long"))),
+    }
+}
+
+/// RFC 3339 or Unix seconds, with or without a fraction.
+fn time(parameter: &str, text: &str) -> Result<i64, ApiError> {
+    // In a query string a plus sign is a space; people paste +02:00 all the same.
+    let known = time_ms(&text.replace(' ', "+"));
+    known.ok_or_else(|| ApiError::invalid(parameter, format_args!("{text:?} is neither RFC 3339 nor Unix seconds")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::response::IntoResponse;
+
+    const NOW: i64 = 1_700_000_007_000;
+    const H: i64 = 3_600_000;
+
+    fn parse(query: &str) -> Result<Window, ApiError> {
+        Window::parse(&Parameters::parse(Some(query)), NOW, 10_000)
+    }
+
+    fn spans(query: &str) -> (i64, i64, i64) {
+        let Query { since_ms, until_ms, step_ms, .. } = parse(query).unwrap().query;
+        (since_ms, until_ms, step_ms)
+    }
+
+    #[test]
+    fn without_parameters_it_is_the_last_hour_up_to_now() {
+        assert_eq!(spans(""), (NOW - H, NOW, 30_000));
+    }
+
+    #[test]
+    fn a_range_with_automatic_steps_snaps_outward_to_whole_buckets() {
+        let (since, until, step) = spans("range=7d");
+        assert_eq!(step, 90 * 60_000);
+        assert_eq!((since % step, until % step), (0, 0));
+        assert!(since <= NOW - 7 * 24 * H && until >= NOW);
+    }
+
+    #[test]
+    fn explicit_edges_and_steps_are_exact() {
+        assert_eq!(spans("range=1h&resolution=7s"), (NOW - H, NOW, 7_000));
+        assert_eq!(spans("since=100&until=200&resolution=60"), (100_000, 200_000, 60_000));
+        let rfc = "since=2023-11-14T22:00:00Z&until=2023-11-15T00:00:00%2B01:00";
+        assert_eq!(spans(rfc), (1_699_999_200_000, 1_700_002_800_000, 30_000));
+        assert_eq!(spans("range=3600").1 - spans("range=3600").0, spans("range=1h").1 - spans("range=1h").0);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_named() {
+        for (query, parameter) in [
+            ("range=soon", "range"),
+            ("range=0", "range"),
+            ("since=yesterday", "since"),
+            ("since=nan", "since"),
+            ("since=1e300", "since"),
+            ("since=-1e300", "since"),
+            ("since=-inf", "since"),
+            ("since=200&until=100", "since"),
+            ("range=1h&since=5", "range"),
+            ("range=7d&resolution=1s", "resolution"),
+            ("resolution=-5s", "resolution"),
+            ("points=0", "points"),
+            ("points=12000", "points"),
+            ("bands=2", "bands"),
+            ("align=left", "align"),
+        ] {
+            let error = parse(query).expect_err(query);
+            assert!(format!("{error:?}").contains(&format!("invalid {parameter} parameter: ")), "{query}: {error:?}");
+            assert_eq!(error.into_response().status(), 400);
+        }
+    }
+
+    #[test]
+    fn points_choose_the_step() {
+        assert_eq!(spans("range=24h&points=48").2, 30 * 60_000);
+    }
+}

@@ -1,0 +1,130 @@
+//! Threads that write streams. A reader costs a few hundred bytes here, an event one write, and events that come together one
+//! write together.
+//!
+//! Over HTTP/1.1 in plain a stream's socket leaves the HTTP server once its response's head is due, and a writer owns it. The
+//! HTTP server carries any other stream: its reader's bytes go into a pipe of a few KiB, from which the response's body takes
+//! them. All else is the same for both.
+//!
+//! What is published is kept once for all who are behind; each reader only knows where it goes on. So a reader that takes nothing
+//! costs nothing while others are told; once what it needs is not kept any more, it gets the newest of each instance, when it
+//! takes something again. One that takes nothing for long is cut off. Those who have something to be written take turns by
+//! peer, a write each.
+//!
+//! # Layout
+//!
+//! * `writer`: one thread: its readers, what comes for them, when they are due.
+//! * `backlog`: what is kept for readers that are behind; `turns`: whose turn it is.
+//! * `reader`: one stream: where it goes on.
+
+mod backlog;
+mod reader;
+mod turns;
+mod writer;
+
+use dropsonde_engine::health::Vitals;
+use dropsonde_engine::hub::{Hub, Inbox, Message, Wake};
+use mio::{Poll, Waker};
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use writer::{WAKE, Writer};
+
+/// More would wait for the kernel, not for each other.
+const MOST_WRITERS: usize = 4;
+
+/// What readers are told and allowed.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Silence after which a reader is told that the stream still is.
+    pub heartbeat: Duration,
+    /// Time after which a reader that takes nothing is cut off.
+    pub stalled: Duration,
+}
+
+/// The threads.
+#[derive(Debug)]
+pub struct Writers {
+    inboxes: Vec<Arc<Inbox>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Writers {
+    /// One a app. From now on they take the hub's streams.
+    pub fn start(hub: &Hub, patience: Patience, vitals: &Arc<Vitals>) -> io::Result<Self> {
+        let count = thread::available_parallelism().map_or(1, usize::from).min(MOST_WRITERS);
+        let (mut inboxes, mut threads) = (Vec::new(), Vec::new());
+        for number in 0..count {
+            let poll = Poll::new()?;
+            let waker = Waker::new(poll.registry(), WAKE)?;
+            // It can only fail when the writer is gone.
+            let wake = Wake(Box::new(move || drop(waker.wake())));
+            let inbox = Arc::new(Inbox::new(wake));
+            let pulse = vitals.pulse("streams");
+            let writer = Writer::new(number, hub.clone(), inbox.clone(), poll, patience, pulse);
+            inboxes.push(inbox);
+            threads.push(thread::Builder::new().name(format!("stream-{number}")).spawn(move || writer.run())?);
+        }
+        hub.set_writers(inboxes.clone());
+        Ok(Self { inboxes, threads })
+    }
+
+    /// Lets them write what waits, for a moment, and ends them.
+    pub fn stop(mut self) {
+        self.tell();
+        for thread in std::mem::take(&mut self.threads) {
+            if thread.join().is_err() {
+                tracing::error!("a writer of streams ended abruptly");
+            }
+        }
+    }
+
+    fn tell(&self) {
+        self.inboxes.iter().for_each(|inbox| inbox.put(Message::Stop));
+    }
+}
+
+impl Drop for Writers {
+    fn drop(&mut self) {
+        self.tell();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dropsonde_engine::hub::{Follow, Outlet, Selection};
+    use dropsonde_store::{InstanceId, Sample};
+    use std::collections::HashMap;
+    use std::task::{Context, Poll, Waker};
+
+    #[test]
+    fn a_carried_stream_that_ends_has_all_that_came_before() {
+        let lost = prometheus::IntCounter::new("lost", "Lost.").unwrap();
+        let hub = Hub::new(0xb007, 0, 5000, 1, lost.clone());
+        let patience = Patience { heartbeat: Duration::from_secs(60), stalled: Duration::from_secs(60) };
+        let writers = Writers::start(&hub, patience, &Arc::default()).unwrap();
+        let id = InstanceId::new("a").unwrap();
+        let (selection, members, unheard) = (Selection::One(id.clone()).into(), Vec::new(), HashMap::new());
+        let follow = Follow { selection, seen: None, members, unheard, together: None };
+        let (outlet, mut body) = Outlet::body();
+        hub.follow(hub.claim(None, None).unwrap(), follow, outlet, b"first\n\n".to_vec());
+        for at_ms in 0..2000 {
+            hub.publish(&id, &Arc::default(), Sample { at_ms, values: vec![("x".into(), 1.5)] });
+        }
+        hub.close_all();
+        let mut text = Vec::new();
+        loop {
+            match body.poll_take(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Some(bytes)) => text.extend_from_slice(&bytes.unwrap()),
+                Poll::Ready(None) => break,
+                Poll::Pending => thread::yield_now(),
+            }
+        }
+        let text = String::from_utf8(text).unwrap();
+        assert_eq!((text.matches("event: usage\n").count(), lost.get()), (2000, 0));
+        assert!(text.starts_with("first\n\nevent: usage\nid: b007-1\n"), "{text}");
+        writers.stop();
+        assert_eq!(hub.open(), 0);
+    }
+}

@@ -1,0 +1,160 @@
+//! Whose turn it is to be written to: peers take turns, and so do the readers of each.
+
+use dropsonde_engine::hub::{Awake, MOST_UNREAD};
+use dropsonde_engine::places::PeerId;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+/// Whose turn may come: a peer's on its sockets, and beside it, as that may have to wait, where it is carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Client {
+    pub(super) peer: Option<PeerId>,
+    pub(super) is_carried: bool,
+}
+
+/// Readers that wait for their turn, by client.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    clients: HashMap<Client, Own>,
+    /// Those with readers that wait, in the order of their turns.
+    waiting: VecDeque<Client>,
+}
+
+#[derive(Debug, Default)]
+struct Own {
+    readers: usize,
+    /// By token and serial number. Some may have left.
+    ready: VecDeque<(usize, u64)>,
+    /// Readers that take nothing.
+    blocked: usize,
+    /// How often one of its readers lost something, since it was last asked.
+    lost: usize,
+    /// Bodies that were woken.
+    awake: Arc<Awake>,
+    /// It has readers that wait, and no turn until fewer of its bodies are awake.
+    is_held: bool,
+}
+
+impl Turns {
+    /// A client has one more reader. Returns its bodies that were woken.
+    pub(super) fn join(&mut self, client: Client) -> Arc<Awake> {
+        let own = self.clients.entry(client).or_default();
+        own.readers += 1;
+        own.awake.clone()
+    }
+
+    pub(super) fn leave(&mut self, client: Client) {
+        if let Some(own) = self.clients.get_mut(&client) {
+            own.readers = own.readers.saturating_sub(1);
+            if own.readers == 0 {
+                self.clients.remove(&client);
+            }
+        }
+    }
+
+    /// A reader waits for its turn.
+    pub(super) fn queue(&mut self, client: Client, token: usize, serial: u64) {
+        let Some(own) = self.clients.get_mut(&client) else { return };
+        if own.ready.is_empty() {
+            self.waiting.push_back(client);
+        }
+        own.ready.push_back((token, serial));
+    }
+
+    /// A client whose bodies had to come first may have its turns again.
+    pub(super) fn resume(&mut self, client: Client) {
+        if let Some(own) = self.clients.get_mut(&client)
+            && std::mem::take(&mut own.is_held)
+        {
+            self.waiting.push_back(client);
+        }
+    }
+
+    /// Returns whose turn it is. The next is another client's, if another has readers that wait.
+    pub(super) fn next(&mut self) -> Option<(usize, u64)> {
+        loop {
+            let client = self.waiting.pop_front()?;
+            let Some(own) = self.clients.get_mut(&client) else { continue };
+            if own.awake.is_full() {
+                own.is_held = true;
+                continue;
+            }
+            let next = own.ready.pop_front();
+            if !own.ready.is_empty() {
+                self.waiting.push_back(client);
+            } else if own.ready.capacity() > MOST_UNREAD {
+                own.ready.shrink_to(MOST_UNREAD);
+            }
+            if next.is_some() {
+                return next;
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// One reader more of a client takes nothing, or one fewer.
+    pub(super) fn block(&mut self, client: Client, is_blocked: bool) {
+        if let Some(own) = self.clients.get_mut(&client) {
+            own.blocked = if is_blocked { own.blocked + 1 } else { own.blocked.saturating_sub(1) };
+        }
+    }
+
+    /// A reader of a client lost something.
+    pub(super) fn lost(&mut self, client: Client) {
+        if let Some(own) = self.clients.get_mut(&client) {
+            own.lost += 1;
+        }
+    }
+
+    /// Returns peers with many streams that are not read, or not as fast as something comes.
+    pub(super) fn take_unread(&mut self) -> Vec<PeerId> {
+        let mut unread = HashMap::new();
+        for (client, own) in &mut self.clients {
+            let count = own.blocked.max(std::mem::take(&mut own.lost));
+            if let Some(peer) = client.peer.filter(|_| count > 0) {
+                *unread.entry(peer).or_insert(0) += count;
+            }
+        }
+        unread.into_iter().filter(|(_, count)| *count > MOST_UNREAD).map(|(peer, _)| peer).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn a_peer_with_one_reader_has_as_many_turns_as_one_with_many() {
+        let mut turns = Turns::default();
+        let peers = [1, 2].map(|bits| Some(PeerId::Ip(Ipv4Addr::from_bits(bits).into())));
+        let [greedy, modest] = peers.map(|peer| Client { peer, is_carried: false });
+        (0..100).for_each(|_| drop(turns.join(greedy)));
+        turns.join(modest);
+        (0..100).for_each(|token| turns.queue(greedy, token, 0));
+        turns.queue(modest, 100, 0);
+        let order: Vec<_> = std::iter::from_fn(|| turns.next()).map(|(token, _)| token).collect();
+        assert_eq!((&order[..3], order.len()), (&[0, 100, 1][..], 101));
+        assert!(turns.is_empty());
+    }
+
+    #[test]
+    fn a_peer_is_named_while_it_reads_few_of_its_streams() {
+        let mut turns = Turns::default();
+        let [peer, carried] = [false, true].map(|is_carried| Client { peer: Some(PeerId::Unix), is_carried });
+        (0..=MOST_UNREAD).for_each(|_| drop(turns.join(peer)));
+        turns.join(carried);
+        (1..MOST_UNREAD).for_each(|_| turns.block(peer, true));
+        turns.block(carried, true);
+        assert_eq!(turns.take_unread(), []);
+        turns.block(peer, true);
+        assert_eq!((turns.take_unread(), turns.take_unread()), (vec![PeerId::Unix], vec![PeerId::Unix]));
+        turns.block(peer, false);
+        assert_eq!(turns.take_unread(), []);
+        (0..=MOST_UNREAD).for_each(|_| turns.lost(peer));
+        assert_eq!((turns.take_unread(), turns.take_unread()), (vec![PeerId::Unix], vec![]));
+    }
+}

@@ -1,0 +1,367 @@
+use super::Patience;
+use super::backlog::Backlog;
+use super::reader::{Reader, State, Went};
+use super::turns::{Client, Turns};
+use dropsonde_engine::health::Pulse;
+use dropsonde_engine::hub::{ChannelId, Event, Hub, Inbox, Joining, Message, Registered, Waiting};
+use mio::{Events, Poll, Token};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Something is in the inbox.
+pub(super) const WAKE: Token = Token(usize::MAX);
+
+/// What the kernel tells at a time.
+const EVENTS: usize = 1024;
+
+/// Time readers have to take what is left when the host stops.
+const LAST: Duration = Duration::from_secs(1);
+
+/// Time readers are written to before it is looked at what else came.
+const ROUND: Duration = Duration::from_millis(1);
+
+/// Turns after which the time is looked at.
+const TURNS: usize = 8;
+
+/// Between two looks at readers that take nothing.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// One thread and its readers.
+pub(super) struct Writer {
+    number: usize,
+    hub: Hub,
+    inbox: Arc<Inbox>,
+    poll: Poll,
+    patience: Patience,
+    /// By token; places of those that are gone are taken again.
+    readers: Vec<Option<Box<Reader>>>,
+    free: Vec<usize>,
+    backlog: Backlog,
+    turns: Turns,
+    /// Readers that take nothing.
+    blocked: usize,
+    /// When to look after whom, soonest first. What is not a reader's own time is from before.
+    due: BinaryHeap<Reverse<(Instant, usize, u64)>>,
+    next_serial: u64,
+    _pulse: Pulse,
+}
+
+impl Writer {
+    pub(super) fn new(
+        number: usize,
+        hub: Hub,
+        inbox: Arc<Inbox>,
+        poll: Poll,
+        patience: Patience,
+        pulse: Pulse,
+    ) -> Self {
+        Self {
+            number,
+            hub,
+            inbox,
+            poll,
+            patience,
+            readers: Vec::new(),
+            free: Vec::new(),
+            backlog: Backlog::default(),
+            turns: Turns::default(),
+            blocked: 0,
+            due: BinaryHeap::new(),
+            next_serial: 0,
+            _pulse: pulse,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS);
+        // Set when the host stops: until then readers may take what is left.
+        let mut until: Option<Instant> = None;
+        let mut look = Instant::now();
+        loop {
+            let now = Instant::now();
+            let nobody_left = self.readers.len() == self.free.len();
+            if until.is_some_and(|until| nobody_left || now >= until) {
+                return;
+            }
+            let due = self.due.peek().map(|Reverse((due, ..))| *due);
+            let look_again = (self.blocked > 0).then_some(look);
+            let at_once = (!self.turns.is_empty()).then_some(now);
+            let times = due.into_iter().chain(until).chain(look_again).chain(at_once);
+            let wait = times.min().map(|due| due.saturating_duration_since(now));
+            if let Err(error) = self.poll.poll(&mut events, wait)
+                && error.kind() != std::io::ErrorKind::Interrupted
+            {
+                tracing::error!(%error, "a writer of streams cannot wait for its sockets");
+                return;
+            }
+            let now = Instant::now();
+            for event in events.iter().filter(|event| event.token() != WAKE) {
+                let Token(token) = event.token();
+                if event.is_write_closed() || event.is_error() {
+                    self.remove(token);
+                    continue;
+                }
+                let Some(reader) = self.reader(token) else { continue };
+                // It may have left, or only have nothing more to say: the kernel tells once something is sent to it.
+                let is_asked = event.is_read_closed() && reader.ask_whether_it_is_there();
+                if is_asked || (event.is_writable() && reader.is_blocked()) {
+                    self.ready(token);
+                }
+            }
+            let Waiting { messages, .. } = self.inbox.take();
+            if self.take(messages, now) {
+                until = Some(now + LAST);
+            }
+            self.take_turns(now);
+            self.look_after(now);
+            if now >= look {
+                self.look();
+                look = now + LOOK;
+            }
+        }
+    }
+
+    fn reader(&mut self, token: usize) -> Option<&mut Reader> {
+        self.readers.get_mut(token)?.as_deref_mut()
+    }
+
+    /// Takes what came. Whether the host stops.
+    fn take(&mut self, messages: Vec<Message>, now: Instant) -> bool {
+        let mut stirred = Vec::new();
+        let mut stops = false;
+        if !messages.is_empty() {
+            self.backlog.trim(self.inbox.most());
+        }
+        for message in messages {
+            match message {
+                Message::Join(joining) => self.join(*joining, now),
+                Message::Publish { channel, event } => {
+                    stirred.extend(self.backlog.push(channel, event).then_some(channel))
+                }
+                Message::Skip { channel, count, last } => {
+                    stirred.extend(self.backlog.skip(channel, count, last).then_some(channel));
+                }
+                Message::End { channel, last } => self.end(channel, last.as_ref()),
+                Message::Moved { peer, token, serial } => {
+                    self.turns.resume(Client { peer, is_carried: true });
+                    self.moved(token, serial);
+                }
+                Message::Stop => stops = true,
+            }
+        }
+        for channel in stirred {
+            for (token, serial) in self.backlog.told(channel) {
+                let Some(reader) = self.reader(token).filter(|reader| reader.serial == serial) else { continue };
+                reader.is_listed = false;
+                if reader.state == State::Idle {
+                    self.ready(token);
+                }
+            }
+            self.backlog.settle(channel);
+        }
+        stops
+    }
+
+    fn join(&mut self, joining: Joining, now: Instant) {
+        let channel = joining.channel;
+        let token = self.free.pop().unwrap_or(self.readers.len());
+        self.next_serial += 1;
+        let serial = self.next_serial;
+        let mut reader = Box::new(Reader::new(joining, serial, token, &mut self.backlog, now));
+        let client = reader.client();
+        let awake = self.turns.join(client);
+        let own = Registered { inbox: self.inbox.clone(), awake, peer: client.peer, token, serial };
+        match reader.outlet.register(self.poll.registry(), own) {
+            Ok(()) => {
+                self.turns.queue(client, token, serial);
+                match self.readers.get_mut(token) {
+                    Some(place) => *place = Some(reader),
+                    None => self.readers.push(Some(reader)),
+                }
+                self.look_later(token, now);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a stream could not begin");
+                self.turns.leave(client);
+                self.leave_channel(&reader);
+                if token < self.readers.len() {
+                    self.free.push(token);
+                }
+                self.hub.left(channel, self.number);
+            }
+        }
+    }
+
+    /// It is over for all who follow a channel, once they have what came before.
+    fn end(&mut self, channel: ChannelId, last: Option<&Arc<Event>>) {
+        let (_, end, _) = self.backlog.bounds(channel);
+        let readers = self.backlog.channel(channel).map(|channel| channel.readers.clone()).unwrap_or_default();
+        for token in readers {
+            let Some(reader) = self.reader(token) else { continue };
+            reader.end(last, end);
+            if reader.state == State::Idle {
+                self.ready(token);
+            }
+        }
+    }
+
+    /// A reader's body has room again, or is gone.
+    fn moved(&mut self, token: usize, serial: u64) {
+        let Some(reader) = self.reader(token).filter(|reader| reader.serial == serial) else { return };
+        if reader.outlet.is_gone() {
+            self.remove(token);
+        } else if reader.is_blocked() {
+            self.ready(token);
+        }
+    }
+
+    /// Changes what a reader waits for.
+    fn set(&mut self, token: usize, state: State) {
+        let Some(reader) = self.readers.get_mut(token).and_then(Option::as_deref_mut) else { return };
+        let (was_behind, was_blocked) = (reader.is_behind(), reader.is_blocked());
+        reader.state = state;
+        match (was_behind, reader.is_behind()) {
+            (false, true) => self.backlog.falls_behind(reader.channel),
+            (true, false) => self.backlog.caught_up(reader.channel),
+            _ => {}
+        }
+        if was_blocked != reader.is_blocked() {
+            self.turns.block(reader.client(), !was_blocked);
+            self.blocked = if was_blocked { self.blocked.saturating_sub(1) } else { self.blocked + 1 };
+        }
+    }
+
+    /// A reader waits for its turn.
+    fn ready(&mut self, token: usize) {
+        let Some(reader) = self.reader(token) else { return };
+        if reader.state == State::Ready {
+            return;
+        }
+        let (client, serial) = (reader.client(), reader.serial);
+        self.set(token, State::Ready);
+        self.turns.queue(client, token, serial);
+    }
+
+    /// Writes to readers in turn, for a moment.
+    fn take_turns(&mut self, now: Instant) {
+        for nth in 1.. {
+            let Some((token, serial)) = self.turns.next() else { return };
+            if self.reader(token).is_some_and(|reader| reader.serial == serial) {
+                self.turn(token, now);
+            }
+            if nth % TURNS == 0 && now.elapsed() >= ROUND {
+                return;
+            }
+        }
+    }
+
+    fn turn(&mut self, token: usize, now: Instant) {
+        let Patience { heartbeat, stalled } = self.patience;
+        let Some(reader) = self.readers.get_mut(token).and_then(Option::as_deref_mut) else { return };
+        let went = reader.write_some(&self.hub, &mut self.backlog, now);
+        let (client, channel, serial) = (reader.client(), reader.channel, reader.serial);
+        if reader.take_skipped() {
+            self.turns.lost(client);
+        }
+        match went {
+            Went::On => self.turns.queue(client, token, serial),
+            Went::Over => self.remove(token),
+            Went::Blocked => {
+                self.set(token, State::Blocked);
+                // It may be due sooner than was thought.
+                if stalled < heartbeat {
+                    self.look_later(token, now);
+                }
+            }
+            Went::Idle => {
+                let is_listed = std::mem::replace(&mut reader.is_listed, true);
+                if let Some(channel) = self.backlog.channel(channel).filter(|_| !is_listed) {
+                    channel.idle.push((token, serial));
+                }
+                self.set(token, State::Idle);
+            }
+        }
+    }
+
+    /// Counts what those lost who take nothing, and says whose they are.
+    fn look(&mut self) {
+        if self.blocked > 0 {
+            // Also where nothing comes any more.
+            self.backlog.trim(self.inbox.most());
+            for token in 0..self.readers.len() {
+                let Some(reader) = self.readers.get_mut(token).and_then(Option::as_deref_mut) else { continue };
+                if reader.is_blocked() && reader.count_lost(&self.hub, &mut self.backlog) {
+                    self.set(token, State::Lost);
+                }
+            }
+        }
+        for peer in self.turns.take_unread() {
+            self.hub.is_unread(peer);
+        }
+    }
+
+    /// When it is due next.
+    fn look_later(&mut self, token: usize, now: Instant) {
+        let Patience { heartbeat, stalled } = self.patience;
+        let Some(reader) = self.reader(token) else { return };
+        reader.due = reader.wants(heartbeat, stalled).max(now + Duration::from_millis(1));
+        let due = (reader.due, token, reader.serial);
+        self.due.push(Reverse(due));
+    }
+
+    /// Tells those who have heard nothing for long that the stream still is, and cuts off those who take nothing.
+    fn look_after(&mut self, now: Instant) {
+        let Patience { heartbeat, stalled } = self.patience;
+        while let Some(&Reverse((due, token, serial))) = self.due.peek() {
+            if due > now {
+                return;
+            }
+            self.due.pop();
+            let Some(reader) = self.readers.get_mut(token).and_then(Option::as_deref_mut) else { continue };
+            if reader.serial != serial || reader.due != due {
+                continue;
+            }
+            if reader.wants(heartbeat, stalled) <= now {
+                match reader.state {
+                    State::Blocked | State::Lost => {
+                        reader.count_rest(&self.hub, &mut self.backlog);
+                        self.remove(token);
+                        continue;
+                    }
+                    State::Idle => {
+                        reader.ping();
+                        self.ready(token);
+                    }
+                    State::Ready => {}
+                }
+            }
+            self.look_later(token, now);
+        }
+    }
+
+    fn remove(&mut self, token: usize) {
+        let Some(mut reader) = self.readers.get_mut(token).and_then(Option::take) else { return };
+        reader.outlet.deregister(self.poll.registry());
+        self.free.push(token);
+        if reader.is_blocked() {
+            self.blocked = self.blocked.saturating_sub(1);
+            self.turns.block(reader.client(), false);
+        }
+        self.turns.leave(reader.client());
+        self.leave_channel(&reader);
+        self.hub.left(reader.channel, self.number);
+        if self.free.len() == self.readers.len() {
+            // What was needed for as many as there were.
+            (self.readers, self.free, self.due) = Default::default();
+        }
+    }
+
+    fn leave_channel(&mut self, reader: &Reader) {
+        let moved = self.backlog.leave(reader.channel, reader.place, reader.is_behind());
+        if let Some(moved) = moved.and_then(|moved| self.readers.get_mut(moved)?.as_deref_mut()) {
+            moved.place = reader.place;
+        }
+    }
+}

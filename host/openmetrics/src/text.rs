@@ -1,0 +1,313 @@
+//! Writes the text formats: what a family is, then a line for each series.
+
+use crate::Format;
+use std::fmt::Write as _;
+
+/// What kind of metric a family has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+    Summary,
+    Unknown,
+}
+
+/// Units that end a name, as OpenMetrics knows them.
+const UNITS: [&str; 8] = ["seconds", "bytes", "ratio", "celsius", "meters", "volts", "amperes", "joules"];
+
+/// Text that grows. Whoever writes a family writes all of it before another.
+#[derive(Debug)]
+pub struct Text {
+    pub format: Format,
+    pub bytes: Vec<u8>,
+}
+
+impl Text {
+    pub fn new(format: Format) -> Self {
+        Self { format, bytes: Vec::new() }
+    }
+
+    /// What a family is. `name` is that of the series; a counter's ends in `_total`. Without `help` there is no such line.
+    pub fn family(&mut self, name: &str, help: &str, kind: Kind) {
+        let is_open = self.format == Format::OpenMetrics;
+        let stem = name.strip_suffix("_total");
+        let (name, kind) = match (is_open, kind, stem) {
+            (true, Kind::Counter, Some(stem)) => (stem, "counter"),
+            // A counter it cannot be there under such a name.
+            (true, Kind::Counter, None) | (true, Kind::Unknown, _) => (name, "unknown"),
+            (false, Kind::Unknown, _) => (name, "untyped"),
+            (_, Kind::Counter, _) => (name, "counter"),
+            (_, Kind::Gauge, _) => (name, "gauge"),
+            (_, Kind::Histogram, _) => (name, "histogram"),
+            (_, Kind::Summary, _) => (name, "summary"),
+        };
+        if !help.is_empty() {
+            self.put(&["# HELP ", name, " "]);
+            self.escaped(help, is_open);
+            self.put(&["\n"]);
+        }
+        self.put(&["# TYPE ", name, " ", kind, "\n"]);
+        let unit = UNITS.iter().find(|unit| name.strip_suffix(**unit).is_some_and(|stem| stem.ends_with('_')));
+        if let Some(unit) = unit.filter(|_| is_open) {
+            self.put(&["# UNIT ", name, " ", unit, "\n"]);
+        }
+    }
+
+    /// One line. `labels` are `key="value"`, with commas between, escaped; parts of them may be empty.
+    pub fn sample(&mut self, name: &[&str], labels: &[&str], value: f64) {
+        self.value(name, labels, value);
+        self.bytes.push(b'\n');
+    }
+
+    /// One line of OpenMetrics, with its time in milliseconds.
+    pub fn sample_at(&mut self, name: &[&str], labels: &[&str], value: f64, at_ms: i64) {
+        self.value(name, labels, value);
+        let (whole, ms) = (at_ms.unsigned_abs() / 1000, at_ms.unsigned_abs() % 1000);
+        self.put(&[if at_ms < 0 { " -" } else { " " }, itoa::Buffer::new().format(whole)]);
+        if ms > 0 {
+            self.put(&[".", &format!("{ms:03}")]);
+        }
+        self.bytes.push(b'\n');
+    }
+
+    fn value(&mut self, name: &[&str], labels: &[&str], value: f64) {
+        self.put(name);
+        let mut opened = false;
+        for labels in labels.iter().filter(|labels| !labels.is_empty()) {
+            self.put(&[if opened { "," } else { "{" }, labels]);
+            opened = true;
+        }
+        self.put(&[if opened { "} " } else { " " }]);
+        number(&mut self.bytes, value);
+    }
+
+    /// A histogram's lines. `buckets` are not cumulative; the last has no bound.
+    pub fn histogram(&mut self, name: &str, labels: &[&str], bounds: &[f64], buckets: &[u64], sum: f64) {
+        let [first, second] = [labels.first(), labels.get(1)].map(|labels| labels.copied().unwrap_or_default());
+        let mut count = 0;
+        for (index, bucket) in buckets.iter().enumerate() {
+            count += bucket;
+            let bound = bounds.get(index).copied().unwrap_or(f64::INFINITY);
+            let mut le = String::from("le=\"");
+            bound_text(&mut le, bound);
+            le.push('"');
+            self.sample(&[name, "_bucket"], &[first, second, &le], count as f64);
+        }
+        self.sample(&[name, "_sum"], labels, sum);
+        self.sample(&[name, "_count"], labels, count as f64);
+    }
+
+    /// The end of all families.
+    pub fn end(&mut self) {
+        if self.format == Format::OpenMetrics {
+            self.put(&["# EOF\n"]);
+        }
+    }
+
+    pub fn put(&mut self, parts: &[&str]) {
+        for part in parts {
+            self.bytes.extend_from_slice(part.as_bytes());
+        }
+    }
+
+    fn escaped(&mut self, text: &str, quotes: bool) {
+        escape(&mut self.bytes, text, quotes);
+    }
+}
+
+/// A label as both formats have it.
+pub fn label(bytes: &mut Vec<u8>, key: &str, value: &str) {
+    bytes.extend_from_slice(key.as_bytes());
+    bytes.extend_from_slice(b"=\"");
+    escape(bytes, value, true);
+    bytes.push(b'"');
+}
+
+/// The same as text.
+pub fn label_text(key: &str, value: &str) -> String {
+    let mut bytes = Vec::with_capacity(key.len() + value.len() + 3);
+    label(&mut bytes, key, value);
+    // What was text is text.
+    String::from_utf8(bytes).unwrap_or_default()
+}
+
+fn escape(bytes: &mut Vec<u8>, text: &str, quotes: bool) {
+    for byte in text.bytes() {
+        match byte {
+            b'\\' => bytes.extend_from_slice(b"\\\\"),
+            b'\n' => bytes.extend_from_slice(b"\\n"),
+            b'"' if quotes => bytes.extend_from_slice(b"\\\""),
+            // Some take it for the end of a line.
+            b'\r' => bytes.push(b' '),
+            byte => bytes.push(byte),
+        }
+    }
+}
+
+/// The shortest text that is this number.
+pub fn number(bytes: &mut Vec<u8>, value: f64) {
+    /// Below, every whole number is itself.
+    const EXACT: f64 = 9e15;
+    if value.fract() == 0.0 && value.abs() < EXACT && (value != 0.0 || value.is_sign_positive()) {
+        bytes.extend_from_slice(itoa::Buffer::new().format(value as i64).as_bytes());
+    } else if value.is_finite() {
+        bytes.extend_from_slice(ryu::Buffer::new().format_finite(value).as_bytes());
+    } else if value.is_nan() {
+        bytes.extend_from_slice(b"NaN");
+    } else {
+        bytes.extend_from_slice(if value > 0.0 { b"+Inf" } else { b"-Inf" });
+    }
+}
+
+/// `units` of 10^-`decimals`, in decimals: what was rounded is shown as rounded.
+pub fn fixed(bytes: &mut Vec<u8>, units: i64, decimals: usize) {
+    let mut buffer = itoa::Buffer::new();
+    let digits = buffer.format(units.unsigned_abs()).as_bytes();
+    if units < 0 {
+        bytes.push(b'-');
+    }
+    let (whole, fraction) = digits.split_at(digits.len().saturating_sub(decimals));
+    bytes.extend_from_slice(if whole.is_empty() { b"0" } else { whole });
+    let zeros = decimals.saturating_sub(fraction.len());
+    let used = fraction.iter().rposition(|&digit| digit != b'0').map_or(0, |last| last + 1);
+    if used > 0 {
+        bytes.push(b'.');
+        bytes.extend(std::iter::repeat_n(b'0', zeros));
+        bytes.extend_from_slice(fraction.get(..used).unwrap_or_default());
+    }
+}
+
+/// A bucket's bound as OpenMetrics wants it, and in the other format too, so that a series stays itself: `1.0`, `1e+06`.
+fn bound_text(text: &mut String, bound: f64) {
+    if !bound.is_finite() {
+        text.push_str(if bound > 0.0 { "+Inf" } else { "-Inf" });
+    } else if bound == 0.0 || (1e-4..1e6).contains(&bound.abs()) {
+        let _ = write!(text, "{bound:?}");
+    } else {
+        let scientific = format!("{bound:e}");
+        let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+        let (sign, digits) = exponent.strip_prefix('-').map_or(('+', exponent), |digits| ('-', digits));
+        let _ = write!(text, "{mantissa}e{sign}{digits:0>2}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(format: Format, write: impl FnOnce(&mut Text)) -> String {
+        let mut text = Text::new(format);
+        write(&mut text);
+        text.end();
+        String::from_utf8(text.bytes).unwrap()
+    }
+
+    fn number_text(value: f64) -> String {
+        let mut bytes = Vec::new();
+        number(&mut bytes, value);
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_counter_is_a_family_without_total_in_openmetrics() {
+        let write = |text: &mut Text| {
+            text.family("cpu_seconds_total", "CPU \"time\"\nand \\.", Kind::Counter);
+            text.sample(&["cpu_seconds_total"], &["", "a=\"b\""], 1.5);
+        };
+        assert_eq!(
+            text(Format::Text, write),
+            "# HELP cpu_seconds_total CPU \"time\"\\nand \\\\.\n# TYPE cpu_seconds_total counter\ncpu_seconds_total{a=\"b\"} 1.5\n"
+        );
+        assert_eq!(
+            text(Format::OpenMetrics, write),
+            "# HELP cpu_seconds CPU \\\"time\\\"\\nand \\\\.\n# TYPE cpu_seconds counter\n# UNIT cpu_seconds seconds\ncpu_seconds_total{a=\"b\"} 1.5\n# EOF\n"
+        );
+    }
+
+    #[test]
+    fn histograms_are_cumulative() {
+        let write = |text: &mut Text| text.histogram("h", &["a=\"b\""], &[0.1, 1.0], &[1, 2, 3], 9.5);
+        assert_eq!(
+            text(Format::Text, write),
+            "h_bucket{a=\"b\",le=\"0.1\"} 1\nh_bucket{a=\"b\",le=\"1.0\"} 3\nh_bucket{a=\"b\",le=\"+Inf\"} 6\nh_sum{a=\"b\"} 9.5\nh_count{a=\"b\"} 6\n"
+        );
+    }
+
+    #[test]
+    fn numbers_are_what_they_are() {
+        for (value, wanted) in [
+            (0.0, "0"),
+            (-3.0, "-3"),
+            (0.1, "0.1"),
+            (1e15, "1000000000000000"),
+            (1e22, "1e22"),
+            (f64::NAN, "NaN"),
+            (f64::INFINITY, "+Inf"),
+            (f64::NEG_INFINITY, "-Inf"),
+        ] {
+            assert_eq!(number_text(value), wanted);
+        }
+        assert_eq!(number_text(-0.0).parse::<f64>().unwrap().to_bits(), (-0.0_f64).to_bits());
+    }
+
+    #[test]
+    fn times_are_seconds_with_a_fraction_when_there_is_one() {
+        let lines = text(Format::OpenMetrics, |text| {
+            [0, 1500, -1500, -1000, 7].iter().for_each(|at_ms| text.sample_at(&["x"], &[], 1.0, *at_ms));
+        });
+        assert_eq!(lines, "x 1 0\nx 1 1.500\nx 1 -1.500\nx 1 -1\nx 1 0.007\n# EOF\n");
+    }
+
+    #[test]
+    fn decimals_are_as_many_as_there_are() {
+        let fixed = |units, decimals| {
+            let mut bytes = Vec::new();
+            super::fixed(&mut bytes, units, decimals);
+            String::from_utf8(bytes).unwrap()
+        };
+        assert_eq!(fixed(1234, 4), "0.1234");
+        assert_eq!(fixed(-120, 2), "-1.2");
+        assert_eq!(fixed(5, 3), "0.005");
+        assert_eq!(fixed(500, 2), "5");
+        assert_eq!(fixed(0, 2), "0");
+        assert_eq!(fixed(7, 0), "7");
+    }
+
+    #[test]
+    fn bounds_are_written_as_openmetrics_wants_them() {
+        for (bound, wanted) in [
+            (1e-5, "1e-05"),
+            (4e-5, "4e-05"),
+            (1e-4, "0.0001"),
+            (0.005, "0.005"),
+            (1.0, "1.0"),
+            (2.5, "2.5"),
+            (1e5, "100000.0"),
+            (1e6, "1e+06"),
+            (1.5e10, "1.5e+10"),
+            (f64::INFINITY, "+Inf"),
+        ] {
+            let mut text = String::new();
+            bound_text(&mut text, bound);
+            assert_eq!(text, wanted);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_number_reads_back_as_itself(bits in proptest::prelude::any::<u64>()) {
+            let value = f64::from_bits(bits);
+            let read: f64 = number_text(value).parse().unwrap();
+            assert!(read == value || (read.is_nan() && value.is_nan()));
+        }
+
+        #[test]
+        fn decimals_read_back_as_the_rounded_number(units in -1_000_000_000_000_000_i64..1_000_000_000_000_000, decimals in 0_usize..10) {
+            let mut bytes = Vec::new();
+            fixed(&mut bytes, units, decimals);
+            let read: f64 = String::from_utf8(bytes).unwrap().parse().unwrap();
+            assert_eq!((read * 10_f64.powi(decimals as i32)).round() as i64, units);
+        }
+    }
+}
