@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn every_page_there_is_is_shown() {
-        let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")).unwrap();
+        let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs")).unwrap();
         let files: BTreeSet<String> = files
             .map(|file| file.unwrap().file_name().into_string().unwrap())
             .filter(|name| name.ends_with(".md"))
