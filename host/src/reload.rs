@@ -97,7 +97,7 @@ async fn take_over(in_force: &ArcSwap<Config>, server: &Server, config: Config, 
     parts.extend(needs_restart.into_iter().map(|key| Part::new(key, Outcome::Restart)));
     let others: Vec<_> = engine.plugins.list().into_iter().filter(|status| !status.is_as(&options)).collect();
     let (natives, others): (Vec<_>, Vec<_>) =
-        others.into_iter().partition(|status| status.known().origin == Origin::Native);
+        others.into_iter().partition(|status| status.look(|known| known.origin == Origin::Native));
     parts.extend(natives.iter().map(|native| Part::new(key_of_native(native, &options), Outcome::Restart)));
 
     // First all that can fail.
@@ -205,11 +205,11 @@ async fn settled(engine: &Engine, name: &str, deadline: Instant) -> Part {
         let Some(status) = engine.plugins.get(name) else { return Part::waiting(part, "the plugin was removed") };
         match status.state() {
             PluginState::Running => {
-                let missing = status.known().missing.iter().map(describe_need).collect();
+                let missing = status.look(|known| known.missing.iter().map(describe_need).collect());
                 return Part { missing, ..Part::new(part, Outcome::Applied) };
             }
             PluginState::Backoff | PluginState::Quarantined | PluginState::Failed => {
-                let last = status.known().last_failure.map(|failure| failure.reason);
+                let last = status.look(|known| known.last_failure.as_ref().map(|failure| failure.reason.clone()));
                 return Part::failed(part, last.unwrap_or_else(|| "it does not run".to_owned()));
             }
             PluginState::Loading | PluginState::Compiling if Instant::now() >= deadline => {

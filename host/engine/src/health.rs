@@ -3,7 +3,7 @@
 use crate::Engine;
 use crate::json;
 use crate::metrics::ServiceStatus;
-use crate::plugins::{PluginState, Status};
+use crate::plugins::{Known, PluginState, Status};
 use crate::shares;
 use crate::timeline;
 use std::collections::BTreeSet;
@@ -87,7 +87,7 @@ impl Health {
             Service { name: "host".to_owned(), status: host, reasons },
             Service { name: "history".to_owned(), status, reasons: history },
         ];
-        services.extend(engine.plugins.list().iter().map(|plugin| service(plugin)));
+        services.extend(engine.plugins.list().iter().map(|plugin| plugin.look(|known| service(plugin, known))));
         Self { services, fatal }
     }
 
@@ -105,8 +105,7 @@ impl std::fmt::Display for Fatal {
     }
 }
 
-fn service(plugin: &Status) -> Service {
-    let known = plugin.known();
+fn service(plugin: &Status, known: &Known) -> Service {
     let status = match known.state {
         PluginState::Loading | PluginState::Compiling => ServiceStatus::Starting,
         PluginState::Running => ServiceStatus::Running,

@@ -17,15 +17,17 @@ const SHORT: usize = 256 << 10;
 
 /// Why a plugin has no queue: it takes no events, or nobody knows yet whether it does.
 fn not_taken(status: &Status) -> ApiError {
-    let (name, known) = (&status.name, status.known());
-    if known.shape.is_some() {
-        return ApiError::new(StatusCode::CONFLICT, format!("{name} takes no events: it is no observer"));
-    }
-    if known.state == PluginState::Failed {
-        let why = known.last_failure.map(|failure| failure.reason).unwrap_or_default();
-        return not_up(format!("plugin {name} cannot be loaded: {why}"), BROKEN_RETRY);
-    }
-    not_up(format!("plugin {name} is being loaded"), LOADING_RETRY)
+    let name = &status.name;
+    status.look(|known| {
+        if known.shape.is_some() {
+            return ApiError::new(StatusCode::CONFLICT, format!("{name} takes no events: it is no observer"));
+        }
+        if known.state == PluginState::Failed {
+            let why = known.last_failure.as_ref().map(|failure| &*failure.reason).unwrap_or_default();
+            return not_up(format!("plugin {name} cannot be loaded: {why}"), BROKEN_RETRY);
+        }
+        not_up(format!("plugin {name} is being loaded"), LOADING_RETRY)
+    })
 }
 
 /// What an application did, for an observer: all of it is taken, or nothing.

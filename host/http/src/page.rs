@@ -109,14 +109,14 @@ fn render(app: &App, has_session: bool) -> String {
     }
     html.push_str("</p><h2>Plugins</h2><table><tr><th>name<th>state<th>last failure</tr>");
     for plugin in app.engine.plugins.list() {
-        let known = plugin.known();
-        let waits = if known.waits_for_its_turn() { ", waits for its turn" } else { "" };
-        let state = format!("{:?}", known.state).to_lowercase() + waits;
-        let failure = known.last_failure.map(|failure| {
-            let over = if failure.is_over { "over since; at " } else { "" };
-            format!("{over}{}: {}", json::time(failure.at_ms), failure.reason)
+        let (state, failure) = plugin.look(|known| {
+            let waits = if known.waits_for_its_turn() { ", waits for its turn" } else { "" };
+            let failure = known.last_failure.as_ref().map(|failure| {
+                let over = if failure.is_over { "over since; at " } else { "" };
+                format!("{over}{}: {}", json::time(failure.at_ms), failure.reason)
+            });
+            (format!("{:?}", known.state).to_lowercase() + waits, failure.unwrap_or_default())
         });
-        let failure = failure.unwrap_or_default();
         let name = escape(&plugin.name);
         let _ =
             write!(html, "<tr><td><a href=\"/v1/plugins/{name}\">{name}</a><td>{state}<td>{}</tr>", escape(&failure));

@@ -126,8 +126,9 @@ pub(crate) async fn release(app: Shared, name: Segment, caller: Asking) -> Resul
 pub(crate) async fn quarantine(app: Shared, name: Segment, caller: Asking) -> Result<Response, ApiError> {
     let status = app.0.engine.plugins.get(&name.0);
     // One that is tried again by itself can be told not to.
-    let is_retried =
-        status.is_some_and(|status| status.known().quarantined.is_some_and(|why| why != plugins::BY_OPERATOR));
+    let is_retried = status.is_some_and(|status| {
+        status.look(|known| known.quarantined.as_ref().is_some_and(|why| why != plugins::BY_OPERATOR))
+    });
     let runs = |state| is_retried || !matches!(state, PluginState::Quarantined | PluginState::Failed);
     order(&app.0, &name.0, &caller.0, Order::Quarantine, runs, "does not run")
 }
@@ -148,7 +149,7 @@ fn order(
         Order::Release => Action::Release,
         Order::Quarantine => Action::Quarantine,
     };
-    let (plugin, digest) = (status.name.to_string(), status.known().digest);
+    let (plugin, digest) = (status.name.to_string(), status.look(|known| known.digest.clone()));
     let what = What::Plugin(PluginChange { action, plugin, digest, refused: None });
     app.engine.audit.write(app.engine.clock.now_ms(), &Entry { by: By::Api(caller.name()), what });
     status.order(order);

@@ -352,7 +352,7 @@ impl Intake<'_> {
             "what ran before is back, as the newer version never ran well"
         );
         let at_ms = self.engine.clock.now_ms();
-        let last = self.status.known().last_failure;
+        let last = self.status.look(|known| known.last_failure.clone());
         let reason = match &last {
             Some(last) => format!("{why}; the last: {}", last.reason),
             None => why,

@@ -4,7 +4,7 @@
 //! # Layout
 //!
 //! * `find`, `watcher`, `settling`: which components there are, and when one has changed.
-//! * `supervisor`: a task for each plugin; changes reach it from here.
+//! * `supervisor`: a task for each plugin; changes reach it from here. `ending`: what a task does at its end.
 //! * `run`, `poll`: what is current is started and polled; `batches`, `ladder`: what becomes of calls that end badly.
 //! * `intake`, `mailbox`, `prepare`, `last_good`: a newer version is made ready beside it, and takes over between two ticks.
 //! * `failure_log`: which of its failures are logged.
@@ -13,6 +13,7 @@
 //! * `schema`: what its fields become; `state_file`: what it saves.
 
 mod batches;
+mod ending;
 mod failure_log;
 mod find;
 mod intake;
@@ -37,7 +38,7 @@ pub use find::{Bundled, Component, FindError, Origin, in_folder};
 pub use not_taken::NotTaken;
 pub use page::PluginPage;
 pub use schema::{BadFields, Fields, Metric};
-pub use status::{Order, PluginState, RefusedSection, Status, Waiting};
+pub use status::{Known, Order, PluginState, RefusedSection, Status, Waiting};
 pub use supervisor::{Denied, Request, Wanted};
 
 pub(crate) use failure_log::{Failing, FailureLog};

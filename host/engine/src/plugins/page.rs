@@ -1,4 +1,4 @@
-use super::{Origin, PluginState, Status, Waiting};
+use super::{Known, Origin, PluginState, Status, Waiting};
 use crate::Engine;
 use crate::conflicts::{self, Conflict};
 use crate::json;
@@ -251,7 +251,23 @@ struct FailurePage {
 
 impl PluginPage {
     pub fn of(engine: &Engine, status: &Status) -> Self {
-        let known = status.known();
+        let metrics = status.metrics().as_ref().map(MetricsPage::of);
+        let workers = usize::from(status.worker().is_some_and(|worker| worker.is_live()));
+        let conflicts = conflicts::of_plugin(engine, status);
+        let shares = shares::of_owner(engine, &status.name);
+        let interval_seconds = status.interval().as_secs_f64();
+        status.look(|known| Self {
+            interval_seconds,
+            metrics,
+            workers,
+            conflicts,
+            shares,
+            ..Self::of_known(status, known)
+        })
+    }
+
+    /// What needs no other lock than that of what is known.
+    fn of_known(status: &Status, known: &Known) -> Self {
         let shape = known.shape.as_ref();
         let limits = &status.limits;
         let call_time = |quantile| known.call_time(quantile).map(|time| time.as_secs_f64());
@@ -283,7 +299,7 @@ impl PluginPage {
                 .as_ref()
                 .map(|refused| RefusedSectionPage { at: json::time(refused.at_ms), reason: refused.reason.clone() }),
             roles: shape.map(|shape| shape.roles.iter().map(|role| role.as_str()).collect()).unwrap_or_default(),
-            interval_seconds: status.interval().as_secs_f64(),
+            interval_seconds: 0.0,
             grants: GrantsPage::of(&known.grants),
             missing: known.missing.iter().map(describe_need).collect(),
             limits: LimitsPage {
@@ -308,7 +324,7 @@ impl PluginPage {
             set_aside: known.set_aside.iter().map(WaitingPage::of).collect(),
             quarantined: known.quarantined.clone(),
             retry_at: known.retry_at_ms.map(json::time),
-            workers: usize::from(status.worker().is_some_and(|worker| worker.is_live())),
+            workers: 0,
             workers_spawned: known.workers_spawned,
             memory_bytes: known.memory_bytes,
             cpu_seconds: known.cpu.as_secs_f64(),
@@ -325,9 +341,9 @@ impl PluginPage {
                 trap: failure.trap.as_ref().map(TrapPage::of),
             }),
             next_poll: known.next_poll_ms.map(json::time),
-            metrics: status.metrics().as_ref().map(MetricsPage::of),
-            conflicts: conflicts::of_plugin(engine, status),
-            shares: shares::of_owner(engine, &status.name),
+            metrics: None,
+            conflicts: Vec::new(),
+            shares: Vec::new(),
         }
     }
 }

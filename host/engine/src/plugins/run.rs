@@ -1,6 +1,7 @@
 //! One plugin's task: what is current is started, polled, tried again and quarantined, until a newer version takes over.
 
 use super::batches::Batches;
+use super::ending::End;
 use super::failure_log::Failing;
 use super::find::Place;
 use super::intake::{Broken, Candidate, Intake, Mail, Unwanted};
@@ -19,7 +20,7 @@ use crate::room::Room;
 use dropsonde_sandbox::{CallError, Role, Sandbox, SavedState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 
 /// Why a plugin is not polled, or no longer.
 enum Stop {
@@ -41,15 +42,15 @@ enum Way {
     Retried,
 }
 
-/// Runs a plugin until `stopping` says so, or until it turns out that there is none.
+/// Runs a plugin until it is told to end, or until it turns out that there is none. Returns what it was told.
 pub(super) async fn run(
     engine: Arc<Engine>,
     sandbox: Arc<Sandbox>,
     status: Shared,
     place: Place,
     mail: Mail,
-    mut stopping: watch::Receiver<bool>,
-) -> Option<Unwanted> {
+    told: &mut oneshot::Receiver<End>,
+) -> (Option<Unwanted>, Option<End>) {
     let data = engine.options.load().data_dir.clone();
     let file = data.as_ref().map(|folder| StateFile::of(&status.name, folder));
     let good = data.as_ref().map(|folder| LastGood::of(&status.name, folder));
@@ -71,15 +72,16 @@ pub(super) async fn run(
     };
     let runner =
         Runner { engine: &engine, sandbox, status, keeper: &keeper, good, broken: &broken, handover: &handover };
-    let unwanted = tokio::select! {
-        unwanted = intake.take_in(mail) => Some(unwanted),
+    let (unwanted, end) = tokio::select! {
+        unwanted = intake.take_in(mail) => (Some(unwanted), told.try_recv().ok()),
         never = runner.run() => match never {},
-        _ = stopping.wait_for(|&stopping| stopping) => None,
+        // Without anybody who could tell it, the host is stopping.
+        end = &mut *told => (None, Some(end.unwrap_or(End::Stop))),
     };
     // The poll that was cut off may have saved something.
     keeper.keep(&engine, status).await;
     drop(writing.lock().await);
-    unwanted
+    (unwanted, end)
 }
 
 /// What a plugin saves, and where it is kept.
@@ -315,7 +317,7 @@ impl Runner<'_> {
 
     /// What never ran well may be followed by what did.
     fn give_up(&self, Loaded { digest, .. }: &Loaded, why: &str) {
-        if !self.status.known().has_run_well && why != BY_OPERATOR {
+        if !self.status.look(|known| known.has_run_well) && why != BY_OPERATOR {
             self.broken.put(Broken { digest: digest.clone(), why: why.to_owned() });
         }
     }
@@ -359,7 +361,7 @@ impl Runner<'_> {
         let pause = (why != BY_OPERATOR).then(|| pauses.next(Instant::now()));
         let retry_at_ms = pause.map(|pause| retry_at_ms(engine, pause));
         let retry_at = retry_at_ms.map(json::time);
-        let is_retried = status.known().quarantined.is_some();
+        let is_retried = status.look(|known| known.quarantined.is_some());
         match retry_at {
             Some(retry_at) if is_retried => {
                 tracing::warn!(plugin = name, reason = why, retry_at, "still in quarantine")

@@ -81,7 +81,7 @@ pub struct Waiting {
 }
 
 /// What changes while it runs.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Known {
     pub state: PluginState,
     pub origin: Origin,
@@ -265,9 +265,9 @@ impl Status {
             && self.limits == other.limits
     }
 
-    /// A copy of what is known now.
-    pub fn known(&self) -> Known {
-        self.with(|known| known.clone())
+    /// Looks at what is known now. Nothing else about the plugin can be asked meanwhile.
+    pub fn look<T>(&self, look: impl FnOnce(&Known) -> T) -> T {
+        self.with(|known| look(known))
     }
 
     pub fn state(&self) -> PluginState {

@@ -1,11 +1,10 @@
 //! The set of plugins: a task each; what changes in the plugins folder, or through the API, reaches them from here.
 
+use super::ending::{End, Ended, Requester, run_to_end};
 use super::find::{self, Place, components, files};
-use super::intake::{Ask, Asked, Mail, Unwanted};
-use super::last_good::LastGood;
+use super::intake::{Ask, Asked, Mail};
 use super::mailbox::{Mailbox, Posted};
 use super::prepare::off_thread;
-use super::run::run;
 use super::settling::{Change, Files, Settling};
 use super::status::Shared;
 use super::trial::try_section;
@@ -20,7 +19,6 @@ use dropsonde_model::names::PLUGIN_RULE;
 use dropsonde_sandbox::Sandbox;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
-use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -45,6 +43,8 @@ pub enum Wanted {
     Reload,
     /// Its file goes.
     Remove,
+    /// The same, of one that is known to have a file.
+    RemoveFile,
     /// Its section of this configuration is tried beside what runs.
     TryOut(Arc<Options>),
     /// It begins anew, by the configuration that is in force.
@@ -75,26 +75,32 @@ pub(crate) struct Supervisor {
     /// Before the start.
     found: Vec<Component>,
     running: BTreeMap<PluginName, Running>,
-    tasks: JoinSet<Option<Unwanted>>,
+    tasks: JoinSet<Ended>,
     names: HashMap<Id, PluginName>,
     settling: Settling,
     /// Files that can be no plugins', as was said.
     misnamed: BTreeSet<PathBuf>,
-    /// It ends, and is begun again at once.
-    reconfigured: Option<String>,
 }
+
+/// What may wait until a plugin has ended, as some of it is large.
+const MOST_WAITING: usize = 3;
 
 /// A plugin's task.
 struct Running {
     changed: Arc<Notify>,
     asks: Arc<Mailbox>,
-    stop: watch::Sender<bool>,
+    /// None: it was told to end.
+    end: Option<oneshot::Sender<End>>,
+    /// What is wanted of it since then.
+    later: Vec<Request>,
+    /// Its file was written since then.
+    is_written: bool,
 }
 
 enum Event {
     Stirred,
     Requested(Request),
-    Ended(Result<(Id, Option<Unwanted>), JoinError>),
+    Ended(Result<(Id, Ended), JoinError>),
 }
 
 /// What a plugin's task begins with.
@@ -138,7 +144,6 @@ impl Supervisor {
             names: HashMap::new(),
             settling: Settling::with(&Files::new()),
             misnamed: BTreeSet::new(),
-            reconfigured: None,
         }
     }
 
@@ -182,13 +187,12 @@ impl Supervisor {
             };
             match event {
                 Event::Stirred => self.look().await,
-                Event::Requested(request) => self.serve(request).await,
+                Event::Requested(request) => self.serve(request),
                 Event::Ended(ended) => self.ended(ended),
             }
         }
-        for running in self.running.values() {
-            running.stop.send_replace(true);
-        }
+        let names: Vec<_> = self.running.keys().cloned().collect();
+        names.iter().for_each(|name| drop(self.end(name, End::Stop)));
         while self.tasks.join_next().await.is_some() {}
     }
 
@@ -214,14 +218,14 @@ impl Supervisor {
         self.warn_of(misnamed);
         for (name, change) in self.settling.look(&found, Instant::now()) {
             match change {
-                Change::Written(path) => match self.running.get(name.as_str()) {
-                    Some(running) => running.changed.notify_one(),
+                Change::Written(path) => match self.running.get_mut(name.as_str()) {
+                    Some(running) => {
+                        running.is_written = running.end.is_none();
+                        running.changed.notify_one();
+                    }
                     None => self.begin(Component { name, origin: Origin::File(path) }, Beginning::Found),
                 },
-                Change::Removed => {
-                    self.end(&name).await;
-                    self.removed(&name, By::Folder).await;
-                }
+                Change::Removed => _ = self.end(&name, End::Gone),
             }
         }
     }
@@ -247,23 +251,32 @@ impl Supervisor {
         }
     }
 
-    async fn serve(&mut self, Request { plugin, what, by, answer }: Request) {
+    fn serve(&mut self, Request { plugin, what, by, answer }: Request) {
         if self.is_native(&plugin) {
             let _ = answer.send(Err(Denied::Native));
+            return;
+        }
+        if let Some(ending) = self.running.get_mut(plugin.as_str()).filter(|running| running.end.is_none()) {
+            if ending.later.len() < MOST_WAITING {
+                ending.later.push(Request { plugin, what, by, answer });
+            } else {
+                let _ = answer.send(Err(Denied::Busy));
+            }
             return;
         }
         let what = match what {
             Wanted::Upload(bytes) => Asked::Upload(bytes),
             Wanted::Reload => Asked::Again,
-            Wanted::Remove => {
-                let removed = self.remove(&plugin, by).await;
-                let _ = answer.send(removed);
-                return;
+            Wanted::Remove if self.bundled(&plugin).is_some() => {
+                return self.remove_if_there(plugin, Requester { by, answer });
             }
+            Wanted::Remove | Wanted::RemoveFile => return self.remove(&plugin, Requester { by, answer }),
             Wanted::TryOut(config) => return self.try_out(&plugin, config, answer),
             Wanted::Reconfigure => {
-                self.reconfigure(&plugin).await;
-                let _ = answer.send(Ok(()));
+                // One that is not there has nothing to begin anew.
+                if let Err(End::Anew(answer)) = self.end(&plugin, End::Anew(answer)) {
+                    let _ = answer.send(Ok(()));
+                }
                 return;
             }
         };
@@ -292,7 +305,7 @@ impl Supervisor {
     }
 
     fn is_native(&self, name: &str) -> bool {
-        self.engine.plugins.get(name).is_some_and(|status| status.known().origin == Origin::Native)
+        self.engine.plugins.get(name).is_some_and(|status| status.look(|known| known.origin == Origin::Native))
     }
 
     fn place(&self, name: &str) -> Place {
@@ -303,68 +316,46 @@ impl Supervisor {
         self.engine.options.load().bundled(name)
     }
 
-    /// Has it begin anew, by the configuration that is in force now. What it discovered stays as it is until it looks again.
-    async fn reconfigure(&mut self, name: &str) {
-        if !self.running.contains_key(name) {
-            return;
-        }
-        self.reconfigured = Some(name.to_owned());
-        self.end(name).await;
-        self.reconfigured = None;
-        if self.running.contains_key(name) {
-            return;
-        }
-        match self.place(name).component() {
-            Some(component) => self.begin(component, Beginning::Back),
-            None => self.forget(name),
-        }
-    }
-
     /// Tries a section beside what runs, and beside whatever else is under way.
     fn try_out(&self, name: &str, config: Arc<Options>, answer: oneshot::Sender<Result<(), Denied>>) {
-        let tried = self.engine.plugins.get(name).zip(self.place(name).component());
-        let Some((status, component)) = tried else { return drop(answer.send(Ok(()))) };
-        let (engine, sandbox) = (self.engine.clone(), self.sandbox.clone());
+        let Some(status) = self.engine.plugins.get(name) else { return drop(answer.send(Ok(()))) };
+        let (engine, sandbox, place) = (self.engine.clone(), self.sandbox.clone(), self.place(name));
         drop(tokio::spawn(async move {
+            let component = off_thread(move || place.component()).await.ok().flatten();
+            let Some(component) = component else { return drop(answer.send(Ok(()))) };
             let tried = try_section(&engine, &sandbox, &status, component, &config).await;
             let _ = answer.send(tried.map_err(Denied::NotTaken));
         }));
     }
 
-    async fn remove(&mut self, name: &str, by: By) -> Result<(), Denied> {
-        if self.engine.plugins.get(name).is_none() {
+    fn remove(&mut self, name: &str, requester: Requester) {
+        if self.engine.plugins.get(name).is_some() && !self.running.contains_key(name) {
+            // Its task ended abruptly: another does what is left.
+            let file = self.place(name).file().unwrap_or_default();
+            self.begin(Component { name: name.to_owned(), origin: Origin::File(file) }, Beginning::Back);
+        }
+        if let Err(End::Remove(Requester { answer, .. })) = self.end(name, End::Remove(requester)) {
             // Its file may have gone before, and its instances are there.
-            return if self.engine.release_instances(name) { Ok(()) } else { Err(Denied::Unknown) };
+            let released = self.engine.release_instances(name);
+            let _ = answer.send(if released { Ok(()) } else { Err(Denied::Unknown) });
         }
-        let path = self.place(name).file().unwrap_or_default();
-        if self.bundled(name).is_some() && fs::symlink_metadata(&path).is_err() {
-            return Err(Denied::Bundled);
-        }
-        // What it is writing is written by then.
-        self.end(name).await;
-        if let Err(source) = fs::remove_file(&path)
-            && source.kind() != ErrorKind::NotFound
-        {
-            self.begin(Component { name: name.to_owned(), origin: Origin::File(path.clone()) }, Beginning::Back);
-            return Err(Denied::NotRemoved { path, source });
-        }
-        self.settling.forget(name);
-        if self.bundled(name).is_none() {
-            self.engine.release_instances(name);
-        }
-        self.removed(name, by).await;
-        Ok(())
+    }
+
+    /// What comes with the binary goes on, unless a file is in its place.
+    fn remove_if_there(&self, plugin: String, Requester { by, answer }: Requester) {
+        let (engine, file) = (self.engine.clone(), self.place(&plugin).file());
+        drop(tokio::spawn(async move {
+            let is_there = off_thread(move || file.is_some_and(|file| fs::symlink_metadata(file).is_ok()));
+            if is_there.await.unwrap_or_default() {
+                engine.plugins.request(Request { plugin, what: Wanted::RemoveFile, by, answer }).await;
+            } else {
+                let _ = answer.send(Err(Denied::Bundled));
+            }
+        }));
     }
 
     /// Its file is gone, and so is it: what comes with the binary takes its place, or nothing does.
-    async fn removed(&mut self, name: &str, by: By) {
-        if let Some(good) = self.engine.options.load().data_dir.as_ref().map(|data| LastGood::of(name, data)) {
-            let plugin = name.to_owned();
-            let forgotten = off_thread(move || good.forget()).await;
-            if let Ok(Err(error)) = forgotten {
-                tracing::warn!(plugin, %error, "cannot remove the copy of it to come back to");
-            }
-        }
+    fn removed(&mut self, name: &str, by: By) {
         let change = PluginChange { action: Action::Remove, plugin: name.to_owned(), digest: None, refused: None };
         self.engine.audit.write(self.engine.clock.now_ms(), &Entry { by, what: What::Plugin(change) });
         if let Some(bundled) = self.bundled(name) {
@@ -389,7 +380,7 @@ impl Supervisor {
         engine.plugins.add(status.clone());
         engine.metrics.know_plugin(&name);
         let asks = Arc::new(Mailbox::default());
-        let (changed, (stop, stopping)) = (Arc::new(Notify::new()), watch::channel(false));
+        let (changed, (end, told)) = (Arc::new(Notify::new()), oneshot::channel());
         match beginning {
             Beginning::Start | Beginning::Found | Beginning::Back => changed.notify_one(),
             // There is room: nothing was asked before.
@@ -397,33 +388,31 @@ impl Supervisor {
         }
         let place = self.place(&name);
         let mail = Mail { asks: asks.clone(), changed: changed.clone(), is_change };
-        let task = run(engine.clone(), self.sandbox.clone(), status, place, mail, stopping);
-        self.running.insert(name.clone(), Running { changed, asks, stop });
+        let task = run_to_end(engine.clone(), self.sandbox.clone(), status, place, mail, told);
+        let running = Running { changed, asks, end: Some(end), later: Vec::new(), is_written: false };
+        self.running.insert(name.clone(), running);
         self.names.insert(self.tasks.spawn(task).id(), name);
     }
 
-    /// Ends a plugin's task, and waits for it.
-    async fn end(&mut self, name: &str) {
-        let Some(running) = self.running.get(name) else { return };
-        running.stop.send_replace(true);
-        while self.running.contains_key(name) {
-            match self.tasks.join_next_with_id().await {
-                Some(ended) => self.ended(ended),
-                None => return,
-            }
+    /// Tells a plugin's task to end. When it has, [`ended`](Self::ended) hears of it; others go on meanwhile. Returns what it
+    /// cannot be told: there is none, or it ends already.
+    fn end(&mut self, name: &str, end: End) -> Result<(), End> {
+        match self.running.get_mut(name).and_then(|running| running.end.take()) {
+            Some(told) => told.send(end),
+            None => Err(end),
         }
     }
 
-    /// A plugin is no more. Its history stays; what it alone had discovered has ended.
-    fn ended(&mut self, ended: Result<(Id, Option<Unwanted>), JoinError>) {
+    /// A plugin's task has ended. Its history stays; what it alone had discovered has ended, unless it begins anew.
+    fn ended(&mut self, ended: Result<(Id, Ended), JoinError>) {
         let (id, ended) = match ended {
-            Ok((id, unwanted)) => (id, Ok(unwanted)),
+            Ok((id, ended)) => (id, Ok(ended)),
             Err(error) => (error.id(), Err(error)),
         };
         let Some(name) = self.names.remove(&id) else { return };
-        self.running.remove(&name);
-        let unwanted = match ended {
-            Ok(unwanted) => unwanted,
+        let Some(Running { later, is_written, .. }) = self.running.remove(&name) else { return };
+        match ended {
+            Ok(ended) => self.settle(&name, ended),
             Err(error) => {
                 // A bug of ours: it stays on its page, and whoever changes its file tries again.
                 tracing::error!(plugin = &*name, %error, "its task ended abruptly");
@@ -431,22 +420,60 @@ impl Supervisor {
                     status.failed_because(self.engine.clock.now_ms(), "its task ended abruptly".to_owned());
                     status.enter(PluginState::Failed);
                 }
-                return;
             }
-        };
-        if unwanted.is_none() && self.reconfigured.as_deref() == Some(&*name) {
-            return;
         }
-        self.forget(&name);
-        let Some(unwanted) = unwanted else {
-            tracing::info!(plugin = &*name, "removed");
-            return;
-        };
-        // Its file may have come while the upload was looked into.
-        if let Some(component) = self.place(&name).component() {
-            self.begin(component, Beginning::Found);
+        // Whether it is still there is looked into.
+        if is_written && !self.running.contains_key(&name) {
+            self.settling.forget(&name);
         }
-        unwanted.answer();
+        later.into_iter().for_each(|request| self.serve(request));
+    }
+
+    /// Does what comes after a plugin's end.
+    fn settle(&mut self, name: &str, Ended { unwanted, told, component }: Ended) {
+        let has_unwanted = unwanted.is_some();
+        match told {
+            Some(End::Stop) => self.forget(name),
+            Some(End::Anew(answer)) => {
+                match component {
+                    // What it discovered stays as it is until it looks again.
+                    Some(component) => self.begin(component, Beginning::Back),
+                    None => self.forget(name),
+                }
+                let _ = answer.send(Ok(()));
+            }
+            Some(End::Gone) => {
+                self.forget(name);
+                tracing::info!(plugin = name, "removed");
+                self.removed(name, By::Folder);
+            }
+            Some(End::Remove(Requester { by, answer })) => {
+                self.forget(name);
+                self.settling.forget(name);
+                tracing::info!(plugin = name, "removed");
+                if self.bundled(name).is_none() {
+                    self.engine.release_instances(name);
+                }
+                self.removed(name, by);
+                let _ = answer.send(Ok(()));
+            }
+            Some(End::NotRemoved(answer, why)) => {
+                // It was not told of what it discovered: that stays.
+                match component {
+                    Some(component) => self.begin(component, Beginning::Back),
+                    None => self.forget(name),
+                }
+                let _ = answer.send(Err(why));
+            }
+            None => {
+                self.forget(name);
+                // Its file may have come while the upload was looked into.
+                if let Some(component) = component.filter(|_| has_unwanted) {
+                    self.begin(component, Beginning::Found);
+                }
+            }
+        }
+        unwanted.into_iter().for_each(|unwanted| unwanted.answer());
     }
 
     fn forget(&self, name: &str) {

@@ -77,16 +77,16 @@ pub(super) async fn try_section(
     let Err(TrialFailed { why, digest }) = try_component(engine, sandbox, component, options).await else {
         return Ok(());
     };
-    let known = now.known();
-    let is_refused_file = known.refused.is_some_and(|refused| refused.digest == digest);
+    let (state, is_refused_file) =
+        now.look(|known| (known.state, known.refused.as_ref().is_some_and(|refused| refused.digest == digest)));
     let is_of_component = matches!(why, NotTaken::Unreadable(_) | NotTaken::Refused(_));
     if is_refused_file || is_of_component {
         return Ok(());
     }
-    if known.state != PluginState::Running {
+    if state != PluginState::Running {
         let has_other_section = now.config != options.plugin(&now.name);
         // Whether what did not start before can start may depend on anything.
-        let is_starting = matches!(known.state, PluginState::Loading | PluginState::Compiling);
+        let is_starting = matches!(state, PluginState::Loading | PluginState::Compiling);
         let is_of_section = has_other_section && (is_starting || !matches!(why, NotTaken::Start(_)));
         return if is_of_section { Err(why) } else { Ok(()) };
     }
