@@ -3,8 +3,8 @@
 use crate::harness::{connect_from, request, send, stream, verbs};
 use dropsonde::config::{Config, Size};
 use dropsonde::host::Host;
-use dropsonde::native::{Failure, Field as NativeField, Sampler};
-use dropsonde::store::{Field, InstanceId, Schema};
+use dropsonde::native::{Failure, Field, Sampler};
+use dropsonde::store::{InstanceId, Schema, StoredField};
 use dropsonde::tracked::Wanted;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -21,7 +21,7 @@ async fn host(change: impl FnOnce(&mut Config)) -> Host {
     config.store.memory_only = true;
     change(&mut config);
     let host = Host::builder().config(config).without_plugins().start().await.unwrap();
-    let fields = (0..256).map(|nth| Field::gauge(format!("field_{nth}"))).collect();
+    let fields = (0..256).map(|nth| StoredField::gauge(format!("field_{nth}"))).collect();
     let id = InstanceId::new("big").unwrap();
     let frame = host.engine().store.frame(&id, &Schema::new("s", fields), 1000);
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
@@ -251,10 +251,8 @@ impl Sampler for Wide {
         &self.0
     }
 
-    fn fields(&self) -> Vec<NativeField> {
-        (0..200)
-            .map(|nth| NativeField::gauge(format!("field_of_a_plugin_with_very_many_{nth}"), "One of many."))
-            .collect()
+    fn fields(&self) -> Vec<Field> {
+        (0..200).map(|nth| Field::gauge(format!("field_of_a_plugin_with_very_many_{nth}"), "One of many.")).collect()
     }
 
     fn sample(&mut self, _: &InstanceId) -> Result<Vec<f64>, Failure> {
@@ -280,7 +278,7 @@ async fn lists_of_very_many_hosts_and_plugins_are_sent_in_pieces_that_a_peer_has
         let id = InstanceId::new(format!("{nth:0250}")).unwrap();
         let wanted = Wanted { id: id.clone(), labels: Default::default(), samplers: Some(Vec::new()) };
         host.engine().track(wanted).unwrap();
-        host.engine().store.frame(&id, &Schema::new("s", vec![Field::gauge("x")]), 1000).push(now_ms, &[1.0]);
+        host.engine().store.frame(&id, &Schema::new("s", vec![StoredField::gauge("x")]), 1000).push(now_ms, &[1.0]);
     }
     let address = host.address().to_string();
     tokio::task::spawn_blocking(move || {

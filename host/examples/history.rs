@@ -5,13 +5,14 @@
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use dropsonde::history::{HostHistory, Range};
-use dropsonde::store::{Field, InstanceId, Limits};
+use dropsonde::store::{InstanceId, Limits, StoredField};
 
 const MINUTE_MS: i64 = 60_000;
 
 fn main() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    let fields = || vec![Field::gauge("requests_sec"), Field::gauge("p99_ms"), Field::gauge("error_rate")];
+    let fields =
+        || vec![StoredField::gauge("requests_sec"), StoredField::gauge("p99_ms"), StoredField::gauge("error_rate")];
     let open = || HostHistory::open(folder.path(), fields(), MINUTE_MS, &Limits::default());
     let (host, now_ms) = (InstanceId::new("example.org")?, 1_700_000_000_000);
 

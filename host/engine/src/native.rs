@@ -16,9 +16,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
+pub use dropsonde_model::{Aggregation, Field, Kind};
 pub use dropsonde_sandbox::{
-    Aggregation, CacheStats, ChannelStats, EnvelopeStats, Failure, Field, HistoryStats, Instance, Kind, PresenceStats,
-    Readings, Stats, TokenStats, Total,
+    CacheStats, ChannelStats, EnvelopeStats, Failure, HistoryStats, Instance, PresenceStats, Readings, Stats,
+    TokenStats,
 };
 
 /// Something in this process that measures instances.

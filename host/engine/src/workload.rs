@@ -253,7 +253,7 @@ impl Sums {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dropsonde_store::{Align, Field, Schema};
+    use dropsonde_store::{Align, Schema, StoredField};
 
     type Reading<'a> = (&'a str, i64, &'a [(&'a str, f64)]);
 
@@ -262,7 +262,7 @@ mod tests {
         let mut ids = Vec::new();
         for (id, at_ms, values) in readings {
             let id = InstanceId::new(id).unwrap();
-            let schema = Schema::new("s", values.iter().map(|(name, _)| Field::gauge(*name)).collect());
+            let schema = Schema::new("s", values.iter().map(|(name, _)| StoredField::gauge(*name)).collect());
             let values: Vec<f64> = values.iter().map(|(_, value)| *value).collect();
             store.frame(&id, &schema, 1000).push(*at_ms, &values);
             ids.push(id);
@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn what_several_make_together_has_the_declared_precision() {
         let store = Store::in_memory(&Default::default());
-        let decimal = |name| Field { precision: 0.1, ..Field::gauge(name) };
+        let decimal = |name| StoredField { precision: 0.1, ..StoredField::gauge(name) };
         let schema = Schema::new("s", vec![decimal("cpu_percent"), decimal("latency_ms")]);
         let ids = ["a", "b", "c"].map(|id| InstanceId::new(id).unwrap());
         for (id, value) in ids.iter().zip([0.1, 0.2, 0.4]) {
@@ -346,13 +346,9 @@ mod tests {
     #[test]
     fn a_workload_follows_what_its_sampler_declares_and_names_where_that_is_not_loaded() {
         let store = Store::in_memory(&Default::default());
-        let field = |name: &str, unit: &str| dropsonde_sandbox::Field {
-            name: name.to_owned(),
-            help: String::new(),
-            unit: unit.to_owned(),
-            kind: dropsonde_sandbox::Kind::Gauge,
-            aggregation: dropsonde_sandbox::Aggregation::Mean,
-            precision: 0.0,
+        let field = |name: &str, unit: &str| {
+            let field = dropsonde_model::Field::gauge(name, "");
+            dropsonde_model::Field { unit: unit.to_owned(), ..field }
         };
         let fields = [field("busy", "percent"), field("read_mb_per_s", "MB/s"), field("written_s", "files")];
         let fields = Fields::check("s", &fields).unwrap();

@@ -37,14 +37,14 @@ pub(super) fn check(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dropsonde_store::{Field, Schema};
+    use dropsonde_store::{Schema, StoredField};
 
     #[test]
     fn a_field_no_instance_has_is_refused_with_the_nearest_and_others_are_not() {
         let store = Store::in_memory(&Default::default());
         let id = |id: &str| InstanceId::new(id).unwrap();
         for (instance, field) in [("a", "cpu_percent"), ("b", "load_1m")] {
-            let schema = Schema::new("s", vec![Field::gauge(field)]);
+            let schema = Schema::new("s", vec![StoredField::gauge(field)]);
             store.frame(&id(instance), &schema, 1000).push(1000, &[1.0]);
         }
         let check = |ids: &[&str], fields: &[&str]| {

@@ -84,12 +84,12 @@ pub(super) fn columns(store: &Store, ids: &[InstanceId], query: &Query) -> usize
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dropsonde_store::{Field, Limits, Schema};
+    use dropsonde_store::{Limits, Schema, StoredField};
 
     /// A gauge with two gaps and a counter, a second apart.
     fn store() -> (Store, InstanceId) {
         let (store, id) = (Store::in_memory(&Limits::default()), InstanceId::new("a").unwrap());
-        let fields = vec![Field::gauge("used"), Field::counter("sent_per_sec", 1.0)];
+        let fields = vec![StoredField::gauge("used"), StoredField::counter("sent_per_sec", 1.0)];
         let frame = store.frame(&id, &Schema::new("s", fields), 1000);
         for nth in (0..20_000_i64).filter(|nth| nth % 7 != 0) {
             let used = if nth % 1000 < 3 { f64::NAN } else { (nth * nth % 977) as f64 / 3.0 };

@@ -1,7 +1,7 @@
 //! The words that all parts of Dropsonde share, and the rules for them.
 //!
 //! * [`InstanceId`]: what is measured. [`Labels`]: what tells instances apart.
-//! * [`Aggregation`]: how readings of a longer time become one.
+//! * [`Field`], [`Kind`]: what is read of it. [`Aggregation`]: how readings of a longer time become one.
 //! * [`names`]: what a plugin may be called, and what belongs to the host.
 //! * [`Right`]: what a token allows.
 //! * [`text`]: characters that would harm whoever reads them.
@@ -10,6 +10,7 @@
 //! * [`nearest`]: what a misspelt word was meant to be.
 
 mod aggregation;
+mod field;
 mod instance_id;
 mod invalid_value;
 pub mod labels;
@@ -21,6 +22,7 @@ pub mod text;
 pub mod time;
 
 pub use aggregation::Aggregation;
+pub use field::{Field, Kind};
 pub use instance_id::{InstanceId, InvalidInstanceId};
 pub use invalid_value::InvalidValue;
 pub use labels::Labels;

@@ -68,5 +68,5 @@ pub use plugin::{Interface, Plugin, Role, Shape};
 pub use refusal::Refused;
 pub use thread::{Timed, Took, WorkerStats};
 pub use vocabulary::{CacheStats, ChannelStats, EnvelopeStats, HistoryStats, PresenceStats, Stats, TokenStats};
-pub use vocabulary::{Description, Event, Failure, Field, Instance, Kind, Need, Readings, Tick, Total};
+pub use vocabulary::{Description, Event, Failure, Field, Instance, Kind, Need, Readings, Tick};
 pub use worker::{Introduction, Setup, Worker, introduce};

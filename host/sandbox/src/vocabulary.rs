@@ -1,6 +1,6 @@
 //! What plugins and host exchange, free of contract versions. Nothing in here has been checked: it is what a guest said.
 
-use dropsonde_model::Aggregation;
+pub use dropsonde_model::{Field, Kind};
 use std::time::Duration;
 
 /// What a plugin says about itself.
@@ -67,56 +67,6 @@ pub struct Tick {
     /// CPU time; what the plugin is told. The limit in force is [`Limits::cpu`](crate::Limits).
     pub budget_ms: u32,
     pub interval: Duration,
-}
-
-/// A running total behind a field's rate.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Total {
-    /// Prometheus name, ending in `_total`.
-    pub name: String,
-    /// Field units per total unit.
-    pub scale: f64,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub enum Kind {
-    Gauge,
-    Counter(Total),
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct Field {
-    pub name: String,
-    pub help: String,
-    pub unit: String,
-    pub kind: Kind,
-    pub aggregation: Aggregation,
-    /// Smallest step that matters; 0 keeps every bit.
-    pub precision: f64,
-}
-
-impl Field {
-    /// A level, averaged over time, kept to every bit. A name ends in its unit: `queue_length`, `heap_mb`.
-    pub fn gauge(name: impl Into<String>, help: impl Into<String>) -> Self {
-        let (unit, kind) = (String::new(), Kind::Gauge);
-        Self { name: name.into(), help: help.into(), unit, kind, aggregation: Aggregation::Mean, precision: 0.0 }
-    }
-
-    /// What a running total grows by per second; `total` is what the total is called: `orders_total`.
-    pub fn rate(name: impl Into<String>, help: impl Into<String>, total: impl Into<String>) -> Self {
-        let kind = Kind::Counter(Total { name: total.into(), scale: 1.0 });
-        Self { kind, ..Self::gauge(name, help) }
-    }
-
-    /// The smallest step that matters: the coarser, the less history takes.
-    pub fn precision(self, precision: f64) -> Self {
-        Self { precision, ..self }
-    }
-
-    /// How readings of a longer time become one.
-    pub fn aggregation(self, aggregation: Aggregation) -> Self {
-        Self { aggregation, ..self }
-    }
 }
 
 /// Something that can be measured.

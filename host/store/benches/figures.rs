@@ -14,7 +14,7 @@
 #[path = "support/series.rs"]
 mod series;
 
-use dropsonde_store::{Align, Field, InstanceId, Limits, Query, Schema, Store};
+use dropsonde_store::{Align, InstanceId, Limits, Query, Schema, Store, StoredField};
 use series::{Corpus, STEP_MS};
 use std::hint::black_box;
 use std::path::Path;
@@ -109,7 +109,7 @@ fn density(files: &[Vec<f64>], precision: f64) -> f64 {
     let folder = tempfile::tempdir().unwrap();
     let limits = Limits { samples: usize::MAX, ..Limits::default() };
     let (store, mut keeper, _) = Store::open(folder.path(), &limits).unwrap();
-    let schema = Schema::new("bench", vec![Field { precision, ..Field::gauge("value") }]);
+    let schema = Schema::new("bench", vec![StoredField { precision, ..StoredField::gauge("value") }]);
     let longest = files.iter().map(Vec::len).max().unwrap_or(0) as i64;
     for tick in 0..longest + 10_000 {
         for (i, values) in files.iter().enumerate() {

@@ -13,7 +13,7 @@
 #[allow(dead_code, reason = "of what benches share, each uses a part")]
 mod series;
 
-use dropsonde_store::{Field, Frame, InstanceId, Keeper, Limits, Query, Schema, Store};
+use dropsonde_store::{Frame, InstanceId, Keeper, Limits, Query, Schema, Store, StoredField};
 use series::{Corpus, STEP_MS};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -81,8 +81,8 @@ fn restart(folder: &Path, corpus: &Corpus, instances: usize) {
 
 fn fill(store: &Store, mut keeper: Keeper, corpus: &Corpus, instances: usize) {
     let start = Instant::now();
-    let mut fields: Vec<Field> = corpus.schema().fields().to_vec();
-    fields.push(Field { precision: 1.0, ..Field::counter("bytes_per_sec", 1.0) });
+    let mut fields: Vec<StoredField> = corpus.schema().fields().to_vec();
+    fields.push(StoredField { precision: 1.0, ..StoredField::counter("bytes_per_sec", 1.0) });
     let schema = Schema::new("load", fields);
     let frames: Vec<Arc<Frame>> = (0..instances).map(|i| store.frame(&id(i), &schema, STEP_MS)).collect();
     let mut row = vec![0.0; 8];

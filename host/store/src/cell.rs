@@ -1,5 +1,5 @@
 use crate::quantum::{self, Quantum};
-use crate::{Aggregation, Field, Schema};
+use crate::{Aggregation, Schema, StoredField};
 
 /// What a column's values over a time add up to. Gaps count for nothing.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -134,7 +134,7 @@ pub(crate) struct Cells {
 
 impl Cells {
     pub(crate) fn of(cells: &[Cell], schema: &Schema, rows: usize) -> Self {
-        let third = |cell: &Cell, field: &Field| match field.aggregation {
+        let third = |cell: &Cell, field: &StoredField| match field.aggregation {
             Aggregation::Last => cell.last,
             _ => cell.sum,
         };

@@ -3,7 +3,7 @@
 use crate::archive::{self, Disk, Growing, Readable};
 use crate::codec::Chunk;
 use crate::frame::Shared;
-use crate::{Field, Limits, Query, Schema};
+use crate::{Limits, Query, Schema, StoredField};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
@@ -61,8 +61,8 @@ pub(crate) fn files() -> Vec<Vec<u8>> {
 }
 
 pub(crate) fn schema() -> Schema {
-    let gauge = Field { precision: 0.01, ..Field::gauge("a") };
-    Schema::new("s", vec![gauge, Field::counter("b", 1.0), Field::gauge("c")])
+    let gauge = StoredField { precision: 0.01, ..StoredField::gauge("a") };
+    Schema::new("s", vec![gauge, StoredField::counter("b", 1.0), StoredField::gauge("c")])
 }
 
 #[derive(Debug)]

@@ -1,11 +1,11 @@
 //! Keeps samples as history and answers range queries.
 //!
 //! ```
-//! use dropsonde_store::{Align, Field, InstanceId, Limits, Query, Schema, Store};
+//! use dropsonde_store::{Align, StoredField, InstanceId, Limits, Query, Schema, Store};
 //!
 //! let store = Store::in_memory(&Limits::default());
 //! let host = InstanceId::new("host").unwrap();
-//! let schema = Schema::new("load", vec![Field::gauge("load_1m")]);
+//! let schema = Schema::new("load", vec![StoredField::gauge("load_1m")]);
 //! let frame = store.frame(&host, &schema, 10_000);
 //! frame.push(1_000, &[0.5]);
 //! frame.push(11_000, &[1.5]);
@@ -78,7 +78,7 @@
 //! # Layout
 //!
 //! * [`InstanceId`]: what is measured.
-//! * [`Schema`], [`Field`], [`Kind`], [`Aggregation`]: what one sampler records; `quantum`: the step of its readings;
+//! * [`Schema`], [`StoredField`], [`Kind`], [`Aggregation`]: what one sampler records; `quantum`: the step of its readings;
 //!   `rates`: how totals become rates.
 //! * `frame`: one sampler's rows for one instance, a ring: `open` blocks, sealed ones (`block`), the generations they
 //!   belong to (`runs`), and what queries make of them (`buckets`).
@@ -116,13 +116,13 @@ pub mod inspect;
 pub mod ladder;
 
 pub use archive::{Flushed, Restored, TooLarge};
-pub use dropsonde_model::{Aggregation, InstanceId, InvalidInstanceId};
+pub use dropsonde_model::{Aggregation, InstanceId, InvalidInstanceId, Kind};
 pub use frame::{Frame, Row};
 pub use jumps::ClockJump;
 pub use keeper::{ArchiveStatus, Failing, Keeper, OpenError, Step};
 pub use pool::{Account, Full, Pool};
 pub use query::{Align, Column, Points, Query, Sample};
-pub use schema::{Field, Kind, Schema};
+pub use schema::{Schema, StoredField};
 pub use store::{Limits, Opened, Store, Usage};
 
 pub(crate) use ladder::Layout;

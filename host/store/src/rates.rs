@@ -101,9 +101,9 @@ fn decimal(power: i32) -> Quantum {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Field, Schema};
+    use crate::{Schema, StoredField};
 
-    fn rates(fields: Field, rows: &[(i64, f64, f64)]) -> Vec<f64> {
+    fn rates(fields: StoredField, rows: &[(i64, f64, f64)]) -> Vec<f64> {
         let schema = Schema::new("s", vec![fields]);
         let at_ms: Vec<i64> = rows.iter().map(|row| row.0).collect();
         let delays: Vec<f64> = rows.iter().map(|row| row.1).collect();
@@ -113,12 +113,12 @@ mod tests {
     }
 
     fn rate(scale: f64, rows: [(i64, f64, f64); 2]) -> f64 {
-        rates(Field::counter("x", scale), &rows)[1]
+        rates(StoredField::counter("x", scale), &rows)[1]
     }
 
     #[test]
     fn a_first_reading_a_reset_and_a_stopped_clock_give_no_rate() {
-        assert!(rates(Field::counter("x", 1.0), &[(1000, 0.0, 5.0)])[0].is_nan());
+        assert!(rates(StoredField::counter("x", 1.0), &[(1000, 0.0, 5.0)])[0].is_nan());
         assert!(rate(1.0, [(0, 0.0, 6.0), (1000, 0.0, 5.0)]).is_nan());
         assert!(rate(1.0, [(1000, 0.0, 4.0), (1000, 0.0, 5.0)]).is_nan());
         assert_eq!(rate(100.0, [(0, 0.0, 4.0), (2000, 0.0, 5.0)]), 50.0);
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn a_total_of_which_nobody_knows_when_it_was_read_gives_no_rate_before_or_after_it() {
         let rates = rates(
-            Field::counter("x", 1.0),
+            StoredField::counter("x", 1.0),
             &[(0, 0.0, 1.0), (1000, 0.0, 2.0), (2000, f64::NAN, 40.0), (3000, 0.0, 41.0), (4000, 0.0, 42.0)],
         );
         assert_eq!(rates.iter().map(|rate| rate.is_nan()).collect::<Vec<_>>(), [true, false, true, true, false]);
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn means_and_sums_of_levels_have_the_declared_precision_and_no_dust() {
         let rounded = |precision, values: &[f64]| {
-            let schema = Schema::new("s", vec![Field { precision, ..Field::gauge("x") }]);
+            let schema = Schema::new("s", vec![StoredField { precision, ..StoredField::gauge("x") }]);
             let mut values = values.to_vec();
             schema.round(0, 1000, &mut values);
             values
@@ -161,16 +161,16 @@ mod tests {
 
     #[test]
     fn a_rate_has_no_dust_from_subtracting_and_dividing() {
-        let cpu = Field { precision: 0.0001, ..Field::counter("x", 100.0) };
+        let cpu = StoredField { precision: 0.0001, ..StoredField::counter("x", 100.0) };
         assert_eq!(rates(cpu.clone(), &[(0, 0.0, 5700.08), (10_000, 0.0, 5700.12)])[1], 0.4);
         assert_eq!(rates(cpu.clone(), &[(0, 0.3, 0.0), (10_000, 0.1, 10.0)])[1], 100.0, "a step is 0.01 %");
         assert_eq!(rates(cpu.clone(), &[(0, 0.0, 0.0), (76_000, 0.0, 0.0366)])[1], 0.05);
         assert_eq!(rates(cpu, &[(0, 0.0, 0.0), (3000, 0.0, 1.0)])[1], 33.33);
-        let waiting = Field { precision: 0.01, ..Field::counter("x", 1.0) };
+        let waiting = StoredField { precision: 0.01, ..StoredField::counter("x", 1.0) };
         assert_eq!(rates(waiting, &[(0, 0.0, 0.0), (60_000, 0.0, 0.2)])[1], 0.00333, "little is not nothing");
-        let requests = Field { precision: 1.0, ..Field::counter("x", 1.0) };
+        let requests = StoredField { precision: 1.0, ..StoredField::counter("x", 1.0) };
         assert_eq!(rates(requests, &[(0, 0.0, 0.0), (10_000, 0.2, 4.0)])[1], 0.4);
-        let bytes = Field { precision: 1.0, ..Field::counter("x", 1.0) };
+        let bytes = StoredField { precision: 1.0, ..StoredField::counter("x", 1.0) };
         assert_eq!(rates(bytes, &[(0, 0.0, 0.0), (10_000, 7.3, 21_474_836_480.0)])[1], 2_145_917_128.5);
         assert_eq!(rate(1.0, [(0, 0.0, 0.1), (300, 0.0, 2.2)]), 7.0, "to the bit it is 7.000000000000001");
     }

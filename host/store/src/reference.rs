@@ -2,7 +2,7 @@
 
 use crate::archive::sim::Sim;
 use crate::quantum::Quantum;
-use crate::{Aggregation, Align, Field, InstanceId, Kind, Limits, Points, Query, Schema, Store};
+use crate::{Aggregation, Align, InstanceId, Kind, Limits, Points, Query, Schema, Store, StoredField};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ const WHOLE: f64 = (1u64 << 53) as f64;
 /// A ring of rows of one field.
 struct Ring {
     capacity: usize,
-    field: Field,
+    field: StoredField,
     /// Time and what queries see, in the order they were written; NaN: nothing.
     rows: Vec<(i64, f64)>,
     /// When the last total was read, by a clock nobody sets, and that total.
@@ -99,7 +99,7 @@ fn reading() -> impl Strategy<Value = f64> {
 }
 
 /// The decimal a rate is rounded to.
-fn step(field: &Field, rate: f64, elapsed_ms: f64) -> f64 {
+fn step(field: &StoredField, rate: f64, elapsed_ms: f64) -> f64 {
     let Kind::Counter { scale } = field.kind else { unreachable!() };
     let power = match field.precision {
         0.0 => rate.abs().log10().floor() - 9.0,
@@ -128,12 +128,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..300)
 }
 
-fn field() -> impl Strategy<Value = Field> {
+fn field() -> impl Strategy<Value = StoredField> {
     use Aggregation::*;
     let kind = prop_oneof![Just(Kind::Gauge), Just(Kind::Counter { scale: 100.0 })];
     let aggregation = prop::sample::select(vec![Mean, Min, Max, Last, Sum]);
     (kind, aggregation, prop::sample::select(vec![0.0, 0.01, 1.0, 5.0]))
-        .prop_map(|(kind, aggregation, precision)| Field { name: "x".into(), kind, aggregation, precision })
+        .prop_map(|(kind, aggregation, precision)| StoredField { name: "x".into(), kind, aggregation, precision })
 }
 
 fn query() -> impl Strategy<Value = Query> {
@@ -159,7 +159,7 @@ fn bits(points: &Points) -> (Vec<i64>, Vec<u64>, Vec<u64>) {
 }
 
 /// Whether a bucket's value is the same however its rows are grouped: picked, or added up from whole steps below 2⁵³.
-fn adds_up_exactly(field: &Field, rows: &[(i64, f64)]) -> bool {
+fn adds_up_exactly(field: &StoredField, rows: &[(i64, f64)]) -> bool {
     let picked = matches!(field.aggregation, Aggregation::Min | Aggregation::Max | Aggregation::Last);
     let steps: f64 = rows.iter().filter(|row| !row.1.is_nan()).map(|row| row.1.abs() / field.precision).sum();
     picked || (field.kind == Kind::Gauge && field.precision > 0.0 && steps < WHOLE)

@@ -1,6 +1,6 @@
-use crate::Aggregation;
 use crate::quantum::Quantum;
 use crate::rates::{Rates, Total};
+use crate::{Aggregation, Kind};
 use std::sync::Arc;
 
 /// What one sampler records: its fields in order. Shared by all its frames.
@@ -13,29 +13,20 @@ pub struct Schema(Arc<Inner>);
 #[derive(Debug, PartialEq)]
 struct Inner {
     sampler: Arc<str>,
-    fields: Vec<Field>,
+    fields: Vec<StoredField>,
     has_delay: bool,
     /// One per column.
     quanta: Vec<Quantum>,
 }
 
-/// One column.
+/// What is kept of a field: one column.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Field {
+pub struct StoredField {
     pub name: Arc<str>,
     pub kind: Kind,
     pub aggregation: Aggregation,
     /// Smallest step that matters; readings are rounded to it. 0 keeps every bit.
     pub precision: f64,
-}
-
-/// What is stored in a column.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Kind {
-    /// A level.
-    Gauge,
-    /// A running total; queries see `scale` × its increase per second.
-    Counter { scale: f64 },
 }
 
 impl PartialEq for Schema {
@@ -57,13 +48,13 @@ impl Schema {
     pub(crate) const DELAY_PRECISION: f64 = 0.1;
 
     /// At most [`Schema::MOST_FIELDS`] are taken. A precision that is no number is none, such a scale is 1.
-    pub fn new(sampler: impl Into<Arc<str>>, fields: Vec<Field>) -> Self {
+    pub fn new(sampler: impl Into<Arc<str>>, fields: Vec<StoredField>) -> Self {
         let has_delay = fields.iter().any(|field| field.kind != Kind::Gauge);
         Self::with(sampler.into(), fields, has_delay)
     }
 
     /// As a file has it.
-    pub(crate) fn with(sampler: Arc<str>, mut fields: Vec<Field>, has_delay: bool) -> Self {
+    pub(crate) fn with(sampler: Arc<str>, mut fields: Vec<StoredField>, has_delay: bool) -> Self {
         fields.truncate(Self::MOST_FIELDS);
         for field in &mut fields {
             if !field.precision.is_finite() {
@@ -84,7 +75,7 @@ impl Schema {
         &self.0.sampler
     }
 
-    pub fn fields(&self) -> &[Field] {
+    pub fn fields(&self) -> &[StoredField] {
         &self.0.fields
     }
 
@@ -110,7 +101,7 @@ impl Schema {
     /// The step of what queries see of a field's readings: rates have none that is theirs alone.
     pub(crate) fn value_quantum(&self, field: usize) -> Quantum {
         match self.0.fields.get(field) {
-            Some(Field { kind: Kind::Gauge, .. }) => self.quantum(field),
+            Some(StoredField { kind: Kind::Gauge, .. }) => self.quantum(field),
             _ => Quantum::Exact,
         }
     }
@@ -125,7 +116,7 @@ impl Schema {
         delays: &[f64],
         readings: &mut [f64],
     ) {
-        let Some(Field { kind: Kind::Counter { scale }, .. }) = self.0.fields.get(field) else { return };
+        let Some(StoredField { kind: Kind::Counter { scale }, .. }) = self.0.fields.get(field) else { return };
         let mut rates = Rates::of(self.quantum(field), *scale);
         let mut before = before;
         for (nth, (reading, &at)) in readings.iter_mut().zip(at_ms).enumerate() {
@@ -148,7 +139,7 @@ impl Schema {
     pub fn round(&self, field: usize, interval_ms: i64, values: &mut [f64]) {
         let quantum = self.quantum(field);
         match self.0.fields.get(field) {
-            Some(Field { kind: Kind::Counter { scale }, .. }) => {
+            Some(StoredField { kind: Kind::Counter { scale }, .. }) => {
                 let mut rates = Rates::of(quantum, *scale);
                 values.iter_mut().for_each(|value| *value = rates.rounded(*value, interval_ms as f64));
             }
@@ -158,7 +149,7 @@ impl Schema {
     }
 }
 
-impl Field {
+impl StoredField {
     /// A level, averaged, kept to every bit.
     pub fn gauge(name: impl Into<Arc<str>>) -> Self {
         Self { name: name.into(), kind: Kind::Gauge, aggregation: Aggregation::Mean, precision: 0.0 }

@@ -8,7 +8,7 @@ use crate::archive::{FrameKey, Values};
 use crate::frame::{AHEAD_MS, Shared};
 use crate::keeper::ArchiveStatus;
 use crate::merged::{column, fill, without_empty};
-use crate::{Column, Field, Frame, Full, InstanceId, Points, Pool, Query, Sample, Schema};
+use crate::{Column, Frame, Full, InstanceId, Points, Pool, Query, Sample, Schema, StoredField};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -200,7 +200,7 @@ impl Store {
         let mut values: Vec<(Arc<str>, f64)> = Vec::new();
         for frame in frames.iter().filter(is_fresh).filter(is_current) {
             let Some(row) = frame.latest() else { continue };
-            for (Field { name, .. }, &value) in frame.schema().fields().iter().zip(&row.values) {
+            for (StoredField { name, .. }, &value) in frame.schema().fields().iter().zip(&row.values) {
                 if !value.is_nan() && values.iter().all(|(earlier, _)| earlier != name) {
                     values.push((name.clone(), value));
                 }
@@ -391,7 +391,7 @@ mod tests {
     }
 
     fn gauges(sampler: &str, names: &[&str]) -> Schema {
-        Schema::new(sampler, names.iter().map(|&name| Field::gauge(name)).collect())
+        Schema::new(sampler, names.iter().map(|&name| StoredField::gauge(name)).collect())
     }
 
     #[test]

@@ -197,17 +197,9 @@ impl Metric {
 impl Samples {
     /// One reading of a gauge `x` and of a counter `y_total`, of one instance.
     pub(super) fn of(instance: &str, reading: f64) -> Self {
-        use dropsonde_sandbox::{Aggregation, Field, Kind, Total};
-        let field = |name: &str, kind| Field {
-            name: name.to_owned(),
-            help: "Help \"quoted\" \\ and\nmore.".to_owned(),
-            unit: String::new(),
-            kind,
-            aggregation: Aggregation::Mean,
-            precision: 0.0,
-        };
-        let total = Total { name: "y_total".to_owned(), scale: 1.0 };
-        let fields = [field("x", Kind::Gauge), field("y_per_sec", Kind::Counter(total))];
+        use dropsonde_model::Field;
+        let help = "Help \"quoted\" \\ and\nmore.";
+        let fields = [Field::gauge("x", help), Field::rate("y_per_sec", help, "y_total")];
         let mut samples = Self::default();
         label(&mut samples.labels, "id", instance);
         end_labels(&mut samples.labels, "s");

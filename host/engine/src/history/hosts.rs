@@ -1,6 +1,6 @@
 use super::Range;
 use super::keeping::{Keeping, Surroundings};
-use dropsonde_store::{Field, InstanceId, Keeper, Limits, OpenError, Points, Schema, Store};
+use dropsonde_store::{InstanceId, Keeper, Limits, OpenError, Points, Schema, Store, StoredField};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
@@ -44,19 +44,19 @@ impl Surroundings for WallClock {
 
 impl HostHistory {
     /// In a folder, which is made if need be; what is in it is there again. `interval_ms`: how often a host is recorded.
-    pub fn open(folder: &Path, fields: Vec<Field>, interval_ms: i64, limits: &Limits) -> Result<Self, OpenError> {
+    pub fn open(folder: &Path, fields: Vec<StoredField>, interval_ms: i64, limits: &Limits) -> Result<Self, OpenError> {
         let (store, keeper, _) = Store::open(folder, limits)?;
         Self::with(store, keeper, fields, interval_ms)
     }
 
     /// Without a folder.
-    pub fn in_memory(fields: Vec<Field>, interval_ms: i64, limits: &Limits) -> Result<Self, OpenError> {
+    pub fn in_memory(fields: Vec<StoredField>, interval_ms: i64, limits: &Limits) -> Result<Self, OpenError> {
         let store = Store::in_memory(limits);
         let keeper = Keeper::in_memory(store.clone(), limits);
         Self::with(store, keeper, fields, interval_ms)
     }
 
-    fn with(store: Store, keeper: Keeper, fields: Vec<Field>, interval_ms: i64) -> Result<Self, OpenError> {
+    fn with(store: Store, keeper: Keeper, fields: Vec<StoredField>, interval_ms: i64) -> Result<Self, OpenError> {
         let keeping = Keeping::start(keeper, FLUSH_INTERVAL, WallClock)?;
         Ok(Self {
             store,
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn what_was_recorded_is_there_after_a_close_and_nothing_is_recorded_after_it() {
         let folder = tempfile::tempdir().unwrap();
-        let fields = || vec![Field::gauge("p99_ms")];
+        let fields = || vec![StoredField::gauge("p99_ms")];
         let host = InstanceId::new("example.org").unwrap();
         let history = HostHistory::open(folder.path(), fields(), MIN, &Limits::default()).unwrap();
         assert!(history.hosts().is_empty());
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_range_reaches_back_as_far_as_it_says_and_not_beyond_now() {
-        let history = HostHistory::in_memory(vec![Field::gauge("x")], MIN, &Limits::default()).unwrap();
+        let history = HostHistory::in_memory(vec![StoredField::gauge("x")], MIN, &Limits::default()).unwrap();
         let host = InstanceId::new("h").unwrap();
         for minute in 0..120 {
             history.record(&host, minute * MIN, &[minute as f64]).unwrap();

@@ -3,10 +3,10 @@
 //!
 //! ```
 //! use dropsonde_engine::history::{HostHistory, Range};
-//! use dropsonde_store::{Field, InstanceId, Limits};
+//! use dropsonde_store::{StoredField, InstanceId, Limits};
 //!
 //! let folder = tempfile::tempdir()?;
-//! let fields = vec![Field::gauge("requests_sec"), Field::gauge("p99_ms")];
+//! let fields = vec![StoredField::gauge("requests_sec"), StoredField::gauge("p99_ms")];
 //! let history = HostHistory::open(folder.path(), fields, 60_000, &Limits::default())?;
 //! let host = InstanceId::new("example.org")?;
 //! history.record(&host, 1_700_000_000_000, &[12.5, 8.0])?;

@@ -1,8 +1,9 @@
 //! What a sampler's fields become: columns of history and Prometheus metrics. Nothing a plugin says gets further
 //! unchecked.
 
+use dropsonde_model::{Field, Kind};
 use dropsonde_sandbox as guest;
-use dropsonde_store::{Aggregation, Field, Kind, Schema};
+use dropsonde_store::{Schema, StoredField};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -69,7 +70,7 @@ pub enum BadFields {
 }
 
 impl Fields {
-    pub fn check(sampler: &str, fields: &[guest::Field]) -> Result<Self, BadFields> {
+    pub fn check(sampler: &str, fields: &[Field]) -> Result<Self, BadFields> {
         if fields.is_empty() {
             return Err(BadFields::None);
         }
@@ -77,7 +78,7 @@ impl Fields {
             return Err(BadFields::TooMany(fields.len()));
         }
         let mut by_metric: HashMap<String, &str> = HashMap::new();
-        let mut columns: Vec<Field> = Vec::new();
+        let mut columns: Vec<StoredField> = Vec::new();
         let mut metrics = Vec::new();
         for field in fields {
             let column = column(field)?;
@@ -97,7 +98,7 @@ impl Fields {
     }
 }
 
-fn column(field: &guest::Field) -> Result<Field, BadFields> {
+fn column(field: &Field) -> Result<StoredField, BadFields> {
     let name = &field.name;
     if !is_name(name) || name.len() > 64 {
         return Err(BadFields::Name(short(name)));
@@ -106,29 +107,20 @@ fn column(field: &guest::Field) -> Result<Field, BadFields> {
     if reserved || name.ends_with("_min") || name.ends_with("_max") {
         return Err(BadFields::Reserved(name.clone()));
     }
-    let kind = match &field.kind {
-        guest::Kind::Gauge => Kind::Gauge,
-        guest::Kind::Counter(guest::Total { name: total, scale }) => {
-            if !is_name(total) || !total.ends_with("_total") || total.len() > 128 {
-                return Err(BadFields::Total { field: name.clone(), total: short(total) });
-            }
-            if !scale.is_finite() || *scale == 0.0 {
-                return Err(BadFields::Number(name.clone()));
-            }
-            Kind::Counter { scale: *scale }
+    if let Kind::Counter { scale } = field.kind {
+        let total = &field.total;
+        if !is_name(total) || !total.ends_with("_total") || total.len() > 128 {
+            return Err(BadFields::Total { field: name.clone(), total: short(total) });
         }
-    };
+        if !scale.is_finite() || scale == 0.0 {
+            return Err(BadFields::Number(name.clone()));
+        }
+    }
     if !field.precision.is_finite() || field.precision < 0.0 {
         return Err(BadFields::Number(name.clone()));
     }
-    let aggregation = match field.aggregation {
-        guest::Aggregation::Mean => Aggregation::Mean,
-        guest::Aggregation::Min => Aggregation::Min,
-        guest::Aggregation::Max => Aggregation::Max,
-        guest::Aggregation::Last => Aggregation::Last,
-        guest::Aggregation::Sum => Aggregation::Sum,
-    };
-    Ok(Field { name: name.as_str().into(), kind, aggregation, precision: field.precision })
+    let Field { kind, aggregation, precision, .. } = *field;
+    Ok(StoredField { name: name.as_str().into(), kind, aggregation, precision })
 }
 
 impl Fields {
@@ -143,13 +135,13 @@ impl Fields {
 }
 
 /// Base units, as the ecosystem expects them.
-fn metric(field: &guest::Field) -> Metric {
+fn metric(field: &Field) -> Metric {
     let (name, factor) = match &field.kind {
-        guest::Kind::Counter(total) => (total.name.clone(), 1.0),
-        guest::Kind::Gauge => in_base_units(&field.name),
+        Kind::Counter { .. } => (field.total.clone(), 1.0),
+        Kind::Gauge => in_base_units(&field.name),
     };
     let help = plain(&field.help);
-    let is_counter = matches!(field.kind, guest::Kind::Counter(_));
+    let is_counter = field.kind != Kind::Gauge;
     Metric {
         decimals: decimals(field.precision, factor),
         name: format!("{PREFIX}{name}"),
@@ -169,7 +161,7 @@ fn decimals(precision: f64, factor: f64) -> Option<Decimals> {
 impl Metric {
     /// What a field of kept history is called, and what else when that is taken. What its total was called is not kept: by
     /// custom that follows from a rate's name.
-    pub fn of_kept(field: &Field) -> [Self; 2] {
+    pub fn of_kept(field: &StoredField) -> [Self; 2] {
         let Kind::Counter { scale } = field.kind else {
             let (name, factor) = in_base_units(&field.name);
             return [(); 2].map(|()| Self::kept(&name, false, factor));
@@ -278,23 +270,15 @@ pub fn plain(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn gauge(name: &str) -> guest::Field {
-        guest::Field {
-            name: name.to_owned(),
-            help: "Help.".to_owned(),
-            unit: String::new(),
-            kind: guest::Kind::Gauge,
-            aggregation: guest::Aggregation::Mean,
-            precision: 0.0,
-        }
+    fn gauge(name: &str) -> Field {
+        Field::gauge(name, "Help.")
     }
 
-    fn counter(name: &str, total: &str) -> guest::Field {
-        let total = guest::Total { name: total.to_owned(), scale: 1.0 };
-        guest::Field { kind: guest::Kind::Counter(total), ..gauge(name) }
+    fn counter(name: &str, total: &str) -> Field {
+        Field::rate(name, "Help.", total)
     }
 
-    fn metric_of(field: guest::Field) -> (String, f64) {
+    fn metric_of(field: Field) -> (String, f64) {
         let metric = Fields::check("s", &[field]).unwrap().metrics[0].clone();
         (metric.name.strip_prefix(PREFIX).unwrap().to_owned(), metric.factor)
     }
@@ -320,11 +304,11 @@ mod tests {
 
     #[test]
     fn kept_fields_are_called_as_they_were_by_custom() {
-        let names = |field: Field| Metric::of_kept(&field).map(|metric| metric.name.replace(PREFIX, ""));
-        assert_eq!(names(Field::gauge("memory_used_mb")), ["memory_used_bytes", "memory_used_bytes"]);
-        assert_eq!(names(Field::counter("disk_read_bytes_per_sec", 1.0))[0], "disk_read_bytes_total");
-        assert_eq!(names(Field::counter("cpu_percent", 100.0)), ["cpu_seconds_total", "cpu_percent_total"]);
-        assert_eq!(names(Field::counter("odd_per_sec", 0.5))[0], "odd_per_sec_total");
+        let names = |field: StoredField| Metric::of_kept(&field).map(|metric| metric.name.replace(PREFIX, ""));
+        assert_eq!(names(StoredField::gauge("memory_used_mb")), ["memory_used_bytes", "memory_used_bytes"]);
+        assert_eq!(names(StoredField::counter("disk_read_bytes_per_sec", 1.0))[0], "disk_read_bytes_total");
+        assert_eq!(names(StoredField::counter("cpu_percent", 100.0)), ["cpu_seconds_total", "cpu_percent_total"]);
+        assert_eq!(names(StoredField::counter("odd_per_sec", 0.5))[0], "odd_per_sec_total");
     }
 
     #[test]
@@ -349,7 +333,7 @@ mod tests {
     #[test]
     fn numbers_that_would_poison_history_are_refused() {
         for precision in [f64::NAN, -1.0, f64::INFINITY] {
-            let field = guest::Field { precision, ..gauge("x") };
+            let field = Field { precision, ..gauge("x") };
             assert_eq!(Fields::check("s", &[field]).unwrap_err(), BadFields::Number("x".to_owned()));
         }
     }

@@ -1,6 +1,6 @@
 use super::METRICS;
 use crate::Engine;
-use dropsonde_store::{Field, InstanceId, InvalidInstanceId, Schema};
+use dropsonde_store::{InstanceId, InvalidInstanceId, Schema, StoredField};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::watch;
@@ -18,7 +18,7 @@ pub fn instance() -> Result<InstanceId, InvalidInstanceId> {
 /// Has the snapshot's numbers go on in history and on streams, at every interval at which there is any source.
 pub async fn keep(engine: Arc<Engine>, mut stopping: watch::Receiver<bool>) {
     let Ok(id) = instance() else { return };
-    let fields = METRICS.iter().map(|number| Field::gauge(number.field)).collect();
+    let fields = METRICS.iter().map(|number| StoredField::gauge(number.field)).collect();
     let (schema, labels) = (Schema::new(SAMPLER, fields), Arc::default());
     loop {
         let interval = engine.options.load().snapshot.interval.get();

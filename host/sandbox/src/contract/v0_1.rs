@@ -5,9 +5,7 @@ use crate::capability::log::Level;
 use crate::capability::metrics::{Descriptor, MetricKind, NotRegistered};
 use crate::instance::Guest;
 use crate::vocabulary::{CacheStats, ChannelStats, EnvelopeStats, HistoryStats, PresenceStats, TokenStats};
-use crate::{
-    Aggregation, CallError, Description, Event, Failure, Field, Instance, Kind, Need, Readings, Stats, Tick, Total,
-};
+use crate::{Aggregation, CallError, Description, Event, Failure, Field, Instance, Kind, Need, Readings, Stats, Tick};
 use dropsonde::plugin::{files, log, metrics, state, types};
 use exports::dropsonde::plugin::{observer, plugin, sampler, source};
 use wasmtime::component::{HasSelf, InstancePre, Linker};
@@ -311,14 +309,16 @@ impl From<types::Need> for Need {
 
 impl From<types::Field> for Field {
     fn from(field: types::Field) -> Self {
+        let (kind, total) = match field.kind {
+            types::Kind::Gauge => (Kind::Gauge, String::new()),
+            types::Kind::Counter(types::Total { name, scale }) => (Kind::Counter { scale }, name),
+        };
         Self {
             name: field.name,
             help: field.help,
             unit: field.unit,
-            kind: match field.kind {
-                types::Kind::Gauge => Kind::Gauge,
-                types::Kind::Counter(types::Total { name, scale }) => Kind::Counter(Total { name, scale }),
-            },
+            kind,
+            total,
             aggregation: match field.aggregation {
                 types::Aggregation::Mean => Aggregation::Mean,
                 types::Aggregation::Min => Aggregation::Min,

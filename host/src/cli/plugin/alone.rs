@@ -82,7 +82,7 @@ impl Alone {
     }
 
     pub(super) fn has_rates(&self) -> bool {
-        self.worker.fields().iter().any(|field| matches!(field.kind, Kind::Counter(_)))
+        self.worker.fields().iter().any(|field| field.kind != Kind::Gauge)
     }
 
     /// Those named, else those it finds; a source has none.

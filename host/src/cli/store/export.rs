@@ -172,7 +172,7 @@ fn field_name(frame: &Exported, field: usize) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dropsonde_store::{Field, Limits, Schema, Store};
+    use dropsonde_store::{Limits, Schema, Store, StoredField};
 
     fn exported(push: impl Fn(&Store)) -> (tempfile::TempDir, Export) {
         let folder = tempfile::tempdir().unwrap();
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn csv_is_a_line_for_each_value_with_rates_as_queries_see_them() {
         let (_folder, export) = exported(|store| {
-            let schema = Schema::new("s", vec![Field::gauge("x"), Field::counter("ops_per_sec", 1.0)]);
+            let schema = Schema::new("s", vec![StoredField::gauge("x"), StoredField::counter("ops_per_sec", 1.0)]);
             let frame = store.frame(&id("a,\"b\""), &schema, 1000);
             frame.push(1000, &[0.5, 10.0]);
             frame.push(2500, &[f64::NAN, 13.0]);
@@ -212,7 +212,8 @@ mod tests {
     #[test]
     fn openmetrics_has_each_metrics_samples_together_in_base_units_and_totals_of_counters() {
         let text = open_metrics_of(|store| {
-            let schema = Schema::new("s", vec![Field::gauge("used_mb"), Field::counter("ops_per_sec", 1.0)]);
+            let schema =
+                Schema::new("s", vec![StoredField::gauge("used_mb"), StoredField::counter("ops_per_sec", 1.0)]);
             for instance in ["a", "b\"\\"] {
                 let frame = store.frame(&id(instance), &schema, 1000);
                 frame.push(1000, &[0.5, 10.0]);
@@ -234,7 +235,7 @@ mod tests {
     #[test]
     fn openmetrics_has_the_labels_an_instance_had_last() {
         let text = open_metrics_of(|store| {
-            let schema = Schema::new("s", vec![Field::gauge("x")]);
+            let schema = Schema::new("s", vec![StoredField::gauge("x")]);
             let (wanted, note) = (r#"{"labels":{"site":"fra\"1","workload":"web"}}"#, "tracked/a");
             store.frame(&id("a"), &schema, 1000).push(1000, &[0.5]);
             store.note(note, Some(wanted.as_bytes().to_vec())).unwrap();
@@ -253,7 +254,7 @@ mod tests {
     #[test]
     fn a_sampler_whose_interval_changed_and_changed_back_is_one_series_in_order() {
         let text = open_metrics_of(|store| {
-            let schema = Schema::new("s", vec![Field::gauge("x")]);
+            let schema = Schema::new("s", vec![StoredField::gauge("x")]);
             for (at_ms, interval_ms) in [(1000, 1000), (2000, 2000), (4000, 2000), (5000, 1000)] {
                 store.frame(&id("a"), &schema, interval_ms).push(at_ms, &[at_ms as f64]);
             }
@@ -265,9 +266,10 @@ mod tests {
     #[test]
     fn fields_that_would_be_one_metric_keep_their_own_names() {
         let text = open_metrics_of(|store| {
-            let both = Schema::new("s", vec![Field::counter("ops_per_sec", 1.0), Field::gauge("ops")]);
+            let both = Schema::new("s", vec![StoredField::counter("ops_per_sec", 1.0), StoredField::gauge("ops")]);
             store.frame(&id("a"), &both, 1000).push(1000, &[1.0, 2.0]);
-            let counters = Schema::new("t", vec![Field::counter("io_per_sec", 1.0), Field::counter("io", 1.0)]);
+            let counters =
+                Schema::new("t", vec![StoredField::counter("io_per_sec", 1.0), StoredField::counter("io", 1.0)]);
             store.frame(&id("a"), &counters, 1000).push(1000, &[3.0, 4.0]);
         });
         for line in [

@@ -1,6 +1,6 @@
 //! Series to measure with.
 
-use dropsonde_store::{Field, Schema};
+use dropsonde_store::{Schema, StoredField};
 use std::fs;
 use std::path::Path;
 
@@ -75,7 +75,7 @@ impl Corpus {
     }
 
     pub(crate) fn schema(&self) -> Schema {
-        let field = |(name, precision)| Field { precision, ..Field::gauge(name) };
+        let field = |(name, precision)| StoredField { precision, ..StoredField::gauge(name) };
         Schema::new("bench", FIELDS.into_iter().map(field).collect())
     }
 

@@ -5,7 +5,7 @@
 
 use super::sim::{Random, Sim};
 use crate::frame::Blocks;
-use crate::{Field, InstanceId, Keeper, Limits, Query, Schema, Store};
+use crate::{InstanceId, Keeper, Limits, Query, Schema, Store, StoredField};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -115,7 +115,7 @@ fn case(seed: u64) -> Result<(), String> {
     let sim = Sim::new(seed);
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let limits = Limits { samples: CAPACITY, ..Limits::default() };
-    let schema = Schema::new("s", vec![Field::gauge("x")]);
+    let schema = Schema::new("s", vec![StoredField::gauge("x")]);
     let instances: Vec<_> = (0..3).map(|n| InstanceId::new(format!("i{n}")).unwrap()).collect();
     let mut expected: Vec<Expected> = instances.iter().map(|_| Expected::default()).collect();
     let (mut noted, mut noted_flushed) = (0u32, 0u32);

@@ -2,7 +2,7 @@
 
 use super::record::{self, Kind, TooLarge};
 use crate::codec::{Damaged, Reader, put_bytes, put_f64, put_u64};
-use crate::{Aggregation, Field, InstanceId, Kind as FieldKind, Schema};
+use crate::{Aggregation, InstanceId, Kind as FieldKind, Schema, StoredField};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
@@ -142,7 +142,7 @@ fn put_schema(out: &mut Vec<u8>, number: u64, key: &FrameKey) {
     put_bytes(out, key.schema.sampler().as_bytes());
     put_u64(out, key.interval_ms.max(1) as u64);
     put_u64(out, key.schema.columns() as u64);
-    let delay = Field { precision: Schema::DELAY_PRECISION, ..Field::gauge(Schema::DELAY) };
+    let delay = StoredField { precision: Schema::DELAY_PRECISION, ..StoredField::gauge(Schema::DELAY) };
     for field in key.schema.fields().iter().chain(key.schema.has_delay().then_some(&delay)) {
         put_bytes(out, field.name.as_bytes());
         match field.kind {
@@ -182,7 +182,7 @@ fn read_schema(reader: &mut Reader<'_>) -> Result<(u64, (Schema, i64)), Damaged>
             4 => Aggregation::Sum,
             _ => return Err(Damaged),
         };
-        Ok(Field { name, kind, aggregation, precision: reader.f64()? })
+        Ok(StoredField { name, kind, aggregation, precision: reader.f64()? })
     });
     let mut fields = fields.collect::<Result<Vec<_>, _>>()?;
     let has_delay = fields.pop_if(|last| &*last.name == Schema::DELAY).is_some();

@@ -159,11 +159,14 @@ fn read_reading(reader: &mut Reader<'_>, quantum: Quantum, before: &mut i64) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Field;
+    use crate::StoredField;
     use proptest::prelude::*;
 
     fn schema() -> Schema {
-        Schema::new("s", vec![Field::gauge("a"), Field { precision: 0.01, ..Field::counter("b", 1.0) }])
+        Schema::new(
+            "s",
+            vec![StoredField::gauge("a"), StoredField { precision: 0.01, ..StoredField::counter("b", 1.0) }],
+        )
     }
 
     proptest! {

@@ -12,7 +12,7 @@ use crate::codec::{Chunk, PageHead, Reader};
 use crate::frame::Bytes;
 use crate::inspect::{Finding, Verified};
 use crate::ladder::Layout;
-use crate::{Field, Schema, jumps};
+use crate::{Schema, StoredField, jumps};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
@@ -262,7 +262,7 @@ fn place(page: &Page) -> Option<(u64, u32)> {
 fn agree(schema: &Schema, head: &PageHead, cells: &[Cell]) -> Result<(), String> {
     let same = |a: f64, b: f64| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
     let close = |a: f64, b: f64| same(a, b) || (a - b).abs() <= SUM_TOLERANCE * a.abs().max(b.abs());
-    for ((Field { name, .. }, kept), found) in schema.fields().iter().zip(&head.cells).zip(cells) {
+    for ((StoredField { name, .. }, kept), found) in schema.fields().iter().zip(&head.cells).zip(cells) {
         let wrong = [
             ("count", kept.count == found.count),
             ("smallest value", same(kept.min, found.min)),
@@ -292,7 +292,7 @@ mod tests {
 
     /// A settled file of one chunk; `falsify` what it says of its rows, its index by one row too few or not.
     fn settled(disk: &dyn Disk, falsify: impl Fn(&mut Cell), index_is_right: bool) -> Verified {
-        let schema = Schema::new("s", vec![Field::gauge("x")]);
+        let schema = Schema::new("s", vec![StoredField::gauge("x")]);
         let instance = InstanceId::new("i").unwrap();
         let owner = schema.sampler().clone();
         let key = FrameKey { instance, schema: schema.clone(), interval_ms: 1000, born: 0, owner };

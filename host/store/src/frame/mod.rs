@@ -283,7 +283,7 @@ impl Frame {
         }
         match (view.opens.last(), view.last_block()) {
             (Some(open), _) => {
-                let total = |(index, field): (usize, &crate::Field)| match field.kind {
+                let total = |(index, field): (usize, &crate::StoredField)| match field.kind {
                     Kind::Counter { .. } => open.total_before(&self.key.schema, index, open.len()),
                     Kind::Gauge => None,
                 };

@@ -3,7 +3,7 @@ use crate::cell::Cell;
 use crate::quantum::Quantum;
 use crate::rates::Total;
 use crate::rows::{Parts, Rows, Values};
-use crate::{Field, Kind, Layout, Schema, ladder};
+use crate::{Kind, Layout, Schema, StoredField, ladder};
 use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -250,7 +250,7 @@ impl Open {
 
     /// Some rows as queries see them, of some fields; the others' columns stay empty.
     pub(crate) fn values(&self, schema: &Schema, rows: Range<usize>, wanted: impl Fn(usize) -> bool) -> Values {
-        let before = schema.fields().iter().enumerate().map(|(field, Field { kind, .. })| match kind {
+        let before = schema.fields().iter().enumerate().map(|(field, StoredField { kind, .. })| match kind {
             Kind::Counter { .. } if wanted(field) => self.total_before(schema, field, rows.start),
             _ => None,
         });

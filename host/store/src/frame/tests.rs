@@ -1,9 +1,9 @@
 use super::*;
 use crate::archive::sim::Sim;
 
-use crate::{Field, InstanceId, Limits, Store};
+use crate::{InstanceId, Limits, Store, StoredField};
 
-fn frame(field: Field, capacity: u64) -> Frame {
+fn frame(field: StoredField, capacity: u64) -> Frame {
     let cache = BlockCache::new(1 << 20);
     let shared = Shared { samples: capacity, cache, ..Shared::new(&Limits::default(), false) };
     let (instance, schema) = (InstanceId::new("i").unwrap(), Schema::new("s", vec![field]));
@@ -19,7 +19,7 @@ fn seal_all(frame: &Frame) {
 
 #[test]
 fn the_oldest_row_goes_when_the_ring_is_full() {
-    let frame = frame(Field::gauge("x"), 3);
+    let frame = frame(StoredField::gauge("x"), 3);
     for i in 0..5 {
         frame.push(i * 1000, &[i as f64]);
     }
@@ -30,7 +30,7 @@ fn the_oldest_row_goes_when_the_ring_is_full() {
 
 #[test]
 fn what_gets_no_row_for_minutes_is_compressed_before_its_block_is_over_and_a_later_row_begins_another() {
-    let frame = frame(Field::counter("rate", 1.0), 10);
+    let frame = frame(StoredField::counter("rate", 1.0), 10);
     for (at_ms, total) in [(0, 10.0), (1000, 12.0)] {
         frame.push(at_ms, &[total]);
     }
@@ -46,7 +46,7 @@ fn what_gets_no_row_for_minutes_is_compressed_before_its_block_is_over_and_a_lat
 
 #[test]
 fn a_rate_passes_over_gaps_and_survives_the_row_before_it() {
-    let frame = frame(Field::counter("rate", 1.0), 2);
+    let frame = frame(StoredField::counter("rate", 1.0), 2);
     for (at, total) in [(0, 10.0), (1000, f64::NAN), (2000, 14.0)] {
         frame.push(at, &[total]);
     }
@@ -57,7 +57,7 @@ fn a_rate_passes_over_gaps_and_survives_the_row_before_it() {
 
 #[test]
 fn a_reset_is_a_gap_and_counting_goes_on_after_it() {
-    let frame = frame(Field::counter("rate", 1.0), 10);
+    let frame = frame(StoredField::counter("rate", 1.0), 10);
     let rates = [(0, 10.0), (1000, 20.0), (2000, 5.0), (3000, 6.0)].map(|(at, total)| {
         frame.push(at, &[total]);
         frame.latest().unwrap().values[0]
@@ -74,7 +74,7 @@ fn all(frame: &Frame) -> Vec<(i64, f64)> {
 
 #[test]
 fn a_clock_that_went_back_costs_no_row_and_of_two_of_one_time_the_later_written_counts() {
-    let frame = frame(Field::gauge("x"), 10);
+    let frame = frame(StoredField::gauge("x"), 10);
     for (at, x) in [(1000, 1.0), (2000, 2.0), (3000, 3.0), (2000, 9.0), (2500, 8.0)] {
         frame.push(at, &[x]);
     }
@@ -87,7 +87,7 @@ fn a_clock_that_went_back_costs_no_row_and_of_two_of_one_time_the_later_written_
 
 #[test]
 fn times_a_clock_went_over_twice_are_merged_in_buckets_of_any_length() {
-    let frame = frame(Field::gauge("x"), 10_000);
+    let frame = frame(StoredField::gauge("x"), 10_000);
     (0..2000).for_each(|i| _ = frame.push(i * 1000, &[1.0]));
     (1500..3000).for_each(|i| _ = frame.push(i * 1000 + 500, &[2.0]));
     seal_all(&frame);
@@ -99,7 +99,7 @@ fn times_a_clock_went_over_twice_are_merged_in_buckets_of_any_length() {
 
 #[test]
 fn a_clock_set_back_a_second_every_minute_costs_nothing() {
-    let frame = frame(Field::gauge("x"), 10_000);
+    let frame = frame(StoredField::gauge("x"), 10_000);
     let mut rows = std::collections::BTreeMap::new();
     for minute in 0..60 {
         for second in 0..60 {
@@ -116,7 +116,7 @@ fn a_clock_set_back_a_second_every_minute_costs_nothing() {
 
 #[test]
 fn a_rate_goes_on_over_a_clock_that_was_set_back() {
-    let frame = frame(Field::counter("rate", 1.0), 10);
+    let frame = frame(StoredField::counter("rate", 1.0), 10);
     frame.push_read(3_600_000, 0.0, &[5.0]);
     frame.push_read(1000, 3_600_000.0, &[15.0]);
     assert_eq!(frame.latest().unwrap().values, [10.0]);
@@ -126,7 +126,7 @@ fn a_rate_goes_on_over_a_clock_that_was_set_back() {
 
 #[test]
 fn the_latest_row_is_the_same_from_a_sealed_block() {
-    let frame = frame(Field::counter("rate", 1.0), 10);
+    let frame = frame(StoredField::counter("rate", 1.0), 10);
     frame.push(0, &[5.0]);
     frame.push(1000, &[7.0]);
     let before = frame.latest().unwrap();
@@ -138,7 +138,7 @@ fn the_latest_row_is_the_same_from_a_sealed_block() {
 
 #[test]
 fn a_value_too_large_for_its_column_keeps_every_row_before_it() {
-    let frame = frame(Field { precision: 0.01, ..Field::gauge("x") }, 100);
+    let frame = frame(StoredField { precision: 0.01, ..StoredField::gauge("x") }, 100);
     let kept = [0.01, -3.2, f64::NAN, 9.9e9, f64::MAX, 9_007_199_254_740_993.0, -21_474_836.48];
     for (i, &x) in kept.iter().enumerate() {
         frame.push(i as i64, &[x]);
@@ -153,7 +153,7 @@ fn a_value_too_large_for_its_column_keeps_every_row_before_it() {
 
 #[test]
 fn a_frame_that_gets_no_more_rows_keeps_no_more_memory_than_they_take() {
-    let frame = frame(Field::gauge("x"), 1000);
+    let frame = frame(StoredField::gauge("x"), 1000);
     let taken = || frame.shared.heads.account("s").used;
     assert!(frame.push(0, &[1.0]));
     let full = taken();
@@ -172,7 +172,7 @@ fn a_frame_that_gets_no_more_rows_keeps_no_more_memory_than_they_take() {
 /// A frame with so many blocks in a file, of a minute and ten rows each.
 fn in_a_file(blocks: i64) -> (Store, Arc<Frame>) {
     let (store, mut keeper, _) = Store::on(Arc::new(Sim::new(1)), &Limits::default()).unwrap();
-    let schema = Schema::new("s", vec![Field::gauge("x")]);
+    let schema = Schema::new("s", vec![StoredField::gauge("x")]);
     let frame = store.frame(&InstanceId::new("i").unwrap(), &schema, 100);
     for minute in 0..blocks {
         for row in 0..10 {

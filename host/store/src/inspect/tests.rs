@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Aggregation, Field, Keeper, Query, Store};
+use crate::{Aggregation, Keeper, Query, Store, StoredField};
 use std::fs;
 
 const BEGIN_MS: i64 = 1_700_000_000_000;
@@ -12,9 +12,9 @@ fn instances() -> [InstanceId; 2] {
 }
 
 fn schema() -> Schema {
-    let gauge = Field { precision: 0.01, ..Field::gauge("level") };
-    let gaps = Field { aggregation: Aggregation::Last, ..Field::gauge("gaps") };
-    Schema::new("s", vec![gauge, Field::counter("rate", 2.0), gaps])
+    let gauge = StoredField { precision: 0.01, ..StoredField::gauge("level") };
+    let gaps = StoredField { aggregation: Aggregation::Last, ..StoredField::gauge("gaps") };
+    Schema::new("s", vec![gauge, StoredField::counter("rate", 2.0), gaps])
 }
 
 /// What is pushed nth.
@@ -237,7 +237,7 @@ fn rows_written_while_the_clock_was_set_back_are_exported_in_the_order_of_their_
     let folder = tempfile::tempdir().unwrap();
     let (store, mut keeper, _) = Store::open(folder.path(), &Limits::default()).unwrap();
     let host = InstanceId::new("host").unwrap();
-    let frame = store.frame(&host, &Schema::new("s", vec![Field::gauge("x")]), 1000);
+    let frame = store.frame(&host, &Schema::new("s", vec![StoredField::gauge("x")]), 1000);
     for (at, x) in [(1000, 1.0), (2000, 2.0), (3000, 3.0), (2000, 9.0), (2500, 8.0)] {
         frame.push(at, &[x]);
     }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::archive::sim::Sim;
-use crate::{Field, InstanceId, Query, Schema};
+use crate::{InstanceId, Query, Schema, StoredField};
 
 const MIN: i64 = 60_000;
 const H: i64 = 60 * MIN;
@@ -11,7 +11,7 @@ fn id(n: usize) -> InstanceId {
 }
 
 fn schema() -> Schema {
-    Schema::new("s", vec![Field::gauge("x")])
+    Schema::new("s", vec![StoredField::gauge("x")])
 }
 
 fn limits() -> Limits {
@@ -290,7 +290,7 @@ fn a_sampler_beyond_its_share_of_memory_is_refused_new_instances_and_its_neighbo
     let limits = Limits { memory: 2 << 20, ..Limits::default() };
     let store = Store::in_memory(&limits);
     let schema = |sampler: &str, fields: usize| {
-        Schema::new(sampler, (0..fields).map(|nth| Field::gauge(format!("f{nth}"))).collect())
+        Schema::new(sampler, (0..fields).map(|nth| StoredField::gauge(format!("f{nth}"))).collect())
     };
     let (wide, small) = (schema("greedy", 64), schema("modest", 3));
     let frame = |schema: &Schema, nth: i64| store.frame(&InstanceId::new(format!("i{nth}")).unwrap(), schema, 10_000);
@@ -312,7 +312,7 @@ fn of_a_sampler_with_more_sealed_than_it_may_have_the_oldest_goes_and_nothing_of
     let store = Store::in_memory(&limits);
     let mut keeper = Keeper::in_memory(store.clone(), &limits);
     let frame = |id: &str, sampler: &str| {
-        let schema = Schema::new(sampler, vec![Field { precision: 1.0, ..Field::gauge("x") }]);
+        let schema = Schema::new(sampler, vec![StoredField { precision: 1.0, ..StoredField::gauge("x") }]);
         store.frame(&InstanceId::new(id).unwrap(), &schema, 10_000)
     };
     let (modest, greedy) = (frame("m", "modest"), frame("g", "greedy"));
@@ -348,7 +348,7 @@ fn where_the_disk_is_short_the_sampler_with_most_loses_its_oldest_and_its_neighb
     let limits = Limits { disk: 4 << 20, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     let schema = |sampler: &str, fields: usize| {
-        Schema::new(sampler, (0..fields).map(|nth| Field::gauge(format!("f{nth}"))).collect())
+        Schema::new(sampler, (0..fields).map(|nth| StoredField::gauge(format!("f{nth}"))).collect())
     };
     let modest = store.frame(&id(0), &schema("modest", 1), 1000);
     let greedy: Vec<_> = (1..9).map(|nth| store.frame(&id(nth), &schema("greedy", 40), 1000)).collect();
