@@ -2,11 +2,8 @@
 //!
 //! Field names need no escaping: they were checked against `[a-z][a-z0-9_]*` when their plugin was loaded.
 
-use dropsonde_sandbox::Stats;
 use dropsonde_store::{Points, Sample};
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
 
 /// `{"at":"2026-01-02T03:04:05Z","cpu_percent":12.5,…}`; absent values are absent.
 pub fn sample(sample: &Sample) -> Vec<u8> {
@@ -67,58 +64,6 @@ pub fn points(json: &mut Vec<u8>, points: &Points, form: Form, open: &mut u8) {
         }
         json.push(b'}');
     }
-}
-
-/// A source's sections, those it knows something about.
-pub fn stats(stats: &Stats) -> Value {
-    let counts = |counts: &[(String, i64)]| counts.iter().cloned().collect::<BTreeMap<_, _>>();
-    let mut sections = Map::new();
-    let mut put = |name: &str, section: Option<Value>| {
-        if let Some(section) = section {
-            sections.insert(name.to_owned(), section);
-        }
-    };
-    put(
-        "channels",
-        stats
-            .channels
-            .as_ref()
-            .map(|s| with_counts(json!({ "total_active": s.total_active }), "by_pattern", counts(&s.by_pattern))),
-    );
-    put(
-        "envelopes",
-        stats
-            .envelopes
-            .as_ref()
-            .map(|s| with_counts(json!({ "rate_per_second": s.rate_per_second }), "by_aspect", counts(&s.by_aspect))),
-    );
-    put("presence", stats.presence.map(|s| json!({
-        "total_users": s.total_users, "total_agents": s.total_agents, "average_per_channel": s.average_per_channel,
-    })));
-    put("history", stats.history.map(|s| json!({
-        "total_envelopes_buffered": s.total_envelopes_buffered, "buffer_utilization_pct": s.buffer_utilization_pct,
-    })));
-    put("tokens", stats.tokens.map(|s| json!({
-        "issued_last_hour": s.issued_last_hour, "revoked_last_hour": s.revoked_last_hour, "active_count": s.active_count,
-    })));
-    put(
-        "cache",
-        stats.cache.map(|s| {
-            json!({
-                "hit_rate_pct": s.hit_rate_pct, "size_bytes": s.size_bytes, "size_entries": s.size_entries,
-                "evictions_last_hour": s.evictions_last_hour,
-            })
-        }),
-    );
-    Value::Object(sections)
-}
-
-/// Counts by name, left out when there are none.
-fn with_counts(mut section: Value, name: &str, counts: BTreeMap<String, i64>) -> Value {
-    if let Some(section) = section.as_object_mut().filter(|_| !counts.is_empty()) {
-        section.insert(name.to_owned(), json!(counts));
-    }
-    section
 }
 
 /// RFC 3339 in UTC; a fraction only when there is one.

@@ -6,8 +6,8 @@ use crate::health::Pulse;
 use crate::history::{Keeping, Surroundings};
 use crate::hub::{self, Hub};
 use crate::metrics::HostMetrics;
-use crate::native::{self, Native};
-use crate::plugins::{Plugins, Supervisor};
+use crate::native::Native;
+use crate::plugins::{Plugins, Supervisor, start_natives};
 use crate::room::Rooms;
 use crate::snapshot::{self, Snapshots};
 use crate::timeline::Timeline;
@@ -85,7 +85,7 @@ impl Running {
         engine.hub.restore(&engine.store);
         // Should it be killed at once, the next start has a number of its own all the same.
         engine.hub.note(&engine.store);
-        let natives = native::start(&engine, natives, &stopped)?;
+        let natives = start_natives(&engine, natives, &stopped)?;
         let interval = engine.options.load().store.flush_interval.get();
         let around = Around {
             engine: engine.clone(),

@@ -4,7 +4,7 @@ use crate::Engine;
 use crate::health::Health;
 use crate::metrics::{HEALTH_STATUS, SERVICE_STATUS};
 use crate::shares;
-use crate::snapshot::{METRICS, Number};
+use crate::snapshot::{NUMBERS, Number};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
 pub(super) fn families(engine: &Engine) -> Vec<MetricFamily> {
@@ -101,10 +101,10 @@ fn snapshot(engine: &Engine) -> Vec<MetricFamily> {
         family.set_name(format!("dropsonde_snapshot_{}", number.metric));
         family.set_help(number.help.to_owned());
         family.set_field_type(MetricType::GAUGE);
-        family.set_metric(vec![series(false, (number.value)(&document.aggregate), &[])]);
+        family.set_metric(vec![series(false, number.value(&document.aggregate), &[])]);
         family
     };
-    METRICS.iter().map(gauge).collect()
+    NUMBERS.iter().map(gauge).collect()
 }
 
 /// What the store and its archive have, counted where they are.

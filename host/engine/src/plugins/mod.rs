@@ -5,7 +5,9 @@
 //!
 //! * `find`, `watcher`, `settling`: which components there are, and when one has changed.
 //! * `supervisor`: a task for each plugin; changes reach it from here. `ending`: what a task does at its end.
-//! * `run`, `poll`: what is current is started and polled; `batches`, `ladder`: what becomes of calls that end badly.
+//! * `run`, `poll`: what is current is started and polled; `batches`, `ladder`, `quarantine`: what becomes of calls that
+//!   end badly.
+//! * `program`: the same for samplers and sources of the program itself.
 //! * `intake`, `mailbox`, `prepare`, `last_good`: a newer version is made ready beside it, and takes over between two ticks.
 //! * `failure_log`: which of its failures are logged.
 //! * `trial`: a section of another configuration is tried beside it.
@@ -25,6 +27,8 @@ mod not_taken;
 mod page;
 mod poll;
 mod prepare;
+mod program;
+mod quarantine;
 mod run;
 mod schema;
 mod settling;
@@ -37,6 +41,7 @@ mod watcher;
 pub use find::{Bundled, Component, FindError, Origin, in_folder};
 pub use not_taken::NotTaken;
 pub use page::PluginPage;
+pub use program::BadNative;
 pub use schema::{BadFields, Fields, Metric};
 pub use status::{Known, Order, PluginState, RefusedSection, Status, Waiting};
 pub use supervisor::{Denied, Request, Wanted};
@@ -45,6 +50,7 @@ pub(crate) use failure_log::{Failing, FailureLog};
 pub use find::LARGEST;
 pub use page::describe_need;
 pub use prepare::digest;
+pub(crate) use program::start as start_natives;
 pub use schema::plain;
 pub use status::BY_OPERATOR;
 pub(crate) use supervisor::Supervisor;

@@ -1,21 +1,20 @@
 //! One plugin's task: what is current is started, polled, tried again and quarantined, until a newer version takes over.
 
-use super::batches::Batches;
 use super::ending::End;
 use super::failure_log::Failing;
 use super::find::Place;
 use super::intake::{Broken, Candidate, Intake, Mail, Unwanted};
-use super::ladder::{Ladder, Next, Pauses, Went, backoff};
+use super::ladder::{Next, Went, backoff};
 use super::last_good::LastGood;
 use super::latest::Latest;
 use super::poll::{Ended, Poller, Standing};
 use super::prepare::{Loaded, Started, start};
+use super::quarantine::{Way, quarantine, told_to_stop};
 use super::state_file::StateFile;
 use super::status::{BY_OPERATOR, Order, Shared};
 use super::{Fields, NotTaken, PluginState, Status, plain};
 use crate::Engine;
 use crate::clock::Schedule;
-use crate::json;
 use crate::room::Room;
 use dropsonde_sandbox::{CallError, Role, Sandbox, SavedState};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,14 +31,6 @@ enum Stop {
     Quarantined(String),
     /// Between two ticks.
     Replaced(Box<Candidate>),
-}
-
-/// What ends a quarantine.
-enum Way {
-    Replaced(Box<Candidate>),
-    Released,
-    /// A pause is over. It stays in quarantine until something has worked.
-    Retried,
 }
 
 /// Runs a plugin until it is told to end, or until it turns out that there is none. Returns what it was told.
@@ -85,6 +76,7 @@ pub(super) async fn run(
 }
 
 /// What a plugin saves, and where it is kept.
+#[derive(Default)]
 pub(super) struct Keeper {
     state: Mutex<SavedState>,
     file: Option<StateFile>,
@@ -191,10 +183,8 @@ impl Runner<'_> {
             }
             started = Some(ready);
         }
-        let ladder = Ladder::new(status.config.failures(), status.config.failure_window());
         let copy = self.good.cloned().filter(|_| loaded.is_file()).map(|good| (good, loaded.digest.clone()));
-        let pauses = Pauses::new(status.config.retry_after());
-        let mut standing = Standing { ladder, batches: Batches::default(), pauses, probation: None, copy };
+        let mut standing = Standing::of(&status.config, copy);
         // Starts that were neither good nor bad: it said that something is missing.
         let mut refusals = 0;
         loop {
@@ -227,19 +217,12 @@ impl Runner<'_> {
                 }
                 Some(Stop::Quarantined(why)) => {
                     self.give_up(&loaded, &why);
-                    match self.quarantine(why.clone(), &mut standing.pauses).await {
+                    let Self { engine, keeper, handover, .. } = *self;
+                    match quarantine(engine, status, keeper, handover, why.clone(), &mut standing.pauses).await {
                         Way::Replaced(candidate) => return *candidate,
-                        Way::Released => {
-                            standing.pauses.reset();
-                            standing.probation = None;
-                            standing.batches = Batches::default();
-                        }
-                        Way::Retried => {
-                            standing.probation = Some(why);
-                            standing.batches = standing.batches.retried();
-                        }
+                        Way::Released => standing.released(),
+                        Way::Retried => standing.retried(why),
                     }
-                    standing.ladder.reset();
                 }
                 Some(Stop::Retry(..)) | None => {}
             }
@@ -352,77 +335,11 @@ impl Runner<'_> {
         status.retry_at(None);
         stop
     }
-
-    /// Waits until it is tried again, or an operator lifts it, or a newer version replaces what is in it. An operator's own
-    /// quarantine is only lifted by an operator or a newer version.
-    async fn quarantine(&self, why: String, pauses: &mut Pauses) -> Way {
-        let (engine, status) = (self.engine, self.status);
-        let name = &*status.name;
-        let pause = (why != BY_OPERATOR).then(|| pauses.next(Instant::now()));
-        let retry_at_ms = pause.map(|pause| retry_at_ms(engine, pause));
-        let retry_at = retry_at_ms.map(json::time);
-        let is_retried = status.look(|known| known.quarantined.is_some());
-        match retry_at {
-            Some(retry_at) if is_retried => {
-                tracing::warn!(plugin = name, reason = why, retry_at, "still in quarantine")
-            }
-            Some(retry_at) => tracing::error!(
-                plugin = name,
-                reason = why,
-                retry_at,
-                "in quarantine until it is tried again; `dropsonde plugin release {name}` lets it run at once"
-            ),
-            None => tracing::error!(
-                plugin = name,
-                reason = why,
-                "in quarantine; `dropsonde plugin release {name}` lets it run again"
-            ),
-        }
-        if !is_retried {
-            engine.metrics.core.errors(name, "quarantine", 1);
-        }
-        status.update(|known| {
-            known.quarantined = Some(why);
-            known.next_poll_ms = None;
-            known.retry_at_ms = retry_at_ms;
-            known.set_aside.clear();
-        });
-        status.forget(Order::Quarantine);
-        status.enter(PluginState::Quarantined);
-        self.keeper.keep(engine, status).await;
-        let mut is_operators = pause.is_none();
-        let mut pause_is_over = std::pin::pin!(tokio::time::sleep(pause.unwrap_or_default()));
-        let way = loop {
-            tokio::select! {
-                () = status.ordered(Order::Release) => break Way::Released,
-                candidate = self.handover.take() => break Way::Replaced(Box::new(candidate)),
-                why = told_to_stop(status) => {
-                    is_operators = true;
-                    status.retry_at(None);
-                    status.update(|known| known.quarantined = Some(why));
-                }
-                () = pause_is_over.as_mut(), if !is_operators => break Way::Retried,
-            }
-        };
-        status.retry_at(None);
-        if matches!(way, Way::Retried) {
-            return way;
-        }
-        status.update(|known| known.quarantined = None);
-        tracing::info!(plugin = name, "{}", if matches!(way, Way::Released) { "released" } else { "replaced" });
-        way
-    }
 }
 
 /// When a wait that begins now is over.
 pub(super) fn retry_at_ms(engine: &Engine, wait: Duration) -> i64 {
     engine.clock.now_ms().saturating_add_unsigned(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// Waits until an operator wants it to run no more, and tells why it does not then.
-async fn told_to_stop(status: &Status) -> String {
-    status.ordered(Order::Quarantine).await;
-    BY_OPERATOR.to_owned()
 }
 
 /// In the metrics, by what it was.

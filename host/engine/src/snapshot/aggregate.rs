@@ -1,3 +1,4 @@
+use super::sections::{COUNTS, NUMBERS};
 use dropsonde_sandbox::{CacheStats, ChannelStats, EnvelopeStats, HistoryStats, PresenceStats, Stats, TokenStats};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,45 +24,13 @@ pub struct Aggregate {
 impl Aggregate {
     pub fn of<'a>(sources: impl IntoIterator<Item = &'a Stats>) -> Self {
         let sources: Vec<&Stats> = sources.into_iter().collect();
-        let (mut all, mut rates, mut averages) = (Self::default(), Vec::new(), Vec::new());
-        let (mut utilisations, mut hit_rates) = (Vec::new(), Vec::new());
-        let (mut patterns, mut aspects) = (BTreeMap::new(), BTreeMap::new());
-        for stats in &sources {
-            if let Some(section) = &stats.channels {
-                add(&mut all.channels.total_active, section.total_active);
-                merge(&mut patterns, &section.by_pattern);
-            }
-            if let Some(section) = &stats.envelopes {
-                rates.push(section.rate_per_second);
-                merge(&mut aspects, &section.by_aspect);
-            }
-            if let Some(section) = &stats.presence {
-                add(&mut all.presence.total_users, section.total_users);
-                add(&mut all.presence.total_agents, section.total_agents);
-                averages.push(section.average_per_channel);
-            }
-            if let Some(section) = &stats.history {
-                add(&mut all.history.total_envelopes_buffered, section.total_envelopes_buffered);
-                utilisations.push(section.buffer_utilization_pct);
-            }
-            if let Some(section) = &stats.tokens {
-                add(&mut all.tokens.issued_last_hour, section.issued_last_hour);
-                add(&mut all.tokens.revoked_last_hour, section.revoked_last_hour);
-                add(&mut all.tokens.active_count, section.active_count);
-            }
-            if let Some(section) = &stats.cache {
-                add(&mut all.cache.size_bytes, section.size_bytes);
-                add(&mut all.cache.size_entries, section.size_entries);
-                add(&mut all.cache.evictions_last_hour, section.evictions_last_hour);
-                hit_rates.push(section.hit_rate_pct);
-            }
+        let mut all = Self::default();
+        NUMBERS.iter().for_each(|number| number.aggregate(&mut all, &sources));
+        for counts in COUNTS {
+            let mut sums = BTreeMap::new();
+            sources.iter().filter_map(|stats| (counts.of_source)(stats)).for_each(|said| merge(&mut sums, said));
+            *(counts.of_all_mut)(&mut all) = listed(sums);
         }
-        all.channels.by_pattern = listed(patterns);
-        all.envelopes.by_aspect = listed(aspects);
-        all.envelopes.rate_per_second = mean(&rates);
-        all.presence.average_per_channel = mean(&averages);
-        all.history.buffer_utilization_pct = mean(&utilisations);
-        all.cache.hit_rate_pct = mean(&hit_rates);
         all
     }
 }
@@ -95,23 +64,14 @@ fn listed(mut sums: BTreeMap<String, i64>) -> Vec<(String, i64)> {
 
 /// The same with its names fit to be shown, and no more of them than are.
 pub(super) fn bounded(mut stats: Stats) -> Stats {
-    let bound = |counts: &mut Vec<(String, i64)>| {
-        let mut sums = BTreeMap::new();
-        merge(&mut sums, counts);
-        *counts = listed(sums);
-    };
-    stats.channels.iter_mut().for_each(|section| bound(&mut section.by_pattern));
-    stats.envelopes.iter_mut().for_each(|section| bound(&mut section.by_aspect));
-    stats
-}
-
-/// Of nothing it is 0. Where their sum is beyond all numbers, each is divided first.
-fn mean(values: &[f64]) -> f64 {
-    if values.is_empty() {
-        return 0.0;
+    for said in COUNTS.iter() {
+        if let Some(counts) = (said.of_source_mut)(&mut stats) {
+            let mut sums = BTreeMap::new();
+            merge(&mut sums, counts);
+            *counts = listed(sums);
+        }
     }
-    let (sum, count): (f64, f64) = (values.iter().sum(), values.len() as f64);
-    if sum.is_finite() { sum / count } else { values.iter().map(|value| value / count).sum() }
+    stats
 }
 
 /// Something in this process that describes an application.

@@ -1,4 +1,4 @@
-use super::METRICS;
+use super::NUMBERS;
 use crate::Engine;
 use dropsonde_store::{InstanceId, InvalidInstanceId, Schema, StoredField};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub fn instance() -> Result<InstanceId, InvalidInstanceId> {
 /// Has the snapshot's numbers go on in history and on streams, at every interval at which there is any source.
 pub async fn keep(engine: Arc<Engine>, mut stopping: watch::Receiver<bool>) {
     let Ok(id) = instance() else { return };
-    let fields = METRICS.iter().map(|number| StoredField::gauge(number.field)).collect();
+    let fields = NUMBERS.iter().map(|number| StoredField::gauge(number.field)).collect();
     let (schema, labels) = (Schema::new(SAMPLER, fields), Arc::default());
     loop {
         let interval = engine.options.load().snapshot.interval.get();
@@ -34,7 +34,7 @@ pub async fn keep(engine: Arc<Engine>, mut stopping: watch::Receiver<bool>) {
         let began = Instant::now();
         let document = engine.snapshots.document(now_ms);
         engine.metrics.core.took("snapshot", "aggregate", began.elapsed());
-        let values: Vec<f64> = METRICS.iter().map(|number| (number.value)(&document.aggregate)).collect();
+        let values: Vec<f64> = NUMBERS.iter().map(|number| number.value(&document.aggregate)).collect();
         engine.store.frame(&id, &schema, interval_ms).push(now_ms, &values);
         if let Some(sample) = engine.store.latest(&id) {
             engine.hub.publish(&id, &labels, sample);

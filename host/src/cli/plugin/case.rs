@@ -15,7 +15,7 @@
 
 use super::alone::Polled;
 use anyhow::{Context, Result, bail};
-use dropsonde_engine::json;
+use dropsonde_engine::{json, snapshot};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -99,7 +99,7 @@ impl Tick {
             at: Timestamp::from_millisecond(at_ms)?,
             samples: samples.collect::<Result<_>>()?,
             failures: polled.failures.iter().map(|(id, why)| (id.to_string(), why.clone())).collect(),
-            stats: polled.stats.as_ref().map(json::stats),
+            stats: polled.stats.as_ref().map(snapshot::json_of_source),
         })
     }
 

@@ -6,8 +6,8 @@ use crate::cli::out::{Out, aside};
 use anyhow::{Context, Result, bail};
 use dropsonde_engine::clock::Clock;
 use dropsonde_engine::exposition::lines_of;
-use dropsonde_engine::json;
 use dropsonde_engine::plugins::plain;
+use dropsonde_engine::{json, snapshot};
 use dropsonde_model::Size;
 use dropsonde_sandbox::{Inputs, Need, Recorder};
 use humantime::format_duration;
@@ -148,7 +148,7 @@ fn print_json(polled: &Polled, alone: &Alone, out: &mut Out) -> Result<()> {
     });
     let samples: BTreeMap<String, Box<RawValue>> = samples.collect::<Result<_>>()?;
     let failures = polled.failures.iter().map(|(id, why)| (id.as_str(), why.as_str())).collect();
-    let stats = polled.stats.as_ref().map(json::stats);
+    let stats = polled.stats.as_ref().map(snapshot::json_of_source);
     let Usage { cpu, wall, memory: memory_bytes } = polled.used;
     let (call_seconds, cpu_seconds) = (wall.as_secs_f64(), cpu.as_secs_f64());
     let limits = alone.allowed.json();
@@ -175,7 +175,7 @@ fn print_table(polled: &Polled, alone: &Alone, out: &mut Out) -> Result<()> {
         say!(out, "{id}  {why}");
     }
     if let Some(stats) = &polled.stats {
-        say!(out, "{:#}", json::stats(stats));
+        say!(out, "{:#}", snapshot::json_of_source(stats));
     }
     let metrics = lines_of(alone.name(), worker.metrics());
     if !metrics.is_empty() {

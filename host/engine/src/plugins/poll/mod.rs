@@ -1,6 +1,9 @@
-//! A running plugin's polls: on schedule, in all its roles. `sampling`: what a sampler gives.
+//! A running plugin's polls: on schedule, in all its roles. `sampling`: what a sampler gives; `calls`: what is called.
 
+mod calls;
 mod sampling;
+
+pub(super) use calls::{Calls, Used};
 
 use super::batches::Batches;
 use super::failure_log::Failing;
@@ -14,8 +17,9 @@ use super::{Fields, PluginState, plain};
 use crate::Engine;
 use crate::clock::{Schedule, Stamp};
 use crate::events::EventQueue;
+use crate::options::PluginConfig;
 use crate::recorder::Recorder;
-use dropsonde_sandbox::{CallError, Event, Role, Tick, Worker};
+use dropsonde_sandbox::{CallError, Event, Role, Tick};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use tracing::field::Empty;
@@ -51,10 +55,10 @@ async fn next(events: Option<&EventQueue>) -> Vec<Event> {
 }
 
 /// A running plugin's polls.
-pub(super) struct Poller<'a> {
+pub(super) struct Poller<'a, C: Calls> {
     engine: &'a Engine,
     status: &'a Shared,
-    worker: Worker,
+    calls: C,
     /// None: it is no sampler.
     recorder: Option<Recorder>,
     keeper: &'a Keeper,
@@ -63,7 +67,7 @@ pub(super) struct Poller<'a> {
     failing: BTreeSet<Failing>,
     /// A call failed since the last tick was counted.
     has_failed: bool,
-    accounted: Accounted,
+    accounted: Used,
 }
 
 /// What is known of a plugin's behaviour, whichever worker it was.
@@ -77,24 +81,39 @@ pub(super) struct Standing {
     pub(super) copy: Option<(LastGood, String)>,
 }
 
-/// What of the worker was counted.
-#[derive(Debug, Default)]
-struct Accounted {
-    cpu: Duration,
-    spawned: u64,
-    crashed: u64,
-    idled: u64,
-    log_lines_dropped: u64,
-    overflowed: u64,
-    wrong_handles: u64,
-    wrong_values: u64,
+impl Standing {
+    /// Of a version that has not run yet.
+    pub(super) fn of(config: &PluginConfig, copy: Option<(LastGood, String)>) -> Self {
+        Self {
+            ladder: Ladder::new(config.failures(), config.failure_window()),
+            batches: Batches::default(),
+            pauses: Pauses::new(config.retry_after()),
+            probation: None,
+            copy,
+        }
+    }
+
+    /// Someone lifted its quarantine.
+    pub(super) fn released(&mut self) {
+        self.pauses.reset();
+        self.probation = None;
+        self.batches = Batches::default();
+        self.ladder.reset();
+    }
+
+    /// It is tried again in quarantine.
+    pub(super) fn retried(&mut self, why: String) {
+        self.probation = Some(why);
+        self.batches = self.batches.retried();
+        self.ladder.reset();
+    }
 }
 
-impl<'a> Poller<'a> {
+impl<'a, C: Calls> Poller<'a, C> {
     pub(super) fn new(
         engine: &'a Engine,
         status: &'a Shared,
-        worker: Worker,
+        calls: C,
         fields: Option<Fields>,
         keeper: &'a Keeper,
         standing: &'a mut Standing,
@@ -103,13 +122,13 @@ impl<'a> Poller<'a> {
         Self {
             engine,
             status,
-            worker,
+            calls,
             recorder: fields.map(recorder),
             keeper,
             standing,
             failing: BTreeSet::new(),
             has_failed: false,
-            accounted: Accounted::default(),
+            accounted: Used::default(),
         }
     }
 
@@ -151,7 +170,7 @@ impl<'a> Poller<'a> {
                 // What comes between two ticks says nothing about the next one.
                 let mut went = Went::default();
                 let done = match (work, events.as_deref()) {
-                    (Work::Told(told), Some(queue)) => match self.ready().await {
+                    (Work::Told(told), Some(queue)) => match self.calls.ready().await {
                         Ok(()) => self.tell(told, &mut went).await,
                         Err(error) => {
                             // Nobody was handed them.
@@ -244,19 +263,14 @@ impl<'a> Poller<'a> {
         self.collect(went).await
     }
 
-    /// Whether there is an instance to call.
-    async fn ready(&self) -> Result<(), CallError> {
-        if self.worker.stats().is_live() { Ok(()) } else { self.worker.ready().await }
-    }
-
     /// What it says of its application goes into the snapshot.
     async fn collect(&mut self, went: &mut Went) -> Result<(), Ended> {
         if !self.status.has(Role::Source) {
             return Ok(());
         }
         let called = Instant::now();
-        let asked = self.worker.collect(self.tick(self.now()));
-        let stats = self.called_in(self.call_span("collect", None), asked).await;
+        let (tick, span) = (self.tick(self.now()), self.call_span("collect", None));
+        let stats = called_in(span, self.calls.collect(tick)).await;
         self.called(called.elapsed());
         let (now_ms, snapshots) = (self.engine.clock.now_ms(), &self.engine.snapshots);
         let (metrics, name) = (&self.engine.metrics.core, &*self.status.name);
@@ -282,8 +296,8 @@ impl<'a> Poller<'a> {
     async fn tell(&mut self, events: Vec<Event>, went: &mut Went) -> Result<(), Ended> {
         let (count, name) = (events.len() as u64, &*self.status.name);
         let called = Instant::now();
-        let asked = self.worker.observe(self.tick(self.now()), events);
-        let told = self.called_in(self.call_span("observe", None), asked).await;
+        let (tick, span) = (self.tick(self.now()), self.call_span("observe", None));
+        let told = called_in(span, self.calls.observe(tick, events)).await;
         self.called(called.elapsed());
         let metrics = &self.engine.metrics.core;
         match told {
@@ -311,16 +325,6 @@ impl<'a> Poller<'a> {
             plugin = &*self.status.name,
             instances = instances.map(|instances| instances as i64)
         )
-    }
-
-    /// A call that fails shows in its span.
-    async fn called_in<T>(&self, span: Span, call: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
-        let answer = call.instrument(span.clone()).await;
-        if let Err(error) = &answer {
-            span.record("otel.status_code", "ERROR");
-            span.record("otel.status_description", error.reason());
-        }
-        answer
     }
 
     fn called(&self, took: Duration) {
@@ -392,23 +396,13 @@ impl<'a> Poller<'a> {
     }
 
     fn account(&mut self) {
-        let (stats, own) = (self.worker.stats(), self.worker.metrics());
+        let now = self.calls.used();
         let metrics = &self.engine.metrics;
         let name = [&*self.status.name];
-        let now = Accounted {
-            cpu: stats.cpu(),
-            spawned: stats.instances(),
-            crashed: stats.crashed(),
-            idled: stats.idled(),
-            log_lines_dropped: stats.log_lines_dropped(),
-            overflowed: own.overflowed(),
-            wrong_handles: own.wrong_handles(),
-            wrong_values: own.wrong_values(),
-        };
         let before = std::mem::replace(&mut self.accounted, now);
         let now = &self.accounted;
         metrics.plugin_cpu_seconds.with_label_values(&name).inc_by(now.cpu.saturating_sub(before.cpu).as_secs_f64());
-        metrics.plugin_memory_bytes.with_label_values(&name).set(i64::try_from(stats.memory()).unwrap_or(i64::MAX));
+        metrics.plugin_memory_bytes.with_label_values(&name).set(i64::try_from(now.memory).unwrap_or(i64::MAX));
         metrics.workers_spawned.inc_by(now.spawned - before.spawned);
         metrics.workers_stopped.with_label_values(&["crashed"]).inc_by(now.crashed - before.crashed);
         metrics.workers_stopped.with_label_values(&["idle_timeout"]).inc_by(now.idled - before.idled);
@@ -420,8 +414,8 @@ impl<'a> Poller<'a> {
         ignored("handle").inc_by(now.wrong_handles - before.wrong_handles);
         ignored("value").inc_by(now.wrong_values - before.wrong_values);
         self.status.update(|known| {
-            known.memory_bytes = stats.memory();
-            known.last_call_cpu = stats.last_cpu();
+            known.memory_bytes = now.memory;
+            known.last_call_cpu = now.last_cpu;
             known.cpu += cpu;
             known.workers_spawned += spawned;
             known.log_lines_dropped += dropped;
@@ -429,10 +423,20 @@ impl<'a> Poller<'a> {
     }
 }
 
-impl Drop for Poller<'_> {
+/// A call that fails shows in its span.
+async fn called_in<T>(span: Span, call: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
+    let answer = call.instrument(span.clone()).await;
+    if let Err(error) = &answer {
+        span.record("otel.status_code", "ERROR");
+        span.record("otel.status_description", error.reason());
+    }
+    answer
+}
+
+impl<C: Calls> Drop for Poller<'_, C> {
     fn drop(&mut self) {
         self.account();
-        if self.worker.stats().is_live() {
+        if self.accounted.is_live {
             self.engine.metrics.workers_stopped.with_label_values(&["graceful"]).inc();
         }
         self.status.retire_worker();

@@ -1,6 +1,6 @@
 //! A sampler's tick: what it finds, and what it reads, in batches.
 
-use super::{Ended, Poller, Went};
+use super::{Calls, Ended, Poller, Went, called_in};
 use crate::clock::Stamp;
 use crate::plugins::batches::End;
 use crate::plugins::failure_log::Failing;
@@ -14,12 +14,12 @@ use tracing::Span;
 /// Calls of one tick that may end badly: each costs the next one a fresh instance.
 const MOST_ENDS: usize = 4;
 
-impl Poller<'_> {
+impl<C: Calls> Poller<'_, C> {
     pub(super) async fn discover(&mut self, due_ms: i64, went: &mut Went) -> Result<(), Ended> {
         let stamp = self.stamp(due_ms);
         let at_ms = stamp.at_ms;
-        let asked = self.worker.discover(self.tick(stamp));
-        let answer = self.called_in(self.call_span("discover", None), asked).await;
+        let (tick, span) = (self.tick(stamp), self.call_span("discover", None));
+        let answer = called_in(span, self.calls.discover(tick)).await;
         let found = match answer {
             Ok(found) => {
                 self.works(Failing::Discover);
@@ -65,10 +65,9 @@ impl Poller<'_> {
                 self.engine.metrics.samples_dropped.with_label_values(&["poison"]).inc_by(batch.len() as u64);
                 continue;
             }
-            let asked: Vec<String> = batch.iter().map(|polled| polled.id.to_string()).collect();
             let (called, stamp) = (Instant::now(), self.stamp(due_ms));
-            let readings = self.worker.sample(self.tick(stamp), asked);
-            let readings = self.called_in(self.call_span("sample", Some(batch.len())), readings).await;
+            let (tick, span) = (self.tick(stamp), self.call_span("sample", Some(batch.len())));
+            let readings = called_in(span, self.calls.sample(tick, &batch)).await;
             let took = called.elapsed();
             self.called(took);
             let error = match readings {
@@ -121,7 +120,7 @@ impl Poller<'_> {
     /// The larger share of the last call's budgets that it used.
     fn share_of_budget(&self, took: Duration) -> f64 {
         let limits = &self.status.limits;
-        let cpu = self.worker.stats().last_cpu().as_secs_f64() / limits.cpu.as_secs_f64();
+        let cpu = self.calls.used().last_cpu.as_secs_f64() / limits.cpu.as_secs_f64();
         cpu.max(took.as_secs_f64() / limits.deadline.as_secs_f64())
     }
 

@@ -1,0 +1,83 @@
+//! What a poller calls: a plugin's worker, or part of the program.
+
+use crate::tracked::Polled;
+use dropsonde_sandbox::{CallError, Event, Instance, Readings, Stats, Tick, Worker};
+use std::time::Duration;
+
+/// The calls of one plugin, one at a time.
+pub(in crate::plugins) trait Calls: Send {
+    /// Waits until a call can begin.
+    fn ready(&mut self) -> impl Future<Output = Result<(), CallError>> + Send;
+
+    fn discover(&mut self, tick: Tick) -> impl Future<Output = Result<Vec<Instance>, CallError>> + Send;
+
+    /// A row for each instance, in order.
+    fn sample(&mut self, tick: Tick, batch: &[Polled]) -> impl Future<Output = Result<Readings, CallError>> + Send;
+
+    fn collect(&mut self, tick: Tick) -> impl Future<Output = Result<Stats, CallError>> + Send;
+
+    fn observe(&mut self, tick: Tick, events: Vec<Event>) -> impl Future<Output = Result<(), CallError>> + Send;
+
+    /// What it has used so far.
+    fn used(&self) -> Used;
+}
+
+/// What calls have used, of what is counted.
+#[derive(Debug, Default)]
+pub(in crate::plugins) struct Used {
+    /// Of all calls together.
+    pub(in crate::plugins) cpu: Duration,
+    /// Of the last call.
+    pub(in crate::plugins) last_cpu: Duration,
+    pub(in crate::plugins) memory: usize,
+    /// Whether there is an instance that the next call goes to.
+    pub(in crate::plugins) is_live: bool,
+    /// Instances that were made, that ended badly, and that were given up as nothing was asked of them.
+    pub(in crate::plugins) spawned: u64,
+    pub(in crate::plugins) crashed: u64,
+    pub(in crate::plugins) idled: u64,
+    pub(in crate::plugins) log_lines_dropped: u64,
+    /// Series of its own metrics that there was no room for, and calls for ones that there are not.
+    pub(in crate::plugins) overflowed: u64,
+    pub(in crate::plugins) wrong_handles: u64,
+    pub(in crate::plugins) wrong_values: u64,
+}
+
+impl Calls for Worker {
+    async fn ready(&mut self) -> Result<(), CallError> {
+        if self.stats().is_live() { Ok(()) } else { Worker::ready(self).await }
+    }
+
+    async fn discover(&mut self, tick: Tick) -> Result<Vec<Instance>, CallError> {
+        Worker::discover(self, tick).await
+    }
+
+    async fn sample(&mut self, tick: Tick, batch: &[Polled]) -> Result<Readings, CallError> {
+        Worker::sample(self, tick, batch.iter().map(|polled| polled.id.to_string()).collect()).await
+    }
+
+    async fn collect(&mut self, tick: Tick) -> Result<Stats, CallError> {
+        Worker::collect(self, tick).await
+    }
+
+    async fn observe(&mut self, tick: Tick, events: Vec<Event>) -> Result<(), CallError> {
+        Worker::observe(self, tick, events).await
+    }
+
+    fn used(&self) -> Used {
+        let (stats, own) = (self.stats(), self.metrics());
+        Used {
+            cpu: stats.cpu(),
+            last_cpu: stats.last_cpu(),
+            memory: stats.memory(),
+            is_live: stats.is_live(),
+            spawned: stats.instances(),
+            crashed: stats.crashed(),
+            idled: stats.idled(),
+            log_lines_dropped: stats.log_lines_dropped(),
+            overflowed: own.overflowed(),
+            wrong_handles: own.wrong_handles(),
+            wrong_values: own.wrong_values(),
+        }
+    }
+}

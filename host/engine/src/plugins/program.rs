@@ -1,0 +1,199 @@
+//! Samplers and sources of the program itself: polled as plugins are, by calls off the server's threads.
+
+use super::failure_log::Failing;
+use super::latest::Latest;
+use super::poll::{Calls, Ended, Poller, Standing, Used};
+use super::quarantine::{Way, quarantine, told_to_stop};
+use super::run::Keeper;
+use super::{BadFields, Fields, Origin, PluginState, Status};
+use crate::Engine;
+use crate::clock::Schedule;
+use crate::native::Native;
+use crate::tracked::{PluginName, Polled};
+use dropsonde_sandbox::{CallError, Event, Failure, Instance, Readings, Role, Shape, Stats, Tick, Trap};
+use dropsonde_store::InstanceId;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use tokio::sync::{Mutex, watch};
+
+/// Why a native sampler or source cannot be one.
+#[derive(Debug, thiserror::Error)]
+pub enum BadNative {
+    #[error("{0:?} is no name: {names}", names = dropsonde_model::names::PLUGIN_RULE)]
+    Name(String),
+    #[error("{0:?} is there twice")]
+    Twice(String),
+    #[error("{0}: {1}")]
+    Fields(String, BadFields),
+}
+
+/// Shows natives among the plugins, and has each polled by a task of its own.
+pub(crate) fn start(
+    engine: &Arc<Engine>,
+    natives: Vec<Native>,
+    stopping: &watch::Receiver<bool>,
+) -> Result<Vec<impl Future<Output = ()> + Send + use<>>, BadNative> {
+    let mut tasks = Vec::new();
+    for native in natives {
+        let name: PluginName = native.name().into();
+        if !dropsonde_model::names::is_plugin(&name) {
+            return Err(BadNative::Name(name.to_string()));
+        }
+        if engine.plugins.get(&name).is_some() {
+            return Err(BadNative::Twice(name.to_string()));
+        }
+        let fields = match &native {
+            Native::Sampler(sampler) => Some(Fields::check(&name, &sampler.fields())),
+            Native::Source(_) => None,
+        };
+        let fields = fields.transpose().map_err(|why| BadNative::Fields(name.to_string(), why))?;
+        let status = Arc::new(Status::new(name.clone(), Origin::Native, true, &engine.options.load()));
+        let role = if fields.is_some() { Role::Sampler } else { Role::Source };
+        status.update(|known| {
+            known.shape = Some(Shape { roles: vec![role], imports: Vec::new(), exports: Vec::new(), size: 0 });
+            known.fields.clone_from(&fields);
+            known.has_current = true;
+            known.has_run_well = true;
+            known.loaded_ms = Some(engine.clock.now_ms());
+        });
+        engine.plugins.add(status.clone());
+        engine.metrics.know_plugin(&name);
+        tasks.push(run(engine.clone(), status, native, fields, stopping.clone()));
+    }
+    Ok(tasks)
+}
+
+/// Polls until `stopping` says so; a poll under way is not waited for.
+async fn run(
+    engine: Arc<Engine>,
+    status: Arc<Status>,
+    native: Native,
+    fields: Option<Fields>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    tokio::select! {
+        () = poll(&engine, &status, native, fields) => {}
+        _ = stopping.wait_for(|&stopping| stopping) => {}
+    }
+}
+
+/// Polls it as plugins are polled. It saves nothing, and nothing replaces it.
+async fn poll(engine: &Arc<Engine>, status: &Arc<Status>, native: Native, fields: Option<Fields>) {
+    let (keeper, handover) = (Keeper::default(), Latest::default());
+    let mut schedule = Schedule::new(&status.name, status.interval());
+    let mut standing = Standing::of(&status.config, None);
+    let native = Arc::new(Mutex::new(native));
+    loop {
+        if standing.probation.is_none() {
+            status.enter(PluginState::Running);
+        }
+        let calls = Program { engine: engine.clone(), status: status.clone(), native: native.clone() };
+        let mut poller = Poller::new(engine, status, calls, fields.clone(), &keeper, &mut standing);
+        let ended = tokio::select! {
+            ended = poller.poll_on_schedule(&mut schedule, &handover) => ended,
+            why = told_to_stop(status) => Ended::Quarantined(why),
+        };
+        drop(poller);
+        let why = match ended {
+            Ended::Quarantined(why) => why,
+            // It says that it cannot work as it is.
+            Ended::Invalid(why) => why,
+            // The runtime is going, and took it along; nothing else comes to be.
+            Ended::Lost(..) | Ended::Replaced(_) => return,
+        };
+        match quarantine(engine, status, &keeper, &handover, why.clone(), &mut standing.pauses).await {
+            Way::Released | Way::Replaced(_) => standing.released(),
+            Way::Retried => standing.retried(why),
+        }
+    }
+}
+
+/// Part of the program, called off the server's threads. What has not answered is waited for: nothing else of it is asked
+/// meanwhile.
+struct Program {
+    engine: Arc<Engine>,
+    status: Arc<Status>,
+    native: Arc<Mutex<Native>>,
+}
+
+impl Program {
+    async fn call<T: Send + 'static>(
+        &self,
+        what: Failing,
+        call: impl FnOnce(&mut Native) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, CallError> {
+        let mut native = self.native.clone().lock_owned().await;
+        let mut called = tokio::task::spawn_blocking(move || catch_unwind(AssertUnwindSafe(|| call(&mut native))));
+        let deadline = self.status.limits.deadline;
+        let answered = match tokio::time::timeout(deadline, &mut called).await {
+            Ok(answered) => answered,
+            Err(_) => {
+                let why = format!("it has not answered for {deadline:?}, and nothing else of it is asked meanwhile");
+                self.status.failure_log.failed(&self.status.name, what, &why);
+                self.engine.metrics.core.errors(&self.status.name, "late", 1);
+                self.status.failed_because(self.engine.clock.now_ms(), why);
+                called.await
+            }
+        };
+        match answered {
+            Ok(Ok(answer)) => answer.map_err(CallError::Failed),
+            Ok(Err(_)) => {
+                let message = "it panicked".to_owned();
+                Err(CallError::Trapped(Trap { message, backtrace: None, said: Vec::new() }))
+            }
+            // The runtime is going, and took it along.
+            Err(_) => Err(CallError::Stopped),
+        }
+    }
+}
+
+impl Calls for Program {
+    async fn ready(&mut self) -> Result<(), CallError> {
+        Ok(())
+    }
+
+    async fn discover(&mut self, _: Tick) -> Result<Vec<Instance>, CallError> {
+        let discover = |native: &mut Native| match native {
+            Native::Sampler(sampler) => sampler.discover(),
+            Native::Source(_) => Ok(Vec::new()),
+        };
+        self.call(Failing::Discover, discover).await
+    }
+
+    async fn sample(&mut self, _: Tick, batch: &[Polled]) -> Result<Readings, CallError> {
+        let ids: Vec<InstanceId> = batch.iter().map(|polled| polled.id.clone()).collect();
+        let (rows, columns) = (ids.len(), self.status.fields().map_or(0, |fields| fields.metrics.len()));
+        let sample = move |native: &mut Native| match native {
+            Native::Sampler(sampler) => Ok(sampler.sample_all(&ids)),
+            Native::Source(_) => Err(Failure::Gone),
+        };
+        let readings = self.call(Failing::Sample, sample).await?;
+        let (given, wanted) = (readings.values.len(), rows * columns);
+        if given != wanted {
+            return Err(CallError::OutOfContract(format!("it gave {given} values where there are {wanted}")));
+        }
+        Ok(readings)
+    }
+
+    async fn collect(&mut self, tick: Tick) -> Result<Stats, CallError> {
+        let now_ms = i64::try_from(tick.at_ms).unwrap_or(i64::MAX);
+        let collect = move |native: &mut Native| match native {
+            Native::Source(source) => source.collect(now_ms).map_err(Failure::Unavailable),
+            Native::Sampler(_) => Err(Failure::Gone),
+        };
+        let stats = self.call(Failing::Collect, collect).await?;
+        match stats.no_number() {
+            Some(wrong) => Err(CallError::OutOfContract(format!("{wrong} is no number"))),
+            None => Ok(stats),
+        }
+    }
+
+    async fn observe(&mut self, _: Tick, _: Vec<Event>) -> Result<(), CallError> {
+        // None is asked to.
+        Ok(())
+    }
+
+    fn used(&self) -> Used {
+        Used::default()
+    }
+}

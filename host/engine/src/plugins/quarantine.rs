@@ -1,0 +1,91 @@
+//! A plugin that ended badly again and again, or that an operator wants to run no more: it waits.
+
+use super::intake::Candidate;
+use super::ladder::Pauses;
+use super::latest::Latest;
+use super::run::{Keeper, retry_at_ms};
+use super::status::{BY_OPERATOR, Order};
+use super::{PluginState, Status};
+use crate::Engine;
+use crate::json;
+use std::time::Instant;
+
+/// What ends a quarantine.
+pub(super) enum Way {
+    Replaced(Box<Candidate>),
+    Released,
+    /// A pause is over. It stays in quarantine until something has worked.
+    Retried,
+}
+
+/// Waits until it is tried again, or an operator lifts it, or a newer version replaces what is in it. An operator's own
+/// quarantine is only lifted by an operator or a newer version.
+pub(super) async fn quarantine(
+    engine: &Engine,
+    status: &Status,
+    keeper: &Keeper,
+    handover: &Latest<Candidate>,
+    why: String,
+    pauses: &mut Pauses,
+) -> Way {
+    let name = &*status.name;
+    let pause = (why != BY_OPERATOR).then(|| pauses.next(Instant::now()));
+    let retry_at_ms = pause.map(|pause| retry_at_ms(engine, pause));
+    let retry_at = retry_at_ms.map(json::time);
+    let is_retried = status.look(|known| known.quarantined.is_some());
+    match retry_at {
+        Some(retry_at) if is_retried => {
+            tracing::warn!(plugin = name, reason = why, retry_at, "still in quarantine")
+        }
+        Some(retry_at) => tracing::error!(
+            plugin = name,
+            reason = why,
+            retry_at,
+            "in quarantine until it is tried again; `dropsonde plugin release {name}` lets it run at once"
+        ),
+        None => tracing::error!(
+            plugin = name,
+            reason = why,
+            "in quarantine; `dropsonde plugin release {name}` lets it run again"
+        ),
+    }
+    if !is_retried {
+        engine.metrics.core.errors(name, "quarantine", 1);
+    }
+    status.update(|known| {
+        known.quarantined = Some(why);
+        known.next_poll_ms = None;
+        known.retry_at_ms = retry_at_ms;
+        known.set_aside.clear();
+    });
+    status.forget(Order::Quarantine);
+    status.enter(PluginState::Quarantined);
+    keeper.keep(engine, status).await;
+    let mut is_operators = pause.is_none();
+    let mut pause_is_over = std::pin::pin!(tokio::time::sleep(pause.unwrap_or_default()));
+    let way = loop {
+        tokio::select! {
+            () = status.ordered(Order::Release) => break Way::Released,
+            candidate = handover.take() => break Way::Replaced(Box::new(candidate)),
+            why = told_to_stop(status) => {
+                is_operators = true;
+                status.retry_at(None);
+                status.update(|known| known.quarantined = Some(why));
+            }
+            () = pause_is_over.as_mut(), if !is_operators => break Way::Retried,
+        }
+    };
+    status.retry_at(None);
+    if matches!(way, Way::Retried) {
+        return way;
+    }
+    status.update(|known| known.quarantined = None);
+    tracing::info!(plugin = name, "{}", if matches!(way, Way::Released) { "released" } else { "replaced" });
+    way
+}
+
+/// Waits until an operator wants it to run no more, and tells why it does not then.
+pub(super) async fn told_to_stop(status: &Status) -> String {
+    status.ordered(Order::Quarantine).await;
+    BY_OPERATOR.to_owned()
+}
