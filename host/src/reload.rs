@@ -8,6 +8,7 @@ use dropsonde_engine::plugins::{self, Origin, PluginState, RefusedSection, Statu
 use dropsonde_engine::{Engine, Options, json};
 pub use dropsonde_http::reload::{Outcome, Part, Reload};
 use dropsonde_http::{Server, Tls};
+use dropsonde_model::text;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ pub(crate) async fn reload(
         Err(error) => Err(error),
     };
     let file = file.map(|file| file.display().to_string());
-    let reload = Reload { file, error: done.as_ref().err().map(|error| format!("{error:#}")), parts };
+    let reload = Reload { file, error: done.as_ref().err().map(|error| text::error(&**error)), parts };
     reload.log();
     let at_ms = engine.clock.now_ms();
     let at = json::time(at_ms);
@@ -64,7 +65,7 @@ fn for_readers(error: &anyhow::Error) -> String {
     });
     match syntax {
         Some((path, first)) => format!("{path}: {first}; the log says more"),
-        None => format!("{error:#}"),
+        None => text::error(&**error),
     }
 }
 
@@ -105,7 +106,7 @@ async fn take_over(in_force: &ArcSwap<Config>, server: &Server, config: Config, 
     // A disk may answer late.
     let wanted = config.tls.clone();
     if let Err(error) = tokio::task::spawn_blocking(move || Tls::read(&wanted)).await? {
-        failed.push(Part::failed("[tls]", format!("{error:#}")));
+        failed.push(Part::failed("[tls]", text::error(&*error)));
     }
     for status in &others {
         if let Err(why) = engine.plugins.try_out(&status.name, &options).await {
@@ -126,7 +127,7 @@ async fn take_over(in_force: &ArcSwap<Config>, server: &Server, config: Config, 
                 app.tokens.complain(Some(why.clone()));
                 failed.push(Part::failed("[auth]", why));
             }
-            (_, Err(error)) => failed.push(Part::failed("[tls]", format!("{error:#}"))),
+            (_, Err(error)) => failed.push(Part::failed("[tls]", text::error(&*error))),
         }
     }
     let Some((tokens, tls)) = read else { return Err(refuse(failed, &changed, &others, parts)) };

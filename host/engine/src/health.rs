@@ -6,6 +6,7 @@ use crate::metrics::ServiceStatus;
 use crate::plugins::{Known, PluginState, Status};
 use crate::shares;
 use crate::timeline;
+use dropsonde_model::text;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -88,6 +89,9 @@ impl Health {
             Service { name: "history".to_owned(), status, reasons: history },
         ];
         services.extend(engine.plugins.list().iter().map(|plugin| plugin.look(|known| service(plugin, known))));
+        for reason in services.iter_mut().flat_map(|service| &mut service.reasons) {
+            *reason = text::without_numbers(reason);
+        }
         Self { services, fatal }
     }
 

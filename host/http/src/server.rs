@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use axum::Router;
 use dropsonde_engine::descriptors;
 use dropsonde_engine::places::Place;
+use dropsonde_model::text;
 use hyper::server::conn::{http1 as one, http2 as two};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
@@ -98,7 +99,7 @@ impl Server {
                 tracing::info!("the certificates were read again");
             }
             Ok(Err(error)) => {
-                let error = format!("{error:#}");
+                let error = text::error(&*error);
                 tracing::error!(error, "cannot use the certificates; the ones before stay in force");
             }
             // The host is going.
@@ -190,7 +191,7 @@ impl Server {
                     (Socket::Unix(socket), _) => connection.local(socket).await,
                 };
                 if let Err(error) = served {
-                    tracing::debug!(error = format_args!("{error:#}"), %address, "a connection ended early");
+                    tracing::debug!(error = text::error(&*error), %address, "a connection ended early");
                 }
             }));
         }

@@ -2,15 +2,17 @@
 
 use crate::options::{TlsConfig, TlsVersion};
 use anyhow::{Context, Result, anyhow};
+use dropsonde_model::text;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls;
 use tokio_rustls::rustls::client::verify_server_name;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject as _};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use tokio_rustls::rustls::time_provider::TimeProvider;
@@ -42,7 +44,7 @@ impl Tls {
         let provider = Arc::new(ring::default_provider());
         let chain = certificates(cert)?;
         let certificate = chain.first().context("there is no certificate").with_context(|| cannot_use(cert))?.clone();
-        let private = PrivateKeyDer::from_pem_file(key).with_context(|| cannot_use(key))?;
+        let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(error, key, "private key"))?;
         let versions = match config.min_version {
             TlsVersion::V1_2 => V1_2_AND_LATER,
             TlsVersion::V1_3 => V1_3,
@@ -61,7 +63,12 @@ impl Tls {
                 builder.with_client_cert_verifier(verifier.with_context(|| cannot_use(ca))?)
             }
         };
-        let mut tls = builder.with_single_cert(chain, private).with_context(|| cannot_use(key))?;
+        let mut tls = builder.with_single_cert(chain, private).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                anyhow!("{}: it is not the key of the certificate in {}", cannot_use(key), cert.display())
+            }
+            error => anyhow::Error::from(error).context(cannot_use(key)),
+        })?;
         tls.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
         Ok(Some(Self { acceptor: TlsAcceptor::from(Arc::new(tls)), certificate, demands: demands.finalize() }))
     }
@@ -104,11 +111,21 @@ pub(super) fn subject<S>(stream: &TlsStream<S>) -> Option<Arc<str>> {
 /// All that are in a file (PEM), at least one.
 pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let found = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let found = found.with_context(|| cannot_use(file))?;
+    let found = found.map_err(|error| unreadable(error, file, "certificate"))?;
     if found.is_empty() {
         return Err(anyhow!("there is no certificate in it")).with_context(|| cannot_use(file));
     }
     Ok(found)
+}
+
+/// Says why a file of PEM does not give what is wanted of it.
+fn unreadable(error: pem::Error, file: &Path, wanted: &str) -> anyhow::Error {
+    let why = match error {
+        pem::Error::Io(error) => text::os_error(&error),
+        pem::Error::NoItemsFound => format!("there is no {wanted} in it"),
+        _ => format!("it is damaged: its text does not become a {wanted}"),
+    };
+    anyhow!("{}: {why}", cannot_use(file))
 }
 
 fn cannot_use(file: &Path) -> String {

@@ -10,3 +10,53 @@ pub fn is_harmful(c: char) -> bool {
 pub fn harmless(text: &str) -> String {
     text.chars().map(|c| if is_harmful(c) { ' ' } else { c }).collect()
 }
+
+/// What the system says of an error, without its number.
+pub fn os_error(error: &std::io::Error) -> String {
+    without_numbers(&error.to_string())
+}
+
+/// What an error says, and each of its causes that says more.
+pub fn error(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut told = String::new();
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let text = without_numbers(&error.to_string());
+        if !told.contains(&text) {
+            if !told.is_empty() {
+                told.push_str(": ");
+            }
+            told.push_str(&text);
+        }
+        cause = error.source();
+    }
+    told
+}
+
+/// A text that tells errors of the system, without their numbers: `(os error 2)`.
+pub fn without_numbers(text: &str) -> String {
+    const NUMBER: &str = " (os error ";
+    let mut parts = text.split(NUMBER);
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let digits = part.trim_start_matches(|c: char| c == '-' || c.is_ascii_digit());
+        match digits.strip_prefix(')') {
+            Some(rest) => plain.push_str(rest),
+            None => plain.extend([NUMBER, part]),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_system_is_told_without_its_number() {
+        let error = std::io::Error::from_raw_os_error(2);
+        assert_eq!(os_error(&error), "No such file or directory");
+        assert_eq!(super::error(&error), "No such file or directory");
+        assert_eq!(without_numbers("a: no (os error 2); b: no (os error x"), "a: no; b: no (os error x");
+    }
+}

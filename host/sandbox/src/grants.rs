@@ -36,6 +36,10 @@ impl Grants {
             .map_err(bad)?;
             grants.granted.push(need);
         }
+        if let Some(why) = grants.http.useless() {
+            let network = grants.granted.iter().find(|need| matches!(need, Need::Http(_)));
+            return Err(BadGrant { what: network.map(|need| need.what().to_owned()).unwrap_or_default(), why });
+        }
         Ok(grants)
     }
 
@@ -94,5 +98,18 @@ mod tests {
             let error = Grants::new([bad.clone()]).unwrap_err().to_string();
             assert!(error.contains(&format!("{:?}", bad.what())), "{error}");
         }
+    }
+
+    #[test]
+    fn a_name_alone_is_told_what_it_was_meant_to_be_and_a_network_alone_that_it_is_of_no_use() {
+        let refused = |what: &str| Grants::new([Need::Http(what.to_owned())]).unwrap_err().to_string();
+        for (name, meant) in [("example.com", "https://example.com"), ("db:8080", "https://db:8080")] {
+            assert!(refused(name).ends_with(&format!("did you mean \"{meant}\"?")), "{}", refused(name));
+        }
+        assert!(refused("10.0.0.0/99").ends_with("it is no network such as 10.0.0.0/8"));
+        let network = refused("10.0.0.0/8");
+        assert!(network.starts_with("cannot grant \"10.0.0.0/8\": ") && network.contains("no origin"), "{network}");
+        let both = ["http://db.internal", "10.0.0.0/8"].map(|what| Need::Http(what.to_owned()));
+        assert!(Grants::new(both).is_ok());
     }
 }

@@ -19,6 +19,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use dropsonde_engine::memory;
 use dropsonde_engine::room::{BLOCKING_THREADS, THREAD_STACK};
+use dropsonde_model::text;
 use dropsonde_model::time::time_ms;
 use dropsonde_store::{InstanceId, InvalidInstanceId};
 use out::{Out, aside, is_reader_gone};
@@ -321,6 +322,6 @@ pub fn main() -> ExitCode {
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
-    aside(format_args!("error: {error:#}"));
+    aside(format_args!("error: {}", text::error(&**error)));
     ExitCode::FAILURE
 }

@@ -130,9 +130,10 @@ impl PluginConfig {
         if self.sha256.as_ref().is_some_and(|digest| !is_digest(digest)) {
             return wrong("sha256", "must be 64 hexadecimal digits, as sha256sum prints them");
         }
-        for need in self.grants.iter().flat_map(GrantsConfig::needs) {
-            let list = if need.kind() == "dir" { "dirs" } else { need.kind() };
-            if let Err(error) = Grants::new([need]) {
+        for kind in ["read", "http", "env", "dir"] {
+            let list = if kind == "dir" { "dirs" } else { kind };
+            let granted = self.grants.iter().flat_map(GrantsConfig::needs).filter(|need| need.kind() == kind);
+            if let Err(error) = Grants::new(granted) {
                 return wrong(&format!("grants.{list}"), &error.to_string());
             }
         }

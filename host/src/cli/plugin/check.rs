@@ -5,6 +5,7 @@ use crate::cli::{COMPILE, user_cache};
 use crate::host::OWN_BINARY;
 use anyhow::{Context, Result, bail};
 use dropsonde_engine::plugins::{self, Component, Fields, Origin, describe_need, grants_toml};
+use dropsonde_model::text;
 use dropsonde_sandbox::{CacheFolder, Introduction, Need, Plugin, Role, Sandbox, Setup, Worker, introduce};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -204,7 +205,7 @@ fn print(checked: &Checked, fields: &Result<Option<Fields>>, out: &mut Out) -> R
     match fields {
         Ok(None) => {}
         Ok(Some(fields)) => say!(out, "fields    {}", names(fields).join(", ")),
-        Err(error) => say!(out, "fields    not known: {error:#}"),
+        Err(error) => say!(out, "fields    not known: {}", text::error(&**error)),
     }
     say!(out, "needs     {}", listed(needed.iter().cloned().collect()));
     if !needed.is_empty() {

@@ -6,6 +6,7 @@ use super::check::Opened;
 use super::usage::Allowed;
 use crate::cli::out::Out;
 use anyhow::{Result, bail};
+use dropsonde_model::text;
 use dropsonde_sandbox::{Inputs, Recording};
 use std::io::Write as _;
 use std::path::Path;
@@ -34,7 +35,7 @@ pub(super) async fn test(args: TestArgs, out: &mut Out) -> Result<()> {
     let allowed = Allowed::new(&args.limits);
     let mut failed = 0;
     for (name, folder) in &cases {
-        let lines = replay(opened.clone(), folder, allowed).await.unwrap_or_else(|error| vec![format!("{error:#}")]);
+        let lines = replay(opened.clone(), folder, allowed).await.unwrap_or_else(|error| vec![text::error(&*error)]);
         say!(out, "{name:<24} {}", if lines.is_empty() { "ok" } else { "FAILED" });
         for line in &lines {
             say!(out, "    {line}");

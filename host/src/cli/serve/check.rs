@@ -7,6 +7,7 @@ use dropsonde_engine::HISTORY;
 use dropsonde_engine::plugins::{self, Component, Tried, describe_need, grants_toml};
 use dropsonde_http::tokens;
 use dropsonde_http::{Tls, probe};
+use dropsonde_model::text;
 use dropsonde_store::inspect;
 use rustix::fs::{Access, access};
 use std::collections::BTreeSet;
@@ -38,7 +39,7 @@ pub(super) async fn check(config: &Config) -> Result<()> {
             wrong.extend(check_plugins(config, found).await?);
         }
     }
-    let mut wrong: Vec<String> = wrong.iter().map(|error| format!("{error:#}")).collect();
+    let mut wrong: Vec<String> = wrong.iter().map(|error| text::error(&**error)).collect();
     match wrong.len() {
         0 => Ok(()),
         1 => bail!(wrong.pop().unwrap_or_default()),

@@ -26,9 +26,17 @@ impl Origins {
     pub(crate) fn grant(&mut self, what: &str) -> Result<(), String> {
         match what.contains("://") {
             true => self.origins.push(Origin::parse(what)?),
-            false => self.networks.push(what.parse()?),
+            false => self.networks.push(what.parse().map_err(|why| not_an_origin(what, why))?),
         }
         Ok(())
+    }
+
+    /// Why a network is of no use: there is no origin whose name could lead there.
+    pub(crate) fn useless(&self) -> Option<String> {
+        (self.origins.is_empty() && !self.networks.is_empty()).then(|| {
+            "it is a network that names may lead to, and no origin is granted; add one, such as http://db.example:8080"
+                .to_owned()
+        })
     }
 
     pub(crate) fn cover(&self, wanted: &str) -> bool {
@@ -50,6 +58,17 @@ impl Origins {
             || self.networks.iter().any(|network| network.contains(address))
             || origin.host.parse::<IpAddr>() == Ok(address)
             || (origin.host == "localhost" && address.is_loopback())
+    }
+}
+
+/// Whoever writes a name alone most often means an origin.
+fn not_an_origin(what: &str, why: String) -> String {
+    let meant = format!("https://{what}");
+    match Origin::parse(&meant) {
+        Ok(origin) if origin.host.parse::<IpAddr>().is_err() && !what.contains('/') => {
+            format!("it is no origin, which begins with http:// or https://; did you mean {meant:?}?")
+        }
+        _ => why,
     }
 }
 
