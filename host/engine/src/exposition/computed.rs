@@ -18,7 +18,7 @@ pub(super) fn families(engine: &Engine) -> Vec<MetricFamily> {
     let connections = engine.front().map_or(0, |front| front.connections()) as u64;
     families.push(count(
         "http_connections",
-        "Open connections; those that became streams are none of them.",
+        "Open connections that are not streams.",
         false,
         &[(&[], connections)],
     ));
@@ -50,10 +50,10 @@ fn workers(engine: &Engine) -> [MetricFamily; 2] {
         [("busy", busy), ("idle", idle), ("draining", draining)].map(|(state, n)| ([label("state", state)], n));
     let states: Vec<(&[LabelPair], u64)> = states.iter().map(|(labels, n)| (&labels[..], *n)).collect();
     [
-        count("workers_active", "Live instances of plugins.", false, &[(&[], live.len() as u64)]),
+        count("workers_active", "Plugin instances that are running.", false, &[(&[], live.len() as u64)]),
         count(
             "workers",
-            "Instances of plugins, by what they do; draining: replaced, and not ended yet.",
+            "Plugin instances by state; a draining one was replaced and has not ended yet.",
             false,
             &states,
         ),
@@ -78,12 +78,12 @@ fn shares(engine: &Engine) -> [MetricFamily; 4] {
     let clients: Vec<_> = clients.iter().map(|of| ([label("pool", of.pool)], of.refusals)).collect();
     let clients: Vec<(&[LabelPair], u64)> = clients.iter().map(|(labels, times)| (&labels[..], *times)).collect();
     [
-        count("client_refusals_total", "How often a client wanted more of a pool than its share.", true, &clients),
-        count("share_limit", "What there is of each pool that plugins share.", false, &totals),
-        family("share_used", "What each owner has of a pool.", false, &each(|(used, _)| *used)),
+        count("client_refusals_total", "Requests refused because a client used up its share of a pool.", true, &clients),
+        count("share_limit", "Size of each pool that plugins share, in the pool's unit.", false, &totals),
+        family("share_used", "Use of a pool by owner, in the pool's unit.", false, &each(|(used, _)| *used)),
         family(
             "share_refused_total",
-            "How often an owner wanted more of a pool than its share, or something of it had to go.",
+            "Refusals and evictions because an owner used up its share of a pool.",
             true,
             &each(|(_, refused)| *refused),
         ),
@@ -113,30 +113,30 @@ fn history(engine: &Engine) -> Vec<MetricFamily> {
     let counter = |name: &str, help: &str, series: &[(&[LabelPair], u64)]| count(name, help, true, series);
     let gauge = |name: &str, help: &str, value: u64| count(name, help, false, &[(&[], value)]);
     let mut families = vec![
-        gauge("history_rows", "Rows of all instances, in memory and on disk.", usage.rows),
-        gauge("history_block_bytes", "Compressed rows in memory.", usage.block_bytes),
-        gauge("history_cell_bytes", "Aggregates in memory, for long windows.", usage.cell_bytes),
-        gauge("history_block_cache_bytes", "Unpacked history kept for the next query.", usage.cache_bytes),
+        gauge("history_rows", "Rows of history, in memory and on disk.", usage.rows),
+        gauge("history_block_bytes", "Bytes of compressed rows in memory.", usage.block_bytes),
+        gauge("history_cell_bytes", "Bytes of the aggregates in memory that answer queries of long windows.", usage.cell_bytes),
+        gauge("history_block_cache_bytes", "Bytes of unpacked history in the block cache.", usage.cache_bytes),
         counter(
             "history_block_cache_total",
-            "Blocks of history that were found unpacked, or were not.",
+            "Lookups of a block in the cache of unpacked history, by result.",
             &[(&[label("result", "hit")], usage.cache_hits), (&[label("result", "miss")], usage.cache_misses)],
         ),
         counter(
             "history_unreadable_total",
-            "Blocks that could not be read when asked for.",
+            "Blocks of history that a query needed and that could not be read.",
             &[(&[], usage.unreadable)],
         ),
     ];
     if archive.on {
         families.extend([
-            gauge("history_disk_bytes", "Files of history.", archive.size),
-            gauge("history_unstored_rows", "Rows that wait to be written.", archive.unstored_rows),
-            counter("history_flushes_total", "Writes that went well.", &[(&[], archive.flushes)]),
-            counter("history_written_bytes_total", "Bytes written, without merging.", &[(&[], archive.bytes)]),
+            gauge("history_disk_bytes", "Bytes that files of history take on disk.", archive.size),
+            gauge("history_unstored_rows", "Rows of history that are not on disk yet.", archive.unstored_rows),
+            counter("history_flushes_total", "Writes of history that succeeded.", &[(&[], archive.flushes)]),
+            counter("history_written_bytes_total", "Bytes of history written to disk, without those that merging files wrote again.", &[(&[], archive.bytes)]),
             counter(
                 "history_lost_rows_total",
-                "Rows let go of before they could be written.",
+                "Rows of history that were dropped before they could be written to disk.",
                 &[(&[], archive.lost_rows)],
             ),
         ]);
@@ -144,7 +144,7 @@ fn history(engine: &Engine) -> Vec<MetricFamily> {
             .map(|reason| ([label("reason", reason)], archive.failed.get(reason).copied().unwrap_or(0)))
             .into();
         let failed: Vec<(&[LabelPair], u64)> = failed.iter().map(|(labels, count)| (&labels[..], *count)).collect();
-        families.push(counter("history_write_failures_total", "Writes that failed, and why.", &failed));
+        families.push(counter("history_write_failures_total", "Writes of history that failed, by reason.", &failed));
     }
     families
 }

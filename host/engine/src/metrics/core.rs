@@ -95,31 +95,31 @@ impl CoreMetrics {
             health_status: gauge(HEALTH_STATUS.0, HEALTH_STATUS.1, &["service"])?,
             messages_received: counter(
                 "messages_received_total",
-                "Samples, stats and events that came in.",
+                "Samples, stats and events received, by service and type.",
                 &["service", "type"],
             )?,
             messages_processed: counter(
                 "messages_processed_total",
-                "Samples, stats and events, by what became of them.",
+                "Samples, stats and events processed, by service, type and status.",
                 &["service", "type", "status"],
             )?,
             messages_failed: counter(
                 "messages_failed_total",
-                "Samples, stats and events that could not be taken.",
+                "Samples, stats and events that could not be processed, by service and type.",
                 &["service", "type"],
             )?,
             messages_published: counter(
                 "messages_published_total",
-                "What went to live streams, by what it was.",
+                "Events published to live streams, by service and subject.",
                 &["service", "subject"],
             )?,
-            panics: counter("panics_total", "Panics; of a plugin: traps.", &["service"])?,
+            panics: counter("panics_total", "Panics of the host's own tasks, and traps of plugins, by service.", &["service"])?,
             processing_duration_seconds: register(
                 registry,
                 HistogramVec::new(
                     histogram_options(
                         "processing_duration_seconds",
-                        "Time for a piece of work, by what it was.",
+                        "Duration of the host's own work, by service and operation, in seconds.",
                         exponential_buckets(0.000_1, 4.0, 10)?,
                     ),
                     &["service", "operation"],
@@ -127,7 +127,7 @@ impl CoreMetrics {
             )?,
             errors: counter(
                 "errors_total",
-                "Calls, rows and requests that failed, by what and why.",
+                "Failures by service and type.",
                 &["service", "type"],
             )?,
             remote_connected: gauge(
@@ -138,13 +138,13 @@ impl CoreMetrics {
             remote_rtt_seconds: register(
                 registry,
                 GaugeVec::new(
-                    options("remote_rtt_seconds", "Time of the last request that was answered."),
+                    options("remote_rtt_seconds", "Round-trip time of the last request that a destination answered, in seconds."),
                     &["destination"],
                 ),
             )?,
             remote_reconnects: counter(
                 "remote_reconnects_total",
-                "How often a destination could be reached again.",
+                "Times a destination answered again after it had failed.",
                 &["destination"],
             )?,
             remote_circuit_breaker: gauge(
