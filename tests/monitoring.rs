@@ -36,7 +36,7 @@ fn known() -> BTreeSet<String> {
     let host = Host::start(config, &[("verbs", verbs()), ("app", app())]);
     let shown = host.until("/metrics", |metrics| metrics.body.contains("dropsonde_panics_total{"));
     let sources =
-        ["core.rs", "host.rs"].map(|file| fs::read_to_string(workspace().join("host/src/metrics").join(file)));
+        ["core.rs", "host.rs"].map(|file| fs::read_to_string(workspace().join("host/engine/src/metrics").join(file)));
     let registered = sources.into_iter().flat_map(|source| {
         let source = source.unwrap();
         // First arguments, but for those of tests.

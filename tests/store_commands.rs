@@ -99,9 +99,11 @@ fn prometheus_takes_what_is_exported_as_openmetrics() {
     let (code, out, error) = store(&host.data(), &["export", "--format", "openmetrics"]);
     assert_eq!((code, error.as_str()), (0, ""));
     for line in [
-        "# TYPE dropsonde_sample_cpu_seconds counter\ndropsonde_sample_cpu_seconds_total{",
+        "# TYPE dropsonde_sample_cpu_seconds counter\n# UNIT dropsonde_sample_cpu_seconds seconds\n\
+         dropsonde_sample_cpu_seconds_total{",
         "\ndropsonde_sample_cpu_seconds_total{kind=\"host\",id=\"host\",sampler=\"procfs\"} ",
-        "# TYPE dropsonde_sample_memory_used_bytes gauge\ndropsonde_sample_memory_used_bytes{",
+        "# TYPE dropsonde_sample_memory_used_bytes gauge\n# UNIT dropsonde_sample_memory_used_bytes bytes\n\
+         dropsonde_sample_memory_used_bytes{",
     ] {
         assert!(out.contains(line), "{line} in {out}");
     }

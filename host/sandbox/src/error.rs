@@ -1,5 +1,5 @@
 use crate::{Failure, Limits};
-use dropsonde_model::text::is_harmful;
+use dropsonde_model::text::{is_harmful, without_numbers};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use std::fmt;
@@ -194,7 +194,7 @@ pub(crate) fn explained(mut message: String) -> String {
     if message.contains(&std::io::Error::from(Errno::FBIG).to_string()) {
         message.push_str(&limit_of_file_sizes().unwrap_or_default());
     }
-    message
+    without_numbers(&message)
 }
 
 /// Tells that files are limited: what a plugin's memory begins with is in one.

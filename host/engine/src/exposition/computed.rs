@@ -16,12 +16,7 @@ pub(super) fn families(engine: &Engine) -> Vec<MetricFamily> {
     let streams = engine.hub.open() as u64;
     families.push(count("sessions_active", "Open streams.", false, &[(&[], streams)]));
     let connections = engine.front().map_or(0, |front| front.connections()) as u64;
-    families.push(count(
-        "http_connections",
-        "Open connections that are not streams.",
-        false,
-        &[(&[], connections)],
-    ));
+    families.push(count("http_connections", "Open connections that are not streams.", false, &[(&[], connections)]));
     families
 }
 
@@ -78,7 +73,12 @@ fn shares(engine: &Engine) -> [MetricFamily; 4] {
     let clients: Vec<_> = clients.iter().map(|of| ([label("pool", of.pool)], of.refusals)).collect();
     let clients: Vec<(&[LabelPair], u64)> = clients.iter().map(|(labels, times)| (&labels[..], *times)).collect();
     [
-        count("client_refusals_total", "Requests refused because a client used up its share of a pool.", true, &clients),
+        count(
+            "client_refusals_total",
+            "Requests refused because a client used up its share of a pool.",
+            true,
+            &clients,
+        ),
         count("share_limit", "Size of each pool that plugins share, in the pool's unit.", false, &totals),
         family("share_used", "Use of a pool by owner, in the pool's unit.", false, &each(|(used, _)| *used)),
         family(
@@ -115,7 +115,11 @@ fn history(engine: &Engine) -> Vec<MetricFamily> {
     let mut families = vec![
         gauge("history_rows", "Rows of history, in memory and on disk.", usage.rows),
         gauge("history_block_bytes", "Bytes of compressed rows in memory.", usage.block_bytes),
-        gauge("history_cell_bytes", "Bytes of the aggregates in memory that answer queries of long windows.", usage.cell_bytes),
+        gauge(
+            "history_cell_bytes",
+            "Bytes of the aggregates in memory that answer queries of long windows.",
+            usage.cell_bytes,
+        ),
         gauge("history_block_cache_bytes", "Bytes of unpacked history in the block cache.", usage.cache_bytes),
         counter(
             "history_block_cache_total",
@@ -133,7 +137,11 @@ fn history(engine: &Engine) -> Vec<MetricFamily> {
             gauge("history_disk_bytes", "Bytes that files of history take on disk.", archive.size),
             gauge("history_unstored_rows", "Rows of history that are not on disk yet.", archive.unstored_rows),
             counter("history_flushes_total", "Writes of history that succeeded.", &[(&[], archive.flushes)]),
-            counter("history_written_bytes_total", "Bytes of history written to disk, without those that merging files wrote again.", &[(&[], archive.bytes)]),
+            counter(
+                "history_written_bytes_total",
+                "Bytes of history written to disk, without those that merging files wrote again.",
+                &[(&[], archive.bytes)],
+            ),
             counter(
                 "history_lost_rows_total",
                 "Rows of history that were dropped before they could be written to disk.",

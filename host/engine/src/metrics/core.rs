@@ -113,7 +113,11 @@ impl CoreMetrics {
                 "Events published to live streams, by service and subject.",
                 &["service", "subject"],
             )?,
-            panics: counter("panics_total", "Panics of the host's own tasks, and traps of plugins, by service.", &["service"])?,
+            panics: counter(
+                "panics_total",
+                "Panics of the host's own tasks, and traps of plugins, by service.",
+                &["service"],
+            )?,
             processing_duration_seconds: register(
                 registry,
                 HistogramVec::new(
@@ -125,11 +129,7 @@ impl CoreMetrics {
                     &["service", "operation"],
                 ),
             )?,
-            errors: counter(
-                "errors_total",
-                "Failures by service and type.",
-                &["service", "type"],
-            )?,
+            errors: counter("errors_total", "Failures by service and type.", &["service", "type"])?,
             remote_connected: gauge(
                 "remote_connected",
                 "1 when the last request to a destination went well, else 0.",
@@ -138,7 +138,10 @@ impl CoreMetrics {
             remote_rtt_seconds: register(
                 registry,
                 GaugeVec::new(
-                    options("remote_rtt_seconds", "Round-trip time of the last request that a destination answered, in seconds."),
+                    options(
+                        "remote_rtt_seconds",
+                        "Round-trip time of the last request that a destination answered, in seconds.",
+                    ),
                     &["destination"],
                 ),
             )?,

@@ -62,12 +62,12 @@ impl HostMetrics {
         let by_plugin: &[&str] = &["plugin"];
         let metrics = Self {
             core,
-            samples_dropped: counter(
-                "samples_dropped_total",
-                "Samples that were dropped, by reason.",
+            samples_dropped: counter("samples_dropped_total", "Samples that were dropped, by reason.", &["reason"])?,
+            spans_dropped: counter(
+                "spans_dropped_total",
+                "Spans that were dropped before they were exported, by reason.",
                 &["reason"],
             )?,
-            spans_dropped: counter("spans_dropped_total", "Spans that were dropped before they were exported, by reason.", &["reason"])?,
             http_requests: counter(
                 "http_requests_total",
                 "HTTP requests by route and class of status.",
@@ -84,7 +84,11 @@ impl HostMetrics {
                 "Connections refused because a limit was reached: of all connections, or of one client's (peer).",
                 &["reason"],
             )?,
-            health_checks_failed: counter("health_checks_failed_total", "Polls of a plugin in which a call failed.", by_plugin)?,
+            health_checks_failed: counter(
+                "health_checks_failed_total",
+                "Polls of a plugin in which a call failed.",
+                by_plugin,
+            )?,
             // From a warm call on one instance to a deadline of seconds.
             plugin_call_seconds: histogram(
                 "plugin_call_seconds",
@@ -98,10 +102,17 @@ impl HostMetrics {
                 "Polls of a plugin that were skipped because the one before took too long.",
                 by_plugin,
             )?,
-            plugin_memory_bytes: gauge("plugin_memory_bytes", "Bytes that a plugin's memories and tables take.", by_plugin)?,
+            plugin_memory_bytes: gauge(
+                "plugin_memory_bytes",
+                "Bytes that a plugin's memories and tables take.",
+                by_plugin,
+            )?,
             plugin_cpu_seconds: register(
                 all,
-                CounterVec::new(options("plugin_cpu_seconds_total", "CPU time that a plugin's calls took, in seconds."), by_plugin),
+                CounterVec::new(
+                    options("plugin_cpu_seconds_total", "CPU time that a plugin's calls took, in seconds."),
+                    by_plugin,
+                ),
             )?,
             plugin_log_lines_dropped: counter(
                 "plugin_log_lines_dropped_total",
@@ -133,11 +144,7 @@ impl HostMetrics {
                 &["reason"],
             )?,
             workers_spawned: plain("workers_spawned_total", "Plugin instances that were started.")?,
-            workers_stopped: counter(
-                "workers_stopped_total",
-                "Plugin instances that ended, by reason.",
-                &["reason"],
-            )?,
+            workers_stopped: counter("workers_stopped_total", "Plugin instances that ended, by reason.", &["reason"])?,
             build_seconds: histogram(
                 "build_seconds",
                 "Time to compile a plugin or load it from the cache, in seconds.",
