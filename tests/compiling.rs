@@ -25,7 +25,7 @@ fn compilers(host: &Host) -> Vec<u32> {
 fn slow_components_delay_a_good_upload_by_seconds_and_end_at_their_time() {
     let slow: Vec<_> = (0..5).map(|nth| (format!("slow{nth}"), endless(nth))).collect();
     let slow: Vec<_> = slow.iter().map(|(name, component)| (name.as_str(), &component[..])).collect();
-    let host = Host::start("[plugins.slow0.limits]\ncompile_time = '2s'\n", &slow);
+    let host = Host::start_cold("[plugins.slow0.limits]\ncompile_time = '2s'\n", &slow);
     until("nothing is compiled", || compilers(&host).len() >= 2);
     let start = Instant::now();
     assert_eq!(host.ordered("PUT", "/v1/plugins/good", verbs()).status, 202);

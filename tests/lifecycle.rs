@@ -62,7 +62,7 @@ fn saved_state_that_cannot_be_written_is_written_once_it_can_be() {
 #[test]
 fn compiled_plugins_are_kept_for_this_user_alone_and_damaged_ones_made_again() {
     use std::os::unix::fs::PermissionsExt;
-    let host = Host::start("", &[]);
+    let host = Host::start_cold("", &[]);
     host.until("/ready", |ready| ready.status == 200);
     let folder = host.data().join("compiled");
     let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;

@@ -1,10 +1,11 @@
 use super::client::{self, Response, Stream};
+use super::guests::{app, verbs};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -50,8 +51,23 @@ impl Host {
         Self::start_at("127.0.0.1:0", command, config, plugins)
     }
 
+    /// The same, and the host compiles all its plugins itself.
+    pub(crate) fn start_cold(config: &str, plugins: &[(&str, &[u8])]) -> Self {
+        Self::start_with("127.0.0.1:0", dropsonde(), config, plugins, &[])
+    }
+
     /// The same somewhere else. `{}` in `listen` and `config` is a folder of its own.
     pub(crate) fn start_at(listen: &str, command: Command, config: &str, plugins: &[(&str, &[u8])]) -> Self {
+        Self::start_with(listen, command, config, plugins, compiled())
+    }
+
+    fn start_with(
+        listen: &str,
+        command: Command,
+        config: &str,
+        plugins: &[(&str, &[u8])],
+        compiled: &[(PathBuf, Vec<u8>)],
+    ) -> Self {
         let folder = TempDir::new().unwrap();
         let here = |text: &str| text.replace("{}", &folder.path().display().to_string());
         let (listen, config) = (here(listen), here(config));
@@ -59,6 +75,10 @@ impl Host {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(data.join("plugins")).unwrap();
         for (name, component) in plugins {
             fs::write(data.join("plugins").join(name).with_extension("wasm"), component).unwrap();
+        }
+        fs::DirBuilder::new().mode(0o700).create(data.join("compiled")).unwrap();
+        for (file, code) in compiled {
+            fs::write(data.join("compiled").join(file), code).unwrap();
         }
         fs::write(folder.path().join("dropsonde.toml"), config).unwrap();
         Self::start_in(Arc::new(folder), command, listen)
@@ -324,6 +344,18 @@ impl Drop for Host {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The compiled plugins that most hosts run, by file. One host compiles them for all tests: each host would take seconds
+/// for it.
+fn compiled() -> &'static [(PathBuf, Vec<u8>)] {
+    static COMPILED: OnceLock<Vec<(PathBuf, Vec<u8>)>> = OnceLock::new();
+    COMPILED.get_or_init(|| {
+        let host = Host::start_cold("", &[("verbs", verbs()), ("app", app())]);
+        host.until("/ready", |ready| ready.status == 200);
+        let files = fs::read_dir(host.data().join("compiled")).unwrap().map(|file| file.unwrap().path());
+        files.map(|file| (file.file_name().unwrap().into(), fs::read(&file).unwrap())).collect()
+    })
 }
 
 /// Waits until something is so; `otherwise` says what is wrong should it never be.
