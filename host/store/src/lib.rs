@@ -29,66 +29,72 @@
 //!               └──► log ───────────────────────►└──► new-… segment ───────────────────► seg-… segment
 //! ```
 //!
-//! * A block spans a piece of time that begins at a multiple of itself since 1970 (10 s: 90 minutes, 540 rows) and nests
-//!   with the [`ladder`] of steps: long windows are answered from cells, one per block and column. 15-minute cells serve
-//!   the steps between, and rows are unpacked only at edges and for fine steps. Readings are rounded to their declared
-//!   precision when they are pushed, and open and sealed blocks add up in the same order: sealing changes no bit.
-//! * A frame knows its newest blocks each for itself, with their cells; of older ones that are in files only where they are, in
-//!   some bytes a block. Blocks of 45 minutes and more it knows a week long.
-//! * A query takes the view of a frame there is and holds no lock; a push takes its frame's lock, which only the keeper
-//!   takes too, for a moment.
-//! * A [`Keeper`] does the rest, step by step: it seals blocks whose time is over, spread over a minute; writes; lets go of
-//!   what is too old or too much; merges. What is in no file yet it takes from the frames themselves, so that there is no
-//!   queue to overflow: a disk that does not work costs nothing until the ring lets go of rows, which is counted.
+//! * A block spans a fixed piece of time, aligned to 1970 (interval 10 s: 90 minutes, 540 rows). Blocks nest with the
+//!   steps of the [`ladder`], so long windows are answered from cells, one per block and column. Cells of 15 minutes
+//!   serve the steps between. Rows are unpacked only at the edges of a window and for fine steps. Readings are rounded
+//!   to their declared precision when they are pushed, and open and sealed blocks are summed in the same order, so
+//!   sealing changes no bit of an answer.
+//! * A frame keeps its newest blocks as objects with their cells: 128 of them if a block spans 45 minutes or more
+//!   (eight days at 90 minutes), else a few. Of older blocks in files it keeps only their places, in a few bytes per
+//!   block.
+//! * A query reads the frame's current view and holds no lock. A push takes its frame's lock; apart from pushes only
+//!   the keeper takes it, for a moment.
+//! * A [`Keeper`] does the rest, step by step: it seals blocks whose time is over, spread over a minute; it writes; it
+//!   removes history that is too old or too large; it merges blocks. It takes unwritten rows from the frames
+//!   themselves, so there is no queue that could overflow. A failing disk costs nothing until the ring drops rows that
+//!   were not written, and those are counted.
 //!
-//! # What it takes
+//! # Performance
 //!
-//! On the generated corpus (50 instances × 7 fields × 60 480 samples at 10 s, declared precisions), 2 cores:
+//! Measured on the generated corpus (50 instances × 7 fields × 60 480 samples at 10 s, declared precisions), with 2
+//! cores:
 //!
-//! | figure | got |
+//! | figure | measured |
 //! |---|---|
-//! | on disk, all in | 0.8045 B a value: merged 0.7773, not merged yet 0.0151, log 0.0121 |
-//! | written for it, log and merging included | 4.1 times that |
-//! | in memory alone | 0.912 B a value |
-//! | push of a row of seven; with its first sealing | 42 ns; 292 ns |
-//! | a week of an instance, seven fields: on bucket edges; any edges | 8 µs; 12 µs |
-//! | 24 hours, 1 hour; unpacked first | 9 µs, 15 µs; 550 µs, 16 µs |
-//! | restart with 350 series; 80 000 | 1 ms; 0.3 s |
-//! | series kept to two decimals; to the bit (15 real ones of one field each) | 1.245 B; 2.150 B a value |
+//! | bytes per value on disk, everything included | 0.8045: merged 0.7773, not merged yet 0.0151, log 0.0121 |
+//! | bytes written in all, with log and merging | 4.1 times the bytes on disk |
+//! | bytes per value in memory alone | 0.912 |
+//! | push of a row of seven fields; the same with its share of sealing | 42 ns; 292 ns |
+//! | a week of one instance, seven fields: edges on bucket boundaries; any edges | 8 µs; 12 µs |
+//! | 24 hours, 1 hour; the same when blocks are unpacked first | 9 µs, 15 µs; 550 µs, 16 µs |
+//! | restart with 350 series; with 80 000 | 1 ms; 0.3 s |
+//! | bytes per value of series kept to two decimals; to the bit (15 real series of one field each) | 1.245; 2.150 |
 //!
-//! A week of 10 000 instances × 8 fields, archived: 3.3 GB on disk; 757 MiB of memory after a week without a restart, 510
-//! after one, which takes 0.3 s: what files have of an instance is read when it is first asked for.
+//! A week of 10 000 instances × 8 fields, archived, takes 3.3 GB on disk. It takes 757 MiB of memory after a week
+//! without a restart and 510 MiB after a restart. The restart takes 0.3 s, because the store reads the files of an
+//! instance when the instance is first used.
 //!
 //! # Odd values
 //!
-//! NaN and ±∞ are gaps; −0 is 0; subnormals are kept; whole numbers are exact up to 2⁵³, and beyond it doubles are kept to
-//! the bit. A counter that goes down, or that was read at no later time, gives no rate.
+//! NaN and ±∞ are gaps. −0 becomes 0. Subnormals are kept. Whole numbers are exact up to 2⁵³; beyond it doubles are
+//! kept to the bit. A counter gives no rate where its total goes down, or where it was read at no later time than
+//! before.
 //!
 //! # Clocks
 //!
-//! A clock destroys no history. Rows keep the order they were written in. One that is not later than the last (the clock
-//! was set back, or two readings have one time) begins a *generation*: times ascend within a generation, queries merge
-//! those that went over the same time, and of two rows of one time the later written counts. The latest row is the one
-//! written last, whatever its time.
+//! A wrong clock destroys no history. Rows keep the order they were written in. A row that is not later than the last
+//! one (the clock was set back, or two readings have the same time) begins a *generation*: times ascend within a
+//! generation. Queries merge generations that cover the same time; of two rows with the same time they use the one
+//! written later. The latest row is the one written last, whatever its time.
 //!
-//! Rates go by a clock that nobody sets: each row of counters keeps how much later than its time it was read
-//! ([`Frame::push_read`]). What is too old goes by a clock that has gone on steadily, not by one that has just jumped
-//! (`keeper/trust.rs`), and what was measured while a board thought it was 1970 is as old as what it wrote next.
+//! Rates use a monotonic clock: each row of counters stores the delay between its time and its reading
+//! ([`Frame::push_read`]). Retention uses a clock that has run steadily, not one that has just jumped
+//! (`keeper/trust.rs`). Rows that a board recorded while its clock said 1970 are as old as the rows it wrote next.
 //!
 //! # Layout
 //!
-//! * [`InstanceId`]: what is measured.
-//! * [`Schema`], [`StoredField`], [`Kind`], [`Aggregation`]: what one sampler records; `quantum`: the step of its readings;
-//!   `rates`: how totals become rates.
-//! * `frame`: one sampler's rows for one instance, a ring: `open` blocks, sealed ones (`block`), the generations they
-//!   belong to (`runs`), and what queries make of them (`buckets`).
-//! * `rows`, `cell`: a block's rows, plain, and what they add up to; `codec`: their compressed form; `cache`: blocks that
-//!   were unpacked.
-//! * [`ladder`]: which steps queries use, where buckets begin, what blocks span.
+//! * [`InstanceId`]: the thing that is measured.
+//! * [`Schema`], [`StoredField`], [`Kind`], [`Aggregation`]: the fields that one sampler records; `quantum`: the step
+//!   of a field's readings; `rates`: converts totals to rates.
+//! * `frame`: one sampler's rows for one instance, as a ring: `open` blocks, sealed blocks (`block`), the generations
+//!   they belong to (`runs`), and the buckets that queries make of them (`buckets`).
+//! * `rows`, `cell`: a block's rows uncompressed, and their sums; `codec`: their compressed form; `cache`: unpacked
+//!   blocks.
+//! * [`ladder`]: the steps that queries use, the starts of buckets, the spans of blocks.
 //! * [`Query`], [`Points`], [`Sample`]: questions and answers.
-//! * [`Store`]: frames by instance; merges the frames of one.
-//! * [`Keeper`]: who does what a push does not wait for; [`ClockJump`]: what it remembers of a clock that was set.
-//! * `archive`: history in files; [`inspect`]: the same, looked into from outside.
+//! * [`Store`]: frames by instance; merges the frames of one instance.
+//! * [`Keeper`]: the background work that a push does not wait for; [`ClockJump`]: one time the clock was set.
+//! * `archive`: history in files; [`inspect`]: reads those files without a host.
 
 mod archive;
 mod cache;
@@ -97,7 +103,7 @@ mod codec;
 mod frame;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
-#[allow(clippy::indexing_slicing, reason = "of its own tables")]
+#[allow(clippy::indexing_slicing, reason = "indexes only its own tables")]
 pub mod fuzzing;
 mod jumps;
 mod keeper;
