@@ -1,4 +1,4 @@
-//! What fuzzers call. Not part of the interface.
+//! Entry points for fuzzers. Not part of the public interface.
 
 use crate::archive::{self, Disk, Growing, Readable};
 use crate::codec::Chunk;
@@ -7,7 +7,7 @@ use crate::{Limits, Query, Schema, StoredField};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
-/// Reads a chunk of a frame with a field of each kind.
+/// Reads `bytes` as a chunk of a frame that has a field of each kind.
 pub fn chunk(bytes: &[u8]) {
     let schema = schema();
     if let Ok(chunk) = Chunk::read(&schema, bytes) {
@@ -20,7 +20,7 @@ pub fn chunk(bytes: &[u8]) {
     }
 }
 
-/// Opens a folder with one file: its first byte chooses what kind, its records get the checksums they need.
+/// Opens a folder with one file. The first byte chooses the kind of file; the records get valid checksums.
 pub fn file(bytes: &[u8]) {
     let Some((&kind, records)) = bytes.split_first() else { return };
     let name = ["log-0000000001", "new-0-0000000001", "seg-0-0000000001", "notes-0000000001"][usize::from(kind % 4)];
@@ -35,7 +35,7 @@ pub fn file(bytes: &[u8]) {
     }
 }
 
-/// Such inputs made of real files, one of each kind.
+/// Makes inputs for [`file`] from real files, one of each kind.
 #[cfg(test)]
 pub(crate) fn files() -> Vec<Vec<u8>> {
     use crate::{InstanceId, Store};

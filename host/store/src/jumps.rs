@@ -1,26 +1,25 @@
-//! What is remembered of a clock that was set, beside history: so that whoever looks at history later can tell why some
-//! of it lies where it does.
+//! Records when the clock was set, so that readers of history can tell why rows lie where they do.
 
 use crate::Store;
 use crate::codec::{Reader, put_i64};
 
-/// The note of all of them.
+/// The key of the note that holds all jumps.
 pub(crate) const NOTE: &str = "clock/jumps";
 
-/// The oldest go first.
+/// Maximum number of recorded jumps. Beyond it the oldest are dropped.
 const MOST: usize = 32;
 
-/// The wall clock was set.
+/// One time that the wall clock was set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockJump {
-    /// By the clock as it was then, in milliseconds since 1970 UTC.
+    /// The time by the clock after it was set, in milliseconds since 1970 UTC.
     pub at_ms: i64,
-    /// How far, in milliseconds; negative: back.
+    /// By how much the clock was set, in milliseconds; negative if it was set back.
     pub by_ms: i64,
 }
 
 impl Store {
-    /// Remembers that the clock was set.
+    /// Records that the clock was set.
     pub fn clock_jumped(&self, jump: ClockJump) {
         let mut jumps = self.clock_jumps();
         jumps.push(jump);
@@ -30,11 +29,11 @@ impl Store {
             put_i64(&mut value, at_ms);
             put_i64(&mut value, by_ms);
         }
-        // They are a few bytes.
+        // A few bytes always fit.
         let _ = self.note(NOTE, Some(value));
     }
 
-    /// The last times the clock was set, the oldest first.
+    /// Returns the last times that the clock was set, the oldest first.
     pub fn clock_jumps(&self) -> Vec<ClockJump> {
         self.notes(NOTE).first().map(|(_, value)| read(value)).unwrap_or_default()
     }

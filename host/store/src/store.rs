@@ -13,11 +13,11 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-/// Frames older than this many of their own intervals are left out of an instance's sample.
+/// A frame whose last row is older than this many of its intervals is stale: an instance's sample leaves it out.
 const STALE_INTERVALS: i64 = 3;
 
-/// History by instance. Reading and writing different instances never wait for each other. Cheap to clone: all are the
-/// same store.
+/// History by instance. Reads and writes of different instances never wait for each other. Clones are cheap and share
+/// one store.
 #[derive(Debug, Clone)]
 pub struct Store(Arc<Inner>);
 
@@ -25,54 +25,55 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     shared: Arc<Shared>,
     instances: RwLock<HashMap<InstanceId, Arc<RwLock<Frames>>>>,
-    /// Tells a frame from those that were forgotten before it.
+    /// Number of the next frame. Numbers tell a frame from removed frames with the same key.
     next_born: AtomicU64,
-    /// Steps whenever there are other frames.
+    /// Increases whenever frames are added or removed.
     revision: AtomicU64,
     kept: Mutex<ToKeep>,
     status: Mutex<ArchiveStatus>,
-    /// As the keeper last saw it.
+    /// The usage at the keeper's last check.
     usage: Mutex<Usage>,
-    /// The time by which the keeper last let go of what was too old; `i64::MIN` before.
+    /// The trusted time of the keeper's last retention run; `i64::MIN` before the first.
     trusted_ms: AtomicI64,
 }
 
-/// In order of their samplers' names: the earlier wins a field both have.
+/// An instance's frames, sorted by sampler name. If two frames have the same field, the first one's value is used.
 type Frames = Vec<Arc<Frame>>;
 
-/// How much is kept.
+/// Limits on stored history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Rows per frame that are in memory alone: all of them where there are no files, else those that could not be written.
-    /// 60 480 is a week at 10 s.
+    /// Maximum number of rows per frame that are in memory alone: all rows if there are no files, else rows that could
+    /// not be written. 60 480 rows are a week at 10 s.
     pub samples: usize,
-    /// Blocks that ended longer ago go, in milliseconds.
+    /// Maximum age of a block's last row, in milliseconds. Older blocks are deleted.
     pub age_ms: i64,
-    /// Bytes of files; beyond, the oldest blocks go.
+    /// Maximum size of all files, in bytes. Beyond it the oldest blocks are evicted.
     pub disk: u64,
-    /// Bytes of unpacked blocks, for queries that are asked again.
+    /// Size of the cache of unpacked blocks, in bytes. It serves repeated queries.
     pub block_cache: u64,
-    /// Bytes of memory for history, which samplers share by the rule of [`Pool`]: half for the newest rows, beyond which
-    /// rows are refused, and half for what is sealed, beyond which the oldest blocks go.
+    /// Memory for history, in bytes. Samplers share it by the rule of [`Pool`]. Half is for the newest rows: beyond it
+    /// rows are refused. Half is for sealed blocks: beyond it the oldest blocks are evicted.
     pub memory: u64,
 }
 
-/// What there is, and what it takes.
+/// Stored history and its memory usage.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Usage {
     pub frames: usize,
     pub rows: u64,
-    /// Sealed.
+    /// Sealed blocks.
     pub blocks: u64,
-    /// Their compressed rows, those in memory.
+    /// Bytes of compressed rows that are in memory.
     pub block_bytes: u64,
-    /// What queries of long windows need of them.
+    /// Bytes of cells in memory. Queries of long windows use them.
     pub cell_bytes: u64,
-    /// Blocks a query found unpacked, and did not.
+    /// Cache lookups that found an unpacked block.
     pub cache_hits: u64,
+    /// Cache lookups that did not.
     pub cache_misses: u64,
     pub cache_bytes: u64,
-    /// How often a block could not be read.
+    /// Failed attempts to read a block.
     pub unreadable: u64,
 }
 
@@ -83,7 +84,7 @@ impl Default for Limits {
 }
 
 impl Store {
-    /// Keeps history in memory alone.
+    /// Creates a store that keeps history in memory alone.
     pub fn in_memory(limits: &Limits) -> Self {
         Self::with(Arc::new(Shared::new(limits, false)), Vec::new(), 0, Values::new())
     }
@@ -111,15 +112,15 @@ impl Store {
         }))
     }
 
-    /// The frame a sampler's readings of an instance go to; made when there is none of this schema. After
-    /// [`Store::remove`] it is no longer the instance's.
+    /// Returns the frame for a sampler's readings of an instance. Makes the frame if there is none with this schema and
+    /// interval. After [`Store::remove`] the frame no longer belongs to the instance.
     pub fn frame(&self, instance: &InstanceId, schema: &Schema, interval_ms: i64) -> Arc<Frame> {
         self.frame_of(schema.sampler(), instance, schema, interval_ms)
     }
 
-    /// A frame that is made takes the share of this owner.
+    /// Returns the frame, or makes one that counts towards the share of `owner`.
     fn frame_of(&self, owner: &Arc<str>, instance: &InstanceId, schema: &Schema, interval_ms: i64) -> Arc<Frame> {
-        // The instance cannot be removed meanwhile.
+        // The lock keeps the instance from being removed meanwhile.
         let mut instances = self.0.instances.write().unwrap_or_else(PoisonError::into_inner);
         let mut frames = instances.entry(instance.clone()).or_default().write().unwrap_or_else(PoisonError::into_inner);
         let same = |frame: &&Arc<Frame>| frame.schema() == schema && frame.interval_ms() == interval_ms;
@@ -132,13 +133,13 @@ impl Store {
             Arc::new(Frame::new(FrameKey { instance, schema, interval_ms, born, owner }, self.0.shared.clone()));
         frames.push(frame.clone());
         self.0.revision.fetch_add(1, Ordering::Release);
-        // Stable: of two frames of one sampler the newer stays behind.
+        // The sort is stable: of two frames of one sampler the newer one stays behind the older.
         frames.sort_by(|a, b| a.schema().sampler().cmp(b.schema().sampler()));
         frame
     }
 
-    /// The same, if this owner has room for it: the memory for its first rows is taken at once. A frame that is there
-    /// stays its owner's.
+    /// Returns the frame like [`Store::frame`], or makes one if its owner has room for it: the memory for the first
+    /// rows is taken at once. A frame that exists keeps its owner.
     pub fn frame_if_room(
         &self,
         owner: &Arc<str>,
@@ -157,7 +158,7 @@ impl Store {
         Ok(frame)
     }
 
-    /// Compresses blocks whose time is over, at most so many; how many there were.
+    /// Seals up to `most` blocks whose time is over. Returns how many it sealed.
     pub fn seal(&self, now_ms: i64, most: usize) -> usize {
         let seal = |frame: Arc<Frame>| {
             let open = frame.to_seal(now_ms)?;
@@ -166,30 +167,30 @@ impl Store {
         self.all_frames().into_iter().filter_map(seal).take(most).count()
     }
 
-    /// The frames of an instance; empty when it was never measured.
+    /// Returns the frames of an instance; none if the instance was never measured.
     pub fn frames(&self, instance: &InstanceId) -> Vec<Arc<Frame>> {
         let frames = self.0.instances.read().unwrap_or_else(PoisonError::into_inner).get(instance).cloned();
         frames.map(|frames| frames.read().unwrap_or_else(PoisonError::into_inner).clone()).unwrap_or_default()
     }
 
-    /// As long as it is the same, there are the same frames.
+    /// Returns a number that changes whenever frames are added or removed.
     pub fn revision(&self) -> u64 {
         self.0.revision.load(Ordering::Acquire)
     }
 
-    /// When an instance was last measured: the time of the row written last.
+    /// Returns the time of the instance's row that was written last.
     pub fn latest_at_ms(&self, instance: &InstanceId) -> Option<i64> {
         self.frames(instance).iter().filter_map(|frame| self.written(frame)).max().map(|(.., at_ms)| at_ms)
     }
 
-    /// What was read last of an instance, its frames merged: `at` is that of the frame written to last; a frame more than
-    /// three of its intervals from it is left out, and so is what a sampler recorded before its fields or its interval
-    /// changed.
+    /// Returns the latest sample of an instance, merged from its frames. Its time is that of the frame that was written
+    /// to last. Frames that are more than three of their intervals away from that time are left out. So are frames that
+    /// a sampler recorded before its fields or its interval changed.
     pub fn latest(&self, instance: &InstanceId) -> Option<Sample> {
         let frames = self.frames(instance);
         let (.., at_ms) = frames.iter().filter_map(|frame| self.written(frame)).max()?;
         let is_fresh = |frame: &&Arc<Frame>| {
-            // Looked at first: the row of an old frame may be in a file.
+            // This check comes first, because the row of an old frame may be in a file.
             let limit_ms = frame.interval_ms().saturating_mul(STALE_INTERVALS);
             frame.latest_at_ms().is_some_and(|latest| at_ms.saturating_sub(latest).saturating_abs() <= limit_ms)
         };
@@ -209,15 +210,15 @@ impl Store {
         Some(Sample { at_ms, values })
     }
 
-    /// Orders frames by when they were last written to, with the time of that row. Before the start only times tell, and
-    /// those that are yet to come less than others.
+    /// Returns a key that orders frames by their last write, with the time of that row. For rows from before the start
+    /// only their times tell the order; times in the future sort first.
     fn written(&self, frame: &Arc<Frame>) -> Option<(u64, bool, i64)> {
         let at_ms = frame.latest_at_ms()?;
         let has_come = self.trusted_ms().is_none_or(|trusted_ms| at_ms <= trusted_ms.saturating_add(AHEAD_MS));
         Some((frame.last_write(), has_come, at_ms))
     }
 
-    /// The buckets of a window that have a value, the instance's frames merged.
+    /// Returns the buckets of a window that have a value, merged from the instance's frames.
     pub fn range(&self, instance: &InstanceId, query: &Query) -> Points {
         let frames = self.frames(instance);
         let buckets: Vec<_> = frames.iter().map(|frame| (frame, frame.buckets(query))).collect();
@@ -251,7 +252,7 @@ impl Store {
         without_empty(Points { at_ms, columns })
     }
 
-    /// Forgets an instance and its history.
+    /// Removes an instance and its history.
     pub fn remove(&self, instance: &InstanceId) {
         let mut instances = self.0.instances.write().unwrap_or_else(PoisonError::into_inner);
         let Some(frames) = instances.remove(instance) else { return };
@@ -259,7 +260,7 @@ impl Store {
         self.removed(&frames.read().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Forgets what one sampler recorded of an instance.
+    /// Removes the history that one sampler recorded for an instance.
     pub fn remove_of(&self, instance: &InstanceId, sampler: &str) {
         let frames = self.0.instances.read().unwrap_or_else(PoisonError::into_inner).get(instance).cloned();
         let Some(frames) = frames else { return };
@@ -278,7 +279,7 @@ impl Store {
         }
     }
 
-    /// The instances that have rows, by id.
+    /// Returns the ids of instances that have rows, sorted.
     pub fn instances(&self) -> Vec<InstanceId> {
         let instances = self.0.instances.read().unwrap_or_else(PoisonError::into_inner);
         let has_rows = |frames: &Arc<RwLock<Frames>>| {
@@ -290,34 +291,35 @@ impl Store {
         ids
     }
 
-    /// Memory for the newest rows, by sampler.
+    /// Returns the pool of memory for the newest rows, in bytes.
     pub fn heads(&self) -> &Pool {
         &self.0.shared.heads
     }
 
-    /// Memory for what is sealed, by sampler.
+    /// Returns the pool of memory for sealed blocks, in bytes.
     pub fn sealed(&self) -> &Pool {
         &self.0.shared.sealed
     }
 
-    /// Bytes of files, by sampler.
+    /// Returns the pool of disk space for all files, in bytes.
     pub fn disk(&self) -> &Pool {
         &self.0.shared.disk
     }
 
-    /// Those of them that are the log's: rows whose block is not full yet.
+    /// Returns the pool of disk space for the log, in bytes. The log holds rows whose block is not full yet.
     pub fn log(&self) -> &Pool {
         &self.0.shared.log
     }
 
-    /// How the archive is.
+    /// Returns the state of the archive.
     pub fn archive(&self) -> ArchiveStatus {
         let mut status = self.0.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
         status.lost_rows = self.0.shared.lost_rows.load(Ordering::Relaxed);
         status
     }
 
-    /// What there was, and what it took, when the keeper last looked: within half a minute.
+    /// Returns the usage at the keeper's last check, at most half a minute ago. Cache figures and read errors are
+    /// current.
     pub fn recent_usage(&self) -> Usage {
         let mut usage = self.0.usage.lock().unwrap_or_else(PoisonError::into_inner).clone();
         (usage.cache_hits, usage.cache_misses, usage.cache_bytes) = self.0.shared.cache.usage();
@@ -325,8 +327,8 @@ impl Store {
         usage
     }
 
-    /// The time it is as far as the clock is trusted, within half a minute; none before the keeper has begun. It does not
-    /// follow a clock that has jumped, until that has gone on for a while.
+    /// Returns the trusted time, at most half a minute old; none before the keeper has begun. It does not follow a
+    /// clock that has jumped until that clock has run steadily for a while.
     pub fn trusted_ms(&self) -> Option<i64> {
         Some(self.0.trusted_ms.load(Ordering::Relaxed)).filter(|trusted| *trusted != i64::MIN)
     }
@@ -340,7 +342,7 @@ impl Store {
         *self.0.usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
     }
 
-    /// What there is, and what it takes. Looks at every block.
+    /// Counts stored history and its memory usage. It visits every block.
     pub fn usage(&self) -> Usage {
         let frames = self.all_frames();
         let mut usage = Usage { frames: frames.len(), ..Usage::default() };
@@ -357,7 +359,7 @@ impl Store {
         frames.iter().flat_map(|frames| frames.read().unwrap_or_else(PoisonError::into_inner).clone()).collect()
     }
 
-    /// How many instances there are.
+    /// Returns the number of instances.
     pub fn len(&self) -> usize {
         self.0.instances.read().unwrap_or_else(PoisonError::into_inner).len()
     }
@@ -367,7 +369,7 @@ impl Store {
     }
 }
 
-/// What the keeper needs.
+/// Functions for the keeper.
 impl Store {
     pub(crate) fn restored(shared: Arc<Shared>, frames: Vec<Arc<Frame>>, next_born: u64, values: Values) -> Self {
         Self::with(shared, frames, next_born, values)
@@ -431,7 +433,7 @@ mod tests {
         assert_eq!(sample.values, [("kept".into(), 2.0), ("added".into(), 2.0), ("other".into(), 3.0)]);
         let query = Query { since_ms: 0, until_ms: 5000, step_ms: 1000, ..Query::default() };
         let range = store.range(&host(), &query);
-        assert_eq!(range.column("kept").unwrap().values, [1.0, 2.0], "history has both");
+        assert_eq!(range.column("kept").unwrap().values, [1.0, 2.0], "history has both rows");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Notes: small values by key that are there again after a restart; and folders that are opened late.
+//! Notes, which are small values by key that survive a restart; and history folders that are opened late.
 
 use super::Store;
 use crate::Frame;
@@ -6,32 +6,32 @@ use crate::archive::{self, Restored, TooLarge, Values, dead};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-/// Notes, and what of them is yet to be written.
+/// Notes, with the changes that are not written yet.
 #[derive(Debug, Default)]
 pub(super) struct ToKeep {
     pub(super) values: Values,
-    /// Since they were last written.
+    /// Changes since the last write.
     pub(super) changes: Changes,
-    /// Numbers of frames that were removed.
+    /// Numbers of removed frames that are not noted yet.
     pub(super) removed: Vec<u64>,
-    /// The content of a folder that was opened late, until somebody takes it.
+    /// The contents of a folder that was opened late, until [`Store::take_opened`] takes them.
     pub(super) opened: Option<Opened>,
 }
 
-/// The content of a folder that could be opened late. Its frames are among the others by then.
+/// The contents of a folder that was opened late. Its frames are already in the store.
 #[derive(Debug)]
 pub struct Opened {
-    /// Notes, as they were in the folder.
+    /// The notes in the folder.
     pub notes: Vec<(String, Vec<u8>)>,
     pub restored: Restored,
 }
 
-/// Keys and their new values; none for what is gone.
+/// Keys and their new values; `None` if the key is removed.
 pub(crate) type Changes = Vec<(String, Option<Vec<u8>>)>;
 
 impl Store {
-    /// Remembers a small value beside history, or that there is none any more. Fails, and leaves what is known, when the
-    /// value is too large for a file.
+    /// Sets a note, or removes it if `value` is `None`. Fails, and keeps the known value, if the new value is too large
+    /// for a file.
     pub fn note(&self, key: &str, value: Option<Vec<u8>>) -> Result<(), TooLarge> {
         archive::fits(key, value.as_deref().unwrap_or_default())?;
         let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -48,15 +48,15 @@ impl Store {
         Ok(())
     }
 
-    /// Returns the notes whose keys begin so.
+    /// Returns the notes whose keys begin with `prefix`.
     pub fn notes(&self, prefix: &str) -> Vec<(String, Vec<u8>)> {
         let kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let from = kept.values.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
         from.map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
-    /// Takes over the content of a folder. Of two notes with the same key that of this process counts, except for notes
-    /// about the clock.
+    /// Adds the contents of a folder to the store. If a key is noted in both, the value of this process wins, except
+    /// for notes about the clock.
     pub(crate) fn adopt(&self, frames: Vec<Arc<Frame>>, next_born: u64, values: Values, restored: Restored) {
         const OF_CLOCK: &str = "clock/";
         self.0.next_born.fetch_max(next_born, Ordering::Relaxed);
@@ -78,12 +78,13 @@ impl Store {
         kept.opened = Some(Opened { notes: values.into_iter().collect(), restored });
     }
 
-    /// Returns once the content of a folder that could not be opened at first: see [`Store::open_later`].
+    /// Takes the contents of a folder that could not be opened at first: see [`Store::open_later`]. Returns them once.
     pub fn take_opened(&self) -> Option<Opened> {
         self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).opened.take()
     }
 
-    /// Takes the notes that are yet to be written, with those about removed frames, which files up to `last_file` may have.
+    /// Takes the changes that are not written yet, with the notes about removed frames. Files up to number `last_file`
+    /// may hold rows of those frames.
     pub(crate) fn take_changes(&self, last_file: u64) -> Changes {
         let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let ToKeep { values, changes, removed, .. } = &mut *kept;
@@ -94,12 +95,13 @@ impl Store {
         std::mem::take(changes)
     }
 
-    /// Keys of notes about removed frames of which no file is left.
+    /// Returns the keys of notes about removed frames that no file can hold any more: all files have numbers from
+    /// `oldest_file` on.
     pub(crate) fn over_dead(&self, oldest_file: u64) -> Vec<String> {
         dead::over(&self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).values, oldest_file)
     }
 
-    /// Shows all that is noted. Nothing can be noted meanwhile.
+    /// Passes all notes to `show`. Notes cannot change meanwhile.
     pub(crate) fn show_notes(&self, show: &mut dyn FnMut(&Values)) {
         show(&self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).values);
     }
