@@ -5,7 +5,7 @@ use quick_cache::sync::Cache;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Unpacked blocks, as many as fit in a number of bytes.
+/// A cache of unpacked blocks, limited in bytes.
 #[derive(Debug)]
 pub(crate) struct BlockCache {
     cache: Cache<Key, Entry, ByBytes>,
@@ -14,7 +14,7 @@ pub(crate) struct BlockCache {
     misses: AtomicU64,
 }
 
-/// Names a block as long as the process lives.
+/// A block's id, valid for the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct BlockId(u64);
 
@@ -23,7 +23,7 @@ impl BlockId {
         Self(self.0 + nth)
     }
 
-    /// Whether it is among so many from the first on.
+    /// Returns whether the id is one of the `count` ids from `first` on.
     pub(crate) fn is_in(self, first: Self, count: u64) -> bool {
         (first.0..first.0 + count).contains(&self.0)
     }
@@ -48,7 +48,7 @@ struct ByBytes;
 
 impl Weighter<Key, Entry> for ByBytes {
     fn weight(&self, _: &Key, entry: &Entry) -> u64 {
-        // With what the cache itself needs for an entry.
+        // 128 bytes are the cache's own cost of an entry.
         128 + match entry {
             Entry::Values(values) => (values.at_ms.len() * 8 * (1 + values.columns.len())) as u64,
             Entry::Parts(parts) => (parts.at_ms.len() * 8 + std::mem::size_of_val(&parts.cells[..])) as u64,
@@ -59,7 +59,7 @@ impl Weighter<Key, Entry> for ByBytes {
 
 impl BlockCache {
     pub(crate) fn new(bytes: u64) -> Self {
-        // A block of a frame with seven fields.
+        // 32 KiB are a block of a frame with seven fields.
         let entries = usize::try_from(bytes / 32_768).unwrap_or(usize::MAX).clamp(16, 1 << 20);
         Self {
             cache: Cache::with_weighter(entries, bytes, ByBytes),
@@ -73,7 +73,7 @@ impl BlockCache {
         self.new_ids(1)
     }
 
-    /// Takes so many ids that follow each other, and returns the first.
+    /// Reserves `count` consecutive ids and returns the first.
     pub(crate) fn new_ids(&self, count: u64) -> BlockId {
         BlockId(self.next_id.fetch_add(count, Ordering::Relaxed))
     }
@@ -112,7 +112,7 @@ impl BlockCache {
         entry
     }
 
-    /// How often a block was found, and how often not; how many bytes there are.
+    /// Returns the number of hits, the number of misses, and the cached bytes.
     pub(crate) fn usage(&self) -> (u64, u64, u64) {
         (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed), self.cache.weight())
     }

@@ -1,7 +1,7 @@
 use crate::quantum::{self, Quantum};
 use crate::{Aggregation, Schema, StoredField};
 
-/// What a column's values over a time add up to. Gaps count for nothing.
+/// The summary of a column's values over a time. Gaps do not count.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Cell {
     pub(crate) min: f64,
@@ -14,7 +14,7 @@ pub(crate) struct Cell {
 impl Cell {
     pub(crate) const EMPTY: Self = Self { min: f64::NAN, max: f64::NAN, sum: 0.0, last: f64::NAN, count: 0 };
 
-    /// Sums are of whole steps: exact, in whatever order, as long as they stay below 2⁵³.
+    /// Summarises values. It sums whole steps, so the sum is exact in any order as long as it stays below 2⁵³.
     pub(crate) fn of(values: &[f64], quantum: Quantum) -> Self {
         let cell = match quantum {
             Quantum::Exact => return Self::walk(values, |value| value),
@@ -56,7 +56,7 @@ impl Cell {
         cell
     }
 
-    /// Four at a time, so that none waits for the one before.
+    /// Summarises four values at a time, so that no addition waits for the one before.
     #[inline]
     fn in_lanes(values: &[f64], steps: impl Fn(f64) -> f64) -> Self {
         let (fours, rest) = values.as_chunks::<4>();
@@ -91,7 +91,7 @@ impl Cell {
         }
     }
 
-    /// Adds what came later.
+    /// Adds the cell of later values.
     pub(crate) fn add(&mut self, later: &Self) {
         if later.count == 0 {
             return;
@@ -103,13 +103,13 @@ impl Cell {
         self.count = self.count.saturating_add(later.count);
     }
 
-    /// The bucket's value; NaN when nothing was added.
+    /// Returns the aggregated value; NaN if there are no values.
     pub(crate) fn value(&self, aggregation: Aggregation) -> f64 {
         if self.count == 0 {
             return f64::NAN;
         }
         let value = match aggregation {
-            // The mean of equal values is that value, which summing may miss by a bit.
+            // The mean of equal values must be that value; a rounded sum may miss it by a bit.
             Aggregation::Mean if self.sum.is_finite() => (self.sum / f64::from(self.count)).clamp(self.min, self.max),
             Aggregation::Mean => f64::NAN,
             Aggregation::Min => self.min,
@@ -122,13 +122,13 @@ impl Cell {
     }
 }
 
-/// A block's cells, as small as they can be: there are many. Of each field what its aggregation asks for, beside the
-/// smallest and the largest value; the rest is not a number.
+/// A block's cells in a compact form, because there are many. Per field it has the smallest and the largest value and
+/// the one that the aggregation needs. The others read as NaN.
 #[derive(Debug, Clone)]
 pub(crate) struct Cells {
-    /// Three per field; the third is the last value or the sum.
+    /// Three values per field: the smallest, the largest, and the last value or the sum.
     values: Box<[f64]>,
-    /// One per field, unless all rows have a value of each.
+    /// The number of values per field; `None` if every row has a value of every field.
     counts: Option<Box<[u32]>>,
 }
 
@@ -144,7 +144,7 @@ impl Cells {
         Self { values: values.collect(), counts: (!full).then(|| cells.iter().map(|cell| cell.count).collect()) }
     }
 
-    /// A field's cell, of a block of so many rows.
+    /// Returns a field's cell, in a block of `rows` rows.
     pub(crate) fn get(&self, field: usize, schema: &Schema, rows: usize) -> Cell {
         let count = match &self.counts {
             Some(counts) => counts.get(field).copied().unwrap_or(0),
@@ -160,7 +160,7 @@ impl Cells {
         }
     }
 
-    /// Those of so many fields.
+    /// Returns the most bytes that the cells of a number of fields take.
     pub(crate) fn most_bytes(fields: usize) -> u64 {
         (fields * (3 * size_of::<f64>() + size_of::<u32>())) as u64
     }

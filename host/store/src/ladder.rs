@@ -1,9 +1,9 @@
-//! Which steps queries use, and where buckets begin.
+//! The steps that queries use, and the starts of buckets.
 //!
-//! Steps come from a fixed ladder and buckets from the epoch, so that equal questions get equal answers, whenever they
-//! are asked. Every rung divides a day.
+//! Steps come from a fixed ladder and buckets are aligned to the epoch, so that equal queries get equal answers at any
+//! time. Every rung divides a day.
 
-/// 1 2 5 10 15 20 30 s, 1 2 3 5 6 10 15 30 45 90 min, 3 6 12 h, 1 d, in milliseconds.
+/// The rungs in milliseconds: 1 2 5 10 15 20 30 s, 1 2 3 5 6 10 15 30 45 90 min, 3 6 12 h, 1 d.
 const RUNGS_MS: [i64; 21] = {
     const S: i64 = 1000;
     const MIN: i64 = 60 * S;
@@ -35,23 +35,23 @@ const RUNGS_MS: [i64; 21] = {
 
 const DAY_MS: i64 = 86_400_000;
 
-/// Points an automatic step aims at.
+/// The number of points that an automatic step aims at.
 pub const AUTO_POINTS: u32 = 120;
 
-/// How long blocks and their parts are: epoch-aligned, so that they nest with the steps of long windows and those can be
-/// answered from cells.
+/// The lengths of blocks and their parts. Both are aligned to the epoch, so that they nest with the steps of long
+/// windows, which are then answered from cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Layout {
-    /// What one block spans.
+    /// The length of a block in milliseconds.
     pub(crate) block_ms: i64,
-    /// What one of its parts spans; a block is some whole number of them.
+    /// The length of a part in milliseconds. A block is a whole number of parts.
     pub(crate) part_ms: i64,
 }
 
 impl Layout {
     const MIN: i64 = 60_000;
 
-    /// Block and part, shortest first. Each part divides 90 minutes, the step of a week.
+    /// Lengths of block and part, shortest first. Each part divides 90 minutes, the automatic step for a week.
     const SPANS_MS: [(i64, i64); 8] = [
         (Self::MIN, Self::MIN),
         (5 * Self::MIN, Self::MIN),
@@ -63,7 +63,7 @@ impl Layout {
         (DAY_MS, 90 * Self::MIN),
     ];
 
-    /// Rows a block has at most, as long as readings come on schedule.
+    /// The most rows of a block whose readings come on schedule.
     const ROWS: i64 = 600;
 
     pub(crate) fn of(interval_ms: i64) -> Self {
@@ -73,8 +73,8 @@ impl Layout {
     }
 }
 
-/// The smallest rung that cuts `window_ms` into at most `points` and is no finer than `interval_ms`; beyond the ladder,
-/// whole days.
+/// Returns the smallest rung that divides `window_ms` into at most `points` and is no finer than `interval_ms`. Beyond
+/// the ladder it returns whole days.
 pub fn step_ms(window_ms: i64, points: u32, interval_ms: i64) -> i64 {
     let window_ms = window_ms.max(0);
     let points = i64::from(points.max(1));
@@ -88,12 +88,12 @@ pub fn step_ms(window_ms: i64, points: u32, interval_ms: i64) -> i64 {
     }
 }
 
-/// The bucket boundary at or before a time.
+/// Returns the bucket boundary at or before a time.
 pub fn floor(at_ms: i64, step_ms: i64) -> i64 {
     at_ms.saturating_sub(at_ms.rem_euclid(step_ms.max(1)))
 }
 
-/// The bucket boundary at or after a time.
+/// Returns the bucket boundary at or after a time.
 pub fn ceil(at_ms: i64, step_ms: i64) -> i64 {
     let down = floor(at_ms, step_ms);
     if down == at_ms { at_ms } else { down.saturating_add(step_ms.max(1)) }

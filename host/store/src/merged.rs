@@ -1,9 +1,9 @@
-//! Makes the points of an instance from those of its frames.
+//! Merges the points of an instance's frames.
 
 use crate::cell::Cell;
 use crate::{Column, Frame, Points};
 
-/// One frame's points of a field.
+/// Makes one frame's points of a field from their cells.
 pub(crate) fn column<'a>(
     frame: &Frame,
     index: usize,
@@ -21,7 +21,7 @@ pub(crate) fn column<'a>(
     Some(column)
 }
 
-/// Fills a column's points with one frame's where an earlier frame left none.
+/// Fills the gaps of a column with the points of a later frame.
 pub(crate) fn fill(column: &mut Column, all_ms: &[i64], own_ms: &[i64], own: &Column) {
     let own = own.values.iter().zip(&own.min).zip(&own.max);
     let mut own = own_ms.iter().zip(own).peekable();
@@ -34,7 +34,7 @@ pub(crate) fn fill(column: &mut Column, all_ms: &[i64], own_ms: &[i64], own: &Co
     }
 }
 
-/// Leaves out the buckets in which nothing has a value.
+/// Removes buckets in which no column has a value.
 pub(crate) fn without_empty(mut points: Points) -> Points {
     let keep: Vec<bool> = (0..points.at_ms.len())
         .map(|row| points.columns.iter().any(|column| column.values.get(row).is_some_and(|value| !value.is_nan())))

@@ -1,40 +1,42 @@
-//! What several share, so that nobody can take what is another's.
+//! A pool that several owners share, so that no owner can use up the share of another.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// Owners that have a share without making those of others smaller.
+/// The number of owners up to which the shares keep their size.
 const OWNERS: u64 = 8;
 
-/// So much of something, bytes or places, which several owners share.
+/// An amount of bytes or places that several owners share.
 ///
-/// One part of it is common: whoever comes first has it, and one owner can have as much as that. The rest is divided into
-/// shares that nobody else can take: an eighth of it for each owner, less where there are more than eight. Whatever some
-/// do, everyone else has their share.
+/// One part is common: owners take from it first come, first served. One owner can use at most as much as the common
+/// part. The rest is reserved and divided into shares that nobody else can take: an eighth for each owner, less if
+/// there are more than eight owners. Whatever some owners take, every other owner keeps its share.
 #[derive(Debug)]
 pub struct Pool {
     common: u64,
-    /// All shares together.
+    /// The sum of all shares.
     reserved: u64,
     accounts: Mutex<Accounts>,
 }
 
-/// What one owner has of a pool.
+/// One owner's use of a pool.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Account {
     pub used: u64,
-    /// How often there was no room for more, or something had to go.
+    /// How often the owner was refused more, or something of its own was evicted.
     pub refused: u64,
-    /// When that last was.
+    /// The time of the last refusal or eviction.
     pub refused_at: Option<Instant>,
 }
 
-/// There is no room for so much more of an owner's.
+/// The error of an owner whose share is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("its share is used up: it has {used}, and may have {most}")]
+#[error("share used up: {used} in use, at most {most} allowed")]
 pub struct Full {
+    /// The amount that the owner has.
     pub used: u64,
+    /// The amount that the owner may have now.
     pub most: u64,
 }
 
@@ -48,7 +50,7 @@ impl Account {
 }
 
 impl Pool {
-    /// Half of it is common.
+    /// Makes a pool whose common part is half of it.
     pub fn halved(total: u64) -> Self {
         Self::new(total / 2, total - total / 2)
     }
@@ -61,7 +63,7 @@ impl Pool {
         self.common.saturating_add(self.reserved)
     }
 
-    /// Takes so much for an owner, or nothing.
+    /// Takes an amount for an owner: all of it or nothing.
     pub fn take(&self, owner: &Arc<str>, amount: u64) -> Result<(), Full> {
         let mut accounts = self.lock();
         let used = accounts.get(owner).map_or(0, |account| account.used);
@@ -75,21 +77,21 @@ impl Pool {
         Ok(())
     }
 
-    /// Whether an owner could take so much now.
+    /// Returns whether an owner could take an amount now.
     pub fn has_room(&self, owner: &str, amount: u64) -> bool {
         let accounts = self.lock();
         let used = accounts.get(owner).map_or(0, |account| account.used);
         used.saturating_add(amount) <= self.most_now(&accounts, owner)
     }
 
-    /// Takes what is there already, whether there is room for it or not.
+    /// Takes an amount that is in use already, whether there is room for it or not.
     pub fn take_anyway(&self, owner: &Arc<str>, amount: u64) {
         let mut accounts = self.lock();
         let account = accounts.entry(owner.clone()).or_default();
         account.used = account.used.saturating_add(amount);
     }
 
-    /// Something of an owner's had to go, so many times, as it had too much.
+    /// Counts `times` evictions or refusals for an owner that had too much.
     pub fn refuse(&self, owner: &Arc<str>, times: u64) {
         self.lock().entry(owner.clone()).or_default().refuse(times);
     }
@@ -101,7 +103,7 @@ impl Pool {
         }
     }
 
-    /// Has owners have just so much, and all others nothing.
+    /// Sets the used amounts of the given owners, and those of all others to zero.
     pub fn set_all(&self, used: &BTreeMap<Arc<str>, u64>) {
         let mut accounts = self.lock();
         accounts.values_mut().for_each(|account| account.used = 0);
@@ -110,24 +112,24 @@ impl Pool {
         }
     }
 
-    /// Nobody has anything any more.
+    /// Sets the used amounts of all owners to zero.
     pub fn clear(&self) {
         self.set_all(&BTreeMap::new());
     }
 
-    /// How much an owner has beyond what it may have now; most often nothing.
+    /// Returns how much an owner has beyond its limit; most often zero.
     pub fn excess(&self, owner: &str) -> u64 {
         let accounts = self.lock();
         let used = accounts.get(owner).map_or(0, |account| account.used);
         used.saturating_sub(self.most_now(&accounts, owner))
     }
 
-    /// The most one owner can have, when others leave it what is common.
+    /// Returns the most that one owner can have if the others use no more than their shares.
     pub fn most(&self) -> u64 {
         self.common
     }
 
-    /// The most an owner can have now, as others have what they have.
+    /// Returns the most that an owner can have now, given what the others have.
     pub fn most_of(&self, owner: &str) -> u64 {
         self.most_now(&self.lock(), owner)
     }
@@ -136,7 +138,7 @@ impl Pool {
         self.lock().get(owner).copied().unwrap_or_default()
     }
 
-    /// All who have or had something.
+    /// Returns the accounts of all owners that have or had something.
     pub fn accounts(&self) -> BTreeMap<Arc<str>, Account> {
         self.lock().clone()
     }

@@ -1,38 +1,38 @@
-/// The step a field's readings are rounded to, and how values become whole numbers of steps and come back.
+/// The step that a field's readings are rounded to. It converts values to whole numbers of steps and back.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Quantum {
     /// No step: every bit counts.
     Exact,
-    /// One part of a whole number: 100 for a precision of 0.01. Dividing by it gives the decimal's nearest double, where
-    /// multiplying by 0.01 does not.
+    /// A step of 1 / n, with n as its value: 100 for a precision of 0.01. Dividing by 100 gives the double nearest to
+    /// the decimal; multiplying by 0.01 does not.
     Part(f64),
-    /// A step above 1, or one that is no part of 1.
+    /// A step above 1, or one that is not 1 / n.
     Multiple(f64),
 }
 
-/// 1.5 × 2⁵²: added and taken away again it leaves a number below 2⁵¹ rounded, ties to even.
+/// 1.5 × 2⁵². Adding and subtracting it rounds a number below 2⁵¹ to a whole number, ties to even.
 const ROUND: f64 = 6_755_399_441_055_744.0;
 
-/// Below it the above rounds.
+/// The bound below which [`ROUND`] works.
 const SMALL: f64 = (1u64 << 51) as f64;
 
-/// Whole numbers up to it are doubles, all of them.
+/// Doubles represent all whole numbers up to this one.
 const WHOLE: f64 = (1u64 << 53) as f64;
 
-/// The nearest whole number to one that [`rounds`].
+/// Returns the nearest whole number to a number for which [`rounds`] is true.
 #[inline]
 pub(crate) fn nearest(steps: f64) -> f64 {
     (steps + ROUND) - ROUND + 0.0 // -0 is 0
 }
 
-/// Whether a number is small enough to be rounded the fast way.
+/// Returns whether a number is small enough to be rounded by [`nearest`].
 #[inline]
 pub(crate) fn rounds(steps: f64) -> bool {
     steps.abs() < SMALL
 }
 
 impl Quantum {
-    /// `precision` ≤ 0 is none.
+    /// Returns the step for a declared precision. A `precision` ≤ 0 means no step.
     pub(crate) fn of(precision: f64) -> Self {
         if !(precision > 0.0 && precision.is_finite()) {
             return Self::Exact;
@@ -45,7 +45,7 @@ impl Quantum {
         }
     }
 
-    /// How many steps a value is, the nearest whole number; beyond 2⁵³ rounding has nothing to say.
+    /// Returns a value as a number of steps, rounded to a whole number. Beyond 2⁵³ there is nothing to round.
     #[inline]
     pub(crate) fn steps(self, value: f64) -> f64 {
         let steps = self.unrounded(value);
@@ -78,7 +78,7 @@ impl Quantum {
         }
     }
 
-    /// What is kept of a reading: rounded to the step; without a number, NaN.
+    /// Returns a reading rounded to the step; NaN if the reading is not finite.
     #[inline]
     pub(crate) fn keep(self, reading: f64) -> f64 {
         if !reading.is_finite() {
@@ -91,7 +91,7 @@ impl Quantum {
         if kept.is_finite() { kept + 0.0 } else { reading }
     }
 
-    /// A value as a whole number of steps, if that gives it back to the bit.
+    /// Returns a value as a whole number of steps, if that converts back to the same bits.
     #[inline]
     pub(crate) fn whole(self, value: f64) -> Option<i64> {
         let steps = self.steps(value);

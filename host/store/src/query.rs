@@ -1,33 +1,33 @@
 use std::sync::Arc;
 
-/// Where buckets begin.
+/// The point that buckets are aligned to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Align {
-    /// At multiples of the step since 1970: the same buckets for everyone.
+    /// Buckets begin at multiples of the step since 1970, so every query has the same buckets.
     #[default]
     Epoch,
-    /// At the window's start.
+    /// The first bucket begins at the window's start.
     Since,
 }
 
-/// A window of history, cut into buckets.
+/// A window of history that is divided into buckets. Times are milliseconds since 1970 UTC.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Query {
-    /// Inclusive.
+    /// The start of the window, inclusive.
     pub since_ms: i64,
-    /// Exclusive.
+    /// The end of the window, exclusive.
     pub until_ms: i64,
-    /// Positive.
+    /// The length of a bucket in milliseconds, positive.
     pub step_ms: i64,
     pub align: Align,
-    /// None: all. Unknown names are ignored.
+    /// The names of the fields to answer; `None` for all fields. Unknown names are ignored.
     pub fields: Option<Vec<String>>,
 }
 
-/// Buckets that have at least one value, ascending. A column has a value for each; NaN where it has none.
+/// The buckets that have at least one value, ascending. Each column has one value per bucket; NaN if it has none.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Points {
-    /// Each bucket's start.
+    /// The start of each bucket.
     pub at_ms: Vec<i64>,
     pub columns: Vec<Column>,
 }
@@ -36,13 +36,13 @@ pub struct Points {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Column {
     pub name: Arc<str>,
-    /// By the field's own aggregation.
+    /// The values, aggregated as the field declares.
     pub values: Vec<f64>,
     pub min: Vec<f64>,
     pub max: Vec<f64>,
 }
 
-/// One instance at one time: the fields that have a value.
+/// The values of one instance at one time, for fields that have one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
     pub at_ms: i64,
@@ -68,7 +68,7 @@ impl Query {
         self.fields.as_ref().is_none_or(|fields| fields.iter().any(|field| field == name))
     }
 
-    /// The start of the bucket a time lies in.
+    /// Returns the start of the bucket that contains a time.
     pub(crate) fn bucket(&self, at_ms: i64) -> i64 {
         let step = self.step_ms.max(1);
         match self.align {

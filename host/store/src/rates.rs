@@ -1,24 +1,24 @@
-//! How a counter's totals become rates.
+//! Converts a counter's totals to rates.
 
 use crate::quantum::Quantum;
 
-/// A counter's reading before some rows.
+/// A counter's total and the time it was read.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Total {
-    /// When it was read, in milliseconds: the row's time and its delay, in whole tenths, as blocks have it.
+    /// The time of the reading in milliseconds: the row's time plus its delay, in whole tenths, as blocks store it.
     pub(crate) read_ms: f64,
     pub(crate) total: f64,
 }
 
 impl Total {
-    /// None where nobody knows when it was read.
+    /// Makes a total from a row; `None` if the delay is unknown.
     pub(crate) fn read(at_ms: i64, delay_ms: f64, total: f64) -> Option<Self> {
         let read_ms = Quantum::Part(10.0).keep(at_ms as f64 + delay_ms);
         (!read_ms.is_nan()).then_some(Self { read_ms, total })
     }
 }
 
-/// One counter's rates.
+/// Calculates one counter's rates.
 #[derive(Debug)]
 pub(crate) struct Rates {
     quantum: Quantum,
@@ -26,16 +26,17 @@ pub(crate) struct Rates {
     rounding: Rounding,
 }
 
-/// What rates are rounded to: the rest is binary dust.
+/// The step that rates are rounded to, which removes binary rounding errors.
 #[derive(Debug, Clone, Copy)]
 enum Rounding {
-    /// The declared step, in the field's own unit, where that is a fraction. What is less than half a step is not nothing,
-    /// and rounded as below.
+    /// The declared step in the field's unit, if the declared precision is a fraction. A rate of less than half a step
+    /// is not rounded to zero but as for `Whole`.
     Step(Quantum),
-    /// Where totals are whole numbers, about a tenth of what one of them makes in the time between two readings: less than
-    /// one a second is not nothing. The step for a range of such times is kept, as they are most often alike.
+    /// For totals that are whole numbers: about a tenth of the rate that one unit makes between two readings, so that
+    /// less than one per second does not become zero. The step is cached with its range of elapsed times, because
+    /// intervals are mostly alike.
     Whole(Option<(f64, f64, Quantum)>),
-    /// Without a declared step, ten digits.
+    /// Ten digits, if no step is declared.
     Digits,
 }
 
@@ -49,12 +50,13 @@ impl Rates {
         Self { quantum, scale, rounding }
     }
 
-    /// Returns `scale` × what a total has grown by per second, from the one before it. One that went down, one that was read
-    /// no later and what is too large for a number give no rate.
+    /// Returns `scale` × the growth of the total per second. Returns NaN if the total went down, was read at no later
+    /// time, or if the rate is too large for a double.
     pub(crate) fn rate(&self, before: Total, now: Total) -> f64 {
         let elapsed_ms = now.read_ms - before.read_ms;
         if elapsed_ms > 0.0 && now.total >= before.total {
-            // Between multiples of a step lies a multiple of it: rounding takes out what subtracting decimals adds.
+            // The difference of two multiples of a step is a multiple too: rounding removes the error of subtracting
+            // decimals.
             let increase = self.quantum.keep(now.total - before.total);
             let rate = self.scale * increase * 1000.0 / elapsed_ms;
             if rate.is_finite() { rate } else { f64::NAN }
@@ -63,7 +65,7 @@ impl Rates {
         }
     }
 
-    /// Rounds a rate over so long.
+    /// Rounds a rate that was measured over `elapsed_ms`.
     pub(crate) fn rounded(&mut self, rate: f64, elapsed_ms: f64) -> f64 {
         if !rate.is_finite() || rate == 0.0 {
             return rate;
@@ -85,8 +87,8 @@ impl Rates {
         step.keep(rate)
     }
 
-    /// About a tenth of what one step of the total makes in a time, and the times that is so for: it changes half-way between
-    /// powers of ten, where no usual interval is.
+    /// Returns a step of about a tenth of the rate that one unit of the total makes in `elapsed_ms`, and the range of
+    /// times with the same step. The step changes half-way between powers of ten, where no usual interval lies.
     fn natural(&self, elapsed_ms: f64) -> (Quantum, f64, f64) {
         let one = self.scale.abs() * self.quantum.value(1.0) * 100.0;
         let power = (one / elapsed_ms).log10().round();
@@ -94,7 +96,7 @@ impl Rates {
     }
 }
 
-/// 10 to a power, as a step.
+/// Returns 10 to a power, as a step.
 fn decimal(power: i32) -> Quantum {
     Quantum::of(10f64.powi(power.clamp(-15, 300)))
 }
@@ -123,14 +125,14 @@ mod tests {
         assert!(rate(1.0, [(1000, 0.0, 4.0), (1000, 0.0, 5.0)]).is_nan());
         assert_eq!(rate(100.0, [(0, 0.0, 4.0), (2000, 0.0, 5.0)]), 50.0);
         assert_eq!(rate(1.0, [(0, 0.0, 4.0), (2000, 0.0, 4.0)]), 0.0);
-        assert!(rate(1e300, [(0, 0.0, 0.0), (2000, 0.0, 1e300)]).is_nan(), "what overflows is no value");
+        assert!(rate(1e300, [(0, 0.0, 0.0), (2000, 0.0, 1e300)]).is_nan(), "an overflow gives no value");
     }
 
     #[test]
     fn a_rate_goes_by_when_its_totals_were_read_not_by_the_wall_clock() {
-        // Read 21 s late: the total is that of then.
+        // The total was read 19 s late, so it covers 21 s.
         assert_eq!(rate(100.0, [(0, 0.0, 0.0), (2000, 19_000.0, 21.0)]), 100.0);
-        // The wall clock went back an hour, or ahead.
+        // The wall clock went back by an hour, then ahead.
         assert_eq!(rate(1.0, [(3_600_000, 0.0, 5.0), (1000, 3_600_000.0, 15.0)]), 10.0);
         assert_eq!(rate(1.0, [(0, 0.0, 5.0), (3_601_000, -3_600_000.0, 15.0)]), 10.0);
     }

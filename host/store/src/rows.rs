@@ -2,34 +2,34 @@ use crate::cell::Cell;
 use crate::rates::Total;
 use crate::{Kind, Layout, Schema, ladder};
 
-/// Rows of one frame, plain: what a block is sealed from and unpacked to.
+/// Uncompressed rows of one frame. A block is sealed from them and unpacked to them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Rows {
-    /// Ascending.
+    /// The rows' times, ascending.
     pub(crate) at_ms: Vec<i64>,
-    /// One per column of the schema: readings; a counter's are its totals. NaN is a gap.
+    /// The readings, one vector per column of the schema. A counter's readings are its totals; NaN is a gap.
     pub(crate) columns: Vec<Vec<f64>>,
-    /// One per field, if any: a counter's last total before these rows.
+    /// Each counter's last total before these rows, by field. May be empty.
     pub(crate) before: Vec<Option<Total>>,
-    /// How often the clock had been set back. Times ascend within a generation; a later one may go over the same time
-    /// again.
+    /// How often the clock was set back before these rows. Times ascend within a generation; a later generation may
+    /// cover the same time again.
     pub(crate) generation: u32,
 }
 
-/// Rows as queries see them: counters are rates.
+/// Rows as queries see them: a counter's values are its rates.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Values {
     pub(crate) at_ms: Vec<i64>,
-    /// One per field.
+    /// The values, one vector per field.
     pub(crate) columns: Vec<Vec<f64>>,
 }
 
-/// Cells of a block's parts.
+/// The cells of a block's parts.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Parts {
-    /// Where the parts begin that have rows, in epoch-aligned steps of [`Layout::part_ms`].
+    /// The starts of the parts that have rows, aligned to multiples of [`Layout::part_ms`] since 1970.
     pub(crate) at_ms: Vec<i64>,
-    /// By part, then by field.
+    /// The cells, by part, then by field.
     pub(crate) cells: Vec<Cell>,
 }
 
@@ -42,13 +42,13 @@ impl Rows {
         self.columns.get(index).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// Takes away what comes after the first so many.
+    /// Keeps the first `rows` rows.
     pub(crate) fn truncate(&mut self, rows: usize) {
         self.at_ms.truncate(rows);
         self.columns.iter_mut().for_each(|column| column.truncate(rows));
     }
 
-    /// When each row was read, after its time.
+    /// Returns how long after its time each row was read, in milliseconds.
     fn delays(&self, schema: &Schema) -> &[f64] {
         self.columns.get(schema.fields().len()).map(Vec::as_slice).unwrap_or_default()
     }
@@ -62,7 +62,7 @@ impl Rows {
         Values { at_ms: self.at_ms, columns: self.columns }
     }
 
-    /// A counter's last total in these rows or before them; none where nobody knows when that was read.
+    /// Returns each counter's last total in these rows or before them; `None` if its read time is unknown.
     pub(crate) fn last_totals(&self, schema: &Schema) -> Vec<Option<Total>> {
         let delays = self.delays(schema);
         let columns = schema.fields().iter().zip(&self.columns).enumerate();
@@ -84,7 +84,7 @@ impl Values {
         self.columns.get(index).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// The rows' cells, part by part.
+    /// Returns the cells of the rows, part by part.
     pub(crate) fn parts(&self, schema: &Schema, layout: Layout) -> Parts {
         let part = |at: &i64| ladder::floor(*at, layout.part_ms);
         let runs: Vec<&[i64]> = self.at_ms.chunk_by(|a, b| part(a) == part(b)).collect();
@@ -103,7 +103,7 @@ impl Values {
 }
 
 impl Parts {
-    /// The cells of all the parts together, one per field.
+    /// Returns the cells of all parts together, one per field.
     pub(crate) fn whole(&self, schema: &Schema) -> Box<[Cell]> {
         let fields = schema.fields().len();
         let mut whole = vec![Cell::EMPTY; fields];

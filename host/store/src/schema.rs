@@ -3,10 +3,10 @@ use crate::rates::{Rates, Total};
 use crate::{Aggregation, Kind};
 use std::sync::Arc;
 
-/// What one sampler records: its fields in order. Shared by all its frames.
+/// The fields that one sampler records, in order. All its frames share it.
 ///
-/// Rows have a column per field. Where a field is a counter, one more column after those says when each row was read: its
-/// delay, by which rates are exact whatever the wall clock did. Files of the first version have none.
+/// Rows have one column per field. If a field is a counter, one more column follows: the delay between a row's time and
+/// its reading. With it rates are exact, whatever the wall clock does. Files of the first version have no delays.
 #[derive(Debug, Clone)]
 pub struct Schema(Arc<Inner>);
 
@@ -15,45 +15,46 @@ struct Inner {
     sampler: Arc<str>,
     fields: Vec<StoredField>,
     has_delay: bool,
-    /// One per column.
+    /// The step of each column's readings.
     quanta: Vec<Quantum>,
 }
 
-/// What is kept of a field: one column.
+/// A field as the store keeps it: one column.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredField {
     pub name: Arc<str>,
     pub kind: Kind,
     pub aggregation: Aggregation,
-    /// Smallest step that matters; readings are rounded to it. 0 keeps every bit.
+    /// The smallest step that matters. Readings are rounded to it; 0 keeps every bit.
     pub precision: f64,
 }
 
 impl PartialEq for Schema {
-    /// Most often it is the very same.
+    /// Compares pointers first: most often both are the same schema.
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
     }
 }
 
 impl Schema {
-    /// What a file can hold of one block.
+    /// Maximum number of fields that a file can hold in one block.
     pub const MOST_FIELDS: usize = 1024;
 
-    /// The name of the delays' column in files, which no field can have: how many milliseconds after its time a row was
-    /// read, by a clock that nobody sets. NaN: nobody knows.
+    /// The name of the delay column in files, which no field can have. A delay is how many milliseconds after a row's
+    /// time it was read, by a monotonic clock. NaN: unknown.
     pub(crate) const DELAY: &str = "\0delay";
 
-    /// A delay's smallest step, in milliseconds: a rate of a second is right to a ten-thousandth.
+    /// A delay's step, in milliseconds. A rate over one second is then exact to a ten-thousandth.
     pub(crate) const DELAY_PRECISION: f64 = 0.1;
 
-    /// At most [`Schema::MOST_FIELDS`] are taken. A precision that is no number is none, such a scale is 1.
+    /// Makes a schema of at most [`Schema::MOST_FIELDS`] fields and ignores the rest. A precision that is not finite
+    /// becomes 0, a scale that is not finite becomes 1.
     pub fn new(sampler: impl Into<Arc<str>>, fields: Vec<StoredField>) -> Self {
         let has_delay = fields.iter().any(|field| field.kind != Kind::Gauge);
         Self::with(sampler.into(), fields, has_delay)
     }
 
-    /// As a file has it.
+    /// Makes a schema as a file describes it, with or without delays.
     pub(crate) fn with(sampler: Arc<str>, mut fields: Vec<StoredField>, has_delay: bool) -> Self {
         fields.truncate(Self::MOST_FIELDS);
         for field in &mut fields {
@@ -79,7 +80,7 @@ impl Schema {
         &self.0.fields
     }
 
-    /// How many columns a row has: the fields', and the delays'.
+    /// Returns the number of columns: one per field, and one for delays if there are any.
     pub(crate) fn columns(&self) -> usize {
         self.0.quanta.len()
     }
@@ -88,17 +89,17 @@ impl Schema {
         self.0.has_delay
     }
 
-    /// Whether a query of some fields needs a column.
+    /// Returns whether a query that wants some fields needs a column.
     pub(crate) fn needs(&self, column: usize, wanted: impl Fn(usize) -> bool) -> bool {
         column >= self.0.fields.len() || wanted(column)
     }
 
-    /// The step of a column's readings.
+    /// Returns the step of a column's readings.
     pub(crate) fn quantum(&self, column: usize) -> Quantum {
         self.0.quanta.get(column).copied().unwrap_or(Quantum::Exact)
     }
 
-    /// The step of what queries see of a field's readings: rates have none that is theirs alone.
+    /// Returns the step of a field's values as queries see them. Rates have no fixed step.
     pub(crate) fn value_quantum(&self, field: usize) -> Quantum {
         match self.0.fields.get(field) {
             Some(StoredField { kind: Kind::Gauge, .. }) => self.quantum(field),
@@ -106,8 +107,8 @@ impl Schema {
         }
     }
 
-    /// Makes a counter's totals what queries see: rates, each from the last total before it, gaps passed over. A row of
-    /// which nobody knows when it was read gives no rate, and neither does the next. `delays` may be empty: none is late.
+    /// Replaces a counter's totals by rates, each from the last total before it; gaps are skipped. A row whose read
+    /// time is unknown gives no rate, nor does the row after it. Empty `delays` mean that no row was read late.
     pub(crate) fn derive(
         &self,
         field: usize,
@@ -134,8 +135,8 @@ impl Schema {
         }
     }
 
-    /// Rounds what several of a field's values are together, means and sums: levels to their declared precision, which a mean
-    /// has not by itself and a sum has but for binary dust; rates as each of them is.
+    /// Rounds means and sums of a field's values. Gauges are rounded to their declared precision, because a mean has
+    /// more digits and a sum has binary rounding errors. Rates are rounded like single rates.
     pub fn round(&self, field: usize, interval_ms: i64, values: &mut [f64]) {
         let quantum = self.quantum(field);
         match self.0.fields.get(field) {
@@ -150,12 +151,12 @@ impl Schema {
 }
 
 impl StoredField {
-    /// A level, averaged, kept to every bit.
+    /// Makes a gauge that is averaged and keeps every bit.
     pub fn gauge(name: impl Into<Arc<str>>) -> Self {
         Self { name: name.into(), kind: Kind::Gauge, aggregation: Aggregation::Mean, precision: 0.0 }
     }
 
-    /// The rate of a running total.
+    /// Makes a counter: a running total that queries see as a rate.
     pub fn counter(name: impl Into<Arc<str>>, scale: f64) -> Self {
         Self { kind: Kind::Counter { scale }, ..Self::gauge(name) }
     }
