@@ -1,4 +1,4 @@
-//! Bytes that a checksum let through must be unpacked or refused.
+//! Bytes that pass a checksum must be unpacked or rejected.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| dropsonde_store::fuzzing::chunk(bytes));

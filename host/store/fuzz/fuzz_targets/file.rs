@@ -1,4 +1,4 @@
-//! A folder with such a file must open, and answer. The first byte says what kind of file.
+//! A folder with an arbitrary file must open and answer queries. The first byte chooses the kind of file.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| dropsonde_store::fuzzing::file(bytes));

@@ -1,11 +1,11 @@
-//! Whole numbers in few bytes, and reading them back from bytes that may be anything.
+//! Writes whole numbers in few bytes, and reads them back from untrusted bytes.
 
-/// Bytes that cannot be what was written.
+/// The error for bytes that are not as they were written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the bytes make no sense")]
+#[error("corrupt block")]
 pub(crate) struct Damaged;
 
-/// What is left to read.
+/// The bytes that are left to read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
@@ -30,7 +30,7 @@ pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// Small numbers of either sign become small numbers.
+/// Maps small numbers of either sign to small unsigned numbers.
 pub(crate) fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)) as u64
 }
@@ -66,7 +66,7 @@ impl<'a> Reader<'a> {
         self.u64().map(unzigzag)
     }
 
-    /// A number no larger than a bound: what is read sizes what is allocated.
+    /// Reads a number of at most `most`. The bound limits the allocations that depend on the number.
     pub(crate) fn up_to(&mut self, most: usize) -> Result<usize, Damaged> {
         usize::try_from(self.u64()?).ok().filter(|&value| value <= most).ok_or(Damaged)
     }
@@ -82,7 +82,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    /// Bytes with their length before them.
+    /// Reads a length, then that many bytes.
     pub(crate) fn bytes(&mut self) -> Result<&'a [u8], Damaged> {
         let length = self.up_to(self.0.len())?;
         self.take(length)

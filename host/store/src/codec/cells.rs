@@ -1,5 +1,5 @@
-//! A cell in few bytes: whole steps from its smallest value on, where it can be said so, and that from the smallest of the
-//! page before.
+//! Writes cells in few bytes. Values are whole steps above the cell's smallest value where that is exact. The smallest
+//! value is relative to that of the page before.
 
 use super::bytes::{Damaged, Reader, put_f64, put_i64, put_u64, unzigzag, zigzag};
 use crate::cell::Cell;
@@ -7,15 +7,15 @@ use crate::quantum::Quantum;
 use crate::{Aggregation, Schema};
 
 const EMPTY: u8 = 0;
-/// All values are one.
+/// All values are equal.
 const LEVEL: u8 = 1;
 const STEPS: u8 = 2;
 const DOUBLES: u8 = 3;
-/// Added to one of these when there are gaps: then the number of values follows.
+/// Added to one of the tags above if there are gaps; then the number of values follows.
 const GAPS: u8 = 4;
 
-/// What is kept of a field's cells: its smallest and largest value, and what its aggregation asks for beside them. The
-/// rest is not a number.
+/// The parts of a field's cells that are stored: the smallest and the largest value, and those that the aggregation
+/// needs. The others read as NaN.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
     quantum: Quantum,
@@ -34,7 +34,7 @@ impl Wanted {
     }
 }
 
-/// `floor`: the smallest value of the page before, in steps; becomes this one's.
+/// Writes a cell. `floor` is the smallest value of the page before, in steps; it becomes that of this page.
 pub(super) fn put(out: &mut Vec<u8>, cell: &Cell, wanted: Wanted, rows: usize, floor: &mut i64) {
     if cell.count == 0 {
         out.push(EMPTY);
@@ -65,6 +65,7 @@ pub(super) fn put(out: &mut Vec<u8>, cell: &Cell, wanted: Wanted, rows: usize, f
     }
 }
 
+/// Reads what [`put`] wrote.
 pub(super) fn read(reader: &mut Reader<'_>, wanted: Wanted, rows: usize, floor: &mut i64) -> Result<Cell, Damaged> {
     let quantum = wanted.quantum;
     let tag = reader.u8()?;
@@ -106,7 +107,7 @@ pub(super) fn read(reader: &mut Reader<'_>, wanted: Wanted, rows: usize, floor: 
     })
 }
 
-/// Thousandths, when it is a whole number of them: what has no declared step has few decimals often enough.
+/// The step for values without a declared step: many of them have few decimals. Other values are stored as doubles.
 const THOUSANDTHS: Quantum = Quantum::Part(1000.0);
 
 fn put_double(out: &mut Vec<u8>, value: f64) {
@@ -126,8 +127,8 @@ fn read_double(reader: &mut Reader<'_>) -> Result<f64, Damaged> {
     }
 }
 
-/// Its smallest value, how far the largest and the last are above it, and how far its sum is above that many of the
-/// smallest; none unless all come back to the bit.
+/// Returns four numbers of steps: the smallest value; how far the largest and the last value are above it; how far the
+/// sum is above count × the smallest value. Returns `None` unless all of them convert back to the same bits.
 fn steps(cell: &Cell, quantum: Quantum) -> Option<[i64; 4]> {
     if quantum == Quantum::Exact {
         return None;

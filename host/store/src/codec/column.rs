@@ -1,4 +1,4 @@
-//! One column of a chunk: whole steps where every value is a whole number of them, doubles where not.
+//! Compresses one column of a chunk: as whole steps if every value is a whole number of steps, else as doubles.
 
 use super::bytes::{Damaged, Reader, put_bytes, put_f64, put_i64, put_u64};
 use super::{Effort, MOST_ROWS};
@@ -11,10 +11,10 @@ const CONSTANT: u8 = 1;
 const NARROW: u8 = 2;
 const WIDE: u8 = 3;
 const DOUBLES: u8 = 4;
-/// Added to one of these when no page has gaps: then nothing is said of them.
+/// Added to one of the tags above if no page has gaps; then gaps are not listed.
 const FULL: u8 = 8;
 
-/// Parts of 1 that readings without a declared precision are tried with: what people write has few decimals.
+/// The steps that are tried for readings without a declared precision, as parts of 1: many sources have few decimals.
 const DECIMALS: [f64; 5] = [1.0, 10.0, 100.0, 1e3, 1e4];
 
 /// Appends a column. A gap is NaN.
@@ -63,7 +63,7 @@ pub(super) fn encode(out: &mut Vec<u8>, declared: Quantum, pages: &[&[f64]], eff
     body.pages.iter().for_each(|page| out.extend_from_slice(page));
 }
 
-/// A column read so far that its pages can be.
+/// A column whose head is read, so that its pages can be unpacked.
 pub(super) enum Column<'a> {
     Empty,
     Constant { value: f64, gaps: Vec<Gaps> },
@@ -78,11 +78,11 @@ pub(super) struct Packed<'a> {
     pages: Vec<&'a [u8]>,
 }
 
-/// Runs of rows that are present and absent in turn.
+/// Lengths of runs of rows with and without a value, in turn. The first run has values.
 pub(super) struct Gaps(Vec<usize>);
 
 impl<'a> Column<'a> {
-    /// Reads what [`encode`] wrote, for pages of these many rows.
+    /// Reads what [`encode`] wrote. `rows` has the number of rows of each page.
     pub(super) fn read(reader: &mut Reader<'a>, rows: &[usize]) -> Result<Self, Damaged> {
         let tag = reader.u8()?;
         let gaps = |reader: &mut Reader<'a>| -> Result<Vec<Gaps>, Damaged> {
@@ -113,7 +113,7 @@ impl<'a> Column<'a> {
         }
     }
 
-    /// The values of one page.
+    /// Unpacks the values of one page.
     pub(super) fn page(&self, page: usize, rows: usize) -> Result<Vec<f64>, Damaged> {
         match self {
             Self::Empty => Ok(vec![f64::NAN; rows]),
@@ -159,7 +159,7 @@ impl Gaps {
         runs.collect::<Result<_, _>>().map(Self)
     }
 
-    /// How many of the rows have a value. Rows after the last run have one.
+    /// Returns how many of the rows have a value. All rows after the last run have one.
     fn present(&self, rows: usize) -> usize {
         rows - self.0.iter().skip(1).step_by(2).sum::<usize>()
     }
@@ -193,13 +193,13 @@ fn put_gaps(out: &mut Vec<u8>, page: &[f64]) {
                 *run += 1;
                 continue;
             }
-            // The first run is of values, also when there are none.
+            // The first run has values by definition; it may be empty.
             runs.push(0);
         }
         gap = value.is_nan();
         runs.push(1);
     }
-    // A last run of values needs no saying.
+    // A last run of values is implied.
     if runs.len() % 2 == 1 {
         runs.pop();
     }
@@ -209,12 +209,12 @@ fn put_gaps(out: &mut Vec<u8>, page: &[f64]) {
 
 // === whole numbers ===
 
-/// The values as whole steps, if all of them come back to the bit.
+/// Returns the values as whole steps, if all of them convert back to the same bits.
 fn wholes(present: &[f64], declared: Quantum) -> Option<(Quantum, Vec<i64>)> {
     let all = |quantum: Quantum| -> Option<(Quantum, Vec<i64>)> {
         Some((quantum, present.iter().map(|&value| quantum.whole(value)).collect::<Option<_>>()?))
     };
-    // The coarsest that will do: a field declared to the hundredth may well have whole numbers only.
+    // Use the coarsest step that works: a field with a precision of 0.01 may have only whole numbers.
     let finest = match declared {
         Quantum::Exact => f64::INFINITY,
         Quantum::Part(parts) => parts,
@@ -262,21 +262,21 @@ impl Effort {
     fn level(self) -> usize {
         match self {
             Self::Fast => 4,
-            // Beyond it blocks of this size get no smaller.
+            // Higher levels do not make blocks of this size smaller.
             Self::Dense => 6,
         }
     }
 }
 
-/// Choosing the order of deltas ourselves, by the bits they would take, is both smaller and three times as fast as
-/// pcodec's own search by sampling, which blocks of this size give too little to sample.
+/// Chooses the order of deltas by the bits that they would take. That gives smaller results than pcodec's own search
+/// and is three times as fast: the search takes samples, and blocks of this size are too small to sample.
 fn whole_numbers(wholes: &[i64], effort: Effort) -> ChunkConfig {
     let bits = |delta: i64| u64::from(64 - delta.unsigned_abs().leading_zeros()) + u64::from(delta != 0);
     let lowest = wholes.iter().copied().min().unwrap_or_default();
     let (mut before, mut step) = (wholes.first().copied().unwrap_or_default(), 0i64);
     let mut cost = [0u64; 3];
     for &whole in wholes {
-        // Within ±2⁵³: no difference of differences overflows.
+        // Values are within ±2⁵³, so second differences do not overflow.
         let delta = whole - before;
         let orders = [whole - lowest, delta, delta - step];
         cost.iter_mut().zip(orders).for_each(|(cost, delta)| *cost += bits(delta));
@@ -290,7 +290,7 @@ fn whole_numbers(wholes: &[i64], effort: Effort) -> ChunkConfig {
         .with_delta_spec(DeltaSpec::TryConsecutive(order))
 }
 
-/// A page per count; empty ones have no bytes.
+/// Compresses numbers into one page per count. Empty pages have no bytes.
 fn compress<T: pco::data_types::Number>(numbers: &[T], counts: &[usize], config: ChunkConfig) -> Body {
     let filled = counts.iter().copied().filter(|&count| count > 0).collect();
     let config = config.with_paging_spec(PagingSpec::Exact(filled));
@@ -310,8 +310,8 @@ fn compress<T: pco::data_types::Number>(numbers: &[T], counts: &[usize], config:
         });
         Ok::<_, pco::errors::PcoError>(Body { pages: pages.collect::<Result<_, _>>()?, meta })
     };
-    // It fails for settings it does not know and for writers that fail; a Vec does not.
-    packed().unwrap_or_else(|error| unreachable!("pcodec refused its own settings: {error}"))
+    // pcodec fails only for unknown settings or if the writer fails; a Vec does not fail.
+    packed().unwrap_or_else(|error| unreachable!("pcodec rejected its own settings: {error}"))
 }
 
 fn decompress<T: pco::data_types::Number>(

@@ -1,5 +1,5 @@
-//! The form of sealed rows: a chunk holds one or more pages of one frame, each page a block of rows, each column
-//! compressed over all of them.
+//! The compressed form of sealed rows. A chunk holds one or more pages of one frame. Each page is a block of rows; each
+//! column is compressed over all pages.
 //!
 //! ```text
 //! chunk:  number of columns · number of pages
@@ -22,31 +22,32 @@ use crate::rows::Rows;
 use crate::{Kind, Schema};
 use column::Column;
 
-/// Rows of a page, pages of a chunk: bounds for what is read, not aims for what is written.
+/// The most rows of a page and the most pages of a chunk that the reader accepts. They are no targets for the writer.
 pub(crate) const MOST_ROWS: usize = 1024;
 pub(crate) const MOST_PAGES: usize = 64;
 
-/// Rows, generation and times as in the page before, as much later as that was. No page has no rows.
+/// Marks a page with the same rows, generation, times and distance as the page before. The mark is unambiguous, because
+/// every page has rows.
 const SAME: u8 = 0;
 
-/// How hard to try.
+/// The effort spent on compression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effort {
-    /// When a block is sealed.
+    /// For a block that is sealed.
     Fast,
-    /// When blocks are merged, once, in the background.
+    /// For blocks that are merged, once, in the background.
     Dense,
 }
 
-/// What a chunk says about a page without unpacking it.
+/// The head of a page, which can be read without unpacking the page.
 #[derive(Debug, Clone)]
 pub(crate) struct PageHead {
     pub(crate) first_ms: i64,
     pub(crate) last_ms: i64,
     pub(crate) rows: usize,
-    /// Of the frame's history: see [`Rows`].
+    /// The generation of the rows: see [`Rows::generation`].
     pub(crate) generation: u32,
-    /// One per field.
+    /// The cells, one per field.
     pub(crate) cells: Box<[Cell]>,
     times: Times,
     before: Vec<Option<Total>>,
@@ -54,19 +55,19 @@ pub(crate) struct PageHead {
 
 #[derive(Debug, Clone)]
 enum Times {
-    /// Every so many milliseconds.
+    /// A constant difference from row to row, in milliseconds.
     Regular(i64),
-    /// The difference from row to row.
+    /// The difference from each row to the next, in milliseconds.
     Steps(Vec<i64>),
 }
 
-/// A chunk, its heads read.
+/// A chunk whose heads are read.
 pub(crate) struct Chunk<'a> {
     pub(crate) pages: Vec<PageHead>,
     columns: Vec<Column<'a>>,
 }
 
-/// Packs pages of one frame, ascending in time. `cells` has those of each page.
+/// Packs pages of one frame, ascending in time. `cells` has the cells of each page.
 pub(crate) fn encode(schema: &Schema, pages: &[&Rows], cells: &[&[Cell]], effort: Effort) -> Vec<u8> {
     let mut out = Vec::with_capacity(pages.iter().map(|page| 64 + page.len() * schema.columns()).sum());
     put_u64(&mut out, schema.columns() as u64);
@@ -143,7 +144,7 @@ impl PageHead {
     }
 }
 
-/// Reads what a chunk says about its pages.
+/// Reads the heads of a chunk's pages.
 pub(crate) fn heads(schema: &Schema, reader: &mut Reader<'_>) -> Result<Vec<PageHead>, Damaged> {
     if reader.u64()? != schema.columns() as u64 {
         return Err(Damaged);
@@ -181,11 +182,11 @@ pub(crate) fn heads(schema: &Schema, reader: &mut Reader<'_>) -> Result<Vec<Page
     (0..pages).map(|_| page()).collect()
 }
 
-/// Tenths of a millisecond, as delays have them.
+/// Delays are in tenths of a millisecond.
 const TENTHS: f64 = 10.0;
 
-/// How long before a block's first time a total was read; 0: there is none. It can be after that time, when the clock was
-/// set back; where there are no delays it is whole milliseconds before it.
+/// Writes a counter's total before a block, and how long before the block's first time it was read; 0 means no total.
+/// The difference is negative if the clock was set back. Without delays it is a positive number of whole milliseconds.
 pub(crate) fn put_before(out: &mut Vec<u8>, before: Option<Total>, first_ms: i64, has_delay: bool) {
     let Some(Total { read_ms, total }) = before else { return put_u64(out, 0) };
     let ago_ms = first_ms as f64 - read_ms;
@@ -198,6 +199,7 @@ pub(crate) fn put_before(out: &mut Vec<u8>, before: Option<Total>, first_ms: i64
     put_f64(out, total);
 }
 
+/// Reads what [`put_before`] wrote.
 pub(crate) fn read_before(reader: &mut Reader<'_>, first_ms: i64, has_delay: bool) -> Result<Option<Total>, Damaged> {
     let Some(ago) = reader.u64()?.checked_sub(1) else { return Ok(None) };
     let read_ms = match has_delay {
@@ -208,7 +210,7 @@ pub(crate) fn read_before(reader: &mut Reader<'_>, first_ms: i64, has_delay: boo
     Ok(Some(Total { read_ms, total }).filter(|_| total.is_finite()))
 }
 
-/// 0 and the steps, or the one step.
+/// Writes the step if all rows have the same step, else 0 and the change from step to step.
 fn put_times(out: &mut Vec<u8>, at_ms: &[i64]) {
     let steps: Vec<i64> = at_ms.iter().zip(at_ms.iter().skip(1)).map(|(at, next)| next.wrapping_sub(*at)).collect();
     match steps.split_first() {

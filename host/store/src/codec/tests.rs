@@ -22,7 +22,7 @@ fn rows() -> impl Strategy<Value = Rows> {
     })
 }
 
-/// Pages that follow each other.
+/// Consecutive pages.
 fn pages() -> impl Strategy<Value = Vec<Rows>> {
     prop::collection::vec(rows(), 1..5)
 }
@@ -77,7 +77,7 @@ proptest! {
     }
 }
 
-/// With `DROPSONDE_WRITE_SEEDS` set they are made anew, for a format that has changed.
+/// Checks the fuzzing seeds. Set `DROPSONDE_WRITE_SEEDS` to write new ones after a change of the format.
 #[test]
 fn what_fuzzing_begins_with_are_real_chunks() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
@@ -97,7 +97,8 @@ fn what_fuzzing_begins_with_are_real_chunks() {
     for seed in seeds {
         let bytes = std::fs::read(&seed).unwrap();
         let schema = fuzzing::schema();
-        let chunk = Chunk::read(&schema, &bytes).unwrap_or_else(|_| panic!("{}: write them anew", seed.display()));
+        let chunk = Chunk::read(&schema, &bytes)
+            .unwrap_or_else(|_| panic!("{}: outdated seed; set DROPSONDE_WRITE_SEEDS and run again", seed.display()));
         assert!((0..chunk.pages.len()).all(|page| chunk.rows(page).is_ok()));
     }
 }
