@@ -1,12 +1,12 @@
-//! The store's figures: density, push, range.
+//! Measures the store: density, push, range.
 //!
 //! ```text
-//! cargo bench -p dropsonde-store --bench figures                    # series of its own making
-//! cargo bench -p dropsonde-store --bench figures -- corpus.bin      # columns of f64 by instance and field, corpus.bin.json beside
-//! cargo bench -p dropsonde-store --bench figures -- FOLDER          # density alone, of FOLDER/*.csv: time,value
+//! cargo bench -p dropsonde-store --bench figures                  # generated series
+//! cargo bench -p dropsonde-store --bench figures -- corpus.bin    # f64 columns by instance, field; corpus.bin.json
+//! cargo bench -p dropsonde-store --bench figures -- FOLDER        # only the density of FOLDER/*.csv: time,value
 //! ```
 //!
-//! Times are medians over frames and repetitions; compare them within one run.
+//! Times are medians over frames and repetitions. Compare them only within one run.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
@@ -65,7 +65,7 @@ fn archived(corpus: &Corpus) {
     let mut ticks = 0;
     let Filled { pushes, worst, between } = fill(&store, corpus, |now_ms| {
         ticks += 1;
-        // Every five minutes: a real host flushes every second, and would wait for the disk here.
+        // Flush every five minutes. A real host flushes every second; here that would measure the disk.
         if ticks % 30 == 0 {
             keeper.step(now_ms);
         }
@@ -87,7 +87,6 @@ fn archived(corpus: &Corpus) {
         of("log-") / values,
         (written() - written_before) as f64 / of(""),
     );
-    // What comes a day later changes nothing but that everything is merged.
     keeper.close(end_ms);
     drop(store);
     let start = Instant::now();
@@ -104,7 +103,7 @@ fn archived(corpus: &Corpus) {
     ranges("archived", &store, corpus);
 }
 
-/// Bytes a value of series that are all over and merged, taken as ten seconds apart.
+/// Returns the bytes per value of series that have ended and are merged. Rows are taken as ten seconds apart.
 fn density(files: &[Vec<f64>], precision: f64) -> f64 {
     let folder = tempfile::tempdir().unwrap();
     let limits = Limits { samples: usize::MAX, ..Limits::default() };
@@ -127,11 +126,11 @@ fn density(files: &[Vec<f64>], precision: f64) -> f64 {
 struct Filled {
     pushes: Duration,
     worst: Duration,
-    /// Time for what was done between ticks.
+    /// The time spent between ticks.
     between: Duration,
 }
 
-/// Pushes all rows, tick by tick as a host does.
+/// Pushes all rows tick by tick, as a host does.
 fn fill(store: &Store, corpus: &Corpus, mut after_tick: impl FnMut(i64)) -> Filled {
     let schema = corpus.schema();
     let frames: Vec<_> = (0..corpus.instances()).map(|i| store.frame(&id(i), &schema, STEP_MS)).collect();
@@ -144,7 +143,7 @@ fn fill(store: &Store, corpus: &Corpus, mut after_tick: impl FnMut(i64)) -> Fill
         let mut last = start;
         for (frame, row) in frames.iter().zip(&rows) {
             frame.push(at_ms, black_box(row));
-            // In every eighth tick, so that looking at the clock does not weigh.
+            // Only in every eighth tick, so that reading the clock does not distort the figures.
             if tick % 8 == 0 {
                 let now = Instant::now();
                 filled.worst = filled.worst.max(now - last);
@@ -159,14 +158,14 @@ fn fill(store: &Store, corpus: &Corpus, mut after_tick: impl FnMut(i64)) -> Fill
     filled
 }
 
-/// Bytes of files whose names begin so.
+/// Returns the size of the files whose names begin with `prefix`.
 fn size(folder: &std::path::Path, prefix: &str) -> u64 {
     let files = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
     let files = files.filter(|file| file.file_name().to_string_lossy().starts_with(prefix));
     files.map(|file| file.metadata().unwrap().len()).sum()
 }
 
-/// Bytes this process has written so far.
+/// Returns the bytes that this process has written so far.
 fn written() -> u64 {
     let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
     let line = io.lines().find_map(|line| line.strip_prefix("wchar: "));

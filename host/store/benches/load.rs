@@ -1,16 +1,16 @@
-//! Fills a store with a week of many instances, by a clock of its own, and starts it again.
+//! Fills a store with a week of many instances, with a simulated clock, and restarts it.
 //!
 //! ```text
 //! cargo bench -p dropsonde-store --bench load                                   # 1 000 instances × 8 fields, archived
 //! cargo bench -p dropsonde-store --bench load -- --instances 10000 --rows 60480 --memory-only
-//! cargo bench -p dropsonde-store --bench load -- --folder DIR                   # keeps it; starts it only, if it is there
+//! cargo bench -p dropsonde-store --bench load -- --folder DIR        # keeps DIR; only restarts it if it exists
 //! ```
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 #[path = "support/series.rs"]
-#[allow(dead_code, reason = "of what benches share, each uses a part")]
+#[allow(dead_code, reason = "each bench uses a part of the shared code")]
 mod series;
 
 use dropsonde_store::{Frame, InstanceId, Keeper, Limits, Query, Schema, Store, StoredField};
@@ -19,13 +19,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A week.
+/// Rows of a week at ten seconds.
 const WEEK: usize = 60_480;
 
-/// Different series; instances share them, each from another place on.
+/// The number of different patterns. Instances share them, each from a different offset.
 const PATTERNS: usize = 40;
 
-/// Ticks between two steps of the keeper; in the last hours, which a log may be about, there are none.
+/// Ticks between two steps of the keeper. In the last [`LAST`] ticks, which a log may hold, there is a step every tick.
 const STEP: usize = 5;
 const LAST: usize = 1500;
 
@@ -119,7 +119,7 @@ fn id(instance: usize) -> InstanceId {
     InstanceId::new(format!("i{instance:05}")).unwrap()
 }
 
-/// As the kernel counts it.
+/// Returns the resident memory as the kernel reports it, now and at its peak.
 fn memory() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let megabytes = |key: &str| {

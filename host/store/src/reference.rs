@@ -1,4 +1,4 @@
-//! What `range` must give, said as plainly as possible, and the store held against it.
+//! A simple reference implementation of `range`, and tests that compare the store with it.
 
 use crate::archive::sim::Sim;
 use crate::quantum::Quantum;
@@ -7,16 +7,16 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// 2⁵³: whole numbers up to it are doubles, all of them.
+/// 2⁵³. Doubles represent all whole numbers up to it.
 const WHOLE: f64 = (1u64 << 53) as f64;
 
 /// A ring of rows of one field.
 struct Ring {
     capacity: usize,
     field: StoredField,
-    /// Time and what queries see, in the order they were written; NaN: nothing.
+    /// Time and value of each row as queries see it, in the order they were written. NaN is a gap.
     rows: Vec<(i64, f64)>,
-    /// When the last total was read, by a clock nobody sets, and that total.
+    /// The read time of the last total, by a monotonic clock, and that total.
     before: Option<(f64, f64)>,
 }
 
@@ -51,13 +51,13 @@ impl Ring {
         self.rows.drain(..over);
     }
 
-    /// What is there by time: of two rows of one time the later written.
+    /// Returns the rows by time. Of two rows with the same time it has the one written later.
     fn by_time(&self) -> Vec<(i64, f64)> {
         let rows: BTreeMap<i64, f64> = self.rows.iter().copied().collect();
         rows.into_iter().collect()
     }
 
-    /// Bucket, value, min and max.
+    /// Returns bucket, value, minimum and maximum of each point.
     fn range(&self, query: &Query) -> Vec<(i64, f64, f64, f64)> {
         let rows = self.by_time();
         let inside = rows.iter().filter(|(at, _)| (query.since_ms..query.until_ms).contains(at));
@@ -82,7 +82,7 @@ impl Ring {
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// So much later than the last row, in milliseconds; earlier when negative. So much later than that it was read.
+    /// Milliseconds since the last row, negative if the clock was set back; the delay of the reading; the reading.
     Push(i64, f64, f64),
     Seal,
 }
@@ -98,7 +98,7 @@ fn reading() -> impl Strategy<Value = f64> {
     ]
 }
 
-/// The decimal a rate is rounded to.
+/// Returns the decimal step that a rate is rounded to.
 fn step(field: &StoredField, rate: f64, elapsed_ms: f64) -> f64 {
     let Kind::Counter { scale } = field.kind else { unreachable!() };
     let power = match field.precision {
@@ -111,7 +111,7 @@ fn step(field: &StoredField, rate: f64, elapsed_ms: f64) -> f64 {
     10f64.powi(power.clamp(-15.0, 300.0) as i32)
 }
 
-/// Of the clock, too: what it was set back by is how much later everything is read from then on.
+/// Makes delays, also those of a clock that was set: if it was set back, all later readings are delayed by as much.
 fn delay() -> impl Strategy<Value = f64> {
     prop_oneof![20 => Just(0.0), 10 => 0.0..50.0f64, 2 => -5e6..5e6f64, 1 => Just(f64::NAN)]
 }
@@ -150,7 +150,8 @@ fn query() -> impl Strategy<Value = Query> {
     })
 }
 
-/// To the bit, which `==` does not tell of NaN: times, the smallest and the largest values, and the buckets' values.
+/// Returns the times, the bits of minima and maxima, and the bits of values. Bits can be compared where `==` cannot, as
+/// for NaN.
 fn bits(points: &Points) -> (Vec<i64>, Vec<u64>, Vec<u64>) {
     let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
     let bands = points.columns.iter().flat_map(|column| [bits(&column.min), bits(&column.max)]).flatten().collect();
@@ -158,7 +159,8 @@ fn bits(points: &Points) -> (Vec<i64>, Vec<u64>, Vec<u64>) {
     (points.at_ms.clone(), bands, values)
 }
 
-/// Whether a bucket's value is the same however its rows are grouped: picked, or added up from whole steps below 2⁵³.
+/// Returns whether a bucket's value does not depend on how its rows are grouped: because it is picked, or because it is
+/// a sum of whole steps below 2⁵³.
 fn adds_up_exactly(field: &StoredField, rows: &[(i64, f64)]) -> bool {
     let picked = matches!(field.aggregation, Aggregation::Min | Aggregation::Max | Aggregation::Last);
     let steps: f64 = rows.iter().filter(|row| !row.1.is_nan()).map(|row| row.1.abs() / field.precision).sum();
@@ -192,7 +194,7 @@ proptest! {
             prop_assert_eq!(frame.len(), ring.rows.len());
             prop_assert_eq!(frame.latest_at_ms(), ring.rows.last().map(|row| row.0));
         }
-        // A mean or a sum half-way between two steps may be either.
+        // A mean or a sum half-way between two steps may be rounded either way.
         let close = |value: f64, other: f64| {
             let step = match field.kind {
                 Kind::Gauge => field.precision / 2.0,
@@ -234,7 +236,7 @@ proptest! {
         queries in prop::collection::vec(query(), 1..8),
         seed in any::<u32>(),
     ) {
-        // A minute to a block.
+        // At this interval a block is a minute.
         let (interval_ms, limits) = (100, Limits { samples: 1 << 20, ..Limits::default() });
         let (host, schema) = (InstanceId::new("host").unwrap(), Schema::new("s", vec![field.clone()]));
         let sim = Sim::new(seed.into());
@@ -268,7 +270,7 @@ proptest! {
         drop((keeper, files));
         let (files, mut keeper, _) = Store::on(Arc::new(sim), &limits).unwrap();
         same(&files)?;
-        // Long enough for what is in files to be merged.
+        // Long enough for files to be merged.
         (0..400).for_each(|_| _ = keeper.step(at + 8 * 3_600_000));
         same(&files)?;
     }

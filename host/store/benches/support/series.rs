@@ -1,13 +1,13 @@
-//! Series to measure with.
+//! Series for benchmarks.
 
 use dropsonde_store::{Schema, StoredField};
 use std::fs;
 use std::path::Path;
 
-/// Ten seconds.
+/// The interval between rows, in milliseconds.
 pub(crate) const STEP_MS: i64 = 10_000;
 
-/// Seven fields as samplers declare them: a busy service's.
+/// Names and precisions of the seven fields of a busy service, as samplers declare them.
 const FIELDS: [(&str, f64); 7] = [
     ("cpu_percent", 0.01),
     ("memory_used_mb", 1.0),
@@ -22,12 +22,13 @@ const FIELDS: [(&str, f64); 7] = [
 pub(crate) struct Corpus {
     pub(crate) rows: usize,
     start_ms: i64,
-    /// By instance, then by field.
+    /// The columns, by instance, then by field.
     columns: Vec<Vec<f64>>,
 }
 
 impl Corpus {
-    /// Columns of little-endian doubles by instance and field; FILE.json beside it says how many rows and from when.
+    /// Reads columns of little-endian doubles, by instance and field. FILE.json beside the file has the number of rows
+    /// and the start time.
     pub(crate) fn read(path: &Path) -> Result<Self, Box<dyn std::error::Error>> {
         let mut beside = path.as_os_str().to_owned();
         beside.push(".json");
@@ -40,7 +41,7 @@ impl Corpus {
         Ok(Self { rows, start_ms: start_s * 1000, columns: values.chunks_exact(rows).map(<[f64]>::to_vec).collect() })
     }
 
-    /// Days with a rhythm, noise, and a walk here and there; the same every time.
+    /// Generates series with a daily rhythm, noise, and some random walks. They are the same in every run.
     pub(crate) fn made(instances: usize, rows: usize) -> Self {
         let column = |n: usize| {
             let mut random = Random(n as u64 + 1);
@@ -89,7 +90,7 @@ impl Corpus {
     }
 }
 
-/// The second column of each file, its first line left out.
+/// Reads the last column of each CSV file and skips the first line.
 pub(crate) fn csv_files(folder: &Path) -> Result<Vec<Vec<f64>>, Box<dyn std::error::Error>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -103,7 +104,7 @@ pub(crate) fn csv_files(folder: &Path) -> Result<Vec<Vec<f64>>, Box<dyn std::err
     Ok(files)
 }
 
-/// xorshift64*.
+/// A xorshift64* generator.
 struct Random(u64);
 
 impl Random {
