@@ -6,24 +6,24 @@ use crate::rows::{Parts, Rows, Values};
 use crate::{Layout, Schema};
 use std::sync::{Arc, OnceLock};
 
-/// Rows that change no more, compressed.
+/// Compressed rows that no longer change.
 #[derive(Debug)]
 pub(crate) struct Block {
     pub(crate) id: BlockId,
-    /// How many rows the frame ever had before these.
+    /// How many rows the frame ever had before this block.
     pub(crate) start_row: u64,
     pub(crate) rows: usize,
     pub(crate) first_ms: i64,
     pub(crate) last_ms: i64,
     pub(crate) generation: u32,
     pub(crate) place: Place,
-    /// One per field; read when first asked for.
+    /// The cells, one per field. They are read when they are first needed.
     cells: OnceLock<Cells>,
-    /// Whether it is itself there for a moment only: then the cache has its cells.
+    /// Whether this object is temporary. If so, its cells are in the cache instead.
     is_passing: bool,
 }
 
-/// Where a block's chunk is, and which page of it the block is.
+/// The place of a block: its chunk, and the page in that chunk.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     pub(crate) bytes: Bytes,
@@ -36,7 +36,7 @@ pub(crate) enum Bytes {
     Stored { file: Arc<Segment>, offset: u64, length: u32 },
 }
 
-/// Why a block's rows cannot be had.
+/// The error of a block whose rows cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreadable {
     #[error(transparent)]
@@ -46,7 +46,7 @@ pub(crate) enum Unreadable {
 }
 
 impl Place {
-    /// Returns the file, the offset and the page, which tell places in files apart; none in memory.
+    /// Returns the file, the offset and the page, which identify a place in files; `None` if the block is in memory.
     pub(crate) fn stored(&self) -> Option<(u64, u64, u16)> {
         match &self.bytes {
             Bytes::Memory(_) => None,
@@ -54,7 +54,7 @@ impl Place {
         }
     }
 
-    /// The number of the file it is in.
+    /// Returns the number of the block's file; `None` if the block is in memory.
     pub(crate) fn file(&self) -> Option<u64> {
         match &self.bytes {
             Bytes::Memory(_) => None,
@@ -77,26 +77,26 @@ impl Block {
         Self { id, start_row, rows, first_ms, last_ms, generation, place, cells, is_passing: false }
     }
 
-    /// Makes a block that lives only while someone looks at it.
+    /// Makes a temporary block, for the time of one access.
     pub(super) fn unpacked(id: BlockId, start_row: u64, page: Page) -> Self {
         let Page { generation, first_ms, last_ms, rows, place } = page;
         let block = Self::new(id, start_row, rows, (first_ms, last_ms), generation, place, None);
         Self { is_passing: true, ..block }
     }
 
-    /// Returns the block as a file's index lists it.
+    /// Returns the block's entry in a file's index.
     pub(crate) fn page(&self) -> Page {
         let Self { generation, first_ms, last_ms, rows, .. } = *self;
         Page { generation, first_ms, last_ms, rows, place: self.place.clone() }
     }
 
-    /// The same rows elsewhere.
+    /// Returns the same block at another place.
     pub(crate) fn moved(&self, place: Place) -> Self {
         let cells = self.cells.clone();
         Self { id: self.id, place, cells, ..*self }
     }
 
-    /// The chunk, if that is in memory alone.
+    /// Returns the chunk if it is in memory alone.
     pub(crate) fn unstored(&self) -> Option<&[u8]> {
         match &self.place.bytes {
             Bytes::Memory(bytes) => Some(bytes),
@@ -104,7 +104,7 @@ impl Block {
         }
     }
 
-    /// Bytes of rows and of cells.
+    /// Returns the bytes of memory that rows and cells take.
     pub(crate) fn memory(&self) -> (u64, u64) {
         let rows = match &self.place.bytes {
             Bytes::Memory(bytes) => bytes.len(),
@@ -114,7 +114,7 @@ impl Block {
         ((rows + std::mem::size_of::<Self>()) as u64, cells as u64)
     }
 
-    /// Bytes it takes once its cells are read.
+    /// Returns the bytes of memory that the block takes once its cells are read.
     pub(crate) fn bytes(&self, schema: &Schema) -> u64 {
         let (rows, _) = self.memory();
         rows + Cells::most_bytes(schema.fields().len())
@@ -124,14 +124,14 @@ impl Block {
         self.start_row + self.rows as u64
     }
 
-    /// What is compressed, plain.
+    /// Unpacks the rows.
     pub(crate) fn unpack(&self, schema: &Schema) -> Result<Rows, Unreadable> {
         let mut rows = self.with_chunk(schema, |chunk| chunk.rows(self.place.page.into()))?;
         rows.truncate(self.rows);
         Ok(rows)
     }
 
-    /// One column of what is compressed: its times and readings.
+    /// Unpacks the times and the readings of one column.
     pub(crate) fn column(&self, schema: &Schema, index: usize) -> Result<(Vec<i64>, Vec<f64>), Unreadable> {
         let (mut at_ms, mut readings) = self.with_chunk(schema, |chunk| chunk.column(self.place.page.into(), index))?;
         at_ms.truncate(self.rows);
@@ -144,11 +144,11 @@ impl Block {
     }
 
     pub(crate) fn parts(&self, schema: &Schema, layout: Layout, cache: &BlockCache) -> Result<Arc<Parts>, Unreadable> {
-        // Rows unpacked for their parts alone are not worth their room in the cache.
+        // The rows are unpacked only for their parts and are not worth room in the cache.
         cache.parts(self.id, || Ok(self.unpack(schema)?.into_values(schema).parts(schema, layout)))
     }
 
-    /// Looks at what the block's rows add up to, one cell per field.
+    /// Passes the block's cells to `look`.
     pub(crate) fn with_cells(
         &self,
         schema: &Schema,

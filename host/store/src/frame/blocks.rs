@@ -1,5 +1,6 @@
-//! Sealed blocks as a frame knows them: the newest each for itself; of those before them, which are in files, only where
-//! they are, in some bytes a block. Who records five times a second seals ten thousand blocks a week.
+//! The sealed blocks of a frame. The newest are separate objects. Older blocks, which are in files, are packed: only
+//! their places are kept, in a few bytes per block. That matters because a sampler that records five times per second
+//! seals ten thousand blocks a week.
 
 use super::{Block, Bytes, Place};
 use crate::archive::{Page, Segment};
@@ -9,23 +10,23 @@ use crate::{Layout, Schema};
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// Blocks are packed at least so many at a time.
+/// The fewest blocks that are packed at a time.
 const STEP: usize = if cfg!(test) { 2 } else { 4 };
 
-/// At most so many are packed together: a look at one unpacks all of them.
+/// The most blocks that are packed together. Reading one of them unpacks the list of all.
 const MOST: usize = if cfg!(test) { 16 } else { 64 };
 
-/// One block, or several of one generation that follow each other in one file.
+/// One block, or several consecutive blocks of one generation in one file.
 #[derive(Debug, Clone)]
 pub(crate) enum Blocks {
     One(Arc<Block>),
     Packed(Arc<Packed>),
 }
 
-/// The places of some blocks, and what they have in common.
+/// The places of some blocks, with their common properties.
 #[derive(Debug)]
 pub(crate) struct Packed {
-    /// The first block's; the others' ids follow it.
+    /// The id of the first block. The ids of the others follow it.
     first_id: BlockId,
     start_row: u64,
     end_row: u64,
@@ -34,25 +35,26 @@ pub(crate) struct Packed {
     generation: u32,
     blocks: u32,
     file: Arc<Segment>,
+    /// The list of pages that [`put`] wrote.
     pages: Box<[u8]>,
 }
 
-/// A block to look at.
+/// A reference to a block, or a block that was unpacked for this access.
 #[derive(Debug)]
 pub(crate) enum Seen<'a> {
     One(&'a Block),
     Unpacked(Block),
 }
 
-/// Returns how many blocks a frame knows each for itself at least. Where blocks span hours these are a week: their cells answer
-/// the queries people ask most.
+/// Returns how many blocks a frame keeps unpacked at least. If blocks are long, these are several days: their cells
+/// answer the queries that people ask most.
 fn at_hand(layout: Layout) -> usize {
     const LONG_MS: i64 = 45 * 60_000;
     if layout.block_ms < LONG_MS { STEP } else { 128 }
 }
 
-/// Packs what is beyond the newest, where that is enough to be worth it; `spread` makes frames on one schedule do so at
-/// different times. Those that are packed come first, and those that are in memory alone last.
+/// Packs the blocks before the newest, if there are enough to be worth it. `spread` makes frames on one schedule do so
+/// at different times. In the result packed blocks come first and blocks in memory alone last.
 pub(super) fn pack(blocks: Vec<Blocks>, layout: Layout, spread: u64, cache: &BlockCache) -> Arc<[Blocks]> {
     let is_packed = |blocks: &Blocks| matches!(blocks, Blocks::Packed(_));
     let (packed, ones) = blocks.split_at(blocks.partition_point(is_packed));
@@ -87,7 +89,7 @@ pub(super) fn pack(blocks: Vec<Blocks>, layout: Layout, spread: u64, cache: &Blo
 }
 
 impl Packed {
-    /// None: there are none, or they are not in a file.
+    /// Packs pages; `None` if there are none or if they are not in a file.
     fn of(pages: Vec<Page>, start_row: u64, first_id: BlockId) -> Option<Blocks> {
         let (first, last) = (pages.first()?, pages.last()?);
         let Bytes::Stored { file, .. } = &first.place.bytes else { return None };
@@ -145,8 +147,8 @@ impl Packed {
     }
 }
 
-/// Writes the list of pages of one file and one generation. Every page has rows; a 0 in their place says that the page is as
-/// long as the one before, and as far from it as that was from its own.
+/// Writes the list of pages of one file and one generation. A 0 instead of the number of rows means: the same number of
+/// rows, length and distance as the page before. It is unambiguous, because every page has rows.
 fn put(out: &mut Vec<u8>, pages: &[Page]) {
     let (mut before, mut before_ms, mut shape) = (0i64, 0i64, None);
     for page in pages {
@@ -168,7 +170,7 @@ fn put(out: &mut Vec<u8>, pages: &[Page]) {
     }
 }
 
-/// Whether pages can be listed together.
+/// Returns whether two pages can be listed together.
 fn go_together(page: &Page, next: &Page) -> bool {
     page.place.file() == next.place.file() && page.generation == next.generation
 }
@@ -181,7 +183,7 @@ impl Blocks {
         }
     }
 
-    /// The block, if it is in memory alone.
+    /// Returns the block and its chunk, if the block is in memory alone.
     pub(crate) fn unstored(&self) -> Option<(&Arc<Block>, &[u8])> {
         let block = self.one()?;
         Some((block, block.unstored()?))
@@ -253,7 +255,7 @@ impl Blocks {
         }
     }
 
-    /// The number of the file they are in.
+    /// Returns the number of the blocks' file; `None` if they are in memory.
     pub(crate) fn file(&self) -> Option<u64> {
         match self {
             Self::One(block) => block.place.file(),
@@ -261,7 +263,7 @@ impl Blocks {
         }
     }
 
-    /// Bytes of rows and of cells.
+    /// Returns the bytes of memory that rows and cells take.
     pub(crate) fn memory(&self) -> (u64, u64) {
         match self {
             Self::One(block) => block.memory(),
@@ -269,7 +271,7 @@ impl Blocks {
         }
     }
 
-    /// Bytes they take once the cells of those at hand are read.
+    /// Returns the bytes of memory that the blocks take once the cells of unpacked blocks are read.
     pub(crate) fn bytes(&self, schema: &Schema) -> u64 {
         match self {
             Self::One(block) => block.bytes(schema),
@@ -277,7 +279,7 @@ impl Blocks {
         }
     }
 
-    /// Returns the blocks without one of them: none if it was the only one.
+    /// Returns the blocks without the block `id`; nothing if it was the only one.
     pub(super) fn without(&self, id: BlockId, cache: &BlockCache) -> Vec<Self> {
         match self {
             Self::One(block) if block.id == id => Vec::new(),
@@ -293,7 +295,7 @@ impl Blocks {
         }
     }
 
-    /// Returns the same blocks at the places they were moved to.
+    /// Returns the same blocks at their new places.
     pub(super) fn moved(&self, place_of: impl Fn(&Place) -> Option<Place>, cache: &BlockCache) -> Vec<Self> {
         let packed = match self {
             Self::One(block) => {
@@ -308,7 +310,7 @@ impl Blocks {
         }
         let mut start_row = packed.start_row;
         let part = |part: &[Page]| {
-            // All of them moved to one file, as a rule: then they are called what they were.
+            // As a rule all blocks move to one file. Then they keep their ids.
             let is_all = part.len() == packed.blocks as usize;
             let first_id = if is_all { packed.first_id } else { cache.new_ids(MOST as u64) };
             let moved = Packed::of(part.to_vec(), start_row, first_id)?;

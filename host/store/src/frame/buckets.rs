@@ -1,5 +1,5 @@
-//! Cuts a frame's rows into buckets: whole blocks by their cells, else by the cells of their parts, else row by row. Where
-//! the clock went over a time more than once, row by row too.
+//! Puts a frame's rows into buckets: by the cells of whole blocks if possible, else by the cells of their parts, else
+//! row by row. Times that the clock went over more than once are read row by row, too.
 
 use super::runs::{self, Run};
 use super::{Frame, View};
@@ -9,32 +9,32 @@ use crate::rows::{Parts, Values};
 use crate::{Query, Schema};
 use std::ops::Range;
 
-/// One frame's buckets that have rows, ascending.
+/// The buckets of one frame that have rows, ascending.
 #[derive(Debug)]
 pub(crate) struct Buckets {
     pub(crate) at_ms: Vec<i64>,
-    /// Which fields, by index.
+    /// The indexes of the wanted fields.
     pub(crate) fields: Vec<usize>,
-    /// By bucket, then by field.
+    /// The cells, by bucket, then by field.
     pub(crate) cells: Vec<Cell>,
 }
 
-/// What is asked of some rows: a query, in a part of its window.
+/// A query of one frame, in a part of the query's window.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
     frame: &'a Frame,
     query: &'a Query,
     since_ms: i64,
     until_ms: i64,
-    /// Rows before this one count no more.
+    /// The number of the first row that counts.
     first_row: u64,
 }
 
-/// A run of rows that lies together: a block, or the newest ones.
+/// The rows of a sealed or open block.
 struct Piece {
     first_ms: i64,
     last_ms: i64,
-    /// The rows that still count: a full ring has let go of the first of them.
+    /// How many rows at the start no longer count, because a full ring evicted them.
     skip: usize,
 }
 
@@ -109,8 +109,8 @@ impl Buckets {
         }
     }
 
-    /// Adds the rows of several generations that went over the same time, in the order of their times. Of those of one
-    /// time the later written counts.
+    /// Adds the rows of several generations that cover the same time, in the order of their times. Of rows with the
+    /// same time only the one written last is added.
     fn merged(&mut self, runs: &[&Run], asked: Asked) {
         let wanted = |field| self.fields.contains(&field);
         let pieces: Vec<Values> = runs.iter().flat_map(|run| values(run, asked, wanted)).collect();
@@ -136,7 +136,7 @@ impl Buckets {
         self.rows(asked, &values, 0, values.at_ms.len());
     }
 
-    /// The cells of the bucket at a time, which is the last there is or a new one after it.
+    /// Returns the cells of the bucket at a time, which is the last bucket or a new one after it.
     fn bucket(&mut self, at_ms: i64, fields: usize) -> &mut [Cell] {
         if self.at_ms.last() != Some(&at_ms) {
             self.at_ms.push(at_ms);
@@ -146,7 +146,7 @@ impl Buckets {
         self.cells.get_mut(from..).unwrap_or_default()
     }
 
-    /// Adds the fields' cells to the bucket at a time.
+    /// Adds a cell of each wanted field to the bucket at a time.
     fn add(&mut self, at_ms: i64, cell: impl Fn(usize) -> Option<Cell>) {
         let fields = std::mem::take(&mut self.fields);
         for (sum, &field) in self.bucket(at_ms, fields.len()).iter_mut().zip(&fields) {
@@ -160,7 +160,7 @@ impl Buckets {
     fn parts(&mut self, asked: Asked, parts: &Parts) {
         let (fields, part_ms) = (asked.frame.schema().fields().len().max(1), asked.frame.layout().part_ms);
         for (&at, cells) in parts.at_ms.iter().zip(parts.cells.chunks(fields)) {
-            // A part that begins before the window has no rows there: else these were not the way.
+            // A part that begins before the window has no rows there, else `Piece::way` would have chosen rows.
             if at < asked.until_ms && at.saturating_add(part_ms) > asked.since_ms {
                 self.add(asked.query.bucket(at), |field| cells.get(field).copied());
             }
@@ -187,7 +187,7 @@ impl Buckets {
     }
 }
 
-/// A run's rows in a window, piece by piece.
+/// Returns the rows of a generation in a window, block by block.
 fn values(run: &Run, asked: Asked, wanted: impl Fn(usize) -> bool + Copy) -> Vec<Values> {
     let Asked { frame, first_row, since_ms, until_ms, .. } = asked;
     let schema = frame.schema();
@@ -232,7 +232,7 @@ impl Piece {
         Self { first_ms, last_ms, skip }
     }
 
-    /// The coarsest cells that fall into buckets as the rows would.
+    /// Returns the coarsest way that puts every row into its bucket.
     fn way(&self, Asked { query, since_ms, until_ms, .. }: Asked, part_ms: i64) -> Way {
         let inside = since_ms <= self.first_ms && self.last_ms < until_ms;
         if self.skip > 0 {

@@ -1,4 +1,4 @@
-//! What a frame takes of the memory there is for history.
+//! Accounts for the memory that a frame takes from the pools for history.
 
 use super::{Open, Shared, View};
 use crate::archive::FrameKey;
@@ -6,18 +6,19 @@ use crate::{Layout, Pool, Schema};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A frame without rows, with its name and its places in maps.
+/// Bytes that a frame takes without rows, with its name and its entries in maps.
 const FRAME: u64 = 1024;
 
-/// A frame's own charges. Changed by who holds its writer; given back when it goes.
+/// A frame's charges, in bytes. Only the holder of the frame's writer changes them. They are given back when the frame
+/// is dropped.
 #[derive(Debug)]
 pub(super) struct Charges {
     shared: Arc<Shared>,
     key: FrameKey,
     layout: Layout,
-    /// Its newest rows: as many bytes as they come to by the time their block is full.
+    /// The charge for the newest rows: the size of their block once it is full.
     heads: AtomicU64,
-    /// Its sealed blocks.
+    /// The charge for sealed blocks.
     sealed: AtomicU64,
 }
 
@@ -30,14 +31,15 @@ impl Charges {
         &self.key.owner
     }
 
-    /// So much was taken for its first rows. Who took it for a frame that has rows meanwhile did so in vain.
+    /// Takes over `bytes` that were taken from the pool for the first rows. If the frame has a charge already, the
+    /// bytes are given back.
     pub(super) fn begin_with(&self, bytes: u64) {
         if self.heads.compare_exchange(0, bytes, Ordering::Relaxed, Ordering::Relaxed).is_err() {
             self.shared.heads.give_back(self.owner(), bytes);
         }
     }
 
-    /// Takes what a view's newest rows need beyond what is taken; false: there is no room for them.
+    /// Takes what the newest rows of a view need in addition. Returns `false` if there is no room.
     pub(super) fn try_take(&self, view: &View) -> bool {
         let (needed, taken) = (self.needed(view), self.heads.load(Ordering::Relaxed));
         if needed > taken {
@@ -49,7 +51,7 @@ impl Charges {
         true
     }
 
-    /// Takes what a view needs that is there already. Where sealed blocks are too many the keeper lets go of some.
+    /// Takes what a view needs, even if there is no room. The keeper later evicts sealed blocks if there are too many.
     pub(super) fn take_anyway(&self, view: &View) {
         let now = self.needed(view).max(self.heads.load(Ordering::Relaxed));
         set(&self.shared.heads, self.owner(), &self.heads, now);
@@ -63,7 +65,7 @@ impl Charges {
         opens.max().map_or(0, |bytes| bytes + FRAME)
     }
 
-    /// No more rows are expected: what was taken for those is given back.
+    /// Gives back what was taken for further rows, because no more rows are expected.
     pub(super) fn give_back(&self, view: &View) {
         let held: u64 = view.opens.iter().map(|open| open.bytes()).sum();
         let now = if view.opens.is_empty() { 0 } else { held + FRAME };
@@ -78,7 +80,7 @@ impl Drop for Charges {
     }
 }
 
-/// What a frame takes with its first row, where all readings are as small as most are.
+/// Returns what a frame takes with its first row, if all readings fit narrow columns.
 pub(super) fn first_bytes(schema: &Schema, layout: Layout, interval_ms: i64) -> u64 {
     Open::new(schema, layout, 0, 0, 0, Vec::new(), &[]).full_bytes(layout, interval_ms) + FRAME
 }

@@ -5,7 +5,7 @@
 //!              └──────────────── View: both, as queries see them ────────────────┘
 //! ```
 //!
-//! A query takes the [`View`] there is and never holds a lock; a push and a seal publish a new one.
+//! A query reads the current [`View`] and never holds a lock. A push and a seal publish a new view.
 
 mod block;
 mod blocks;
@@ -34,79 +34,82 @@ use open::Refused;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Open blocks a frame may have before a push seals one itself: the work of sealing is someone else's, who is late.
+/// The number of open blocks at which a push seals one itself. There are so many only if the keeper is late.
 const MOST_OPEN: usize = 4;
 
-/// The part of the disk that is for the log.
+/// The log may use 1 / `LOG` of the disk limit.
 const LOG: u64 = 4;
 
-/// What one sampler records for one instance: a ring of rows. The oldest goes when it is full.
+/// The rows that one sampler records for one instance, as a ring: when it is full, the oldest row is evicted.
 ///
-/// Counters are kept as totals; their rates are derived when read.
+/// Counters are stored as totals; queries derive their rates.
 #[derive(Debug)]
 pub struct Frame {
-    /// Names it as long as the process lives.
+    /// The frame's id, valid for the life of the process.
     pub(crate) id: u64,
     key: FrameKey,
     layout: Layout,
     shared: Arc<Shared>,
-    /// Whoever does not hold the writer asks for [`Frame::current`].
+    /// The current view. Use [`Frame::current`] unless you hold the writer.
     view: ArcSwap<View>,
     writer: Mutex<Writer>,
-    /// Whether what files have of it is not in the view.
+    /// Whether the view still lacks the frame's history in files.
     is_unread: AtomicBool,
-    /// The number of the last write, among those to all frames.
+    /// The number of the last write. Writes to all frames are numbered together.
     last_write: AtomicU64,
     charges: Charges,
 }
 
-/// What all frames have in common.
+/// State that all frames share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// Rows per frame that are in memory alone.
+    /// The most rows per frame that are in memory alone.
     samples: u64,
     pub(crate) cache: BlockCache,
-    /// Bytes of newest rows, and of sealed blocks in memory, by sampler.
+    /// Bytes of the newest rows in memory, by owner.
     pub(crate) heads: Pool,
+    /// Bytes of sealed blocks in memory, by owner.
     pub(crate) sealed: Pool,
-    /// Bytes of files, and those of them that are the log's, by sampler. Of all there may be, one can have all that others
-    /// do not use; where there is too much, it is the one with most that loses its oldest.
+    /// Bytes of all files, by owner. One owner can use all that the others do not use. If the files are too large, the
+    /// owner with most loses its oldest history.
     pub(crate) disk: Pool,
+    /// Bytes of the log, by owner. They also count in `disk`.
     pub(crate) log: Pool,
-    /// Whether blocks go to files: then one let go of before it got there is lost.
+    /// Whether blocks are written to files. If so, rows that are removed before they are written count as lost.
     pub(crate) archived: bool,
-    /// Blocks that could not be read, as often as it was tried.
+    /// Failed attempts to read a block.
     pub(crate) unreadable: AtomicU64,
-    /// Rows that were let go of before they were in a file.
+    /// Rows that were dropped before they were in a file.
     pub(crate) lost_rows: AtomicU64,
     pub(crate) next_frame: AtomicU64,
     /// Rows written to all frames since the start.
     writes: AtomicU64,
 }
 
-/// What there is at one time.
+/// A frame's rows at one time.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct View {
-    /// In the order they were written, ascending in time within a generation.
+    /// Sealed blocks in the order they were written. Times ascend within a generation.
     pub(crate) blocks: Arc<[Blocks]>,
-    /// After the blocks; rows are added to the last.
+    /// Open blocks, newer than the sealed ones. Rows are added to the last one.
     pub(crate) opens: Vec<Arc<Open>>,
     pub(crate) generation: u32,
-    /// Numbers of rows go on from here, whatever has gone.
+    /// The lowest number of the next row. Numbers continue here after all blocks were removed.
     pub(crate) floor: u64,
 }
 
 #[derive(Debug, Default)]
 struct Writer {
     last_ms: Option<i64>,
-    /// The view's last open block, and its generation: what most pushes need of it.
+    /// The view's last open block, cached for pushes.
     open: Option<Arc<Open>>,
+    /// The view's generation, cached for pushes.
     generation: u32,
-    /// What counters had before the next block, where that is known from elsewhere.
+    /// The counters' last totals before the next block, if they are known without unpacking a block.
     next_before: Option<Vec<Option<Total>>>,
-    /// What files have of it, for the first who asks.
+    /// The frame's history in files, until it is first used.
     unread: Option<Box<Unread>>,
-    /// No memory is taken for rows to come.
+    /// Whether the memory reserved for further rows was given back.
     rests: bool,
 }
 
@@ -114,11 +117,11 @@ struct Writer {
 #[derive(Clone, Copy)]
 pub(crate) struct NewRow<'a> {
     pub(crate) at_ms: i64,
-    /// One per field, then the delay if they have it, as they do once they were kept.
+    /// One reading per field. The delay follows if the row was stored before.
     pub(crate) readings: &'a [f64],
-    /// How long after the row's time they were taken; NaN: nobody knows.
+    /// How long after the row's time it was read, in milliseconds. NaN: unknown. Not used if `readings` has the delay.
     pub(crate) delay_ms: f64,
-    /// It is in a file: it is added whether there is room for it or not.
+    /// Whether the row is in a file already. Such a row is added even if there is no room for it.
     pub(crate) is_kept: bool,
 }
 
@@ -126,13 +129,13 @@ pub(crate) struct NewRow<'a> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     pub at_ms: i64,
-    /// One per field; NaN: no value. Counters are rates here.
+    /// One value per field; NaN if there is none. A counter's value is its rate.
     pub values: Vec<f64>,
-    /// One per field; a counter's running total, NaN for gauges.
+    /// One running total per field; NaN for gauges.
     pub totals: Vec<f64>,
 }
 
-/// A block that was sealed and is to replace the open one.
+/// A sealed block, with the open block that it replaces.
 #[derive(Debug)]
 pub(crate) struct Sealed {
     open: Arc<Open>,
@@ -155,12 +158,12 @@ impl Frame {
         }
     }
 
-    /// Memory that a frame takes with its first row.
+    /// Returns the bytes of memory that a frame takes with its first row.
     pub(crate) fn first_bytes(schema: &Schema, interval_ms: i64) -> u64 {
         charge::first_bytes(schema, Layout::of(interval_ms), interval_ms)
     }
 
-    /// It is charged for that already.
+    /// Tells the frame that `bytes` were already taken for its first rows.
     pub(crate) fn has_taken(&self, bytes: u64) {
         self.charges.begin_with(bytes);
     }
@@ -169,7 +172,7 @@ impl Frame {
         &self.key.schema
     }
 
-    /// The owner whose share of memory and disk it takes.
+    /// Returns the owner whose share of memory and disk the frame uses.
     pub fn owner(&self) -> &Arc<str> {
         &self.key.owner
     }
@@ -178,20 +181,20 @@ impl Frame {
         &self.key
     }
 
-    /// The time between two readings, as scheduled.
+    /// Returns the scheduled time between two readings, in milliseconds.
     pub fn interval_ms(&self) -> i64 {
         self.key.interval_ms
     }
 
-    /// Adds a row: one reading per field, rounded to the field's precision. A row that is not later than the last one (the
-    /// clock was set back) begins a generation of its own: what is there stays, and where two rows have the same time the
-    /// later written counts. False: the sampler's share of memory is used up, and there is no room for the row.
+    /// Adds a row: one reading per field, rounded to the field's precision. If the row is not later than the last one
+    /// (the clock was set back), it begins a new generation: old rows stay, and of two rows with the same time queries
+    /// use the one written later. Returns `false`, and adds nothing, if the owner's share of memory is used up.
     pub fn push(&self, at_ms: i64, readings: &[f64]) -> bool {
         self.push_read(at_ms, 0.0, readings)
     }
 
-    /// As [`Frame::push`], of readings that were taken `delay_ms` after the row's time by a clock that nobody sets: rates
-    /// go by that. NaN: nobody knows when, and they make no rates.
+    /// Adds a row like [`Frame::push`]. The readings were taken `delay_ms` after the row's time, by a monotonic clock;
+    /// rates use that time. A NaN `delay_ms` means that the time is unknown; such readings give no rates.
     pub fn push_read(&self, at_ms: i64, delay_ms: f64, readings: &[f64]) -> bool {
         let fields = self.key.schema.fields().len();
         debug_assert_eq!(readings.len(), fields);
@@ -214,7 +217,7 @@ impl Frame {
         is_added
     }
 
-    /// Adds a row of this generation or a later one, if there is room for it.
+    /// Adds a row of `generation`, which is the current one or later. Returns whether there was room for it.
     fn push_locked(&self, writer: &mut Writer, generation: u32, row: NewRow<'_>) -> bool {
         if writer.rests {
             if !row.is_kept && !self.charges.try_take(&self.view.load()) {
@@ -252,9 +255,10 @@ impl Frame {
         self.view.store(Arc::new(view));
     }
 
-    /// Adds a row to an open block, then shows it in place of those from `keep` on. Not where memory is used up.
+    /// Adds a row to an open block, then publishes the block in place of the open blocks from number `keep` on. Returns
+    /// `false`, and publishes nothing, if memory is used up.
     fn append(&self, writer: &mut Writer, view: &View, keep: usize, mut open: Open, row: NewRow<'_>) -> bool {
-        // Every refusal makes one more column wide: that ends.
+        // Each refusal makes one more column wide, so the loop ends.
         while let Err(Refused::Narrow(column)) = open.push(row) {
             open = open.widened(&self.key.schema, self.layout, column);
         }
@@ -275,7 +279,7 @@ impl Frame {
         true
     }
 
-    /// The counters' last totals.
+    /// Returns each counter's last total.
     fn totals_after(&self, view: &View) -> Vec<Option<Total>> {
         let fields = self.key.schema.fields();
         if !fields.iter().any(|field| matches!(field.kind, Kind::Counter { .. })) {
@@ -300,7 +304,7 @@ impl Frame {
         }
     }
 
-    /// The row written last.
+    /// Returns the row that was written last.
     pub fn latest(&self) -> Option<Row> {
         let view = self.current();
         let fields = self.key.schema.fields().iter();
@@ -312,7 +316,7 @@ impl Frame {
             for (index, field) in fields.enumerate() {
                 let mut value = [open.reading(index, row)];
                 totals.push(if field.kind == Kind::Gauge { f64::NAN } else { value[0] });
-                // Nothing to look back for: a column may be empty all the way.
+                // Skip the search for an earlier total if there is no reading: the column may be empty.
                 if field.kind != Kind::Gauge && !value[0].is_nan() {
                     let before = open.total_before(&self.key.schema, index, row);
                     self.key.schema.derive(index, before, &[at_ms], &[open.delay(&self.key.schema, row)], &mut value);
@@ -332,8 +336,8 @@ impl Frame {
         Some(Row { at_ms, totals, values: last(&rows.into_values(&self.key.schema).columns) })
     }
 
-    /// Appends what was read for each field at the row written last, of a counter the running total. False: there is no row from
-    /// `since_ms` on.
+    /// Appends the readings of the row that was written last, one per field; a counter's reading is its total. Returns
+    /// `false`, and appends nothing, if that row is older than `since_ms`.
     pub fn latest_readings(&self, since_ms: i64, readings: &mut Vec<f64>) -> bool {
         let view = self.current();
         let fields = self.key.schema.fields().len();
@@ -358,12 +362,13 @@ impl Frame {
         open.or_else(|| view.blocks.last().map(Blocks::last_ms))
     }
 
-    /// Tells which of two frames was written to last; 0: not since the start.
+    /// Returns the number of the frame's last write. The frame with the higher number was written to last; 0 means no
+    /// write since the start.
     pub fn last_write(&self) -> u64 {
         self.last_write.load(Ordering::Acquire)
     }
 
-    /// The earliest and the latest time there is a row of.
+    /// Returns the earliest and the latest time of the rows.
     pub(crate) fn span_ms(&self) -> Option<(i64, i64)> {
         let view = self.current();
         let blocks = view.blocks.iter().map(|blocks| (blocks.first_ms(), blocks.last_ms()));
@@ -371,17 +376,17 @@ impl Frame {
         blocks.chain(opens).reduce(|all, one| (all.0.min(one.0), all.1.max(one.1)))
     }
 
-    /// How often the clock was set back while there was history of it.
+    /// Returns how often the clock was set back while the frame had history.
     pub(crate) fn generation(&self) -> u32 {
         self.current().generation
     }
 
-    /// How many rows there are.
+    /// Returns the number of rows.
     pub fn len(&self) -> usize {
         usize::try_from(self.current().rows(self.capacity())).unwrap_or(usize::MAX)
     }
 
-    /// What files have of it counts, also before it is read.
+    /// Returns whether there are no rows. Rows in files count even before they are read.
     pub fn is_empty(&self) -> bool {
         let has_rows = |view: &View| !view.blocks.is_empty() || view.opens.iter().any(|open| open.len() > 0);
         !self.is_unread.load(Ordering::Acquire) && !has_rows(&self.view.load())
@@ -406,7 +411,8 @@ impl Frame {
         self.layout
     }
 
-    /// How many rows count: what is in files counts until it is too old.
+    /// Returns how many of the newest rows count. With files there is no limit: rows in files count until they are too
+    /// old.
     pub(crate) fn capacity(&self) -> u64 {
         if self.shared.archived { u64::MAX } else { self.shared.samples }
     }
@@ -467,7 +473,7 @@ impl View {
         self.blocks.last()?.last()
     }
 
-    /// How many rows there ever were.
+    /// Returns how many rows there ever were.
     pub(crate) fn end_row(&self) -> u64 {
         let end_row = match (self.opens.last(), self.blocks.last()) {
             (Some(open), _) => open.end_row(),
@@ -477,7 +483,7 @@ impl View {
         end_row.max(self.floor)
     }
 
-    /// The number of the first row that counts, where only so many do.
+    /// Returns the number of the first row that counts, if the newest `capacity` rows count.
     pub(crate) fn first_row(&self, capacity: u64) -> u64 {
         let start_row = match (self.blocks.first(), self.opens.first()) {
             (Some(blocks), _) => blocks.start_row(),

@@ -8,78 +8,81 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-/// Rows of a slab, which is allocated at a time: 1, 1, 2, 4, … and at most so many. What has few rows takes little.
+/// The most rows of a slab. A slab is allocated at once. Slabs have 1, 1, 2, 4, … rows up to this number, so that a
+/// frame with few rows takes little memory.
 const SLAB_ROWS: usize = 64;
-/// Those before the first one of that size hold as many rows together.
+/// The number of slabs before the first one of full size. Together they hold as many rows as one of full size.
 const SMALL_SLABS: usize = SLAB_ROWS.ilog2() as usize + 1;
 const LARGE_SLABS: usize = 15;
 
-/// No reading, in a narrow column.
+/// Marks a gap in a narrow column.
 const GAP: i32 = i32::MIN;
 
-/// The newest rows, as plain columns. One thread adds rows; others read at the same time what has been added.
+/// The newest rows, as uncompressed columns. One thread adds rows; other threads read the added rows at the same time.
 ///
-/// A column of whole steps takes four bytes a row, until one does not fit: then the rows move to an [`Open`] that is
-/// wider there.
+/// A column of whole steps takes four bytes per row. When a value does not fit, the rows move to a new [`Open`] whose
+/// column is wide.
 #[derive(Debug)]
 pub(crate) struct Open {
-    /// How many rows the frame ever had before these.
+    /// How many rows the frame ever had before this block.
     pub(crate) start_row: u64,
     pub(crate) first_ms: i64,
-    /// Where the next block begins.
+    /// The start of the next block.
     pub(crate) until_ms: i64,
     pub(crate) generation: u32,
-    /// One per field, if any: a counter's last total before these rows.
+    /// Each counter's last total before these rows, by field. May be empty.
     before: Vec<Option<Total>>,
-    /// One per column.
+    /// The place of each column in a slab.
     lanes: Box<[Lane]>,
     slabs: Slabs,
     rows: AtomicUsize,
-    /// The cells of each part that gets no more rows, one per field. Made when a query first asks for them.
+    /// The cells of each part that gets no more rows. They are made when a query first needs them.
     parts: OnceLock<Box<[Complete]>>,
 }
 
-/// The cells of a part that gets no more rows.
+/// The cells of a part that gets no more rows, one per field.
 type Complete = OnceLock<Box<[Cell]>>;
 
-/// Slabs, each allocated with its first row. The large ones have their places once there is one: most frames of instances that
-/// come and go never have so many rows.
+/// The slabs of a block. Each is allocated with its first row. The array of large slabs is allocated with the first
+/// large slab, because most frames of short-lived instances never have so many rows.
 #[derive(Debug, Default)]
 struct Slabs {
     small: [OnceLock<Slab>; SMALL_SLABS],
     large: OnceLock<Box<[OnceLock<Slab>; LARGE_SLABS]>>,
 }
 
-/// Where a column lies in a slab.
+/// The place of a column in a slab: its index among the narrow or the wide columns, and its step.
 #[derive(Debug, Clone, Copy)]
 enum Lane {
     Narrow(usize, Quantum),
     Wide(usize, Quantum),
 }
 
-/// Rows side by side, each with its columns after each other: a push touches as few lines of the processor's cache as can
-/// be, and of ten thousand frames none is there yet.
+/// Some rows, stored row by row. A push then touches as few cache lines of the processor as possible; with ten thousand
+/// frames none of these lines is in the cache yet.
 #[derive(Debug)]
 struct Slab {
-    /// Milliseconds since the first row, then the narrow columns.
+    /// Per row: milliseconds since the block's first row, then the narrow columns.
     narrow: Box<[AtomicU32]>,
+    /// Per row: the wide columns.
     wide: Box<[AtomicU64]>,
-    /// How many of both a row has.
+    /// The number of narrow entries per row, with the time.
     narrow_lanes: usize,
+    /// The number of wide entries per row.
     wide_lanes: usize,
 }
 
 /// Why a row was not added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// It belongs to the next block, or there is no room.
+    /// The row belongs to the next block, or the block has no room.
     Full,
-    /// This column has to be wider.
+    /// The value does not fit this column, which must become wide.
     Narrow(usize),
 }
 
 impl Open {
-    /// For rows from `first_ms` on. The columns in `wide` are so from the start.
+    /// Makes a block for rows from `first_ms` on. The columns in `wide` are wide from the start.
     pub(crate) fn new(
         schema: &Schema,
         layout: Layout,
@@ -110,7 +113,7 @@ impl Open {
         }
     }
 
-    /// The same rows in columns of which one more is wide.
+    /// Returns a copy in which one more column is wide.
     pub(crate) fn widened(&self, schema: &Schema, layout: Layout, column: usize) -> Self {
         let wide = self.lanes.iter().enumerate().filter(|(_, lane)| matches!(lane, Lane::Wide(..)));
         let wide: Vec<usize> = wide.map(|(field, _)| field).chain([column]).collect();
@@ -122,14 +125,14 @@ impl Open {
             for (reading, column) in readings.iter_mut().zip(&old.columns) {
                 *reading = column.get(row).copied().unwrap_or(f64::NAN);
             }
-            // What fitted there fits here.
+            // Rows that fitted the old block fit the wider one.
             let _ = copy.push(NewRow { at_ms, readings: &readings, delay_ms: f64::NAN, is_kept: true });
         }
         copy
     }
 
-    /// Adds a row that is later than the last, by one thread at a time. A reading is kept rounded to its column's step, and
-    /// as a gap where it is no number.
+    /// Adds a row that is later than the last one. Only one thread at a time may call this. A reading is rounded to its
+    /// column's step; a reading that is not finite becomes a gap.
     pub(crate) fn push(&self, new: NewRow<'_>) -> Result<(), Refused> {
         let NewRow { at_ms, readings, delay_ms, .. } = new;
         let row = self.rows.load(Ordering::Relaxed);
@@ -173,14 +176,14 @@ impl Open {
         self.start_row + self.len() as u64
     }
 
-    /// Bytes it takes now.
+    /// Returns the bytes of memory that the block takes now.
     pub(crate) fn bytes(&self) -> u64 {
         let rows = self.slabs.iter().map(|slab| size_of_val(&slab.narrow[..]) + size_of_val(&slab.wide[..]));
         let places = self.slabs.large.get().map_or(0, |large| size_of_val(&**large));
         (size_of::<Self>() + places + rows.sum::<usize>()) as u64
     }
 
-    /// Bytes it takes once its block is full.
+    /// Returns the bytes of memory that the block takes once it is full.
     pub(crate) fn full_bytes(&self, layout: Layout, interval_ms: i64) -> u64 {
         let rows = usize::try_from(layout.block_ms / interval_ms.max(1)).unwrap_or(usize::MAX);
         let rows = rows.clamp(1, first_row(SMALL_SLABS + LARGE_SLABS));
@@ -189,7 +192,7 @@ impl Open {
         (rows * row + parts_of(layout) * self.lanes.len() * size_of::<Cell>()) as u64
     }
 
-    /// When a row was read.
+    /// Returns the time of a row.
     pub(crate) fn at_ms(&self, row: usize) -> Option<i64> {
         let (nth, row_in_slab) = place(row);
         let slab = self.slabs.get(nth)?;
@@ -207,7 +210,7 @@ impl Open {
         slab.reading(*lane, row_in_slab)
     }
 
-    /// How many rows are before a time.
+    /// Returns how many rows are before a time.
     pub(crate) fn rows_before(&self, at_ms: i64) -> usize {
         let (mut low, mut high) = (0, self.len());
         while low < high {
@@ -217,8 +220,8 @@ impl Open {
         low
     }
 
-    /// A counter's last total among the first `rows`, or before them; gaps are passed over.
-    /// None where nobody knows when that was read.
+    /// Returns a counter's last total among the first `rows`, or before them; gaps are skipped. Returns `None` if the
+    /// read time of that total is unknown.
     pub(crate) fn total_before(&self, schema: &Schema, field: usize, rows: usize) -> Option<Total> {
         let known = (0..rows).rev().map(|row| (row, self.reading(field, row))).find(|(_, total)| !total.is_nan());
         match known {
@@ -227,19 +230,19 @@ impl Open {
         }
     }
 
-    /// How long after its time a row was read.
+    /// Returns how long after its time a row was read, in milliseconds.
     pub(crate) fn delay(&self, schema: &Schema, row: usize) -> f64 {
         if schema.has_delay() { self.reading(schema.fields().len(), row) } else { 0.0 }
     }
 
-    /// The first `rows`, plain.
+    /// Copies the first `rows` rows.
     pub(crate) fn read(&self, rows: usize) -> Rows {
         let mut read = self.read_range(0..rows, |_| true);
         read.before.clone_from(&self.before);
         read
     }
 
-    /// The rows from one on, plain; what counters had before them only if these are all.
+    /// Copies the rows from `row` on. The counters' totals before them are included only if `row` is 0.
     pub(crate) fn read_from(&self, row: usize) -> Rows {
         let mut read = self.read_range(row..self.len(), |_| true);
         if row == 0 {
@@ -248,7 +251,7 @@ impl Open {
         read
     }
 
-    /// Some rows as queries see them, of some fields; the others' columns stay empty.
+    /// Returns some rows as queries see them. The columns of fields that are not wanted stay empty.
     pub(crate) fn values(&self, schema: &Schema, rows: Range<usize>, wanted: impl Fn(usize) -> bool) -> Values {
         let before = schema.fields().iter().enumerate().map(|(field, StoredField { kind, .. })| match kind {
             Kind::Counter { .. } if wanted(field) => self.total_before(schema, field, rows.start),
@@ -258,7 +261,7 @@ impl Open {
         Rows { before, ..self.read_range(rows, |column| schema.needs(column, &wanted)) }.into_values(schema)
     }
 
-    /// What the first `rows` add up to, part by part.
+    /// Returns the cells of the first `rows` rows, part by part.
     pub(crate) fn parts(&self, schema: &Schema, layout: Layout, rows: usize, wanted: impl Fn(usize) -> bool) -> Parts {
         let known = self.parts.get_or_init(|| (0..parts_of(layout)).map(|_| OnceLock::new()).collect());
         let mut parts = Parts { at_ms: Vec::new(), cells: Vec::new() };
@@ -285,7 +288,7 @@ impl Open {
 
     fn read_range(&self, rows: Range<usize>, wanted: impl Fn(usize) -> bool) -> Rows {
         let rows = rows.start..rows.end.min(self.len());
-        // The slabs the rows lie in, and where in each.
+        // The slabs that hold the rows, with the range of rows in each.
         let runs = || {
             self.slabs.iter().enumerate().filter_map(|(nth, slab)| {
                 let within = |row: usize| row.saturating_sub(first_row(nth)).min(slab_rows(nth));
@@ -309,12 +312,12 @@ impl Open {
     }
 }
 
-/// How many parts a block has.
+/// Returns the number of parts in a block.
 fn parts_of(layout: Layout) -> usize {
     usize::try_from(layout.block_ms / layout.part_ms).unwrap_or_default()
 }
 
-/// The slab a row is in, and which of that slab's rows it is.
+/// Returns the number of a row's slab, and the row's number in that slab.
 #[inline]
 fn place(row: usize) -> (usize, usize) {
     match row.checked_sub(SLAB_ROWS) {
@@ -326,7 +329,7 @@ fn place(row: usize) -> (usize, usize) {
     }
 }
 
-/// The row a slab begins with.
+/// Returns the first row of a slab.
 fn first_row(nth: usize) -> usize {
     match nth.checked_sub(SMALL_SLABS) {
         Some(beyond) => SLAB_ROWS * (1 + beyond),
@@ -354,7 +357,7 @@ impl Slabs {
         }
     }
 
-    /// None: there are no more than that.
+    /// Returns the place of a slab; `None` beyond the last possible one.
     #[inline]
     fn place(&self, nth: usize) -> Option<&OnceLock<Slab>> {
         match nth.checked_sub(SMALL_SLABS) {
@@ -378,7 +381,7 @@ impl Slab {
         }
     }
 
-    /// A row's narrow columns, the time first, and its wide ones.
+    /// Returns a row's narrow columns, the time first, and its wide columns.
     fn row(&self, row: usize) -> (&[AtomicU32], &[AtomicU64]) {
         let (narrow, wide) = (self.narrow_lanes, self.wide_lanes);
         let narrow = self.narrow.get(row * narrow..(row + 1) * narrow).unwrap_or_default();
@@ -405,10 +408,10 @@ impl Slab {
         reading.unwrap_or(f64::NAN)
     }
 
-    /// Appends some readings of a column.
+    /// Appends some readings of a column to `column`.
     fn read(&self, lane: Lane, rows: Range<usize>, column: &mut Vec<f64>) {
         match lane {
-            // The match stays outside the loop.
+            // A separate arm keeps the match on the quantum outside the loop.
             Lane::Narrow(lane, Quantum::Part(parts)) => {
                 let quantum = Quantum::Part(parts);
                 column.extend(self.narrow(lane, rows).map(|bits| value(quantum, bits)));

@@ -1,27 +1,27 @@
-//! The generations of a frame's rows. As long as nobody sets the clock back there is one.
+//! The generations of a frame's rows. There is one as long as nobody sets the clock back.
 
 use super::{Blocks, Open, Seen, View};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Rows of one generation: ascending in time.
+/// The rows of one generation, ascending in time.
 #[derive(Debug)]
 pub(super) struct Run<'a> {
     pub(super) blocks: &'a [Blocks],
-    /// After the blocks.
+    /// Open blocks, after the sealed ones.
     pub(super) opens: &'a [Arc<Open>],
 }
 
 impl<'a> Run<'a> {
-    /// All that have rows, in the order they were written.
+    /// Returns the generations that have rows, in the order they were written.
     pub(super) fn all(view: &'a View) -> Vec<Self> {
         let (mut blocks, mut opens) = (&*view.blocks, &view.opens[..]);
         let mut runs = Vec::new();
         while let Some(generation) =
             blocks.first().map(Blocks::generation).or(opens.first().map(|open| open.generation))
         {
-            // Most often all of them are: that is seen at once.
+            // Fast path: most often all blocks are of one generation.
             let of_blocks = match blocks.last() {
                 Some(last) if last.generation() == generation => blocks.len(),
                 _ => blocks.partition_point(|blocks| blocks.generation() <= generation),
@@ -40,14 +40,14 @@ impl<'a> Run<'a> {
         runs
     }
 
-    /// The times of the first row and the last.
+    /// Returns the times of the first and the last row.
     pub(super) fn span(&self) -> Option<(i64, i64)> {
         let first = self.blocks.first().map(Blocks::first_ms).or(self.opens.first().and_then(|open| open.at_ms(0)));
         let last = self.opens.iter().rev().find_map(|open| open.last_ms()).or(self.blocks.last().map(Blocks::last_ms));
         Some((first?, last?))
     }
 
-    /// The time of the first piece that begins at a time or later.
+    /// Returns the start of the first block that begins at `at_ms` or later.
     pub(super) fn first_from(&self, at_ms: i64) -> Option<i64> {
         let from = self.blocks.partition_point(|blocks| blocks.last_ms() < at_ms);
         let blocks = self.blocks.iter().skip(from).flat_map(Blocks::each).map(|block| block.first_ms);
@@ -67,9 +67,10 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Cuts a window where generations begin and end; each part with those that have rows there, in the order they were written.
+/// Divides a window where generations begin and end. Returns each part that has rows, with its generations in the order
+/// they were written.
 pub(super) fn spans<'r, 'a>(runs: &'r [Run<'a>], window: Range<i64>) -> Vec<(Range<i64>, Vec<&'r Run<'a>>)> {
-    // When, whether one begins, and which.
+    // Time of the edge, whether a generation begins there, and its index.
     let mut edges: Vec<(i64, bool, usize)> = Vec::new();
     for (nth, run) in runs.iter().enumerate() {
         let Some((first_ms, last_ms)) = run.span() else { continue };

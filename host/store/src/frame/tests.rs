@@ -169,7 +169,7 @@ fn a_frame_that_gets_no_more_rows_keeps_no_more_memory_than_they_take() {
     assert_eq!(taken(), 0);
 }
 
-/// A frame with so many blocks in a file, of a minute and ten rows each.
+/// Makes a frame with a number of blocks in a file, of a minute and ten rows each.
 fn in_a_file(blocks: i64) -> (Store, Arc<Frame>) {
     let (store, mut keeper, _) = Store::on(Arc::new(Sim::new(1)), &Limits::default()).unwrap();
     let schema = Schema::new("s", vec![StoredField::gauge("x")]);

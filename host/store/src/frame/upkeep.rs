@@ -1,4 +1,4 @@
-//! What the keeper does with a frame, and a restart.
+//! Operations of the keeper on a frame, and those of a restart.
 
 use super::written::Written;
 use super::{Block, Blocks, Bytes, Frame, NewRow, Open, Place, Sealed, Shared, View, Writer, blocks};
@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 impl Frame {
-    /// The open block to seal next: one whose time is over, or that got no row for long, so that what has ended does not keep
-    /// its memory until then. Some time later, so that frames on one schedule do not all seal at once. Also one that gets no
-    /// more rows and whose time may be far away, as the clock was set back.
+    /// Returns the open block to seal next. A block is due when its time is over, or earlier when it got no row for
+    /// long, so that ended instances give back their memory. A delay keeps frames on one schedule from sealing all at
+    /// once. A block is also due if two newer blocks follow: it gets no more rows, and its time may be far ahead,
+    /// because the clock was set back.
     pub(crate) fn to_seal(&self, now_ms: i64) -> Option<Arc<Open>> {
         const QUIET_INTERVALS: i64 = 20;
         const QUIET_MS: i64 = 60_000;
@@ -26,7 +27,8 @@ impl Frame {
         (over || view.opens.len() > 2).then(|| first.clone())
     }
 
-    /// Enough for late readings, then spread over a minute.
+    /// Returns the delay of sealing in milliseconds: some seconds for late readings, then a part of a minute that
+    /// depends on the frame.
     fn sealing_delay_ms(&self) -> i64 {
         const LATE_MS: i64 = 5_000;
         let spread = (self.layout.block_ms / 4).min(60_000).unsigned_abs().max(1);
@@ -35,7 +37,7 @@ impl Frame {
         LATE_MS + ((hash * spread) >> 32) as i64
     }
 
-    /// Compresses an open block; it stays as it is.
+    /// Compresses an open block. The open block does not change.
     pub(crate) fn seal(&self, open: &Arc<Open>) -> Option<Sealed> {
         let rows = open.read(open.len());
         let (first_ms, last_ms) = (*rows.at_ms.first()?, *rows.at_ms.last()?);
@@ -50,7 +52,8 @@ impl Frame {
         Some(Sealed { open: open.clone(), block })
     }
 
-    /// Shows a sealed block where the open one was. Not if that has changed since: then it is to be sealed again.
+    /// Publishes a sealed block in place of the open one. Returns `false`, and publishes nothing, if the open block has
+    /// changed since; then it must be sealed again.
     pub(crate) fn replace(&self, sealed: Sealed) -> bool {
         self.replace_locked(&mut self.writer(), sealed)
     }
@@ -60,7 +63,7 @@ impl Frame {
         let same = view.opens.first().is_some_and(|first| Arc::ptr_eq(first, &open)) && open.len() == block.rows;
         if same {
             let first_row = view.first_row(self.shared.samples);
-            // What was sealed just now has not had its chance to be written.
+            // The block that was sealed just now could not be written yet.
             let fresh = block.id;
             let in_memory =
                 |blocks: &Blocks| !self.shared.archived || (blocks.unstored().is_some() && blocks.id() != fresh);
@@ -68,7 +71,7 @@ impl Frame {
             let blocks = self.without(blocks, |blocks| blocks.end_row() <= first_row && in_memory(blocks));
             let opens: Vec<_> = view.opens.iter().skip(1).cloned().collect();
             if opens.is_empty() {
-                // The next push need not unpack the block for it.
+                // So the next push need not unpack the block.
                 writer.next_before = Some(self.totals_after(&view));
             }
             self.publish(writer, View { blocks, opens, ..**view });
@@ -76,7 +79,8 @@ impl Frame {
         same
     }
 
-    /// Lets go of blocks by what they are and when they were written; whether there were any.
+    /// Removes the blocks for which `is_over` returns true, given the blocks and the time they were written by. Returns
+    /// whether there were any.
     pub(crate) fn prune(&self, trusted_ms: i64, is_over: impl Fn(&Blocks, i64) -> bool) -> bool {
         let over = |view: &View| -> Vec<BlockId> {
             let written = Written::of(view, trusted_ms);
@@ -95,7 +99,7 @@ impl Frame {
         true
     }
 
-    /// When the blocks that are in files were written, by the files' numbers.
+    /// Returns file numbers, and when the blocks in those files were written.
     pub(crate) fn written(&self, trusted_ms: i64) -> Vec<(u64, i64)> {
         let view = self.current();
         let written = Written::of(&view, trusted_ms);
@@ -117,18 +121,18 @@ impl Frame {
 // === archiving ===
 
 impl Frame {
-    /// A frame as files have it.
+    /// Makes a frame from its history in files, which is read on first use.
     pub(crate) fn unread(key: FrameKey, shared: Arc<Shared>, unread: Unread) -> Self {
         let writer = Mutex::new(Writer { unread: Some(Box::new(unread)), ..Writer::default() });
         Self { is_unread: AtomicBool::new(true), writer, ..Self::new(key, shared) }
     }
 
-    /// Lists the blocks there are in files, then adds the rows that logs have and no block.
+    /// Lists the blocks in files, then adds the rows that are in logs but in no block.
     pub(super) fn read(&self, writer: &mut Writer, unread: &Unread) {
         let (pages, mut damaged) = unread.pages();
         self.list(writer, pages);
         damaged += unread.rows(self.schema(), |rows| {
-            // What counters had before: known where a block begins with the rows.
+            // The counters' totals before the rows are known if a block begins with the rows.
             writer.next_before = rows.before.take();
             let generation = rows.generation;
             while let Some(row) = rows.next()? {
@@ -156,7 +160,7 @@ impl Frame {
         self.publish(writer, View { blocks, generation, ..View::default() });
     }
 
-    /// Adds a row as a log has it, if it is not there: of what is in blocks, all that was written before is too.
+    /// Adds a row from a log, unless it is known: everything that was written before a row in a block is in blocks too.
     fn replay(&self, writer: &mut Writer, generation: u32, at_ms: i64, readings: &[f64]) {
         let known = writer.last_ms.is_some_and(|last| at_ms <= last);
         if generation < writer.generation || (generation == writer.generation && known) {
@@ -165,7 +169,7 @@ impl Frame {
         self.push_locked(writer, generation, NewRow { at_ms, readings, delay_ms: f64::NAN, is_kept: true });
     }
 
-    /// Where nothing came for some intervals, no more rows are expected: memory that was taken for them is given back.
+    /// Gives back the memory that is reserved for further rows, if no row came for some intervals.
     pub(crate) fn rest(&self, now_ms: i64) {
         const INTERVALS: i64 = 3;
         if self.is_unread.load(Ordering::Acquire) {
@@ -179,12 +183,12 @@ impl Frame {
         }
     }
 
-    /// How many rows are in no block.
+    /// Returns how many rows are in no sealed block.
     pub(crate) fn open_rows(&self) -> u64 {
         self.current().opens.iter().map(|open| open.len() as u64).sum()
     }
 
-    /// Lets go of a block that cannot be read.
+    /// Drops a block that cannot be read.
     pub(crate) fn discard(&self, id: BlockId) {
         let mut writer = self.writer();
         let view = self.view.load();
@@ -193,7 +197,7 @@ impl Frame {
         self.publish(&mut writer, View { blocks, floor, ..(**view).clone() });
     }
 
-    /// Shows a block at the place in a file where it is now. One that is no longer there is passed over.
+    /// Records the place of a block that is in a file now. A block that was removed meanwhile is ignored.
     pub(crate) fn stored(&self, id: BlockId, place: &Place) {
         let mut writer = self.writer();
         let view = self.view.load();
@@ -205,7 +209,7 @@ impl Frame {
         self.publish(&mut writer, View { blocks, ..(**view).clone() });
     }
 
-    /// Shows blocks at the places they are at now, told by where they were.
+    /// Records the new places of blocks, as pairs of old and new place.
     pub(crate) fn moved(&self, places: &[(Place, Place)]) {
         let places: HashMap<_, _> = places.iter().filter_map(|(from, to)| Some((from.stored()?, to))).collect();
         let place_of = |place: &Place| places.get(&place.stored()?).map(|place| (*place).clone());

@@ -1,13 +1,13 @@
-//! When blocks were written, as far as the rows before and after them tell: where the wall clock was wrong, the times they
-//! are of do not say it.
+//! Estimates when blocks were written, from the rows before and after them. The times of the rows alone do not tell if
+//! the wall clock was wrong.
 
 use super::runs::Run;
 use super::{Blocks, View};
 
-/// How far a clock may be ahead of what is trusted and still be right.
+/// How far a clock may be ahead of the trusted time and still count as right, in milliseconds.
 pub(crate) const AHEAD_MS: i64 = 3_600_000;
 
-/// Later generations that are looked through for the time when the clock was right again.
+/// How many later generations are searched for the time when the clock was right again.
 const LOOKED_THROUGH: usize = 64;
 
 /// One frame's generations.
@@ -21,14 +21,15 @@ pub(crate) struct Written {
 struct Generation {
     number: u32,
     first_ms: i64,
-    /// The latest time of the generations before it.
+    /// The latest time in the generations before.
     before_ms: Option<i64>,
-    /// When the clock was where it had been before it went back.
+    /// The first block start in this or later generations that reaches `before_ms`: the clock is back where it was
+    /// before it went back.
     again_ms: Option<i64>,
 }
 
 impl Written {
-    /// `trusted_ms`: the time it is, as far as the clock is trusted.
+    /// Collects the generations of a view. `trusted_ms` is the trusted time.
     pub(super) fn of(view: &View, trusted_ms: i64) -> Self {
         let runs = Run::all(view);
         let mut latest_ms: Option<i64> = None;
@@ -46,9 +47,12 @@ impl Written {
         Self { generations: generations.collect(), trusted_ms }
     }
 
-    /// By when blocks were written. Of a board that has no clock of its own and begins in 1970 that is when its clock was
-    /// right again, or as long after what it had written before as it has gone on; of one whose clock was ahead, when that
-    /// was set back.
+    /// Returns the time by which blocks were written:
+    ///
+    /// * If the clock was behind, as on a board without a battery that boots in 1970: the latest time before plus the
+    ///   time that has passed in this generation, but at most the time when the clock was right again.
+    /// * If the clock was ahead: the time when it was set back.
+    /// * Otherwise: the time of the last row.
     pub(crate) fn by_ms(&self, blocks: &Blocks) -> i64 {
         let last_ms = blocks.last_ms();
         let nth = self.generations.partition_point(|generation| generation.number < blocks.generation());
