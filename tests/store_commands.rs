@@ -63,7 +63,7 @@ fn verify_finds_nothing_in_what_a_host_wrote_and_names_the_file_that_is_damaged(
     fs::write(&log, damaged).unwrap();
     let (code, out, error) = store(&host.data(), &["verify"]);
     let first = out.lines().next().unwrap();
-    assert!(code == 1 && first.starts_with(&format!("{name}: ")) && first.contains("no record"), "{out}{error}");
+    assert!(code == 1 && first.starts_with(&format!("{name}: ")) && first.contains("not a record"), "{out}{error}");
     assert!(error.starts_with("error: ") && error.contains("damaged place"), "{error}");
     let (code, out, _) = store(&host.data(), &["verify", "--json"]);
     assert_eq!((code, &json(&out)["whole"], &json(&out)["damaged"][0]["file"]), (1, &false.into(), &name.into()));

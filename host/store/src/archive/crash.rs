@@ -1,7 +1,7 @@
-//! An archive that is stopped at every point, on a disk that keeps only what it must: what comes back is always what was
-//! there at one moment, not before the last flush.
+//! Tests an archive that is stopped at any point, on a simulated disk that loses all that it may lose. After a restart
+//! the archive must have the state of one moment, not before the last flush.
 //!
-//! `DROPSONDE_CRASH_CASES` says how many cases to try.
+//! `DROPSONDE_CRASH_CASES` sets the number of cases.
 
 use super::sim::{Random, Sim};
 use crate::frame::Blocks;
@@ -9,19 +9,19 @@ use crate::{InstanceId, Keeper, Limits, Query, Schema, Store, StoredField};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// More than a case writes: what is in files counts until it is too old.
+/// More rows than a case writes, because rows in files count until they are too old.
 const CAPACITY: usize = 1 << 20;
 
-/// A frame as it was after each operation on it: all rows in the order they were written, and how many of them counted.
+/// The states of a frame after each operation: all rows in the order they were written, and how many of them counted.
 #[derive(Debug, Default)]
 struct Expected {
     rows: Vec<(i64, f64)>,
     counted: usize,
-    /// By number of the operation.
+    /// States by number of the operation.
     past: Vec<Past>,
 }
 
-/// After which operation, the rows there were, and how many of them counted.
+/// The number of an operation, the rows after it, and how many of them counted.
 type Past = (u32, Vec<(i64, f64)>, usize);
 
 impl Expected {
@@ -41,8 +41,9 @@ impl Expected {
         self.past.push((operation, self.rows.clone(), self.counted));
     }
 
-    /// Takes what came back: all that counted at some time since the last flush, but for the last rows, if those were
-    /// added since too. Beside them rows may come back that a full ring had let go of.
+    /// Checks and takes over the rows that a restart found. They must be all rows that counted at some time since the
+    /// last flush; the last rows may be missing if they were added since. Rows that a full ring had evicted may come
+    /// back too.
     fn came_back(&mut self, flushed: u32, found: &[(i64, f64)]) -> Result<(), String> {
         let first = self.past.partition_point(|(operation, ..)| *operation <= flushed).saturating_sub(1);
         let fits = |(_, rows, counted): &&Past| {
@@ -66,13 +67,13 @@ impl Expected {
     }
 }
 
-/// Whether rows are among others, in their order.
+/// Returns whether `rows` are among `all`, in the same order.
 fn is_part_of(rows: &[(i64, f64)], all: &[(i64, f64)]) -> bool {
     let mut all = all.iter();
     rows.iter().all(|row| all.any(|other| other == row))
 }
 
-/// In the order they were written.
+/// Returns the rows in the order they were written.
 fn rows_of(store: &Store, instance: &InstanceId) -> Vec<(i64, f64)> {
     let frames = store.frames(instance);
     let Some(frame) = frames.first() else { return Vec::new() };
@@ -88,7 +89,7 @@ fn rows_of(store: &Store, instance: &InstanceId) -> Vec<(i64, f64)> {
     rows.collect()
 }
 
-/// In the order of their times, of one time the later written, as queries have them.
+/// Returns the rows as queries see them: in the order of their times; of two with the same time the one written later.
 fn answer(store: &Store, instance: &InstanceId) -> Vec<(i64, f64)> {
     let query = Query { since_ms: i64::MIN / 2, until_ms: i64::MAX / 2, step_ms: 1, ..Query::default() };
     let points = store.range(instance, &query);
@@ -96,7 +97,7 @@ fn answer(store: &Store, instance: &InstanceId) -> Vec<(i64, f64)> {
     points.at_ms.into_iter().zip(values).collect()
 }
 
-/// Starts until a start is not interrupted.
+/// Restarts the store until a start is not interrupted.
 fn start(sim: &Sim, limits: &Limits) -> (Store, Keeper) {
     loop {
         match Store::on(Arc::new(sim.clone()), limits) {
@@ -105,7 +106,7 @@ fn start(sim: &Sim, limits: &Limits) -> (Store, Keeper) {
                 return (store, keeper);
             }
             Ok(_) => {}
-            Err(error) => assert!(sim.is_off(), "it does not start: {error}"),
+            Err(error) => assert!(sim.is_off(), "the store does not start: {error}"),
         }
         sim.restart();
     }
@@ -139,7 +140,7 @@ fn case(seed: u64) -> Result<(), String> {
             return Err(format!("note {note}, it was {noted_flushed} to {noted}"));
         }
         (noted, noted_flushed) = (note, note);
-        // What came back need not be on the disk again yet; what brought it back is.
+        // The restored state need not be on the disk again yet; the files it came from are.
         sim.fail_one_in(random.one_in(3).then(|| 2 + random.below(30) as u32));
         sim.stop_after(1 + random.below(200) as u32);
         while !sim.is_off() && operation < 100_000 {
@@ -179,7 +180,7 @@ fn case(seed: u64) -> Result<(), String> {
             expected.past.drain(..first);
         }
         sim.restart();
-        // From here on: anything since that flush.
+        // After this start any state since that flush is right.
         operation += 1;
         let before = flushed;
         let (store, _) = start(&sim, &limits);

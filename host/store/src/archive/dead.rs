@@ -1,25 +1,25 @@
-//! Which frames were removed: what files say of them counts no more.
+//! Records which frames were removed, so that their rows in files no longer count.
 //!
-//! Frames are numbered in the order they began, and those that were removed lie side by side most often: there is a note for
-//! each run of them, so that there are never more notes than frames that stay.
+//! Frames are numbered in the order they began, and removed frames are mostly neighbours. There is one note per run of
+//! removed frames, so there are never many more notes than frames that stay.
 
 use super::notes::Values;
 use crate::codec::{Reader, put_u64};
 use std::collections::BTreeMap;
 
-/// What the notes' keys begin with; the number of a run's first frame follows.
+/// The prefix of the notes' keys. The number of a run's first frame follows.
 const NOTES: &str = "dead/";
 
-/// A run of frames that were removed.
+/// A run of removed frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Run {
-    /// The first that is not.
+    /// The number after the last removed frame.
     end: u64,
-    /// Files with a higher number have none of them.
+    /// The last file that can hold such frames.
     last_file: u64,
 }
 
-/// All that were removed.
+/// All removed frames, as the start and the end of each run.
 #[derive(Debug, Default)]
 pub(crate) struct Dead(BTreeMap<u64, u64>);
 
@@ -42,7 +42,7 @@ impl Dead {
         let notes = values.range(NOTES.to_owned()..).map_while(|(key, value)| Some((key.strip_prefix(NOTES)?, value)));
         let runs = notes.filter_map(|(start, value)| Some((start.parse::<u64>().ok()?, Run::read(value)?.end)));
         let mut all = BTreeMap::new();
-        // A crash may leave the note of a run beside that of one which took it in.
+        // After a crash there may be a note of a run that another run has absorbed.
         let mut last: Option<(u64, u64)> = None;
         for (start, end) in runs {
             let run = last
@@ -58,13 +58,13 @@ impl Dead {
         self.0.range(..=born).next_back().is_some_and(|(_, end)| born < *end)
     }
 
-    /// The first number behind all of them.
+    /// Returns the first number after all removed frames.
     pub(crate) fn end(&self) -> u64 {
         self.0.values().max().copied().unwrap_or(0)
     }
 }
 
-/// Notes that frames were removed. Returns the keys of the notes that are others now.
+/// Notes that frames were removed. Returns the keys of the notes that changed.
 pub(crate) fn note(values: &mut Values, mut removed: Vec<u64>, last_file: u64) -> Vec<String> {
     removed.sort_unstable();
     let mut changed = Vec::new();
@@ -78,7 +78,7 @@ pub(crate) fn note(values: &mut Values, mut removed: Vec<u64>, last_file: u64) -
         if let Some((before, before_end)) = before.filter(|(_, before_end)| *before_end >= start) {
             (start, end) = (before, end.max(before_end));
         }
-        // Those it reaches or goes over are part of it now.
+        // Absorb the runs that this one overlaps or touches.
         let over: Vec<(String, u64)> = values
             .range(key(start)..=key(end))
             .filter_map(|(key, value)| Some((key.clone(), Run::read(value)?.end)))
@@ -96,14 +96,14 @@ pub(crate) fn note(values: &mut Values, mut removed: Vec<u64>, last_file: u64) -
     changed
 }
 
-/// Keys of the notes about frames of which no file is left.
+/// Returns the keys of notes about frames that no file can hold any more: all files have numbers from `oldest_file` on.
 pub(crate) fn over(values: &Values, oldest_file: u64) -> Vec<String> {
     let notes = values.range(NOTES.to_owned()..).take_while(|(key, _)| key.starts_with(NOTES));
     let over = notes.filter(|(_, value)| Run::read(value).is_none_or(|run| run.last_file < oldest_file));
     over.map(|(key, _)| key.clone()).collect()
 }
 
-/// In the order of numbers.
+/// Returns the key of a run's note. Keys sort in the order of numbers.
 fn key(start: u64) -> String {
     format!("{NOTES}{start:020}")
 }

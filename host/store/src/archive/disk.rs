@@ -1,4 +1,4 @@
-//! What the archive needs of a disk: files that only grow, read at any place, in one folder.
+//! The disk as the archive uses it: append-only files in one folder that can be read at any offset.
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -11,21 +11,22 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a host that was killed may take to let go: a process it began last has the lock, too, until it is another
-/// program.
+/// How long to wait for the lock of a host that was killed. A process that the host started last also holds the lock
+/// until it has executed its program.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(crate) trait Disk: Debug + Send + Sync {
-    /// The names of the files there are.
+    /// Returns the names of the files.
     fn list(&self) -> io::Result<Vec<String>>;
-    /// A new file. It is certain to be there after [`Disk::sync`].
+    /// Creates a file. The file is durable after [`Disk::sync`].
     fn create(&self, name: &str) -> io::Result<Box<dyn Growing>>;
     fn open(&self, name: &str) -> io::Result<Box<dyn Readable>>;
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// Makes files created, renamed and removed stay so.
+    /// Makes created, renamed and removed files durable.
     fn sync(&self) -> io::Result<()>;
-    /// Goes on where the folder is another than it was; makes it where it is gone, and what it lies in is there.
+    /// Checks that the folder is still the one that was opened. If another folder has its place, the disk locks and
+    /// uses that one. If the folder is gone, it is created, unless its parent is gone too.
     fn check(&self) -> io::Result<()> {
         Ok(())
     }
@@ -33,7 +34,7 @@ pub(crate) trait Disk: Debug + Send + Sync {
 
 pub(crate) trait Growing: Debug + Send {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Makes what was appended stay.
+    /// Makes appended bytes durable.
     fn sync(&mut self) -> io::Result<()>;
 }
 
@@ -42,25 +43,26 @@ pub(crate) trait Readable: Debug + Send + Sync {
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
 }
 
-/// Deletes a file; whether it is not there now.
+/// Deletes a file. Returns whether the file is gone.
 pub(crate) fn removed(disk: &dyn Disk, name: &str) -> bool {
     disk.remove(name).is_ok() || disk.open(name).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-/// A folder of the real file system, 0700, its files 0600.
+/// A folder of the file system with mode 0700. Its files have mode 0600.
 #[derive(Debug)]
 pub(crate) struct Folder {
     path: PathBuf,
-    /// Locked as long as it is open, when it is to be.
+    /// The open folder. It is locked as long as it is open, if [`Folder::locked`] opened it.
     folder: Mutex<File>,
 }
 
 impl Folder {
-    /// Makes the folder if need be, and locks it; [`io::ErrorKind::WouldBlock`] when someone else has, and keeps it.
+    /// Creates the folder if it does not exist, and locks it. Fails with [`io::ErrorKind::WouldBlock`] if another
+    /// process keeps the lock.
     pub(crate) fn locked(path: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         let folder = File::open(path)?;
-        // On the folder, not on a file in it: that works on a disk that is full or read-only too.
+        // The lock is on the folder, not on a file in it, so that it works on a full or read-only disk too.
         let began = Instant::now();
         while let Err(error) = flock(&folder, FlockOperation::NonBlockingLockExclusive) {
             if error != Errno::WOULDBLOCK || began.elapsed() > PATIENCE {
@@ -71,12 +73,12 @@ impl Folder {
         Ok(Self { path: path.to_owned(), folder: Mutex::new(folder) })
     }
 
-    /// To read what someone else may be writing.
+    /// Opens the folder without a lock, to read files that another process may be writing.
     pub(crate) fn unlocked(path: &Path) -> io::Result<Self> {
         Ok(Self { path: path.to_owned(), folder: Mutex::new(File::open(path)?) })
     }
 
-    /// Whether someone else has it locked.
+    /// Returns whether another process has the folder locked.
     pub(crate) fn is_in_use(&self) -> bool {
         let folder = self.folder();
         let locked = flock(&*folder, FlockOperation::NonBlockingLockShared);
@@ -91,20 +93,20 @@ impl Folder {
     }
 }
 
-/// How often a folder is read anew whose files go away meanwhile.
+/// How often to read a folder again if its files are deleted meanwhile.
 const TRIES: usize = 10;
 
-/// The files of a folder as they are at one time, whatever its owner does to them later. Nothing can be written.
+/// The files of a folder at one time. They stay readable whatever the folder's host does later. Nothing can be written.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     folder: Folder,
     files: Parts,
 }
 
-/// By name; none for what cannot be opened.
+/// Files by name; `None` if a file cannot be opened.
 type Parts = BTreeMap<String, Option<Part>>;
 
-/// A file as far as it went.
+/// A file up to the size it had.
 #[derive(Debug, Clone)]
 struct Part {
     file: Arc<File>,
@@ -112,7 +114,7 @@ struct Part {
 }
 
 impl Snapshot {
-    /// Of the files whose names are as `wanted`, those that are `first` before all others.
+    /// Opens the files whose names are `wanted`, those that are `first` before all others.
     pub(crate) fn take(
         folder: Folder,
         wanted: impl Fn(&str) -> bool,
@@ -125,11 +127,12 @@ impl Snapshot {
                 break;
             }
         }
-        let files = files.ok_or_else(|| io::Error::other("its files change faster than they can be opened"))?;
+        let files =
+            files.ok_or_else(|| io::Error::other("files are deleted faster than they can be opened; try again"))?;
         Ok(Self { folder, files })
     }
 
-    /// None: one of them is gone.
+    /// Returns `None` if one of the files is deleted meanwhile.
     fn files(
         folder: &Folder,
         wanted: &dyn Fn(&str) -> bool,
@@ -181,7 +184,7 @@ impl Disk for Folder {
         let mut folder = self.folder();
         let now = match fs::metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // What it lies in may be a disk that is not mounted now: that is not made.
+                // Do not create the parent: it may be on a disk that is not mounted now.
                 DirBuilder::new().mode(0o700).create(&self.path)?;
                 fs::metadata(&self.path)?
             }

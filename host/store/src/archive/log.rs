@@ -1,5 +1,5 @@
-//! The log of rows that are in no chunk yet, so that a crash loses no more than what came since the last flush. A new
-//! log begins with all such rows there are; then the old one is superfluous.
+//! The log of rows that are in no chunk yet. It limits the loss in a crash to the rows since the last flush. A new log
+//! begins with all such rows; then the old log is obsolete.
 
 use super::disk::{Disk, Growing};
 use super::names::{ById, Explained, FrameKey, Names};
@@ -12,23 +12,24 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Bytes of a record, about: what a flipped bit costs.
+/// The approximate size of a record in bytes, which is what a flipped bit can destroy.
 const PART: usize = 4 << 10;
 
 #[derive(Debug)]
 pub(crate) struct Log {
     pub(crate) name: String,
     pub(crate) number: u64,
-    /// How many were written.
+    /// The number of rows that were added.
     pub(crate) rows: u64,
     pub(crate) size: u64,
-    /// Whether it is certain to be there.
+    /// Whether the file is durable.
     pub(crate) is_confirmed: bool,
     file: Box<dyn Growing>,
     explained: Explained,
     pending: Vec<u8>,
-    /// The record under way; its times are from its own on.
+    /// The record that is being filled.
     part: Vec<u8>,
+    /// The time of that record. Times in it are relative to this.
     part_ms: i64,
 }
 
@@ -60,7 +61,7 @@ impl Log {
         })
     }
 
-    /// Bytes of all that was added, written or not.
+    /// Returns the bytes that were added, written or not.
     pub(crate) fn added(&self) -> u64 {
         self.size + (self.pending.len() + self.part.len()) as u64
     }
@@ -83,7 +84,7 @@ impl Log {
         Ok(())
     }
 
-    /// Makes what was added stay; how many bytes those were.
+    /// Writes the added bytes and makes them durable. Returns their number.
     pub(crate) fn write(&mut self) -> io::Result<u64> {
         self.end_part()?;
         if self.pending.is_empty() {
@@ -97,16 +98,17 @@ impl Log {
     }
 }
 
-/// What is in a log.
+/// The contents of a log.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
     pub(crate) frames: Vec<(FrameKey, Logged)>,
-    /// Places that made no sense.
+    /// The number of corrupt places.
     pub(crate) damaged: u64,
+    /// Whether a later version wrote the file.
     pub(crate) newer: bool,
 }
 
-/// What a log has of one frame, to be read.
+/// The rows of one frame in a log, which are not read yet.
 #[derive(Debug)]
 pub(crate) struct Logged {
     contents: Arc<Contents>,
@@ -114,22 +116,22 @@ pub(crate) struct Logged {
     pub(crate) rows: u64,
 }
 
-/// A log in memory, as long as someone has to read his part of it.
+/// A log in memory, kept until all frames have read their part.
 #[derive(Debug)]
 struct Contents {
     bytes: Vec<u8>,
-    /// Payloads with rows.
+    /// The ranges of the payloads with rows.
     records: Vec<Range<usize>>,
 }
 
-/// A record, and where in its payload an entry is.
+/// The number of a record, and the offset of an entry in its payload.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     record: u32,
     at: u32,
 }
 
-/// Finds out what is in a log. Its rows are passed over.
+/// Reads which frames a log has, without reading the rows.
 pub(crate) fn load(disk: &dyn Disk, name: &str) -> io::Result<Loaded> {
     let bytes = record::read_all(&*disk.open(name)?)?;
     let mut loaded = Loaded::default();
@@ -168,7 +170,7 @@ pub(crate) fn load(disk: &dyn Disk, name: &str) -> io::Result<Loaded> {
     Ok(loaded)
 }
 
-/// Shows the entries of a record: its time, where each is in it, and the entry.
+/// Passes each entry of a record to `take`, with the record's time and the entry's offset.
 pub(crate) fn entries<'a>(
     payload: &'a [u8],
     mut take: impl FnMut(i64, usize, Entry<'a>) -> Result<(), Damaged>,
@@ -183,7 +185,7 @@ pub(crate) fn entries<'a>(
 }
 
 impl Logged {
-    /// Shows the runs of rows there are, in the order they were written; how many of them made no sense.
+    /// Passes the runs of rows to `take`, in the order they were written. Returns how many were corrupt.
     pub(crate) fn read(
         &self,
         schema: &Schema,

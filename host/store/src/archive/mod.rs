@@ -1,13 +1,13 @@
-//! History on disk: one folder of files that only grow.
+//! History on disk: one folder of append-only files.
 //!
 //! * `log-…`: rows that are in no chunk yet ([`log`]).
-//! * `new-…`, `seg-…`: chunks of sealed blocks, by the time they begin in ([`segment`]); the new are merged into settled
-//!   ones in the background ([`settle`]).
-//! * `notes-…`: what else is to be there after a restart ([`notes`]).
+//! * `new-…`, `seg-…`: chunks of sealed blocks, by the time that the blocks begin in ([`segment`]). New files are
+//!   merged into settled ones in the background ([`settle`]).
+//! * `notes-…`: other values that survive a restart ([`notes`]).
 //!
-//! Whatever a file says is explained in the file itself; each record has a checksum ([`record`]). One thread writes:
-//! [`Archive::flush`] takes from the frames what is in no file yet, so that there is no queue that could overflow: what
-//! cannot be written waits in the ring, until the ring lets go of it.
+//! Every file defines the schemas and frames that it uses; every record has a checksum ([`record`]). One thread writes.
+//! [`Archive::flush`] takes unwritten rows from the frames, so there is no queue that could overflow. Rows that cannot
+//! be written wait in the ring until the ring drops them.
 
 #[cfg(test)]
 mod crash;
@@ -57,52 +57,55 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Earlier versions' notes about instances that were removed: what files say of them counts no more.
+/// The key prefix of notes about removed instances, as earlier versions wrote them. Rows of these instances in files no
+/// longer count.
 pub(crate) const FORGOTTEN: &str = "forgotten/";
 
-/// Into how many files history is divided at least while it is written, and how small those are at least.
+/// A file that is being written is closed when it is larger than 1 / `FILES` of the disk limit, but not below
+/// `SMALLEST` bytes.
 const FILES: u64 = 64;
 const SMALLEST: u64 = 256 << 10;
 
 #[derive(Debug)]
 pub(crate) struct Archive {
     disk: Arc<dyn Disk>,
-    /// Files are numbered in the order they were begun.
+    /// The number of the last file. Files are numbered in the order they were begun.
     next_number: u64,
     pub(crate) next_born: u64,
     kept: HashMap<u64, Kept>,
     next_id: u32,
-    /// By number; those that are being written too.
+    /// Segments by number, also those that are being written.
     segments: BTreeMap<u64, Arc<Segment>>,
-    /// By the time blocks begin in, and whose they are.
+    /// Writers by the time that blocks begin in, and by their owner.
     writers: HashMap<(i64, Arc<str>), Writer>,
-    /// What samplers have of the room there is, and of the part of it that is for the log.
+    /// Has the pools that count each owner's bytes on disk and in the log.
     shared: Arc<Shared>,
     log: Option<Log>,
-    /// Files that count no more as soon as the current log has been written once, and their bytes.
+    /// Obsolete files and their sizes in bytes. They are deleted once the current log has been written.
     superfluous: Vec<(String, u64)>,
     notes: Notes,
     settling: Option<Settling>,
-    /// When it was last looked for files of which little is alive.
+    /// The time of the last search for files with few live blocks.
     looked_ms: Option<i64>,
-    /// Times whose merging failed, and when they are tried again.
+    /// Partitions whose merging failed, and when to retry.
     not_before: HashMap<i64, i64>,
-    /// Numbers of segments that someone else has deleted.
+    /// Numbers of segments that someone else deleted.
     vanished: HashSet<u64>,
+    /// When a file was last found missing or cut short.
     vanished_at: Option<Instant>,
 }
 
-/// Where some of a frame's blocks were, and where they are now.
+/// Some blocks of a frame, as pairs of old and new place.
 type Moved = (Arc<Frame>, Vec<(Place, Place)>);
 
-/// What the archive knows of a frame.
+/// The archive's state of a frame.
 #[derive(Debug)]
 struct Kept {
-    /// What it is called in files of this process.
+    /// The frame's id in files that this process writes.
     id: u32,
     /// Rows before this one are in the current log, or in a chunk.
     logged: u64,
-    /// In which log.
+    /// The number of the log that `logged` refers to.
     log: u64,
 }
 
@@ -115,16 +118,16 @@ struct Pending {
     logged: u64,
 }
 
-/// What a removed instance's files are told by, as earlier versions noted it.
+/// A note about a removed instance, as earlier versions wrote it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Forgotten {
-    /// Frames born before are meant.
+    /// The note is about frames with a lower number.
     pub(crate) born_before: u64,
-    /// Files with a higher number have none of them.
+    /// The last file that can hold such frames.
     pub(crate) last_file: u64,
 }
 
-/// What a flush did.
+/// The amounts that a flush wrote.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Flushed {
     pub rows: u64,
@@ -154,12 +157,12 @@ impl Archive {
         }
     }
 
-    /// The highest number of a file so far.
+    /// Returns the highest number of a file so far.
     pub(crate) fn last_number(&self) -> u64 {
         self.next_number
     }
 
-    /// Bytes in all files.
+    /// Returns the size of all files in bytes.
     pub(crate) fn size(&self) -> u64 {
         let segments: u64 = self.segments.values().map(|segment| segment.size()).sum();
         let superfluous: u64 = self.superfluous.iter().map(|(_, size)| size).sum();
@@ -171,8 +174,8 @@ impl Archive {
         self.segments.len()
     }
 
-    /// Writes what is in no file yet; `show_all` shows all notes there are. What could not be written
-    /// will be tried again.
+    /// Writes everything that is in no file yet. `show_all` shows all notes. Later flushes retry what could not be
+    /// written.
     pub(crate) fn flush(
         &mut self,
         frames: &[Arc<Frame>],
@@ -181,7 +184,7 @@ impl Archive {
     ) -> io::Result<Flushed> {
         let flushed = self.try_flush(frames, changes, show_all);
         if flushed.is_err() {
-            // Nobody knows what of it is on the disk: these files get no more.
+            // It is unknown how much of the data is on the disk, so nothing is added to these files any more.
             self.notes.abandon();
             for (_, writer) in self.writers.drain() {
                 let segment = writer.segment;
@@ -190,7 +193,7 @@ impl Archive {
                 }
             }
             if let Some(log) = self.log.take() {
-                // One that nothing came of goes at once: it may be what the disk is full of.
+                // An unconfirmed log is deleted at once: it may be what fills the disk.
                 if log.is_confirmed || !disk::removed(&*self.disk, &log.name) {
                     self.superfluous.push((log.name, log.size));
                 }
@@ -219,13 +222,13 @@ impl Archive {
         let pending: Vec<Pending> = frames.iter().map(|frame| self.pending(frame, number)).collect();
         let mut flushed = Flushed::default();
         self.write_blocks(&pending, &mut flushed)?;
-        // Only now: rows in the log are never without those before them.
+        // Blocks come first, so that rows in the log are never without the rows before them.
         let Some(log) = &mut self.log else { return Ok(flushed) };
         for Pending { frame, id, view, logged } in &pending {
             let owner = &frame.key().owner;
             for open in view.opens.iter().filter(|open| open.end_row() > *logged) {
                 if !self.shared.log.has_room(owner, 1) {
-                    // They are written once their block is full.
+                    // These rows are written once their block is full.
                     self.shared.log.refuse(owner, 1);
                     break;
                 }
@@ -245,7 +248,7 @@ impl Archive {
             self.disk.sync()?;
         }
         log.is_confirmed = true;
-        // What stays will be read before the current one, and tried again.
+        // A log that cannot be deleted is read before the current one at a restart; its deletion is retried.
         self.superfluous.retain(|(old, _)| !disk::removed(&*self.disk, old));
         if self.kept.len() > frames.len() {
             let known: HashSet<u64> = frames.iter().map(|frame| frame.id).collect();
@@ -254,8 +257,8 @@ impl Archive {
         Ok(flushed)
     }
 
-    /// Finds out which files someone else has deleted, and which of those that are added to are shorter than what was written to
-    /// them. What is in memory of them is written anew.
+    /// Finds files that someone else deleted, and files in use that are shorter than what was written to them. Their
+    /// contents are written again as far as they are in memory.
     fn notice_vanished(&mut self) -> io::Result<()> {
         self.disk.check()?;
         let there: HashSet<String> = self.disk.list()?.into_iter().collect();
@@ -294,8 +297,8 @@ impl Archive {
         Ok(())
     }
 
-    /// How many files with blocks someone else has deleted, and when that or another file was last found to be missing.
-    /// What they hold can be read until the process ends.
+    /// Returns how many files with blocks someone else deleted, and when a file was last found missing or cut short.
+    /// The contents of deleted files can be read until the process ends.
     pub(crate) fn vanished(&self) -> (usize, Option<Instant>) {
         (self.vanished.len(), self.vanished_at)
     }
@@ -309,8 +312,8 @@ impl Archive {
         Pending { frame: frame.clone(), id: kept.id, view, logged: kept.logged }
     }
 
-    /// Writes the blocks that are in no file; in rounds, a block of each frame at a time, so that none is ever there
-    /// without those before it. What a round has written counts, whatever becomes of the next.
+    /// Writes the blocks that are in no file. It works in rounds, one block of each frame at a time, so that no block
+    /// is in a file without those before it. A finished round counts, even if the next one fails.
     fn write_blocks(&mut self, pending: &[Pending], flushed: &mut Flushed) -> io::Result<()> {
         let unstored = |view: &View| view.blocks.iter().rev().take_while(|blocks| blocks.unstored().is_some()).count();
         let mut left: Vec<(&Pending, usize)> = pending.iter().map(|one| (one, unstored(&one.view))).collect();
@@ -347,7 +350,7 @@ impl Archive {
 
     fn writer(&mut self, partition_ms: i64, owner: &Arc<str>, created: &mut bool) -> io::Result<&mut Writer> {
         let key = (partition_ms, owner.clone());
-        // Not so large that what goes at a time is much of what there may be.
+        // The limit keeps the amount that is evicted at a time small, compared with the disk limit.
         let largest = (self.shared.disk.total() / FILES).max(SMALLEST);
         if self.writers.get(&key).is_some_and(|writer| writer.pending() == 0 && writer.segment.size() > largest) {
             self.writers.remove(&key);
@@ -366,7 +369,7 @@ impl Archive {
         }
     }
 
-    /// Begins a new log when most of the current one is in chunks by now.
+    /// Begins a new log if most rows of the current one are in chunks now.
     pub(crate) fn renew_log(&mut self, open_rows: u64) {
         const SLACK: u64 = 1000;
         if let Some(full) = self.log.take_if(|log| log.rows > 2 * open_rows + SLACK) {
@@ -374,7 +377,7 @@ impl Archive {
         }
     }
 
-    /// Deletes the segments no block is in.
+    /// Deletes segments without live blocks.
     pub(crate) fn sweep(&mut self, frames: &[Arc<Frame>]) {
         let live = live_pages(frames);
         let written: Vec<u64> = self.writers.values().map(|writer| writer.segment.number).collect();
@@ -385,13 +388,13 @@ impl Archive {
         });
     }
 
-    /// The lowest number of a file that has rows.
+    /// Returns the lowest number of a file with rows.
     pub(crate) fn oldest_file(&self) -> u64 {
         let logs = self.log.as_ref().map(|log| log.number).filter(|_| self.superfluous.is_empty());
         self.segments.keys().next().copied().into_iter().chain([logs.unwrap_or(0)]).min().unwrap_or(0)
     }
 
-    /// Makes what was deleted stay so.
+    /// Makes deletions durable.
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.disk.sync()
     }
@@ -401,7 +404,7 @@ impl Archive {
     }
 }
 
-/// How many blocks are in each file.
+/// Returns the number of live blocks in each file.
 fn live_pages(frames: &[Arc<Frame>]) -> HashMap<u64, u64> {
     let mut live = HashMap::new();
     for frame in frames {

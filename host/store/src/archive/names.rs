@@ -1,4 +1,4 @@
-//! Which frame is meant: within a file frames have numbers, which its own records explain. A file needs no other.
+//! Ids of frames in files. Each file defines the ids that it uses, so no file depends on another.
 
 use super::record::{self, Kind, TooLarge};
 use crate::codec::{Damaged, Reader, put_bytes, put_f64, put_u64};
@@ -7,45 +7,46 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
 
-/// One frame, whatever file it is in.
+/// The identity of a frame, independent of files.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct FrameKey {
     pub(crate) instance: InstanceId,
     pub(crate) schema: Schema,
     pub(crate) interval_ms: i64,
-    /// Tells a frame from one that was forgotten before it.
+    /// The frame's number, which tells it from removed frames with the same key.
     pub(crate) born: u64,
-    /// The owner whose share of memory and disk it takes: most often its sampler.
+    /// The owner whose share of memory and disk the frame uses; most often the sampler.
     pub(crate) owner: Arc<str>,
 }
 
-/// No number in it is NaN.
+/// No number in a key is NaN.
 impl Eq for FrameKey {}
 
 impl Hash for FrameKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // Of two frames in one folder it is the same only if something went wrong.
+        // Two frames in one folder have different numbers unless something went wrong.
         self.born.hash(state);
     }
 }
 
-/// What a file has explained so far, to someone who writes it.
+/// The schemas and frames that a writer has defined in a file so far.
 #[derive(Debug, Default)]
 pub(crate) struct Explained {
     schemas: Vec<(Schema, i64)>,
     frames: HashSet<u32>,
 }
 
-/// What a file has explained so far, to someone who reads it.
+/// The schemas and frames that a reader has found in a file so far.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     schemas: HashMap<u64, (Schema, i64)>,
     frames: ById<FrameKey>,
-    /// Owners that are not the sampler of their frame. There are few.
+    /// Owners that are not the sampler of their frame, kept to share their strings. There are few.
     owners: BTreeSet<Arc<str>>,
 }
 
-/// What belongs to the numbers of frames, which come one after the other: millions of times they are looked up in a log.
+/// A map by frame id. Ids are consecutive and are looked up millions of times while a log is read, hence the simple
+/// hash.
 pub(crate) type ById<T> = HashMap<u32, T, BuildHasherDefault<IdHasher>>;
 
 #[derive(Debug, Default)]
@@ -66,7 +67,7 @@ impl Hasher for IdHasher {
 }
 
 impl Explained {
-    /// Appends what is not known yet about a frame that is called `id`.
+    /// Appends the definition of the frame `id`, unless the file has it already.
     pub(crate) fn explain(&mut self, out: &mut Vec<u8>, id: u32, key: &FrameKey) -> Result<(), TooLarge> {
         if !self.frames.insert(id) {
             return Ok(());
@@ -75,7 +76,7 @@ impl Explained {
         record::put(out, Kind::Frame, |out| put_frame(out, id, schema, key))
     }
 
-    /// Appends what is not known yet about a frame's schema, and gives its number.
+    /// Appends the definition of a frame's schema, unless the file has it already. Returns the schema's number.
     fn schema(&mut self, out: &mut Vec<u8>, key: &FrameKey) -> Result<u64, TooLarge> {
         let same = |(schema, interval_ms): &(Schema, i64)| *interval_ms == key.interval_ms && *schema == key.schema;
         let known = self.schemas.iter().position(same);
@@ -89,7 +90,7 @@ impl Explained {
 }
 
 impl Names {
-    /// Takes in a record that explains something; others are passed over.
+    /// Reads a record that defines a schema or a frame; ignores other records.
     pub(crate) fn learn(&mut self, kind: Kind, payload: &[u8]) -> Result<(), Damaged> {
         let mut reader = Reader(payload);
         match kind {

@@ -1,7 +1,7 @@
-//! What else is to be there after a restart: small values by key.
+//! Notes: small values by key that survive a restart.
 //!
 //! ```text
-//! notes:  file head · (note records: all there was when it was begun)… · end · (note records: what changed since)…
+//! notes:  file head · (note records: all notes when the file was begun)… · end · (note records: later changes)…
 //! ```
 
 use super::disk::{Disk, Growing, removed};
@@ -10,13 +10,13 @@ use crate::codec::{Damaged, Reader, put_bytes};
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 
-/// Dead bytes a file may have before it is written anew.
+/// Bytes of outdated notes that a file may have before it is rewritten, beside as many bytes as it began with.
 const SLACK: u64 = 64 << 10;
 
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     file: Option<File>,
-    /// Files that the current one replaces, once it is certain to be there.
+    /// Files that the current one replaces once it is durable.
     old: Vec<String>,
 }
 
@@ -25,13 +25,13 @@ struct File {
     name: String,
     file: Box<dyn Growing>,
     size: u64,
-    /// What it began with.
+    /// The size of the file when it was begun.
     live: u64,
 }
 
 pub(crate) type Values = BTreeMap<String, Vec<u8>>;
 
-/// Shows all values there are, without a copy of them.
+/// Shows all values, without a copy.
 pub(crate) type ShowAll<'a> = &'a dyn Fn(&mut dyn FnMut(&Values));
 
 pub(crate) fn name(number: u64) -> String {
@@ -42,11 +42,12 @@ pub(crate) fn parse_name(name: &str) -> Option<u64> {
     name.strip_prefix("notes-")?.parse().ok()
 }
 
-/// Takes over what a file says; how many places made no sense, and whether a later version wrote it.
+/// Applies the notes of a file to `values`. Returns the number of corrupt places, and whether a later version wrote the
+/// file.
 pub(crate) fn read(disk: &dyn Disk, name: &str, values: &mut Values) -> io::Result<(u64, bool)> {
     let bytes = record::read_all(&*disk.open(name)?)?;
     let mut damaged = 0;
-    // Those before the end are all there are; without it the file was never finished.
+    // The notes before the end record replace all values. Without an end record the file was never finished.
     let mut all = Values::new();
     let mut ended = false;
     for item in Records::of(&bytes) {
@@ -80,7 +81,7 @@ impl Notes {
         self.file.as_ref().map_or(0, |file| file.size)
     }
 
-    /// Writes what has changed, `None` for what is gone; `show_all` shows all there are then.
+    /// Writes changes; `None` is a removed value. `show_all` shows all values, with the changes applied.
     pub(crate) fn write(
         &mut self,
         disk: &dyn Disk,
@@ -124,23 +125,23 @@ impl Notes {
         }
         let size = out.len() as u64;
         self.file = Some(File { name, file, size, live: size });
-        // What stays counts no more.
+        // The current file overrides files that cannot be deleted.
         self.old.retain(|old| !removed(disk, old));
         Ok(())
     }
 
-    /// Whether its file was there and is no more: then all is written anew.
+    /// Forgets the current file if it is not in `there`, so that all notes are written again. Returns whether it did.
     pub(crate) fn forget_vanished(&mut self, there: &HashSet<String>) -> bool {
         self.file.take_if(|file| !there.contains(&file.name)).is_some()
     }
 
-    /// After a failed write nobody knows what the file has.
+    /// Gives up the current file after a failed write, because its contents are unknown.
     pub(crate) fn abandon(&mut self) {
         self.old.extend(self.file.take().map(|file| file.name));
     }
 }
 
-/// Fails when a note is too large for a file.
+/// Returns an error if a note is too large for a file.
 pub(crate) fn fits(key: &str, value: &[u8]) -> Result<(), TooLarge> {
     // The key's length takes a few bytes, and one says whether there is a value.
     const BESIDE: usize = 16;

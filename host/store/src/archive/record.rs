@@ -1,22 +1,23 @@
-//! Every file is a run of records, each with its own checksum, the first of which names the kind of file and the version
+//! A file is a sequence of records, each with its own checksum. The first record names the kind of file and the version
 //! of the format:
 //!
 //! ```text
 //! record:  length of the payload (24 bits) · kind (8 bits) · CRC-32 of those and the payload (32 bits) · payload
 //! ```
 //!
-//! A record that does not check out is passed over, and what follows is found again.
+//! A reader skips a record whose checksum is wrong, and finds the next valid record.
 
 use super::disk::Readable;
 use crate::codec::{Damaged, Reader, put_u64};
 use std::io;
 
+/// Bytes of a record before its payload.
 pub(crate) const HEAD: usize = 8;
 
-/// Longest payload.
+/// The longest payload in bytes.
 pub(crate) const MOST: usize = (1 << 24) - 1;
 
-/// Of what is in all files.
+/// The version of the format, the same for all kinds of files.
 const VERSION: u64 = 1;
 const MAGIC: &[u8; 9] = b"dropsonde";
 
@@ -33,7 +34,7 @@ pub(crate) enum Kind {
     Note = 8,
 }
 
-/// What a file is.
+/// The kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum FileKind {
@@ -42,6 +43,7 @@ pub(crate) enum FileKind {
     Notes = b'N',
 }
 
+/// A part of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Item<'a> {
     Record {
@@ -49,12 +51,12 @@ pub(crate) enum Item<'a> {
         kind: Kind,
         payload: &'a [u8],
     },
-    /// Bytes that are no record.
+    /// Bytes that are not a valid record.
     Damaged {
         offset: usize,
         length: usize,
     },
-    /// Damaged to the end: what a file looks like whose writer was killed.
+    /// Invalid bytes up to the end, as a writer leaves them that was killed.
     Torn {
         offset: usize,
     },
@@ -74,9 +76,9 @@ impl Kind {
     }
 }
 
-/// More bytes than one record of a file holds.
+/// The error of a value that is too large for one record, with its size in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} bytes do not fit into one record of history; {MOST} do")]
+#[error("{0} bytes are too many for one record of history; the limit is {MOST}")]
 pub struct TooLarge(pub usize);
 
 impl From<TooLarge> for io::Error {
@@ -85,7 +87,7 @@ impl From<TooLarge> for io::Error {
     }
 }
 
-/// Appends a record whose payload `fill` appends; nothing when that is too large.
+/// Appends a record whose payload `fill` writes. Appends nothing if the payload is too large.
 pub(crate) fn put(out: &mut Vec<u8>, kind: Kind, fill: impl FnOnce(&mut Vec<u8>)) -> Result<(), TooLarge> {
     let start = out.len();
     out.extend_from_slice(&[0; HEAD]);
@@ -103,7 +105,7 @@ pub(crate) fn put(out: &mut Vec<u8>, kind: Kind, fill: impl FnOnce(&mut Vec<u8>)
     Ok(())
 }
 
-/// Appends the record a file begins with. `replaces`: numbers of files whose contents are here too.
+/// Appends the first record of a file. `replaces` has the numbers of files whose contents are in this file too.
 pub(crate) fn put_file_head(out: &mut Vec<u8>, kind: FileKind, replaces: &[u64]) -> Result<(), TooLarge> {
     put(out, Kind::File, |out| {
         out.extend_from_slice(MAGIC);
@@ -114,7 +116,7 @@ pub(crate) fn put_file_head(out: &mut Vec<u8>, kind: FileKind, replaces: &[u64])
     })
 }
 
-/// What a file's first record says.
+/// The contents of a file's first record.
 pub(crate) enum FileHead {
     Known {
         replaces: Vec<u64>,
@@ -135,7 +137,7 @@ pub(crate) fn file_head(payload: &[u8], kind: FileKind) -> Result<FileHead, Dama
     Ok(FileHead::Known { replaces: (0..count).map(|_| reader.u64()).collect::<Result<_, _>>()? })
 }
 
-/// The payload of the record that is just these bytes.
+/// Returns the payload of a record that fills `bytes` exactly.
 pub(crate) fn whole(bytes: &[u8], kind: Kind) -> Result<&[u8], Damaged> {
     match record_at(bytes, 0) {
         Some((found, payload)) if found == kind && payload.len() + HEAD == bytes.len() => Ok(payload),
@@ -184,7 +186,7 @@ impl<'a> Iterator for Records<'a> {
             self.at = offset + HEAD + payload.len();
             return Some(Item::Record { offset, kind, payload });
         }
-        // Most likely the length is right; else the next record may be anywhere.
+        // Most likely the length is right. If not, the next record may be anywhere.
         let length = self.bytes.get(offset..offset + 3).map_or(0, |bytes| match *bytes {
             [a, b, c] => u32::from_le_bytes([a, b, c, 0]) as usize,
             _ => 0,
@@ -204,13 +206,14 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// Makes bytes a file: a head, then records, each of a byte for its kind, one for its length, and as many as that says.
+/// Makes a file of bytes: a file head, then records. Each record is given as one byte for its kind, one for its length,
+/// and that many bytes of payload.
 #[cfg(any(test, fuzzing))]
 #[allow(clippy::indexing_slicing, reason = "two bytes were split off")]
 pub(crate) fn with_checksums(mut bytes: &[u8], kind: u8) -> Vec<u8> {
     let mut out = Vec::new();
     let file = [FileKind::Log, FileKind::Segment, FileKind::Notes].into_iter().find(|file| *file as u8 == kind);
-    // These are a few bytes each.
+    // A few bytes always fit.
     let _ = put_file_head(&mut out, file.unwrap_or(FileKind::Log), &[]);
     while let Some(([kind, length], rest)) = bytes.split_at_checked(2).map(|(head, rest)| ([head[0], head[1]], rest)) {
         let (payload, rest) = rest.split_at(usize::from(length).min(rest.len()));
@@ -225,7 +228,7 @@ pub(crate) fn with_checksums(mut bytes: &[u8], kind: u8) -> Vec<u8> {
     out
 }
 
-/// The other way round, of records that are short enough.
+/// Does the reverse of [`with_checksums`], for records that are short enough.
 #[cfg(test)]
 pub(crate) fn without_checksums(bytes: &[u8]) -> Vec<u8> {
     let record = |item| match item {
@@ -237,7 +240,7 @@ pub(crate) fn without_checksums(bytes: &[u8]) -> Vec<u8> {
     Records::of(bytes).filter_map(record).flatten().collect()
 }
 
-/// The same file as if a later version had written it.
+/// Returns the same file as if a later version had written it.
 #[cfg(test)]
 pub(crate) fn of_a_later_version(bytes: &[u8]) -> Vec<u8> {
     let Some(Item::Record { kind: Kind::File, payload, .. }) = Records::of(bytes).next() else { unreachable!() };

@@ -1,4 +1,4 @@
-//! What a folder has, at the start.
+//! Reads a folder at the start.
 
 use super::dead::Dead;
 use super::disk::Disk;
@@ -14,26 +14,27 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-/// What is there, and what is not.
+/// The result of a restore: what was found, and what could not be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Restored {
     pub frames: usize,
-    /// Rows that are in logs; some of them are in blocks too.
+    /// Rows in logs. Some of them are in blocks too.
     pub logged_rows: u64,
-    /// Places in files that made no sense; what they held is lost.
+    /// Corrupt places in files. Their contents are lost.
     pub damaged: u64,
-    /// Files of a later version, left alone; and those that could not be read, with why.
+    /// Names of files of a later version, which are left alone.
     pub newer: Vec<String>,
+    /// Names of files that could not be read, and the error.
     pub unreadable: Vec<(String, String)>,
 }
 
-/// A file, and what was found in it.
+/// A file's contents, or why it could not be read.
 enum Loaded {
     Segment(io::Result<(Arc<Segment>, segment::Loaded)>),
     Log(io::Result<log::Loaded>),
 }
 
-/// Finds out what there is; the archive then goes on from there.
+/// Reads a folder. The archive continues from its state.
 pub(crate) fn restore(
     disk: Arc<dyn Disk>,
     shared: &Arc<Shared>,
@@ -41,7 +42,7 @@ pub(crate) fn restore(
     let mut restored = Restored::default();
     let mut names = disk.list()?;
     names.sort_unstable();
-    // Left behind by one who was writing it.
+    // An unfinished merge of a process that was stopped.
     names.retain(|name| !name.starts_with("tmp-") || disk.remove(name).is_err());
     let numbered = |parse: &dyn Fn(&str) -> Option<u64>| -> BTreeMap<u64, String> {
         names.iter().filter_map(|name| Some((parse(name)?, name.clone()))).collect()
@@ -68,7 +69,7 @@ pub(crate) fn restore(
         dead.has(key.born) || noted.is_some_and(|forgotten| key.born < forgotten.born_before)
     };
 
-    // The log takes longest: it is begun first.
+    // Logs take longest, so they are at the end: `in_parallel` takes items from there.
     let files: Vec<(bool, u64, &String)> = (segment_files.iter().map(|(number, name)| (false, *number, name)))
         .chain(logs.iter().map(|(number, name)| (true, *number, name)))
         .collect();
@@ -123,11 +124,11 @@ pub(crate) fn restore(
     segments.retain(|number, _| !replaced.contains(number));
     for number in &replaced {
         if let Some(name) = segment_files.get(number) {
-            // It will be passed over again, if it stays.
+            // If it cannot be deleted, the next start ignores it again.
             let _ = disk.remove(name);
         }
     }
-    // What could not be read is left alone.
+    // Files that could not be read are left alone.
     let kept =
         |name: &String| !restored.newer.contains(name) && !restored.unreadable.iter().any(|(left, _)| left == name);
     let mut archive = Archive::new(disk.clone(), shared.clone(), last.copied().unwrap_or(0));
@@ -142,7 +143,8 @@ pub(crate) fn restore(
     Ok((archive, frames, values, restored))
 }
 
-/// Does the same with each, on as many threads as there are processors, where that is worth it; in any order.
+/// Applies `work` to each item, on as many threads as there are processors, unless there are few items. The results are
+/// in any order.
 fn in_parallel<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
     const FEW: usize = 8;
     let threads = thread::available_parallelism().map_or(1, usize::from);

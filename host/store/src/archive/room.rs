@@ -1,4 +1,4 @@
-//! The room that files take: how much of it each sampler has, and which files go where there is too little.
+//! The disk space of files: how much each owner uses, and which files are evicted if there is too little.
 
 use super::Archive;
 use super::segment::Segment;
@@ -6,29 +6,29 @@ use crate::frame::Frame;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-/// Files, and when the last of each was written.
+/// Files, each with the time its last rows were written.
 type Files<'a> = Vec<(i64, &'a Arc<Segment>)>;
 
-/// A file that goes, as there is too much.
+/// A file to evict because the files are too large.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Spared {
     pub(crate) number: u64,
-    /// None: it holds blocks of several.
+    /// The owner of the file's blocks; `None` if there are several.
     pub(crate) owner: Option<Arc<str>>,
-    /// When the last of it was written.
+    /// The time the file's last rows were written.
     pub(crate) by_ms: i64,
 }
 
 impl Archive {
-    /// Which files go first where there is too much: of the sampler that has most on disk the one that was written first,
-    /// and so on. The newest of each stays.
+    /// Returns the files to evict until the rest fits the disk limit. It repeatedly takes the owner with most bytes on
+    /// disk and that owner's oldest file, by the time it was written. The newest file of each owner stays.
     pub(crate) fn to_spare(&self, frames: &[Arc<Frame>], trusted_ms: i64) -> Vec<Spared> {
         let mut written: HashMap<u64, i64> = HashMap::new();
         for (number, by_ms) in frames.iter().flat_map(|frame| frame.written(trusted_ms)) {
             let last = written.entry(number).or_insert(by_ms);
             *last = by_ms.max(*last);
         }
-        // Of files nothing is left of, sweeping takes care.
+        // Files without live blocks are left to `sweep`.
         let mut owners: BTreeMap<Option<&Arc<str>>, Files<'_>> = BTreeMap::new();
         for segment in self.segments.values() {
             if let Some(by_ms) = written.get(&segment.number) {
@@ -39,7 +39,7 @@ impl Archive {
         let mut left: Vec<(u64, _)> = owners
             .into_values()
             .map(|mut files| {
-                // Taken from the end.
+                // Oldest last, because files are popped from the end.
                 files.sort_unstable_by_key(|(by_ms, segment)| std::cmp::Reverse((*by_ms, segment.number)));
                 (files.iter().map(|(_, segment)| segment.size()).sum(), files)
             })
@@ -56,7 +56,7 @@ impl Archive {
         spared
     }
 
-    /// Counts what each sampler has on disk.
+    /// Counts each owner's bytes on disk.
     pub(crate) fn count(&self) {
         let mut used = BTreeMap::new();
         for (owner, segment) in self.segments.values().filter_map(|segment| Some((segment.owner()?, segment))) {
@@ -68,7 +68,7 @@ impl Archive {
         self.shared.disk.set_all(&used);
     }
 
-    /// Adds no more to these files.
+    /// Stops adding to these files.
     pub(crate) fn end(&mut self, numbers: &HashSet<u64>) {
         self.writers.retain(|_, writer| !numbers.contains(&writer.segment.number));
     }

@@ -1,4 +1,5 @@
-//! Rows as the log has them, for as long as they are in no chunk: each by itself, whole steps where they can be said so.
+//! The form of rows in the log, where they stay until they are in a chunk. Rows are stored one by one, readings as
+//! whole steps where that is exact.
 
 use crate::Schema;
 use crate::codec::{
@@ -11,7 +12,8 @@ use crate::rows::Rows;
 const GAP: u64 = 0;
 const DOUBLE: u64 = 1;
 
-/// What a record has of one frame: its number, how many rows, and those as bytes, so that they can be passed over.
+/// The rows of one frame in a record: the frame's id, the number of rows, and the rows as bytes, so that they can be
+/// skipped.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry<'a> {
     pub(crate) id: u32,
@@ -19,13 +21,13 @@ pub(crate) struct Entry<'a> {
     bytes: &'a [u8],
 }
 
-/// Rows of a frame that follow each other, read one by one. Times are from the record's own on, whole steps from those of
-/// the row before.
+/// Reads consecutive rows of a frame one by one. Times are relative to the record's time, whole steps to those of the
+/// row before.
 pub(crate) struct Reading<'r, 'a> {
     pub(crate) generation: u32,
-    /// Where a block begins with the first row: what counters had before it.
+    /// The counters' last totals before the first row, if a block begins with that row.
     pub(crate) before: Option<Vec<Option<Total>>>,
-    /// Rows to come.
+    /// The number of rows that are left.
     left: usize,
     next_ms: i64,
     schema: &'r Schema,
@@ -33,16 +35,17 @@ pub(crate) struct Reading<'r, 'a> {
     row: &'r mut Row,
 }
 
-/// A row; used again for the next, and the next entry.
+/// A row. The buffer is reused for the following rows and entries.
 #[derive(Debug, Default)]
 pub(crate) struct Row {
     pub(crate) at_ms: i64,
-    /// One per column.
+    /// The readings, one per column.
     pub(crate) readings: Vec<f64>,
     steps: Vec<i64>,
 }
 
-/// Appends rows, at least one, to a record of a time. `begins`: a block begins with the first.
+/// Appends rows to a record with the time `record_ms`; does nothing if there are none. `begins` tells that a block
+/// begins with the first row.
 pub(crate) fn put(out: &mut Vec<u8>, record_ms: i64, schema: &Schema, id: u32, rows: &Rows, begins: bool) {
     let Some(&first_ms) = rows.at_ms.first() else { return };
     put_u64(out, u64::from(id));
@@ -77,7 +80,7 @@ impl<'a> Entry<'a> {
         Ok(Self { id, rows: reader.up_to(MOST_ROWS)?, bytes: reader.bytes()? })
     }
 
-    /// To read its rows, of a record of a time.
+    /// Prepares to read the rows. `record_ms` is the time of the record.
     pub(crate) fn rows<'r>(
         self,
         record_ms: i64,
@@ -105,7 +108,7 @@ impl<'a> Entry<'a> {
 }
 
 impl Reading<'_, '_> {
-    /// The next row.
+    /// Reads the next row; `None` at the end.
     pub(crate) fn next(&mut self) -> Result<Option<&Row>, Damaged> {
         let Some(left) = self.left.checked_sub(1) else {
             return if self.reader.is_empty() { Ok(None) } else { Err(Damaged) };
@@ -124,7 +127,7 @@ impl Reading<'_, '_> {
     }
 }
 
-/// Readings without a declared step are whole numbers often enough.
+/// Returns the step of a field. Readings without a declared step are often whole numbers.
 fn quantum(schema: &Schema, field: usize) -> Quantum {
     match schema.quantum(field) {
         Quantum::Exact => Quantum::Part(1.0),
@@ -136,7 +139,7 @@ fn put_reading(out: &mut Vec<u8>, quantum: Quantum, reading: f64, before: &mut i
     if reading.is_nan() {
         put_u64(out, GAP);
     } else if let Some(whole) = quantum.whole(reading) {
-        // Within ±2⁵³, both of them.
+        // Both are within ±2⁵³, so the difference does not overflow.
         put_u64(out, zigzag(whole - *before) + 2);
         *before = whole;
     } else {

@@ -1,4 +1,4 @@
-//! Files of chunks. A fresh one is added to as blocks are sealed; a settled one holds all chunks of its time, frame by
+//! Files of chunks. A fresh file grows as blocks are sealed. A settled file holds all chunks of its time, frame by
 //! frame, several blocks to a chunk, and ends in an index, so that a start need not read the rest.
 //!
 //! ```text
@@ -18,10 +18,11 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// The time one segment's blocks begin in: what is deleted, and merged, at a time.
+/// The length of the time that the blocks of one segment begin in, in milliseconds. Segments of one such partition are
+/// merged together.
 pub(crate) const PARTITION_MS: i64 = 6 * 3_600_000;
 
-/// Bytes of one index record, about.
+/// The approximate size of an index record in bytes.
 const INDEX_PART: usize = 64 << 10;
 
 #[derive(Debug)]
@@ -30,14 +31,14 @@ pub(crate) struct Segment {
     pub(crate) partition_ms: i64,
     pub(crate) settled: bool,
     size: AtomicU64,
-    /// Blocks in it, as far as known.
+    /// The number of blocks in the segment, as far as it is known.
     pages: AtomicU64,
-    /// Whose blocks these are, if all are one sampler's: earlier versions wrote those of all into one file.
+    /// The owner of the blocks, if all have the same. Earlier versions wrote the blocks of all owners into one file.
     owner: OnceLock<Arc<str>>,
     file: Box<dyn Readable>,
 }
 
-/// A block as a segment has it.
+/// A block's entry in a segment.
 #[derive(Debug, Clone)]
 pub(crate) struct Page {
     pub(crate) generation: u32,
@@ -47,22 +48,23 @@ pub(crate) struct Page {
     pub(crate) place: Place,
 }
 
-/// What is in a file.
+/// The contents of a segment.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
     pub(crate) frames: Vec<(FrameKey, Listed)>,
-    /// Numbers of files whose chunks are all here.
+    /// Numbers of the files that this one replaces: it has all their chunks.
     pub(crate) replaces: Vec<u64>,
-    /// Places that made no sense.
+    /// The number of corrupt places.
     pub(crate) damaged: u64,
+    /// Whether a later version wrote the file.
     pub(crate) newer: bool,
 }
 
-/// The blocks a file has of one frame.
+/// The blocks of one frame in a segment.
 #[derive(Debug)]
 pub(crate) enum Listed {
     Pages(Vec<Page>),
-    /// Those a part of its index lists, to be read.
+    /// A part of the segment's index, which is not read yet.
     Indexed {
         segment: Arc<Segment>,
         index: Arc<Vec<u8>>,
@@ -76,9 +78,9 @@ pub(crate) struct Writer {
     file: Box<dyn Growing>,
     explained: Explained,
     pending: Vec<u8>,
-    /// Where the next record begins.
+    /// The offset of the next record.
     offset: u64,
-    /// Where the chunks begin, when all frames were explained before.
+    /// The offset of the first chunk, if all frames were defined before.
     chunks_at: u64,
 }
 
@@ -90,7 +92,7 @@ pub(crate) fn name(partition_ms: i64, number: u64, settled: bool) -> String {
     format!("{}-{}-{number:010}", if settled { "seg" } else { "new" }, partition_ms.div_euclid(1000))
 }
 
-/// Partition, number, and whether it is settled.
+/// Returns the partition, the number, and whether the segment is settled.
 pub(crate) fn parse_name(name: &str) -> Option<(i64, u64, bool)> {
     let (settled, rest) = match (name.strip_prefix("seg-"), name.strip_prefix("new-")) {
         (Some(rest), _) => (true, rest),
@@ -118,7 +120,7 @@ impl Segment {
         name(self.partition_ms, self.number, self.settled)
     }
 
-    /// Opens a file and finds out what is in it.
+    /// Opens a segment and reads its list of blocks.
     pub(crate) fn load(disk: &dyn Disk, name: &str) -> io::Result<(Arc<Self>, Loaded)> {
         let segment = Self::open(disk, name)?;
         let indexed = if segment.settled { segment.read_index(segment.size())? } else { None };
@@ -135,19 +137,19 @@ impl Segment {
 
     fn open(disk: &dyn Disk, name: &str) -> io::Result<Arc<Self>> {
         let (partition_ms, number, settled) =
-            parse_name(name).ok_or_else(|| io::Error::other(format!("{name} is no segment")))?;
+            parse_name(name).ok_or_else(|| io::Error::other(format!("{name} is not the name of a segment")))?;
         let file = disk.open(name)?;
         let (size, pages) = (AtomicU64::new(file.size()?), AtomicU64::new(0));
         Ok(Arc::new(Self { number, partition_ms, settled, size, pages, owner: OnceLock::new(), file }))
     }
 
-    /// What the index at a file's end says, if that is whole.
+    /// Reads the index at the end of a segment; `None` if it is missing or corrupt.
     pub(crate) fn index(disk: &dyn Disk, name: &str) -> io::Result<Option<Loaded>> {
         let segment = Self::open(disk, name)?;
         segment.read_index(segment.size())
     }
 
-    /// By the index at its end, if that is whole.
+    /// Reads the index at the end; `None` if it is missing or corrupt.
     fn read_index(self: &Arc<Self>, size: u64) -> io::Result<Option<Loaded>> {
         let mut end = [0; HEAD + 16];
         let Some(end_at) = size.checked_sub(end.len() as u64) else { return Ok(None) };
@@ -174,7 +176,7 @@ impl Segment {
                     Ok(FileHead::Newer) => return Ok(Some(Loaded { newer: true, ..Loaded::default() })),
                     Err(error) => Err(error),
                 },
-                // There are none in what comes before the chunks.
+                // Index records are only at the end, so the offset is in `index`.
                 Item::Record { kind: Kind::Index, payload, offset } => {
                     self.read_index_part(&index, offset + HEAD..offset + HEAD + payload.len(), &names, &mut loaded)
                 }
@@ -188,7 +190,7 @@ impl Segment {
         Ok(Some(loaded))
     }
 
-    /// Which frames a part of the index is about, and where in it each is.
+    /// Reads which frames a record of the index lists, and where the list of each frame is.
     fn read_index_part(
         self: &Arc<Self>,
         index: &Arc<Vec<u8>>,
@@ -209,7 +211,7 @@ impl Segment {
         Ok(())
     }
 
-    /// The blocks that one frame's part of the index lists; fewer where that makes no sense.
+    /// Reads the blocks that the index lists for one frame, up to the first corrupt entry.
     fn read_pages(self: &Arc<Self>, listed: &[u8], pages: &mut Vec<Page>) -> Result<(), Damaged> {
         let mut reader = Reader(listed);
         let (mut offset, mut before_ms) = (0u64, self.partition_ms);
@@ -236,7 +238,7 @@ impl Segment {
         Ok(())
     }
 
-    /// Record by record.
+    /// Reads the segment record by record, without the index.
     fn scan(self: &Arc<Self>) -> io::Result<Loaded> {
         let bytes = record::read_all(&*self.file)?;
         let mut loaded = Loaded::default();
@@ -296,9 +298,9 @@ impl Segment {
 }
 
 impl Segment {
-    /// The chunk at a place, checked.
+    /// Reads the chunk at a place and checks it.
     pub(crate) fn chunk(&self, offset: u64, length: u32) -> Result<Vec<u8>, Unreadable> {
-        // Both may come from an index that someone made.
+        // Offset and length come from the index and are not trusted.
         if length as usize > HEAD + record::MOST || offset.saturating_add(u64::from(length)) > self.size() {
             return Err(Damaged.into());
         }
@@ -314,7 +316,7 @@ impl Segment {
 }
 
 impl Listed {
-    /// Appends the blocks. What makes no sense is left out, with what follows.
+    /// Appends the blocks, up to the first corrupt entry.
     pub(crate) fn read(&self, pages: &mut Vec<Page>) -> Result<(), Damaged> {
         match self {
             Self::Pages(listed) => pages.extend_from_slice(listed),
@@ -329,7 +331,7 @@ impl Listed {
 // === impl Writer ===
 
 impl Writer {
-    /// A new file; `name` is what it is called as long as it is written.
+    /// Creates a file. `name` is its name as long as it is written.
     pub(crate) fn create(
         disk: &dyn Disk,
         name: &str,
@@ -348,7 +350,7 @@ impl Writer {
         Ok(Self { segment, file, explained: Explained::default(), pending, offset, chunks_at: offset })
     }
 
-    /// Where a chunk will be.
+    /// Adds a chunk. Returns the offset and the length of its record.
     pub(crate) fn add(&mut self, id: u32, key: &FrameKey, chunk: &[u8]) -> io::Result<(u64, u32)> {
         let start = self.pending.len();
         self.explained.explain(&mut self.pending, id, key)?;
@@ -366,12 +368,12 @@ impl Writer {
         self.segment.place(offset, length, page)
     }
 
-    /// How many bytes were added since the last [`Writer::write`].
+    /// Returns the number of bytes that were added since the last [`Writer::write`].
     pub(crate) fn pending(&self) -> usize {
         self.pending.len()
     }
 
-    /// Hands what was added to the disk.
+    /// Writes the added bytes. Returns their number.
     pub(crate) fn write(&mut self) -> io::Result<u64> {
         let bytes = std::mem::take(&mut self.pending);
         self.file.append(&bytes)?;
@@ -383,7 +385,7 @@ impl Writer {
         self.file.sync()
     }
 
-    /// Says beforehand what frames there will be.
+    /// Defines frames before their chunks are added.
     pub(crate) fn explain<'a>(&mut self, mut frames: impl Iterator<Item = (u32, &'a FrameKey)>) -> io::Result<()> {
         let start = self.pending.len();
         frames.try_for_each(|(id, key)| self.explained.explain(&mut self.pending, id, key))?;
@@ -418,14 +420,14 @@ impl Writer {
     }
 }
 
-/// Where the chunks begin, and the index.
+/// Reads the offsets of the first chunk and of the index.
 fn read_end(payload: &[u8]) -> Result<(u64, u64), Damaged> {
     let place = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).map_err(|_| Damaged);
     let (chunks, index) = payload.split_at_checked(8).ok_or(Damaged)?;
     Ok((place(chunks)?, place(index)?))
 }
 
-/// The pages of a frame, those of one chunk after each other.
+/// Writes the list of a frame's pages, chunk by chunk.
 fn put_pages(out: &mut Vec<u8>, pages: &[Page], partition_ms: i64) {
     let at = |page: &Page| match page.place.bytes {
         Bytes::Stored { offset, length, .. } => (offset, length),
@@ -443,7 +445,7 @@ fn put_pages(out: &mut Vec<u8>, pages: &[Page], partition_ms: i64) {
             let own = (page.rows, page.generation, page.first_ms.wrapping_sub(before_ms), page.last_ms - page.first_ms);
             before_ms = page.last_ms;
             if shape == Some(own) {
-                // No page has no rows: this one is as the one before.
+                // 0 rows mark a page that is like the one before. Every page has rows.
                 put_u64(out, 0);
                 continue;
             }

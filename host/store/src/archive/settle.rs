@@ -1,5 +1,5 @@
-//! Merges the chunks of a time that is over: all of them in one file, frame by frame, several blocks to a chunk, packed
-//! as densely as can be. It goes on a little at a time between flushes.
+//! Merges the chunks of a partition whose time is over: all of them into one file, frame by frame, several blocks to a
+//! chunk, packed as densely as possible. It works in small steps between flushes.
 
 use super::record;
 use super::segment::{PARTITION_MS, Page, Segment, Writer};
@@ -10,37 +10,39 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
-/// Blocks of one chunk. More are denser, and more to read for one of them.
+/// Blocks per chunk. More blocks are denser, but reading one of them reads all.
 const MERGED: usize = 4;
 
-/// A time, and whose blocks: what is merged together.
+/// A partition and the owner of its blocks. Segments of one group are merged together.
 type Group = (i64, Option<Arc<str>>);
 
-/// How long after its end a time's blocks are all sealed, those that take longest to fill aside.
+/// How long after the end of a partition its blocks are sealed, except very long blocks, in milliseconds.
 const LATE_MS: i64 = 30 * 60_000;
 
-/// How often it is looked for files of which little is alive, and how soon a time whose merging failed is tried again.
+/// The interval between searches for files with few live blocks, and the wait before a failed merge is retried, in
+/// milliseconds.
 const LOOK_MS: i64 = 3_600_000;
 
-/// Bytes that are handed to the disk at a time.
+/// Bytes that are written at a time.
 const WRITE: usize = 1 << 20;
 
-/// One time's merging under way.
+/// A merge in progress.
 #[derive(Debug)]
 pub(super) struct Settling {
     writer: Writer,
     name: String,
-    /// Numbers of the files whose chunks are merged.
+    /// Numbers of the files that are merged.
     sources: Vec<u64>,
-    /// Frames to come.
+    /// Frames that are not merged yet.
     queue: VecDeque<Arc<Frame>>,
-    /// Frames that are done: what the new file says of them, and where their blocks will be.
+    /// Entries of merged frames in the new index: id and pages.
     index: Vec<(u32, Vec<Page>)>,
+    /// New places of the blocks of merged frames.
     moved: Vec<Moved>,
 }
 
 impl Archive {
-    /// Goes on merging, for so many blocks; whether there was something to do.
+    /// Continues merging, for about `blocks` blocks. Returns whether there was something to do.
     pub(crate) fn settle(&mut self, frames: &[Arc<Frame>], now_ms: i64, blocks: usize) -> io::Result<bool> {
         let settling = match self.settling.take() {
             Some(settling) => settling,
@@ -53,9 +55,9 @@ impl Archive {
         let names = [settling.name.clone(), segment.name()];
         let went_on = self.go_on(settling, frames, blocks);
         if went_on.is_err() {
-            // One of them is there, and nothing of it counts.
+            // The file exists under one of the two names, and its contents do not count.
             self.superfluous.extend(names.map(|name| (name, segment.size())));
-            // Others come first.
+            // Merge other partitions first.
             self.not_before.insert(segment.partition_ms, now_ms.saturating_add(LOOK_MS));
         }
         went_on.map(|()| true)
@@ -78,9 +80,10 @@ impl Archive {
         Ok(())
     }
 
-    /// A time that is over, with files that are not merged, or that hold little that is alive.
+    /// Returns a group that is due: its time is over, and it has files that are not merged or that have few live
+    /// blocks.
     fn due(&mut self, frames: &[Arc<Frame>], now_ms: i64) -> Option<(Group, Vec<u64>)> {
-        // Looking at every block there is takes long.
+        // Visiting every block takes long.
         let looked = self.looked_ms.replace(now_ms);
         let live = match looked {
             Some(looked) if (0..LOOK_MS).contains(&(now_ms - looked)) => {
@@ -107,7 +110,7 @@ impl Archive {
                     .not_before
                     .get(partition_ms)
                     .is_none_or(|time| !(now_ms..=now_ms.saturating_add(LOOK_MS)).contains(time));
-            // A few late blocks are not worth writing all the others again.
+            // A few late blocks are not worth rewriting all the others.
             over && (fresh > 0 && (fresh >= 8 || bytes(false) * 10 >= bytes(true)) || segments.iter().any(is_dead))
         };
         let (group, segments) = groups.into_iter().find(due)?;
@@ -120,7 +123,7 @@ impl Archive {
         now_ms: i64,
         ((partition_ms, owner), sources): (Group, Vec<u64>),
     ) -> io::Result<Settling> {
-        // What comes for this time from now on goes to another file.
+        // New blocks of this partition go to another file from now on.
         self.writers.retain(|_, writer| !sources.contains(&writer.segment.number));
         self.next_number += 1;
         let number = self.next_number;
@@ -161,19 +164,19 @@ impl Archive {
 }
 
 impl Settling {
-    /// Bytes so far.
+    /// Returns the bytes that were written so far.
     pub(super) fn size(&self) -> u64 {
         self.writer.segment.size()
     }
 
-    /// Merges a frame's blocks; how many there were.
+    /// Merges a frame's blocks. Returns how many there were.
     fn add(&mut self, id: u32, frame: &Arc<Frame>) -> io::Result<usize> {
         let view = frame.view();
         let is_source = |blocks: &&Blocks| blocks.file().is_some_and(|number| self.sources.contains(&number));
         let blocks: Vec<Seen<'_>> = view.blocks.iter().filter(is_source).flat_map(Blocks::each).collect();
         let mut pages = Vec::new();
         let mut places = Vec::new();
-        // A record has its limits, whatever the blocks hold.
+        // A chunk must fit one record, whatever the blocks hold.
         let fits = record::MOST / 2 / (codec::MOST_ROWS * frame.schema().columns().max(1) * 8);
         for merged in blocks.chunks(MERGED.min(fits.max(1))) {
             let mut readable = Vec::new();

@@ -1,14 +1,14 @@
-//! A disk that keeps only what it must.
+//! A simulated disk that loses everything in a crash that it may lose.
 
 use super::disk::{Disk, Growing, Readable};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// What a disk writes at once, or not.
+/// The number of bytes that a disk writes atomically.
 const SECTOR: usize = 512;
 
-/// A folder in memory that knows what is sure to stay.
+/// A folder in memory that knows what is durable.
 #[derive(Debug, Clone)]
 pub(crate) struct Sim(Arc<Mutex<State>>);
 
@@ -16,16 +16,16 @@ pub(crate) struct Sim(Arc<Mutex<State>>);
 struct State {
     random: Random,
     names: BTreeMap<String, usize>,
-    /// As a crash leaves them, at least.
+    /// The names at the last sync.
     synced_names: BTreeMap<String, usize>,
-    /// Since then.
+    /// Changes of names since the last sync.
     changes: Vec<Change>,
     files: Vec<Data>,
-    /// Operations until the power goes.
+    /// Operations until the power fails.
     left: Option<u32>,
-    /// Bytes that fit yet.
+    /// Bytes that still fit on the disk.
     room: Option<usize>,
-    /// One in so many operations fails.
+    /// One in this many operations fails.
     fails: Option<u32>,
 }
 
@@ -75,43 +75,43 @@ impl Sim {
         self.0.lock().unwrap()
     }
 
-    /// From now on every operation fails, or none does.
+    /// Makes every operation fail from now on, or none.
     pub(crate) fn fail(&self, always: bool) {
         self.fail_one_in(always.then_some(1));
     }
 
-    /// The power goes after so many operations.
+    /// Makes the power fail after a number of operations.
     pub(super) fn stop_after(&self, operations: u32) {
         self.state().left = Some(operations);
     }
 
-    /// From now on one in so many operations fails, or none does.
+    /// Makes one in a number of operations fail from now on, or none.
     pub(super) fn fail_one_in(&self, operations: Option<u32>) {
         self.state().fails = operations;
     }
 
-    /// From now on so many bytes fit.
+    /// Sets the number of bytes that still fit; `None` for no limit.
     pub(crate) fn set_room(&self, bytes: Option<usize>) {
         self.state().room = bytes;
     }
 
-    /// Names of files and their bytes.
+    /// Returns the names of the files and their sizes.
     pub(crate) fn files(&self) -> BTreeMap<String, usize> {
         let state = self.state();
         state.names.iter().map(|(name, file)| (name.clone(), state.files[*file].bytes.len())).collect()
     }
 
-    /// Whether the power is gone.
+    /// Returns whether the power has failed.
     pub(super) fn is_off(&self) -> bool {
         self.state().left == Some(0)
     }
 
-    /// The power comes back.
+    /// Restores the power: changes that were not synced may be lost.
     pub(super) fn restart(&self) {
         let mut state = self.state();
         let State { random, names, synced_names, changes, files, .. } = &mut *state;
         for change in changes.drain(..) {
-            // Each may have reached the disk or not, whatever came before it.
+            // Each change may have reached the disk or not, independent of those before it.
             if random.one_in(2) {
                 continue;
             }
@@ -127,7 +127,8 @@ impl Sim {
         }
         names.clone_from(synced_names);
         for file in files.iter_mut() {
-            // Sectors after what is certain come through in any order; the file ends somewhere.
+            // Sectors that were not synced reach the disk in any order; the file may end anywhere after the synced
+            // part.
             let end = file.synced + random.below((file.bytes.len() - file.synced) as u64 + 1) as usize;
             file.bytes.truncate(end);
             let mut at = file.synced;
@@ -146,7 +147,7 @@ impl Sim {
 }
 
 impl State {
-    /// Whether an operation takes place.
+    /// Counts an operation and returns an error if it must fail.
     fn operate(&mut self) -> io::Result<()> {
         if let Some(left) = &mut self.left {
             *left = left.saturating_sub(1);
@@ -171,7 +172,7 @@ impl Disk for Sim {
     fn create(&self, name: &str) -> io::Result<Box<dyn Growing>> {
         let mut state = self.state();
         state.operate()?;
-        assert!(!state.names.contains_key(name), "{name} is there already");
+        assert!(!state.names.contains_key(name), "{name} exists already");
         let file = state.files.len();
         state.files.push(Data::default());
         state.names.insert(name.to_owned(), file);
@@ -224,7 +225,7 @@ impl Growing for SimFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.sim.state();
         let done = state.operate();
-        // A write that fails may have done part of its work.
+        // A failed write may have written a part.
         let written = match done {
             Ok(()) => bytes.len().min(state.room.unwrap_or(usize::MAX)),
             Err(_) => state.random.below(bytes.len() as u64 + 1) as usize,

@@ -1,5 +1,5 @@
-//! What files have of a frame, until someone asks for it. A start finds out which frames there are, and no more: of ten
-//! thousand of them, whoever comes first waits for one.
+//! The history of a frame in files, until the frame is first used. A start only finds out which frames there are. With
+//! ten thousand frames, the first query waits only for the frame it needs.
 
 use super::log::Logged;
 use super::rows::Reading;
@@ -10,13 +10,14 @@ use std::cmp::Reverse;
 
 #[derive(Debug, Default)]
 pub(crate) struct Unread {
+    /// The blocks in segments.
     pub(super) listed: Vec<Listed>,
-    /// The older log first.
+    /// The rows in logs, the older log first.
     pub(super) logged: Vec<Logged>,
 }
 
 impl Unread {
-    /// The blocks as they follow each other, and how many files' lists made no sense.
+    /// Returns the blocks in order, and the number of files whose list of blocks is corrupt.
     pub(crate) fn pages(&self) -> (Vec<Page>, u64) {
         let mut pages = Vec::new();
         let damaged = self.listed.iter().filter(|listed| listed.read(&mut pages).is_err()).count();
@@ -24,7 +25,7 @@ impl Unread {
         (pages, damaged as u64)
     }
 
-    /// Shows the runs of rows logs have, in the order they were written; how many made no sense.
+    /// Passes the runs of rows in logs to `take`, in the order they were written. Returns how many were corrupt.
     pub(crate) fn rows(
         &self,
         schema: &Schema,
@@ -34,7 +35,7 @@ impl Unread {
     }
 }
 
-/// Sorts pages as they follow each other; of two of one generation that overlap the longer stays: it was sealed again.
+/// Sorts pages in order. If two pages of one generation overlap, the block was sealed again: the longer one stays.
 fn in_order(pages: &mut Vec<Page>) {
     pages.sort_by_key(|page| (page.generation, page.first_ms, Reverse(page.rows)));
     let mut last: Option<(u32, i64)> = None;

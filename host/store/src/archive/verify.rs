@@ -1,4 +1,4 @@
-//! Reads all there is in a folder, to the last bit, and says what makes no sense.
+//! Reads and unpacks everything in a folder, and reports what is corrupt.
 
 use super::disk::Disk;
 use super::log;
@@ -16,10 +16,10 @@ use crate::{Schema, StoredField, jumps};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-/// Doubles may be added up in another order one day.
+/// The relative tolerance of sums, because a later version may add doubles in another order.
 const SUM_TOLERANCE: f64 = 1e-9;
 
-/// What a file is for, by its name.
+/// The purpose of a file, which its name tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Log,
@@ -46,7 +46,7 @@ impl Role {
     }
 }
 
-/// `progress` is told how many bytes of how many are done.
+/// Checks all files. `progress` gets the number of bytes that are done and the total.
 pub(crate) fn verify(disk: &dyn Disk, progress: &mut dyn FnMut(u64, u64)) -> io::Result<Verified> {
     let mut names = disk.list()?;
     names.sort_unstable();
@@ -63,7 +63,7 @@ pub(crate) fn verify(disk: &dyn Disk, progress: &mut dyn FnMut(u64, u64)) -> io:
                 file.read(disk, &bytes, &mut |at| progress(done + at, all));
                 notes.append(&mut file.seen.notes);
             }
-            Err(error) => file.damaged(0, format!("it cannot be read: {error}")),
+            Err(error) => file.damaged(0, format!("cannot read the file: {error}")),
         }
         done += size;
         verified.files += 1;
@@ -74,7 +74,7 @@ pub(crate) fn verify(disk: &dyn Disk, progress: &mut dyn FnMut(u64, u64)) -> io:
     Ok(verified)
 }
 
-/// A file being read.
+/// A file that is being checked.
 struct Verifying<'a> {
     name: &'a str,
     role: Role,
@@ -82,16 +82,18 @@ struct Verifying<'a> {
     seen: Seen,
 }
 
+/// The contents of a file that were read so far.
 #[derive(Default)]
 struct Seen {
     names: Names,
     notes: Values,
-    /// By their place: of a settled file, which has an index.
+    /// Chunks by offset, to compare with the index. Only of settled files.
     chunks: BTreeMap<u64, Indexed>,
+    /// Offsets of damage that is reported.
     damaged: BTreeSet<u64>,
 }
 
-/// What an index says of a chunk.
+/// A chunk as an index describes it.
 #[derive(Debug, PartialEq)]
 struct Indexed {
     key: FrameKey,
@@ -116,7 +118,7 @@ impl Verifying<'_> {
             return;
         }
         if bytes.is_empty() {
-            self.end(0, "it is empty".to_owned());
+            self.end(0, "the file is empty".to_owned());
         }
         for item in Records::of(bytes) {
             match item {
@@ -124,15 +126,15 @@ impl Verifying<'_> {
                     progress(offset as u64);
                     self.verified.records += 1;
                     if offset == 0 && kind != Kind::File {
-                        self.damaged(0, "it does not begin as such a file does".to_owned());
+                        self.damaged(0, "the file does not begin with a file header".to_owned());
                     }
                     if let Err(what) = self.record(offset, kind, payload) {
                         self.damaged(offset, what);
                     }
                 }
-                Item::Damaged { offset, length } => self.damaged(offset, format!("{length} bytes are no record")),
+                Item::Damaged { offset, length } => self.damaged(offset, format!("{length} bytes are not a record")),
                 Item::Torn { offset } => {
-                    self.end(offset, format!("the last {} bytes are no whole record", bytes.len() - offset));
+                    self.end(offset, format!("the last {} bytes are an incomplete record", bytes.len() - offset));
                 }
             }
         }
@@ -142,13 +144,14 @@ impl Verifying<'_> {
     }
 
     fn damaged(&mut self, offset: usize, what: String) {
-        // What follows from it is not said too.
+        // Report an offset once; more reports of it would only be consequences.
         if self.seen.damaged.insert(offset as u64) {
             self.verified.damaged.push(Finding { file: self.name.to_owned(), offset: offset as u64, what });
         }
     }
 
-    /// The file ends as one whose writer was stopped. A settled one got its name when it was whole.
+    /// Reports an incomplete end. It is normal if the writer was stopped, except in a settled file, which got its name
+    /// when it was complete.
     fn end(&mut self, offset: usize, what: String) {
         match self.role {
             Role::Settled => self.damaged(offset, what),
@@ -161,10 +164,10 @@ impl Verifying<'_> {
         match (kind, self.role) {
             (Kind::File, role) => match record::file_head(payload, role.kind()) {
                 Ok(_) => Ok(()),
-                Err(_) => Err("it says that it is another kind of file".to_owned()),
+                Err(_) => Err("the file header names another kind of file".to_owned()),
             },
             (Kind::Schema | Kind::Frame, Role::Log | Role::Fresh | Role::Settled) => {
-                names.learn(kind, payload).map_err(|_| "what it says of a frame makes no sense".to_owned())
+                names.learn(kind, payload).map_err(|_| "corrupt definition of a frame or a schema".to_owned())
             }
             (Kind::Rows, Role::Log) => {
                 let rows = &mut self.verified.rows;
@@ -176,14 +179,14 @@ impl Verifying<'_> {
                     }
                     Ok(())
                 });
-                read.map_err(|_| "its rows make no sense, or their frame is nowhere explained".to_owned())
+                read.map_err(|_| "corrupt rows, or rows of a frame that the file does not define".to_owned())
             }
             (Kind::Chunk, Role::Fresh | Role::Settled) => self.chunk(offset, payload),
             (Kind::Index | Kind::End, Role::Settled) | (Kind::End, Role::Notes) => Ok(()),
             (Kind::Note, Role::Notes) => {
-                notes::note(payload, notes).map_err(|_| "a note that makes no sense".to_owned())
+                notes::note(payload, notes).map_err(|_| "corrupt note, cannot be read".to_owned())
             }
-            _ => Err("such a record does not belong in such a file".to_owned()),
+            _ => Err("this kind of record does not belong in this kind of file".to_owned()),
         }
     }
 
@@ -191,13 +194,13 @@ impl Verifying<'_> {
         let mut reader = Reader(payload);
         let id = reader.u64().ok().and_then(|id| u32::try_from(id).ok());
         let key = id.and_then(|id| self.seen.names.frame(id).ok());
-        let key = key.ok_or_else(|| "a chunk whose frame is nowhere explained".to_owned())?;
-        let unreadable = |_| "a chunk that cannot be unpacked".to_owned();
+        let key = key.ok_or_else(|| "chunk of a frame that the file does not define".to_owned())?;
+        let unreadable = |_| "corrupt chunk, cannot be unpacked".to_owned();
         let chunk = Chunk::read(&key.schema, reader.0).map_err(unreadable)?;
         for (page, head) in chunk.pages.iter().enumerate() {
             let values = chunk.rows(page).map_err(unreadable)?.into_values(&key.schema);
             let cells = values.parts(&key.schema, Layout::of(key.interval_ms)).whole(&key.schema);
-            agree(&key.schema, head, &cells).map_err(|why| format!("page {page} of a chunk: {why}"))?;
+            agree(&key.schema, head, &cells).map_err(|why| format!("page {page} of the chunk: {why}"))?;
             self.verified.blocks += 1;
             self.verified.rows += head.rows as u64;
         }
@@ -209,17 +212,17 @@ impl Verifying<'_> {
         Ok(())
     }
 
-    /// Whether the index at the end says what is there.
+    /// Checks that the index at the end matches the chunks.
     fn index(&mut self, disk: &dyn Disk, size: usize) {
         let loaded = match Segment::index(disk, self.name) {
             Ok(Some(loaded)) => loaded,
-            Ok(None) => return self.damaged(size, "there is no whole index at the end".to_owned()),
-            Err(error) => return self.damaged(size, format!("its index cannot be read: {error}")),
+            Ok(None) => return self.damaged(size, "the index at the end is missing or corrupt".to_owned()),
+            Err(error) => return self.damaged(size, format!("cannot read the index: {error}")),
         };
         for (key, listed) in &loaded.frames {
             let mut pages = Vec::new();
             if listed.read(&mut pages).is_err() {
-                self.damaged(size, format!("what the index says of {} makes no sense", key.instance));
+                self.damaged(size, format!("corrupt index entry of instance {}", key.instance));
             }
             for pages in pages.chunk_by(|a, b| place(a) == place(b)) {
                 let Some((offset, length)) = pages.first().and_then(place) else { continue };
@@ -228,13 +231,16 @@ impl Verifying<'_> {
                 let at = usize::try_from(offset).unwrap_or(usize::MAX);
                 match self.seen.chunks.remove(&offset) {
                     Some(found) if found == said => {}
-                    Some(_) => self.damaged(at, "the index says something else of this chunk".to_owned()),
-                    None => self.damaged(at, "there is no chunk where the index has one".to_owned()),
+                    Some(_) => self.damaged(at, "the index does not match this chunk".to_owned()),
+                    None => self.damaged(at, "the index lists a chunk here, but there is none".to_owned()),
                 }
             }
         }
         for offset in std::mem::take(&mut self.seen.chunks).into_keys() {
-            self.damaged(usize::try_from(offset).unwrap_or(usize::MAX), "a chunk the index does not name".to_owned());
+            self.damaged(
+                usize::try_from(offset).unwrap_or(usize::MAX),
+                "the index does not list this chunk".to_owned(),
+            );
         }
     }
 }
@@ -258,7 +264,7 @@ fn place(page: &Page) -> Option<(u64, u32)> {
     }
 }
 
-/// Whether a page's cells are what its rows add up to; a last value and a sum that are no number were not kept.
+/// Checks that a page's cells match its rows. A last value or a sum that is NaN was not stored.
 fn agree(schema: &Schema, head: &PageHead, cells: &[Cell]) -> Result<(), String> {
     let same = |a: f64, b: f64| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
     let close = |a: f64, b: f64| same(a, b) || (a - b).abs() <= SUM_TOLERANCE * a.abs().max(b.abs());
@@ -271,7 +277,7 @@ fn agree(schema: &Schema, head: &PageHead, cells: &[Cell]) -> Result<(), String>
             ("sum", kept.sum.is_nan() || close(kept.sum, found.sum)),
         ];
         if let Some((what, _)) = wrong.into_iter().find(|(_, fine)| !fine) {
-            return Err(format!("the {what} of {name} is not that of its rows"));
+            return Err(format!("the stored {what} of {name} differs from its rows"));
         }
     }
     Ok(())
@@ -290,7 +296,8 @@ mod tests {
         verify(disk, &mut |_, _| {}).unwrap()
     }
 
-    /// A settled file of one chunk; `falsify` what it says of its rows, its index by one row too few or not.
+    /// Verifies a settled file of one chunk. `falsify` changes the cell of its rows. The index has one row too few,
+    /// unless `index_is_right`.
     fn settled(disk: &dyn Disk, falsify: impl Fn(&mut Cell), index_is_right: bool) -> Verified {
         let schema = Schema::new("s", vec![StoredField::gauge("x")]);
         let instance = InstanceId::new("i").unwrap();
