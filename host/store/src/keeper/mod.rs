@@ -1,4 +1,5 @@
-//! Who does the work that a push does not wait for: sealing, writing, letting go, merging. One thread, step by step.
+//! The background work that a push does not wait for: sealing, writing, removing, merging. It runs step by step in one
+//! thread.
 
 #[cfg(test)]
 mod tests;
@@ -14,39 +15,40 @@ use std::sync::Arc;
 use std::time::Instant;
 use trust::Trust;
 
-/// The wait after a failed write: the first, and the longest.
+/// The backoff after a failed write, in milliseconds: the first wait, and the longest.
 const BACKOFF_MS: (i64, i64) = (1_000, 30_000);
 
-/// History that has to go before it is so old is worth a word.
+/// Evictions of history that is younger than this are counted as refusals, in milliseconds.
 const YOUNG_MS: i64 = 3_600_000;
 
-/// How often what is over is looked for.
+/// The interval between searches for history to remove, in milliseconds.
 const PRUNE_MS: i64 = 30_000;
 
-/// The note of what is known of the clock, and how often it is written.
+/// The key of the note about the clock.
 const TRUST: &str = "clock/trust";
+/// The interval between writes of that note, in milliseconds.
 const NOTED_MS: i64 = 10 * 60_000;
 
-/// Blocks sealed, and merged, in one step, at least: so little that the next is not late.
+/// The least limit on blocks that one step seals, and merges. It is small, so that the next step is not late.
 const SEALED: usize = 256;
 const MERGED: usize = 256;
 
-/// Keeps a store in order, and its archive if it has one.
+/// Maintains a store, and its archive if it has one.
 #[derive(Debug)]
 pub struct Keeper {
     store: Store,
     limits: Limits,
     archive: Option<Archive>,
-    /// The folder of an archive that cannot be opened yet.
+    /// The folder of an archive that could not be opened yet.
     unopened: Option<PathBuf>,
     retry: Option<Retry>,
-    /// To be written with the next flush.
+    /// Changes of notes for the next flush.
     changes: Changes,
     pruned_ms: Option<i64>,
     settled_ms: Option<i64>,
-    /// None before the first look at the clock.
+    /// The state of the clock; `None` before the first check.
     trust: Option<Trust>,
-    /// When it was last written down.
+    /// The time of the last note about the clock.
     noted_ms: Option<i64>,
 }
 
@@ -56,36 +58,43 @@ struct Retry {
     wait_ms: i64,
 }
 
-/// How the archive is.
+/// The state of the archive.
 #[derive(Debug, Clone, Default)]
 pub struct ArchiveStatus {
-    /// Whether there is one.
+    /// Whether there is an archive.
     pub on: bool,
-    /// Why nothing is written now: history is in memory alone until it is again.
+    /// Why writes fail now. History stays in memory alone until they succeed again.
     pub failing: Option<Failing>,
-    /// A write that has begun and has not ended.
+    /// The start of the write in progress.
     pub writing_since: Option<Instant>,
-    /// Rows that wait to be written; while nothing is, those that are in a log alone count too, as it will be written anew.
+    /// Rows that wait to be written. While writes fail, rows that are only in a log count too, because the log will be
+    /// rewritten.
     pub unstored_rows: u64,
-    /// Rows that the ring let go of before they were in one.
+    /// Rows that the ring dropped before they were in a file.
     pub lost_rows: u64,
+    /// Flushes that succeeded.
     pub flushes: u64,
+    /// Rows that flushes wrote to logs.
     pub rows: u64,
+    /// Blocks that flushes wrote.
     pub blocks: u64,
+    /// Bytes that flushes wrote.
     pub bytes: u64,
-    /// By reason: see [`Failing::reason`].
+    /// Failed writes by reason: see [`Failing::reason`].
     pub failed: BTreeMap<&'static str, u64>,
-    /// Bytes in files, and how many of those hold blocks.
+    /// The size of all files in bytes.
     pub size: u64,
+    /// Files with blocks.
     pub segments: usize,
-    /// Files with blocks that someone else has deleted: what they held can be read until the process ends.
+    /// Files with blocks that someone else deleted. Their contents can be read until the process ends.
     pub vanished: usize,
-    /// When some file was last found to be gone that way.
+    /// When a file was last found missing or cut short.
     pub vanished_at: Option<Instant>,
-    /// It is more than there may be, and nothing is left that could go: the log and the newest blocks stay.
+    /// Whether the files exceed their limit although nothing more can be evicted: the log and the newest blocks stay.
     pub beyond_limit: bool,
 }
 
+/// Why writes fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failing {
     /// `full`, `read_only`, `denied`, `gone`, `in_use`, `file_limit` or `io`.
@@ -94,24 +103,25 @@ pub struct Failing {
     pub since_ms: i64,
 }
 
-/// What a step did.
+/// The amount of work that a step did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Step {
     pub sealed: usize,
     pub flushed: Flushed,
 }
 
-/// Why an archive cannot be opened.
+/// The error of an archive that cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("another host is using it")]
+    #[error("another host is using this folder; stop it, or choose another folder")]
     InUse,
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
 impl Store {
-    /// Keeps history in a folder too, which is made if need be, and brings back what is in it.
+    /// Opens a store that keeps history in a folder, and restores the history there. Creates the folder if it does not
+    /// exist.
     pub fn open(folder: &Path, limits: &Limits) -> Result<(Self, Keeper, Restored), OpenError> {
         let folder = Folder::locked(folder).map_err(|error| match error.kind() {
             ErrorKind::WouldBlock => OpenError::InUse,
@@ -120,10 +130,12 @@ impl Store {
         Ok(Self::on(Arc::new(folder), limits)?)
     }
 
-    /// Keeps history in memory until a folder can be opened that cannot be opened now, because of `error`. From then on it
-    /// is kept there too, beside what the folder has: [`Store::take_opened`] tells.
+    /// Makes a store for a folder that cannot be opened now, because of `error`. History stays in memory until the
+    /// folder can be opened; the keeper retries. Then the folder's history is added, and [`Store::take_opened`] returns
+    /// its other contents.
     pub fn open_later(folder: &Path, limits: &Limits, error: &io::Error, now_ms: i64) -> (Self, Keeper) {
-        // The folder's frames have numbers that nobody knows: those are counted, and these go by the time, in microseconds.
+        // The numbers of the frames in the folder are unknown. Those are counted from 0; these begin at the time in
+        // microseconds, so that they differ.
         let next_born = u64::try_from(now_ms).unwrap_or(0).saturating_mul(1000);
         let store = Self::restored(Arc::new(Shared::new(limits, true)), Vec::new(), next_born, BTreeMap::new());
         let keeper = Keeper { unopened: Some(folder.to_owned()), ..Keeper::new(store.clone(), limits) };
@@ -141,7 +153,7 @@ impl Store {
 }
 
 impl Keeper {
-    /// For a store in memory.
+    /// Makes a keeper for a store in memory.
     pub fn in_memory(store: Store, limits: &Limits) -> Self {
         Self::new(store, limits)
     }
@@ -162,9 +174,9 @@ impl Keeper {
         }
     }
 
-    /// Does what is to be done by now. To be called once in a flush interval.
+    /// Does the work that is due. Call it once per flush interval.
     pub fn step(&mut self, now_ms: i64) -> Step {
-        // Before the frames: whoever is forgotten is not among those.
+        // Take changes before the frames, so that removed frames are not among the frames.
         self.open_at_last(now_ms);
         self.take_changes();
         let frames = self.store.all_frames();
@@ -184,7 +196,7 @@ impl Keeper {
         Step { sealed, flushed: flushed.unwrap_or_default() }
     }
 
-    /// Writes what is left; whether it could. What cannot be written now is lost.
+    /// Writes the rest of the history. Returns whether that succeeded; if not, the rest is lost.
     pub fn close(mut self, now_ms: i64) -> bool {
         self.retry = None;
         self.open_at_last(now_ms);
@@ -193,7 +205,7 @@ impl Keeper {
         (self.archive.is_none() && self.unopened.is_none()) || self.flush(&frames, now_ms).is_some()
     }
 
-    /// Opens the archive if that did not work before.
+    /// Retries to open the archive if that failed before.
     fn open_at_last(&mut self, now_ms: i64) {
         let Some(folder) = &self.unopened else { return };
         if self.waits(now_ms) {
@@ -203,20 +215,21 @@ impl Keeper {
         match opened.and_then(|disk| archive::restore(Arc::new(disk), self.store.shared())) {
             Ok((archive, frames, values, restored)) => {
                 (self.unopened, self.retry) = (None, None);
-                // Also what is known of the clock: without it one that has jumped would cost history.
+                // Read the note about the clock from the folder: without it a clock that has jumped would cost history.
                 self.trust = None;
                 self.store.adopt(frames, archive.next_born, values, restored);
                 self.archive = Some(archive);
             }
             Err(error) => {
-                // All of it is written once there is a folder.
+                // Drop the changes: all notes are written once there is a folder.
                 drop(self.store.take_changes(0));
                 self.failed_again(&error, &self.store.all_frames(), now_ms);
             }
         }
     }
 
-    /// Whether it is not yet the time to try again what failed. The clock may have been set back.
+    /// Returns whether the next retry is not due yet. A wait of more than the longest backoff means that the clock was
+    /// set back; then the retry is due.
     fn waits(&self, now_ms: i64) -> bool {
         self.retry.is_some_and(|retry| now_ms < retry.at_ms && retry.at_ms - now_ms <= BACKOFF_MS.1)
     }
@@ -228,7 +241,7 @@ impl Keeper {
         self.changes.extend(changes);
     }
 
-    /// None: it is not the time, or it failed.
+    /// Writes to the archive. Returns `None` if a retry is not due yet or if the write failed.
     fn flush(&mut self, frames: &[Arc<Frame>], now_ms: i64) -> Option<Flushed> {
         let is_waiting = self.waits(now_ms);
         let archive = self.archive.as_mut()?;
@@ -281,13 +294,13 @@ impl Keeper {
         });
     }
 
-    /// The time it is, as far as the clock is trusted.
+    /// Returns the trusted time.
     fn trusted_ms(&mut self, now_ms: i64) -> i64 {
         let known = self.trust.or_else(|| Trust::read(&self.store.notes(TRUST).first()?.1));
         let trust = self.trust.insert(known.unwrap_or_else(|| Trust::new(now_ms)));
         let trusted_ms = trust.look(now_ms);
         if !(0..NOTED_MS).contains(&now_ms.saturating_sub(self.noted_ms.unwrap_or(i64::MIN))) {
-            // It is a few bytes.
+            // A few bytes always fit.
             let _ = self.store.note(TRUST, Some(trust.write()));
             self.noted_ms = Some(now_ms);
         }
@@ -295,13 +308,13 @@ impl Keeper {
         trusted_ms
     }
 
-    /// Merges what is over, and begins a new log.
+    /// Merges partitions whose time is over, and begins a new log.
     fn tidy(&mut self, frames: &[Arc<Frame>], now_ms: i64) {
         let Some(archive) = &mut self.archive else { return };
         if frames.iter().all(|frame| frame.to_seal(now_ms).is_none()) {
             archive.renew_log(frames.iter().map(|frame| frame.open_rows()).sum());
         }
-        // After an error, or when there was nothing, not at once again.
+        // After an error, or if there was nothing to merge, wait before the next try.
         let waits = |last: i64| (0..PRUNE_MS).contains(&(now_ms - last));
         if !archive.is_settling() && self.settled_ms.is_some_and(waits) {
             return;
@@ -311,7 +324,7 @@ impl Keeper {
             Ok(false) => self.settled_ms = Some(now_ms),
             Err(error) => {
                 self.settled_ms = Some(now_ms);
-                // What is merged later is not lost, and where it is stays readable.
+                // Nothing is lost: the blocks stay readable where they are, and are merged later.
                 self.store.update_status(|status| {
                     *status.failed.entry(reason(&error)).or_default() += 1;
                 });
@@ -319,7 +332,7 @@ impl Keeper {
         }
     }
 
-    /// Lets go of the oldest blocks of owners that have more in memory than they may.
+    /// Evicts the oldest blocks of owners that exceed their share of memory.
     fn make_room(&self, frames: &[Arc<Frame>]) {
         let sealed = self.store.sealed();
         for owner in sealed.accounts().into_keys() {
@@ -327,7 +340,7 @@ impl Keeper {
             if excess == 0 {
                 continue;
             }
-            // Some more, so that it is not to be done again at once.
+            // Evict some more, so that the next eviction is not due at once.
             let mut left = excess.saturating_add(sealed.most() / 16);
             let own = || frames.iter().filter(|frame| frame.key().owner == owner);
             let blocks = own().flat_map(|frame| {
@@ -350,16 +363,15 @@ impl Keeper {
         }
     }
 
-    /// Lets go of files where there are more bytes of them than there may be, as soon as there are. Of the log nothing can
-    /// be spared, nor of each owner's newest file.
+    /// Evicts files as soon as their size exceeds the limit. The log and each owner's newest file stay.
     fn make_room_on_disk(&mut self, frames: &[Arc<Frame>], now_ms: i64) {
         let trusted_ms = self.store.trusted_ms().unwrap_or(now_ms);
         let Some(archive) = &mut self.archive else { return };
-        // A file must not go before it is written why: that an instance was forgotten.
+        // A file must not be deleted before the note is written that its instance was removed.
         if archive.size() > self.limits.disk && self.retry.is_none() && self.changes.is_empty() {
             let spared = archive.to_spare(frames, trusted_ms);
             for Spared { owner, by_ms, .. } in &spared {
-                // What goes soon after it was written is more than its owner may want.
+                // An owner whose young history is evicted records too much: count it as a refusal.
                 let is_young = trusted_ms.saturating_sub(*by_ms) < YOUNG_MS;
                 owner.iter().filter(|_| is_young).for_each(|owner| self.store.disk().refuse(owner, 1));
             }
@@ -374,10 +386,10 @@ impl Keeper {
         self.store.update_status(|status| (status.size, status.beyond_limit) = (size, beyond_limit));
     }
 
-    /// Lets go of what is too old, or too much.
+    /// Removes history that is too old, and files that are no longer needed.
     fn prune(&mut self, frames: &[Arc<Frame>], now_ms: i64) {
         let trusted_ms = self.trusted_ms(now_ms);
-        // A clock that is behind costs nothing.
+        // A clock that is behind must not cost history.
         let before_ms = trusted_ms.min(now_ms).saturating_sub(self.limits.age_ms);
         let is_over = |blocks: &Blocks, written_ms: i64| written_ms.max(blocks.last_ms()) < before_ms;
         for frame in frames {
@@ -385,18 +397,18 @@ impl Keeper {
             frame.rest(now_ms);
         }
         let Some(archive) = &mut self.archive else { return };
-        // A file must not go before it is written why: that an instance was forgotten.
+        // A file must not be deleted before the note is written that its instance was removed.
         if self.retry.is_some() || !self.changes.is_empty() {
             return;
         }
-        // Also what a failed write has left.
+        // This also deletes files that a failed write has left.
         archive.sweep(frames);
-        // What is said of files that are gone need not be said.
+        // Notes about deleted files are no longer needed.
         let oldest = archive.oldest_file();
         let mut noted = self.store.notes(FORGOTTEN);
         noted.retain(|(_, value)| Forgotten::read(value).is_none_or(|forgotten| forgotten.last_file < oldest));
         let over: Vec<_> = noted.into_iter().map(|(key, _)| key).chain(self.store.over_dead(oldest)).collect();
-        // Gone for certain, that is: a crash can bring back a file that was deleted.
+        // Make the deletions durable first: a crash can bring back a deleted file.
         if !over.is_empty() && archive.sync().is_ok() {
             over.iter().for_each(|key| {
                 let _ = self.store.note(key, None);

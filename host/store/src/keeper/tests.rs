@@ -18,7 +18,7 @@ fn limits() -> Limits {
     Limits { samples: 100_000, ..Limits::default() }
 }
 
-/// What no codec makes small.
+/// Returns values that no codec can compress.
 fn noise(at_ms: i64) -> f64 {
     let mixed = (at_ms as u64 ^ 0x5bd1_e995).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     ((mixed ^ mixed >> 31).wrapping_mul(0x94d0_49bb_1331_11eb) >> 40) as f64 / 7.0
@@ -51,7 +51,7 @@ fn a_full_disk_costs_nothing_and_history_is_written_when_there_is_room_again() {
     let failing = status.failing.unwrap();
     assert_eq!((failing.reason, failing.since_ms), ("full", 3 * H));
     assert!(status.failed["full"] > 1 && status.unstored_rows >= 3 * 6 * 360 - 100, "{}", status.unstored_rows);
-    assert_eq!(rows(&store, 0).len(), 9 * 360, "memory has it");
+    assert_eq!(rows(&store, 0).len(), 9 * 360, "memory has all rows");
     sim.fail(false);
     record(&store, &mut keeper, 3, 9 * H, 10 * H);
     keeper.step(10 * H);
@@ -69,7 +69,7 @@ fn rows_the_ring_lets_go_of_before_they_are_written_are_counted() {
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &Limits { samples: 1000, ..limits() }).unwrap();
     sim.fail(true);
     record(&store, &mut keeper, 1, 0, 9 * H);
-    // Blocks go whole, when the next one is sealed.
+    // Whole blocks are evicted, when the next one is sealed.
     let (kept, lost) = (rows(&store, 0).len() as u64, store.archive().lost_rows);
     assert!((1000..=1000 + 2 * 540).contains(&kept), "{kept}");
     assert_eq!(kept + lost, 9 * 360);
@@ -140,7 +140,7 @@ fn less_room_than_the_newest_history_takes_is_said() {
     let status = store.archive();
     assert!(status.beyond_limit && status.failing.is_none());
     assert_eq!(status.size, sim.files().values().sum::<usize>() as u64, "every file counts");
-    assert_eq!(rows(&store, 0).len(), 3 * 360, "what cannot be spared stays");
+    assert_eq!(rows(&store, 0).len(), 3 * 360, "the newest history stays");
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn what_a_board_wrote_while_it_thought_it_was_1970_is_as_old_as_what_it_wrote_ne
     let (again, ..) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     assert_eq!((of_1970(&again), rows(&again, 0).len()), (3 * 360, (3 + 3 + 18) * 360), "also after a restart");
     record(&store, &mut keeper, 1, now + DAY, now + 3 * DAY);
-    assert_eq!(of_1970(&store), 0, "and then it is too old");
+    assert_eq!(of_1970(&store), 0, "then the rows of 1970 are too old");
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn beyond_its_bytes_what_was_written_first_goes_first_whatever_the_clock_was_the
     record(&store, &mut keeper, 5, now + DAY, now + DAY + 6 * H);
     let kept = rows(&store, 0);
     assert!(kept.iter().filter(|at_ms| **at_ms < DAY).count() == 6 * 360, "{}", kept.len());
-    assert!(kept.iter().all(|at_ms| *at_ms < DAY || *at_ms > now + 6 * H), "what came first has gone");
+    assert!(kept.iter().all(|at_ms| *at_ms < DAY || *at_ms > now + 6 * H), "the first rows are evicted");
     assert!(sim.files().values().sum::<usize>() < 130_000);
 }
 
@@ -238,7 +238,7 @@ fn an_instance_whose_history_has_gone_goes_on_with_all_its_rows() {
     let limits = Limits { age_ms: DAY, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     record(&store, &mut keeper, 1, 0, 2 * DAY);
-    // The clock goes back once, the instance is silent until all it had is gone.
+    // The clock goes back once, then the instance records nothing until all its history is deleted.
     store.frame(&id(0), &schema(), 10_000).push(2 * DAY - H, &[1.0]);
     (2 * DAY..4 * DAY).step_by(H as usize / 2).for_each(|at_ms| _ = keeper.step(at_ms));
     assert!(store.frame(&id(0), &schema(), 10_000).is_empty());
@@ -297,11 +297,11 @@ fn a_sampler_beyond_its_share_of_memory_is_refused_new_instances_and_its_neighbo
     let taken = |schema: &Schema, fields: usize| {
         (0..100).filter(|nth| frame(schema, *nth).push(10_000 + nth, &vec![1.0; fields])).count()
     };
-    // 540 rows of 65 columns of 8 bytes: 0.3 MB each, of nine sixteenths of 1 MiB.
+    // 540 rows of 65 columns of 8 bytes are 0.3 MB per instance, of a limit of 1/2 MiB.
     assert_eq!(taken(&wide, 64), 1);
     assert_eq!(store.heads().account("greedy").refused, 99);
     assert_eq!(frame(&wide, 0).len(), 1);
-    assert!(frame(&wide, 0).push(20_000, &[2.0; 64]), "what is taken goes on");
+    assert!(frame(&wide, 0).push(20_000, &[2.0; 64]), "a known instance goes on");
     assert!(taken(&small, 3) >= 4, "its neighbour has a share of its own");
     assert!(store.heads().used() <= 1 << 20);
 }
@@ -385,11 +385,11 @@ fn files_that_someone_deletes_are_noticed_and_what_is_in_memory_is_written_anew(
     record(&store, &mut keeper, 1, 0, 8 * MIN);
     let status = || store.archive();
     assert_eq!((status().vanished, status().vanished_at), (0, None));
-    // The log and the notes.
+    // The log and the notes are in the folder.
     std::fs::remove_dir_all(&folder).unwrap();
     keeper.step(8 * MIN);
     assert!(status().failing.is_none() && status().vanished_at.is_some(), "{:?}", status());
-    // What the folder lies in is gone, too: it may be a disk that is not mounted.
+    // The parent folder is gone too: it may be on a disk that is not mounted.
     std::fs::rename(&data, around.path().join("unmounted")).unwrap();
     keeper.step(8 * MIN + 1000);
     assert_eq!(status().failing.unwrap().reason, "gone");

@@ -1,24 +1,25 @@
-//! Which time retention goes by. A clock that was set ahead by mistake, or that a machine started with, must not cost
-//! history: a time that nobody saw pass counts once the clock has gone on steadily for as long, a day at most.
+//! The time that retention uses. A clock that was set ahead by mistake, or that a machine started with, must not cost
+//! history. A jump ahead, or a time without a host, counts only after the clock has run steadily for as long, a day at
+//! most.
 
 use crate::codec::{Damaged, Reader, put_i64};
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// More between two looks at the clock is no time that passed under our eyes.
+/// A longer time between two checks of the clock counts as a jump, not as time that passed.
 const JUMP_MS: i64 = HOUR_MS;
 
-/// How long a clock goes on steadily before it is believed, whatever it says.
+/// After running steadily for this long, a clock is trusted whatever time it shows.
 const STEADY_MS: i64 = 24 * HOUR_MS;
 
-/// What has been seen of the clock, also before a restart.
+/// The state of the clock. It survives a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Trust {
-    /// Retention goes by no later time than this.
+    /// The trusted time: retention uses no later one.
     trusted_ms: i64,
-    /// When the clock was last looked at, by itself.
+    /// The time that the clock showed at the last check.
     seen_ms: i64,
-    /// How long it has gone on since it jumped.
+    /// How long the clock has run steadily since it jumped, in milliseconds.
     steady_ms: i64,
 }
 
@@ -27,7 +28,7 @@ impl Trust {
         Self { trusted_ms: now_ms, seen_ms: now_ms, steady_ms: 0 }
     }
 
-    /// Looks at the clock. Returns the time it is, as far as that is trusted.
+    /// Checks the clock. Returns the trusted time.
     pub(super) fn look(&mut self, now_ms: i64) -> i64 {
         let passed_ms = now_ms.saturating_sub(self.seen_ms);
         let was_ahead = self.seen_ms.saturating_sub(self.trusted_ms) > JUMP_MS;
@@ -37,7 +38,7 @@ impl Trust {
                 self.steady_ms = self.steady_ms.saturating_add(passed_ms);
                 self.trusted_ms = self.trusted_ms.saturating_add(passed_ms);
             }
-            // A clock that is led back, and a machine that runs for some hours a day.
+            // A clock that is corrected in small steps, or a machine that runs for some hours a day.
             _ if passed_ms.saturating_abs() <= JUMP_MS || (passed_ms > 0 && was_ahead) => {}
             _ => self.steady_ms = 0,
         }
@@ -69,7 +70,7 @@ mod tests {
     const MINUTE_MS: i64 = 60_000;
     const DAY_MS: i64 = 24 * HOUR_MS;
 
-    /// Looks once a minute; what is trusted in the end.
+    /// Checks the clock once a minute. Returns the trusted time at the end.
     fn run(trust: &mut Trust, from_ms: i64, minutes: i64) -> i64 {
         (0..=minutes).map(|minute| trust.look(from_ms + minute * MINUTE_MS)).last().unwrap()
     }
