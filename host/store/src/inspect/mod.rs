@@ -1,4 +1,4 @@
-//! A folder of history looked into, whether or not a host is writing it: nothing is changed, and no lock is needed.
+//! Reads a history folder, whether or not a host is writing it. Changes nothing and needs no lock.
 
 #[cfg(test)]
 mod tests;
@@ -13,34 +13,38 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-/// What there is in a folder, and what it takes.
+/// Stored history in a folder and its disk usage.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// A host has the folder locked.
+    /// Whether a host has the folder locked.
     pub in_use: bool,
+    /// Files with rows that are in no block yet.
     pub log: Files,
-    /// Blocks as they were sealed.
+    /// Files with blocks as they were sealed.
     pub fresh: Files,
-    /// Blocks merged.
+    /// Files with merged blocks.
     pub settled: Files,
     pub notes: Files,
-    /// Those that have rows.
+    /// Instances that have rows.
     pub instances: usize,
     pub frames: usize,
     pub blocks: u64,
     pub rows: u64,
-    /// Rows times fields.
+    /// Values: rows × fields.
     pub values: u64,
+    /// The earliest time of a row, in milliseconds since 1970 UTC.
     pub oldest_ms: Option<i64>,
+    /// The latest time of a row, in milliseconds since 1970 UTC.
     pub newest_ms: Option<i64>,
     /// Frames whose clock was set back while they were recorded.
     pub clock_set_back: u64,
-    /// The last times the clock was set, the oldest first.
+    /// The last times that the clock was set, the oldest first.
     pub clock_jumps: Vec<ClockJump>,
-    /// Places that made no sense, as far as a start looks; [`verify`] finds all.
+    /// Corrupt places that a start would find; [`verify`] finds all.
     pub damaged: u64,
-    /// Files of a later version; and those that could not be read, with why.
+    /// Names of files of a later version, which are not read.
     pub newer: Vec<String>,
+    /// Names of files that could not be read, and the error.
     pub unreadable: Vec<(String, String)>,
 }
 
@@ -51,54 +55,57 @@ pub struct Files {
     pub bytes: u64,
 }
 
-/// A place in a file that is not as it was written.
+/// A corrupt or incomplete place in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     pub file: String,
-    /// Where the record begins.
+    /// The offset of the record.
     pub offset: u64,
+    /// A description of the damage.
     pub what: String,
 }
 
-/// What reading everything came to.
+/// The result of [`verify`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verified {
     pub files: u64,
     pub bytes: u64,
-    /// Those that are whole.
+    /// Valid records.
     pub records: u64,
-    /// Blocks that could be unpacked, and their rows with those of logs; what is in two files is counted twice.
+    /// Blocks that could be unpacked. A block in two files counts twice.
     pub blocks: u64,
+    /// Rows of those blocks and of logs. A row in two files counts twice.
     pub rows: u64,
+    /// Corrupt places.
     pub damaged: Vec<Finding>,
-    /// Ends of files whose writer was stopped in the middle of a record. They are harmless: nobody was told that what
-    /// they held was written.
+    /// Incomplete records at the ends of files, whose writer was stopped. They are harmless: their contents were never
+    /// reported as written.
     pub torn: Vec<Finding>,
-    /// Files of a later version, which were not looked into.
+    /// Names of files of a later version, which were not checked.
     pub newer: Vec<String>,
-    /// The last times the clock was set, the oldest first.
+    /// The last times that the clock was set, the oldest first.
     pub clock_jumps: Vec<ClockJump>,
 }
 
-/// Which rows to export.
+/// Selects the rows to export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {
-    /// None: all.
+    /// The instances to export; empty for all.
     pub instances: Vec<InstanceId>,
-    /// Inclusive.
+    /// The earliest time to export, inclusive.
     pub since_ms: i64,
-    /// Exclusive.
+    /// The end of the time to export, exclusive.
     pub until_ms: i64,
 }
 
-/// History as it was when it was opened.
+/// The history at the time it was opened.
 #[derive(Debug)]
 pub struct Export {
-    /// By instance, then by sampler; of one sampler the older first.
+    /// The frames by instance, then by sampler; of one sampler the older first.
     pub frames: Vec<Exported>,
-    /// What was noted beside rows, by key.
+    /// The notes by key.
     pub notes: BTreeMap<String, Vec<u8>>,
-    /// What did not come back is not exported.
+    /// The result of reading the files. History that could not be read is not exported.
     pub restored: Restored,
 }
 
@@ -116,12 +123,12 @@ impl Default for Filter {
     }
 }
 
-/// Whether a host has the folder locked.
+/// Returns whether a host has the folder locked.
 pub fn is_in_use(folder: &Path) -> io::Result<bool> {
     Ok(Folder::unlocked(folder)?.is_in_use())
 }
 
-/// What there is in a folder. It reads no more than a host does when it starts.
+/// Counts the history in a folder. It reads no more than a host does when it starts.
 pub fn stats(folder: &Path) -> io::Result<Stats> {
     let folder = Folder::unlocked(folder)?;
     let in_use = folder.is_in_use();
@@ -157,14 +164,14 @@ pub fn stats(folder: &Path) -> io::Result<Stats> {
     Ok(Stats { damaged: restored.damaged, newer: restored.newer, unreadable: restored.unreadable, ..stats })
 }
 
-/// Reads everything there is in a folder, unpacks all of it, and looks for what makes no sense. `progress` is told how
-/// many bytes of how many are done.
+/// Reads and unpacks everything in a folder, and reports what is corrupt. `progress` gets the number of bytes that are
+/// done and the total.
 pub fn verify(folder: &Path, mut progress: impl FnMut(u64, u64)) -> io::Result<Verified> {
     let disk = snapshot(Folder::unlocked(folder)?)?;
     archive::verify(&disk, &mut progress)
 }
 
-/// Opens history to hand over its rows: all there are in files, also those a host would answer with no more.
+/// Opens history to export its rows: all rows in files, also those that a host would no longer answer.
 pub fn export(folder: &Path, filter: &Filter) -> io::Result<Export> {
     let (mut frames, notes, restored) = restore(snapshot(Folder::unlocked(folder)?)?)?;
     let wanted = &filter.instances;
@@ -180,7 +187,7 @@ pub fn export(folder: &Path, filter: &Filter) -> io::Result<Export> {
 }
 
 fn snapshot(folder: Folder) -> io::Result<Snapshot> {
-    // Logs before segments: what leaves a log meanwhile is in a segment.
+    // Take logs before segments: rows that leave a log meanwhile are then in a segment.
     Snapshot::take(folder, |name| Role::of(name).is_some(), |name| Role::of(name) == Some(Role::Log))
 }
 
@@ -190,7 +197,7 @@ fn restore(disk: Snapshot) -> io::Result<(Vec<Arc<Frame>>, Values, Restored)> {
     Ok((frames, values, restored))
 }
 
-/// Sorts what was written while the clock was set back; of what has one time the later written stays.
+/// Sorts rows of several generations by time. Of rows with the same time the one written later stays.
 fn in_order<T>(rows: &mut Vec<T>, at_ms: impl Fn(&T) -> i64) {
     rows.sort_by_key(&at_ms);
     rows.reverse();
@@ -199,19 +206,19 @@ fn in_order<T>(rows: &mut Vec<T>, at_ms: impl Fn(&T) -> i64) {
 }
 
 impl Stats {
-    /// In all files.
+    /// Returns the size of all files in bytes.
     pub fn bytes(&self) -> u64 {
         [self.log, self.fresh, self.settled, self.notes].iter().map(|files| files.bytes).sum()
     }
 
-    /// None: there are no values.
+    /// Returns the bytes per value; `None` if there are no values.
     pub fn bytes_per_value(&self) -> Option<f64> {
         (self.values > 0).then(|| self.bytes() as f64 / self.values as f64)
     }
 }
 
 impl Verified {
-    /// Nothing is damaged.
+    /// Returns whether nothing is damaged.
     pub fn is_whole(&self) -> bool {
         self.damaged.is_empty()
     }
@@ -226,7 +233,7 @@ impl Exported {
         self.frame.schema()
     }
 
-    /// Hands over the rows, ascending in time. Returns how many blocks could not be read, and are missing.
+    /// Passes the rows to `each`, ascending in time. Returns how many blocks could not be read and are missing.
     pub fn rows<E>(&self, mut each: impl FnMut(&Row) -> Result<(), E>) -> Result<u64, E> {
         if self.frame.generation() > 0 {
             let mut rows = Vec::new();
@@ -276,8 +283,8 @@ impl Exported {
         Ok(())
     }
 
-    /// Hands over what is stored of one field, a counter's totals, ascending in time and without gaps. Returns how many
-    /// blocks could not be read, and are missing.
+    /// Passes the readings of one field to `each`, ascending in time, without gaps. A counter's readings are its
+    /// totals. Returns how many blocks could not be read and are missing.
     pub fn readings<E>(&self, field: usize, mut each: impl FnMut(i64, f64) -> Result<(), E>) -> Result<u64, E> {
         if self.frame.generation() > 0 {
             let mut readings = Vec::new();

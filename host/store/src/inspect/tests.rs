@@ -17,7 +17,7 @@ fn schema() -> Schema {
     Schema::new("s", vec![gauge, StoredField::counter("rate", 2.0), gaps])
 }
 
-/// What is pushed nth.
+/// Returns the readings of row number `nth`.
 fn row(nth: i64) -> [f64; 3] {
     let x = nth as f64;
     let total = if nth % 1000 < 500 { x * 3.0 } else { (nth % 1000) as f64 };
@@ -32,7 +32,7 @@ fn at_ms(nth: i64) -> i64 {
     BEGIN_MS + nth * INTERVAL_MS
 }
 
-/// Hours of rows, most of them merged, the last in a log; still open.
+/// Makes an archive with hours of rows, most of them merged, the last in a log. It stays open.
 fn archive(folder: &Path) -> (Store, Keeper) {
     let (store, mut keeper, _) = Store::open(folder, &Limits::default()).unwrap();
     for nth in 0..rows() {
@@ -207,7 +207,7 @@ fn a_running_hosts_history_is_read_and_nothing_in_its_folder_changes() {
     assert!(whole(folder.path()).is_whole());
     let export = export(folder.path(), &Filter::default()).unwrap();
     assert_eq!(files(folder.path()), before);
-    // What it has open stays as it was, also when the files are merged and deleted.
+    // Open files stay readable when they are merged and deleted.
     for nth in rows()..rows() + 12 * H / INTERVAL_MS {
         store.frame(&instances()[0], &schema(), INTERVAL_MS).push(at_ms(nth), &row(nth));
         if nth % 60 == 0 {
@@ -260,8 +260,8 @@ fn rows_written_while_the_clock_was_set_back_are_exported_in_the_order_of_their_
     assert_eq!((stats.clock_set_back, stats.newest_ms, stats.rows), (1, Some(3000), 5));
 }
 
-/// Written by version 0.1.0 of 2026-11-27: 4000 rows ten seconds apart, then 200 more after the clock was set back by a
-/// thousand seconds; killed.
+/// Reads files of version 0.1.0 of 2026-11-27: 4000 rows ten seconds apart, then 200 more after the clock was set back
+/// by a thousand seconds; then the host was killed.
 #[test]
 fn files_of_the_first_version_are_read_to_the_last_row() {
     let folder = tempfile::tempdir().unwrap();
