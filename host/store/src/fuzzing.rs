@@ -35,7 +35,7 @@ pub fn file(bytes: &[u8]) {
     }
 }
 
-/// Makes inputs for [`file`] from real files, one of each kind.
+/// Makes inputs for [`file()`] from real files, one of each kind.
 #[cfg(test)]
 pub(crate) fn files() -> Vec<Vec<u8>> {
     use crate::{InstanceId, Store};
