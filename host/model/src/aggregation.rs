@@ -1,4 +1,4 @@
-/// How readings of a longer time become one.
+/// How several readings are combined into one point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Aggregation {
     Mean,

@@ -1,31 +1,32 @@
 use crate::Aggregation;
 
-/// What a sampler reads of an instance.
+/// A named value that a sampler reads of each instance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Field {
     pub name: String,
     pub help: String,
-    /// In words; empty: none.
+    /// The unit in words; empty if the field has none.
     pub unit: String,
     pub kind: Kind,
-    /// What a counter's total is called in Prometheus, ending in `_total`. Empty for a gauge.
+    /// The Prometheus name of a counter's total, ending in `_total`. Empty for a gauge.
     pub total: String,
     pub aggregation: Aggregation,
-    /// Smallest step that matters; 0 keeps every bit.
+    /// The smallest step that matters; 0 keeps every bit.
     pub precision: f64,
 }
 
-/// How readings of a field become its values.
+/// The kind of a field: how its readings become its values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
-    /// A level: its readings are its values.
+    /// A level: the readings are the values.
     Gauge,
-    /// A running total: values are `scale` × its increase per second.
+    /// A running total: the values are `scale` × the increase of the total per second.
     Counter { scale: f64 },
 }
 
 impl Field {
-    /// A level, averaged over time, kept to every bit. A name ends in its unit: `queue_length`, `heap_mb`.
+    /// Returns a gauge that is averaged over time and keeps every bit. Its name ends in its unit: `queue_length`,
+    /// `heap_mb`.
     pub fn gauge(name: impl Into<String>, help: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -38,17 +39,17 @@ impl Field {
         }
     }
 
-    /// What a running total grows by per second; `total` is what the total is called: `orders_total`.
+    /// Returns the per-second rate of a running total. `total` is the name of that total: `orders_total`.
     pub fn rate(name: impl Into<String>, help: impl Into<String>, total: impl Into<String>) -> Self {
         Self { kind: Kind::Counter { scale: 1.0 }, total: total.into(), ..Self::gauge(name, help) }
     }
 
-    /// The smallest step that matters: the coarser, the less history takes.
+    /// Sets the smallest step that matters. A coarser step makes history smaller.
     pub fn precision(self, precision: f64) -> Self {
         Self { precision, ..self }
     }
 
-    /// How readings of a longer time become one.
+    /// Sets how several readings are combined into one point.
     pub fn aggregation(self, aggregation: Aggregation) -> Self {
         Self { aggregation, ..self }
     }

@@ -2,11 +2,11 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
-/// Names what is measured: 1–256 bytes of printable UTF-8 without `/`, not `.` or `..`. Cheap to clone.
+/// The name of an instance: 1–256 bytes of printable UTF-8 without `/`, not `.` or `..`. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InstanceId(Arc<str>);
 
-/// Why a text names no instance.
+/// Why a text is not a valid instance id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidInstanceId {
     #[error("an instance id must not be empty")]
@@ -20,7 +20,7 @@ pub enum InvalidInstanceId {
 }
 
 impl InstanceId {
-    /// In bytes.
+    /// Longest id, in bytes.
     pub const LONGEST: usize = 256;
 
     pub fn new(id: impl AsRef<str>) -> Result<Self, InvalidInstanceId> {
@@ -43,7 +43,8 @@ impl InstanceId {
     }
 }
 
-/// Controls, line separators, and characters that reorder or hide what a terminal shows.
+/// Returns whether a character is a control character, a line separator, or one that reorders or hides what a terminal
+/// shows.
 fn is_unprintable(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')

@@ -1,4 +1,4 @@
-/// What is wrong with a value that an operator chose.
+/// An invalid value in the operator's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {why}")]
 pub struct InvalidValue {

@@ -1,4 +1,4 @@
-//! Labels: what tells instances apart in metrics and filters.
+//! Labels of instances, for metrics and filters.
 
 use crate::text::is_harmful;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -6,30 +6,31 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-/// The labels of an instance, sorted by key. Cheap to clone. One text holds all of them, as a host may know the labels of
-/// 100 000 instances.
+/// The labels of an instance, sorted by key. Cheap to clone. All of them are in one string, because a host may hold the
+/// labels of 100 000 instances.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Labels(
     /// Each key and each value is followed by [`END`].
     Option<Arc<str>>,
 );
 
-/// Ends a key or a value in the text. Neither has it: it becomes U+FFFD, as other control characters do.
+/// Ends a key or a value in the string. Keys and values do not contain it: it becomes U+FFFD, as other control
+/// characters do.
 const END: char = '\0';
 
-/// The rule for keys, for whoever broke it.
+/// The rule for label keys, as error messages quote it.
 pub const RULE: &str =
     "a label key is [a-zA-Z_][a-zA-Z0-9_]*, not id, sampler, plugin, instance, job or le, and does not begin with `__`";
 
-/// In bytes; longer values are cut.
+/// Longest value, in bytes. Longer values are cut.
 const LONGEST_VALUE: usize = 256;
 
-/// Labels per instance; more are left out.
+/// Most labels per instance.
 const MOST: usize = 32;
 
 const LONGEST_KEY: usize = 64;
 
-/// Whether a label may be called so.
+/// Returns whether a text is a valid label key.
 pub fn is_valid_key(key: &str) -> bool {
     const TAKEN: [&str; 6] = ["id", "sampler", "plugin", "instance", "job", "le"];
     let begins = key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
@@ -37,7 +38,7 @@ pub fn is_valid_key(key: &str) -> bool {
     begins && goes_on && key.len() <= LONGEST_KEY && !key.starts_with("__") && !TAKEN.contains(&key)
 }
 
-/// Checks labels that a program or the operator gives: they are taken as they are, or refused.
+/// Checks labels that a program or the operator gives. They are accepted unchanged or refused.
 pub fn check(labels: &Labels) -> Result<(), String> {
     if labels.len() > MOST {
         return Err(format!("labels: {} are given; at most {MOST} are taken", labels.len()));
@@ -54,7 +55,8 @@ pub fn check(labels: &Labels) -> Result<(), String> {
     Ok(())
 }
 
-/// Returns those labels of a plugin that have valid keys. Long values are cut, and control characters replaced.
+/// Returns the labels of a plugin that have valid keys, at most [`MOST`]. Long values are cut, and control characters
+/// replaced.
 pub fn cleaned(labels: Vec<(String, String)>) -> Labels {
     let valid = labels.into_iter().filter(|(key, _)| is_valid_key(key));
     valid.map(|(key, value)| (key, clean(&value))).take(MOST).collect()
@@ -78,7 +80,7 @@ impl Labels {
         Self(None)
     }
 
-    /// Pairs of key and value, sorted by key.
+    /// Returns pairs of key and value, sorted by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         let mut words = self.0.as_deref().unwrap_or_default().split_terminator(END);
         std::iter::from_fn(move || Some((words.next()?, words.next()?)))
@@ -96,13 +98,13 @@ impl Labels {
         self.0.is_none()
     }
 
-    /// Bytes of all keys and values.
+    /// Returns the number of bytes of all keys and values.
     pub fn bytes(&self) -> usize {
         self.iter().map(|(key, value)| key.len() + value.len()).sum()
     }
 }
 
-/// Of several values of a key the last one counts.
+/// If a key is given several times, the last value counts.
 impl<K: AsRef<str>, V: AsRef<str>> FromIterator<(K, V)> for Labels {
     fn from_iter<T: IntoIterator<Item = (K, V)>>(pairs: T) -> Self {
         let given: Vec<(K, V)> = pairs.into_iter().collect();

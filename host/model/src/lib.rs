@@ -1,13 +1,13 @@
-//! The words that all parts of Dropsonde share, and the rules for them.
+//! The types and rules that all parts of Dropsonde share.
 //!
-//! * [`InstanceId`]: what is measured. [`Labels`]: what tells instances apart.
-//! * [`Field`], [`Kind`]: what is read of it. [`Aggregation`]: how readings of a longer time become one.
-//! * [`names`]: what a plugin may be called, and what belongs to the host.
-//! * [`Right`]: what a token allows.
-//! * [`text`]: characters that would harm whoever reads them.
+//! * [`InstanceId`]: names of instances. [`Labels`]: labels of instances.
+//! * [`Field`], [`Kind`]: the values of a sample. [`Aggregation`]: how several readings are combined into one point.
+//! * [`names`]: the rules for plugin names, and the names that belong to the host.
+//! * [`Right`]: the rights that a token gives.
+//! * [`text`]: removes characters that could harm a reader or a terminal.
 //! * [`Size`], [`Span`], [`time::time_ms`]: sizes, durations and times as people write them.
-//! * [`InvalidValue`]: an operator chose a value that cannot be.
-//! * [`nearest`]: what a misspelt word was meant to be.
+//! * [`InvalidValue`]: an invalid value in the operator's configuration.
+//! * [`nearest`]: suggests a known word for a misspelt one.
 
 mod aggregation;
 mod field;

@@ -1,23 +1,23 @@
-//! Names of plugins, and those that belong to the host.
+//! The rules for plugin names, and the names that belong to the host.
 
-/// The beginning of names of instances and owners that are the host's own: `dropsonde:snapshot`, `dropsonde:api`.
+/// The prefix of instance and owner names that belong to the host: `dropsonde:snapshot`, `dropsonde:api`.
 pub const RESERVED: &str = "dropsonde:";
 
-/// The rule for names of plugins, for whoever broke it.
+/// The rule for plugin names, as error messages quote it.
 pub const PLUGIN_RULE: &str = "letters, digits, `-` and `_`, at most 64, and not host, history or snapshot";
 
-/// Parts of the host: in its metrics a plugin of such a name could not be told apart from them.
+/// Names of parts of the host. In the host's metrics a plugin of the same name could not be told apart from them.
 const PARTS: [&str; 3] = ["host", "history", "snapshot"];
 
-/// In bytes.
+/// Longest plugin name, in bytes.
 const LONGEST: usize = 64;
 
-/// Whether a name belongs to the host.
+/// Returns whether a name belongs to the host.
 pub fn is_reserved(name: &str) -> bool {
     name.starts_with(RESERVED)
 }
 
-/// Whether a plugin may be called so: the name becomes a label, a file name and a TOML key.
+/// Returns whether a text is a valid plugin name. The name becomes a label, a file name and a TOML key.
 pub fn is_plugin(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     !name.is_empty() && name.len() <= LONGEST && name.bytes().all(plain) && !PARTS.contains(&name)

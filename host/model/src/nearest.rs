@@ -1,19 +1,20 @@
-//! What a misspelt word was meant to be.
+//! Suggests a known word for a misspelt one.
 
 use serde::de::IgnoredAny;
 use std::collections::BTreeMap;
 
-/// How alike two words must be to suggest one for the other, from 0 to 1. `hosst` and `host` are 0.8 alike, `a` and `b` 0.
+/// Least similarity of two words to suggest one for the other, from 0 to 1. `hosst` and `host` have 0.8, `a` and `b`
+/// have 0.
 const ALIKE: f64 = 0.5;
 
-/// In bytes. A longer word is no misspelt one, and comparing it would take long.
+/// Longest word that is compared, in bytes. A longer one is hardly a typing error, and comparing it would take long.
 const LONGEST: usize = 128;
 
-/// Known words that an error lists; a sampler may have hundreds of fields.
+/// Most known words that an error lists; a sampler may have hundreds of fields.
 const MOST_LISTED: usize = 40;
 
-/// Returns the known word that `word` most likely was meant to be; none when nothing known is like it. Of equally alike words
-/// it is the first.
+/// Returns the known word that is most similar to `word`, or none if no known word is similar. If several are equally
+/// similar, it returns the first.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > LONGEST {
         return None;
@@ -22,7 +23,7 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     let mut best: Option<(f64, &str)> = None;
     for candidate in known {
         let other = candidate.to_lowercase();
-        // `cpu` is meant to be `cpu_percent`, however much longer that is.
+        // `cpu` finds `cpu_percent`, although that is much longer.
         let begins = lower.len() >= 2 && other.starts_with(&lower);
         let alike = strsim::normalized_damerau_levenshtein(&lower, &other).max(if begins { ALIKE } else { 0.0 });
         if alike >= ALIKE && best.is_none_or(|(most, _)| alike > most) {
@@ -32,7 +33,7 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     best.map(|(_, candidate)| candidate)
 }
 
-/// Returns an error's text: unknown parameter `resolutoin`; did you mean `resolution`? known: range, since, …
+/// Returns the text of an error: unknown parameter `resolutoin`; did you mean `resolution`? known: range, since, …
 pub fn unknown(kind: &str, word: &str, known: &[&str]) -> String {
     let shown: String = word.chars().take(LONGEST).collect();
     let meant = nearest(word, known.iter().copied());
@@ -46,8 +47,8 @@ pub fn unknown(kind: &str, word: &str, known: &[&str]) -> String {
     format!("unknown {kind} `{}`{meant} {known}", shown.escape_debug())
 }
 
-/// Returns what is wrong with the first key of a JSON object that is not a known one; none when all are known, or it is no
-/// object.
+/// Returns an error's text about the first unknown key of a JSON object. None if all keys are known, or if the text is
+/// not an object.
 pub fn unknown_key(json: &str, known: &[&str]) -> Option<String> {
     let keys: BTreeMap<String, IgnoredAny> = serde_json::from_str(json).ok()?;
     let wrong = keys.keys().find(|key| !known.contains(&key.as_str()))?;

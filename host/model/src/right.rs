@@ -2,14 +2,14 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Right {
     Read,
-    /// To say what happened.
+    /// Reporting instances and events.
     Write,
-    /// To change plugins, and all else.
+    /// Changing plugins, and everything else.
     Admin,
 }
 
 impl Right {
-    /// From least to most.
+    /// All rights, from the least to the greatest.
     pub const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Admin];
 
     pub fn as_str(self) -> &'static str {
@@ -20,7 +20,7 @@ impl Right {
         }
     }
 
-    /// The name of the file in the data directory that holds the token.
+    /// Returns the name of the token's file in the data directory.
     pub fn file_name(self) -> String {
         format!("{}.token", self.as_str())
     }

@@ -3,10 +3,10 @@ use serde::de::{self, Visitor};
 use std::fmt;
 use std::num::IntErrorKind;
 
-/// Largest size, in TiB: no disk or memory of one machine has more, and sums of such sizes do not overflow.
+/// Largest size, in TiB. No machine has more disk or memory, and sums of such sizes do not overflow.
 const LARGEST_TIB: usize = 1024;
 
-/// A number of bytes as people write it: `64MiB`, `512 KiB`, `1GB`; a bare number is bytes. At most 1024 TiB.
+/// A number of bytes, written as `64MiB`, `512 KiB`, `1GB`, or as a bare number of bytes. At most 1024 TiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size(usize);
 
@@ -24,7 +24,7 @@ impl Size {
     }
 }
 
-/// As people read it, with a decimal where it says something.
+/// Writes the size with one decimal, unless that is 0.
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tenths = |shift: u32| {

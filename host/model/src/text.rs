@@ -1,22 +1,22 @@
-//! Characters that would harm whoever reads a text.
+//! Removes characters that could harm a reader or a terminal, and makes error texts short.
 
-/// Whether a character drives a terminal, ends a line, or shows text in another order than it has.
+/// Returns whether a character controls a terminal, ends a line, or changes the order in which text is shown.
 pub fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The same text with a space for each harmful character.
+/// Returns the text with a space in place of each harmful character.
 pub fn harmless(text: &str) -> String {
     text.chars().map(|c| if is_harmful(c) { ' ' } else { c }).collect()
 }
 
-/// What the system says of an error, without its number.
+/// Returns the text of an operating system error, without its number.
 pub fn os_error(error: &std::io::Error) -> String {
     without_numbers(&error.to_string())
 }
 
-/// What an error says, and each of its causes that says more.
+/// Returns the text of an error, followed by each of its causes that adds something.
 pub fn error(error: &(dyn std::error::Error + 'static)) -> String {
     let mut told = String::new();
     let mut cause = Some(error);
@@ -33,7 +33,7 @@ pub fn error(error: &(dyn std::error::Error + 'static)) -> String {
     told
 }
 
-/// A text that tells errors of the system, without their numbers: `(os error 2)`.
+/// Returns the text without the numbers of operating system errors, such as `(os error 2)`.
 pub fn without_numbers(text: &str) -> String {
     const NUMBER: &str = " (os error ";
     let mut parts = text.split(NUMBER);

@@ -5,10 +5,12 @@ use std::fmt;
 use std::num::IntErrorKind;
 use std::time::Duration;
 
-/// Times beyond some ten thousand years from 1970 are mistakes, and would overflow sums.
+/// Largest distance of a time from 1970, in milliseconds: about nine thousand years. Times beyond it are mistakes, and
+/// would overflow sums.
 pub const FURTHEST_MS: i64 = 1 << 48;
 
-/// A time as people write it, in milliseconds since 1970: RFC 3339, or Unix seconds with or without a fraction.
+/// Parses a time and returns it in milliseconds since 1970. The text is RFC 3339, or Unix seconds with or without a
+/// fraction.
 pub fn time_ms(text: &str) -> Option<i64> {
     let ms = match text.parse::<f64>() {
         Ok(seconds) if seconds.is_nan() => return None,
@@ -21,7 +23,7 @@ pub fn time_ms(text: &str) -> Option<i64> {
 /// Longest duration, in days: a thousand years. Longer ones are mistakes, and would overflow sums and products.
 const LONGEST_DAYS: u64 = 365_250;
 
-/// A duration as people write it: `10s`, `90m`, `7d`, `1h 30m`; a bare number is seconds. At most a thousand years.
+/// A duration, written as `10s`, `90m`, `7d`, `1h 30m`, or as a bare number of seconds. At most a thousand years.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span(Duration);
 
