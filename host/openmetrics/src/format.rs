@@ -1,4 +1,4 @@
-/// How metrics are written.
+/// The text format of metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Format {
     /// Prometheus' text format 0.0.4.

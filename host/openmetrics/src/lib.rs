@@ -1,7 +1,8 @@
 //! The two text formats that Prometheus reads.
 //!
-//! * [`Format`]: which of them. [`Text`]: writes families and their series; [`label`], [`label_text`], [`number`], [`fixed`]: parts of a line.
-//! * [`strict`]: reads both, and takes nothing that their specifications do not.
+//! * [`Format`]: one of the two formats. [`Text`]: writes families and their series. [`label`], [`label_text`],
+//!   [`number`], [`fixed`]: write parts of a line.
+//! * [`strict`]: a parser for both formats that accepts nothing beyond their specifications.
 
 mod format;
 pub mod strict;

@@ -1,4 +1,4 @@
-//! A parser as strict as the specifications of both formats: what it does not take, some scraper may not.
+//! A parser as strict as the specifications of both formats: some scraper may refuse what this parser refuses.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,21 +9,21 @@ pub struct Family {
     pub name: String,
     pub kind: String,
     pub help: String,
-    /// Name, labels, value.
+    /// Name, labels and value of each sample.
     pub samples: Vec<(String, Labels, f64)>,
 }
 
-/// Prometheus' text format 0.0.4.
+/// Parses Prometheus' text format 0.0.4.
 pub fn text(exposition: &str) -> Result<Vec<Family>, String> {
     families(exposition, false)
 }
 
-/// OpenMetrics 1.0, without exemplars and timestamps.
+/// Parses OpenMetrics 1.0, without exemplars and timestamps.
 pub fn openmetrics(exposition: &str) -> Result<Vec<Family>, String> {
     families(exposition.strip_suffix("# EOF\n").ok_or("it does not end with # EOF")?, true)
 }
 
-/// The value of one series, wherever it is.
+/// Returns the value of one series, in whichever family it is.
 pub fn value(families: &[Family], name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let labels: Labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     let mut samples = families.iter().flat_map(|family| &family.samples);
@@ -68,7 +68,7 @@ fn families(exposition: &str, is_open: bool) -> Result<Vec<Family>, String> {
     let mut seen = BTreeSet::new();
     for family in &families {
         check(family)?;
-        // In OpenMetrics a family's name may not be a part of another's either.
+        // In OpenMetrics the name of a family must not equal the name of another family's samples either.
         for name in [family.name.clone()].into_iter().chain(parts(family, is_open)).collect::<BTreeSet<_>>() {
             if !seen.insert(name.clone()) {
                 return Err(format!("{name} is there twice"));
@@ -78,7 +78,7 @@ fn families(exposition: &str, is_open: bool) -> Result<Vec<Family>, String> {
     Ok(families)
 }
 
-/// The names its samples may have.
+/// Returns the names that samples of a family may have.
 fn parts(family: &Family, is_open: bool) -> Vec<String> {
     let suffixes: &[&str] = match family.kind.as_str() {
         "counter" if is_open => &["_total"],
@@ -200,7 +200,7 @@ fn number(text: &str) -> Option<f64> {
         "NaN" => Some(f64::NAN),
         "+Inf" => Some(f64::INFINITY),
         "-Inf" => Some(f64::NEG_INFINITY),
-        // Rust reads more than the grammar has.
+        // Rust parses more than the grammar allows, for example `inf`.
         text if text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte)) => text.parse().ok(),
         _ => None,
     }

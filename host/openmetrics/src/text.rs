@@ -1,9 +1,9 @@
-//! Writes the text formats: what a family is, then a line for each series.
+//! Writes the text formats: a family's metadata, then one line per series.
 
 use crate::Format;
 use std::fmt::Write as _;
 
-/// What kind of metric a family has.
+/// The metric type of a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Counter,
@@ -13,10 +13,10 @@ pub enum Kind {
     Unknown,
 }
 
-/// Units that end a name, as OpenMetrics knows them.
+/// Units that OpenMetrics knows as the end of a name.
 const UNITS: [&str; 8] = ["seconds", "bytes", "ratio", "celsius", "meters", "volts", "amperes", "joules"];
 
-/// Text that grows. Whoever writes a family writes all of it before another.
+/// The text of an exposition. Callers must write all lines of a family before the next family.
 #[derive(Debug)]
 pub struct Text {
     pub format: Format,
@@ -28,13 +28,14 @@ impl Text {
         Self { format, bytes: Vec::new() }
     }
 
-    /// What a family is. `name` is that of the series; a counter's ends in `_total`. Without `help` there is no such line.
+    /// Writes the metadata of a family. `name` is the name of its series; a counter's name ends in `_total`. If `help`
+    /// is empty, there is no HELP line.
     pub fn family(&mut self, name: &str, help: &str, kind: Kind) {
         let is_open = self.format == Format::OpenMetrics;
         let stem = name.strip_suffix("_total");
         let (name, kind) = match (is_open, kind, stem) {
             (true, Kind::Counter, Some(stem)) => (stem, "counter"),
-            // A counter it cannot be there under such a name.
+            // Without `_total` in its name it cannot be a counter in OpenMetrics.
             (true, Kind::Counter, None) | (true, Kind::Unknown, _) => (name, "unknown"),
             (false, Kind::Unknown, _) => (name, "untyped"),
             (_, Kind::Counter, _) => (name, "counter"),
@@ -54,13 +55,13 @@ impl Text {
         }
     }
 
-    /// One line. `labels` are `key="value"`, with commas between, escaped; parts of them may be empty.
+    /// Writes one line. `labels` are `key="value"`, escaped, with commas between. Empty parts are left out.
     pub fn sample(&mut self, name: &[&str], labels: &[&str], value: f64) {
         self.value(name, labels, value);
         self.bytes.push(b'\n');
     }
 
-    /// One line of OpenMetrics, with its time in milliseconds.
+    /// Writes one line of OpenMetrics with a timestamp; `at_ms` is in milliseconds.
     pub fn sample_at(&mut self, name: &[&str], labels: &[&str], value: f64, at_ms: i64) {
         self.value(name, labels, value);
         let (whole, ms) = (at_ms.unsigned_abs() / 1000, at_ms.unsigned_abs() % 1000);
@@ -82,7 +83,7 @@ impl Text {
         number(&mut self.bytes, value);
     }
 
-    /// A histogram's lines. `buckets` are not cumulative; the last has no bound.
+    /// Writes the lines of a histogram. `buckets` are not cumulative; the last one has no bound.
     pub fn histogram(&mut self, name: &str, labels: &[&str], bounds: &[f64], buckets: &[u64], sum: f64) {
         let [first, second] = [labels.first(), labels.get(1)].map(|labels| labels.copied().unwrap_or_default());
         let mut count = 0;
@@ -98,7 +99,7 @@ impl Text {
         self.sample(&[name, "_count"], labels, count as f64);
     }
 
-    /// The end of all families.
+    /// Ends the text, after all families.
     pub fn end(&mut self) {
         if self.format == Format::OpenMetrics {
             self.put(&["# EOF\n"]);
@@ -116,7 +117,7 @@ impl Text {
     }
 }
 
-/// A label as both formats have it.
+/// Writes a label, as in both formats.
 pub fn label(bytes: &mut Vec<u8>, key: &str, value: &str) {
     bytes.extend_from_slice(key.as_bytes());
     bytes.extend_from_slice(b"=\"");
@@ -124,11 +125,11 @@ pub fn label(bytes: &mut Vec<u8>, key: &str, value: &str) {
     bytes.push(b'"');
 }
 
-/// The same as text.
+/// Returns a label, as in both formats.
 pub fn label_text(key: &str, value: &str) -> String {
     let mut bytes = Vec::with_capacity(key.len() + value.len() + 3);
     label(&mut bytes, key, value);
-    // What was text is text.
+    // Both parts are UTF-8, so the bytes are.
     String::from_utf8(bytes).unwrap_or_default()
 }
 
@@ -138,16 +139,16 @@ fn escape(bytes: &mut Vec<u8>, text: &str, quotes: bool) {
             b'\\' => bytes.extend_from_slice(b"\\\\"),
             b'\n' => bytes.extend_from_slice(b"\\n"),
             b'"' if quotes => bytes.extend_from_slice(b"\\\""),
-            // Some take it for the end of a line.
+            // Some parsers take it for the end of a line.
             b'\r' => bytes.push(b' '),
             byte => bytes.push(byte),
         }
     }
 }
 
-/// The shortest text that is this number.
+/// Writes the shortest text that reads back as this number.
 pub fn number(bytes: &mut Vec<u8>, value: f64) {
-    /// Below, every whole number is itself.
+    /// Below this bound, an `f64` represents every whole number exactly.
     const EXACT: f64 = 9e15;
     if value.fract() == 0.0 && value.abs() < EXACT && (value != 0.0 || value.is_sign_positive()) {
         bytes.extend_from_slice(itoa::Buffer::new().format(value as i64).as_bytes());
@@ -160,7 +161,7 @@ pub fn number(bytes: &mut Vec<u8>, value: f64) {
     }
 }
 
-/// `units` of 10^-`decimals`, in decimals: what was rounded is shown as rounded.
+/// Writes `units` × 10^-`decimals` as a decimal number, so that a rounded value is shown as rounded.
 pub fn fixed(bytes: &mut Vec<u8>, units: i64, decimals: usize) {
     let mut buffer = itoa::Buffer::new();
     let digits = buffer.format(units.unsigned_abs()).as_bytes();
@@ -178,7 +179,8 @@ pub fn fixed(bytes: &mut Vec<u8>, units: i64, decimals: usize) {
     }
 }
 
-/// A bucket's bound as OpenMetrics wants it, and in the other format too, so that a series stays itself: `1.0`, `1e+06`.
+/// Writes a bucket's bound as OpenMetrics requires it: `1.0`, `1e+06`. The other format gets the same text, so that a
+/// series has the same labels in both.
 fn bound_text(text: &mut String, bound: f64) {
     if !bound.is_finite() {
         text.push_str(if bound > 0.0 { "+Inf" } else { "-Inf" });
