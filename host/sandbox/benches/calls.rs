@@ -1,7 +1,7 @@
-//! What a call through the sandbox costs, budgets on: `cargo bench -p dropsonde-sandbox`.
+//! Measures the cost of calls through the sandbox, with budgets in force: `cargo bench -p dropsonde-sandbox`.
 //!
-//! The guest (tests/guests/eight) gives eight fields per instance and does nothing else; another (tests/guests/verbs) records
-//! ten thousand times in a metric of its own.
+//! The guest tests/guests/eight returns eight fields per instance and does nothing else. The guest tests/guests/verbs
+//! records ten thousand values in a metric of its own.
 
 #![allow(clippy::expect_used, reason = "a benchmark that cannot run says why")]
 
@@ -21,7 +21,7 @@ fn component(name: &str) -> anyhow::Result<Vec<u8>> {
     guest.build(&toolchain, Network::Allowed)
 }
 
-/// A worker of a guest, and where it is called.
+/// Starts a worker for a guest. Returns it with the runtime to call it on.
 fn started(guest: &str) -> (Runtime, Worker) {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let sandbox = Arc::new(Sandbox::new().expect("a sandbox"));
@@ -30,7 +30,7 @@ fn started(guest: &str) -> (Runtime, Worker) {
     (runtime, worker)
 }
 
-/// How long so many calls of `sample` take together.
+/// Returns the time that a number of `sample` calls take together.
 fn samples(runtime: &Runtime, worker: &Worker, ids: &[String], rounds: u64) -> Duration {
     let timed = Timed::Sample(TICK, ids.to_vec());
     let took = runtime.block_on(worker.time(timed, rounds)).expect("the guest answers");

@@ -12,33 +12,35 @@ use std::time::{Duration, SystemTime};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-/// Compiled components, by content.
+/// A cache of compiled components, keyed by content.
 ///
-/// Two files per entry: `<key>.cwasm` as wasmtime wrote it, so that it can be mapped, and `<key>.sum`, its blake3. The key
-/// covers the component's bytes and what wasmtime says its output depends on: version, settings, CPU. The sum's time of
-/// change is when the entry was last used: beyond the folder's bound, those used longest ago go.
+/// Each entry has two files: `<key>.cwasm`, as wasmtime wrote it, so that it can be mapped; and `<key>.sum`, the blake3
+/// checksum of the first. The key covers the component's bytes and everything that wasmtime says its output depends on:
+/// version, settings, CPU. The modification time of the `.sum` file is the time of the last use. When the folder grows
+/// beyond its limit, the least recently used entries are evicted.
 #[derive(Debug)]
 pub(crate) struct Cache {
-    /// None: nothing is kept.
+    /// None: nothing is cached.
     folder: Option<CacheFolder>,
     compatibility: u64,
-    /// Held while an entry is put and room is made for it: of two at once, each could remove the other's.
+    /// Held while an entry is added and others are evicted for it. Without it, two threads could evict each other's
+    /// entries.
     putting: Mutex<()>,
 }
 
-/// Where compiled components are kept, and how many bytes of them.
+/// The folder of the cache, and its size limit.
 #[derive(Debug, Clone)]
 pub struct CacheFolder {
     pub path: PathBuf,
-    /// The newest stays, however large.
+    /// Size limit in bytes. The newest entry stays even if it is larger.
     pub most: u64,
 }
 
-/// After so long nobody is still writing it.
+/// Age after which a half-written file belongs to a process that was killed.
 const ABANDONED: Duration = Duration::from_secs(3600);
 
 impl Cache {
-    /// A folder that cannot be made, or cannot be made this user's alone, is not used.
+    /// Opens the cache. A folder that cannot be created, or cannot be made private to this user, is not used.
     pub(crate) fn open(folder: Option<CacheFolder>, engine: &Engine) -> Self {
         let folder = folder.filter(|CacheFolder { path, .. }| {
             let made = make_private(path);
@@ -52,8 +54,9 @@ impl Cache {
         Self { folder, compatibility: hasher.finish(), putting: Mutex::default() }
     }
 
-    /// The compiled component, whose blake3 is `digest`: from the cache when an intact entry is there, else by `compile`;
-    /// none when that gives none. A cache that cannot be written only costs the next start its time.
+    /// Returns the compiled component whose blake3 hash is `digest`: from the cache if it has an intact entry,
+    /// otherwise from `compile`. Returns none if `compile` does. If the cache cannot be written, the next start only
+    /// takes longer.
     pub(crate) fn compiled(
         &self,
         engine: &Engine,
@@ -69,11 +72,11 @@ impl Cache {
         }
         let Some(compiled) = compile()? else { return Ok(None) };
         self.keep(folder, &entry, &compiled);
-        // Someone else may have made room meanwhile.
+        // Another process may have evicted the entry meanwhile.
         entry.get(engine).map_or_else(|| adopt(engine, &compiled), Ok).map(Some)
     }
 
-    /// Puts an entry into the folder, and removes others until it has room.
+    /// Adds an entry, and evicts others until it fits.
     fn keep(&self, folder: &CacheFolder, entry: &Entry, compiled: &[u8]) {
         let _putting = self.putting.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = entry.put(compiled) {
@@ -92,13 +95,13 @@ impl Cache {
 }
 
 impl CacheFolder {
-    /// Removes what was used longest ago until the rest fits, and what a host that was killed left half written. What is
-    /// mapped stays mapped.
+    /// Evicts the least recently used entries until the rest fits, and removes half-written files of hosts that were
+    /// killed. A file that is mapped stays mapped.
     fn make_room(&self, newest: &Entry) -> io::Result<()> {
         let mut kept = Vec::new();
         for found in fs::read_dir(&self.path)? {
             let path = found?.path();
-            // Another host that shares the folder may be faster.
+            // Another host that shares the folder may have removed the file.
             let Ok(about) = path.metadata() else { continue };
             let is = |extension: &str| path.extension().is_some_and(|found| found == extension);
             if is("half") && about.modified()?.elapsed().is_ok_and(|age| age > ABANDONED) {
@@ -122,16 +125,16 @@ impl CacheFolder {
     }
 }
 
-/// Makes a folder for this user alone.
+/// Creates a folder that is private to this user.
 fn make_private(folder: &Path) -> io::Result<()> {
     const MODE: u32 = 0o700;
     fs::DirBuilder::new().recursive(true).mode(MODE).create(folder)?;
-    // It may have existed before, with other rights; one on a read-only disk is as it was made.
+    // The folder may exist with other permissions. If they are right, nothing is changed: the disk may be read-only.
     let has_others = fs::metadata(folder)?.permissions().mode() & 0o777 != MODE;
     if has_others { fs::set_permissions(folder, fs::Permissions::from_mode(MODE)) } else { Ok(()) }
 }
 
-/// It may have gone already.
+/// Removes a file that may be gone already.
 fn remove(path: &Path) -> io::Result<()> {
     fs::remove_file(path).or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
@@ -150,14 +153,14 @@ impl Entry {
     fn get(&self, engine: &Engine) -> Option<Component> {
         let expected = fs::read(&self.sum).ok()?;
         let mut found = blake3::Hasher::new();
-        // In pieces: it may be large, and it is not kept.
+        // Reads in pieces: the file may be large, and its bytes are needed only for the checksum.
         found.update_reader(fs::File::open(&self.code).ok()?).ok()?;
         if found.finalize().as_bytes() != expected.as_slice() {
             tracing::warn!(file = %self.code.display(), "a compiled plugin was damaged; compiling it again");
             return None;
         }
         let component = map(engine, &self.code)?;
-        // Should that fail, it only goes sooner.
+        // If this fails, the entry is only evicted sooner.
         let _ = fs::File::open(&self.sum).and_then(|sum| sum.set_modified(SystemTime::now()));
         Some(component)
     }

@@ -1,9 +1,10 @@
-//! Compiles in a child process of our own binary: how long a stranger's component takes to compile, and how much memory,
-//! has no bound and cannot be cancelled, but a process has limits and can be killed.
+//! Compiles components in a child process of this binary. In this process, the time and memory to compile an unknown
+//! component would have no limit, and compiling could not be cancelled. A child process has limits and can be killed.
 //!
-//! The component goes in through standard input, the compiled one comes out of standard output; what is wrong with it is
-//! one line on standard error, and exit code 1, or 3 if it was not given the memory. The child ends with its parent, also
-//! when that is killed, and when it has run as long as it may. `queue` says whose turn it is.
+//! The component goes to the child's standard input, and the compiled one comes from its standard output. If the
+//! component is invalid, the child writes one line to standard error and exits with code 1; if it did not get enough
+//! memory, with code 3. The child ends when its parent does, also if the parent is killed, and when its time is over.
+//! `queue` decides which compile runs next.
 
 use crate::engine;
 use crate::error::is_out_of_memory;
@@ -23,26 +24,27 @@ use std::thread;
 use std::time::Duration;
 use wasmtime::Engine;
 
-/// Address space: a Python interpreter peaks below half a GiB.
+/// Address space of the child, in bytes. Compiling a Python interpreter takes less than half a GiB.
 const ADDRESS_SPACE: u64 = 2 << 30;
 
-/// What one compiled component may have: a Python interpreter has 33 MB.
+/// Largest compiled component, in bytes. A Python interpreter has 33 MB.
 const LARGEST_OUTPUT: u64 = 256 << 20;
 
-/// In the environment of a process that was started to compile: should it do something else, it can tell.
+/// Set in the environment of a process that was started to compile, so that it can detect when it does something else
+/// instead.
 pub const COMPILING: &str = "DROPSONDE_COMPILING";
 
 /// Exit codes of the child.
 const INVALID: u8 = 1;
 const NO_MEMORY: u8 = 3;
 
-/// As the threads of plugins have, and before the slow lane.
+/// Niceness of the child in the quick lane; the threads of plugins have the same.
 const NICE: i32 = 10;
 
-/// In the slow lane: behind everything else on the machine.
+/// Niceness in the slow lane: behind everything else on the machine.
 const SLOW_NICE: i32 = 19;
 
-/// Which program compiles, and how it is told to.
+/// The program that compiles, and the argument that makes it do so.
 #[derive(Debug, Clone)]
 pub(crate) struct Compiler {
     pub(crate) program: OsString,
@@ -52,12 +54,12 @@ pub(crate) struct Compiler {
 /// The result of a compile.
 pub(crate) enum Outcome {
     Compiled(Vec<u8>),
-    /// It was stopped, for others to have its place.
+    /// The compile was stopped to give its place to others.
     Displaced,
 }
 
 impl Compiler {
-    /// Compiles for as long as `limit` at most. Whoever has a turn gives its place to others when it takes long.
+    /// Compiles a component within `limit`. If the compile takes long, its turn gives the place to others.
     pub(crate) fn compile(&self, component: &[u8], limit: Duration, turn: &Turn) -> Result<Outcome, Refused> {
         static TOLD: Once = Once::new();
         if let Some(shortage) = shortage() {
@@ -68,7 +70,8 @@ impl Compiler {
             .arg(&self.argument)
             .arg(cpu_seconds.to_string())
             .env(COMPILING, "1")
-            // One of its own, so that all of its threads can be made slower at once.
+            // The child gets a process group of its own, so that the priority of all its threads can be lowered at
+            // once.
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -80,7 +83,7 @@ impl Compiler {
             let watch = scope.spawn(move || {
                 let end = turn.watch(limit, || _ = setpriority_pgrp(Some(pid), SLOW_NICE));
                 if end != End::Done {
-                    // It is there until it is waited for.
+                    // The pid stays valid until the child is waited for.
                     let _ = kill_process(pid, Signal::KILL);
                 }
                 end
@@ -119,20 +122,20 @@ impl Compiler {
     }
 }
 
-/// CPU seconds of all threads together: no more than there can be within the limit.
+/// Returns the limit of CPU seconds for all threads together: as many as there can be within the time limit.
 fn cpu_seconds(limit: Duration) -> u64 {
     let processors = thread::available_parallelism().map_or(1, |processors| processors.get() as u64);
     limit.as_secs().saturating_add(1).saturating_mul(processors)
 }
 
-/// Writes and reads at once: neither side may wait for the other.
+/// Writes the input and reads the output at the same time, so that neither side waits for the other.
 fn talk(child: &mut Child, component: &[u8]) -> io::Result<(Vec<u8>, String)> {
     let missing = || io::Error::from(io::ErrorKind::BrokenPipe);
     let mut input = child.stdin.take().ok_or_else(missing)?;
     let output = child.stdout.take().ok_or_else(missing)?;
     let errors = child.stderr.take().ok_or_else(missing)?;
     thread::scope(|scope| {
-        // A child that refuses early stops reading; its complaint says more than the broken pipe.
+        // A child that refuses the component early stops reading. Its message says more than the broken pipe.
         scope.spawn(move || drop(input.write_all(component)));
         let complaint = scope.spawn(move || {
             let mut complaint = Vec::new();
@@ -148,7 +151,7 @@ fn talk(child: &mut Child, component: &[u8]) -> io::Result<(Vec<u8>, String)> {
     })
 }
 
-/// Tells that the hard limit leaves less address space than compiling may need.
+/// Returns an explanation if the hard limit leaves less address space than compiling may need.
 fn shortage() -> Option<String> {
     let hard = getrlimit(Resource::As).maximum.filter(|hard| *hard < ADDRESS_SPACE)?;
     Some(format!(
@@ -158,33 +161,34 @@ fn shortage() -> Option<String> {
     ))
 }
 
-/// What the child does: limits itself, compiles standard input to standard output.
+/// Runs as the child process: sets its own limits, then compiles standard input to standard output.
 pub fn compile_as_child() -> ExitCode {
     match limit_self().map_err(|error| error.to_string()).and_then(|()| compile_stdio()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(complaint) => {
             let _ = writeln!(io::stderr(), "{complaint}");
-            // Memory it was not given says nothing about the component.
+            // A lack of memory says nothing about the component.
             ExitCode::from(if is_out_of_memory(&complaint) { NO_MEMORY } else { INVALID })
         }
     }
 }
 
 fn limit_self() -> io::Result<()> {
-    // Without it the child goes on to its end. Should the host be killed before this, there is nothing to read.
+    // If this fails, the child only runs on until it is done. If the host is killed before this line, the child finds
+    // no input to read.
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
     let limit = |what: Resource, at_most: u64| {
-        // Nobody may have more than the hard limit that is there already.
+        // A limit cannot be raised above the current hard limit.
         let at_most = Some(getrlimit(what).maximum.map_or(at_most, |hard| hard.min(at_most)));
         setrlimit(what, Rlimit { current: at_most, maximum: at_most })
     };
-    // Second argument; a program that passes none has no such limit.
+    // The limit is the second argument. A program that passes none has no such limit.
     if let Some(seconds) = std::env::args().nth(2).and_then(|seconds| seconds.parse().ok()) {
         limit(Resource::Cpu, seconds)?;
     }
     limit(Resource::As, ADDRESS_SPACE)?;
     limit(Resource::Core, 0)?;
-    // Only a lower priority: failing to get it is no reason not to work.
+    // A process that does not get a lower priority still works.
     let _ = setpriority_process(None, NICE);
     Ok(())
 }

@@ -15,53 +15,53 @@ use tokio::task::spawn_blocking;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Engine, WasmBacktraceDetails};
 
-/// Bytes that a memory may grow by where it is, beyond what was reserved.
+/// Bytes of address space beyond a memory's reservation, into which it can grow without being moved.
 const GROWTH: usize = 1 << 20;
 
-/// Bytes before and behind a memory that nothing is at.
+/// Bytes of unmapped address space before and behind each memory.
 const GUARD: usize = 64 << 10;
 
-/// Bytes of address space around a memory.
+/// Bytes of address space that each memory takes besides its reservation.
 pub(crate) const AROUND_MEMORY: usize = GROWTH + 2 * GUARD;
 
-/// Bytes of the stack that a guest's code runs on: the runtime's own default.
+/// Bytes of the stack that a guest's code runs on: wasmtime's own default.
 pub(crate) const GUEST_STACK: usize = 2 << 20;
 
-/// The compiler and runtime all plugins share, and what is linked into each.
+/// The compiler and runtime that all plugins share, with the host functions that are linked into each plugin.
 pub struct Sandbox {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<Guest>,
     pub(crate) ticker: Ticker,
     pub(crate) shared: Shared,
-    /// None: components are compiled in this process.
+    /// None: this process compiles the components itself.
     apart: Option<Apart>,
     queue: Queue,
 }
 
-/// How components are compiled in processes of their own.
+/// The compiler that runs in child processes, and the cache of compiled components.
 struct Apart {
     compiler: Compiler,
     cache: Cache,
 }
 
-/// A request to compile: its owner and its limits.
+/// A request to compile a component.
 #[derive(Debug)]
 pub struct Compile<'a> {
-    /// The plugin's name: an owner has one compile under way at a time.
+    /// The name of the plugin. An owner has at most one compile under way.
     pub owner: Arc<str>,
-    /// Longest time it may take, once it has begun.
+    /// Longest time that the compile may take, from its start.
     pub limit: Duration,
-    /// Whether it waits for its turn.
+    /// Receives whether the request is waiting for its turn.
     pub waits: &'a watch::Sender<bool>,
 }
 
-/// The sandbox could not be set up on this machine.
+/// The sandbox cannot be set up on this machine.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot set up the sandbox: {0}")]
 pub struct SandboxError(String);
 
 impl Sandbox {
-    /// Compiles every plugin anew, in this process.
+    /// Returns a sandbox that compiles every plugin in this process, without a cache.
     pub fn new() -> Result<Self, SandboxError> {
         let failed = |error: &dyn std::fmt::Display| SandboxError(format!("{error:#}"));
         let engine = Engine::new(&configuration()).map_err(|e| failed(&e))?;
@@ -73,9 +73,9 @@ impl Sandbox {
         Ok(Self { engine, linker, ticker, shared: Shared::default(), apart: None, queue: Queue::default() })
     }
 
-    /// Compiles in a child process, `program argument`, whose main function is
-    /// [`compile_as_child`](crate::compile_as_child), and keeps what it compiled in a folder, if one is given, made for
-    /// this user alone. What other versions, settings or processors left there is not used.
+    /// Makes the sandbox compile in child processes, `program argument`, whose main function is
+    /// [`compile_as_child`](crate::compile_as_child). With a folder, it caches what it compiled; the folder is made
+    /// private to this user. Entries from other versions, settings or processors are not used.
     pub fn with_compiler(
         mut self,
         program: impl Into<OsString>,
@@ -88,25 +88,25 @@ impl Sandbox {
         self
     }
 
-    /// Compiles a component, or takes it from the cache, and looks it over.
+    /// Compiles a component, or takes it from the cache, and checks it.
     ///
-    /// Takes from milliseconds to many seconds: call it off the server's threads. Nobody waits for a turn here: where
-    /// there are many plugins, [`load_in_turn`](Self::load_in_turn) is for them.
+    /// This takes from milliseconds to many seconds: call it off the server's threads. It does not wait for a turn;
+    /// where there are many plugins, use [`load_in_turn`](Self::load_in_turn).
     pub fn load(&self, component: &[u8]) -> Result<Plugin, Refused> {
-        /// Longer than any component takes on a busy machine: whoever waits for it can give up.
+        /// Longer than any component takes on a busy machine. The caller can give up earlier.
         const LONGEST: Duration = Duration::from_secs(600);
         let turn = Queue::default().enter("".into(), false).0;
         let loaded = self.look_over(component, Some((&turn, LONGEST)))?;
         loaded.ok_or_else(|| Refused::Compiler("others took its place".to_owned()))
     }
 
-    /// Does the same off the caller's thread, once it is its owner's turn to compile. Dropping the future gives up its
-    /// turn, and ends the compile if that has begun.
+    /// Compiles and checks a component off the caller's thread, once its owner has a turn to compile. Dropping the
+    /// future gives up the turn and ends a running compile.
     pub async fn load_in_turn(self: &Arc<Self>, component: Bytes, compile: Compile<'_>) -> Result<Plugin, Refused> {
         let Compile { owner, limit, waits } = compile;
         let work = |turn: Option<Turn>| {
             let (sandbox, component) = (self.clone(), component.clone());
-            // Without this future it would go on, and nobody would have it.
+            // If the future is dropped, the compile must not go on: nobody would receive its result.
             let given_up = turn.as_ref().map(Turn::give_up);
             let done = spawn_blocking(move || {
                 let turn = turn.as_ref();
@@ -119,7 +119,7 @@ impl Sandbox {
             }
         };
         let mut is_slow = false;
-        // What is known needs no turn.
+        // A component that is loaded or cached needs no turn.
         let mut loaded = work(None).await?;
         loop {
             if let Some(plugin) = loaded {
@@ -133,7 +133,8 @@ impl Sandbox {
         }
     }
 
-    /// Looks a component over, once it is compiled; none if that takes a turn, or the turn was not enough.
+    /// Checks a component after it is compiled. Returns none if compiling needs a turn, or if the turn was not long
+    /// enough.
     fn look_over(&self, component: &[u8], turn: Option<(&Turn, Duration)>) -> Result<Option<Plugin>, Refused> {
         Plugin::load(self, component, |digest| {
             let Some((turn, limit)) = turn else {
@@ -161,11 +162,12 @@ pub(crate) fn configuration() -> Config {
         .wasm_component_model(true)
         .epoch_interruption(true)
         .gc_support(false)
-        // Function names come with the name section; DWARF from strangers is not worth parsing.
+        // Function names come from the name section. DWARF from unknown authors is not worth the risk of parsing it.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
-        // Backtraces name functions, which needs no map of every instruction.
+        // Backtraces only name functions, which needs no map of every instruction.
         .generate_address_map(false)
-        // By default each memory reserves 4 GiB of address space, so that a few plugins exhaust a limited process.
+        // By default each memory reserves 4 GiB of address space. A few plugins would exhaust a process with an address
+        // space limit.
         .memory_reservation(Limits::default().memory as u64)
         .memory_reservation_for_growth(GROWTH as u64)
         .memory_guard_size(GUARD as u64)

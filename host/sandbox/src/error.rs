@@ -5,60 +5,60 @@ use rustix::process::{Resource, getrlimit};
 use std::fmt;
 use std::time::Duration;
 
-/// How a call into a plugin can fail. After everything but [`CallError::Failed`] the instance is discarded, and the
-/// next call gets a fresh one.
+/// The ways in which a call into a plugin can fail. After every error except [`CallError::Failed`] the instance is
+/// discarded, and the next call gets a new one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// The plugin answered with a failure; it is well.
+    /// The plugin answered with a failure. Its instance goes on.
     #[error(transparent)]
     Failed(#[from] Failure),
     #[error("trapped: {0}")]
     Trapped(Trap),
-    /// It was stopped once it had used its CPU time; how much it would have used is not known.
+    /// The call was stopped because it used up its CPU time. How much it needed in total is not known.
     #[error("used {} of CPU of its {}; raise {setting}", at_least(*used), at_least(*budget))]
     CpuExhausted {
         used: Duration,
         budget: Duration,
-        /// The configuration key that sets the budget.
+        /// The configuration key of the budget.
         setting: &'static str,
     },
     #[error("took longer than its deadline of {}, with {} of CPU; raise {setting}", at_least(*deadline), at_least(*cpu))]
     DeadlineExceeded {
         deadline: Duration,
-        /// CPU time it used until then: little, and it waited or the machine was busy.
+        /// CPU time used until then. If it is small, the plugin waited or the machine was busy.
         cpu: Duration,
-        /// The configuration key that sets the deadline.
+        /// The configuration key of the deadline.
         setting: &'static str,
     },
-    /// It asked for more memory than its ceiling, and did not survive the refusal.
+    /// The plugin asked for more memory than its limit, and ended when the host refused.
     #[error("wanted more than its {limit} bytes of memory (limits.memory): {trap}")]
     MemoryExhausted { limit: usize, trap: Trap },
-    /// The answer does not have the shape the contract asks for.
+    /// The answer does not have the form that the contract requires.
     #[error("answered out of contract: {0}")]
     OutOfContract(String),
-    /// It returned more bytes than one call may, or passed more than 128 KiB to a host function.
+    /// The plugin returned more bytes than a call may, or passed more than 128 KiB to a host function.
     #[error("gave more than its {0} bytes of output (limits.output), or than 128 KiB to one host function")]
     OutputExceeded(usize),
-    /// It held more resources than it may: descriptors, streams, pollables, requests.
+    /// The plugin held more resources than it may: descriptors, streams, pollables, requests.
     #[error("held more than its {0} resource handles (limits.handles)")]
     HandlesExhausted(usize),
-    /// It recursed too deep.
+    /// The plugin ran out of stack.
     #[error("ran out of stack: {0}")]
     StackExhausted(Trap),
-    /// The instance to call could not be made.
+    /// The host could not create the instance to call.
     #[error("no instance of it could be made: {0}")]
     NoInstance(Box<CallError>),
-    /// No answer in time, nor later: its thread sits in a system call, as it can for a file on a network file system
-    /// that has gone. The worker is of no more use.
+    /// There was no answer in time, and the thread still waits in a system call. This happens, for example, with a file
+    /// on a network file system that is gone. The worker cannot be used any more.
     #[error("took longer than its deadline of {0:?}, and still does: its thread waits for the system")]
     Stuck(Duration),
-    /// The worker's thread is gone: the host is stopping, or the machine could give it none.
+    /// The worker's thread has ended: the host is stopping, or the machine could not start the thread.
     #[error("the worker has stopped")]
     Stopped,
 }
 
 impl CallError {
-    /// A short, fixed word for a metric label.
+    /// Returns a short, fixed word for a metric label.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Failed(Failure::Gone) => "gone",
@@ -79,12 +79,12 @@ impl CallError {
         }
     }
 
-    /// Where the guest was, when that is known: one frame a line.
+    /// Returns where the guest was when it ended, if known: one frame per line.
     pub fn backtrace(&self) -> Option<&str> {
         self.trap()?.backtrace.as_deref()
     }
 
-    /// How the guest ended, if it did so abruptly.
+    /// Returns the trap that ended the guest, if one did.
     pub fn trap(&self) -> Option<&Trap> {
         match self {
             Self::Trapped(trap) | Self::MemoryExhausted { trap, .. } | Self::StackExhausted(trap) => Some(trap),
@@ -93,7 +93,7 @@ impl CallError {
         }
     }
 
-    /// Whether the call ended the instance it went to, or there was none to call.
+    /// Returns whether the call ended its instance, or there was no instance to call.
     pub fn is_end(&self) -> bool {
         match self {
             Self::Failed(_) | Self::Stopped => false,
@@ -102,7 +102,7 @@ impl CallError {
         }
     }
 
-    /// Whether there was not enough time or room for the call: for less work there might be.
+    /// Returns whether the call ran into a limit of time or size. A call with less work might succeed.
     pub fn is_want(&self) -> bool {
         matches!(
             self,
@@ -114,7 +114,7 @@ impl CallError {
         )
     }
 
-    /// The plugin's own word that its configuration cannot work.
+    /// Returns the plugin's message that its configuration cannot work.
     pub fn invalid(&self) -> Option<&str> {
         match self {
             Self::Failed(Failure::Invalid(why)) => Some(why),
@@ -124,8 +124,8 @@ impl CallError {
     }
 }
 
-/// Writes a duration in whole milliseconds, or microseconds below one, rounded up: what is above a budget never reads as
-/// the budget itself.
+/// Writes a duration in whole milliseconds, or in microseconds below one millisecond, rounded up. So a time above a
+/// budget never reads as the budget itself.
 fn at_least(time: Duration) -> String {
     match time.as_nanos() {
         nanos @ 0..1_000_000 => format!("{} µs", nanos.div_ceil(1_000)),
@@ -133,18 +133,19 @@ fn at_least(time: Duration) -> String {
     }
 }
 
-/// A guest that ended abruptly.
+/// A trap: the guest ended abruptly.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trap {
     pub message: String,
     /// Function names from the component's name section, innermost first.
     pub backtrace: Option<String>,
-    /// What it wrote as warnings and errors in the call, oldest first: its own account of what was wrong.
+    /// Warnings and errors that the guest wrote during the call, oldest first.
     pub said: Vec<String>,
 }
 
 impl Trap {
-    /// The line that tells most: the last that names an error, but for those in which a language's runtime gives up.
+    /// Returns the most informative line: the last one that names an error, without the lines in which a language's
+    /// runtime gives up.
     fn telling(&self) -> Option<&str> {
         let lines = || self.said.iter().rev().map(String::as_str);
         let names = |line: &&str| ["Error", "Exception", "panicked"].iter().any(|word| line.contains(word));
@@ -160,8 +161,8 @@ impl fmt::Display for Trap {
     }
 }
 
-/// wasmtime's words for a ceiling that was run into, where it has no type for it. Its version is pinned, and each of these
-/// is tested.
+/// The messages of wasmtime for limits for which it has no error type. Its version is pinned, and a test covers each
+/// message.
 pub(crate) mod says {
     pub(crate) const OUTPUT: &str = "fuel allocated for hostcalls has been exhausted";
     pub(crate) const HANDLES: [&str; 2] = ["resource table has no free keys", "store handle limit exceeded"];
@@ -181,12 +182,13 @@ impl From<wasmtime::Error> for Trap {
     }
 }
 
-/// Whether the operating system gave no memory. wasmtime passes its error on as text at times.
+/// Returns whether a message says that the operating system had no memory. wasmtime sometimes passes that error on as
+/// text only.
 pub(crate) fn is_out_of_memory(message: &str) -> bool {
     message.contains(&std::io::Error::from(Errno::NOMEM).to_string())
 }
 
-/// Adds to an error of too little memory, or too short a file, what is most likely why.
+/// Adds the most likely cause to an error about too little memory or a file that is too large.
 pub(crate) fn explained(mut message: String) -> String {
     if is_out_of_memory(&message) {
         message.push_str(&shortage_of_address_space().unwrap_or_default());
@@ -197,7 +199,7 @@ pub(crate) fn explained(mut message: String) -> String {
     without_numbers(&message)
 }
 
-/// Tells that files are limited: what a plugin's memory begins with is in one.
+/// Explains that the size of files is limited. The initial contents of a plugin's memory are in a file.
 fn limit_of_file_sizes() -> Option<String> {
     let allowed = getrlimit(Resource::Fsize).current?;
     Some(format!(
@@ -206,7 +208,7 @@ fn limit_of_file_sizes() -> Option<String> {
     ))
 }
 
-/// Tells that the host's address space is limited.
+/// Explains that the host's address space is limited.
 fn shortage_of_address_space() -> Option<String> {
     let allowed = getrlimit(Resource::As).current?;
     Some(format!(
@@ -217,7 +219,7 @@ fn shortage_of_address_space() -> Option<String> {
     ))
 }
 
-/// Guest-chosen: bounded and without control characters before anyone prints it.
+/// Returns a function name that is safe to print: a guest chooses it, so it is cut and freed of control characters.
 fn readable(name: &str) -> String {
     const LONGEST: usize = 200;
     let demangled = format!("{:#}", rustc_demangle::demangle(name));

@@ -4,7 +4,7 @@ use crate::capability::env::Env;
 use crate::capability::files::Files;
 use crate::capability::http::Origins;
 
-/// What the operator allows a plugin, in the words in which plugins ask for it.
+/// The capabilities that the operator grants to a plugin, in the same form in which plugins ask for them.
 #[derive(Debug, Clone, Default)]
 pub struct Grants {
     granted: Vec<Need>,
@@ -14,7 +14,7 @@ pub struct Grants {
     pub(crate) http: Origins,
 }
 
-/// What cannot be granted.
+/// A grant that is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot grant {what:?}: {why}")]
 pub struct BadGrant {
@@ -43,12 +43,12 @@ impl Grants {
         Ok(grants)
     }
 
-    /// As they were given.
+    /// Returns the grants as they were given.
     pub fn iter(&self) -> impl Iterator<Item = &Need> {
         self.granted.iter()
     }
 
-    /// Whether everything a plugin asks for here is granted.
+    /// Returns whether the grants cover everything that a need asks for.
     pub fn cover(&self, need: &Need) -> bool {
         self.granted.contains(need)
             || match need {

@@ -18,7 +18,7 @@ use wasmtime::{CallHook, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-/// What host functions see of the plugin that calls them.
+/// The state of one instance, as host functions see it.
 pub(crate) struct Guest {
     pub(crate) grants: Arc<Grants>,
     pub(crate) state: SavedState,
@@ -31,22 +31,23 @@ pub(crate) struct Guest {
     resources: ResourceTable,
     ceiling: Ceiling,
     limits: Limits,
-    /// Bytes of files it may still read in this call.
+    /// Bytes of files that the plugin may still read in this call.
     file_bytes_left: usize,
     denials: Denials,
 }
 
-/// A live instance of a plugin, in a store of its own. After an error that ends it, it must be dropped, never called.
+/// A live instance of a plugin, in its own store. After an error that ends it, it must be dropped and never called
+/// again.
 pub(crate) struct Live {
     store: Store<Guest>,
     exports: Exports,
     meter: Meter,
     limits: Limits,
-    /// A call ended it.
+    /// Whether a call ended it.
     is_over: bool,
 }
 
-/// What an instance is made with.
+/// Everything that an instance is created with.
 #[derive(Clone)]
 pub(crate) struct Surroundings {
     pub(crate) plugin: Arc<str>,
@@ -117,14 +118,14 @@ impl Guest {
 
     fn noted<T>(&mut self, path: &str, answer: Result<T, FileError>) -> Result<T, FileError> {
         match &answer {
-            // What it may ask for and cannot have anyway is refused for another reason.
+            // If a grant covers the path as written, the denial has another reason: where its symlinks lead.
             Err(FileError::Denied) if !self.grants.files.may_ask(path) => self.denials.deny(path),
             _ => self.denials.go_on(),
         }
         answer
     }
 
-    /// Tells a denial of this call in the host's words.
+    /// Replaces the text of a denial by the host's own text.
     pub(crate) fn told(&self, failure: Failure) -> Failure {
         self.denials.told(failure)
     }
@@ -139,7 +140,7 @@ impl Guest {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).take_last_words()
     }
 
-    /// Why a metric was refused, for a plugin that does not take that well.
+    /// Remembers why a metric was refused, to explain a plugin that fails because of it.
     pub(crate) fn refused(&self, why: NotRegistered) -> NotRegistered {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).remember(&format!("a metric was refused: {why}"));
         why
@@ -166,12 +167,12 @@ impl WasiHttpView for Guest {
 // === impl Live ===
 
 impl Live {
-    /// Instantiates. Start functions run under the init deadline: they can loop.
+    /// Creates an instance. Start functions run under the `init` deadline, as they could loop.
     pub(crate) async fn start(sandbox: &Sandbox, plugin: &Plugin, with: &Surroundings) -> Result<Self, CallError> {
         let limits = with.limits;
         let mut store = Store::new(&sandbox.engine, Guest::new(with));
         store.limiter(|guest| &mut guest.ceiling);
-        // An answer may be large; what is passed to one host function need not be, and the host may keep it.
+        // An answer may be large. The arguments of a host function need not be, and the host may keep them.
         store.set_hostcall_fuel(limits.output);
         store.call_hook(move |mut store, hook| {
             match hook {
@@ -199,7 +200,7 @@ impl Live {
         Ok(Self { store, exports, meter, limits, is_over: false })
     }
 
-    /// Calls under the budget for `init`.
+    /// Calls with the budget of `init`.
     pub(crate) async fn call_init<T>(
         &mut self,
         sandbox: &Sandbox,
@@ -208,7 +209,7 @@ impl Live {
         self.call_within(sandbox, Budget::of_init(&self.limits), call).await
     }
 
-    /// Calls under the budget of a poll.
+    /// Calls with the budget of a poll.
     pub(crate) async fn call<T>(
         &mut self,
         sandbox: &Sandbox,
@@ -217,17 +218,17 @@ impl Live {
         self.call_within(sandbox, Budget::of_poll(&self.limits), call).await
     }
 
-    /// CPU time of the last call.
+    /// Returns the CPU time of the last call.
     pub(crate) fn cpu_used(&self) -> Duration {
         self.meter.used()
     }
 
-    /// Whether a call ended it, however that is told.
+    /// Returns whether a call ended the instance, also if the error says something else.
     pub(crate) fn is_over(&self) -> bool {
         self.is_over
     }
 
-    /// Bytes of its memories and tables.
+    /// Returns the size of its memories and tables, in bytes.
     pub(crate) fn memory(&self) -> usize {
         self.store.data().ceiling.used()
     }
@@ -246,7 +247,7 @@ impl Live {
         answer.map_err(|error| self.told(error))
     }
 
-    /// Tells a denial that failed or ended the call in the host's words.
+    /// Replaces the text of a denial that failed or ended the call by the host's own text.
     fn told(&mut self, error: CallError) -> CallError {
         self.is_over = error.is_end();
         let guest = self.store.data();
@@ -258,12 +259,12 @@ impl Live {
     }
 }
 
-/// What one call may use.
+/// The CPU time and wall time of one call.
 #[derive(Debug, Clone, Copy)]
 struct Budget {
     cpu: Duration,
     deadline: Duration,
-    /// What in the configuration sets each.
+    /// The configuration keys that set them.
     cpu_setting: &'static str,
     deadline_setting: &'static str,
 }
@@ -297,7 +298,7 @@ impl Budget {
         }
     }
 
-    /// Which ceiling was it?
+    /// Returns the limit that the call ran into, as an error.
     fn blame(self, error: wasmtime::Error, meter: &Meter, store: &mut Store<Guest>) -> CallError {
         let interrupted = matches!(error.downcast_ref(), Some(wasmtime::Trap::Interrupt));
         if interrupted && meter.used() >= self.cpu {

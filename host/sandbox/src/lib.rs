@@ -1,4 +1,4 @@
-//! Runs plugins: WebAssembly components that can do what they were granted, and no more.
+//! Runs plugins: WebAssembly components that can use only what the operator granted.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -19,17 +19,17 @@
 //!
 //! # Layout
 //!
-//! * `vocabulary`: what plugins and host exchange, free of contract versions.
-//! * `contract`: one module per version of the WIT package, translated at the edge.
+//! * `vocabulary`: the types that plugins and host exchange, independent of contract versions.
+//! * `contract`: one module per version of the WIT package; each translates into `vocabulary`.
 //! * [`Sandbox`] (`engine`, `ticker`, `cache`, `compiler`, `queue`, `weight`): the compiler and runtime shared by all plugins.
-//! * [`Plugin`] (`plugin`, `refusal`): a compiled component, looked over; why a file is refused.
-//! * [`Worker`] (`worker`, `thread`, `instance`): a plugin's own thread, and the live instance on it.
-//! * `meter`, `limits`: CPU budget and ceilings.
-//! * [`Grants`] (`grants`): what the operator allows; `capability`: one module per capability: its grant, its limits, its
-//!   tests.
-//! * [`CallError`] (`error`): how a call can fail; `text`: what of a plugin's words is shown.
-//! * [`replace`]: puts a file in place whole. It lies here because the compile cache needs it and everyone
-//!   else who does can reach it.
+//! * [`Plugin`] (`plugin`, `refusal`): a compiled and checked component; the reasons to refuse a file.
+//! * [`Worker`] (`worker`, `thread`, `instance`): a plugin's own thread, with its live instance.
+//! * `meter`, `limits`: the CPU budget and the other limits.
+//! * [`Grants`] (`grants`): the capabilities that the operator grants. `capability`: one module per capability, with
+//!   its grant, its limits and its tests.
+//! * [`CallError`] (`error`): the ways in which a call can fail.
+//! * [`replace`]: replaces a file atomically. It is in this crate because the compile cache needs it, and all other
+//!   users depend on this crate.
 
 mod cache;
 mod capability;

@@ -1,47 +1,49 @@
 use std::time::Duration;
 use wasmtime::ResourceLimiter;
 
-/// What one plugin may use. Every ceiling is per plugin.
+/// The limits of one plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Wall time its component may take to compile, once it is its turn.
+    /// Wall time to compile the component, from the start of its turn.
     pub compile_time: Duration,
-    /// All its linear memories and tables together, in bytes.
+    /// All linear memories and tables together, in bytes.
     pub memory: usize,
     /// CPU time per call.
     pub cpu: Duration,
-    /// What the operator raises for more of it: another setting may cap this one.
+    /// The configuration key that the operator raises for more CPU time: another setting may be lower than
+    /// `limits.cpu`.
     pub cpu_setting: &'static str,
-    /// Wall time per call, waiting on the host included.
+    /// Wall time per call, including time that the plugin waits for the host.
     pub deadline: Duration,
-    /// What the operator raises for more of it.
+    /// The configuration key that the operator raises for a longer deadline.
     pub deadline_setting: &'static str,
-    /// CPU and wall time for instantiation and `init`, which may read configuration or build tables.
+    /// CPU time and wall time for instantiation and for `init`, which may read configuration or build tables.
     pub init_deadline: Duration,
-    /// Bytes a call returns.
+    /// Bytes that a call returns.
     pub output: usize,
-    /// Resources it may hold at a time: descriptors, streams, pollables, requests. WASI plugins hold a dozen, a request
+    /// Resources held at a time: descriptors, streams, pollables, requests. A WASI plugin holds a dozen, and a request
     /// takes five.
     pub handles: usize,
-    /// Bytes read per call through `files`, of all of them together.
+    /// Bytes that a call reads through `files`, all files together.
     pub file_bytes: usize,
-    /// Bytes of one HTTP answer's body.
+    /// Bytes of the body of one HTTP response.
     pub http_body: usize,
-    /// Instances it may discover.
+    /// Instances that the plugin may discover.
     pub instances: usize,
     pub log_lines_per_second: u32,
-    /// After escaping; the rest of a line is cut.
+    /// Bytes of one log line after escaping; the rest of a longer line is cut.
     pub log_line_bytes: usize,
-    /// An instance that was not called for so long is ended, and made again at its next call. None: never.
+    /// Time without a call after which the instance of the plugin is ended. The next call creates a new one. None:
+    /// never.
     pub idle_timeout: Option<Duration>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            // Of a Python interpreter on a slow board.
+            // Enough for a Python interpreter on a slow board.
             compile_time: Duration::from_secs(60),
-            // Several times what a Rust or C plugin needs; interpreters ask for more.
+            // Several times the need of a Rust or C plugin. Plugins with an interpreter need a higher limit.
             memory: 64 << 20,
             cpu: Duration::from_millis(100),
             cpu_setting: "limits.cpu",
@@ -50,7 +52,7 @@ impl Default for Limits {
             init_deadline: Duration::from_secs(10),
             output: 4 << 20,
             handles: 256,
-            // The processes of a large machine, a page each.
+            // Enough to read one page of /proc for each process of a large machine.
             file_bytes: 64 << 20,
             http_body: 8 << 20,
             instances: 100_000,
@@ -61,24 +63,25 @@ impl Default for Limits {
     }
 }
 
-/// Bytes passed to one host function: what a plugin saves fits. The host may keep them, as long as a handle does.
+/// Bytes that a plugin passes to one host function. What a plugin saves fits. The host may keep them as long as a
+/// handle exists.
 pub(crate) const ARGUMENTS: usize = 128 << 10;
 
-/// Bytes of one answer to a request for random numbers.
+/// Bytes of random numbers per request.
 pub(crate) const RANDOM: u64 = 64 << 10;
 
-/// Bytes of the headers of one HTTP request or answer, as they are in memory.
+/// Bytes of the headers of one HTTP request or response, as they are in memory.
 pub(crate) const HTTP_FIELDS: usize = 64 << 10;
 
-/// Core instances in one component: adapters of foreign toolchains make a few each.
+/// Core instances in one component. Adapters of other toolchains create a few each.
 pub(crate) const INSTANCES: usize = 64;
 
-/// Holds the sum of a guest's memories and tables under one ceiling.
+/// Limits the sum of a guest's memories and tables.
 #[derive(Debug)]
 pub(crate) struct Ceiling {
     limit: usize,
     used: usize,
-    /// A growth was refused since the last look.
+    /// Whether a growth was refused since the last [`Self::take_refusal`].
     refused: bool,
 }
 

@@ -4,45 +4,45 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Measures the CPU time of a call: what its thread used since the call before it ended.
+/// Measures the CPU time of a call: the CPU time of its thread since the previous call ended.
 ///
-/// The thread is the plugin's alone: what it does while the guest waits is work for the guest, such as reading an answer,
-/// and so is what is left over from an earlier call. Waiting itself is free, be it for the host or for the processor;
-/// counting epochs instead would charge the guest for every tick of the clock. One thread calls and reads the meter; the
-/// atomics only satisfy the compiler.
+/// The thread belongs to the plugin alone. Its work while the guest waits is work for the guest, such as reading a
+/// response; so is work left over from an earlier call. Waiting is free, whether for the host or for the processor.
+/// Counting epochs instead would charge the guest for every tick of the clock. One thread calls and reads the meter;
+/// the atomics only satisfy the compiler.
 #[derive(Debug, Clone)]
 pub(crate) struct Meter(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     budget_ns: AtomicU64,
-    /// The thread's CPU time when the last call ended.
+    /// The thread's CPU time at the end of the last call, in nanoseconds.
     since_ns: AtomicU64,
-    /// Of the last call.
+    /// CPU time of the last call, in nanoseconds.
     used_ns: AtomicU64,
 }
 
 impl Meter {
-    /// For calls on this thread.
+    /// Returns a meter for calls on this thread.
     pub(crate) fn new() -> Self {
         let (budget_ns, since_ns, used_ns) = (AtomicU64::new(0), AtomicU64::new(thread_ns()), AtomicU64::new(0));
         Self(Arc::new(Inner { budget_ns, since_ns, used_ns }))
     }
 
-    /// Runs a call under a fresh budget.
+    /// Runs a call with a new budget.
     pub(crate) async fn run<F: Future>(&self, budget: Duration, call: F) -> F::Output {
         self.0.budget_ns.store(u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX), Relaxed);
-        // Also when the call is given up.
+        // Dropped also when the call is cancelled.
         let _ended = Ended(&self.0);
         call.await
     }
 
-    /// CPU time of the last call.
+    /// Returns the CPU time of the last call.
     pub(crate) fn used(&self) -> Duration {
         Duration::from_nanos(self.0.used_ns.load(Relaxed))
     }
 
-    /// Whether the call under way has used its budget.
+    /// Returns whether the current call has used up its budget.
     pub(crate) fn exhausted(&self) -> bool {
         self.0.now() >= self.0.budget_ns.load(Relaxed)
     }
@@ -64,7 +64,7 @@ impl Drop for Ended<'_> {
     }
 }
 
-/// CPU time of this thread so far.
+/// Returns the CPU time of this thread so far, in nanoseconds.
 fn thread_ns() -> u64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     (time.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(time.tv_nsec as u64)
@@ -84,7 +84,7 @@ mod tests {
     #[tokio::test]
     async fn waiting_for_the_processor_is_not_charged() {
         let meter = Meter::new();
-        // The thread is there and does not run, as one that others are let go before.
+        // The thread exists and does not run, like one that others run before.
         meter.run(Duration::from_millis(20), async { std::thread::park_timeout(Duration::from_millis(30)) }).await;
         assert!(meter.used() < Duration::from_millis(20), "{:?}", meter.used());
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre};
 
-/// What a plugin can be asked to do.
+/// A role of a plugin: the calls that it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     Sampler,
@@ -18,20 +18,20 @@ pub enum Role {
     Observer,
 }
 
-/// An interface a component imports or exports, under its full name.
+/// The full name of an interface that a component imports or exports.
 pub type Interface = String;
 
-/// What a component shows before it runs.
+/// Properties of a component that are known before it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
     pub roles: Vec<Role>,
     pub imports: Vec<Interface>,
     pub exports: Vec<Interface>,
-    /// In bytes.
+    /// The size of the component, in bytes.
     pub size: usize,
 }
 
-/// A compiled component, linked and looked over. Cheap to clone.
+/// A component that is compiled, linked and checked. Cheap to clone.
 #[derive(Clone)]
 pub struct Plugin(Arc<Loaded>);
 
@@ -40,11 +40,11 @@ pub(crate) struct Loaded {
     pub(crate) indices: v0_1::Indices,
     digest: blake3::Hash,
     shape: Shape,
-    /// Bytes of compiled code, as they are mapped.
+    /// Bytes of mapped compiled code.
     code: usize,
 }
 
-/// What is loaded now, by digest: the same component under another name is there already.
+/// The loaded components, by digest. Two plugins with the same component share one entry.
 #[derive(Default)]
 pub(crate) struct Shared(Mutex<HashMap<blake3::Hash, Weak<Loaded>>>);
 
@@ -69,7 +69,8 @@ impl fmt::Display for Role {
 // === impl Plugin ===
 
 impl Plugin {
-    /// `compiled` gives the component by its blake3; none, and there is no plugin yet.
+    /// Loads a plugin. `compiled` returns the compiled component for its blake3 hash, or none; then there is no plugin
+    /// yet.
     pub(crate) fn load(
         sandbox: &Sandbox,
         bytes: &[u8],
@@ -105,8 +106,8 @@ impl Plugin {
         &self.0.shape
     }
 
-    /// Bytes of address space that it takes while it runs: its code, its memory, and its threads' stacks. A memory is reserved as
-    /// large as it may be by default, also where it may be less.
+    /// Returns the bytes of address space that the plugin takes while it runs: for its code, its memory and the stacks
+    /// of its threads. A memory reserves at least the default limit, also if its own limit is lower.
     pub fn address_space(&self, limits: &Limits) -> u64 {
         let memory = limits.memory.max(Limits::default().memory) + AROUND_MEMORY;
         let stacks = GUEST_STACK + STACK * (1 + BLOCKING_THREADS);
@@ -131,7 +132,7 @@ impl Shared {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(digest)?.upgrade()
     }
 
-    /// What others are to share: this, or what someone else was faster with.
+    /// Adds a loaded component. Returns this one, or the equal one that another thread added before.
     fn put(&self, loaded: Loaded) -> Arc<Loaded> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, known| known.strong_count() > 0);

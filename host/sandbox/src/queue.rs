@@ -1,14 +1,15 @@
-//! Decides which component is compiled next. Slow components wait for each other, and no other component waits for them.
+//! Decides which component is compiled next. Slow components wait for each other, and no other component waits for
+//! them.
 //!
-//! There are two lanes. The quick lane has a place for each processor, two at least; the slow lane has one. Every compile
-//! begins in the quick lane. There it is left alone for [`PATIENCE`], and as long as nobody waits. After that it makes room
-//! for whoever waits: it goes on in the slow lane if that is free, behind everything else on the machine; if not, it is
-//! stopped, and begins again when the slow lane comes to it, or while the quick lane has nothing else to do. So the number
-//! of processes, and with it their memory, is bounded, and a quick component waits some seconds however many slow ones there
-//! are.
+//! There are two lanes. The quick lane has a place for each processor, at least two; the slow lane has one. Every
+//! compile begins in the quick lane. It keeps its place for [`PATIENCE`], and longer as long as nobody waits. After
+//! that it makes room for a waiting compile. If the slow lane is free, the compile continues there, behind everything
+//! else on the machine. If not, it is stopped. It begins again when the slow lane becomes free, or while the quick lane
+//! has nothing else to do. So the number of processes, and with it their memory, is limited, and a quick component
+//! waits some seconds, no matter how many slow ones there are.
 //!
-//! Turns go round by owner, which is a plugin's name: an owner compiles one component at a time, and whatever else it has
-//! waiting goes to the end of the queue with each of its turns.
+//! Owners take turns; an owner is a plugin's name. An owner compiles one component at a time. With each of its turns,
+//! its other requests go to the end of the queue.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,20 +17,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-/// How long a compile keeps its place while others wait: what a component of an ordinary size takes.
+/// How long a compile keeps its place while others wait: the time that a component of ordinary size takes.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The compiles of all plugins. Cheap to clone.
+/// The queue of compiles of all plugins. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Queue(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// Places of the quick lane.
+    /// Number of places in the quick lane.
     quick: usize,
     patience: Duration,
     state: Mutex<State>,
-    /// Somebody waits, or a compile has ended.
+    /// Notified when a compile starts to wait or has ended.
     changed: Condvar,
 }
 
@@ -44,7 +45,7 @@ struct State {
 struct Waiting {
     id: u64,
     owner: Arc<str>,
-    /// It was stopped once.
+    /// Whether the compile was displaced before.
     is_slow: bool,
     called: oneshot::Sender<()>,
 }
@@ -65,26 +66,26 @@ enum Lane {
     Slow,
 }
 
-/// Why a compile is watched no longer.
+/// Why a compile ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     Done,
-    /// It makes room for others, and has to begin again.
+    /// The compile made room for others, and has to begin again.
     Displaced,
-    /// It ran as long as it may.
+    /// The compile reached its time limit.
     TooLong,
-    /// Nobody wants its outcome any more.
+    /// Nobody wants the result any more.
     GivenUp,
 }
 
-/// A place in the queue, then in a lane. It is given back when this is dropped.
+/// A place in the queue, then in a lane. Dropping it frees the place.
 #[derive(Debug)]
 pub(crate) struct Turn {
     queue: Queue,
     id: u64,
 }
 
-/// Ends the compile of a turn when this is dropped.
+/// Ends the compile of a turn when it is dropped.
 #[derive(Debug)]
 pub(crate) struct GiveUp {
     queue: Queue,
@@ -104,15 +105,15 @@ impl Queue {
         Self(Arc::new(Shared { quick, patience, state: Mutex::default(), changed: Condvar::new() }))
     }
 
-    /// Waits for a place. `is_slow`: it was displaced before. Dropping the future gives the wait up.
+    /// Waits for a place. `is_slow` says that the compile was displaced before. Dropping the future ends the wait.
     pub(crate) async fn turn(&self, owner: &Arc<str>, is_slow: bool) -> Turn {
         let (turn, call) = self.enter(owner.clone(), is_slow);
-        // The sender is dropped only after it was used.
+        // The sender is dropped only after it has sent.
         let _ = call.await;
         turn
     }
 
-    /// Joins the queue. The turn may begin when the call comes, which is at once where there is a place.
+    /// Joins the queue. The turn may begin when the receiver gets the call; that is at once if a place is free.
     pub(crate) fn enter(&self, owner: Arc<str>, is_slow: bool) -> (Turn, oneshot::Receiver<()>) {
         let (called, call) = oneshot::channel();
         let mut state = self.lock();
@@ -123,17 +124,17 @@ impl Queue {
         (Turn { queue: self.clone(), id }, call)
     }
 
-    /// Gives places to those that wait, as far as there are any.
+    /// Gives free places to waiting compiles.
     fn call(&self, state: &mut State) {
         while let Some((nth, lane)) = state.next(self.0.quick) {
             let Some(Waiting { id, owner, is_slow, called }) = state.waiting.remove(nth) else { return };
-            // The rest of its owner's come after all others.
+            // The owner's other requests move behind those of all other owners.
             let (rest, others): (VecDeque<_>, VecDeque<_>) =
                 state.waiting.drain(..).partition(|waiting| waiting.owner == owner);
             state.waiting = others;
             state.waiting.extend(rest);
             state.running.push(Running { id, owner, lane, is_slow, since: Instant::now(), end: None });
-            // Whoever waited may have given up: then the turn is dropped.
+            // The waiting future may have been dropped; then its turn is dropped too.
             let _ = called.send(());
         }
         self.0.changed.notify_all();
@@ -155,7 +156,7 @@ impl Queue {
 // === impl State ===
 
 impl State {
-    /// Returns whose turn it is, and in which lane, if there is a place for anybody.
+    /// Returns the position of the next waiting compile and the lane for it, if a place is free.
     fn next(&self, quick: usize) -> Option<(usize, Lane)> {
         let first = |is_slow: bool| {
             let may = |waiting: &Waiting| waiting.is_slow == is_slow && !self.is_busy(&waiting.owner);
@@ -175,12 +176,12 @@ impl State {
         self.running.iter().filter(|running| running.lane == lane).count()
     }
 
-    /// Whether an owner compiles something.
+    /// Returns whether an owner is compiling something.
     fn is_busy(&self, owner: &str) -> bool {
         self.running.iter().any(|running| &*running.owner == owner)
     }
 
-    /// Whether somebody waits for a place of the quick lane.
+    /// Returns whether a compile waits for a place in the full quick lane.
     fn wants_room(&self, quick: usize) -> bool {
         let waits = |waiting: &Waiting| !waiting.is_slow && !self.is_busy(&waiting.owner);
         self.in_lane(Lane::Quick) >= quick && self.waiting.iter().any(waits)
@@ -190,18 +191,18 @@ impl State {
 // === impl Turn ===
 
 impl Turn {
-    /// Ends the compile when what this returns is dropped.
+    /// Returns a guard that ends the compile when it is dropped.
     pub(crate) fn give_up(&self) -> GiveUp {
         GiveUp { queue: self.queue.clone(), id: self.id }
     }
 
-    /// The compile is over.
+    /// Marks the compile as done.
     pub(crate) fn done(&self) {
         self.queue.end(self.id, End::Done);
     }
 
-    /// Waits until the compile is over or has to end. Calls `slow`, which must not wait, when it goes on
-    /// in the slow lane.
+    /// Waits until the compile is done or has to end. Calls `slow` when the compile moves to the slow lane; `slow` must
+    /// not block.
     pub(crate) fn watch(&self, limit: Duration, slow: impl Fn()) -> End {
         let Queue(shared) = &self.queue;
         let mut state = self.queue.lock();
@@ -224,7 +225,7 @@ impl Turn {
                 slow();
                 continue;
             } else if makes_room {
-                // It keeps its place until it is gone.
+                // The compile keeps its place until its turn is dropped.
                 running.end = Some(End::Displaced);
                 return End::Displaced;
             }
@@ -264,7 +265,7 @@ mod tests {
         name.into()
     }
 
-    /// A turn that is there at once.
+    /// Returns a turn that needs no waiting.
     fn taken(queue: &Queue, name: &str) -> Turn {
         polled(pin!(queue.turn(&owner(name), false)).as_mut()).expect("a place is free")
     }
@@ -313,7 +314,7 @@ mod tests {
             let b = owner("b");
             let mut given_up = pin!(queue.turn(&b, false));
             assert!(polled(given_up.as_mut()).is_none());
-            // Its turn came, and it was not told yet.
+            // The waiting compile gets the turn, but is not polled again.
             drop(first);
         }
         let _next = taken(&queue, "c");

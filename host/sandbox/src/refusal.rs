@@ -1,6 +1,6 @@
 use crate::contract::{PACKAGE, SPOKEN};
 
-/// Why a file is not taken as a plugin.
+/// Why a file is refused as a plugin.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     #[error("it is empty")]
@@ -9,10 +9,10 @@ pub enum Refused {
     NotWasm,
     #[error("it is a core module, not a component; `dropsonde plugin build` or `wasm-tools component new` makes one")]
     CoreModule,
-    /// Truncated, damaged, or using what this host has switched off.
+    /// The file is truncated or damaged, or it uses a feature that this host has disabled.
     #[error("it is not a valid component: {0}")]
     Invalid(String),
-    /// The compiler itself failed, or ran into its limits.
+    /// The compiler itself failed, or exceeded its limits.
     #[error("it was not compiled: {0}")]
     Compiler(String),
     #[error("it does not export {PACKAGE}plugin; it exports {}", list(.0))]
@@ -31,7 +31,7 @@ fn list(names: &[String]) -> String {
     if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
 }
 
-/// Tells what the first bytes are, before anything parses the rest.
+/// Checks the first bytes, before anything parses the rest.
 pub(crate) fn check_preamble(bytes: &[u8]) -> Result<(), Refused> {
     const MAGIC: &[u8] = b"\0asm";
     const CORE: &[u8] = b"\0asm\x01\0\0\0";
@@ -46,7 +46,7 @@ pub(crate) fn check_preamble(bytes: &[u8]) -> Result<(), Refused> {
     }
 }
 
-/// Refuses what speaks another version of the contract, by the names of its exports.
+/// Refuses a component that uses another version of the contract, judging by the names of its exports.
 pub(crate) fn check_version<'a>(exports: impl IntoIterator<Item = &'a str>) -> Result<(), Refused> {
     for version in exports.into_iter().filter_map(|name| name.strip_prefix(PACKAGE)?.split_once('@')).map(|(_, v)| v) {
         let spoken = SPOKEN.iter().any(|spoken| {

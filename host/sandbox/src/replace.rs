@@ -1,4 +1,5 @@
-//! Replaces a file so that its name always leads to a whole one, old or new, whatever fails and whenever the power goes.
+//! Replaces a file atomically: its name always leads to a complete file, old or new, also after an error or a power
+//! failure.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
@@ -7,16 +8,17 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// For this user alone.
+/// File mode for this user alone.
 pub const PRIVATE: u32 = 0o600;
 
-/// For everybody whom the umask leaves it to.
+/// File mode for everybody, reduced by the umask.
 pub const SHARED: u32 = 0o666;
 
-/// Of a file that is being written: `NAME.PID-N.half`. One that was killed leaves it behind.
+/// The extension of a file that is being written: `NAME.PID-N.half`. A process that is killed leaves such a file
+/// behind.
 const HALF: &str = "half";
 
-/// What is done, in this order. Before the folder is synced the old file may come back after a power cut.
+/// The steps of a replacement, in this order. After a power failure before the last step, the old file may come back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Create,
@@ -26,26 +28,27 @@ enum Step {
     SyncFolder,
 }
 
-/// Writes a file beside `path`, syncs it, renames it to `path` and syncs the folder. `mode` is reduced by the umask.
+/// Writes a file next to `path`, syncs it, renames it to `path` and syncs the folder. `mode` is reduced by the umask.
 ///
-/// After an error the old file is whole; only when the folder could not be synced, the new one is.
+/// After an error the old file is in place. Only if the folder could not be synced, the new one is.
 pub fn replace_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     put(path, bytes, mode, |half| fs::rename(half, path), |_| Ok(()))
 }
 
-/// Does the same where there is no file yet: if there is one, it stays and the error is [`ErrorKind::AlreadyExists`].
+/// Creates a file in the same way. If there is one already, it stays, and the error is [`ErrorKind::AlreadyExists`].
 pub fn create_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let name = |half: &Path| {
-        // Who is first wins.
+        // A hard link fails if the name exists, so the first writer wins.
         let linked = fs::hard_link(half, path);
-        // What is left of it is in nobody's way.
+        // If this fails, the leftover file does no harm.
         let _ = fs::remove_file(half);
         linked
     };
     put(path, bytes, mode, name, |_| Ok(()))
 }
 
-/// Removes what replacements of a file left half written when the process was killed. Only for whoever alone writes it.
+/// Removes the half-written files that killed processes left next to a file. Call it only if no other process writes
+/// that file.
 pub fn remove_abandoned(path: &Path) -> io::Result<()> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
     let entries = match fs::read_dir(folder) {
@@ -62,7 +65,7 @@ pub fn remove_abandoned(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a name is `NAME.PID-N.half`.
+/// Returns whether a name is `NAME.PID-N.half`.
 fn is_half_of(name: &[u8], found: &[u8]) -> bool {
     let unique = found.strip_prefix(name).and_then(|rest| rest.strip_prefix(b".")).and_then(|rest| {
         let rest = std::str::from_utf8(rest).ok()?.strip_suffix(HALF)?.strip_suffix('.')?;
@@ -91,7 +94,7 @@ fn put(
         name(&half)
     })();
     if written.is_err() {
-        // Half a file is of no use to anyone.
+        // Do not leave a half-written file behind.
         let _ = fs::remove_file(&half);
     }
     written?;
@@ -99,7 +102,7 @@ fn put(
     sync_folder(path)
 }
 
-/// Returns a name beside a file that nobody else uses: several threads and processes may replace the same file.
+/// Returns a unique name next to a file: several threads and processes may replace the same file.
 fn half(path: &Path) -> io::Result<PathBuf> {
     static HALVES: AtomicU64 = AtomicU64::new(0);
     let name = path.file_name().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "the path names no file"))?;

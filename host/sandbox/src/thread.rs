@@ -1,4 +1,4 @@
-//! What runs on a worker's own thread: jobs, one by one, each into the live instance or a fresh one.
+//! The thread of a worker. It runs jobs one by one, each in the live instance or in a new one.
 
 use crate::instance::{Live, Surroundings};
 use crate::{CallError, Event, Field, Instance, Plugin, Readings, Role, Sandbox, Stats, Tick};
@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{Instrument as _, Span};
 
-/// How much a worker yields to the server's threads: a plugin that computes must not make a scrape wait.
+/// The niceness of a worker's thread: a plugin that computes must not delay a scrape.
 const NICE: i32 = 10;
 
-/// Enough for the host's own frames; guests run on stacks of their own.
+/// Bytes of the thread's stack: enough for the host's own frames. Guests run on stacks of their own.
 pub(crate) const STACK: usize = 512 << 10;
 
-/// Threads a worker may have beside its own, for as long as it needs them: to read directories, to resolve names.
+/// Most additional threads of a worker. It has them while it reads directories or resolves names.
 pub(crate) const BLOCKING_THREADS: usize = 4;
 
-/// What a worker has used, and what it is doing.
+/// Resource usage and state of a worker.
 #[derive(Debug, Default)]
 pub struct WorkerStats {
     memory: AtomicUsize,
@@ -32,7 +32,7 @@ pub struct WorkerStats {
     pub(crate) log_lines_dropped: Arc<AtomicU64>,
 }
 
-/// A job, and the span it belongs to.
+/// A job, and the tracing span that it belongs to.
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(crate) job: Job,
@@ -57,14 +57,14 @@ pub struct Took {
     pub cpu: Duration,
 }
 
-/// A call whose time is taken.
+/// A call to measure.
 #[derive(Debug, Clone)]
 pub enum Timed {
     Sample(Tick, Vec<String>),
     Collect(Tick),
 }
 
-/// What runs on the worker's thread.
+/// The state of a worker's thread.
 pub(crate) struct Thread {
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) plugin: Plugin,
@@ -91,7 +91,7 @@ impl Thread {
         }
     }
 
-    /// Whoever asked may have gone: the answer then is for nobody.
+    /// Runs a job and replies. The caller may have gone; then the reply is dropped.
     async fn work(&mut self, job: Job, columns: usize) {
         match job {
             Job::Ready { reply } => drop(reply.send(self.with_live(async |_, _| Ok(())).await)),
@@ -107,7 +107,7 @@ impl Thread {
         }
     }
 
-    /// The next job; while there is none for long, the instance goes.
+    /// Waits for the next job. If none comes within the idle timeout, ends the instance.
     async fn next(&mut self, jobs: &mut mpsc::Receiver<Asked>) -> Option<Asked> {
         if let Some(idle) = self.with.limits.idle_timeout.filter(|_| self.live.is_some()) {
             match tokio::time::timeout(idle, jobs.recv()).await {
@@ -186,7 +186,7 @@ impl Thread {
         Ok(times)
     }
 
-    /// Calls into the live instance, making one if there is none; drops it when the call ended it.
+    /// Calls the live instance, and creates one if there is none. Drops the instance if the call ended it.
     async fn with_live<T>(
         &mut self,
         call: impl AsyncFnOnce(&mut Live, &Sandbox) -> Result<T, CallError>,
@@ -241,7 +241,7 @@ impl Thread {
     }
 }
 
-/// One row per instance, one value per field, failures that name rows.
+/// Checks that there is one row per instance and one value per field, and that failures refer to existing rows.
 fn check(readings: &Readings, rows: usize, columns: usize) -> Result<(), CallError> {
     let Readings { values, offsets_ms, failures } = readings;
     let wrong = |what: String| Err(CallError::OutOfContract(what));
@@ -257,7 +257,7 @@ fn check(readings: &Readings, rows: usize, columns: usize) -> Result<(), CallErr
     }
 }
 
-/// Numbers, where there are numbers.
+/// Checks that all numbers are finite.
 fn check_stats(stats: &Stats) -> Result<(), CallError> {
     match stats.no_number() {
         Some(name) => Err(CallError::OutOfContract(format!("{name} is no number"))),
@@ -268,42 +268,42 @@ fn check_stats(stats: &Stats) -> Result<(), CallError> {
 // === impl WorkerStats ===
 
 impl WorkerStats {
-    /// Bytes of the live instance's memories and tables.
+    /// Returns the size of the live instance's memories and tables, in bytes.
     pub fn memory(&self) -> usize {
         self.memory.load(Relaxed)
     }
 
-    /// Over all instances so far.
+    /// Returns the CPU time of all instances so far.
     pub fn cpu(&self) -> Duration {
         Duration::from_nanos(self.cpu_ns.load(Relaxed))
     }
 
-    /// Of the last call.
+    /// Returns the CPU time of the last call.
     pub fn last_cpu(&self) -> Duration {
         Duration::from_nanos(self.last_cpu_ns.load(Relaxed))
     }
 
-    /// How many instances were made: one, and one more after each that ended.
+    /// Returns the number of instances created: the first, and one more after each that ended.
     pub fn instances(&self) -> u64 {
         self.instances.load(Relaxed)
     }
 
-    /// How many of those ended in a call.
+    /// Returns the number of instances that a call ended.
     pub fn crashed(&self) -> u64 {
         self.crashed.load(Relaxed)
     }
 
-    /// How many were ended because they were not called.
+    /// Returns the number of instances that the idle timeout ended.
     pub fn idled(&self) -> u64 {
         self.idled.load(Relaxed)
     }
 
-    /// Whether there is an instance now.
+    /// Returns whether there is a live instance.
     pub fn is_live(&self) -> bool {
         self.live.load(Relaxed)
     }
 
-    /// Whether it is being called now.
+    /// Returns whether a call is under way.
     pub fn is_busy(&self) -> bool {
         self.busy.load(Relaxed)
     }
@@ -322,8 +322,8 @@ pub(crate) async fn on_own_thread<T: Send + 'static>(
     outcome.await.map_err(|_| CallError::Stopped)?
 }
 
-/// Runs `work` on a thread and a runtime of its own. Should the machine refuse either, `work` is dropped, and whoever
-/// waits for it sees that.
+/// Runs `work` on its own thread with its own runtime. If the machine cannot start either, `work` is dropped, and the
+/// task that waits for its result notices that.
 pub(crate) fn spawn(name: &str, with_network: bool, work: impl Future<Output = ()> + Send + 'static) {
     let run = move || {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -331,12 +331,12 @@ pub(crate) fn spawn(name: &str, with_network: bool, work: impl Future<Output = (
         if with_network {
             runtime.enable_io();
         }
-        // Only a lower priority: failing to get it is no reason not to work.
+        // A thread that does not get a lower priority still works.
         let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
         match runtime.build() {
             Ok(runtime) => {
                 runtime.block_on(work);
-                // Not waiting for a file that never opens, or a name that is never found.
+                // Does not wait for a file that never opens, or for a name that never resolves.
                 runtime.shutdown_background();
             }
             Err(error) => tracing::error!(%error, "cannot start a worker's runtime"),

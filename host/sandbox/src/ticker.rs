@@ -5,13 +5,13 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 use wasmtime::EngineWeak;
 
-/// How often running guests look at their budget.
+/// How often a running guest checks its budget.
 const PERIOD: Duration = Duration::from_millis(10);
 
-/// Ticks without a call after which the thread sleeps until there is one.
+/// Ticks without a call after which the thread sleeps until the next call.
 const IDLE_TICKS: u32 = 10;
 
-/// Advances the engine's epoch while guests run: an idle host has no timer.
+/// Advances the engine's epoch while guests run. An idle host has no timer.
 #[derive(Debug, Clone)]
 pub(crate) struct Ticker {
     shared: Arc<Shared>,
@@ -35,7 +35,7 @@ impl Ticker {
         let ours = shared.clone();
         let thread = thread::Builder::new()
             .name("epoch".to_owned())
-            // It only counts.
+            // The thread only counts, so a small stack is enough.
             .stack_size(64 << 10)
             .spawn(move || tick(&engine, &ours))?;
         Ok(Self { shared, thread: thread.thread().clone() })
@@ -71,9 +71,9 @@ fn tick(engine: &EngineWeak, shared: &Shared) {
             continue;
         }
         shared.asleep.store(true, SeqCst);
-        // A call that began just before sees `asleep` unset and does not wake us: look again.
+        // A call that began just before this line saw `asleep` unset and does not wake this thread. So check again.
         if shared.calls.load(SeqCst) == seen {
-            // The engine may be dropped meanwhile; a look now and then lets the thread end.
+            // The engine may be dropped meanwhile. A check now and then lets the thread end.
             thread::park_timeout(Duration::from_secs(60));
         }
         shared.asleep.store(false, SeqCst);

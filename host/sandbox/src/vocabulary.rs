@@ -1,9 +1,10 @@
-//! What plugins and host exchange, free of contract versions. Nothing in here has been checked: it is what a guest said.
+//! The types that plugins and host exchange, independent of contract versions. Nothing in them is checked: a guest sent
+//! it.
 
 pub use dropsonde_model::{Field, Kind};
 use std::time::Duration;
 
-/// What a plugin says about itself.
+/// A plugin's description of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
     pub name: String,
@@ -11,12 +12,13 @@ pub struct Description {
     pub about: String,
 }
 
-/// A capability a plugin asks for.
+/// A capability that a plugin asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Need {
     /// A glob of absolute paths.
     Read(String),
-    /// An HTTP origin: scheme, host, port. As a grant also a network that names may lead to, `10.0.0.0/8`.
+    /// An HTTP origin: scheme, host and port. A grant may also be a network that host names may resolve to, such as
+    /// `10.0.0.0/8`.
     Http(String),
     /// The name of an environment variable.
     Env(String),
@@ -25,14 +27,14 @@ pub enum Need {
 }
 
 impl Need {
-    /// The glob, origin, name or path.
+    /// Returns the glob, origin, name or path.
     pub fn what(&self) -> &str {
         match self {
             Self::Read(what) | Self::Http(what) | Self::Env(what) | Self::Dir(what) => what,
         }
     }
 
-    /// `read`, `http`, `env` or `dir`.
+    /// Returns `read`, `http`, `env` or `dir`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Read(_) => "read",
@@ -43,10 +45,10 @@ impl Need {
     }
 }
 
-/// Why a plugin gave no reading. Part of a normal answer, unlike [`CallError`](crate::CallError).
+/// Why a plugin gave no reading. A failure is part of a normal answer, unlike a [`CallError`](crate::CallError).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The instance exists no more.
+    /// The instance no longer exists.
     #[error("the instance is gone")]
     Gone,
     #[error("unavailable: {0}")]
@@ -64,7 +66,7 @@ pub struct Tick {
     /// The scheduled time, milliseconds since 1970 UTC.
     pub at_ms: u64,
     pub monotonic_ns: u64,
-    /// CPU time; what the plugin is told. The limit in force is [`Limits::cpu`](crate::Limits).
+    /// CPU time in milliseconds, as the plugin is told. The limit in force is [`Limits::cpu`](crate::Limits).
     pub budget_ms: u32,
     pub interval: Duration,
 }
@@ -79,26 +81,27 @@ pub struct Instance {
 /// The rows of one batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Readings {
-    /// One row per instance asked for, one value per field, row after row; NaN: no signal.
+    /// All rows in one list: one row per requested instance, one value per field. NaN: no value.
     pub values: Vec<f64>,
-    /// When each row was read, ms relative to the tick; empty: all at the tick.
+    /// The time at which each row was read, in milliseconds relative to the tick. Empty: all rows were read at the
+    /// tick.
     pub offsets_ms: Vec<i32>,
-    /// Rows without a reading, by index, and why.
+    /// The rows without a reading, by index, each with the reason.
     pub failures: Vec<(u32, Failure)>,
 }
 
-/// Something an application did, as it told the host.
+/// An event that an application sent to the host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     pub at_ms: u64,
     pub name: String,
-    /// What it is about; may be empty.
+    /// The thing that the event is about; may be empty.
     pub subject: String,
     pub value: f64,
     pub attributes: Vec<(String, String)>,
 }
 
-/// What a source says of its application. A section it knows nothing about is none.
+/// The statistics that a source returns. A section that the source knows nothing about is none.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Stats {
     pub channels: Option<ChannelStats>,
@@ -110,7 +113,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// What in it should be a number and is none.
+    /// Returns the name of a value that is not a finite number, if there is one.
     pub fn no_number(&self) -> Option<&'static str> {
         let Self { envelopes, presence, history, cache, .. } = self;
         let numbers = [

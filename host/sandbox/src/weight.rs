@@ -1,17 +1,17 @@
-//! What an instance of a component takes beside its memories and tables, which no limiter is asked about: a record of each
-//! global and each function, for each time a module is instantiated.
+//! Estimates the memory of an instance besides its memories and tables. No limiter covers this memory: for each time a
+//! module is instantiated, wasmtime keeps a record of each global and each function.
 
 use crate::limits::INSTANCES;
 use wasmparser::{Instance, Parser, Payload};
 
-/// Bytes of those records. An interpreter with all its modules has some megabytes.
+/// Limit of these records in bytes. An interpreter with all its modules takes some megabytes.
 const MOST: u64 = 64 << 20;
 
-/// As wasmtime keeps them.
+/// Bytes that wasmtime keeps for each global and each function.
 const GLOBAL: u64 = 16;
 const FUNCTION: u64 = 32;
 
-/// Refuses what would take more.
+/// Refuses a component whose instance would take more.
 pub(crate) fn check(component: &[u8]) -> Result<(), String> {
     let mut heaviest = 0;
     let mut module = 0;
@@ -26,7 +26,7 @@ pub(crate) fn check(component: &[u8]) -> Result<(), String> {
                 let made = section.into_iter().filter(|one| matches!(one, Ok(Instance::Instantiate { .. })));
                 instances += made.count() as u64;
             }
-            // What a component inside makes is made each time that is.
+            // A nested component instantiates its modules each time it is instantiated itself, so assume the maximum.
             Payload::ComponentInstanceSection(_) => instances = instances.max(INSTANCES as u64),
             _ => {}
         }

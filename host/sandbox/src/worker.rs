@@ -10,33 +10,33 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tracing::Span;
 
-/// What an answer may take on its way beside the deadlines it comes under.
+/// Time that an answer may take in addition to its deadlines.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// What a plugin is run with.
+/// Everything that a plugin is run with.
 #[derive(Debug, Clone, Default)]
 pub struct Setup {
-    /// The host's name for it: its file name.
+    /// The host's name for the plugin: its file name.
     pub name: String,
-    /// A JSON object as text.
+    /// The configuration: a JSON object as text.
     pub config: String,
     pub grants: Grants,
     pub limits: Limits,
     pub state: SavedState,
-    /// Where its own metrics are found.
+    /// The plugin's own metrics.
     pub metrics: PluginMetrics,
     pub inputs: Inputs,
 }
 
-/// What a plugin says before it is granted anything.
+/// A plugin's answers before it is granted anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Introduction {
     pub description: Description,
-    /// What it needs granted for this configuration; or why the configuration cannot work.
+    /// The grants that the plugin needs with this configuration, or why the configuration cannot work.
     pub needs: Result<Vec<Need>, String>,
 }
 
-/// A plugin's own thread, with its one live instance. Dropped, the thread ends after the call it is in.
+/// A plugin's own thread, with its live instance. When the worker is dropped, the thread ends after its current call.
 #[derive(Debug)]
 pub struct Worker {
     jobs: mpsc::Sender<Asked>,
@@ -49,7 +49,7 @@ pub struct Worker {
 // === impl Setup ===
 
 impl Setup {
-    /// Nothing granted, an empty configuration, default limits.
+    /// Returns a setup with no grants, an empty configuration and default limits.
     pub fn named(name: impl Into<String>) -> Self {
         Self { name: name.into(), config: "{}".to_owned(), ..Self::default() }
     }
@@ -58,13 +58,13 @@ impl Setup {
 // === impl Limits ===
 
 impl Limits {
-    /// Until an instance is there, or is known not to be: it starts, and is initialised.
+    /// Returns the longest time until an instance has started and is initialised, or has failed to.
     fn longest_start(&self) -> Duration {
         self.init_deadline.saturating_mul(2).saturating_add(GRACE)
     }
 }
 
-/// Asks a plugin what it is and what it needs, on a throw-away instance without grants.
+/// Asks a plugin for its description and its needs, on a temporary instance without grants.
 pub async fn introduce(sandbox: &Arc<Sandbox>, plugin: Plugin, setup: Setup) -> Result<Introduction, CallError> {
     let sandbox = sandbox.clone();
     let (grants, state, metrics) = Default::default();
@@ -91,7 +91,7 @@ impl Worker {
     /// Starts the thread and the first instance: `init`, then `fields`.
     pub async fn start(sandbox: &Arc<Sandbox>, plugin: Plugin, setup: Setup) -> Result<Self, CallError> {
         let stats = Arc::new(WorkerStats::default());
-        // One call is under way and one may wait: the schedule never queues ticks.
+        // One call is under way and one may wait. The schedule never queues ticks.
         let (jobs, queue) = mpsc::channel(1);
         let (ready, fields) = oneshot::channel();
         let (name, limits, metrics) = (setup.name.clone(), setup.limits, setup.metrics.clone());
@@ -108,14 +108,14 @@ impl Worker {
         let fields = tokio::time::timeout(limits.longest_start().saturating_add(limits.deadline), fields).await;
         let fields = fields.map_err(|_| CallError::Stuck(limits.init_deadline))?;
         let fields = fields.map_err(|_| CallError::Stopped)?.map_err(|error| match error {
-            // There is no other to be told from.
+            // This is the first instance, so its own error is clearer.
             CallError::NoInstance(why) => *why,
             error => error,
         })?;
         Ok(Self { jobs, fields: fields.into(), limits, stats, metrics })
     }
 
-    /// What a sampler's readings mean, in their order.
+    /// Returns the fields of a sampler, in the order of its values.
     pub fn fields(&self) -> &[Field] {
         &self.fields
     }
@@ -124,17 +124,17 @@ impl Worker {
         &self.stats
     }
 
-    /// What the plugin records of its own.
+    /// Returns the plugin's own metrics.
     pub fn metrics(&self) -> &PluginMetrics {
         &self.metrics
     }
 
-    /// Makes an instance, if there is none.
+    /// Creates an instance if there is none.
     pub async fn ready(&self) -> Result<(), CallError> {
         self.ask_in_time(|reply| Job::Ready { reply }).await
     }
 
-    /// Lets go of the live instance: the next call gets a fresh one, which loads what was saved.
+    /// Drops the live instance. The next call gets a new one, which loads the saved state.
     pub async fn renew(&self) -> Result<(), CallError> {
         self.ask(|reply| Job::Renew { reply }).await
     }
@@ -143,22 +143,22 @@ impl Worker {
         self.ask_in_time(|reply| Job::Discover { tick, reply }).await
     }
 
-    /// Reads a batch. The answer has one row per instance, one value per field.
+    /// Reads a batch of instances. The answer has one row per instance and one value per field.
     pub async fn sample(&self, tick: Tick, instances: Vec<String>) -> Result<Readings, CallError> {
         self.ask_in_time(|reply| Job::Sample { tick, instances, reply }).await
     }
 
-    /// What a source says of its application.
+    /// Collects the statistics of a source.
     pub async fn collect(&self, tick: Tick) -> Result<Stats, CallError> {
         self.ask_in_time(|reply| Job::Collect { tick, reply }).await
     }
 
-    /// Tells an observer what its application did, in order.
+    /// Passes events to an observer, in order.
     pub async fn observe(&self, tick: Tick, events: Vec<Event>) -> Result<(), CallError> {
         self.ask_in_time(|reply| Job::Observe { tick, events, reply }).await
     }
 
-    /// How long each of some rounds of the same call takes on the worker's own thread, one after the other.
+    /// Repeats a call on the worker's own thread, and returns the time that each round took.
     pub async fn time(&self, timed: Timed, rounds: u64) -> Result<Vec<Took>, CallError> {
         self.ask(|reply| Job::Time { timed, rounds, reply }).await
     }
@@ -169,8 +169,8 @@ impl Worker {
         answer.await.map_err(|_| CallError::Stopped)?
     }
 
-    /// The same with an end: the worker's own deadline cannot strike while its thread sits in a system call, as it can
-    /// for a file on a network file system that has gone.
+    /// Asks with a time limit. The worker's own deadline has no effect while its thread is in a system call, for
+    /// example for a file on a network file system that is gone.
     async fn ask_in_time<T>(
         &self,
         job: impl FnOnce(oneshot::Sender<Result<T, CallError>>) -> Job,

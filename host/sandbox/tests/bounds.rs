@@ -1,4 +1,4 @@
-//! What many plugins, and many that end, take: it levels off.
+//! The resource usage of many plugins, and of many instances that end, stays bounded.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics says what is wrong")]
 
@@ -33,7 +33,7 @@ fn plugin(sandbox: &Sandbox) -> Plugin {
     sandbox.load(&guest.build(&toolchain, Network::Forbidden).unwrap()).unwrap()
 }
 
-// One test: what others of the same process take at the same time would be counted too.
+// This is a single test, because other tests in the same process would be counted too.
 #[tokio::test]
 async fn ten_thousand_ends_and_sixty_four_plugins_level_off() {
     let sandbox = Arc::new(Sandbox::new().unwrap());
@@ -70,7 +70,7 @@ async fn ten_thousand_ends_and_sixty_four_plugins_level_off() {
         many().await;
     }
     let last = many().await;
-    // Those that were dropped end by themselves, a little later.
+    // The threads of dropped workers end a little later.
     assert!(last.threads <= first.threads + 64, "{first:?} {last:?}");
     assert!(last.memory_kb < first.memory_kb + 16 * 1024, "{first:?} {last:?}");
 }

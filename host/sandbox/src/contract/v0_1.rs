@@ -17,7 +17,7 @@ wasmtime::component::bindgen!({
     exports: { default: async },
 });
 
-/// Interfaces by the names a component exports them under.
+/// The names under which a component exports its interfaces.
 pub(crate) const PLUGIN: &str = "dropsonde:plugin/plugin@0.1.0";
 pub(crate) const SAMPLER: &str = "dropsonde:plugin/sampler@0.1.0";
 pub(crate) const SOURCE: &str = "dropsonde:plugin/source@0.1.0";
@@ -31,7 +31,7 @@ pub(crate) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     types::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)
 }
 
-/// Where a component's functions are: looked up once, used for every instance of it.
+/// The positions of a component's functions: looked up once, and used for each instance of it.
 #[derive(Clone)]
 pub(crate) struct Indices {
     plugin: plugin::GuestIndices,
@@ -75,7 +75,7 @@ impl Indices {
 
 // === impl Exports ===
 
-/// What a call gives: the outer error is the guest's end, the inner one its answer.
+/// The result of a call. The outer error means that the instance has ended; the inner result is the plugin's answer.
 type Answer<T> = wasmtime::Result<Result<T, CallError>>;
 
 impl Exports {
