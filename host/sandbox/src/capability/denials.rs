@@ -1,16 +1,16 @@
-//! Files that a plugin asked for in the call under way and that it is not granted. What becomes of the call is told in the
-//! host's words, so that a missing grant reads the same whatever language the plugin is written in.
+//! The files that a plugin asked for in the current call and that are not granted. If the call fails because of one,
+//! the host writes the error text itself, so that a missing grant reads the same in every language of a plugin.
 
 use crate::Failure;
 
-/// Paths that are remembered, and bytes of one: a plugin may ask for many, and long ones.
+/// Most paths that are remembered, and most bytes of one path: a plugin may ask for many, and for long ones.
 const MOST: usize = 16;
 const LONGEST: usize = 4096;
 
 #[derive(Debug, Default)]
 pub(crate) struct Denials {
     paths: Vec<String>,
-    /// The last thing the plugin asked for was one of them.
+    /// Whether the plugin's last request was one of them.
     is_last: bool,
 }
 
@@ -38,15 +38,16 @@ impl Denials {
         self.is_last = false;
     }
 
-    /// Tells a denial in the host's words where the plugin's own name the path; any other failure stays as it is.
+    /// Replaces the text of a denial by the host's own text if the plugin's text names a denied path. Any other failure
+    /// stays as it is.
     pub(crate) fn told(&self, failure: Failure) -> Failure {
         let Failure::Denied(why) = &failure else { return failure };
         let named = self.paths.iter().filter(|path| why.contains(path.as_str()));
         named.max_by_key(|path| path.len()).map_or(failure, |path| not_granted(path))
     }
 
-    /// Returns the denial that ended a call in a trap: the plugin asked for nothing more, as when a language's runtime gives
-    /// up on an exception nobody caught.
+    /// Returns the denial that ended a call with a trap: one after which the plugin asked for nothing more. This
+    /// happens when a language's runtime gives up because of an exception that nobody caught.
     pub(crate) fn uncaught(&self) -> Option<Failure> {
         self.paths.last().filter(|_| self.is_last).map(|path| not_granted(path))
     }

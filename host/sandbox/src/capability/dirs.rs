@@ -1,5 +1,5 @@
-//! Directories, read-only, for plugins whose language reads files through WASI. What is inside is opened from the
-//! directory down, so that neither links nor `..` lead out.
+//! Read-only directories, for plugins whose language reads files through WASI. Files are opened relative to the
+//! directory, so that neither symlinks nor `..` lead out of it.
 
 use std::path::{Component, Path, PathBuf};
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
@@ -24,7 +24,7 @@ impl Dirs {
         is_plain && self.0.iter().any(|granted| wanted.starts_with(granted))
     }
 
-    /// Those that are there now, under the names they have outside.
+    /// Opens the granted directories that exist now, under their real paths.
     pub(crate) fn show(&self, plugin: &str, wasi: &mut WasiCtxBuilder) {
         for path in &self.0 {
             let Some(name) = path.to_str() else { continue };

@@ -1,4 +1,4 @@
-//! Environment variables, by name: all others of the host's are unknown to a plugin.
+//! Environment variables, granted by name. A plugin cannot see any other variable of the host.
 
 use wasmtime_wasi::WasiCtxBuilder;
 
@@ -18,7 +18,7 @@ impl Env {
         &self.0
     }
 
-    /// Those that are set now, and are text.
+    /// Passes on the granted variables that are set now and are valid UTF-8.
     pub(crate) fn show(&self, wasi: &mut WasiCtxBuilder) {
         for name in &self.0 {
             if let Ok(value) = std::env::var(name) {

@@ -1,9 +1,9 @@
-//! `files`: what the operator's globs allow, read-only.
+//! `files`: read-only access to the files that the operator's globs grant.
 //!
-//! A path is judged twice. As written, it must match a grant before the file system is touched, so that a plugin learns
-//! nothing about what it may not see. Then it is opened as a bare handle (`O_PATH`; the kernel's magic links refused),
-//! and what the handle turns out to be must match too. The file is read through that handle, so nothing can be swapped
-//! between the look and the read.
+//! A path is checked twice. First, the path as written must match a grant before the host touches the file system, so
+//! that a plugin learns nothing about files that it may not see. Then the host opens it as a bare handle (`O_PATH`,
+//! without following the kernel's magic links), and the real path of the handle must match a grant too. The file is
+//! read through that handle, so nothing can be swapped between the check and the read.
 
 mod resolve;
 #[cfg(test)]
@@ -18,16 +18,17 @@ use std::ffi::OsString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-/// Bytes of one file: kernel files and logs fit, disks do not.
+/// Most bytes of one file: kernel files and logs fit, disks do not.
 pub(crate) const LARGEST_FILE: u64 = 1 << 20;
 
-/// Names in one directory: /proc on a busy machine has some thousands.
+/// Most names in one directory: /proc on a busy machine has some thousands.
 const MOST_ENTRIES: usize = 65_536;
 
 const MATCHING: MatchOptions =
     MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
 
-/// What a plugin may read: globs of absolute paths. `*` and `?` stay within a segment, `**` crosses segments.
+/// The files that a plugin may read, as globs of absolute paths. `*` and `?` stay within a segment, `**` crosses
+/// segments.
 #[derive(Debug, Clone)]
 pub(crate) struct Files {
     globs: Vec<Glob>,
@@ -37,15 +38,15 @@ pub(crate) struct Files {
 #[derive(Debug, Clone)]
 struct Glob {
     as_written: Pattern,
-    /// The folder before the first wildcard, as it was resolved: a grant may name a symbolic link.
+    /// The glob with symlinks before the first wildcard resolved: a grant may name a symlink.
     resolved: Option<Pattern>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FileError {
-    /// No grant covers the path, or what it leads to.
+    /// No grant covers the path, or the place that its symlinks lead to.
     Denied,
-    /// The operating system refused what is granted: the host's user may not read it.
+    /// The path is granted, but the operating system refused: the host's user may not read it.
     Refused,
     NotFound,
     NotAFile,
@@ -64,13 +65,13 @@ pub(crate) enum EntryKind {
 pub(crate) struct Space {
     pub(crate) total_bytes: u64,
     pub(crate) available_bytes: u64,
-    /// As `df` counts: what is reserved for root is neither used nor available.
+    /// Used bytes as `df` counts them. Space reserved for root counts neither as used nor as available.
     pub(crate) used_bytes: u64,
     pub(crate) inodes: u64,
     pub(crate) inodes_free: u64,
 }
 
-/// Some names of a directory, and where the next ones begin.
+/// One page of a directory's names, and the start of the next page.
 pub(crate) type Page = (Vec<(String, EntryKind)>, Option<u64>);
 
 // === impl Files ===
@@ -87,17 +88,18 @@ impl Files {
         Ok(())
     }
 
-    /// Whether everything the wanted glob matches is granted: it is granted itself, word for word, or as a path.
+    /// Returns whether everything that the wanted glob matches is granted: there is a grant with the same text, or the
+    /// glob is a plain path that a grant covers.
     pub(crate) fn cover(&self, wanted: &str) -> bool {
         self.globs.iter().any(|glob| glob.as_written.as_str() == wanted)
             || (!is_wild(wanted) && self.allow(Path::new(wanted)))
     }
 
-    /// A file of so many bytes at most.
+    /// Reads a file of at most `most` bytes.
     pub(crate) fn read(&self, path: &str, most: usize) -> Result<Vec<u8>, FileError> {
         let most = (most as u64).min(LARGEST_FILE);
         let file = self.open_file(path)?;
-        // A kernel file says it is empty until it is read, so its size is only known by reading.
+        // The size of a kernel file reads as 0, so the real size is only known after reading.
         let mut bytes = Vec::new();
         let mut chunk = [0; 16 << 10];
         loop {
@@ -119,7 +121,7 @@ impl Files {
         let mut entries = Vec::new();
         for entry in fs::Dir::new(directory)? {
             let entry = entry?;
-            // A name that is not UTF-8 cannot be asked for, so it is not shown.
+            // A plugin cannot ask for a name that is not UTF-8, so it is not listed.
             let Ok(name) = entry.file_name().to_str() else { continue };
             if matches!(name, "." | "..") {
                 continue;
@@ -144,7 +146,7 @@ impl Files {
         })
     }
 
-    /// Up to so many bytes of a file from there on; fewer where it ends.
+    /// Reads up to `length` bytes of a file from `offset` on; fewer if the file ends.
     pub(crate) fn read_range(&self, path: &str, offset: u64, length: usize) -> Result<Vec<u8>, FileError> {
         let file = self.open_file(path)?;
         let mut bytes = Vec::new();
@@ -155,7 +157,7 @@ impl Files {
             let read = match rustix::io::pread(&file, room, offset.saturating_add(bytes.len() as u64)) {
                 Ok(read) => read,
                 Err(Errno::INTR) => continue,
-                // Beyond the largest file there can be.
+                // The offset is beyond the largest possible file.
                 Err(Errno::INVAL | Errno::OVERFLOW) if offset.saturating_add(length as u64) > i64::MAX as u64 => {
                     return Ok(bytes);
                 }
@@ -166,12 +168,12 @@ impl Files {
         }
     }
 
-    /// Up to `most` names of a directory, from where the last page ended.
+    /// Lists up to `most` names of a directory, from `start` on.
     pub(crate) fn entries_from(&self, path: &str, start: u64, most: usize) -> Result<Page, FileError> {
         page(&self.open_directory(path)?, start, most)
     }
 
-    /// The regular file the path leads to, opened for reading.
+    /// Opens the regular file at a path, for reading.
     fn open_file(&self, path: &str) -> Result<OwnedFd, FileError> {
         let handle = self.open(path)?;
         match file_type(&handle)? {
@@ -180,7 +182,7 @@ impl Files {
         }
     }
 
-    /// The directory the path leads to, opened for reading.
+    /// Opens the directory at a path, for reading.
     fn open_directory(&self, path: &str) -> Result<OwnedFd, FileError> {
         let handle = self.open(path)?;
         match file_type(&handle)? {
@@ -189,7 +191,7 @@ impl Files {
         }
     }
 
-    /// A handle to what the path leads to, if it and what it leads to are granted.
+    /// Opens a bare handle to a path, if grants cover both the path and the place that its symlinks lead to.
     fn open(&self, path: &str) -> Result<OwnedFd, FileError> {
         if !self.may_ask(path) {
             return Err(FileError::Denied);
@@ -198,7 +200,7 @@ impl Files {
         if self.allow(&real_path(&handle)?) { Ok(handle) } else { Err(FileError::Denied) }
     }
 
-    /// Whether a path may be asked for, whatever it leads to.
+    /// Returns whether a grant covers the path as written.
     pub(crate) fn may_ask(&self, path: &str) -> bool {
         is_plain(Path::new(path)) && self.allow(Path::new(path))
     }
@@ -225,7 +227,8 @@ impl Glob {
     }
 }
 
-/// The glob with the links of its literal beginning followed; none when that changes nothing or leads nowhere.
+/// Returns the glob with the symlinks of its literal beginning resolved. None if that changes nothing or the beginning
+/// does not exist.
 fn resolve(glob: &Path) -> Option<Pattern> {
     let literal: PathBuf = glob.components().take_while(|part| !is_wild(&part.as_os_str().to_string_lossy())).collect();
     let real = literal.canonicalize().ok().filter(|real| *real != literal)?;
@@ -238,7 +241,7 @@ fn resolve(glob: &Path) -> Option<Pattern> {
     Pattern::new(&resolved).ok()
 }
 
-/// Up to `most` names of an open directory, from where the last page ended.
+/// Lists up to `most` names of an open directory, from `start` on.
 pub(crate) fn page(directory: &OwnedFd, start: u64, most: usize) -> Result<Page, FileError> {
     let start = i64::try_from(start).map_err(|_| FileError::NotFound)?.unsigned_abs();
     fs::seek(directory, fs::SeekFrom::Start(start))?;
@@ -251,7 +254,7 @@ pub(crate) fn page(directory: &OwnedFd, start: u64, most: usize) -> Result<Page,
         let Some(entry) = listing.next() else { return Ok((entries, None)) };
         let entry = entry?;
         next = entry.next_entry_cookie();
-        // A name that is not UTF-8 cannot be asked for, so it is not shown.
+        // A plugin cannot ask for a name that is not UTF-8, so it is not listed.
         let Ok(name) = entry.file_name().to_str() else { continue };
         if matches!(name, "." | "..") {
             continue;
@@ -273,7 +276,7 @@ fn is_wild(text: &str) -> bool {
     text.contains(['*', '?', '['])
 }
 
-/// Absolute, and nothing in it that means another place than it says.
+/// Returns whether a path is absolute and contains neither `..` nor NUL.
 fn is_plain(path: &Path) -> bool {
     path.is_absolute()
         && !path.as_os_str().as_encoded_bytes().contains(&0)
@@ -284,14 +287,14 @@ fn file_type(handle: &OwnedFd) -> Result<FileType, FileError> {
     Ok(FileType::from_raw_mode(fs::fstat(handle)?.st_mode))
 }
 
-/// Where a handle lies, links followed. A deleted file's path ends in " (deleted)" and matches no grant by accident.
+/// Returns the real path of a handle. The path of a deleted file ends in " (deleted)" and matches no grant by accident.
 fn real_path(handle: &OwnedFd) -> Result<PathBuf, FileError> {
     let link = fs::readlink(own_link(handle), Vec::new())?;
     let path = link.into_string().map_err(|_| FileError::Denied)?;
     Ok(PathBuf::from(path))
 }
 
-/// The same file, opened for reading. Non-blocking, so that no pipe or device can hold the call.
+/// Opens the same file for reading. The flag `NONBLOCK` prevents a pipe or device from blocking the call.
 fn reopen(handle: &OwnedFd, flags: OFlags) -> Result<OwnedFd, FileError> {
     let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     Ok(fs::open(own_link(handle), flags, Mode::empty())?)

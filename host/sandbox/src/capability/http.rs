@@ -1,5 +1,6 @@
-//! HTTP, to origins the operator names. A name is resolved once, where it leads to is checked, and that address is
-//! connected to; redirects are answers like any other; no proxies are taken from the environment.
+//! HTTP requests to the origins that the operator grants. A name is resolved once; its address is checked, and the
+//! connection goes to that address. Redirects are returned like any other response. Proxies in the environment are
+//! ignored.
 
 mod address;
 mod origin;

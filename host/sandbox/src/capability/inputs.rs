@@ -1,10 +1,11 @@
-//! Where a plugin's inputs come from: this machine, or a recording of one, so that a test gives the same samples anywhere.
+//! The source of a plugin's inputs: this machine, or a recording of a machine, with which a test gives the same samples
+//! anywhere.
 //!
-//! A recording has a folder for each tick. In it lie the files that were read, each under its own path; what is not there
-//! is as it was in the tick before. A directory that was listed has at least an empty file or folder for each name. Beside
-//! the folder, `FOLDER.space` has a line for each file system that was asked for:
-//! `PATH<tab>total bytes<tab>available bytes<tab>inodes<tab>free inodes<tab>used bytes`. Without the last column, what is
-//! not available is used.
+//! A recording has a folder for each tick. The folder contains the files that were read, each under its own path. A
+//! file that is missing there is as it was in the tick before. A directory that was listed has at least an empty file
+//! or folder for each name. Next to the folder, `FOLDER.space` has a line for each file system whose size was read:
+//! `PATH<tab>total bytes<tab>available bytes<tab>inodes<tab>free inodes<tab>used bytes`. Without the last column, all
+//! bytes that are not available count as used.
 
 use super::env::Env;
 use super::files::{EntryKind, FileError, Files, Page, Resolver, Space, page};
@@ -18,20 +19,20 @@ use std::time::Duration;
 use wasmtime_wasi::random::Deterministic;
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtxBuilder};
 
-/// What a plugin's files, clocks, environment and random numbers are.
+/// The source of a plugin's files, clocks, environment and random numbers.
 #[derive(Debug, Clone, Default)]
 pub enum Inputs {
-    /// This machine's.
+    /// This machine.
     #[default]
     Live,
-    /// This machine's, and what files had is written down.
+    /// This machine. The recorder saves what the plugin reads from files.
     RecordedBy(Arc<Recorder>),
-    /// As they were recorded. Random numbers are always the same, granted directories are not there. HTTP is what it
-    /// was: it is to be granted only where that is wanted.
+    /// A recording. Random numbers are always the same, and granted directories are absent. HTTP is real: grant it only
+    /// where that is wanted.
     Recorded(Arc<Recording>),
 }
 
-/// What was recorded, tick by tick.
+/// A recording, tick by tick.
 #[derive(Debug, Default)]
 pub struct Recording {
     env: BTreeMap<String, String>,
@@ -40,13 +41,13 @@ pub struct Recording {
 
 #[derive(Debug, Clone, Default)]
 struct Now {
-    /// Of the ticks so far, the latest first.
+    /// The folders of the ticks so far, the latest first.
     folders: Vec<PathBuf>,
     at_ms: u64,
     started_ms: u64,
 }
 
-/// Writes down what a plugin reads.
+/// Saves what a plugin reads.
 #[derive(Debug, Default)]
 pub struct Recorder(Mutex<Recorded>);
 
@@ -138,7 +139,7 @@ impl Recording {
         Self { env, now: Mutex::default() }
     }
 
-    /// From now on it is that time, and files are as in that folder; those that are not there are as they were before.
+    /// Sets the time, and takes files from that folder. Files that are missing there stay as they were before.
     pub fn go_to(&self, folder: PathBuf, at_ms: u64) {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         if now.folders.is_empty() {
@@ -196,7 +197,7 @@ impl Recording {
         Err(FileError::NotFound)
     }
 
-    /// Lists names of a directory as the latest tick that has it does.
+    /// Lists names of a directory, from the latest tick that has it.
     fn entries_from(&self, path: &str, start: u64, most: usize) -> Result<Page, FileError> {
         for folder in self.now().folders {
             match open(&folder, path) {
@@ -208,7 +209,7 @@ impl Recording {
         Err(FileError::NotFound)
     }
 
-    /// Those of the latest tick that has any.
+    /// Lists the names of a directory, from the latest tick that has it.
     fn entries(&self, path: &str) -> Result<Vec<(String, EntryKind)>, FileError> {
         for folder in self.now().folders {
             match open(&folder, path) {
@@ -273,12 +274,12 @@ impl HostMonotonicClock for Clock {
 // === impl Recorder ===
 
 impl Recorder {
-    /// What is read from now on belongs there.
+    /// Saves to that folder from now on.
     pub fn go_to(&self, folder: PathBuf) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).folder = folder;
     }
 
-    /// Why something could not be written down, if that was so.
+    /// Returns the first error of saving, if there was one.
     pub fn failed(&self) -> Option<io::Error> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).failed.take()
     }
@@ -286,7 +287,7 @@ impl Recorder {
     fn write(&self, path: &str, bytes: Option<&[u8]>) {
         self.put(|folder| {
             let file = inside(folder, path);
-            // A name that was only listed says nothing new.
+            // The name was only listed, and there is already a file for it.
             if bytes.is_none() && file.exists() {
                 return Ok(());
             }
@@ -300,7 +301,7 @@ impl Recorder {
             let file = inside(folder, path);
             make_folder(file.parent().unwrap_or(folder))?;
             let mut file = File::options().write(true).create(true).truncate(offset == 0).open(file)?;
-            // Nothing beyond its end makes a file longer.
+            // A read beyond the end must not make the recorded file longer.
             if bytes.is_empty() {
                 return Ok(());
             }
@@ -337,7 +338,8 @@ impl Recorder {
     }
 }
 
-/// Where a link was listed, which leads to a folder as it turns out, there is a file so far.
+/// Creates a folder and its parents. A symlink that was only listed has been recorded as a file; if it turns out to
+/// lead to a folder, that file is removed.
 fn make_folder(folder: &Path) -> io::Result<()> {
     for above in folder.ancestors() {
         if above.is_file() {
@@ -347,7 +349,8 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)
 }
 
-/// A path of a machine, in a recording of it. The path is absolute and has no `..`: it matched a grant.
+/// Returns the place of a machine's path in a recording. The path is absolute and has no `..`, because it matched a
+/// grant.
 fn inside(folder: &Path, path: &str) -> PathBuf {
     folder.join(path.trim_start_matches('/'))
 }
@@ -358,7 +361,7 @@ fn space_file(folder: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Opens what lies in a recording, and nothing that a link in it leads to.
+/// Opens a file or folder of a recording. Symlinks in the recording are not followed.
 fn open(folder: &Path, path: &str) -> io::Result<File> {
     open_by(Resolver::of_this_process(), folder, path)
 }

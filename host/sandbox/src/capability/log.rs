@@ -1,4 +1,4 @@
-//! `log`: lines for the host's log, limited in rate and length, escaped.
+//! `log`: lines for the host's log, escaped, and limited in rate and length.
 
 use crate::Limits;
 use dropsonde_model::text::is_harmful;
@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// Lines that are kept for when the call ends badly: a traceback of an interpreter.
+/// Most lines that are kept for an error of the call: enough for a traceback of an interpreter.
 const MOST_WORDS: usize = 12;
 
-/// Bytes of each.
+/// Most bytes of each of these lines.
 const LONGEST_WORD: usize = 300;
 
 const WINDOW: Duration = Duration::from_secs(1);
@@ -25,22 +25,23 @@ pub(crate) enum Level {
     Error,
 }
 
-/// One plugin's way to the log.
+/// One plugin's access to the log.
 #[derive(Debug)]
 pub(crate) struct Log {
     plugin: Arc<str>,
     lines_per_second: u32,
-    /// Bytes of one line after escaping; the rest is cut.
+    /// Most bytes of one line after escaping; the rest is cut.
     line_bytes: usize,
     window_start: Instant,
     lines: u32,
     dropped: Arc<AtomicU64>,
-    /// The latest warnings and errors of the call under way, whether they were logged or not: what it said before it ended.
+    /// The latest warnings and errors of the current call, whether they were logged or not: an error of the call quotes
+    /// them.
     last_words: VecDeque<String>,
 }
 
 impl Log {
-    /// `dropped` counts the lines over the limit.
+    /// Returns the log of a plugin. `dropped` counts the lines over the limit.
     pub(crate) fn new(plugin: Arc<str>, limits: &Limits, dropped: Arc<AtomicU64>) -> Self {
         let Limits { log_lines_per_second: lines_per_second, log_line_bytes: line_bytes, .. } = *limits;
         Self {
@@ -54,7 +55,7 @@ impl Log {
         }
     }
 
-    /// A call begins.
+    /// Forgets the lines of the previous call, as a new call begins.
     pub(crate) fn forget_last_words(&mut self) {
         self.last_words.clear();
     }
@@ -63,7 +64,7 @@ impl Log {
         std::mem::take(&mut self.last_words).into()
     }
 
-    /// What counts as said, should the call end now.
+    /// Remembers a line, in case the call ends with an error.
     pub(crate) fn remember(&mut self, message: &str) {
         if self.last_words.len() == MOST_WORDS {
             self.last_words.pop_front();
@@ -100,7 +101,7 @@ impl Log {
     }
 }
 
-/// One line without control characters: a guest must not be able to forge lines or drive a terminal.
+/// Returns one line without control characters: a guest must not be able to forge lines or control a terminal.
 fn printable(message: &str, longest: usize) -> String {
     let mut line = String::with_capacity(message.len().min(longest));
     for c in message.trim_end().chars() {

@@ -1,4 +1,4 @@
-//! What the host offers plugins, one file per capability.
+//! The capabilities that the host offers to plugins, one file each.
 
 pub(crate) mod denials;
 pub(crate) mod dirs;

@@ -1,39 +1,40 @@
-//! `state`: bytes the host keeps for a plugin through traps, reloads and restarts.
+//! `state`: bytes that the host keeps for a plugin through traps, reloads and restarts.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes one plugin may keep. A window of counters fits; a database does not.
+/// Most bytes of one plugin's state. A window of counters fits; a database does not.
 const LARGEST: usize = 64 << 10;
 
-/// A plugin's saved bytes. They outlive its instances; whoever holds it may write them to disk.
+/// A plugin's saved bytes. They outlive its instances. The owner of this value may write them to disk.
 #[derive(Debug, Clone, Default)]
 pub struct SavedState(Arc<Mutex<Saved>>);
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Saved {
     bytes: Option<Vec<u8>>,
-    /// How often something was saved.
+    /// The number of saves so far.
     times: u64,
     /// The number of the save that is on disk.
     kept: u64,
 }
 
-/// What a plugin's newer version is tried with beside the running one: what it saves is kept if it takes over.
+/// The state for the trial of a plugin's newer version beside the running one. What the newer version saves is kept
+/// only if it takes over.
 #[derive(Debug)]
 pub struct Trial {
     of: SavedState,
     own: SavedState,
-    /// How often the running one had saved when the trial began.
+    /// The running version's number of saves at the start of the trial.
     times: u64,
 }
 
 impl SavedState {
-    /// What an earlier host kept.
+    /// Returns the state that an earlier host kept.
     pub fn restored(bytes: Vec<u8>) -> Self {
         Self(Arc::new(Mutex::new(Saved { bytes: Some(bytes), ..Saved::default() })))
     }
 
-    /// Begins with what is saved now.
+    /// Begins a trial with the bytes that are saved now.
     pub fn trial(&self) -> Trial {
         let saved = self.with(|saved| saved.clone());
         let times = saved.times;
@@ -45,7 +46,7 @@ impl SavedState {
         self.with(|saved| Some((saved.times, saved.bytes.clone().filter(|_| saved.times != saved.kept)?)))
     }
 
-    /// Notes that what a save had is on disk. What was saved since is not.
+    /// Notes that the bytes of a save are on disk. Later saves are not.
     pub fn kept(&self, save: u64) {
         self.with(|saved| saved.kept = saved.kept.max(save));
     }
@@ -70,18 +71,19 @@ impl SavedState {
 // === impl Trial ===
 
 impl Trial {
-    /// What the newer version loads from and saves to, from now on.
+    /// Returns the state that the newer version loads from and saves to.
     pub fn state(&self) -> &SavedState {
         &self.own
     }
 
-    /// The version that runs now ends, the newer one takes over. Whether something was saved since the trial began, or
-    /// another version took over: then what that one saved counts, and the newer one has to load it.
+    /// Ends the running version's state and lets the newer version take over. Returns true if the running version saved
+    /// something since the trial began, or if another version took over meanwhile. Then the bytes that this one saved
+    /// count, and the newer version has to load them.
     pub fn take_over(self, current: &SavedState) -> bool {
         let old = current.with(|saved| saved.clone());
         let is_late = old.times != self.times || !Arc::ptr_eq(&self.of.0, &current.0);
         self.own.with(|saved| {
-            // What the running one saved and nobody kept is still to be kept.
+            // Bytes that the running version saved and that are not on disk still have to be written.
             saved.kept = old.kept;
             if is_late {
                 *saved = old;

@@ -1,6 +1,6 @@
-//! WASI 0.2, linked with nothing but what is granted, so that components of any language's toolchain load: no sockets, no
-//! arguments, of the environment and the file system what the operator allows; clocks and random numbers work; standard
-//! output and error go to the log.
+//! WASI 0.2, so that components of any language's toolchain load. It offers only what is granted: no sockets, no
+//! arguments; environment variables and directories as the operator allows. Clocks and random numbers work. Standard
+//! output and standard error go to the log.
 
 use super::inputs::Inputs;
 use super::log::{Level, Log};
@@ -15,7 +15,7 @@ use wasmtime::component::ResourceTable;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder};
 
-/// Bytes a guest may write without a line's end before what it has is logged anyway.
+/// Bytes of a line without an end, after which the line is logged anyway.
 const LONGEST_LINE: usize = 4096;
 
 pub(crate) fn context(plugin: &str, grants: &Grants, inputs: &Inputs, log: &Arc<Mutex<Log>>) -> WasiCtx {
@@ -43,7 +43,7 @@ pub(crate) fn table(handles: usize) -> ResourceTable {
     table
 }
 
-/// Bytes in, log lines out.
+/// An output stream that writes its bytes to the log, line by line.
 #[derive(Clone)]
 struct Lines {
     log: Arc<Mutex<Log>>,

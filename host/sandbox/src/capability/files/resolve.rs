@@ -1,8 +1,9 @@
-//! Opens what a path leads to as a bare handle (`O_PATH`), never through a magic link of the kernel (/proc/PID/root, cwd,
-//! exe, fd/*, ns/*, map_files/*).
+//! Opens a path as a bare handle (`O_PATH`), never through a magic link of the kernel (/proc/PID/root, cwd, exe, fd/*,
+//! ns/*, map_files/*).
 //!
-//! `openat2` does so in one call. Linux before 5.6 does not have it, systemd's `RestrictSUIDSGID=` answers it with ENOSYS,
-//! and older container profiles with EPERM. There each component is opened by itself and symlinks are followed here.
+//! `openat2` does this in one call. Linux before 5.6 does not have it. systemd's `RestrictSUIDSGID=` makes it fail with
+//! ENOSYS, and older container profiles with EPERM. In these cases the code below opens each component by itself and
+//! follows symlinks on its own.
 
 use super::FileError;
 use rustix::fs::{self, CWD, FileType, Mode, OFlags, ResolveFlags};
@@ -13,16 +14,17 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path};
 use std::sync::OnceLock;
 
-/// Symlinks followed in one path: as many as the kernel follows.
+/// Most symlinks in one path: as many as the kernel follows.
 const MOST_LINKS: usize = 40;
 
-/// Tries after an answer that asks for another one.
+/// Tries of a call that the kernel asks to repeat.
 const TRIES: usize = 8;
 
-/// A bare handle, as the kernel's own resolution gives one.
+/// Flags of a bare handle.
 const BARE: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
-/// File systems of AppArmor: `/sys/kernel/security/apparmor/policy` is a magic link from the first to the second.
+/// Types of AppArmor's file systems: `/sys/kernel/security/apparmor/policy` is a magic link from the first to the
+/// second.
 const SECURITYFS: i128 = 0x7363_6673;
 const APPARMORFS: i128 = 0x5a3c_69f0;
 
@@ -38,13 +40,14 @@ pub(crate) enum Resolver {
 // === impl Resolver ===
 
 impl Resolver {
-    /// Returns what works in this process, found out once: a filter of system calls does not change later.
+    /// Returns the resolver that works in this process. It is tested once: a filter of system calls does not change
+    /// later.
     pub(crate) fn of_this_process() -> Self {
         static FOUND: OnceLock<Resolver> = OnceLock::new();
         *FOUND.get_or_init(Self::probe)
     }
 
-    /// Asks for `/`, which every process may open: an error is about the call, not about the file.
+    /// Tests `openat2` with `/`, which every process may open. So an error is about the call, not about the file.
     pub(super) fn probe() -> Self {
         match openat2(CWD, Path::new("/"), BARE, ResolveFlags::NO_MAGICLINKS) {
             Ok(_) => Self::OpenAt2,
@@ -55,14 +58,15 @@ impl Resolver {
         }
     }
 
-    /// Opens what an absolute path leads to.
+    /// Opens an absolute path and follows its symlinks.
     pub(super) fn open(self, path: &Path) -> Result<OwnedFd, FileError> {
         if self == Self::Stepwise {
             return open_stepwise(path);
         }
         match openat2(CWD, path, BARE, ResolveFlags::NO_MAGICLINKS) {
             Ok(handle) => Ok(handle),
-            // A magic link, or a loop of others, or what this user may not see: the steps tell which.
+            // The path has a magic link, or a loop of symlinks, or a part that this user may not see. Resolving it
+            // stepwise tells which.
             Err(error @ (Errno::LOOP | Errno::ACCESS | Errno::PERM)) => match open_stepwise(path) {
                 Err(FileError::Denied) => Err(FileError::Denied),
                 _ => Err(error.into()),
@@ -71,7 +75,7 @@ impl Resolver {
         }
     }
 
-    /// Opens a file below a folder; neither a symlink nor `..` leads to it.
+    /// Opens a file below a folder. The path must contain neither symlinks nor `..`.
     pub(crate) fn open_beneath(self, folder: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         if self == Self::OpenAt2 {
             return openat2(folder, path, flags, ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS);
@@ -103,7 +107,7 @@ fn open_stepwise(path: &Path) -> Result<OwnedFd, FileError> {
             continue;
         }
         if !is_last {
-            // As a directory, so that one that is mounted when it is needed is mounted now.
+            // Opens it as a directory, so that an automount is mounted now.
             match open(&at, name, BARE | OFlags::NOFOLLOW | OFlags::DIRECTORY) {
                 Ok(folder) => {
                     at = folder;
@@ -135,11 +139,11 @@ fn open_stepwise(path: &Path) -> Result<OwnedFd, FileError> {
     Ok(at)
 }
 
-/// Returns where a symlink leads, unless it is magic.
+/// Returns the target of a symlink, unless it is a magic link.
 ///
-/// On procfs the text of a magic link only describes where it leads, so that following it by hand would lead elsewhere.
-/// Taken for magic is every link there but four that are known to be plain text. Names and texts of magic links are others:
-/// `ns/net` says `net:[4026531840]`.
+/// On procfs the text of a magic link only describes its target, so following the text would lead elsewhere. Every link
+/// on procfs counts as magic, except four that are known to be plain text. Those four cannot be confused with magic
+/// links, whose names and texts are different: `ns/net` has the text `net:[4026531840]`.
 fn plain_target(link: &OwnedFd, name: &OsStr) -> Result<CString, FileError> {
     let kind = i128::from(fs::fstatfs(link)?.f_type);
     let is_proc = kind == i128::from(fs::PROC_SUPER_MAGIC);
@@ -154,7 +158,7 @@ fn plain_target(link: &OwnedFd, name: &OsStr) -> Result<CString, FileError> {
     }
 }
 
-/// Whether a link of procfs is `/proc/self`, `/proc/thread-self`, `/proc/mounts` or `/proc/net`.
+/// Returns whether a link of procfs is `/proc/self`, `/proc/thread-self`, `/proc/mounts` or `/proc/net`.
 fn is_plain_on_proc(name: &[u8], text: &[u8]) -> bool {
     let is_number = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     let mut parts = text.split(|byte| *byte == b'/');
@@ -167,8 +171,8 @@ fn is_plain_on_proc(name: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// Puts the components of a path before those that are ahead, the next one last. A path that ends with a slash leads to a
-/// directory.
+/// Pushes the components of a path onto those that are still ahead, so that the path's first component is popped next.
+/// A path that ends with a slash gets `.` at the end, because it must lead to a directory.
 fn push(path: &OsStr, ahead: &mut Vec<CString>) {
     let path = path.as_bytes();
     let parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty());
@@ -194,7 +198,7 @@ fn openat2(at: impl AsFd, path: &Path, flags: OFlags, resolve: ResolveFlags) -> 
     again(|| fs::openat2(&at, path, flags, Mode::empty(), resolve))
 }
 
-/// Calls until the kernel does not ask for another try, as it does when something was renamed under way.
+/// Repeats a call while the kernel asks for another try, as it does when something was renamed meanwhile.
 fn again<T>(call: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
     let mut answer = call();
     for _ in 1..TRIES {
@@ -211,10 +215,10 @@ mod tests {
     use super::*;
     use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 
-    /// openat2, on every architecture.
+    /// The number of the system call openat2, on every architecture.
     const OPENAT2: i64 = 437;
 
-    /// Runs on a thread of its own on which the kernel answers openat2 with an error.
+    /// Runs `work` on its own thread, on which the kernel answers openat2 with an error.
     fn where_openat2_answers<T: Send>(errno: Errno, work: impl FnOnce() -> T + Send) -> T {
         let filter = SeccompFilter::new(
             [(OPENAT2, Vec::new())].into(),

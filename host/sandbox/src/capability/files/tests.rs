@@ -7,7 +7,7 @@ struct Folder {
     path: String,
 }
 
-/// granted/{a.txt,sub/deep.txt}, secret.txt beside it.
+/// Creates granted/a.txt, granted/sub/deep.txt, and secret.txt next to `granted`.
 fn folder() -> Folder {
     let guard = tempfile::tempdir().unwrap();
     let root = guard.path().canonicalize().unwrap();
@@ -24,7 +24,7 @@ fn grants(globs: &[impl AsRef<str>]) -> Files {
     files
 }
 
-/// The same grants on either way to resolve a path.
+/// Returns the same grants with each of the two resolvers.
 fn either(globs: &[impl AsRef<str>]) -> [Files; 2] {
     [Resolver::of_this_process(), Resolver::Stepwise].map(|resolver| Files { resolver, ..grants(globs) })
 }
@@ -114,7 +114,7 @@ fn what_the_system_refuses_is_not_called_denied() {
     };
     mode("granted/a.txt", 0);
     mode("granted/sub", 0);
-    // On a thread that may not do what root may.
+    // Runs on a thread without root's capabilities.
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let CapabilitySets { permitted, inheritable, .. } = capabilities(None).unwrap();
@@ -132,7 +132,7 @@ fn what_the_system_refuses_is_not_called_denied() {
     mode("granted/sub", 0o700);
 }
 
-/// Puts one thing after the other in the same place, as long as `read` reads.
+/// Replaces `granted/swapped` again and again while `read` runs.
 fn swapped(path: &str, put: impl Fn(u64, &str) + Sync, read: impl FnOnce()) {
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
     let done = AtomicBool::new(false);
@@ -299,7 +299,7 @@ fn a_file_of_the_kernel_reads_the_same_in_pieces() {
         }
         pieces.extend(piece);
     }
-    // The frequency changes from one reading to the next.
+    // Compares names only: the frequency changes between two readings.
     let names =
         |text: &str| text.lines().filter_map(|line| Some(line.split_once(':')?.0.to_owned())).collect::<Vec<_>>();
     assert_eq!(names(&String::from_utf8(pieces).unwrap()), names(&whole));
@@ -337,7 +337,7 @@ fn disk_usage_is_what_df_says() {
     let space = self::grants(&["/"]).space("/").unwrap();
     let ours = [space.total_bytes, space.used_bytes, space.available_bytes];
     for (ours, theirs) in ours.into_iter().zip(columns) {
-        // Others write meanwhile.
+        // Other processes write to the disk meanwhile.
         assert!((ours as f64 - theirs).abs() < 1e9, "{space:?}");
     }
     assert!(space.used_bytes + space.available_bytes <= space.total_bytes);
@@ -360,7 +360,7 @@ fn a_glob_that_cannot_mean_a_place_is_named() {
     }
 }
 
-/// Mostly names that exist and lead somewhere.
+/// Mostly names that exist.
 fn segment() -> impl Strategy<Value = String> {
     let known =
         ["up", "root", "..", ".", "", "a.txt", "sub", "deep.txt", "secret.txt", "granted", "etc", "passwd", "*"];

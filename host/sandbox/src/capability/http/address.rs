@@ -1,9 +1,10 @@
-//! Where a name may lead: to the internet, and to the networks an operator names.
+//! Decides which addresses a name may resolve to: those on the internet, and those in networks that the operator
+//! grants.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// Addresses with the same beginning: `10.0.0.0/8`.
+/// A network in CIDR notation: `10.0.0.0/8`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Network {
     first: IpAddr,
@@ -42,13 +43,13 @@ impl FromStr for Network {
     }
 }
 
-/// What an address is that was written as one of the other kind.
+/// Returns the IPv4 address of an IPv4-mapped IPv6 address; any other address stays the same.
 fn plain(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
-/// On the internet, as far as an address tells. Networks for private use, of this host, of this link, for groups, for
-/// documentation, and addresses that carry one of those inside are not.
+/// Returns whether an address is on the internet, as far as the address tells. Not on the internet are: private
+/// networks, addresses of this host or this link, multicast, documentation, and addresses that embed one of those.
 pub(crate) fn is_public(address: IpAddr) -> bool {
     match plain(address) {
         IpAddr::V4(address) => is_public_v4(address),
@@ -59,7 +60,7 @@ pub(crate) fn is_public(address: IpAddr) -> bool {
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let [a, b, c, _] = address.octets();
     let special = match (a, b, c) {
-        // This network; shared between carriers; protocol assignments; 6to4 relays; benchmarks; not assigned.
+        // In this order: this network; carrier-grade NAT; protocol assignments; 6to4 relays; benchmarks; unassigned.
         (0, ..) | (100, 64..=127, _) | (192, 0, 0) | (192, 88, 99) | (198, 18..=19, _) | (240.., ..) => true,
         _ => false,
     };
@@ -75,12 +76,12 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     let [a, b, c, d, e, f, g, h] = address.segments();
     let embedded = |high: u16, low: u16| is_public_v4(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
     match (a, b) {
-        // NAT64, and 6to4.
+        // NAT64 and 6to4 embed an IPv4 address.
         (0x64, 0xff9b) => (c, d, e, f) == (0, 0, 0, 0) && embedded(g, h),
         (0x2002, high) => embedded(high, c),
         // Teredo, ORCHID, documentation.
         (0x2001, 0..=0x01ff | 0x0db8) | (0x3fff, _) => false,
-        // Only these are given out.
+        // Only this range is assigned for global use.
         _ => (0x2000..0x4000).contains(&a),
     }
 }

@@ -1,28 +1,28 @@
-//! Scheme, host and port; and what an operator grants of them.
+//! Origins (scheme, host and port), and the origins and networks that an operator grants.
 
 use super::address::{Network, is_public};
 use http::Uri;
 use http::uri::Scheme;
 use std::net::IpAddr;
 
-/// Where requests may go.
+/// The origins to which requests may go.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Origins {
     origins: Vec<Origin>,
-    /// Where names may lead beside the internet.
+    /// Networks, besides the internet, that host names may resolve to.
     networks: Vec<Network>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Origin {
     pub(crate) is_tls: bool,
-    /// In lower case, without brackets.
+    /// Host name or address, in lower case, without brackets.
     pub(crate) host: String,
     pub(crate) port: u16,
 }
 
 impl Origins {
-    /// An origin, or a network that names may lead to: `10.0.0.0/8`.
+    /// Grants an origin, or a network that host names may resolve to, such as `10.0.0.0/8`.
     pub(crate) fn grant(&mut self, what: &str) -> Result<(), String> {
         match what.contains("://") {
             true => self.origins.push(Origin::parse(what)?),
@@ -31,7 +31,7 @@ impl Origins {
         Ok(())
     }
 
-    /// Why a network is of no use: there is no origin whose name could lead there.
+    /// Explains why networks alone are useless, if no origin is granted.
     pub(crate) fn useless(&self) -> Option<String> {
         (self.origins.is_empty() && !self.networks.is_empty()).then(|| {
             "it is a network that names may lead to, and no origin is granted; add one, such as http://db.example:8080"
@@ -51,8 +51,9 @@ impl Origins {
         self.origins.is_empty()
     }
 
-    /// Whether an address may be connected to for a granted origin: it is on the internet, in a network that is
-    /// granted, or what the origin itself says, `localhost` meaning this host.
+    /// Returns whether a request to a granted origin may connect to an address. It may if the address is on the
+    /// internet or in a granted network, if the origin's host is this address, or if the host is `localhost` and the
+    /// address is a loopback address.
     pub(crate) fn may_lead_to(&self, origin: &Origin, address: IpAddr) -> bool {
         is_public(address)
             || self.networks.iter().any(|network| network.contains(address))
@@ -61,7 +62,7 @@ impl Origins {
     }
 }
 
-/// Whoever writes a name alone most often means an origin.
+/// Returns the error for a text that is neither an origin nor a network. A bare host name most often means an origin.
 fn not_an_origin(what: &str, why: String) -> String {
     let meant = format!("https://{what}");
     match Origin::parse(&meant) {
@@ -83,7 +84,7 @@ impl Origin {
         Self::of(&uri).ok_or_else(|| "it is no origin such as https://example.com:8443".to_owned())
     }
 
-    /// None: it is no http or https, or names no host.
+    /// Returns the origin of a URI. None if its scheme is not http or https, or if it names no host.
     pub(crate) fn of(uri: &Uri) -> Option<Self> {
         let is_tls = match uri.scheme()? {
             scheme if *scheme == Scheme::HTTP => false,
@@ -94,7 +95,7 @@ impl Origin {
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
         let port = match authority.port() {
             Some(port) => port.as_u16(),
-            // Nothing behind the colon, or what is no number.
+            // The colon is followed by nothing, or by something that is not a number.
             None if authority.as_str().len() > authority.host().len() && !authority.as_str().contains('@') => {
                 return None;
             }

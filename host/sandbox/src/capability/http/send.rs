@@ -1,4 +1,4 @@
-//! One request: resolved, checked, connected, sent; all of it bounded.
+//! Sends one request: resolves and checks the name, connects and sends, all within limits.
 
 use super::origin::{Origin, Origins};
 use crate::{Grants, Limits};
@@ -26,31 +26,31 @@ use wasmtime_wasi_http::io::TokioIo;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
-/// Connections one plugin may have at a time, and names it may have looked up.
+/// Most connections and name lookups of one plugin at a time.
 const CONNECTIONS: usize = 64;
 
-/// Bytes of a request's body that wait to be sent, at a time.
+/// Most bytes of a request's body that wait to be sent.
 const CHUNK: usize = 16 << 10;
 
-/// Bytes of an answer's head, and its headers.
+/// Most bytes of a response's head, and most headers.
 const LARGEST_HEAD: usize = 64 << 10;
 const MOST_HEADERS: usize = 256;
 
-/// Addresses of one name that are tried.
+/// Most addresses of one name that are tried.
 const TRIED: usize = 4;
 
-/// A plugin's way to the network.
+/// A plugin's access to the network.
 pub(crate) struct Http {
     grants: Arc<Grants>,
     limits: Limits,
     connections: Connections,
 }
 
-/// Those of a plugin, over all its instances.
+/// Limits the connections of a plugin, over all its instances.
 #[derive(Debug, Clone)]
 pub(crate) struct Connections(Arc<Semaphore>);
 
-/// As long as it is held, by whatever is at work for a request, that counts as a connection.
+/// The permit for one connection. The connection counts as long as any part of the request holds the permit.
 type Permit = Arc<OwnedSemaphorePermit>;
 
 impl Default for Connections {
@@ -93,7 +93,7 @@ impl WasiHttpHooks for Http {
         CHUNK
     }
 
-    // A guest must not fill the log, as the defaults of these would.
+    // The default implementations of these functions write to the log, which a guest could fill that way.
 
     fn p2_error_from_hyper(&mut self, error: &hyper::Error) -> ErrorCode {
         match error {
@@ -112,7 +112,7 @@ impl WasiHttpHooks for Http {
     }
 }
 
-/// `total` from now on it has to be over, the answer's body included.
+/// Sends a request. The request must be over within `total`, including the body of the response.
 async fn send(
     origins: &Origins,
     request: Request<WasiBody>,
@@ -122,7 +122,7 @@ async fn send(
     permit: Permit,
 ) -> Result<(Response<WasiBody>, Driver), Error> {
     let end = Instant::now() + total;
-    // The guest may want less time.
+    // The guest may ask for a shorter time.
     let within = |wanted: Option<Duration>| wanted.map_or(end, |wanted| end.min(Instant::now() + wanted));
     let origin = Origin::of(request.uri()).ok_or(Error::HttpRequestUriInvalid)?;
     if !origins.allow(&origin) {
@@ -139,7 +139,7 @@ async fn send(
     let sent = sender.send_request(without_origin(request)?);
     let answered = async {
         let mut sent = std::pin::pin!(sent);
-        // Whichever way the connection ends, there is an answer or a reason why not.
+        // However the connection ends, there is a response or a reason why not.
         tokio::select! {
             biased;
             answer = &mut sent => (answer, true),
@@ -159,7 +159,7 @@ async fn send(
     let answer = answer?.map(|incoming| body(incoming).boxed_unsync());
     let driver: Driver = Box::new(async move {
         if is_open {
-            // What goes wrong with it the body tells.
+            // The body reports any error of the connection.
             let _ = timeout_at(end, connection).await;
         }
         drop(permit);
@@ -168,7 +168,7 @@ async fn send(
     Ok((answer, driver))
 }
 
-/// As it is sent to the origin itself; only proxies are told the rest.
+/// Removes scheme and host from the request's URI: only proxies are sent those.
 fn without_origin(mut request: Request<WasiBody>) -> Result<Request<WasiBody>, Error> {
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
@@ -178,7 +178,7 @@ fn without_origin(mut request: Request<WasiBody>) -> Result<Request<WasiBody>, E
 
 async fn connect(origins: &Origins, origin: &Origin, permit: &Permit) -> Result<Box<dyn Stream>, Error> {
     let (name, permit) = ((origin.host.clone(), origin.port), permit.clone());
-    // It goes on when nobody waits for it any more, and counts as long as it does.
+    // The lookup continues when nobody waits for it any more, and counts as a connection until it ends.
     let looked_up = move || {
         let _permit = permit;
         Ok::<_, io::Error>(name.to_socket_addrs()?.collect::<Vec<_>>())
@@ -203,7 +203,7 @@ async fn secure(origin: &Origin, stream: TcpStream) -> Result<TlsStream<TcpStrea
     connector.connect(name, stream).await.map_err(Error::Tls)
 }
 
-/// The certificates this machine trusts, read once; none when it has none.
+/// Returns the certificates that this machine trusts, read once. None if it trusts none.
 fn trust() -> Option<Arc<ClientConfig>> {
     static TRUST: OnceLock<Option<Arc<ClientConfig>>> = OnceLock::new();
     let read = || {
@@ -224,13 +224,13 @@ fn trust() -> Option<Arc<ClientConfig>> {
     TRUST.get_or_init(read).clone()
 }
 
-/// An answer's body: so many bytes, in so much time.
+/// The body of a response, limited in size and time.
 struct Bounded {
     incoming: hyper::body::Incoming,
     left: usize,
     most: usize,
     end: Pin<Box<Sleep>>,
-    /// How long it may be quiet, and since when it has been.
+    /// Longest time between two frames, and the timer of the current pause.
     between: Option<Duration>,
     quiet: Option<Pin<Box<Sleep>>>,
 }
@@ -263,7 +263,7 @@ impl Body for Bounded {
             Some(left) => this.left = left,
             None => return Poll::Ready(Some(Err(Error::HttpResponseBodySize(Some(this.most as u64))))),
         }
-        // Trailers are for nobody.
+        // Trailers are dropped: guests do not get them.
         Poll::Ready(Some(Ok(if frame.is_trailers() { Frame::trailers(HeaderMap::new()) } else { frame })))
     }
 

@@ -1,15 +1,15 @@
 use dropsonde_model::text::harmless;
 use std::fmt;
 
-/// What a metric is, whoever has it. [`Descriptor::checked`] makes sure that it can be exposed.
+/// The definition of a metric. [`Descriptor::checked`] makes sure that it can be exposed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Descriptor {
-    /// As Prometheus sees it: a counter's ends in `_total`.
+    /// The name as Prometheus sees it; a counter's name ends in `_total`.
     pub name: String,
     pub help: String,
     pub kind: MetricKind,
     pub labels: Vec<String>,
-    /// Upper bounds of a histogram's buckets, ascending, without the one that is infinite. Of others: none.
+    /// Upper bounds of a histogram's buckets, ascending, without the infinite one. Empty for other kinds.
     pub buckets: Vec<f64>,
 }
 
@@ -47,22 +47,23 @@ const LONGEST_NAME: usize = 128;
 const LONGEST_HELP: usize = 512;
 const MOST_LABELS: usize = 16;
 
-/// More is no histogram but a table; each is a series.
+/// Most buckets of a histogram; each is a series.
 const MOST_BUCKETS: usize = 64;
 
-/// Names of the host's own metrics begin so.
+/// The prefix of the host's own metrics.
 const RESERVED: &str = "dropsonde_";
 
-/// Prometheus sets `up` and `scrape_…` for each target itself, and `exported_…` for what it renames.
+/// Prefixes that Prometheus uses. It adds `up` and `scrape_…` for each target, and `exported_…` to names that it
+/// changes.
 const OF_PROMETHEUS: [&str; 2] = ["scrape_", "exported_"];
 
-/// Names with these are parts of a histogram, a summary or a counter.
+/// Suffixes that mark parts of a histogram, a summary or a counter.
 const SUFFIXES: [&str; 5] = ["_total", "_created", "_bucket", "_count", "_sum"];
 
-/// Set by the host or by Prometheus.
+/// Labels that the host or Prometheus sets.
 const LABELS: [&str; 6] = ["id", "sampler", "plugin", "instance", "job", "le"];
 
-/// Upper bounds in seconds from a fast request to a slow one: those all Prometheus libraries have.
+/// Upper bounds in seconds, from a fast request to a slow one; the defaults of all Prometheus libraries.
 pub const DEFAULT_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 // === impl MetricKind ===
@@ -86,7 +87,8 @@ impl fmt::Display for MetricKind {
 // === impl Descriptor ===
 
 impl Descriptor {
-    /// One that can be exposed: a histogram without buckets gets the usual ones, help is one line, cut where it is long.
+    /// Returns a descriptor that can be exposed, or why there is none. A histogram without buckets gets the default
+    /// ones. Help becomes one line and is cut if it is too long.
     pub fn checked(mut self) -> Result<Self, BadDescriptor> {
         self.check_name()?;
         self.check_labels()?;
@@ -103,12 +105,12 @@ impl Descriptor {
         Ok(self)
     }
 
-    /// What the family is called where a counter's `_total` is a part and no name: in OpenMetrics.
+    /// Returns the name of the family in OpenMetrics, where a counter's `_total` is not part of it.
     pub fn family(&self) -> &str {
         family(&self.name)
     }
 
-    /// How many Prometheus keeps for each set of label values.
+    /// Returns the number of series that Prometheus keeps for each set of label values.
     pub(crate) fn series(&self) -> usize {
         match self.kind {
             MetricKind::Histogram => self.buckets.len() + 3,
@@ -159,7 +161,7 @@ impl Descriptor {
         if self.buckets.is_empty() {
             self.buckets = DEFAULT_BUCKETS.to_vec();
         }
-        // It is there anyway.
+        // The infinite bucket always exists.
         self.buckets.pop_if(|last| *last == f64::INFINITY);
         let ascend = self.buckets.is_sorted_by(|a, b| a < b) && self.buckets.iter().all(|bound| bound.is_finite());
         if self.buckets.is_empty() || !ascend || self.buckets.len() > MOST_BUCKETS {
@@ -169,12 +171,12 @@ impl Descriptor {
     }
 }
 
-/// A metric's name without a counter's `_total`.
+/// Returns a metric's name without a counter's `_total`.
 pub fn family(name: &str) -> &str {
     name.strip_suffix("_total").unwrap_or(name)
 }
 
-/// For an error: what a plugin says may be of any length.
+/// Returns a text short enough for an error: a plugin's text may have any length.
 fn shown(text: &str) -> String {
     text.chars().take(80).collect()
 }

@@ -2,34 +2,34 @@ use super::{Descriptor, MetricFamily, NotRegistered, PluginMetrics, Series};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// MetricHandles of one kind that an instance may hold at a time.
+/// Bits of a handle for its index: an instance may hold 2^20 handles of each kind at a time.
 const INDEX_BITS: u32 = 20;
 
-/// The numbers one instance of a plugin has for its metrics.
+/// The handles that one instance of a plugin has for its metrics.
 #[derive(Debug)]
 pub struct MetricHandles {
     metrics: PluginMetrics,
-    /// Which instance this is, counted from 1.
+    /// The number of this instance, counted from 1.
     instance: u32,
     families: Slots<MetricFamily>,
     series: Slots<Series>,
 }
 
-/// Things by number. The upper bits of a number tell whether what it was given out for is still there: numbers of other
-/// instances, and of what was unregistered, mean nothing.
+/// A table of things by number. The upper bits of a number tell whether its thing still exists: numbers from other
+/// instances, and numbers of things that were unregistered, are not valid.
 #[derive(Debug)]
 struct Slots<T> {
     all: Vec<(u32, Option<Arc<T>>)>,
     free: Vec<u32>,
-    /// Of slots that were never used.
+    /// The first generation of a slot.
     first: u32,
-    /// The uppermost bit of their numbers: a family is no series.
+    /// The uppermost bit of the numbers: a family's number is never a series' number.
     kind: u32,
 }
 
 impl<T> Slots<T> {
     fn of(instance: u32, kind: u32) -> Self {
-        // Far from those of the instances before it, as each reuse of a slot is a step.
+        // The generations start far from those of earlier instances, because each reuse of a slot adds one.
         Self { all: Vec::new(), free: Vec::new(), first: instance.wrapping_mul(61), kind }
     }
 
@@ -70,13 +70,13 @@ impl<T> Slots<T> {
 }
 
 impl MetricHandles {
-    /// For a new instance.
+    /// Returns the handles of a new instance.
     pub fn new(metrics: &PluginMetrics) -> Self {
         let instance = metrics.0.instances.fetch_add(1, Relaxed).wrapping_add(1).max(1);
         Self { metrics: metrics.clone(), instance, families: Slots::of(instance, 1), series: Slots::of(instance, 0) }
     }
 
-    /// The same again gives the same handle.
+    /// Registers a metric. The same descriptor again returns the same handle.
     pub fn register(&mut self, descriptor: Descriptor) -> Result<u32, NotRegistered> {
         let family = self.metrics.register(descriptor)?;
         if let Some(handle) = family.handle.get(self.instance) {
@@ -87,7 +87,7 @@ impl MetricHandles {
         Ok(handle)
     }
 
-    /// The series of a family with these label values, in their order.
+    /// Returns the handle of the series with these label values, which are in the order of the labels.
     pub fn with_labels(&mut self, family: u32, values: &[String]) -> Result<u32, NotRegistered> {
         let Some(family) = self.families.get(family) else {
             self.metrics.0.wrong_handles.fetch_add(1, Relaxed);
@@ -102,7 +102,7 @@ impl MetricHandles {
         Ok(handle)
     }
 
-    /// What is wrong is ignored and counted.
+    /// Records a value. A wrong handle or value is ignored and counted.
     pub fn record(&self, series: u32, value: f64) {
         match self.series.get(series) {
             Some(series) if series.record(value) => {}
@@ -111,7 +111,7 @@ impl MetricHandles {
         }
     }
 
-    /// Whether it was there.
+    /// Removes a metric with all its series. Returns whether there was one of this name.
     pub fn unregister(&mut self, name: &str) -> bool {
         let Some(family) = self.metrics.unregister(name) else { return false };
         for handle in family.series().iter().filter_map(|series| series.handle.get(self.instance)) {

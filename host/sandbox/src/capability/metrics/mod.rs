@@ -1,8 +1,9 @@
 //! `metrics`: a plugin's own Prometheus metrics.
 //!
-//! * `descriptor`: what a metric is, and what names and labels are taken; `names`: that it is the same for everyone.
-//! * `series`: what was recorded.
-//! * `handles`: the numbers one instance of a plugin knows them by.
+//! * `descriptor`: the definition of a metric, with the rules for names and labels. `names`: makes sure that a name
+//!   means the same for every plugin.
+//! * `series`: the recorded values.
+//! * `handles`: the numbers by which an instance of a plugin refers to its metrics.
 
 mod descriptor;
 mod handles;
@@ -18,19 +19,19 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What names, help and label values of one series may take on average, in bytes.
+/// Bytes of names, help and label values that a series may take on average.
 const BYTES_PER_SERIES: usize = 512;
 
-/// What a series or a family takes beside its texts, about.
+/// Bytes that a series or a family takes besides its texts, approximately.
 const OVERHEAD: usize = 128;
 
-/// In bytes: longer ones are no labels but texts.
+/// Longest label value, in bytes.
 const LONGEST_VALUE: usize = 256;
 
-/// Metrics of one plugin, whatever their series.
+/// Most metrics of one plugin, regardless of their series.
 const MOST_FAMILIES: usize = 1000;
 
-/// The metrics of one worker, whichever instance of the plugin recorded them. They end with it.
+/// The metrics of one worker, recorded by all instances of its plugin. They end with the worker.
 #[derive(Debug, Clone)]
 pub struct PluginMetrics(Arc<Inner>);
 
@@ -38,7 +39,7 @@ pub struct PluginMetrics(Arc<Inner>);
 struct Inner {
     plugin: Arc<str>,
     names: MetricNames,
-    /// How many series there may be.
+    /// Most series.
     most: usize,
     table: Mutex<Table>,
     instances: AtomicU32,
@@ -49,22 +50,22 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// By the name of the family: a counter and another that differ by `_total` are one.
+    /// Families by name. A counter and another metric whose names differ only by `_total` have the same name here.
     families: BTreeMap<String, Arc<MetricFamily>>,
     series: usize,
     bytes: usize,
 }
 
-/// Why nothing was registered.
+/// Why a metric or a series was not registered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotRegistered {
-    /// The name, a label or the buckets are not taken, and why.
+    /// The name, a label or the buckets break a rule.
     #[error("{0}")]
     InvalidName(String),
-    /// The name means something else already; or these are not the family's labels.
+    /// The name has another meaning already; or the handle or the number of label values is wrong.
     #[error("{0}")]
     Conflict(String),
-    /// So many are taken at most.
+    /// A limit is reached.
     #[error("at most {0} are taken")]
     TooMany(usize),
 }
@@ -76,7 +77,7 @@ impl Default for PluginMetrics {
 }
 
 impl PluginMetrics {
-    /// None yet. `names` are those of all the host's plugins, `most` is how many series there may be.
+    /// Returns an empty set of metrics. `names` are the names of all the host's plugins, `most` is the limit of series.
     pub fn new(plugin: impl Into<Arc<str>>, names: MetricNames, most: usize) -> Self {
         Self(Arc::new(Inner {
             plugin: plugin.into(),
@@ -90,32 +91,32 @@ impl PluginMetrics {
         }))
     }
 
-    /// By name.
+    /// Returns all families, sorted by name.
     pub fn families(&self) -> Vec<Arc<MetricFamily>> {
         self.lock().families.values().cloned().collect()
     }
 
-    /// As Prometheus counts them: each bucket of a histogram is one.
+    /// Returns the number of series as Prometheus counts them: each bucket of a histogram is one.
     pub fn series(&self) -> usize {
         self.lock().series
     }
 
-    /// How often something was refused because there was too much already.
+    /// Returns how often a metric or series was refused because of a limit.
     pub fn overflowed(&self) -> u64 {
         self.0.overflowed.load(Relaxed)
     }
 
-    /// How often a handle meant nothing.
+    /// Returns how often a handle was not valid.
     pub fn wrong_handles(&self) -> u64 {
         self.0.wrong_handles.load(Relaxed)
     }
 
-    /// How often a value meant nothing for its metric.
+    /// Returns how often a value was not valid for its metric.
     pub fn wrong_values(&self) -> u64 {
         self.0.wrong_values.load(Relaxed)
     }
 
-    /// The instance that set the gauges is no more, and nobody knows what they would be.
+    /// Makes all gauges unknown, because the instance that set them has ended.
     pub(crate) fn lose_gauges(&self) {
         for series in self.families().iter().flat_map(|family| family.series()) {
             series.lose();
@@ -164,7 +165,7 @@ impl PluginMetrics {
         Ok(family.add(labels))
     }
 
-    /// What it was, if it was there.
+    /// Removes a metric and returns it, if there was one of this name.
     fn unregister(&self, name: &str) -> Option<Arc<MetricFamily>> {
         let mut table = self.lock();
         table.families.get(family(name)).filter(|known| known.descriptor().name == name)?;
@@ -195,7 +196,7 @@ impl PluginMetrics {
     }
 }
 
-/// Bytes a descriptor keeps.
+/// Returns the bytes that a descriptor takes.
 fn text(descriptor: &Descriptor) -> usize {
     let labels: usize = descriptor.labels.iter().map(String::len).sum();
     OVERHEAD + descriptor.name.len() + descriptor.help.len() + labels + descriptor.buckets.len() * size_of::<f64>()

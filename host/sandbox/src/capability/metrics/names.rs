@@ -2,9 +2,10 @@ use super::descriptor::{Descriptor, MetricKind};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What the metric names of one host mean: whoever registers one says the same as everybody else who has it.
+/// The metric names of one host, with their meaning: every plugin that registers a name must give it the same meaning.
 ///
-/// A counter and a gauge that differ by `_total` alone are one name here, as they are one family in OpenMetrics.
+/// A counter and a gauge whose names differ only by `_total` share a name here, because they are one family in
+/// OpenMetrics.
 #[derive(Debug, Clone, Default)]
 pub struct MetricNames(Arc<Mutex<HashMap<String, Vec<Held>>>>);
 
@@ -14,14 +15,14 @@ struct Held {
     descriptor: Arc<Descriptor>,
 }
 
-/// A name someone has, until this is dropped.
+/// A claim to a name; dropping it gives the name up.
 #[derive(Debug)]
 pub struct Claim {
     names: MetricNames,
     descriptor: Arc<Descriptor>,
 }
 
-/// A name means something else already.
+/// The name has another meaning already.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Conflict {
     #[error("{name} is a {is} of {owner} already, not a {wanted}")]
@@ -35,7 +36,7 @@ pub enum Conflict {
 }
 
 impl Conflict {
-    /// Whether two descriptors of one name say the same.
+    /// Checks that two descriptors of one name are the same.
     pub fn check(owner: &str, is: &Descriptor, wanted: &Descriptor) -> Result<(), Self> {
         let (name, owner) = (is.name.clone(), owner.to_owned());
         if is.kind != wanted.kind || is.name != wanted.name {
@@ -55,7 +56,7 @@ impl Conflict {
 }
 
 impl MetricNames {
-    /// Takes a name, if it means the same for everyone else. Two versions of one owner may differ.
+    /// Claims a name, if it has the same meaning for all other owners. Two versions of one owner may differ.
     pub fn claim(&self, owner: &Arc<str>, descriptor: Descriptor) -> Result<Claim, Conflict> {
         let mut names = self.lock();
         let held = names.entry(descriptor.family().to_owned()).or_default();

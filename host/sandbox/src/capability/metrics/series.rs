@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct MetricFamily {
     claim: Claim,
     by_labels: Mutex<HashMap<Box<str>, Arc<Series>>>,
-    /// In which instance of the plugin it has which handle.
+    /// The family's handle in one instance of the plugin.
     pub(super) handle: Handle,
 }
 
-/// One set of label values and what was recorded for it.
+/// One set of label values, with the recorded value.
 #[derive(Debug)]
 pub struct Series {
     labels: Box<str>,
@@ -23,29 +23,29 @@ pub struct Series {
     pub(super) handle: Handle,
 }
 
-/// Written by the plugin's thread alone, read by anyone.
+/// A value. Only the plugin's thread writes it; any thread may read it.
 #[derive(Debug)]
 enum Value {
     Counter(AtomicU64),
     Gauge(AtomicU64),
     Histogram {
         bounds: Arc<Descriptor>,
-        /// One for each bound, and the one that is infinite; not cumulative.
+        /// The count of each bucket, the infinite one last; not cumulative.
         buckets: Box<[AtomicU64]>,
         sum: AtomicU64,
     },
 }
 
-/// What a series was found to be.
+/// The value of a series when it was read.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Recorded {
-    /// Of a gauge NaN: nothing was set.
+    /// The number of a counter or gauge. NaN: the gauge is not set.
     Number(f64),
-    /// Observations in each bucket, the infinite one last, not cumulative; and their sum.
+    /// The observations in each bucket, the infinite one last, not cumulative; and their sum.
     Histogram { buckets: Vec<u64>, sum: f64 },
 }
 
-/// A number that is a handle in one instance of the plugin, and means nothing in others.
+/// A handle that is valid in one instance of the plugin only.
 #[derive(Debug, Default)]
 pub(super) struct Handle(AtomicU64);
 
@@ -54,7 +54,7 @@ pub(super) struct Handle(AtomicU64);
 impl Handle {
     pub(super) fn get(&self, instance: u32) -> Option<u32> {
         let both = self.0.load(Relaxed);
-        // No instance is the 0th.
+        // Instances count from 1, so 0 means no handle.
         (both >> 32 == u64::from(instance)).then_some(both as u32)
     }
 
@@ -74,7 +74,7 @@ impl MetricFamily {
         self.claim.descriptor()
     }
 
-    /// All there are now, by their labels.
+    /// Returns all series, sorted by their labels.
     pub fn series(&self) -> Vec<Arc<Series>> {
         let mut series: Vec<_> = self.lock().values().cloned().collect();
         series.sort_unstable_by(|a, b| a.labels.cmp(&b.labels));
@@ -91,7 +91,7 @@ impl MetricFamily {
         series
     }
 
-    /// `key="value",…` as both text formats have it: what is said in one line, and escaped.
+    /// Returns the labels as `key="value",…`, escaped and in one line, as both text formats have them.
     pub(super) fn labels(&self, values: &[String]) -> Box<str> {
         let mut labels = String::new();
         for (key, value) in self.descriptor().labels.iter().zip(values) {
@@ -133,7 +133,7 @@ impl Series {
         Self { labels, value, handle: Handle::default() }
     }
 
-    /// `key="value",…`, escaped; empty: it has none.
+    /// Returns the labels as `key="value",…`, escaped; empty if there are none.
     pub fn labels(&self) -> &str {
         &self.labels
     }
@@ -148,12 +148,13 @@ impl Series {
         }
     }
 
-    /// Adds to a counter, sets a gauge, observes for a histogram. False: that value means nothing for it.
+    /// Adds to a counter, sets a gauge, or observes a value for a histogram. Returns false if the value is not valid
+    /// for the metric.
     pub(super) fn record(&self, value: f64) -> bool {
         let add = |total: &AtomicU64| {
             let sum = f64::from_bits(total.load(Relaxed)) + value;
             if sum.is_finite() {
-                // Nobody else writes.
+                // No other thread writes.
                 total.store(sum.to_bits(), Relaxed);
             }
             sum.is_finite()
@@ -177,7 +178,7 @@ impl Series {
         }
     }
 
-    /// Of a gauge nothing is known any more.
+    /// Makes a gauge unknown; other kinds keep their values.
     pub(super) fn lose(&self) {
         if let Value::Gauge(bits) = &self.value {
             bits.store(f64::NAN.to_bits(), Relaxed);
