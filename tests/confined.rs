@@ -305,8 +305,8 @@ fn a_limit_of_file_sizes_below_what_a_plugin_needs_is_named_with_its_value_and_t
     let page = host.until("/v1/plugins/procfs", |page| page.json().get("last_failure").is_some()).json();
     assert_eq!(
         page["last_failure"]["reason"],
-        "trapped: File too large: RLIMIT_FSIZE allows the host files of 8192 bytes, and what the memory of a \
-         plugin begins with is in one; raise it (`ulimit -f unlimited` before the start, or LimitFSIZE= of the service)"
+        "trapped: File too large: RLIMIT_FSIZE limits the host's files to 8192 bytes, and the initial memory \
+         of a plugin is in a file; raise it (`ulimit -f unlimited` before the start, or LimitFSIZE= of the service)"
     );
 }
 

@@ -48,15 +48,15 @@ fn every_ceiling_has_its_own_words() {
         ("panic", "trapped: "),
         ("spin", "used 1"),
         ("wait", "took longer than its deadline of 1000 ms, with "),
-        ("hoard", "wanted more than its 16777216 bytes of memory"),
+        ("hoard", "exceeded its 16777216 bytes of memory"),
         ("recurse", "ran out of stack"),
-        ("long", "gave more than its 4194304 bytes of output"),
-        ("shout", "gave more than its 4194304 bytes of output"),
+        ("long", "returned more than its 4194304 bytes of output"),
+        ("shout", "returned more than its 4194304 bytes of output"),
         ("handles", "held more than its 256 resource handles"),
         ("headers", "trapped: total size of fields exceeds limit"),
         ("random", "trapped: requested len 1073741824 exceeds limit"),
-        ("short", "answered out of contract: 1 values for 1 instances of 2 fields"),
-        ("stranger", "answered out of contract: a failure for row 1 of 1"),
+        ("short", "broke the plugin contract: 1 values for 1 instances of 2 fields"),
+        ("stranger", "broke the plugin contract: a failure for row 1 of 1"),
     ];
     let own = |verb: &str| match verb {
         "hoard" => "limits.memory = '16MiB'",
@@ -91,7 +91,7 @@ fn loops_at_every_stage_of_a_start_end_at_their_deadline() {
     for name in ["init", "init2", "init3", "start"] {
         let reason = reason(&host, name);
         // Whichever is over first where others want the processor too.
-        let both = [" ms of CPU of its 200 ms; ", "took longer than its deadline of 200 ms, with "];
+        let both = [" ms of its 200 ms of CPU time; ", "took longer than its deadline of 200 ms, with "];
         assert!(both.iter().any(|words| reason.contains(words)), "{name}: {reason}");
         assert!(reason.ends_with("; raise limits.init_deadline"), "{name}: {reason}");
     }
@@ -139,11 +139,11 @@ fn files_that_are_no_plugins_are_refused_by_name() {
     ];
     let host = beside_a_healthy_one(&[], "", &plugins);
     for (name, expected) in [
-        ("heavy", "it is not a valid component: an instance of it takes 192000000 bytes beside its memories"),
+        ("heavy", "it is not a valid component: an instance of it takes 192000000 bytes besides its memories"),
         ("nested", "it is not a valid component: "),
         ("truncated", "it is not a valid component: "),
         ("newer", "it speaks version 0.2.0 of the plugin contract; this host speaks 0.1"),
-        ("wanting", "it wants something this host does not offer"),
+        ("wanting", "it imports something that this host does not offer"),
         ("core", "it is a core module, not a component"),
         ("hollow", "it does not export dropsonde:plugin/plugin"),
         ("nothing", "it is empty"),

@@ -62,7 +62,7 @@ fn endless_loops_in_more_plugins_than_cores_are_stopped_and_the_neighbour_misses
     for name in &names[1..] {
         let failure = failure_of(&host, name);
         let reason = failure["reason"].as_str().unwrap();
-        assert!(reason.ends_with(" ms of CPU of its 30 ms; raise limits.cpu"), "{reason}");
+        assert!(reason.ends_with(" ms of its 30 ms of CPU time; raise limits.cpu"), "{reason}");
     }
     assert_eq!(host.get("/metrics").status, 200);
 }
@@ -71,10 +71,7 @@ fn endless_loops_in_more_plugins_than_cores_are_stopped_and_the_neighbour_misses
 fn memory_is_bounded() {
     let host = beside_a_healthy_one("hoard", "[plugins.bad.limits]\nmemory = '8MiB'\n");
     let failure = failure_of(&host, "bad");
-    assert!(
-        failure["reason"].as_str().unwrap().starts_with("wanted more than its 8388608 bytes of memory"),
-        "{failure}"
-    );
+    assert!(failure["reason"].as_str().unwrap().starts_with("exceeded its 8388608 bytes of memory"), "{failure}");
     assert_no_missed_tick(&host);
 }
 
@@ -90,7 +87,7 @@ fn the_stack_is_bounded() {
 fn an_answer_larger_than_the_plugin_may_give_ends_the_call() {
     let host = beside_a_healthy_one("long", "");
     let reason = failure_of(&host, "bad")["reason"].as_str().unwrap().to_owned();
-    assert!(reason.starts_with("gave more than its 4194304 bytes of output"), "{reason}");
+    assert!(reason.starts_with("returned more than its 4194304 bytes of output"), "{reason}");
     assert_no_missed_tick(&host);
 }
 
@@ -203,7 +200,7 @@ fn an_instance_whose_own_cost_exceeds_the_budget_is_set_aside_and_told_what_to_r
     let page = host.until("/v1/plugins/verbs", |page| !page.json()["set_aside"].as_array().unwrap().is_empty()).json();
     let [aside] = &page["set_aside"].as_array().unwrap()[..] else { panic!("{page}") };
     assert_eq!(aside["instance"], "spin");
-    assert!(aside["reason"].as_str().unwrap().ends_with(" ms of CPU of its 30 ms; raise limits.cpu"), "{aside}");
+    assert!(aside["reason"].as_str().unwrap().ends_with(" ms of its 30 ms of CPU time; raise limits.cpu"), "{aside}");
     for name in ["count", "ok"] {
         host.until(&format!("/v1/instances/{name}/usage"), |usage| usage.status == 200);
     }

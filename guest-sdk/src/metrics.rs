@@ -216,7 +216,7 @@ impl fmt::Display for RegisterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::InvalidName(why) | Self::Conflict(why) => f.write_str(why),
-            Self::TooMany(most) => write!(f, "at most {most} are taken"),
+            Self::TooMany(most) => write!(f, "at most {most} are allowed"),
         }
     }
 }

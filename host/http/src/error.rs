@@ -29,7 +29,7 @@ impl ApiError {
         Self { status, message: message.into(), retry_after: None }
     }
 
-    /// `invalid range parameter: "soon" is no duration…`
+    /// `invalid range parameter: "soon" is not a duration…`
     pub(crate) fn invalid(parameter: &str, why: impl std::fmt::Display) -> Self {
         Self::new(StatusCode::BAD_REQUEST, format!("invalid {parameter} parameter: {why}"))
     }

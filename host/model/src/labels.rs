@@ -41,7 +41,7 @@ pub fn is_valid_key(key: &str) -> bool {
 /// Checks labels that a program or the operator gives. They are accepted unchanged or refused.
 pub fn check(labels: &Labels) -> Result<(), String> {
     if labels.len() > MOST {
-        return Err(format!("labels: {} are given; at most {MOST} are taken", labels.len()));
+        return Err(format!("labels: {} are given; at most {MOST} are allowed", labels.len()));
     }
     for (key, value) in labels.iter() {
         if !is_valid_key(key) {

@@ -43,7 +43,7 @@ impl std::str::FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no size; write it like 512KiB, 64MiB or 1GB");
+        let wrong = || format!("{text:?} is not a size; write it like 512KiB, 64MiB or 1GB");
         let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
         let unit: usize = match unit.trim() {
@@ -82,7 +82,7 @@ impl<'de> Deserialize<'de> for Size {
             }
 
             fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<Size, E> {
-                let bytes = usize::try_from(bytes).map_err(|_| E::custom("a size is not negative"))?;
+                let bytes = usize::try_from(bytes).map_err(|_| E::custom("a size must not be negative"))?;
                 let size = Size::bounded(bytes);
                 size.ok_or_else(|| E::custom(format!("{bytes} is too large; at most {LARGEST_TIB}TiB are allowed")))
             }
@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(bytes("4096"), Ok(4096));
         assert_eq!((bytes("1TB"), bytes("1024TiB")), (Ok(1_000_000_000_000), Ok(1 << 50)));
         for wrong in ["", "MiB", "1.5GiB", "-1", "64 megs"] {
-            assert!(bytes(wrong).unwrap_err().contains("is no size"), "{wrong}");
+            assert!(bytes(wrong).unwrap_err().contains("is not a size"), "{wrong}");
         }
         for large in ["99999999999999999999GiB", "99999999999GiB", "1025TiB", "18446744073709551615"] {
             assert!(bytes(large).unwrap_err().contains("too large; at most 1024TiB"), "{large}");

@@ -51,7 +51,7 @@ impl std::str::FromStr for Span {
             Err(_) => match humantime::parse_duration(text) {
                 Ok(span) => span,
                 Err(DurationError::NumberOverflow) => Duration::MAX,
-                Err(_) => return Err(format!("{text:?} is no duration; write it like 30s, 15m, 6h or 7d")),
+                Err(_) => return Err(format!("{text:?} is not a duration; write it like 30s, 15m, 6h or 7d")),
             },
         };
         Self::bounded(span).ok_or_else(|| format!("{text:?} is too long; at most {LONGEST_DAYS}d are allowed"))
@@ -73,9 +73,9 @@ impl<'de> Deserialize<'de> for Span {
             }
 
             fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Span, E> {
-                let seconds = u64::try_from(seconds).map_err(|_| E::custom("a duration is not negative"))?;
+                let seconds = u64::try_from(seconds).map_err(|_| E::custom("a duration must not be negative"))?;
                 let span = Span::bounded(Duration::from_secs(seconds));
-                span.ok_or_else(|| E::custom(format!("{seconds} s are too long; at most {LONGEST_DAYS}d are allowed")))
+                span.ok_or_else(|| E::custom(format!("{seconds} s is too long; at most {LONGEST_DAYS}d are allowed")))
             }
         }
         deserializer.deserialize_any(Text)

@@ -20,7 +20,7 @@ pub fn text(exposition: &str) -> Result<Vec<Family>, String> {
 
 /// Parses OpenMetrics 1.0, without exemplars and timestamps.
 pub fn openmetrics(exposition: &str) -> Result<Vec<Family>, String> {
-    families(exposition.strip_suffix("# EOF\n").ok_or("it does not end with # EOF")?, true)
+    families(exposition.strip_suffix("# EOF\n").ok_or("the text does not end with # EOF")?, true)
 }
 
 /// Returns the value of one series, in whichever family it is.
@@ -32,36 +32,36 @@ pub fn value(families: &[Family], name: &str, labels: &[(&str, &str)]) -> Option
 
 fn families(exposition: &str, is_open: bool) -> Result<Vec<Family>, String> {
     if exposition.contains('\r') {
-        return Err("a carriage return".to_owned());
+        return Err("the text contains a carriage return".to_owned());
     }
     let mut families: Vec<Family> = Vec::new();
-    let lines = exposition.strip_suffix('\n').ok_or("the last line does not end")?;
+    let lines = exposition.strip_suffix('\n').ok_or("the last line has no newline")?;
     for line in lines.split('\n') {
         let wrong = |why: &str| Err(format!("{why}: {line:?}"));
         if let Some(comment) = line.strip_prefix("# ") {
             let mut words = comment.splitn(3, ' ');
             let (Some(what), Some(name), Some(rest)) = (words.next(), words.next(), words.next()) else {
-                return wrong("a comment that is none");
+                return wrong("malformed comment");
             };
             if what == "HELP" {
-                let help = unescaped(rest, is_open).ok_or(format!("help is not escaped: {line:?}"))?;
+                let help = unescaped(rest, is_open).ok_or(format!("help text is not escaped: {line:?}"))?;
                 let (name, kind) = (name.to_owned(), String::new());
                 families.push(Family { name, kind, help, samples: Vec::new() });
                 continue;
             }
             let family = families.last_mut().filter(|family| family.name == name && family.samples.is_empty());
-            let Some(family) = family else { return wrong("not of the family before it") };
+            let Some(family) = family else { return wrong("the comment does not belong to the family before it") };
             match what {
                 "TYPE" if family.kind.is_empty() => family.kind = rest.to_owned(),
                 "UNIT" if is_open && !rest.is_empty() && name.ends_with(&format!("_{rest}")) => {}
-                _ => return wrong("a comment that does not belong there"),
+                _ => return wrong("misplaced comment"),
             }
             continue;
         }
-        let (name, labels, value) = sample(line).ok_or(format!("no sample: {line:?}"))?;
-        let Some(family) = families.last_mut() else { return wrong("of no family") };
+        let (name, labels, value) = sample(line).ok_or(format!("not a sample: {line:?}"))?;
+        let Some(family) = families.last_mut() else { return wrong("sample without a family") };
         if !belongs(family, &name, &labels, is_open) {
-            return wrong(&format!("not of the {} {}", family.kind, family.name));
+            return wrong(&format!("the sample does not belong to the {} {}", family.kind, family.name));
         }
         family.samples.push((name, labels, value));
     }
@@ -71,7 +71,7 @@ fn families(exposition: &str, is_open: bool) -> Result<Vec<Family>, String> {
         // In OpenMetrics the name of a family must not equal the name of another family's samples either.
         for name in [family.name.clone()].into_iter().chain(parts(family, is_open)).collect::<BTreeSet<_>>() {
             if !seen.insert(name.clone()) {
-                return Err(format!("{name} is there twice"));
+                return Err(format!("duplicate name {name}"));
             }
         }
     }
@@ -99,25 +99,25 @@ fn belongs(family: &Family, name: &str, labels: &Labels, is_open: bool) -> bool 
 fn check(family: &Family) -> Result<(), String> {
     let wrong = |why: &str| Err(format!("{why}: {family:?}"));
     if family.samples.is_empty() {
-        return wrong("a family without samples");
+        return wrong("family without samples");
     }
     if family.help.is_empty() {
-        return wrong("no help");
+        return wrong("family without help");
     }
     let mut seen = BTreeSet::new();
     let mut buckets: BTreeMap<Labels, Vec<(f64, f64)>> = BTreeMap::new();
     for (name, labels, value) in &family.samples {
         if !seen.insert((name, labels)) {
-            return wrong("the same series twice");
+            return wrong("duplicate series");
         }
         let is_count = family.kind == "counter" || name.ends_with("_bucket") || name.ends_with("_count");
         if is_count && family.kind != "gauge" && (value.is_nan() || *value < 0.0) {
-            return wrong("a counter that is no number from 0 on");
+            return wrong("a count is negative or not a number");
         }
         if let Some(le) = labels.get("le") {
             let mut others = labels.clone();
             others.remove("le");
-            let bound = number(le).filter(|_| le.contains(['.', 'e', 'I'])).ok_or(format!("no bound: {le:?}"))?;
+            let bound = number(le).filter(|_| le.contains(['.', 'e', 'I'])).ok_or(format!("not a bound: {le:?}"))?;
             buckets.entry(others).or_default().push((bound, *value));
         }
     }
@@ -125,10 +125,10 @@ fn check(family: &Family) -> Result<(), String> {
         let count = value(std::slice::from_ref(family), &format!("{}_count", family.name), &pairs(labels));
         let last = buckets.last().copied();
         if !buckets.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1) || last.map(|last| last.0) != Some(f64::INFINITY) {
-            return wrong("buckets that do not ascend to infinity");
+            return wrong("buckets do not ascend to infinity");
         }
         if last.map(|last| last.1) != count {
-            return wrong("a count that is not that of all buckets");
+            return wrong("the count differs from the last bucket");
         }
     }
     Ok(())

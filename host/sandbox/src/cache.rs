@@ -45,7 +45,7 @@ impl Cache {
         let folder = folder.filter(|CacheFolder { path, .. }| {
             let made = make_private(path);
             if let Err(error) = &made {
-                tracing::warn!(folder = %path.display(), %error, "compiled plugins are not kept; each start compiles them");
+                tracing::warn!(folder = %path.display(), %error, "cannot use the compile cache; each start compiles all plugins");
             }
             made.is_ok()
         });
@@ -80,9 +80,9 @@ impl Cache {
     fn keep(&self, folder: &CacheFolder, entry: &Entry, compiled: &[u8]) {
         let _putting = self.putting.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = entry.put(compiled) {
-            tracing::warn!(folder = %folder.path.display(), %error, "cannot keep a compiled plugin");
+            tracing::warn!(folder = %folder.path.display(), %error, "cannot write a compiled plugin to the cache");
         } else if let Err(error) = folder.make_room(entry) {
-            tracing::warn!(folder = %folder.path.display(), %error, "cannot make room for compiled plugins");
+            tracing::warn!(folder = %folder.path.display(), %error, "cannot evict old entries from the compile cache");
         }
     }
 
@@ -156,7 +156,7 @@ impl Entry {
         // Reads in pieces: the file may be large, and its bytes are needed only for the checksum.
         found.update_reader(fs::File::open(&self.code).ok()?).ok()?;
         if found.finalize().as_bytes() != expected.as_slice() {
-            tracing::warn!(file = %self.code.display(), "a compiled plugin was damaged; compiling it again");
+            tracing::warn!(file = %self.code.display(), "corrupt entry in the compile cache; compiling the plugin again");
             return None;
         }
         let component = map(engine, &self.code)?;
@@ -188,7 +188,7 @@ fn map(engine: &Engine, code: &Path) -> Option<Component> {
     match unsafe { Component::deserialize_file(engine, code) } {
         Ok(component) => Some(component),
         Err(error) => {
-            tracing::warn!(file = %code.display(), error = format!("{error:#}"), "a compiled plugin cannot be used");
+            tracing::warn!(file = %code.display(), error = format!("{error:#}"), "unusable entry in the compile cache; compiling the plugin again");
             None
         }
     }

@@ -77,7 +77,8 @@ impl Compiler {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn();
-        let mut child = child.map_err(|error| Refused::Compiler(format!("it cannot be started: {error}")))?;
+        let mut child =
+            child.map_err(|error| Refused::Compiler(format!("the compiler process cannot be started: {error}")))?;
         let (compiled, end) = thread::scope(|scope| {
             let pid = Pid::from_child(&child);
             let watch = scope.spawn(move || {
@@ -145,7 +146,7 @@ fn talk(child: &mut Child, component: &[u8]) -> io::Result<(Vec<u8>, String)> {
         let mut compiled = Vec::new();
         output.take(LARGEST_OUTPUT + 1).read_to_end(&mut compiled)?;
         if compiled.len() as u64 > LARGEST_OUTPUT {
-            return Err(io::Error::other(format!("it made more than {LARGEST_OUTPUT} bytes")));
+            return Err(io::Error::other(format!("the compiled component has more than {LARGEST_OUTPUT} bytes")));
         }
         Ok((compiled, complaint.join().unwrap_or_default()))
     })

@@ -15,14 +15,14 @@ pub enum CallError {
     #[error("trapped: {0}")]
     Trapped(Trap),
     /// The call was stopped because it used up its CPU time. How much it needed in total is not known.
-    #[error("used {} of CPU of its {}; raise {setting}", at_least(*used), at_least(*budget))]
+    #[error("used {} of its {} of CPU time; raise {setting}", at_least(*used), at_least(*budget))]
     CpuExhausted {
         used: Duration,
         budget: Duration,
         /// The configuration key of the budget.
         setting: &'static str,
     },
-    #[error("took longer than its deadline of {}, with {} of CPU; raise {setting}", at_least(*deadline), at_least(*cpu))]
+    #[error("took longer than its deadline of {}, with {} of CPU time; raise {setting}", at_least(*deadline), at_least(*cpu))]
     DeadlineExceeded {
         deadline: Duration,
         /// CPU time used until then. If it is small, the plugin waited or the machine was busy.
@@ -31,13 +31,15 @@ pub enum CallError {
         setting: &'static str,
     },
     /// The plugin asked for more memory than its limit, and ended when the host refused.
-    #[error("wanted more than its {limit} bytes of memory (limits.memory): {trap}")]
+    #[error("exceeded its {limit} bytes of memory; raise limits.memory: {trap}")]
     MemoryExhausted { limit: usize, trap: Trap },
     /// The answer does not have the form that the contract requires.
-    #[error("answered out of contract: {0}")]
+    #[error("broke the plugin contract: {0}")]
     OutOfContract(String),
     /// The plugin returned more bytes than a call may, or passed more than 128 KiB to a host function.
-    #[error("gave more than its {0} bytes of output (limits.output), or than 128 KiB to one host function")]
+    #[error(
+        "returned more than its {0} bytes of output (limits.output), or passed more than 128 KiB to a host function"
+    )]
     OutputExceeded(usize),
     /// The plugin held more resources than it may: descriptors, streams, pollables, requests.
     #[error("held more than its {0} resource handles (limits.handles)")]
@@ -46,11 +48,11 @@ pub enum CallError {
     #[error("ran out of stack: {0}")]
     StackExhausted(Trap),
     /// The host could not create the instance to call.
-    #[error("no instance of it could be made: {0}")]
+    #[error("cannot create an instance: {0}")]
     NoInstance(Box<CallError>),
     /// There was no answer in time, and the thread still waits in a system call. This happens, for example, with a file
     /// on a network file system that is gone. The worker cannot be used any more.
-    #[error("took longer than its deadline of {0:?}, and still does: its thread waits for the system")]
+    #[error("took longer than its deadline of {0:?}, and still runs: its thread waits in a system call")]
     Stuck(Duration),
     /// The worker's thread has ended: the host is stopping, or the machine could not start the thread.
     #[error("the worker has stopped")]
@@ -203,7 +205,7 @@ pub(crate) fn explained(mut message: String) -> String {
 fn limit_of_file_sizes() -> Option<String> {
     let allowed = getrlimit(Resource::Fsize).current?;
     Some(format!(
-        ": RLIMIT_FSIZE allows the host files of {allowed} bytes, and what the memory of a plugin begins with is in one; \
+        ": RLIMIT_FSIZE limits the host's files to {allowed} bytes, and the initial memory of a plugin is in a file; \
          raise it (`ulimit -f unlimited` before the start, or LimitFSIZE= of the service)"
     ))
 }
@@ -212,7 +214,7 @@ fn limit_of_file_sizes() -> Option<String> {
 fn shortage_of_address_space() -> Option<String> {
     let allowed = getrlimit(Resource::As).current?;
     Some(format!(
-        ": RLIMIT_AS allows the host {} MiB of address space, where threads, stacks and plugins (each {} MiB) want some \
+        ": RLIMIT_AS allows the host {} MiB of address space, but threads, stacks and plugins ({} MiB each) need some \
          GiB; raise it (`ulimit -v unlimited` before the start, or LimitAS= of the service)",
         allowed >> 20,
         Limits::default().memory >> 20
@@ -242,7 +244,7 @@ mod tests {
             budget: Duration::from_millis(100),
             setting: "limits.cpu",
         };
-        assert_eq!(used.to_string(), "used 101 ms of CPU of its 100 ms; raise limits.cpu");
+        assert_eq!(used.to_string(), "used 101 ms of its 100 ms of CPU time; raise limits.cpu");
         let late = CallError::DeadlineExceeded {
             deadline: Duration::from_secs(1),
             cpu: Duration::from_micros(250),
@@ -250,7 +252,7 @@ mod tests {
         };
         assert_eq!(
             late.to_string(),
-            "took longer than its deadline of 1000 ms, with 250 µs of CPU; raise poll.timeout"
+            "took longer than its deadline of 1000 ms, with 250 µs of CPU time; raise poll.timeout"
         );
     }
 

@@ -106,7 +106,7 @@ mod tests {
         for (name, meant) in [("example.com", "https://example.com"), ("db:8080", "https://db:8080")] {
             assert!(refused(name).ends_with(&format!("did you mean \"{meant}\"?")), "{}", refused(name));
         }
-        assert!(refused("10.0.0.0/99").ends_with("it is no network such as 10.0.0.0/8"));
+        assert!(refused("10.0.0.0/99").ends_with("it is not a network such as 10.0.0.0/8"));
         let network = refused("10.0.0.0/8");
         assert!(network.starts_with("cannot grant \"10.0.0.0/8\": ") && network.contains("no origin"), "{network}");
         let both = ["http://db.internal", "10.0.0.0/8"].map(|what| Need::Http(what.to_owned()));

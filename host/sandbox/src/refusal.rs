@@ -21,9 +21,9 @@ pub enum Refused {
     Version { found: String },
     #[error("it exports {PACKAGE}plugin, but neither sampler nor source nor observer, so it can do nothing here")]
     NoRole,
-    #[error("it wants something this host does not offer, or offers in another shape: {0}")]
+    #[error("it imports something that this host does not offer, or offers with another type: {0}")]
     Import(String),
-    #[error("an export does not have the shape the contract gives it: {0}")]
+    #[error("an export does not have the type that the contract defines: {0}")]
     Export(String),
 }
 

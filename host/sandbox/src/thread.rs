@@ -260,7 +260,7 @@ fn check(readings: &Readings, rows: usize, columns: usize) -> Result<(), CallErr
 /// Checks that all numbers are finite.
 fn check_stats(stats: &Stats) -> Result<(), CallError> {
     match stats.no_number() {
-        Some(name) => Err(CallError::OutOfContract(format!("{name} is no number"))),
+        Some(name) => Err(CallError::OutOfContract(format!("{name} is not a number"))),
         None => Ok(()),
     }
 }

@@ -34,7 +34,7 @@ pub(crate) fn check(component: &[u8]) -> Result<(), String> {
     }
     let takes = heaviest.saturating_mul(instances.min(INSTANCES as u64));
     if takes > MOST {
-        return Err(format!("an instance of it takes {takes} bytes beside its memories; at most {MOST} are given"));
+        return Err(format!("an instance of it takes {takes} bytes besides its memories; at most {MOST} are allowed"));
     }
     Ok(())
 }
@@ -52,7 +52,7 @@ mod tests {
     #[test]
     fn what_is_instantiated_again_and_again_counts_each_time() {
         assert_eq!(check(&component(100_000, 4)), Ok(()));
-        assert!(check(&component(100_000, 60)).unwrap_err().contains("bytes beside its memories"));
+        assert!(check(&component(100_000, 60)).unwrap_err().contains("bytes besides its memories"));
         assert_eq!(check(&component(100, 60)), Ok(()));
     }
 }

@@ -33,7 +33,7 @@ impl Dirs {
                     plugin,
                     path = name,
                     error = format!("{error:#}"),
-                    "a directory it is granted cannot be opened"
+                    "cannot open a granted directory; the plugin does not see it"
                 );
             }
         }

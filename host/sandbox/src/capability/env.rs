@@ -8,7 +8,7 @@ pub(crate) struct Env(Vec<String>);
 impl Env {
     pub(crate) fn grant(&mut self, name: &str) -> Result<(), String> {
         if name.is_empty() || name.contains(['=', '\0']) {
-            return Err("it is no name of an environment variable".to_owned());
+            return Err("it is not the name of an environment variable".to_owned());
         }
         self.0.push(name.to_owned());
         Ok(())

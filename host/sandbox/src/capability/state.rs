@@ -57,7 +57,7 @@ impl SavedState {
 
     pub(crate) fn save(&self, bytes: Vec<u8>) -> Result<(), String> {
         if bytes.len() > LARGEST {
-            return Err(format!("{} bytes; at most {LARGEST} are kept", bytes.len()));
+            return Err(format!("the state has {} bytes; at most {LARGEST} are kept", bytes.len()));
         }
         self.with(|saved| *saved = Saved { bytes: Some(bytes), times: saved.times + 1, kept: saved.kept });
         Ok(())

@@ -109,7 +109,7 @@ impl Exports {
 
     pub(crate) async fn sample(&self, store: &mut Store<Guest>, tick: Tick, instances: &[String]) -> Answer<Readings> {
         let Some(sampler) = &self.sampler else {
-            return Ok(Err(CallError::OutOfContract("it is no sampler".to_owned())));
+            return Ok(Err(CallError::OutOfContract("it is not a sampler".to_owned())));
         };
         let readings = sampler.call_sample(&mut *store, tick.into(), instances).await?.map_err(failed);
         let guest = store.data();
@@ -124,7 +124,7 @@ impl Exports {
 impl Exports {
     pub(crate) async fn collect(&self, store: &mut Store<Guest>, tick: Tick) -> Answer<Stats> {
         let Some(source) = &self.source else {
-            return Ok(Err(CallError::OutOfContract("it is no source".to_owned())));
+            return Ok(Err(CallError::OutOfContract("it is not a source".to_owned())));
         };
         Ok(source.call_collect(store, tick.into()).await?.map(Stats::from).map_err(failed))
     }
@@ -133,7 +133,7 @@ impl Exports {
 impl Exports {
     pub(crate) async fn observe(&self, store: &mut Store<Guest>, tick: Tick, events: Vec<Event>) -> Answer<()> {
         let Some(observer) = &self.observer else {
-            return Ok(Err(CallError::OutOfContract("it is no observer".to_owned())));
+            return Ok(Err(CallError::OutOfContract("it is not an observer".to_owned())));
         };
         let translated = |Event { at_ms, name, subject, value, attributes }| observer::Event {
             at_ms,

@@ -31,7 +31,7 @@ impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || "it is no network such as 10.0.0.0/8".to_owned();
+        let bad = || "it is not a network such as 10.0.0.0/8".to_owned();
         let (first, bits) = text.split_once('/').ok_or_else(bad)?;
         let (first, bits): (IpAddr, u32) = (first.parse().map_err(|_| bad())?, bits.parse().map_err(|_| bad())?);
         let all = if first.is_ipv4() { 32 } else { 128 };

@@ -34,7 +34,7 @@ impl Origins {
     /// Explains why networks alone are useless, if no origin is granted.
     pub(crate) fn useless(&self) -> Option<String> {
         (self.origins.is_empty() && !self.networks.is_empty()).then(|| {
-            "it is a network that names may lead to, and no origin is granted; add one, such as http://db.example:8080"
+            "it is a network that host names may resolve to, but no origin is granted; add one, such as http://db.example:8080"
                 .to_owned()
         })
     }
@@ -67,7 +67,7 @@ fn not_an_origin(what: &str, why: String) -> String {
     let meant = format!("https://{what}");
     match Origin::parse(&meant) {
         Ok(origin) if origin.host.parse::<IpAddr>().is_err() && !what.contains('/') => {
-            format!("it is no origin, which begins with http:// or https://; did you mean {meant:?}?")
+            format!("it is not an origin: an origin begins with http:// or https://; did you mean {meant:?}?")
         }
         _ => why,
     }
@@ -75,13 +75,13 @@ fn not_an_origin(what: &str, why: String) -> String {
 
 impl Origin {
     fn parse(text: &str) -> Result<Self, String> {
-        let uri: Uri = text.parse().map_err(|_| "it is no origin such as https://example.com:8443".to_owned())?;
+        let uri: Uri = text.parse().map_err(|_| "it is not an origin such as https://example.com:8443".to_owned())?;
         let has_more = uri.path_and_query().is_some_and(|rest| rest.as_str() != "/")
             || uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
         if has_more {
-            return Err("an origin is scheme, host and port, and no more".to_owned());
+            return Err("an origin is only scheme, host and port".to_owned());
         }
-        Self::of(&uri).ok_or_else(|| "it is no origin such as https://example.com:8443".to_owned())
+        Self::of(&uri).ok_or_else(|| "it is not an origin such as https://example.com:8443".to_owned())
     }
 
     /// Returns the origin of a URI. None if its scheme is not http or https, or if it names no host.

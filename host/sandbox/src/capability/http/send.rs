@@ -210,11 +210,11 @@ fn trust() -> Option<Arc<ClientConfig>> {
         let mut roots = RootCertStore::empty();
         let found = rustls_native_certs::load_native_certs();
         for error in &found.errors {
-            tracing::warn!(%error, "some of this machine's trusted certificates cannot be read");
+            tracing::warn!(%error, "cannot read some of this machine's trusted certificates");
         }
         roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
-            tracing::error!("this machine trusts no certificates, so that no https works; install ca-certificates");
+            tracing::error!("this machine trusts no certificates, so https does not work; install ca-certificates");
             return None;
         }
         let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();

@@ -23,23 +23,25 @@ pub enum MetricKind {
 /// Why a metric cannot be exposed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadDescriptor {
-    #[error("{0:?} is no metric name: [a-zA-Z_:][a-zA-Z0-9_:]*, at most {LONGEST_NAME} bytes")]
+    #[error("{0:?} is not a metric name: [a-zA-Z_:][a-zA-Z0-9_:]*, at most {LONGEST_NAME} bytes")]
     Name(String),
-    #[error("{0:?} is taken: `dropsonde_` is the host's, `up`, `scrape_` and `exported_` are Prometheus'")]
+    #[error(
+        "{0:?} is reserved: `dropsonde_` belongs to the host; `up`, `scrape_` and `exported_` belong to Prometheus"
+    )]
     Reserved(String),
-    #[error("{0:?} is a counter, and so ends in `_total`")]
+    #[error("{0:?} is a counter; its name must end in `_total`")]
     NoTotal(String),
-    #[error("{name:?} ends in `{suffix}`: `_total` is for counters, the others for parts of histograms")]
+    #[error("{name:?} ends in `{suffix}`, which is only for counters (`_total`) or for parts of other metrics")]
     Suffix { name: String, suffix: &'static str },
     #[error("label {0:?}: a label is [a-zA-Z_][a-zA-Z0-9_]*, does not begin with `__`, and is not one of {LABELS:?}")]
     Label(String),
-    #[error("label {0:?} is there twice")]
+    #[error("label {0:?} is given twice")]
     Twice(String),
-    #[error("{0} labels; at most {MOST_LABELS} are taken")]
+    #[error("{0} labels are given; at most {MOST_LABELS} are allowed")]
     Labels(usize),
-    #[error("buckets ascend, are finite, and are at most {MOST_BUCKETS}")]
+    #[error("buckets must ascend and be finite; at most {MOST_BUCKETS} are allowed")]
     Buckets,
-    #[error("only a histogram has buckets")]
+    #[error("only a histogram can have buckets")]
     NoHistogram,
 }
 

@@ -91,7 +91,7 @@ impl MetricHandles {
     pub fn with_labels(&mut self, family: u32, values: &[String]) -> Result<u32, NotRegistered> {
         let Some(family) = self.families.get(family) else {
             self.metrics.0.wrong_handles.fetch_add(1, Relaxed);
-            return Err(NotRegistered::Conflict(format!("{family} is no family of this instance of the plugin")));
+            return Err(NotRegistered::Conflict(format!("{family} is not a family of this instance of the plugin")));
         };
         let series = self.metrics.with_labels(family, values)?;
         if let Some(handle) = series.handle.get(self.instance) {

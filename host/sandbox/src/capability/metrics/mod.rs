@@ -66,7 +66,7 @@ pub enum NotRegistered {
     #[error("{0}")]
     Conflict(String),
     /// A limit is reached.
-    #[error("at most {0} are taken")]
+    #[error("at most {0} are allowed")]
     TooMany(usize),
 }
 

@@ -25,13 +25,13 @@ pub struct Claim {
 /// The name has another meaning already.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Conflict {
-    #[error("{name} is a {is} of {owner} already, not a {wanted}")]
+    #[error("{name} is already a {is} of {owner}, not a {wanted}")]
     Kind { name: String, owner: String, is: MetricKind, wanted: MetricKind },
-    #[error("{name} of {owner} has the labels {is:?} already, not {wanted:?}")]
+    #[error("{name} of {owner} already has the labels {is:?}, not {wanted:?}")]
     Labels { name: String, owner: String, is: Vec<String>, wanted: Vec<String> },
-    #[error("{name} of {owner} has another help already: {is:?}")]
+    #[error("{name} of {owner} already has another help text: {is:?}")]
     Help { name: String, owner: String, is: String },
-    #[error("{name} of {owner} has other buckets already")]
+    #[error("{name} of {owner} already has other buckets")]
     Buckets { name: String, owner: String },
 }
 
