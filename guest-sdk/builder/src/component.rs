@@ -2,10 +2,10 @@ use anyhow::{Context, Result, bail};
 use wit_component::ComponentEncoder;
 
 const MAGIC: &[u8; 4] = b"\0asm";
-/// The four bytes after the magic: version 1, layer 0.
+/// The four bytes after the magic: version 1, layer 0 (a core module).
 const CORE_MODULE: &[u8; 4] = &[1, 0, 0, 0];
 
-/// Makes a component from what the compiler wrote: a core module that carries its WIT world, or already a component.
+/// Makes a component from the compiler's output: a core module that contains its WIT world, or a component already.
 pub fn componentize(wasm: &[u8]) -> Result<Vec<u8>> {
     let Some((magic, rest)) = wasm.split_first_chunk::<4>() else { bail!("the compiler's output is empty") };
     if magic != MAGIC {

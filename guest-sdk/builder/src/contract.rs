@@ -1,4 +1,4 @@
-//! The plugin contract, wit/, as it was when this was built.
+//! The files of the plugin contract in wit/, included at build time.
 
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -22,7 +22,7 @@ const FILES: [(&str, &str); 10] = wit![
     "worlds.wit"
 ];
 
-/// Writes the contract's files into a folder.
+/// Writes the files of the contract into a folder.
 pub(crate) fn write_contract(folder: &Path) -> Result<()> {
     for (name, text) in FILES {
         std::fs::write(folder.join(name), text).with_context(|| format!("cannot write to {}", folder.display()))?;

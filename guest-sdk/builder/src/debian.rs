@@ -1,4 +1,5 @@
-//! Debian packages in a private folder: apt with its own lists and cache, `dpkg -x`. Nothing is installed, no root.
+//! Unpacks Debian packages into a private folder, with apt's own lists and cache there and with `dpkg -x`. It installs
+//! nothing and does not need root.
 
 use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
@@ -6,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Downloads the named packages (without what they depend on) and unpacks them into `root`, whole or not at all.
+/// Downloads the named packages, without their dependencies, and unpacks all of them into `root`, or nothing.
 pub fn unpack(packages: &[&str], root: &Path) -> Result<()> {
     let apt = Apt::in_folder(with_suffix(root, ".apt"))?;
     apt.update()?;
@@ -14,7 +15,7 @@ pub fn unpack(packages: &[&str], root: &Path) -> Result<()> {
     apt.clean_up()
 }
 
-/// apt-get with everything it writes in one folder.
+/// apt-get, with all files that it writes in one folder.
 pub(crate) struct Apt {
     folder: PathBuf,
 }
@@ -31,7 +32,7 @@ impl Apt {
         run(self.command("apt-get").args(["update", "-qq"])).map(drop)
     }
 
-    /// The names in a package's Depends field, alternatives and versions left out.
+    /// Returns the names in a package's Depends field, without alternatives and versions.
     pub(crate) fn dependencies(&self, package: &str) -> Result<Vec<String>> {
         let shown = run(self.command("apt-cache").args(["show", "--no-all-versions", package]))?;
         let depends = shown.lines().find_map(|line| line.strip_prefix("Depends: ")).unwrap_or_default();
@@ -69,7 +70,7 @@ impl Apt {
             format!("Dir::State::Lists={}", at("lists")),
             format!("Dir::Cache={}", at("cache")),
             "Debug::NoLocking=1".to_owned(),
-            // As root, apt would download as a user who cannot enter the folder, and warn about it.
+            // When run by root, apt would download as a user who cannot enter the folder, and warn about it.
             "APT::Sandbox::User=root".to_owned(),
         ] {
             command.arg("-o").arg(option);

@@ -1,4 +1,4 @@
-//! `cargo dev`: sets up what is missing on this machine, then runs the host or the tests.
+//! `cargo dev`: sets up missing tools on this machine, then runs the host or the tests.
 
 use anyhow::{Context, Result, bail};
 use dropsonde_builder::{Toolchain, step, unpack_debian_packages};
@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 const HELP: &str = "\
-Sets up what is missing on this machine, then runs the host or the tests.
-Everything fetched stays under target/; a second run is quick. `cargo clean` removes it all.
+Sets up missing tools on this machine, then runs the host or the tests.
+All downloads stay under target/, so a second run is quick. `cargo clean` removes them.
 
 Usage: cargo dev <COMMAND> [ARGUMENTS]
 
 Commands:
   run [ARGUMENTS]   builds the host (release) and runs it: `cargo dev run --listen 127.0.0.1:9191`
   test [ARGUMENTS]  runs all tests: `cargo dev test --test all -- plugins`
-  setup             only sets up, so that plain cargo works: crates, a wasm-capable compiler, Prometheus,
+  setup             only sets up what plain cargo needs: crates, a wasm-capable compiler, Prometheus,
                     componentize-py, componentize-qjs and schemathesis
 ";
 
@@ -28,12 +28,12 @@ fn main() -> ExitCode {
         Some("test") => test(&rest),
         Some("setup") => setup().and_then(|target| test_tools(&target)),
         None | Some("help" | "-h" | "--help") => {
-            // Whoever closes the pipe has read enough.
+            // The reader may have closed the pipe.
             let _ = write!(io::stdout(), "{HELP}");
             return ExitCode::SUCCESS;
         }
         Some(other) => {
-            let _ = writeln!(io::stderr(), "error: no command is named {other:?}\n\n{HELP}");
+            let _ = writeln!(io::stderr(), "error: unknown command {other:?}\n\n{HELP}");
             return ExitCode::from(2);
         }
     };
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
 
 fn run(args: &[String]) -> Result<()> {
     let target = setup()?;
-    step("building the host (from nothing: some minutes)", || {
+    step("building the host (the first time: some minutes)", || {
         cargo(["build", "--release", "--package", "dropsonde", "--bin", "dropsonde"].iter())
     })?;
     let mut host = Command::new(target.join("release/dropsonde"));
@@ -59,15 +59,15 @@ fn run(args: &[String]) -> Result<()> {
 fn test(args: &[String]) -> Result<()> {
     let target = setup()?;
     test_tools(&target)?;
-    step("building and running the tests (from nothing: some minutes)", || {
+    step("building and running the tests (the first time: some minutes)", || {
         cargo(["test", "--workspace"].iter().copied().chain(args.iter().map(String::as_str)))
     })
 }
 
-/// Crates and a wasm-capable toolchain. Returns the target directory.
+/// Sets up crates and a wasm-capable toolchain. Returns the target directory.
 fn setup() -> Result<PathBuf> {
     if Command::new("cc").arg("--version").output().is_err() {
-        bail!("cc is not on this machine, and Rust links with it: `apt install gcc libc6-dev`");
+        bail!("cc is not installed, and Rust links with it: `apt install gcc libc6-dev`");
     }
     let root =
         Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("this tool lies in guest-sdk/builder")?;
@@ -78,7 +78,7 @@ fn setup() -> Result<PathBuf> {
     Ok(target)
 }
 
-/// What the tests use beside the host's own.
+/// Sets up the additional tools of the tests.
 fn test_tools(target: &Path) -> Result<()> {
     prometheus(target)?;
     componentize_py(&target.join("languages/python"))?;
@@ -86,13 +86,13 @@ fn test_tools(target: &Path) -> Result<()> {
     schemathesis(&target.join("schemathesis"))
 }
 
-/// The tests ask the API what nobody would think of asking, by its own description.
+/// schemathesis sends unusual requests to the API, generated from the API's own description.
 fn schemathesis(folder: &Path) -> Result<()> {
     const REQUIREMENTS: &str = "schemathesis==4.32.5\nopenapi-spec-validator==0.9.0\n";
     python(folder, REQUIREMENTS, "schemathesis, for the API")
 }
 
-/// The tests build plugins in Python, with the version new ones are made for.
+/// The tests build Python plugins with the componentize-py version of new plugins.
 fn componentize_py(folder: &Path) -> Result<()> {
     const REQUIREMENTS: &str = include_str!("../../templates/python/requirements.txt");
     python(folder, REQUIREMENTS, "componentize-py, for plugins in Python")
@@ -106,7 +106,7 @@ fn python(folder: &Path, requirements: &str, what: &str) -> Result<()> {
     })
 }
 
-/// The same for JavaScript.
+/// The tests build JavaScript plugins with the componentize-qjs version of new plugins.
 fn componentize_js(folder: &Path) -> Result<()> {
     const PACKAGE: &str = include_str!("../../templates/js/package.json");
     let package = PACKAGE.replace("{{name}}", "languages").replace("{{about}}", "").replace("{{world}}", "");
@@ -116,7 +116,7 @@ fn componentize_js(folder: &Path) -> Result<()> {
     })
 }
 
-/// Installs what a file names, unless that is done. The file is there once it was.
+/// Installs what a requirements file names, unless that was done. The file `installed` records it.
 fn installed(folder: &Path, file: &str, wanted: &str, what: &str, install: impl FnOnce() -> Result<()>) -> Result<()> {
     let done = folder.join("installed");
     if std::fs::read_to_string(&done).is_ok_and(|installed| installed == wanted) {
@@ -140,7 +140,8 @@ fn run_in(folder: &Path, program: &str, args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The tests are scraped by Prometheus, and ask its linter. Debian has both; elsewhere they must be on the PATH.
+/// Prometheus scrapes the hosts of the tests, and promtool checks their metrics. Debian has both; elsewhere they must
+/// be on the PATH.
 fn prometheus(target: &Path) -> Result<()> {
     let unpacked = target.join("prometheus");
     let is_there = |program| Command::new(program).arg("--version").output().is_ok();
@@ -160,7 +161,7 @@ fn cargo(args: impl Iterator<Item = impl AsRef<std::ffi::OsStr>>) -> Result<()> 
     Ok(())
 }
 
-/// Becomes the host, so that signals reach it and its exit code is ours.
+/// Replaces this process by the host, so that signals reach the host and its exit code is returned.
 fn replace(mut command: Command) -> Result<()> {
     use std::os::unix::process::CommandExt;
     let error = command.exec();

@@ -1,4 +1,4 @@
-//! Makes plugins: new ones, and from their sources one `.wasm` component.
+//! Creates new plugins, and builds plugins: from their sources to one `.wasm` component.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
@@ -14,12 +14,13 @@
 //!
 //! # Layout
 //!
-//! * `toolchain`: which compiler can make wasm here, and how to get one.
+//! * `toolchain`: finds or fetches a compiler for wasm.
 //! * `debian`: unpacks Debian packages into a private folder, without root.
-//! * `project`: a plugin's sources, in whichever language; `template`: new ones.
-//! * `plugin`: runs cargo for a plugin's crate; `script`: the tools for Python and JavaScript, with the `contract`.
-//! * `component`: from core module to component.
-//! * `progress`: one line per step, with its time.
+//! * `project`: a plugin's sources, in any language. `template`: new plugins.
+//! * `plugin`: runs cargo for a plugin's crate. `script`: runs the tools for Python and JavaScript, with the
+//!   `contract`.
+//! * `component`: turns a core module into a component.
+//! * `progress`: prints each step with its time.
 
 mod component;
 mod contract;

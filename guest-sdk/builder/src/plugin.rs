@@ -5,11 +5,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// May cargo use the network?
+/// Whether cargo may use the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
     Allowed,
-    /// `--locked --offline`: in a build script, where everything was fetched before.
+    /// `--locked --offline`, for a build script: everything was fetched before.
     Forbidden,
 }
 
@@ -21,7 +21,7 @@ pub struct Crate {
     target_dir: PathBuf,
 }
 
-/// What `cargo metadata` says, as far as it matters here.
+/// The relevant part of the output of `cargo metadata`.
 #[derive(Deserialize)]
 struct Metadata {
     target_directory: PathBuf,
@@ -34,7 +34,7 @@ struct Package {
     manifest_path: PathBuf,
 }
 
-/// What `cargo build` says about a crate it built.
+/// A message of `cargo build` about a crate that it built.
 #[derive(Deserialize)]
 struct Message {
     reason: String,
@@ -45,7 +45,7 @@ struct Message {
 // === impl Crate ===
 
 impl Crate {
-    /// The crate in a folder.
+    /// Opens the crate in a folder.
     pub fn at(folder: &Path) -> Result<Self> {
         let manifest = folder.join("Cargo.toml");
         if !manifest.is_file() {
@@ -54,7 +54,7 @@ impl Crate {
         let manifest = manifest.canonicalize()?;
         let mut cargo = cargo();
         cargo.args(["metadata", "--format-version=1", "--no-deps", "--offline", "--manifest-path"]).arg(&manifest);
-        let output = cargo.output().context("cargo is not here; rustup installs it")?;
+        let output = cargo.output().context("cargo is not installed; rustup installs it")?;
         if !output.status.success() {
             bail!(
                 "cargo does not understand {}: {}",
@@ -68,12 +68,12 @@ impl Crate {
         Ok(Self { package, target_dir: metadata.target_directory, manifest })
     }
 
-    /// The package's name.
+    /// Returns the package's name.
     pub fn name(&self) -> &str {
         &self.package
     }
 
-    /// cargo's target directory, where an unpacked toolchain lies too.
+    /// Returns cargo's target directory, which also holds an unpacked toolchain.
     pub fn target_dir(&self) -> &Path {
         &self.target_dir
     }
@@ -82,21 +82,22 @@ impl Crate {
     pub fn build(&self, toolchain: &Toolchain, network: Network) -> Result<Vec<u8>> {
         let mut cargo = cargo();
         cargo.args(["build", "--release", "--message-format=json-render-diagnostics", "--manifest-path"]);
-        // A directory of its own: the outer cargo holds the lock of the usual one while its build scripts run.
+        // Uses a separate target directory: the outer cargo holds the lock of the usual one while its build scripts
+        // run.
         cargo.arg(&self.manifest).arg("--target-dir").arg(self.target_dir.join("guests"));
         if network == Network::Forbidden {
             cargo.args(["--locked", "--offline"]);
         }
         toolchain.apply(&mut cargo)?;
-        let output = cargo.stderr(Stdio::inherit()).output().context("cargo is not here; rustup installs it")?;
+        let output = cargo.stderr(Stdio::inherit()).output().context("cargo is not installed; rustup installs it")?;
         if !output.status.success() {
             bail!("cargo could not build {}", self.package);
         }
         let module = self.built_module(&output.stdout).with_context(|| {
-            format!("{} builds no module; it wants `[lib] crate-type = [\"cdylib\"]`", self.package)
+            format!("{} builds no wasm module; add `[lib] crate-type = [\"cdylib\"]` to its Cargo.toml", self.package)
         })?;
         let module = std::fs::read(&module).with_context(|| format!("cannot read {}", module.display()))?;
-        componentize(&module).with_context(|| format!("{} is no plugin", self.package))
+        componentize(&module).with_context(|| format!("{} is not a plugin", self.package))
     }
 
     fn built_module(&self, messages: &[u8]) -> Option<PathBuf> {
@@ -109,7 +110,7 @@ impl Crate {
     }
 }
 
-/// A cargo that knows nothing of the cargo, rustc or clippy that may be running us.
+/// Returns a cargo command without the environment of a cargo, rustc or clippy that may be running this process.
 pub(crate) fn cargo() -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
@@ -118,7 +119,7 @@ pub(crate) fn cargo() -> Command {
             command.env_remove(name);
         }
     }
-    // Set and empty, it also outranks flags in configuration files: those are meant for the machine, not for wasm.
+    // An empty value also overrides flags in configuration files: those are meant for the machine, not for wasm.
     command.env("CARGO_ENCODED_RUSTFLAGS", "");
     command
 }
@@ -128,7 +129,7 @@ fn leaks(name: &OsString) -> bool {
     const PREFIXES: [&str; 6] = ["CARGO", "RUSTC", "RUSTDOC", "RUSTFLAGS", "DEP_", "CLIPPY_"];
     const NAMES: [&str; 5] = ["LD_LIBRARY_PATH", "TARGET", "HOST", "PROFILE", "OUT_DIR"];
     let name = name.to_string_lossy();
-    // The directory belongs to whoever asks for the metadata: all of this project's tools share it.
+    // The user chose this directory, and all tools of this project share it.
     if name == "CARGO_TARGET_DIR" {
         return false;
     }

@@ -2,7 +2,7 @@ use std::fmt::Display;
 use std::io::Write as _;
 use std::time::Instant;
 
-/// Does `work`, saying on standard error what it is and how long it took.
+/// Runs `work`, and writes to standard error what it is and how long it took.
 pub fn step<T, E>(what: impl Display, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     tell(format_args!("==> {what}"));
     let start = Instant::now();
@@ -12,7 +12,7 @@ pub fn step<T, E>(what: impl Display, work: impl FnOnce() -> Result<T, E>) -> Re
     result
 }
 
-/// Writes a line to standard error, which is allowed to have no reader.
+/// Writes a line to standard error, which may have no reader.
 pub(crate) fn tell(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -3,7 +3,7 @@ use crate::{Crate, Network, Toolchain};
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 
-/// A plugin's sources, in whichever language.
+/// A plugin's sources, in any language.
 #[derive(Debug, Clone)]
 pub enum Project {
     Rust(Crate),
@@ -11,7 +11,7 @@ pub enum Project {
 }
 
 impl Project {
-    /// The one in a folder: a crate, or a `plugin.py` or `plugin.js` with its language's project file.
+    /// Opens the project in a folder: a crate, or a `plugin.py` or `plugin.js` with the project file of its language.
     pub fn at(folder: &Path) -> Result<Self> {
         if folder.join("Cargo.toml").is_file() {
             return Crate::at(folder).map(Self::Rust);
@@ -26,7 +26,7 @@ impl Project {
         }
     }
 
-    /// What its component is called.
+    /// Returns the name of the plugin's component.
     pub fn name(&self) -> &str {
         match self {
             Self::Rust(plugin) => plugin.name(),
@@ -34,8 +34,8 @@ impl Project {
         }
     }
 
-    /// Its component's bytes. A wasm toolchain for Rust is looked for in some folders, and fetched into the last of
-    /// them if there is none.
+    /// Builds the plugin and returns its component's bytes. A wasm toolchain for Rust is looked for in the given
+    /// folders, and fetched into the last one if none has it.
     pub fn build(&self, toolchains: &[PathBuf]) -> Result<Vec<u8>> {
         match self {
             Self::Rust(plugin) => {

@@ -1,4 +1,4 @@
-//! Plugins in languages whose tools make a component of one file: Python and JavaScript.
+//! Plugins in languages whose tools make a component from one file: Python and JavaScript.
 
 use crate::contract::write_contract;
 use anyhow::{Context, Result, bail};
@@ -21,7 +21,7 @@ enum Language {
     JavaScript,
 }
 
-/// What a project file says of the plugin.
+/// A project file's data about the plugin.
 #[derive(Debug, Deserialize)]
 struct About {
     name: String,
@@ -31,7 +31,7 @@ struct About {
 
 #[derive(Debug, Default, Deserialize)]
 struct Dropsonde {
-    /// Of the plugin contract; none: `sampler-plugin`.
+    /// The plugin's world in the contract. None: `sampler-plugin`.
     world: Option<String>,
 }
 
@@ -54,22 +54,22 @@ struct Tool {
 }
 
 impl Script {
-    /// The plugin in a folder; none when there is no such file in it.
+    /// Opens the plugin in a folder. None if the folder has neither `plugin.py` nor `plugin.js`.
     pub(crate) fn at(folder: &Path) -> Result<Option<Self>> {
         let has = |name: &str| folder.join(name).is_file();
         let language = match (has("plugin.py"), has("plugin.js")) {
             (true, false) => Language::Python,
             (false, true) => Language::JavaScript,
-            (true, true) => bail!("{} has a plugin.py and a plugin.js; which is it?", folder.display()),
+            (true, true) => bail!("{} has a plugin.py and a plugin.js; remove one of them", folder.display()),
             (false, false) => return Ok(None),
         };
         let folder = folder.canonicalize().with_context(|| format!("cannot enter {}", folder.display()))?;
         let file = folder.join(language.project_file());
         let text = std::fs::read_to_string(&file)
-            .with_context(|| format!("{} names the plugin, and cannot be read", file.display()))?;
+            .with_context(|| format!("cannot read {}, which names the plugin", file.display()))?;
         let about = language.parse(&text).with_context(|| format!("{}", file.display()))?;
         if about.name.is_empty() || about.name.contains(['/', '\0']) || about.name.starts_with('.') {
-            bail!("{}: {:?} can be no file's name", file.display(), about.name);
+            bail!("{}: the plugin name {:?} cannot be a file name", file.display(), about.name);
         }
         let world = about.dropsonde.world.unwrap_or_else(|| "sampler-plugin".to_owned());
         Ok(Some(Self { folder, language, name: about.name, world }))
@@ -79,7 +79,7 @@ impl Script {
         &self.name
     }
 
-    /// Has the language's tool make the component. What it says goes to standard error.
+    /// Makes the component with the language's tool. The tool's messages go to standard error.
     pub fn build(&self) -> Result<Vec<u8>> {
         let work = tempfile::tempdir().context("cannot make a temporary folder")?;
         let (contract, out) = (work.path().join("wit"), work.path().join("plugin.wasm"));
@@ -90,7 +90,7 @@ impl Script {
             Language::JavaScript => self.javascript(&contract, &out)?,
         };
         let program = Path::new(tool.get_program()).display().to_string();
-        // Where the tool itself failed is of no use to the author, nor where we had it write to.
+        // The author does not need a backtrace of the tool itself, nor its report of the output path.
         let status = tool.env("RUST_BACKTRACE", "0").current_dir(&self.folder).stdout(Stdio::null()).status();
         let status = status.with_context(|| format!("cannot run {program}"))?;
         if !status.success() {
@@ -103,7 +103,7 @@ impl Script {
         let own = self.folder.join(".venv/bin/componentize-py");
         let Some(program) = found(own, "componentize-py") else {
             bail!(
-                "componentize-py is not here, which makes components of Python: in {}, `python3 -m venv .venv && \
+                "componentize-py, which builds Python plugins, is not installed: in {}, run `python3 -m venv .venv && \
                  .venv/bin/pip install -r requirements.txt`, then build again",
                 self.folder.display()
             );
@@ -115,7 +115,8 @@ impl Script {
     }
 
     fn javascript(&self, contract: &Path, out: &Path) -> Result<Command> {
-        /// Does the same with an engine ten times as large, which knows `fetch` and `console`.
+        /// A script that builds with componentize-js, whose engine is ten times as large and knows `fetch` and
+        /// `console`.
         const COMPONENTIZE_JS: &str = "import { componentize } from '@bytecodealliance/componentize-js';\
             import { writeFile } from 'node:fs/promises';\
             const [sourcePath, witPath, worldName, out] = process.argv.slice(1);\
@@ -123,7 +124,7 @@ impl Script {
             const { component } = await componentize({ sourcePath, witPath, worldName, disableFeatures });\
             await writeFile(out, component);";
         let source = self.folder.join("plugin.js");
-        // As node itself looks for packages.
+        // Looks for packages in the same places as node.
         let mut installed = self.folder.ancestors().map(|folder| folder.join("node_modules"));
         let has = |modules: &PathBuf, package: &str| modules.join(package).exists();
         let quick = installed.clone().map(|modules| modules.join(".bin/componentize-qjs")).find(|file| file.exists());
@@ -142,7 +143,7 @@ impl Script {
             return Ok(tool);
         }
         bail!(
-            "componentize-qjs is not here, which makes components of JavaScript (componentize-js does too): in {}, \
+            "componentize-qjs (or componentize-js), which builds JavaScript plugins, is not installed: in {}, run \
              `npm install`, then build again",
             self.folder.display()
         )
@@ -168,7 +169,7 @@ impl Language {
     }
 }
 
-/// A project's own program, else the one on the PATH.
+/// Returns the project's own program, or else the one on the PATH.
 fn found(own: PathBuf, name: &str) -> Option<PathBuf> {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&paths).map(|folder| folder.join(name));

@@ -1,10 +1,10 @@
-//! New plugins: a project that builds, and a recorded case for it, in the languages there are.
+//! New plugins: a project that builds and a recorded test case, in each supported language.
 
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::Path;
 
-/// What a new plugin is written in.
+/// The language of a new plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Language {
     Rust,
@@ -12,14 +12,14 @@ pub enum Language {
     JavaScript,
 }
 
-/// What a new plugin gives.
+/// The role of a new plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Sampler,
     Source,
 }
 
-/// A file's path in the project, and what is in it.
+/// A file's path in the project, and its content.
 type File = (&'static str, &'static str);
 
 macro_rules! template {
@@ -60,11 +60,11 @@ impl Language {
     }
 }
 
-/// Writes a new plugin into a folder that is not there yet. `sdk` is where the Rust SDK lies.
+/// Writes a new plugin into a folder that does not exist yet. `sdk` is the folder of the Rust SDK.
 pub fn create(folder: &Path, name: &str, language: Language, kind: Kind, sdk: &Path) -> Result<()> {
     check_name(name, language)?;
     if folder.exists() {
-        bail!("{} is there already; a new plugin gets a folder of its own", folder.display());
+        bail!("{} is there already; choose a folder that does not exist", folder.display());
     }
     let (world, about, case) = match kind {
         Kind::Sampler => ("sampler-plugin", "The load average", SAMPLER_CASE),
@@ -89,7 +89,7 @@ pub fn create(folder: &Path, name: &str, language: Language, kind: Kind, sdk: &P
             .and_then(|()| fs::write(&path, fill(text)))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
-    // The versions the SDK was tested with, where it lies in its own workspace.
+    // If the SDK is in its own workspace, the plugin uses the versions that the SDK was tested with.
     let lock = Path::new(&sdk).parent().map(|workspace| workspace.join("Cargo.lock"));
     if let Some(lock) = lock.filter(|lock| language == Language::Rust && lock.is_file()) {
         fs::copy(lock, folder.join("Cargo.lock")).context("cannot copy the SDK's Cargo.lock")?;
@@ -97,17 +97,20 @@ pub fn create(folder: &Path, name: &str, language: Language, kind: Kind, sdk: &P
     Ok(())
 }
 
-/// A name becomes a file's, a TOML key's, a metric label's and, in Rust, a crate's.
+/// Checks a plugin's name, which becomes a file name, a TOML key, a metric label and, in Rust, a crate name.
 fn check_name(name: &str, language: Language) -> Result<()> {
     const NO_CRATES: [&str; 12] =
         ["test", "core", "std", "alloc", "proc_macro", "crate", "self", "super", "fn", "type", "mod", "use"];
     let begins = name.starts_with(|c: char| c.is_ascii_lowercase());
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
     if !begins || !name.bytes().all(plain) || name.len() > 64 {
-        bail!("{name:?} is no plugin's name: a small letter, then small letters, digits, `-` and `_`, at most 64");
+        bail!(
+            "{name:?} is not a valid plugin name: a lower-case letter, then lower-case letters, digits, `-` and `_`, at \
+             most 64 in all"
+        );
     }
     if language == Language::Rust && NO_CRATES.contains(&name) {
-        bail!("{name:?} means something else in Rust already; choose another name");
+        bail!("{name:?} cannot be the name of a Rust crate; choose another name");
     }
     Ok(())
 }

@@ -5,29 +5,29 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What plugins are compiled for: no WASI unless a plugin asks for it.
+/// The target that plugins are compiled for: no WASI unless a plugin asks for it.
 pub const TARGET: &str = "wasm32-unknown-unknown";
 
-/// Says where an unpacked toolchain lies that several target directories share.
+/// The environment variable with the folder of an unpacked toolchain that several target directories share.
 const SHARED: &str = "DROPSONDE_WASM_TOOLCHAIN";
 
-/// A compiler that makes wasm.
+/// A compiler for wasm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Toolchain {
-    /// cargo's own rustc has the target's standard library.
+    /// cargo's own rustc, which has the target's standard library.
     Installed { library: PathBuf },
-    /// Debian's rustc and library source, unpacked in a folder: the library is built along with the plugin.
+    /// Debian's rustc and library source, unpacked into a folder. The library is built together with the plugin.
     Unpacked { root: PathBuf },
 }
 
 impl Toolchain {
-    /// Looks for one; downloads nothing.
+    /// Looks for a toolchain. Downloads nothing.
     pub fn find(target_dir: &Path) -> Option<Self> {
         Self::installed().or_else(|| Self::unpacked(&unpacked_root(target_dir)))
     }
 
-    /// Looks for one, and fetches what is missing: rustup's target where rustup can, Debian's packages where it cannot.
-    /// What is unpacked stays under `target_dir`.
+    /// Looks for a toolchain, and fetches what is missing: rustup's target if rustup can add it, otherwise Debian's
+    /// packages. Unpacked files stay under `target_dir`.
     pub fn find_or_fetch(target_dir: &Path) -> Result<Self> {
         if let Some(found) = Self::find(target_dir) {
             found.fetch_library_crates()?;
@@ -37,7 +37,7 @@ impl Toolchain {
         let why_not = match by_rustup {
             Ok(()) => match Self::installed() {
                 Some(installed) => return Ok(installed),
-                None => anyhow!("rustup added the target, but to another toolchain than cargo uses"),
+                None => anyhow!("rustup added the target to a different toolchain than the one that cargo uses"),
             },
             Err(error) => {
                 tell(format_args!("    {error:#}"));
@@ -49,21 +49,21 @@ impl Toolchain {
             fetch_debian(&root)
         })
         .with_context(|| {
-            format!("no compiler for {TARGET}: rustup could not add it ({why_not:#}); `rustup target add {TARGET}` where the network allows is the way out")
+            format!("no compiler for {TARGET}: rustup could not add it ({why_not:#}); run `rustup target add {TARGET}` with network access")
         })?;
-        let unpacked = Self::unpacked(&root).context("Debian's packages were unpacked, but hold no compiler")?;
+        let unpacked = Self::unpacked(&root).context("Debian's packages were unpacked, but contain no compiler")?;
         unpacked.fetch_library_crates()?;
         Ok(unpacked)
     }
 
-    /// The standard library is built from crates of its own, which a build without network must find in cargo's cache.
+    /// Fetches the crates of the standard library. A build without network must find them in cargo's cache.
     fn fetch_library_crates(&self) -> Result<()> {
         let Self::Unpacked { root } = self else { return Ok(()) };
         let mut cargo = crate::plugin::cargo();
         cargo.args(["fetch", "--locked", "--quiet", "--manifest-path"]);
         cargo.arg(root.join("usr/lib/rustlib/src/rust/library/Cargo.toml"));
         Self::compile_with(root, &mut cargo)?;
-        let output = cargo.output().context("cargo is not here; rustup installs it")?;
+        let output = cargo.output().context("cargo is not installed; rustup installs it")?;
         if !output.status.success() {
             bail!("cannot fetch the library's crates: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
@@ -73,13 +73,13 @@ impl Toolchain {
     fn compile_with(root: &Path, cargo: &mut Command) -> Result<()> {
         cargo
             .env("RUSTC", root.join("usr/bin/rustc"))
-            // Building the standard library is not stable yet.
+            // Building the standard library is an unstable feature.
             .env("RUSTC_BOOTSTRAP", "1")
             .env("LD_LIBRARY_PATH", library_path(root)?);
         Ok(())
     }
 
-    /// A file that changes when the toolchain does, for `rerun-if-changed`.
+    /// Returns a file that changes when the toolchain does, for `rerun-if-changed`.
     pub fn marker(&self) -> PathBuf {
         match self {
             Self::Installed { library } => library.clone(),
@@ -118,7 +118,7 @@ fn unpacked_root(target_dir: &Path) -> PathBuf {
 }
 
 fn add_target() -> Result<()> {
-    let output = Command::new("rustup").args(["target", "add", TARGET]).output().context("rustup is not here")?;
+    let output = Command::new("rustup").args(["target", "add", TARGET]).output().context("rustup is not installed")?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         bail!("rustup says: {}", said.lines().find(|line| line.starts_with("error")).unwrap_or("it failed").trim());
@@ -131,7 +131,8 @@ fn fetch_debian(root: &Path) -> Result<()> {
     apt_folder.push(".apt");
     let apt = Apt::in_folder(apt_folder.into())?;
     apt.update()?;
-    // Names carry versions (libstd-rust-web-1.96, libllvm22): follow the dependencies that belong to the compiler.
+    // Package names contain versions (libstd-rust-web-1.96, libllvm22), so follow the dependencies that are parts of
+    // the compiler.
     let is_part = |name: &String| name.starts_with("libstd-rust-web-") || name.starts_with("libllvm");
     let mut packages = vec!["rustc-web".to_owned(), "rust-web-src".to_owned()];
     let mut looked_at = 0;
@@ -154,10 +155,10 @@ fn library_path(root: &Path) -> Result<PathBuf> {
         .with_context(|| format!("cannot read {}", lib.display()))?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
         .find(|path| path.to_string_lossy().ends_with("-linux-gnu"))
-        .with_context(|| format!("{} holds no libraries", lib.display()))
+        .with_context(|| format!("{} contains no libraries", lib.display()))
 }
 
-/// Where cargo's own rustc keeps its libraries.
+/// Returns the folder in which cargo's own rustc keeps its libraries.
 fn sysroot() -> Result<PathBuf> {
     rustc(&["--print", "sysroot"]).map(PathBuf::from)
 }
@@ -169,8 +170,8 @@ fn host() -> Result<String> {
 }
 
 fn rustc(args: &[&str]) -> Result<String> {
-    // In a build script cargo names the compiler.
+    // In a build script, cargo sets the compiler.
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let output = Command::new(&rustc).args(args).output().context("rustc is not here; rustup installs it")?;
+    let output = Command::new(&rustc).args(args).output().context("rustc is not installed; rustup installs it")?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
