@@ -134,7 +134,7 @@ fn answers_that_never_end_do() {
     for (path, expected) in [
         ("silent", "no answer in time"),
         ("drip", "no answer in time"),
-        ("endless", "a larger answer than the host takes"),
+        ("endless", "the response is larger than the host accepts"),
         ("headers", "Error"),
         ("nonsense", "HttpProtocolError"),
     ] {

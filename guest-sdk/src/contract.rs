@@ -1,19 +1,20 @@
-//! The words every plugin exchanges with the host.
+//! The types that every plugin exchanges with the host.
 
 use serde::de::DeserializeOwned;
 
 /// Why there is no reading, or why the plugin cannot work.
 ///
-/// Every [`std::error::Error`] turns into [`Failure::Unavailable`] with `?`.
+/// `?` turns every [`std::error::Error`] into [`Failure::Unavailable`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// The instance exists no more: it ends, its history stays until retention.
+    /// The instance no longer exists. The host ends it, and keeps its history until `store.retention`.
     Gone,
-    /// No reading this time, and why: a gap.
+    /// There is no reading this time; the text says why. History gets a gap.
     Unavailable(String),
-    /// A capability was refused.
+    /// A capability was refused; the text says which.
     Denied(String),
-    /// The configuration cannot work: the plugin is set aside with this message.
+    /// The configuration cannot work; the text says why. If a call fails with it, the host stops the plugin and shows
+    /// the text.
     Invalid(String),
 }
 
@@ -35,25 +36,25 @@ impl<E: std::error::Error> From<E> for Failure {
     }
 }
 
-/// What a plugin says about itself.
+/// A plugin's description of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
     pub name: String,
     pub version: String,
-    /// One sentence.
+    /// One sentence that says what the plugin does.
     pub about: String,
 }
 
-/// A capability a plugin asks for. The operator grants, or does not.
+/// A capability that a plugin asks for. The operator decides whether to grant it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Need {
-    /// A glob of absolute paths; `*` stays within a segment, `**` crosses segments.
+    /// A glob of absolute paths to read. `*` stays within a segment, `**` crosses segments.
     Read(String),
-    /// `http://127.0.0.1:8080`
+    /// An HTTP origin: `http://127.0.0.1:8080`.
     Http(String),
     /// The name of an environment variable.
     Env(String),
-    /// A directory to see through `wasi:filesystem`, read-only.
+    /// A directory to read through `wasi:filesystem`.
     Dir(String),
 }
 
@@ -64,7 +65,7 @@ impl Need {
         Self::Read(glob.into())
     }
 
-    /// Scheme, host and port.
+    /// Asks for an HTTP origin: scheme, host and port.
     pub fn http(origin: impl Into<String>) -> Self {
         Self::Http(origin.into())
     }
@@ -99,7 +100,7 @@ impl Config {
         Self(json.into())
     }
 
-    /// Reads the configuration as `T`; what does not fit becomes [`Failure::Invalid`].
+    /// Parses the configuration as `T`. A configuration that does not fit becomes [`Failure::Invalid`].
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_str(&self.0).map_err(|error| Failure::Invalid(format!("configuration: {error}")))
     }
@@ -109,15 +110,15 @@ impl Config {
     }
 }
 
-/// The host's clock and the budget of one call.
+/// The host's clock, and the budget of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tick {
-    /// The scheduled time, milliseconds since 1970 UTC.
+    /// The scheduled time, in milliseconds since 1970 UTC.
     pub at_ms: u64,
-    /// A clock that never goes back; only differences mean something.
+    /// A clock that never goes back, in nanoseconds. Only differences between two ticks have a meaning.
     pub monotonic_ns: u64,
-    /// CPU time the call may use.
+    /// The CPU time that the call may use, in milliseconds.
     pub budget_ms: u32,
-    /// Time between two ticks.
+    /// The time between two ticks, in milliseconds.
     pub interval_ms: u32,
 }

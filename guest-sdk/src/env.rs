@@ -1,6 +1,6 @@
-//! Environment variables of the host the operator granted. Natively: any.
+//! Environment variables of the host that the operator granted. Natively, all variables of the process.
 
-/// None: it is not granted, or not set.
+/// Returns the value of a variable. None if it is not granted or not set.
 pub fn var(name: &str) -> Option<String> {
     #[cfg(target_family = "wasm")]
     {

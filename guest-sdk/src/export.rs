@@ -1,6 +1,6 @@
-/// Makes a type the plugin of this crate, in all its roles: [`Sampler`](crate::Sampler), [`Source`](crate::Source),
-/// [`Observer`](crate::Observer). Name, version and description come from its Cargo.toml; what it needs and how it begins,
-/// from the first role.
+/// Exports a type as the plugin of this crate, with all its roles: [`Sampler`](crate::Sampler),
+/// [`Source`](crate::Source), [`Observer`](crate::Observer). Name, version and description come from Cargo.toml.
+/// `needs` and `init` are those of the first role.
 ///
 /// ```
 /// use dropsonde_guest::{Event, Failure, Observer, Source, Tick, export_plugin};
@@ -19,7 +19,7 @@
 #[macro_export]
 macro_rules! export_plugin {
     ($plugin:ty: $first:ident $(, $more:ident)*) => {
-        // Natively nothing is exported, but the plugin is used.
+        // Natively nothing is exported. This function only makes the plugin count as used.
         #[cfg(not(target_family = "wasm"))]
         #[doc(hidden)]
         #[allow(unreachable_pub)]
@@ -68,7 +68,7 @@ macro_rules! export_plugin {
     };
 }
 
-/// Makes a [`Sampler`](crate::Sampler) the plugin of this crate: [`export_plugin!`] with one role.
+/// Exports a [`Sampler`](crate::Sampler) as the plugin of this crate: [`export_plugin!`] with one role.
 #[macro_export]
 macro_rules! export_sampler {
     ($sampler:ty) => {
@@ -76,7 +76,7 @@ macro_rules! export_sampler {
     };
 }
 
-/// Makes a [`Source`](crate::Source) the plugin of this crate: [`export_plugin!`] with one role.
+/// Exports a [`Source`](crate::Source) as the plugin of this crate: [`export_plugin!`] with one role.
 #[macro_export]
 macro_rules! export_source {
     ($source:ty) => {

@@ -1,4 +1,4 @@
-/// One column of a sampler's history.
+/// A named value that a sampler reads of each instance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Field {
     pub name: String,
@@ -9,16 +9,16 @@ pub struct Field {
     pub precision: f64,
 }
 
-/// What a reading of the field is.
+/// The kind of a field: the meaning of its readings.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Kind {
-    /// A level, stored as read.
+    /// A level, stored as it is read.
     Gauge,
-    /// A running total: the field's value is `scale` × its increase per second, derived by the host.
+    /// A running total. The host derives the field's value: `scale` × the increase of the total per second.
     Counter { total: String, scale: f64 },
 }
 
-/// How readings combine into one point when a query asks for fewer points than there are readings.
+/// How several readings become one point when a query asks for fewer points than there are readings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Aggregation {
     Mean,
@@ -31,7 +31,7 @@ pub enum Aggregation {
 // === impl Field ===
 
 impl Field {
-    /// A level, averaged when downsampled, kept to every bit. The name ends in the unit: `memory_used_mb`.
+    /// Returns a gauge that is averaged over time and keeps every bit. Its name ends in its unit: `memory_used_mb`.
     pub fn gauge(name: impl Into<String>, help: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -43,12 +43,14 @@ impl Field {
         }
     }
 
-    /// The per-second rate of a running total. `total` is the total's own Prometheus name, ending in `_total`.
+    /// Returns the per-second rate of a running total. `total` is the Prometheus name of the total itself, ending in
+    /// `_total`.
     pub fn rate(name: impl Into<String>, help: impl Into<String>, total: impl Into<String>) -> Self {
         Self { kind: Kind::Counter { total: total.into(), scale: 1.0 }, ..Self::gauge(name, help) }
     }
 
-    /// Field units per total unit: 100 turns CPU seconds per second into percent. Gauges have none.
+    /// Sets the units of the field per unit of the total. For example, 100 turns seconds of CPU time per second into
+    /// percent. It has no effect on a gauge.
     pub fn scale(mut self, by: f64) -> Self {
         if let Kind::Counter { scale, .. } = &mut self.kind {
             *scale = by;
@@ -56,7 +58,7 @@ impl Field {
         self
     }
 
-    /// The unit in words: `percent`, `MiB`, `bytes/s`.
+    /// Sets the unit in words: `percent`, `MiB`, `bytes/s`.
     pub fn unit(mut self, unit: impl Into<String>) -> Self {
         self.unit = unit.into();
         self
@@ -67,7 +69,7 @@ impl Field {
         self
     }
 
-    /// The smallest step that matters (for a rate: in the total). Coarser means smaller history.
+    /// Sets the smallest step that matters; for a rate, in the unit of its total. A coarser step makes history smaller.
     pub fn precision(mut self, step: f64) -> Self {
         self.precision = step;
         self

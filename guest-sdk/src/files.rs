@@ -1,15 +1,15 @@
-//! Files the operator granted, read-only. Natively: any file.
+//! Read-only access to the files that the operator granted. Natively, all files.
 
 use crate::Failure;
 
-/// Why a file could not be read. Turns into a [`Failure`] with `?`.
+/// Why a file could not be read. `?` turns it into a [`Failure`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileError {
-    /// No grant covers the path, or what it leads to.
+    /// No grant covers the path, or the place that its symlinks lead to.
     Denied(String),
     NotFound(String),
     NotAFile(String),
-    /// Larger than the host reads in one call.
+    /// The file or directory is too large for one call. The number is the limit.
     TooLarge(String, u64),
     Other(String, String),
 }
@@ -28,7 +28,7 @@ pub struct Entry {
     pub kind: EntryKind,
 }
 
-/// A file system's size.
+/// The size of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskSpace {
     pub total_bytes: u64,
@@ -38,33 +38,33 @@ pub struct DiskSpace {
     pub inodes_free: u64,
 }
 
-/// A file system's bytes as `df` counts them.
+/// The size of a file system in bytes, as `df` counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskUsage {
     pub total_bytes: u64,
-    /// Without what is reserved for root, which is not available either.
+    /// Used bytes, without the space reserved for root, which is not available either.
     pub used_bytes: u64,
     /// Bytes that an unprivileged user can still write.
     pub available_bytes: u64,
 }
 
-/// Some names of a directory, in no order.
+/// One page of a directory's names, in no particular order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntriesPage {
     pub entries: Vec<Entry>,
-    /// Where the next page begins; none after the last one.
+    /// The start of the next page; none after the last page.
     pub next: Option<u64>,
 }
 
-/// Bytes that the host gives in one piece at most.
+/// Most bytes that the host returns in one piece.
 const LARGEST_PIECE: u32 = 1 << 20;
 
-/// The whole file.
+/// Reads the whole file.
 pub fn read(path: &str) -> Result<Vec<u8>, FileError> {
     imp::read(path)
 }
 
-/// The whole file as text; bytes that are not UTF-8 are replaced.
+/// Reads the whole file as text. Bytes that are not UTF-8 are replaced.
 pub fn read_to_string(path: &str) -> Result<String, FileError> {
     read(path).map(|bytes| match String::from_utf8(bytes) {
         Ok(text) => text,
@@ -72,18 +72,18 @@ pub fn read_to_string(path: &str) -> Result<String, FileError> {
     })
 }
 
-/// Reads up to `length` bytes from `offset` on, 1 MiB at most. Fewer bytes mean that the file ends there.
+/// Reads up to `length` bytes from `offset` on, at most 1 MiB. Fewer bytes than `length` mean that the file ends there.
 pub fn read_range(path: &str, offset: u64, length: u32) -> Result<Vec<u8>, FileError> {
     imp::read_range(path, offset, length.min(LARGEST_PIECE))
 }
 
-/// Reads a file that may be larger than [`read`] takes, in pieces, up to `most` bytes.
+/// Reads a file in pieces, up to `most` bytes: for files that are too large for [`read`].
 ///
-/// A file that changes meanwhile may repeat or leave out something where two pieces meet.
+/// If the file changes meanwhile, the result may repeat or miss something where two pieces meet.
 pub fn read_large(path: &str, most: usize) -> Result<Vec<u8>, FileError> {
     let mut bytes = read_range(path, 0, LARGEST_PIECE)?;
     let mut piece = bytes.len();
-    // The kernel may give less than was asked for before a file ends.
+    // The kernel may return less than was asked for before the file ends.
     while piece > 0 && bytes.len() <= most {
         let more = read_range(path, bytes.len() as u64, LARGEST_PIECE)?;
         piece = more.len();
@@ -92,23 +92,23 @@ pub fn read_large(path: &str, most: usize) -> Result<Vec<u8>, FileError> {
     if bytes.len() > most { Err(FileError::TooLarge(path.to_owned(), most as u64)) } else { Ok(bytes) }
 }
 
-/// Lists up to `most` names of a directory from where the last page ended, 0 for the first page: for directories with more
-/// names than [`entries`] takes. A name that comes or goes meanwhile may be there or not.
+/// Lists up to `most` names of a directory: for directories that are too large for [`entries`]. `start` is 0 for the
+/// first page, then `next` of the page before. A name that is added or removed meanwhile may be listed or not.
 pub fn entries_from(path: &str, start: u64, most: u32) -> Result<EntriesPage, FileError> {
     imp::entries_from(path, start, most)
 }
 
-/// How full the file system is that the path lies on. Natively it is not available.
+/// Returns how full the file system is that holds the path. Not available natively.
 pub fn usage(path: &str) -> Result<DiskUsage, FileError> {
     imp::usage(path)
 }
 
-/// The names in a directory, sorted.
+/// Lists the names in a directory, sorted.
 pub fn entries(path: &str) -> Result<Vec<Entry>, FileError> {
     imp::entries(path)
 }
 
-/// The file system the path lies on. Natively it is not available.
+/// Returns the size of the file system that holds the path. Not available natively.
 pub fn space(path: &str) -> Result<DiskSpace, FileError> {
     imp::space(path)
 }
@@ -120,14 +120,14 @@ impl std::fmt::Display for FileError {
             Self::NotFound(path) => write!(f, "{path}: not found"),
             Self::NotAFile(path) => write!(f, "{path}: not of the kind asked for"),
             Self::TooLarge(path, limit) => write!(f, "{path}: larger than {limit} bytes"),
-            // The host names the path itself where that reads better.
+            // The host's text may contain the path already.
             Self::Other(path, why) if why.contains(path.as_str()) => f.write_str(why),
             Self::Other(path, why) => write!(f, "{path}: {why}"),
         }
     }
 }
 
-// Not `std::error::Error`: that would make it an unavailable reading, where a refusal is something else.
+// This type does not implement `std::error::Error`: then `?` would turn a denial into `Failure::Unavailable`.
 impl From<FileError> for Failure {
     fn from(error: FileError) -> Self {
         match error {
@@ -234,7 +234,7 @@ mod imp {
     pub(super) fn read_range(path: &str, offset: u64, length: u32) -> Result<Vec<u8>, FileError> {
         let mut file = std::fs::File::open(path).map_err(|e| error(path, &e))?;
         let mut bytes = Vec::new();
-        // Beyond the largest file there can be, there is nothing.
+        // Beyond the largest possible file, there is nothing to read.
         if offset <= i64::MAX as u64 {
             let read =
                 file.seek(SeekFrom::Start(offset)).and_then(|_| file.take(length.into()).read_to_end(&mut bytes));
@@ -243,7 +243,7 @@ mod imp {
         Ok(bytes)
     }
 
-    /// A page begins at the nth name.
+    /// Here the start of a page is the index of its first name.
     pub(super) fn entries_from(path: &str, start: u64, most: u32) -> Result<EntriesPage, FileError> {
         let entries = entries(path)?;
         let start = usize::try_from(start).unwrap_or(usize::MAX);
@@ -253,11 +253,11 @@ mod imp {
     }
 
     pub(super) fn usage(path: &str) -> Result<DiskUsage, FileError> {
-        Err(FileError::Other(path.to_owned(), "disk usage is only known inside the host".to_owned()))
+        Err(FileError::Other(path.to_owned(), "disk usage is only available inside the host".to_owned()))
     }
 
     pub(super) fn space(path: &str) -> Result<DiskSpace, FileError> {
-        Err(FileError::Other(path.to_owned(), "disk space is only known inside the host".to_owned()))
+        Err(FileError::Other(path.to_owned(), "disk space is only available inside the host".to_owned()))
     }
 }
 

@@ -1,43 +1,44 @@
-//! HTTP requests to origins the operator granted. Natively: to any, plain `http://` alone.
+//! HTTP requests to the origins that the operator granted. Natively, to all origins, but only over plain `http://`.
 //!
-//! Redirects are answers like any other: follow them by another request, if that origin is granted.
+//! Redirects are returned like any other response. To follow one, send another request; its origin must be granted too.
 
 use crate::Failure;
 use std::time::Duration;
 
-/// An answer, whatever its status.
+/// A response, with any status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
     pub status: u16,
     pub body: Vec<u8>,
 }
 
-/// Why there is no answer. Turns into a [`Failure`] with `?`.
+/// Why there is no response. `?` turns it into a [`Failure`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HttpError {
-    /// No grant covers the origin, or where its name leads.
+    /// No grant covers the origin, or the address that its name resolves to.
     Denied(String),
-    /// It is no URL of the form `http://host/path`.
+    /// The text is not a URL of the form `http://host/path`.
     NotAUrl(String),
     Timeout(String),
-    /// Larger than the host takes for one answer.
+    /// The response is larger than the host accepts.
     TooLarge(String),
     Other(String, String),
 }
 
-/// One answer. The time is for all of it.
+/// Sends one GET request. The timeout covers the whole request and response.
 pub fn get(url: &str, timeout: Duration) -> Result<Response, HttpError> {
-    let none = || Err(HttpError::Other(url.to_owned(), "no answer".to_owned()));
+    let none = || Err(HttpError::Other(url.to_owned(), "no response".to_owned()));
     get_all(&[url], timeout).pop().unwrap_or_else(none)
 }
 
-/// An answer for each, in their order. They are asked at the same time, and the time is for all of them.
+/// Sends GET requests at the same time, and returns the responses in the order of the URLs. The timeout covers all of
+/// them together.
 pub fn get_all(urls: &[impl AsRef<str>], timeout: Duration) -> Vec<Result<Response, HttpError>> {
     imp::get_all(&urls.iter().map(AsRef::as_ref).collect::<Vec<_>>(), timeout)
 }
 
 impl Response {
-    /// The body as text; bytes that are not UTF-8 are replaced.
+    /// Returns the body as text. Bytes that are not UTF-8 are replaced.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -49,13 +50,13 @@ impl std::fmt::Display for HttpError {
             Self::Denied(url) => write!(f, "{url}: not granted"),
             Self::NotAUrl(url) => write!(f, "{url}: not a URL of the form http://host/path"),
             Self::Timeout(url) => write!(f, "{url}: no answer in time"),
-            Self::TooLarge(url) => write!(f, "{url}: a larger answer than the host takes"),
+            Self::TooLarge(url) => write!(f, "{url}: the response is larger than the host accepts"),
             Self::Other(url, why) => write!(f, "{url}: {why}"),
         }
     }
 }
 
-// Not `std::error::Error`: that would make it an unavailable reading, where a refusal is something else.
+// This type does not implement `std::error::Error`: then `?` would turn a denial into `Failure::Unavailable`.
 impl From<HttpError> for Failure {
     fn from(error: HttpError) -> Self {
         match error {
@@ -66,7 +67,7 @@ impl From<HttpError> for Failure {
     }
 }
 
-/// Scheme, authority, path with query.
+/// Splits a URL into scheme, authority, and path with query.
 fn parts(url: &str) -> Option<(&str, &str, &str)> {
     let (scheme, rest) = url.split_once("://")?;
     let rest = rest.split('#').next().unwrap_or_default();
@@ -87,14 +88,15 @@ mod imp {
     use wasip2::io::poll::{Pollable, poll};
     use wasip2::io::streams::{InputStream, StreamError};
 
-    /// Requests under way at a time: the host has its bound too.
+    /// Most requests at a time. The host has a limit of its own.
     const AT_A_TIME: usize = 32;
 
     const CHUNK: u64 = 64 << 10;
 
     type Answer = Result<Response, HttpError>;
 
-    /// A request under way. Fields are dropped from the top: what was made of another goes before it.
+    /// A request under way. Fields are dropped from top to bottom, because a resource must be dropped before the one it
+    /// was made from.
     enum Step {
         Asked(Pollable, FutureIncomingResponse),
         Reading(Reading),
@@ -134,7 +136,7 @@ mod imp {
             if ready.contains(&(under_way.len() as u32)) {
                 break;
             }
-            // From the end on, as those that are done are taken out; they come in any order.
+            // Goes from the end on, because finished requests are removed. The indices come in any order.
             ready.sort_unstable();
             for place in ready.into_iter().rev() {
                 let (nth, step) = under_way.swap_remove(place as usize);
@@ -174,21 +176,21 @@ mod imp {
             }
         }
 
-        /// The next step, or the end.
+        /// Returns the next step, or the final result.
         fn go_on(self, url: &str) -> Result<Self, Answer> {
             let other = |why: &str| Err(HttpError::Other(url.to_owned(), why.to_owned()));
             match self {
                 Self::Asked(ready, asked) => {
                     let Some(answer) = asked.get() else { return Ok(Self::Asked(ready, asked)) };
-                    // Before what it was made of.
+                    // It must be dropped before the resource it was made from.
                     drop(ready);
                     let response = match answer {
                         Ok(Ok(response)) => response,
                         Ok(Err(code)) => return Err(Err(failed(url, &code))),
-                        Err(()) => return Err(other("asked for twice")),
+                        Err(()) => return Err(other("the response was taken twice")),
                     };
-                    let body = response.consume().map_err(|()| other("it has no body"))?;
-                    let stream = body.stream().map_err(|()| other("its body cannot be read"))?;
+                    let body = response.consume().map_err(|()| other("the response has no body"))?;
+                    let stream = body.stream().map_err(|()| other("the body of the response cannot be read"))?;
                     let (status, ready) = (response.status(), stream.subscribe());
                     Ok(Self::Reading(Reading {
                         ready,
@@ -211,7 +213,7 @@ mod imp {
                         let code = wasip2::http::types::http_error_code(&error);
                         Err(Err(match code {
                             Some(code) => failed(url, &code),
-                            // The host's own bounds have no code there.
+                            // The host's own limits have no error code here.
                             None => match error.to_debug_string() {
                                 why if why.contains("exceeds limit") => HttpError::TooLarge(url.to_owned()),
                                 why => HttpError::Other(url.to_owned(), why),
@@ -245,7 +247,7 @@ mod imp {
     use std::net::{TcpStream, ToSocketAddrs};
     use std::time::Duration;
 
-    /// One after the other, each with the time of all: enough to try a plugin.
+    /// Sends the requests one after the other, each with the whole timeout. That is enough to try a plugin.
     pub(super) fn get_all(urls: &[&str], timeout: Duration) -> Vec<Result<Response, HttpError>> {
         let failed = |url: &&str, error: &std::io::Error| match error.kind() {
             ErrorKind::TimedOut | ErrorKind::WouldBlock => HttpError::Timeout((*url).to_owned()),
@@ -263,7 +265,7 @@ mod imp {
         let mut stream = TcpStream::connect_timeout(&address, timeout)?;
         stream.set_read_timeout(Some(timeout))?;
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        // Its body ends with the connection.
+        // With HTTP/1.0 the body ends with the connection.
         stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {authority}\r\n\r\n").as_bytes())?;
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes)?;

@@ -1,6 +1,6 @@
 //! Write Dropsonde plugins in Rust.
 //!
-//! A sampler is a type with [`Sampler`] and one line of [`export_sampler!`]:
+//! A sampler is a type that implements [`Sampler`], with one line of [`export_sampler!`]:
 //!
 //! ```
 //! use dropsonde_guest::{Failure, Field, Instance, Reading, Sampler, Tick, export_sampler, files};
@@ -16,7 +16,7 @@
 //!         Ok(vec![Instance::new("host")])
 //!     }
 //!     fn sample(&mut self, instance: &str) -> Result<Reading, Failure> {
-//!         // This machine is all it knows: any other instance is not here.
+//!         // It knows only this machine; any other instance does not exist here.
 //!         if instance != "host" {
 //!             return Err(Failure::Gone);
 //!         }
@@ -29,16 +29,18 @@
 //! ```
 //!
 //! The crate is a `cdylib`; `dropsonde plugin build` turns it into one `.wasm` file. It also compiles and runs
-//! natively, where [`files`], [`http`], [`log`](mod@log), [`metrics`] and [`state`] use the machine itself, so `cargo test` needs no host.
+//! natively, where [`files`], [`http`], [`log`](mod@log), [`metrics`] and [`state`] work without a host. So
+//! `cargo test` needs no host.
 //!
 //! # Layout
 //!
-//! * [`Sampler`], [`Instance`], [`Reading`], [`Readings`]: what a sampler gives.
-//! * [`Source`], [`Stats`]: what a source gives; [`counters`]: what sources and samplers count with.
-//! * [`Observer`], [`Event`]: what an application does. [`export_plugin!`]: a plugin of several roles.
-//! * [`Field`], [`Aggregation`]: what its values mean.
-//! * [`Config`], [`Need`], [`Failure`], [`Description`], [`Tick`]: what every plugin exchanges with the host.
-//! * [`files`], [`http`], [`env`](mod@env), [`log`](mod@log), [`metrics`], [`state`]: what the host offers.
+//! * [`Sampler`], [`Instance`], [`Reading`], [`Readings`]: for samplers.
+//! * [`Source`], [`Stats`]: for sources. [`counters`]: counting, for sources and samplers.
+//! * [`Observer`], [`Event`]: for observers. [`export_plugin!`]: exports a plugin with several roles.
+//! * [`Field`], [`Aggregation`]: the fields of a sampler.
+//! * [`Config`], [`Need`], [`Failure`], [`Description`], [`Tick`]: the types that every plugin exchanges with the host.
+//! * [`files`], [`http`], [`env`](mod@env), [`log`](mod@log), [`metrics`], [`state`]: the functions that the host
+//!   offers.
 
 mod contract;
 mod export;
@@ -55,7 +57,7 @@ pub mod log;
 pub mod metrics;
 pub mod state;
 
-/// What `export_plugin!` expands to. Not part of the API.
+/// The code that `export_plugin!` expands to. Not part of the API.
 #[cfg(target_family = "wasm")]
 #[doc(hidden)]
 pub mod glue;

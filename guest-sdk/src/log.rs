@@ -1,6 +1,6 @@
-//! Lines for the host's log. Natively: standard error.
+//! Writes lines to the host's log. Natively, to standard error.
 
-/// How much a line matters.
+/// The level of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
     Trace,
@@ -10,10 +10,10 @@ pub enum Level {
     Error,
 }
 
-/// Bytes of a line that are handed on: more than any host shows.
+/// Most bytes of a line that are passed to the host: more than any host shows.
 const LONGEST: usize = 64 << 10;
 
-/// Writes one line. The host limits rate and length.
+/// Writes one line. The host limits the number of lines per second and their length.
 pub fn write(level: Level, message: &str) {
     let message = message.get(..message.floor_char_boundary(LONGEST)).unwrap_or(message);
     #[cfg(target_family = "wasm")]
@@ -31,7 +31,7 @@ pub fn write(level: Level, message: &str) {
     #[cfg(not(target_family = "wasm"))]
     {
         use std::io::Write as _;
-        // Standard error is allowed to have no reader.
+        // Standard error may have no reader.
         let _ = writeln!(std::io::stderr(), "{level:?}: {message}");
     }
 }

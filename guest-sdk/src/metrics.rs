@@ -20,9 +20,10 @@
 //! # }
 //! ```
 //!
-//! Register in `init` or when a metric is first needed: the same again gives the same metric. Counters and histograms go on
-//! when an instance of the plugin ends and another begins; when it ended badly, a gauge is absent until it is set again.
-//! Natively what is recorded is kept for the thread, and `recorded` tells it.
+//! Register a metric in `init`, or when it is first needed: the same again returns the same metric. When an instance of
+//! the plugin ends and the next one begins, counters and histograms keep their values. If the instance ended with an
+//! error, its gauges are absent until they are set again. Natively, values are kept per thread, and `recorded` returns
+//! them.
 
 #[cfg(target_family = "wasm")]
 use crate::glue::dropsonde::plugin::metrics as host;
@@ -30,44 +31,44 @@ use crate::glue::dropsonde::plugin::metrics as host;
 use std::fmt;
 use std::marker::PhantomData;
 
-/// Points handed to the host at once: they fit into what one call may pass.
+/// Most points passed to the host at once: they fit into what one call may pass.
 const BATCH: usize = 4096;
 
-/// Why nothing was registered.
+/// Why a metric or a series was not registered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RegisterError {
-    /// The name, a label or the buckets are not taken, and why.
+    /// The name, a label or the buckets break a rule; the text says which.
     InvalidName(String),
-    /// The name means something else already: here, or for another plugin.
+    /// The name has another meaning already, for this plugin or another one; or the number of label values is wrong.
     Conflict(String),
-    /// There are as many as there may be, or a label value is longer than it may be.
+    /// A limit is reached: of series, of families, or of the bytes of a label value. The number is the limit.
     TooMany(u32),
 }
 
-/// Only ever grows.
+/// A counter: a total that only grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counter(u32);
 
-/// A level.
+/// A gauge: a level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gauge(u32);
 
-/// How often values were how large.
+/// A histogram: counts observed values by size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Histogram(u32);
 
-/// A metric with labels: one [`Counter`], [`Gauge`] or [`Histogram`] for each set of values.
+/// A metric with labels: one [`Counter`], [`Gauge`] or [`Histogram`] for each set of label values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Family<T> {
     handle: u32,
     of: PhantomData<T>,
 }
 
-/// What is recorded together.
+/// A batch of values to record together.
 #[derive(Debug, Clone, Default)]
 pub struct Batch(Vec<(u32, f64)>);
 
-/// `name` ends in `_total`.
+/// Registers a counter without labels. `name` ends in `_total`.
 pub fn counter(name: &str, help: &str) -> Result<Counter, RegisterError> {
     counters(name, help, &[])?.with(&[])
 }
@@ -84,7 +85,7 @@ pub fn gauges(name: &str, help: &str, labels: &[&str]) -> Result<Family<Gauge>, 
     register(name, help, host::MetricKind::Gauge, labels, &[])
 }
 
-/// `buckets`: upper bounds, ascending; empty: from 5 ms to 10 s.
+/// Registers a histogram without labels. `buckets` are upper bounds, ascending; if empty, they go from 5 ms to 10 s.
 pub fn histogram(name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, RegisterError> {
     histograms(name, help, &[], buckets)?.with(&[])
 }
@@ -98,12 +99,12 @@ pub fn histograms(
     register(name, help, host::MetricKind::Histogram, labels, buckets)
 }
 
-/// Removes a metric with all its series. Whether it was there.
+/// Removes a metric with all its series. Returns whether there was one of this name.
 pub fn unregister(name: &str) -> bool {
     host::unregister(name)
 }
 
-/// What was recorded natively: a counter's total, a gauge's value, the sum of a histogram.
+/// Returns a natively recorded value: a counter's total, a gauge's value, or a histogram's sum.
 #[cfg(not(target_family = "wasm"))]
 pub fn recorded(name: &str, labels: &[&str]) -> Option<f64> {
     host::recorded(name, labels)
@@ -125,14 +126,14 @@ fn register<T>(
 // === impl Family ===
 
 impl<T: Series> Family<T> {
-    /// The series with these values, in the order of the labels.
+    /// Returns the series with these label values, in the order of the labels.
     pub fn with(&self, values: &[&str]) -> Result<T, RegisterError> {
         let values: Vec<String> = values.iter().map(|&value| value.to_owned()).collect();
         Ok(T::from_handle(host::with_labels(self.handle, &values)?))
     }
 }
 
-/// [`Counter`], [`Gauge`] or [`Histogram`].
+/// A [`Counter`], [`Gauge`] or [`Histogram`].
 pub trait Series: Copy + sealed::Sealed {
     #[doc(hidden)]
     fn from_handle(handle: u32) -> Self;
@@ -159,7 +160,7 @@ series!(Counter, Gauge, Histogram);
 // === impl Counter ===
 
 impl Counter {
-    /// `by` is not negative; anything else is ignored and counted.
+    /// Adds `by`, which must not be negative. The host ignores and counts any other value.
     pub fn add(self, by: f64) {
         host::record(self.0, by);
     }
@@ -172,7 +173,7 @@ impl Counter {
 // === impl Gauge ===
 
 impl Gauge {
-    /// NaN: it is not known.
+    /// Sets the value. NaN means unknown.
     pub fn set(self, value: f64) {
         host::record(self.0, value);
     }
@@ -201,7 +202,7 @@ impl Batch {
         self.0.push((histogram.0, value));
     }
 
-    /// Hands everything over. The batch is empty then, and can be used again.
+    /// Passes all values to the host. The batch is empty afterwards and can be used again.
     pub fn record(&mut self) {
         for points in self.0.chunks(BATCH) {
             host::record_many(points);
@@ -233,7 +234,7 @@ impl From<host::RegisterError> for RegisterError {
     }
 }
 
-/// What the host does, for one thread and without its rules for names.
+/// A replacement of the host's functions, for one thread, without the host's rules for names.
 #[cfg(not(target_family = "wasm"))]
 mod host {
     use std::cell::RefCell;
@@ -255,7 +256,7 @@ mod host {
         pub(super) buckets: Vec<f64>,
     }
 
-    /// The host has more to say; all of it is a conflict here.
+    /// The host's errors. This replacement returns only conflicts.
     #[allow(dead_code, reason = "as the host's own")]
     pub(super) enum RegisterError {
         InvalidName(String),
@@ -281,7 +282,7 @@ mod host {
                 Some(index) if metrics.families.get(index).is_some_and(|known| known.as_ref() == Some(options)) => {
                     Ok(index as u32)
                 }
-                Some(_) => Err(RegisterError::Conflict(format!("{} is something else already", options.name))),
+                Some(_) => Err(RegisterError::Conflict(format!("{} has another meaning already", options.name))),
                 None => {
                     metrics.families.push(Some(options.clone()));
                     Ok(metrics.families.len() as u32 - 1)
@@ -294,7 +295,7 @@ mod host {
         METRICS.with_borrow_mut(|metrics| {
             let known = metrics.families.get(family as usize).and_then(Option::as_ref);
             if known.is_none_or(|known| known.labels.len() != values.len()) {
-                return Err(RegisterError::Conflict(format!("{} values for other labels", values.len())));
+                return Err(RegisterError::Conflict(format!("{} values do not fit the family's labels", values.len())));
             }
             let next = metrics.series.len() as u32;
             let handle = *metrics.handles.entry((family, values.to_vec())).or_insert(next);

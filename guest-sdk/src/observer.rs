@@ -1,30 +1,30 @@
 use crate::{Failure, Tick};
 
-/// Something an application did, as it told the host.
+/// An event that an application sent to the host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     pub at_ms: u64,
-    /// `channel.opened`
+    /// The name, such as `channel.opened`.
     pub name: String,
-    /// What it is about; may be empty.
+    /// The thing that the event is about; may be empty.
     pub subject: String,
     pub value: f64,
     pub attributes: Vec<(String, String)>,
 }
 
-/// A plugin that is told what an application does, in the order it came, between polls.
+/// A plugin that receives the events of an application, in the order of their arrival, between polls.
 ///
-/// It is a [`Source`](crate::Source) or a [`Sampler`](crate::Sampler) too:
-/// [`export_plugin!`](crate::export_plugin) names its roles.
+/// It is also a [`Source`](crate::Source) or a [`Sampler`](crate::Sampler). [`export_plugin!`](crate::export_plugin)
+/// names its roles.
 pub trait Observer: Default + 'static {
-    /// All of them or, with a failure, none: the host does not hand them over again.
+    /// Receives a batch of events. The host does not send a batch again, also not after a failure.
     fn observe(&mut self, tick: &Tick, events: &[Event]) -> Result<(), Failure>;
 }
 
 // === impl Event ===
 
 impl Event {
-    /// The first attribute of a name.
+    /// Returns the first attribute with this name.
     pub fn attribute(&self, name: &str) -> Option<&str> {
         self.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }

@@ -7,9 +7,10 @@ pub struct Instance {
     pub labels: Vec<(String, String)>,
 }
 
-/// One row: the fields of one instance. A missing value is NaN.
+/// One row: the values of one instance. A missing value is NaN.
 ///
-/// `Reading::from([0.5, 3.0])` gives the values in the order of [`Sampler::fields`]; [`Reading::named`] by name.
+/// `Reading::from([0.5, 3.0])` takes the values in the order of [`Sampler::fields`]; [`Reading::named`] takes them by
+/// name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reading(Values);
 
@@ -19,35 +20,37 @@ enum Values {
     ByName(Vec<(String, f64)>),
 }
 
-/// The rows of one tick, in the contract's own flat shape.
+/// The rows of one tick, in the flat form of the contract.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Readings {
-    /// One row per instance asked for, one value per field, row after row.
+    /// All rows in one list: one row per requested instance, one value per field.
     pub values: Vec<f64>,
-    /// When each row was read, in ms relative to the tick; empty: all at the tick.
+    /// The time at which each row was read, in milliseconds relative to the tick. Empty: all rows were read at the
+    /// tick.
     pub offsets_ms: Vec<i32>,
-    /// Rows without a reading, by index, and why.
+    /// The rows without a reading, by index, each with the reason.
     pub failures: Vec<(u32, Failure)>,
 }
 
 /// A plugin that reads instances.
 ///
-/// Only [`fields`](Sampler::fields) and [`sample`](Sampler::sample) have no default.
+/// Only [`fields`](Sampler::fields) and [`sample`](Sampler::sample) have no default implementation.
 pub trait Sampler: Default + 'static {
-    /// For this configuration, what must be granted. Called before `init`, without any grant.
+    /// Returns the grants that the plugin needs with this configuration. The host calls it before `init`, without any
+    /// grant.
     fn needs(_config: &Config) -> Result<Vec<Need>, Failure> {
         Ok(Vec::new())
     }
 
-    /// Takes the configuration.
+    /// Prepares the plugin with its configuration.
     fn init(&mut self, _config: &Config) -> Result<(), Failure> {
         Ok(())
     }
 
-    /// What [`sample`](Sampler::sample) gives. Asked once, after `init`.
+    /// Returns the fields that [`sample`](Sampler::sample) reads. The host calls it once, after the first `init`.
     fn fields(&self) -> Vec<Field>;
 
-    /// The instances it finds by itself.
+    /// Returns the instances that the plugin finds by itself.
     fn discover(&mut self, _tick: &Tick) -> Result<Vec<Instance>, Failure> {
         Ok(Vec::new())
     }
@@ -55,7 +58,7 @@ pub trait Sampler: Default + 'static {
     /// Reads one instance.
     fn sample(&mut self, instance: &str) -> Result<Reading, Failure>;
 
-    /// Reads all instances of a tick. Override it when they have work in common.
+    /// Reads all instances of a call. Override it if the instances share work.
     fn sample_all(&mut self, _tick: &Tick, instances: &[String]) -> Result<Readings, Failure> {
         let fields = self.fields();
         let mut readings = Readings::default();
@@ -83,7 +86,7 @@ impl Instance {
 // === impl Reading ===
 
 impl Reading {
-    /// Values by field name; fields not named have no signal.
+    /// Returns a reading from values by field name. Fields without a value get NaN.
     pub fn named<N: Into<String>>(values: impl IntoIterator<Item = (N, f64)>) -> Self {
         Self(Values::ByName(values.into_iter().map(|(name, value)| (name.into(), value)).collect()))
     }
@@ -123,7 +126,7 @@ impl From<Vec<f64>> for Reading {
 // === impl Readings ===
 
 impl Readings {
-    /// Adds the next row. A failure takes a row too, so that the rows stay in the order of the instances.
+    /// Adds the next row. A failure also takes a row, so that the rows stay in the order of the instances.
     pub fn push(&mut self, reading: Result<Reading, Failure>, fields: &[Field]) {
         let start = self.values.len();
         if let Err(failure) = reading.and_then(|reading| reading.into_row(fields, &mut self.values)) {

@@ -1,7 +1,7 @@
 use crate::{Config, Failure, Need, Tick};
 
-/// What an application is doing, section by section. A section the source knows nothing about is `None`, which is
-/// different from zero.
+/// The statistics of an application, by section. A section that the source knows nothing about is `None`. That is not
+/// the same as zero.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Stats {
     pub channels: Option<ChannelStats>,
@@ -12,21 +12,21 @@ pub struct Stats {
     pub cache: Option<CacheStats>,
 }
 
-/// Channels that are open.
+/// Open channels.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ChannelStats {
     pub total_active: i64,
     pub by_pattern: Vec<(String, i64)>,
 }
 
-/// Messages on their way.
+/// Sent messages.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EnvelopeStats {
     pub rate_per_second: f64,
     pub by_aspect: Vec<(String, i64)>,
 }
 
-/// Who is there.
+/// Users and agents that are present.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct PresenceStats {
     pub total_users: i64,
@@ -34,15 +34,15 @@ pub struct PresenceStats {
     pub average_per_channel: f64,
 }
 
-/// Messages that are kept.
+/// Buffered messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct HistoryStats {
     pub total_envelopes_buffered: i64,
-    /// 0 to 100.
+    /// How full the buffer is, from 0 to 100.
     pub buffer_utilization_pct: f64,
 }
 
-/// Tokens that let in.
+/// Access tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct TokenStats {
     pub issued_last_hour: i64,
@@ -52,7 +52,7 @@ pub struct TokenStats {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct CacheStats {
-    /// 0 to 100.
+    /// The share of requests that the cache answered, from 0 to 100.
     pub hit_rate_pct: f64,
     pub size_bytes: i64,
     pub size_entries: i64,
@@ -61,7 +61,7 @@ pub struct CacheStats {
 
 /// A plugin that describes an application as a whole.
 ///
-/// It implements the sections it knows something about; the others are `None`.
+/// It implements the sections that it knows something about; the others are `None`.
 ///
 /// ```
 /// use dropsonde_guest::{ChannelStats, Failure, Source, Tick, export_source, files};
@@ -78,12 +78,13 @@ pub struct CacheStats {
 /// export_source!(Rooms);
 /// ```
 pub trait Source: Default + 'static {
-    /// For this configuration, what must be granted. Called before `init`, without any grant.
+    /// Returns the grants that the plugin needs with this configuration. The host calls it before `init`, without any
+    /// grant.
     fn needs(_config: &Config) -> Result<Vec<Need>, Failure> {
         Ok(Vec::new())
     }
 
-    /// Takes the configuration.
+    /// Prepares the plugin with its configuration.
     fn init(&mut self, _config: &Config) -> Result<(), Failure> {
         Ok(())
     }
@@ -112,7 +113,7 @@ pub trait Source: Default + 'static {
         Ok(None)
     }
 
-    /// All sections. Override it when they have work in common.
+    /// Returns all sections. Override it if the sections share work.
     fn collect(&mut self, tick: &Tick) -> Result<Stats, Failure> {
         Ok(Stats {
             channels: self.channels(tick)?,

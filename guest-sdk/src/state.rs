@@ -1,5 +1,4 @@
-//! Bytes the host keeps for this plugin through traps, reloads and restarts: 64 KiB at most.
-//! Natively: kept for the thread.
+//! Keeps up to 64 KiB for this plugin through traps, reloads and restarts. Natively, per thread.
 
 #[cfg(target_family = "wasm")]
 use crate::glue::dropsonde::plugin::state as host;
@@ -22,12 +21,12 @@ mod host {
     }
 }
 
-/// What was saved last.
+/// Returns the bytes that were saved last. None if nothing was saved.
 pub fn load() -> Option<Vec<u8>> {
     host::load()
 }
 
-/// Replaces what was saved before. The error says why the host did not take it.
+/// Replaces the saved bytes. The error says why the host refused them.
 pub fn save(bytes: &[u8]) -> Result<(), String> {
     host::save(bytes)
 }

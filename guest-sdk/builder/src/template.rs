@@ -68,7 +68,7 @@ pub fn create(folder: &Path, name: &str, language: Language, kind: Kind, sdk: &P
     }
     let (world, about, case) = match kind {
         Kind::Sampler => ("sampler-plugin", "The load average", SAMPLER_CASE),
-        Kind::Source => ("source-plugin", "How many channels are open", SOURCE_CASE),
+        Kind::Source => ("source-plugin", "The number of open channels", SOURCE_CASE),
     };
     let sdk = match language {
         Language::Rust => sdk
@@ -105,8 +105,8 @@ fn check_name(name: &str, language: Language) -> Result<()> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
     if !begins || !name.bytes().all(plain) || name.len() > 64 {
         bail!(
-            "{name:?} is not a valid plugin name: a lower-case letter, then lower-case letters, digits, `-` and `_`, at \
-             most 64 in all"
+            "{name:?} is not a valid plugin name: a lower-case letter, then lower-case letters, digits, `-` and `_`, \
+             at most 64 in all"
         );
     }
     if language == Language::Rust && NO_CRATES.contains(&name) {

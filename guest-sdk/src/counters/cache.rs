@@ -3,7 +3,7 @@ use super::tokens::last_hour;
 use crate::CacheStats;
 use serde::{Deserialize, Serialize};
 
-/// A cache: its share of hits since the start, its size, and what it evicted within the last hour.
+/// Counters of a cache: its hit rate since the start, its size, and its evictions within the last hour.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheCounters {
     hits: u64,
@@ -11,7 +11,7 @@ pub struct CacheCounters {
     bytes: u64,
     entries: u64,
     evicted: Window,
-    /// The running total as it was last told.
+    /// The running total of evictions, as it was reported last.
     total: Option<u64>,
 }
 
@@ -34,8 +34,8 @@ impl CacheCounters {
         self.evicted.add(count, at_ms, now_ms);
     }
 
-    /// The cache's own running total of evictions. The first only says where it stands; one below the last is that of a
-    /// cache that began anew.
+    /// Takes the cache's own running total of evictions. The first total is only the starting point. A total below the
+    /// last one means that the cache was restarted.
     pub fn evictions_total(&mut self, total: u64, now_ms: u64) {
         let since = match self.total.replace(total) {
             None => 0,

@@ -2,23 +2,23 @@ use super::Tally;
 use crate::{ChannelStats, Failure};
 use serde::{Deserialize, Serialize};
 
-/// Channels that are open, by pattern: 256 patterns, then `other`; a blank one is `unknown`.
+/// Open channels by pattern. After 256 patterns, further ones count as `other`; a blank pattern counts as `unknown`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChannelCounters(Tally);
 
-/// A channel that is open.
+/// An open channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelEntry {
-    /// `room.*`
+    /// The pattern of its name, such as `room.*`.
     pub pattern: String,
 }
 
-/// An application that can tell which channels are open.
+/// An application that can list its open channels.
 pub trait ChannelLister {
-    /// All of them, one entry each.
+    /// Returns all open channels, one entry each.
     fn open_channels(&mut self) -> Result<Vec<ChannelEntry>, Failure>;
 
-    /// The section of it.
+    /// Returns the statistics of the open channels.
     fn channel_stats(&mut self) -> Result<ChannelStats, Failure> {
         let mut counters = ChannelCounters::default();
         for ChannelEntry { pattern } in self.open_channels()? {
@@ -33,7 +33,7 @@ impl ChannelCounters {
         self.0.add(pattern, i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// There are never fewer than none.
+    /// Counts closed channels. The number of open channels never falls below zero.
     pub fn closed(&mut self, pattern: &str, count: u64) {
         self.0.add(pattern, -i64::try_from(count).unwrap_or(i64::MAX));
     }

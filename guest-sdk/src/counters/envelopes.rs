@@ -2,14 +2,14 @@ use super::{Tally, Window};
 use crate::EnvelopeStats;
 use serde::{Deserialize, Serialize};
 
-/// Messages that are sent: how many a second over the last minute, and how many of each aspect since the start.
+/// Sent messages: the rate per second over the last minute, and the number of each aspect since the start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EnvelopeCounters {
     last_minute: Window,
     by_aspect: Tally,
 }
 
-/// Of the window, in steps of a second.
+/// The length of the window in seconds; each step is one second.
 const SECONDS: u64 = 60;
 
 impl Default for EnvelopeCounters {
@@ -19,7 +19,7 @@ impl Default for EnvelopeCounters {
 }
 
 impl EnvelopeCounters {
-    /// So many were sent.
+    /// Counts `count` messages that were sent at `at_ms`.
     pub fn sent(&mut self, aspect: &str, count: u64, at_ms: u64, now_ms: u64) {
         self.last_minute.add(count, at_ms, now_ms);
         self.by_aspect.add(aspect, i64::try_from(count).unwrap_or(i64::MAX));

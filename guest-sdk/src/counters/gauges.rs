@@ -1,14 +1,14 @@
 use crate::{HistoryStats, PresenceStats};
 use serde::{Deserialize, Serialize};
 
-/// Who is there: users and agents, and in how many channels each.
+/// The number of users and agents that are present.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PresenceGauges {
     users: u64,
     agents: u64,
 }
 
-/// Messages that are kept, of as many as there is room for.
+/// The number of buffered messages, and the capacity of the buffer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryGauges {
     buffered: u64,
@@ -21,13 +21,14 @@ impl PresenceGauges {
         *count = count.saturating_add(number);
     }
 
-    /// There are never fewer than none.
+    /// Removes users or agents. Their number never falls below zero.
     pub fn left(&mut self, is_agent: bool, number: u64) {
         let count = if is_agent { &mut self.agents } else { &mut self.users };
         *count = count.saturating_sub(number);
     }
 
-    /// Spread over so many open channels; over none there is no average, and it is 0.
+    /// Returns the statistics, with the average over the number of open channels. Without an open channel the average
+    /// is 0.
     pub fn stats(&self, channels: i64) -> PresenceStats {
         let all = self.users as f64 + self.agents as f64;
         PresenceStats {
@@ -39,7 +40,7 @@ impl PresenceGauges {
 }
 
 impl HistoryGauges {
-    /// So many are kept, of so many there is room for.
+    /// Sets the number of buffered messages and the capacity.
     pub fn set(&mut self, buffered: u64, capacity: u64) {
         *self = Self { buffered, capacity };
     }

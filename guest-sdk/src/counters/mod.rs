@@ -1,16 +1,16 @@
-//! Building blocks for counting: sliding windows that keep no events, bounded tallies, and sums of counters.
+//! Building blocks for counting: sliding windows that store no events, bounded tallies, and sums of counters.
 //!
-//! Time is given, in ms since 1970: `at_ms` is when something happened, `now_ms` the host's clock as [`Tick`](crate::Tick)
-//! has it. What happened longer ago than a window reaches is no longer in it; what is said to happen in the future counts
-//! as happening now. All of them can be saved with [`state`](crate::state) and go on after a restart, and none panics or
-//! grows on any input.
+//! The caller passes the time, in milliseconds since 1970: `at_ms` is the time of the event, `now_ms` is the host's
+//! clock from [`Tick`](crate::Tick). An event before the window does not count; an event in the future counts as
+//! happening now. All of these types can be saved with [`state`](crate::state) and continue after a restart. None
+//! panics or grows without limit on any input.
 //!
 //! # Layout
 //!
-//! * [`Window`]: how many within the last while. [`Tally`]: how many by name.
+//! * [`Window`]: counts events within a recent time. [`Tally`]: counts by name.
 //! * [`EnvelopeCounters`], [`TokenCounters`], [`CacheCounters`], [`ChannelCounters`], [`PresenceGauges`],
-//!   [`HistoryGauges`]: a section of [`Stats`](crate::Stats) each.
-//! * [`ChannelLister`]: the same for an application that can list its channels.
+//!   [`HistoryGauges`]: one section of [`Stats`](crate::Stats) each.
+//! * [`ChannelLister`]: the channel section, for an application that can list its channels.
 //! * [`SumOfCounters`]: for samplers, the running total over parts that come and go.
 
 mod cache;

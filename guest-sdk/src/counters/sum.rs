@@ -3,15 +3,16 @@ use std::collections::BTreeMap;
 
 /// A running total over parts that come and go: the CPUs, interfaces or disks of a machine, the processes of a program.
 ///
-/// A plain sum is no counter: it falls when a part goes, and jumps when one comes that has counted for days. This one grows
-/// by what each part counted between two updates in which it was there and did not fall. A part that comes, goes or falls
-/// adds nothing in that update. The parts' whole values count in the very first update alone, so the total starts where
-/// the plain sum would. It never falls.
+/// A plain sum is not a counter: it falls when a part goes, and jumps when a part comes that has counted for days. This
+/// total grows by what each part counted between two updates in which the part was present and did not fall. A part
+/// that comes, goes or falls adds nothing in that update. Only in the very first update do the parts' whole values
+/// count, so that the total starts at the plain sum. The total never falls.
 ///
-/// A new instance of a plugin (after a trap, a reload or a restart of the host) goes on where the last one stopped if it
-/// is saved with [`state`](crate::state). Save it after every update: what a part counted up to the last one is then in
-/// the total, and stays there when the part goes while nobody looks. Beside it save what tells one boot of the
-/// machine from the next, such as `/proc/sys/kernel/random/boot_id`, and begin with a new sum when that is another one.
+/// Saved with [`state`](crate::state), the total continues in a new instance of the plugin (after a trap, a reload or a
+/// restart of the host). Save it after every update: then everything that a part counted until the last update is in
+/// the total, and stays there if the part goes while the plugin does not run. Also save something that distinguishes
+/// one boot of the machine from the next, such as `/proc/sys/kernel/random/boot_id`, and begin with a new sum when it
+/// changes.
 ///
 /// ```
 /// use dropsonde_guest::counters::SumOfCounters;
@@ -37,13 +38,13 @@ pub struct SumOfCounters<K, V = u64> {
 
 /// The number type of a counter: `u64`, or `f64` for seconds and the like.
 pub trait CounterValue: Copy + PartialOrd + Default {
-    /// Whether a counter can have this value: a number not below zero.
+    /// Returns whether a counter can have this value: a finite number not below zero.
     fn is_possible(self) -> bool;
 
-    /// How much more it is than it was before; `None` when it fell.
+    /// Returns the increase since `before`; `None` if the value fell.
     fn since(self, before: Self) -> Option<Self>;
 
-    /// The two together, at most the largest value there is.
+    /// Returns the sum, at most the largest possible value.
     fn plus(self, other: Self) -> Self;
 }
 
@@ -56,8 +57,8 @@ impl<K, V> Default for SumOfCounters<K, V> {
 }
 
 impl<K: Ord, V: CounterValue> SumOfCounters<K, V> {
-    /// Takes the parts as they are now, and returns the total. A part with an impossible value (below zero, not a number)
-    /// counts as one that is not there.
+    /// Takes the current values of the parts and returns the total. A part with an impossible value (below zero, not a
+    /// number) counts as absent.
     pub fn update(&mut self, parts: impl IntoIterator<Item = (K, V)>) -> V {
         let parts: BTreeMap<K, V> = parts.into_iter().filter(|(_, value)| value.is_possible()).collect();
         let total = match self.total {
@@ -72,17 +73,19 @@ impl<K: Ord, V: CounterValue> SumOfCounters<K, V> {
         total
     }
 
-    /// Takes it that a part had this value at the last update: only what it counts beyond counts in the next one.
+    /// Sets the value that a part had at the last update. Only what the part counts beyond it counts in the next
+    /// update.
     ///
-    /// 0 for a part that is known to have begun since then counts all of it; its value of now leaves out an interval that
-    /// cannot be true.
+    /// For a part that is known to have begun since then, use 0: all of its value counts. To leave out an interval that
+    /// cannot be true, use the part's current value.
     pub fn begin_at(&mut self, key: K, value: V) {
         if value.is_possible() {
             self.parts.insert(key, value);
         }
     }
 
-    /// Forgets the parts, and keeps the total: the next update adds nothing. For when there are too many to be saved.
+    /// Forgets the parts and keeps the total, so the next update adds nothing. Use it if there are too many parts to
+    /// save.
     pub fn forget_parts(&mut self) {
         self.parts.clear();
     }
@@ -92,18 +95,18 @@ impl<K: Ord, V: CounterValue> SumOfCounters<K, V> {
         self.total
     }
 
-    /// Returns what a part had in the last update, if it was there.
+    /// Returns a part's value in the last update, if it was present.
     pub fn part(&self, key: &K) -> Option<V> {
         self.parts.get(key).copied()
     }
 
-    /// Lists the parts of the last update.
+    /// Returns the parts of the last update.
     pub fn parts(&self) -> impl Iterator<Item = (&K, V)> {
         self.parts.iter().map(|(key, value)| (key, *value))
     }
 }
 
-/// Keys need not be text, as those of a JSON object must.
+/// Serializes the parts as pairs, because the keys of a JSON object must be text.
 fn as_pairs<K: Serialize, V: Serialize, S: Serializer>(
     parts: &BTreeMap<K, V>,
     serializer: S,

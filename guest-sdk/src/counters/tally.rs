@@ -1,25 +1,26 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Names that are counted by themselves; what comes later is `other`.
+/// Most names that are counted separately; further ones count as `other`.
 const MOST_NAMES: usize = 256;
 
-/// In bytes; the rest of a longer name is cut.
+/// Longest name, in bytes. Longer names are cut.
 const LONGEST_NAME: usize = 48;
 
-/// What has a blank name.
+/// Stands for a blank name.
 const UNKNOWN: &str = "unknown";
 
 const OTHER: &str = "other";
 
-/// How many by name: 256 names, then `other`; a blank one is `unknown`. No count is below zero.
+/// Counts by name. After 256 names, further ones count as `other`; a blank name counts as `unknown`. No count is below
+/// zero.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "BTreeMap<String, i64>", into = "BTreeMap<String, i64>")]
 pub struct Tally(BTreeMap<String, i64>);
 
 impl Tally {
-    /// So many more of a name, or fewer. A name of which there are none is forgotten; fewer of one that is not known are
-    /// fewer of the others.
+    /// Changes the count of a name. A name whose count becomes zero is forgotten. A decrease of an unknown name
+    /// decreases `other`.
     pub fn add(&mut self, name: &str, change: i64) {
         let name = known(name);
         let named = self.0.len() - usize::from(self.0.contains_key(OTHER));
@@ -33,7 +34,7 @@ impl Tally {
         }
     }
 
-    /// All names of which there are some, in their order.
+    /// Returns all names with a count above zero, sorted by name.
     pub fn counts(&self) -> Vec<(String, i64)> {
         self.0.iter().map(|(name, count)| (name.clone(), *count)).collect()
     }
@@ -43,7 +44,7 @@ impl Tally {
     }
 }
 
-/// Without what is around it, and not too long.
+/// Trims a name and cuts it to the longest length.
 fn known(name: &str) -> &str {
     let name = name.trim();
     let name = name.get(..name.floor_char_boundary(LONGEST_NAME)).unwrap_or(name).trim_end();

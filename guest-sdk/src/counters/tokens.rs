@@ -2,7 +2,7 @@ use super::Window;
 use crate::TokenStats;
 use serde::{Deserialize, Serialize};
 
-/// Tokens that let in: issued and revoked within the last hour, and how many are good now.
+/// Access tokens: issued and revoked within the last hour, and valid now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenCounters {
     issued: Window,
@@ -16,7 +16,7 @@ impl Default for TokenCounters {
     }
 }
 
-/// In steps of ten seconds.
+/// Returns a window of one hour, in steps of ten seconds.
 pub(super) fn last_hour() -> Window {
     Window::new(10_000, 360)
 }
@@ -32,7 +32,7 @@ impl TokenCounters {
         self.expired(count);
     }
 
-    /// Good no more, without having been revoked. There are never fewer than none.
+    /// Counts tokens that expired without being revoked. The number of valid tokens never falls below zero.
     pub fn expired(&mut self, count: u64) {
         self.active = self.active.saturating_sub(count);
     }

@@ -1,20 +1,21 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// How many within the last while: a count for each step of time, forgotten when the window has passed it.
+/// Counts events in a sliding window. The window has a count for each step of time, and forgets the counts of steps
+/// that it has passed.
 ///
-/// The window is the current step and so many before it that they are `steps` together. It takes memory for the steps in
-/// which something happened, at most `steps`.
+/// The window consists of `steps` steps and ends with the current one. It takes memory only for steps in which
+/// something happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Saved", into = "Saved")]
 pub struct Window {
     step_ms: u64,
     steps: u64,
-    /// By the number of the step since 1970.
+    /// Counts by step; steps are numbered from 1970.
     counts: BTreeMap<u64, u64>,
 }
 
-/// As it is saved, and as whoever changed that may have made it.
+/// A saved window. Someone may have changed it, so it is not trusted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Saved {
     step_ms: u64,
@@ -22,16 +23,17 @@ struct Saved {
     counts: Vec<(u64, u64)>,
 }
 
-/// More steps than any window here has, and few enough to be kept.
+/// Most steps of a window: more than any window here needs, and few enough for memory.
 const MOST_STEPS: u64 = 10_000;
 
 impl Window {
-    /// A window of `steps` of `step_ms` each: at least one, of one ms.
+    /// Returns an empty window of `steps` steps of `step_ms` milliseconds; at least one step of one millisecond.
     pub fn new(step_ms: u64, steps: u64) -> Self {
         Self { step_ms: step_ms.max(1), steps: steps.clamp(1, MOST_STEPS), counts: BTreeMap::new() }
     }
 
-    /// So many happened then. Late ones land in their own step; those before the window nowhere; those of the future now.
+    /// Counts `count` events at `at_ms`. A late event counts in its own step. An event before the window does not
+    /// count. An event in the future counts as happening now.
     pub fn add(&mut self, count: u64, at_ms: u64, now_ms: u64) {
         let first = self.first(now_ms);
         if self.counts.first_key_value().is_some_and(|(oldest, _)| *oldest < first) {
@@ -41,14 +43,14 @@ impl Window {
         if step >= first && count > 0 {
             let counted = self.counts.entry(step).or_default();
             *counted = counted.saturating_add(count);
-            // A clock that went back leaves steps ahead of it.
+            // After the clock went back, there are steps in the future.
             while self.counts.len() as u64 > self.steps {
                 self.counts.pop_last();
             }
         }
     }
 
-    /// How many happened in the window that ends now.
+    /// Returns the number of events in the window that ends now.
     pub fn sum(&self, now_ms: u64) -> u64 {
         let within = self.counts.range(self.first(now_ms)..=now_ms / self.step_ms);
         within.fold(0, |sum: u64, (_, count)| sum.saturating_add(*count))
@@ -105,7 +107,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against all events kept: whatever their order, and however the clock runs.
+        /// Compares the window with a list of all events, for any order of events and any clock.
         #[test]
         fn it_counts_what_a_list_of_all_events_would(
             events in prop::collection::vec((0_u64..200_000, 0_u64..3_000, 1_u64..5), 0..200),
@@ -118,7 +120,7 @@ mod tests {
                 all.push((at.min(now), count));
                 let first = (now / step_ms + 1).saturating_sub(steps);
                 let expected: u64 = all.iter().filter(|(at, _)| at / step_ms >= first).map(|(_, count)| count).sum();
-                // What was too late when it came stays out; it was before the window then, and so it is now.
+                // An event that was too late when it came stays out: it was before the window then, and so it is now.
                 prop_assert_eq!(window.sum(now), expected);
                 let saved = serde_json::to_string(&window).unwrap();
                 prop_assert_eq!(&serde_json::from_str::<Window>(&saved).unwrap(), &window);

@@ -1,4 +1,4 @@
-//! Between the contract's generated types and the SDK's.
+//! Translates between the contract's generated types and the SDK's types.
 
 use crate::{Config, Failure, Need, Tick, log};
 
@@ -6,7 +6,7 @@ pub mod observer;
 pub mod sampler;
 pub mod source;
 
-// A world of its own for each interface a plugin may export: put together, they are the worlds in wit/.
+// Each interface that a plugin may export has its own world. Put together, they are the worlds in wit/.
 wit_bindgen::generate!({
     inline: "package dropsonde:sdk; world plugin-part {
         include dropsonde:plugin/host-imports@0.1.0;
@@ -23,7 +23,7 @@ wit_bindgen::generate!({
 use dropsonde::plugin::types as wit;
 use exports::dropsonde::plugin::plugin;
 
-/// What `export_plugin!` fills in.
+/// The functions that `export_plugin!` implements.
 pub trait Exported {
     type Plugin;
 
@@ -59,7 +59,7 @@ fn needs(needs: Result<Vec<Need>, Failure>) -> Result<Vec<wit::Need>, String> {
     }
 }
 
-/// On this target a panic is a bare trap; the log is told first.
+/// Writes panics to the log: on this target a panic is only a trap, without a message.
 fn log_panics() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| std::panic::set_hook(Box::new(|panic| log::error(panic.to_string()))));

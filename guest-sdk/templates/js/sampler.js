@@ -1,4 +1,4 @@
-// The load average. Configuration: `path`, where it is read.
+// Samples the load average. Configuration: `path`, the file to read.
 
 import { read } from "dropsonde:plugin/files@0.1.0";
 
@@ -24,7 +24,7 @@ export const sampler = {
   discover: (tick) => [{ id: "host", labels: [] }],
   sample(tick, instances) {
     const load = parseFloat(contents(config.path));
-    // This machine is all it knows: any other instance is not here.
+    // It knows only this machine; any other instance does not exist here.
     const failures = [...instances.entries()].filter(([, id]) => id !== "host").map(([n]) => [n, { tag: "gone" }]);
     return { values: instances.map(() => load), offsetsMs: [], failures };
   },
@@ -38,7 +38,7 @@ function contents(path) {
     const why = tag === "other" ? val : tag;
     throw { tag: tag === "denied" ? "denied" : "unavailable", val: `${path}: ${why}` };
   }
-  // In pieces: a function takes so many arguments and no more.
+  // Converts in pieces: a call can take only a limited number of arguments.
   const pieces = [];
   for (let at = 0; at < bytes.length; at += 8192) {
     pieces.push(String.fromCharCode(...bytes.subarray(at, at + 8192)));

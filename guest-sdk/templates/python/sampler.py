@@ -1,4 +1,4 @@
-"""The load average. Configuration: `path`, where it is read."""
+"""Samples the load average. Configuration: `path`, the file to read."""
 
 import json
 
@@ -36,6 +36,6 @@ class Sampler(exports.Sampler):
             denied = error.value == files.FileError_Denied()
             failure = types.Failure_Denied if denied else types.Failure_Unavailable
             raise Err(failure(f"{config['path']}: {error}"))
-        # This machine is all it knows: any other instance is not here.
+        # It knows only this machine; any other instance does not exist here.
         strangers = [(n, types.Failure_Gone()) for n, instance in enumerate(instances) if instance != "host"]
         return Readings(values=[load] * len(instances), offsets_ms=[], failures=strangers)

@@ -1,4 +1,4 @@
-"""How many channels are open: as many as the configuration says, `total`."""
+"""Reports a number of open channels. Configuration: `total`, the number to report."""
 
 import json
 

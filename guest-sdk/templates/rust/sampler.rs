@@ -1,6 +1,6 @@
 use dropsonde_guest::*;
 
-/// The load average. Configuration: `path`, where it is read.
+/// Samples the load average. Configuration: `path`, the file to read.
 #[derive(serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Load {
@@ -32,7 +32,7 @@ impl Sampler for Load {
     }
 
     fn sample(&mut self, instance: &str) -> Result<Reading, Failure> {
-        // This machine is all it knows: any other instance is not here.
+        // It knows only this machine; any other instance does not exist here.
         if instance != "host" {
             return Err(Failure::Gone);
         }

@@ -1,6 +1,6 @@
 use dropsonde_guest::*;
 
-/// How many channels are open: as many as the configuration says, `total`.
+/// Reports a number of open channels. Configuration: `total`, the number to report.
 #[derive(Default, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Channels {
