@@ -55,7 +55,7 @@ pub fn check(labels: &Labels) -> Result<(), String> {
     Ok(())
 }
 
-/// Returns the labels of a plugin that have valid keys, at most [`MOST`]. Long values are cut, and control characters
+/// Returns the labels of a plugin that have valid keys, at most 32. Long values are cut, and control characters
 /// replaced.
 pub fn cleaned(labels: Vec<(String, String)>) -> Labels {
     let valid = labels.into_iter().filter(|(key, _)| is_valid_key(key));

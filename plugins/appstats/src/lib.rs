@@ -1,18 +1,18 @@
-//! An application as a whole, from the events it tells: `POST /v1/sources/appstats/events`.
+//! Describes an application as a whole, from the events that it sends: `POST /v1/sources/appstats/events`.
 //!
-//! | event | attributes | what it means |
+//! | event | attributes | meaning |
 //! |---|---|---|
-//! | `channel.opened`, `channel.closed` | `pattern` | a channel is open, or is no longer |
+//! | `channel.opened`, `channel.closed` | `pattern` | a channel was opened or closed |
 //! | `envelope.published` | `aspect` | a message was sent |
-//! | `presence.joined`, `presence.left` | `kind`: `user` (when it is not said) or `agent` | someone is there, or is no longer |
-//! | `history.buffered` | `capacity` | so many messages are kept (`value`), of as many as there is room for |
-//! | `token.issued`, `token.revoked`, `token.expired` | | a token lets in, or does no longer |
-//! | `cache.hit`, `cache.miss`, `cache.evicted` | | the cache had it, had it not, let go of it |
-//! | `cache.size` | `entries` | the cache takes so many bytes (`value`) |
+//! | `presence.joined`, `presence.left` | `kind`: `user` (the default) or `agent` | a user or agent joined or left |
+//! | `history.buffered` | `capacity` | the buffer contains `value` messages, and has room for `capacity` |
+//! | `token.issued`, `token.revoked`, `token.expired` | | a token was issued, was revoked, or has expired |
+//! | `cache.hit`, `cache.miss`, `cache.evicted` | | the cache had an entry, did not have it, or evicted it |
+//! | `cache.size` | `entries` | the cache takes `value` bytes |
 //!
-//! What is counted is counted `value` times, once when there is none. A section the application has told nothing of is none. Events of
-//! other names are counted by name in `appstats_unknown_events_total`, which the plugin's page shows, and logged once each. What
-//! it counted is saved at every poll: a restart loses what came after the last one.
+//! An event counts `value` times; without a value, once. A section without any event is none. Events with unknown names
+//! are counted by name in `appstats_unknown_events_total`, which the plugin's page shows, and each name is logged once.
+//! The counters are saved at every poll: a restart loses the events after the last one.
 
 mod sections;
 mod unknown;
@@ -25,7 +25,7 @@ use unknown::UnknownEvents;
 struct Appstats {
     sections: Sections,
     unknown: UnknownEvents,
-    /// Something was told since it was saved.
+    /// Whether events came after the last save.
     changed: bool,
 }
 
@@ -38,8 +38,8 @@ impl Source for Appstats {
         if let Some(saved) = state::load() {
             match serde_json::from_slice(&saved) {
                 Ok(sections) => self.sections = sections,
-                // Written by another version: it begins anew.
-                Err(error) => log::warn(format!("what was saved cannot be read: {error}")),
+                // Another version saved it. The counters begin at zero.
+                Err(error) => log::warn(format!("cannot read the saved counters, which begin at zero: {error}")),
             }
         }
         Ok(())
@@ -50,7 +50,7 @@ impl Source for Appstats {
             let saved = serde_json::to_vec(&self.sections)?;
             match state::save(&saved) {
                 Ok(()) => self.changed = false,
-                Err(why) => log::warn(format!("a restart would begin with what was saved before: {why}")),
+                Err(why) => log::warn(format!("cannot save the counters; a restart would lose the latest events: {why}")),
             }
         }
         Ok(self.sections.stats(tick.at_ms))

@@ -1,4 +1,4 @@
-//! From events to the sections of the snapshot.
+//! Turns events into the sections of the snapshot.
 
 use dropsonde_guest::counters::{
     CacheCounters, ChannelCounters, EnvelopeCounters, HistoryGauges, PresenceGauges, TokenCounters,
@@ -6,7 +6,7 @@ use dropsonde_guest::counters::{
 use dropsonde_guest::{Event, Stats};
 use serde::{Deserialize, Serialize};
 
-/// Those the application has told something of.
+/// The sections for which the application has sent events.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Sections {
@@ -18,7 +18,7 @@ pub(crate) struct Sections {
     cache: Option<CacheCounters>,
 }
 
-/// Names of events that mean something.
+/// The known event names.
 pub(crate) const NAMES: [&str; 13] = [
     "channel.opened",
     "channel.closed",
@@ -81,12 +81,12 @@ impl Sections {
     }
 }
 
-/// How often something happened; what is no number of times is never.
+/// Returns how often an event counts. An invalid number counts zero times.
 fn times(value: f64) -> u64 {
     value.max(0.0) as u64
 }
 
-/// What is no amount is nothing.
+/// Returns an amount. An invalid number is zero.
 fn amount(value: f64) -> u64 {
     value.max(0.0) as u64
 }
@@ -97,7 +97,7 @@ mod tests {
 
     const NOW: u64 = 1_700_000_000_000;
 
-    /// A name, a value, attributes.
+    /// An event: name, value, attributes.
     type Told<'a> = (&'a str, f64, &'a [(&'a str, &'a str)]);
 
     fn told(events: &[Told<'_>]) -> Stats {
@@ -166,11 +166,11 @@ mod tests {
         assert_eq!(cache.evictions_last_hour, 7);
     }
 
-    /// What happened, kept whole: when, what, how many.
+    /// A list of all events: time, name, count.
     struct Naive(Vec<(u64, &'static str, u64)>);
 
     impl Naive {
-        /// How many of a kind there were in the steps of so many ms that end with the current one.
+        /// Returns the number of events of a name in the `steps` steps of `step_ms` that end with the current one.
         fn within(&self, what: &str, step_ms: u64, steps: u64, now_ms: u64) -> u64 {
             let first = (now_ms / step_ms + 1).saturating_sub(steps);
             let of_it = self.0.iter().filter(|(at_ms, name, _)| *name == what && at_ms / step_ms >= first);
@@ -188,7 +188,7 @@ mod tests {
             ["envelope.published", "token.issued", "token.revoked", "cache.hit", "cache.miss", "cache.evicted"];
         let mut random = 88_172_645_463_325_252_u64;
         let mut next = |most: u64| {
-            // xorshift: the same in every run.
+            // xorshift, with the same numbers in every run.
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;
@@ -199,7 +199,7 @@ mod tests {
             let now = NOW + second * 1000 + next(1000);
             for _ in 0..next(6) {
                 let name = NAMES[next(6) as usize];
-                // Some come late, by up to two minutes: too late for the minute, in time for the hour.
+                // Some events come up to two minutes late: too late for the minute, in time for the hour.
                 let at_ms = if next(4) == 0 { now - next(120_000) } else { now };
                 let count = 1 + next(5);
                 let attributes = vec![("aspect".to_owned(), "chat".to_owned())];

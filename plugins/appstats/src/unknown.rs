@@ -1,20 +1,20 @@
-//! Events of names that mean nothing: misspelt, or for another observer.
+//! Events with unknown names: misspelt, or meant for another observer.
 
 use crate::sections::NAMES;
 use dropsonde_guest::log;
 use dropsonde_guest::metrics::{self, Counter, Family};
 use std::collections::BTreeMap;
 
-/// Names that are told apart; an application could make up any number of them.
+/// Most names that are counted separately: an application could send any number of different names.
 const MOST: usize = 64;
 
-/// Bytes of a name that are shown.
+/// Most bytes of a name that are shown.
 const LONGEST: usize = 64;
 
-/// Stands for all names beyond the first ones.
+/// Stands for all names after the first [`MOST`].
 const OTHER: &str = "other";
 
-/// Counts them by name, in a metric that the plugin's page shows.
+/// Counts unknown events by name, in a metric that the plugin's page shows.
 #[derive(Debug, Default)]
 pub(crate) struct UnknownEvents {
     family: Option<Family<Counter>>,
@@ -50,16 +50,16 @@ impl UnknownEvents {
         self.others
     }
 
-    /// The host may have no room for one more series; then the log alone tells.
+    /// Returns the counter of a name. None if the host refuses another series; then only the log names the event.
     fn series(&mut self, name: &str) -> Option<Counter> {
-        let help = "Events of names that mean nothing to appstats, by name.";
+        let help = "Events with a name that appstats does not know, by name.";
         let register = || metrics::counters("appstats_unknown_events_total", help, &["name"]).ok();
         self.family = self.family.or_else(register);
         self.family.as_ref()?.with(&[name]).ok()
     }
 }
 
-/// The beginning of a name, at most as long as is shown.
+/// Returns the beginning of a name, at most [`LONGEST`] bytes.
 fn shown(name: &str) -> &str {
     let mut end = name.len().min(LONGEST);
     while !name.is_char_boundary(end) {

@@ -1,7 +1,7 @@
-"""How much this machine's work waits for CPU, memory and disks: the kernel's pressure stall information.
+"""Samples how long work on this machine waits for CPU, memory and disks: the kernel's pressure stall information.
 
 Each of /proc/pressure/{cpu,memory,io} has a line like `some avg10=0.00 avg60=0.00 avg300=0.00 total=12345`: the
-microseconds, since the start, in which something waited. The running total is what we give; the host derives the share.
+microseconds since boot in which something waited. The plugin returns this running total; the host derives the share.
 """
 
 from componentize_py_types import Err
@@ -14,7 +14,7 @@ RESOURCES = ["cpu", "memory", "io"]
 
 class Plugin(exports.Plugin):
     def describe(self):
-        about = "How much this machine's work waits for CPU, memory and disks"
+        about = "How long work on this machine waits for CPU, memory and disks"
         return types.Description(name="pressure", version="0.1.0", about=about)
 
     def needs(self, config):
@@ -33,7 +33,7 @@ class Sampler(exports.Sampler):
 
     def sample(self, tick, instances):
         row = [waited_seconds(resource) for resource in RESOURCES]
-        # This machine is all it knows: any other instance is not here.
+        # It knows only this machine; any other instance does not exist here.
         strangers = [n for n, instance in enumerate(instances) if instance != "host"]
         failures = [(n, types.Failure_Gone()) for n in strangers]
         return Readings(values=row * len(instances), offsets_ms=[], failures=failures)
@@ -44,7 +44,7 @@ def field(resource):
         name=f"{resource}_waiting_percent",
         help=f"Time in which something waited for {resource}",
         unit="percent",
-        # 100 × the seconds waited per second.
+        # 100 × the seconds of waiting per second.
         kind=types.Kind_Counter(types.Total(name=f"{resource}_waiting_seconds_total", scale=100.0)),
         aggregation=types.Aggregation.MEAN,
         precision=0.0001,

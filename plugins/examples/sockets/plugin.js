@@ -1,4 +1,4 @@
-// The sockets this machine has open. /proc/net/sockstat has lines of names and numbers:
+// Samples the open sockets of this machine. /proc/net/sockstat has lines of names and numbers:
 //
 //   sockets: used 290
 //   TCP: inuse 12 orphan 0 tw 3 alloc 15 mem 2
@@ -7,17 +7,17 @@ import { read } from "dropsonde:plugin/files@0.1.0";
 
 const PATH = "/proc/net/sockstat";
 
-// Field, what it is, and where in the file.
+// Field name, help text, and the two names in the file.
 const FIELDS = [
   ["sockets_used", "Sockets of all kinds", "sockets", "used"],
   ["tcp_in_use", "TCP sockets in use", "TCP", "inuse"],
-  ["tcp_orphaned", "TCP sockets that belong to no process any more", "TCP", "orphan"],
-  ["tcp_time_wait", "TCP connections that are over and wait for stragglers", "TCP", "tw"],
+  ["tcp_orphaned", "TCP sockets that no longer belong to a process", "TCP", "orphan"],
+  ["tcp_time_wait", "Closed TCP connections that wait for late packets", "TCP", "tw"],
   ["udp_in_use", "UDP sockets in use", "UDP", "inuse"],
 ];
 
 export const plugin = {
-  describe: () => ({ name: "sockets", version: "0.1.0", about: "The sockets this machine has open" }),
+  describe: () => ({ name: "sockets", version: "0.1.0", about: "The open sockets of this machine" }),
   needs: (config) => [{ tag: "read", val: PATH }],
   init(config) {},
 };
@@ -35,7 +35,7 @@ export const sampler = {
   sample(tick, instances) {
     const sockets = parse(contents(PATH));
     const row = FIELDS.map(([, , kind, name]) => sockets[kind]?.[name] ?? NaN);
-    // This machine is all it knows: any other instance is not here.
+    // It knows only this machine; any other instance does not exist here.
     const failures = [...instances.entries()].filter(([, id]) => id !== "host").map(([n]) => [n, { tag: "gone" }]);
     return { values: instances.flatMap(() => row), offsetsMs: [], failures };
   },
@@ -59,7 +59,7 @@ function contents(path) {
   } catch ({ payload: { tag } }) {
     throw { tag: tag === "denied" ? "denied" : "unavailable", val: `${path}: ${tag}` };
   }
-  // In pieces: a function takes so many arguments and no more.
+  // Converts in pieces: a call can take only a limited number of arguments.
   const pieces = [];
   for (let at = 0; at < bytes.length; at += 8192) {
     pieces.push(String.fromCharCode(...bytes.subarray(at, at + 8192)));

@@ -1,4 +1,4 @@
-//! The processes of this machine: which ones there are, and what each of them is.
+//! The processes of this machine, and the program that each one runs.
 
 use crate::choice::Candidate;
 use crate::config::Watch;
@@ -7,58 +7,59 @@ use crate::process::{self, ProcessId, number};
 use dropsonde_guest::{Failure, files};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Reads of a small /proc file that a millisecond of CPU time surely allows: at 50 µs each, half of it.
+/// Reads of a small /proc file per millisecond of CPU time. At 50 µs each, these reads take half of it.
 const READS_PER_MS: usize = 10;
 
-/// With a tiny budget a call still gets somewhere.
+/// Least reads per call, so that a call with a tiny budget makes progress.
 const LEAST_READS: usize = 50;
 
-/// Names of /proc that a millisecond of CPU time surely allows to list: at 2.5 µs each, half of it.
+/// Names of /proc to list per millisecond of CPU time. At 2.5 µs each, they take half of it.
 const NAMES_PER_MS: usize = 200;
 
-/// Names in one page of /proc.
+/// Most names in one page of /proc.
 const PAGE: u32 = 4096;
 
-/// Programs that are remembered as narrowed: far more than there are watched patterns.
+/// Most programs that are remembered as narrowed: far more than there are watched patterns.
 const MOST_NARROWED: usize = 1024;
 
-/// What one call may still read and list.
+/// The number of files and names that one call may still read and list.
 #[derive(Debug)]
 pub(crate) struct Allowance {
     pub(crate) reads: usize,
     names: usize,
 }
 
-/// What a process is, as it was looked at last.
+/// The properties of a process when it was examined last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Process {
     pub(crate) start_ticks: u64,
     pub(crate) comm: String,
-    /// The id of its program.
+    /// The id of the process' program.
     pub(crate) program: String,
     pub(crate) resident_pages: u64,
-    /// Whether its command line matches, for each watched pattern.
+    /// For each watched pattern, whether the command line matches.
     pub(crate) matches: Vec<bool>,
 }
 
-/// What is known of the machine's processes.
+/// The known processes of the machine.
 ///
-/// A machine may have more of them than one call's budget allows to list or to look at. Then each call goes on where the
-/// last one stopped, and a new process is found some calls later.
+/// A machine may have more processes than one call's budget allows to list or to examine. Then each call continues
+/// where the last one stopped, and a new process is found some calls later.
 #[derive(Debug, Default)]
 pub(crate) struct Census {
-    /// `None` has no memory: a thread of the kernel, or a process that ended.
+    /// Processes by pid. `None`: the process has no memory, because it is a kernel thread or has ended.
     known: BTreeMap<u32, Option<Process>>,
-    /// Processes of the last whole listing that nobody has looked at; `None` before there was one.
+    /// Processes of the last complete listing that are not examined yet. `None` before the first complete listing.
     new: Option<VecDeque<u32>>,
-    /// The listing under way, as far as it got, and where it goes on.
+    /// The part of the current listing that is done, and the position at which it continues.
     listing: Vec<u32>,
     from: u64,
-    /// Calls that this listing took so far, or the last one took.
+    /// Calls that the current listing took so far, or that the last one took.
     calls: usize,
-    /// The pid at which the next turn of looking again begins.
+    /// The pid at which the next re-examination begins.
     turn: u32,
-    /// Programs of which watched patterns chose some processes: the others do not belong to the instance.
+    /// Programs of which a watched pattern has chosen some processes. Their other processes do not belong to the
+    /// instance.
     narrowed: BTreeSet<String>,
 }
 
@@ -71,19 +72,19 @@ impl Allowance {
         Self { reads, names: NAMES_PER_MS.saturating_mul(budget).max(PAGE as usize) }
     }
 
-    /// Half of the reads that are left, for one of two uses.
+    /// Splits off half of the remaining reads.
     pub(crate) fn half(&mut self) -> Self {
         let half = self.reads / 2;
         self.reads -= half;
         Self { reads: half, names: 0 }
     }
 
-    /// Gives back what was not used of it.
+    /// Adds the unused reads of a half.
     pub(crate) fn give_back(&mut self, rest: &Self) {
         self.reads += rest.reads;
     }
 
-    /// Takes so many reads, if so many are left.
+    /// Takes `reads` reads. Returns false if fewer are left.
     pub(crate) fn take(&mut self, reads: usize) -> bool {
         let left = self.reads.checked_sub(reads);
         self.reads = left.unwrap_or(self.reads);
@@ -94,7 +95,7 @@ impl Allowance {
 // === impl Census ===
 
 impl Census {
-    /// Lists processes, as many as are allowed. Returns how many there are when that ended a listing.
+    /// Lists processes, as far as the allowance permits. Returns their number if that completed a listing.
     pub(crate) fn list(&mut self, allowance: &mut Allowance) -> Result<Option<usize>, Failure> {
         self.calls = if self.from == 0 { 1 } else { self.calls + 1 };
         while allowance.names > 0 {
@@ -113,7 +114,8 @@ impl Census {
         Ok(None)
     }
 
-    /// Forgets the others. Both are in order, so that each is passed once: there may be a hundred thousand.
+    /// Takes a complete listing, and forgets all other processes. Both lists are sorted, so each is passed once: there
+    /// may be a hundred thousand processes.
     fn are_there(&mut self, mut there: Vec<u32>) -> usize {
         there.sort_unstable();
         there.dedup();
@@ -132,7 +134,7 @@ impl Census {
         count
     }
 
-    /// Looks at processes nobody has looked at, as many as are allowed at so many reads each.
+    /// Examines new processes, as far as the allowance permits; each takes `reads` reads.
     pub(crate) fn look_at_new(
         &mut self,
         allowance: &mut Allowance,
@@ -146,7 +148,7 @@ impl Census {
         }
     }
 
-    /// Looks again at those that are known, from where the last turn ended: they grow, and become other programs.
+    /// Examines known processes again, starting where the last call ended: processes grow, and become other programs.
     pub(crate) fn look_again(
         &mut self,
         allowance: &mut Allowance,
@@ -163,12 +165,12 @@ impl Census {
         }
     }
 
-    /// How many processes nobody has looked at so far; `None` before the first whole listing.
+    /// Returns the number of processes that are not examined yet; `None` before the first complete listing.
     pub(crate) fn unknown(&self) -> Option<usize> {
         self.new.as_ref().map(VecDeque::len)
     }
 
-    /// The processes of an instance, by pid.
+    /// Returns the processes of an instance, sorted by pid.
     pub(crate) fn members(&mut self, id: &str, watch: &[Watch]) -> Vec<ProcessId> {
         if let Some(nth) = watch.iter().position(|watch| watch.name.as_deref() == Some(id)) {
             return self.chosen(|process| process.matches.get(nth) == Some(&true));
@@ -184,7 +186,7 @@ impl Census {
         if !watched.is_empty() || self.narrowed.contains(id) { watched } else { others }
     }
 
-    /// Takes note of a process' name as it is now. Whether it is the program that it was.
+    /// Updates the name of a process. Returns whether the process still runs the same program.
     pub(crate) fn is_still(&mut self, pid: u32, comm: &str) -> bool {
         let Some(Some(process)) = self.known.get_mut(&pid) else { return false };
         if process.comm == comm {
@@ -196,12 +198,12 @@ impl Census {
         is_still
     }
 
-    /// Whether one listing takes more than one call.
+    /// Returns whether a listing takes more than one call.
     pub(crate) fn takes_several_calls(&self) -> bool {
         self.calls > 1
     }
 
-    /// Every process by itself.
+    /// Returns each process as a candidate of its own.
     pub(crate) fn processes(&self, watch: &[Watch]) -> Vec<Candidate> {
         let candidate = |(id, process): (ProcessId, &Process)| Candidate {
             id: id.to_string_for(&process.comm),
@@ -213,7 +215,7 @@ impl Census {
         self.with_memory().map(candidate).collect()
     }
 
-    /// Processes put together by program, and by watched pattern where that has a name.
+    /// Returns the processes grouped by program, and by watched pattern if that has a name.
     pub(crate) fn programs(&mut self, watch: &[Watch]) -> Vec<Candidate> {
         let mut groups: BTreeMap<(&str, bool), Candidate> = BTreeMap::new();
         for (id, process) in self.with_memory() {
@@ -266,12 +268,12 @@ impl Census {
 // === impl Process ===
 
 impl Process {
-    /// Whether a pattern without a name matches.
+    /// Returns whether a pattern without a name matches.
     fn is_watched(&self, watch: &[Watch]) -> bool {
         watch.iter().zip(&self.matches).any(|(watch, matches)| *matches && watch.name.is_none())
     }
 
-    /// Whether a pattern with a name matches.
+    /// Returns whether a pattern with a name matches.
     fn is_named(&self, watch: &[Watch]) -> bool {
         watch.iter().zip(&self.matches).any(|(watch, matches)| *matches && watch.name.is_some())
     }
@@ -308,7 +310,7 @@ mod tests {
         census.members(id, watch).into_iter().map(|id| id.pid).collect()
     }
 
-    /// Id, size and whether it is watched.
+    /// Returns the id and size of each candidate, and whether it is watched.
     fn shown(candidates: &[Candidate]) -> Vec<(&str, u64, bool)> {
         candidates.iter().map(|each| (each.id.as_str(), each.size, each.is_watched)).collect()
     }
@@ -392,7 +394,7 @@ mod tests {
     fn a_listing_that_takes_several_calls_ends_with_all_of_them() {
         let mut census = Census::default();
         let few = || Allowance { reads: 0, names: 1 };
-        // The machine's own processes, one page a call.
+        // The real processes of this machine, one page per call.
         let mut count = census.list(&mut few()).unwrap();
         while count.is_none() {
             count = census.list(&mut few()).unwrap();

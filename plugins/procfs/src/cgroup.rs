@@ -1,4 +1,4 @@
-//! The memory of the container around us: what its control groups allow and use.
+//! The memory of the surrounding container: the limit and usage of its control groups.
 
 use crate::memory::{Memory, to_mib};
 use dropsonde_guest::files::{self, FileError};
@@ -6,7 +6,7 @@ use dropsonde_guest::files::{self, FileError};
 /// The control groups of this process.
 pub(crate) const OWN: &str = "/proc/self/cgroup";
 
-/// What is read of control groups, as globs: the root, and the groups a container is nested in.
+/// The files of control groups to read, as globs: those of the root, and of the groups that a container is nested in.
 pub(crate) const NEEDED: [&str; 8] = [
     "/sys/fs/cgroup/**/memory.max",
     "/sys/fs/cgroup/**/memory.current",
@@ -21,15 +21,15 @@ pub(crate) const NEEDED: [&str; 8] = [
 /// Version 1 writes "no limit" as the largest number of whole pages, which depends on the page size.
 const UNLIMITED_BYTES: u64 = 1 << 62;
 
-/// Groups in groups that are looked at. Container runtimes make a handful.
+/// Most nested groups that are examined. Container runtimes make a handful.
 const DEEPEST: usize = 16;
 
-/// How to ask one of the two versions of control groups.
+/// The file names of one of the two versions of control groups.
 struct Version {
     root: &'static str,
     limit: &'static str,
     used: &'static str,
-    /// Page cache that the kernel drops when memory is needed: `memory.stat` has it under this name.
+    /// The name in `memory.stat` of the page cache that the kernel drops when memory is needed.
     inactive: &'static str,
 }
 
@@ -42,8 +42,8 @@ const V1: Version = Version {
     inactive: "total_inactive_file",
 };
 
-/// Returns the memory of the container with the smallest limit among those around us, if it is less than what the machine
-/// has. Swap is the machine's unless the same group limits it.
+/// Returns the memory of the surrounding container with the smallest limit, if that limit is less than the machine's
+/// memory. Swap is the machine's, unless the same group limits it.
 pub(crate) fn container(machine: Memory) -> Option<Memory> {
     container_by(machine, &|path| files::read_to_string(path))
 }
@@ -65,7 +65,7 @@ fn container_by(machine: Memory, read: Read<'_>) -> Option<Memory> {
     Some(Memory { used_mb: version.used_mb(&group, read), limit_mb: Some(limit_mb), swap_used_mb, swap_limit_mb })
 }
 
-/// The path after `HIERARCHY:CONTROLLERS:`; of version 2 without controllers.
+/// Returns the path after `HIERARCHY:CONTROLLERS:`. In version 2 the controllers are empty.
 fn own_path<'a>(own: &'a str, controller: &str) -> Option<&'a str> {
     own.lines().find_map(|line| {
         let (_, rest) = line.split_once(':')?;
@@ -74,10 +74,10 @@ fn own_path<'a>(own: &'a str, controller: &str) -> Option<&'a str> {
     })
 }
 
-/// The root, and the groups on the way to this process that belong to containers.
+/// Returns the root, and the groups on the way to this process that belong to containers.
 ///
-/// A unit of systemd is no container: its limit is that of a service, and says nothing of the machine. Only units in
-/// which a container runs count, with all that is above them.
+/// A systemd unit is not a container: its limit is that of a service, and says nothing about the machine. A unit counts
+/// only if a container runs in it; then all groups above it count too.
 fn groups(root: &str, path: &str) -> Vec<String> {
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).take(DEEPEST).collect();
     let is_plain = !segments.iter().any(|segment| matches!(*segment, "." | ".."));
@@ -99,7 +99,7 @@ fn is_container(segment: &str) -> bool {
     !is_unit || RUNTIMES.iter().any(|runtime| segment.contains(runtime))
 }
 
-/// Used and allowed swap, in MiB.
+/// Returns the used and the allowed swap, in MiB.
 fn swap(group: &str, machine: Memory, read: Read<'_>) -> (Option<f64>, Option<f64>) {
     let bytes = |name: &str| read(&format!("{group}/{name}")).ok().and_then(|text| parse_bytes(&text)).map(to_mib);
     match (bytes("memory.swap.max"), bytes("memory.swap.current"), machine.swap_limit_mb) {
@@ -108,7 +108,7 @@ fn swap(group: &str, machine: Memory, read: Read<'_>) -> (Option<f64>, Option<f6
     }
 }
 
-/// A number of bytes; `None` when there is no limit.
+/// Parses a number of bytes; `None` if there is no limit.
 fn parse_bytes(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|bytes| *bytes < UNLIMITED_BYTES)
 }
@@ -120,7 +120,8 @@ impl Version {
         parse_bytes(&read(&format!("{group}/{}", self.limit)).ok()?).map(to_mib)
     }
 
-    /// What is used and cannot be dropped at once. Without the numbers of the page cache, all of it.
+    /// Returns the used memory that cannot be dropped at once. If the size of the page cache is unknown, returns all
+    /// used memory.
     fn used_mb(&self, group: &str, read: Read<'_>) -> Option<f64> {
         let used = parse_bytes(&read(&format!("{group}/{}", self.used)).ok()?)?;
         let stat = read(&format!("{group}/memory.stat")).unwrap_or_default();

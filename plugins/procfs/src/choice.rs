@@ -1,30 +1,30 @@
-//! Which processes or programs become instances.
+//! Chooses the processes or programs that become instances.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-/// What may become an instance.
+/// A process or program that may become an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub(crate) id: String,
-    /// What it is called: a program, or a watched pattern.
+    /// The name of the program, or of the watched pattern.
     pub(crate) name: String,
     /// Resident memory, in pages.
     pub(crate) size: u64,
-    /// When its oldest process started, and that one's pid.
+    /// Start time and pid of the oldest process.
     pub(crate) age: (u64, u32),
     pub(crate) is_watched: bool,
 }
 
-/// Those to list.
+/// The candidates to list.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Choice {
     pub(crate) chosen: Vec<Candidate>,
-    /// How many more there were than are allowed.
+    /// The number of candidates beyond the limit.
     pub(crate) left_out: usize,
 }
 
-/// Chooses, and remembers what it chose last.
+/// Chooses candidates, and remembers its last choice.
 #[derive(Debug, Default)]
 pub(crate) struct Chooser {
     listed: BTreeSet<String>,
@@ -33,10 +33,10 @@ pub(crate) struct Chooser {
 // === impl Chooser ===
 
 impl Chooser {
-    /// Chooses the watched ones, oldest first, and the `top` largest ones, largest first; `most` in all.
+    /// Chooses the watched candidates, oldest first, then the `top` largest ones, largest first; `most` in all.
     ///
-    /// One that was listed as one of the largest stays until another is larger by a quarter, so that two of like size do
-    /// not take turns.
+    /// A candidate that was one of the largest keeps its place until another one is larger by a quarter, so that two of
+    /// similar size do not alternate.
     pub(crate) fn choose(&mut self, candidates: Vec<Candidate>, top: usize, most: usize) -> Choice {
         let mut largest: Vec<&Candidate> = candidates.iter().collect();
         largest.sort_by_key(|each| {

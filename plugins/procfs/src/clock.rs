@@ -1,4 +1,4 @@
-//! /proc/loadavg and /proc/uptime, the kernel's tick, and moments to measure between.
+//! Parses /proc/loadavg and /proc/uptime, converts the kernel's ticks, and measures the time between two moments.
 
 use dropsonde_guest::Tick;
 use serde::{Deserialize, Serialize};
@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 pub(crate) const LOADAVG: &str = "/proc/loadavg";
 pub(crate) const UPTIME: &str = "/proc/uptime";
 
-/// `USER_HZ`: in how many ticks a second the kernel counts CPU and start times towards user space. It is 100 on every
-/// architecture that runs this (proc(5), `sysconf(_SC_CLK_TCK)`).
+/// `USER_HZ`: the ticks per second in which the kernel reports CPU times and start times to user space. It is 100 on
+/// every architecture that runs this (proc(5), `sysconf(_SC_CLK_TCK)`).
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// When something was read, on clocks that do not jump.
+/// The time of a reading, on clocks that do not jump.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Moment {
-    /// On the host's clock, which begins anew when the host does: not saved.
+    /// Nanoseconds on the host's clock. It is not saved, because the clock begins anew when the host does.
     #[serde(skip)]
     monotonic_ns: Option<u64>,
     /// Seconds since boot.
@@ -27,7 +27,7 @@ impl Moment {
         Self { monotonic_ns: Some(tick.monotonic_ns), uptime }
     }
 
-    /// One of which only the time since boot is known.
+    /// Returns a moment of which only the time since boot is known.
     pub(crate) fn after_boot(uptime: Option<f64>) -> Self {
         Self { monotonic_ns: None, uptime }
     }
@@ -44,21 +44,21 @@ pub(crate) fn ticks_to_seconds(ticks: u64) -> f64 {
     ticks as f64 / TICKS_PER_SECOND
 }
 
-/// The averages over 1, 5 and 15 minutes.
+/// Returns the load averages over 1, 5 and 15 minutes.
 pub(crate) fn parse_loadavg(text: &str) -> [Option<f64>; 3] {
     let mut words = text.split_whitespace();
     std::array::from_fn(|_| words.next().and_then(|word| word.parse().ok()))
 }
 
-/// Seconds since boot.
+/// Returns the seconds since boot.
 pub(crate) fn parse_uptime(text: &str) -> Option<f64> {
     text.split_whitespace().next()?.parse().ok()
 }
 
-/// Returns how long ago something began, both in seconds since boot. What begins after now is impossible: in a container
-/// that shows its own uptime, processes have the machine's start times.
+/// Returns the age of something, in seconds; both arguments are seconds since boot. A start after now is impossible and
+/// has no age: in a container that shows its own uptime, processes have the start times of the machine.
 pub(crate) fn age(uptime: f64, started: f64) -> Option<f64> {
-    // Ticks are coarser than the uptime, so something that began just now may seem to begin a moment later.
+    // Ticks are coarser than the uptime, so a process that just started may seem to start a moment later.
     const TICK: f64 = 0.01;
     let age = uptime - started;
     (age >= -TICK).then_some(age.max(0.0))

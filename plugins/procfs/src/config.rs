@@ -1,4 +1,4 @@
-//! The operator's settings, and what they need to be granted.
+//! The operator's settings, and the grants that they need.
 
 use crate::mounts::{self, Mount};
 use crate::names::{MOST_NAME_CHARS, is_free, sanitised};
@@ -7,17 +7,17 @@ use dropsonde_guest::{Config, Failure, Need};
 use regex_lite::Regex;
 use serde::Deserialize;
 
-/// As many as a page shows.
+/// Largest `top`: as many as a page shows.
 const MOST_TOP: usize = 100;
 
-/// Instances of processes or programs. Each process takes two files a tick: half of a budget of 100 ms, as the census
-/// reckons it.
+/// Largest `max_processes`. Each process takes two reads per tick; in all, they take half of a budget of 100 ms, as the
+/// census estimates reads.
 const MOST_PROCESSES: usize = 500;
 
 const DEFAULT_TOP: usize = 5;
 const DEFAULT_MAX_PROCESSES: usize = 64;
 
-/// The keys as the operator writes them.
+/// The configuration keys, not yet checked.
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Keys {
@@ -46,28 +46,28 @@ struct NamedKey {
     pattern: String,
 }
 
-/// What an instance is.
+/// The kind of an instance of processes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Per {
-    /// All processes of one name.
+    /// All processes with the same name.
     #[default]
     Program,
     /// One process.
     Pid,
 }
 
-/// The settings, checked.
+/// The checked settings.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// How many programs or processes to discover by resident memory.
+    /// The number of programs or processes to discover by resident memory.
     pub(crate) top: usize,
-    /// Processes whose command line matches one of these are discovered too.
+    /// Patterns: processes whose command line matches one of them are discovered too.
     pub(crate) watch: Vec<Watch>,
     pub(crate) per: Per,
     /// The most programs or processes to discover, watched ones first.
     pub(crate) max_processes: usize,
-    /// Where to read disk space. `/` belongs to the host, each other one is an instance.
+    /// Mount points whose disk space is read. `/` belongs to the host; each other one is an instance.
     pub(crate) mounts: Vec<Mount>,
     /// Interfaces that are instances of their own.
     pub(crate) interfaces: Names,
@@ -122,7 +122,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Reads and checks the configuration; what cannot work is [`Failure::Invalid`].
+    /// Reads and checks the configuration. A configuration that cannot work is [`Failure::Invalid`].
     pub(crate) fn read(config: &Config) -> Result<Self, Failure> {
         let Keys { top, watch, per, max_processes, mounts, interfaces, disks } = config.parse()?;
         if top > MOST_TOP {
@@ -146,13 +146,13 @@ impl Settings {
         self.top > 0 || !self.watch.is_empty()
     }
 
-    /// Files that are read to look at one process.
+    /// Returns the number of files to read to examine one process.
     pub(crate) fn reads_each(&self) -> usize {
         if self.watch.is_empty() { 1 } else { 2 }
     }
 
-    /// Every path these settings make the sampler read, and no other. Single processes can be asked for by their ids
-    /// whatever is discovered.
+    /// Returns exactly the paths that the sampler reads with these settings. Single processes can be requested by their
+    /// ids, whatever is discovered.
     pub(crate) fn needs(&self) -> Vec<Need> {
         let mut paths = vec![cpu::STAT, memory::MEMINFO, net::DEV, clock::LOADAVG];
         paths.extend([clock::UPTIME, disks::DISKSTATS, totals::BOOT_ID, process::PROC]);
@@ -187,10 +187,10 @@ impl Watch {
                     return invalid("is not made of 1 to 64 letters, digits, dots, hyphens and underscores");
                 }
                 if !is_free(name) {
-                    return invalid("is the id of something else");
+                    return invalid("is reserved for another kind of instance");
                 }
                 if watch.iter().any(|other| other.name.as_ref() == Some(name)) {
-                    return invalid("is there twice");
+                    return invalid("is given twice");
                 }
                 if per == Per::Pid {
                     return invalid("has no use with per = \"pid\", where every process is an instance of its own");
@@ -212,7 +212,7 @@ impl Names {
         let mut names = Self::default();
         for pattern in patterns {
             if pattern.is_empty() || pattern.contains('/') || pattern.contains(char::is_whitespace) {
-                return Err(Failure::invalid(format!("{key}: {pattern:?} is no device name, nor a glob of them")));
+                return Err(Failure::invalid(format!("{key}: {pattern:?} is neither a device name nor a glob of device names")));
             }
             if !pattern.contains(['*', '?']) {
                 names.exact.push(pattern.clone());
@@ -234,14 +234,14 @@ impl Names {
         self.exact.is_empty() && self.globs.is_empty()
     }
 
-    /// Whether a device is configured: by its very name, or, if it is a physical one, by a glob.
+    /// Returns whether a device is configured: by its exact name, or, if it is a physical device, by a glob.
     pub(crate) fn have(&self, name: &str, is_physical: bool) -> bool {
         self.exact.iter().any(|exact| exact == name)
             || (is_physical && self.globs.iter().any(|glob| glob.is_match(name)))
     }
 }
 
-/// A glob that matches exactly this path, whatever a mount point is called.
+/// Returns a glob that matches exactly this path, with any characters in it.
 fn literal(path: &str) -> String {
     let mut glob = String::with_capacity(path.len());
     for c in path.chars() {
@@ -312,10 +312,10 @@ mod tests {
             assert!(named(name).contains("is not made of"), "{name}");
         }
         for name in ["host", "mount-a", "disk-a", "interface-a", "a-1-2"] {
-            assert!(named(name).contains("is the id of something else"), "{name}");
+            assert!(named(name).contains("is reserved for another kind of instance"), "{name}");
         }
         let twice = r#"{"watch": [{"name": "a", "match": "x"}, {"name": "a", "match": "y"}]}"#;
-        assert_eq!(why(twice), r#"watch: the name "a" is there twice"#);
+        assert_eq!(why(twice), r#"watch: the name "a" is given twice"#);
         assert!(why(r#"{"per": "pid", "watch": [{"name": "a", "match": "x"}]}"#).contains("per = \"pid\""));
         for device in ["", "a/b", "a b"] {
             assert!(why(&format!(r#"{{"disks": ["{device}"]}}"#)).starts_with("disks: "), "{device}");

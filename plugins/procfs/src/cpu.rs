@@ -1,4 +1,4 @@
-//! /proc/stat: the time the CPUs were busy.
+//! Parses /proc/stat and computes the busy time of the CPUs.
 
 use crate::clock::{Moment, ticks_to_seconds};
 use crate::pace::Pace;
@@ -8,34 +8,35 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) const STAT: &str = "/proc/stat";
 
-/// Where the columns of busy time stand: user, nice, system, irq, softirq, steal. Idle and iowait are not busy; guest time
-/// is in user time already (proc_stat(5)).
+/// The columns of busy time: user, nice, system, irq, softirq, steal. Idle and iowait are not busy; guest time is part
+/// of user time already (proc_stat(5)).
 const BUSY: [u8; 6] = [0, 1, 2, 5, 6, 7];
 
-/// Those every kernel has.
+/// The number of columns that every kernel has.
 const FIRST_COLUMNS: usize = 4;
 
-/// The CPU of the line for all of them, where it alone is usable.
+/// Stands for all CPUs, if only the line for all of them is usable.
 const ALL: u32 = u32::MAX;
 
-/// One column of one CPU.
+/// A CPU and one of its columns.
 type Column = (u32, u8);
 
-/// What the file says.
+/// The content of /proc/stat.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Stat {
-    /// Ticks by column.
+    /// Busy ticks by column.
     busy: Vec<(Column, u64)>,
-    /// CPUs that are online; 1 when the file does not say.
+    /// The number of online CPUs; 1 if the file does not say.
     pub(crate) cpus: usize,
-    /// When the machine booted, in seconds since 1970.
+    /// The boot time, in seconds since 1970.
     pub(crate) booted: Option<u64>,
 }
 
-/// The CPU time used since boot, divided by the number of CPUs: it grows by 1 a second when all are busy.
+/// The CPU time used since boot, divided by the number of CPUs: it grows by 1 per second if all CPUs are busy.
 ///
-/// Every column of every CPU counts by itself, so that a CPU that goes or comes is no load and a column that falls is left
-/// out. A column that grew by more than time allows makes the interval unknown; the column's next rate stands in for it.
+/// Each column of each CPU counts separately. So a CPU that goes or comes is not taken for load, and a column that
+/// falls is left out. If a column grows by more than time allows, the interval has no value; the column's next rate is
+/// used for that interval afterwards.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct CpuTime {
     ticks: SumOfCounters<Column>,
@@ -48,14 +49,14 @@ pub(crate) struct CpuTime {
 /// A column that grew by more than time allows.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Jump {
-    /// In how many readings on end.
+    /// The number of such readings in a row.
     times: u32,
-    /// Seconds it did not count for.
+    /// Seconds for which the column was not counted.
     unknown: f64,
 }
 
-/// Reads the file. Of several lines for all CPUs the one with the largest numbers is usable: some containers show one of
-/// zeros before it.
+/// Parses the file. If it has several lines for all CPUs, the one with the largest numbers is used: some containers
+/// show a line of zeros before it.
 pub(crate) fn parse(text: &str) -> Stat {
     let of_one = |line: &str| {
         let (number, columns) = line.strip_prefix("cpu")?.split_once(' ')?;
@@ -83,17 +84,17 @@ fn busy(cpu: u32, columns: &[u64]) -> impl Iterator<Item = (Column, u64)> {
     BUSY.into_iter().filter_map(move |column| Some(((cpu, column), *columns.get(usize::from(column))?)))
 }
 
-/// The most ticks one column of a CPU can grow by, or have after so long.
+/// Returns the most ticks that one column of a CPU can grow by in this time.
 fn possible(stat: &Stat, cpu: u32, seconds: f64) -> f64 {
     let cpus = if cpu == ALL { stat.cpus as f64 } else { 1.0 };
-    // The readings may be further apart than the calls are, each of which may take a second.
+    // The readings may be further apart than the calls, each of which may take a second.
     (seconds * 1.1 + 1.0) * 100.0 * cpus
 }
 
 // === impl CpuTime ===
 
 impl CpuTime {
-    /// Counts what was read. `None`: there is no value this time.
+    /// Counts a reading, and returns the total. `None`: there is no value this time.
     pub(crate) fn update(&mut self, stat: &Stat, now: Moment) -> Option<f64> {
         if stat.busy.is_empty() {
             return None;
@@ -108,7 +109,7 @@ impl CpuTime {
                 self.ticks.begin_at(*column, *ticks);
                 let jump = self.jumps.entry(*column).or_default();
                 jump.times += 1;
-                // One that jumps every time means nothing: the others go on without it.
+                // A column that jumps every time is ignored: the others go on without it.
                 if jump.times == 1 {
                     jump.unknown += elapsed;
                     is_known = false;
@@ -131,7 +132,7 @@ impl CpuTime {
         None
     }
 
-    /// Begins with what the CPUs have counted since boot, without columns that cannot be true.
+    /// Begins with the CPU time since boot, without columns that cannot be true.
     fn first(&mut self, stat: &Stat, now: Moment) -> f64 {
         let is_possible = |column: &Column, ticks: u64| {
             now.uptime.is_none_or(|uptime| ticks as f64 <= possible(stat, column.0, uptime))
@@ -151,7 +152,7 @@ impl CpuTime {
         cpus.max(1) as f64
     }
 
-    /// Forgets the parts, for when there are too many to be saved.
+    /// Forgets the parts. Used if there are too many to save.
     pub(crate) fn forget_parts(&mut self) {
         self.ticks.forget_parts();
     }
@@ -167,7 +168,7 @@ mod tests {
         Moment::of(&tick, None)
     }
 
-    /// The seconds since the first reading, in each of these, 10 s apart.
+    /// Returns the total of each reading, in seconds since the first one. The readings are 10 s apart.
     fn grown(texts: &[&str]) -> Vec<Option<f64>> {
         let mut time = CpuTime::default();
         let totals: Vec<_> = (0..).zip(texts).map(|(nth, text)| time.update(&parse(text), at(nth * 10))).collect();
@@ -182,7 +183,7 @@ mod tests {
     #[test]
     fn busy_time_is_shared_among_ten_cpus_on_a_kernel_without_guest_columns() {
         let text = include_str!("../testdata/stat-10-cpus-without-guest");
-        // user 4685 + nice 150 + system 1120 + irq 20 + softirq 25 + steal 0 = 6000 ticks, a tenth of them each
+        // user 4685 + nice 150 + system 1120 + irq 20 + softirq 25 + steal 0 = 6000 ticks; a tenth of them per CPU
         assert_eq!(first(text), Some(6.0));
     }
 
@@ -218,7 +219,7 @@ mod tests {
         let one = "cpu0 1100 0 0 9 9 0 0 0\n";
         let again = "cpu0 1200 0 0 9 9 0 0 0\ncpu1 90000 0 0 9 9 0 0 0\n";
         let both = "cpu0 1200 0 0 9 9 0 0 0\ncpu1 90100 0 0 9 9 0 0 0\n";
-        // 100 ticks of the one CPU there both times, twice; then 100 ticks of two.
+        // Twice 100 ticks of the one CPU that is present in both readings; then 100 ticks of two CPUs.
         assert_eq!(grown(&[two, one, again, both]), [Some(0.0), Some(1.0), Some(2.0), Some(2.5)]);
     }
 
@@ -248,7 +249,7 @@ mod tests {
     #[test]
     fn a_whole_machine_is_never_more_than_wholly_busy() {
         let user = |ticks: u64| format!("cpu0 {ticks} 0 0 9 9 0 0 0\n");
-        // The ticks of the kernel and the readings are not in step.
+        // The kernel's ticks and the readings are not synchronous.
         let (a, b, c) = (user(0), user(1003), user(1999));
         assert_eq!(grown(&[&a, &b, &c]), [Some(0.0), Some(10.0), Some(19.99)]);
     }

@@ -1,4 +1,4 @@
-//! /proc/diskstats and /sys/block: the bytes read from and written to physical disks.
+//! Parses /proc/diskstats and reads /sys/block: the bytes read from and written to physical disks.
 
 use crate::sysfs::{Folder, Known};
 use dropsonde_guest::files;
@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) const DISKSTATS: &str = "/proc/diskstats";
 
-/// What is read of /sys, as globs. /sys/block has links to where devices really are, which is not in a folder `block` for
-/// NVMe.
+/// The files in /sys to read, as globs. /sys/block has symlinks to the real places of devices, which for NVMe are not
+/// in a folder `block`.
 pub(crate) const NEEDED: [&str; 9] = [
     "/sys/block/*",
     "/sys/block/*/slaves",
@@ -20,13 +20,14 @@ pub(crate) const NEEDED: [&str; 9] = [
     "/sys/devices/**/nvme*/nvme*/hidden",
 ];
 
-/// The kernel counts in these whatever the disk's own sectors are (Documentation/admin-guide/iostats.rst).
+/// The kernel counts in sectors of this size, whatever the disk's own sectors are
+/// (Documentation/admin-guide/iostats.rst).
 const SECTOR_BYTES: u64 = 512;
 
-/// Devices that are no disk, or that pass everything on to other devices that are counted.
+/// Prefixes of devices that are not disks, or that pass everything on to other devices, which are counted.
 const NOT_PHYSICAL: [&str; 10] = ["loop", "ram", "zram", "dm-", "md", "sr", "fd", "bcache", "drbd", "zd"];
 
-/// Those that are no disk though they have a device: drives of disks that come and go.
+/// Prefixes of drives with removable media. They have a `device`, but do not count as disks.
 const REMOVABLE: [&str; 2] = ["sr", "fd"];
 
 /// Bytes since boot.
@@ -36,21 +37,21 @@ pub(crate) struct Transfers {
     pub(crate) written: u64,
 }
 
-/// What /sys says of one block device.
+/// The properties of a block device in /sys.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Block {
     has_device: bool,
-    /// It is made of others.
+    /// Whether it is made of other devices.
     has_slaves: bool,
     is_hidden: bool,
 }
 
-/// The block devices of a machine, by name.
+/// Parses the block devices of a machine, by name.
 pub(crate) fn parse(text: &str) -> BTreeMap<&str, Transfers> {
     text.lines().filter_map(device).collect()
 }
 
-/// One line: major, minor, name, reads (count, merged, sectors, ms), writes (the same), and more.
+/// Parses one line: major, minor, name, reads (count, merged, sectors, ms), writes (the same), and more.
 fn device(line: &str) -> Option<(&str, Transfers)> {
     let mut words = line.split_whitespace().skip(2);
     let name = words.next()?;
@@ -60,9 +61,9 @@ fn device(line: &str) -> Option<(&str, Transfers)> {
     Some((name, Transfers { read, written }))
 }
 
-/// Asks /sys for one device. `None` for a partition too, which lies in its disk's folder.
+/// Reads the properties of one device from /sys. `None` also for a partition, which is in its disk's folder.
 pub(crate) fn ask(name: &str) -> Option<Block> {
-    // A machine has them by the dozen, and none is a disk.
+    // A machine has dozens of these, and none of them is a disk.
     if ["loop", "ram"].iter().any(|prefix| name.starts_with(prefix)) {
         return None;
     }
@@ -75,10 +76,11 @@ pub(crate) fn ask(name: &str) -> Option<Block> {
     Some(Block { has_device: folder.has("device"), has_slaves, is_hidden })
 }
 
-/// Returns the devices at which data reaches a physical disk, each byte at one of them.
+/// Returns the devices to count, so that each byte that reaches a physical disk is counted once.
 ///
-/// /sys can tell: a disk has a `device`, and is made of no others. Without it, and for what has no device (a disk from the
-/// network), names have to do. Of a disk that is reached on several paths either the disk counts what passes, or its paths.
+/// With /sys, a disk is a device that has a `device` and is not made of other devices. Without /sys, and for a disk
+/// without a `device` (from the network), the name decides. If a disk is reached by several paths, either the disk
+/// counts the traffic or its paths do.
 pub(crate) fn physical<'a>(devices: &BTreeMap<&'a str, Transfers>, known: &Known<Block>) -> BTreeSet<&'a str> {
     let is_disk = |name: &str| match known.get(name) {
         Some(block) if block.has_slaves || block.is_hidden => false,
@@ -93,7 +95,8 @@ pub(crate) fn physical<'a>(devices: &BTreeMap<&'a str, Transfers>, known: &Known
     devices.keys().copied().filter(|name| counts(name)).collect()
 }
 
-/// What one device moved; for a disk that leaves counting to its paths, what those moved.
+/// Returns the bytes that one device moved. For a disk that leaves counting to its paths, returns the sum over the
+/// paths.
 pub(crate) fn of(name: &str, devices: &BTreeMap<&str, Transfers>) -> Option<Transfers> {
     let own = devices.get(name).copied()?;
     if own != Transfers::default() {
@@ -106,12 +109,12 @@ pub(crate) fn of(name: &str, devices: &BTreeMap<&str, Transfers>) -> Option<Tran
     }))
 }
 
-/// Whether some of these are paths to the disk.
+/// Returns whether one of the counted devices is a path to the disk.
 pub(crate) fn has_counted_paths(name: &str, counted: &BTreeSet<&str>) -> bool {
     counted.iter().any(|path| disk_of_path(path).as_deref() == Some(name))
 }
 
-/// nvme0c1n1 is one path to nvme0n1.
+/// Returns the disk of a path: nvme0c1n1 is a path to nvme0n1.
 pub(crate) fn disk_of_path(name: &str) -> Option<String> {
     let (subsystem, rest) = name.strip_prefix("nvme")?.split_once('c')?;
     let (controller, namespace) = rest.split_once('n')?;
@@ -127,8 +130,9 @@ fn is_physical(name: &str) -> bool {
     !NOT_PHYSICAL.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// The kernel names a partition after its disk and a number, with a `p` between when the disk's own name ends in a
-/// digit: sda1, nvme0n1p1. So nvme0n10 is no partition of nvme0n1.
+/// Returns whether a name is that of a partition of a listed disk. The kernel names a partition after its disk and a
+/// number, with a `p` between if the disk's name ends in a digit: sda1, nvme0n1p1. So nvme0n10 is not a partition of
+/// nvme0n1.
 fn is_partition(name: &str, devices: &BTreeMap<&str, Transfers>) -> bool {
     let disk_or_p = name.trim_end_matches(|c: char| c.is_ascii_digit());
     if disk_or_p.len() == name.len() {

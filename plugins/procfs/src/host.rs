@@ -1,4 +1,4 @@
-//! The host's own row, and those of its interfaces and disks.
+//! The rows of the host, of its interfaces and of its disks.
 
 use crate::config::Settings;
 use crate::disks::{self, Block};
@@ -19,18 +19,18 @@ pub(crate) const ID: &str = "host";
 const INTERFACE: &str = "interface-";
 const DISK: &str = "disk-";
 
-/// Interfaces or disks that become instances, each.
+/// Most interfaces that become instances, and most disks.
 const MOST_DEVICES: usize = 256;
 
-/// What /sys says of this machine's devices.
+/// The properties of this machine's devices in /sys.
 #[derive(Debug, Default)]
 pub(crate) struct Devices {
     links: Known<Link>,
     blocks: Known<Block>,
 }
 
-/// Reads the host. A file that cannot be read leaves its fields without a signal; a host of which nothing can be read
-/// is a failure, a refusal before any other. `processes` is how many there are, as far as that is known this time.
+/// Reads the host. If a file cannot be read, its fields have no value. If no file can be read, the result is a failure,
+/// and a denial comes before any other failure. `processes` is the number of processes, if it is known this time.
 pub(crate) fn row(
     settings: &Settings,
     shared: &mut Shared,
@@ -60,7 +60,7 @@ pub(crate) fn row(
         shared.uptime().map(|uptime| row.uptime_seconds = uptime),
         shared.text(disks::DISKSTATS).map(|text| {
             let disks = devices.physical(&disks::parse(text));
-            // Without a physical disk to be seen, as in many containers, there is no number rather than zero.
+            // Without a visible physical disk, as in many containers, there is no value, rather than zero.
             if !disks.is_empty() {
                 let (read, written) = totals.transfers(&disks);
                 (row.disk_read_bytes, row.disk_written_bytes) = (Some(read as f64), Some(written as f64));
@@ -81,7 +81,7 @@ fn worst(failures: Vec<Failure>) -> Failure {
     failures.into_iter().nth(denied.unwrap_or(0)).unwrap_or_else(nothing)
 }
 
-/// The configured interfaces that there are.
+/// Returns the configured interfaces that exist.
 pub(crate) fn interfaces(
     settings: &Settings,
     shared: &mut Shared,
@@ -96,14 +96,14 @@ pub(crate) fn interfaces(
     Ok(names.take(MOST_DEVICES).map(|name| instance(INTERFACE, "interface", name)).collect())
 }
 
-/// The configured disks that there are.
+/// Returns the configured disks that exist.
 pub(crate) fn disks(settings: &Settings, shared: &mut Shared, devices: &mut Devices) -> Result<Vec<Instance>, Failure> {
     if settings.disks.is_empty() {
         return Ok(Vec::new());
     }
     let disks = disks::parse(shared.text(disks::DISKSTATS)?);
     let physical: BTreeSet<&str> = devices.physical(&disks).into_iter().map(|(name, _)| name).collect();
-    // A disk on several paths is one disk, whichever of them counts.
+    // A disk with several paths is one disk, whichever of them counts.
     let is_disk = |name: &str| physical.contains(name) || disks::has_counted_paths(name, &physical);
     let is_one = |name: &&&str| settings.disks.have(name, is_disk(name) && disks::disk_of_path(name).is_none());
     Ok(disks.keys().filter(is_one).take(MOST_DEVICES).map(|name| instance(DISK, "disk", name)).collect())
@@ -113,7 +113,7 @@ fn instance(prefix: &str, kind: &str, name: &str) -> Instance {
     Instance::new(format!("{prefix}{}", sanitised(name))).label("kind", kind).label(kind, name)
 }
 
-/// The row of one interface or disk; `None` when the id is that of something else.
+/// Returns the row of an interface or disk; `None` if the id belongs to another kind of instance.
 pub(crate) fn device_row(id: &str, shared: &mut Shared) -> Option<Result<Row, Failure>> {
     if let Some(wanted) = id.strip_prefix(INTERFACE) {
         return Some(shared.text(net::DEV).and_then(|text| {
@@ -137,7 +137,7 @@ pub(crate) fn device_row(id: &str, shared: &mut Shared) -> Option<Result<Row, Fa
 // === impl Devices ===
 
 impl Devices {
-    /// The interfaces at which packets enter and leave the machine.
+    /// Returns the interfaces at which packets enter and leave the machine.
     fn leading_out<'a>(
         &mut self,
         interfaces: &std::collections::BTreeMap<&'a str, net::Traffic>,
@@ -148,7 +148,7 @@ impl Devices {
         interfaces.iter().filter(|(name, _)| counted.contains(*name)).map(|(name, moved)| (*name, *moved)).collect()
     }
 
-    /// The devices at which data reaches a disk.
+    /// Returns the devices at which data reaches a disk.
     fn physical<'a>(
         &mut self,
         disks: &std::collections::BTreeMap<&'a str, disks::Transfers>,
