@@ -156,7 +156,7 @@ impl Entry {
         // Reads in pieces: the file may be large, and its bytes are needed only for the checksum.
         found.update_reader(fs::File::open(&self.code).ok()?).ok()?;
         if found.finalize().as_bytes() != expected.as_slice() {
-            tracing::warn!(file = %self.code.display(), "corrupt entry in the compile cache; compiling the plugin again");
+            tracing::warn!(file = %self.code.display(), "corrupt entry in the compile cache; compiling it again");
             return None;
         }
         let component = map(engine, &self.code)?;
@@ -188,7 +188,7 @@ fn map(engine: &Engine, code: &Path) -> Option<Component> {
     match unsafe { Component::deserialize_file(engine, code) } {
         Ok(component) => Some(component),
         Err(error) => {
-            tracing::warn!(file = %code.display(), error = format!("{error:#}"), "unusable entry in the compile cache; compiling the plugin again");
+            tracing::warn!(file = %code.display(), error = format!("{error:#}"), "unusable entry in the compile cache; compiling it again");
             None
         }
     }

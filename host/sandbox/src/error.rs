@@ -22,7 +22,11 @@ pub enum CallError {
         /// The configuration key of the budget.
         setting: &'static str,
     },
-    #[error("took longer than its deadline of {}, with {} of CPU time; raise {setting}", at_least(*deadline), at_least(*cpu))]
+    #[error(
+        "took longer than its deadline of {}, with {} of CPU time; raise {setting}",
+        at_least(*deadline),
+        at_least(*cpu)
+    )]
     DeadlineExceeded {
         deadline: Duration,
         /// CPU time used until then. If it is small, the plugin waited or the machine was busy.

@@ -50,7 +50,7 @@ impl Source for Appstats {
             let saved = serde_json::to_vec(&self.sections)?;
             match state::save(&saved) {
                 Ok(()) => self.changed = false,
-                Err(why) => log::warn(format!("cannot save the counters; a restart would lose the latest events: {why}")),
+                Err(why) => log::warn(format!("cannot save the counters; a restart would lose recent events: {why}")),
             }
         }
         Ok(self.sections.stats(tick.at_ms))

@@ -212,7 +212,9 @@ impl Names {
         let mut names = Self::default();
         for pattern in patterns {
             if pattern.is_empty() || pattern.contains('/') || pattern.contains(char::is_whitespace) {
-                return Err(Failure::invalid(format!("{key}: {pattern:?} is neither a device name nor a glob of device names")));
+                return Err(Failure::invalid(format!(
+                    "{key}: {pattern:?} is neither a device name nor a glob of device names"
+                )));
             }
             if !pattern.contains(['*', '?']) {
                 names.exact.push(pattern.clone());

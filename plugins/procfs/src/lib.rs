@@ -1,18 +1,19 @@
 //! Reads this machine from /proc and /sys: the host, its mounts, interfaces and disks, and its programs.
 //!
-//! Instances are `host`, one per configured mount other than `/`, interface and disk, and one per watched or large program
-//! (or process, with `per = "pid"`). They all have the same fields; those without a meaning for an instance have no signal.
-//! An id says by itself what to read, so a fresh worker carries on where the last one stopped; totals over parts that come
-//! and go are saved.
+//! Instances are `host`; one per configured mount other than `/`, interface and disk; and one per watched or large
+//! program (or process, with `per = "pid"`). All instances have the same fields; a field that has no meaning for an
+//! instance has no value. The id alone says what to read, so a new worker continues where the last one stopped. Totals
+//! over parts that come and go are saved.
 //!
 //! # Layout
 //!
-//! * `config`: the operator's settings, and what they need to be granted.
-//! * `row`: the fields, and one instance's values for them. `names`: what instances are called.
-//! * `shared`: files that several rows of one tick have in common.
-//! * `host`, `mounts`, `programs`, `process`: an instance's row.
-//! * `census`, `choice`: the processes there are, and which of them become instances.
-//! * `totals`, `pace`: running totals that never fall, and never grow faster than time. `troubles`: what the log is told.
+//! * `config`: the operator's settings, and the grants that they need.
+//! * `row`: the fields, and the values of one instance. `names`: the ids of instances.
+//! * `shared`: files that several rows of one tick use.
+//! * `host`, `mounts`, `programs`, `process`: the rows of these kinds of instances.
+//! * `census`, `choice`: the existing processes, and the choice of those that become instances.
+//! * `totals`, `pace`: running totals that never fall and never grow faster than time. `troubles`: problems for the
+//!   log.
 //! * `cpu`, `memory`, `cgroup`, `net`, `disks`, `sysfs`, `clock`: one parser per kernel file or folder.
 
 mod census;
@@ -57,17 +58,17 @@ pub struct Procfs {
     devices: Devices,
     totals: Totals,
     troubles: Troubles,
-    /// What each part of discovery found last.
+    /// The instances that each part of discovery found last.
     found: BTreeMap<&'static str, Vec<Instance>>,
 }
 
-/// What one call of sampling has at hand.
+/// The state of one sampling call.
 struct Call {
     shared: Shared,
     allowance: Allowance,
-    /// How many processes there are, once they were listed in this call.
+    /// The number of processes, after they were listed in this call.
     listed: Option<Result<Option<usize>, Failure>>,
-    /// Whether new processes were looked at in this call.
+    /// Whether new processes were examined in this call.
     has_looked: bool,
 }
 
@@ -152,7 +153,7 @@ impl Procfs {
     fn program_row(&mut self, program: &str, call: &mut Call) -> Result<Row, Failure> {
         self.list(call)?;
         if !std::mem::replace(&mut call.has_looked, true) {
-            // Half of what is allowed is for those that are measured.
+            // The other half is for measuring processes.
             let mut half = call.allowance.half();
             let Self { census, settings, .. } = self;
             census.look_at_new(&mut half, settings.reads_each(), |pid| look(pid, settings));
@@ -160,19 +161,20 @@ impl Procfs {
         }
         let members = self.census.members(program, &self.settings.watch);
         let mut processes = programs::measure(program, &members, &mut call.allowance)?;
-        // What became another program meanwhile is counted there; a pattern with a name chooses whatever it is called.
+        // A process that became another program counts for that program. A pattern with a name keeps it, whatever the
+        // process is called.
         let is_named = self.settings.watch.iter().any(|watch| watch.name.as_deref() == Some(program));
         processes.retain(|(id, measured)| self.census.is_still(id.pid, &measured.comm) || is_named);
         if processes.is_empty() {
             return match self.census.unknown() {
                 Some(0) => Err(Failure::Gone),
-                _ => Err(Failure::unavailable("not all processes of this machine have been looked at so far")),
+                _ => Err(Failure::unavailable("not all processes of this machine have been examined yet")),
             };
         }
         Ok(programs::row(program, &processes, &mut call.shared, &mut self.totals))
     }
 
-    /// Lists the machine's processes, once in a call.
+    /// Lists the machine's processes, once per call.
     fn list(&mut self, call: &mut Call) -> Result<Option<usize>, Failure> {
         if let Some(listed) = &call.listed {
             return listed.clone();
@@ -182,11 +184,11 @@ impl Procfs {
         call.listed.insert(listed).clone()
     }
 
-    /// Tells the log when there are more processes than one call can list.
+    /// Logs when there are more processes than one call can list.
     fn tell_how_many(&mut self, listed: &Result<Option<usize>, Failure>) {
         let is_crowded = matches!(listed, Ok(None)) || (listed.is_ok() && self.census.takes_several_calls());
-        let why = "there are more than one call can list within its budget, so new ones are found some calls later and \
-                   `processes` is not there each time; raise plugins.procfs.limits.cpu";
+        let why = "there are more than one call can list within its budget, so new ones are found some calls later, \
+                   and `processes` has a value only now and then; raise plugins.procfs.limits.cpu";
         self.troubles.report("processes of this machine", is_crowded.then(|| why.to_owned()));
     }
 
@@ -216,8 +218,8 @@ impl Procfs {
         Ok(choice.chosen.iter().map(instance).collect())
     }
 
-    /// What a part of discovery found. One that fails costs itself alone: what it found last stays, as an answer without
-    /// them would end its instances. What the operator does not grant is not there.
+    /// Returns the instances of a part of discovery. If the part fails, its last instances stay, because leaving them
+    /// out would end them; the other parts are not affected. Instances that the operator does not grant are left out.
     fn found(
         &mut self,
         part: &'static str,
@@ -232,7 +234,8 @@ impl Procfs {
                 (last, Some(why(&failure)))
             }
         };
-        self.troubles.report(part, wrong.map(|why| format!("cannot be discovered, those known go on: {why}")));
+        self.troubles
+            .report(part, wrong.map(|why| format!("cannot be discovered; keeping the known instances: {why}")));
         self.found.insert(part, found.clone());
         found
     }
@@ -264,14 +267,14 @@ mod tests {
 
     const TICK: Tick = Tick { at_ms: 0, monotonic_ns: 0, budget_ms: 10_000, interval_ms: 10_000 };
 
-    /// A child of this test that is never left behind.
+    /// A child process that is always ended with its test.
     struct Sleeper(Child);
 
     impl Sleeper {
-        /// Sleeps for a number of seconds that is this test's own, to be told from others by its command line.
+        /// Starts a `sleep` with a number of seconds that only this test uses, so that its command line identifies it.
         fn start(seconds: &str) -> Self {
             let child = Self(Command::new("sleep").arg(seconds).spawn().unwrap());
-            // The kernel lets the parent go on a moment before the child has its new command line.
+            // The kernel lets the parent continue a moment before the child has its new command line.
             let cmdline = format!("/proc/{}/cmdline", child.0.id());
             while !std::fs::read_to_string(&cmdline).unwrap().contains(seconds) {
                 std::thread::yield_now();
@@ -297,7 +300,7 @@ mod tests {
         sampler
     }
 
-    /// Of all processes of this machine, those that tests start beside this one included.
+    /// Discovers instances of a kind, among all processes of this machine, including those of other tests.
     fn found(sampler: &mut Procfs, kind: &str) -> Vec<Instance> {
         let kind = ("kind".to_owned(), kind.to_owned());
         sampler.discover(&TICK).unwrap().into_iter().filter(|each| each.labels.contains(&kind)).collect()
@@ -393,7 +396,7 @@ mod tests {
         let mut sampler = sampler(&format!(r#"{{"per": "pid", "top": 0, "watch": ["^sleep {seconds}$"]}}"#));
         let id = found(&mut sampler, "process")[0].id.clone();
         child.0.kill().unwrap();
-        // The kernel ends it on its own time; until then it counts as alive.
+        // The kernel ends the process with a delay; until then it counts as alive.
         while sampler.sample(&id).is_ok() {
             std::thread::yield_now();
         }

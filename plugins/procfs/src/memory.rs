@@ -1,4 +1,4 @@
-//! /proc/meminfo.
+//! Parses /proc/meminfo.
 
 pub(crate) const MEMINFO: &str = "/proc/meminfo";
 
@@ -14,7 +14,7 @@ pub(crate) struct Memory {
     pub(crate) swap_limit_mb: Option<f64>,
 }
 
-/// Reads /proc/meminfo. A value that is not there or impossible costs only what cannot be told without it.
+/// Parses /proc/meminfo. If a value is missing or impossible, only the results that need it are missing.
 pub(crate) fn parse(text: &str) -> Memory {
     let kib = |name| kib(text, name);
     let (total, swap_total) = (kib("MemTotal"), kib("SwapTotal"));
@@ -30,9 +30,9 @@ pub(crate) fn parse(text: &str) -> Memory {
     }
 }
 
-/// What is available, in KiB. Before Linux 3.14 the kernel did not estimate that, and free memory with buffers and page
-/// cache stands in for it. Where the estimate is more than all memory, as in some containers, buffers and cache are the
-/// machine's as well, and what is free is all that is sure.
+/// Returns the available memory, in KiB. Before Linux 3.14 the kernel has no estimate of it; the sum of free memory,
+/// buffers and page cache is used instead. In some containers the estimate is more than all memory. Then buffers and
+/// cache are the machine's as well, and only free memory is certain.
 fn available(text: &str, total: Option<f64>) -> Option<f64> {
     let is_possible = |kib: &f64| total.is_none_or(|total| *kib <= total);
     let kib = |name| kib(text, name);
@@ -47,7 +47,7 @@ fn available(text: &str, total: Option<f64>) -> Option<f64> {
     }
 }
 
-/// Resident memory in /proc/PID/status, in MiB. Kernel threads have none.
+/// Returns the resident memory in /proc/PID/status, in MiB. Kernel threads have none.
 pub(crate) fn parse_resident_mb(status: &str) -> Option<f64> {
     Some(kib(status, "VmRSS")? / KIB_PER_MIB)
 }
@@ -56,7 +56,7 @@ pub(crate) fn to_mib(bytes: u64) -> f64 {
     bytes as f64 / BYTES_PER_MIB
 }
 
-/// The value of a line like `MemTotal:       24684100 kB`.
+/// Returns the value of a line like `MemTotal:       24684100 kB`.
 fn kib(text: &str, name: &str) -> Option<f64> {
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     let kib: u64 = value.split_whitespace().next()?.parse().ok()?;

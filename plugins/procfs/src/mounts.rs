@@ -1,4 +1,4 @@
-//! Mount points: which ones are configured, which ones there are, and how full they are.
+//! Mount points: the configured ones, the mounted ones, and their disk space.
 
 use crate::config::Settings;
 use crate::memory::to_mib;
@@ -10,7 +10,7 @@ use dropsonde_guest::{Failure, Instance, files};
 pub(crate) const ROOT: &str = "/";
 pub(crate) const TABLE: &str = "/proc/self/mounts";
 
-/// What the contract allows an instance id to take.
+/// Longest instance id that the contract allows, in bytes.
 const MOST_ID_BYTES: usize = 256;
 
 /// A configured mount point.
@@ -20,7 +20,7 @@ pub(crate) struct Mount {
     pub(crate) id: String,
 }
 
-/// One line of the mount table, its escapes undone.
+/// One line of the mount table, unescaped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Mounted {
     device: String,
@@ -28,7 +28,7 @@ struct Mounted {
     fstype: String,
 }
 
-/// Checks the configured paths. Two that would share an id are refused: their histories would mix.
+/// Checks the configured paths. Two paths with the same id are refused, because their histories would mix.
 pub(crate) fn configured(paths: &[String]) -> Result<Vec<Mount>, Failure> {
     let mut mounts: Vec<Mount> = Vec::new();
     for path in paths {
@@ -37,7 +37,7 @@ pub(crate) fn configured(paths: &[String]) -> Result<Vec<Mount>, Failure> {
             Some(other) if other.path == mount.path => {}
             Some(other) => {
                 let Mount { path: other, id } = other;
-                return Err(Failure::invalid(format!("mounts: {other:?} and {path:?} would both be {id}")));
+                return Err(Failure::invalid(format!("mounts: {other:?} and {path:?} would both have the id {id}")));
             }
             None => mounts.push(mount),
         }
@@ -45,7 +45,7 @@ pub(crate) fn configured(paths: &[String]) -> Result<Vec<Mount>, Failure> {
     Ok(mounts)
 }
 
-/// The configured mounts that are mounted now.
+/// Returns the configured mounts that are mounted now.
 pub(crate) fn discover(settings: &Settings, shared: &mut Shared) -> Result<Vec<Instance>, Failure> {
     if !settings.mounts.iter().any(Mount::is_instance) {
         return Ok(Vec::new());
@@ -53,14 +53,14 @@ pub(crate) fn discover(settings: &Settings, shared: &mut Shared) -> Result<Vec<I
     Ok(instances(&settings.mounts, shared.text(TABLE)?))
 }
 
-/// The configured mounts, for when the table that says which of them there are cannot be read: to leave them out would end
-/// them.
+/// Returns all configured mounts. Used when the mount table cannot be read: leaving them out would end them.
 pub(crate) fn assumed(settings: &Settings) -> Vec<Instance> {
     let mounts = settings.mounts.iter().filter(|mount| mount.is_instance());
     mounts.map(|mount| Instance::new(&mount.id).label("kind", "mount").label("mount", &mount.path)).collect()
 }
 
-/// The space of one mount. What is no longer mounted is gone: the directory left behind lies on another file system.
+/// Returns the disk space of one mount. A mount point that is no longer mounted is gone: the directory that is left
+/// lies on another file system.
 pub(crate) fn row(mount: &Mount, shared: &mut Shared) -> Result<Row, Failure> {
     if shared.text(TABLE).is_ok_and(|table| mounted(table, &mount.path).is_none()) {
         return Err(Failure::Gone);
@@ -70,7 +70,7 @@ pub(crate) fn row(mount: &Mount, shared: &mut Shared) -> Result<Row, Failure> {
     Ok(row)
 }
 
-/// Fills in the space of the file system at `path`, as `df` says it.
+/// Fills in the disk space of the file system at `path`, as `df` shows it.
 pub(crate) fn fill_space(row: &mut Row, path: &str) -> Result<(), Failure> {
     let usage = files::usage(path)?;
     row.disk_used_mb = Some(to_mib(usage.used_bytes));
@@ -86,7 +86,7 @@ impl Mount {
         Self { path: ROOT.to_owned(), id: "mount-root".to_owned() }
     }
 
-    /// Whether it is an instance of its own: the root file system's numbers are the host's.
+    /// Returns whether the mount is an instance of its own. The numbers of the root file system belong to the host.
     pub(crate) fn is_instance(&self) -> bool {
         self.path != ROOT
     }
@@ -100,11 +100,11 @@ impl Mount {
             return invalid("is not an absolute path");
         };
         if relative.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
-            return invalid("is not written as the mount table has it: no //, no . or .., no / at the end");
+            return invalid("is not written as in the mount table: no //, no . or .., no / at the end");
         }
         let id = format!("mount-{}", sanitised(&relative.replace('/', "-")));
         if id.len() > MOST_ID_BYTES {
-            return invalid("is too long to make an id of");
+            return invalid("is too long for an instance id");
         }
         Ok(Self { path: path.to_owned(), id })
     }
@@ -124,7 +124,7 @@ fn instances(mounts: &[Mount], table: &str) -> Vec<Instance> {
     found.collect()
 }
 
-/// What is mounted at `path`: the last line that says so, which lies over the earlier ones.
+/// Returns the mount at `path`: the last line for it, because a later mount covers the earlier ones.
 fn mounted(table: &str, path: &str) -> Option<Mounted> {
     let is_at = |line: &&str| {
         line.split(' ').nth(1).is_some_and(|word| word == path || (word.contains('\\') && unescaped(word) == path))
@@ -137,7 +137,7 @@ fn parse_line(line: &str) -> Option<Mounted> {
     Some(Mounted { device: words.next()?, path: words.next()?, fstype: words.next()? })
 }
 
-/// Undoes the kernel's `\040` for a space, `\134` for a backslash and so on (fstab(5)).
+/// Replaces the kernel's escapes: `\040` for a space, `\134` for a backslash and so on (fstab(5)).
 fn unescaped(word: &str) -> String {
     let mut bytes = Vec::with_capacity(word.len());
     let mut rest = word.as_bytes();
@@ -209,14 +209,17 @@ mod tests {
     fn a_path_the_mount_table_cannot_have_is_refused() {
         assert_eq!(why(&["data"]), "mounts: \"data\" is not an absolute path");
         for path in ["/data/", "//data", "/a/../b", "/./a"] {
-            assert!(why(&[path]).contains("is not written as the mount table has it"), "{path}");
+            assert!(why(&[path]).contains("is not written as in the mount table"), "{path}");
         }
         assert!(why(&[&format!("/{}", "a".repeat(300))]).contains("too long"));
     }
 
     #[test]
     fn two_paths_cannot_share_an_id_but_one_may_be_named_twice() {
-        assert_eq!(why(&["/var/lib", "/var-lib"]), r#"mounts: "/var/lib" and "/var-lib" would both be mount-var-lib"#);
+        assert_eq!(
+            why(&["/var/lib", "/var-lib"]),
+            r#"mounts: "/var/lib" and "/var-lib" would both have the id mount-var-lib"#
+        );
         assert_eq!(mounts(&["/var/lib", "/var/lib"]).unwrap().len(), 1);
     }
 

@@ -1,26 +1,27 @@
-//! Names as ids.
+//! Turns names into instance ids.
 
 use crate::process::ProcessId;
 
-/// The kernel cuts a program's name at 15 bytes; whatever else writes the file must not break the id.
+/// Longest name in an id. The kernel cuts a program's name at 15 bytes, but other writers of the file must not break
+/// the id.
 pub(crate) const MOST_NAME_CHARS: usize = 64;
 
-/// What ids of other kinds begin with.
+/// The prefixes of ids of other kinds of instances.
 const OTHER_KINDS: [&str; 3] = ["mount-", "interface-", "disk-"];
 
-/// The name with all that does not belong in an id replaced by `_`.
+/// Returns the name with `_` in place of each character that an id may not have.
 pub(crate) fn sanitised(name: &str) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     name.chars().map(|c| if allowed(c) { c } else { '_' }).collect()
 }
 
-/// The beginning of a process' id.
+/// Returns the beginning of a process' id.
 pub(crate) fn short(comm: &str) -> String {
     let name: String = sanitised(comm).chars().take(MOST_NAME_CHARS).collect();
     if name.is_empty() { "process".to_owned() } else { name }
 }
 
-/// A program's id: its name, with `_` at one that could be the id of something else.
+/// Returns a program's id: its name, with a `_` added if it could be the id of another kind of instance.
 pub(crate) fn program_id(comm: &str) -> String {
     let mut id = short(comm);
     if ProcessId::parse(&id).is_some() {
@@ -29,7 +30,7 @@ pub(crate) fn program_id(comm: &str) -> String {
     if is_free(&id) { id } else { format!("_{id}") }
 }
 
-/// Whether no instance of another kind can have this id.
+/// Returns whether no instance of another kind can have this id.
 pub(crate) fn is_free(id: &str) -> bool {
     let is_other = id == crate::host::ID || OTHER_KINDS.iter().any(|prefix| id.starts_with(prefix));
     !is_other && !matches!(id, "." | "..") && ProcessId::parse(id).is_none()

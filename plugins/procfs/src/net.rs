@@ -1,4 +1,4 @@
-//! /proc/net/dev and /sys/class/net: the bytes that entered and left this machine.
+//! Parses /proc/net/dev and reads /sys/class/net: the bytes that entered and left this machine.
 
 use crate::sysfs::{Folder, Known};
 use dropsonde_guest::files;
@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) const DEV: &str = "/proc/net/dev";
 
-/// What is read of /sys, as globs. /sys/class/net has links to where devices really are.
+/// The files in /sys to read, as globs. /sys/class/net has symlinks to the real places of devices.
 pub(crate) const NEEDED: [&str; 6] = [
     "/sys/class/net/*",
     "/sys/class/net/*/uevent",
@@ -16,12 +16,12 @@ pub(crate) const NEEDED: [&str; 6] = [
     "/sys/devices/**/net/*/uevent",
 ];
 
-/// What the kernel calls network cards, and drivers and distributions after it.
+/// Prefixes of the names that the kernel, drivers and distributions give to network cards.
 const CARDS: [&str; 16] =
     ["eth", "en", "em", "wl", "ww", "wan", "lan", "usb", "ib", "sfp", "ath", "ra", "mlan", "rmnet", "bnep", "venet"];
 
-/// Interfaces whose packets also pass another one: container ends, bridges, tunnels, VLANs, the masters of bonded links
-/// (their slaves are counted); and dummies, which lead nowhere.
+/// Prefixes of interfaces whose packets also pass another interface: container ends, bridges, tunnels, VLANs, the
+/// masters of bonded links (their slaves are counted). Also dummies, which lead nowhere.
 const DOUBLES: [&str; 42] = [
     "lo",
     "veth",
@@ -67,7 +67,7 @@ const DOUBLES: [&str; 42] = [
     "nlmon",
 ];
 
-/// Interfaces without hardware that lead out of nothing by themselves, as `DEVTYPE` has them.
+/// `DEVTYPE` of interfaces without hardware that do not lead out of the machine by themselves.
 const STACKED: [&str; 15] = [
     "bridge",
     "bond",
@@ -93,23 +93,23 @@ pub(crate) struct Traffic {
     pub(crate) sent: u64,
 }
 
-/// What /sys says of one interface.
+/// The properties of an interface in /sys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Link {
     folder: Folder,
-    /// As in `uevent`; empty for a plain card.
+    /// `DEVTYPE` in `uevent`; empty for a plain card.
     devtype: String,
-    /// The interface it is a port of, where `upper_*` does not say it.
+    /// The interface that it is a port of, if `upper_*` does not name it.
     master: Option<String>,
 }
 
-/// The interfaces of a machine; `None` when the text names none at all.
+/// Parses the interfaces of a machine; `None` if the text names none.
 pub(crate) fn parse(text: &str) -> Option<BTreeMap<&str, Traffic>> {
     let interfaces: BTreeMap<_, _> = text.lines().filter_map(interface).collect();
     (!interfaces.is_empty()).then_some(interfaces)
 }
 
-/// One line: the name, a colon that may touch the first number, 8 columns received, 8 columns sent.
+/// Parses one line: the name, a colon that may touch the first number, 8 columns received, 8 columns sent.
 fn interface(line: &str) -> Option<(&str, Traffic)> {
     let (name, columns) = line.rsplit_once(':')?;
     let mut columns = columns.split_whitespace().map(str::parse);
@@ -118,13 +118,14 @@ fn interface(line: &str) -> Option<(&str, Traffic)> {
     Some((name.trim(), Traffic { received, sent }))
 }
 
-/// Asks /sys for one interface.
+/// Reads the properties of one interface from /sys.
 pub(crate) fn ask(name: &str) -> Option<Link> {
     let path = format!("/sys/class/net/{name}");
     let folder = Folder::list(&path)?;
     let uevent = |path: &str| files::read_to_string(path).unwrap_or_default();
     let devtype = value(&uevent(&format!("{path}/uevent")), "DEVTYPE").unwrap_or_default();
-    // What upper_* says need not be asked for. The master is a link to its folder; in a recording it may be a file.
+    // The master is read only if no `upper_*` names it. It is a symlink to the master's folder; in a recording it may
+    // be a file.
     let is_silent = folder.has("master") && folder.with_prefix("upper_").is_empty();
     let master = || {
         let in_folder = value(&uevent(&format!("{path}/master/uevent")), "INTERFACE");
@@ -135,16 +136,16 @@ pub(crate) fn ask(name: &str) -> Option<Link> {
     Some(Link { folder, devtype, master })
 }
 
-/// The value of a line like `DEVTYPE=bridge`.
+/// Returns the value of a line like `DEVTYPE=bridge`.
 fn value(uevent: &str, key: &str) -> Option<String> {
     uevent.lines().find_map(|line| Some(line.strip_prefix(key)?.strip_prefix('=')?.trim().to_owned()))
 }
 
-/// Returns the interfaces at which packets leave or enter the machine, each packet at one of them.
+/// Returns the interfaces to count, so that each packet that enters or leaves the machine is counted once.
 ///
-/// /sys can tell: a card has a `device`; what runs over a card has not. Of two cards one above the other (a switch chip and
-/// its ports, a virtual function and its synthetic twin) the upper one counts. In a container no interface has a device:
-/// then those count that nothing runs over. Without /sys names have to do.
+/// With /sys, a card is an interface that has a `device`; an interface that runs over a card has none. If one card is
+/// above another (a switch chip and its ports, a virtual function and its synthetic twin), the upper one counts. In a
+/// container no interface has a device; then those count that nothing runs over. Without /sys the name decides.
 pub(crate) fn leading_out<'a>(names: &BTreeSet<&'a str>, known: &Known<Link>) -> BTreeSet<&'a str> {
     let (seen, unseen): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| known.get(name).is_some());
     let above = uppers(known);
@@ -164,11 +165,11 @@ pub(crate) fn leading_out<'a>(names: &BTreeSet<&'a str>, known: &Known<Link>) ->
     if !plain.is_empty() {
         return plain;
     }
-    // A network of its own that a tunnel alone leads out of.
+    // A network namespace from which only a tunnel leads out.
     seen.into_iter().filter(|name| link(name).is_some_and(|link| !link.is_over_others())).collect()
 }
 
-/// The interfaces above each one, told from either side.
+/// Returns the interfaces above each interface, as named by either of the two.
 fn uppers(known: &Known<Link>) -> BTreeMap<String, BTreeSet<String>> {
     let mut above: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (name, link) in known.iter() {
@@ -182,12 +183,13 @@ fn uppers(known: &Known<Link>) -> BTreeMap<String, BTreeSet<String>> {
     above
 }
 
-/// Without /sys: cards by the names they are given, or all but those known to be none.
+/// Chooses interfaces by name, without /sys: those with the name of a card, or else all that are not known to be
+/// something else.
 fn by_name<'a>(names: &[&'a str]) -> BTreeSet<&'a str> {
-    // eth0.100 is a VLAN on eth0, eth0:1 another address of it.
+    // eth0.100 is a VLAN on eth0, and eth0:1 is another address of eth0.
     let is_named_so = |name: &str| CARDS.iter().any(|card| name.starts_with(card)) || is_numbered(name, "p");
     let is_card = |name: &&str| is_named_so(name) && !name.contains(['.', ':']);
-    // Ports of a switch chip, which hangs on eth0.
+    // Ports of a switch chip that is connected to eth0.
     let has_ports = names.iter().any(|name| is_numbered(name, "lan"));
     let cards: BTreeSet<&str> =
         names.iter().copied().filter(|name| is_card(name) && !(has_ports && *name == "eth0")).collect();
@@ -205,7 +207,7 @@ fn is_numbered(name: &str, what: &str) -> bool {
     name.strip_prefix(what).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
-/// The machine's end of a virtual machine's card, in Xen: it has a device, which is the guest.
+/// Returns whether this is the host's end of a virtual machine's card in Xen. It has a `device`, but that is the guest.
 fn is_backend(name: &str) -> bool {
     name.strip_prefix("vif")
         .and_then(|rest| rest.split_once('.'))
@@ -215,12 +217,12 @@ fn is_backend(name: &str) -> bool {
 // === impl Link ===
 
 impl Link {
-    /// Whether there is hardware behind it: ports of a switch, and radios, say so by their kind as well.
+    /// Returns whether the interface has hardware. Ports of a switch and radios are also recognized by their type.
     fn is_card(&self) -> bool {
         self.folder.has("device") || matches!(self.devtype.as_str(), "dsa" | "wlan" | "wwan")
     }
 
-    /// Whether it is an end of its own: no port of another one, and nothing that runs over others.
+    /// Returns whether the interface stands alone: it is not a port of another interface, and does not run over others.
     fn is_plain(&self) -> bool {
         !self.is_over_others() && !self.folder.has("tun_flags") && !STACKED.contains(&self.devtype.as_str())
     }

@@ -3,25 +3,24 @@
 use crate::clock::Moment;
 use serde::{Deserialize, Serialize};
 
-/// Steps in a second of CPU time. The host rounds totals to this step, so no rounding is left that could take 100 % above
-/// or below 100.
+/// Steps per second of CPU time. The host rounds totals to this step, so no further rounding can move 100 % up or down.
 const STEPS_PER_SECOND: f64 = 10_000.0;
 
-/// The step in seconds, for the field's precision.
+/// One step in seconds: the field's precision.
 pub(crate) const STEP: f64 = 0.0001;
 
-/// The most that is carried into the next interval, in seconds: as late as a reading can be, which a call may take a second
-/// for. More would show a load that is over.
+/// Most seconds to carry into the next interval. A call may take a second, so a reading can be that late. Carrying more
+/// would show a load that is over.
 const MOST_CARRIED: f64 = 1.0;
 
-/// A total of CPU seconds that grows by no more than the time between two readings, times a number of CPUs.
+/// A total of CPU seconds that grows at most by the time between two readings, times a number of CPUs.
 ///
-/// The kernel counts in ticks, and a reading takes a moment: a machine that is wholly busy counts 10.01 s in 10 s now, 9.99 s
-/// next. What is beyond time counts in the next interval.
+/// The kernel counts in ticks, and a reading takes a moment: a fully busy machine may count 10.01 s in one interval of
+/// 10 s, and 9.99 s in the next. Seconds beyond the time of an interval count in the next one.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Pace {
     shown: u64,
-    /// Seconds that are counted and not yet shown.
+    /// Seconds that are counted but not shown yet.
     owed: f64,
     at: Moment,
 }
@@ -36,13 +35,13 @@ impl Pace {
         pace
     }
 
-    /// Counts seconds that are shown with a later reading.
+    /// Counts seconds to show with a later reading.
     pub(crate) fn owe(&mut self, seconds: f64) {
         self.owed += seconds.max(0.0);
     }
 
-    /// Counts seconds, and returns the total in seconds as it is shown now. `cpus` are those that can be busy; `None` when
-    /// that is not known.
+    /// Counts seconds, and returns the total in seconds that is shown now. `cpus` is the number of CPUs that can be
+    /// busy; `None` if it is not known.
     pub(crate) fn advance(&mut self, seconds: f64, now: Moment, cpus: Option<f64>) -> f64 {
         self.owe(seconds);
         match now.since(&self.at).zip(cpus) {
@@ -71,7 +70,8 @@ impl Pace {
     }
 }
 
-/// Whole steps. A hundredth is not a double: what is a step but for the last bit is one.
+/// Returns the number of whole steps. A hundredth is not exact as a double, so a value just below a step counts as that
+/// step.
 fn steps(seconds: f64) -> u64 {
     const DUST: f64 = 1e-4;
     (seconds * STEPS_PER_SECOND + DUST).floor() as u64

@@ -14,19 +14,19 @@ use regex_lite::Regex;
 
 pub(crate) const PROC: &str = "/proc";
 
-/// The beginning of a command line that is matched. Arguments can have megabytes.
+/// Most bytes of a command line that are matched. Arguments can have megabytes.
 const COMMAND_LINE_BYTES: u32 = 4096;
 
-/// What tells a process from all others since boot: a pid comes again, its start time does not.
+/// Identifies a process among all others since boot: a pid is used again, but not with the same start time.
 ///
-/// Written `nginx-1234-56789`: the program, for people; the pid; the start in ticks after boot.
+/// Written as `nginx-1234-56789`: the program, for people; the pid; the start time in ticks after boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ProcessId {
     pub(crate) pid: u32,
     pub(crate) start_ticks: u64,
 }
 
-/// What is measured of one process.
+/// The measured values of one process.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Measured {
     pub(crate) comm: String,
@@ -35,22 +35,22 @@ pub(crate) struct Measured {
     pub(crate) resident_mb: Option<f64>,
 }
 
-/// /proc/PID/stat, as far as it is used (proc_pid_stat(5)).
+/// The relevant part of /proc/PID/stat (proc_pid_stat(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stat<'a> {
     comm: &'a str,
     state: &'a str,
-    /// User and system time, without that of its children.
+    /// User and system time in ticks, without the time of its children.
     cpu_ticks: u64,
     threads: u64,
     start_ticks: u64,
-    /// 0 for kernel threads and for what has ended.
+    /// 0 for kernel threads and for processes that have ended.
     virtual_bytes: u64,
-    /// Only for comparing: the size of a page is not known here.
+    /// Only for comparisons: the size of a page is not known here.
     resident_pages: u64,
 }
 
-/// Looks at a process to tell what it is. `None`: it has no memory, or is not there any more.
+/// Examines a process. `None` if it has no memory or does not exist any more.
 pub(crate) fn look<'a>(pid: u32, patterns: impl Iterator<Item = &'a Regex>) -> Option<Process> {
     let mut patterns = patterns.peekable();
     let mut matches = Vec::new();
@@ -76,10 +76,10 @@ pub(crate) fn measure(id: &ProcessId) -> Result<Measured, Failure> {
     let text = match files::read_to_string(&format!("/proc/{pid}/stat")) {
         Ok(text) => text,
         Err(FileError::NotFound(_)) => return Err(Failure::Gone),
-        // Without its start time nobody knows whose numbers the other files have.
+        // Without the start time it is unknown which process the other files belong to.
         Err(error) => return Err(error.into()),
     };
-    let stat = parse_stat(&text).ok_or_else(|| Failure::unavailable(format!("/proc/{pid}/stat: not understood")))?;
+    let stat = parse_stat(&text).ok_or_else(|| Failure::unavailable(format!("/proc/{pid}/stat: unknown format")))?;
     if stat.start_ticks != id.start_ticks || stat.has_ended() {
         return Err(Failure::Gone);
     }
@@ -92,7 +92,7 @@ pub(crate) fn measure(id: &ProcessId) -> Result<Measured, Failure> {
     })
 }
 
-/// The row of one process.
+/// Returns the row of one process.
 pub(crate) fn row(id: &ProcessId, shared: &mut Shared, totals: &mut Totals) -> Result<Row, Failure> {
     let measured = measure(id)?;
     let (moment, cpus) = (shared.moment(), shared.cpus());
@@ -109,13 +109,13 @@ pub(crate) fn row(id: &ProcessId, shared: &mut Shared, totals: &mut Totals) -> R
 // === impl ProcessId ===
 
 impl ProcessId {
-    /// Writes it with the program in front.
+    /// Returns the id as text, with the program in front.
     pub(crate) fn to_string_for(self, comm: &str) -> String {
         let Self { pid, start_ticks } = self;
         format!("{}-{pid}-{start_ticks}", short(comm))
     }
 
-    /// The instance of one process.
+    /// Returns the instance of one process.
     pub(crate) fn instance(candidate: &Candidate) -> Instance {
         let (_, pid) = candidate.age;
         Instance::new(&candidate.id)
@@ -124,7 +124,7 @@ impl ProcessId {
             .label("pid", pid.to_string())
     }
 
-    /// Reads an id of such an instance.
+    /// Parses the id of such an instance.
     pub(crate) fn parse(id: &str) -> Option<Self> {
         let mut parts = id.rsplitn(3, '-');
         let start_ticks = number(parts.next()?)?;
@@ -137,7 +137,8 @@ impl ProcessId {
 // === impl Stat ===
 
 impl Stat<'_> {
-    /// A zombie has ended and waits for its parent to notice. One with threads left has only lost its first thread.
+    /// Returns whether the process has ended. A zombie has ended and waits for its parent to notice, unless it has
+    /// threads left: then only its first thread has ended.
     fn has_ended(&self) -> bool {
         match self.state {
             "X" | "x" => true,
@@ -147,8 +148,8 @@ impl Stat<'_> {
     }
 }
 
-/// The name lies between the first `(` and the last `)`, because it may itself hold parentheses, spaces and newlines.
-/// The columns after it are counted from 3, as in the manual.
+/// Parses /proc/PID/stat. The name is between the first `(` and the last `)`, because it may contain parentheses,
+/// spaces and newlines. The columns after it are counted from 3, as in the manual.
 fn parse_stat(text: &str) -> Option<Stat<'_>> {
     let (_pid, rest) = text.split_once('(')?;
     let (comm, rest) = rest.rsplit_once(')')?;
@@ -162,17 +163,17 @@ fn parse_stat(text: &str) -> Option<Stat<'_>> {
         threads: count(20)?,
         start_ticks: count(22)?,
         virtual_bytes: count(23)?,
-        // The kernel writes it as a signed number.
+        // The kernel writes a signed number.
         resident_pages: column(24)?.parse::<i64>().ok()?.max(0).unsigned_abs(),
     })
 }
 
-/// The arguments, which the kernel ends with a NUL each, joined by spaces: what `pgrep -f` matches.
+/// Returns the arguments, joined by spaces, as `pgrep -f` matches them. The kernel ends each with a NUL.
 fn command_line(raw: &str) -> String {
     raw.trim_end_matches('\0').replace('\0', " ")
 }
 
-/// Digits only and no leading zero, so that an id has one spelling.
+/// Parses a number that has only digits and no leading zero, so that an id has one spelling.
 pub(crate) fn number<T: std::str::FromStr>(digits: &str) -> Option<T> {
     let canonical = digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
     canonical.then(|| digits.parse().ok()).flatten()
@@ -182,7 +183,7 @@ pub(crate) fn number<T: std::str::FromStr>(digits: &str) -> Option<T> {
 mod tests {
     use super::*;
 
-    /// What follows the name in a /proc/PID/stat.
+    /// The text after the name in a /proc/PID/stat.
     const AFTER_NAME: &str = " S 1 4221 4221 0 -1 4194560 3512 9001 12 3 250 75 900 400 20 0 7 0 182633 \
         118546432 2471 18446744073709551615 1 1 0 0 0 0 0 4096 65536 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n";
 
@@ -265,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_vanished_process_is_gone() {
-        // Above the largest pid the kernel gives, 2^22.
+        // Above the largest pid of the kernel, 2^22.
         let vanished = ProcessId { pid: 4_194_305, start_ticks: 1 };
         assert_eq!(measure(&vanished), Err(Failure::Gone));
     }
@@ -273,7 +274,7 @@ mod tests {
     #[test]
     fn a_command_line_is_its_arguments_with_spaces_between() {
         assert_eq!(command_line("nginx\0-g\0daemon off;\0"), "nginx -g daemon off;");
-        // A program that wrote its own title leaves the rest of the room empty.
+        // A program that writes its own title leaves the rest of the space empty.
         assert_eq!(command_line("postgres: writer\0\0\0\0"), "postgres: writer");
         assert_eq!(command_line(""), "");
     }

@@ -1,4 +1,4 @@
-//! A program's row: the sum over its processes.
+//! The row of a program: the sum over its processes.
 
 use crate::census::Allowance;
 use crate::choice::Candidate;
@@ -9,17 +9,17 @@ use crate::shared::Shared;
 use crate::totals::Totals;
 use dropsonde_guest::{Failure, Instance};
 
-/// Files that are read of each process.
+/// Number of files to read per process.
 const READS: usize = 2;
 
-/// The instance of one program.
+/// Returns the instance of one program.
 pub(crate) fn instance(candidate: &Candidate) -> Instance {
     Instance::new(&candidate.id).label("kind", "program").label("program", &candidate.name)
 }
 
-/// Measures a program's processes. A process that ended meanwhile is none of them any more.
+/// Measures a program's processes. A process that ended meanwhile is left out.
 ///
-/// A program of more processes than one call can read is not measured by half: the failure says what to raise.
+/// A program with more processes than one call can read is not measured in part. The failure says what to raise.
 pub(crate) fn measure(
     id: &str,
     members: &[ProcessId],
@@ -28,7 +28,7 @@ pub(crate) fn measure(
     let reads = members.len().saturating_mul(READS);
     if !allowance.take(reads) {
         return Err(Failure::unavailable(format!(
-            "{id} has {} processes: to read them takes {reads} reads, and this call has {} left; raise \
+            "{id} has {} processes: reading them takes {reads} reads, but this call has only {} left; raise \
              plugins.procfs.limits.cpu",
             members.len(),
             allowance.reads
@@ -45,7 +45,7 @@ pub(crate) fn measure(
     Ok(measured)
 }
 
-/// The row of a program with these processes, at least one.
+/// Returns the row of a program with these processes, at least one.
 pub(crate) fn row(id: &str, processes: &[(ProcessId, Measured)], shared: &mut Shared, totals: &mut Totals) -> Row {
     let (moment, cpus) = (shared.moment(), shared.cpus());
     let ticks: Vec<(ProcessId, u64)> = processes.iter().map(|(id, one)| (*id, one.cpu_ticks)).collect();

@@ -1,9 +1,9 @@
-//! The fields, and one instance's values for them.
+//! The fields, and the values of one instance.
 
 use crate::pace::STEP;
 use dropsonde_guest::{Aggregation, Field};
 
-/// What was read of one instance. `None` has no meaning for it, or could not be read.
+/// The readings of one instance. `None`: the field has no meaning for the instance, or could not be read.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Row {
     pub(crate) cpu_seconds: Option<f64>,
@@ -26,12 +26,12 @@ pub(crate) struct Row {
     pub(crate) disk_available_mb: Option<f64>,
 }
 
-/// A field and where its value stands in a row: together, so that they cannot get out of step.
+/// A field with its place in a row. Both are in one definition, so that they cannot differ.
 struct Column {
     name: &'static str,
     help: &'static str,
     unit: &'static str,
-    /// The running total behind a rate, and field units per total unit.
+    /// The name of the running total behind a rate, and the units of the field per unit of the total.
     total: Option<(&'static str, f64)>,
     aggregation: Aggregation,
     precision: f64,
@@ -107,7 +107,7 @@ const COLUMNS: [Column; 18] = [
     mib("disk_available_mb", "Disk space users can still write to", |row| row.disk_available_mb),
 ];
 
-/// The fields in their order.
+/// Returns the fields in their order.
 pub(crate) fn fields() -> Vec<Field> {
     COLUMNS.iter().map(Column::field).collect()
 }
@@ -115,7 +115,7 @@ pub(crate) fn fields() -> Vec<Field> {
 // === impl Row ===
 
 impl Row {
-    /// The values in the order of [`fields`].
+    /// Returns the values in the order of [`fields`].
     pub(crate) fn values(&self) -> Vec<f64> {
         let value = |column: &Column| (column.value)(self).filter(|value| value.is_finite()).unwrap_or(f64::NAN);
         COLUMNS.iter().map(value).collect()
@@ -142,12 +142,12 @@ const fn mib(name: &'static str, help: &'static str, value: Value) -> Column {
     Column { unit: "MiB", ..gauge(name, help, value) }
 }
 
-/// What there is of something. A mean of two sizes was never true, so the last one counts.
+/// Returns a column for the total size of something. A mean of two sizes was never true, so the last size counts.
 const fn limit(name: &'static str, help: &'static str, value: Value) -> Column {
     Column { aggregation: Aggregation::Last, ..mib(name, help, value) }
 }
 
-/// Bytes per second, derived by the host from their total.
+/// Returns a column for bytes per second, which the host derives from their total.
 const fn rate(name: &'static str, help: &'static str, total: &'static str, value: Value) -> Column {
     Column { unit: "bytes/s", total: Some((total, 1.0)), ..gauge(name, help, value) }
 }

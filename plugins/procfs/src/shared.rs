@@ -1,4 +1,4 @@
-//! Files that several rows of one tick have in common.
+//! Files that several rows of one tick use.
 
 use crate::clock::Moment;
 use crate::cpu::Stat;
@@ -8,10 +8,11 @@ use dropsonde_guest::files::{self, FileError};
 use dropsonde_guest::{Failure, Tick};
 use std::collections::BTreeMap;
 
-/// The most of one file that is read: a mount table with ten thousand containers, /proc/stat with thousands of CPUs.
+/// Most bytes to read of one file: enough for a mount table with ten thousand containers, or /proc/stat with thousands
+/// of CPUs.
 const LARGEST_FILE: usize = 16 << 20;
 
-/// Reads each file at most once, when first asked for: rows of one tick agree, and only what they use is read.
+/// Reads each file at most once, when it is first needed. So all rows of a tick agree, and unused files are not read.
 #[derive(Default)]
 pub(crate) struct Shared {
     tick: Option<Tick>,
@@ -32,7 +33,7 @@ impl Shared {
         text.as_deref().map_err(|failure| failure.clone())
     }
 
-    /// Memory and swap of the container around us, else of the machine.
+    /// Returns memory and swap of the surrounding container, or else of the machine.
     pub(crate) fn memory(&mut self) -> Memory {
         if let Some(memory) = self.memory {
             return memory;
@@ -41,12 +42,12 @@ impl Shared {
         *self.memory.insert(cgroup::container(machine).unwrap_or(machine))
     }
 
-    /// Seconds since boot.
+    /// Returns the seconds since boot.
     pub(crate) fn uptime(&mut self) -> Result<Option<f64>, Failure> {
         self.text(clock::UPTIME).map(clock::parse_uptime)
     }
 
-    /// When this is.
+    /// Returns the moment of this tick.
     pub(crate) fn moment(&mut self) -> Moment {
         let uptime = self.uptime().ok().flatten();
         match &self.tick {
@@ -55,7 +56,7 @@ impl Shared {
         }
     }
 
-    /// What /proc/stat says, if it can be read.
+    /// Returns the content of /proc/stat, if it can be read.
     pub(crate) fn stat(&mut self) -> Option<Stat> {
         if self.stat.is_none() {
             self.stat = Some(self.text(cpu::STAT).ok().map(cpu::parse));
@@ -63,12 +64,12 @@ impl Shared {
         self.stat.clone().flatten()
     }
 
-    /// CPUs that are online, if that is known.
+    /// Returns the number of online CPUs, if it is known.
     pub(crate) fn cpus(&mut self) -> Option<f64> {
         self.stat().map(|stat| stat.cpus as f64)
     }
 
-    /// What tells this boot of the machine from others; empty when nothing does.
+    /// Returns a text that identifies this boot of the machine; empty if nothing does.
     pub(crate) fn boot(&mut self) -> String {
         if let Ok(id) = self.text(crate::totals::BOOT_ID) {
             return id.trim().to_owned();
@@ -77,7 +78,7 @@ impl Shared {
     }
 }
 
-/// A file of any size, up to a bound.
+/// Reads a file of any size, up to [`LARGEST_FILE`].
 fn read(path: &str) -> Result<String, FileError> {
     match files::read_to_string(path) {
         Err(FileError::TooLarge(..)) => {
@@ -90,7 +91,7 @@ fn read(path: &str) -> Result<String, FileError> {
 
 #[cfg(test)]
 impl Shared {
-    /// These files as they are given, instead of the machine's.
+    /// Returns the given files instead of the machine's.
     pub(crate) fn given(texts: impl IntoIterator<Item = (&'static str, Result<&'static str, Failure>)>) -> Self {
         let texts = texts.into_iter().map(|(path, text)| (path, text.map(str::to_owned))).collect();
         Self { texts, ..Self::default() }

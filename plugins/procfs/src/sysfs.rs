@@ -1,31 +1,31 @@
-//! What /sys says of devices, remembered between ticks.
+//! The properties of devices in /sys, remembered between ticks.
 
 use dropsonde_guest::files;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Devices that are asked for again in one call. Most machines have fewer, so each call sees them as they are.
+/// Most known devices to read again in one call. Most machines have fewer, so each call sees the current state of all.
 const ASKED_AGAIN: usize = 32;
 
-/// New devices that are asked for in one call: a machine may have thousands of container ends, and asking takes some 100 µs
-/// each. The others are unknown until the next call.
+/// Most new devices to read in one call: a machine may have thousands of container ends, and reading one takes about
+/// 100 µs. The others are unknown until the next call.
 const ASKED_FIRST: usize = 128;
 
-/// What is known of devices, by name. `None`: /sys does not have it.
+/// The known properties of devices, by name. `None`: /sys does not have the device.
 #[derive(Debug, Default)]
 pub(crate) struct Known<T> {
     by_name: BTreeMap<String, Option<T>>,
-    /// The name after which the next turn begins.
+    /// The name after which the next call continues.
     turn: String,
 }
 
-/// The names in one device's folder.
+/// The file names in one device's folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Folder(BTreeSet<String>);
 
 // === impl Known ===
 
 impl<T> Known<T> {
-    /// Forgets what is gone, asks for some of what is new, and asks again for some of the others in turn.
+    /// Forgets devices that are gone, reads some of the new ones, and reads some of the others again in turn.
     pub(crate) fn refresh(&mut self, names: &BTreeSet<&str>, mut ask: impl FnMut(&str) -> Option<T>) {
         self.by_name.retain(|name, _| names.contains(name.as_str()));
         let turn = self.turn.clone();
@@ -57,7 +57,7 @@ impl<T> Known<T> {
 // === impl Folder ===
 
 impl Folder {
-    /// Lists a device's folder. `None`: it is not there, or not to be seen.
+    /// Lists a device's folder. `None` if it does not exist or cannot be read.
     pub(crate) fn list(path: &str) -> Option<Self> {
         let entries = files::entries(path).ok()?;
         Some(Self(entries.into_iter().map(|entry| entry.name).collect()))
@@ -71,7 +71,7 @@ impl Folder {
         self.0.is_empty()
     }
 
-    /// The rest of the names that begin so.
+    /// Returns the names that begin with a prefix, without the prefix.
     pub(crate) fn with_prefix(&self, prefix: &str) -> BTreeSet<String> {
         self.0.iter().filter_map(|name| name.strip_prefix(prefix)).map(str::to_owned).collect()
     }

@@ -9,16 +9,16 @@ use dropsonde_guest::{Instance, log, state};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What tells one boot of the machine from the next.
+/// The file that identifies a boot of the machine.
 pub(crate) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// What the host keeps is 64 KiB.
+/// Most bytes to save: the host keeps 64 KiB.
 const MOST_SAVED: usize = 64 << 10;
 
-/// Programs that are remembered: those listed now, and those that may come again.
+/// Most programs to remember: those that are listed now, and those that may come again.
 const MOST_PROGRAMS: usize = 512;
 
-/// What is saved of the machine and its programs.
+/// The saved totals of the machine and its programs.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Saved {
     boot: String,
@@ -30,13 +30,14 @@ struct Saved {
     programs: BTreeMap<String, ProgramTime>,
 }
 
-/// The CPU time of a program's processes, those that ended included.
+/// The CPU time of a program's processes, including those that ended.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ProgramTime {
     /// Ticks by pid and start time.
     ticks: SumOfCounters<(u32, u64)>,
     pace: Pace,
-    /// Counts the calls, so that the one not measured for longest is forgotten first.
+    /// The number of the call that measured the program last: the program that was not measured for the longest time is
+    /// forgotten first.
     measured: u64,
 }
 
@@ -44,20 +45,21 @@ pub(crate) struct ProgramTime {
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
     saved: Saved,
-    /// As they were saved last.
+    /// The bytes of the last save.
     bytes: Vec<u8>,
     is_loaded: bool,
     /// Whether the host refused the last save.
     is_refused: bool,
     calls: u64,
-    /// Of single processes, whose time needs no sum.
+    /// Totals of single processes, whose time needs no sum.
     processes: BTreeMap<ProcessId, (Pace, f64, u64)>,
 }
 
 // === impl Totals ===
 
 impl Totals {
-    /// Loads what an earlier instance saved since the machine was booted. `boot` is empty where nothing tells boots apart.
+    /// Loads the totals that an earlier instance saved, unless the machine was booted since. `boot` is empty if nothing
+    /// identifies the boot.
     pub(crate) fn begin_call(&mut self, boot: &str) {
         self.calls += 1;
         if std::mem::replace(&mut self.is_loaded, true) {
@@ -71,15 +73,15 @@ impl Totals {
             }
             Ok(_) => {}
             Err(_) if bytes.is_empty() => {}
-            Err(error) => log::warn(format!("the totals saved before cannot be read and begin anew: {error}")),
+            Err(error) => log::warn(format!("cannot read the saved totals, which begin anew: {error}")),
         }
         self.saved.boot = boot.to_owned();
     }
 
-    /// Saves what changed.
+    /// Saves the totals if they changed.
     pub(crate) fn end_call(&mut self) {
         let calls = self.calls;
-        // A process that is asked for in each call is.
+        // Keeps processes that were requested within the last ten calls.
         self.processes.retain(|_, (_, _, measured)| *measured + 10 > calls);
         while self.saved.programs.len() > MOST_PROGRAMS {
             let oldest = self.saved.programs.iter().min_by_key(|(_, program)| program.measured);
@@ -93,14 +95,14 @@ impl Totals {
         match state::save(&bytes) {
             Ok(()) => (self.bytes, self.is_refused) = (bytes, false),
             Err(why) if !self.is_refused => {
-                log::warn(format!("the totals cannot be saved: {why}"));
+                log::warn(format!("cannot save the totals: {why}"));
                 self.is_refused = true;
             }
             Err(_) => {}
         }
     }
 
-    /// The programs that were measured last, by an earlier instance it may be.
+    /// Returns the programs of the last measurement, possibly by an earlier instance.
     pub(crate) fn measured_last(&self) -> Vec<Instance> {
         let programs = &self.saved.programs;
         let last = programs.values().map(|program| program.measured).max();
@@ -112,7 +114,7 @@ impl Totals {
         &mut self.saved.cpu
     }
 
-    /// Bytes received and sent, over these interfaces.
+    /// Returns the bytes received and sent, over these interfaces.
     pub(crate) fn traffic(&mut self, interfaces: &[(&str, crate::net::Traffic)]) -> (u64, u64) {
         let named = |value: fn(&crate::net::Traffic) -> u64| {
             interfaces.iter().map(move |(name, traffic)| ((*name).to_owned(), value(traffic)))
@@ -121,7 +123,7 @@ impl Totals {
         (received, self.saved.sent.update(named(|traffic| traffic.sent)))
     }
 
-    /// Bytes read and written, over these disks.
+    /// Returns the bytes read and written, over these disks.
     pub(crate) fn transfers(&mut self, disks: &[(&str, crate::disks::Transfers)]) -> (u64, u64) {
         let named = |value: fn(&crate::disks::Transfers) -> u64| {
             disks.iter().map(move |(name, transfers)| ((*name).to_owned(), value(transfers)))
@@ -130,14 +132,15 @@ impl Totals {
         (read, self.saved.written.update(named(|transfers| transfers.written)))
     }
 
-    /// CPU seconds of a program with these processes. One that started since the last call counts whole.
+    /// Returns the CPU seconds of a program with these processes. A process that started since the last call counts in
+    /// full.
     pub(crate) fn of_program(&mut self, id: &str, ticks: &[(ProcessId, u64)], now: Moment, cpus: Option<f64>) -> f64 {
         let program = self.saved.programs.entry(id.to_owned()).or_default();
         program.measured = self.calls;
         program.update(ticks, now, cpus)
     }
 
-    /// CPU seconds of a process that has used so many.
+    /// Returns the CPU seconds to show for a process that has used `seconds`.
     pub(crate) fn of_process(&mut self, id: ProcessId, seconds: f64, now: Moment, cpus: Option<f64>) -> f64 {
         let calls = self.calls;
         let (pace, before, measured) =
@@ -175,8 +178,9 @@ impl ProgramTime {
 // === impl Saved ===
 
 impl Saved {
-    /// Returns what fits. Without its parts a total stays as it is, and misses what the parts count until the next call.
-    /// Programs that were not measured for longest go last of all.
+    /// Returns the bytes to save, at most [`MOST_SAVED`]. If everything does not fit, parts are left out: then a total
+    /// misses what its parts count until the next call. As a last resort, the programs that were not measured for the
+    /// longest time are left out.
     fn to_bytes(&self) -> Vec<u8> {
         let whole = serde_json::to_vec(self).unwrap_or_default();
         if whole.len() <= MOST_SAVED {
@@ -263,13 +267,13 @@ mod tests {
         totals.begin_call("boot-1");
         assert_eq!(totals.traffic(&[eth0(1100), wlan0(90_500)]), (91_600, 0));
         totals.end_call();
-        // The plugin is loaded anew, without wlan0.
+        // The plugin is loaded again, without wlan0.
         let mut totals = begin("boot-1");
         assert_eq!(totals.traffic(&[eth0(1150)]), (91_650, 0));
         totals.end_call();
         let mut totals = begin("boot-1");
         assert_eq!(totals.traffic(&[eth0(1150), wlan0(90_500)]), (91_650, 0));
-        // The machine was started again.
+        // The machine was booted again.
         totals.end_call();
         let mut totals = begin("boot-2");
         assert_eq!(totals.traffic(&[eth0(7)]), (7, 0));

@@ -1,16 +1,16 @@
-//! What goes wrong and goes on going wrong: the log is told when it begins, changes and ends.
+//! Lasting problems: the log gets a line when a problem begins, changes or ends.
 
 use dropsonde_guest::log;
 use std::collections::BTreeMap;
 
-/// What is wrong now, by what it concerns.
+/// The current problems, by the thing that they concern.
 #[derive(Debug, Default)]
 pub(crate) struct Troubles(BTreeMap<&'static str, String>);
 
 // === impl Troubles ===
 
 impl Troubles {
-    /// Says that something is wrong, or not any more.
+    /// Reports that something is wrong, or no longer wrong.
     pub(crate) fn report(&mut self, what: &'static str, wrong: Option<String>) {
         if self.is_news(what, wrong.as_deref()) {
             match wrong {

@@ -34,7 +34,8 @@ impl Origins {
     /// Explains why networks alone are useless, if no origin is granted.
     pub(crate) fn useless(&self) -> Option<String> {
         (self.origins.is_empty() && !self.networks.is_empty()).then(|| {
-            "it is a network that host names may resolve to, but no origin is granted; add one, such as http://db.example:8080"
+            "it is a network that host names may resolve to, but no origin is granted; add one, such as \
+             http://db.example:8080"
                 .to_owned()
         })
     }
