@@ -84,7 +84,7 @@ fn run(command: &mut Command) -> Result<String> {
     let output = match command.output() {
         Ok(output) => output,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            bail!("{program} is not on this machine, so this is no Debian")
+            bail!("{program} is not installed; this works only on Debian and its derivatives")
         }
         Err(error) => return Err(error).with_context(|| format!("cannot run {program}")),
     };

@@ -174,17 +174,18 @@ impl Entry {
 
 #[expect(unsafe_code, reason = "trusts bytes to be compiled code: those of our own child process")]
 fn adopt(engine: &Engine, compiled: &[u8]) -> Result<Component, Refused> {
-    // SAFETY: a process of our own binary has just made these bytes with an engine of the same configuration, and they
-    // came through a pipe that nobody else holds. wasmtime checks its own header on top.
+    // SAFETY: a process of this binary has just made these bytes with an engine of the same configuration, and they
+    // came through a pipe that no other process holds. wasmtime checks its own header in addition.
     unsafe { Component::deserialize(engine, compiled) }
         .map_err(|error| Refused::Compiler(explained(format!("{error:#}"))))
 }
 
 #[expect(unsafe_code, reason = "trusts a file to be compiled code: one of our own, checked")]
 fn map(engine: &Engine, code: &Path) -> Option<Component> {
-    // SAFETY: the file lies in a folder only this user can write, was written by [`Entry::put`] for an engine with the same
-    // compatibility hash (part of its name), and its checksum was compared just before. wasmtime checks its own header
-    // on top. Whoever can still change it is this user, and could as well replace the binary.
+    // SAFETY: the file lies in a folder that only this user can write to. [`Entry::put`] wrote it for an engine with
+    // the same compatibility hash (part of its name), and its checksum was compared just before. wasmtime checks its
+    // own header in addition. Only this user could still change the file, and this user could as well replace the
+    // binary.
     match unsafe { Component::deserialize_file(engine, code) } {
         Ok(component) => Some(component),
         Err(error) => {

@@ -47,7 +47,7 @@ const COLUMNS: [Column; 18] = [
         precision: STEP,
         ..gauge(
             "cpu_percent",
-            "CPU time used: 100 is every CPU of the host busy, for a program or process one CPU",
+            "CPU time used; 100 means all CPUs of the host are busy, or, for a program or process, one CPU",
             |row| row.cpu_seconds,
         )
     },
@@ -55,22 +55,22 @@ const COLUMNS: [Column; 18] = [
         precision: 0.1,
         ..mib(
             "memory_used_mb",
-            "Memory not available to others on the host or in the container around it, resident memory of a program or process",
+            "Memory in use (not available) on the host or in its container, or resident memory of the program or process",
             |row| row.memory_used_mb,
         )
     },
-    limit("memory_limit_mb", "Memory of the host, or the container's limit when that is less", |row| {
+    limit("memory_limit_mb", "Memory of the host, or the limit of its container if that is less", |row| {
         row.memory_limit_mb
     }),
     rate(
         "network_in_bytes_per_sec",
-        "Bytes received, on interfaces that lead out of the host, or on the interface",
+        "Bytes received on all interfaces that lead out of the host, or on the interface",
         "network_in_bytes_total",
         |row| row.network_in_bytes,
     ),
     rate(
         "network_out_bytes_per_sec",
-        "Bytes sent, on interfaces that lead out of the host, or on the interface",
+        "Bytes sent on all interfaces that lead out of the host, or on the interface",
         "network_out_bytes_total",
         |row| row.network_out_bytes,
     ),
@@ -78,33 +78,33 @@ const COLUMNS: [Column; 18] = [
     Column { precision: 0.01, ..gauge("load_5m", "5-minute load average", |row| row.load_5m) },
     Column { precision: 0.01, ..gauge("load_15m", "15-minute load average", |row| row.load_15m) },
     Column { precision: 0.1, ..mib("swap_used_mb", "Swap in use", |row| row.swap_used_mb) },
-    limit("swap_limit_mb", "Swap there is", |row| row.swap_limit_mb),
+    limit("swap_limit_mb", "Total swap", |row| row.swap_limit_mb),
     Column {
         unit: "seconds",
         aggregation: Aggregation::Last,
         ..gauge(
             "uptime_seconds",
-            "Time since the host booted, the process or the oldest process of the program started",
+            "Time since the host booted, or since the process or the oldest process of the program started",
             |row| row.uptime_seconds,
         )
     },
-    mib("disk_used_mb", "Disk space in use, without what is reserved for root", |row| row.disk_used_mb),
+    mib("disk_used_mb", "Disk space in use, without the space reserved for root", |row| row.disk_used_mb),
     limit("disk_limit_mb", "Size of the file system", |row| row.disk_limit_mb),
     rate(
         "disk_read_bytes_per_sec",
-        "Bytes read from physical disks, or from the disk",
+        "Bytes read from all physical disks, or from the disk",
         "disk_read_bytes_total",
         |row| row.disk_read_bytes,
     ),
     rate(
         "disk_write_bytes_per_sec",
-        "Bytes written to physical disks, or to the disk",
+        "Bytes written to all physical disks, or to the disk",
         "disk_written_bytes_total",
         |row| row.disk_written_bytes,
     ),
-    gauge("processes", "Processes on the host, kernel threads included, or of the program", |row| row.processes),
+    gauge("processes", "Processes on the host, including kernel threads, or of the program", |row| row.processes),
     gauge("threads", "Threads of the program or process", |row| row.threads),
-    mib("disk_available_mb", "Disk space users can still write to", |row| row.disk_available_mb),
+    mib("disk_available_mb", "Disk space that unprivileged users can still use", |row| row.disk_available_mb),
 ];
 
 /// Returns the fields in their order.
@@ -188,7 +188,7 @@ mod tests {
     fn cpu_is_a_percentage_derived_from_a_total_in_seconds() {
         let expected = Field::rate(
             "cpu_percent",
-            "CPU time used: 100 is every CPU of the host busy, for a program or process one CPU",
+            "CPU time used; 100 means all CPUs of the host are busy, or, for a program or process, one CPU",
             "cpu_seconds_total",
         );
         assert_eq!(fields()[0], expected.scale(100.0).unit("percent").precision(0.0001));

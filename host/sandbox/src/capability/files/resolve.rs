@@ -28,12 +28,12 @@ const BARE: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 const SECURITYFS: i128 = 0x7363_6673;
 const APPARMORFS: i128 = 0x5a3c_69f0;
 
-/// How paths are resolved.
+/// The method of resolving paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resolver {
-    /// By the kernel, in one call.
+    /// The kernel resolves a path, in one call.
     OpenAt2,
-    /// Component by component.
+    /// This module resolves a path, component by component.
     Stepwise,
 }
 
