@@ -155,7 +155,7 @@ async fn a_native_sampler_that_panics_or_says_too_little_costs_others_nothing() 
     // Calls that end badly have what they lead to, as those of plugins.
     failed("bad", "it panicked").await;
     failed("forgetful", "it gave 1 values where there are 2").await;
-    assert_eq!(failed("good", "odd: unavailable: it gave 1 values for 2 fields").await, "running");
+    assert_eq!(failed("good", "odd: unavailable: returned 1 values for 2 fields").await, "running");
     host.stop().await;
 }
 

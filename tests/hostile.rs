@@ -201,7 +201,7 @@ fn instances_with_names_that_mean_something_else_are_refused() {
     assert_eq!(found, [&json!("ok-too")]);
     let refused = format!("dropsonde_errors_total{{service=\"names\",type=\"instances_refused\"}} {}", bad.len());
     assert!(host.get("/metrics").body.contains(&refused));
-    assert!(reason(&host, "names").starts_with("an instance it discovered is refused: "));
+    assert!(reason(&host, "names").starts_with("a discovered instance is refused: "));
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn no_more_instances_are_taken_than_allowed() {
         format!("[plugins.many]\nlimits = {{ instances = 5 }}\nconfig = {{ discover = [{}] }}\n", names.join(", "));
     let host = beside_a_healthy_one(&[], &more, &[("many", verbs())]);
     host.until("/v1/plugins/many", |page| page.json()["instances"] == 5);
-    assert_eq!(reason(&host, "many"), "it discovered 20 instances; 5 are taken (limits.instances)");
+    assert_eq!(reason(&host, "many"), "discovered 20 instances, of which the host takes 5; raise limits.instances");
 }
 
 #[test]

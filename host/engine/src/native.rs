@@ -1,7 +1,7 @@
-//! Samplers and sources that are part of the program that embeds the host, polled beside plugins on the same schedule.
+//! Native samplers and sources: parts of the program that embeds the host, polled on the same schedule as plugins.
 //!
-//! They are trusted as the program is: a poll that takes too long is not ended, but it is the only one that waits, and one
-//! that panics is a failed poll.
+//! The host trusts them as it trusts the program. It does not cancel a poll that takes too long; such a poll delays no
+//! other sampler or source. A poll that panics counts as failed.
 
 use crate::snapshot::Source;
 use dropsonde_store::InstanceId;
@@ -14,23 +14,25 @@ pub use dropsonde_sandbox::{
     TokenStats,
 };
 
-/// Something in this process that measures instances.
+/// A part of this process that measures instances.
 pub trait Sampler: Send + 'static {
-    /// As a plugin could be called; the host's configuration may have a section of this name, for its interval and deadline.
+    /// Returns the sampler's name. The rules for plugin names apply. The section `[plugins.NAME]` of the configuration
+    /// can set its interval and deadline.
     fn name(&self) -> &str;
 
-    /// What it measures: the same whenever it is asked.
+    /// Returns the fields that the sampler measures. They must be the same in every call.
     fn fields(&self) -> Vec<Field>;
 
-    /// What there is to be measured. Asked at `poll.discover_interval`; what it lists no more has ended.
+    /// Lists the instances to measure. The host calls this every `poll.discover_interval`; an instance that is no
+    /// longer listed has ended.
     fn discover(&mut self) -> Result<Vec<Instance>, Failure> {
         Ok(Vec::new())
     }
 
-    /// One value per field; NaN for what has no signal.
+    /// Measures one instance. Returns one value per field; NaN for a field without a signal.
     fn sample(&mut self, instance: &InstanceId) -> Result<Vec<f64>, Failure>;
 
-    /// The same of all it is asked about, at once.
+    /// Measures several instances in one call.
     fn sample_all(&mut self, instances: &[InstanceId]) -> Readings {
         let columns = self.fields().len();
         let mut readings = Readings { values: Vec::new(), offsets_ms: Vec::new(), failures: Vec::new() };
@@ -40,7 +42,7 @@ pub trait Sampler: Send + 'static {
                     readings.values.extend(values);
                     continue;
                 }
-                Ok(values) => Failure::Unavailable(format!("it gave {} values for {columns} fields", values.len())),
+                Ok(values) => Failure::Unavailable(format!("returned {} values for {columns} fields", values.len())),
                 Err(failure) => failure,
             };
             readings.values.resize(readings.values.len() + columns, f64::NAN);
@@ -50,7 +52,7 @@ pub trait Sampler: Send + 'static {
     }
 }
 
-/// What a program polls with.
+/// A native sampler or source.
 pub enum Native {
     Sampler(Box<dyn Sampler>),
     Source(Arc<dyn Source>),

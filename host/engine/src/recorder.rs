@@ -1,5 +1,6 @@
-//! One sampler's way in, a plugin's or a native one's: what it found is tracked, what it read goes to the store, then to
-//! the hub. Nothing it says gets further unchecked, and nothing that was read of an instance reaches its successor.
+//! Records what one sampler, a plugin or a native one, reports: its instances are tracked, and its readings go to the
+//! store and then to the hub. The recorder checks everything that a sampler reports. Readings of an instance never
+//! reach a later instance of the same name.
 
 use crate::Engine;
 use crate::clock::Stamp;
@@ -20,22 +21,22 @@ pub(crate) struct Recorder {
     sampler: PluginName,
     fields: Fields,
     interval_ms: i64,
-    /// How long after its tick a reading may be from.
+    /// The longest time from a tick to its readings, in milliseconds.
     latest_ms: i64,
-    /// The time of the last call's readings, and whether it was later than that of the tick before.
+    /// The time of the last call's readings, and whether the readings of the tick before were earlier.
     last: Option<(i64, bool)>,
-    /// How long a call takes.
+    /// The usual duration of a call.
     usual: Usual,
-    /// With the generation of the instance each is of.
+    /// The frame of each polled instance, with the instance's generation.
     frames: HashMap<InstanceId, (u64, Arc<Frame>)>,
 }
 
-/// How long a call usually takes: the longest of the last calls, of which older ones count less.
+/// The usual duration of a call: the longest of the last calls, where older calls count less.
 #[derive(Debug, Default)]
 struct Usual(Duration);
 
 impl Usual {
-    /// Returns whether a call took about as long as usual. What takes longer again and again becomes usual.
+    /// Returns whether a call took about as long as usual. A longer duration becomes the usual one if it repeats.
     fn is_so(&mut self, took: Duration, tolerance: Duration) -> bool {
         let is_so = took.saturating_sub(self.0) <= tolerance;
         self.0 = if is_so { took.max(self.0 - self.0 / 8) } else { self.0.saturating_add(tolerance) };
@@ -43,18 +44,18 @@ impl Usual {
     }
 }
 
-/// What became of the rows of a batch.
+/// The rows of a batch, counted by outcome.
 #[derive(Default)]
 struct Counts {
     ok: u64,
     failed: u64,
     dropped: u64,
-    /// There is no room for them: the sampler's share of memory is used up.
+    /// Rows without room: the sampler's share of memory is used up.
     refused: u64,
 }
 
 impl Recorder {
-    /// `deadline`: the longest a call takes.
+    /// Creates a recorder. `deadline` is the longest duration of a call.
     pub(crate) fn new(sampler: PluginName, fields: Fields, interval: Duration, deadline: Duration) -> Self {
         let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
         Self {
@@ -68,18 +69,21 @@ impl Recorder {
         }
     }
 
-    /// Values of a row.
+    /// Returns the number of values in a row.
     pub(crate) fn columns(&self) -> usize {
         self.fields.metrics.len()
     }
 
-    /// Takes over what the sampler finds now, so many at most. What was wrong with some of it.
+    /// Tracks the instances that the sampler discovered, `most` at most. Returns a message for each problem.
     pub(crate) fn find(&self, engine: &Engine, found: Vec<Instance>, most: usize, at_ms: i64) -> Vec<String> {
         let mut wrong = Vec::new();
         let over = found.len().saturating_sub(most);
         let mut refused = over as u64;
         if over > 0 {
-            wrong.push(format!("it discovered {} instances; {most} are taken (limits.instances)", found.len()));
+            wrong.push(format!(
+                "discovered {} instances, of which the host takes {most}; raise limits.instances",
+                found.len()
+            ));
         }
         let mut instances = Vec::new();
         for Instance { id, labels } in found.into_iter().take(most) {
@@ -88,7 +92,7 @@ impl Recorder {
                 Ok(id) => instances.push((id, labels::cleaned(labels))),
                 Err(why) => {
                     refused += 1;
-                    wrong.push(format!("an instance it discovered is refused: {why}"));
+                    wrong.push(format!("a discovered instance is refused: {why}"));
                 }
             }
         }
@@ -99,7 +103,8 @@ impl Recorder {
         wrong
     }
 
-    /// Instances that it lists and that belong to others. The log says so when they begin to, and its page all the while.
+    /// Reports the instances that the sampler lists and other owners have: in the log when these instances change, and
+    /// on the plugin's page as long as there are any.
     fn tell_of_others(&self, engine: &Engine, of_others: &[(InstanceId, PluginName)]) {
         let (sampler, count) = (&self.sampler, of_others.len());
         let mut is_other = false;
@@ -116,15 +121,16 @@ impl Recorder {
         }
     }
 
-    /// What it is asked about, by id.
+    /// Returns the instances that the sampler polls, sorted by id.
     pub(crate) fn polled(&mut self, engine: &Engine) -> Vec<Polled> {
         let polled = engine.tracked.polled_by(&self.sampler);
-        // What is no longer polled may be forgotten, and begin again with another frame.
+        // An instance that is no longer polled may be forgotten, and begin again with another frame.
         self.frames.retain(|id, _| polled.binary_search_by(|polled| polled.id.cmp(id)).is_ok());
         polled
     }
 
-    /// Each row once: to the store, then to the hub. `took`: how long the call was. What there was no reading of, and why.
+    /// Writes each row to the store, then publishes it to the hub. `took` is the duration of the call. Returns the
+    /// instances that the sampler could not read, each with its failure.
     pub(crate) fn record(
         &mut self,
         engine: &Engine,
@@ -135,7 +141,7 @@ impl Recorder {
     ) -> Vec<(InstanceId, Failure)> {
         let at_ms = stamp.at_ms;
         let delay_ms = self.delay_ms(engine, stamp, took, !readings.offsets_ms.is_empty());
-        // Only a clock that was set back makes readings earlier than those before them.
+        // Readings are earlier than the ones before them only if the clock was set back.
         let goes_on = match self.last {
             // Another batch of the same tick.
             Some((last_ms, goes_on)) if last_ms == at_ms => goes_on,
@@ -171,7 +177,7 @@ impl Recorder {
                 let is_free = is_own || !polled.has_its_owner;
                 let mask = if is_free { &[][..] } else { masks.of(engine, &polled.owner, &self.fields) };
                 if !mask.is_empty() {
-                    // What its owner reads nobody else does.
+                    // The host ignores the fields that the instance's owner reads itself.
                     masked.clear();
                     masked.extend_from_slice(values);
                     for column in mask {
@@ -186,13 +192,14 @@ impl Recorder {
                     continue;
                 }
                 let offset_ms = i64::from(readings.offsets_ms.get(row).copied().unwrap_or(0));
-                // Read before the last tick, or after this call can have ended: not this tick's.
+                // The reading is from before the last tick, or from after this call can have ended: it is not this
+                // tick's.
                 if !(-self.interval_ms..=self.latest_ms).contains(&offset_ms) {
                     engine.metrics.samples_dropped.with_label_values(&["offset"]).inc();
                     counts.dropped += 1;
                     continue;
                 }
-                // It was untracked or paused while it was read.
+                // The instance was untracked or paused while the sampler read it.
                 if !is_polled(polled) {
                     engine.metrics.samples_dropped.with_label_values(&["untracked"]).inc();
                     continue;
@@ -221,7 +228,7 @@ impl Recorder {
         self.tell_of_conflicts(engine, taken);
         for polled in gone {
             engine.tracked.gone(&self.sampler, polled, at_ms);
-            // Should it begin again, its history may be another.
+            // If the instance begins again, it may have another frame.
             self.frames.remove(&polled.id);
         }
         for (_, failure) in &failed {
@@ -231,7 +238,7 @@ impl Recorder {
         failed
     }
 
-    /// Fields that were not taken, as the owners of their instances have them.
+    /// Reports the fields that the host ignored because the owners of the instances read them.
     fn tell_of_conflicts(&self, engine: &Engine, taken: BTreeMap<(PluginName, usize), InstanceId>) {
         let fields = self.fields.schema.fields();
         let named = taken
@@ -246,11 +253,14 @@ impl Recorder {
         let mut is_other = false;
         status.update(|known| is_other = known.conflicts.set_fields(conflicts));
         if let Some((instance, owner, field)) = first.filter(|_| is_other) {
-            tracing::warn!(plugin = &*self.sampler, %instance, owner = &*owner, field, "not taken: the owner of the instance has that field");
+            tracing::warn!(
+                plugin = &*self.sampler, %instance, owner = &*owner, field,
+                "ignoring a field that the instance's owner reads"
+            );
         }
     }
 
-    /// A call that brought no readings of so many.
+    /// Counts a failed call that was for `count` instances.
     pub(crate) fn failed(&self, engine: &Engine, count: u64) {
         let metrics = &engine.metrics.core;
         metrics.received(&self.sampler, "sample", count);
@@ -258,13 +268,13 @@ impl Recorder {
         metrics.processed(&self.sampler, "sample", "failed", count);
     }
 
-    /// How long after their times readings were taken, by the timeline. NaN, nobody knows: the call took so much longer
-    /// than usual that it may have been held up before it read or after.
+    /// Returns the milliseconds from the readings' times until they were taken, by the timeline. NaN means unknown: the
+    /// call took so much longer than usual that it may have been held up, either before or after it read.
     fn delay_ms(&mut self, engine: &Engine, stamp: Stamp, took: Duration, has_offsets: bool) -> f64 {
         let tolerance = Duration::from_millis(u64::try_from(self.interval_ms / 10).unwrap_or(0));
         let is_usual = self.usual.is_so(took, tolerance);
         if has_offsets {
-            // It says itself when each was read, from the tick's time on.
+            // The sampler gives the time of each reading, as an offset from the tick's time.
             engine.timeline.read_ms(stamp.steady) - stamp.late_ms as f64 - stamp.at_ms as f64
         } else if !is_usual {
             f64::NAN
@@ -281,15 +291,16 @@ impl Recorder {
         metrics.processed(name, "sample", "ok", ok);
         metrics.processed(name, "sample", "failed", failed);
         metrics.processed(name, "sample", "dropped", dropped);
-        // Without a signal, or of an instance that is gone or not polled any more.
+        // Rows without a signal, or of an instance that is gone or no longer polled.
         metrics.processed(name, "sample", "gap", received - ok - failed - dropped);
         metrics.failed(name, "sample", failed);
         metrics.published(name, "usage", published);
     }
 
-    /// None: there is no room for the history of one more.
+    /// Returns an instance's frame; `None` if there is no room for its history.
     fn frame(&mut self, engine: &Engine, Polled { id, generation, owner, .. }: &Polled) -> Option<&Frame> {
-        // What a program has tracked takes the share of programs, whoever reads it.
+        // The history of an instance that a program tracks uses the programs' share, whichever plugin reads the
+        // instance.
         let owner = if **owner == *API { owner } else { &self.sampler };
         let made = || {
             let frame = engine.store.frame_if_room(owner, id, &self.fields.schema, self.interval_ms).ok()?;
@@ -308,7 +319,7 @@ impl Recorder {
     }
 }
 
-/// Hands each instance's newest sample to who watches it; how many there were.
+/// Publishes each instance's newest sample to its readers. Returns the number of samples.
 fn publish(engine: &Engine, sampler: &str, stored: &[&Polled]) -> u64 {
     let _span = tracing::debug_span!("publish", plugin = sampler, instances = stored.len() as i64).entered();
     let samples = stored.iter().filter_map(|polled| Some((polled, engine.store.latest(&polled.id)?)));
