@@ -144,7 +144,7 @@ fn a_plugin_that_lists_the_instance_of_another_replaces_none_of_its_fields_and_l
     let page = host.until("/v1/plugins/aaa", |page| has_conflict(&page.json())).json();
     assert_eq!((&page["conflicts"][0]["instance"], &page["conflicts"][0]["with"]), (&json!("host"), &json!("procfs")));
     assert!(page["last_failure"].is_null(), "it is no failure: {page}");
-    let said = host.until_logged("belong to others, as host to procfs");
+    let said = host.until_logged("belong to others, for example host (owner: procfs)");
     assert!(said.contains("plugins.aaa.share_instances = true"), "{said}");
     let page = host.plugin("procfs");
     assert_eq!(page["conflicts"][0]["with"], "aaa", "{page}");

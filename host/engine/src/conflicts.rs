@@ -1,4 +1,4 @@
-//! What a plugin says that is another's to say: of instances, and of their fields.
+//! Conflicts between plugins: a plugin reports instances, or fields of instances, that belong to another owner.
 
 use crate::Engine;
 use crate::plugins::{Fields, Status};
@@ -7,21 +7,22 @@ use dropsonde_store::InstanceId;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// Conflicts of each kind on a plugin's page; metrics count all.
+/// The most conflicts of each kind on a plugin's page; metrics count all.
 const SHOWN: usize = 20;
 
-/// Of one plugin, with others.
+/// The conflicts of one plugin with other owners.
 #[derive(Debug, Clone, Default)]
 pub struct Conflicts {
-    /// Instances it lists that are another's, and whose: of its last discovery, the first of them.
+    /// Instances that the plugin listed in its last discovery and other owners have, with their owners; [`SHOWN`] at
+    /// most.
     instances: Vec<(InstanceId, PluginName)>,
-    /// How many there are.
+    /// The number of such instances in all.
     count: usize,
-    /// Fields it has that the owner of an instance has too: of its last call.
+    /// Fields of the plugin's last call that the owner of the instance reads: the instance, its owner and the field.
     fields: Vec<(InstanceId, PluginName, String)>,
 }
 
-/// As pages show it.
+/// A conflict as plugin pages show it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Conflict {
     instance: String,
@@ -31,12 +32,12 @@ pub(crate) struct Conflict {
     what: &'static str,
 }
 
-/// Which columns of a sampler's rows are not taken, of instances of others.
+/// The columns of a sampler's rows that the host ignores for instances of other owners, by owner.
 #[derive(Debug, Default)]
 pub(crate) struct Masks(BTreeMap<PluginName, Vec<usize>>);
 
 impl Conflicts {
-    /// Returns whether they are others than before.
+    /// Replaces the conflicting instances. Returns whether they changed.
     pub(crate) fn set_instances(&mut self, of_others: &[(InstanceId, PluginName)]) -> bool {
         let shown = of_others.get(..SHOWN).unwrap_or(of_others);
         let is_other = self.instances != shown;
@@ -44,7 +45,7 @@ impl Conflicts {
         is_other
     }
 
-    /// Adds an instance of its that became another's: until its next discovery, which may find out more.
+    /// Adds an instance that another owner took from this plugin. The plugin's next discovery replaces the list.
     pub(crate) fn lose(&mut self, instance: InstanceId, owner: PluginName) {
         self.count += 1;
         if self.instances.len() < SHOWN {
@@ -52,18 +53,19 @@ impl Conflicts {
         }
     }
 
-    /// Says of which instances it is not heard, and how an operator lets it be.
+    /// Returns a message that names the conflicting instances and says what an operator can do; `None` without any.
     pub(crate) fn of_others(&self, plugin: &str) -> Option<String> {
         let (id, owner) = self.instances.first()?;
         let count = self.count;
         Some(format!(
-            "plugin {plugin} lists {count} instances that belong to others, as {id} to {owner}: what it says of them is not \
-             taken; to hand one over, DELETE it and PUT it with {plugin} among its samplers; to have {plugin} add to them, \
-             name it in `samplers` of [[instances]], or set `plugins.{plugin}.share_instances = true`"
+            "plugin {plugin} lists {count} instances that belong to others, for example {id} (owner: {owner}): the \
+             host ignores what {plugin} reports about them; to hand an instance over, DELETE it and PUT it with \
+             {plugin} among its samplers; to let {plugin} add to an instance, name the plugin in `samplers` of \
+             [[instances]], or set `plugins.{plugin}.share_instances = true`"
         ))
     }
 
-    /// Returns whether they are others than before.
+    /// Replaces the conflicting fields. Returns whether the fields or their owners changed.
     pub(crate) fn set_fields(&mut self, fields: Vec<(InstanceId, PluginName, String)>) -> bool {
         let names = |fields: &[(InstanceId, PluginName, String)]| -> Vec<(PluginName, String)> {
             fields.iter().map(|(_, owner, field)| (owner.clone(), field.clone())).collect()
@@ -78,40 +80,42 @@ impl Conflicts {
             instance: instance.to_string(),
             with: owner.to_string(),
             field: None,
-            what: "it belongs to the other, also when it has ended: what this plugin says of it is not taken; to hand it over, \
-                   DELETE it and PUT it with this plugin among its samplers, name this plugin in `samplers` of [[instances]], \
-                   or let it share instances (share_instances)",
+            what: "the instance belongs to the other owner, also after it has ended: the host ignores what this plugin \
+                   reports about it; to hand the instance over, DELETE it and PUT it with this plugin among its \
+                   samplers; to let this plugin add to it, name the plugin in `samplers` of [[instances]], or set \
+                   share_instances",
         });
         let fields = self.fields.iter().map(|(instance, owner, field)| Conflict {
             instance: instance.to_string(),
             with: owner.to_string(),
             field: Some(field.clone()),
-            what: "the other has this field: what this plugin reads for it is not taken",
+            what: "the owner of the instance reads this field too: the host ignores this plugin's values",
         });
         instances.chain(fields)
     }
 
-    /// Those with one owner, as that one's page shows them.
+    /// Returns this plugin's conflicts with `owner`, as the owner's page shows them. `plugin` is this plugin's name.
     fn with(&self, owner: &str, plugin: &str) -> impl Iterator<Item = Conflict> {
         let instances = self.instances.iter().filter(move |(_, other)| &**other == owner);
         let instances = instances.map(|(instance, _)| Conflict {
             instance: instance.to_string(),
             with: plugin.to_owned(),
             field: None,
-            what: "the other lists it too: what that says of it is not taken",
+            what: "the other plugin lists this instance too: the host ignores what it reports about the instance",
         });
         let fields = self.fields.iter().filter(move |(_, other, _)| &**other == owner);
         let fields = fields.map(|(instance, _, field)| Conflict {
             instance: instance.to_string(),
             with: plugin.to_owned(),
             field: Some(field.clone()),
-            what: "the other has this field too: what that reads for it is not taken",
+            what: "the other plugin reads this field too: the host ignores its values",
         });
         instances.chain(fields)
     }
 }
 
-/// What a plugin's page shows: what it says that is another's, and what others say that is its own.
+/// Returns the conflicts for a plugin's page: those it has with owners, and those that other plugins have with it as
+/// owner.
 pub(crate) fn of_plugin(engine: &Engine, status: &Status) -> Vec<Conflict> {
     let mut all: Vec<Conflict> = status.conflicts(|own| own.own().collect());
     for other in engine.plugins.list().iter().filter(|other| other.name != status.name) {
@@ -124,7 +128,7 @@ pub(crate) fn of_plugin(engine: &Engine, status: &Status) -> Vec<Conflict> {
 }
 
 impl Masks {
-    /// The columns of these fields that an instance's owner has, too.
+    /// Returns the columns of `fields` that `owner` reads too.
     pub(crate) fn of(&mut self, engine: &Engine, owner: &PluginName, fields: &Fields) -> &[usize] {
         self.0.entry(owner.clone()).or_insert_with(|| {
             let Some(owned) = engine.plugins.get(owner).and_then(|status| status.fields()) else { return Vec::new() };

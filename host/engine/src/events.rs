@@ -1,4 +1,5 @@
-//! What applications tell observers: parsed whole or not at all, queued, handed over in the order it came.
+//! Events that applications send to observers. The host accepts all events of a request or none, queues them, and hands
+//! them over in the order they came.
 
 use crate::places::{Full, PeerId, Place, Places, Share};
 use dropsonde_model::nearest::unknown_key;
@@ -10,24 +11,24 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
-/// Events of a request at most.
+/// The most events in one request.
 pub const MOST_AT_ONCE: usize = 100_000;
 
-/// Bytes of events that wait for one observer at most. One client may have half of them.
+/// The most bytes of events that wait for one observer. One client can use half of them.
 pub const MOST_WAITING: usize = 32 << 20;
 
-/// Events an observer is handed at a time.
+/// The most events that an observer gets in one call.
 const BATCH: usize = 1000;
 
-/// In bytes, of a name, a subject, an attribute's name or value.
+/// The longest name, subject, attribute name or attribute value, in bytes.
 const LONGEST: usize = 256;
 
 const MOST_ATTRIBUTES: usize = 16;
 
-/// Keys of an event.
+/// The keys of an event in JSON.
 const KEYS: [&str; 5] = ["at", "name", "subject", "value", "attributes"];
 
-/// As an application writes it.
+/// An event as an application writes it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written<'a> {
@@ -41,19 +42,20 @@ struct Written<'a> {
     attributes: BTreeMap<String, String>,
 }
 
-/// What is wrong with a batch, and where.
+/// The first mistake in a request's events, and its place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadEvents {
-    /// Counted from 1.
+    /// A mistake in one event of a JSON body. `number` counts from 1.
     #[error("event {number} of {count}: {why}")]
     Event { number: usize, count: usize, why: String },
+    /// A mistake in one event of a body of lines. `number` and `line` count from 1.
     #[error("event {number} of {count}, on line {line}: {why}")]
     Line { number: usize, count: usize, line: usize, why: String },
-    #[error("it is neither an event nor a list of events: {0}")]
+    #[error("the body is neither an event nor a list of events: {0}")]
     Body(String),
 }
 
-/// A JSON list of events, or one.
+/// Parses a JSON list of events, or one event. An event without a time gets `now_ms`.
 pub fn parse_json(body: &[u8], now_ms: i64) -> Result<Vec<Event>, BadEvents> {
     let is_list = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
     let malformed = |error: serde_json::Error| BadEvents::Body(error.to_string());
@@ -69,7 +71,7 @@ pub fn parse_json(body: &[u8], now_ms: i64) -> Result<Vec<Event>, BadEvents> {
         .collect()
 }
 
-/// An event a line; empty lines are nothing.
+/// Parses one event per line; ignores empty lines. An event without a time gets `now_ms`.
 pub fn parse_lines(body: &[u8], now_ms: i64) -> Result<Vec<Event>, BadEvents> {
     let text = std::str::from_utf8(body).map_err(|error| BadEvents::Body(error.to_string()))?;
     let lines = || text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
@@ -80,7 +82,7 @@ pub fn parse_lines(body: &[u8], now_ms: i64) -> Result<Vec<Event>, BadEvents> {
 
 fn event(text: &str, now_ms: i64) -> Result<Event, String> {
     if !text.trim_start().starts_with('{') {
-        return Err("it is no JSON object".to_owned());
+        return Err("it is not a JSON object".to_owned());
     }
     let Written { at, name, subject, value, attributes } =
         serde_json::from_str(text).map_err(|error| unknown_key(text, &KEYS).unwrap_or_else(|| error.to_string()))?;
@@ -88,11 +90,11 @@ fn event(text: &str, now_ms: i64) -> Result<Event, String> {
         return Err("its name is empty".to_owned());
     }
     if attributes.len() > MOST_ATTRIBUTES {
-        return Err(format!("it has {} attributes; at most {MOST_ATTRIBUTES} are taken", attributes.len()));
+        return Err(format!("it has {} attributes; at most {MOST_ATTRIBUTES} are allowed", attributes.len()));
     }
     let texts = [&name, &subject].into_iter().chain(attributes.keys()).chain(attributes.values());
     if let Some(long) = texts.into_iter().find(|text| text.len() > LONGEST) {
-        return Err(format!("a text of {} bytes is in it; at most {LONGEST} are taken", long.len()));
+        return Err(format!("it contains a text of {} bytes; at most {LONGEST} are allowed", long.len()));
     }
     let at_ms = match at {
         None => now_ms,
@@ -100,12 +102,12 @@ fn event(text: &str, now_ms: i64) -> Result<Event, String> {
             moment(at.get()).ok_or_else(|| format!("at: {} is neither RFC 3339 nor ms since 1970", at.get()))?
         }
     };
-    let at_ms = u64::try_from(at_ms).map_err(|_| "at: it is before 1970".to_owned())?;
+    let at_ms = u64::try_from(at_ms).map_err(|_| "at: the time is before 1970".to_owned())?;
     let value = value.unwrap_or(1.0);
     Ok(Event { at_ms, name, subject, value, attributes: attributes.into_iter().collect() })
 }
 
-/// A JSON number is ms since 1970, a string RFC 3339.
+/// Parses a time: a JSON number is milliseconds since 1970, a string is RFC 3339.
 fn moment(json: &str) -> Option<i64> {
     match serde_json::from_str::<String>(json) {
         Ok(text) => text.parse::<jiff::Timestamp>().ok().map(|at| at.as_millisecond()),
@@ -113,25 +115,26 @@ fn moment(json: &str) -> Option<i64> {
     }
 }
 
-/// Events that wait for an observer.
+/// The queue of events for one observer.
 #[derive(Debug, Default)]
 pub struct EventQueue {
     waiting: Mutex<VecDeque<Batch>>,
-    /// Bytes of those, by client.
+    /// The bytes of the waiting events, by client.
     bytes: Arc<Places>,
     came: Notify,
 }
 
-/// Events that came together.
+/// Events that came in one request, or that were given back.
 #[derive(Debug)]
 struct Batch {
     events: VecDeque<Event>,
-    /// Taken until the last of them is handed over.
+    /// The client's bytes of the queue, taken until the last event of the batch is handed over. `None` for events that
+    /// were given back.
     _bytes: Option<Place>,
 }
 
-/// The bytes that an event takes, estimated. Small events count as more, so that one client has no more than [`MOST_AT_ONCE`]
-/// waiting.
+/// Returns the estimated bytes of an event. A small event counts as more than it takes, so that at most
+/// [`MOST_AT_ONCE`] events of one client wait.
 fn size(event: &Event) -> usize {
     const LEAST: usize = MOST_WAITING / 2 / MOST_AT_ONCE;
     let attributes = event.attributes.iter().map(|(key, value)| key.len() + value.len() + 2 * size_of::<String>());
@@ -140,8 +143,8 @@ fn size(event: &Event) -> usize {
 }
 
 impl EventQueue {
-    /// All of them or none, behind those that came before. More than a client may have of the queue find room where nothing
-    /// of that client waits.
+    /// Appends all of the events or none. Events that exceed the client's share of the queue are accepted only while no
+    /// other event of that client waits.
     pub fn offer(&self, client: PeerId, events: Vec<Event>) -> Result<(), Full> {
         let share = Share { peer: client, most: MOST_WAITING / 2 };
         let bytes = events.iter().map(size).sum::<usize>().min(share.most);
@@ -151,12 +154,12 @@ impl EventQueue {
         Ok(())
     }
 
-    /// Bytes that wait, by client.
+    /// Returns the bytes of the waiting events, by client.
     pub(crate) fn bytes(&self) -> &Places {
         &self.bytes
     }
 
-    /// The next, as many as are handed over at a time. Waits until there are some.
+    /// Waits for events and returns the next ones, as many as one call can take.
     pub(crate) async fn next(&self) -> Vec<Event> {
         loop {
             let events = self.take();
@@ -167,13 +170,13 @@ impl EventQueue {
         }
     }
 
-    /// These were not handed over after all: they are the next again.
+    /// Puts events that were not handed over back to the front of the queue.
     pub(crate) fn give_back(&self, events: Vec<Event>) {
         self.lock().push_front(Batch { events: events.into(), _bytes: None });
         self.came.notify_one();
     }
 
-    /// There is nobody to hand them to any more.
+    /// Discards all waiting events, because no observer is left to take them.
     pub(crate) fn clear(&self) {
         self.lock().clear();
     }
@@ -227,11 +230,11 @@ mod tests {
         );
         assert!(json(r#"[{"name":"x","at":"soon"}]"#).starts_with("event 1 of 1: at: \"soon\" is neither"));
         assert!(json(r#"[{"name":""}]"#).contains("its name is empty"));
-        assert!(json(r#"[["now","x"]]"#).starts_with("event 1 of 1: it is no JSON object"));
-        assert!(json(r#"{"name":"x","at":-5}"#).ends_with("at: it is before 1970"));
+        assert!(json(r#"[["now","x"]]"#).starts_with("event 1 of 1: it is not a JSON object"));
+        assert!(json(r#"{"name":"x","at":-5}"#).ends_with("at: the time is before 1970"));
         assert!(json(r#"{"name":"x","at":1e300}"#).contains("is neither"));
         assert!(json("3").starts_with("event 1 of 1: "));
-        assert!(json("[").starts_with("it is neither"));
+        assert!(json("[").starts_with("the body is neither"));
         let long = format!(r#"{{"name":"{}"}}"#, "x".repeat(257));
         assert!(json(&long).contains("257 bytes"));
         let lines = parse_lines(b"{\"name\":\"x\"}\n\nnonsense\n", 0).unwrap_err().to_string();
@@ -276,7 +279,7 @@ mod tests {
         queue.offer(client(2), large.clone()).unwrap();
         queue.next().await;
         queue.offer(client(1), large.clone()).unwrap();
-        // More than its share, and nothing of it waits.
+        // The events exceed the client's share. None of its events wait, but the queue has too little room left.
         queue.offer(client(3), vec![large[0].clone(); 3200]).unwrap_err();
         while queue.bytes().taken() > 0 {
             queue.next().await;

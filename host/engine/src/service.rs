@@ -1,4 +1,4 @@
-//! What a program does with instances' samples, whoever keeps them.
+//! The interface by which a program tracks instances and reads their samples.
 
 use crate::Engine;
 use crate::hub::{Selection, TooManyStreams, Watch};
@@ -9,22 +9,23 @@ use std::pin::pin;
 use std::sync::Arc;
 use tokio::task::AbortHandle;
 
-/// Per-instance samples: tracked, read, followed. A host's is [`Host::service`](crate::host::Host::service).
+/// Tracks instances, reads their samples and follows them. A host's is [`Host::service`](crate::host::Host::service).
 pub trait Service: Send + Sync {
-    /// Has an instance polled; doing it again changes nothing more.
+    /// Tracks an instance, so that samplers poll it. A repeated call changes nothing.
     fn track(&self, wanted: Wanted) -> Result<(), NotTracked>;
 
-    /// Discards its history and ends its streams; doing it again changes nothing more.
+    /// Stops tracking an instance, discards its history and ends its streams. A repeated call changes nothing.
     fn untrack(&self, id: &InstanceId);
 
-    /// Its newest values; none before the first.
+    /// Returns an instance's newest values; `None` before the first.
     fn latest(&self, id: &InstanceId) -> Option<Sample>;
 
-    /// A window of it: none if it is not tracked, and nothing is known of it; no points if nothing was measured then. It may
-    /// have to read files.
+    /// Returns a window of an instance's history: `None` if the instance is not tracked and has no history, no points
+    /// if nothing was measured in the window. May read files.
     fn range(&self, id: &InstanceId, query: &Query) -> Option<Points>;
 
-    /// Its samples as they come, the latest first. It may be tracked later.
+    /// Follows the samples of a selection: the latest ones first, then new ones as they come. An instance of the
+    /// selection can be tracked later.
     fn watch(&self, selection: Selection) -> Result<Watch, TooManyStreams>;
 }
 
@@ -54,18 +55,18 @@ impl Service for Engine {
     }
 }
 
-/// What has instances follow a platform's events. Dropped, they follow no more.
+/// A task that applies a platform's lifecycle events to instances, until the subscription is dropped.
 #[derive(Debug)]
 pub struct Subscription(AbortHandle);
 
 impl Subscription {
-    /// Must be called in a tokio runtime.
+    /// Starts the task. Must be called in a tokio runtime.
     pub fn attach(engine: Arc<Engine>, events: impl Stream<Item = Lifecycle> + Send + 'static) -> Self {
         let follow = async move {
             let mut events = pin!(events);
             while let Some(event) = std::future::poll_fn(|context| events.as_mut().poll_next(context)).await {
                 if let Err((_, why)) = engine.apply(std::slice::from_ref(&event)) {
-                    tracing::warn!(instance = %event.instance, error = %why, "an instance is not tracked");
+                    tracing::warn!(instance = %event.instance, error = %why, "cannot track an instance");
                     engine.metrics.core.errors("host", "instances_refused", 1);
                 }
             }
@@ -73,12 +74,12 @@ impl Subscription {
         Self(tokio::spawn(follow).abort_handle())
     }
 
-    /// Whether there will be no more: the platform has ended its events.
+    /// Returns whether the platform has ended its stream of events.
     pub fn is_over(&self) -> bool {
         self.0.is_finished()
     }
 
-    /// The same as dropping it.
+    /// Drops the subscription.
     pub fn detach(self) {}
 }
 
