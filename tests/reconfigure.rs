@@ -335,7 +335,7 @@ fn an_instance_there_was_no_room_for_is_tracked_once_there_is() {
     host.until("/ready", |ready| ready.status == 200);
     assert_eq!(host.write("PUT", "/v1/instances/other", "{}").status, 200);
     host.reconfigure(&format!("{limit}{two}"));
-    host.until_logged("there are too many");
+    host.until_logged("instance limit reached; raise poll.max_instances");
     assert_eq!(host.get("/v1/instances/b").status, 404);
     assert_eq!(host.write("DELETE", "/v1/instances/other", "").status, 204);
     host.reconfigure(&format!("{limit}{two}"));

@@ -22,45 +22,45 @@ use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 use tokio::sync::{Mutex, Notify};
 
-/// Lifecycle events that are done before anybody else may look at the instances.
+/// The most lifecycle events that are applied under one lock of the instances.
 const EVENTS_AT_ONCE: usize = 256;
 
-/// What the parts of the host share. Data flows one way: plugins → store → hub; everyone else reads.
+/// The state that the parts of the host share. Data flows one way: plugins → store → hub; everything else reads.
 #[derive(Debug)]
 pub struct Engine {
-    /// What is in force: it may be another at any time.
+    /// The options in force; a reload can replace them at any time.
     pub options: ArcSwap<Options>,
     pub clock: Clock,
     pub(crate) timeline: Timeline,
     pub store: Store,
-    /// Of the thread that keeps history, once it runs.
+    /// The bell of the history thread, once that thread runs.
     pub(crate) bell: OnceLock<Weak<Bell>>,
     pub tracked: Tracked,
     pub hub: Hub,
     pub plugins: Plugins,
     pub metrics: HostMetrics,
     pub snapshots: Snapshots,
-    /// Held while all sources are asked at once; when that last began.
+    /// Held while a request polls all sources at once; the time when such a poll last began.
     pub fresh: Mutex<Option<Instant>>,
     pub audit: Audit,
     pub vitals: Arc<Vitals>,
     pub exposition: Exposition,
-    /// Bytes of samples on `/metrics`, by sampler.
+    /// The bytes of samples on `/metrics`, by sampler.
     pub(crate) exposed: Pool,
-    /// Who serves all this, once somebody does.
+    /// The server of this engine, once there is one.
     pub(crate) front: OnceLock<Weak<dyn Front>>,
-    /// Told when history was opened that could not be opened at the start.
+    /// Notified when history opens that could not be opened at the start.
     pub opened: Notify,
-    /// Address space for plugins.
+    /// The address space for plugins.
     pub(crate) rooms: Rooms,
-    /// Bytes of memory this process may have.
+    /// The memory that this process may use, in bytes.
     pub memory: usize,
-    /// Held while workloads are added up.
+    /// Held while the samples of workloads are computed and published.
     pub(crate) workloads: std::sync::Mutex<()>,
 }
 
 impl Engine {
-    /// From now on this one serves it.
+    /// Sets the server of this engine.
     pub fn serve(&self, front: Weak<dyn Front>) {
         let _ = self.front.set(front);
         self.vitals.serve();
@@ -70,7 +70,7 @@ impl Engine {
         self.front.get().and_then(Weak::upgrade)
     }
 
-    /// Tracks an instance a program named. Doing it again changes nothing more.
+    /// Tracks an instance that a program named. A repeated call changes nothing.
     pub fn track(&self, wanted: Wanted) -> Result<(), NotTracked> {
         wanted.check()?;
         let tracked = self.tracked.track(wanted, &|id| self.forget(id));
@@ -78,22 +78,22 @@ impl Engine {
         Ok(tracked?)
     }
 
-    /// Discards an instance's history and ends its streams. Discovery does not bring it back.
+    /// Stops tracking an instance, discards its history and ends its streams. Discovery does not bring it back.
     pub fn untrack(&self, id: &InstanceId) {
-        // The host's own are nobody else's to untrack.
+        // Nobody can untrack the host's own instances.
         if !is_reserved(id.as_str()) {
             self.tracked.untrack(id, &|id| self.forget(id));
             self.hurry();
         }
     }
 
-    /// Does what became of instances, in order, unless one of the events cannot be meant. Where there is no room for an
-    /// instance it ends: which event that was.
+    /// Applies lifecycle events in order; applies none if one of them is invalid. Stops at the first event whose
+    /// instance there is no room for. An error has the index of its event.
     pub fn apply(&self, events: &[Lifecycle]) -> Result<(), (usize, NotTracked)> {
         for (nth, event) in events.iter().enumerate() {
             event.check().map_err(|why| (nth, why))?;
         }
-        // Polls go on between two pieces.
+        // Polls go on between two chunks.
         for (nth, piece) in events.chunks(EVENTS_AT_ONCE).enumerate() {
             let done = self.tracked.apply(piece, &|id| self.forget(id));
             self.hurry();
@@ -102,8 +102,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Has the operator's instances, labels and default samplers be as they are said now. Returns how many of the instances
-    /// there is no room for.
+    /// Applies the instances, labels and default samplers of the options. Returns the number of instances that there is
+    /// no room for.
     pub fn reconfigure_instances(&self, options: &Options) -> anyhow::Result<usize> {
         let mut named = BTreeMap::new();
         for StaticInstance { id, labels, samplers } in &options.instances {
@@ -113,12 +113,16 @@ impl Engine {
         let refused = self.tracked.reconfigure(default, common, named, self.clock.now_ms(), &|id| self.forget(id));
         self.revoke_shares();
         for id in &refused {
-            tracing::warn!(instance = %id, most = options.poll.max_instances, "it is not tracked: there are too many");
+            tracing::warn!(
+                instance = %id,
+                most = options.poll.max_instances,
+                "cannot track an instance of the configuration: instance limit reached; raise poll.max_instances"
+            );
         }
         Ok(refused.len())
     }
 
-    /// Takes over what a sampler finds now.
+    /// Applies a sampler's discovery: new instances begin, and instances that it no longer lists end.
     pub(crate) fn discovered(&self, sampler: &PluginName, found: Vec<(InstanceId, Labels)>, at_ms: i64) -> Discovery {
         let shares = self.options.load().plugin(sampler).share_instances;
         let status = self.plugins.get(sampler);
@@ -126,7 +130,8 @@ impl Engine {
         let is_initial = status.is_some_and(|status| status.take_first_discovery());
         let by = Discoverer { plugin: sampler.clone(), is_built_in, shares, is_initial };
         let discovery = self.tracked.discovered(&by, found, at_ms, &|id| self.forget(id));
-        // History of an instance that there was no place for at the start: it is no part of another's of its name.
+        // The store may have another plugin's history of this name, if there was no place for that instance at the
+        // start. It is not part of the new instance.
         for id in &discovery.begun {
             let frames = self.store.frames(id);
             let of_others = frames.iter().map(|frame| frame.schema().sampler()).filter(|other| *other != sampler);
@@ -146,15 +151,16 @@ impl Engine {
         discovery
     }
 
-    /// Lets others have the instances of a plugin that an operator removed. Whether it had some.
+    /// Releases the instances of a plugin that an operator removed, so that others can own them. Returns whether it had
+    /// any.
     pub(crate) fn release_instances(&self, plugin: &str) -> bool {
         let had_some = self.tracked.release(plugin);
         self.hurry();
         had_some
     }
 
-    /// Takes over what history says of instances that could be opened late. It says whose they are: what a stranger recorded
-    /// of one meanwhile goes.
+    /// Adopts the notes of history that could not be opened at the start. The notes say who owns each instance; what
+    /// another plugin recorded of it in the meantime is removed.
     pub(crate) fn adopt(&self, notes: Vec<(String, Vec<u8>)>) {
         let plugins = self.plugins.list();
         let names: Vec<&str> = plugins.iter().map(|status| &*status.name).collect();
@@ -166,37 +172,38 @@ impl Engine {
         self.hurry();
     }
 
-    /// Takes from plugins the instances of others that the configuration does not let them add to.
+    /// Takes from plugins the instances of other owners that the configuration does not let them add to.
     pub(crate) fn revoke_shares(&self) {
         let options = self.options.load();
         let shares = |plugin: &str| options.plugin(plugin).share_instances;
         self.tracked.revoke_shares(&shares, self.clock.now_ms());
     }
 
-    /// How far a window that ends at a time reaches: what a clock recorded that was ahead is there when its time has come.
-    /// What was recorded before the clock went back is there all the same.
+    /// Returns the end of a window that is to end at `until_ms`, which is never in the future: samples that were
+    /// recorded while the clock was ahead appear when their time has come. Samples from before the clock was set back
+    /// stay visible.
     pub fn reach_ms(&self, until_ms: i64) -> i64 {
         let now_ms = self.clock.now_ms();
         let known_ms = self.store.trusted_ms().map_or(now_ms, |trusted_ms| trusted_ms.max(now_ms));
         until_ms.min(known_ms.saturating_add(1))
     }
 
-    /// Forgets what ended before a time and has no history any more.
+    /// Forgets instances that ended before `before_ms` and have no history left.
     pub fn forget_ended_before(&self, before_ms: i64) {
         let has_gone = |id: &InstanceId| self.store.frames(id).iter().all(|frame| frame.is_empty());
         self.tracked.forget_ended_before(before_ms, &has_gone, &|id| self.forget(id));
     }
 
-    /// Follows samples, from the latest on. May have to read files.
+    /// Follows samples, starting with the latest. May read files.
     pub fn watch(&self, selection: Selection) -> Result<Watch, TooManyStreams> {
         let claim = self.hub.claim(None, None)?;
         Ok(self.follow(selection, None, |hub, follow| hub.watch(claim, follow)))
     }
 
-    /// What a new reader of a selection has to be given, for whoever gives it: from the latest on, or from behind the event
-    /// it saw last. May have to read files.
+    /// Calls `begin` with what a new reader of a selection gets: the latest samples, or those after the event `seen`,
+    /// and all that come later. May read files.
     pub fn follow<T>(&self, selection: Selection, seen: Option<String>, begin: impl FnOnce(&Hub, Follow) -> T) -> T {
-        // What may take its time comes before nobody may change anything.
+        // What can take long comes before the lock below, under which nobody can change instances.
         let members = self.members(&selection);
         let latest = |member: &&Member| Some((member.id.clone(), (member.generation, self.store.latest(&member.id)?)));
         let (mut unheard, mut together) = (HashMap::new(), None);
@@ -209,21 +216,21 @@ impl Engine {
             _ => unheard = self.hub.unheard(&members).iter().filter_map(latest).collect(),
         }
         unheard.retain(|_, (_, sample)| !sample.values.is_empty());
-        // Nothing is untracked meanwhile: what a reader begins with is of what there is.
+        // No instance is untracked in the meantime, so the reader begins only with instances that exist.
         self.tracked.while_selected(&selection.clone(), |members| {
             let members = with_own(&selection, members);
             begin(&self.hub, Follow { selection: selection.into(), seen, members, unheard, together })
         })
     }
 
-    /// The instances a selection includes now.
+    /// Returns the instances that a selection includes now.
     pub fn members(&self, selection: &Selection) -> Vec<Member> {
         with_own(selection, self.tracked.while_selected(selection, |members| members))
     }
 
-    /// Tells who follows workloads what they are now, if samples of their instances came.
+    /// Publishes new samples of the workloads that have readers and whose instances have new samples.
     pub(crate) fn publish_workloads(&self) {
-        // One at a time: what is newer is told later.
+        // One thread at a time, so that newer samples are published later.
         let _one = self.workloads.lock().unwrap_or_else(PoisonError::into_inner);
         let stale = self.hub.take_stale_workloads();
         if stale.is_empty() {
@@ -239,7 +246,7 @@ impl Engine {
         });
     }
 
-    /// What somebody is told now is to be on disk within a flush interval.
+    /// Asks the history thread to hurry: a change that a caller is told about must be on disk within a flush interval.
     fn hurry(&self) {
         if let Some(bell) = self.bell.get().and_then(Weak::upgrade) {
             bell.ring();
@@ -252,7 +259,7 @@ impl Engine {
     }
 }
 
-/// The host's own are not among those that are tracked.
+/// Adds the host's own instance if it is selected, because it is not among the tracked ones.
 fn with_own(selection: &Selection, mut members: Vec<Member>) -> Vec<Member> {
     if let Selection::One(id) = selection
         && is_reserved(id.as_str())

@@ -26,22 +26,24 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-/// How often what times streams are of is noted: after a crash readers ask for as much too much.
+/// The interval at which the times of streamed events are written down. After a crash, readers ask history for up to
+/// this much more than they missed.
 const STREAMS_NOTED: Duration = Duration::from_secs(60);
 
-/// How often free memory is given back to the kernel: the allocator keeps holes where many pieces came and went.
+/// The interval at which free memory is returned to the kernel. The allocator keeps gaps where many pieces came and
+/// went.
 const MEMORY_GIVEN_BACK: Duration = Duration::from_secs(60);
 
-/// Longest time the last samples have to be written.
+/// The longest time for writing the last samples when the host stops.
 const CLOSE: Duration = Duration::from_secs(5);
 
-/// What may be wanted of plugins at a time; who comes later waits.
+/// The most queued requests about plugins; further callers wait.
 const REQUESTS: usize = 16;
 
-/// In the data directory.
+/// The folder of history in the data directory.
 pub const HISTORY: &str = "history";
 
-/// The engine while it runs.
+/// A running engine.
 #[derive(Debug)]
 pub struct Running {
     engine: Arc<Engine>,
@@ -50,14 +52,14 @@ pub struct Running {
     keeping: Keeping,
 }
 
-/// What runs beside what the options say.
+/// The parts of an engine that its options do not describe.
 pub struct Parts {
     pub clock: Clock,
     pub metrics: HostMetrics,
-    /// What the program itself polls with.
+    /// The samplers and sources of the program itself.
     pub natives: Vec<Native>,
     pub sandbox: Arc<Sandbox>,
-    /// Whether there are plugins at all.
+    /// Whether the engine runs plugins at all.
     pub has_plugins: bool,
 }
 
@@ -80,10 +82,10 @@ impl Running {
         };
         let names: Vec<&str> = supervisor.names().into_iter().chain(natives.iter().map(Native::name)).collect();
         engine.tracked.restore(&engine.store, &names, engine.clock.now_ms());
-        // The options may have been others then.
+        // The options may have changed since the last run.
         engine.revoke_shares();
         engine.hub.restore(&engine.store);
-        // Should it be killed at once, the next start has a number of its own all the same.
+        // So the next start gets another number even if this process is killed at once.
         engine.hub.note(&engine.store);
         let natives = start_natives(&engine, natives, &stopped)?;
         let interval = engine.options.load().store.flush_interval.get();
@@ -111,19 +113,20 @@ impl Running {
         &self.engine
     }
 
-    /// Says true once it stops, for others who then do.
+    /// Returns a receiver that turns true when the engine stops, for tasks that stop with it.
     pub fn stopping(&self) -> watch::Receiver<bool> {
         self.stopping.subscribe()
     }
 
-    /// Ends streams, and has no poll begin any more.
+    /// Ends all streams, and lets no further poll begin.
     pub fn drain(&self) {
         self.engine.vitals.drain();
         self.stopping.send_replace(true);
         self.engine.hub.close_all();
     }
 
-    /// Waits until all has ended. Returns whether the last samples were written, where they are to be.
+    /// Stops the engine and waits until its tasks have ended. Returns false if the last samples should be on disk and
+    /// are not.
     pub async fn stop(mut self) -> bool {
         self.drain();
         while self.tasks.join_next().await.is_some() {}
@@ -186,18 +189,18 @@ impl Engine {
     }
 }
 
-/// What the thread that keeps history needs.
+/// The surroundings of the history thread.
 struct Around {
     engine: Arc<Engine>,
     streams_noted: Instant,
     memory_given_back: Instant,
-    /// Why nothing was written in the last step.
+    /// The reason why the last step could not write history; `None` if it could.
     failing: Option<Failing>,
     greedy: shares::Log,
     _pulse: Pulse,
 }
 
-/// Works until it ends, and shows that it lives until then.
+/// Runs a task to its end, and holds the pulse that shows that the task is alive.
 async fn alive(pulse: Pulse, work: impl Future<Output = ()>) {
     work.await;
     drop(pulse);
@@ -227,9 +230,12 @@ impl Surroundings for Around {
         let failing = self.engine.store.archive().failing;
         match (&self.failing, &failing) {
             (None, Some(why)) => {
-                tracing::error!(error = %why.error, "history cannot be written, and is in memory alone until it can");
+                tracing::error!(
+                    error = %why.error,
+                    "cannot write history to disk; keeping it in memory until the disk works again"
+                );
             }
-            (Some(_), None) => tracing::info!("history is written again"),
+            (Some(_), None) => tracing::info!("the disk works again; writing history to it"),
             _ => {}
         }
         self.failing = failing;
@@ -241,7 +247,7 @@ impl Surroundings for Around {
     }
 }
 
-/// Says of which intervals memory holds less than retention would.
+/// Warns of polling intervals whose history in memory is shorter than `store.retention`.
 fn say_what_memory_cuts(options: &Options) {
     for (interval, reach) in options.intervals().into_iter().filter_map(|one| Some((one, options.store.cut(one)?))) {
         let [interval, reach, retention] = [interval, reach, options.store.retention.get()].map(format_duration);
@@ -252,7 +258,8 @@ fn say_what_memory_cuts(options: &Options) {
     }
 }
 
-/// Opens history, and says what came back; in memory, and why, where there is none on disk and none can be begun.
+/// Opens history on disk and logs what was restored. Where the disk has no history and none can be created, returns
+/// history in memory and the reason.
 fn history(options: &Options, now_ms: i64) -> Result<(Store, Keeper, Option<String>)> {
     let limits = Limits {
         samples: options.store.retention_samples,
@@ -299,22 +306,22 @@ fn history(options: &Options, now_ms: i64) -> Result<(Store, Keeper, Option<Stri
 
 fn say_what_came_back(folder: &Path, restored: &Restored) {
     for name in &restored.newer {
-        tracing::warn!(folder = %folder.display(), name, "a file of history was written by a later version, and is left alone");
+        tracing::warn!(folder = %folder.display(), name, "ignoring a history file that a later version wrote");
     }
     for (name, why) in &restored.unreadable {
-        tracing::error!(folder = %folder.display(), name, error = %why, "a file of history cannot be read, and is left alone");
+        tracing::error!(folder = %folder.display(), name, error = %why, "ignoring a history file that cannot be read");
     }
     if restored.damaged > 0 {
         tracing::warn!(
             folder = %folder.display(),
             places = restored.damaged,
-            "history is damaged; what is whole is there, `dropsonde store verify` tells more"
+            "history is damaged; its intact parts are available; run `dropsonde store verify` for details"
         );
     }
-    tracing::debug!(frames = restored.frames, logged_rows = restored.logged_rows, "history is there");
+    tracing::debug!(frames = restored.frames, logged_rows = restored.logged_rows, "history is open");
 }
 
-/// Forgets what ended longer ago than history reaches back.
+/// Forgets instances that ended longer ago than history reaches back.
 async fn housekeeping(engine: Arc<Engine>, mut stopping: watch::Receiver<bool>) {
     loop {
         let wait = engine.options.load().poll.discover_interval.get();
@@ -323,7 +330,7 @@ async fn housekeeping(engine: Arc<Engine>, mut stopping: watch::Receiver<bool>) 
             _ = stopping.wait_for(|&stopping| stopping) => return,
         }
         let kept_ms = i64::try_from(engine.options.load().store.retention.get().as_millis()).unwrap_or(i64::MAX);
-        // Not by a clock that has just jumped ahead.
+        // The wall clock alone may just have jumped ahead.
         let Some(trusted_ms) = engine.store.trusted_ms() else { continue };
         engine.forget_ended_before(trusted_ms.min(engine.clock.now_ms()).saturating_sub(kept_ms));
     }
