@@ -1,18 +1,17 @@
-//! The plugins of a running host: where they come from, what state they are in, what they are granted.
-
+//! The plugins of a running host: their origins, states and grants.
 //!
 //! # Layout
 //!
-//! * `find`, `watcher`, `settling`: which components there are, and when one has changed.
-//! * `supervisor`: a task for each plugin; changes reach it from here. `ending`: what a task does at its end.
-//! * `run`, `poll`: what is current is started and polled; `batches`, `ladder`, `quarantine`: what becomes of calls that
-//!   end badly.
-//! * `program`: the same for samplers and sources of the program itself.
-//! * `intake`, `mailbox`, `prepare`, `last_good`: a newer version is made ready beside it, and takes over between two ticks.
-//! * `failure_log`: which of its failures are logged.
-//! * `trial`: a section of another configuration is tried beside it.
-//! * `status`, `page`: what is known of a plugin, and how it is shown.
-//! * `schema`: what its fields become; `state_file`: what it saves.
+//! * `find`, `watcher`, `settling`: find components, and notice when a file has changed and is complete.
+//! * `supervisor`: runs one task per plugin, and passes changes on to the tasks. `ending`: the end of such a task.
+//! * `run`, `poll`: start and poll the current version. `batches`, `ladder`, `quarantine`: handle calls that end badly.
+//! * `program`: polls native samplers and sources in the same way.
+//! * `intake`, `mailbox`, `prepare`, `last_good`: prepare a newer version beside the running one. It takes over between
+//!   two ticks, through `latest`. `not_taken`: why a version is refused.
+//! * `failure_log`: decides which failures of a plugin are logged.
+//! * `trial`: tries a plugin with another configuration beside the running version.
+//! * `status`, `page`: the state of a plugin, and the page that shows it.
+//! * `schema`: turns fields into columns and metrics. `state_file`: stores what a plugin saves.
 
 mod batches;
 mod ending;
@@ -64,7 +63,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{mpsc, oneshot};
 
-/// Plugins whose refused versions the log remembers.
+/// The number of plugins whose refused versions the log remembers.
 const MOST_REFUSED: usize = 1024;
 
 /// All plugins by name.
@@ -73,41 +72,42 @@ pub struct Plugins {
     all: RwLock<BTreeMap<PluginName, Arc<Status>>>,
     /// Why the plugins folder cannot be read, if it cannot.
     folder_trouble: RwLock<Option<String>>,
-    /// What the log says of versions that are not taken, by plugin; also of plugins that come and go.
+    /// The logs of refused versions, by plugin. They outlive their plugins, which may come and go.
     refusals: Mutex<BTreeMap<PluginName, Arc<FailureLog>>>,
     requests: mpsc::Sender<Request>,
 }
 
 impl Plugins {
-    /// None yet. What is wanted of them goes to whoever has the other end of `requests`.
+    /// Creates an empty set. Requests about its plugins go to the receiver of `requests`.
     pub fn new(requests: mpsc::Sender<Request>) -> Self {
         let (all, folder_trouble, refusals) = (RwLock::default(), RwLock::default(), Mutex::default());
         Self { all, folder_trouble, refusals, requests }
     }
 
-    /// Has something done; who is to be told, hears of it by the request's own channel.
+    /// Sends a request to the supervisor. The answer comes through the request's own channel.
     pub async fn request(&self, request: Request) {
-        // Dropped with its channel when the host is stopping.
+        // When the host is stopping, the request is dropped with its channel.
         let _ = self.requests.send(request).await;
     }
 
-    /// Tries a plugin's section of another configuration beside what runs. May take as long as compiling does.
+    /// Tries a plugin with its section of another configuration, beside the running version. May take as long as
+    /// compiling.
     pub async fn try_out(&self, plugin: &str, config: &Arc<Options>) -> Result<(), Denied> {
         self.ask(plugin, Wanted::TryOut(config.clone())).await
     }
 
-    /// Has a plugin begin anew by the configuration that is in force now, and waits until it has begun.
+    /// Restarts a plugin's task with the configuration in force, and waits until the new task runs.
     pub async fn reconfigure(&self, plugin: &str) {
-        // It may be gone by now.
+        // The plugin may be gone by now.
         let _ = self.ask(plugin, Wanted::Reconfigure).await;
     }
 
-    /// Has all plugins begin anew, for a thread that may wait: what they saved can be read by now.
+    /// Restarts the tasks of all plugins, because their saved state has become readable. Blocks the thread.
     pub(crate) fn begin_anew(&self) {
         for status in self.list() {
             let (answer, _) = oneshot::channel();
             let (plugin, what) = (status.name.to_string(), Wanted::Reconfigure);
-            // Without anybody there the host is stopping.
+            // Without a receiver the host is stopping.
             let _ = self.requests.blocking_send(Request { plugin, what, by: By::Host, answer });
         }
     }
@@ -119,8 +119,7 @@ impl Plugins {
         answered.await.unwrap_or(Ok(()))
     }
 
-    /// What the log says of a plugin's versions that are not taken. So many plugins are remembered; beyond, the first by name
-    /// is forgotten.
+    /// Returns the log of a plugin's refused versions. Beyond [`MOST_REFUSED`] plugins, forgets the first one by name.
     pub(crate) fn refusals(&self, plugin: &PluginName) -> Arc<FailureLog> {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         if refusals.len() >= MOST_REFUSED && !refusals.contains_key(plugin) {
@@ -129,12 +128,12 @@ impl Plugins {
         refusals.entry(plugin.clone()).or_default().clone()
     }
 
-    /// Why the plugins folder cannot be read, if it cannot: plugins stay as they are until it can.
+    /// Returns why the plugins folder cannot be read, if so. Plugins stay as they are until it can be read again.
     pub(crate) fn folder_trouble(&self) -> Option<String> {
         self.folder_trouble.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Returns whether that is other than before.
+    /// Sets or clears the reason why the plugins folder cannot be read. Returns whether it changed.
     pub(crate) fn set_folder_trouble(&self, trouble: Option<String>) -> bool {
         let mut known = self.folder_trouble.write().unwrap_or_else(PoisonError::into_inner);
         let is_other = *known != trouble;
@@ -154,12 +153,12 @@ impl Plugins {
         self.all.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    /// By name.
+    /// Returns all plugins, sorted by name.
     pub fn list(&self) -> Vec<Arc<Status>> {
         self.all.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// Those that describe an application.
+    /// Returns the plugins that describe an application.
     pub fn sources(&self) -> Vec<Arc<Status>> {
         let mut sources = self.list();
         sources.retain(|plugin| plugin.has(Role::Source));
@@ -167,12 +166,12 @@ impl Plugins {
     }
 }
 
-/// What a plugin needs and was not granted.
+/// Returns the needs that `grants` do not cover.
 pub fn missing(needs: &[Need], grants: &Grants) -> Vec<Need> {
     needs.iter().filter(|need| !grants.cover(need)).cloned().collect()
 }
 
-/// The lines an operator adds to the configuration to grant what is needed.
+/// Returns the lines of configuration that grant a plugin what it needs.
 pub fn grants_toml(plugin: &str, needs: &[Need]) -> String {
     let mut toml = format!("[plugins.{}.grants]\n", toml_key(plugin));
     for (key, kind) in [("read", "read"), ("http", "http"), ("env", "env"), ("dirs", "dir")] {

@@ -1,5 +1,5 @@
-//! From a component to a plugin that can be polled: read, compiled, asked what it needs, its first instance made. All of
-//! that beside whatever runs.
+//! Makes a plugin that can be polled out of a component: compiles it, asks it for its needs and starts its first
+//! instance. All of this happens beside the running version.
 
 use super::{Component, Fields, NotTaken, Origin, grants_toml, missing, plain};
 use crate::Engine;
@@ -14,13 +14,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// Needs a plugin may name; more is no list for an operator.
+/// The most needs that a plugin may name: an operator cannot review a longer list.
 pub(super) const MOST_NEEDS: usize = 256;
 
-/// A compilation that takes longer is reported.
+/// The time after which a compilation is logged.
 const SHORT: Duration = Duration::from_millis(500);
 
-/// And again after so long.
+/// The interval at which a compilation that goes on is logged again.
 const LONG: Duration = Duration::from_secs(5);
 
 /// A component's bytes, and their sha256 in hex. Cheap to clone.
@@ -30,7 +30,7 @@ pub(super) struct Bytes {
     pub(super) digest: String,
 }
 
-/// sha256 in hex, as `sha256sum` prints it and the configuration pins it.
+/// Returns the sha256 of a component in hex, as `sha256sum` prints it and the configuration pins it.
 pub fn digest(component: &[u8]) -> String {
     Sha256::digest(component).iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -40,7 +40,7 @@ pub fn digest(component: &[u8]) -> String {
 pub(super) struct Loaded {
     pub(super) component: Component,
     pub(super) plugin: Plugin,
-    /// sha256, in hex.
+    /// The component's sha256, in hex.
     pub(super) digest: String,
 }
 
@@ -48,17 +48,17 @@ pub(super) struct Loaded {
 #[derive(Debug)]
 pub(super) struct Started {
     pub(super) worker: Worker,
-    /// None: it is no sampler.
+    /// `None` if the plugin is not a sampler.
     pub(super) fields: Option<Fields>,
     pub(super) description: Description,
     pub(super) grants: Grants,
     pub(super) missing: Vec<Need>,
-    /// The address space it has. It is its own until it is replaced or removed.
+    /// The plugin's address space. The plugin keeps it until it is replaced or removed.
     pub(super) room: Option<Room>,
 }
 
 impl Loaded {
-    /// Whether it came from a file, and not with the binary.
+    /// Returns whether the component came from a file, not with the binary.
     pub(super) fn is_file(&self) -> bool {
         matches!(self.component.origin, Origin::File(_))
     }
@@ -70,7 +70,8 @@ impl Bytes {
     }
 }
 
-/// Compiles, or takes from the cache, off the server's threads. `waits` tells whether it is not its turn yet.
+/// Compiles a component off the server's threads, or takes it from the cache. `waits` is true while the component waits
+/// for its turn to be compiled.
 pub(super) async fn load(
     engine: &Engine,
     sandbox: &Arc<Sandbox>,
@@ -104,7 +105,7 @@ pub(super) async fn load(
         }
     };
     let took = started.elapsed();
-    // Refused or not, it took that long.
+    // The time counts whether the component is refused or not.
     engine.metrics.build_seconds.with_label_values(&[&*status.name]).observe(took.as_secs_f64());
     let plugin = plugin.map_err(NotTaken::Refused)?;
     if took > SHORT {
@@ -115,7 +116,8 @@ pub(super) async fn load(
     Ok(Loaded { component, plugin, digest })
 }
 
-/// Asks what it needs, compares with what is granted, and makes the first instance, in the `room` it has, or takes.
+/// Asks a plugin for its needs, compares them with its grants and starts its first instance. If `room` has too little
+/// address space for that, takes another room.
 pub(super) async fn start(
     engine: &Engine,
     sandbox: &Arc<Sandbox>,
@@ -150,14 +152,14 @@ pub(super) async fn start(
     }
     let grants = match (&status.config.grants, &component.origin) {
         (Some(grants), _) => Grants::new(grants.needs()),
-        // It came with the binary, and asks for what its own configuration makes it need.
+        // It came with the binary, so it is granted what it needs with its configuration.
         (None, Origin::Bundled(_)) => Grants::new(needs.iter().cloned()),
         (None, Origin::File(_) | Origin::Native) => Ok(Grants::default()),
     };
     setup.grants = grants.map_err(NotTaken::Grants)?;
     let grants = setup.grants.clone();
     if !is_bundled && engine.options.load().bundled(&component.name).is_some() {
-        tracing::warn!(plugin = &*status.name, "a file takes the place of the bundled plugin of this name");
+        tracing::warn!(plugin = &*status.name, "a file replaces the bundled plugin of this name");
     }
     let missing = missing(&needs, &grants);
     if !missing.is_empty() {
@@ -180,7 +182,7 @@ pub(super) async fn start(
     Ok(Started { worker, fields, description, grants, missing, room: None })
 }
 
-/// Work that takes long or waits for a disk.
+/// Runs work that takes long or waits for a disk, off the server's threads.
 pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, NotTaken> {
     tokio::task::spawn_blocking(work).await.map_err(|_| NotTaken::Start(CallError::Stopped))
 }

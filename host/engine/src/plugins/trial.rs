@@ -1,5 +1,5 @@
-//! A plugin's section tried beside what runs: compiled, asked what it needs, its first instance made. Nothing of it is in
-//! force, and it sees nothing of what the plugin saved.
+//! Tries a plugin with another section of the configuration, beside the running version: compiles it, asks it for its
+//! needs and starts an instance. A trial changes nothing, and does not see what the plugin saved.
 
 use super::prepare::{Bytes, load, off_thread, start};
 use super::status::Shared;
@@ -12,28 +12,29 @@ use dropsonde_store::{Limits, Store};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
-/// What a trial that went well found out.
+/// The result of a successful trial.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tried {
-    /// What the plugin needs and the section does not grant.
+    /// The needs of the plugin that the section does not grant.
     pub missing: Vec<Need>,
 }
 
-/// Why a component does not work by a configuration.
+/// Why a component does not work with a configuration.
 #[derive(Debug)]
 pub struct TrialFailed {
     pub why: NotTaken,
-    /// The component's sha256, in hex; none when it could not be read.
+    /// The component's sha256, in hex; `None` if the component could not be read.
     digest: Option<String>,
 }
 
-/// Tries components by a configuration, as a start would, and keeps nothing of it. Returns what came of each, by name.
+/// Tries components with a configuration, as a start of the host would, and keeps nothing. Returns each one's name and
+/// result.
 pub async fn try_components(
     options: Options,
     sandbox: Arc<Sandbox>,
     found: Vec<Component>,
 ) -> anyhow::Result<Vec<(String, Result<Tried, TrialFailed>)>> {
-    // Nothing is written.
+    // Without a data directory nothing is written.
     let options = Options { data_dir: None, ..options };
     let (wanted, _) = mpsc::channel(1);
     let store = Store::in_memory(&Limits::default());
@@ -46,7 +47,7 @@ pub async fn try_components(
     Ok(tried)
 }
 
-/// Tries a component by a configuration.
+/// Tries a component with a configuration.
 async fn try_component(
     engine: &Engine,
     sandbox: &Arc<Sandbox>,
@@ -66,7 +67,7 @@ async fn try_component(
     Ok(Tried { missing: started.missing })
 }
 
-/// Tries what runs by another configuration. A fault that is there by the present one, too, is no fault of the other.
+/// Tries a plugin with another configuration. Ignores a fault that the plugin also has with the present one.
 pub(super) async fn try_section(
     engine: &Engine,
     sandbox: &Arc<Sandbox>,
@@ -85,7 +86,7 @@ pub(super) async fn try_section(
     }
     if state != PluginState::Running {
         let has_other_section = now.config != options.plugin(&now.name);
-        // Whether what did not start before can start may depend on anything.
+        // A plugin that did not start before may fail to start for reasons that have nothing to do with the section.
         let is_starting = matches!(state, PluginState::Loading | PluginState::Compiling);
         let is_of_section = has_other_section && (is_starting || !matches!(why, NotTaken::Start(_)));
         return if is_of_section { Err(why) } else { Ok(()) };
