@@ -1,4 +1,5 @@
-//! The end of a plugin's task: it is told why, and does itself what has to wait for a disk.
+//! The end of a plugin's task. The supervisor tells the task why it ends; the task itself does the work that waits for
+//! a disk.
 
 use super::Component;
 use super::find::Place;
@@ -16,40 +17,40 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// Why a plugin's task is to end.
+/// The reason why a plugin's task is to end.
 #[derive(Debug)]
 pub(super) enum End {
     /// The host stops.
     Stop,
-    /// It begins anew, by the configuration that is in force then.
+    /// The task is to restart with the configuration in force.
     Anew(Answer),
-    /// Its file is gone.
+    /// The plugin's file is gone.
     Gone,
-    /// Its file goes, once what it is writing is written.
+    /// The plugin's file is to be removed, once the plugin's writes are done.
     Remove(Requester),
-    /// That did not work, and why.
+    /// The file could not be removed; the reason.
     NotRemoved(Answer, Denied),
 }
 
-/// Who wants a plugin removed.
+/// The requester of a removal.
 #[derive(Debug)]
 pub(super) struct Requester {
     pub(super) by: By,
     pub(super) answer: Answer,
 }
 
-/// What a plugin's task leaves behind.
+/// The result of a plugin's task.
 #[derive(Debug)]
 pub(super) struct Ended {
-    /// It ended by itself.
+    /// The refused upload, if the task ended by itself because of it.
     pub(super) unwanted: Option<Unwanted>,
-    /// What it was told, and did.
+    /// The reason that the task was told, whose disk work is done.
     pub(super) told: Option<End>,
-    /// What is in its place now.
+    /// The component that the plugin has now.
     pub(super) component: Option<Component>,
 }
 
-/// Runs a plugin until it is told to end, or until it turns out that there is none.
+/// Runs a plugin until it is told to end, or until the upload of a new plugin is refused.
 pub(super) async fn run_to_end(
     engine: Arc<Engine>,
     sandbox: Arc<Sandbox>,
@@ -68,14 +69,14 @@ pub(super) async fn run_to_end(
         (told, component)
     });
     let (told, component) = done.await.unwrap_or_else(|_| {
-        tracing::error!(plugin = name, "its end was not carried out");
+        tracing::error!(plugin = name, "cannot complete the end of the plugin's task");
         (None, None)
     });
     Ended { unwanted, told, component }
 }
 
 impl End {
-    /// Does what has to wait for a disk.
+    /// Does the work that waits for a disk.
     fn done(self, place: &Place, good: Option<&LastGood>) -> Self {
         let Self::Remove(Requester { by, answer }) = self else {
             if matches!(self, Self::Gone) {
@@ -96,9 +97,9 @@ impl End {
     }
 }
 
-/// There is nothing to come back to.
+/// Removes the copies of a plugin, so that none is restored.
 fn forget(place: &Place, good: Option<&LastGood>) {
     if let Some(Err(error)) = good.map(LastGood::forget) {
-        tracing::warn!(plugin = place.name, %error, "cannot remove the copy of it to come back to");
+        tracing::warn!(plugin = place.name, %error, "cannot remove the copy of the plugin's last good version");
     }
 }

@@ -1,4 +1,4 @@
-//! Where plugins come from: the binary, and the operator's folder.
+//! Finds plugins in the binary and in the operator's folder.
 
 use super::settling::{Files, Signature};
 use bytes::Bytes;
@@ -10,10 +10,10 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Larger components are refused unread: an interpreter compiled in takes some 30 MB.
+/// The largest component that is read, in bytes. One with a compiled-in interpreter takes some 30 MB.
 pub const LARGEST: u64 = 128 << 20;
 
-/// Where a component was found.
+/// The origin of a component.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// Part of the program that embeds the host.
@@ -22,8 +22,8 @@ pub enum Origin {
     File(PathBuf),
 }
 
-/// A component that is part of the program. Its digest is the program's, so it is granted what it says it needs. A file of its
-/// name in the plugins folder takes its place, but not its grants.
+/// A component that is part of the binary. It is as trusted as the binary, so it is granted what it says it needs. A
+/// file of its name in the plugins folder replaces it, but does not get its grants.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Bundled {
     pub name: &'static str,
@@ -42,40 +42,40 @@ impl From<Bundled> for Component {
     }
 }
 
-/// A plugin that was found, not yet looked into.
+/// A plugin that was found, and not yet read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Component {
     pub name: String,
     pub origin: Origin,
 }
 
-/// Why the plugins folder is not used.
+/// Why the plugins folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
     #[error("cannot read the plugins folder {}: {why}", folder.display())]
     Unreadable { folder: PathBuf, why: io::Error },
-    #[error("the plugins folder {} can be written by others than its owner; whoever writes there runs code here: chmod go-w {}", folder.display(), folder.display())]
+    #[error("the plugins folder {} can be written by others than its owner, who could run code in this host; run `chmod go-w {}`", folder.display(), folder.display())]
     Writable { folder: PathBuf },
 }
 
-/// Where a plugin's component is, when there is one.
+/// The places where a plugin's component can be.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     pub(super) name: String,
     pub(super) folder: Option<PathBuf>,
-    /// What there is without a file.
+    /// The bundled plugin of this name, which is used if there is no file.
     pub(super) bundled: Option<Bundled>,
 }
 
 // === impl Place ===
 
 impl Place {
-    /// Its file, whether there is one or not; none without a plugins folder.
+    /// Returns the path of the plugin's file, whether the file exists or not; `None` without a plugins folder.
     pub(super) fn file(&self) -> Option<PathBuf> {
         Some(self.folder.as_ref()?.join(format!("{}.wasm", self.name)))
     }
 
-    /// Its file, else what comes with the binary.
+    /// Returns the plugin's file if it exists, else the bundled plugin.
     pub(super) fn component(&self) -> Option<Component> {
         let file = self.file().filter(|file| fs::symlink_metadata(file).is_ok());
         match file {
@@ -84,7 +84,7 @@ impl Place {
         }
     }
 
-    /// Its file, and what is there now.
+    /// Returns the path of the plugin's file, and the signature of the file that is there now.
     pub(super) fn upload(&self) -> Option<(PathBuf, Option<Signature>)> {
         let file = self.file()?;
         let now = fs::metadata(&file).ok().map(|about| Signature::of(&about));
@@ -112,7 +112,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("it is no file"));
     }
     if about.mode() & 0o022 != 0 {
-        let why = "others than its owner can write to it; whoever does runs code here: chmod go-w it";
+        let why = "others than its owner can write to it, and could run code in this host; run `chmod go-w` on it";
         return Err(io::Error::other(why));
     }
     let too_large = |size| io::Error::other(format!("it has {size} bytes; at most {LARGEST} are read"));
@@ -120,12 +120,12 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
         return Err(too_large(about.len()));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(about.len()).unwrap_or(0));
-    // Beyond what was said: it may be growing.
+    // One byte beyond the limit tells whether the file grew beyond it in the meantime.
     fs::File::open(path)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LARGEST { Err(too_large(bytes.len() as u64)) } else { Ok(bytes) }
 }
 
-/// The component files in the folder, by plugin. A folder that is not there holds nothing.
+/// Returns the component files in the folder, by plugin. A folder that does not exist has none.
 pub(super) fn files(folder: &Path) -> Result<Files, FindError> {
     match check_folder(folder) {
         Err(FindError::Unreadable { why, .. }) if why.kind() == io::ErrorKind::NotFound => {
@@ -140,7 +140,7 @@ pub(super) fn files(folder: &Path) -> Result<Files, FindError> {
         let is_component = path.extension().is_some_and(|extension| extension == "wasm");
         let name = path.file_stem().and_then(|stem| stem.to_str()).filter(|_| is_component);
         let Some(name) = name.filter(|name| is_plugin(name)).map(str::to_owned) else { continue };
-        // It may have gone meanwhile.
+        // The file may be gone by now.
         if let Ok(about) = fs::metadata(&path) {
             files.insert(name, (path, Signature::of(&about)));
         }
@@ -148,12 +148,12 @@ pub(super) fn files(folder: &Path) -> Result<Files, FindError> {
     Ok(files)
 }
 
-/// The bundled plugins and those in the folder. A folder that is not there holds nothing.
+/// Returns the bundled plugins and those in the folder. A folder that does not exist has none.
 pub fn in_folder(folder: Option<&Path>, bundled: &[Bundled]) -> Result<Vec<Component>, FindError> {
     Ok(components(&folder.map(files).transpose()?.unwrap_or_default(), bundled))
 }
 
-/// Files that look like components, and are called what no plugin can be.
+/// Returns the component files whose names no plugin can have.
 pub(super) fn misnamed(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
     let components = entries.filter(|path| path.extension().is_some_and(|extension| extension == "wasm"));
@@ -161,7 +161,7 @@ pub(super) fn misnamed(folder: &Path) -> Vec<PathBuf> {
     components.filter(|path| !named(path)).collect()
 }
 
-/// The bundled plugins and the files, by name. A file wins over a bundled plugin of its name.
+/// Returns the bundled plugins and the files, sorted by name. A file replaces a bundled plugin of its name.
 pub(super) fn components(files: &Files, bundled: &[Bundled]) -> Vec<Component> {
     let bundled = bundled.iter().map(|bundled| (bundled.name.to_owned(), Origin::Bundled(*bundled)));
     let files = files.iter().map(|(name, (path, _))| (name.clone(), Origin::File(path.clone())));

@@ -1,4 +1,5 @@
-//! A copy of the component that last ran well, for a start at which the one in the plugins folder does not.
+//! Keeps a copy of the component that last ran well. The host restores it if the one in the plugins folder does not
+//! run.
 
 use super::prepare::Bytes;
 use super::state_file::make_inside;
@@ -7,10 +8,10 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-/// In the data directory.
+/// The folder of copies in the data directory.
 const FOLDER: &str = "good";
 
-/// Where one plugin's copies lie: `NAME@SHA256.wasm`, and with `.trial` behind until it has run well.
+/// The copies of one plugin: files `NAME@SHA256.wasm`, with `.trial` appended until the component has run well.
 #[derive(Debug, Clone)]
 pub(super) struct LastGood {
     folder: PathBuf,
@@ -22,7 +23,8 @@ impl LastGood {
         Self { folder: data_dir.join(FOLDER), name: plugin.to_owned() }
     }
 
-    /// Keeps a copy of what is about to be tried beside what is current.
+    /// Keeps a copy of a component that is about to be tried. Removes earlier trials, except that of the `current`
+    /// component.
     pub(super) fn try_out(&self, Bytes { bytes, digest }: &Bytes, current: Option<&str>) -> io::Result<()> {
         let current = current.map(|current| self.trial(current));
         let trials = self.all()?.into_iter().filter(|path| path.extension().is_some_and(|found| found == "trial"));
@@ -34,7 +36,7 @@ impl LastGood {
         replace_file(&self.trial(digest), bytes, PRIVATE)
     }
 
-    /// It runs well: it is the one to come back to, and no other.
+    /// Makes the copy of a component that runs well the one to restore, and removes all others.
     pub(super) fn has_run_well(&self, digest: &str) -> io::Result<()> {
         let copy = self.copy(digest);
         if !copy.exists() {
@@ -43,12 +45,12 @@ impl LastGood {
         self.all()?.into_iter().filter(|path| *path != copy).try_for_each(fs::remove_file)
     }
 
-    /// Whether this one has run well.
+    /// Returns whether a component has run well, and its copy is kept.
     pub(super) fn is_kept(&self, digest: Option<&str>) -> bool {
         digest.is_some_and(|digest| self.copy(digest).exists())
     }
 
-    /// The copy, if there is a whole one.
+    /// Returns the copy to restore, if there is one and it is intact.
     pub(super) fn get(&self) -> Option<(PathBuf, Bytes)> {
         self.all().ok()?.into_iter().find_map(|path| {
             let kept =
@@ -58,7 +60,7 @@ impl LastGood {
         })
     }
 
-    /// Nothing is to come back.
+    /// Removes all copies, so that none is restored.
     pub(super) fn forget(&self) -> io::Result<()> {
         self.all()?.into_iter().try_for_each(fs::remove_file)
     }
@@ -71,7 +73,7 @@ impl LastGood {
         self.folder.join(format!("{}@{digest}.wasm.trial", self.name))
     }
 
-    /// All of this plugin's.
+    /// Returns the paths of all copies of this plugin.
     fn all(&self) -> io::Result<Vec<PathBuf>> {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
@@ -79,7 +81,7 @@ impl LastGood {
             Err(error) => return Err(error),
         };
         let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
-        // A plugin's name has no `@`.
+        // A plugin's name contains no `@`.
         let name = |path: &Path| Some(path.file_name()?.to_str()?.split_once('@')?.0.to_owned());
         Ok(paths.into_iter().filter(|path| name(path).as_deref() == Some(&self.name)).collect())
     }

@@ -1,7 +1,7 @@
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
 
-/// A place for one thing: who puts another there before it is taken gets the earlier one back.
+/// A slot for one value. A later value replaces an earlier one that was not taken, which [`Latest::put`] then returns.
 #[derive(Debug)]
 pub(super) struct Latest<T> {
     place: Mutex<Option<T>>,
@@ -21,7 +21,7 @@ impl<T> Latest<T> {
         earlier
     }
 
-    /// Waits for the next. Nothing is lost when the wait is given up.
+    /// Waits for a value and takes it. If the wait is cancelled, nothing is lost.
     pub(super) async fn take(&self) -> T {
         loop {
             if let Some(thing) = self.lock().take() {

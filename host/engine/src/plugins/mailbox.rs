@@ -1,27 +1,27 @@
-//! What is asked of one plugin, until its intake comes to it.
+//! Requests to one plugin, which wait for its intake.
 
 use super::intake::{Ask, Asked};
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
-/// What may wait beside an upload.
+/// The most requests that wait, an upload included.
 const MOST_WAITING: usize = 2;
 
-/// One upload at most waits, the newest, as uploads wait in memory.
+/// The waiting requests. At most one upload waits, the newest, because uploads wait in memory.
 #[derive(Debug, Default)]
 pub(super) struct Mailbox {
     waiting: Mutex<VecDeque<Ask>>,
     came: Notify,
 }
 
-/// What came of putting something into a mailbox.
+/// The result of posting a request.
 #[derive(Debug)]
 pub(super) enum Posted {
     Waits,
-    /// It waits instead of this older upload.
+    /// The request waits in place of this older upload.
     Replaced(Ask),
-    /// It does not wait: there is too much.
+    /// The mailbox is full, and this request does not wait.
     Full(Ask),
 }
 
@@ -39,12 +39,12 @@ impl Mailbox {
         older.map_or(Posted::Waits, Posted::Replaced)
     }
 
-    /// Waits for the next. Nothing is lost when the wait is given up.
+    /// Waits for a request and takes it. If the wait is cancelled, nothing is lost.
     pub(super) async fn take(&self) -> Ask {
         self.until(VecDeque::pop_front).await
     }
 
-    /// Waits until an upload waits.
+    /// Waits until an upload is in the mailbox.
     pub(super) async fn has_upload(&self) {
         self.until(|waiting| waiting.iter().any(Ask::is_upload).then_some(())).await;
     }
@@ -52,7 +52,7 @@ impl Mailbox {
     async fn until<T>(&self, wanted: impl Fn(&mut VecDeque<Ask>) -> Option<T>) -> T {
         loop {
             let mut came = std::pin::pin!(self.came.notified());
-            // What comes from here on is noticed.
+            // From here on, a new request wakes this task.
             came.as_mut().enable();
             if let Some(found) = wanted(&mut self.lock()) {
                 return found;

@@ -1,4 +1,4 @@
-//! When a file of the plugins folder that changed is looked into: not while it is being written.
+//! Debounces changes of the plugins folder: a file that changed is loaded once it is no longer being written.
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
@@ -6,18 +6,19 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// After so long without a change a file is whole, most likely. If it is not, it is refused, and looked into again when
-/// it changes.
+/// The time without a change after which a file is most likely complete. An incomplete file is refused, and loaded
+/// again when it changes.
 const QUIET: Duration = Duration::from_millis(50);
 
-/// A file that is renamed into place is whole at once, so that one that is replaced all the time is taken all the same.
+/// The time after which a file that was renamed into place is loaded although it keeps changing: it is complete at
+/// once.
 const RENAMED: Duration = Duration::from_millis(250);
 
-/// A file that does not grow is not being copied, so that one that is touched or written anew all the time is looked into
-/// all the same.
+/// The time after which a file that does not grow is loaded although it keeps changing: it is touched or rewritten, and
+/// not being copied.
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// What changes when a file does.
+/// The metadata that tells whether a file has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Signature {
     file: (u64, u64),
@@ -40,7 +41,7 @@ impl Signature {
 /// The component files of a folder, by plugin.
 pub(super) type Files = BTreeMap<String, (PathBuf, Signature)>;
 
-/// What became of a plugin's file.
+/// A change of a plugin's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
     Written(PathBuf),
@@ -52,13 +53,13 @@ struct Unsettled {
     now: Option<Signature>,
     first: Instant,
     last: Instant,
-    /// The last change was another file in its place.
+    /// Whether the last change put another file in its place.
     renamed: bool,
-    /// The last change made it longer.
+    /// Whether the last change made the file longer.
     grew: bool,
 }
 
-/// What the folder held when it was last looked into, and what has changed since.
+/// The files of the folder as they last settled, and the changes since then.
 #[derive(Debug, Default)]
 pub(super) struct Settling {
     settled: BTreeMap<String, Signature>,
@@ -66,13 +67,13 @@ pub(super) struct Settling {
 }
 
 impl Settling {
-    /// Begins with what there is, as something that is known.
+    /// Begins with the files that are there, which count as known.
     pub(super) fn with(files: &Files) -> Self {
         let settled = files.iter().map(|(name, (_, signature))| (name.clone(), *signature)).collect();
         Self { settled, unsettled: BTreeMap::new() }
     }
 
-    /// Compares with what there is now. What changed, by plugin, and has come to rest.
+    /// Compares with the files that are there now. Returns the changes that have settled, by plugin.
     pub(super) fn look(&mut self, files: &Files, now: Instant) -> Vec<(String, Change)> {
         let found = |name: &str| files.get(name).map(|(_, signature)| *signature);
         let names = files.keys().chain(self.settled.keys()).chain(self.unsettled.keys());
@@ -102,18 +103,18 @@ impl Settling {
         changes
     }
 
-    /// Its file was removed by ourselves.
+    /// Forgets a plugin's file. If the file is there at the next look, it counts as new.
     pub(super) fn forget(&mut self, name: &str) {
         self.settled.remove(name);
         self.unsettled.remove(name);
     }
 
-    /// The folder cannot be looked into: what had not come to rest begins again when it can.
+    /// Drops the changes that have not settled, because the folder cannot be read. They begin again when it can.
     pub(super) fn pause(&mut self) {
         self.unsettled.clear();
     }
 
-    /// When to look again, should nobody say that something changed.
+    /// Returns when to look again, if nothing changes before.
     pub(super) fn next_look(&self) -> Option<Instant> {
         self.unsettled.values().map(|unsettled| unsettled.last + QUIET).min()
     }
@@ -146,7 +147,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// A file `a` that is the nth, and was written to at some time.
+    /// A file `a` with the inode `nth`, last written at `written`.
     fn file(nth: u64, written: i64) -> Files {
         sized(nth, written, 1)
     }

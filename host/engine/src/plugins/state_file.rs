@@ -1,4 +1,4 @@
-//! What plugins saved, on disk: one file each, put in place whole.
+//! The saved state of plugins on disk: one file each, which is replaced as a whole.
 
 use crate::unwritable::is_denied;
 use dropsonde_sandbox::SavedState;
@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-/// Where one plugin's saved bytes lie.
+/// The file with one plugin's saved bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct StateFile {
     path: PathBuf,
-    /// There may be bytes that this user was not allowed to read: nothing is written over them.
+    /// Whether this user was not allowed to read the file. Then saved bytes do not overwrite it.
     is_unread: Arc<AtomicBool>,
 }
 
@@ -23,10 +23,11 @@ impl StateFile {
         Self { path: data_dir.join("state").join(plugin), is_unread: Arc::default() }
     }
 
-    /// What was saved before; nothing when there is no file. A file that cannot be read is reported and left alone.
+    /// Loads the saved state, which is empty if there is no file. A file that cannot be read is logged and stays as it
+    /// is.
     pub(crate) fn load(&self) -> SavedState {
         if let Err(error) = remove_abandoned(&self.path) {
-            tracing::warn!(file = %self.path.display(), %error, "cannot remove what was half written of a plugin's state");
+            tracing::warn!(file = %self.path.display(), %error, "cannot remove an incomplete file of a plugin's state");
         }
         match fs::read(&self.path) {
             Ok(bytes) => SavedState::restored(bytes),
@@ -42,14 +43,14 @@ impl StateFile {
 
     pub(crate) fn save(&self, bytes: &[u8]) -> io::Result<()> {
         if self.is_unread.load(Relaxed) && fs::metadata(&self.path)?.is_file() {
-            return Err(io::Error::other("it holds what was saved before, which counts once the plugin is reloaded"));
+            return Err(io::Error::other("the file holds an earlier state, which is used once the plugin is reloaded"));
         }
         self.path.parent().map_or(Ok(()), make_inside)?;
         replace_file(&self.path, bytes, PRIVATE)
     }
 }
 
-/// Makes a folder for this user alone. What it lies in is not made: it may be a disk that is not mounted now.
+/// Creates a folder for this user alone. Does not create its parent, which may be a disk that is not mounted now.
 pub(super) fn make_inside(folder: &Path) -> io::Result<()> {
     let made = fs::DirBuilder::new().mode(0o700).create(folder);
     made.or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })

@@ -1,4 +1,5 @@
-//! The set of plugins: a task each; what changes in the plugins folder, or through the API, reaches them from here.
+//! Supervises the plugins: runs a task for each, and passes changes of the plugins folder and requests of the API on to
+//! the tasks.
 
 use super::ending::{End, Ended, Requester, run_to_end};
 use super::find::{self, Place, components, files};
@@ -25,42 +26,42 @@ use std::time::Instant;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
-/// What someone wants done about a plugin.
+/// A request about a plugin.
 #[derive(Debug)]
 pub struct Request {
     pub plugin: String,
     pub what: Wanted,
-    /// For the audit log.
+    /// The requester, for the audit log.
     pub by: By,
     pub answer: oneshot::Sender<Result<(), Denied>>,
 }
 
 #[derive(Debug)]
 pub enum Wanted {
-    /// These bytes become its file, if they are a plugin that starts.
+    /// Replace the plugin's file by these bytes, if they are a plugin that starts.
     Upload(bytes::Bytes),
-    /// It begins anew, from its file.
+    /// Load the plugin again from its file.
     Reload,
-    /// Its file goes.
+    /// Remove the plugin and its file.
     Remove,
-    /// The same, of one that is known to have a file.
+    /// Remove a plugin that is known to have a file.
     RemoveFile,
-    /// Its section of this configuration is tried beside what runs.
+    /// Try the plugin with its section of this configuration, beside the running version.
     TryOut(Arc<Options>),
-    /// It begins anew, by the configuration that is in force.
+    /// Restart the plugin's task with the configuration in force.
     Reconfigure,
 }
 
-/// Why it is not done.
+/// Why a request is denied.
 #[derive(Debug, thiserror::Error)]
 pub enum Denied {
     #[error("no plugin has this name")]
     Unknown,
-    #[error("it comes with the binary, and cannot be removed; `dropsonde plugin quarantine` stops it")]
+    #[error("the plugin comes with the binary and cannot be removed; stop it with `dropsonde plugin quarantine`")]
     Bundled,
-    #[error("it is part of the program this host is part of, and changes with it")]
+    #[error("the plugin is part of the program that embeds this host, and changes only with that program")]
     Native,
-    #[error("other changes of it are under way; try again when they are done")]
+    #[error("other changes of this plugin are under way; try again when they are done")]
     Busy,
     #[error("cannot remove {}: {source}", path.display())]
     NotRemoved { path: PathBuf, source: std::io::Error },
@@ -72,28 +73,28 @@ pub(crate) struct Supervisor {
     engine: Arc<Engine>,
     sandbox: Arc<Sandbox>,
     folder: Option<PathBuf>,
-    /// Before the start.
+    /// The plugins that were found, until they start.
     found: Vec<Component>,
     running: BTreeMap<PluginName, Running>,
     tasks: JoinSet<Ended>,
     names: HashMap<Id, PluginName>,
     settling: Settling,
-    /// Files that can be no plugins', as was said.
+    /// The misnamed files that the log has mentioned.
     misnamed: BTreeSet<PathBuf>,
 }
 
-/// What may wait until a plugin has ended, as some of it is large.
+/// The most requests that wait until a plugin's task has ended. Some of them are large.
 const MOST_WAITING: usize = 3;
 
 /// A plugin's task.
 struct Running {
     changed: Arc<Notify>,
     asks: Arc<Mailbox>,
-    /// None: it was told to end.
+    /// The sender that tells the task to end; `None` once it has been told.
     end: Option<oneshot::Sender<End>>,
-    /// What is wanted of it since then.
+    /// Requests that came since the task was told to end.
     later: Vec<Request>,
-    /// Its file was written since then.
+    /// Whether the plugin's file was written since then.
     is_written: bool,
 }
 
@@ -103,22 +104,22 @@ enum Event {
     Ended(Result<(Id, Ended), JoinError>),
 }
 
-/// What a plugin's task begins with.
+/// The reason why a plugin's task begins.
 enum Beginning {
-    /// Its file was there at the host's start.
+    /// The plugin was there when the host started.
     Start,
     Found,
-    /// What was there before is back, which is no change of its own.
+    /// The plugin runs again as before, which is not a change of its own.
     Back,
     Asked(Ask),
 }
 
 impl Supervisor {
-    /// Looks what there is.
+    /// Finds the plugins of the binary and of the folder.
     pub(crate) fn find(engine: Arc<Engine>, sandbox: Arc<Sandbox>, folder: Option<PathBuf>) -> Result<Self, FindError> {
         let (files, error) = match folder.as_deref().map(files).transpose() {
             Ok(files) => (files.unwrap_or_default(), None),
-            // It may be allowed later.
+            // The host may be allowed to read it later.
             Err(FindError::Unreadable { folder, why }) if is_denied(&why) => {
                 (Files::new(), Some(FindError::Unreadable { folder, why }))
             }
@@ -132,7 +133,7 @@ impl Supervisor {
         Ok(supervisor)
     }
 
-    /// There are no plugins, and none will come.
+    /// Creates a supervisor that has no plugins and gets none from a folder.
     pub(crate) fn of_none(engine: Arc<Engine>, sandbox: Arc<Sandbox>) -> Self {
         Self {
             engine,
@@ -147,24 +148,24 @@ impl Supervisor {
         }
     }
 
-    /// What it found.
+    /// Returns the names of the plugins that were found.
     pub(crate) fn names(&self) -> Vec<&str> {
         self.found.iter().map(|component| component.name.as_str()).collect()
     }
 
-    /// Begins a task for each.
+    /// Begins a task for each plugin that was found.
     pub(crate) fn start(&mut self) {
         for component in std::mem::take(&mut self.found) {
             self.begin(component, Beginning::Start);
         }
-        // It may still come.
+        // The plugin may still come.
         let known = self.engine.plugins.list().iter().map(|status| status.name.to_string()).collect();
         for UnknownName { part, why } in self.engine.options.load().unknown_names(&known, None) {
             tracing::warn!(part, why, "the configuration names a plugin that is not there yet");
         }
     }
 
-    /// Follows the folder and does what is wanted, until `stopping` says so; then waits for the tasks.
+    /// Follows the folder and serves requests until `stopping` turns true; then ends the tasks and waits for them.
     pub(crate) async fn supervise(
         mut self,
         mut requests: mpsc::Receiver<Request>,
@@ -196,11 +197,11 @@ impl Supervisor {
         while self.tasks.join_next().await.is_some() {}
     }
 
-    /// Follows what changed in the folder.
+    /// Looks for changes in the folder and passes them on.
     async fn look(&mut self) {
         let Some(folder) = self.folder.clone() else { return };
         let found = off_thread(move || {
-            // A folder that is gone says nothing about what was in it.
+            // If the folder is gone, its plugins are not thereby removed.
             fs::metadata(&folder).map_err(|why| FindError::Unreadable { folder: folder.clone(), why })?;
             Ok::<_, FindError>((files(&folder)?, find::misnamed(&folder)))
         });
@@ -230,9 +231,9 @@ impl Supervisor {
         }
     }
 
-    /// Says that the folder cannot be used, in `/health` as long as it cannot.
+    /// Reports that the folder cannot be used: once in the log, and in `/health` as long as this lasts.
     fn complain(&self, error: &FindError) {
-        let why = format!("{error}; plugins stay as they are until it can be used");
+        let why = format!("{error}; plugins stay as they are until the folder can be used");
         if self.engine.plugins.set_folder_trouble(Some(why.clone())) {
             tracing::error!("{why}");
         }
@@ -273,7 +274,7 @@ impl Supervisor {
             Wanted::Remove | Wanted::RemoveFile => return self.remove(&plugin, Requester { by, answer }),
             Wanted::TryOut(config) => return self.try_out(&plugin, config, answer),
             Wanted::Reconfigure => {
-                // One that is not there has nothing to begin anew.
+                // A plugin without a task has nothing to restart.
                 if let Err(End::Anew(answer)) = self.end(&plugin, End::Anew(answer)) {
                     let _ = answer.send(Ok(()));
                 }
@@ -295,7 +296,7 @@ impl Supervisor {
         }
     }
 
-    /// It is not looked into.
+    /// Denies a request that is not tried, and writes that to the audit log.
     fn refuse(&self, plugin: &str, Ask { what, by, answer }: Ask, why: Denied) {
         let action = if matches!(what, Asked::Again) { Action::Reload } else { Action::Upload };
         let (plugin, refused) = (plugin.to_owned(), Some(why.to_string()));
@@ -316,7 +317,7 @@ impl Supervisor {
         self.engine.options.load().bundled(name)
     }
 
-    /// Tries a section beside what runs, and beside whatever else is under way.
+    /// Tries a plugin's section in a task of its own, so that nothing else waits for it.
     fn try_out(&self, name: &str, config: Arc<Options>, answer: oneshot::Sender<Result<(), Denied>>) {
         let Some(status) = self.engine.plugins.get(name) else { return drop(answer.send(Ok(()))) };
         let (engine, sandbox, place) = (self.engine.clone(), self.sandbox.clone(), self.place(name));
@@ -330,18 +331,18 @@ impl Supervisor {
 
     fn remove(&mut self, name: &str, requester: Requester) {
         if self.engine.plugins.get(name).is_some() && !self.running.contains_key(name) {
-            // Its task ended abruptly: another does what is left.
+            // The plugin's task crashed: a new task removes the plugin.
             let file = self.place(name).file().unwrap_or_default();
             self.begin(Component { name: name.to_owned(), origin: Origin::File(file) }, Beginning::Back);
         }
         if let Err(End::Remove(Requester { answer, .. })) = self.end(name, End::Remove(requester)) {
-            // Its file may have gone before, and its instances are there.
+            // The plugin's file may be gone already, while the plugin still owns instances.
             let released = self.engine.release_instances(name);
             let _ = answer.send(if released { Ok(()) } else { Err(Denied::Unknown) });
         }
     }
 
-    /// What comes with the binary goes on, unless a file is in its place.
+    /// Removes the file that replaces a bundled plugin. Denies the request if there is no such file.
     fn remove_if_there(&self, plugin: String, Requester { by, answer }: Requester) {
         let (engine, file) = (self.engine.clone(), self.place(&plugin).file());
         drop(tokio::spawn(async move {
@@ -354,7 +355,7 @@ impl Supervisor {
         }));
     }
 
-    /// Its file is gone, and so is it: what comes with the binary takes its place, or nothing does.
+    /// Writes to the audit log that a plugin was removed, and starts the bundled plugin of its name, if there is one.
     fn removed(&mut self, name: &str, by: By) {
         let change = PluginChange { action: Action::Remove, plugin: name.to_owned(), digest: None, refused: None };
         self.engine.audit.write(self.engine.clock.now_ms(), &Entry { by, what: What::Plugin(change) });
@@ -367,7 +368,10 @@ impl Supervisor {
         let engine = &self.engine;
         let name: PluginName = component.name.as_str().into();
         if self.is_native(&name) {
-            tracing::warn!(plugin = &*name, "its file is not loaded: the program has one of this name itself");
+            tracing::warn!(
+                plugin = &*name,
+                "plugin file not loaded: the program that embeds the host has a native sampler or source of this name"
+            );
             return;
         }
         let is_start = matches!(beginning, Beginning::Start);
@@ -383,7 +387,7 @@ impl Supervisor {
         let (changed, (end, told)) = (Arc::new(Notify::new()), oneshot::channel());
         match beginning {
             Beginning::Start | Beginning::Found | Beginning::Back => changed.notify_one(),
-            // There is room: nothing was asked before.
+            // The mailbox is new, so there is room.
             Beginning::Asked(ask) => drop(asks.post(ask)),
         }
         let place = self.place(&name);
@@ -394,8 +398,8 @@ impl Supervisor {
         self.names.insert(self.tasks.spawn(task).id(), name);
     }
 
-    /// Tells a plugin's task to end. When it has, [`ended`](Self::ended) hears of it; others go on meanwhile. Returns what it
-    /// cannot be told: there is none, or it ends already.
+    /// Tells a plugin's task to end, and does not wait for that: [`ended`](Self::ended) is called when the task has
+    /// ended. Returns `end` if there is no task, or if the task is ending already.
     fn end(&mut self, name: &str, end: End) -> Result<(), End> {
         match self.running.get_mut(name).and_then(|running| running.end.take()) {
             Some(told) => told.send(end),
@@ -403,7 +407,8 @@ impl Supervisor {
         }
     }
 
-    /// A plugin's task has ended. Its history stays; what it alone had discovered has ended, unless it begins anew.
+    /// Handles the end of a plugin's task. The plugin's history stays. Instances that only this plugin discovered end,
+    /// unless its task restarts.
     fn ended(&mut self, ended: Result<(Id, Ended), JoinError>) {
         let (id, ended) = match ended {
             Ok((id, ended)) => (id, Ok(ended)),
@@ -414,29 +419,33 @@ impl Supervisor {
         match ended {
             Ok(ended) => self.settle(&name, ended),
             Err(error) => {
-                // A bug of ours: it stays on its page, and whoever changes its file tries again.
-                tracing::error!(plugin = &*name, %error, "its task ended abruptly");
+                // A bug in the host: the plugin's page stays, and a change of the plugin's file starts a new task.
+                tracing::error!(
+                    plugin = &*name,
+                    %error,
+                    "the plugin's task crashed; replace the plugin's file to start it again"
+                );
                 if let Some(status) = self.engine.plugins.get(&name) {
-                    status.failed_because(self.engine.clock.now_ms(), "its task ended abruptly".to_owned());
+                    status.failed_because(self.engine.clock.now_ms(), "its task crashed".to_owned());
                     status.enter(PluginState::Failed);
                 }
             }
         }
-        // Whether it is still there is looked into.
+        // The next look finds the file again, if it is still there.
         if is_written && !self.running.contains_key(&name) {
             self.settling.forget(&name);
         }
         later.into_iter().for_each(|request| self.serve(request));
     }
 
-    /// Does what comes after a plugin's end.
+    /// Does what follows from the reason why a plugin's task ended.
     fn settle(&mut self, name: &str, Ended { unwanted, told, component }: Ended) {
         let has_unwanted = unwanted.is_some();
         match told {
             Some(End::Stop) => self.forget(name),
             Some(End::Anew(answer)) => {
                 match component {
-                    // What it discovered stays as it is until it looks again.
+                    // The plugin's instances stay as they are until its next discovery.
                     Some(component) => self.begin(component, Beginning::Back),
                     None => self.forget(name),
                 }
@@ -458,7 +467,7 @@ impl Supervisor {
                 let _ = answer.send(Ok(()));
             }
             Some(End::NotRemoved(answer, why)) => {
-                // It was not told of what it discovered: that stays.
+                // The plugin is still there, and its instances stay.
                 match component {
                     Some(component) => self.begin(component, Beginning::Back),
                     None => self.forget(name),
@@ -467,7 +476,7 @@ impl Supervisor {
             }
             None => {
                 self.forget(name);
-                // Its file may have come while the upload was looked into.
+                // A file of this name may have come while the upload was being checked.
                 if let Some(component) = component.filter(|_| has_unwanted) {
                     self.begin(component, Beginning::Found);
                 }

@@ -1,4 +1,4 @@
-//! Tells when something in the plugins folder may have changed.
+//! Watches the plugins folder for changes.
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use std::path::{Path, PathBuf};
@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// Not every file system tells: some network ones never do, and links lead elsewhere.
+/// The longest time between two looks at the folder. Not every file system reports changes: some network file systems
+/// never do, and symlinks lead elsewhere.
 const LOOK_ANYWAY: Duration = Duration::from_secs(2);
 
 pub(super) struct Watcher {
     folder: PathBuf,
     stirred: Arc<Notify>,
-    /// Which folder it was when the watch began; none when there is none to watch.
+    /// The watch, and the inode of the folder when it began; `None` if there is no folder to watch.
     watched: Option<(RecommendedWatcher, u64)>,
 }
 
@@ -23,7 +24,7 @@ impl Watcher {
         watcher
     }
 
-    /// Waits until it is worth a look: something stirred, it is `due`, or there was no look for long.
+    /// Waits until it is time to look at the folder: something changed, `due` has come, or the last look was long ago.
     pub(super) async fn stirred(&mut self, due: Option<Instant>) {
         let anyway = Instant::now() + LOOK_ANYWAY;
         let until = due.map_or(anyway, |due| due.min(anyway));
@@ -31,7 +32,7 @@ impl Watcher {
         self.watch();
     }
 
-    /// Begins a watch, if there is none of this folder. Without one, changes are seen a little later.
+    /// Begins a watch if there is none of this folder. Without a watch, changes are seen a little later.
     fn watch(&mut self) {
         use std::os::unix::fs::MetadataExt as _;
         let Ok(folder) = std::fs::metadata(&self.folder) else {
@@ -43,7 +44,7 @@ impl Watcher {
         }
         let stirred = self.stirred.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading is no change, and we read ourselves.
+            // Reads are not changes, and the host itself reads.
             let is_read = event.is_ok_and(|event| event.kind.is_access() && !is_closed(&event));
             if !is_read {
                 stirred.notify_one();
@@ -55,12 +56,12 @@ impl Watcher {
         });
         match watching {
             Ok(watcher) => self.watched = Some((watcher, folder.ino())),
-            Err(error) => tracing::debug!(%error, "the plugins folder is looked at, not watched"),
+            Err(error) => tracing::debug!(%error, "cannot watch the plugins folder; polling it instead"),
         }
     }
 }
 
-/// Whether someone is done writing.
+/// Returns whether a file that was written is closed.
 fn is_closed(event: &notify::Event) -> bool {
     use notify::event::{AccessKind, AccessMode, EventKind};
     matches!(event.kind, EventKind::Access(AccessKind::Close(AccessMode::Write)))
