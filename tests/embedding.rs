@@ -154,7 +154,7 @@ async fn a_native_sampler_that_panics_or_says_too_little_costs_others_nothing() 
     };
     // Calls that end badly have what they lead to, as those of plugins.
     failed("bad", "it panicked").await;
-    failed("forgetful", "it gave 1 values where there are 2").await;
+    failed("forgetful", "returned 1 values instead of 2").await;
     assert_eq!(failed("good", "odd: unavailable: returned 1 values for 2 fields").await, "running");
     host.stop().await;
 }
@@ -243,8 +243,11 @@ async fn two_hosts_share_nothing() {
 #[tokio::test]
 async fn what_cannot_be_a_native_sampler_is_named() {
     for (builder, why) in [
-        (builder().sampler(native("no name", 1.0)), "\"no name\" is no name"),
-        (builder().sampler(native("a", 1.0)).sampler(native("a", 2.0)), "\"a\" is there twice"),
+        (builder().sampler(native("no name", 1.0)), "\"no name\" is not a valid name"),
+        (
+            builder().sampler(native("a", 1.0)).sampler(native("a", 2.0)),
+            "two native samplers or sources have the name \"a\"",
+        ),
     ] {
         let error = builder.start().await.unwrap_err().to_string();
         assert!(error.contains(why), "{error}");

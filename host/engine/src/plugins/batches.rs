@@ -1,11 +1,14 @@
-//! Which instances go into which call. When a call ends badly, its instances go in halves into the next ones, until the
-//! one that does it is alone: it alone is set aside, and tried again now and then. Where a call was merely too much at
-//! once, the next ones are smaller.
+//! Divides the instances of a tick into calls. When a call ends badly, each half of its instances gets a call of its
+//! own in the next tick, until the instance that causes it is alone. Only that instance is *set aside*: it is not
+//! polled, except for a retry now and then.
 //!
-//! A call that uses up its budget says little about its instances: what it costs may be the same whomever it is for, as
-//! when a file that it reads has grown. So an instance is set aside for that only if a call for others, in the same tick,
-//! was cheap. If no call came back, the next tick begins with a single instance; as long as that one's call is too much as
-//! well, nobody else is called.
+//! A call is *too large* if it exceeds its time, or has not enough memory or other room. Later calls are then for fewer
+//! instances.
+//!
+//! A call that exceeds its time says little about its instances: its cost may be the same for any instance, for example
+//! because a file that it reads has grown. So an instance is set aside for that only if a call for other instances was
+//! cheap in the same tick. If no call came back, the next tick begins with a single instance; as long as that call is
+//! too large as well, no other call is made.
 
 use super::ladder::backoff;
 use crate::tracked::Polled;
@@ -14,66 +17,67 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 
-/// Instances per call: bounds what one call returns, and what is lost when it fails.
+/// The most instances per call. It bounds the answer of a call, and the loss when a call fails.
 const LARGEST: usize = 1000;
 
-/// Ticks without a bad end after which calls may be larger again.
+/// The number of ticks since a call was too large after which calls become larger again.
 const PATIENCE: u32 = 1000;
 
-/// And of those in which no call used more than `EASY` of its budget.
+/// The number of ticks in a row, in which no call used more than [`EASY`] of its budget, after which calls become
+/// larger again.
 const EASY_PATIENCE: u32 = 10;
 
-/// A call that used less of its budget leaves room for twice as many instances.
+/// The share of its budget up to which a call is easy: it leaves room for twice as many instances.
 const EASY: f64 = 0.25;
 
-/// A call that used less of its budget was cheap: what another one used beyond that was for its own instances.
+/// The share of its budget up to which a call is cheap: what another call used beyond that was for its own instances.
 const CHEAP: f64 = 0.5;
 
 #[derive(Debug)]
 pub(crate) struct Batches {
-    /// Instances per call at most.
+    /// The most instances per call for now.
     largest: usize,
-    /// Ticks since a call was too much.
+    /// Ticks since a call was too large.
     quiet: u32,
-    /// And of those, in a row, in which all calls were easy.
+    /// Ticks in a row in which all calls were easy.
     easy: u32,
-    /// Instances among which there is one that ends calls.
+    /// Groups of instances, where one of a group may end calls.
     suspects: Vec<Vec<InstanceId>>,
     set_aside: BTreeMap<InstanceId, SetAside>,
-    /// Calls cost too much, and nobody knows whether because of their instances: how many single ones were tried.
+    /// The number of single instances that were tried, while calls are too large for a reason that is not known.
     probing: Option<usize>,
     tick: Tick,
 }
 
-/// How the calls of a tick went so far.
+/// The outcome of a tick's calls so far.
 #[derive(Debug, Default)]
 struct Tick {
     came_back: bool,
-    /// The least share of its budget that a call used which came back.
+    /// The least share of its budget that a call used, of the calls that came back.
     least: Option<f64>,
     most: f64,
-    /// A call was too much.
+    /// Whether a call was too large.
     is_much: bool,
-    /// Instances whose own call was too much.
+    /// Instances that were alone in a call that was too large.
     alone: Vec<(InstanceId, String, End)>,
 }
 
-/// How a call ended that brought nothing.
+/// How a call without readings ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
-    /// It broke: for what it was asked, or for reasons of its own.
+    /// The call broke, because of its instances or for another reason.
     Broke,
-    /// It took too long.
+    /// The call exceeded its CPU time or its deadline.
     TooSlow,
-    /// There was not enough room for it.
+    /// The call had not enough room: memory, output or handles.
     TooMuch,
 }
 
-/// An instance that ended a call it was alone in.
+/// An instance that is set aside because it ended a call in which it was alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SetAside {
     pub reason: String,
-    /// How often, without an answer in between.
+    /// The number of such calls since the instance last had an answer.
     pub times: usize,
     pub retry_at: Instant,
 }
@@ -93,12 +97,13 @@ impl Default for Batches {
 }
 
 impl Batches {
-    /// Begins anew after a pause: with a single instance, and with calls no larger than they were.
+    /// Returns the batches for a retry after a pause. They begin with a single instance, and calls are no larger than
+    /// before.
     pub(crate) fn retried(&self) -> Self {
         Self { largest: self.largest, probing: Some(0), ..Self::default() }
     }
 
-    /// The calls of a tick: first those nothing is known against. `instances` are sorted.
+    /// Returns the calls of a tick, those without suspects first. `instances` must be sorted by id.
     pub(crate) fn of<'a>(&mut self, instances: &'a [Polled], now: Instant) -> Vec<Cow<'a, [Polled]>> {
         self.tick = Tick::default();
         self.quiet += 1;
@@ -128,7 +133,8 @@ impl Batches {
         probe.chain(others).chain(alone).map(Cow::Owned).collect()
     }
 
-    /// Takes a single instance, another one each time, out of wherever it is: those first that nothing is known against.
+    /// Returns a single instance to try, another one each time, and takes it out of its group of suspects. Instances
+    /// that are not suspects come first.
     fn probe(&mut self, instances: &[Polled]) -> Option<InstanceId> {
         let tried = self.probing?;
         let suspected: HashSet<&InstanceId> = self.suspects.iter().flatten().collect();
@@ -141,7 +147,8 @@ impl Batches {
         Some(probe)
     }
 
-    /// A call had an answer, for this share of its budget: there is nothing against these. Whether there was.
+    /// Notes that a call came back, for this share of its budget: its instances are no suspects. Returns whether one of
+    /// them was a suspect or set aside.
     pub(crate) fn came_back(&mut self, batch: &[Polled], share: f64) -> bool {
         self.tick.came_back = true;
         self.tick.least = Some(self.tick.least.map_or(share, |least| least.min(share)));
@@ -155,7 +162,7 @@ impl Batches {
         (self.suspects.len(), self.set_aside.len()) != before
     }
 
-    /// A call had none.
+    /// Notes that a call ended badly.
     pub(crate) fn ended_badly(&mut self, batch: &[Polled], reason: &str, end: End, now: Instant) {
         let suspects = self.suspects.len();
         self.suspects.retain(|group| !is_of(group, batch));
@@ -176,7 +183,7 @@ impl Batches {
         }
     }
 
-    /// All calls of a tick were made: whose cost was it where one was too much?
+    /// Ends a tick: decides which instances are set aside because their own call was too large.
     pub(crate) fn settle(&mut self, now: Instant) {
         let Tick { came_back, least, most, is_much, alone } = std::mem::take(&mut self.tick);
         self.easy = if came_back && !is_much && most <= EASY { self.easy + 1 } else { 0 };
@@ -201,12 +208,13 @@ impl Batches {
         self.set_aside.insert(id, SetAside { reason, times, retry_at: now + backoff(times) });
     }
 
-    /// Whether the rest of a tick's calls are to be left out: the first one, for a single instance, was too much.
+    /// Returns whether the other calls of a tick are to be skipped, because the first one, for a single instance, was
+    /// too large.
     pub(crate) fn is_call_too_much(&self) -> bool {
         self.probing.is_some() && self.tick.is_much
     }
 
-    /// Whether it is one that is set aside.
+    /// Returns whether a batch is a single instance that is set aside.
     pub(crate) fn is_set_aside(&self, batch: &[Polled]) -> bool {
         matches!(batch, [alone] if self.set_aside.contains_key(&alone.id))
     }
@@ -235,7 +243,8 @@ mod tests {
             .collect()
     }
 
-    /// A tick with a plugin that some instances end; which had an answer, and how many calls did not.
+    /// Runs a tick of a plugin whose calls the `poison` instances end. Returns the instances with an answer, and the
+    /// number of calls without one.
     fn tick(batches: &mut Batches, all: &[Polled], poison: &[usize], now: Instant) -> (Vec<Polled>, usize) {
         let (mut answered, mut ended) = (Vec::new(), 0);
         for batch in batches.of(all, now) {
@@ -252,7 +261,8 @@ mod tests {
         (answered, ended)
     }
 
-    /// A tick with a plugin whose calls cost so much of their budget; how many instances had an answer, how many calls none.
+    /// Runs a tick of a plugin whose calls use the share `cost` of their budget. Returns the number of instances with
+    /// an answer, and of calls without one.
     fn costly_tick(
         batches: &mut Batches,
         all: &[Polled],

@@ -1,30 +1,30 @@
-//! Which failures of a plugin are logged. One that goes on is logged when it begins, when it changes and when it ends, and
-//! once an hour with how often it happened. However a plugin fails, it fills no log.
+//! Decides which failures of a plugin are logged. A failure that goes on is logged when it begins, when it changes and
+//! when it ends, and once an hour with its count. So no plugin can fill the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often a failure that goes on is logged again, and the time that `MOST` is for.
+/// The interval at which a failure that goes on is logged again, and the period that [`MOST`] is for.
 const REMINDER: Duration = Duration::from_secs(3600);
 
-/// Beginnings and changes of one kind of failure that are logged in an hour.
+/// The most lines an hour about one kind of failure.
 const MOST: u32 = 12;
 
-/// What fails.
+/// A kind of failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Failing {
     Discover,
-    /// Some of what it discovered cannot be taken.
+    /// Some discovered instances are refused.
     Discovered,
     Sample,
-    /// Single instances of calls that came back.
+    /// Single instances have no reading, in a call that came back.
     Readings,
     Collect,
     Observe,
     Start,
     SavedState,
-    /// Versions that are not taken.
+    /// A version is refused.
     Version,
 }
 
@@ -32,12 +32,12 @@ pub(crate) enum Failing {
 #[derive(Debug, Default)]
 pub(crate) struct FailureLog(Mutex<BTreeMap<Failing, Course>>);
 
-/// A line that is due.
+/// A log line that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Line {
-    /// It fails for the first time, or otherwise than before.
+    /// The failure is new, or has another reason than before.
     New,
-    /// It has failed so often since it began.
+    /// The failure goes on; the number of times since it began.
     Again(u64),
 }
 
@@ -50,17 +50,17 @@ pub(super) struct Over {
 
 #[derive(Debug)]
 struct Course {
-    /// The reason without its numbers, which differ from time to time.
+    /// The reason without its numbers, which may differ each time.
     reason: String,
     began: Instant,
     failures: u64,
     is_over: bool,
-    /// Something of it was logged, so that its end is, too.
+    /// Whether the failure was logged. If so, its end is logged too.
     is_told: bool,
     logged: Instant,
     hour: Instant,
     lines: u32,
-    /// Of versions that are not taken: reasons that were logged in this hour.
+    /// For refused versions: the reasons that were logged in this hour.
     told: BTreeSet<String>,
 }
 
@@ -81,34 +81,35 @@ impl Failing {
 }
 
 impl FailureLog {
-    /// Logs a failure, if that is due.
+    /// Logs a failure, if a line is due.
     pub(crate) fn failed(&self, plugin: &str, what: Failing, reason: &str) {
         let message = match what {
-            Failing::Start => "could not start, and is tried again",
+            Failing::Start => "could not start; retrying",
             Failing::SavedState => "cannot write the plugin's state to disk; retrying",
-            Failing::Discovered => "some of what it discovered is not taken",
-            Failing::Readings => "some of its instances have no reading",
-            Failing::Version => "a version is not taken",
+            Failing::Discovered => "some discovered instances are refused",
+            Failing::Readings => "some instances have no reading",
+            Failing::Version => "a version is refused",
             Failing::Discover | Failing::Sample | Failing::Collect | Failing::Observe => "a poll failed",
         };
         let call = what.as_str();
         match self.note(what, reason, Instant::now()) {
             Some(Line::New) => tracing::warn!(plugin, call, reason, "{message}"),
-            Some(Line::Again(failures)) => tracing::warn!(plugin, call, reason, failures, "{message}, still"),
+            Some(Line::Again(failures)) => tracing::warn!(plugin, call, reason, failures, "still failing: {message}"),
             None => {}
         }
     }
 
-    /// Logs that a version is not taken: once for each reason, so many in an hour. The rest is counted.
+    /// Logs that a version is refused: once for each reason, and [`MOST`] lines an hour at most. Further refusals are
+    /// counted.
     pub(crate) fn refused(&self, plugin: &str, reason: &str, message: &str) {
         match self.note(Failing::Version, reason, Instant::now()) {
             Some(Line::New) => tracing::error!(plugin, reason, "{message}"),
-            Some(Line::Again(failures)) => tracing::error!(plugin, reason, failures, "{message}, still"),
+            Some(Line::Again(failures)) => tracing::error!(plugin, reason, failures, "again: {message}"),
             None => {}
         }
     }
 
-    /// Logs that what failed works again, if it failed.
+    /// Logs that a kind of failure is over, if there was one.
     pub(crate) fn works(&self, plugin: &str, what: Failing) {
         if let Some(Over { failures, lasted }) = self.end(what, Instant::now()) {
             let (call, lasted) = (what.as_str(), format_args!("{lasted:.1?}"));
@@ -139,7 +140,7 @@ impl FailureLog {
         }
         course.failures += 1;
         let is_new = match what {
-            // Each is another file: what was said of one of them holds for the next.
+            // Each version is another file, so a reason is not new if the log gave it for another one.
             Failing::Version => !course.told.contains(&reason),
             _ => course.failures == 1 || course.reason != reason,
         };
@@ -163,7 +164,7 @@ impl FailureLog {
     }
 }
 
-/// Each run of digits as one `#`.
+/// Replaces each run of digits by one `#`.
 fn without_numbers(reason: &str) -> String {
     let mut plain = String::with_capacity(reason.len());
     for letter in reason.chars() {

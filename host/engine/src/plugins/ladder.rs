@@ -1,54 +1,61 @@
-//! What becomes of a plugin whose calls end badly: a wait before the next one, longer each time, then quarantine. Good
-//! behaviour leads back to the start.
+//! Backoff and quarantine of a plugin whose calls end badly: the plugin waits before the next call, longer each time,
+//! and then goes into quarantine. Calls that come back, and time, lead back to the start.
+//!
+//! A call *ends badly* if it ends the plugin's instance that it goes to, or if the plugin's instance for it ended at
+//! its start. A call that the plugin answers with a failure comes back.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
-/// The wait after the first failure, and the longest.
+/// The wait after the first failure.
 const FIRST: Duration = Duration::from_secs(1);
+
+/// The longest wait.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// The longest pause of a quarantine, and the time without one after which the next begins with the shortest again.
+/// The longest pause of a quarantine. After this time without quarantine, the next one begins with the shortest pause
+/// again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
-/// Calls that may end badly beside others that come back, as a multiple of those that may where none does: poison
-/// instances are looked for that way, each in some ten calls.
+/// The factor by which more calls may end badly while other calls come back. The search for an instance that ends calls
+/// takes some ten calls that end badly.
 const BESIDE_OTHERS: usize = 100;
 
-/// Where a plugin stands.
+/// The recent failures of a plugin, which decide on backoff and quarantine.
 #[derive(Debug)]
 pub(crate) struct Ladder {
-    /// Calls in a row that may end badly within the window.
+    /// The number of failures in a row within the window that leads to quarantine.
     most: usize,
     window: Duration,
-    /// Within the window.
+    /// The calls that ended badly within the window.
     all: VecDeque<Instant>,
-    /// Since one came back.
+    /// The failures within the window since a call last came back: ticks or starts in which none did.
     in_a_row: VecDeque<Instant>,
 }
 
-/// How a plugin's calls of one tick, or its start, went.
+/// The outcome of a plugin's calls in one tick, or of its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Went {
-    /// Some, with an answer; a failure is one.
+    /// Whether a call came back with an answer, which may be a failure.
     pub(crate) came_back: bool,
-    /// So many did not.
+    /// The number of calls that ended badly.
     pub(crate) ended_badly: usize,
-    /// And so many of instances that are set aside, as was to be expected.
+    /// The number of calls that ended badly, as was to be expected: they were for instances that are set aside.
     pub(crate) tried_in_vain: usize,
 }
 
+/// The consequence of an outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Next {
     GoOn,
     Wait(Duration),
-    /// And why.
+    /// The reason for quarantine.
     Quarantine(String),
 }
 
-/// The wait after so many failures in a row, a quarter more or less, so that plugins that failed together do not come
-/// back together.
+/// Returns the wait after `times` failures in a row. It is up to a quarter longer or shorter at random, so that plugins
+/// that failed together do not retry together.
 pub(crate) fn backoff(times: usize) -> Duration {
     let doublings = u32::try_from(times.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
     jittered(FIRST.saturating_mul(1 << doublings).min(LONGEST))
@@ -59,12 +66,13 @@ fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(0.75 + random as f64 / 2048.0)
 }
 
-/// The pauses after which a plugin in quarantine is tried again, each about twice as long as the one before.
+/// The pauses after which a plugin in quarantine is tried again. Each is about twice as long as the one before.
 #[derive(Debug)]
 pub(crate) struct Pauses {
     first: Duration,
-    /// Retries since it last ran for long.
+    /// The retries since the plugin last ran for [`LONGEST_PAUSE`].
     times: u32,
+    /// The time when quarantine last ended.
     lifted: Option<Instant>,
 }
 
@@ -82,13 +90,13 @@ impl Pauses {
         jittered(pause).min(LONGEST_PAUSE)
     }
 
-    /// Returns how often it was tried.
+    /// Notes that quarantine has ended. Returns the number of retries.
     pub(crate) fn lift(&mut self, now: Instant) -> u32 {
         self.lifted = Some(now);
         self.times
     }
 
-    /// Begins with the shortest again: an operator knows better.
+    /// Begins with the shortest pause again, because an operator released the plugin.
     pub(crate) fn reset(&mut self) {
         (self.times, self.lifted) = (0, None);
     }
@@ -100,7 +108,7 @@ impl Ladder {
         Self { most, window, all: VecDeque::new(), in_a_row: VecDeque::new() }
     }
 
-    /// What comes next.
+    /// Adds an outcome and returns its consequence.
     pub(crate) fn after(&mut self, went: Went, now: Instant) -> Next {
         let in_vain = !went.came_back && went.ended_badly + went.tried_in_vain > 0;
         if went.came_back {
@@ -124,7 +132,7 @@ impl Ladder {
         }
     }
 
-    /// Forgets what was.
+    /// Forgets all failures.
     pub(crate) fn reset(&mut self) {
         self.all.clear();
         self.in_a_row.clear();

@@ -1,4 +1,4 @@
-//! Samplers and sources of the program itself: polled as plugins are, by calls off the server's threads.
+//! Polls native samplers and sources as plugins are polled, with calls off the server's threads.
 
 use super::failure_log::Failing;
 use super::latest::Latest;
@@ -16,18 +16,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tokio::sync::{Mutex, watch};
 
-/// Why a native sampler or source cannot be one.
+/// Why a native sampler or source is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum BadNative {
-    #[error("{0:?} is no name: {names}", names = dropsonde_model::names::PLUGIN_RULE)]
+    #[error("{0:?} is not a valid name: {names}", names = dropsonde_model::names::PLUGIN_RULE)]
     Name(String),
-    #[error("{0:?} is there twice")]
+    #[error("two native samplers or sources have the name {0:?}")]
     Twice(String),
     #[error("{0}: {1}")]
     Fields(String, BadFields),
 }
 
-/// Shows natives among the plugins, and has each polled by a task of its own.
+/// Adds natives to the plugins. Returns one task for each, which polls it.
 pub(crate) fn start(
     engine: &Arc<Engine>,
     natives: Vec<Native>,
@@ -63,7 +63,7 @@ pub(crate) fn start(
     Ok(tasks)
 }
 
-/// Polls until `stopping` says so; a poll under way is not waited for.
+/// Polls a native until `stopping` turns true, and does not wait for a poll under way.
 async fn run(
     engine: Arc<Engine>,
     status: Arc<Status>,
@@ -77,7 +77,7 @@ async fn run(
     }
 }
 
-/// Polls it as plugins are polled. It saves nothing, and nothing replaces it.
+/// Polls a native as plugins are polled. A native saves no state, and no newer version replaces it.
 async fn poll(engine: &Arc<Engine>, status: &Arc<Status>, native: Native, fields: Option<Fields>) {
     let (keeper, handover) = (Keeper::default(), Latest::default());
     let mut schedule = Schedule::new(&status.name, status.interval());
@@ -96,9 +96,9 @@ async fn poll(engine: &Arc<Engine>, status: &Arc<Status>, native: Native, fields
         drop(poller);
         let why = match ended {
             Ended::Quarantined(why) => why,
-            // It says that it cannot work as it is.
+            // The native says that it cannot work as it is.
             Ended::Invalid(why) => why,
-            // The runtime is going, and took it along; nothing else comes to be.
+            // The runtime is stopping. Nothing replaces a native.
             Ended::Lost(..) | Ended::Replaced(_) => return,
         };
         match quarantine(engine, status, &keeper, &handover, why.clone(), &mut standing.pauses).await {
@@ -108,8 +108,8 @@ async fn poll(engine: &Arc<Engine>, status: &Arc<Status>, native: Native, fields
     }
 }
 
-/// Part of the program, called off the server's threads. What has not answered is waited for: nothing else of it is asked
-/// meanwhile.
+/// A native sampler or source, called off the server's threads. It gets no other call until the one under way has
+/// answered.
 struct Program {
     engine: Arc<Engine>,
     status: Arc<Status>,
@@ -128,7 +128,7 @@ impl Program {
         let answered = match tokio::time::timeout(deadline, &mut called).await {
             Ok(answered) => answered,
             Err(_) => {
-                let why = format!("it has not answered for {deadline:?}, and nothing else of it is asked meanwhile");
+                let why = format!("no answer for {deadline:?}; the host makes no other call until this one answers");
                 self.status.failure_log.failed(&self.status.name, what, &why);
                 self.engine.metrics.core.errors(&self.status.name, "late", 1);
                 self.status.failed_because(self.engine.clock.now_ms(), why);
@@ -141,7 +141,7 @@ impl Program {
                 let message = "it panicked".to_owned();
                 Err(CallError::Trapped(Trap { message, backtrace: None, said: Vec::new() }))
             }
-            // The runtime is going, and took it along.
+            // The runtime is stopping.
             Err(_) => Err(CallError::Stopped),
         }
     }
@@ -170,7 +170,7 @@ impl Calls for Program {
         let readings = self.call(Failing::Sample, sample).await?;
         let (given, wanted) = (readings.values.len(), rows * columns);
         if given != wanted {
-            return Err(CallError::OutOfContract(format!("it gave {given} values where there are {wanted}")));
+            return Err(CallError::OutOfContract(format!("returned {given} values instead of {wanted}")));
         }
         Ok(readings)
     }
@@ -189,7 +189,7 @@ impl Calls for Program {
     }
 
     async fn observe(&mut self, _: Tick, _: Vec<Event>) -> Result<(), CallError> {
-        // None is asked to.
+        // A native is never an observer.
         Ok(())
     }
 

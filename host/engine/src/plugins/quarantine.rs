@@ -1,4 +1,4 @@
-//! A plugin that ended badly again and again, or that an operator wants to run no more: it waits.
+//! Quarantine: a plugin waits whose calls ended badly again and again, or that an operator stopped.
 
 use super::intake::Candidate;
 use super::ladder::Pauses;
@@ -10,16 +10,16 @@ use crate::Engine;
 use crate::json;
 use std::time::Instant;
 
-/// What ends a quarantine.
+/// The way out of a wait in quarantine.
 pub(super) enum Way {
     Replaced(Box<Candidate>),
     Released,
-    /// A pause is over. It stays in quarantine until something has worked.
+    /// The pause is over. The plugin stays in quarantine until a poll has worked.
     Retried,
 }
 
-/// Waits until it is tried again, or an operator lifts it, or a newer version replaces what is in it. An operator's own
-/// quarantine is only lifted by an operator or a newer version.
+/// Puts a plugin into quarantine. Waits until it is to be tried again, an operator releases it, or a newer version
+/// replaces it. If an operator ordered the quarantine, the plugin is not tried again by itself.
 pub(super) async fn quarantine(
     engine: &Engine,
     status: &Status,
@@ -84,7 +84,7 @@ pub(super) async fn quarantine(
     way
 }
 
-/// Waits until an operator wants it to run no more, and tells why it does not then.
+/// Waits until an operator orders quarantine. Returns the reason for the quarantine.
 pub(super) async fn told_to_stop(status: &Status) -> String {
     status.ordered(Order::Quarantine).await;
     BY_OPERATOR.to_owned()

@@ -1,4 +1,5 @@
-//! One plugin's task: what is current is started, polled, tried again and quarantined, until a newer version takes over.
+//! The task of one plugin: starts and polls the current version, retries and quarantines it, until a newer version
+//! takes over.
 
 use super::ending::End;
 use super::failure_log::Failing;
@@ -21,19 +22,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-/// Why a plugin is not polled, or no longer.
+/// Why a plugin is not, or no longer, polled.
 enum Stop {
-    /// Trying again cannot help.
+    /// A retry cannot help; the reason.
     Failed(String),
-    /// It may work another time. Whether some calls came back before.
+    /// A retry may help. The flag tells whether some calls came back before.
     Retry(CallError, bool),
-    /// Until someone says that it may run again.
+    /// The plugin goes into quarantine; the reason.
     Quarantined(String),
-    /// Between two ticks.
+    /// A newer version takes over, between two ticks.
     Replaced(Box<Candidate>),
 }
 
-/// Runs a plugin until it is told to end, or until it turns out that there is none. Returns what it was told.
+/// Runs a plugin until its task is told to end, or until the upload of a new plugin is refused. Returns that upload,
+/// and what the task was told.
 pub(super) async fn run(
     engine: Arc<Engine>,
     sandbox: Arc<Sandbox>,
@@ -66,26 +68,26 @@ pub(super) async fn run(
     let (unwanted, end) = tokio::select! {
         unwanted = intake.take_in(mail) => (Some(unwanted), told.try_recv().ok()),
         never = runner.run() => match never {},
-        // Without anybody who could tell it, the host is stopping.
+        // Without a sender, the host is stopping.
         end = &mut *told => (None, Some(end.unwrap_or(End::Stop))),
     };
-    // The poll that was cut off may have saved something.
+    // The poll that was cut off may have saved state.
     keeper.keep(&engine, status).await;
     drop(writing.lock().await);
     (unwanted, end)
 }
 
-/// What a plugin saves, and where it is kept.
+/// The saved state of a plugin, and its file.
 #[derive(Default)]
 pub(super) struct Keeper {
     state: Mutex<SavedState>,
     file: Option<StateFile>,
-    /// One write at a time: a poll that is cut off leaves its own under way.
+    /// Held during a write, because a poll that is cut off leaves its write under way.
     writing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Keeper {
-    /// Of the version that is current.
+    /// Returns the saved state of the current version.
     pub(super) fn state(&self) -> SavedState {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -94,7 +96,7 @@ impl Keeper {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 
-    /// Writes what was saved and is not on disk yet. What cannot be written is left for the next time.
+    /// Writes the saved state if it is not on disk yet. If that fails, the next call tries again.
     pub(super) async fn keep(&self, engine: &Engine, status: &Status) {
         let Some(file) = self.file.clone() else { return };
         if self.state().unkept().is_none() {
@@ -113,7 +115,7 @@ impl Keeper {
                 status.failure_log.failed(&status.name, Failing::SavedState, &error.to_string());
                 engine.metrics.core.errors(&status.name, "state", 1);
             }
-            // The host is going.
+            // The host is stopping.
             Err(_) => {}
         }
     }
@@ -141,7 +143,7 @@ impl Runner<'_> {
             }
             self.status.keep_events_if_observed();
             let interval = self.status.interval();
-            // One for all versions: a newer one goes on where the earlier one was.
+            // All versions share a schedule: a newer one goes on where the earlier one was.
             let (_, schedule) = match &mut schedule {
                 Some(known) if known.0 == interval => known,
                 other => other.insert((interval, Schedule::new(&self.status.name, interval))),
@@ -150,7 +152,7 @@ impl Runner<'_> {
         }
     }
 
-    /// Returns what takes over.
+    /// Runs a version until another one takes over, and returns that one.
     async fn run_until_replaced(&self, candidate: Candidate, schedule: &mut Schedule) -> Candidate {
         let Candidate { loaded, ready, is_restored } = candidate;
         let status = self.status;
@@ -168,7 +170,7 @@ impl Runner<'_> {
             known.set_aside.clear();
             known.forget_call_times();
         });
-        // Its own, whatever becomes of its instances.
+        // The version keeps its room while its instances end and start.
         let mut room = None;
         let mut started = None;
         if let Some((mut ready, trial)) = ready {
@@ -177,7 +179,7 @@ impl Runner<'_> {
             let is_late = trial.take_over(&self.keeper.state());
             self.keeper.set_state(state);
             if is_late {
-                // Should that fail, its first call says so.
+                // If that fails, the first call reports it.
                 let _ = ready.worker.renew().await;
                 self.engine.metrics.workers_stopped.with_label_values(&["graceful"]).inc();
             }
@@ -185,7 +187,7 @@ impl Runner<'_> {
         }
         let copy = self.good.cloned().filter(|_| loaded.is_file()).map(|good| (good, loaded.digest.clone()));
         let mut standing = Standing::of(&status.config, copy);
-        // Starts that were neither good nor bad: it said that something is missing.
+        // Starts in a row that the plugin itself failed, for example because something is missing.
         let mut refusals = 0;
         loop {
             let stop = tokio::select! {
@@ -261,7 +263,7 @@ impl Runner<'_> {
             known.grants = grants;
             known.missing = missing;
             known.fields.clone_from(&fields);
-            // It did not start before, and now it does.
+            // The version did not start before, and now it does.
             known.refused.take_if(|refused| refused.digest == known.digest);
         });
         status.failure_log.works(&status.name, Failing::Start);
@@ -278,7 +280,8 @@ impl Runner<'_> {
         }
     }
 
-    /// Of two samplers that call a counter and a gauge the same, only the one that was there first is shown in metrics.
+    /// Warns about metrics that are a counter of one sampler and a gauge of another. Only the metric of the sampler
+    /// that began first is shown.
     fn warn_of_other_kinds(&self, fields: Option<&Fields>) {
         let others = self.engine.plugins.list();
         for other in others.iter().filter(|other| other.name != self.status.name) {
@@ -291,21 +294,21 @@ impl Runner<'_> {
                     plugin,
                     older,
                     metric,
-                    "not shown: another sampler's metric of that name is of another kind"
+                    "metric not shown: an older sampler has a metric of this name and another kind"
                 );
                 self.engine.metrics.core.errors(plugin, "metric_kind", 1);
             }
         }
     }
 
-    /// What never ran well may be followed by what did.
+    /// Asks the intake to restore the last good version, if this one never ran well.
     fn give_up(&self, Loaded { digest, .. }: &Loaded, why: &str) {
         if !self.status.look(|known| known.has_run_well) && why != BY_OPERATOR {
             self.broken.put(Broken { digest: digest.clone(), why: why.to_owned() });
         }
     }
 
-    /// Waits for something that can work.
+    /// Marks the plugin as failed, and waits for another version.
     async fn fail(&self, why: String) -> Candidate {
         let (engine, status) = (self.engine, self.status);
         tracing::error!(plugin = &*status.name, reason = why, "not running");
@@ -319,7 +322,7 @@ impl Runner<'_> {
         self.handover.take().await
     }
 
-    /// Waits before the next start, unless an operator is faster. None: it is time.
+    /// Waits before the next start. Returns `None` when the time is over, or when an operator ends the wait.
     async fn back_off(&self, error: &CallError, wait: Duration) -> Option<Stop> {
         let status = self.status;
         status.failure_log.failed(&status.name, Failing::Start, &plain(&error.to_string()));
@@ -337,12 +340,12 @@ impl Runner<'_> {
     }
 }
 
-/// When a wait that begins now is over.
+/// Returns the end of a wait that begins now, in milliseconds since 1970.
 pub(super) fn retry_at_ms(engine: &Engine, wait: Duration) -> i64 {
     engine.clock.now_ms().saturating_add_unsigned(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// In the metrics, by what it was.
+/// Counts an error in the metrics, by its reason.
 pub(super) fn count(engine: &Engine, status: &Shared, error: &CallError) {
     engine.metrics.core.errors(&status.name, error.reason(), 1);
     if error.is_end() {

@@ -1,45 +1,49 @@
-//! What a poller calls: a plugin's worker, or part of the program.
+//! The interface that a poller calls: a plugin's worker, or a native sampler or source.
 
 use crate::tracked::Polled;
 use dropsonde_sandbox::{CallError, Event, Instance, Readings, Stats, Tick, Worker};
 use std::time::Duration;
 
-/// The calls of one plugin, one at a time.
+/// The calls of one plugin, of which one runs at a time.
 pub(in crate::plugins) trait Calls: Send {
     /// Waits until a call can begin.
     fn ready(&mut self) -> impl Future<Output = Result<(), CallError>> + Send;
 
     fn discover(&mut self, tick: Tick) -> impl Future<Output = Result<Vec<Instance>, CallError>> + Send;
 
-    /// A row for each instance, in order.
+    /// Reads a batch of instances. Returns one row per instance, in order.
     fn sample(&mut self, tick: Tick, batch: &[Polled]) -> impl Future<Output = Result<Readings, CallError>> + Send;
 
     fn collect(&mut self, tick: Tick) -> impl Future<Output = Result<Stats, CallError>> + Send;
 
     fn observe(&mut self, tick: Tick, events: Vec<Event>) -> impl Future<Output = Result<(), CallError>> + Send;
 
-    /// What it has used so far.
+    /// Returns the resources that the calls have used so far.
     fn used(&self) -> Used;
 }
 
-/// What calls have used, of what is counted.
+/// The resources that a plugin's calls have used.
 #[derive(Debug, Default)]
 pub(in crate::plugins) struct Used {
-    /// Of all calls together.
+    /// The CPU time of all calls together.
     pub(in crate::plugins) cpu: Duration,
-    /// Of the last call.
+    /// The CPU time of the last call.
     pub(in crate::plugins) last_cpu: Duration,
     pub(in crate::plugins) memory: usize,
-    /// Whether there is an instance that the next call goes to.
+    /// Whether there is a live instance for the next call.
     pub(in crate::plugins) is_live: bool,
-    /// Instances that were made, that ended badly, and that were given up as nothing was asked of them.
+    /// Instances that were started.
     pub(in crate::plugins) spawned: u64,
+    /// Instances that ended in a call.
     pub(in crate::plugins) crashed: u64,
+    /// Instances that were ended because they were not called.
     pub(in crate::plugins) idled: u64,
     pub(in crate::plugins) log_lines_dropped: u64,
-    /// Series of its own metrics that there was no room for, and calls for ones that there are not.
+    /// Series of the plugin's own metrics that there was no room for.
     pub(in crate::plugins) overflowed: u64,
+    /// Recordings for a series that the plugin does not have.
     pub(in crate::plugins) wrong_handles: u64,
+    /// Recordings of an invalid value.
     pub(in crate::plugins) wrong_values: u64,
 }
 

@@ -1,4 +1,4 @@
-//! A running plugin's polls: on schedule, in all its roles. `sampling`: what a sampler gives; `calls`: what is called.
+//! Polls a running plugin on schedule, in all its roles. `sampling`: a sampler's part of a tick; `calls`: the calls.
 
 mod calls;
 mod sampling;
@@ -25,28 +25,28 @@ use std::time::{Duration, Instant};
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
-/// Why a plugin is polled no more.
+/// Why polling a plugin has ended.
 pub(super) enum Ended {
-    /// By its own word its configuration cannot work.
+    /// The plugin says that its configuration cannot work; its reason.
     Invalid(String),
-    /// Its calls end badly again and again; how.
+    /// The plugin's calls end badly again and again; the reason for quarantine.
     Quarantined(String),
-    /// Its worker is of no more use. Whether other calls of the same tick came back.
+    /// The worker cannot be used any more. The flag tells whether other calls of the same tick came back.
     Lost(CallError, bool),
     /// A newer version takes over, between two ticks.
     Replaced(Box<Candidate>),
 }
 
-/// What a plugin is called for.
+/// The reason for a call.
 enum Work {
     Tick,
-    /// Someone wants to know what its application does now.
+    /// Someone asks for the present state of the plugin's application.
     Asked,
-    /// What its application did.
+    /// The plugin's application sent events.
     Told(Vec<Event>),
 }
 
-/// What waits for an observer; what is none waits for ever.
+/// Waits for the events of an observer. Never returns if there is no queue, because the plugin is not an observer.
 async fn next(events: Option<&EventQueue>) -> Vec<Event> {
     match events {
         Some(events) => events.next().await,
@@ -54,35 +54,36 @@ async fn next(events: Option<&EventQueue>) -> Vec<Event> {
     }
 }
 
-/// A running plugin's polls.
+/// Polls a running plugin.
 pub(super) struct Poller<'a, C: Calls> {
     engine: &'a Engine,
     status: &'a Shared,
     calls: C,
-    /// None: it is no sampler.
+    /// `None` if the plugin is not a sampler.
     recorder: Option<Recorder>,
     keeper: &'a Keeper,
     standing: &'a mut Standing,
-    /// What failed since the last tick: one line for each says enough.
+    /// The kinds of failure since the last tick, each of which is logged once at most.
     failing: BTreeSet<Failing>,
-    /// A call failed since the last tick was counted.
+    /// Whether a call has failed since the last tick was counted.
     has_failed: bool,
+    /// The resources that the metrics already count.
     accounted: Used,
 }
 
-/// What is known of a plugin's behaviour, whichever worker it was.
+/// The record of a version's behaviour, which outlives its workers.
 pub(super) struct Standing {
     pub(super) ladder: Ladder,
     pub(super) batches: Batches,
     pub(super) pauses: Pauses,
-    /// It is tried again in quarantine, and why it is there. Over once something has worked.
+    /// The reason for quarantine, while the plugin is tried again in it. Cleared once a poll has worked.
     pub(super) probation: Option<String>,
-    /// Until it has run well: where a copy of it is, and its digest.
+    /// The copies of the plugin and the version's digest, until the version has run well.
     pub(super) copy: Option<(LastGood, String)>,
 }
 
 impl Standing {
-    /// Of a version that has not run yet.
+    /// Creates the record of a version that has not run yet.
     pub(super) fn of(config: &PluginConfig, copy: Option<(LastGood, String)>) -> Self {
         Self {
             ladder: Ladder::new(config.failures(), config.failure_window()),
@@ -93,7 +94,7 @@ impl Standing {
         }
     }
 
-    /// Someone lifted its quarantine.
+    /// Clears the record, because an operator released the plugin.
     pub(super) fn released(&mut self) {
         self.pauses.reset();
         self.probation = None;
@@ -101,7 +102,7 @@ impl Standing {
         self.ladder.reset();
     }
 
-    /// It is tried again in quarantine.
+    /// Prepares the record for another try in quarantine. `why` is the reason for the quarantine.
     pub(super) fn retried(&mut self, why: String) {
         self.probation = Some(why);
         self.batches = self.batches.retried();
@@ -132,13 +133,13 @@ impl<'a, C: Calls> Poller<'a, C> {
         }
     }
 
-    /// Polls until that ends. Between two ticks events are handed over, and a source is asked once more for who wants
-    /// that.
+    /// Polls on schedule, and returns why that ended. Between two ticks, hands events to an observer, and polls a
+    /// source once more if someone asks for that.
     pub(super) async fn poll_on_schedule(&mut self, schedule: &mut Schedule, handover: &Latest<Candidate>) -> Ended {
         let mut discover_at = i64::MIN;
         self.status.update(|known| known.late_ticks = 0);
         let events = self.status.events();
-        // A tick that is still to come, as something between the last one and it ended badly.
+        // A tick that is still due, because a call before it ended badly.
         let mut overdue: Option<(i64, u64)> = None;
         loop {
             let discover_interval =
@@ -146,7 +147,7 @@ impl<'a, C: Calls> Poller<'a, C> {
             let before = *schedule;
             let now_ms = self.engine.clock.now_ms();
             let (due_ms, missed) = overdue.take().unwrap_or_else(|| schedule.next(now_ms, self.engine.clock.steady()));
-            // Until the next tick, should there be nobody to hand events to.
+            // False until the next tick, if there is no instance to hand events to.
             let mut listens = true;
             self.status.update(|known| known.next_poll_ms = Some(due_ms));
             let tick = tokio::time::sleep(Duration::from_millis(u64::try_from(due_ms - now_ms).unwrap_or(0)));
@@ -156,7 +157,7 @@ impl<'a, C: Calls> Poller<'a, C> {
                     biased;
                     () = &mut tick => Work::Tick,
                     candidate = handover.take() => {
-                        // What was told since the last poll is saved; the tick is for whoever takes over.
+                        // Saves what the observer counted since the last poll. The tick is left to the new version.
                         if events.is_some() {
                             let _ = self.collect(&mut Went::default()).await;
                             self.keeper.keep(self.engine, self.status).await;
@@ -167,13 +168,13 @@ impl<'a, C: Calls> Poller<'a, C> {
                     () = self.status.told_to_poll() => Work::Asked,
                     events = next(events.as_deref()), if listens => Work::Told(events),
                 };
-                // What comes between two ticks says nothing about the next one.
+                // Calls between two ticks do not count for the next tick.
                 let mut went = Went::default();
                 let done = match (work, events.as_deref()) {
                     (Work::Told(told), Some(queue)) => match self.calls.ready().await {
                         Ok(()) => self.tell(told, &mut went).await,
                         Err(error) => {
-                            // Nobody was handed them.
+                            // The events were not handed over.
                             queue.give_back(told);
                             listens = false;
                             self.report(Failing::Observe, &error, &mut went)
@@ -189,7 +190,7 @@ impl<'a, C: Calls> Poller<'a, C> {
                     (Work::Asked, _) => self.collect(&mut went).await,
                 };
                 self.keeper.keep(self.engine, self.status).await;
-                // What ends badly has what it leads to, as at a tick; the tick itself is still to come.
+                // A call that ends badly has the same consequences as in a tick. The tick itself is still due.
                 if done.is_err() || went.ended_badly > 0 {
                     overdue = Some((due_ms, missed));
                     break (went, done);
@@ -229,14 +230,14 @@ impl<'a, C: Calls> Poller<'a, C> {
                         () = self.status.ordered(Order::Release) => {}
                         candidate = handover.take() => return Ended::Replaced(Box::new(candidate)),
                     }
-                    // It was told to wait: the ticks meanwhile were not late.
+                    // The plugin had to wait, so the ticks in the meantime were not late.
                     self.status.update(|known| (known.late_ticks, known.retry_at_ms) = (0, None));
                 }
             }
         }
     }
 
-    /// A tick, in all roles.
+    /// Polls the plugin for one tick, in all its roles.
     async fn poll(
         &mut self,
         due_ms: i64,
@@ -253,7 +254,7 @@ impl<'a, C: Calls> Poller<'a, C> {
             known.late_ticks = if missed > 0 { known.late_ticks.saturating_add(1) } else { 0 };
         });
         if self.recorder.is_some() {
-            // A clock that was set back must not put discovery off for as long.
+            // If the clock was set back, discovery must not wait until the clock has caught up.
             if due_ms >= *discover_at || *discover_at - due_ms > discover_interval {
                 *discover_at = due_ms.saturating_add(discover_interval);
                 self.discover(due_ms, went).await?;
@@ -263,7 +264,7 @@ impl<'a, C: Calls> Poller<'a, C> {
         self.collect(went).await
     }
 
-    /// What it says of its application goes into the snapshot.
+    /// Asks a source for the state of its application, and puts the answer into the snapshot.
     async fn collect(&mut self, went: &mut Went) -> Result<(), Ended> {
         if !self.status.has(Role::Source) {
             return Ok(());
@@ -292,7 +293,7 @@ impl<'a, C: Calls> Poller<'a, C> {
         }
     }
 
-    /// Hands over what its application did.
+    /// Hands the events of its application to an observer.
     async fn tell(&mut self, events: Vec<Event>, went: &mut Went) -> Result<(), Ended> {
         let (count, name) = (events.len() as u64, &*self.status.name);
         let called = Instant::now();
@@ -315,7 +316,7 @@ impl<'a, C: Calls> Poller<'a, C> {
         }
     }
 
-    /// Of a call; what the plugin logs meanwhile is part of it.
+    /// Returns a span for a call. What the plugin logs during the call belongs to the span.
     fn call_span(&self, call: &'static str, instances: Option<usize>) -> Span {
         tracing::debug_span!(
             "call",
@@ -332,16 +333,16 @@ impl<'a, C: Calls> Poller<'a, C> {
         self.engine.metrics.plugin_call_seconds.with_label_values(&[&*self.status.name]).observe(took.as_secs_f64());
     }
 
-    /// From now on this version is the one to come back to.
+    /// Makes this version the one to restore if a newer one does not work.
     async fn has_run_well(&mut self) {
         self.status.update(|known| known.has_run_well = true);
         let Some((good, digest)) = self.standing.copy.take() else { return };
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || good.has_run_well(&digest)).await {
-            tracing::warn!(plugin = &*self.status.name, %error, "cannot keep a copy of it to come back to");
+            tracing::warn!(plugin = &*self.status.name, %error, "cannot keep a copy of this version to restore later");
         }
     }
 
-    /// For a tick that was due at a time.
+    /// Returns the stamp of a tick that was due at `due_ms`.
     fn stamp(&self, due_ms: i64) -> Stamp {
         self.engine.clock.stamp(due_ms, self.status.interval())
     }
@@ -359,7 +360,7 @@ impl<'a, C: Calls> Poller<'a, C> {
         }
     }
 
-    /// Errors are the end of polling; everything else is counted and passes.
+    /// Counts and logs a failed call. Returns an error if polling must end.
     fn report(&mut self, what: Failing, error: &CallError, went: &mut Went) -> Result<(), Ended> {
         self.has_failed = true;
         if matches!(error, CallError::Stuck(_) | CallError::Stopped) {
@@ -388,11 +389,11 @@ impl<'a, C: Calls> Poller<'a, C> {
         }
     }
 
-    /// It was tried again, and something worked.
+    /// Ends quarantine, because a retry worked.
     fn leave_quarantine(&mut self) {
         let retries = self.standing.pauses.lift(Instant::now());
         self.status.update(|known| known.quarantined = None);
-        tracing::info!(plugin = &*self.status.name, retries, "works again, and is out of quarantine");
+        tracing::info!(plugin = &*self.status.name, retries, "works again and is out of quarantine");
     }
 
     fn account(&mut self) {
@@ -423,7 +424,7 @@ impl<'a, C: Calls> Poller<'a, C> {
     }
 }
 
-/// A call that fails shows in its span.
+/// Makes a call in a span, and marks the span if the call fails.
 async fn called_in<T>(span: Span, call: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
     let answer = call.instrument(span.clone()).await;
     if let Err(error) = &answer {

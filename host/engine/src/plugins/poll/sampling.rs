@@ -1,4 +1,4 @@
-//! A sampler's tick: what it finds, and what it reads, in batches.
+//! A sampler's part of a tick: discovery, and readings in batches.
 
 use super::{Calls, Ended, Poller, Went, called_in};
 use crate::clock::Stamp;
@@ -11,7 +11,7 @@ use dropsonde_sandbox::{CallError, Readings};
 use std::time::{Duration, Instant};
 use tracing::Span;
 
-/// Calls of one tick that may end badly: each costs the next one a fresh instance.
+/// The most calls of one tick that may end badly. After each of them, the next call needs a fresh instance.
 const MOST_ENDS: usize = 4;
 
 impl<C: Calls> Poller<'_, C> {
@@ -26,11 +26,11 @@ impl<C: Calls> Poller<'_, C> {
                 self.status.update(|known| known.failed_discoveries = 0);
                 found
             }
-            // That it answers here says nothing about its samples.
+            // An answer to discovery says nothing about the plugin's samples.
             Err(error) => {
                 let came_back = went.came_back;
                 self.status.update(|known| known.failed_discoveries = known.failed_discoveries.saturating_add(1));
-                // It came too late to be among the first.
+                // A later discovery is not a first one, even if it is the first to succeed.
                 self.status.take_first_discovery();
                 let reported = self.report(Failing::Discover, &error, went);
                 went.came_back = came_back;
@@ -83,7 +83,7 @@ impl<C: Calls> Poller<'_, C> {
             self.recorder.iter().for_each(|recorder| recorder.failed(self.engine, batch.len() as u64));
             let known = self.standing.batches.is_set_aside(&batch);
             match &error {
-                // Not for what it was asked.
+                // The call did not fail because of its instances.
                 CallError::NoInstance(_) | CallError::Stopped => {}
                 CallError::Failed(_) => {
                     changed |= self.standing.batches.came_back(&batch, self.share_of_budget(took));
@@ -117,7 +117,7 @@ impl<C: Calls> Poller<'_, C> {
         Ok(())
     }
 
-    /// The larger share of the last call's budgets that it used.
+    /// Returns the share that the last call used of its CPU time or of its deadline, whichever is larger.
     fn share_of_budget(&self, took: Duration) -> f64 {
         let limits = &self.status.limits;
         let cpu = self.calls.used().last_cpu.as_secs_f64() / limits.cpu.as_secs_f64();
@@ -150,7 +150,7 @@ impl<C: Calls> Poller<'_, C> {
     }
 }
 
-/// What a call that brought nothing says of those it was for.
+/// Returns how a call without readings ended.
 fn end_of(error: &CallError) -> End {
     match error {
         CallError::CpuExhausted { .. } | CallError::DeadlineExceeded { .. } => End::TooSlow,
