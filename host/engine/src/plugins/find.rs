@@ -54,7 +54,12 @@ pub struct Component {
 pub enum FindError {
     #[error("cannot read the plugins folder {}: {why}", folder.display())]
     Unreadable { folder: PathBuf, why: io::Error },
-    #[error("the plugins folder {} can be written by others than its owner, who could run code in this host; run `chmod go-w {}`", folder.display(), folder.display())]
+    #[error(
+        "the plugins folder {} can be written by others than its owner, who could run code in this host; \
+         run `chmod go-w {}`",
+        folder.display(),
+        folder.display()
+    )]
     Writable { folder: PathBuf },
 }
 

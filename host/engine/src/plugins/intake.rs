@@ -1,4 +1,4 @@
-//! Newer versions of a plugin: each is made ready beside what runs, and only then handed over.
+//! Prepares newer versions of a plugin beside the running one, and hands each over only once it is ready.
 
 use super::find::Place;
 use super::last_good::LastGood;
@@ -17,33 +17,33 @@ use dropsonde_sandbox::{Sandbox, Trial};
 use std::sync::Arc;
 use tokio::sync::{Mutex, Notify, oneshot, watch};
 
-/// What someone asks for through the API.
+/// A request to one plugin through the API.
 #[derive(Debug)]
 pub(super) struct Ask {
     pub(super) what: Asked,
-    /// For the audit log.
+    /// The requester, for the audit log.
     pub(super) by: By,
     pub(super) answer: Answer,
 }
 
-/// Who asked may have gone when it is sent.
+/// The channel for an answer. The requester may be gone when the answer is sent.
 pub(super) type Answer = oneshot::Sender<Result<(), Denied>>;
 
 #[derive(Debug)]
 pub(super) enum Asked {
-    /// It is to begin anew, whatever runs.
+    /// Load the plugin again, whichever version runs.
     Again,
-    /// These bytes become its file, once they are taken.
+    /// Replace the plugin's file by these bytes, once they are accepted.
     Upload(bytes::Bytes),
 }
 
-/// What reaches a plugin's task.
+/// The requests and notices that reach a plugin's task.
 #[derive(Debug)]
 pub(super) struct Mail {
     pub(super) asks: Arc<Mailbox>,
-    /// Its file may be another.
+    /// Notified when the plugin's file may have changed.
     pub(super) changed: Arc<Notify>,
-    /// Whether the first time it is: not at the host's start.
+    /// Whether the first notice counts as a change, which it does not at the host's start.
     pub(super) is_change: bool,
 }
 
@@ -51,9 +51,9 @@ pub(super) struct Mail {
 #[derive(Debug)]
 pub(super) struct Candidate {
     pub(super) loaded: Loaded,
-    /// None: its first instance could not be made, and there is nothing to fall back to.
+    /// The started version; `None` if its first instance could not be started and there is nothing to fall back to.
     pub(super) ready: Option<(Started, Trial)>,
-    /// It ran well at another time, and the newer one does not work.
+    /// Whether this is the last good version, restored because a newer one does not work.
     pub(super) is_restored: bool,
 }
 
@@ -64,14 +64,14 @@ pub(super) struct Broken {
     pub(super) why: String,
 }
 
-/// Something was uploaded that is not taken, and there is no plugin without it: to be answered once it is gone.
+/// The refused upload of a new plugin. It is answered once the plugin is gone again.
 #[derive(Debug)]
 pub(super) struct Unwanted {
     why: NotTaken,
     answer: Answer,
 }
 
-/// Makes newer versions ready, one at a time.
+/// Prepares newer versions, one at a time.
 pub(super) struct Intake<'a> {
     pub(super) engine: &'a Engine,
     pub(super) sandbox: &'a Arc<Sandbox>,
@@ -79,27 +79,28 @@ pub(super) struct Intake<'a> {
     pub(super) keeper: &'a Keeper,
     pub(super) place: &'a Place,
     pub(super) good: Option<&'a LastGood>,
-    /// Held while its files are written.
+    /// Held while the plugin's files are written.
     pub(super) writing: &'a Arc<Mutex<()>>,
     pub(super) broken: &'a Latest<Broken>,
     pub(super) handover: &'a Latest<Candidate>,
 }
 
-/// A version that is not taken, as far as it came.
+/// A refused version, as far as it was prepared.
 struct Rejected {
     why: NotTaken,
     digest: Option<String>,
     loaded: Option<Loaded>,
 }
 
-/// What is newer than a version that waits for its turn to be compiled.
+/// The source of a version that is newer than one that waits for its turn to be compiled.
 #[derive(Debug, PartialEq, Eq)]
 enum Newer {
     Upload,
     File,
 }
 
-/// Waits until there is a newer version than one that waits for its turn. What is being compiled is compiled to its end.
+/// Waits until a newer version comes while another one waits for its turn to be compiled. A compilation under way is
+/// not interrupted.
 async fn newer(asks: &Mailbox, changed: &Notify, mut waits: watch::Receiver<bool>) -> Newer {
     loop {
         if waits.wait_for(|&waits| waits).await.is_err() {
@@ -120,9 +121,10 @@ impl Unwanted {
 }
 
 impl Intake<'_> {
-    /// Follows what is asked for, and the plugin's file whenever it changed.
+    /// Serves requests, and loads the plugin's file whenever it has changed. Returns if the upload of a new plugin is
+    /// refused.
     pub(super) async fn take_in(&self, Mail { asks, changed, mut is_change }: Mail) -> Unwanted {
-        // Of what was handed over last.
+        // The digest of the version that was handed over last.
         let mut current: Option<String> = None;
         loop {
             let ask = tokio::select! {
@@ -135,7 +137,7 @@ impl Intake<'_> {
                 }
             };
             let is_upload = ask.as_ref().is_some_and(Ask::is_upload);
-            // Without what was uploaded there is no such plugin.
+            // Without the upload there is no such plugin.
             let is_new = is_upload && !self.status.has_current() && self.status.state() == PluginState::Loading;
             let (what, answer, action) = match ask {
                 Some(Ask { what, by, answer }) => {
@@ -156,7 +158,7 @@ impl Intake<'_> {
                 outcome = self.prepare(what, current.as_deref(), &waits) => outcome,
                 newer = newer(&asks, &changed, waits.subscribe()) => {
                     if newer == Newer::File {
-                        // It is still to be read.
+                        // The file is still to be read.
                         changed.notify_one();
                     }
                     Err(Rejected { why: NotTaken::Outdated, digest: None, loaded: None })
@@ -187,9 +189,9 @@ impl Intake<'_> {
             }
             let outcome = match (outcome, answer) {
                 (Ok(()), answer) => (Ok(()), answer),
-                // What is newer says what becomes of the plugin.
+                // The newer version decides on the plugin's state.
                 (Err(Rejected { why: why @ NotTaken::Outdated, .. }), answer) => {
-                    tracing::info!(plugin = &*self.status.name, reason = %why, "a version is not taken");
+                    tracing::info!(plugin = &*self.status.name, reason = %why, "a version is refused");
                     self.show(PluginState::Loading);
                     (Err(why), answer)
                 }
@@ -206,12 +208,12 @@ impl Intake<'_> {
     }
 
     fn hand_over(&self, candidate: Candidate) {
-        // An earlier one that has not been taken over yet never ran: its thread ends with it.
+        // An earlier candidate that has not taken over yet never ran: its thread ends when it is dropped.
         drop(self.handover.put(candidate));
         self.status.update(|known| known.has_current = true);
     }
 
-    /// None: it is what there is already.
+    /// Prepares the requested version, or else the plugin's file. Returns `None` if there is nothing new.
     async fn prepare(
         &self,
         what: Option<Asked>,
@@ -235,7 +237,7 @@ impl Intake<'_> {
                     Some(component.bytes().map(|bytes| (component, Bytes::of(bytes))))
                 });
                 match read.await.map_err(at)? {
-                    // Its file has gone meanwhile, and soon it will be, too.
+                    // The file is gone by now; the plugin will be removed soon.
                     None => return Ok(None),
                     Some(read) => {
                         let (component, bytes) = read.map_err(|error| at(NotTaken::Unreadable(error)))?;
@@ -249,7 +251,7 @@ impl Intake<'_> {
         if is_found && is_current && self.status.runs_a(&component.origin) {
             self.status.forget_refused();
             self.status.update(|known| {
-                // What was brought back is its file again.
+                // The restored version is the plugin's file again.
                 known.is_restored = false;
                 known.origin = component.origin;
             });
@@ -257,7 +259,7 @@ impl Intake<'_> {
         }
         self.show(PluginState::Compiling);
         let rejected = |why| Rejected { why, digest: Some(digest.clone()), loaded: None };
-        // Kept for its file, and for a start at which a later one does not work.
+        // Kept for the plugin's file, and for the copy to restore if a later version does not work.
         let kept = bytes.clone();
         let loaded = load(self.engine, self.sandbox, self.status, component.clone(), bytes, waits).await;
         let loaded = loaded.map_err(rejected)?;
@@ -275,14 +277,15 @@ impl Intake<'_> {
         Ok(Some(Candidate { loaded, ready: Some((started, trial)), is_restored: false }))
     }
 
-    /// A newer version beside a running one changes nothing yet.
+    /// Enters a state, unless there is a current version: then the newer one changes nothing yet.
     fn show(&self, state: PluginState) {
         if !self.status.has_current() {
             self.status.enter(state);
         }
     }
 
-    /// On disk: to come back to, and, if it `replaces` what was the plugin's file when it was uploaded, as that file.
+    /// Writes a version to disk: as a copy to restore later, and an upload also as the plugin's file. `replaces` is the
+    /// signature of that file when the upload came; the file must not have changed since.
     async fn keep(
         &self,
         replaces: Option<Option<Signature>>,
@@ -291,12 +294,12 @@ impl Intake<'_> {
     ) -> Result<(), NotTaken> {
         let (good, place, name) = (self.good.cloned(), self.place.clone(), self.status.name.clone());
         let current = current.map(str::to_owned);
-        // Who removes the plugin waits for it.
+        // The removal of the plugin waits for this lock.
         let writing = self.writing.clone().lock_owned().await;
         off_thread(move || {
             let _writing = writing;
             if let Some(Err(error)) = good.map(|good| good.try_out(&bytes, current.as_deref())) {
-                tracing::warn!(plugin = &*name, %error, "cannot keep a copy of it to come back to");
+                tracing::warn!(plugin = &*name, %error, "cannot keep a copy of this version to restore later");
             }
             let Some(before) = replaces else { return Ok(()) };
             let Some((file, now)) = place.upload() else { return Err(NotTaken::NoFolder) };
@@ -308,7 +311,8 @@ impl Intake<'_> {
         .await?
     }
 
-    /// What runs goes on; where nothing does, what ran well before is brought back. Its digest, then.
+    /// Handles a refused version: the running version goes on; if none runs, the last good version is restored. Returns
+    /// the digest of the version that counts as the last one handed over, if that is another now.
     async fn refuse(&self, why: &NotTaken, digest: Option<String>, loaded: Option<Loaded>) -> Option<String> {
         let (engine, status) = (self.engine, self.status);
         let (reason, refusals) = (why.to_string(), engine.plugins.refusals(&status.name));
@@ -320,19 +324,19 @@ impl Intake<'_> {
         let refusal = Refusal { at_ms: engine.clock.now_ms(), digest: digest.clone(), reason: reason.clone(), trap };
         if status.has_current() {
             status.refused(refusal);
-            refusals.refused(&status.name, &reason, "a newer version is not taken, what runs goes on");
+            refusals.refused(&status.name, &reason, "a newer version is refused; the running version stays");
             return None;
         }
         if let Some(restored) = self.restore(digest.as_deref()).await {
             status.refused(refusal);
-            refusals.refused(&status.name, &reason, "what ran before is back, as a newer version is not taken");
+            refusals.refused(&status.name, &reason, "a newer version is refused; restoring the last good version");
             let digest = restored.loaded.digest.clone();
             self.hand_over(restored);
             return Some(digest);
         }
         status.update(|known| known.refused = Some(refusal));
         match loaded {
-            // It may start another time: whoever runs it tries again.
+            // The version may start another time: the runner tries it again.
             Some(loaded) => self.hand_over(Candidate { loaded, ready: None, is_restored: false }),
             None => {
                 refusals.refused(&status.name, &reason, "not running");
@@ -343,13 +347,14 @@ impl Intake<'_> {
         digest
     }
 
-    /// A version took over and never ran well: what ran before comes back, if anything did. Its digest, then.
+    /// Restores the last good version, if there is one, because a newer one took over and never ran well. Returns the
+    /// digest of the restored version.
     async fn give_up(&self, Broken { digest, why }: Broken) -> Option<String> {
         let restored = self.restore(Some(&digest)).await?;
         tracing::error!(
             plugin = &*self.status.name,
             reason = why,
-            "what ran before is back, as the newer version never ran well"
+            "the newer version never ran well; restoring the last good version"
         );
         let at_ms = self.engine.clock.now_ms();
         let last = self.status.look(|known| known.last_failure.clone());
@@ -366,7 +371,8 @@ impl Intake<'_> {
         Some(digest)
     }
 
-    /// What last ran well, or what comes with the binary; none if what is broken has run well itself.
+    /// Prepares the version that last ran well, or else the bundled plugin. Returns `None` if there is none, or if the
+    /// broken version has itself run well.
     async fn restore(&self, broken: Option<&str>) -> Option<Candidate> {
         let (good, broken, bundled) = (self.good.cloned(), broken.map(str::to_owned), self.place.bundled);
         let name = self.place.name.clone();
@@ -404,7 +410,10 @@ impl Intake<'_> {
             }
             Err(why) => {
                 self.engine.metrics.plugin_restores_failed.inc();
-                tracing::error!(plugin = &*self.status.name, reason = %why, "what ran before does not run either");
+                tracing::error!(
+                    plugin = &*self.status.name, reason = %why,
+                    "the last good version does not run either"
+                );
                 None
             }
         }

@@ -1,8 +1,8 @@
 //! Backoff and quarantine of a plugin whose calls end badly: the plugin waits before the next call, longer each time,
 //! and then goes into quarantine. Calls that come back, and time, lead back to the start.
 //!
-//! A call *ends badly* if it ends the plugin's instance that it goes to, or if the plugin's instance for it ended at
-//! its start. A call that the plugin answers with a failure comes back.
+//! A call *ends badly* if the plugin's instance ends in it, or already at the start for it. A call that the plugin
+//! answers with a failure comes back.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};

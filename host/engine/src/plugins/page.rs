@@ -7,12 +7,12 @@ use dropsonde_sandbox::{Grants, Need, PluginMetrics, Recorded, Trap};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// A plugin as `GET /v1/plugins` shows it. Its configuration is left out: it may hold secrets.
+/// A plugin as `GET /v1/plugins` shows it, without its configuration, which may hold secrets.
 #[derive(Debug, Serialize)]
 pub struct PluginPage {
     name: String,
     state: PluginState,
-    /// What it waits for before the next state.
+    /// The reason why the plugin waits in its present state.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting_for: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -20,7 +20,7 @@ pub struct PluginPage {
     #[serde(skip_serializing_if = "Option::is_none")]
     about: Option<String>,
     bundled: bool,
-    /// Part of the program that embeds the host.
+    /// Whether the plugin is part of the program that embeds the host.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     native: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -30,41 +30,42 @@ pub struct PluginPage {
     digest: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     size_bytes: Option<usize>,
-    /// When this version took over.
+    /// The time when this version took over.
     #[serde(skip_serializing_if = "Option::is_none")]
     loaded_at: Option<String>,
-    /// It ran well at another time, and a newer version does not work.
+    /// Whether this is the last good version, restored because a newer one does not work.
     restored: bool,
-    /// A newer version is being compiled and tried.
+    /// Whether a newer version is being compiled and tried.
     preparing: bool,
-    /// The newest version, if it was not taken.
+    /// The newest version, if it was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<RefusedPage>,
-    /// The section of the configuration that is refused because of it; the one before is in force.
+    /// The plugin's section of a configuration that is refused because of the section. The configuration before is in
+    /// force.
     #[serde(skip_serializing_if = "Option::is_none")]
     refused_section: Option<RefusedSectionPage>,
     roles: Vec<&'static str>,
     interval_seconds: f64,
     grants: GrantsPage,
-    /// Needed and not granted.
+    /// Needs that are not granted.
     missing: Vec<String>,
     limits: LimitsPage,
     fields: Vec<String>,
     instances: usize,
-    /// Polled no more for now, as they end its calls.
+    /// Instances that are not polled for now, because they end the plugin's calls.
     set_aside: Vec<WaitingPage>,
-    /// Why it is in quarantine.
+    /// The reason for quarantine.
     #[serde(skip_serializing_if = "Option::is_none")]
     quarantined: Option<String>,
-    /// When it is tried again by itself, if it waits or is in quarantine.
+    /// The time of the next retry, in backoff or in quarantine.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_at: Option<String>,
-    /// 0 or 1: it is made when it is needed.
+    /// The number of live workers, 0 or 1: a worker's instance is started when it is needed.
     workers: usize,
     workers_spawned: u64,
     memory_bytes: usize,
     cpu_seconds: f64,
-    /// Share of the CPU budget the last call used.
+    /// The share of its CPU budget that the last call used.
     budget_used: f64,
     calls: u64,
     failures: u64,
@@ -78,25 +79,25 @@ pub struct PluginPage {
     next_poll: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     metrics: Option<MetricsPage>,
-    /// What it says that is another's to say, and what others say that is its own.
+    /// The plugin's conflicts with owners of instances, and other plugins' conflicts with it as owner.
     conflicts: Vec<Conflict>,
-    /// What it takes of what all share.
+    /// The plugin's use of shared pools.
     shares: Vec<Share>,
 }
 
-/// Of its own metrics, while a worker of it is there.
+/// The plugin's own metrics, while it has a worker.
 #[derive(Debug, Serialize)]
 struct MetricsPage {
     series: usize,
-    /// Registrations refused because there are as many as may be.
+    /// Registrations that were refused because the limit of series is reached.
     overflowed: u64,
-    /// Recordings for a series it does not have, or of a value that means nothing.
+    /// Recordings for a series that the plugin does not have, or of an invalid value.
     ignored: u64,
-    /// The first of them by name.
+    /// The first series by name.
     values: Vec<SeriesPage>,
 }
 
-/// What was recorded for one series.
+/// A series and its recorded value.
 #[derive(Debug, Serialize)]
 struct SeriesPage {
     name: String,
@@ -112,10 +113,10 @@ enum ValuePage {
     Histogram { count: u64, sum: f64 },
 }
 
-/// While others are compiled.
+/// The reason to wait while other plugins are compiled.
 const TURN: &str = "its turn to be compiled";
 
-/// Series on a page; `/metrics` has all.
+/// The most series on a page; `/metrics` has all.
 const MOST_SERIES: usize = 100;
 
 impl MetricsPage {
@@ -127,7 +128,7 @@ impl MetricsPage {
         });
         let shown = series.filter_map(|(name, series)| {
             let value = match series.read() {
-                // A gauge that nobody has set.
+                // A gauge that was never set.
                 Recorded::Number(value) if !value.is_finite() => return None,
                 Recorded::Number(value) => ValuePage::Number { value },
                 Recorded::Histogram { buckets, sum } => ValuePage::Histogram { count: buckets.iter().sum(), sum },
@@ -143,7 +144,7 @@ impl MetricsPage {
     }
 }
 
-/// The pairs of `key="value",…`, as both text formats have it.
+/// Parses the pairs of `key="value",…`, as both text formats write them.
 fn pairs(labels: &str) -> BTreeMap<String, String> {
     let mut pairs = BTreeMap::new();
     let mut rest = labels;
@@ -206,13 +207,13 @@ struct RefusedSectionPage {
     reason: String,
 }
 
-/// How a plugin ended.
+/// The trap that ended a plugin's instance.
 #[derive(Debug, Serialize)]
 struct TrapPage {
     /// Function names, innermost first.
     #[serde(skip_serializing_if = "Option::is_none")]
     backtrace: Option<Vec<String>>,
-    /// The warnings and errors it wrote before.
+    /// The warnings and errors that the plugin wrote before.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     said: Vec<String>,
 }
@@ -232,7 +233,7 @@ struct WaitingPage {
     retry_at: String,
 }
 
-/// Of recent calls.
+/// The durations of recent calls, in seconds.
 #[derive(Debug, Serialize)]
 struct CallSeconds {
     p50: f64,
@@ -243,7 +244,7 @@ struct CallSeconds {
 struct FailurePage {
     at: String,
     reason: String,
-    /// A whole poll went well since.
+    /// Whether a whole poll has gone well since.
     over: bool,
     #[serde(flatten)]
     trap: Option<TrapPage>,
@@ -266,7 +267,7 @@ impl PluginPage {
         })
     }
 
-    /// What needs no other lock than that of what is known.
+    /// Returns the part of a page that needs only the lock of the plugin's state.
     fn of_known(status: &Status, known: &Known) -> Self {
         let shape = known.shape.as_ref();
         let limits = &status.limits;
@@ -369,7 +370,7 @@ impl WaitingPage {
     }
 }
 
-/// `read /proc/stat`
+/// Describes a need, for example as `read /proc/stat`.
 pub fn describe_need(need: &Need) -> String {
     format!("{} {}", need.kind(), super::plain(need.what()))
 }

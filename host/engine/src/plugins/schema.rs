@@ -1,5 +1,5 @@
-//! What a sampler's fields become: columns of history and Prometheus metrics. Nothing a plugin says gets further
-//! unchecked.
+//! Turns a sampler's fields into columns of history and Prometheus metrics, and checks everything that a plugin says
+//! about them.
 
 use dropsonde_model::{Field, Kind};
 use dropsonde_sandbox as guest;
@@ -7,69 +7,71 @@ use dropsonde_store::{Schema, StoredField};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Fields per sampler; a row of more is no sample but a dump.
+/// The most fields per sampler. A row with more of them is a dump, not a sample.
 const MOST_FIELDS: usize = 256;
 
-/// In characters; HELP texts and units are for people.
+/// The longest HELP text or unit, in characters. Both are for people.
 const LONGEST_TEXT: usize = 256;
 
-/// What every sample metric's name begins with.
+/// The prefix of every sample metric's name.
 const PREFIX: &str = "dropsonde_sample_";
 
-/// A sampler's fields, checked.
+/// The checked fields of a sampler.
 #[derive(Debug, Clone)]
 pub struct Fields {
     pub schema: Schema,
-    /// One per field, in order.
+    /// One metric per field, in order.
     pub metrics: Arc<[Metric]>,
-    /// The unit of each field in words, as the plugin declares it; empty: none.
+    /// The unit of each field, in words as the plugin declares it; empty without a unit.
     pub units: Arc<[String]>,
 }
 
-/// A field as Prometheus sees it, in base units.
+/// A field as a Prometheus metric, in base units.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Metric {
     pub name: String,
     pub help: String,
     /// A counter exposes its running total, a gauge its value.
     pub is_counter: bool,
-    /// From the field's unit to the base unit.
+    /// The factor from the field's unit to the base unit.
     pub factor: f64,
-    /// None: its values are as exact as numbers are.
+    /// The rounding of the values; `None` if they are not rounded.
     pub decimals: Option<Decimals>,
 }
 
-/// How a value is written that was rounded when it was kept: as a whole number of units, with places behind the point.
+/// The rounding of values that were stored as a whole number of units. They are written with a fixed number of decimal
+/// places.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Decimals {
-    /// In one of the field's own unit.
+    /// The number of units in one of the field's own unit.
     pub units: f64,
-    /// In the base unit.
+    /// The number of decimal places of a value in the base unit.
     pub places: usize,
 }
 
-/// Why a sampler's fields are not taken.
+/// Why a sampler's fields are refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadFields {
     #[error("it has no fields")]
     None,
-    #[error("it has {0} fields; at most {MOST_FIELDS} are taken")]
+    #[error("it has {0} fields; at most {MOST_FIELDS} are allowed")]
     TooMany(usize),
-    #[error("field {0:?}: a name is [a-z][a-z0-9_]{{0,63}}")]
+    #[error("field {0:?}: a field's name must match [a-z][a-z0-9_]{{0,63}}")]
     Name(String),
-    #[error("field {0:?}: the name is the host's own")]
+    #[error("field {0:?}: the host reserves this name")]
     Reserved(String),
-    #[error("field {0:?} is there twice")]
+    #[error("field {0:?} is declared twice")]
     Twice(String),
-    #[error("field {field:?}: the total {total:?} is no metric name that ends in `_total`")]
+    #[error("field {field:?}: the total {total:?} is not a metric name that ends in `_total`")]
     Total { field: String, total: String },
-    #[error("field {0:?}: scale must be a finite number other than 0, precision a finite number not below 0")]
+    #[error("field {0:?}: scale must be a finite number other than 0, and precision a finite number of at least 0")]
     Number(String),
     #[error("fields {0:?} and {1:?} would both be the metric {2}")]
     SameMetric(String, String, String),
 }
 
 impl Fields {
+    /// Checks the fields of a sampler, and derives their columns and metrics.
     pub fn check(sampler: &str, fields: &[Field]) -> Result<Self, BadFields> {
         if fields.is_empty() {
             return Err(BadFields::None);
@@ -124,7 +126,7 @@ fn column(field: &Field) -> Result<StoredField, BadFields> {
 }
 
 impl Fields {
-    /// Metrics that are a counter here and a gauge there, or the other way round.
+    /// Returns the metrics that are counters here and gauges in `others`, or the other way round.
     pub(crate) fn other_kinds<'a>(&'a self, others: &Self) -> impl Iterator<Item = &'a str> {
         let differs = |metric: &&Metric| {
             let same = |other: &&Metric| guest::family(&other.name) == guest::family(&metric.name);
@@ -134,7 +136,7 @@ impl Fields {
     }
 }
 
-/// Base units, as the ecosystem expects them.
+/// Returns the metric of a field, in base units as the ecosystem expects them.
 fn metric(field: &Field) -> Metric {
     let (name, factor) = match &field.kind {
         Kind::Counter { .. } => (field.total.clone(), 1.0),
@@ -151,7 +153,8 @@ fn metric(field: &Field) -> Metric {
     }
 }
 
-/// Where precision and factor are powers of ten, so is their product.
+/// Returns the rounding of a metric, if the field's precision and the factor are powers of ten; then so is their
+/// product.
 fn decimals(precision: f64, factor: f64) -> Option<Decimals> {
     let places = |number: f64| (0..=9).find(|&places| 10_f64.powi(-places) == number);
     let (own, more) = (places(precision)?, places(factor)?);
@@ -159,8 +162,8 @@ fn decimals(precision: f64, factor: f64) -> Option<Decimals> {
 }
 
 impl Metric {
-    /// What a field of kept history is called, and what else when that is taken. What its total was called is not kept: by
-    /// custom that follows from a rate's name.
+    /// Returns the metric of a field of stored history, and the one to use if the first one's name is taken. History
+    /// does not store the name of a counter's total, so the name is derived from that of the rate by custom.
     pub fn of_kept(field: &StoredField) -> [Self; 2] {
         let Kind::Counter { scale } = field.kind else {
             let (name, factor) = in_base_units(&field.name);
@@ -180,15 +183,15 @@ impl Metric {
     }
 }
 
-/// The unit a name ends in becomes the base unit: before what was made of it (`latency_ms_p95`), and before a rate's
-/// (`read_kb_per_sec`).
+/// Replaces the unit at the end of a name by its base unit, and returns the factor. The unit may come before an
+/// aggregation (`latency_ms_p95`) or before the unit of a rate (`read_kb_per_sec`).
 fn in_base_units(name: &str) -> (String, f64) {
     let mut parts: Vec<&str> = name.split('_').collect();
-    // Gauges must not look like counters, nor say what they are.
+    // A gauge's name must not look like a counter's, nor give the type of the metric.
     while parts.len() > 1 && parts.last().is_some_and(|last| ["total", "gauge"].contains(last)) {
         parts.pop();
     }
-    // Nor like parts of histograms.
+    // It must not look like a part of a histogram either.
     for (part, gauge) in [("count", "counted"), ("sum", "summed"), ("bucket", "bucketed"), ("created", "creation")] {
         match parts.last_mut() {
             Some(last) if *last == part => *last = gauge,
@@ -206,14 +209,14 @@ fn in_base_units(name: &str) -> (String, f64) {
         parts.iter_mut().skip(per + 1).take(1).filter(|unit| **unit == "seconds").for_each(|unit| *unit = "second");
         end = per;
     }
-    // The first part says what it is: `ms` alone is no time.
+    // The first part names the quantity: `ms` alone is not a unit of time.
     if let Some(last) = end.checked_sub(1).filter(|last| *last > 0) {
         factor *= in_base_unit(parts.get_mut(last));
     }
     (parts.join("_"), factor)
 }
 
-/// Replaces a unit by its base unit, and tells how many of that it is.
+/// Replaces a unit by its base unit. Returns the factor from the unit to the base unit.
 fn in_base_unit(part: Option<&mut &str>) -> f64 {
     const UNITS: [(&str, &str, f64); 22] = [
         ("percent", "ratio", 0.01),
@@ -254,12 +257,12 @@ fn is_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
 }
 
-/// For an error message: what a plugin says may be of any length.
+/// Shortens a text for an error message, because a plugin's text may be of any length.
 fn short(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
-/// One bounded line, without what drives a terminal or shows text in another order than it has.
+/// Returns a text as one line of bounded length, without characters that control a terminal or reorder text.
 pub fn plain(text: &str) -> String {
     let line: String =
         text.chars().map(|c| if dropsonde_model::text::is_harmful(c) { ' ' } else { c }).take(LONGEST_TEXT).collect();

@@ -14,94 +14,96 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
-/// Calls whose times the plugin page sums up.
+/// The number of recent calls whose durations the plugin page sums up.
 const RECENT_CALLS: usize = 256;
 
-/// Where a plugin stands.
+/// The state of a plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PluginState {
-    /// Its file is being read, or its instance made.
+    /// The plugin's file is being read, or its instance started.
     Loading,
     Compiling,
     Running,
-    /// Waiting to try again after a start or a call that ended badly.
+    /// The plugin waits for a retry after a start or a call that ended badly.
     Backoff,
-    /// Too many did: it is tried again after a pause, or when an operator releases it or its file is replaced.
+    /// Too many starts or calls ended badly. The plugin is tried again after a pause, or when an operator releases it
+    /// or its file is replaced.
     Quarantined,
-    /// It cannot be loaded, or cannot work with its configuration.
+    /// The plugin cannot be loaded, or cannot work with its configuration.
     Failed,
 }
 
-/// One plugin: what is fixed, and what is known of it so far.
+/// One plugin: its fixed settings, and its changing state.
 #[derive(Debug)]
 pub struct Status {
     pub name: PluginName,
-    /// Between its polls, unless it is a source and no sampler.
+    /// The interval between polls, unless the plugin is a source and not a sampler.
     interval: Duration,
-    /// The same if it is.
+    /// The interval between polls of a source that is not a sampler.
     source_interval: Duration,
     pub limits: Limits,
     pub config: PluginConfig,
-    /// It was there when the host started.
+    /// Whether the plugin was there when the host started.
     pub is_of_start: bool,
-    /// Its versions' clock: it never goes back.
+    /// The time when the plugin's task began, by a clock that never goes back.
     pub(crate) began: Instant,
-    /// What its worker is doing and has recorded, once it has one.
+    /// The statistics and own metrics of the current worker, while there is one.
     worker: Mutex<Option<(Arc<WorkerStats>, PluginMetrics)>>,
-    /// What workers before it are doing: their threads end after the call they are in.
+    /// The statistics of earlier workers. Their threads end after the call under way.
     draining: Mutex<Vec<Weak<WorkerStats>>>,
-    /// What waits for it, if it is an observer.
+    /// The events that wait for the plugin, if it is an observer.
     events: Arc<EventQueue>,
     poll_now: Notify,
     known: Mutex<Known>,
-    /// Of its failures, what the log says.
+    /// Decides which failures of the plugin are logged.
     pub(crate) failure_log: FailureLog,
     orders: watch::Sender<Option<Order>>,
 }
 
-/// Why a plugin is in quarantine, if nothing is wrong with it.
+/// The reason for a quarantine that an operator ordered.
 pub const BY_OPERATOR: &str = "an operator said so";
 
-/// What an operator says.
+/// An order of an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     Quarantine,
     Release,
 }
 
-/// An instance that is polled no more for now, as it ends the plugin's calls.
+/// An instance that is set aside: it is not polled for now, because it ends the plugin's calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
     pub instance: InstanceId,
     pub reason: String,
-    /// How often it did.
+    /// The number of calls that it ended.
     pub times: usize,
     pub retry_at_ms: i64,
 }
 
-/// What changes while it runs.
+/// The changing state of a plugin.
 #[derive(Debug)]
 pub struct Known {
     pub state: PluginState,
     pub origin: Origin,
-    /// Whether there is something that a newer version would replace.
+    /// Whether there is a version that a newer one would replace.
     pub has_current: bool,
-    /// A newer version is being made ready.
+    /// Whether a newer version is being prepared.
     pub is_preparing: bool,
-    /// Whether that waits for its turn to be compiled, while it is made ready.
+    /// While a version is being prepared: whether it waits for its turn to be compiled.
     pub(super) turn: Option<watch::Receiver<bool>>,
-    /// The newest version that was not taken, if none was since.
+    /// The newest version that was refused, if none was accepted since.
     pub refused: Option<Refusal>,
-    /// Its section of the configuration that was read last, if that is refused because of it.
+    /// The plugin's section of the configuration that was read last, if that configuration is refused because of the
+    /// section.
     pub refused_section: Option<RefusedSection>,
-    /// It ran well at another time, and a newer one does not work.
+    /// Whether this is the last good version, restored because a newer one does not work.
     pub is_restored: bool,
-    /// This version had a tick in which no call ended badly.
+    /// Whether this version has had a tick in which no call ended badly.
     pub has_run_well: bool,
     /// sha256 of the component, in hex.
     pub digest: Option<String>,
-    /// When the current version took over.
+    /// The time when the current version took over.
     pub loaded_ms: Option<i64>,
     pub shape: Option<Shape>,
     pub description: Option<Description>,
@@ -109,20 +111,20 @@ pub struct Known {
     pub missing: Vec<Need>,
     pub fields: Option<Fields>,
     pub instances: usize,
-    /// Polls in which its instances were asked and none had a sample: since it began, and none once one had.
+    /// The polls of instances since this version began, as long as none of them gave a sample; `None` once one did.
     pub polls_in_vain: Option<u32>,
-    /// Samples of it that were stored before it began.
+    /// The samples of the plugin that were stored before this version began.
     samples_before: u64,
-    /// Discoveries in a row that failed.
+    /// Failed discoveries in a row.
     pub failed_discoveries: u32,
-    /// It was there at the host's start, and has neither discovered instances nor failed since.
+    /// Whether the plugin was there when the host started, and has neither discovered instances nor failed since.
     is_initial: bool,
     pub set_aside: Vec<Waiting>,
-    /// What it says that is another's to say.
+    /// The plugin's conflicts with other owners.
     pub conflicts: Conflicts,
-    /// Why it is in quarantine, if it is.
+    /// The reason for quarantine, if the plugin is in quarantine.
     pub quarantined: Option<String>,
-    /// When a plugin that waits, or is in quarantine, is tried again by itself.
+    /// The time of the next retry, if the plugin is in backoff or in quarantine and has one.
     pub retry_at_ms: Option<i64>,
     pub memory_bytes: usize,
     pub cpu: Duration,
@@ -131,40 +133,40 @@ pub struct Known {
     pub log_lines_dropped: u64,
     pub calls: u64,
     pub failures: u64,
-    /// How many there were when a poll last ended.
+    /// The number of failures when a poll last ended.
     failures_seen: u64,
     pub polls_missed: u64,
-    /// Ticks in a row that came too late.
+    /// Late ticks in a row.
     pub late_ticks: u32,
     pub last_failure: Option<Failure>,
     pub next_poll_ms: Option<i64>,
     call_times: VecDeque<Duration>,
 }
 
-/// The last thing that went wrong.
+/// A plugin's last failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     pub at_ms: i64,
     pub reason: String,
-    /// How the plugin ended, if it did.
+    /// The trap that ended the plugin's instance, if there was one.
     pub trap: Option<Trap>,
-    /// It was a newer version that was not taken.
+    /// Whether the failure is of a newer version, which was refused.
     pub is_of_newer: bool,
-    /// A whole poll went well since.
+    /// Whether a whole poll has gone well since.
     pub is_over: bool,
 }
 
-/// A version that was not taken.
+/// A refused version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     pub at_ms: i64,
-    /// None: it could not be read.
+    /// `None` if the version could not be read.
     pub digest: Option<String>,
     pub reason: String,
     pub trap: Option<Trap>,
 }
 
-/// A section that does not work.
+/// A section of the configuration that does not work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedSection {
     pub at_ms: i64,
@@ -181,7 +183,7 @@ impl Order {
 }
 
 impl Status {
-    /// With its own section of the configuration.
+    /// Creates the status of a plugin with its section of the configuration.
     pub fn new(name: PluginName, origin: Origin, is_of_start: bool, config: &Options) -> Self {
         let own = config.plugin(&name);
         let (interval, limits) = (config.interval(&own), config.limits(&own));
@@ -246,17 +248,17 @@ impl Status {
         }
     }
 
-    /// In the place of another: what waits for that waits for this.
+    /// Takes over the queue of events from the status that this one replaces.
     pub(crate) fn after(self, before: &Self) -> Self {
         Self { events: before.events.clone(), ..self }
     }
 
-    /// Whether events that are put there wait for it.
+    /// Returns whether events in `queue` wait for this plugin.
     pub fn has_queue(&self, queue: &Arc<EventQueue>) -> bool {
         Arc::ptr_eq(&self.events, queue)
     }
 
-    /// Whether it is as a configuration has it.
+    /// Returns whether the plugin's settings are those of a configuration.
     pub fn is_as(&self, config: &Options) -> bool {
         let other = Self::new(self.name.clone(), Origin::Native, self.is_of_start, config);
         self.config == other.config
@@ -265,7 +267,7 @@ impl Status {
             && self.limits == other.limits
     }
 
-    /// Looks at what is known now. Nothing else about the plugin can be asked meanwhile.
+    /// Reads the plugin's state under a lock. `look` must not call other methods of this status.
     pub fn look<T>(&self, look: impl FnOnce(&Known) -> T) -> T {
         self.with(|known| look(known))
     }
@@ -278,24 +280,24 @@ impl Status {
         self.with(|known| known.shape.as_ref().is_some_and(|shape| shape.roles.contains(&role)))
     }
 
-    /// Between its polls: a source that is no sampler is polled as often as the snapshot is made.
+    /// Returns the interval between polls. A source that is not a sampler is polled as often as the snapshot is made.
     pub fn interval(&self) -> Duration {
         if self.has(Role::Source) && !self.has(Role::Sampler) { self.source_interval } else { self.interval }
     }
 
-    /// Where events for it wait; none if it takes none.
+    /// Returns the queue of events for the plugin; `None` if it is not an observer.
     pub fn events(&self) -> Option<Arc<EventQueue>> {
         self.has(Role::Observer).then(|| self.events.clone())
     }
 
-    /// What waits for a version that takes no events is for nobody.
+    /// Discards waiting events if the current version is not an observer.
     pub(crate) fn keep_events_if_observed(&self) {
         if !self.has(Role::Observer) {
             self.events.clear();
         }
     }
 
-    /// It is to be asked once more, before its next tick.
+    /// Asks for one more poll before the next tick.
     pub fn poll_now(&self) {
         self.poll_now.notify_one();
     }
@@ -312,12 +314,12 @@ impl Status {
         self.with(|known| look(&known.conflicts))
     }
 
-    /// Whether it comes with the binary, or with the program that embeds the host.
+    /// Returns whether the plugin comes with the binary, or with the program that embeds the host.
     pub(crate) fn is_built_in(&self) -> bool {
         self.with(|known| matches!(known.origin, Origin::Bundled(_) | Origin::Native))
     }
 
-    /// Whether what runs came from the same kind of place: a file, or the binary.
+    /// Returns whether the current version has the same kind of origin: a file, or the binary.
     pub(crate) fn runs_a(&self, origin: &Origin) -> bool {
         let is_bundled = |origin: &Origin| matches!(origin, Origin::Bundled(_));
         self.with(|known| is_bundled(&known.origin) == is_bundled(origin))
@@ -327,17 +329,18 @@ impl Status {
         self.with(|known| known.fields.clone())
     }
 
-    /// The plugin's task does it soon; whoever is given two orders does the later one.
+    /// Gives the plugin's task an order, which it follows soon. A later order replaces one that the task has not
+    /// followed.
     pub fn order(&self, order: Order) {
         self.orders.send_replace(Some(order));
     }
 
-    /// An order that was meant for what was before.
+    /// Drops an order that is stale, because it was meant for an earlier state.
     pub(crate) fn forget(&self, stale: Order) {
         self.orders.send_if_modified(|order| order.take_if(|order| *order == stale).is_some());
     }
 
-    /// Waits for an order, and takes it. Others that come meanwhile are for nobody.
+    /// Waits for an order and takes it. Leaves other orders alone.
     pub(crate) async fn ordered(&self, wanted: Order) {
         let mut orders = self.orders.subscribe();
         loop {
@@ -348,13 +351,13 @@ impl Status {
         }
     }
 
-    /// What its worker has used and is doing; none before the first, and none that is gone.
+    /// Returns the statistics of the current worker; `None` without a worker.
     pub(crate) fn worker(&self) -> Option<Arc<WorkerStats>> {
         let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
         worker.as_ref().map(|(stats, _)| stats.clone())
     }
 
-    /// Its own metrics: as long as its worker.
+    /// Returns the plugin's own metrics; `None` without a worker.
     pub(crate) fn metrics(&self) -> Option<PluginMetrics> {
         let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
         worker.as_ref().map(|(_, metrics)| metrics.clone())
@@ -365,7 +368,7 @@ impl Status {
         *self.worker.lock().unwrap_or_else(PoisonError::into_inner) = Some(worker);
     }
 
-    /// Its worker is of no more use, and ends after the call it is in.
+    /// Retires the current worker, whose thread ends after the call under way.
     pub(crate) fn retire_worker(&self) {
         let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut draining = self.draining.lock().unwrap_or_else(PoisonError::into_inner);
@@ -373,7 +376,7 @@ impl Status {
         draining.extend(worker.iter().map(|(stats, _)| Arc::downgrade(stats)));
     }
 
-    /// How many workers before the current one have not ended yet.
+    /// Returns the number of earlier workers whose threads have not ended yet.
     pub(crate) fn draining(&self) -> usize {
         let draining = self.draining.lock().unwrap_or_else(PoisonError::into_inner);
         draining.iter().filter(|worker| worker.strong_count() > 0).count()
@@ -394,12 +397,13 @@ impl Status {
         });
     }
 
-    /// Returns whether what it discovers now is the first it does since the host's start, which it was there at: true once.
+    /// Returns whether this is the first discovery of a plugin that was there when the host started. Returns true once
+    /// at most.
     pub(crate) fn take_first_discovery(&self) -> bool {
         self.with(|known| std::mem::take(&mut known.is_initial))
     }
 
-    /// A call came back after some time.
+    /// Counts a call and its duration.
     pub(crate) fn called(&self, took: Duration) {
         self.with(|known| {
             known.calls += 1;
@@ -410,14 +414,14 @@ impl Status {
         });
     }
 
-    /// A version begins: no sample is its own yet. `stored`: samples of the plugin so far.
+    /// Notes that a version begins, without samples of its own. `stored` is the number of the plugin's samples so far.
     pub(crate) fn begin_sampling(&self, stored: u64) {
         self.with(|known| {
             (known.polls_in_vain, known.samples_before, known.failed_discoveries) = (Some(0), stored, 0);
         });
     }
 
-    /// Its instances were asked, if it has some. `stored`: samples of the plugin so far.
+    /// Notes a poll of the plugin's instances, if it has any. `stored` is the number of the plugin's samples so far.
     pub(crate) fn sampled(&self, stored: u64) {
         self.with(|known| {
             if stored > known.samples_before {
@@ -444,7 +448,8 @@ impl Status {
         });
     }
 
-    /// A poll has ended, and the plugin goes on. When nothing failed since the one before, what failed earlier is over.
+    /// Notes that a poll has ended and the plugin goes on. The last failure is over if nothing failed since the poll
+    /// before.
     pub(crate) fn polled(&self) {
         self.with(|known| {
             let is_well = known.failures == known.failures_seen && known.set_aside.is_empty();
@@ -455,17 +460,17 @@ impl Status {
         });
     }
 
-    /// Beside what runs, which has not failed itself.
+    /// Notes the refusal of a newer version. The running version has not failed itself.
     pub(crate) fn refused(&self, refusal: Refusal) {
         let Refusal { at_ms, reason, trap, .. } = refusal.clone();
-        let reason = format!("a newer version: {reason}");
+        let reason = format!("a newer version is refused: {reason}");
         self.with(|known| {
             known.last_failure = Some(Failure { at_ms, reason, trap, is_of_newer: true, is_over: false });
             known.refused = Some(refusal);
         });
     }
 
-    /// What was refused is no longer what there is.
+    /// Forgets the refused version, because it is no longer the newest.
     pub(crate) fn forget_refused(&self) {
         self.with(|known| {
             known.refused = None;
@@ -479,17 +484,17 @@ impl Status {
 }
 
 impl Known {
-    /// Whether a version of it waits for its turn to be compiled.
+    /// Returns whether a version of the plugin waits for its turn to be compiled.
     pub fn waits_for_its_turn(&self) -> bool {
         self.turn.as_ref().is_some_and(|waits| *waits.borrow())
     }
 
-    /// Those of another version say nothing about this one.
+    /// Forgets the durations of calls, because those of another version say nothing about this one.
     pub(crate) fn forget_call_times(&mut self) {
         self.call_times.clear();
     }
 
-    /// The time that a share of recent calls stayed within; none without calls.
+    /// Returns a quantile of the durations of recent calls; `None` without calls.
     pub fn call_time(&self, quantile: f64) -> Option<Duration> {
         let mut times: Vec<_> = self.call_times.iter().copied().collect();
         times.sort_unstable();
@@ -498,5 +503,5 @@ impl Known {
     }
 }
 
-/// Shares a status between its task and those who look.
+/// A status that the plugin's task and its readers share.
 pub(crate) type Shared = Arc<Status>;
