@@ -1,4 +1,4 @@
-//! Quarantine: a plugin waits whose calls ended badly again and again, or that an operator stopped.
+//! The quarantine of a plugin whose calls ended badly again and again, or that an operator stopped.
 
 use super::intake::Candidate;
 use super::ladder::Pauses;

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-/// Why a plugin is not, or no longer, polled.
+/// The reason why a plugin is not polled, or no longer polled.
 enum Stop {
     /// A retry cannot help; the reason.
     Failed(String),

@@ -65,7 +65,7 @@ pub(super) struct Poller<'a, C: Calls> {
     standing: &'a mut Standing,
     /// The kinds of failure since the last tick, each of which is logged once at most.
     failing: BTreeSet<Failing>,
-    /// Whether a call has failed since the last tick was counted.
+    /// Whether a call has failed since the metrics last counted failed polls.
     has_failed: bool,
     /// The resources that the metrics already count.
     accounted: Used,
