@@ -63,7 +63,7 @@ fn a_head_or_a_body_that_drips_is_given_up_with_a_word() {
     let host = Host::start("[http]\nheader_timeout = '300ms'\nread_timeout = '300ms'\n", &[]);
     let answer = drip(&mut connect(&host), "GET /health HTTP/1.1\r\nHost: localhost\r\nX-Drip: ");
     assert_eq!(statuses(&answer), [408], "{answer}");
-    assert!(answer.ends_with("{\"code\":408,\"error\":\"the request's head did not come in time\"}"), "{answer}");
+    assert!(answer.ends_with("{\"code\":408,\"error\":\"the request head did not arrive in time\"}"), "{answer}");
     let token = host.bearer("write");
     let body = format!("POST /v1/events HTTP/1.1\r\nHost: localhost\r\n{token}Content-Length: 100000\r\n\r\n[");
     let answer = drip(&mut connect(&host), &body);

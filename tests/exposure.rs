@@ -151,6 +151,6 @@ fn a_socket_in_the_file_system_is_for_those_who_may_open_it() {
     assert!(!path.exists(), "it goes with the host");
     std::fs::write(&path, "precious").unwrap();
     let (code, _, error) = other(&listen);
-    assert!(code == 1 && error.contains("is no socket"), "{error}");
+    assert!(code == 1 && error.contains("is not a socket"), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
 }

@@ -237,7 +237,7 @@ async fn a_new_certificate_is_shown_while_a_plugin_is_slow_to_start_with_its_new
     ));
     secure.host.until_logged("the configuration, or a file it names, was changed");
     secure.certificate = certify(&secure.files, "localhost");
-    secure.host.until_logged("the certificates were read again");
+    secure.host.until_logged("reloaded the certificates");
     let new = connect(&secure, &[]).await;
     assert!(new.get_ref().1.peer_certificates().unwrap()[0] == secure.certificate);
     assert!(!secure.host.log().contains("the configuration was read again"), "it is still being tried");

@@ -1,4 +1,4 @@
-//! Which of the formats a scraper wants.
+//! The format and the compression that a scraper prefers.
 
 use axum::http::header::{ACCEPT, ACCEPT_ENCODING};
 use axum::http::{HeaderMap, HeaderName};
@@ -8,11 +8,12 @@ use dropsonde_openmetrics::Format;
 struct Part<'a> {
     name: &'a str,
     version: Option<&'a str>,
-    /// 1 when it is not said, nothing when it is no number.
+    /// The weight `q`: 1 if it is absent, 0 if it is not a number from 0 to 1.
     quality: f32,
 }
 
-/// What is liked best; of those liked as much the more specific, and the text format where nothing else is wanted.
+/// Returns the format with the highest weight. Of equal weights the more specific one wins. Without any, it is the text
+/// format.
 pub(super) fn format(headers: &HeaderMap) -> Format {
     let mut best: Option<((f32, u8), Format)> = None;
     let mut offer = |quality: f32, specific: u8, format| {
@@ -31,7 +32,7 @@ pub(super) fn format(headers: &HeaderMap) -> Format {
     best.map_or(Format::Text, |(_, format)| format)
 }
 
-/// Whether an answer may be compressed: only who says so gets it.
+/// Returns whether the client accepts gzip. It does only if it says so.
 pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
     let quality = |wanted: &[&str]| {
         parts(headers, &ACCEPT_ENCODING).find(|part| wanted.contains(&part.name)).map(|part| part.quality)

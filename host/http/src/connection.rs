@@ -25,29 +25,29 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 
-/// Time a client has to hear that it was too slow.
+/// The time that a client has to read that it was too slow.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
-/// What ends connections, in two steps.
+/// The two signals that end a connection.
 #[derive(Clone)]
 pub(super) struct Ends {
-    /// A request that is under way is answered, and no more.
+    /// The current request is still answered, and no further one is taken.
     pub(super) last: Last,
-    /// At once: the other end is gone.
+    /// The connection is cut at once. Signalled when the sender is dropped.
     pub(super) cuts: watch::Receiver<()>,
 }
 
-/// Why no more requests are taken.
+/// The reasons to take no further requests.
 #[derive(Clone)]
 pub(super) struct Last {
-    /// The host stops.
+    /// True once the host is stopping.
     pub(super) drains: watch::Receiver<bool>,
-    /// Clients have to show another certificate, or any: what was agreed on before is out of date.
+    /// Signalled when TLS demands something else of clients: what was agreed on before is out of date.
     pub(super) outdated: watch::Receiver<()>,
 }
 
 impl Last {
-    /// Waits until that is so.
+    /// Waits until there is such a reason.
     pub(super) async fn come(&mut self) {
         tokio::select! {
             _ = self.drains.wait_for(|drains| *drains) => {}
@@ -56,7 +56,7 @@ impl Last {
     }
 }
 
-/// A response's head, and what comes behind it.
+/// The response head of a stream, and the stream that follows it.
 pub(super) struct HandOver {
     head: Vec<u8>,
     streaming: Streaming,
@@ -68,7 +68,7 @@ impl HandOver {
     }
 }
 
-/// The routes, for the requests of one connection.
+/// Passes the requests of one connection to the routes.
 #[derive(Clone)]
 pub(super) struct Routed {
     pub(super) server: Arc<Server>,
@@ -76,12 +76,12 @@ pub(super) struct Routed {
     pub(super) progress: Arc<Progress>,
     /// Whether streams may take the socket over.
     pub(super) may_leave: bool,
-    /// What is under way, of HTTP/2.
+    /// The unfinished requests of an HTTP/2 connection; none for HTTP/1.1.
     pub(super) flow: Option<Arc<Flow>>,
 }
 
 impl Routed {
-    /// `away`: where a stream goes, if its socket can be taken over.
+    /// Answers a request. `away` receives a stream, if its socket can be taken over.
     async fn call(
         self,
         mut request: hyper::Request<Incoming>,
@@ -92,7 +92,8 @@ impl Routed {
         let exchange = flow.as_ref().map(Flow::begin);
         request.extensions_mut().insert(peer);
         let (method, version) = (request.method().clone(), request.version());
-        // With a length beside it, what comes behind the body may be meant as a part of it: nothing is read there.
+        // If the request has a length, too, the bytes behind the body may be meant as a part of it (request smuggling):
+        // the connection ends with the answer, and they are never read.
         let is_last = request.headers().contains_key(header::TRANSFER_ENCODING);
         let mut response = TowerToHyperService::new(server.router()).call(request).await?;
         if is_last && version < Version::HTTP_2 {
@@ -106,16 +107,16 @@ impl Routed {
             response
         };
         let Some(streaming) = response.extensions_mut().remove::<Streaming>() else { return Ok(followed(response)) };
-        // Of the empty body it has until now.
+        // The length is that of the empty body that the response has until now.
         response.headers_mut().remove(header::CONTENT_LENGTH);
         if method == Method::HEAD {
             return Ok(followed(response));
         }
         match away.filter(|_| version == Version::HTTP_11) {
             Some(away) => {
-                // There is room: a connection hands over once.
+                // The channel has room: a connection hands over once.
                 let _ = away.try_send(HandOver { head: head(&response), streaming });
-                // Whoever has the connection lets go of this.
+                // `http1` drops this future with the connection.
                 std::future::pending().await
             }
             None => {
@@ -126,7 +127,8 @@ impl Routed {
     }
 }
 
-/// Serves HTTP/1.1, until the connection ends, or a stream wants what is left of it.
+/// Serves HTTP/1.1 until the connection ends, or until a stream takes its socket over. Returns the socket and the
+/// stream.
 pub(super) async fn http1<S>(
     socket: S,
     http: &http1::Builder,
@@ -148,7 +150,7 @@ where
         tokio::select! {
             biased;
             ended = &mut connection => break Err(ended),
-            // What was answered before may not have gone out yet: nothing else can hold the connection up.
+            // Earlier answers may not be written yet; the connection can wait for nothing else.
             Some(over) = handed_over.recv() => break Ok(over),
             () = ends.last.come(), if !is_draining => {
                 is_draining = true;
@@ -162,8 +164,8 @@ where
         Err(ended) => {
             let too_slow = |error: &hyper::Error| error.is_timeout() && progress.has_come();
             if ended.as_ref().is_err_and(too_slow) {
-                // It began with a request, and did not end with it.
-                let why = ApiError::new(StatusCode::REQUEST_TIMEOUT, "the request's head did not come in time");
+                // The client has sent a part of a request head.
+                let why = ApiError::new(StatusCode::REQUEST_TIMEOUT, "the request head did not arrive in time");
                 let socket = connection.into_parts().io.into_inner();
                 let _ = tokio::time::timeout(LAST_WORD, tell(socket, &why.raw())).await;
             }
@@ -184,7 +186,7 @@ where
     Ok(Some((connection.into_parts().io.into_inner(), over)))
 }
 
-/// Serves what cannot be taken over.
+/// Returns the service of a connection whose socket cannot be taken over.
 pub(super) fn ordinary(
     routed: Routed,
 ) -> impl hyper::service::Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send + 'static>
@@ -192,7 +194,7 @@ pub(super) fn ordinary(
     hyper::service::service_fn(move |request| routed.clone().call(request, None))
 }
 
-/// As it goes over the wire; the body comes in chunks, and the connection ends with it.
+/// Encodes a response head. The body is chunked, and the connection ends with it.
 fn head(response: &Response) -> Vec<u8> {
     let status = response.status();
     let mut head = Vec::with_capacity(512);

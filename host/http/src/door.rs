@@ -1,4 +1,5 @@
-//! What every request passes: whom it was meant for, which page sent it, who sends it, and whether that one may.
+//! The middleware that every request passes: it checks the host name, the page that sent the request, and the caller's
+//! rights.
 
 use super::error::{ApiError, Refused};
 use super::login::{self, LoggedIn};
@@ -22,7 +23,7 @@ use tracing::field::Empty;
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
-/// For browsers: nothing here is a part of anybody's page, and what is no page itself loads nothing.
+/// Headers for browsers: no page can embed an answer, and an answer that is not a page itself can load nothing.
 const HEADERS: [(HeaderName, HeaderValue); 5] = [
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
@@ -34,10 +35,10 @@ const HEADERS: [(HeaderName, HeaderValue); 5] = [
     ),
 ];
 
-/// Bytes of a path, or of a reason, that are written down.
+/// Characters of a path, or of a reason, that the audit log keeps.
 const LONGEST_NOTE: usize = 512;
 
-/// What is known before a request comes.
+/// The things that requests are checked against.
 pub(super) struct Door {
     pub(super) app: Arc<App>,
     pub(super) names: Names,
@@ -45,10 +46,10 @@ pub(super) struct Door {
 }
 
 impl Door {
-    /// Whether it is for this host, and from no page of a stranger.
+    /// Refuses a request for another host name, or from a page of another site.
     fn check_origin(&self, request: &Request, peer: &Peer) -> Result<(), ApiError> {
         let headers = request.headers();
-        // A browser cannot be made to use a socket of the file system.
+        // No page can make a browser use a Unix socket.
         if !peer.is_local() {
             self.names.check(request.uri(), request.version(), headers)?;
         }
@@ -56,7 +57,7 @@ impl Door {
         if !says(&SEC_FETCH_SITE, "cross-site") {
             return Ok(());
         }
-        // Whoever follows a link to the page gets to it: nobody else sees what it shows.
+        // A link from another site to `/` works: that site does not see the page.
         let is_link =
             request.method() == Method::GET && request.uri().path() == "/" && says(&SEC_FETCH_MODE, "navigate");
         let options = self.app.options.load();
@@ -64,11 +65,11 @@ impl Door {
         if is_link || origin.is_some_and(|origin| options.http.cors_origins.iter().any(|allowed| allowed == origin)) {
             return Ok(());
         }
-        let why = "a page of another site sent this; if it may, its origin is to be in http.cors_origins";
+        let why = "a page of another site sent this; to allow it, add the page's origin to http.cors_origins";
         Err(ApiError::new(StatusCode::FORBIDDEN, why))
     }
 
-    /// Who sends it, if that one may.
+    /// Returns the caller, and the refusal if the caller may not send this request.
     fn admit(&self, request: &Request, route: &str) -> (Caller, Result<(), Response>) {
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_else(Peer::unknown);
         let (app, headers) = (&self.app, request.headers());
@@ -86,13 +87,13 @@ impl Door {
     }
 }
 
-/// A request to change something: who sent it, and what came of it, is written down when it is dropped.
+/// A request that changes something. When this is dropped, the audit log gets the caller and the outcome.
 struct Noted {
     door: Arc<Door>,
     caller: audit::Caller,
     method: Method,
     path: String,
-    /// None: who asked has left.
+    /// The status, and the reason of a refusal. None if the client left before the answer.
     answer: Option<(StatusCode, Option<String>)>,
 }
 
@@ -122,7 +123,7 @@ fn short(text: &str) -> String {
     text.chars().take(LONGEST_NOTE).collect()
 }
 
-/// What may become a span's name: a client may send any word.
+/// Returns the method for the name of a span: a client may send any word as a method.
 fn known(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -135,8 +136,8 @@ fn known(method: &Method) -> &'static str {
     }
 }
 
-/// Lets through who may, counts and times what passes, writes down who changed something, and sets the headers every answer
-/// has.
+/// Passes on the requests that are allowed. Counts and times all of them, writes changes to the audit log, and sets the
+/// headers that every answer has.
 pub(super) async fn pass(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let app = &door.app;

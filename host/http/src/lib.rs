@@ -1,21 +1,24 @@
-//! Serves HTTP: parses, encodes, and holds no logic of its own.
+//! The HTTP server: it parses requests and encodes answers, and holds no logic of its own.
 //!
 //! # Layout
 //!
-//! * `server`: accepts (`listener`, `tls`), agrees on a protocol, ends gracefully; `turn_away`: whom there is no room for.
-//! * `connection`: one connection, until a stream takes its socket over; `timed`: its socket; `flow`: its exchanges;
-//!   `peer`: its other end.
-//! * `routes`: all operations, and what each needs; `openapi`: what they are like.
-//! * `door`: what every request passes; `names`: whom it is meant for; `rights`: who sends it, and may; `login`: browsers.
-//! * `instances`, `lifecycle`, `usage`, `stream`, `snapshot`, `events`, `telemetry`, `plugins`, `reload`, `health`, `page`,
-//!   `prometheus`: the answers; `pieces`: those made as they are read; `rows`, `many`: of many points, of many instances.
-//! * `accept`: in which format; `body`: what is sent; `select`: which instances; `window`: the parameters of a range query; `fields`: those it names; `etag`: what need not be
-//!   sent again.
-//! * `off_thread`: what may take its time, and how much of that at once; `answers`: the memory of what is on its way.
-//! * `error`: what a client reads when something is wrong.
-//! * [`options`]: what an operator says; [`tokens`]: who may do what; [`reload`]: reading the configuration again.
-//! * [`writers`]: threads that write streams. `trace_context`: which trace a request belongs to.
-//! * [`handbook`]: the pages that `/docs` shows.
+//! * `server`: accepts connections (`listener`, `tls`), agrees on a protocol, and shuts down gracefully; `turn_away`:
+//!   refuses connections over a limit.
+//! * `connection`: one connection, until a stream takes its socket over; `timed`: a socket with a write timeout;
+//!   `flow`: the unfinished requests of an HTTP/2 connection; `peer`: the client.
+//! * `routes`: all operations, and the right that each needs; `openapi`: their description.
+//! * `door`: the middleware that every request passes; `names`: the check of the host name; `rights`: the caller and
+//!   its rights; `login`: browser sessions.
+//! * `instances`, `lifecycle`, `usage`, `stream`, `snapshot`, `events`, `telemetry`, `plugins`, `reload`, `health`,
+//!   `page`, `prometheus`: the handlers; `pieces`: answers that are made while the client reads them; `rows`, `many`:
+//!   answers with many points, or with many instances.
+//! * `accept`: the format that a scraper prefers; `body`: request bodies; `select`: the selection of instances;
+//!   `window`: the parameters of a range query; `fields`: the field names of a query; `etag`: conditional answers.
+//! * `off_thread`: slow work outside the server's threads, and its limit; `answers`: memory for unfinished answers.
+//! * `error`: error answers.
+//! * [`options`]: the configuration; [`tokens`]: tokens and sessions; [`reload`]: reloads of the configuration.
+//! * [`writers`]: threads that write streams; `trace_context`: the trace that a request belongs to.
+//! * [`handbook`]: the pages under `/docs`.
 
 mod accept;
 mod answers;
@@ -71,8 +74,8 @@ pub use tls::{Tls, certificates};
 
 use std::sync::Arc;
 
-/// What handlers see.
+/// The state that handlers get.
 type Shared = axum::extract::State<Arc<App>>;
 
-/// Who asks.
+/// The caller of a request.
 type Asking = axum::Extension<rights::Caller>;

@@ -1,4 +1,4 @@
-//! Where connections come in.
+//! Listening sockets: TCP and Unix.
 
 use super::peer::Address;
 use crate::options::Listen;
@@ -11,28 +11,28 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _}
 use std::path::{Path, PathBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket, UnixStream};
 
-/// Connections that may wait to be accepted: beyond, the kernel resets some when many clients come at once. It has a bound
-/// of its own, net.core.somaxconn.
+/// Connections that can wait to be accepted. Beyond this the kernel resets some when many clients come at once. The
+/// kernel has a limit of its own, net.core.somaxconn.
 const BACKLOG: u32 = 4096;
 
-/// An open one.
+/// A listening socket.
 #[derive(Debug)]
 pub enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener, SocketFile),
 }
 
-/// One end of a connection.
+/// The socket of an accepted connection.
 pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-/// Bytes that the kernel takes of a connection beside what it is sending. More would be memory, and work, that a client which does
-/// not read costs everybody else, and no faster.
+/// Bytes of a connection that the kernel buffers beside those that it is sending. With a larger buffer, a client that
+/// does not read would cost all others more memory and work, and answers would not be faster.
 const UNSENT: u32 = 128 << 10;
 
-/// A socket in the file system. It goes with this, unless it is another's by then.
+/// The file of a Unix socket. Dropping this removes the file, unless another socket has taken its path by then.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
@@ -42,7 +42,7 @@ pub struct SocketFile {
 // === impl Listener ===
 
 impl Listener {
-    /// `mode`: permissions of a socket in the file system.
+    /// Starts to listen. `mode` is the permissions of a Unix socket.
     pub fn bind(listen: &Listen, mode: u32) -> Result<Self> {
         match listen {
             Listen::Tcp(address) => bind_tcp(*address),
@@ -50,7 +50,7 @@ impl Listener {
         }
     }
 
-    /// Where it is; tells the port when that was left open.
+    /// Returns the address, with the port that the kernel chose if the configured one is 0.
     pub fn address(&self) -> io::Result<Listen> {
         match self {
             Self::Tcp(listener) => Ok(listener.local_addr()?.into()),
@@ -76,7 +76,7 @@ impl Listener {
     }
 }
 
-/// Whether a start could listen there; nothing listens, and nothing is made or removed.
+/// Checks whether a host could listen there. It does not listen, and neither creates nor removes a file.
 pub fn probe(listen: &Listen) -> Result<()> {
     match listen {
         Listen::Tcp(address) => {
@@ -88,8 +88,8 @@ pub fn probe(listen: &Listen) -> Result<()> {
             match bound() {
                 Ok(()) => Ok(()),
                 Err(error) if error.kind() == ErrorKind::AddrInUse => bail!(
-                    "port {address} is in use; stop what listens there, or choose another with --listen, like --listen \
-                     127.0.0.1:9191"
+                    "port {address} is in use; stop the program that listens there, or choose another address with \
+                     --listen, like --listen 127.0.0.1:9191"
                 ),
                 Err(error) => Err(error).with_context(|| format!("cannot listen on {address}")),
             }
@@ -101,7 +101,7 @@ pub fn probe(listen: &Listen) -> Result<()> {
 fn bind_tcp(address: SocketAddr) -> Result<Listener> {
     let bound = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        // A port that was in use just before is free.
+        // Allows a port whose last connections have just closed.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         socket.listen(BACKLOG)
@@ -109,7 +109,10 @@ fn bind_tcp(address: SocketAddr) -> Result<Listener> {
     match bound() {
         Ok(listener) => Ok(Listener::Tcp(listener)),
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            bail!("{address} is taken by another program; choose another with --listen, like --listen 127.0.0.1:9191")
+            bail!(
+                "{address} is taken by another program; stop it, or choose another address with --listen, like \
+                 --listen 127.0.0.1:9191"
+            )
         }
         Err(error) => Err(error).with_context(|| format!("cannot listen on {address}")),
     }
@@ -121,7 +124,7 @@ fn bind_unix(path: &Path, mode: u32) -> Result<Listener> {
     let bound = || {
         let socket = UnixSocket::new_stream()?;
         socket.bind(path)?;
-        // Nobody can connect before it listens.
+        // Nobody can connect before the socket listens.
         fs::set_permissions(path, Permissions::from_mode(mode))?;
         let file = SocketFile { path: path.to_owned(), inode: fs::symlink_metadata(path)?.ino() };
         Ok::<_, io::Error>(Listener::Unix(socket.listen(BACKLOG)?, file))
@@ -129,25 +132,25 @@ fn bind_unix(path: &Path, mode: u32) -> Result<Listener> {
     bound().with_context(what)
 }
 
-/// Removes what a host left there that ended without being able to.
+/// Removes a socket that a host left there because it could not clean up.
 fn clear(path: &Path) -> Result<()> {
     if left_behind(path)? {
-        let what = || format!("cannot remove the socket a host left at {}", path.display());
+        let what = || format!("cannot remove the socket that an earlier host left at {}", path.display());
         fs::remove_file(path).with_context(what)?;
     }
     Ok(())
 }
 
-/// Whether a socket is there that nobody listens on. Fails when something else is.
+/// Returns whether a socket is there that nobody listens on. Fails if something else is there.
 fn left_behind(path: &Path) -> Result<bool> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(false) };
     if !found.file_type().is_socket() {
-        bail!("{} is there, and is no socket; choose another path with --listen unix:PATH", path.display());
+        bail!("{} exists and is not a socket; choose another path with --listen unix:PATH", path.display());
     }
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => bail!("unix:{} is taken by another program; choose another path with --listen", path.display()),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(true),
-        Err(error) => Err(error).with_context(|| format!("{} is there, and cannot be looked into", path.display())),
+        Err(error) => Err(error).with_context(|| format!("{} exists, but connecting to it fails", path.display())),
     }
 }
 

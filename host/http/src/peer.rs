@@ -1,53 +1,55 @@
-//! The other end of a connection.
+//! The client at the other end of a connection.
 
 use dropsonde_engine::places::{PeerId, Share};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-/// Who is connected. Cheap to clone.
+/// A connected client. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
     pub(super) address: Address,
-    /// The subject of the certificate it showed.
+    /// The subject of the certificate that the client showed.
     pub(super) certificate: Option<Arc<str>>,
 }
 
+/// The address of a client.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Address {
     Tcp(SocketAddr),
-    /// A process of this machine, of a user the kernel tells.
+    /// A process of this machine. The kernel names its user.
     Unix {
         uid: Option<u32>,
     },
 }
 
 impl Peer {
-    /// Of a request that came by no connection: as any stranger.
+    /// Returns the client of a request without a connection: a stranger.
     pub(super) fn unknown() -> Self {
         Self { address: Address::Tcp((Ipv6Addr::UNSPECIFIED, 0).into()), certificate: None }
     }
 
-    /// Whether it came by a socket in the file system.
+    /// Returns whether the client uses the Unix socket.
     pub(super) fn is_local(&self) -> bool {
         matches!(self.address, Address::Unix { .. })
     }
 
-    /// Whom it is counted as.
+    /// Returns the identity that limits count.
     pub(crate) fn id(&self) -> PeerId {
         self.address.id()
     }
 
-    /// Returns how many of `all` of something it may have; none if it may have all of them. The operator chose `chosen`, which
-    /// are more where something else limits them, too.
+    /// Returns the client's share of a pool of `all` places; none if the client may have all of them. `configured` is
+    /// the limit of one client in the configuration. `chosen` is the configured size of the pool, which is larger than
+    /// `all` if something else limits the pool, too.
     pub(crate) fn share(&self, configured: Option<usize>, all: usize, chosen: usize) -> Option<Share> {
         self.address.share(configured, all, chosen)
     }
 }
 
 impl Address {
-    /// Whom it is counted as: an address of IPv4, or a /64 of IPv6, which is what one subscriber is given; and all who use a
-    /// socket in the file system as one.
+    /// Returns the identity that limits count: an IPv4 address, or an IPv6 /64, which is what one subscriber gets. All
+    /// clients of the Unix socket count as one.
     pub(super) fn id(self) -> PeerId {
         let Self::Tcp(address) = self else { return PeerId::Unix };
         match address.ip().to_canonical() {
@@ -56,19 +58,19 @@ impl Address {
         }
     }
 
-    /// Returns the same.
+    /// Returns the client's share of a pool, as [`Peer::share`] does.
     pub(super) fn share(self, configured: Option<usize>, all: usize, chosen: usize) -> Option<Share> {
-        /// Another machine may have so many where nothing is configured: enough for the browsers behind one address. This
-        /// machine may have three quarters of all if that is more.
+        /// The share of another machine if none is configured: enough for the browsers behind one address. This
+        /// machine's share is three quarters of the pool, if that is more.
         const USUAL: usize = 1000;
-        // The configuration bounds addresses, not the Unix socket.
+        // The configuration limits addresses, not the Unix socket.
         let (is_own, configured) = match self {
             Self::Tcp(address) => (address.ip().to_canonical().is_loopback(), configured),
             Self::Unix { .. } => (true, None),
         };
         let most = match configured {
             Some(most) => Some(most),
-            // The operator chose how few there are, and not that there is anyone else.
+            // The operator chose a small pool, and no limit for one client: local clients may have all of it.
             None if is_own && all == chosen && all - all / 4 < USUAL => None,
             None if is_own => Some((all - all / 4).max(USUAL)),
             None => Some(USUAL),

@@ -26,26 +26,26 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-/// Requests on one connection of HTTP/2 at a time.
+/// Concurrent requests on one HTTP/2 connection.
 const MOST_AT_ONCE: u32 = 100;
 
-/// The wait after `accept` failed: out of descriptors, most often, which passes when others close.
+/// The pause after `accept` failed. Most often the process is out of descriptors, until other connections close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Between two warnings that this goes on.
+/// The time between two warnings that `accept` keeps failing.
 const WARN_AGAIN: Duration = Duration::from_secs(60);
 
 /// The HTTP server.
 pub struct Server {
     app: Arc<App>,
     serving: ArcSwap<Serving>,
-    /// Told when connections that were accepted before are out of date.
+    /// Notified when a reload makes the open connections out of date.
     outdated: watch::Sender<()>,
-    /// Sockets there may be at a time, whatever the configuration says: the rest of the descriptors is for files.
+    /// The largest number of open sockets, whatever the configuration says: the other descriptors are for files.
     most: usize,
 }
 
-/// What follows from the configuration, and is another once that is.
+/// The state that the server derives from the configuration. A reload replaces it.
 struct Serving {
     router: Router,
     tls: Option<Tls>,
@@ -74,8 +74,9 @@ impl Server {
         })
     }
 
-    /// Serves by the configuration that is in force now. Connections stay, and their next request is served so; where TLS
-    /// demands something else of clients, they end with the request they are in. Whether it does.
+    /// Applies the configuration that is in force now. Open connections stay, and it applies from their next request
+    /// on. If TLS now demands something else of clients, open connections end after their current request. Returns
+    /// whether TLS does.
     pub fn reload(&self, tls: Option<Tls>) -> bool {
         let before = self.serving.swap(Serving::new(&self.app, tls.clone()).into());
         let is_other = before.tls.as_ref().map(Tls::demands) != tls.as_ref().map(Tls::demands);
@@ -85,8 +86,7 @@ impl Server {
         is_other
     }
 
-    /// Has the certificates be those that are in their files now, for whoever connects from now on, whatever becomes of the
-    /// rest of the configuration.
+    /// Reads the certificates again for new connections, apart from the rest of the configuration.
     pub async fn reload_certificates(&self) {
         let _change = self.app.tokens.change().await;
         let options = self.app.options.load_full();
@@ -96,18 +96,18 @@ impl Server {
                 if self.reload(tls) {
                     self.app.engine.hub.part();
                 }
-                tracing::info!("the certificates were read again");
+                tracing::info!("reloaded the certificates");
             }
             Ok(Err(error)) => {
                 let error = text::error(&*error);
-                tracing::error!(error, "cannot use the certificates; the ones before stay in force");
+                tracing::error!(error, "cannot use the certificates; keeping the previous ones");
             }
-            // The host is going.
+            // The host is stopping.
             Err(_) => {}
         }
     }
 
-    /// The routes there are now.
+    /// Returns the current routes.
     pub(super) fn router(&self) -> Router {
         self.serving.load().router.clone()
     }
@@ -116,12 +116,12 @@ impl Server {
         &self.app
     }
 
-    /// Serves until `stopping` says so, then lets open requests end for at most `drain`. Until they have, who asks how the
-    /// host is hears that it is stopping.
+    /// Serves until `stopping` is true, then gives open requests at most `drain` to end. Meanwhile it still accepts
+    /// connections, so that `/health` can answer that the host is stopping.
     pub async fn serve(self: Arc<Self>, listener: Listener, mut stopping: watch::Receiver<bool>, drain: Duration) {
-        // Dropped when this ends, and what is still open ends with it.
+        // Dropped when this function returns, which cuts the connections that are still open.
         let (_until, cuts) = watch::channel(());
-        // Has a receiver as long as there is a connection that was there before the end began.
+        // Has a receiver as long as a connection from before the shutdown is open.
         let (draining, drains) = watch::channel(false);
         let ends = Ends { last: Last { drains, outdated: self.outdated.subscribe() }, cuts: cuts.clone() };
         tokio::select! {
@@ -138,11 +138,11 @@ impl Server {
             () = self.accept(&listener, &ends, false) => false,
         };
         if !ended {
-            tracing::warn!(?drain, "some connections did not end in time and were cut");
+            tracing::warn!(?drain, "closed connections that did not end in time");
         }
     }
 
-    /// Reads tokens again once history can be opened: they lie in the same folder. For ever.
+    /// Reads the tokens again when history could be opened after all: both are in the data directory. Never returns.
     async fn follow_history(&self) {
         loop {
             self.app.engine.opened.notified().await;
@@ -150,7 +150,7 @@ impl Server {
         }
     }
 
-    /// For ever.
+    /// Accepts connections. Never returns.
     async fn accept(self: &Arc<Self>, listener: &Listener, ends: &Ends, keep_alive: bool) {
         let mut warned: Option<Instant> = None;
         loop {
@@ -158,7 +158,7 @@ impl Server {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     if warned.is_none_or(|warned| warned.elapsed() > WARN_AGAIN) {
-                        tracing::warn!(%error, "cannot accept connections; it is tried again and again");
+                        tracing::warn!(%error, "cannot accept connections; the host keeps trying");
                         warned = Some(Instant::now());
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -166,7 +166,7 @@ impl Server {
                 }
             };
             let options = self.app.options.load_full();
-            // Streams have descriptors, too.
+            // Streams take descriptors, too.
             let most = options
                 .http
                 .connections(self.app.engine.memory)
@@ -187,43 +187,43 @@ impl Server {
                 let served = match (socket, tls) {
                     (Socket::Tcp(socket), Some(tls)) => connection.secure(socket, &tls).await,
                     (Socket::Tcp(socket), None) => connection.plain(socket).await,
-                    // Nobody listens in between two processes.
+                    // A Unix socket needs no TLS: nobody can listen in between two processes.
                     (Socket::Unix(socket), _) => connection.local(socket).await,
                 };
                 if let Err(error) = served {
-                    tracing::debug!(error = text::error(&*error), %address, "a connection ended early");
+                    tracing::debug!(error = text::error(&*error), %address, "a connection ended with an error");
                 }
             }));
         }
     }
 }
 
-/// One that was accepted.
+/// An accepted connection.
 struct Connection {
     server: Arc<Server>,
     address: Address,
     place: Place,
     ends: Ends,
     keep_alive: bool,
-    /// As it was when it came.
+    /// The configuration when the connection was accepted.
     options: Arc<Options>,
 }
 
 impl Connection {
-    /// HTTP/1.1, until a stream wants the socket for itself.
+    /// Serves HTTP/1.1 without TLS, until a stream takes the socket over.
     async fn plain(self, socket: TcpStream) -> anyhow::Result<()> {
         let timed = Timed::new(socket, self.http().write_timeout.get());
         let routed = self.routed(&timed, true);
         let Some((timed, over)) = http1(timed, &self.in_plain(), routed, self.ends.clone()).await? else {
             return Ok(());
         };
-        // A stream has a place of its own kind.
+        // From here on the connection counts as a stream.
         let Self { server, place, .. } = self;
         drop(place);
         Ok(over.hand_over(server.app().clone(), timed.into_inner().into_std()?).await?)
     }
 
-    /// The same on a socket that writers of streams do not take.
+    /// Serves HTTP/1.1 on a Unix socket, which stream writers do not take over.
     async fn local<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, socket: S) -> anyhow::Result<()> {
         let timed = Timed::new(socket, self.http().write_timeout.get());
         let routed = self.routed(&timed, false);
@@ -231,7 +231,7 @@ impl Connection {
         Ok(())
     }
 
-    /// What both sides agree on: HTTP/2, or HTTP/1.1.
+    /// Serves HTTP/2 or HTTP/1.1 over TLS, as both sides agree.
     async fn secure(self, socket: TcpStream, tls: &Tls) -> anyhow::Result<()> {
         let timed = Timed::new(socket, self.http().write_timeout.get());
         let mut routed = self.routed(&timed, false);
@@ -242,7 +242,7 @@ impl Connection {
         };
         let agreed = accepted.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
         let stream = agreed.inspect_err(|error| {
-            tracing::debug!(%error, address = %self.address, "no TLS was agreed on");
+            tracing::debug!(%error, address = %self.address, "TLS handshake failed");
             self.server.app.engine.metrics.core.errors("host", "tls", 1);
         })?;
         routed.peer.certificate = subject(&stream);
@@ -276,8 +276,8 @@ impl Connection {
         http
     }
 
-    /// Who has sent all there is to ask, and says so, is answered all the same. With TLS the end of what is sent is the end of
-    /// the connection, which is noticed at once.
+    /// Returns the settings of HTTP/1.1 without TLS: a client that closes its sending half after a request still gets
+    /// the answer. With TLS the same close ends the connection, and the server notices it at once.
     fn in_plain(&self) -> one::Builder {
         let mut http = self.one();
         http.half_close(true);
@@ -288,13 +288,13 @@ impl Connection {
         let mut http = two::Builder::new(TokioExecutor::new());
         let largest = u32::try_from(self.http().max_header.get()).unwrap_or(u32::MAX);
         http.timer(TokioTimer::new()).max_header_list_size(largest).max_concurrent_streams(MOST_AT_ONCE);
-        // A reader that is gone without a word is found out.
+        // Pings find a client that has gone without closing the connection.
         http.keep_alive_interval(self.http().header_timeout.get());
         http
     }
 }
 
-/// Drives a connection of HTTP/2 to its end.
+/// Drives an HTTP/2 connection to its end.
 async fn until_over<C: GracefulConnection>(
     connection: C,
     mut ends: Ends,
@@ -316,7 +316,7 @@ async fn until_over<C: GracefulConnection>(
             _ = ends.cuts.changed() => return Ok(()),
             _ = looks.tick() => match flow.goes(idle, stalled) {
                 Goes::On => {}
-                // It was told before.
+                // The graceful shutdown has begun before, and no request is left.
                 Goes::Idle if is_draining => return Ok(()),
                 Goes::Idle => {
                     is_draining = true;

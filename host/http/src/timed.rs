@@ -1,4 +1,4 @@
-//! A socket whose other end has to take what is written within a time.
+//! A socket with a write timeout: a write fails if the client takes nothing for too long.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
@@ -12,22 +12,22 @@ use tokio::time::{Instant, Sleep};
 pub(super) struct Timed<S> {
     socket: S,
     patience: Duration,
-    /// Set while the other end takes nothing: until when it may.
+    /// The deadline of a blocked write; none while the client takes bytes.
     until: Option<Pin<Box<Sleep>>>,
     progress: Arc<Progress>,
 }
 
-/// What has passed, for whoever serves the connection.
+/// The state of a socket, for the code that serves its connection.
 #[derive(Debug)]
 pub(super) struct Progress {
-    /// All that was written has gone out of the hands of whoever wrote it.
+    /// Everything that was written has been flushed.
     is_flushed: AtomicBool,
-    /// Something has come since a request last began.
+    /// Bytes have arrived since a request last began.
     has_come: AtomicBool,
 }
 
 impl<S> Timed<S> {
-    /// `patience`: how long the other end may take nothing.
+    /// Wraps a socket. `patience` is the longest time for which the client may take nothing.
     pub(super) fn new(socket: S, patience: Duration) -> Self {
         let progress = Arc::new(Progress { is_flushed: AtomicBool::new(true), has_come: AtomicBool::new(false) });
         Self { socket, patience, until: None, progress }
@@ -41,7 +41,7 @@ impl<S> Timed<S> {
         self.socket
     }
 
-    /// What a write came to; for how long it has come to nothing is looked after.
+    /// Returns the result of a write. Fails if writes have been blocked for too long.
     fn written<T>(&mut self, context: &mut Context<'_>, went: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if went.is_ready() {
             self.until = None;
@@ -50,7 +50,7 @@ impl<S> Timed<S> {
         let patience = self.patience;
         let until = self.until.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + patience)));
         ready!(until.as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the other end takes nothing")))
+        Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the client takes nothing of its answer")))
     }
 }
 
@@ -59,7 +59,7 @@ impl Progress {
         self.is_flushed.load(Relaxed)
     }
 
-    /// A request has begun: what comes from now on is another's.
+    /// Notes that a request has begun: bytes that arrive from now on belong to the next one.
     pub(super) fn begin(&self) {
         self.has_come.store(false, Relaxed);
     }
@@ -108,7 +108,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let went = Pin::new(&mut self.socket).poll_flush(context);
         ready!(self.written(context, went))?;
-        // An answer has gone out: what came until then was its request's.
+        // An answer was flushed: bytes that arrived before belong to its request.
         if !self.progress.is_flushed.swap(true, Relaxed) {
             self.progress.begin();
         }

@@ -1,4 +1,4 @@
-//! TLS: by a certificate and a key in files; HTTP/2 or HTTP/1.1, as both sides agree.
+//! TLS, with a certificate and a key from files. Both sides agree on HTTP/2 or HTTP/1.1.
 
 use crate::options::{TlsConfig, TlsVersion};
 use anyhow::{Context, Result, anyhow};
@@ -20,30 +20,31 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion
 use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// What both sides can speak, best first.
+/// The protocols that the host offers, best first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 const V1_2_AND_LATER: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
 const V1_3: &[&SupportedProtocolVersion] = &[&version::TLS13];
 
-/// Takes connections over. Cheap to clone.
+/// Accepts TLS connections. Cheap to clone.
 #[derive(Clone)]
 pub struct Tls {
     acceptor: TlsAcceptor,
     certificate: CertificateDer<'static>,
-    /// What clients have to show and speak.
+    /// A hash of what clients have to show and speak.
     demands: blake3::Hash,
 }
 
 impl Tls {
-    /// None: the configuration names no certificate.
+    /// Reads the certificates and the key. Returns none if the configuration names no certificate.
     pub fn read(config: &TlsConfig) -> Result<Option<Self>> {
         let Some((cert, key)) = config.files() else { return Ok(None) };
         let mut demands = blake3::Hasher::new();
         demands.update(format!("{:?} {}", config.min_version, config.client_ca.is_some()).as_bytes());
         let provider = Arc::new(ring::default_provider());
         let chain = certificates(cert)?;
-        let certificate = chain.first().context("there is no certificate").with_context(|| cannot_use(cert))?.clone();
+        let certificate =
+            chain.first().context("the file contains no certificate").with_context(|| cannot_use(cert))?.clone();
         let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(error, key, "private key"))?;
         let versions = match config.min_version {
             TlsVersion::V1_2 => V1_2_AND_LATER,
@@ -65,7 +66,7 @@ impl Tls {
         };
         let mut tls = builder.with_single_cert(chain, private).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => {
-                anyhow!("{}: it is not the key of the certificate in {}", cannot_use(key), cert.display())
+                anyhow!("{}: the key does not belong to the certificate in {}", cannot_use(key), cert.display())
             }
             error => anyhow::Error::from(error).context(cannot_use(key)),
         })?;
@@ -73,12 +74,13 @@ impl Tls {
         Ok(Some(Self { acceptor: TlsAcceptor::from(Arc::new(tls)), certificate, demands: demands.finalize() }))
     }
 
-    /// Another when clients have to show another certificate, or none any more, or speak a later version.
+    /// Returns a hash that changes if clients have to show another certificate, or none any more, or speak another
+    /// version.
     pub(super) fn demands(&self) -> blake3::Hash {
         self.demands
     }
 
-    /// Whether its certificate is for this name.
+    /// Returns whether the certificate is valid for this host name.
     pub(super) fn is_for(&self, name: &str) -> bool {
         let certificate = ParsedCertificate::try_from(&self.certificate);
         let (Ok(certificate), Ok(name)) = (certificate, ServerName::try_from(name)) else { return false };
@@ -90,7 +92,7 @@ impl Tls {
     }
 }
 
-/// The wall clock: rustls's own panics when it is before 1970.
+/// The wall clock. The one of rustls panics before 1970.
 #[derive(Debug)]
 struct AnyClock;
 
@@ -101,29 +103,29 @@ impl TimeProvider for AnyClock {
     }
 }
 
-/// The subject of the certificate the other end has shown, as in `CN=ops`.
+/// Returns the subject of the certificate that the client showed, like `CN=ops`.
 pub(super) fn subject<S>(stream: &TlsStream<S>) -> Option<Arc<str>> {
     let certificate = stream.get_ref().1.peer_certificates()?.first()?;
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     Some(certificate.subject().to_string().into())
 }
 
-/// All that are in a file (PEM), at least one.
+/// Reads all certificates in a PEM file, at least one.
 pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let found = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let found = found.map_err(|error| unreadable(error, file, "certificate"))?;
     if found.is_empty() {
-        return Err(anyhow!("there is no certificate in it")).with_context(|| cannot_use(file));
+        return Err(anyhow!("the file contains no certificate")).with_context(|| cannot_use(file));
     }
     Ok(found)
 }
 
-/// Says why a file of PEM does not give what is wanted of it.
+/// Returns an error that says why a PEM file cannot be used.
 fn unreadable(error: pem::Error, file: &Path, wanted: &str) -> anyhow::Error {
     let why = match error {
         pem::Error::Io(error) => text::os_error(&error),
-        pem::Error::NoItemsFound => format!("there is no {wanted} in it"),
-        _ => format!("it is damaged: its text does not become a {wanted}"),
+        pem::Error::NoItemsFound => format!("the file contains no {wanted}"),
+        _ => format!("the file is damaged: its text is not a valid {wanted}"),
     };
     anyhow!("{}: {why}", cannot_use(file))
 }

@@ -1,4 +1,4 @@
-//! Connections there is no room for: they hear so, and are closed.
+//! Connections over a limit: the host answers with an error and closes them.
 
 use super::error::ApiError;
 use super::listener::Socket;
@@ -9,16 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-/// Time to hear it.
+/// The time that a client has to read the error.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Bytes of a request that is on its way already: with some of it unread, the kernel takes back what was written.
+/// Bytes of a request that are read and discarded. If some stayed unread, the kernel would discard the error with them.
 const UNREAD: u64 = 64 << 10;
 
-/// Who hears it at a time; others are closed without a word.
+/// Connections that get the error at the same time. Further ones are closed without it.
 const MOST_AT_ONCE: usize = 256;
 
-/// With TLS there is nothing that could be said before both sides agree on it.
+/// Refuses a connection. One with TLS is closed without an error: it could only be sent after the handshake.
 pub(super) fn turn_away(app: &Arc<App>, socket: Socket, is_secure: bool, full: Full) {
     let (reason, error) = match full {
         Full::All(most) => {
@@ -27,7 +27,7 @@ pub(super) fn turn_away(app: &Arc<App>, socket: Socket, is_secure: bool, full: F
         }
         Full::OfPeer(most) => {
             let why = format!(
-                "limit of {most} connections of one peer reached; close some, or raise http.max_connections_per_peer"
+                "limit of {most} connections of one client reached; close some, or raise http.max_connections_per_peer"
             );
             ("peer", ApiError::new(StatusCode::TOO_MANY_REQUESTS, why))
         }
@@ -50,7 +50,7 @@ pub(super) fn turn_away(app: &Arc<App>, socket: Socket, is_secure: bool, full: F
     });
 }
 
-/// The last that is said on a connection.
+/// Writes a last answer to a connection, and discards what the client still sends.
 pub(super) async fn tell(mut socket: impl AsyncRead + AsyncWrite + Unpin, answer: &[u8]) -> std::io::Result<()> {
     socket.write_all(answer).await?;
     socket.shutdown().await?;

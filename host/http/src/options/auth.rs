@@ -4,18 +4,18 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// `[auth]`: where tokens are. A file that is not there is made, for this user alone.
+/// `[auth]`: token files, and logins of browsers. The host creates a missing file, for its own user alone.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
-    /// None: reading needs no token where only this machine can connect, or whoever connects has shown a certificate; else
-    /// it is `read.token` in the data directory.
+    /// The file of the read token. None: reading needs no token if only this machine can connect, or if every client
+    /// shows a certificate; otherwise the file is `read.token` in the data directory.
     pub read_token_file: Option<PathBuf>,
-    /// None: `write.token` in the data directory.
+    /// The file of the write token. None: `write.token` in the data directory.
     pub write_token_file: Option<PathBuf>,
-    /// None: `admin.token` in the data directory.
+    /// The file of the admin token. None: `admin.token` in the data directory.
     pub admin_token_file: Option<PathBuf>,
-    /// How long a browser that has logged in may read.
+    /// The time for which a browser may read after its login.
     pub login_lifetime: Span,
 }
 
@@ -32,7 +32,7 @@ impl Default for AuthConfig {
 }
 
 impl AuthConfig {
-    /// The operator's own file.
+    /// Returns the file that the operator named for a right.
     pub fn file(&self, right: Right) -> Option<&Path> {
         match right {
             Right::Read => self.read_token_file.as_deref(),
@@ -41,7 +41,7 @@ impl AuthConfig {
         }
     }
 
-    /// Whether the operator names this one.
+    /// Returns whether the operator named this file.
     pub fn file_is_named(&self, file: &Path) -> bool {
         Right::ALL.into_iter().any(|right| self.file(right) == Some(file))
     }

@@ -3,42 +3,43 @@ use dropsonde_model::{InvalidValue, Size, Span};
 use serde::Deserialize;
 use std::time::Duration;
 
-/// `[http]`: who is answered, and how much of the host one client may take.
+/// `[http]`: host names and origins that are accepted, and the limits of clients.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpConfig {
-    /// Names the host is asked for by, beside `localhost`, addresses, the machine's name, and those of its certificate; `*`
-    /// is any. Others are refused: a page of a stranger could give its own name this address.
+    /// Names of this host in requests, beside `localhost`, IP addresses, the machine's name and the names in the
+    /// certificate; `*` is any name. Other names are refused: a page of a stranger could give its own name this
+    /// address.
     pub hosts: Vec<String>,
-    /// Pages of these origins (`https://dash.example.com`) may read answers. None by default.
+    /// Origins (`https://dash.example.com`) whose pages may read answers. None by default.
     pub cors_origins: Vec<String>,
-    /// Beside streams, which have a bound of their own; and as an eighth of the memory this process may have is enough for, at
-    /// 32 KiB each.
+    /// The largest number of open connections, without streams, which have a limit of their own. At 32 KiB each, they
+    /// also have to fit an eighth of the memory that this process may have.
     pub max_connections: usize,
-    /// Of one address (IPv6: one /64). None: 1000 of another machine's, of this one's three quarters of all.
+    /// The largest number of connections of one address (IPv6: one /64). None: 1000 for another machine, three quarters
+    /// of all for this one.
     pub max_connections_per_peer: Option<usize>,
-    /// Time to send a request's head, to agree on TLS before it, and to begin another request on a connection. This and the
-    /// other times of connections are as they are said when one begins.
+    /// The time to send a request head, for the TLS handshake before it, and to begin the next request on a connection.
+    /// A connection keeps the timeouts that were configured when it began.
     pub header_timeout: Span,
-    /// Time to send a body, and a second more for each 16 KiB of it.
+    /// The time to send a body; each 16 KiB of it add a second.
     pub read_timeout: Span,
-    /// Time a client may take nothing of its answer.
+    /// The longest time for which a client may take nothing of its answer.
     pub write_timeout: Span,
-    /// Size of a request's head.
+    /// The largest size of a request head.
     pub max_header: Size,
-    /// Size of a body, other than a plugin's.
+    /// The largest size of a body, except for uploads of plugins.
     pub max_body: Size,
-    /// Range queries that are worked on at a time, half of them of one peer; others wait for their turn, for 5 s.
+    /// The largest number of concurrent range queries, half of them for one client. Others wait for up to 5 s.
     pub max_range_queries: usize,
-    /// Size of memory that answers on their way may take (range queries, lists, scrapes), and large bodies; half of them of one
-    /// peer. None: an
-    /// eighth of the memory this process may have, at least 32 MiB and at most 256 MiB.
+    /// Memory for unfinished answers (range queries, lists, scrapes) and large request bodies, half of it for one
+    /// client. None: an eighth of the memory that this process may have, at least 32 MiB and at most 256 MiB.
     pub max_answer_bytes: Option<Size>,
-    /// Permissions of a Unix socket, like `0o660`.
+    /// Permissions of the Unix socket, like `0o660`.
     pub socket_mode: u32,
 }
 
-/// Size that a connection takes whose request is being read, or answered.
+/// Bytes of memory that a connection takes while its request is read or answered.
 pub const OF_CONNECTION: usize = 32 << 10;
 
 impl Default for HttpConfig {
@@ -51,10 +52,10 @@ impl Default for HttpConfig {
             header_timeout: Span::from_secs(10),
             read_timeout: Span::from_secs(30),
             write_timeout: Span::from_secs(30),
-            // Ours are short; cookies of other programs on the same name may not be.
+            // The host's own headers are short; cookies of other programs on the same host name may not be.
             max_header: Size::new(32 << 10),
             max_body: Size::new(8 << 20),
-            // Most wait for a disk, if for anything.
+            // Range queries wait for a disk, if for anything.
             max_range_queries: 64,
             max_answer_bytes: None,
             socket_mode: 0o600,
@@ -63,28 +64,31 @@ impl Default for HttpConfig {
 }
 
 impl HttpConfig {
-    /// Connections that there may be in what memory this process may have.
+    /// Returns the largest number of connections, given the memory that this process may have.
     pub fn connections(&self, memory: usize) -> usize {
         const LEAST: usize = 1000;
         self.max_connections.min((memory / 8 / OF_CONNECTION).max(LEAST))
     }
 
-    /// Bytes of memory that clients may come to need, of those this process may have.
+    /// Returns the bytes of memory that clients may come to need, given the memory that this process may have.
     pub fn bytes(&self, memory: usize) -> u64 {
         (self.answer_bytes(memory) + self.connections(memory) * OF_CONNECTION) as u64
     }
 
-    /// Size that answers may take of those this process may have.
+    /// Returns the bytes of memory that answers may take, given the memory that this process may have.
     pub fn answer_bytes(&self, memory: usize) -> usize {
         self.max_answer_bytes.map_or_else(|| of_pool(memory), Size::get)
     }
 
     pub fn check(&self) -> Result<(), InvalidValue> {
         if let Some(host) = self.hosts.iter().find(|host| *host != "*" && !is_name(host)) {
-            return InvalidValue::of("http.hosts", &format!("{host:?} is no name; write it without a scheme or port"));
+            return InvalidValue::of(
+                "http.hosts",
+                &format!("{host:?} is not a host name; write it without a scheme or port"),
+            );
         }
         if let Some(origin) = self.cors_origins.iter().find(|origin| !is_origin(origin)) {
-            let why = format!("{origin:?} is no origin; write it like https://dash.example.com, without a path");
+            let why = format!("{origin:?} is not an origin; write it like https://dash.example.com, without a path");
             return InvalidValue::of("http.cors_origins", &why);
         }
         for (key, count) in [
@@ -115,7 +119,7 @@ impl HttpConfig {
             return InvalidValue::of("http.max_answer_bytes", "must be at least 4MiB");
         }
         if self.socket_mode > 0o777 {
-            return InvalidValue::of("http.socket_mode", "must be permissions, like 0o660");
+            return InvalidValue::of("http.socket_mode", "must be file permissions, like 0o660");
         }
         Ok(())
     }

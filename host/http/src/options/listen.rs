@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Size of a path the kernel takes for a socket, without the one that ends it.
+/// Bytes of the longest path that the kernel accepts for a socket, without the NUL at its end.
 const LONGEST_PATH: usize = 107;
 
-/// Where HTTP is served: an address and a port, or a socket in the file system.
+/// The address of the HTTP server: an IP address and a port, or a Unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
     Tcp(SocketAddr),
@@ -19,7 +19,7 @@ pub enum Listen {
 // === impl Listen ===
 
 impl Listen {
-    /// Whether other machines can reach it.
+    /// Returns whether other machines can reach it.
     pub fn is_open(&self) -> bool {
         matches!(self, Self::Tcp(address) if !address.ip().is_loopback())
     }
@@ -32,11 +32,13 @@ impl FromStr for Listen {
         let Some(path) = text.strip_prefix("unix:") else {
             let address = text.parse();
             return address.map(Self::Tcp).map_err(|_| {
-                format!("{text:?} is no address; write it like 127.0.0.1:9090, [::1]:9090 or unix:/run/dropsonde.sock")
+                format!(
+                    "{text:?} is not an address; write it like 127.0.0.1:9090, [::1]:9090 or unix:/run/dropsonde.sock"
+                )
             });
         };
         if path.is_empty() || path.len() > LONGEST_PATH || path.contains('\0') {
-            return Err(format!("{path:?} is no path of a socket; it has 1 to {LONGEST_PATH} bytes"));
+            return Err(format!("{path:?} cannot be the path of a socket, which has 1 to {LONGEST_PATH} bytes"));
         }
         Ok(Self::Unix(path.into()))
     }

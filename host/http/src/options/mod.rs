@@ -1,4 +1,4 @@
-//! What an operator says of who is served, and how.
+//! The configuration of the HTTP server.
 
 mod auth;
 mod http;
@@ -14,20 +14,20 @@ use dropsonde_engine::options::{Metrics, Snapshot};
 use dropsonde_model::{InvalidValue, Right};
 use std::path::{Path, PathBuf};
 
-/// All of it.
+/// The configuration of the HTTP server.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     pub listen: Listen,
     pub http: HttpConfig,
     pub auth: AuthConfig,
     pub tls: TlsConfig,
-    /// Where tokens are made; none where nothing is kept.
+    /// The directory where tokens are created; none if the host keeps nothing.
     pub data_dir: Option<PathBuf>,
-    /// Other machines may connect in plain, and without a token.
+    /// Whether other machines may connect without TLS and without a token.
     pub insecure: bool,
-    /// Where Prometheus scrapes.
+    /// The path that Prometheus scrapes.
     pub metrics_path: String,
-    /// Another path of `/v1/snapshot`.
+    /// A second path for `/v1/snapshot`.
     pub snapshot_path: String,
 }
 
@@ -55,10 +55,10 @@ impl Options {
         self.tls.check()
     }
 
-    /// What other machines can reach is encrypted, and asks who is there.
+    /// Refuses a host that other machines can reach without TLS, or without a token or a client certificate.
     fn check_exposure(&self) -> Result<(), InvalidValue> {
         if matches!(self.listen, Listen::Unix(_)) && self.tls.files().is_some() {
-            return InvalidValue::of("tls", "is for addresses: a Unix socket is spoken to in plain");
+            return InvalidValue::of("tls", "cannot be used with a Unix socket; remove it, or listen on an address");
         }
         if !self.listen.is_open() || self.insecure {
             return Ok(());
@@ -66,22 +66,23 @@ impl Options {
         let at = format!("other machines can reach {}", self.listen);
         if self.tls.files().is_none() {
             let why = format!(
-                "{at}, so it needs TLS and tokens: give [tls] a cert and a key; or listen on a loopback address, or on \
-                 unix:PATH, behind a proxy; or say --insecure"
+                "{at}, so it needs TLS and tokens: set tls.cert and tls.key; or listen on a loopback address, or on \
+                 unix:PATH, behind a proxy; or use --insecure"
             );
             return InvalidValue::of("listen", &why);
         }
         if self.tls.client_ca.is_none() && self.token_file(Right::Read).is_none() {
             let why = format!(
-                "{at}, and there is no data directory to make a token in: name one in auth.read_token_file, have \
-                 clients show certificates by tls.client_ca, or say --insecure"
+                "{at}, and there is no data directory for a read token: set auth.read_token_file, require client \
+                 certificates with tls.client_ca, or use --insecure"
             );
             return InvalidValue::of("listen", &why);
         }
         Ok(())
     }
 
-    /// Where the token that gives a right is; none where there is none: then everybody may read, and nobody else anything.
+    /// Returns the file of the token for a right; none if there is no such token. Without a read token everybody may
+    /// read. Without another token, only a token that allows more gives its right.
     pub fn token_file(&self, right: Right) -> Option<PathBuf> {
         let is_wanted =
             right != Right::Read || (self.listen.is_open() && !self.insecure && self.tls.client_ca.is_none());
@@ -89,13 +90,13 @@ impl Options {
         self.auth.file(right).map(Path::to_owned).or_else(made)
     }
 
-    /// The files of certificates, and the key's.
+    /// Returns the files of the certificates and of the key.
     pub fn tls_files(&self) -> impl Iterator<Item = PathBuf> + use<> {
         let TlsConfig { cert, key, client_ca, .. } = self.tls.clone();
         [cert, key, client_ca].into_iter().flatten()
     }
 
-    /// The files of all tokens there are.
+    /// Returns the files of all tokens.
     pub fn token_files(&self) -> impl Iterator<Item = PathBuf> {
         Right::ALL.into_iter().filter_map(|right| self.token_file(right))
     }

@@ -2,16 +2,18 @@ use dropsonde_model::InvalidValue;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
-/// `[tls]`: without a certificate and a key, HTTP is in plain.
+/// `[tls]`: certificates. Without a certificate and a key, the host serves HTTP without encryption.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsConfig {
-    /// PEM: the host's own certificate first, then those it is signed by.
+    /// A PEM file with the host's own certificate, followed by the certificates that signed it.
     pub cert: Option<PathBuf>,
-    /// PEM: its private key.
+    /// A PEM file with the private key of the certificate.
     pub key: Option<PathBuf>,
-    /// PEM: who connects shows a certificate that one of these has signed. None: nobody has to.
+    /// A PEM file with certificate authorities: every client must show a certificate that one of them signed. None:
+    /// clients need no certificate.
     pub client_ca: Option<PathBuf>,
+    /// The oldest version of TLS that clients may speak.
     pub min_version: TlsVersion,
 }
 
@@ -25,17 +27,20 @@ pub enum TlsVersion {
 }
 
 impl TlsConfig {
-    /// The certificate's and the key's.
+    /// Returns the files of the certificate and of the key.
     pub fn files(&self) -> Option<(&Path, &Path)> {
         Some((self.cert.as_deref()?, self.key.as_deref()?))
     }
 
     pub fn check(&self) -> Result<(), InvalidValue> {
         if self.cert.is_some() != self.key.is_some() {
-            return InvalidValue::of("tls", "has a cert and a key, or neither");
+            return InvalidValue::of("tls", "needs a cert and a key, or neither");
         }
         if self.client_ca.is_some() && self.cert.is_none() {
-            return InvalidValue::of("tls.client_ca", "needs a cert and a key: certificates are shown over TLS alone");
+            return InvalidValue::of(
+                "tls.client_ca",
+                "needs tls.cert and tls.key: clients can show certificates only over TLS",
+            );
         }
         Ok(())
     }
