@@ -81,7 +81,7 @@ fn a_browser_logs_in_reads_and_follows_and_logs_out() {
     let headers = format!("{html}Content-Type: application/x-www-form-urlencoded\r\nSec-Fetch-Site: same-origin\r\n");
     let wrong = send(&host.address, "POST", "/login", &headers, b"token=%3Cguessed%3E");
     assert!(
-        wrong.status == 401 && wrong.body.contains("<form") && wrong.body.contains("no token of this host"),
+        wrong.status == 401 && wrong.body.contains("<form") && wrong.body.contains("not a token of this host"),
         "{wrong:?}"
     );
     let login = send(&host.address, "POST", "/login", &headers, form.as_bytes());
@@ -158,7 +158,7 @@ fn an_operators_own_tokens_are_taken_from_files_and_followed() {
     host.until_with("/v1/instances", &shows("the operator's very own token"), |answer| answer.status == 200);
     assert_eq!(reads(made.trim()), 401);
     fs::write(host.folder().join("own"), "").unwrap();
-    host.until_logged("there is no token in it");
+    host.until_logged("the file contains no token");
     assert_eq!(reads("the operator's very own token"), 200, "what cannot be used changes nothing");
 }
 
@@ -231,7 +231,7 @@ fn the_command_line_finds_the_token_or_says_how_to_name_it() {
     let (code, ..) = run(dropsonde().args(["latest", "host", "--url", &url]).env("DROPSONDE_TOKEN", &token));
     assert_eq!(code, 0);
     let (code, _, error) = run(dropsonde().args(["latest", "host", "--url", &url]).env("DROPSONDE_TOKEN", "guessed"));
-    assert!(code == 1 && error.contains("--token-file") && error.contains("no token of this host"), "{error}");
+    assert!(code == 1 && error.contains("--token-file") && error.contains("not a token of this host"), "{error}");
     let (code, _, error) = ask(&["--token-file", "/no/such/file"]);
     assert!(code == 1 && error.contains("/no/such/file"), "{error}");
     let order = ["plugin", "reload", "procfs", "--url", &url, "--data", "/no/such/folder"];

@@ -49,7 +49,7 @@ fn a_client_that_shows_many_wrong_tokens_is_refused_and_right_ones_never_are() {
     }
     let refused = get(wrong);
     assert_eq!(refused.status, 429, "{refused:?}");
-    assert!(refused.body.contains("too many wrong tokens of this client"), "{refused:?}");
+    assert!(refused.body.contains("too many wrong tokens from this client"), "{refused:?}");
     let wait: u32 = refused.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=60).contains(&wait), "{wait}");
     assert_eq!(request(&host.address, "PUT", "/v1/instances/x", wrong).status, 429);

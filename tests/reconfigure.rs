@@ -118,7 +118,7 @@ fn check_finds_what_a_start_would_and_makes_nothing() {
         ("listen = 'nonsense'\n", "unix:/run/dropsonde.sock"),
         ("plugins_dir = '/no/such/folder'\n", "/no/such/folder"),
         ("[tls]\ncert = '/no/cert.pem'\nkey = '/no/key.pem'\n", "/no/cert.pem"),
-        (&empty, "there is no token in it"),
+        (&empty, "the file contains no token"),
         ("auth.read_token_file = '/no/such/yet'\n", "/no/such/yet: there is no such folder"),
         ("listen = 'unix:/no/such/d.sock'\n", "/no/such/d.sock: there is no such folder"),
         (&open, "chmod go-w"),
@@ -416,6 +416,6 @@ fn a_host_that_waits_for_a_disk_stops_all_the_same() {
     host.reconfigure("[tls]\ncert = '{}/pipe'\nkey = '{}/pipe'\n");
     host.configure("auth.read_token_file = '{}/pipe'\n");
     host.signal("HUP");
-    host.until_logged("it is no file");
+    host.until_logged("it is not a regular file");
     assert_eq!(host.stop(), 0);
 }

@@ -1,6 +1,8 @@
-//! Browsers show a token once, and are given a cookie that lets them read: a page's streams cannot show a token.
+//! Logins of browsers. A browser shows a token once and gets a cookie, which allows reading: the streams of a page
+//! cannot show a token.
 //!
-//! A cookie changes nothing, whoever's token it was made of: what a browser sends by itself is no order.
+//! A cookie never allows changes, whatever the token allows: a browser sends cookies by itself, so they do not show
+//! that the user wants the change.
 
 use super::body::{content_type, read};
 use super::error::{ApiError, Refused};
@@ -19,12 +21,12 @@ use dropsonde_model::Right;
 use dropsonde_model::nearest::unknown_key;
 use serde::Deserialize;
 
-/// Bytes of a login.
+/// Bytes of the largest login.
 const LARGEST: usize = 8 << 10;
 
 const COOKIE: &str = "dropsonde_session";
 
-/// With whose token, beside an answer: for those who write it down.
+/// The right of the token that a browser logged in with. It is attached to the answer, for the audit log.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LoggedIn(pub(super) Right);
 
@@ -34,7 +36,7 @@ struct Login {
     token: String,
 }
 
-/// A token, by a form, as JSON, or in the head like everywhere else.
+/// Logs in with a token from a form, from JSON, or from the `Authorization` header.
 pub(super) async fn login(
     State(app): Shared,
     Extension(caller): Asking,
@@ -50,14 +52,14 @@ pub(super) async fn login(
 async fn begin(app: &App, peer: &Peer, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
     let sent = sent(app, peer, headers, body).await?;
     let shown = || Some(bearer(headers.get(header::AUTHORIZATION)?.as_bytes())?.to_vec());
-    let token = sent.or_else(shown).ok_or_else(|| ApiError::invalid("token", "there is none"))?;
+    let token = sent.or_else(shown).ok_or_else(|| ApiError::invalid("token", "it is missing"))?;
     let any = Right::ALL.iter().any(|right| app.options.load().token_file(*right).is_some());
     if !any {
-        return Err(ApiError::new(StatusCode::FORBIDDEN, "this host has no token anyone could log in with"));
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "this host has no tokens, so nobody can log in"));
     }
     let attempt = app.tokens.attempt(peer.id(), &token);
     let attempt = attempt.map_err(|TooManyWrong(wait)| too_many_wrong("logins", wait))?;
-    let wrong = || ApiError::unauthorized("this is no token of this host");
+    let wrong = || ApiError::unauthorized("this is not a token of this host");
     attempt.ok_or_else(wrong)?;
     let begun = app.tokens.begin_session(&token, &app.options.load());
     let begun = begun.map_err(|error| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
@@ -67,13 +69,13 @@ async fn begin(app: &App, peer: &Peer, headers: &HeaderMap, body: Body) -> Resul
     Ok(response)
 }
 
-/// What the cookie was for ends, also for whoever has a copy.
+/// Ends the sessions of the request's cookies, also for clients that have copies of them.
 pub(super) async fn logout(State(app): Shared, headers: HeaderMap) -> Response {
     sessions(&headers).for_each(|secret| app.tokens.end_session(secret));
     with_cookie(&app, &headers, "", 0)
 }
 
-/// What the body says, if there is one.
+/// Returns the token in the body; none if there is no body.
 async fn sent(app: &App, peer: &Peer, headers: &HeaderMap, body: Body) -> Result<Option<Vec<u8>>, ApiError> {
     let bytes = read(app, peer, headers, body, LARGEST).await?;
     let kind = content_type(headers);
@@ -86,7 +88,7 @@ async fn sent(app: &App, peer: &Peer, headers: &HeaderMap, body: Body) -> Result
             let token = fields.find(|(name, _)| name == "token");
             token
                 .map(|(_, token)| token.trim().to_owned())
-                .ok_or_else(|| ApiError::invalid("token", "there is none"))?
+                .ok_or_else(|| ApiError::invalid("token", "it is missing"))?
         }
         Some("application/json") => {
             let login: Login = serde_json::from_slice(&bytes).map_err(|error| {
@@ -97,14 +99,15 @@ async fn sent(app: &App, peer: &Peer, headers: &HeaderMap, body: Body) -> Result
             login.token
         }
         _ => {
-            let why = "a token is sent by a form, as application/json, or as Authorization: Bearer TOKEN";
+            let why = "unsupported Content-Type; send the token in a form, as application/json, or as \
+                       Authorization: Bearer TOKEN";
             return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
         }
     };
     Ok(Some(token.into_bytes()))
 }
 
-/// Browsers go on to the page; programs know by the status.
+/// Answers with a cookie. Browsers are redirected to `/`; programs get a status.
 fn with_cookie(app: &App, request: &HeaderMap, secret: &str, seconds: u64) -> Response {
     let secure = if app.options.load().tls.files().is_some() { "; Secure" } else { "" };
     let cookie = format!("{COOKIE}={secret}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
@@ -121,19 +124,20 @@ fn with_cookie(app: &App, request: &HeaderMap, secret: &str, seconds: u64) -> Re
     response
 }
 
-/// What a browser that has logged in shows; perhaps beside what others have it show under the same name.
+/// Returns the secrets of the sessions that a browser shows. Other programs on the same host name may have set cookies
+/// of this name, too.
 pub(super) fn sessions(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|cookies| cookies.to_str().ok());
     let pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
     pairs.filter(|(name, _)| *name == COOKIE).map(|(_, secret)| secret.as_bytes())
 }
 
-/// Whether who is refused is a person in front of a browser.
+/// Returns whether a person in front of a browser sent the request.
 pub(super) fn wants_page(method: &Method, headers: &HeaderMap) -> bool {
     method == Method::GET && takes_html(headers)
 }
 
-/// The refusal as a page to log in at.
+/// Returns a refusal as a login page.
 pub(super) fn page(refused: ApiError) -> Response {
     let status = refused.status();
     let headers = [

@@ -1,4 +1,4 @@
-//! Who sends a request, and what that one may.
+//! The caller of a request, and its rights.
 
 use super::error::ApiError;
 use super::login;
@@ -13,21 +13,21 @@ use dropsonde_model::nearest::unknown;
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// Who sends a request.
+/// The sender of a request.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     pub(crate) peer: Peer,
     token: Shown,
-    /// A browser that has logged in.
+    /// Whether the sender is a browser that has logged in.
     is_session: bool,
 }
 
-/// What each operation needs, and the query parameters it takes.
+/// The right that each operation needs, and the query parameters that it takes.
 pub(super) struct Rights(HashMap<String, Vec<Known>>);
 
 struct Known {
     method: Method,
-    /// None: everybody may.
+    /// The right that is needed; none if everybody may use the operation.
     needs: Option<Right>,
     takes: &'static [&'static str],
 }
@@ -42,13 +42,14 @@ impl Rights {
         Self(rights)
     }
 
-    /// None also for what there is not.
+    /// Returns the right that an operation needs; none also if there is no such operation.
     pub(super) fn needed(&self, route: &str, method: &Method) -> Option<Right> {
         self.of_operation(route, method)?.needs
     }
 
-    /// Refuses a query parameter the operation does not take: it would do nothing, and nobody would notice. Probes and
-    /// scrapers send parameters of their own to what has none.
+    /// Refuses a query parameter that the operation does not take: it would do nothing, and nobody would notice.
+    /// Outside of `/v1/` and `/telemetry/`, an operation without parameters accepts any: probes and scrapers send
+    /// parameters of their own.
     pub(super) fn check_parameters(&self, route: &str, method: &Method, query: Option<&str>) -> Result<(), ApiError> {
         let (Some(query), Some(Known { takes, .. })) = (query, self.of_operation(route, method)) else { return Ok(()) };
         if takes.is_empty() && !["/v1/", "/telemetry/"].iter().any(|api| route.starts_with(api)) {
@@ -61,7 +62,7 @@ impl Rights {
         }
     }
 
-    /// Whether it is there to change something.
+    /// Returns whether an operation changes something.
     pub(super) fn is_change(&self, route: &str, method: &Method) -> bool {
         !method.is_safe() && self.of_operation(route, method).is_some()
     }
@@ -81,7 +82,7 @@ impl Caller {
         Self { peer, token, is_session }
     }
 
-    /// Whether it may do what needs a right.
+    /// Checks whether the caller has a right.
     pub(crate) fn check(&self, app: &App, needed: Right) -> Result<(), ApiError> {
         if needed == Right::Read && self.is_session {
             return Ok(());
@@ -90,30 +91,30 @@ impl Caller {
         app.tokens.check(needed, self.token, self.peer.certificate.is_some()).map_err(|refusal| match refusal {
             Refusal::Never => {
                 let why = format!(
-                    "there is no {needs} token to allow this: the host keeps nothing (--memory-only), and \
-                     auth.{needs}_token_file names none"
+                    "this needs the {needs} token, and there is none: the host keeps nothing (--memory-only); set \
+                     auth.{needs}_token_file"
                 );
                 ApiError::new(StatusCode::FORBIDDEN, why)
             }
-            Refusal::NoCertificate => ApiError::unauthorized("this needs a certificate: connect again, and show one"),
+            Refusal::NoCertificate => ApiError::unauthorized("this needs a client certificate; connect again with one"),
             Refusal::Missing => ApiError::unauthorized(format!(
-                "this needs the {needs} token: Authorization: Bearer TOKEN{}",
-                if needed == Right::Read { ", or a login at /" } else { "" }
+                "this needs the {needs} token; send Authorization: Bearer TOKEN{}",
+                if needed == Right::Read { ", or log in at /" } else { "" }
             )),
             Refusal::Wrong => {
                 if let Err(TooManyWrong(wait)) = app.tokens.count_wrong(self.peer.id()) {
                     return too_many_wrong("tokens", wait);
                 }
-                ApiError::unauthorized(format!("this is no token of this host; it needs the {needs} token"))
+                ApiError::unauthorized(format!("this is not a token of this host; the request needs the {needs} token"))
             }
             Refusal::TooLittle(shown) => {
-                let why = format!("the {} token does not allow this: it needs the {needs} token", shown.as_str());
+                let why = format!("the {} token does not allow this; send the {needs} token", shown.as_str());
                 ApiError::new(StatusCode::FORBIDDEN, why)
             }
         })
     }
 
-    /// For the audit log.
+    /// Returns the caller as the audit log shows it.
     pub(crate) fn name(&self) -> audit::Caller {
         let token = match self.token {
             Shown::Token(right) => Some(right.as_str()),
@@ -124,14 +125,14 @@ impl Caller {
     }
 }
 
-/// Refuses a client that showed too many wrong tokens, or logged in with too many.
+/// Returns the error for a client that has shown too many wrong tokens, or has logged in with too many.
 pub(super) fn too_many_wrong(what: &str, wait: Duration) -> ApiError {
     let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
-    let why = format!("too many wrong {what} of this client; try again later");
+    let why = format!("too many wrong {what} from this client; try again later");
     ApiError::new(StatusCode::TOO_MANY_REQUESTS, why).retry_after(seconds)
 }
 
-/// The scheme's name is of either case (RFC 9110).
+/// Returns the token of an `Authorization` header. The name of the scheme is case-insensitive (RFC 9110).
 pub(super) fn bearer(authorization: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = authorization.split_at_checked(b"Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())

@@ -1,17 +1,18 @@
-//! Wrong logins, or wrong tokens, of each peer: so many within a minute, then it waits until that is over.
+//! The limit of wrong logins, or wrong tokens, of each client: after ten within a minute, the client waits until the
+//! minute is over.
 
 use dropsonde_engine::places::PeerId;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Wrong logins of one peer within a window.
+/// Wrong attempts of one client within a window.
 const MOST_WRONG: u32 = 10;
 
-/// It begins with the first of them.
+/// The length of a window. It begins with the first wrong attempt.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Peers that are remembered; beyond, the one whose window ends first is forgotten.
+/// Clients that are remembered. Beyond this the client whose window ends first is forgotten.
 const MOST_PEERS: usize = 10_000;
 
 #[derive(Debug, Default)]
@@ -23,24 +24,25 @@ struct Tried {
     since: Instant,
 }
 
-/// A peer has had too many wrong logins: it may try again after this time.
+/// The client has had too many wrong attempts, and may try again after this time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TooManyWrong(pub(crate) Duration);
 
 impl Attempts {
-    /// Begins anew for all peers.
+    /// Forgets the wrong attempts of all clients.
     pub(super) fn forget(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Makes one attempt of a peer, unless it has had too many wrong ones. None from `attempt`: it was wrong, too.
+    /// Makes one attempt of a client, unless the client has had too many wrong ones. If `attempt` returns none, it was
+    /// wrong, too.
     pub(super) fn attempt<T>(
         &self,
         peer: PeerId,
         now: Instant,
         attempt: impl FnOnce() -> Option<T>,
     ) -> Result<Option<T>, TooManyWrong> {
-        // Held until it is known: attempts at the same time count, too.
+        // Locked until the result is known: attempts at the same time count, too.
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let passed = |tried: &Tried| now.saturating_duration_since(tried.since);
         if let Some(tried) = all.get(&peer) {

@@ -7,62 +7,66 @@ use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-/// Of randomness; each is two characters of a token.
+/// Random bytes of a token; each becomes two characters.
 const BYTES: usize = 32;
 
-/// Bytes of a token that cannot be guessed; shorter ones are warned of.
+/// Bytes of a token that cannot be guessed; the host warns of shorter ones.
 const SHORT: usize = 16;
 
-/// Longest token that is one.
+/// Bytes of the longest token.
 const LONGEST: u64 = 4096;
 
-/// The token in a file; made where there is none.
+/// Returns the token in a file. Creates the file if it is missing.
 pub(super) fn open(path: &Path) -> io::Result<String> {
     let token = match create(path) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => read(path)?,
-        // A folder that is read-only may hold one all the same.
+        // A read-only folder may still hold a token.
         Err(error) => read(path).map_err(|_| error)?,
         made => return made,
     };
     if fs::metadata(path)?.mode() & 0o044 != 0 {
-        tracing::warn!(file = %path.display(), "others can read this token: chmod go-r it");
+        tracing::warn!(file = %path.display(), "other users can read this token; run chmod go-r on the file");
     }
     if token.len() < SHORT {
         let file = path.display();
-        tracing::warn!(%file, "this token is short, and might be guessed; `openssl rand -hex 32` makes one");
+        tracing::warn!(%file, "this token is short and could be guessed; make one with `openssl rand -hex 32`");
     }
     Ok(token)
 }
 
-/// The token in a file.
+/// Reads the token in a file.
 pub fn read(path: &Path) -> io::Result<String> {
-    // What is no file might have nothing to say for ever.
+    // Something else, like a pipe, could block for ever.
     let nonblocking = OFlags::NONBLOCK.bits() as i32;
     let mut options = OpenOptions::new();
     let found = options.read(true).custom_flags(nonblocking).open(path)?;
     let about = found.metadata()?;
     if !about.is_file() {
-        return Err(io::Error::other("it is no file"));
+        return Err(io::Error::other("it is not a regular file"));
     }
     if ![0, geteuid().as_raw()].contains(&about.uid()) {
-        return Err(io::Error::other("it is another user's, who could change what it allows: chown it"));
+        return Err(io::Error::other("the file belongs to another user, who could change the token; run chown on it"));
     }
     if about.mode() & 0o022 != 0 {
-        return Err(io::Error::other("others can change it, and so give themselves what it allows: chmod go-w it"));
+        return Err(io::Error::other(
+            "other users can change the token, and so could get its right; run chmod go-w on the file",
+        ));
     }
     let mut token = String::new();
     found.take(LONGEST + 1).read_to_string(&mut token)?;
     let token = token.trim();
     if token.is_empty() {
-        return Err(io::Error::other("there is no token in it; delete it, and a new one is made"));
+        return Err(io::Error::other("the file contains no token; delete it, and the host creates a new one"));
     }
     if token.len() as u64 > LONGEST || !token.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
-        return Err(io::Error::other("a token is one line of printable ASCII, and no longer than 4096 bytes"));
+        return Err(io::Error::other(
+            "the file contains no valid token: a token is one line of printable ASCII, at most 4096 bytes long",
+        ));
     }
     Ok(token.to_owned())
 }
 
-/// Whole, or not at all.
+/// Creates a file with a new token: all of it, or nothing.
 fn create(path: &Path) -> io::Result<String> {
     if path.exists() {
         return Err(ErrorKind::AlreadyExists.into());
@@ -72,7 +76,7 @@ fn create(path: &Path) -> io::Result<String> {
     Ok(token)
 }
 
-/// What nobody can guess, in hex.
+/// Returns a secret that nobody can guess, in hex.
 pub(super) fn random() -> io::Result<String> {
     let mut random = [0; BYTES];
     let mut filled = 0;
@@ -110,6 +114,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
-        assert_eq!(open(&pipe).unwrap_err().to_string(), "it is no file");
+        assert_eq!(open(&pipe).unwrap_err().to_string(), "it is not a regular file");
     }
 }

@@ -1,8 +1,8 @@
-//! Who may do what: whoever shows a token. A browser that showed one is given a session, which may read.
+//! Authentication: a client shows a token. A browser that has shown one gets a session, which may read.
 //!
 //! # Layout
 //!
-//! * `file`: a token on disk; `sessions`: browsers that have logged in; `attempts`: those that tried in vain.
+//! * `file`: a token on disk; `sessions`: browsers that have logged in; `attempts`: the limit of wrong attempts.
 
 mod attempts;
 mod file;
@@ -25,62 +25,62 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-/// The tokens of a host, by their hashes.
+/// The tokens of a host, as hashes.
 #[derive(Debug)]
 pub struct Tokens {
     known: ArcSwap<Known>,
     sessions: Sessions,
     attempts: Attempts,
-    /// Wrong tokens with requests: who shows those may log in all the same.
+    /// Wrong tokens of requests. They are counted apart from logins: a client that sends wrong tokens may still log in.
     wrong: Attempts,
-    /// Why they could not be read again.
+    /// The reason why the tokens could not be read again.
     complaint: std::sync::Mutex<Option<String>>,
-    /// Held while they are read and take over: what was read earlier never follows what was read later.
+    /// Locked while tokens are read and taken over: older tokens never replace newer ones.
     changing: Arc<Mutex<()>>,
-    /// What nobody can show.
+    /// The hash of a token that nobody knows.
     nobody: blake3::Hash,
 }
 
-/// None: there is no token for this.
+/// The tokens that are in force, as hashes. None: there is no token for this right.
 #[derive(Debug)]
 pub struct Known {
-    /// Another for other tokens.
+    /// Changes with the tokens.
     generation: u64,
-    /// Whoever reads has shown a certificate, which is enough where there is no token to read.
+    /// Whether clients must show a certificate. It is enough to read if there is no read token.
     wants_certificate: bool,
     read: Option<blake3::Hash>,
     write: Option<blake3::Hash>,
     admin: Option<blake3::Hash>,
-    /// Which of them could not be made, and why.
+    /// The tokens that could not be created, and the reasons.
     trouble: Vec<String>,
 }
 
-/// Which token someone showed.
+/// The token that a client showed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shown {
     Nothing,
-    /// No token of this host's.
+    /// A token that is not one of this host's.
     Unknown,
     Token(Right),
 }
 
-/// Why something is not done.
+/// The reason to refuse a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// This host has no token anyone could show.
+    /// This host has no token that would be enough.
     Never,
-    /// It takes none, but a certificate.
+    /// The request needs no token, but a certificate.
     NoCertificate,
     Missing,
     Wrong,
-    /// It is one of this host's, for less.
+    /// The token is one of this host's, but does not allow this.
     TooLittle(Right),
 }
 
 // === impl Tokens ===
 
 impl Tokens {
-    /// Those there are; made where there are none. Where one cannot be made, nobody has it.
+    /// Reads the tokens and creates missing ones. If a token cannot be created, nobody has its right.
     pub fn open(options: &Options) -> io::Result<Self> {
         let nobody = blake3::hash(file::random()?.as_bytes());
         let known = Known::open(options, nobody, true)?;
@@ -96,19 +96,19 @@ impl Tokens {
         })
     }
 
-    /// Which tokens could not be made, or read again, and why.
+    /// Returns which tokens could not be created or read again, and why.
     pub(crate) fn trouble(&self) -> Vec<String> {
         let mut trouble = self.known.load().trouble.clone();
         trouble.extend(self.complaint.lock().unwrap_or_else(PoisonError::into_inner).clone());
         trouble
     }
 
-    /// Whether they could not be read or made when that was tried last.
+    /// Returns whether the last try to read or create the tokens failed.
     pub fn are_unread(&self) -> bool {
         !self.trouble().is_empty()
     }
 
-    /// Notes why tokens could not be read again, if so. Whether that is other than before.
+    /// Notes why the tokens could not be read again; none if they could. Returns whether this has changed.
     pub fn complain(&self, why: Option<String>) -> bool {
         let mut complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
         let is_other = *complaint != why;
@@ -116,38 +116,39 @@ impl Tokens {
         is_other
     }
 
-    /// To be held from [`read_again`](Self::read_again) until [`take_over`](Self::take_over).
+    /// Locks the tokens for a change. Hold the guard from [`read_again`](Self::read_again) until
+    /// [`take_over`](Self::take_over).
     pub async fn change(&self) -> OwnedMutexGuard<()> {
         self.changing.clone().lock_owned().await
     }
 
-    /// Those there are now, for [`take_over`](Self::take_over). May have to wait for a disk.
+    /// Reads the tokens again, for [`take_over`](Self::take_over). May have to wait for a disk.
     pub fn read_again(&self, options: &Options) -> io::Result<Known> {
         let now = self.known.load();
-        // Tokens that were read once stay in force when they can be read no more.
+        // Tokens that were read once stay in force if they can no longer be read.
         let known = Known::open(options, self.nobody, !now.trouble.is_empty())?;
         let is_same = Right::ALL.into_iter().all(|right| now.of(right) == known.of(right))
             && now.wants_certificate == known.wants_certificate;
         Ok(Known { generation: now.generation + u64::from(!is_same), ..known })
     }
 
-    /// From now on there are these. Sessions of others have ended. Whether there are others.
+    /// Puts tokens in force. If they are other ones, all sessions end. Returns whether they are.
     pub fn take_over(&self, known: Known) -> bool {
         let generation = known.generation;
         let are_others = self.known.swap(known.into()).generation != generation;
         if are_others {
-            // What was wrong may have been one of these, or right a moment ago.
+            // A wrong token may be one of the new ones, or may have been right a moment ago.
             self.wrong.forget();
         }
         are_others
     }
 
-    /// What a token allows, if it is one of this host's.
+    /// Returns whether a token is one of this host's, and its right.
     pub fn recognize(&self, token: &[u8]) -> Shown {
         self.known.load().recognize(token)
     }
 
-    /// Whether what was shown is enough.
+    /// Checks whether the token or the certificate is enough.
     pub fn check(&self, needed: Right, shown: Shown, has_certificate: bool) -> Result<(), Refusal> {
         let known = self.known.load();
         match shown {
@@ -166,12 +167,14 @@ impl Tokens {
         }
     }
 
-    /// Counts a wrong token that a peer has shown with a request, unless it has shown too many. A right one is never held up.
+    /// Counts a wrong token of a request. Fails if the client has shown too many. Right tokens are never refused for
+    /// that.
     pub(crate) fn count_wrong(&self, peer: PeerId) -> Result<(), TooManyWrong> {
         self.wrong.attempt(peer, Instant::now(), || None::<()>).map(drop)
     }
 
-    /// What a token allows that somebody logs in with; none for a stranger, who may try again so many times.
+    /// Returns the right of a token that a client logs in with; none if the token is wrong. Fails if the client has
+    /// tried too many wrong ones.
     pub(crate) fn attempt(&self, peer: PeerId, token: &[u8]) -> Result<Option<Right>, TooManyWrong> {
         self.attempts.attempt(peer, Instant::now(), || match self.recognize(token) {
             Shown::Token(right) => Some(right),
@@ -179,7 +182,8 @@ impl Tokens {
         })
     }
 
-    /// A session for whoever shows a token, and what that allows; none for a stranger.
+    /// Begins a session for a client that shows a token, and returns it with the token's right; none if the token is
+    /// wrong.
     pub fn begin_session(&self, token: &[u8], options: &Options) -> io::Result<Option<(Session, Right)>> {
         let known = self.known.load();
         let Shown::Token(right) = known.recognize(token) else { return Ok(None) };
@@ -187,7 +191,8 @@ impl Tokens {
         Ok(Some((session, right)))
     }
 
-    /// Whether a session with this secret has begun, and neither ended nor expired, nor are there other tokens since.
+    /// Returns whether a session with this secret is open: it has not ended or expired, and the tokens are still the
+    /// same.
     pub fn is_session(&self, secret: &[u8]) -> bool {
         self.sessions.has(secret, self.known.load().generation, Instant::now())
     }
@@ -200,7 +205,7 @@ impl Tokens {
 // === impl Known ===
 
 impl Known {
-    /// `without`: the host goes on without a token that this user may not read.
+    /// Reads and creates tokens. `without`: the host goes on without a token that its user may not read.
     fn open(options: &Options, nobody: blake3::Hash, without: bool) -> io::Result<Self> {
         let mut trouble = Vec::new();
         let mut hash = |right: Right| {
@@ -213,7 +218,7 @@ impl Known {
                     trouble.push(format!(
                         "there is no {right} token, and nobody has its right: cannot {what} {path}: {error}"
                     ));
-                    // Where there is none to read, everybody may.
+                    // Without a read token everybody could read, so there is one that nobody knows.
                     Ok((right == Right::Read.as_str()).then_some(nobody))
                 }
                 Err(error) => Err(named(&path, &error)),
@@ -240,7 +245,7 @@ impl Known {
         }
     }
 
-    /// Whether there is any token that would do.
+    /// Returns whether there is a token that gives this right.
     fn allow(&self, right: Right) -> bool {
         Right::ALL.into_iter().any(|other| other >= right && self.of(other).is_some())
     }
@@ -262,7 +267,7 @@ mod tests {
         Options { data_dir: Some(data.path().to_owned()), ..Options::default() }
     }
 
-    /// One that wants a token from readers, too.
+    /// A host that needs a token for reading, too.
     fn guarded(data: &TempDir) -> Options {
         let auth = AuthConfig { read_token_file: Some(data.path().join("read.token")), ..AuthConfig::default() };
         Options { auth, ..local(data) }

@@ -4,21 +4,21 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Browsers at a time; beyond, the session that would end first does.
+/// The largest number of sessions. Beyond this the session that would expire first ends.
 const MOST: usize = 1000;
 
-/// Browsers that have logged in, by the hash of what they show.
+/// The sessions of browsers, by the hash of their secrets.
 #[derive(Debug, Default)]
 pub(super) struct Sessions(Mutex<HashMap<[u8; 32], Begun>>);
 
 #[derive(Debug)]
 struct Begun {
-    /// Of the tokens there were.
+    /// The generation of the tokens when the session began.
     generation: u64,
     ends: Instant,
 }
 
-/// What a browser shows from now on.
+/// The session of a browser: a secret that the browser shows from now on.
 #[derive(Debug)]
 pub struct Session {
     secret: String,
