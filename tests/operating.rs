@@ -15,7 +15,7 @@ fn a_section_of_a_plugin_that_is_not_there_is_tried_again_when_its_file_comes() 
     let host = Host::start(CONFIG, &[]);
     host.until("/health", is_healthy);
     host.configure(&format!("{CONFIG}[plugins.late]\nconfig = {{ discover = ['ok'] }}\n"));
-    host.until_logged("the configuration stays as it was");
+    host.until_logged("cannot reload the configuration");
     host.until("/health", |health| health.body.contains("no plugin is called"));
     host.drop_in("late", verbs());
     host.until("/health", is_healthy);

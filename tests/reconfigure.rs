@@ -72,7 +72,7 @@ fn what_takes_a_restart_is_named_and_stays_and_a_bad_file_changes_nothing() {
     assert!(!log.contains("key=\"poll"), "{log}");
     host.configure("poll.intervall = '2s'\nlabels = { a = 'b' }\n");
     host.signal("HUP");
-    let log = host.until_logged("the configuration stays as it was");
+    let log = host.until_logged("cannot reload the configuration");
     assert!(log.contains("intervall") && log.contains("dropsonde.toml"), "{log}");
     host.until("/v1/instances/host", |instance| instance.status == 200);
     assert!(host.get("/v1/instances/host").json()["labels"].get("a").is_none());
@@ -87,11 +87,11 @@ fn a_file_that_changes_is_read_without_anybody_telling() {
     let host = Host::start("", &[]);
     let began = Instant::now();
     host.configure("labels = { site = 'fra1' }\n");
-    host.until_logged("the configuration was read again");
+    host.until_logged("reloaded the configuration");
     assert!(began.elapsed() < Duration::from_secs(30));
     host.until("/v1/instances/host", |one| one.status == 200 && one.json()["labels"]["site"] == "fra1");
     let log = host.last_words();
-    assert_eq!(log.matches("was read again").count(), 1, "once: {log}");
+    assert_eq!(log.matches("reloaded the configuration").count(), 1, "once: {log}");
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn a_section_its_plugin_cannot_work_with_leaves_it_as_it_was_until_it_can() {
     let before = host.plugin("procfs")["loaded_at"].clone();
     host.configure("labels = { a = 'b' }\n[plugins.procfs]\ninterval = '200ms'\nconfig = { watch = ['('] }\n");
     host.signal("HUP");
-    let log = host.until_logged("the configuration stays as it was");
+    let log = host.until_logged("cannot reload the configuration");
     assert!(log.contains("part=\"[plugins.procfs]\""), "{log}");
     let page = host.plugin("procfs");
     assert_eq!(
@@ -317,7 +317,7 @@ fn what_stays_until_a_restart_does_not_open_what_goes_with_it() {
     // By itself this is fine: a host that only this machine reaches.
     fs::write(&file, format!("listen = '127.0.0.1:0'\n{tls}")).unwrap();
     let refused = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let refused = refused.into_iter().find(|line| line.contains("stays as it was")).unwrap();
+    let refused = refused.into_iter().find(|line| line.contains("cannot reload the configuration")).unwrap();
     assert!(refused.contains("before a restart") && refused.contains("auth.read_token_file"), "{refused}");
     let url = listening.trim().replace("listening on ", "").replace("0.0.0.0", "localhost");
     let (code, _, error) =
@@ -390,7 +390,7 @@ fn a_replaced_token_is_refused_while_another_file_keeps_changing() {
                 fs::write(&file, &text).unwrap();
             }
         });
-        host.until_logged("the configuration was read again");
+        host.until_logged("reloaded the configuration");
         replace_token(&host);
         drop(stop);
     });
@@ -403,7 +403,7 @@ fn a_replaced_token_is_refused_while_a_plugin_is_slow_to_start_with_its_new_sect
     host.configure("[plugins.verbs]\nconfig = { init = 'spin' }\nlimits = { init_deadline = '10m' }\n");
     host.until_logged("the configuration, or a file it names, was changed");
     replace_token(&host);
-    assert!(!host.log().contains("read again and"), "the plugin has not started: {}", host.log());
+    assert!(!host.log().contains("reloaded the configuration"), "the plugin has not started: {}", host.log());
 }
 
 #[test]

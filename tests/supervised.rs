@@ -24,12 +24,12 @@ fn a_service_manager_hears_when_it_serves_reloads_and_stops_and_that_it_is_well(
     host.reconfigure("labels = { a = 'b' }\n");
     let reloading = next();
     assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
-    assert_eq!(next(), "READY=1\nSTATUS=the configuration was read again and is in force");
+    assert_eq!(next(), "READY=1\nSTATUS=reloaded the configuration");
     host.configure("labels = { a-b = 'b' }\n");
     host.signal("HUP");
     assert!(next().starts_with("RELOADING=1\n"));
     let refused = next();
-    assert!(refused.starts_with("READY=1\nSTATUS=the configuration was read again and refused: "), "{refused}");
+    assert!(refused.starts_with("READY=1\nSTATUS=refused the new configuration: "), "{refused}");
     assert!((0..3).all(|_| heard() == "WATCHDOG=1"));
     host.signal("TERM");
     assert_eq!(next(), "STOPPING=1");

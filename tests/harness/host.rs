@@ -166,7 +166,7 @@ impl Host {
         let before = self.log().len();
         self.signal("HUP");
         let start = Instant::now();
-        while !self.log()[before..].contains("the configuration was read again") {
+        while !self.log()[before..].contains("reloaded the configuration") {
             assert!(start.elapsed() < PATIENCE, "{}", self.log());
             std::thread::park_timeout(Duration::from_millis(5));
         }

@@ -8,28 +8,29 @@ use dropsonde_engine::front::{ClientPool, Front};
 use dropsonde_engine::places::Places;
 use std::sync::Arc;
 
-/// What handlers share: the engine they ask, who may ask it, and how much at a time.
+/// The state that all handlers share: the engine, the configuration, the tokens, and what clients take of the shared
+/// pools.
 #[derive(Debug)]
 pub struct App {
     pub engine: Arc<Engine>,
-    /// What is in force: it may be another at any time.
+    /// The configuration in force. A reload replaces it.
     pub options: ArcSwap<Options>,
     pub tokens: Tokens,
     pub reloads: Reloads,
-    /// Open connections that are no streams.
+    /// Open connections, without streams.
     pub(crate) connections: Arc<Places>,
-    /// Those that hear that there is no room for them.
+    /// Connections over a limit that are being told so.
     pub(crate) turned_away: Arc<Places>,
-    /// Turns of streams that begin.
+    /// Streams that are starting.
     pub(crate) beginnings: Arc<Places>,
-    /// Turns of range queries.
+    /// Running range queries.
     pub(crate) queries: Arc<Places>,
-    /// Bytes of memory that answers on their way take.
+    /// Bytes of memory that unfinished answers and large request bodies take.
     pub(crate) answers: Arc<Places>,
 }
 
 impl App {
-    /// Opens the tokens; those that are not there are made.
+    /// Reads the tokens, creates missing ones, and registers with the engine.
     pub fn new(engine: Arc<Engine>, options: Options) -> Result<Arc<Self>> {
         let app = Arc::new(Self {
             tokens: Tokens::open(&options).context("cannot read or make a token")?,
@@ -47,12 +48,12 @@ impl App {
         Ok(app)
     }
 
-    /// Has the tokens be those that are in their files now, whatever becomes of the rest of the configuration: a token that was
-    /// replaced must not work until a plugin has started.
+    /// Reads the tokens again, apart from the rest of the configuration: a token that was replaced must not work until
+    /// a plugin has started.
     pub async fn reload_tokens(self: &Arc<Self>) {
         let _change = self.tokens.change().await;
         let shared = self.clone();
-        // If that fails, the host is going.
+        // This fails only while the host stops.
         let _ = tokio::task::spawn_blocking(move || shared.take_over_tokens()).await;
     }
 
@@ -61,12 +62,12 @@ impl App {
             Ok(known) => {
                 self.tokens.complain(None);
                 if self.tokens.take_over(known) {
-                    tracing::info!("the tokens were read again");
+                    tracing::info!("reloaded the tokens");
                     self.engine.hub.part();
                 }
             }
             Err(error) => {
-                let why = format!("cannot read or make a token; the ones before stay in force: {error}");
+                let why = format!("cannot read or make a token; keeping the previous tokens: {error}");
                 if self.tokens.complain(Some(why.clone())) {
                     tracing::error!("{why}");
                 }

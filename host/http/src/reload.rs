@@ -1,4 +1,4 @@
-//! Reading the configuration again: who asks for it, and what came of it. `POST /v1/reload` asks.
+//! Reloads of the configuration: requests for them (`POST /v1/reload`), and their results.
 
 use super::Shared;
 use super::error::{ApiError, Refused, json};
@@ -10,13 +10,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// Reloads that may be asked for and not begun; who comes later is told to try again.
+/// Reloads that can wait to begin. Clients beyond this are told to try again.
 const MOST_WAITING: usize = 8;
 
-/// Longest time a client waits: plugins whose sections changed are compiled, started and tried meanwhile.
+/// The longest time that a client waits. Meanwhile plugins whose sections changed are compiled, started and tried.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Answers with what came of each part: 200 when all of it works, 422 when it is refused or a part fails.
+/// Answers with the result of each part: 200 if all parts work, 422 if the configuration is refused or a part fails.
 pub(crate) async fn post(State(app): Shared) -> Result<Response, ApiError> {
     let answered = app.reloads.ask().map_err(|why| {
         let status = match why {
@@ -30,7 +30,7 @@ pub(crate) async fn post(State(app): Shared) -> Result<Response, ApiError> {
         Ok(Ok(reload)) => reload,
         Ok(Err(_)) => return Err(unavailable("the host is stopping")),
         Err(_) => {
-            let why = "the configuration is still being tried; the log and /health tell what comes of it";
+            let why = "the reload is still running; the log and /health will show its result";
             return Err(unavailable(why).retry_after(10));
         }
     };
@@ -42,46 +42,48 @@ pub(crate) async fn post(State(app): Shared) -> Result<Response, ApiError> {
     Ok(response)
 }
 
-/// What came of reading a configuration again.
+/// The result of a reload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Reload {
+    /// The configuration file, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// Why nothing of it is in force; none when it is.
+    /// The reason why the configuration is refused; none if it is in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Those that were changed.
+    /// The parts that were changed.
     pub parts: Vec<Part>,
 }
 
-/// A part of a configuration that was changed: `[http]`, `[plugins.load]`, or a key that takes a restart.
+/// A part of the configuration that was changed: `[http]`, `[plugins.load]`, or a key that needs a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Part {
     pub part: String,
     pub outcome: Outcome,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// What the plugin needs and is not granted, as in `read /proc/loadavg`: it runs without.
+    /// Needs of the plugin that are not granted, like `read /proc/loadavg`. The plugin runs without them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
 }
 
+/// The result of one part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// It is in force.
+    /// The part is in force.
     Applied,
-    /// It takes a restart, and is as it was until then.
+    /// The part needs a restart. Until then the previous value is in force.
     Restart,
-    /// It does not work.
+    /// The part does not work.
     Failed,
-    /// It would work, and is as it was because another part does not.
+    /// The part would work, but the previous one stays in force because another part does not work.
     NotApplied,
-    /// It is in force, and its plugin is not up yet.
+    /// The part is in force, but its plugin is not running yet.
     Waiting,
 }
 
-/// Where reloads are asked for, and what is wrong since the last one.
+/// The queue of requested reloads, and the problem that the last reload found.
 #[derive(Debug)]
 pub struct Reloads {
     asks: mpsc::Sender<Answer>,
@@ -89,15 +91,15 @@ pub struct Reloads {
     trouble: Mutex<Option<String>>,
 }
 
-/// Gets what came of a reload.
+/// The sender that gets the result of a reload.
 pub type Answer = oneshot::Sender<Reload>;
 
-/// Why a reload cannot be asked for.
+/// The reason why a reload cannot be requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotAsked {
-    #[error("there is no configuration file to read again: the program this host is part of says what is in it")]
+    #[error("there is no configuration file to reload: this host is part of a program that sets its configuration")]
     Embedded,
-    #[error("{MOST_WAITING} reloads wait already; try again when they are done")]
+    #[error("{MOST_WAITING} reloads are already waiting; try again when they are done")]
     TooMany,
 }
 
@@ -111,7 +113,7 @@ impl Default for Reloads {
 }
 
 impl Reloads {
-    /// Asks whoever has the configuration to read it again.
+    /// Requests a reload from the owner of the configuration.
     pub(crate) fn ask(&self) -> Result<oneshot::Receiver<Reload>, NotAsked> {
         if self.asked.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
             return Err(NotAsked::Embedded);
@@ -121,17 +123,17 @@ impl Reloads {
         Ok(answered)
     }
 
-    /// What is asked for from now on, for whoever has the configuration; none a second time.
+    /// Returns the queue of requested reloads, for the owner of the configuration; none the second time.
     pub fn take_asked(&self) -> Option<mpsc::Receiver<Answer>> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Keeps why that is, until the next reload.
+    /// Notes the problem that a reload found, until the next reload; none if all works.
     pub fn set_trouble(&self, trouble: Option<String>) {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
-    /// Why the configuration that was read last is not in force, or does not work, if so.
+    /// Returns why the configuration that was read last is not in force, or does not work; none if it works.
     pub fn trouble(&self) -> Option<String> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -140,17 +142,17 @@ impl Reloads {
 // === impl Reload ===
 
 impl Reload {
-    /// Whether all of it works, as far as it can without a restart.
+    /// Returns whether all parts work, as far as they can without a restart.
     pub fn is_good(&self) -> bool {
         self.error.is_none() && self.failed().next().is_none()
     }
 
-    /// The parts that do not work.
+    /// Returns the parts that do not work.
     pub fn failed(&self) -> impl Iterator<Item = &Part> {
         self.parts.iter().filter(|part| part.outcome == Outcome::Failed)
     }
 
-    /// In one word, for metrics.
+    /// Returns the outcome in one word, for metrics.
     pub fn outcome(&self) -> &'static str {
         match (&self.error, self.is_good()) {
             (Some(_), _) => "refused",
@@ -159,43 +161,44 @@ impl Reload {
         }
     }
 
-    /// One line for a service manager.
+    /// Returns one line for a service manager.
     pub fn summary(&self) -> String {
         let failed: Vec<_> = self.failed().map(|part| part.part.as_str()).collect();
         match (&self.error, failed.is_empty()) {
             (Some(error), _) => {
                 let first = error.lines().next().unwrap_or_default();
-                format!("the configuration was read again and refused: {first}")
+                format!("refused the new configuration: {first}")
             }
-            (None, true) => "the configuration was read again and is in force".to_owned(),
+            (None, true) => "reloaded the configuration".to_owned(),
             (None, false) => {
-                format!("the configuration was read again and is in force; not working: {}", failed.join(", "))
+                format!("reloaded the configuration; these parts do not work: {}", failed.join(", "))
             }
         }
     }
 
+    /// Logs the result of each part and of the whole reload.
     pub fn log(&self) {
         for Part { part, outcome, error, missing } in &self.parts {
             let error = error.as_deref().unwrap_or_default();
             match outcome {
                 Outcome::Applied if missing.is_empty() => {
-                    tracing::info!(part, "this part of the configuration is in force");
+                    tracing::info!(part, "applied this part of the configuration");
                 }
                 Outcome::Applied => {
                     let missing = missing.join(", ");
-                    tracing::warn!(part, missing, "this part is in force, and does not grant what its plugin needs");
+                    tracing::warn!(part, missing, "applied this part, but it does not grant what its plugin needs");
                 }
                 Outcome::Restart => {
                     tracing::warn!(key = part, "this key changed; restart the host to apply it");
                 }
                 Outcome::Failed => tracing::error!(part, error, "this part of the configuration does not work"),
                 Outcome::NotApplied => tracing::warn!(part, "not applied, because another part failed"),
-                Outcome::Waiting => tracing::warn!(part, error, "this part is in force, and its plugin is not up yet"),
+                Outcome::Waiting => tracing::warn!(part, error, "applied this part, but its plugin is not running yet"),
             }
         }
         match &self.error {
-            None => tracing::info!("the configuration was read again"),
-            Some(error) => tracing::error!(error, "the configuration stays as it was"),
+            None => tracing::info!("reloaded the configuration"),
+            Some(error) => tracing::error!(error, "cannot reload the configuration; keeping the previous one"),
         }
     }
 }
