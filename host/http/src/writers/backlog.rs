@@ -1,73 +1,75 @@
-//! What was published for the readers of one writer, and is still to be written to some of them: each event once, however
-//! many readers are behind.
+//! Events that were published for the readers of one writer, and are still to be written to some of them. Each event is
+//! kept once, however many readers are behind.
 
 use dropsonde_engine::hub::{ChannelId, Event};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-/// Bytes of events for each place that channels may have in their lists: those take an eighth of what the events do.
+/// Bytes of events for each entry that the channels' lists may have: the lists take an eighth of the memory of the
+/// events.
 const BYTES_OF_PLACE: usize = 8 * PLACE;
 
-/// Bytes of a place.
+/// Bytes of an entry in a list.
 const PLACE: usize = size_of::<u64>();
 
-/// Places in lists that are kept, however few bytes may be.
+/// Entries in lists that are kept, however few bytes are allowed.
 const LEAST_PLACES: usize = 4096;
 
-/// Events, the oldest first, and where each channel's are among them.
+/// Events, the oldest first, and the list of each channel's events.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     events: VecDeque<Kept>,
-    /// The number of the first event.
+    /// The number of the first event in `events`.
     first: u64,
     bytes: usize,
     channels: HashMap<ChannelId, Channel>,
-    /// Places in all channels' lists.
+    /// Entries in the lists of all channels.
     places: usize,
 }
 
 #[derive(Debug)]
 struct Kept {
     event: Arc<Event>,
-    /// Channels that list it.
+    /// The number of channels that list the event.
     listed: usize,
 }
 
-/// What readers of the same things get.
+/// The events of all readers that follow the same things.
 #[derive(Debug, Default)]
 pub(super) struct Channel {
-    /// All of its readers.
+    /// The tokens of all readers.
     pub(super) readers: Vec<usize>,
-    /// Those who have had all there is, with their serial numbers. Some may have left, or have something else to write.
+    /// Readers that have all events: tokens and serial numbers. Some may have left, or have something else to write.
     pub(super) idle: Vec<(usize, u64)>,
-    /// Readers that need what is kept: those who have not had all, and still can.
+    /// The number of readers that need the kept events: they do not have all events, and can still get them.
     behind: usize,
-    /// Numbers of its events.
+    /// The numbers of the channel's events.
     list: VecDeque<u64>,
-    /// How many came before those in the list.
+    /// The number of events that came before those in the list.
     first: u64,
-    /// The sequence of the last event.
+    /// The sequence number of the last event.
     last: u64,
-    /// Events that are kept at most.
+    /// The largest number of events that are kept.
     most: usize,
-    /// Whether something came since its readers were told.
+    /// Whether an event came since the readers were notified.
     is_stirred: bool,
 }
 
-/// What a reader finds where it goes on.
+/// The next event of a reader.
 #[derive(Debug)]
 pub(super) enum Next<'a> {
     Event(&'a Arc<Event>),
-    /// What comes next is not kept any more.
+    /// The next event is no longer kept.
     Gone,
-    /// It has had all.
+    /// The reader has all events.
     Nothing,
 }
 
 // === impl Backlog ===
 
 impl Backlog {
-    /// Adds a reader to a channel, which keeps `most` events at least. Returns its place among the readers, and where it goes on.
+    /// Adds a reader to a channel, and raises the channel's limit of kept events to `most` if that is more. Returns the
+    /// reader's index in the channel, and the position of its next event.
     pub(super) fn join(&mut self, id: ChannelId, token: usize, since: u64, most: usize) -> (usize, u64) {
         let channel = self.channels.entry(id).or_default();
         channel.most = channel.most.max(most);
@@ -77,7 +79,7 @@ impl Backlog {
         (channel.readers.len() - 1, channel.end())
     }
 
-    /// Removes a reader from its channel. Returns who has its place among the readers now.
+    /// Removes a reader from its channel. Returns the reader that has its index now.
     pub(super) fn leave(&mut self, id: ChannelId, place: usize, was_behind: bool) -> Option<usize> {
         if was_behind {
             self.caught_up(id);
@@ -94,14 +96,14 @@ impl Backlog {
         moved
     }
 
-    /// One more reader of a channel needs what comes.
+    /// Notes that one more reader of a channel needs the next events.
     pub(super) fn falls_behind(&mut self, id: ChannelId) {
         if let Some(channel) = self.channels.get_mut(&id) {
             channel.behind += 1;
         }
     }
 
-    /// One reader fewer needs what is kept. The last of them lets go of it.
+    /// Notes that one reader fewer needs the kept events. If it was the last, drops them.
     pub(super) fn caught_up(&mut self, id: ChannelId) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.behind = channel.behind.saturating_sub(1);
@@ -110,11 +112,12 @@ impl Backlog {
         }
     }
 
-    /// Adds an event of a channel. Whether its readers have to be told: it is the first since they were.
+    /// Adds an event to a channel. Returns whether its readers have to be notified: they do if it is the first event
+    /// since they were.
     pub(super) fn push(&mut self, id: ChannelId, event: Arc<Event>) -> bool {
         let Some(channel) = self.channels.get(&id) else { return false };
         if !channel.is_stirred {
-            // Readers had their turn since.
+            // The readers had a turn since the last event.
             self.shorten(id, channel.most);
         }
         let Some(channel) = self.channels.get_mut(&id) else { return false };
@@ -131,7 +134,8 @@ impl Backlog {
         !std::mem::replace(&mut channel.is_stirred, true)
     }
 
-    /// Of a channel's events so many are not there, up to one with a sequence. Whether its readers have to be told.
+    /// Notes that `count` events of a channel are missing, up to the sequence number `last`. Returns whether its
+    /// readers have to be notified.
     pub(super) fn skip(&mut self, id: ChannelId, count: u64, last: u64) -> bool {
         self.forget(id);
         let Some(channel) = self.channels.get_mut(&id) else { return false };
@@ -140,39 +144,39 @@ impl Backlog {
         !std::mem::replace(&mut channel.is_stirred, true)
     }
 
-    /// Returns those who wait for something to come of a channel.
+    /// Returns the readers that wait for an event of a channel. They count as notified.
     pub(super) fn told(&mut self, id: ChannelId) -> Vec<(usize, u64)> {
         let Some(channel) = self.channels.get_mut(&id) else { return Vec::new() };
         channel.is_stirred = false;
         std::mem::take(&mut channel.idle)
     }
 
-    /// Lets go of what nobody needs who had all that came since: all of it, if nobody does.
+    /// Drops the events of a channel if none of its readers is behind.
     pub(super) fn settle(&mut self, id: ChannelId) {
         if self.channels.get(&id).is_some_and(|channel| channel.behind == 0) {
             self.forget(id);
         }
     }
 
-    /// Lets go of the oldest events, until there are no more than channels may have, and so many bytes.
+    /// Drops the oldest events, until they take at most `bytes` and the lists have no more entries than they may.
     pub(super) fn trim(&mut self, bytes: usize) {
         while self.bytes > bytes && !self.events.is_empty() {
             self.drop_first();
         }
         let most = (bytes / BYTES_OF_PLACE).max(LEAST_PLACES);
         if self.places > most {
-            // Their lists have places of events that are gone.
+            // The lists may have entries of dropped events.
             self.live_all();
         }
         while self.places > most {
-            // The one that follows most has least for it, for as long as it is so.
+            // The longest list loses its older half.
             let longest = self.channels.iter().max_by_key(|(_, channel)| channel.list.len());
             let Some((id, length)) = longest.map(|(id, channel)| (*id, channel.list.len())) else { return };
             self.shorten(id, length / 2);
         }
     }
 
-    /// What a reader of a channel finds.
+    /// Returns the next event of a reader at a position of a channel.
     pub(super) fn next(&mut self, id: ChannelId, at: u64) -> Next<'_> {
         self.live(id);
         let Some(channel) = self.channels.get(&id) else { return Next::Nothing };
@@ -184,7 +188,8 @@ impl Backlog {
         event.map_or(Next::Gone, |kept| Next::Event(&kept.event))
     }
 
-    /// The number of a channel's first event that is still there, that of the next to come, and the sequence of the last.
+    /// Returns the position of a channel's first kept event, the position of the next event to come, and the sequence
+    /// number of the last event.
     pub(super) fn bounds(&mut self, id: ChannelId) -> (u64, u64, u64) {
         self.live(id);
         self.channels.get(&id).map_or((0, 0, 0), |channel| (channel.first, channel.end(), channel.last))
@@ -198,7 +203,7 @@ impl Backlog {
         self.shorten(id, 0);
     }
 
-    /// Lets go of a channel's oldest, until so many are left.
+    /// Drops a channel's oldest events, until `left` are left.
     fn shorten(&mut self, id: ChannelId, left: usize) {
         let Self { events, first, channels, places, .. } = self;
         let Some(channel) = channels.get_mut(&id) else { return };
@@ -219,7 +224,7 @@ impl Backlog {
         }
     }
 
-    /// Takes places of events that are gone out of a channel's list.
+    /// Removes the entries of dropped events from a channel's list.
     fn live(&mut self, id: ChannelId) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         while channel.list.front().is_some_and(|number| *number < self.first) {
@@ -246,7 +251,7 @@ impl Backlog {
     }
 }
 
-/// Places whose room is kept when none is taken.
+/// The capacity that an empty list keeps.
 const LEAST_LIST: usize = 64;
 
 // === impl Channel ===
@@ -266,7 +271,7 @@ mod tests {
         Arc::new(Event::new(&"b007".into(), sequence, Of::Workload("w".to_owned()), What::Untracked))
     }
 
-    /// With a reader in each of two channels.
+    /// Returns a backlog with a reader in each of two channels.
     fn backlog() -> (Backlog, [ChannelId; 2]) {
         let mut backlog = Backlog::default();
         let channels = [ChannelId::of(1), ChannelId::of(2)];

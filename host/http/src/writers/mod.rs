@@ -1,20 +1,20 @@
-//! Threads that write streams. A reader costs a few hundred bytes here, an event one write, and events that come together one
-//! write together.
+//! Threads that write streams. A reader costs a few hundred bytes here. An event costs one write, and so do events that
+//! come together.
 //!
-//! Over HTTP/1.1 in plain a stream's socket leaves the HTTP server once its response's head is due, and a writer owns it. The
-//! HTTP server carries any other stream: its reader's bytes go into a pipe of a few KiB, from which the response's body takes
-//! them. All else is the same for both.
+//! On HTTP/1.1 without TLS, a stream's socket leaves the HTTP server once its response head is due, and a writer owns
+//! it. The HTTP server carries every other stream: the reader's bytes go into a pipe of a few KiB, and the response
+//! body takes them from there. Everything else is the same for both.
 //!
-//! What is published is kept once for all who are behind; each reader only knows where it goes on. So a reader that takes nothing
-//! costs nothing while others are told; once what it needs is not kept any more, it gets the newest of each instance, when it
-//! takes something again. One that takes nothing for long is cut off. Those who have something to be written take turns by
-//! peer, a write each.
+//! A published event is kept once for all readers that are behind; each reader only knows its position. So a reader
+//! that takes nothing costs nothing while others get events. Once the events that it needs are dropped, it gets the
+//! newest sample of each instance when it takes something again. A reader that takes nothing for too long is cut off.
+//! Readers that have something to write take turns by client, one write each.
 //!
 //! # Layout
 //!
-//! * `writer`: one thread: its readers, what comes for them, when they are due.
-//! * `backlog`: what is kept for readers that are behind; `turns`: whose turn it is.
-//! * `reader`: one stream: where it goes on.
+//! * `writer`: one thread, with its readers, their events and their timers.
+//! * `backlog`: the events that are kept for readers that are behind; `turns`: the order of writes.
+//! * `reader`: one stream, and its position.
 
 mod backlog;
 mod reader;
@@ -30,19 +30,19 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use writer::{WAKE, Writer};
 
-/// More would wait for the kernel, not for each other.
+/// The largest number of writers. More would wait for the kernel, not for each other.
 const MOST_WRITERS: usize = 4;
 
-/// What readers are told and allowed.
+/// The timeouts of readers.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// Silence after which a reader is told that the stream still is.
+    /// Time without an event after which a reader gets a comment, which shows that the stream is alive.
     pub heartbeat: Duration,
     /// Time after which a reader that takes nothing is cut off.
     pub stalled: Duration,
 }
 
-/// The threads.
+/// The writer threads.
 #[derive(Debug)]
 pub struct Writers {
     inboxes: Vec<Arc<Inbox>>,
@@ -50,14 +50,14 @@ pub struct Writers {
 }
 
 impl Writers {
-    /// One a app. From now on they take the hub's streams.
+    /// Starts a thread for each processor, at most four. From now on they take the hub's streams.
     pub fn start(hub: &Hub, patience: Patience, vitals: &Arc<Vitals>) -> io::Result<Self> {
         let count = thread::available_parallelism().map_or(1, usize::from).min(MOST_WRITERS);
         let (mut inboxes, mut threads) = (Vec::new(), Vec::new());
         for number in 0..count {
             let poll = Poll::new()?;
             let waker = Waker::new(poll.registry(), WAKE)?;
-            // It can only fail when the writer is gone.
+            // This fails only if the writer is gone.
             let wake = Wake(Box::new(move || drop(waker.wake())));
             let inbox = Arc::new(Inbox::new(wake));
             let pulse = vitals.pulse("streams");
@@ -69,12 +69,12 @@ impl Writers {
         Ok(Self { inboxes, threads })
     }
 
-    /// Lets them write what waits, for a moment, and ends them.
+    /// Lets the threads write what is left, for a second at most, and ends them.
     pub fn stop(mut self) {
         self.tell();
         for thread in std::mem::take(&mut self.threads) {
             if thread.join().is_err() {
-                tracing::error!("a writer of streams ended abruptly");
+                tracing::error!("a stream writer panicked");
             }
         }
     }

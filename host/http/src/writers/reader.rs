@@ -10,91 +10,92 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Events of one write, and bytes: as many as the kernel takes.
+/// Events and bytes of one write: as many as the kernel takes.
 const AT_ONCE: usize = 64;
 const BYTES_AT_ONCE: usize = SEND_BUFFER;
 
-/// Parts of a beginning that are made at a time: a reader that takes none of them keeps them.
+/// Parts of a stream's beginning that are made at a time. A reader that takes nothing keeps them in memory.
 const FIRST_AT_ONCE: usize = 16;
 
-/// Pieces whose room is kept when all went out.
+/// Pieces whose capacity is kept when all are written.
 const KEPT: usize = 8;
 
-/// Where a reader's bytes go, and where it is in what its channel gets.
+/// One stream: its outlet, and its position in the events of its channel.
 pub(super) struct Reader {
     pub(super) outlet: Outlet,
     pub(super) channel: ChannelId,
-    /// Where it is in its channel's list of readers.
+    /// The reader's index in its channel's list of readers.
     pub(super) place: usize,
-    /// Tells it from others that were at its place before.
+    /// Tells the reader from earlier readers with the same token.
     pub(super) serial: u64,
     pub(super) state: State,
-    /// Whether its channel's list of those who wait has it.
+    /// Whether its channel's list of idle readers has it.
     pub(super) is_listed: bool,
     selection: Arc<Selection>,
     form: Form,
-    /// What goes out next.
+    /// The bytes that are written next.
     pieces: VecDeque<Piece>,
-    /// Bytes of the first that are gone already.
+    /// Bytes of the first piece that are already written.
     written: usize,
-    /// What comes then: what it begins with, and events of its channel, from which on.
+    /// What comes after `pieces`: the rest of its beginning, then the events of its channel from the position `next`
+    /// on.
     beginning: Option<Beginning>,
     next: u64,
-    /// The sequence of the last event it has, or need not have.
+    /// The sequence number of the last event that the reader has, or need not have.
     seen: u64,
-    /// Of its beginning: how many are yet to come that it was not told it lost.
+    /// Samples of its beginning that are yet to come, and that do not count as lost.
     promised: u64,
-    /// How many of those it lost are counted by now.
+    /// Lost events that are already counted in the metric.
     counted: u64,
-    /// Nothing comes from some event of its channel on, but this.
+    /// The position of its channel at which the stream ends, and the bytes that come there instead of events.
     ends: Option<u64>,
     ending: VecDeque<Piece>,
-    /// When bytes last went out.
+    /// The time of the last successful write.
     moved: Instant,
-    /// When it is looked after next.
+    /// The time of its next heartbeat, or of the next check whether it is stalled.
     pub(super) due: Instant,
-    /// It sends nothing any more.
+    /// Whether the client has closed its sending half.
     is_half_closed: bool,
-    /// It went on with the newest since this was last asked.
+    /// Whether the reader has skipped to the newest samples since `take_skipped` was last called.
     has_skipped: bool,
     claim: Claim,
 }
 
-/// What a reader waits for.
+/// The state of a reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    /// For something to come: it has had all.
+    /// It has all events, and waits for the next.
     Idle,
-    /// For its turn.
+    /// It waits for its turn.
     Ready,
-    /// For its outlet to take more.
+    /// It waits until its outlet takes more.
     Blocked,
-    /// The same, and what came meanwhile is not kept for it any more: it gets the newest of each instance.
+    /// As `Blocked`, but the events since then are no longer kept for it: it gets the newest sample of each instance.
     Lost,
 }
 
-/// Bytes of one event.
+/// The bytes of one event.
 struct Piece {
     bytes: Bytes,
-    /// The event's sequence, if it was published since the reader began.
+    /// The event's sequence number, if it was published since the reader began.
     published: Option<u64>,
 }
 
-/// What became of a reader that had its turn.
+/// The result of a reader's turn.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Went {
-    /// It took what it was given; there may be more.
+    /// The reader took bytes; there may be more.
     On,
-    /// It has all there is.
+    /// The reader has all events.
     Idle,
-    /// It takes no more for now.
+    /// The reader takes no more for now.
     Blocked,
-    /// It is gone, or has had the last.
+    /// The reader is gone, or has the end of the stream.
     Over,
 }
 
 impl Reader {
-    /// `serial` and `token` tell it from others.
+    /// Creates a reader. `serial` and `token` tell it from others.
     pub(super) fn new(joining: Joining, serial: u64, token: usize, backlog: &mut Backlog, now: Instant) -> Self {
         let Joining { outlet, head, beginning, ends, channel, selection, since, most, claim } = joining;
         let (place, next) = backlog.join(channel, token, since, most);
@@ -128,17 +129,17 @@ impl Reader {
         reader
     }
 
-    /// Returns whose turn is its own.
+    /// Returns the client whose turns the reader uses.
     pub(super) fn client(&self) -> Client {
         Client { peer: self.claim.peer(), is_carried: self.outlet.is_carried() }
     }
 
-    /// Whether it needs what is kept for its channel.
+    /// Returns whether the reader needs the kept events of its channel.
     pub(super) fn is_behind(&self) -> bool {
         matches!(self.state, State::Ready | State::Blocked)
     }
 
-    /// The last, and then the end of the body, come behind what its channel has now.
+    /// Ends the stream at the position `at` of its channel, with the event `last` and the end of the body.
     pub(super) fn end(&mut self, last: Option<&Arc<Event>>, at: u64) {
         if self.ends.is_some() {
             return;
@@ -148,7 +149,7 @@ impl Reader {
         self.ends = Some(at);
     }
 
-    /// Counts what it lost until now, while it takes nothing. Returns whether all that is kept is beyond what it could have.
+    /// Counts the events that a blocked reader has lost until now. Returns whether its next event is no longer kept.
     pub(super) fn count_lost(&mut self, hub: &Hub, backlog: &mut Backlog) -> bool {
         let (first, _, _) = backlog.bounds(self.channel);
         let lost = first.saturating_sub(self.next);
@@ -157,13 +158,13 @@ impl Reader {
         lost > 0
     }
 
-    /// Counts what will not go out when it is cut off now.
+    /// Counts the events that the reader will not get because it is cut off now.
     pub(super) fn count_rest(&mut self, hub: &Hub, backlog: &mut Backlog) {
         let (_, end, _) = backlog.bounds(self.channel);
         hub.lost(end.saturating_sub(self.next).saturating_sub(self.counted));
     }
 
-    /// Writes what one write takes.
+    /// Writes as much as one write takes.
     pub(super) fn write_some(&mut self, hub: &Hub, backlog: &mut Backlog, now: Instant) -> Went {
         if self.pieces.is_empty() {
             self.refill(hub, backlog);
@@ -188,7 +189,7 @@ impl Reader {
         match self.pieces.is_empty() && self.beginning.is_none() && self.ending.is_empty() {
             true if self.ends.is_some_and(|end| self.next >= end) => self.over(),
             true if self.ends.is_none() && matches!(backlog.next(self.channel, self.next), Next::Nothing) => {
-                // What was needed while it was behind.
+                // Frees what the reader needed while it was behind.
                 self.pieces.shrink_to(KEPT);
                 Went::Idle
             }
@@ -201,7 +202,7 @@ impl Reader {
         Went::Over
     }
 
-    /// Takes what goes out next: no more of it than one write may take.
+    /// Fills `pieces` with what comes next, at most as much as one write may take.
     fn refill(&mut self, hub: &Hub, backlog: &mut Backlog) {
         self.begin(hub);
         let end = self.ends.unwrap_or(u64::MAX);
@@ -213,7 +214,7 @@ impl Reader {
                     self.skip_lost(hub, backlog);
                     self.begin(hub);
                 }
-                // What it has goes out before.
+                // The pieces that it has are written first.
                 Next::Gone => break,
                 Next::Event(event) => {
                     let framed = self.outlet.framed(event.encoded(self.form));
@@ -228,7 +229,7 @@ impl Reader {
         }
     }
 
-    /// Takes more of what it begins with, or goes on with after it lost some.
+    /// Takes more of its beginning, or of the newest samples after it lost some.
     fn begin(&mut self, hub: &Hub) {
         let Some(beginning) = &mut self.beginning else { return };
         if let Some(more) = hub.more(beginning, FIRST_AT_ONCE) {
@@ -240,7 +241,7 @@ impl Reader {
             return;
         }
         self.beginning = None;
-        // Of those it was to have, some came newer before it was their turn.
+        // For some of the promised samples, a newer one of the instance came before they were written.
         let lost = std::mem::take(&mut self.promised);
         if lost > 0 {
             self.add(&Encoded::lagged(lost));
@@ -248,14 +249,15 @@ impl Reader {
         }
     }
 
-    /// What came next is not kept any more: it goes on with the newest of each instance, and hears how many it does not get.
+    /// Skips events that are no longer kept: the reader goes on with the newest sample of each instance, and is told
+    /// how many samples it does not get.
     fn skip_lost(&mut self, hub: &Hub, backlog: &mut Backlog) {
         let (first, end, last) = backlog.bounds(self.channel);
         let end = self.ends.unwrap_or(end);
         let is_over = self.ends.is_some();
         let (beginning, newest) =
             if is_over { Default::default() } else { hub.newest(&self.selection, self.seen, last) };
-        // What instances add up to is no instance's: its newest is the last of the channel.
+        // The sum of a workload belongs to no instance: its newest sample is the last event of the channel.
         let to = if newest == 0 && !is_over { first.max(end.saturating_sub(1)) } else { end };
         let lost = to.saturating_sub(self.next).saturating_sub(newest);
         hub.lost(lost.saturating_sub(self.counted));
@@ -269,12 +271,12 @@ impl Reader {
         (self.next, self.has_skipped) = (to, true);
     }
 
-    /// Whether it went on with the newest since this was last asked.
+    /// Returns whether the reader has skipped to the newest samples since this was last called.
     pub(super) fn take_skipped(&mut self) -> bool {
         std::mem::take(&mut self.has_skipped)
     }
 
-    /// Puts back what was not begun: a reader that takes nothing keeps no more than a piece.
+    /// Puts back events of which nothing was written: a blocked reader need not keep them.
     fn put_back(&mut self) {
         let begun = usize::from(self.written > 0);
         while self.pieces.len() > begun
@@ -287,7 +289,7 @@ impl Reader {
         self.pieces.shrink_to(KEPT);
     }
 
-    /// When something is to be done about it, whatever comes.
+    /// Returns when the reader needs a heartbeat, or is cut off if it is still blocked.
     pub(super) fn wants(&self, heartbeat: Duration, stalled: Duration) -> Instant {
         self.moved + if self.is_blocked() { stalled } else { heartbeat }
     }
@@ -296,12 +298,13 @@ impl Reader {
         matches!(self.state, State::Blocked | State::Lost)
     }
 
-    /// Tells it that the stream still is.
+    /// Sends a comment, which shows that the stream is alive.
     pub(super) fn ping(&mut self) {
         self.add(&Encoded::of(PING));
     }
 
-    /// Sends it something, once, when it sends nothing any more. Whether it did.
+    /// Notes that the client has closed its sending half. The first time, sends a comment to find out whether the
+    /// client is there, and returns true.
     pub(super) fn ask_whether_it_is_there(&mut self) -> bool {
         let is_new = !std::mem::replace(&mut self.is_half_closed, true);
         if is_new && self.ends.is_none() {

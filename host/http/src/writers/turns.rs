@@ -1,11 +1,12 @@
-//! Whose turn it is to be written to: peers take turns, and so do the readers of each.
+//! The order of writes: clients take turns, and so do the readers of each client.
 
 use dropsonde_engine::hub::{Awake, MOST_UNREAD};
 use dropsonde_engine::places::PeerId;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-/// Whose turn may come: a peer's on its sockets, and beside it, as that may have to wait, where it is carried.
+/// An owner of turns. A client has turns for its own sockets, and others for streams that the HTTP server carries, as
+/// those may have to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Client {
     pub(super) peer: Option<PeerId>,
@@ -16,27 +17,27 @@ pub(super) struct Client {
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     clients: HashMap<Client, Own>,
-    /// Those with readers that wait, in the order of their turns.
+    /// Clients with waiting readers, in the order of their turns.
     waiting: VecDeque<Client>,
 }
 
 #[derive(Debug, Default)]
 struct Own {
     readers: usize,
-    /// By token and serial number. Some may have left.
+    /// Waiting readers, by token and serial number. Some may have left.
     ready: VecDeque<(usize, u64)>,
-    /// Readers that take nothing.
+    /// The number of readers that take nothing.
     blocked: usize,
-    /// How often one of its readers lost something, since it was last asked.
+    /// How often its readers have lost events since the last `take_unread`.
     lost: usize,
-    /// Bodies that were woken.
+    /// Response bodies that were woken.
     awake: Arc<Awake>,
-    /// It has readers that wait, and no turn until fewer of its bodies are awake.
+    /// Whether it has waiting readers, but no turn until fewer of its bodies are awake.
     is_held: bool,
 }
 
 impl Turns {
-    /// A client has one more reader. Returns its bodies that were woken.
+    /// Adds a reader of a client. Returns the client's bodies that were woken.
     pub(super) fn join(&mut self, client: Client) -> Arc<Awake> {
         let own = self.clients.entry(client).or_default();
         own.readers += 1;
@@ -52,7 +53,7 @@ impl Turns {
         }
     }
 
-    /// A reader waits for its turn.
+    /// Has a reader wait for its turn.
     pub(super) fn queue(&mut self, client: Client, token: usize, serial: u64) {
         let Some(own) = self.clients.get_mut(&client) else { return };
         if own.ready.is_empty() {
@@ -61,7 +62,7 @@ impl Turns {
         own.ready.push_back((token, serial));
     }
 
-    /// A client whose bodies had to come first may have its turns again.
+    /// Gives a client its turns again, if it had to wait for its bodies.
     pub(super) fn resume(&mut self, client: Client) {
         if let Some(own) = self.clients.get_mut(&client)
             && std::mem::take(&mut own.is_held)
@@ -70,7 +71,7 @@ impl Turns {
         }
     }
 
-    /// Returns whose turn it is. The next is another client's, if another has readers that wait.
+    /// Returns the reader whose turn it is. The next turn is another client's, if another has waiting readers.
     pub(super) fn next(&mut self) -> Option<(usize, u64)> {
         loop {
             let client = self.waiting.pop_front()?;
@@ -95,21 +96,21 @@ impl Turns {
         self.waiting.is_empty()
     }
 
-    /// One reader more of a client takes nothing, or one fewer.
+    /// Counts one more reader of a client that takes nothing, or one fewer.
     pub(super) fn block(&mut self, client: Client, is_blocked: bool) {
         if let Some(own) = self.clients.get_mut(&client) {
             own.blocked = if is_blocked { own.blocked + 1 } else { own.blocked.saturating_sub(1) };
         }
     }
 
-    /// A reader of a client lost something.
+    /// Counts that a reader of a client has lost events.
     pub(super) fn lost(&mut self, client: Client) {
         if let Some(own) = self.clients.get_mut(&client) {
             own.lost += 1;
         }
     }
 
-    /// Returns peers with many streams that are not read, or not as fast as something comes.
+    /// Returns the clients with many streams that are not read, or not as fast as events come.
     pub(super) fn take_unread(&mut self) -> Vec<PeerId> {
         let mut unread = HashMap::new();
         for (client, own) in &mut self.clients {

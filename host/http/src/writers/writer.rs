@@ -10,22 +10,22 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Something is in the inbox.
+/// The token of the wake-up for new messages in the inbox.
 pub(super) const WAKE: Token = Token(usize::MAX);
 
-/// What the kernel tells at a time.
+/// Events that the kernel reports at a time.
 const EVENTS: usize = 1024;
 
-/// Time readers have to take what is left when the host stops.
+/// The time that readers have to take what is left when the host stops.
 const LAST: Duration = Duration::from_secs(1);
 
-/// Time readers are written to before it is looked at what else came.
+/// The time for writes before the thread looks at new messages and socket events.
 const ROUND: Duration = Duration::from_millis(1);
 
-/// Turns after which the time is looked at.
+/// Turns between two looks at the clock.
 const TURNS: usize = 8;
 
-/// Between two looks at readers that take nothing.
+/// The time between two looks at readers that take nothing.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// One thread and its readers.
@@ -35,14 +35,15 @@ pub(super) struct Writer {
     inbox: Arc<Inbox>,
     poll: Poll,
     patience: Patience,
-    /// By token; places of those that are gone are taken again.
+    /// Readers by token. The tokens of readers that are gone are used again.
     readers: Vec<Option<Box<Reader>>>,
     free: Vec<usize>,
     backlog: Backlog,
     turns: Turns,
-    /// Readers that take nothing.
+    /// The number of readers that take nothing.
     blocked: usize,
-    /// When to look after whom, soonest first. What is not a reader's own time is from before.
+    /// The times at which readers are due, soonest first, with their tokens and serial numbers. An entry with another
+    /// time than the reader's own is out of date.
     due: BinaryHeap<Reverse<(Instant, usize, u64)>>,
     next_serial: u64,
     _pulse: Pulse,
@@ -76,7 +77,7 @@ impl Writer {
 
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS);
-        // Set when the host stops: until then readers may take what is left.
+        // The deadline for readers to take what is left; set when the host stops.
         let mut until: Option<Instant> = None;
         let mut look = Instant::now();
         loop {
@@ -93,7 +94,7 @@ impl Writer {
             if let Err(error) = self.poll.poll(&mut events, wait)
                 && error.kind() != std::io::ErrorKind::Interrupted
             {
-                tracing::error!(%error, "a writer of streams cannot wait for its sockets");
+                tracing::error!(%error, "a stream writer cannot wait for its sockets, and ends; restart the host");
                 return;
             }
             let now = Instant::now();
@@ -104,7 +105,8 @@ impl Writer {
                     continue;
                 }
                 let Some(reader) = self.reader(token) else { continue };
-                // It may have left, or only have nothing more to say: the kernel tells once something is sent to it.
+                // The client may have left, or may only have closed its sending half: the kernel tells which once
+                // something is sent.
                 let is_asked = event.is_read_closed() && reader.ask_whether_it_is_there();
                 if is_asked || (event.is_writable() && reader.is_blocked()) {
                     self.ready(token);
@@ -127,7 +129,7 @@ impl Writer {
         self.readers.get_mut(token)?.as_deref_mut()
     }
 
-    /// Takes what came. Whether the host stops.
+    /// Handles messages. Returns whether the host stops.
     fn take(&mut self, messages: Vec<Message>, now: Instant) -> bool {
         let mut stirred = Vec::new();
         let mut stops = false;
@@ -183,7 +185,7 @@ impl Writer {
                 self.look_later(token, now);
             }
             Err(error) => {
-                tracing::debug!(%error, "a stream could not begin");
+                tracing::debug!(%error, "cannot start a stream");
                 self.turns.leave(client);
                 self.leave_channel(&reader);
                 if token < self.readers.len() {
@@ -194,7 +196,7 @@ impl Writer {
         }
     }
 
-    /// It is over for all who follow a channel, once they have what came before.
+    /// Ends the streams of a channel, once their readers have the events before.
     fn end(&mut self, channel: ChannelId, last: Option<&Arc<Event>>) {
         let (_, end, _) = self.backlog.bounds(channel);
         let readers = self.backlog.channel(channel).map(|channel| channel.readers.clone()).unwrap_or_default();
@@ -207,7 +209,7 @@ impl Writer {
         }
     }
 
-    /// A reader's body has room again, or is gone.
+    /// Handles a reader whose body has room again, or is gone.
     fn moved(&mut self, token: usize, serial: u64) {
         let Some(reader) = self.reader(token).filter(|reader| reader.serial == serial) else { return };
         if reader.outlet.is_gone() {
@@ -217,7 +219,7 @@ impl Writer {
         }
     }
 
-    /// Changes what a reader waits for.
+    /// Changes the state of a reader.
     fn set(&mut self, token: usize, state: State) {
         let Some(reader) = self.readers.get_mut(token).and_then(Option::as_deref_mut) else { return };
         let (was_behind, was_blocked) = (reader.is_behind(), reader.is_blocked());
@@ -233,7 +235,7 @@ impl Writer {
         }
     }
 
-    /// A reader waits for its turn.
+    /// Has a reader wait for its turn.
     fn ready(&mut self, token: usize) {
         let Some(reader) = self.reader(token) else { return };
         if reader.state == State::Ready {
@@ -244,7 +246,7 @@ impl Writer {
         self.turns.queue(client, token, serial);
     }
 
-    /// Writes to readers in turn, for a moment.
+    /// Writes to readers in turn, for about a millisecond.
     fn take_turns(&mut self, now: Instant) {
         for nth in 1.. {
             let Some((token, serial)) = self.turns.next() else { return };
@@ -270,7 +272,7 @@ impl Writer {
             Went::Over => self.remove(token),
             Went::Blocked => {
                 self.set(token, State::Blocked);
-                // It may be due sooner than was thought.
+                // It may be due sooner than planned.
                 if stalled < heartbeat {
                     self.look_later(token, now);
                 }
@@ -285,10 +287,10 @@ impl Writer {
         }
     }
 
-    /// Counts what those lost who take nothing, and says whose they are.
+    /// Counts the events that blocked readers have lost, and tells the hub which clients do not read their streams.
     fn look(&mut self) {
         if self.blocked > 0 {
-            // Also where nothing comes any more.
+            // Also if no more events come.
             self.backlog.trim(self.inbox.most());
             for token in 0..self.readers.len() {
                 let Some(reader) = self.readers.get_mut(token).and_then(Option::as_deref_mut) else { continue };
@@ -302,7 +304,7 @@ impl Writer {
         }
     }
 
-    /// When it is due next.
+    /// Plans when a reader is due next.
     fn look_later(&mut self, token: usize, now: Instant) {
         let Patience { heartbeat, stalled } = self.patience;
         let Some(reader) = self.reader(token) else { return };
@@ -311,7 +313,7 @@ impl Writer {
         self.due.push(Reverse(due));
     }
 
-    /// Tells those who have heard nothing for long that the stream still is, and cuts off those who take nothing.
+    /// Sends a comment to readers that have got nothing for long, and cuts off readers that take nothing.
     fn look_after(&mut self, now: Instant) {
         let Patience { heartbeat, stalled } = self.patience;
         while let Some(&Reverse((due, token, serial))) = self.due.peek() {
@@ -353,7 +355,7 @@ impl Writer {
         self.leave_channel(&reader);
         self.hub.left(reader.channel, self.number);
         if self.free.len() == self.readers.len() {
-            // What was needed for as many as there were.
+            // Frees what all those readers needed.
             (self.readers, self.free, self.due) = Default::default();
         }
     }
