@@ -7,20 +7,21 @@ use dropsonde_store::ladder::{self, AUTO_POINTS};
 use dropsonde_store::{Align, Query};
 use std::borrow::Cow;
 
-/// Points in one answer: a chart has fewer pixels.
+/// The largest number of points in one answer: a chart has fewer pixels.
 const MOST_POINTS: i64 = 11_000;
 
-/// Without `since` and `range`.
+/// The length of a window without `since` and `range`: an hour.
 const DEFAULT_WINDOW_MS: i64 = 3_600_000;
 
 /// A query string, decoded.
 #[derive(Debug)]
 pub(crate) struct Parameters<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
-/// What is asked for.
+/// A parsed range query.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Window {
     pub(crate) query: Query,
+    /// Whether the answer has `_min` and `_max` of each field.
     pub(crate) bands: bool,
 }
 
@@ -31,11 +32,12 @@ impl<'a> Parameters<'a> {
         Self(form_urlencoded::parse(query.unwrap_or_default().as_bytes()).collect())
     }
 
+    /// Returns all values of that name, empty ones included.
     pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| &**value)
     }
 
-    /// The first of that name; empty is as good as absent.
+    /// Returns the first value of that name. An empty value counts as absent.
     pub(crate) fn one(&self, name: &str) -> Option<&str> {
         self.all(name).next().filter(|value| !value.is_empty())
     }
@@ -44,7 +46,8 @@ impl<'a> Parameters<'a> {
 // === impl Window ===
 
 impl Window {
-    /// `interval_ms`: how often the instance is read; automatic steps are not finer.
+    /// Parses a range query. Automatic steps are no finer than `interval_ms`, the interval at which the instance is
+    /// read.
     pub(crate) fn parse(parameters: &Parameters<'_>, now_ms: i64, interval_ms: i64) -> Result<Self, ApiError> {
         let align = match parameters.one("align") {
             None | Some("epoch") => Align::Epoch,
@@ -65,7 +68,7 @@ impl Window {
                 _ => {
                     return Err(ApiError::invalid(
                         "points",
-                        format_args!("{text:?} is no number from 1 to {MOST_POINTS}"),
+                        format_args!("{text:?} is not a number from 1 to {MOST_POINTS}"),
                     ));
                 }
             },
@@ -74,7 +77,7 @@ impl Window {
         let since = parameters.one("since").map(|text| time("since", text)).transpose()?;
         let until = parameters.one("until").map(|text| time("until", text)).transpose()?;
         if range.is_some() && since.is_some() {
-            return Err(ApiError::invalid("range", "give either range or since"));
+            return Err(ApiError::invalid("range", "give either range or since, not both"));
         }
         let mut until_ms = until.unwrap_or(now_ms);
         let mut since_ms = since.unwrap_or_else(|| until_ms - range.unwrap_or(DEFAULT_WINDOW_MS));
@@ -97,7 +100,9 @@ impl Window {
             let count = window_ms / step_ms;
             return Err(ApiError::invalid(
                 "resolution",
-                format_args!("{count} points; at most {MOST_POINTS} are given"),
+                format_args!(
+                    "{count} points exceed the limit of {MOST_POINTS}; choose a longer step, or a shorter window"
+                ),
             ));
         }
         let fields = parameters
@@ -107,7 +112,7 @@ impl Window {
     }
 }
 
-/// Milliseconds, more than none.
+/// Parses a duration. Returns milliseconds, at least one.
 fn duration(parameter: &str, text: &str) -> Result<i64, ApiError> {
     let span: Span = text.parse().map_err(|why| ApiError::invalid(parameter, why))?;
     match i64::try_from(span.get().as_millis()) {
@@ -117,9 +122,9 @@ fn duration(parameter: &str, text: &str) -> Result<i64, ApiError> {
     }
 }
 
-/// RFC 3339 or Unix seconds, with or without a fraction.
+/// Parses RFC 3339 or Unix seconds, with or without a fraction. Returns Unix milliseconds.
 fn time(parameter: &str, text: &str) -> Result<i64, ApiError> {
-    // In a query string a plus sign is a space; people paste +02:00 all the same.
+    // In a query string a plus sign means a space, but people paste +02:00 as it is.
     let known = time_ms(&text.replace(' ', "+"));
     known.ok_or_else(|| ApiError::invalid(parameter, format_args!("{text:?} is neither RFC 3339 nor Unix seconds")))
 }
