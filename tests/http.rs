@@ -27,7 +27,7 @@ fn a_failure_is_shown_with_its_time_and_as_over_once_a_whole_poll_went_well() {
     let over = host.until("/v1/plugins/verbs", |page| page.json()["last_failure"]["over"] == true).json();
     let at = over["last_failure"]["at"].as_str().unwrap();
     let page = host.get("/").body;
-    assert!(page.contains(&format!("<td>over since; at {at}: unavailable: ")), "{page}");
+    assert!(page.contains(&format!("<td>resolved; at {at}: unavailable: ")), "{page}");
 }
 
 #[test]

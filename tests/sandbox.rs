@@ -311,7 +311,7 @@ fn a_plugin_whose_calls_all_end_badly_is_quarantined_until_an_operator_releases_
     assert_eq!(order("quarantine", "good").0, 0);
     host.until("/v1/plugins/good", |page| page.json()["quarantined"] == "an operator said so");
     let (code, _, error) = order("quarantine", "good");
-    assert!(code == 1 && error.contains("good does not run"), "{error}");
+    assert!(code == 1 && error.contains("good is not running"), "{error}");
     assert_eq!(order("release", "good").0, 0);
     host.until("/v1/plugins/good", |page| page.json()["state"] == "running");
     let (code, _, error) = order("release", "no-such");

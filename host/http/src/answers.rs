@@ -1,5 +1,5 @@
-//! Memory of answers, and of large bodies of requests, on their way: it is reserved before it is taken, and given back when an answer was sent or its reader is
-//! gone. One peer has half of it at most, so that those who read slowly leave some to others.
+//! Memory for unfinished answers and large request bodies. It is reserved before it is used, and free again when the
+//! answer is sent or the client is gone. One client has half of it at most, so that slow readers leave some to others.
 
 use super::error::ApiError;
 use super::off_thread::LONGEST_WAIT;
@@ -9,29 +9,29 @@ use axum::http::StatusCode;
 use bytes::Bytes;
 use dropsonde_engine::places::{Full, Place, Share};
 
-/// Seconds after which an answer there was no memory for may be asked for again: those on their way are sent, or cut off.
+/// Seconds after which a client may retry if there was no memory for its answer: by then others are sent, or cut off.
 const RETRY_AFTER: u32 = 5;
 
-/// Bytes that all answers may take.
+/// Returns the bytes of memory that all answers may take.
 fn most(app: &App) -> usize {
     app.options.load().http.answer_bytes(app.engine.memory)
 }
 
-/// Reserves memory for an answer. An answer that is larger than a peer's share counts as all of it: a peer has one of those at
-/// a time.
+/// Reserves memory for an answer. An answer that is larger than a client's share counts as the whole share: a client
+/// has one of those at a time.
 pub(super) async fn reserve(app: &App, peer: &Peer, bytes: usize) -> Result<Place, ApiError> {
     let most = most(app);
     let share = Share { peer: peer.id(), most: most / 2 };
     let bytes = bytes.min(share.most);
     let reserved = match app.answers.take_many(bytes, most, Some(share)) {
-        // Others may be done soon.
+        // Other answers may be done soon.
         Err(Full::All(_)) => app.answers.wait(bytes, most, Some(share), LONGEST_WAIT).await,
         reserved => reserved,
     };
     reserved.map_err(refused)
 }
 
-/// Has an answer hold as much as it takes, now that this is known.
+/// Adjusts the memory of an answer to its size, now that it is known.
 pub(super) fn resize(app: &App, memory: &mut Place, bytes: usize) -> Result<(), ApiError> {
     let most = most(app);
     memory.resize(bytes.min(most / 2), most, most / 2).map_err(refused)
@@ -42,21 +42,22 @@ fn refused(full: Full) -> ApiError {
         Full::All(most) => (
             StatusCode::SERVICE_UNAVAILABLE,
             format!(
-                "answers and bodies on their way take all of {most} bytes; try again later, or raise http.max_answer_bytes"
+                "limit of {most} bytes for unfinished answers and request bodies reached; try again later, or raise \
+                 http.max_answer_bytes"
             ),
         ),
         Full::OfPeer(most) => (
             StatusCode::TOO_MANY_REQUESTS,
             format!(
-                "answers and bodies on their way take all of the {most} bytes that this client can have now; read or send \
-                 them first, or raise http.max_answer_bytes"
+                "limit of {most} bytes for unfinished answers and request bodies of this client reached; read or send \
+                 those first, or raise http.max_answer_bytes"
             ),
         ),
     };
     ApiError::new(status, why).retry_after(RETRY_AFTER)
 }
 
-/// Bytes that hold something as long as anyone reads them.
+/// Returns bytes that hold something as long as anyone reads them.
 pub(super) fn holding<T: Send + 'static>(bytes: impl Into<Bytes>, held: T) -> Bytes {
     struct Holding<T> {
         bytes: Bytes,

@@ -9,23 +9,24 @@ use http_body_util::BodyExt as _;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Bytes a second of a body that is on its way, beyond the time each has.
+/// Bytes of a body that extend its deadline by a second.
 const SLOWEST: f64 = (16 << 10) as f64;
 
-/// What is sent is JSON. curl says something else unless it is told; no page can have a browser send that with a token.
+/// Checks that a body is sent as JSON. The default type of curl is accepted, too: no page can have a browser send that
+/// with a token.
 pub(crate) fn check_json(headers: &HeaderMap) -> Result<(), ApiError> {
     const TAKEN: [&str; 2] = ["application/json", "application/x-www-form-urlencoded"];
     if content_type(headers).is_none_or(|given| TAKEN.contains(&given.as_str())) {
         return Ok(());
     }
-    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "it is sent as application/json"))
+    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported Content-Type; send application/json"))
 }
 
-/// Bytes of a body that take no memory of that for answers and bodies.
+/// Bytes of the largest body that does not count for the memory of answers and bodies.
 const SMALL: usize = 64 << 10;
 
-/// A body of so many bytes at most, which comes in time. A large one holds memory of its peer's share as long as it is there,
-/// twice as much as it is long: for itself, and for what is read from it.
+/// Reads a body of at most `most` bytes, which has to arrive in time. A large body reserves twice its length in its
+/// client's share of memory, as long as it exists: for itself, and for what is parsed from it.
 pub(crate) async fn read(
     app: &App,
     peer: &Peer,
@@ -33,9 +34,10 @@ pub(crate) async fn read(
     body: Body,
     most: usize,
 ) -> Result<Bytes, ApiError> {
-    let too_large = || ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("at most {most} bytes are taken here"));
+    let too_large =
+        || ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the request body exceeds its limit of {most} bytes"));
     let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    // Nobody has to send what is not taken.
+    // The client need not send a body that is refused.
     if length.is_some_and(|length| length > most as u64) {
         return Err(too_large());
     }
@@ -51,7 +53,7 @@ pub(crate) async fn read(
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => return Err(ApiError::invalid("body", error)),
             Ok(None) => return Ok(answers::holding(if whole.is_empty() { first } else { whole.into() }, memory)),
-            Err(_) => return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
+            Err(_) => return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
         };
         let Ok(piece) = frame.into_data() else { continue };
         if first.len() + whole.len() + piece.len() > most {
@@ -74,7 +76,7 @@ pub(crate) async fn read(
     }
 }
 
-/// What a body is said to be, without parameters and in lower case; none when nothing is said.
+/// Returns the `Content-Type` of a body, without parameters and in lower case; none if there is no such header.
 pub(crate) fn content_type(headers: &HeaderMap) -> Option<String> {
     let given = headers.get(header::CONTENT_TYPE)?.to_str().unwrap_or_default();
     Some(given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())

@@ -5,16 +5,16 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-/// What a client reads when something is wrong: `{"code":400,"error":"…"}`.
+/// An error answer: `{"code":400,"error":"…"}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ApiError {
     status: StatusCode,
     message: String,
-    /// Seconds after which it may be tried again.
+    /// Seconds after which the client may retry.
     retry_after: Option<u32>,
 }
 
-/// Why a request was refused, beside its answer: for those who write it down.
+/// The reason why a request was refused. It is attached to the answer, for the audit log.
 #[derive(Debug, Clone)]
 pub(crate) struct Refused(pub(crate) String);
 
@@ -29,7 +29,7 @@ impl ApiError {
         Self { status, message: message.into(), retry_after: None }
     }
 
-    /// `invalid range parameter: "soon" is not a duration…`
+    /// Returns a 400 that names a parameter: `invalid range parameter: …`.
     pub(crate) fn invalid(parameter: &str, why: impl std::fmt::Display) -> Self {
         Self::new(StatusCode::BAD_REQUEST, format!("invalid {parameter} parameter: {why}"))
     }
@@ -46,17 +46,17 @@ impl ApiError {
         self.status
     }
 
-    /// It may be tried again after so many seconds.
+    /// Tells the client to retry after some seconds.
     pub(crate) fn retry_after(self, seconds: u32) -> Self {
         Self { retry_after: Some(seconds), ..self }
     }
 
-    /// Seconds after which it may be tried again.
+    /// Returns the seconds after which the client may retry.
     pub(crate) fn retries_after(&self) -> Option<u32> {
         self.retry_after
     }
 
-    /// A whole answer of HTTP/1.1, for where no request is: the connection ends with it.
+    /// Returns a whole HTTP/1.1 response, for a connection without a request. The connection ends with it.
     pub(crate) fn raw(&self) -> Vec<u8> {
         let Self { status, message, retry_after } = self;
         let body = serde_json::to_string(&ErrorBody { code: status.as_u16(), error: message }).unwrap_or_default();
@@ -105,7 +105,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
     }
 }
 
-/// A JSON answer that no cache keeps.
+/// Returns a JSON answer that no cache keeps.
 pub(crate) fn json(body: &impl Serialize) -> Response {
     match serde_json::to_vec(body) {
         Ok(body) => json_bytes(body),

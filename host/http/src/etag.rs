@@ -1,19 +1,19 @@
-//! Answers that need not be sent again.
+//! Conditional answers: `ETag` and `If-None-Match`.
 
 use super::error::json_bytes;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-/// How long who asks again need not ask at all.
+/// How long a client may keep an answer without asking again.
 pub(crate) enum Keep {
-    /// It may be another at any time.
+    /// The answer may change at any time: the client asks each time.
     Ask,
-    /// It says what was.
+    /// The answer is about the past: the client keeps it for a minute.
     Closed,
 }
 
-/// A JSON answer, or that it is the one that is known. `tag` is its own, in quotes.
+/// Returns a JSON answer, or a 304 if the client has it. `tag` is the answer's tag, in quotes.
 pub(crate) fn tagged(body: impl Into<Body>, tag: &str, keep: Keep, request: &HeaderMap) -> Response {
     let known = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|tags| tags.to_str().ok());
     let is_known = known.flat_map(|tags| tags.split(',')).any(|known| {
@@ -26,7 +26,7 @@ pub(crate) fn tagged(body: impl Into<Body>, tag: &str, keep: Keep, request: &Hea
         header::CACHE_CONTROL,
         match keep {
             Keep::Ask => HeaderValue::from_static("no-cache"),
-            // Not for ever: an instance that is untracked has no past.
+            // Not for ever: an instance that is untracked loses its past.
             Keep::Closed => HeaderValue::from_static("private, max-age=60"),
         },
     );
@@ -36,7 +36,7 @@ pub(crate) fn tagged(body: impl Into<Body>, tag: &str, keep: Keep, request: &Hea
     response
 }
 
-/// By what it says.
+/// Returns the tag of a body: a hash of it.
 pub(crate) fn tag_of(body: &[u8]) -> String {
     let hash = blake3::hash(body).to_hex();
     format!("\"{}\"", hash.get(..32).unwrap_or_default())

@@ -12,15 +12,18 @@ use dropsonde_engine::places::Full;
 use dropsonde_engine::plugins::{PluginState, Status};
 use serde_json::json;
 
-/// Bytes that are parsed at once.
+/// Bytes of the largest body that is parsed on the server's own threads.
 const SHORT: usize = 256 << 10;
 
-/// Why a plugin has no queue: it takes no events, or nobody knows yet whether it does.
+/// Returns why a plugin has no queue: it takes no events, or the host does not know yet whether it does.
 fn not_taken(status: &Status) -> ApiError {
     let name = &status.name;
     status.look(|known| {
         if known.shape.is_some() {
-            return ApiError::new(StatusCode::CONFLICT, format!("{name} takes no events: it is no observer"));
+            return ApiError::new(
+                StatusCode::CONFLICT,
+                format!("plugin {name} takes no events: it is not an observer"),
+            );
         }
         if known.state == PluginState::Failed {
             let why = known.last_failure.as_ref().map(|failure| &*failure.reason).unwrap_or_default();
@@ -30,7 +33,7 @@ fn not_taken(status: &Status) -> ApiError {
     })
 }
 
-/// What an application did, for an observer: all of it is taken, or nothing.
+/// Takes events of an application for an observer: all of them, or none.
 pub(crate) async fn post(
     State(app): Shared,
     Segment(name): Segment,
@@ -44,29 +47,29 @@ pub(crate) async fn post(
         None | Some("application/json" | "application/x-www-form-urlencoded") => parse_json,
         Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => parse_lines,
         Some(_) => {
-            let why = "events are sent as application/json or application/x-ndjson";
+            let why = "unsupported Content-Type; send events as application/json or application/x-ndjson";
             return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
         }
     };
     let most = app.options.load().http.max_body.get();
     let body = read(&app, &caller.peer, &headers, body, most).await?;
     let now_ms = app.engine.clock.now_ms();
-    // Much is parsed off the server's threads.
+    // Large bodies are parsed off the server's threads.
     let parsed = if body.len() > SHORT {
         let parsed = tokio::task::spawn_blocking(move || parse(&body, now_ms)).await;
-        parsed.map_err(|_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the events could not be read"))?
+        parsed.map_err(|_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "cannot parse the events; see the log"))?
     } else {
         parse(&body, now_ms)
     };
     let events = parsed.map_err(|bad| ApiError::new(StatusCode::BAD_REQUEST, bad.to_string()))?;
     let count = events.len();
     if count > MOST_AT_ONCE {
-        let why = format!("at most {MOST_AT_ONCE} events are taken at a time, not {count}");
+        let why = format!("{count} events in one request; the limit is {MOST_AT_ONCE}");
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, why));
     }
-    // It may have been removed while the body came.
+    // The plugin may have been removed while the body arrived.
     if app.engine.plugins.get(&name).is_none_or(|now| !now.has_queue(&queue)) {
-        return Err(ApiError::not_found("the plugin was removed"));
+        return Err(ApiError::not_found("the plugin was removed during the request"));
     }
     match queue.offer(caller.peer.id(), events) {
         Ok(()) => {
@@ -80,11 +83,11 @@ pub(crate) async fn post(
 fn no_room(plugin: &str, full: Full) -> String {
     match full {
         Full::All(_) => {
-            format!("{MOST_WAITING} bytes of events wait for {plugin}, which is the most there may be; try again later")
+            format!("limit of {MOST_WAITING} bytes of events that wait for plugin {plugin} reached; try again later")
         }
         Full::OfPeer(most) => {
             format!(
-                "the {most} bytes of events that this client can have waiting for {plugin} are taken; try again later"
+                "limit of {most} bytes of events of this client that wait for plugin {plugin} reached; try again later"
             )
         }
     }

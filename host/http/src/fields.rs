@@ -1,12 +1,12 @@
-//! The fields a query names.
+//! The check of the field names in a query.
 
 use super::error::ApiError;
 use dropsonde_model::nearest::unknown;
 use dropsonde_store::{InstanceId, Store};
 use std::collections::BTreeSet;
 
-/// Refuses a field that none of the instances has ever had. `more` are known beside theirs. Of instances without history
-/// nothing is known, and any field may be asked for.
+/// Refuses a field that none of the instances has ever had. `more` are names that are known beside their fields. If the
+/// instances have no history, any field is accepted.
 pub(super) fn check(
     store: &Store,
     ids: &[InstanceId],

@@ -1,6 +1,6 @@
-//! What is under way on a connection of HTTP/2, and whether its other end takes part in it.
+//! The unfinished requests of an HTTP/2 connection, and whether the client takes part in them.
 //!
-//! There, pings are answered by who reads nothing, and a request need not follow another: neither is told by the socket.
+//! The socket does not tell: a client that reads nothing still answers pings, and requests need not follow one another.
 
 use axum::body::{Body, Bytes};
 use http_body::{Frame, SizeHint};
@@ -11,49 +11,50 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Bytes of an answer that are handed on at a time, a frame of HTTP/2: of what was handed on only that something was taken of
-/// it is seen when all of it was.
+/// Bytes of an answer that are handed on at a time: an HTTP/2 frame. The host only sees that the client has taken bytes
+/// once a whole piece is written.
 const PIECE: usize = 16 << 10;
 
-/// Requests that are under way.
+/// The unfinished requests of a connection.
 #[derive(Debug)]
 pub(super) struct Flow(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
     next: u64,
-    /// When something of each answer was last taken; none: the other end waits for more of it.
+    /// The time when the client last took something of each answer; none if the client waits for more of it.
     open: HashMap<u64, Option<Instant>>,
     idle_since: Instant,
 }
 
-/// How it goes.
+/// The state of a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Goes {
+    /// Requests are under way, or came a short time ago.
     On,
-    /// Nothing has been asked for long.
+    /// There has been no request for long.
     Idle,
-    /// Of an answer nothing was taken for long.
+    /// The client has taken nothing of an answer for long.
     Stalled,
 }
 
-/// A request and its answer, until both are over.
+/// A request and its answer, until both have ended.
 #[derive(Debug)]
 pub(super) struct Exchange {
     flow: Arc<Flow>,
     id: u64,
 }
 
-/// An answer's body.
+/// The body of an answer, which notes how the client takes it.
 struct Followed {
     body: Body,
-    /// What is left of a frame of it.
+    /// The rest of a frame of the body.
     rest: Bytes,
     exchange: Arc<Exchange>,
 }
 
-/// A piece of an answer, until it was written to the socket. The exchange lasts as long: the last piece may wait for the other
-/// end when its body is over.
+/// A piece of an answer, until it is written to the socket. The exchange lasts as long: the last piece may wait for the
+/// client when the body has ended.
 struct Piece {
     bytes: Bytes,
     exchange: Arc<Exchange>,
@@ -74,6 +75,8 @@ impl Flow {
         Exchange { flow: self.clone(), id }
     }
 
+    /// Returns the state of the connection. `idle` and `stalled` are the longest times without a request, and with an
+    /// answer of which nothing is taken.
     pub(super) fn goes(&self, idle: Duration, stalled: Duration) -> Goes {
         let (state, now) = (self.lock(), Instant::now());
         if state.open.is_empty() && now.duration_since(state.idle_since) > idle {
@@ -91,17 +94,18 @@ impl Flow {
 // === impl Exchange ===
 
 impl Exchange {
-    /// Follows the answer's body to its end.
+    /// Wraps the answer's body, and follows it to its end.
     pub(super) fn answer(self, body: Body) -> Body {
         self.waits(true);
         Body::new(Followed { body, rest: Bytes::new(), exchange: Arc::new(self) })
     }
 
+    /// Notes whether the answer waits for the client.
     fn waits(&self, waits: bool) {
         self.flow.lock().open.insert(self.id, waits.then(Instant::now));
     }
 
-    /// Something of it was taken.
+    /// Notes that the client has taken something of the answer.
     fn moved(&self) {
         if let Some(Some(since)) = self.flow.lock().open.get_mut(&self.id) {
             *since = Instant::now();
@@ -121,7 +125,7 @@ impl http_body::Body for Followed {
     type Data = Bytes;
     type Error = axum::Error;
 
-    /// Asked for a frame only when there is room for some of it at the other end.
+    /// Called only if the client has room for a part of the next frame.
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

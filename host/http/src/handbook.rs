@@ -2,10 +2,10 @@
 
 use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd, html};
 
-/// A page, in Markdown.
+/// A page of the handbook, in Markdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Page {
-    /// As in `dropsonde docs NAME` and `/docs/NAME`.
+    /// The name, as in `dropsonde docs NAME` and `/docs/NAME`.
     pub name: &'static str,
     pub text: &'static str,
 }
@@ -14,32 +14,32 @@ macro_rules! pages {
     ($($name:literal)*) => { [$(Page { name: $name, text: include_str!(concat!("../../docs/", $name, ".md")) }),*] };
 }
 
-/// All of them, in the order one would read them.
+/// All pages, in reading order.
 pub const PAGES: [Page; 21] = pages! {
     "getting-started" "plugins" "granting" "running-plugins" "procfs" "instances" "history" "streams" "snapshot"
     "prometheus" "api" "configuration" "commands" "operating" "security" "fair-shares" "tracing" "embedding"
     "troubleshooting" "glossary" "contributing"
 };
 
-/// The page of this name.
+/// Returns the page of this name.
 pub fn page(name: &str) -> Option<Page> {
     PAGES.into_iter().find(|page| page.name == name)
 }
 
 impl Page {
-    /// The title, from the first line.
+    /// Returns the title, from the first line.
     pub fn title(self) -> &'static str {
         self.text.lines().next().unwrap_or_default().trim_start_matches("# ")
     }
 
-    /// The first paragraph, which says what the page answers.
+    /// Returns the first paragraph, which says what the page answers.
     pub fn about(self) -> String {
         let about = self.text.lines().skip(1).skip_while(|line| line.is_empty()).take_while(|line| !line.is_empty());
         about.collect::<Vec<_>>().join(" ")
     }
 
-    /// HTML, without what is around it. Links to other pages lead to those under `/docs`; what else lies in the repository is
-    /// no link.
+    /// Returns the page as HTML, without the document around it. Links to other pages lead to `/docs`; links to other
+    /// files of the repository become plain text.
     pub fn html(self) -> String {
         let events: Vec<Event<'_>> = Parser::new_ext(self.text, Options::ENABLE_TABLES).collect();
         let mut out = Vec::with_capacity(events.len());
@@ -64,7 +64,7 @@ impl Page {
                         out.push(event.clone());
                     }
                 }
-                // None is written by hand.
+                // The pages are Markdown alone: HTML in them is shown as text.
                 Event::Html(text) | Event::InlineHtml(text) => out.push(Event::Text(text.clone())),
                 event => out.push(event.clone()),
             }
@@ -75,7 +75,7 @@ impl Page {
     }
 }
 
-/// The text of a heading that has begun.
+/// Returns the text of a heading, from the events behind its start.
 fn heading(events: &[Event<'_>]) -> String {
     let within = events.iter().take_while(|event| !matches!(event, Event::End(TagEnd::Heading(_))));
     let texts = within.filter_map(|event| match event {
@@ -85,13 +85,13 @@ fn heading(events: &[Event<'_>]) -> String {
     texts.collect()
 }
 
-/// The anchor that links to a heading, as GitHub makes it.
+/// Returns the anchor of a heading, as GitHub makes it.
 fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
     kept.flat_map(char::to_lowercase).map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
-/// Where a link leads from a page under `/docs`; None: to nothing that a host has.
+/// Returns where a link leads from a page under `/docs`; none if the host does not have its target.
 fn target<'a>(link: &CowStr<'a>) -> Option<CowStr<'a>> {
     if link.starts_with("https://") || link.starts_with('#') {
         return Some(link.clone());

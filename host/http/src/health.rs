@@ -20,8 +20,8 @@ struct Answer {
     reasons: Vec<String>,
 }
 
-/// 200 also when degraded: a plugin that does not run must not get the host restarted. 503 is for what a restart helps
-/// against, and for a host that is on its way out.
+/// Answers 200 also if the host is degraded: a plugin that does not run must not get the host restarted. Answers 503 if
+/// a restart helps, or if the host is stopping.
 pub(crate) async fn health(State(app): Shared, Extension(caller): Asking) -> Response {
     let health = Health::of(&app.engine);
     let reasons = health.reasons();
@@ -33,7 +33,7 @@ pub(crate) async fn health(State(app): Shared, Extension(caller): Asking) -> Res
     (code, answer(&app, &caller, status, reasons)).into_response()
 }
 
-/// 200 once every plugin there was at the start has been tried, and until the host stops.
+/// Answers 200 once every plugin that was there at the start has been tried, and until the host stops.
 pub(crate) async fn ready(State(app): Shared, Extension(caller): Asking) -> Response {
     let pending = |state| matches!(state, PluginState::Loading | PluginState::Compiling);
     let mut waiting = app.engine.plugins.list();
@@ -49,7 +49,7 @@ pub(crate) async fn ready(State(app): Shared, Extension(caller): Asking) -> Resp
     (code, answer(&app, &caller, status, reasons)).into_response()
 }
 
-/// Everybody may ask how it is; why is for who may read.
+/// Returns the answer. Everybody gets the status; only callers that may read get the reasons.
 fn answer(app: &App, caller: &Caller, status: &'static str, mut reasons: Vec<String>) -> Response {
     if caller.check(app, Right::Read).is_err() {
         reasons.clear();

@@ -19,10 +19,10 @@ use serde::Serialize;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Bytes of what `PUT` sends.
+/// Bytes of the largest body of a `PUT`.
 const LARGEST_WANTED: usize = 64 << 10;
 
-/// Instances that are listed at a time.
+/// Instances that are listed at the same time.
 const AT_ONCE: usize = 500;
 
 #[derive(Serialize)]
@@ -35,7 +35,7 @@ struct InstancePage {
     last_at: Option<String>,
 }
 
-/// All instances by id; `label=k=v` (repeatable), `limit`, `after`.
+/// Lists all instances by id. Parameters: `label=k=v` (repeatable), `limit`, `after`.
 pub(crate) async fn list(
     State(app): Shared,
     Extension(caller): Asking,
@@ -45,7 +45,7 @@ pub(crate) async fn list(
     let wanted = Selection::Labels(labels(&parameters)?);
     let limit = match parameters.one("limit") {
         None => usize::MAX,
-        Some(text) => text.parse().map_err(|_| ApiError::invalid("limit", format_args!("{text:?} is no number")))?,
+        Some(text) => text.parse().map_err(|_| ApiError::invalid("limit", format_args!("{text:?} is not a number")))?,
     };
     let after = parameters.one("after").map(str::to_owned);
     let more = pages(app.clone(), wanted, after, limit);
@@ -67,7 +67,7 @@ fn pages(app: Arc<App>, wanted: Selection, mut after: Option<String>, mut left: 
         if left > 0 && listed.len() == most {
             return true;
         }
-        // There was none.
+        // The array is empty.
         if open == b'[' {
             json.push(open);
         }
@@ -76,14 +76,14 @@ fn pages(app: Arc<App>, wanted: Selection, mut after: Option<String>, mut left: 
     })
 }
 
-/// One of them.
+/// Returns one instance.
 pub(crate) async fn one(State(app): Shared, Segment(id): Segment) -> Result<Response, ApiError> {
     let id = named(&id)?;
     let instance = app.engine.tracked.get(&id).ok_or_else(|| ApiError::not_found(format!("no instance {id}")))?;
     Ok(json(&page(&app, &instance)))
 }
 
-/// Tracks it, as the body says. Doing it again changes nothing more.
+/// Tracks an instance, as the body says. Repeating the request changes nothing.
 pub(crate) async fn track(
     State(app): Shared,
     Segment(id): Segment,
@@ -96,17 +96,22 @@ pub(crate) async fn track(
     let body = read(&app, &caller.peer, &headers, body, LARGEST_WANTED).await?;
     let wanted = Wanted::parse(id.clone(), &body).map_err(|why| ApiError::invalid("body", why))?;
     app.engine.track(wanted)?;
-    let instance = app.engine.tracked.get(&id).ok_or_else(|| ApiError::not_found("it was untracked again"))?;
+    let instance = app
+        .engine
+        .tracked
+        .get(&id)
+        .ok_or_else(|| ApiError::not_found("the instance was untracked during the request"))?;
     Ok(json(&page(&app, &instance)))
 }
 
-/// Untracks it: its history goes, its streams end, and discovery does not bring it back. Doing it again changes nothing more.
+/// Untracks an instance: deletes its history, ends its streams, and keeps discovery from bringing it back. Repeating
+/// the request changes nothing.
 pub(crate) async fn untrack(State(app): Shared, Segment(id): Segment) -> Result<Response, ApiError> {
     app.engine.untrack(&named(&id)?);
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// An instance that is named in a path or a parameter.
+/// Parses the id of an instance, from a path or a parameter.
 pub(crate) fn named(text: &str) -> Result<InstanceId, ApiError> {
     instance_id(text).map_err(|why| ApiError::invalid("instance", why))
 }

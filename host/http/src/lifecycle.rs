@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use dropsonde_engine::tracked::{BadLifecycle, Lifecycle, NotTracked};
 use serde_json::json;
 
-/// What became of instances, one event or a list: done when this answers. With one that is wrong nothing is.
+/// Applies lifecycle events of instances, one or a list, before it answers. If one event is wrong, none is applied.
 pub(crate) async fn post(
     State(app): Shared,
     Extension(caller): Asking,
@@ -20,14 +20,14 @@ pub(crate) async fn post(
     check_json(&headers)?;
     let most = app.options.load().http.max_body.get();
     let body = read(&app, &caller.peer, &headers, body, most).await?;
-    // There may be very many, and history of each to discard.
+    // There may be very many events, and each may discard history.
     let done = off_thread(move || {
         let events = Lifecycle::parse(&body).map_err(ApiError::from)?;
         let count = events.len();
         match app.engine.apply(&events) {
             Ok(()) => Ok(count),
             Err((done, NotTracked::TooMany(full))) => {
-                let why = format!("{full}; the first {done} events were done");
+                let why = format!("{full}; the first {done} events were applied");
                 Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, why))
             }
             Err((_, why)) => Err(why.into()),

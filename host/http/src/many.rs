@@ -1,9 +1,9 @@
-//! One object of very many answers, by instance.
+//! One JSON object with the answers of very many instances.
 
 use super::pieces::More;
 use dropsonde_store::InstanceId;
 
-/// Makes `{"id":…,…}`. `one` makes the answer of each; one that has none is left out.
+/// Makes `{"id":…,…}`. `one` makes the answer of each instance; an instance without an answer is left out.
 pub(super) fn by_instance(ids: Vec<InstanceId>, one: impl Fn(&InstanceId) -> Option<More> + Send + 'static) -> More {
     let (mut ids, mut open) = (ids.into_iter(), b'{');
     let mut current: Option<More> = None;
@@ -15,7 +15,7 @@ pub(super) fn by_instance(ids: Vec<InstanceId>, one: impl Fn(&InstanceId) -> Opt
             return true;
         }
         let Some(id) = ids.next() else {
-            // There was none.
+            // The object is empty.
             if open == b'{' {
                 json.push(open);
             }

@@ -1,4 +1,4 @@
-//! Whom a request is meant for.
+//! The check of the host name in a request.
 
 use super::error::ApiError;
 use super::tls::Tls;
@@ -7,8 +7,8 @@ use axum::http::{HeaderMap, StatusCode, Uri, Version, header};
 use rustix::system::uname;
 use std::net::IpAddr;
 
-/// What this host is asked for by. A page of a stranger could give its own name this address, and would then read what
-/// only this machine may; it cannot choose the name its requests say.
+/// The names of this host. A page of a stranger could give its own name this address, and would then read what only
+/// this machine may read. It cannot choose the host name in its requests.
 pub(super) struct Names {
     given: Vec<String>,
     is_any: bool,
@@ -23,7 +23,7 @@ impl Names {
         Self { is_any: given.iter().any(|name| name == "*"), given, tls }
     }
 
-    /// Addresses cannot be given to somebody else.
+    /// Returns whether a name is this host's. Every IP address is: nobody can have one lead elsewhere.
     fn include(&self, host: &str) -> bool {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
@@ -34,18 +34,18 @@ impl Names {
             || self.tls.as_ref().is_some_and(|tls| tls.is_for(&host))
     }
 
-    /// As HTTP says where a request is meant for: in its target, or else in its head.
+    /// Refuses a request for another host. The host name is in the request's target, or else in its `Host` header.
     pub(super) fn check(&self, uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), ApiError> {
         let mut said = headers.get_all(header::HOST).iter();
         let host = said.next();
         if said.next().is_some() || (host.is_none() && uri.authority().is_none() && version == Version::HTTP_11) {
-            return Err(ApiError::new(StatusCode::BAD_REQUEST, "a request has one Host header"));
+            return Err(ApiError::new(StatusCode::BAD_REQUEST, "the request needs exactly one Host header"));
         }
         let host = host.map(|host| host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()));
         for authority in host.into_iter().chain(uri.authority().cloned().map(Some)) {
             let authority = authority.filter(|authority| !authority.as_str().contains('@'));
-            let authority =
-                authority.ok_or_else(|| ApiError::new(StatusCode::BAD_REQUEST, "the Host header is no host"))?;
+            let authority = authority
+                .ok_or_else(|| ApiError::new(StatusCode::BAD_REQUEST, "the Host header is not a valid host name"))?;
             if !self.include(authority.host()) {
                 let why = format!("unknown host name {}; add it to http.hosts", authority.host());
                 return Err(ApiError::new(StatusCode::MISDIRECTED_REQUEST, why));

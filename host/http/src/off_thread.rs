@@ -5,17 +5,17 @@ use axum::http::StatusCode;
 use dropsonde_engine::places::{Full, Share};
 use std::time::Duration;
 
-/// Time a query waits for its turn, and an answer for memory. Who asked has most often given up by then.
+/// The longest time that a query waits for its turn, and an answer for memory. Most clients have given up by then.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Works off the server's threads: there may be very much to do, and a disk that answers late, or never.
+/// Runs work off the server's threads: there may be very much to do, and a disk may answer late, or never.
 pub(crate) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "it could not be done; the log says why"))
+    done.map_err(|_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed; the host's log says why"))
 }
 
-/// The same for a query of history: so many are worked on at a time, half of them of one peer. Its turn ends with the work,
-/// however slowly the answer is read.
+/// Runs a query of history off the server's threads. At most `http.max_range_queries` run at the same time, half of
+/// them for one client. The turn ends with the work, however slowly the client reads the answer.
 pub(crate) async fn query<T: Send + 'static>(
     app: &App,
     peer: &Peer,
@@ -26,9 +26,10 @@ pub(crate) async fn query<T: Send + 'static>(
     let turn = app.queries.wait(1, most, Some(share), LONGEST_WAIT).await.map_err(|full| {
         let (status, whose) = match full {
             Full::All(_) => (StatusCode::SERVICE_UNAVAILABLE, ""),
-            Full::OfPeer(_) => (StatusCode::TOO_MANY_REQUESTS, " of this client"),
+            Full::OfPeer(_) => (StatusCode::TOO_MANY_REQUESTS, " from this client"),
         };
-        let why = format!("too many range queries{whose} are being worked on (http.max_range_queries)");
+        let why =
+            format!("too many range queries{whose} at the same time; try again later, or raise http.max_range_queries");
         ApiError::new(status, why).retry_after(1)
     })?;
     off_thread(move || {

@@ -1,11 +1,11 @@
-//! What the API is, for programs: `openapi.json`, with the paths of this host.
+//! The description of the API for programs: `openapi.json`, with the paths of this host.
 
 use crate::Options;
 use bytes::Bytes;
 
 const DOCUMENT: &str = include_str!("openapi.json");
 
-/// As it is sent. Some paths are the operator's to choose; they need no escapes.
+/// Returns the document, with the paths that the operator has chosen. They need no escapes.
 pub(super) fn document(options: &Options) -> Bytes {
     let usual = Options::default();
     let usual = [&usual.metrics_path, &usual.snapshot_path];

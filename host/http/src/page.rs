@@ -1,4 +1,4 @@
-//! `/`: the latest numbers and where everything is. Plain HTML, no scripts.
+//! The page at `/`: the latest numbers, and links to everything else. Plain HTML, no scripts.
 
 use super::Shared;
 use super::error::{ApiError, Segment};
@@ -14,7 +14,7 @@ use dropsonde_model::nearest::nearest;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::fmt::Write as _;
 
-/// Instances on the page; the list behind the link has all.
+/// Instances on the page. It links to the list of all.
 const MOST_INSTANCES: usize = 50;
 
 pub(super) const POLICY: HeaderValue = HeaderValue::from_static(
@@ -26,7 +26,7 @@ table{border-collapse:collapse;width:100%;margin:.5rem 0 2rem}td,th{padding:.15r
 td.n{font-variant-numeric:tabular-nums;text-align:right}h2{margin-bottom:0}small{color:#555}\
 @media(prefers-color-scheme:dark){body{color:#eee;background:#161616}td,th{border-color:#444}small{color:#aaa}a{color:#8cf}}";
 
-/// How it begins.
+/// Writes the beginning of a page.
 macro_rules! head {
     ($html:expr, $more:expr) => {
         write!(
@@ -44,7 +44,7 @@ pub(crate) async fn index(State(app): Shared, headers: HeaderMap) -> Response {
     (own, Html(render(&app, sessions(&headers).next().is_some()))).into_response()
 }
 
-/// The pages of the handbook.
+/// Lists the pages of the handbook.
 pub(crate) async fn handbook() -> Response {
     let mut html = String::new();
     let _ = head!(html, "");
@@ -69,18 +69,18 @@ pub(crate) async fn of_handbook(Segment(name): Segment) -> Result<Response, ApiE
     Ok(document(html))
 }
 
-/// A page that is the same until the host is another.
+/// Answers with a page that stays the same as long as the host runs.
 fn document(html: String) -> Response {
     ([(header::CONTENT_SECURITY_POLICY, POLICY)], Html(html)).into_response()
 }
 
-/// For a browser that has to say who it is. `why` is what it was told before.
+/// Returns the login page. `why` is the reason of the refusal.
 pub(super) fn login(why: &str) -> String {
     let mut html = String::new();
     let _ = head!(html, "");
     let _ = write!(html, "<p>{}</p>", escape(why));
     html.push_str(
-        "<p>The token is in <code>read.token</code> in the host's data directory, unless its configuration says otherwise.</p>\
+        "<p>The token is in <code>read.token</code> in the host's data directory, unless the configuration names another file.</p>\
          <form method=\"post\" action=\"/login\"><label>Token <input type=\"password\" name=\"token\" \
          autocomplete=\"current-password\" required autofocus></label> <button>Log in</button></form>",
     );
@@ -112,7 +112,7 @@ fn render(app: &App, has_session: bool) -> String {
         let (state, failure) = plugin.look(|known| {
             let waits = if known.waits_for_its_turn() { ", waits for its turn" } else { "" };
             let failure = known.last_failure.as_ref().map(|failure| {
-                let over = if failure.is_over { "over since; at " } else { "" };
+                let over = if failure.is_over { "resolved; at " } else { "" };
                 format!("{over}{}: {}", json::time(failure.at_ms), failure.reason)
             });
             (format!("{:?}", known.state).to_lowercase() + waits, failure.unwrap_or_default())
@@ -151,7 +151,7 @@ fn instances(app: &App, html: &mut String) {
     }
 }
 
-/// For eyes: at most two decimals.
+/// Formats a value for people, with at most two decimals.
 fn rounded(value: f64) -> String {
     let text = format!("{value:.2}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()

@@ -1,5 +1,5 @@
-//! Answers that are made piece by piece, as fast as their reader takes them: however large one is, it takes no more memory
-//! than a piece.
+//! Answers that are made piece by piece, as fast as the client reads them. However large an answer is, it takes no more
+//! memory than a piece.
 
 use super::answers::{holding, reserve, resize};
 use super::error::{ApiError, json_bytes};
@@ -17,42 +17,43 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-/// Bytes of a piece, about: it ends with the first part that makes it so large.
+/// Approximate bytes of a piece: it ends with the first part that makes it so large.
 pub(super) const PIECE: usize = 64 << 10;
 
-/// Bytes of an answer that is still made whole, about: it has a length, and may have a tag.
+/// Approximate bytes of the largest answer that is made whole: it has a length, and may have a tag.
 pub(super) const ORDINARY: usize = 512 << 10;
 
-/// Bytes of memory that an answer in pieces takes at most, about: a piece on its way, and the points and the JSON of the next.
+/// Approximate bytes of memory that an answer in pieces takes at most: a piece that is being sent, and the points and
+/// the JSON of the next one.
 pub(super) const LARGEST: usize = 1 << 20;
 
-/// Appends a part of an answer. Whether there is more.
+/// Appends a part of an answer. Returns whether there is more.
 pub(super) type More = Box<dyn FnMut(&mut Vec<u8>) -> bool + Send>;
 
 /// An answer, before it is sent.
 pub(super) enum Made {
-    /// It holds its memory until it was sent.
+    /// The whole answer. It holds its memory until it is sent.
     Whole(Bytes),
     Pieces(Pieces),
 }
 
-/// The body of a response.
+/// The body of a response that is made piece by piece.
 pub(super) struct Pieces {
-    /// It is made before anything is answered.
+    /// The first piece, which is made before the answer begins.
     first: Option<Bytes>,
-    /// What makes the rest, unless it is at work.
+    /// Makes the further pieces; none while it is at work.
     rest: Option<More>,
     making: Option<Making>,
     app: Arc<App>,
     peer: Peer,
-    /// The memory it takes.
+    /// The memory that is reserved for the answer.
     _memory: Place,
 }
 
-/// Off the server's threads, when it is its turn: history may have to be read from files.
+/// The next piece, which is made off the server's threads when it is its turn: history may have to be read from files.
 type Making = Pin<Box<dyn Future<Output = Result<(Vec<u8>, Option<More>), ApiError>> + Send>>;
 
-/// Makes an answer. `bytes`: the memory it may take. What is no larger than `ordinary` is made whole.
+/// Makes an answer. `bytes` is the memory that it may take. An answer of no more than `ordinary` bytes is made whole.
 pub(super) async fn make(
     app: Arc<App>,
     peer: &Peer,
@@ -72,7 +73,7 @@ pub(super) async fn make(
     })
 }
 
-/// The next piece, and what makes those after it.
+/// Makes the next piece. Returns it with what makes the pieces after it.
 fn piece(bytes: usize, mut more: More) -> (Vec<u8>, Option<More>) {
     let mut json = Vec::new();
     while json.len() < bytes {

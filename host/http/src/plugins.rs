@@ -17,16 +17,17 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// What compiles in less is answered for at once; the rest goes on, and the plugin's page tells.
+/// The longest time that a request waits for a plugin. A change that takes longer goes on, and the plugin's page shows
+/// its result.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Seconds after which a plugin that is being loaded may be up: most load in less.
+/// Seconds after which a plugin that is being loaded may be running: most load in less.
 pub(super) const LOADING_RETRY: u32 = 1;
 
-/// The same of one that needs somebody to do something first.
+/// Seconds after which a client may retry if somebody has to repair the plugin first.
 pub(super) const BROKEN_RETRY: u32 = 10;
 
-/// All plugins by name.
+/// Lists all plugins by name.
 pub(crate) async fn list(State(app): Shared, Extension(caller): Asking) -> Result<Response, ApiError> {
     let more = pages(app.clone());
     Ok(make(app, &caller.peer, LARGEST, ORDINARY, more).await?.into_response())
@@ -41,7 +42,7 @@ fn pages(app: Arc<App>) -> More {
             json.extend(serde_json::to_vec(&PluginPage::of(&app.engine, &status)).unwrap_or_default());
             return true;
         }
-        // There was none.
+        // The array is empty.
         if open == b'[' {
             json.push(open);
         }
@@ -55,16 +56,17 @@ pub(crate) async fn one(State(app): Shared, Segment(name): Segment) -> Result<Re
     Ok(json(&PluginPage::of(&app.engine, &status)))
 }
 
-/// What a client wants of a plugin that is not there.
+/// The purpose of a request for a plugin that is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asks {
-    /// One that the configuration only names has none.
+    /// Its page. A plugin that only the configuration names has none.
     Page,
-    /// One that the configuration names will take them once it comes.
+    /// To send events. A plugin that the configuration names will take them once it is there.
     Events,
 }
 
-/// Says that a plugin is not up yet, where its file or the configuration says that it will be; else that there is none.
+/// Returns the error for a plugin that is not there: 503 if its file or the configuration says that it will be,
+/// otherwise 404.
 pub(super) async fn absent(app: &Arc<App>, name: String, asks: Asks) -> ApiError {
     let options = app.engine.options.load_full();
     if is_plugin(&name) {
@@ -72,10 +74,10 @@ pub(super) async fn absent(app: &Arc<App>, name: String, asks: Asks) -> ApiError
         // A disk may answer late.
         let is_there = off_thread(move || file.is_some_and(|file| file.is_file())).await;
         if is_there.is_ok_and(|is_there| is_there) {
-            return not_up(format!("plugin {name} is being loaded: its file has just come"), LOADING_RETRY);
+            return not_up(format!("plugin {name} is being loaded: its file is new"), LOADING_RETRY);
         }
         if asks == Asks::Events && options.plugins.contains_key(&name) {
-            let why = format!("plugin {name} is not there yet: the configuration names it, and it has no file");
+            let why = format!("plugin {name} is not there yet: the configuration names it, but it has no file");
             return not_up(why, BROKEN_RETRY);
         }
     }
@@ -89,7 +91,7 @@ pub(super) fn not_up(why: String, retry_after: u32) -> ApiError {
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, why).retry_after(retry_after)
 }
 
-/// The body becomes the plugin's file, once it was compiled and started.
+/// Makes the body the plugin's file, once it is compiled and started.
 pub(crate) async fn upload(
     State(app): Shared,
     Segment(name): Segment,
@@ -98,7 +100,10 @@ pub(crate) async fn upload(
     body: Body,
 ) -> Result<Response, ApiError> {
     if !is_plugin(&name) {
-        return Err(ApiError::invalid("name", format!("it is made of {}", dropsonde_model::names::PLUGIN_RULE)));
+        return Err(ApiError::invalid(
+            "name",
+            format!("a plugin's name is made of {}", dropsonde_model::names::PLUGIN_RULE),
+        ));
     }
     check_content_type(&headers)?;
     let bytes =
@@ -107,30 +112,31 @@ pub(crate) async fn upload(
     request(&app, name, Wanted::Upload(bytes), &caller).await
 }
 
-/// It is read, compiled and started again, and takes over if that works.
+/// Reads, compiles and starts a plugin again. The new instance takes over if that works.
 pub(crate) async fn reload(app: Shared, name: Segment, caller: Asking) -> Result<Response, ApiError> {
     request(&app.0, name.0, Wanted::Reload, &caller.0).await
 }
 
-/// Its file goes, and so does it; its history stays.
+/// Removes a plugin and its file. Its history stays.
 pub(crate) async fn remove(app: Shared, name: Segment, caller: Asking) -> Result<Response, ApiError> {
     request(&app.0, name.0, Wanted::Remove, &caller.0).await
 }
 
-/// What a plugin in quarantine, or waiting after a failure, is to do at once.
+/// Has a plugin run at once that is in quarantine, or waits after a failure.
 pub(crate) async fn release(app: Shared, name: Segment, caller: Asking) -> Result<Response, ApiError> {
     let waits = |state| matches!(state, PluginState::Quarantined | PluginState::Backoff);
-    order(&app.0, &name.0, &caller.0, Order::Release, waits, "is not in quarantine, and does not wait")
+    order(&app.0, &name.0, &caller.0, Order::Release, waits, "is neither in quarantine nor waiting after a failure")
 }
 
+/// Stops a plugin until it is released.
 pub(crate) async fn quarantine(app: Shared, name: Segment, caller: Asking) -> Result<Response, ApiError> {
     let status = app.0.engine.plugins.get(&name.0);
-    // One that is tried again by itself can be told not to.
+    // A quarantine after which the host retries by itself can be made a lasting one.
     let is_retried = status.is_some_and(|status| {
         status.look(|known| known.quarantined.as_ref().is_some_and(|why| why != plugins::BY_OPERATOR))
     });
     let runs = |state| is_retried || !matches!(state, PluginState::Quarantined | PluginState::Failed);
-    order(&app.0, &name.0, &caller.0, Order::Quarantine, runs, "does not run")
+    order(&app.0, &name.0, &caller.0, Order::Quarantine, runs, "is not running")
 }
 
 fn order(
@@ -143,7 +149,7 @@ fn order(
 ) -> Result<Response, ApiError> {
     let status = app.engine.plugins.get(name).ok_or_else(|| ApiError::not_found("no plugin has this name"))?;
     if !fits(status.state()) {
-        return Err(ApiError::new(StatusCode::CONFLICT, format!("{} {otherwise}", status.name)));
+        return Err(ApiError::new(StatusCode::CONFLICT, format!("plugin {} {otherwise}", status.name)));
     }
     let action = match order {
         Order::Release => Action::Release,
@@ -156,7 +162,7 @@ fn order(
     Ok((StatusCode::ACCEPTED, json(&PluginPage::of(&app.engine, &status))).into_response())
 }
 
-/// Waits for what becomes of it, but not for long.
+/// Requests a change of a plugin, and waits for its result, but not for long.
 async fn request(app: &App, name: String, what: Wanted, caller: &Caller) -> Result<Response, ApiError> {
     let removes = matches!(what, Wanted::Remove);
     let mut is_done = true;
@@ -165,14 +171,18 @@ async fn request(app: &App, name: String, what: Wanted, caller: &Caller) -> Resu
     match tokio::time::timeout(PATIENCE, answered).await {
         Ok(Ok(done)) => done?,
         Ok(Err(_)) => return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the plugin is being stopped")),
-        // It is being compiled, or waits for what is.
+        // The plugin is being compiled, or waits for others that are.
         Err(_) => is_done = false,
     }
     if removes && is_done {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    // It takes over between two ticks.
-    let status = app.engine.plugins.get(&name).ok_or_else(|| ApiError::not_found("the plugin was removed again"))?;
+    // The new instance takes over between two ticks.
+    let status = app
+        .engine
+        .plugins
+        .get(&name)
+        .ok_or_else(|| ApiError::not_found("the plugin was removed during the request"))?;
     Ok((StatusCode::ACCEPTED, json(&PluginPage::of(&app.engine, &status))).into_response())
 }
 
@@ -193,11 +203,15 @@ impl From<Denied> for ApiError {
     }
 }
 
-/// Also what curl says unless it is told otherwise; no page can have a browser send that with PUT.
+/// Checks that a body is sent as a component. The default type of curl is accepted, too: no page can have a browser
+/// send that with PUT.
 fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     const TAKEN: [&str; 3] = ["application/wasm", "application/octet-stream", "application/x-www-form-urlencoded"];
     if content_type(headers).is_none_or(|given| TAKEN.contains(&given.as_str())) {
         return Ok(());
     }
-    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a component is sent as application/wasm"))
+    Err(ApiError::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported Content-Type; send the component as application/wasm",
+    ))
 }

@@ -8,10 +8,10 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use dropsonde_engine::exposition::{Exposition, NotMade};
 
-/// Seconds after which a scrape there was no place for may be tried again.
+/// Seconds after which a client may retry a scrape that was over a limit.
 const RETRY_AFTER: u32 = 1;
 
-/// In the format a scraper likes best, compressed for who asks.
+/// Answers in the format that the scraper prefers, compressed if the scraper accepts that.
 pub(crate) async fn metrics(
     State(app): Shared,
     Extension(caller): Asking,
@@ -19,7 +19,7 @@ pub(crate) async fn metrics(
 ) -> Result<Response, ApiError> {
     let (format, gzip) = (accept::format(&headers), accept::takes_gzip(&headers));
     let (text, place) = Exposition::scrape(&app.engine, caller.peer.id(), format, gzip).await?;
-    // Several may share it; each counts as if it had one of its own.
+    // Several scrapes may share the text; each counts as if it had its own.
     let memory = reserve(&app, &caller.peer, text.len()).await?;
     let text = holding(text, (place, memory));
     let headers = [

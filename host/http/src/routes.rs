@@ -24,17 +24,17 @@ const LOGIN: &str = "/login";
 const LOGOUT: &str = "/logout";
 const OPENAPI: &str = "/openapi.json";
 
-/// How long a browser need not ask again whether a page of another origin may.
+/// How long a browser may remember that a page of another origin is allowed.
 const CORS_MAX_AGE: Duration = Duration::from_secs(600);
 
 /// Query parameters of a range of one instance.
 const RANGE: &[&str] = &["range", "since", "until", "resolution", "points", "fields", "bands", "align"];
 
-/// The same of many instances.
+/// Query parameters of a range of many instances.
 const RANGE_OF_MANY: &[&str] =
     &["instance", "label", "range", "since", "until", "resolution", "points", "fields", "bands", "align"];
 
-/// The same of a workload: the least and the most of a sum are not known.
+/// Query parameters of a range of a workload. It has no `bands`: the minimum and the maximum of a sum are not known.
 const RANGE_OF_WORKLOAD: &[&str] = &["range", "since", "until", "resolution", "points", "fields", "align"];
 
 /// Query parameters that choose instances.
@@ -42,19 +42,19 @@ const INSTANCES: &[&str] = &["instance", "label"];
 
 const SNAPSHOT: &[&str] = &["source", "fresh"];
 
-/// Something a client can ask for.
+/// An operation of the API.
 pub(super) struct Operation {
     pub(super) method: Method,
-    /// As axum writes it: `{id}` is any one segment.
+    /// The path, as axum writes it: `{id}` is any one segment.
     pub(super) path: String,
-    /// None: everybody may.
+    /// The right that is needed; none if everybody may use the operation.
     pub(super) needs: Option<Right>,
-    /// Query parameters; any other is an error.
+    /// The query parameters; any other is an error.
     pub(super) takes: &'static [&'static str],
     does: MethodRouter<Arc<App>>,
 }
 
-/// Whether a path is a route of its own, and so cannot be given to another.
+/// Returns whether the API has a path, so that the configuration cannot give it to another operation.
 pub fn is_taken(path: &str) -> bool {
     let owns = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     matches!(path, "/" | HEALTH | READY | LOGIN | LOGOUT | OPENAPI)
@@ -63,7 +63,7 @@ pub fn is_taken(path: &str) -> bool {
         || owns("/telemetry")
 }
 
-/// All there is. `openapi.json` describes each of them.
+/// Returns all operations. `openapi.json` describes each of them.
 pub(super) fn operations(options: &Options) -> Vec<Operation> {
     const ANYONE: Option<Right> = None;
     const READ: Option<Right> = Some(Right::Read);
@@ -111,7 +111,7 @@ pub(super) fn operations(options: &Options) -> Vec<Operation> {
     ]
 }
 
-/// By the configuration that is in force.
+/// Returns the routes, by the configuration that is in force.
 pub(super) fn router(app: Arc<App>, names: Names) -> Router {
     let options = app.options.load_full();
     let operations = operations(&options);
@@ -119,19 +119,19 @@ pub(super) fn router(app: Arc<App>, names: Names) -> Router {
     let routes =
         operations.into_iter().fold(Router::new(), |routes, Operation { path, does, .. }| routes.route(&path, does));
     let routes = routes
-        .fallback(async || ApiError::not_found("no such path; / lists what there is"))
+        .fallback(async || ApiError::not_found("no such path; /openapi.json lists all paths"))
         .method_not_allowed_fallback(async |method: Method| {
-            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not allowed here"))
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not allowed for this path"))
         })
         .layer(middleware::from_fn_with_state(Arc::new(door), pass));
     let origins = options.http.cors_origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
     let origins: Vec<_> = origins.collect();
-    // Without origins, not a word of this.
+    // Without origins, answers have no CORS headers.
     let routes = if origins.is_empty() { routes } else { routes.layer(cors(origins)) };
     routes.with_state(app)
 }
 
-/// Pages of these origins may read answers, and show a token.
+/// Lets pages of these origins read answers, and send a token.
 fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
@@ -142,14 +142,14 @@ fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
 }
 
 impl Operation {
-    /// With query parameters.
+    /// Sets the query parameters.
     fn taking(self, takes: &'static [&'static str]) -> Self {
         Self { takes, ..self }
     }
 }
 
 fn get<T: 'static>(path: &str, needs: Option<Right>, does: impl Handler<T, Arc<App>>) -> Operation {
-    // HEAD with it.
+    // This includes HEAD.
     Operation { method: Method::GET, path: path.to_owned(), needs, takes: &[], does: axum::routing::get(does) }
 }
 

@@ -8,26 +8,26 @@ use std::collections::BTreeSet;
 /// Values of one part: 192 KiB in memory.
 const VALUES: usize = 8192;
 
-/// Bytes a value takes, about: in memory, and as JSON.
+/// Approximate bytes of a value: in memory, and as JSON.
 const IN_MEMORY: usize = 3 * size_of::<f64>();
 const AS_JSON: usize = 40;
 
-/// A window, as it is asked for and answered.
+/// The query of a window, and the form of its answer.
 pub(super) struct Rows {
     pub(super) query: Query,
     pub(super) form: Form,
-    /// How many columns the answer has at most.
+    /// The largest number of columns of the answer.
     pub(super) columns: usize,
 }
 
 impl Rows {
-    /// Buckets of one part.
+    /// Returns the number of buckets of one part.
     fn buckets(&self) -> i64 {
         let values = self.columns.max(1).saturating_mul(self.form.values());
         i64::try_from(VALUES / values).unwrap_or(i64::MAX).max(1)
     }
 
-    /// Bytes of memory an answer takes at most, about.
+    /// Returns the approximate bytes of memory that the answer takes at most.
     pub(super) fn bytes(&self) -> usize {
         let Query { since_ms, until_ms, step_ms, .. } = self.query;
         let buckets = until_ms.saturating_sub(since_ms).max(0) / step_ms.max(1) + 1;
@@ -39,7 +39,7 @@ impl Rows {
         cells.saturating_mul(IN_MEMORY + AS_JSON * self.form.values()).min(LARGEST)
     }
 
-    /// Makes an array of the points. `range` answers a part of the window; its buckets are those of the whole.
+    /// Makes an array of the points. `range` answers a part of the window, with the same buckets as the whole window.
     pub(super) fn more(self, mut range: impl FnMut(&Query) -> Points + Send + 'static) -> More {
         let (step_ms, buckets) = (self.query.step_ms.max(1), self.buckets());
         let Self { query, form, .. } = self;
@@ -58,7 +58,7 @@ impl Rows {
             if since_ms < query.until_ms {
                 return true;
             }
-            // There was none.
+            // The array is empty.
             if open == b'[' {
                 json.push(open);
             }
@@ -68,7 +68,7 @@ impl Rows {
     }
 }
 
-/// How many columns an answer of several instances may have at most.
+/// Returns the largest number of columns that an answer of several instances can have.
 pub(super) fn columns(store: &Store, ids: &[InstanceId], query: &Query) -> usize {
     if let Some(fields) = &query.fields {
         return fields.len();
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
     use dropsonde_store::{Limits, Schema, StoredField};
 
-    /// A gauge with two gaps and a counter, a second apart.
+    /// Returns a store with a gauge that has gaps and with a counter, a second apart.
     fn store() -> (Store, InstanceId) {
         let (store, id) = (Store::in_memory(&Limits::default()), InstanceId::new("a").unwrap());
         let fields = vec![StoredField::gauge("used"), StoredField::counter("sent_per_sec", 1.0)];
@@ -119,7 +119,7 @@ mod tests {
             let query = Query { since_ms, until_ms: 24_000_123, step_ms, align, fields: None };
             for bands in [false, true] {
                 let form = Form { bands, ..Form::default() };
-                // So that the parts are small.
+                // Many columns make the parts small.
                 let rows = |columns| {
                     let (store, id) = (store.clone(), id.clone());
                     Rows { query: query.clone(), form, columns }.more(move |part| store.range(&id, part))

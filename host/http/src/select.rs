@@ -1,4 +1,4 @@
-//! Which instances a request is about: `instance=a` (repeatable), or those that have all of `label=k=v` (repeatable).
+//! The instances that a request selects: `instance=a` (repeatable), or those that have every `label=k=v` (repeatable).
 
 use super::error::ApiError;
 use super::instances::named;
@@ -6,36 +6,39 @@ use super::window::Parameters;
 use dropsonde_engine::hub::Selection;
 use std::collections::BTreeSet;
 
-/// Instances of one request that are named each.
+/// The largest number of instances that one request can name.
 const MOST_NAMED: usize = 1000;
 
-/// In bytes, as long as a label's value may be.
+/// Bytes of the longest name of a workload: as many as a label's value may have.
 const LONGEST_WORKLOAD: usize = 256;
 
-/// The instances of a workload.
+/// Selects the instances of a workload.
 pub(crate) fn workload(name: String) -> Result<Selection, ApiError> {
     if name.is_empty() || name.len() > LONGEST_WORKLOAD {
-        return Err(ApiError::invalid("workload", format_args!("a name has 1 to {LONGEST_WORKLOAD} bytes")));
+        return Err(ApiError::invalid(
+            "workload",
+            format_args!("the name of a workload has 1 to {LONGEST_WORKLOAD} bytes"),
+        ));
     }
     Ok(Selection::Workload(name))
 }
 
-/// The instances that are named, or the labels they are to have; all instances when nothing is said.
+/// Selects the instances that are named, or those that have the labels; all instances if there is neither.
 pub(crate) fn select(parameters: &Parameters<'_>) -> Result<Selection, ApiError> {
     let named: BTreeSet<_> = parameters.all("instance").map(named).collect::<Result<_, _>>()?;
     if named.len() > MOST_NAMED {
-        let why = format!("{} are named; at most {MOST_NAMED} are, a label names more", named.len());
+        let why = format!("{} instances are named; name at most {MOST_NAMED}, or select them by label", named.len());
         return Err(ApiError::invalid("instance", why));
     }
     let labels = labels(parameters)?;
     match (named.is_empty(), labels.is_empty()) {
-        (false, false) => Err(ApiError::invalid("label", "give either instances or labels")),
+        (false, false) => Err(ApiError::invalid("label", "give either instance or label, not both")),
         (false, true) => Ok(Selection::Several(named)),
         (true, _) => Ok(Selection::Labels(labels)),
     }
 }
 
-/// `label=k=v`, repeatable.
+/// Returns the labels of `label=k=v`, which is repeatable.
 pub(crate) fn labels(parameters: &Parameters<'_>) -> Result<BTreeSet<(String, String)>, ApiError> {
     let pair = |label: &str| {
         let pair = label.split_once('=');

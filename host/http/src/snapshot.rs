@@ -17,10 +17,10 @@ use dropsonde_engine::snapshot::instance;
 use dropsonde_model::Right;
 use std::time::{Duration, Instant};
 
-/// Between two looks whether every source has answered.
+/// The time between two checks whether every source has answered.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// The application as a whole; `source=` for one source, `fresh=1` to ask them now.
+/// Returns the application as a whole. `source=` selects one source; `fresh=1` asks the sources now.
 pub(crate) async fn latest(
     State(app): Shared,
     Extension(caller): Asking,
@@ -47,11 +47,11 @@ pub(crate) async fn latest(
     Ok(tagged(document.json.to_vec(), &document.etag, Keep::Ask, &headers))
 }
 
-/// Has every source polled, once for all who ask at a time, and waits as long as the slowest may take.
+/// Polls every running source, and waits for at most as long as the slowest may take. Concurrent requests share a poll.
 async fn ask_now(app: &App) {
     let asked = Instant::now();
     let mut last = app.engine.fresh.lock().await;
-    // Someone else's flight may have begun after this request came.
+    // The poll of another request may have begun after this request came.
     if last.is_some_and(|began| began >= asked) {
         return;
     }
@@ -67,11 +67,11 @@ async fn ask_now(app: &App) {
             tokio::time::sleep(LOOK).await;
         }
     };
-    // Those that do not answer are named in the document.
+    // The document names the sources that do not answer.
     let _ = tokio::time::timeout(longest, answered).await;
 }
 
-/// The same numbers over time, as those of an instance.
+/// Returns the numbers of the snapshot over time, like those of an instance.
 pub(crate) async fn range(
     State(app): Shared,
     Extension(caller): Asking,
@@ -86,6 +86,7 @@ pub(crate) async fn range(
     Ok(ask(app, &caller.peer, id, window.query, form, |rows| rows).await?.into_response())
 }
 
+/// Streams the numbers of the snapshot.
 pub(crate) async fn stream(
     State(app): Shared,
     Extension(caller): Asking,

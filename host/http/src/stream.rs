@@ -27,20 +27,21 @@ use std::time::Duration;
 
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 
-/// Seconds after which a stream there was no place for may be tried again.
+/// Seconds after which a client may retry a stream that was over a limit.
 const RETRY_AFTER: u32 = 5;
 
-/// Streams that may begin at a time, and those of one peer: each looks at all instances there are, for a moment.
+/// Streams that may start at the same time, in all and for one client: each looks at all instances for a moment.
 const MOST_BEGINNING: usize = 8;
 const MOST_OF_PEER: usize = MOST_BEGINNING / 2;
 
-/// Time a stream waits for its turn to begin.
+/// The longest time that a stream waits for its turn to start.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// What a reader saw last, as a browser says when it connects again.
+/// The header with the id of the last event that a reader saw. Browsers send it when they connect again.
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// The latest sample at once, then each as it comes. An instance that is not tracked yet is waited for.
+/// Streams the samples of an instance: the latest one at once, then each as it comes. Waits for an instance that is not
+/// tracked yet.
 pub(crate) async fn usage(
     State(app): Shared,
     Extension(caller): Asking,
@@ -50,7 +51,7 @@ pub(crate) async fn usage(
     begin(&app, Selection::One(named(&id)?), &caller, &headers)
 }
 
-/// The same of many on one connection: each says of which instance it is.
+/// Streams the samples of many instances on one connection. Each event names its instance.
 pub(crate) async fn many(
     State(app): Shared,
     Extension(caller): Asking,
@@ -60,7 +61,7 @@ pub(crate) async fn many(
     begin(&app, select(&Parameters::parse(query.as_deref()))?, &caller, &headers)
 }
 
-/// The same of a workload's instances together.
+/// Streams the samples of a workload: the sum of its instances.
 pub(crate) async fn workload(
     State(app): Shared,
     Extension(caller): Asking,
@@ -70,7 +71,7 @@ pub(crate) async fn workload(
     begin(&app, select::workload(name)?, &caller, &headers)
 }
 
-/// The head of a stream. Its body comes from whoever has the connection: see [`Streaming`].
+/// Returns the head of a stream. The code that serves the connection adds the body: see [`Streaming`].
 pub(crate) fn begin(
     app: &App,
     selection: Selection,
@@ -93,7 +94,7 @@ pub(crate) fn begin(
     Ok(response)
 }
 
-/// A comment for a reader of what is not there yet: a misspelt id would be waited for in silence.
+/// Returns a comment for a reader that waits for something: with a misspelt id it would wait in silence.
 fn waits_for(app: &App, selection: &Selection) -> Option<Bytes> {
     let missing: Vec<&InstanceId> = match selection {
         Selection::One(id) => vec![id],
@@ -132,35 +133,36 @@ impl From<TooManyStreams> for ApiError {
     }
 }
 
-/// Tells the connection that a response is a stream. A connection of HTTP/1.1 in plain hands its socket to a writer; on any
-/// other a writer fills the response's body.
+/// Tells the connection that a response is a stream. An HTTP/1.1 connection without TLS hands its socket to a writer;
+/// on any other connection, a writer fills the response body.
 #[derive(Debug, Clone)]
 pub(super) struct Streaming {
     selection: Selection,
     seen: Option<String>,
     peer: PeerId,
-    /// There is one place, and only one takes it.
+    /// The stream's place. Of all clones of this, only one takes it.
     claim: Arc<Mutex<Option<Claim>>>,
 }
 
 impl Streaming {
-    /// Gives the socket away. `head` is the response's.
+    /// Hands the socket to a writer. `head` is the head of the response.
     pub(super) async fn hand_over(self, app: Arc<App>, socket: TcpStream, head: Vec<u8>) -> io::Result<()> {
         self.write_to(app, Outlet::socket(socket)?, head).await;
         Ok(())
     }
 
+    /// Returns a response body that a writer fills.
     pub(super) async fn body(self, app: Arc<App>) -> Body {
         let (outlet, events) = Outlet::body();
         self.write_to(app, outlet, Vec::new()).await;
         Body::new(Events(events))
     }
 
-    /// Has a writer put it there from now on, behind what comes first.
+    /// Has a writer write the stream to `outlet` from now on, after `first`.
     async fn write_to(self, app: Arc<App>, outlet: Outlet, mut first: Vec<u8>) {
         let Some((claim, turn)) = self.begins(&app).await else { return };
         first.extend_from_slice(&outlet.framed(&Encoded::of(RETRY)));
-        // There may be very many to begin with, and some of them in files.
+        // There may be very many first samples, and some of them in files.
         let begun = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             if let Some(waits) = waits_for(&app, &self.selection) {
@@ -171,7 +173,8 @@ impl Streaming {
         let _ = begun.await;
     }
 
-    /// Its place among the streams, and its turn to begin. None: it has begun elsewhere, or there was no turn for it.
+    /// Returns the stream's place and its turn to start; none if another clone has started it, or if its turn did not
+    /// come.
     async fn begins(&self, app: &App) -> Option<(Claim, Place)> {
         let claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         let share = Share { peer: self.peer, most: MOST_OF_PEER };
@@ -180,7 +183,7 @@ impl Streaming {
     }
 }
 
-/// A response body of what a writer puts in.
+/// A response body that a writer fills.
 struct Events(PipeReader);
 
 impl http_body::Body for Events {

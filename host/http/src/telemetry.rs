@@ -1,4 +1,4 @@
-//! Durable history by host, in the form its clients know.
+//! Durable history by host, in the form that its clients know.
 
 use super::error::ApiError;
 use super::instances::named;
@@ -15,10 +15,10 @@ use dropsonde_engine::history::Range;
 use dropsonde_engine::json::{Form, Time};
 use std::sync::Arc;
 
-/// Hosts that are looked at at a time.
+/// Hosts that are looked at at the same time.
 const AT_ONCE: usize = 500;
 
-/// The hosts that have samples.
+/// Lists the hosts that have samples.
 pub(crate) async fn hosts(State(app): Shared, Extension(caller): Asking) -> Result<Response, ApiError> {
     let more = within("{\"hosts\":".to_owned(), measured(app.clone()));
     Ok(make(app, &caller.peer, LARGEST, ORDINARY, more).await?.into_response())
@@ -37,7 +37,7 @@ fn measured(app: Arc<App>) -> More {
         let is_more = listed.len() == AT_ONCE;
         after = listed.last().map(|last| last.id.to_string());
         if !is_more {
-            // There was none.
+            // The array is empty.
             if open == b'[' {
                 json.push(open);
             }
@@ -47,7 +47,7 @@ fn measured(app: Arc<App>) -> More {
     })
 }
 
-/// `?host=…&range=30m|1h|6h|24h`; without a range, an hour.
+/// Returns the history of one host: `?host=…&range=30m|1h|6h|24h`. Without a range, it is one hour.
 pub(crate) async fn history(
     State(app): Shared,
     Extension(caller): Asking,
@@ -66,7 +66,7 @@ pub(crate) async fn history(
     Ok(made.into_response())
 }
 
-/// An object whose last member is an array.
+/// Makes an object whose last member is an array.
 fn within(head: String, mut rows: More) -> More {
     let mut head = Some(head);
     Box::new(move |json| {

@@ -5,11 +5,11 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-/// Makes a span part of the trace a request says it belongs to (W3C trace context). One that nobody wants stays as it is.
+/// Makes a span part of the trace that the request belongs to (W3C trace context). A disabled span stays as it is.
 pub(crate) fn continues(span: &Span, headers: &HeaderMap) {
     if !span.is_disabled() && headers.contains_key("traceparent") {
         let context = TraceContextPropagator::new().extract(&HeaderExtractor(headers));
-        // Without a collector it is in no trace.
+        // This fails without a collector: the span is in no trace then.
         let _ = span.set_parent(context);
     }
 }

@@ -1,4 +1,4 @@
-//! What was measured: the latest, and over time; of one instance, of many, of a workload.
+//! Samples: the latest ones, and ranges; of one instance, of many, of a workload.
 
 use super::error::{ApiError, Segment, json_bytes};
 use super::etag::{Keep, tag_of, tagged};
@@ -23,7 +23,7 @@ use dropsonde_engine::workload::{self, Declared, REPLICAS};
 use dropsonde_store::{InstanceId, Query};
 use std::sync::Arc;
 
-/// The latest sample.
+/// Returns the latest sample of an instance.
 pub(crate) async fn latest(State(app): Shared, Segment(id): Segment) -> Result<Response, ApiError> {
     let id = named(&id)?;
     let sample = app.engine.store.latest(&id).filter(|sample| !sample.values.is_empty());
@@ -31,7 +31,7 @@ pub(crate) async fn latest(State(app): Shared, Segment(id): Segment) -> Result<R
     Ok(json_bytes(json::sample(&sample)))
 }
 
-/// A window of samples, ascending.
+/// Returns the samples of an instance in a window, ascending.
 pub(crate) async fn range(
     State(app): Shared,
     Extension(caller): Asking,
@@ -43,8 +43,8 @@ pub(crate) async fn range(
     let parameters = Parameters::parse(query.as_deref());
     let (Window { query: asked, bands }, longest_ms) = window(&app, &parameters, std::slice::from_ref(&id))?;
     fields::check(&app.engine.store, std::slice::from_ref(&id), &[], asked.fields.as_deref())?;
-    // A reading is from the tick before its own at the earliest, and comes before the next one: nothing can come any more
-    // that lies in it.
+    // A reading is at most one tick older than its own tick, and comes before the next one. So nothing can come any
+    // more that lies in a window that ended two intervals ago.
     let is_closed = asked.until_ms.saturating_add(longest_ms.saturating_mul(2)) <= app.engine.clock.now_ms();
     let form = Form { bands, ..Form::default() };
     match ask(app, &caller.peer, id, asked, form, |rows| rows).await? {
@@ -52,18 +52,18 @@ pub(crate) async fn range(
             let tag = tag_of(&body);
             Ok(tagged(body, &tag, Keep::Closed, &headers))
         }
-        // One in pieces has no tag, closed or not: it is sent before all of it is known.
+        // An answer in pieces has no tag, closed or not: it is sent before all of it is known.
         made => Ok(made.into_response()),
     }
 }
 
-/// The latest samples of many instances, by id.
+/// Returns the latest samples of many instances, by id.
 pub(crate) async fn latest_of_many(
     State(app): Shared,
     Extension(caller): Asking,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    /// Bytes a sample takes, about.
+    /// Approximate bytes of a sample.
     const EACH: usize = 2 << 10;
     let selection = select(&Parameters::parse(query.as_deref()))?;
     let ids = selected(&app, selection).await?;
@@ -78,7 +78,7 @@ pub(crate) async fn latest_of_many(
     Ok(make(app, &caller.peer, bytes, PIECE, by_instance(ids, one)).await?.into_response())
 }
 
-/// The same window of many instances, by id.
+/// Returns the samples of many instances in the same window, by id.
 pub(crate) async fn range_of_many(
     State(app): Shared,
     Extension(caller): Asking,
@@ -102,7 +102,7 @@ pub(crate) async fn range_of_many(
     Ok(make(app, &caller.peer, bytes, PIECE, by_instance(ids, one)).await?.into_response())
 }
 
-/// A window of a workload: its instances together.
+/// Returns the samples of a workload in a window: the sum of its instances.
 pub(crate) async fn range_of_workload(
     State(app): Shared,
     Extension(caller): Asking,
@@ -115,7 +115,7 @@ pub(crate) async fn range_of_workload(
     fields::check(&app.engine.store, &ids, &[REPLICAS], query.fields.as_deref())?;
     let (store, shared) = (app.engine.store.clone(), app.clone());
     let (ids, rows) = off_thread(move || {
-        // How many there are is a column, too.
+        // `replica_count` is a column, too.
         let columns = columns(&shared.engine.store, &ids, &query) + 1;
         (ids, Rows { query, form: Form::default(), columns })
     })
@@ -129,7 +129,7 @@ pub(crate) async fn range_of_workload(
     Ok(make(app, &caller.peer, bytes, ORDINARY, more).await?.into_response())
 }
 
-/// Asks history of one instance. `around` makes an answer of the array of its points.
+/// Queries the history of one instance. `around` makes the answer from the array of its points.
 pub(super) async fn ask(
     app: Arc<App>,
     peer: &Peer,
@@ -145,7 +145,7 @@ pub(super) async fn ask(
     make(app, peer, bytes, ORDINARY, more).await
 }
 
-/// Those a selection includes now, and those it names.
+/// Returns the instances that a selection includes now, or names.
 async fn selected(app: &Arc<App>, selection: Selection) -> Result<Vec<InstanceId>, ApiError> {
     let app = app.clone();
     off_thread(move || match selection {
@@ -155,7 +155,8 @@ async fn selected(app: &Arc<App>, selection: Selection) -> Result<Vec<InstanceId
     .await
 }
 
-/// What is asked of instances, steps no finer than the one that is read most often; and the longest of their intervals.
+/// Parses the window of a query about instances. Automatic steps are no finer than the shortest interval of the
+/// instances. Returns the window, and the longest interval in milliseconds.
 fn window(app: &App, parameters: &Parameters<'_>, ids: &[InstanceId]) -> Result<(Window, i64), ApiError> {
     let default_ms = i64::try_from(app.engine.options.load().poll.interval.get().as_millis()).unwrap_or(i64::MAX);
     let intervals = ids.iter().flat_map(|id| app.engine.store.frames(id)).map(|frame| frame.interval_ms());
