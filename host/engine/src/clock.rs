@@ -3,7 +3,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The wall clock, which anybody may set, and a steady one, which nobody can; passed in so that tests own time.
+/// The wall clock, which anybody may set, and a steady clock, which nobody can set. A clock is passed in, so that tests
+/// control time.
 #[derive(Clone)]
 pub struct Clock {
     wall: Arc<dyn Fn() -> i64 + Send + Sync>,
@@ -11,42 +12,43 @@ pub struct Clock {
 }
 
 impl Clock {
+    /// Returns the clocks of the operating system.
     pub fn system() -> Self {
         let wall = || match SystemTime::now().duration_since(UNIX_EPOCH) {
             Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
             Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |ms| -ms),
         };
-        // It goes on while the machine sleeps.
+        // CLOCK_BOOTTIME goes on while the machine is suspended.
         let steady = || Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default();
         Self { wall: Arc::new(wall), steady: Arc::new(steady) }
     }
 
-    /// Starts at a time and follows tokio's clock, which tests can pause.
+    /// Returns a clock that starts at a time and follows tokio's clock, which tests can pause.
     pub fn starting_at(start_ms: i64) -> Self {
         Self::set_by(move || start_ms)
     }
 
-    /// Follows tokio's clock, from a start that may be another at any time: as if somebody set the wall clock.
+    /// Returns a clock that follows tokio's clock. Its start may change at any time, as if somebody set the wall clock.
     pub fn set_by(start_ms: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
         let start = tokio::time::Instant::now();
         let wall = move || start_ms().saturating_add(start.elapsed().as_millis() as i64);
         Self { wall: Arc::new(wall), steady: Arc::new(move || start.elapsed()) }
     }
 
-    /// Milliseconds since 1970 UTC.
+    /// Returns the wall clock's time, in milliseconds since 1970 UTC.
     pub fn now_ms(&self) -> i64 {
         (self.wall)()
     }
 
-    /// Time that has passed since some moment; only differences mean something.
+    /// Returns the steady clock's time. Only the difference between two results means something.
     pub fn steady(&self) -> Duration {
         (self.steady)()
     }
 
-    /// The time of what is read now for a tick: the tick's own as long as that is within a tenth of the interval, else
-    /// now.
+    /// Returns the stamp of readings that are taken now for the tick at `due_ms`. Its time is the tick's, as long as
+    /// that is within a tenth of the interval, else the current time.
     pub fn stamp(&self, due_ms: i64, interval: Duration) -> Stamp {
-        // The steady clock last: whoever is held up between the two reads later than it seems, not earlier.
+        // The steady clock is read last: if the thread is held up in between, `steady` is too late, never too early.
         let (now_ms, steady) = (self.now_ms(), self.steady());
         let tolerance_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX) / 10;
         let late_ms = now_ms.saturating_sub(due_ms);
@@ -58,14 +60,14 @@ impl Clock {
     }
 }
 
-/// When readings begin to be taken.
+/// The time at which a poll begins to take readings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
-    /// The time they are stored under.
+    /// The time under which the readings are stored, in milliseconds since 1970 UTC.
     pub at_ms: i64,
-    /// How long after that it is, by the wall clock.
+    /// The delay after `at_ms` by the wall clock, in milliseconds.
     pub late_ms: i64,
-    /// The same moment by the steady clock.
+    /// The time by the steady clock.
     pub steady: Duration,
 }
 
@@ -75,15 +77,16 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// When to poll: at once, then at multiples of the interval plus a phase that differs from plugin to plugin, so that
-/// they do not all wake at once. A tick that comes too late is skipped and counted, never queued.
+/// The schedule of a plugin's polls: at once, then at multiples of the interval plus a phase. The phase differs from
+/// plugin to plugin, so that they do not all wake at once. A tick that comes too late is skipped and counted, never
+/// queued.
 #[derive(Debug, Clone, Copy)]
 pub struct Schedule {
     interval_ms: i64,
     phase_ms: i64,
-    /// The tick under way.
+    /// The time of the last tick returned by [`next`](Self::next).
     current_ms: Option<i64>,
-    /// When the one before was asked for, by the steady clock.
+    /// The time of the last call of [`next`](Self::next), by the steady clock.
     asked: Duration,
 }
 
@@ -95,8 +98,8 @@ impl Schedule {
         Self { interval_ms, phase_ms: i64::from(fnv(name)) % spread, current_ms: None, asked: Duration::ZERO }
     }
 
-    /// The next tick and how many were missed since the last one: no more than there was time for, however far the wall
-    /// clock was set.
+    /// Returns the next tick and the number of ticks missed since the last one. That number never exceeds what the
+    /// passed time had room for, however far the wall clock was set.
     pub fn next(&mut self, now_ms: i64, steady: Duration) -> (i64, u64) {
         let passed = steady.saturating_sub(std::mem::replace(&mut self.asked, steady));
         let Some(current) = self.current_ms else {
@@ -109,10 +112,10 @@ impl Schedule {
         };
         let mut due = grid_after(current);
         if due - current < self.interval_ms / 10 {
-            // Only after the first, which was at once: a rate over next to no time would be noise.
+            // Happens only after the first tick, which was at once. A rate over so short a time would be noise.
             due = due.saturating_add(self.interval_ms);
         }
-        // The clock was set back: start over from where it is now.
+        // The wall clock was set back: the schedule starts over from its current time.
         if due - now_ms > 2 * self.interval_ms {
             due = grid_after(now_ms);
         }
@@ -129,7 +132,7 @@ impl Schedule {
     }
 }
 
-/// A small stable hash: phases stay the same from start to start.
+/// Returns a small stable hash (FNV-1a), so that phases stay the same from start to start.
 fn fnv(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
@@ -142,7 +145,7 @@ mod tests {
         Schedule { interval_ms: 1000, phase_ms: 7, current_ms: None, asked: Duration::ZERO }
     }
 
-    /// As long as nobody sets the wall clock.
+    /// Returns the next tick while nobody sets the wall clock.
     fn next(schedule: &mut Schedule, now_ms: i64) -> (i64, u64) {
         schedule.next(now_ms, Duration::from_millis(now_ms.unsigned_abs()))
     }
@@ -189,7 +192,7 @@ mod tests {
         let stamp = |due_ms| clock.stamp(due_ms, Duration::from_secs(1));
         assert_eq!((stamp(999_900).at_ms, stamp(999_900).late_ms), (999_900, 100));
         assert_eq!((stamp(999_899).at_ms, stamp(999_899).late_ms), (1_000_000, 0));
-        assert_eq!(stamp(8_200_000).at_ms, 1_000_000, "the clock was set back while it was waited for");
+        assert_eq!(stamp(8_200_000).at_ms, 1_000_000, "the clock was set back during the wait for the tick");
     }
 
     #[test]

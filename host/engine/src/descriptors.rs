@@ -1,11 +1,11 @@
-//! How many files and sockets this process may have open (`ulimit -n`), and what becomes of those.
+//! The limit of open files and sockets (`ulimit -n`), and its division among files, requests and streams.
 
 use rustix::process::{Resource, getrlimit};
 
-/// Descriptors that sockets leave to files, history's most of all; a quarter of them, where there are few.
+/// Descriptors reserved for files, mostly files of history; a quarter of the limit where that is less.
 const FILES: usize = 1024;
 
-/// Sockets there may be at a time, whatever the configuration says.
+/// Returns the most sockets that may be open at a time, whatever the configuration says.
 pub fn sockets() -> usize {
     let descriptors = getrlimit(Resource::Nofile).current;
     sockets_of(descriptors.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX))
@@ -15,7 +15,7 @@ fn sockets_of(descriptors: usize) -> usize {
     descriptors - (descriptors / 4).min(FILES)
 }
 
-/// Streams there may be at a time of so many sockets: the rest is for requests.
+/// Returns how many of `sockets` may be streams at a time. The rest is for requests.
 pub fn streams(sockets: usize) -> usize {
     sockets - sockets / 4
 }

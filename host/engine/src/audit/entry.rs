@@ -1,6 +1,6 @@
 use serde::Serialize;
 
-/// A line: who did what.
+/// An entry of the audit log: an action and who did it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Entry {
     #[serde(flatten)]
@@ -9,29 +9,31 @@ pub struct Entry {
     pub what: What,
 }
 
-/// Who did it.
+/// The origin of an action.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "by", rename_all = "lowercase")]
 pub enum By {
-    /// Whoever writes to the plugins folder.
+    /// Someone who writes to the plugins folder.
     Folder,
+    /// The host itself.
     Host,
     Api(Caller),
 }
 
-/// Who sent a request.
+/// The sender of a request.
 #[derive(Debug, Clone, Serialize)]
 pub struct Caller {
-    /// Which token it showed: `read`, `write`, `admin`. None: none of this host's.
+    /// The kind of the token it showed: `read`, `write` or `admin`. None: no token of this host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<&'static str>,
-    /// The subject of the certificate it showed.
+    /// The subject of the client certificate it showed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<String>,
-    /// Where it came from: an address and a port, or `unix:uid=…`.
+    /// The sender's address and port, or `unix:uid=…`.
     pub peer: String,
 }
 
+/// The action of an entry.
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
 pub enum What {
@@ -39,20 +41,20 @@ pub enum What {
     Request(Request),
 }
 
-/// What became of a plugin.
+/// A change of a plugin, made or refused.
 #[derive(Debug, Clone, Serialize)]
 pub struct PluginChange {
     pub action: Action,
     pub plugin: String,
-    /// sha256 of the component it was about.
+    /// sha256 of the component, in hex.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// Why it was not done, if it was not.
+    /// The reason why the change was refused; none if it was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
 }
 
-/// What was done, or tried.
+/// The kind of a plugin's change, made or tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
@@ -60,9 +62,9 @@ pub enum Action {
     Reload,
     /// A file in the plugins folder appeared.
     Add,
-    /// It changed.
+    /// A file in the plugins folder changed.
     Replace,
-    /// What ran well before is back.
+    /// The plugin's last good version runs again.
     Restore,
     Remove,
     Quarantine,
@@ -74,12 +76,12 @@ pub enum Action {
 #[serde(tag = "action", rename = "request")]
 pub struct Request {
     pub method: String,
-    /// Without its query.
+    /// The path without the query.
     pub path: String,
-    /// None: who asked left before it was answered. What was begun may be done all the same.
+    /// The HTTP status. None: the client left before the answer; the change may have been made all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// Why it was not done, if it was not.
+    /// The reason why the request was refused; none if it was not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
 }
@@ -104,20 +106,20 @@ impl std::fmt::Display for By {
         match self {
             Self::Folder => f.write_str("folder"),
             Self::Host => f.write_str("host"),
-            Self::Api(Caller { token, peer, .. }) => write!(f, "{} from {peer}", token.unwrap_or("nobody known")),
+            Self::Api(Caller { token, peer, .. }) => write!(f, "{} from {peer}", token.unwrap_or("unknown caller")),
         }
     }
 }
 
 impl Entry {
-    /// The same for the host's own log.
+    /// Writes the entry to the host's own log.
     pub(super) fn log(&self) {
         let by = &self.by;
         match &self.what {
             What::Plugin(PluginChange { action, plugin, refused: None, .. }) => {
                 tracing::info!(action = action.as_str(), plugin, %by, "a plugin was changed");
             }
-            // The log says why a file is not taken, once for each reason.
+            // The host logs elsewhere why it refuses a file, once for each reason.
             What::Plugin(PluginChange { action, plugin, refused: Some(reason), .. }) if matches!(by, By::Folder) => {
                 tracing::debug!(action = action.as_str(), plugin, %by, reason, "a change was refused");
             }
@@ -125,12 +127,12 @@ impl Entry {
                 tracing::info!(action = action.as_str(), plugin, %by, reason, "a change was refused");
             }
             What::Request(Request { method, path, status, refused }) => {
-                tracing::debug!(method, ?path, status, refused, %by, "a request to change something");
+                tracing::debug!(method, ?path, status, refused, %by, "a client sent a request to change something");
             }
         }
     }
 
-    /// Whether it changed nothing: somebody was refused, or read.
+    /// Returns whether the action changed nothing: it was refused, or was a login or logout.
     pub(super) fn is_no_change(&self) -> bool {
         let (path, status) = match &self.what {
             What::Plugin(change) => return change.refused.is_some(),

@@ -1,10 +1,11 @@
-//! Who changed what, and when, and what came of it: a line of JSON each, in the data directory.
+//! The audit log: who changed what, when, and with what result. Each entry is a line of JSON in the data directory.
 //!
-//! Lines wait for a thread that writes them, so that nobody waits for a disk. What there is no room for is counted.
+//! A thread writes the lines, so that callers never wait for a disk. Lines that do not fit into its queue are dropped
+//! and counted.
 //!
 //! # Layout
 //!
-//! * `entry`: what a line says; `file`: where lines go.
+//! * `entry`: the content of a line; `file`: the file of lines.
 
 mod entry;
 mod file;
@@ -23,24 +24,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Lines that may wait: some MiB at most.
+/// The most lines that wait to be written: some MiB at most.
 const MOST_WAITING: usize = 4096;
 
-/// Bytes of one write, about.
+/// The approximate size of one write, in bytes.
 const AT_ONCE: usize = 64 << 10;
 
-/// Lines about what changed nothing that are written at once, and one a second after that: they must not push out what was
-/// done.
+/// The most lines in a burst about actions that changed nothing. After the burst, one such line a second is written, so
+/// that they do not push out the lines about changes.
 const REFUSALS: f64 = 1000.0;
 
-/// Between two tries to open a file that cannot be opened, or to find one that was deleted.
+/// The time between two tries to open a file that cannot be opened, and between two checks whether it was deleted.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The log; with nothing to keep it in, entries go to the host's own log alone.
+/// The audit log. Without a data directory, entries go only to the host's own log.
 #[derive(Debug)]
 pub struct Audit {
     writer: Option<Writer>,
-    /// Why nothing is written, if something should be.
+    /// The reason why nothing is written, if lines should be written.
     trouble: Trouble,
     refusals: Mutex<Refusals>,
     dropped: IntCounterVec,
@@ -48,34 +49,37 @@ pub struct Audit {
 
 type Trouble = Arc<Mutex<Option<String>>>;
 
+/// The caller's side of the thread that writes lines.
 #[derive(Debug)]
 struct Writer {
-    /// None: it is closed.
+    /// The queue of lines. None: the log is closed.
     lines: Mutex<Option<SyncSender<Vec<u8>>>>,
-    /// Hangs up when all is written.
+    /// Disconnects when all lines are written.
     written: Mutex<Receiver<()>>,
 }
 
-/// The file as its thread has it.
+/// The file, as the writing thread holds it.
 struct Log {
     data: PathBuf,
-    /// None: it cannot be opened now.
+    /// None: the file cannot be opened at the moment.
     file: Option<Appended>,
     trouble: Trouble,
 }
 
-/// How many more of them are written.
+/// The budget for lines about actions that changed nothing.
 #[derive(Debug)]
 struct Refusals {
+    /// Lines that may still be written.
     left: f64,
+    /// The time of the last update of `left`.
     at: Instant,
 }
 
 // === impl Audit ===
 
 impl Audit {
-    /// `dropped` counts lines that are not written, by `reason`. Where nothing can be written, entries go to the host's own
-    /// log alone, as without a data directory, until it can.
+    /// Opens the log in a data directory. `dropped` counts lines that are not written, by `reason`. While the file
+    /// cannot be written, entries go only to the host's own log, as without a data directory.
     pub fn open(data: Option<&Path>, dropped: IntCounterVec) -> io::Result<Self> {
         let trouble = Trouble::default();
         let start = |data: &Path| {
@@ -100,7 +104,7 @@ impl Audit {
         Ok(Self { writer, trouble, refusals, dropped })
     }
 
-    /// Never waits.
+    /// Logs an entry and queues its line. Never waits.
     pub fn write(&self, now_ms: i64, entry: &Entry) {
         entry.log();
         let Some(writer) = &self.writer else { return };
@@ -122,12 +126,12 @@ impl Audit {
         }
     }
 
-    /// Why nothing is written, if something should be.
+    /// Returns why nothing is written, if lines should be written.
     pub fn trouble(&self) -> Option<String> {
         lock(&self.trouble).clone()
     }
 
-    /// Waits until all is written that was said before, but no longer than a disk may take. Whether it is.
+    /// Closes the log, and waits up to `patience` until all earlier lines are written. Returns whether they are.
     pub fn close(&self, patience: Duration) -> bool {
         let Some(writer) = &self.writer else { return true };
         drop(lock(&writer.lines).take());
@@ -154,7 +158,8 @@ impl Refusals {
 }
 
 impl Log {
-    /// Opens the file, if it is not open or another than its name says: somebody deleted it, or its folder.
+    /// Opens the file if it is not open, or if its name no longer leads to it because somebody deleted it or its
+    /// folder.
     fn look(&mut self) -> io::Result<()> {
         if self.file.as_ref().is_some_and(Appended::is_there) {
             return Ok(());
@@ -186,7 +191,7 @@ impl Log {
         appended
     }
 
-    /// Says so once.
+    /// Logs a failure, once for each different error.
     fn fail(&self, error: &io::Error) {
         let why = format!("cannot write the audit log {}: {error}", self.data.join(file::NAME).display());
         let before = lock(&self.trouble).replace(why.clone());
@@ -196,13 +201,13 @@ impl Log {
     }
 }
 
-/// Those that wait together are written together.
+/// Writes lines until the log is closed. Lines that wait together are written together.
 fn write_all(mut log: Log, waiting: &Receiver<Vec<u8>>, dropped: &IntCounterVec) {
     loop {
         let mut lines = match waiting.recv_timeout(RETRY) {
             Ok(lines) => lines,
             Err(RecvTimeoutError::Timeout) => {
-                // Its trouble says what is wrong.
+                // `look` reports a failure itself.
                 let _ = log.look();
                 continue;
             }
@@ -317,7 +322,7 @@ mod tests {
         let (data, dropped) = (tempfile::tempdir().unwrap(), dropped());
         let pipe = data.path().join(file::NAME);
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
-        // Who holds it reads nothing: it takes some lines, and then no more.
+        // The holder reads nothing, so the pipe takes some lines and then no more.
         let held = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
         let audit = Audit::open(Some(data.path()), dropped.clone()).unwrap();
         for _ in 0..3 * MOST_WAITING {
