@@ -1,26 +1,27 @@
-//! Who serves what the engine knows: it has a part in `/health` and in the host's metrics.
+//! The server of the engine's data, as the engine sees it. It has a part in `/health` and in the host's metrics.
 
 use crate::places::Places;
 use std::fmt::Debug;
 
-/// What the engine asks of it.
+/// A server of the engine's data.
 pub trait Front: Debug + Send + Sync {
-    /// What is wrong with it.
+    /// Returns what is wrong with the server, a sentence each.
     fn troubles(&self) -> Vec<String>;
 
-    /// Open connections that are no streams.
+    /// Returns the number of open connections that are not streams.
     fn connections(&self) -> usize;
 
-    /// What its clients share.
+    /// Returns the pools that the server's clients share.
     fn pools(&self) -> Vec<ClientPool<'_>>;
 }
 
 /// A pool that clients share.
 #[derive(Debug)]
 pub struct ClientPool<'a> {
-    /// Its name in metrics and on pages: what it is of, and its unit.
+    /// The pool's name in metrics and on pages: its content and its unit.
     pub name: &'static str,
     /// The configuration key that makes a client's share larger; empty if there is none.
     pub key: &'static str,
+    /// The places that clients take.
     pub places: &'a Places,
 }

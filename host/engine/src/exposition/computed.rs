@@ -1,4 +1,4 @@
-//! Metrics that are counted elsewhere, or not at all: they are looked up when someone asks.
+//! Metrics that are computed at each scrape, from the state of the host's parts.
 
 use crate::Engine;
 use crate::health::Health;
@@ -20,7 +20,7 @@ pub(super) fn families(engine: &Engine) -> Vec<MetricFamily> {
     families
 }
 
-/// How the host's parts and the plugins are.
+/// Returns the status and the health of the host's parts and of the plugins.
 fn services(engine: &Engine) -> [MetricFamily; 2] {
     let health = Health::of(engine);
     let shown = |value: &dyn Fn(&crate::health::Service) -> u64| -> Vec<([LabelPair; 1], u64)> {
@@ -34,7 +34,7 @@ fn services(engine: &Engine) -> [MetricFamily; 2] {
     [family(SERVICE_STATUS.0, SERVICE_STATUS.1, &status), family(HEALTH_STATUS.0, HEALTH_STATUS.1, &well)]
 }
 
-/// What plugins' instances are doing.
+/// Returns the number of running plugin instances, and of plugin instances by state.
 fn workers(engine: &Engine) -> [MetricFamily; 2] {
     let live: Vec<_> =
         engine.plugins.list().iter().filter_map(|plugin| plugin.worker()).filter(|worker| worker.is_live()).collect();
@@ -55,7 +55,7 @@ fn workers(engine: &Engine) -> [MetricFamily; 2] {
     ]
 }
 
-/// What plugins have of what they share.
+/// Returns the use of shared pools, and the refusals.
 fn shares(engine: &Engine) -> [MetricFamily; 4] {
     let pools = shares::pools(engine);
     let all: Vec<_> = pools.iter().map(|pool| (pool.name, pool.all(&engine.plugins))).collect();
@@ -90,7 +90,7 @@ fn shares(engine: &Engine) -> [MetricFamily; 4] {
     ]
 }
 
-/// What all sources say together, once there is any.
+/// Returns the numbers of the snapshot; none while there are no sources.
 fn snapshot(engine: &Engine) -> Vec<MetricFamily> {
     if engine.snapshots.is_empty() {
         return Vec::new();
@@ -107,7 +107,7 @@ fn snapshot(engine: &Engine) -> Vec<MetricFamily> {
     NUMBERS.iter().map(gauge).collect()
 }
 
-/// What the store and its archive have, counted where they are.
+/// Returns the numbers of the store and of its archive.
 fn history(engine: &Engine) -> Vec<MetricFamily> {
     let (usage, archive) = (engine.store.recent_usage(), engine.store.archive());
     let counter = |name: &str, help: &str, series: &[(&[LabelPair], u64)]| count(name, help, true, series);

@@ -3,7 +3,8 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
-/// Work that several may wait for: who comes while it is being done has what comes of it, who comes later has it done again.
+/// Work that several callers share. A caller that comes while the work is under way gets its result; a later caller has
+/// the work done again.
 #[derive(Debug)]
 pub(super) struct Flights<K, V> {
     under_way: Arc<Mutex<HashMap<K, watch::Receiver<Option<V>>>>>,
@@ -16,13 +17,14 @@ impl<K, V> Default for Flights<K, V> {
 }
 
 impl<K: Copy + Eq + Hash + Send + 'static, V: Clone + Send + Sync + 'static> Flights<K, V> {
-    /// None: whoever did the work could not. It goes on also when nobody waits any more.
+    /// Returns the result of the work for a key, and starts the work unless it is under way. None: the work failed. The
+    /// work goes on even when nobody waits for it any more.
     pub(super) async fn join<F>(&self, key: K, work: impl FnOnce() -> F) -> Option<V>
     where
         F: Future<Output = Option<V>> + Send + 'static,
     {
         let mut done = self.done(key, work);
-        // Without a value when the work ended abruptly.
+        // The channel closes without a value when the work failed or panicked.
         done.wait_for(Option::is_some).await.ok()?.clone()
     }
 

@@ -1,7 +1,8 @@
-//! Metrics for Prometheus.
+//! The text of metrics that Prometheus scrapes.
 //!
-//! * `flights`: what several wait for is made once.
-//! * `own`: what someone registered; `computed`: what is looked up; `samples`: the newest rows of all instances.
+//! * `flights`: work that several callers share.
+//! * `own`: metrics that were registered; `computed`: metrics that are computed at a scrape; `samples`: the newest rows
+//!   of all instances.
 
 mod computed;
 mod flights;
@@ -21,52 +22,55 @@ use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Answers that may be on their way at a time. They share what is made together, but who reads slowly keeps what it got.
+/// The most scrapes that are answered at a time. Scrapes at the same time share one text, but a client that reads
+/// slowly keeps its text in memory.
 const MOST_ANSWERS: usize = 64;
 
-/// Those of one peer: several scrapers behind one address, and never all there are.
+/// The most scrapes of one client that are answered at a time: several scrapers may share an address, but they never
+/// get all places.
 const MOST_OF_PEER: usize = MOST_ANSWERS / 4;
 
-/// Time a scrape waits for its place: then others are read slowly.
+/// The longest time a scrape waits for its place. It waits only while others are read slowly.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Makes the text for scrapes. Those that come while one is being made get that one.
+/// Makes the text for scrapes. A scrape that comes while a text is being made gets that text.
 #[derive(Debug, Default)]
 pub struct Exposition {
-    /// By format and whether it is compressed.
+    /// Texts being made, by format and by whether they are compressed.
     flights: Flights<(Format, bool), Bytes>,
     renderer: Mutex<Renderer>,
     answers: Arc<Places>,
 }
 
-/// What is kept from one scrape to the next, so that the next one costs less.
+/// The state that is kept from one scrape to the next, so that the next one costs less.
 #[derive(Debug, Default)]
 struct Renderer {
     samples: Samples,
-    /// Its memory is used again once everyone has read it.
+    /// The last text. Its memory is used again once every client has read it.
     last: Bytes,
 }
 
-/// Why a scrape is not answered.
+/// The reason why a scrape is not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotMade {
-    #[error("{MOST_ANSWERS} scrapes are being answered, which is the most there may be at a time; try again later")]
+    #[error("limit of {MOST_ANSWERS} scrapes at a time reached; try again later")]
     TooMany,
-    #[error("{MOST_OF_PEER} scrapes of this client are being answered, which is its share; read those first")]
+    #[error("limit of {MOST_OF_PEER} scrapes of one client at a time reached; read the answers of those first")]
     TooManyOfPeer,
-    /// A bug.
-    #[error("the metrics could not be put together")]
+    /// The work of making the text ended early, which is a bug.
+    #[error("the host failed to make the text of its metrics, which is a bug; report it with the host's log")]
     Lost,
 }
 
 impl Exposition {
-    /// Places of scrapes that are answered.
+    /// Returns the places of scrapes that are being answered.
     pub(crate) fn answers(&self) -> &Places {
         &self.answers
     }
 
-    /// The text, and its place among the answers that may be on their way, which is to be held until it was sent. Waits a while
-    /// for a place, as answers are most often read at once, and never for a poll; works on no thread of the server's.
+    /// Returns the text of a scrape, and its place among the scrapes that are being answered. The caller holds the
+    /// place until the text was sent. Waits some seconds for a place, because most answers are read at once. Never
+    /// waits for a poll, and does no work on the server's threads.
     pub async fn scrape(
         engine: &Arc<Engine>,
         peer: PeerId,
@@ -84,7 +88,7 @@ impl Exposition {
         Ok((text.ok_or(NotMade::Lost)?, place))
     }
 
-    /// Everything there is.
+    /// Returns the text of all metrics.
     pub(crate) fn text(&self, engine: &Engine, format: Format) -> Bytes {
         let began = Instant::now();
         let mut renderer = self.renderer.lock().unwrap_or_else(PoisonError::into_inner);
@@ -93,11 +97,11 @@ impl Exposition {
                 memory.clear();
                 Vec::from(memory)
             }
-            // Someone reads it slowly.
+            // A client still reads the last text.
             Err(last) => Vec::with_capacity(last.len()),
         };
         let mut text = Text { format, bytes };
-        // What is looked up counts more than what someone set.
+        // Computed families come first, because the first of a name takes precedence.
         let native = computed::families(engine).into_iter().chain(engine.metrics.registry.prometheus().gather());
         let plugins = engine.plugins.list();
         let of_plugins = plugins.iter().filter_map(|plugin| Some((plugin.name.clone(), plugin.metrics()?)));
@@ -135,7 +139,7 @@ async fn off_thread(work: impl FnOnce() -> Option<Bytes> + Send + 'static) -> Op
     tokio::task::spawn_blocking(work).await.ok()?
 }
 
-/// The series of one plugin, a line each.
+/// Returns the series of one plugin, a line each.
 pub fn lines_of(plugin: &str, metrics: &PluginMetrics) -> Vec<String> {
     let mut text = Text::new(Format::Text);
     own::write([], [(plugin.into(), metrics.clone())], &mut text);
@@ -143,7 +147,7 @@ pub fn lines_of(plugin: &str, metrics: &PluginMetrics) -> Vec<String> {
     text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
 }
 
-/// A scrape is read once, and soon: quick is better than small.
+/// Compresses a text. A scrape is read once and soon, so speed matters more than size.
 fn gzip(text: &[u8]) -> Option<Bytes> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(text.len() / 8), Compression::fast());
     encoder.write_all(text).ok()?;
@@ -160,7 +164,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    /// Names that are good, nearly good, parts of others, and nothing of the kind.
+    /// Valid names, nearly valid names, names that are parts of others, and arbitrary text.
     fn name() -> impl Strategy<Value = String> {
         let suffix =
             prop_oneof![Just(""), Just("_total"), Just("_bucket"), Just("_count"), Just("_sum"), Just("_seconds")];
@@ -189,7 +193,7 @@ mod tests {
         prop_oneof![any::<f64>(), -1.0..100.0, Just(f64::NAN), Just(f64::INFINITY), Just(1e300)]
     }
 
-    /// What somebody registers, and what is recorded for which labels.
+    /// The registrant's number, the metric it registers, and the values it records with their labels.
     type Use = (usize, Descriptor, Vec<(Vec<String>, f64)>);
 
     fn uses() -> impl Strategy<Value = Vec<Use>> {
@@ -198,7 +202,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever plugins and services register and record, both formats are what their specifications say.
+        /// Whatever plugins and services register and record, both formats follow their specifications.
         #[test]
         fn what_is_exposed_can_be_read(uses in uses(), instance in any::<String>(), reading in value()) {
             let registry = MetricRegistry::new().unwrap();
@@ -253,7 +257,7 @@ mod tests {
                     Format::OpenMetrics => strict::openmetrics(&text),
                 };
                 let families = families.unwrap_or_else(|why| panic!("{why}\n{text}"));
-                // Nothing that was recorded is lost on the way.
+                // Everything that was recorded is exposed.
                 let id = instance.replace('\r', " ");
                 let of_instance = [("id", id.as_str()), ("sampler", "s")];
                 let shown = |name| strict::value(&families, name, &of_instance).map(f64::to_bits);
@@ -267,7 +271,7 @@ mod tests {
         }
     }
 
-    /// How many lines everything that was recorded takes.
+    /// Returns the number of lines for everything that was recorded.
     fn recorded_lines(registry: &MetricRegistry, plugins: &[PluginMetrics]) -> usize {
         let native = registry.prometheus().gather();
         let native = native.iter().flat_map(|family| family.get_metric()).map(|series| match series.get_histogram() {

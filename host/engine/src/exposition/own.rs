@@ -1,4 +1,4 @@
-//! Metrics that someone registered: the host itself, native services, plugins. Those of one name are one family.
+//! Metrics that the host itself, native services and plugins registered. Metrics of one name are one family.
 
 use crate::tracked::PluginName;
 use dropsonde_openmetrics::{Kind, Text, label};
@@ -7,15 +7,15 @@ use prometheus::proto;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-/// Everyone's series of one name.
+/// All series of one name.
 #[derive(Default)]
 struct Family {
     native: Vec<proto::MetricFamily>,
-    /// With the label that says whose they are.
+    /// Each with the label that names its plugin.
     of_plugins: Vec<(String, Arc<MetricFamily>)>,
 }
 
-/// Writes all families, by name.
+/// Writes all families, sorted by name.
 pub(super) fn write(
     native: impl IntoIterator<Item = proto::MetricFamily>,
     of_plugins: impl IntoIterator<Item = (PluginName, PluginMetrics)>,
@@ -45,13 +45,13 @@ fn write_family(family: &Family, text: &mut Text) {
         let descriptor = metric.descriptor();
         (descriptor.name.as_str(), descriptor.help.as_str(), kind_of_plugins(descriptor.kind))
     });
-    // They agree, but for what was registered past the registry's own rules: then whoever comes first is right.
+    // All agree, except metrics that were registered past the registry's own rules. Then the first one decides.
     let Some((name, help, kind)) = native.chain(of_plugins).next() else { return };
     if kind == Kind::Unknown {
         return;
     }
     let mut is_there = false;
-    // Nor may a series be there twice.
+    // A series must not appear twice.
     let mut written = HashSet::new();
     for native in family.native.iter().filter(|native| kind_of(native) == kind && native.name() == name) {
         for series in native.get_metric() {
@@ -85,7 +85,7 @@ fn write_family(family: &Family, text: &mut Text) {
     }
 }
 
-/// A family without series is not there.
+/// Writes the head of a family before its first series, so that a family without series is left out.
 fn begin(is_there: &mut bool, text: &mut Text, name: &str, help: &str, kind: Kind) {
     if !std::mem::replace(is_there, true) {
         text.family(name, help, kind);
@@ -107,7 +107,7 @@ fn write_native(text: &mut Text, name: &str, kind: Kind, labels: &str, series: &
     match kind {
         Kind::Counter => text.sample(&[name], &[labels], series.get_counter().get_value()),
         Kind::Gauge => text.sample(&[name], &[labels], series.get_gauge().get_value()),
-        // Nothing of the library's is that.
+        // `write_family` leaves these out.
         Kind::Unknown => {}
         Kind::Histogram => {
             let histogram = series.get_histogram();

@@ -1,5 +1,5 @@
-//! Samples as metrics: one series for each field, instance and sampler. There may be very many, so labels are written once
-//! and kept as bytes, rows are read once, and families are written from flat columns.
+//! Samples as metrics: one series for each field, instance and sampler. There may be very many, so labels are written
+//! once and kept as bytes, rows are read once, and families are written from flat columns.
 
 use crate::Engine;
 use crate::plugins::{Fields, Metric, Status};
@@ -12,17 +12,18 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Bytes of a line beside its name and its labels.
+/// The size of a line without its name and labels, in bytes.
 const VALUE: usize = 40;
 
-/// Frames that gave nothing for this many of their intervals are no longer exposed.
+/// Frames without a new row for this many of their intervals are stale, and not exposed.
 const STALE_INTERVALS: i64 = 3;
 
-/// What is kept from one scrape to the next.
+/// The state that is kept from one scrape to the next.
 #[derive(Debug, Default)]
 pub(super) struct Samples {
-    /// Of the tracked set and of the store, when they were last looked through.
+    /// The revisions of the tracked set and of the store when they were last looked through.
     known: Option<(u64, u64)>,
+    /// The labels of all series, as they are written.
     labels: Vec<u8>,
     /// By sampler.
     groups: BTreeMap<PluginName, Group>,
@@ -32,21 +33,21 @@ pub(super) struct Samples {
 #[derive(Debug)]
 struct Group {
     fields: Fields,
-    /// Bytes of all its metrics' names.
+    /// The size of the names of all its metrics, in bytes.
     names: usize,
     interval_ms: i64,
-    /// When its plugin was there first.
+    /// The time when its plugin was first there.
     since: Instant,
-    /// With where the labels of each are, up to the value.
+    /// The frames, each with the position of its labels.
     frames: Vec<(Arc<Frame>, Range<usize>)>,
-    /// Where the labels of each row are.
+    /// The position of the labels of each row.
     rows: Vec<Range<usize>>,
-    /// What was read for each field, row after row: of a counter its running total.
+    /// The readings of all fields, row after row. A counter's reading is its running total.
     values: Vec<f64>,
 }
 
 impl Samples {
-    /// Writes all families, by name.
+    /// Writes all families, sorted by name.
     pub(super) fn write(&self, text: &mut Text) {
         let mut families: BTreeMap<&str, Vec<(&Group, usize)>> = BTreeMap::new();
         for group in self.groups.values() {
@@ -55,7 +56,8 @@ impl Samples {
             }
         }
         for columns in families.values() {
-            // Two samplers may disagree what kind of metric a name is; whoever was there first is right, with rows or without.
+            // Two samplers may disagree about the kind of a metric. The one that was there first decides, even without
+            // rows.
             let first = columns.iter().min_by_key(|(group, _)| group.since);
             let Some(first) = first.and_then(|(group, column)| group.fields.metrics.get(*column)) else { continue };
             let agrees = |metric: &&Metric| metric.is_counter == first.is_counter;
@@ -68,7 +70,7 @@ impl Samples {
                 let Some(metric) = group.fields.metrics.get(*column).filter(agrees) else { continue };
                 let begins = [metric.name.as_bytes(), b"{"].concat();
                 let values = group.values.iter().skip(*column).step_by(group.fields.metrics.len().max(1));
-                // A total that cannot be one is no signal.
+                // A total that is negative or infinite is no signal.
                 let is_shown =
                     |value: f64| !value.is_nan() && (!metric.is_counter || (value >= 0.0 && value.is_finite()));
                 for (labels, value) in group.rows.iter().zip(values).filter(|(_, value)| is_shown(**value)) {
@@ -84,7 +86,7 @@ impl Samples {
         }
     }
 
-    /// The newest row of each frame.
+    /// Reads the newest row of each frame.
     pub(super) fn read(&mut self, engine: &Engine) {
         self.look_through(engine);
         let now_ms = engine.clock.now_ms();
@@ -93,9 +95,9 @@ impl Samples {
             group.values.clear();
             for (frame, labels) in &group.frames {
                 let stale_ms = now_ms.saturating_sub(STALE_INTERVALS * frame.interval_ms());
-                // A row from before the start may be older than what was shown last: a total would fall.
+                // A row from before the start may be older than the one exposed last, and a total would fall.
                 let is_read_anew = frame.last_write() > 0;
-                // Looks at the time first: the row of an old frame may be in a file.
+                // `latest_readings` checks the time first, because the row of an old frame may be in a file.
                 if is_read_anew && frame.latest_readings(stale_ms, &mut group.values) {
                     group.rows.push(labels.clone());
                 }
@@ -103,12 +105,12 @@ impl Samples {
         }
     }
 
-    /// Which frames there are changes seldom, and so do their labels.
+    /// Looks up all frames and their labels, unless nothing has changed since the last time. They change seldom.
     fn look_through(&mut self, engine: &Engine) {
         let known = Some((engine.tracked.revision(), engine.store.revision()));
         let samplers: BTreeMap<PluginName, Group> = engine.plugins.list().iter().filter_map(sampler).collect();
         let is_same = |((a, before), (b, now)): ((&PluginName, &Group), (&PluginName, &Group))| {
-            // Also where only a help or a total's name has changed.
+            // Tells also when only a help text or the name of a total has changed.
             let is_same = Arc::ptr_eq(&before.fields.metrics, &now.fields.metrics);
             a == b && is_same && before.interval_ms == now.interval_ms
         };
@@ -144,7 +146,7 @@ impl Samples {
     }
 }
 
-/// What a family means: where several samplers say different things, each says so of its own series.
+/// Returns the help text of a family. Where samplers have different texts, the result has each with its sampler's name.
 fn help<'a>(of_samplers: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Cow<'a, str> {
     let first = of_samplers.clone().next().map_or("", |(_, help)| help);
     if of_samplers.clone().all(|(_, help)| help == first) {
@@ -160,7 +162,7 @@ impl Group {
         Self { fields, names, interval_ms, since, frames: Vec::new(), rows: Vec::new(), values: Vec::new() }
     }
 
-    /// Whether a frame is the one its plugin writes to now: it may have had other fields, or another interval.
+    /// Returns whether the plugin writes to this frame now. Older frames may have other fields or another interval.
     fn takes(&self, frame: &Frame) -> bool {
         frame.interval_ms() == self.interval_ms && *frame.schema() == self.fields.schema
     }
@@ -171,7 +173,7 @@ fn sampler(plugin: &Arc<Status>) -> Option<(PluginName, Group)> {
     Some((plugin.name.clone(), Group::new(plugin.fields()?, interval_ms, plugin.began)))
 }
 
-/// After those of the instance.
+/// Appends the sampler's label after those of the instance, and ends the labels.
 fn end_labels(labels: &mut Vec<u8>, sampler: &str) {
     labels.push(b',');
     label(labels, "sampler", sampler);
@@ -179,9 +181,9 @@ fn end_labels(labels: &mut Vec<u8>, sampler: &str) {
 }
 
 impl Metric {
-    /// In the base unit. What was rounded when it was kept is shown with as many decimals.
+    /// Appends a value in the base unit. A value that was rounded when it was stored has as many decimals here.
     fn show(&self, bytes: &mut Vec<u8>, value: f64) {
-        /// Below, what is written reads back as what it was.
+        /// Below it, a written number reads back as the same value.
         const EXACT: f64 = 1e15;
         if let Some(decimals) = self.decimals {
             let units = (value * decimals.units).round();
@@ -195,7 +197,7 @@ impl Metric {
 
 #[cfg(test)]
 impl Samples {
-    /// One reading of a gauge `x` and of a counter `y_total`, of one instance.
+    /// Returns one reading of a gauge `x` and of a counter `y_total`, both of one instance.
     pub(super) fn of(instance: &str, reading: f64) -> Self {
         use dropsonde_model::Field;
         let help = "Help \"quoted\" \\ and\nmore.";
