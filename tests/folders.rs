@@ -55,7 +55,7 @@ fn a_host_starts_on_a_data_folder_it_cannot_read_and_uses_it_once_it_can() {
         let unreadable = host.started_again_as(without_capabilities());
         unreadable.until("/health", tells("history is in memory alone since"));
         let health = unreadable.get("/health").body;
-        assert!(health.contains("Permission denied") && health.contains("it is tried again"), "{health}");
+        assert!(health.contains("Permission denied") && health.contains("the host retries"), "{health}");
         assert!(unreadable.log().contains("history is in memory alone until it can be read"), "{}", unreadable.log());
         unreadable.until("/v1/instances/host/usage", is_there);
         allow(&folder, 0o700);

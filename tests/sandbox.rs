@@ -230,7 +230,7 @@ fn a_burst_that_makes_every_call_too_slow_sets_nobody_aside_and_ends_by_itself()
     // On a busy machine the deadline may be over first.
     assert!(["; raise limits.cpu", "; raise poll.interval"].iter().any(|end| reason.ends_with(end)), "{reason}");
     let health = host.get("/health").json();
-    assert!(health["reasons"][0].as_str().unwrap().contains("; it is tried again at 20"), "{health}");
+    assert!(health["reasons"][0].as_str().unwrap().contains("; the host retries at 20"), "{health}");
     let (_, listed, _) = run(dropsonde().args(["plugin", "list", "--url", &host.url()]));
     assert!(listed.contains("tried again at 20"), "{listed}");
     // It is tried again, in vain, and stays where it is.

@@ -1,4 +1,4 @@
-//! How the host is: what `/health` says, and the metrics that say the same.
+//! The health of the host, of its history and of its plugins, for `/health` and for metrics.
 
 use crate::Engine;
 use crate::json;
@@ -12,56 +12,60 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-/// Ticks in a row that came too late before that is worth a word: one is a busy machine.
+/// Late ticks in a row before `/health` reports them. A single one only means a busy machine.
 const LATE_TICKS: u32 = 3;
 
-/// Polls without a sample before that is worth a word: the first ones may come while what is measured starts.
+/// Polls of a new plugin without a sample before `/health` reports them. The first ones may come while the measured
+/// program still starts.
 const POLLS_IN_VAIN: u32 = 3;
 
-/// The same for discoveries.
+/// Failed discoveries in a row before `/health` reports them.
 const FAILED_DISCOVERIES: u32 = 3;
 
-/// How long it is worth a word that someone deleted files of history.
+/// Time for which `/health` reports that someone deleted files of history.
 const VANISHED: Duration = Duration::from_secs(600);
 
-/// A write that takes longer is no slow one any more.
+/// Longest duration of a write before `/health` reports it.
 const SLOW_WRITE: Duration = Duration::from_secs(10);
 
-/// The host's parts and its plugins.
+/// The health of the host's parts and of its plugins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
     pub services: Vec<Service>,
-    /// Why it cannot go on as it is, if it cannot: it is stopping, or one of its own tasks is no more.
+    /// The reason why the host cannot go on, if any: it is stopping, or one of its own tasks has ended.
     pub fatal: Option<Fatal>,
 }
 
+/// The health of one part of the host, or of one plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
-    /// `host`, `history`, or a plugin's.
+    /// `host`, `history`, or a plugin's name.
     pub name: String,
     pub status: ServiceStatus,
-    /// What is wrong with it.
+    /// What is wrong with it, a sentence each.
     pub reasons: Vec<String>,
 }
 
+/// The reason why the host cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fatal {
+    /// The host is stopping.
     Draining,
-    /// Which tasks have ended that never do.
+    /// These tasks have ended, although they run as long as the host.
     Dead(Vec<&'static str>),
 }
 
-/// Whether the host's own tasks live.
+/// The state of the host's own tasks and of its history.
 #[derive(Debug, Default)]
 pub struct Vitals {
     is_serving: AtomicBool,
     is_draining: AtomicBool,
     dead: Mutex<BTreeSet<&'static str>>,
-    /// Why history cannot be opened, if so.
+    /// The reason why history cannot be opened, if it cannot.
     history: OnceLock<String>,
 }
 
-/// Held by a task as long as it lives.
+/// Held by a task as long as it runs. A task that drops it before the host stops is reported as ended.
 #[derive(Debug)]
 pub struct Pulse {
     vitals: Arc<Vitals>,
@@ -104,7 +108,7 @@ impl std::fmt::Display for Fatal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Draining => f.write_str("the host is stopping"),
-            Self::Dead(tasks) => write!(f, "no longer there: {}; a restart brings it back", tasks.join(", ")),
+            Self::Dead(tasks) => write!(f, "a task of the host has ended: {}; restart the host", tasks.join(", ")),
         }
     }
 }
@@ -119,7 +123,7 @@ fn service(plugin: &Status, known: &Known) -> Service {
         PluginState::Failed => Some("has failed"),
         PluginState::Backoff => Some("waits after a failure"),
         PluginState::Quarantined => Some("is in quarantine"),
-        _ if known.is_restored => Some("runs as it last ran well"),
+        _ if known.is_restored => Some("runs its last good version"),
         PluginState::Loading | PluginState::Compiling | PluginState::Running => None,
     };
     let last = known.last_failure.as_ref().map(|failure| failure.reason.clone());
@@ -127,7 +131,7 @@ fn service(plugin: &Status, known: &Known) -> Service {
         (Some(why), Some(last)) => Some(format!("{why}; the last: {last}")),
         (why, last) => why.clone().or(last.clone()),
     };
-    let retry = known.retry_at_ms.map(|at_ms| format!("; it is tried again at {}", json::time(at_ms)));
+    let retry = known.retry_at_ms.map(|at_ms| format!("; the host retries at {}", json::time(at_ms)));
     let retry = retry.unwrap_or_default();
     let mut reasons: Vec<_> = state
         .map(|state| format!("plugin {} {state}: {}{retry}", plugin.name, why().unwrap_or_default()))
@@ -147,13 +151,13 @@ fn service(plugin: &Status, known: &Known) -> Service {
     if known.state == PluginState::Running && known.late_ticks >= LATE_TICKS {
         let (name, late, missed) = (&plugin.name, known.late_ticks, known.polls_missed);
         reasons
-            .push(format!("plugin {name} is polled late, {late} times in a row; {missed} polls were left out so far"));
+            .push(format!("plugin {name} is polled late, {late} times in a row; {missed} polls were skipped so far"));
     }
     reasons.extend(known.conflicts.of_others(&plugin.name));
     Service { name: plugin.name.to_string(), status, reasons }
 }
 
-/// That the clock was set, for a while: what is recorded lies where it should not, or did before.
+/// Returns a reason for some time after the wall clock was set: samples from before or after that have wrong times.
 fn clock(engine: &Engine) -> Option<String> {
     let jump = engine.timeline.recent_jump()?;
     let direction = if jump.by_ms < 0 { "back" } else { "ahead" };
@@ -161,7 +165,7 @@ fn clock(engine: &Engine) -> Option<String> {
     Some(format!("the clock was set {direction} by {by} to {at}; no history was removed"))
 }
 
-/// Why history is not written to disk, or takes more of it than it may.
+/// Returns why history is not written to disk, or why it takes more of the disk than it may.
 fn history(engine: &Engine) -> Option<String> {
     if let Some(why) = engine.vitals.without_history() {
         return Some(format!("history is in memory alone until a restart: {why}"));
@@ -172,41 +176,43 @@ fn history(engine: &Engine) -> Option<String> {
         let what = match reason {
             "full" => "the disk is full",
             "read_only" => "the disk is read-only",
-            "denied" => "this user may not use it",
+            "denied" => "the host's user has no permission",
             "gone" => "its folder is gone",
             "in_use" => "another host is using its folder",
-            "file_limit" => "files may not become so large (RLIMIT_FSIZE)",
-            _ => "the disk does not work",
+            "file_limit" => "a file reached the size limit (RLIMIT_FSIZE)",
+            _ => "the disk fails",
         };
         let rows = archive.unstored_rows;
         return Some(format!(
-            "history is in memory alone since {since}, {rows} rows so far: {what} ({}); it is tried again",
+            "history is in memory alone since {since}, {rows} rows so far: {what} ({}); the host retries",
             failing.error
         ));
     }
     if let Some(slow) = archive.writing_since.map(|since| since.elapsed()).filter(|took| *took > SLOW_WRITE) {
-        return Some(format!("history is in memory alone: a write has been going on for {} s", slow.as_secs()));
+        return Some(format!("history is in memory alone: a write to disk has taken {} s so far", slow.as_secs()));
     }
     if archive.vanished > 0 || archive.vanished_at.is_some_and(|at| at.elapsed() < VANISHED) {
         let what =
-            "files of history were deleted or cut short while the host runs; what was in memory is written again";
+            "files of history were deleted or truncated while the host was running; it writes what memory has again";
         return Some(match archive.vanished {
             0 => what.to_owned(),
             files => {
-                format!("{what}, and what {files} of them held can be read until the host stops, and is gone then")
+                format!("{what}; {files} deleted files can be read until the host stops, and are lost then")
             }
         });
     }
     archive.beyond_limit.then(|| {
         let size = archive.size.div_ceil(1 << 20);
-        format!("history takes {size} MiB, more than store.max_disk: the newest part of it cannot be spared")
+        format!(
+            "history takes {size} MiB, more than store.max_disk, and no more of it can be dropped; raise store.max_disk"
+        )
     })
 }
 
 // === impl Vitals ===
 
 impl Vitals {
-    /// For a task that lives as long as the host.
+    /// Returns the pulse of a task that runs as long as the host.
     pub fn pulse(self: &Arc<Self>, task: &'static str) -> Pulse {
         Pulse { vitals: self.clone(), task }
     }
@@ -215,17 +221,17 @@ impl Vitals {
         self.is_serving.store(true, Relaxed);
     }
 
-    /// History is in memory alone, and why.
+    /// Notes that history is in memory alone, and why.
     pub(crate) fn lose_history(&self, why: String) {
         let _ = self.history.set(why);
     }
 
-    /// Why history is in memory alone, if that is not what the operator wants.
+    /// Returns why history is in memory alone, if that is not what the operator wants.
     pub(crate) fn without_history(&self) -> Option<&str> {
         self.history.get().map(String::as_str)
     }
 
-    /// From now on tasks end because they are told to.
+    /// Notes that the host is stopping: from now on tasks end because they are told to.
     pub(crate) fn drain(&self) {
         self.is_draining.store(true, Relaxed);
     }
