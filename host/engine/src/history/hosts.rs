@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// The time between two writes.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Longest time [`HostHistory::close`] takes.
+/// The longest time [`HostHistory::close`] takes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Durable history of hosts that all have the same fields.
@@ -22,14 +23,14 @@ pub struct HostHistory {
     refused: AtomicU64,
 }
 
-/// Why a sample is not recorded.
+/// The reason why a sample is not recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotRecorded {
-    /// Nothing is after [`HostHistory::close`].
+    /// [`HostHistory::close`] was called.
     #[error("the history is closed")]
     Closed,
     /// [`Limits::memory`] is used up.
-    #[error("there is no memory left for the history of one more host")]
+    #[error("no memory left for the history of one more host; raise Limits::memory")]
     Full,
 }
 
@@ -43,13 +44,13 @@ impl Surroundings for WallClock {
 }
 
 impl HostHistory {
-    /// In a folder, which is made if need be; what is in it is there again. `interval_ms`: how often a host is recorded.
+    /// Opens the history in a folder, which is made if need be. `interval_ms`: the time between two samples of a host.
     pub fn open(folder: &Path, fields: Vec<StoredField>, interval_ms: i64, limits: &Limits) -> Result<Self, OpenError> {
         let (store, keeper, _) = Store::open(folder, limits)?;
         Self::with(store, keeper, fields, interval_ms)
     }
 
-    /// Without a folder.
+    /// Makes a history in memory alone.
     pub fn in_memory(fields: Vec<StoredField>, interval_ms: i64, limits: &Limits) -> Result<Self, OpenError> {
         let store = Store::in_memory(limits);
         let keeper = Keeper::in_memory(store.clone(), limits);
@@ -68,9 +69,9 @@ impl HostHistory {
         })
     }
 
-    /// Adds a sample, one value per field; NaN for what has none. Waits for no write.
+    /// Adds a sample with one value per field; NaN for a field without a value. Does not wait for a write.
     pub fn record(&self, host: &InstanceId, at_ms: i64, values: &[f64]) -> Result<(), NotRecorded> {
-        // Held until the sample is in: what was taken is written by a close.
+        // The lock is held until the sample is in the store, so that `close` writes every sample that was taken.
         let closed = self.closed.read().unwrap_or_else(PoisonError::into_inner);
         if *closed {
             self.refused.fetch_add(1, Ordering::Relaxed);
@@ -84,22 +85,23 @@ impl HostHistory {
         Err(NotRecorded::Full)
     }
 
-    /// A host's samples, ascending; none for a host that is not known.
+    /// Returns a host's samples by ascending time; none for an unknown host.
     pub fn query(&self, host: &InstanceId, range: Range, now_ms: i64) -> Points {
         self.store.range(host, &range.query(now_ms))
     }
 
-    /// The hosts that have samples, sorted.
+    /// Returns the hosts that have samples, sorted.
     pub fn hosts(&self) -> Vec<InstanceId> {
         self.store.instances()
     }
 
-    /// How many samples came after it was closed.
+    /// Returns the number of samples that were not recorded.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Writes what is left, for a bounded time; whether all of it is written. A second time does nothing.
+    /// Writes what is left, for a bounded time. Returns whether all of it is written. A second call writes nothing and
+    /// returns the same.
     pub fn close(&self) -> bool {
         *self.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
         self.keeping.stop(PATIENCE)

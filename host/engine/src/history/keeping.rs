@@ -5,51 +5,54 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Below everything else that runs: what it does can wait, queries and polls cannot.
+/// The niceness of the thread. All other threads have priority, because its work can wait; queries and polls cannot.
 const NICE: i32 = 10;
 
-/// Steps in a flush interval at most, when they are asked for.
+/// The most steps in a flush interval when somebody asks for early steps.
 const MOST_STEPS: u32 = 4;
 
-/// A thread that lets a [`Keeper`] do its work in every flush interval.
+/// A thread that has a [`Keeper`] do one step in every flush interval.
 #[derive(Debug)]
 pub struct Keeping {
     bell: Arc<Bell>,
-    /// What came of it, once it was stopped.
+    /// Whether everything was written when the thread was stopped.
     written: OnceLock<bool>,
     thread: JoinHandle<()>,
 }
 
-/// Asks for the next step, before its time: somebody was told that something is done, and it is not on disk yet.
+/// Asks for the next step before its time, because somebody was told that a change is made, and it is not on disk yet.
 #[derive(Debug)]
 pub struct Bell {
     is_rung: AtomicBool,
     tell: Sender<Told>,
 }
 
+/// A message to the thread.
 #[derive(Debug)]
 enum Told {
+    /// Do the next step early.
     Hurry,
-    /// And to say whether all is written.
+    /// Stop, and report whether everything is written.
     Stop(Sender<bool>),
 }
 
-/// What a keeper needs to know, and tells.
+/// A keeper's clock, and the listener to its steps.
 pub trait Surroundings: Send + 'static {
-    /// Milliseconds since 1970 UTC; called before every step.
+    /// Returns milliseconds since 1970 UTC. Called before every step.
     fn now_ms(&mut self) -> i64;
 
-    /// Called after every step, with what it took.
+    /// Called after every step, with its result and its duration.
     fn stepped(&mut self, _: Step, _: Duration) {}
 }
 
 impl Keeping {
+    /// Starts the thread.
     pub fn start(mut keeper: Keeper, interval: Duration, mut around: impl Surroundings) -> std::io::Result<Self> {
         let (tell, told) = mpsc::channel();
         let bell = Arc::new(Bell { is_rung: AtomicBool::new(false), tell });
         let rung = Arc::downgrade(&bell);
         let work = move || {
-            // Refused, it is only less polite.
+            // If this fails, the thread only keeps its normal priority.
             let _ = rustix::process::nice(NICE);
             let mut step_at = Instant::now();
             loop {
@@ -64,12 +67,12 @@ impl Keeping {
                         Err(RecvTimeoutError::Disconnected) => return,
                         Ok(Told::Hurry) => {
                             let Some(bell) = rung.upgrade() else { return };
-                            // What changes from now on is for another ring.
+                            // A change from now on needs another ring.
                             bell.is_rung.store(false, Ordering::Release);
                             step_at = step_at.min(started + interval / MOST_STEPS);
                         }
                         Ok(Told::Stop(done)) => {
-                            // Whoever asked may have stopped waiting.
+                            // The caller of `stop` may no longer wait.
                             let _ = done.send(keeper.close(around.now_ms()));
                             return;
                         }
@@ -81,32 +84,32 @@ impl Keeping {
         Ok(Self { bell, thread, written: OnceLock::new() })
     }
 
-    /// For whoever cannot wait for the next step.
+    /// Returns the bell, for callers that cannot wait for the next step.
     pub fn bell(&self) -> Arc<Bell> {
         self.bell.clone()
     }
 
-    /// Writes what is left, unless that takes longer than there is time; whether all of it is written. A second time does
-    /// nothing, and says the same.
+    /// Writes what is left, for at most `patience`, and stops the thread. Returns whether everything is written. A
+    /// second call does nothing and returns the same.
     pub fn stop(&self, patience: Duration) -> bool {
         *self.written.get_or_init(|| {
             let (done, finished) = mpsc::channel();
-            // Nobody there: it has failed.
+            // Sending fails only if the thread has ended by itself.
             self.bell.tell.send(Told::Stop(done)).is_ok() && finished.recv_timeout(patience) == Ok(true)
         })
     }
 
-    /// Whether its thread is gone, which only a bug can bring about.
+    /// Returns whether the thread has ended without [`stop`](Self::stop), which only a bug can cause.
     pub fn has_failed(&self) -> bool {
         self.thread.is_finished() && self.written.get().is_none()
     }
 }
 
 impl Bell {
-    /// Once more before it was heard is the same as once.
+    /// Rings the bell. Several rings before the thread reacts count as one.
     pub fn ring(&self) {
         if !self.is_rung.swap(true, Ordering::AcqRel) {
-            // Nobody there: the host is going.
+            // Sending fails while the host stops.
             let _ = self.tell.send(Told::Hurry);
         }
     }

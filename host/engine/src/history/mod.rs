@@ -1,5 +1,5 @@
-//! History that outlives the process: the thread that keeps the store in order, and a small history of hosts for programs
-//! that want nothing else.
+//! Durable history: the thread that lets a store's keeper do its work, and a small history of hosts for programs that
+//! need nothing else.
 //!
 //! ```
 //! use dropsonde_engine::history::{HostHistory, Range};

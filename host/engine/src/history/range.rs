@@ -1,6 +1,6 @@
 use dropsonde_store::{Align, Query};
 
-/// How far back a history of hosts is asked for, and how finely.
+/// A time range of a history of hosts. Each range has its own step between points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Range {
     HalfHour,
@@ -9,7 +9,7 @@ pub enum Range {
     Day,
 }
 
-/// What is no range.
+/// The error for a text that is not a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("invalid range; use 30m, 1h, 6h, or 24h")]
 pub struct NoRange;
@@ -17,7 +17,7 @@ pub struct NoRange;
 const MINUTE_MS: i64 = 60_000;
 
 impl Range {
-    /// As people read it.
+    /// Returns the range as people read it.
     pub fn label(self) -> &'static str {
         match self {
             Self::HalfHour => "30 minutes",
@@ -27,6 +27,7 @@ impl Range {
         }
     }
 
+    /// Returns the length of the range, in milliseconds.
     pub fn length_ms(self) -> i64 {
         match self {
             Self::HalfHour => 30 * MINUTE_MS,
@@ -36,6 +37,7 @@ impl Range {
         }
     }
 
+    /// Returns the time between two points, in milliseconds.
     pub fn step_ms(self) -> i64 {
         match self {
             Self::HalfHour | Self::Hour => MINUTE_MS,
@@ -44,7 +46,7 @@ impl Range {
         }
     }
 
-    /// Nothing that is older than it, and nothing that is later than now.
+    /// Returns the query for this range up to now. It finds nothing older than the range, and nothing later than now.
     pub fn query(self, now_ms: i64) -> Query {
         Query {
             since_ms: now_ms.saturating_sub(self.length_ms()),
