@@ -1,5 +1,6 @@
-//! What a new reader gets before what is published next: the latest there is, or exactly what it missed. In the order it was
-//! published, so that who breaks off in the middle comes back to the rest.
+//! The beginning of a reader's stream: the latest event of each instance, or exactly the events that the reader missed.
+//! They come in the order they were published, so that a reader that breaks off in the middle can come back to the
+//! rest.
 
 use super::event::{Encoded, Event, Of, What};
 use super::{Hub, Member, Selection, State, Topic};
@@ -9,47 +10,47 @@ use std::ops::{Bound, RangeBounds as _};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, MutexGuard};
 
-/// Events a reader of many instances may be behind, whatever their number.
+/// The most events that a reader of many instances may be behind, whatever their number.
 const MOST_BEHIND: usize = 1 << 16;
 
-/// Instances that may get the labels someone follows, when there are fewer now.
+/// The least number of instances that a reader of labels has a buffer for, because more instances may get the labels.
 const MAY_JOIN: usize = 1024;
 
-/// Instances that are looked up before anybody else may publish.
+/// Instances that are looked up before others may publish.
 const AT_ONCE: usize = 256;
 
-/// Events that are made when a reader comes.
+/// The parts of a beginning that are made at once when a reader comes.
 const AT_START: usize = 16;
 
-/// Events that are looked at before anybody else may publish.
+/// Events that are looked at before others may publish.
 const LOOKED_AT: usize = 4096;
 
-/// What a new reader wants, and what there is for it.
+/// The request of a new reader, with the instances and samples that are there for it.
 pub struct Follow {
     pub selection: Arc<Selection>,
-    /// The id of the last event it saw.
+    /// The id of the last event that the reader saw.
     pub seen: Option<String>,
-    /// Those that are included now.
+    /// The instances that the selection includes now.
     pub members: Vec<Member>,
-    /// The newest samples of those nothing was published of yet, with the generation they are of.
+    /// The newest samples of instances of which nothing was published yet, each with the generation of its instance.
     pub unheard: HashMap<InstanceId, (u64, Sample)>,
-    /// What they add up to, should it be a workload that is followed.
+    /// The combined sample of the instances, if the selection is a workload.
     pub together: Option<Sample>,
 }
 
-/// How a reader begins.
+/// The beginning of a reader, and its buffer.
 pub(super) struct Begun {
-    /// What comes first.
+    /// The events that come first.
     pub(super) beginning: Beginning,
-    /// That is all there will be.
+    /// The stream ends behind its beginning.
     pub(super) ends: bool,
-    /// Events it may be behind.
+    /// The most events that the reader may be behind.
     pub(super) buffer: usize,
 }
 
-/// What comes before all that is published from now on. All but the first of it is made as the reader takes it: there may be
-/// very much, and a reader that takes nothing has none of it. Of an instance of which something is published meanwhile, the
-/// reader gets that alone.
+/// The events that come before everything that is published from now on. Only the first of them are made at once, the
+/// others as the reader takes them: there may be very many, and a reader that takes nothing must not keep them in
+/// memory. If something is published of an instance meanwhile, the reader gets only that.
 #[derive(Debug, Default)]
 pub struct Beginning {
     made: Vec<First>,
@@ -59,37 +60,38 @@ pub struct Beginning {
 /// A part of a beginning.
 #[derive(Debug)]
 pub enum First {
-    /// Some of what was missed is not there any more.
+    /// Some of the missed events are no longer kept.
     Reset(Encoded),
     Event(Arc<Event>),
 }
 
-/// What of a beginning was not made yet.
+/// The part of a beginning that was not made yet.
 #[derive(Debug)]
 struct Rest {
     selection: Arc<Selection>,
-    /// Exactly what it missed; else the latest of each instance.
+    /// True: exactly the events that the reader missed. False: the latest event of each instance.
     is_missed: bool,
-    /// The last event it was given, or need not be given.
+    /// The sequence of the last event that the reader was given or does not need.
     behind: u64,
-    /// The last there was when it came.
+    /// The sequence of the last event when the reader came.
     until: u64,
-    /// Events of instances that have other labels by now than they had then, which are these.
+    /// The sequences, ascending, of further events to give: their instances are included now, but had other labels
+    /// then.
     also: Vec<u64>,
 }
 
-/// Where a reader goes on.
+/// The point at which a reader goes on.
 enum Resume {
-    /// Behind an event that it saw: what it missed, if anything, is still there.
+    /// Behind the event of this sequence, which the reader saw. The events it missed, if any, are still kept.
     Behind(u64),
-    /// It is new.
+    /// The reader is new.
     New,
-    /// Some of what it missed is not there any more: from when on.
+    /// Some of the events it missed are no longer kept. It is to query history from this time on, in milliseconds.
     Reset(i64),
 }
 
 impl Hub {
-    /// Those of which nothing was published yet.
+    /// Returns the members of which nothing was published yet.
     pub(crate) fn unheard<'a>(&self, members: &'a [Member]) -> Vec<&'a Member> {
         let mut unheard = Vec::new();
         for members in members.chunks(AT_ONCE) {
@@ -99,7 +101,7 @@ impl Hub {
         unheard
     }
 
-    /// What comes first. Nothing is published until the guard is dropped.
+    /// Returns the beginning of a reader. Nothing is published until the guard is dropped.
     pub(super) fn begin(&self, follow: &Follow) -> (MutexGuard<'_, State>, Begun) {
         loop {
             let state = self.lock();
@@ -112,7 +114,7 @@ impl Hub {
                     let begun = self.missed(&state, follow, sequence);
                     return (state, begun);
                 }
-                // What it missed was there, and is not any more.
+                // The missed events were kept at first, and no longer are: start again.
                 _ if is_behind => continue,
                 Resume::New => None,
                 Resume::Reset(from_ms) => Some(First::Reset(Encoded::reset(from_ms))),
@@ -129,8 +131,9 @@ impl Hub {
         }
     }
 
-    /// Has it that there is a latest sample of each instance, some at a time: publishing goes on meanwhile. Returns those
-    /// that were published under other labels than the instance has.
+    /// Makes sure that each instance with a sample has a latest event, some instances at a time, so that publishing
+    /// goes on meanwhile. Returns the sequences of those events that were published under labels that the selection
+    /// does not include.
     fn hear(&self, follow: &Follow) -> Vec<u64> {
         let mut also = Vec::new();
         if matches!(*follow.selection, Selection::Workload(_)) {
@@ -148,10 +151,10 @@ impl Hub {
         also
     }
 
-    /// For one that goes on behind an event it saw.
+    /// Returns the beginning of a reader that goes on behind an event it saw.
     fn missed(&self, state: &State, follow: &Follow, behind: u64) -> Begun {
         let buffer = self.buffer(follow);
-        // Otherwise there was nothing to be missed.
+        // If the log does not reach back so far, the instances were silent since, and nothing was missed.
         let Some(missed) = state.log.after(behind) else {
             return Begun { beginning: Beginning::default(), ends: false, buffer };
         };
@@ -164,7 +167,7 @@ impl Hub {
         Begun { beginning, ends: end.is_some(), buffer }
     }
 
-    /// What was published of a workload since a reader came, or else what its instances added up to then.
+    /// Returns what was published of a workload since the reader came, or else the combined sample of its instances.
     fn latest_of_workload(&self, state: &mut State, follow: &Follow, workload: &str, came: u64) -> Vec<First> {
         let is_told = |event: &&Arc<Event>| follow.selection.is_told(&event.of);
         let since = state.log.after(came).into_iter().flatten().filter(is_told);
@@ -175,8 +178,9 @@ impl Hub {
         vec![First::Event(Arc::new(Event::new(&self.0.boot, state.sequence, of, what)))]
     }
 
-    /// Returns what a reader gets that lost some: the latest of each instance it follows that was published behind an event,
-    /// up to another. With how many those are; fewer come where more is published meanwhile.
+    /// Returns the beginning of a reader that lost events: the latest event of each instance it follows, if that was
+    /// published behind one sequence and up to another. Returns also the number of these events. Fewer come if newer
+    /// ones are published meanwhile.
     pub fn newest(&self, selection: &Arc<Selection>, behind: u64, until: u64) -> (Beginning, u64) {
         let rest =
             |behind| Box::new(Rest { selection: selection.clone(), is_missed: false, behind, until, also: Vec::new() });
@@ -184,7 +188,7 @@ impl Hub {
         loop {
             let is_more = self.lock().more(&mut counted, &mut some, LOOKED_AT);
             count += some.len() as u64;
-            // None of those it is told of next can be out of date by then.
+            // The first events are kept, so that what the reader is told of next is never out of date by then.
             let first = AT_START.saturating_sub(made.len()).min(some.len());
             made.extend(some.drain(..first));
             some.clear();
@@ -199,7 +203,7 @@ impl Hub {
         (Beginning { made, rest: Some(rest(last.unwrap_or(behind))) }, count)
     }
 
-    /// Events a reader may be behind.
+    /// Returns the most events that a reader may be behind.
     fn buffer(&self, follow: &Follow) -> usize {
         let count = match &*follow.selection {
             Selection::One(_) | Selection::Workload(_) => 1,
@@ -209,7 +213,7 @@ impl Hub {
         self.kept(count).min(MOST_BEHIND.max(self.0.buffer))
     }
 
-    /// Makes more of a beginning, about `most` parts. None: it is over.
+    /// Makes more of a beginning, about `most` parts. None: the beginning is over.
     pub fn more(&self, beginning: &mut Beginning, most: usize) -> Option<Vec<First>> {
         let mut more = std::mem::take(&mut beginning.made);
         while more.len() < most
@@ -222,6 +226,7 @@ impl Hub {
         (!more.is_empty()).then_some(more)
     }
 
+    /// Returns the point at which a reader goes on.
     fn resume(&self, state: &State, follow: &Follow) -> Resume {
         let Some(seen) = &follow.seen else { return Resume::New };
         let start_ms = state.log.seen_by_ms(0);
@@ -236,22 +241,23 @@ impl Hub {
             }
             Some((boot, sequence)) if *boot != *self.0.boot => {
                 let before = state.before.as_ref().filter(|before| before.boot == boot);
-                // Of an earlier one: all that came since then may have been missed.
+                // The event is from an earlier start: the reader may have missed everything since that start.
                 let began_ms = || i64::from_str_radix(boot, 16).ok().filter(|boot_ms| (0..start_ms).contains(boot_ms));
                 let from_ms = before.map(|before| before.moments.before(sequence)).or_else(began_ms);
-                // The clock may have been set back between the two.
+                // The wall clock may have been set back between the two starts.
                 Resume::Reset(from_ms.map_or(start_ms, |from_ms| from_ms.min(start_ms)))
             }
             _ => Resume::Reset(start_ms),
         }
     }
 
+    /// Returns the latest event of an instance, and makes it of a sample from before this start if there is none.
     fn latest(&self, state: &mut State, member: &Member, follow: &Follow) -> Option<Arc<Event>> {
         let Member { id, labels, generation } = member;
         if let Some(topic) = state.topics.get(id) {
             return Some(topic.latest.clone());
         }
-        // It is from before this start. Whoever follows it from now on has seen it.
+        // The sample is from before this start. Its event has a sequence, by which later readers can come back.
         let (_, sample) = follow.unheard.get(id).filter(|(of, _)| of == generation)?;
         let is_discarded = Arc::<AtomicBool>::default();
         let of = Of::Instance { id: id.clone(), labels: labels.clone(), is_discarded: is_discarded.clone() };
@@ -266,7 +272,8 @@ impl Hub {
 }
 
 impl Beginning {
-    /// Makes the first of it at once, so that a reader of few instances begins with what there was when it came.
+    /// Makes the first parts at once, so that a reader of few instances begins with the events of the time when it
+    /// came.
     fn make(&mut self, state: &State) {
         if let Some(rest) = &mut self.rest
             && !state.more(rest, &mut self.made, AT_START)
@@ -287,11 +294,11 @@ impl Rest {
 }
 
 impl State {
-    /// Looks at some of what comes next, and adds what a reader is told of. Whether there may be more.
+    /// Looks at some of the next events, and adds those that the reader is told of. Returns whether there may be more.
     fn more(&self, rest: &mut Rest, more: &mut Vec<First>, most: usize) -> bool {
         if rest.is_missed {
             let Some(missed) = self.log.after(rest.behind) else {
-                // It is not there any more.
+                // Some of the missed events are no longer kept.
                 more.push(First::Reset(Encoded::reset(self.log.seen_by_ms(rest.behind))));
                 (rest.is_missed, rest.behind) = (false, 0);
                 return true;
@@ -314,7 +321,7 @@ impl State {
     }
 }
 
-/// Adds those of some events that a reader is told of, until there are `most`. Whether there may be more.
+/// Adds those of some events that the reader is told of, until there are `most`. Returns whether there may be more.
 fn take<'a>(events: impl Iterator<Item = &'a Arc<Event>>, rest: &mut Rest, more: &mut Vec<First>, most: usize) -> bool {
     let mut looked_at = 0;
     for event in events {
@@ -330,7 +337,8 @@ fn take<'a>(events: impl Iterator<Item = &'a Arc<Event>>, rest: &mut Rest, more:
     false
 }
 
-/// Whether what is followed by name has been silent since an event, however much others said.
+/// Returns whether the instances that are followed by name have been silent since an event, however much others
+/// published.
 fn nothing_since(state: &State, follow: &Follow, sequence: u64) -> bool {
     let named = match &*follow.selection {
         Selection::One(_) => 1,

@@ -1,4 +1,4 @@
-//! Who follows what: a channel for each selection that someone follows, shared by all who follow the same.
+//! Channels: one for each selection that somebody follows, shared by all readers of that selection.
 
 use super::event::Event;
 use super::inbox::{Inbox, Message};
@@ -10,10 +10,11 @@ use dropsonde_store::InstanceId;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-/// Tells channels apart; none is given twice.
+/// The id of a channel. No id is used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelId(u64);
 
+/// All channels, with indexes by their selections.
 #[derive(Debug, Default)]
 pub(super) struct Channels {
     next: u64,
@@ -21,29 +22,32 @@ pub(super) struct Channels {
     by_selection: HashMap<Arc<Selection>, ChannelId>,
     by_instance: HashMap<InstanceId, Vec<ChannelId>>,
     by_workload: HashMap<String, ChannelId>,
-    /// By key and value of one of the labels they are about; those have to be asked whether they include an instance.
+    /// Channels of labels, by key and value of their first label. Each must still be asked whether it includes an
+    /// instance.
     by_label: HashMap<String, HashMap<String, Vec<ChannelId>>>,
-    /// Of all instances.
+    /// Channels of all instances.
     of_all: Vec<ChannelId>,
 }
 
+/// The readers of one selection.
 #[derive(Debug)]
 pub(super) struct Channel {
     selection: Arc<Selection>,
     /// Readers inside the process.
     watchers: Vec<Watcher>,
-    /// How many readers each writer has.
+    /// The number of readers that each writer has.
     readers: Vec<usize>,
-    /// Of a workload: something of one of its instances came since it was last added up.
+    /// Of a workload: one of its instances published something since the workload was last added up.
     is_stale: bool,
-    /// Of a workload: something was, since someone followed it. Who comes back wants what follows.
+    /// Of a workload: something was published of it since somebody followed it. A reader that comes back wants what
+    /// follows.
     is_published: bool,
-    /// The event by which the last one left.
+    /// The sequence of the last event when the last reader left.
     left_at: u64,
 }
 
 impl ChannelId {
-    /// The channel of a number.
+    /// Returns the id with a number.
     pub fn of(number: u64) -> Self {
         Self(number)
     }
@@ -52,7 +56,7 @@ impl ChannelId {
 // === impl Channels ===
 
 impl Channels {
-    /// The one of a selection; made when there is none.
+    /// Returns the channel of a selection, and makes it if there is none.
     pub(super) fn of(&mut self, selection: Arc<Selection>, writers: usize) -> (ChannelId, &mut Channel) {
         if let Some(id) = self.by_selection.get(&selection) {
             let id = *id;
@@ -74,12 +78,13 @@ impl Channels {
         (id, self.all.entry(id).or_insert_with(|| Channel::new(selection, writers)))
     }
 
-    /// Whether someone follows an instance by its name.
+    /// Returns whether somebody follows an instance by its id.
     pub(super) fn has(&self, instance: &InstanceId) -> bool {
         self.by_instance.contains_key(instance)
     }
 
-    /// Hands an instance's event to all who follow it, and marks its workload. How many events readers lost.
+    /// Hands an instance's event to all its readers, and marks its workload as stale. Returns how many readers inside
+    /// the process lost it.
     pub(super) fn offer(
         &mut self,
         id: &InstanceId,
@@ -108,7 +113,7 @@ impl Channels {
         lost
     }
 
-    /// The workloads someone follows of which something came since they were last added up.
+    /// Returns the followed workloads whose instances published something since they were last added up.
     pub(super) fn take_stale(&mut self) -> BTreeSet<String> {
         let all = &mut self.all;
         let stale = self
@@ -118,7 +123,8 @@ impl Channels {
         stale.map(|(workload, _)| workload.clone()).collect()
     }
 
-    /// Hands what a workload adds up to to all who follow it. How many of them lost it; none: nobody follows it, or will.
+    /// Hands a workload's event to all its readers. Returns how many readers inside the process lost it. None: nobody
+    /// follows the workload or can come back to it.
     pub(super) fn offer_workload(&mut self, workload: &str, event: &Arc<Event>, inboxes: &[Arc<Inbox>]) -> Option<u64> {
         let id = *self.by_workload.get(workload)?;
         let channel = self.all.get_mut(&id)?;
@@ -130,19 +136,20 @@ impl Channels {
         self.by_workload.len()
     }
 
-    /// Ends the stream of one instance.
+    /// Ends the streams that follow one instance alone.
     pub(super) fn end_of(&mut self, instance: &InstanceId, last: &Arc<Event>, inboxes: &[Arc<Inbox>]) {
         if let Some(id) = self.by_selection.get(&Selection::One(instance.clone())).copied() {
             self.end(id, Some(last), inboxes);
         }
     }
 
+    /// Ends all streams.
     pub(super) fn end_all(&mut self, inboxes: &[Arc<Inbox>]) {
         let ids: Vec<_> = self.all.keys().copied().collect();
         ids.into_iter().for_each(|id| self.end(id, None, inboxes));
     }
 
-    /// Ends what writers bring out of the process; readers inside stay.
+    /// Ends the streams of writers. Readers inside the process stay.
     pub(super) fn end_written(&self, inboxes: &[Arc<Inbox>]) {
         for (id, channel) in &self.all {
             channel.writers(inboxes).for_each(|inbox| inbox.put(Message::End { channel: *id, last: None }));
@@ -155,7 +162,7 @@ impl Channels {
         channel.watchers.into_iter().for_each(|watcher| watcher.end(last.cloned()));
     }
 
-    /// A reader of a writer is gone.
+    /// Notes that a reader of a writer is gone.
     pub(super) fn reader_left(&mut self, id: ChannelId, writer: usize, sequence: u64) {
         if let Some(readers) = self.all.get_mut(&id).and_then(|channel| channel.readers.get_mut(writer)) {
             *readers = readers.saturating_sub(1);
@@ -163,8 +170,8 @@ impl Channels {
         self.sweep(id, sequence);
     }
 
-    /// Lets go of watchers that are gone, and of a channel that nobody follows: a workload's not yet, as who comes back
-    /// wants what was published meanwhile.
+    /// Drops watchers that are gone, and a channel that nobody follows. A workload's channel stays for a while, because
+    /// a reader that comes back wants what was published meanwhile.
     pub(super) fn sweep(&mut self, id: ChannelId, sequence: u64) {
         let Some(channel) = self.all.get_mut(&id) else { return };
         channel.watchers.retain(|watcher| !watcher.is_gone());
@@ -177,7 +184,7 @@ impl Channels {
         }
     }
 
-    /// Lets go of workloads that nobody follows, and nobody can come back to.
+    /// Drops the channels of workloads that nobody follows and nobody can come back to.
     pub(super) fn sweep_workloads(&mut self, log: &Log) {
         let over = self.by_workload.values().filter(|id| {
             let channel = self.all.get(id);
@@ -218,7 +225,7 @@ impl Channels {
         Some(channel)
     }
 
-    /// Where a selection of labels is found by its first one.
+    /// Returns the index entry of a selection of labels, by the first of them.
     fn labelled(&mut self, label: Option<&(String, String)>) -> &mut Vec<ChannelId> {
         match label {
             Some((key, value)) => self.by_label.entry(key.clone()).or_default().entry(value.clone()).or_default(),
@@ -252,14 +259,14 @@ impl Channel {
         self.watchers.push(watcher);
     }
 
-    /// A writer has one more reader.
+    /// Counts one more reader of a writer.
     pub(super) fn add_reader(&mut self, writer: usize) {
         if let Some(readers) = self.readers.get_mut(writer) {
             *readers += 1;
         }
     }
 
-    /// Hands an event to all who follow this. How many of them lost it.
+    /// Hands an event to all readers of the channel. Returns how many readers inside the process lost it.
     pub(super) fn offer(&mut self, id: ChannelId, event: &Arc<Event>, inboxes: &[Arc<Inbox>]) -> u64 {
         let mut lost = 0;
         self.watchers.retain(|watcher| match watcher.offer(event) {
@@ -274,7 +281,7 @@ impl Channel {
         lost
     }
 
-    /// Returns the inboxes of writers with readers of this.
+    /// Returns the inboxes of writers that have readers of this channel.
     fn writers<'a>(&'a self, inboxes: &'a [Arc<Inbox>]) -> impl Iterator<Item = &'a Arc<Inbox>> {
         inboxes.iter().zip(&self.readers).filter(|(_, readers)| **readers > 0).map(|(inbox, _)| inbox)
     }

@@ -1,4 +1,4 @@
-//! What goes out: server-sent events, encoded once for all who get them.
+//! Events as they are sent: server-sent events, encoded once for all readers.
 
 use super::Form;
 use crate::json;
@@ -9,37 +9,40 @@ use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-/// How long a browser waits before it connects again.
+/// Tells a browser how long to wait before it connects again.
 pub const RETRY: &[u8] = b"retry: 3000\n\n";
 
+/// Tells a reader that a silent stream is still alive.
 pub const PING: &[u8] = b": ping\n\n";
 
-/// Something that was published, in order.
+/// A published event.
 #[derive(Debug)]
 pub struct Event {
+    /// The number of the event. Numbers ascend in the order of publishing.
     pub sequence: u64,
     pub of: Of,
     pub what: What,
-    /// As who follows one thing gets it.
+    /// The event for readers of one instance or workload.
     single: Encoded,
-    /// As who follows several gets it.
+    /// The event for readers of several instances.
     multiplexed: OnceLock<Encoded>,
     boot: Arc<str>,
 }
 
-/// What an event is about.
+/// The subject of an event.
 #[derive(Debug, Clone)]
 pub enum Of {
     Instance {
         id: InstanceId,
-        /// At the time.
+        /// Its labels at the time.
         labels: Labels,
-        /// It was untracked since: nothing of it is told any more.
+        /// The instance was untracked since, so no reader is told of the event any more.
         is_discarded: Arc<AtomicBool>,
     },
     Workload(String),
 }
 
+/// The content of an event.
 #[derive(Debug)]
 pub enum What {
     Usage(Sample),
@@ -50,7 +53,7 @@ pub enum What {
 #[derive(Debug, Clone)]
 pub struct Encoded {
     chunk: Bytes,
-    /// Where the event begins.
+    /// The position of the event in the chunk.
     from: usize,
 }
 
@@ -67,6 +70,7 @@ impl Event {
         Self { sequence, of, what, single, multiplexed: OnceLock::new(), boot: boot.clone() }
     }
 
+    /// Returns the event in a reader's form.
     pub fn encoded(&self, form: Form) -> &Encoded {
         match (form, &self.what, &self.of) {
             (Form::Multiplexed, What::Usage(sample), Of::Instance { id, .. }) => self.multiplexed.get_or_init(|| {
@@ -85,10 +89,10 @@ impl Event {
         matches!(&self.of, Of::Instance { is_discarded, .. } if is_discarded.load(Relaxed))
     }
 
-    /// Bytes it takes, about.
+    /// Returns the approximate size of the event in memory, in bytes.
     pub fn size(&self) -> usize {
         let values = if let What::Usage(sample) = &self.what { sample.values.len() } else { 0 };
-        // In both forms: one may follow.
+        // Both forms count, because the second may be made later.
         size_of::<Self>() + 2 * self.single.chunk.len() + values * size_of::<(Arc<str>, f64)>()
     }
 }
@@ -130,21 +134,23 @@ impl Encoded {
         Self { chunk: chunk.into(), from }
     }
 
-    /// A reader lost so many events just before the next one.
+    /// Returns the event that tells a reader how many events it lost just before the next one.
     pub fn lagged(lost: u64) -> Self {
         Self::of(format!("event: lagged\ndata: {{\"lost\":{lost}}}\n\n").as_bytes())
     }
 
-    /// What a reader missed is not there any more: it asks history from a time on.
+    /// Returns the event that tells a reader to query history from a time on, because some of what it missed is no
+    /// longer kept.
     pub(super) fn reset(from_ms: i64) -> Self {
         Self::of(format!("event: reset\ndata: {{\"from\":\"{}\"}}\n\n", json::time(from_ms)).as_bytes())
     }
 
+    /// Returns the event in a chunk of an HTTP/1.1 body.
     pub fn chunk(&self) -> &Bytes {
         &self.chunk
     }
 
-    /// Without the chunk around it.
+    /// Returns the event without the chunk around it.
     pub fn text(&self) -> Bytes {
         self.chunk.slice(self.from..self.chunk.len() - 2)
     }

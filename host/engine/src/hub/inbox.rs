@@ -11,19 +11,19 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Bytes that a message takes beside its event.
+/// The size of a message without its event, in bytes.
 const MESSAGE: usize = size_of::<Message>();
 
-/// For a writer.
+/// The inbox of a writer.
 #[derive(Debug)]
 pub struct Inbox {
     waiting: Mutex<Waiting>,
-    /// Bytes of events that may wait: beyond, the newest are lost, which the readers are told.
+    /// The most bytes of events that may wait. Beyond it the newest events are lost, and their readers are told.
     most: AtomicUsize,
     wake: Wake,
 }
 
-/// Has a writer look into its inbox.
+/// Wakes a writer, which then looks into its inbox.
 pub struct Wake(pub Box<dyn Fn() + Send + Sync>);
 
 impl std::fmt::Debug for Wake {
@@ -32,18 +32,20 @@ impl std::fmt::Debug for Wake {
     }
 }
 
+/// All messages that wait for a writer.
 #[derive(Debug, Default)]
 pub struct Waiting {
     pub messages: Vec<Message>,
     bytes: usize,
-    /// The last event that was put in. It comes once for each channel it is for.
+    /// The sequence of the last event that was put in. An event is put in once for each of its channels.
     last: u64,
-    /// There was no room for one, and there is for none until all are taken.
+    /// An event did not fit. No event is put in until all messages are taken.
     is_full: bool,
-    /// Where it says of a channel how many events there was no room for, since anybody joined.
+    /// The positions of the messages that count the skipped events of each channel, since a reader last joined.
     skips: HashMap<ChannelId, usize>,
 }
 
+/// A message to a writer.
 #[derive(Debug)]
 pub enum Message {
     /// A reader begins.
@@ -52,42 +54,42 @@ pub enum Message {
         channel: ChannelId,
         event: Arc<Event>,
     },
-    /// There was no room for so many.
+    /// There was no room for some events of a channel.
     Skip {
         channel: ChannelId,
         count: u64,
         /// The sequence of the last of them.
         last: u64,
     },
-    /// It is over for all who follow a channel.
+    /// The streams of a channel end.
     End {
         channel: ChannelId,
         last: Option<Arc<Event>>,
     },
-    /// The body that carries a reader's stream has room again, or is gone, or few of its peer's are still to take something.
+    /// The body that carries a reader's stream has room again or is gone, or few bodies of its client are still awake.
     Moved {
         peer: Option<PeerId>,
         token: usize,
         serial: u64,
     },
-    /// It is over for all.
+    /// All streams end, and the writer with them.
     Stop,
 }
 
-/// A reader that follows a channel.
+/// A reader that begins to follow a channel.
 #[derive(Debug)]
 pub struct Joining {
     pub outlet: Outlet,
-    /// What goes out before all else.
+    /// The bytes that are sent before everything else.
     pub head: Vec<u8>,
     pub beginning: Beginning,
-    /// That is all there will be.
+    /// The stream ends behind its beginning.
     pub ends: bool,
     pub channel: ChannelId,
     pub selection: Arc<Selection>,
-    /// The last event there was when it came. Its beginning covers all up to it.
+    /// The sequence of the last event when the reader came. Its beginning covers everything up to that.
     pub since: u64,
-    /// Events of its channel that it may be behind.
+    /// The most events of its channel that the reader may be behind.
     pub most: usize,
     pub claim: Claim,
 }
@@ -107,26 +109,28 @@ impl Inbox {
         self.most.load(Relaxed)
     }
 
-    /// All that waits.
+    /// Takes all messages.
     pub fn take(&self) -> Waiting {
         std::mem::take(&mut *self.lock())
     }
 
+    /// Adds a message.
     pub fn put(&self, message: Message) {
         let mut waiting = self.lock();
-        // Who joins now misses nothing of what was skipped before.
+        // A reader that joins now missed none of the events skipped before, so the next skips are counted anew.
         waiting.skips.clear();
         waiting.messages.push(message);
         self.wake(waiting);
     }
 
-    /// The same of what changes nothing of what is published.
+    /// Adds a message that has no influence on who gets which event.
     pub(super) fn tell(&self, message: Message) {
         let mut waiting = self.lock();
         waiting.messages.push(message);
         self.wake(waiting);
     }
 
+    /// Adds an event of a channel, or counts it as skipped if there is no room.
     pub(super) fn publish(&self, channel: ChannelId, event: &Arc<Event>) {
         let mut waiting = self.lock();
         let own = if waiting.last == event.sequence { 0 } else { event.size() };
@@ -149,7 +153,7 @@ impl Inbox {
         self.wake(waiting);
     }
 
-    /// Whoever puts something into an empty inbox.
+    /// Wakes the writer if the inbox was empty before.
     fn wake(&self, waiting: MutexGuard<'_, Waiting>) {
         let is_first = waiting.messages.len() == 1;
         drop(waiting);

@@ -1,14 +1,14 @@
-//! What was published last, for readers that were away for a moment.
+//! The events published last, for readers that were away for a moment.
 
 use super::event::Event;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Bytes of events that are kept at most.
+/// The most bytes of events that are kept.
 const MOST_BYTES: usize = 16 << 20;
 
-/// Moments that are remembered at most.
+/// The most moments that are remembered.
 const MOST_MOMENTS: usize = 256;
 
 /// The newest events, in order.
@@ -16,18 +16,18 @@ const MOST_MOMENTS: usize = 256;
 pub(super) struct Log {
     events: VecDeque<Arc<Event>>,
     bytes: usize,
-    /// The last one that is not there any more.
+    /// The sequence of the last event that was dropped.
     dropped_to: u64,
     moments: Moments,
 }
 
-/// What times events are of, since the start: fewer and fewer of them the longer it runs.
+/// The times of events since the start. The longer the host runs, the further apart they are.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Moments {
     start_ms: i64,
-    /// Some sequences, and the earliest time any event from there on is of. Both ascend.
+    /// Some sequences, each with the earliest time of any event from there on. Both ascend.
     known: Vec<(u64, i64)>,
-    /// Between two of them at least.
+    /// The shortest time between two of them, in milliseconds.
     stride_ms: i64,
 }
 
@@ -37,7 +37,7 @@ impl Log {
         Self { events: VecDeque::new(), bytes: 0, dropped_to: 0, moments }
     }
 
-    /// Keeps so many at most. `at_ms`: the time it is of, unless that was long ago.
+    /// Adds an event, and keeps the `most` newest events. `at_ms`: the time of the event, unless that was long ago.
     pub(super) fn push(&mut self, event: Arc<Event>, at_ms: Option<i64>, most: usize) {
         if let Some(at_ms) = at_ms {
             self.moments.note(event.sequence, at_ms);
@@ -51,13 +51,14 @@ impl Log {
         }
     }
 
-    /// What came after one; none if some of it is not there any more.
+    /// Returns the events after a sequence; none if some of them were dropped.
     pub(super) fn after(&self, sequence: u64) -> Option<impl Iterator<Item = &Arc<Event>>> {
         let is_there = sequence >= self.dropped_to;
         let begin = self.events.partition_point(|event| event.sequence <= sequence);
         is_there.then(|| self.events.range(begin..).filter(|event| !event.is_discarded()))
     }
 
+    /// Returns whether an event after a sequence was dropped.
     pub(super) fn has_dropped(&self, sequence: u64) -> bool {
         self.dropped_to > sequence
     }
@@ -66,7 +67,7 @@ impl Log {
         &self.moments
     }
 
-    /// A time before which a reader that has seen an event has seen everything.
+    /// Returns a time before which a reader has seen everything, if it has seen the event of this sequence.
     pub(super) fn seen_by_ms(&self, sequence: u64) -> i64 {
         self.moments.before(sequence)
     }
@@ -74,7 +75,7 @@ impl Log {
 
 impl Moments {
     fn note(&mut self, sequence: u64, at_ms: i64) {
-        // Samplers publish late what was read before others published, and clocks are set back.
+        // Times of events do not always ascend: samplers publish late, and clocks are set back.
         for (_, earliest_ms) in self.known.iter_mut().rev().take_while(|(_, earliest_ms)| *earliest_ms > at_ms) {
             *earliest_ms = at_ms;
         }

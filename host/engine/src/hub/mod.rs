@@ -1,16 +1,19 @@
-//! Live fan-out: each sample is encoded once and its bytes shared by everyone who follows it.
+//! Live fan-out: each sample is encoded once, and all its readers share the bytes.
 //!
-//! A reader inside the process has a queue, bounded in events. When it is full the newest events are lost for this reader
-//! alone, and the next one that fits is preceded by how many. All others are their writers' (see
-//! `writers`). What was published last is kept for a while: who was away gets exactly what was missed, or
-//! hears from when on to ask history.
+//! A reader inside the process has a queue, bounded in events. When the queue is full, this reader alone loses the
+//! newest events, and the next event that fits is preceded by the number of lost ones. All other readers belong to the
+//! writers of streams (`writers` in the HTTP server). The events published last are kept for a while: a reader that was
+//! away gets exactly the events it missed, or hears from what time on to query history.
 //!
 //! # Layout
 //!
-//! * `selection`: what can be followed; `channels`: who follows what; `begin`: what a new reader gets first.
-//! * `event`: what goes out; `log`: what went out last; `before`: what is known of the start before this one.
-//! * `watch`: readers inside the process; `queue`: what waits for one.
-//! * `inbox`: what waits for a writer of streams; `outlet`: where it puts their bytes; `pipe`: how those come to a body.
+//! * `selection`: the samples that a reader follows; `channels`: the readers of each selection; `begin`: the beginning
+//!   of a reader's stream.
+//! * `event`: events as they are sent; `log`: the events published last; `before`: the note of the start before this
+//!   one.
+//! * `watch`: readers inside the process; `queue`: the events that wait for one of them.
+//! * `inbox`: the messages that wait for a writer of streams; `outlet`: the socket or body that takes a stream's bytes;
+//!   `pipe`: the way of bytes to a body.
 
 mod before;
 mod begin;
@@ -52,36 +55,37 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Bytes of events that may wait in the inbox of each writer, and behind it, however few are allowed: a tick of some instances.
+/// The least limit of bytes of events in the inbox of each writer, and of those behind it, however few the
+/// configuration allows: a tick of some instances.
 const LEAST_OF_WRITER: usize = 1 << 20;
 
-/// Streams of one peer that may take nothing, or lose samples, at a time, before it is named for it.
+/// Streams of one client that may take nothing or lose samples at a time, before the host reports the client.
 pub const MOST_UNREAD: usize = 16;
 
-/// Who follows what. Cheap to clone: all are the same hub.
+/// The hub between published samples and their readers. Cheap to clone: all clones are the same hub.
 #[derive(Debug, Clone)]
 pub struct Hub(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// Tells ids of this start from those of another.
+    /// The number of this start, in hex, by which its event ids differ from those of other starts.
     boot: Arc<str>,
     buffer: usize,
     most: AtomicUsize,
     open: Arc<Places>,
     /// Counts clients that do not read their streams. Nobody takes a place here.
     unread: Places,
-    /// Bytes of events that may wait for all readers of writers.
+    /// The most bytes of events that may wait for all readers of writers.
     bytes: AtomicUsize,
     state: Mutex<State>,
-    /// Counts what slow readers lose.
+    /// Counts the events that slow readers lose.
     lost: IntCounter,
 }
 
 #[derive(Debug)]
 struct State {
     sequence: u64,
-    /// The host is stopping: who comes now only hears that it is over.
+    /// The host is stopping: a new reader only hears that its stream is over.
     is_closed: bool,
     log: Log,
     before: Option<Before>,
@@ -90,18 +94,18 @@ struct State {
     in_order: BTreeMap<u64, Arc<Event>>,
     channels: Channels,
     inboxes: Vec<Arc<Inbox>>,
-    /// They take turns.
+    /// Counts readers: writers take turns.
     next_writer: usize,
 }
 
-/// An instance that something was published of.
+/// An instance of which something was published.
 #[derive(Debug)]
 struct Topic {
     latest: Arc<Event>,
     is_discarded: Arc<AtomicBool>,
 }
 
-/// An instance someone may want to follow, as it is now.
+/// An instance that somebody may want to follow, as it is now.
 #[derive(Debug, Clone)]
 pub struct Member {
     pub id: InstanceId,
@@ -109,33 +113,33 @@ pub struct Member {
     pub labels: Labels,
 }
 
-/// A place among the streams that may be open. Free again when it is dropped.
+/// A place among the open streams. Dropping it frees the place.
 #[derive(Debug)]
 pub struct Claim {
     _place: Place,
-    /// Whose it is; none: the program's own.
+    /// The client of the stream. None: the stream is the program's own.
     peer: Option<PeerId>,
 }
 
 impl Claim {
-    /// Returns whose stream it is.
+    /// Returns the client of the stream. None: the stream is the program's own.
     pub fn peer(&self) -> Option<PeerId> {
         self.peer
     }
 }
 
-/// All streams the configuration allows are open.
+/// The error when the most streams are open, in all or of one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TooManyStreams {
     #[error(
         "stream limit of {0} reached; try again later, or raise stream.max_streams or the limit of open files (`ulimit -n`)"
     )]
     InAll(usize),
-    #[error("limit of {0} streams of one peer reached; close some, or raise stream.max_streams_per_peer")]
+    #[error("limit of {0} streams of one client reached; close some, or raise stream.max_streams_per_peer")]
     OfPeer(usize),
 }
 
-/// A reader inside the process: when it is dropped, its place is free and its channel knows.
+/// Held by a reader inside the process. Dropping it frees the reader's place and tells its channel.
 #[derive(Debug)]
 struct Leave {
     channel: ChannelId,
@@ -146,7 +150,8 @@ struct Leave {
 // === impl Hub ===
 
 impl Hub {
-    /// `boot`: a number that no other start has. `buffer`: samples of an instance that a reader may be behind, or be away.
+    /// Makes a hub. `boot`: a number that no other start has. `buffer`: the samples of an instance that a reader may be
+    /// behind, or away for, without loss. `most`: the most streams that may be open.
     pub fn new(boot: i64, start_ms: i64, buffer: usize, most: usize, lost: IntCounter) -> Self {
         let state = State {
             sequence: 0,
@@ -171,7 +176,7 @@ impl Hub {
         }))
     }
 
-    /// Where streams are handed to. Said once, before there are any.
+    /// Sets the inboxes of the writers that get streams. Called once, before there are any streams.
     pub fn set_writers(&self, inboxes: Vec<Arc<Inbox>>) {
         self.lock().inboxes = inboxes;
         self.allow_bytes(self.0.bytes.load(Relaxed));
@@ -204,7 +209,7 @@ impl Hub {
         self.0.lost.inc_by(lost);
     }
 
-    /// The workloads someone follows of which something was published since this was last asked.
+    /// Returns the followed workloads of which something was published since the last call.
     pub fn take_stale_workloads(&self) -> BTreeSet<String> {
         let mut state = self.lock();
         let State { log, channels, .. } = &mut *state;
@@ -212,7 +217,7 @@ impl Hub {
         channels.take_stale()
     }
 
-    /// Hands what a workload's instances add up to to everyone who follows it.
+    /// Hands the combined sample of a workload's instances to everyone who follows the workload.
     pub fn publish_workload(&self, workload: &str, sample: Sample) {
         let at_ms = sample.at_ms;
         let mut state = self.lock();
@@ -226,7 +231,7 @@ impl Hub {
         log.push(event, Some(at_ms), most);
     }
 
-    /// How many streams may be open from now on.
+    /// Changes how many streams may be open.
     pub fn allow(&self, most: usize) {
         self.0.most.store(most, Relaxed);
     }
@@ -239,8 +244,8 @@ impl Hub {
         state.inboxes.iter().for_each(|inbox| inbox.allow(each));
     }
 
-    /// A place for one more stream of a peer, if there is one. `share`: how many it may have. Without a peer it is one of the
-    /// program's own.
+    /// Takes a place for one more stream of a client. `share`: the most streams the client may have. Without a client
+    /// the stream is the program's own.
     pub fn claim(&self, peer: Option<PeerId>, share: Option<Share>) -> Result<Claim, TooManyStreams> {
         let place = self.0.open.take(self.0.most.load(Relaxed), share);
         place.map(|place| Claim { _place: place, peer }).map_err(|full| match full {
@@ -249,7 +254,7 @@ impl Hub {
         })
     }
 
-    /// How many streams are open.
+    /// Returns the number of open streams.
     pub fn open(&self) -> usize {
         self.0.open.taken()
     }
@@ -267,7 +272,7 @@ impl Hub {
         watch
     }
 
-    /// Follows samples outside of it: a writer puts them where they go from now on. `head` goes out first.
+    /// Follows samples outside the process: from now on a writer puts them into `outlet`. `head` is sent first.
     pub fn follow(&self, claim: Claim, follow: Follow, outlet: Outlet, head: Vec<u8>) {
         let (mut state, Begun { beginning, ends, buffer }) = self.begin(&follow);
         let State { is_closed, channels, inboxes, next_writer, sequence, .. } = &mut *state;
@@ -282,30 +287,30 @@ impl Hub {
         inbox.put(Message::Join(Box::new(joining)));
     }
 
-    /// A writer's reader is gone.
+    /// Notes that a reader of a writer is gone.
     pub fn left(&self, channel: ChannelId, writer: usize) {
         let mut state = self.lock();
         let sequence = state.sequence;
         state.channels.reader_left(channel, writer, sequence);
     }
 
-    /// A peer has many streams that are not read.
+    /// Notes that a client has many streams that it does not read.
     pub fn is_unread(&self, peer: PeerId) {
         self.0.unread.refuse(peer);
     }
 
-    /// Returns who was that of late.
+    /// Returns the counts of clients that do not read their streams.
     pub(crate) fn unread(&self) -> &Places {
         &self.0.unread
     }
 
-    /// Counts what a slow reader lost.
+    /// Counts the events that a slow reader lost.
     pub fn lost(&self, count: u64) {
         self.0.lost.inc_by(count);
     }
 
-    /// Forgets an instance: who follows it alone hears that, and it is over; who follows others, too, goes on. Nothing of
-    /// it is told any more.
+    /// Forgets an instance, and tells its readers. The stream of a reader that follows it alone ends; a reader that
+    /// also follows others goes on. No reader is told of the instance's earlier events any more.
     pub fn close(&self, id: &InstanceId) {
         let mut state = self.lock();
         let State { sequence, log, topics, in_order, channels, inboxes, .. } = &mut *state;
@@ -331,13 +336,13 @@ impl Hub {
         log.push(event, at_ms, most);
     }
 
-    /// Ends streams, whose readers may come back if they still may read, and then miss nothing.
+    /// Ends the streams of writers. Readers that still may read can come back, and then miss nothing.
     pub fn part(&self) {
         let state = self.lock();
         state.channels.end_written(&state.inboxes);
     }
 
-    /// Ends all streams.
+    /// Ends all streams, because the host stops.
     pub fn close_all(&self) {
         let mut state = self.lock();
         state.is_closed = true;
@@ -345,7 +350,7 @@ impl Hub {
         channels.end_all(inboxes);
     }
 
-    /// Events that are kept of so many things.
+    /// Returns how many events are kept for a number of instances and workloads.
     fn kept(&self, things: usize) -> usize {
         self.0.buffer.saturating_mul(things.max(1))
     }

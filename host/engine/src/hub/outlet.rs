@@ -1,4 +1,4 @@
-//! An outlet takes the bytes of a stream: it is a socket or the body of a response.
+//! The outlet of a stream takes its bytes. It is a socket or the body of a response.
 
 use super::event::Encoded;
 use super::pipe::{PipeReader, PipeWriter, Registered, pipe};
@@ -14,10 +14,10 @@ pub const SEND_BUFFER: usize = 32 << 10;
 /// The end of an HTTP/1.1 body.
 const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
 
-/// Takes what a writer has for a reader, and never blocks.
+/// Takes the bytes that a writer has for a reader, and never blocks.
 #[derive(Debug)]
 pub enum Outlet {
-    /// A socket of its own, in chunks of HTTP/1.1.
+    /// A socket of its own, which takes chunks of HTTP/1.1.
     Socket(TcpStream),
     /// A response body that the HTTP server carries: over TLS, HTTP/2, HTTP/1.0 or a Unix socket.
     Body(PipeWriter),
@@ -25,21 +25,22 @@ pub enum Outlet {
 
 impl Outlet {
     pub fn socket(socket: std::net::TcpStream) -> io::Result<Self> {
-        // Small: what a reader does not take is to wait with its writer, where it is counted, not in the kernel.
+        // Small, so that bytes that a reader does not take wait with its writer, where they are counted, not in the
+        // kernel.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER);
         socket.set_nonblocking(true)?;
         Ok(Self::Socket(TcpStream::from_std(socket)))
     }
 
-    /// Makes a body, and where to put what it carries.
+    /// Makes the outlet to a response body, and the end from which the body takes its bytes.
     pub fn body() -> (Self, PipeReader) {
         let (writer, reader) = pipe();
         (Self::Body(writer), reader)
     }
 
-    /// Has a reader's writer hear when more is taken, and when the other end is gone.
+    /// Has a reader's writer told when the outlet takes more, and when the other end is gone.
     pub fn register(&mut self, registry: &Registry, writer: Registered) -> io::Result<()> {
-        // Told once when it takes more again, or is gone; it has nothing to say.
+        // The writer is told once when the socket takes more again or is gone. The client has nothing to send.
         let interest = Interest::READABLE | Interest::WRITABLE;
         match self {
             Self::Socket(socket) => registry.register(socket, Token(writer.token), interest),
@@ -53,7 +54,7 @@ impl Outlet {
         }
     }
 
-    /// Returns an event as it goes out here.
+    /// Returns an event in this outlet's framing.
     pub fn framed(&self, event: &Encoded) -> Bytes {
         match self {
             Self::Socket(_) => event.chunk().clone(),
@@ -61,22 +62,22 @@ impl Outlet {
         }
     }
 
-    /// Returns what comes behind the last event.
+    /// Returns the bytes that follow the last event, if any.
     pub fn last(&self) -> Option<Bytes> {
         matches!(self, Self::Socket(_)).then_some(LAST_CHUNK)
     }
 
-    /// Writes some of some pieces. Returns how many bytes.
+    /// Writes as much of some pieces as the outlet takes. Returns the number of bytes.
     pub fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         match (self, pieces) {
-            // One alone is most often all there is.
+            // Most often there is only one piece.
             (Self::Socket(socket), [piece]) => socket.write(piece),
             (Self::Socket(socket), pieces) => socket.write_vectored(pieces),
             (Self::Body(pipe), pieces) => pipe.write(pieces),
         }
     }
 
-    /// Nothing more comes: all was written.
+    /// Ends the stream, once everything is written.
     pub fn finish(&self) {
         match self {
             Self::Socket(socket) => drop(socket.shutdown(Shutdown::Write)),
@@ -84,12 +85,12 @@ impl Outlet {
         }
     }
 
-    /// Whether the HTTP server carries it.
+    /// Returns whether the HTTP server carries the stream.
     pub fn is_carried(&self) -> bool {
         matches!(self, Self::Body(_))
     }
 
-    /// Whether the body was dropped. That a socket is gone is told by the kernel.
+    /// Returns whether the body was dropped. The kernel tells when a socket is gone.
     pub fn is_gone(&self) -> bool {
         matches!(self, Self::Body(pipe) if pipe.is_gone())
     }

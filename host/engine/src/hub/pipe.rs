@@ -1,4 +1,4 @@
-//! Bytes of a stream on their way from its writer to the response body that carries them: few at a time.
+//! The pipe that takes a stream's bytes from its writer to the response body that carries them, few at a time.
 
 use super::inbox::{Inbox, Message};
 use crate::places::PeerId;
@@ -8,17 +8,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-/// Bytes that are on their way at a time: some fifty usual events, and a frame of HTTP/2.
+/// The most bytes on their way at a time: some fifty usual events, and a frame of HTTP/2.
 const ROOM: usize = 16 << 10;
 
-/// Bodies of one client that a writer wakes at a time: a millisecond of work for the server's threads.
+/// The most bodies of one client that a writer wakes at a time: a millisecond of work for the server's threads.
 const MOST_AWAKE: usize = 16;
 
 /// The writer's end. If it is dropped before it is finished, the body breaks off.
 #[derive(Debug)]
 pub struct PipeWriter(Arc<Shared>);
 
-/// The body's end. When it is dropped, the writer hears that its reader left.
+/// The body's end. When it is dropped, the writer is told that its reader left.
 #[derive(Debug)]
 pub struct PipeReader(Arc<Shared>);
 
@@ -35,22 +35,23 @@ struct Shared(Mutex<State>);
 struct State {
     /// Bytes that the body has yet to take.
     waiting: Vec<u8>,
-    /// How many it took that its connection has not written.
+    /// The number of bytes that the body took and that its connection has not written.
     taken: usize,
-    /// Nothing more comes: the stream is finished, or was cut off.
+    /// The stream is finished: the body ends behind the waiting bytes.
     is_finished: bool,
+    /// The stream was cut off: the body breaks off behind the waiting bytes.
     is_cut: bool,
-    /// Nobody takes anything any more.
+    /// The body's end was dropped.
     is_gone: bool,
     /// The writer found no room, and is told when there is some.
     is_full: bool,
     body: Option<Waker>,
-    /// The body was woken, and has not come since.
+    /// The body was woken, and has not taken anything since.
     is_awake: bool,
     writer: Option<Registered>,
 }
 
-/// The client of a stream, and the writer that writes it.
+/// The client of a stream, and the writer that serves it.
 #[derive(Debug, Clone)]
 pub struct Registered {
     pub inbox: Arc<Inbox>,
@@ -60,8 +61,8 @@ pub struct Registered {
     pub serial: u64,
 }
 
-/// Bodies of one client that a writer woke, and that have not come since. While there are many, it wakes no more of them: they
-/// would keep all that the server's threads have to do waiting.
+/// Counts the bodies of one client that a writer woke and that have taken nothing since. While there are many, the
+/// writer wakes no more of them, because they would keep the server's threads from all other work.
 #[derive(Debug, Default)]
 pub struct Awake {
     count: AtomicUsize,
@@ -69,7 +70,7 @@ pub struct Awake {
     is_awaited: AtomicBool,
 }
 
-/// Makes both ends.
+/// Makes both ends of a pipe.
 pub(super) fn pipe() -> (PipeWriter, PipeReader) {
     let shared = Arc::<Shared>::default();
     (PipeWriter(shared.clone()), PipeReader(shared))
@@ -78,7 +79,7 @@ pub(super) fn pipe() -> (PipeWriter, PipeReader) {
 // === impl PipeWriter ===
 
 impl PipeWriter {
-    /// Has the other end tell a reader's writer when there is room again, and when it is gone.
+    /// Has the body's end tell the writer when there is room again, and when the body is gone.
     pub fn register(&self, writer: Registered) -> io::Result<()> {
         let mut state = self.0.lock();
         if state.is_gone {
@@ -88,7 +89,8 @@ impl PipeWriter {
         Ok(())
     }
 
-    /// Puts in as much of some pieces as there is room for, as a socket that does not block. Returns how many bytes.
+    /// Puts in as much of some pieces as there is room for, like a socket that does not block. Returns the number of
+    /// bytes.
     pub fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut state = self.0.lock();
         if state.is_gone {
@@ -100,7 +102,7 @@ impl PipeWriter {
             return Err(ErrorKind::WouldBlock.into());
         }
         let written = pieces.iter().map(|piece| piece.len()).sum::<usize>().min(room);
-        // No more than is needed: a body that is not read keeps it.
+        // No more than is needed, because a body that is not read keeps the memory.
         state.waiting.reserve_exact(written);
         let mut left = written;
         for piece in pieces {
@@ -118,7 +120,7 @@ impl PipeWriter {
         Ok(written)
     }
 
-    /// Ends the body behind what it was given.
+    /// Ends the body behind the bytes that were put in.
     pub fn finish(&self) {
         self.0.lock().is_finished = true;
     }
@@ -143,7 +145,7 @@ impl Drop for PipeWriter {
 // === impl PipeReader ===
 
 impl PipeReader {
-    /// Takes all there is. None: it is over.
+    /// Takes all waiting bytes. None: the stream is over.
     pub fn poll_take(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         let mut state = self.0.lock();
         let writer = state.calm();
@@ -170,7 +172,7 @@ impl Drop for PipeReader {
         state.is_gone = true;
         state.waiting = Vec::new();
         state.body = None;
-        // It is told anyway.
+        // The writer is told below in any case.
         let _ = state.calm();
         let writer = state.writer.take();
         drop(state);
@@ -190,7 +192,7 @@ impl Drop for Taken {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.taken = state.taken.saturating_sub(self.bytes.len());
-        // Not for a few bytes: it would be full again at once.
+        // The writer is not told of a few bytes of room, which would be full again at once.
         let has_room = state.is_full && state.on_the_way() <= ROOM / 2;
         if !has_room {
             return;
@@ -215,7 +217,7 @@ impl State {
         self.waiting.len() + self.taken
     }
 
-    /// The body has come. Returns whom to tell.
+    /// Notes that the body is no longer awake. Returns the writer that is to be told, if any.
     fn calm(&mut self) -> Option<Registered> {
         let was_awake = std::mem::take(&mut self.is_awake);
         self.writer.as_ref().filter(|writer| was_awake && writer.awake.remove()).cloned()
@@ -234,14 +236,14 @@ impl Registered {
 // === impl Awake ===
 
 impl Awake {
-    /// Returns whether there are as many as may be. If so, the writer is told when there are half as many.
+    /// Returns whether as many bodies are awake as may be. If so, the writer is told when half as many are.
     pub fn is_full(&self) -> bool {
         let is_full = || self.count.load(SeqCst) >= MOST_AWAKE;
         if !is_full() {
             return false;
         }
         self.is_awaited.store(true, SeqCst);
-        // Those that came before that told nobody.
+        // Bodies that came before this was set told nobody, so the count is checked again.
         is_full()
     }
 
@@ -249,7 +251,7 @@ impl Awake {
         self.count.fetch_add(1, SeqCst);
     }
 
-    /// Whether the writer is to be told.
+    /// Counts one body less. Returns whether the writer is to be told.
     fn remove(&self) -> bool {
         let before = self.count.fetch_sub(1, SeqCst);
         before <= MOST_AWAKE / 2 + 1 && self.is_awaited.swap(false, SeqCst)
@@ -335,7 +337,7 @@ mod tests {
         for nth in 0..MOST_AWAKE / 2 {
             assert_eq!((told(&inbox), awake.is_full()), (0, nth == 0));
             let (writer, mut reader) = pipes.pop().unwrap();
-            // Those that are cut off are waited for no more, either.
+            // Bodies that are cut off are no longer waited for, either.
             if nth % 2 == 0 {
                 drop(take(&mut reader))
             } else {

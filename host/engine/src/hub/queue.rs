@@ -4,16 +4,17 @@ use super::event::Event;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Events whose room is kept when all have been taken.
+/// The capacity that is kept when all events have been taken.
 const KEPT: usize = 8;
 
-/// Events, the oldest first.
+/// A queue of events, the oldest first.
 #[derive(Debug)]
 pub(super) struct Queue {
-    /// With how many were lost just before each.
+    /// Events, each with the number of events lost just before it.
     waiting: VecDeque<(u64, Arc<Event>)>,
-    /// Events that may wait.
+    /// The most events that may wait.
     most: usize,
+    /// Events lost since the last one in the queue.
     lost: u64,
 }
 
@@ -22,7 +23,7 @@ impl Queue {
         Self { waiting: VecDeque::new(), most, lost: 0 }
     }
 
-    /// Adds an event, or counts it as lost where there is no room. Whether there was.
+    /// Adds an event, or counts it as lost if there is no room. Returns whether there was.
     pub(super) fn offer(&mut self, event: &Arc<Event>) -> bool {
         if self.waiting.len() >= self.most {
             self.lost += 1;
@@ -32,7 +33,7 @@ impl Queue {
         true
     }
 
-    /// The next event, and how many were lost just before it.
+    /// Returns the number of events lost just before the next one, and that one.
     pub(super) fn pop(&mut self) -> Option<(u64, Arc<Event>)> {
         let next = self.waiting.pop_front()?;
         if self.waiting.is_empty() {

@@ -4,32 +4,33 @@ use dropsonde_model::names::is_reserved;
 use dropsonde_store::InstanceId;
 use std::collections::BTreeSet;
 
-/// The label by which instances belong together.
+/// The label whose value names the workload of an instance.
 pub(crate) const WORKLOAD: &str = "workload";
 
-/// Which samples someone follows.
+/// The samples that a reader follows.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Selection {
-    /// One instance's. It ends when the instance is untracked.
+    /// The samples of one instance. The stream ends when the instance is untracked.
     One(InstanceId),
-    /// Those of several, tracked or not yet.
+    /// The samples of several instances, tracked or not yet.
     Several(BTreeSet<InstanceId>),
-    /// Those of all instances that have these labels at the time; without any, all.
+    /// The samples of all instances that have these labels at the time. Without labels, of all but the host's own.
     Labels(BTreeSet<(String, String)>),
-    /// Those of a workload's instances, together.
+    /// The combined samples of a workload's instances.
     Workload(String),
 }
 
-/// How samples are told apart.
+/// The form in which a reader gets samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// They are all of one thing.
+    /// All samples are of one instance or workload, so none names it.
     Single,
-    /// Each says of which instance it is.
+    /// Each sample names its instance.
     Multiplexed,
 }
 
 impl Selection {
+    /// Returns whether the selection includes an instance with these labels.
     pub fn includes(&self, id: &InstanceId, labels: &Labels) -> bool {
         match self {
             Self::One(one) => one == id,
@@ -49,7 +50,7 @@ impl Selection {
         }
     }
 
-    /// Whether who follows this is told of an event.
+    /// Returns whether a reader of this selection is told of an event.
     pub(super) fn is_told(&self, of: &Of) -> bool {
         match (self, of) {
             (Self::Workload(own), Of::Workload(workload)) => own == workload,

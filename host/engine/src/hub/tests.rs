@@ -6,7 +6,7 @@ fn lost() -> IntCounter {
     IntCounter::new("lost", "Lost.").unwrap()
 }
 
-/// With a buffer of two, and three streams at most.
+/// Returns a hub with a buffer of two events and at most three streams.
 fn hub() -> Hub {
     Hub::new(0xb007, 0, 2, 3, lost())
 }
@@ -27,7 +27,7 @@ fn publish(hub: &Hub, text: &str, at_ms: i64) {
     hub.publish(&id(text), &Arc::default(), sample(at_ms));
 }
 
-/// A reader, and how it tells samples apart.
+/// A reader and the form in which it gets samples.
 struct Reading {
     watch: Watch,
     form: Form,
@@ -56,7 +56,7 @@ fn several() -> Selection {
     Selection::Several(BTreeSet::from([id("a"), id("b")]))
 }
 
-/// All that is there to be read, as it goes out.
+/// Returns everything that can be read now, as it is sent.
 fn read(reading: &mut Reading) -> Vec<String> {
     let text = |bytes: bytes::Bytes| String::from_utf8(bytes.to_vec()).unwrap();
     let mut read = Vec::new();
@@ -77,7 +77,7 @@ fn read(reading: &mut Reading) -> Vec<String> {
     read
 }
 
-/// The sequences of what is there to be read.
+/// Returns the sequences of everything that can be read now.
 fn sequences(reading: &mut Reading) -> Vec<u64> {
     sequences_of(&read(reading))
 }
@@ -329,7 +329,7 @@ fn who_comes_while_the_host_stops_hears_that_it_is_over() {
     }
 }
 
-/// Follows all, or those with a label; members have the labels they have now.
+/// Follows all instances, or those with a label. `members` have the labels of now.
 fn watch_many(hub: &Hub, label: Option<&str>, members: &[(String, &str)], seen: Option<String>) -> Reading {
     let pair = |workload: &str| ("workload".to_owned(), workload.to_owned());
     let selection = Selection::Labels(label.map(pair).into_iter().collect());
@@ -340,7 +340,7 @@ fn watch_many(hub: &Hub, label: Option<&str>, members: &[(String, &str)], seen: 
     Reading::new(hub, follow)
 }
 
-/// Publishes something of each.
+/// Publishes a sample of each instance.
 fn publish_all(hub: &Hub, members: &[(String, &str)], at_ms: i64) {
     members.iter().for_each(|(text, workload)| hub.publish(&id(text), &labels(workload), sample(at_ms)));
 }
@@ -356,7 +356,7 @@ fn a_reader_of_many_gets_the_latest_of_each_in_order_also_while_more_is_publishe
     let mut all = watch_many(&hub, None, &members, None);
     let mut web = watch_many(&hub, Some("web"), &members, None);
     assert_eq!(sequences(&mut web).len(), 3334);
-    // Of some there is a newer one before it is their turn.
+    // Some instances get a newer sample before it is their turn.
     publish_all(&hub, &members[5000..5100], 1);
     let told = sequences(&mut all);
     assert_eq!(told.len(), 10_000);
@@ -381,7 +381,7 @@ fn a_reader_that_takes_nothing_keeps_little_of_what_it_would_begin_with() {
     let began_with: Vec<_> = hub.lock().in_order.values().map(Arc::downgrade).collect();
     let new = watch_many(&hub, None, &members, None);
     let back = watch_many(&hub, None, &members, Some("b007-1".to_owned()));
-    // None of the first is the latest any more.
+    // None of the first events is the latest of its instance any more.
     (1..4).for_each(|at_ms| publish_all(&hub, &members, at_ms));
     let kept = began_with.iter().filter(|event| event.upgrade().is_some()).count();
     assert!(kept <= 32, "{kept}");

@@ -1,4 +1,4 @@
-//! Who follows samples inside the process: programs that embed the host.
+//! Readers inside the process: programs that embed the host.
 
 use super::Leave;
 use super::begin::{Beginning, First};
@@ -11,18 +11,18 @@ use std::task::{Context, Poll, Waker};
 /// Parts of its beginning that a reader is given at a time.
 const AT_ONCE: usize = 16;
 
-/// What both ends share.
+/// The state that both ends share.
 #[derive(Debug)]
 struct Shared(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
     queue: Queue,
-    /// Comes after all else.
+    /// The event that comes after all others.
     last: Option<Arc<Event>>,
     /// Nothing is added any more.
     is_over: bool,
-    /// Nobody reads any more.
+    /// The reader's end was dropped.
     is_gone: bool,
     waker: Option<Waker>,
 }
@@ -37,36 +37,36 @@ impl Shared {
 #[derive(Debug)]
 pub(super) struct Watcher(Arc<Shared>);
 
-/// What became of an event.
+/// The result of offering an event to a reader.
 pub(super) enum Offered {
     Taken,
-    /// It is lost for this reader alone.
+    /// The event is lost for this reader alone.
     Lost,
-    /// The other end is gone.
+    /// The reader's end was dropped.
     Gone,
 }
 
-/// A reader's end. Dropped, it follows no more.
+/// The reader's end. Dropping it ends the stream.
 #[derive(Debug)]
 pub struct Watch {
-    /// What comes before what is published since.
+    /// The events that come before those published since.
     beginning: Option<Beginning>,
-    /// What is to be told next.
+    /// The items that come next.
     next: VecDeque<Told>,
     shared: Arc<Shared>,
-    /// Its place is free again when it is dropped.
+    /// Frees the reader's place when it is dropped.
     leave: Leave,
 }
 
-/// What a reader gets.
+/// An item that a reader gets.
 #[derive(Debug, Clone)]
 pub enum Seen {
     Event(Arc<Event>),
-    /// So many were lost just before the next one, as this reader was too slow.
+    /// The number of events lost just before the next one, because this reader was too slow.
     Lagged(u64),
 }
 
-/// What comes next.
+/// The next item of a stream, in its beginning or after it.
 #[derive(Debug)]
 pub(super) enum Told {
     First(First),
@@ -74,7 +74,7 @@ pub(super) enum Told {
 }
 
 impl Watcher {
-    /// Hands an event to it.
+    /// Offers an event to the reader.
     pub(super) fn offer(&self, event: &Arc<Event>) -> Offered {
         let mut state = self.0.lock();
         if state.is_gone {
@@ -89,7 +89,7 @@ impl Watcher {
         Offered::Taken
     }
 
-    /// Nothing comes after this.
+    /// Ends the stream behind a last event.
     pub(super) fn end(self, last: Option<Arc<Event>>) {
         self.0.lock().last = last;
     }
@@ -109,6 +109,7 @@ impl Drop for Watcher {
     }
 }
 
+/// Makes both ends.
 pub(super) fn watch(queue: Queue, beginning: Beginning, leave: Leave) -> (Watcher, Watch) {
     let state = State { queue, last: None, is_over: false, is_gone: false, waker: None };
     let shared = Arc::new(Shared(Mutex::new(state)));
@@ -117,11 +118,11 @@ pub(super) fn watch(queue: Queue, beginning: Beginning, leave: Leave) -> (Watche
 }
 
 impl Watch {
-    /// The next; none when it is over.
+    /// Waits for the next item; none when the stream is over.
     pub async fn next(&mut self) -> Option<Seen> {
         loop {
             match std::future::poll_fn(|context| self.poll_next(context)).await {
-                // It was never here before.
+                // The reader saw nothing before, so it missed nothing.
                 Some(Told::First(First::Reset(_))) => {}
                 Some(Told::First(First::Event(event))) => return Some(Seen::Event(event)),
                 Some(Told::Seen(seen)) => return Some(seen),
@@ -159,7 +160,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // Before the hub looks who is still there.
+        // Set before `leave` is dropped, when the hub drops watchers that are gone.
         self.shared.lock().is_gone = true;
     }
 }
