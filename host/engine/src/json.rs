@@ -5,7 +5,7 @@
 use dropsonde_store::{Points, Sample};
 use jiff::Timestamp;
 
-/// `{"at":"2026-01-02T03:04:05Z","cpu_percent":12.5,…}`; absent values are absent.
+/// Returns a sample as `{"at":"2026-01-02T03:04:05Z","cpu_percent":12.5,…}`. Fields without a value are left out.
 pub fn sample(sample: &Sample) -> Vec<u8> {
     let mut json = Vec::with_capacity(64 + sample.values.len() * 32);
     open(&mut json, sample.at_ms);
@@ -16,7 +16,7 @@ pub fn sample(sample: &Sample) -> Vec<u8> {
     json
 }
 
-/// How points are written.
+/// The form in which points are written.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Form {
     pub time: Time,
@@ -24,7 +24,7 @@ pub struct Form {
     pub bands: bool,
 }
 
-/// How the time of a point is written.
+/// The form in which the time of a point is written.
 #[derive(Debug, Clone, Copy, Default)]
 pub enum Time {
     /// `"at":"2026-01-02T03:04:05Z"`
@@ -35,13 +35,14 @@ pub enum Time {
 }
 
 impl Form {
-    /// How many values there are of each.
+    /// Returns the number of values of each field in a point.
     pub fn values(self) -> usize {
         if self.bands { 3 } else { 1 }
     }
 }
 
-/// Appends some points of an array, ascending. `open`: what comes before the first of them, `[` or a comma; then a comma.
+/// Appends points to an array, in ascending order. `open` is the character before the next point: `[` or a comma before
+/// the first of them, and a comma afterwards.
 pub fn points(json: &mut Vec<u8>, points: &Points, form: Form, open: &mut u8) {
     for (row, &at_ms) in points.at_ms.iter().enumerate() {
         json.push(std::mem::replace(open, b','));
@@ -66,7 +67,7 @@ pub fn points(json: &mut Vec<u8>, points: &Points, form: Form, open: &mut u8) {
     }
 }
 
-/// RFC 3339 in UTC; a fraction only when there is one.
+/// Returns a time as RFC 3339 in UTC, with a fraction only if it is not a whole second.
 pub fn time(at_ms: i64) -> String {
     Timestamp::from_millisecond(at_ms).unwrap_or(Timestamp::MAX).to_string()
 }
@@ -84,9 +85,10 @@ fn member(json: &mut Vec<u8>, name: &str, suffix: &str, value: f64) {
     number(json, value);
 }
 
-/// Whole numbers as integers, others in the fewest digits that read back the same.
+/// Appends a number: a whole number as an integer, another in the fewest digits that read back the same, and `null` if
+/// it is not finite.
 pub fn number(json: &mut Vec<u8>, value: f64) {
-    /// Beyond it doubles skip integers, and digits would pretend to a precision there is not.
+    /// Beyond it doubles skip integers, and all digits would claim a precision that the value does not have.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if value.fract() == 0.0 && value.abs() <= EXACT {
         json.extend_from_slice(itoa::Buffer::new().format(value as i64).as_bytes());

@@ -1,24 +1,32 @@
-//! What Dropsonde does: it polls samplers and sources on a schedule, keeps what they measure, and tells who follows it. Knows
-//! nothing of HTTP, of commands, or of a configuration file.
+//! The engine of Dropsonde: it polls samplers and sources on a schedule, keeps their samples, and publishes them to
+//! readers. It knows nothing of HTTP, commands or configuration files.
 //!
 //! Data flows one way: [`plugins`] and [`native`] samplers → `recorder` → store → [`hub`]; everything else reads.
 //!
 //! # Layout
 //!
-//! * [`Running`]: starts and stops everything. [`Engine`]: what its parts share, and what others ask of it.
-//! * [`options`]: what an operator says.
-//! * [`clock`]: time, and when to poll. `timeline`: when the clock was set.
-//! * [`plugins`]: found, loaded, granted, polled, replaced; [`native`]: what the embedding program polls with.
-//! * [`tracked`]: which instances there are and who polls them; `conflicts`: who says what is another's to say.
-//! * `recorder`: what a sampler found and read, on its way to the store and the hub.
-//! * [`history`]: what outlives the process. [`hub`]: live fan-out. [`json`]: samples as JSON.
-//! * [`service`]: what a program does with samples. [`workload`]: what several instances are together.
-//! * [`events`]: what applications tell; [`mod@snapshot`]: what sources say of them, in one document.
-//! * [`mod@metrics`]: what is counted; [`exposition`]: all of it, and samples, for Prometheus.
-//! * [`health`]: how the host is. [`front`]: who serves all this, and how that is. [`audit`]: who changed what.
-//! * [`places`], [`shares`]: how much there may be of something, of one client and of one owner. [`memory`], [`descriptors`],
-//!   [`room`]: what this process may have.
-//! * [`unwritable`]: places where nothing can be written as they are.
+//! * [`Running`]: starts and stops everything. [`Engine`]: the state that its parts share, and its interface for
+//!   others.
+//! * [`options`]: the settings.
+//! * [`clock`]: the clocks, and the schedule of polls. `timeline`: steady time, by which jumps of the wall clock are
+//!   noticed.
+//! * [`plugins`]: finds, loads, grants, polls and replaces plugins. [`native`]: samplers and sources of the embedding
+//!   program.
+//! * [`tracked`]: the tracked instances and the samplers that poll them. `conflicts`: plugins that report instances or
+//!   fields of other owners.
+//! * `recorder`: records the instances and readings that a sampler reports.
+//! * [`history`]: durable history. [`hub`]: live fan-out. [`json`]: samples as JSON.
+//! * [`service`]: the interface by which a program tracks instances and reads their samples. [`workload`]: several
+//!   instances taken together.
+//! * [`events`]: events that applications send to observers. [`mod@snapshot`]: the statistics of all sources in one
+//!   document.
+//! * [`mod@metrics`]: the metrics of the host and of native services. [`exposition`]: these and samples as text for
+//!   Prometheus.
+//! * [`health`]: the health of the host and its plugins. [`front`]: the server of the engine's data. [`audit`]: the log
+//!   of changes.
+//! * [`places`]: quotas of clients. [`shares`]: the use of pools that owners and clients share. [`memory`],
+//!   [`descriptors`], [`room`]: the limits of this process.
+//! * [`unwritable`]: errors of places that cannot be written.
 
 pub mod audit;
 pub mod clock;

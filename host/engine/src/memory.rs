@@ -1,19 +1,21 @@
-//! How much memory this process may have: what pools of bytes are sized by where the configuration says nothing.
+//! The memory that this process may have. By default, pools of bytes are sized by it.
 
 use rustix::process::{Resource, getrlimit};
 use std::fs;
 use std::path::Path;
 use std::thread::available_parallelism;
 
-/// Bytes of a pool where the configuration says nothing: an eighth of what this process may have, within bounds.
+/// Returns the default size of a pool, in bytes: an eighth of the `available` bytes, at least 32 MiB and at most 256
+/// MiB.
 pub fn of_pool(available: usize) -> usize {
     const LEAST: usize = 32 << 20;
     const MOST: usize = 256 << 20;
     (available / 8).clamp(LEAST, MOST)
 }
 
-/// The least of what the machine has, what the process's cgroups allow, and a quarter of the address space it may have; in
-/// bytes. The rest is for code, stacks, and what plugins reserve.
+/// Returns the bytes of memory that this process may have: the least of the machine's memory, the limits of the
+/// process's cgroups, and a quarter of its limit of address space. The other three quarters are for code, stacks, and
+/// the address space that plugins reserve.
 pub fn available() -> usize {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
@@ -22,28 +24,29 @@ pub fn available() -> usize {
     least.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX)
 }
 
-/// Bytes of address space this process may have, where there is a limit.
+/// Returns the limit of this process's address space (`ulimit -v`), in bytes; none if there is no limit.
 pub fn address_space() -> Option<u64> {
     getrlimit(Resource::As).current
 }
 
-/// Bytes of address space this process has now.
+/// Returns the address space that this process has mapped now, in bytes.
 pub fn mapped() -> Option<u64> {
     of_line(&fs::read_to_string("/proc/self/status").ok()?, "VmSize:")
 }
 
-/// Has the C library's allocator keep less than it does by default of what is free. Called before there are threads.
+/// Has the C library's allocator keep less free memory than by default. Called before there are threads.
 ///
-/// By default there are eight arenas for every processor, and each keeps holes between pieces that stay: with 100 000 instances
-/// that come and go a third of the memory were holes. Where address space is limited each arena reserves 64 MiB of it besides.
-/// The default also takes large pieces from among the small ones once one of them was freed.
+/// By default there are eight arenas for every processor, and each keeps holes between pieces that stay. With 100 000
+/// instances that come and go, a third of the memory was holes. Each arena also reserves 64 MiB of address space, which
+/// counts where that is limited. Besides, once a large piece was freed, the default places further large pieces among
+/// the small ones.
 #[cfg(target_env = "gnu")]
 pub fn keep_little() {
-    /// One for the main thread, and one for all others.
+    /// One arena for the main thread, and one for all other threads.
     const FEWEST: usize = 2;
-    /// A piece of so many bytes is mapped by itself, and goes back when it is freed.
+    /// A piece of at least so many bytes is mapped by itself, and goes back to the kernel when it is freed.
     const LARGE: i32 = 1 << 20;
-    /// So much may be left free at the end of an arena.
+    /// Bytes that may stay free at the end of an arena.
     const SPARE: i32 = 8 << 20;
     let processors =
         if address_space().is_some() { FEWEST } else { available_parallelism().map_or(FEWEST, usize::from) };
@@ -56,13 +59,13 @@ pub fn keep_little() {
 #[cfg(not(target_env = "gnu"))]
 pub fn keep_little() {}
 
-/// Gives the kernel back what the C library's allocator has free, also between pieces that stay.
+/// Gives free memory of the C library's allocator back to the kernel, also the holes between pieces that stay.
 #[cfg(target_env = "gnu")]
-#[expect(unsafe_code, reason = "the C library's allocator is told by a function that takes a number")]
+#[expect(unsafe_code, reason = "malloc_trim is a function of the C library; it takes a number")]
 pub fn give_back() {
-    // SAFETY: it takes no pointers, and locks each arena while it works on that.
+    // SAFETY: malloc_trim takes no pointers, and locks each arena while it works on it.
     unsafe {
-        // Whether there was something to give back.
+        // The result only says whether any memory was given back.
         let _ = libc::malloc_trim(0);
     }
 }
@@ -71,27 +74,28 @@ pub fn give_back() {
 pub fn give_back() {}
 
 #[cfg(target_env = "gnu")]
-#[expect(unsafe_code, reason = "the C library's allocator is told by a function that takes two numbers")]
+#[expect(unsafe_code, reason = "mallopt is a function of the C library; it takes two numbers")]
 fn set(parameter: libc::c_int, value: i32) {
-    // SAFETY: it takes no pointers, and changes a setting of the allocator under the allocator's own lock.
+    // SAFETY: mallopt takes no pointers, and changes a setting of the allocator under the allocator's own lock.
     unsafe {
-        // Should it refuse, more memory is used.
+        // If it fails, the process only uses more memory.
         let _ = libc::mallopt(parameter, value);
     }
 }
 
-/// `MemTotal` of /proc/meminfo.
+/// Returns `MemTotal` of /proc/meminfo, in bytes.
 fn total(meminfo: &str) -> Option<u64> {
     of_line(meminfo, "MemTotal:")
 }
 
-/// Bytes of a line that names kilobytes.
+/// Returns the bytes that the line of a name states in kilobytes.
 fn of_line(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The least that a group of /proc/self/cgroup and those above it allow, of either version of cgroups.
+/// Returns the least limit of memory, in bytes, of a group in /proc/self/cgroup and of the groups above it, for either
+/// version of cgroups.
 fn least_of_group(root: &Path, group: &str) -> Option<u64> {
     let mut parts = group.splitn(3, ':');
     let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
@@ -101,7 +105,7 @@ fn least_of_group(root: &Path, group: &str) -> Option<u64> {
         _ => return None,
     };
     let own = root.join(path.trim_start_matches('/'));
-    // In a container the path may be one of the machine outside: then its own limit is at the root.
+    // In a container the path may be that of the machine outside. Then the container's own limit is at the root.
     let groups = own.ancestors().take_while(|folder| folder.starts_with(&root));
     groups.filter_map(|folder| fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok()).min()
 }
