@@ -5,10 +5,11 @@ use prometheus::{
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// What every service has, whatever it does: whether it runs, what passes through it, what failed, and whom it talks to.
+/// The metrics that every service has: its status and health, the messages it handles, its failures, and the
+/// destinations it talks to.
 ///
-/// A service is one of a program that embeds the host, or one of the host's own parts and plugins. Names begin with
-/// `dropsonde_`.
+/// A service is a part of a program that embeds the host, a part of the host itself, or a plugin. The names of these
+/// metrics begin with `dropsonde_`.
 ///
 /// ```
 /// use dropsonde_engine::metrics::{CoreMetrics, MetricRegistry, ServiceStatus};
@@ -40,12 +41,12 @@ pub struct CoreMetrics {
     remote_circuit_breaker: IntGaugeVec,
 }
 
-/// Of the host's parts and of plugins they are looked up when someone asks.
+/// The name and the help text of a metric. For the host's parts and for plugins it is computed at each scrape.
 pub(crate) const SERVICE_STATUS: (&str, &str) =
-    ("service_status", "0 stopped, 1 starting, 2 running, 3 stopping, 4 failed.");
-pub(crate) const HEALTH_STATUS: (&str, &str) = ("health_status", "1 when nothing is wrong with it, else 0.");
+    ("service_status", "Status of a service: 0 stopped, 1 starting, 2 running, 3 stopping, 4 failed.");
+pub(crate) const HEALTH_STATUS: (&str, &str) = ("health_status", "1 when nothing is wrong with a service, else 0.");
 
-/// As `dropsonde_service_status` shows it.
+/// The status of a service, with its value in `dropsonde_service_status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServiceStatus {
     Stopped = 0,
@@ -55,18 +56,18 @@ pub enum ServiceStatus {
     Failed = 4,
 }
 
-/// As `dropsonde_remote_circuit_breaker` shows it.
+/// The state of a circuit breaker, with its value in `dropsonde_remote_circuit_breaker`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Breaker {
-    /// Requests go out.
+    /// Requests are sent.
     Closed = 0,
-    /// Too many failed: none goes out for a while.
+    /// Too many requests failed: none is sent for a while.
     Open = 1,
-    /// One goes out, to see whether others can.
+    /// One request is sent, to see whether others can be.
     HalfOpen = 2,
 }
 
-/// Registers under the prefix of all the host's own metrics.
+/// Registers a new collector, and returns it.
 pub(super) fn register<C: Collector + Clone + 'static>(
     registry: &Registry,
     made: Result<C, Error>,
@@ -76,6 +77,7 @@ pub(super) fn register<C: Collector + Clone + 'static>(
     Ok(made)
 }
 
+/// Returns the options of a metric, with the prefix of all the host's own metrics.
 pub(super) fn options(name: &str, help: &str) -> Opts {
     Opts::new(name, help).namespace("dropsonde")
 }
@@ -85,7 +87,7 @@ pub(super) fn histogram_options(name: &str, help: &str, buckets: Vec<f64>) -> Hi
 }
 
 impl CoreMetrics {
-    /// Once for a registry.
+    /// Registers the metrics, which works once for a registry.
     pub fn register(registry: &super::MetricRegistry) -> Result<Self, Error> {
         let registry = registry.prometheus();
         let counter = |name, help, labels: &[&str]| register(registry, IntCounterVec::new(options(name, help), labels));
@@ -152,7 +154,8 @@ impl CoreMetrics {
             )?,
             remote_circuit_breaker: gauge(
                 "remote_circuit_breaker",
-                "0 closed, 1 open: nothing is sent for a while, 2 half-open: one is sent to see.",
+                "Circuit breaker of a destination: 0 closed, 1 open (nothing is sent for a while), 2 half-open (one \
+                 request is sent).",
                 &["destination"],
             )?,
         })
@@ -166,12 +169,12 @@ impl CoreMetrics {
         self.health_status.with_label_values(&[service]).set(i64::from(is_well));
     }
 
-    /// `kind`: `sample`, `stats`, `event`, or a service's own word.
+    /// Counts received messages. `kind`: `sample`, `stats`, `event`, or a service's own word.
     pub fn received(&self, service: &str, kind: &str, count: u64) {
         self.messages_received.with_label_values(&[service, kind]).inc_by(count);
     }
 
-    /// `status`: `ok`, `failed`, `dropped`; `gap`: there was nothing to take.
+    /// Counts processed messages. `status`: `ok`, `failed`, `dropped`, or `gap` if there was nothing to take.
     pub fn processed(&self, service: &str, kind: &str, status: &str, count: u64) {
         self.messages_processed.with_label_values(&[service, kind, status]).inc_by(count);
     }
@@ -189,16 +192,17 @@ impl CoreMetrics {
         self.messages_published.with_label_values(&[service, subject]).inc_by(count);
     }
 
-    /// Also with none, so that there is something to compare with.
+    /// Counts panics. A count of 0 makes the series appear, so that its first increase is seen.
     pub fn panics(&self, service: &str, count: u64) {
         self.panics.with_label_values(&[service]).inc_by(count);
     }
 
+    /// Records the duration of an operation.
     pub fn took(&self, service: &str, operation: &str, took: Duration) {
         self.processing_duration_seconds.with_label_values(&[service, operation]).observe(took.as_secs_f64());
     }
 
-    /// `kind`: a small fixed set of words.
+    /// Counts failures. `kind`: one of a small fixed set of words.
     pub fn errors(&self, service: &str, kind: &str, count: u64) {
         self.errors.with_label_values(&[service, kind]).inc_by(count);
     }
@@ -211,7 +215,7 @@ impl CoreMetrics {
         self.remote_rtt_seconds.with_label_values(&[destination]).set(took.as_secs_f64());
     }
 
-    /// Also with none, so that there is something to compare with.
+    /// Counts reconnects. A count of 0 makes the series appear, so that its first increase is seen.
     pub fn remote_reconnects(&self, destination: &str, count: u64) {
         self.remote_reconnects.with_label_values(&[destination]).inc_by(count);
     }
@@ -220,7 +224,7 @@ impl CoreMetrics {
         self.remote_circuit_breaker.with_label_values(&[destination]).set(breaker as i64);
     }
 
-    /// Removes all series of a service that is no more.
+    /// Removes all series of a service that is gone.
     pub fn forget(&self, service: &str) {
         let of_service: [&IntCounterVec; 6] = [
             &self.messages_received,
@@ -236,7 +240,7 @@ impl CoreMetrics {
             }
         }
         for vector in [&self.service_status, &self.health_status] {
-            // What it never had is not there to be removed.
+            // This fails for a series that the service never had.
             let _ = vector.remove_label_values(&[service]);
         }
         for labels in series_of(&self.processing_duration_seconds, "service", service) {
@@ -246,7 +250,7 @@ impl CoreMetrics {
     }
 }
 
-/// The labels of the series that have one of some value.
+/// Returns the labels of each series that has a label of this key and value.
 pub(super) fn series_of(vector: &impl Collector, key: &str, value: &str) -> Vec<Vec<(String, String)>> {
     let families = vector.collect();
     let series = families.iter().flat_map(|family| family.get_metric());

@@ -9,13 +9,13 @@ use prometheus::{
 pub struct HostMetrics {
     pub registry: MetricRegistry,
     pub core: CoreMetrics,
-    /// `offset`, `poison`, `budget`, `slow_reader`, `untracked`.
+    /// By reason: `offset`, `poison`, `budget`, `slow_reader`, `untracked`, `memory`.
     pub samples_dropped: IntCounterVec,
-    /// `full`, `unreachable`.
+    /// By reason: `full`, `unreachable`.
     pub spans_dropped: IntCounterVec,
     pub http_requests: IntCounterVec,
     pub http_request_seconds: HistogramVec,
-    /// `all`, `peer`.
+    /// By reason: `all`, `peer`.
     pub http_connections_refused: IntCounterVec,
     /// Polls in which a call failed.
     pub health_checks_failed: IntCounterVec,
@@ -26,24 +26,24 @@ pub struct HostMetrics {
     pub plugin_cpu_seconds: CounterVec,
     pub plugin_log_lines_dropped: IntCounterVec,
     pub plugin_metrics_overflow: IntCounterVec,
-    /// `handle`, `value`.
+    /// By plugin and reason: `handle`, `value`.
     pub plugin_metrics_ignored: IntCounterVec,
     pub plugins_uploaded: IntCounter,
     pub plugin_restores_succeeded: IntCounter,
     pub plugin_restores_failed: IntCounter,
-    /// `io`, `full`, `refusals`, `closed`.
+    /// By reason: `io`, `full`, `refusals`, `closed`.
     pub audit_entries_dropped: IntCounterVec,
     pub workers_spawned: IntCounter,
-    /// `graceful`, `crashed`, `idle_timeout`.
+    /// By reason: `graceful`, `crashed`, `idle_timeout`.
     pub workers_stopped: IntCounterVec,
     pub build_seconds: HistogramVec,
     pub cold_start_seconds: HistogramVec,
-    /// `applied`, `refused`, `failed`.
+    /// By outcome: `applied`, `refused`, `failed`.
     pub config_reloads: IntCounterVec,
     pub config_last_reload_successful: IntGauge,
     pub build_info: GaugeVec,
     pub start_time_seconds: Gauge,
-    /// `back`, `ahead`.
+    /// By direction: `back`, `ahead`.
     pub clock_jumps: IntCounterVec,
     pub clock_last_jump_seconds: Gauge,
 }
@@ -89,7 +89,7 @@ impl HostMetrics {
                 "Polls of a plugin in which a call failed.",
                 by_plugin,
             )?,
-            // From a warm call on one instance to a deadline of seconds.
+            // The buckets reach from a warm call on one instance to a deadline of seconds.
             plugin_call_seconds: histogram(
                 "plugin_call_seconds",
                 "Duration of a plugin's calls, in seconds.",
@@ -126,7 +126,8 @@ impl HostMetrics {
             )?,
             plugin_metrics_ignored: counter(
                 "plugin_metrics_ignored_total",
-                "Recordings of a plugin that were ignored: for a series that it does not have (handle), or with an invalid value.",
+                "Recordings of a plugin that were ignored: for a series that it does not have (handle), or with an \
+                 invalid value.",
                 &["plugin", "reason"],
             )?,
             plugins_uploaded: plain("plugins_uploaded_total", "Plugins that were uploaded through the API.")?,
@@ -186,13 +187,14 @@ impl HostMetrics {
                 all,
                 Gauge::with_opts(options(
                     "clock_last_jump_seconds",
-                    "Seconds by which the wall clock was set the last time; negative when it was set back, 0 when it was not set since the host started.",
+                    "Seconds by which the wall clock was set the last time; negative when it was set back, 0 when it \
+                     was not set since the host started.",
                 )),
             )?,
             registry,
         };
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
-        // What is counted from nothing shows its first step.
+        // The series begin at 0, so that their first increase is seen.
         for reason in ["offset", "poison", "budget", "slow_reader", "untracked", "memory"] {
             metrics.samples_dropped.with_label_values(&[reason]);
         }
@@ -202,7 +204,7 @@ impl HostMetrics {
         for outcome in ["applied", "refused", "failed"] {
             metrics.config_reloads.with_label_values(&[outcome]);
         }
-        // The host started by it.
+        // The host started with the configuration that was read last.
         metrics.config_last_reload_successful.set(1);
         for reason in ["all", "peer"] {
             metrics.http_connections_refused.with_label_values(&[reason]);
@@ -216,7 +218,7 @@ impl HostMetrics {
         Ok(metrics)
     }
 
-    /// What is counted of a plugin begins at nothing.
+    /// Has the counters of a plugin begin at 0.
     pub fn know_plugin(&self, name: &str) {
         for vector in self.of_plugin() {
             vector.with_label_values(&[name]);
@@ -228,10 +230,10 @@ impl HostMetrics {
         self.core.panics(name, 0);
     }
 
-    /// Removes the series of a plugin that is no more.
+    /// Removes the series of a plugin that is gone.
     pub fn forget_plugin(&self, name: &str) {
         self.core.forget(name);
-        // What it never had is not there to be removed.
+        // Removing fails for a series that the plugin never had.
         for vector in self.of_plugin() {
             let _ = vector.remove_label_values(&[name]);
         }
@@ -256,7 +258,8 @@ impl HostMetrics {
     }
 }
 
-/// `2xx`, as `dropsonde_http_requests_total` has it; `unknown` for what is no HTTP status.
+/// Returns the class of an HTTP status, such as `2xx`, for `dropsonde_http_requests_total`; `unknown` for other
+/// numbers.
 pub fn status_class(code: u16) -> &'static str {
     match code {
         100..=199 => "1xx",

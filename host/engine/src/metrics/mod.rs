@@ -1,8 +1,8 @@
-//! Metrics that are counted here, as opposed to samples: the host's own, and those of native services beside it.
+//! The metrics of the host itself, and of native services beside it. Samples are not among them.
 //!
 //! * [`MetricRegistry`], [`Registrar`] (`registry`): metrics of named services.
-//! * [`CoreMetrics`] (`core`): what every service has, and a method to record each.
-//! * [`HostMetrics`] (`host`): what the host counts about itself.
+//! * [`CoreMetrics`] (`core`): the metrics that every service has, with a method to record each.
+//! * [`HostMetrics`] (`host`): the host's metrics about itself.
 
 mod core;
 mod host;

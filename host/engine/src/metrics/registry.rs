@@ -5,17 +5,18 @@ use prometheus::{Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts,
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// Registers metrics of named services. [`MetricRegistry`] is the real one; a test may have another.
+/// Registers metrics of named services. [`MetricRegistry`] is the real implementation; a test may have another.
 ///
-/// Every metric has the label `service`, so that two services may have one of the same name, if they mean the same by it.
-/// Registering the same again gives the same metric.
+/// Every metric has the label `service`, so that two services may have metrics of the same name, if their kind, help,
+/// labels and buckets agree. Registering the same metric again returns it.
 pub trait Registrar: Send + Sync {
-    /// `name` ends in `_total`.
+    /// Registers counters. `name` ends in `_total`.
     fn counter_vec(&self, service: &str, name: &str, help: &str, labels: &[&str]) -> Result<CounterVec, RegisterError>;
 
+    /// Registers gauges.
     fn gauge_vec(&self, service: &str, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, RegisterError>;
 
-    /// `buckets`: upper bounds, ascending; none: from 5 ms to 10 s.
+    /// Registers histograms. `buckets`: upper bounds, ascending; none: from 5 ms to 10 s.
     fn histogram_vec(
         &self,
         service: &str,
@@ -25,7 +26,7 @@ pub trait Registrar: Send + Sync {
         buckets: &[f64],
     ) -> Result<HistogramVec, RegisterError>;
 
-    /// Removes a metric with all its series. Whether it was there.
+    /// Removes a metric with all its series. Returns whether it was there.
     fn unregister(&self, service: &str, name: &str) -> bool;
 
     fn counter(&self, service: &str, name: &str, help: &str) -> Result<Counter, RegisterError> {
@@ -41,7 +42,7 @@ pub trait Registrar: Send + Sync {
     }
 }
 
-/// The metrics of a host's native services. Cheap to clone; two of them share nothing.
+/// The metrics of a host's native services. Cheap to clone; two registries share nothing.
 #[derive(Debug, Clone)]
 pub struct MetricRegistry {
     prometheus: Registry,
@@ -49,29 +50,30 @@ pub struct MetricRegistry {
     metrics: Metrics,
 }
 
-/// Why a metric was not registered.
+/// The reason why a metric was not registered.
 #[derive(Debug, thiserror::Error)]
 pub enum RegisterError {
-    /// It cannot be exposed.
+    /// The metric cannot be exposed.
     #[error(transparent)]
     Invalid(#[from] BadDescriptor),
-    #[error("{0:?} is no service's name: at most {LONGEST_SERVICE} bytes without control characters")]
+    #[error("invalid service name {0:?}; use 1 to {LONGEST_SERVICE} bytes without control characters")]
     Service(String),
-    #[error("the label `service` is the registry's own")]
+    #[error("the label `service` is reserved for the registry; use another name")]
     ServiceLabel,
-    /// The name means something else already: another kind, other labels, help or buckets.
+    /// The name already means something else: another kind, or other labels, help or buckets.
     #[error(transparent)]
     Conflict(#[from] Conflict),
     #[error(transparent)]
     Library(#[from] prometheus::Error),
 }
 
+/// The longest name of a service, in bytes.
 const LONGEST_SERVICE: usize = 128;
 
 /// The label every metric of a service has.
 const SERVICE: &str = "service";
 
-/// By service and the name of the family: a counter and another that differ by `_total` are one.
+/// Metrics by service and family. Names that differ only by `_total` are of one family.
 #[derive(Debug, Clone, Default)]
 struct Metrics(Arc<RwLock<BTreeMap<(String, String), Registered>>>);
 
@@ -97,12 +99,12 @@ impl MetricRegistry {
         Ok(Self { prometheus, names: MetricNames::default(), metrics })
     }
 
-    /// The registry underneath. What is registered there directly is exposed as it is.
+    /// Returns the registry underneath. Metrics that are registered there directly are exposed as they are.
     pub fn prometheus(&self) -> &Registry {
         &self.prometheus
     }
 
-    /// What names mean: shared with the host's plugins.
+    /// Returns the meanings of metric names, which are shared with the host's plugins.
     pub(crate) fn names(&self) -> &MetricNames {
         &self.names
     }
@@ -128,7 +130,7 @@ impl MetricRegistry {
         }
         let options = Opts::new(&descriptor.name, &descriptor.help).const_label(SERVICE, service);
         let metric = make(&descriptor, options)?;
-        // No plugin's name has a space.
+        // This is never a plugin's name, because those have no space.
         let claim = self.names.claim(&format!("service {service}").into(), descriptor)?;
         metrics.insert(key, Registered { claim, metric: metric.clone() });
         Ok(metric)
@@ -187,14 +189,14 @@ fn descriptor(name: &str, help: &str, kind: MetricKind, labels: &[&str], buckets
     Descriptor { name: name.to_owned(), help: help.to_owned(), kind, labels, buckets: buckets.to_vec() }
 }
 
-/// Unreachable: what is registered under a name was compared before.
+/// Returns an error that never occurs: the kind was compared with the registered one before.
 fn other_kind(name: &str) -> RegisterError {
-    RegisterError::Library(prometheus::Error::Msg(format!("{name} is of another kind")))
+    RegisterError::Library(prometheus::Error::Msg(format!("{name} is registered as another kind")))
 }
 
 // === impl Metrics ===
 
-/// One collector for all: the library's own bookkeeping would never let go of what a name once was.
+/// One collector for all metrics. The library itself would never forget the meaning that a name once had.
 impl Collector for Metrics {
     fn desc(&self) -> Vec<&Desc> {
         Vec::new()
