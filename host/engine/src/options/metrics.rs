@@ -2,15 +2,16 @@ use crate::memory;
 use dropsonde_model::{InvalidValue, Size};
 use serde::Deserialize;
 
-/// `[metrics]`: what Prometheus scrapes.
+/// `[metrics]`: the text that Prometheus scrapes.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
+    /// The path of the text.
     pub path: String,
-    /// Series of one plugin's own metrics; each bucket of a histogram is one.
+    /// The most series of one plugin's own metrics; each bucket of a histogram counts as one.
     pub max_series_per_plugin: usize,
-    /// Size of text of all samples together, which plugins share. None: a sixteenth of the memory there is, at most
-    /// 512 MiB.
+    /// The largest text of all samples together, which plugins share. None: a sixteenth of the available memory, at
+    /// most 512 MiB.
     pub max_size: Option<Size>,
 }
 
@@ -21,7 +22,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Size of text of all samples together.
+    /// Returns the largest size of the text of all samples together, in bytes.
     pub fn size(&self) -> u64 {
         self.max_size.map_or_else(|| (memory::available() as u64 / 16).min(512 << 20), |bytes| bytes.get() as u64)
     }

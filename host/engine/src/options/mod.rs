@@ -1,9 +1,9 @@
-//! What an operator, or a program that embeds the engine, says to it.
+//! The settings of the engine, from an operator or from a program that embeds it.
 //!
 //! # Layout
 //!
 //! * A file for each section: `store`, `poll`, `stream`, `metrics`, `snapshot`, `instance`, `plugin`.
-//! * `names`: the plugins that are named somewhere.
+//! * `names`: the names of plugins in the settings.
 
 mod instance;
 mod metrics;
@@ -30,32 +30,32 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// All of it.
+/// All settings of the engine.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Options {
-    /// On every instance.
+    /// Labels of every instance.
     pub labels: Labels,
     pub store: StoreConfig,
     pub poll: Poll,
     pub stream: Stream,
     pub metrics: Metrics,
     pub snapshot: Snapshot,
-    /// Tracked from the start, beside what plugins discover.
+    /// Instances that are tracked from the start, beside those that plugins discover.
     pub instances: Vec<StaticInstance>,
-    /// By plugin name.
+    /// The settings of plugins, by name.
     pub plugins: BTreeMap<String, PluginConfig>,
-    /// Where things are kept between starts; none when nothing is.
+    /// The data directory. None: nothing is kept between starts.
     pub data_dir: Option<PathBuf>,
-    /// Where plugins' files are; none when there is no such folder.
+    /// The folder with plugins' files. None: there is no such folder.
     pub plugins_dir: Option<PathBuf>,
     /// Plugins that come with the program.
     pub bundled: &'static [Bundled],
-    /// Bytes of memory that those who serve what the engine knows may come to need.
+    /// Bytes of memory that the server of the engine's data may come to need.
     pub serving: u64,
 }
 
 impl Options {
-    /// Checks what types alone cannot.
+    /// Checks the rules that types alone cannot express.
     pub fn check(&self) -> Result<(), InvalidValue> {
         self.poll.check()?;
         self.store.check()?;
@@ -67,13 +67,13 @@ impl Options {
         for (index, instance) in self.instances.iter().enumerate() {
             instance.check(&format!("instances[{index}]"))?;
             if let Some(first) = ids.insert(&instance.id, index) {
-                let why = format!("{:?} is named by instances[{first}] already", instance.id);
+                let why = format!("{:?} is already the id of instances[{first}]", instance.id);
                 return InvalidValue::of(&format!("instances[{index}].id"), &why);
             }
         }
         for (name, plugin) in &self.plugins {
             if !dropsonde_model::names::is_plugin(name) {
-                let why = format!("is no plugin's name: {}", dropsonde_model::names::PLUGIN_RULE);
+                let why = format!("is not a valid plugin name: {}", dropsonde_model::names::PLUGIN_RULE);
                 return InvalidValue::of(&format!("plugins.{name:?}"), &why);
             }
             let key = |key: &str| format!("plugins.{name}.{key}");
@@ -82,27 +82,28 @@ impl Options {
         Ok(())
     }
 
-    /// A plugin's own section, or the defaults.
+    /// Returns a plugin's own section, or the defaults.
     pub fn plugin(&self, name: &str) -> PluginConfig {
         self.plugins.get(name).cloned().unwrap_or_default()
     }
 
-    /// The plugin of a name that comes with the program.
+    /// Returns the plugin of a name that comes with the program, if there is one.
     pub fn bundled(&self, name: &str) -> Option<Bundled> {
         self.bundled.iter().copied().find(|bundled| bundled.name == name)
     }
 
+    /// Returns the time between two polls of a plugin.
     pub fn interval(&self, plugin: &PluginConfig) -> Duration {
         plugin.interval.unwrap_or(self.poll.interval).get()
     }
 
-    /// How often something is polled, each once.
+    /// Returns all times between two polls, each once.
     pub fn intervals(&self) -> BTreeSet<Duration> {
         let own = self.plugins.values().map(|plugin| self.interval(plugin));
         own.chain([self.poll.interval.get()]).collect()
     }
 
-    /// What is in force: a poll never outlasts `poll.timeout` or its interval.
+    /// Returns the limits in force for a plugin: a poll never outlasts `poll.timeout` or its interval.
     pub fn limits(&self, plugin: &PluginConfig) -> Limits {
         let limits = plugin.limits();
         let (mut deadline, mut deadline_setting) = (limits.deadline, limits.deadline_setting);

@@ -1,11 +1,11 @@
-//! Plugins a configuration names.
+//! The names of plugins in a configuration, and which of them are unknown.
 
 use super::Options;
 use dropsonde_model::nearest::nearest;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-/// A plugin that a configuration names, and where.
+/// The name of a plugin in a configuration, and its place there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Named<'a> {
     plugin: &'a str,
@@ -16,27 +16,29 @@ struct Named<'a> {
 enum Place<'a> {
     Section,
     DefaultSamplers,
-    /// By the instance's id.
+    /// The samplers of the instance with this id.
     SamplersOf(&'a str),
 }
 
-/// A name that is no plugin's.
+/// A name in the configuration that no plugin has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownName {
-    /// The part of the configuration that has it.
+    /// The part of the configuration with the name.
     pub part: String,
+    /// The error in words.
     pub why: String,
 }
 
 impl Options {
-    /// Names that are neither a plugin's that is known, nor in `before`, which is in force: who said so there waits for it.
+    /// Returns the names that no known plugin has. It accepts names that `before` has too, because that configuration
+    /// is in force and waits for those plugins.
     pub fn unknown_names(&self, known: &BTreeSet<String>, before: Option<&Self>) -> Vec<UnknownName> {
         let before: BTreeSet<&str> = before.into_iter().flat_map(|before| before.named()).map(|n| n.plugin).collect();
         let is_unknown = |named: &Named<'_>| !known.contains(named.plugin) && !before.contains(named.plugin);
         self.named().into_iter().filter(is_unknown).map(|named| self.unknown(named, known)).collect()
     }
 
-    /// Files that would be those of plugins this names and that have none.
+    /// Returns the missing files of the plugins that the configuration names.
     pub fn awaited_files(&self) -> BTreeSet<PathBuf> {
         let Some(folder) = &self.plugins_dir else { return BTreeSet::new() };
         let named = self.named().into_iter().filter(|named| self.bundled(named.plugin).is_none());

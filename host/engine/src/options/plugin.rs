@@ -1,4 +1,4 @@
-//! What an operator says of one plugin.
+//! The settings of one plugin.
 
 use super::poll::check_interval;
 use dropsonde_model::{InvalidValue, Size, Span};
@@ -6,28 +6,31 @@ use dropsonde_sandbox::{Grants, Limits, Need};
 use serde::Deserialize;
 use std::time::Duration;
 
+/// `[plugins.NAME]`: the settings of one plugin.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PluginConfig {
-    /// None: `poll.interval`.
+    /// The time between two polls. None: `poll.interval`.
     pub interval: Option<Span>,
-    /// Of the component, in hex: another is not run. None: any.
+    /// The sha256 of the component, in hex: another component is not run. None: any component is.
     pub sha256: Option<String>,
-    /// None: nothing, or what a bundled plugin is granted by default.
+    /// The grants. None: no grants, or the default grants of a bundled plugin.
     pub grants: Option<GrantsConfig>,
     pub limits: LimitsConfig,
-    /// It may add fields and labels to instances that are another's. What those have it never replaces.
+    /// Whether the plugin may add fields and labels to instances of other owners. It never replaces those that they
+    /// have.
     pub share_instances: bool,
-    /// Handed to the plugin as JSON.
+    /// The plugin's own configuration, which the plugin gets as JSON.
     pub config: toml::Table,
 }
 
+/// The grants of a plugin.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GrantsConfig {
     /// Globs of absolute paths.
     pub read: Vec<String>,
-    /// Origins, and networks that names may lead to.
+    /// Origins, and networks that host names may resolve into.
     pub http: Vec<String>,
     /// Names of environment variables.
     pub env: Vec<String>,
@@ -35,11 +38,11 @@ pub struct GrantsConfig {
     pub dirs: Vec<String>,
 }
 
-/// None: the default of [`Limits`].
+/// The limits of a plugin. None: the default of [`Limits`].
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsConfig {
-    /// Wall time its component may take to compile, once it is its turn. None: 60 s.
+    /// The longest wall time of compiling the component, once it is its turn. None: 60 s.
     pub compile_time: Option<Span>,
     pub memory: Option<Size>,
     pub cpu: Option<Span>,
@@ -53,11 +56,11 @@ pub struct LimitsConfig {
     pub log_lines_per_second: Option<u32>,
     pub log_line_bytes: Option<Size>,
     pub idle_timeout: Option<Span>,
-    /// Calls in a row that may end badly within the window before it is quarantined. None: 5.
+    /// Calls in a row that may end badly within the window before the plugin is quarantined. None: 5.
     pub failures: Option<u32>,
-    /// None: 10 minutes.
+    /// The window of `failures`. None: 10 minutes.
     pub failure_window: Option<Span>,
-    /// The first pause after which a plugin in quarantine is tried again; each later one is twice as long, up to an hour.
+    /// The first pause before a plugin in quarantine is retried. Each later pause is twice as long, up to an hour.
     /// None: a minute.
     pub retry_after: Option<Span>,
 }
@@ -65,7 +68,7 @@ pub struct LimitsConfig {
 // === impl GrantsConfig ===
 
 impl GrantsConfig {
-    /// In the words of plugins.
+    /// Returns the grants as needs, which is how plugins name them.
     pub fn needs(&self) -> impl Iterator<Item = Need> {
         let read = self.read.iter().cloned().map(Need::Read);
         let http = self.http.iter().cloned().map(Need::Http);
@@ -78,7 +81,7 @@ impl GrantsConfig {
 // === impl PluginConfig ===
 
 impl PluginConfig {
-    /// The plugin's own configuration as a JSON object.
+    /// Returns the plugin's own configuration as a JSON object.
     pub fn json(&self) -> String {
         serde_json::to_string(&self.config).unwrap_or_else(|_| "{}".to_owned())
     }
@@ -105,22 +108,22 @@ impl PluginConfig {
         }
     }
 
-    /// Calls in a row that may end badly before it is quarantined.
+    /// Returns how many calls in a row may end badly before the plugin is quarantined.
     pub fn failures(&self) -> u32 {
         self.limits.failures.unwrap_or(5)
     }
 
-    /// The time they must lie within.
+    /// Returns the window in which these calls must end.
     pub fn failure_window(&self) -> Duration {
         self.limits.failure_window.map_or(Duration::from_secs(600), Span::get)
     }
 
-    /// The first pause of its quarantine.
+    /// Returns the first pause of a quarantine.
     pub fn retry_after(&self) -> Duration {
         self.limits.retry_after.map_or(Duration::from_secs(60), Span::get)
     }
 
-    /// Checks what types alone cannot; `key` makes a key of it whole.
+    /// Checks the rules that types alone cannot express. `key` completes the key of a setting.
     pub fn check(&self, key: &dyn Fn(&str) -> String) -> Result<(), InvalidValue> {
         let wrong = |list: &str, why: &str| InvalidValue::of(&key(list), why);
         if let Some(interval) = self.interval {
@@ -157,7 +160,7 @@ impl PluginConfig {
             ("limits.retry_after", self.retry_after().is_zero()),
         ];
         match zero.into_iter().find(|(_, zero)| *zero) {
-            Some((name, _)) => InvalidValue::of(&key(name), "must be more than nothing"),
+            Some((name, _)) => InvalidValue::of(&key(name), "must be greater than 0"),
             None => Ok(()),
         }
     }

@@ -2,16 +2,17 @@ use dropsonde_model::{InvalidValue, Span};
 use serde::Deserialize;
 use std::time::Duration;
 
-/// `[poll]`: when instances are read, and by whom.
+/// `[poll]`: the times at which instances are polled, and the samplers that poll them.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Poll {
+    /// The time between two polls.
     pub interval: Span,
-    /// Longest wall time of one call; at most the interval.
+    /// The longest wall time of one call; at most the interval.
     pub timeout: Span,
-    /// How often plugins are asked what they find.
+    /// The time between two discoveries of a plugin.
     pub discover_interval: Span,
-    /// Which samplers poll an instance that names none: `*` is all.
+    /// The samplers that poll an instance that names none. `*` means all samplers.
     pub default_samplers: Vec<String>,
     pub max_instances: usize,
 }
@@ -32,7 +33,7 @@ impl Poll {
     pub fn check(&self) -> Result<(), InvalidValue> {
         check_interval("poll.interval", self.interval, Duration::from_millis(100))?;
         if self.timeout.get().is_zero() || self.timeout.get() > Duration::from_secs(3600) {
-            return InvalidValue::of("poll.timeout", "must be more than nothing and at most 1h");
+            return InvalidValue::of("poll.timeout", "must be greater than 0 and at most 1h");
         }
         check_interval("poll.discover_interval", self.discover_interval, Duration::from_secs(1))?;
         if !(1..=100_000_000).contains(&self.max_instances) {
@@ -42,11 +43,11 @@ impl Poll {
     }
 }
 
-/// Longest time between two polls, in days. Times of some intervals are added up, and whoever polls less often measures
-/// nothing.
+/// The longest time between two polls, in days. The host adds up times of some intervals, and a plugin that is polled
+/// less often measures nothing.
 const LONGEST_INTERVAL_DAYS: u64 = 366;
 
-/// Checks a time between two polls, or looks; `key` is where it stands.
+/// Checks a time between two polls or discoveries. `key`: its place in the configuration.
 pub(super) fn check_interval(key: &str, interval: Span, least: Duration) -> Result<(), InvalidValue> {
     if !(least..=Duration::from_secs(LONGEST_INTERVAL_DAYS * 86_400)).contains(&interval.get()) {
         let least = humantime::format_duration(least);

@@ -3,13 +3,13 @@ use dropsonde_model::{InvalidValue, Span};
 use serde::Deserialize;
 use std::time::Duration;
 
-/// `[snapshot]`: the application as a whole.
+/// `[snapshot]`: the snapshot of the application as a whole.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Snapshot {
-    /// How often sources are polled, and the snapshot's numbers written to history.
+    /// The time between two polls of sources, and between two rows of the snapshot's numbers in history.
     pub interval: Span,
-    /// Another path of `/v1/snapshot`.
+    /// A second path of `/v1/snapshot`.
     pub path: String,
 }
 

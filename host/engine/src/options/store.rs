@@ -3,25 +3,25 @@ use dropsonde_model::{InvalidValue, Size, Span};
 use serde::Deserialize;
 use std::time::Duration;
 
-/// `[store]`: what is kept, and for how long.
+/// `[store]`: the history that is kept, and for how long.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
-    /// Rows of a sampler and instance in memory: all there are with `memory_only`, else those the disk does not take for now.
-    /// What is on disk is kept as long as `retention` says, however many rows that are.
+    /// The most rows of a sampler and instance in memory. With `memory_only` these are all rows, else those that the
+    /// disk does not take for now. Rows on disk are kept as long as `retention` says, however many they are.
     pub retention_samples: usize,
-    /// Older rows go, whatever the interval.
+    /// The age at which rows are dropped, whatever the interval.
     pub retention: Span,
-    /// What files of history may take together; beyond, the oldest rows go.
+    /// The largest size of all files of history together. Beyond it the oldest rows are dropped.
     pub max_disk: Size,
-    /// Nothing is written to disk.
+    /// Whether nothing is written to disk.
     pub memory_only: bool,
-    /// How often what is new is written: what a crash can cost.
+    /// The time between two writes of new rows: the most that a crash can cost.
     pub flush_interval: Span,
-    /// Memory for unpacked history, so that what is asked again is answered faster.
+    /// Memory for unpacked history, which answers repeated queries faster.
     pub block_cache: Size,
-    /// Memory for all other history, which plugins share. None: a quarter of what the machine has, its control group
-    /// allows, or a quarter of what `ulimit -v` allows.
+    /// Memory for all other history, which plugins share. None: a quarter of the least of the machine's memory, the
+    /// limit of its control group, and a quarter of `ulimit -v`.
     pub max_memory: Option<Size>,
 }
 
@@ -41,13 +41,13 @@ impl Default for StoreConfig {
 }
 
 impl StoreConfig {
-    /// How far back rows that are read so often reach in memory alone, where that is less than `retention`.
+    /// Returns how far back rows of this interval reach in memory alone, if that is less than `retention`.
     pub fn cut(&self, interval: Duration) -> Option<Duration> {
         let reach = interval.saturating_mul(u32::try_from(self.retention_samples).unwrap_or(u32::MAX));
         (reach < self.retention.get()).then_some(reach)
     }
 
-    /// Size of memory for history beside the block cache.
+    /// Returns the memory for history beside the block cache, in bytes.
     pub fn memory(&self) -> u64 {
         self.max_memory.map_or_else(|| memory::available() as u64 / 4, |bytes| bytes.get() as u64)
     }

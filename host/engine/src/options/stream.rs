@@ -4,22 +4,25 @@ use dropsonde_model::{InvalidValue, Size, Span};
 use serde::Deserialize;
 use std::time::Duration;
 
-/// `[stream]`: live readers.
+/// `[stream]`: the streams of live readers.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Stream {
-    /// Samples of an instance that a slow reader may be behind before it loses some, or be away without missing any; the
-    /// newest 16 MiB of all instances' are kept for those who are away.
+    /// Samples of an instance that a slow reader may be behind before it loses some, or that a reader may be away for
+    /// without missing any. For readers that are away, the newest 16 MiB of all instances' samples are kept.
     pub watch_buffer: usize,
-    /// Silence after which a reader is told that the stream still is.
+    /// The silence after which a reader is told that its stream is alive.
     pub heartbeat: Span,
-    /// Time after which a reader that takes nothing is cut off.
+    /// The time after which a reader that takes nothing is cut off.
     pub stalled: Span,
+    /// The most streams that may be open.
     pub max_streams: usize,
-    /// Of one address (IPv6: one /64). None: 1000 of another machine's, of this one's three quarters of all.
+    /// The most streams of one address (IPv6: one /64). None: 1000; for this machine three quarters of all streams, if
+    /// that is more.
     pub max_streams_per_peer: Option<usize>,
-    /// Size of samples that may wait for slow readers, once for all of them, beside 16 KiB that each has of its own whose stream
-    /// the HTTP server carries. None: an eighth of the memory this process may have, at least 32 MiB and at most 256 MiB.
+    /// The most bytes of samples that may wait for slow readers, counted once for all of them. A reader whose stream
+    /// the HTTP server carries has 16 KiB of its own besides. None: an eighth of the memory this process may have, at
+    /// least 32 MiB and at most 256 MiB.
     pub max_buffer_bytes: Option<Size>,
 }
 
@@ -37,12 +40,12 @@ impl Default for Stream {
 }
 
 impl Stream {
-    /// Streams there may be: no more than there are sockets for.
+    /// Returns the most streams that may be open, for which there are always enough sockets.
     pub fn streams(&self) -> usize {
         self.max_streams.min(descriptors::streams(descriptors::sockets()))
     }
 
-    /// Size that may wait for slow readers, of those this process may have.
+    /// Returns the most bytes that may wait for slow readers. `memory`: the bytes of memory this process may have.
     pub fn buffer_bytes(&self, memory: usize) -> usize {
         self.max_buffer_bytes.map_or_else(|| of_pool(memory), Size::get)
     }
