@@ -1,4 +1,4 @@
-//! How much there may be of something, in all and of one peer: connections, streams, turns, bytes of memory.
+//! Quotas in all and for one client: of connections, streams, turns, or bytes of memory.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-/// The last fourth of what there is goes to peers that have nothing yet, or less than a thirty-second of it.
+/// The last quarter of all places is left to clients that have none yet, or less than a thirty-second of all.
 const LEFT: usize = 4;
 const LITTLE: usize = 32;
 
-/// Peers that are remembered as refused.
+/// The most refused clients that are remembered.
 const REMEMBERED: usize = 16;
 
-/// Places that are taken, and those who wait for some.
+/// Counts the places that are taken, and queues the requests that wait for some.
 #[derive(Debug, Default)]
 pub struct Places(Mutex<State>);
 
@@ -22,14 +22,14 @@ pub struct Places(Mutex<State>);
 struct State {
     all: usize,
     by_peer: HashMap<PeerId, usize>,
-    /// By peer: peers take turns, so that one that wants very much does not keep others waiting.
+    /// Waiting requests by client. Clients take turns, so that one that wants very much does not keep others waiting.
     waiting: VecDeque<(Option<PeerId>, VecDeque<Waiting>)>,
     refusals: u64,
-    /// Those who were refused something last, so many at most.
+    /// The clients that were refused last, at most [`REMEMBERED`].
     refused: Vec<Refused>,
 }
 
-/// A peer that wanted more than its share.
+/// A client that wanted more than its share.
 #[derive(Debug)]
 struct Refused {
     peer: PeerId,
@@ -37,16 +37,17 @@ struct Refused {
     last: Instant,
 }
 
+/// A request that waits for places.
 #[derive(Debug)]
 struct Waiting {
     count: usize,
     most: usize,
     share: Option<Share>,
-    /// Closed when it waits no more.
+    /// Closed when the caller no longer waits.
     tell: oneshot::Sender<Place>,
 }
 
-/// Some of them. Free again when it is dropped.
+/// Places that somebody holds. Dropping it frees them.
 #[derive(Debug)]
 pub struct Place {
     places: Arc<Places>,
@@ -54,26 +55,29 @@ pub struct Place {
     count: usize,
 }
 
-/// Whom places are counted for.
+/// A client whose places are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PeerId {
-    /// An address of IPv4, or the first of a /64 of IPv6.
+    /// An IPv4 address, or the first address of an IPv6 /64.
     Ip(IpAddr),
-    /// All who use a socket in the file system.
+    /// All clients that use a Unix socket.
     Unix,
 }
 
-/// The most that one peer may have.
+/// The share of one client.
 #[derive(Debug, Clone, Copy)]
 pub struct Share {
     pub peer: PeerId,
+    /// The most places it may have.
     pub most: usize,
 }
 
-/// The reason why there is no place: so many are all there may be.
+/// The reason why a request gets no places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
+    /// All places, so many, are taken.
     All(usize),
+    /// The client may have no more than so many now.
     OfPeer(usize),
 }
 
@@ -81,7 +85,7 @@ impl std::fmt::Display for PeerId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Ip(ip) => write!(f, "{ip}"),
-            Self::Unix => f.write_str("the Unix socket's"),
+            Self::Unix => f.write_str("on the Unix socket"),
         }
     }
 }
@@ -89,12 +93,12 @@ impl std::fmt::Display for PeerId {
 // === impl Places ===
 
 impl Places {
-    /// Takes one of `most`, if its peer has less than its share.
+    /// Takes one of `most` places, if its client has less than its share.
     pub fn take(self: &Arc<Self>, most: usize, share: Option<Share>) -> Result<Place, Full> {
         self.take_many(1, most, share)
     }
 
-    /// Takes `count` of `most`, if its peer then has no more than its share.
+    /// Takes `count` of `most` places, if its client then has no more than its share.
     pub fn take_many(self: &Arc<Self>, count: usize, most: usize, share: Option<Share>) -> Result<Place, Full> {
         let added = self.lock().add(count, most, share);
         if let (Err(Full::OfPeer(_)), Some(Share { peer, .. })) = (added, share) {
@@ -104,25 +108,26 @@ impl Places {
         Ok(self.place(count, share))
     }
 
-    /// Counts that a peer was refused something.
+    /// Counts a refusal of a client.
     pub fn refuse(&self, peer: PeerId) {
         self.lock().refuse(peer);
     }
 
-    /// Who was refused something within a time because it has its share, and how often so far.
+    /// Returns the clients that were refused within a time because they have their shares, with the number of refusals
+    /// so far.
     pub fn greedy(&self, within: Duration) -> Vec<(PeerId, u64)> {
         let state = self.lock();
         let of_late = state.refused.iter().filter(|refused| refused.last.elapsed() < within);
         of_late.map(|Refused { peer, times, .. }| (*peer, *times)).collect()
     }
 
-    /// How often a peer was refused something because it has its share.
+    /// Returns the number of refusals because a client has its share.
     pub fn refusals(&self) -> u64 {
         self.lock().refusals
     }
 
-    /// Waits until `count` of `most` can be taken, as long as `patience` lasts. Those who wait are served one of each peer in
-    /// turn.
+    /// Waits until `count` of `most` places can be taken, for `patience` at most. Clients that wait take turns: each is
+    /// served one request at a time.
     pub async fn wait(
         self: &Arc<Self>,
         count: usize,
@@ -135,20 +140,21 @@ impl Places {
         self.serve();
         match tokio::time::timeout(patience, told).await {
             Ok(Ok(place)) => Ok(place),
-            // It says why, unless there is one by now.
+            // Returns the reason, unless there are places by now.
             _ => self.take_many(count, most, share),
         }
     }
 
+    /// Returns the number of places that are taken.
     pub fn taken(&self) -> usize {
         self.lock().all
     }
 
-    /// Gives those who wait what there is for them.
+    /// Gives free places to waiting requests.
     fn serve(self: &Arc<Self>) {
         let served = self.lock().serve();
         for Waiting { count, share, tell, .. } in served {
-            // Free again if it waits no more.
+            // If the caller no longer waits, the places are dropped, and so free again.
             let _ = tell.send(self.place(count, share));
         }
     }
@@ -174,7 +180,7 @@ impl State {
         if is_over(self.all, most) {
             return Err(Full::All(most));
         }
-        // However many have their shares, others find something.
+        // However many clients have their shares, others still find places.
         if own > 0 && is_over(own, most / LITTLE) && is_over(self.all, most - most / LEFT) {
             return Err(Full::OfPeer(own));
         }
@@ -220,8 +226,9 @@ impl State {
         }
     }
 
-    /// Takes places for those who wait, and returns who got theirs. Peers that have their share are passed over; all wait
-    /// for one that there is not enough for, so that those who want much are served, too.
+    /// Takes places for waiting requests, and returns the requests that got theirs. Clients that have their share are
+    /// passed over. If there are not enough places for a request, all others wait for it, so that large requests are
+    /// served, too.
     fn serve(&mut self) -> Vec<Waiting> {
         let mut served = Vec::new();
         let mut passed = 0;
@@ -248,7 +255,8 @@ impl State {
     }
 }
 
-/// Of those who wait no more, the first came first.
+/// Drops requests whose callers no longer wait. Looks only at the front, because the first to come are the first to
+/// give up.
 fn forget_closed(queue: &mut VecDeque<Waiting>) {
     while queue.pop_front_if(|waiting| waiting.tell.is_closed()).is_some() {}
 }
@@ -256,7 +264,8 @@ fn forget_closed(queue: &mut VecDeque<Waiting>) {
 // === impl Place ===
 
 impl Place {
-    /// Has `count` from now on. It gives some back, or takes more, if its peer then has no more than `share` of `most`.
+    /// Changes the number of places to `count`: gives some back, or takes more of `most`, if the client then has no
+    /// more than `share`.
     pub fn resize(&mut self, count: usize, most: usize, share: usize) -> Result<(), Full> {
         if let Some(less) = self.count.checked_sub(count) {
             self.give_back(less);

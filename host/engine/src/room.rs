@@ -1,33 +1,38 @@
-//! Address space for plugins, where it is limited (`ulimit -v`, `LimitAS=`). An allocation that fails ends the host, so a plugin
-//! starts only if what it reserves is beside what the host may come to need for itself, and what plugins that run have.
+//! Address space for plugins, where it is limited (`ulimit -v`, `LimitAS=`). An allocation that fails ends the host. So
+//! a plugin starts only if the address space it reserves is left beside what the host itself may come to need and what
+//! running plugins have.
 //!
-//! A plugin keeps its room while it is restarted: nobody else can take it meanwhile.
+//! A plugin keeps its room while it is restarted, so that no other plugin can take it meanwhile.
 
 use crate::memory;
 use crate::options::Options;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Threads that may work off the server's threads at a time, each for as long as its disk or its compiler takes: twice as many
-/// as range queries by default, so that those alone cannot keep all others waiting.
+/// The most threads that do blocking work beside the server's threads, each for as long as its disk or its compiler
+/// takes. They are twice as many as range queries by default, so that range queries alone cannot keep all other work
+/// waiting.
 pub const BLOCKING_THREADS: usize = 128;
 
-/// Bytes of the stack of each of the runtime's threads: what parses and compiles on them is bounded in depth.
+/// The size of the stack of each of the runtime's threads, in bytes. It suffices because parsing and compiling on them
+/// have a bounded depth.
 pub const THREAD_STACK: usize = 1 << 20;
 
-/// Other threads, the events kept for streams that come back, and what the allocator has between two pieces.
+/// Bytes for other threads, for the events kept for readers that come back, and for the holes of the allocator.
 const OTHER: u64 = 96 << 20;
 
-/// Address space of plugins.
+/// The address space for plugins.
 #[derive(Debug)]
 pub(crate) struct Rooms {
+    /// The limit of the process's address space, in bytes; none if there is no limit.
     limit: Option<u64>,
-    /// Bytes the process had mapped before there were plugins.
+    /// Bytes that the process had mapped before there were plugins.
     began: u64,
+    /// Bytes that plugins have reserved.
     taken: Arc<AtomicU64>,
 }
 
-/// The room of one plugin. Free again when it is dropped.
+/// The address space reserved for one plugin. Dropping it frees it.
 #[derive(Debug)]
 pub(crate) struct Room {
     bytes: u64,
@@ -35,12 +40,13 @@ pub(crate) struct Room {
     taken: Arc<AtomicU64>,
 }
 
-/// There is not enough address space for a plugin.
+/// The error when there is not enough address space for a plugin.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "no room for it: RLIMIT_AS allows the host {} MiB of address space, of which {} MiB are left for plugins beside what the \
-     host and running plugins need, and it needs {} MiB; raise the limit (`ulimit -v` before the start, or LimitAS= of the \
-     service), lower store.max_memory, http.max_answer_bytes or stream.max_buffer_bytes, or remove a plugin, then reload it",
+    "not enough address space for the plugin: RLIMIT_AS allows the host {} MiB, of which {} MiB are left for plugins \
+     beside the needs of the host and of running plugins, and it needs {} MiB; raise the limit (`ulimit -v` before the \
+     start, or LimitAS= of the service), lower store.max_memory, http.max_answer_bytes or stream.max_buffer_bytes, or \
+     remove another plugin, then reload this one",
     limit >> 20, left >> 20, needed.div_ceil(1 << 20)
 )]
 pub struct NoRoom {
@@ -52,12 +58,12 @@ pub struct NoRoom {
 // === impl Rooms ===
 
 impl Rooms {
-    /// Looks at this process as it is now, before there are plugins.
+    /// Reads the limit and the mapped bytes of this process, before there are plugins.
     pub(crate) fn of_process() -> Self {
         Self { limit: memory::address_space(), began: memory::mapped().unwrap_or_default(), taken: Arc::default() }
     }
 
-    /// Takes room for a plugin, where there is a limit.
+    /// Reserves address space for a plugin, if there is a limit.
     pub(crate) fn take(&self, needed: u64, options: &Options, memory: usize) -> Result<Room, NoRoom> {
         let room = |bytes| Room { bytes, is_bounded: self.limit.is_some(), taken: self.taken.clone() };
         let Some(limit) = self.limit else { return Ok(room(0)) };
@@ -70,7 +76,7 @@ impl Rooms {
     }
 }
 
-/// Bytes the host may come to need, beside what it has when it begins: what its pools allow.
+/// Returns the bytes that the host may come to need beside those mapped at the start: the sizes of its pools.
 fn of_host(options: &Options, memory: usize) -> u64 {
     let Options { store, metrics, stream, serving, .. } = options;
     let pools = store.memory() + store.block_cache.get() as u64 + metrics.size();
@@ -79,7 +85,7 @@ fn of_host(options: &Options, memory: usize) -> u64 {
 }
 
 impl Room {
-    /// Whether so much fits into it. All does where there is no limit.
+    /// Returns whether so many bytes fit into the room. Without a limit, any number does.
     pub(crate) fn holds(&self, needed: u64) -> bool {
         !self.is_bounded || needed <= self.bytes
     }

@@ -1,7 +1,7 @@
-//! Who has how much of what plugins and programs share, and who wants more than there is for it.
+//! The use of pools that plugins, programs and clients share, and reports of those that want more than their share.
 //!
-//! The rule is that of [`Pool`]: half of each pool is common, and of the other half everyone has a share that nobody else can
-//! take. What is beyond is refused to its owner, and counted.
+//! The rule is that of [`Pool`]: half of each pool is common, and of the other half each owner has a share that nobody
+//! else can take. Beyond that an owner is refused, and the refusal is counted.
 
 use crate::Engine;
 use crate::front::ClientPool;
@@ -14,23 +14,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The owner of what plugins had that are there no more.
+/// The owner that stands for all plugins that are gone and left history.
 const GONE: &str = "dropsonde:gone";
 
-/// What a client has too many of that it does not read.
+/// The pool that stands for the streams that a client does not read.
 const UNREAD: &str = "unread_streams";
 
-/// How long it is worth a word that an owner was refused something.
+/// The time for which a refusal is reported.
 const RECENT: Duration = Duration::from_secs(120);
 
-/// One of the pools.
+/// A pool that plugins and programs share.
 pub(crate) struct Shared<'a> {
-    /// Its name in metrics and on pages: what it is of, and its unit.
+    /// The pool's name in metrics and on pages: its content and its unit.
     pub(crate) name: &'static str,
     pool: &'a Pool,
-    /// What an owner is refused when its share is used up.
+    /// The consequence for an owner whose share is used up, for messages.
     beyond: &'static str,
-    /// What makes the pool larger.
+    /// The configuration key that makes the pool larger.
     key: &'static str,
 }
 
@@ -42,34 +42,34 @@ pub(crate) struct Greedy {
     pub(crate) why: String,
 }
 
-/// What the log says of greedy owners: when they begin to be, and when they end.
+/// The owners that the log has reported as greedy. It logs when an owner becomes greedy, and when that ends.
 #[derive(Debug, Default)]
 pub(crate) struct Log(BTreeSet<(&'static str, Arc<str>)>);
 
-/// What an owner has of a pool, as its page shows it.
+/// An owner's use of a pool, as its page shows it.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Share {
     pub(crate) pool: &'static str,
     used: u64,
-    /// The most it can have, when others leave it all that is common.
+    /// The most it can have, if others leave it the whole common part.
     most: u64,
-    /// How often it wanted more, or something of it had to go.
+    /// Refusals and evictions because its share was used up.
     refused: u64,
 }
 
-/// All of them.
+/// Returns the pools that plugins and programs share.
 pub(crate) fn pools(engine: &Engine) -> Vec<Shared<'_>> {
     let in_files = [
         Shared {
             name: "history_disk_bytes",
             pool: engine.store.disk(),
-            beyond: "its oldest history goes",
+            beyond: "its oldest history is dropped",
             key: "store.max_disk",
         },
         Shared {
             name: "history_log_bytes",
             pool: engine.store.log(),
-            beyond: "its newest rows are written once their block is full, and a crash before costs them",
+            beyond: "its newest rows are written once their block is full, and a crash before that loses them",
             key: "store.max_disk",
         },
     ];
@@ -77,7 +77,7 @@ pub(crate) fn pools(engine: &Engine) -> Vec<Shared<'_>> {
         Shared {
             name: "places",
             pool: engine.tracked.places(),
-            beyond: "what of it ended first is forgotten, and further instances are refused",
+            beyond: "its instances that ended first are forgotten, and further instances are refused",
             key: "poll.max_instances",
         },
         Shared {
@@ -89,7 +89,7 @@ pub(crate) fn pools(engine: &Engine) -> Vec<Shared<'_>> {
         Shared {
             name: "history_blocks_bytes",
             pool: engine.store.sealed(),
-            beyond: "its oldest history goes",
+            beyond: "its oldest history is dropped",
             key: "store.max_memory",
         },
         Shared {
@@ -103,18 +103,18 @@ pub(crate) fn pools(engine: &Engine) -> Vec<Shared<'_>> {
     in_memory.into_iter().chain(in_files.into_iter().filter(|_| is_archived)).collect()
 }
 
-/// A pool of clients, and who wanted more of it than its share.
+/// A pool that clients share, and the clients that wanted more than their share.
 pub(crate) struct OfClients {
     pub(crate) pool: &'static str,
     /// The configuration key that makes it larger; empty if there is none.
     key: &'static str,
-    /// How often clients were refused something of it.
+    /// The number of refusals, of all clients.
     pub(crate) refusals: u64,
-    /// The clients that were refused something lately, and how often each was.
+    /// The clients that were refused recently, each with its number of refusals.
     greedy: Vec<(PeerId, u64)>,
 }
 
-/// All of them.
+/// Returns the pools that clients share.
 pub(crate) fn of_clients(engine: &Engine) -> Vec<OfClients> {
     let queues: Vec<_> = engine.plugins.list().iter().filter_map(|plugin| plugin.events()).collect();
     let own = [
@@ -138,7 +138,7 @@ impl OfClients {
     }
 }
 
-/// What an owner has of each pool of which it has, or wanted, something.
+/// Returns an owner's use of each pool of which it has something or was refused something.
 pub(crate) fn of_owner(engine: &Engine, owner: &str) -> Vec<Share> {
     let share = |shared: Shared<'_>| {
         let account = shared.pool.account(owner);
@@ -150,7 +150,8 @@ pub(crate) fn of_owner(engine: &Engine, owner: &str) -> Vec<Share> {
 }
 
 impl Shared<'_> {
-    /// What each owner has of it, and how often it was refused more. Plugins that are gone, and left history, are one.
+    /// Returns each owner's use of the pool and its number of refusals. Plugins that are gone and left history are one
+    /// owner.
     pub(crate) fn all(&self, plugins: &Plugins) -> BTreeMap<Arc<str>, (u64, u64)> {
         let mut all = BTreeMap::new();
         for (owner, account) in self.pool.accounts() {
@@ -165,15 +166,15 @@ impl Shared<'_> {
         self.pool.total()
     }
 
-    /// Who was refused something of late, and why.
+    /// Returns the owners that were refused something recently, and why.
     fn greedy(&self, plugins: &Plugins) -> Vec<Greedy> {
         let accounts = self.pool.accounts().into_iter().filter(|(owner, _)| is_there(plugins, owner));
         let late = accounts.filter(|(_, account)| account.refused_at.is_some_and(|at| at.elapsed() < RECENT));
         late.map(|(owner, account)| {
             let Self { name, beyond, key, .. } = self;
             let why = format!(
-                "{owner} wanted more of {name} than the {} it can have now, and has {}: {beyond}, {} so far; raise {key}, or \
-                 have it want less",
+                "{owner} wanted more of {name} than the {} it can have now, and has {}: {beyond} ({} times so far); \
+                 raise {key}, or make it use less",
                 self.pool.most_of(&owner),
                 account.used,
                 account.refused
@@ -184,25 +185,26 @@ impl Shared<'_> {
     }
 }
 
-/// Whether an owner is no plugin, or one that is loaded.
+/// Returns whether an owner is not a plugin, or is a plugin that is loaded.
 fn is_there(plugins: &Plugins, owner: &str) -> bool {
     is_reserved(owner) || plugins.get(owner).is_some()
 }
 
-/// Who wanted more of late than its share, and what came of it.
+/// Returns the owners and clients that recently wanted more than their share, each with a message.
 pub(crate) fn greedy(engine: &Engine) -> Vec<Greedy> {
     let clients = of_clients(engine).into_iter().flat_map(|OfClients { pool, key, greedy, .. }| {
         greedy.into_iter().map(move |(peer, times)| {
             let way_out =
-                if key.is_empty() { String::new() } else { format!("; raise {key}, or have it ask for less") };
+                if key.is_empty() { String::new() } else { format!("; raise {key}, or make the client ask for less") };
             let why = if pool == UNREAD {
                 format!(
-                    "client {peer} does not read many of its streams as fast as samples come: those lose samples; have it \
-                     read them, or open fewer"
+                    "client {peer} reads many of its streams more slowly than samples come, and those lose samples; \
+                     make it read faster, or open fewer"
                 )
             } else {
                 format!(
-                    "client {peer} wanted more of {pool} than one client can have, and was refused it {times} times{way_out}"
+                    "client {peer} wanted more of {pool} than one client can have, and was refused {times} \
+                     times{way_out}"
                 )
             };
             Greedy { pool, owner: peer.to_string().into(), why }
@@ -212,7 +214,7 @@ pub(crate) fn greedy(engine: &Engine) -> Vec<Greedy> {
 }
 
 impl Log {
-    /// Says who has become greedy since it was last called, and who is it no more.
+    /// Logs the owners that have become greedy since the last call, and those that no longer are.
     pub(crate) fn look(&mut self, engine: &Engine) {
         let now = greedy(engine);
         for Greedy { pool, owner, why } in &now {
@@ -223,7 +225,7 @@ impl Log {
         self.0.retain(|(pool, owner)| {
             let is_still = now.iter().any(|greedy| greedy.pool == *pool && greedy.owner == *owner);
             if !is_still {
-                tracing::info!(pool, owner = &**owner, "it is within its share again");
+                tracing::info!(pool, owner = &**owner, "the owner is within its share again");
             }
             is_still
         });
