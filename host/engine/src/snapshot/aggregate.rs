@@ -3,14 +3,14 @@ use dropsonde_sandbox::{CacheStats, ChannelStats, EnvelopeStats, HistoryStats, P
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Names of a map in the document; what comes after them, in their order, is `other`.
+/// The most names of a map in the document. The counts of further names, in their order, are added up as `other`.
 const MOST_NAMES: usize = 256;
 
 const OTHER: &str = "other";
 
-/// What several sources say together. Counts and maps are sums; `rate_per_second`, `average_per_channel`,
-/// `buffer_utilization_pct` and `hit_rate_pct` are means over the sources that report the section, those that report 0
-/// among them. A section nobody reports is all zeros.
+/// The statistics of several sources taken together. Counts and maps are sums; `rate_per_second`,
+/// `average_per_channel`, `buffer_utilization_pct` and `hit_rate_pct` are means over the sources that report the
+/// section, also those that report 0. A section that no source reports is all zeros.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Aggregate {
     pub channels: ChannelStats,
@@ -22,6 +22,7 @@ pub struct Aggregate {
 }
 
 impl Aggregate {
+    /// Takes the statistics of several sources together.
     pub fn of<'a>(sources: impl IntoIterator<Item = &'a Stats>) -> Self {
         let sources: Vec<&Stats> = sources.into_iter().collect();
         let mut all = Self::default();
@@ -35,20 +36,21 @@ impl Aggregate {
     }
 }
 
-/// There is never less than nothing of something.
+/// Adds a count to a sum. A negative count counts as 0.
 fn add(sum: &mut i64, count: i64) {
     *sum = sum.saturating_add(count.max(0));
 }
 
 fn merge(sums: &mut BTreeMap<String, i64>, counts: &[(String, i64)]) {
     for (name, count) in counts {
-        // A source may say anything.
+        // A source may report any name.
         let name = crate::plugins::plain(name);
         let name = if name.is_empty() { "unknown".to_owned() } else { name };
         add(sums.entry(name).or_default(), *count);
     }
 }
 
+/// Returns sums as a list, in which names beyond [`MOST_NAMES`] are added up as `other`.
 fn listed(mut sums: BTreeMap<String, i64>) -> Vec<(String, i64)> {
     let mut rest = sums.remove(OTHER).unwrap_or(0);
     while sums.len() > MOST_NAMES {
@@ -62,7 +64,7 @@ fn listed(mut sums: BTreeMap<String, i64>) -> Vec<(String, i64)> {
     sums.into_iter().collect()
 }
 
-/// The same with its names fit to be shown, and no more of them than are.
+/// Returns statistics with names that are fit to be shown, and with no more of them than the document shows.
 pub(super) fn bounded(mut stats: Stats) -> Stats {
     for said in COUNTS.iter() {
         if let Some(counts) = (said.of_source_mut)(&mut stats) {
@@ -74,14 +76,14 @@ pub(super) fn bounded(mut stats: Stats) -> Stats {
     stats
 }
 
-/// Something in this process that describes an application.
+/// A source in this process, which reports statistics of an application.
 pub trait Source: Send + Sync {
-    /// As the snapshot lists it, where it is polled by a host: [`named`] gives a closure one.
+    /// Returns the name in the snapshot of a host that polls the source. [`named`] gives a closure a name.
     fn name(&self) -> &str {
         "native"
     }
 
-    /// What is so now; or why that is not known.
+    /// Returns the statistics of now, or why they are not known.
     fn collect(&self, now_ms: i64) -> Result<Stats, String>;
 }
 
@@ -91,7 +93,7 @@ impl<F: Fn(i64) -> Result<Stats, String> + Send + Sync> Source for F {
     }
 }
 
-/// The same source under a name.
+/// Gives a source a name.
 pub fn named(name: impl Into<String>, source: impl Source) -> impl Source {
     Named { name: name.into(), source }
 }
@@ -111,7 +113,7 @@ impl<S: Source> Source for Named<S> {
     }
 }
 
-/// Native sources, asked together.
+/// Native sources that are asked together.
 ///
 /// ```
 /// use dropsonde_engine::snapshot::{Aggregator, Source};
@@ -133,13 +135,13 @@ impl Aggregator {
         Self(sources)
     }
 
-    /// Asks all; those that fail are left out.
+    /// Asks all sources. Those that fail are left out.
     pub fn aggregate(&self, now_ms: i64) -> Aggregate {
         let stats: Vec<_> = self.0.iter().filter_map(|source| source.collect(now_ms).ok()).collect();
         Aggregate::of(&stats)
     }
 
-    /// Itself as a source among others. A section nobody reports is none.
+    /// Returns a source that reports the aggregate. It leaves out sections that no source reports.
     pub fn as_source(self) -> impl Source {
         move |now_ms| {
             let stats: Vec<_> = self.0.iter().filter_map(|source| source.collect(now_ms).ok()).collect();

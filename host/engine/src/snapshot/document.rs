@@ -8,16 +8,16 @@ use serde_json::{Value, json};
 #[derive(Debug, Clone)]
 pub struct Document {
     pub json: Bytes,
-    /// Changes when anything in it does.
+    /// The entity tag, which changes with the document.
     pub etag: String,
     pub aggregate: Aggregate,
 }
 
-/// A source, as the document names it.
+/// A source as the document lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Named {
     pub(super) name: String,
-    /// Of what it last said.
+    /// The time of its last report.
     pub(super) at_ms: Option<i64>,
     pub(super) status: &'static str,
 }

@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::watch;
 
-/// In history and among streams the snapshot is an instance, of a name that no other can have.
+/// The id under which the snapshot is an instance in history and in streams. No other instance can have it.
 const INSTANCE: &str = "dropsonde:snapshot";
 
-/// And of a sampler that is no plugin.
+/// The name of the snapshot's sampler. No plugin can have it.
 const SAMPLER: &str = "dropsonde:snapshot";
 
+/// Returns the id of the snapshot as an instance.
 pub fn instance() -> Result<InstanceId, InvalidInstanceId> {
     InstanceId::new(INSTANCE)
 }
 
-/// Has the snapshot's numbers go on in history and on streams, at every interval at which there is any source.
+/// Puts the snapshot's numbers into history and streams at every interval, while there is any source.
 pub async fn keep(engine: Arc<Engine>, mut stopping: watch::Receiver<bool>) {
     let Ok(id) = instance() else { return };
     let fields = NUMBERS.iter().map(|number| StoredField::gauge(number.field)).collect();

@@ -1,11 +1,13 @@
-//! The application as a whole: what all sources say, in one document.
+//! The snapshot of the application as a whole: the statistics of all sources, in one document.
 //!
 //! # Layout
 //!
-//! * [`Aggregate`]: what several sources say together; [`Aggregator`]: the same of native ones.
-//! * `sections`: what there is in it; `document`: the JSON of it.
-//! * [`Snapshots`]: the sources of a running host; the document is made when one of them changes, not when it is asked for.
-//! * `keep`: the task that has it go on in history.
+//! * [`Aggregate`]: the statistics of several sources taken together; [`Aggregator`]: the same for native sources
+//!   alone.
+//! * `sections`: the sections and numbers of the snapshot; `document`: its JSON.
+//! * [`Snapshots`]: the sources of a running host. It makes the document when a source reports, not when a client asks
+//!   for it.
+//! * `keep`: the task that puts the snapshot's numbers into history.
 
 mod aggregate;
 mod document;

@@ -1,5 +1,5 @@
-//! The sections of the snapshot: one table, of which follow the document, its metrics, its history, and what is shown of a
-//! source.
+//! The sections of the snapshot, in one table. The document, its metrics, its history and the page of a source follow
+//! from this table.
 
 use super::Aggregate;
 use dropsonde_sandbox::Stats;
@@ -10,14 +10,14 @@ use std::collections::BTreeMap;
 #[derive(Debug)]
 pub struct Number {
     pub section: &'static str,
-    /// Its key in the section.
+    /// The key in the section.
     pub key: &'static str,
-    /// Its field in history.
+    /// The field in history.
     pub field: &'static str,
-    /// What follows `dropsonde_snapshot_` in the name of its metric.
+    /// The part of the metric's name behind `dropsonde_snapshot_`.
     pub metric: &'static str,
     pub help: &'static str,
-    /// It is left out of the document when it is 0.
+    /// Whether the document leaves the number out when it is 0.
     is_optional: bool,
     of_source: fn(&Stats) -> Option<Reading>,
     of_all: fn(&Aggregate) -> Reading,
@@ -35,12 +35,12 @@ pub(super) struct Counts {
     pub(super) of_all_mut: fn(&mut Aggregate) -> &mut Vec<(String, i64)>,
 }
 
-/// What a source says of a number.
+/// The value of a number, and how the values of several sources are combined.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Reading {
-    /// Of all sources together it is the sum.
+    /// The values are added up.
     Sum(i64),
-    /// Of all that say something it is the mean.
+    /// The values of the sources that report the section are averaged.
     Mean(f64),
 }
 
@@ -84,7 +84,7 @@ macro_rules! sections {
     ($($section:ident $(with $counts:ident)? {
         $($how:ident $([$optional:ident])? $key:ident $(as $metric:literal)?, $help:literal;)*
     })*) => {
-        /// In the document's order.
+        /// The names of all sections, in the document's order.
         const SECTIONS: &[&str] = &[$(stringify!($section)),*];
 
         /// All numbers of the document, in its order.
@@ -119,32 +119,32 @@ sections! {
         mean rate_per_second, "Messages per second.";
     }
     presence {
-        sum total_users, "Users who are there.";
-        sum total_agents, "Agents that are there.";
+        sum total_users, "Users who are present.";
+        sum total_agents, "Agents that are present.";
         mean average_per_channel, "Average number of members per open channel.";
     }
     history {
-        sum total_envelopes_buffered, "Messages that are kept.";
-        mean buffer_utilization_pct, "Share of the room for messages that is used, 0 to 100.";
+        sum total_envelopes_buffered, "Messages in the buffer.";
+        mean buffer_utilization_pct, "Use of the buffer for messages, in percent.";
     }
     tokens {
         sum issued_last_hour, "Tokens issued within the last hour.";
         sum revoked_last_hour, "Tokens revoked within the last hour.";
         // A gauge must not end in `_count`.
-        sum active_count as "tokens_active", "Tokens that are good.";
+        sum active_count as "tokens_active", "Tokens that are valid.";
     }
     cache {
-        mean hit_rate_pct, "Share of look-ups the cache answered, 0 to 100.";
-        sum size_bytes, "What the cache takes.";
-        sum [optional] size_entries, "Entries of the cache.";
-        sum evictions_last_hour, "Entries the cache let go of within the last hour.";
+        mean hit_rate_pct, "Lookups that the cache answered, in percent.";
+        sum size_bytes, "Size of the cache, in bytes.";
+        sum [optional] size_entries, "Entries in the cache.";
+        sum evictions_last_hour, "Entries evicted from the cache within the last hour.";
     }
 }
 
 // === impl Number ===
 
 impl Number {
-    /// Its value.
+    /// Returns the number's value.
     pub fn value(&self, all: &Aggregate) -> f64 {
         match (self.of_all)(all) {
             Reading::Sum(value) => value as f64,
@@ -152,14 +152,14 @@ impl Number {
         }
     }
 
-    /// Makes it what several sources say together.
+    /// Sets the number to the combined value of several sources.
     pub(super) fn aggregate(&self, all: &mut Aggregate, sources: &[&Stats]) {
         let readings: Vec<Reading> = sources.iter().filter_map(|stats| (self.of_source)(stats)).collect();
         (self.set)(all, &readings);
     }
 }
 
-/// There is never less than nothing of something.
+/// Returns the sum of counts. A negative count counts as 0.
 fn sum(readings: &[Reading]) -> i64 {
     readings.iter().fold(0, |sum: i64, reading| match reading {
         Reading::Sum(count) => sum.saturating_add((*count).max(0)),
@@ -167,7 +167,7 @@ fn sum(readings: &[Reading]) -> i64 {
     })
 }
 
-/// Of nothing it is 0. Where their sum is beyond all numbers, each is divided first.
+/// Returns the mean of values, which is 0 without any. If the sum is beyond all numbers, each value is divided first.
 fn mean(readings: &[Reading]) -> f64 {
     if readings.is_empty() {
         return 0.0;
@@ -182,7 +182,7 @@ fn mean(readings: &[Reading]) -> f64 {
     if sum.is_finite() { sum / count } else { values().map(|value| value / count).sum() }
 }
 
-/// All sections of the document.
+/// Returns all sections of the document.
 pub(super) fn json_of_all(all: &Aggregate) -> Map<String, Value> {
     sections(
         |number| match (number.of_all)(all) {
@@ -197,7 +197,7 @@ pub(super) fn json_of_all(all: &Aggregate) -> Map<String, Value> {
     )
 }
 
-/// A source's sections, those it knows something about.
+/// Returns the sections that a source reports.
 pub fn json_of_source(stats: &Stats) -> Value {
     let json = sections(
         |number| match (number.of_source)(stats)? {
@@ -212,7 +212,7 @@ pub fn json_of_source(stats: &Stats) -> Value {
     Value::Object(json)
 }
 
-/// Sections without a number are left out, and so are counts without a name.
+/// Returns sections as JSON, without sections that have no number, and without counts that have no name.
 fn sections(
     value_of: impl Fn(&Number) -> Option<Value>,
     counts_of: impl Fn(&Counts) -> Map<String, Value>,
@@ -236,7 +236,7 @@ fn sections(
     json
 }
 
-/// Integers print as integers.
+/// Returns a number as JSON. Whole numbers print as integers.
 fn in_short(value: f64) -> Value {
     let whole = value as i64;
     if whole as f64 == value && whole.unsigned_abs() < 1 << 53 { json!(whole) } else { json!(value) }

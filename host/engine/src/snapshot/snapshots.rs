@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// What a source said is part of the snapshot for so many of its intervals.
+/// Intervals of a source after which its report is stale, and no longer part of the snapshot.
 const STALE_INTERVALS: i64 = 3;
 
-/// The sources of a host, and the document they make.
+/// The reports of a host's sources, and the document of all of them.
 #[derive(Debug)]
 pub struct Snapshots(Mutex<State>);
 
@@ -18,29 +18,30 @@ pub struct Snapshots(Mutex<State>);
 struct State {
     parts: BTreeMap<PluginName, Part>,
     document: Arc<Document>,
-    /// From then on something in it is stale.
+    /// The time after which a report in the document is stale.
     until_ms: i64,
 }
 
-/// What a source last said, and whether it still can.
+/// The last report of a source, and whether the source fails now.
 #[derive(Debug)]
 struct Part {
     stats: Option<Stats>,
     at_ms: i64,
     interval_ms: i64,
     is_failing: bool,
-    /// How often it was asked and answered, or failed.
+    /// How many times the source answered or failed.
     answers: u64,
 }
 
 impl Part {
+    /// Returns the time after which the report is stale.
     fn until_ms(&self) -> i64 {
         self.at_ms.saturating_add(self.interval_ms.saturating_mul(STALE_INTERVALS))
     }
 
-    /// What it says now, if that is not too long ago.
+    /// Returns the report, unless it is stale.
     fn fresh(&self, now_ms: i64) -> Option<&Stats> {
-        // A clock that was set back must not keep it for as long.
+        // A report from the future is not fresh either: after the wall clock was set back, it would stay for as long.
         let is_of_now = now_ms <= self.until_ms() && self.at_ms <= now_ms.saturating_add(self.interval_ms);
         self.stats.as_ref().filter(|_| is_of_now)
     }
@@ -61,10 +62,10 @@ impl Snapshots {
         Self(Mutex::new(State { parts: BTreeMap::new(), document, until_ms: i64::MAX }))
     }
 
-    /// A source said something.
+    /// Takes a report of a source.
     pub fn put(&self, source: &PluginName, stats: Stats, now_ms: i64, interval: Duration) {
         let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX);
-        // A source may say anything, at any length: what is kept of it is bounded.
+        // A source may report anything at any length, so the report is bounded before it is kept.
         let stats = Some(bounded(stats));
         let mut state = self.lock();
         let answers = state.parts.get(source).map_or(0, |part| part.answers) + 1;
@@ -72,7 +73,7 @@ impl Snapshots {
         state.make(now_ms);
     }
 
-    /// A source could not say anything. What it said before stays for a while.
+    /// Notes that a source failed. Its last report stays until it is stale.
     pub fn failed(&self, source: &PluginName, now_ms: i64) {
         let mut state = self.lock();
         let none = Part { stats: None, at_ms: i64::MIN, interval_ms: 0, is_failing: true, answers: 0 };
@@ -83,7 +84,7 @@ impl Snapshots {
         }
     }
 
-    /// A source is no more.
+    /// Removes a source that is gone.
     pub fn remove(&self, source: &str, now_ms: i64) {
         let mut state = self.lock();
         if state.parts.remove(source).is_some() {
@@ -91,7 +92,7 @@ impl Snapshots {
         }
     }
 
-    /// What all sources say together.
+    /// Returns the document of all sources.
     pub fn document(&self, now_ms: i64) -> Arc<Document> {
         let mut state = self.lock();
         if now_ms > state.until_ms {
@@ -100,7 +101,7 @@ impl Snapshots {
         state.document.clone()
     }
 
-    /// What one source says; none when there is no such source.
+    /// Returns the document of one source; none if there is no such source.
     pub fn of(&self, source: &str, now_ms: i64) -> Option<Document> {
         let state = self.lock();
         let part = state.parts.get(source)?;
@@ -109,12 +110,12 @@ impl Snapshots {
         Some(Document::of(aggregate, at_ms, &[part.named(source, now_ms)]))
     }
 
-    /// Whether there is any source.
+    /// Returns whether there are no sources.
     pub fn is_empty(&self) -> bool {
         self.lock().parts.is_empty()
     }
 
-    /// How often a source was asked and answered, or failed.
+    /// Returns how many times a source answered or failed.
     pub fn answers(&self, source: &str) -> u64 {
         self.lock().parts.get(source).map_or(0, |part| part.answers)
     }
@@ -125,6 +126,7 @@ impl Snapshots {
 }
 
 impl State {
+    /// Makes the document anew.
     fn make(&mut self, now_ms: i64) {
         let aggregate = Aggregate::of(self.parts.values().filter_map(|part| part.fresh(now_ms)));
         let sources: Vec<Named> = self.parts.iter().map(|(name, part)| part.named(name, now_ms)).collect();
