@@ -1,7 +1,9 @@
-//! Time as it passes, whatever becomes of the wall clock: what rates go by, and what a wall clock that was set is told by.
+//! A timeline that goes on steadily, however the wall clock is set. Rates follow it, and the host notices by it that
+//! the wall clock was set.
 //!
-//! It begins as the wall clock was when the host first ran, and goes on steadily: through a restart by the clock of the
-//! machine since it booted; through a reboot by what the wall clock says has passed, unless that went back.
+//! The timeline begins with the wall clock's time when the host first ran, and goes on steadily. Through a restart of
+//! the host it follows the machine's clock since the boot. Through a reboot it adds the time that has passed by the
+//! wall clock, unless that went back.
 
 use crate::clock::Clock;
 use crate::metrics::HostMetrics;
@@ -10,51 +12,56 @@ use serde::{Deserialize, Serialize};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Beside history: where the timeline was last.
+/// The key of the note beside history that holds the last state of the timeline.
 const NOTE: &str = "clock/timeline";
 
-/// How often that is written.
+/// The time between two writes of the note.
 const NOTED: Duration = Duration::from_secs(60);
 
-/// Less is a clock that is led back slowly to where it should be.
+/// The largest change of the wall clock that is not a jump, in milliseconds. Smaller changes come from a clock that is
+/// corrected gradually.
 const JUMP_MS: f64 = 500.0;
 
-/// Both clocks are looked at this closely together, or again.
+/// The longest time between reading both clocks. If it takes longer, they are read again.
 const TOGETHER: Duration = Duration::from_millis(20);
 
-/// How long a jump is worth a word in `/health`.
+/// The time for which `/health` reports a jump.
 const REMEMBERED: Duration = Duration::from_secs(3600);
 
+/// The timeline of a host.
 #[derive(Debug)]
 pub(crate) struct Timeline {
     clock: Clock,
+    /// The machine's id of this boot; none if it cannot be read.
     boot: Option<String>,
-    /// The time it was, by the timeline, when the steady clock began.
+    /// The timeline's time when the steady clock was 0, in milliseconds.
     base_ms: f64,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// How far the wall clock is ahead.
+    /// How far the wall clock is ahead of the timeline, in milliseconds.
     ahead_ms: f64,
+    /// When the note was last written.
     noted: Option<Instant>,
+    /// The last jump, and when it was noticed.
     last: Option<(Instant, ClockJump)>,
 }
 
-/// As it was when it was last looked at.
+/// The last state of a timeline.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Note {
-    /// The machine's, as it calls itself since it booted.
+    /// The machine's id of the boot.
     boot: Option<String>,
     base_ms: f64,
-    /// Both clocks, looked at together.
+    /// The wall clock and the timeline, read together.
     wall_ms: i64,
     read_ms: f64,
 }
 
 impl Timeline {
-    /// Goes on where it was. Tells if the clock was set meanwhile.
+    /// Continues the timeline of the last start. Reports a jump if the wall clock was set meanwhile.
     pub(crate) fn resume(clock: Clock, store: &Store, metrics: &HostMetrics) -> Self {
         Self::on(clock, boot_id(), store, metrics)
     }
@@ -79,12 +86,12 @@ impl Timeline {
         timeline
     }
 
-    /// The time on the timeline at a moment of the steady clock, in milliseconds.
+    /// Returns the timeline's time at a moment of the steady clock, in milliseconds.
     pub(crate) fn read_ms(&self, steady: Duration) -> f64 {
         self.base_ms + steady.as_secs_f64() * 1000.0
     }
 
-    /// Looks whether the wall clock was set; if so that is logged, counted and remembered.
+    /// Checks whether the wall clock was set. If so, the jump is logged, counted and remembered.
     pub(crate) fn look(&self, store: &Store, metrics: &HostMetrics) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (wall_ms, steady_ms) = look(&self.clock);
@@ -109,25 +116,26 @@ impl Timeline {
         if has_jumped || state.noted.is_none_or(|noted| noted.elapsed() >= NOTED) {
             state.noted = Some(Instant::now());
             let note = Note { boot: self.boot.clone(), base_ms: self.base_ms, wall_ms, read_ms };
-            // It is a few bytes.
+            // This fails only for large notes.
             let _ = store.note(NOTE, serde_json::to_vec(&note).ok());
         }
     }
 
-    /// The last time the clock was set, if that was not long ago.
+    /// Returns the last jump of the wall clock, if it was within the last hour.
     pub(crate) fn recent_jump(&self) -> Option<ClockJump> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.last.filter(|(at, _)| at.elapsed() < REMEMBERED).map(|(_, jump)| jump)
     }
 }
 
-/// How far a clock was set, as people read it.
+/// Returns how far a clock was set, as people read it.
 pub fn span(by_ms: i64) -> String {
     let seconds = by_ms.unsigned_abs().div_ceil(1000);
     humantime::format_duration(Duration::from_secs(seconds)).to_string()
 }
 
-/// The wall clock and the steady one at the same moment, or nearly: a process may be held up between two looks.
+/// Returns the wall clock and the steady clock at nearly the same moment, in milliseconds. The process may be held up
+/// between reading the two, so it tries again a few times.
 fn look(clock: &Clock) -> (i64, f64) {
     const TRIES: usize = 5;
     let mut before = clock.steady();
@@ -142,6 +150,7 @@ fn look(clock: &Clock) -> (i64, f64) {
     (clock.now_ms(), before.as_secs_f64() * 1000.0)
 }
 
+/// Returns the kernel's id of this boot.
 fn boot_id() -> Option<String> {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(id.trim().to_owned()).filter(|id| !id.is_empty() && id.len() <= 64)

@@ -1,16 +1,18 @@
-//! Places that nobody can write to as they are now: read-only, immutable, full, or beyond a limit of the process.
+//! Errors of places that nobody can write to as they are now: read-only, immutable, full, or beyond a limit of the
+//! process.
 
 use rustix::io::Errno;
 use std::io;
 
-/// Whether the operating system refuses this user something: where others may have it, that may change at any time.
+/// Returns whether the operating system denies this user access. Others may have access, and that may change at any
+/// time.
 pub fn is_denied(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::ACCESS.raw_os_error())
 }
 
-/// Whether the host goes on without what it would write. Where only this user may not, [`is_denied`] tells.
+/// Returns whether the host goes on without writing there. If only this user may not write, [`is_denied`] tells.
 pub fn is_unwritable(error: &io::Error) -> bool {
-    // An immutable folder is no question of rights: EPERM, and not EACCES.
+    // Writing into an immutable folder fails with EPERM, not with EACCES, because it is not a question of permissions.
     let because = [Errno::ROFS, Errno::PERM, Errno::NOSPC, Errno::DQUOT, Errno::FBIG];
     error.raw_os_error().is_some_and(|code| because.iter().any(|errno| errno.raw_os_error() == code))
 }

@@ -1,32 +1,34 @@
-//! Instances with the same `workload` label, together: totals are summed, and what cannot be is averaged over those that
-//! report it. Which is which follows from the unit and the aggregation a sampler declares.
+//! Workloads: instances with the same `workload` label, taken together. Totals are summed; other fields are averaged
+//! over the instances that report them. The unit and the aggregation that a sampler declares decide which fields are
+//! summed.
 
 use crate::plugins::{Fields, Plugins};
 use dropsonde_store::{Aggregation, Column, Frame, InstanceId, Points, Query, Sample, Store};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// How many instances a value is of.
+/// The field with the number of instances that a value covers.
 pub const REPLICAS: &str = "replica_count";
 
-/// A sample this many of its instance's intervals older than the newest is none of the workload as it is.
+/// A sample is stale, and no part of the workload's latest one, if it is this many intervals of its instance older than
+/// the newest.
 const STALE_INTERVALS: i64 = 3;
 
-/// What of several instances is one number.
+/// The fields of which values of several instances are added up.
 #[derive(Debug, Default)]
 struct Sums {
     names: Vec<Arc<str>>,
     by_name: BTreeMap<Arc<str>, usize>,
 }
 
-/// By name: a sum, and of how many.
+/// For each of the [`Sums::names`], a sum and the number of values in it.
 type Row = Vec<(f64, u32)>;
 
-/// How the values of each field are rounded: as one of the frames that have it declares.
+/// For each field, a frame that has it. Its values are rounded as that frame declares.
 #[derive(Debug, Default)]
 struct Roundings(BTreeMap<Arc<str>, Arc<Frame>>);
 
-/// The newest samples of a workload's instances as one; none when there is none.
+/// Returns the newest samples of a workload's instances as one sample; none if there are none.
 pub(crate) fn latest<'a>(
     store: &Store,
     declared: &Declared,
@@ -41,7 +43,7 @@ pub(crate) fn latest<'a>(
         Some((sample, newest.interval_ms(), newest.last_write()))
     });
     let latest: Vec<(Sample, i64, u64)> = latest.collect();
-    // The one written last, whatever the clock was then.
+    // The time of the sample that was written last, whatever the wall clock was then.
     let at_ms = latest.iter().map(|(sample, _, write)| (*write, sample.at_ms)).max()?.1;
     let is_fresh = |(sample, interval_ms, _): &&(Sample, i64, u64)| {
         at_ms.saturating_sub(sample.at_ms).saturating_abs() <= interval_ms.saturating_mul(STALE_INTERVALS)
@@ -58,7 +60,7 @@ pub(crate) fn latest<'a>(
     Some(sample)
 }
 
-/// A window of a workload: in each bucket the instances that have a value there.
+/// Returns a window of a workload. Each bucket covers the instances that have a value there.
 pub fn range<'a>(
     store: &Store,
     declared: &Declared,
@@ -66,7 +68,7 @@ pub fn range<'a>(
     query: &Query,
 ) -> Points {
     let is_asked = |name: &str| query.fields.as_ref().is_none_or(|fields| fields.iter().any(|field| field == name));
-    // How many there are is known of all fields alone.
+    // To count instances, all of their fields are needed.
     let all = Query { fields: query.fields.clone().filter(|_| !is_asked(REPLICAS)), ..query.clone() };
     let mut sums = Sums::default();
     let mut rows: BTreeMap<i64, (Row, u32)> = BTreeMap::new();
@@ -98,11 +100,11 @@ pub fn range<'a>(
     Points { at_ms: rows.into_keys().collect(), columns }
 }
 
-/// What the samplers of a workload's instances declare of their fields.
+/// The fields that the samplers of a workload's instances declare.
 #[derive(Debug, Default)]
 pub struct Declared(Vec<Fields>);
 
-/// What the values of several instances are together.
+/// The way in which the values of several instances are combined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Together {
     Sum,
@@ -110,7 +112,7 @@ enum Together {
 }
 
 impl Declared {
-    /// Of the samplers that have measured these instances, as far as they are loaded.
+    /// Collects the fields of the samplers that have measured these instances, as far as the samplers are loaded.
     pub fn of<'a>(store: &Store, plugins: &Plugins, members: impl Iterator<Item = &'a InstanceId>) -> Self {
         let samplers: BTreeSet<Arc<str>> =
             members.flat_map(|id| store.frames(id)).map(|frame| frame.schema().sampler().clone()).collect();
@@ -124,18 +126,18 @@ impl Declared {
         });
         match declared {
             Some((aggregation, unit)) => Together::of(name, aggregation, unit),
-            // Its sampler is not loaded, or has other fields by now.
+            // The field's sampler is not loaded, or has other fields by now.
             None => Together::by_name(name),
         }
     }
 }
 
 impl Together {
-    /// What is declared of a field decides, the first that fits:
+    /// Decides by what is declared of a field. The first row that fits counts:
     ///
     /// | field | together |
     /// |---|---|
-    /// | in percent, and its name begins with `cpu_` | sum: of processors there are several, and what is used of them adds up |
+    /// | its unit is a share, and its name begins with `cpu_` | sum: the use of several processors adds up |
     /// | its aggregation is `sum` | sum |
     /// | its unit is a rate (`MB/s`, `bytes/s`, `requests per second`) | sum |
     /// | its unit is a share (`percent`, `ratio`) | mean |
@@ -185,8 +187,8 @@ impl Together {
         if is_mean { Self::Mean } else { Self::Sum }
     }
 
-    /// A share, a time or a quantile of several is no sum: `latency_p95_ms`, `error_rate`, `memory_used_percent`. What is
-    /// `per` something adds up, and so does the use of processors.
+    /// Decides by the name of a field. Shares, times and quantiles are averaged: `latency_p95_ms`, `error_rate`,
+    /// `memory_used_percent`. A field with `per` in its name is summed, and so is the use of processors.
     fn by_name(name: &str) -> Self {
         const SHARES_AND_TIMES: [&str; 13] = [
             "ms", "us", "ns", "s", "seconds", "percent", "pct", "ratio", "rate", "latency", "duration", "average",
@@ -213,6 +215,7 @@ impl Together {
 }
 
 impl Roundings {
+    /// Remembers a frame for each field that has none yet.
     fn learn(&mut self, frames: &[Arc<Frame>]) {
         for frame in frames {
             for field in frame.schema().fields() {
@@ -221,7 +224,7 @@ impl Roundings {
         }
     }
 
-    /// Takes out what adding and dividing made of clean decimals.
+    /// Rounds values as declared, because adding and dividing adds noise to clean decimals.
     fn round(&self, name: &Arc<str>, values: &mut [f64]) {
         let Some(frame) = self.0.get(name) else { return };
         if let Some(field) = frame.schema().fields().iter().position(|field| field.name == *name) {
