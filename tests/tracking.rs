@@ -84,7 +84,7 @@ fn discovery_does_not_bring_back_what_was_untracked_until_someone_says_so() {
     let host = host.restart();
     host.until("/v1/instances/a/usage", is_there);
     assert_eq!(states(&host, &["a", "b", "named"]), ["tracked", "-", "-"]);
-    host.until_logged("the configuration names it, and it was untracked");
+    host.until_logged("the configuration names an instance that was untracked");
     host.became("created", "b");
     host.until("/v1/instances/b/usage", is_there);
 }

@@ -1,4 +1,5 @@
-//! What plugins find: whose it is, whether there is a place for it, and what they find no more.
+//! Discoveries of plugins: the owner of each instance found, the places for new instances, and the instances no longer
+//! found.
 
 use super::entry::Entry;
 use super::instances::Instances;
@@ -8,40 +9,41 @@ use dropsonde_model::names::is_reserved;
 use dropsonde_store::InstanceId;
 use std::collections::BTreeMap;
 
-/// Instances that are looked at before anybody else may look at the set.
+/// Instances that are handled before others may use the set.
 const AT_ONCE: usize = 256;
 
-/// Who discovers something, and what that is worth.
+/// A plugin that discovers instances, and its claim to them.
 #[derive(Debug, Clone)]
 pub(crate) struct Discoverer {
     pub(crate) plugin: PluginName,
-    /// It comes with the binary, or with the program: what it finds is its own, whoever says so before it.
+    /// The plugin comes with the binary, or is part of the embedding program. It owns the instances it finds, whoever
+    /// found them before.
     pub(crate) is_built_in: bool,
-    /// The operator lets it add to instances of others.
+    /// The operator lets the plugin add to instances of other owners.
     pub(crate) shares: bool,
-    /// It was there when the host started, and this is its first discovery.
+    /// The plugin was there when the host started, and this is its first discovery.
     pub(crate) is_initial: bool,
 }
 
-/// What became of what a plugin found.
+/// The result of a discovery.
 #[derive(Debug, Default)]
 pub(crate) struct Discovery {
-    /// There are no places for so many.
+    /// The number of instances for which there was no place.
     pub(crate) refused: u64,
-    /// Instances that were not there before.
+    /// The instances that are new.
     pub(crate) begun: Vec<InstanceId>,
-    /// Instances of others, and who those are.
+    /// The instances that belong to other owners, with these owners.
     pub(crate) of_others: Vec<(InstanceId, PluginName)>,
-    /// Instances that were another's until now, who recorded them in its place.
+    /// The instances taken over from other plugins, with the plugins that recorded them until now.
     pub(crate) taken_over: Vec<(InstanceId, PluginName)>,
 }
 
-/// What comes of it that a plugin lists an instance that is there, or has ended and is remembered.
+/// The result of a plugin's claim to an instance that is there, or has ended and is remembered.
 enum Claim {
     Allowed,
-    /// It is another's.
+    /// The instance belongs to this other owner.
     Refused(PluginName),
-    /// It was another's.
+    /// The instance belonged to this other owner until now.
     TakenOver(PluginName),
 }
 
@@ -61,7 +63,7 @@ impl Claim {
     }
 }
 
-/// Taking over what a plugin finds.
+/// A discovery that is being handled.
 struct Finding<'a> {
     by: &'a Discoverer,
     now_ms: i64,
@@ -70,8 +72,8 @@ struct Finding<'a> {
 }
 
 impl Tracked {
-    /// Takes over what a plugin finds now: new instances begin, those it lists no more end. Those that were untracked on
-    /// purpose stay so.
+    /// Handles a discovery of a plugin: new instances begin, and instances that it no longer lists end. Instances that
+    /// were untracked on purpose stay untracked.
     pub(crate) fn discovered(
         &self,
         by: &Discoverer,
@@ -81,7 +83,7 @@ impl Tracked {
     ) -> Discovery {
         let listed: BTreeMap<InstanceId, Labels> = found.into_iter().collect();
         let mut finding = Finding { by, now_ms, forget, discovery: Discovery::default() };
-        // What is there first: what begins again does not make room for what is new.
+        // Known instances come first, so that those that begin again are not removed to make room for new ones.
         let (left, known, new) = self.read(|instances| {
             let is_left = |(id, entry): &(&InstanceId, &Entry)| {
                 entry.discovered_by.contains_key(&by.plugin) && !listed.contains_key(*id)
@@ -104,7 +106,7 @@ impl Tracked {
 }
 
 impl Finding<'_> {
-    /// It lists an instance no more.
+    /// Handles an instance that the plugin no longer lists.
     fn leave(&self, instances: &mut Instances, changed: &mut Vec<InstanceId>, id: &InstanceId) {
         let default = instances.default_samplers();
         let leave = |entry: &mut Entry| entry.leave(&self.by.plugin, false, &default, self.now_ms);
@@ -113,7 +115,7 @@ impl Finding<'_> {
         }
     }
 
-    /// It lists an instance.
+    /// Handles an instance that the plugin lists.
     fn take(&mut self, instances: &mut Instances, changed: &mut Vec<InstanceId>, id: &InstanceId, labels: &Labels) {
         let (plugin, is_built_in, default) = (&self.by.plugin, self.by.is_built_in, instances.default_samplers());
         if instances.is_untracked(id) {
@@ -122,7 +124,7 @@ impl Finding<'_> {
         }
         match instances.all().get(id).map(|entry| Claim::of(self.by, entry, &default)) {
             Some(Claim::Refused(owner)) => {
-                // It may have been allowed to before.
+                // The plugin may have been allowed to add to it before.
                 self.leave(instances, changed, id);
                 self.discovery.of_others.push((id.clone(), owner));
                 return;

@@ -1,52 +1,54 @@
-//! One instance: who wants it polled, and whether it is.
+//! One instance: its owner, the requests that it is polled, its labels and its state.
 
 use super::{API, CONFIGURATION, PluginName, State};
 use dropsonde_model::Labels;
 use dropsonde_model::names::is_reserved;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Bytes of an instance's name and labels that one place is enough for. Its note on disk takes less than eight times as many.
+/// The bytes of an instance's id and labels for which one place is enough. The instance's note on disk takes less than
+/// eight times as many.
 const PLACE: usize = 512;
 
-/// All that is known of an instance.
+/// The state of an instance.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// Tells it from those of the same name that were untracked before it.
+    /// The number by which the instance differs from earlier ones of the same id, which were untracked.
     pub(super) generation: u64,
-    /// Who discovered or named it first: a plugin, [`super::API`] or [`super::CONFIGURATION`]. Nobody else replaces what it
-    /// says. A plugin stays the owner while it is away, and after the instance has ended.
+    /// The plugin, [`super::API`] or [`super::CONFIGURATION`], whichever discovered or named the instance first. Nobody
+    /// else replaces what the owner reports. A plugin stays the owner while it is away, and after the instance has
+    /// ended.
     pub(super) owner: PluginName,
-    /// The owner is a plugin that an operator removed: the instance is whose it is next who finds it.
+    /// The owner is a plugin that an operator removed. The next plugin that finds the instance owns it.
     pub(super) is_released: bool,
-    /// A plugin found it first at this start, in its first discovery: another whose name comes before has it if it finds it
-    /// in its own first discovery.
+    /// A plugin found the instance first at this start, in its first discovery. Another plugin whose name comes before
+    /// takes it over if it finds it in its own first discovery.
     pub(super) is_contested: bool,
-    /// The owner comes with the binary, or with the program.
+    /// The owner is a plugin that comes with the binary, or is part of the embedding program.
     pub(super) is_of_built_in: bool,
-    /// How many places it takes.
+    /// The number of places that the instance takes.
     pub(super) places: u64,
-    /// Who discovered it, and the labels it gave.
+    /// The plugins that discovered the instance, with the labels they gave.
     pub(super) discovered_by: BTreeMap<PluginName, Labels>,
-    /// What the last of those said, since none is left: what it was is known by that.
+    /// The labels that the last of those plugins gave, once none is left. They still describe the instance.
     pub(super) last_labels: Labels,
-    /// The operator's word.
+    /// The request of the operator.
     pub(super) configured: Option<Wish>,
-    /// That of a program.
+    /// The request of a program.
     pub(super) asked: Option<Wish>,
     pub(super) is_paused: bool,
-    /// When it was found to have ended.
+    /// The time at which the instance was found to have ended.
     pub(super) ended_ms: Option<i64>,
-    /// All of them.
+    /// All labels of the instance.
     pub(super) labels: Labels,
 }
 
-/// What someone who tracks an instance says of it.
+/// A request that an instance is tracked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wish {
     pub(super) labels: Labels,
-    /// None: the default ones.
+    /// The samplers that are to poll it. None: the default samplers.
     pub(super) samplers: Option<Vec<String>>,
-    /// Who answered that there is no such thing, and is not asked again.
+    /// The samplers that answered that it does not exist, and are not asked again.
     gone: BTreeSet<PluginName>,
 }
 
@@ -71,35 +73,37 @@ impl Entry {
         }
     }
 
-    /// Who decides what it is: the operator and programs, or a plugin.
+    /// Returns whether a plugin owns the instance, and not the operator or a program.
     pub(super) fn is_of_a_plugin(&self) -> bool {
         !is_reserved(&self.owner)
     }
 
-    /// Whether the operator or a program says that a sampler is to read it.
+    /// Returns whether the operator or a program wants a sampler to poll the instance.
     pub(super) fn is_asked_of(&self, plugin: &str, default: &[String]) -> bool {
         self.wishes_for(plugin).any(|wish| wish.is_for(plugin, default))
     }
 
-    /// Whether the operator or a program lets a sampler read it, also one that said before that it is gone.
+    /// Returns whether the operator or a program lets a sampler poll the instance, also one that said before that it is
+    /// gone.
     pub(super) fn is_open_to(&self, plugin: &str, default: &[String]) -> bool {
         self.wishes_for(plugin).any(|wish| wish.names(plugin, default))
     }
 
-    /// What is wished of a sampler. Samplers that are not the owner read a plugin's instance only where a wish names them:
-    /// `*` says nothing of whose it is.
+    /// Returns the requests that concern a sampler. A sampler that is not the owner polls a plugin's instance only if a
+    /// request names the sampler: `*` does not give it a part in the instance.
     fn wishes_for(&self, plugin: &str) -> impl Iterator<Item = &Wish> {
         let is_named = move |wish: &Wish| wish.samplers.iter().flatten().any(|name| name == plugin);
         self.wishes().filter(move |wish| !self.is_of_a_plugin() || *self.owner == *plugin || is_named(wish))
     }
 
-    /// Whether its owner reads it now, or says what it is.
+    /// Returns whether the owner polls the instance now, or is not a plugin.
     pub(super) fn has_its_owner(&self, default: &[String]) -> bool {
         !self.is_of_a_plugin() || self.is_polled_by(&self.owner, default)
     }
 
-    /// Passes it on where its owner has no claim to it any more: the operator does not name it, or removed the plugin. The
-    /// operator comes first of those who say that it is there, then a program.
+    /// Passes the instance on if its owner has no claim to it any more: the operator or the program no longer names it,
+    /// or the operator removed the plugin. Of those that still report the instance, the operator comes first, then a
+    /// program, then plugins.
     pub(super) fn pass_on(&mut self) {
         let is_claimed = match &*self.owner {
             CONFIGURATION => self.configured.is_some(),
@@ -116,9 +120,9 @@ impl Entry {
         }
     }
 
-    /// Places that it takes now.
+    /// Returns the number of places that the instance needs now.
     pub(super) fn needed_places(&self, id: &str) -> u64 {
-        // All that is noted of it, also labels that another's hide.
+        // Everything in the instance's note counts, also labels that others hide.
         let asked = self
             .asked
             .iter()
@@ -135,7 +139,7 @@ impl Entry {
         }
     }
 
-    /// When it ended, if it is not merely paused.
+    /// Returns when the instance ended, unless it is paused.
     pub(super) fn over_ms(&self) -> Option<i64> {
         self.ended_ms.filter(|_| !self.is_paused)
     }
@@ -144,19 +148,20 @@ impl Entry {
         self.state() == State::Tracked && (self.discovered_by.contains_key(plugin) || self.is_asked_of(plugin, default))
     }
 
-    /// Those that are named; `*` is none.
+    /// Returns the plugins that discovered the instance, and the samplers that requests name, without `*`.
     pub(super) fn named_samplers<'a>(&'a self, default: &'a [String]) -> impl Iterator<Item = &'a str> {
         let wished = self.wishes().flat_map(move |wish| wish.samplers(default)).map(String::as_str);
         self.discovered_by.keys().map(|plugin| &**plugin).chain(wished).filter(|name| *name != "*")
     }
 
-    /// Who had discovered it does not any more, or says that it is gone. Whether that changed something.
+    /// Notes that a plugin no longer discovers the instance, or says that it is gone. Returns whether that changed
+    /// something.
     pub(super) fn leave(&mut self, plugin: &PluginName, is_gone: bool, default: &[String], now_ms: i64) -> bool {
         let left = self.discovered_by.remove(plugin);
         let mut changed = left.is_some();
         if let Some(labels) = left.filter(|_| self.discovered_by.is_empty()) {
             self.last_labels = labels;
-            // An empty map may keep its memory, and very many instances have ended.
+            // An empty map may keep its memory, and very many instances may have ended.
             self.discovered_by = BTreeMap::new();
         }
         if is_gone {
@@ -170,7 +175,7 @@ impl Entry {
         changed
     }
 
-    /// The operator names it no more.
+    /// Removes the operator's request.
     pub(super) fn forget_configured(&mut self, default: &[String], now_ms: i64) {
         if let Some(wish) = self.configured.take().filter(|_| self.discovered_by.is_empty()) {
             self.last_labels = wish.labels;
@@ -185,7 +190,8 @@ impl Entry {
         }
     }
 
-    /// What is asked once a platform says that it is there, perhaps with labels. Who polls it anyway does so alone.
+    /// Returns the program's request after a platform reported that the instance is there, perhaps with labels. If
+    /// plugins poll the instance anyway, no others do because of it.
     pub(super) fn asked_again(&self, labels: Option<&Labels>) -> Option<Wish> {
         let is_polled = self.configured.is_some() || !self.discovered_by.is_empty();
         match (&self.asked, labels) {
@@ -201,7 +207,7 @@ impl Entry {
         self.wishes().any(|wish| wish.gone.contains(plugin))
     }
 
-    /// A plugin may know again what it said was gone.
+    /// Has a plugin asked again that said that the instance is gone, because it may know the instance now.
     pub(super) fn ask_again(&mut self, plugin: &str) {
         for wish in self.configured.iter_mut().chain(&mut self.asked) {
             if wish.gone.remove(plugin) {
@@ -210,7 +216,8 @@ impl Entry {
         }
     }
 
-    /// The operator's word is last, a program's before it; among plugins the owner's, then that of the first by name.
+    /// Gathers the labels of the instance. The operator's take precedence, then a program's, then the owner's, then
+    /// those of the first plugin by name.
     pub(super) fn gather_labels(&mut self, common: &Labels) {
         let last = self.discovered_by.is_empty().then_some(&self.last_labels);
         let said = last.into_iter().chain(self.discovered_by.values().rev()).chain(self.discovered_by.get(&self.owner));
@@ -231,7 +238,7 @@ impl Wish {
         Self { labels, samplers, gone: BTreeSet::new() }
     }
 
-    /// Whatever was answered to it.
+    /// Returns whether two requests are the same, whatever was answered to them.
     pub(super) fn says_the_same(&self, other: &Self) -> bool {
         self.labels == other.labels && self.samplers == other.samplers
     }
@@ -248,7 +255,8 @@ impl Wish {
         self.samplers(default).iter().any(|name| name == "*" || name == plugin)
     }
 
-    /// Whether a sampler is left that has not said it is gone. `*` may always mean one that is yet to come.
+    /// Returns whether a sampler is left that has not said that the instance is gone. `*` may always mean a sampler
+    /// that is yet to come.
     fn may_be_answered(&self, default: &[String]) -> bool {
         self.samplers(default).iter().any(|name| name == "*" || !self.gone.contains(name.as_str()))
     }

@@ -1,4 +1,4 @@
-//! The set itself: what is in it, what was taken out on purpose, and what has ended, oldest first.
+//! The set of instances: those in it, those that were untracked on purpose, and those that have ended, oldest first.
 
 use super::PluginName;
 use super::entry::{Entry, Wish};
@@ -7,38 +7,40 @@ use dropsonde_store::{InstanceId, Pool};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Instances by id. Every change goes through [`Instances::change`], which keeps the rest in order.
+/// Instances by id. Every change goes through [`Instances::change`], which keeps the other fields in order.
 #[derive(Debug)]
 pub(super) struct Instances {
     all: BTreeMap<InstanceId, Entry>,
-    /// What has ended, by when, of each owner.
+    /// The ended instances of each owner, by the time they ended.
     over: BTreeMap<PluginName, BTreeSet<(i64, InstanceId)>>,
-    /// What owners have of the places there are.
+    /// The places that owners take.
     places: Arc<Pool>,
-    /// Untracked on purpose: discovery does not bring them back.
+    /// The instances that were untracked on purpose: discovery does not bring them back.
     untracked: BTreeMap<InstanceId, Worth>,
     untracked_by_worth: BTreeMap<Worth, InstanceId>,
-    /// What the operator's file says, whatever becomes of them.
+    /// The requests in the operator's file, whatever becomes of their instances.
     named: BTreeMap<InstanceId, Wish>,
-    /// Counts generations, and what was untracked.
+    /// Counts generations, and instances that were untracked.
     next: u64,
     most: usize,
-    /// Who polls those that name nobody.
+    /// The samplers that poll instances that name none.
     default_samplers: Arc<[String]>,
-    /// On every instance; an instance's own label of the same key wins.
+    /// The labels of every instance. An instance's own label of the same key wins.
     common: Labels,
 }
 
-/// How much there is to remembering what was untracked, least first: what discovery does not know cannot come back by it.
+/// The worth of remembering an untracked instance, least first. An instance that discovery does not know is worth less,
+/// because discovery cannot bring it back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Worth {
     is_discovered: bool,
-    /// When it was.
+    /// The order in which instances were untracked.
     nth: u64,
 }
 
 impl Instances {
-    /// One owner has so many places at most, and all that others have beyond their shares are no more.
+    /// Makes an empty set. One owner can have at most `most` places, and the places of all owners beyond their shares
+    /// are at most as many.
     pub(super) fn new(default_samplers: Vec<String>, common: Labels, most: usize) -> Self {
         Self {
             all: BTreeMap::new(),
@@ -66,7 +68,7 @@ impl Instances {
         self.default_samplers = default.into();
     }
 
-    /// What is on every instance from now on. Which ones have other labels by that.
+    /// Changes the labels of every instance. Returns the instances that have other labels because of it.
     pub(super) fn set_common(&mut self, common: &Labels) -> Vec<InstanceId> {
         if self.common == *common {
             return Vec::new();
@@ -83,30 +85,30 @@ impl Instances {
         changed
     }
 
-    /// Those the operator names.
+    /// Returns the instances that the operator names.
     pub(super) fn named(&self) -> impl Iterator<Item = &InstanceId> {
         self.named.keys()
     }
 
-    /// Whether the operator says just this of it.
+    /// Returns whether this is the operator's request for an instance already.
     pub(super) fn names(&self, id: &InstanceId, wish: &Wish) -> bool {
         self.named.get(id).is_some_and(|named| named.says_the_same(wish))
     }
 
-    /// The operator says nothing of it any more. It has ended, unless others want it.
+    /// Removes the operator's request for an instance. The instance ends, unless others want it.
     pub(super) fn name_no_more(&mut self, id: &InstanceId, now_ms: i64) {
         self.named.remove(id);
         let default = self.default_samplers();
         self.change(id, |entry| entry.forget_configured(&default, now_ms));
     }
 
-    /// What the operator says of one, also when it comes back.
+    /// Sets the operator's request for an instance. It holds also when the instance comes back.
     pub(super) fn name(&mut self, id: &InstanceId, wish: Wish) {
         self.named.insert(id.clone(), wish.clone());
         self.change(id, |entry| entry.configured = Some(wish));
     }
 
-    /// Changes one that is there.
+    /// Changes an instance. None: there is no such instance.
     pub(super) fn change<T>(&mut self, id: &InstanceId, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
         let entry = self.all.get_mut(id)?;
         let (over_before, owner_before, places_before) = (entry.over_ms(), entry.owner.clone(), entry.places);
@@ -130,7 +132,7 @@ impl Instances {
         Some(changed)
     }
 
-    /// Changes one that need not be there: then it is its owner's, if there is room for one more of those.
+    /// Changes an instance, and adds it for an owner if there is no such instance. None: the owner has no place for it.
     pub(super) fn change_or_add<T>(
         &mut self,
         id: &InstanceId,
@@ -140,7 +142,8 @@ impl Instances {
         self.change_or_place(id, owner, |places| places.take(owner, 1).is_ok(), change)
     }
 
-    /// The same for what was there at the last start: it comes back as long as there are places for it and all others.
+    /// Changes an instance of the last start, and adds it for an owner if there is no such instance. None: all places
+    /// of all owners are taken.
     pub(super) fn change_or_restore<T>(
         &mut self,
         id: &InstanceId,
@@ -157,7 +160,8 @@ impl Instances {
         self.change_or_place(id, owner, place, change)
     }
 
-    /// `place` takes a place for one that is not there; false: there is none.
+    /// Changes an instance, and adds it if there is no such instance. `place` takes a place for it; false: there is
+    /// none.
     fn change_or_place<T>(
         &mut self,
         id: &InstanceId,
@@ -176,7 +180,8 @@ impl Instances {
         self.change(id, change)
     }
 
-    /// Makes it another plugin's, and another instance: nothing that was read of it as it was reaches it.
+    /// Hands an instance over to another plugin. It gets another generation, so that no reading of the earlier one
+    /// reaches it.
     pub(super) fn hand_over(&mut self, id: &InstanceId, owner: &PluginName, is_built_in: bool, labels: Labels) {
         self.next += 1;
         let generation = self.next;
@@ -188,7 +193,8 @@ impl Instances {
         });
     }
 
-    /// Takes out what of an owner ended first, if it has no place left for one more; what that was.
+    /// Removes the instance of an owner that ended first, if the owner has no place left for another one. Returns its
+    /// id.
     pub(super) fn make_room(&mut self, owner: &PluginName) -> Option<InstanceId> {
         if self.places.has_room(owner, 1) {
             return None;
@@ -208,7 +214,7 @@ impl Instances {
         Some(entry)
     }
 
-    /// What ended before a time.
+    /// Returns the instances that ended before a time.
     pub(super) fn over_before(&self, before_ms: i64) -> Vec<InstanceId> {
         let over = self.over.values().flat_map(|all| all.iter().take_while(|(over, _)| *over < before_ms));
         over.map(|(_, id)| id.clone()).collect()
@@ -222,8 +228,8 @@ impl Instances {
         self.untracked.contains_key(id)
     }
 
-    /// Remembers that one is not to be brought back. As many are remembered as may be tracked; beyond, the one worth least is
-    /// forgotten, and returned, with whether discovery may bring it back now.
+    /// Remembers that an instance is not to be brought back. As many instances are remembered as may be tracked. Beyond
+    /// that, the one worth least is forgotten and returned, with whether discovery may bring it back now.
     pub(super) fn set_untracked(&mut self, id: &InstanceId, is_discovered: bool) -> Option<(InstanceId, bool)> {
         let is_discovered = self.take_untracked(id).is_some_and(|worth| worth.is_discovered) || is_discovered;
         self.next += 1;
@@ -238,7 +244,7 @@ impl Instances {
         Some((least, worth.is_discovered))
     }
 
-    /// Discovery would bring it back.
+    /// Notes that discovery would bring an untracked instance back.
     pub(super) fn keep_untracked(&mut self, id: &InstanceId) {
         if let Some(worth) = self.untracked.get_mut(id).filter(|worth| !worth.is_discovered) {
             self.untracked_by_worth.remove(worth);
@@ -247,7 +253,7 @@ impl Instances {
         }
     }
 
-    /// It may be brought back.
+    /// Lets an untracked instance be brought back.
     pub(super) fn clear_untracked(&mut self, id: &InstanceId) {
         self.take_untracked(id);
     }

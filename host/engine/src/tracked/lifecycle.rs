@@ -1,4 +1,4 @@
-//! What became of an instance, as platforms tell it.
+//! Lifecycle events of instances, as platforms send them.
 
 use super::{NotTracked, Wanted};
 use dropsonde_model::labels::{self, Labels};
@@ -8,54 +8,54 @@ use dropsonde_store::InstanceId;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-/// What became of an instance.
+/// The type of a lifecycle event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum Change {
-    /// It is tracked, also if it was untracked before.
+    /// The instance is tracked, also if it was untracked before.
     #[serde(rename = "instance.created")]
     Created,
     #[serde(rename = "instance.started")]
     Started,
     #[serde(rename = "instance.unsuspended")]
     Unsuspended,
-    /// It is paused: no polls, and its history stays as it is.
+    /// The instance is paused: nobody polls it, and its history stays as it is.
     #[serde(rename = "instance.stopped")]
     Stopped,
     #[serde(rename = "instance.suspended")]
     Suspended,
-    /// It is untracked.
+    /// The instance is untracked.
     #[serde(rename = "instance.deleted")]
     Deleted,
 }
 
-/// Something that became of an instance. Doing it twice changes nothing more; of an instance that is not there, only its
-/// beginning does.
+/// A lifecycle event of an instance. Applying it twice changes nothing more. For an instance that is not there, only an
+/// event that begins it changes something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lifecycle {
     pub what: Change,
     pub instance: InstanceId,
-    /// None: as they are.
+    /// None: the labels stay as they are.
     pub labels: Option<Labels>,
 }
 
-/// Why what is said of instances is not taken.
+/// The reason why lifecycle events are refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadLifecycle {
     #[error("neither an event nor a list of events: {0}")]
     Body(String),
-    /// Counted from 1.
+    /// `number` counts from 1.
     #[error("event {number} of {count}: {why}")]
     Event { number: usize, count: usize, why: String },
 }
 
-/// As it is sent.
+/// A lifecycle event as it is sent.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
     r#type: Change,
     instance: String,
     labels: Option<Labels>,
-    /// Whatever a platform says beside: it means nothing here.
+    /// Anything else that a platform sends. It is ignored.
     #[serde(rename = "attributes")]
     _attributes: Option<IgnoredAny>,
 }
@@ -63,13 +63,13 @@ struct Written {
 /// Keys of an event.
 const EVENT_KEYS: [&str; 4] = ["type", "instance", "labels", "attributes"];
 
-/// Keys of what `PUT` sends.
+/// Keys of the body of `PUT`.
 const WANTED_KEYS: [&str; 2] = ["labels", "samplers"];
 
-/// Samplers of one instance that `PUT` names: they are noted on disk.
+/// The most samplers of one instance that `PUT` may name, because they are noted on disk.
 const MOST_SAMPLERS: usize = 64;
 
-/// What `PUT` sends. What is not known here is a mistake.
+/// The body of `PUT`. An unknown key is an error.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct WrittenWanted {
@@ -78,7 +78,8 @@ struct WrittenWanted {
 }
 
 impl Lifecycle {
-    /// `{"type":"instance.created","instance":"web-1","labels":{}}`, one or a list. All are fine, or none is taken.
+    /// Parses `{"type":"instance.created","instance":"web-1","labels":{}}`, or a list of such events. If one of them is
+    /// invalid, none is taken.
     pub fn parse(json: &[u8]) -> Result<Vec<Self>, BadLifecycle> {
         let body = |error: serde_json::Error| BadLifecycle::Body(error.to_string());
         let is_list = json.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
@@ -94,7 +95,7 @@ impl Lifecycle {
 
     fn one(json: &str) -> Result<Self, String> {
         if !json.starts_with('{') {
-            return Err("it is no JSON object".to_owned());
+            return Err("it is not a JSON object".to_owned());
         }
         let Written { r#type, instance, labels, .. } = serde_json::from_str(json)
             .map_err(|error| unknown_key(json, &EVENT_KEYS).unwrap_or_else(|| error.to_string()))?;
@@ -103,23 +104,24 @@ impl Lifecycle {
         Ok(event)
     }
 
-    /// Programs may have made it as they like.
+    /// Checks the event, because a program may have made it in any way.
     pub(crate) fn check(&self) -> Result<(), NotTracked> {
         check(&self.instance, self.labels.as_ref())
     }
 }
 
 impl Wanted {
-    /// `{"labels":{"workload":"web"},"samplers":["scrape"]}`, or nothing. What is left out is none, and the default ones.
+    /// Parses `{"labels":{"workload":"web"},"samplers":["scrape"]}`, or nothing. Without `labels` the request has none;
+    /// without `samplers` it means the default samplers.
     pub fn parse(id: InstanceId, json: &[u8]) -> Result<Self, String> {
         let written: WrittenWanted = match json.iter().find(|byte| !byte.is_ascii_whitespace()) {
             None => WrittenWanted::default(),
-            // A list would do for a struct, too.
+            // serde would also take a list for a struct.
             Some(b'{') => serde_json::from_slice(json).map_err(|error| {
                 let text = std::str::from_utf8(json).ok();
                 text.and_then(|text| unknown_key(text, &WANTED_KEYS)).unwrap_or_else(|| error.to_string())
             })?,
-            Some(_) => return Err("it is no JSON object".to_owned()),
+            Some(_) => return Err("it is not a JSON object".to_owned()),
         };
         let labels = written.labels;
         let is_sampler = |name: &&String| *name != "*" && !dropsonde_model::names::is_plugin(name);
@@ -133,7 +135,7 @@ impl Wanted {
 
     pub(crate) fn check(&self) -> Result<(), NotTracked> {
         if self.samplers.as_ref().is_some_and(|samplers| samplers.len() > MOST_SAMPLERS) {
-            return Err(NotTracked::Invalid(format!("samplers: there are more than {MOST_SAMPLERS}")));
+            return Err(NotTracked::Invalid(format!("samplers: at most {MOST_SAMPLERS} are allowed")));
         }
         check(&self.id, Some(&self.labels))
     }
@@ -141,15 +143,15 @@ impl Wanted {
 
 fn check(id: &InstanceId, labels: Option<&Labels>) -> Result<(), NotTracked> {
     if is_reserved(id.as_str()) {
-        return Err(NotTracked::Invalid(format!("{RESERVED} is how the host's own begin")));
+        return Err(NotTracked::Invalid(format!("{RESERVED} is reserved for the host; use another id")));
     }
     labels.map_or(Ok(()), labels::check).map_err(NotTracked::Invalid)
 }
 
-/// What anybody outside may call an instance.
+/// Parses an id that somebody outside the host gives to an instance.
 pub fn instance_id(text: &str) -> Result<InstanceId, String> {
     if is_reserved(text) {
-        return Err(format!("{RESERVED} is how the host's own begin"));
+        return Err(format!("{RESERVED} is reserved for the host; use another id"));
     }
     InstanceId::new(text).map_err(|why| why.to_string())
 }
@@ -177,7 +179,7 @@ mod tests {
             ("{}", "type"),
             (r#"{"type":"instance.exploded","instance":"x"}"#, "instance.exploded"),
             (r#"{"type":"instance.created","instance":"a/b"}"#, "`/`"),
-            (r#"{"type":"instance.created","instance":"dropsonde:x"}"#, "the host's own"),
+            (r#"{"type":"instance.created","instance":"dropsonde:x"}"#, "reserved for the host"),
             (r#"{"type":"instance.created","instance":"x","labels":{"le":"1"}}"#, "le"),
             (r#"{"type":"instance.created","instance":"x","labels":{"a":1}}"#, "string"),
             (r#"{"type":"instance.created","instanse":"x"}"#, "unknown key `instanse`; did you mean `instance`?"),

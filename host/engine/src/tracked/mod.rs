@@ -1,13 +1,14 @@
-//! Which instances there are, and which plugin polls which.
+//! The tracked instances, and the plugins that poll them.
 //!
-//! The configuration, discovery, programs and lifecycle events make one set. An instance that is untracked is gone with all
-//! it had; another of its name is another *generation*, which nothing that was read of the first can reach.
+//! The configuration, discovery, programs and lifecycle events make one set. An instance that is untracked is removed
+//! with everything it had. A later instance of the same id is another *generation*, which no reading of the first can
+//! reach.
 //!
 //! # Layout
 //!
-//! * `entry`: one instance; `instances`: the set; `discovery`: what plugins find.
-//! * `lifecycle`: what became of an instance, as platforms tell it.
-//! * `notes`: what is there after a restart.
+//! * `entry`: one instance; `instances`: the set of instances; `discovery`: discoveries of plugins.
+//! * `lifecycle`: lifecycle events of instances, as platforms send them.
+//! * `notes`: the notes by which instances are there again after a restart.
 
 mod discovery;
 mod entry;
@@ -35,32 +36,34 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 /// A plugin's name.
 pub type PluginName = Arc<str>;
 
-/// Who owns what programs track, and what the operator's file names. No plugin can be called so.
+/// The owners of instances that programs track, and of those that the operator's file names. No plugin can have these
+/// names.
 pub(crate) const API: &str = "dropsonde:api";
 pub(crate) const CONFIGURATION: &str = "dropsonde:configuration";
 
-/// The set of tracked instances. Each has an owner, who discovered or named it first; what others say of it adds to that and
-/// replaces none of it.
+/// The set of tracked instances. Each has an owner, which discovered or named it first. Others add to what the owner
+/// reports, and replace nothing of it.
 ///
-/// A discovered instance is polled by whoever discovered it; one from the configuration or the API by the samplers it names,
-/// else by the default ones.
+/// The plugins that discovered an instance poll it. An instance from the configuration or the API is polled by the
+/// samplers it names, else by the default samplers.
 #[derive(Debug)]
 pub struct Tracked {
     most: usize,
     places: Arc<Pool>,
     instances: RwLock<Instances>,
-    /// Steps whenever instances or labels may be others.
+    /// Increases whenever instances or labels may have changed.
     revision: AtomicU64,
-    /// Those that changed since they were last noted.
+    /// The instances that changed since they were last noted.
     changed: Mutex<BTreeSet<InstanceId>>,
 }
 
+/// The state of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     Tracked,
-    /// Nobody polls it until it goes on; its history stays as it is.
+    /// Nobody polls the instance until it goes on. Its history stays as it is.
     Paused,
-    /// Nobody polls it any more; its history stays until retention takes it.
+    /// Nobody polls the instance any more. Its history stays until it is older than the retention.
     Ended,
 }
 
@@ -70,7 +73,7 @@ pub struct Tracking {
     pub id: InstanceId,
     pub labels: Labels,
     pub state: State,
-    /// Those it names, and those that discovered it; `*` is none.
+    /// The samplers it names, without `*`, and the plugins that discovered it.
     pub samplers: Vec<String>,
 }
 
@@ -79,28 +82,28 @@ pub struct Tracking {
 pub struct Polled {
     pub id: InstanceId,
     pub generation: u64,
-    /// Who discovered or named it first.
+    /// The owner, which discovered or named it first.
     pub owner: PluginName,
-    /// The owner reads it too, or says what it is.
+    /// Whether the owner polls it too, or is not a plugin.
     pub has_its_owner: bool,
     pub labels: Labels,
 }
 
-/// What is to be tracked.
+/// A program's request that an instance is tracked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     pub id: InstanceId,
     pub labels: Labels,
-    /// None: the default ones.
+    /// The samplers that are to poll it. None: the default samplers.
     pub samplers: Option<Vec<String>>,
 }
 
-/// As many are tracked as the configuration allows.
+/// The error when as many instances are tracked as the configuration allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("instance limit of {0} reached; raise poll.max_instances")]
 pub struct TooMany(pub usize);
 
-/// Why an instance is not tracked.
+/// The reason why an instance is not tracked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotTracked {
     #[error(transparent)]
@@ -109,7 +112,7 @@ pub enum NotTracked {
     Invalid(String),
 }
 
-/// Drops all an instance had. Called while nobody can track another of its name.
+/// Drops everything that an instance had. Called while nobody can track another instance of the same id.
 pub(crate) type Forget<'a> = &'a dyn Fn(&InstanceId);
 
 // === impl Tracked ===
@@ -126,7 +129,7 @@ impl Tracked {
         }
     }
 
-    /// Tracks an instance the operator named.
+    /// Tracks an instance that the operator names.
     pub fn configure(&self, id: &InstanceId, labels: Labels, samplers: Option<Vec<String>>) -> Result<(), TooMany> {
         let done = self.write(|instances| {
             instances.name(id, Wish::new(labels, samplers));
@@ -136,8 +139,8 @@ impl Tracked {
         done.ok_or(TooMany(self.most))
     }
 
-    /// Has the operator's word be another. Instances it names no more end, unless others want them. Which ones there is no
-    /// room for.
+    /// Applies another configuration. Instances that it no longer names end, unless others want them. Returns the
+    /// instances for which there is no place.
     pub(crate) fn reconfigure(
         &self,
         default_samplers: &[String],
@@ -155,17 +158,17 @@ impl Tracked {
                 instances.name_no_more(&id, now_ms);
                 changed.push(id);
             }
-            // What is said as before may have been untracked since.
+            // An unchanged request is left out, because its instance may have been untracked since.
             named.retain(|id, wish| !instances.names(id, wish));
             let mut refused = Vec::new();
             for (id, wish) in named {
                 instances.name(&id, wish);
-                // One that is paused stays so: that is not the file's to say.
+                // A paused instance stays paused, because the file does not decide that.
                 let known = instances.change(&id, |entry| entry.ended_ms = None);
                 let wish = |entry: &Entry| entry.asked.clone();
                 match known.or_else(|| track(instances, &id, &CONFIGURATION.into(), wish, changed, forget)) {
                     Some(()) => changed.push(id),
-                    // So that it is tried again when it is said again.
+                    // The request is forgotten, so that the next configuration with it tries again.
                     None => {
                         instances.name_no_more(&id, now_ms);
                         refused.push(id);
@@ -176,8 +179,8 @@ impl Tracked {
         })
     }
 
-    /// Tracks an instance a program named, also one that was untracked, is paused or has ended. Those that said it was gone
-    /// are asked again.
+    /// Tracks an instance that a program names, also one that was untracked, is paused or has ended. Samplers that said
+    /// that it is gone are asked again.
     pub(crate) fn track(&self, wanted: Wanted, forget: Forget<'_>) -> Result<(), TooMany> {
         let Wanted { id, labels, samplers } = wanted;
         let wish = |_: &Entry| Some(Wish::new(labels, samplers));
@@ -186,12 +189,13 @@ impl Tracked {
         })
     }
 
-    /// Takes an instance out with all it had. Discovery does not bring it back.
+    /// Removes an instance with everything it had. Discovery does not bring it back.
     pub(crate) fn untrack(&self, id: &InstanceId, forget: Forget<'_>) {
         self.change(|instances, changed| untrack(instances, id, changed, forget));
     }
 
-    /// Does what became of instances, in order. Where there is no room for one it ends: how many were done.
+    /// Applies lifecycle events in order. Stops at an event for whose instance there is no place, and returns the
+    /// number of events applied before it.
     pub(crate) fn apply(&self, events: &[Lifecycle], forget: Forget<'_>) -> Result<(), (usize, TooMany)> {
         let api = API.into();
         self.change(|instances, changed| {
@@ -215,12 +219,12 @@ impl Tracked {
         })
     }
 
-    /// What owners have of the places there are.
+    /// Returns the places that owners take.
     pub(crate) fn places(&self) -> &Pool {
         &self.places
     }
 
-    /// A plugin says that what it was asked about exists no more.
+    /// Notes that a plugin said that an instance it was asked about no longer exists.
     pub fn gone(&self, plugin: &PluginName, polled: &Polled, now_ms: i64) {
         self.change(|instances, changed| {
             let is_current = instances.all().get(&polled.id).is_some_and(|entry| entry.generation == polled.generation);
@@ -232,7 +236,7 @@ impl Tracked {
         });
     }
 
-    /// Lets others have what a plugin owns that an operator removed. Whether that was something.
+    /// Lets others own the instances of a plugin that an operator removed. Returns whether there were any.
     pub(crate) fn release(&self, plugin: &str) -> bool {
         self.change(|instances, changed| {
             let owned = instances.all().iter().filter(|(_, entry)| *entry.owner == *plugin);
@@ -246,8 +250,8 @@ impl Tracked {
         })
     }
 
-    /// Takes from plugins what they had a share in and have no more: the operator lets them add to it no longer, or a
-    /// program. `shares`: whether the operator lets a plugin add to all instances of others.
+    /// Takes instances of other owners from plugins that may no longer add to them, because neither the operator nor a
+    /// program lets them. `shares`: returns whether the operator lets a plugin add to all instances of other owners.
     pub(crate) fn revoke_shares(&self, shares: &dyn Fn(&str) -> bool, now_ms: i64) {
         self.change(|instances, changed| {
             let default = instances.default_samplers();
@@ -266,7 +270,7 @@ impl Tracked {
         });
     }
 
-    /// A newer version of a plugin may know what the one before said was gone.
+    /// Has a plugin asked again about instances that it said are gone, because its newer version may know them.
     pub fn ask_again(&self, plugin: &PluginName) {
         self.change(|instances, changed| {
             let said_gone = instances.all().iter().filter(|(_, entry)| entry.has_heard_gone(plugin));
@@ -278,7 +282,7 @@ impl Tracked {
         });
     }
 
-    /// What a sampler polls, by id.
+    /// Returns the instances that a sampler polls, by id.
     pub fn polled_by(&self, plugin: &PluginName) -> Vec<Polled> {
         self.read(|instances| {
             let default = instances.default_samplers();
@@ -295,8 +299,9 @@ impl Tracked {
         })
     }
 
-    /// Calls with what tells whether an instance is still the one that was asked about, and polled. Until it returns
-    /// nothing is untracked or paused: what is written of an instance meanwhile is its own.
+    /// Calls `write` with a function that returns whether an instance is still the one that was asked about, and not
+    /// paused. Until `write` returns, no instance is untracked or paused, so that everything written meanwhile belongs
+    /// to its instance.
     pub(crate) fn while_polled<T>(&self, write: impl FnOnce(&dyn Fn(&Polled) -> bool) -> T) -> T {
         self.read(|instances| {
             write(&|polled| {
@@ -306,7 +311,8 @@ impl Tracked {
         })
     }
 
-    /// Calls with the instances a selection includes. Until it returns nothing is untracked, and none has other labels.
+    /// Calls `act` with the instances that a selection includes. Until `act` returns, no instance is untracked or gets
+    /// other labels.
     pub(crate) fn while_selected<T>(&self, selection: &Selection, act: impl FnOnce(Vec<Member>) -> T) -> T {
         let member = |(id, Entry { generation, labels, .. }): (&InstanceId, &Entry)| {
             let (id, generation, labels) = (id.clone(), *generation, labels.clone());
@@ -325,7 +331,7 @@ impl Tracked {
         })
     }
 
-    /// Calls with the instances of some workloads. Until it returns nothing is untracked.
+    /// Calls `act` with the instances of some workloads. Until `act` returns, no instance is untracked.
     pub(crate) fn while_of_workloads<T>(
         &self,
         workloads: &BTreeSet<String>,
@@ -346,12 +352,12 @@ impl Tracked {
         self.read(|instances| instances.all().get(id).map(|entry| tracking(instances, id, entry)))
     }
 
-    /// All, by id.
+    /// Returns all instances, by id.
     pub fn list(&self) -> Vec<Tracking> {
         self.list_after(None, usize::MAX, |_, _| true)
     }
 
-    /// Those behind an id that are wanted, so many at most.
+    /// Returns the wanted instances behind an id, at most `most` of them.
     pub fn list_after(
         &self,
         after: Option<&str>,
@@ -366,7 +372,7 @@ impl Tracked {
         })
     }
 
-    /// Takes out the instances that ended before a time, if what there was of them has gone.
+    /// Removes the instances that ended before a time, if their history is gone.
     pub(crate) fn forget_ended_before(
         &self,
         before_ms: i64,
@@ -382,12 +388,12 @@ impl Tracked {
         });
     }
 
-    /// As long as it is the same, so are instances and labels.
+    /// Returns a number that stays the same as long as instances and labels do.
     pub(crate) fn revision(&self) -> u64 {
         self.revision.load(Relaxed)
     }
 
-    /// What changes is noted, and others hear that there may be something else.
+    /// Changes the set, and remembers the changed instances for their notes. If there are any, the revision increases.
     fn change<T>(&self, change: impl FnOnce(&mut Instances, &mut Vec<InstanceId>) -> T) -> T {
         let mut changed = Vec::new();
         let done = self.write(|instances| change(instances, &mut changed));
@@ -418,7 +424,7 @@ fn tracking(instances: &Instances, id: &InstanceId, entry: &Entry) -> Tracking {
     }
 }
 
-/// `wish`: what is asked from now on. None: there is no room.
+/// Tracks an instance for an owner. `wish`: returns the program's request from now on. None: there is no place.
 fn track(
     instances: &mut Instances,
     id: &InstanceId,
@@ -452,11 +458,14 @@ fn untrack(instances: &mut Instances, id: &InstanceId, changed: &mut Vec<Instanc
     let is_discovered = entry.is_some_and(|entry| !entry.discovered_by.is_empty());
     if let Some((least, may_come_back)) = instances.set_untracked(id, is_discovered) {
         if may_come_back {
-            tracing::warn!(instance = %least, "too many were untracked to remember this one: discovery may bring it back");
+            tracing::warn!(
+                instance = %least,
+                "too many instances were untracked to remember this one; discovery may bring it back"
+            );
         }
         changed.push(least);
     }
-    // Also streams that wait for an instance that never was.
+    // Also for an instance that never was there, because streams may wait for it.
     forget(id);
     changed.push(id.clone());
 }

@@ -1,4 +1,4 @@
-//! What of tracked instances is there after a restart: a note for each, beside history.
+//! Notes of tracked instances beside history, one for each, by which the instances are there again after a restart.
 
 use super::entry::Wish;
 use super::{API, Forget, PluginName, Tracked};
@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// What the keys begin with.
+/// The prefix of the notes' keys.
 const NOTES: &str = "tracked/";
 
-/// What the configuration does not say anyway.
+/// The state of an instance that the configuration does not have anyway.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Note {
@@ -34,7 +34,7 @@ struct Note {
     ended_ms: Option<i64>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     untracked: bool,
-    /// All it had when this was noted, the configuration's among them: for whoever reads history without a host.
+    /// All its labels when this was noted, also those of the configuration, for readers of history without a host.
     #[serde(skip_serializing_if = "Option::is_none")]
     labels: Option<Labels>,
 }
@@ -46,7 +46,7 @@ struct Asked {
     samplers: Option<Vec<String>>,
 }
 
-/// Returns who has recorded an instance; programs if nobody has.
+/// Returns the sampler that has recorded an instance; [`API`] if none has.
 fn recorder(id: &InstanceId, store: &Store) -> PluginName {
     let frames = store.frames(id);
     frames.first().map_or_else(|| API.into(), |frame| frame.schema().sampler().clone())
@@ -63,15 +63,15 @@ pub fn noted_labels(notes: &BTreeMap<String, Vec<u8>>) -> BTreeMap<InstanceId, L
 }
 
 impl Note {
-    /// An earlier version did not note whose it is: then it is a program's, or a plugin's that discovered it, or whose history
-    /// it has.
+    /// Returns the owner. Notes of an earlier version have none: then the owner is a program, a plugin that discovered
+    /// the instance, or the sampler that recorded it.
     fn owner(&self, id: &InstanceId, store: &Store) -> PluginName {
         let noted = self.owner.as_deref().or(self.asked.is_some().then_some(API));
         let noted = noted.or(self.discovered_by.keys().next().map(String::as_str));
         noted.map_or_else(|| recorder(id, store), PluginName::from)
     }
 
-    /// A note of an earlier version has those that programs and plugins gave.
+    /// Returns the labels. A note of an earlier version has only those that programs and plugins gave.
     fn labels(self) -> Labels {
         let Self { discovered_by, last_labels, asked, labels, .. } = self;
         labels.unwrap_or_else(|| {
@@ -84,14 +84,14 @@ impl Note {
 }
 
 impl Tracked {
-    /// Brings back what was tracked when the host last ran. What has history but is tracked by no one any more has ended:
-    /// also what a plugin had discovered that is not among these.
+    /// Restores the instances that were tracked when the host last ran. An instance with history that nobody tracks any
+    /// more has ended, also one that was discovered by a plugin that is not among `plugins`.
     pub fn restore(&self, store: &Store, plugins: &[&str], now_ms: i64) {
         self.adopt(store, store.notes(NOTES), plugins, now_ms, &|_| {});
     }
 
-    /// The same by notes that could be read late, while instances are tracked already. Which of those are another's, and who
-    /// was taken for their owner meanwhile.
+    /// Restores instances by notes that could be read only late, while instances are tracked already. Returns those of
+    /// them that belong to another owner, each with the plugin that was taken for its owner meanwhile.
     pub(crate) fn adopt(
         &self,
         store: &Store,
@@ -103,11 +103,11 @@ impl Tracked {
         let mut strangers = Vec::new();
         let noted = notes.into_iter().filter_map(|(key, value)| {
             let id = InstanceId::new(key.strip_prefix(NOTES)?).ok()?;
-            // What cannot be read was written by another version: its plugin will find it again.
+            // A note that cannot be read was written by another version. A plugin will find the instance again.
             Some((id, serde_json::from_slice::<Note>(&value).ok()?))
         });
         let noted: Vec<_> = noted.collect();
-        // The host's own are no instances of anybody's.
+        // The host's own instances are not tracked.
         let mut ids: BTreeSet<InstanceId> =
             store.instances().into_iter().filter(|id| !is_reserved(id.as_str())).collect();
         let stale = self.write(|instances| {
@@ -121,7 +121,10 @@ impl Tracked {
                         forget(&id);
                     }
                     if removed.is_some_and(|entry| entry.configured.is_some()) {
-                        tracing::warn!(instance = %id, "the configuration names it, and it was untracked: PUT it to track it again");
+                        tracing::warn!(
+                            instance = %id,
+                            "the configuration names an instance that was untracked; PUT it to track it again"
+                        );
                     }
                     instances.set_untracked(&id, false);
                     ids.remove(&id);
@@ -146,7 +149,7 @@ impl Tracked {
                     entry.asked = entry.asked.take().or(asked);
                     entry.is_paused |= note.paused;
                     let is_wanted = entry.configured.is_some() || entry.asked.is_some();
-                    // Whoever said that it is gone may be another now.
+                    // A sampler that said that it is gone may be another version now.
                     entry.ended_ms = note.ended_ms.filter(|_| !is_wanted && entry.discovered_by.is_empty());
                 });
                 refused += usize::from(restored.is_none());
@@ -162,7 +165,10 @@ impl Tracked {
                 refused += usize::from(restored.is_none());
             }
             if refused > 0 {
-                tracing::error!(refused, "more instances were tracked than poll.max_instances allows now");
+                tracing::error!(
+                    refused,
+                    "more instances were tracked than poll.max_instances allows now; raise it to track all of them"
+                );
             }
             let all = instances.all().iter();
             let stale = all.filter(|(id, entry)| labels.get(*id).and_then(Option::as_ref) != Some(&entry.labels));
@@ -176,7 +182,7 @@ impl Tracked {
         strangers
     }
 
-    /// Has what changed remembered beside history.
+    /// Writes the notes of instances that changed.
     pub fn note_changes(&self, store: &Store) {
         let changed = std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner));
         for id in changed {
@@ -200,7 +206,11 @@ impl Tracked {
                 serde_json::to_vec(&note).ok()
             });
             if let Err(error) = store.note(&format!("{NOTES}{id}"), note) {
-                tracing::error!(instance = %id, %error, "the instance is not kept for the next start as it is now");
+                tracing::error!(
+                    instance = %id,
+                    %error,
+                    "cannot note the instance; after a restart it will be as it was before"
+                );
             }
         }
     }

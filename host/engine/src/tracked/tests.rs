@@ -24,7 +24,7 @@ fn polled(tracked: &Tracked, plugin: &PluginName) -> Vec<String> {
     tracked.polled_by(plugin).iter().map(|polled| polled.id.to_string()).collect()
 }
 
-/// What was forgotten.
+/// The instances that were forgotten.
 #[derive(Default)]
 struct Forgotten(RefCell<Vec<String>>);
 
@@ -38,7 +38,7 @@ fn by(plugin: &PluginName) -> Discoverer {
     Discoverer { plugin: plugin.clone(), is_built_in: false, shares: false, is_initial: false }
 }
 
-/// How many were refused.
+/// Discovers instances, and returns how many were refused.
 fn find(tracked: &Tracked, plugin: &PluginName, ids: &[&str], now_ms: i64) -> u64 {
     tracked.discovered(&by(plugin), found(ids), now_ms, &|_| {}).refused
 }
@@ -316,7 +316,7 @@ fn what_was_untracked_is_remembered_within_bounds_first_of_all_what_discovery_kn
     for text in ["found", "1", "2", "3", "4", "5"] {
         tracked.untrack(&id(text), &|_| {});
     }
-    // It turns out that this one is known.
+    // It turns out that discovery knows `4`.
     find(&tracked, &a, &["found", "4"], 0);
     (6..9).for_each(|nth| tracked.untrack(&id(&nth.to_string()), &|_| {}));
     find(&tracked, &a, &["found", "3", "4", "8"], 0);

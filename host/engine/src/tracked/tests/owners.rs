@@ -41,7 +41,7 @@ fn what_comes_with_the_binary_has_what_it_finds_whoever_said_so_before_it() {
     find(&tracked, &aaa, &["host"], 2);
     assert!(polled(&tracked, &aaa).is_empty());
     assert_eq!(tracked.discovered(&built_in, found(&["host"]), 3, &|_| {}).taken_over, []);
-    // Who may add to it does not make it less than it is.
+    // A plugin that may add to it does not change that a built-in plugin owns it.
     tracked.discovered(&Discoverer { shares: true, ..by(&aaa) }, found(&["host"]), 4, &|_| {});
     let other = Discoverer { is_built_in: true, ..by(&"other".into()) };
     assert_eq!(tracked.discovered(&other, found(&["host"]), 5, &|_| {}).of_others, [(id("host"), procfs)]);
@@ -60,7 +60,7 @@ fn who_is_named_for_an_instance_adds_to_what_comes_with_the_binary_and_others_do
         (1, 1, 0)
     );
     assert_eq!(tracked.polled_by(&load)[0].owner, procfs);
-    // Without a name, all are meant; but it is procfs' all the same.
+    // Without names all samplers are meant, but procfs owns the instance all the same.
     tracked.configure(&id("host"), Labels::new(), None).unwrap();
     assert!(polled(&tracked, &other).is_empty());
 }
@@ -72,7 +72,7 @@ fn what_the_operator_or_a_program_named_is_polled_by_who_finds_it_if_that_is_ask
     assert!(tracked.discovered(&by(&a), found(&["web"]), 0, &|_| {}).of_others.is_empty());
     assert_eq!(tracked.discovered(&by(&b), found(&["web"]), 0, &|_| {}).of_others, [(id("web"), CONFIGURATION.into())]);
     assert!(polled(&tracked, &b).is_empty());
-    // A program that asks for all samplers says nothing of whose it is.
+    // A program that asks for all samplers does not change the owner.
     find(&tracked, &a, &["own"], 1);
     tracked.track(wanted("own"), &|_| {}).unwrap();
     assert_eq!(tracked.discovered(&by(&b), found(&["own"]), 1, &|_| {}).of_others, [(id("own"), a)]);
@@ -88,7 +88,7 @@ fn an_ended_instance_is_revived_by_its_owner_and_by_no_stranger() {
     assert_eq!((polled(&tracked, &b).len(), state(&tracked, "x")), (0, Some(State::Ended)));
     find(&tracked, &a, &["x"], 3);
     assert_eq!((polled(&tracked, &a), state(&tracked, "x")), (vec!["x".to_owned()], Some(State::Tracked)));
-    // The operator removes the plugin: then it is whose it is next who finds it.
+    // After the operator removed the plugin, the next one that finds the instance owns it.
     find(&tracked, &a, &[], 4);
     assert!(tracked.release("a") && !tracked.release("nobody"));
     assert_eq!(of_others(5), []);
@@ -132,7 +132,7 @@ fn of_plugins_that_find_an_instance_in_their_first_discovery_the_first_by_name_o
         assert_eq!((of_others, taken_over), expected);
         assert_eq!((tracked.polled_by(&a)[0].owner.clone(), tracked.polled_by(&b).len()), (a, 0));
     }
-    // One that comes later takes nothing, nor does the first of what was there before.
+    // A later plugin takes nothing over, nor does a first discovery take over an instance of a later one.
     let (tracked, a, b) = (tracked(), PluginName::from("a"), PluginName::from("b"));
     tracked.discovered(&initial(&b), found(&["x"]), 0, &|_| {});
     assert_eq!(tracked.discovered(&by(&a), found(&["x"]), 1, &|_| {}).of_others, [(id("x"), b.clone())]);
@@ -190,7 +190,7 @@ fn whose_an_instance_is_is_known_after_a_restart() {
     after.restore(&store, &["a", "b"], 9);
     assert_eq!(after.discovered(&by(&a), found(&["x"]), 10, &|_| {}).of_others, [(id("x"), b.clone())]);
     assert_eq!(after.places().account("b").used, 1);
-    // Its file is not there at this start.
+    // At this start the file of `b` is missing.
     after.note_changes(&store);
     let without = Tracked::new(Vec::new(), Labels::new(), 10);
     without.restore(&store, &["a"], 11);
