@@ -34,7 +34,7 @@ pub fn mapped() -> Option<u64> {
     of_line(&fs::read_to_string("/proc/self/status").ok()?, "VmSize:")
 }
 
-/// Has the C library's allocator keep less free memory than by default. Called before there are threads.
+/// Makes the C library's allocator keep less free memory than by default. Called before there are threads.
 ///
 /// By default there are eight arenas for every processor, and each keeps holes between pieces that stay. With 100 000
 /// instances that come and go, a third of the memory was holes. Each arena also reserves 64 MiB of address space, which

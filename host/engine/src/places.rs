@@ -75,9 +75,9 @@ pub struct Share {
 /// The reason why a request gets no places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// All places, so many, are taken.
+    /// All places are taken: this many.
     All(usize),
-    /// The client may have no more than so many now.
+    /// The client may have no more places now than this many.
     OfPeer(usize),
 }
 

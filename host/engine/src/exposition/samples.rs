@@ -25,7 +25,7 @@ pub(super) struct Samples {
     known: Option<(u64, u64)>,
     /// The labels of all series, as they are written.
     labels: Vec<u8>,
-    /// By sampler.
+    /// The frames of each sampler.
     groups: BTreeMap<PluginName, Group>,
 }
 

@@ -38,7 +38,7 @@ impl Outlet {
         (Self::Body(writer), reader)
     }
 
-    /// Has a reader's writer told when the outlet takes more, and when the other end is gone.
+    /// Registers a reader's writer, which is then told when the outlet takes more, and when the other end is gone.
     pub fn register(&mut self, registry: &Registry, writer: Registered) -> io::Result<()> {
         // The writer is told once when the socket takes more again or is gone. The client has nothing to send.
         let interest = Interest::READABLE | Interest::WRITABLE;

@@ -79,7 +79,7 @@ pub(super) fn pipe() -> (PipeWriter, PipeReader) {
 // === impl PipeWriter ===
 
 impl PipeWriter {
-    /// Has the body's end tell the writer when there is room again, and when the body is gone.
+    /// Registers the writer, which is then told when there is room again, and when the body is gone.
     pub fn register(&self, writer: Registered) -> io::Result<()> {
         let mut state = self.0.lock();
         if state.is_gone {

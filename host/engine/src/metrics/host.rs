@@ -218,7 +218,7 @@ impl HostMetrics {
         Ok(metrics)
     }
 
-    /// Has the counters of a plugin begin at 0.
+    /// Starts the counters of a plugin at 0.
     pub fn know_plugin(&self, name: &str) {
         for vector in self.of_plugin() {
             vector.with_label_values(&[name]);

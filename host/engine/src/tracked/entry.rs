@@ -1,4 +1,4 @@
-//! One instance: its owner, the requests that it is polled, its labels and its state.
+//! One instance: its owner, the requests to poll it, its labels and its state.
 
 use super::{API, CONFIGURATION, PluginName, State};
 use dropsonde_model::Labels;
@@ -42,7 +42,7 @@ pub(super) struct Entry {
     pub(super) labels: Labels,
 }
 
-/// A request that an instance is tracked.
+/// A request to track an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wish {
     pub(super) labels: Labels,
@@ -207,7 +207,7 @@ impl Entry {
         self.wishes().any(|wish| wish.gone.contains(plugin))
     }
 
-    /// Has a plugin asked again that said that the instance is gone, because it may know the instance now.
+    /// Lets a plugin that said that the instance is gone be asked again, because it may know the instance now.
     pub(super) fn ask_again(&mut self, plugin: &str) {
         for wish in self.configured.iter_mut().chain(&mut self.asked) {
             if wish.gone.remove(plugin) {

@@ -89,7 +89,7 @@ pub struct Polled {
     pub labels: Labels,
 }
 
-/// A program's request that an instance is tracked.
+/// A program's request to track an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     pub id: InstanceId,
@@ -270,7 +270,7 @@ impl Tracked {
         });
     }
 
-    /// Has a plugin asked again about instances that it said are gone, because its newer version may know them.
+    /// Lets a plugin be asked again about instances that it said are gone, because its newer version may know them.
     pub fn ask_again(&self, plugin: &PluginName) {
         self.change(|instances, changed| {
             let said_gone = instances.all().iter().filter(|(_, entry)| entry.has_heard_gone(plugin));
