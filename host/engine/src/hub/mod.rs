@@ -132,7 +132,8 @@ impl Claim {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TooManyStreams {
     #[error(
-        "stream limit of {0} reached; try again later, or raise stream.max_streams or the limit of open files (`ulimit -n`)"
+        "stream limit of {0} reached; try again later, or raise stream.max_streams or the limit of open files \
+         (`ulimit -n`)"
     )]
     InAll(usize),
     #[error("limit of {0} streams of one client reached; close some, or raise stream.max_streams_per_peer")]
