@@ -124,7 +124,7 @@ fn a_collector_that_does_not_work_costs_nothing_but_spans_and_they_are_counted()
     until("dropsonde_remote_reconnects_total", &there, &|reconnects| reconnects >= 1.0);
     collector.refuse(true);
     until("dropsonde_remote_circuit_breaker", &there, &|breaker| breaker == 1.0);
-    assert!(host.until_logged("spans cannot be sent").contains("it answered 500"), "and why");
+    assert!(host.until_logged("cannot send spans").contains("the collector answered 500"), "and why");
     let stopping = Instant::now();
     assert_eq!(host.stop(), 0);
     assert!(stopping.elapsed().as_secs() < 30, "it does not wait for who does not answer");

@@ -1,16 +1,17 @@
-//! A destination the host sends to: what came of it in metrics, and a circuit breaker, so that one that does not answer costs
-//! nothing while it does not.
+//! A destination that the host sends requests to: its metrics, and a circuit breaker, so that a destination that does
+//! not answer costs nothing.
 
 use dropsonde_engine::metrics::{Breaker, CoreMetrics};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Failures in a row after which nothing is sent for a while.
+/// Consecutive failures after which the circuit breaker opens.
 const MOST_FAILURES: u32 = 3;
 
-/// How long that is.
+/// Time without requests while the circuit breaker is open.
 const PAUSE: Duration = Duration::from_secs(30);
 
+/// A destination, its metrics and its circuit breaker.
 #[derive(Debug)]
 pub(crate) struct Remote {
     destination: &'static str,
@@ -21,22 +22,22 @@ pub(crate) struct Remote {
 #[derive(Debug, Default)]
 struct State {
     failures: u32,
-    /// Until then nothing is sent.
+    /// No request is sent before this time.
     open_until: Option<Instant>,
 }
 
-/// What a request changed.
+/// The change that a request's outcome makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
     None,
-    /// It does not work any more.
+    /// The destination has stopped answering.
     Lost,
-    /// It works again.
+    /// The destination answers again.
     Back,
 }
 
 impl Remote {
-    /// Not connected yet.
+    /// Makes a destination that is not connected yet.
     pub(crate) fn new(destination: &'static str, metrics: CoreMetrics) -> Self {
         metrics.remote_connected(destination, false);
         metrics.remote_reconnects(destination, 0);
@@ -44,7 +45,7 @@ impl Remote {
         Self { destination, metrics, state: Mutex::default() }
     }
 
-    /// Whether a request may go out now.
+    /// Returns whether a request may be sent now.
     pub(crate) fn may_send(&self, now: Instant) -> bool {
         match self.lock().open_until {
             Some(until) if now < until => false,
@@ -56,7 +57,7 @@ impl Remote {
         }
     }
 
-    /// A request was answered.
+    /// Records that a request was answered after `took`.
     pub(crate) fn answered(&self, took: Duration) -> Change {
         let before = std::mem::take(&mut *self.lock());
         self.metrics.remote_connected(self.destination, true);
@@ -66,7 +67,7 @@ impl Remote {
         if before.failures > 0 { Change::Back } else { Change::None }
     }
 
-    /// A request was not, or was refused.
+    /// Records that a request got no answer or was refused.
     pub(crate) fn failed(&self, now: Instant) -> Change {
         let mut state = self.lock();
         state.failures = state.failures.saturating_add(1);
@@ -117,7 +118,7 @@ mod tests {
         assert!(remote.may_send(later));
         assert_eq!(shown("circuit_breaker"), 2.0);
         remote.failed(later);
-        assert!(!remote.may_send(later), "once is enough then");
+        assert!(!remote.may_send(later), "one more failure opens the breaker again");
     }
 
     #[test]

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-/// Bytes of an answer: a collector says little.
+/// Longest answer that is read, in bytes: a collector's answers are short.
 const LARGEST_ANSWER: usize = 64 << 10;
 
-/// Why the last request went wrong, if it did: the exporter tells only that.
+/// The reason why the last request failed, or none if it succeeded: the exporter's own error has no reason.
 pub(super) type Why = Arc<Mutex<Option<String>>>;
 
-/// Sends requests on a runtime, for threads that are not on it.
+/// Sends requests on a runtime, for threads outside of it.
 #[derive(Debug)]
 struct Sender<C> {
     why: Why,
@@ -24,7 +24,7 @@ struct Sender<C> {
     timeout: Duration,
 }
 
-/// Over TLS with the certificates the machine trusts, or without.
+/// Makes a client; if `is_secure`, for TLS with the certificates that the machine trusts.
 pub(super) fn client(is_secure: bool, timeout: Duration, why: Why) -> std::io::Result<Arc<dyn HttpClient>> {
     let runtime = Handle::current();
     if !is_secure {
@@ -49,14 +49,14 @@ impl<C: Connect + Clone + Send + Sync + std::fmt::Debug + 'static> HttpClient fo
         let sent = self.runtime.spawn(async move { tokio::time::timeout(timeout, sent).await? }).await?;
         *self.why.lock().unwrap_or_else(PoisonError::into_inner) = match &sent {
             Ok(answer) if answer.status().is_success() => None,
-            Ok(answer) => Some(format!("it answered {}", answer.status())),
+            Ok(answer) => Some(format!("the collector answered {}", answer.status())),
             Err(error) => Some(chain(&**error)),
         };
         sent
     }
 }
 
-/// An error with what it comes from.
+/// Formats an error with its causes.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")

@@ -4,7 +4,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter, ParseError};
 use tracing_subscriber::registry::LookupSpan;
 
-/// How lines look, and which there are.
+/// Format and level of log lines.
 #[derive(Debug, Clone)]
 pub struct LogOptions {
     pub format: Format,
@@ -12,31 +12,31 @@ pub struct LogOptions {
     pub level: String,
 }
 
-/// What a line looks like.
+/// The format of a log line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people
+    /// Plain text for people
     #[default]
     Text,
-    /// An object per line
+    /// One JSON object per line
     Json,
 }
 
-/// Why a level means nothing.
+/// The error of an unknown level.
 #[derive(Debug, thiserror::Error)]
 pub enum BadLevel {
-    #[error("{0:?} is no level: error, warn, info, debug, trace or off")]
+    #[error("unknown level {0:?}: use error, warn, info, debug, trace or off")]
     Word(String),
     #[error(transparent)]
     Directive(#[from] ParseError),
 }
 
-/// They would show what guests write, whatever its length, or each request to a collector.
+/// Directives for libraries that would log guests' output of any length, or each request to a collector.
 const QUIET: [&str; 4] = ["wasmtime=warn", "wasmtime_wasi=warn", "wasmtime_wasi_http=warn", "hyper_util=warn"];
 
 impl LogOptions {
-    /// Which lines there are. Directives that mean nothing are an error, and so is a word that is no level: as the name of a
-    /// target it would silence everything else.
+    /// Returns the filter for a level. A wrong directive is an error, and so is a word that is not a level: taken as
+    /// the name of a target, it would silence everything else.
     pub fn filter(level: &str) -> Result<EnvFilter, BadLevel> {
         let is_level = |word: &str| word.is_empty() || word.contains(['=', '[']) || word.parse::<LevelFilter>().is_ok();
         if let Some(word) = level.split(',').map(str::trim).find(|word| !is_level(word)) {
@@ -50,7 +50,7 @@ impl LogOptions {
     where
         S: ::tracing::Subscriber + for<'a> LookupSpan<'a>,
     {
-        // A line that cannot be written is no reason to write another, which would panic.
+        // If a line cannot be written, a line about that error would panic.
         let lines = tracing_subscriber::fmt::layer().log_internal_errors(false);
         let lines = lines.with_writer(std::io::stderr).with_target(false);
         let filter = Self::filter(&self.level).unwrap_or_else(|_| EnvFilter::new("info"));

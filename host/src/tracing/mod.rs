@@ -1,9 +1,9 @@
-//! What the host tells about its own work: log lines on standard error, and spans to an OpenTelemetry collector.
+//! The host's log lines on standard error, and its spans for an OpenTelemetry collector.
 //!
-//! * `log`: format and level of lines.
-//! * `otlp`: spans in batches over HTTP; `client`: the requests.
+//! * `log`: format and level of log lines.
+//! * `otlp`: batches of spans. `client`: HTTP requests with them.
 //!
-//! Spans are of the level `DEBUG`: without a collector nobody wants them, and they cost nothing.
+//! Spans have the level `DEBUG`: without a collector they are disabled and cost nothing.
 
 mod client;
 mod log;
@@ -19,31 +19,31 @@ use std::time::Duration;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Ends what [`init`] began.
+/// Ends the tracing that [`init`] started.
 #[derive(Debug)]
 #[must_use = "spans that were not sent yet are lost without a shutdown"]
 pub struct Shutdown(Option<SdkTracerProvider>);
 
-/// Begins to log, and, if there is a collector, to send spans there; once in a process, within a tokio runtime.
+/// Starts logging, and sending spans if a collector is configured. Call it once per process, within a tokio runtime.
 ///
-/// What becomes of spans is counted in `metrics`.
+/// `metrics` counts spans that were dropped, and requests to the collector.
 pub fn init(log: &LogOptions, config: &TracingConfig, metrics: &HostMetrics) -> anyhow::Result<Shutdown> {
     let exporting = if config.otlp_endpoint.is_empty() { None } else { Some(otlp::provider(config, metrics)?) };
     let spans = exporting.as_ref().map(otlp::layer);
     let began = tracing_subscriber::registry().with(spans).with(log.layer()).try_init();
-    began.context("something logs in this process already")?;
+    began.context("this process has a logger already")?;
     Ok(Shutdown(exporting))
 }
 
-/// Only logs: for commands.
+/// Starts logging without spans, for commands.
 pub(crate) fn log_only(log: &LogOptions) {
-    // Who logs already goes on.
+    // Fails if the process has a logger already; that logger stays.
     let _ = tracing_subscriber::registry().with(log.layer()).try_init();
 }
 
 impl Shutdown {
-    /// Sends what is left, unless that takes longer. Whether it came to an end in time; what a collector did not take is
-    /// counted.
+    /// Sends the remaining spans, for as long as `patience` allows. Returns whether that ended in time; spans that the
+    /// collector did not take are counted.
     pub async fn shutdown(self, patience: Duration) -> bool {
         let Some(provider) = self.0 else { return true };
         let sent = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(patience).is_ok());

@@ -20,25 +20,25 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::registry::LookupSpan;
 
-/// Spans that may wait to be sent; more are dropped, and counted.
+/// Spans that can wait to be sent; further ones are dropped and counted.
 const MOST_WAITING: usize = 4096;
 
-/// Spans sent at once.
+/// Spans in one request.
 const BATCH: usize = 512;
 
-/// How long one waits for others to be sent with it.
+/// Longest time a span waits for others in its batch.
 const DELAY: Duration = Duration::from_secs(1);
 
-/// Longest time a collector may take to answer.
+/// Longest time the collector can take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// As the metrics call it.
+/// The destination's name in metrics.
 const DESTINATION: &str = "otlp";
 
-/// Where a collector takes spans, under what the operator gave.
+/// The collector's path for spans, added to a configured URL without a path.
 const PATH: &str = "/v1/traces";
 
-/// Everything from a span's end to the collector.
+/// Builds everything between the end of a span and the collector.
 pub(super) fn provider(config: &TracingConfig, metrics: &HostMetrics) -> anyhow::Result<SdkTracerProvider> {
     let endpoint = endpoint(&config.otlp_endpoint);
     let why = Why::default();
@@ -74,7 +74,7 @@ pub(super) fn provider(config: &TracingConfig, metrics: &HostMetrics) -> anyhow:
         .with_service_name("dropsonde")
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .with_attributes(attributes);
-    // Whoever calls decides for its own traces.
+    // A caller decides for its own traces.
     let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sample_ratio)));
     Ok(SdkTracerProvider::builder()
         .with_span_processor(Bounded { processor, waiting, full })
@@ -83,32 +83,32 @@ pub(super) fn provider(config: &TracingConfig, metrics: &HostMetrics) -> anyhow:
         .build())
 }
 
-/// Hands spans of ours over, and what plugins log in them.
+/// Returns the layer that exports the host's own spans, with plugins' log lines as events in them.
 pub(super) fn layer<S>(provider: &SdkTracerProvider) -> impl Layer<S> + use<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     let ours = filter_fn(|about| about.target().starts_with("dropsonde") || about.target() == "plugin");
-    // What a span is about, and nothing about the code.
+    // Leave out where in the code a span was made.
     let spans = tracing_opentelemetry::layer().with_location(false).with_threads(false).with_target(false);
     spans.with_tracked_inactivity(false).with_tracer(provider.tracer("dropsonde")).with_filter(ours)
 }
 
-/// `http://host:4317` is where the collector is; spans go to a path of it, unless it has one.
+/// Returns the URL for spans: `http://host:4317` gets the path for spans, a URL with a path stays as it is.
 fn endpoint(configured: &str) -> String {
     let configured = configured.trim_end_matches('/');
     let after_scheme = configured.split_once("://").map_or(configured, |(_, rest)| rest);
     if after_scheme.contains('/') { configured.to_owned() } else { format!("{configured}{PATH}") }
 }
 
-/// Without a user and a password.
+/// Returns the URL without user and password.
 fn shown(endpoint: &str) -> String {
     let uri = endpoint.parse::<hyper::Uri>().unwrap_or_default();
     let port = uri.port().map(|port| format!(":{port}")).unwrap_or_default();
     format!("{}://{}{port}{}", uri.scheme_str().unwrap_or_default(), uri.host().unwrap_or_default(), uri.path())
 }
 
-/// Takes no more spans than may wait, and counts the others.
+/// Drops spans beyond the number that can wait, and counts them.
 #[derive(Debug)]
 struct Bounded {
     processor: BatchSpanProcessor,
@@ -145,17 +145,17 @@ impl SpanProcessor for Bounded {
     }
 }
 
-/// Sends batches while the collector answers, and counts those it did not get.
+/// Sends batches unless the circuit breaker is open, and counts the spans that the collector did not get.
 #[derive(Debug)]
 struct Watched {
     exporter: OtlpExporter,
     remote: Remote,
     waiting: Arc<AtomicUsize>,
     unreachable: IntCounter,
-    /// Of the endpoint what may be logged.
+    /// The endpoint without secrets, for the log.
     shown: String,
     why: Why,
-    /// What was logged last of why they cannot be sent.
+    /// The reason for failed requests that was logged last.
     told: Mutex<Option<String>>,
 }
 
@@ -181,11 +181,11 @@ impl SpanExporter for Watched {
         match &sent {
             Err(error) if why != *told || change == Change::Lost => {
                 let error = why.clone().unwrap_or_else(|| error.to_string());
-                ::tracing::warn!(endpoint, error, "spans cannot be sent, and are dropped until they can");
+                ::tracing::warn!(endpoint, error, "cannot send spans; they are dropped until the collector answers");
                 *told = why;
             }
             Ok(()) if change == Change::Back => {
-                ::tracing::info!(endpoint, "spans are sent again");
+                ::tracing::info!(endpoint, "the collector answers again; spans are sent");
                 *told = None;
             }
             _ => {}
