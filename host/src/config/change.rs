@@ -1,19 +1,20 @@
-//! What of a configuration can change while the host runs.
+//! The parts of a configuration that can change while the host runs.
 
 use super::{AuthConfig, Config, HttpConfig, Metrics, Poll, Snapshot, StoreConfig, Stream, TlsConfig};
 
-/// A newer configuration, as far as it can be in force without a restart.
+/// A new configuration, as far as it applies without a restart.
 #[derive(Debug)]
 pub struct Change {
-    /// What is in force from now on.
+    /// The configuration to put in force.
     pub config: Config,
-    /// Keys that were changed, and take a restart: in `config` they are as before.
+    /// Changed keys that need a restart; in `config` they have their old values.
     pub needs_restart: Vec<&'static str>,
-    /// Sections that are others in `config`, without those of plugins.
+    /// Changed sections of `config`, without those of plugins.
     pub changed: Vec<&'static str>,
 }
 
-/// Takes a section apart: each key of it takes a restart or does not. One that is missing here does not compile.
+/// Destructures a section into the keys that need a restart and those that apply live. A key that is in neither list
+/// does not compile.
 macro_rules! section {
     ($kept:ident, $before:expr, $now:expr => $section:ident {
         restart: [$($fixed:ident),*], live: [$($live:ident),*] $(,)?
@@ -31,10 +32,10 @@ fn fixed_as<T: Clone>(now: &mut T, before: &T) {
 }
 
 impl Change {
-    /// From what is in force to what an operator says now. Both are valid.
+    /// Compares the configuration in force with a new one. Both are valid.
     pub fn between(before: &Config, mut now: Config) -> Self {
         let mut kept: Vec<&'static str> = Vec::new();
-        // What is opened, bound or sized at the start takes a restart.
+        // Keys of resources that are opened, bound or sized at the start need a restart.
         section! { kept, before, &mut now => Config {
             restart: [listen, data_dir, plugins_dir, compile_cache, insecure, tracing],
             live: [labels, store, poll, stream, metrics, snapshot, http, auth, tls, instances, plugins],
@@ -74,7 +75,7 @@ impl Change {
             restart: [],
             live: [cert, key, client_ca, min_version],
         } "tls." }
-        // A client that speaks one does not speak the other.
+        // Switching TLS on or off needs a restart: clients would have to change how they connect.
         if now.tls.files().is_some() != before.tls.files().is_some() {
             now.tls = before.tls.clone();
             kept.push("tls");
@@ -113,7 +114,7 @@ mod tests {
         assert_eq!(needs_restart, ["listen", "store.retention", "tls"]);
         assert_eq!(changed, ["[poll]"]);
         assert_eq!((&config.listen, &config.store, &config.tls), (&before.listen, &before.store, &before.tls));
-        assert_eq!(config.poll.interval, now.poll.interval, "and the rest is in force");
+        assert_eq!(config.poll.interval, now.poll.interval, "the other keys apply");
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! The operator's configuration: TOML, every key with a default, unknown keys are errors. A value that got in is valid.
+//! The operator's configuration: a TOML file. Every key has a default, unknown keys are errors, and all values are
+//! checked before use.
 //!
-//! Sections are defined beside who they are for: [`dropsonde_engine::options`], [`dropsonde_http::options`], and `tracing`
-//! here. `change`: what of it can be another while the host runs.
+//! Sections are defined beside the code that uses them: in [`dropsonde_engine::options`], [`dropsonde_http::options`],
+//! and `tracing` here. `change` says which keys can change while the host runs.
 
 mod change;
 mod tracing;
@@ -23,19 +24,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-/// Everything an operator can say.
+/// The configuration of a host.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where to serve HTTP.
+    /// The address to serve HTTP on.
     pub listen: Listen,
-    /// Compiled plugins and plugins' saved state. None: see [`Config::data_dir`].
+    /// The folder of history, tokens, compiled plugins and plugins' saved state. None: see [`Config::data_dir`].
     pub data_dir: Option<PathBuf>,
-    /// `NAME.wasm` files. None: `plugins` in the data directory.
+    /// The folder of `NAME.wasm` files. None: `plugins` in the data directory.
     pub plugins_dir: Option<PathBuf>,
-    /// What compiled plugins may take on disk together; those used longest ago go.
+    /// Disk for all compiled plugins; beyond it, the least recently used ones are deleted.
     pub compile_cache: Size,
-    /// On every instance.
+    /// Labels of every instance.
     pub labels: Labels,
     pub store: StoreConfig,
     pub poll: Poll,
@@ -46,16 +47,16 @@ pub struct Config {
     pub auth: AuthConfig,
     pub tls: TlsConfig,
     pub tracing: TracingConfig,
-    /// Tracked from the start, beside what plugins discover.
+    /// Instances that are tracked from the start, beside those that plugins discover.
     pub instances: Vec<StaticInstance>,
-    /// By plugin name.
+    /// Sections of plugins, by name.
     pub plugins: BTreeMap<String, PluginConfig>,
-    /// Other machines may connect in plain, and without a token. Said on the command line alone.
+    /// Lets other machines connect without TLS and read without a token. Only the command line sets it.
     #[serde(skip)]
     pub insecure: bool,
 }
 
-/// What is wrong with a configuration, and where.
+/// An error in a configuration, with its file or key.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("cannot read {}: {why}", path.display())]
@@ -66,12 +67,12 @@ pub enum ConfigError {
     Value(#[from] InvalidValue),
 }
 
-/// Reads a file, or what a shell hands over as `<(command)`. What else has a name and is no file might have nothing to say for
-/// ever.
+/// Reads a regular file, or a pipe that a shell passes as `<(command)`. Any other special file is refused: reading a
+/// named pipe, for example, could block forever.
 fn text_of(path: &Path) -> io::Result<String> {
     let is_no_file = |real| fs::metadata(real).is_ok_and(|about| !about.is_file());
     if fs::canonicalize(path).is_ok_and(is_no_file) {
-        return Err(io::Error::other("it is no file"));
+        return Err(io::Error::other("not a regular file"));
     }
     fs::read_to_string(path)
 }
@@ -79,26 +80,26 @@ fn text_of(path: &Path) -> io::Result<String> {
 // === impl Config ===
 
 impl Config {
-    /// What a file says; it is to be [`validated`](Self::validated), once all that outranks it is said too.
+    /// Reads a file. Call [`validated`](Self::validated) after setting the values that override it, such as flags.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = text_of(path).map_err(|why| ConfigError::Unreadable { path: path.to_owned(), why })?;
         toml::from_str(&text).map_err(|error| ConfigError::Syntax { path: path.to_owned(), message: error.to_string() })
     }
 
-    /// Checks what types alone cannot.
+    /// Checks everything that types alone cannot check.
     pub fn validated(self) -> Result<Self, ConfigError> {
         self.http().check()?;
         self.engine().check()?;
         self.tracing.check()?;
         if self.snapshot.path == self.metrics.path {
-            InvalidValue::of("snapshot.path", "is that of the metrics already")?;
+            InvalidValue::of("snapshot.path", "must differ from metrics.path")?;
         }
         check_path("metrics.path", &self.metrics.path)?;
         check_path("snapshot.path", &self.snapshot.path)?;
         Ok(self)
     }
 
-    /// What of it is for the engine.
+    /// Returns the engine's part of the configuration.
     pub fn engine(&self) -> engine::Options {
         let memory = memory::available();
         engine::Options {
@@ -117,7 +118,7 @@ impl Config {
         }
     }
 
-    /// What of it is for who serves.
+    /// Returns the HTTP server's part of the configuration.
     pub fn http(&self) -> http::Options {
         http::Options {
             listen: self.listen.clone(),
@@ -131,7 +132,8 @@ impl Config {
         }
     }
 
-    /// As configured; else /var/lib/dropsonde as root, else the user's state directory.
+    /// Returns the configured data directory; else `/var/lib/dropsonde` as root, else `dropsonde` in the user's state
+    /// directory.
     pub fn data_dir(&self) -> Result<PathBuf, ConfigError> {
         if let Some(configured) = &self.data_dir {
             return Ok(configured.clone());
@@ -145,36 +147,36 @@ impl Config {
             Some(state) => Ok(state.join("dropsonde")),
             None => Ok(InvalidValue::of(
                 "data_dir",
-                "must be given (`--data DIR`, or `--memory-only`): neither XDG_STATE_HOME nor HOME is set",
+                "must be set (use `--data DIR` or `--memory-only`): neither XDG_STATE_HOME nor HOME is set",
             )?),
         }
     }
 
-    /// Where things are kept between starts; none when nothing is.
+    /// Returns the data directory, or none if nothing is kept between starts.
     pub fn kept_dir(&self) -> Option<PathBuf> {
         if self.store.memory_only { None } else { self.data_dir().ok() }
     }
 
-    /// Where plugins' files are; none when there is no such folder.
+    /// Returns the folder of plugins' files, or none without a data directory.
     pub(crate) fn plugins_folder(&self) -> Option<PathBuf> {
         self.plugins_dir.clone().or_else(|| Some(self.kept_dir()?.join("plugins")))
     }
 
-    /// Files beside its own that it names, and that may be others at any time: certificates, keys, tokens.
+    /// Returns the files that the configuration names and that can change at any time: certificates, keys, tokens.
     pub fn named_files(&self) -> Vec<PathBuf> {
         let http = self.http();
         http.tls_files().chain(http.token_files()).collect()
     }
 }
 
-/// One that is free, and means itself.
+/// Checks that a path is plain text and not the path of another route.
 fn check_path(key: &str, path: &str) -> Result<(), InvalidValue> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
     if !path.starts_with('/') || !path.bytes().all(plain) {
-        return InvalidValue::of(key, "must begin with `/` and go on with letters, digits and `/-_.`");
+        return InvalidValue::of(key, "must begin with `/` and have only letters, digits and `/-_.`");
     }
     if http::is_taken(path) {
-        return InvalidValue::of(key, "is a route of its own already");
+        return InvalidValue::of(key, "is the path of another route");
     }
     Ok(())
 }
@@ -220,7 +222,7 @@ mod tests {
         let pipe = folder.path().join("pipe");
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
         let error = Config::read(&pipe).unwrap_err();
-        assert!(format!("{:#}", anyhow::Error::from(error)).ends_with("it is no file"));
+        assert!(format!("{:#}", anyhow::Error::from(error)).ends_with("not a regular file"));
     }
 
     #[test]

@@ -2,15 +2,15 @@ use dropsonde_model::InvalidValue;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-/// `[tracing]`: where spans go.
+/// `[tracing]`: the export of spans.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TracingConfig {
-    /// An OpenTelemetry collector, which gets spans by OTLP over HTTP: `http://host:4318`. Empty: off.
+    /// URL of an OpenTelemetry collector that gets spans by OTLP over HTTP, like `http://host:4318`. Empty: no spans.
     pub otlp_endpoint: String,
-    /// The share of traces that begin here and are sent; traces of others are as they say.
+    /// Share of the traces begun here that are sent, 0 to 1. Callers decide for the traces they begin.
     pub sample_ratio: f64,
-    /// What every span says of this host, beside `service.name` and `service.version`.
+    /// Resource attributes of every span, beside `service.name` and `service.version`.
     pub attributes: BTreeMap<String, String>,
 }
 
@@ -25,7 +25,7 @@ impl TracingConfig {
         if !self.otlp_endpoint.is_empty() && !is_web_address(&self.otlp_endpoint) {
             return InvalidValue::of(
                 "tracing.otlp_endpoint",
-                "must be a URL like http://127.0.0.1:4318, without a user: OTEL_EXPORTER_OTLP_HEADERS says who it is",
+                "must be a URL like http://127.0.0.1:4318, without a user name: pass credentials in OTEL_EXPORTER_OTLP_HEADERS",
             );
         }
         if !(0.0..=1.0).contains(&self.sample_ratio) {
@@ -39,7 +39,7 @@ fn is_web_address(text: &str) -> bool {
     let Ok(uri) = text.parse::<hyper::Uri>() else { return false };
     let Some(authority) = uri.authority().map(|authority| authority.as_str()) else { return false };
     let host = authority.rsplit(']').next().unwrap_or_default();
-    // A port that is none is passed over by the parser.
+    // The parser ignores an invalid port.
     let is_port = !host.contains(':') || uri.port_u16().is_some();
     matches!(uri.scheme_str(), Some("http" | "https")) && is_port && !authority.contains('@')
 }
