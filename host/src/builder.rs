@@ -8,7 +8,7 @@ use dropsonde_engine::native::{Native, Sampler};
 use dropsonde_engine::snapshot::Source;
 use std::sync::Arc;
 
-/// A host in the making.
+/// Configures and starts a [`Host`].
 #[derive(Default)]
 pub struct HostBuilder {
     config: Config,
@@ -19,39 +19,40 @@ pub struct HostBuilder {
 }
 
 impl HostBuilder {
-    /// What an operator would say; [`Config::default`] otherwise. It is checked at the start.
+    /// Sets the configuration; without it, [`Config::default`]. [`start`](Self::start) checks it.
     pub fn config(self, config: Config) -> Self {
         Self { config, ..self }
     }
 
-    /// Another than the system's.
+    /// Sets the clock; without it, the system's clock.
     pub fn clock(self, clock: Clock) -> Self {
         Self { clock: Some(clock), ..self }
     }
 
-    /// Where the host counts, beside what the program registers there.
+    /// Sets the host's metrics, so that the program can register its own beside them.
     pub fn metrics(self, metrics: HostMetrics) -> Self {
         Self { metrics: Some(metrics), ..self }
     }
 
-    /// Polled beside the plugins.
+    /// Adds a sampler that the host polls beside the plugins.
     pub fn sampler(mut self, sampler: impl Sampler) -> Self {
         self.natives.push(Native::Sampler(Box::new(sampler)));
         self
     }
 
-    /// Part of the snapshot beside the plugins.
+    /// Adds a source that is part of the snapshot beside the plugins.
     pub fn source(mut self, source: impl Source + 'static) -> Self {
         self.natives.push(Native::Source(Arc::new(source)));
         self
     }
 
-    /// Natives alone: no plugin is loaded, and nothing is compiled.
+    /// Loads and compiles no plugins: the host runs only the samplers and sources that the program adds.
     pub fn without_plugins(self) -> Self {
         Self { without_plugins: true, ..self }
     }
 
-    /// Binds, finds the plugins and starts them. Serving begins at once; plugins join as they are ready.
+    /// Binds the listening socket, finds the plugins and starts them. The host serves at once; plugins join when they
+    /// are ready.
     pub async fn start(self) -> Result<Host> {
         let metrics = self.metrics.map_or_else(HostMetrics::new, Ok)?;
         let clock = self.clock.unwrap_or_else(Clock::system);

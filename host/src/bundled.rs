@@ -1,13 +1,14 @@
-//! Plugins that come with the binary: built from plugins/ by the build script.
+//! The plugins that are part of the binary. The build script builds them from `plugins/`.
 
 use dropsonde_engine::plugins::Bundled;
 
-/// The bundled plugin of a name.
+/// Returns the bundled plugin with this name.
 pub(crate) fn bundled(name: &str) -> Option<Bundled> {
     BUNDLED.iter().copied().find(|bundled| bundled.name == name)
 }
 
-/// By name. A file of the same name in the plugins folder takes a bundled plugin's place, but not its grants.
+/// The bundled plugins, in order of their names. A file of the same name in the plugins folder takes a bundled plugin's
+/// place, but not its grants.
 pub(crate) const BUNDLED: &[Bundled] = &[
     Bundled { name: "appstats", component: include_bytes!(concat!(env!("OUT_DIR"), "/appstats.wasm")) },
     Bundled { name: "procfs", component: include_bytes!(concat!(env!("OUT_DIR"), "/procfs.wasm")) },

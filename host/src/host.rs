@@ -1,4 +1,4 @@
-//! Starts and stops everything.
+//! Starts and stops a host.
 
 pub use crate::builder::HostBuilder;
 use crate::cli;
@@ -25,17 +25,17 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-/// Stays the one that runs, also when its file was replaced.
+/// The binary that is running, even if its file was replaced.
 pub(crate) const OWN_BINARY: &str = "/proc/self/exe";
 
-/// Longest time open requests have to end.
+/// Time that open requests have to end when the host stops.
 const DRAIN: Duration = Duration::from_secs(3);
 
-/// What came of a stop that is not as it should be.
-pub(crate) const NOT_WRITTEN: &str = "the last samples could not be written; what was not on disk is lost";
+/// The error of a stop that could not write the last samples.
+pub(crate) const NOT_WRITTEN: &str = "the last samples could not be written to disk and are lost";
 
-/// Compiles a plugin, if this process was started for that: the host starts its own binary so. A program that embeds the host
-/// asks this first of all, and ends with what it says.
+/// Compiles a plugin and returns the exit code, if the host started this process to compile a plugin: for that it
+/// starts its own binary again. A program that embeds the host calls this first in `main`, and ends with the exit code.
 pub fn compile_if_told() -> Option<ExitCode> {
     let is_told = std::env::args_os().nth(1).is_some_and(|argument| argument == cli::COMPILE);
     is_told.then(dropsonde_sandbox::compile_as_child)
@@ -45,19 +45,19 @@ pub fn compile_if_told() -> Option<ExitCode> {
 #[derive(Debug)]
 pub struct Host {
     running: Running,
-    /// What is in force.
+    /// The configuration in force.
     config: ArcSwap<Config>,
     address: Listen,
     server: Arc<Server>,
-    /// The server, and what follows history; they end with this.
+    /// The server's task, which ends when this is dropped.
     serving: JoinSet<()>,
     writers: Writers,
-    /// Held while another configuration takes over.
+    /// Held during a reload, so that only one runs at a time.
     reloading: Mutex<()>,
 }
 
 impl Host {
-    /// One that is to be started.
+    /// Returns a builder for a host.
     pub fn builder() -> HostBuilder {
         HostBuilder::default()
     }
@@ -65,12 +65,12 @@ impl Host {
     pub(crate) async fn start(config: Config, parts: impl FnOnce(Arc<Sandbox>) -> Parts) -> Result<Self> {
         if std::env::var_os(dropsonde_sandbox::COMPILING).is_some() {
             bail!(
-                "this process was started to compile a plugin: its main is to begin with dropsonde::host::compile_if_told()"
+                "this process was started to compile a plugin: call dropsonde::host::compile_if_told() first in main"
             );
         }
         let tls = Tls::read(&config.tls)?;
         let listener = Listener::bind(&config.listen, config.http.socket_mode)?;
-        let address = listener.address().context("the listening socket has no address")?;
+        let address = listener.address().context("cannot get the address of the listening socket")?;
         prepare_folders(&config)?;
         let most = config.compile_cache.get() as u64;
         let compiled = config.kept_dir().map(|kept| CacheFolder { path: kept.join("compiled"), most });
@@ -78,8 +78,8 @@ impl Host {
         let running = Running::start(config.engine(), parts(sandbox))?;
         let engine = running.engine();
         let patience = Patience { heartbeat: config.stream.heartbeat.get(), stalled: config.stream.stalled.get() };
-        let writers =
-            Writers::start(&engine.hub, patience, &engine.vitals).context("cannot start the writers of streams")?;
+        let writers = Writers::start(&engine.hub, patience, &engine.vitals)
+            .context("cannot start the threads that write streams")?;
         let app = App::new(engine.clone(), config.http())?;
         let server = Server::new(app.clone(), tls);
         let mut serving = JoinSet::new();
@@ -88,12 +88,12 @@ impl Host {
         Ok(Self { running, config, address, server, serving, writers, reloading: Mutex::default() })
     }
 
-    /// Where it serves; tells the port when the configuration left it open.
+    /// Returns the address that the host listens on. Its port is the real one, even if the configuration says 0.
     pub fn address(&self) -> &Listen {
         &self.address
     }
 
-    /// The same as a URL, or as `unix:PATH`.
+    /// Returns the address as a URL, or as `unix:PATH`.
     pub fn url(&self) -> String {
         let is_secure = self.config.load().tls.files().is_some();
         match &self.address {
@@ -102,18 +102,18 @@ impl Host {
         }
     }
 
-    /// The configuration that is in force.
+    /// Returns the configuration in force.
     pub fn config(&self) -> Arc<Config> {
         self.config.load_full()
     }
 
-    /// Has another configuration in force, and certificates and tokens as their files are now. What takes a restart stays as
-    /// it is; when something does not work, everything does.
+    /// Puts another configuration in force, and reads the files of certificates and tokens again. Keys that need a
+    /// restart keep their values. If any part fails, nothing changes.
     pub async fn reload(&self, config: Config) -> Reload {
         self.reload_from(None, Ok(config)).await
     }
 
-    /// The same from a file, which may be one that cannot be read.
+    /// Reloads like [`reload`](Self::reload). `said` is the configuration that was read from `file`, or the error.
     pub(crate) async fn reload_from(&self, file: Option<&Path>, said: Result<Config>) -> Reload {
         let _one = self.reloading.lock().await;
         reload::reload(&self.config, &self.server, file, said).await
@@ -123,12 +123,13 @@ impl Host {
         &self.server
     }
 
-    /// What a program does with its samples.
+    /// Returns the service with which a program reads samples and tracks instances.
     pub fn service(&self) -> Arc<dyn Service> {
         self.engine().clone()
     }
 
-    /// Has instances follow a platform's events, until the subscription is dropped or the stream is over.
+    /// Tracks, pauses and untracks instances by a platform's events, until the subscription is dropped or the stream
+    /// ends.
     pub fn attach_to_events(&self, events: impl Stream<Item = Lifecycle> + Send + 'static) -> Subscription {
         Subscription::attach(self.engine().clone(), events)
     }
@@ -137,20 +138,20 @@ impl Host {
         self.running.engine()
     }
 
-    /// Waits until the server ends without having been told to, which only a bug can make it do.
+    /// Waits until the server ends by itself, which only a bug can cause.
     pub async fn server_ended(&mut self) {
         self.serving.join_next().await;
     }
 
-    /// Ends streams, lets open requests finish for a bounded time, stops polling. Returns whether the last samples were
-    /// written, where they are to be.
+    /// Ends streams, lets open requests finish for a bounded time, and stops polling. Returns false if the last samples
+    /// should be on disk and could not be written.
     pub async fn stop(mut self) -> bool {
         self.running.drain();
         if let Some(Err(_)) = self.serving.join_next().await {
-            tracing::error!("the server ended abruptly");
+            tracing::error!("the server's task panicked");
         }
         let writers = self.writers;
-        // If that fails, one of them did.
+        // This fails only if a writer panicked.
         let _ = tokio::task::spawn_blocking(move || writers.stop()).await;
         let is_written = self.running.stop().await;
         if !is_written {
@@ -160,7 +161,8 @@ impl Host {
     }
 }
 
-/// Tries plugins by a configuration, as a start would, and keeps nothing of it. Returns what came of each, by name.
+/// Starts plugins with a configuration, as a start of the host would, and keeps none of them running. Returns the
+/// result for each, with the plugin's name.
 pub(crate) async fn try_plugins(
     config: &Config,
     found: Vec<Component>,
@@ -169,17 +171,17 @@ pub(crate) async fn try_plugins(
     try_components(config.engine(), sandbox, found).await
 }
 
-/// Makes the folders that are ours to make.
+/// Creates the data directory, and the plugins folder in it. A configured plugins folder must exist.
 fn prepare_folders(config: &Config) -> Result<()> {
     let data = if config.store.memory_only { None } else { Some(config.data_dir()?) };
     let private = |folder: &Path| {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        // Whoever would write there says so.
+        // A folder that cannot be written does not stop the host: the code that writes there later reports it.
         let is_inside = |error: &io::Error| is_denied(error) && data.as_ref().is_some_and(|data| data != folder);
         let goes_on = |error: &io::Error| is_unwritable(error) || is_inside(error);
         let made = made.or_else(|error| if goes_on(&error) { Ok(()) } else { Err(error) });
         made.with_context(|| {
-            format!("cannot make {}; choose another with --data, or use --memory-only", folder.display())
+            format!("cannot create {}; choose another folder with --data, or use --memory-only", folder.display())
         })
     };
     if let Some(data) = &data {
@@ -187,7 +189,7 @@ fn prepare_folders(config: &Config) -> Result<()> {
     }
     match (&config.plugins_dir, &data) {
         (Some(given), _) if given.is_dir() => Ok(()),
-        (Some(given), _) => bail!("plugins_dir = {}: there is no such folder", given.display()),
+        (Some(given), _) => bail!("plugins_dir = {}: no such folder; create it, or name another", given.display()),
         (None, Some(data)) => private(&data.join("plugins")),
         (None, None) => Ok(()),
     }

@@ -1,8 +1,9 @@
-//! Dropsonde, a telemetry host: polls sandboxed plugins on its own schedule, keeps what they measure, and serves it.
+//! Dropsonde, a telemetry host: it polls sandboxed plugins on its own schedule, keeps their samples as history, and
+//! serves them over HTTP.
 //!
 //! # Embedded in another program
 //!
-//! The host runs beside what a program does otherwise, with samplers and sources of the program's own beside plugins:
+//! A program can start a host in its own process. Its own samplers and sources then run beside the plugins:
 //!
 //! ```no_run
 //! use dropsonde::config::Config;
@@ -24,13 +25,13 @@
 //!     }
 //!
 //!     fn sample(&mut self, queue: &InstanceId) -> Result<Vec<f64>, Failure> {
-//!         // What is tracked beside the queues is not here.
+//!         // The host may ask about any tracked instance; this one is not a queue.
 //!         if queue.as_str() == "berlin" { Ok(vec![3.0]) } else { Err(Failure::Gone) }
 //!     }
 //! }
 //!
 //! fn main() -> anyhow::Result<ExitCode> {
-//!     // The host compiles plugins in a child process of the same program. Without plugins there is no need.
+//!     // The host compiles plugins in a child process of the same program. Programs without plugins can omit this.
 //!     if let Some(compiled) = compile_if_told() {
 //!         return Ok(compiled);
 //!     }
@@ -47,19 +48,23 @@
 //! }
 //! ```
 //!
-//! [`service::Service`] reads, follows and tracks; [`host::Host::attach_to_events`] follows a platform;
-//! [`metrics::HostMetrics`] takes the program's own metrics; [`history::HostHistory`] is durable history alone. Two hosts in
-//! one process share nothing. The examples (`embedded`, `events`, `history`) show each.
+//! * [`service::Service`]: reads and follows samples, and tracks instances.
+//! * [`host::Host::attach_to_events`]: tracks instances by a platform's events.
+//! * [`metrics::HostMetrics`]: the host's metrics, beside which the program registers its own.
+//! * [`history::HostHistory`]: durable history without a host.
+//!
+//! Two hosts in one process share nothing. The examples `embedded`, `events` and `history` are whole programs.
 //!
 //! # Layout
 //!
-//! * [`config`]: what the operator says; [`reload`]: has another configuration take over.
-//! * [`host`]: starts and stops everything; `builder`: in another program.
-//! * [`cli`]: the commands. [`mod@tracing`]: what the host tells about its own work; `remote`: what it sends to.
-//! * `bundled`: plugins that come with the binary.
+//! * [`config`]: the operator's configuration. [`reload`]: applies another configuration while the host runs.
+//! * [`host`]: starts and stops a host. `builder`: configures a host inside another program.
+//! * [`cli`]: the commands.
+//! * [`mod@tracing`]: the host's log and spans. `remote`: metrics and a circuit breaker for a destination of requests.
+//! * `bundled`: the plugins that are part of the binary.
 //!
-//! What it does is in crates of their own: [`engine`] polls and keeps, [`http`] serves, [`store`] is history; the sandbox runs
-//! plugins, [`model`] has the words that all share.
+//! The parts of the host are crates of their own: [`engine`] polls plugins and records their samples, [`store`] keeps
+//! history, [`http`] serves it, the sandbox runs plugins, and [`model`] has the types that all crates share.
 
 mod builder;
 mod bundled;
@@ -71,10 +76,10 @@ mod remote;
 pub mod tracing;
 
 pub use dropsonde_engine as engine;
-/// For programs that embed the host.
+/// Modules of the engine for programs that embed the host.
 pub use dropsonde_engine::{clock, events, health, history, hub, metrics, native, service, snapshot, tracked};
 pub use dropsonde_http as http;
-/// Words that all parts share: ids, labels, names, rights.
+/// Types that all crates share: ids, labels, names, rights.
 pub use dropsonde_model as model;
-/// History: samples, queries.
+/// The store of history: samples and queries.
 pub use dropsonde_store as store;

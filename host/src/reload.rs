@@ -1,5 +1,5 @@
-//! Another configuration takes over while the host runs. All that can fail is tried first; when something does, nothing of
-//! it is in force.
+//! Applies another configuration while the host runs. Everything that can fail is tried first; if a part fails, nothing
+//! changes.
 
 use crate::config::{Change, Config, ConfigError};
 use anyhow::{Context as _, Result, anyhow};
@@ -15,13 +15,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Longest time a plugin that begins anew is waited for: one that was tried starts in less.
+/// Longest wait for a plugin that restarts: one that passed its trial starts in less.
 const SETTLED: Duration = Duration::from_secs(30);
 
-/// Between two looks whether it has.
+/// Time between two checks whether a plugin has restarted.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Has a configuration take over, and notes what came of it. `said` is what the operator says now, from `file`.
+/// Applies a configuration, and records the outcome in the log, metrics, health and plugins' pages. `said` is the
+/// configuration that was read from `file`, or the error.
 pub(crate) async fn reload(
     in_force: &ArcSwap<Config>,
     server: &Server,
@@ -42,11 +43,11 @@ pub(crate) async fn reload(
     let trouble = match (&done, reload.failed().next()) {
         (Err(error), _) => {
             let why = for_readers(error);
-            Some(format!("the configuration that was read at {at} is refused, and the one before is in force: {why}"))
+            Some(format!("the configuration read at {at} was refused, and the previous one stays in force: {why}"))
         }
         (Ok(()), Some(part)) => {
             let (part, why) = (&part.part, part.error.as_deref().unwrap_or_default());
-            Some(format!("the configuration that was read at {at} is in force, and {part} does not work: {why}"))
+            Some(format!("the configuration read at {at} is in force, but {part} does not work: {why}"))
         }
         (Ok(()), None) => None,
     };
@@ -57,21 +58,21 @@ pub(crate) async fn reload(
     reload
 }
 
-/// What may be shown to whoever reads: a syntax error quotes the line, which may be a secret.
+/// Returns the error as clients may see it. A syntax error quotes the line of the file, which can hold a secret.
 fn for_readers(error: &anyhow::Error) -> String {
     let syntax = error.chain().find_map(|cause| match cause.downcast_ref() {
         Some(ConfigError::Syntax { path, message }) => Some((path.display(), message.lines().next()?)),
         _ => None,
     });
     match syntax {
-        Some((path, first)) => format!("{path}: {first}; the log says more"),
+        Some((path, first)) => format!("{path}: {first}; the log has the details"),
         None => text::error(&**error),
     }
 }
 
-/// On the pages of plugins: which of their sections is refused.
+/// Notes on each plugin's page whether its section was refused.
 fn note_sections(engine: &Engine, reload: &Reload, at_ms: i64) {
-    // A file that cannot be understood says nothing of its sections.
+    // No section was tried if the file could not be read.
     let were_tried = reload.error.is_none() || reload.failed().next().is_some();
     if !were_tried {
         return;
@@ -92,8 +93,8 @@ async fn take_over(in_force: &ArcSwap<Config>, server: &Server, config: Config, 
     let (app, engine) = (server.app(), &server.app().engine);
     let before = in_force.load_full();
     let Change { config, needs_restart, changed } = Change::between(&before, config.validated()?);
-    // What stays as it was must go with what does not.
-    let config = config.validated().context("before a restart")?;
+    // Old values of keys that need a restart must fit the new values.
+    let config = config.validated().context("together with the keys that need a restart")?;
     let (options, served) = (Arc::new(config.engine()), Arc::new(config.http()));
     parts.extend(needs_restart.into_iter().map(|key| Part::new(key, Outcome::Restart)));
     let others: Vec<_> = engine.plugins.list().into_iter().filter(|status| !status.is_as(&options)).collect();
@@ -101,9 +102,9 @@ async fn take_over(in_force: &ArcSwap<Config>, server: &Server, config: Config, 
         others.into_iter().partition(|status| status.look(|known| known.origin == Origin::Native));
     parts.extend(natives.iter().map(|native| Part::new(key_of_native(native, &options), Outcome::Restart)));
 
-    // First all that can fail.
+    // First, try everything that can fail.
     let mut failed = unknown_names(engine, &options, &before.engine()).await?;
-    // A disk may answer late.
+    // A slow disk must not block this thread.
     let wanted = config.tls.clone();
     if let Err(error) = tokio::task::spawn_blocking(move || Tls::read(&wanted)).await? {
         failed.push(Part::failed("[tls]", text::error(&*error)));
@@ -117,7 +118,7 @@ async fn take_over(in_force: &ArcSwap<Config>, server: &Server, config: Config, 
     let mut read = None;
     let change = app.tokens.change().await;
     if failed.is_empty() {
-        // At last: files that are not there are made, and certificates may be others since.
+        // Last, because it creates missing token files. Certificates are read again: they may have changed since.
         let (shared, wanted) = (app.clone(), served.clone());
         let both = move || (shared.tokens.read_again(&wanted), Tls::read(&wanted.tls));
         match tokio::task::spawn_blocking(both).await? {
@@ -132,11 +133,11 @@ async fn take_over(in_force: &ArcSwap<Config>, server: &Server, config: Config, 
     }
     let Some((tokens, tls)) = read else { return Err(refuse(failed, &changed, &others, parts)) };
 
-    // And now nothing does.
+    // Everything was tried; now apply it.
     engine.options.store(options.clone());
     app.options.store(served);
     in_force.store(Arc::new(config));
-    // Who connects from now on is asked for a certificate before one can be enough to read.
+    // First new connections are asked for a certificate, then a certificate alone can allow reading.
     let has_other_demands = server.reload(tls);
     let are_other_tokens = app.tokens.take_over(tokens);
     app.tokens.complain(None);
@@ -153,7 +154,8 @@ async fn take_over(in_force: &ArcSwap<Config>, server: &Server, config: Config, 
             _ if part != "[[instances]]" => Part::new(part, Outcome::Applied),
             refused => {
                 let most = options.poll.max_instances;
-                let why = format!("{refused} of them are not tracked: poll.max_instances is {most}");
+                let why =
+                    format!("{refused} instances are not tracked: limit of {most} reached; raise poll.max_instances");
                 Part::failed(part, why)
             }
         });
@@ -167,11 +169,11 @@ async fn take_over(in_force: &ArcSwap<Config>, server: &Server, config: Config, 
     }
     let is_new = |name: &&String| before.plugins.get(*name) != options.plugins.get(*name);
     let absent = options.plugins.keys().filter(is_new).filter(|name| engine.plugins.get(name).is_none());
-    parts.extend(absent.map(|name| Part::waiting(section(name), "no plugin of this name is there yet")));
+    parts.extend(absent.map(|name| Part::waiting(section(name), "there is no plugin of this name yet")));
     Ok(())
 }
 
-/// A native sampler is part of a program, and begins anew with it alone.
+/// Returns the changed key of a native sampler or source, which restarts only with its program.
 fn key_of_native(native: &Status, options: &Options) -> String {
     let has_other_section = native.config != options.plugin(&native.name);
     if has_other_section { format!("plugins.{}", native.name) } else { format!("poll, of {}", native.name) }
@@ -187,7 +189,7 @@ async fn unknown_names(engine: &Engine, options: &Options, before: &Options) -> 
     Ok(unknown.map(|unknown| Part::failed(unknown.part, unknown.why)).collect())
 }
 
-/// Why nothing is in force. What would have worked is named as such.
+/// Returns the error of a refused reload. Adds to `parts` what failed, and what would have worked.
 fn refuse(failed: Vec<Part>, changed: &[&str], others: &[Arc<Status>], parts: &mut Vec<Part>) -> anyhow::Error {
     let why = failed.iter().map(|failed| format!("{}: {}", failed.part, failed.error.as_deref().unwrap_or_default()));
     let why = anyhow!("{}", why.collect::<Vec<_>>().join("; "));
@@ -199,7 +201,7 @@ fn refuse(failed: Vec<Part>, changed: &[&str], others: &[Arc<Status>], parts: &m
     why
 }
 
-/// What became of a plugin that begins anew.
+/// Waits until a restarting plugin runs or fails, and returns the outcome.
 async fn settled(engine: &Engine, name: &str, deadline: Instant) -> Part {
     let part = section(name);
     loop {
@@ -211,7 +213,7 @@ async fn settled(engine: &Engine, name: &str, deadline: Instant) -> Part {
             }
             PluginState::Backoff | PluginState::Quarantined | PluginState::Failed => {
                 let last = status.look(|known| known.last_failure.as_ref().map(|failure| failure.reason.clone()));
-                return Part::failed(part, last.unwrap_or_else(|| "it does not run".to_owned()));
+                return Part::failed(part, last.unwrap_or_else(|| "the plugin does not run".to_owned()));
             }
             PluginState::Loading | PluginState::Compiling if Instant::now() >= deadline => {
                 return Part::waiting(part, "the plugin is still being loaded");
