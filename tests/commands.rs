@@ -100,7 +100,7 @@ fn a_running_host_is_asked_from_the_command_line() {
     let (code, _, error) = ask(&["latest", "nobody"]);
     assert_eq!(
         (code, error.as_str()),
-        (1, "error: no instance \"nobody\"; `dropsonde instances` lists those there are\n")
+        (1, "error: no instance \"nobody\"; `dropsonde instances` lists all instances\n")
     );
     let mut watch = dropsonde()
         .args(["watch", "host", "--json", "--url", &host.url()])

@@ -30,7 +30,7 @@ fn other_machines_are_not_served_in_plain_or_without_a_token_unless_an_operator_
     }
     let host = Host::start_insecure("0.0.0.0:0");
     let port = host.address.rsplit(':').next().unwrap().to_owned();
-    host.until_logged("--insecure: other machines may connect in plain");
+    host.until_logged("--insecure: other machines can connect without TLS");
     assert_eq!(request(&format!("127.0.0.1:{port}"), "GET", "/v1/instances", "").status, 200);
 }
 

@@ -119,8 +119,8 @@ fn check_finds_what_a_start_would_and_makes_nothing() {
         ("plugins_dir = '/no/such/folder'\n", "/no/such/folder"),
         ("[tls]\ncert = '/no/cert.pem'\nkey = '/no/key.pem'\n", "/no/cert.pem"),
         (&empty, "the file contains no token"),
-        ("auth.read_token_file = '/no/such/yet'\n", "/no/such/yet: there is no such folder"),
-        ("listen = 'unix:/no/such/d.sock'\n", "/no/such/d.sock: there is no such folder"),
+        ("auth.read_token_file = '/no/such/yet'\n", "cannot create /no/such/yet: no such folder"),
+        ("listen = 'unix:/no/such/d.sock'\n", "cannot create /no/such/d.sock: no such folder"),
         (&open, "chmod go-w"),
     ] {
         let (code, out, error) = check(config);
@@ -288,7 +288,7 @@ fn check_asks_plugins_and_looks_whether_what_it_needs_is_free() {
     assert!(error.contains(&format!("{} is in use by a running host", host.data().display())), "{error}");
     let few = "[plugins.procfs.grants]\nread = ['/proc/stat']\n";
     let (code, _, error) = check(few, &free, any);
-    assert!(code == 1 && error.contains("plugin procfs needs what it is not granted: read /proc"), "{error}");
+    assert!(code == 1 && error.contains("plugin procfs needs more than it is granted: read /proc"), "{error}");
     assert!(error.contains("[plugins.procfs.grants]\nread = ["), "{error}");
     assert!(!free.exists(), "nothing is made");
     assert_eq!(host.get("/health").status, 200, "who was asked beside goes on");
@@ -401,7 +401,7 @@ fn a_replaced_token_is_refused_while_a_plugin_is_slow_to_start_with_its_new_sect
     let host = Host::start("", &[("verbs", verbs())]);
     host.until("/v1/plugins/verbs", |page| page.json()["state"] == "running");
     host.configure("[plugins.verbs]\nconfig = { init = 'spin' }\nlimits = { init_deadline = '10m' }\n");
-    host.until_logged("the configuration, or a file it names, was changed");
+    host.until_logged("the configuration or a file it names has changed");
     replace_token(&host);
     assert!(!host.log().contains("reloaded the configuration"), "the plugin has not started: {}", host.log());
 }

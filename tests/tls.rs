@@ -235,7 +235,7 @@ async fn a_new_certificate_is_shown_while_a_plugin_is_slow_to_start_with_its_new
         "poll.interval = '100ms'\n[[instances]]\nid = 'count'\n[tls]\ncert = '{here}/cert.pem'\nkey = '{here}/key.pem'\n\
          [plugins.verbs]\nconfig = {{ init = 'spin' }}\nlimits = {{ init_deadline = '10m' }}\n"
     ));
-    secure.host.until_logged("the configuration, or a file it names, was changed");
+    secure.host.until_logged("the configuration or a file it names has changed");
     secure.certificate = certify(&secure.files, "localhost");
     secure.host.until_logged("reloaded the certificates");
     let new = connect(&secure, &[]).await;

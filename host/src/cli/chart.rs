@@ -1,19 +1,19 @@
-//! Series drawn with characters.
+//! Draws series with characters.
 
 use std::fmt::Write as _;
 
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// Rows of a large chart.
+/// Height of a large chart, in rows.
 const HEIGHT: usize = 12;
 
-/// Columns of the terminal; 80 when it is none.
+/// Returns the number of columns of the terminal; 80 if standard output is not a terminal.
 pub(super) fn width() -> usize {
     let window = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
     window.map(|window| usize::from(window.ws_col)).filter(|&columns| columns > 0).unwrap_or(80)
 }
 
-/// One line per field: name, lowest, highest, last, and its course.
+/// Draws one line per field: name, lowest, highest and last value, and the course of the values.
 pub(super) fn lines(rows: &[(&str, Vec<Option<f64>>)], width: usize) -> String {
     let names = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max(5);
     let columns = width.saturating_sub(names + 3 * 11 + 2).max(10);
@@ -28,7 +28,7 @@ pub(super) fn lines(rows: &[(&str, Vec<Option<f64>>)], width: usize) -> String {
     drawn
 }
 
-/// One field, with a scale. A gap is empty.
+/// Draws one field as a large chart with a scale. Gaps stay empty.
 pub(super) fn chart(name: &str, values: &[Option<f64>], width: usize) -> String {
     const SCALE: usize = 11;
     let Some((low, high)) = extent(values) else { return format!("{name} has no values\n") };
@@ -44,7 +44,7 @@ pub(super) fn chart(name: &str, values: &[Option<f64>], width: usize) -> String 
     drawn
 }
 
-/// What of a column's bar shows in one row of a large chart.
+/// Returns the part of a column's bar that is in one row of a large chart.
 fn cell(value: Option<f64>, low: f64, high: f64, row: usize) -> char {
     let Some(value) = value else { return ' ' };
     let eighths = (share(value, low, high) * (HEIGHT * BARS.len() - 1) as f64).round() as usize + 1;
@@ -60,12 +60,12 @@ fn bar(value: Option<f64>, low: f64, high: f64) -> char {
     BARS.get(step).copied().unwrap_or('█')
 }
 
-/// Where a value lies between two others, 0 to 1; a flat line lies low.
+/// Returns where `value` lies between `low` and `high`, 0 to 1; 0 if those two are equal.
 fn share(value: f64, low: f64, high: f64) -> f64 {
     if high > low { ((value - low) / (high - low)).clamp(0.0, 1.0) } else { 0.0 }
 }
 
-/// As many columns as there is room for: the mean of what falls in each.
+/// Reduces values to at most `columns`, by the mean of the values in each column.
 fn fit(values: &[Option<f64>], columns: usize) -> Vec<Option<f64>> {
     if values.len() <= columns {
         return values.to_vec();
@@ -84,7 +84,7 @@ fn extent(values: &[Option<f64>]) -> Option<(f64, f64)> {
     Some(present.fold((first, first), |(low, high), value| (low.min(value), high.max(value))))
 }
 
-/// At most two decimals, and thousands as k, M, G.
+/// Formats a number with at most two decimals; large ones in thousands (k), millions (M) or billions (G).
 pub(super) fn short(value: f64) -> String {
     let (scaled, unit) = match value.abs() {
         size if size >= 1e10 => (value / 1e9, "G"),

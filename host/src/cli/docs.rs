@@ -1,4 +1,4 @@
-//! `dropsonde docs`: the handbook, without a host.
+//! `dropsonde docs`: prints the handbook, without a host.
 
 use super::DocsArgs;
 use super::out::Out;
@@ -16,7 +16,7 @@ pub(super) fn docs(out: &mut Out, args: &DocsArgs) -> Result<()> {
     let Some(page) = page(name) else {
         let near = nearest(name, PAGES.iter().map(|page| page.name));
         let near = near.map(|near| format!("; did you mean `dropsonde docs {near}`?")).unwrap_or_default();
-        bail!("the handbook has no page {name}{near} (`dropsonde docs` lists them)");
+        bail!("the handbook has no page {name}{near} (`dropsonde docs` lists all pages)");
     };
     say!(out, "{}", page.text.trim_end());
     Ok(())

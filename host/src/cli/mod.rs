@@ -28,8 +28,8 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// A telemetry host: sandboxed WebAssembly plugins measure, it keeps the history and serves it as JSON, live streams and
-/// Prometheus metrics.
+/// A telemetry host: polls sandboxed WebAssembly plugins, keeps their samples as history, and serves them as JSON, live
+/// streams and Prometheus metrics.
 #[derive(Debug, Parser)]
 #[command(name = "dropsonde", version, max_term_width = 100)]
 struct Cli {
@@ -43,11 +43,11 @@ struct Cli {
 
 #[derive(Debug, Args)]
 struct LogArgs {
-    /// Which lines to log: error, warn, info, debug, trace, or directives like `info,plugin=debug` [default: info; warn where
-    /// a command prints data]
+    /// Log level: error, warn, info, debug, trace or off, or directives like `info,plugin=debug` [default: info; warn
+    /// for commands that print data]
     #[arg(long, value_name = "LEVEL", env = "DROPSONDE_LOG", global = true)]
     log_level: Option<String>,
-    /// How to log
+    /// Format of log lines
     #[arg(long, value_enum, env = "DROPSONDE_LOG_FORMAT", global = true, default_value_t)]
     log_format: LogFormat,
 }
@@ -55,7 +55,7 @@ struct LogArgs {
 impl LogArgs {
     fn options(self, level: &str) -> LogOptions {
         let wanted = self.log_level.unwrap_or_default();
-        // For what directives say nothing of, it stays as it is.
+        // The default level stays for targets that the directives do not name.
         LogOptions { format: self.log_format, level: format!("{level},{wanted}") }
     }
 }
@@ -63,63 +63,74 @@ impl LogArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the host (the default command)
+    ///
+    /// The host prints its address, serves until SIGINT (Ctrl-C) or SIGTERM, and then writes the last samples. It
+    /// reloads its configuration when the file changes, on SIGHUP, and on POST /v1/reload.
+    ///
+    /// Example: dropsonde serve --config dropsonde.toml --data /var/lib/dropsonde
     Serve(ServeArgs),
-    /// Write plugins, and manage those of a running host
+    /// Develop plugins, and manage those of a running host
     #[command(subcommand)]
     Plugin(PluginCommand),
-    /// Inspect history on disk, also while a host writes it
+    /// Inspect, check and export history on disk, also beside a running host
     #[command(subcommand)]
     Store(StoreCommand),
     /// List the instances of a running host
     Instances(ClientArgs),
-    /// Show an instance's latest sample
+    /// Show the latest sample of an instance
     Latest(InstanceArgs),
-    /// Draw an instance's history in the terminal
+    /// Draw the history of an instance in the terminal
+    ///
+    /// Example: dropsonde range host --range 6h --field cpu_percent
     Range(RangeArgs),
-    /// Follow an instance live
+    /// Print the samples of an instance as they arrive
     Watch(InstanceArgs),
-    /// Read the handbook: a page, or the list of pages
+    /// Print a page of the handbook, or the list of pages
     Docs(DocsArgs),
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 struct ServeArgs {
-    /// Configuration file (TOML); without one, the defaults
+    /// Configuration file (TOML) [default: none; every key has a default]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Folder of NAME.wasm files [default: plugins in the data directory]
+    /// Folder of plugins, NAME.wasm files [default: `plugins` in the data directory]
     #[arg(long, value_name = "DIR")]
     plugins: Option<PathBuf>,
-    /// What is kept between starts [default: /var/lib/dropsonde as root, else $XDG_STATE_HOME/dropsonde]
+    /// Data directory, for everything that is kept between starts: history, tokens, plugins and their state [default:
+    /// /var/lib/dropsonde as root, else $XDG_STATE_HOME/dropsonde or ~/.local/state/dropsonde]
     #[arg(long, value_name = "DIR", conflicts_with = "memory_only")]
     data: Option<PathBuf>,
-    /// Write nothing to disk
+    /// Write nothing to disk: history and plugins' state are lost when the host stops
     #[arg(long)]
     memory_only: bool,
-    /// Where to serve HTTP: an address and a port (0 takes any free one), or unix:PATH [default: 127.0.0.1:9090]
+    /// Address and port to serve HTTP on (port 0: any free port), or unix:PATH [default: 127.0.0.1:9090]
     #[arg(long, value_name = "ADDR")]
     listen: Option<Listen>,
-    /// Allow other machines to connect without TLS, and to read without a token
+    /// Let other machines connect without TLS and read without a token
     #[arg(long)]
     insecure: bool,
-    /// Check the configuration and the files it names, then exit
+    /// Check the configuration, the files it names and the plugins, then exit: with 0 if all is well, else with 1 and
+    /// all errors
     #[arg(long)]
     check: bool,
 }
 
 #[derive(Debug, Args)]
 struct DocsArgs {
-    /// Which page; without it, all of them are listed
+    /// Page to print, such as `configuration` [default: list all pages]
     page: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 enum StoreCommand {
-    /// Show what is stored, and how much space it takes
+    /// Show how many rows and series are stored, their times and their disk usage
     Stats(StoreArgs),
-    /// Read all files, and report damage
+    /// Read all files and report damage; exits with 1 if there is any
     Verify(StoreArgs),
     /// Print history as CSV or OpenMetrics
+    ///
+    /// Example: dropsonde store export --instance host --since 2026-11-21T00:00:00Z > host.csv
     Export(ExportArgs),
 }
 
@@ -136,41 +147,43 @@ struct StoreArgs {
 struct ExportArgs {
     #[command(flatten)]
     data: DataArgs,
-    /// How to print it
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Csv)]
     format: Format,
-    /// Instance to print; may be repeated [default: all]
+    /// Instance to export; repeatable [default: all instances]
     #[arg(long, value_name = "ID", value_parser = instance_id)]
     instance: Vec<InstanceId>,
-    /// From this time on: RFC 3339 or Unix seconds
+    /// Export samples from this time on: RFC 3339 or Unix seconds
     #[arg(long, value_name = "TIME", value_parser = time, allow_negative_numbers = true)]
     since: Option<i64>,
-    /// Before this time: RFC 3339 or Unix seconds
+    /// Export samples before this time: RFC 3339 or Unix seconds
     #[arg(long, value_name = "TIME", value_parser = time, allow_negative_numbers = true)]
     until: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Format {
-    /// A line for each value, rates as queries see them
+    /// One line per value; counters as rates, as queries show them
     Csv,
-    /// For `promtool tsdb create-blocks-from openmetrics`, running totals in base units
+    /// For `promtool tsdb create-blocks-from openmetrics`; counters as running totals, values in base units
     #[value(name = "openmetrics")]
     OpenMetrics,
 }
 
 #[derive(Debug, Args)]
 struct DataArgs {
-    /// The host's configuration file (TOML), which may say where its data is
+    /// The host's configuration file (TOML), from which the command learns the host's address, data directory and
+    /// tokens
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The host's data directory [default: /var/lib/dropsonde as root, else $XDG_STATE_HOME/dropsonde]
+    /// The host's data directory [default: /var/lib/dropsonde as root, else $XDG_STATE_HOME/dropsonde or
+    /// ~/.local/state/dropsonde]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 }
 
 impl DataArgs {
-    /// What a host with such arguments has in force.
+    /// Returns the configuration that a host with these arguments has.
     fn config(&self) -> anyhow::Result<Config> {
         let mut config = match &self.config {
             Some(file) => Config::read(file)?,
@@ -182,13 +195,13 @@ impl DataArgs {
         Ok(config)
     }
 
-    /// Its data directory.
+    /// Returns the host's data directory.
     fn folder(&self) -> anyhow::Result<PathBuf> {
         Ok(self.config()?.data_dir()?)
     }
 }
 
-/// What can be made again, of this user; none where there is no home.
+/// Returns the folder for this user's cached files, or none if neither XDG_CACHE_HOME nor HOME is set.
 fn user_cache() -> Option<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
@@ -200,28 +213,29 @@ fn instance_id(text: &str) -> Result<InstanceId, InvalidInstanceId> {
 }
 
 fn time(text: &str) -> Result<i64, &'static str> {
-    time_ms(text).ok_or("it is neither RFC 3339 nor Unix seconds")
+    time_ms(text).ok_or("not a time: use RFC 3339 or Unix seconds")
 }
 
-/// A running host, and who asks it.
+/// The address of a running host, and the client's credentials.
 #[derive(Debug, Args)]
 struct HostArgs {
-    /// The running host: http://…, https://… or unix:PATH [default: where it listens by its configuration, else
+    /// URL of the running host: http://…, https://… or unix:PATH [default: the address in --config, else
     /// http://127.0.0.1:9090]
     #[arg(long, value_name = "URL", env = "DROPSONDE_URL")]
     url: Option<String>,
     #[command(flatten)]
     data: DataArgs,
-    /// A file with the token to show [default: DROPSONDE_TOKEN, else the host's own file, if it is on this machine]
+    /// File with the token to send [default: the token in DROPSONDE_TOKEN, else the host's own token file, if the host
+    /// is on this machine]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Certificates (PEM) to trust beside the machine's
+    /// File of certificates (PEM) to trust beside those that the machine trusts
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// The certificate (PEM) to show to a host that wants one
+    /// File of the client certificate (PEM), for a host that requires one
     #[arg(long, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
-    /// Its private key (PEM)
+    /// File of the client certificate's private key (PEM)
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
 }
@@ -237,7 +251,7 @@ struct ClientArgs {
 
 #[derive(Debug, Args)]
 struct InstanceArgs {
-    /// The instance's id
+    /// Id of the instance
     id: String,
     #[command(flatten)]
     client: ClientArgs,
@@ -245,33 +259,33 @@ struct InstanceArgs {
 
 #[derive(Debug, Args)]
 struct RangeArgs {
-    /// The instance's id
+    /// Id of the instance
     id: String,
-    /// How far back: 30m, 6h, 7d
+    /// Time span up to now, such as 30m, 6h or 7d
     #[arg(long, default_value = "1h", value_name = "SPAN")]
     range: String,
-    /// Draw one field large [default: a line for each]
+    /// Draw only this field, as a large chart [default: one line per field]
     #[arg(long, value_name = "FIELD")]
     field: Option<String>,
     #[command(flatten)]
     client: ClientArgs,
 }
 
-/// Makes the binary a compiler for its parent. Not a command for people.
+/// The argument with which a host starts its own binary to compile a plugin. Not a command for people.
 pub(crate) const COMPILE: &str = "__compile";
 
-/// Runs the command line. 0: fine, 1: it failed, 2: wrong usage.
+/// Runs the command line. Exit codes: 0 success, 1 failure, 2 wrong usage.
 pub fn main() -> ExitCode {
     if let Some(compiled) = compile_if_told() {
         return compiled;
     }
     let cli = Cli::parse();
     if cli.command.is_some() && cli.serve != ServeArgs::default() {
-        let misplaced = "options of `serve` come after the command";
+        let misplaced = "options before the command are for `serve`: put them after the command";
         Cli::command().error(ErrorKind::ArgumentConflict, misplaced).exit();
     }
     let command = cli.command.unwrap_or(Command::Serve(cli.serve));
-    // Commands that print data are quieter: what they say is an error of theirs.
+    // Commands that print data log only warnings and errors.
     let is_talkative = match &command {
         Command::Serve(_) => true,
         Command::Plugin(command) => command.shows_log(),
@@ -310,9 +324,9 @@ pub fn main() -> ExitCode {
             Command::Docs(args) => docs::docs(out, &args),
         }
     });
-    // A plugin that is being compiled cannot be waited for.
+    // Do not wait for plugins that are being compiled.
     runtime.shutdown_background();
-    // What a command printed before it failed is shown before the error.
+    // Show what a command printed before its error.
     let shown = out.flush().context("cannot write to standard output");
     match done.and(shown) {
         Ok(()) => ExitCode::SUCCESS,

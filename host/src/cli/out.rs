@@ -3,17 +3,18 @@
 use std::fmt::Display;
 use std::io::{self, BufWriter, ErrorKind, StdoutLock, Write};
 
-/// Bytes handed on at a time: an export is long.
+/// Size of the output buffer, in bytes: exports are long.
 const BUFFER: usize = 64 << 10;
 
-/// Standard output, locked and buffered. What is to be seen before the command ends has to be flushed.
+/// Standard output, locked and buffered. Flush it to show output before the command ends.
 ///
-/// Once its reader has gone, as in `dropsonde range host | head -1`, writing fails with an error that [`is_reader_gone`]
-/// knows, which ends the command and is no failure of it. Any other broken pipe is one: a connection to a host may break.
+/// When the reader of standard output has gone, as in `dropsonde range host | head -1`, writes fail with an error that
+/// [`is_reader_gone`] recognizes. That error ends the command, but not as a failure. Any other broken pipe is a
+/// failure, such as that of a connection to a host.
 #[derive(Debug)]
 pub(super) struct Out(BufWriter<StdoutLock<'static>>);
 
-/// The cause of such an error.
+/// The cause of an error that [`is_reader_gone`] recognizes.
 #[derive(Debug, thiserror::Error)]
 #[error("the reader of standard output has gone")]
 struct ReaderGone;
@@ -26,12 +27,12 @@ macro_rules! say {
     }};
 }
 
-/// Writes a line to standard error, which is allowed to have no reader.
+/// Writes a line to standard error. Ignores errors: standard error may have no reader.
 pub(super) fn aside(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Whether a command ended because nobody reads what it prints.
+/// Returns whether a command ended because the reader of its output has gone.
 pub(super) fn is_reader_gone(error: &anyhow::Error) -> bool {
     let causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
     causes.filter_map(io::Error::get_ref).any(|cause| cause.is::<ReaderGone>())
@@ -72,7 +73,7 @@ mod tests {
         let broken = || io::Error::from(ErrorKind::BrokenPipe);
         let output: anyhow::Result<()> = Err(named(broken())).context("cannot write");
         assert!(is_reader_gone(&output.unwrap_err()));
-        let connection: anyhow::Result<()> = Err(broken()).context("the stream broke off");
+        let connection: anyhow::Result<()> = Err(broken()).context("the stream was cut off");
         assert!(!is_reader_gone(&connection.unwrap_err()));
     }
 }

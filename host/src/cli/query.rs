@@ -1,4 +1,4 @@
-//! Questions to a running host.
+//! Commands that query a running host.
 
 use super::chart;
 use super::client::{Client, Refused, encode};
@@ -30,7 +30,8 @@ pub(super) async fn instances(args: ClientArgs, out: &mut Out) -> Result<()> {
     if args.json {
         return print(&body, out);
     }
-    let instances: Vec<Instance> = serde_json::from_slice(&body).context("the answer is no list of instances")?;
+    let instances: Vec<Instance> =
+        serde_json::from_slice(&body).context("the host's answer is not a list of instances")?;
     let width = instances.iter().map(|instance| instance.id.chars().count()).max().unwrap_or(0).max(2);
     writeln!(out, "{:<width$}  {:<8} {:<20} {:<16} LABELS", "ID", "STATE", "LAST", "SAMPLERS")?;
     for instance in instances {
@@ -55,7 +56,7 @@ pub(super) async fn latest(args: InstanceArgs, out: &mut Out) -> Result<()> {
     if args.client.json {
         return print(&body, out);
     }
-    let sample: Map<String, Value> = serde_json::from_slice(&body).context("the answer is no sample")?;
+    let sample: Map<String, Value> = serde_json::from_slice(&body).context("the host's answer is not a sample")?;
     for (name, value) in sample {
         match value.as_f64() {
             Some(number) => writeln!(out, "{name:<32} {number:>16}")?,
@@ -110,13 +111,13 @@ pub(super) async fn range(args: RangeArgs, out: &mut Out) -> Result<()> {
 pub(super) async fn watch(args: InstanceArgs, out: &mut Out) -> Result<()> {
     let path = format!("/v1/instances/{}/usage/stream", encode(&args.id));
     let client = Client::new(&args.client.host, Right::Read)?;
-    // The host would wait for an instance of that name.
+    // The host would wait until there is an instance of that name.
     is_known(&client, &args.id).await?;
     let mut body = client.open(&path).await?;
     let mut partial = Vec::new();
     let mut event = String::new();
     while let Some(frame) = body.frame().await {
-        let Ok(bytes) = frame.context("the stream broke off")?.into_data() else { continue };
+        let Ok(bytes) = frame.context("the stream was cut off")?.into_data() else { continue };
         partial.extend_from_slice(&bytes);
         while let Some(end) = partial.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = partial.drain(..=end).collect();
@@ -128,7 +129,7 @@ pub(super) async fn watch(args: InstanceArgs, out: &mut Out) -> Result<()> {
                 match &*event {
                     "usage" if args.client.json => writeln!(out, "{data}")?,
                     "usage" => writeln!(out, "{}", one_line(data)?)?,
-                    // What else there is to know is no sample.
+                    // Other events, such as `lagged`, are not data.
                     other => aside(format_args!("{other}: {data}")),
                 }
                 out.flush()?;
@@ -140,14 +141,14 @@ pub(super) async fn watch(args: InstanceArgs, out: &mut Out) -> Result<()> {
 }
 
 fn points_of(body: &[u8]) -> Result<Vec<Map<String, Value>>> {
-    serde_json::from_slice(body).context("the answer is no list of samples")
+    serde_json::from_slice(body).context("the host's answer is not a list of samples")
 }
 
 fn is_not_found(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Refused>().is_some_and(|refused| refused.status == StatusCode::NOT_FOUND)
 }
 
-/// Fails when points have fields, but not this one, and names the one that may be meant.
+/// Fails if the points lack this field and have one with a similar name, which the error suggests.
 fn has_field(points: &[Map<String, Value>], field: &str, RangeArgs { id, range, .. }: &RangeArgs) -> Result<()> {
     let names = || points.iter().flat_map(Map::keys).map(String::as_str).filter(|name| *name != "at");
     match nearest(field, names()) {
@@ -158,20 +159,21 @@ fn has_field(points: &[Map<String, Value>], field: &str, RangeArgs { id, range, 
     }
 }
 
-/// Fails when the host has no instance of this id, and names the one that may be meant.
+/// Fails if the host has no instance with this id. The error suggests a similar id.
 async fn is_known(client: &Client, id: &str) -> Result<()> {
     let body = client.get("/v1/instances").await?;
-    let instances: Vec<Instance> = serde_json::from_slice(&body).context("the answer is no list of instances")?;
+    let instances: Vec<Instance> =
+        serde_json::from_slice(&body).context("the host's answer is not a list of instances")?;
     let known = || instances.iter().map(|instance| &*instance.id);
     match nearest(id, known()) {
         _ if known().any(|known| known == id) => Ok(()),
         Some(meant) => bail!("no instance {id:?}; did you mean {meant:?}?"),
-        None => bail!("no instance {id:?}; `dropsonde instances` lists those there are"),
+        None => bail!("no instance {id:?}; `dropsonde instances` lists all instances"),
     }
 }
 
 fn one_line(data: &str) -> Result<String> {
-    let sample: Map<String, Value> = serde_json::from_str(data).context("the stream sent no sample")?;
+    let sample: Map<String, Value> = serde_json::from_str(data).context("an event of the stream is not a sample")?;
     let values = sample.iter().map(|(name, value)| match value.as_f64() {
         Some(number) => format!("{name}={}", chart::short(number)),
         None => value.as_str().unwrap_or_default().to_owned(),

@@ -15,14 +15,14 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
-/// The way to a host.
+/// Connects to a host.
 #[derive(Debug)]
 pub(super) struct Connector {
-    /// To trust beside the machine's.
+    /// Certificates to trust beside those that the machine trusts.
     authorities: Vec<CertificateDer<'static>>,
-    /// The host's own, by its configuration.
+    /// The host's own certificate, from its configuration.
     own: Option<CertificateDer<'static>>,
-    /// To show.
+    /// Files of the client's certificate and key.
     identity: Option<(PathBuf, PathBuf)>,
 }
 
@@ -33,7 +33,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection for S {}
 impl Connector {
     pub(super) fn new(args: &HostArgs, config: &Config) -> Result<Self> {
         let authorities = args.ca.as_deref().map(certificates).transpose()?.unwrap_or_default();
-        // Whoever can read the host's configuration knows its certificate.
+        // The host's configuration names its certificate.
         let named = config.tls.cert.as_deref().filter(|_| args.data.config.is_some() && args.url.is_none());
         let own = named.map(certificates).transpose()?.and_then(|chain| chain.into_iter().next());
         Ok(Self { authorities, own, identity: args.cert.clone().zip(args.key.clone()) })
@@ -53,12 +53,13 @@ impl Connector {
                 if !is_secure {
                     return Ok(Box::new(socket));
                 }
-                let name = ServerName::try_from(host.clone()).with_context(|| format!("{host:?} is no host"))?;
+                let name =
+                    ServerName::try_from(host.clone()).with_context(|| format!("{host:?} is not a host name"))?;
                 match self.tls()?.connect(name, socket).await {
                     Ok(stream) => Ok(Box::new(stream)),
                     Err(error) => bail!(
-                        "no TLS was agreed on with {target}: {error}; --ca names a certificate to trust, --cert and --key \
-                         one to show, and --url the name a certificate is for"
+                        "the TLS handshake with {target} failed: {error}; --ca names a certificate to trust, --cert and \
+                         --key one to send, and --url the name that the host's certificate is for"
                     ),
                 }
             }

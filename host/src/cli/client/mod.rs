@@ -1,8 +1,9 @@
-//! A running host, asked over HTTP.
+//! A client of a running host, over HTTP.
 //!
 //! # Layout
 //!
-//! * `target`: where it is; `connect`: the way there; `trust`: whose certificate is its; `token`: what is shown.
+//! * `target`: the host's address. `connect`: connections to it.
+//! * `trust`: the host's certificate. `token`: the token to send.
 
 mod connect;
 mod target;
@@ -24,13 +25,13 @@ use serde::Deserialize;
 use std::time::Duration;
 use target::Target;
 
-/// What stays as it is in a path segment or a query value.
+/// Characters that are escaped in a path segment or a query value.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Longest time a host may take to begin an answer: an upload waits for a while.
+/// Longest wait for the beginning of an answer: an upload takes a while.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Asks a host.
+/// A client of one host.
 #[derive(Debug)]
 pub(super) struct Client {
     target: Target,
@@ -38,7 +39,7 @@ pub(super) struct Client {
     token: Option<String>,
 }
 
-/// A host's refusal, in its own words.
+/// An error answer, with the host's own text.
 #[derive(Debug, thiserror::Error)]
 #[error("{why}")]
 pub(super) struct Refused {
@@ -46,7 +47,7 @@ pub(super) struct Refused {
     why: String,
 }
 
-/// Our JSON error.
+/// The JSON body of a host's error answer.
 #[derive(Deserialize)]
 struct ErrorBody {
     error: String,
@@ -57,7 +58,7 @@ pub(super) fn encode(text: &str) -> impl std::fmt::Display {
 }
 
 impl Client {
-    /// For what needs a right. Most hosts want no token from readers.
+    /// Makes a client for requests that need a right. Most hosts need no token for reading.
     pub(super) fn new(args: &HostArgs, right: Right) -> Result<Self> {
         let config = args.data.config()?;
         let target = Target::of(args.url.as_deref(), &config)?;
@@ -65,17 +66,17 @@ impl Client {
         Ok(Self { connector: Connector::new(args, &config)?, target, token })
     }
 
-    /// The whole body of a good answer; any other is an error with the host's own words.
+    /// Gets a path, and returns the whole body. An error answer becomes an error with the host's own text.
     pub(super) async fn get(&self, path: &str) -> Result<Vec<u8>> {
         read(self.open(path).await?).await
     }
 
-    /// The body of a good answer, as it comes.
+    /// Gets a path, and returns the body as a stream.
     pub(super) async fn open(&self, path: &str) -> Result<Incoming> {
         self.answer(Request::get(path), path).await
     }
 
-    /// Asks for a change.
+    /// Sends a request that changes something, and returns the whole body of the answer.
     pub(super) async fn change(&self, method: Method, path: &str) -> Result<Vec<u8>> {
         read(self.answer(Request::builder().method(method).uri(path), path).await?).await
     }
@@ -91,7 +92,8 @@ impl Client {
         };
         match status {
             StatusCode::UNAUTHORIZED => bail!(
-                "{error}; name a file with --token-file, or the host's own folder or configuration with --data or --config"
+                "{error}; name the token's file with --token-file, or the host's data directory or configuration with \
+                 --data or --config"
             ),
             _ => Err(Refused { status, why: error }.into()),
         }
@@ -99,10 +101,11 @@ impl Client {
 
     async fn send(&self, request: Builder) -> Result<Response<Incoming>> {
         let answer = tokio::time::timeout(PATIENCE, self.head(request)).await;
-        answer.unwrap_or_else(|_| bail!("{} has not answered for {} s", self.target, PATIENCE.as_secs()))
+        answer.unwrap_or_else(|_| bail!("{} did not answer within {} s", self.target, PATIENCE.as_secs()))
     }
 
-    /// Its body may take as long as it likes: it may be a stream.
+    /// Sends a request, and returns when the head of the answer is there. The body can take any time: it may be a
+    /// stream.
     async fn head(&self, request: Builder) -> Result<Response<Incoming>> {
         let stream = self.connector.connect(&self.target).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -118,5 +121,5 @@ impl Client {
 }
 
 async fn read(body: Incoming) -> Result<Vec<u8>> {
-    Ok(body.collect().await.context("the answer broke off")?.to_bytes().to_vec())
+    Ok(body.collect().await.context("the answer was cut off")?.to_bytes().to_vec())
 }

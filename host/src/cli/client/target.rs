@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-/// Where a host is.
+/// The address of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Target {
     Tcp {
@@ -18,7 +18,7 @@ pub(super) enum Target {
 }
 
 impl Target {
-    /// By its URL, or by its configuration.
+    /// Returns the address in a URL, or else the address in the host's configuration.
     pub(super) fn of(url: Option<&str>, config: &Config) -> Result<Self> {
         match url {
             Some(url) => Self::parse(url),
@@ -30,14 +30,14 @@ impl Target {
         if let Some(path) = url.strip_prefix("unix:") {
             return Ok(Self::Unix(path.into()));
         }
-        let uri: Uri = url.parse().with_context(|| format!("--url {url}: it is no URL"))?;
+        let uri: Uri = url.parse().with_context(|| format!("--url {url}: not a URL"))?;
         let is_secure = match uri.scheme_str() {
             Some("http") => false,
             Some("https") => true,
-            _ => bail!("--url {url}: it is to begin with http://, https:// or unix:"),
+            _ => bail!("--url {url}: must begin with http://, https:// or unix:"),
         };
         let host = uri.host().filter(|host| !host.is_empty());
-        let host = host.with_context(|| format!("--url {url}: it names no host"))?;
+        let host = host.with_context(|| format!("--url {url}: the host name is missing"))?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         Ok(Self::Tcp { is_secure, host, port: uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 }) })
     }
@@ -46,7 +46,7 @@ impl Target {
         let address = match &config.listen {
             Listen::Unix(path) => return Ok(Self::Unix(path.clone())),
             Listen::Tcp(address) if address.port() == 0 => {
-                bail!("the host took any free port, as its configuration says; name it with --url")
+                bail!("the configuration lets the host take any free port; name the host with --url")
             }
             Listen::Tcp(address) => address,
         };
@@ -58,7 +58,7 @@ impl Target {
         Ok(Self::Tcp { is_secure: config.tls.files().is_some(), host: host.to_string(), port: address.port() })
     }
 
-    /// Whether whoever listens there does so on this machine.
+    /// Returns whether the host is on this machine.
     pub(super) fn is_local(&self) -> bool {
         match self {
             Self::Unix(_) => true,
@@ -66,12 +66,12 @@ impl Target {
         }
     }
 
-    /// Whether nobody in between can listen.
+    /// Returns whether nobody on the network can read the traffic.
     pub(super) fn is_secure(&self) -> bool {
         matches!(self, Self::Unix(_) | Self::Tcp { is_secure: true, .. })
     }
 
-    /// `host:port`, as a request says it.
+    /// Returns `host:port`, as in a request's `Host` header.
     pub(super) fn authority(&self) -> String {
         match self {
             Self::Unix(_) => "localhost".to_owned(),
@@ -80,10 +80,10 @@ impl Target {
         }
     }
 
-    /// What may be wrong with it, where there is a connection and no answer.
+    /// Returns a hint for a host that accepts connections but does not answer.
     pub(super) fn hint(&self) -> &'static str {
         match self {
-            Self::Tcp { is_secure: false, .. } => "; does it speak TLS? Then its URL begins with https://",
+            Self::Tcp { is_secure: false, .. } => "; if the host uses TLS, its URL begins with https://",
             _ => "",
         }
     }

@@ -6,8 +6,8 @@ use dropsonde_http::tokens;
 use dropsonde_model::Right;
 use std::io::ErrorKind;
 
-/// The token to show. Of this machine's own files, none is shown to a host elsewhere, unless they were named, and in plain
-/// not even then.
+/// Finds the token to send. A token from a data directory on this machine goes only to a host on this machine, or over
+/// a secure connection if --config or --data was given.
 pub(super) fn find(args: &HostArgs, config: &Config, target: &Target, right: Right) -> Result<Option<String>> {
     if let Some(file) = &args.token_file {
         let token = tokens::read(file).with_context(|| format!("--token-file {}", file.display()))?;
@@ -16,7 +16,7 @@ pub(super) fn find(args: &HostArgs, config: &Config, target: &Target, right: Rig
     if let Some(token) = std::env::var("DROPSONDE_TOKEN").ok().filter(|token| !token.trim().is_empty()) {
         let token = token.trim();
         if !token.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
-            bail!("DROPSONDE_TOKEN is no token: it is one line of printable ASCII");
+            bail!("DROPSONDE_TOKEN is not a token: a token is one line of printable ASCII");
         }
         return Ok(Some(token.to_owned()));
     }
@@ -25,18 +25,18 @@ pub(super) fn find(args: &HostArgs, config: &Config, target: &Target, right: Rig
     if !may_be_shown {
         return Ok(None);
     }
-    // It is there where the host wants it, which may have been told so by what is not known here.
+    // The host may need a token because of flags that are unknown here; then it has created the file.
     let made = || Some(config.kept_dir()?.join(right.file_name()));
     let Some(file) = config.http().token_file(right).or_else(made) else { return Ok(None) };
     match tokens::read(&file) {
         Ok(token) => Ok(Some(token)),
-        // Most hosts want none from readers.
+        // Most hosts need no token for reading.
         Err(error) if right == Right::Read && error.kind() == ErrorKind::NotFound => Ok(None),
         Err(_) if right == Right::Read && !is_named => Ok(None),
         Err(error) => {
             let hint = match error.kind() {
                 ErrorKind::NotFound => "; name the host's data directory with --data, or a file with --token-file",
-                _ => "; try it as the user the host runs as",
+                _ => "; run this as the user that the host runs as",
             };
             Err(error).with_context(|| format!("cannot read the {} token in {}{hint}", right.as_str(), file.display()))
         }

@@ -1,4 +1,4 @@
-//! Which certificates a client takes for its host's.
+//! The certificates that a client accepts from a host.
 
 use anyhow::Result;
 use std::sync::Arc;
@@ -10,13 +10,13 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-/// Those the machine trusts, and those that were named: also where one of them is the host's itself, signed by nobody else,
-/// which is no authority in the usual sense.
+/// Accepts certificates signed by an authority that the machine trusts or that was named. A named certificate is
+/// accepted itself too: it can be the host's own, self-signed one, which is not an authority.
 #[derive(Debug)]
 pub(super) struct Trust {
     usual: Arc<WebPkiServerVerifier>,
     named: Vec<CertificateDer<'static>>,
-    /// The host's own, whatever it is reached by.
+    /// The host's own certificate, accepted under any host name.
     own: Option<CertificateDer<'static>>,
 }
 

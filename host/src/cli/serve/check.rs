@@ -1,4 +1,4 @@
-//! `dropsonde serve --check`: what a start would find out. Nothing is made, and nothing is served.
+//! `dropsonde serve --check`: finds the errors that a start would find. It creates nothing and serves nothing.
 
 use crate::config::{Config, Listen};
 use crate::host;
@@ -16,7 +16,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-/// Fails with all that is wrong.
+/// Fails with all errors at once.
 pub(super) async fn check(config: &Config) -> Result<()> {
     let mut wrong = Vec::new();
     let mut note = |checked: Result<()>| wrong.extend(checked.err());
@@ -28,7 +28,9 @@ pub(super) async fn check(config: &Config) -> Result<()> {
     note(check_listen(&config.listen));
     note(check_data(config));
     let found = match &config.plugins_dir {
-        Some(folder) if !folder.is_dir() => Err(anyhow!("plugins_dir = {}: there is no such folder", folder.display())),
+        Some(folder) if !folder.is_dir() => {
+            Err(anyhow!("plugins_dir = {}: no such folder; create it, or name another", folder.display()))
+        }
         _ => plugins::in_folder(engine.plugins_dir.as_deref(), engine.bundled).map_err(anyhow::Error::from),
     };
     match found {
@@ -44,7 +46,7 @@ pub(super) async fn check(config: &Config) -> Result<()> {
         0 => Ok(()),
         1 => bail!(wrong.pop().unwrap_or_default()),
         count => {
-            let mut all = format!("{count} things are wrong:");
+            let mut all = format!("{count} errors:");
             for wrong in wrong {
                 let _ = write!(all, "\n- {wrong}");
             }
@@ -55,7 +57,7 @@ pub(super) async fn check(config: &Config) -> Result<()> {
 
 fn check_token(config: &Config, file: &Path) -> Result<()> {
     match tokens::read(file) {
-        // It is made, where there is a place to make it; the data directory is.
+        // The host creates a missing file. It creates the data directory too, but no other folder.
         Err(error) if error.kind() == ErrorKind::NotFound => {
             if config.auth.file_is_named(file) {
                 has_folder(file)
@@ -76,10 +78,10 @@ fn check_listen(listen: &Listen) -> Result<()> {
 
 fn has_folder(file: &Path) -> Result<()> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if folder.is_dir() { Ok(()) } else { bail!("{}: there is no such folder to make it in", file.display()) }
+    if folder.is_dir() { Ok(()) } else { bail!("cannot create {}: no such folder", file.display()) }
 }
 
-/// Whether history can be opened there, or made.
+/// Checks that history in the data directory can be opened or created.
 fn check_data(config: &Config) -> Result<()> {
     if config.store.memory_only {
         return Ok(());
@@ -94,17 +96,17 @@ fn check_data(config: &Config) -> Result<()> {
     if is_in_use {
         bail!("{} is in use by a running host; choose another folder with --data, or stop that host", data.display());
     }
-    // The folder, or the one it would be made in.
+    // The data directory, or the folder it would be created in.
     let place = data.ancestors().find(|place| place.exists()).unwrap_or(Path::new("."));
-    let what = if place == data { "write to" } else { "make" };
+    let what = if place == data { "write to" } else { "create" };
     if !place.is_dir() {
-        bail!("cannot {what} {}: {} is no folder", data.display(), place.display());
+        bail!("cannot {what} {}: {} is not a folder", data.display(), place.display());
     }
     let writable = access(place, Access::WRITE_OK | Access::EXEC_OK).map_err(std::io::Error::from);
     writable.with_context(|| format!("cannot {what} {}; choose another folder with --data", data.display()))
 }
 
-/// Asks every plugin what it needs, and starts it by its section, in a sandbox of its own.
+/// Asks every plugin for its needs, and starts it with its section in a separate sandbox. Returns all errors.
 async fn check_plugins(config: &Config, found: Vec<Component>) -> Result<Vec<anyhow::Error>> {
     let mut wrong = Vec::new();
     for (name, tried) in host::try_plugins(config, found).await? {
@@ -114,7 +116,7 @@ async fn check_plugins(config: &Config, found: Vec<Component>) -> Result<Vec<any
             Ok(Tried { missing }) => {
                 let needs: Vec<_> = missing.iter().map(describe_need).collect();
                 wrong.push(anyhow!(
-                    "plugin {name} needs what it is not granted: {}; if you trust it, add to the configuration:\n{}",
+                    "plugin {name} needs more than it is granted: {}; if you trust it, add to the configuration:\n{}",
                     needs.join(", "),
                     grants_toml(&name, &missing).trim_end()
                 ));

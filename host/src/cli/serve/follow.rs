@@ -1,5 +1,5 @@
-//! When files that the host reads may say something else. Each is taken by itself: none waits for another that keeps
-//! changing.
+//! Notices changes of the files that the host reads. Each file is debounced by itself: a file that keeps changing does
+//! not delay another.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,43 +7,43 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Between two looks. What is being written is read once a look finds it as the one before did.
+/// Time between two checks. A changed file is read once two checks find it the same.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Looks after which a file that keeps changing is read all the same: within 2 s of its change.
+/// Checks after which a file that keeps changing is read anyway: within 2 s of its first change.
 const MOST_LOOKS: u32 = 4;
 
-/// Files that may be others at any time. They are looked at, not watched: links, renamed folders and network file systems
-/// are all the same to a look.
+/// Files that can change at any time. They are polled, not watched by the kernel: polling also notices changes behind
+/// symlinks, in renamed folders and on network file systems.
 #[derive(Debug, Clone)]
 pub(super) struct Followed(Signatures);
 
 type Signatures = BTreeMap<PathBuf, Option<Signature>>;
 
-/// Another when a file is.
+/// Metadata that differs once a file has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Signature {
     inode: u64,
     size: u64,
     written_ns: i128,
-    /// Also its permissions'.
+    /// The time of the last change, also of permissions.
     changed_ns: i128,
 }
 
-/// A file that is not as it was read.
+/// A file that has changed since it was read.
 struct Changing {
     now: Option<Signature>,
-    /// How many found it so, or changing.
+    /// The number of checks since the change.
     looks: u32,
 }
 
 impl Followed {
-    /// As they are now.
+    /// Follows files, starting from their present state.
     pub(super) async fn of(files: Vec<PathBuf>) -> Self {
         Self(look(files).await)
     }
 
-    /// Waits until one of them is another, and has been for a while, or keeps changing.
+    /// Waits until a file has changed and then stayed the same for one check, or keeps changing.
     pub(super) async fn changed(&self) {
         let mut changing: BTreeMap<PathBuf, Changing> = BTreeMap::new();
         loop {
@@ -63,13 +63,13 @@ impl Followed {
         }
     }
 
-    /// Takes them for read as they are now: what changes from here on is another.
+    /// Takes the present state of the files as read: only later changes count.
     pub(super) async fn look_again(&mut self) {
         self.0 = look(self.0.keys().cloned().collect()).await;
     }
 
-    /// Follows these from now on. Those that were followed before are still as they were looked at then, but for those that
-    /// were `made` since, if they were.
+    /// Replaces the followed files. Files that were followed before keep their known state, so that a change since then
+    /// counts. If `made`, files that did not exist then were created by the host, which does not count.
     pub(super) async fn follow(&mut self, files: Vec<PathBuf>, made: bool) {
         let mut now = look(files).await;
         for (file, signature) in &mut now {
@@ -83,7 +83,7 @@ impl Followed {
     }
 }
 
-/// Off the server's threads: a disk may answer late.
+/// Reads the files' metadata on a thread of its own, because a disk may answer late.
 async fn look(files: Vec<PathBuf>) -> Signatures {
     let looked = tokio::task::spawn_blocking(move || {
         let signature = |file: &PathBuf| {

@@ -1,9 +1,10 @@
-//! `dropsonde serve`: from arguments and a file to a running host, and what it is told while it runs.
+//! `dropsonde serve`: starts a host from arguments and a configuration file, and handles signals, reloads and changed
+//! files while it runs.
 //!
 //! # Layout
 //!
-//! * `follow`: when files may say something else; `systemd`: what a service manager hears.
-//! * `check`: what a start would find out.
+//! * `follow`: notices changed files. `systemd`: notifies the service manager.
+//! * `check`: checks a configuration without starting a host.
 
 mod check;
 mod follow;
@@ -31,20 +32,22 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// Address space, in bytes, with which a host starts that has the bundled plugins: below it, it has no room for a thread.
+/// Least address space, in bytes, in which a host with the bundled plugins starts: below it, there is no room for its
+/// threads.
 const LEAST_ADDRESS_SPACE: u64 = 512 << 20;
 
-/// Between two tries to read tokens that could not be read or made.
+/// Time between two attempts to read or create tokens after a failure.
 const TOKENS_RETRY: Duration = Duration::from_secs(5);
 
-/// Longest time the last spans have to be sent.
+/// Longest time to send the last spans when the host stops.
 const FLUSH: Duration = Duration::from_secs(3);
 
-/// Serves until Ctrl-C or SIGTERM; a second one ends at once. SIGHUP has the configuration read again.
+/// Serves until SIGINT (Ctrl-C) or SIGTERM; a second signal ends the host at once. SIGHUP reloads the configuration.
 pub(super) async fn serve(args: ServeArgs, log: &LogOptions, out: &mut Out) -> Result<()> {
     let config = configuration(&args)?;
     check_address_space()?;
-    // Not to be ended by it: what writes beyond RLIMIT_FSIZE hears so, and goes on without.
+    // Handle SIGXFSZ, or it would kill the host: a write beyond RLIMIT_FSIZE then fails, and its caller goes on
+    // without.
     let _beyond_limit = signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).context("cannot wait for signals")?;
     if args.check {
         tracing::log_only(log);
@@ -56,7 +59,7 @@ pub(super) async fn serve(args: ServeArgs, log: &LogOptions, out: &mut Out) -> R
     let tracing = tracing::init(log, &config.tracing, &metrics)?;
     let served = serve_until_told(&args, config, metrics, out).await;
     if !tracing.shutdown(FLUSH).await {
-        // Nothing is logged any more that could be sent.
+        // Tracing has ended, so this is not logged.
         aside("some spans could not be sent in time");
     }
     served
@@ -68,20 +71,20 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
     let mut hang_up = signal(SignalKind::hangup()).context("cannot wait for signals")?;
     if config.insecure && config.listen.is_open() {
-        ::tracing::warn!(listen = %config.listen, "--insecure: other machines may connect in plain, and read without a token");
+        ::tracing::warn!(listen = %config.listen, "--insecure: other machines can connect without TLS and read without a token");
     }
     if let Some(file) = config.http().token_file(Right::Read) {
         ::tracing::info!(file = %file.display(), "reading needs the token in this file");
     }
     let mut followed = Followed::of(files(args, &config)).await;
     let mut host = Host::builder().config(config).metrics(metrics).start().await?;
-    // It may have made some of them. Whoever replaces one waits for what comes next.
+    // The start may have created some of these files. Scripts replace files after the line that is printed next.
     followed.follow(files(args, &host.config()), true).await;
     let mut _alone = [follow_tokens(host.server().app()).await, follow_certificates(&host).await];
     // On standard output, so that a script can read the address.
     let told = writeln!(out, "listening on {}", host.url()).and_then(|()| out.flush());
     if let Err(error) = told {
-        ::tracing::debug!(%error, "nobody reads standard output");
+        ::tracing::debug!(%error, "cannot print the address: standard output has no reader");
     }
     let _watchdog = systemd::watchdog(host.engine().clone());
     systemd::ready(&format!("serving on {}", host.url()));
@@ -92,15 +95,15 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
             () = signalled() => break false,
             () = host.server_ended() => break true,
             answer = next(&mut asked) => {
-                ::tracing::info!("asked by the API to read the configuration again");
+                ::tracing::info!("reload: requested through the API");
                 Some(answer)
             }
             _ = hang_up.recv() => {
-                ::tracing::info!("told to read the configuration again");
+                ::tracing::info!("reload: requested by SIGHUP");
                 None
             }
             () = followed.changed() => {
-                ::tracing::info!("the configuration, or a file it names, was changed");
+                ::tracing::info!("reload: the configuration or a file it names has changed");
                 None
             }
         };
@@ -110,11 +113,11 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
             reload = reload(&host, args, &mut followed) => reload,
             () = signalled() => break false,
         };
-        // Others may be named now.
+        // The new configuration may name other files.
         _alone = [follow_tokens(host.server().app()).await, follow_certificates(&host).await];
         systemd::ready(&reload.summary());
         if let Some(answer) = answer {
-            // Who asked may have left.
+            // The client may have disconnected.
             let _ = answer.send(reload);
         }
     };
@@ -123,17 +126,17 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
     let is_written = tokio::select! {
         is_written = host.stop() => is_written,
         () = signalled() => {
-            ::tracing::warn!("stopped at once");
+            ::tracing::warn!("stopping at once: second signal");
             true
         }
     };
     if !is_written {
         bail!(NOT_WRITTEN);
     }
-    if failed { bail!("the server ended by itself; the log says why") } else { Ok(()) }
+    if failed { bail!("the server ended by itself; see the log") } else { Ok(()) }
 }
 
-/// Waits until somebody asks for a reload.
+/// Waits until the API asks for a reload.
 async fn next(asked: &mut Option<mpsc::Receiver<Answer>>) -> Answer {
     let asked = match asked {
         Some(asked) => asked.recv().await,
@@ -145,12 +148,12 @@ async fn next(asked: &mut Option<mpsc::Receiver<Answer>>) -> Answer {
     }
 }
 
-/// What the file says now takes over, as far as it can.
+/// Reads the configuration again and applies it.
 async fn reload(host: &Host, args: &ServeArgs, followed: &mut Followed) -> Reload {
     let own = args.clone();
     let read = move || configuration(&own).map(|config| (config.engine().awaited_files(), config));
     let said = tokio::task::spawn_blocking(read).await.map_err(anyhow::Error::from).flatten();
-    // Also of one that is refused: what it lacks may come.
+    // Follow the files of a refused configuration too: a missing file may appear.
     let in_force = host.config();
     let mut named = files(args, &in_force);
     let mut awaited = BTreeSet::new();
@@ -159,7 +162,7 @@ async fn reload(host: &Host, args: &ServeArgs, followed: &mut Followed) -> Reloa
         awaited = files_awaited;
         config
     });
-    // As they are before it is tried: what comes meanwhile is news.
+    // Note the files' state before the trial, so that a change during the trial counts.
     let all = |awaited: &BTreeSet<PathBuf>| named.iter().chain(awaited).cloned().collect();
     followed.follow(all(&awaited), false).await;
     let reload = host.reload_from(args.config.as_deref(), said).await;
@@ -170,8 +173,8 @@ async fn reload(host: &Host, args: &ServeArgs, followed: &mut Followed) -> Reloa
     reload
 }
 
-/// Follows the files of tokens until what this returns is dropped. They do not wait for a reload, which takes as long as
-/// plugins take to start.
+/// Follows token files until the returned task is dropped. A changed token does not wait for a reload, which takes as
+/// long as plugins take to start.
 async fn follow_tokens(app: &Arc<App>) -> JoinSet<()> {
     let app = app.clone();
     let mut followed = Followed::of(app.options.load().token_files().collect()).await;
@@ -185,7 +188,7 @@ async fn follow_tokens(app: &Arc<App>) -> JoinSet<()> {
                         () = &mut changed => break,
                         () = tokio::time::sleep(TOKENS_RETRY) => {}
                     }
-                    // What they lie in may be back.
+                    // The folder of the tokens may be back.
                     if app.tokens.are_unread() {
                         app.reload_tokens().await;
                     }
@@ -198,7 +201,7 @@ async fn follow_tokens(app: &Arc<App>) -> JoinSet<()> {
     task
 }
 
-/// The same for certificates and their keys.
+/// Follows certificates and their keys until the returned task is dropped.
 async fn follow_certificates(host: &Host) -> JoinSet<()> {
     let server = host.server().clone();
     let mut followed = Followed::of(server.app().options.load().tls_files().collect()).await;
@@ -213,12 +216,13 @@ async fn follow_certificates(host: &Host) -> JoinSet<()> {
     task
 }
 
-/// The configuration's own, and those it names.
+/// Returns the configuration file and the files it names.
 fn files(args: &ServeArgs, config: &Config) -> Vec<PathBuf> {
     args.config.iter().cloned().chain(config.named_files()).collect()
 }
 
-/// Fails where the host would end in the middle of something for want of memory: an allocation that fails cannot be told.
+/// Fails if the address space is too small. A host cannot handle a failed allocation: it would abort in the middle of
+/// its work.
 fn check_address_space() -> Result<()> {
     let Some(allowed) = getrlimit(Resource::As).current.filter(|allowed| *allowed < LEAST_ADDRESS_SPACE) else {
         return Ok(());
@@ -231,12 +235,12 @@ fn check_address_space() -> Result<()> {
     )
 }
 
-/// As many files as may be: a long history has many, and so has a host with many streams.
+/// Raises the limit of open files to its maximum: a long history and many streams need many files.
 fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
     if let Err(error) = raised {
-        ::tracing::debug!(%error, limit = limit.current, "the number of open files stays as it is");
+        ::tracing::debug!(%error, limit = limit.current, "cannot raise the limit of open files");
     }
 }
 
@@ -252,8 +256,8 @@ fn configuration(args: &ServeArgs) -> Result<Config> {
     if let Some(data) = data.as_ref().filter(|_| config.store.memory_only) {
         let file = args.config.as_deref().unwrap_or(Path::new("the configuration")).display();
         bail!(
-            "--data {} has the host keep history, and `memory_only = true` in [store] of {file} has it write nothing; remove \
-             one of them",
+            "--data {} keeps history on disk, but `memory_only = true` in [store] of {file} writes nothing to disk; \
+             remove one of them",
             data.display()
         );
     }

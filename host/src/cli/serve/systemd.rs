@@ -1,4 +1,4 @@
-//! What a service manager hears, if one started the host and wants to (`Type=notify`, `WatchdogSec=`).
+//! Notifies the service manager, if one started the host and asks for it (`Type=notify`, `WatchdogSec=`).
 
 use dropsonde_engine::Engine;
 use dropsonde_engine::health::Health;
@@ -6,7 +6,7 @@ use sd_notify::NotifyState;
 use std::sync::Arc;
 use tokio::task::AbortHandle;
 
-/// The host serves; `status` says by what configuration, in one line.
+/// Notifies that the host serves. `status` is one line about its configuration.
 pub(super) fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
@@ -21,10 +21,10 @@ pub(super) fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// Ends with this.
+/// The watchdog's task, which ends when this is dropped.
 pub(super) struct Watchdog(AbortHandle);
 
-/// Says at intervals that the host is well, as long as no task of its own is dead: then a restart helps.
+/// Notifies at intervals that the host is well, unless one of its own tasks has ended, which only a restart repairs.
 pub(super) fn watchdog(engine: Arc<Engine>) -> Option<Watchdog> {
     let longest = sd_notify::watchdog_enabled()?;
     let task = tokio::spawn(async move {
@@ -46,6 +46,6 @@ impl Drop for Watchdog {
 
 fn tell(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "the service manager cannot be told");
+        tracing::warn!(%error, "cannot notify the service manager");
     }
 }
