@@ -1,4 +1,4 @@
-//! History on disk as text for other programs: a line for each value, or OpenMetrics.
+//! Exports history on disk as CSV, with one line per value, or as OpenMetrics.
 
 use super::{folder, looked_into};
 use crate::cli::out::{Out, aside};
@@ -35,20 +35,20 @@ pub(in crate::cli) fn export(args: ExportArgs, out: &mut Out) -> Result<()> {
         Format::Csv => csv(&export, out),
         Format::OpenMetrics => open_metrics(&export, out),
     };
-    let unread = unread.and_then(|unread| out.flush().map(|()| unread)).context("cannot write it")?;
+    let unread = unread.and_then(|unread| out.flush().map(|()| unread)).context("cannot write the export")?;
     for name in &export.restored.newer {
-        aside(format_args!("note: {name} was written by a later version, and is left out"));
+        aside(format_args!("note: left out {name}: written by a newer version"));
     }
     for (name, why) in &export.restored.unreadable {
-        aside(format_args!("note: {name} cannot be read, and is left out: {why}"));
+        aside(format_args!("note: left out {name}: cannot read it: {why}"));
     }
     if unread > 0 || export.restored.damaged > 0 || !export.restored.unreadable.is_empty() {
-        bail!("what is damaged is not exported, all else is; `dropsonde store verify` says what that is");
+        bail!("damaged parts are not exported, all else is; `dropsonde store verify` lists the damage");
     }
     Ok(())
 }
 
-/// A line for each value. Returns how many blocks could not be read.
+/// Writes one line per value. Returns the number of blocks that could not be read.
 fn csv(export: &Export, out: &mut impl Write) -> io::Result<u64> {
     let mut lines = csv::Writer::from_writer(out);
     lines.write_record(["at", "instance", "sampler", "field", "value"])?;
@@ -80,7 +80,7 @@ struct Family<'a> {
     series: BTreeMap<Series<'a>, Vec<Column<'a>>>,
 }
 
-/// An instance and a sampler, which may have changed its fields or its interval: then there are several columns.
+/// An instance and a sampler. If the sampler has changed its fields or its interval, the series has several columns.
 type Series<'a> = (&'a InstanceId, &'a Arc<str>);
 
 struct Column<'a> {
@@ -89,7 +89,7 @@ struct Column<'a> {
     factor: f64,
 }
 
-/// Metric by metric, as OpenMetrics has it. Returns how many blocks could not be read.
+/// Writes one metric after the other, as OpenMetrics requires. Returns the number of blocks that could not be read.
 fn open_metrics(export: &Export, out: &mut impl Write) -> io::Result<u64> {
     let mut unread = 0;
     let mut text = Text::new(openmetrics::Format::OpenMetrics);
@@ -126,7 +126,8 @@ fn open_metrics(export: &Export, out: &mut impl Write) -> io::Result<u64> {
     Ok(unread)
 }
 
-/// By name. A name has one kind of metric and one column of a frame; what finds no name left is left out, and said.
+/// Groups columns by the name of their metric. A name has one kind of metric and at most one column per frame. A column
+/// without a free name is left out, and a note is printed.
 fn families(export: &Export) -> BTreeMap<String, Family<'_>> {
     let fields = |frame: &'_ Exported| frame.schema().fields().len();
     let columns = export.frames.iter().flat_map(|frame| (0..fields(frame)).map(move |field| (frame, field)));
@@ -135,7 +136,7 @@ fn families(export: &Export) -> BTreeMap<String, Family<'_>> {
         Some((frame, field, names))
     });
     let mut named: Vec<_> = named.collect();
-    // Names that cannot be others first.
+    // Fields with only one possible name come first.
     named.sort_by_key(|(.., [first, second])| (first.is_counter, first.name != second.name));
     let mut families: BTreeMap<String, Family<'_>> = BTreeMap::new();
     let mut left_out = BTreeSet::new();
@@ -158,9 +159,7 @@ fn families(export: &Export) -> BTreeMap<String, Family<'_>> {
         }
     }
     for (sampler, field) in left_out {
-        aside(format_args!(
-            "note: {sampler}'s {field} is left out: another metric has its name; --format csv has both"
-        ));
+        aside(format_args!("note: left out {field} of {sampler}: another metric has its name; --format csv has both"));
     }
     families
 }

@@ -1,4 +1,4 @@
-//! History on disk, looked into without a host.
+//! Reads history on disk without a host.
 
 mod export;
 
@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-/// Where the history of a host with such arguments is.
+/// Returns the folder with the history of the host that the arguments name.
 fn folder(args: &DataArgs) -> Result<PathBuf> {
     Ok(args.folder()?.join(HISTORY))
 }
@@ -28,11 +28,10 @@ fn looked_into<T>(folder: &Path, looked: io::Result<T>) -> Result<T> {
         io::ErrorKind::NotFound => {
             anyhow::anyhow!("no history: there is no folder {shown}; name the host's data directory with --data")
         }
-        io::ErrorKind::PermissionDenied => {
-            anyhow::Error::from(error).context(format!("cannot read {shown}; try it as the user the host runs as"))
-        }
+        io::ErrorKind::PermissionDenied => anyhow::Error::from(error)
+            .context(format!("cannot read {shown}; run this as the user that the host runs as")),
         _ => anyhow::Error::from(error)
-            .context(format!("cannot read {shown}; is that in the host's data directory? --data names another")),
+            .context(format!("cannot read {shown}; name the host's data directory with --data")),
     })
 }
 
@@ -59,13 +58,13 @@ pub(super) fn stats(args: &StoreArgs, out: &mut Out) -> Result<()> {
     }
     if stats.clock_set_back > 0 {
         let frames = counted(stats.clock_set_back, "frame");
-        writeln!(out, "clock      it was set back in {frames}: of two rows of one time the later written counts")?;
+        writeln!(out, "clock      set back in {frames}: of two rows with the same time the one written later counts")?;
     }
     clock_jumps(&stats.clock_jumps, out)?;
     let damaged = if stats.damaged == 0 { "none seen".to_owned() } else { counted(stats.damaged, "place") };
     writeln!(out, "damage     {damaged}; `dropsonde store verify` reads everything")?;
     for name in &stats.newer {
-        writeln!(out, "newer      {name} was written by a later version")?;
+        writeln!(out, "newer      {name} was written by a newer version")?;
     }
     for (name, why) in &stats.unreadable {
         writeln!(out, "unreadable {name}: {why}")?;
@@ -73,7 +72,7 @@ pub(super) fn stats(args: &StoreArgs, out: &mut Out) -> Result<()> {
     Ok(())
 }
 
-/// A line for each.
+/// Prints one line per jump of the clock.
 fn clock_jumps(jumps: &[ClockJump], out: &mut impl Write) -> io::Result<()> {
     for &ClockJump { at_ms, by_ms } in jumps {
         let direction = if by_ms < 0 { "back" } else { "ahead" };
@@ -125,10 +124,10 @@ pub(super) fn verify(args: &StoreArgs, out: &mut Out) -> Result<()> {
             writeln!(out, "{file}: {offset}: {what}")?;
         }
         for Finding { file, offset, what } in &verified.torn {
-            writeln!(out, "{file}: {offset}: {what}: harmless, it was not written to its end")?;
+            writeln!(out, "{file}: {offset}: {what}: harmless, this write was not finished")?;
         }
         for file in &verified.newer {
-            writeln!(out, "{file}: 0: written by a later version, not looked into")?;
+            writeln!(out, "{file}: 0: written by a newer version, not checked")?;
         }
         clock_jumps(&verified.clock_jumps, out)?;
         let (blocks, rows) = (counted(verified.blocks, "block"), counted(verified.rows, "row"));
@@ -137,7 +136,7 @@ pub(super) fn verify(args: &StoreArgs, out: &mut Out) -> Result<()> {
     }
     if !verified.is_whole() {
         let places = counted(verified.damaged.len() as u64, "damaged place");
-        bail!("{places} in {}; what is whole is there, and a host goes on with it", folder.display());
+        bail!("{places} in {}; a host leaves them out and uses everything else", folder.display());
     }
     Ok(())
 }
@@ -154,7 +153,7 @@ fn verified_json(folder: &Path, verified: &Verified) -> Value {
     })
 }
 
-/// On a terminal; a file has no use for it.
+/// Returns a callback that shows the progress in percent, if standard error is a terminal.
 fn progress() -> impl FnMut(u64, u64) {
     let shown = io::stderr().is_terminal();
     let mut last = None;
@@ -162,7 +161,7 @@ fn progress() -> impl FnMut(u64, u64) {
         let percent = u128::from(done) * 100 / u128::from(of.max(1));
         if shown && last != Some(percent) {
             last = Some(percent);
-            // A terminal that is gone needs none.
+            // Ignore errors: the terminal may be gone.
             let _ = match percent {
                 100 => write!(io::stderr(), "\r\x1b[K"),
                 _ => write!(io::stderr(), "\r{percent} %"),
