@@ -51,7 +51,8 @@ fn from_new_to_a_sample(language: &str) -> Host {
     let checked = done(&["check", file], folder.path());
     // The grants, and the instance.
     let (_, lines) = checked.split_once("add to the configuration:").unwrap();
-    let config = lines.replace("What it samples, unless it finds that by itself and nobody else does:", "");
+    let config =
+        lines.replace("If it discovers no instances, or another plugin owns them, name the ones to sample:", "");
     is_told_what_is_not_granted(&component);
     let ran = done(&["run", file, "--grant-all", "--json"], folder.path());
     let ran: serde_json::Value = serde_json::from_str(&ran).unwrap();
@@ -201,7 +202,7 @@ fn a_recording_of_this_machine_replays_and_a_difference_is_named() {
     let (code, out, error) = replay();
     assert!(code == 1 && out.contains("tick 2, host.memory_limit_mb is"), "{out}{error}");
     let (code, _, error) = run(author().arg("plugin").args(record).current_dir(&folder));
-    assert!(code == 1 && error.contains("is there already"), "nothing is written over: {error}");
+    assert!(code == 1 && error.contains("exists already"), "nothing is written over: {error}");
 }
 
 #[test]
@@ -227,7 +228,7 @@ fn a_newer_version_is_compared_with_the_older_one() {
     fs::write(folder.path().join("old.wasm"), verbs()).unwrap();
     fs::write(folder.path().join("new.wasm"), version(2)).unwrap();
     let check = |config: &str| done(&["check", "new.wasm", "--against", "old.wasm", "--config", config], folder.path());
-    assert!(check("{}").contains("nothing that the older one could not"));
+    assert!(check("{}").contains("nothing that the older version could not"));
     let compared = done(&["check", "procfs", "--against", "old.wasm"], folder.path());
     assert!(compared.contains("+ need    read /proc/stat") && compared.contains("- import  wasi:"), "{compared}");
     let report = done(&["check", "procfs", "--against", "old.wasm", "--json"], folder.path());

@@ -164,7 +164,7 @@ fn a_plugin_is_told_what_it_uses_and_which_limit_it_exceeds() {
     let (code, _, error) = run(&["--instance", "ok", "--memory", "512KiB"]);
     assert!(code == 1 && error.contains("more than its limit of 512 KiB; --memory raises it here"), "{error}");
     let (code, _, error) = run(&["--instance", "ok", "--cpu", "0s"]);
-    assert!(code == 2 && error.contains("more than nothing"), "{error}");
+    assert!(code == 2 && error.contains("more than zero"), "{error}");
 }
 
 #[test]

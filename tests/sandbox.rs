@@ -232,7 +232,7 @@ fn a_burst_that_makes_every_call_too_slow_sets_nobody_aside_and_ends_by_itself()
     let health = host.get("/health").json();
     assert!(health["reasons"][0].as_str().unwrap().contains("; the host retries at 20"), "{health}");
     let (_, listed, _) = run(dropsonde().args(["plugin", "list", "--url", &host.url()]));
-    assert!(listed.contains("tried again at 20"), "{listed}");
+    assert!(listed.contains("next try at 20"), "{listed}");
     // It is tried again, in vain, and stays where it is.
     host.until_logged("still in quarantine");
     let metrics = host.get("/metrics").body;
@@ -304,7 +304,7 @@ fn a_plugin_whose_calls_all_end_badly_is_quarantined_until_an_operator_releases_
         run(dropsonde().args(["plugin", order, name, "--url", &host.url(), "--data"]).arg(host.data()))
     };
     let (code, out, error) = order("release", "bad");
-    assert_eq!((code, out.as_str()), (0, "bad: it is released\n"), "{error}");
+    assert_eq!((code, out.as_str()), (0, "bad: released\n"), "{error}");
     host.until("/v1/plugins/bad", |page| page.json()["workers_spawned"].as_u64().unwrap() > spawned);
     host.until("/v1/plugins/bad", |page| page.json()["state"] == "quarantined");
 

@@ -110,8 +110,7 @@ struct ServeArgs {
     /// Let other machines connect without TLS and read without a token
     #[arg(long)]
     insecure: bool,
-    /// Check the configuration, the files it names and the plugins, then exit: with 0 if all is well, else with 1 and
-    /// all errors
+    /// Check the configuration, the files it names and the plugins, print all errors, and exit
     #[arg(long)]
     check: bool,
 }
@@ -229,7 +228,7 @@ struct HostArgs {
     /// is on this machine]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// File of certificates (PEM) to trust beside those that the machine trusts
+    /// File of certificates (PEM) to trust, beside those that the machine trusts
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// File of the client certificate (PEM), for a host that requires one

@@ -58,8 +58,8 @@ impl Connector {
                 match self.tls()?.connect(name, socket).await {
                     Ok(stream) => Ok(Box::new(stream)),
                     Err(error) => bail!(
-                        "the TLS handshake with {target} failed: {error}; --ca names a certificate to trust, --cert and \
-                         --key one to send, and --url the name that the host's certificate is for"
+                        "the TLS handshake with {target} failed: {error}; --ca names a certificate to trust, --cert \
+                         and --key one to send, and --url the name that the host's certificate is for"
                     ),
                 }
             }

@@ -1,4 +1,4 @@
-//! One component polled without a host.
+//! Polls one component without a host.
 
 use super::AloneArgs;
 use super::check::{Checked, Opened};
@@ -12,11 +12,11 @@ use dropsonde_store::{InstanceId, Limits, Sample, Store};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// A started component, and what it gave so far.
+/// A started component and its samples.
 pub(super) struct Alone {
     pub(super) checked: Checked,
     pub(super) worker: Worker,
-    /// None: it is no sampler.
+    /// The fields of a sampler; none if the component is no sampler.
     pub(super) fields: Option<Fields>,
     pub(super) granted: Vec<Need>,
     pub(super) allowed: Allowed,
@@ -25,19 +25,19 @@ pub(super) struct Alone {
     interval: Duration,
 }
 
-/// What one tick gave.
+/// The result of one tick.
 #[derive(Debug, Default)]
 pub(super) struct Polled {
     pub(super) samples: BTreeMap<InstanceId, Sample>,
     pub(super) failures: BTreeMap<InstanceId, String>,
-    /// Of a source.
+    /// The statistics of a source.
     pub(super) stats: Option<Stats>,
-    /// The most that one of its calls used.
+    /// The highest usage among its calls.
     pub(super) used: Usage,
 }
 
 impl Alone {
-    /// With what the arguments grant; says what is missing.
+    /// Starts a component with the grants in the arguments, and prints the missing ones.
     pub(super) async fn granted(args: &AloneArgs, inputs: Inputs, interval: Duration) -> Result<Self> {
         let checked = Opened::cached(&args.file).await?.check(&args.config).await?;
         let needs = checked.needs()?;
@@ -51,7 +51,8 @@ impl Alone {
         let missing = missing(needs, &Grants::new(granted.iter().cloned())?);
         if !missing.is_empty() {
             aside(format_args!(
-                "note: it needs what it is not granted; --read, --http, --env and --dir grant it here, --grant-all all of it, on a host these lines:\n{}",
+                "note: the plugin needs more than it is granted; grant it here with --read, --http, --env, --dir or \
+                 --grant-all, on a host with these lines:\n{}",
                 grants_toml(&checked.component.name, &missing)
             ));
         }
@@ -69,10 +70,10 @@ impl Alone {
         let setup = Setup { grants, inputs, limits: allowed.with_room(), ..checked.setup.clone() };
         let worker = Worker::start(&checked.sandbox, checked.plugin.clone(), setup).await;
         let worker = worker.map_err(|error| allowed.explain("the start", error))?;
-        // Starting has a deadline of its own.
+        // A start has its own deadline.
         allowed.check("the start", Usage { memory: worker.stats().memory(), ..Usage::default() })?;
         let fields = checked.plugin.has(Role::Sampler).then(|| Fields::check(&checked.component.name, worker.fields()));
-        let fields = fields.transpose().context("its fields are not taken")?;
+        let fields = fields.transpose().context("its fields are refused")?;
         let store = Store::in_memory(&Limits { samples: 2, ..Limits::default() });
         Ok(Self { checked, worker, fields, granted, allowed, store, started_ms: None, interval })
     }
@@ -85,7 +86,7 @@ impl Alone {
         self.worker.fields().iter().any(|field| field.kind != Kind::Gauge)
     }
 
-    /// Those named, else those it finds; a source has none.
+    /// Returns the named instances, or else those that the plugin discovers. A source has none.
     pub(super) async fn instances(&mut self, named: &[String], at_ms: i64) -> Result<Vec<String>> {
         if self.fields.is_none() || !named.is_empty() {
             return Ok(named.to_owned());
@@ -93,12 +94,12 @@ impl Alone {
         let tick = self.tick(at_ms);
         let (found, _) = self.measured("discover", self.worker.discover(tick)).await?;
         if found.is_empty() {
-            bail!("it discovers nothing by itself; name something to sample with --instance ID");
+            bail!("the plugin discovers no instances; name one with --instance ID");
         }
         Ok(found.into_iter().map(|instance| instance.id).collect())
     }
 
-    /// One tick. What it derives from ticks before, as rates, is as on a host.
+    /// Polls once. Values that derive from earlier ticks, such as rates, are computed as on a host.
     pub(super) async fn poll(&mut self, at_ms: i64, instances: &[String]) -> Result<Polled> {
         let tick = self.tick(at_ms);
         let mut polled = Polled::default();
@@ -125,7 +126,7 @@ impl Alone {
         Ok(polled)
     }
 
-    /// Makes a call; fails also when it used more than is allowed.
+    /// Waits for a call, and fails also if the call exceeded a limit.
     async fn measured<T>(&self, what: &str, call: impl Future<Output = Result<T, CallError>>) -> Result<(T, Usage)> {
         let called = Instant::now();
         let answer = call.await;

@@ -10,15 +10,15 @@ use humantime::format_duration;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// Calls between two looks at the clock.
+/// Calls between two checks of the clock.
 const ROUNDS: u64 = 100;
 
-/// Times the same call again and again, on the plugin's own thread.
+/// Measures the same call again and again, on the plugin's own thread.
 pub(super) async fn bench(args: BenchArgs, out: &mut Out) -> Result<()> {
     let mut alone = Alone::granted(&args.alone, Inputs::Live, Duration::from_secs(10)).await?;
     let at_ms = Clock::system().now_ms();
     let instances = alone.instances(&args.alone.instance, at_ms).await?;
-    // What it cannot do takes no time.
+    // A failing call is not worth measuring.
     let polled = alone.poll(at_ms, &instances).await?;
     if let Some((id, why)) = polled.failures.first_key_value() {
         bail!("no sample: {id}: {why}");
@@ -29,12 +29,12 @@ pub(super) async fn bench(args: BenchArgs, out: &mut Out) -> Result<()> {
         let times = alone.worker.time(timed.clone(), rounds).await;
         times.map_err(|error| alone.allowed.explain("a call", error))
     };
-    // The first are slower: pages, caches, the guest's own.
+    // The first calls are slower: they fault in pages and fill caches, also the guest's own.
     measure(ROUNDS / 10).await?;
     let until = Instant::now() + Duration::from_secs(args.seconds);
     let mut times = Vec::new();
     while Instant::now() < until {
-        // A slow plugin's calls one by one.
+        // Make a slow plugin's calls one by one, to stop in time.
         let is_slow = times.last().is_some_and(|last: &Took| last.wall > Duration::from_millis(10));
         times.extend(measure(if is_slow { 1 } else { ROUNDS }).await?);
     }
@@ -61,14 +61,14 @@ pub(super) async fn bench(args: BenchArgs, out: &mut Out) -> Result<()> {
         say!(out, "memory    {}; limit {}", Size::new(stats.memory()), Size::new(allowed.memory));
     }
     let worst = Usage { cpu: cpu.worst, wall: wall.worst, memory: stats.memory() };
-    // Measured it is all the same.
+    // The measurement is valid even above a limit.
     if let Err(over) = allowed.check("the slowest call", worst) {
         aside(format_args!("note: {over}"));
     }
     Ok(())
 }
 
-/// How a time was spread over all calls.
+/// The distribution of a time over all calls.
 struct Spread {
     p50: Duration,
     p99: Duration,

@@ -7,7 +7,7 @@ use dropsonde_sandbox::replace::{SHARED, replace_file};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Where this binary was built, the SDK lies, with a toolchain perhaps.
+/// The checkout that built this binary. It has the SDK, and perhaps a toolchain.
 const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 pub(super) fn new(args: &NewArgs, out: &mut Out) -> Result<()> {
@@ -33,8 +33,8 @@ pub(super) fn new(args: &NewArgs, out: &mut Out) -> Result<()> {
         }
         Language::Js => say!(out, "      npm install"),
     }
-    say!(out, "      dropsonde plugin test               # builds it, and replays what is in tests/");
-    say!(out, "      dropsonde plugin check {name}.wasm   # what it needs granted, ready to paste");
+    say!(out, "      dropsonde plugin test               # builds the plugin and replays the cases in tests/");
+    say!(out, "      dropsonde plugin check {name}.wasm   # prints the lines that grant what it needs");
     Ok(())
 }
 
@@ -54,7 +54,7 @@ pub(super) fn build(args: &BuildArgs, out: &mut Out) -> Result<()> {
     Ok(())
 }
 
-/// A component that was built and written.
+/// A component that was built and written to a file.
 pub(super) struct Built {
     pub(super) file: PathBuf,
     size: usize,
@@ -68,13 +68,14 @@ impl Built {
         aside(format_args!("building {}", project.name()));
         let component = project.build(&toolchains())?;
         let file = out.unwrap_or_else(|| folder.join(format!("{}.wasm", project.name())));
-        // Whole or not at all: a running host may be looking.
+        // Replace the file at once: a running host may read it at any time.
         replace_file(&file, &component, SHARED).with_context(|| format!("cannot write {}", file.display()))?;
         Ok(Self { file, size: component.len(), seconds: started.elapsed().as_secs_f64() })
     }
 }
 
-/// Folders a wasm toolchain may be in; one that has to be fetched goes into the last, and is there for other plugins.
+/// Returns the folders that can have a wasm toolchain. A toolchain that has to be fetched goes into the last one, where
+/// other plugins find it.
 fn toolchains() -> Vec<PathBuf> {
     std::iter::once(Path::new(WORKSPACE).join("target")).chain(user_cache()).collect()
 }

@@ -1,4 +1,4 @@
-//! A recorded case: `case.json`, and beside it what was read in each tick, in `tick-1`, `tick-2`, …
+//! A recorded test case: `case.json`, and beside it the files that were read in each tick, in `tick-1`, `tick-2`, …
 //!
 //! ```json
 //! {
@@ -10,8 +10,8 @@
 //! }
 //! ```
 //!
-//! A tick asks for the instances it names. A sample has the fields a host would show, a failure words that are in the
-//! reason; a source has `stats` instead.
+//! A tick polls the instances it names. `samples` has the fields as a host shows them, and `failures` has text that the
+//! reason must contain. A tick of a source has `stats` instead.
 
 use super::alone::Polled;
 use anyhow::{Context, Result, bail};
@@ -46,13 +46,13 @@ pub(super) struct Tick {
     stats: Option<Value>,
 }
 
-/// What was read in a tick, counted from 0.
+/// Returns the folder of files that were read in a tick. Ticks count from 0.
 pub(super) fn tick_folder(case: &Path, tick: usize) -> PathBuf {
     case.join(format!("tick-{}", tick + 1))
 }
 
 impl Case {
-    /// Those of a project, by name.
+    /// Finds the cases of a project, by name.
     pub(super) fn all(tests: &Path) -> Result<BTreeMap<String, PathBuf>> {
         let entries = match std::fs::read_dir(tests) {
             Ok(entries) => entries,
@@ -75,10 +75,10 @@ impl Case {
         let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let case: Self = serde_json::from_str(&text).with_context(|| format!("{}", file.display()))?;
         if case.ticks.is_empty() {
-            bail!("{}: it has no ticks", file.display());
+            bail!("{}: the case has no ticks", file.display());
         }
         if case.ticks.windows(2).any(|pair| matches!(pair, [a, b] if a.at >= b.at)) {
-            bail!("{}: its ticks are not in order", file.display());
+            bail!("{}: the ticks are not in the order of their times", file.display());
         }
         Ok(case)
     }
@@ -92,7 +92,7 @@ impl Case {
 }
 
 impl Tick {
-    /// What a tick gave, as what another is to give.
+    /// Makes a tick of a poll's result, which later polls have to match.
     pub(super) fn of(at_ms: i64, polled: &Polled) -> Result<Self> {
         let samples = polled.samples.iter().map(|(id, sample)| Ok((id.to_string(), fields(&json::sample(sample))?)));
         Ok(Self {
@@ -111,7 +111,7 @@ impl Tick {
         self.samples.keys().chain(self.failures.keys()).cloned().collect()
     }
 
-    /// How what a tick gave differs from what it was to give: a line each.
+    /// Compares a poll's result (`given`) with this tick. Returns one line per difference.
     pub(super) fn differences(&self, given: &Self) -> Vec<String> {
         let mut lines = Vec::new();
         for (id, wanted) in &self.samples {
@@ -119,15 +119,15 @@ impl Tick {
                 (Some(sample), _) => {
                     compare(id, &Value::from(wanted.clone()), &Value::from(sample.clone()), &mut lines)
                 }
-                (None, Some(why)) => lines.push(format!("{id}: there is no sample: {why}")),
-                (None, None) => lines.push(format!("{id}: there is no sample")),
+                (None, Some(why)) => lines.push(format!("{id}: no sample: {why}")),
+                (None, None) => lines.push(format!("{id}: no sample")),
             }
         }
         for (id, wanted) in &self.failures {
             match given.failures.get(id) {
                 Some(why) if why.contains(wanted) => {}
-                Some(why) => lines.push(format!("{id}: it fails with {why:?}, expected {wanted:?}")),
-                None => lines.push(format!("{id}: it gives a sample, expected the failure {wanted:?}")),
+                Some(why) => lines.push(format!("{id}: failed with {why:?}, expected {wanted:?}")),
+                None => lines.push(format!("{id}: gave a sample, expected the failure {wanted:?}")),
             }
         }
         if let Some(wanted) = &self.stats {
@@ -137,10 +137,10 @@ impl Tick {
     }
 }
 
-/// Without the time, which is the tick's.
+/// Parses a sample's fields without its time, which is the tick's.
 fn fields(sample: &[u8]) -> Result<Map<String, Value>> {
     let mut fields: Map<String, Value> = serde_json::from_slice(sample)?;
-    // The others stay in their order.
+    // This keeps the order of the other fields.
     fields.shift_remove("at");
     Ok(fields)
 }
@@ -157,12 +157,12 @@ fn compare(what: &str, wanted: &Value, given: &Value, lines: &mut Vec<String>) {
         }
         (Value::Number(a), Value::Number(b)) if is_same(a.as_f64(), b.as_f64()) => {}
         (wanted, given) if wanted == given => {}
-        (wanted, Value::Null) => lines.push(format!("{what} is not there, expected {wanted}")),
+        (wanted, Value::Null) => lines.push(format!("{what} is missing, expected {wanted}")),
         (wanted, given) => lines.push(format!("{what} is {given}, expected {wanted}")),
     }
 }
 
-/// To as many digits as people write.
+/// Returns whether two numbers agree to nine digits, as many as people write.
 fn is_same(a: Option<f64>, b: Option<f64>) -> bool {
     let (Some(a), Some(b)) = (a, b) else { return a == b };
     (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
@@ -187,10 +187,10 @@ mod tests {
         assert_eq!(
             wanted.differences(&given),
             [
-                "a.y is not there, expected 2",
+                "a.y is missing, expected 2",
                 "a.z is 3, expected none",
-                "c: there is no sample: gone",
-                "d: it gives a sample, expected the failure \"denied\"",
+                "c: no sample: gone",
+                "d: gave a sample, expected the failure \"denied\"",
             ]
         );
         assert_eq!(wanted.differences(&wanted), [""; 0]);

@@ -13,21 +13,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Bytes of compiled plugins that are kept for an author.
+/// Largest size of the user's cache of compiled plugins, in bytes.
 const MOST_CACHED: u64 = 512 << 20;
 
-/// A component that was compiled.
+/// A compiled component.
 #[derive(Clone)]
 pub(super) struct Opened {
     sandbox: Arc<Sandbox>,
     plugin: Plugin,
     component: Component,
-    /// sha256, in hex.
+    /// The SHA-256 digest, in hex.
     digest: String,
     compiled_in: Duration,
 }
 
-/// A component looked into, before it runs.
+/// A compiled component with its description and needs.
 #[derive(Clone)]
 pub(super) struct Checked {
     pub(super) sandbox: Arc<Sandbox>,
@@ -40,7 +40,7 @@ pub(super) struct Checked {
 }
 
 impl Opened {
-    /// Compiled before, perhaps, and kept in the user's cache.
+    /// Opens a component, with compiled code from the user's cache if it is there.
     pub(super) async fn cached(file: &Path) -> Result<Self> {
         let folder = user_cache().map(|cache| CacheFolder { path: cache.join("compiled"), most: MOST_CACHED });
         Self::open(file, folder).await
@@ -50,55 +50,56 @@ impl Opened {
         let component = named(file);
         let shown = file.display();
         let bytes = component.bytes().with_context(|| format!("cannot read {shown}"))?;
-        // A stranger's file may be made to keep a compiler busy.
+        // Compile in a child process: a malicious file can keep a compiler busy.
         let sandbox = Arc::new(Sandbox::new()?.with_compiler(OWN_BINARY, COMPILE, cache));
         let digest = plugins::digest(&bytes);
         let started = Instant::now();
         let loading = sandbox.clone();
         let plugin = tokio::task::spawn_blocking(move || loading.load(&bytes)).await?;
         let compiled_in = started.elapsed();
-        let plugin = plugin.with_context(|| format!("{shown} is no plugin for this host"))?;
+        let plugin = plugin.with_context(|| format!("{shown} is not a plugin for this host"))?;
         Ok(Self { sandbox, plugin, component, digest, compiled_in })
     }
 
-    /// For a configuration, a JSON object.
+    /// Asks the component for its description, and for its needs with a configuration (a JSON object).
     pub(super) async fn check(self, config: &str) -> Result<Checked> {
         if !serde_json::from_str::<serde_json::Value>(config).is_ok_and(|value| value.is_object()) {
-            bail!("--config {config}: it is no JSON object");
+            bail!("--config {config}: not a JSON object");
         }
         let Self { sandbox, plugin, component, digest, compiled_in } = self;
         let setup = Setup { config: config.to_owned(), ..Setup::named(component.name.as_str()) };
         let introduction = introduce(&sandbox, plugin.clone(), setup.clone()).await;
-        let introduction = introduction.with_context(|| format!("{} does not introduce itself", component.name))?;
+        let introduction = introduction.with_context(|| format!("cannot get the description of {}", component.name))?;
         Ok(Checked { sandbox, plugin, component, setup, introduction, digest, compiled_in })
     }
 }
 
 impl Checked {
-    /// Compiled anew, so that it is known what that takes.
+    /// Compiles a component without the cache, to measure how long that takes.
     async fn load(file: &Path, config: &str) -> Result<Self> {
         Opened::open(file, None).await?.check(config).await
     }
 
-    /// What it needs granted; or why its configuration cannot work.
+    /// Returns the needs of the component, or the reason why its configuration cannot work.
     pub(super) fn needs(&self) -> Result<&[Need]> {
         match &self.introduction.needs {
             Ok(needs) => Ok(needs),
-            Err(why) => bail!("with this configuration it cannot work: {}", plugins::plain(why)),
+            Err(why) => bail!("the plugin cannot work with this configuration: {}", plugins::plain(why)),
         }
     }
 
-    /// What its readings are; none if it is no sampler. Without what it needs, it may not start to tell.
+    /// Returns the fields of a sampler, none for another role. Fails if the component does not start without its
+    /// grants.
     async fn fields(&self) -> Result<Option<Fields>> {
         if !self.plugin.has(Role::Sampler) {
             return Ok(None);
         }
         let worker = Worker::start(&self.sandbox, self.plugin.clone(), self.setup.clone()).await;
-        let worker = worker.context("it does not start without what it needs")?;
-        Ok(Some(Fields::check(&self.component.name, worker.fields()).context("its fields are not taken")?))
+        let worker = worker.context("it does not start without the grants it needs")?;
+        Ok(Some(Fields::check(&self.component.name, worker.fields()).context("its fields are refused")?))
     }
 
-    /// With its fields, where they are known.
+    /// Returns the component's abilities, with its fields if they are known.
     fn can(&self, fields: &Result<Option<Fields>>) -> Can {
         let fields = fields.as_ref().ok().and_then(Option::as_ref);
         let shape = self.plugin.shape();
@@ -112,7 +113,7 @@ impl Checked {
     }
 }
 
-/// A file, or a bundled plugin when there is no such file.
+/// Returns the component in a file, or the bundled plugin of that name if there is no such file.
 fn named(file: &Path) -> Component {
     let bundled = file.to_str().filter(|_| !file.exists()).and_then(bundled).map(Component::from);
     bundled.unwrap_or_else(|| {
@@ -121,7 +122,7 @@ fn named(file: &Path) -> Component {
     })
 }
 
-/// What a component can do, and wants to.
+/// A component's abilities and needs.
 struct Can {
     roles: BTreeSet<String>,
     fields: BTreeSet<String>,
@@ -130,7 +131,7 @@ struct Can {
 }
 
 impl Can {
-    /// What this has and another has not, with what it is.
+    /// Returns everything that this component has and the other lacks, each with its kind.
     fn beyond<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (&'static str, &'a String)> {
         let roles = self.roles.difference(&other.roles).map(|role| ("role", role));
         let imports = self.imports.difference(&other.imports).map(|import| ("import", import));
@@ -205,7 +206,7 @@ fn print(checked: &Checked, fields: &Result<Option<Fields>>, out: &mut Out) -> R
     match fields {
         Ok(None) => {}
         Ok(Some(fields)) => say!(out, "fields    {}", names(fields).join(", ")),
-        Err(error) => say!(out, "fields    not known: {}", text::error(&**error)),
+        Err(error) => say!(out, "fields    unknown: {}", text::error(&**error)),
     }
     say!(out, "needs     {}", listed(needed.iter().cloned().collect()));
     if !needed.is_empty() {
@@ -216,7 +217,7 @@ fn print(checked: &Checked, fields: &Result<Option<Fields>>, out: &mut Out) -> R
         let name = &checked.component.name;
         say!(
             out,
-            "\nWhat it samples, unless it finds that by itself and nobody else does:\n\n\
+            "\nIf it discovers no instances, or another plugin owns them, name the ones to sample:\n\n\
              [[instances]]\nid = \"host\"\nsamplers = [{name:?}]"
         );
     }
@@ -235,9 +236,9 @@ fn print_difference((new, fields): Known<'_>, (old, old_fields): Known<'_>, out:
     for (kind, what) in could.beyond(&can) {
         say!(out, "- {kind:<8}{what}");
     }
-    // A field is nothing it could do.
+    // A new field is no new ability.
     if can.beyond(&could).all(|(kind, _)| kind == "field") {
-        say!(out, "It can do nothing that the older one could not.");
+        say!(out, "It can do nothing that the older version could not.");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `dropsonde plugin`: for authors, and for the plugins of a running host.
+//! `dropsonde plugin`: develops plugins, and manages those of a running host.
 
 mod alone;
 mod bench;
@@ -21,25 +21,31 @@ use std::path::PathBuf;
 pub(super) enum PluginCommand {
     /// Create a plugin project that builds and passes its own test
     New(NewArgs),
-    /// Build a plugin project into one component
+    /// Build a plugin project into one component, NAME.wasm
     Build(BuildArgs),
-    /// Show what a component exports, imports and needs granted
+    /// Show what a component exports and imports, and which grants it needs
+    ///
+    /// The grants are printed as lines to paste into the configuration.
     Check(CheckArgs),
-    /// Replay a plugin's recorded cases, and compare its readings
+    /// Build a plugin, replay its recorded test cases and print differences
+    ///
+    /// `dropsonde plugin run --record` records a test case.
     Test(TestArgs),
-    /// Run a component once, without a host
+    /// Sample once with a component, without a host
+    ///
+    /// Example: dropsonde plugin run load.wasm --read /proc/loadavg --instance host
     Run(RunArgs),
-    /// Measure a component's calls, without a host
+    /// Measure the calls of a component, without a host
     Bench(BenchArgs),
     /// List the plugins of a running host
     List(ClientArgs),
-    /// Show a plugin of a running host: its grants, its work, its failures
+    /// Show a plugin of a running host: its grants, limits, calls and last failure
     Show(PluginArgs),
-    /// Load a plugin of a running host again, from its file
+    /// Restart a plugin of a running host from its file
     Reload(OrderArgs),
     /// Stop a plugin of a running host until it is released or the host restarts
     Quarantine(OrderArgs),
-    /// Start a plugin again that is in quarantine, or waits after a failure
+    /// Start a plugin that is in quarantine or waits after a failure
     Release(OrderArgs),
     /// Remove a plugin and its file from a running host; its history stays
     Remove(OrderArgs),
@@ -63,7 +69,7 @@ impl PluginCommand {
         }
     }
 
-    /// Whether what a plugin logs is part of what is shown.
+    /// Returns whether the command shows the plugin's log lines.
     pub(super) fn shows_log(&self) -> bool {
         matches!(self, Self::Run(_) | Self::Test(_))
     }
@@ -71,7 +77,7 @@ impl PluginCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct PluginArgs {
-    /// The plugin's name
+    /// Name of the plugin
     name: String,
     #[command(flatten)]
     client: ClientArgs,
@@ -79,7 +85,7 @@ pub(super) struct PluginArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct OrderArgs {
-    /// The plugin's name
+    /// Name of the plugin
     name: String,
     #[command(flatten)]
     host: HostArgs,
@@ -87,27 +93,27 @@ pub(super) struct OrderArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct NewArgs {
-    /// The plugin's name, and its folder's
+    /// Name of the plugin and of its folder
     name: String,
     /// Role of the plugin
     #[arg(long, value_enum, default_value_t = Kind::Sampler)]
     kind: Kind,
-    /// Language it is written in
+    /// Language of the plugin
     #[arg(long, value_enum, default_value_t = Language::Rust)]
     lang: Language,
-    /// Folder to create it in
+    /// Folder to create the plugin's folder in
     #[arg(long, value_name = "DIR", default_value = ".")]
     at: PathBuf,
-    /// The Rust SDK's folder [default: guest-sdk where this binary was built]
+    /// Folder of the Rust SDK [default: guest-sdk in the checkout that built this binary]
     #[arg(long, value_name = "DIR")]
     sdk: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Kind {
-    /// Readings of instances
+    /// Samples instances
     Sampler,
-    /// Statistics of an application as a whole
+    /// Describes an application as a whole
     Source,
 }
 
@@ -120,23 +126,23 @@ enum Language {
 
 #[derive(Debug, Args)]
 pub(super) struct BuildArgs {
-    /// The plugin's project: a Rust crate, or plugin.py or plugin.js
+    /// Folder of the plugin's project: a Rust crate, or a folder with plugin.py or plugin.js
     #[arg(default_value = ".", value_name = "DIR")]
     folder: PathBuf,
-    /// Where to put the component [default: NAME.wasm in the project's folder]
+    /// File to write the component to [default: NAME.wasm in the project's folder]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
-    /// The component's file, or the name of a bundled plugin
+    /// File of the component, or the name of a bundled plugin
     #[arg(value_name = "FILE.wasm")]
     file: PathBuf,
-    /// Older version to compare with: show what this one does and needs beyond it
+    /// Older version to compare with: show what this version adds and removes
     #[arg(long, value_name = "OLD.wasm")]
     against: Option<PathBuf>,
-    /// The plugin's configuration, a JSON object
+    /// Configuration of the plugin, a JSON object
     #[arg(long, value_name = "JSON", default_value = "{}")]
     config: String,
     /// Print JSON
@@ -146,31 +152,31 @@ pub(super) struct CheckArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct TestArgs {
-    /// The plugin's project; its cases are in its folder `tests`
+    /// Folder of the plugin's project; its test cases are in `tests`
     #[arg(default_value = ".", value_name = "DIR")]
     folder: PathBuf,
-    /// Test a component that is built already
+    /// Test this component instead of building one
     #[arg(long, value_name = "FILE.wasm")]
     file: Option<PathBuf>,
     #[command(flatten)]
     limits: LimitArgs,
 }
 
-/// One component, without a host.
+/// One component that runs without a host.
 #[derive(Debug, Args)]
 struct AloneArgs {
-    /// The component's file, or the name of a bundled plugin
+    /// File of the component, or the name of a bundled plugin
     #[arg(value_name = "FILE.wasm")]
     file: PathBuf,
-    /// What to sample; may be repeated [default: what it discovers]
+    /// Instance to sample; repeatable [default: the instances that the plugin discovers]
     #[arg(long, value_name = "ID")]
     instance: Vec<String>,
-    /// The plugin's configuration, a JSON object
+    /// Configuration of the plugin, a JSON object
     #[arg(long, value_name = "JSON", default_value = "{}")]
     config: String,
     #[command(flatten)]
     granted: GrantArgs,
-    /// Grant all that the plugin says it needs
+    /// Grant everything that the plugin says it needs
     #[arg(long)]
     grant_all: bool,
     #[command(flatten)]
@@ -180,35 +186,35 @@ struct AloneArgs {
     json: bool,
 }
 
-/// The limits a plugin is held to.
+/// The limits of a plugin.
 #[derive(Debug, Args)]
 struct LimitArgs {
-    /// CPU time a call may use [default: 100ms, as on a host]
+    /// Limit of CPU time per call [default: 100ms, as on a host]
     #[arg(long, value_name = "DURATION", value_parser = some_time)]
     cpu: Option<Span>,
-    /// Memory the plugin may use [default: 64MiB, as on a host]
+    /// Limit of memory [default: 64MiB, as on a host]
     #[arg(long, value_name = "SIZE", value_parser = some_bytes)]
     memory: Option<Size>,
-    /// Time a call may take, waiting included [default: 1s, as on a host]
+    /// Limit of wall time per call [default: 1s, as on a host]
     #[arg(long, value_name = "DURATION", value_parser = some_time)]
     deadline: Option<Span>,
 }
 
 fn some_time(text: &str) -> Result<Span, String> {
     let span: Span = text.parse()?;
-    if span.get().is_zero() { Err("it must be more than nothing".to_owned()) } else { Ok(span) }
+    if span.get().is_zero() { Err("it must be more than zero".to_owned()) } else { Ok(span) }
 }
 
 fn some_bytes(text: &str) -> Result<Size, String> {
     let bytes: Size = text.parse()?;
-    if bytes.get() == 0 { Err("it must be more than nothing".to_owned()) } else { Ok(bytes) }
+    if bytes.get() == 0 { Err("it must be more than zero".to_owned()) } else { Ok(bytes) }
 }
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
     #[command(flatten)]
     alone: AloneArgs,
-    /// Keep what it read and gave as a case for `plugin test`, in a new folder, like tests/NAME
+    /// Record a test case for `plugin test` in this new folder, such as tests/NAME
     #[arg(long, value_name = "DIR")]
     record: Option<PathBuf>,
 }
@@ -217,23 +223,24 @@ pub(super) struct RunArgs {
 pub(super) struct BenchArgs {
     #[command(flatten)]
     alone: AloneArgs,
-    /// How long to measure
+    /// Time to measure, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
 }
 
 #[derive(Debug, Default, Clone, Args)]
 struct GrantArgs {
-    /// Grant files by a glob of absolute paths; may be repeated
+    /// Grant the files that match this glob of absolute paths; repeatable
     #[arg(long, value_name = "GLOB")]
     read: Vec<String>,
-    /// Grant requests to an origin, or names that lead to a network as 10.0.0.0/8; may be repeated
+    /// Grant requests to this origin; or allow names in granted origins to resolve into this network, such as
+    /// 10.0.0.0/8; repeatable
     #[arg(long, value_name = "ORIGIN")]
     http: Vec<String>,
-    /// Grant an environment variable; may be repeated
+    /// Grant this environment variable; repeatable
     #[arg(long, value_name = "NAME")]
     env: Vec<String>,
-    /// Grant a directory, read-only; may be repeated
+    /// Grant this directory, read-only; repeatable
     #[arg(long, value_name = "DIR")]
     dir: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! The plugins of a running host.
+//! Commands for the plugins of a running host.
 
 use super::{ClientArgs, OrderArgs, PluginArgs};
 use crate::cli::client::{Client, encode};
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::io::Write as _;
 
-/// Characters of a failure in a list; `show` has all of it.
+/// Longest text of a failure in the list, in characters; `plugin show` prints all of it.
 const LONGEST_FAILURE: usize = 100;
 
 #[derive(Deserialize)]
@@ -39,7 +39,7 @@ pub(super) async fn list(args: ClientArgs, out: &mut Out) -> Result<()> {
     if args.json {
         return print(&body, out);
     }
-    let plugins: Vec<Plugin> = serde_json::from_slice(&body).context("the answer is no list of plugins")?;
+    let plugins: Vec<Plugin> = serde_json::from_slice(&body).context("the host's answer is not a list of plugins")?;
     let width = plugins.iter().map(|plugin| plugin.name.len()).max().unwrap_or(0).max(4);
     writeln!(
         out,
@@ -51,7 +51,7 @@ pub(super) async fn list(args: ClientArgs, out: &mut Out) -> Result<()> {
         let version = plugin.version.as_deref().unwrap_or("-");
         let memory = format!("{} KiB", plugin.memory_bytes.div_ceil(1024));
         let failure = plugin.last_failure.map(|failure| format!("{} {}", failure.at, failure.reason));
-        let retry = plugin.retry_at.map(|at| format!("tried again at {at}; ")).unwrap_or_default();
+        let retry = plugin.retry_at.map(|at| format!("next try at {at}; ")).unwrap_or_default();
         let waiting = plugin.waiting_for.map(|what| format!("waits for {what}; ")).unwrap_or_default();
         let failure = waiting + &retry + &failure.unwrap_or_default();
         let failure = match failure.char_indices().nth(LONGEST_FAILURE) {
@@ -71,14 +71,14 @@ pub(super) async fn show(args: PluginArgs, out: &mut Out) -> Result<()> {
     if args.client.json {
         return print(&body, out);
     }
-    let page: Map<String, Value> = serde_json::from_slice(&body).context("the answer is no plugin")?;
+    let page: Map<String, Value> = serde_json::from_slice(&body).context("the host's answer is not a plugin")?;
     for (name, value) in &page {
         show_value(out, name, value, 0)?;
     }
     Ok(())
 }
 
-/// `name  value`, what is inside of it below, further in.
+/// Prints `name  value`, with nested values indented below.
 fn show_value(out: &mut Out, name: &str, value: &Value, depth: usize) -> Result<()> {
     let indent = "  ".repeat(depth);
     let label = format!("{indent}{name}");
@@ -105,7 +105,7 @@ fn show_value(out: &mut Out, name: &str, value: &Value, depth: usize) -> Result<
     }
 }
 
-/// What is wanted of a plugin.
+/// A change that is requested of a plugin.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Wish {
     Reload,
@@ -116,16 +116,16 @@ pub(super) enum Wish {
 
 pub(super) async fn wish(args: OrderArgs, wish: Wish, out: &mut Out) -> Result<()> {
     let (method, action, done) = match wish {
-        Wish::Reload => (Method::POST, "/reload", "it begins anew"),
-        Wish::Quarantine => (Method::POST, "/quarantine", "it will run no more until it is released"),
-        Wish::Release => (Method::POST, "/release", "it is released"),
-        Wish::Remove => (Method::DELETE, "", "it is removed; its history stays"),
+        Wish::Reload => (Method::POST, "/reload", "restarted from its file"),
+        Wish::Quarantine => (Method::POST, "/quarantine", "stopped until it is released or the host restarts"),
+        Wish::Release => (Method::POST, "/release", "released"),
+        Wish::Remove => (Method::DELETE, "", "removed; its history stays"),
     };
     let path = format!("/v1/plugins/{}{action}", encode(&args.name));
     let answer = Client::new(&args.host, Right::Admin)?.change(method, &path).await?;
     let page: Value = serde_json::from_slice(&answer).unwrap_or_default();
     let done = match (wish, page.get("preparing").and_then(Value::as_bool)) {
-        (Wish::Reload, Some(true)) => "it is still being compiled; `dropsonde plugin show` tells what becomes of it",
+        (Wish::Reload, Some(true)) => "compiling; `dropsonde plugin show` prints the outcome",
         _ => done,
     };
     say!(out, "{}: {done}", args.name);

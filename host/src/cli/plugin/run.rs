@@ -18,13 +18,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Between the two samples that rates are derived from.
+/// Time between the two samples from which rates derive.
 const BETWEEN: Duration = Duration::from_secs(1);
 
-/// Runs a component on its own: discovers, samples, and shows what comes out.
+/// Runs a component without a host: discovers instances, samples them, and prints the result.
 pub(super) async fn run(args: RunArgs, out: &mut Out) -> Result<()> {
     let mut recording = args.record.as_deref().map(Recorded::begin).transpose()?;
-    // A recording that is not whole is none.
+    // An incomplete recording is deleted.
     let outcome = once(&args, recording.as_mut(), out).await;
     let has_failed = outcome.as_ref().map_or(true, |polled| polled.samples.is_empty() && !polled.failures.is_empty());
     match recording {
@@ -38,7 +38,7 @@ pub(super) async fn run(args: RunArgs, out: &mut Out) -> Result<()> {
     }
 }
 
-/// Samples, and shows what came.
+/// Samples and prints the result.
 async fn once(args: &RunArgs, mut recording: Option<&mut Recorded<'_>>, out: &mut Out) -> Result<Polled> {
     let inputs = match recording.as_deref() {
         Some(recording) => Inputs::RecordedBy(recording.recorder.clone()),
@@ -85,20 +85,23 @@ struct Recorded<'a> {
 impl<'a> Recorded<'a> {
     fn begin(folder: &'a Path) -> Result<Self> {
         if folder.exists() {
-            bail!("{} is there already; a recording gets a folder of its own", folder.display());
+            bail!("{} exists already; choose a new folder for the recording", folder.display());
         }
         let recorder = Arc::new(Recorder::default());
-        // What it reads before its first tick is there in the first one.
+        // Files that are read before the first tick belong to the first tick.
         recorder.go_to(case::tick_folder(folder, 0));
         Ok(Self { folder, recorder, case: Case::default(), granted: Vec::new() })
     }
 
-    /// What was written of it, if anything was.
+    /// Deletes what was written of the recording.
     fn discard(self) {
         if self.folder.exists()
             && let Err(error) = std::fs::remove_dir_all(self.folder)
         {
-            aside(format_args!("note: {} is not whole, and cannot be removed: {error}", self.folder.display()));
+            aside(format_args!(
+                "note: the recording in {} is incomplete and cannot be removed: {error}",
+                self.folder.display()
+            ));
         }
     }
 
@@ -123,17 +126,17 @@ impl<'a> Recorded<'a> {
     }
 }
 
-/// The same as JSON, by instance id.
+/// The result as JSON, by instance id.
 #[derive(Serialize)]
 struct Report<'a> {
     samples: BTreeMap<String, Box<RawValue>>,
     failures: BTreeMap<&'a str, &'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stats: Option<serde_json::Value>,
-    /// Of its own, as a scrape shows them.
+    /// The plugin's own metrics, as a scrape shows them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     metrics: Vec<String>,
-    /// Of one call, the most.
+    /// The longest wall time of a call.
     call_seconds: f64,
     cpu_seconds: f64,
     memory_bytes: usize,
@@ -179,7 +182,7 @@ fn print_table(polled: &Polled, alone: &Alone, out: &mut Out) -> Result<()> {
     }
     let metrics = lines_of(alone.name(), worker.metrics());
     if !metrics.is_empty() {
-        say!(out, "\nIts own metrics:\n{}", metrics.join("\n"));
+        say!(out, "\nThe plugin's own metrics:\n{}", metrics.join("\n"));
     }
     let own = worker.metrics();
     let (refused, ignored) = (own.overflowed(), own.wrong_handles() + own.wrong_values());
@@ -187,11 +190,12 @@ fn print_table(polled: &Polled, alone: &Alone, out: &mut Out) -> Result<()> {
         let (handles, values) = (own.wrong_handles(), own.wrong_values());
         say!(
             out,
-            "note: {refused} refused as there are too many, {handles} recorded for no series, {values} with no such value"
+            "note: {refused} registrations refused (too many series), {handles} values of unknown series and {values} \
+             invalid values ignored"
         );
     }
     if polled.failures.values().any(|why| why.starts_with("denied")) {
-        say!(out, "(--read, --http, --env and --dir grant what it needs, --grant-all all of it)");
+        say!(out, "(grant what the plugin needs with --read, --http, --env, --dir or --grant-all)");
     }
     let count = match polled.samples.len() + polled.failures.len() {
         0 => "Answered".to_owned(),

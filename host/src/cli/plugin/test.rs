@@ -13,10 +13,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Between ticks, where a case has one alone.
+/// The interval of a case with a single tick.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Builds the plugin, and replays its cases.
+/// Builds a plugin and replays its cases.
 pub(super) async fn test(args: TestArgs, out: &mut Out) -> Result<()> {
     let file = match args.file {
         Some(file) => file,
@@ -40,7 +40,7 @@ pub(super) async fn test(args: TestArgs, out: &mut Out) -> Result<()> {
         for line in &lines {
             say!(out, "    {line}");
         }
-        // The next case may take a while.
+        // Show it now: the next case may take a while.
         out.flush()?;
         failed += usize::from(!lines.is_empty());
     }
@@ -51,11 +51,12 @@ pub(super) async fn test(args: TestArgs, out: &mut Out) -> Result<()> {
     }
 }
 
-/// Everything a case's files, clock and environment lead to; how it differs from what is expected.
+/// Polls a component with the files, clock and environment of a case. Returns one line per difference from the expected
+/// result.
 async fn replay(component: Opened, folder: &Path, allowed: Allowed) -> Result<Vec<String>> {
     let case = Case::read(folder)?;
     let checked = component.check(&serde_json::to_string(&case.config)?).await?;
-    // What it needs is what was recorded, which answers from the network are not.
+    // Grant all needs except HTTP: answers from the network are not recorded.
     let needs = checked.needs()?.iter().filter(|need| need.kind() != "http").cloned().collect::<Vec<_>>();
     let recording = Arc::new(Recording::new(case.env.clone()));
     let at: Vec<i64> = case.ticks.iter().map(case::Tick::at_ms).collect();

@@ -1,4 +1,4 @@
-//! Shows a plugin's use of CPU, memory and time beside its limits.
+//! Compares a plugin's CPU time, wall time and memory with its limits.
 
 use super::LimitArgs;
 use crate::config::{Size, Span};
@@ -8,21 +8,21 @@ use humantime::format_duration;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// A plugin measured on its own may use so many times its limits of time, and of memory, so that it can be told how much too
-/// low they are.
+/// A plugin without a host can use this many times its limits of time and of memory, so that an error can say how far
+/// it exceeds them.
 const ROOM_OF_TIME: u32 = 10;
 const ROOM_OF_MEMORY: usize = 4;
 
-/// What one call used.
+/// The usage of one call.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Usage {
     pub(super) cpu: Duration,
     pub(super) wall: Duration,
-    /// Bytes of the plugin's memories, which never shrink: those it has after the call are the most it had.
+    /// Bytes of the plugin's memories. They never shrink: the size after the call is the largest so far.
     pub(super) memory: usize,
 }
 
-/// The limits a host would hold a plugin to.
+/// The limits that a host would set.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Allowed {
     pub(super) cpu: Duration,
@@ -33,7 +33,7 @@ pub(super) struct Allowed {
 // === impl Usage ===
 
 impl Usage {
-    /// The most of both.
+    /// Returns the higher value of each resource.
     pub(super) fn max(self, other: Self) -> Self {
         let Self { cpu, wall, memory } = self;
         Self { cpu: cpu.max(other.cpu), wall: wall.max(other.wall), memory: memory.max(other.memory) }
@@ -59,7 +59,7 @@ impl Allowed {
         }
     }
 
-    /// Limits with room beyond what is allowed.
+    /// Returns limits that leave room above the allowed values.
     pub(super) fn with_room(&self) -> Limits {
         Limits {
             cpu: self.cpu.saturating_mul(ROOM_OF_TIME),
@@ -69,7 +69,7 @@ impl Allowed {
         }
     }
 
-    /// Fails when something used more than is allowed: says of what, how much, and what raises the limit.
+    /// Fails if the usage exceeds a limit. The error says which, by how much, and how to raise it.
     pub(super) fn check(&self, what: &str, used: Usage) -> Result<()> {
         let Self { cpu, wall, memory } = *self;
         if used.cpu > cpu {
@@ -89,7 +89,8 @@ impl Allowed {
         Ok(())
     }
 
-    /// The same for a call that used up even the room beyond; any other error stays as it is.
+    /// Turns the error of a call that exceeded even the raised limits into the same kind of message. Other errors keep
+    /// their text.
     pub(super) fn explain(&self, what: &str, error: CallError) -> anyhow::Error {
         let Self { cpu, wall, memory } = *self;
         let times = |limit| format!("{ROOM_OF_TIME} times its limit of {}", format_duration(limit));
@@ -125,7 +126,7 @@ fn over_time(used: Duration, limit: Duration, flag: &str, key: &str) -> String {
     format!("{over} more than its limit of {}; {}", format_duration(limit), raise(flag, key))
 }
 
-/// A duration as people read it.
+/// Formats a duration for people.
 pub(super) fn took(duration: Duration) -> String {
     format!("{duration:.1?}").replace(".0", "")
 }
