@@ -1,5 +1,5 @@
-//! Events through HTTP into the bundled observer, in batches of 1000: how many a second are taken, and how many of them
-//! it was told. `cargo bench -p dropsonde --bench events [-- SECONDS]`
+//! Measures events sent over HTTP to the bundled observer, in batches of 1000: events per second that the host accepts,
+//! and events per second that the observer gets. `cargo bench -p dropsonde --bench events [-- SECONDS]`
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![allow(clippy::expect_used, clippy::panic, reason = "a benchmark that cannot run says why")]
@@ -58,18 +58,22 @@ fn main() {
     let took = started.elapsed().as_secs_f64();
     let told = told(&host);
     let per_second = |count: u64| count as f64 / took;
-    println!("taken {:.0} events/s, told {:.0} events/s", per_second(taken.load(Relaxed)), per_second(told));
-    println!("{} requests of {BATCH} found no room", refused.load(Relaxed));
+    println!(
+        "accepted {:.0} events/s, handled by the observer {:.0} events/s",
+        per_second(taken.load(Relaxed)),
+        per_second(told)
+    );
+    println!("{} requests of {BATCH} events refused (queue full)", refused.load(Relaxed));
 }
 
-/// Events the observer took.
+/// Returns the number of events that the observer took.
 fn told(host: &Host) -> u64 {
     let metric = "dropsonde_messages_processed_total{service=\"appstats\",status=\"ok\",type=\"event\"} ";
     let mut lines = host.get("/metrics").lines().map_while(Result::ok);
     lines.find_map(|line| line.strip_prefix(metric)?.parse().ok()).unwrap_or(0)
 }
 
-/// Of the next answer, whose body is passed over.
+/// Reads the next answer and returns its status.
 fn status(answers: &mut BufReader<TcpStream>) -> u16 {
     let mut line = String::new();
     answers.read_line(&mut line).expect("an answer");

@@ -1,5 +1,5 @@
-//! A healthy plugin beside hostile ones, through the whole binary: how late its samples are, how long /metrics takes, and
-//! what many idle plugins need. `cargo bench -p dropsonde --bench hostile [-- SECONDS]`
+//! Measures a healthy plugin beside hostile ones, through the whole binary: how late its samples are, how long /metrics
+//! takes, and how much memory many idle plugins need. `cargo bench -p dropsonde --bench hostile [-- SECONDS]`
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![allow(
@@ -22,11 +22,11 @@ const HOSTILE: [&str; 10] = ["panic", "spin", "wait", "hoard", "recurse", "long"
 
 const IDLE: usize = 64;
 
-/// A healthy one, polled often.
+/// A healthy plugin that is polled often.
 const GOOD: &str =
     "poll.interval = '100ms'\n[[instances]]\nid = 'ok'\nsamplers = ['good']\n[plugins.procfs]\ninterval = '10s'\n";
 
-/// 5 000 instances of 252 fields; and 20 000 instances, others every time.
+/// One plugin with 5 000 instances of 252 fields, and one with 20 000 instances that are new in every discovery.
 const GREEDY: &str = "[plugins.wide]\ninterval = '1s'\nlimits = { cpu = '900ms', output = '64MiB', memory = '256MiB' }\n\
                       config = { flock = 5000, wide = 250 }\n\
                       [plugins.churning]\ninterval = '1s'\nconfig = { flock = 20000, churn = true }\n";
@@ -35,7 +35,7 @@ fn main() {
     let seconds: u64 = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(60);
     let (verbs, eight) = (component("verbs"), component("eight"));
 
-    // Their first failures are all they have: so the ladder must not end it.
+    // A high limit of failures, so that the hostile plugins are not quarantined.
     let mut config = GOOD.to_owned();
     for verb in HOSTILE {
         let _ = write!(
@@ -47,15 +47,15 @@ fn main() {
     let host = Running::start(&config, &files);
     let (lateness, scrapes) = host.watch(Duration::from_secs(seconds));
     println!("beside {} hostile plugins for {seconds} s:", HOSTILE.len());
-    show("samples of a healthy one after their tick", lateness);
-    show("/metrics", scrapes);
+    show("delay of a healthy plugin's samples", lateness);
+    show("time of /metrics", scrapes);
     let metrics = host.get("/metrics");
     let of = |name: &str| -> f64 {
         let values = metrics.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next());
         values.filter_map(|value| value.parse::<f64>().ok()).sum()
     };
     println!(
-        "calls {}, ends {}, ticks of the healthy one missed {}",
+        "calls {}, traps {}, missed ticks of the healthy plugin {}",
         of("dropsonde_plugin_call_seconds_count"),
         of("dropsonde_panics_total"),
         of("dropsonde_plugin_polls_missed_total{plugin=\"good\"}")
@@ -66,29 +66,29 @@ fn main() {
     let files = ["good", "wide", "churning"].map(|name| (name.to_owned(), &verbs[..]));
     let host = Running::start(&config, &files);
     let (lateness, scrapes) = host.watch(Duration::from_secs(seconds));
-    println!("beside one that wants all memory and one that wants all places for {seconds} s:");
-    show("samples of a healthy one after their tick", lateness);
-    show("/metrics", scrapes);
+    println!("beside a plugin that wants all memory and one that wants all places, for {seconds} s:");
+    show("delay of a healthy plugin's samples", lateness);
+    show("time of /metrics", scrapes);
     let metrics = host.get("/metrics");
     let of = |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
     println!(
-        "{} kB, instances refused {:?}, ticks of the healthy one missed {:?}",
+        "{} kB, refused instances {:?}, missed ticks of the healthy plugin {:?}",
         host.rss_kb(),
         of("dropsonde_share_refused_total{pool=\"history_rows_bytes\",owner=\"wide\"}"),
         of("dropsonde_plugin_polls_missed_total{plugin=\"good\"}")
     );
     drop(host);
 
-    // A custom section makes each another component.
+    // A custom section makes each a different component.
     let others: Vec<_> = (0..IDLE).map(|nth| [&eight[..], &[0, 3, 1, b'n', nth as u8]].concat()).collect();
     let different: Vec<_> = others.iter().enumerate().map(|(nth, one)| (format!("p{nth:02}"), &one[..])).collect();
     let same: Vec<_> = (0..IDLE).map(|nth| (format!("p{nth:02}"), &eight[..])).collect();
-    for (what, files) in [("different ones", different), ("one under as many names", same)] {
+    for (what, files) in [("all different", different), ("the same under different names", same)] {
         let host = Running::start("poll.interval = '1h'\n", &files);
         while host.get("/v1/plugins").matches("\"running\"").count() <= IDLE {
             std::thread::sleep(Duration::from_millis(100));
         }
-        // What loaded them lingers for ten seconds.
+        // The threads that loaded them end after ten seconds.
         std::thread::sleep(Duration::from_secs(12));
         println!("{IDLE} idle plugins, {what}: {} kB", host.rss_kb());
     }
@@ -135,7 +135,7 @@ impl Running {
         text
     }
 
-    /// How late each sample of `ok` came after its tick, and how long scrapes took meanwhile.
+    /// Returns how late each sample of `ok` came after its tick, and how long each scrape took meanwhile.
     fn watch(&self, time: Duration) -> (Vec<Duration>, Vec<Duration>) {
         let stream = self.request("/v1/instances/ok/usage/stream");
         let end = Instant::now() + time;

@@ -1,5 +1,6 @@
-//! Range queries over HTTP against a week of 50 instances × 7 fields at 10 s, archived: the time of one client's request, and
-//! how many a second clients get that share the machine with the host. `cargo bench -p dropsonde --bench reads [-- SECONDS]`
+//! Measures range queries over HTTP, against an archived week of 50 instances × 7 fields at 10 s: the time of one
+//! client's request, and the requests per second of several clients on the host's machine. `cargo bench -p dropsonde
+//! --bench reads [-- SECONDS]`
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![allow(
@@ -24,13 +25,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const INSTANCES: usize = 50;
 
-/// A week.
+/// Rows of a week.
 const ROWS: usize = 60_480;
 
-/// Ticks between two steps of the keeper.
+/// Ticks between two steps of the store's keeper.
 const STEP: usize = 100;
 
-/// Connections, where it is about how many.
+/// Concurrent connections where requests per second are measured.
 const CLIENTS: usize = 4;
 
 fn main() {
@@ -38,13 +39,15 @@ fn main() {
     let folder = tempfile::tempdir().expect("a folder");
     fill(&folder.path().join("history"));
     let host = Host::start(folder.path(), &[]);
-    println!("{INSTANCES} instances × 7 fields × {ROWS} samples, archived; {CLIENTS} clients where there are many");
+    println!(
+        "{INSTANCES} instances × 7 fields × {ROWS} samples, archived; one client, then {CLIENTS} clients together"
+    );
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();
     for query in [
         "range=7d".to_owned(),
-        // A window that is over, on no boundary of anything.
+        // A window in the past that begins and ends on no boundary of a bucket or block.
         format!("since={}&until={}", now - 604_321, now - 1234),
-        // Nor are its buckets: this is what blocks cannot be made for.
+        // The same for its buckets, for which blocks cannot be prepared.
         "range=7d&align=since".to_owned(),
         "range=7d&fields=cpu_percent".to_owned(),
         "range=24h".to_owned(),
@@ -59,11 +62,11 @@ fn main() {
         });
         let (p50, p99) = (times[times.len() / 2], times[times.len() * 99 / 100]);
         let rate = all as u64 / seconds;
-        println!("{query:<38} {bytes:>6} B: p50 {p50:.0?}, p99 {p99:.0?} alone; {rate} a second together");
+        println!("{query:<38} {bytes:>6} B: p50 {p50:.0?}, p99 {p99:.0?} for one client; {rate} requests/s together");
     }
 }
 
-/// A week up to now, as if a host had kept it.
+/// Writes a week of history up to now, as a host would have.
 fn fill(folder: &Path) {
     let corpus = Corpus::made(INSTANCES, ROWS);
     let (store, mut keeper, _) = Store::open(folder, &Limits::default()).expect("a folder");
@@ -84,8 +87,8 @@ fn fill(folder: &Path) {
     assert!(keeper.close(at_ms(ROWS)), "history is written");
 }
 
-/// One connection asks as fast as it is answered, for one instance after the other: how long each answer took, and how many
-/// bytes it has.
+/// Queries one instance after the other on one connection. Returns how long each answer took, and the length of the
+/// last answer in bytes.
 fn ask(address: &str, query: &str, long: Duration) -> (Vec<Duration>, usize) {
     let mut socket = TcpStream::connect(address).expect("the host");
     socket.set_nodelay(true).expect("a socket");

@@ -1,6 +1,6 @@
-//! Plugins that come and change, from outside: from `plugin new` to the first sample, from a newer file to its first
-//! sample, and what an interpreter costs the first time and the second.
-//! `cargo bench -p dropsonde --bench reload [-- SWAPS]`, after `cargo dev setup`.
+//! Measures from outside how plugins are added and updated: the time from `plugin new` to the first sample, from a
+//! newer file to its first sample, and the time to compile a Python plugin at its first and second start. `cargo bench
+//! -p dropsonde --bench reload [-- SWAPS]`, after `cargo dev setup`.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![allow(clippy::expect_used, clippy::panic, reason = "a benchmark that cannot run says why")]
@@ -33,7 +33,7 @@ fn main() {
     samples.next(|_| true);
     println!("Rust, `plugin new` to the first sample in a running host: {:.1?}", started.elapsed());
 
-    // The same with another field, so that its samples tell which it is.
+    // The same plugin with another field, so that its samples show which version runs.
     let other = folder.path().join("other.wasm");
     let source = project.join("src/lib.rs");
     let text = fs::read_to_string(&source).expect("its source").replace("load_avg_1m", "load_avg_other");
@@ -44,7 +44,7 @@ fn main() {
     for (nth, (file, field)) in files.iter().cycle().take(swaps + 2).enumerate() {
         let swapped = Instant::now();
         host.drop_in(file);
-        // Readings of the version before stay in the latest sample for a while: which one is new is what counts.
+        // Readings of the previous version stay in the latest sample for a while, so wait for the new digest first.
         let digest = sha256(file);
         host.until(|page| page.contains(&digest));
         samples.next(|sample| sample.contains(field));
@@ -99,14 +99,14 @@ impl Plugins {
         Samples(self.host.get("/v1/instances/here/usage/stream"))
     }
 
-    /// Waits until the plugin's page is as wanted.
+    /// Waits until a line of the plugin's page is as wanted.
     fn until(&self, wanted: impl Fn(&str) -> bool) {
         while !self.host.get("/v1/plugins/load").lines().map_while(Result::ok).any(|line| wanted(&line)) {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
-    /// Seconds it took to have a plugin compiled.
+    /// Returns the seconds that compiling a plugin took.
     fn compiled(&self, plugin: &str) -> f64 {
         let sum = format!("dropsonde_build_seconds_sum{{plugin=\"{plugin}\"}} ");
         loop {

@@ -1,5 +1,5 @@
-//! The whole binary from outside: what a scrape costs, of a host that measures itself and of one with 80 000 sample series.
-//! `cargo bench -p dropsonde --bench scrape`
+//! Measures the cost of a scrape, from outside of the whole binary: of a host that samples only its machine, and of a
+//! host with 80 000 sample series. `cargo bench -p dropsonde --bench scrape`
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![allow(clippy::expect_used, reason = "a benchmark that cannot run says why")]
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 const INSTANCES: usize = 10_000;
 
-/// Scrapes whose median is told, after some that warm up.
+/// Scrapes that are measured, after some to warm up.
 const SCRAPES: usize = 50;
 const WARM_UP: usize = 5;
 
@@ -35,7 +35,7 @@ fn main() -> anyhow::Result<()> {
         |nth| format!("[[instances]]\nid = 'instance-{nth}'\nlabels = {{ workload = 'web' }}\nsamplers = ['eight']\n");
     let instances: String = (0..INSTANCES).map(instance).collect();
     let plugins = folder.path().join("plugins").display().to_string();
-    // Polled once: what is measured is the scrape.
+    // Polled once, because only the scrape is measured.
     let config = format!("plugins_dir = '{plugins}'\npoll.interval = '10m'\n{instances}");
     std::fs::write(folder.path().join("dropsonde.toml"), config)?;
     let host = Host::start(&folder.path().join("data"), &["--config", &told(folder.path())]);
@@ -91,7 +91,7 @@ fn scrapes(host: &Host, what: &str) {
     }
 }
 
-/// What the host says: seconds spent on making the text, and how often it did.
+/// Returns the host's own figures: the seconds it has spent on making the text, and the number of texts.
 fn made(host: &Host) -> (f64, f64) {
     let text = text(host, "");
     let value = |name: &str| {

@@ -1,6 +1,6 @@
-//! Whether memory levels off: ten times the load of the default for as long as you like. 5 000 instances at 200 ms, some of them
-//! others every second, newer versions, reloads of the configuration, streams, scrapes, queries, and instances that come and go.
-//! `cargo bench -p dropsonde --bench soak [-- MINUTES]`
+//! Measures whether memory levels off under ten times the default load: 5 000 instances at 200 ms, 500 more that change
+//! every second, newer versions of a plugin, reloads of the configuration, streams, scrapes, queries, and instances
+//! that come and go. `cargo bench -p dropsonde --bench soak [-- MINUTES]`
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![allow(
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Minutes before memory is expected to be level.
+/// Minutes until memory should be level.
 const WARM_UP: usize = 10;
 
 fn config(nth: u64) -> String {
@@ -85,7 +85,7 @@ fn main() {
             });
         });
         scope.spawn(move || {
-            // A custom section makes each another component.
+            // A custom section makes each a different component.
             go_on(10_000, &|nth| put_in_place("swapped", &[&verbs[..], &[0, 2, 1, b'a' + (nth % 26) as u8]].concat()));
         });
         scope.spawn(move || go_on(15_000, &|nth| fs::write(config_file, config(nth)).unwrap()));
@@ -93,7 +93,7 @@ fn main() {
             scope.spawn(|| {
                 while !is_over.load(Relaxed) {
                     let stream = host.get("/v1/stream?instance=flock-1&instance=flock-2&instance=swapped");
-                    // Comes back after a while, as readers do.
+                    // Reconnects after a while, as readers do.
                     for line in stream.lines().map_while(Result::ok).take(3000) {
                         events.fetch_add(u64::from(line.starts_with("data: ")), Relaxed);
                         if is_over.load(Relaxed) {
@@ -110,14 +110,14 @@ fn main() {
             println!("{minute} min: {} kB", sizes[minute - 1]);
         }
         let share = (host.cpu() - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
-        println!("{:.0} % of a processor, {} events read", share * 100.0, events.load(Relaxed));
+        println!("{:.0} % of one CPU, {} events read", share * 100.0, events.load(Relaxed));
         is_over.store(true, Relaxed);
     });
     let level = &sizes[WARM_UP.min(sizes.len())..];
-    println!("after the first {WARM_UP} minutes: {:+.2} % an hour", slope(level) * 60.0 * 100.0);
+    println!("growth of memory after the first {WARM_UP} minutes: {:+.2} % per hour", slope(level) * 60.0 * 100.0);
 }
 
-/// Growth in a minute, as a share of the mean: of the line that fits best.
+/// Returns the growth per minute as a share of the mean, from the line that fits best.
 fn slope(sizes: &[f64]) -> f64 {
     let count = sizes.len() as f64;
     let (middle, mean) = ((count - 1.0) / 2.0, sizes.iter().sum::<f64>() / count);

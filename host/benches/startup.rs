@@ -1,5 +1,5 @@
-//! The whole binary from outside: time to the first sample with a warm compile cache, memory and CPU of an idle host
-//! that samples itself every second. `cargo bench -p dropsonde --bench startup [-- SECONDS]`
+//! Measures the whole binary from outside: the time to the first sample with a warm compile cache, and memory and CPU
+//! of an idle host that samples its machine every second. `cargo bench -p dropsonde --bench startup [-- SECONDS]`
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Starts whose median is told; the first only warms the cache.
+/// Starts that are measured; the first only warms the cache.
 const STARTS: usize = 11;
 
 fn main() -> std::io::Result<()> {
@@ -42,7 +42,7 @@ fn main() -> std::io::Result<()> {
     Ok(())
 }
 
-/// From before the process is made until its first sample was read over HTTP.
+/// Starts a host. Returns it with the time from before its start until its first sample was read over HTTP.
 fn first_sample(folder: &std::path::Path) -> std::io::Result<(Child, Duration)> {
     let started = Instant::now();
     let mut child = Command::new(env!("CARGO_BIN_EXE_dropsonde"))
@@ -73,7 +73,7 @@ fn rss_kb(pid: u32) -> std::io::Result<u64> {
     Ok(line.split_whitespace().next().and_then(|kb| kb.parse().ok()).unwrap_or(0))
 }
 
-/// User and system time, in hundredths of a second.
+/// Returns user and system time together, in hundredths of a second.
 fn cpu_ticks(pid: u32) -> std::io::Result<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields: Vec<u64> =

@@ -1,6 +1,6 @@
-//! Live fan-out from the whole binary to readers in another process, of samples of 300 bytes: how late they come once a
-//! second, ten times a second, and with one reader in a hundred that takes nothing; what a reader costs in memory; and frames
-//! a second of a core beside those of bare `write` calls to as many sockets.
+//! Measures live streams of 300-byte samples from the whole binary to readers in another process: how late samples come
+//! once a second, ten times a second, and with one reader in a hundred that reads nothing; the memory per reader; and
+//! events per second of a core, beside those of bare `write` calls to as many sockets.
 //! `cargo bench -p dropsonde --bench streams [-- READERS SECONDS]`
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
@@ -19,10 +19,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Bytes of a bare frame: what a sample of eight fields takes.
+/// Bytes of a bare event: as many as a sample of eight fields has.
 const FRAME: usize = 300;
 
-/// One in so many takes nothing, where some do.
+/// One reader in this many reads nothing, where some do.
 const STALLED: usize = 100;
 
 fn main() {
@@ -60,11 +60,11 @@ fn main() {
     let all = client(&host.address, path, readers, 0, seconds);
     std::thread::sleep(Duration::from_secs(seconds as u64 / 2));
     let each = (host.memory_kb().saturating_sub(empty)) as f64 / readers as f64;
-    println!("memory of a reader: {each:.2} kB");
+    println!("memory per reader: {each:.2} kB");
     println!("once a second:                         {}", all.told());
     drop(host);
 
-    // Often enough that what is not taken fills what the kernel keeps for a reader, and then the host's own buffer.
+    // Often enough that unread samples fill the kernel's buffer of a reader, and then the host's own buffer.
     let host = configure("100ms");
     let all = client(&host.address, path, readers, 0, seconds);
     std::thread::sleep(Duration::from_secs(seconds as u64 / 2));
@@ -74,18 +74,13 @@ fn main() {
     let ours = frames as f64 / (host.writers_cpu() - before).as_secs_f64();
     println!("ten times a second:                    {}", all.told());
     let some = client(&host.address, path, readers, readers / STALLED, 3 * seconds);
-    println!("the same, 1 in {STALLED} takes nothing:       {}; lost {}", some.told(), host.lost());
+    println!("the same, 1 in {STALLED} reads nothing:       {}; lost {}", some.told(), host.lost());
     drop(host);
     let floor = floor(readers, seconds);
-    println!(
-        "frames/s of a core: {:.0} k; bare writes {:.0} k: {:.0} %",
-        ours / 1e3,
-        floor / 1e3,
-        100.0 * ours / floor
-    );
+    println!("events/s per core: {:.0} k; bare writes {:.0} k: {:.0} %", ours / 1e3, floor / 1e3, 100.0 * ours / floor);
 }
 
-/// Readers in a process of their own.
+/// A process of its own with all readers.
 struct Readers(Child);
 
 fn client(address: &str, path: &str, readers: usize, stalled: usize, seconds: usize) -> Readers {
@@ -94,14 +89,14 @@ fn client(address: &str, path: &str, readers: usize, stalled: usize, seconds: us
     let mut command = Command::new(itself);
     let mut child =
         command.args(["client", address, path]).args(numbers).stdout(Stdio::piped()).spawn().expect("itself");
-    // It says when all are there.
+    // It prints `ready` once all readers are connected.
     let mut said = [0; 6];
-    child.stdout.as_mut().expect("its output").read_exact(&mut said).expect("it is ready");
+    child.stdout.as_mut().expect("its output").read_exact(&mut said).expect("its readers");
     Readers(child)
 }
 
 impl Readers {
-    /// What it measured.
+    /// Waits for the process to end, and returns its measurement.
     fn told(mut self) -> String {
         let mut told = String::new();
         self.0.stdout.as_mut().expect("its output").read_to_string(&mut told).expect("its words");
@@ -110,7 +105,7 @@ impl Readers {
     }
 }
 
-/// Many sockets that read.
+/// Many sockets, polled by one thread.
 struct Client {
     poll: Poll,
     sockets: Vec<TcpStream>,
@@ -139,7 +134,7 @@ impl Client {
         Self { poll, sockets, stalled }
     }
 
-    /// Frames, and how long after their time each came.
+    /// Reads for a while, then prints the number of events, and how long after its sample's time each came.
     fn read(mut self, long: Duration) {
         let (started, mut events) = (Instant::now(), Events::with_capacity(4096));
         let (mut late, mut frames, mut buffer) = (Vec::new(), 0_u64, vec![0; 64 << 10]);
@@ -157,7 +152,8 @@ impl Client {
                                 frames += 1;
                                 let at = text.get(nth + 6..nth + 30).and_then(|at| std::str::from_utf8(at).ok());
                                 let at = at.and_then(|at| at.split('"').next()?.parse::<jiff::Timestamp>().ok());
-                                // The first was there before, and it takes a while until readers are stalled.
+                                // Count only the second half: the first sample was taken before, and stalled readers
+                                // fill up slowly.
                                 if started.elapsed() > long / 2 {
                                     late.extend(at.map(|at| now_ms as i64 - at.as_millisecond()));
                                 }
@@ -173,7 +169,7 @@ impl Client {
         let share = |share: f64| late.get(((late.len() as f64 - 1.0) * share) as usize).copied().unwrap_or(-1);
         let reading = self.sockets.len() - self.stalled;
         println!(
-            "{frames} frames by {reading} readers; after their time p50 {} ms, p99 {} ms, all {} ms",
+            "{frames} events for {reading} readers; delay p50 {} ms, p99 {} ms, max {} ms",
             share(0.5),
             share(0.99),
             share(1.0)
@@ -181,7 +177,7 @@ impl Client {
     }
 }
 
-/// Frames a second of a core by a thread that only writes.
+/// Returns the events per second of a core of a thread that only writes.
 fn floor(readers: usize, seconds: usize) -> f64 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("its address").to_string();
@@ -201,7 +197,7 @@ fn floor(readers: usize, seconds: usize) -> f64 {
     let (started, before) = (Instant::now(), cpu("/proc/thread-self/schedstat"));
     let mut next = started;
     while started.elapsed() < Duration::from_secs(seconds as u64 / 2) {
-        // As often as the host: that readers keep up is not what is measured.
+        // As often as the host writes: the readers' speed is not measured.
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
         next += Duration::from_millis(100);
         frames += sockets.iter_mut().filter_map(|socket| socket.write(&frame).ok()).count() as u64;
@@ -212,7 +208,7 @@ fn floor(readers: usize, seconds: usize) -> f64 {
     frames as f64 / took.as_secs_f64()
 }
 
-/// Time on a CPU.
+/// Returns the CPU time in a `schedstat` file.
 fn cpu(schedstat: &str) -> Duration {
     let text = fs::read_to_string(schedstat).unwrap_or_default();
     Duration::from_nanos(text.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0))
@@ -225,7 +221,7 @@ impl Host {
         line.trim().trim_end_matches(" kB").parse().unwrap_or(0)
     }
 
-    /// Of the threads that write to readers.
+    /// Returns the CPU time of the threads that write to readers.
     fn writers_cpu(&self) -> Duration {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.id())).expect("its threads");
         let writers = tasks
@@ -234,12 +230,12 @@ impl Host {
         writers.map(|task| cpu(&task.path().join("schedstat").display().to_string())).sum()
     }
 
-    /// Samples that went to readers.
+    /// Returns the number of samples that went to readers.
     fn published(&self) -> u64 {
         self.counted("dropsonde_messages_published_total{service=\"eight\"")
     }
 
-    /// Samples that did not go to slow readers.
+    /// Returns the number of samples that slow readers lost.
     fn lost(&self) -> u64 {
         self.counted("dropsonde_samples_dropped_total{reason=\"slow_reader\"")
     }

@@ -1,4 +1,4 @@
-//! A program with a host inside: a sampler and a source of its own, beside whatever plugins an operator drops in.
+//! A program with a host inside: its own sampler and source run beside the plugins that an operator adds.
 //!
 //! `cargo run -p dropsonde --example embedded`
 
@@ -17,13 +17,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// The program: queues that orders wait in.
+/// The program: queues of waiting orders.
 #[derive(Default)]
 struct Shop {
     orders: BTreeMap<&'static str, AtomicU64>,
 }
 
-/// How long each queue is.
+/// Samples the length of each queue.
 struct Queues(Arc<Shop>);
 
 impl Sampler for Queues {
@@ -52,7 +52,7 @@ impl Sampler for Queues {
 }
 
 fn main() -> anyhow::Result<ExitCode> {
-    // The host compiles plugins in a child process of the same program: this comes before all else.
+    // First of all: the host compiles plugins in a child process of the same program.
     if let Some(compiled) = compile_if_told() {
         return Ok(compiled);
     }
@@ -64,12 +64,12 @@ async fn run() -> anyhow::Result<()> {
     let orders = ["berlin", "oslo"].map(|name| (name, AtomicU64::new(0)));
     let shop = Arc::new(Shop { orders: orders.into() });
 
-    // As in an operator's file; nothing is kept on disk.
+    // The same keys as in a configuration file. Nothing is written to disk.
     let mut config = Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)).into(), ..Config::default() };
     config.store.memory_only = true;
     config.poll.interval = "100ms".parse().map_err(anyhow::Error::msg)?;
 
-    // The program's own metrics are exposed with the host's.
+    // The program's own metrics are on /metrics beside the host's.
     let metrics = HostMetrics::new()?;
     let taken = metrics.registry.counter_vec("shop", "shop_orders_total", "Orders taken.", &["city"])?;
     taken.with_label_values(&["oslo"]).inc();
@@ -87,7 +87,7 @@ async fn run() -> anyhow::Result<()> {
         .await?;
     println!("{}", host.url());
 
-    // What HTTP gives as a stream, the program has too.
+    // The program can follow the same streams as HTTP clients.
     let mut watch = host.service().watch(Selection::Labels([("workload".to_owned(), "shop".to_owned())].into()))?;
     for _ in 0..6 {
         match watch.next().await {

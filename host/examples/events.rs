@@ -1,4 +1,5 @@
-//! A platform that starts, stops and deletes instances tells the host of it: they are tracked, paused and untracked.
+//! A platform that starts, stops and deletes instances: the host tracks, pauses and untracks them by the platform's
+//! events.
 //!
 //! `cargo run -p dropsonde --example events`
 
@@ -14,7 +15,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// The load of the platform's own instances.
+/// Samples the load of the platform's instances.
 struct Load;
 
 impl Sampler for Load {
@@ -27,12 +28,12 @@ impl Sampler for Load {
     }
 
     fn sample(&mut self, instance: &InstanceId) -> Result<Vec<f64>, Failure> {
-        // Whatever else the host is told of is not this platform's.
+        // Other instances are not this platform's.
         if instance.as_str().starts_with("web-") { Ok(vec![0.5]) } else { Err(Failure::Gone) }
     }
 }
 
-/// A platform's events; any stream of them will do.
+/// The platform's events. Any stream of them works.
 struct Platform(VecDeque<Lifecycle>);
 
 impl futures_core::Stream for Platform {
@@ -72,7 +73,7 @@ async fn main() -> anyhow::Result<()> {
     service.untrack(&web);
     let query = Query { since_ms: 0, until_ms: i64::MAX, step_ms: 60_000, align: Align::Epoch, fields: None };
     println!("and then: {:?}", service.range(&web, &query));
-    // Dropped, it follows the platform no more.
+    // Detached or dropped, the subscription no longer follows the platform.
     subscription.detach();
     host.stop().await;
     Ok(())

@@ -1,4 +1,5 @@
-//! Durable history of hosts alone: recorded, asked over the known ranges, and there again after a restart.
+//! Durable history without a host: records samples, opens the history again as after a restart, and queries it over the
+//! known ranges.
 //!
 //! `cargo run -p dropsonde --example history`
 
@@ -18,7 +19,7 @@ fn main() -> anyhow::Result<()> {
 
     let history = open()?;
     for minute in (0..90).rev() {
-        // Nothing is waited for; NaN is no signal.
+        // This does not wait for the disk. NaN means that there is no reading.
         let p99 = if minute % 30 == 0 { f64::NAN } else { 8.0 };
         history.record(&host, now_ms - minute * MINUTE_MS, &[12.5, p99, 0.1])?;
     }

@@ -1,4 +1,4 @@
-//! What benchmarks of the whole binary have in common.
+//! Helpers for benchmarks of the whole binary.
 
 #![allow(dead_code, reason = "not every benchmark uses all of it")]
 
@@ -9,14 +9,14 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// A running host; it ends with this.
+/// A running host, which is killed when this is dropped.
 pub(crate) struct Host {
     child: Child,
     pub(crate) address: String,
 }
 
 impl Host {
-    /// With its data in a folder, and more arguments.
+    /// Starts a host with a data directory and further arguments.
     pub(crate) fn start(data: &Path, arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_dropsonde"))
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
@@ -37,7 +37,7 @@ impl Host {
         self.get_with(path, "")
     }
 
-    /// With headers, whole lines.
+    /// Sends a request with further headers; each is a whole line with its line end.
     pub(crate) fn get_with(&self, path: &str, headers: &str) -> BufReader<TcpStream> {
         let mut socket = TcpStream::connect(&self.address).expect("the host");
         let address = &self.address;
@@ -50,7 +50,7 @@ impl Host {
         self.child.id()
     }
 
-    /// Time it has spent on a CPU so far, in steps of 10 ms.
+    /// Returns the CPU time that the host has used, in steps of 10 ms.
     pub(crate) fn cpu(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("its statistics");
         let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
@@ -66,7 +66,7 @@ impl Drop for Host {
     }
 }
 
-/// The component of one of the tests' guests.
+/// Builds the component of one of the tests' guests.
 pub(crate) fn component(name: &str) -> Vec<u8> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests").join(name);
     let guest = Crate::at(&folder).expect("a guest");
@@ -74,7 +74,7 @@ pub(crate) fn component(name: &str) -> Vec<u8> {
     guest.build(&toolchain, Network::Allowed).expect("a component")
 }
 
-/// Resident memory of a process.
+/// Returns the resident memory of a process, in kB.
 pub(crate) fn rss_kb(id: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("its status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
