@@ -2,19 +2,19 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::time::Duration;
 
-/// Long enough for a loaded machine; only ever reached when something is wrong.
+/// Longest wait for bytes, enough on a loaded machine; reached only when something is wrong.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A whole answer.
+/// A complete answer.
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
-    /// Names in lower case.
+    /// Headers, with names in lower case.
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: String,
 }
 
-/// An open stream: the head was read, the body comes event by event.
+/// An open stream: its head was read, its body is read event by event.
 pub(crate) struct Stream {
     pub(crate) head: Response,
     body: BufReader<TcpStream>,
@@ -31,8 +31,8 @@ impl Response {
     }
 }
 
-/// A connection from an address of this machine: one host sees each as a peer of its own. It takes little at a time, so that
-/// what is not read is not on its way either.
+/// Connects from one of this machine's addresses: a host sees each address as another client. The receive buffer is
+/// small, so that little is under way that the test has not read.
 pub(crate) fn connect_from(from: Ipv4Addr, address: &str) -> TcpStream {
     use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
@@ -44,19 +44,19 @@ pub(crate) fn connect_from(from: Ipv4Addr, address: &str) -> TcpStream {
     socket
 }
 
-/// `headers` are whole lines.
+/// Sends a request without a body. `headers` are whole lines.
 pub(crate) fn request(address: &str, method: &str, path: &str, headers: &str) -> Response {
     send(address, method, path, headers, &[])
 }
 
-/// The same with a body.
+/// Sends a request with a body.
 pub(crate) fn send(address: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> Response {
     let (mut head, body) = bytes(address, method, path, headers, body);
     head.body = String::from_utf8(body).unwrap();
     head
 }
 
-/// An answer whose body is no text.
+/// Sends a request, and returns the answer's body as bytes.
 pub(crate) fn bytes(address: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> (Response, Vec<u8>) {
     let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
     let (head, mut body) = open(address, method, path, &format!("Connection: close\r\n{length}{headers}"), body);
@@ -65,7 +65,7 @@ pub(crate) fn bytes(address: &str, method: &str, path: &str, headers: &str, body
     (head, bytes)
 }
 
-/// `headers` are whole lines.
+/// Opens a stream. `headers` are whole lines.
 pub(crate) fn stream(address: &str, path: &str, headers: &str) -> Stream {
     let (head, body) = open(address, "GET", path, &format!("Connection: keep-alive\r\n{headers}"), &[]);
     Stream { head, body, pending: Vec::new() }
@@ -75,7 +75,7 @@ fn open(address: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> 
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(socket, "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n").unwrap();
-    // A server that refuses early may not read all of it.
+    // A server that refuses early may not read the whole body.
     let _ = socket.write_all(body);
     let mut reader = BufReader::new(socket);
     let mut line = String::new();
@@ -92,12 +92,13 @@ fn open(address: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> 
 }
 
 impl Stream {
-    /// The next event, up to and with its blank line.
+    /// Returns the next event, with its blank line.
     pub(crate) fn event(&mut self) -> String {
-        self.next().expect("the stream goes on")
+        self.next().expect("the stream has another event")
     }
 
-    /// None when the server ended the stream properly: with the last chunk, not with a cut connection.
+    /// Returns the next event, or none if the server ended the stream with the last chunk and did not cut the
+    /// connection.
     pub(crate) fn next(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.pending.windows(2).position(|pair| pair == b"\n\n") {
@@ -112,7 +113,7 @@ impl Stream {
         }
     }
 
-    /// The next chunk of the body; none when it is over.
+    /// Returns the next chunk of the body, or none at its end.
     pub(crate) fn chunk(&mut self) -> Option<String> {
         let mut size = String::new();
         self.body.read_line(&mut size).unwrap();
@@ -123,7 +124,7 @@ impl Stream {
         (size > 0).then(|| String::from_utf8(chunk).unwrap())
     }
 
-    /// The body of an answer that is no stream, in one piece or in several.
+    /// Returns the whole body of an answer that is no stream, sent in one piece or in chunks.
     pub(crate) fn whole(mut self) -> String {
         let Some(length) = self.head.header("content-length") else {
             return std::iter::from_fn(|| self.chunk()).collect();
@@ -133,7 +134,7 @@ impl Stream {
         String::from_utf8(body).unwrap()
     }
 
-    /// The next event that is no ping: its type, its id, its data.
+    /// Returns the type, the id and the data of the next event, without pings.
     pub(crate) fn told(&mut self) -> (String, String, serde_json::Value) {
         loop {
             let event = self.event();
@@ -144,7 +145,7 @@ impl Stream {
         }
     }
 
-    /// The next `usage` event's data; pings are passed over.
+    /// Returns the data of the next event, without pings.
     pub(crate) fn sample(&mut self) -> serde_json::Value {
         loop {
             let event = self.event();

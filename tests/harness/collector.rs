@@ -7,10 +7,10 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-/// Only ever reached when something is wrong.
+/// Longest wait for spans; reached only when something is wrong.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// An OpenTelemetry collector that keeps what it is sent, by OTLP over HTTP. It ends with the test run.
+/// An OpenTelemetry collector that keeps the spans it gets by OTLP over HTTP. It ends with the test run.
 pub(crate) struct Collector {
     pub(crate) endpoint: String,
     received: Arc<Received>,
@@ -38,12 +38,12 @@ impl Collector {
         Self { endpoint, received }
     }
 
-    /// From now on it answers that it cannot.
+    /// Sets whether the collector answers with an error from now on.
     pub(crate) fn refuse(&self, refuses: bool) {
         *self.received.refuses.lock().unwrap() = refuses;
     }
 
-    /// All spans so far, once they are as wanted.
+    /// Waits until the spans are as wanted. Returns all spans so far.
     pub(crate) fn until(&self, wanted: impl Fn(&[Span]) -> bool) -> Vec<Span> {
         let mut requests = self.received.requests.lock().unwrap();
         loop {
@@ -55,12 +55,12 @@ impl Collector {
             }
             let (more, waited) = self.received.more.wait_timeout(requests, PATIENCE).unwrap();
             let names: Vec<_> = spans.iter().map(|span| &span.name).collect();
-            assert!(!waited.timed_out(), "there are only {names:?}");
+            assert!(!waited.timed_out(), "the spans are not as wanted: {names:?}");
             requests = more;
         }
     }
 
-    /// What spans say of who sends them.
+    /// Returns the resource attributes of the first spans.
     pub(crate) fn resource(&self) -> Vec<KeyValue> {
         let requests = self.received.requests.lock().unwrap();
         requests[0].resource_spans[0].resource.clone().unwrap().attributes
@@ -98,7 +98,7 @@ impl Received {
     }
 }
 
-/// An attribute; a number as `#5`.
+/// Returns the value of an attribute; a number as `#5`.
 pub(crate) fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
     let found = attributes.iter().find(|attribute| attribute.key == key)?;
     match found.value.as_ref()?.value.as_ref()? {

@@ -1,8 +1,8 @@
-//! Components that no toolchain makes, made of one that it did.
+//! Components that no toolchain makes, derived from one that a toolchain made.
 
-/// The same with names of another length replaced by ones as long.
+/// Returns the component with a name replaced by another of the same length.
 pub(crate) fn renamed(component: &[u8], from: &str, to: &str) -> Vec<u8> {
-    assert_eq!(from.len(), to.len(), "or the lengths before them would be wrong");
+    assert_eq!(from.len(), to.len(), "another length would make the length fields wrong");
     let mut renamed = component.to_vec();
     let mut at = 0;
     while let Some(found) = renamed[at..].windows(from.len()).position(|window| window == from.as_bytes()) {
@@ -13,7 +13,7 @@ pub(crate) fn renamed(component: &[u8], from: &str, to: &str) -> Vec<u8> {
     renamed
 }
 
-/// The same, its main module with an exported function as its start function.
+/// Returns the component with an exported function of its main module as that module's start function.
 pub(crate) fn starting_with(component: &[u8], export: &str) -> Vec<u8> {
     const CORE_MODULE: u8 = 1;
     let (head, rest) = component.split_at(8);
@@ -33,7 +33,7 @@ pub(crate) fn starting_with(component: &[u8], export: &str) -> Vec<u8> {
     out
 }
 
-/// The number of a function a core module exports.
+/// Returns the index of a function that a core module exports.
 fn exported(module: &[u8], name: &str) -> Option<u64> {
     const EXPORT: u8 = 7;
     let (_, mut body) = sections(&module[8..]).into_iter().find(|(id, _)| *id == EXPORT)?;
@@ -55,7 +55,7 @@ fn with_start(module: &[u8], function: u64) -> Vec<u8> {
     let mut out = head.to_vec();
     let mut start = Some(function);
     for (id, body) in sections(rest) {
-        // Behind exports, before elements; custom ones are anywhere.
+        // The start section is after exports and before elements; custom sections are anywhere.
         if id > START
             && let Some(function) = start.take()
         {
@@ -107,7 +107,8 @@ fn put_number(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// A small core module that is slow to compile, in a component: a function with many variables alive in many branches.
+/// Returns a component with a small core module that is slow to compile: a function with many variables that are alive
+/// in many branches.
 pub(crate) fn slow_to_compile(branches: usize) -> Vec<u8> {
     use std::fmt::Write as _;
     const VARIABLES: usize = 300;

@@ -2,23 +2,23 @@ use dropsonde_builder::{Crate, Network, Toolchain};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// The workspace's folder.
+/// Returns the workspace's folder.
 pub(crate) fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// Another version of `verbs`, from 2 to 99999: some do what its documentation says.
+/// Returns another version of `verbs`, from 2 to 99999. The documentation of `verbs` says how some versions differ.
 pub(crate) fn version(number: u32) -> Vec<u8> {
     super::components::renamed(verbs(), "version-00001", &format!("version-{number:05}"))
 }
 
-/// The component of `tests/guests/verbs`, built once per test run.
+/// Returns the component of `tests/guests/verbs`, built once per test run.
 pub(crate) fn verbs() -> &'static [u8] {
     static VERBS: OnceLock<Vec<u8>> = OnceLock::new();
     VERBS.get_or_init(|| built("verbs"))
 }
 
-/// The same of `tests/guests/app`.
+/// Returns the component of `tests/guests/app`, built once per test run.
 pub(crate) fn app() -> &'static [u8] {
     static APP: OnceLock<Vec<u8>> = OnceLock::new();
     APP.get_or_init(|| built("app"))

@@ -10,21 +10,21 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Only ever reached when something is wrong.
+/// Longest wait for a condition; reached only when something is wrong.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The real binary, serving on a free port with a data directory of its own.
+/// The real binary, which serves on a free port with its own data directory.
 pub(crate) struct Host {
     pub(crate) address: String,
     child: Child,
     log: Arc<Mutex<String>>,
-    /// Reads the log to its end.
+    /// The thread that reads the log to its end.
     reader: Option<JoinHandle<()>>,
     folder: Arc<TempDir>,
     listen: String,
 }
 
-/// The real binary.
+/// Returns the command for the real binary, without variables from the environment.
 pub(crate) fn dropsonde() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dropsonde"));
     for variable in ["DROPSONDE_LOG", "DROPSONDE_LOG_FORMAT", "DROPSONDE_URL", "DROPSONDE_TOKEN"] {
@@ -33,7 +33,7 @@ pub(crate) fn dropsonde() -> Command {
     command
 }
 
-/// Runs a command to its end: exit code, standard output, standard error.
+/// Runs a command to its end. Returns the exit code, standard output and standard error.
 pub(crate) fn run(command: &mut Command) -> (i32, String, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -41,22 +41,22 @@ pub(crate) fn run(command: &mut Command) -> (i32, String, String) {
 }
 
 impl Host {
-    /// With a configuration and plugin files by name.
+    /// Starts a host with a configuration, and plugins' files by name.
     pub(crate) fn start(config: &str, plugins: &[(&str, &[u8])]) -> Self {
         Self::start_as(dropsonde(), config, plugins)
     }
 
-    /// The same by a command that takes the binary's arguments.
+    /// Does the same with a command that takes the binary's arguments.
     pub(crate) fn start_as(command: Command, config: &str, plugins: &[(&str, &[u8])]) -> Self {
         Self::start_at("127.0.0.1:0", command, config, plugins)
     }
 
-    /// The same, and the host compiles all its plugins itself.
+    /// Starts a host that compiles all its plugins itself.
     pub(crate) fn start_cold(config: &str, plugins: &[(&str, &[u8])]) -> Self {
         Self::start_with("127.0.0.1:0", dropsonde(), config, plugins, &[])
     }
 
-    /// The same somewhere else. `{}` in `listen` and `config` is a folder of its own.
+    /// Does the same on another address. `{}` in `listen` and `config` stands for the host's own folder.
     pub(crate) fn start_at(listen: &str, command: Command, config: &str, plugins: &[(&str, &[u8])]) -> Self {
         Self::start_with(listen, command, config, plugins, compiled())
     }
@@ -84,7 +84,7 @@ impl Host {
         Self::start_in(Arc::new(folder), command, listen)
     }
 
-    /// Where other machines reach it, in plain.
+    /// Starts a host that other machines can reach without TLS.
     pub(crate) fn start_insecure(listen: &str) -> Self {
         let mut command = dropsonde();
         command.args(["serve", "--insecure"]);
@@ -92,7 +92,7 @@ impl Host {
     }
 
     fn start_in(folder: Arc<TempDir>, mut command: Command, listen: String) -> Self {
-        // It may have been said already, with arguments of its own.
+        // The command may have `serve` already, with further arguments.
         if !command.get_args().any(|argument| argument == "serve") {
             command.arg("serve");
         }
@@ -120,47 +120,47 @@ impl Host {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let told = line.trim().strip_prefix("listening on ");
         let address = told.map(|url| url.split("://").last().unwrap_or_default().to_owned());
-        let address = address.unwrap_or_else(|| panic!("it does not serve: {line:?}\n{}", log.lock().unwrap()));
+        let address = address.unwrap_or_else(|| panic!("the host does not serve: {line:?}\n{}", log.lock().unwrap()));
         Self { address, child, log, reader, folder, listen }
     }
 
-    /// Ends it properly and starts another with the same data and configuration.
+    /// Stops the host and starts another with the same data and configuration.
     pub(crate) fn restart(mut self) -> Self {
         self.stop();
         self.started_again()
     }
 
-    /// The same by another command that takes the binary's arguments.
+    /// Does the same with another command that takes the binary's arguments.
     pub(crate) fn restart_as(mut self, command: Command) -> Self {
         self.stop();
         self.started_again_as(command)
     }
 
-    /// Another with the same data and configuration, once this one has ended.
+    /// Starts another host with the same data and configuration, after this one has ended.
     pub(crate) fn started_again(&self) -> Self {
         self.started_again_as(dropsonde())
     }
 
-    /// The same by a command that takes the binary's arguments.
+    /// Does the same with a command that takes the binary's arguments.
     pub(crate) fn started_again_as(&self, command: Command) -> Self {
         Self::start_in(self.folder.clone(), command, self.listen.clone())
     }
 
-    /// Kills it as nothing can prevent, and starts another with the same data.
+    /// Kills the host with SIGKILL, and starts another with the same data.
     pub(crate) fn killed(mut self) -> Self {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         Self::start_in(self.folder.clone(), dropsonde(), self.listen.clone())
     }
 
-    /// What it will be told when it reads its configuration again.
+    /// Replaces the configuration file. `{}` in it stands for the host's own folder.
     pub(crate) fn configure(&self, config: &str) {
         let half = self.folder.path().join("new.toml");
         fs::write(&half, config.replace("{}", &self.folder.path().display().to_string())).unwrap();
         fs::rename(half, self.folder.path().join("dropsonde.toml")).unwrap();
     }
 
-    /// Tells it to, and waits until it has.
+    /// Replaces the configuration file, sends SIGHUP, and waits until the host has reloaded.
     pub(crate) fn reconfigure(&self, config: &str) {
         self.configure(config);
         let before = self.log().len();
@@ -172,7 +172,7 @@ impl Host {
         }
     }
 
-    /// The folder of its own.
+    /// Returns the host's own folder.
     pub(crate) fn folder(&self) -> &std::path::Path {
         self.folder.path()
     }
@@ -185,46 +185,46 @@ impl Host {
         self.request_with(method, path, "")
     }
 
-    /// `headers` are whole lines.
+    /// Sends a request with further headers, which are whole lines.
     pub(crate) fn request_with(&self, method: &str, path: &str, headers: &str) -> Response {
         client::request(&self.address, method, path, headers)
     }
 
-    /// The header that shows a token of its.
+    /// Returns the header line with one of the host's tokens.
     pub(crate) fn bearer(&self, right: &str) -> String {
         let token = fs::read_to_string(self.data().join(format!("{right}.token"))).unwrap();
         format!("Authorization: Bearer {}\r\n", token.trim())
     }
 
-    /// With the admin token.
+    /// Sends a request with the admin token.
     pub(crate) fn ordered(&self, method: &str, path: &str, body: &[u8]) -> Response {
         client::send(&self.address, method, path, &self.bearer("admin"), body)
     }
 
-    /// JSON, with the write token.
+    /// Sends JSON with the write token.
     pub(crate) fn write(&self, method: &str, path: &str, json: &str) -> Response {
         let headers = format!("{}Content-Type: application/json\r\n", self.bearer("write"));
         client::send(&self.address, method, path, &headers, json.as_bytes())
     }
 
-    /// Says what became of an instance.
+    /// Sends the event `instance.{what}` for an instance.
     pub(crate) fn became(&self, what: &str, instance: &str) {
         let event = serde_json::json!({ "type": format!("instance.{what}"), "instance": instance });
         assert_eq!(self.write("POST", "/v1/events", &event.to_string()).status, 202);
     }
 
-    /// With the token to say what happened.
+    /// Sends events to a plugin, with the write token.
     pub(crate) fn tell(&self, plugin: &str, content_type: &str, body: &[u8]) -> Response {
         let headers = format!("{}Content-Type: {content_type}\r\n", self.bearer("write"));
         client::send(&self.address, "POST", &format!("/v1/sources/{plugin}/events"), &headers, body)
     }
 
-    /// Where a plugin's file is.
+    /// Returns the path of a plugin's file.
     pub(crate) fn file(&self, plugin: &str) -> PathBuf {
         self.data().join("plugins").join(plugin).with_extension("wasm")
     }
 
-    /// Puts a component into the plugins folder, whole, as a careful operator does.
+    /// Puts a component into the plugins folder at once, as a careful operator does.
     pub(crate) fn drop_in(&self, plugin: &str, component: &[u8]) {
         let half = self.file(plugin).with_extension("new");
         fs::write(&half, component).unwrap();
@@ -235,17 +235,17 @@ impl Host {
         client::stream(&self.address, path, "")
     }
 
-    /// As a browser connects again.
+    /// Opens a stream with a `Last-Event-ID`, as a browser does when it reconnects.
     pub(crate) fn stream_after(&self, path: &str, seen: &str) -> Stream {
         client::stream(&self.address, path, &format!("Last-Event-ID: {seen}\r\n"))
     }
 
-    /// Asks until the answer is as wanted.
+    /// Repeats a request until the answer is as wanted.
     pub(crate) fn until(&self, path: &str, wanted: impl FnMut(&Response) -> bool) -> Response {
         self.until_with(path, "", wanted)
     }
 
-    /// The same with headers, whole lines.
+    /// Does the same with further headers, which are whole lines.
     pub(crate) fn until_with(&self, path: &str, headers: &str, mut wanted: impl FnMut(&Response) -> bool) -> Response {
         let start = Instant::now();
         loop {
@@ -258,22 +258,22 @@ impl Host {
         }
     }
 
-    /// Waits until a line of the audit log is as wanted: all of them.
+    /// Waits until a line of the audit log is as wanted. Returns all lines.
     pub(crate) fn until_audited(&self, wanted: impl Fn(&serde_json::Value) -> bool) -> Vec<serde_json::Value> {
         let start = Instant::now();
         loop {
             let text = fs::read_to_string(self.data().join("audit.log")).unwrap();
-            // The last one may be on its way.
+            // The last line may be incomplete.
             let lines: Vec<_> = text.lines().map_while(|line| serde_json::from_str(line).ok()).collect();
             if lines.iter().any(&wanted) {
                 return lines;
             }
-            assert!(start.elapsed() < PATIENCE, "there is only {lines:#?}");
+            assert!(start.elapsed() < PATIENCE, "no such line in the audit log: {lines:#?}");
             std::thread::park_timeout(Duration::from_millis(5));
         }
     }
 
-    /// Waits until the log has a text.
+    /// Waits until the log contains a text. Returns the log.
     pub(crate) fn until_logged(&self, text: &str) -> String {
         let start = Instant::now();
         loop {
@@ -290,7 +290,7 @@ impl Host {
         self.get(&format!("/v1/plugins/{name}")).json()
     }
 
-    /// What of the log was read so far: what was logged last may not be in it yet.
+    /// Returns the log as far as it was read. The newest lines may be missing.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
@@ -299,14 +299,14 @@ impl Host {
         self.child.id()
     }
 
-    /// Resident memory.
+    /// Returns the host's resident memory, in kB.
     pub(crate) fn memory_kb(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// Threads it has now.
+    /// Returns the number of the host's threads.
     pub(crate) fn threads(&self) -> usize {
         fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().count()
     }
@@ -324,7 +324,7 @@ impl Host {
         assert!(sent.success());
     }
 
-    /// SIGTERM, and the exit code. Waits for the end, and for the end of the log.
+    /// Sends SIGTERM, waits until the host and its log have ended, and returns the exit code.
     pub(crate) fn stop(&mut self) -> i32 {
         self.signal("TERM");
         let code = self.child.wait().unwrap().code().unwrap_or(-1);
@@ -332,7 +332,7 @@ impl Host {
         code
     }
 
-    /// Ends it; all it logged.
+    /// Stops the host, and returns its whole log.
     pub(crate) fn last_words(mut self) -> String {
         self.stop();
         self.log()
@@ -346,8 +346,8 @@ impl Drop for Host {
     }
 }
 
-/// The compiled plugins that most hosts run, by file. One host compiles them for all tests: each host would take seconds
-/// for it.
+/// Returns the compiled code of the plugins that most tests run, by file name. One host compiles them for all tests: that
+/// takes seconds.
 fn compiled() -> &'static [(PathBuf, Vec<u8>)] {
     static COMPILED: OnceLock<Vec<(PathBuf, Vec<u8>)>> = OnceLock::new();
     COMPILED.get_or_init(|| {
@@ -358,7 +358,7 @@ fn compiled() -> &'static [(PathBuf, Vec<u8>)] {
     })
 }
 
-/// Waits until something is so; `otherwise` says what is wrong should it never be.
+/// Waits until `is_so` returns true. Panics with `otherwise` if that takes too long.
 pub(crate) fn until(otherwise: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {

@@ -1,4 +1,4 @@
-//! A running host, a client that shows every byte, and the guests.
+//! Helpers for tests: a running host, a client that shows every byte, and the guests' components.
 
 pub(crate) mod client;
 mod collector;

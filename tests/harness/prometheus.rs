@@ -1,7 +1,8 @@
 use super::guests::workspace;
 use std::process::Command;
 
-/// A program of Debian's package, unpacked by `cargo dev setup`, or from the PATH.
+/// Returns the command for a program of Prometheus: from Debian's package that `cargo dev setup` unpacks, else from the
+/// PATH.
 pub(crate) fn prometheus_tool(name: &str) -> Command {
     let unpacked = workspace().join("target/prometheus/usr/bin").join(name);
     Command::new(if unpacked.exists() { unpacked } else { name.into() })

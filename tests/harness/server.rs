@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// An HTTP server whose every path is a way to answer. It ends with the test run.
+/// An HTTP server that answers each path in another way. It ends with the test run.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
 }
@@ -16,14 +16,14 @@ impl Server {
         let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                // A client that has enough closes the connection.
+                // An error means that the client closed the connection.
                 std::thread::spawn(move || answer(stream).ok());
             }
         });
         Self { address }
     }
 
-    /// With TLS, and its certificate as PEM.
+    /// Starts a server with TLS. Returns it with its certificate as PEM.
     pub(crate) fn start_secure() -> (Self, String) {
         let made = generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
         let (certificate, key) = (made.cert.der().clone(), made.signing_key.serialize_der().try_into().unwrap());

@@ -1,4 +1,4 @@
-/* Preloaded into a host: its wall clock is as far ahead as a file says, or behind. Its steady clocks are not. */
+/* Preloaded into a host. Sets its wall clock ahead, or behind, by the number of ms in a file; steady clocks stay right. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>
