@@ -72,6 +72,7 @@ pub mod cli;
 pub mod config;
 pub mod host;
 pub mod reload;
+#[cfg(feature = "otlp")]
 mod remote;
 pub mod tracing;
 

@@ -2,6 +2,7 @@
 
 mod alone;
 mod bench;
+#[cfg(feature = "authoring")]
 mod build;
 mod case;
 mod check;
@@ -13,15 +14,17 @@ mod usage;
 use super::out::Out;
 use super::{ClientArgs, HostArgs};
 use crate::config::{GrantsConfig, Size, Span};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use remote::Wish;
 use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PluginCommand {
     /// Create a plugin project that builds and passes its own test
+    #[cfg(feature = "authoring")]
     New(NewArgs),
     /// Build a plugin project into one component, NAME.wasm
+    #[cfg(feature = "authoring")]
     Build(BuildArgs),
     /// Show what a component exports and imports, and which grants it needs
     ///
@@ -54,7 +57,9 @@ pub(super) enum PluginCommand {
 impl PluginCommand {
     pub(super) async fn execute(self, out: &mut Out) -> anyhow::Result<()> {
         match self {
+            #[cfg(feature = "authoring")]
             Self::New(args) => build::new(&args, out),
+            #[cfg(feature = "authoring")]
             Self::Build(args) => tokio::task::block_in_place(|| build::build(&args, out)),
             Self::Check(args) => check::check(args, out).await,
             Self::Test(args) => test::test(args, out).await,
@@ -91,6 +96,7 @@ pub(super) struct OrderArgs {
     host: HostArgs,
 }
 
+#[cfg(feature = "authoring")]
 #[derive(Debug, Args)]
 pub(super) struct NewArgs {
     /// Name of the plugin and of its folder
@@ -109,7 +115,8 @@ pub(super) struct NewArgs {
     sdk: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[cfg(feature = "authoring")]
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Kind {
     /// Samples instances
     Sampler,
@@ -117,13 +124,15 @@ enum Kind {
     Source,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[cfg(feature = "authoring")]
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Language {
     Rust,
     Python,
     Js,
 }
 
+#[cfg(feature = "authoring")]
 #[derive(Debug, Args)]
 pub(super) struct BuildArgs {
     /// Folder of the plugin's project: a Rust crate, or a folder with plugin.py or plugin.js

@@ -1,6 +1,5 @@
 use super::TestArgs;
 use super::alone::Alone;
-use super::build::Built;
 use super::case::{self, Case};
 use super::check::Opened;
 use super::usage::Allowed;
@@ -9,18 +8,29 @@ use anyhow::{Result, bail};
 use dropsonde_model::text;
 use dropsonde_sandbox::{Inputs, Recording};
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// The interval of a case with a single tick.
 const INTERVAL: Duration = Duration::from_secs(10);
 
+/// Builds a plugin. Returns its component's file.
+#[cfg(feature = "authoring")]
+fn built(folder: &Path) -> Result<PathBuf> {
+    Ok(super::build::Built::of(folder, None)?.file)
+}
+
+#[cfg(not(feature = "authoring"))]
+fn built(_: &Path) -> Result<PathBuf> {
+    bail!("this binary cannot build plugins: name a component with --file")
+}
+
 /// Builds a plugin and replays its cases.
 pub(super) async fn test(args: TestArgs, out: &mut Out) -> Result<()> {
     let file = match args.file {
         Some(file) => file,
-        None => tokio::task::block_in_place(|| Built::of(&args.folder, None))?.file,
+        None => tokio::task::block_in_place(|| built(&args.folder))?,
     };
     let tests = args.folder.join("tests");
     let cases = Case::all(&tests)?;
