@@ -69,7 +69,7 @@ impl Sandbox {
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(|e| failed(&e))?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).map_err(|e| failed(&e))?;
-        contract::v0_1::link(&mut linker).map_err(|e| failed(&e))?;
+        contract::link(&mut linker).map_err(|e| failed(&e))?;
         Ok(Self { engine, linker, ticker, shared: Shared::default(), apart: None, queue: Queue::default() })
     }
 

@@ -6,7 +6,7 @@ use crate::capability::log::{Level, Log};
 use crate::capability::metrics::{MetricHandles, NotRegistered, PluginMetrics};
 use crate::capability::state::SavedState;
 use crate::capability::wasi;
-use crate::contract::v0_1::Exports;
+use crate::contract::Exports;
 use crate::error::says;
 use crate::limits::{ARGUMENTS, Ceiling, HTTP_FIELDS};
 use crate::meter::Meter;

@@ -1,4 +1,4 @@
-use crate::contract::v0_1;
+use crate::contract;
 use crate::engine::{AROUND_MEMORY, GUEST_STACK};
 use crate::instance::Guest;
 use crate::refusal::{self, Refused};
@@ -37,7 +37,7 @@ pub struct Plugin(Arc<Loaded>);
 
 pub(crate) struct Loaded {
     pub(crate) instance: InstancePre<Guest>,
-    pub(crate) indices: v0_1::Indices,
+    pub(crate) indices: contract::Indices,
     digest: blake3::Hash,
     shape: Shape,
     /// Bytes of mapped compiled code.
@@ -84,7 +84,7 @@ impl Plugin {
         let Some(component) = compiled(&digest)? else { return Ok(None) };
         let shape = Shape::of(&component, bytes.len());
         refusal::check_version(shape.exports.iter().map(String::as_str))?;
-        if component.get_export_index(None, v0_1::PLUGIN).is_none() {
+        if !contract::is_plugin(&component) {
             return Err(Refused::NoPlugin(shape.exports));
         }
         if shape.roles.is_empty() {
@@ -92,7 +92,7 @@ impl Plugin {
         }
         let instance = sandbox.linker.instantiate_pre(&component);
         let instance = instance.map_err(|error| Refused::Import(format!("{error:#}")))?;
-        let indices = v0_1::Indices::new(&instance).map_err(|error| Refused::Export(format!("{error:#}")))?;
+        let indices = contract::Indices::new(&instance).map_err(|error| Refused::Export(format!("{error:#}")))?;
         let image = component.image_range();
         let code = image.end.addr().saturating_sub(image.start.addr());
         Ok(Some(Self(sandbox.shared.put(Loaded { instance, indices, digest, shape, code }))))
@@ -155,9 +155,6 @@ impl Shape {
         let imports = kind.imports(engine).filter(|(_, import)| is_interface(&import.ty));
         let imports = imports.map(|(name, _)| name.to_owned()).collect();
         let exports = kind.exports(engine).map(|(name, _)| name.to_owned()).collect();
-        let known = [(v0_1::SAMPLER, Role::Sampler), (v0_1::SOURCE, Role::Source), (v0_1::OBSERVER, Role::Observer)];
-        let exported = |name: &str| component.get_export_index(None, name).is_some();
-        let roles = known.into_iter().filter(|(name, _)| exported(name)).map(|(_, role)| role).collect();
-        Self { roles, imports, exports, size }
+        Self { roles: contract::roles(component), imports, exports, size }
     }
 }

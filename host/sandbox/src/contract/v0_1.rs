@@ -1,5 +1,6 @@
 //! `dropsonde:plugin@0.1.0`.
 
+use super::Answer;
 use crate::capability::files::{EntryKind, FileError, Space};
 use crate::capability::log::Level;
 use crate::capability::metrics::{Descriptor, MetricKind, NotRegistered};
@@ -74,9 +75,6 @@ impl Indices {
 }
 
 // === impl Exports ===
-
-/// The result of a call. The outer error means that the instance has ended; the inner result is the plugin's answer.
-type Answer<T> = wasmtime::Result<Result<T, CallError>>;
 
 impl Exports {
     pub(crate) async fn describe(&self, store: &mut Store<Guest>) -> wasmtime::Result<Description> {
