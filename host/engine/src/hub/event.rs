@@ -23,7 +23,7 @@ pub struct Event {
     pub of: Of,
     pub what: What,
     /// The event for readers of one instance or workload.
-    single: Encoded,
+    single: OnceLock<Encoded>,
     /// The event for readers of several instances.
     multiplexed: OnceLock<Encoded>,
     boot: Arc<str>,
@@ -61,16 +61,10 @@ pub struct Encoded {
 
 impl Event {
     pub fn new(boot: &Arc<str>, sequence: u64, of: Of, what: What) -> Self {
-        let data = match &what {
-            What::Usage(sample) => json::sample(sample),
-            What::Untracked => Vec::new(),
-        };
-        let data = if let What::Untracked = what { untracked(&of) } else { data };
-        let single = encode(what.name(), boot, sequence, &data);
-        Self { sequence, of, what, single, multiplexed: OnceLock::new(), boot: boot.clone() }
+        Self { sequence, of, what, single: OnceLock::new(), multiplexed: OnceLock::new(), boot: boot.clone() }
     }
 
-    /// Returns the event in a reader's form.
+    /// Returns the event in a reader's form. The first reader of a form encodes it, all others share the bytes.
     pub fn encoded(&self, form: Form) -> &Encoded {
         match (form, &self.what, &self.of) {
             (Form::Multiplexed, What::Usage(sample), Of::Instance { id, .. }) => self.multiplexed.get_or_init(|| {
@@ -81,7 +75,13 @@ impl Event {
                 data.push(b'}');
                 encode(self.what.name(), &self.boot, self.sequence, &data)
             }),
-            _ => &self.single,
+            _ => self.single.get_or_init(|| {
+                let data = match &self.what {
+                    What::Usage(sample) => json::sample(sample),
+                    What::Untracked => untracked(&self.of),
+                };
+                encode(self.what.name(), &self.boot, self.sequence, &data)
+            }),
         }
     }
 
@@ -91,9 +91,14 @@ impl Event {
 
     /// Returns the approximate size of the event in memory, in bytes.
     pub fn size(&self) -> usize {
-        let values = if let What::Usage(sample) = &self.what { sample.values.len() } else { 0 };
-        // Both forms count, because the second may be made later.
-        size_of::<Self>() + 2 * self.single.chunk.len() + values * size_of::<(Arc<str>, f64)>()
+        /// Bytes of a name's quotes, a number and a comma.
+        const NUMBER: usize = 24;
+        /// Bytes of an event without its values.
+        const FRAME: usize = 128;
+        let values = if let What::Usage(sample) = &self.what { &sample.values[..] } else { &[] };
+        let text = FRAME + values.iter().map(|(name, _)| name.len() + NUMBER).sum::<usize>();
+        // Both forms count, because readers may make them later.
+        size_of::<Self>() + 2 * text + size_of_val(values)
     }
 }
 
