@@ -17,6 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tracing::field::Empty;
 
+/// Rows written at a time. Between two pieces, others can track, untrack and pause instances.
+const PIECE: usize = 256;
+
 pub(crate) struct Recorder {
     sampler: PluginName,
     fields: Fields,
@@ -153,78 +156,81 @@ impl Recorder {
             readings.failures.into_iter().map(|(row, failure)| (row as usize, failure)).collect();
         let columns = self.columns().max(1);
         let mut counts = Counts::default();
-        let rows = || batch.iter().zip(readings.values.chunks_exact(columns)).enumerate();
+        let mut rows = batch.iter().zip(readings.values.chunks_exact(columns)).enumerate().peekable();
         let (mut masks, mut masked, mut taken) = (Masks::default(), Vec::new(), BTreeMap::new());
         let (mut gone, mut failed) = (Vec::new(), Vec::new());
-        let published = engine.tracked.while_polled(|is_polled| {
-            let span = tracing::debug_span!("store", plugin = &*self.sampler, instances = Empty).entered();
-            let mut stored = Vec::new();
-            for (row, (polled, values)) in rows() {
-                match failures.remove(&row) {
-                    Some(Failure::Gone) => {
-                        gone.push(polled);
-                        continue;
-                    }
-                    Some(failure) => {
-                        counts.failed += 1;
-                        failed.push((polled.id.clone(), failure));
-                        continue;
-                    }
-                    None => {}
-                }
-                let mut values = values;
-                let is_own = polled.owner == self.sampler || is_reserved(&polled.owner);
-                let is_free = is_own || !polled.has_its_owner;
-                let mask = if is_free { &[][..] } else { masks.of(engine, &polled.owner, &self.fields) };
-                if !mask.is_empty() {
-                    // The host ignores the fields that the instance's owner reads itself.
-                    masked.clear();
-                    masked.extend_from_slice(values);
-                    for column in mask {
-                        let Some(value) = masked.get_mut(*column) else { continue };
-                        if std::mem::replace(value, f64::NAN).is_finite() {
-                            taken.entry((polled.owner.clone(), *column)).or_insert_with(|| polled.id.clone());
+        let mut published = 0;
+        while rows.peek().is_some() {
+            published += engine.tracked.while_polled(|is_polled| {
+                let span = tracing::debug_span!("store", plugin = &*self.sampler, instances = Empty).entered();
+                let mut stored = Vec::new();
+                for (row, (polled, values)) in rows.by_ref().take(PIECE) {
+                    match failures.remove(&row) {
+                        Some(Failure::Gone) => {
+                            gone.push(polled);
+                            continue;
                         }
+                        Some(failure) => {
+                            counts.failed += 1;
+                            failed.push((polled.id.clone(), failure));
+                            continue;
+                        }
+                        None => {}
                     }
-                    values = &masked;
+                    let mut values = values;
+                    let is_own = polled.owner == self.sampler || is_reserved(&polled.owner);
+                    let is_free = is_own || !polled.has_its_owner;
+                    let mask = if is_free { &[][..] } else { masks.of(engine, &polled.owner, &self.fields) };
+                    if !mask.is_empty() {
+                        // The host ignores the fields that the instance's owner reads itself.
+                        masked.clear();
+                        masked.extend_from_slice(values);
+                        for column in mask {
+                            let Some(value) = masked.get_mut(*column) else { continue };
+                            if std::mem::replace(value, f64::NAN).is_finite() {
+                                taken.entry((polled.owner.clone(), *column)).or_insert_with(|| polled.id.clone());
+                            }
+                        }
+                        values = &masked;
+                    }
+                    if values.iter().all(|value| !value.is_finite()) {
+                        continue;
+                    }
+                    let offset_ms = i64::from(readings.offsets_ms.get(row).copied().unwrap_or(0));
+                    // The reading is from before the last tick, or from after this call can have ended: it is not this
+                    // tick's.
+                    if !(-self.interval_ms..=self.latest_ms).contains(&offset_ms) {
+                        engine.metrics.samples_dropped.with_label_values(&["offset"]).inc();
+                        counts.dropped += 1;
+                        continue;
+                    }
+                    // The instance was untracked or paused while the sampler read it.
+                    if !is_polled(polled) {
+                        engine.metrics.samples_dropped.with_label_values(&["untracked"]).inc();
+                        continue;
+                    }
+                    let Some(frame) = self.frame(engine, polled) else {
+                        counts.refused += 1;
+                        continue;
+                    };
+                    let mut row_ms = at_ms.saturating_add(offset_ms);
+                    let last_ms = frame.latest_at_ms().filter(|last_ms| goes_on && *last_ms <= latest_ms);
+                    if let Some(last_ms) = last_ms {
+                        row_ms = row_ms.max(last_ms.saturating_add(1));
+                    }
+                    let moved_ms = row_ms.saturating_sub(at_ms).saturating_sub(offset_ms) as f64;
+                    if frame.push_read(row_ms, delay_ms - moved_ms, values) {
+                        stored.push(polled);
+                    } else {
+                        counts.refused += 1;
+                    }
                 }
-                if values.iter().all(|value| !value.is_finite()) {
-                    continue;
-                }
-                let offset_ms = i64::from(readings.offsets_ms.get(row).copied().unwrap_or(0));
-                // The reading is from before the last tick, or from after this call can have ended: it is not this
-                // tick's.
-                if !(-self.interval_ms..=self.latest_ms).contains(&offset_ms) {
-                    engine.metrics.samples_dropped.with_label_values(&["offset"]).inc();
-                    counts.dropped += 1;
-                    continue;
-                }
-                // The instance was untracked or paused while the sampler read it.
-                if !is_polled(polled) {
-                    engine.metrics.samples_dropped.with_label_values(&["untracked"]).inc();
-                    continue;
-                }
-                let Some(frame) = self.frame(engine, polled) else {
-                    counts.refused += 1;
-                    continue;
-                };
-                let mut row_ms = at_ms.saturating_add(offset_ms);
-                let last_ms = frame.latest_at_ms().filter(|last_ms| goes_on && *last_ms <= latest_ms);
-                if let Some(last_ms) = last_ms {
-                    row_ms = row_ms.max(last_ms.saturating_add(1));
-                }
-                let moved_ms = row_ms.saturating_sub(at_ms).saturating_sub(offset_ms) as f64;
-                if frame.push_read(row_ms, delay_ms - moved_ms, values) {
-                    stored.push(polled);
-                } else {
-                    counts.refused += 1;
-                }
-            }
-            counts.ok = stored.len() as u64;
-            span.record("instances", counts.ok as i64);
-            drop(span);
-            publish(engine, &self.sampler, &stored)
-        });
+                counts.ok += stored.len() as u64;
+                span.record("instances", stored.len() as i64);
+                drop(span);
+                publish(engine, &self.sampler, &stored)
+            });
+        }
         self.tell_of_conflicts(engine, taken);
         for polled in gone {
             engine.tracked.gone(&self.sampler, polled, at_ms);

@@ -3,6 +3,7 @@
 use super::Shared;
 use super::error::{ApiError, Segment};
 use super::login::sessions;
+use super::off_thread::off_thread;
 use crate::App;
 use crate::handbook;
 use axum::extract::State;
@@ -41,7 +42,11 @@ macro_rules! head {
 pub(crate) async fn index(State(app): Shared, headers: HeaderMap) -> Response {
     let own =
         [(header::CONTENT_SECURITY_POLICY, POLICY), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
-    (own, Html(render(&app, sessions(&headers).next().is_some()))).into_response()
+    let has_session = sessions(&headers).next().is_some();
+    match off_thread(move || render(&app, has_session)).await {
+        Ok(html) => (own, Html(html)).into_response(),
+        Err(error) => error.into_response(),
+    }
 }
 
 /// Lists the pages of the handbook.

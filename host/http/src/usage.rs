@@ -26,8 +26,15 @@ use std::sync::Arc;
 /// Returns the latest sample of an instance.
 pub(crate) async fn latest(State(app): Shared, Segment(id): Segment) -> Result<Response, ApiError> {
     let id = named(&id)?;
-    let sample = app.engine.store.latest(&id).filter(|sample| !sample.values.is_empty());
-    let sample = sample.ok_or_else(|| ApiError::not_found(format!("no sample of instance {id}")))?;
+    let sample = if app.engine.store.is_at_hand(&id) {
+        app.engine.store.latest(&id)
+    } else {
+        let (engine, id) = (app.engine.clone(), id.clone());
+        off_thread(move || engine.store.latest(&id)).await?
+    };
+    let sample = sample
+        .filter(|sample| !sample.values.is_empty())
+        .ok_or_else(|| ApiError::not_found(format!("no sample of instance {id}")))?;
     Ok(json_bytes(json::sample(&sample)))
 }
 

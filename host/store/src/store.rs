@@ -183,6 +183,11 @@ impl Store {
         self.frames(instance).iter().filter_map(|frame| self.written(frame)).max().map(|(.., at_ms)| at_ms)
     }
 
+    /// Returns whether [`latest`](Self::latest) waits for no disk.
+    pub fn is_at_hand(&self, instance: &InstanceId) -> bool {
+        self.frames(instance).iter().all(|frame| frame.is_at_hand())
+    }
+
     /// Returns the latest sample of an instance, merged from its frames. Its time is that of the frame that was written
     /// to last. Frames that are more than three of their intervals away from that time are left out. So are frames that
     /// a sampler recorded before its fields or its interval changed.

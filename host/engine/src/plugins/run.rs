@@ -9,7 +9,7 @@ use super::ladder::{Next, Went, backoff};
 use super::last_good::LastGood;
 use super::latest::Latest;
 use super::poll::{Ended, Poller, Standing};
-use super::prepare::{Loaded, Started, start};
+use super::prepare::{Loaded, Started, off_thread, start};
 use super::quarantine::{Way, quarantine, told_to_stop};
 use super::state_file::StateFile;
 use super::status::{BY_OPERATOR, Order, Shared};
@@ -47,7 +47,10 @@ pub(super) async fn run(
     let data = engine.options.load().data_dir.clone();
     let file = data.as_ref().map(|folder| StateFile::of(&status.name, folder));
     let good = data.as_ref().map(|folder| LastGood::of(&status.name, folder));
-    let state = file.as_ref().map(StateFile::load).unwrap_or_default();
+    let state = match file.clone() {
+        Some(file) => off_thread(move || file.load()).await.unwrap_or_default(),
+        None => SavedState::default(),
+    };
     let keeper = Keeper { state: Mutex::new(state), file, writing: Arc::default() };
     let (handover, broken, writing) = (Latest::default(), Latest::default(), Arc::default());
     let (status, sandbox) = (&status, &sandbox);

@@ -386,6 +386,12 @@ impl Frame {
         usize::try_from(self.current().rows(self.capacity())).unwrap_or(usize::MAX)
     }
 
+    /// Returns whether the newest row is in memory, unpacked, so that reading it waits for no disk.
+    pub(crate) fn is_at_hand(&self) -> bool {
+        let has_newest = |view: &View| view.blocks.is_empty() || !view.opens.is_empty();
+        !self.is_unread.load(Ordering::Acquire) && has_newest(&self.view.load())
+    }
+
     /// Returns whether there are no rows. Rows in files count even before they are read.
     pub fn is_empty(&self) -> bool {
         let has_rows = |view: &View| !view.blocks.is_empty() || view.opens.iter().any(|open| open.len() > 0);

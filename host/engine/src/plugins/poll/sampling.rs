@@ -9,6 +9,7 @@ use crate::plugins::status::Waiting;
 use crate::tracked::Polled;
 use dropsonde_sandbox::{CallError, Readings};
 use std::time::{Duration, Instant};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tracing::Span;
 
 /// The most calls of one tick that may end badly. After each of them, the next call needs a fresh instance.
@@ -38,7 +39,8 @@ impl<C: Calls> Poller<'_, C> {
             }
         };
         let Some(recorder) = &self.recorder else { return Ok(()) };
-        let wrong = recorder.find(self.engine, found, self.status.limits.instances, at_ms);
+        let (engine, most) = (self.engine, self.status.limits.instances);
+        let wrong = off_runtime(found.len(), || recorder.find(engine, found, most, at_ms));
         if let Some(first) = wrong.first() {
             self.fails(Failing::Discovered, first);
         }
@@ -110,7 +112,7 @@ impl<C: Calls> Poller<'_, C> {
             self.works(Failing::Sample);
             self.works(Failing::Readings);
         }
-        self.engine.publish_workloads();
+        off_runtime(instances.len(), || self.engine.publish_workloads());
         if changed || self.standing.batches.set_aside().len() != aside {
             self.show_set_aside();
         }
@@ -139,7 +141,8 @@ impl<C: Calls> Poller<'_, C> {
 
     fn record(&mut self, stamp: Stamp, took: Duration, batch: &[Polled], readings: Readings) {
         let Some(recorder) = &mut self.recorder else { return };
-        let failed = recorder.record(self.engine, stamp, took, batch, readings);
+        let engine = self.engine;
+        let failed = off_runtime(batch.len(), || recorder.record(engine, stamp, took, batch, readings));
         let failed: Vec<_> = failed.into_iter().map(|(id, failure)| format!("{id}: {failure}")).collect();
         if let Some(first) = failed.first() {
             self.fails(Failing::Readings, &plain(first));
@@ -148,6 +151,14 @@ impl<C: Calls> Poller<'_, C> {
             self.status.failed_because(stamp.at_ms, why);
         }
     }
+}
+
+/// Does work whose time grows with a number of instances. Where there are many, the runtime's other tasks go on on other
+/// threads meanwhile.
+fn off_runtime<T>(instances: usize, work: impl FnOnce() -> T) -> T {
+    const FEW: usize = 256;
+    let has_others = Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
+    if instances > FEW && has_others { tokio::task::block_in_place(work) } else { work() }
 }
 
 /// Returns how a call without readings ended.
