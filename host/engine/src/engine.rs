@@ -1,14 +1,14 @@
+use crate::address_space::AddressSpace;
 use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::exposition::Exposition;
-use crate::front::Front;
+use crate::frontend::Frontend;
 use crate::health::Vitals;
-use crate::history::Bell;
+use crate::history::FlushTrigger;
 use crate::hub::{Follow, Hub, Member, Selection, TooManyStreams, Watch};
 use crate::metrics::HostMetrics;
 use crate::options::{Options, StaticInstance};
 use crate::plugins::Plugins;
-use crate::room::Rooms;
 use crate::snapshot::Snapshots;
 use crate::timeline::Timeline;
 use crate::tracked::{Discoverer, Discovery, Lifecycle, NotTracked, PluginName, Tracked, Wanted};
@@ -34,7 +34,7 @@ pub struct Engine {
     pub(crate) timeline: Timeline,
     pub store: Store,
     /// The bell of the history thread, once that thread runs.
-    pub(crate) bell: OnceLock<Weak<Bell>>,
+    pub(crate) bell: OnceLock<Weak<FlushTrigger>>,
     pub tracked: Tracked,
     pub hub: Hub,
     pub plugins: Plugins,
@@ -48,11 +48,11 @@ pub struct Engine {
     /// The bytes of samples on `/metrics`, by sampler.
     pub(crate) exposed: Pool,
     /// The server of this engine, once there is one.
-    pub(crate) front: OnceLock<Weak<dyn Front>>,
+    pub(crate) front: OnceLock<Weak<dyn Frontend>>,
     /// Notified when history opens that could not be opened at the start.
     pub opened: Notify,
     /// The address space for plugins.
-    pub(crate) rooms: Rooms,
+    pub(crate) rooms: AddressSpace,
     /// The memory that this process may use, in bytes.
     pub memory: usize,
     /// Held while the samples of workloads are computed and published.
@@ -61,12 +61,12 @@ pub struct Engine {
 
 impl Engine {
     /// Sets the server of this engine.
-    pub fn serve(&self, front: Weak<dyn Front>) {
+    pub fn serve(&self, front: Weak<dyn Frontend>) {
         let _ = self.front.set(front);
         self.vitals.serve();
     }
 
-    pub(crate) fn front(&self) -> Option<Arc<dyn Front>> {
+    pub(crate) fn front(&self) -> Option<Arc<dyn Frontend>> {
         self.front.get().and_then(Weak::upgrade)
     }
 

@@ -1,7 +1,7 @@
 //! Events that applications send to observers. The host accepts all events of a request or none, queues them, and hands
 //! them over in the order they came.
 
-use crate::places::{Full, PeerId, Place, Places, Share};
+use crate::quota::{ClientId, ClientShare, Full, Permit, Quota};
 use dropsonde_model::nearest::unknown_key;
 use dropsonde_model::time::FURTHEST_MS;
 use dropsonde_sandbox::Event;
@@ -120,7 +120,7 @@ fn moment(json: &str) -> Option<i64> {
 pub struct EventQueue {
     waiting: Mutex<VecDeque<Batch>>,
     /// The bytes of the waiting events, by client.
-    bytes: Arc<Places>,
+    bytes: Arc<Quota>,
     came: Notify,
 }
 
@@ -130,7 +130,7 @@ struct Batch {
     events: VecDeque<Event>,
     /// The client's bytes of the queue, taken until the last event of the batch is handed over. `None` for events that
     /// were given back.
-    _bytes: Option<Place>,
+    _bytes: Option<Permit>,
 }
 
 /// Returns the estimated bytes of an event. A small event counts as more than it takes, so that at most
@@ -145,8 +145,8 @@ fn size(event: &Event) -> usize {
 impl EventQueue {
     /// Appends all of the events or none. Events that exceed the client's share of the queue are accepted only while no
     /// other event of that client waits.
-    pub fn offer(&self, client: PeerId, events: Vec<Event>) -> Result<(), Full> {
-        let share = Share { peer: client, most: MOST_WAITING / 2 };
+    pub fn offer(&self, client: ClientId, events: Vec<Event>) -> Result<(), Full> {
+        let share = ClientShare { peer: client, most: MOST_WAITING / 2 };
         let bytes = events.iter().map(size).sum::<usize>().min(share.most);
         let bytes = self.bytes.take_many(bytes, MOST_WAITING, Some(share))?;
         self.lock().push_back(Batch { events: events.into(), _bytes: Some(bytes) });
@@ -155,7 +155,7 @@ impl EventQueue {
     }
 
     /// Returns the bytes of the waiting events, by client.
-    pub(crate) fn bytes(&self) -> &Places {
+    pub(crate) fn bytes(&self) -> &Quota {
         &self.bytes
     }
 
@@ -241,8 +241,8 @@ mod tests {
         assert!(lines.starts_with("event 2 of 2, on line 3: "), "{lines}");
     }
 
-    fn client(last: u8) -> PeerId {
-        PeerId::Ip([127, 0, 0, last].into())
+    fn client(last: u8) -> ClientId {
+        ClientId::Ip([127, 0, 0, last].into())
     }
 
     fn event(nth: usize) -> Event {

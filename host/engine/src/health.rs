@@ -3,7 +3,7 @@
 use crate::Engine;
 use crate::json;
 use crate::metrics::ServiceStatus;
-use crate::plugins::{Known, PluginState, Status};
+use crate::plugins::{PluginInfo, PluginState, Status};
 use crate::shares;
 use crate::timeline;
 use dropsonde_model::text;
@@ -67,7 +67,7 @@ pub struct Vitals {
 
 /// Held by a task as long as it runs. A task that drops it before the host stops is reported as ended.
 #[derive(Debug)]
-pub struct Pulse {
+pub struct TaskGuard {
     vitals: Arc<Vitals>,
     task: &'static str,
 }
@@ -113,7 +113,7 @@ impl std::fmt::Display for Fatal {
     }
 }
 
-fn service(plugin: &Status, known: &Known) -> Service {
+fn service(plugin: &Status, known: &PluginInfo) -> Service {
     let status = match known.state {
         PluginState::Loading | PluginState::Compiling => ServiceStatus::Starting,
         PluginState::Running => ServiceStatus::Running,
@@ -213,8 +213,8 @@ fn history(engine: &Engine) -> Option<String> {
 
 impl Vitals {
     /// Returns the pulse of a task that runs as long as the host.
-    pub fn pulse(self: &Arc<Self>, task: &'static str) -> Pulse {
-        Pulse { vitals: self.clone(), task }
+    pub fn pulse(self: &Arc<Self>, task: &'static str) -> TaskGuard {
+        TaskGuard { vitals: self.clone(), task }
     }
 
     pub(crate) fn serve(&self) {
@@ -249,7 +249,7 @@ impl Vitals {
     }
 }
 
-impl Drop for Pulse {
+impl Drop for TaskGuard {
     fn drop(&mut self) {
         if !self.vitals.is_draining.load(Relaxed) {
             self.vitals.dead.lock().unwrap_or_else(PoisonError::into_inner).insert(self.task);

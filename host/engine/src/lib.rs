@@ -22,12 +22,13 @@
 //!   document.
 //! * [`mod@metrics`]: the metrics of the host and of native services. [`exposition`]: these and samples as text for
 //!   Prometheus.
-//! * [`health`]: the health of the host and its plugins. [`front`]: the server of the engine's data. [`audit`]: the log
+//! * [`health`]: the health of the host and its plugins. [`frontend`]: the server of the engine's data. [`audit`]: the log
 //!   of changes.
-//! * [`places`]: quotas of clients. [`shares`]: the use of pools that owners and clients share. [`memory`],
-//!   [`descriptors`], [`room`]: the limits of this process.
+//! * [`quota`]: quotas of clients. [`shares`]: the use of pools that owners and clients share. [`memory`],
+//!   [`descriptors`], [`address_space`]: the limits of this process.
 //! * [`unwritable`]: errors of places that cannot be written.
 
+pub mod address_space;
 pub mod audit;
 pub mod clock;
 mod conflicts;
@@ -35,7 +36,7 @@ pub mod descriptors;
 mod engine;
 pub mod events;
 pub mod exposition;
-pub mod front;
+pub mod frontend;
 pub mod health;
 pub mod history;
 pub mod hub;
@@ -44,10 +45,9 @@ pub mod memory;
 pub mod metrics;
 pub mod native;
 pub mod options;
-pub mod places;
 pub mod plugins;
+pub mod quota;
 mod recorder;
-pub mod room;
 mod running;
 pub mod service;
 pub mod shares;

@@ -1,14 +1,14 @@
 //! Starts the engine and stops it.
 
+use crate::address_space::AddressSpace;
 use crate::audit::Audit;
 use crate::clock::Clock;
-use crate::health::Pulse;
-use crate::history::{Keeping, Surroundings};
+use crate::health::TaskGuard;
+use crate::history::{FlushHooks, Flusher};
 use crate::hub::{self, Hub};
 use crate::metrics::HostMetrics;
 use crate::native::Native;
 use crate::plugins::{Plugins, Supervisor, start_natives};
-use crate::room::Rooms;
 use crate::snapshot::{self, Snapshots};
 use crate::timeline::Timeline;
 use crate::tracked::Tracked;
@@ -49,7 +49,7 @@ pub struct Running {
     engine: Arc<Engine>,
     stopping: watch::Sender<bool>,
     tasks: JoinSet<()>,
-    keeping: Keeping,
+    keeping: Flusher,
 }
 
 /// The parts of an engine that its options do not describe.
@@ -94,10 +94,10 @@ impl Running {
             streams_noted: Instant::now(),
             memory_given_back: Instant::now(),
             failing: engine.store.archive().failing,
-            greedy: shares::Log::default(),
+            greedy: shares::GreedyLog::default(),
             _pulse: engine.vitals.pulse("history"),
         };
-        let keeping = Keeping::start(keeper, interval, around).context("cannot start a thread")?;
+        let keeping = Flusher::start(keeper, interval, around).context("cannot start a thread")?;
         let _ = engine.bell.set(Arc::downgrade(&keeping.bell()));
         let mut tasks = JoinSet::new();
         natives.into_iter().for_each(|native| drop(tasks.spawn(native)));
@@ -175,7 +175,7 @@ impl Engine {
             exposed: Pool::halved(options.metrics.size()),
             exposition: Default::default(),
             workloads: Default::default(),
-            rooms: Rooms::of_process(),
+            rooms: AddressSpace::of_process(),
             memory,
             audit: audit?,
             store,
@@ -196,17 +196,17 @@ struct Around {
     memory_given_back: Instant,
     /// The reason why the last step could not write history; `None` if it could.
     failing: Option<Failing>,
-    greedy: shares::Log,
-    _pulse: Pulse,
+    greedy: shares::GreedyLog,
+    _pulse: TaskGuard,
 }
 
 /// Runs a task to its end, and holds the pulse that shows that the task is alive.
-async fn alive(pulse: Pulse, work: impl Future<Output = ()>) {
+async fn alive(pulse: TaskGuard, work: impl Future<Output = ()>) {
     work.await;
     drop(pulse);
 }
 
-impl Surroundings for Around {
+impl FlushHooks for Around {
     fn now_ms(&mut self) -> i64 {
         self.engine.tracked.note_changes(&self.engine.store);
         self.engine.timeline.look(&self.engine.store, &self.engine.metrics);

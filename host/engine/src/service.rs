@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use tokio::task::AbortHandle;
 
-/// Tracks instances, reads their samples and follows them. A host's is [`Host::service`](crate::host::Host::service).
+/// Tracks instances, reads their samples and follows them. A host's is `Host::service` in the crate `dropsonde`.
 pub trait Service: Send + Sync {
     /// Tracks an instance, so that samplers poll it. A repeated call changes nothing.
     fn track(&self, wanted: Wanted) -> Result<(), NotTracked>;

@@ -4,9 +4,9 @@
 //! else can take. Beyond that an owner is refused, and the refusal is counted.
 
 use crate::Engine;
-use crate::front::ClientPool;
-use crate::places::PeerId;
+use crate::frontend::ClientPool;
 use crate::plugins::Plugins;
+use crate::quota::ClientId;
 use dropsonde_model::names::is_reserved;
 use dropsonde_store::Pool;
 use serde::Serialize;
@@ -24,7 +24,7 @@ const UNREAD: &str = "unread_streams";
 const RECENT: Duration = Duration::from_secs(120);
 
 /// A pool that plugins and programs share.
-pub(crate) struct Shared<'a> {
+pub(crate) struct SharedPool<'a> {
     /// The pool's name in metrics and on pages: its content and its unit.
     pub(crate) name: &'static str,
     pool: &'a Pool,
@@ -44,7 +44,7 @@ pub(crate) struct Greedy {
 
 /// The owners that the log has reported as greedy. It logs when an owner becomes greedy, and when that ends.
 #[derive(Debug, Default)]
-pub(crate) struct Log(BTreeSet<(&'static str, Arc<str>)>);
+pub(crate) struct GreedyLog(BTreeSet<(&'static str, Arc<str>)>);
 
 /// An owner's use of a pool, as its page shows it.
 #[derive(Debug, Clone, Serialize)]
@@ -58,15 +58,15 @@ pub(crate) struct Share {
 }
 
 /// Returns the pools that plugins and programs share.
-pub(crate) fn pools(engine: &Engine) -> Vec<Shared<'_>> {
+pub(crate) fn pools(engine: &Engine) -> Vec<SharedPool<'_>> {
     let in_files = [
-        Shared {
+        SharedPool {
             name: "history_disk_bytes",
             pool: engine.store.disk(),
             beyond: "its oldest history is dropped",
             key: "store.max_disk",
         },
-        Shared {
+        SharedPool {
             name: "history_log_bytes",
             pool: engine.store.log(),
             beyond: "its newest rows are written once their block is full, and a crash before that loses them",
@@ -74,25 +74,25 @@ pub(crate) fn pools(engine: &Engine) -> Vec<Shared<'_>> {
         },
     ];
     let in_memory = [
-        Shared {
+        SharedPool {
             name: "places",
             pool: engine.tracked.places(),
             beyond: "its instances that ended first are forgotten, and further instances are refused",
             key: "poll.max_instances",
         },
-        Shared {
+        SharedPool {
             name: "history_rows_bytes",
             pool: engine.store.heads(),
             beyond: "further instances have no samples",
             key: "store.max_memory",
         },
-        Shared {
+        SharedPool {
             name: "history_blocks_bytes",
             pool: engine.store.sealed(),
             beyond: "its oldest history is dropped",
             key: "store.max_memory",
         },
-        Shared {
+        SharedPool {
             name: "metrics_bytes",
             pool: &engine.exposed,
             beyond: "samples of further instances are not on /metrics",
@@ -111,7 +111,7 @@ pub(crate) struct OfClients {
     /// The number of refusals, of all clients.
     pub(crate) refusals: u64,
     /// The clients that were refused recently, each with its number of refusals.
-    greedy: Vec<(PeerId, u64)>,
+    greedy: Vec<(ClientId, u64)>,
 }
 
 /// Returns the pools that clients share.
@@ -140,7 +140,7 @@ impl OfClients {
 
 /// Returns an owner's use of each pool of which it has something or was refused something.
 pub(crate) fn of_owner(engine: &Engine, owner: &str) -> Vec<Share> {
-    let share = |shared: Shared<'_>| {
+    let share = |shared: SharedPool<'_>| {
         let account = shared.pool.account(owner);
         let most = shared.pool.most();
         let share = Share { pool: shared.name, used: account.used, most, refused: account.refused };
@@ -149,7 +149,7 @@ pub(crate) fn of_owner(engine: &Engine, owner: &str) -> Vec<Share> {
     pools(engine).into_iter().filter_map(share).collect()
 }
 
-impl Shared<'_> {
+impl SharedPool<'_> {
     /// Returns each owner's use of the pool and its number of refusals. Plugins that are gone and left history are one
     /// owner.
     pub(crate) fn all(&self, plugins: &Plugins) -> BTreeMap<Arc<str>, (u64, u64)> {
@@ -213,7 +213,7 @@ pub(crate) fn greedy(engine: &Engine) -> Vec<Greedy> {
     pools(engine).iter().flat_map(|pool| pool.greedy(&engine.plugins)).chain(clients).collect()
 }
 
-impl Log {
+impl GreedyLog {
     /// Logs the owners that have become greedy since the last call, and those that no longer are.
     pub(crate) fn look(&mut self, engine: &Engine) {
         let now = greedy(engine);

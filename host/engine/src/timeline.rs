@@ -36,11 +36,11 @@ pub(crate) struct Timeline {
     boot: Option<String>,
     /// The timeline's time when the steady clock was 0, in milliseconds.
     base_ms: f64,
-    state: Mutex<State>,
+    state: Mutex<KnownClock>,
 }
 
 #[derive(Debug)]
-struct State {
+struct KnownClock {
     /// How far the wall clock is ahead of the timeline, in milliseconds.
     ahead_ms: f64,
     /// When the note was last written.
@@ -80,7 +80,7 @@ impl Timeline {
             }
         };
         let ahead_ms = noted.map_or(0.0, |noted| noted.wall_ms as f64 - noted.read_ms);
-        let state = Mutex::new(State { ahead_ms, noted: None, last: None });
+        let state = Mutex::new(KnownClock { ahead_ms, noted: None, last: None });
         let timeline = Self { clock, boot, base_ms, state };
         timeline.look(store, metrics);
         timeline

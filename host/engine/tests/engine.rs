@@ -8,8 +8,8 @@ use dropsonde_engine::hub::{Seen, Selection, What};
 use dropsonde_engine::metrics::{HostMetrics, ServiceStatus};
 use dropsonde_engine::native::{ChannelStats, Failure, Field, Instance, Native, Sampler, Stats};
 use dropsonde_engine::options::{Options, PluginConfig, Poll, StaticInstance, StoreConfig};
-use dropsonde_engine::places::PeerId;
 use dropsonde_engine::plugins::{Order, PluginState};
+use dropsonde_engine::quota::ClientId;
 use dropsonde_engine::service::Service;
 use dropsonde_engine::snapshot::{Source, named};
 use dropsonde_engine::tracked::{Change, Lifecycle, NotTracked, State, Wanted};
@@ -26,12 +26,14 @@ use std::time::Duration;
 /// A Tuesday in 2023, at a multiple of all intervals of the tests.
 const START_MS: i64 = 1_700_000_000_000 - 1_700_000_000_000 % 600_000;
 
+type Reads = Box<dyn FnMut(&str) -> Result<Vec<f64>, Failure> + Send>;
+
 /// A sampler that reads whatever the test says.
 struct Fake {
     name: &'static str,
     fields: Vec<Field>,
     finds: Arc<Mutex<Vec<&'static str>>>,
-    reads: Box<dyn FnMut(&str) -> Result<Vec<f64>, Failure> + Send>,
+    reads: Reads,
 }
 
 impl Fake {
@@ -329,7 +331,7 @@ async fn metrics_show_the_newest_sample_of_each_instance_and_none_that_has_ended
     pass(15).await;
     let engine = running.engine();
     let shown = async |instance: &str| {
-        let peer = PeerId::Unix;
+        let peer = ClientId::Unix;
         let scrape = dropsonde_engine::exposition::Exposition::scrape(engine, peer, Format::Text, false);
         let (text, _place) = scrape.await.unwrap();
         let families = strict::text(std::str::from_utf8(&text).unwrap()).unwrap();

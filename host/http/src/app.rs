@@ -4,8 +4,8 @@ use crate::tokens::Tokens;
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
 use dropsonde_engine::Engine;
-use dropsonde_engine::front::{ClientPool, Front};
-use dropsonde_engine::places::Places;
+use dropsonde_engine::frontend::{ClientPool, Frontend};
+use dropsonde_engine::quota::Quota;
 use std::sync::Arc;
 
 /// The state that all handlers share: the engine, the configuration, the tokens, and what clients take of the shared
@@ -18,15 +18,15 @@ pub struct App {
     pub tokens: Tokens,
     pub reloads: Reloads,
     /// Open connections, without streams.
-    pub(crate) connections: Arc<Places>,
+    pub(crate) connections: Arc<Quota>,
     /// Connections over a limit that are being told so.
-    pub(crate) turned_away: Arc<Places>,
+    pub(crate) turned_away: Arc<Quota>,
     /// Streams that are starting.
-    pub(crate) beginnings: Arc<Places>,
+    pub(crate) beginnings: Arc<Quota>,
     /// Running range queries.
-    pub(crate) queries: Arc<Places>,
+    pub(crate) queries: Arc<Quota>,
     /// Bytes of memory that unfinished answers and large request bodies take.
-    pub(crate) answers: Arc<Places>,
+    pub(crate) answers: Arc<Quota>,
 }
 
 impl App {
@@ -43,7 +43,7 @@ impl App {
             queries: Arc::default(),
             answers: Arc::default(),
         });
-        let front: Arc<dyn Front> = app.clone();
+        let front: Arc<dyn Frontend> = app.clone();
         app.engine.serve(Arc::downgrade(&front));
         Ok(app)
     }
@@ -76,7 +76,7 @@ impl App {
     }
 }
 
-impl Front for App {
+impl Frontend for App {
     fn troubles(&self) -> Vec<String> {
         self.reloads.trouble().into_iter().chain(self.tokens.trouble()).collect()
     }

@@ -1,4 +1,4 @@
-use super::answers;
+use super::answer_memory;
 use super::error::ApiError;
 use super::peer::Peer;
 use crate::App;
@@ -43,7 +43,7 @@ pub(crate) async fn read(
     }
     let length = length.map(|length| length as usize);
     let mut memory = match length.filter(|length| *length > SMALL) {
-        Some(length) => Some(answers::reserve(app, peer, length.saturating_mul(2)).await?),
+        Some(length) => Some(answer_memory::reserve(app, peer, length.saturating_mul(2)).await?),
         None => None,
     };
     let mut deadline = Instant::now() + app.options.load().http.read_timeout.get();
@@ -52,7 +52,7 @@ pub(crate) async fn read(
         let frame = match tokio::time::timeout_at(deadline, body.frame()).await {
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => return Err(ApiError::invalid("body", error)),
-            Ok(None) => return Ok(answers::holding(if whole.is_empty() { first } else { whole.into() }, memory)),
+            Ok(None) => return Ok(answer_memory::holding(if whole.is_empty() { first } else { whole.into() }, memory)),
             Err(_) => return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
         };
         let Ok(piece) = frame.into_data() else { continue };
@@ -60,7 +60,7 @@ pub(crate) async fn read(
             return Err(too_large());
         }
         if memory.is_none() && first.len() + whole.len() + piece.len() > SMALL {
-            memory = Some(answers::reserve(app, peer, most.saturating_mul(2)).await?);
+            memory = Some(answer_memory::reserve(app, peer, most.saturating_mul(2)).await?);
         }
         deadline += Duration::from_secs_f64(piece.len() as f64 / SLOWEST);
         // Most bodies are one piece.

@@ -1,12 +1,12 @@
 //! One connection, until it ends or a stream takes its socket over.
 
 use super::error::ApiError;
-use super::flow::Flow;
+use super::exchanges::Flow;
 use super::peer::Peer;
+use super::refuse::tell;
 use super::server::Server;
 use super::stream::Streaming;
-use super::timed::Progress;
-use super::turn_away::tell;
+use super::write_timeout::Progress;
 use crate::App;
 use axum::http::{HeaderValue, Method, StatusCode, Version, header};
 use axum::response::Response;

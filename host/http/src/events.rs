@@ -8,8 +8,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use dropsonde_engine::events::{MOST_AT_ONCE, MOST_WAITING, parse_json, parse_lines};
-use dropsonde_engine::places::Full;
 use dropsonde_engine::plugins::{PluginState, Status};
+use dropsonde_engine::quota::Full;
 use serde_json::json;
 
 /// Bytes of the largest body that is parsed on the server's own threads.

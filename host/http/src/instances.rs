@@ -1,6 +1,6 @@
 use super::body::{check_json, read};
+use super::chunked::{LARGEST, More, ORDINARY, make};
 use super::error::{ApiError, Segment, json};
-use super::pieces::{LARGEST, More, ORDINARY, make};
 use super::select::labels;
 use super::window::Parameters;
 use super::{Asking, Shared};

@@ -2,51 +2,52 @@
 //!
 //! # Layout
 //!
-//! * `server`: accepts connections (`listener`, `tls`), agrees on a protocol, and shuts down gracefully; `turn_away`:
+//! * `server`: accepts connections (`listener`, `tls`), agrees on a protocol, and shuts down gracefully; `refuse`:
 //!   refuses connections over a limit.
-//! * `connection`: one connection, until a stream takes its socket over; `timed`: a socket with a write timeout;
-//!   `flow`: the unfinished requests of an HTTP/2 connection; `peer`: the client.
+//! * `connection`: one connection, until a stream takes its socket over; `write_timeout`: a socket with a write timeout;
+//!   `exchanges`: the unfinished requests of an HTTP/2 connection; `peer`: the client.
 //! * `routes`: all operations, and the right that each needs; `openapi`: their description.
-//! * `door`: the middleware that every request passes; `names`: the check of the host name; `rights`: the caller and
+//! * `middleware`: the middleware that every request passes; `host_names`: the check of the host name; `rights`: the caller and
 //!   its rights; `login`: browser sessions.
 //! * `instances`, `lifecycle`, `usage`, `stream`, `snapshot`, `events`, `telemetry`, `plugins`, `reload`, `health`,
-//!   `page`, `prometheus`: the handlers; `pieces`: answers that are made while the client reads them; `rows`, `many`:
+//!   `page`, `prometheus`: the handlers; `chunked`: answers that are made while the client reads them; `rows`, `by_instance`:
 //!   answers with many points, or with many instances.
 //! * `accept`: the format that a scraper prefers; `body`: request bodies; `select`: the selection of instances;
 //!   `window`: the parameters of a range query; `fields`: the field names of a query; `etag`: conditional answers.
-//! * `off_thread`: slow work outside the server's threads, and its limit; `answers`: memory for unfinished answers.
+//! * `blocking`: slow work outside the server's threads, and its limit; `answer_memory`: memory for unfinished answers.
 //! * `error`: error answers.
 //! * [`options`]: the configuration; [`tokens`]: tokens and sessions; [`reload`]: reloads of the configuration.
 //! * [`writers`]: threads that write streams; `trace_context`: the trace that a request belongs to.
 //! * [`handbook`]: the pages under `/docs`.
 
 mod accept;
-mod answers;
+mod answer_memory;
 mod app;
+mod blocking;
 mod body;
+mod by_instance;
+mod chunked;
 mod connection;
-mod door;
 mod error;
 mod etag;
 mod events;
+mod exchanges;
 mod fields;
-mod flow;
 pub mod handbook;
 mod health;
+mod host_names;
 mod instances;
 mod lifecycle;
 mod listener;
 mod login;
-mod many;
-mod names;
-mod off_thread;
+mod middleware;
 mod openapi;
 pub mod options;
 mod page;
 mod peer;
-mod pieces;
 mod plugins;
 mod prometheus;
+mod refuse;
 pub mod reload;
 mod rights;
 mod routes;
@@ -56,13 +57,12 @@ mod server;
 mod snapshot;
 mod stream;
 mod telemetry;
-mod timed;
 mod tls;
 pub mod tokens;
 mod trace_context;
-mod turn_away;
 mod usage;
 mod window;
+mod write_timeout;
 pub mod writers;
 
 pub use app::App;

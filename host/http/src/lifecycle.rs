@@ -1,6 +1,6 @@
+use super::blocking::off_thread;
 use super::body::{check_json, read};
 use super::error::{ApiError, json};
-use super::off_thread::off_thread;
 use super::{Asking, Shared};
 use axum::Extension;
 use axum::body::Body;

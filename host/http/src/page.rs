@@ -1,9 +1,9 @@
 //! The page at `/`: the latest numbers, and links to everything else. Plain HTML, no scripts.
 
 use super::Shared;
+use super::blocking::off_thread;
 use super::error::{ApiError, Segment};
 use super::login::sessions;
-use super::off_thread::off_thread;
 use crate::App;
 use crate::handbook;
 use axum::extract::State;

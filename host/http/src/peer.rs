@@ -1,6 +1,6 @@
 //! The client at the other end of a connection.
 
-use dropsonde_engine::places::{PeerId, Share};
+use dropsonde_engine::quota::{ClientId, ClientShare};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -35,14 +35,14 @@ impl Peer {
     }
 
     /// Returns the identity that limits count.
-    pub(crate) fn id(&self) -> PeerId {
+    pub(crate) fn id(&self) -> ClientId {
         self.address.id()
     }
 
     /// Returns the client's share of a pool of `all` places; none if the client may have all of them. `configured` is
     /// the limit of one client in the configuration. `chosen` is the configured size of the pool, which is larger than
     /// `all` if something else limits the pool, too.
-    pub(crate) fn share(&self, configured: Option<usize>, all: usize, chosen: usize) -> Option<Share> {
+    pub(crate) fn share(&self, configured: Option<usize>, all: usize, chosen: usize) -> Option<ClientShare> {
         self.address.share(configured, all, chosen)
     }
 }
@@ -50,16 +50,16 @@ impl Peer {
 impl Address {
     /// Returns the identity that limits count: an IPv4 address, or an IPv6 /64, which is what one subscriber gets. All
     /// clients of the Unix socket count as one.
-    pub(super) fn id(self) -> PeerId {
-        let Self::Tcp(address) = self else { return PeerId::Unix };
+    pub(super) fn id(self) -> ClientId {
+        let Self::Tcp(address) = self else { return ClientId::Unix };
         match address.ip().to_canonical() {
-            ip @ IpAddr::V4(_) => PeerId::Ip(ip),
-            IpAddr::V6(ip) => PeerId::Ip(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into()),
+            ip @ IpAddr::V4(_) => ClientId::Ip(ip),
+            IpAddr::V6(ip) => ClientId::Ip(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into()),
         }
     }
 
     /// Returns the client's share of a pool, as [`Peer::share`] does.
-    pub(super) fn share(self, configured: Option<usize>, all: usize, chosen: usize) -> Option<Share> {
+    pub(super) fn share(self, configured: Option<usize>, all: usize, chosen: usize) -> Option<ClientShare> {
         /// The share of another machine if none is configured: enough for the browsers behind one address. This
         /// machine's share is three quarters of the pool, if that is more.
         const USUAL: usize = 1000;
@@ -75,7 +75,7 @@ impl Address {
             None if is_own => Some((all - all / 4).max(USUAL)),
             None => Some(USUAL),
         };
-        Some(Share { peer: self.id(), most: most? })
+        Some(ClientShare { peer: self.id(), most: most? })
     }
 }
 
@@ -99,7 +99,7 @@ impl fmt::Display for Address {
 mod tests {
     use super::*;
 
-    fn share(text: &str, configured: Option<usize>) -> Option<(PeerId, usize)> {
+    fn share(text: &str, configured: Option<usize>) -> Option<(ClientId, usize)> {
         let share = Address::Tcp(text.parse().unwrap()).share(configured, 20_000, 20_000);
         share.map(|share| (share.peer, share.most))
     }

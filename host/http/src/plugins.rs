@@ -1,7 +1,7 @@
+use super::blocking::off_thread;
 use super::body::{content_type, read};
+use super::chunked::{LARGEST, More, ORDINARY, make};
 use super::error::{ApiError, Segment, json};
-use super::off_thread::off_thread;
-use super::pieces::{LARGEST, More, ORDINARY, make};
 use super::rights::Caller;
 use super::{Asking, Shared};
 use crate::App;
@@ -10,7 +10,9 @@ use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use dropsonde_engine::audit::{Action, By, Entry, PluginChange, What};
-use dropsonde_engine::plugins::{self, Denied, NotTaken, Order, PluginPage, PluginState, Request, Wanted};
+use dropsonde_engine::plugins::{
+    self, Order, PluginPage, PluginState, RefusedVersion, Request, RequestError, RequestKind,
+};
 use dropsonde_model::names::is_plugin;
 use dropsonde_model::nearest::nearest;
 use std::sync::Arc;
@@ -109,17 +111,17 @@ pub(crate) async fn upload(
     let bytes =
         read(&app, &caller.peer, &headers, body, usize::try_from(plugins::LARGEST).unwrap_or(usize::MAX)).await?;
     app.engine.metrics.plugins_uploaded.inc();
-    request(&app, name, Wanted::Upload(bytes), &caller).await
+    request(&app, name, RequestKind::Upload(bytes), &caller).await
 }
 
 /// Reads, compiles and starts a plugin again. The new instance takes over if that works.
 pub(crate) async fn reload(app: Shared, name: Segment, caller: Asking) -> Result<Response, ApiError> {
-    request(&app.0, name.0, Wanted::Reload, &caller.0).await
+    request(&app.0, name.0, RequestKind::Reload, &caller.0).await
 }
 
 /// Removes a plugin and its file. Its history stays.
 pub(crate) async fn remove(app: Shared, name: Segment, caller: Asking) -> Result<Response, ApiError> {
-    request(&app.0, name.0, Wanted::Remove, &caller.0).await
+    request(&app.0, name.0, RequestKind::Remove, &caller.0).await
 }
 
 /// Has a plugin run at once that is in quarantine, or waits after a failure.
@@ -163,8 +165,8 @@ fn order(
 }
 
 /// Requests a change of a plugin, and waits for its result, but not for long.
-async fn request(app: &App, name: String, what: Wanted, caller: &Caller) -> Result<Response, ApiError> {
-    let removes = matches!(what, Wanted::Remove);
+async fn request(app: &App, name: String, what: RequestKind, caller: &Caller) -> Result<Response, ApiError> {
+    let removes = matches!(what, RequestKind::Remove);
     let mut is_done = true;
     let (answer, answered) = oneshot::channel();
     app.engine.plugins.request(Request { plugin: name.clone(), what, by: By::Api(caller.name()), answer }).await;
@@ -186,18 +188,23 @@ async fn request(app: &App, name: String, what: Wanted, caller: &Caller) -> Resu
     Ok((StatusCode::ACCEPTED, json(&PluginPage::of(&app.engine, &status))).into_response())
 }
 
-impl From<Denied> for ApiError {
-    fn from(denied: Denied) -> Self {
+impl From<RequestError> for ApiError {
+    fn from(denied: RequestError) -> Self {
         let status = match &denied {
-            Denied::Unknown => StatusCode::NOT_FOUND,
-            Denied::Bundled
-            | Denied::Native
-            | Denied::Busy
-            | Denied::NotTaken(
-                NotTaken::Pinned { .. } | NotTaken::Outdated | NotTaken::Superseded | NotTaken::NoFolder,
+            RequestError::Unknown => StatusCode::NOT_FOUND,
+            RequestError::Bundled
+            | RequestError::Native
+            | RequestError::Busy
+            | RequestError::NotTaken(
+                RefusedVersion::Pinned { .. }
+                | RefusedVersion::Outdated
+                | RefusedVersion::Superseded
+                | RefusedVersion::NoFolder,
             ) => StatusCode::CONFLICT,
-            Denied::NotRemoved { .. } | Denied::NotTaken(NotTaken::NotKept(_)) => StatusCode::INTERNAL_SERVER_ERROR,
-            Denied::NotTaken(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            RequestError::NotRemoved { .. } | RequestError::NotTaken(RefusedVersion::NotKept(_)) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            RequestError::NotTaken(_) => StatusCode::UNPROCESSABLE_ENTITY,
         };
         Self::new(status, denied.to_string())
     }

@@ -1,5 +1,5 @@
 use super::accept;
-use super::answers::{holding, reserve};
+use super::answer_memory::{holding, reserve};
 use super::error::ApiError;
 use super::{Asking, Shared};
 use axum::Extension;

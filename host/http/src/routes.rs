@@ -1,6 +1,6 @@
-use super::door::{Door, pass};
 use super::error::{ApiError, json_bytes};
-use super::names::Names;
+use super::host_names::Names;
+use super::middleware::{Door, pass};
 use super::rights::Rights;
 use super::stream::LAST_EVENT_ID;
 use super::{events, health, instances, lifecycle, login, openapi, page, plugins, prometheus, reload, snapshot};

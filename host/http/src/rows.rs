@@ -1,6 +1,6 @@
 //! The points of a window as JSON, some of its buckets at a time.
 
-use super::pieces::{LARGEST, More};
+use super::chunked::{LARGEST, More};
 use dropsonde_engine::json::{self, Form};
 use dropsonde_store::{Align, InstanceId, Points, Query, Store, ladder};
 use std::collections::BTreeSet;

@@ -1,18 +1,18 @@
 use super::connection::{Ends, Last, Routed, http1, ordinary};
-use super::flow::{Flow, Goes};
+use super::exchanges::{Flow, Goes};
+use super::host_names::Names;
 use super::listener::{Listener, Socket};
-use super::names::Names;
 use super::peer::{Address, Peer};
+use super::refuse::turn_away;
 use super::routes;
-use super::timed::Timed;
 use super::tls::{Tls, subject};
-use super::turn_away::turn_away;
+use super::write_timeout::Timed;
 use crate::App;
 use crate::options::{HttpConfig, Options};
 use arc_swap::ArcSwap;
 use axum::Router;
 use dropsonde_engine::descriptors;
-use dropsonde_engine::places::Place;
+use dropsonde_engine::quota::Permit;
 use dropsonde_model::text;
 use hyper::server::conn::{http1 as one, http2 as two};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -202,7 +202,7 @@ impl Server {
 struct Connection {
     server: Arc<Server>,
     address: Address,
-    place: Place,
+    place: Permit,
     ends: Ends,
     keep_alive: bool,
     /// The configuration when the connection was accepted.

@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use dropsonde_engine::hub::{Claim, Encoded, Outlet, PipeReader, RETRY, Selection, TooManyStreams};
-use dropsonde_engine::places::{PeerId, Place, Share};
+use dropsonde_engine::quota::{ClientId, ClientShare, Permit};
 use dropsonde_model::names::is_reserved;
 use dropsonde_store::InstanceId;
 use http_body::Frame;
@@ -139,7 +139,7 @@ impl From<TooManyStreams> for ApiError {
 pub(super) struct Streaming {
     selection: Selection,
     seen: Option<String>,
-    peer: PeerId,
+    peer: ClientId,
     /// The stream's place. Of all clones of this, only one takes it.
     claim: Arc<Mutex<Option<Claim>>>,
 }
@@ -175,9 +175,9 @@ impl Streaming {
 
     /// Returns the stream's place and its turn to start; none if another clone has started it, or if its turn did not
     /// come.
-    async fn begins(&self, app: &App) -> Option<(Claim, Place)> {
+    async fn begins(&self, app: &App) -> Option<(Claim, Permit)> {
         let claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        let share = Share { peer: self.peer, most: MOST_OF_PEER };
+        let share = ClientShare { peer: self.peer, most: MOST_OF_PEER };
         let turn = app.beginnings.wait(1, MOST_BEGINNING, Some(share), LONGEST_WAIT).await;
         Some((claim, turn.ok()?))
     }

@@ -1,8 +1,8 @@
 //! Durable history by host, in the form that its clients know.
 
+use super::chunked::{LARGEST, More, ORDINARY, make};
 use super::error::ApiError;
 use super::instances::named;
-use super::pieces::{LARGEST, More, ORDINARY, make};
 use super::usage::ask;
 use super::window::Parameters;
 use super::{Asking, Shared};

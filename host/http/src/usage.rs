@@ -1,13 +1,13 @@
 //! Samples: the latest ones, and ranges; of one instance, of many, of a workload.
 
+use super::blocking::off_thread;
+use super::by_instance::by_instance;
+use super::chunked::{Made, More, ORDINARY, PIECE, make};
 use super::error::{ApiError, Segment, json_bytes};
 use super::etag::{Keep, tag_of, tagged};
 use super::fields;
 use super::instances::named;
-use super::many::by_instance;
-use super::off_thread::off_thread;
 use super::peer::Peer;
-use super::pieces::{Made, More, ORDINARY, PIECE, make};
 use super::rows::{Rows, columns};
 use super::select::{self, select};
 use super::window::{Parameters, Window};

@@ -40,7 +40,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The audit log. Without a data directory, entries go only to the host's own log.
 #[derive(Debug)]
 pub struct Audit {
-    writer: Option<Writer>,
+    writer: Option<AuditWriter>,
     /// The reason why nothing is written, if lines should be written.
     trouble: Trouble,
     refusals: Mutex<Refusals>,
@@ -51,7 +51,7 @@ type Trouble = Arc<Mutex<Option<String>>>;
 
 /// The caller's side of the thread that writes lines.
 #[derive(Debug)]
-struct Writer {
+struct AuditWriter {
     /// The queue of lines. None: the log is closed.
     lines: Mutex<Option<SyncSender<Vec<u8>>>>,
     /// Disconnects when all lines are written.
@@ -59,7 +59,7 @@ struct Writer {
 }
 
 /// The file, as the writing thread holds it.
-struct Log {
+struct AuditFile {
     data: PathBuf,
     /// None: the file cannot be opened at the moment.
     file: Option<Appended>,
@@ -83,7 +83,7 @@ impl Audit {
     pub fn open(data: Option<&Path>, dropped: IntCounterVec) -> io::Result<Self> {
         let trouble = Trouble::default();
         let start = |data: &Path| {
-            let mut log = Log { data: data.to_owned(), file: None, trouble: trouble.clone() };
+            let mut log = AuditFile { data: data.to_owned(), file: None, trouble: trouble.clone() };
             if let Err(error) = log.look()
                 && !is_unwritable(&error)
                 && !is_denied(&error)
@@ -97,7 +97,7 @@ impl Audit {
                 write_all(log, &waiting, &failed);
                 drop(writing);
             })?;
-            Ok::<_, io::Error>(Writer { lines: Mutex::new(Some(lines)), written: Mutex::new(written) })
+            Ok::<_, io::Error>(AuditWriter { lines: Mutex::new(Some(lines)), written: Mutex::new(written) })
         };
         let writer = data.map(start).transpose()?;
         let refusals = Mutex::new(Refusals { left: REFUSALS, at: Instant::now() });
@@ -157,7 +157,7 @@ impl Refusals {
     }
 }
 
-impl Log {
+impl AuditFile {
     /// Opens the file if it is not open, or if its name no longer leads to it because somebody deleted it or its
     /// folder.
     fn look(&mut self) -> io::Result<()> {
@@ -202,7 +202,7 @@ impl Log {
 }
 
 /// Writes lines until the log is closed. Lines that wait together are written together.
-fn write_all(mut log: Log, waiting: &Receiver<Vec<u8>>, dropped: &IntCounterVec) {
+fn write_all(mut log: AuditFile, waiting: &Receiver<Vec<u8>>, dropped: &IntCounterVec) {
     loop {
         let mut lines = match waiting.recv_timeout(RETRY) {
             Ok(lines) => lines,

@@ -1,23 +1,23 @@
 //! The text of metrics that Prometheus scrapes.
 //!
-//! * `flights`: work that several callers share.
-//! * `own`: metrics that were registered; `computed`: metrics that are computed at a scrape; `samples`: the newest rows
+//! * `single_flight`: work that several callers share.
+//! * `registered`: metrics that were registered; `computed`: metrics that are computed at a scrape; `samples`: the newest rows
 //!   of all instances.
 
 mod computed;
-mod flights;
-mod own;
+mod registered;
 mod samples;
+mod single_flight;
 
 use crate::Engine;
-use crate::places::{Full, PeerId, Place, Places, Share};
+use crate::quota::{ClientId, ClientShare, Full, Permit, Quota};
 use bytes::Bytes;
 use dropsonde_openmetrics::{Format, Text};
 use dropsonde_sandbox::PluginMetrics;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use flights::Flights;
 use samples::Samples;
+use single_flight::Flights;
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ pub struct Exposition {
     /// Texts being made, by format and by whether they are compressed.
     flights: Flights<(Format, bool), Bytes>,
     renderer: Mutex<Renderer>,
-    answers: Arc<Places>,
+    answers: Arc<Quota>,
 }
 
 /// The state that is kept from one scrape to the next, so that the next one costs less.
@@ -64,7 +64,7 @@ pub enum NotMade {
 
 impl Exposition {
     /// Returns the places of scrapes that are being answered.
-    pub(crate) fn answers(&self) -> &Places {
+    pub(crate) fn answers(&self) -> &Quota {
         &self.answers
     }
 
@@ -73,11 +73,11 @@ impl Exposition {
     /// waits for a poll, and does no work on the server's threads.
     pub async fn scrape(
         engine: &Arc<Engine>,
-        peer: PeerId,
+        peer: ClientId,
         format: Format,
         gzip: bool,
-    ) -> Result<(Bytes, Place), NotMade> {
-        let share = Share { peer, most: MOST_OF_PEER };
+    ) -> Result<(Bytes, Permit), NotMade> {
+        let share = ClientShare { peer, most: MOST_OF_PEER };
         let place = engine.exposition.answers.wait(1, MOST_ANSWERS, Some(share), LONGEST_WAIT).await.map_err(
             |full| match full {
                 Full::All(_) => NotMade::TooMany,
@@ -105,7 +105,7 @@ impl Exposition {
         let native = computed::families(engine).into_iter().chain(engine.metrics.registry.prometheus().gather());
         let plugins = engine.plugins.list();
         let of_plugins = plugins.iter().filter_map(|plugin| Some((plugin.name.clone(), plugin.metrics()?)));
-        own::write(native, of_plugins, &mut text);
+        registered::write(native, of_plugins, &mut text);
         renderer.samples.read(engine);
         renderer.samples.write(&mut text);
         text.end();
@@ -142,7 +142,7 @@ async fn off_thread(work: impl FnOnce() -> Option<Bytes> + Send + 'static) -> Op
 /// Returns the series of one plugin, a line each.
 pub fn lines_of(plugin: &str, metrics: &PluginMetrics) -> Vec<String> {
     let mut text = Text::new(Format::Text);
-    own::write([], [(plugin.into(), metrics.clone())], &mut text);
+    registered::write([], [(plugin.into(), metrics.clone())], &mut text);
     let text = String::from_utf8_lossy(&text.bytes);
     text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
 }
@@ -246,7 +246,7 @@ mod tests {
             for format in [Format::Text, Format::OpenMetrics] {
                 let mut text = Text::new(format);
                 let of_plugins = ["p", "q"].into_iter().map(PluginName::from).zip(plugins.clone());
-                own::write(registry.prometheus().gather(), of_plugins, &mut text);
+                registered::write(registry.prometheus().gather(), of_plugins, &mut text);
                 samples.write(&mut text);
                 text.end();
                 let text = String::from_utf8(text.bytes).unwrap();

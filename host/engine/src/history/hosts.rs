@@ -1,5 +1,5 @@
 use super::Range;
-use super::keeping::{Keeping, Surroundings};
+use super::flusher::{FlushHooks, Flusher};
 use dropsonde_store::{InstanceId, Keeper, Limits, OpenError, Points, Schema, Store, StoredField};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ pub struct HostHistory {
     store: Store,
     schema: Schema,
     interval_ms: i64,
-    keeping: Keeping,
+    keeping: Flusher,
     closed: RwLock<bool>,
     refused: AtomicU64,
 }
@@ -36,7 +36,7 @@ pub enum NotRecorded {
 
 struct WallClock;
 
-impl Surroundings for WallClock {
+impl FlushHooks for WallClock {
     fn now_ms(&mut self) -> i64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
@@ -58,7 +58,7 @@ impl HostHistory {
     }
 
     fn with(store: Store, keeper: Keeper, fields: Vec<StoredField>, interval_ms: i64) -> Result<Self, OpenError> {
-        let keeping = Keeping::start(keeper, FLUSH_INTERVAL, WallClock)?;
+        let keeping = Flusher::start(keeper, FLUSH_INTERVAL, WallClock)?;
         Ok(Self {
             store,
             schema: Schema::new("history", fields),

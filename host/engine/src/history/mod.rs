@@ -17,10 +17,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod flusher;
 mod hosts;
-mod keeping;
 mod range;
 
+pub use flusher::{FlushHooks, FlushTrigger, Flusher};
 pub use hosts::{HostHistory, NotRecorded};
-pub use keeping::{Bell, Keeping, Surroundings};
 pub use range::Range;

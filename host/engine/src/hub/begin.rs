@@ -3,7 +3,7 @@
 //! rest.
 
 use super::event::{Encoded, Event, Of, What};
-use super::{Hub, Member, Selection, State, Topic};
+use super::{Hub, HubState, Member, Selection, Topic};
 use dropsonde_store::{InstanceId, Sample};
 use std::collections::HashMap;
 use std::ops::{Bound, RangeBounds as _};
@@ -102,7 +102,7 @@ impl Hub {
     }
 
     /// Returns the beginning of a reader. Nothing is published until the guard is dropped.
-    pub(super) fn begin(&self, follow: &Follow) -> (MutexGuard<'_, State>, Begun) {
+    pub(super) fn begin(&self, follow: &Follow) -> (MutexGuard<'_, HubState>, Begun) {
         loop {
             let state = self.lock();
             let (came, is_behind) = (state.sequence, matches!(self.resume(&state, follow), Resume::Behind(_)));
@@ -152,7 +152,7 @@ impl Hub {
     }
 
     /// Returns the beginning of a reader that goes on behind an event it saw.
-    fn missed(&self, state: &State, follow: &Follow, behind: u64) -> Begun {
+    fn missed(&self, state: &HubState, follow: &Follow, behind: u64) -> Begun {
         let buffer = self.buffer(follow);
         // If the log does not reach back so far, the instances were silent since, and nothing was missed.
         let Some(missed) = state.log.after(behind) else {
@@ -168,7 +168,7 @@ impl Hub {
     }
 
     /// Returns what was published of a workload since the reader came, or else the combined sample of its instances.
-    fn latest_of_workload(&self, state: &mut State, follow: &Follow, workload: &str, came: u64) -> Vec<First> {
+    fn latest_of_workload(&self, state: &mut HubState, follow: &Follow, workload: &str, came: u64) -> Vec<First> {
         let is_told = |event: &&Arc<Event>| follow.selection.is_told(&event.of);
         let since = state.log.after(came).into_iter().flatten().filter(is_told);
         let since: Vec<_> = since.cloned().map(First::Event).collect();
@@ -227,7 +227,7 @@ impl Hub {
     }
 
     /// Returns the point at which a reader goes on.
-    fn resume(&self, state: &State, follow: &Follow) -> Resume {
+    fn resume(&self, state: &HubState, follow: &Follow) -> Resume {
         let Some(seen) = &follow.seen else { return Resume::New };
         let start_ms = state.log.seen_by_ms(0);
         let parts = seen.split_once('-').and_then(|(boot, sequence)| Some((boot, sequence.parse::<u64>().ok()?)));
@@ -252,7 +252,7 @@ impl Hub {
     }
 
     /// Returns the latest event of an instance, and makes it of a sample from before this start if there is none.
-    fn latest(&self, state: &mut State, member: &Member, follow: &Follow) -> Option<Arc<Event>> {
+    fn latest(&self, state: &mut HubState, member: &Member, follow: &Follow) -> Option<Arc<Event>> {
         let Member { id, labels, generation } = member;
         if let Some(topic) = state.topics.get(id) {
             return Some(topic.latest.clone());
@@ -274,7 +274,7 @@ impl Hub {
 impl Beginning {
     /// Makes the first parts at once, so that a reader of few instances begins with the events of the time when it
     /// came.
-    fn make(&mut self, state: &State) {
+    fn make(&mut self, state: &HubState) {
         if let Some(rest) = &mut self.rest
             && !state.more(rest, &mut self.made, AT_START)
         {
@@ -293,7 +293,7 @@ impl Rest {
     }
 }
 
-impl State {
+impl HubState {
     /// Looks at some of the next events, and adds those that the reader is told of. Returns whether there may be more.
     fn more(&self, rest: &mut Rest, more: &mut Vec<First>, most: usize) -> bool {
         if rest.is_missed {
@@ -339,7 +339,7 @@ fn take<'a>(events: impl Iterator<Item = &'a Arc<Event>>, rest: &mut Rest, more:
 
 /// Returns whether the instances that are followed by name have been silent since an event, however much others
 /// published.
-fn nothing_since(state: &State, follow: &Follow, sequence: u64) -> bool {
+fn nothing_since(state: &HubState, follow: &Follow, sequence: u64) -> bool {
     let named = match &*follow.selection {
         Selection::One(_) => 1,
         Selection::Several(several) => several.len(),

@@ -2,7 +2,7 @@
 
 use super::event::Event;
 use super::inbox::{Inbox, Message};
-use super::log::Log;
+use super::log::EventLog;
 use super::selection::{Selection, WORKLOAD};
 use super::watch::{Offered, Watcher};
 use dropsonde_model::Labels;
@@ -185,7 +185,7 @@ impl Channels {
     }
 
     /// Drops the channels of workloads that nobody follows and nobody can come back to.
-    pub(super) fn sweep_workloads(&mut self, log: &Log) {
+    pub(super) fn sweep_workloads(&mut self, log: &EventLog) {
         let over = self.by_workload.values().filter(|id| {
             let channel = self.all.get(id);
             channel.is_some_and(|channel| !channel.is_followed() && log.has_dropped(channel.left_at))

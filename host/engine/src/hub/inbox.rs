@@ -6,7 +6,7 @@ use super::channels::ChannelId;
 use super::event::Event;
 use super::outlet::Outlet;
 use super::selection::Selection;
-use crate::places::PeerId;
+use crate::quota::ClientId;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ const MESSAGE: usize = size_of::<Message>();
 /// The inbox of a writer.
 #[derive(Debug)]
 pub struct Inbox {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<WaitingBytes>,
     /// The most bytes of events that may wait. Beyond it the newest events are lost, and their readers are told.
     most: AtomicUsize,
     wake: Wake,
@@ -34,7 +34,7 @@ impl std::fmt::Debug for Wake {
 
 /// All messages that wait for a writer.
 #[derive(Debug, Default)]
-pub struct Waiting {
+pub struct WaitingBytes {
     pub messages: Vec<Message>,
     bytes: usize,
     /// The sequence of the last event that was put in. An event is put in once for each of its channels.
@@ -68,7 +68,7 @@ pub enum Message {
     },
     /// The body that carries a reader's stream has room again or is gone, or few bodies of its client are still awake.
     Moved {
-        peer: Option<PeerId>,
+        peer: Option<ClientId>,
         token: usize,
         serial: u64,
     },
@@ -110,7 +110,7 @@ impl Inbox {
     }
 
     /// Takes all messages.
-    pub fn take(&self) -> Waiting {
+    pub fn take(&self) -> WaitingBytes {
         std::mem::take(&mut *self.lock())
     }
 
@@ -137,7 +137,7 @@ impl Inbox {
         let is_over = waiting.bytes.saturating_add(own + MESSAGE) > self.most() && waiting.bytes > 0;
         if is_over || waiting.is_full {
             waiting.is_full = true;
-            let Waiting { messages, skips, .. } = &mut *waiting;
+            let WaitingBytes { messages, skips, .. } = &mut *waiting;
             match skips.get(&channel).and_then(|place| messages.get_mut(*place)) {
                 Some(Message::Skip { count, last, .. }) => (*count, *last) = (*count + 1, event.sequence),
                 _ => {
@@ -154,7 +154,7 @@ impl Inbox {
     }
 
     /// Wakes the writer if the inbox was empty before.
-    fn wake(&self, waiting: MutexGuard<'_, Waiting>) {
+    fn wake(&self, waiting: MutexGuard<'_, WaitingBytes>) {
         let is_first = waiting.messages.len() == 1;
         drop(waiting);
         if is_first {
@@ -162,7 +162,7 @@ impl Inbox {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, WaitingBytes> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -13,7 +13,7 @@ const MOST_MOMENTS: usize = 256;
 
 /// The newest events, in order.
 #[derive(Debug)]
-pub(super) struct Log {
+pub(super) struct EventLog {
     events: VecDeque<Arc<Event>>,
     bytes: usize,
     /// The sequence of the last event that was dropped.
@@ -31,7 +31,7 @@ pub(super) struct Moments {
     stride_ms: i64,
 }
 
-impl Log {
+impl EventLog {
     pub(super) fn new(start_ms: i64) -> Self {
         let moments = Moments { start_ms, known: Vec::new(), stride_ms: 1000 };
         Self { events: VecDeque::new(), bytes: 0, dropped_to: 0, moments }

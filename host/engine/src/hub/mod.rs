@@ -37,18 +37,18 @@ pub(crate) use before::next_boot;
 pub use begin::{Beginning, First, Follow};
 pub use channels::ChannelId;
 pub use event::{Encoded, PING, RETRY};
-pub use inbox::{Inbox, Joining, Message, Waiting, Wake};
+pub use inbox::{Inbox, Joining, Message, WaitingBytes, Wake};
 pub use outlet::{Outlet, SEND_BUFFER};
 pub use pipe::{Awake, PipeReader, Registered};
 pub(crate) use selection::WORKLOAD;
 
-use crate::places::{Full, PeerId, Place, Places, Share};
+use crate::quota::{ClientId, ClientShare, Full, Permit, Quota};
 use before::Before;
 use begin::Begun;
 use channels::Channels;
 use dropsonde_model::Labels;
 use dropsonde_store::{InstanceId, Sample};
-use log::Log;
+use log::EventLog;
 use prometheus::IntCounter;
 use queue::Queue;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -72,22 +72,22 @@ struct Inner {
     boot: Arc<str>,
     buffer: usize,
     most: AtomicUsize,
-    open: Arc<Places>,
+    open: Arc<Quota>,
     /// Counts clients that do not read their streams. Nobody takes a place here.
-    unread: Places,
+    unread: Quota,
     /// The most bytes of events that may wait for all readers of writers.
     bytes: AtomicUsize,
-    state: Mutex<State>,
+    state: Mutex<HubState>,
     /// Counts the events that slow readers lose.
     lost: IntCounter,
 }
 
 #[derive(Debug)]
-struct State {
+struct HubState {
     sequence: u64,
     /// The host is stopping: a new reader only hears that its stream is over.
     is_closed: bool,
-    log: Log,
+    log: EventLog,
     before: Option<Before>,
     topics: HashMap<InstanceId, Topic>,
     /// The latest event of each topic.
@@ -116,14 +116,14 @@ pub struct Member {
 /// A place among the open streams. Dropping it frees the place.
 #[derive(Debug)]
 pub struct Claim {
-    _place: Place,
+    _place: Permit,
     /// The client of the stream. None: the stream is the program's own.
-    peer: Option<PeerId>,
+    peer: Option<ClientId>,
 }
 
 impl Claim {
     /// Returns the client of the stream. None: the stream is the program's own.
-    pub fn peer(&self) -> Option<PeerId> {
+    pub fn peer(&self) -> Option<ClientId> {
         self.peer
     }
 }
@@ -154,10 +154,10 @@ impl Hub {
     /// Makes a hub. `boot`: a number that no other start has. `buffer`: the samples of an instance that a reader may be
     /// behind, or away for, without loss. `most`: the most streams that may be open.
     pub fn new(boot: i64, start_ms: i64, buffer: usize, most: usize, lost: IntCounter) -> Self {
-        let state = State {
+        let state = HubState {
             sequence: 0,
             is_closed: false,
-            log: Log::new(start_ms),
+            log: EventLog::new(start_ms),
             before: None,
             topics: HashMap::new(),
             in_order: BTreeMap::new(),
@@ -170,7 +170,7 @@ impl Hub {
             buffer: buffer.max(1),
             most: AtomicUsize::new(most),
             open: Arc::default(),
-            unread: Places::default(),
+            unread: Quota::default(),
             bytes: AtomicUsize::new(usize::MAX),
             state: Mutex::new(state),
             lost,
@@ -190,7 +190,7 @@ impl Hub {
         if state.is_closed {
             return;
         }
-        let State { sequence, log, topics, in_order, channels, inboxes, .. } = &mut *state;
+        let HubState { sequence, log, topics, in_order, channels, inboxes, .. } = &mut *state;
         *sequence += 1;
         let topic = topics.get_mut(id);
         let is_discarded = topic.as_ref().map(|topic| topic.is_discarded.clone()).unwrap_or_default();
@@ -213,7 +213,7 @@ impl Hub {
     /// Returns the followed workloads of which something was published since the last call.
     pub fn take_stale_workloads(&self) -> BTreeSet<String> {
         let mut state = self.lock();
-        let State { log, channels, .. } = &mut *state;
+        let HubState { log, channels, .. } = &mut *state;
         channels.sweep_workloads(log);
         channels.take_stale()
     }
@@ -222,7 +222,7 @@ impl Hub {
     pub fn publish_workload(&self, workload: &str, sample: Sample) {
         let at_ms = sample.at_ms;
         let mut state = self.lock();
-        let State { sequence, log, topics, channels, inboxes, .. } = &mut *state;
+        let HubState { sequence, log, topics, channels, inboxes, .. } = &mut *state;
         *sequence += 1;
         let of = Of::Workload(workload.to_owned());
         let event = Arc::new(Event::new(&self.0.boot, *sequence, of, What::Usage(sample)));
@@ -247,7 +247,7 @@ impl Hub {
 
     /// Takes a place for one more stream of a client. `share`: the most streams the client may have. Without a client
     /// the stream is the program's own.
-    pub fn claim(&self, peer: Option<PeerId>, share: Option<Share>) -> Result<Claim, TooManyStreams> {
+    pub fn claim(&self, peer: Option<ClientId>, share: Option<ClientShare>) -> Result<Claim, TooManyStreams> {
         let place = self.0.open.take(self.0.most.load(Relaxed), share);
         place.map(|place| Claim { _place: place, peer }).map_err(|full| match full {
             Full::All(most) => TooManyStreams::InAll(most),
@@ -263,7 +263,7 @@ impl Hub {
     /// Follows samples inside the process.
     pub(crate) fn watch(&self, claim: Claim, follow: Follow) -> Watch {
         let (mut state, Begun { beginning, ends, buffer }) = self.begin(&follow);
-        let State { is_closed, channels, inboxes, .. } = &mut *state;
+        let HubState { is_closed, channels, inboxes, .. } = &mut *state;
         let (channel, members) = channels.of(follow.selection, inboxes.len());
         let leave = Leave { channel, hub: self.clone(), _claim: claim };
         let (watcher, watch) = watch::watch(Queue::new(buffer), beginning, leave);
@@ -276,7 +276,7 @@ impl Hub {
     /// Follows samples outside the process: from now on a writer puts them into `outlet`. `head` is sent first.
     pub fn follow(&self, claim: Claim, follow: Follow, outlet: Outlet, head: Vec<u8>) {
         let (mut state, Begun { beginning, ends, buffer }) = self.begin(&follow);
-        let State { is_closed, channels, inboxes, next_writer, sequence, .. } = &mut *state;
+        let HubState { is_closed, channels, inboxes, next_writer, sequence, .. } = &mut *state;
         *next_writer += 1;
         let writer = *next_writer % inboxes.len().max(1);
         let Some(inbox) = inboxes.get(writer) else { return };
@@ -296,12 +296,12 @@ impl Hub {
     }
 
     /// Notes that a client has many streams that it does not read.
-    pub fn is_unread(&self, peer: PeerId) {
+    pub fn is_unread(&self, peer: ClientId) {
         self.0.unread.refuse(peer);
     }
 
     /// Returns the counts of clients that do not read their streams.
-    pub(crate) fn unread(&self) -> &Places {
+    pub(crate) fn unread(&self) -> &Quota {
         &self.0.unread
     }
 
@@ -314,7 +314,7 @@ impl Hub {
     /// also follows others goes on. No reader is told of the instance's earlier events any more.
     pub fn close(&self, id: &InstanceId) {
         let mut state = self.lock();
-        let State { sequence, log, topics, in_order, channels, inboxes, .. } = &mut *state;
+        let HubState { sequence, log, topics, in_order, channels, inboxes, .. } = &mut *state;
         let topic = topics.remove(id);
         if topic.is_none() && !channels.has(id) {
             return;
@@ -347,7 +347,7 @@ impl Hub {
     pub fn close_all(&self) {
         let mut state = self.lock();
         state.is_closed = true;
-        let State { channels, inboxes, .. } = &mut *state;
+        let HubState { channels, inboxes, .. } = &mut *state;
         channels.end_all(inboxes);
     }
 
@@ -356,7 +356,7 @@ impl Hub {
         self.0.buffer.saturating_mul(things.max(1))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, HubState> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

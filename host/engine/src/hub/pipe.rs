@@ -1,7 +1,7 @@
 //! The pipe that takes a stream's bytes from its writer to the response body that carries them, few at a time.
 
 use super::inbox::{Inbox, Message};
-use crate::places::PeerId;
+use crate::quota::ClientId;
 use bytes::Bytes;
 use std::io::{self, ErrorKind, IoSlice};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -16,23 +16,23 @@ const MOST_AWAKE: usize = 16;
 
 /// The writer's end. If it is dropped before it is finished, the body breaks off.
 #[derive(Debug)]
-pub struct PipeWriter(Arc<Shared>);
+pub struct PipeWriter(Arc<PipeShared>);
 
 /// The body's end. When it is dropped, the writer is told that its reader left.
 #[derive(Debug)]
-pub struct PipeReader(Arc<Shared>);
+pub struct PipeReader(Arc<PipeShared>);
 
 /// Bytes that the body took and its connection has not written yet.
 struct Taken {
     bytes: Vec<u8>,
-    shared: Arc<Shared>,
+    shared: Arc<PipeShared>,
 }
 
 #[derive(Debug, Default)]
-struct Shared(Mutex<State>);
+struct PipeShared(Mutex<PipeState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct PipeState {
     /// Bytes that the body has yet to take.
     waiting: Vec<u8>,
     /// The number of bytes that the body took and that its connection has not written.
@@ -56,7 +56,7 @@ struct State {
 pub struct Registered {
     pub inbox: Arc<Inbox>,
     pub awake: Arc<Awake>,
-    pub peer: Option<PeerId>,
+    pub peer: Option<ClientId>,
     pub token: usize,
     pub serial: u64,
 }
@@ -72,7 +72,7 @@ pub struct Awake {
 
 /// Makes both ends of a pipe.
 pub(super) fn pipe() -> (PipeWriter, PipeReader) {
-    let shared = Arc::<Shared>::default();
+    let shared = Arc::<PipeShared>::default();
     (PipeWriter(shared.clone()), PipeReader(shared))
 }
 
@@ -206,13 +206,13 @@ impl Drop for Taken {
 
 // === impl Shared ===
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl PipeShared {
+    fn lock(&self) -> MutexGuard<'_, PipeState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl PipeState {
     fn on_the_way(&self) -> usize {
         self.waiting.len() + self.taken
     }
@@ -260,7 +260,7 @@ impl Awake {
 
 #[cfg(test)]
 mod tests {
-    use super::super::inbox::{Waiting, Wake};
+    use super::super::inbox::{WaitingBytes, Wake};
     use super::*;
 
     fn take(reader: &mut PipeReader) -> Option<Option<Bytes>> {
@@ -286,7 +286,7 @@ mod tests {
     }
 
     fn told(inbox: &Inbox) -> usize {
-        let Waiting { messages, .. } = inbox.take();
+        let WaitingBytes { messages, .. } = inbox.take();
         assert!(messages.iter().all(|message| matches!(message, Message::Moved { token: 3, serial: 7, .. })));
         messages.len()
     }

@@ -13,10 +13,10 @@ const AT_ONCE: usize = 16;
 
 /// The state that both ends share.
 #[derive(Debug)]
-struct Shared(Mutex<State>);
+struct WatchShared(Mutex<WatchState>);
 
 #[derive(Debug)]
-struct State {
+struct WatchState {
     queue: Queue,
     /// The event that comes after all others.
     last: Option<Arc<Event>>,
@@ -27,15 +27,15 @@ struct State {
     waker: Option<Waker>,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl WatchShared {
+    fn lock(&self) -> MutexGuard<'_, WatchState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The hub's end.
 #[derive(Debug)]
-pub(super) struct Watcher(Arc<Shared>);
+pub(super) struct Watcher(Arc<WatchShared>);
 
 /// The result of offering an event to a reader.
 pub(super) enum Offered {
@@ -53,7 +53,7 @@ pub struct Watch {
     beginning: Option<Beginning>,
     /// The items that come next.
     next: VecDeque<Told>,
-    shared: Arc<Shared>,
+    shared: Arc<WatchShared>,
     /// Frees the reader's place when it is dropped.
     leave: Leave,
 }
@@ -111,8 +111,8 @@ impl Drop for Watcher {
 
 /// Makes both ends.
 pub(super) fn watch(queue: Queue, beginning: Beginning, leave: Leave) -> (Watcher, Watch) {
-    let state = State { queue, last: None, is_over: false, is_gone: false, waker: None };
-    let shared = Arc::new(Shared(Mutex::new(state)));
+    let state = WatchState { queue, last: None, is_over: false, is_gone: false, waker: None };
+    let shared = Arc::new(WatchShared(Mutex::new(state)));
     let watcher = Watcher(shared.clone());
     (watcher, Watch { beginning: Some(beginning), next: VecDeque::new(), shared, leave })
 }

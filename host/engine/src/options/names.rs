@@ -7,13 +7,13 @@ use std::path::PathBuf;
 
 /// The name of a plugin in a configuration, and its place there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Named<'a> {
+struct NamedPlugin<'a> {
     plugin: &'a str,
-    place: Place<'a>,
+    place: Mention<'a>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place<'a> {
+enum Mention<'a> {
     Section,
     DefaultSamplers,
     /// The samplers of the instance with this id.
@@ -34,7 +34,7 @@ impl Options {
     /// is in force and waits for those plugins.
     pub fn unknown_names(&self, known: &BTreeSet<String>, before: Option<&Self>) -> Vec<UnknownName> {
         let before: BTreeSet<&str> = before.into_iter().flat_map(|before| before.named()).map(|n| n.plugin).collect();
-        let is_unknown = |named: &Named<'_>| !known.contains(named.plugin) && !before.contains(named.plugin);
+        let is_unknown = |named: &NamedPlugin<'_>| !known.contains(named.plugin) && !before.contains(named.plugin);
         self.named().into_iter().filter(is_unknown).map(|named| self.unknown(named, known)).collect()
     }
 
@@ -46,22 +46,22 @@ impl Options {
         files.filter(|file| !file.exists()).collect()
     }
 
-    fn named(&self) -> Vec<Named<'_>> {
-        let sections = self.plugins.keys().map(|plugin| Named { plugin, place: Place::Section });
+    fn named(&self) -> Vec<NamedPlugin<'_>> {
+        let sections = self.plugins.keys().map(|plugin| NamedPlugin { plugin, place: Mention::Section });
         let default = self.poll.default_samplers.iter();
-        let default = default.map(|plugin| Named { plugin, place: Place::DefaultSamplers });
+        let default = default.map(|plugin| NamedPlugin { plugin, place: Mention::DefaultSamplers });
         let of_instances = self.instances.iter().flat_map(|instance| {
             let samplers = instance.samplers.iter().flatten();
-            samplers.map(|plugin| Named { plugin, place: Place::SamplersOf(&instance.id) })
+            samplers.map(|plugin| NamedPlugin { plugin, place: Mention::SamplersOf(&instance.id) })
         });
         sections.chain(default).chain(of_instances).filter(|named| named.plugin != "*").collect()
     }
 
-    fn unknown(&self, Named { plugin, place }: Named<'_>, known: &BTreeSet<String>) -> UnknownName {
+    fn unknown(&self, NamedPlugin { plugin, place }: NamedPlugin<'_>, known: &BTreeSet<String>) -> UnknownName {
         let (part, key) = match place {
-            Place::Section => (format!("[plugins.{plugin}]"), format!("plugins.{plugin}")),
-            Place::DefaultSamplers => ("[poll]".to_owned(), "poll.default_samplers".to_owned()),
-            Place::SamplersOf(id) => ("[[instances]]".to_owned(), format!("the samplers of instance {id:?}")),
+            Mention::Section => (format!("[plugins.{plugin}]"), format!("plugins.{plugin}")),
+            Mention::DefaultSamplers => ("[poll]".to_owned(), "poll.default_samplers".to_owned()),
+            Mention::SamplersOf(id) => ("[[instances]]".to_owned(), format!("the samplers of instance {id:?}")),
         };
         let file = match &self.plugins_dir {
             Some(folder) => format!(", and there is no {}", folder.join(format!("{plugin}.wasm")).display()),

@@ -59,12 +59,12 @@ struct Tick {
     /// Whether a call was too large.
     is_much: bool,
     /// Instances that were alone in a call that was too large.
-    alone: Vec<(InstanceId, String, End)>,
+    alone: Vec<(InstanceId, String, CallEnd)>,
 }
 
 /// How a call without readings ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum CallEnd {
     /// The call broke, because of its instances or for another reason.
     Broke,
     /// The call exceeded its CPU time or its deadline.
@@ -163,10 +163,10 @@ impl Batches {
     }
 
     /// Notes that a call ended badly.
-    pub(crate) fn ended_badly(&mut self, batch: &[Polled], reason: &str, end: End, now: Instant) {
+    pub(crate) fn ended_badly(&mut self, batch: &[Polled], reason: &str, end: CallEnd, now: Instant) {
         let suspects = self.suspects.len();
         self.suspects.retain(|group| !is_of(group, batch));
-        let is_much = end != End::Broke;
+        let is_much = end != CallEnd::Broke;
         self.tick.is_much |= is_much;
         if is_much && self.suspects.len() == suspects && batch.len() > 1 {
             (self.largest, self.quiet) = (batch.len().div_ceil(2), 0);
@@ -192,8 +192,8 @@ impl Batches {
         }
         for (id, reason, end) in alone {
             let is_own = match end {
-                End::TooSlow => least.is_some_and(|least| least <= CHEAP),
-                End::TooMuch | End::Broke => came_back,
+                CallEnd::TooSlow => least.is_some_and(|least| least <= CHEAP),
+                CallEnd::TooMuch | CallEnd::Broke => came_back,
             };
             if is_own || self.set_aside.contains_key(&id) {
                 self.put_aside(id, reason, now);
@@ -250,7 +250,7 @@ mod tests {
         for batch in batches.of(all, now) {
             assert!(batch.len() <= LARGEST);
             if poison.iter().any(|&nth| batch.contains(&all[nth])) {
-                batches.ended_badly(&batch, "trapped", End::Broke, now);
+                batches.ended_badly(&batch, "trapped", CallEnd::Broke, now);
                 ended += 1;
             } else {
                 batches.came_back(&batch, 0.1);
@@ -277,7 +277,7 @@ mod tests {
                 answered += batch.len();
                 continue;
             }
-            batches.ended_badly(&batch, "used too much", End::TooSlow, now);
+            batches.ended_badly(&batch, "used too much", CallEnd::TooSlow, now);
             ended += 1;
             if batches.is_call_too_much() || ended == 4 {
                 break;

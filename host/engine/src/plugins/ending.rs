@@ -2,13 +2,13 @@
 //! a disk.
 
 use super::Component;
-use super::find::Place;
-use super::intake::{Answer, Mail, Unwanted};
+use super::find::PluginPlace;
+use super::intake::{Answer, Mail, RefusedUpload};
 use super::last_good::LastGood;
 use super::prepare::off_thread;
 use super::run::run;
 use super::status::Shared;
-use super::supervisor::Denied;
+use super::supervisor::RequestError;
 use crate::Engine;
 use crate::audit::By;
 use dropsonde_sandbox::Sandbox;
@@ -29,7 +29,7 @@ pub(super) enum End {
     /// The plugin's file is to be removed, once the plugin's writes are done.
     Remove(Requester),
     /// The file could not be removed; the reason.
-    NotRemoved(Answer, Denied),
+    NotRemoved(Answer, RequestError),
 }
 
 /// The requester of a removal.
@@ -43,7 +43,7 @@ pub(super) struct Requester {
 #[derive(Debug)]
 pub(super) struct Ended {
     /// The refused upload, if the task ended by itself because of it.
-    pub(super) unwanted: Option<Unwanted>,
+    pub(super) unwanted: Option<RefusedUpload>,
     /// The reason that the task was told, whose disk work is done.
     pub(super) told: Option<End>,
     /// The component that the plugin has now.
@@ -55,7 +55,7 @@ pub(super) async fn run_to_end(
     engine: Arc<Engine>,
     sandbox: Arc<Sandbox>,
     status: Shared,
-    place: Place,
+    place: PluginPlace,
     mail: Mail,
     mut told: oneshot::Receiver<End>,
 ) -> Ended {
@@ -77,7 +77,7 @@ pub(super) async fn run_to_end(
 
 impl End {
     /// Does the work that waits for a disk.
-    fn done(self, place: &Place, good: Option<&LastGood>) -> Self {
+    fn done(self, place: &PluginPlace, good: Option<&LastGood>) -> Self {
         let Self::Remove(Requester { by, answer }) = self else {
             if matches!(self, Self::Gone) {
                 forget(place, good);
@@ -87,7 +87,7 @@ impl End {
         let path = place.file().unwrap_or_default();
         match fs::remove_file(&path) {
             Err(source) if source.kind() != ErrorKind::NotFound => {
-                Self::NotRemoved(answer, Denied::NotRemoved { path, source })
+                Self::NotRemoved(answer, RequestError::NotRemoved { path, source })
             }
             _ => {
                 forget(place, good);
@@ -98,7 +98,7 @@ impl End {
 }
 
 /// Removes the copies of a plugin, so that none is restored.
-fn forget(place: &Place, good: Option<&LastGood>) {
+fn forget(place: &PluginPlace, good: Option<&LastGood>) {
     if let Some(Err(error)) = good.map(LastGood::forget) {
         tracing::warn!(plugin = place.name, %error, "cannot remove the copy of the plugin's last good version");
     }

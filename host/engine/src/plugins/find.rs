@@ -1,6 +1,6 @@
 //! Finds plugins in the binary and in the operator's folder.
 
-use super::settling::{Files, Signature};
+use super::debounce::{Files, Signature};
 use bytes::Bytes;
 use dropsonde_model::names::is_plugin;
 use std::collections::BTreeMap;
@@ -65,7 +65,7 @@ pub enum FindError {
 
 /// The places where a plugin's component can be.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct PluginPlace {
     pub(super) name: String,
     pub(super) folder: Option<PathBuf>,
     /// The bundled plugin of this name, which is used if there is no file.
@@ -74,7 +74,7 @@ pub(super) struct Place {
 
 // === impl Place ===
 
-impl Place {
+impl PluginPlace {
     /// Returns the path of the plugin's file, whether the file exists or not; `None` without a plugins folder.
     pub(super) fn file(&self) -> Option<PathBuf> {
         Some(self.folder.as_ref()?.join(format!("{}.wasm", self.name)))

@@ -1,15 +1,15 @@
 //! Prepares newer versions of a plugin beside the running one, and hands each over only once it is ready.
 
-use super::find::Place;
+use super::debounce::Signature;
+use super::find::PluginPlace;
 use super::last_good::LastGood;
-use super::latest::Latest;
 use super::mailbox::Mailbox;
-use super::prepare::{Bytes, Loaded, Started, load, off_thread, start};
-use super::run::Keeper;
-use super::settling::Signature;
+use super::prepare::{ComponentBytes, LoadedPlugin, StartedPlugin, load, off_thread, start};
+use super::run::StateKeeper;
+use super::slot::Slot;
 use super::status::{Refusal, Shared};
-use super::supervisor::Denied;
-use super::{Component, Failing, NotTaken, Origin, PluginState};
+use super::supervisor::RequestError;
+use super::{Component, Failing, Origin, PluginState, RefusedVersion};
 use crate::Engine;
 use crate::audit::{Action, By, Entry, PluginChange, What};
 use dropsonde_sandbox::replace::{PRIVATE, replace_file};
@@ -27,7 +27,7 @@ pub(super) struct Ask {
 }
 
 /// The channel for an answer. The requester may be gone when the answer is sent.
-pub(super) type Answer = oneshot::Sender<Result<(), Denied>>;
+pub(super) type Answer = oneshot::Sender<Result<(), RequestError>>;
 
 #[derive(Debug)]
 pub(super) enum Asked {
@@ -50,9 +50,9 @@ pub(super) struct Mail {
 /// A version that is ready to take over.
 #[derive(Debug)]
 pub(super) struct Candidate {
-    pub(super) loaded: Loaded,
+    pub(super) loaded: LoadedPlugin,
     /// The started version; `None` if its first instance could not be started and there is nothing to fall back to.
-    pub(super) ready: Option<(Started, Trial)>,
+    pub(super) ready: Option<(StartedPlugin, Trial)>,
     /// Whether this is the last good version, restored because a newer one does not work.
     pub(super) is_restored: bool,
 }
@@ -66,8 +66,8 @@ pub(super) struct Broken {
 
 /// The refused upload of a new plugin. It is answered once the plugin is gone again.
 #[derive(Debug)]
-pub(super) struct Unwanted {
-    why: NotTaken,
+pub(super) struct RefusedUpload {
+    why: RefusedVersion,
     answer: Answer,
 }
 
@@ -76,20 +76,20 @@ pub(super) struct Intake<'a> {
     pub(super) engine: &'a Engine,
     pub(super) sandbox: &'a Arc<Sandbox>,
     pub(super) status: &'a Shared,
-    pub(super) keeper: &'a Keeper,
-    pub(super) place: &'a Place,
+    pub(super) keeper: &'a StateKeeper,
+    pub(super) place: &'a PluginPlace,
     pub(super) good: Option<&'a LastGood>,
     /// Held while the plugin's files are written.
     pub(super) writing: &'a Arc<Mutex<()>>,
-    pub(super) broken: &'a Latest<Broken>,
-    pub(super) handover: &'a Latest<Candidate>,
+    pub(super) broken: &'a Slot<Broken>,
+    pub(super) handover: &'a Slot<Candidate>,
 }
 
 /// A refused version, as far as it was prepared.
 struct Rejected {
-    why: NotTaken,
+    why: RefusedVersion,
     digest: Option<String>,
-    loaded: Option<Loaded>,
+    loaded: Option<LoadedPlugin>,
 }
 
 /// The source of a version that is newer than one that waits for its turn to be compiled.
@@ -114,16 +114,16 @@ async fn newer(asks: &Mailbox, changed: &Notify, mut waits: watch::Receiver<bool
     }
 }
 
-impl Unwanted {
+impl RefusedUpload {
     pub(super) fn answer(self) {
-        let _ = self.answer.send(Err(Denied::NotTaken(self.why)));
+        let _ = self.answer.send(Err(RequestError::NotTaken(self.why)));
     }
 }
 
 impl Intake<'_> {
     /// Serves requests, and loads the plugin's file whenever it has changed. Returns if the upload of a new plugin is
     /// refused.
-    pub(super) async fn take_in(&self, Mail { asks, changed, mut is_change }: Mail) -> Unwanted {
+    pub(super) async fn take_in(&self, Mail { asks, changed, mut is_change }: Mail) -> RefusedUpload {
         // The digest of the version that was handed over last.
         let mut current: Option<String> = None;
         loop {
@@ -161,7 +161,7 @@ impl Intake<'_> {
                         // The file is still to be read.
                         changed.notify_one();
                     }
-                    Err(Rejected { why: NotTaken::Outdated, digest: None, loaded: None })
+                    Err(Rejected { why: RefusedVersion::Outdated, digest: None, loaded: None })
                 }
             };
             self.status.update(|known| (known.is_preparing, known.turn) = (false, None));
@@ -190,19 +190,19 @@ impl Intake<'_> {
             let outcome = match (outcome, answer) {
                 (Ok(()), answer) => (Ok(()), answer),
                 // The newer version decides on the plugin's state.
-                (Err(Rejected { why: why @ NotTaken::Outdated, .. }), answer) => {
+                (Err(Rejected { why: why @ RefusedVersion::Outdated, .. }), answer) => {
                     tracing::info!(plugin = &*self.status.name, reason = %why, "a version is refused");
                     self.show(PluginState::Loading);
                     (Err(why), answer)
                 }
-                (Err(Rejected { why, .. }), Some(answer)) if is_new => return Unwanted { why, answer },
+                (Err(Rejected { why, .. }), Some(answer)) if is_new => return RefusedUpload { why, answer },
                 (Err(Rejected { why, digest, loaded }), answer) => {
                     current = self.refuse(&why, digest, loaded).await.or(current);
                     (Err(why), answer)
                 }
             };
             if let (outcome, Some(answer)) = outcome {
-                let _ = answer.send(outcome.map_err(Denied::NotTaken));
+                let _ = answer.send(outcome.map_err(RequestError::NotTaken));
             }
         }
     }
@@ -225,8 +225,9 @@ impl Intake<'_> {
         let (component, bytes, replaces) = match what {
             Some(Asked::Upload(bytes)) => {
                 let place = self.place.clone();
-                let looked = off_thread(move || place.upload().map(|(file, now)| (file, now, Bytes::of(bytes))));
-                let (file, now, bytes) = looked.await.map_err(at)?.ok_or_else(|| at(NotTaken::NoFolder))?;
+                let looked =
+                    off_thread(move || place.upload().map(|(file, now)| (file, now, ComponentBytes::of(bytes))));
+                let (file, now, bytes) = looked.await.map_err(at)?.ok_or_else(|| at(RefusedVersion::NoFolder))?;
                 let component = Component { name: self.place.name.clone(), origin: Origin::File(file) };
                 (component, bytes, Some(now))
             }
@@ -234,13 +235,13 @@ impl Intake<'_> {
                 let place = self.place.clone();
                 let read = off_thread(move || {
                     let component = place.component()?;
-                    Some(component.bytes().map(|bytes| (component, Bytes::of(bytes))))
+                    Some(component.bytes().map(|bytes| (component, ComponentBytes::of(bytes))))
                 });
                 match read.await.map_err(at)? {
                     // The file is gone by now; the plugin will be removed soon.
                     None => return Ok(None),
                     Some(read) => {
-                        let (component, bytes) = read.map_err(|error| at(NotTaken::Unreadable(error)))?;
+                        let (component, bytes) = read.map_err(|error| at(RefusedVersion::Unreadable(error)))?;
                         (component, bytes, None)
                     }
                 }
@@ -267,8 +268,8 @@ impl Intake<'_> {
         let trial = self.keeper.state().trial();
         let mut room = None;
         let started = start(self.engine, self.sandbox, self.status, &loaded, trial.state(), &mut room).await;
-        let started = started.map(|started| Started { room, ..started }).map_err(|why| {
-            let loaded = matches!(why, NotTaken::Start(_)).then(|| loaded.clone());
+        let started = started.map(|started| StartedPlugin { room, ..started }).map_err(|why| {
+            let loaded = matches!(why, RefusedVersion::Start(_)).then(|| loaded.clone());
             Rejected { why, digest: Some(digest.clone()), loaded }
         })?;
         if let Origin::File(_) = &component.origin {
@@ -289,9 +290,9 @@ impl Intake<'_> {
     async fn keep(
         &self,
         replaces: Option<Option<Signature>>,
-        bytes: Bytes,
+        bytes: ComponentBytes,
         current: Option<&str>,
-    ) -> Result<(), NotTaken> {
+    ) -> Result<(), RefusedVersion> {
         let (good, place, name) = (self.good.cloned(), self.place.clone(), self.status.name.clone());
         let current = current.map(str::to_owned);
         // The removal of the plugin waits for this lock.
@@ -302,23 +303,28 @@ impl Intake<'_> {
                 tracing::warn!(plugin = &*name, %error, "cannot keep a copy of this version to restore later");
             }
             let Some(before) = replaces else { return Ok(()) };
-            let Some((file, now)) = place.upload() else { return Err(NotTaken::NoFolder) };
+            let Some((file, now)) = place.upload() else { return Err(RefusedVersion::NoFolder) };
             if now != before {
-                return Err(NotTaken::Superseded);
+                return Err(RefusedVersion::Superseded);
             }
-            replace_file(&file, &bytes.bytes, PRIVATE).map_err(NotTaken::NotKept)
+            replace_file(&file, &bytes.bytes, PRIVATE).map_err(RefusedVersion::NotKept)
         })
         .await?
     }
 
     /// Handles a refused version: the running version goes on; if none runs, the last good version is restored. Returns
     /// the digest of the version that counts as the last one handed over, if that is another now.
-    async fn refuse(&self, why: &NotTaken, digest: Option<String>, loaded: Option<Loaded>) -> Option<String> {
+    async fn refuse(
+        &self,
+        why: &RefusedVersion,
+        digest: Option<String>,
+        loaded: Option<LoadedPlugin>,
+    ) -> Option<String> {
         let (engine, status) = (self.engine, self.status);
         let (reason, refusals) = (why.to_string(), engine.plugins.refusals(&status.name));
         engine.metrics.core.errors(&status.name, "load", 1);
         let trap = match why {
-            NotTaken::Start(error) => error.trap().cloned(),
+            RefusedVersion::Start(error) => error.trap().cloned(),
             _ => None,
         };
         let refusal = Refusal { at_ms: engine.clock.now_ms(), digest: digest.clone(), reason: reason.clone(), trap };
@@ -386,7 +392,7 @@ impl Intake<'_> {
                 Some((path, bytes)) => (Component { name, origin: Origin::File(path) }, bytes),
                 None => {
                     let bundled = Component::from(bundled?);
-                    let bytes = Bytes::of(bundled.bytes().ok()?);
+                    let bytes = ComponentBytes::of(bundled.bytes().ok()?);
                     (bundled, bytes)
                 }
             };
@@ -399,7 +405,7 @@ impl Intake<'_> {
             Ok(loaded) => {
                 let mut room = None;
                 let started = start(self.engine, self.sandbox, self.status, &loaded, trial.state(), &mut room).await;
-                started.map(|started| (loaded, Started { room, ..started }))
+                started.map(|started| (loaded, StartedPlugin { room, ..started }))
             }
             Err(why) => Err(why),
         };

@@ -24,7 +24,7 @@ const BESIDE_OTHERS: usize = 100;
 
 /// The recent failures of a plugin, which decide on backoff and quarantine.
 #[derive(Debug)]
-pub(crate) struct Ladder {
+pub(crate) struct FailureLadder {
     /// The number of failures in a row within the window that leads to quarantine.
     most: usize,
     window: Duration,
@@ -36,7 +36,7 @@ pub(crate) struct Ladder {
 
 /// The outcome of a plugin's calls in one tick, or of its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Went {
+pub(crate) struct PollOutcome {
     /// Whether a call came back with an answer, which may be a failure.
     pub(crate) came_back: bool,
     /// The number of calls that ended badly.
@@ -47,7 +47,7 @@ pub(crate) struct Went {
 
 /// The consequence of an outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Next {
+pub(crate) enum Consequence {
     GoOn,
     Wait(Duration),
     /// The reason for quarantine.
@@ -102,14 +102,14 @@ impl Pauses {
     }
 }
 
-impl Ladder {
+impl FailureLadder {
     pub(crate) fn new(most: u32, window: Duration) -> Self {
         let most = usize::try_from(most).unwrap_or(usize::MAX).max(1);
         Self { most, window, all: VecDeque::new(), in_a_row: VecDeque::new() }
     }
 
     /// Adds an outcome and returns its consequence.
-    pub(crate) fn after(&mut self, went: Went, now: Instant) -> Next {
+    pub(crate) fn after(&mut self, went: PollOutcome, now: Instant) -> Consequence {
         let in_vain = !went.came_back && went.ended_badly + went.tried_in_vain > 0;
         if went.came_back {
             self.in_a_row.clear();
@@ -122,13 +122,16 @@ impl Ladder {
         }
         let within = humantime::format_duration(self.window);
         if self.in_a_row.len() >= self.most {
-            Next::Quarantine(format!("its calls ended badly {} times in a row within {within}", self.in_a_row.len()))
+            Consequence::Quarantine(format!(
+                "its calls ended badly {} times in a row within {within}",
+                self.in_a_row.len()
+            ))
         } else if self.all.len() >= self.most.saturating_mul(BESIDE_OTHERS) {
-            Next::Quarantine(format!("{} of its calls ended badly within {within}", self.all.len()))
+            Consequence::Quarantine(format!("{} of its calls ended badly within {within}", self.all.len()))
         } else if in_vain {
-            Next::Wait(backoff(self.in_a_row.len()))
+            Consequence::Wait(backoff(self.in_a_row.len()))
         } else {
-            Next::GoOn
+            Consequence::GoOn
         }
     }
 
@@ -143,11 +146,11 @@ impl Ladder {
 mod tests {
     use super::*;
 
-    const BADLY: Went = Went { came_back: false, ended_badly: 1, tried_in_vain: 0 };
-    const WELL: Went = Went { came_back: true, ended_badly: 0, tried_in_vain: 0 };
-    const MIXED: Went = Went { came_back: true, ended_badly: 1, tried_in_vain: 0 };
+    const BADLY: PollOutcome = PollOutcome { came_back: false, ended_badly: 1, tried_in_vain: 0 };
+    const WELL: PollOutcome = PollOutcome { came_back: true, ended_badly: 0, tried_in_vain: 0 };
+    const MIXED: PollOutcome = PollOutcome { came_back: true, ended_badly: 1, tried_in_vain: 0 };
 
-    fn after(ladder: &mut Ladder, went: Went, seconds: u64) -> Next {
+    fn after(ladder: &mut FailureLadder, went: PollOutcome, seconds: u64) -> Consequence {
         ladder.after(went, start() + Duration::from_secs(seconds))
     }
 
@@ -183,52 +186,52 @@ mod tests {
 
     #[test]
     fn failures_in_a_row_end_in_quarantine() {
-        let mut ladder = Ladder::new(3, Duration::from_secs(60));
-        assert!(matches!(after(&mut ladder, BADLY, 0), Next::Wait(_)));
-        assert!(matches!(after(&mut ladder, BADLY, 10), Next::Wait(_)));
-        let Next::Quarantine(why) = after(&mut ladder, BADLY, 20) else { panic!("three are too many") };
+        let mut ladder = FailureLadder::new(3, Duration::from_secs(60));
+        assert!(matches!(after(&mut ladder, BADLY, 0), Consequence::Wait(_)));
+        assert!(matches!(after(&mut ladder, BADLY, 10), Consequence::Wait(_)));
+        let Consequence::Quarantine(why) = after(&mut ladder, BADLY, 20) else { panic!("three are too many") };
         assert_eq!(why, "its calls ended badly 3 times in a row within 1m");
         ladder.reset();
-        assert!(matches!(after(&mut ladder, BADLY, 30), Next::Wait(_)), "released, it begins anew");
+        assert!(matches!(after(&mut ladder, BADLY, 30), Consequence::Wait(_)), "released, it begins anew");
     }
 
     #[test]
     fn good_behaviour_and_time_are_forgiving() {
-        let mut ladder = Ladder::new(3, Duration::from_secs(60));
+        let mut ladder = FailureLadder::new(3, Duration::from_secs(60));
         for tick in 0..100 {
-            assert!(matches!(after(&mut ladder, BADLY, tick), Next::Wait(_)));
-            assert_eq!(after(&mut ladder, WELL, tick), Next::GoOn);
+            assert!(matches!(after(&mut ladder, BADLY, tick), Consequence::Wait(_)));
+            assert_eq!(after(&mut ladder, WELL, tick), Consequence::GoOn);
             if tick == 50 {
                 ladder.reset();
             }
         }
-        let mut slow = Ladder::new(3, Duration::from_secs(60));
-        assert!((0..100).all(|tick| matches!(after(&mut slow, BADLY, tick * 40), Next::Wait(_))));
+        let mut slow = FailureLadder::new(3, Duration::from_secs(60));
+        assert!((0..100).all(|tick| matches!(after(&mut slow, BADLY, tick * 40), Consequence::Wait(_))));
     }
 
     #[test]
     fn a_poison_instance_can_be_looked_for_but_not_for_ever() {
-        let mut ladder = Ladder::new(3, Duration::from_secs(60));
-        let went_on = (0..1000).take_while(|_| after(&mut ladder, MIXED, 1) == Next::GoOn).count();
+        let mut ladder = FailureLadder::new(3, Duration::from_secs(60));
+        let went_on = (0..1000).take_while(|_| after(&mut ladder, MIXED, 1) == Consequence::GoOn).count();
         assert_eq!(went_on, 3 * BESIDE_OTHERS - 1);
     }
 
     #[test]
     fn instances_that_are_set_aside_may_fail_for_ever_beside_others() {
-        let mut ladder = Ladder::new(3, Duration::from_secs(60));
-        let beside = Went { came_back: true, tried_in_vain: 50, ..Went::default() };
-        assert!((0..1000).all(|_| after(&mut ladder, beside, 1) == Next::GoOn));
-        let alone = Went { tried_in_vain: 1, ..Went::default() };
-        assert!(matches!(after(&mut ladder, alone, 1), Next::Wait(_)));
+        let mut ladder = FailureLadder::new(3, Duration::from_secs(60));
+        let beside = PollOutcome { came_back: true, tried_in_vain: 50, ..PollOutcome::default() };
+        assert!((0..1000).all(|_| after(&mut ladder, beside, 1) == Consequence::GoOn));
+        let alone = PollOutcome { tried_in_vain: 1, ..PollOutcome::default() };
+        assert!(matches!(after(&mut ladder, alone, 1), Consequence::Wait(_)));
         after(&mut ladder, alone, 2);
-        assert!(matches!(after(&mut ladder, alone, 3), Next::Quarantine(_)), "there are no others");
+        assert!(matches!(after(&mut ladder, alone, 3), Consequence::Quarantine(_)), "there are no others");
     }
 
     #[test]
     fn ticks_without_calls_change_nothing() {
-        let mut ladder = Ladder::new(2, Duration::from_secs(60));
+        let mut ladder = FailureLadder::new(2, Duration::from_secs(60));
         after(&mut ladder, BADLY, 0);
-        assert_eq!(after(&mut ladder, Went::default(), 1), Next::GoOn);
-        assert!(matches!(after(&mut ladder, BADLY, 2), Next::Quarantine(_)));
+        assert_eq!(after(&mut ladder, PollOutcome::default(), 1), Consequence::GoOn);
+        assert!(matches!(after(&mut ladder, BADLY, 2), Consequence::Quarantine(_)));
     }
 }

@@ -1,7 +1,7 @@
 //! Keeps a copy of the component that last ran well. The host restores it if the one in the plugins folder does not
 //! run.
 
-use super::prepare::Bytes;
+use super::prepare::ComponentBytes;
 use super::state_file::make_inside;
 use dropsonde_sandbox::replace::{PRIVATE, replace_file};
 use std::fs;
@@ -25,7 +25,11 @@ impl LastGood {
 
     /// Keeps a copy of a component that is about to be tried. Removes earlier trials, except that of the `current`
     /// component.
-    pub(super) fn try_out(&self, Bytes { bytes, digest }: &Bytes, current: Option<&str>) -> io::Result<()> {
+    pub(super) fn try_out(
+        &self,
+        ComponentBytes { bytes, digest }: &ComponentBytes,
+        current: Option<&str>,
+    ) -> io::Result<()> {
         let current = current.map(|current| self.trial(current));
         let trials = self.all()?.into_iter().filter(|path| path.extension().is_some_and(|found| found == "trial"));
         trials.filter(|path| Some(path) != current.as_ref()).try_for_each(fs::remove_file)?;
@@ -51,11 +55,11 @@ impl LastGood {
     }
 
     /// Returns the copy to restore, if there is one and it is intact.
-    pub(super) fn get(&self) -> Option<(PathBuf, Bytes)> {
+    pub(super) fn get(&self) -> Option<(PathBuf, ComponentBytes)> {
         self.all().ok()?.into_iter().find_map(|path| {
             let kept =
                 path.file_name()?.to_str()?.strip_prefix(&self.name)?.strip_prefix('@')?.strip_suffix(".wasm")?;
-            let bytes = Bytes::of(fs::read(&path).ok()?.into());
+            let bytes = ComponentBytes::of(fs::read(&path).ok()?.into());
             (bytes.digest == kept).then_some((path, bytes))
         })
     }
@@ -91,8 +95,8 @@ impl LastGood {
 mod tests {
     use super::*;
 
-    fn component(text: &'static str) -> Bytes {
-        Bytes::of(bytes::Bytes::from_static(text.as_bytes()))
+    fn component(text: &'static str) -> ComponentBytes {
+        ComponentBytes::of(bytes::Bytes::from_static(text.as_bytes()))
     }
 
     #[test]

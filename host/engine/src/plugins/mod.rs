@@ -2,35 +2,35 @@
 //!
 //! # Layout
 //!
-//! * `find`, `watcher`, `settling`: find components, and notice when a file has changed and is complete.
+//! * `find`, `watcher`, `debounce`: find components, and notice when a file has changed and is complete.
 //! * `supervisor`: runs one task per plugin, and passes changes on to the tasks. `ending`: the end of such a task.
 //! * `run`, `poll`: start and poll the current version. `batches`, `ladder`, `quarantine`: handle calls that end badly.
-//! * `program`: polls native samplers and sources in the same way.
+//! * `native`: polls native samplers and sources in the same way.
 //! * `intake`, `mailbox`, `prepare`, `last_good`: prepare a newer version beside the running one. It takes over between
-//!   two ticks, through `latest`. `not_taken`: why a version is refused.
+//!   two ticks, through `slot`. `refused_version`: why a version is refused.
 //! * `failure_log`: decides which failures of a plugin are logged.
 //! * `trial`: tries a plugin with another configuration beside the running version.
 //! * `status`, `page`: the state of a plugin, and the page that shows it.
 //! * `schema`: turns fields into columns and metrics. `state_file`: stores what a plugin saves.
 
 mod batches;
+mod debounce;
 mod ending;
 mod failure_log;
 mod find;
 mod intake;
 mod ladder;
 mod last_good;
-mod latest;
 mod mailbox;
-mod not_taken;
+mod native;
 mod page;
 mod poll;
 mod prepare;
-mod program;
 mod quarantine;
+mod refused_version;
 mod run;
 mod schema;
-mod settling;
+mod slot;
 mod state_file;
 mod status;
 mod supervisor;
@@ -38,18 +38,18 @@ mod trial;
 mod watcher;
 
 pub use find::{Bundled, Component, FindError, Origin, in_folder};
-pub use not_taken::NotTaken;
+pub use native::BadNative;
 pub use page::PluginPage;
-pub use program::BadNative;
+pub use refused_version::RefusedVersion;
 pub use schema::{BadFields, Fields, Metric};
-pub use status::{Known, Order, PluginState, RefusedSection, Status, Waiting};
-pub use supervisor::{Denied, Request, Wanted};
+pub use status::{Order, PluginInfo, PluginState, RefusedSection, SetAsideInstance, Status};
+pub use supervisor::{Request, RequestError, RequestKind};
 
 pub(crate) use failure_log::{Failing, FailureLog};
 pub use find::LARGEST;
+pub(crate) use native::start as start_natives;
 pub use page::describe_need;
 pub use prepare::digest;
-pub(crate) use program::start as start_natives;
 pub use schema::plain;
 pub use status::BY_OPERATOR;
 pub(crate) use supervisor::Supervisor;
@@ -92,27 +92,27 @@ impl Plugins {
 
     /// Tries a plugin with its section of another configuration, beside the running version. May take as long as
     /// compiling.
-    pub async fn try_out(&self, plugin: &str, config: &Arc<Options>) -> Result<(), Denied> {
-        self.ask(plugin, Wanted::TryOut(config.clone())).await
+    pub async fn try_out(&self, plugin: &str, config: &Arc<Options>) -> Result<(), RequestError> {
+        self.ask(plugin, RequestKind::TryOut(config.clone())).await
     }
 
     /// Restarts a plugin's task with the configuration in force, and waits until the new task runs.
     pub async fn reconfigure(&self, plugin: &str) {
         // The plugin may be gone by now.
-        let _ = self.ask(plugin, Wanted::Reconfigure).await;
+        let _ = self.ask(plugin, RequestKind::Reconfigure).await;
     }
 
     /// Restarts the tasks of all plugins, because their saved state has become readable. Blocks the thread.
     pub(crate) fn begin_anew(&self) {
         for status in self.list() {
             let (answer, _) = oneshot::channel();
-            let (plugin, what) = (status.name.to_string(), Wanted::Reconfigure);
+            let (plugin, what) = (status.name.to_string(), RequestKind::Reconfigure);
             // Without a receiver the host is stopping.
             let _ = self.requests.blocking_send(Request { plugin, what, by: By::Host, answer });
         }
     }
 
-    async fn ask(&self, plugin: &str, what: Wanted) -> Result<(), Denied> {
+    async fn ask(&self, plugin: &str, what: RequestKind) -> Result<(), RequestError> {
         let (answer, answered) = oneshot::channel();
         self.request(Request { plugin: plugin.to_owned(), what, by: By::Host, answer }).await;
         // Without an answer the host is stopping.

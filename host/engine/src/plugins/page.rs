@@ -1,4 +1,4 @@
-use super::{Known, Origin, PluginState, Status, Waiting};
+use super::{Origin, PluginInfo, PluginState, SetAsideInstance, Status};
 use crate::Engine;
 use crate::conflicts::{self, Conflict};
 use crate::json;
@@ -268,7 +268,7 @@ impl PluginPage {
     }
 
     /// Returns the part of a page that needs only the lock of the plugin's state.
-    fn of_known(status: &Status, known: &Known) -> Self {
+    fn of_known(status: &Status, known: &PluginInfo) -> Self {
         let shape = known.shape.as_ref();
         let limits = &status.limits;
         let call_time = |quantile| known.call_time(quantile).map(|time| time.as_secs_f64());
@@ -360,7 +360,7 @@ impl GrantsPage {
 }
 
 impl WaitingPage {
-    fn of(waiting: &Waiting) -> Self {
+    fn of(waiting: &SetAsideInstance) -> Self {
         Self {
             instance: waiting.instance.to_string(),
             reason: waiting.reason.clone(),

@@ -1,10 +1,10 @@
 //! Makes a plugin that can be polled out of a component: compiles it, asks it for its needs and starts its first
 //! instance. All of this happens beside the running version.
 
-use super::{Component, Fields, NotTaken, Origin, grants_toml, missing, plain};
+use super::{Component, Fields, Origin, RefusedVersion, grants_toml, missing, plain};
 use crate::Engine;
+use crate::address_space::Reservation;
 use crate::plugins::status::Shared;
-use crate::room::Room;
 use dropsonde_sandbox::{
     CallError, Compile, Description, Grants, Need, Plugin, PluginMetrics, Role, Sandbox, SavedState, Setup, Worker,
     introduce,
@@ -25,7 +25,7 @@ const LONG: Duration = Duration::from_secs(5);
 
 /// A component's bytes, and their sha256 in hex. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Bytes {
+pub(super) struct ComponentBytes {
     pub(super) bytes: bytes::Bytes,
     pub(super) digest: String,
 }
@@ -37,7 +37,7 @@ pub fn digest(component: &[u8]) -> String {
 
 /// A compiled component.
 #[derive(Debug, Clone)]
-pub(super) struct Loaded {
+pub(super) struct LoadedPlugin {
     pub(super) component: Component,
     pub(super) plugin: Plugin,
     /// The component's sha256, in hex.
@@ -46,7 +46,7 @@ pub(super) struct Loaded {
 
 /// A plugin with its first instance.
 #[derive(Debug)]
-pub(super) struct Started {
+pub(super) struct StartedPlugin {
     pub(super) worker: Worker,
     /// `None` if the plugin is not a sampler.
     pub(super) fields: Option<Fields>,
@@ -54,17 +54,17 @@ pub(super) struct Started {
     pub(super) grants: Grants,
     pub(super) missing: Vec<Need>,
     /// The plugin's address space. The plugin keeps it until it is replaced or removed.
-    pub(super) room: Option<Room>,
+    pub(super) room: Option<Reservation>,
 }
 
-impl Loaded {
+impl LoadedPlugin {
     /// Returns whether the component came from a file, not with the binary.
     pub(super) fn is_file(&self) -> bool {
         matches!(self.component.origin, Origin::File(_))
     }
 }
 
-impl Bytes {
+impl ComponentBytes {
     pub(super) fn of(bytes: bytes::Bytes) -> Self {
         Self { digest: digest(&bytes), bytes }
     }
@@ -77,12 +77,12 @@ pub(super) async fn load(
     sandbox: &Arc<Sandbox>,
     status: &Shared,
     component: Component,
-    Bytes { bytes, digest }: Bytes,
+    ComponentBytes { bytes, digest }: ComponentBytes,
     waits: &watch::Sender<bool>,
-) -> Result<Loaded, NotTaken> {
+) -> Result<LoadedPlugin, RefusedVersion> {
     if let Some(wanted) = status.config.sha256.as_ref().filter(|wanted| !wanted.eq_ignore_ascii_case(&digest)) {
         let (plugin, wanted) = (component.name, wanted.clone());
-        return Err(NotTaken::Pinned { plugin, found: digest, wanted });
+        return Err(RefusedVersion::Pinned { plugin, found: digest, wanted });
     }
     let (started, size) = (Instant::now(), bytes.len());
     let compile = Compile { owner: status.name.clone(), limit: status.limits.compile_time, waits };
@@ -107,13 +107,13 @@ pub(super) async fn load(
     let took = started.elapsed();
     // The time counts whether the component is refused or not.
     engine.metrics.build_seconds.with_label_values(&[&*status.name]).observe(took.as_secs_f64());
-    let plugin = plugin.map_err(NotTaken::Refused)?;
+    let plugin = plugin.map_err(RefusedVersion::Refused)?;
     if took > SHORT {
         tracing::info!(plugin = &*status.name, bytes = size, took = format_args!("{took:.1?}"), "compiled");
     } else {
         tracing::debug!(plugin = &*status.name, ?took, "compiled");
     }
-    Ok(Loaded { component, plugin, digest })
+    Ok(LoadedPlugin { component, plugin, digest })
 }
 
 /// Asks a plugin for its needs, compares them with its grants and starts its first instance. If `room` has too little
@@ -122,10 +122,10 @@ pub(super) async fn start(
     engine: &Engine,
     sandbox: &Arc<Sandbox>,
     status: &Shared,
-    Loaded { component, plugin, .. }: &Loaded,
+    LoadedPlugin { component, plugin, .. }: &LoadedPlugin,
     state: &SavedState,
-    room: &mut Option<Room>,
-) -> Result<Started, NotTaken> {
+    room: &mut Option<Reservation>,
+) -> Result<StartedPlugin, RefusedVersion> {
     let needed = plugin.address_space(&status.limits);
     if room.as_ref().is_none_or(|room| !room.holds(needed)) {
         *room = Some(engine.rooms.take(needed, &engine.options.load(), engine.memory)?);
@@ -145,10 +145,10 @@ pub(super) async fn start(
         ),
         ..Setup::default()
     };
-    let introduction = introduce(sandbox, plugin.clone(), setup.clone()).await.map_err(NotTaken::Start)?;
-    let needs = introduction.needs.map_err(NotTaken::Invalid)?;
+    let introduction = introduce(sandbox, plugin.clone(), setup.clone()).await.map_err(RefusedVersion::Start)?;
+    let needs = introduction.needs.map_err(RefusedVersion::Invalid)?;
     if needs.len() > MOST_NEEDS {
-        return Err(NotTaken::TooManyNeeds(needs.len()));
+        return Err(RefusedVersion::TooManyNeeds(needs.len()));
     }
     let grants = match (&status.config.grants, &component.origin) {
         (Some(grants), _) => Grants::new(grants.needs()),
@@ -156,7 +156,7 @@ pub(super) async fn start(
         (None, Origin::Bundled(_)) => Grants::new(needs.iter().cloned()),
         (None, Origin::File(_) | Origin::Native) => Ok(Grants::default()),
     };
-    setup.grants = grants.map_err(NotTaken::Grants)?;
+    setup.grants = grants.map_err(RefusedVersion::Grants)?;
     let grants = setup.grants.clone();
     if !is_bundled && engine.options.load().bundled(&component.name).is_some() {
         tracing::warn!(plugin = &*status.name, "a file replaces the bundled plugin of this name");
@@ -171,18 +171,20 @@ pub(super) async fn start(
     }
     let worker = Worker::start(sandbox, plugin.clone(), setup).await;
     let worker = worker.map_err(|error| match error.invalid() {
-        Some(why) => NotTaken::Invalid(why.to_owned()),
-        None => NotTaken::Start(error),
+        Some(why) => RefusedVersion::Invalid(why.to_owned()),
+        None => RefusedVersion::Start(error),
     })?;
     let fields = plugin.has(Role::Sampler).then(|| Fields::check(&component.name, worker.fields())).transpose();
-    let fields = fields.map_err(NotTaken::Fields)?;
+    let fields = fields.map_err(RefusedVersion::Fields)?;
     engine.metrics.cold_start_seconds.with_label_values(&[&*status.name]).observe(started.elapsed().as_secs_f64());
     let Description { name, version, about } = introduction.description;
     let description = Description { name: plain(&name), version: plain(&version), about: plain(&about) };
-    Ok(Started { worker, fields, description, grants, missing, room: None })
+    Ok(StartedPlugin { worker, fields, description, grants, missing, room: None })
 }
 
 /// Runs work that takes long or waits for a disk, off the server's threads.
-pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, NotTaken> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| NotTaken::Start(CallError::Stopped))
+pub(super) async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, RefusedVersion> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| RefusedVersion::Start(CallError::Stopped))
 }

@@ -2,8 +2,8 @@
 
 use super::intake::Candidate;
 use super::ladder::Pauses;
-use super::latest::Latest;
-use super::run::{Keeper, retry_at_ms};
+use super::run::{StateKeeper, retry_at_ms};
+use super::slot::Slot;
 use super::status::{BY_OPERATOR, Order};
 use super::{PluginState, Status};
 use crate::Engine;
@@ -11,7 +11,7 @@ use crate::json;
 use std::time::Instant;
 
 /// The way out of a wait in quarantine.
-pub(super) enum Way {
+pub(super) enum QuarantineEnd {
     Replaced(Box<Candidate>),
     Released,
     /// The pause is over. The plugin stays in quarantine until a poll has worked.
@@ -23,11 +23,11 @@ pub(super) enum Way {
 pub(super) async fn quarantine(
     engine: &Engine,
     status: &Status,
-    keeper: &Keeper,
-    handover: &Latest<Candidate>,
+    keeper: &StateKeeper,
+    handover: &Slot<Candidate>,
     why: String,
     pauses: &mut Pauses,
-) -> Way {
+) -> QuarantineEnd {
     let name = &*status.name;
     let pause = (why != BY_OPERATOR).then(|| pauses.next(Instant::now()));
     let retry_at_ms = pause.map(|pause| retry_at_ms(engine, pause));
@@ -65,22 +65,22 @@ pub(super) async fn quarantine(
     let mut pause_is_over = std::pin::pin!(tokio::time::sleep(pause.unwrap_or_default()));
     let way = loop {
         tokio::select! {
-            () = status.ordered(Order::Release) => break Way::Released,
-            candidate = handover.take() => break Way::Replaced(Box::new(candidate)),
+            () = status.ordered(Order::Release) => break QuarantineEnd::Released,
+            candidate = handover.take() => break QuarantineEnd::Replaced(Box::new(candidate)),
             why = told_to_stop(status) => {
                 is_operators = true;
                 status.retry_at(None);
                 status.update(|known| known.quarantined = Some(why));
             }
-            () = pause_is_over.as_mut(), if !is_operators => break Way::Retried,
+            () = pause_is_over.as_mut(), if !is_operators => break QuarantineEnd::Retried,
         }
     };
     status.retry_at(None);
-    if matches!(way, Way::Retried) {
+    if matches!(way, QuarantineEnd::Retried) {
         return way;
     }
     status.update(|known| known.quarantined = None);
-    tracing::info!(plugin = name, "{}", if matches!(way, Way::Released) { "released" } else { "replaced" });
+    tracing::info!(plugin = name, "{}", if matches!(way, QuarantineEnd::Released) { "released" } else { "replaced" });
     way
 }
 

@@ -3,20 +3,20 @@
 
 use super::ending::End;
 use super::failure_log::Failing;
-use super::find::Place;
-use super::intake::{Broken, Candidate, Intake, Mail, Unwanted};
-use super::ladder::{Next, Went, backoff};
+use super::find::PluginPlace;
+use super::intake::{Broken, Candidate, Intake, Mail, RefusedUpload};
+use super::ladder::{Consequence, PollOutcome, backoff};
 use super::last_good::LastGood;
-use super::latest::Latest;
-use super::poll::{Ended, Poller, Standing};
-use super::prepare::{Loaded, Started, off_thread, start};
-use super::quarantine::{Way, quarantine, told_to_stop};
+use super::poll::{Conduct, PollEnd, Poller};
+use super::prepare::{LoadedPlugin, StartedPlugin, off_thread, start};
+use super::quarantine::{QuarantineEnd, quarantine, told_to_stop};
+use super::slot::Slot;
 use super::state_file::StateFile;
 use super::status::{BY_OPERATOR, Order, Shared};
-use super::{Fields, NotTaken, PluginState, Status, plain};
+use super::{Fields, PluginState, RefusedVersion, Status, plain};
 use crate::Engine;
+use crate::address_space::Reservation;
 use crate::clock::Schedule;
-use crate::room::Room;
 use dropsonde_sandbox::{CallError, Role, Sandbox, SavedState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -40,10 +40,10 @@ pub(super) async fn run(
     engine: Arc<Engine>,
     sandbox: Arc<Sandbox>,
     status: Shared,
-    place: Place,
+    place: PluginPlace,
     mail: Mail,
     told: &mut oneshot::Receiver<End>,
-) -> (Option<Unwanted>, Option<End>) {
+) -> (Option<RefusedUpload>, Option<End>) {
     let data = engine.options.load().data_dir.clone();
     let file = data.as_ref().map(|folder| StateFile::of(&status.name, folder));
     let good = data.as_ref().map(|folder| LastGood::of(&status.name, folder));
@@ -51,8 +51,8 @@ pub(super) async fn run(
         Some(file) => off_thread(move || file.load()).await.unwrap_or_default(),
         None => SavedState::default(),
     };
-    let keeper = Keeper { state: Mutex::new(state), file, writing: Arc::default() };
-    let (handover, broken, writing) = (Latest::default(), Latest::default(), Arc::default());
+    let keeper = StateKeeper { state: Mutex::new(state), file, writing: Arc::default() };
+    let (handover, broken, writing) = (Slot::default(), Slot::default(), Arc::default());
     let (status, sandbox) = (&status, &sandbox);
     let good = good.as_ref();
     let intake = Intake {
@@ -82,14 +82,14 @@ pub(super) async fn run(
 
 /// The saved state of a plugin, and its file.
 #[derive(Default)]
-pub(super) struct Keeper {
+pub(super) struct StateKeeper {
     state: Mutex<SavedState>,
     file: Option<StateFile>,
     /// Held during a write, because a poll that is cut off leaves its write under way.
     writing: Arc<tokio::sync::Mutex<()>>,
 }
 
-impl Keeper {
+impl StateKeeper {
     /// Returns the saved state of the current version.
     pub(super) fn state(&self) -> SavedState {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -128,10 +128,10 @@ struct Runner<'a> {
     engine: &'a Engine,
     sandbox: &'a Arc<Sandbox>,
     status: &'a Shared,
-    keeper: &'a Keeper,
+    keeper: &'a StateKeeper,
     good: Option<&'a LastGood>,
-    broken: &'a Latest<Broken>,
-    handover: &'a Latest<Candidate>,
+    broken: &'a Slot<Broken>,
+    handover: &'a Slot<Candidate>,
 }
 
 impl Runner<'_> {
@@ -189,7 +189,7 @@ impl Runner<'_> {
             started = Some(ready);
         }
         let copy = self.good.cloned().filter(|_| loaded.is_file()).map(|good| (good, loaded.digest.clone()));
-        let mut standing = Standing::of(&status.config, copy);
+        let mut standing = Conduct::of(&status.config, copy);
         // Starts in a row that the plugin itself failed, for example because something is missing.
         let mut refusals = 0;
         loop {
@@ -202,13 +202,14 @@ impl Runner<'_> {
                     count(self.engine, status, &error);
                     status.failed(self.engine.clock.now_ms(), &error);
                     refusals = if error.is_end() { 0 } else { refusals + 1 };
-                    let went = Went { came_back, ended_badly: usize::from(error.is_end()), ..Went::default() };
+                    let went =
+                        PollOutcome { came_back, ended_badly: usize::from(error.is_end()), ..PollOutcome::default() };
                     let next = standing.ladder.after(went, Instant::now());
                     match next {
                         _ if standing.probation.is_some() => standing.probation.clone().map(Stop::Quarantined),
-                        Next::Quarantine(why) => Some(Stop::Quarantined(why)),
-                        Next::Wait(wait) => self.back_off(&error, wait).await,
-                        Next::GoOn => self.back_off(&error, backoff(refusals.max(1))).await,
+                        Consequence::Quarantine(why) => Some(Stop::Quarantined(why)),
+                        Consequence::Wait(wait) => self.back_off(&error, wait).await,
+                        Consequence::GoOn => self.back_off(&error, backoff(refusals.max(1))).await,
                     }
                 }
                 stop => Some(stop),
@@ -224,9 +225,9 @@ impl Runner<'_> {
                     self.give_up(&loaded, &why);
                     let Self { engine, keeper, handover, .. } = *self;
                     match quarantine(engine, status, keeper, handover, why.clone(), &mut standing.pauses).await {
-                        Way::Replaced(candidate) => return *candidate,
-                        Way::Released => standing.released(),
-                        Way::Retried => standing.retried(why),
+                        QuarantineEnd::Replaced(candidate) => return *candidate,
+                        QuarantineEnd::Released => standing.released(),
+                        QuarantineEnd::Retried => standing.retried(why),
                     }
                 }
                 Some(Stop::Retry(..)) | None => {}
@@ -239,11 +240,11 @@ impl Runner<'_> {
 
     async fn start_and_poll(
         &self,
-        loaded: &Loaded,
-        started: Option<Started>,
-        room: &mut Option<Room>,
+        loaded: &LoadedPlugin,
+        started: Option<StartedPlugin>,
+        room: &mut Option<Reservation>,
         schedule: &mut Schedule,
-        standing: &mut Standing,
+        standing: &mut Conduct,
     ) -> Stop {
         let Self { engine, sandbox, status, keeper, handover, .. } = *self;
         let state = keeper.state();
@@ -254,9 +255,9 @@ impl Runner<'_> {
                 candidate = handover.take() => return Stop::Replaced(Box::new(candidate)),
             },
         };
-        let Started { worker, fields, description, grants, missing, .. } = match started {
+        let StartedPlugin { worker, fields, description, grants, missing, .. } = match started {
             Ok(started) => started,
-            Err(NotTaken::Start(error)) => return Stop::Retry(error, false),
+            Err(RefusedVersion::Start(error)) => return Stop::Retry(error, false),
             Err(why) => return Stop::Failed(why.to_string()),
         };
         status.set_worker(&worker);
@@ -276,10 +277,10 @@ impl Runner<'_> {
         }
         let mut poller = Poller::new(engine, status, worker, fields, keeper, standing);
         match poller.poll_on_schedule(schedule, handover).await {
-            Ended::Invalid(why) => Stop::Failed(NotTaken::Invalid(why).to_string()),
-            Ended::Quarantined(why) => Stop::Quarantined(why),
-            Ended::Lost(error, came_back) => Stop::Retry(error, came_back),
-            Ended::Replaced(candidate) => Stop::Replaced(candidate),
+            PollEnd::Invalid(why) => Stop::Failed(RefusedVersion::Invalid(why).to_string()),
+            PollEnd::Quarantined(why) => Stop::Quarantined(why),
+            PollEnd::Lost(error, came_back) => Stop::Retry(error, came_back),
+            PollEnd::Replaced(candidate) => Stop::Replaced(candidate),
         }
     }
 
@@ -305,7 +306,7 @@ impl Runner<'_> {
     }
 
     /// Asks the intake to restore the last good version, if this one never ran well.
-    fn give_up(&self, Loaded { digest, .. }: &Loaded, why: &str) {
+    fn give_up(&self, LoadedPlugin { digest, .. }: &LoadedPlugin, why: &str) {
         if !self.status.look(|known| known.has_run_well) && why != BY_OPERATOR {
             self.broken.put(Broken { digest: digest.clone(), why: why.to_owned() });
         }

@@ -55,7 +55,7 @@ pub struct Status {
     /// The events that wait for the plugin, if it is an observer.
     events: Arc<EventQueue>,
     poll_now: Notify,
-    known: Mutex<Known>,
+    known: Mutex<PluginInfo>,
     /// Decides which failures of the plugin are logged.
     pub(crate) failure_log: FailureLog,
     orders: watch::Sender<Option<Order>>,
@@ -73,7 +73,7 @@ pub enum Order {
 
 /// An instance that is set aside: it is not polled for now, because it ends the plugin's calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waiting {
+pub struct SetAsideInstance {
     pub instance: InstanceId,
     pub reason: String,
     /// The number of calls that it ended.
@@ -83,7 +83,7 @@ pub struct Waiting {
 
 /// The changing state of a plugin.
 #[derive(Debug)]
-pub struct Known {
+pub struct PluginInfo {
     pub state: PluginState,
     pub origin: Origin,
     /// Whether there is a version that a newer one would replace.
@@ -119,7 +119,7 @@ pub struct Known {
     pub failed_discoveries: u32,
     /// Whether the plugin was there when the host started, and has neither discovered instances nor failed since.
     is_initial: bool,
-    pub set_aside: Vec<Waiting>,
+    pub set_aside: Vec<SetAsideInstance>,
     /// The plugin's conflicts with other owners.
     pub conflicts: Conflicts,
     /// The reason for quarantine, if the plugin is in quarantine.
@@ -187,7 +187,7 @@ impl Status {
     pub fn new(name: PluginName, origin: Origin, is_of_start: bool, config: &Options) -> Self {
         let own = config.plugin(&name);
         let (interval, limits) = (config.interval(&own), config.limits(&own));
-        let known = Known {
+        let known = PluginInfo {
             state: PluginState::Loading,
             origin,
             has_current: false,
@@ -268,7 +268,7 @@ impl Status {
     }
 
     /// Reads the plugin's state under a lock. `look` must not call other methods of this status.
-    pub fn look<T>(&self, look: impl FnOnce(&Known) -> T) -> T {
+    pub fn look<T>(&self, look: impl FnOnce(&PluginInfo) -> T) -> T {
         self.with(|known| look(known))
     }
 
@@ -382,7 +382,7 @@ impl Status {
         draining.iter().filter(|worker| worker.strong_count() > 0).count()
     }
 
-    pub fn update(&self, change: impl FnOnce(&mut Known)) {
+    pub fn update(&self, change: impl FnOnce(&mut PluginInfo)) {
         self.with(change);
     }
 
@@ -478,12 +478,12 @@ impl Status {
         });
     }
 
-    fn with<T>(&self, look: impl FnOnce(&mut Known) -> T) -> T {
+    fn with<T>(&self, look: impl FnOnce(&mut PluginInfo) -> T) -> T {
         look(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl Known {
+impl PluginInfo {
     /// Returns whether a version of the plugin waits for its turn to be compiled.
     pub fn waits_for_its_turn(&self) -> bool {
         self.turn.as_ref().is_some_and(|waits| *waits.borrow())

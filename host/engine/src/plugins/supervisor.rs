@@ -1,16 +1,16 @@
 //! Supervises the plugins: runs a task for each, and passes changes of the plugins folder and requests of the API on to
 //! the tasks.
 
+use super::debounce::{Debounce, FileChange, Files};
 use super::ending::{End, Ended, Requester, run_to_end};
-use super::find::{self, Place, components, files};
+use super::find::{self, PluginPlace, components, files};
 use super::intake::{Ask, Asked, Mail};
 use super::mailbox::{Mailbox, Posted};
 use super::prepare::off_thread;
-use super::settling::{Change, Files, Settling};
 use super::status::Shared;
 use super::trial::try_section;
 use super::watcher::Watcher;
-use super::{Bundled, Component, FindError, NotTaken, Origin, PluginState, Status};
+use super::{Bundled, Component, FindError, Origin, PluginState, RefusedVersion, Status};
 use crate::Engine;
 use crate::audit::{Action, By, Entry, PluginChange, What};
 use crate::options::{Options, UnknownName};
@@ -30,14 +30,14 @@ use tokio::task::{Id, JoinError, JoinSet};
 #[derive(Debug)]
 pub struct Request {
     pub plugin: String,
-    pub what: Wanted,
+    pub what: RequestKind,
     /// The requester, for the audit log.
     pub by: By,
-    pub answer: oneshot::Sender<Result<(), Denied>>,
+    pub answer: oneshot::Sender<Result<(), RequestError>>,
 }
 
 #[derive(Debug)]
-pub enum Wanted {
+pub enum RequestKind {
     /// Replace the plugin's file by these bytes, if they are a plugin that starts.
     Upload(bytes::Bytes),
     /// Load the plugin again from its file.
@@ -54,7 +54,7 @@ pub enum Wanted {
 
 /// Why a request is denied.
 #[derive(Debug, thiserror::Error)]
-pub enum Denied {
+pub enum RequestError {
     #[error("no plugin has this name")]
     Unknown,
     #[error("the plugin comes with the binary and cannot be removed; stop it with `dropsonde plugin quarantine`")]
@@ -66,7 +66,7 @@ pub enum Denied {
     #[error("cannot remove {}: {source}", path.display())]
     NotRemoved { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
-    NotTaken(NotTaken),
+    NotTaken(RefusedVersion),
 }
 
 pub(crate) struct Supervisor {
@@ -75,10 +75,10 @@ pub(crate) struct Supervisor {
     folder: Option<PathBuf>,
     /// The plugins that were found, until they start.
     found: Vec<Component>,
-    running: BTreeMap<PluginName, Running>,
+    running: BTreeMap<PluginName, PluginTask>,
     tasks: JoinSet<Ended>,
     names: HashMap<Id, PluginName>,
-    settling: Settling,
+    settling: Debounce,
     /// The misnamed files that the log has mentioned.
     misnamed: BTreeSet<PathBuf>,
 }
@@ -87,7 +87,7 @@ pub(crate) struct Supervisor {
 const MOST_WAITING: usize = 3;
 
 /// A plugin's task.
-struct Running {
+struct PluginTask {
     changed: Arc<Notify>,
     asks: Arc<Mailbox>,
     /// The sender that tells the task to end; `None` once it has been told.
@@ -125,7 +125,7 @@ impl Supervisor {
             }
             Err(error) => return Err(error),
         };
-        let (settling, found) = (Settling::with(&files), components(&files, engine.options.load().bundled));
+        let (settling, found) = (Debounce::with(&files), components(&files, engine.options.load().bundled));
         let mut supervisor = Self { folder, found, settling, ..Self::of_none(engine, sandbox) };
         let misnamed = supervisor.folder.as_deref().map(find::misnamed).unwrap_or_default();
         supervisor.warn_of(misnamed);
@@ -143,7 +143,7 @@ impl Supervisor {
             running: BTreeMap::new(),
             tasks: JoinSet::new(),
             names: HashMap::new(),
-            settling: Settling::with(&Files::new()),
+            settling: Debounce::with(&Files::new()),
             misnamed: BTreeSet::new(),
         }
     }
@@ -219,14 +219,14 @@ impl Supervisor {
         self.warn_of(misnamed);
         for (name, change) in self.settling.look(&found, Instant::now()) {
             match change {
-                Change::Written(path) => match self.running.get_mut(name.as_str()) {
+                FileChange::Written(path) => match self.running.get_mut(name.as_str()) {
                     Some(running) => {
                         running.is_written = running.end.is_none();
                         running.changed.notify_one();
                     }
                     None => self.begin(Component { name, origin: Origin::File(path) }, Beginning::Found),
                 },
-                Change::Removed => _ = self.end(&name, End::Gone),
+                FileChange::Removed => _ = self.end(&name, End::Gone),
             }
         }
     }
@@ -254,26 +254,26 @@ impl Supervisor {
 
     fn serve(&mut self, Request { plugin, what, by, answer }: Request) {
         if self.is_native(&plugin) {
-            let _ = answer.send(Err(Denied::Native));
+            let _ = answer.send(Err(RequestError::Native));
             return;
         }
         if let Some(ending) = self.running.get_mut(plugin.as_str()).filter(|running| running.end.is_none()) {
             if ending.later.len() < MOST_WAITING {
                 ending.later.push(Request { plugin, what, by, answer });
             } else {
-                let _ = answer.send(Err(Denied::Busy));
+                let _ = answer.send(Err(RequestError::Busy));
             }
             return;
         }
         let what = match what {
-            Wanted::Upload(bytes) => Asked::Upload(bytes),
-            Wanted::Reload => Asked::Again,
-            Wanted::Remove if self.bundled(&plugin).is_some() => {
+            RequestKind::Upload(bytes) => Asked::Upload(bytes),
+            RequestKind::Reload => Asked::Again,
+            RequestKind::Remove if self.bundled(&plugin).is_some() => {
                 return self.remove_if_there(plugin, Requester { by, answer });
             }
-            Wanted::Remove | Wanted::RemoveFile => return self.remove(&plugin, Requester { by, answer }),
-            Wanted::TryOut(config) => return self.try_out(&plugin, config, answer),
-            Wanted::Reconfigure => {
+            RequestKind::Remove | RequestKind::RemoveFile => return self.remove(&plugin, Requester { by, answer }),
+            RequestKind::TryOut(config) => return self.try_out(&plugin, config, answer),
+            RequestKind::Reconfigure => {
                 // A plugin without a task has nothing to restart.
                 if let Err(End::Anew(answer)) = self.end(&plugin, End::Anew(answer)) {
                     let _ = answer.send(Ok(()));
@@ -285,19 +285,21 @@ impl Supervisor {
         match (self.running.get(plugin.as_str()), &ask.what) {
             (Some(running), _) => match running.asks.post(ask) {
                 Posted::Waits => {}
-                Posted::Replaced(older) => self.refuse(&plugin, older, Denied::NotTaken(NotTaken::Outdated)),
-                Posted::Full(ask) => self.refuse(&plugin, ask, Denied::Busy),
+                Posted::Replaced(older) => {
+                    self.refuse(&plugin, older, RequestError::NotTaken(RefusedVersion::Outdated))
+                }
+                Posted::Full(ask) => self.refuse(&plugin, ask, RequestError::Busy),
             },
             (None, Asked::Upload(_)) => {
                 let file = self.place(&plugin).file().unwrap_or_default();
                 self.begin(Component { name: plugin, origin: Origin::File(file) }, Beginning::Asked(ask));
             }
-            (None, Asked::Again) => drop(ask.answer.send(Err(Denied::Unknown))),
+            (None, Asked::Again) => drop(ask.answer.send(Err(RequestError::Unknown))),
         }
     }
 
     /// Denies a request that is not tried, and writes that to the audit log.
-    fn refuse(&self, plugin: &str, Ask { what, by, answer }: Ask, why: Denied) {
+    fn refuse(&self, plugin: &str, Ask { what, by, answer }: Ask, why: RequestError) {
         let action = if matches!(what, Asked::Again) { Action::Reload } else { Action::Upload };
         let (plugin, refused) = (plugin.to_owned(), Some(why.to_string()));
         let what = What::Plugin(PluginChange { action, plugin, digest: None, refused });
@@ -309,8 +311,8 @@ impl Supervisor {
         self.engine.plugins.get(name).is_some_and(|status| status.look(|known| known.origin == Origin::Native))
     }
 
-    fn place(&self, name: &str) -> Place {
-        Place { name: name.to_owned(), folder: self.folder.clone(), bundled: self.bundled(name) }
+    fn place(&self, name: &str) -> PluginPlace {
+        PluginPlace { name: name.to_owned(), folder: self.folder.clone(), bundled: self.bundled(name) }
     }
 
     fn bundled(&self, name: &str) -> Option<Bundled> {
@@ -318,14 +320,14 @@ impl Supervisor {
     }
 
     /// Tries a plugin's section in a task of its own, so that nothing else waits for it.
-    fn try_out(&self, name: &str, config: Arc<Options>, answer: oneshot::Sender<Result<(), Denied>>) {
+    fn try_out(&self, name: &str, config: Arc<Options>, answer: oneshot::Sender<Result<(), RequestError>>) {
         let Some(status) = self.engine.plugins.get(name) else { return drop(answer.send(Ok(()))) };
         let (engine, sandbox, place) = (self.engine.clone(), self.sandbox.clone(), self.place(name));
         drop(tokio::spawn(async move {
             let component = off_thread(move || place.component()).await.ok().flatten();
             let Some(component) = component else { return drop(answer.send(Ok(()))) };
             let tried = try_section(&engine, &sandbox, &status, component, &config).await;
-            let _ = answer.send(tried.map_err(Denied::NotTaken));
+            let _ = answer.send(tried.map_err(RequestError::NotTaken));
         }));
     }
 
@@ -338,7 +340,7 @@ impl Supervisor {
         if let Err(End::Remove(Requester { answer, .. })) = self.end(name, End::Remove(requester)) {
             // The plugin's file may be gone already, while the plugin still owns instances.
             let released = self.engine.release_instances(name);
-            let _ = answer.send(if released { Ok(()) } else { Err(Denied::Unknown) });
+            let _ = answer.send(if released { Ok(()) } else { Err(RequestError::Unknown) });
         }
     }
 
@@ -348,9 +350,9 @@ impl Supervisor {
         drop(tokio::spawn(async move {
             let is_there = off_thread(move || file.is_some_and(|file| fs::symlink_metadata(file).is_ok()));
             if is_there.await.unwrap_or_default() {
-                engine.plugins.request(Request { plugin, what: Wanted::RemoveFile, by, answer }).await;
+                engine.plugins.request(Request { plugin, what: RequestKind::RemoveFile, by, answer }).await;
             } else {
-                let _ = answer.send(Err(Denied::Bundled));
+                let _ = answer.send(Err(RequestError::Bundled));
             }
         }));
     }
@@ -393,7 +395,7 @@ impl Supervisor {
         let place = self.place(&name);
         let mail = Mail { asks: asks.clone(), changed: changed.clone(), is_change };
         let task = run_to_end(engine.clone(), self.sandbox.clone(), status, place, mail, told);
-        let running = Running { changed, asks, end: Some(end), later: Vec::new(), is_written: false };
+        let running = PluginTask { changed, asks, end: Some(end), later: Vec::new(), is_written: false };
         self.running.insert(name.clone(), running);
         self.names.insert(self.tasks.spawn(task).id(), name);
     }
@@ -415,7 +417,7 @@ impl Supervisor {
             Err(error) => (error.id(), Err(error)),
         };
         let Some(name) = self.names.remove(&id) else { return };
-        let Some(Running { later, is_written, .. }) = self.running.remove(&name) else { return };
+        let Some(PluginTask { later, is_written, .. }) = self.running.remove(&name) else { return };
         match ended {
             Ok(ended) => self.settle(&name, ended),
             Err(error) => {

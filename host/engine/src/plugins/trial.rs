@@ -1,9 +1,9 @@
 //! Tries a plugin with another section of the configuration, beside the running version: compiles it, asks it for its
 //! needs and starts an instance. A trial changes nothing, and does not see what the plugin saved.
 
-use super::prepare::{Bytes, load, off_thread, start};
+use super::prepare::{ComponentBytes, load, off_thread, start};
 use super::status::Shared;
-use super::{Component, NotTaken, PluginState, Plugins, Status};
+use super::{Component, PluginState, Plugins, RefusedVersion, Status};
 use crate::clock::Clock;
 use crate::metrics::HostMetrics;
 use crate::{Engine, Options};
@@ -22,7 +22,7 @@ pub struct Tried {
 /// Why a component does not work with a configuration.
 #[derive(Debug)]
 pub struct TrialFailed {
-    pub why: NotTaken,
+    pub why: RefusedVersion,
     /// The component's sha256, in hex; `None` if the component could not be read.
     digest: Option<String>,
 }
@@ -58,8 +58,8 @@ async fn try_component(
         Arc::new(Status::new(component.name.as_str().into(), component.origin.clone(), false, options));
     let read = component.clone();
     let unread = |why| TrialFailed { why, digest: None };
-    let bytes = off_thread(move || read.bytes().map(Bytes::of)).await.map_err(unread)?;
-    let bytes = bytes.map_err(|error| unread(NotTaken::Unreadable(error)))?;
+    let bytes = off_thread(move || read.bytes().map(ComponentBytes::of)).await.map_err(unread)?;
+    let bytes = bytes.map_err(|error| unread(RefusedVersion::Unreadable(error)))?;
     let digest = bytes.digest.clone();
     let failed = |why| TrialFailed { why, digest: Some(digest.clone()) };
     let loaded = load(engine, sandbox, &status, component, bytes, &watch::Sender::new(false)).await.map_err(failed)?;
@@ -74,13 +74,13 @@ pub(super) async fn try_section(
     now: &Status,
     component: Component,
     options: &Options,
-) -> Result<(), NotTaken> {
+) -> Result<(), RefusedVersion> {
     let Err(TrialFailed { why, digest }) = try_component(engine, sandbox, component, options).await else {
         return Ok(());
     };
     let (state, is_refused_file) =
         now.look(|known| (known.state, known.refused.as_ref().is_some_and(|refused| refused.digest == digest)));
-    let is_of_component = matches!(why, NotTaken::Unreadable(_) | NotTaken::Refused(_));
+    let is_of_component = matches!(why, RefusedVersion::Unreadable(_) | RefusedVersion::Refused(_));
     if is_refused_file || is_of_component {
         return Ok(());
     }
@@ -88,7 +88,7 @@ pub(super) async fn try_section(
         let has_other_section = now.config != options.plugin(&now.name);
         // A plugin that did not start before may fail to start for reasons that have nothing to do with the section.
         let is_starting = matches!(state, PluginState::Loading | PluginState::Compiling);
-        let is_of_section = has_other_section && (is_starting || !matches!(why, NotTaken::Start(_)));
+        let is_of_section = has_other_section && (is_starting || !matches!(why, RefusedVersion::Start(_)));
         return if is_of_section { Err(why) } else { Ok(()) };
     }
     Err(why)

@@ -19,25 +19,28 @@ pub struct Number {
     pub help: &'static str,
     /// Whether the document leaves the number out when it is 0.
     is_optional: bool,
-    of_source: fn(&Stats) -> Option<Reading>,
-    of_all: fn(&Aggregate) -> Reading,
-    set: fn(&mut Aggregate, &[Reading]),
+    of_source: fn(&Stats) -> Option<SourceReading>,
+    of_all: fn(&Aggregate) -> SourceReading,
+    set: fn(&mut Aggregate, &[SourceReading]),
 }
+
+/// Counts, by name.
+type Named = Vec<(String, i64)>;
 
 /// Counts by name, which a section has beside its numbers.
 #[derive(Debug)]
 pub(super) struct Counts {
     section: &'static str,
     key: &'static str,
-    pub(super) of_source: fn(&Stats) -> Option<&Vec<(String, i64)>>,
-    of_all: fn(&Aggregate) -> &Vec<(String, i64)>,
-    pub(super) of_source_mut: fn(&mut Stats) -> Option<&mut Vec<(String, i64)>>,
-    pub(super) of_all_mut: fn(&mut Aggregate) -> &mut Vec<(String, i64)>,
+    pub(super) of_source: fn(&Stats) -> Option<&Named>,
+    of_all: fn(&Aggregate) -> &Named,
+    pub(super) of_source_mut: fn(&mut Stats) -> Option<&mut Named>,
+    pub(super) of_all_mut: fn(&mut Aggregate) -> &mut Named,
 }
 
 /// The value of a number, and how the values of several sources are combined.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Reading {
+pub(super) enum SourceReading {
     /// The values are added up.
     Sum(i64),
     /// The values of the sources that report the section are averaged.
@@ -46,10 +49,10 @@ pub(super) enum Reading {
 
 macro_rules! reading {
     (sum $value:expr) => {
-        Reading::Sum($value)
+        SourceReading::Sum($value)
     };
     (mean $value:expr) => {
-        Reading::Mean($value)
+        SourceReading::Mean($value)
     };
 }
 
@@ -147,35 +150,35 @@ impl Number {
     /// Returns the number's value.
     pub fn value(&self, all: &Aggregate) -> f64 {
         match (self.of_all)(all) {
-            Reading::Sum(value) => value as f64,
-            Reading::Mean(value) => value,
+            SourceReading::Sum(value) => value as f64,
+            SourceReading::Mean(value) => value,
         }
     }
 
     /// Sets the number to the combined value of several sources.
     pub(super) fn aggregate(&self, all: &mut Aggregate, sources: &[&Stats]) {
-        let readings: Vec<Reading> = sources.iter().filter_map(|stats| (self.of_source)(stats)).collect();
+        let readings: Vec<SourceReading> = sources.iter().filter_map(|stats| (self.of_source)(stats)).collect();
         (self.set)(all, &readings);
     }
 }
 
 /// Returns the sum of counts. A negative count counts as 0.
-fn sum(readings: &[Reading]) -> i64 {
+fn sum(readings: &[SourceReading]) -> i64 {
     readings.iter().fold(0, |sum: i64, reading| match reading {
-        Reading::Sum(count) => sum.saturating_add((*count).max(0)),
-        Reading::Mean(_) => sum,
+        SourceReading::Sum(count) => sum.saturating_add((*count).max(0)),
+        SourceReading::Mean(_) => sum,
     })
 }
 
 /// Returns the mean of values, which is 0 without any. If the sum is beyond all numbers, each value is divided first.
-fn mean(readings: &[Reading]) -> f64 {
+fn mean(readings: &[SourceReading]) -> f64 {
     if readings.is_empty() {
         return 0.0;
     }
     let values = || {
         readings.iter().map(|reading| match reading {
-            Reading::Sum(count) => *count as f64,
-            Reading::Mean(value) => *value,
+            SourceReading::Sum(count) => *count as f64,
+            SourceReading::Mean(value) => *value,
         })
     };
     let (sum, count): (f64, f64) = (values().sum(), readings.len() as f64);
@@ -186,9 +189,9 @@ fn mean(readings: &[Reading]) -> f64 {
 pub(super) fn json_of_all(all: &Aggregate) -> Map<String, Value> {
     sections(
         |number| match (number.of_all)(all) {
-            Reading::Sum(0) if number.is_optional => None,
-            Reading::Sum(count) => Some(json!(count)),
-            Reading::Mean(value) => Some(in_short(value)),
+            SourceReading::Sum(0) if number.is_optional => None,
+            SourceReading::Sum(count) => Some(json!(count)),
+            SourceReading::Mean(value) => Some(in_short(value)),
         },
         |counts| {
             let counts = (counts.of_all)(all).iter().filter(|(_, count)| *count != 0);
@@ -201,8 +204,8 @@ pub(super) fn json_of_all(all: &Aggregate) -> Map<String, Value> {
 pub fn json_of_source(stats: &Stats) -> Value {
     let json = sections(
         |number| match (number.of_source)(stats)? {
-            Reading::Sum(count) => Some(json!(count)),
-            Reading::Mean(value) => Some(json!(value)),
+            SourceReading::Sum(count) => Some(json!(count)),
+            SourceReading::Mean(value) => Some(json!(value)),
         },
         |counts| {
             let counts: BTreeMap<_, _> = (counts.of_source)(stats).into_iter().flatten().cloned().collect();

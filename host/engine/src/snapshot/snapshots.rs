@@ -12,10 +12,10 @@ const STALE_INTERVALS: i64 = 3;
 
 /// The reports of a host's sources, and the document of all of them.
 #[derive(Debug)]
-pub struct Snapshots(Mutex<State>);
+pub struct Snapshots(Mutex<SnapshotState>);
 
 #[derive(Debug)]
-struct State {
+struct SnapshotState {
     parts: BTreeMap<PluginName, Part>,
     document: Arc<Document>,
     /// The time after which a report in the document is stale.
@@ -59,7 +59,7 @@ impl Part {
 impl Snapshots {
     pub fn new(now_ms: i64) -> Self {
         let document = Arc::new(Document::of(Aggregate::default(), now_ms, &[]));
-        Self(Mutex::new(State { parts: BTreeMap::new(), document, until_ms: i64::MAX }))
+        Self(Mutex::new(SnapshotState { parts: BTreeMap::new(), document, until_ms: i64::MAX }))
     }
 
     /// Takes a report of a source.
@@ -120,12 +120,12 @@ impl Snapshots {
         self.lock().parts.get(source).map_or(0, |part| part.answers)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SnapshotState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl SnapshotState {
     /// Makes the document anew.
     fn make(&mut self, now_ms: i64) {
         let aggregate = Aggregate::of(self.parts.values().filter_map(|part| part.fresh(now_ms)));

@@ -2,22 +2,22 @@
 //!
 //! # Layout
 //!
-//! * `file`: a token on disk; `sessions`: browsers that have logged in; `attempts`: the limit of wrong attempts.
+//! * `file`: a token on disk; `sessions`: browsers that have logged in; `login_limit`: the limit of wrong attempts.
 
-mod attempts;
 mod file;
+mod login_limit;
 mod sessions;
 
-pub(crate) use attempts::TooManyWrong;
 pub use file::read;
+pub(crate) use login_limit::TooManyWrong;
 pub use sessions::Session;
 
 use crate::Options;
 use arc_swap::ArcSwap;
-use attempts::Attempts;
-use dropsonde_engine::places::PeerId;
+use dropsonde_engine::quota::ClientId;
 use dropsonde_engine::unwritable::{is_denied, is_unwritable};
 use dropsonde_model::Right;
+use login_limit::Attempts;
 use sessions::Sessions;
 use std::io;
 use std::path::Path;
@@ -169,13 +169,13 @@ impl Tokens {
 
     /// Counts a wrong token of a request. Fails if the client has shown too many. Right tokens are never refused for
     /// that.
-    pub(crate) fn count_wrong(&self, peer: PeerId) -> Result<(), TooManyWrong> {
+    pub(crate) fn count_wrong(&self, peer: ClientId) -> Result<(), TooManyWrong> {
         self.wrong.attempt(peer, Instant::now(), || None::<()>).map(drop)
     }
 
     /// Returns the right of a token that a client logs in with; none if the token is wrong. Fails if the client has
     /// tried too many wrong ones.
-    pub(crate) fn attempt(&self, peer: PeerId, token: &[u8]) -> Result<Option<Right>, TooManyWrong> {
+    pub(crate) fn attempt(&self, peer: ClientId, token: &[u8]) -> Result<Option<Right>, TooManyWrong> {
         self.attempts.attempt(peer, Instant::now(), || match self.recognize(token) {
             Shown::Token(right) => Some(right),
             Shown::Nothing | Shown::Unknown => None,
@@ -360,7 +360,7 @@ mod tests {
         assert!(reload().is_err());
         assert_eq!(tokens.recognize(before.as_bytes()), Shown::Token(Right::Read));
         std::fs::write(&path, "an operator's own token").unwrap();
-        let wrong = || tokens.count_wrong(PeerId::Unix).is_ok();
+        let wrong = || tokens.count_wrong(ClientId::Unix).is_ok();
         assert_eq!((0..11).filter(|_| wrong()).count(), 10);
         assert!(reload().unwrap() && wrong(), "wrong ones are counted anew");
         assert_eq!(tokens.recognize(before.as_bytes()), Shown::Unknown);

@@ -13,12 +13,12 @@
 //! # Layout
 //!
 //! * `writer`: one thread, with its readers, their events and their timers.
-//! * `backlog`: the events that are kept for readers that are behind; `turns`: the order of writes.
+//! * `backlog`: the events that are kept for readers that are behind; `fair_queue`: the order of writes.
 //! * `reader`: one stream, and its position.
 
 mod backlog;
+mod fair_queue;
 mod reader;
-mod turns;
 mod writer;
 
 use dropsonde_engine::health::Vitals;

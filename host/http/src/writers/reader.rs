@@ -1,5 +1,5 @@
 use super::backlog::{Backlog, Next};
-use super::turns::Client;
+use super::fair_queue::Client;
 use bytes::Bytes;
 use dropsonde_engine::hub::Selection;
 use dropsonde_engine::hub::{

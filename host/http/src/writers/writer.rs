@@ -1,9 +1,9 @@
 use super::Patience;
 use super::backlog::Backlog;
+use super::fair_queue::{Client, Turns};
 use super::reader::{Reader, State, Went};
-use super::turns::{Client, Turns};
-use dropsonde_engine::health::Pulse;
-use dropsonde_engine::hub::{ChannelId, Event, Hub, Inbox, Joining, Message, Registered, Waiting};
+use dropsonde_engine::health::TaskGuard;
+use dropsonde_engine::hub::{ChannelId, Event, Hub, Inbox, Joining, Message, Registered, WaitingBytes};
 use mio::{Events, Poll, Token};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -46,7 +46,7 @@ pub(super) struct Writer {
     /// time than the reader's own is out of date.
     due: BinaryHeap<Reverse<(Instant, usize, u64)>>,
     next_serial: u64,
-    _pulse: Pulse,
+    _pulse: TaskGuard,
 }
 
 impl Writer {
@@ -56,7 +56,7 @@ impl Writer {
         inbox: Arc<Inbox>,
         poll: Poll,
         patience: Patience,
-        pulse: Pulse,
+        pulse: TaskGuard,
     ) -> Self {
         Self {
             number,
@@ -112,7 +112,7 @@ impl Writer {
                     self.ready(token);
                 }
             }
-            let Waiting { messages, .. } = self.inbox.take();
+            let WaitingBytes { messages, .. } = self.inbox.take();
             if self.take(messages, now) {
                 until = Some(now + LAST);
             }

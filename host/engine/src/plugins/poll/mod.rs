@@ -8,10 +8,10 @@ pub(super) use calls::{Calls, Used};
 use super::batches::Batches;
 use super::failure_log::Failing;
 use super::intake::Candidate;
-use super::ladder::{Ladder, Next, Pauses, Went};
+use super::ladder::{Consequence, FailureLadder, Pauses, PollOutcome};
 use super::last_good::LastGood;
-use super::latest::Latest;
-use super::run::{Keeper, count, retry_at_ms};
+use super::run::{StateKeeper, count, retry_at_ms};
+use super::slot::Slot;
 use super::status::{Order, Shared};
 use super::{Fields, PluginState, plain};
 use crate::Engine;
@@ -26,7 +26,7 @@ use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
 /// Why polling a plugin has ended.
-pub(super) enum Ended {
+pub(super) enum PollEnd {
     /// The plugin says that its configuration cannot work; its reason.
     Invalid(String),
     /// The plugin's calls end badly again and again; the reason for quarantine.
@@ -61,8 +61,8 @@ pub(super) struct Poller<'a, C: Calls> {
     calls: C,
     /// `None` if the plugin is not a sampler.
     recorder: Option<Recorder>,
-    keeper: &'a Keeper,
-    standing: &'a mut Standing,
+    keeper: &'a StateKeeper,
+    standing: &'a mut Conduct,
     /// The kinds of failure since the last tick, each of which is logged once at most.
     failing: BTreeSet<Failing>,
     /// Whether a call has failed since the metrics last counted failed polls.
@@ -72,8 +72,8 @@ pub(super) struct Poller<'a, C: Calls> {
 }
 
 /// The record of a version's behaviour, which outlives its workers.
-pub(super) struct Standing {
-    pub(super) ladder: Ladder,
+pub(super) struct Conduct {
+    pub(super) ladder: FailureLadder,
     pub(super) batches: Batches,
     pub(super) pauses: Pauses,
     /// The reason for quarantine, while the plugin is tried again in it. Cleared once a poll has worked.
@@ -82,11 +82,11 @@ pub(super) struct Standing {
     pub(super) copy: Option<(LastGood, String)>,
 }
 
-impl Standing {
+impl Conduct {
     /// Creates the record of a version that has not run yet.
     pub(super) fn of(config: &PluginConfig, copy: Option<(LastGood, String)>) -> Self {
         Self {
-            ladder: Ladder::new(config.failures(), config.failure_window()),
+            ladder: FailureLadder::new(config.failures(), config.failure_window()),
             batches: Batches::default(),
             pauses: Pauses::new(config.retry_after()),
             probation: None,
@@ -116,8 +116,8 @@ impl<'a, C: Calls> Poller<'a, C> {
         status: &'a Shared,
         calls: C,
         fields: Option<Fields>,
-        keeper: &'a Keeper,
-        standing: &'a mut Standing,
+        keeper: &'a StateKeeper,
+        standing: &'a mut Conduct,
     ) -> Self {
         let recorder = |fields| Recorder::new(status.name.clone(), fields, status.interval(), status.limits.deadline);
         Self {
@@ -135,7 +135,7 @@ impl<'a, C: Calls> Poller<'a, C> {
 
     /// Polls on schedule, and returns why that ended. Between two ticks, hands events to an observer, and polls a
     /// source once more if someone asks for that.
-    pub(super) async fn poll_on_schedule(&mut self, schedule: &mut Schedule, handover: &Latest<Candidate>) -> Ended {
+    pub(super) async fn poll_on_schedule(&mut self, schedule: &mut Schedule, handover: &Slot<Candidate>) -> PollEnd {
         let mut discover_at = i64::MIN;
         self.status.update(|known| known.late_ticks = 0);
         let events = self.status.events();
@@ -159,17 +159,17 @@ impl<'a, C: Calls> Poller<'a, C> {
                     candidate = handover.take() => {
                         // Saves what the observer counted since the last poll. The tick is left to the new version.
                         if events.is_some() {
-                            let _ = self.collect(&mut Went::default()).await;
+                            let _ = self.collect(&mut PollOutcome::default()).await;
                             self.keeper.keep(self.engine, self.status).await;
                         }
                         *schedule = before;
-                        return Ended::Replaced(Box::new(candidate));
+                        return PollEnd::Replaced(Box::new(candidate));
                     }
                     () = self.status.told_to_poll() => Work::Asked,
                     events = next(events.as_deref()), if listens => Work::Told(events),
                 };
                 // Calls between two ticks do not count for the next tick.
-                let mut went = Went::default();
+                let mut went = PollOutcome::default();
                 let done = match (work, events.as_deref()) {
                     (Work::Told(told), Some(queue)) => match self.calls.ready().await {
                         Ok(()) => self.tell(told, &mut went).await,
@@ -207,20 +207,20 @@ impl<'a, C: Calls> Poller<'a, C> {
             let next = self.standing.ladder.after(went, Instant::now());
             if let Some(why) = self.standing.probation.take() {
                 if !went.came_back && went.ended_badly + went.tried_in_vain > 0 {
-                    return Ended::Quarantined(why);
+                    return PollEnd::Quarantined(why);
                 }
                 self.leave_quarantine();
             }
             match next {
-                Next::GoOn => {
+                Consequence::GoOn => {
                     self.status.enter(PluginState::Running);
                     self.status.polled();
-                    if went == (Went { came_back: true, ..Went::default() }) {
+                    if went == (PollOutcome { came_back: true, ..PollOutcome::default() }) {
                         self.has_run_well().await;
                     }
                 }
-                Next::Quarantine(why) => return Ended::Quarantined(why),
-                Next::Wait(wait) => {
+                Consequence::Quarantine(why) => return PollEnd::Quarantined(why),
+                Consequence::Wait(wait) => {
                     let until_ms = Some(retry_at_ms(self.engine, wait));
                     self.status.update(|known| (known.next_poll_ms, known.retry_at_ms) = (until_ms, until_ms));
                     self.status.forget(Order::Release);
@@ -228,7 +228,7 @@ impl<'a, C: Calls> Poller<'a, C> {
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
                         () = self.status.ordered(Order::Release) => {}
-                        candidate = handover.take() => return Ended::Replaced(Box::new(candidate)),
+                        candidate = handover.take() => return PollEnd::Replaced(Box::new(candidate)),
                     }
                     // The plugin had to wait, so the ticks in the meantime were not late.
                     self.status.update(|known| (known.late_ticks, known.retry_at_ms) = (0, None));
@@ -244,8 +244,8 @@ impl<'a, C: Calls> Poller<'a, C> {
         missed: u64,
         discover_at: &mut i64,
         discover_interval: i64,
-        went: &mut Went,
-    ) -> Result<(), Ended> {
+        went: &mut PollOutcome,
+    ) -> Result<(), PollEnd> {
         let (metrics, name) = (&self.engine.metrics, [&*self.status.name]);
         metrics.plugin_polls.with_label_values(&name).inc();
         metrics.plugin_polls_missed.with_label_values(&name).inc_by(missed);
@@ -265,7 +265,7 @@ impl<'a, C: Calls> Poller<'a, C> {
     }
 
     /// Asks a source for the state of its application, and puts the answer into the snapshot.
-    async fn collect(&mut self, went: &mut Went) -> Result<(), Ended> {
+    async fn collect(&mut self, went: &mut PollOutcome) -> Result<(), PollEnd> {
         if !self.status.has(Role::Source) {
             return Ok(());
         }
@@ -294,7 +294,7 @@ impl<'a, C: Calls> Poller<'a, C> {
     }
 
     /// Hands the events of its application to an observer.
-    async fn tell(&mut self, events: Vec<Event>, went: &mut Went) -> Result<(), Ended> {
+    async fn tell(&mut self, events: Vec<Event>, went: &mut PollOutcome) -> Result<(), PollEnd> {
         let (count, name) = (events.len() as u64, &*self.status.name);
         let called = Instant::now();
         let (tick, span) = (self.tick(self.now()), self.call_span("observe", None));
@@ -361,15 +361,15 @@ impl<'a, C: Calls> Poller<'a, C> {
     }
 
     /// Counts and logs a failed call. Returns an error if polling must end.
-    fn report(&mut self, what: Failing, error: &CallError, went: &mut Went) -> Result<(), Ended> {
+    fn report(&mut self, what: Failing, error: &CallError, went: &mut PollOutcome) -> Result<(), PollEnd> {
         self.has_failed = true;
         if matches!(error, CallError::Stuck(_) | CallError::Stopped) {
-            return Err(Ended::Lost(error.clone(), went.came_back));
+            return Err(PollEnd::Lost(error.clone(), went.came_back));
         }
         count(self.engine, self.status, error);
         self.status.failed(self.engine.clock.now_ms(), error);
         if let Some(why) = error.invalid() {
-            return Err(Ended::Invalid(why.to_owned()));
+            return Err(PollEnd::Invalid(why.to_owned()));
         }
         self.fails(what, &plain(&error.to_string()));
         went.ended_badly += usize::from(error.is_end());

@@ -1,11 +1,11 @@
 //! A sampler's part of a tick: discovery, and readings in batches.
 
-use super::{Calls, Ended, Poller, Went, called_in};
+use super::{Calls, PollEnd, PollOutcome, Poller, called_in};
 use crate::clock::Stamp;
-use crate::plugins::batches::End;
+use crate::plugins::batches::CallEnd;
 use crate::plugins::failure_log::Failing;
 use crate::plugins::plain;
-use crate::plugins::status::Waiting;
+use crate::plugins::status::SetAsideInstance;
 use crate::tracked::Polled;
 use dropsonde_sandbox::{CallError, Readings};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use tracing::Span;
 const MOST_ENDS: usize = 4;
 
 impl<C: Calls> Poller<'_, C> {
-    pub(super) async fn discover(&mut self, due_ms: i64, went: &mut Went) -> Result<(), Ended> {
+    pub(super) async fn discover(&mut self, due_ms: i64, went: &mut PollOutcome) -> Result<(), PollEnd> {
         let stamp = self.stamp(due_ms);
         let at_ms = stamp.at_ms;
         let (tick, span) = (self.tick(stamp), self.call_span("discover", None));
@@ -51,7 +51,7 @@ impl<C: Calls> Poller<'_, C> {
         Ok(())
     }
 
-    pub(super) async fn sample(&mut self, due_ms: i64, went: &mut Went) -> Result<(), Ended> {
+    pub(super) async fn sample(&mut self, due_ms: i64, went: &mut PollOutcome) -> Result<(), PollEnd> {
         let Some(recorder) = &mut self.recorder else { return Ok(()) };
         let instances = recorder.polled(self.engine);
         self.status.update(|known| known.instances = instances.len());
@@ -128,7 +128,7 @@ impl<C: Calls> Poller<'_, C> {
 
     fn show_set_aside(&self) {
         let (now, now_ms) = (Instant::now(), self.engine.clock.now_ms());
-        let waiting = self.standing.batches.set_aside().iter().map(|(id, aside)| Waiting {
+        let waiting = self.standing.batches.set_aside().iter().map(|(id, aside)| SetAsideInstance {
             instance: id.clone(),
             reason: aside.reason.clone(),
             times: aside.times,
@@ -162,10 +162,10 @@ fn off_runtime<T>(instances: usize, work: impl FnOnce() -> T) -> T {
 }
 
 /// Returns how a call without readings ended.
-fn end_of(error: &CallError) -> End {
+fn end_of(error: &CallError) -> CallEnd {
     match error {
-        CallError::CpuExhausted { .. } | CallError::DeadlineExceeded { .. } => End::TooSlow,
-        error if error.is_want() => End::TooMuch,
-        _ => End::Broke,
+        CallError::CpuExhausted { .. } | CallError::DeadlineExceeded { .. } => CallEnd::TooSlow,
+        error if error.is_want() => CallEnd::TooMuch,
+        _ => CallEnd::Broke,
     }
 }

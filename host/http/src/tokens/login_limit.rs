@@ -1,7 +1,7 @@
 //! The limit of wrong logins, or wrong tokens, of each client: after ten within a minute, the client waits until the
 //! minute is over.
 
-use dropsonde_engine::places::PeerId;
+use dropsonde_engine::quota::ClientId;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 const MOST_PEERS: usize = 10_000;
 
 #[derive(Debug, Default)]
-pub(super) struct Attempts(Mutex<HashMap<PeerId, Tried>>);
+pub(super) struct Attempts(Mutex<HashMap<ClientId, Tried>>);
 
 #[derive(Debug)]
 struct Tried {
@@ -38,7 +38,7 @@ impl Attempts {
     /// wrong, too.
     pub(super) fn attempt<T>(
         &self,
-        peer: PeerId,
+        peer: ClientId,
         now: Instant,
         attempt: impl FnOnce() -> Option<T>,
     ) -> Result<Option<T>, TooManyWrong> {
@@ -72,8 +72,8 @@ mod tests {
     use super::*;
     use std::net::Ipv4Addr;
 
-    fn peer(nth: u32) -> PeerId {
-        PeerId::Ip(Ipv4Addr::from_bits(nth).into())
+    fn peer(nth: u32) -> ClientId {
+        ClientId::Ip(Ipv4Addr::from_bits(nth).into())
     }
 
     #[test]

@@ -13,8 +13,8 @@ const MOST_STEPS: u32 = 4;
 
 /// A thread that has a [`Keeper`] do one step in every flush interval.
 #[derive(Debug)]
-pub struct Keeping {
-    bell: Arc<Bell>,
+pub struct Flusher {
+    bell: Arc<FlushTrigger>,
     /// Whether everything was written when the thread was stopped.
     written: OnceLock<bool>,
     thread: JoinHandle<()>,
@@ -22,7 +22,7 @@ pub struct Keeping {
 
 /// Asks for the next step before its time, because somebody was told that a change is made, and it is not on disk yet.
 #[derive(Debug)]
-pub struct Bell {
+pub struct FlushTrigger {
     is_rung: AtomicBool,
     tell: Sender<Told>,
 }
@@ -37,7 +37,7 @@ enum Told {
 }
 
 /// A keeper's clock, and the listener to its steps.
-pub trait Surroundings: Send + 'static {
+pub trait FlushHooks: Send + 'static {
     /// Returns milliseconds since 1970 UTC. Called before every step.
     fn now_ms(&mut self) -> i64;
 
@@ -45,11 +45,11 @@ pub trait Surroundings: Send + 'static {
     fn stepped(&mut self, _: Step, _: Duration) {}
 }
 
-impl Keeping {
+impl Flusher {
     /// Starts the thread.
-    pub fn start(mut keeper: Keeper, interval: Duration, mut around: impl Surroundings) -> std::io::Result<Self> {
+    pub fn start(mut keeper: Keeper, interval: Duration, mut around: impl FlushHooks) -> std::io::Result<Self> {
         let (tell, told) = mpsc::channel();
-        let bell = Arc::new(Bell { is_rung: AtomicBool::new(false), tell });
+        let bell = Arc::new(FlushTrigger { is_rung: AtomicBool::new(false), tell });
         let rung = Arc::downgrade(&bell);
         let work = move || {
             // If this fails, the thread only keeps its normal priority.
@@ -85,7 +85,7 @@ impl Keeping {
     }
 
     /// Returns the bell, for callers that cannot wait for the next step.
-    pub fn bell(&self) -> Arc<Bell> {
+    pub fn bell(&self) -> Arc<FlushTrigger> {
         self.bell.clone()
     }
 
@@ -105,7 +105,7 @@ impl Keeping {
     }
 }
 
-impl Bell {
+impl FlushTrigger {
     /// Rings the bell. Several rings before the thread reacts count as one.
     pub fn ring(&self) {
         if !self.is_rung.swap(true, Ordering::AcqRel) {
@@ -122,7 +122,7 @@ mod tests {
 
     struct Counting(Sender<()>);
 
-    impl Surroundings for Counting {
+    impl FlushHooks for Counting {
         fn now_ms(&mut self) -> i64 {
             0
         }
@@ -137,7 +137,7 @@ mod tests {
         let limits = Limits::default();
         let (stepped, steps) = mpsc::channel();
         let keeper = Keeper::in_memory(Store::in_memory(&limits), &limits);
-        let keeping = Keeping::start(keeper, Duration::from_secs(2), Counting(stepped)).unwrap();
+        let keeping = Flusher::start(keeper, Duration::from_secs(2), Counting(stepped)).unwrap();
         steps.recv().unwrap();
         let began = Instant::now();
         (0..1000).for_each(|_| keeping.bell().ring());

@@ -23,7 +23,7 @@ const OTHER: u64 = 96 << 20;
 
 /// The address space for plugins.
 #[derive(Debug)]
-pub(crate) struct Rooms {
+pub(crate) struct AddressSpace {
     /// The limit of the process's address space, in bytes; none if there is no limit.
     limit: Option<u64>,
     /// Bytes that the process had mapped before there were plugins.
@@ -34,7 +34,7 @@ pub(crate) struct Rooms {
 
 /// The address space reserved for one plugin. Dropping it frees it.
 #[derive(Debug)]
-pub(crate) struct Room {
+pub(crate) struct Reservation {
     bytes: u64,
     is_bounded: bool,
     taken: Arc<AtomicU64>,
@@ -49,7 +49,7 @@ pub(crate) struct Room {
      remove another plugin, then reload this one",
     limit >> 20, left >> 20, needed.div_ceil(1 << 20)
 )]
-pub struct NoRoom {
+pub struct NotEnoughAddressSpace {
     limit: u64,
     left: u64,
     needed: u64,
@@ -57,21 +57,26 @@ pub struct NoRoom {
 
 // === impl Rooms ===
 
-impl Rooms {
+impl AddressSpace {
     /// Reads the limit and the mapped bytes of this process, before there are plugins.
     pub(crate) fn of_process() -> Self {
         Self { limit: memory::address_space(), began: memory::mapped().unwrap_or_default(), taken: Arc::default() }
     }
 
     /// Reserves address space for a plugin, if there is a limit.
-    pub(crate) fn take(&self, needed: u64, options: &Options, memory: usize) -> Result<Room, NoRoom> {
-        let room = |bytes| Room { bytes, is_bounded: self.limit.is_some(), taken: self.taken.clone() };
+    pub(crate) fn take(
+        &self,
+        needed: u64,
+        options: &Options,
+        memory: usize,
+    ) -> Result<Reservation, NotEnoughAddressSpace> {
+        let room = |bytes| Reservation { bytes, is_bounded: self.limit.is_some(), taken: self.taken.clone() };
         let Some(limit) = self.limit else { return Ok(room(0)) };
         let most = limit.saturating_sub(self.began).saturating_sub(of_host(options, memory));
         let take = |taken: u64| taken.checked_add(needed).filter(|taken| *taken <= most);
         match self.taken.fetch_update(Relaxed, Relaxed, take) {
             Ok(_) => Ok(room(needed)),
-            Err(taken) => Err(NoRoom { limit, left: most.saturating_sub(taken), needed }),
+            Err(taken) => Err(NotEnoughAddressSpace { limit, left: most.saturating_sub(taken), needed }),
         }
     }
 }
@@ -84,14 +89,14 @@ fn of_host(options: &Options, memory: usize) -> u64 {
     pools + streams + serving + (BLOCKING_THREADS * THREAD_STACK) as u64 + OTHER
 }
 
-impl Room {
+impl Reservation {
     /// Returns whether so many bytes fit into the room. Without a limit, any number does.
     pub(crate) fn holds(&self, needed: u64) -> bool {
         !self.is_bounded || needed <= self.bytes
     }
 }
 
-impl Drop for Room {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.taken.fetch_sub(self.bytes, Relaxed);
     }
@@ -103,8 +108,8 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn rooms(limit: Option<u64>) -> Rooms {
-        Rooms { limit, began: 100 * MIB, taken: Arc::default() }
+    fn rooms(limit: Option<u64>) -> AddressSpace {
+        AddressSpace { limit, began: 100 * MIB, taken: Arc::default() }
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Memory for unfinished answers and large request bodies. It is reserved before it is used, and free again when the
 //! answer is sent or the client is gone. One client has half of it at most, so that slow readers leave some to others.
 
+use super::blocking::LONGEST_WAIT;
 use super::error::ApiError;
-use super::off_thread::LONGEST_WAIT;
 use super::peer::Peer;
 use crate::App;
 use axum::http::StatusCode;
 use bytes::Bytes;
-use dropsonde_engine::places::{Full, Place, Share};
+use dropsonde_engine::quota::{ClientShare, Full, Permit};
 
 /// Seconds after which a client may retry if there was no memory for its answer: by then others are sent, or cut off.
 const RETRY_AFTER: u32 = 5;
@@ -19,9 +19,9 @@ fn most(app: &App) -> usize {
 
 /// Reserves memory for an answer. An answer that is larger than a client's share counts as the whole share: a client
 /// has one of those at a time.
-pub(super) async fn reserve(app: &App, peer: &Peer, bytes: usize) -> Result<Place, ApiError> {
+pub(super) async fn reserve(app: &App, peer: &Peer, bytes: usize) -> Result<Permit, ApiError> {
     let most = most(app);
-    let share = Share { peer: peer.id(), most: most / 2 };
+    let share = ClientShare { peer: peer.id(), most: most / 2 };
     let bytes = bytes.min(share.most);
     let reserved = match app.answers.take_many(bytes, most, Some(share)) {
         // Other answers may be done soon.
@@ -32,7 +32,7 @@ pub(super) async fn reserve(app: &App, peer: &Peer, bytes: usize) -> Result<Plac
 }
 
 /// Adjusts the memory of an answer to its size, now that it is known.
-pub(super) fn resize(app: &App, memory: &mut Place, bytes: usize) -> Result<(), ApiError> {
+pub(super) fn resize(app: &App, memory: &mut Permit, bytes: usize) -> Result<(), ApiError> {
     let most = most(app);
     memory.resize(bytes.min(most / 2), most, most / 2).map_err(refused)
 }

@@ -1,16 +1,16 @@
 //! Answers that are made piece by piece, as fast as the client reads them. However large an answer is, it takes no more
 //! memory than a piece.
 
-use super::answers::{holding, reserve, resize};
+use super::answer_memory::{holding, reserve, resize};
+use super::blocking::query;
 use super::error::{ApiError, json_bytes};
-use super::off_thread::query;
 use super::peer::Peer;
 use crate::App;
 use axum::body::Body;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use dropsonde_engine::places::Place;
+use dropsonde_engine::quota::Permit;
 use http_body::Frame;
 use std::io;
 use std::pin::Pin;
@@ -47,7 +47,7 @@ pub(super) struct Pieces {
     app: Arc<App>,
     peer: Peer,
     /// The memory that is reserved for the answer.
-    _memory: Place,
+    _memory: Permit,
 }
 
 /// The next piece, which is made off the server's threads when it is its turn: history may have to be read from files.

@@ -2,7 +2,7 @@ use super::error::ApiError;
 use super::peer::Peer;
 use crate::App;
 use axum::http::StatusCode;
-use dropsonde_engine::places::{Full, Share};
+use dropsonde_engine::quota::{ClientShare, Full};
 use std::time::Duration;
 
 /// The longest time that a query waits for its turn, and an answer for memory. Most clients have given up by then.
@@ -22,7 +22,7 @@ pub(crate) async fn query<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
     let most = app.options.load().http.max_range_queries;
-    let share = Share { peer: peer.id(), most: most.div_ceil(2) };
+    let share = ClientShare { peer: peer.id(), most: most.div_ceil(2) };
     let turn = app.queries.wait(1, most, Some(share), LONGEST_WAIT).await.map_err(|full| {
         let (status, whose) = match full {
             Full::All(_) => (StatusCode::SERVICE_UNAVAILABLE, ""),

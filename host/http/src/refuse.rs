@@ -4,7 +4,7 @@ use super::error::ApiError;
 use super::listener::Socket;
 use crate::App;
 use axum::http::StatusCode;
-use dropsonde_engine::places::Full;
+use dropsonde_engine::quota::Full;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};

@@ -1,20 +1,20 @@
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
 
-/// A slot for one value. A later value replaces an earlier one that was not taken, which [`Latest::put`] then returns.
+/// A slot for one value. A later value replaces an earlier one that was not taken, which [`Slot::put`] then returns.
 #[derive(Debug)]
-pub(super) struct Latest<T> {
+pub(super) struct Slot<T> {
     place: Mutex<Option<T>>,
     put: Notify,
 }
 
-impl<T> Default for Latest<T> {
+impl<T> Default for Slot<T> {
     fn default() -> Self {
         Self { place: Mutex::default(), put: Notify::new() }
     }
 }
 
-impl<T> Latest<T> {
+impl<T> Slot<T> {
     pub(super) fn put(&self, thing: T) -> Option<T> {
         let earlier = self.lock().replace(thing);
         self.put.notify_one();
@@ -43,7 +43,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_latest_is_taken_and_the_earlier_one_comes_back() {
-        let latest = Latest::default();
+        let latest = Slot::default();
         assert_eq!(latest.put(1), None);
         assert_eq!(latest.put(2), Some(1));
         assert_eq!(latest.take().await, 2);

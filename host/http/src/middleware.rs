@@ -2,8 +2,8 @@
 //! rights.
 
 use super::error::{ApiError, Refused};
+use super::host_names::Names;
 use super::login::{self, LoggedIn};
-use super::names::Names;
 use super::peer::Peer;
 use super::rights::{Caller, Rights};
 use super::stream::is_stream;

@@ -1,6 +1,6 @@
 //! One JSON object with the answers of very many instances.
 
-use super::pieces::More;
+use super::chunked::More;
 use dropsonde_store::InstanceId;
 
 /// Makes `{"id":…,…}`. `one` makes the answer of each instance; an instance without an answer is left out.

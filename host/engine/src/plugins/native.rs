@@ -1,10 +1,10 @@
 //! Polls native samplers and sources as plugins are polled, with calls off the server's threads.
 
 use super::failure_log::Failing;
-use super::latest::Latest;
-use super::poll::{Calls, Ended, Poller, Standing, Used};
-use super::quarantine::{Way, quarantine, told_to_stop};
-use super::run::Keeper;
+use super::poll::{Calls, Conduct, PollEnd, Poller, Used};
+use super::quarantine::{QuarantineEnd, quarantine, told_to_stop};
+use super::run::StateKeeper;
+use super::slot::Slot;
 use super::{BadFields, Fields, Origin, PluginState, Status};
 use crate::Engine;
 use crate::clock::Schedule;
@@ -79,9 +79,9 @@ async fn run(
 
 /// Polls a native as plugins are polled. A native saves no state, and no newer version replaces it.
 async fn poll(engine: &Arc<Engine>, status: &Arc<Status>, native: Native, fields: Option<Fields>) {
-    let (keeper, handover) = (Keeper::default(), Latest::default());
+    let (keeper, handover) = (StateKeeper::default(), Slot::default());
     let mut schedule = Schedule::new(&status.name, status.interval());
-    let mut standing = Standing::of(&status.config, None);
+    let mut standing = Conduct::of(&status.config, None);
     let native = Arc::new(Mutex::new(native));
     loop {
         if standing.probation.is_none() {
@@ -91,19 +91,19 @@ async fn poll(engine: &Arc<Engine>, status: &Arc<Status>, native: Native, fields
         let mut poller = Poller::new(engine, status, calls, fields.clone(), &keeper, &mut standing);
         let ended = tokio::select! {
             ended = poller.poll_on_schedule(&mut schedule, &handover) => ended,
-            why = told_to_stop(status) => Ended::Quarantined(why),
+            why = told_to_stop(status) => PollEnd::Quarantined(why),
         };
         drop(poller);
         let why = match ended {
-            Ended::Quarantined(why) => why,
+            PollEnd::Quarantined(why) => why,
             // The native says that it cannot work as it is.
-            Ended::Invalid(why) => why,
+            PollEnd::Invalid(why) => why,
             // The runtime is stopping. Nothing replaces a native.
-            Ended::Lost(..) | Ended::Replaced(_) => return,
+            PollEnd::Lost(..) | PollEnd::Replaced(_) => return,
         };
         match quarantine(engine, status, &keeper, &handover, why.clone(), &mut standing.pauses).await {
-            Way::Released | Way::Replaced(_) => standing.released(),
-            Way::Retried => standing.retried(why),
+            QuarantineEnd::Released | QuarantineEnd::Replaced(_) => standing.released(),
+            QuarantineEnd::Retried => standing.retried(why),
         }
     }
 }

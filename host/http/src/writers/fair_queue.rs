@@ -1,7 +1,7 @@
 //! The order of writes: clients take turns, and so do the readers of each client.
 
 use dropsonde_engine::hub::{Awake, MOST_UNREAD};
-use dropsonde_engine::places::PeerId;
+use dropsonde_engine::quota::ClientId;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// those may have to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Client {
-    pub(super) peer: Option<PeerId>,
+    pub(super) peer: Option<ClientId>,
     pub(super) is_carried: bool,
 }
 
@@ -111,7 +111,7 @@ impl Turns {
     }
 
     /// Returns the clients with many streams that are not read, or not as fast as events come.
-    pub(super) fn take_unread(&mut self) -> Vec<PeerId> {
+    pub(super) fn take_unread(&mut self) -> Vec<ClientId> {
         let mut unread = HashMap::new();
         for (client, own) in &mut self.clients {
             let count = own.blocked.max(std::mem::take(&mut own.lost));
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn a_peer_with_one_reader_has_as_many_turns_as_one_with_many() {
         let mut turns = Turns::default();
-        let peers = [1, 2].map(|bits| Some(PeerId::Ip(Ipv4Addr::from_bits(bits).into())));
+        let peers = [1, 2].map(|bits| Some(ClientId::Ip(Ipv4Addr::from_bits(bits).into())));
         let [greedy, modest] = peers.map(|peer| Client { peer, is_carried: false });
         (0..100).for_each(|_| drop(turns.join(greedy)));
         turns.join(modest);
@@ -145,17 +145,17 @@ mod tests {
     #[test]
     fn a_peer_is_named_while_it_reads_few_of_its_streams() {
         let mut turns = Turns::default();
-        let [peer, carried] = [false, true].map(|is_carried| Client { peer: Some(PeerId::Unix), is_carried });
+        let [peer, carried] = [false, true].map(|is_carried| Client { peer: Some(ClientId::Unix), is_carried });
         (0..=MOST_UNREAD).for_each(|_| drop(turns.join(peer)));
         turns.join(carried);
         (1..MOST_UNREAD).for_each(|_| turns.block(peer, true));
         turns.block(carried, true);
         assert_eq!(turns.take_unread(), []);
         turns.block(peer, true);
-        assert_eq!((turns.take_unread(), turns.take_unread()), (vec![PeerId::Unix], vec![PeerId::Unix]));
+        assert_eq!((turns.take_unread(), turns.take_unread()), (vec![ClientId::Unix], vec![ClientId::Unix]));
         turns.block(peer, false);
         assert_eq!(turns.take_unread(), []);
         (0..=MOST_UNREAD).for_each(|_| turns.lost(peer));
-        assert_eq!((turns.take_unread(), turns.take_unread()), (vec![PeerId::Unix], vec![]));
+        assert_eq!((turns.take_unread(), turns.take_unread()), (vec![ClientId::Unix], vec![]));
     }
 }

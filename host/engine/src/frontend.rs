@@ -1,10 +1,10 @@
 //! The server of the engine's data, as the engine sees it. It has a part in `/health` and in the host's metrics.
 
-use crate::places::Places;
+use crate::quota::Quota;
 use std::fmt::Debug;
 
 /// A server of the engine's data.
-pub trait Front: Debug + Send + Sync {
+pub trait Frontend: Debug + Send + Sync {
     /// Returns what is wrong with the server, a sentence each.
     fn troubles(&self) -> Vec<String>;
 
@@ -23,5 +23,5 @@ pub struct ClientPool<'a> {
     /// The configuration key that makes a client's share larger; empty if there is none.
     pub key: &'static str,
     /// The places that clients take.
-    pub places: &'a Places,
+    pub places: &'a Quota,
 }

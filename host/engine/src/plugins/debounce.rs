@@ -43,7 +43,7 @@ pub(super) type Files = BTreeMap<String, (PathBuf, Signature)>;
 
 /// A change of a plugin's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum FileChange {
     Written(PathBuf),
     Removed,
 }
@@ -61,12 +61,12 @@ struct Unsettled {
 
 /// The files of the folder as they last settled, and the changes since then.
 #[derive(Debug, Default)]
-pub(super) struct Settling {
+pub(super) struct Debounce {
     settled: BTreeMap<String, Signature>,
     unsettled: BTreeMap<String, Unsettled>,
 }
 
-impl Settling {
+impl Debounce {
     /// Begins with the files that are there, which count as known.
     pub(super) fn with(files: &Files) -> Self {
         let settled = files.iter().map(|(name, (_, signature))| (name.clone(), *signature)).collect();
@@ -74,7 +74,7 @@ impl Settling {
     }
 
     /// Compares with the files that are there now. Returns the changes that have settled, by plugin.
-    pub(super) fn look(&mut self, files: &Files, now: Instant) -> Vec<(String, Change)> {
+    pub(super) fn look(&mut self, files: &Files, now: Instant) -> Vec<(String, FileChange)> {
         let found = |name: &str| files.get(name).map(|(_, signature)| *signature);
         let names = files.keys().chain(self.settled.keys()).chain(self.unsettled.keys());
         let names: std::collections::BTreeSet<String> = names.cloned().collect();
@@ -119,7 +119,7 @@ impl Settling {
         self.unsettled.values().map(|unsettled| unsettled.last + QUIET).min()
     }
 
-    fn settle(&mut self, name: &str, now: Option<Signature>, files: &Files) -> Option<(String, Change)> {
+    fn settle(&mut self, name: &str, now: Option<Signature>, files: &Files) -> Option<(String, FileChange)> {
         let before = match now {
             Some(signature) => self.settled.insert(name.to_owned(), signature),
             None => self.settled.remove(name),
@@ -128,7 +128,7 @@ impl Settling {
             return None;
         }
         let path = files.get(name).map(|(path, _)| path.clone());
-        Some((name.to_owned(), path.map_or(Change::Removed, Change::Written)))
+        Some((name.to_owned(), path.map_or(FileChange::Removed, FileChange::Written)))
     }
 }
 
@@ -157,13 +157,13 @@ mod tests {
         Files::from([("a".to_owned(), (PathBuf::from("/p/a.wasm"), signature))])
     }
 
-    fn written() -> Vec<(String, Change)> {
-        vec![("a".to_owned(), Change::Written(PathBuf::from("/p/a.wasm")))]
+    fn written() -> Vec<(String, FileChange)> {
+        vec![("a".to_owned(), FileChange::Written(PathBuf::from("/p/a.wasm")))]
     }
 
     #[test]
     fn a_file_that_is_being_written_is_left_alone_until_it_rests() {
-        let (mut settling, start) = (Settling::default(), Instant::now());
+        let (mut settling, start) = (Debounce::default(), Instant::now());
         let at = |step: i64| sized(1, step, step as u64);
         for step in 0..1000 {
             assert_eq!(settling.look(&at(step), start + 10 * MS * step as u32), []);
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_replaced_all_the_time_is_taken_now_and_then() {
-        let (mut settling, start) = (Settling::default(), Instant::now());
+        let (mut settling, start) = (Debounce::default(), Instant::now());
         let taken: usize =
             (0..100).map(|step| settling.look(&file(step, 0), start + 20 * MS * step as u32).len()).sum();
         assert!((5..9).contains(&taken), "in 2 s: {taken}");
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_touched_all_the_time_is_taken_every_two_seconds() {
-        let (mut settling, start) = (Settling::default(), Instant::now());
+        let (mut settling, start) = (Debounce::default(), Instant::now());
         let taken: usize =
             (0..500).map(|step| settling.look(&file(1, step), start + 20 * MS * step as u32).len()).sum();
         assert!((4..6).contains(&taken), "in 10 s: {taken}");
@@ -193,18 +193,18 @@ mod tests {
 
     #[test]
     fn what_is_known_from_the_start_is_no_change() {
-        let mut settling = Settling::with(&file(1, 0));
+        let mut settling = Debounce::with(&file(1, 0));
         assert_eq!(settling.look(&file(1, 0), Instant::now() + QUIET), []);
     }
 
     #[test]
     fn a_file_that_is_gone_for_a_moment_is_not_removed() {
-        let (mut settling, start) = (Settling::with(&file(1, 0)), Instant::now());
+        let (mut settling, start) = (Debounce::with(&file(1, 0)), Instant::now());
         assert_eq!(settling.look(&Files::new(), start), []);
         assert_eq!(settling.look(&file(2, 0), start + 20 * MS), []);
         assert_eq!(settling.look(&file(2, 0), start + 20 * MS + QUIET), written());
         assert_eq!(settling.look(&Files::new(), start + 200 * MS), []);
-        let removed = vec![("a".to_owned(), Change::Removed)];
+        let removed = vec![("a".to_owned(), FileChange::Removed)];
         assert_eq!(settling.look(&Files::new(), start + 200 * MS + QUIET), removed);
     }
 }

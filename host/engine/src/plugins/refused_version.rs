@@ -1,11 +1,11 @@
 use super::{BadFields, plain};
-use crate::room::NoRoom;
+use crate::address_space::NotEnoughAddressSpace;
 use dropsonde_sandbox::{BadGrant, CallError, Refused};
 use std::io;
 
 /// Why the host refuses a component, which then neither becomes nor replaces a running plugin.
 #[derive(Debug, thiserror::Error)]
-pub enum NotTaken {
+pub enum RefusedVersion {
     #[error("cannot read it: {0}")]
     Unreadable(io::Error),
     /// The configuration pins another component.
@@ -26,7 +26,7 @@ pub enum NotTaken {
     #[error("it does not start: {}", plain(&.0.to_string()))]
     Start(CallError),
     #[error(transparent)]
-    NoRoom(#[from] NoRoom),
+    NoRoom(#[from] NotEnoughAddressSpace),
     /// The component was uploaded, and cannot be written to the plugins folder.
     #[error("cannot write it to the plugins folder: {0}")]
     NotKept(io::Error),

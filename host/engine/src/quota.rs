@@ -16,48 +16,48 @@ const REMEMBERED: usize = 16;
 
 /// Counts the places that are taken, and queues the requests that wait for some.
 #[derive(Debug, Default)]
-pub struct Places(Mutex<State>);
+pub struct Quota(Mutex<Holders>);
 
 #[derive(Debug, Default)]
-struct State {
+struct Holders {
     all: usize,
-    by_peer: HashMap<PeerId, usize>,
+    by_peer: HashMap<ClientId, usize>,
     /// Waiting requests by client. Clients take turns, so that one that wants very much does not keep others waiting.
-    waiting: VecDeque<(Option<PeerId>, VecDeque<Waiting>)>,
+    waiting: VecDeque<(Option<ClientId>, VecDeque<Waiter>)>,
     refusals: u64,
     /// The clients that were refused last, at most [`REMEMBERED`].
-    refused: Vec<Refused>,
+    refused: Vec<RefusedClient>,
 }
 
 /// A client that wanted more than its share.
 #[derive(Debug)]
-struct Refused {
-    peer: PeerId,
+struct RefusedClient {
+    peer: ClientId,
     times: u64,
     last: Instant,
 }
 
 /// A request that waits for places.
 #[derive(Debug)]
-struct Waiting {
+struct Waiter {
     count: usize,
     most: usize,
-    share: Option<Share>,
+    share: Option<ClientShare>,
     /// Closed when the caller no longer waits.
-    tell: oneshot::Sender<Place>,
+    tell: oneshot::Sender<Permit>,
 }
 
 /// Places that somebody holds. Dropping it frees them.
 #[derive(Debug)]
-pub struct Place {
-    places: Arc<Places>,
-    peer: Option<PeerId>,
+pub struct Permit {
+    places: Arc<Quota>,
+    peer: Option<ClientId>,
     count: usize,
 }
 
 /// A client whose places are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum PeerId {
+pub enum ClientId {
     /// An IPv4 address, or the first address of an IPv6 /64.
     Ip(IpAddr),
     /// All clients that use a Unix socket.
@@ -66,8 +66,8 @@ pub enum PeerId {
 
 /// The share of one client.
 #[derive(Debug, Clone, Copy)]
-pub struct Share {
-    pub peer: PeerId,
+pub struct ClientShare {
+    pub peer: ClientId,
     /// The most places it may have.
     pub most: usize,
 }
@@ -81,7 +81,7 @@ pub enum Full {
     OfPeer(usize),
 }
 
-impl std::fmt::Display for PeerId {
+impl std::fmt::Display for ClientId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Ip(ip) => write!(f, "{ip}"),
@@ -92,16 +92,16 @@ impl std::fmt::Display for PeerId {
 
 // === impl Places ===
 
-impl Places {
+impl Quota {
     /// Takes one of `most` places, if its client has less than its share.
-    pub fn take(self: &Arc<Self>, most: usize, share: Option<Share>) -> Result<Place, Full> {
+    pub fn take(self: &Arc<Self>, most: usize, share: Option<ClientShare>) -> Result<Permit, Full> {
         self.take_many(1, most, share)
     }
 
     /// Takes `count` of `most` places, if its client then has no more than its share.
-    pub fn take_many(self: &Arc<Self>, count: usize, most: usize, share: Option<Share>) -> Result<Place, Full> {
+    pub fn take_many(self: &Arc<Self>, count: usize, most: usize, share: Option<ClientShare>) -> Result<Permit, Full> {
         let added = self.lock().add(count, most, share);
-        if let (Err(Full::OfPeer(_)), Some(Share { peer, .. })) = (added, share) {
+        if let (Err(Full::OfPeer(_)), Some(ClientShare { peer, .. })) = (added, share) {
             self.refuse(peer);
         }
         added?;
@@ -109,16 +109,16 @@ impl Places {
     }
 
     /// Counts a refusal of a client.
-    pub fn refuse(&self, peer: PeerId) {
+    pub fn refuse(&self, peer: ClientId) {
         self.lock().refuse(peer);
     }
 
     /// Returns the clients that were refused within a time because they have their shares, with the number of refusals
     /// so far.
-    pub fn greedy(&self, within: Duration) -> Vec<(PeerId, u64)> {
+    pub fn greedy(&self, within: Duration) -> Vec<(ClientId, u64)> {
         let state = self.lock();
         let of_late = state.refused.iter().filter(|refused| refused.last.elapsed() < within);
-        of_late.map(|Refused { peer, times, .. }| (*peer, *times)).collect()
+        of_late.map(|RefusedClient { peer, times, .. }| (*peer, *times)).collect()
     }
 
     /// Returns the number of refusals because a client has its share.
@@ -132,11 +132,11 @@ impl Places {
         self: &Arc<Self>,
         count: usize,
         most: usize,
-        share: Option<Share>,
+        share: Option<ClientShare>,
         patience: Duration,
-    ) -> Result<Place, Full> {
+    ) -> Result<Permit, Full> {
         let (tell, told) = oneshot::channel();
-        self.lock().queue(Waiting { count, most, share, tell });
+        self.lock().queue(Waiter { count, most, share, tell });
         self.serve();
         match tokio::time::timeout(patience, told).await {
             Ok(Ok(place)) => Ok(place),
@@ -153,25 +153,25 @@ impl Places {
     /// Gives free places to waiting requests.
     fn serve(self: &Arc<Self>) {
         let served = self.lock().serve();
-        for Waiting { count, share, tell, .. } in served {
+        for Waiter { count, share, tell, .. } in served {
             // If the caller no longer waits, the places are dropped, and so free again.
             let _ = tell.send(self.place(count, share));
         }
     }
 
-    fn place(self: &Arc<Self>, count: usize, share: Option<Share>) -> Place {
-        Place { places: self.clone(), peer: share.map(|share| share.peer), count }
+    fn place(self: &Arc<Self>, count: usize, share: Option<ClientShare>) -> Permit {
+        Permit { places: self.clone(), peer: share.map(|share| share.peer), count }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Holders> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 // === impl State ===
 
-impl State {
-    fn add(&mut self, count: usize, most: usize, share: Option<Share>) -> Result<(), Full> {
+impl Holders {
+    fn add(&mut self, count: usize, most: usize, share: Option<ClientShare>) -> Result<(), Full> {
         let is_over = |taken: usize, most: usize| taken.checked_add(count).is_none_or(|taken| taken > most);
         let own = share.map_or(0, |share| self.by_peer.get(&share.peer).copied().unwrap_or_default());
         if let Some(share) = share.filter(|share| is_over(own, share.most)) {
@@ -184,14 +184,14 @@ impl State {
         if own > 0 && is_over(own, most / LITTLE) && is_over(self.all, most - most / LEFT) {
             return Err(Full::OfPeer(own));
         }
-        if let Some(Share { peer, .. }) = share {
+        if let Some(ClientShare { peer, .. }) = share {
             *self.by_peer.entry(peer).or_default() += count;
         }
         self.all += count;
         Ok(())
     }
 
-    fn refuse(&mut self, peer: PeerId) {
+    fn refuse(&mut self, peer: ClientId) {
         self.refusals += 1;
         let now = Instant::now();
         if let Some(known) = self.refused.iter_mut().find(|known| known.peer == peer) {
@@ -202,10 +202,10 @@ impl State {
             self.refused.sort_unstable_by_key(|refused| std::cmp::Reverse(refused.last));
             self.refused.pop();
         }
-        self.refused.push(Refused { peer, times: 1, last: now });
+        self.refused.push(RefusedClient { peer, times: 1, last: now });
     }
 
-    fn free(&mut self, count: usize, peer: Option<PeerId>) {
+    fn free(&mut self, count: usize, peer: Option<ClientId>) {
         self.all = self.all.saturating_sub(count);
         if let Some(Entry::Occupied(mut taken)) = peer.map(|peer| self.by_peer.entry(peer)) {
             *taken.get_mut() = taken.get().saturating_sub(count);
@@ -215,7 +215,7 @@ impl State {
         }
     }
 
-    fn queue(&mut self, waiting: Waiting) {
+    fn queue(&mut self, waiting: Waiter) {
         let peer = waiting.share.map(|share| share.peer);
         match self.waiting.iter_mut().find(|(other, _)| *other == peer) {
             Some((_, queue)) => {
@@ -229,13 +229,13 @@ impl State {
     /// Takes places for waiting requests, and returns the requests that got theirs. Clients that have their share are
     /// passed over. If there are not enough places for a request, all others wait for it, so that large requests are
     /// served, too.
-    fn serve(&mut self) -> Vec<Waiting> {
+    fn serve(&mut self) -> Vec<Waiter> {
         let mut served = Vec::new();
         let mut passed = 0;
         while passed < self.waiting.len() {
             let Some((peer, mut queue)) = self.waiting.pop_front() else { break };
             forget_closed(&mut queue);
-            let Some(Waiting { count, most, share, .. }) = queue.front() else { continue };
+            let Some(Waiter { count, most, share, .. }) = queue.front() else { continue };
             match self.add(*count, *most, *share) {
                 Ok(()) => {
                     served.extend(queue.pop_front());
@@ -257,13 +257,13 @@ impl State {
 
 /// Drops requests whose callers no longer wait. Looks only at the front, because the first to come are the first to
 /// give up.
-fn forget_closed(queue: &mut VecDeque<Waiting>) {
+fn forget_closed(queue: &mut VecDeque<Waiter>) {
     while queue.pop_front_if(|waiting| waiting.tell.is_closed()).is_some() {}
 }
 
 // === impl Place ===
 
-impl Place {
+impl Permit {
     /// Changes the number of places to `count`: gives some back, or takes more of `most`, if the client then has no
     /// more than `share`.
     pub fn resize(&mut self, count: usize, most: usize, share: usize) -> Result<(), Full> {
@@ -271,7 +271,7 @@ impl Place {
             self.give_back(less);
             return Ok(());
         }
-        let share = self.peer.map(|peer| Share { peer, most: share });
+        let share = self.peer.map(|peer| ClientShare { peer, most: share });
         self.places.lock().add(count - self.count, most, share)?;
         self.count = count;
         Ok(())
@@ -289,7 +289,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.give_back(self.count);
     }
@@ -301,18 +301,18 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(5);
 
-    fn share(ip: &str, most: usize) -> Option<Share> {
-        Some(Share { peer: PeerId::Ip(ip.parse().unwrap()), most })
+    fn share(ip: &str, most: usize) -> Option<ClientShare> {
+        Some(ClientShare { peer: ClientId::Ip(ip.parse().unwrap()), most })
     }
 
-    fn is_empty(places: &Places) -> bool {
+    fn is_empty(places: &Quota) -> bool {
         let state = places.lock();
         state.all == 0 && state.by_peer.is_empty() && state.waiting.is_empty()
     }
 
     #[test]
     fn peers_that_have_their_shares_leave_a_fourth_to_those_that_have_little() {
-        let places = Arc::new(Places::default());
+        let places = Arc::new(Quota::default());
         let greedy: Vec<_> = (0..5).map(|nth| share(&format!("10.0.0.{nth}"), 16)).collect();
         let mut held = Vec::new();
         for _ in 0..16 {
@@ -327,7 +327,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_has_its_share_leaves_places_to_others() {
-        let places = Arc::new(Places::default());
+        let places = Arc::new(Quota::default());
         let (one, other) = (share("10.0.0.1", 2), share("10.0.0.2", 2));
         let take = |share| places.take(3, share);
         let first = take(one).unwrap();
@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn what_is_taken_grows_and_shrinks_within_a_share() {
-        let places = Arc::new(Places::default());
+        let places = Arc::new(Quota::default());
         let mut place = places.take_many(4, 10, share("10.0.0.1", 6)).unwrap();
         assert_eq!(place.resize(7, 10, 6), Err(Full::OfPeer(6)));
         assert_eq!(place.resize(6, 5, 6), Err(Full::All(5)));
@@ -358,7 +358,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_waiting_peer_is_served_before_the_second_of_one_that_came_earlier() {
-        let places = Arc::new(Places::default());
+        let places = Arc::new(Quota::default());
         let held = places.take(1, None).unwrap();
         let wait = |ip| {
             let places = places.clone();
@@ -377,7 +377,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_that_waits_in_vain_hears_why_and_leaves_nothing() {
-        let places = Arc::new(Places::default());
+        let places = Arc::new(Quota::default());
         let one = share("10.0.0.1", 1);
         let held = places.take(2, one).unwrap();
         assert_eq!(places.wait(1, 2, one, LONG).await.unwrap_err(), Full::OfPeer(1));
