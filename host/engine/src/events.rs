@@ -51,6 +51,8 @@ pub enum BadEvents {
     /// A mistake in one event of a body of lines. `number` and `line` count from 1.
     #[error("event {number} of {count}, on line {line}: {why}")]
     Line { number: usize, count: usize, line: usize, why: String },
+    #[error("{0} events in one request; the limit is {MOST_AT_ONCE}")]
+    TooMany(usize),
     #[error("the body is neither an event nor a list of events: {0}")]
     Body(String),
 }
@@ -65,6 +67,10 @@ pub fn parse_json(body: &[u8], now_ms: i64) -> Result<Vec<Event>, BadEvents> {
         vec![serde_json::from_slice(body).map_err(malformed)?]
     };
     let count = all.len();
+    // The events take several times as much memory as their text.
+    if count > MOST_AT_ONCE {
+        return Err(BadEvents::TooMany(count));
+    }
     let events = all.into_iter().zip(1..);
     events
         .map(|(raw, number)| event(raw.get(), now_ms).map_err(|why| BadEvents::Event { number, count, why }))
@@ -75,7 +81,11 @@ pub fn parse_json(body: &[u8], now_ms: i64) -> Result<Vec<Event>, BadEvents> {
 pub fn parse_lines(body: &[u8], now_ms: i64) -> Result<Vec<Event>, BadEvents> {
     let text = std::str::from_utf8(body).map_err(|error| BadEvents::Body(error.to_string()))?;
     let lines = || text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
-    let bad = |number, line, why| BadEvents::Line { number, count: lines().count(), line, why };
+    let count = lines().count();
+    if count > MOST_AT_ONCE {
+        return Err(BadEvents::TooMany(count));
+    }
+    let bad = |number, line, why| BadEvents::Line { number, count, line, why };
     let events = lines().zip(1..);
     events.map(|((text, line), number)| event(text, now_ms).map_err(|why| bad(number, line, why))).collect()
 }
@@ -146,6 +156,9 @@ impl EventQueue {
     /// Appends all of the events or none. Events that exceed the client's share of the queue are accepted only while no
     /// other event of that client waits.
     pub fn offer(&self, client: ClientId, events: Vec<Event>) -> Result<(), Full> {
+        if events.is_empty() {
+            return Ok(());
+        }
         let share = ClientShare { peer: client, most: MOST_WAITING / 2 };
         let bytes = events.iter().map(size).sum::<usize>().min(share.most);
         let bytes = self.bytes.take_many(bytes, MOST_WAITING, Some(share))?;
@@ -220,6 +233,19 @@ mod tests {
         assert_eq!(parse_json(b"[]", 0), Ok(vec![]));
         assert_eq!(parse_json(br#"{"name":"x","at":1500}"#, 0).unwrap()[0].at_ms, 1500);
         assert_eq!(parse_json(br#"{"name":"x"}"#, 7).unwrap()[0].at_ms, 7, "now, when it does not say");
+    }
+
+    #[test]
+    fn empty_lists_take_no_room_in_the_queue_and_too_many_events_are_not_parsed() {
+        let queue = EventQueue::default();
+        for _ in 0..10 {
+            queue.offer(ClientId::Unix, Vec::new()).unwrap();
+        }
+        assert!(queue.lock().is_empty());
+        let many = format!("[{}]", vec!["{}"; MOST_AT_ONCE + 1].join(","));
+        assert_eq!(parse_json(many.as_bytes(), 0), Err(BadEvents::TooMany(MOST_AT_ONCE + 1)));
+        let lines = "x\n".repeat(MOST_AT_ONCE + 1);
+        assert_eq!(parse_lines(lines.as_bytes(), 0), Err(BadEvents::TooMany(MOST_AT_ONCE + 1)));
     }
 
     #[test]

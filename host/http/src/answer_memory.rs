@@ -5,9 +5,14 @@ use super::blocking::LONGEST_WAIT;
 use super::error::ApiError;
 use super::peer::Peer;
 use crate::App;
+use axum::body::Body;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use dropsonde_engine::quota::{ClientShare, Full, Permit};
+use http_body::Body as _;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 /// Seconds after which a client may retry if there was no memory for its answer: by then others are sent, or cut off.
 const RETRY_AFTER: u32 = 5;
@@ -35,6 +40,51 @@ pub(super) async fn reserve(app: &App, peer: &Peer, bytes: usize) -> Result<Perm
 pub(super) fn resize(app: &App, memory: &mut Permit, bytes: usize) -> Result<(), ApiError> {
     let most = most(app);
     memory.resize(bytes.min(most / 2), most, most / 2).map_err(refused)
+}
+
+/// Marks an answer that has reserved its memory itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reserved;
+
+/// Reserves memory for an answer that is made whole and has reserved none, until it was sent. Answers to requests on one
+/// connection of HTTP/2 may be many.
+pub(super) async fn counted(app: &App, peer: &Peer, mut response: Response) -> Response {
+    /// Bytes of an answer that are not worth counting: a connection has them anyway.
+    const SMALL: u64 = 1 << 10;
+    let bytes = response.body().size_hint().exact().filter(|bytes| *bytes > SMALL);
+    let Some(bytes) = bytes.filter(|_| response.extensions_mut().remove::<Reserved>().is_none()) else {
+        return response;
+    };
+    match reserve(app, peer, usize::try_from(bytes).unwrap_or(usize::MAX)).await {
+        Ok(memory) => response.map(|body| Body::new(Held { body, _memory: memory })),
+        Err(refused) => refused.into_response(),
+    }
+}
+
+/// A body that holds its memory until it was sent, or its client has gone.
+struct Held {
+    body: Body,
+    _memory: Permit,
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
 }
 
 fn refused(full: Full) -> ApiError {

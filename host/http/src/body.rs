@@ -23,7 +23,10 @@ pub(crate) fn check_json(headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 /// Bytes of the largest body that does not count for the memory of answers and bodies.
-const SMALL: usize = 64 << 10;
+const SMALL: usize = 4 << 10;
+
+/// Bytes that a longer body of unknown length counts for first. Beyond, it counts for as much as it may have.
+const USUAL: usize = 64 << 10;
 
 /// Reads a body of at most `most` bytes, which has to arrive in time. A large body reserves twice its length in its
 /// client's share of memory, as long as it exists: for itself, and for what is parsed from it.
@@ -47,7 +50,7 @@ pub(crate) async fn read(
         None => None,
     };
     let mut deadline = Instant::now() + app.options.load().http.read_timeout.get();
-    let (mut body, mut first, mut whole) = (body, Bytes::new(), Vec::new());
+    let (mut body, mut first, mut whole, mut is_whole) = (body, Bytes::new(), Vec::new(), false);
     loop {
         let frame = match tokio::time::timeout_at(deadline, body.frame()).await {
             Ok(Some(Ok(frame))) => frame,
@@ -59,8 +62,18 @@ pub(crate) async fn read(
         if first.len() + whole.len() + piece.len() > most {
             return Err(too_large());
         }
-        if memory.is_none() && first.len() + whole.len() + piece.len() > SMALL {
-            memory = Some(answer_memory::reserve(app, peer, most.saturating_mul(2)).await?);
+        let size = first.len() + whole.len() + piece.len();
+        match &mut memory {
+            None if size > SMALL => {
+                let bytes = if size > USUAL { most } else { USUAL.min(most) };
+                memory = Some(answer_memory::reserve(app, peer, bytes.saturating_mul(2)).await?);
+            }
+            // It was longer than it said, or said nothing.
+            Some(memory) if length.is_none() && size > USUAL && !is_whole => {
+                answer_memory::resize(app, memory, most.saturating_mul(2))?;
+                is_whole = true;
+            }
+            _ => {}
         }
         deadline += Duration::from_secs_f64(piece.len() as f64 / SLOWEST);
         // Most bodies are one piece.

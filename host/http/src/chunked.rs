@@ -1,7 +1,7 @@
 //! Answers that are made piece by piece, as fast as the client reads them. However large an answer is, it takes no more
 //! memory than a piece.
 
-use super::answer_memory::{holding, reserve, resize};
+use super::answer_memory::{Reserved, holding, reserve, resize};
 use super::blocking::query;
 use super::error::{ApiError, json_bytes};
 use super::peer::Peer;
@@ -16,6 +16,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 /// Approximate bytes of a piece: it ends with the first part that makes it so large.
 pub(super) const PIECE: usize = 64 << 10;
@@ -73,10 +74,13 @@ pub(super) async fn make(
     })
 }
 
-/// Makes the next piece. Returns it with what makes the pieces after it.
+/// Makes the next piece. Returns it with what makes the pieces after it. A piece that takes long ends early: between two
+/// pieces others have their turn, and the answer ends if its client has gone.
 fn piece(bytes: usize, mut more: More) -> (Vec<u8>, Option<More>) {
+    const LONGEST: Duration = Duration::from_millis(500);
+    let began = Instant::now();
     let mut json = Vec::new();
-    while json.len() < bytes {
+    while json.len() < bytes && began.elapsed() < LONGEST {
         if !more(&mut json) {
             return (json, None);
         }
@@ -87,7 +91,11 @@ fn piece(bytes: usize, mut more: More) -> (Vec<u8>, Option<More>) {
 impl IntoResponse for Made {
     fn into_response(self) -> Response {
         match self {
-            Self::Whole(json) => json_bytes(json),
+            Self::Whole(json) => {
+                let mut response = json_bytes(json);
+                response.extensions_mut().insert(Reserved);
+                response
+            }
             Self::Pieces(pieces) => {
                 let mut response = json_bytes(Body::new(pieces));
                 response.headers_mut().remove(header::CONTENT_LENGTH);

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use dropsonde_engine::events::{MOST_AT_ONCE, MOST_WAITING, parse_json, parse_lines};
+use dropsonde_engine::events::{BadEvents, MOST_WAITING, parse_json, parse_lines};
 use dropsonde_engine::plugins::{PluginState, Status};
 use dropsonde_engine::quota::Full;
 use serde_json::json;
@@ -61,12 +61,12 @@ pub(crate) async fn post(
     } else {
         parse(&body, now_ms)
     };
-    let events = parsed.map_err(|bad| ApiError::new(StatusCode::BAD_REQUEST, bad.to_string()))?;
+    let events = parsed.map_err(|bad| {
+        let is_too_large = matches!(bad, BadEvents::TooMany(_));
+        let status = if is_too_large { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
+        ApiError::new(status, bad.to_string())
+    })?;
     let count = events.len();
-    if count > MOST_AT_ONCE {
-        let why = format!("{count} events in one request; the limit is {MOST_AT_ONCE}");
-        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, why));
-    }
     // The plugin may have been removed while the body arrived.
     if app.engine.plugins.get(&name).is_none_or(|now| !now.has_queue(&queue)) {
         return Err(ApiError::not_found("the plugin was removed during the request"));

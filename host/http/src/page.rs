@@ -10,13 +10,16 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{Html, IntoResponse, Response};
 use dropsonde_engine::json;
-use dropsonde_engine::tracked::State as InstanceState;
+use dropsonde_engine::tracked::{State as InstanceState, Tracking};
 use dropsonde_model::nearest::nearest;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::fmt::Write as _;
 
 /// Instances on the page. It links to the list of all.
 const MOST_INSTANCES: usize = 50;
+
+/// Instances among which those of the page are looked for: some may have ended.
+const MOST_LOOKED_AT: usize = 1000;
 
 pub(super) const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
@@ -132,8 +135,10 @@ fn render(app: &App, has_session: bool) -> String {
 }
 
 fn instances(app: &App, html: &mut String) {
-    let tracked: Vec<_> =
-        app.engine.tracked.list().into_iter().filter(|one| one.state == InstanceState::Tracked).collect();
+    let is_tracked = |one: &Tracking| one.state == InstanceState::Tracked;
+    // One more tells whether there are more.
+    let listed = app.engine.tracked.list_after(None, MOST_LOOKED_AT, |_, _| true);
+    let tracked: Vec<_> = listed.into_iter().filter(is_tracked).take(MOST_INSTANCES + 1).collect();
     for instance in tracked.iter().take(MOST_INSTANCES) {
         let path = format!("/v1/instances/{}/usage", utf8_percent_encode(instance.id.as_str(), NON_ALPHANUMERIC));
         let _ = write!(
@@ -152,7 +157,7 @@ fn instances(app: &App, html: &mut String) {
         html.push_str("</table>");
     }
     if tracked.len() > MOST_INSTANCES {
-        let _ = write!(html, "<p>and <a href=\"/v1/instances\">{} more</a></p>", tracked.len() - MOST_INSTANCES);
+        html.push_str("<p>and <a href=\"/v1/instances\">more</a></p>");
     }
 }
 

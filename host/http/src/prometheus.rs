@@ -1,5 +1,5 @@
 use super::accept;
-use super::answer_memory::{holding, reserve};
+use super::answer_memory::{Reserved, holding, reserve};
 use super::error::ApiError;
 use super::{Asking, Shared};
 use axum::Extension;
@@ -28,6 +28,7 @@ pub(crate) async fn metrics(
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
     let mut response = (headers, text).into_response();
+    response.extensions_mut().insert(Reserved);
     if gzip {
         response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }

@@ -8,6 +8,9 @@ use std::collections::BTreeSet;
 /// Values of one part: 192 KiB in memory.
 const VALUES: usize = 8192;
 
+/// Buckets of one part at least, because a part has a cost of its own.
+const LEAST_BUCKETS: i64 = 16;
+
 /// Approximate bytes of a value: in memory, and as JSON.
 const IN_MEMORY: usize = 3 * size_of::<f64>();
 const AS_JSON: usize = 40;
@@ -24,7 +27,7 @@ impl Rows {
     /// Returns the number of buckets of one part.
     fn buckets(&self) -> i64 {
         let values = self.columns.max(1).saturating_mul(self.form.values());
-        i64::try_from(VALUES / values).unwrap_or(i64::MAX).max(1)
+        i64::try_from(VALUES / values).unwrap_or(i64::MAX).max(LEAST_BUCKETS)
     }
 
     /// Returns the approximate bytes of memory that the answer takes at most.

@@ -6,6 +6,9 @@ use super::window::Parameters;
 use dropsonde_engine::hub::Selection;
 use std::collections::BTreeSet;
 
+/// The largest number of labels in a selection: an instance has no more.
+const MOST_LABELS: usize = 32;
+
 /// The largest number of instances that one request can name.
 const MOST_NAMED: usize = 1000;
 
@@ -46,5 +49,23 @@ pub(crate) fn labels(parameters: &Parameters<'_>) -> Result<BTreeSet<(String, St
             pair.ok_or_else(|| ApiError::invalid("label", format_args!("{label:?} is not key=value")))?;
         Ok((key.to_owned(), value.to_owned()))
     };
-    parameters.all("label").map(pair).collect()
+    let labels = parameters.all("label").take(MOST_LABELS + 1).map(pair);
+    let labels = labels.collect::<Result<BTreeSet<_>, ApiError>>()?;
+    if labels.len() > MOST_LABELS {
+        return Err(ApiError::invalid("label", format_args!("select by at most {MOST_LABELS} labels")));
+    }
+    Ok(labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selection_has_no_more_labels_than_an_instance_can_have() {
+        let query = |count: usize| (0..count).map(|nth| format!("label=k{nth}=v")).collect::<Vec<_>>().join("&");
+        let select = |count| labels(&Parameters::parse(Some(&query(count)))).map(|labels| labels.len());
+        assert_eq!(select(MOST_LABELS).unwrap(), MOST_LABELS);
+        assert!(select(MOST_LABELS + 1).is_err());
+    }
 }

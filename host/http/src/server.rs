@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 /// Concurrent requests on one HTTP/2 connection.
-const MOST_AT_ONCE: u32 = 100;
+const MOST_AT_ONCE: u32 = 32;
 
 /// The pause after `accept` failed. Most often the process is out of descriptors, until other connections close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -44,7 +44,7 @@ pub(crate) async fn latest(
             document.ok_or_else(|| ApiError::not_found("no source has this name"))?.into()
         }
     };
-    Ok(tagged(document.json.to_vec(), &document.etag, Keep::Ask, &headers))
+    Ok(tagged(document.json.clone(), &document.etag, Keep::Ask, &headers))
 }
 
 /// Polls every running source, and waits for at most as long as the slowest may take. Concurrent requests share a poll.

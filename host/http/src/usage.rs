@@ -1,6 +1,7 @@
 //! Samples: the latest ones, and ranges; of one instance, of many, of a workload.
 
-use super::blocking::off_thread;
+use super::answer_memory::Reserved;
+use super::blocking::{off_thread, query};
 use super::by_instance::by_instance;
 use super::chunked::{Made, More, ORDINARY, PIECE, make};
 use super::error::{ApiError, Segment, json_bytes};
@@ -57,7 +58,9 @@ pub(crate) async fn range(
     match ask(app, &caller.peer, id, asked, form, |rows| rows).await? {
         Made::Whole(body) if is_closed => {
             let tag = tag_of(&body);
-            Ok(tagged(body, &tag, Keep::Closed, &headers))
+            let mut response = tagged(body, &tag, Keep::Closed, &headers);
+            response.extensions_mut().insert(Reserved);
+            Ok(response)
         }
         // An answer in pieces has no tag, closed or not: it is sent before all of it is known.
         made => Ok(made.into_response()),
@@ -73,7 +76,7 @@ pub(crate) async fn latest_of_many(
     /// Approximate bytes of a sample.
     const EACH: usize = 2 << 10;
     let selection = select(&Parameters::parse(query.as_deref()))?;
-    let ids = selected(&app, selection).await?;
+    let ids = prepared(&app, &caller.peer, move |app| Ok(selected(app, selection))).await?;
     let (bytes, store) = (ids.len().saturating_mul(EACH), app.engine.store.clone());
     let one = move |id: &InstanceId| -> Option<More> {
         let sample = store.latest(id).filter(|sample| !sample.values.is_empty())?;
@@ -91,10 +94,14 @@ pub(crate) async fn range_of_many(
     Extension(caller): Asking,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let parameters = Parameters::parse(query.as_deref());
-    let ids = selected(&app, select(&parameters)?).await?;
-    let (Window { query: asked, bands }, _) = window(&app, &parameters, &ids)?;
-    fields::check(&app.engine.store, &ids, &[], asked.fields.as_deref())?;
+    let prepare = move |app: &App| {
+        let parameters = Parameters::parse(query.as_deref());
+        let ids = selected(app, select(&parameters)?);
+        let (window, _) = window(app, &parameters, &ids)?;
+        fields::check(&app.engine.store, &ids, &[], window.query.fields.as_deref())?;
+        Ok((ids, window))
+    };
+    let (ids, Window { query: asked, bands }) = prepared(&app, &caller.peer, prepare).await?;
     let store = app.engine.store.clone();
     let rows = move |id: &InstanceId| {
         let columns = columns(&store, std::slice::from_ref(id), &asked);
@@ -116,18 +123,18 @@ pub(crate) async fn range_of_workload(
     Segment(name): Segment,
     RawQuery(text): RawQuery,
 ) -> Result<Response, ApiError> {
-    let parameters = Parameters::parse(text.as_deref());
-    let ids = selected(&app, select::workload(name)?).await?;
-    let (Window { query, .. }, _) = window(&app, &parameters, &ids)?;
-    fields::check(&app.engine.store, &ids, &[REPLICAS], query.fields.as_deref())?;
-    let (store, shared) = (app.engine.store.clone(), app.clone());
-    let (ids, rows) = off_thread(move || {
+    let selection = select::workload(name)?;
+    let prepare = move |app: &App| {
+        let parameters = Parameters::parse(text.as_deref());
+        let ids = selected(app, selection);
+        let (Window { query, .. }, _) = window(app, &parameters, &ids)?;
+        fields::check(&app.engine.store, &ids, &[REPLICAS], query.fields.as_deref())?;
         // `replica_count` is a column, too.
-        let columns = columns(&shared.engine.store, &ids, &query) + 1;
-        (ids, Rows { query, form: Form::default(), columns })
-    })
-    .await?;
-    let (bytes, shared) = (rows.bytes(), app.clone());
+        let columns = columns(&app.engine.store, &ids, &query) + 1;
+        Ok((ids, Rows { query, form: Form::default(), columns }))
+    };
+    let (ids, rows) = prepared(&app, &caller.peer, prepare).await?;
+    let (store, bytes, shared) = (app.engine.store.clone(), rows.bytes(), app.clone());
     let mut declared = None;
     let more = rows.more(move |part| {
         let declared = declared.get_or_insert_with(|| Declared::of(&store, &shared.engine.plugins, ids.iter()));
@@ -152,14 +159,22 @@ pub(super) async fn ask(
     make(app, peer, bytes, ORDINARY, more).await
 }
 
+/// Looks through what may be very many instances, in the client's turn of queries.
+async fn prepared<T: Send + 'static>(
+    app: &Arc<App>,
+    peer: &Peer,
+    work: impl FnOnce(&App) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let shared = app.clone();
+    query(app, peer, move || work(&shared)).await?
+}
+
 /// Returns the instances that a selection includes now, or names.
-async fn selected(app: &Arc<App>, selection: Selection) -> Result<Vec<InstanceId>, ApiError> {
-    let app = app.clone();
-    off_thread(move || match selection {
+fn selected(app: &App, selection: Selection) -> Vec<InstanceId> {
+    match selection {
         Selection::Several(ids) => ids.into_iter().collect(),
         selection => app.engine.members(&selection).into_iter().map(|member| member.id).collect(),
-    })
-    .await
+    }
 }
 
 /// Parses the window of a query about instances. Automatic steps are no finer than the shortest interval of the

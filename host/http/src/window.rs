@@ -6,6 +6,10 @@ use dropsonde_model::time::{FURTHEST_MS, time_ms};
 use dropsonde_store::ladder::{self, AUTO_POINTS};
 use dropsonde_store::{Align, Query};
 use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+/// The largest number of fields in one query: more than a sampler can have.
+const MOST_FIELDS: usize = 1024;
 
 /// The largest number of points in one answer: a chart has fewer pixels.
 const MOST_POINTS: i64 = 11_000;
@@ -107,7 +111,12 @@ impl Window {
         }
         let fields = parameters
             .one("fields")
-            .map(|list| list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect());
+            .map(|list| -> BTreeSet<&str> { list.split(',').map(str::trim).filter(|name| !name.is_empty()).collect() });
+        if let Some(fields) = fields.as_ref().filter(|fields| fields.len() > MOST_FIELDS) {
+            let why = format_args!("{} fields are named; name at most {MOST_FIELDS}", fields.len());
+            return Err(ApiError::invalid("fields", why));
+        }
+        let fields = fields.map(|fields| fields.into_iter().map(str::to_owned).collect());
         Ok(Self { query: Query { since_ms, until_ms, step_ms, align, fields }, bands })
     }
 }
@@ -157,6 +166,14 @@ mod tests {
         assert_eq!(step, 90 * 60_000);
         assert_eq!((since % step, until % step), (0, 0));
         assert!(since <= NOW - 7 * 24 * H && until >= NOW);
+    }
+
+    #[test]
+    fn a_field_named_again_and_again_is_one_and_very_many_are_refused() {
+        let fields = |query: &str| parse(query).map(|window| window.query.fields.unwrap());
+        assert_eq!(fields("fields=b,a,b,,a").unwrap(), ["a", "b"]);
+        let many: Vec<_> = (0..=MOST_FIELDS).map(|nth| format!("f{nth}")).collect();
+        assert!(fields(&format!("fields={}", many.join(","))).is_err());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::frame::{AHEAD_MS, Shared};
 use crate::keeper::ArchiveStatus;
 use crate::merged::{column, fill, without_empty};
 use crate::{Column, Frame, Full, InstanceId, Points, Pool, Query, Sample, Schema, StoredField};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -206,8 +206,10 @@ impl Store {
         let mut values: Vec<(Arc<str>, f64)> = Vec::new();
         for frame in frames.iter().filter(is_fresh).filter(is_current) {
             let Some(row) = frame.latest() else { continue };
+            // The fields of one frame have different names.
+            let of_others: HashSet<Arc<str>> = values.iter().map(|(name, _)| name.clone()).collect();
             for (StoredField { name, .. }, &value) in frame.schema().fields().iter().zip(&row.values) {
-                if !value.is_nan() && values.iter().all(|(earlier, _)| earlier != name) {
+                if !value.is_nan() && !of_others.contains(name) {
                     values.push((name.clone(), value));
                 }
             }

@@ -36,8 +36,8 @@ struct Group {
     /// The size of the names of all its metrics, in bytes.
     names: usize,
     interval_ms: i64,
-    /// The time when its plugin was first there.
-    since: Instant,
+    /// What orders samplers that disagree: those that come with the program are first, then those that were there first.
+    order: (bool, Instant),
     /// The frames, each with the position of its labels.
     frames: Vec<(Arc<Frame>, Range<usize>)>,
     /// The position of the labels of each row.
@@ -56,9 +56,8 @@ impl Samples {
             }
         }
         for columns in families.values() {
-            // Two samplers may disagree about the kind of a metric. The one that was there first decides, even without
-            // rows.
-            let first = columns.iter().min_by_key(|(group, _)| group.since);
+            // Two samplers may disagree about the kind of a metric. The first decides, even without rows.
+            let first = columns.iter().min_by_key(|(group, _)| group.order);
             let Some(first) = first.and_then(|(group, column)| group.fields.metrics.get(*column)) else { continue };
             let agrees = |metric: &&Metric| metric.is_counter == first.is_counter;
             let help = help(columns.iter().filter_map(|(group, column)| {
@@ -157,9 +156,9 @@ fn help<'a>(of_samplers: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Co
 }
 
 impl Group {
-    fn new(fields: Fields, interval_ms: i64, since: Instant) -> Self {
+    fn new(fields: Fields, interval_ms: i64, order: (bool, Instant)) -> Self {
         let names = fields.metrics.iter().map(|metric| metric.name.len()).sum();
-        Self { fields, names, interval_ms, since, frames: Vec::new(), rows: Vec::new(), values: Vec::new() }
+        Self { fields, names, interval_ms, order, frames: Vec::new(), rows: Vec::new(), values: Vec::new() }
     }
 
     /// Returns whether the plugin writes to this frame now. Older frames may have other fields or another interval.
@@ -170,7 +169,7 @@ impl Group {
 
 fn sampler(plugin: &Arc<Status>) -> Option<(PluginName, Group)> {
     let interval_ms = i64::try_from(plugin.interval().as_millis()).unwrap_or(i64::MAX);
-    Some((plugin.name.clone(), Group::new(plugin.fields()?, interval_ms, plugin.began)))
+    Some((plugin.name.clone(), Group::new(plugin.fields()?, interval_ms, (!plugin.is_built_in(), plugin.began))))
 }
 
 /// Appends the sampler's label after those of the instance, and ends the labels.
@@ -205,7 +204,7 @@ impl Samples {
         let mut samples = Self::default();
         label(&mut samples.labels, "id", instance);
         end_labels(&mut samples.labels, "s");
-        let mut group = Group::new(Fields::check("s", &fields).unwrap(), 1000, Instant::now());
+        let mut group = Group::new(Fields::check("s", &fields).unwrap(), 1000, (false, Instant::now()));
         group.rows.push(0..samples.labels.len());
         group.values.extend([reading, reading]);
         samples.groups.insert("s".into(), group);

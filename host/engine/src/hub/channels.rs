@@ -7,7 +7,7 @@ use super::selection::{Selection, WORKLOAD};
 use super::watch::{Offered, Watcher};
 use dropsonde_model::Labels;
 use dropsonde_store::InstanceId;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// The id of a channel. No id is used twice.
@@ -20,19 +20,21 @@ pub(super) struct Channels {
     next: u64,
     all: HashMap<ChannelId, Channel>,
     by_selection: HashMap<Arc<Selection>, ChannelId>,
-    by_instance: HashMap<InstanceId, Vec<ChannelId>>,
+    by_instance: HashMap<InstanceId, HashSet<ChannelId>>,
     by_workload: HashMap<String, ChannelId>,
-    /// Channels of labels, by key and value of their first label. Each must still be asked whether it includes an
-    /// instance.
-    by_label: HashMap<String, HashMap<String, Vec<ChannelId>>>,
+    /// Channels of labels, by key and value of the label that the fewest others are listed by. Each must still be asked
+    /// whether it includes an instance, so that many selections with one label in common must not be in one list.
+    by_label: HashMap<String, HashMap<String, HashSet<ChannelId>>>,
     /// Channels of all instances.
-    of_all: Vec<ChannelId>,
+    of_all: HashSet<ChannelId>,
 }
 
 /// The readers of one selection.
 #[derive(Debug)]
 pub(super) struct Channel {
     selection: Arc<Selection>,
+    /// Of labels: the label that it is listed by.
+    listed_by: Option<(String, String)>,
     /// Readers inside the process.
     watchers: Vec<Watcher>,
     /// The number of readers that each writer has.
@@ -60,22 +62,26 @@ impl Channels {
     pub(super) fn of(&mut self, selection: Arc<Selection>, writers: usize) -> (ChannelId, &mut Channel) {
         if let Some(id) = self.by_selection.get(&selection) {
             let id = *id;
-            return (id, self.all.entry(id).or_insert_with(|| Channel::new(selection, writers)));
+            return (id, self.all.entry(id).or_insert_with(|| Channel::new(selection, writers, None)));
         }
         self.next += 1;
         let id = ChannelId(self.next);
+        let mut listed_by = None;
         match &*selection {
-            Selection::One(instance) => self.by_instance.entry(instance.clone()).or_default().push(id),
+            Selection::One(instance) => _ = self.by_instance.entry(instance.clone()).or_default().insert(id),
             Selection::Several(several) => {
                 for instance in several {
-                    self.by_instance.entry(instance.clone()).or_default().push(id);
+                    self.by_instance.entry(instance.clone()).or_default().insert(id);
                 }
             }
             Selection::Workload(workload) => drop(self.by_workload.insert(workload.clone(), id)),
-            Selection::Labels(labels) => self.labelled(labels.first()).push(id),
+            Selection::Labels(labels) => {
+                listed_by = labels.iter().min_by_key(|label| self.listed(label)).cloned();
+                self.labelled(listed_by.as_ref()).insert(id);
+            }
         }
         self.by_selection.insert(selection.clone(), id);
-        (id, self.all.entry(id).or_insert_with(|| Channel::new(selection, writers)))
+        (id, self.all.entry(id).or_insert_with(|| Channel::new(selection, writers, listed_by)))
     }
 
     /// Returns whether somebody follows an instance by its id.
@@ -199,7 +205,7 @@ impl Channels {
         self.by_selection.remove(&channel.selection);
         let mut not_of = |instance: &InstanceId| {
             if let Some(channels) = self.by_instance.get_mut(instance) {
-                channels.retain(|other| *other != id);
+                channels.remove(&id);
                 if channels.is_empty() {
                     self.by_instance.remove(instance);
                 }
@@ -209,13 +215,15 @@ impl Channels {
             Selection::One(instance) => not_of(instance),
             Selection::Several(several) => several.iter().for_each(not_of),
             Selection::Workload(workload) => drop(self.by_workload.remove(workload)),
-            Selection::Labels(labels) => {
-                let label = labels.first();
-                self.labelled(label).retain(|other| *other != id);
-                if let Some((key, value)) = label
+            Selection::Labels(_) => {
+                let label = channel.listed_by.as_ref();
+                let others = self.labelled(label);
+                others.remove(&id);
+                let is_last = others.is_empty();
+                if let Some((key, value)) = label.filter(|_| is_last)
                     && let Some(values) = self.by_label.get_mut(key)
                 {
-                    values.retain(|own, channels| own != value || !channels.is_empty());
+                    values.remove(value);
                     if values.is_empty() {
                         self.by_label.remove(key);
                     }
@@ -225,8 +233,13 @@ impl Channels {
         Some(channel)
     }
 
-    /// Returns the index entry of a selection of labels, by the first of them.
-    fn labelled(&mut self, label: Option<&(String, String)>) -> &mut Vec<ChannelId> {
+    /// Returns how many channels are listed by a label.
+    fn listed(&self, (key, value): &(String, String)) -> usize {
+        self.by_label.get(key).and_then(|values| values.get(value)).map_or(0, HashSet::len)
+    }
+
+    /// Returns the channels that are listed by a label, or by none.
+    fn labelled(&mut self, label: Option<&(String, String)>) -> &mut HashSet<ChannelId> {
         match label {
             Some((key, value)) => self.by_label.entry(key.clone()).or_default().entry(value.clone()).or_default(),
             None => &mut self.of_all,
@@ -244,9 +257,10 @@ impl Channels {
 // === impl Channel ===
 
 impl Channel {
-    fn new(selection: Arc<Selection>, writers: usize) -> Self {
+    fn new(selection: Arc<Selection>, writers: usize, listed_by: Option<(String, String)>) -> Self {
         Self {
             selection,
+            listed_by,
             watchers: Vec::new(),
             readers: vec![0; writers],
             is_stale: false,

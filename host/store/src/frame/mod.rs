@@ -111,6 +111,9 @@ struct Writer {
     unread: Option<Box<Unread>>,
     /// Whether the memory reserved for further rows was given back.
     rests: bool,
+    /// The first row of the open block, if there was no memory to make columns of it wide: copying it to try again with each
+    /// row would take long.
+    stays_narrow: Option<u64>,
 }
 
 /// A row to be written.
@@ -228,10 +231,14 @@ impl Frame {
         let open = writer.open.as_ref().filter(|open| open.generation == generation);
         let is_added = match open.map(|open| (open, open.push(row))) {
             Some((_, Ok(()))) => true,
-            Some((open, Err(Refused::Narrow(column)))) => {
-                let wider = open.widened(&self.key.schema, self.layout, column);
+            // There was no room for its wider rows.
+            Some((open, Err(Refused::Narrow))) if writer.stays_narrow == Some(open.start_row) && !row.is_kept => false,
+            Some((open, Err(Refused::Narrow))) => {
+                let (start_row, wider) = (open.start_row, open.widened(&self.key.schema, self.layout, row));
                 let view = self.view.load();
-                self.append(writer, &view, view.opens.len() - 1, wider, row)
+                let is_added = self.append(writer, &view, view.opens.len() - 1, wider, row);
+                writer.stays_narrow = (!is_added).then_some(start_row);
+                is_added
             }
             _ => {
                 let view = self.view.load();
@@ -258,9 +265,10 @@ impl Frame {
     /// Adds a row to an open block, then publishes the block in place of the open blocks from number `keep` on. Returns
     /// `false`, and publishes nothing, if memory is used up.
     fn append(&self, writer: &mut Writer, view: &View, keep: usize, mut open: Open, row: NewRow<'_>) -> bool {
-        // Each refusal makes one more column wide, so the loop ends.
-        while let Err(Refused::Narrow(column)) = open.push(row) {
-            open = open.widened(&self.key.schema, self.layout, column);
+        if let Err(Refused::Narrow) = open.push(row) {
+            open = open.widened(&self.key.schema, self.layout, row);
+            // The row fits the wide columns now, if the block has room for it.
+            let _ = open.push(row);
         }
         let generation = open.generation;
         let mut opens: Vec<_> = view.opens.iter().take(keep).cloned().collect();

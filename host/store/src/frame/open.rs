@@ -77,8 +77,15 @@ struct Slab {
 pub(crate) enum Refused {
     /// The row belongs to the next block, or the block has no room.
     Full,
-    /// The value does not fit this column, which must become wide.
-    Narrow(usize),
+    /// A value does not fit its column, which must become wide.
+    Narrow,
+}
+
+/// Returns how many steps a reading is, if a narrow column can hold that.
+fn whole_steps(quantum: Quantum, reading: f64) -> Option<i32> {
+    let steps = quantum.steps(reading);
+    let whole = steps as i32;
+    (f64::from(whole) == steps && whole != GAP).then_some(whole)
 }
 
 impl Open {
@@ -113,10 +120,16 @@ impl Open {
         }
     }
 
-    /// Returns a copy in which one more column is wide.
-    pub(crate) fn widened(&self, schema: &Schema, layout: Layout, column: usize) -> Self {
-        let wide = self.lanes.iter().enumerate().filter(|(_, lane)| matches!(lane, Lane::Wide(..)));
-        let wide: Vec<usize> = wide.map(|(field, _)| field).chain([column]).collect();
+    /// Returns a copy in which all columns are wide that a row does not fit otherwise. Copying the rows once for each
+    /// column would take long where there are hundreds.
+    pub(crate) fn widened(&self, schema: &Schema, layout: Layout, new: NewRow<'_>) -> Self {
+        let is_wide = |lane: &Lane, reading: f64| match *lane {
+            Lane::Wide(..) => true,
+            Lane::Narrow(_, quantum) => reading.is_finite() && whole_steps(quantum, reading).is_none(),
+        };
+        let row_of = new.readings.iter().copied().chain([new.delay_ms]);
+        let wide = self.lanes.iter().zip(row_of).enumerate().filter(|(_, (lane, reading))| is_wide(lane, *reading));
+        let wide: Vec<usize> = wide.map(|(field, _)| field).collect();
         let copy =
             Self::new(schema, layout, self.start_row, self.first_ms, self.generation, self.before.clone(), &wide);
         let old = self.read(self.len());
@@ -146,15 +159,11 @@ impl Open {
         let put = |place: Option<&AtomicU32>, bits| place.map(|place| place.store(bits, Ordering::Relaxed));
         put(narrow.next(), offset);
         let row_of = readings.iter().copied().chain([delay_ms]);
-        for (field, (lane, reading)) in self.lanes.iter().zip(row_of).enumerate() {
+        for (lane, reading) in self.lanes.iter().zip(row_of) {
             match *lane {
                 Lane::Narrow(..) if !reading.is_finite() => _ = put(narrow.next(), GAP as u32),
                 Lane::Narrow(_, quantum) => {
-                    let steps = quantum.steps(reading);
-                    let whole = steps as i32;
-                    if f64::from(whole) != steps || whole == GAP {
-                        return Err(Refused::Narrow(field));
-                    }
+                    let whole = whole_steps(quantum, reading).ok_or(Refused::Narrow)?;
                     put(narrow.next(), whole as u32);
                 }
                 Lane::Wide(_, quantum) => {

@@ -45,6 +45,21 @@ fn what_gets_no_row_for_minutes_is_compressed_before_its_block_is_over_and_a_lat
 }
 
 #[test]
+fn a_row_that_fits_no_column_makes_all_of_them_wide_and_keeps_the_rows_before_it() {
+    let fields: Vec<_> =
+        (0..200).map(|nth| StoredField { precision: 1.0, ..StoredField::gauge(format!("f{nth}")) }).collect();
+    let shared = Shared::new(&Limits::default(), false);
+    let (instance, schema) = (InstanceId::new("i").unwrap(), Schema::new("s", fields));
+    let owner = schema.sampler().clone();
+    let frame = Frame::new(FrameKey { instance, schema, interval_ms: 1000, born: 0, owner }, Arc::new(shared));
+    assert!(frame.push(0, &[7.0; 200]) && frame.push(1000, &[1e12; 200]) && frame.push(2000, &[8.0; 200]));
+    let query = Query { since_ms: 0, until_ms: 10_000, step_ms: 1000, ..Query::default() };
+    let buckets = frame.buckets(&query);
+    let values: Vec<f64> = buckets.cells.iter().map(|cell| cell.last).collect();
+    assert_eq!(values, [[7.0; 200], [1e12; 200], [8.0; 200]].concat());
+}
+
+#[test]
 fn a_rate_passes_over_gaps_and_survives_the_row_before_it() {
     let frame = frame(StoredField::counter("rate", 1.0), 2);
     for (at, total) in [(0, 10.0), (1000, f64::NAN), (2000, 14.0)] {

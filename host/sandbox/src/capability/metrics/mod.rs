@@ -161,7 +161,11 @@ impl PluginMetrics {
         if let Some(series) = family.get(&labels) {
             return Ok(series);
         }
-        self.reserve(&mut self.lock(), family.descriptor().series(), labels.len() + OVERHEAD)?;
+        self.reserve(
+            &mut self.lock(),
+            family.descriptor().series(),
+            text_of_series(family.descriptor(), labels.len()),
+        )?;
         Ok(family.add(labels))
     }
 
@@ -173,7 +177,7 @@ impl PluginMetrics {
         let series = family.series();
         table.series -= series.len() * family.descriptor().series();
         table.bytes -= text(family.descriptor());
-        table.bytes -= series.iter().map(|series| series.labels().len() + OVERHEAD).sum::<usize>();
+        table.bytes -= series.iter().map(|one| text_of_series(family.descriptor(), one.labels().len())).sum::<usize>();
         Some(family)
     }
 
@@ -194,6 +198,14 @@ impl PluginMetrics {
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns the bytes that a series takes: in memory, and as text for Prometheus, where its name and labels are on each
+/// line.
+fn text_of_series(descriptor: &Descriptor, labels: usize) -> usize {
+    /// A number, a bucket's bound, a suffix and punctuation.
+    const REST: usize = 40;
+    OVERHEAD + descriptor.series() * (descriptor.name.len() + labels + REST)
 }
 
 /// Returns the bytes that a descriptor takes.
