@@ -301,7 +301,7 @@ fn history_beyond_the_limit_of_file_sizes_goes_on_in_memory_and_the_stop_says_wh
 #[test]
 fn a_limit_of_file_sizes_below_what_a_plugin_needs_is_named_with_its_value_and_the_way_out() {
     // In blocks of 512 bytes.
-    let host = Host::start_as(limited("-f 16"), "", &[]);
+    let host = Host::start_cold_as(limited("-f 16"), "", &[]);
     let page = host.until("/v1/plugins/procfs", |page| page.json().get("last_failure").is_some()).json();
     assert_eq!(
         page["last_failure"]["reason"],

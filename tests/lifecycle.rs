@@ -79,7 +79,7 @@ fn compiled_plugins_are_kept_for_this_user_alone_and_damaged_ones_made_again() {
     bytes[middle] ^= 1;
     std::fs::write(code, bytes).unwrap();
     let host = host.restart();
-    host.until_logged("was damaged; compiling it again");
+    host.until_logged("corrupt entry in the compile cache; compiling it again");
     host.until("/ready", |ready| ready.status == 200);
 }
 

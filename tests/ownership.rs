@@ -53,7 +53,7 @@ fn refuses_zzz(host: &Host) {
     assert_eq!((&conflict["instance"], &conflict["with"]), (&json!("x"), &json!("aaa")));
     let health = host.until("/health", |health| health.json()["status"] == "degraded").json();
     let reason = health["reasons"].to_string();
-    for word in ["x to aaa", "DELETE", "plugins.zzz.share_instances = true", "`samplers` of [[instances]]"] {
+    for word in ["x (owner: aaa)", "DELETE", "plugins.zzz.share_instances = true", "`samplers` of [[instances]]"] {
         assert!(reason.contains(word), "{word}: {reason}");
     }
     assert!(is_ended(&host.get("/v1/instances/x")));
@@ -72,7 +72,7 @@ fn of_file_plugins_that_find_the_same_instance_at_a_start_the_first_by_name_owns
     assert_eq!(conflict(&host, "zzz")["with"], "aaa");
     host.until("/v1/instances/x", |instance| instance.json()["samplers"] == json!(["aaa"]));
     assert!(!has_history_of_zzz(&host));
-    assert!(host.log().contains("as x to aaa"), "{}", host.log());
+    assert!(host.log().contains("x (owner: aaa)"), "{}", host.log());
 }
 
 #[test]

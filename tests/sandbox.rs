@@ -85,7 +85,8 @@ fn the_stack_is_bounded() {
 
 #[test]
 fn an_answer_larger_than_the_plugin_may_give_ends_the_call() {
-    let host = beside_a_healthy_one("long", "");
+    // Lifting so much takes a debug build its time.
+    let host = beside_a_healthy_one("long", "[plugins.bad.limits]\ncpu = '2s'\n");
     let reason = failure_of(&host, "bad")["reason"].as_str().unwrap().to_owned();
     assert!(reason.starts_with("returned more than its 4194304 bytes of output"), "{reason}");
     assert_no_missed_tick(&host);

@@ -53,7 +53,12 @@ impl Host {
 
     /// Starts a host that compiles all its plugins itself.
     pub(crate) fn start_cold(config: &str, plugins: &[(&str, &[u8])]) -> Self {
-        Self::start_with("127.0.0.1:0", dropsonde(), config, plugins, &[])
+        Self::start_cold_as(dropsonde(), config, plugins)
+    }
+
+    /// Does the same by a command that takes the binary's arguments.
+    pub(crate) fn start_cold_as(command: Command, config: &str, plugins: &[(&str, &[u8])]) -> Self {
+        Self::start_with("127.0.0.1:0", command, config, plugins, &[])
     }
 
     /// Does the same on another address. `{}` in `listen` and `config` stands for the host's own folder.

@@ -2,7 +2,7 @@
 
 use dropsonde_engine::quota::{ClientId, ClientShare};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 /// A connected client. Cheap to clone.
@@ -49,12 +49,10 @@ impl Peer {
 
 impl Address {
     /// Returns the identity that limits count: an IPv4 address, or an IPv6 /64, which is what one subscriber gets. All
-    /// loopback addresses count as one, because a program can choose among 16 million; so do all clients of the Unix
-    /// socket.
+    /// clients of the Unix socket count as one.
     pub(super) fn id(self) -> ClientId {
         let Self::Tcp(address) = self else { return ClientId::Unix };
         match address.ip().to_canonical() {
-            ip if ip.is_loopback() => ClientId::Ip(Ipv4Addr::LOCALHOST.into()),
             ip @ IpAddr::V4(_) => ClientId::Ip(ip),
             IpAddr::V6(ip) => ClientId::Ip(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into()),
         }
@@ -113,8 +111,6 @@ mod tests {
         assert_eq!(peer("10.0.0.1:1"), peer("[::ffff:10.0.0.1]:1"));
         assert_eq!(peer("[2001:db8::1]:1"), peer("[2001:db8::2:0:0:9]:1"));
         assert_ne!(peer("[2001:db8::1]:1"), peer("[2001:db8:0:1::1]:1"));
-        assert_eq!(peer("127.0.0.1:1"), peer("127.9.9.9:1"));
-        assert_eq!(peer("127.0.0.1:1"), peer("[::1]:1"));
     }
 
     #[test]
