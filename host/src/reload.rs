@@ -153,7 +153,7 @@ async fn take_over(in_force: &ArcSwap<Config>, server: &Server, config: Config, 
             0 => Part::new(part, Outcome::Applied),
             _ if part != "[[instances]]" => Part::new(part, Outcome::Applied),
             refused => {
-                let most = options.poll.max_instances;
+                let most = options.poll.max_instances();
                 let why =
                     format!("{refused} instances are not tracked: limit of {most} reached; raise poll.max_instances");
                 Part::failed(part, why)

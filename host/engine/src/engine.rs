@@ -115,7 +115,7 @@ impl Engine {
         for id in &refused {
             tracing::warn!(
                 instance = %id,
-                most = options.poll.max_instances,
+                most = options.poll.max_instances(),
                 "cannot track an instance of the configuration: instance limit reached; raise poll.max_instances"
             );
         }
@@ -236,14 +236,12 @@ impl Engine {
         if stale.is_empty() {
             return;
         }
-        self.tracked.while_of_workloads(&stale, |members| {
-            for (workload, ids) in members {
-                let declared = Declared::of(&self.store, &self.plugins, ids.iter().copied());
-                if let Some(sample) = workload::latest(&self.store, &declared, ids.into_iter()) {
-                    self.hub.publish_workload(workload, sample);
-                }
+        for (workload, ids) in self.tracked.of_workloads(&stale) {
+            let declared = Declared::of(&self.store, &self.plugins, ids.iter());
+            if let Some(sample) = workload::latest(&self.store, &declared, ids.iter()) {
+                self.hub.publish_workload(&workload, sample);
             }
-        });
+        }
     }
 
     /// Asks the history thread to hurry: a change that a caller is told about must be on disk within a flush interval.

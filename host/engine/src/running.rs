@@ -152,7 +152,7 @@ impl Engine {
     ) -> Result<Self> {
         metrics.start_time_seconds.set(clock.now_ms() as f64 / 1000.0);
         let poll = &options.poll;
-        let tracked = Tracked::new(poll.default_samplers.clone(), options.labels.clone(), poll.max_instances);
+        let tracked = Tracked::new(poll.default_samplers.clone(), options.labels.clone(), poll.max_instances());
         for instance in &options.instances {
             let id = InstanceId::new(&instance.id)?;
             tracked.configure(&id, instance.labels.clone(), instance.samplers.clone())?;

@@ -279,7 +279,7 @@ async fn a_suspended_instance_is_not_polled_until_it_goes_on() {
 
 #[tokio::test(start_paused = true)]
 async fn beyond_max_instances_a_program_is_refused_with_the_key() {
-    let poll = Poll { max_instances: 2, ..options().poll };
+    let poll = Poll { max_instances: Some(2), ..options().poll };
     let running = start(Options { poll, ..options() }, vec![sampler(Fake::new("s", |_| Ok(vec![1.0])))]);
     let engine = running.engine();
     engine.track(wanted("a")).unwrap();

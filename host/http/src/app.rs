@@ -1,4 +1,5 @@
 use crate::Options;
+use crate::blocking::QueryThreads;
 use crate::reload::Reloads;
 use crate::tokens::Tokens;
 use anyhow::{Context as _, Result};
@@ -25,6 +26,7 @@ pub struct App {
     pub(crate) beginnings: Arc<Quota>,
     /// Running range queries.
     pub(crate) queries: Arc<Quota>,
+    pub(crate) query_threads: QueryThreads,
     /// Bytes of memory that unfinished answers and large request bodies take.
     pub(crate) answers: Arc<Quota>,
 }
@@ -41,6 +43,7 @@ impl App {
             turned_away: Arc::default(),
             beginnings: Arc::default(),
             queries: Arc::default(),
+            query_threads: QueryThreads::new().context("cannot start the threads of range queries")?,
             answers: Arc::default(),
         });
         let front: Arc<dyn Frontend> = app.clone();

@@ -3,18 +3,58 @@ use super::peer::Peer;
 use crate::App;
 use axum::http::StatusCode;
 use dropsonde_engine::quota::{ClientShare, Full};
+use std::io;
 use std::time::Duration;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::JoinError;
 
 /// The longest time that a query waits for its turn, and an answer for memory. Most clients have given up by then.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Runs work off the server's threads: there may be very much to do, and a disk may answer late, or never.
-pub(crate) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed; the host's log says why"))
+/// The niceness of the threads that run queries: that of plugins. Many large queries delay no poll, scrape or stream.
+const NICE: i32 = 10;
+
+/// The threads that run queries of history. There are as many as queries run at the same time.
+#[derive(Debug)]
+pub(crate) struct QueryThreads {
+    threads: Handle,
+    /// None only while this is dropped.
+    runtime: Option<Runtime>,
 }
 
-/// Runs a query of history off the server's threads. At most `http.max_range_queries` run at the same time, half of
+impl QueryThreads {
+    pub(crate) fn new() -> io::Result<Self> {
+        let lower = || {
+            // If this fails, the thread only keeps its normal priority.
+            let _ = rustix::process::nice(NICE);
+        };
+        let runtime = Builder::new_current_thread().thread_name("query").on_thread_start(lower).build()?;
+        Ok(Self { threads: runtime.handle().clone(), runtime: Some(runtime) })
+    }
+
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+        self.threads.spawn_blocking(work).await.map_err(failed)
+    }
+}
+
+impl Drop for QueryThreads {
+    fn drop(&mut self) {
+        // A query may wait for a disk, and nobody waits for the query.
+        self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
+    }
+}
+
+/// Runs work off the server's threads: there may be very much to do, and a disk may answer late, or never.
+pub(crate) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(failed)
+}
+
+/// Returns the answer to a request whose work panicked.
+fn failed(_: JoinError) -> ApiError {
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed; the host's log says why")
+}
+
+/// Runs a query of history on its own thread. At most `http.max_range_queries` run at the same time, half of
 /// them for one client. The turn ends with the work, however slowly the client reads the answer.
 pub(crate) async fn query<T: Send + 'static>(
     app: &App,
@@ -32,9 +72,9 @@ pub(crate) async fn query<T: Send + 'static>(
             format!("too many range queries{whose} at the same time; try again later, or raise http.max_range_queries");
         ApiError::new(status, why).retry_after(1)
     })?;
-    off_thread(move || {
+    let work = move || {
         let _turn = turn;
         work()
-    })
-    .await
+    };
+    app.query_threads.run(work).await
 }

@@ -132,6 +132,12 @@ impl Entry {
         }
     }
 
+    /// Returns whether the action is a request that needed no more than the right to write, or of nobody known.
+    pub(super) fn is_of_writer(&self) -> bool {
+        let is_admin = |caller: &Caller| caller.token == Some("admin");
+        matches!((&self.by, &self.what), (By::Api(caller), What::Request(_)) if !is_admin(caller))
+    }
+
     /// Returns whether the action changed nothing: it was refused, or was a login or logout.
     pub(super) fn is_no_change(&self) -> bool {
         let (path, status) = match &self.what {

@@ -30,9 +30,13 @@ const MOST_WAITING: usize = 4096;
 /// The approximate size of one write, in bytes.
 const AT_ONCE: usize = 64 << 10;
 
-/// The most lines in a burst about actions that changed nothing. After the burst, one such line a second is written, so
-/// that they do not push out the lines about changes.
-const REFUSALS: f64 = 1000.0;
+/// The lines about actions that changed nothing: so many in a burst, and so many a second after it. So they do not push
+/// out lines about changes.
+const REFUSALS: Rate = Rate { burst: 1000.0, a_second: 1.0 };
+
+/// The lines about changes that need no more than the right to write, as tracking an instance. A program can make very
+/// many. They do not push out what administrators did.
+const WRITES: Rate = Rate { burst: 10_000.0, a_second: 10.0 };
 
 /// The time between two tries to open a file that cannot be opened, and between two checks whether it was deleted.
 const RETRY: Duration = Duration::from_secs(1);
@@ -43,7 +47,8 @@ pub struct Audit {
     writer: Option<AuditWriter>,
     /// The reason why nothing is written, if lines should be written.
     trouble: Trouble,
-    refusals: Mutex<Refusals>,
+    refusals: Mutex<Budget>,
+    writes: Mutex<Budget>,
     dropped: IntCounterVec,
 }
 
@@ -66,9 +71,17 @@ struct AuditFile {
     trouble: Trouble,
 }
 
-/// The budget for lines about actions that changed nothing.
+/// The most lines of a kind.
+#[derive(Debug, Clone, Copy)]
+struct Rate {
+    burst: f64,
+    a_second: f64,
+}
+
+/// The budget for lines of a kind.
 #[derive(Debug)]
-struct Refusals {
+struct Budget {
+    rate: Rate,
     /// Lines that may still be written.
     left: f64,
     /// The time of the last update of `left`.
@@ -100,16 +113,25 @@ impl Audit {
             Ok::<_, io::Error>(AuditWriter { lines: Mutex::new(Some(lines)), written: Mutex::new(written) })
         };
         let writer = data.map(start).transpose()?;
-        let refusals = Mutex::new(Refusals { left: REFUSALS, at: Instant::now() });
-        Ok(Self { writer, trouble, refusals, dropped })
+        let (refusals, writes) = (Mutex::new(Budget::new(REFUSALS)), Mutex::new(Budget::new(WRITES)));
+        Ok(Self { writer, trouble, refusals, writes, dropped })
     }
 
     /// Logs an entry and queues its line. Never waits.
     pub fn write(&self, now_ms: i64, entry: &Entry) {
         entry.log();
         let Some(writer) = &self.writer else { return };
-        if entry.is_no_change() && !lock(&self.refusals).may_write(Instant::now()) {
-            return self.drop_for("refusals");
+        let limited = if entry.is_no_change() {
+            Some((&self.refusals, "refusals"))
+        } else if entry.is_of_writer() {
+            Some((&self.writes, "writes"))
+        } else {
+            None
+        };
+        if let Some((budget, reason)) = limited
+            && !lock(budget).may_write(Instant::now())
+        {
+            return self.drop_for(reason);
         }
         #[derive(Serialize)]
         struct Line<'a> {
@@ -147,10 +169,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Refusals {
+// === impl Budget ===
+
+impl Budget {
+    fn new(rate: Rate) -> Self {
+        Self { rate, left: rate.burst, at: Instant::now() }
+    }
+
     fn may_write(&mut self, now: Instant) -> bool {
-        let since = now.saturating_duration_since(self.at).as_secs_f64();
-        (self.left, self.at) = ((self.left + since).min(REFUSALS), now);
+        let more = now.saturating_duration_since(self.at).as_secs_f64() * self.rate.a_second;
+        (self.left, self.at) = ((self.left + more).min(self.rate.burst), now);
         let may = self.left >= 1.0;
         self.left -= f64::from(u8::from(may));
         may
@@ -318,6 +346,24 @@ mod tests {
     }
 
     #[test]
+    fn what_programs_change_does_not_push_out_what_administrators_do() {
+        let (data, dropped) = (tempfile::tempdir().unwrap(), dropped());
+        let audit = Audit::open(Some(data.path()), dropped.clone()).unwrap();
+        let written = || fs::read_to_string(data.path().join(file::NAME)).unwrap().lines().count();
+        for nth in 1..=20_000 {
+            audit.write(0, &request(Some("write"), 200));
+            while nth % 1000 == 0 && nth <= 10_000 && written() < nth {
+                std::thread::yield_now();
+            }
+        }
+        audit.write(0, &request(Some("admin"), 202));
+        assert!(audit.close(PATIENCE));
+        assert!((9_000..=10_000).contains(&dropped.with_label_values(&["writes"]).get()));
+        let text = fs::read_to_string(data.path().join(file::NAME)).unwrap();
+        assert!(text.lines().last().unwrap().contains("admin"));
+    }
+
+    #[test]
     fn nobody_waits_for_a_disk_and_what_there_is_no_room_for_is_counted() {
         let (data, dropped) = (tempfile::tempdir().unwrap(), dropped());
         let pipe = data.path().join(file::NAME);
@@ -339,7 +385,7 @@ mod tests {
     #[test]
     fn refusals_are_written_again_after_a_while() {
         let now = Instant::now();
-        let mut refusals = Refusals { left: 0.5, at: now };
+        let mut refusals = Budget { rate: REFUSALS, left: 0.5, at: now };
         assert!(!refusals.may_write(now));
         assert!(refusals.may_write(now + Duration::from_secs(1)));
         assert!(!refusals.may_write(now + Duration::from_secs(1)));

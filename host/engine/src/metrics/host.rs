@@ -31,7 +31,7 @@ pub struct HostMetrics {
     pub plugins_uploaded: IntCounter,
     pub plugin_restores_succeeded: IntCounter,
     pub plugin_restores_failed: IntCounter,
-    /// By reason: `io`, `full`, `refusals`, `closed`.
+    /// By reason: `io`, `full`, `refusals`, `writes`, `closed`.
     pub audit_entries_dropped: IntCounterVec,
     pub workers_spawned: IntCounter,
     /// By reason: `graceful`, `crashed`, `idle_timeout`.
@@ -209,7 +209,7 @@ impl HostMetrics {
         for reason in ["all", "peer"] {
             metrics.http_connections_refused.with_label_values(&[reason]);
         }
-        for reason in ["io", "full", "refusals", "closed"] {
+        for reason in ["io", "full", "refusals", "writes", "closed"] {
             metrics.audit_entries_dropped.with_label_values(&[reason]);
         }
         for reason in ["graceful", "crashed", "idle_timeout"] {

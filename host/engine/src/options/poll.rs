@@ -1,3 +1,4 @@
+use crate::memory;
 use dropsonde_model::{InvalidValue, Span};
 use serde::Deserialize;
 use std::time::Duration;
@@ -14,7 +15,9 @@ pub struct Poll {
     pub discover_interval: Span,
     /// The samplers that poll an instance that names none. `*` means all samplers.
     pub default_samplers: Vec<String>,
-    pub max_instances: usize,
+    /// The most instances of one owner. None: as many as an eighth of the available memory has room for at 1 KiB each, at
+    /// most 100 000.
+    pub max_instances: Option<usize>,
 }
 
 impl Default for Poll {
@@ -24,19 +27,26 @@ impl Default for Poll {
             timeout: Span::from_secs(5),
             discover_interval: Span::from_secs(30),
             default_samplers: vec!["*".to_owned()],
-            max_instances: 100_000,
+            max_instances: None,
         }
     }
 }
 
 impl Poll {
+    /// Returns the most instances of one owner.
+    pub fn max_instances(&self) -> usize {
+        /// Bytes of memory that an instance takes, without its samples.
+        const EACH: usize = 1 << 10;
+        self.max_instances.unwrap_or_else(|| (memory::available() / 8 / EACH).clamp(1000, 100_000))
+    }
+
     pub fn check(&self) -> Result<(), InvalidValue> {
         check_interval("poll.interval", self.interval, Duration::from_millis(100))?;
         if self.timeout.get().is_zero() || self.timeout.get() > Duration::from_secs(3600) {
             return InvalidValue::of("poll.timeout", "must be greater than 0 and at most 1h");
         }
         check_interval("poll.discover_interval", self.discover_interval, Duration::from_secs(1))?;
-        if !(1..=100_000_000).contains(&self.max_instances) {
+        if self.max_instances.is_some_and(|most| !(1..=100_000_000).contains(&most)) {
             return InvalidValue::of("poll.max_instances", "must be at least 1 and at most 100000000");
         }
         Ok(())

@@ -3,14 +3,11 @@
 
 use super::entry::Entry;
 use super::instances::Instances;
-use super::{Forget, PluginName, Tracked};
+use super::{AT_ONCE, Forget, PluginName, Tracked};
 use dropsonde_model::Labels;
 use dropsonde_model::names::is_reserved;
 use dropsonde_store::InstanceId;
 use std::collections::BTreeMap;
-
-/// Instances that are handled before others may use the set.
-const AT_ONCE: usize = 256;
 
 /// A plugin that discovers instances, and its claim to them.
 #[derive(Debug, Clone)]

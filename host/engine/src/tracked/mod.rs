@@ -33,6 +33,9 @@ use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+/// The most instances that are changed under one lock of the set.
+const AT_ONCE: usize = 256;
+
 /// A plugin's name.
 pub type PluginName = Arc<str>;
 
@@ -331,20 +334,16 @@ impl Tracked {
         })
     }
 
-    /// Calls `act` with the instances of some workloads. Until `act` returns, no instance is untracked.
-    pub(crate) fn while_of_workloads<T>(
-        &self,
-        workloads: &BTreeSet<String>,
-        act: impl FnOnce(BTreeMap<&str, Vec<&InstanceId>>) -> T,
-    ) -> T {
+    /// Returns the instances of some workloads, by workload.
+    pub(crate) fn of_workloads(&self, workloads: &BTreeSet<String>) -> BTreeMap<String, Vec<InstanceId>> {
         self.read(|instances| {
-            let mut members: BTreeMap<&str, Vec<&InstanceId>> = BTreeMap::new();
+            let mut members: BTreeMap<String, Vec<InstanceId>> = BTreeMap::new();
             for (id, entry) in instances.all() {
                 if let Some(workload) = entry.labels.get(WORKLOAD).filter(|workload| workloads.contains(*workload)) {
-                    members.entry(workload).or_default().push(id);
+                    members.entry(workload.to_owned()).or_default().push(id.clone());
                 }
             }
-            act(members)
+            members
         })
     }
 
@@ -379,13 +378,21 @@ impl Tracked {
         has_gone: &dyn Fn(&InstanceId) -> bool,
         forget: Forget<'_>,
     ) {
-        self.change(|instances, changed| {
-            for id in instances.over_before(before_ms).into_iter().filter(has_gone) {
-                instances.remove(&id);
-                forget(&id);
-                changed.push(id);
-            }
-        });
+        let over = self.read(|instances| instances.over_before(before_ms));
+        // Polls go on between two pieces.
+        for piece in over.chunks(AT_ONCE) {
+            self.change(|instances, changed| {
+                let is_over = |id: &&InstanceId| {
+                    let over_ms = instances.all().get(*id).and_then(Entry::over_ms);
+                    over_ms.is_some_and(|over_ms| over_ms < before_ms) && has_gone(id)
+                };
+                for id in piece.iter().filter(is_over).cloned().collect::<Vec<_>>() {
+                    instances.remove(&id);
+                    forget(&id);
+                    changed.push(id);
+                }
+            });
+        }
     }
 
     /// Returns a number that stays the same as long as instances and labels do.
