@@ -1,6 +1,6 @@
 //! What a plugin may see of the world: what the operator says, and nothing else.
 
-use crate::harness::{Host, Response, Server, dropsonde, verbs};
+use crate::harness::{Host, Response, Server, SocketServer, dropsonde, verbs};
 use serde_json::json;
 use std::path::Path;
 use std::process::Command;
@@ -73,10 +73,73 @@ fn a_request_goes_to_granted_origins_alone() {
     assert_eq!(outcome(&host, "redirect"), Ok(302.0), "an answer like any other");
     for name in ["other-port", "other-name", "other-scheme", "nothing"] {
         let reason = outcome(&host, name).unwrap_err();
-        assert!(reason.starts_with("get: denied: ") && reason.ends_with("not granted"), "{name}: {reason}");
+        assert!(reason.starts_with("get: denied: "), "{name}: {reason}");
+        assert!(reason.contains("is not granted; add http = [\"http"), "{name}: {reason}");
     }
     assert_eq!(host.plugin("other-port")["missing"], json!([format!("http {denied}")]));
     assert_eq!(host.plugin("granted")["grants"]["http"], json!([granted]));
+}
+
+#[test]
+fn a_rule_limits_requests_to_its_methods_and_paths() {
+    let server = Server::start();
+    let origin = server.origin();
+    let rule =
+        |methods: &str, path: &str| format!("{{ origin = '{origin}', methods = [{methods}], paths = ['{path}'] }}");
+    let section = |rule: &str| {
+        format!("limits = {{ cpu = '1s' }}\nconfig = {{ get = '{origin}/hello' }}\ngrants = {{ http = [{rule}] }}")
+    };
+    let host = host(
+        "get",
+        &[
+            ("allowed", section(&rule("'GET'", "/hel*"))),
+            ("as-text", section(&format!("'GET {origin} /hello'"))),
+            ("other-path", section(&rule("'GET'", "/hello/**"))),
+            ("other-method", section(&rule("'HEAD', 'POST'", "/**"))),
+        ],
+    );
+    assert_eq!(outcome(&host, "allowed"), Ok(200.005));
+    assert_eq!(outcome(&host, "as-text"), Ok(200.005));
+    for name in ["other-path", "other-method"] {
+        let expected = format!(
+            "get: denied: GET {origin}/hello is not granted: the grants of {origin} have other methods and paths"
+        );
+        assert_eq!(outcome(&host, name), Err(expected), "{name}");
+    }
+    assert_eq!(host.plugin("as-text")["grants"]["http"], json!([format!("GET {origin} /hello")]));
+}
+
+#[test]
+fn a_plugin_that_may_list_containers_cannot_start_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("docker.sock");
+    let server = SocketServer::start(&socket);
+    let rule = format!(
+        "{{ origin = 'unix:{}', as = 'docker', methods = ['GET'], paths = ['/v1.*/containers/**'] }}",
+        socket.display()
+    );
+    let section = format!(
+        "limits = {{ cpu = '1s', deadline = '20s' }}\nconfig = {{ raid = 'docker.unix' }}\ngrants = {{ http = [{rule}] }}"
+    );
+    let host = host("raid", &[("raider", section)]);
+    assert_eq!(outcome(&host, "raider"), Ok(200.0));
+    for head in server.heads() {
+        let line = head.lines().next().unwrap_or_default().replace("?all=true", "");
+        assert_eq!(line, "GET /v1.41/containers/json HTTP/1.1", "{head}");
+        let head = head.to_lowercase();
+        assert!(!head.contains("upgrade") && !head.contains("override") && !head.contains("x-original"), "{head}");
+    }
+}
+
+#[test]
+fn a_request_with_a_header_and_a_large_body_arrives_whole() {
+    let server = Server::start();
+    let section = format!(
+        "limits = {{ cpu = '1s' }}\nconfig = {{ post = '{0}/echo' }}\ngrants = {{ http = ['POST {0} /echo'] }}",
+        server.origin()
+    );
+    let host = host("post", &[("poster", section)]);
+    assert_eq!(outcome(&host, "poster"), Ok(300_000.0), "the bytes of the body");
 }
 
 #[test]
@@ -119,7 +182,11 @@ fn a_name_that_leads_inside_needs_that_network_granted() {
         ],
     );
     let reason = outcome(&host, "rebound").unwrap_err();
-    assert!(reason.starts_with("get: denied: "), "{reason}");
+    let expected = format!(
+        "get: denied: {inside} is granted, but its name resolves to 127.0.0.1, which is not on the internet; add its \
+         network, such as http = [\"127.0.0.1/32\"]"
+    );
+    assert_eq!(reason, expected);
     assert_eq!(outcome(&host, "granted"), Ok(200.005));
 }
 

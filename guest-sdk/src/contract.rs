@@ -50,7 +50,8 @@ pub struct Description {
 pub enum Need {
     /// A glob of absolute paths to read. `*` stays within a segment, `**` crosses segments.
     Read(String),
-    /// An HTTP origin: `http://127.0.0.1:8080`.
+    /// An HTTP origin, perhaps with the methods and paths of the requests to it: `http://127.0.0.1:8080`, or
+    /// `GET http://127.0.0.1:8080 /api/**`.
     Http(String),
     /// The name of an environment variable.
     Env(String),
@@ -65,7 +66,11 @@ impl Need {
         Self::Read(glob.into())
     }
 
-    /// Asks for an HTTP origin: scheme, host and port.
+    /// Asks for all requests to an HTTP origin: scheme, host and port.
+    ///
+    /// It is better to ask for no more than the plugin sends, as in `GET http://127.0.0.1:8080 /api/**`: methods,
+    /// origin, and globs of paths. `GET unix:/run/docker.sock as docker /v1.*/containers/**` asks for a Unix socket, to
+    /// which requests go as `http://docker.unix/…`.
     pub fn http(origin: impl Into<String>) -> Self {
         Self::Http(origin.into())
     }

@@ -6,16 +6,40 @@ use crate::Failure;
 use std::time::Duration;
 
 /// A response, with any status.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Response {
     pub status: u16,
+    /// Names and values, in the order of the response.
+    pub headers: Vec<(String, Vec<u8>)>,
     pub body: Vec<u8>,
+}
+
+/// A request.
+///
+/// ```no_run
+/// # use dropsonde_guest::{Failure, http::Request};
+/// # use std::time::Duration;
+/// # fn stats(token: &str) -> Result<String, Failure> {
+/// let request = Request::new("POST", "http://127.0.0.1:9200/_search")
+///     .header("authorization", format!("Bearer {token}"))
+///     .header("content-type", "application/json")
+///     .body(r#"{"size": 0}"#);
+/// Ok(request.send(Duration::from_secs(1))?.text())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    method: String,
+    url: String,
+    headers: Vec<(String, Vec<u8>)>,
+    body: Vec<u8>,
+    timeout: Option<Duration>,
 }
 
 /// Why there is no response. `?` turns it into a [`Failure`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HttpError {
-    /// No grant covers the origin, or the address that its name resolves to.
+    /// No grant covers the request, or the address that its host name resolves to.
     Denied(String),
     /// The text is not a URL of the form `http://host/path`.
     NotAUrl(String),
@@ -27,20 +51,73 @@ pub enum HttpError {
 
 /// Sends one GET request. The timeout covers the whole request and response.
 pub fn get(url: &str, timeout: Duration) -> Result<Response, HttpError> {
-    let none = || Err(HttpError::Other(url.to_owned(), "no response".to_owned()));
-    get_all(&[url], timeout).pop().unwrap_or_else(none)
+    Request::get(url).send(timeout)
 }
 
 /// Sends GET requests at the same time, and returns the responses in the order of the URLs. The timeout covers all of
 /// them together.
 pub fn get_all(urls: &[impl AsRef<str>], timeout: Duration) -> Vec<Result<Response, HttpError>> {
-    imp::get_all(&urls.iter().map(AsRef::as_ref).collect::<Vec<_>>(), timeout)
+    let requests: Vec<Request> = urls.iter().map(|url| Request::get(url.as_ref())).collect();
+    send_all(&requests, timeout)
 }
+
+/// Sends requests at the same time, and returns the responses in the order of the requests. The timeout covers all of
+/// them together; a request can have a shorter one of its own.
+pub fn send_all(requests: &[Request], timeout: Duration) -> Vec<Result<Response, HttpError>> {
+    imp::send_all(requests, timeout)
+}
+
+// === impl Request ===
+
+impl Request {
+    pub fn get(url: impl Into<String>) -> Self {
+        Self::new("GET", url)
+    }
+
+    pub fn new(method: impl Into<String>, url: impl Into<String>) -> Self {
+        Self { method: method.into(), url: url.into(), headers: Vec::new(), body: Vec::new(), timeout: None }
+    }
+
+    /// Adds a header. The host sets `host`, `connection` and those that say how the body is transferred.
+    pub fn header(mut self, name: impl Into<String>, value: impl AsRef<[u8]>) -> Self {
+        self.headers.push((name.into(), value.as_ref().to_vec()));
+        self
+    }
+
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// Sets the longest time of this request and its response, from its first byte to its last.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Sends the request. The timeout covers the whole request and response.
+    pub fn send(&self, timeout: Duration) -> Result<Response, HttpError> {
+        let none = || Err(HttpError::Other(self.url.clone(), "no response".to_owned()));
+        send_all(std::slice::from_ref(self), timeout).pop().unwrap_or_else(none)
+    }
+}
+
+// === impl Response ===
 
 impl Response {
     /// Returns the body as text. Bytes that are not UTF-8 are replaced.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// Returns the first header of a name, which is case-insensitive. None if there is none, or if it is not text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(other, _)| other.eq_ignore_ascii_case(name))?;
+        std::str::from_utf8(value).ok()
     }
 }
 
@@ -77,16 +154,18 @@ fn parts(url: &str) -> Option<(&str, &str, &str)> {
 
 #[cfg(target_family = "wasm")]
 mod imp {
-    use super::{HttpError, Response, parts};
+    use super::{HttpError, Request, Response, parts};
+    use crate::clock::Instant;
+    use std::collections::BTreeMap;
     use std::time::Duration;
     use wasip2::clocks::monotonic_clock;
     use wasip2::http::outgoing_handler;
     use wasip2::http::types::{
-        ErrorCode, Fields, FutureIncomingResponse, IncomingBody, IncomingResponse, OutgoingRequest, RequestOptions,
-        Scheme,
+        ErrorCode, Fields, FutureIncomingResponse, IncomingBody, IncomingResponse, Method, OutgoingBody,
+        OutgoingRequest, RequestOptions, Scheme,
     };
     use wasip2::io::poll::{Pollable, poll};
-    use wasip2::io::streams::{InputStream, StreamError};
+    use wasip2::io::streams::{InputStream, OutputStream, StreamError};
 
     /// Most requests at a time. The host has a limit of its own.
     const AT_A_TIME: usize = 32;
@@ -95,11 +174,30 @@ mod imp {
 
     type Answer = Result<Response, HttpError>;
 
-    /// A request under way. Fields are dropped from top to bottom, because a resource must be dropped before the one it
-    /// was made from.
+    /// A request under way.
+    struct Exchange<'a> {
+        /// Its place among all requests.
+        nth: usize,
+        url: &'a str,
+        /// The time until which it must be over.
+        until: Instant,
+        step: Step,
+    }
+
+    /// Fields are dropped from top to bottom, because a resource must be dropped before the one it was made from.
     enum Step {
-        Asked(Pollable, FutureIncomingResponse),
+        Sending(Sending),
+        Waiting(Pollable, FutureIncomingResponse),
         Reading(Reading),
+    }
+
+    struct Sending {
+        ready: Pollable,
+        stream: OutputStream,
+        body: OutgoingBody,
+        /// The bytes that are yet to be sent.
+        left: Vec<u8>,
+        response: FutureIncomingResponse,
     }
 
     struct Reading {
@@ -107,72 +205,108 @@ mod imp {
         stream: InputStream,
         _body: IncomingBody,
         _response: IncomingResponse,
-        status: u16,
-        bytes: Vec<u8>,
+        so_far: Response,
     }
 
-    pub(super) fn get_all(urls: &[&str], timeout: Duration) -> Vec<Answer> {
-        let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-        let over = monotonic_clock::subscribe_duration(nanos);
-        let mut answers: Vec<Option<Answer>> = urls.iter().map(|_| None).collect();
-        let mut waiting = urls.iter().enumerate();
-        let mut under_way: Vec<(usize, Step)> = Vec::new();
+    pub(super) fn send_all(requests: &[Request], timeout: Duration) -> Vec<Answer> {
+        let end = Instant::now() + timeout;
+        let mut answers = BTreeMap::new();
+        let mut waiting = requests.iter().enumerate();
+        let mut under_way: Vec<Exchange<'_>> = Vec::new();
         loop {
             while under_way.len() < AT_A_TIME {
-                let Some((nth, url)) = waiting.next() else { break };
-                match ask(url, nanos) {
-                    Ok(step) => under_way.push((nth, step)),
-                    Err(error) => answers[nth] = Some(Err(error)),
+                let Some((nth, request)) = waiting.next() else { break };
+                let now = Instant::now();
+                let until = request.timeout.map_or(end, |own| end.min(now + own));
+                match begin(request, until - now) {
+                    Ok(step) => under_way.push(Exchange { nth, url: &request.url, until, step }),
+                    Err(error) => drop(answers.insert(nth, Err(error))),
                 }
             }
-            if under_way.is_empty() {
-                break;
-            }
+            let Some(next) = under_way.iter().map(|exchange| exchange.until).min() else { break };
             let mut ready = {
+                let late = monotonic_clock::subscribe_instant(next.nanos());
                 let pollables: Vec<&Pollable> =
-                    under_way.iter().map(|(_, step)| step.pollable()).chain([&over]).collect();
+                    under_way.iter().map(|exchange| exchange.step.pollable()).chain([&late]).collect();
                 poll(&pollables)
             };
-            if ready.contains(&(under_way.len() as u32)) {
-                break;
-            }
             // Goes from the end on, because finished requests are removed. The indices come in any order.
             ready.sort_unstable();
-            for place in ready.into_iter().rev() {
-                let (nth, step) = under_way.swap_remove(place as usize);
-                match step.go_on(urls[nth]) {
-                    Ok(step) => under_way.push((nth, step)),
-                    Err(answer) => answers[nth] = Some(answer),
+            // The last one is the time.
+            let exchanges = under_way.len();
+            for place in ready.into_iter().rev().map(|place| place as usize).filter(|place| *place < exchanges) {
+                let Exchange { nth, url, until, step } = under_way.swap_remove(place);
+                match step.go_on(url) {
+                    Ok(step) => under_way.push(Exchange { nth, url, until, step }),
+                    Err(answer) => drop(answers.insert(nth, answer)),
                 }
             }
+            let now = Instant::now();
+            under_way.retain(|exchange| exchange.until > now);
+            if now >= end {
+                break;
+            }
         }
-        let late = |url: &&str| Err(HttpError::Timeout((*url).to_owned()));
-        answers.into_iter().zip(urls).map(|(answer, url)| answer.unwrap_or_else(|| late(url))).collect()
+        let late = |request: &Request| Err(HttpError::Timeout(request.url.clone()));
+        let answer = |(nth, request)| answers.remove(&nth).unwrap_or_else(|| late(request));
+        requests.iter().enumerate().map(answer).collect()
     }
 
-    fn ask(url: &str, nanos: u64) -> Result<Step, HttpError> {
-        let not_a_url = || HttpError::NotAUrl(url.to_owned());
+    fn begin(request: &Request, timeout: Duration) -> Result<Step, HttpError> {
+        let url = &request.url;
+        let not_a_url = || HttpError::NotAUrl(url.clone());
+        let other = |why: &str| HttpError::Other(url.clone(), why.to_owned());
         let (scheme, authority, path) = parts(url).ok_or_else(not_a_url)?;
         let scheme = match scheme {
             "http" => Scheme::Http,
             "https" => Scheme::Https,
             _ => return Err(not_a_url()),
         };
-        let request = OutgoingRequest::new(Fields::new());
-        request.set_scheme(Some(&scheme)).map_err(|()| not_a_url())?;
-        request.set_authority(Some(authority)).map_err(|()| not_a_url())?;
-        request.set_path_with_query(Some(if path.is_empty() { "/" } else { path })).map_err(|()| not_a_url())?;
+        let headers =
+            Fields::from_list(&request.headers).map_err(|why| other(&format!("a header is refused: {why}")))?;
+        let outgoing = OutgoingRequest::new(headers);
+        outgoing.set_method(&method(&request.method)).map_err(|()| other("the method is not valid"))?;
+        outgoing.set_scheme(Some(&scheme)).map_err(|()| not_a_url())?;
+        outgoing.set_authority(Some(authority)).map_err(|()| not_a_url())?;
+        // A query may follow the host at once.
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        outgoing.set_path_with_query(Some(&path)).map_err(|()| not_a_url())?;
+        let body = (!request.body.is_empty()).then(|| outgoing.body()).transpose();
+        let body = body.map_err(|()| other("the request has no body"))?;
         let options = RequestOptions::new();
+        let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         let _ = options.set_connect_timeout(Some(nanos));
         let _ = options.set_first_byte_timeout(Some(nanos));
-        let asked = outgoing_handler::handle(request, Some(options)).map_err(|code| failed(url, &code))?;
-        Ok(Step::Asked(asked.subscribe(), asked))
+        let response = outgoing_handler::handle(outgoing, Some(options)).map_err(|code| failed(url, &code))?;
+        let Some(body) = body else { return Ok(Step::waiting(response)) };
+        let stream = body.write().map_err(|()| other("the body of the request cannot be written"))?;
+        let (ready, left) = (stream.subscribe(), request.body.clone());
+        Ok(Step::Sending(Sending { ready, stream, body, left, response }))
+    }
+
+    fn method(name: &str) -> Method {
+        match name {
+            "GET" => Method::Get,
+            "HEAD" => Method::Head,
+            "POST" => Method::Post,
+            "PUT" => Method::Put,
+            "DELETE" => Method::Delete,
+            "OPTIONS" => Method::Options,
+            "PATCH" => Method::Patch,
+            other => Method::Other(other.to_owned()),
+        }
     }
 
     impl Step {
+        fn waiting(response: FutureIncomingResponse) -> Self {
+            Self::Waiting(response.subscribe(), response)
+        }
+
         fn pollable(&self) -> &Pollable {
             match self {
-                Self::Asked(ready, _) | Self::Reading(Reading { ready, .. }) => ready,
+                Self::Waiting(ready, _)
+                | Self::Sending(Sending { ready, .. })
+                | Self::Reading(Reading { ready, .. }) => ready,
             }
         }
 
@@ -180,8 +314,9 @@ mod imp {
         fn go_on(self, url: &str) -> Result<Self, Answer> {
             let other = |why: &str| Err(HttpError::Other(url.to_owned(), why.to_owned()));
             match self {
-                Self::Asked(ready, asked) => {
-                    let Some(answer) = asked.get() else { return Ok(Self::Asked(ready, asked)) };
+                Self::Sending(sending) => sending.go_on(),
+                Self::Waiting(ready, response) => {
+                    let Some(answer) = response.get() else { return Ok(Self::Waiting(ready, response)) };
                     // It must be dropped before the resource it was made from.
                     drop(ready);
                     let response = match answer {
@@ -191,24 +326,17 @@ mod imp {
                     };
                     let body = response.consume().map_err(|()| other("the response has no body"))?;
                     let stream = body.stream().map_err(|()| other("the body of the response cannot be read"))?;
-                    let (status, ready) = (response.status(), stream.subscribe());
-                    Ok(Self::Reading(Reading {
-                        ready,
-                        stream,
-                        _body: body,
-                        _response: response,
-                        status,
-                        bytes: Vec::new(),
-                    }))
+                    let ready = stream.subscribe();
+                    let (status, headers) = (response.status(), response.headers().entries());
+                    let so_far = Response { status, headers, body: Vec::new() };
+                    Ok(Self::Reading(Reading { ready, stream, _body: body, _response: response, so_far }))
                 }
                 Self::Reading(mut reading) => match reading.stream.read(CHUNK) {
                     Ok(bytes) => {
-                        reading.bytes.extend_from_slice(&bytes);
+                        reading.so_far.body.extend_from_slice(&bytes);
                         Ok(Self::Reading(reading))
                     }
-                    Err(StreamError::Closed) => {
-                        Err(Ok(Response { status: reading.status, body: std::mem::take(&mut reading.bytes) }))
-                    }
+                    Err(StreamError::Closed) => Err(Ok(std::mem::take(&mut reading.so_far))),
                     Err(StreamError::LastOperationFailed(error)) => {
                         let code = wasip2::http::types::http_error_code(&error);
                         Err(Err(match code {
@@ -222,6 +350,29 @@ mod imp {
                     }
                 },
             }
+        }
+    }
+
+    impl Sending {
+        /// Sends as much as the host takes. A body that cannot be sent is no error here: the response says why, or that
+        /// the server answered before the end of the body.
+        fn go_on(mut self) -> Result<Step, Answer> {
+            let is_sent = match self.stream.check_write() {
+                Ok(room) => {
+                    let count = self.left.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+                    let piece: Vec<u8> = self.left.drain(..count).collect();
+                    self.stream.write(&piece).is_err() || self.left.is_empty()
+                }
+                Err(_) => true,
+            };
+            if !is_sent {
+                return Ok(Step::Sending(self));
+            }
+            let _ = self.stream.flush();
+            let Self { ready, stream, body, response, .. } = self;
+            drop((ready, stream));
+            let _ = OutgoingBody::finish(body, None);
+            Ok(Step::waiting(response))
         }
     }
 
@@ -242,37 +393,57 @@ mod imp {
 
 #[cfg(not(target_family = "wasm"))]
 mod imp {
-    use super::{HttpError, Response, parts};
+    use super::{HttpError, Request, Response, parts};
     use std::io::{ErrorKind, Read, Write};
     use std::net::{TcpStream, ToSocketAddrs};
     use std::time::Duration;
 
     /// Sends the requests one after the other, each with the whole timeout. That is enough to try a plugin.
-    pub(super) fn get_all(urls: &[&str], timeout: Duration) -> Vec<Result<Response, HttpError>> {
-        let failed = |url: &&str, error: &std::io::Error| match error.kind() {
-            ErrorKind::TimedOut | ErrorKind::WouldBlock => HttpError::Timeout((*url).to_owned()),
-            ErrorKind::InvalidInput => HttpError::NotAUrl((*url).to_owned()),
-            _ => HttpError::Other((*url).to_owned(), error.to_string()),
+    pub(super) fn send_all(requests: &[Request], timeout: Duration) -> Vec<Result<Response, HttpError>> {
+        let failed = |url: &String, error: &std::io::Error| match error.kind() {
+            ErrorKind::TimedOut | ErrorKind::WouldBlock => HttpError::Timeout(url.clone()),
+            ErrorKind::InvalidInput => HttpError::NotAUrl(url.clone()),
+            _ => HttpError::Other(url.clone(), error.to_string()),
         };
-        urls.iter().map(|url| get(url, timeout).map_err(|error| failed(url, &error))).collect()
+        let sent = |request: &Request| send(request, request.timeout.unwrap_or(timeout).min(timeout));
+        requests.iter().map(|request| sent(request).map_err(|error| failed(&request.url, &error))).collect()
     }
 
-    fn get(url: &str, timeout: Duration) -> std::io::Result<Response> {
+    fn send(request: &Request, timeout: Duration) -> std::io::Result<Response> {
         let (_, authority, path) =
-            parts(url).filter(|(scheme, ..)| *scheme == "http").ok_or(ErrorKind::InvalidInput)?;
+            parts(&request.url).filter(|(scheme, ..)| *scheme == "http").ok_or(ErrorKind::InvalidInput)?;
         let with_port = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
         let address = with_port.to_socket_addrs()?.next().ok_or(ErrorKind::NotFound)?;
         let mut stream = TcpStream::connect_timeout(&address, timeout)?;
         stream.set_read_timeout(Some(timeout))?;
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
         // With HTTP/1.0 the body ends with the connection.
-        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {authority}\r\n\r\n").as_bytes())?;
+        let mut bytes = format!("{} {path} HTTP/1.0\r\nhost: {authority}\r\n", request.method).into_bytes();
+        for (name, value) in &request.headers {
+            bytes.extend_from_slice(&[name.as_bytes(), b": ", value, b"\r\n"].concat());
+        }
+        if !request.body.is_empty() {
+            bytes.extend_from_slice(format!("content-length: {}\r\n", request.body.len()).as_bytes());
+        }
+        bytes.extend_from_slice(b"\r\n");
+        bytes.extend_from_slice(&request.body);
+        stream.write_all(&bytes)?;
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes)?;
         let head = bytes.windows(4).position(|window| window == b"\r\n\r\n").ok_or(ErrorKind::InvalidData)?;
         let body = bytes.split_off(head + 4);
-        let status = String::from_utf8_lossy(&bytes).split(' ').nth(1).and_then(|status| status.parse().ok());
-        Ok(Response { status: status.ok_or(ErrorKind::InvalidData)?, body })
+        let head = String::from_utf8_lossy(&bytes);
+        let mut lines = head.lines();
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok());
+        let header = |line: &str| {
+            let (name, value) = line.split_once(':')?;
+            Some((name.to_owned(), value.trim().as_bytes().to_vec()))
+        };
+        Ok(Response {
+            status: status.ok_or(ErrorKind::InvalidData)?,
+            headers: lines.filter_map(header).collect(),
+            body,
+        })
     }
 }
 
@@ -291,22 +462,26 @@ mod tests {
     }
 
     #[test]
-    fn natively_an_answer_comes_too() {
+    fn a_native_request_gets_an_answer() {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/x", server.local_addr().unwrap());
         let served = std::thread::spawn(move || {
             let (mut stream, _) = server.accept().unwrap();
             let (mut request, mut byte) = (Vec::new(), [0]);
-            while !request.ends_with(b"\r\n\r\n") {
+            while !request.ends_with(b"\r\n\r\nall") {
                 stream.read_exact(&mut byte).unwrap();
                 request.extend(byte);
             }
-            stream.write_all(b"HTTP/1.0 404 Not Found\r\n\r\nnothing").unwrap();
+            stream.write_all(b"HTTP/1.0 404 Not Found\r\nX-Why: gone\r\n\r\nnothing").unwrap();
             String::from_utf8(request).unwrap()
         });
-        let answer = get(&url, Duration::from_secs(5)).unwrap();
+        let request = Request::new("POST", &url).header("accept", "text/plain").body("all");
+        let answer = request.send(Duration::from_secs(5)).unwrap();
         assert_eq!((answer.status, answer.text().as_str()), (404, "nothing"));
-        assert!(served.join().unwrap().starts_with("GET /x "));
+        assert_eq!((answer.header("x-why"), answer.header("x-because")), (Some("gone"), None));
+        let request = served.join().unwrap();
+        assert!(request.starts_with("POST /x HTTP/1.0\r\n"), "{request}");
+        assert!(request.contains("\r\naccept: text/plain\r\ncontent-length: 3\r\n\r\nall"), "{request}");
         assert_eq!(get("ftp://x", Duration::from_secs(1)), Err(HttpError::NotAUrl("ftp://x".to_owned())));
     }
 }

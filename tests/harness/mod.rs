@@ -14,5 +14,5 @@ pub(crate) use collector::{Collector, attribute};
 pub(crate) use guests::{app, verbs, version, workspace};
 pub(crate) use host::{Host, dropsonde, run, until};
 pub(crate) use prometheus::prometheus_tool;
-pub(crate) use server::Server;
+pub(crate) use server::{Server, SocketServer};
 pub(crate) use wall_clock::WallClock;

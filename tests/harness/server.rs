@@ -1,7 +1,9 @@
 use rcgen::generate_simple_self_signed;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
@@ -49,17 +51,93 @@ impl Server {
     }
 }
 
+/// An HTTP server on a Unix socket that keeps the head of each request. It ends with the test run.
+pub(crate) struct SocketServer {
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl SocketServer {
+    pub(crate) fn start(path: &Path) -> Self {
+        let (listener, heads) = (UnixListener::bind(path).unwrap(), Arc::<Mutex<Vec<String>>>::default());
+        let kept = heads.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let kept = kept.clone();
+                std::thread::spawn(move || keep_heads(stream, &kept).ok());
+            }
+        });
+        Self { heads }
+    }
+
+    /// Returns the heads of all requests so far.
+    pub(crate) fn heads(&self) -> Vec<String> {
+        self.heads.lock().unwrap().clone()
+    }
+}
+
+/// Keeps the heads of all requests of a connection, also of those that nobody should send.
+fn keep_heads(mut stream: UnixStream, heads: &Mutex<Vec<String>>) -> std::io::Result<()> {
+    let mut request = BufReader::new(stream.try_clone()?);
+    loop {
+        let head = head(&mut request)?;
+        if head.is_empty() {
+            return Ok(());
+        }
+        heads.lock().unwrap().push(head.clone());
+        let length = header(&head, "content-length").and_then(|length| length.parse().ok());
+        if header(&head, "transfer-encoding").is_some() {
+            chunked_length(&mut request)?;
+        }
+        std::io::copy(&mut Read::by_ref(&mut request).take(length.unwrap_or(0)), &mut std::io::sink())?;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")?;
+    }
+}
+
+/// Reads the head of a request; nothing at the end of the connection.
+fn head(request: &mut impl BufRead) -> std::io::Result<String> {
+    let mut head = String::new();
+    while request.read_line(&mut head)? > 0 && !head.ends_with("\r\n\r\n") {}
+    Ok(head)
+}
+
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let headers = head.lines().filter_map(|line| line.split_once(':'));
+    headers.filter(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
+}
+
+/// Reads a chunked body, and returns its length.
+fn chunked_length(request: &mut impl BufRead) -> std::io::Result<u64> {
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        request.read_line(&mut line)?;
+        let size = u64::from_str_radix(line.trim(), 16).map_err(std::io::Error::other)?;
+        length += size;
+        std::io::copy(&mut Read::by_ref(request).take(size + 2), &mut std::io::sink())?;
+        if size == 0 {
+            return Ok(length);
+        }
+    }
+}
+
 fn answer(mut stream: TcpStream) -> std::io::Result<()> {
-    let mut request = BufReader::new(stream.try_clone()?).lines();
-    let first = request.next().transpose()?.unwrap_or_default();
-    while request.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
-    let path = first.split(' ').nth(1).unwrap_or_default();
+    let mut request = BufReader::new(stream.try_clone()?);
+    let head = head(&mut request)?;
+    let path = head.split(' ').nth(1).unwrap_or_default();
     let endless = "HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n";
     match path.split('?').next().unwrap_or_default() {
         "/hello" => stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"),
         "/redirect" => {
             let to = path.split_once('?').map_or("/", |(_, to)| to);
             write!(stream, "HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n")
+        }
+        "/echo" => {
+            let length = chunked_length(&mut request)?;
+            let body = match header(&head, "authorization") {
+                Some("Bearer secret") => length.to_string(),
+                other => format!("authorization: {other:?}"),
+            };
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
         }
         "/silent" => read_to_end(&mut stream),
         "/drip" => {

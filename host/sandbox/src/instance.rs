@@ -66,6 +66,7 @@ impl Guest {
     fn new(with: &Surroundings) -> Self {
         let mut http_limits = WasiHttpCtx::new();
         http_limits.set_field_size_limit(HTTP_FIELDS);
+        let denials = Denials::default();
         Self {
             grants: with.grants.clone(),
             state: with.state.clone(),
@@ -73,13 +74,13 @@ impl Guest {
             inputs: with.inputs.clone(),
             log: with.log.clone(),
             wasi: wasi::context(&with.plugin, &with.grants, &with.inputs, &with.log),
-            http: Http::new(with.grants.clone(), with.limits, with.connections.clone()),
+            http: Http::new(with.grants.clone(), with.limits, with.connections.clone(), denials.clone()),
             http_limits,
             resources: wasi::table(with.limits.handles),
             ceiling: Ceiling::new(with.limits.memory),
             limits: with.limits,
             file_bytes_left: with.limits.file_bytes,
-            denials: Denials::default(),
+            denials,
         }
     }
 
@@ -119,7 +120,9 @@ impl Guest {
     fn noted<T>(&mut self, path: &str, answer: Result<T, FileError>) -> Result<T, FileError> {
         match &answer {
             // If a grant covers the path as written, the denial has another reason: where its symlinks lead.
-            Err(FileError::Denied) if !self.grants.files.may_ask(path) => self.denials.deny(path),
+            Err(FileError::Denied) if !self.grants.files.may_ask(path) => {
+                self.denials.deny(path, format!("{path} is not granted; add read = [{path:?}]"));
+            }
             _ => self.denials.go_on(),
         }
         answer

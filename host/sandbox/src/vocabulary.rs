@@ -17,8 +17,9 @@ pub struct Description {
 pub enum Need {
     /// A glob of absolute paths.
     Read(String),
-    /// An HTTP origin: scheme, host and port. A grant may also be a network that host names may resolve to, such as
-    /// `10.0.0.0/8`.
+    /// An HTTP origin: scheme, host and port; perhaps with methods and paths, as `GET http://127.0.0.1:8080 /api/**`;
+    /// perhaps a Unix socket with a name, as `unix:/run/docker.sock as docker`. A grant may also be a network that host
+    /// names may resolve to, such as `10.0.0.0/8`.
     Http(String),
     /// The name of an environment variable.
     Env(String),

@@ -3,8 +3,9 @@
 //! # Layout
 //!
 //! * A file for each section: `store`, `poll`, `stream`, `metrics`, `snapshot`, `instance`, `plugin`.
-//! * `names`: the names of plugins in the settings.
+//! * `names`: the names of plugins in the settings; `http_rule`: rules about HTTP requests.
 
+mod http_rule;
 mod instance;
 mod metrics;
 mod names;

@@ -1,5 +1,6 @@
 //! The settings of one plugin.
 
+use super::http_rule;
 use super::poll::check_interval;
 use dropsonde_model::{InvalidValue, Size, Span};
 use dropsonde_sandbox::{Grants, Limits, Need};
@@ -30,7 +31,9 @@ pub struct PluginConfig {
 pub struct GrantsConfig {
     /// Globs of absolute paths.
     pub read: Vec<String>,
-    /// Origins, and networks that host names may resolve into.
+    /// Origins, rules about them, and networks that host names may resolve into. In the file, a rule is a text or a
+    /// table.
+    #[serde(deserialize_with = "http_rule::list")]
     pub http: Vec<String>,
     /// Names of environment variables.
     pub env: Vec<String>,

@@ -1,9 +1,11 @@
-//! HTTP requests to the origins that the operator grants. A name is resolved once; its address is checked, and the
+//! HTTP requests to the origins that the operator grants, with the methods and paths that they grant. A name is resolved once; its address is checked, and the
 //! connection goes to that address. Redirects are returned like any other response. Proxies in the environment are
 //! ignored.
 
 mod address;
 mod origin;
+mod path;
+mod rule;
 mod send;
 
 pub(crate) use origin::Origins;

@@ -2,7 +2,9 @@
 //!
 //! Well-behaved: `ok` reads 1, `count` counts its own calls, `gap` reads a gap, `unavailable` nothing, `gone` is gone,
 //! `remember` counts in saved state; `read` reads the file in the configuration, `list` lists the folder, `env` reads the
-//! variable, `get` asks for the URL, `walk` reads what it can of the folders WASI shows.
+//! variable, `get` asks for the URL, `walk` reads what it can of the folders WASI shows. `post` sends the URL a POST with
+//! a header and a large body. `raid` sends the host of the configuration requests that its grant does not allow, then one
+//! that it does.
 //!
 //! `measure` has metrics of its own and reads how many of them were refused, `wrong` such as are not taken, `labels` ever more
 //! series, `once` counts, sets a gauge, and panics the first time; `astray` records where nothing is; `single` records ten thousand times, `batch` the same at once.
@@ -48,6 +50,8 @@ struct Settings {
     list: Option<String>,
     env: Option<String>,
     get: Option<String>,
+    post: Option<String>,
+    raid: Option<String>,
     walk: Option<String>,
     work: Option<String>,
     /// Names of the fields, others than usual.
@@ -64,9 +68,9 @@ struct Settings {
 
 impl Sampler for Verbs {
     fn needs(config: &Config) -> Result<Vec<Need>, Failure> {
-        let Settings { read, list, env, get, walk, work, .. } = config.parse()?;
+        let Settings { read, list, env, get, post, walk, work, .. } = config.parse()?;
         let (read, list, work) = (read.map(Need::read), list.map(Need::read), work.map(Need::read));
-        let origin = get.map(|url| Need::http(url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/")));
+        let origin = get.or(post).map(|url| Need::http(url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/")));
         Ok([read, list, work, env.map(Need::env), origin, walk.map(Need::dir)].into_iter().flatten().collect())
     }
 
@@ -235,6 +239,15 @@ fn act(verb: &str, settings: &Settings) -> Result<f64, Failure> {
             let answer = http::get(settings.get.as_deref().unwrap_or_default(), Duration::from_millis(800))?;
             return Ok(f64::from(answer.status) + answer.body.len() as f64 / 1000.0);
         }
+        "post" => {
+            let request = http::Request::new("POST", settings.post.as_deref().unwrap_or_default())
+                .header("authorization", "Bearer secret")
+                .body(vec![b'x'; 300_000]);
+            let answer = request.send(Duration::from_millis(800))?;
+            return answer.text().parse().map_err(|_| Failure::unavailable(answer.text()));
+        }
+        #[cfg(target_family = "wasm")]
+        "raid" => return raid(settings.raid.as_deref().unwrap_or_default()).map_err(Failure::unavailable),
         "read" => return Ok(files::read(settings.read.as_deref().unwrap_or_default())?.len() as f64),
         "remember" => {
             let times = state::load().and_then(|bytes| bytes.first().copied()).unwrap_or(0).saturating_add(1);
@@ -244,6 +257,89 @@ fn act(verb: &str, settings: &Settings) -> Result<f64, Failure> {
         _ => {}
     }
     Ok(1.0)
+}
+
+/// Returns the status of the one request that is allowed, after all that are not.
+#[cfg(target_family = "wasm")]
+fn raid(authority: &str) -> Result<f64, String> {
+    const LIST: &str = "/v1.41/containers/json?all=true";
+    const SMUGGLED: &[u8] = b"POST /v1.41/containers/create HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
+    for method in ["POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "CONNECT", "TRACE", "get", "GE\u{a0}T", "X GET"]
+    {
+        let _ = exchange(method, authority, LIST, &[], b"");
+    }
+    for path in [
+        "/v1.41/images/json",
+        "/v1.41/containers/../images/json",
+        "/v1.41/containers/%2e%2e/images/json",
+        "/v1.41/containers/%2E./images/json",
+        "/v1.41/containers/..%2fimages%2fjson",
+        "/v1.41/containers/..%5cimages",
+        "/v1.41/containers/%252e%252e/images",
+        "/v1.41/containers/..;/images/json",
+        "/v1.41//containers/json",
+        "//v1.41/containers/json",
+        "/x/v1.41/containers/json",
+        "/v1.41/x/containers/json",
+        "http://docker.unix/v1.41/images/json",
+        "http://docker.unix/v1.41/containers/json",
+        "v1.41/containers/json",
+        "*",
+        "?/v1.41/containers/json",
+        "/v1.41/containers/json HTTP/1.1\r\nx: y\r\n\r\nGET /v1.41/images/json",
+        "/v1.41/containers/json#/../..",
+        "/v1.41/containers/\u{2025}/json",
+    ] {
+        // The path may also be put behind the host.
+        let _ = exchange("GET", authority, path, &[], b"");
+        let _ = exchange("GET", &format!("{authority}{path}"), LIST, &[], b"");
+    }
+    for (name, value) in [
+        ("connection", "upgrade"),
+        ("upgrade", "tcp"),
+        ("upgrade", "websocket"),
+        ("http2-settings", "AAMAAABkAARAAAAAAAIAAAAA"),
+        ("x-http-method-override", "DELETE"),
+        ("x-original-url", "/v1.41/images/json"),
+        ("x-a", "b\r\nupgrade: tcp"),
+        ("x-a: b\r\nupgrade", "tcp"),
+        ("transfer-encoding", "chunked"),
+    ] {
+        let _ = exchange("GET", authority, LIST, &[(name, value)], b"");
+    }
+    for host in ["docker.unix:81", "docker.unix.evil", "x@docker.unix", "DOCKER.unix:443", "127.0.0.1", "podman.unix"] {
+        let _ = exchange("GET", host, LIST, &[], b"");
+    }
+    let _ = exchange("GET", authority, LIST, &[("content-length", "0")], SMUGGLED);
+    let _ = exchange("GET", authority, LIST, &[("content-length", "4")], SMUGGLED);
+    exchange("GET", authority, LIST, &[], b"").map(f64::from)
+}
+
+/// Sends a request by the bare functions of WASI, and returns the status of the response.
+#[cfg(target_family = "wasm")]
+fn exchange(method: &str, authority: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<u16, String> {
+    use wasip2::http::outgoing_handler::handle;
+    use wasip2::http::types::{Fields, Method, OutgoingBody, OutgoingRequest, Scheme};
+    let entries: Vec<_> = headers.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
+    let request = OutgoingRequest::new(Fields::from_list(&entries).map_err(|why| why.to_string())?);
+    let refused = |()| "refused".to_owned();
+    request
+        .set_method(&if method == "GET" { Method::Get } else { Method::Other(method.to_owned()) })
+        .map_err(refused)?;
+    request.set_scheme(Some(&Scheme::Http)).map_err(refused)?;
+    request.set_authority(Some(authority)).map_err(refused)?;
+    request.set_path_with_query(Some(path)).map_err(refused)?;
+    let outgoing = if body.is_empty() { None } else { Some(request.body().map_err(refused)?) };
+    let future = handle(request, None).map_err(|code| format!("{code:?}"))?;
+    if let Some(outgoing) = outgoing {
+        let stream = outgoing.write().map_err(refused)?;
+        let _ = stream.blocking_write_and_flush(body);
+        drop(stream);
+        let _ = OutgoingBody::finish(outgoing, None);
+    }
+    future.subscribe().block();
+    let response = future.get().ok_or("no response")?.map_err(refused)?.map_err(|code| format!("{code:?}"))?;
+    Ok(response.status())
 }
 
 /// How many files there are in the folders shown; an error tells what it could do that it should not.

@@ -1,14 +1,15 @@
 //! Origins (scheme, host and port), and the origins and networks that an operator grants.
 
 use super::address::{Network, is_public};
-use http::Uri;
+use super::rule::Rule;
 use http::uri::Scheme;
+use http::{Request, Uri};
 use std::net::IpAddr;
 
-/// The origins to which requests may go.
+/// The rules about requests: where they may go, and with which methods and paths.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Origins {
-    origins: Vec<Origin>,
+    rules: Vec<Rule>,
     /// Networks, besides the internet, that host names may resolve to.
     networks: Vec<Network>,
 }
@@ -21,19 +22,34 @@ pub(crate) struct Origin {
     pub(crate) port: u16,
 }
 
+/// Why a request may not be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NotAllowed {
+    /// No rule has its origin.
+    Origin,
+    /// Rules have its origin, and none of them has its method and path.
+    Request,
+}
+
 impl Origins {
-    /// Grants an origin, or a network that host names may resolve to, such as `10.0.0.0/8`.
+    /// Grants an origin, a rule about one, or a network that host names may resolve to, such as `10.0.0.0/8`.
     pub(crate) fn grant(&mut self, what: &str) -> Result<(), String> {
-        match what.contains("://") {
-            true => self.origins.push(Origin::parse(what)?),
-            false => self.networks.push(what.parse().map_err(|why| not_an_origin(what, why))?),
+        if !what.contains("://") && !what.contains("unix:") && !what.contains(' ') {
+            self.networks.push(what.parse().map_err(|why| not_an_origin(what, why))?);
+            return Ok(());
         }
+        let rule: Rule = what.parse()?;
+        if let Some(other) = self.rules.iter().find(|other| other.origin == rule.origin && other.socket != rule.socket)
+        {
+            return Err(format!("{} stands for another socket already", other.origin.host));
+        }
+        self.rules.push(rule);
         Ok(())
     }
 
     /// Explains why networks alone are useless, if no origin is granted.
     pub(crate) fn useless(&self) -> Option<String> {
-        (self.origins.is_empty() && !self.networks.is_empty()).then(|| {
+        (self.rules.is_empty() && !self.networks.is_empty()).then(|| {
             "it is a network that host names may resolve to, but no origin is granted; add one, such as \
              http://db.example:8080"
                 .to_owned()
@@ -41,15 +57,19 @@ impl Origins {
     }
 
     pub(crate) fn cover(&self, wanted: &str) -> bool {
-        Origin::parse(wanted).is_ok_and(|origin| self.allow(&origin))
+        wanted.parse::<Rule>().is_ok_and(|rule| rule.is_covered_by(&self.rules))
     }
 
-    pub(crate) fn allow(&self, origin: &Origin) -> bool {
-        self.origins.contains(origin)
+    /// Returns the rule that allows a request to an origin. The request's URI has only the path and the query.
+    pub(super) fn allow<T>(&self, origin: &Origin, request: &Request<T>) -> Result<&Rule, NotAllowed> {
+        let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
+        let mut rules = self.rules.iter().filter(|rule| rule.origin == *origin).peekable();
+        rules.peek().ok_or(NotAllowed::Origin)?;
+        rules.find(|rule| rule.allows(method, path, headers)).ok_or(NotAllowed::Request)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.origins.is_empty()
+        self.rules.is_empty()
     }
 
     /// Returns whether a request to a granted origin may connect to an address. It may if the address is on the
@@ -75,7 +95,7 @@ fn not_an_origin(what: &str, why: String) -> String {
 }
 
 impl Origin {
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         let uri: Uri = text.parse().map_err(|_| "it is not an origin such as https://example.com:8443".to_owned())?;
         let has_more = uri.path_and_query().is_some_and(|rest| rest.as_str() != "/")
             || uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
@@ -147,9 +167,39 @@ mod tests {
 
     #[test]
     fn what_is_no_origin_cannot_be_granted() {
-        for bad in ["ftp://x", "http://", "http://x/path", "http://x?q", "http://u:p@x", "http://x:", "//x", "x", ""] {
+        for bad in [
+            "ftp://x",
+            "http://",
+            "http://x/path",
+            "http:// /path",
+            "http://x?q",
+            "http://u:p@x",
+            "http://x:",
+            "//x",
+            "x",
+            "",
+        ] {
             assert!(Origins::default().grant(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_name_stands_for_one_socket() {
+        let mut origins = origins(&["GET unix:/run/a.sock as a /x", "POST unix:/run/a.sock as a /y"]);
+        let refused = origins.grant("unix:/run/b.sock as a").unwrap_err();
+        assert_eq!(refused, "a.unix stands for another socket already");
+    }
+
+    #[test]
+    fn a_request_needs_one_rule_that_has_its_method_and_its_path() {
+        let origins = origins(&["GET http://a /x", "POST http://a /y"]);
+        let allowed = |origin_of: &str, method: &str, path: &str| {
+            let request = Request::builder().method(method).uri(path).body(()).unwrap();
+            origins.allow(&origin(origin_of), &request).map(|_| ())
+        };
+        assert_eq!(allowed("http://a", "GET", "/x?z"), Ok(()));
+        assert_eq!(allowed("http://a", "POST", "/x"), Err(NotAllowed::Request));
+        assert_eq!(allowed("http://b", "GET", "/x"), Err(NotAllowed::Origin));
     }
 
     #[test]

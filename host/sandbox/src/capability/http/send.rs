@@ -1,21 +1,22 @@
 //! Sends one request: resolves and checks the name, connects and sends, all within limits.
 
-use super::origin::{Origin, Origins};
+use super::origin::{NotAllowed, Origin, Origins};
+use crate::capability::denials::Denials;
 use crate::{Grants, Limits};
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, Uri};
+use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::client::conn::http1;
 use std::future::Future;
 use std::io;
-use std::net::ToSocketAddrs;
+use std::net::{IpAddr, ToSocketAddrs};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -44,6 +45,7 @@ pub(crate) struct Http {
     grants: Arc<Grants>,
     limits: Limits,
     connections: Connections,
+    denials: Denials,
 }
 
 /// Limits the connections of a plugin, over all its instances.
@@ -65,8 +67,8 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Http {
-    pub(crate) fn new(grants: Arc<Grants>, limits: Limits, connections: Connections) -> Self {
-        Self { grants, limits, connections }
+    pub(crate) fn new(grants: Arc<Grants>, limits: Limits, connections: Connections, denials: Denials) -> Self {
+        Self { grants, limits, connections, denials }
     }
 }
 
@@ -78,10 +80,11 @@ impl WasiHttpHooks for Http {
         _: Driver,
     ) -> Box<dyn Future<Output = Result<(Response<WasiBody>, Driver), Error>> + Send> {
         let (grants, connections) = (self.grants.clone(), self.connections.0.clone());
-        let (total, most) = (self.limits.deadline, self.limits.http_body);
+        let (total, most, denials) = (self.limits.deadline, self.limits.http_body, self.denials.clone());
         Box::new(async move {
             let permit = connections.try_acquire_owned().map_err(|_| Error::ConnectionLimitReached)?;
-            send(&grants.http, request, options.unwrap_or_default(), total, most, Arc::new(permit)).await
+            let permit = Arc::new(permit);
+            send(&grants.http, &denials, request, options.unwrap_or_default(), total, most, permit).await
         })
     }
 
@@ -115,6 +118,7 @@ impl WasiHttpHooks for Http {
 /// Sends a request. The request must be over within `total`, including the body of the response.
 async fn send(
     origins: &Origins,
+    denials: &Denials,
     request: Request<WasiBody>,
     options: RequestOptions,
     total: Duration,
@@ -125,18 +129,37 @@ async fn send(
     // The guest may ask for a shorter time.
     let within = |wanted: Option<Duration>| wanted.map_or(end, |wanted| end.min(Instant::now() + wanted));
     let origin = Origin::of(request.uri()).ok_or(Error::HttpRequestUriInvalid)?;
-    if !origins.allow(&origin) {
-        return Err(Error::HttpRequestDenied);
-    }
-    let connected = timeout_at(within(options.connect_timeout), connect(origins, &origin, &permit)).await;
-    let stream = connected.map_err(|_| Error::ConnectionTimeout)??;
+    let place = place(request.uri());
+    let request = without_origin(request)?;
+    let rule = origins.allow(&origin, &request).map_err(|why| {
+        denials.deny(&place, not_granted(&place, &request, why));
+        Error::HttpRequestDenied
+    })?;
+    let connect = async {
+        match &rule.socket {
+            Some(socket) => {
+                let stream = UnixStream::connect(socket).await.map_err(Error::Connect)?;
+                Ok(Box::new(stream) as Box<dyn Stream>)
+            }
+            None => connect(origins, &origin, &permit).await,
+        }
+    };
+    let connected = timeout_at(within(options.connect_timeout), connect).await;
+    let stream = connected.map_err(|_| Error::ConnectionTimeout)?.map_err(|failure| match failure {
+        ConnectFailure::LeadsInside(address) => {
+            denials.deny(&place, leads_inside(&place, address));
+            Error::DestinationIpProhibited
+        }
+        ConnectFailure::Failed(error) => error,
+    })?;
+    denials.go_on();
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(LARGEST_HEAD)
         .max_headers(MOST_HEADERS)
         .handshake::<_, WasiBody>(TokioIo::new(stream))
         .await?;
     let mut connection = Box::pin(connection);
-    let sent = sender.send_request(without_origin(request)?);
+    let sent = sender.send_request(request);
     let answered = async {
         let mut sent = std::pin::pin!(sent);
         // However the connection ends, there is a response or a reason why not.
@@ -156,7 +179,11 @@ async fn send(
         between: options.between_bytes_timeout,
         quiet: None,
     };
-    let answer = answer?.map(|incoming| body(incoming).boxed_unsync());
+    let answer = answer?;
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Error::HttpProtocolError);
+    }
+    let answer = answer.map(|incoming| body(incoming).boxed_unsync());
     let driver: Driver = Box::new(async move {
         if is_open {
             // The body reports any error of the connection.
@@ -176,7 +203,47 @@ fn without_origin(mut request: Request<WasiBody>) -> Result<Request<WasiBody>, E
     Ok(request)
 }
 
-async fn connect(origins: &Origins, origin: &Origin, permit: &Permit) -> Result<Box<dyn Stream>, Error> {
+/// Returns scheme and host of a URI, as the plugin wrote them.
+fn place(uri: &Uri) -> String {
+    let part = |part: Option<&str>| part.unwrap_or_default().to_owned();
+    format!("{}://{}", part(uri.scheme_str()), part(uri.authority().map(|authority| authority.as_str())))
+}
+
+/// Returns the text of a denial, with the grant that would allow the request.
+fn not_granted(place: &str, request: &Request<WasiBody>, why: NotAllowed) -> String {
+    let (method, path) = (request.method(), request.uri().path());
+    match why {
+        NotAllowed::Origin => format!("{place} is not granted; add http = [{place:?}]"),
+        NotAllowed::Request => {
+            format!("{method} {place}{path} is not granted: the grants of {place} have other methods and paths")
+        }
+    }
+}
+
+/// Returns the text of a denial because the name of a granted origin resolves to an address that is not allowed.
+fn leads_inside(place: &str, address: IpAddr) -> String {
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    format!(
+        "{place} is granted, but its name resolves to {address}, which is not on the internet; add its network, such \
+         as http = [\"{address}/{bits}\"]"
+    )
+}
+
+/// Why there is no connection to an origin.
+enum ConnectFailure {
+    /// The origin's name resolves to this address, which no grant covers.
+    LeadsInside(IpAddr),
+    Failed(Error),
+}
+
+impl From<Error> for ConnectFailure {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Connects to an origin over TCP.
+async fn connect(origins: &Origins, origin: &Origin, permit: &Permit) -> Result<Box<dyn Stream>, ConnectFailure> {
     let (name, permit) = ((origin.host.clone(), origin.port), permit.clone());
     // The lookup continues when nobody waits for it any more, and counts as a connection until it ends.
     let looked_up = move || {
@@ -185,16 +252,17 @@ async fn connect(origins: &Origins, origin: &Origin, permit: &Permit) -> Result<
     };
     let found = tokio::task::spawn_blocking(looked_up).await.map_err(io::Error::other).flatten();
     let found = found.map_err(|_| Error::DnsError { rcode: None, info_code: None })?;
-    let allowed = found.iter().filter(|found| origins.may_lead_to(origin, found.ip())).take(TRIED);
-    let mut last = if found.is_empty() { Error::DestinationNotFound } else { Error::DestinationIpProhibited };
-    for address in allowed {
+    let first = *found.first().ok_or(Error::DestinationNotFound)?;
+    let allowed = found.into_iter().filter(|found| origins.may_lead_to(origin, found.ip()));
+    let mut failure = ConnectFailure::LeadsInside(first.ip());
+    for address in allowed.take(TRIED) {
         match TcpStream::connect(address).await {
             Ok(stream) if origin.is_tls => return Ok(Box::new(secure(origin, stream).await?)),
             Ok(stream) => return Ok(Box::new(stream)),
-            Err(error) => last = Error::Connect(error),
+            Err(error) => failure = Error::Connect(error).into(),
         }
     }
-    Err(last)
+    Err(failure)
 }
 
 async fn secure(origin: &Origin, stream: TcpStream) -> Result<TlsStream<TcpStream>, Error> {
