@@ -2,9 +2,11 @@
 //!
 //! * [`Format`]: one of the two formats. [`Text`]: writes families and their series. [`label`], [`label_text`],
 //!   [`number`], [`fixed`]: write parts of a line.
+//! * [`read`]: reads both formats from a stream, as lenient as Prometheus. Builds for WebAssembly.
 //! * [`strict`]: a parser for both formats that accepts nothing beyond their specifications.
 
 mod format;
+pub mod read;
 pub mod strict;
 mod text;
 
