@@ -4,7 +4,7 @@
 //! removed frames, so there are never many more notes than frames that stay.
 
 use super::notes::Values;
-use crate::codec::{Reader, put_u64};
+use crate::codec::{ByteReader, put_u64};
 use std::collections::BTreeMap;
 
 /// The prefix of the notes' keys. The number of a run's first frame follows.
@@ -25,7 +25,7 @@ pub(crate) struct Dead(BTreeMap<u64, u64>);
 
 impl Run {
     fn read(value: &[u8]) -> Option<Self> {
-        let mut reader = Reader(value);
+        let mut reader = ByteReader(value);
         Some(Self { end: reader.u64().ok()?, last_file: reader.u64().ok()? })
     }
 

@@ -6,7 +6,7 @@ use super::names::{ById, Explained, FrameKey, Names};
 use super::record::{self, FileHead, FileKind, Item, Kind, Records};
 use super::rows::{self, Entry, Reading, Row};
 use crate::Schema;
-use crate::codec::{Damaged, Reader, put_i64};
+use crate::codec::{CorruptData, ByteReader, put_i64};
 use crate::rows::Rows;
 use std::io;
 use std::ops::Range;
@@ -152,14 +152,14 @@ pub(crate) fn load(disk: &dyn Disk, name: &str) -> io::Result<Loaded> {
                 entries(payload, |_, at, entry| {
                     names.frame(entry.id)?;
                     let (places, rows) = found.entry(entry.id).or_default();
-                    places.push(Place { record, at: u32::try_from(at).map_err(|_| Damaged)? });
+                    places.push(Place { record, at: u32::try_from(at).map_err(|_| CorruptData)? });
                     *rows += entry.rows as u64;
                     Ok(())
                 })
             }
             Item::Record { kind, payload, .. } => names.learn(kind, payload),
             Item::Torn { .. } => Ok(()),
-            Item::Damaged { .. } => Err(Damaged),
+            Item::Corrupt { .. } => Err(CorruptData),
         };
         loaded.damaged += u64::from(read.is_err());
     }
@@ -173,9 +173,9 @@ pub(crate) fn load(disk: &dyn Disk, name: &str) -> io::Result<Loaded> {
 /// Passes each entry of a record to `take`, with the record's time and the entry's offset.
 pub(crate) fn entries<'a>(
     payload: &'a [u8],
-    mut take: impl FnMut(i64, usize, Entry<'a>) -> Result<(), Damaged>,
-) -> Result<(), Damaged> {
-    let mut reader = Reader(payload);
+    mut take: impl FnMut(i64, usize, Entry<'a>) -> Result<(), CorruptData>,
+) -> Result<(), CorruptData> {
+    let mut reader = ByteReader(payload);
     let record_ms = reader.i64()?;
     while !reader.is_empty() {
         let at = payload.len() - reader.0.len();
@@ -189,15 +189,15 @@ impl Logged {
     pub(crate) fn read(
         &self,
         schema: &Schema,
-        mut take: impl FnMut(&mut Reading<'_, '_>) -> Result<(), Damaged>,
+        mut take: impl FnMut(&mut Reading<'_, '_>) -> Result<(), CorruptData>,
     ) -> u64 {
         let mut row = Row::default();
         let mut read = |place: &Place| {
             let Contents { bytes, records } = &*self.contents;
             let payload =
-                records.get(place.record as usize).and_then(|range| bytes.get(range.clone())).ok_or(Damaged)?;
-            let record_ms = Reader(payload).i64()?;
-            let entry = Entry::read(&mut Reader(payload.get(place.at as usize..).ok_or(Damaged)?))?;
+                records.get(place.record as usize).and_then(|range| bytes.get(range.clone())).ok_or(CorruptData)?;
+            let record_ms = ByteReader(payload).i64()?;
+            let entry = Entry::read(&mut ByteReader(payload.get(place.at as usize..).ok_or(CorruptData)?))?;
             take(&mut entry.rows(record_ms, schema, &mut row)?)
         };
         self.entries.iter().filter(|place| read(place).is_err()).count() as u64

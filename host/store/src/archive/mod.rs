@@ -45,7 +45,7 @@ pub(crate) use unread::Unread;
 pub(crate) use verify::{Role, verify};
 
 use crate::cache::BlockId;
-use crate::codec::Reader;
+use crate::codec::ByteReader;
 use crate::frame::{Blocks, Frame, Place, Shared, View};
 use log::Log;
 use notes::Notes;
@@ -429,7 +429,7 @@ impl Kept {
 
 impl Forgotten {
     pub(crate) fn read(value: &[u8]) -> Option<Self> {
-        let mut reader = Reader(value);
+        let mut reader = ByteReader(value);
         Some(Self { born_before: reader.u64().ok()?, last_file: reader.u64().ok()? })
     }
 }

@@ -1,7 +1,7 @@
 //! Ids of frames in files. Each file defines the ids that it uses, so no file depends on another.
 
 use super::record::{self, Kind, TooLarge};
-use crate::codec::{Damaged, Reader, put_bytes, put_f64, put_u64};
+use crate::codec::{CorruptData, ByteReader, put_bytes, put_f64, put_u64};
 use crate::{Aggregation, InstanceId, Kind as FieldKind, Schema, StoredField};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
@@ -91,8 +91,8 @@ impl Explained {
 
 impl Names {
     /// Reads a record that defines a schema or a frame; ignores other records.
-    pub(crate) fn learn(&mut self, kind: Kind, payload: &[u8]) -> Result<(), Damaged> {
-        let mut reader = Reader(payload);
+    pub(crate) fn learn(&mut self, kind: Kind, payload: &[u8]) -> Result<(), CorruptData> {
+        let mut reader = ByteReader(payload);
         match kind {
             Kind::Schema => {
                 let (number, schema) = read_schema(&mut reader)?;
@@ -104,15 +104,15 @@ impl Names {
         Ok(())
     }
 
-    pub(crate) fn frame(&self, id: u32) -> Result<&FrameKey, Damaged> {
-        self.frames.get(&id).ok_or(Damaged)
+    pub(crate) fn frame(&self, id: u32) -> Result<&FrameKey, CorruptData> {
+        self.frames.get(&id).ok_or(CorruptData)
     }
 
-    fn read_frame(&mut self, reader: &mut Reader<'_>) -> Result<(), Damaged> {
-        let id = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
-        let (schema, interval_ms) = self.schemas.get(&reader.u64()?).cloned().ok_or(Damaged)?;
+    fn read_frame(&mut self, reader: &mut ByteReader<'_>) -> Result<(), CorruptData> {
+        let id = u32::try_from(reader.u64()?).map_err(|_| CorruptData)?;
+        let (schema, interval_ms) = self.schemas.get(&reader.u64()?).cloned().ok_or(CorruptData)?;
         let born = reader.u64()?;
-        let instance = InstanceId::new(reader.text()?).map_err(|_| Damaged)?;
+        let instance = InstanceId::new(reader.text()?).map_err(|_| CorruptData)?;
         let owner = if reader.is_empty() { schema.sampler().clone() } else { self.owner(reader.text()?) };
         self.frames.insert(id, FrameKey { instance, schema, interval_ms, born, owner });
         Ok(())
@@ -164,16 +164,16 @@ fn put_schema(out: &mut Vec<u8>, number: u64, key: &FrameKey) {
     }
 }
 
-fn read_schema(reader: &mut Reader<'_>) -> Result<(u64, (Schema, i64)), Damaged> {
+fn read_schema(reader: &mut ByteReader<'_>) -> Result<(u64, (Schema, i64)), CorruptData> {
     let number = reader.u64()?;
     let sampler = reader.text()?;
-    let interval_ms = i64::try_from(reader.u64()?).map_err(|_| Damaged)?;
+    let interval_ms = i64::try_from(reader.u64()?).map_err(|_| CorruptData)?;
     let fields = (0..reader.up_to(Schema::MOST_FIELDS + 1)?).map(|_| {
         let name = reader.text()?.into();
         let kind = match reader.u8()? {
             0 => FieldKind::Gauge,
             1 => FieldKind::Counter { scale: reader.f64()? },
-            _ => return Err(Damaged),
+            _ => return Err(CorruptData),
         };
         let aggregation = match reader.u8()? {
             0 => Aggregation::Mean,
@@ -181,7 +181,7 @@ fn read_schema(reader: &mut Reader<'_>) -> Result<(u64, (Schema, i64)), Damaged>
             2 => Aggregation::Max,
             3 => Aggregation::Last,
             4 => Aggregation::Sum,
-            _ => return Err(Damaged),
+            _ => return Err(CorruptData),
         };
         Ok(StoredField { name, kind, aggregation, precision: reader.f64()? })
     });

@@ -6,7 +6,7 @@
 
 use super::disk::{Disk, Growing, removed};
 use super::record::{self, FileHead, FileKind, Item, Kind, Records, TooLarge};
-use crate::codec::{Damaged, Reader, put_bytes};
+use crate::codec::{CorruptData, ByteReader, put_bytes};
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 
@@ -64,7 +64,7 @@ pub(crate) fn read(disk: &dyn Disk, name: &str, values: &mut Values) -> io::Resu
                 Ok(())
             }
             Item::Record { .. } | Item::Torn { .. } => Ok(()),
-            Item::Damaged { .. } => Err(Damaged),
+            Item::Corrupt { .. } => Err(CorruptData),
         };
         damaged += u64::from(read.is_err());
     }
@@ -157,8 +157,8 @@ fn put(out: &mut Vec<u8>, key: &str, value: Option<&[u8]>) -> Result<(), TooLarg
     })
 }
 
-pub(crate) fn note(payload: &[u8], values: &mut Values) -> Result<(), Damaged> {
-    let mut reader = Reader(payload);
+pub(crate) fn note(payload: &[u8], values: &mut Values) -> Result<(), CorruptData> {
+    let mut reader = ByteReader(payload);
     let key = reader.text()?.to_owned();
     match reader.u8()? {
         0 => values.remove(&key),

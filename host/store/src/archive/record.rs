@@ -8,7 +8,7 @@
 //! A reader skips a record whose checksum is wrong, and finds the next valid record.
 
 use super::disk::Readable;
-use crate::codec::{Damaged, Reader, put_u64};
+use crate::codec::{CorruptData, ByteReader, put_u64};
 use std::io;
 
 /// Bytes of a record before its payload.
@@ -52,7 +52,7 @@ pub(crate) enum Item<'a> {
         payload: &'a [u8],
     },
     /// Bytes that are not a valid record.
-    Damaged {
+    Corrupt {
         offset: usize,
         length: usize,
     },
@@ -125,10 +125,10 @@ pub(crate) enum FileHead {
     Newer,
 }
 
-pub(crate) fn file_head(payload: &[u8], kind: FileKind) -> Result<FileHead, Damaged> {
-    let mut reader = Reader(payload);
+pub(crate) fn file_head(payload: &[u8], kind: FileKind) -> Result<FileHead, CorruptData> {
+    let mut reader = ByteReader(payload);
     if reader.take(MAGIC.len())? != MAGIC || reader.u8()? != kind as u8 {
-        return Err(Damaged);
+        return Err(CorruptData);
     }
     if reader.u64()? > VERSION {
         return Ok(FileHead::Newer);
@@ -138,10 +138,10 @@ pub(crate) fn file_head(payload: &[u8], kind: FileKind) -> Result<FileHead, Dama
 }
 
 /// Returns the payload of a record that fills `bytes` exactly.
-pub(crate) fn whole(bytes: &[u8], kind: Kind) -> Result<&[u8], Damaged> {
+pub(crate) fn whole(bytes: &[u8], kind: Kind) -> Result<&[u8], CorruptData> {
     match record_at(bytes, 0) {
         Some((found, payload)) if found == kind && payload.len() + HEAD == bytes.len() => Ok(payload),
-        _ => Err(Damaged),
+        _ => Err(CorruptData),
     }
 }
 
@@ -199,8 +199,8 @@ impl<'a> Iterator for Records<'a> {
         };
         self.at = found.unwrap_or(self.bytes.len());
         Some(match found {
-            Some(found) => Item::Damaged { offset, length: found - offset },
-            None if likely == self.bytes.len() => Item::Damaged { offset, length: likely - offset },
+            Some(found) => Item::Corrupt { offset, length: found - offset },
+            None if likely == self.bytes.len() => Item::Corrupt { offset, length: likely - offset },
             None => Item::Torn { offset },
         })
     }

@@ -3,7 +3,7 @@
 
 use crate::Schema;
 use crate::codec::{
-    Damaged, MOST_ROWS, Reader, put_before, put_bytes, put_f64, put_i64, put_u64, read_before, unzigzag, zigzag,
+    CorruptData, MOST_ROWS, ByteReader, put_before, put_bytes, put_f64, put_i64, put_u64, read_before, unzigzag, zigzag,
 };
 use crate::quantum::Quantum;
 use crate::rates::Total;
@@ -31,7 +31,7 @@ pub(crate) struct Reading<'r, 'a> {
     left: usize,
     next_ms: i64,
     schema: &'r Schema,
-    reader: Reader<'a>,
+    reader: ByteReader<'a>,
     row: &'r mut Row,
 }
 
@@ -75,8 +75,8 @@ fn put_rows(out: &mut Vec<u8>, ahead_ms: i64, schema: &Schema, rows: &Rows, begi
 }
 
 impl<'a> Entry<'a> {
-    pub(crate) fn read(reader: &mut Reader<'a>) -> Result<Self, Damaged> {
-        let id = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
+    pub(crate) fn read(reader: &mut ByteReader<'a>) -> Result<Self, CorruptData> {
+        let id = u32::try_from(reader.u64()?).map_err(|_| CorruptData)?;
         Ok(Self { id, rows: reader.up_to(MOST_ROWS)?, bytes: reader.bytes()? })
     }
 
@@ -86,11 +86,11 @@ impl<'a> Entry<'a> {
         record_ms: i64,
         schema: &'r Schema,
         row: &'r mut Row,
-    ) -> Result<Reading<'r, 'a>, Damaged> {
+    ) -> Result<Reading<'r, 'a>, CorruptData> {
         let fields = schema.fields().len();
-        let mut reader = Reader(self.bytes);
+        let mut reader = ByteReader(self.bytes);
         let head = reader.u64()?;
-        let generation = u32::try_from(head >> 1).map_err(|_| Damaged)?;
+        let generation = u32::try_from(head >> 1).map_err(|_| CorruptData)?;
         let next_ms = record_ms.wrapping_add(reader.i64()?);
         let before = match head & 1 {
             0 => None,
@@ -109,9 +109,9 @@ impl<'a> Entry<'a> {
 
 impl Reading<'_, '_> {
     /// Reads the next row; `None` at the end.
-    pub(crate) fn next(&mut self) -> Result<Option<&Row>, Damaged> {
+    pub(crate) fn next(&mut self) -> Result<Option<&Row>, CorruptData> {
         let Some(left) = self.left.checked_sub(1) else {
-            return if self.reader.is_empty() { Ok(None) } else { Err(Damaged) };
+            return if self.reader.is_empty() { Ok(None) } else { Err(CorruptData) };
         };
         self.left = left;
         self.row.at_ms = self.next_ms;
@@ -120,8 +120,8 @@ impl Reading<'_, '_> {
             *reading = read_reading(&mut self.reader, quantum(self.schema, field), before)?;
         }
         if left > 0 {
-            let step = i64::try_from(self.reader.u64()?).map_err(|_| Damaged)?;
-            self.next_ms = self.next_ms.checked_add(step).filter(|_| step > 0).ok_or(Damaged)?;
+            let step = i64::try_from(self.reader.u64()?).map_err(|_| CorruptData)?;
+            self.next_ms = self.next_ms.checked_add(step).filter(|_| step > 0).ok_or(CorruptData)?;
         }
         Ok(Some(self.row))
     }
@@ -148,7 +148,7 @@ fn put_reading(out: &mut Vec<u8>, quantum: Quantum, reading: f64, before: &mut i
     }
 }
 
-fn read_reading(reader: &mut Reader<'_>, quantum: Quantum, before: &mut i64) -> Result<f64, Damaged> {
+fn read_reading(reader: &mut ByteReader<'_>, quantum: Quantum, before: &mut i64) -> Result<f64, CorruptData> {
     match reader.u64()? {
         GAP => Ok(f64::NAN),
         DOUBLE => reader.f64(),
@@ -191,7 +191,7 @@ mod tests {
             }
             let mut out = Vec::new();
             put(&mut out, 1_000, &schema(), 77, &rows, begins);
-            let mut reader = Reader(&out);
+            let mut reader = ByteReader(&out);
             let (schema, mut row) = (schema(), Row::default());
             let entry = Entry::read(&mut reader).unwrap();
             prop_assert_eq!((entry.id, entry.rows), (77, rows.len()));

@@ -9,7 +9,7 @@
 use super::disk::{Disk, Growing, Readable};
 use super::names::{Explained, FrameKey, Names};
 use super::record::{self, FileHead, FileKind, HEAD, Item, Kind, Records};
-use crate::codec::{self, Damaged, MOST_PAGES, Reader, put_bytes, put_i64, put_u64};
+use crate::codec::{self, CorruptData, MOST_PAGES, ByteReader, put_bytes, put_i64, put_u64};
 use crate::frame::{Bytes, Place, Unreadable};
 use crate::ladder;
 use std::collections::HashMap;
@@ -181,7 +181,7 @@ impl Segment {
                     self.read_index_part(&index, offset + HEAD..offset + HEAD + payload.len(), &names, &mut loaded)
                 }
                 Item::Record { kind, payload, .. } => names.learn(kind, payload),
-                Item::Damaged { .. } | Item::Torn { .. } => Err(Damaged),
+                Item::Corrupt { .. } | Item::Torn { .. } => Err(CorruptData),
             };
             if read.is_err() {
                 return Ok(None);
@@ -197,10 +197,10 @@ impl Segment {
         part: Range<usize>,
         names: &Names,
         loaded: &mut Loaded,
-    ) -> Result<(), Damaged> {
-        let mut reader = Reader(index.get(part.clone()).ok_or(Damaged)?);
+    ) -> Result<(), CorruptData> {
+        let mut reader = ByteReader(index.get(part.clone()).ok_or(CorruptData)?);
         while !reader.is_empty() {
-            let id = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
+            let id = u32::try_from(reader.u64()?).map_err(|_| CorruptData)?;
             let pages = reader.up_to(part.len())?;
             let length = reader.bytes()?.len();
             self.pages.fetch_add(pages as u64, Ordering::Relaxed);
@@ -212,25 +212,25 @@ impl Segment {
     }
 
     /// Reads the blocks that the index lists for one frame, up to the first corrupt entry.
-    fn read_pages(self: &Arc<Self>, listed: &[u8], pages: &mut Vec<Page>) -> Result<(), Damaged> {
-        let mut reader = Reader(listed);
+    fn read_pages(self: &Arc<Self>, listed: &[u8], pages: &mut Vec<Page>) -> Result<(), CorruptData> {
+        let mut reader = ByteReader(listed);
         let (mut offset, mut before_ms) = (0u64, self.partition_ms);
         let mut shape = None;
         while !reader.is_empty() {
-            offset = offset.checked_add(reader.u64()?).ok_or(Damaged)?;
-            let length = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
+            offset = offset.checked_add(reader.u64()?).ok_or(CorruptData)?;
+            let length = u32::try_from(reader.u64()?).map_err(|_| CorruptData)?;
             for page in 0..reader.up_to(MOST_PAGES)? {
                 let (rows, generation, ahead_ms, span_ms) = match (reader.up_to(codec::MOST_ROWS)?, shape.take()) {
                     (0, Some(same)) => same,
-                    (0, None) => return Err(Damaged),
+                    (0, None) => return Err(CorruptData),
                     (rows, _) => {
-                        let generation = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
+                        let generation = u32::try_from(reader.u64()?).map_err(|_| CorruptData)?;
                         (rows, generation, reader.i64()?, reader.u64()?)
                     }
                 };
                 shape = Some((rows, generation, ahead_ms, span_ms));
-                let first_ms = before_ms.checked_add(ahead_ms).ok_or(Damaged)?;
-                let last_ms = first_ms.checked_add_unsigned(span_ms).ok_or(Damaged)?;
+                let first_ms = before_ms.checked_add(ahead_ms).ok_or(CorruptData)?;
+                let last_ms = first_ms.checked_add_unsigned(span_ms).ok_or(CorruptData)?;
                 before_ms = last_ms;
                 pages.push(Page { generation, first_ms, last_ms, rows, place: self.place(offset, length, page) });
             }
@@ -258,7 +258,7 @@ impl Segment {
                     self.read_heads(payload, offset, &names, &mut frames)
                 }
                 Item::Record { kind, payload, .. } => names.learn(kind, payload),
-                Item::Damaged { .. } => Err(Damaged),
+                Item::Corrupt { .. } => Err(CorruptData),
                 Item::Torn { .. } => Ok(()),
             };
             loaded.damaged += u64::from(read.is_err());
@@ -275,10 +275,10 @@ impl Segment {
         offset: usize,
         names: &Names,
         frames: &mut HashMap<u32, Vec<Page>>,
-    ) -> Result<(), Damaged> {
-        let mut reader = Reader(payload);
-        let id = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
-        let length = u32::try_from(payload.len() + HEAD).map_err(|_| Damaged)?;
+    ) -> Result<(), CorruptData> {
+        let mut reader = ByteReader(payload);
+        let id = u32::try_from(reader.u64()?).map_err(|_| CorruptData)?;
+        let length = u32::try_from(payload.len() + HEAD).map_err(|_| CorruptData)?;
         let heads = codec::heads(&names.frame(id)?.schema, &mut reader)?;
         let pages = heads.into_iter().enumerate().map(|(page, head)| Page {
             generation: head.generation,
@@ -302,12 +302,12 @@ impl Segment {
     pub(crate) fn chunk(&self, offset: u64, length: u32) -> Result<Vec<u8>, Unreadable> {
         // Offset and length come from the index and are not trusted.
         if length as usize > HEAD + record::MOST || offset.saturating_add(u64::from(length)) > self.size() {
-            return Err(Damaged.into());
+            return Err(CorruptData.into());
         }
         let mut bytes = vec![0; length as usize];
         self.file.read_at(offset, &mut bytes)?;
         let payload = record::whole(&bytes, Kind::Chunk)?;
-        let mut reader = Reader(payload);
+        let mut reader = ByteReader(payload);
         reader.u64()?;
         let before = bytes.len() - reader.0.len();
         bytes.drain(..before);
@@ -317,11 +317,11 @@ impl Segment {
 
 impl Listed {
     /// Appends the blocks, up to the first corrupt entry.
-    pub(crate) fn read(&self, pages: &mut Vec<Page>) -> Result<(), Damaged> {
+    pub(crate) fn read(&self, pages: &mut Vec<Page>) -> Result<(), CorruptData> {
         match self {
             Self::Pages(listed) => pages.extend_from_slice(listed),
             Self::Indexed { segment, index, part } => {
-                segment.read_pages(index.get(part.clone()).ok_or(Damaged)?, pages)?;
+                segment.read_pages(index.get(part.clone()).ok_or(CorruptData)?, pages)?;
             }
         }
         Ok(())
@@ -421,9 +421,9 @@ impl Writer {
 }
 
 /// Reads the offsets of the first chunk and of the index.
-fn read_end(payload: &[u8]) -> Result<(u64, u64), Damaged> {
-    let place = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).map_err(|_| Damaged);
-    let (chunks, index) = payload.split_at_checked(8).ok_or(Damaged)?;
+fn read_end(payload: &[u8]) -> Result<(u64, u64), CorruptData> {
+    let place = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).map_err(|_| CorruptData);
+    let (chunks, index) = payload.split_at_checked(8).ok_or(CorruptData)?;
     Ok((place(chunks)?, place(index)?))
 }
 

@@ -187,7 +187,7 @@ impl Settling {
                         readable.push((block, rows, cells.whole(frame.schema())));
                     }
                     Err(Unreadable::Io(error)) => return Err(error),
-                    Err(error @ Unreadable::Damaged(_)) => {
+                    Err(error @ Unreadable::Corrupt(_)) => {
                         frame.unreadable(&error);
                         frame.discard(block.id);
                     }

@@ -5,7 +5,7 @@ use super::log::Logged;
 use super::rows::Reading;
 use super::segment::{Listed, Page};
 use crate::Schema;
-use crate::codec::Damaged;
+use crate::codec::CorruptData;
 use std::cmp::Reverse;
 
 #[derive(Debug, Default)]
@@ -29,7 +29,7 @@ impl Unread {
     pub(crate) fn rows(
         &self,
         schema: &Schema,
-        mut take: impl FnMut(&mut Reading<'_, '_>) -> Result<(), Damaged>,
+        mut take: impl FnMut(&mut Reading<'_, '_>) -> Result<(), CorruptData>,
     ) -> u64 {
         self.logged.iter().map(|logged| logged.read(schema, &mut take)).sum()
     }

@@ -8,7 +8,7 @@ use super::record::{self, FileHead, FileKind, HEAD, Item, Kind, Records};
 use super::rows::Row;
 use super::segment::{self, Page, Segment};
 use crate::cell::Cell;
-use crate::codec::{Chunk, PageHead, Reader};
+use crate::codec::{Chunk, PageHead, ByteReader};
 use crate::frame::Bytes;
 use crate::inspect::{Finding, Verified};
 use crate::ladder::Layout;
@@ -132,7 +132,7 @@ impl Verifying<'_> {
                         self.damaged(offset, what);
                     }
                 }
-                Item::Damaged { offset, length } => self.damaged(offset, format!("{length} bytes are not a record")),
+                Item::Corrupt { offset, length } => self.damaged(offset, format!("{length} bytes are not a record")),
                 Item::Torn { offset } => {
                     self.end(offset, format!("the last {} bytes are an incomplete record", bytes.len() - offset));
                 }
@@ -191,7 +191,7 @@ impl Verifying<'_> {
     }
 
     fn chunk(&mut self, offset: usize, payload: &[u8]) -> Result<(), String> {
-        let mut reader = Reader(payload);
+        let mut reader = ByteReader(payload);
         let id = reader.u64().ok().and_then(|id| u32::try_from(id).ok());
         let key = id.and_then(|id| self.seen.names.frame(id).ok());
         let key = key.ok_or_else(|| "chunk of a frame that the file does not define".to_owned())?;

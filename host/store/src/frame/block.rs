@@ -1,7 +1,7 @@
 use crate::archive::{Page, Segment};
 use crate::cache::{BlockCache, BlockId};
 use crate::cell::Cells;
-use crate::codec::{Chunk, Damaged};
+use crate::codec::{Chunk, CorruptData};
 use crate::rows::{Parts, Rows, Values};
 use crate::{Layout, Schema};
 use std::sync::{Arc, OnceLock};
@@ -42,7 +42,7 @@ pub(crate) enum Unreadable {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     #[error(transparent)]
-    Damaged(#[from] Damaged),
+    Corrupt(#[from] CorruptData),
 }
 
 impl Place {
@@ -170,7 +170,7 @@ impl Block {
     fn read_cells(&self, schema: &Schema, layout: Layout) -> Result<Cells, Unreadable> {
         self.with_chunk(schema, |chunk| {
             let page = usize::from(self.place.page);
-            let head = chunk.pages.get(page).ok_or(Damaged)?;
+            let head = chunk.pages.get(page).ok_or(CorruptData)?;
             if head.rows == self.rows {
                 return Ok(Cells::of(&head.cells, schema, self.rows));
             }
@@ -184,7 +184,7 @@ impl Block {
     fn with_chunk<T>(
         &self,
         schema: &Schema,
-        look: impl FnOnce(Chunk<'_>) -> Result<T, Damaged>,
+        look: impl FnOnce(Chunk<'_>) -> Result<T, CorruptData>,
     ) -> Result<T, Unreadable> {
         let stored;
         let bytes: &[u8] = match &self.place.bytes {

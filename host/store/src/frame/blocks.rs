@@ -5,7 +5,7 @@
 use super::{Block, Bytes, Place};
 use crate::archive::{Page, Segment};
 use crate::cache::{BlockCache, BlockId};
-use crate::codec::{Damaged, MOST_PAGES, MOST_ROWS, Reader, put_i64, put_u64};
+use crate::codec::{CorruptData, MOST_PAGES, MOST_ROWS, ByteReader, put_i64, put_u64};
 use crate::{Layout, Schema};
 use std::ops::Deref;
 use std::sync::Arc;
@@ -115,15 +115,15 @@ impl Packed {
         pages
     }
 
-    fn read(&self, pages: &mut Vec<Page>) -> Result<(), Damaged> {
-        let mut reader = Reader(&self.pages);
+    fn read(&self, pages: &mut Vec<Page>) -> Result<(), CorruptData> {
+        let mut reader = ByteReader(&self.pages);
         let (mut offset, mut before_ms, mut shape) = (0i64, 0i64, None);
         while !reader.is_empty() {
             offset = offset.wrapping_add(reader.i64()?);
-            let length = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
+            let length = u32::try_from(reader.u64()?).map_err(|_| CorruptData)?;
             let page = reader.up_to(MOST_PAGES)?;
             let (rows, ahead_ms, span_ms) = match (reader.up_to(MOST_ROWS)?, shape) {
-                (0, same) => same.ok_or(Damaged)?,
+                (0, same) => same.ok_or(CorruptData)?,
                 (rows, _) => (rows, reader.i64()?, reader.i64()?),
             };
             shape = Some((rows, ahead_ms, span_ms));

@@ -2,7 +2,7 @@
 //! history. A jump ahead, or a time without a host, counts only after the clock has run steadily for as long, a day at
 //! most.
 
-use crate::codec::{Damaged, Reader, put_i64};
+use crate::codec::{CorruptData, ByteReader, put_i64};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -50,8 +50,8 @@ impl Trust {
     }
 
     pub(super) fn read(value: &[u8]) -> Option<Self> {
-        let mut reader = Reader(value);
-        let mut next = || -> Result<i64, Damaged> { reader.i64() };
+        let mut reader = ByteReader(value);
+        let mut next = || -> Result<i64, CorruptData> { reader.i64() };
         Some(Self { trusted_ms: next().ok()?, seen_ms: next().ok()?, steady_ms: next().ok()? })
     }
 
