@@ -2,7 +2,7 @@
 
 use crate::archive::{self, Disk, Growing, Readable};
 use crate::codec::Chunk;
-use crate::frame::Shared;
+use crate::frame::StoreResources;
 use crate::{Limits, Query, Schema, StoredField};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub fn file(bytes: &[u8]) {
     let name = ["log-0000000001", "new-0-0000000001", "seg-0-0000000001", "notes-0000000001"][usize::from(kind % 4)];
     let bytes = archive::with_checksums(records, ["L", "S", "S", "N"][usize::from(kind % 4)].as_bytes()[0]);
     let disk: Arc<dyn Disk> = Arc::new(OneFile { name, bytes: bytes.into() });
-    let shared = Arc::new(Shared::new(&Limits::default(), true));
+    let shared = Arc::new(StoreResources::new(&Limits::default(), true));
     if let Ok((_, frames, ..)) = archive::restore(disk, &shared) {
         for frame in frames {
             frame.latest();
@@ -81,7 +81,7 @@ impl Disk for OneFile {
     }
 
     fn open(&self, _: &str) -> io::Result<Box<dyn Readable>> {
-        Ok(Box::new(Bytes(self.bytes.clone())))
+        Ok(Box::new(FileBytes(self.bytes.clone())))
     }
 
     fn rename(&self, _: &str, _: &str) -> io::Result<()> {
@@ -98,9 +98,9 @@ impl Disk for OneFile {
 }
 
 #[derive(Debug)]
-struct Bytes(Arc<[u8]>);
+struct FileBytes(Arc<[u8]>);
 
-impl Readable for Bytes {
+impl Readable for FileBytes {
     fn size(&self) -> io::Result<u64> {
         Ok(self.0.len() as u64)
     }

@@ -87,7 +87,7 @@
 //! * [`Schema`], [`StoredField`], [`Kind`], [`Aggregation`]: the fields that one sampler records; `quantum`: the step
 //!   of a field's readings; `rates`: converts totals to rates.
 //! * `frame`: one sampler's rows for one instance, as a ring: `open` blocks, sealed blocks (`block`), the generations
-//!   they belong to (`runs`), and the buckets that queries make of them (`buckets`).
+//!   they belong to (`generations`), and the buckets that queries make of them (`buckets`).
 //! * `rows`, `cell`: a block's rows uncompressed, and their sums; `codec`: their compressed form; `cache`: unpacked
 //!   blocks.
 //! * [`ladder`]: the steps that queries use, the starts of buckets, the spans of blocks.
@@ -123,7 +123,7 @@ pub mod ladder;
 
 pub use archive::{Flushed, Restored, TooLarge};
 pub use dropsonde_model::{Aggregation, InstanceId, InvalidInstanceId, Kind};
-pub use frame::{Frame, Row};
+pub use frame::{Frame, FrameRow};
 pub use jumps::ClockJump;
 pub use keeper::{ArchiveStatus, Failing, Keeper, OpenError, Step};
 pub use pool::{Account, Full, Pool};

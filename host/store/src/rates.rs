@@ -4,13 +4,13 @@ use crate::quantum::Quantum;
 
 /// A counter's total and the time it was read.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Total {
+pub(crate) struct CounterTotal {
     /// The time of the reading in milliseconds: the row's time plus its delay, in whole tenths, as blocks store it.
     pub(crate) read_ms: f64,
     pub(crate) total: f64,
 }
 
-impl Total {
+impl CounterTotal {
     /// Makes a total from a row; `None` if the delay is unknown.
     pub(crate) fn read(at_ms: i64, delay_ms: f64, total: f64) -> Option<Self> {
         let read_ms = Quantum::Part(10.0).keep(at_ms as f64 + delay_ms);
@@ -52,7 +52,7 @@ impl Rates {
 
     /// Returns `scale` × the growth of the total per second. Returns NaN if the total went down, was read at no later
     /// time, or if the rate is too large for a double.
-    pub(crate) fn rate(&self, before: Total, now: Total) -> f64 {
+    pub(crate) fn rate(&self, before: CounterTotal, now: CounterTotal) -> f64 {
         let elapsed_ms = now.read_ms - before.read_ms;
         if elapsed_ms > 0.0 && now.total >= before.total {
             // The difference of two multiples of a step is a multiple too: rounding removes the error of subtracting

@@ -1,5 +1,5 @@
 use crate::cell::Cell;
-use crate::rates::Total;
+use crate::rates::CounterTotal;
 use crate::{Kind, Layout, Schema, ladder};
 
 /// Uncompressed rows of one frame. A block is sealed from them and unpacked to them.
@@ -10,7 +10,7 @@ pub(crate) struct Rows {
     /// The readings, one vector per column of the schema. A counter's readings are its totals; NaN is a gap.
     pub(crate) columns: Vec<Vec<f64>>,
     /// Each counter's last total before these rows, by field. May be empty.
-    pub(crate) before: Vec<Option<Total>>,
+    pub(crate) before: Vec<Option<CounterTotal>>,
     /// How often the clock was set back before these rows. Times ascend within a generation; a later generation may
     /// cover the same time again.
     pub(crate) generation: u32,
@@ -63,14 +63,14 @@ impl Rows {
     }
 
     /// Returns each counter's last total in these rows or before them; `None` if its read time is unknown.
-    pub(crate) fn last_totals(&self, schema: &Schema) -> Vec<Option<Total>> {
+    pub(crate) fn last_totals(&self, schema: &Schema) -> Vec<Option<CounterTotal>> {
         let delays = self.delays(schema);
         let columns = schema.fields().iter().zip(&self.columns).enumerate();
         let last = columns.map(|(index, (field, column))| match field.kind {
             Kind::Gauge => None,
             Kind::Counter { .. } => match column.iter().rposition(|total| !total.is_nan()) {
                 Some(row) => {
-                    Total::read(*self.at_ms.get(row)?, delays.get(row).copied().unwrap_or(0.0), *column.get(row)?)
+                    CounterTotal::read(*self.at_ms.get(row)?, delays.get(row).copied().unwrap_or(0.0), *column.get(row)?)
                 }
                 None => self.before.get(index).copied().flatten(),
             },

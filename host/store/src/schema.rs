@@ -1,5 +1,5 @@
 use crate::quantum::Quantum;
-use crate::rates::{Rates, Total};
+use crate::rates::{Rates, CounterTotal};
 use crate::{Aggregation, Kind};
 use std::sync::Arc;
 
@@ -112,7 +112,7 @@ impl Schema {
     pub(crate) fn derive(
         &self,
         field: usize,
-        before: Option<Total>,
+        before: Option<CounterTotal>,
         at_ms: &[i64],
         delays: &[f64],
         readings: &mut [f64],
@@ -122,7 +122,7 @@ impl Schema {
         let mut before = before;
         for (nth, (reading, &at)) in readings.iter_mut().zip(at_ms).enumerate() {
             if !reading.is_nan() {
-                let now = Total::read(at, delays.get(nth).copied().unwrap_or(0.0), *reading);
+                let now = CounterTotal::read(at, delays.get(nth).copied().unwrap_or(0.0), *reading);
                 *reading = match before.zip(now) {
                     Some((before, now)) => {
                         let rate = rates.rate(before, now);

@@ -5,7 +5,7 @@ pub use notes::Opened;
 use notes::ToKeep;
 
 use crate::archive::{FrameKey, Values};
-use crate::frame::{AHEAD_MS, Shared};
+use crate::frame::{AHEAD_MS, StoreResources};
 use crate::keeper::ArchiveStatus;
 use crate::merged::{column, fill, without_empty};
 use crate::{Column, Frame, Full, InstanceId, Points, Pool, Query, Sample, Schema, StoredField};
@@ -23,7 +23,7 @@ pub struct Store(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    shared: Arc<Shared>,
+    shared: Arc<StoreResources>,
     instances: RwLock<HashMap<InstanceId, Arc<RwLock<Frames>>>>,
     /// Number of the next frame. Numbers tell a frame from removed frames with the same key.
     next_born: AtomicU64,
@@ -86,10 +86,10 @@ impl Default for Limits {
 impl Store {
     /// Creates a store that keeps history in memory alone.
     pub fn in_memory(limits: &Limits) -> Self {
-        Self::with(Arc::new(Shared::new(limits, false)), Vec::new(), 0, Values::new())
+        Self::with(Arc::new(StoreResources::new(limits, false)), Vec::new(), 0, Values::new())
     }
 
-    fn with(shared: Arc<Shared>, frames: Vec<Arc<Frame>>, next_born: u64, values: Values) -> Self {
+    fn with(shared: Arc<StoreResources>, frames: Vec<Arc<Frame>>, next_born: u64, values: Values) -> Self {
         let status = ArchiveStatus { on: shared.archived, ..ArchiveStatus::default() };
         let mut instances: HashMap<InstanceId, Frames> = HashMap::new();
         for frame in frames {
@@ -378,11 +378,11 @@ impl Store {
 
 /// Functions for the keeper.
 impl Store {
-    pub(crate) fn restored(shared: Arc<Shared>, frames: Vec<Arc<Frame>>, next_born: u64, values: Values) -> Self {
+    pub(crate) fn restored(shared: Arc<StoreResources>, frames: Vec<Arc<Frame>>, next_born: u64, values: Values) -> Self {
         Self::with(shared, frames, next_born, values)
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<StoreResources> {
         &self.0.shared
     }
 

@@ -112,7 +112,7 @@ pub(crate) struct Loaded {
 #[derive(Debug)]
 pub(crate) struct Logged {
     contents: Arc<Contents>,
-    entries: Vec<Place>,
+    entries: Vec<LogPosition>,
     pub(crate) rows: u64,
 }
 
@@ -126,7 +126,7 @@ struct Contents {
 
 /// The number of a record, and the offset of an entry in its payload.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct LogPosition {
     record: u32,
     at: u32,
 }
@@ -137,7 +137,7 @@ pub(crate) fn load(disk: &dyn Disk, name: &str) -> io::Result<Loaded> {
     let mut loaded = Loaded::default();
     let mut names = Names::default();
     let mut records = Vec::new();
-    let mut found: ById<(Vec<Place>, u64)> = ById::default();
+    let mut found: ById<(Vec<LogPosition>, u64)> = ById::default();
     for item in Records::of(&bytes) {
         let read = match item {
             Item::Record { kind: Kind::File, payload, .. } => match record::file_head(payload, FileKind::Log) {
@@ -152,7 +152,7 @@ pub(crate) fn load(disk: &dyn Disk, name: &str) -> io::Result<Loaded> {
                 entries(payload, |_, at, entry| {
                     names.frame(entry.id)?;
                     let (places, rows) = found.entry(entry.id).or_default();
-                    places.push(Place { record, at: u32::try_from(at).map_err(|_| CorruptData)? });
+                    places.push(LogPosition { record, at: u32::try_from(at).map_err(|_| CorruptData)? });
                     *rows += entry.rows as u64;
                     Ok(())
                 })
@@ -192,7 +192,7 @@ impl Logged {
         mut take: impl FnMut(&mut Reading<'_, '_>) -> Result<(), CorruptData>,
     ) -> u64 {
         let mut row = Row::default();
-        let mut read = |place: &Place| {
+        let mut read = |place: &LogPosition| {
             let Contents { bytes, records } = &*self.contents;
             let payload =
                 records.get(place.record as usize).and_then(|range| bytes.get(range.clone())).ok_or(CorruptData)?;

@@ -46,7 +46,7 @@ pub(crate) use verify::{Role, verify};
 
 use crate::cache::BlockId;
 use crate::codec::ByteReader;
-use crate::frame::{Blocks, Frame, Place, Shared, View};
+use crate::frame::{Blocks, Frame, BlockPlace, StoreResources, FrameView};
 use log::Log;
 use notes::Notes;
 use segment::Writer;
@@ -79,7 +79,7 @@ pub(crate) struct Archive {
     /// Writers by the time that blocks begin in, and by their owner.
     writers: HashMap<(i64, Arc<str>), Writer>,
     /// Has the pools that count each owner's bytes on disk and in the log.
-    shared: Arc<Shared>,
+    shared: Arc<StoreResources>,
     log: Option<Log>,
     /// Obsolete files and their sizes in bytes. They are deleted once the current log has been written.
     superfluous: Vec<(String, u64)>,
@@ -96,7 +96,7 @@ pub(crate) struct Archive {
 }
 
 /// Some blocks of a frame, as pairs of old and new place.
-type Moved = (Arc<Frame>, Vec<(Place, Place)>);
+type Moved = (Arc<Frame>, Vec<(BlockPlace, BlockPlace)>);
 
 /// The archive's state of a frame.
 #[derive(Debug)]
@@ -113,7 +113,7 @@ struct Kept {
 struct Pending {
     frame: Arc<Frame>,
     id: u32,
-    view: Arc<View>,
+    view: Arc<FrameView>,
     /// Rows before this one are in the log.
     logged: u64,
 }
@@ -136,7 +136,7 @@ pub struct Flushed {
 }
 
 impl Archive {
-    fn new(disk: Arc<dyn Disk>, shared: Arc<Shared>, last_number: u64) -> Self {
+    fn new(disk: Arc<dyn Disk>, shared: Arc<StoreResources>, last_number: u64) -> Self {
         Self {
             disk,
             shared,
@@ -315,14 +315,14 @@ impl Archive {
     /// Writes the blocks that are in no file. It works in rounds, one block of each frame at a time, so that no block
     /// is in a file without those before it. A finished round counts, even if the next one fails.
     fn write_blocks(&mut self, pending: &[Pending], flushed: &mut Flushed) -> io::Result<()> {
-        let unstored = |view: &View| view.blocks.iter().rev().take_while(|blocks| blocks.unstored().is_some()).count();
+        let unstored = |view: &FrameView| view.blocks.iter().rev().take_while(|blocks| blocks.unstored().is_some()).count();
         let mut left: Vec<(&Pending, usize)> = pending.iter().map(|one| (one, unstored(&one.view))).collect();
         loop {
             left.retain(|(_, blocks)| *blocks > 0);
             if left.is_empty() {
                 return Ok(());
             }
-            let mut stored: Vec<(Arc<Frame>, BlockId, Place)> = Vec::new();
+            let mut stored: Vec<(Arc<Frame>, BlockId, BlockPlace)> = Vec::new();
             let mut created = false;
             for (Pending { frame, id, view, .. }, blocks) in &mut left {
                 let next = view.blocks.len().checked_sub(*blocks).and_then(|nth| view.blocks.get(nth));

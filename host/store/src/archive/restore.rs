@@ -8,7 +8,7 @@ use super::notes;
 use super::segment::{self, Listed, Segment};
 use super::unread::Unread;
 use super::{Archive, FORGOTTEN, Forgotten};
-use crate::frame::{Frame, Shared};
+use crate::frame::{Frame, StoreResources};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,7 +37,7 @@ enum Loaded {
 /// Reads a folder. The archive continues from its state.
 pub(crate) fn restore(
     disk: Arc<dyn Disk>,
-    shared: &Arc<Shared>,
+    shared: &Arc<StoreResources>,
 ) -> io::Result<(Archive, Vec<Arc<Frame>>, notes::Values, Restored)> {
     let mut restored = Restored::default();
     let mut names = disk.list()?;

@@ -6,7 +6,7 @@ use crate::codec::{
     CorruptData, MOST_ROWS, ByteReader, put_before, put_bytes, put_f64, put_i64, put_u64, read_before, unzigzag, zigzag,
 };
 use crate::quantum::Quantum;
-use crate::rates::Total;
+use crate::rates::CounterTotal;
 use crate::rows::Rows;
 
 const GAP: u64 = 0;
@@ -26,7 +26,7 @@ pub(crate) struct Entry<'a> {
 pub(crate) struct Reading<'r, 'a> {
     pub(crate) generation: u32,
     /// The counters' last totals before the first row, if a block begins with that row.
-    pub(crate) before: Option<Vec<Option<Total>>>,
+    pub(crate) before: Option<Vec<Option<CounterTotal>>>,
     /// The number of rows that are left.
     left: usize,
     next_ms: i64,
@@ -180,7 +180,7 @@ mod tests {
             generation: u32,
         ) {
             let mut rows = Rows { generation, columns: vec![vec![]; 3], ..Rows::default() };
-            rows.before = vec![None, Some(Total { read_ms: -5.3, total: 7.25 })];
+            rows.before = vec![None, Some(CounterTotal { read_ms: -5.3, total: 7.25 })];
             let mut at = 0;
             for (gap, a, b) in readings {
                 at += gap;

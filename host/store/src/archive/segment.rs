@@ -10,7 +10,7 @@ use super::disk::{Disk, Growing, Readable};
 use super::names::{Explained, FrameKey, Names};
 use super::record::{self, FileHead, FileKind, HEAD, Item, Kind, Records};
 use crate::codec::{self, CorruptData, MOST_PAGES, ByteReader, put_bytes, put_i64, put_u64};
-use crate::frame::{Bytes, Place, Unreadable};
+use crate::frame::{ChunkBytes, BlockPlace, UnreadableBlock};
 use crate::ladder;
 use std::collections::HashMap;
 use std::io;
@@ -45,7 +45,7 @@ pub(crate) struct Page {
     pub(crate) first_ms: i64,
     pub(crate) last_ms: i64,
     pub(crate) rows: usize,
-    pub(crate) place: Place,
+    pub(crate) place: BlockPlace,
 }
 
 /// The contents of a segment.
@@ -291,15 +291,15 @@ impl Segment {
         Ok(())
     }
 
-    pub(crate) fn place(self: &Arc<Self>, offset: u64, length: u32, page: usize) -> Place {
-        let bytes = Bytes::Stored { file: self.clone(), offset, length };
-        Place { bytes, page: u16::try_from(page).unwrap_or(u16::MAX) }
+    pub(crate) fn place(self: &Arc<Self>, offset: u64, length: u32, page: usize) -> BlockPlace {
+        let bytes = ChunkBytes::Stored { file: self.clone(), offset, length };
+        BlockPlace { bytes, page: u16::try_from(page).unwrap_or(u16::MAX) }
     }
 }
 
 impl Segment {
     /// Reads the chunk at a place and checks it.
-    pub(crate) fn chunk(&self, offset: u64, length: u32) -> Result<Vec<u8>, Unreadable> {
+    pub(crate) fn chunk(&self, offset: u64, length: u32) -> Result<Vec<u8>, UnreadableBlock> {
         // Offset and length come from the index and are not trusted.
         if length as usize > HEAD + record::MOST || offset.saturating_add(u64::from(length)) > self.size() {
             return Err(CorruptData.into());
@@ -364,7 +364,7 @@ impl Writer {
         Ok((offset, u32::try_from(self.pending.len() - record).unwrap_or(u32::MAX)))
     }
 
-    pub(crate) fn place(&self, (offset, length): (u64, u32), page: usize) -> Place {
+    pub(crate) fn place(&self, (offset, length): (u64, u32), page: usize) -> BlockPlace {
         self.segment.place(offset, length, page)
     }
 
@@ -430,8 +430,8 @@ fn read_end(payload: &[u8]) -> Result<(u64, u64), CorruptData> {
 /// Writes the list of a frame's pages, chunk by chunk.
 fn put_pages(out: &mut Vec<u8>, pages: &[Page], partition_ms: i64) {
     let at = |page: &Page| match page.place.bytes {
-        Bytes::Stored { offset, length, .. } => (offset, length),
-        Bytes::Memory(_) => (0, 0),
+        ChunkBytes::Stored { offset, length, .. } => (offset, length),
+        ChunkBytes::Memory(_) => (0, 0),
     };
     let (mut before, mut before_ms) = (0, partition_ms);
     let mut shape = None;

@@ -5,7 +5,7 @@ use super::record;
 use super::segment::{PARTITION_MS, Page, Segment, Writer};
 use super::{Archive, Kept, Moved, live_pages};
 use crate::codec::{self, Effort};
-use crate::frame::{Blocks, Frame, Seen, Unreadable};
+use crate::frame::{Blocks, Frame, BlockRef, UnreadableBlock};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
@@ -173,7 +173,7 @@ impl Settling {
     fn add(&mut self, id: u32, frame: &Arc<Frame>) -> io::Result<usize> {
         let view = frame.view();
         let is_source = |blocks: &&Blocks| blocks.file().is_some_and(|number| self.sources.contains(&number));
-        let blocks: Vec<Seen<'_>> = view.blocks.iter().filter(is_source).flat_map(Blocks::each).collect();
+        let blocks: Vec<BlockRef<'_>> = view.blocks.iter().filter(is_source).flat_map(Blocks::each).collect();
         let mut pages = Vec::new();
         let mut places = Vec::new();
         // A chunk must fit one record, whatever the blocks hold.
@@ -186,8 +186,8 @@ impl Settling {
                         let cells = rows.clone().into_values(frame.schema()).parts(frame.schema(), frame.layout());
                         readable.push((block, rows, cells.whole(frame.schema())));
                     }
-                    Err(Unreadable::Io(error)) => return Err(error),
-                    Err(error @ Unreadable::Corrupt(_)) => {
+                    Err(UnreadableBlock::Io(error)) => return Err(error),
+                    Err(error @ UnreadableBlock::Corrupt(_)) => {
                         frame.unreadable(&error);
                         frame.discard(block.id);
                     }

@@ -9,7 +9,7 @@ use super::rows::Row;
 use super::segment::{self, Page, Segment};
 use crate::cell::Cell;
 use crate::codec::{Chunk, PageHead, ByteReader};
-use crate::frame::Bytes;
+use crate::frame::ChunkBytes;
 use crate::inspect::{Finding, Verified};
 use crate::ladder::Layout;
 use crate::{Schema, StoredField, jumps};
@@ -259,8 +259,8 @@ impl PageSpan {
 
 fn place(page: &Page) -> Option<(u64, u32)> {
     match page.place.bytes {
-        Bytes::Stored { offset, length, .. } => Some((offset, length)),
-        Bytes::Memory(_) => None,
+        ChunkBytes::Stored { offset, length, .. } => Some((offset, length)),
+        ChunkBytes::Memory(_) => None,
     }
 }
 

@@ -17,7 +17,7 @@ mod tests;
 pub(crate) use bytes::{CorruptData, ByteReader, put_bytes, put_f64, put_i64, put_u64, unzigzag, zigzag};
 
 use crate::cell::Cell;
-use crate::rates::Total;
+use crate::rates::CounterTotal;
 use crate::rows::Rows;
 use crate::{Kind, Schema};
 use column::PackedColumn;
@@ -50,7 +50,7 @@ pub(crate) struct PageHead {
     /// The cells, one per field.
     pub(crate) cells: Box<[Cell]>,
     times: RowTimes,
-    before: Vec<Option<Total>>,
+    before: Vec<Option<CounterTotal>>,
 }
 
 #[derive(Debug, Clone)]
@@ -187,8 +187,8 @@ const TENTHS: f64 = 10.0;
 
 /// Writes a counter's total before a block, and how long before the block's first time it was read; 0 means no total.
 /// The difference is negative if the clock was set back. Without delays it is a positive number of whole milliseconds.
-pub(crate) fn put_before(out: &mut Vec<u8>, before: Option<Total>, first_ms: i64, has_delay: bool) {
-    let Some(Total { read_ms, total }) = before else { return put_u64(out, 0) };
+pub(crate) fn put_before(out: &mut Vec<u8>, before: Option<CounterTotal>, first_ms: i64, has_delay: bool) {
+    let Some(CounterTotal { read_ms, total }) = before else { return put_u64(out, 0) };
     let ago_ms = first_ms as f64 - read_ms;
     if has_delay {
         let ago = (ago_ms * TENTHS).round().clamp(-9e15, 9e15) as i64;
@@ -200,14 +200,14 @@ pub(crate) fn put_before(out: &mut Vec<u8>, before: Option<Total>, first_ms: i64
 }
 
 /// Reads what [`put_before`] wrote.
-pub(crate) fn read_before(reader: &mut ByteReader<'_>, first_ms: i64, has_delay: bool) -> Result<Option<Total>, CorruptData> {
+pub(crate) fn read_before(reader: &mut ByteReader<'_>, first_ms: i64, has_delay: bool) -> Result<Option<CounterTotal>, CorruptData> {
     let Some(ago) = reader.u64()?.checked_sub(1) else { return Ok(None) };
     let read_ms = match has_delay {
         true => (first_ms as f64 * TENTHS - unzigzag(ago) as f64) / TENTHS,
         false => first_ms.saturating_sub(i64::try_from(ago).map_err(|_| CorruptData)?.saturating_add(1)) as f64,
     };
     let total = reader.f64()?;
-    Ok(Some(Total { read_ms, total }).filter(|_| total.is_finite()))
+    Ok(Some(CounterTotal { read_ms, total }).filter(|_| total.is_finite()))
 }
 
 /// Writes the step if all rows have the same step, else 0 and the change from step to step.

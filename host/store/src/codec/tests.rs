@@ -10,7 +10,7 @@ fn rows() -> impl Strategy<Value = Rows> {
         let schema = fuzzing::schema();
         let mut at = start;
         let mut made = Rows { generation, columns: vec![vec![]; 4], ..Rows::default() };
-        made.before = vec![None, Some(Total { read_ms: start as f64 - 5.0, total: 1.5 }), None];
+        made.before = vec![None, Some(CounterTotal { read_ms: start as f64 - 5.0, total: 1.5 }), None];
         for (gap, values) in rows {
             at += gap;
             made.at_ms.push(at);

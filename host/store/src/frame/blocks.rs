@@ -2,7 +2,7 @@
 //! their places are kept, in a few bytes per block. That matters because a sampler that records five times per second
 //! seals ten thousand blocks a week.
 
-use super::{Block, Bytes, Place};
+use super::{Block, ChunkBytes, BlockPlace};
 use crate::archive::{Page, Segment};
 use crate::cache::{BlockCache, BlockId};
 use crate::codec::{CorruptData, MOST_PAGES, MOST_ROWS, ByteReader, put_i64, put_u64};
@@ -20,12 +20,12 @@ const MOST: usize = if cfg!(test) { 16 } else { 64 };
 #[derive(Debug, Clone)]
 pub(crate) enum Blocks {
     One(Arc<Block>),
-    Packed(Arc<Packed>),
+    Packed(Arc<PackedBlocks>),
 }
 
 /// The places of some blocks, with their common properties.
 #[derive(Debug)]
-pub(crate) struct Packed {
+pub(crate) struct PackedBlocks {
     /// The id of the first block. The ids of the others follow it.
     first_id: BlockId,
     start_row: u64,
@@ -41,7 +41,7 @@ pub(crate) struct Packed {
 
 /// A reference to a block, or a block that was unpacked for this access.
 #[derive(Debug)]
-pub(crate) enum Seen<'a> {
+pub(crate) enum BlockRef<'a> {
     One(&'a Block),
     Unpacked(Block),
 }
@@ -73,7 +73,7 @@ pub(super) fn pack(blocks: Vec<Blocks>, layout: Layout, spread: u64, cache: &Blo
         {
             let (joining, rest) = run.split_at(MOST.saturating_sub(pages.len()).min(run.len()));
             let pages = pages.into_iter().chain(joining.iter().map(|(page, _)| page.clone())).collect();
-            let joined = Packed::of(pages, last.start_row, last.first_id);
+            let joined = PackedBlocks::of(pages, last.start_row, last.first_id);
             all.pop();
             all.extend(joined);
             run = rest;
@@ -81,18 +81,18 @@ pub(super) fn pack(blocks: Vec<Blocks>, layout: Layout, spread: u64, cache: &Blo
         for run in run.chunks(MOST) {
             let start_row = run.first().map_or(0, |(_, start_row)| *start_row);
             let pages = run.iter().map(|(page, _)| page.clone()).collect();
-            all.extend(Packed::of(pages, start_row, cache.new_ids(MOST as u64)));
+            all.extend(PackedBlocks::of(pages, start_row, cache.new_ids(MOST as u64)));
         }
     }
     all.extend_from_slice(left);
     all.into()
 }
 
-impl Packed {
+impl PackedBlocks {
     /// Packs pages; `None` if there are none or if they are not in a file.
     fn of(pages: Vec<Page>, start_row: u64, first_id: BlockId) -> Option<Blocks> {
         let (first, last) = (pages.first()?, pages.last()?);
-        let Bytes::Stored { file, .. } = &first.place.bytes else { return None };
+        let ChunkBytes::Stored { file, .. } = &first.place.bytes else { return None };
         let mut listed = Vec::with_capacity(pages.len() * 8);
         put(&mut listed, &pages);
         Some(Blocks::Packed(Arc::new(Self {
@@ -152,7 +152,7 @@ impl Packed {
 fn put(out: &mut Vec<u8>, pages: &[Page]) {
     let (mut before, mut before_ms, mut shape) = (0i64, 0i64, None);
     for page in pages {
-        let Bytes::Stored { offset, length, .. } = page.place.bytes else { continue };
+        let ChunkBytes::Stored { offset, length, .. } = page.place.bytes else { continue };
         put_i64(out, (offset as i64).wrapping_sub(before));
         put_u64(out, u64::from(length));
         put_u64(out, u64::from(page.place.page));
@@ -197,18 +197,18 @@ impl Blocks {
         }
     }
 
-    pub(crate) fn each(&self) -> impl Iterator<Item = Seen<'_>> {
+    pub(crate) fn each(&self) -> impl Iterator<Item = BlockRef<'_>> {
         let (one, packed) = match self {
-            Self::One(block) => (Some(Seen::One(block)), Vec::new()),
+            Self::One(block) => (Some(BlockRef::One(block)), Vec::new()),
             Self::Packed(packed) => (None, packed.unpacked()),
         };
-        one.into_iter().chain(packed.into_iter().map(Seen::Unpacked))
+        one.into_iter().chain(packed.into_iter().map(BlockRef::Unpacked))
     }
 
-    pub(crate) fn last(&self) -> Option<Seen<'_>> {
+    pub(crate) fn last(&self) -> Option<BlockRef<'_>> {
         match self {
-            Self::One(block) => Some(Seen::One(block)),
-            Self::Packed(packed) => packed.unpacked().pop().map(Seen::Unpacked),
+            Self::One(block) => Some(BlockRef::One(block)),
+            Self::Packed(packed) => packed.unpacked().pop().map(BlockRef::Unpacked),
         }
     }
 
@@ -267,7 +267,7 @@ impl Blocks {
     pub(crate) fn memory(&self) -> (u64, u64) {
         match self {
             Self::One(block) => block.memory(),
-            Self::Packed(packed) => ((size_of::<Packed>() + packed.pages.len()) as u64, 0),
+            Self::Packed(packed) => ((size_of::<PackedBlocks>() + packed.pages.len()) as u64, 0),
         }
     }
 
@@ -287,7 +287,7 @@ impl Blocks {
                 let blocks = packed.unpacked();
                 let part = |part: &[Block]| {
                     let pages = part.iter().map(Block::page).collect();
-                    Packed::of(pages, part.first()?.start_row, cache.new_ids(MOST as u64))
+                    PackedBlocks::of(pages, part.first()?.start_row, cache.new_ids(MOST as u64))
                 };
                 blocks.split(|block| block.id == id).filter_map(part).collect()
             }
@@ -296,7 +296,7 @@ impl Blocks {
     }
 
     /// Returns the same blocks at their new places.
-    pub(super) fn moved(&self, place_of: impl Fn(&Place) -> Option<Place>, cache: &BlockCache) -> Vec<Self> {
+    pub(super) fn moved(&self, place_of: impl Fn(&BlockPlace) -> Option<BlockPlace>, cache: &BlockCache) -> Vec<Self> {
         let packed = match self {
             Self::One(block) => {
                 let moved = place_of(&block.place).map(|place| Self::One(Arc::new(block.moved(place))));
@@ -313,7 +313,7 @@ impl Blocks {
             // As a rule all blocks move to one file. Then they keep their ids.
             let is_all = part.len() == packed.blocks as usize;
             let first_id = if is_all { packed.first_id } else { cache.new_ids(MOST as u64) };
-            let moved = Packed::of(part.to_vec(), start_row, first_id)?;
+            let moved = PackedBlocks::of(part.to_vec(), start_row, first_id)?;
             start_row = moved.end_row();
             Some(moved)
         };
@@ -321,7 +321,7 @@ impl Blocks {
     }
 }
 
-impl Deref for Seen<'_> {
+impl Deref for BlockRef<'_> {
     type Target = Block;
 
     fn deref(&self) -> &Block {

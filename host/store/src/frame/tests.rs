@@ -5,7 +5,7 @@ use crate::{InstanceId, Limits, Store, StoredField};
 
 fn frame(field: StoredField, capacity: u64) -> Frame {
     let cache = BlockCache::new(1 << 20);
-    let shared = Shared { samples: capacity, cache, ..Shared::new(&Limits::default(), false) };
+    let shared = StoreResources { samples: capacity, cache, ..StoreResources::new(&Limits::default(), false) };
     let (instance, schema) = (InstanceId::new("i").unwrap(), Schema::new("s", vec![field]));
     let owner = schema.sampler().clone();
     Frame::new(FrameKey { instance, schema, interval_ms: 1000, born: 0, owner }, Arc::new(shared))
@@ -48,7 +48,7 @@ fn what_gets_no_row_for_minutes_is_compressed_before_its_block_is_over_and_a_lat
 fn a_row_that_fits_no_column_makes_all_of_them_wide_and_keeps_the_rows_before_it() {
     let fields: Vec<_> =
         (0..200).map(|nth| StoredField { precision: 1.0, ..StoredField::gauge(format!("f{nth}")) }).collect();
-    let shared = Shared::new(&Limits::default(), false);
+    let shared = StoreResources::new(&Limits::default(), false);
     let (instance, schema) = (InstanceId::new("i").unwrap(), Schema::new("s", fields));
     let owner = schema.sampler().clone();
     let frame = Frame::new(FrameKey { instance, schema, interval_ms: 1000, born: 0, owner }, Arc::new(shared));

@@ -4,7 +4,7 @@
 mod tests;
 
 use crate::archive::{self, Disk as _, Folder, Restored, Role, Snapshot, Values};
-use crate::frame::{Blocks, Frame, Row, Seen, Shared, View};
+use crate::frame::{Blocks, Frame, FrameRow, BlockRef, StoreResources, FrameView};
 use crate::rows::Rows;
 use crate::{ClockJump, InstanceId, Kind, Limits, Schema, Usage, jumps};
 use std::collections::{BTreeMap, HashSet};
@@ -193,7 +193,7 @@ fn snapshot(folder: Folder) -> io::Result<Snapshot> {
 
 fn restore(disk: Snapshot) -> io::Result<(Vec<Arc<Frame>>, Values, Restored)> {
     let limits = Limits { samples: usize::MAX, block_cache: 1 << 20, ..Limits::default() };
-    let (_, frames, values, restored) = archive::restore(Arc::new(disk), &Arc::new(Shared::new(&limits, true)))?;
+    let (_, frames, values, restored) = archive::restore(Arc::new(disk), &Arc::new(StoreResources::new(&limits, true)))?;
     Ok((frames, values, restored))
 }
 
@@ -234,10 +234,10 @@ impl Exported {
     }
 
     /// Passes the rows to `each`, ascending in time. Returns how many blocks could not be read and are missing.
-    pub fn rows<E>(&self, mut each: impl FnMut(&Row) -> Result<(), E>) -> Result<u64, E> {
+    pub fn rows<E>(&self, mut each: impl FnMut(&FrameRow) -> Result<(), E>) -> Result<u64, E> {
         if self.frame.generation() > 0 {
             let mut rows = Vec::new();
-            let Ok(unreadable) = self.rows_as_written(&mut |row: &Row| {
+            let Ok(unreadable) = self.rows_as_written(&mut |row: &FrameRow| {
                 rows.push(row.clone());
                 Ok::<_, Infallible>(())
             });
@@ -248,7 +248,7 @@ impl Exported {
         self.rows_as_written(&mut each)
     }
 
-    fn rows_as_written<E>(&self, each: &mut impl FnMut(&Row) -> Result<(), E>) -> Result<u64, E> {
+    fn rows_as_written<E>(&self, each: &mut impl FnMut(&FrameRow) -> Result<(), E>) -> Result<u64, E> {
         let view = self.frame.view();
         let mut unreadable = 0;
         for block in self.blocks(&view) {
@@ -263,14 +263,14 @@ impl Exported {
         Ok(unreadable)
     }
 
-    fn hand_over<E>(&self, rows: Rows, each: &mut impl FnMut(&Row) -> Result<(), E>) -> Result<(), E> {
+    fn hand_over<E>(&self, rows: Rows, each: &mut impl FnMut(&FrameRow) -> Result<(), E>) -> Result<(), E> {
         let fields = self.schema().fields();
         let is_counter = |field: usize| fields.get(field).is_some_and(|field| field.kind != Kind::Gauge);
         let values = rows.clone().into_values(self.schema());
         let at = |columns: &[Vec<f64>], field: usize, nth: usize| {
             columns.get(field).and_then(|column| column.get(nth)).copied().unwrap_or(f64::NAN)
         };
-        let mut row = Row { at_ms: 0, values: Vec::new(), totals: Vec::new() };
+        let mut row = FrameRow { at_ms: 0, values: Vec::new(), totals: Vec::new() };
         for (nth, &at_ms) in rows.at_ms.iter().enumerate().filter(|(_, at_ms)| self.is_wanted(**at_ms)) {
             row.at_ms = at_ms;
             row.values.clear();
@@ -318,7 +318,7 @@ impl Exported {
         Ok(unreadable)
     }
 
-    fn blocks<'v>(&self, view: &'v View) -> impl Iterator<Item = Seen<'v>> {
+    fn blocks<'v>(&self, view: &'v FrameView) -> impl Iterator<Item = BlockRef<'v>> {
         let over = view.blocks.iter().filter(|blocks| self.overlaps(blocks.first_ms(), blocks.last_ms()));
         over.flat_map(Blocks::each).filter(|block| self.overlaps(block.first_ms, block.last_ms))
     }

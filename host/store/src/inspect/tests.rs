@@ -72,10 +72,10 @@ fn one_of(folder: &Path, kind: &str) -> (String, Vec<u8>) {
     found.unwrap_or_else(|| panic!("a file {kind}"))
 }
 
-fn all_rows(export: &Export) -> Vec<(InstanceId, Row)> {
+fn all_rows(export: &Export) -> Vec<(InstanceId, FrameRow)> {
     let mut all = Vec::new();
     for frame in &export.frames {
-        let mut take = |row: &Row| {
+        let mut take = |row: &FrameRow| {
             all.push((frame.instance().clone(), row.clone()));
             Ok::<_, ()>(())
         };
@@ -244,7 +244,7 @@ fn rows_written_while_the_clock_was_set_back_are_exported_in_the_order_of_their_
     keeper.step(3000);
     let export = export(folder.path(), &Filter::default()).unwrap();
     let (mut rows, mut readings) = (Vec::new(), Vec::new());
-    let mut row = |row: &crate::Row| {
+    let mut row = |row: &crate::FrameRow| {
         rows.push((row.at_ms, row.values[0]));
         Ok::<_, ()>(())
     };

@@ -6,7 +6,7 @@ mod tests;
 mod trust;
 
 use crate::archive::{self, Archive, Disk, FORGOTTEN, Flushed, Folder, Forgotten, Restored, Spared};
-use crate::frame::{Blocks, Frame, Shared};
+use crate::frame::{Blocks, Frame, StoreResources};
 use crate::store::{Changes, Limits, Store};
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, ErrorKind};
@@ -137,14 +137,14 @@ impl Store {
         // The numbers of the frames in the folder are unknown. Those are counted from 0; these begin at the time in
         // microseconds, so that they differ.
         let next_born = u64::try_from(now_ms).unwrap_or(0).saturating_mul(1000);
-        let store = Self::restored(Arc::new(Shared::new(limits, true)), Vec::new(), next_born, BTreeMap::new());
+        let store = Self::restored(Arc::new(StoreResources::new(limits, true)), Vec::new(), next_born, BTreeMap::new());
         let keeper = Keeper { unopened: Some(folder.to_owned()), ..Keeper::new(store.clone(), limits) };
         keeper.failed(error, &[], now_ms);
         (store, keeper)
     }
 
     pub(crate) fn on(disk: Arc<dyn Disk>, limits: &Limits) -> io::Result<(Self, Keeper, Restored)> {
-        let shared = Arc::new(Shared::new(limits, true));
+        let shared = Arc::new(StoreResources::new(limits, true));
         let (archive, frames, values, restored) = archive::restore(disk, &shared)?;
         let store = Self::restored(shared, frames, archive.next_born, values);
         let keeper = Keeper { archive: Some(archive), ..Keeper::new(store.clone(), limits) };
