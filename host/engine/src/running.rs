@@ -17,7 +17,7 @@ use crate::{Engine, Options, memory, shares};
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
 use dropsonde_sandbox::Sandbox;
-use dropsonde_store::{Failing, InstanceId, Keeper, Limits, OpenError, Opened, Pool, Restored, Step, Store};
+use dropsonde_store::{WriteFailure, InstanceId, Keeper, Limits, OpenError, OpenedFolder, Pool, Restored, KeeperStep, Store};
 use humantime::format_duration;
 use std::io;
 use std::path::Path;
@@ -195,7 +195,7 @@ struct Around {
     streams_noted: Instant,
     memory_given_back: Instant,
     /// The reason why the last step could not write history; `None` if it could.
-    failing: Option<Failing>,
+    failing: Option<WriteFailure>,
     greedy: shares::GreedyLog,
     _pulse: TaskGuard,
 }
@@ -217,9 +217,9 @@ impl FlushHooks for Around {
         self.engine.clock.now_ms()
     }
 
-    fn stepped(&mut self, _: Step, took: Duration) {
+    fn stepped(&mut self, _: KeeperStep, took: Duration) {
         self.engine.metrics.core.took("history", "flush", took);
-        if let Some(Opened { notes, restored }) = self.engine.store.take_opened() {
+        if let Some(OpenedFolder { notes, restored }) = self.engine.store.take_opened() {
             self.engine.adopt(notes);
             self.engine.opened.notify_one();
             self.engine.plugins.begin_anew();

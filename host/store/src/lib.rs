@@ -125,10 +125,10 @@ pub use archive::{Flushed, Restored, TooLarge};
 pub use dropsonde_model::{Aggregation, InstanceId, InvalidInstanceId, Kind};
 pub use frame::{Frame, FrameRow};
 pub use jumps::ClockJump;
-pub use keeper::{ArchiveStatus, Failing, Keeper, OpenError, Step};
-pub use pool::{Account, Full, Pool};
-pub use query::{Align, Column, Points, Query, Sample};
+pub use keeper::{ArchiveStatus, WriteFailure, Keeper, OpenError, KeeperStep};
+pub use pool::{Account, ShareUsedUp, Pool};
+pub use query::{Align, FieldPoints, Points, Query, Sample};
 pub use schema::{Schema, StoredField};
-pub use store::{Limits, Opened, Store, Usage};
+pub use store::{Limits, OpenedFolder, Store, Usage};
 
 pub(crate) use ladder::Layout;

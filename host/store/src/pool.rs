@@ -33,7 +33,7 @@ pub struct Account {
 /// The error of an owner whose share is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("share used up: {used} in use, at most {most} allowed")]
-pub struct Full {
+pub struct ShareUsedUp {
     /// The amount that the owner has.
     pub used: u64,
     /// The amount that the owner may have now.
@@ -64,14 +64,14 @@ impl Pool {
     }
 
     /// Takes an amount for an owner: all of it or nothing.
-    pub fn take(&self, owner: &Arc<str>, amount: u64) -> Result<(), Full> {
+    pub fn take(&self, owner: &Arc<str>, amount: u64) -> Result<(), ShareUsedUp> {
         let mut accounts = self.lock();
         let used = accounts.get(owner).map_or(0, |account| account.used);
         let most = self.most_now(&accounts, owner);
         let account = accounts.entry(owner.clone()).or_default();
         if used.saturating_add(amount) > most {
             account.refuse(1);
-            return Err(Full { used, most });
+            return Err(ShareUsedUp { used, most });
         }
         account.used += amount;
         Ok(())
@@ -177,9 +177,9 @@ mod tests {
     fn one_owner_has_what_is_common_at_most_and_is_told_so() {
         let (pool, greedy) = (Pool::halved(160), owner("greedy"));
         pool.take(&greedy, 70).unwrap();
-        assert_eq!(pool.take(&greedy, 11), Err(Full { used: 70, most: 80 }));
+        assert_eq!(pool.take(&greedy, 11), Err(ShareUsedUp { used: 70, most: 80 }));
         pool.take(&greedy, 10).unwrap();
-        assert_eq!(pool.take(&greedy, 1), Err(Full { used: 80, most: 80 }));
+        assert_eq!(pool.take(&greedy, 1), Err(ShareUsedUp { used: 80, most: 80 }));
         assert_eq!((pool.account("greedy").used, pool.account("greedy").refused), (80, 2));
         pool.give_back("greedy", 20);
         assert_eq!(pool.take(&greedy, 20), Ok(()));
@@ -203,7 +203,7 @@ mod tests {
         let (pool, restored) = (Pool::halved(160), owner("restored"));
         pool.take_anyway(&restored, 100);
         assert_eq!(pool.excess("restored"), 20);
-        assert_eq!(pool.take(&restored, 1), Err(Full { used: 100, most: 80 }));
+        assert_eq!(pool.take(&restored, 1), Err(ShareUsedUp { used: 100, most: 80 }));
         pool.give_back("restored", 21);
         assert_eq!((pool.excess("restored"), pool.take(&restored, 1)), (0, Ok(())));
     }

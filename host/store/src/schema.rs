@@ -8,10 +8,10 @@ use std::sync::Arc;
 /// Rows have one column per field. If a field is a counter, one more column follows: the delay between a row's time and
 /// its reading. With it rates are exact, whatever the wall clock does. Files of the first version have no delays.
 #[derive(Debug, Clone)]
-pub struct Schema(Arc<Inner>);
+pub struct Schema(Arc<SchemaInner>);
 
 #[derive(Debug, PartialEq)]
-struct Inner {
+struct SchemaInner {
     sampler: Arc<str>,
     fields: Vec<StoredField>,
     has_delay: bool,
@@ -69,7 +69,7 @@ impl Schema {
         }
         let precisions = fields.iter().map(|field| field.precision).chain(has_delay.then_some(Self::DELAY_PRECISION));
         let quanta = precisions.map(Quantum::of).collect();
-        Self(Arc::new(Inner { sampler, fields, has_delay, quanta }))
+        Self(Arc::new(SchemaInner { sampler, fields, has_delay, quanta }))
     }
 
     pub fn sampler(&self) -> &Arc<str> {

@@ -1,14 +1,14 @@
 mod notes;
 
-pub(crate) use notes::Changes;
-pub use notes::Opened;
-use notes::ToKeep;
+pub(crate) use notes::NoteChanges;
+pub use notes::OpenedFolder;
+use notes::StoredNotes;
 
-use crate::archive::{FrameKey, Values};
+use crate::archive::{FrameKey, NoteValues};
 use crate::frame::{AHEAD_MS, StoreResources};
 use crate::keeper::ArchiveStatus;
 use crate::merged::{column, fill, without_empty};
-use crate::{Column, Frame, Full, InstanceId, Points, Pool, Query, Sample, Schema, StoredField};
+use crate::{FieldPoints, Frame, ShareUsedUp, InstanceId, Points, Pool, Query, Sample, Schema, StoredField};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -19,17 +19,17 @@ const STALE_INTERVALS: i64 = 3;
 /// History by instance. Reads and writes of different instances never wait for each other. Clones are cheap and share
 /// one store.
 #[derive(Debug, Clone)]
-pub struct Store(Arc<Inner>);
+pub struct Store(Arc<StoreInner>);
 
 #[derive(Debug)]
-struct Inner {
+struct StoreInner {
     shared: Arc<StoreResources>,
     instances: RwLock<HashMap<InstanceId, Arc<RwLock<Frames>>>>,
     /// Number of the next frame. Numbers tell a frame from removed frames with the same key.
     next_born: AtomicU64,
     /// Increases whenever frames are added or removed.
     revision: AtomicU64,
-    kept: Mutex<ToKeep>,
+    kept: Mutex<StoredNotes>,
     status: Mutex<ArchiveStatus>,
     /// The usage at the keeper's last check.
     usage: Mutex<Usage>,
@@ -86,10 +86,10 @@ impl Default for Limits {
 impl Store {
     /// Creates a store that keeps history in memory alone.
     pub fn in_memory(limits: &Limits) -> Self {
-        Self::with(Arc::new(StoreResources::new(limits, false)), Vec::new(), 0, Values::new())
+        Self::with(Arc::new(StoreResources::new(limits, false)), Vec::new(), 0, NoteValues::new())
     }
 
-    fn with(shared: Arc<StoreResources>, frames: Vec<Arc<Frame>>, next_born: u64, values: Values) -> Self {
+    fn with(shared: Arc<StoreResources>, frames: Vec<Arc<Frame>>, next_born: u64, values: NoteValues) -> Self {
         let status = ArchiveStatus { on: shared.archived, ..ArchiveStatus::default() };
         let mut instances: HashMap<InstanceId, Frames> = HashMap::new();
         for frame in frames {
@@ -100,12 +100,12 @@ impl Store {
             Arc::new(RwLock::new(frames))
         };
         let instances = instances.into_iter().map(|(instance, frames)| (instance, sorted(frames))).collect();
-        Self(Arc::new(Inner {
+        Self(Arc::new(StoreInner {
             shared,
             instances: RwLock::new(instances),
             next_born: AtomicU64::new(next_born),
             revision: AtomicU64::new(0),
-            kept: Mutex::new(ToKeep { values, ..ToKeep::default() }),
+            kept: Mutex::new(StoredNotes { values, ..StoredNotes::default() }),
             status: Mutex::new(status),
             usage: Mutex::default(),
             trusted_ms: AtomicI64::new(i64::MIN),
@@ -146,7 +146,7 @@ impl Store {
         instance: &InstanceId,
         schema: &Schema,
         interval_ms: i64,
-    ) -> Result<Arc<Frame>, Full> {
+    ) -> Result<Arc<Frame>, ShareUsedUp> {
         let same = |frame: &Arc<Frame>| frame.schema() == schema && frame.interval_ms() == interval_ms;
         if let Some(frame) = self.frames(instance).into_iter().find(same) {
             return Ok(frame);
@@ -238,7 +238,7 @@ impl Store {
                 all
             }
         };
-        let mut columns: Vec<Column> = Vec::new();
+        let mut columns: Vec<FieldPoints> = Vec::new();
         for (frame, buckets) in &buckets {
             for (nth, &index) in buckets.fields.iter().enumerate() {
                 let cells = buckets.cells.iter().skip(nth).step_by(buckets.fields.len());
@@ -249,7 +249,7 @@ impl Store {
                     None => {
                         let empty = || vec![f64::NAN; at_ms.len()];
                         let name = own.name.clone();
-                        let mut column = Column { name, values: empty(), min: empty(), max: empty() };
+                        let mut column = FieldPoints { name, values: empty(), min: empty(), max: empty() };
                         fill(&mut column, &at_ms, &buckets.at_ms, &own);
                         columns.push(column);
                     }
@@ -378,7 +378,7 @@ impl Store {
 
 /// Functions for the keeper.
 impl Store {
-    pub(crate) fn restored(shared: Arc<StoreResources>, frames: Vec<Arc<Frame>>, next_born: u64, values: Values) -> Self {
+    pub(crate) fn restored(shared: Arc<StoreResources>, frames: Vec<Arc<Frame>>, next_born: u64, values: NoteValues) -> Self {
         Self::with(shared, frames, next_born, values)
     }
 

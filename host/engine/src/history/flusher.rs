@@ -1,4 +1,4 @@
-use dropsonde_store::{Keeper, Step};
+use dropsonde_store::{Keeper, KeeperStep};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, OnceLock};
@@ -42,7 +42,7 @@ pub trait FlushHooks: Send + 'static {
     fn now_ms(&mut self) -> i64;
 
     /// Called after every step, with its result and its duration.
-    fn stepped(&mut self, _: Step, _: Duration) {}
+    fn stepped(&mut self, _: KeeperStep, _: Duration) {}
 }
 
 impl Flusher {
@@ -127,7 +127,7 @@ mod tests {
             0
         }
 
-        fn stepped(&mut self, _: Step, _: Duration) {
+        fn stepped(&mut self, _: KeeperStep, _: Duration) {
             let _ = self.0.send(());
         }
     }

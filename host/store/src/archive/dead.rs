@@ -3,7 +3,7 @@
 //! Frames are numbered in the order they began, and removed frames are mostly neighbours. There is one note per run of
 //! removed frames, so there are never many more notes than frames that stay.
 
-use super::notes::Values;
+use super::notes::NoteValues;
 use crate::codec::{ByteReader, put_u64};
 use std::collections::BTreeMap;
 
@@ -38,7 +38,7 @@ impl Run {
 }
 
 impl Dead {
-    pub(crate) fn of(values: &Values) -> Self {
+    pub(crate) fn of(values: &NoteValues) -> Self {
         let notes = values.range(NOTES.to_owned()..).map_while(|(key, value)| Some((key.strip_prefix(NOTES)?, value)));
         let runs = notes.filter_map(|(start, value)| Some((start.parse::<u64>().ok()?, Run::read(value)?.end)));
         let mut all = BTreeMap::new();
@@ -65,7 +65,7 @@ impl Dead {
 }
 
 /// Notes that frames were removed. Returns the keys of the notes that changed.
-pub(crate) fn note(values: &mut Values, mut removed: Vec<u64>, last_file: u64) -> Vec<String> {
+pub(crate) fn note(values: &mut NoteValues, mut removed: Vec<u64>, last_file: u64) -> Vec<String> {
     removed.sort_unstable();
     let mut changed = Vec::new();
     for run in removed.chunk_by(|a, b| a.saturating_add(1) == *b || a == b) {
@@ -97,7 +97,7 @@ pub(crate) fn note(values: &mut Values, mut removed: Vec<u64>, last_file: u64) -
 }
 
 /// Returns the keys of notes about frames that no file can hold any more: all files have numbers from `oldest_file` on.
-pub(crate) fn over(values: &Values, oldest_file: u64) -> Vec<String> {
+pub(crate) fn over(values: &NoteValues, oldest_file: u64) -> Vec<String> {
     let notes = values.range(NOTES.to_owned()..).take_while(|(key, _)| key.starts_with(NOTES));
     let over = notes.filter(|(_, value)| Run::read(value).is_none_or(|run| run.last_file < oldest_file));
     over.map(|(key, _)| key.clone()).collect()
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn neighbours_are_one_note_and_what_they_close_is_one_too() {
-        let mut values = Values::from([("clock/trust".to_owned(), vec![1]), ("tracked/x".to_owned(), vec![2])]);
+        let mut values = NoteValues::from([("clock/trust".to_owned(), vec![1]), ("tracked/x".to_owned(), vec![2])]);
         assert_eq!(note(&mut values, vec![5, 3], 7), [key(3), key(5)]);
         assert_eq!(note(&mut values, vec![4], 8), [key(3), key(5)]);
         assert_eq!(values.len(), 3);
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn a_note_that_a_crash_left_inside_another_hides_nothing() {
         let run = |end| Run { end, last_file: 1 }.write();
-        let dead = Dead::of(&Values::from([(key(0), run(3)), (key(1), run(2)), (key(3), run(5))]));
+        let dead = Dead::of(&NoteValues::from([(key(0), run(3)), (key(1), run(2)), (key(3), run(5))]));
         assert_eq!((0..6).map(|born| dead.has(born)).collect::<Vec<_>>(), [true, true, true, true, true, false]);
     }
 
@@ -138,7 +138,7 @@ mod tests {
         fn who_was_removed_is_known_by_no_more_notes_than_there_are_runs(
             batches in prop::collection::vec(prop::collection::vec(0_u64..300, 0..40), 0..20),
         ) {
-            let (mut values, mut expected) = (Values::new(), BTreeSet::new());
+            let (mut values, mut expected) = (NoteValues::new(), BTreeSet::new());
             for batch in batches {
                 expected.extend(batch.iter().copied());
                 note(&mut values, batch, 1);

@@ -7,7 +7,7 @@ use super::record::{self, FileHead, FileKind, Item, Kind, Records};
 use super::rows::{self, Entry, Reading, Row};
 use crate::Schema;
 use crate::codec::{CorruptData, ByteReader, put_i64};
-use crate::rows::Rows;
+use crate::rows::RawRows;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -66,7 +66,7 @@ impl Log {
         self.size + (self.pending.len() + self.part.len()) as u64
     }
 
-    pub(crate) fn add(&mut self, id: u32, key: &FrameKey, rows: &Rows, begins: bool) -> io::Result<()> {
+    pub(crate) fn add(&mut self, id: u32, key: &FrameKey, rows: &RawRows, begins: bool) -> io::Result<()> {
         self.explained.explain(&mut self.pending, id, key)?;
         self.rows += rows.len() as u64;
         if self.part.is_empty() {

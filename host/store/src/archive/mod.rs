@@ -31,7 +31,7 @@ pub(crate) use disk::{Disk, Folder, Snapshot};
 #[cfg(any(test, fuzzing))]
 pub(crate) use disk::{Growing, Readable};
 pub(crate) use names::FrameKey;
-pub(crate) use notes::{ShowAll, Values, fits};
+pub(crate) use notes::{ShowAll, NoteValues, fits};
 pub use record::TooLarge;
 #[cfg(any(test, fuzzing))]
 pub(crate) use record::with_checksums;

@@ -29,10 +29,10 @@ struct File {
     live: u64,
 }
 
-pub(crate) type Values = BTreeMap<String, Vec<u8>>;
+pub(crate) type NoteValues = BTreeMap<String, Vec<u8>>;
 
 /// Shows all values, without a copy.
-pub(crate) type ShowAll<'a> = &'a dyn Fn(&mut dyn FnMut(&Values));
+pub(crate) type ShowAll<'a> = &'a dyn Fn(&mut dyn FnMut(&NoteValues));
 
 pub(crate) fn name(number: u64) -> String {
     format!("notes-{number:010}")
@@ -44,11 +44,11 @@ pub(crate) fn parse_name(name: &str) -> Option<u64> {
 
 /// Applies the notes of a file to `values`. Returns the number of corrupt places, and whether a later version wrote the
 /// file.
-pub(crate) fn read(disk: &dyn Disk, name: &str, values: &mut Values) -> io::Result<(u64, bool)> {
+pub(crate) fn read(disk: &dyn Disk, name: &str, values: &mut NoteValues) -> io::Result<(u64, bool)> {
     let bytes = record::read_all(&*disk.open(name)?)?;
     let mut damaged = 0;
     // The notes before the end record replace all values. Without an end record the file was never finished.
-    let mut all = Values::new();
+    let mut all = NoteValues::new();
     let mut ended = false;
     for item in Records::of(&bytes) {
         let read = match item {
@@ -157,7 +157,7 @@ fn put(out: &mut Vec<u8>, key: &str, value: Option<&[u8]>) -> Result<(), TooLarg
     })
 }
 
-pub(crate) fn note(payload: &[u8], values: &mut Values) -> Result<(), CorruptData> {
+pub(crate) fn note(payload: &[u8], values: &mut NoteValues) -> Result<(), CorruptData> {
     let mut reader = ByteReader(payload);
     let key = reader.text()?.to_owned();
     match reader.u8()? {

@@ -38,7 +38,7 @@ enum Loaded {
 pub(crate) fn restore(
     disk: Arc<dyn Disk>,
     shared: &Arc<StoreResources>,
-) -> io::Result<(Archive, Vec<Arc<Frame>>, notes::Values, Restored)> {
+) -> io::Result<(Archive, Vec<Arc<Frame>>, notes::NoteValues, Restored)> {
     let mut restored = Restored::default();
     let mut names = disk.list()?;
     names.sort_unstable();
@@ -52,7 +52,7 @@ pub(crate) fn restore(
     let segment_files = numbered(&|name| segment::parse_name(name).map(|(_, number, _)| number));
     let last = [&notes_files, &logs, &segment_files].into_iter().filter_map(|files| files.keys().next_back()).max();
 
-    let mut values = notes::Values::new();
+    let mut values = notes::NoteValues::new();
     for name in notes_files.values() {
         match notes::read(&*disk, name, &mut values) {
             Ok((damaged, newer)) => restored.count(name, damaged, newer),

@@ -7,7 +7,7 @@ use crate::codec::{
 };
 use crate::quantum::Quantum;
 use crate::rates::CounterTotal;
-use crate::rows::Rows;
+use crate::rows::RawRows;
 
 const GAP: u64 = 0;
 const DOUBLE: u64 = 1;
@@ -46,7 +46,7 @@ pub(crate) struct Row {
 
 /// Appends rows to a record with the time `record_ms`; does nothing if there are none. `begins` tells that a block
 /// begins with the first row.
-pub(crate) fn put(out: &mut Vec<u8>, record_ms: i64, schema: &Schema, id: u32, rows: &Rows, begins: bool) {
+pub(crate) fn put(out: &mut Vec<u8>, record_ms: i64, schema: &Schema, id: u32, rows: &RawRows, begins: bool) {
     let Some(&first_ms) = rows.at_ms.first() else { return };
     put_u64(out, u64::from(id));
     put_u64(out, rows.len() as u64);
@@ -55,7 +55,7 @@ pub(crate) fn put(out: &mut Vec<u8>, record_ms: i64, schema: &Schema, id: u32, r
     put_bytes(out, &bytes);
 }
 
-fn put_rows(out: &mut Vec<u8>, ahead_ms: i64, schema: &Schema, rows: &Rows, begins: bool) {
+fn put_rows(out: &mut Vec<u8>, ahead_ms: i64, schema: &Schema, rows: &RawRows, begins: bool) {
     put_u64(out, u64::from(rows.generation) << 1 | u64::from(begins));
     put_i64(out, ahead_ms);
     if begins {
@@ -179,7 +179,7 @@ mod tests {
             begins: bool,
             generation: u32,
         ) {
-            let mut rows = Rows { generation, columns: vec![vec![]; 3], ..Rows::default() };
+            let mut rows = RawRows { generation, columns: vec![vec![]; 3], ..RawRows::default() };
             rows.before = vec![None, Some(CounterTotal { read_ms: -5.3, total: 7.25 })];
             let mut at = 0;
             for (gap, a, b) in readings {

@@ -3,7 +3,7 @@
 use super::disk::Disk;
 use super::log;
 use super::names::{FrameKey, Names};
-use super::notes::{self, Values};
+use super::notes::{self, NoteValues};
 use super::record::{self, FileHead, FileKind, HEAD, Item, Kind, Records};
 use super::rows::Row;
 use super::segment::{self, Page, Segment};
@@ -54,7 +54,7 @@ pub(crate) fn verify(disk: &dyn Disk, progress: &mut dyn FnMut(u64, u64)) -> io:
     let files: Vec<_> = names.iter().filter_map(|name| Some((name, Role::of(name)?, size(name)))).collect();
     let all = files.iter().map(|(.., size)| size).sum();
     let mut verified = Verified::default();
-    let mut notes = Values::new();
+    let mut notes = NoteValues::new();
     let mut done = 0;
     for (name, role, size) in files {
         let mut file = Verifying { name, role, verified: &mut verified, seen: Seen::default() };
@@ -86,7 +86,7 @@ struct Verifying<'a> {
 #[derive(Default)]
 struct Seen {
     names: Names,
-    notes: Values,
+    notes: NoteValues,
     /// Chunks by offset, to compare with the index. Only of settled files.
     chunks: BTreeMap<u64, Indexed>,
     /// Offsets of damage that is reported.
@@ -290,7 +290,7 @@ mod tests {
     use crate::archive::disk::Folder;
     use crate::archive::segment::Writer;
     use crate::codec::{self, Effort, put_u64};
-    use crate::rows::Rows;
+    use crate::rows::RawRows;
 
     fn verified(disk: &dyn Disk) -> Verified {
         verify(disk, &mut |_, _| {}).unwrap()
@@ -305,7 +305,7 @@ mod tests {
         let key = FrameKey { instance, schema: schema.clone(), interval_ms: 1000, born: 0, owner };
         let at_ms: Vec<i64> = (0..100).map(|nth| nth * 1000).collect();
         let rows =
-            Rows { columns: vec![(0..100).map(|nth| f64::from(nth * 7 % 31)).collect()], at_ms, ..Rows::default() };
+            RawRows { columns: vec![(0..100).map(|nth| f64::from(nth * 7 % 31)).collect()], at_ms, ..RawRows::default() };
         let mut cells = rows.clone().into_values(&schema).parts(&schema, Layout::of(1000)).whole(&schema);
         falsify(&mut cells[0]);
         let name = segment::name(0, 1, true);

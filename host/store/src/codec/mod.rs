@@ -18,7 +18,7 @@ pub(crate) use bytes::{CorruptData, ByteReader, put_bytes, put_f64, put_i64, put
 
 use crate::cell::Cell;
 use crate::rates::CounterTotal;
-use crate::rows::Rows;
+use crate::rows::RawRows;
 use crate::{Kind, Schema};
 use column::PackedColumn;
 
@@ -45,7 +45,7 @@ pub(crate) struct PageHead {
     pub(crate) first_ms: i64,
     pub(crate) last_ms: i64,
     pub(crate) rows: usize,
-    /// The generation of the rows: see [`Rows::generation`].
+    /// The generation of the rows: see [`RawRows::generation`].
     pub(crate) generation: u32,
     /// The cells, one per field.
     pub(crate) cells: Box<[Cell]>,
@@ -68,7 +68,7 @@ pub(crate) struct Chunk<'a> {
 }
 
 /// Packs pages of one frame, ascending in time. `cells` has the cells of each page.
-pub(crate) fn encode(schema: &Schema, pages: &[&Rows], cells: &[&[Cell]], effort: Effort) -> Vec<u8> {
+pub(crate) fn encode(schema: &Schema, pages: &[&RawRows], cells: &[&[Cell]], effort: Effort) -> Vec<u8> {
     let mut out = Vec::with_capacity(pages.iter().map(|page| 64 + page.len() * schema.columns()).sum());
     put_u64(&mut out, schema.columns() as u64);
     put_u64(&mut out, pages.len() as u64);
@@ -116,10 +116,10 @@ impl<'a> Chunk<'a> {
     }
 
     /// Unpacks a page.
-    pub(crate) fn rows(&self, page: usize) -> Result<Rows, CorruptData> {
+    pub(crate) fn rows(&self, page: usize) -> Result<RawRows, CorruptData> {
         let head = self.pages.get(page).ok_or(CorruptData)?;
         let columns = self.columns.iter().map(|column| column.page(page, head.rows)).collect::<Result<_, _>>()?;
-        Ok(Rows { at_ms: head.at_ms(), columns, before: head.before.clone(), generation: head.generation })
+        Ok(RawRows { at_ms: head.at_ms(), columns, before: head.before.clone(), generation: head.generation })
     }
 
     /// Unpacks one column of a page: its times and readings.

@@ -3,13 +3,13 @@ use crate::fuzzing;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
-fn rows() -> impl Strategy<Value = Rows> {
+fn rows() -> impl Strategy<Value = RawRows> {
     let value = prop_oneof![10 => -1e5..1e5f64, 3 => Just(7.0), 2 => Just(f64::NAN), 1 => any::<f64>()];
     let row = (prop_oneof![4 => Just(1000i64), 1 => 1i64..100_000], prop::array::uniform4(value));
     (prop::collection::vec(row, 1..80), any::<u32>(), 0i64..1 << 40).prop_map(|(rows, generation, start)| {
         let schema = fuzzing::schema();
         let mut at = start;
-        let mut made = Rows { generation, columns: vec![vec![]; 4], ..Rows::default() };
+        let mut made = RawRows { generation, columns: vec![vec![]; 4], ..RawRows::default() };
         made.before = vec![None, Some(CounterTotal { read_ms: start as f64 - 5.0, total: 1.5 }), None];
         for (gap, values) in rows {
             at += gap;
@@ -23,11 +23,11 @@ fn rows() -> impl Strategy<Value = Rows> {
 }
 
 /// Consecutive pages.
-fn pages() -> impl Strategy<Value = Vec<Rows>> {
+fn pages() -> impl Strategy<Value = Vec<RawRows>> {
     prop::collection::vec(rows(), 1..5)
 }
 
-fn packed(pages: &[Rows], effort: Effort) -> Vec<u8> {
+fn packed(pages: &[RawRows], effort: Effort) -> Vec<u8> {
     let schema = fuzzing::schema();
     let layout = crate::Layout::of(1000);
     let cells: Vec<_> =
@@ -36,7 +36,7 @@ fn packed(pages: &[Rows], effort: Effort) -> Vec<u8> {
     encode(&schema, &pages.iter().collect::<Vec<_>>(), &cells, effort)
 }
 
-fn bits(rows: &Rows) -> Vec<Vec<u64>> {
+fn bits(rows: &RawRows) -> Vec<Vec<u64>> {
     rows.columns.iter().map(|column| column.iter().map(|value| value.to_bits()).collect()).collect()
 }
 

@@ -2,7 +2,7 @@ use crate::archive::{Page, Segment};
 use crate::cache::{BlockCache, BlockId};
 use crate::cell::Cells;
 use crate::codec::{Chunk, CorruptData};
-use crate::rows::{Parts, Rows, Values};
+use crate::rows::{PartCells, RawRows, RowValues};
 use crate::{Layout, Schema};
 use std::sync::{Arc, OnceLock};
 
@@ -125,7 +125,7 @@ impl Block {
     }
 
     /// Unpacks the rows.
-    pub(crate) fn unpack(&self, schema: &Schema) -> Result<Rows, UnreadableBlock> {
+    pub(crate) fn unpack(&self, schema: &Schema) -> Result<RawRows, UnreadableBlock> {
         let mut rows = self.with_chunk(schema, |chunk| chunk.rows(self.place.page.into()))?;
         rows.truncate(self.rows);
         Ok(rows)
@@ -139,11 +139,11 @@ impl Block {
         Ok((at_ms, readings))
     }
 
-    pub(crate) fn values(&self, schema: &Schema, cache: &BlockCache) -> Result<Arc<Values>, UnreadableBlock> {
+    pub(crate) fn values(&self, schema: &Schema, cache: &BlockCache) -> Result<Arc<RowValues>, UnreadableBlock> {
         cache.values(self.id, || Ok(self.unpack(schema)?.into_values(schema)))
     }
 
-    pub(crate) fn parts(&self, schema: &Schema, layout: Layout, cache: &BlockCache) -> Result<Arc<Parts>, UnreadableBlock> {
+    pub(crate) fn parts(&self, schema: &Schema, layout: Layout, cache: &BlockCache) -> Result<Arc<PartCells>, UnreadableBlock> {
         // The rows are unpacked only for their parts and are not worth room in the cache.
         cache.parts(self.id, || Ok(self.unpack(schema)?.into_values(schema).parts(schema, layout)))
     }

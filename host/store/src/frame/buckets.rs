@@ -5,7 +5,7 @@ use super::generations::{self, GenerationRows};
 use super::{Frame, FrameView};
 use crate::cell::Cell;
 use crate::query::Align;
-use crate::rows::{Parts, Values};
+use crate::rows::{PartCells, RowValues};
 use crate::{Query, Schema};
 use std::ops::Range;
 
@@ -113,7 +113,7 @@ impl Buckets {
     /// same time only the one written last is added.
     fn merged(&mut self, runs: &[&GenerationRows], asked: FrameQuery) {
         let wanted = |field| self.fields.contains(&field);
-        let pieces: Vec<Values> = runs.iter().flat_map(|run| values(run, asked, wanted)).collect();
+        let pieces: Vec<RowValues> = runs.iter().flat_map(|run| values(run, asked, wanted)).collect();
         let mut order: Vec<(i64, usize, usize)> = Vec::new();
         for (nth, piece) in pieces.iter().enumerate() {
             order.extend(piece.at_ms.iter().enumerate().map(|(row, &at)| (at, nth, row)));
@@ -132,7 +132,7 @@ impl Buckets {
             true => column(field),
             false => Vec::new(),
         });
-        let values = Values { columns: columns.collect(), at_ms: rows.iter().map(|row| row.0).collect() };
+        let values = RowValues { columns: columns.collect(), at_ms: rows.iter().map(|row| row.0).collect() };
         self.rows(asked, &values, 0, values.at_ms.len());
     }
 
@@ -157,7 +157,7 @@ impl Buckets {
         self.fields = fields;
     }
 
-    fn parts(&mut self, asked: FrameQuery, parts: &Parts) {
+    fn parts(&mut self, asked: FrameQuery, parts: &PartCells) {
         let (fields, part_ms) = (asked.frame.schema().fields().len().max(1), asked.frame.layout().part_ms);
         for (&at, cells) in parts.at_ms.iter().zip(parts.cells.chunks(fields)) {
             // A part that begins before the window has no rows there, else `BlockSpan::granularity` would have chosen rows.
@@ -167,7 +167,7 @@ impl Buckets {
         }
     }
 
-    fn rows(&mut self, asked: FrameQuery, values: &Values, skip: usize, rows: usize) {
+    fn rows(&mut self, asked: FrameQuery, values: &RowValues, skip: usize, rows: usize) {
         let (query, schema): (&Query, &Schema) = (asked.query, asked.frame.schema());
         let at_ms = values.at_ms.get(..rows).unwrap_or(&values.at_ms);
         let mut from = at_ms.partition_point(|&at| at < asked.since_ms).max(skip);
@@ -188,7 +188,7 @@ impl Buckets {
 }
 
 /// Returns the rows of a generation in a window, block by block.
-fn values(run: &GenerationRows, asked: FrameQuery, wanted: impl Fn(usize) -> bool + Copy) -> Vec<Values> {
+fn values(run: &GenerationRows, asked: FrameQuery, wanted: impl Fn(usize) -> bool + Copy) -> Vec<RowValues> {
     let FrameQuery { frame, first_row, since_ms, until_ms, .. } = asked;
     let schema = frame.schema();
     let mut pieces = Vec::new();
@@ -204,7 +204,7 @@ fn values(run: &GenerationRows, asked: FrameQuery, wanted: impl Fn(usize) -> boo
                     false => Vec::new(),
                 };
                 let columns = values.columns.iter().enumerate().map(|(field, all)| some(field, all)).collect();
-                pieces.push(Values { at_ms: at_ms.get(from..to).unwrap_or_default().to_vec(), columns });
+                pieces.push(RowValues { at_ms: at_ms.get(from..to).unwrap_or_default().to_vec(), columns });
             }
             Err(error) => frame.unreadable(&error),
         }

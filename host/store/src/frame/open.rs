@@ -2,7 +2,7 @@ use super::NewRow;
 use crate::cell::Cell;
 use crate::quantum::Quantum;
 use crate::rates::CounterTotal;
-use crate::rows::{Parts, Rows, Values};
+use crate::rows::{PartCells, RawRows, RowValues};
 use crate::{Kind, Layout, Schema, StoredField, ladder};
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -245,14 +245,14 @@ impl OpenBlock {
     }
 
     /// Copies the first `rows` rows.
-    pub(crate) fn read(&self, rows: usize) -> Rows {
+    pub(crate) fn read(&self, rows: usize) -> RawRows {
         let mut read = self.read_range(0..rows, |_| true);
         read.before.clone_from(&self.before);
         read
     }
 
     /// Copies the rows from `row` on. The counters' totals before them are included only if `row` is 0.
-    pub(crate) fn read_from(&self, row: usize) -> Rows {
+    pub(crate) fn read_from(&self, row: usize) -> RawRows {
         let mut read = self.read_range(row..self.len(), |_| true);
         if row == 0 {
             read.before.clone_from(&self.before);
@@ -261,19 +261,19 @@ impl OpenBlock {
     }
 
     /// Returns some rows as queries see them. The columns of fields that are not wanted stay empty.
-    pub(crate) fn values(&self, schema: &Schema, rows: Range<usize>, wanted: impl Fn(usize) -> bool) -> Values {
+    pub(crate) fn values(&self, schema: &Schema, rows: Range<usize>, wanted: impl Fn(usize) -> bool) -> RowValues {
         let before = schema.fields().iter().enumerate().map(|(field, StoredField { kind, .. })| match kind {
             Kind::Counter { .. } if wanted(field) => self.total_before(schema, field, rows.start),
             _ => None,
         });
         let before = before.collect();
-        Rows { before, ..self.read_range(rows, |column| schema.needs(column, &wanted)) }.into_values(schema)
+        RawRows { before, ..self.read_range(rows, |column| schema.needs(column, &wanted)) }.into_values(schema)
     }
 
     /// Returns the cells of the first `rows` rows, part by part.
-    pub(crate) fn parts(&self, schema: &Schema, layout: Layout, rows: usize, wanted: impl Fn(usize) -> bool) -> Parts {
+    pub(crate) fn parts(&self, schema: &Schema, layout: Layout, rows: usize, wanted: impl Fn(usize) -> bool) -> PartCells {
         let known = self.parts.get_or_init(|| (0..parts_of(layout)).map(|_| OnceLock::new()).collect());
-        let mut parts = Parts { at_ms: Vec::new(), cells: Vec::new() };
+        let mut parts = PartCells { at_ms: Vec::new(), cells: Vec::new() };
         let mut from = 0;
         while let Some(first_ms) = self.at_ms(from).filter(|_| from < rows) {
             let at_ms = ladder::floor(first_ms, layout.part_ms);
@@ -295,7 +295,7 @@ impl OpenBlock {
         parts
     }
 
-    fn read_range(&self, rows: Range<usize>, wanted: impl Fn(usize) -> bool) -> Rows {
+    fn read_range(&self, rows: Range<usize>, wanted: impl Fn(usize) -> bool) -> RawRows {
         let rows = rows.start..rows.end.min(self.len());
         // The slabs that hold the rows, with the range of rows in each.
         let runs = || {
@@ -317,7 +317,7 @@ impl OpenBlock {
             }
             column
         });
-        Rows { columns: columns.collect(), at_ms, before: Vec::new(), generation: self.generation }
+        RawRows { columns: columns.collect(), at_ms, before: Vec::new(), generation: self.generation }
     }
 }
 

@@ -3,9 +3,9 @@
 #[cfg(test)]
 mod tests;
 
-use crate::archive::{self, Disk as _, Folder, Restored, Role, Snapshot, Values};
+use crate::archive::{self, Disk as _, Folder, Restored, Role, Snapshot, NoteValues};
 use crate::frame::{Blocks, Frame, FrameRow, BlockRef, StoreResources, FrameView};
-use crate::rows::Rows;
+use crate::rows::RawRows;
 use crate::{ClockJump, InstanceId, Kind, Limits, Schema, Usage, jumps};
 use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
@@ -191,7 +191,7 @@ fn snapshot(folder: Folder) -> io::Result<Snapshot> {
     Snapshot::take(folder, |name| Role::of(name).is_some(), |name| Role::of(name) == Some(Role::Log))
 }
 
-fn restore(disk: Snapshot) -> io::Result<(Vec<Arc<Frame>>, Values, Restored)> {
+fn restore(disk: Snapshot) -> io::Result<(Vec<Arc<Frame>>, NoteValues, Restored)> {
     let limits = Limits { samples: usize::MAX, block_cache: 1 << 20, ..Limits::default() };
     let (_, frames, values, restored) = archive::restore(Arc::new(disk), &Arc::new(StoreResources::new(&limits, true)))?;
     Ok((frames, values, restored))
@@ -263,7 +263,7 @@ impl Exported {
         Ok(unreadable)
     }
 
-    fn hand_over<E>(&self, rows: Rows, each: &mut impl FnMut(&FrameRow) -> Result<(), E>) -> Result<(), E> {
+    fn hand_over<E>(&self, rows: RawRows, each: &mut impl FnMut(&FrameRow) -> Result<(), E>) -> Result<(), E> {
         let fields = self.schema().fields();
         let is_counter = |field: usize| fields.get(field).is_some_and(|field| field.kind != Kind::Gauge);
         let values = rows.clone().into_values(self.schema());

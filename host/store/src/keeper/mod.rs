@@ -7,7 +7,7 @@ mod trust;
 
 use crate::archive::{self, Archive, Disk, FORGOTTEN, Flushed, Folder, Forgotten, Restored, Spared};
 use crate::frame::{Blocks, Frame, StoreResources};
-use crate::store::{Changes, Limits, Store};
+use crate::store::{NoteChanges, Limits, Store};
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ pub struct Keeper {
     unopened: Option<PathBuf>,
     retry: Option<Retry>,
     /// Changes of notes for the next flush.
-    changes: Changes,
+    changes: NoteChanges,
     pruned_ms: Option<i64>,
     settled_ms: Option<i64>,
     /// The state of the clock; `None` before the first check.
@@ -64,7 +64,7 @@ pub struct ArchiveStatus {
     /// Whether there is an archive.
     pub on: bool,
     /// Why writes fail now. History stays in memory alone until they succeed again.
-    pub failing: Option<Failing>,
+    pub failing: Option<WriteFailure>,
     /// The start of the write in progress.
     pub writing_since: Option<Instant>,
     /// Rows that wait to be written. While writes fail, rows that are only in a log count too, because the log will be
@@ -80,7 +80,7 @@ pub struct ArchiveStatus {
     pub blocks: u64,
     /// Bytes that flushes wrote.
     pub bytes: u64,
-    /// Failed writes by reason: see [`Failing::reason`].
+    /// Failed writes by reason: see [`WriteFailure::reason`].
     pub failed: BTreeMap<&'static str, u64>,
     /// The size of all files in bytes.
     pub size: u64,
@@ -96,7 +96,7 @@ pub struct ArchiveStatus {
 
 /// Why writes fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failing {
+pub struct WriteFailure {
     /// `full`, `read_only`, `denied`, `gone`, `in_use`, `file_limit` or `io`.
     pub reason: &'static str,
     pub error: String,
@@ -105,7 +105,7 @@ pub struct Failing {
 
 /// The amount of work that a step did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Step {
+pub struct KeeperStep {
     pub sealed: usize,
     pub flushed: Flushed,
 }
@@ -166,7 +166,7 @@ impl Keeper {
             archive: None,
             unopened: None,
             retry: None,
-            changes: Changes::new(),
+            changes: NoteChanges::new(),
             pruned_ms: None,
             settled_ms: None,
             trust: None,
@@ -175,7 +175,7 @@ impl Keeper {
     }
 
     /// Does the work that is due. Call it once per flush interval.
-    pub fn step(&mut self, now_ms: i64) -> Step {
+    pub fn step(&mut self, now_ms: i64) -> KeeperStep {
         // Take changes before the frames, so that removed frames are not among the frames.
         self.open_at_last(now_ms);
         self.take_changes();
@@ -193,7 +193,7 @@ impl Keeper {
             self.pruned_ms = Some(now_ms);
             self.store.look();
         }
-        Step { sealed, flushed: flushed.unwrap_or_default() }
+        KeeperStep { sealed, flushed: flushed.unwrap_or_default() }
     }
 
     /// Writes the rest of the history. Returns whether that succeeded; if not, the rest is lost.
@@ -289,7 +289,7 @@ impl Keeper {
         self.store.update_status(|status| {
             *status.failed.entry(reason).or_default() += 1;
             let since_ms = status.failing.as_ref().map_or(now_ms, |failing| failing.since_ms);
-            status.failing = Some(Failing { reason, error: error.to_string(), since_ms });
+            status.failing = Some(WriteFailure { reason, error: error.to_string(), since_ms });
             status.unstored_rows = unstored_rows(frames);
         });
     }
