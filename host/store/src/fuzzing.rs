@@ -1,6 +1,6 @@
 //! Entry points for fuzzers. Not part of the public interface.
 
-use crate::archive::{self, Disk, Growing, Readable};
+use crate::archive::{self, Disk, AppendOnlyFile, ReadableFile};
 use crate::codec::Chunk;
 use crate::frame::StoreResources;
 use crate::{Limits, Query, Schema, StoredField};
@@ -76,11 +76,11 @@ impl Disk for OneFile {
         Ok(vec![self.name.to_owned()])
     }
 
-    fn create(&self, _: &str) -> io::Result<Box<dyn Growing>> {
+    fn create(&self, _: &str) -> io::Result<Box<dyn AppendOnlyFile>> {
         Err(ErrorKind::ReadOnlyFilesystem.into())
     }
 
-    fn open(&self, _: &str) -> io::Result<Box<dyn Readable>> {
+    fn open(&self, _: &str) -> io::Result<Box<dyn ReadableFile>> {
         Ok(Box::new(FileBytes(self.bytes.clone())))
     }
 
@@ -100,7 +100,7 @@ impl Disk for OneFile {
 #[derive(Debug)]
 struct FileBytes(Arc<[u8]>);
 
-impl Readable for FileBytes {
+impl ReadableFile for FileBytes {
     fn size(&self) -> io::Result<u64> {
         Ok(self.0.len() as u64)
     }

@@ -1,6 +1,6 @@
 //! A simple reference implementation of `range`, and tests that compare the store with it.
 
-use crate::archive::sim::Sim;
+use crate::archive::simulated_disk::SimulatedDisk;
 use crate::quantum::Quantum;
 use crate::{Aggregation, Align, InstanceId, Kind, Limits, Points, Query, Schema, Store, StoredField};
 use proptest::prelude::*;
@@ -239,7 +239,7 @@ proptest! {
         // At this interval a block is a minute.
         let (interval_ms, limits) = (100, Limits { samples: 1 << 20, ..Limits::default() });
         let (host, schema) = (InstanceId::new("host").unwrap(), Schema::new("s", vec![field.clone()]));
-        let sim = Sim::new(seed.into());
+        let sim = SimulatedDisk::new(seed.into());
         let memory = Store::in_memory(&limits);
         let (files, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
         let (mut at, mut ring) = (0, Vec::new());

@@ -4,8 +4,8 @@
 //! notes:  file head · (note records: all notes when the file was begun)… · end · (note records: later changes)…
 //! ```
 
-use super::disk::{Disk, Growing, removed};
-use super::record::{self, FileHead, FileKind, Item, Kind, Records, TooLarge};
+use super::disk::{Disk, AppendOnlyFile, removed};
+use super::record::{self, FileHead, FileKind, FilePart, RecordKind, Records, TooLarge};
 use crate::codec::{CorruptData, ByteReader, put_bytes};
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -15,15 +15,15 @@ const SLACK: u64 = 64 << 10;
 
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
-    file: Option<File>,
+    file: Option<NotesFile>,
     /// Files that the current one replaces once it is durable.
     old: Vec<String>,
 }
 
 #[derive(Debug)]
-struct File {
+struct NotesFile {
     name: String,
-    file: Box<dyn Growing>,
+    file: Box<dyn AppendOnlyFile>,
     size: u64,
     /// The size of the file when it was begun.
     live: u64,
@@ -32,7 +32,7 @@ struct File {
 pub(crate) type NoteValues = BTreeMap<String, Vec<u8>>;
 
 /// Shows all values, without a copy.
-pub(crate) type ShowAll<'a> = &'a dyn Fn(&mut dyn FnMut(&NoteValues));
+pub(crate) type ShowNotes<'a> = &'a dyn Fn(&mut dyn FnMut(&NoteValues));
 
 pub(crate) fn name(number: u64) -> String {
     format!("notes-{number:010}")
@@ -52,19 +52,19 @@ pub(crate) fn read(disk: &dyn Disk, name: &str, values: &mut NoteValues) -> io::
     let mut ended = false;
     for item in Records::of(&bytes) {
         let read = match item {
-            Item::Record { kind: Kind::File, payload, .. } => match record::file_head(payload, FileKind::Notes) {
+            FilePart::Record { kind: RecordKind::File, payload, .. } => match record::file_head(payload, FileKind::Notes) {
                 Ok(FileHead::Newer) => return Ok((0, true)),
                 Ok(FileHead::Known { .. }) => Ok(()),
                 Err(error) => Err(error),
             },
-            Item::Record { kind: Kind::Note, payload, .. } => note(payload, if ended { values } else { &mut all }),
-            Item::Record { kind: Kind::End, .. } => {
+            FilePart::Record { kind: RecordKind::Note, payload, .. } => note(payload, if ended { values } else { &mut all }),
+            FilePart::Record { kind: RecordKind::End, .. } => {
                 *values = std::mem::take(&mut all);
                 ended = true;
                 Ok(())
             }
-            Item::Record { .. } | Item::Torn { .. } => Ok(()),
-            Item::Corrupt { .. } => Err(CorruptData),
+            FilePart::Record { .. } | FilePart::Torn { .. } => Ok(()),
+            FilePart::Corrupt { .. } => Err(CorruptData),
         };
         damaged += u64::from(read.is_err());
     }
@@ -87,9 +87,9 @@ impl Notes {
         disk: &dyn Disk,
         next_number: &mut u64,
         changes: &[(String, Option<Vec<u8>>)],
-        show_all: ShowAll<'_>,
+        show_all: ShowNotes<'_>,
     ) -> io::Result<()> {
-        let is_slack = |file: &File| file.size > 2 * file.live + SLACK;
+        let is_slack = |file: &NotesFile| file.size > 2 * file.live + SLACK;
         if let Some(full) = self.file.take_if(|file| is_slack(file)) {
             self.old.push(full.name);
         }
@@ -113,7 +113,7 @@ impl Notes {
         if is_empty && changes.is_empty() && self.old.is_empty() {
             return Ok(());
         }
-        record::put(&mut out, Kind::End, |_| {})?;
+        record::put(&mut out, RecordKind::End, |_| {})?;
         *next_number += 1;
         let name = name(*next_number);
         let mut file = disk.create(&name)?;
@@ -124,7 +124,7 @@ impl Notes {
             return Err(error);
         }
         let size = out.len() as u64;
-        self.file = Some(File { name, file, size, live: size });
+        self.file = Some(NotesFile { name, file, size, live: size });
         // The current file overrides files that cannot be deleted.
         self.old.retain(|old| !removed(disk, old));
         Ok(())
@@ -150,7 +150,7 @@ pub(crate) fn fits(key: &str, value: &[u8]) -> Result<(), TooLarge> {
 }
 
 fn put(out: &mut Vec<u8>, key: &str, value: Option<&[u8]>) -> Result<(), TooLarge> {
-    record::put(out, Kind::Note, |out| {
+    record::put(out, RecordKind::Note, |out| {
         put_bytes(out, key.as_bytes());
         out.push(u8::from(value.is_some()));
         out.extend_from_slice(value.unwrap_or_default());

@@ -7,7 +7,7 @@
 //!
 //! A reader skips a record whose checksum is wrong, and finds the next valid record.
 
-use super::disk::Readable;
+use super::disk::ReadableFile;
 use crate::codec::{CorruptData, ByteReader, put_u64};
 use std::io;
 
@@ -23,7 +23,7 @@ const MAGIC: &[u8; 9] = b"dropsonde";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Kind {
+pub(crate) enum RecordKind {
     File = 1,
     Schema = 2,
     Frame = 3,
@@ -45,10 +45,10 @@ pub(crate) enum FileKind {
 
 /// A part of a file.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Item<'a> {
+pub(crate) enum FilePart<'a> {
     Record {
         offset: usize,
-        kind: Kind,
+        kind: RecordKind,
         payload: &'a [u8],
     },
     /// Bytes that are not a valid record.
@@ -69,9 +69,9 @@ pub(crate) struct Records<'a> {
     at: usize,
 }
 
-impl Kind {
+impl RecordKind {
     fn of(byte: u8) -> Option<Self> {
-        use Kind::*;
+        use RecordKind::*;
         [File, Schema, Frame, Rows, Chunk, Index, End, Note].into_iter().find(|&kind| kind as u8 == byte)
     }
 }
@@ -88,7 +88,7 @@ impl From<TooLarge> for io::Error {
 }
 
 /// Appends a record whose payload `fill` writes. Appends nothing if the payload is too large.
-pub(crate) fn put(out: &mut Vec<u8>, kind: Kind, fill: impl FnOnce(&mut Vec<u8>)) -> Result<(), TooLarge> {
+pub(crate) fn put(out: &mut Vec<u8>, kind: RecordKind, fill: impl FnOnce(&mut Vec<u8>)) -> Result<(), TooLarge> {
     let start = out.len();
     out.extend_from_slice(&[0; HEAD]);
     fill(out);
@@ -107,7 +107,7 @@ pub(crate) fn put(out: &mut Vec<u8>, kind: Kind, fill: impl FnOnce(&mut Vec<u8>)
 
 /// Appends the first record of a file. `replaces` has the numbers of files whose contents are in this file too.
 pub(crate) fn put_file_head(out: &mut Vec<u8>, kind: FileKind, replaces: &[u64]) -> Result<(), TooLarge> {
-    put(out, Kind::File, |out| {
+    put(out, RecordKind::File, |out| {
         out.extend_from_slice(MAGIC);
         out.push(kind as u8);
         put_u64(out, VERSION);
@@ -138,14 +138,14 @@ pub(crate) fn file_head(payload: &[u8], kind: FileKind) -> Result<FileHead, Corr
 }
 
 /// Returns the payload of a record that fills `bytes` exactly.
-pub(crate) fn whole(bytes: &[u8], kind: Kind) -> Result<&[u8], CorruptData> {
+pub(crate) fn whole(bytes: &[u8], kind: RecordKind) -> Result<&[u8], CorruptData> {
     match record_at(bytes, 0) {
         Some((found, payload)) if found == kind && payload.len() + HEAD == bytes.len() => Ok(payload),
         _ => Err(CorruptData),
     }
 }
 
-pub(crate) fn read_all(file: &dyn Readable) -> io::Result<Vec<u8>> {
+pub(crate) fn read_all(file: &dyn ReadableFile) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(file.size()?).map_err(io::Error::other)?];
     file.read_at(0, &mut bytes)?;
     Ok(bytes)
@@ -158,11 +158,11 @@ fn checksum(head: [u8; 4], payload: &[u8]) -> u32 {
     sum.finalize()
 }
 
-fn record_at(bytes: &[u8], at: usize) -> Option<(Kind, &[u8])> {
+fn record_at(bytes: &[u8], at: usize) -> Option<(RecordKind, &[u8])> {
     let head: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
     let sum: [u8; 4] = bytes.get(at + 4..at + HEAD)?.try_into().ok()?;
     let [a, b, c, kind] = head;
-    let kind = Kind::of(kind)?;
+    let kind = RecordKind::of(kind)?;
     let length = u32::from_le_bytes([a, b, c, 0]) as usize;
     let payload = bytes.get(at + HEAD..at + HEAD + length)?;
     (checksum(head, payload) == u32::from_le_bytes(sum)).then_some((kind, payload))
@@ -175,16 +175,16 @@ impl<'a> Records<'a> {
 }
 
 impl<'a> Iterator for Records<'a> {
-    type Item = Item<'a>;
+    type Item = FilePart<'a>;
 
-    fn next(&mut self) -> Option<Item<'a>> {
+    fn next(&mut self) -> Option<FilePart<'a>> {
         let offset = self.at;
         if offset >= self.bytes.len() {
             return None;
         }
         if let Some((kind, payload)) = record_at(self.bytes, offset) {
             self.at = offset + HEAD + payload.len();
-            return Some(Item::Record { offset, kind, payload });
+            return Some(FilePart::Record { offset, kind, payload });
         }
         // Most likely the length is right. If not, the next record may be anywhere.
         let length = self.bytes.get(offset..offset + 3).map_or(0, |bytes| match *bytes {
@@ -199,9 +199,9 @@ impl<'a> Iterator for Records<'a> {
         };
         self.at = found.unwrap_or(self.bytes.len());
         Some(match found {
-            Some(found) => Item::Corrupt { offset, length: found - offset },
-            None if likely == self.bytes.len() => Item::Corrupt { offset, length: likely - offset },
-            None => Item::Torn { offset },
+            Some(found) => FilePart::Corrupt { offset, length: found - offset },
+            None if likely == self.bytes.len() => FilePart::Corrupt { offset, length: likely - offset },
+            None => FilePart::Torn { offset },
         })
     }
 }
@@ -217,7 +217,7 @@ pub(crate) fn with_checksums(mut bytes: &[u8], kind: u8) -> Vec<u8> {
     let _ = put_file_head(&mut out, file.unwrap_or(FileKind::Log), &[]);
     while let Some(([kind, length], rest)) = bytes.split_at_checked(2).map(|(head, rest)| ([head[0], head[1]], rest)) {
         let (payload, rest) = rest.split_at(usize::from(length).min(rest.len()));
-        match Kind::of(kind % 9) {
+        match RecordKind::of(kind % 9) {
             Some(kind) => {
                 let _ = put(&mut out, kind, |out| out.extend_from_slice(payload));
             }
@@ -232,7 +232,7 @@ pub(crate) fn with_checksums(mut bytes: &[u8], kind: u8) -> Vec<u8> {
 #[cfg(test)]
 pub(crate) fn without_checksums(bytes: &[u8]) -> Vec<u8> {
     let record = |item| match item {
-        Item::Record { kind, payload, .. } if kind != Kind::File => {
+        FilePart::Record { kind, payload, .. } if kind != RecordKind::File => {
             Some([&[kind as u8, u8::try_from(payload.len()).ok()?], payload].concat())
         }
         _ => None,
@@ -243,11 +243,11 @@ pub(crate) fn without_checksums(bytes: &[u8]) -> Vec<u8> {
 /// Returns the same file as if a later version had written it.
 #[cfg(test)]
 pub(crate) fn of_a_later_version(bytes: &[u8]) -> Vec<u8> {
-    let Some(Item::Record { kind: Kind::File, payload, .. }) = Records::of(bytes).next() else { unreachable!() };
+    let Some(FilePart::Record { kind: RecordKind::File, payload, .. }) = Records::of(bytes).next() else { unreachable!() };
     let mut later = payload.to_vec();
     later[MAGIC.len() + 1] += 1;
     let mut out = Vec::new();
-    put(&mut out, Kind::File, |out| out.extend_from_slice(&later)).unwrap();
+    put(&mut out, RecordKind::File, |out| out.extend_from_slice(&later)).unwrap();
     out.extend_from_slice(&bytes[HEAD + payload.len()..]);
     out
 }
@@ -261,7 +261,7 @@ mod tests {
         let mut out = Vec::new();
         let starts = payloads.iter().map(|payload| {
             let start = out.len();
-            put(&mut out, Kind::Rows, |out| out.extend_from_slice(payload)).unwrap();
+            put(&mut out, RecordKind::Rows, |out| out.extend_from_slice(payload)).unwrap();
             start
         });
         let starts = starts.collect();
@@ -270,7 +270,7 @@ mod tests {
 
     fn found(bytes: &[u8]) -> Vec<&[u8]> {
         let payload = |item| match item {
-            Item::Record { payload, .. } => Some(payload),
+            FilePart::Record { payload, .. } => Some(payload),
             _ => None,
         };
         Records::of(bytes).filter_map(payload).collect()
@@ -281,7 +281,7 @@ mod tests {
         let (mut bytes, _) = file(&[b"before".to_vec()]);
         let before = bytes.clone();
         let put_some =
-            |bytes: &mut Vec<u8>, length: usize| put(bytes, Kind::Note, |out| out.resize(out.len() + length, 7));
+            |bytes: &mut Vec<u8>, length: usize| put(bytes, RecordKind::Note, |out| out.resize(out.len() + length, 7));
         assert_eq!(put_some(&mut bytes, MOST + 1), Err(TooLarge(MOST + 1)));
         assert_eq!(bytes, before);
         assert_eq!(put_some(&mut bytes, MOST), Ok(()));

@@ -1,13 +1,13 @@
 //! Reads a folder at the start.
 
-use super::dead::Dead;
+use super::removed_frames::RemovedFrames;
 use super::disk::Disk;
-use super::log::{self, Logged};
-use super::names::FrameKey;
+use super::log::{self, LoggedRows};
+use super::definitions::FrameKey;
 use super::notes;
-use super::segment::{self, Listed, Segment};
-use super::unread::Unread;
-use super::{Archive, FORGOTTEN, Forgotten};
+use super::segment::{self, FramePages, Segment};
+use super::unread_history::UnreadHistory;
+use super::{Archive, FORGOTTEN, ForgottenNote};
 use crate::frame::{Frame, StoreResources};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -29,9 +29,9 @@ pub struct Restored {
 }
 
 /// A file's contents, or why it could not be read.
-enum Loaded {
-    Segment(io::Result<(Arc<Segment>, segment::Loaded)>),
-    Log(io::Result<log::Loaded>),
+enum LoadedFile {
+    Segment(io::Result<(Arc<Segment>, segment::LoadedSegment)>),
+    Log(io::Result<log::LoadedLog>),
 }
 
 /// Reads a folder. The archive continues from its state.
@@ -59,14 +59,14 @@ pub(crate) fn restore(
             Err(error) => restored.unreadable(name, &error),
         }
     }
-    let forgotten: HashMap<String, Forgotten> = values
+    let forgotten: HashMap<String, ForgottenNote> = values
         .iter()
-        .filter_map(|(key, value)| Some((key.strip_prefix(FORGOTTEN)?.to_owned(), Forgotten::read(value)?)))
+        .filter_map(|(key, value)| Some((key.strip_prefix(FORGOTTEN)?.to_owned(), ForgottenNote::read(value)?)))
         .collect();
-    let dead = Dead::of(&values);
+    let removed = RemovedFrames::of(&values);
     let is_forgotten = |key: &FrameKey| {
         let noted = forgotten.get(key.instance.as_str());
-        dead.has(key.born) || noted.is_some_and(|forgotten| key.born < forgotten.born_before)
+        removed.has(key.born) || noted.is_some_and(|forgotten| key.born < forgotten.born_before)
     };
 
     // Logs take longest, so they are at the end: `in_parallel` takes items from there.
@@ -75,8 +75,8 @@ pub(crate) fn restore(
         .collect();
     let mut loaded = in_parallel(files, |(is_log, number, name)| {
         let loaded = match is_log {
-            true => Loaded::Log(log::load(&*disk, name)),
-            false => Loaded::Segment(Segment::load(&*disk, name)),
+            true => LoadedFile::Log(log::load(&*disk, name)),
+            false => LoadedFile::Segment(Segment::load(&*disk, name)),
         };
         (number, name, loaded)
     });
@@ -84,11 +84,11 @@ pub(crate) fn restore(
 
     let mut replaced = HashSet::new();
     let mut segments = BTreeMap::new();
-    let mut listed: Vec<(u64, Vec<(FrameKey, Listed)>)> = Vec::new();
-    let mut logged: Vec<(FrameKey, Logged)> = Vec::new();
+    let mut listed: Vec<(u64, Vec<(FrameKey, FramePages)>)> = Vec::new();
+    let mut logged: Vec<(FrameKey, LoggedRows)> = Vec::new();
     for (number, name, loaded) in loaded {
         match loaded {
-            Loaded::Segment(Ok((segment, loaded))) => {
+            LoadedFile::Segment(Ok((segment, loaded))) => {
                 restored.count(name, loaded.damaged, loaded.newer);
                 if !loaded.newer {
                     replaced.extend(loaded.replaces);
@@ -96,20 +96,20 @@ pub(crate) fn restore(
                     listed.push((number, loaded.frames));
                 }
             }
-            Loaded::Log(Ok(loaded)) => {
+            LoadedFile::Log(Ok(loaded)) => {
                 restored.count(name, loaded.damaged, loaded.newer);
                 logged.extend(loaded.frames);
             }
-            Loaded::Segment(Err(error)) | Loaded::Log(Err(error)) => restored.unreadable(name, &error),
+            LoadedFile::Segment(Err(error)) | LoadedFile::Log(Err(error)) => restored.unreadable(name, &error),
         }
     }
     let before = forgotten.values().map(|forgotten| forgotten.born_before);
-    let mut next_born = before.max().unwrap_or(0).max(dead.end());
+    let mut next_born = before.max().unwrap_or(0).max(removed.end());
     let mut is_known = |key: &FrameKey| {
         next_born = next_born.max(key.born + 1);
         !is_forgotten(key)
     };
-    let mut found: HashMap<FrameKey, Unread> = HashMap::new();
+    let mut found: HashMap<FrameKey, UnreadHistory> = HashMap::new();
     for (number, frames) in listed {
         let is_replaced = replaced.contains(&number);
         for (key, listed) in frames.into_iter().filter(|(key, _)| is_known(key) && !is_replaced) {

@@ -15,7 +15,7 @@ const DOUBLE: u64 = 1;
 /// The rows of one frame in a record: the frame's id, the number of rows, and the rows as bytes, so that they can be
 /// skipped.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Entry<'a> {
+pub(crate) struct LogEntry<'a> {
     pub(crate) id: u32,
     pub(crate) rows: usize,
     bytes: &'a [u8],
@@ -23,7 +23,7 @@ pub(crate) struct Entry<'a> {
 
 /// Reads consecutive rows of a frame one by one. Times are relative to the record's time, whole steps to those of the
 /// row before.
-pub(crate) struct Reading<'r, 'a> {
+pub(crate) struct LogRowReader<'r, 'a> {
     pub(crate) generation: u32,
     /// The counters' last totals before the first row, if a block begins with that row.
     pub(crate) before: Option<Vec<Option<CounterTotal>>>,
@@ -32,12 +32,12 @@ pub(crate) struct Reading<'r, 'a> {
     next_ms: i64,
     schema: &'r Schema,
     reader: ByteReader<'a>,
-    row: &'r mut Row,
+    row: &'r mut LogRow,
 }
 
 /// A row. The buffer is reused for the following rows and entries.
 #[derive(Debug, Default)]
-pub(crate) struct Row {
+pub(crate) struct LogRow {
     pub(crate) at_ms: i64,
     /// The readings, one per column.
     pub(crate) readings: Vec<f64>,
@@ -74,7 +74,7 @@ fn put_rows(out: &mut Vec<u8>, ahead_ms: i64, schema: &Schema, rows: &RawRows, b
     }
 }
 
-impl<'a> Entry<'a> {
+impl<'a> LogEntry<'a> {
     pub(crate) fn read(reader: &mut ByteReader<'a>) -> Result<Self, CorruptData> {
         let id = u32::try_from(reader.u64()?).map_err(|_| CorruptData)?;
         Ok(Self { id, rows: reader.up_to(MOST_ROWS)?, bytes: reader.bytes()? })
@@ -85,8 +85,8 @@ impl<'a> Entry<'a> {
         self,
         record_ms: i64,
         schema: &'r Schema,
-        row: &'r mut Row,
-    ) -> Result<Reading<'r, 'a>, CorruptData> {
+        row: &'r mut LogRow,
+    ) -> Result<LogRowReader<'r, 'a>, CorruptData> {
         let fields = schema.fields().len();
         let mut reader = ByteReader(self.bytes);
         let head = reader.u64()?;
@@ -103,13 +103,13 @@ impl<'a> Entry<'a> {
         row.readings.resize(schema.columns(), f64::NAN);
         row.steps.clear();
         row.steps.resize(schema.columns(), 0);
-        Ok(Reading { generation, before, left: self.rows, next_ms, schema, reader, row })
+        Ok(LogRowReader { generation, before, left: self.rows, next_ms, schema, reader, row })
     }
 }
 
-impl Reading<'_, '_> {
+impl LogRowReader<'_, '_> {
     /// Reads the next row; `None` at the end.
-    pub(crate) fn next(&mut self) -> Result<Option<&Row>, CorruptData> {
+    pub(crate) fn next(&mut self) -> Result<Option<&LogRow>, CorruptData> {
         let Some(left) = self.left.checked_sub(1) else {
             return if self.reader.is_empty() { Ok(None) } else { Err(CorruptData) };
         };
@@ -192,8 +192,8 @@ mod tests {
             let mut out = Vec::new();
             put(&mut out, 1_000, &schema(), 77, &rows, begins);
             let mut reader = ByteReader(&out);
-            let (schema, mut row) = (schema(), Row::default());
-            let entry = Entry::read(&mut reader).unwrap();
+            let (schema, mut row) = (schema(), LogRow::default());
+            let entry = LogEntry::read(&mut reader).unwrap();
             prop_assert_eq!((entry.id, entry.rows), (77, rows.len()));
             let mut entry = entry.rows(1_000, &schema, &mut row).unwrap();
             prop_assert_eq!(entry.generation, generation);

@@ -1,4 +1,4 @@
-use crate::archive::{Page, Segment};
+use crate::archive::{PageEntry, Segment};
 use crate::cache::{BlockCache, BlockId};
 use crate::cell::Cells;
 use crate::codec::{Chunk, CorruptData};
@@ -78,16 +78,16 @@ impl Block {
     }
 
     /// Makes a temporary block, for the time of one access.
-    pub(super) fn unpacked(id: BlockId, start_row: u64, page: Page) -> Self {
-        let Page { generation, first_ms, last_ms, rows, place } = page;
+    pub(super) fn unpacked(id: BlockId, start_row: u64, page: PageEntry) -> Self {
+        let PageEntry { generation, first_ms, last_ms, rows, place } = page;
         let block = Self::new(id, start_row, rows, (first_ms, last_ms), generation, place, None);
         Self { is_passing: true, ..block }
     }
 
     /// Returns the block's entry in a file's index.
-    pub(crate) fn page(&self) -> Page {
+    pub(crate) fn page(&self) -> PageEntry {
         let Self { generation, first_ms, last_ms, rows, .. } = *self;
-        Page { generation, first_ms, last_ms, rows, place: self.place.clone() }
+        PageEntry { generation, first_ms, last_ms, rows, place: self.place.clone() }
     }
 
     /// Returns the same block at another place.

@@ -3,7 +3,7 @@
 //! seals ten thousand blocks a week.
 
 use super::{Block, ChunkBytes, BlockPlace};
-use crate::archive::{Page, Segment};
+use crate::archive::{PageEntry, Segment};
 use crate::cache::{BlockCache, BlockId};
 use crate::codec::{CorruptData, MOST_PAGES, MOST_ROWS, ByteReader, put_i64, put_u64};
 use crate::{Layout, Schema};
@@ -65,7 +65,7 @@ pub(super) fn pack(blocks: Vec<Blocks>, layout: Layout, spread: u64, cache: &Blo
     }
     let (over, left) = ones.split_at(excess);
     let mut all = packed.to_vec();
-    let over: Vec<(Page, u64)> = over.iter().filter_map(Blocks::one).map(|one| (one.page(), one.start_row)).collect();
+    let over: Vec<(PageEntry, u64)> = over.iter().filter_map(Blocks::one).map(|one| (one.page(), one.start_row)).collect();
     for mut run in over.chunk_by(|(page, _), (next, _)| go_together(page, next)) {
         if let Some(Blocks::Packed(last)) = all.last()
             && let (pages, Some((first, _))) = (last.pages(), run.first())
@@ -90,7 +90,7 @@ pub(super) fn pack(blocks: Vec<Blocks>, layout: Layout, spread: u64, cache: &Blo
 
 impl PackedBlocks {
     /// Packs pages; `None` if there are none or if they are not in a file.
-    fn of(pages: Vec<Page>, start_row: u64, first_id: BlockId) -> Option<Blocks> {
+    fn of(pages: Vec<PageEntry>, start_row: u64, first_id: BlockId) -> Option<Blocks> {
         let (first, last) = (pages.first()?, pages.last()?);
         let ChunkBytes::Stored { file, .. } = &first.place.bytes else { return None };
         let mut listed = Vec::with_capacity(pages.len() * 8);
@@ -108,14 +108,14 @@ impl PackedBlocks {
         })))
     }
 
-    fn pages(&self) -> Vec<Page> {
+    fn pages(&self) -> Vec<PageEntry> {
         let mut pages = Vec::with_capacity(self.blocks as usize);
         let read = self.read(&mut pages);
         debug_assert!(read.is_ok());
         pages
     }
 
-    fn read(&self, pages: &mut Vec<Page>) -> Result<(), CorruptData> {
+    fn read(&self, pages: &mut Vec<PageEntry>) -> Result<(), CorruptData> {
         let mut reader = ByteReader(&self.pages);
         let (mut offset, mut before_ms, mut shape) = (0i64, 0i64, None);
         while !reader.is_empty() {
@@ -131,14 +131,14 @@ impl PackedBlocks {
             let last_ms = first_ms.wrapping_add(span_ms);
             before_ms = last_ms;
             let place = self.file.place(offset as u64, length, page);
-            pages.push(Page { generation: self.generation, first_ms, last_ms, rows, place });
+            pages.push(PageEntry { generation: self.generation, first_ms, last_ms, rows, place });
         }
         Ok(())
     }
 
     fn unpacked(&self) -> Vec<Block> {
         let mut start_row = self.start_row;
-        let block = |(nth, page): (usize, Page)| {
+        let block = |(nth, page): (usize, PageEntry)| {
             let block = Block::unpacked(self.first_id.after(nth as u64), start_row, page);
             start_row = block.end_row();
             block
@@ -149,7 +149,7 @@ impl PackedBlocks {
 
 /// Writes the list of pages of one file and one generation. A 0 instead of the number of rows means: the same number of
 /// rows, length and distance as the page before. It is unambiguous, because every page has rows.
-fn put(out: &mut Vec<u8>, pages: &[Page]) {
+fn put(out: &mut Vec<u8>, pages: &[PageEntry]) {
     let (mut before, mut before_ms, mut shape) = (0i64, 0i64, None);
     for page in pages {
         let ChunkBytes::Stored { offset, length, .. } = page.place.bytes else { continue };
@@ -171,7 +171,7 @@ fn put(out: &mut Vec<u8>, pages: &[Page]) {
 }
 
 /// Returns whether two pages can be listed together.
-fn go_together(page: &Page, next: &Page) -> bool {
+fn go_together(page: &PageEntry, next: &PageEntry) -> bool {
     page.place.file() == next.place.file() && page.generation == next.generation
 }
 
@@ -309,7 +309,7 @@ impl Blocks {
             page.place = place_of(&page.place).unwrap_or_else(|| page.place.clone());
         }
         let mut start_row = packed.start_row;
-        let part = |part: &[Page]| {
+        let part = |part: &[PageEntry]| {
             // As a rule all blocks move to one file. Then they keep their ids.
             let is_all = part.len() == packed.blocks as usize;
             let first_id = if is_all { packed.first_id } else { cache.new_ids(MOST as u64) };

@@ -24,7 +24,7 @@ pub(crate) use buckets::Buckets;
 pub(crate) use open::OpenBlock;
 pub(crate) use write_times::AHEAD_MS;
 
-use crate::archive::{FrameKey, Unread};
+use crate::archive::{FrameKey, UnreadHistory};
 use crate::cache::BlockCache;
 use crate::rates::CounterTotal;
 use crate::{Kind, Layout, Limits, Pool, Query, Schema, Usage};
@@ -108,7 +108,7 @@ struct FrameWriter {
     /// The counters' last totals before the next block, if they are known without unpacking a block.
     next_before: Option<Vec<Option<CounterTotal>>>,
     /// The frame's history in files, until it is first used.
-    unread: Option<Box<Unread>>,
+    unread: Option<Box<UnreadHistory>>,
     /// Whether the memory reserved for further rows was given back.
     rests: bool,
     /// The first row of the open block, if there was no memory to make columns of it wide: copying it to try again with each

@@ -1,5 +1,5 @@
 use super::*;
-use crate::archive::sim::Sim;
+use crate::archive::simulated_disk::SimulatedDisk;
 
 use crate::{InstanceId, Limits, Store, StoredField};
 
@@ -186,7 +186,7 @@ fn a_frame_that_gets_no_more_rows_keeps_no_more_memory_than_they_take() {
 
 /// Makes a frame with a number of blocks in a file, of a minute and ten rows each.
 fn in_a_file(blocks: i64) -> (Store, Arc<Frame>) {
-    let (store, mut keeper, _) = Store::on(Arc::new(Sim::new(1)), &Limits::default()).unwrap();
+    let (store, mut keeper, _) = Store::on(Arc::new(SimulatedDisk::new(1)), &Limits::default()).unwrap();
     let schema = Schema::new("s", vec![StoredField::gauge("x")]);
     let frame = store.frame(&InstanceId::new("i").unwrap(), &schema, 100);
     for minute in 0..blocks {

@@ -2,7 +2,7 @@
 
 use super::write_times::WriteTimes;
 use super::{Block, Blocks, ChunkBytes, Frame, NewRow, OpenBlock, BlockPlace, SealedBlock, StoreResources, FrameView, FrameWriter, blocks};
-use crate::archive::{FrameKey, Page, Unread};
+use crate::archive::{FrameKey, PageEntry, UnreadHistory};
 use crate::cache::BlockId;
 use crate::cell::Cells;
 use crate::codec::{self, Effort};
@@ -122,13 +122,13 @@ impl Frame {
 
 impl Frame {
     /// Makes a frame from its history in files, which is read on first use.
-    pub(crate) fn unread(key: FrameKey, shared: Arc<StoreResources>, unread: Unread) -> Self {
+    pub(crate) fn unread(key: FrameKey, shared: Arc<StoreResources>, unread: UnreadHistory) -> Self {
         let writer = Mutex::new(FrameWriter { unread: Some(Box::new(unread)), ..FrameWriter::default() });
         Self { is_unread: AtomicBool::new(true), writer, ..Self::new(key, shared) }
     }
 
     /// Lists the blocks in files, then adds the rows that are in logs but in no block.
-    pub(super) fn read(&self, writer: &mut FrameWriter, unread: &Unread) {
+    pub(super) fn read(&self, writer: &mut FrameWriter, unread: &UnreadHistory) {
         let (pages, mut damaged) = unread.pages();
         self.list(writer, pages);
         damaged += unread.rows(self.schema(), |rows| {
@@ -144,7 +144,7 @@ impl Frame {
         self.shared.unreadable.fetch_add(damaged, Ordering::Relaxed);
     }
 
-    fn list(&self, writer: &mut FrameWriter, pages: Vec<Page>) {
+    fn list(&self, writer: &mut FrameWriter, pages: Vec<PageEntry>) {
         let mut start_row = 0;
         let blocks = pages.into_iter().map(|page| {
             let (id, span) = (self.cache().new_id(), (page.first_ms, page.last_ms));

@@ -53,7 +53,7 @@ fn closed(folder: &Path) {
     keeper.close(at_ms(rows()));
 }
 
-fn whole(folder: &Path) -> Verified {
+fn whole(folder: &Path) -> VerifyReport {
     verify(folder, |_, _| {}).unwrap()
 }
 
@@ -138,7 +138,7 @@ fn a_log_that_was_cut_off_is_torn_and_a_settled_file_is_damaged() {
         let (name, bytes) = one_of(folder.path(), kind);
         fs::write(folder.path().join(&name), &bytes[..bytes.len() - 3]).unwrap();
         let verified = whole(folder.path());
-        let names = |found: &[Finding]| found.iter().any(|found| found.file == name);
+        let names = |found: &[FileDefect]| found.iter().any(|found| found.file == name);
         assert_eq!((names(&verified.torn), names(&verified.damaged)), (torn, damaged), "{verified:?}");
         assert_eq!(verified.is_whole(), !damaged);
         fs::write(folder.path().join(&name), bytes).unwrap();
@@ -152,7 +152,7 @@ fn exported_are_exactly_the_rows_that_were_pushed() {
     let query = Query { since_ms: 0, until_ms: i64::MAX / 2, step_ms: 1, ..Query::default() };
     let queried = store.range(&instances()[0], &query);
     keeper.close(at_ms(rows()));
-    let exported = all_rows(&export(folder.path(), &Filter::default()).unwrap());
+    let exported = all_rows(&export(folder.path(), &ExportFilter::default()).unwrap());
     assert_eq!(exported.len() as i64, 2 * rows());
     for (nth, (instance, exported)) in exported.iter().enumerate() {
         let nth = nth as i64;
@@ -172,7 +172,7 @@ fn exported_are_exactly_the_rows_that_were_pushed() {
 fn one_field_is_exported_as_it_is_stored_and_without_gaps() {
     let folder = tempfile::tempdir().unwrap();
     closed(folder.path());
-    let export = export(folder.path(), &Filter::default()).unwrap();
+    let export = export(folder.path(), &ExportFilter::default()).unwrap();
     for field in 0..3 {
         let pushed = (0..rows()).map(|nth| (at_ms(nth), row(nth)[field])).filter(|(_, reading)| !reading.is_nan());
         let mut exported = Vec::new();
@@ -190,7 +190,7 @@ fn a_filter_leaves_what_it_asks_for() {
     let folder = tempfile::tempdir().unwrap();
     closed(folder.path());
     let [_, b] = instances();
-    let filter = Filter { instances: vec![b.clone()], since_ms: at_ms(100), until_ms: at_ms(5000) };
+    let filter = ExportFilter { instances: vec![b.clone()], since_ms: at_ms(100), until_ms: at_ms(5000) };
     let rows = all_rows(&export(folder.path(), &filter).unwrap());
     assert!(rows.iter().all(|(instance, _)| *instance == b));
     let at: Vec<i64> = rows.iter().map(|(_, row)| row.at_ms).collect();
@@ -205,7 +205,7 @@ fn a_running_hosts_history_is_read_and_nothing_in_its_folder_changes() {
     let before = files(folder.path());
     assert!(stats(folder.path()).unwrap().in_use);
     assert!(whole(folder.path()).is_whole());
-    let export = export(folder.path(), &Filter::default()).unwrap();
+    let export = export(folder.path(), &ExportFilter::default()).unwrap();
     assert_eq!(files(folder.path()), before);
     // Open files stay readable when they are merged and deleted.
     for nth in rows()..rows() + 12 * H / INTERVAL_MS {
@@ -227,8 +227,8 @@ fn a_folder_that_is_not_there_is_an_error_and_an_empty_one_is_empty() {
     let missing = folder.path().join("history");
     assert_eq!(stats(&missing).unwrap_err().kind(), io::ErrorKind::NotFound);
     assert_eq!(verify(&missing, |_, _| {}).unwrap_err().kind(), io::ErrorKind::NotFound);
-    assert_eq!(export(&missing, &Filter::default()).unwrap_err().kind(), io::ErrorKind::NotFound);
-    assert_eq!(stats(folder.path()).unwrap(), Stats::default());
+    assert_eq!(export(&missing, &ExportFilter::default()).unwrap_err().kind(), io::ErrorKind::NotFound);
+    assert_eq!(stats(folder.path()).unwrap(), FolderStats::default());
     assert!(!missing.exists());
 }
 
@@ -242,7 +242,7 @@ fn rows_written_while_the_clock_was_set_back_are_exported_in_the_order_of_their_
         frame.push(at, &[x]);
     }
     keeper.step(3000);
-    let export = export(folder.path(), &Filter::default()).unwrap();
+    let export = export(folder.path(), &ExportFilter::default()).unwrap();
     let (mut rows, mut readings) = (Vec::new(), Vec::new());
     let mut row = |row: &crate::FrameRow| {
         rows.push((row.at_ms, row.values[0]));

@@ -5,7 +5,7 @@
 mod tests;
 mod trust;
 
-use crate::archive::{self, Archive, Disk, FORGOTTEN, Flushed, Folder, Forgotten, Restored, Spared};
+use crate::archive::{self, Archive, Disk, FORGOTTEN, Flushed, HistoryFolder, ForgottenNote, Restored, EvictedFile};
 use crate::frame::{Blocks, Frame, StoreResources};
 use crate::store::{NoteChanges, Limits, Store};
 use std::collections::{BTreeMap, HashSet};
@@ -45,7 +45,7 @@ pub struct Keeper {
     /// Changes of notes for the next flush.
     changes: NoteChanges,
     pruned_ms: Option<i64>,
-    settled_ms: Option<i64>,
+    merge_paused_ms: Option<i64>,
     /// The state of the clock; `None` before the first check.
     trust: Option<Trust>,
     /// The time of the last note about the clock.
@@ -123,7 +123,7 @@ impl Store {
     /// Opens a store that keeps history in a folder, and restores the history there. Creates the folder if it does not
     /// exist.
     pub fn open(folder: &Path, limits: &Limits) -> Result<(Self, Keeper, Restored), OpenError> {
-        let folder = Folder::locked(folder).map_err(|error| match error.kind() {
+        let folder = HistoryFolder::locked(folder).map_err(|error| match error.kind() {
             ErrorKind::WouldBlock => OpenError::InUse,
             _ => OpenError::Io(error),
         })?;
@@ -168,7 +168,7 @@ impl Keeper {
             retry: None,
             changes: NoteChanges::new(),
             pruned_ms: None,
-            settled_ms: None,
+            merge_paused_ms: None,
             trust: None,
             noted_ms: None,
         }
@@ -211,7 +211,7 @@ impl Keeper {
         if self.waits(now_ms) {
             return;
         }
-        let opened = Folder::locked(folder);
+        let opened = HistoryFolder::locked(folder);
         match opened.and_then(|disk| archive::restore(Arc::new(disk), self.store.shared())) {
             Ok((archive, frames, values, restored)) => {
                 (self.unopened, self.retry) = (None, None);
@@ -316,14 +316,14 @@ impl Keeper {
         }
         // After an error, or if there was nothing to merge, wait before the next try.
         let waits = |last: i64| (0..PRUNE_MS).contains(&(now_ms - last));
-        if !archive.is_settling() && self.settled_ms.is_some_and(waits) {
+        if !archive.is_merging() && self.merge_paused_ms.is_some_and(waits) {
             return;
         }
-        match archive.settle(frames, now_ms, MERGED.max(frames.len() / 30)) {
-            Ok(true) => self.settled_ms = None,
-            Ok(false) => self.settled_ms = Some(now_ms),
+        match archive.merge(frames, now_ms, MERGED.max(frames.len() / 30)) {
+            Ok(true) => self.merge_paused_ms = None,
+            Ok(false) => self.merge_paused_ms = Some(now_ms),
             Err(error) => {
-                self.settled_ms = Some(now_ms);
+                self.merge_paused_ms = Some(now_ms);
                 // Nothing is lost: the blocks stay readable where they are, and are merged later.
                 self.store.update_status(|status| {
                     *status.failed.entry(reason(&error)).or_default() += 1;
@@ -369,19 +369,19 @@ impl Keeper {
         let Some(archive) = &mut self.archive else { return };
         // A file must not be deleted before the note is written that its instance was removed.
         if archive.size() > self.limits.disk && self.retry.is_none() && self.changes.is_empty() {
-            let spared = archive.to_spare(frames, trusted_ms);
-            for Spared { owner, by_ms, .. } in &spared {
+            let evicted = archive.to_evict(frames, trusted_ms);
+            for EvictedFile { owner, by_ms, .. } in &evicted {
                 // An owner whose young history is evicted records too much: count it as a refusal.
                 let is_young = trusted_ms.saturating_sub(*by_ms) < YOUNG_MS;
                 owner.iter().filter(|_| is_young).for_each(|owner| self.store.disk().refuse(owner, 1));
             }
-            let numbers: HashSet<u64> = spared.iter().map(|spared| spared.number).collect();
+            let numbers: HashSet<u64> = evicted.iter().map(|file| file.number).collect();
             let is_over = |blocks: &Blocks, _| blocks.file().is_some_and(|number| numbers.contains(&number));
             frames.iter().for_each(|frame| _ = frame.prune(trusted_ms, is_over));
-            archive.end(&numbers);
+            archive.stop_writing_to(&numbers);
             archive.sweep(frames);
         }
-        archive.count();
+        archive.update_disk_usage();
         let (size, beyond_limit) = (archive.size(), archive.size() > self.limits.disk);
         self.store.update_status(|status| (status.size, status.beyond_limit) = (size, beyond_limit));
     }
@@ -406,8 +406,8 @@ impl Keeper {
         // Notes about deleted files are no longer needed.
         let oldest = archive.oldest_file();
         let mut noted = self.store.notes(FORGOTTEN);
-        noted.retain(|(_, value)| Forgotten::read(value).is_none_or(|forgotten| forgotten.last_file < oldest));
-        let over: Vec<_> = noted.into_iter().map(|(key, _)| key).chain(self.store.over_dead(oldest)).collect();
+        noted.retain(|(_, value)| ForgottenNote::read(value).is_none_or(|forgotten| forgotten.last_file < oldest));
+        let over: Vec<_> = noted.into_iter().map(|(key, _)| key).chain(self.store.obsolete_removal_notes(oldest)).collect();
         // Make the deletions durable first: a crash can bring back a deleted file.
         if !over.is_empty() && archive.sync().is_ok() {
             over.iter().for_each(|key| {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::archive::sim::Sim;
+use crate::archive::simulated_disk::SimulatedDisk;
 use crate::{InstanceId, Query, Schema, StoredField};
 
 const MIN: i64 = 60_000;
@@ -42,7 +42,7 @@ fn rows(store: &Store, instance: usize) -> Vec<i64> {
 
 #[test]
 fn a_full_disk_costs_nothing_and_history_is_written_when_there_is_room_again() {
-    let sim = Sim::new(1);
+    let sim = SimulatedDisk::new(1);
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits()).unwrap();
     record(&store, &mut keeper, 3, 0, 3 * H);
     sim.fail(true);
@@ -65,7 +65,7 @@ fn a_full_disk_costs_nothing_and_history_is_written_when_there_is_room_again() {
 
 #[test]
 fn rows_the_ring_lets_go_of_before_they_are_written_are_counted() {
-    let sim = Sim::new(1);
+    let sim = SimulatedDisk::new(1);
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &Limits { samples: 1000, ..limits() }).unwrap();
     sim.fail(true);
     record(&store, &mut keeper, 1, 0, 9 * H);
@@ -77,7 +77,7 @@ fn rows_the_ring_lets_go_of_before_they_are_written_are_counted() {
 
 #[test]
 fn rows_in_files_are_kept_until_they_are_too_old_however_many_they_are() {
-    let sim = Sim::new(1);
+    let sim = SimulatedDisk::new(1);
     let limits = Limits { samples: 10, age_ms: DAY, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     record(&store, &mut keeper, 1, 0, 18 * H);
@@ -101,7 +101,7 @@ fn rows_without_files_are_as_many_as_memory_may_have() {
 
 #[test]
 fn what_is_too_old_goes_also_of_instances_that_ended_and_the_space_is_given_back() {
-    let sim = Sim::new(1);
+    let sim = SimulatedDisk::new(1);
     let limits = Limits { age_ms: DAY, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     record(&store, &mut keeper, 5, 0, 6 * H);
@@ -119,7 +119,7 @@ fn what_is_too_old_goes_also_of_instances_that_ended_and_the_space_is_given_back
 
 #[test]
 fn beyond_its_bytes_the_oldest_history_goes_first() {
-    let sim = Sim::new(1);
+    let sim = SimulatedDisk::new(1);
     let limits = Limits { disk: 100_000, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     record(&store, &mut keeper, 5, 0, 3 * DAY);
@@ -131,7 +131,7 @@ fn beyond_its_bytes_the_oldest_history_goes_first() {
 
 #[test]
 fn less_room_than_the_newest_history_takes_is_said() {
-    let sim = Sim::new(1);
+    let sim = SimulatedDisk::new(1);
     let limits = Limits { disk: 6_000, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     record(&store, &mut keeper, 1, 0, H);
@@ -145,7 +145,7 @@ fn less_room_than_the_newest_history_takes_is_said() {
 
 #[test]
 fn a_forgotten_instance_stays_so_and_its_space_is_given_back() {
-    let sim = Sim::new(1);
+    let sim = SimulatedDisk::new(1);
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits()).unwrap();
     record(&store, &mut keeper, 8, 0, 7 * H);
     let before: usize = sim.files().values().sum();
@@ -161,7 +161,7 @@ fn a_forgotten_instance_stays_so_and_its_space_is_given_back() {
 
 #[test]
 fn a_forgotten_instance_begins_anew() {
-    let sim = Sim::new(1);
+    let sim = SimulatedDisk::new(1);
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits()).unwrap();
     record(&store, &mut keeper, 1, 0, H);
     store.remove(&id(0));
@@ -201,7 +201,7 @@ fn a_clock_set_far_ahead_costs_history_only_when_it_stays_there_for_a_day() {
 
 #[test]
 fn what_a_board_wrote_while_it_thought_it_was_1970_is_as_old_as_what_it_wrote_next() {
-    let sim = Sim::new(1);
+    let sim = SimulatedDisk::new(1);
     let limits = Limits { age_ms: 2 * DAY, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     let now = 20_000 * DAY;
@@ -219,7 +219,7 @@ fn what_a_board_wrote_while_it_thought_it_was_1970_is_as_old_as_what_it_wrote_ne
 
 #[test]
 fn beyond_its_bytes_what_was_written_first_goes_first_whatever_the_clock_was_then() {
-    let sim = Sim::new(1);
+    let sim = SimulatedDisk::new(1);
     let limits = Limits { disk: 100_000, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     let now = 20_000 * DAY;
@@ -234,7 +234,7 @@ fn beyond_its_bytes_what_was_written_first_goes_first_whatever_the_clock_was_the
 
 #[test]
 fn an_instance_whose_history_has_gone_goes_on_with_all_its_rows() {
-    let sim = Sim::new(1);
+    let sim = SimulatedDisk::new(1);
     let limits = Limits { age_ms: DAY, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     record(&store, &mut keeper, 1, 0, 2 * DAY);
@@ -251,7 +251,7 @@ fn an_instance_whose_history_has_gone_goes_on_with_all_its_rows() {
 
 #[test]
 fn files_do_not_pile_up_while_a_disk_is_full() {
-    let sim = Sim::new(1);
+    let sim = SimulatedDisk::new(1);
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits()).unwrap();
     record(&store, &mut keeper, 3, 0, 3 * H);
     let before = sim.files().len();
@@ -344,7 +344,7 @@ fn of_a_sampler_with_more_sealed_than_it_may_have_the_oldest_goes_and_nothing_of
 
 #[test]
 fn where_the_disk_is_short_the_sampler_with_most_loses_its_oldest_and_its_neighbour_nothing() {
-    let sim = Sim::new(1);
+    let sim = SimulatedDisk::new(1);
     let limits = Limits { disk: 4 << 20, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     let schema = |sampler: &str, fields: usize| {

@@ -2,7 +2,7 @@
 
 use super::Store;
 use crate::Frame;
-use crate::archive::{self, Restored, TooLarge, NoteValues, dead};
+use crate::archive::{self, Restored, TooLarge, NoteValues, removed_frames};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
@@ -89,7 +89,7 @@ impl Store {
         let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let StoredNotes { values, changes, removed, .. } = &mut *kept;
         if !removed.is_empty() {
-            let noted = dead::note(values, std::mem::take(removed), last_file);
+            let noted = removed_frames::note_removed(values, std::mem::take(removed), last_file);
             changes.extend(noted.into_iter().map(|key| (key.clone(), values.get(&key).cloned())));
         }
         std::mem::take(changes)
@@ -97,8 +97,8 @@ impl Store {
 
     /// Returns the keys of notes about removed frames that no file can hold any more: all files have numbers from
     /// `oldest_file` on.
-    pub(crate) fn over_dead(&self, oldest_file: u64) -> Vec<String> {
-        dead::over(&self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).values, oldest_file)
+    pub(crate) fn obsolete_removal_notes(&self, oldest_file: u64) -> Vec<String> {
+        removed_frames::obsolete_notes(&self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).values, oldest_file)
     }
 
     /// Passes all notes to `show`. Notes cannot change meanwhile.

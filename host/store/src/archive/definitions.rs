@@ -1,8 +1,8 @@
-//! Ids of frames in files. Each file defines the ids that it uses, so no file depends on another.
+//! Definitions of schemas and frames in files. Each file defines the ids that it uses, so no file depends on another.
 
-use super::record::{self, Kind, TooLarge};
+use super::record::{self, RecordKind, TooLarge};
 use crate::codec::{CorruptData, ByteReader, put_bytes, put_f64, put_u64};
-use crate::{Aggregation, InstanceId, Kind as FieldKind, Schema, StoredField};
+use crate::{Aggregation, InstanceId, Kind, Schema, StoredField};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
@@ -31,14 +31,14 @@ impl Hash for FrameKey {
 
 /// The schemas and frames that a writer has defined in a file so far.
 #[derive(Debug, Default)]
-pub(crate) struct Explained {
+pub(crate) struct WrittenDefinitions {
     schemas: Vec<(Schema, i64)>,
     frames: HashSet<u32>,
 }
 
 /// The schemas and frames that a reader has found in a file so far.
 #[derive(Debug, Default)]
-pub(crate) struct Names {
+pub(crate) struct ReadDefinitions {
     schemas: HashMap<u64, (Schema, i64)>,
     frames: ById<FrameKey>,
     /// Owners that are not the sampler of their frame, kept to share their strings. There are few.
@@ -66,14 +66,14 @@ impl Hasher for IdHasher {
     }
 }
 
-impl Explained {
+impl WrittenDefinitions {
     /// Appends the definition of the frame `id`, unless the file has it already.
-    pub(crate) fn explain(&mut self, out: &mut Vec<u8>, id: u32, key: &FrameKey) -> Result<(), TooLarge> {
+    pub(crate) fn define(&mut self, out: &mut Vec<u8>, id: u32, key: &FrameKey) -> Result<(), TooLarge> {
         if !self.frames.insert(id) {
             return Ok(());
         }
         let schema = self.schema(out, key)?;
-        record::put(out, Kind::Frame, |out| put_frame(out, id, schema, key))
+        record::put(out, RecordKind::Frame, |out| put_frame(out, id, schema, key))
     }
 
     /// Appends the definition of a frame's schema, unless the file has it already. Returns the schema's number.
@@ -83,22 +83,22 @@ impl Explained {
         let number = known.unwrap_or(self.schemas.len()) as u64;
         if known.is_none() {
             self.schemas.push((key.schema.clone(), key.interval_ms));
-            record::put(out, Kind::Schema, |out| put_schema(out, number, key))?;
+            record::put(out, RecordKind::Schema, |out| put_schema(out, number, key))?;
         }
         Ok(number)
     }
 }
 
-impl Names {
+impl ReadDefinitions {
     /// Reads a record that defines a schema or a frame; ignores other records.
-    pub(crate) fn learn(&mut self, kind: Kind, payload: &[u8]) -> Result<(), CorruptData> {
+    pub(crate) fn learn(&mut self, kind: RecordKind, payload: &[u8]) -> Result<(), CorruptData> {
         let mut reader = ByteReader(payload);
         match kind {
-            Kind::Schema => {
+            RecordKind::Schema => {
                 let (number, schema) = read_schema(&mut reader)?;
                 self.schemas.insert(number, schema);
             }
-            Kind::Frame => self.read_frame(&mut reader)?,
+            RecordKind::Frame => self.read_frame(&mut reader)?,
             _ => {}
         }
         Ok(())
@@ -147,8 +147,8 @@ fn put_schema(out: &mut Vec<u8>, number: u64, key: &FrameKey) {
     for field in key.schema.fields().iter().chain(key.schema.has_delay().then_some(&delay)) {
         put_bytes(out, field.name.as_bytes());
         match field.kind {
-            FieldKind::Gauge => out.push(0),
-            FieldKind::Counter { scale } => {
+            Kind::Gauge => out.push(0),
+            Kind::Counter { scale } => {
                 out.push(1);
                 put_f64(out, scale);
             }
@@ -171,8 +171,8 @@ fn read_schema(reader: &mut ByteReader<'_>) -> Result<(u64, (Schema, i64)), Corr
     let fields = (0..reader.up_to(Schema::MOST_FIELDS + 1)?).map(|_| {
         let name = reader.text()?.into();
         let kind = match reader.u8()? {
-            0 => FieldKind::Gauge,
-            1 => FieldKind::Counter { scale: reader.f64()? },
+            0 => Kind::Gauge,
+            1 => Kind::Counter { scale: reader.f64()? },
             _ => return Err(CorruptData),
         };
         let aggregation = match reader.u8()? {
