@@ -17,7 +17,7 @@ use crate::{Engine, Options, memory, shares};
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
 use dropsonde_sandbox::Sandbox;
-use dropsonde_store::{WriteFailure, InstanceId, Keeper, Limits, OpenError, OpenedFolder, Pool, Restored, KeeperStep, Store};
+use dropsonde_store::{WriteFailure, InstanceId, Keeper, StoreLimits, OpenError, OpenedFolder, Pool, Restored, KeeperStep, Store};
 use humantime::format_duration;
 use std::io;
 use std::path::Path;
@@ -261,7 +261,7 @@ fn say_what_memory_cuts(options: &Options) {
 /// Opens history on disk and logs what was restored. Where the disk has no history and none can be created, returns
 /// history in memory and the reason.
 fn history(options: &Options, now_ms: i64) -> Result<(Store, Keeper, Option<String>)> {
-    let limits = Limits {
+    let limits = StoreLimits {
         samples: options.store.retention_samples,
         age_ms: i64::try_from(options.store.retention.get().as_millis()).unwrap_or(i64::MAX),
         disk: options.store.max_disk.get() as u64,

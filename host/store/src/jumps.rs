@@ -48,11 +48,11 @@ pub(crate) fn read(value: &[u8]) -> Vec<ClockJump> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Limits;
+    use crate::StoreLimits;
 
     #[test]
     fn the_last_jumps_are_remembered_the_oldest_first() {
-        let store = Store::in_memory(&Limits::default());
+        let store = Store::in_memory(&StoreLimits::default());
         assert_eq!(store.clock_jumps(), []);
         for nth in 0..40 {
             store.clock_jumped(ClockJump { at_ms: nth, by_ms: -nth });

@@ -1,9 +1,9 @@
 //! Keeps samples as history and answers range queries.
 //!
 //! ```
-//! use dropsonde_store::{Align, StoredField, InstanceId, Limits, Query, Schema, Store};
+//! use dropsonde_store::{Align, StoredField, InstanceId, StoreLimits, Query, Schema, Store};
 //!
-//! let store = Store::in_memory(&Limits::default());
+//! let store = Store::in_memory(&StoreLimits::default());
 //! let host = InstanceId::new("host").unwrap();
 //! let schema = Schema::new("load", vec![StoredField::gauge("load_1m")]);
 //! let frame = store.frame(&host, &schema, 10_000);
@@ -79,7 +79,7 @@
 //!
 //! Rates use a monotonic clock: each row of counters stores the delay between its time and its reading
 //! ([`Frame::push_read`]). Retention uses a clock that has run steadily, not one that has just jumped
-//! (`keeper/trust.rs`). Rows that a board recorded while its clock said 1970 are as old as the rows it wrote next.
+//! (`keeper/trusted_clock.rs`). Rows that a board recorded while its clock said 1970 are as old as the rows it wrote next.
 //!
 //! # Layout
 //!
@@ -129,6 +129,6 @@ pub use keeper::{ArchiveStatus, WriteFailure, Keeper, OpenError, KeeperStep};
 pub use pool::{Account, ShareUsedUp, Pool};
 pub use query::{Align, FieldPoints, Points, Query, Sample};
 pub use schema::{Schema, StoredField};
-pub use store::{Limits, OpenedFolder, Store, Usage};
+pub use store::{StoreLimits, OpenedFolder, Store, StoreUsage};
 
 pub(crate) use ladder::Layout;

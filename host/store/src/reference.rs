@@ -2,7 +2,7 @@
 
 use crate::archive::simulated_disk::SimulatedDisk;
 use crate::quantum::Quantum;
-use crate::{Aggregation, Align, InstanceId, Kind, Limits, Points, Query, Schema, Store, StoredField};
+use crate::{Aggregation, Align, InstanceId, Kind, StoreLimits, Points, Query, Schema, Store, StoredField};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -177,7 +177,7 @@ proptest! {
         steps in steps(),
         queries in prop::collection::vec(query(), 1..8),
     ) {
-        let store = Store::in_memory(&Limits { samples: capacity, ..Limits::default() });
+        let store = Store::in_memory(&StoreLimits { samples: capacity, ..StoreLimits::default() });
         let host = InstanceId::new("host").unwrap();
         let frame = store.frame(&host, &Schema::new("s", vec![field.clone()]), interval_ms);
         let mut ring = ReferenceRing { capacity, field: field.clone(), rows: Vec::new(), before: None };
@@ -237,7 +237,7 @@ proptest! {
         seed in any::<u32>(),
     ) {
         // At this interval a block is a minute.
-        let (interval_ms, limits) = (100, Limits { samples: 1 << 20, ..Limits::default() });
+        let (interval_ms, limits) = (100, StoreLimits { samples: 1 << 20, ..StoreLimits::default() });
         let (host, schema) = (InstanceId::new("host").unwrap(), Schema::new("s", vec![field.clone()]));
         let sim = SimulatedDisk::new(seed.into());
         let memory = Store::in_memory(&limits);

@@ -32,7 +32,7 @@ struct StoreInner {
     kept: Mutex<StoredNotes>,
     status: Mutex<ArchiveStatus>,
     /// The usage at the keeper's last check.
-    usage: Mutex<Usage>,
+    usage: Mutex<StoreUsage>,
     /// The trusted time of the keeper's last retention run; `i64::MIN` before the first.
     trusted_ms: AtomicI64,
 }
@@ -42,7 +42,7 @@ type Frames = Vec<Arc<Frame>>;
 
 /// Limits on stored history.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
+pub struct StoreLimits {
     /// Maximum number of rows per frame that are in memory alone: all rows if there are no files, else rows that could
     /// not be written. 60 480 rows are a week at 10 s.
     pub samples: usize,
@@ -59,7 +59,7 @@ pub struct Limits {
 
 /// Stored history and its memory usage.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Usage {
+pub struct StoreUsage {
     pub frames: usize,
     pub rows: u64,
     /// Sealed blocks.
@@ -77,7 +77,7 @@ pub struct Usage {
     pub unreadable: u64,
 }
 
-impl Default for Limits {
+impl Default for StoreLimits {
     fn default() -> Self {
         Self { samples: 60_480, age_ms: i64::MAX, disk: u64::MAX, block_cache: 64 << 20, memory: u64::MAX }
     }
@@ -85,7 +85,7 @@ impl Default for Limits {
 
 impl Store {
     /// Creates a store that keeps history in memory alone.
-    pub fn in_memory(limits: &Limits) -> Self {
+    pub fn in_memory(limits: &StoreLimits) -> Self {
         Self::with(Arc::new(StoreResources::new(limits, false)), Vec::new(), 0, NoteValues::new())
     }
 
@@ -327,7 +327,7 @@ impl Store {
 
     /// Returns the usage at the keeper's last check, at most half a minute ago. Cache figures and read errors are
     /// current.
-    pub fn recent_usage(&self) -> Usage {
+    pub fn recent_usage(&self) -> StoreUsage {
         let mut usage = self.0.usage.lock().unwrap_or_else(PoisonError::into_inner).clone();
         (usage.cache_hits, usage.cache_misses, usage.cache_bytes) = self.0.shared.cache.usage();
         usage.unreadable = self.0.shared.unreadable.load(Ordering::Relaxed);
@@ -340,19 +340,19 @@ impl Store {
         Some(self.0.trusted_ms.load(Ordering::Relaxed)).filter(|trusted| *trusted != i64::MIN)
     }
 
-    pub(crate) fn trust(&self, now_ms: i64) {
+    pub(crate) fn set_trusted_ms(&self, now_ms: i64) {
         self.0.trusted_ms.store(now_ms, Ordering::Relaxed);
     }
 
-    pub(crate) fn look(&self) {
+    pub(crate) fn update_usage(&self) {
         let usage = self.usage();
         *self.0.usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
     }
 
     /// Counts stored history and its memory usage. It visits every block.
-    pub fn usage(&self) -> Usage {
+    pub fn usage(&self) -> StoreUsage {
         let frames = self.all_frames();
-        let mut usage = Usage { frames: frames.len(), ..Usage::default() };
+        let mut usage = StoreUsage { frames: frames.len(), ..StoreUsage::default() };
         frames.iter().for_each(|frame| frame.add_usage(&mut usage));
         (usage.cache_hits, usage.cache_misses, usage.cache_bytes) = self.0.shared.cache.usage();
         usage.unreadable = self.0.shared.unreadable.load(Ordering::Relaxed);
@@ -405,7 +405,7 @@ mod tests {
 
     #[test]
     fn the_earlier_sampler_wins_a_field_and_gaps_are_filled_by_the_later() {
-        let store = Store::in_memory(&Limits { samples: 100, ..Limits::default() });
+        let store = Store::in_memory(&StoreLimits { samples: 100, ..StoreLimits::default() });
         let a = store.frame(&host(), &gauges("a", &["x", "only_a"]), 1000);
         let b = store.frame(&host(), &gauges("b", &["x", "only_b"]), 1000);
         b.push(1000, &[20.0, 21.0]);
@@ -420,7 +420,7 @@ mod tests {
 
     #[test]
     fn a_stale_frame_is_left_out_of_the_sample_but_not_of_history() {
-        let store = Store::in_memory(&Limits { samples: 100, ..Limits::default() });
+        let store = Store::in_memory(&StoreLimits { samples: 100, ..StoreLimits::default() });
         store.frame(&host(), &gauges("a", &["old"]), 1000).push(1000, &[1.0]);
         store.frame(&host(), &gauges("b", &["new"]), 1000).push(4001, &[2.0]);
         let sample = store.latest(&host()).unwrap();
@@ -431,7 +431,7 @@ mod tests {
 
     #[test]
     fn what_a_sampler_recorded_before_its_fields_changed_is_no_part_of_the_sample() {
-        let store = Store::in_memory(&Limits { samples: 100, ..Limits::default() });
+        let store = Store::in_memory(&StoreLimits { samples: 100, ..StoreLimits::default() });
         store.frame(&host(), &gauges("a", &["kept", "dropped"]), 1000).push(1000, &[1.0, 1.0]);
         let newer = store.frame(&host(), &gauges("a", &["kept", "added"]), 1000);
         newer.push(2000, &[2.0, 2.0]);
@@ -445,7 +445,7 @@ mod tests {
 
     #[test]
     fn the_window_is_half_open_and_empty_buckets_are_skipped() {
-        let store = Store::in_memory(&Limits { samples: 100, ..Limits::default() });
+        let store = Store::in_memory(&StoreLimits { samples: 100, ..StoreLimits::default() });
         let frame = store.frame(&host(), &gauges("a", &["x"]), 1000);
         for at in [1000, 2000, 3000, 9000] {
             frame.push(at, &[at as f64]);
@@ -460,7 +460,7 @@ mod tests {
 
     #[test]
     fn buckets_can_begin_at_the_windows_start() {
-        let store = Store::in_memory(&Limits { samples: 100, ..Limits::default() });
+        let store = Store::in_memory(&StoreLimits { samples: 100, ..StoreLimits::default() });
         let frame = store.frame(&host(), &gauges("a", &["x"]), 1000);
         for at in [1500, 2400, 2600] {
             frame.push(at, &[1.0]);

@@ -118,7 +118,7 @@ impl FlushTrigger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dropsonde_store::{Limits, Store};
+    use dropsonde_store::{StoreLimits, Store};
 
     struct Counting(Sender<()>);
 
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_step_that_is_asked_for_comes_before_its_time_and_rings_that_come_together_are_one() {
-        let limits = Limits::default();
+        let limits = StoreLimits::default();
         let (stepped, steps) = mpsc::channel();
         let keeper = Keeper::in_memory(Store::in_memory(&limits), &limits);
         let keeping = Flusher::start(keeper, Duration::from_secs(2), Counting(stepped)).unwrap();

@@ -171,11 +171,11 @@ fn field_name(frame: &ExportedFrame, field: usize) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dropsonde_store::{Limits, Schema, Store, StoredField};
+    use dropsonde_store::{StoreLimits, Schema, Store, StoredField};
 
     fn exported(push: impl Fn(&Store)) -> (tempfile::TempDir, Export) {
         let folder = tempfile::tempdir().unwrap();
-        let (store, keeper, _) = Store::open(folder.path(), &Limits::default()).unwrap();
+        let (store, keeper, _) = Store::open(folder.path(), &StoreLimits::default()).unwrap();
         push(&store);
         keeper.close(0);
         let export = inspect::export(folder.path(), &ExportFilter::default()).unwrap();

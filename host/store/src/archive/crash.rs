@@ -5,7 +5,7 @@
 
 use super::simulated_disk::{SimRandom, SimulatedDisk};
 use crate::frame::Blocks;
-use crate::{InstanceId, Keeper, Limits, Query, Schema, Store, StoredField};
+use crate::{InstanceId, Keeper, StoreLimits, Query, Schema, Store, StoredField};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -98,7 +98,7 @@ fn answer(store: &Store, instance: &InstanceId) -> Vec<(i64, f64)> {
 }
 
 /// Restarts the store until a start is not interrupted.
-fn start(sim: &SimulatedDisk, limits: &Limits) -> (Store, Keeper) {
+fn start(sim: &SimulatedDisk, limits: &StoreLimits) -> (Store, Keeper) {
     loop {
         match Store::on(Arc::new(sim.clone()), limits) {
             Ok((store, keeper, restored)) if !sim.is_off() => {
@@ -115,7 +115,7 @@ fn start(sim: &SimulatedDisk, limits: &Limits) -> (Store, Keeper) {
 fn case(seed: u64) -> Result<(), String> {
     let sim = SimulatedDisk::new(seed);
     let mut random = SimRandom(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let limits = Limits { samples: CAPACITY, ..Limits::default() };
+    let limits = StoreLimits { samples: CAPACITY, ..StoreLimits::default() };
     let schema = Schema::new("s", vec![StoredField::gauge("x")]);
     let instances: Vec<_> = (0..3).map(|n| InstanceId::new(format!("i{n}")).unwrap()).collect();
     let mut expected: Vec<ExpectedRows> = instances.iter().map(|_| ExpectedRows::default()).collect();

@@ -4,7 +4,7 @@
 use super::disk::{Disk, AppendOnlyFile};
 use super::definitions::{ById, WrittenDefinitions, FrameKey, ReadDefinitions};
 use super::record::{self, FileHead, FileKind, FilePart, RecordKind, Records};
-use super::rows::{self, LogEntry, LogRowReader, LogRow};
+use super::log_rows::{self, LogEntry, LogRowReader, LogRow};
 use crate::Schema;
 use crate::codec::{CorruptData, ByteReader, put_i64};
 use crate::rows::RawRows;
@@ -73,7 +73,7 @@ impl LogWriter {
             self.part_ms = rows.at_ms.first().copied().unwrap_or_default();
             put_i64(&mut self.part, self.part_ms);
         }
-        rows::put(&mut self.part, self.part_ms, &key.schema, id, rows, begins);
+        log_rows::put(&mut self.part, self.part_ms, &key.schema, id, rows, begins);
         if self.part.len() >= PART { self.end_part() } else { Ok(()) }
     }
 

@@ -46,24 +46,24 @@ impl Archive {
     pub(crate) fn merge(&mut self, frames: &[Arc<Frame>], now_ms: i64, blocks: usize) -> io::Result<bool> {
         let merge = match self.merge.take() {
             Some(merge) => merge,
-            None => match self.due(frames, now_ms) {
-                Some(due) => self.begin(frames, now_ms, due)?,
+            None => match self.due_group(frames, now_ms) {
+                Some(due) => self.begin_merge(frames, now_ms, due)?,
                 None => return Ok(false),
             },
         };
         let segment = merge.writer.segment.clone();
         let names = [merge.name.clone(), segment.name()];
-        let went_on = self.go_on(merge, frames, blocks);
-        if went_on.is_err() {
+        let continued = self.continue_merge(merge, frames, blocks);
+        if continued.is_err() {
             // The file exists under one of the two names, and its contents do not count.
             self.superfluous.extend(names.map(|name| (name, segment.size())));
             // Merge other partitions first.
             self.not_before.insert(segment.partition_ms, now_ms.saturating_add(LOOK_MS));
         }
-        went_on.map(|()| true)
+        continued.map(|()| true)
     }
 
-    fn go_on(&mut self, mut merge: PartitionMerge, frames: &[Arc<Frame>], blocks: usize) -> io::Result<()> {
+    fn continue_merge(&mut self, mut merge: PartitionMerge, frames: &[Arc<Frame>], blocks: usize) -> io::Result<()> {
         let mut done = 0;
         while done < blocks
             && let Some(frame) = merge.queue.pop_front()
@@ -72,7 +72,7 @@ impl Archive {
             done += merge.add(id, &frame)?;
         }
         if merge.queue.is_empty() {
-            self.finish(merge)?;
+            self.finish_merge(merge)?;
             self.sweep(frames);
         } else {
             self.merge = Some(merge);
@@ -82,7 +82,7 @@ impl Archive {
 
     /// Returns a group that is due: its time is over, and it has files that are not merged or that have few live
     /// blocks.
-    fn due(&mut self, frames: &[Arc<Frame>], now_ms: i64) -> Option<(MergeGroup, Vec<u64>)> {
+    fn due_group(&mut self, frames: &[Arc<Frame>], now_ms: i64) -> Option<(MergeGroup, Vec<u64>)> {
         // Visiting every block takes long.
         let looked = self.looked_ms.replace(now_ms);
         let live = match looked {
@@ -117,7 +117,7 @@ impl Archive {
         Some((group, segments.iter().map(|segment| segment.number).collect()))
     }
 
-    fn begin(
+    fn begin_merge(
         &mut self,
         frames: &[Arc<Frame>],
         now_ms: i64,
@@ -148,7 +148,7 @@ impl Archive {
         Ok(PartitionMerge { writer, name, sources, queue: queue.into(), index: Vec::new(), moved: Vec::new() })
     }
 
-    fn finish(&mut self, merge: PartitionMerge) -> io::Result<()> {
+    fn finish_merge(&mut self, merge: PartitionMerge) -> io::Result<()> {
         let PartitionMerge { mut writer, name, index, moved, .. } = merge;
         writer.finish(&index)?;
         writer.write()?;

@@ -15,12 +15,12 @@ mod definitions;
 mod disk;
 mod eviction;
 mod log;
+mod log_rows;
 mod merge;
 mod notes;
 mod record;
 pub(crate) mod removed_frames;
 mod restore;
-mod rows;
 mod segment;
 #[cfg(test)]
 pub(crate) mod simulated_disk;

@@ -170,12 +170,12 @@ pub(crate) fn note(payload: &[u8], values: &mut NoteValues) -> Result<(), Corrup
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Limits, Store};
+    use crate::{StoreLimits, Store};
 
     #[test]
     fn a_note_too_large_for_a_file_is_refused_and_what_was_noted_is_there_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, keeper, _) = Store::open(folder.path(), &Limits::default()).unwrap();
+        let (store, keeper, _) = Store::open(folder.path(), &StoreLimits::default()).unwrap();
         let (key, longest) = ("a", record::MOST - 17);
         store.note(key, Some(b"known".to_vec())).unwrap();
         assert!(store.note(key, Some(vec![1; record::MOST])).is_err());
@@ -184,7 +184,7 @@ mod tests {
         assert!(store.note("b", Some(vec![2; longest + 1])).is_err());
         drop(store);
         keeper.close(0);
-        let (store, _keeper, restored) = Store::open(folder.path(), &Limits::default()).unwrap();
+        let (store, _keeper, restored) = Store::open(folder.path(), &StoreLimits::default()).unwrap();
         assert_eq!(restored.damaged, 0);
         assert_eq!(store.notes(key), [(key.to_owned(), b"known".to_vec())]);
         assert_eq!(store.notes("b"), [("b".to_owned(), vec![1; longest])]);

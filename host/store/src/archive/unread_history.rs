@@ -2,7 +2,7 @@
 //! ten thousand frames, the first query waits only for the frame it needs.
 
 use super::log::LoggedRows;
-use super::rows::LogRowReader;
+use super::log_rows::LogRowReader;
 use super::segment::{FramePages, PageEntry};
 use crate::Schema;
 use crate::codec::CorruptData;

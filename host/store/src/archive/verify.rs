@@ -5,7 +5,7 @@ use super::log;
 use super::definitions::{FrameKey, ReadDefinitions};
 use super::notes::{self, NoteValues};
 use super::record::{self, FileHead, FileKind, HEAD, FilePart, RecordKind, Records};
-use super::rows::LogRow;
+use super::log_rows::LogRow;
 use super::segment::{self, PageEntry, Segment};
 use crate::cell::Cell;
 use crate::codec::{Chunk, PageHead, ByteReader};

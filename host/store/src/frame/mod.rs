@@ -27,7 +27,7 @@ pub(crate) use write_times::AHEAD_MS;
 use crate::archive::{FrameKey, UnreadHistory};
 use crate::cache::BlockCache;
 use crate::rates::CounterTotal;
-use crate::{Kind, Layout, Limits, Pool, Query, Schema, Usage};
+use crate::{Kind, Layout, StoreLimits, Pool, Query, Schema, StoreUsage};
 use arc_swap::{ArcSwap, Guard};
 use memory::FrameMemory;
 use open::PushRefused;
@@ -406,7 +406,7 @@ impl Frame {
         !self.is_unread.load(Ordering::Acquire) && !has_rows(&self.view.load())
     }
 
-    pub(crate) fn add_usage(&self, usage: &mut Usage) {
+    pub(crate) fn add_usage(&self, usage: &mut StoreUsage) {
         let view = self.current();
         usage.rows += view.rows(self.capacity());
         for blocks in view.blocks.iter() {
@@ -463,7 +463,7 @@ impl Frame {
 // === impl StoreResources ===
 
 impl StoreResources {
-    pub(crate) fn new(limits: &Limits, archived: bool) -> Self {
+    pub(crate) fn new(limits: &StoreLimits, archived: bool) -> Self {
         Self {
             samples: limits.samples.max(1) as u64,
             cache: BlockCache::new(limits.block_cache),

@@ -1,11 +1,11 @@
 use super::*;
 use crate::archive::simulated_disk::SimulatedDisk;
 
-use crate::{InstanceId, Limits, Store, StoredField};
+use crate::{InstanceId, StoreLimits, Store, StoredField};
 
 fn frame(field: StoredField, capacity: u64) -> Frame {
     let cache = BlockCache::new(1 << 20);
-    let shared = StoreResources { samples: capacity, cache, ..StoreResources::new(&Limits::default(), false) };
+    let shared = StoreResources { samples: capacity, cache, ..StoreResources::new(&StoreLimits::default(), false) };
     let (instance, schema) = (InstanceId::new("i").unwrap(), Schema::new("s", vec![field]));
     let owner = schema.sampler().clone();
     Frame::new(FrameKey { instance, schema, interval_ms: 1000, born: 0, owner }, Arc::new(shared))
@@ -48,7 +48,7 @@ fn what_gets_no_row_for_minutes_is_compressed_before_its_block_is_over_and_a_lat
 fn a_row_that_fits_no_column_makes_all_of_them_wide_and_keeps_the_rows_before_it() {
     let fields: Vec<_> =
         (0..200).map(|nth| StoredField { precision: 1.0, ..StoredField::gauge(format!("f{nth}")) }).collect();
-    let shared = StoreResources::new(&Limits::default(), false);
+    let shared = StoreResources::new(&StoreLimits::default(), false);
     let (instance, schema) = (InstanceId::new("i").unwrap(), Schema::new("s", fields));
     let owner = schema.sampler().clone();
     let frame = Frame::new(FrameKey { instance, schema, interval_ms: 1000, born: 0, owner }, Arc::new(shared));
@@ -186,7 +186,7 @@ fn a_frame_that_gets_no_more_rows_keeps_no_more_memory_than_they_take() {
 
 /// Makes a frame with a number of blocks in a file, of a minute and ten rows each.
 fn in_a_file(blocks: i64) -> (Store, Arc<Frame>) {
-    let (store, mut keeper, _) = Store::on(Arc::new(SimulatedDisk::new(1)), &Limits::default()).unwrap();
+    let (store, mut keeper, _) = Store::on(Arc::new(SimulatedDisk::new(1)), &StoreLimits::default()).unwrap();
     let schema = Schema::new("s", vec![StoredField::gauge("x")]);
     let frame = store.frame(&InstanceId::new("i").unwrap(), &schema, 100);
     for minute in 0..blocks {

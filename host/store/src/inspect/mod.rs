@@ -6,7 +6,7 @@ mod tests;
 use crate::archive::{self, Disk as _, HistoryFolder, Restored, FileRole, FolderSnapshot, NoteValues};
 use crate::frame::{Blocks, Frame, FrameRow, BlockRef, StoreResources, FrameView};
 use crate::rows::RawRows;
-use crate::{ClockJump, InstanceId, Kind, Limits, Schema, Usage, jumps};
+use crate::{ClockJump, InstanceId, Kind, StoreLimits, Schema, StoreUsage, jumps};
 use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::io;
@@ -150,7 +150,7 @@ pub fn stats(folder: &Path) -> io::Result<FolderStats> {
     let frames: Vec<_> = frames.iter().filter(|frame| !frame.is_empty()).collect();
     stats.instances = frames.iter().map(|frame| &frame.key().instance).collect::<HashSet<_>>().len();
     stats.frames = frames.len();
-    let mut usage = Usage::default();
+    let mut usage = StoreUsage::default();
     for frame in frames {
         frame.add_usage(&mut usage);
         let rows = frame.len() as u64;
@@ -192,7 +192,7 @@ fn snapshot(folder: HistoryFolder) -> io::Result<FolderSnapshot> {
 }
 
 fn restore(disk: FolderSnapshot) -> io::Result<(Vec<Arc<Frame>>, NoteValues, Restored)> {
-    let limits = Limits { samples: usize::MAX, block_cache: 1 << 20, ..Limits::default() };
+    let limits = StoreLimits { samples: usize::MAX, block_cache: 1 << 20, ..StoreLimits::default() };
     let (_, frames, values, restored) = archive::restore(Arc::new(disk), &Arc::new(StoreResources::new(&limits, true)))?;
     Ok((frames, values, restored))
 }

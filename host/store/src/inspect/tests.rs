@@ -34,7 +34,7 @@ fn at_ms(nth: i64) -> i64 {
 
 /// Makes an archive with hours of rows, most of them merged, the last in a log. It stays open.
 fn archive(folder: &Path) -> (Store, Keeper) {
-    let (store, mut keeper, _) = Store::open(folder, &Limits::default()).unwrap();
+    let (store, mut keeper, _) = Store::open(folder, &StoreLimits::default()).unwrap();
     for nth in 0..rows() {
         for instance in instances() {
             store.frame(&instance, &schema(), INTERVAL_MS).push(at_ms(nth), &row(nth));
@@ -235,7 +235,7 @@ fn a_folder_that_is_not_there_is_an_error_and_an_empty_one_is_empty() {
 #[test]
 fn rows_written_while_the_clock_was_set_back_are_exported_in_the_order_of_their_times() {
     let folder = tempfile::tempdir().unwrap();
-    let (store, mut keeper, _) = Store::open(folder.path(), &Limits::default()).unwrap();
+    let (store, mut keeper, _) = Store::open(folder.path(), &StoreLimits::default()).unwrap();
     let host = InstanceId::new("host").unwrap();
     let frame = store.frame(&host, &Schema::new("s", vec![StoredField::gauge("x")]), 1000);
     for (at, x) in [(1000, 1.0), (2000, 2.0), (3000, 3.0), (2000, 9.0), (2500, 8.0)] {
@@ -271,7 +271,7 @@ fn files_of_the_first_version_are_read_to_the_last_row() {
         std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
     }
     assert!(verify(folder.path(), |_, _| {}).unwrap().is_whole());
-    let (store, ..) = Store::open(folder.path(), &Limits { samples: 100_000, ..Limits::default() }).unwrap();
+    let (store, ..) = Store::open(folder.path(), &StoreLimits { samples: 100_000, ..StoreLimits::default() }).unwrap();
     let start = 1_700_000_000_000 / 21_600_000 * 21_600_000;
     let query = crate::Query { since_ms: 0, until_ms: i64::MAX / 2, step_ms: 10_000, ..crate::Query::default() };
     let points = store.range(&InstanceId::new("host").unwrap(), &query);

@@ -3,17 +3,17 @@
 
 #[cfg(test)]
 mod tests;
-mod trust;
+mod trusted_clock;
 
 use crate::archive::{self, Archive, Disk, FORGOTTEN, Flushed, HistoryFolder, ForgottenNote, Restored, EvictedFile};
 use crate::frame::{Blocks, Frame, StoreResources};
-use crate::store::{NoteChanges, Limits, Store};
+use crate::store::{NoteChanges, StoreLimits, Store};
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use trust::Trust;
+use trusted_clock::TrustedClock;
 
 /// The backoff after a failed write, in milliseconds: the first wait, and the longest.
 const BACKOFF_MS: (i64, i64) = (1_000, 30_000);
@@ -25,7 +25,7 @@ const YOUNG_MS: i64 = 3_600_000;
 const PRUNE_MS: i64 = 30_000;
 
 /// The key of the note about the clock.
-const TRUST: &str = "clock/trust";
+const CLOCK_NOTE: &str = "clock/trust";
 /// The interval between writes of that note, in milliseconds.
 const NOTED_MS: i64 = 10 * 60_000;
 
@@ -37,7 +37,7 @@ const MERGED: usize = 256;
 #[derive(Debug)]
 pub struct Keeper {
     store: Store,
-    limits: Limits,
+    limits: StoreLimits,
     archive: Option<Archive>,
     /// The folder of an archive that could not be opened yet.
     unopened: Option<PathBuf>,
@@ -47,7 +47,7 @@ pub struct Keeper {
     pruned_ms: Option<i64>,
     merge_paused_ms: Option<i64>,
     /// The state of the clock; `None` before the first check.
-    trust: Option<Trust>,
+    clock: Option<TrustedClock>,
     /// The time of the last note about the clock.
     noted_ms: Option<i64>,
 }
@@ -122,7 +122,7 @@ pub enum OpenError {
 impl Store {
     /// Opens a store that keeps history in a folder, and restores the history there. Creates the folder if it does not
     /// exist.
-    pub fn open(folder: &Path, limits: &Limits) -> Result<(Self, Keeper, Restored), OpenError> {
+    pub fn open(folder: &Path, limits: &StoreLimits) -> Result<(Self, Keeper, Restored), OpenError> {
         let folder = HistoryFolder::locked(folder).map_err(|error| match error.kind() {
             ErrorKind::WouldBlock => OpenError::InUse,
             _ => OpenError::Io(error),
@@ -133,7 +133,7 @@ impl Store {
     /// Makes a store for a folder that cannot be opened now, because of `error`. History stays in memory until the
     /// folder can be opened; the keeper retries. Then the folder's history is added, and [`Store::take_opened`] returns
     /// its other contents.
-    pub fn open_later(folder: &Path, limits: &Limits, error: &io::Error, now_ms: i64) -> (Self, Keeper) {
+    pub fn open_later(folder: &Path, limits: &StoreLimits, error: &io::Error, now_ms: i64) -> (Self, Keeper) {
         // The numbers of the frames in the folder are unknown. Those are counted from 0; these begin at the time in
         // microseconds, so that they differ.
         let next_born = u64::try_from(now_ms).unwrap_or(0).saturating_mul(1000);
@@ -143,7 +143,7 @@ impl Store {
         (store, keeper)
     }
 
-    pub(crate) fn on(disk: Arc<dyn Disk>, limits: &Limits) -> io::Result<(Self, Keeper, Restored)> {
+    pub(crate) fn on(disk: Arc<dyn Disk>, limits: &StoreLimits) -> io::Result<(Self, Keeper, Restored)> {
         let shared = Arc::new(StoreResources::new(limits, true));
         let (archive, frames, values, restored) = archive::restore(disk, &shared)?;
         let store = Self::restored(shared, frames, archive.next_born, values);
@@ -154,11 +154,11 @@ impl Store {
 
 impl Keeper {
     /// Makes a keeper for a store in memory.
-    pub fn in_memory(store: Store, limits: &Limits) -> Self {
+    pub fn in_memory(store: Store, limits: &StoreLimits) -> Self {
         Self::new(store, limits)
     }
 
-    fn new(store: Store, limits: &Limits) -> Self {
+    fn new(store: Store, limits: &StoreLimits) -> Self {
         let limits = limits.clone();
         Self {
             store,
@@ -169,7 +169,7 @@ impl Keeper {
             changes: NoteChanges::new(),
             pruned_ms: None,
             merge_paused_ms: None,
-            trust: None,
+            clock: None,
             noted_ms: None,
         }
     }
@@ -191,7 +191,7 @@ impl Keeper {
         if self.pruned_ms.is_none_or(|pruned| now_ms < pruned || now_ms.saturating_sub(pruned) >= PRUNE_MS) {
             self.prune(&frames, now_ms);
             self.pruned_ms = Some(now_ms);
-            self.store.look();
+            self.store.update_usage();
         }
         KeeperStep { sealed, flushed: flushed.unwrap_or_default() }
     }
@@ -216,7 +216,7 @@ impl Keeper {
             Ok((archive, frames, values, restored)) => {
                 (self.unopened, self.retry) = (None, None);
                 // Read the note about the clock from the folder: without it a clock that has jumped would cost history.
-                self.trust = None;
+                self.clock = None;
                 self.store.adopt(frames, archive.next_born, values, restored);
                 self.archive = Some(archive);
             }
@@ -296,15 +296,15 @@ impl Keeper {
 
     /// Returns the trusted time.
     fn trusted_ms(&mut self, now_ms: i64) -> i64 {
-        let known = self.trust.or_else(|| Trust::read(&self.store.notes(TRUST).first()?.1));
-        let trust = self.trust.insert(known.unwrap_or_else(|| Trust::new(now_ms)));
-        let trusted_ms = trust.look(now_ms);
+        let known = self.clock.or_else(|| TrustedClock::read(&self.store.notes(CLOCK_NOTE).first()?.1));
+        let clock = self.clock.insert(known.unwrap_or_else(|| TrustedClock::new(now_ms)));
+        let trusted_ms = clock.check(now_ms);
         if !(0..NOTED_MS).contains(&now_ms.saturating_sub(self.noted_ms.unwrap_or(i64::MIN))) {
             // A few bytes always fit.
-            let _ = self.store.note(TRUST, Some(trust.write()));
+            let _ = self.store.note(CLOCK_NOTE, Some(clock.write()));
             self.noted_ms = Some(now_ms);
         }
-        self.store.trust(trusted_ms);
+        self.store.set_trusted_ms(trusted_ms);
         trusted_ms
     }
 

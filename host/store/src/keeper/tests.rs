@@ -14,8 +14,8 @@ fn schema() -> Schema {
     Schema::new("s", vec![StoredField::gauge("x")])
 }
 
-fn limits() -> Limits {
-    Limits { samples: 100_000, ..Limits::default() }
+fn limits() -> StoreLimits {
+    StoreLimits { samples: 100_000, ..StoreLimits::default() }
 }
 
 /// Returns values that no codec can compress.
@@ -66,7 +66,7 @@ fn a_full_disk_costs_nothing_and_history_is_written_when_there_is_room_again() {
 #[test]
 fn rows_the_ring_lets_go_of_before_they_are_written_are_counted() {
     let sim = SimulatedDisk::new(1);
-    let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &Limits { samples: 1000, ..limits() }).unwrap();
+    let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &StoreLimits { samples: 1000, ..limits() }).unwrap();
     sim.fail(true);
     record(&store, &mut keeper, 1, 0, 9 * H);
     // Whole blocks are evicted, when the next one is sealed.
@@ -78,7 +78,7 @@ fn rows_the_ring_lets_go_of_before_they_are_written_are_counted() {
 #[test]
 fn rows_in_files_are_kept_until_they_are_too_old_however_many_they_are() {
     let sim = SimulatedDisk::new(1);
-    let limits = Limits { samples: 10, age_ms: DAY, ..limits() };
+    let limits = StoreLimits { samples: 10, age_ms: DAY, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     record(&store, &mut keeper, 1, 0, 18 * H);
     let all: Vec<i64> = (0..18 * H).step_by(10_000).collect();
@@ -92,7 +92,7 @@ fn rows_in_files_are_kept_until_they_are_too_old_however_many_they_are() {
 
 #[test]
 fn rows_without_files_are_as_many_as_memory_may_have() {
-    let limits = Limits { samples: 1000, age_ms: DAY, ..limits() };
+    let limits = StoreLimits { samples: 1000, age_ms: DAY, ..limits() };
     let store = Store::in_memory(&limits);
     let mut keeper = Keeper::in_memory(store.clone(), &limits);
     record(&store, &mut keeper, 1, 0, 9 * H);
@@ -102,7 +102,7 @@ fn rows_without_files_are_as_many_as_memory_may_have() {
 #[test]
 fn what_is_too_old_goes_also_of_instances_that_ended_and_the_space_is_given_back() {
     let sim = SimulatedDisk::new(1);
-    let limits = Limits { age_ms: DAY, ..limits() };
+    let limits = StoreLimits { age_ms: DAY, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     record(&store, &mut keeper, 5, 0, 6 * H);
     record(&store, &mut keeper, 1, 6 * H, 2 * DAY);
@@ -120,7 +120,7 @@ fn what_is_too_old_goes_also_of_instances_that_ended_and_the_space_is_given_back
 #[test]
 fn beyond_its_bytes_the_oldest_history_goes_first() {
     let sim = SimulatedDisk::new(1);
-    let limits = Limits { disk: 100_000, ..limits() };
+    let limits = StoreLimits { disk: 100_000, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     record(&store, &mut keeper, 5, 0, 3 * DAY);
     let bytes: usize = sim.files().values().sum();
@@ -132,7 +132,7 @@ fn beyond_its_bytes_the_oldest_history_goes_first() {
 #[test]
 fn less_room_than_the_newest_history_takes_is_said() {
     let sim = SimulatedDisk::new(1);
-    let limits = Limits { disk: 6_000, ..limits() };
+    let limits = StoreLimits { disk: 6_000, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     record(&store, &mut keeper, 1, 0, H);
     assert!(!store.archive().beyond_limit);
@@ -186,7 +186,7 @@ fn many_frames_on_one_schedule_do_not_seal_in_one_step() {
 
 #[test]
 fn a_clock_set_far_ahead_costs_history_only_when_it_stays_there_for_a_day() {
-    let limits = Limits { age_ms: 2 * DAY, ..limits() };
+    let limits = StoreLimits { age_ms: 2 * DAY, ..limits() };
     let store = Store::in_memory(&limits);
     let mut keeper = Keeper::in_memory(store.clone(), &limits);
     record(&store, &mut keeper, 1, 0, 6 * H);
@@ -202,7 +202,7 @@ fn a_clock_set_far_ahead_costs_history_only_when_it_stays_there_for_a_day() {
 #[test]
 fn what_a_board_wrote_while_it_thought_it_was_1970_is_as_old_as_what_it_wrote_next() {
     let sim = SimulatedDisk::new(1);
-    let limits = Limits { age_ms: 2 * DAY, ..limits() };
+    let limits = StoreLimits { age_ms: 2 * DAY, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     let now = 20_000 * DAY;
     record(&store, &mut keeper, 1, now, now + 3 * H);
@@ -220,7 +220,7 @@ fn what_a_board_wrote_while_it_thought_it_was_1970_is_as_old_as_what_it_wrote_ne
 #[test]
 fn beyond_its_bytes_what_was_written_first_goes_first_whatever_the_clock_was_then() {
     let sim = SimulatedDisk::new(1);
-    let limits = Limits { disk: 100_000, ..limits() };
+    let limits = StoreLimits { disk: 100_000, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     let now = 20_000 * DAY;
     record(&store, &mut keeper, 5, now, now + DAY);
@@ -235,7 +235,7 @@ fn beyond_its_bytes_what_was_written_first_goes_first_whatever_the_clock_was_the
 #[test]
 fn an_instance_whose_history_has_gone_goes_on_with_all_its_rows() {
     let sim = SimulatedDisk::new(1);
-    let limits = Limits { age_ms: DAY, ..limits() };
+    let limits = StoreLimits { age_ms: DAY, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     record(&store, &mut keeper, 1, 0, 2 * DAY);
     // The clock goes back once, then the instance records nothing until all its history is deleted.
@@ -287,7 +287,7 @@ fn a_file_of_a_later_version_is_left_alone() {
 
 #[test]
 fn a_sampler_beyond_its_share_of_memory_is_refused_new_instances_and_its_neighbour_is_not() {
-    let limits = Limits { memory: 2 << 20, ..Limits::default() };
+    let limits = StoreLimits { memory: 2 << 20, ..StoreLimits::default() };
     let store = Store::in_memory(&limits);
     let schema = |sampler: &str, fields: usize| {
         Schema::new(sampler, (0..fields).map(|nth| StoredField::gauge(format!("f{nth}"))).collect())
@@ -308,7 +308,7 @@ fn a_sampler_beyond_its_share_of_memory_is_refused_new_instances_and_its_neighbo
 
 #[test]
 fn of_a_sampler_with_more_sealed_than_it_may_have_the_oldest_goes_and_nothing_of_its_neighbours() {
-    let limits = Limits { memory: 256 << 10, samples: 1_000_000, ..Limits::default() };
+    let limits = StoreLimits { memory: 256 << 10, samples: 1_000_000, ..StoreLimits::default() };
     let store = Store::in_memory(&limits);
     let mut keeper = Keeper::in_memory(store.clone(), &limits);
     let frame = |id: &str, sampler: &str| {
@@ -345,7 +345,7 @@ fn of_a_sampler_with_more_sealed_than_it_may_have_the_oldest_goes_and_nothing_of
 #[test]
 fn where_the_disk_is_short_the_sampler_with_most_loses_its_oldest_and_its_neighbour_nothing() {
     let sim = SimulatedDisk::new(1);
-    let limits = Limits { disk: 4 << 20, ..limits() };
+    let limits = StoreLimits { disk: 4 << 20, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     let schema = |sampler: &str, fields: usize| {
         Schema::new(sampler, (0..fields).map(|nth| StoredField::gauge(format!("f{nth}"))).collect())
@@ -429,7 +429,7 @@ fn a_log_that_someone_cuts_short_is_noticed_and_written_anew() {
 #[test]
 fn a_deleted_file_of_blocks_is_told_until_nothing_of_it_counts() {
     let folder = tempfile::tempdir().unwrap();
-    let limits = Limits { age_ms: DAY, ..limits() };
+    let limits = StoreLimits { age_ms: DAY, ..limits() };
     let (store, mut keeper, _) = Store::open(folder.path(), &limits).unwrap();
     record(&store, &mut keeper, 1, 0, 5 * H);
     for file in std::fs::read_dir(folder.path()).unwrap() {
