@@ -69,8 +69,8 @@ impl std::str::FromStr for Size {
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl Visitor<'_> for Text {
+        struct SizeVisitor;
+        impl Visitor<'_> for SizeVisitor {
             type Value = Size;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -87,7 +87,7 @@ impl<'de> Deserialize<'de> for Size {
                 size.ok_or_else(|| E::custom(format!("{bytes} is too large; at most {LARGEST_TIB}TiB are allowed")))
             }
         }
-        deserializer.deserialize_any(Text)
+        deserializer.deserialize_any(SizeVisitor)
     }
 }
 

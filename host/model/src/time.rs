@@ -60,8 +60,8 @@ impl std::str::FromStr for Span {
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl Visitor<'_> for Text {
+        struct SpanVisitor;
+        impl Visitor<'_> for SpanVisitor {
             type Value = Span;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -78,7 +78,7 @@ impl<'de> Deserialize<'de> for Span {
                 span.ok_or_else(|| E::custom(format!("{seconds} s is too long; at most {LONGEST_DAYS}d are allowed")))
             }
         }
-        deserializer.deserialize_any(Text)
+        deserializer.deserialize_any(SpanVisitor)
     }
 }
 

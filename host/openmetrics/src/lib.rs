@@ -1,6 +1,6 @@
 //! The two text formats that Prometheus reads.
 //!
-//! * [`Format`]: one of the two formats. [`Text`]: writes families and their series. [`label`], [`label_text`],
+//! * [`ExpositionFormat`]: one of the two formats. [`ExpositionText`]: writes families and their series. [`label`], [`label_text`],
 //!   [`number`], [`fixed`]: write parts of a line.
 //! * [`strict`]: a parser for both formats that accepts nothing beyond their specifications.
 
@@ -8,5 +8,5 @@ mod format;
 pub mod strict;
 mod text;
 
-pub use format::Format;
-pub use text::{Kind, Text, fixed, label, label_text, number};
+pub use format::ExpositionFormat;
+pub use text::{FamilyKind, ExpositionText, fixed, label, label_text, number};

@@ -10,7 +10,7 @@ use dropsonde_engine::json;
 use dropsonde_engine::plugins::Metric;
 use dropsonde_engine::tracked::noted_labels;
 use dropsonde_model::Labels;
-use dropsonde_openmetrics::{self as openmetrics, Kind, Text};
+use dropsonde_openmetrics::{self as openmetrics, FamilyKind, ExpositionText};
 use dropsonde_store::InstanceId;
 use dropsonde_store::inspect::{self, Export, ExportedFrame, ExportFilter};
 use std::collections::{BTreeMap, BTreeSet};
@@ -92,10 +92,10 @@ struct Column<'a> {
 /// Writes one metric after the other, as OpenMetrics requires. Returns the number of blocks that could not be read.
 fn open_metrics(export: &Export, out: &mut impl Write) -> io::Result<u64> {
     let mut unread = 0;
-    let mut text = Text::new(openmetrics::Format::OpenMetrics);
+    let mut text = ExpositionText::new(openmetrics::ExpositionFormat::OpenMetrics);
     let known = noted_labels(&export.notes);
     for (name, family) in families(export) {
-        let (kind, suffix) = if family.is_counter { (Kind::Counter, "_total") } else { (Kind::Gauge, "") };
+        let (kind, suffix) = if family.is_counter { (FamilyKind::Counter, "_total") } else { (FamilyKind::Gauge, "") };
         let name = name + suffix;
         text.family(&name, "", kind);
         for ((instance, sampler), columns) in family.series {
