@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_written_as_people_write_them() {
+    fn sizes_are_parsed_with_and_without_units() {
         let bytes = |text: &str| text.parse::<Size>().map(Size::get);
         assert_eq!(bytes("64MiB"), Ok(64 << 20));
         assert_eq!(bytes("1 GB"), Ok(1_000_000_000));
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_have_a_decimal_where_it_says_something() {
+    fn sizes_are_displayed_with_a_decimal_unless_it_is_zero() {
         let sizes = [7, 1536, 64 << 20, 1_180_312].map(|bytes| Size::new(bytes).to_string());
         assert_eq!(sizes, ["7 bytes", "1.5 KiB", "64 MiB", "1.1 MiB"]);
     }

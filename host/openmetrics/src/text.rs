@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_is_a_family_without_total_in_openmetrics() {
+    fn openmetrics_counter_families_are_named_without_total() {
         let write = |text: &mut ExpositionText| {
             text.family("cpu_seconds_total", "CPU \"time\"\nand \\.", FamilyKind::Counter);
             text.sample(&["cpu_seconds_total"], &["", "a=\"b\""], 1.5);
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn histograms_are_cumulative() {
+    fn histogram_buckets_are_written_cumulative() {
         let write = |text: &mut ExpositionText| text.histogram("h", &["a=\"b\""], &[0.1, 1.0], &[1, 2, 3], 9.5);
         assert_eq!(
             text(ExpositionFormat::Text, write),
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_what_they_are() {
+    fn numbers_are_written_in_their_shortest_form() {
         for (value, wanted) in [
             (0.0, "0"),
             (-3.0, "-3"),
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_seconds_with_a_fraction_when_there_is_one() {
+    fn timestamps_are_seconds_with_a_fraction_if_it_is_not_zero() {
         let lines = text(ExpositionFormat::OpenMetrics, |text| {
             [0, 1500, -1500, -1000, 7].iter().for_each(|at_ms| text.sample_at(&["x"], &[], 1.0, *at_ms));
         });
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn decimals_are_as_many_as_there_are() {
+    fn fixed_writes_no_trailing_zeros() {
         let fixed = |units, decimals| {
             let mut bytes = Vec::new();
             super::fixed(&mut bytes, units, decimals);
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_written_as_openmetrics_wants_them() {
+    fn bucket_bounds_are_written_as_openmetrics_requires() {
         for (bound, wanted) in [
             (1e-5, "1e-05"),
             (4e-5, "4e-05"),
@@ -305,7 +305,7 @@ mod tests {
         }
 
         #[test]
-        fn decimals_read_back_as_the_rounded_number(units in -1_000_000_000_000_000_i64..1_000_000_000_000_000, decimals in 0_usize..10) {
+        fn fixed_numbers_read_back_as_the_rounded_number(units in -1_000_000_000_000_000_i64..1_000_000_000_000_000, decimals in 0_usize..10) {
             let mut bytes = Vec::new();
             fixed(&mut bytes, units, decimals);
             let read: f64 = String::from_utf8(bytes).unwrap().parse().unwrap();

@@ -51,7 +51,7 @@ mod tests {
     use crate::StoreLimits;
 
     #[test]
-    fn the_last_jumps_are_remembered_the_oldest_first() {
+    fn the_last_32_clock_jumps_are_kept_oldest_first() {
         let store = Store::in_memory(&StoreLimits::default());
         assert_eq!(store.clock_jumps(), []);
         for nth in 0..40 {

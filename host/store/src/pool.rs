@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn one_owner_has_what_is_common_at_most_and_is_told_so() {
+    fn one_owner_can_take_at_most_the_common_part() {
         let (pool, greedy) = (Pool::halved(160), owner("greedy"));
         pool.take(&greedy, 70).unwrap();
         assert_eq!(pool.take(&greedy, 11), Err(ShareUsedUp { used: 70, most: 80 }));
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_several_greedy_ones_take_leaves_everyone_else_a_share() {
+    fn several_greedy_owners_leave_every_other_owner_its_share() {
         let pool = Pool::halved(160);
         for name in ["a", "b", "c"] {
             while pool.take(&owner(name), 1).is_ok() {}
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_already_counts_and_is_named_as_too_much() {
+    fn amounts_taken_anyway_count_and_are_reported_as_excess() {
         let (pool, restored) = (Pool::halved(160), owner("restored"));
         pool.take_anyway(&restored, 100);
         assert_eq!(pool.excess("restored"), 20);
@@ -210,7 +210,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn up_to_eight_owners_never_have_more_than_there_is_and_each_can_have_its_share(
+        fn up_to_eight_owners_never_exceed_the_pool_and_each_can_take_its_share(
             takes in prop::collection::vec((0_usize..8, 1_u64..40), 0..200),
         ) {
             let (pool, names) = (Pool::halved(160), ["a", "b", "c", "d", "e", "f", "g", "h"]);

@@ -170,7 +170,7 @@ fn adds_up_exactly(field: &StoredField, rows: &[(i64, f64)]) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
     #[test]
-    fn range_agrees_with_the_plain_definition_and_sealing_changes_nothing(
+    fn range_equals_the_reference_implementation_before_and_after_sealing(
         field in field(),
         interval_ms in prop::sample::select(vec![100i64, 1000, 10_000]),
         capacity in prop_oneof![1usize..50, Just(1000)],
@@ -230,7 +230,7 @@ proptest! {
     }
 
     #[test]
-    fn files_answer_what_memory_does_when_sealed_packed_and_read_anew(
+    fn a_store_with_files_answers_like_a_store_in_memory_also_after_a_restart(
         field in field(),
         steps in steps(),
         queries in prop::collection::vec(query(), 1..8),

@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn the_earlier_sampler_wins_a_field_and_gaps_are_filled_by_the_later() {
+    fn a_shared_field_has_the_first_samplers_values_and_the_second_fills_its_gaps() {
         let store = Store::in_memory(&StoreLimits { samples: 100, ..StoreLimits::default() });
         let a = store.frame(&host(), &gauges("a", &["x", "only_a"]), 1000);
         let b = store.frame(&host(), &gauges("b", &["x", "only_b"]), 1000);
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_frame_is_left_out_of_the_sample_but_not_of_history() {
+    fn a_stale_frame_is_in_history_but_not_in_the_latest_sample() {
         let store = Store::in_memory(&StoreLimits { samples: 100, ..StoreLimits::default() });
         store.frame(&host(), &gauges("a", &["old"]), 1000).push(1000, &[1.0]);
         store.frame(&host(), &gauges("b", &["new"]), 1000).push(4001, &[2.0]);
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_sampler_recorded_before_its_fields_changed_is_no_part_of_the_sample() {
+    fn fields_that_a_sampler_no_longer_records_are_not_in_the_latest_sample() {
         let store = Store::in_memory(&StoreLimits { samples: 100, ..StoreLimits::default() });
         store.frame(&host(), &gauges("a", &["kept", "dropped"]), 1000).push(1000, &[1.0, 1.0]);
         let newer = store.frame(&host(), &gauges("a", &["kept", "added"]), 1000);

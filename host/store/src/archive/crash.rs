@@ -192,7 +192,7 @@ fn case(seed: u64) -> Result<(), String> {
 }
 
 #[test]
-fn what_comes_back_after_a_crash_is_what_was_there_since_the_last_flush() {
+fn a_restart_after_a_crash_restores_a_state_not_before_the_last_flush() {
     let cases: u64 = std::env::var("DROPSONDE_CRASH_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(3000);
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let fails = |first| (first..cases).step_by(threads as usize).find_map(|seed| Some((seed, case(seed).err()?)));

@@ -264,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_lets_go_soon_is_waited_for() {
+    fn locking_a_folder_waits_for_a_lock_that_is_released_soon() {
         let folder = tempfile::tempdir().unwrap();
         let held = HistoryFolder::locked(folder.path()).unwrap();
         let path = folder.path().to_owned();

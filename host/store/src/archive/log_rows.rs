@@ -174,7 +174,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rows_come_back_to_the_bit(
+        fn rows_read_from_the_log_equal_written_rows_to_the_bit(
             readings in prop::collection::vec((1i64..100_000, any::<f64>(), -1e9..1e9f64), 1..50),
             begins: bool,
             generation: u32,

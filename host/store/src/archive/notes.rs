@@ -173,7 +173,7 @@ mod tests {
     use crate::{StoreLimits, Store};
 
     #[test]
-    fn a_note_too_large_for_a_file_is_refused_and_what_was_noted_is_there_after_a_restart() {
+    fn a_note_too_large_for_a_file_is_refused_and_the_known_value_survives_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let (store, keeper, _) = Store::open(folder.path(), &StoreLimits::default()).unwrap();
         let (key, longest) = ("a", record::MOST - 17);

@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_too_large_is_an_error_and_leaves_nothing_of_itself() {
+    fn a_record_that_is_too_large_is_an_error_and_appends_nothing() {
         let (mut bytes, _) = file(&[b"before".to_vec()]);
         let before = bytes.clone();
         let put_some =
@@ -290,7 +290,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_flipped_bit_costs_one_record(
+        fn a_flipped_bit_loses_one_record(
             payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..20),
             place: prop::sample::Index,
             bit in 0u32..8,
@@ -305,7 +305,7 @@ mod tests {
         }
 
         #[test]
-        fn a_cut_file_keeps_what_is_whole(
+        fn a_truncated_file_keeps_its_whole_records(
             payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..20),
             place: prop::sample::Index,
         ) {
@@ -316,7 +316,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_can_be_read(bytes: Vec<u8>) {
+        fn reading_records_from_any_bytes_does_not_panic(bytes: Vec<u8>) {
             found(&bytes);
         }
     }

@@ -115,7 +115,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn neighbours_are_one_note_and_what_they_close_is_one_too() {
+    fn neighbouring_runs_of_removed_frames_become_one_note() {
         let mut values = NoteValues::from([("clock/trust".to_owned(), vec![1]), ("tracked/x".to_owned(), vec![2])]);
         assert_eq!(note_removed(&mut values, vec![5, 3], 7), [key(3), key(5)]);
         assert_eq!(note_removed(&mut values, vec![4], 8), [key(3), key(5)]);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_note_that_a_crash_left_inside_another_hides_nothing() {
+    fn a_note_that_a_crash_left_inside_another_run_hides_no_removed_frame() {
         let run = |end| RemovedRun { end, last_file: 1 }.write();
         let removed = RemovedFrames::of(&NoteValues::from([(key(0), run(3)), (key(1), run(2)), (key(3), run(5))]));
         assert_eq!((0..6).map(|born| removed.has(born)).collect::<Vec<_>>(), [true, true, true, true, true, false]);
@@ -135,7 +135,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn who_was_removed_is_known_by_no_more_notes_than_there_are_runs(
+        fn removed_frames_take_one_note_per_run(
             batches in prop::collection::vec(prop::collection::vec(0_u64..300, 0..40), 0..20),
         ) {
             let (mut values, mut expected) = (NoteValues::new(), BTreeSet::new());

@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn cells_that_their_rows_do_not_add_up_to_are_damage() {
+    fn cells_that_differ_from_their_rows_are_reported_as_damage() {
         let (_temp, folder) = folder();
         let whole = settled(&folder, |_| {}, true);
         assert_eq!((whole.damaged, whole.blocks, whole.rows), (vec![], 1, 100));
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_that_says_something_else_than_its_chunks_is_damage() {
+    fn an_index_that_differs_from_its_chunks_is_reported_as_damage() {
         let (_temp, folder) = folder();
         let verified = settled(&folder, |_| {}, false);
         let [found] = &verified.damaged[..] else { panic!("{verified:?}") };
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_a_later_version_is_named_and_not_looked_into() {
+    fn a_file_of_a_later_version_is_named_and_not_checked() {
         let (_temp, folder) = folder();
         let mut bytes = Vec::new();
         record::put(&mut bytes, RecordKind::File, |out| {
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_where_it_does_not_belong_is_damage() {
+    fn a_record_in_the_wrong_kind_of_file_is_reported_as_damage() {
         let (_temp, folder) = folder();
         let mut bytes = Vec::new();
         record::put_file_head(&mut bytes, FileKind::Log, &[]).unwrap();

@@ -100,7 +100,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_put_is_read(a: u64, b: i64, c: f64, d: Vec<u8>) {
+        fn written_numbers_and_bytes_read_back_unchanged(a: u64, b: i64, c: f64, d: Vec<u8>) {
             let mut out = Vec::new();
             put_u64(&mut out, a);
             put_i64(&mut out, b);
@@ -114,7 +114,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_or_refused(bytes: Vec<u8>) {
+        fn reading_any_bytes_returns_a_value_or_an_error(bytes: Vec<u8>) {
             let _ = ByteReader(&bytes).u64();
             let _ = ByteReader(&bytes).text();
             prop_assert!(ByteReader(&bytes).up_to(10).is_ok_and(|n| n <= 10) || ByteReader(&bytes).up_to(10).is_err());

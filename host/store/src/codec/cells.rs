@@ -147,7 +147,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn cells_come_back_to_the_bit(
+        fn read_cells_equal_written_cells_to_the_bit(
             pages in prop::collection::vec(
                 prop::collection::vec(prop_oneof![5 => -1e6..1e6f64, 1 => Just(f64::NAN), 1 => any::<f64>()], 1..20),
                 1..5,

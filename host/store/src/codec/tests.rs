@@ -42,7 +42,7 @@ fn bits(rows: &RawRows) -> Vec<Vec<u64>> {
 
 proptest! {
     #[test]
-    fn pages_come_back_to_the_bit(pages in pages(), dense: bool) {
+    fn unpacked_pages_equal_packed_pages_to_the_bit(pages in pages(), dense: bool) {
         let bytes = packed(&pages, if dense { Effort::Dense } else { Effort::Fast });
         let schema = fuzzing::schema();
         let chunk = Chunk::read(&schema, &bytes).unwrap();
@@ -57,7 +57,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_chunks_are_unpacked_or_refused(
+    fn corrupt_chunks_are_unpacked_or_rejected_without_a_panic(
         pages in pages(),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         cut: prop::sample::Index,
@@ -72,14 +72,14 @@ proptest! {
     }
 
     #[test]
-    fn any_file_can_be_opened(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn opening_a_file_of_any_bytes_does_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         fuzzing::file(&bytes);
     }
 }
 
 /// Checks the fuzzing seeds. Set `DROPSONDE_WRITE_SEEDS` to write new ones after a change of the format.
 #[test]
-fn what_fuzzing_begins_with_are_real_chunks() {
+fn fuzzing_seeds_are_valid_chunks() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
     if std::env::var_os("DROPSONDE_WRITE_SEEDS").is_some() {
         let mut runner = proptest::test_runner::TestRunner::deterministic();

@@ -89,7 +89,7 @@ fn bits(values: &[f64]) -> Vec<u64> {
 }
 
 #[test]
-fn what_was_written_is_whole_and_counted() {
+fn stats_and_verify_count_every_written_row() {
     let folder = tempfile::tempdir().unwrap();
     closed(folder.path());
     let stats = stats(folder.path()).unwrap();
@@ -111,7 +111,7 @@ fn what_was_written_is_whole_and_counted() {
 }
 
 #[test]
-fn a_flipped_bit_in_any_file_is_found_and_its_file_is_named() {
+fn verify_finds_a_flipped_bit_and_names_its_file() {
     let folder = tempfile::tempdir().unwrap();
     closed(folder.path());
     for kind in ["log-", "new-", "seg-", "notes-"] {
@@ -131,7 +131,7 @@ fn a_flipped_bit_in_any_file_is_found_and_its_file_is_named() {
 }
 
 #[test]
-fn a_log_that_was_cut_off_is_torn_and_a_settled_file_is_damaged() {
+fn verify_reports_a_truncated_log_as_torn_and_a_truncated_settled_file_as_damaged() {
     let folder = tempfile::tempdir().unwrap();
     closed(folder.path());
     for (kind, torn, damaged) in [("log-", true, false), ("new-", true, false), ("seg-", false, true)] {
@@ -146,7 +146,7 @@ fn a_log_that_was_cut_off_is_torn_and_a_settled_file_is_damaged() {
 }
 
 #[test]
-fn exported_are_exactly_the_rows_that_were_pushed() {
+fn export_has_exactly_the_pushed_rows() {
     let folder = tempfile::tempdir().unwrap();
     let (store, keeper) = archive(folder.path());
     let query = Query { since_ms: 0, until_ms: i64::MAX / 2, step_ms: 1, ..Query::default() };
@@ -169,7 +169,7 @@ fn exported_are_exactly_the_rows_that_were_pushed() {
 }
 
 #[test]
-fn one_field_is_exported_as_it_is_stored_and_without_gaps() {
+fn readings_of_one_field_are_exported_as_stored_without_gaps() {
     let folder = tempfile::tempdir().unwrap();
     closed(folder.path());
     let export = export(folder.path(), &ExportFilter::default()).unwrap();
@@ -186,7 +186,7 @@ fn one_field_is_exported_as_it_is_stored_and_without_gaps() {
 }
 
 #[test]
-fn a_filter_leaves_what_it_asks_for() {
+fn an_export_filter_selects_instances_and_times() {
     let folder = tempfile::tempdir().unwrap();
     closed(folder.path());
     let [_, b] = instances();
@@ -198,7 +198,7 @@ fn a_filter_leaves_what_it_asks_for() {
 }
 
 #[test]
-fn a_running_hosts_history_is_read_and_nothing_in_its_folder_changes() {
+fn history_of_a_running_host_is_read_without_changing_its_folder() {
     let folder = tempfile::tempdir().unwrap();
     let (store, mut keeper) = archive(folder.path());
     fs::write(folder.path().join("tmp-0000000099"), "being merged").unwrap();
@@ -222,7 +222,7 @@ fn a_running_hosts_history_is_read_and_nothing_in_its_folder_changes() {
 }
 
 #[test]
-fn a_folder_that_is_not_there_is_an_error_and_an_empty_one_is_empty() {
+fn a_missing_folder_is_an_error_and_an_empty_folder_has_no_history() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("history");
     assert_eq!(stats(&missing).unwrap_err().kind(), io::ErrorKind::NotFound);
@@ -233,7 +233,7 @@ fn a_folder_that_is_not_there_is_an_error_and_an_empty_one_is_empty() {
 }
 
 #[test]
-fn rows_written_while_the_clock_was_set_back_are_exported_in_the_order_of_their_times() {
+fn rows_written_after_the_clock_was_set_back_are_exported_in_the_order_of_their_times() {
     let folder = tempfile::tempdir().unwrap();
     let (store, mut keeper, _) = Store::open(folder.path(), &StoreLimits::default()).unwrap();
     let host = InstanceId::new("host").unwrap();

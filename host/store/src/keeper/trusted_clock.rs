@@ -76,13 +76,13 @@ mod tests {
     }
 
     #[test]
-    fn time_that_passes_is_trusted() {
+    fn a_steady_clock_is_trusted() {
         let mut clock = TrustedClock::new(NOW);
         assert_eq!(run(&mut clock, NOW, 600), NOW + 10 * HOUR_MS);
     }
 
     #[test]
-    fn a_clock_a_year_ahead_is_believed_after_a_day_and_not_before() {
+    fn a_clock_set_a_year_ahead_is_trusted_only_after_a_day() {
         let mut clock = TrustedClock::new(NOW);
         let ahead = NOW + 365 * DAY_MS;
         assert_eq!(run(&mut clock, ahead, 23 * 60), NOW + 23 * HOUR_MS, "time passes by it");
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn two_hours_without_a_host_count_after_two_hours_with_one() {
+    fn two_hours_without_a_host_are_trusted_after_two_hours_with_one() {
         let mut clock = TrustedClock::new(NOW);
         let start = NOW + 2 * HOUR_MS;
         assert_eq!(run(&mut clock, start, 119), NOW + 119 * MINUTE_MS);
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_went_back_is_believed_at_once_when_it_is_back_where_it_was() {
+    fn a_clock_that_returns_to_the_trusted_time_is_trusted_at_once() {
         let mut clock = TrustedClock::new(NOW);
         let booted = NOW - 56 * 365 * DAY_MS;
         assert_eq!(run(&mut clock, booted, 10), NOW + 10 * MINUTE_MS, "time passes all the same");
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_runs_for_eight_hours_a_day_falls_no_more_than_days_behind() {
+    fn on_a_machine_that_runs_eight_hours_a_day_trusted_time_lags_at_most_three_days() {
         let mut clock = TrustedClock::new(NOW);
         for day in 1..100 {
             let evening = run(&mut clock, NOW + day * DAY_MS, 8 * 60);
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_led_back_by_small_steps_is_trusted() {
+    fn a_clock_corrected_in_small_steps_is_trusted() {
         let mut clock = TrustedClock::new(NOW);
         let ahead = NOW + 2 * HOUR_MS;
         for minute in 0..=121 {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_seen_is_there_after_a_restart() {
+    fn the_state_of_the_clock_survives_a_restart() {
         let mut clock = TrustedClock::new(NOW);
         clock.check(NOW + 3 * DAY_MS);
         assert_eq!(TrustedClock::read(&clock.write()), Some(clock));
