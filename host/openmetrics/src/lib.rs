@@ -1,7 +1,7 @@
 //! The two text formats that Prometheus reads.
 //!
-//! * [`ExpositionFormat`]: one of the two formats. [`ExpositionText`]: writes families and their series. [`label`], [`label_text`],
-//!   [`number`], [`fixed`]: write parts of a line.
+//! * [`ExpositionFormat`]: one of the two formats. [`ExpositionText`]: writes families and their series. [`label`],
+//!   [`label_text`], [`number`], [`fixed`]: write parts of a line.
 //! * [`strict`]: a parser for both formats that accepts nothing beyond their specifications.
 
 mod format;

@@ -79,7 +79,8 @@
 //!
 //! Rates use a monotonic clock: each row of counters stores the delay between its time and its reading
 //! ([`Frame::push_read`]). Retention uses a clock that has run steadily, not one that has just jumped
-//! (`keeper/trusted_clock.rs`). Rows that a board recorded while its clock said 1970 are as old as the rows it wrote next.
+//! (`keeper/trusted_clock.rs`). Rows that a board recorded while its clock said 1970 are as old as the rows it wrote
+//! next.
 //!
 //! # Layout
 //!

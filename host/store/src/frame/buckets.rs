@@ -160,7 +160,8 @@ impl Buckets {
     fn parts(&mut self, asked: FrameQuery, parts: &PartCells) {
         let (fields, part_ms) = (asked.frame.schema().fields().len().max(1), asked.frame.layout().part_ms);
         for (&at, cells) in parts.at_ms.iter().zip(parts.cells.chunks(fields)) {
-            // A part that begins before the window has no rows there, else `BlockSpan::granularity` would have chosen rows.
+            // A part that begins before the window has no rows there, else `BlockSpan::granularity` would have chosen
+            // rows.
             if at < asked.until_ms && at.saturating_add(part_ms) > asked.since_ms {
                 self.add(asked.query.bucket(at), |field| cells.get(field).copied());
             }

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Bytes that a frame takes without rows, with its name and its entries in maps.
 const FRAME: u64 = 1024;
 
-/// The memory that a frame takes from the pools, in bytes. Only the holder of the frame's writer changes it. It is given
-/// back when the frame is dropped.
+/// The memory that a frame takes from the pools, in bytes. Only the holder of the frame's writer changes it. It is
+/// given back when the frame is dropped.
 #[derive(Debug)]
 pub(super) struct FrameMemory {
     shared: Arc<StoreResources>,

@@ -20,8 +20,8 @@ const GAP: i32 = i32::MIN;
 
 /// The newest rows, as uncompressed columns. One thread adds rows; other threads read the added rows at the same time.
 ///
-/// A column of whole steps takes four bytes per row. When a value does not fit, the rows move to a new [`OpenBlock`] whose
-/// column is wide.
+/// A column of whole steps takes four bytes per row. When a value does not fit, the rows move to a new
+/// [`OpenBlock`] whose column is wide.
 #[derive(Debug)]
 pub(crate) struct OpenBlock {
     /// How many rows the frame ever had before this block.
