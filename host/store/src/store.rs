@@ -184,8 +184,8 @@ impl Store {
     }
 
     /// Returns whether [`latest`](Self::latest) waits for no disk.
-    pub fn is_at_hand(&self, instance: &InstanceId) -> bool {
-        self.frames(instance).iter().all(|frame| frame.is_at_hand())
+    pub fn is_latest_in_memory(&self, instance: &InstanceId) -> bool {
+        self.frames(instance).iter().all(|frame| frame.is_latest_in_memory())
     }
 
     /// Returns the latest sample of an instance, merged from its frames. Its time is that of the frame that was written

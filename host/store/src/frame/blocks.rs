@@ -48,7 +48,7 @@ pub(crate) enum BlockRef<'a> {
 
 /// Returns how many blocks a frame keeps unpacked at least. If blocks are long, these are several days: their cells
 /// answer the queries that people ask most.
-fn at_hand(layout: Layout) -> usize {
+fn blocks_kept_unpacked(layout: Layout) -> usize {
     const LONG_MS: i64 = 45 * 60_000;
     if layout.block_ms < LONG_MS { STEP } else { 128 }
 }
@@ -59,7 +59,7 @@ pub(super) fn pack(blocks: Vec<Blocks>, layout: Layout, spread: u64, cache: &Blo
     let is_packed = |blocks: &Blocks| matches!(blocks, Blocks::Packed(_));
     let (packed, ones) = blocks.split_at(blocks.partition_point(is_packed));
     let stored = ones.partition_point(|one| one.unstored().is_none());
-    let excess = stored.saturating_sub(at_hand(layout) + (spread % STEP as u64) as usize);
+    let excess = stored.saturating_sub(blocks_kept_unpacked(layout) + (spread % STEP as u64) as usize);
     if excess < STEP {
         return blocks.into();
     }

@@ -110,7 +110,7 @@ struct FrameWriter {
     /// The frame's history in files, until it is first used.
     unread: Option<Box<UnreadHistory>>,
     /// Whether the memory reserved for further rows was given back.
-    rests: bool,
+    gave_back: bool,
     /// The first row of the open block, if there was no memory to make columns of it wide: copying it to try again with each
     /// row would take long.
     stays_narrow: Option<u64>,
@@ -222,11 +222,11 @@ impl Frame {
 
     /// Adds a row of `generation`, which is the current one or later. Returns whether there was room for it.
     fn push_locked(&self, writer: &mut FrameWriter, generation: u32, row: NewRow<'_>) -> bool {
-        if writer.rests {
+        if writer.gave_back {
             if !row.is_kept && !self.memory.try_take(&self.view.load()) {
                 return false;
             }
-            writer.rests = false;
+            writer.gave_back = false;
         }
         let open = writer.open.as_ref().filter(|open| open.generation == generation);
         let is_added = match open.map(|open| (open, open.push(row))) {
@@ -395,7 +395,7 @@ impl Frame {
     }
 
     /// Returns whether the newest row is in memory, unpacked, so that reading it waits for no disk.
-    pub(crate) fn is_at_hand(&self) -> bool {
+    pub(crate) fn is_latest_in_memory(&self) -> bool {
         let has_newest = |view: &FrameView| view.blocks.is_empty() || !view.opens.is_empty();
         !self.is_unread.load(Ordering::Acquire) && has_newest(&self.view.load())
     }

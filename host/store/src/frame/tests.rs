@@ -172,15 +172,15 @@ fn an_idle_frame_gives_back_the_memory_reserved_for_further_rows() {
     let taken = || frame.shared.heads.account("s").used;
     assert!(frame.push(0, &[1.0]));
     let full = taken();
-    frame.rest(2000);
+    frame.give_back_if_idle(2000);
     assert_eq!(taken(), full, "the next row may come yet");
-    frame.rest(60_000);
+    frame.give_back_if_idle(60_000);
     assert!(taken() < full / 2, "{} of {full}", taken());
     assert!(frame.push(61_000, &[2.0]));
     assert_eq!(taken(), full, "it goes on");
-    frame.rest(120_000);
+    frame.give_back_if_idle(120_000);
     seal_all(&frame);
-    frame.rest(121_000);
+    frame.give_back_if_idle(121_000);
     assert_eq!(taken(), 0);
 }
 

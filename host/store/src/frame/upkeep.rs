@@ -170,7 +170,7 @@ impl Frame {
     }
 
     /// Gives back the memory that is reserved for further rows, if no row came for some intervals.
-    pub(crate) fn rest(&self, now_ms: i64) {
+    pub(crate) fn give_back_if_idle(&self, now_ms: i64) {
         const INTERVALS: i64 = 3;
         if self.is_unread.load(Ordering::Acquire) {
             return;
@@ -178,7 +178,7 @@ impl Frame {
         let mut writer = self.writer();
         let quiet_ms = writer.last_ms.map_or(i64::MAX, |last_ms| now_ms.saturating_sub(last_ms));
         if quiet_ms > self.key.interval_ms.saturating_mul(INTERVALS) {
-            writer.rests = true;
+            writer.gave_back = true;
             self.memory.give_back(&self.view.load());
         }
     }

@@ -341,7 +341,7 @@ impl Keeper {
                 continue;
             }
             // Evict some more, so that the next eviction is not due at once.
-            let mut left = excess.saturating_add(sealed.most() / 16);
+            let mut left = excess.saturating_add(sealed.limit() / 16);
             let own = || frames.iter().filter(|frame| frame.key().owner == owner);
             let blocks = own().flat_map(|frame| {
                 let view = frame.view();
@@ -394,7 +394,7 @@ impl Keeper {
         let is_over = |blocks: &Blocks, written_ms: i64| written_ms.max(blocks.last_ms()) < before_ms;
         for frame in frames {
             frame.prune(trusted_ms, is_over);
-            frame.rest(now_ms);
+            frame.give_back_if_idle(now_ms);
         }
         let Some(archive) = &mut self.archive else { return };
         // A file must not be deleted before the note is written that its instance was removed.

@@ -331,7 +331,7 @@ fn a_sampler_beyond_its_share_of_sealed_memory_loses_its_oldest_blocks_and_other
         }
     }
     keeper.step(100_000 * 10_000);
-    let (greedy_bytes, most) = (store.sealed().account("greedy").used, store.sealed().most());
+    let (greedy_bytes, most) = (store.sealed().account("greedy").used, store.sealed().limit());
     assert!(greedy_bytes <= most && greedy_bytes > most / 2, "{greedy_bytes} of {most}");
     assert!(greedy.len() < 90_000);
     assert_eq!(greedy.latest_at_ms(), Some(99_999 * 10_000), "the newest stays");
