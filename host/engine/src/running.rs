@@ -17,7 +17,7 @@ use crate::{Engine, Options, memory, shares};
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
 use dropsonde_sandbox::Sandbox;
-use dropsonde_store::{WriteFailure, InstanceId, Keeper, StoreLimits, OpenError, OpenedFolder, Pool, Restored, KeeperStep, Store};
+use dropsonde_store::{WriteFailure, InstanceId, Keeper, StoreLimits, OpenError, OpenedFolder, Pool, RestoreReport, KeeperStep, Store};
 use humantime::format_duration;
 use std::io;
 use std::path::Path;
@@ -304,7 +304,7 @@ fn history(options: &Options, now_ms: i64) -> Result<(Store, Keeper, Option<Stri
     Ok((store, keeper, None))
 }
 
-fn say_what_came_back(folder: &Path, restored: &Restored) {
+fn say_what_came_back(folder: &Path, restored: &RestoreReport) {
     for name in &restored.newer {
         tracing::warn!(folder = %folder.display(), name, "ignoring a history file that a later version wrote");
     }

@@ -122,7 +122,7 @@ mod store;
 pub mod inspect;
 pub mod ladder;
 
-pub use archive::{Flushed, Restored, TooLarge};
+pub use archive::{FlushStats, RestoreReport, RecordTooLarge};
 pub use dropsonde_model::{Aggregation, InstanceId, InvalidInstanceId, Kind};
 pub use frame::{Frame, FrameRow};
 pub use jumps::ClockJump;

@@ -1,6 +1,6 @@
 //! Definitions of schemas and frames in files. Each file defines the ids that it uses, so no file depends on another.
 
-use super::record::{self, RecordKind, TooLarge};
+use super::record::{self, RecordKind, RecordTooLarge};
 use crate::codec::{CorruptData, ByteReader, put_bytes, put_f64, put_u64};
 use crate::{Aggregation, InstanceId, Kind, Schema, StoredField};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -68,7 +68,7 @@ impl Hasher for IdHasher {
 
 impl WrittenDefinitions {
     /// Appends the definition of the frame `id`, unless the file has it already.
-    pub(crate) fn define(&mut self, out: &mut Vec<u8>, id: u32, key: &FrameKey) -> Result<(), TooLarge> {
+    pub(crate) fn define(&mut self, out: &mut Vec<u8>, id: u32, key: &FrameKey) -> Result<(), RecordTooLarge> {
         if !self.frames.insert(id) {
             return Ok(());
         }
@@ -77,7 +77,7 @@ impl WrittenDefinitions {
     }
 
     /// Appends the definition of a frame's schema, unless the file has it already. Returns the schema's number.
-    fn schema(&mut self, out: &mut Vec<u8>, key: &FrameKey) -> Result<u64, TooLarge> {
+    fn schema(&mut self, out: &mut Vec<u8>, key: &FrameKey) -> Result<u64, RecordTooLarge> {
         let same = |(schema, interval_ms): &(Schema, i64)| *interval_ms == key.interval_ms && *schema == key.schema;
         let known = self.schemas.iter().position(same);
         let number = known.unwrap_or(self.schemas.len()) as u64;

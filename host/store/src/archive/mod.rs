@@ -32,12 +32,12 @@ pub(crate) use disk::{Disk, HistoryFolder, FolderSnapshot};
 pub(crate) use disk::{AppendOnlyFile, ReadableFile};
 pub(crate) use definitions::FrameKey;
 pub(crate) use notes::{ShowNotes, NoteValues, fits};
-pub use record::TooLarge;
+pub use record::RecordTooLarge;
 #[cfg(any(test, fuzzing))]
 pub(crate) use record::with_checksums;
 #[cfg(test)]
 pub(crate) use record::{of_a_later_version, without_checksums};
-pub use restore::Restored;
+pub use restore::RestoreReport;
 pub(crate) use restore::restore;
 pub(crate) use eviction::EvictedFile;
 pub(crate) use segment::{PageEntry, Segment};
@@ -129,7 +129,7 @@ pub(crate) struct ForgottenNote {
 
 /// The amounts that a flush wrote.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Flushed {
+pub struct FlushStats {
     pub rows: u64,
     pub blocks: u64,
     pub bytes: u64,
@@ -181,7 +181,7 @@ impl Archive {
         frames: &[Arc<Frame>],
         changes: &[(String, Option<Vec<u8>>)],
         show_all: ShowNotes<'_>,
-    ) -> io::Result<Flushed> {
+    ) -> io::Result<FlushStats> {
         let flushed = self.try_flush(frames, changes, show_all);
         if flushed.is_err() {
             // It is unknown how much of the data is on the disk, so nothing is added to these files any more.
@@ -207,7 +207,7 @@ impl Archive {
         frames: &[Arc<Frame>],
         changes: &[(String, Option<Vec<u8>>)],
         show_all: ShowNotes<'_>,
-    ) -> io::Result<Flushed> {
+    ) -> io::Result<FlushStats> {
         self.notice_vanished()?;
         self.notes.write(&*self.disk, &mut self.next_number, changes, show_all)?;
         let number = match &self.log {
@@ -220,7 +220,7 @@ impl Archive {
             }
         };
         let pending: Vec<PendingFrame> = frames.iter().map(|frame| self.pending(frame, number)).collect();
-        let mut flushed = Flushed::default();
+        let mut flushed = FlushStats::default();
         self.write_blocks(&pending, &mut flushed)?;
         // Blocks come first, so that rows in the log are never without the rows before them.
         let Some(log) = &mut self.log else { return Ok(flushed) };
@@ -314,7 +314,7 @@ impl Archive {
 
     /// Writes the blocks that are in no file. It works in rounds, one block of each frame at a time, so that no block
     /// is in a file without those before it. A finished round counts, even if the next one fails.
-    fn write_blocks(&mut self, pending: &[PendingFrame], flushed: &mut Flushed) -> io::Result<()> {
+    fn write_blocks(&mut self, pending: &[PendingFrame], flushed: &mut FlushStats) -> io::Result<()> {
         let unstored = |view: &FrameView| view.blocks.iter().rev().take_while(|blocks| blocks.unstored().is_some()).count();
         let mut left: Vec<(&PendingFrame, usize)> = pending.iter().map(|one| (one, unstored(&one.view))).collect();
         loop {

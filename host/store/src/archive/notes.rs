@@ -5,7 +5,7 @@
 //! ```
 
 use super::disk::{Disk, AppendOnlyFile, removed};
-use super::record::{self, FileHead, FileKind, FilePart, RecordKind, Records, TooLarge};
+use super::record::{self, FileHead, FileKind, FilePart, RecordKind, Records, RecordTooLarge};
 use crate::codec::{CorruptData, ByteReader, put_bytes};
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -142,14 +142,14 @@ impl Notes {
 }
 
 /// Returns an error if a note is too large for a file.
-pub(crate) fn fits(key: &str, value: &[u8]) -> Result<(), TooLarge> {
+pub(crate) fn fits(key: &str, value: &[u8]) -> Result<(), RecordTooLarge> {
     // The key's length takes a few bytes, and one says whether there is a value.
     const BESIDE: usize = 16;
     let length = key.len().saturating_add(value.len()).saturating_add(BESIDE);
-    if length > record::MOST { Err(TooLarge(length)) } else { Ok(()) }
+    if length > record::MOST { Err(RecordTooLarge(length)) } else { Ok(()) }
 }
 
-fn put(out: &mut Vec<u8>, key: &str, value: Option<&[u8]>) -> Result<(), TooLarge> {
+fn put(out: &mut Vec<u8>, key: &str, value: Option<&[u8]>) -> Result<(), RecordTooLarge> {
     record::put(out, RecordKind::Note, |out| {
         put_bytes(out, key.as_bytes());
         out.push(u8::from(value.is_some()));

@@ -79,23 +79,23 @@ impl RecordKind {
 /// The error of a value that is too large for one record, with its size in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0} bytes are too many for one record of history; the limit is {MOST}")]
-pub struct TooLarge(pub usize);
+pub struct RecordTooLarge(pub usize);
 
-impl From<TooLarge> for io::Error {
-    fn from(error: TooLarge) -> Self {
+impl From<RecordTooLarge> for io::Error {
+    fn from(error: RecordTooLarge) -> Self {
         Self::new(io::ErrorKind::InvalidInput, error)
     }
 }
 
 /// Appends a record whose payload `fill` writes. Appends nothing if the payload is too large.
-pub(crate) fn put(out: &mut Vec<u8>, kind: RecordKind, fill: impl FnOnce(&mut Vec<u8>)) -> Result<(), TooLarge> {
+pub(crate) fn put(out: &mut Vec<u8>, kind: RecordKind, fill: impl FnOnce(&mut Vec<u8>)) -> Result<(), RecordTooLarge> {
     let start = out.len();
     out.extend_from_slice(&[0; HEAD]);
     fill(out);
     let length = out.len() - start - HEAD;
     if length > MOST {
         out.truncate(start);
-        return Err(TooLarge(length));
+        return Err(RecordTooLarge(length));
     }
     let head = (length as u32 | u32::from(kind as u8) << 24).to_le_bytes();
     let sum = checksum(head, out.get(start + HEAD..).unwrap_or_default()).to_le_bytes();
@@ -106,7 +106,7 @@ pub(crate) fn put(out: &mut Vec<u8>, kind: RecordKind, fill: impl FnOnce(&mut Ve
 }
 
 /// Appends the first record of a file. `replaces` has the numbers of files whose contents are in this file too.
-pub(crate) fn put_file_head(out: &mut Vec<u8>, kind: FileKind, replaces: &[u64]) -> Result<(), TooLarge> {
+pub(crate) fn put_file_head(out: &mut Vec<u8>, kind: FileKind, replaces: &[u64]) -> Result<(), RecordTooLarge> {
     put(out, RecordKind::File, |out| {
         out.extend_from_slice(MAGIC);
         out.push(kind as u8);
@@ -282,7 +282,7 @@ mod tests {
         let before = bytes.clone();
         let put_some =
             |bytes: &mut Vec<u8>, length: usize| put(bytes, RecordKind::Note, |out| out.resize(out.len() + length, 7));
-        assert_eq!(put_some(&mut bytes, MOST + 1), Err(TooLarge(MOST + 1)));
+        assert_eq!(put_some(&mut bytes, MOST + 1), Err(RecordTooLarge(MOST + 1)));
         assert_eq!(bytes, before);
         assert_eq!(put_some(&mut bytes, MOST), Ok(()));
         assert_eq!(found(&bytes).last().map(|payload| payload.len()), Some(MOST));

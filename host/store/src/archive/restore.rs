@@ -16,7 +16,7 @@ use std::thread;
 
 /// The result of a restore: what was found, and what could not be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Restored {
+pub struct RestoreReport {
     pub frames: usize,
     /// Rows in logs. Some of them are in blocks too.
     pub logged_rows: u64,
@@ -38,8 +38,8 @@ enum LoadedFile {
 pub(crate) fn restore(
     disk: Arc<dyn Disk>,
     shared: &Arc<StoreResources>,
-) -> io::Result<(Archive, Vec<Arc<Frame>>, notes::NoteValues, Restored)> {
-    let mut restored = Restored::default();
+) -> io::Result<(Archive, Vec<Arc<Frame>>, notes::NoteValues, RestoreReport)> {
+    let mut restored = RestoreReport::default();
     let mut names = disk.list()?;
     names.sort_unstable();
     // An unfinished merge of a process that was stopped.
@@ -167,7 +167,7 @@ fn in_parallel<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) ->
     done.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Restored {
+impl RestoreReport {
     fn count(&mut self, name: &str, damaged: u64, newer: bool) {
         self.damaged += damaged;
         if newer {

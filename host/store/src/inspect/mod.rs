@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use crate::archive::{self, Disk as _, HistoryFolder, Restored, FileRole, FolderSnapshot, NoteValues};
+use crate::archive::{self, Disk as _, HistoryFolder, RestoreReport, FileRole, FolderSnapshot, NoteValues};
 use crate::frame::{Blocks, Frame, FrameRow, BlockRef, StoreResources, FrameView};
 use crate::rows::RawRows;
 use crate::{ClockJump, InstanceId, Kind, StoreLimits, Schema, StoreUsage, jumps};
@@ -106,7 +106,7 @@ pub struct Export {
     /// The notes by key.
     pub notes: BTreeMap<String, Vec<u8>>,
     /// The result of reading the files. History that could not be read is not exported.
-    pub restored: Restored,
+    pub restored: RestoreReport,
 }
 
 /// One sampler's rows for one instance.
@@ -191,7 +191,7 @@ fn snapshot(folder: HistoryFolder) -> io::Result<FolderSnapshot> {
     FolderSnapshot::take(folder, |name| FileRole::of(name).is_some(), |name| FileRole::of(name) == Some(FileRole::Log))
 }
 
-fn restore(disk: FolderSnapshot) -> io::Result<(Vec<Arc<Frame>>, NoteValues, Restored)> {
+fn restore(disk: FolderSnapshot) -> io::Result<(Vec<Arc<Frame>>, NoteValues, RestoreReport)> {
     let limits = StoreLimits { samples: usize::MAX, block_cache: 1 << 20, ..StoreLimits::default() };
     let (_, frames, values, restored) = archive::restore(Arc::new(disk), &Arc::new(StoreResources::new(&limits, true)))?;
     Ok((frames, values, restored))

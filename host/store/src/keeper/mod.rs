@@ -5,7 +5,7 @@
 mod tests;
 mod trusted_clock;
 
-use crate::archive::{self, Archive, Disk, FORGOTTEN, Flushed, HistoryFolder, ForgottenNote, Restored, EvictedFile};
+use crate::archive::{self, Archive, Disk, FORGOTTEN, FlushStats, HistoryFolder, ForgottenNote, RestoreReport, EvictedFile};
 use crate::frame::{Blocks, Frame, StoreResources};
 use crate::store::{NoteChanges, StoreLimits, Store};
 use std::collections::{BTreeMap, HashSet};
@@ -107,7 +107,7 @@ pub struct WriteFailure {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KeeperStep {
     pub sealed: usize,
-    pub flushed: Flushed,
+    pub flushed: FlushStats,
 }
 
 /// The error of an archive that cannot be opened.
@@ -122,7 +122,7 @@ pub enum OpenError {
 impl Store {
     /// Opens a store that keeps history in a folder, and restores the history there. Creates the folder if it does not
     /// exist.
-    pub fn open(folder: &Path, limits: &StoreLimits) -> Result<(Self, Keeper, Restored), OpenError> {
+    pub fn open(folder: &Path, limits: &StoreLimits) -> Result<(Self, Keeper, RestoreReport), OpenError> {
         let folder = HistoryFolder::locked(folder).map_err(|error| match error.kind() {
             ErrorKind::WouldBlock => OpenError::InUse,
             _ => OpenError::Io(error),
@@ -143,7 +143,7 @@ impl Store {
         (store, keeper)
     }
 
-    pub(crate) fn on(disk: Arc<dyn Disk>, limits: &StoreLimits) -> io::Result<(Self, Keeper, Restored)> {
+    pub(crate) fn on(disk: Arc<dyn Disk>, limits: &StoreLimits) -> io::Result<(Self, Keeper, RestoreReport)> {
         let shared = Arc::new(StoreResources::new(limits, true));
         let (archive, frames, values, restored) = archive::restore(disk, &shared)?;
         let store = Self::restored(shared, frames, archive.next_born, values);
@@ -242,7 +242,7 @@ impl Keeper {
     }
 
     /// Writes to the archive. Returns `None` if a retry is not due yet or if the write failed.
-    fn flush(&mut self, frames: &[Arc<Frame>], now_ms: i64) -> Option<Flushed> {
+    fn flush(&mut self, frames: &[Arc<Frame>], now_ms: i64) -> Option<FlushStats> {
         let is_waiting = self.waits(now_ms);
         let archive = self.archive.as_mut()?;
         if is_waiting {

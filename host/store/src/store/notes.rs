@@ -2,7 +2,7 @@
 
 use super::Store;
 use crate::Frame;
-use crate::archive::{self, Restored, TooLarge, NoteValues, removed_frames};
+use crate::archive::{self, RestoreReport, RecordTooLarge, NoteValues, removed_frames};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
@@ -23,7 +23,7 @@ pub(super) struct StoredNotes {
 pub struct OpenedFolder {
     /// The notes in the folder.
     pub notes: Vec<(String, Vec<u8>)>,
-    pub restored: Restored,
+    pub restored: RestoreReport,
 }
 
 /// Keys and their new values; `None` if the key is removed.
@@ -32,7 +32,7 @@ pub(crate) type NoteChanges = Vec<(String, Option<Vec<u8>>)>;
 impl Store {
     /// Sets a note, or removes it if `value` is `None`. Fails, and keeps the known value, if the new value is too large
     /// for a file.
-    pub fn note(&self, key: &str, value: Option<Vec<u8>>) -> Result<(), TooLarge> {
+    pub fn note(&self, key: &str, value: Option<Vec<u8>>) -> Result<(), RecordTooLarge> {
         archive::fits(key, value.as_deref().unwrap_or_default())?;
         let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let known = kept.values.get(key);
@@ -57,7 +57,7 @@ impl Store {
 
     /// Adds the contents of a folder to the store. If a key is noted in both, the value of this process wins, except
     /// for notes about the clock.
-    pub(crate) fn adopt(&self, frames: Vec<Arc<Frame>>, next_born: u64, values: NoteValues, restored: Restored) {
+    pub(crate) fn adopt(&self, frames: Vec<Arc<Frame>>, next_born: u64, values: NoteValues, restored: RestoreReport) {
         const OF_CLOCK: &str = "clock/";
         self.0.next_born.fetch_max(next_born, Ordering::Relaxed);
         let mut instances = self.0.instances.write().unwrap_or_else(PoisonError::into_inner);
