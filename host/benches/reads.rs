@@ -15,7 +15,7 @@
 mod series;
 mod shared;
 
-use dropsonde::store::{InstanceId, StoreLimits, Store};
+use dropsonde::store::{InstanceId, Store, StoreLimits};
 use series::{Corpus, STEP_MS};
 use shared::Host;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

@@ -17,7 +17,9 @@ use crate::{Engine, Options, memory, shares};
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
 use dropsonde_sandbox::Sandbox;
-use dropsonde_store::{WriteFailure, InstanceId, Keeper, StoreLimits, OpenError, OpenedFolder, Pool, RestoreReport, KeeperStep, Store};
+use dropsonde_store::{
+    InstanceId, Keeper, KeeperStep, OpenError, OpenedFolder, Pool, RestoreReport, Store, StoreLimits, WriteFailure,
+};
 use humantime::format_duration;
 use std::io;
 use std::path::Path;

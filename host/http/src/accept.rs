@@ -23,7 +23,9 @@ pub(super) fn format(headers: &HeaderMap) -> ExpositionFormat {
     };
     for part in parts(headers, &ACCEPT) {
         match (part.name, part.version) {
-            ("application/openmetrics-text", None | Some("1.0.0")) => offer(part.quality, 2, ExpositionFormat::OpenMetrics),
+            ("application/openmetrics-text", None | Some("1.0.0")) => {
+                offer(part.quality, 2, ExpositionFormat::OpenMetrics)
+            }
             ("text/plain", None | Some("0.0.4")) => offer(part.quality, 1, ExpositionFormat::Text),
             ("text/*" | "*/*", _) => offer(part.quality, 0, ExpositionFormat::Text),
             _ => {}

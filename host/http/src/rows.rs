@@ -87,7 +87,7 @@ pub(super) fn columns(store: &Store, ids: &[InstanceId], query: &Query) -> usize
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dropsonde_store::{StoreLimits, Schema, StoredField};
+    use dropsonde_store::{Schema, StoreLimits, StoredField};
 
     /// Returns a store with a gauge that has gaps and with a counter, a second apart.
     fn store() -> (Store, InstanceId) {

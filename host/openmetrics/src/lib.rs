@@ -9,4 +9,4 @@ pub mod strict;
 mod text;
 
 pub use format::ExpositionFormat;
-pub use text::{FamilyKind, ExpositionText, fixed, label, label_text, number};
+pub use text::{ExpositionText, FamilyKind, fixed, label, label_text, number};

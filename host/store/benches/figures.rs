@@ -14,7 +14,7 @@
 #[path = "support/series.rs"]
 mod series;
 
-use dropsonde_store::{Align, InstanceId, StoreLimits, Query, Schema, Store, StoredField};
+use dropsonde_store::{Align, InstanceId, Query, Schema, Store, StoreLimits, StoredField};
 use series::{Corpus, STEP_MS};
 use std::hint::black_box;
 use std::path::Path;
@@ -40,7 +40,8 @@ fn main() {
 }
 
 fn in_memory(corpus: &Corpus) {
-    let store = Store::in_memory(&StoreLimits { samples: corpus.rows, block_cache: 256 << 20, ..StoreLimits::default() });
+    let store =
+        Store::in_memory(&StoreLimits { samples: corpus.rows, block_cache: 256 << 20, ..StoreLimits::default() });
     let Filled { pushes, worst, between } = fill(&store, corpus, |now_ms| {
         store.seal(now_ms, usize::MAX);
     });

@@ -13,7 +13,7 @@
 #[allow(dead_code, reason = "each bench uses a part of the shared code")]
 mod series;
 
-use dropsonde_store::{Frame, InstanceId, Keeper, StoreLimits, Query, Schema, Store, StoredField};
+use dropsonde_store::{Frame, InstanceId, Keeper, Query, Schema, Store, StoreLimits, StoredField};
 use series::{Corpus, STEP_MS};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -78,7 +78,11 @@ impl BlockCache {
         BlockId(self.next_id.fetch_add(count, Ordering::Relaxed))
     }
 
-    pub(crate) fn values<E>(&self, id: BlockId, unpack: impl FnOnce() -> Result<RowValues, E>) -> Result<Arc<RowValues>, E> {
+    pub(crate) fn values<E>(
+        &self,
+        id: BlockId,
+        unpack: impl FnOnce() -> Result<RowValues, E>,
+    ) -> Result<Arc<RowValues>, E> {
         if let Some(CacheEntry::Values(values)) = self.get(CacheKey::Values(id)) {
             return Ok(values);
         }
@@ -87,7 +91,11 @@ impl BlockCache {
         Ok(values)
     }
 
-    pub(crate) fn parts<E>(&self, id: BlockId, unpack: impl FnOnce() -> Result<PartCells, E>) -> Result<Arc<PartCells>, E> {
+    pub(crate) fn parts<E>(
+        &self,
+        id: BlockId,
+        unpack: impl FnOnce() -> Result<PartCells, E>,
+    ) -> Result<Arc<PartCells>, E> {
         if let Some(CacheEntry::Parts(parts)) = self.get(CacheKey::Parts(id)) {
             return Ok(parts);
         }

@@ -1,9 +1,9 @@
 //! Entry points for fuzzers. Not part of the public interface.
 
-use crate::archive::{self, Disk, AppendOnlyFile, ReadableFile};
+use crate::archive::{self, AppendOnlyFile, Disk, ReadableFile};
 use crate::codec::Chunk;
 use crate::frame::StoreResources;
-use crate::{StoreLimits, Query, Schema, StoredField};
+use crate::{Query, Schema, StoreLimits, StoredField};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 

@@ -122,14 +122,14 @@ mod store;
 pub mod inspect;
 pub mod ladder;
 
-pub use archive::{FlushStats, RestoreReport, RecordTooLarge};
+pub use archive::{FlushStats, RecordTooLarge, RestoreReport};
 pub use dropsonde_model::{Aggregation, InstanceId, InvalidInstanceId, Kind};
 pub use frame::{Frame, FrameRow};
 pub use jumps::ClockJump;
-pub use keeper::{ArchiveStatus, WriteFailure, Keeper, OpenError, KeeperStep};
-pub use pool::{Account, ShareUsedUp, Pool};
+pub use keeper::{ArchiveStatus, Keeper, KeeperStep, OpenError, WriteFailure};
+pub use pool::{Account, Pool, ShareUsedUp};
 pub use query::{Align, FieldPoints, Points, Query, Sample};
 pub use schema::{Schema, StoredField};
-pub use store::{StoreLimits, OpenedFolder, Store, StoreUsage};
+pub use store::{OpenedFolder, Store, StoreLimits, StoreUsage};
 
 pub(crate) use ladder::Layout;

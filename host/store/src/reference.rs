@@ -2,7 +2,7 @@
 
 use crate::archive::simulated_disk::SimulatedDisk;
 use crate::quantum::Quantum;
-use crate::{Aggregation, Align, InstanceId, Kind, StoreLimits, Points, Query, Schema, Store, StoredField};
+use crate::{Aggregation, Align, InstanceId, Kind, Points, Query, Schema, Store, StoreLimits, StoredField};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -69,9 +69,11 @@ impl RawRows {
         let last = columns.map(|(index, (field, column))| match field.kind {
             Kind::Gauge => None,
             Kind::Counter { .. } => match column.iter().rposition(|total| !total.is_nan()) {
-                Some(row) => {
-                    CounterTotal::read(*self.at_ms.get(row)?, delays.get(row).copied().unwrap_or(0.0), *column.get(row)?)
-                }
+                Some(row) => CounterTotal::read(
+                    *self.at_ms.get(row)?,
+                    delays.get(row).copied().unwrap_or(0.0),
+                    *column.get(row)?,
+                ),
                 None => self.before.get(index).copied().flatten(),
             },
         });

@@ -1,5 +1,5 @@
 use crate::quantum::Quantum;
-use crate::rates::{Rates, CounterTotal};
+use crate::rates::{CounterTotal, Rates};
 use crate::{Aggregation, Kind};
 use std::sync::Arc;
 

@@ -8,7 +8,7 @@ use crate::archive::{FrameKey, NoteValues};
 use crate::frame::{AHEAD_MS, StoreResources};
 use crate::keeper::ArchiveStatus;
 use crate::merged::{column, fill, without_empty};
-use crate::{FieldPoints, Frame, ShareUsedUp, InstanceId, Points, Pool, Query, Sample, Schema, StoredField};
+use crate::{FieldPoints, Frame, InstanceId, Points, Pool, Query, Sample, Schema, ShareUsedUp, StoredField};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -378,7 +378,12 @@ impl Store {
 
 /// Functions for the keeper.
 impl Store {
-    pub(crate) fn restored(shared: Arc<StoreResources>, frames: Vec<Arc<Frame>>, next_born: u64, values: NoteValues) -> Self {
+    pub(crate) fn restored(
+        shared: Arc<StoreResources>,
+        frames: Vec<Arc<Frame>>,
+        next_born: u64,
+        values: NoteValues,
+    ) -> Self {
         Self::with(shared, frames, next_born, values)
     }
 

@@ -1,7 +1,7 @@
 //! Metrics that the host itself, native services and plugins registered. Metrics of one name are one family.
 
 use crate::tracked::PluginName;
-use dropsonde_openmetrics::{FamilyKind, ExpositionText, label};
+use dropsonde_openmetrics::{ExpositionText, FamilyKind, label};
 use dropsonde_sandbox::{MetricFamily, MetricKind, PluginMetrics, Recorded, family};
 use prometheus::proto;
 use std::collections::{BTreeMap, HashSet};

@@ -118,7 +118,7 @@ impl FlushTrigger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dropsonde_store::{StoreLimits, Store};
+    use dropsonde_store::{Store, StoreLimits};
 
     struct Counting(Sender<()>);
 

@@ -1,6 +1,6 @@
 use super::Range;
 use super::flusher::{FlushHooks, Flusher};
-use dropsonde_store::{InstanceId, Keeper, StoreLimits, OpenError, Points, Schema, Store, StoredField};
+use dropsonde_store::{InstanceId, Keeper, OpenError, Points, Schema, Store, StoreLimits, StoredField};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
@@ -45,7 +45,12 @@ impl FlushHooks for WallClock {
 
 impl HostHistory {
     /// Opens the history in a folder, which is made if need be. `interval_ms`: the time between two samples of a host.
-    pub fn open(folder: &Path, fields: Vec<StoredField>, interval_ms: i64, limits: &StoreLimits) -> Result<Self, OpenError> {
+    pub fn open(
+        folder: &Path,
+        fields: Vec<StoredField>,
+        interval_ms: i64,
+        limits: &StoreLimits,
+    ) -> Result<Self, OpenError> {
         let (store, keeper, _) = Store::open(folder, limits)?;
         Self::with(store, keeper, fields, interval_ms)
     }
@@ -128,7 +133,10 @@ mod tests {
         let history = HostHistory::open(folder.path(), fields(), MIN, &StoreLimits::default()).unwrap();
         assert!(history.hosts().is_empty());
         history.record(&host, 10 * MIN, &[5.0]).unwrap();
-        assert!(matches!(HostHistory::open(folder.path(), fields(), MIN, &StoreLimits::default()), Err(OpenError::InUse)));
+        assert!(matches!(
+            HostHistory::open(folder.path(), fields(), MIN, &StoreLimits::default()),
+            Err(OpenError::InUse)
+        ));
         assert!(history.close() && history.close());
         assert_eq!((history.record(&host, 11 * MIN, &[6.0]), history.refused()), (Err(NotRecorded::Closed), 1));
 

@@ -8,7 +8,7 @@ use crate::clock::Clock;
 use crate::metrics::HostMetrics;
 use crate::{Engine, Options};
 use dropsonde_sandbox::{Need, Sandbox, SavedState};
-use dropsonde_store::{StoreLimits, Store};
+use dropsonde_store::{Store, StoreLimits};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 

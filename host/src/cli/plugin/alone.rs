@@ -8,7 +8,7 @@ use crate::config::GrantsConfig;
 use anyhow::{Context, Result, bail};
 use dropsonde_engine::plugins::{self, Fields, Origin, describe_need, grants_toml, missing};
 use dropsonde_sandbox::{CallError, Grants, Inputs, Kind, Need, Role, Setup, Stats, Tick, Worker};
-use dropsonde_store::{InstanceId, StoreLimits, Sample, Store};
+use dropsonde_store::{InstanceId, Sample, Store, StoreLimits};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 

@@ -10,9 +10,9 @@ use dropsonde_engine::json;
 use dropsonde_engine::plugins::Metric;
 use dropsonde_engine::tracked::noted_labels;
 use dropsonde_model::Labels;
-use dropsonde_openmetrics::{self as openmetrics, FamilyKind, ExpositionText};
+use dropsonde_openmetrics::{self as openmetrics, ExpositionText, FamilyKind};
 use dropsonde_store::InstanceId;
-use dropsonde_store::inspect::{self, Export, ExportedFrame, ExportFilter};
+use dropsonde_store::inspect::{self, Export, ExportFilter, ExportedFrame};
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::io::{self, Write};
@@ -171,7 +171,7 @@ fn field_name(frame: &ExportedFrame, field: usize) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dropsonde_store::{StoreLimits, Schema, Store, StoredField};
+    use dropsonde_store::{Schema, Store, StoreLimits, StoredField};
 
     fn exported(push: impl Fn(&Store)) -> (tempfile::TempDir, Export) {
         let folder = tempfile::tempdir().unwrap();

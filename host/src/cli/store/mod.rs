@@ -11,7 +11,7 @@ use dropsonde_engine::HISTORY;
 use dropsonde_engine::json;
 use dropsonde_engine::timeline;
 use dropsonde_store::ClockJump;
-use dropsonde_store::inspect::{self, FileTotals, FileDefect, FolderStats, VerifyReport};
+use dropsonde_store::inspect::{self, FileDefect, FileTotals, FolderStats, VerifyReport};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};

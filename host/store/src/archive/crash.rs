@@ -5,7 +5,7 @@
 
 use super::simulated_disk::{SimRandom, SimulatedDisk};
 use crate::frame::Blocks;
-use crate::{InstanceId, Keeper, StoreLimits, Query, Schema, Store, StoredField};
+use crate::{InstanceId, Keeper, Query, Schema, Store, StoreLimits, StoredField};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Definitions of schemas and frames in files. Each file defines the ids that it uses, so no file depends on another.
 
 use super::record::{self, RecordKind, RecordTooLarge};
-use crate::codec::{CorruptData, ByteReader, put_bytes, put_f64, put_u64};
+use crate::codec::{ByteReader, CorruptData, put_bytes, put_f64, put_u64};
 use crate::{Aggregation, InstanceId, Kind, Schema, StoredField};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hash, Hasher};

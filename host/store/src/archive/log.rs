@@ -1,12 +1,12 @@
 //! The log of rows that are in no chunk yet. It limits the loss in a crash to the rows since the last flush. A new log
 //! begins with all such rows; then the old log is obsolete.
 
-use super::disk::{Disk, AppendOnlyFile};
-use super::definitions::{ById, WrittenDefinitions, FrameKey, ReadDefinitions};
+use super::definitions::{ById, FrameKey, ReadDefinitions, WrittenDefinitions};
+use super::disk::{AppendOnlyFile, Disk};
+use super::log_rows::{self, LogEntry, LogRow, LogRowReader};
 use super::record::{self, FileHead, FileKind, FilePart, RecordKind, Records};
-use super::log_rows::{self, LogEntry, LogRowReader, LogRow};
 use crate::Schema;
-use crate::codec::{CorruptData, ByteReader, put_i64};
+use crate::codec::{ByteReader, CorruptData, put_i64};
 use crate::rows::RawRows;
 use std::io;
 use std::ops::Range;
@@ -140,7 +140,8 @@ pub(crate) fn load(disk: &dyn Disk, name: &str) -> io::Result<LoadedLog> {
     let mut found: ById<(Vec<LogPosition>, u64)> = ById::default();
     for item in Records::of(&bytes) {
         let read = match item {
-            FilePart::Record { kind: RecordKind::File, payload, .. } => match record::file_head(payload, FileKind::Log) {
+            FilePart::Record { kind: RecordKind::File, payload, .. } => match record::file_head(payload, FileKind::Log)
+            {
                 Ok(FileHead::Newer) => return Ok(LoadedLog { newer: true, ..LoadedLog::default() }),
                 Ok(FileHead::Known { .. }) => Ok(()),
                 Err(error) => Err(error),

@@ -3,7 +3,7 @@
 
 use crate::Schema;
 use crate::codec::{
-    CorruptData, MOST_ROWS, ByteReader, put_before, put_bytes, put_f64, put_i64, put_u64, read_before, unzigzag, zigzag,
+    ByteReader, CorruptData, MOST_ROWS, put_before, put_bytes, put_f64, put_i64, put_u64, read_before, unzigzag, zigzag,
 };
 use crate::quantum::Quantum;
 use crate::rates::CounterTotal;

@@ -5,7 +5,7 @@ use super::record;
 use super::segment::{PARTITION_MS, PageEntry, Segment, SegmentWriter};
 use super::{Archive, ArchivedFrame, MovedBlocks, live_pages};
 use crate::codec::{self, Effort};
-use crate::frame::{Blocks, Frame, BlockRef, UnreadableBlock};
+use crate::frame::{BlockRef, Blocks, Frame, UnreadableBlock};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
@@ -139,7 +139,8 @@ impl Archive {
             order(a).cmp(&order(b))
         });
         let mut writer = writer;
-        let ids: Vec<_> = queue.iter().map(|frame| ArchivedFrame::of(&mut self.kept, &mut self.next_id, frame).id).collect();
+        let ids: Vec<_> =
+            queue.iter().map(|frame| ArchivedFrame::of(&mut self.kept, &mut self.next_id, frame).id).collect();
         let defined = writer.define(ids.into_iter().zip(queue.iter().map(|frame| frame.key())));
         defined.inspect_err(|_| {
             self.superfluous.push((name.clone(), 0));

@@ -27,11 +27,12 @@ pub(crate) mod simulated_disk;
 mod unread_history;
 mod verify;
 
-pub(crate) use disk::{Disk, HistoryFolder, FolderSnapshot};
+pub(crate) use definitions::FrameKey;
 #[cfg(any(test, fuzzing))]
 pub(crate) use disk::{AppendOnlyFile, ReadableFile};
-pub(crate) use definitions::FrameKey;
-pub(crate) use notes::{ShowNotes, NoteValues, fits};
+pub(crate) use disk::{Disk, FolderSnapshot, HistoryFolder};
+pub(crate) use eviction::EvictedFile;
+pub(crate) use notes::{NoteValues, ShowNotes, fits};
 pub use record::RecordTooLarge;
 #[cfg(any(test, fuzzing))]
 pub(crate) use record::with_checksums;
@@ -39,18 +40,17 @@ pub(crate) use record::with_checksums;
 pub(crate) use record::{of_a_later_version, without_checksums};
 pub use restore::RestoreReport;
 pub(crate) use restore::restore;
-pub(crate) use eviction::EvictedFile;
 pub(crate) use segment::{PageEntry, Segment};
 pub(crate) use unread_history::UnreadHistory;
 pub(crate) use verify::{FileRole, verify};
 
 use crate::cache::BlockId;
 use crate::codec::ByteReader;
-use crate::frame::{Blocks, Frame, BlockPlace, StoreResources, FrameView};
+use crate::frame::{BlockPlace, Blocks, Frame, FrameView, StoreResources};
 use log::LogWriter;
+use merge::PartitionMerge;
 use notes::Notes;
 use segment::SegmentWriter;
-use merge::PartitionMerge;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -315,7 +315,8 @@ impl Archive {
     /// Writes the blocks that are in no file. It works in rounds, one block of each frame at a time, so that no block
     /// is in a file without those before it. A finished round counts, even if the next one fails.
     fn write_blocks(&mut self, pending: &[PendingFrame], flushed: &mut FlushStats) -> io::Result<()> {
-        let unstored = |view: &FrameView| view.blocks.iter().rev().take_while(|blocks| blocks.unstored().is_some()).count();
+        let unstored =
+            |view: &FrameView| view.blocks.iter().rev().take_while(|blocks| blocks.unstored().is_some()).count();
         let mut left: Vec<(&PendingFrame, usize)> = pending.iter().map(|one| (one, unstored(&one.view))).collect();
         loop {
             left.retain(|(_, blocks)| *blocks > 0);

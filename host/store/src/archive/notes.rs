@@ -4,9 +4,9 @@
 //! notes:  file head · (note records: all notes when the file was begun)… · end · (note records: later changes)…
 //! ```
 
-use super::disk::{Disk, AppendOnlyFile, removed};
-use super::record::{self, FileHead, FileKind, FilePart, RecordKind, Records, RecordTooLarge};
-use crate::codec::{CorruptData, ByteReader, put_bytes};
+use super::disk::{AppendOnlyFile, Disk, removed};
+use super::record::{self, FileHead, FileKind, FilePart, RecordKind, RecordTooLarge, Records};
+use crate::codec::{ByteReader, CorruptData, put_bytes};
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 
@@ -52,12 +52,16 @@ pub(crate) fn read(disk: &dyn Disk, name: &str, values: &mut NoteValues) -> io::
     let mut ended = false;
     for item in Records::of(&bytes) {
         let read = match item {
-            FilePart::Record { kind: RecordKind::File, payload, .. } => match record::file_head(payload, FileKind::Notes) {
-                Ok(FileHead::Newer) => return Ok((0, true)),
-                Ok(FileHead::Known { .. }) => Ok(()),
-                Err(error) => Err(error),
-            },
-            FilePart::Record { kind: RecordKind::Note, payload, .. } => note(payload, if ended { values } else { &mut all }),
+            FilePart::Record { kind: RecordKind::File, payload, .. } => {
+                match record::file_head(payload, FileKind::Notes) {
+                    Ok(FileHead::Newer) => return Ok((0, true)),
+                    Ok(FileHead::Known { .. }) => Ok(()),
+                    Err(error) => Err(error),
+                }
+            }
+            FilePart::Record { kind: RecordKind::Note, payload, .. } => {
+                note(payload, if ended { values } else { &mut all })
+            }
             FilePart::Record { kind: RecordKind::End, .. } => {
                 *values = std::mem::take(&mut all);
                 ended = true;
@@ -170,7 +174,7 @@ pub(crate) fn note(payload: &[u8], values: &mut NoteValues) -> Result<(), Corrup
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{StoreLimits, Store};
+    use crate::{Store, StoreLimits};
 
     #[test]
     fn a_note_too_large_for_a_file_is_refused_and_the_known_value_survives_a_restart() {

@@ -8,7 +8,7 @@
 //! A reader skips a record whose checksum is wrong, and finds the next valid record.
 
 use super::disk::ReadableFile;
-use crate::codec::{CorruptData, ByteReader, put_u64};
+use crate::codec::{ByteReader, CorruptData, put_u64};
 use std::io;
 
 /// Bytes of a record before its payload.
@@ -243,7 +243,9 @@ pub(crate) fn without_checksums(bytes: &[u8]) -> Vec<u8> {
 /// Returns the same file as if a later version had written it.
 #[cfg(test)]
 pub(crate) fn of_a_later_version(bytes: &[u8]) -> Vec<u8> {
-    let Some(FilePart::Record { kind: RecordKind::File, payload, .. }) = Records::of(bytes).next() else { unreachable!() };
+    let Some(FilePart::Record { kind: RecordKind::File, payload, .. }) = Records::of(bytes).next() else {
+        unreachable!()
+    };
     let mut later = payload.to_vec();
     later[MAGIC.len() + 1] += 1;
     let mut out = Vec::new();

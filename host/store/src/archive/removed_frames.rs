@@ -71,10 +71,9 @@ pub(crate) fn note_removed(values: &mut NoteValues, mut removed: Vec<u64>, last_
     for run in removed.chunk_by(|a, b| a.saturating_add(1) == *b || a == b) {
         let (Some(&first), Some(&last)) = (run.first(), run.last()) else { continue };
         let (mut start, mut end) = (first, last.saturating_add(1));
-        let before = values
-            .range(..=key(start))
-            .next_back()
-            .and_then(|(key, value)| Some((key.strip_prefix(NOTES)?.parse::<u64>().ok()?, RemovedRun::read(value)?.end)));
+        let before = values.range(..=key(start)).next_back().and_then(|(key, value)| {
+            Some((key.strip_prefix(NOTES)?.parse::<u64>().ok()?, RemovedRun::read(value)?.end))
+        });
         if let Some((before, before_end)) = before.filter(|(_, before_end)| *before_end >= start) {
             (start, end) = (before, end.max(before_end));
         }

@@ -1,10 +1,10 @@
 //! Reads a folder at the start.
 
-use super::removed_frames::RemovedFrames;
+use super::definitions::FrameKey;
 use super::disk::Disk;
 use super::log::{self, LoggedRows};
-use super::definitions::FrameKey;
 use super::notes;
+use super::removed_frames::RemovedFrames;
 use super::segment::{self, FramePages, Segment};
 use super::unread_history::UnreadHistory;
 use super::{Archive, FORGOTTEN, ForgottenNote};

@@ -6,11 +6,11 @@
 //! settled:  file head · (schema and frame records)… · chunk records… · index records… · end
 //! ```
 
-use super::disk::{Disk, AppendOnlyFile, ReadableFile};
-use super::definitions::{WrittenDefinitions, FrameKey, ReadDefinitions};
-use super::record::{self, FileHead, FileKind, HEAD, FilePart, RecordKind, Records};
-use crate::codec::{self, CorruptData, MOST_PAGES, ByteReader, put_bytes, put_i64, put_u64};
-use crate::frame::{ChunkBytes, BlockPlace, UnreadableBlock};
+use super::definitions::{FrameKey, ReadDefinitions, WrittenDefinitions};
+use super::disk::{AppendOnlyFile, Disk, ReadableFile};
+use super::record::{self, FileHead, FileKind, FilePart, HEAD, RecordKind, Records};
+use crate::codec::{self, ByteReader, CorruptData, MOST_PAGES, put_bytes, put_i64, put_u64};
+use crate::frame::{BlockPlace, ChunkBytes, UnreadableBlock};
 use crate::ladder;
 use std::collections::HashMap;
 use std::io;
@@ -154,7 +154,9 @@ impl Segment {
         let mut end = [0; HEAD + 16];
         let Some(end_at) = size.checked_sub(end.len() as u64) else { return Ok(None) };
         self.file.read_at(end_at, &mut end)?;
-        let Ok((chunks_at, index_at)) = record::whole(&end, RecordKind::End).and_then(read_end) else { return Ok(None) };
+        let Ok((chunks_at, index_at)) = record::whole(&end, RecordKind::End).and_then(read_end) else {
+            return Ok(None);
+        };
         let Some(index_length) = end_at.checked_sub(index_at).filter(|_| chunks_at <= index_at) else {
             return Ok(None);
         };
@@ -168,18 +170,25 @@ impl Segment {
         let mut definitions = ReadDefinitions::default();
         for item in Records::of(&before).chain(Records::of(&index)) {
             let read = match item {
-                FilePart::Record { kind: RecordKind::File, payload, .. } => match record::file_head(payload, FileKind::Segment) {
-                    Ok(FileHead::Known { replaces }) => {
-                        loaded.replaces = replaces;
-                        Ok(())
+                FilePart::Record { kind: RecordKind::File, payload, .. } => {
+                    match record::file_head(payload, FileKind::Segment) {
+                        Ok(FileHead::Known { replaces }) => {
+                            loaded.replaces = replaces;
+                            Ok(())
+                        }
+                        Ok(FileHead::Newer) => {
+                            return Ok(Some(LoadedSegment { newer: true, ..LoadedSegment::default() }));
+                        }
+                        Err(error) => Err(error),
                     }
-                    Ok(FileHead::Newer) => return Ok(Some(LoadedSegment { newer: true, ..LoadedSegment::default() })),
-                    Err(error) => Err(error),
-                },
-                // Index records are only at the end, so the offset is in `index`.
-                FilePart::Record { kind: RecordKind::Index, payload, offset } => {
-                    self.read_index_part(&index, offset + HEAD..offset + HEAD + payload.len(), &definitions, &mut loaded)
                 }
+                // Index records are only at the end, so the offset is in `index`.
+                FilePart::Record { kind: RecordKind::Index, payload, offset } => self.read_index_part(
+                    &index,
+                    offset + HEAD..offset + HEAD + payload.len(),
+                    &definitions,
+                    &mut loaded,
+                ),
                 FilePart::Record { kind, payload, .. } => definitions.learn(kind, payload),
                 FilePart::Corrupt { .. } | FilePart::Torn { .. } => Err(CorruptData),
             };
@@ -246,14 +255,16 @@ impl Segment {
         let mut frames: HashMap<u32, Vec<PageEntry>> = HashMap::new();
         for item in Records::of(&bytes) {
             let read = match item {
-                FilePart::Record { kind: RecordKind::File, payload, .. } => match record::file_head(payload, FileKind::Segment) {
-                    Ok(FileHead::Newer) => return Ok(LoadedSegment { newer: true, ..LoadedSegment::default() }),
-                    Ok(FileHead::Known { replaces }) => {
-                        loaded.replaces = replaces;
-                        Ok(())
+                FilePart::Record { kind: RecordKind::File, payload, .. } => {
+                    match record::file_head(payload, FileKind::Segment) {
+                        Ok(FileHead::Newer) => return Ok(LoadedSegment { newer: true, ..LoadedSegment::default() }),
+                        Ok(FileHead::Known { replaces }) => {
+                            loaded.replaces = replaces;
+                            Ok(())
+                        }
+                        Err(error) => Err(error),
                     }
-                    Err(error) => Err(error),
-                },
+                }
                 FilePart::Record { kind: RecordKind::Chunk, payload, offset } => {
                     self.read_heads(payload, offset, &definitions, &mut frames)
                 }

@@ -1,6 +1,6 @@
 //! A simulated disk that loses everything in a crash that it may lose.
 
-use super::disk::{Disk, AppendOnlyFile, ReadableFile};
+use super::disk::{AppendOnlyFile, Disk, ReadableFile};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard};

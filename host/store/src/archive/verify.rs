@@ -1,14 +1,14 @@
 //! Reads and unpacks everything in a folder, and reports what is corrupt.
 
+use super::definitions::{FrameKey, ReadDefinitions};
 use super::disk::Disk;
 use super::log;
-use super::definitions::{FrameKey, ReadDefinitions};
-use super::notes::{self, NoteValues};
-use super::record::{self, FileHead, FileKind, HEAD, FilePart, RecordKind, Records};
 use super::log_rows::LogRow;
+use super::notes::{self, NoteValues};
+use super::record::{self, FileHead, FileKind, FilePart, HEAD, RecordKind, Records};
 use super::segment::{self, PageEntry, Segment};
 use crate::cell::Cell;
-use crate::codec::{Chunk, PageHead, ByteReader};
+use crate::codec::{ByteReader, Chunk, PageHead};
 use crate::frame::ChunkBytes;
 use crate::inspect::{FileDefect, VerifyReport};
 use crate::ladder::Layout;
@@ -132,7 +132,9 @@ impl FileVerifier<'_> {
                         self.damaged(offset, what);
                     }
                 }
-                FilePart::Corrupt { offset, length } => self.damaged(offset, format!("{length} bytes are not a record")),
+                FilePart::Corrupt { offset, length } => {
+                    self.damaged(offset, format!("{length} bytes are not a record"))
+                }
                 FilePart::Torn { offset } => {
                     self.end(offset, format!("the last {} bytes are an incomplete record", bytes.len() - offset));
                 }
@@ -304,8 +306,11 @@ mod tests {
         let owner = schema.sampler().clone();
         let key = FrameKey { instance, schema: schema.clone(), interval_ms: 1000, born: 0, owner };
         let at_ms: Vec<i64> = (0..100).map(|nth| nth * 1000).collect();
-        let rows =
-            RawRows { columns: vec![(0..100).map(|nth| f64::from(nth * 7 % 31)).collect()], at_ms, ..RawRows::default() };
+        let rows = RawRows {
+            columns: vec![(0..100).map(|nth| f64::from(nth * 7 % 31)).collect()],
+            at_ms,
+            ..RawRows::default()
+        };
         let mut cells = rows.clone().into_values(&schema).parts(&schema, Layout::of(1000)).whole(&schema);
         falsify(&mut cells[0]);
         let name = segment::name(0, 1, true);

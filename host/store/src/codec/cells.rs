@@ -1,7 +1,7 @@
 //! Writes cells in few bytes. Values are whole steps above the cell's smallest value where that is exact. The smallest
 //! value is relative to that of the page before.
 
-use super::bytes::{CorruptData, ByteReader, put_f64, put_i64, put_u64, unzigzag, zigzag};
+use super::bytes::{ByteReader, CorruptData, put_f64, put_i64, put_u64, unzigzag, zigzag};
 use crate::cell::Cell;
 use crate::quantum::Quantum;
 use crate::{Aggregation, Schema};
@@ -66,7 +66,12 @@ pub(super) fn put(out: &mut Vec<u8>, cell: &Cell, wanted: CellEncoding, rows: us
 }
 
 /// Reads what [`put`] wrote.
-pub(super) fn read(reader: &mut ByteReader<'_>, wanted: CellEncoding, rows: usize, floor: &mut i64) -> Result<Cell, CorruptData> {
+pub(super) fn read(
+    reader: &mut ByteReader<'_>,
+    wanted: CellEncoding,
+    rows: usize,
+    floor: &mut i64,
+) -> Result<Cell, CorruptData> {
     let quantum = wanted.quantum;
     let tag = reader.u8()?;
     if tag == EMPTY {

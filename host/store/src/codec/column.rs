@@ -1,6 +1,6 @@
 //! Compresses one column of a chunk: as whole steps if every value is a whole number of steps, else as doubles.
 
-use super::bytes::{CorruptData, ByteReader, put_bytes, put_f64, put_i64, put_u64};
+use super::bytes::{ByteReader, CorruptData, put_bytes, put_f64, put_i64, put_u64};
 use super::{Effort, MOST_ROWS};
 use crate::quantum::Quantum;
 use pco::wrapped::{FileCompressor, FileDecompressor};

@@ -14,7 +14,7 @@ mod column;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use bytes::{CorruptData, ByteReader, put_bytes, put_f64, put_i64, put_u64, unzigzag, zigzag};
+pub(crate) use bytes::{ByteReader, CorruptData, put_bytes, put_f64, put_i64, put_u64, unzigzag, zigzag};
 
 use crate::cell::Cell;
 use crate::rates::CounterTotal;
@@ -111,7 +111,8 @@ impl<'a> Chunk<'a> {
         let mut reader = ByteReader(bytes);
         let pages = heads(schema, &mut reader)?;
         let rows: Vec<usize> = pages.iter().map(|page| page.rows).collect();
-        let columns = (0..schema.columns()).map(|_| PackedColumn::read(&mut reader, &rows)).collect::<Result<_, _>>()?;
+        let columns =
+            (0..schema.columns()).map(|_| PackedColumn::read(&mut reader, &rows)).collect::<Result<_, _>>()?;
         Ok(Self { pages, columns })
     }
 
@@ -170,7 +171,8 @@ pub(crate) fn heads(schema: &Schema, reader: &mut ByteReader<'_>) -> Result<Vec<
             RowTimes::Steps(steps) => steps.iter().try_fold(0i64, |sum, step| sum.checked_add(*step)),
         };
         let last_ms = first_ms.checked_add(span.ok_or(CorruptData)?).ok_or(CorruptData)?;
-        let wanted = floors.iter_mut().enumerate().map(|(index, floor)| (cells::CellEncoding::of(schema, index), floor));
+        let wanted =
+            floors.iter_mut().enumerate().map(|(index, floor)| (cells::CellEncoding::of(schema, index), floor));
         let cells = wanted.map(|(wanted, floor)| cells::read(reader, wanted, rows, floor)).collect::<Result<_, _>>()?;
         let before = schema.fields().iter().map(|field| match field.kind {
             Kind::Counter { .. } => read_before(reader, first_ms, schema.has_delay()),
@@ -200,7 +202,11 @@ pub(crate) fn put_before(out: &mut Vec<u8>, before: Option<CounterTotal>, first_
 }
 
 /// Reads what [`put_before`] wrote.
-pub(crate) fn read_before(reader: &mut ByteReader<'_>, first_ms: i64, has_delay: bool) -> Result<Option<CounterTotal>, CorruptData> {
+pub(crate) fn read_before(
+    reader: &mut ByteReader<'_>,
+    first_ms: i64,
+    has_delay: bool,
+) -> Result<Option<CounterTotal>, CorruptData> {
     let Some(ago) = reader.u64()?.checked_sub(1) else { return Ok(None) };
     let read_ms = match has_delay {
         true => (first_ms as f64 * TENTHS - unzigzag(ago) as f64) / TENTHS,

@@ -143,7 +143,12 @@ impl Block {
         cache.values(self.id, || Ok(self.unpack(schema)?.into_values(schema)))
     }
 
-    pub(crate) fn parts(&self, schema: &Schema, layout: Layout, cache: &BlockCache) -> Result<Arc<PartCells>, UnreadableBlock> {
+    pub(crate) fn parts(
+        &self,
+        schema: &Schema,
+        layout: Layout,
+        cache: &BlockCache,
+    ) -> Result<Arc<PartCells>, UnreadableBlock> {
         // The rows are unpacked only for their parts and are not worth room in the cache.
         cache.parts(self.id, || Ok(self.unpack(schema)?.into_values(schema).parts(schema, layout)))
     }

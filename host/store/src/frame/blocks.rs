@@ -2,10 +2,10 @@
 //! their places are kept, in a few bytes per block. That matters because a sampler that records five times per second
 //! seals ten thousand blocks a week.
 
-use super::{Block, ChunkBytes, BlockPlace};
+use super::{Block, BlockPlace, ChunkBytes};
 use crate::archive::{PageEntry, Segment};
 use crate::cache::{BlockCache, BlockId};
-use crate::codec::{CorruptData, MOST_PAGES, MOST_ROWS, ByteReader, put_i64, put_u64};
+use crate::codec::{ByteReader, CorruptData, MOST_PAGES, MOST_ROWS, put_i64, put_u64};
 use crate::{Layout, Schema};
 use std::ops::Deref;
 use std::sync::Arc;
@@ -65,7 +65,8 @@ pub(super) fn pack(blocks: Vec<Blocks>, layout: Layout, spread: u64, cache: &Blo
     }
     let (over, left) = ones.split_at(excess);
     let mut all = packed.to_vec();
-    let over: Vec<(PageEntry, u64)> = over.iter().filter_map(Blocks::one).map(|one| (one.page(), one.start_row)).collect();
+    let over: Vec<(PageEntry, u64)> =
+        over.iter().filter_map(Blocks::one).map(|one| (one.page(), one.start_row)).collect();
     for mut run in over.chunk_by(|(page, _), (next, _)| go_together(page, next)) {
         if let Some(Blocks::Packed(last)) = all.last()
             && let (pages, Some((first, _))) = (last.pages(), run.first())

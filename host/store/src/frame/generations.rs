@@ -1,6 +1,6 @@
 //! The generations of a frame's rows. There is one as long as nobody sets the clock back.
 
-use super::{Blocks, OpenBlock, BlockRef, FrameView};
+use super::{BlockRef, Blocks, FrameView, OpenBlock};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
@@ -69,7 +69,10 @@ impl<'a> GenerationRows<'a> {
 
 /// Divides a window where generations begin and end. Returns each part that has rows, with its generations in the order
 /// they were written.
-pub(super) fn spans<'r, 'a>(runs: &'r [GenerationRows<'a>], window: Range<i64>) -> Vec<(Range<i64>, Vec<&'r GenerationRows<'a>>)> {
+pub(super) fn spans<'r, 'a>(
+    runs: &'r [GenerationRows<'a>],
+    window: Range<i64>,
+) -> Vec<(Range<i64>, Vec<&'r GenerationRows<'a>>)> {
     // Time of the edge, whether a generation begins there, and its index.
     let mut edges: Vec<(i64, bool, usize)> = Vec::new();
     for (nth, run) in runs.iter().enumerate() {

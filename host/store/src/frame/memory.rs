@@ -1,6 +1,6 @@
 //! Accounts for the memory that a frame takes from the pools for history.
 
-use super::{OpenBlock, StoreResources, FrameView};
+use super::{FrameView, OpenBlock, StoreResources};
 use crate::archive::FrameKey;
 use crate::{Layout, Pool, Schema};
 use std::sync::Arc;

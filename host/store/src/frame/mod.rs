@@ -18,8 +18,8 @@ mod tests;
 mod upkeep;
 mod write_times;
 
-pub(crate) use block::{Block, ChunkBytes, BlockPlace, UnreadableBlock};
-pub(crate) use blocks::{Blocks, BlockRef};
+pub(crate) use block::{Block, BlockPlace, ChunkBytes, UnreadableBlock};
+pub(crate) use blocks::{BlockRef, Blocks};
 pub(crate) use buckets::Buckets;
 pub(crate) use open::OpenBlock;
 pub(crate) use write_times::AHEAD_MS;
@@ -27,7 +27,7 @@ pub(crate) use write_times::AHEAD_MS;
 use crate::archive::{FrameKey, UnreadHistory};
 use crate::cache::BlockCache;
 use crate::rates::CounterTotal;
-use crate::{Kind, Layout, StoreLimits, Pool, Query, Schema, StoreUsage};
+use crate::{Kind, Layout, Pool, Query, Schema, StoreLimits, StoreUsage};
 use arc_swap::{ArcSwap, Guard};
 use memory::FrameMemory;
 use open::PushRefused;
@@ -232,7 +232,9 @@ impl Frame {
         let is_added = match open.map(|open| (open, open.push(row))) {
             Some((_, Ok(()))) => true,
             // There was no room for its wider rows.
-            Some((open, Err(PushRefused::Narrow))) if writer.stays_narrow == Some(open.start_row) && !row.is_kept => false,
+            Some((open, Err(PushRefused::Narrow))) if writer.stays_narrow == Some(open.start_row) && !row.is_kept => {
+                false
+            }
             Some((open, Err(PushRefused::Narrow))) => {
                 let (start_row, wider) = (open.start_row, open.widened(&self.key.schema, self.layout, row));
                 let view = self.view.load();
@@ -264,7 +266,14 @@ impl Frame {
 
     /// Adds a row to an open block, then publishes the block in place of the open blocks from number `keep` on. Returns
     /// `false`, and publishes nothing, if memory is used up.
-    fn append(&self, writer: &mut FrameWriter, view: &FrameView, keep: usize, mut open: OpenBlock, row: NewRow<'_>) -> bool {
+    fn append(
+        &self,
+        writer: &mut FrameWriter,
+        view: &FrameView,
+        keep: usize,
+        mut open: OpenBlock,
+        row: NewRow<'_>,
+    ) -> bool {
         if let Err(PushRefused::Narrow) = open.push(row) {
             open = open.widened(&self.key.schema, self.layout, row);
             // The row fits the wide columns now, if the block has room for it.

@@ -271,7 +271,13 @@ impl OpenBlock {
     }
 
     /// Returns the cells of the first `rows` rows, part by part.
-    pub(crate) fn parts(&self, schema: &Schema, layout: Layout, rows: usize, wanted: impl Fn(usize) -> bool) -> PartCells {
+    pub(crate) fn parts(
+        &self,
+        schema: &Schema,
+        layout: Layout,
+        rows: usize,
+        wanted: impl Fn(usize) -> bool,
+    ) -> PartCells {
         let known = self.parts.get_or_init(|| (0..parts_of(layout)).map(|_| OnceLock::new()).collect());
         let mut parts = PartCells { at_ms: Vec::new(), cells: Vec::new() };
         let mut from = 0;
@@ -411,7 +417,9 @@ impl Slab {
 
     fn reading(&self, lane: ColumnLane, row: usize) -> f64 {
         let reading = match lane {
-            ColumnLane::Narrow(lane, quantum) => self.narrow(lane, row..row + 1).next().map(|bits| value(quantum, bits)),
+            ColumnLane::Narrow(lane, quantum) => {
+                self.narrow(lane, row..row + 1).next().map(|bits| value(quantum, bits))
+            }
             ColumnLane::Wide(lane, _) => self.wide(lane, row..row + 1).next(),
         };
         reading.unwrap_or(f64::NAN)
@@ -425,7 +433,9 @@ impl Slab {
                 let quantum = Quantum::Part(parts);
                 column.extend(self.narrow(lane, rows).map(|bits| value(quantum, bits)));
             }
-            ColumnLane::Narrow(lane, quantum) => column.extend(self.narrow(lane, rows).map(|bits| value(quantum, bits))),
+            ColumnLane::Narrow(lane, quantum) => {
+                column.extend(self.narrow(lane, rows).map(|bits| value(quantum, bits)))
+            }
             ColumnLane::Wide(lane, _) => column.extend(self.wide(lane, rows)),
         }
     }

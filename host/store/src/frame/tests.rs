@@ -1,7 +1,7 @@
 use super::*;
 use crate::archive::simulated_disk::SimulatedDisk;
 
-use crate::{InstanceId, StoreLimits, Store, StoredField};
+use crate::{InstanceId, Store, StoreLimits, StoredField};
 
 fn frame(field: StoredField, capacity: u64) -> Frame {
     let cache = BlockCache::new(1 << 20);

@@ -1,7 +1,10 @@
 //! Operations of the keeper on a frame, and those of a restart.
 
 use super::write_times::WriteTimes;
-use super::{Block, Blocks, ChunkBytes, Frame, NewRow, OpenBlock, BlockPlace, SealedBlock, StoreResources, FrameView, FrameWriter, blocks};
+use super::{
+    Block, BlockPlace, Blocks, ChunkBytes, Frame, FrameView, FrameWriter, NewRow, OpenBlock, SealedBlock,
+    StoreResources, blocks,
+};
 use crate::archive::{FrameKey, PageEntry, UnreadHistory};
 use crate::cache::BlockId;
 use crate::cell::Cells;

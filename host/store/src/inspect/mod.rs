@@ -3,10 +3,10 @@
 #[cfg(test)]
 mod tests;
 
-use crate::archive::{self, Disk as _, HistoryFolder, RestoreReport, FileRole, FolderSnapshot, NoteValues};
-use crate::frame::{Blocks, Frame, FrameRow, BlockRef, StoreResources, FrameView};
+use crate::archive::{self, Disk as _, FileRole, FolderSnapshot, HistoryFolder, NoteValues, RestoreReport};
+use crate::frame::{BlockRef, Blocks, Frame, FrameRow, FrameView, StoreResources};
 use crate::rows::RawRows;
-use crate::{ClockJump, InstanceId, Kind, StoreLimits, Schema, StoreUsage, jumps};
+use crate::{ClockJump, InstanceId, Kind, Schema, StoreLimits, StoreUsage, jumps};
 use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::io;
@@ -193,7 +193,8 @@ fn snapshot(folder: HistoryFolder) -> io::Result<FolderSnapshot> {
 
 fn restore(disk: FolderSnapshot) -> io::Result<(Vec<Arc<Frame>>, NoteValues, RestoreReport)> {
     let limits = StoreLimits { samples: usize::MAX, block_cache: 1 << 20, ..StoreLimits::default() };
-    let (_, frames, values, restored) = archive::restore(Arc::new(disk), &Arc::new(StoreResources::new(&limits, true)))?;
+    let (_, frames, values, restored) =
+        archive::restore(Arc::new(disk), &Arc::new(StoreResources::new(&limits, true)))?;
     Ok((frames, values, restored))
 }
 

@@ -5,9 +5,11 @@
 mod tests;
 mod trusted_clock;
 
-use crate::archive::{self, Archive, Disk, FORGOTTEN, FlushStats, HistoryFolder, ForgottenNote, RestoreReport, EvictedFile};
+use crate::archive::{
+    self, Archive, Disk, EvictedFile, FORGOTTEN, FlushStats, ForgottenNote, HistoryFolder, RestoreReport,
+};
 use crate::frame::{Blocks, Frame, StoreResources};
-use crate::store::{NoteChanges, StoreLimits, Store};
+use crate::store::{NoteChanges, Store, StoreLimits};
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -407,7 +409,8 @@ impl Keeper {
         let oldest = archive.oldest_file();
         let mut noted = self.store.notes(FORGOTTEN);
         noted.retain(|(_, value)| ForgottenNote::read(value).is_none_or(|forgotten| forgotten.last_file < oldest));
-        let over: Vec<_> = noted.into_iter().map(|(key, _)| key).chain(self.store.obsolete_removal_notes(oldest)).collect();
+        let over: Vec<_> =
+            noted.into_iter().map(|(key, _)| key).chain(self.store.obsolete_removal_notes(oldest)).collect();
         // Make the deletions durable first: a crash can bring back a deleted file.
         if !over.is_empty() && archive.sync().is_ok() {
             over.iter().for_each(|key| {

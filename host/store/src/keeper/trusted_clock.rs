@@ -2,7 +2,7 @@
 //! history. A jump ahead, or a time without a host, counts only after the clock has run steadily for as long, a day at
 //! most.
 
-use crate::codec::{CorruptData, ByteReader, put_i64};
+use crate::codec::{ByteReader, CorruptData, put_i64};
 
 const HOUR_MS: i64 = 3_600_000;
 

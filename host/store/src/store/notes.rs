@@ -2,7 +2,7 @@
 
 use super::Store;
 use crate::Frame;
-use crate::archive::{self, RestoreReport, RecordTooLarge, NoteValues, removed_frames};
+use crate::archive::{self, NoteValues, RecordTooLarge, RestoreReport, removed_frames};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
