@@ -1,5 +1,5 @@
 use crate::harness::{Host, client, components, prometheus_tool, verbs};
-use dropsonde_openmetrics::strict::{self, Family};
+use dropsonde_openmetrics::strict::{self, ParsedFamily};
 use flate2::read::GzDecoder;
 use std::fs;
 use std::io::{Read, Write};
@@ -37,7 +37,7 @@ fn acting(verbs_done: &[&str]) -> Host {
 }
 
 /// Everything, in OpenMetrics, once there is what is wanted.
-fn families(host: &Host, wanted: impl Fn(&[Family]) -> bool) -> Vec<Family> {
+fn families(host: &Host, wanted: impl Fn(&[ParsedFamily]) -> bool) -> Vec<ParsedFamily> {
     let mut families = Vec::new();
     host.until_with("/metrics", "Accept: application/openmetrics-text\r\n", |metrics| {
         families = strict::openmetrics(&metrics.body).unwrap_or_else(|why| panic!("{why}\n{}", metrics.body));
@@ -117,7 +117,7 @@ fn the_host_counts_what_it_does() {
 #[test]
 fn a_plugins_own_metrics_are_exposed_with_its_name() {
     let host = acting(&["measure"]);
-    let own = |families: &[Family], name, labels: &[(&str, &str)]| {
+    let own = |families: &[ParsedFamily], name, labels: &[(&str, &str)]| {
         strict::value(families, name, &[&[("plugin", "verbs")], labels].concat())
     };
     let measured = [("how", "\"quoted\"\n")];
@@ -218,7 +218,7 @@ fn both_formats_say_the_same_and_gzip_is_for_who_asks() {
     let (open, classic) = (strict::openmetrics(&open.body).unwrap(), host.get("/metrics"));
     assert_eq!(classic.header("content-encoding"), None);
     let classic = strict::text(&classic.body).unwrap();
-    let names = |families: &[Family]| -> Vec<String> {
+    let names = |families: &[ParsedFamily]| -> Vec<String> {
         families.iter().flat_map(|family| &family.samples).map(|(name, ..)| name.clone()).collect()
     };
     for name in ["dropsonde_sample_memory_used_bytes", "dropsonde_http_requests_total", "dropsonde_build_info"] {

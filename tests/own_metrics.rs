@@ -1,14 +1,14 @@
 //! The host about itself: each family is moved by the real thing.
 
 use crate::harness::{Host, app, client, verbs, version};
-use dropsonde_openmetrics::strict::{self, Family};
+use dropsonde_openmetrics::strict::{self, ParsedFamily};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-fn families(host: &Host) -> Vec<Family> {
+fn families(host: &Host) -> Vec<ParsedFamily> {
     strict::text(&host.get("/metrics").body).unwrap_or_else(|why| panic!("{why}"))
 }
 

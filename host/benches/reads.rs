@@ -15,7 +15,7 @@
 mod series;
 mod shared;
 
-use dropsonde::store::{InstanceId, Limits, Store};
+use dropsonde::store::{InstanceId, Store, StoreLimits};
 use series::{Corpus, STEP_MS};
 use shared::Host;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -69,7 +69,7 @@ fn main() {
 /// Writes a week of history up to now, as a host would have.
 fn fill(folder: &Path) {
     let corpus = Corpus::made(INSTANCES, ROWS);
-    let (store, mut keeper, _) = Store::open(folder, &Limits::default()).expect("a folder");
+    let (store, mut keeper, _) = Store::open(folder, &StoreLimits::default()).expect("a folder");
     let id = |nth| InstanceId::new(format!("i{nth:02}")).expect("an id");
     let frames: Vec<_> = (0..INSTANCES).map(|nth| store.frame(&id(nth), &corpus.schema(), STEP_MS)).collect();
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_millis() as i64;

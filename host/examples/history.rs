@@ -6,7 +6,7 @@
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use dropsonde::history::{HostHistory, Range};
-use dropsonde::store::{InstanceId, Limits, StoredField};
+use dropsonde::store::{InstanceId, StoreLimits, StoredField};
 
 const MINUTE_MS: i64 = 60_000;
 
@@ -14,7 +14,7 @@ fn main() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let fields =
         || vec![StoredField::gauge("requests_sec"), StoredField::gauge("p99_ms"), StoredField::gauge("error_rate")];
-    let open = || HostHistory::open(folder.path(), fields(), MINUTE_MS, &Limits::default());
+    let open = || HostHistory::open(folder.path(), fields(), MINUTE_MS, &StoreLimits::default());
     let (host, now_ms) = (InstanceId::new("example.org")?, 1_700_000_000_000);
 
     let history = open()?;

@@ -102,7 +102,7 @@ pub fn number(json: &mut Vec<u8>, value: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dropsonde_store::Column;
+    use dropsonde_store::FieldPoints;
     use proptest::prelude::*;
 
     #[test]
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn a_gap_is_absent_and_bands_follow_their_field() {
         let column =
-            Column { name: "x".into(), values: vec![1.5, f64::NAN], min: vec![1.0, f64::NAN], max: vec![2.0; 2] };
+            FieldPoints { name: "x".into(), values: vec![1.5, f64::NAN], min: vec![1.0, f64::NAN], max: vec![2.0; 2] };
         let points_of_two = Points { at_ms: vec![0, 1500], columns: vec![column] };
         let text = |form| {
             let (mut json, mut open) = (Vec::new(), b'[');

@@ -17,7 +17,9 @@ use crate::{Engine, Options, memory, shares};
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
 use dropsonde_sandbox::Sandbox;
-use dropsonde_store::{Failing, InstanceId, Keeper, Limits, OpenError, Opened, Pool, Restored, Step, Store};
+use dropsonde_store::{
+    InstanceId, Keeper, KeeperStep, OpenError, OpenedFolder, Pool, RestoreReport, Store, StoreLimits, WriteFailure,
+};
 use humantime::format_duration;
 use std::io;
 use std::path::Path;
@@ -195,7 +197,7 @@ struct Around {
     streams_noted: Instant,
     memory_given_back: Instant,
     /// The reason why the last step could not write history; `None` if it could.
-    failing: Option<Failing>,
+    failing: Option<WriteFailure>,
     greedy: shares::GreedyLog,
     _pulse: TaskGuard,
 }
@@ -217,9 +219,9 @@ impl FlushHooks for Around {
         self.engine.clock.now_ms()
     }
 
-    fn stepped(&mut self, _: Step, took: Duration) {
+    fn stepped(&mut self, _: KeeperStep, took: Duration) {
         self.engine.metrics.core.took("history", "flush", took);
-        if let Some(Opened { notes, restored }) = self.engine.store.take_opened() {
+        if let Some(OpenedFolder { notes, restored }) = self.engine.store.take_opened() {
             self.engine.adopt(notes);
             self.engine.opened.notify_one();
             self.engine.plugins.begin_anew();
@@ -261,7 +263,7 @@ fn say_what_memory_cuts(options: &Options) {
 /// Opens history on disk and logs what was restored. Where the disk has no history and none can be created, returns
 /// history in memory and the reason.
 fn history(options: &Options, now_ms: i64) -> Result<(Store, Keeper, Option<String>)> {
-    let limits = Limits {
+    let limits = StoreLimits {
         samples: options.store.retention_samples,
         age_ms: i64::try_from(options.store.retention.get().as_millis()).unwrap_or(i64::MAX),
         disk: options.store.max_disk.get() as u64,
@@ -304,7 +306,7 @@ fn history(options: &Options, now_ms: i64) -> Result<(Store, Keeper, Option<Stri
     Ok((store, keeper, None))
 }
 
-fn say_what_came_back(folder: &Path, restored: &Restored) {
+fn say_what_came_back(folder: &Path, restored: &RestoreReport) {
     for name in &restored.newer {
         tracing::warn!(folder = %folder.display(), name, "ignoring a history file that a later version wrote");
     }

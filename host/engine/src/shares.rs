@@ -142,7 +142,7 @@ impl OfClients {
 pub(crate) fn of_owner(engine: &Engine, owner: &str) -> Vec<Share> {
     let share = |shared: SharedPool<'_>| {
         let account = shared.pool.account(owner);
-        let most = shared.pool.most();
+        let most = shared.pool.limit();
         let share = Share { pool: shared.name, used: account.used, most, refused: account.refused };
         (account.used > 0 || account.refused > 0).then_some(share)
     };
@@ -175,7 +175,7 @@ impl SharedPool<'_> {
             let why = format!(
                 "{owner} wanted more of {name} than the {} it can have now, and has {}: {beyond} ({} times so far); \
                  raise {key}, or make it use less",
-                self.pool.most_of(&owner),
+                self.pool.limit_of(&owner),
                 account.used,
                 account.refused
             );

@@ -159,7 +159,7 @@ fn boot_id() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dropsonde_store::Limits;
+    use dropsonde_store::StoreLimits;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
@@ -178,7 +178,7 @@ mod tests {
             let start_ms = Arc::new(AtomicI64::new(NOON));
             let set = start_ms.clone();
             let clock = Clock::set_by(move || set.load(Relaxed));
-            let (store, metrics) = (Store::in_memory(&Limits::default()), HostMetrics::new().unwrap());
+            let (store, metrics) = (Store::in_memory(&StoreLimits::default()), HostMetrics::new().unwrap());
             Self { start_ms, clock, store, metrics }
         }
 

@@ -3,7 +3,7 @@
 //! summed.
 
 use crate::plugins::{Fields, Plugins};
-use dropsonde_store::{Aggregation, Column, Frame, InstanceId, Points, Query, Sample, Store};
+use dropsonde_store::{Aggregation, FieldPoints, Frame, InstanceId, Points, Query, Sample, Store};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -91,7 +91,7 @@ pub fn range<'a>(
         let cell = |row: &Row| row.get(index).map_or(f64::NAN, |cell| together.value(*cell));
         rows.values().map(|(row, _)| cell(row)).collect()
     };
-    let column = |name: Arc<str>, values| Column { name, values, min: Vec::new(), max: Vec::new() };
+    let column = |name: Arc<str>, values| FieldPoints { name, values, min: Vec::new(), max: Vec::new() };
     let mut columns: Vec<_> =
         sums.names.iter().enumerate().map(|(index, name)| column(name.clone(), of(index, name))).collect();
     columns.push(column(REPLICAS.into(), rows.values().map(|(_, count)| f64::from(*count)).collect()));

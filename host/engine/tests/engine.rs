@@ -15,7 +15,7 @@ use dropsonde_engine::snapshot::{Source, named};
 use dropsonde_engine::tracked::{Change, Lifecycle, NotTracked, State, Wanted};
 use dropsonde_engine::{Engine, Parts, Running};
 use dropsonde_model::InstanceId;
-use dropsonde_openmetrics::{Format, strict};
+use dropsonde_openmetrics::{ExpositionFormat, strict};
 use dropsonde_sandbox::Sandbox;
 use dropsonde_store::Query;
 use std::collections::BTreeMap;
@@ -335,7 +335,7 @@ async fn metrics_show_the_newest_sample_of_each_instance_and_none_that_has_ended
     let engine = running.engine();
     let shown = async |instance: &str| {
         let peer = ClientId::Unix;
-        let scrape = dropsonde_engine::exposition::Exposition::scrape(engine, peer, Format::Text, false);
+        let scrape = dropsonde_engine::exposition::Exposition::scrape(engine, peer, ExpositionFormat::Text, false);
         let (text, _place) = scrape.await.unwrap();
         let families = strict::text(std::str::from_utf8(&text).unwrap()).unwrap();
         strict::value(&families, "dropsonde_sample_x", &[("id", instance), ("sampler", "s")])

@@ -2,7 +2,7 @@
 
 use axum::http::header::{ACCEPT, ACCEPT_ENCODING};
 use axum::http::{HeaderMap, HeaderName};
-use dropsonde_openmetrics::Format;
+use dropsonde_openmetrics::ExpositionFormat;
 
 /// One part of an `Accept` or `Accept-Encoding` header.
 struct Part<'a> {
@@ -14,8 +14,8 @@ struct Part<'a> {
 
 /// Returns the format with the highest weight. Of equal weights the more specific one wins. Without any, it is the text
 /// format.
-pub(super) fn format(headers: &HeaderMap) -> Format {
-    let mut best: Option<((f32, u8), Format)> = None;
+pub(super) fn format(headers: &HeaderMap) -> ExpositionFormat {
+    let mut best: Option<((f32, u8), ExpositionFormat)> = None;
     let mut offer = |quality: f32, specific: u8, format| {
         if quality > 0.0 && best.is_none_or(|(so_far, _)| (quality, specific) > so_far) {
             best = Some(((quality, specific), format));
@@ -23,13 +23,15 @@ pub(super) fn format(headers: &HeaderMap) -> Format {
     };
     for part in parts(headers, &ACCEPT) {
         match (part.name, part.version) {
-            ("application/openmetrics-text", None | Some("1.0.0")) => offer(part.quality, 2, Format::OpenMetrics),
-            ("text/plain", None | Some("0.0.4")) => offer(part.quality, 1, Format::Text),
-            ("text/*" | "*/*", _) => offer(part.quality, 0, Format::Text),
+            ("application/openmetrics-text", None | Some("1.0.0")) => {
+                offer(part.quality, 2, ExpositionFormat::OpenMetrics)
+            }
+            ("text/plain", None | Some("0.0.4")) => offer(part.quality, 1, ExpositionFormat::Text),
+            ("text/*" | "*/*", _) => offer(part.quality, 0, ExpositionFormat::Text),
             _ => {}
         }
     }
-    best.map_or(Format::Text, |(_, format)| format)
+    best.map_or(ExpositionFormat::Text, |(_, format)| format)
 }
 
 /// Returns whether the client accepts gzip. It does only if it says so.
@@ -61,7 +63,7 @@ mod tests {
     use super::*;
     use axum::http::HeaderValue;
 
-    fn wanted(accept: &str) -> Format {
+    fn wanted(accept: &str) -> ExpositionFormat {
         format(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_str(accept).unwrap())]))
     }
 
@@ -77,7 +79,7 @@ mod tests {
             "application/openmetrics-text; version=\"1.0.0\"",
             "text/plain, application/openmetrics-text",
         ] {
-            assert_eq!(wanted(prometheus), Format::OpenMetrics, "{prometheus}");
+            assert_eq!(wanted(prometheus), ExpositionFormat::OpenMetrics, "{prometheus}");
         }
         for classic in [
             "",
@@ -90,9 +92,9 @@ mod tests {
             "application/openmetrics-text;q=nonsense,text/plain;q=0.1",
             "application/json",
         ] {
-            assert_eq!(wanted(classic), Format::Text, "{classic}");
+            assert_eq!(wanted(classic), ExpositionFormat::Text, "{classic}");
         }
-        assert_eq!(format(&HeaderMap::new()), Format::Text);
+        assert_eq!(format(&HeaderMap::new()), ExpositionFormat::Text);
     }
 
     #[test]

@@ -87,11 +87,11 @@ pub(super) fn columns(store: &Store, ids: &[InstanceId], query: &Query) -> usize
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dropsonde_store::{Limits, Schema, StoredField};
+    use dropsonde_store::{Schema, StoreLimits, StoredField};
 
     /// Returns a store with a gauge that has gaps and with a counter, a second apart.
     fn store() -> (Store, InstanceId) {
-        let (store, id) = (Store::in_memory(&Limits::default()), InstanceId::new("a").unwrap());
+        let (store, id) = (Store::in_memory(&StoreLimits::default()), InstanceId::new("a").unwrap());
         let fields = vec![StoredField::gauge("used"), StoredField::counter("sent_per_sec", 1.0)];
         let frame = store.frame(&id, &Schema::new("s", fields), 1000);
         for nth in (0..20_000_i64).filter(|nth| nth % 7 != 0) {

@@ -27,7 +27,7 @@ use std::sync::Arc;
 /// Returns the latest sample of an instance.
 pub(crate) async fn latest(State(app): Shared, Segment(id): Segment) -> Result<Response, ApiError> {
     let id = named(&id)?;
-    let sample = if app.engine.store.is_at_hand(&id) {
+    let sample = if app.engine.store.is_latest_in_memory(&id) {
         app.engine.store.latest(&id)
     } else {
         let (engine, id) = (app.engine.clone(), id.clone());

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_a_path_or_drive_a_terminal_is_no_id() {
+    fn paths_and_control_characters_are_invalid_ids() {
         use InvalidInstanceId::*;
         let cases = [("", Empty), (".", PathLike), ("..", PathLike), ("a/b", PathLike), ("a\nb", NotPrintable)];
         for (id, why) in cases.into_iter().chain([("\u{202e}x", NotPrintable), ("\u{7f}", NotPrintable)]) {

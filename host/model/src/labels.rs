@@ -153,7 +153,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn labels_are_a_sorted_map(pairs in vec(("[a-c]{0,2}", "[^\\x00]{0,5}"), 0..8)) {
+        fn labels_behave_like_a_sorted_map(pairs in vec(("[a-c]{0,2}", "[^\\x00]{0,5}"), 0..8)) {
             let map: BTreeMap<String, String> = pairs.iter().cloned().collect();
             let labels: Labels = pairs.iter().cloned().collect();
             prop_assert!(labels.iter().eq(map.iter().map(|(key, value)| (&**key, &**value))));
@@ -166,13 +166,13 @@ mod tests {
     }
 
     #[test]
-    fn no_character_of_a_value_ends_it() {
+    fn a_nul_character_in_a_value_is_replaced() {
         let labels = Labels::from([("a", "1\0b\x002")]);
         assert!(labels.iter().eq([("a", "1\u{fffd}b\u{fffd}2")]));
     }
 
     #[test]
-    fn keys_that_prometheus_or_the_host_owns_are_not_taken() {
+    fn label_keys_reserved_by_prometheus_or_the_host_are_invalid() {
         for key in ["workload", "_x", "a1"] {
             assert!(is_valid_key(key), "{key}");
         }
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_plugin_says_is_bounded_and_printable() {
+    fn labels_of_a_plugin_are_cut_and_made_printable() {
         let given = vec![("ok".to_owned(), "a\nb\u{202e}".to_owned()), ("le".to_owned(), "1".to_owned())];
         assert_eq!(cleaned(given), Labels::from([("ok", "a\u{fffd}b\u{fffd}")]));
         let long = cleaned(vec![("k".to_owned(), "ü".repeat(1000))]);

@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plugin_is_called_by_plain_letters_and_not_as_a_part_of_the_host() {
+    fn plugin_names_are_plain_and_differ_from_names_of_parts_of_the_host() {
         for name in ["procfs", "my-plugin_2", "HOST"] {
             assert!(is_plugin(name), "{name}");
         }

@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_misspelt_word_finds_the_known_one_it_is_most_like() {
+    fn a_misspelt_word_finds_the_most_similar_known_word() {
         let known = ["range", "since", "until", "resolution", "points", "fields"];
         for (word, meant) in
             [("resolutoin", "resolution"), ("Points", "points"), ("feilds", "fields"), ("rnage", "range")]
@@ -71,19 +71,19 @@ mod tests {
     }
 
     #[test]
-    fn the_beginning_of_a_known_word_finds_it() {
+    fn a_prefix_finds_the_known_word() {
         assert_eq!(nearest("cpu", ["memory_used_mb", "cpu_percent"]), Some("cpu_percent"));
     }
 
     #[test]
-    fn a_word_unlike_every_known_one_finds_none() {
+    fn a_word_unlike_all_known_words_finds_none() {
         assert_eq!(nearest("zzz", ["range", "since"]), None);
         assert_eq!(nearest("", ["range"]), None);
         assert_eq!(nearest("range", []), None);
     }
 
     #[test]
-    fn an_unknown_word_is_named_with_the_nearest_and_all_known_ones() {
+    fn an_unknown_word_error_names_the_nearest_and_all_known_words() {
         let text = unknown("parameter", "resolutoin", &["range", "resolution"]);
         assert_eq!(text, "unknown parameter `resolutoin`; did you mean `resolution`? known: range, resolution");
         assert_eq!(unknown("parameter", "zzz", &["range"]), "unknown parameter `zzz`; known: range");
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_unknown_key_of_an_object_is_named() {
+    fn the_first_unknown_key_of_a_json_object_is_named() {
         assert_eq!(unknown_key(r#"{"name":1,"at":{}}"#, &["at", "name"]), None);
         let text = unknown_key(r#"{"nam":1,"at":{}}"#, &["at", "name"]).unwrap();
         assert!(text.starts_with("unknown key `nam`; did you mean `name`?"), "{text}");

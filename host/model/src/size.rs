@@ -69,8 +69,8 @@ impl std::str::FromStr for Size {
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl Visitor<'_> for Text {
+        struct SizeVisitor;
+        impl Visitor<'_> for SizeVisitor {
             type Value = Size;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -87,7 +87,7 @@ impl<'de> Deserialize<'de> for Size {
                 size.ok_or_else(|| E::custom(format!("{bytes} is too large; at most {LARGEST_TIB}TiB are allowed")))
             }
         }
-        deserializer.deserialize_any(Text)
+        deserializer.deserialize_any(SizeVisitor)
     }
 }
 
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_written_as_people_write_them() {
+    fn sizes_are_parsed_with_and_without_units() {
         let bytes = |text: &str| text.parse::<Size>().map(Size::get);
         assert_eq!(bytes("64MiB"), Ok(64 << 20));
         assert_eq!(bytes("1 GB"), Ok(1_000_000_000));
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_have_a_decimal_where_it_says_something() {
+    fn sizes_are_displayed_with_a_decimal_unless_it_is_zero() {
         let sizes = [7, 1536, 64 << 20, 1_180_312].map(|bytes| Size::new(bytes).to_string());
         assert_eq!(sizes, ["7 bytes", "1.5 KiB", "64 MiB", "1.1 MiB"]);
     }

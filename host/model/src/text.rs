@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_of_the_system_is_told_without_its_number() {
+    fn os_errors_are_shown_without_their_number() {
         let error = std::io::Error::from_raw_os_error(2);
         assert_eq!(os_error(&error), "No such file or directory");
         assert_eq!(super::error(&error), "No such file or directory");

@@ -60,8 +60,8 @@ impl std::str::FromStr for Span {
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl Visitor<'_> for Text {
+        struct SpanVisitor;
+        impl Visitor<'_> for SpanVisitor {
             type Value = Span;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -78,7 +78,7 @@ impl<'de> Deserialize<'de> for Span {
                 span.ok_or_else(|| E::custom(format!("{seconds} s is too long; at most {LONGEST_DAYS}d are allowed")))
             }
         }
-        deserializer.deserialize_any(Text)
+        deserializer.deserialize_any(SpanVisitor)
     }
 }
 
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_written_as_people_write_them() {
+    fn durations_are_parsed_with_and_without_units() {
         let seconds = |text: &str| text.parse::<Span>().map(|span| span.get().as_secs());
         assert_eq!(seconds("7d"), Ok(604_800));
         assert_eq!(seconds("90m"), Ok(5400));
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_that_would_overflow_sums_is_too_long() {
+    fn a_duration_above_a_thousand_years_is_too_long() {
         let parse = |text: &str| text.parse::<Span>().map(Span::get);
         assert_eq!(parse("365250d"), Ok(Duration::from_secs(LONGEST_DAYS * 86_400)));
         for long in ["300000000d", "365251d", "18446744073709551615", "99999999999999999999", "99999999999999999999d"] {

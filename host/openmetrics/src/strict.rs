@@ -2,39 +2,39 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub type Labels = BTreeMap<String, String>;
+pub type SampleLabels = BTreeMap<String, String>;
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct Family {
+pub struct ParsedFamily {
     pub name: String,
     pub kind: String,
     pub help: String,
     /// Name, labels and value of each sample.
-    pub samples: Vec<(String, Labels, f64)>,
+    pub samples: Vec<(String, SampleLabels, f64)>,
 }
 
 /// Parses Prometheus' text format 0.0.4.
-pub fn text(exposition: &str) -> Result<Vec<Family>, String> {
+pub fn text(exposition: &str) -> Result<Vec<ParsedFamily>, String> {
     families(exposition, false)
 }
 
 /// Parses OpenMetrics 1.0, without exemplars and timestamps.
-pub fn openmetrics(exposition: &str) -> Result<Vec<Family>, String> {
+pub fn openmetrics(exposition: &str) -> Result<Vec<ParsedFamily>, String> {
     families(exposition.strip_suffix("# EOF\n").ok_or("the text does not end with # EOF")?, true)
 }
 
 /// Returns the value of one series, in whichever family it is.
-pub fn value(families: &[Family], name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-    let labels: Labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+pub fn value(families: &[ParsedFamily], name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    let labels: SampleLabels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     let mut samples = families.iter().flat_map(|family| &family.samples);
     samples.find(|(is, its, _)| is == name && *its == labels).map(|(_, _, value)| *value)
 }
 
-fn families(exposition: &str, is_open: bool) -> Result<Vec<Family>, String> {
+fn families(exposition: &str, is_open: bool) -> Result<Vec<ParsedFamily>, String> {
     if exposition.contains('\r') {
         return Err("the text contains a carriage return".to_owned());
     }
-    let mut families: Vec<Family> = Vec::new();
+    let mut families: Vec<ParsedFamily> = Vec::new();
     let lines = exposition.strip_suffix('\n').ok_or("the last line has no newline")?;
     for line in lines.split('\n') {
         let wrong = |why: &str| Err(format!("{why}: {line:?}"));
@@ -46,7 +46,7 @@ fn families(exposition: &str, is_open: bool) -> Result<Vec<Family>, String> {
             if what == "HELP" {
                 let help = unescaped(rest, is_open).ok_or(format!("help text is not escaped: {line:?}"))?;
                 let (name, kind) = (name.to_owned(), String::new());
-                families.push(Family { name, kind, help, samples: Vec::new() });
+                families.push(ParsedFamily { name, kind, help, samples: Vec::new() });
                 continue;
             }
             let family = families.last_mut().filter(|family| family.name == name && family.samples.is_empty());
@@ -79,7 +79,7 @@ fn families(exposition: &str, is_open: bool) -> Result<Vec<Family>, String> {
 }
 
 /// Returns the names that samples of a family may have.
-fn parts(family: &Family, is_open: bool) -> Vec<String> {
+fn parts(family: &ParsedFamily, is_open: bool) -> Vec<String> {
     let suffixes: &[&str] = match family.kind.as_str() {
         "counter" if is_open => &["_total"],
         "histogram" => &["_bucket", "_sum", "_count"],
@@ -89,14 +89,14 @@ fn parts(family: &Family, is_open: bool) -> Vec<String> {
     suffixes.iter().map(|suffix| format!("{}{suffix}", family.name)).collect()
 }
 
-fn belongs(family: &Family, name: &str, labels: &Labels, is_open: bool) -> bool {
+fn belongs(family: &ParsedFamily, name: &str, labels: &SampleLabels, is_open: bool) -> bool {
     let is_part = parts(family, is_open).iter().any(|part| part == name);
     let is_bucket = family.kind == "histogram" && name.ends_with("_bucket");
     let is_known = ["counter", "gauge", "histogram", "summary", "untyped", "unknown"].contains(&family.kind.as_str());
     is_part && is_known && labels.contains_key("le") == is_bucket
 }
 
-fn check(family: &Family) -> Result<(), String> {
+fn check(family: &ParsedFamily) -> Result<(), String> {
     let wrong = |why: &str| Err(format!("{why}: {family:?}"));
     if family.samples.is_empty() {
         return wrong("family without samples");
@@ -105,7 +105,7 @@ fn check(family: &Family) -> Result<(), String> {
         return wrong("family without help");
     }
     let mut seen = BTreeSet::new();
-    let mut buckets: BTreeMap<Labels, Vec<(f64, f64)>> = BTreeMap::new();
+    let mut buckets: BTreeMap<SampleLabels, Vec<(f64, f64)>> = BTreeMap::new();
     for (name, labels, value) in &family.samples {
         if !seen.insert((name, labels)) {
             return wrong("duplicate series");
@@ -134,23 +134,23 @@ fn check(family: &Family) -> Result<(), String> {
     Ok(())
 }
 
-fn pairs(labels: &Labels) -> Vec<(&str, &str)> {
+fn pairs(labels: &SampleLabels) -> Vec<(&str, &str)> {
     labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
 }
 
-fn sample(line: &str) -> Option<(String, Labels, f64)> {
+fn sample(line: &str) -> Option<(String, SampleLabels, f64)> {
     let end = line.find(['{', ' '])?;
     let (name, rest) = line.split_at_checked(end)?;
     is_name(name, true).then_some(())?;
     let (labels, rest) = match rest.strip_prefix('{') {
         Some(rest) => labels(rest)?,
-        None => (Labels::new(), rest),
+        None => (SampleLabels::new(), rest),
     };
     Some((name.to_owned(), labels, number(rest.strip_prefix(' ')?)?))
 }
 
-fn labels(mut rest: &str) -> Option<(Labels, &str)> {
-    let mut labels = Labels::new();
+fn labels(mut rest: &str) -> Option<(SampleLabels, &str)> {
+    let mut labels = SampleLabels::new();
     loop {
         let (key, after) = rest.split_once("=\"")?;
         is_name(key, false).then_some(())?;

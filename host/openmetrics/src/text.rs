@@ -1,11 +1,11 @@
 //! Writes the text formats: a family's metadata, then one line per series.
 
-use crate::Format;
+use crate::ExpositionFormat;
 use std::fmt::Write as _;
 
 /// The metric type of a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FamilyKind {
     Counter,
     Gauge,
     Histogram,
@@ -18,30 +18,30 @@ const UNITS: [&str; 8] = ["seconds", "bytes", "ratio", "celsius", "meters", "vol
 
 /// The text of an exposition. Callers must write all lines of a family before the next family.
 #[derive(Debug)]
-pub struct Text {
-    pub format: Format,
+pub struct ExpositionText {
+    pub format: ExpositionFormat,
     pub bytes: Vec<u8>,
 }
 
-impl Text {
-    pub fn new(format: Format) -> Self {
+impl ExpositionText {
+    pub fn new(format: ExpositionFormat) -> Self {
         Self { format, bytes: Vec::new() }
     }
 
     /// Writes the metadata of a family. `name` is the name of its series; a counter's name ends in `_total`. If `help`
     /// is empty, there is no HELP line.
-    pub fn family(&mut self, name: &str, help: &str, kind: Kind) {
-        let is_open = self.format == Format::OpenMetrics;
+    pub fn family(&mut self, name: &str, help: &str, kind: FamilyKind) {
+        let is_open = self.format == ExpositionFormat::OpenMetrics;
         let stem = name.strip_suffix("_total");
         let (name, kind) = match (is_open, kind, stem) {
-            (true, Kind::Counter, Some(stem)) => (stem, "counter"),
+            (true, FamilyKind::Counter, Some(stem)) => (stem, "counter"),
             // Without `_total` in its name it cannot be a counter in OpenMetrics.
-            (true, Kind::Counter, None) | (true, Kind::Unknown, _) => (name, "unknown"),
-            (false, Kind::Unknown, _) => (name, "untyped"),
-            (_, Kind::Counter, _) => (name, "counter"),
-            (_, Kind::Gauge, _) => (name, "gauge"),
-            (_, Kind::Histogram, _) => (name, "histogram"),
-            (_, Kind::Summary, _) => (name, "summary"),
+            (true, FamilyKind::Counter, None) | (true, FamilyKind::Unknown, _) => (name, "unknown"),
+            (false, FamilyKind::Unknown, _) => (name, "untyped"),
+            (_, FamilyKind::Counter, _) => (name, "counter"),
+            (_, FamilyKind::Gauge, _) => (name, "gauge"),
+            (_, FamilyKind::Histogram, _) => (name, "histogram"),
+            (_, FamilyKind::Summary, _) => (name, "summary"),
         };
         if !help.is_empty() {
             self.put(&["# HELP ", name, " "]);
@@ -101,7 +101,7 @@ impl Text {
 
     /// Ends the text, after all families.
     pub fn end(&mut self) {
-        if self.format == Format::OpenMetrics {
+        if self.format == ExpositionFormat::OpenMetrics {
             self.put(&["# EOF\n"]);
         }
     }
@@ -198,8 +198,8 @@ fn bound_text(text: &mut String, bound: f64) {
 mod tests {
     use super::*;
 
-    fn text(format: Format, write: impl FnOnce(&mut Text)) -> String {
-        let mut text = Text::new(format);
+    fn text(format: ExpositionFormat, write: impl FnOnce(&mut ExpositionText)) -> String {
+        let mut text = ExpositionText::new(format);
         write(&mut text);
         text.end();
         String::from_utf8(text.bytes).unwrap()
@@ -212,32 +212,32 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_is_a_family_without_total_in_openmetrics() {
-        let write = |text: &mut Text| {
-            text.family("cpu_seconds_total", "CPU \"time\"\nand \\.", Kind::Counter);
+    fn openmetrics_counter_families_are_named_without_total() {
+        let write = |text: &mut ExpositionText| {
+            text.family("cpu_seconds_total", "CPU \"time\"\nand \\.", FamilyKind::Counter);
             text.sample(&["cpu_seconds_total"], &["", "a=\"b\""], 1.5);
         };
         assert_eq!(
-            text(Format::Text, write),
+            text(ExpositionFormat::Text, write),
             "# HELP cpu_seconds_total CPU \"time\"\\nand \\\\.\n# TYPE cpu_seconds_total counter\ncpu_seconds_total{a=\"b\"} 1.5\n"
         );
         assert_eq!(
-            text(Format::OpenMetrics, write),
+            text(ExpositionFormat::OpenMetrics, write),
             "# HELP cpu_seconds CPU \\\"time\\\"\\nand \\\\.\n# TYPE cpu_seconds counter\n# UNIT cpu_seconds seconds\ncpu_seconds_total{a=\"b\"} 1.5\n# EOF\n"
         );
     }
 
     #[test]
-    fn histograms_are_cumulative() {
-        let write = |text: &mut Text| text.histogram("h", &["a=\"b\""], &[0.1, 1.0], &[1, 2, 3], 9.5);
+    fn histogram_buckets_are_written_cumulative() {
+        let write = |text: &mut ExpositionText| text.histogram("h", &["a=\"b\""], &[0.1, 1.0], &[1, 2, 3], 9.5);
         assert_eq!(
-            text(Format::Text, write),
+            text(ExpositionFormat::Text, write),
             "h_bucket{a=\"b\",le=\"0.1\"} 1\nh_bucket{a=\"b\",le=\"1.0\"} 3\nh_bucket{a=\"b\",le=\"+Inf\"} 6\nh_sum{a=\"b\"} 9.5\nh_count{a=\"b\"} 6\n"
         );
     }
 
     #[test]
-    fn numbers_are_what_they_are() {
+    fn numbers_are_written_in_their_shortest_form() {
         for (value, wanted) in [
             (0.0, "0"),
             (-3.0, "-3"),
@@ -254,15 +254,15 @@ mod tests {
     }
 
     #[test]
-    fn times_are_seconds_with_a_fraction_when_there_is_one() {
-        let lines = text(Format::OpenMetrics, |text| {
+    fn timestamps_are_seconds_with_a_fraction_if_it_is_not_zero() {
+        let lines = text(ExpositionFormat::OpenMetrics, |text| {
             [0, 1500, -1500, -1000, 7].iter().for_each(|at_ms| text.sample_at(&["x"], &[], 1.0, *at_ms));
         });
         assert_eq!(lines, "x 1 0\nx 1 1.500\nx 1 -1.500\nx 1 -1\nx 1 0.007\n# EOF\n");
     }
 
     #[test]
-    fn decimals_are_as_many_as_there_are() {
+    fn fixed_writes_no_trailing_zeros() {
         let fixed = |units, decimals| {
             let mut bytes = Vec::new();
             super::fixed(&mut bytes, units, decimals);
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_written_as_openmetrics_wants_them() {
+    fn bucket_bounds_are_written_as_openmetrics_requires() {
         for (bound, wanted) in [
             (1e-5, "1e-05"),
             (4e-5, "4e-05"),
@@ -305,7 +305,7 @@ mod tests {
         }
 
         #[test]
-        fn decimals_read_back_as_the_rounded_number(units in -1_000_000_000_000_000_i64..1_000_000_000_000_000, decimals in 0_usize..10) {
+        fn fixed_numbers_read_back_as_the_rounded_number(units in -1_000_000_000_000_000_i64..1_000_000_000_000_000, decimals in 0_usize..10) {
             let mut bytes = Vec::new();
             fixed(&mut bytes, units, decimals);
             let read: f64 = String::from_utf8(bytes).unwrap().parse().unwrap();

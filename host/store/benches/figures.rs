@@ -14,7 +14,7 @@
 #[path = "support/series.rs"]
 mod series;
 
-use dropsonde_store::{Align, InstanceId, Limits, Query, Schema, Store, StoredField};
+use dropsonde_store::{Align, InstanceId, Query, Schema, Store, StoreLimits, StoredField};
 use series::{Corpus, STEP_MS};
 use std::hint::black_box;
 use std::path::Path;
@@ -40,7 +40,8 @@ fn main() {
 }
 
 fn in_memory(corpus: &Corpus) {
-    let store = Store::in_memory(&Limits { samples: corpus.rows, block_cache: 256 << 20, ..Limits::default() });
+    let store =
+        Store::in_memory(&StoreLimits { samples: corpus.rows, block_cache: 256 << 20, ..StoreLimits::default() });
     let Filled { pushes, worst, between } = fill(&store, corpus, |now_ms| {
         store.seal(now_ms, usize::MAX);
     });
@@ -59,7 +60,7 @@ fn in_memory(corpus: &Corpus) {
 
 fn archived(corpus: &Corpus) {
     let folder = tempfile::tempdir().unwrap();
-    let limits = Limits { samples: corpus.rows, ..Limits::default() };
+    let limits = StoreLimits { samples: corpus.rows, ..StoreLimits::default() };
     let (store, mut keeper, _) = Store::open(folder.path(), &limits).unwrap();
     let written_before = written();
     let mut ticks = 0;
@@ -106,7 +107,7 @@ fn archived(corpus: &Corpus) {
 /// Returns the bytes per value of series that have ended and are merged. Rows are taken as ten seconds apart.
 fn density(files: &[Vec<f64>], precision: f64) -> f64 {
     let folder = tempfile::tempdir().unwrap();
-    let limits = Limits { samples: usize::MAX, ..Limits::default() };
+    let limits = StoreLimits { samples: usize::MAX, ..StoreLimits::default() };
     let (store, mut keeper, _) = Store::open(folder.path(), &limits).unwrap();
     let schema = Schema::new("bench", vec![StoredField { precision, ..StoredField::gauge("value") }]);
     let longest = files.iter().map(Vec::len).max().unwrap_or(0) as i64;

@@ -13,7 +13,7 @@
 #[allow(dead_code, reason = "each bench uses a part of the shared code")]
 mod series;
 
-use dropsonde_store::{Frame, InstanceId, Keeper, Limits, Query, Schema, Store, StoredField};
+use dropsonde_store::{Frame, InstanceId, Keeper, Query, Schema, Store, StoreLimits, StoredField};
 use series::{Corpus, STEP_MS};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,7 +46,7 @@ fn main() {
     let corpus = Corpus::made(PATTERNS, rows);
     println!("{instances} instances × 8 fields × {rows} rows; {} with the series alone", memory());
     let values = (instances * 8 * rows) as f64;
-    let limits = Limits::default();
+    let limits = StoreLimits::default();
     if memory_only {
         let store = Store::in_memory(&limits);
         let keeper = Keeper::in_memory(store.clone(), &limits);
@@ -73,7 +73,7 @@ fn main() {
 
 fn restart(folder: &Path, corpus: &Corpus, instances: usize) {
     let start = Instant::now();
-    let (store, _keeper, restored) = Store::open(folder, &Limits::default()).unwrap();
+    let (store, _keeper, restored) = Store::open(folder, &StoreLimits::default()).unwrap();
     println!("restart: {:.1?}, {} frames, {} rows in logs", start.elapsed(), restored.frames, restored.logged_rows);
     query(&store, corpus, instances);
     println!("first query answered {:.1?} after the start; {}", start.elapsed(), memory());

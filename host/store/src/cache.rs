@@ -1,5 +1,5 @@
 use crate::cell::Cells;
-use crate::rows::{Parts, Values};
+use crate::rows::{PartCells, RowValues};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// A cache of unpacked blocks, limited in bytes.
 #[derive(Debug)]
 pub(crate) struct BlockCache {
-    cache: Cache<Key, Entry, ByBytes>,
+    cache: Cache<CacheKey, CacheEntry, ByBytes>,
     next_id: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -30,29 +30,29 @@ impl BlockId {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Key {
+enum CacheKey {
     Values(BlockId),
     Parts(BlockId),
     Cells(BlockId),
 }
 
 #[derive(Debug, Clone)]
-enum Entry {
-    Values(Arc<Values>),
-    Parts(Arc<Parts>),
+enum CacheEntry {
+    Values(Arc<RowValues>),
+    Parts(Arc<PartCells>),
     Cells(Arc<Cells>),
 }
 
 #[derive(Debug, Clone)]
 struct ByBytes;
 
-impl Weighter<Key, Entry> for ByBytes {
-    fn weight(&self, _: &Key, entry: &Entry) -> u64 {
+impl Weighter<CacheKey, CacheEntry> for ByBytes {
+    fn weight(&self, _: &CacheKey, entry: &CacheEntry) -> u64 {
         // 128 bytes are the cache's own cost of an entry.
         128 + match entry {
-            Entry::Values(values) => (values.at_ms.len() * 8 * (1 + values.columns.len())) as u64,
-            Entry::Parts(parts) => (parts.at_ms.len() * 8 + std::mem::size_of_val(&parts.cells[..])) as u64,
-            Entry::Cells(cells) => (size_of::<Cells>() + cells.bytes()) as u64,
+            CacheEntry::Values(values) => (values.at_ms.len() * 8 * (1 + values.columns.len())) as u64,
+            CacheEntry::Parts(parts) => (parts.at_ms.len() * 8 + std::mem::size_of_val(&parts.cells[..])) as u64,
+            CacheEntry::Cells(cells) => (size_of::<Cells>() + cells.bytes()) as u64,
         }
     }
 }
@@ -78,34 +78,42 @@ impl BlockCache {
         BlockId(self.next_id.fetch_add(count, Ordering::Relaxed))
     }
 
-    pub(crate) fn values<E>(&self, id: BlockId, unpack: impl FnOnce() -> Result<Values, E>) -> Result<Arc<Values>, E> {
-        if let Some(Entry::Values(values)) = self.get(Key::Values(id)) {
+    pub(crate) fn values<E>(
+        &self,
+        id: BlockId,
+        unpack: impl FnOnce() -> Result<RowValues, E>,
+    ) -> Result<Arc<RowValues>, E> {
+        if let Some(CacheEntry::Values(values)) = self.get(CacheKey::Values(id)) {
             return Ok(values);
         }
         let values = Arc::new(unpack()?);
-        self.cache.insert(Key::Values(id), Entry::Values(values.clone()));
+        self.cache.insert(CacheKey::Values(id), CacheEntry::Values(values.clone()));
         Ok(values)
     }
 
-    pub(crate) fn parts<E>(&self, id: BlockId, unpack: impl FnOnce() -> Result<Parts, E>) -> Result<Arc<Parts>, E> {
-        if let Some(Entry::Parts(parts)) = self.get(Key::Parts(id)) {
+    pub(crate) fn parts<E>(
+        &self,
+        id: BlockId,
+        unpack: impl FnOnce() -> Result<PartCells, E>,
+    ) -> Result<Arc<PartCells>, E> {
+        if let Some(CacheEntry::Parts(parts)) = self.get(CacheKey::Parts(id)) {
             return Ok(parts);
         }
         let parts = Arc::new(unpack()?);
-        self.cache.insert(Key::Parts(id), Entry::Parts(parts.clone()));
+        self.cache.insert(CacheKey::Parts(id), CacheEntry::Parts(parts.clone()));
         Ok(parts)
     }
 
     pub(crate) fn cells<E>(&self, id: BlockId, read: impl FnOnce() -> Result<Cells, E>) -> Result<Arc<Cells>, E> {
-        if let Some(Entry::Cells(cells)) = self.get(Key::Cells(id)) {
+        if let Some(CacheEntry::Cells(cells)) = self.get(CacheKey::Cells(id)) {
             return Ok(cells);
         }
         let cells = Arc::new(read()?);
-        self.cache.insert(Key::Cells(id), Entry::Cells(cells.clone()));
+        self.cache.insert(CacheKey::Cells(id), CacheEntry::Cells(cells.clone()));
         Ok(cells)
     }
 
-    fn get(&self, key: Key) -> Option<Entry> {
+    fn get(&self, key: CacheKey) -> Option<CacheEntry> {
         let entry = self.cache.get(&key);
         let count = if entry.is_some() { &self.hits } else { &self.misses };
         count.fetch_add(1, Ordering::Relaxed);

@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gaps_count_for_nothing() {
+    fn gaps_do_not_count_in_a_cell() {
         let cell = Cell::of(&[f64::NAN, 4.0, f64::NAN, 1.0, 2.5, f64::NAN], Quantum::Exact);
         use Aggregation::*;
         let all = [Mean, Min, Max, Last, Sum].map(|aggregation| cell.value(aggregation));
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn any_number_of_values_adds_up_as_one_by_one() {
+    fn values_summed_in_lanes_equal_values_summed_one_by_one() {
         for quantum in [Quantum::Exact, Quantum::of(0.01), Quantum::of(5.0)] {
             for count in 0..40 {
                 let gap = |i: i32| if i % 5 == 3 { f64::NAN } else { f64::from(i * 7 % 11) - 3.0 };
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn cells_add_up_to_the_cell_of_all_their_values() {
+    fn added_cells_equal_the_cell_of_all_their_values() {
         let values: Vec<f64> = (0..1000).map(|i| Quantum::of(0.01).keep(f64::from(i) * 0.37 - 5.0)).collect();
         let mut cell = Cell::EMPTY;
         for part in values.chunks(7) {

@@ -1,9 +1,9 @@
 //! Entry points for fuzzers. Not part of the public interface.
 
-use crate::archive::{self, Disk, Growing, Readable};
+use crate::archive::{self, AppendOnlyFile, Disk, ReadableFile};
 use crate::codec::Chunk;
-use crate::frame::Shared;
-use crate::{Limits, Query, Schema, StoredField};
+use crate::frame::StoreResources;
+use crate::{Query, Schema, StoreLimits, StoredField};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub fn file(bytes: &[u8]) {
     let name = ["log-0000000001", "new-0-0000000001", "seg-0-0000000001", "notes-0000000001"][usize::from(kind % 4)];
     let bytes = archive::with_checksums(records, ["L", "S", "S", "N"][usize::from(kind % 4)].as_bytes()[0]);
     let disk: Arc<dyn Disk> = Arc::new(OneFile { name, bytes: bytes.into() });
-    let shared = Arc::new(Shared::new(&Limits::default(), true));
+    let shared = Arc::new(StoreResources::new(&StoreLimits::default(), true));
     if let Ok((_, frames, ..)) = archive::restore(disk, &shared) {
         for frame in frames {
             frame.latest();
@@ -40,7 +40,7 @@ pub fn file(bytes: &[u8]) {
 pub(crate) fn files() -> Vec<Vec<u8>> {
     use crate::{InstanceId, Store};
     let folder = tempfile::tempdir().unwrap();
-    let (store, mut keeper, _) = Store::open(folder.path(), &Limits::default()).unwrap();
+    let (store, mut keeper, _) = Store::open(folder.path(), &StoreLimits::default()).unwrap();
     let _ = store.note("key", Some(b"value".to_vec()));
     let frame = store.frame(&InstanceId::new("i").unwrap(), &schema(), 10_000);
     for row in 0..3000 {
@@ -76,12 +76,12 @@ impl Disk for OneFile {
         Ok(vec![self.name.to_owned()])
     }
 
-    fn create(&self, _: &str) -> io::Result<Box<dyn Growing>> {
+    fn create(&self, _: &str) -> io::Result<Box<dyn AppendOnlyFile>> {
         Err(ErrorKind::ReadOnlyFilesystem.into())
     }
 
-    fn open(&self, _: &str) -> io::Result<Box<dyn Readable>> {
-        Ok(Box::new(Bytes(self.bytes.clone())))
+    fn open(&self, _: &str) -> io::Result<Box<dyn ReadableFile>> {
+        Ok(Box::new(FileBytes(self.bytes.clone())))
     }
 
     fn rename(&self, _: &str, _: &str) -> io::Result<()> {
@@ -98,9 +98,9 @@ impl Disk for OneFile {
 }
 
 #[derive(Debug)]
-struct Bytes(Arc<[u8]>);
+struct FileBytes(Arc<[u8]>);
 
-impl Readable for Bytes {
+impl ReadableFile for FileBytes {
     fn size(&self) -> io::Result<u64> {
         Ok(self.0.len() as u64)
     }

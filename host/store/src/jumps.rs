@@ -1,7 +1,7 @@
 //! Records when the clock was set, so that readers of history can tell why rows lie where they do.
 
 use crate::Store;
-use crate::codec::{Reader, put_i64};
+use crate::codec::{ByteReader, put_i64};
 
 /// The key of the note that holds all jumps.
 pub(crate) const NOTE: &str = "clock/jumps";
@@ -40,7 +40,7 @@ impl Store {
 }
 
 pub(crate) fn read(value: &[u8]) -> Vec<ClockJump> {
-    let mut reader = Reader(value);
+    let mut reader = ByteReader(value);
     let next = || Some(ClockJump { at_ms: reader.i64().ok()?, by_ms: reader.i64().ok()? });
     std::iter::from_fn(next).take(MOST).collect()
 }
@@ -48,11 +48,11 @@ pub(crate) fn read(value: &[u8]) -> Vec<ClockJump> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Limits;
+    use crate::StoreLimits;
 
     #[test]
-    fn the_last_jumps_are_remembered_the_oldest_first() {
-        let store = Store::in_memory(&Limits::default());
+    fn the_last_32_clock_jumps_are_kept_oldest_first() {
+        let store = Store::in_memory(&StoreLimits::default());
         assert_eq!(store.clock_jumps(), []);
         for nth in 0..40 {
             store.clock_jumped(ClockJump { at_ms: nth, by_ms: -nth });

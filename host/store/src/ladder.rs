@@ -107,7 +107,7 @@ mod tests {
     const H: i64 = 60 * MIN;
 
     #[test]
-    fn the_usual_windows_get_the_steps_people_know() {
+    fn usual_windows_get_round_steps() {
         let auto = |window| step_ms(window, AUTO_POINTS, 10_000);
         assert_eq!(auto(H), 30_000);
         assert_eq!(auto(6 * H), 3 * MIN);
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn boundaries_are_the_epochs_also_before_it() {
+    fn bucket_boundaries_are_multiples_of_the_step_also_before_1970() {
         assert_eq!((floor(95, 30), ceil(95, 30), ceil(90, 30)), (90, 120, 90));
         assert_eq!((floor(-5, 30), ceil(-5, 30)), (-30, 0));
         assert_eq!(floor(i64::MIN, 7), i64::MIN);

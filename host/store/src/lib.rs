@@ -1,9 +1,9 @@
 //! Keeps samples as history and answers range queries.
 //!
 //! ```
-//! use dropsonde_store::{Align, StoredField, InstanceId, Limits, Query, Schema, Store};
+//! use dropsonde_store::{Align, StoredField, InstanceId, StoreLimits, Query, Schema, Store};
 //!
-//! let store = Store::in_memory(&Limits::default());
+//! let store = Store::in_memory(&StoreLimits::default());
 //! let host = InstanceId::new("host").unwrap();
 //! let schema = Schema::new("load", vec![StoredField::gauge("load_1m")]);
 //! let frame = store.frame(&host, &schema, 10_000);
@@ -79,7 +79,8 @@
 //!
 //! Rates use a monotonic clock: each row of counters stores the delay between its time and its reading
 //! ([`Frame::push_read`]). Retention uses a clock that has run steadily, not one that has just jumped
-//! (`keeper/trust.rs`). Rows that a board recorded while its clock said 1970 are as old as the rows it wrote next.
+//! (`keeper/trusted_clock.rs`). Rows that a board recorded while its clock said 1970 are as old as the rows it wrote
+//! next.
 //!
 //! # Layout
 //!
@@ -87,7 +88,7 @@
 //! * [`Schema`], [`StoredField`], [`Kind`], [`Aggregation`]: the fields that one sampler records; `quantum`: the step
 //!   of a field's readings; `rates`: converts totals to rates.
 //! * `frame`: one sampler's rows for one instance, as a ring: `open` blocks, sealed blocks (`block`), the generations
-//!   they belong to (`runs`), and the buckets that queries make of them (`buckets`).
+//!   they belong to (`generations`), and the buckets that queries make of them (`buckets`).
 //! * `rows`, `cell`: a block's rows uncompressed, and their sums; `codec`: their compressed form; `cache`: unpacked
 //!   blocks.
 //! * [`ladder`]: the steps that queries use, the starts of buckets, the spans of blocks.
@@ -121,14 +122,14 @@ mod store;
 pub mod inspect;
 pub mod ladder;
 
-pub use archive::{Flushed, Restored, TooLarge};
+pub use archive::{FlushStats, RecordTooLarge, RestoreReport};
 pub use dropsonde_model::{Aggregation, InstanceId, InvalidInstanceId, Kind};
-pub use frame::{Frame, Row};
+pub use frame::{Frame, FrameRow};
 pub use jumps::ClockJump;
-pub use keeper::{ArchiveStatus, Failing, Keeper, OpenError, Step};
-pub use pool::{Account, Full, Pool};
-pub use query::{Align, Column, Points, Query, Sample};
+pub use keeper::{ArchiveStatus, Keeper, KeeperStep, OpenError, WriteFailure};
+pub use pool::{Account, Pool, ShareUsedUp};
+pub use query::{Align, FieldPoints, Points, Query, Sample};
 pub use schema::{Schema, StoredField};
-pub use store::{Limits, Opened, Store, Usage};
+pub use store::{OpenedFolder, Store, StoreLimits, StoreUsage};
 
 pub(crate) use ladder::Layout;

@@ -1,17 +1,17 @@
 //! Merges the points of an instance's frames.
 
 use crate::cell::Cell;
-use crate::{Column, Frame, Points};
+use crate::{FieldPoints, Frame, Points};
 
 /// Makes one frame's points of a field from their cells.
 pub(crate) fn column<'a>(
     frame: &Frame,
     index: usize,
     cells: impl ExactSizeIterator<Item = &'a Cell>,
-) -> Option<Column> {
+) -> Option<FieldPoints> {
     let field = frame.schema().fields().get(index)?;
     let fresh = || Vec::with_capacity(cells.len());
-    let mut column = Column { name: field.name.clone(), values: fresh(), min: fresh(), max: fresh() };
+    let mut column = FieldPoints { name: field.name.clone(), values: fresh(), min: fresh(), max: fresh() };
     for cell in cells {
         column.values.push(cell.value(field.aggregation));
         column.min.push(cell.min);
@@ -22,7 +22,7 @@ pub(crate) fn column<'a>(
 }
 
 /// Fills the gaps of a column with the points of a later frame.
-pub(crate) fn fill(column: &mut Column, all_ms: &[i64], own_ms: &[i64], own: &Column) {
+pub(crate) fn fill(column: &mut FieldPoints, all_ms: &[i64], own_ms: &[i64], own: &FieldPoints) {
     let own = own.values.iter().zip(&own.min).zip(&own.max);
     let mut own = own_ms.iter().zip(own).peekable();
     let points = column.values.iter_mut().zip(&mut column.min).zip(&mut column.max);
@@ -47,7 +47,7 @@ pub(crate) fn without_empty(mut points: Points) -> Points {
         column.retain(|_| kept.next().copied().unwrap_or(false));
     }
     retain(&mut points.at_ms, &keep);
-    for Column { values, min, max, .. } in &mut points.columns {
+    for FieldPoints { values, min, max, .. } in &mut points.columns {
         for column in [values, min, max] {
             retain(column, &keep);
         }

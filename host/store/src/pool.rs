@@ -32,12 +32,12 @@ pub struct Account {
 
 /// The error of an owner whose share is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("share used up: {used} in use, at most {most} allowed")]
-pub struct Full {
+#[error("share used up: {used} in use, at most {limit} allowed")]
+pub struct ShareUsedUp {
     /// The amount that the owner has.
     pub used: u64,
     /// The amount that the owner may have now.
-    pub most: u64,
+    pub limit: u64,
 }
 
 type Accounts = BTreeMap<Arc<str>, Account>;
@@ -64,14 +64,14 @@ impl Pool {
     }
 
     /// Takes an amount for an owner: all of it or nothing.
-    pub fn take(&self, owner: &Arc<str>, amount: u64) -> Result<(), Full> {
+    pub fn take(&self, owner: &Arc<str>, amount: u64) -> Result<(), ShareUsedUp> {
         let mut accounts = self.lock();
         let used = accounts.get(owner).map_or(0, |account| account.used);
-        let most = self.most_now(&accounts, owner);
+        let limit = self.limit_now(&accounts, owner);
         let account = accounts.entry(owner.clone()).or_default();
-        if used.saturating_add(amount) > most {
+        if used.saturating_add(amount) > limit {
             account.refuse(1);
-            return Err(Full { used, most });
+            return Err(ShareUsedUp { used, limit });
         }
         account.used += amount;
         Ok(())
@@ -81,7 +81,7 @@ impl Pool {
     pub fn has_room(&self, owner: &str, amount: u64) -> bool {
         let accounts = self.lock();
         let used = accounts.get(owner).map_or(0, |account| account.used);
-        used.saturating_add(amount) <= self.most_now(&accounts, owner)
+        used.saturating_add(amount) <= self.limit_now(&accounts, owner)
     }
 
     /// Takes an amount that is in use already, whether there is room for it or not.
@@ -121,17 +121,17 @@ impl Pool {
     pub fn excess(&self, owner: &str) -> u64 {
         let accounts = self.lock();
         let used = accounts.get(owner).map_or(0, |account| account.used);
-        used.saturating_sub(self.most_now(&accounts, owner))
+        used.saturating_sub(self.limit_now(&accounts, owner))
     }
 
     /// Returns the most that one owner can have if the others use no more than their shares.
-    pub fn most(&self) -> u64 {
+    pub fn limit(&self) -> u64 {
         self.common
     }
 
     /// Returns the most that an owner can have now, given what the others have.
-    pub fn most_of(&self, owner: &str) -> u64 {
-        self.most_now(&self.lock(), owner)
+    pub fn limit_of(&self, owner: &str) -> u64 {
+        self.limit_now(&self.lock(), owner)
     }
 
     pub fn account(&self, owner: &str) -> Account {
@@ -152,7 +152,7 @@ impl Pool {
         self.reserved / owners.max(OWNERS)
     }
 
-    fn most_now(&self, accounts: &Accounts, owner: &str) -> u64 {
+    fn limit_now(&self, accounts: &Accounts, owner: &str) -> u64 {
         let share = self.share(accounts);
         let others = accounts.iter().filter(|(name, _)| &***name != owner);
         let taken = others.fold(0_u64, |taken, (_, account)| taken.saturating_add(account.used.saturating_sub(share)));
@@ -174,19 +174,19 @@ mod tests {
     }
 
     #[test]
-    fn one_owner_has_what_is_common_at_most_and_is_told_so() {
+    fn one_owner_can_take_at_most_the_common_part() {
         let (pool, greedy) = (Pool::halved(160), owner("greedy"));
         pool.take(&greedy, 70).unwrap();
-        assert_eq!(pool.take(&greedy, 11), Err(Full { used: 70, most: 80 }));
+        assert_eq!(pool.take(&greedy, 11), Err(ShareUsedUp { used: 70, limit: 80 }));
         pool.take(&greedy, 10).unwrap();
-        assert_eq!(pool.take(&greedy, 1), Err(Full { used: 80, most: 80 }));
+        assert_eq!(pool.take(&greedy, 1), Err(ShareUsedUp { used: 80, limit: 80 }));
         assert_eq!((pool.account("greedy").used, pool.account("greedy").refused), (80, 2));
         pool.give_back("greedy", 20);
         assert_eq!(pool.take(&greedy, 20), Ok(()));
     }
 
     #[test]
-    fn what_several_greedy_ones_take_leaves_everyone_else_a_share() {
+    fn several_greedy_owners_leave_every_other_owner_its_share() {
         let pool = Pool::halved(160);
         for name in ["a", "b", "c"] {
             while pool.take(&owner(name), 1).is_ok() {}
@@ -199,18 +199,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_already_counts_and_is_named_as_too_much() {
+    fn amounts_taken_anyway_count_and_are_reported_as_excess() {
         let (pool, restored) = (Pool::halved(160), owner("restored"));
         pool.take_anyway(&restored, 100);
         assert_eq!(pool.excess("restored"), 20);
-        assert_eq!(pool.take(&restored, 1), Err(Full { used: 100, most: 80 }));
+        assert_eq!(pool.take(&restored, 1), Err(ShareUsedUp { used: 100, limit: 80 }));
         pool.give_back("restored", 21);
         assert_eq!((pool.excess("restored"), pool.take(&restored, 1)), (0, Ok(())));
     }
 
     proptest! {
         #[test]
-        fn up_to_eight_owners_never_have_more_than_there_is_and_each_can_have_its_share(
+        fn up_to_eight_owners_never_exceed_the_pool_and_each_can_take_its_share(
             takes in prop::collection::vec((0_usize..8, 1_u64..40), 0..200),
         ) {
             let (pool, names) = (Pool::halved(160), ["a", "b", "c", "d", "e", "f", "g", "h"]);

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_a_gap_and_minus_zero_is_zero() {
+    fn nan_and_infinity_become_gaps_and_minus_zero_becomes_zero() {
         for odd in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             assert!(Quantum::of(1.0).keep(odd).is_nan());
         }
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_kept_comes_back_to_the_bit_or_is_not_whole() {
+    fn rounded_readings_convert_to_whole_steps_and_back_to_the_bit() {
         for quantum in [Quantum::of(0.01), Quantum::of(5.0), Quantum::of(0.3), Quantum::of(1.0)] {
             for reading in [0.0, -1.005, 17.3, 1e9, 123_456_789.123, WHOLE - 1.0, WHOLE * 4.0, 1e300, -2e-310] {
                 let kept = quantum.keep(reading);

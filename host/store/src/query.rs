@@ -29,12 +29,12 @@ pub struct Query {
 pub struct Points {
     /// The start of each bucket.
     pub at_ms: Vec<i64>,
-    pub columns: Vec<Column>,
+    pub columns: Vec<FieldPoints>,
 }
 
 /// One field's points.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Column {
+pub struct FieldPoints {
     pub name: Arc<str>,
     /// The values, aggregated as the field declares.
     pub values: Vec<f64>,
@@ -52,7 +52,7 @@ pub struct Sample {
 // === impl Points ===
 
 impl Points {
-    pub fn column(&self, name: &str) -> Option<&Column> {
+    pub fn column(&self, name: &str) -> Option<&FieldPoints> {
         self.columns.iter().find(|column| &*column.name == name)
     }
 

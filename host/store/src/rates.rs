@@ -4,13 +4,13 @@ use crate::quantum::Quantum;
 
 /// A counter's total and the time it was read.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Total {
+pub(crate) struct CounterTotal {
     /// The time of the reading in milliseconds: the row's time plus its delay, in whole tenths, as blocks store it.
     pub(crate) read_ms: f64,
     pub(crate) total: f64,
 }
 
-impl Total {
+impl CounterTotal {
     /// Makes a total from a row; `None` if the delay is unknown.
     pub(crate) fn read(at_ms: i64, delay_ms: f64, total: f64) -> Option<Self> {
         let read_ms = Quantum::Part(10.0).keep(at_ms as f64 + delay_ms);
@@ -52,7 +52,7 @@ impl Rates {
 
     /// Returns `scale` × the growth of the total per second. Returns NaN if the total went down, was read at no later
     /// time, or if the rate is too large for a double.
-    pub(crate) fn rate(&self, before: Total, now: Total) -> f64 {
+    pub(crate) fn rate(&self, before: CounterTotal, now: CounterTotal) -> f64 {
         let elapsed_ms = now.read_ms - before.read_ms;
         if elapsed_ms > 0.0 && now.total >= before.total {
             // The difference of two multiples of a step is a multiple too: rounding removes the error of subtracting
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_reading_a_reset_and_a_stopped_clock_give_no_rate() {
+    fn the_first_reading_a_reset_and_a_stopped_clock_give_no_rate() {
         assert!(rates(StoredField::counter("x", 1.0), &[(1000, 0.0, 5.0)])[0].is_nan());
         assert!(rate(1.0, [(0, 0.0, 6.0), (1000, 0.0, 5.0)]).is_nan());
         assert!(rate(1.0, [(1000, 0.0, 4.0), (1000, 0.0, 5.0)]).is_nan());
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_goes_by_when_its_totals_were_read_not_by_the_wall_clock() {
+    fn a_rate_uses_the_read_times_of_its_totals_and_not_the_wall_clock() {
         // The total was read 19 s late, so it covers 21 s.
         assert_eq!(rate(100.0, [(0, 0.0, 0.0), (2000, 19_000.0, 21.0)]), 100.0);
         // The wall clock went back by an hour, then ahead.
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_total_of_which_nobody_knows_when_it_was_read_gives_no_rate_before_or_after_it() {
+    fn a_total_of_unknown_read_time_gives_no_rate_at_it_or_after_it() {
         let rates = rates(
             StoredField::counter("x", 1.0),
             &[(0, 0.0, 1.0), (1000, 0.0, 2.0), (2000, f64::NAN, 40.0), (3000, 0.0, 41.0), (4000, 0.0, 42.0)],
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn means_and_sums_of_levels_have_the_declared_precision_and_no_dust() {
+    fn means_and_sums_of_gauges_are_rounded_to_the_declared_precision() {
         let rounded = |precision, values: &[f64]| {
             let schema = Schema::new("s", vec![StoredField { precision, ..StoredField::gauge("x") }]);
             let mut values = values.to_vec();
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_has_no_dust_from_subtracting_and_dividing() {
+    fn a_rate_has_no_binary_rounding_errors() {
         let cpu = StoredField { precision: 0.0001, ..StoredField::counter("x", 100.0) };
         assert_eq!(rates(cpu.clone(), &[(0, 0.0, 5700.08), (10_000, 0.0, 5700.12)])[1], 0.4);
         assert_eq!(rates(cpu.clone(), &[(0, 0.3, 0.0), (10_000, 0.1, 10.0)])[1], 100.0, "a step is 0.01 %");

@@ -1,8 +1,8 @@
 //! A simple reference implementation of `range`, and tests that compare the store with it.
 
-use crate::archive::sim::Sim;
+use crate::archive::simulated_disk::SimulatedDisk;
 use crate::quantum::Quantum;
-use crate::{Aggregation, Align, InstanceId, Kind, Limits, Points, Query, Schema, Store, StoredField};
+use crate::{Aggregation, Align, InstanceId, Kind, Points, Query, Schema, Store, StoreLimits, StoredField};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 const WHOLE: f64 = (1u64 << 53) as f64;
 
 /// A ring of rows of one field.
-struct Ring {
+struct ReferenceRing {
     capacity: usize,
     field: StoredField,
     /// Time and value of each row as queries see it, in the order they were written. NaN is a gap.
@@ -20,7 +20,7 @@ struct Ring {
     before: Option<(f64, f64)>,
 }
 
-impl Ring {
+impl ReferenceRing {
     fn push(&mut self, at: i64, delay_ms: f64, reading: f64) {
         let reading = Quantum::of(self.field.precision).keep(reading);
         let value = match self.field.kind {
@@ -81,7 +81,7 @@ impl Ring {
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+enum FrameOperation {
     /// Milliseconds since the last row, negative if the clock was set back; the delay of the reading; the reading.
     Push(i64, f64, f64),
     Seal,
@@ -116,14 +116,14 @@ fn delay() -> impl Strategy<Value = f64> {
     prop_oneof![20 => Just(0.0), 10 => 0.0..50.0f64, 2 => -5e6..5e6f64, 1 => Just(f64::NAN)]
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<FrameOperation>> {
     let step = prop_oneof![
-        40 => (1i64..9_000, delay(), reading()).prop_map(|(gap, delay, value)| Step::Push(gap, delay, value)),
-        20 => reading().prop_map(|value| Step::Push(1000, 0.0, value)),
-        1 => (-2_000i64..=0, delay(), reading()).prop_map(|(gap, delay, value)| Step::Push(gap, delay, value)),
-        1 => (-2_000_000i64..=0, delay(), reading()).prop_map(|(gap, delay, value)| Step::Push(gap, delay, value)),
-        1 => (100_000i64..5_000_000, delay(), reading()).prop_map(|(gap, delay, value)| Step::Push(gap, delay, value)),
-        2 => Just(Step::Seal),
+        40 => (1i64..9_000, delay(), reading()).prop_map(|(gap, delay, value)| FrameOperation::Push(gap, delay, value)),
+        20 => reading().prop_map(|value| FrameOperation::Push(1000, 0.0, value)),
+        1 => (-2_000i64..=0, delay(), reading()).prop_map(|(gap, delay, value)| FrameOperation::Push(gap, delay, value)),
+        1 => (-2_000_000i64..=0, delay(), reading()).prop_map(|(gap, delay, value)| FrameOperation::Push(gap, delay, value)),
+        1 => (100_000i64..5_000_000, delay(), reading()).prop_map(|(gap, delay, value)| FrameOperation::Push(gap, delay, value)),
+        2 => Just(FrameOperation::Seal),
     ];
     prop::collection::vec(step, 0..300)
 }
@@ -170,26 +170,26 @@ fn adds_up_exactly(field: &StoredField, rows: &[(i64, f64)]) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
     #[test]
-    fn range_agrees_with_the_plain_definition_and_sealing_changes_nothing(
+    fn range_equals_the_reference_implementation_before_and_after_sealing(
         field in field(),
         interval_ms in prop::sample::select(vec![100i64, 1000, 10_000]),
         capacity in prop_oneof![1usize..50, Just(1000)],
         steps in steps(),
         queries in prop::collection::vec(query(), 1..8),
     ) {
-        let store = Store::in_memory(&Limits { samples: capacity, ..Limits::default() });
+        let store = Store::in_memory(&StoreLimits { samples: capacity, ..StoreLimits::default() });
         let host = InstanceId::new("host").unwrap();
         let frame = store.frame(&host, &Schema::new("s", vec![field.clone()]), interval_ms);
-        let mut ring = Ring { capacity, field: field.clone(), rows: Vec::new(), before: None };
+        let mut ring = ReferenceRing { capacity, field: field.clone(), rows: Vec::new(), before: None };
         let mut at = 0;
         for step in steps {
             match step {
-                Step::Push(gap, delay, value) => {
+                FrameOperation::Push(gap, delay, value) => {
                     at += gap;
                     ring.push(at, delay, value);
                     frame.push_read(at, delay, &[value]);
                 }
-                Step::Seal => { store.seal(at + 1_000_000, 1); }
+                FrameOperation::Seal => { store.seal(at + 1_000_000, 1); }
             }
             prop_assert_eq!(frame.len(), ring.rows.len());
             prop_assert_eq!(frame.latest_at_ms(), ring.rows.last().map(|row| row.0));
@@ -230,29 +230,29 @@ proptest! {
     }
 
     #[test]
-    fn files_answer_what_memory_does_when_sealed_packed_and_read_anew(
+    fn a_store_with_files_answers_like_a_store_in_memory_also_after_a_restart(
         field in field(),
         steps in steps(),
         queries in prop::collection::vec(query(), 1..8),
         seed in any::<u32>(),
     ) {
         // At this interval a block is a minute.
-        let (interval_ms, limits) = (100, Limits { samples: 1 << 20, ..Limits::default() });
+        let (interval_ms, limits) = (100, StoreLimits { samples: 1 << 20, ..StoreLimits::default() });
         let (host, schema) = (InstanceId::new("host").unwrap(), Schema::new("s", vec![field.clone()]));
-        let sim = Sim::new(seed.into());
+        let sim = SimulatedDisk::new(seed.into());
         let memory = Store::in_memory(&limits);
         let (files, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
         let (mut at, mut ring) = (0, Vec::new());
         for step in steps {
             match step {
-                Step::Push(gap, delay, value) => {
+                FrameOperation::Push(gap, delay, value) => {
                     at += gap;
                     ring.push((at, value));
                     for store in [&memory, &files] {
                         store.frame(&host, &schema, interval_ms).push_read(at, delay, &[value]);
                     }
                 }
-                Step::Seal => { keeper.step(at + 1_000_000); }
+                FrameOperation::Seal => { keeper.step(at + 1_000_000); }
             }
         }
         let adds_up = adds_up_exactly(&field, &ring);

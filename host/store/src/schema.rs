@@ -1,5 +1,5 @@
 use crate::quantum::Quantum;
-use crate::rates::{Rates, Total};
+use crate::rates::{CounterTotal, Rates};
 use crate::{Aggregation, Kind};
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use std::sync::Arc;
 /// Rows have one column per field. If a field is a counter, one more column follows: the delay between a row's time and
 /// its reading. With it rates are exact, whatever the wall clock does. Files of the first version have no delays.
 #[derive(Debug, Clone)]
-pub struct Schema(Arc<Inner>);
+pub struct Schema(Arc<SchemaInner>);
 
 #[derive(Debug, PartialEq)]
-struct Inner {
+struct SchemaInner {
     sampler: Arc<str>,
     fields: Vec<StoredField>,
     has_delay: bool,
@@ -69,7 +69,7 @@ impl Schema {
         }
         let precisions = fields.iter().map(|field| field.precision).chain(has_delay.then_some(Self::DELAY_PRECISION));
         let quanta = precisions.map(Quantum::of).collect();
-        Self(Arc::new(Inner { sampler, fields, has_delay, quanta }))
+        Self(Arc::new(SchemaInner { sampler, fields, has_delay, quanta }))
     }
 
     pub fn sampler(&self) -> &Arc<str> {
@@ -112,7 +112,7 @@ impl Schema {
     pub(crate) fn derive(
         &self,
         field: usize,
-        before: Option<Total>,
+        before: Option<CounterTotal>,
         at_ms: &[i64],
         delays: &[f64],
         readings: &mut [f64],
@@ -122,7 +122,7 @@ impl Schema {
         let mut before = before;
         for (nth, (reading, &at)) in readings.iter_mut().zip(at_ms).enumerate() {
             if !reading.is_nan() {
-                let now = Total::read(at, delays.get(nth).copied().unwrap_or(0.0), *reading);
+                let now = CounterTotal::read(at, delays.get(nth).copied().unwrap_or(0.0), *reading);
                 *reading = match before.zip(now) {
                     Some((before, now)) => {
                         let rate = rates.rate(before, now);

@@ -1,14 +1,14 @@
 mod notes;
 
-pub(crate) use notes::Changes;
-pub use notes::Opened;
-use notes::ToKeep;
+pub(crate) use notes::NoteChanges;
+pub use notes::OpenedFolder;
+use notes::StoredNotes;
 
-use crate::archive::{FrameKey, Values};
-use crate::frame::{AHEAD_MS, Shared};
+use crate::archive::{FrameKey, NoteValues};
+use crate::frame::{AHEAD_MS, StoreResources};
 use crate::keeper::ArchiveStatus;
 use crate::merged::{column, fill, without_empty};
-use crate::{Column, Frame, Full, InstanceId, Points, Pool, Query, Sample, Schema, StoredField};
+use crate::{FieldPoints, Frame, InstanceId, Points, Pool, Query, Sample, Schema, ShareUsedUp, StoredField};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -19,20 +19,20 @@ const STALE_INTERVALS: i64 = 3;
 /// History by instance. Reads and writes of different instances never wait for each other. Clones are cheap and share
 /// one store.
 #[derive(Debug, Clone)]
-pub struct Store(Arc<Inner>);
+pub struct Store(Arc<StoreInner>);
 
 #[derive(Debug)]
-struct Inner {
-    shared: Arc<Shared>,
+struct StoreInner {
+    shared: Arc<StoreResources>,
     instances: RwLock<HashMap<InstanceId, Arc<RwLock<Frames>>>>,
     /// Number of the next frame. Numbers tell a frame from removed frames with the same key.
     next_born: AtomicU64,
     /// Increases whenever frames are added or removed.
     revision: AtomicU64,
-    kept: Mutex<ToKeep>,
+    kept: Mutex<StoredNotes>,
     status: Mutex<ArchiveStatus>,
     /// The usage at the keeper's last check.
-    usage: Mutex<Usage>,
+    usage: Mutex<StoreUsage>,
     /// The trusted time of the keeper's last retention run; `i64::MIN` before the first.
     trusted_ms: AtomicI64,
 }
@@ -42,7 +42,7 @@ type Frames = Vec<Arc<Frame>>;
 
 /// Limits on stored history.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
+pub struct StoreLimits {
     /// Maximum number of rows per frame that are in memory alone: all rows if there are no files, else rows that could
     /// not be written. 60 480 rows are a week at 10 s.
     pub samples: usize,
@@ -59,7 +59,7 @@ pub struct Limits {
 
 /// Stored history and its memory usage.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Usage {
+pub struct StoreUsage {
     pub frames: usize,
     pub rows: u64,
     /// Sealed blocks.
@@ -77,7 +77,7 @@ pub struct Usage {
     pub unreadable: u64,
 }
 
-impl Default for Limits {
+impl Default for StoreLimits {
     fn default() -> Self {
         Self { samples: 60_480, age_ms: i64::MAX, disk: u64::MAX, block_cache: 64 << 20, memory: u64::MAX }
     }
@@ -85,11 +85,11 @@ impl Default for Limits {
 
 impl Store {
     /// Creates a store that keeps history in memory alone.
-    pub fn in_memory(limits: &Limits) -> Self {
-        Self::with(Arc::new(Shared::new(limits, false)), Vec::new(), 0, Values::new())
+    pub fn in_memory(limits: &StoreLimits) -> Self {
+        Self::with(Arc::new(StoreResources::new(limits, false)), Vec::new(), 0, NoteValues::new())
     }
 
-    fn with(shared: Arc<Shared>, frames: Vec<Arc<Frame>>, next_born: u64, values: Values) -> Self {
+    fn with(shared: Arc<StoreResources>, frames: Vec<Arc<Frame>>, next_born: u64, values: NoteValues) -> Self {
         let status = ArchiveStatus { on: shared.archived, ..ArchiveStatus::default() };
         let mut instances: HashMap<InstanceId, Frames> = HashMap::new();
         for frame in frames {
@@ -100,12 +100,12 @@ impl Store {
             Arc::new(RwLock::new(frames))
         };
         let instances = instances.into_iter().map(|(instance, frames)| (instance, sorted(frames))).collect();
-        Self(Arc::new(Inner {
+        Self(Arc::new(StoreInner {
             shared,
             instances: RwLock::new(instances),
             next_born: AtomicU64::new(next_born),
             revision: AtomicU64::new(0),
-            kept: Mutex::new(ToKeep { values, ..ToKeep::default() }),
+            kept: Mutex::new(StoredNotes { values, ..StoredNotes::default() }),
             status: Mutex::new(status),
             usage: Mutex::default(),
             trusted_ms: AtomicI64::new(i64::MIN),
@@ -146,7 +146,7 @@ impl Store {
         instance: &InstanceId,
         schema: &Schema,
         interval_ms: i64,
-    ) -> Result<Arc<Frame>, Full> {
+    ) -> Result<Arc<Frame>, ShareUsedUp> {
         let same = |frame: &Arc<Frame>| frame.schema() == schema && frame.interval_ms() == interval_ms;
         if let Some(frame) = self.frames(instance).into_iter().find(same) {
             return Ok(frame);
@@ -184,8 +184,8 @@ impl Store {
     }
 
     /// Returns whether [`latest`](Self::latest) waits for no disk.
-    pub fn is_at_hand(&self, instance: &InstanceId) -> bool {
-        self.frames(instance).iter().all(|frame| frame.is_at_hand())
+    pub fn is_latest_in_memory(&self, instance: &InstanceId) -> bool {
+        self.frames(instance).iter().all(|frame| frame.is_latest_in_memory())
     }
 
     /// Returns the latest sample of an instance, merged from its frames. Its time is that of the frame that was written
@@ -238,7 +238,7 @@ impl Store {
                 all
             }
         };
-        let mut columns: Vec<Column> = Vec::new();
+        let mut columns: Vec<FieldPoints> = Vec::new();
         for (frame, buckets) in &buckets {
             for (nth, &index) in buckets.fields.iter().enumerate() {
                 let cells = buckets.cells.iter().skip(nth).step_by(buckets.fields.len());
@@ -249,7 +249,7 @@ impl Store {
                     None => {
                         let empty = || vec![f64::NAN; at_ms.len()];
                         let name = own.name.clone();
-                        let mut column = Column { name, values: empty(), min: empty(), max: empty() };
+                        let mut column = FieldPoints { name, values: empty(), min: empty(), max: empty() };
                         fill(&mut column, &at_ms, &buckets.at_ms, &own);
                         columns.push(column);
                     }
@@ -327,7 +327,7 @@ impl Store {
 
     /// Returns the usage at the keeper's last check, at most half a minute ago. Cache figures and read errors are
     /// current.
-    pub fn recent_usage(&self) -> Usage {
+    pub fn recent_usage(&self) -> StoreUsage {
         let mut usage = self.0.usage.lock().unwrap_or_else(PoisonError::into_inner).clone();
         (usage.cache_hits, usage.cache_misses, usage.cache_bytes) = self.0.shared.cache.usage();
         usage.unreadable = self.0.shared.unreadable.load(Ordering::Relaxed);
@@ -340,19 +340,19 @@ impl Store {
         Some(self.0.trusted_ms.load(Ordering::Relaxed)).filter(|trusted| *trusted != i64::MIN)
     }
 
-    pub(crate) fn trust(&self, now_ms: i64) {
+    pub(crate) fn set_trusted_ms(&self, now_ms: i64) {
         self.0.trusted_ms.store(now_ms, Ordering::Relaxed);
     }
 
-    pub(crate) fn look(&self) {
+    pub(crate) fn update_usage(&self) {
         let usage = self.usage();
         *self.0.usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
     }
 
     /// Counts stored history and its memory usage. It visits every block.
-    pub fn usage(&self) -> Usage {
+    pub fn usage(&self) -> StoreUsage {
         let frames = self.all_frames();
-        let mut usage = Usage { frames: frames.len(), ..Usage::default() };
+        let mut usage = StoreUsage { frames: frames.len(), ..StoreUsage::default() };
         frames.iter().for_each(|frame| frame.add_usage(&mut usage));
         (usage.cache_hits, usage.cache_misses, usage.cache_bytes) = self.0.shared.cache.usage();
         usage.unreadable = self.0.shared.unreadable.load(Ordering::Relaxed);
@@ -378,11 +378,16 @@ impl Store {
 
 /// Functions for the keeper.
 impl Store {
-    pub(crate) fn restored(shared: Arc<Shared>, frames: Vec<Arc<Frame>>, next_born: u64, values: Values) -> Self {
+    pub(crate) fn restored(
+        shared: Arc<StoreResources>,
+        frames: Vec<Arc<Frame>>,
+        next_born: u64,
+        values: NoteValues,
+    ) -> Self {
         Self::with(shared, frames, next_born, values)
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<StoreResources> {
         &self.0.shared
     }
 
@@ -404,8 +409,8 @@ mod tests {
     }
 
     #[test]
-    fn the_earlier_sampler_wins_a_field_and_gaps_are_filled_by_the_later() {
-        let store = Store::in_memory(&Limits { samples: 100, ..Limits::default() });
+    fn a_shared_field_has_the_first_samplers_values_and_the_second_fills_its_gaps() {
+        let store = Store::in_memory(&StoreLimits { samples: 100, ..StoreLimits::default() });
         let a = store.frame(&host(), &gauges("a", &["x", "only_a"]), 1000);
         let b = store.frame(&host(), &gauges("b", &["x", "only_b"]), 1000);
         b.push(1000, &[20.0, 21.0]);
@@ -419,8 +424,8 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_frame_is_left_out_of_the_sample_but_not_of_history() {
-        let store = Store::in_memory(&Limits { samples: 100, ..Limits::default() });
+    fn a_stale_frame_is_in_history_but_not_in_the_latest_sample() {
+        let store = Store::in_memory(&StoreLimits { samples: 100, ..StoreLimits::default() });
         store.frame(&host(), &gauges("a", &["old"]), 1000).push(1000, &[1.0]);
         store.frame(&host(), &gauges("b", &["new"]), 1000).push(4001, &[2.0]);
         let sample = store.latest(&host()).unwrap();
@@ -430,8 +435,8 @@ mod tests {
     }
 
     #[test]
-    fn what_a_sampler_recorded_before_its_fields_changed_is_no_part_of_the_sample() {
-        let store = Store::in_memory(&Limits { samples: 100, ..Limits::default() });
+    fn fields_that_a_sampler_no_longer_records_are_not_in_the_latest_sample() {
+        let store = Store::in_memory(&StoreLimits { samples: 100, ..StoreLimits::default() });
         store.frame(&host(), &gauges("a", &["kept", "dropped"]), 1000).push(1000, &[1.0, 1.0]);
         let newer = store.frame(&host(), &gauges("a", &["kept", "added"]), 1000);
         newer.push(2000, &[2.0, 2.0]);
@@ -445,7 +450,7 @@ mod tests {
 
     #[test]
     fn the_window_is_half_open_and_empty_buckets_are_skipped() {
-        let store = Store::in_memory(&Limits { samples: 100, ..Limits::default() });
+        let store = Store::in_memory(&StoreLimits { samples: 100, ..StoreLimits::default() });
         let frame = store.frame(&host(), &gauges("a", &["x"]), 1000);
         for at in [1000, 2000, 3000, 9000] {
             frame.push(at, &[at as f64]);
@@ -460,7 +465,7 @@ mod tests {
 
     #[test]
     fn buckets_can_begin_at_the_windows_start() {
-        let store = Store::in_memory(&Limits { samples: 100, ..Limits::default() });
+        let store = Store::in_memory(&StoreLimits { samples: 100, ..StoreLimits::default() });
         let frame = store.frame(&host(), &gauges("a", &["x"]), 1000);
         for at in [1500, 2400, 2600] {
             frame.push(at, &[1.0]);

@@ -12,7 +12,7 @@ mod single_flight;
 use crate::Engine;
 use crate::quota::{ClientId, ClientShare, Full, Permit, Quota};
 use bytes::Bytes;
-use dropsonde_openmetrics::{Format, Text};
+use dropsonde_openmetrics::{ExpositionFormat, ExpositionText};
 use dropsonde_sandbox::PluginMetrics;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -37,7 +37,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Exposition {
     /// Texts being made, by format and by whether they are compressed.
-    flights: Flights<(Format, bool), Bytes>,
+    flights: Flights<(ExpositionFormat, bool), Bytes>,
     renderer: Mutex<Renderer>,
     answers: Arc<Quota>,
 }
@@ -74,7 +74,7 @@ impl Exposition {
     pub async fn scrape(
         engine: &Arc<Engine>,
         peer: ClientId,
-        format: Format,
+        format: ExpositionFormat,
         gzip: bool,
     ) -> Result<(Bytes, Permit), NotMade> {
         let share = ClientShare { peer, most: MOST_OF_PEER };
@@ -89,7 +89,7 @@ impl Exposition {
     }
 
     /// Returns the text of all metrics.
-    pub(crate) fn text(&self, engine: &Engine, format: Format) -> Bytes {
+    pub(crate) fn text(&self, engine: &Engine, format: ExpositionFormat) -> Bytes {
         let began = Instant::now();
         let mut renderer = self.renderer.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = match std::mem::take(&mut renderer.last).try_into_mut() {
@@ -100,7 +100,7 @@ impl Exposition {
             // A client still reads the last text.
             Err(last) => Vec::with_capacity(last.len()),
         };
-        let mut text = Text { format, bytes };
+        let mut text = ExpositionText { format, bytes };
         // Computed families come first, because the first of a name takes precedence.
         let native = computed::families(engine).into_iter().chain(engine.metrics.registry.prometheus().gather());
         let plugins = engine.plugins.list();
@@ -116,7 +116,7 @@ impl Exposition {
     }
 }
 
-async fn plain(engine: &Arc<Engine>, format: Format) -> Option<Bytes> {
+async fn plain(engine: &Arc<Engine>, format: ExpositionFormat) -> Option<Bytes> {
     let make = || {
         let engine = engine.clone();
         off_thread(move || Some(engine.exposition.text(&engine, format)))
@@ -124,7 +124,7 @@ async fn plain(engine: &Arc<Engine>, format: Format) -> Option<Bytes> {
     engine.exposition.flights.join((format, false), make).await
 }
 
-async fn compressed(engine: &Arc<Engine>, format: Format) -> Option<Bytes> {
+async fn compressed(engine: &Arc<Engine>, format: ExpositionFormat) -> Option<Bytes> {
     let make = || {
         let engine = engine.clone();
         async move {
@@ -141,7 +141,7 @@ async fn off_thread(work: impl FnOnce() -> Option<Bytes> + Send + 'static) -> Op
 
 /// Returns the series of one plugin, a line each.
 pub fn lines_of(plugin: &str, metrics: &PluginMetrics) -> Vec<String> {
-    let mut text = Text::new(Format::Text);
+    let mut text = ExpositionText::new(ExpositionFormat::Text);
     registered::write([], [(plugin.into(), metrics.clone())], &mut text);
     let text = String::from_utf8_lossy(&text.bytes);
     text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
@@ -243,18 +243,18 @@ mod tests {
                 }
             }
             let samples = Samples::of(&instance, reading);
-            for format in [Format::Text, Format::OpenMetrics] {
-                let mut text = Text::new(format);
+            for format in [ExpositionFormat::Text, ExpositionFormat::OpenMetrics] {
+                let mut text = ExpositionText::new(format);
                 let of_plugins = ["p", "q"].into_iter().map(PluginName::from).zip(plugins.clone());
                 registered::write(registry.prometheus().gather(), of_plugins, &mut text);
                 samples.write(&mut text);
                 text.end();
                 let text = String::from_utf8(text.bytes).unwrap();
                 let families = match format {
-                    Format::Text if text.is_empty() => Ok(Vec::new()),
-                    Format::Text => strict::text(&text),
-                    Format::OpenMetrics if text == "# EOF\n" => Ok(Vec::new()),
-                    Format::OpenMetrics => strict::openmetrics(&text),
+                    ExpositionFormat::Text if text.is_empty() => Ok(Vec::new()),
+                    ExpositionFormat::Text => strict::text(&text),
+                    ExpositionFormat::OpenMetrics if text == "# EOF\n" => Ok(Vec::new()),
+                    ExpositionFormat::OpenMetrics => strict::openmetrics(&text),
                 };
                 let families = families.unwrap_or_else(|why| panic!("{why}\n{text}"));
                 // Everything that was recorded is exposed.

@@ -1,7 +1,7 @@
 //! Metrics that the host itself, native services and plugins registered. Metrics of one name are one family.
 
 use crate::tracked::PluginName;
-use dropsonde_openmetrics::{Kind, Text, label};
+use dropsonde_openmetrics::{ExpositionText, FamilyKind, label};
 use dropsonde_sandbox::{MetricFamily, MetricKind, PluginMetrics, Recorded, family};
 use prometheus::proto;
 use std::collections::{BTreeMap, HashSet};
@@ -19,7 +19,7 @@ struct Family {
 pub(super) fn write(
     native: impl IntoIterator<Item = proto::MetricFamily>,
     of_plugins: impl IntoIterator<Item = (PluginName, PluginMetrics)>,
-    text: &mut Text,
+    text: &mut ExpositionText,
 ) {
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
     for native in native {
@@ -39,7 +39,7 @@ pub(super) fn write(
     }
 }
 
-fn write_family(family: &Family, text: &mut Text) {
+fn write_family(family: &Family, text: &mut ExpositionText) {
     let native = family.native.iter().map(|native| (native.name(), native.help(), kind_of(native)));
     let of_plugins = family.of_plugins.iter().map(|(_, metric)| {
         let descriptor = metric.descriptor();
@@ -47,7 +47,7 @@ fn write_family(family: &Family, text: &mut Text) {
     });
     // All agree, except metrics that were registered past the registry's own rules. Then the first one decides.
     let Some((name, help, kind)) = native.chain(of_plugins).next() else { return };
-    if kind == Kind::Unknown {
+    if kind == FamilyKind::Unknown {
         return;
     }
     let mut is_there = false;
@@ -86,7 +86,7 @@ fn write_family(family: &Family, text: &mut Text) {
 }
 
 /// Writes the head of a family before its first series, so that a family without series is left out.
-fn begin(is_there: &mut bool, text: &mut Text, name: &str, help: &str, kind: Kind) {
+fn begin(is_there: &mut bool, text: &mut ExpositionText, name: &str, help: &str, kind: FamilyKind) {
     if !std::mem::replace(is_there, true) {
         text.family(name, help, kind);
     }
@@ -103,13 +103,13 @@ fn labels(series: &proto::Metric) -> String {
     String::from_utf8(labels).unwrap_or_default()
 }
 
-fn write_native(text: &mut Text, name: &str, kind: Kind, labels: &str, series: &proto::Metric) {
+fn write_native(text: &mut ExpositionText, name: &str, kind: FamilyKind, labels: &str, series: &proto::Metric) {
     match kind {
-        Kind::Counter => text.sample(&[name], &[labels], series.get_counter().get_value()),
-        Kind::Gauge => text.sample(&[name], &[labels], series.get_gauge().get_value()),
+        FamilyKind::Counter => text.sample(&[name], &[labels], series.get_counter().get_value()),
+        FamilyKind::Gauge => text.sample(&[name], &[labels], series.get_gauge().get_value()),
         // `write_family` leaves these out.
-        Kind::Unknown => {}
-        Kind::Histogram => {
+        FamilyKind::Unknown => {}
+        FamilyKind::Histogram => {
             let histogram = series.get_histogram();
             let mut bounds: Vec<f64> = histogram.get_bucket().iter().map(|bucket| bucket.upper_bound()).collect();
             let cumulative: Vec<u64> = histogram.get_bucket().iter().map(|bucket| bucket.cumulative_count()).collect();
@@ -123,7 +123,7 @@ fn write_native(text: &mut Text, name: &str, kind: Kind, labels: &str, series: &
             }
             text.histogram(name, &[labels], &bounds, &buckets, histogram.get_sample_sum());
         }
-        Kind::Summary => {
+        FamilyKind::Summary => {
             let summary = series.get_summary();
             for quantile in summary.get_quantile() {
                 let at = format!("quantile=\"{:?}\"", quantile.quantile());
@@ -135,20 +135,20 @@ fn write_native(text: &mut Text, name: &str, kind: Kind, labels: &str, series: &
     }
 }
 
-fn kind_of(family: &proto::MetricFamily) -> Kind {
+fn kind_of(family: &proto::MetricFamily) -> FamilyKind {
     match family.get_field_type() {
-        proto::MetricType::COUNTER => Kind::Counter,
-        proto::MetricType::GAUGE => Kind::Gauge,
-        proto::MetricType::HISTOGRAM => Kind::Histogram,
-        proto::MetricType::SUMMARY => Kind::Summary,
-        proto::MetricType::UNTYPED => Kind::Unknown,
+        proto::MetricType::COUNTER => FamilyKind::Counter,
+        proto::MetricType::GAUGE => FamilyKind::Gauge,
+        proto::MetricType::HISTOGRAM => FamilyKind::Histogram,
+        proto::MetricType::SUMMARY => FamilyKind::Summary,
+        proto::MetricType::UNTYPED => FamilyKind::Unknown,
     }
 }
 
-fn kind_of_plugins(kind: MetricKind) -> Kind {
+fn kind_of_plugins(kind: MetricKind) -> FamilyKind {
     match kind {
-        MetricKind::Counter => Kind::Counter,
-        MetricKind::Gauge => Kind::Gauge,
-        MetricKind::Histogram => Kind::Histogram,
+        MetricKind::Counter => FamilyKind::Counter,
+        MetricKind::Gauge => FamilyKind::Gauge,
+        MetricKind::Histogram => FamilyKind::Histogram,
     }
 }

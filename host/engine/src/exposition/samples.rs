@@ -4,7 +4,7 @@
 use crate::Engine;
 use crate::plugins::{Fields, Metric, Status};
 use crate::tracked::{PluginName, State};
-use dropsonde_openmetrics::{Kind, Text, fixed, label, number};
+use dropsonde_openmetrics::{ExpositionText, FamilyKind, fixed, label, number};
 use dropsonde_store::Frame;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -48,7 +48,7 @@ struct Group {
 
 impl Samples {
     /// Writes all families, sorted by name.
-    pub(super) fn write(&self, text: &mut Text) {
+    pub(super) fn write(&self, text: &mut ExpositionText) {
         let mut families: BTreeMap<&str, Vec<(&Group, usize)>> = BTreeMap::new();
         for group in self.groups.values() {
             for (column, metric) in group.fields.metrics.iter().enumerate() {
@@ -74,7 +74,11 @@ impl Samples {
                     |value: f64| !value.is_nan() && (!metric.is_counter || (value >= 0.0 && value.is_finite()));
                 for (labels, value) in group.rows.iter().zip(values).filter(|(_, value)| is_shown(**value)) {
                     if !std::mem::replace(&mut is_there, true) {
-                        text.family(&first.name, &help, if first.is_counter { Kind::Counter } else { Kind::Gauge });
+                        text.family(
+                            &first.name,
+                            &help,
+                            if first.is_counter { FamilyKind::Counter } else { FamilyKind::Gauge },
+                        );
                     }
                     text.bytes.extend_from_slice(&begins);
                     text.bytes.extend_from_slice(self.labels.get(labels.clone()).unwrap_or_default());

@@ -1,4 +1,4 @@
-use dropsonde_store::{Keeper, Step};
+use dropsonde_store::{Keeper, KeeperStep};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, OnceLock};
@@ -42,7 +42,7 @@ pub trait FlushHooks: Send + 'static {
     fn now_ms(&mut self) -> i64;
 
     /// Called after every step, with its result and its duration.
-    fn stepped(&mut self, _: Step, _: Duration) {}
+    fn stepped(&mut self, _: KeeperStep, _: Duration) {}
 }
 
 impl Flusher {
@@ -118,7 +118,7 @@ impl FlushTrigger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dropsonde_store::{Limits, Store};
+    use dropsonde_store::{Store, StoreLimits};
 
     struct Counting(Sender<()>);
 
@@ -127,14 +127,14 @@ mod tests {
             0
         }
 
-        fn stepped(&mut self, _: Step, _: Duration) {
+        fn stepped(&mut self, _: KeeperStep, _: Duration) {
             let _ = self.0.send(());
         }
     }
 
     #[test]
     fn a_step_that_is_asked_for_comes_before_its_time_and_rings_that_come_together_are_one() {
-        let limits = Limits::default();
+        let limits = StoreLimits::default();
         let (stepped, steps) = mpsc::channel();
         let keeper = Keeper::in_memory(Store::in_memory(&limits), &limits);
         let keeping = Flusher::start(keeper, Duration::from_secs(2), Counting(stepped)).unwrap();

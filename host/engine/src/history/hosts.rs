@@ -1,6 +1,6 @@
 use super::Range;
 use super::flusher::{FlushHooks, Flusher};
-use dropsonde_store::{InstanceId, Keeper, Limits, OpenError, Points, Schema, Store, StoredField};
+use dropsonde_store::{InstanceId, Keeper, OpenError, Points, Schema, Store, StoreLimits, StoredField};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
@@ -29,8 +29,8 @@ pub enum NotRecorded {
     /// [`HostHistory::close`] was called.
     #[error("the history is closed")]
     Closed,
-    /// [`Limits::memory`] is used up.
-    #[error("no memory left for the history of one more host; raise Limits::memory")]
+    /// [`StoreLimits::memory`] is used up.
+    #[error("no memory left for the history of one more host; raise StoreLimits::memory")]
     Full,
 }
 
@@ -45,13 +45,18 @@ impl FlushHooks for WallClock {
 
 impl HostHistory {
     /// Opens the history in a folder, which is made if need be. `interval_ms`: the time between two samples of a host.
-    pub fn open(folder: &Path, fields: Vec<StoredField>, interval_ms: i64, limits: &Limits) -> Result<Self, OpenError> {
+    pub fn open(
+        folder: &Path,
+        fields: Vec<StoredField>,
+        interval_ms: i64,
+        limits: &StoreLimits,
+    ) -> Result<Self, OpenError> {
         let (store, keeper, _) = Store::open(folder, limits)?;
         Self::with(store, keeper, fields, interval_ms)
     }
 
     /// Makes a history in memory alone.
-    pub fn in_memory(fields: Vec<StoredField>, interval_ms: i64, limits: &Limits) -> Result<Self, OpenError> {
+    pub fn in_memory(fields: Vec<StoredField>, interval_ms: i64, limits: &StoreLimits) -> Result<Self, OpenError> {
         let store = Store::in_memory(limits);
         let keeper = Keeper::in_memory(store.clone(), limits);
         Self::with(store, keeper, fields, interval_ms)
@@ -125,14 +130,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let fields = || vec![StoredField::gauge("p99_ms")];
         let host = InstanceId::new("example.org").unwrap();
-        let history = HostHistory::open(folder.path(), fields(), MIN, &Limits::default()).unwrap();
+        let history = HostHistory::open(folder.path(), fields(), MIN, &StoreLimits::default()).unwrap();
         assert!(history.hosts().is_empty());
         history.record(&host, 10 * MIN, &[5.0]).unwrap();
-        assert!(matches!(HostHistory::open(folder.path(), fields(), MIN, &Limits::default()), Err(OpenError::InUse)));
+        assert!(matches!(
+            HostHistory::open(folder.path(), fields(), MIN, &StoreLimits::default()),
+            Err(OpenError::InUse)
+        ));
         assert!(history.close() && history.close());
         assert_eq!((history.record(&host, 11 * MIN, &[6.0]), history.refused()), (Err(NotRecorded::Closed), 1));
 
-        let again = HostHistory::open(folder.path(), fields(), MIN, &Limits::default()).unwrap();
+        let again = HostHistory::open(folder.path(), fields(), MIN, &StoreLimits::default()).unwrap();
         let points = again.query(&host, Range::HalfHour, 12 * MIN);
         assert_eq!((points.at_ms, points.columns[0].values.clone()), (vec![10 * MIN], vec![5.0]));
         assert_eq!(again.hosts(), [host]);
@@ -140,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_range_reaches_back_as_far_as_it_says_and_not_beyond_now() {
-        let history = HostHistory::in_memory(vec![StoredField::gauge("x")], MIN, &Limits::default()).unwrap();
+        let history = HostHistory::in_memory(vec![StoredField::gauge("x")], MIN, &StoreLimits::default()).unwrap();
         let host = InstanceId::new("h").unwrap();
         for minute in 0..120 {
             history.record(&host, minute * MIN, &[minute as f64]).unwrap();

@@ -3,11 +3,11 @@
 //!
 //! ```
 //! use dropsonde_engine::history::{HostHistory, Range};
-//! use dropsonde_store::{StoredField, InstanceId, Limits};
+//! use dropsonde_store::{StoredField, InstanceId, StoreLimits};
 //!
 //! let folder = tempfile::tempdir()?;
 //! let fields = vec![StoredField::gauge("requests_sec"), StoredField::gauge("p99_ms")];
-//! let history = HostHistory::open(folder.path(), fields, 60_000, &Limits::default())?;
+//! let history = HostHistory::open(folder.path(), fields, 60_000, &StoreLimits::default())?;
 //! let host = InstanceId::new("example.org")?;
 //! history.record(&host, 1_700_000_000_000, &[12.5, 8.0])?;
 //! let samples = history.query(&host, Range::Hour, 1_700_000_060_000);

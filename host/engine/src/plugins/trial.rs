@@ -8,7 +8,7 @@ use crate::clock::Clock;
 use crate::metrics::HostMetrics;
 use crate::{Engine, Options};
 use dropsonde_sandbox::{Need, Sandbox, SavedState};
-use dropsonde_store::{Limits, Store};
+use dropsonde_store::{Store, StoreLimits};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
@@ -37,7 +37,7 @@ pub async fn try_components(
     // Without a data directory nothing is written.
     let options = Options { data_dir: None, ..options };
     let (wanted, _) = mpsc::channel(1);
-    let store = Store::in_memory(&Limits::default());
+    let store = Store::in_memory(&StoreLimits::default());
     let engine = Engine::new(options.clone(), Clock::system(), HostMetrics::new()?, store, Plugins::new(wanted))?;
     let mut tried = Vec::new();
     for component in found {

@@ -8,7 +8,7 @@ use crate::config::GrantsConfig;
 use anyhow::{Context, Result, bail};
 use dropsonde_engine::plugins::{self, Fields, Origin, describe_need, grants_toml, missing};
 use dropsonde_sandbox::{CallError, Grants, Inputs, Kind, Need, Role, Setup, Stats, Tick, Worker};
-use dropsonde_store::{InstanceId, Limits, Sample, Store};
+use dropsonde_store::{InstanceId, Sample, Store, StoreLimits};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -74,7 +74,7 @@ impl Alone {
         allowed.check("the start", Usage { memory: worker.stats().memory(), ..Usage::default() })?;
         let fields = checked.plugin.has(Role::Sampler).then(|| Fields::check(&checked.component.name, worker.fields()));
         let fields = fields.transpose().context("its fields are refused")?;
-        let store = Store::in_memory(&Limits { samples: 2, ..Limits::default() });
+        let store = Store::in_memory(&StoreLimits { samples: 2, ..StoreLimits::default() });
         Ok(Self { checked, worker, fields, granted, allowed, store, started_ms: None, interval })
     }
 

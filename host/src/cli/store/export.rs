@@ -10,16 +10,16 @@ use dropsonde_engine::json;
 use dropsonde_engine::plugins::Metric;
 use dropsonde_engine::tracked::noted_labels;
 use dropsonde_model::Labels;
-use dropsonde_openmetrics::{self as openmetrics, Kind, Text};
+use dropsonde_openmetrics::{self as openmetrics, ExpositionText, FamilyKind};
 use dropsonde_store::InstanceId;
-use dropsonde_store::inspect::{self, Export, Exported, Filter};
+use dropsonde_store::inspect::{self, Export, ExportFilter, ExportedFrame};
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::sync::Arc;
 
 pub(in crate::cli) fn export(args: ExportArgs, out: &mut Out) -> Result<()> {
-    let mut filter = Filter { instances: args.instance, ..Filter::default() };
+    let mut filter = ExportFilter { instances: args.instance, ..ExportFilter::default() };
     filter.since_ms = args.since.unwrap_or(filter.since_ms);
     filter.until_ms = args.until.unwrap_or(filter.until_ms);
     if filter.since_ms > filter.until_ms {
@@ -84,7 +84,7 @@ struct Family<'a> {
 type Series<'a> = (&'a InstanceId, &'a Arc<str>);
 
 struct Column<'a> {
-    frame: &'a Exported,
+    frame: &'a ExportedFrame,
     field: usize,
     factor: f64,
 }
@@ -92,10 +92,10 @@ struct Column<'a> {
 /// Writes one metric after the other, as OpenMetrics requires. Returns the number of blocks that could not be read.
 fn open_metrics(export: &Export, out: &mut impl Write) -> io::Result<u64> {
     let mut unread = 0;
-    let mut text = Text::new(openmetrics::Format::OpenMetrics);
+    let mut text = ExpositionText::new(openmetrics::ExpositionFormat::OpenMetrics);
     let known = noted_labels(&export.notes);
     for (name, family) in families(export) {
-        let (kind, suffix) = if family.is_counter { (Kind::Counter, "_total") } else { (Kind::Gauge, "") };
+        let (kind, suffix) = if family.is_counter { (FamilyKind::Counter, "_total") } else { (FamilyKind::Gauge, "") };
         let name = name + suffix;
         text.family(&name, "", kind);
         for ((instance, sampler), columns) in family.series {
@@ -129,7 +129,7 @@ fn open_metrics(export: &Export, out: &mut impl Write) -> io::Result<u64> {
 /// Groups columns by the name of their metric. A name has one kind of metric and at most one column per frame. A column
 /// without a free name is left out, and a note is printed.
 fn families(export: &Export) -> BTreeMap<String, Family<'_>> {
-    let fields = |frame: &'_ Exported| frame.schema().fields().len();
+    let fields = |frame: &'_ ExportedFrame| frame.schema().fields().len();
     let columns = export.frames.iter().flat_map(|frame| (0..fields(frame)).map(move |field| (frame, field)));
     let named = columns.filter_map(|(frame, field)| {
         let names = Metric::of_kept(frame.schema().fields().get(field)?);
@@ -164,21 +164,21 @@ fn families(export: &Export) -> BTreeMap<String, Family<'_>> {
     families
 }
 
-fn field_name(frame: &Exported, field: usize) -> &str {
+fn field_name(frame: &ExportedFrame, field: usize) -> &str {
     frame.schema().fields().get(field).map(|field| &*field.name).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dropsonde_store::{Limits, Schema, Store, StoredField};
+    use dropsonde_store::{Schema, Store, StoreLimits, StoredField};
 
     fn exported(push: impl Fn(&Store)) -> (tempfile::TempDir, Export) {
         let folder = tempfile::tempdir().unwrap();
-        let (store, keeper, _) = Store::open(folder.path(), &Limits::default()).unwrap();
+        let (store, keeper, _) = Store::open(folder.path(), &StoreLimits::default()).unwrap();
         push(&store);
         keeper.close(0);
-        let export = inspect::export(folder.path(), &Filter::default()).unwrap();
+        let export = inspect::export(folder.path(), &ExportFilter::default()).unwrap();
         (folder, export)
     }
 

@@ -11,7 +11,7 @@ use dropsonde_engine::HISTORY;
 use dropsonde_engine::json;
 use dropsonde_engine::timeline;
 use dropsonde_store::ClockJump;
-use dropsonde_store::inspect::{self, Files, Finding, Stats, Verified};
+use dropsonde_store::inspect::{self, FileDefect, FileTotals, FolderStats, VerifyReport};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
@@ -90,11 +90,11 @@ fn clock_jumps_json(jumps: &[ClockJump]) -> Vec<Value> {
     jumps.iter().map(|jump| json!({ "at": json::time(jump.at_ms), "by_ms": jump.by_ms })).collect()
 }
 
-fn kinds(stats: &Stats) -> [(&'static str, Files); 4] {
+fn kinds(stats: &FolderStats) -> [(&'static str, FileTotals); 4] {
     [("log", stats.log), ("fresh", stats.fresh), ("settled", stats.settled), ("notes", stats.notes)]
 }
 
-fn stats_json(folder: &Path, stats: &Stats) -> Value {
+fn stats_json(folder: &Path, stats: &FolderStats) -> Value {
     let files = kinds(stats).map(|(kind, files)| (kind, json!({ "files": files.files, "bytes": files.bytes })));
     let unreadable = stats.unreadable.iter().map(|(name, why)| json!({ "file": name, "why": why }));
     json!({
@@ -120,10 +120,10 @@ pub(super) fn verify(args: &StoreArgs, out: &mut Out) -> Result<()> {
     if args.json {
         writeln!(out, "{:#}", verified_json(&folder, &verified))?;
     } else {
-        for Finding { file, offset, what } in &verified.damaged {
+        for FileDefect { file, offset, what } in &verified.damaged {
             writeln!(out, "{file}: {offset}: {what}")?;
         }
-        for Finding { file, offset, what } in &verified.torn {
+        for FileDefect { file, offset, what } in &verified.torn {
             writeln!(out, "{file}: {offset}: {what}: harmless, this write was not finished")?;
         }
         for file in &verified.newer {
@@ -141,8 +141,8 @@ pub(super) fn verify(args: &StoreArgs, out: &mut Out) -> Result<()> {
     Ok(())
 }
 
-fn verified_json(folder: &Path, verified: &Verified) -> Value {
-    let findings = |found: &[Finding]| -> Vec<Value> {
+fn verified_json(folder: &Path, verified: &VerifyReport) -> Value {
+    let findings = |found: &[FileDefect]| -> Vec<Value> {
         found.iter().map(|found| json!({ "file": found.file, "offset": found.offset, "what": found.what })).collect()
     };
     json!({

@@ -3,9 +3,9 @@
 //!
 //! `DROPSONDE_CRASH_CASES` sets the number of cases.
 
-use super::sim::{Random, Sim};
+use super::simulated_disk::{SimRandom, SimulatedDisk};
 use crate::frame::Blocks;
-use crate::{InstanceId, Keeper, Limits, Query, Schema, Store, StoredField};
+use crate::{InstanceId, Keeper, Query, Schema, Store, StoreLimits, StoredField};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -14,17 +14,17 @@ const CAPACITY: usize = 1 << 20;
 
 /// The states of a frame after each operation: all rows in the order they were written, and how many of them counted.
 #[derive(Debug, Default)]
-struct Expected {
+struct ExpectedRows {
     rows: Vec<(i64, f64)>,
     counted: usize,
     /// States by number of the operation.
-    past: Vec<Past>,
+    past: Vec<PastRows>,
 }
 
 /// The number of an operation, the rows after it, and how many of them counted.
-type Past = (u32, Vec<(i64, f64)>, usize);
+type PastRows = (u32, Vec<(i64, f64)>, usize);
 
-impl Expected {
+impl ExpectedRows {
     fn push(&mut self, operation: u32, at: i64, value: f64) {
         self.counted = (self.counted + 1).min(CAPACITY);
         self.rows.push((at, value));
@@ -46,7 +46,7 @@ impl Expected {
     /// back too.
     fn came_back(&mut self, flushed: u32, found: &[(i64, f64)]) -> Result<(), String> {
         let first = self.past.partition_point(|(operation, ..)| *operation <= flushed).saturating_sub(1);
-        let fits = |(_, rows, counted): &&Past| {
+        let fits = |(_, rows, counted): &&PastRows| {
             let (old, counted) = rows.split_at(rows.len() - counted);
             let (found_old, found) =
                 found.split_at(found.len() - found.iter().rev().take_while(|row| counted.contains(row)).count());
@@ -98,7 +98,7 @@ fn answer(store: &Store, instance: &InstanceId) -> Vec<(i64, f64)> {
 }
 
 /// Restarts the store until a start is not interrupted.
-fn start(sim: &Sim, limits: &Limits) -> (Store, Keeper) {
+fn start(sim: &SimulatedDisk, limits: &StoreLimits) -> (Store, Keeper) {
     loop {
         match Store::on(Arc::new(sim.clone()), limits) {
             Ok((store, keeper, restored)) if !sim.is_off() => {
@@ -113,12 +113,12 @@ fn start(sim: &Sim, limits: &Limits) -> (Store, Keeper) {
 }
 
 fn case(seed: u64) -> Result<(), String> {
-    let sim = Sim::new(seed);
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let limits = Limits { samples: CAPACITY, ..Limits::default() };
+    let sim = SimulatedDisk::new(seed);
+    let mut random = SimRandom(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let limits = StoreLimits { samples: CAPACITY, ..StoreLimits::default() };
     let schema = Schema::new("s", vec![StoredField::gauge("x")]);
     let instances: Vec<_> = (0..3).map(|n| InstanceId::new(format!("i{n}")).unwrap()).collect();
-    let mut expected: Vec<Expected> = instances.iter().map(|_| Expected::default()).collect();
+    let mut expected: Vec<ExpectedRows> = instances.iter().map(|_| ExpectedRows::default()).collect();
     let (mut noted, mut noted_flushed) = (0u32, 0u32);
     let (mut operation, mut now) = (0u32, 1_700_000_000_000i64);
     for _ in 0..4 {
@@ -192,7 +192,7 @@ fn case(seed: u64) -> Result<(), String> {
 }
 
 #[test]
-fn what_comes_back_after_a_crash_is_what_was_there_since_the_last_flush() {
+fn a_restart_after_a_crash_restores_a_state_not_before_the_last_flush() {
     let cases: u64 = std::env::var("DROPSONDE_CRASH_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(3000);
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let fails = |first| (first..cases).step_by(threads as usize).find_map(|seed| Some((seed, case(seed).err()?)));

@@ -19,8 +19,8 @@ pub(crate) trait Disk: Debug + Send + Sync {
     /// Returns the names of the files.
     fn list(&self) -> io::Result<Vec<String>>;
     /// Creates a file. The file is durable after [`Disk::sync`].
-    fn create(&self, name: &str) -> io::Result<Box<dyn Growing>>;
-    fn open(&self, name: &str) -> io::Result<Box<dyn Readable>>;
+    fn create(&self, name: &str) -> io::Result<Box<dyn AppendOnlyFile>>;
+    fn open(&self, name: &str) -> io::Result<Box<dyn ReadableFile>>;
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes created, renamed and removed files durable.
@@ -32,13 +32,13 @@ pub(crate) trait Disk: Debug + Send + Sync {
     }
 }
 
-pub(crate) trait Growing: Debug + Send {
+pub(crate) trait AppendOnlyFile: Debug + Send {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// Makes appended bytes durable.
     fn sync(&mut self) -> io::Result<()>;
 }
 
-pub(crate) trait Readable: Debug + Send + Sync {
+pub(crate) trait ReadableFile: Debug + Send + Sync {
     fn size(&self) -> io::Result<u64>;
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
 }
@@ -50,13 +50,13 @@ pub(crate) fn removed(disk: &dyn Disk, name: &str) -> bool {
 
 /// A folder of the file system with mode 0700. Its files have mode 0600.
 #[derive(Debug)]
-pub(crate) struct Folder {
+pub(crate) struct HistoryFolder {
     path: PathBuf,
-    /// The open folder. It is locked as long as it is open, if [`Folder::locked`] opened it.
+    /// The open folder. It is locked as long as it is open, if [`HistoryFolder::locked`] opened it.
     folder: Mutex<File>,
 }
 
-impl Folder {
+impl HistoryFolder {
     /// Creates the folder if it does not exist, and locks it. Fails with [`io::ErrorKind::WouldBlock`] if another
     /// process keeps the lock.
     pub(crate) fn locked(path: &Path) -> io::Result<Self> {
@@ -98,25 +98,25 @@ const TRIES: usize = 10;
 
 /// The files of a folder at one time. They stay readable whatever the folder's host does later. Nothing can be written.
 #[derive(Debug)]
-pub(crate) struct Snapshot {
-    folder: Folder,
-    files: Parts,
+pub(crate) struct FolderSnapshot {
+    folder: HistoryFolder,
+    files: SnapshotFiles,
 }
 
 /// Files by name; `None` if a file cannot be opened.
-type Parts = BTreeMap<String, Option<Part>>;
+type SnapshotFiles = BTreeMap<String, Option<SnapshotFile>>;
 
 /// A file up to the size it had.
 #[derive(Debug, Clone)]
-struct Part {
+struct SnapshotFile {
     file: Arc<File>,
     size: u64,
 }
 
-impl Snapshot {
+impl FolderSnapshot {
     /// Opens the files whose names are `wanted`, those that are `first` before all others.
     pub(crate) fn take(
-        folder: Folder,
+        folder: HistoryFolder,
         wanted: impl Fn(&str) -> bool,
         first: impl Fn(&str) -> bool,
     ) -> io::Result<Self> {
@@ -134,15 +134,15 @@ impl Snapshot {
 
     /// Returns `None` if one of the files is deleted meanwhile.
     fn files(
-        folder: &Folder,
+        folder: &HistoryFolder,
         wanted: &dyn Fn(&str) -> bool,
         first: &dyn Fn(&str) -> bool,
-    ) -> io::Result<Option<Parts>> {
-        let mut files = Parts::new();
+    ) -> io::Result<Option<SnapshotFiles>> {
+        let mut files = SnapshotFiles::new();
         for turn in [true, false] {
             for name in folder.list()?.into_iter().filter(|name| wanted(name) && first(name) == turn) {
                 let part = match File::open(folder.path.join(&name)) {
-                    Ok(file) => Some(Part { size: file.metadata()?.len(), file: Arc::new(file) }),
+                    Ok(file) => Some(SnapshotFile { size: file.metadata()?.len(), file: Arc::new(file) }),
                     Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                     Err(_) => None,
                 };
@@ -153,18 +153,18 @@ impl Snapshot {
     }
 }
 
-impl Disk for Folder {
+impl Disk for HistoryFolder {
     fn list(&self) -> io::Result<Vec<String>> {
         let names = fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
         names.filter_map(Result::transpose).collect()
     }
 
-    fn create(&self, name: &str) -> io::Result<Box<dyn Growing>> {
+    fn create(&self, name: &str) -> io::Result<Box<dyn AppendOnlyFile>> {
         let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(self.path.join(name))?;
         Ok(Box::new(file))
     }
 
-    fn open(&self, name: &str) -> io::Result<Box<dyn Readable>> {
+    fn open(&self, name: &str) -> io::Result<Box<dyn ReadableFile>> {
         Ok(Box::new(File::open(self.path.join(name))?))
     }
 
@@ -200,16 +200,16 @@ impl Disk for Folder {
     }
 }
 
-impl Disk for Snapshot {
+impl Disk for FolderSnapshot {
     fn list(&self) -> io::Result<Vec<String>> {
         Ok(self.files.keys().cloned().collect())
     }
 
-    fn create(&self, _: &str) -> io::Result<Box<dyn Growing>> {
+    fn create(&self, _: &str) -> io::Result<Box<dyn AppendOnlyFile>> {
         Err(io::ErrorKind::ReadOnlyFilesystem.into())
     }
 
-    fn open(&self, name: &str) -> io::Result<Box<dyn Readable>> {
+    fn open(&self, name: &str) -> io::Result<Box<dyn ReadableFile>> {
         match self.files.get(name).ok_or(io::ErrorKind::NotFound)? {
             Some(part) => Ok(Box::new(part.clone())),
             None => self.folder.open(name),
@@ -229,7 +229,7 @@ impl Disk for Snapshot {
     }
 }
 
-impl Readable for Part {
+impl ReadableFile for SnapshotFile {
     fn size(&self) -> io::Result<u64> {
         Ok(self.size)
     }
@@ -239,7 +239,7 @@ impl Readable for Part {
     }
 }
 
-impl Growing for File {
+impl AppendOnlyFile for File {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.write_all(bytes)
     }
@@ -249,7 +249,7 @@ impl Growing for File {
     }
 }
 
-impl Readable for File {
+impl ReadableFile for File {
     fn size(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
@@ -264,11 +264,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_lets_go_soon_is_waited_for() {
+    fn locking_a_folder_waits_for_a_lock_that_is_released_soon() {
         let folder = tempfile::tempdir().unwrap();
-        let held = Folder::locked(folder.path()).unwrap();
+        let held = HistoryFolder::locked(folder.path()).unwrap();
         let path = folder.path().to_owned();
-        let next = std::thread::spawn(move || Folder::locked(&path));
+        let next = std::thread::spawn(move || HistoryFolder::locked(&path));
         std::thread::park_timeout(PATIENCE / 20);
         assert!(!next.is_finished());
         drop(held);

@@ -1,13 +1,13 @@
 //! The log of rows that are in no chunk yet. It limits the loss in a crash to the rows since the last flush. A new log
 //! begins with all such rows; then the old log is obsolete.
 
-use super::disk::{Disk, Growing};
-use super::names::{ById, Explained, FrameKey, Names};
-use super::record::{self, FileHead, FileKind, Item, Kind, Records};
-use super::rows::{self, Entry, Reading, Row};
+use super::definitions::{ById, FrameKey, ReadDefinitions, WrittenDefinitions};
+use super::disk::{AppendOnlyFile, Disk};
+use super::log_rows::{self, LogEntry, LogRow, LogRowReader};
+use super::record::{self, FileHead, FileKind, FilePart, RecordKind, Records};
 use crate::Schema;
-use crate::codec::{Damaged, Reader, put_i64};
-use crate::rows::Rows;
+use crate::codec::{ByteReader, CorruptData, put_i64};
+use crate::rows::RawRows;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 const PART: usize = 4 << 10;
 
 #[derive(Debug)]
-pub(crate) struct Log {
+pub(crate) struct LogWriter {
     pub(crate) name: String,
     pub(crate) number: u64,
     /// The number of rows that were added.
@@ -24,8 +24,8 @@ pub(crate) struct Log {
     pub(crate) size: u64,
     /// Whether the file is durable.
     pub(crate) is_confirmed: bool,
-    file: Box<dyn Growing>,
-    explained: Explained,
+    file: Box<dyn AppendOnlyFile>,
+    defined: WrittenDefinitions,
     pending: Vec<u8>,
     /// The record that is being filled.
     part: Vec<u8>,
@@ -41,7 +41,7 @@ pub(crate) fn parse_name(name: &str) -> Option<u64> {
     name.strip_prefix("log-")?.parse().ok()
 }
 
-impl Log {
+impl LogWriter {
     pub(crate) fn create(disk: &dyn Disk, number: u64) -> io::Result<Self> {
         let name = name(number);
         let file = disk.create(&name)?;
@@ -54,7 +54,7 @@ impl Log {
             size: 0,
             is_confirmed: false,
             file,
-            explained: Explained::default(),
+            defined: WrittenDefinitions::default(),
             pending,
             part: Vec::new(),
             part_ms: 0,
@@ -66,20 +66,20 @@ impl Log {
         self.size + (self.pending.len() + self.part.len()) as u64
     }
 
-    pub(crate) fn add(&mut self, id: u32, key: &FrameKey, rows: &Rows, begins: bool) -> io::Result<()> {
-        self.explained.explain(&mut self.pending, id, key)?;
+    pub(crate) fn add(&mut self, id: u32, key: &FrameKey, rows: &RawRows, begins: bool) -> io::Result<()> {
+        self.defined.define(&mut self.pending, id, key)?;
         self.rows += rows.len() as u64;
         if self.part.is_empty() {
             self.part_ms = rows.at_ms.first().copied().unwrap_or_default();
             put_i64(&mut self.part, self.part_ms);
         }
-        rows::put(&mut self.part, self.part_ms, &key.schema, id, rows, begins);
+        log_rows::put(&mut self.part, self.part_ms, &key.schema, id, rows, begins);
         if self.part.len() >= PART { self.end_part() } else { Ok(()) }
     }
 
     fn end_part(&mut self) -> io::Result<()> {
         if !self.part.is_empty() {
-            record::put(&mut self.pending, Kind::Rows, |out| out.append(&mut self.part))?;
+            record::put(&mut self.pending, RecordKind::Rows, |out| out.append(&mut self.part))?;
         }
         Ok(())
     }
@@ -100,8 +100,8 @@ impl Log {
 
 /// The contents of a log.
 #[derive(Debug, Default)]
-pub(crate) struct Loaded {
-    pub(crate) frames: Vec<(FrameKey, Logged)>,
+pub(crate) struct LoadedLog {
+    pub(crate) frames: Vec<(FrameKey, LoggedRows)>,
     /// The number of corrupt places.
     pub(crate) damaged: u64,
     /// Whether a later version wrote the file.
@@ -110,15 +110,15 @@ pub(crate) struct Loaded {
 
 /// The rows of one frame in a log, which are not read yet.
 #[derive(Debug)]
-pub(crate) struct Logged {
-    contents: Arc<Contents>,
-    entries: Vec<Place>,
+pub(crate) struct LoggedRows {
+    contents: Arc<LogContents>,
+    entries: Vec<LogPosition>,
     pub(crate) rows: u64,
 }
 
 /// A log in memory, kept until all frames have read their part.
 #[derive(Debug)]
-struct Contents {
+struct LogContents {
     bytes: Vec<u8>,
     /// The ranges of the payloads with rows.
     records: Vec<Range<usize>>,
@@ -126,46 +126,47 @@ struct Contents {
 
 /// The number of a record, and the offset of an entry in its payload.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct LogPosition {
     record: u32,
     at: u32,
 }
 
 /// Reads which frames a log has, without reading the rows.
-pub(crate) fn load(disk: &dyn Disk, name: &str) -> io::Result<Loaded> {
+pub(crate) fn load(disk: &dyn Disk, name: &str) -> io::Result<LoadedLog> {
     let bytes = record::read_all(&*disk.open(name)?)?;
-    let mut loaded = Loaded::default();
-    let mut names = Names::default();
+    let mut loaded = LoadedLog::default();
+    let mut definitions = ReadDefinitions::default();
     let mut records = Vec::new();
-    let mut found: ById<(Vec<Place>, u64)> = ById::default();
+    let mut found: ById<(Vec<LogPosition>, u64)> = ById::default();
     for item in Records::of(&bytes) {
         let read = match item {
-            Item::Record { kind: Kind::File, payload, .. } => match record::file_head(payload, FileKind::Log) {
-                Ok(FileHead::Newer) => return Ok(Loaded { newer: true, ..Loaded::default() }),
+            FilePart::Record { kind: RecordKind::File, payload, .. } => match record::file_head(payload, FileKind::Log)
+            {
+                Ok(FileHead::Newer) => return Ok(LoadedLog { newer: true, ..LoadedLog::default() }),
                 Ok(FileHead::Known { .. }) => Ok(()),
                 Err(error) => Err(error),
             },
-            Item::Record { kind: Kind::Rows, payload, offset } => {
+            FilePart::Record { kind: RecordKind::Rows, payload, offset } => {
                 let record = u32::try_from(records.len()).map_err(io::Error::other)?;
                 let start = offset + record::HEAD;
                 records.push(start..start + payload.len());
                 entries(payload, |_, at, entry| {
-                    names.frame(entry.id)?;
+                    definitions.frame(entry.id)?;
                     let (places, rows) = found.entry(entry.id).or_default();
-                    places.push(Place { record, at: u32::try_from(at).map_err(|_| Damaged)? });
+                    places.push(LogPosition { record, at: u32::try_from(at).map_err(|_| CorruptData)? });
                     *rows += entry.rows as u64;
                     Ok(())
                 })
             }
-            Item::Record { kind, payload, .. } => names.learn(kind, payload),
-            Item::Torn { .. } => Ok(()),
-            Item::Damaged { .. } => Err(Damaged),
+            FilePart::Record { kind, payload, .. } => definitions.learn(kind, payload),
+            FilePart::Torn { .. } => Ok(()),
+            FilePart::Corrupt { .. } => Err(CorruptData),
         };
         loaded.damaged += u64::from(read.is_err());
     }
-    let contents = Arc::new(Contents { bytes, records });
-    let logged = |(entries, rows)| Logged { contents: contents.clone(), entries, rows };
-    let named = found.into_iter().filter_map(|(id, found)| Some((names.frame(id).ok()?.clone(), logged(found))));
+    let contents = Arc::new(LogContents { bytes, records });
+    let logged = |(entries, rows)| LoggedRows { contents: contents.clone(), entries, rows };
+    let named = found.into_iter().filter_map(|(id, found)| Some((definitions.frame(id).ok()?.clone(), logged(found))));
     loaded.frames = named.collect();
     Ok(loaded)
 }
@@ -173,31 +174,31 @@ pub(crate) fn load(disk: &dyn Disk, name: &str) -> io::Result<Loaded> {
 /// Passes each entry of a record to `take`, with the record's time and the entry's offset.
 pub(crate) fn entries<'a>(
     payload: &'a [u8],
-    mut take: impl FnMut(i64, usize, Entry<'a>) -> Result<(), Damaged>,
-) -> Result<(), Damaged> {
-    let mut reader = Reader(payload);
+    mut take: impl FnMut(i64, usize, LogEntry<'a>) -> Result<(), CorruptData>,
+) -> Result<(), CorruptData> {
+    let mut reader = ByteReader(payload);
     let record_ms = reader.i64()?;
     while !reader.is_empty() {
         let at = payload.len() - reader.0.len();
-        take(record_ms, at, Entry::read(&mut reader)?)?;
+        take(record_ms, at, LogEntry::read(&mut reader)?)?;
     }
     Ok(())
 }
 
-impl Logged {
+impl LoggedRows {
     /// Passes the runs of rows to `take`, in the order they were written. Returns how many were corrupt.
     pub(crate) fn read(
         &self,
         schema: &Schema,
-        mut take: impl FnMut(&mut Reading<'_, '_>) -> Result<(), Damaged>,
+        mut take: impl FnMut(&mut LogRowReader<'_, '_>) -> Result<(), CorruptData>,
     ) -> u64 {
-        let mut row = Row::default();
-        let mut read = |place: &Place| {
-            let Contents { bytes, records } = &*self.contents;
+        let mut row = LogRow::default();
+        let mut read = |place: &LogPosition| {
+            let LogContents { bytes, records } = &*self.contents;
             let payload =
-                records.get(place.record as usize).and_then(|range| bytes.get(range.clone())).ok_or(Damaged)?;
-            let record_ms = Reader(payload).i64()?;
-            let entry = Entry::read(&mut Reader(payload.get(place.at as usize..).ok_or(Damaged)?))?;
+                records.get(place.record as usize).and_then(|range| bytes.get(range.clone())).ok_or(CorruptData)?;
+            let record_ms = ByteReader(payload).i64()?;
+            let entry = LogEntry::read(&mut ByteReader(payload.get(place.at as usize..).ok_or(CorruptData)?))?;
             take(&mut entry.rows(record_ms, schema, &mut row)?)
         };
         self.entries.iter().filter(|place| read(place).is_err()).count() as u64

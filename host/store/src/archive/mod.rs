@@ -2,7 +2,7 @@
 //!
 //! * `log-…`: rows that are in no chunk yet ([`log`]).
 //! * `new-…`, `seg-…`: chunks of sealed blocks, by the time that the blocks begin in ([`segment`]). New files are
-//!   merged into settled ones in the background ([`settle`]).
+//!   merged into settled ones in the background ([`merge`]).
 //! * `notes-…`: other values that survive a restart ([`notes`]).
 //!
 //! Every file defines the schemas and frames that it uses; every record has a checksum ([`record`]). One thread writes.
@@ -11,46 +11,46 @@
 
 #[cfg(test)]
 mod crash;
-pub(crate) mod dead;
+mod definitions;
 mod disk;
+mod eviction;
 mod log;
-mod names;
+mod log_rows;
+mod merge;
 mod notes;
 mod record;
+pub(crate) mod removed_frames;
 mod restore;
-mod room;
-mod rows;
 mod segment;
-mod settle;
 #[cfg(test)]
-pub(crate) mod sim;
-mod unread;
+pub(crate) mod simulated_disk;
+mod unread_history;
 mod verify;
 
-pub(crate) use disk::{Disk, Folder, Snapshot};
+pub(crate) use definitions::FrameKey;
 #[cfg(any(test, fuzzing))]
-pub(crate) use disk::{Growing, Readable};
-pub(crate) use names::FrameKey;
-pub(crate) use notes::{ShowAll, Values, fits};
-pub use record::TooLarge;
+pub(crate) use disk::{AppendOnlyFile, ReadableFile};
+pub(crate) use disk::{Disk, FolderSnapshot, HistoryFolder};
+pub(crate) use eviction::EvictedFile;
+pub(crate) use notes::{NoteValues, ShowNotes, fits};
+pub use record::RecordTooLarge;
 #[cfg(any(test, fuzzing))]
 pub(crate) use record::with_checksums;
 #[cfg(test)]
 pub(crate) use record::{of_a_later_version, without_checksums};
-pub use restore::Restored;
+pub use restore::RestoreReport;
 pub(crate) use restore::restore;
-pub(crate) use room::Spared;
-pub(crate) use segment::{Page, Segment};
-pub(crate) use unread::Unread;
-pub(crate) use verify::{Role, verify};
+pub(crate) use segment::{PageEntry, Segment};
+pub(crate) use unread_history::UnreadHistory;
+pub(crate) use verify::{FileRole, verify};
 
 use crate::cache::BlockId;
-use crate::codec::Reader;
-use crate::frame::{Blocks, Frame, Place, Shared, View};
-use log::Log;
+use crate::codec::ByteReader;
+use crate::frame::{BlockPlace, Blocks, Frame, FrameView, StoreResources};
+use log::LogWriter;
+use merge::PartitionMerge;
 use notes::Notes;
-use segment::Writer;
-use settle::Settling;
+use segment::SegmentWriter;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -72,19 +72,19 @@ pub(crate) struct Archive {
     /// The number of the last file. Files are numbered in the order they were begun.
     next_number: u64,
     pub(crate) next_born: u64,
-    kept: HashMap<u64, Kept>,
+    kept: HashMap<u64, ArchivedFrame>,
     next_id: u32,
     /// Segments by number, also those that are being written.
     segments: BTreeMap<u64, Arc<Segment>>,
     /// Writers by the time that blocks begin in, and by their owner.
-    writers: HashMap<(i64, Arc<str>), Writer>,
+    writers: HashMap<(i64, Arc<str>), SegmentWriter>,
     /// Has the pools that count each owner's bytes on disk and in the log.
-    shared: Arc<Shared>,
-    log: Option<Log>,
+    shared: Arc<StoreResources>,
+    log: Option<LogWriter>,
     /// Obsolete files and their sizes in bytes. They are deleted once the current log has been written.
     superfluous: Vec<(String, u64)>,
     notes: Notes,
-    settling: Option<Settling>,
+    merge: Option<PartitionMerge>,
     /// The time of the last search for files with few live blocks.
     looked_ms: Option<i64>,
     /// Partitions whose merging failed, and when to retry.
@@ -96,11 +96,11 @@ pub(crate) struct Archive {
 }
 
 /// Some blocks of a frame, as pairs of old and new place.
-type Moved = (Arc<Frame>, Vec<(Place, Place)>);
+type MovedBlocks = (Arc<Frame>, Vec<(BlockPlace, BlockPlace)>);
 
 /// The archive's state of a frame.
 #[derive(Debug)]
-struct Kept {
+struct ArchivedFrame {
     /// The frame's id in files that this process writes.
     id: u32,
     /// Rows before this one are in the current log, or in a chunk.
@@ -110,17 +110,17 @@ struct Kept {
 }
 
 /// A frame at the time of a flush.
-struct Pending {
+struct PendingFrame {
     frame: Arc<Frame>,
     id: u32,
-    view: Arc<View>,
+    view: Arc<FrameView>,
     /// Rows before this one are in the log.
     logged: u64,
 }
 
 /// A note about a removed instance, as earlier versions wrote it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Forgotten {
+pub(crate) struct ForgottenNote {
     /// The note is about frames with a lower number.
     pub(crate) born_before: u64,
     /// The last file that can hold such frames.
@@ -129,14 +129,14 @@ pub(crate) struct Forgotten {
 
 /// The amounts that a flush wrote.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Flushed {
+pub struct FlushStats {
     pub rows: u64,
     pub blocks: u64,
     pub bytes: u64,
 }
 
 impl Archive {
-    fn new(disk: Arc<dyn Disk>, shared: Arc<Shared>, last_number: u64) -> Self {
+    fn new(disk: Arc<dyn Disk>, shared: Arc<StoreResources>, last_number: u64) -> Self {
         Self {
             disk,
             shared,
@@ -149,7 +149,7 @@ impl Archive {
             log: None,
             superfluous: Vec::new(),
             notes: Notes::default(),
-            settling: None,
+            merge: None,
             looked_ms: None,
             not_before: HashMap::new(),
             vanished: HashSet::new(),
@@ -166,7 +166,7 @@ impl Archive {
     pub(crate) fn size(&self) -> u64 {
         let segments: u64 = self.segments.values().map(|segment| segment.size()).sum();
         let superfluous: u64 = self.superfluous.iter().map(|(_, size)| size).sum();
-        let merged = self.settling.as_ref().map_or(0, Settling::size);
+        let merged = self.merge.as_ref().map_or(0, PartitionMerge::size);
         segments + superfluous + merged + self.log.as_ref().map_or(0, |log| log.size) + self.notes.size()
     }
 
@@ -180,8 +180,8 @@ impl Archive {
         &mut self,
         frames: &[Arc<Frame>],
         changes: &[(String, Option<Vec<u8>>)],
-        show_all: ShowAll<'_>,
-    ) -> io::Result<Flushed> {
+        show_all: ShowNotes<'_>,
+    ) -> io::Result<FlushStats> {
         let flushed = self.try_flush(frames, changes, show_all);
         if flushed.is_err() {
             // It is unknown how much of the data is on the disk, so nothing is added to these files any more.
@@ -206,25 +206,25 @@ impl Archive {
         &mut self,
         frames: &[Arc<Frame>],
         changes: &[(String, Option<Vec<u8>>)],
-        show_all: ShowAll<'_>,
-    ) -> io::Result<Flushed> {
+        show_all: ShowNotes<'_>,
+    ) -> io::Result<FlushStats> {
         self.notice_vanished()?;
         self.notes.write(&*self.disk, &mut self.next_number, changes, show_all)?;
         let number = match &self.log {
             Some(log) => log.number,
             None => {
                 self.next_number += 1;
-                self.log = Some(Log::create(&*self.disk, self.next_number)?);
+                self.log = Some(LogWriter::create(&*self.disk, self.next_number)?);
                 self.shared.log.clear();
                 self.next_number
             }
         };
-        let pending: Vec<Pending> = frames.iter().map(|frame| self.pending(frame, number)).collect();
-        let mut flushed = Flushed::default();
+        let pending: Vec<PendingFrame> = frames.iter().map(|frame| self.pending(frame, number)).collect();
+        let mut flushed = FlushStats::default();
         self.write_blocks(&pending, &mut flushed)?;
         // Blocks come first, so that rows in the log are never without the rows before them.
         let Some(log) = &mut self.log else { return Ok(flushed) };
-        for Pending { frame, id, view, logged } in &pending {
+        for PendingFrame { frame, id, view, logged } in &pending {
             let owner = &frame.key().owner;
             for open in view.opens.iter().filter(|open| open.end_row() > *logged) {
                 if !self.shared.log.has_room(owner, 1) {
@@ -273,7 +273,7 @@ impl Archive {
             }
         }
         let mut cut_short = Vec::new();
-        for (key, Writer { segment, .. }) in &self.writers {
+        for (key, SegmentWriter { segment, .. }) in &self.writers {
             let name = segment.name();
             if there.contains(&name) && !is_whole(&name, segment.size())? {
                 cut_short.push(key.clone());
@@ -303,28 +303,29 @@ impl Archive {
         (self.vanished.len(), self.vanished_at)
     }
 
-    fn pending(&mut self, frame: &Arc<Frame>, log: u64) -> Pending {
+    fn pending(&mut self, frame: &Arc<Frame>, log: u64) -> PendingFrame {
         let view = frame.view();
-        let kept = Kept::of(&mut self.kept, &mut self.next_id, frame);
+        let kept = ArchivedFrame::of(&mut self.kept, &mut self.next_id, frame);
         if kept.log != log {
             (kept.log, kept.logged) = (log, 0);
         }
-        Pending { frame: frame.clone(), id: kept.id, view, logged: kept.logged }
+        PendingFrame { frame: frame.clone(), id: kept.id, view, logged: kept.logged }
     }
 
     /// Writes the blocks that are in no file. It works in rounds, one block of each frame at a time, so that no block
     /// is in a file without those before it. A finished round counts, even if the next one fails.
-    fn write_blocks(&mut self, pending: &[Pending], flushed: &mut Flushed) -> io::Result<()> {
-        let unstored = |view: &View| view.blocks.iter().rev().take_while(|blocks| blocks.unstored().is_some()).count();
-        let mut left: Vec<(&Pending, usize)> = pending.iter().map(|one| (one, unstored(&one.view))).collect();
+    fn write_blocks(&mut self, pending: &[PendingFrame], flushed: &mut FlushStats) -> io::Result<()> {
+        let unstored =
+            |view: &FrameView| view.blocks.iter().rev().take_while(|blocks| blocks.unstored().is_some()).count();
+        let mut left: Vec<(&PendingFrame, usize)> = pending.iter().map(|one| (one, unstored(&one.view))).collect();
         loop {
             left.retain(|(_, blocks)| *blocks > 0);
             if left.is_empty() {
                 return Ok(());
             }
-            let mut stored: Vec<(Arc<Frame>, BlockId, Place)> = Vec::new();
+            let mut stored: Vec<(Arc<Frame>, BlockId, BlockPlace)> = Vec::new();
             let mut created = false;
-            for (Pending { frame, id, view, .. }, blocks) in &mut left {
+            for (PendingFrame { frame, id, view, .. }, blocks) in &mut left {
                 let next = view.blocks.len().checked_sub(*blocks).and_then(|nth| view.blocks.get(nth));
                 *blocks -= 1;
                 let Some((block, chunk)) = next.and_then(Blocks::unstored) else { continue };
@@ -348,7 +349,7 @@ impl Archive {
         }
     }
 
-    fn writer(&mut self, partition_ms: i64, owner: &Arc<str>, created: &mut bool) -> io::Result<&mut Writer> {
+    fn writer(&mut self, partition_ms: i64, owner: &Arc<str>, created: &mut bool) -> io::Result<&mut SegmentWriter> {
         let key = (partition_ms, owner.clone());
         // The limit keeps the amount that is evicted at a time small, compared with the disk limit.
         let largest = (self.shared.disk.total() / FILES).max(SMALLEST);
@@ -361,7 +362,7 @@ impl Archive {
                 self.next_number += 1;
                 let name = segment::name(partition_ms, self.next_number, false);
                 let about = (partition_ms, self.next_number, false);
-                let writer = Writer::create(&*self.disk, &name, about, Some(owner), &[])?;
+                let writer = SegmentWriter::create(&*self.disk, &name, about, Some(owner), &[])?;
                 self.segments.insert(self.next_number, writer.segment.clone());
                 *created = true;
                 Ok(place.insert(writer))
@@ -399,8 +400,8 @@ impl Archive {
         self.disk.sync()
     }
 
-    pub(crate) fn is_settling(&self) -> bool {
-        self.settling.is_some()
+    pub(crate) fn is_merging(&self) -> bool {
+        self.merge.is_some()
     }
 }
 
@@ -418,7 +419,7 @@ fn live_pages(frames: &[Arc<Frame>]) -> HashMap<u64, u64> {
     live
 }
 
-impl Kept {
+impl ArchivedFrame {
     fn of<'a>(kept: &'a mut HashMap<u64, Self>, next_id: &mut u32, frame: &Arc<Frame>) -> &'a mut Self {
         kept.entry(frame.id).or_insert_with(|| {
             *next_id += 1;
@@ -427,9 +428,9 @@ impl Kept {
     }
 }
 
-impl Forgotten {
+impl ForgottenNote {
     pub(crate) fn read(value: &[u8]) -> Option<Self> {
-        let mut reader = Reader(value);
+        let mut reader = ByteReader(value);
         Some(Self { born_before: reader.u64().ok()?, last_file: reader.u64().ok()? })
     }
 }

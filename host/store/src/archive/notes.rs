@@ -4,9 +4,9 @@
 //! notes:  file head · (note records: all notes when the file was begun)… · end · (note records: later changes)…
 //! ```
 
-use super::disk::{Disk, Growing, removed};
-use super::record::{self, FileHead, FileKind, Item, Kind, Records, TooLarge};
-use crate::codec::{Damaged, Reader, put_bytes};
+use super::disk::{AppendOnlyFile, Disk, removed};
+use super::record::{self, FileHead, FileKind, FilePart, RecordKind, RecordTooLarge, Records};
+use crate::codec::{ByteReader, CorruptData, put_bytes};
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 
@@ -15,24 +15,24 @@ const SLACK: u64 = 64 << 10;
 
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
-    file: Option<File>,
+    file: Option<NotesFile>,
     /// Files that the current one replaces once it is durable.
     old: Vec<String>,
 }
 
 #[derive(Debug)]
-struct File {
+struct NotesFile {
     name: String,
-    file: Box<dyn Growing>,
+    file: Box<dyn AppendOnlyFile>,
     size: u64,
     /// The size of the file when it was begun.
     live: u64,
 }
 
-pub(crate) type Values = BTreeMap<String, Vec<u8>>;
+pub(crate) type NoteValues = BTreeMap<String, Vec<u8>>;
 
 /// Shows all values, without a copy.
-pub(crate) type ShowAll<'a> = &'a dyn Fn(&mut dyn FnMut(&Values));
+pub(crate) type ShowNotes<'a> = &'a dyn Fn(&mut dyn FnMut(&NoteValues));
 
 pub(crate) fn name(number: u64) -> String {
     format!("notes-{number:010}")
@@ -44,27 +44,31 @@ pub(crate) fn parse_name(name: &str) -> Option<u64> {
 
 /// Applies the notes of a file to `values`. Returns the number of corrupt places, and whether a later version wrote the
 /// file.
-pub(crate) fn read(disk: &dyn Disk, name: &str, values: &mut Values) -> io::Result<(u64, bool)> {
+pub(crate) fn read(disk: &dyn Disk, name: &str, values: &mut NoteValues) -> io::Result<(u64, bool)> {
     let bytes = record::read_all(&*disk.open(name)?)?;
     let mut damaged = 0;
     // The notes before the end record replace all values. Without an end record the file was never finished.
-    let mut all = Values::new();
+    let mut all = NoteValues::new();
     let mut ended = false;
     for item in Records::of(&bytes) {
         let read = match item {
-            Item::Record { kind: Kind::File, payload, .. } => match record::file_head(payload, FileKind::Notes) {
-                Ok(FileHead::Newer) => return Ok((0, true)),
-                Ok(FileHead::Known { .. }) => Ok(()),
-                Err(error) => Err(error),
-            },
-            Item::Record { kind: Kind::Note, payload, .. } => note(payload, if ended { values } else { &mut all }),
-            Item::Record { kind: Kind::End, .. } => {
+            FilePart::Record { kind: RecordKind::File, payload, .. } => {
+                match record::file_head(payload, FileKind::Notes) {
+                    Ok(FileHead::Newer) => return Ok((0, true)),
+                    Ok(FileHead::Known { .. }) => Ok(()),
+                    Err(error) => Err(error),
+                }
+            }
+            FilePart::Record { kind: RecordKind::Note, payload, .. } => {
+                note(payload, if ended { values } else { &mut all })
+            }
+            FilePart::Record { kind: RecordKind::End, .. } => {
                 *values = std::mem::take(&mut all);
                 ended = true;
                 Ok(())
             }
-            Item::Record { .. } | Item::Torn { .. } => Ok(()),
-            Item::Damaged { .. } => Err(Damaged),
+            FilePart::Record { .. } | FilePart::Torn { .. } => Ok(()),
+            FilePart::Corrupt { .. } => Err(CorruptData),
         };
         damaged += u64::from(read.is_err());
     }
@@ -87,9 +91,9 @@ impl Notes {
         disk: &dyn Disk,
         next_number: &mut u64,
         changes: &[(String, Option<Vec<u8>>)],
-        show_all: ShowAll<'_>,
+        show_all: ShowNotes<'_>,
     ) -> io::Result<()> {
-        let is_slack = |file: &File| file.size > 2 * file.live + SLACK;
+        let is_slack = |file: &NotesFile| file.size > 2 * file.live + SLACK;
         if let Some(full) = self.file.take_if(|file| is_slack(file)) {
             self.old.push(full.name);
         }
@@ -113,7 +117,7 @@ impl Notes {
         if is_empty && changes.is_empty() && self.old.is_empty() {
             return Ok(());
         }
-        record::put(&mut out, Kind::End, |_| {})?;
+        record::put(&mut out, RecordKind::End, |_| {})?;
         *next_number += 1;
         let name = name(*next_number);
         let mut file = disk.create(&name)?;
@@ -124,7 +128,7 @@ impl Notes {
             return Err(error);
         }
         let size = out.len() as u64;
-        self.file = Some(File { name, file, size, live: size });
+        self.file = Some(NotesFile { name, file, size, live: size });
         // The current file overrides files that cannot be deleted.
         self.old.retain(|old| !removed(disk, old));
         Ok(())
@@ -142,23 +146,23 @@ impl Notes {
 }
 
 /// Returns an error if a note is too large for a file.
-pub(crate) fn fits(key: &str, value: &[u8]) -> Result<(), TooLarge> {
+pub(crate) fn fits(key: &str, value: &[u8]) -> Result<(), RecordTooLarge> {
     // The key's length takes a few bytes, and one says whether there is a value.
     const BESIDE: usize = 16;
     let length = key.len().saturating_add(value.len()).saturating_add(BESIDE);
-    if length > record::MOST { Err(TooLarge(length)) } else { Ok(()) }
+    if length > record::MOST { Err(RecordTooLarge(length)) } else { Ok(()) }
 }
 
-fn put(out: &mut Vec<u8>, key: &str, value: Option<&[u8]>) -> Result<(), TooLarge> {
-    record::put(out, Kind::Note, |out| {
+fn put(out: &mut Vec<u8>, key: &str, value: Option<&[u8]>) -> Result<(), RecordTooLarge> {
+    record::put(out, RecordKind::Note, |out| {
         put_bytes(out, key.as_bytes());
         out.push(u8::from(value.is_some()));
         out.extend_from_slice(value.unwrap_or_default());
     })
 }
 
-pub(crate) fn note(payload: &[u8], values: &mut Values) -> Result<(), Damaged> {
-    let mut reader = Reader(payload);
+pub(crate) fn note(payload: &[u8], values: &mut NoteValues) -> Result<(), CorruptData> {
+    let mut reader = ByteReader(payload);
     let key = reader.text()?.to_owned();
     match reader.u8()? {
         0 => values.remove(&key),
@@ -170,12 +174,12 @@ pub(crate) fn note(payload: &[u8], values: &mut Values) -> Result<(), Damaged> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Limits, Store};
+    use crate::{Store, StoreLimits};
 
     #[test]
-    fn a_note_too_large_for_a_file_is_refused_and_what_was_noted_is_there_after_a_restart() {
+    fn a_note_too_large_for_a_file_is_refused_and_the_known_value_survives_a_restart() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, keeper, _) = Store::open(folder.path(), &Limits::default()).unwrap();
+        let (store, keeper, _) = Store::open(folder.path(), &StoreLimits::default()).unwrap();
         let (key, longest) = ("a", record::MOST - 17);
         store.note(key, Some(b"known".to_vec())).unwrap();
         assert!(store.note(key, Some(vec![1; record::MOST])).is_err());
@@ -184,7 +188,7 @@ mod tests {
         assert!(store.note("b", Some(vec![2; longest + 1])).is_err());
         drop(store);
         keeper.close(0);
-        let (store, _keeper, restored) = Store::open(folder.path(), &Limits::default()).unwrap();
+        let (store, _keeper, restored) = Store::open(folder.path(), &StoreLimits::default()).unwrap();
         assert_eq!(restored.damaged, 0);
         assert_eq!(store.notes(key), [(key.to_owned(), b"known".to_vec())]);
         assert_eq!(store.notes("b"), [("b".to_owned(), vec![1; longest])]);

@@ -7,8 +7,8 @@
 //!
 //! A reader skips a record whose checksum is wrong, and finds the next valid record.
 
-use super::disk::Readable;
-use crate::codec::{Damaged, Reader, put_u64};
+use super::disk::ReadableFile;
+use crate::codec::{ByteReader, CorruptData, put_u64};
 use std::io;
 
 /// Bytes of a record before its payload.
@@ -23,7 +23,7 @@ const MAGIC: &[u8; 9] = b"dropsonde";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Kind {
+pub(crate) enum RecordKind {
     File = 1,
     Schema = 2,
     Frame = 3,
@@ -45,14 +45,14 @@ pub(crate) enum FileKind {
 
 /// A part of a file.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Item<'a> {
+pub(crate) enum FilePart<'a> {
     Record {
         offset: usize,
-        kind: Kind,
+        kind: RecordKind,
         payload: &'a [u8],
     },
     /// Bytes that are not a valid record.
-    Damaged {
+    Corrupt {
         offset: usize,
         length: usize,
     },
@@ -69,9 +69,9 @@ pub(crate) struct Records<'a> {
     at: usize,
 }
 
-impl Kind {
+impl RecordKind {
     fn of(byte: u8) -> Option<Self> {
-        use Kind::*;
+        use RecordKind::*;
         [File, Schema, Frame, Rows, Chunk, Index, End, Note].into_iter().find(|&kind| kind as u8 == byte)
     }
 }
@@ -79,23 +79,23 @@ impl Kind {
 /// The error of a value that is too large for one record, with its size in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0} bytes are too many for one record of history; the limit is {MOST}")]
-pub struct TooLarge(pub usize);
+pub struct RecordTooLarge(pub usize);
 
-impl From<TooLarge> for io::Error {
-    fn from(error: TooLarge) -> Self {
+impl From<RecordTooLarge> for io::Error {
+    fn from(error: RecordTooLarge) -> Self {
         Self::new(io::ErrorKind::InvalidInput, error)
     }
 }
 
 /// Appends a record whose payload `fill` writes. Appends nothing if the payload is too large.
-pub(crate) fn put(out: &mut Vec<u8>, kind: Kind, fill: impl FnOnce(&mut Vec<u8>)) -> Result<(), TooLarge> {
+pub(crate) fn put(out: &mut Vec<u8>, kind: RecordKind, fill: impl FnOnce(&mut Vec<u8>)) -> Result<(), RecordTooLarge> {
     let start = out.len();
     out.extend_from_slice(&[0; HEAD]);
     fill(out);
     let length = out.len() - start - HEAD;
     if length > MOST {
         out.truncate(start);
-        return Err(TooLarge(length));
+        return Err(RecordTooLarge(length));
     }
     let head = (length as u32 | u32::from(kind as u8) << 24).to_le_bytes();
     let sum = checksum(head, out.get(start + HEAD..).unwrap_or_default()).to_le_bytes();
@@ -106,8 +106,8 @@ pub(crate) fn put(out: &mut Vec<u8>, kind: Kind, fill: impl FnOnce(&mut Vec<u8>)
 }
 
 /// Appends the first record of a file. `replaces` has the numbers of files whose contents are in this file too.
-pub(crate) fn put_file_head(out: &mut Vec<u8>, kind: FileKind, replaces: &[u64]) -> Result<(), TooLarge> {
-    put(out, Kind::File, |out| {
+pub(crate) fn put_file_head(out: &mut Vec<u8>, kind: FileKind, replaces: &[u64]) -> Result<(), RecordTooLarge> {
+    put(out, RecordKind::File, |out| {
         out.extend_from_slice(MAGIC);
         out.push(kind as u8);
         put_u64(out, VERSION);
@@ -125,10 +125,10 @@ pub(crate) enum FileHead {
     Newer,
 }
 
-pub(crate) fn file_head(payload: &[u8], kind: FileKind) -> Result<FileHead, Damaged> {
-    let mut reader = Reader(payload);
+pub(crate) fn file_head(payload: &[u8], kind: FileKind) -> Result<FileHead, CorruptData> {
+    let mut reader = ByteReader(payload);
     if reader.take(MAGIC.len())? != MAGIC || reader.u8()? != kind as u8 {
-        return Err(Damaged);
+        return Err(CorruptData);
     }
     if reader.u64()? > VERSION {
         return Ok(FileHead::Newer);
@@ -138,14 +138,14 @@ pub(crate) fn file_head(payload: &[u8], kind: FileKind) -> Result<FileHead, Dama
 }
 
 /// Returns the payload of a record that fills `bytes` exactly.
-pub(crate) fn whole(bytes: &[u8], kind: Kind) -> Result<&[u8], Damaged> {
+pub(crate) fn whole(bytes: &[u8], kind: RecordKind) -> Result<&[u8], CorruptData> {
     match record_at(bytes, 0) {
         Some((found, payload)) if found == kind && payload.len() + HEAD == bytes.len() => Ok(payload),
-        _ => Err(Damaged),
+        _ => Err(CorruptData),
     }
 }
 
-pub(crate) fn read_all(file: &dyn Readable) -> io::Result<Vec<u8>> {
+pub(crate) fn read_all(file: &dyn ReadableFile) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(file.size()?).map_err(io::Error::other)?];
     file.read_at(0, &mut bytes)?;
     Ok(bytes)
@@ -158,11 +158,11 @@ fn checksum(head: [u8; 4], payload: &[u8]) -> u32 {
     sum.finalize()
 }
 
-fn record_at(bytes: &[u8], at: usize) -> Option<(Kind, &[u8])> {
+fn record_at(bytes: &[u8], at: usize) -> Option<(RecordKind, &[u8])> {
     let head: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
     let sum: [u8; 4] = bytes.get(at + 4..at + HEAD)?.try_into().ok()?;
     let [a, b, c, kind] = head;
-    let kind = Kind::of(kind)?;
+    let kind = RecordKind::of(kind)?;
     let length = u32::from_le_bytes([a, b, c, 0]) as usize;
     let payload = bytes.get(at + HEAD..at + HEAD + length)?;
     (checksum(head, payload) == u32::from_le_bytes(sum)).then_some((kind, payload))
@@ -175,16 +175,16 @@ impl<'a> Records<'a> {
 }
 
 impl<'a> Iterator for Records<'a> {
-    type Item = Item<'a>;
+    type Item = FilePart<'a>;
 
-    fn next(&mut self) -> Option<Item<'a>> {
+    fn next(&mut self) -> Option<FilePart<'a>> {
         let offset = self.at;
         if offset >= self.bytes.len() {
             return None;
         }
         if let Some((kind, payload)) = record_at(self.bytes, offset) {
             self.at = offset + HEAD + payload.len();
-            return Some(Item::Record { offset, kind, payload });
+            return Some(FilePart::Record { offset, kind, payload });
         }
         // Most likely the length is right. If not, the next record may be anywhere.
         let length = self.bytes.get(offset..offset + 3).map_or(0, |bytes| match *bytes {
@@ -199,9 +199,9 @@ impl<'a> Iterator for Records<'a> {
         };
         self.at = found.unwrap_or(self.bytes.len());
         Some(match found {
-            Some(found) => Item::Damaged { offset, length: found - offset },
-            None if likely == self.bytes.len() => Item::Damaged { offset, length: likely - offset },
-            None => Item::Torn { offset },
+            Some(found) => FilePart::Corrupt { offset, length: found - offset },
+            None if likely == self.bytes.len() => FilePart::Corrupt { offset, length: likely - offset },
+            None => FilePart::Torn { offset },
         })
     }
 }
@@ -217,7 +217,7 @@ pub(crate) fn with_checksums(mut bytes: &[u8], kind: u8) -> Vec<u8> {
     let _ = put_file_head(&mut out, file.unwrap_or(FileKind::Log), &[]);
     while let Some(([kind, length], rest)) = bytes.split_at_checked(2).map(|(head, rest)| ([head[0], head[1]], rest)) {
         let (payload, rest) = rest.split_at(usize::from(length).min(rest.len()));
-        match Kind::of(kind % 9) {
+        match RecordKind::of(kind % 9) {
             Some(kind) => {
                 let _ = put(&mut out, kind, |out| out.extend_from_slice(payload));
             }
@@ -232,7 +232,7 @@ pub(crate) fn with_checksums(mut bytes: &[u8], kind: u8) -> Vec<u8> {
 #[cfg(test)]
 pub(crate) fn without_checksums(bytes: &[u8]) -> Vec<u8> {
     let record = |item| match item {
-        Item::Record { kind, payload, .. } if kind != Kind::File => {
+        FilePart::Record { kind, payload, .. } if kind != RecordKind::File => {
             Some([&[kind as u8, u8::try_from(payload.len()).ok()?], payload].concat())
         }
         _ => None,
@@ -243,11 +243,13 @@ pub(crate) fn without_checksums(bytes: &[u8]) -> Vec<u8> {
 /// Returns the same file as if a later version had written it.
 #[cfg(test)]
 pub(crate) fn of_a_later_version(bytes: &[u8]) -> Vec<u8> {
-    let Some(Item::Record { kind: Kind::File, payload, .. }) = Records::of(bytes).next() else { unreachable!() };
+    let Some(FilePart::Record { kind: RecordKind::File, payload, .. }) = Records::of(bytes).next() else {
+        unreachable!()
+    };
     let mut later = payload.to_vec();
     later[MAGIC.len() + 1] += 1;
     let mut out = Vec::new();
-    put(&mut out, Kind::File, |out| out.extend_from_slice(&later)).unwrap();
+    put(&mut out, RecordKind::File, |out| out.extend_from_slice(&later)).unwrap();
     out.extend_from_slice(&bytes[HEAD + payload.len()..]);
     out
 }
@@ -261,7 +263,7 @@ mod tests {
         let mut out = Vec::new();
         let starts = payloads.iter().map(|payload| {
             let start = out.len();
-            put(&mut out, Kind::Rows, |out| out.extend_from_slice(payload)).unwrap();
+            put(&mut out, RecordKind::Rows, |out| out.extend_from_slice(payload)).unwrap();
             start
         });
         let starts = starts.collect();
@@ -270,19 +272,19 @@ mod tests {
 
     fn found(bytes: &[u8]) -> Vec<&[u8]> {
         let payload = |item| match item {
-            Item::Record { payload, .. } => Some(payload),
+            FilePart::Record { payload, .. } => Some(payload),
             _ => None,
         };
         Records::of(bytes).filter_map(payload).collect()
     }
 
     #[test]
-    fn a_record_that_is_too_large_is_an_error_and_leaves_nothing_of_itself() {
+    fn a_record_that_is_too_large_is_an_error_and_appends_nothing() {
         let (mut bytes, _) = file(&[b"before".to_vec()]);
         let before = bytes.clone();
         let put_some =
-            |bytes: &mut Vec<u8>, length: usize| put(bytes, Kind::Note, |out| out.resize(out.len() + length, 7));
-        assert_eq!(put_some(&mut bytes, MOST + 1), Err(TooLarge(MOST + 1)));
+            |bytes: &mut Vec<u8>, length: usize| put(bytes, RecordKind::Note, |out| out.resize(out.len() + length, 7));
+        assert_eq!(put_some(&mut bytes, MOST + 1), Err(RecordTooLarge(MOST + 1)));
         assert_eq!(bytes, before);
         assert_eq!(put_some(&mut bytes, MOST), Ok(()));
         assert_eq!(found(&bytes).last().map(|payload| payload.len()), Some(MOST));
@@ -290,7 +292,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_flipped_bit_costs_one_record(
+        fn a_flipped_bit_loses_one_record(
             payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..20),
             place: prop::sample::Index,
             bit in 0u32..8,
@@ -305,7 +307,7 @@ mod tests {
         }
 
         #[test]
-        fn a_cut_file_keeps_what_is_whole(
+        fn a_truncated_file_keeps_its_whole_records(
             payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..20),
             place: prop::sample::Index,
         ) {
@@ -316,7 +318,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_can_be_read(bytes: Vec<u8>) {
+        fn reading_records_from_any_bytes_does_not_panic(bytes: Vec<u8>) {
             found(&bytes);
         }
     }

@@ -1,14 +1,14 @@
 //! Reads a folder at the start.
 
-use super::dead::Dead;
+use super::definitions::FrameKey;
 use super::disk::Disk;
-use super::log::{self, Logged};
-use super::names::FrameKey;
+use super::log::{self, LoggedRows};
 use super::notes;
-use super::segment::{self, Listed, Segment};
-use super::unread::Unread;
-use super::{Archive, FORGOTTEN, Forgotten};
-use crate::frame::{Frame, Shared};
+use super::removed_frames::RemovedFrames;
+use super::segment::{self, FramePages, Segment};
+use super::unread_history::UnreadHistory;
+use super::{Archive, FORGOTTEN, ForgottenNote};
+use crate::frame::{Frame, StoreResources};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,7 @@ use std::thread;
 
 /// The result of a restore: what was found, and what could not be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Restored {
+pub struct RestoreReport {
     pub frames: usize,
     /// Rows in logs. Some of them are in blocks too.
     pub logged_rows: u64,
@@ -29,17 +29,17 @@ pub struct Restored {
 }
 
 /// A file's contents, or why it could not be read.
-enum Loaded {
-    Segment(io::Result<(Arc<Segment>, segment::Loaded)>),
-    Log(io::Result<log::Loaded>),
+enum LoadedFile {
+    Segment(io::Result<(Arc<Segment>, segment::LoadedSegment)>),
+    Log(io::Result<log::LoadedLog>),
 }
 
 /// Reads a folder. The archive continues from its state.
 pub(crate) fn restore(
     disk: Arc<dyn Disk>,
-    shared: &Arc<Shared>,
-) -> io::Result<(Archive, Vec<Arc<Frame>>, notes::Values, Restored)> {
-    let mut restored = Restored::default();
+    shared: &Arc<StoreResources>,
+) -> io::Result<(Archive, Vec<Arc<Frame>>, notes::NoteValues, RestoreReport)> {
+    let mut restored = RestoreReport::default();
     let mut names = disk.list()?;
     names.sort_unstable();
     // An unfinished merge of a process that was stopped.
@@ -52,21 +52,21 @@ pub(crate) fn restore(
     let segment_files = numbered(&|name| segment::parse_name(name).map(|(_, number, _)| number));
     let last = [&notes_files, &logs, &segment_files].into_iter().filter_map(|files| files.keys().next_back()).max();
 
-    let mut values = notes::Values::new();
+    let mut values = notes::NoteValues::new();
     for name in notes_files.values() {
         match notes::read(&*disk, name, &mut values) {
             Ok((damaged, newer)) => restored.count(name, damaged, newer),
             Err(error) => restored.unreadable(name, &error),
         }
     }
-    let forgotten: HashMap<String, Forgotten> = values
+    let forgotten: HashMap<String, ForgottenNote> = values
         .iter()
-        .filter_map(|(key, value)| Some((key.strip_prefix(FORGOTTEN)?.to_owned(), Forgotten::read(value)?)))
+        .filter_map(|(key, value)| Some((key.strip_prefix(FORGOTTEN)?.to_owned(), ForgottenNote::read(value)?)))
         .collect();
-    let dead = Dead::of(&values);
+    let removed = RemovedFrames::of(&values);
     let is_forgotten = |key: &FrameKey| {
         let noted = forgotten.get(key.instance.as_str());
-        dead.has(key.born) || noted.is_some_and(|forgotten| key.born < forgotten.born_before)
+        removed.has(key.born) || noted.is_some_and(|forgotten| key.born < forgotten.born_before)
     };
 
     // Logs take longest, so they are at the end: `in_parallel` takes items from there.
@@ -75,8 +75,8 @@ pub(crate) fn restore(
         .collect();
     let mut loaded = in_parallel(files, |(is_log, number, name)| {
         let loaded = match is_log {
-            true => Loaded::Log(log::load(&*disk, name)),
-            false => Loaded::Segment(Segment::load(&*disk, name)),
+            true => LoadedFile::Log(log::load(&*disk, name)),
+            false => LoadedFile::Segment(Segment::load(&*disk, name)),
         };
         (number, name, loaded)
     });
@@ -84,11 +84,11 @@ pub(crate) fn restore(
 
     let mut replaced = HashSet::new();
     let mut segments = BTreeMap::new();
-    let mut listed: Vec<(u64, Vec<(FrameKey, Listed)>)> = Vec::new();
-    let mut logged: Vec<(FrameKey, Logged)> = Vec::new();
+    let mut listed: Vec<(u64, Vec<(FrameKey, FramePages)>)> = Vec::new();
+    let mut logged: Vec<(FrameKey, LoggedRows)> = Vec::new();
     for (number, name, loaded) in loaded {
         match loaded {
-            Loaded::Segment(Ok((segment, loaded))) => {
+            LoadedFile::Segment(Ok((segment, loaded))) => {
                 restored.count(name, loaded.damaged, loaded.newer);
                 if !loaded.newer {
                     replaced.extend(loaded.replaces);
@@ -96,20 +96,20 @@ pub(crate) fn restore(
                     listed.push((number, loaded.frames));
                 }
             }
-            Loaded::Log(Ok(loaded)) => {
+            LoadedFile::Log(Ok(loaded)) => {
                 restored.count(name, loaded.damaged, loaded.newer);
                 logged.extend(loaded.frames);
             }
-            Loaded::Segment(Err(error)) | Loaded::Log(Err(error)) => restored.unreadable(name, &error),
+            LoadedFile::Segment(Err(error)) | LoadedFile::Log(Err(error)) => restored.unreadable(name, &error),
         }
     }
     let before = forgotten.values().map(|forgotten| forgotten.born_before);
-    let mut next_born = before.max().unwrap_or(0).max(dead.end());
+    let mut next_born = before.max().unwrap_or(0).max(removed.end());
     let mut is_known = |key: &FrameKey| {
         next_born = next_born.max(key.born + 1);
         !is_forgotten(key)
     };
-    let mut found: HashMap<FrameKey, Unread> = HashMap::new();
+    let mut found: HashMap<FrameKey, UnreadHistory> = HashMap::new();
     for (number, frames) in listed {
         let is_replaced = replaced.contains(&number);
         for (key, listed) in frames.into_iter().filter(|(key, _)| is_known(key) && !is_replaced) {
@@ -167,7 +167,7 @@ fn in_parallel<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) ->
     done.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Restored {
+impl RestoreReport {
     fn count(&mut self, name: &str, damaged: u64, newer: bool) {
         self.damaged += damaged;
         if newer {

@@ -6,11 +6,11 @@
 //! settled:  file head · (schema and frame records)… · chunk records… · index records… · end
 //! ```
 
-use super::disk::{Disk, Growing, Readable};
-use super::names::{Explained, FrameKey, Names};
-use super::record::{self, FileHead, FileKind, HEAD, Item, Kind, Records};
-use crate::codec::{self, Damaged, MOST_PAGES, Reader, put_bytes, put_i64, put_u64};
-use crate::frame::{Bytes, Place, Unreadable};
+use super::definitions::{FrameKey, ReadDefinitions, WrittenDefinitions};
+use super::disk::{AppendOnlyFile, Disk, ReadableFile};
+use super::record::{self, FileHead, FileKind, FilePart, HEAD, RecordKind, Records};
+use crate::codec::{self, ByteReader, CorruptData, MOST_PAGES, put_bytes, put_i64, put_u64};
+use crate::frame::{BlockPlace, ChunkBytes, UnreadableBlock};
 use crate::ladder;
 use std::collections::HashMap;
 use std::io;
@@ -35,23 +35,23 @@ pub(crate) struct Segment {
     pages: AtomicU64,
     /// The owner of the blocks, if all have the same. Earlier versions wrote the blocks of all owners into one file.
     owner: OnceLock<Arc<str>>,
-    file: Box<dyn Readable>,
+    file: Box<dyn ReadableFile>,
 }
 
 /// A block's entry in a segment.
 #[derive(Debug, Clone)]
-pub(crate) struct Page {
+pub(crate) struct PageEntry {
     pub(crate) generation: u32,
     pub(crate) first_ms: i64,
     pub(crate) last_ms: i64,
     pub(crate) rows: usize,
-    pub(crate) place: Place,
+    pub(crate) place: BlockPlace,
 }
 
 /// The contents of a segment.
 #[derive(Debug, Default)]
-pub(crate) struct Loaded {
-    pub(crate) frames: Vec<(FrameKey, Listed)>,
+pub(crate) struct LoadedSegment {
+    pub(crate) frames: Vec<(FrameKey, FramePages)>,
     /// Numbers of the files that this one replaces: it has all their chunks.
     pub(crate) replaces: Vec<u64>,
     /// The number of corrupt places.
@@ -62,8 +62,8 @@ pub(crate) struct Loaded {
 
 /// The blocks of one frame in a segment.
 #[derive(Debug)]
-pub(crate) enum Listed {
-    Pages(Vec<Page>),
+pub(crate) enum FramePages {
+    Pages(Vec<PageEntry>),
     /// A part of the segment's index, which is not read yet.
     Indexed {
         segment: Arc<Segment>,
@@ -73,10 +73,10 @@ pub(crate) enum Listed {
 }
 
 #[derive(Debug)]
-pub(crate) struct Writer {
+pub(crate) struct SegmentWriter {
     pub(crate) segment: Arc<Segment>,
-    file: Box<dyn Growing>,
-    explained: Explained,
+    file: Box<dyn AppendOnlyFile>,
+    defined: WrittenDefinitions,
     pending: Vec<u8>,
     /// The offset of the next record.
     offset: u64,
@@ -121,7 +121,7 @@ impl Segment {
     }
 
     /// Opens a segment and reads its list of blocks.
-    pub(crate) fn load(disk: &dyn Disk, name: &str) -> io::Result<(Arc<Self>, Loaded)> {
+    pub(crate) fn load(disk: &dyn Disk, name: &str) -> io::Result<(Arc<Self>, LoadedSegment)> {
         let segment = Self::open(disk, name)?;
         let indexed = if segment.settled { segment.read_index(segment.size())? } else { None };
         let loaded = match indexed {
@@ -144,17 +144,19 @@ impl Segment {
     }
 
     /// Reads the index at the end of a segment; `None` if it is missing or corrupt.
-    pub(crate) fn index(disk: &dyn Disk, name: &str) -> io::Result<Option<Loaded>> {
+    pub(crate) fn index(disk: &dyn Disk, name: &str) -> io::Result<Option<LoadedSegment>> {
         let segment = Self::open(disk, name)?;
         segment.read_index(segment.size())
     }
 
     /// Reads the index at the end; `None` if it is missing or corrupt.
-    fn read_index(self: &Arc<Self>, size: u64) -> io::Result<Option<Loaded>> {
+    fn read_index(self: &Arc<Self>, size: u64) -> io::Result<Option<LoadedSegment>> {
         let mut end = [0; HEAD + 16];
         let Some(end_at) = size.checked_sub(end.len() as u64) else { return Ok(None) };
         self.file.read_at(end_at, &mut end)?;
-        let Ok((chunks_at, index_at)) = record::whole(&end, Kind::End).and_then(read_end) else { return Ok(None) };
+        let Ok((chunks_at, index_at)) = record::whole(&end, RecordKind::End).and_then(read_end) else {
+            return Ok(None);
+        };
         let Some(index_length) = end_at.checked_sub(index_at).filter(|_| chunks_at <= index_at) else {
             return Ok(None);
         };
@@ -164,24 +166,31 @@ impl Segment {
             Ok(bytes)
         };
         let (before, index) = (read(0, chunks_at)?, Arc::new(read(index_at, index_length)?));
-        let mut loaded = Loaded::default();
-        let mut names = Names::default();
+        let mut loaded = LoadedSegment::default();
+        let mut definitions = ReadDefinitions::default();
         for item in Records::of(&before).chain(Records::of(&index)) {
             let read = match item {
-                Item::Record { kind: Kind::File, payload, .. } => match record::file_head(payload, FileKind::Segment) {
-                    Ok(FileHead::Known { replaces }) => {
-                        loaded.replaces = replaces;
-                        Ok(())
+                FilePart::Record { kind: RecordKind::File, payload, .. } => {
+                    match record::file_head(payload, FileKind::Segment) {
+                        Ok(FileHead::Known { replaces }) => {
+                            loaded.replaces = replaces;
+                            Ok(())
+                        }
+                        Ok(FileHead::Newer) => {
+                            return Ok(Some(LoadedSegment { newer: true, ..LoadedSegment::default() }));
+                        }
+                        Err(error) => Err(error),
                     }
-                    Ok(FileHead::Newer) => return Ok(Some(Loaded { newer: true, ..Loaded::default() })),
-                    Err(error) => Err(error),
-                },
-                // Index records are only at the end, so the offset is in `index`.
-                Item::Record { kind: Kind::Index, payload, offset } => {
-                    self.read_index_part(&index, offset + HEAD..offset + HEAD + payload.len(), &names, &mut loaded)
                 }
-                Item::Record { kind, payload, .. } => names.learn(kind, payload),
-                Item::Damaged { .. } | Item::Torn { .. } => Err(Damaged),
+                // Index records are only at the end, so the offset is in `index`.
+                FilePart::Record { kind: RecordKind::Index, payload, offset } => self.read_index_part(
+                    &index,
+                    offset + HEAD..offset + HEAD + payload.len(),
+                    &definitions,
+                    &mut loaded,
+                ),
+                FilePart::Record { kind, payload, .. } => definitions.learn(kind, payload),
+                FilePart::Corrupt { .. } | FilePart::Torn { .. } => Err(CorruptData),
             };
             if read.is_err() {
                 return Ok(None);
@@ -195,76 +204,78 @@ impl Segment {
         self: &Arc<Self>,
         index: &Arc<Vec<u8>>,
         part: Range<usize>,
-        names: &Names,
-        loaded: &mut Loaded,
-    ) -> Result<(), Damaged> {
-        let mut reader = Reader(index.get(part.clone()).ok_or(Damaged)?);
+        definitions: &ReadDefinitions,
+        loaded: &mut LoadedSegment,
+    ) -> Result<(), CorruptData> {
+        let mut reader = ByteReader(index.get(part.clone()).ok_or(CorruptData)?);
         while !reader.is_empty() {
-            let id = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
+            let id = u32::try_from(reader.u64()?).map_err(|_| CorruptData)?;
             let pages = reader.up_to(part.len())?;
             let length = reader.bytes()?.len();
             self.pages.fetch_add(pages as u64, Ordering::Relaxed);
             let end = part.end - reader.0.len();
-            let listed = Listed::Indexed { segment: self.clone(), index: index.clone(), part: end - length..end };
-            loaded.frames.push((names.frame(id)?.clone(), listed));
+            let listed = FramePages::Indexed { segment: self.clone(), index: index.clone(), part: end - length..end };
+            loaded.frames.push((definitions.frame(id)?.clone(), listed));
         }
         Ok(())
     }
 
     /// Reads the blocks that the index lists for one frame, up to the first corrupt entry.
-    fn read_pages(self: &Arc<Self>, listed: &[u8], pages: &mut Vec<Page>) -> Result<(), Damaged> {
-        let mut reader = Reader(listed);
+    fn read_pages(self: &Arc<Self>, listed: &[u8], pages: &mut Vec<PageEntry>) -> Result<(), CorruptData> {
+        let mut reader = ByteReader(listed);
         let (mut offset, mut before_ms) = (0u64, self.partition_ms);
         let mut shape = None;
         while !reader.is_empty() {
-            offset = offset.checked_add(reader.u64()?).ok_or(Damaged)?;
-            let length = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
+            offset = offset.checked_add(reader.u64()?).ok_or(CorruptData)?;
+            let length = u32::try_from(reader.u64()?).map_err(|_| CorruptData)?;
             for page in 0..reader.up_to(MOST_PAGES)? {
                 let (rows, generation, ahead_ms, span_ms) = match (reader.up_to(codec::MOST_ROWS)?, shape.take()) {
                     (0, Some(same)) => same,
-                    (0, None) => return Err(Damaged),
+                    (0, None) => return Err(CorruptData),
                     (rows, _) => {
-                        let generation = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
+                        let generation = u32::try_from(reader.u64()?).map_err(|_| CorruptData)?;
                         (rows, generation, reader.i64()?, reader.u64()?)
                     }
                 };
                 shape = Some((rows, generation, ahead_ms, span_ms));
-                let first_ms = before_ms.checked_add(ahead_ms).ok_or(Damaged)?;
-                let last_ms = first_ms.checked_add_unsigned(span_ms).ok_or(Damaged)?;
+                let first_ms = before_ms.checked_add(ahead_ms).ok_or(CorruptData)?;
+                let last_ms = first_ms.checked_add_unsigned(span_ms).ok_or(CorruptData)?;
                 before_ms = last_ms;
-                pages.push(Page { generation, first_ms, last_ms, rows, place: self.place(offset, length, page) });
+                pages.push(PageEntry { generation, first_ms, last_ms, rows, place: self.place(offset, length, page) });
             }
         }
         Ok(())
     }
 
     /// Reads the segment record by record, without the index.
-    fn scan(self: &Arc<Self>) -> io::Result<Loaded> {
+    fn scan(self: &Arc<Self>) -> io::Result<LoadedSegment> {
         let bytes = record::read_all(&*self.file)?;
-        let mut loaded = Loaded::default();
-        let mut names = Names::default();
-        let mut frames: HashMap<u32, Vec<Page>> = HashMap::new();
+        let mut loaded = LoadedSegment::default();
+        let mut definitions = ReadDefinitions::default();
+        let mut frames: HashMap<u32, Vec<PageEntry>> = HashMap::new();
         for item in Records::of(&bytes) {
             let read = match item {
-                Item::Record { kind: Kind::File, payload, .. } => match record::file_head(payload, FileKind::Segment) {
-                    Ok(FileHead::Newer) => return Ok(Loaded { newer: true, ..Loaded::default() }),
-                    Ok(FileHead::Known { replaces }) => {
-                        loaded.replaces = replaces;
-                        Ok(())
+                FilePart::Record { kind: RecordKind::File, payload, .. } => {
+                    match record::file_head(payload, FileKind::Segment) {
+                        Ok(FileHead::Newer) => return Ok(LoadedSegment { newer: true, ..LoadedSegment::default() }),
+                        Ok(FileHead::Known { replaces }) => {
+                            loaded.replaces = replaces;
+                            Ok(())
+                        }
+                        Err(error) => Err(error),
                     }
-                    Err(error) => Err(error),
-                },
-                Item::Record { kind: Kind::Chunk, payload, offset } => {
-                    self.read_heads(payload, offset, &names, &mut frames)
                 }
-                Item::Record { kind, payload, .. } => names.learn(kind, payload),
-                Item::Damaged { .. } => Err(Damaged),
-                Item::Torn { .. } => Ok(()),
+                FilePart::Record { kind: RecordKind::Chunk, payload, offset } => {
+                    self.read_heads(payload, offset, &definitions, &mut frames)
+                }
+                FilePart::Record { kind, payload, .. } => definitions.learn(kind, payload),
+                FilePart::Corrupt { .. } => Err(CorruptData),
+                FilePart::Torn { .. } => Ok(()),
             };
             loaded.damaged += u64::from(read.is_err());
         }
         self.pages.store(frames.values().map(|pages| pages.len() as u64).sum(), Ordering::Relaxed);
-        let listed = |(id, pages)| Some((names.frame(id).ok()?.clone(), Listed::Pages(pages)));
+        let listed = |(id, pages)| Some((definitions.frame(id).ok()?.clone(), FramePages::Pages(pages)));
         loaded.frames = frames.into_iter().filter_map(listed).collect();
         Ok(loaded)
     }
@@ -273,14 +284,14 @@ impl Segment {
         self: &Arc<Self>,
         payload: &[u8],
         offset: usize,
-        names: &Names,
-        frames: &mut HashMap<u32, Vec<Page>>,
-    ) -> Result<(), Damaged> {
-        let mut reader = Reader(payload);
-        let id = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
-        let length = u32::try_from(payload.len() + HEAD).map_err(|_| Damaged)?;
-        let heads = codec::heads(&names.frame(id)?.schema, &mut reader)?;
-        let pages = heads.into_iter().enumerate().map(|(page, head)| Page {
+        definitions: &ReadDefinitions,
+        frames: &mut HashMap<u32, Vec<PageEntry>>,
+    ) -> Result<(), CorruptData> {
+        let mut reader = ByteReader(payload);
+        let id = u32::try_from(reader.u64()?).map_err(|_| CorruptData)?;
+        let length = u32::try_from(payload.len() + HEAD).map_err(|_| CorruptData)?;
+        let heads = codec::heads(&definitions.frame(id)?.schema, &mut reader)?;
+        let pages = heads.into_iter().enumerate().map(|(page, head)| PageEntry {
             generation: head.generation,
             first_ms: head.first_ms,
             last_ms: head.last_ms,
@@ -291,23 +302,23 @@ impl Segment {
         Ok(())
     }
 
-    pub(crate) fn place(self: &Arc<Self>, offset: u64, length: u32, page: usize) -> Place {
-        let bytes = Bytes::Stored { file: self.clone(), offset, length };
-        Place { bytes, page: u16::try_from(page).unwrap_or(u16::MAX) }
+    pub(crate) fn place(self: &Arc<Self>, offset: u64, length: u32, page: usize) -> BlockPlace {
+        let bytes = ChunkBytes::Stored { file: self.clone(), offset, length };
+        BlockPlace { bytes, page: u16::try_from(page).unwrap_or(u16::MAX) }
     }
 }
 
 impl Segment {
     /// Reads the chunk at a place and checks it.
-    pub(crate) fn chunk(&self, offset: u64, length: u32) -> Result<Vec<u8>, Unreadable> {
+    pub(crate) fn chunk(&self, offset: u64, length: u32) -> Result<Vec<u8>, UnreadableBlock> {
         // Offset and length come from the index and are not trusted.
         if length as usize > HEAD + record::MOST || offset.saturating_add(u64::from(length)) > self.size() {
-            return Err(Damaged.into());
+            return Err(CorruptData.into());
         }
         let mut bytes = vec![0; length as usize];
         self.file.read_at(offset, &mut bytes)?;
-        let payload = record::whole(&bytes, Kind::Chunk)?;
-        let mut reader = Reader(payload);
+        let payload = record::whole(&bytes, RecordKind::Chunk)?;
+        let mut reader = ByteReader(payload);
         reader.u64()?;
         let before = bytes.len() - reader.0.len();
         bytes.drain(..before);
@@ -315,22 +326,22 @@ impl Segment {
     }
 }
 
-impl Listed {
+impl FramePages {
     /// Appends the blocks, up to the first corrupt entry.
-    pub(crate) fn read(&self, pages: &mut Vec<Page>) -> Result<(), Damaged> {
+    pub(crate) fn read(&self, pages: &mut Vec<PageEntry>) -> Result<(), CorruptData> {
         match self {
             Self::Pages(listed) => pages.extend_from_slice(listed),
             Self::Indexed { segment, index, part } => {
-                segment.read_pages(index.get(part.clone()).ok_or(Damaged)?, pages)?;
+                segment.read_pages(index.get(part.clone()).ok_or(CorruptData)?, pages)?;
             }
         }
         Ok(())
     }
 }
 
-// === impl Writer ===
+// === impl SegmentWriter ===
 
-impl Writer {
+impl SegmentWriter {
     /// Creates a file. `name` is its name as long as it is written.
     pub(crate) fn create(
         disk: &dyn Disk,
@@ -347,15 +358,15 @@ impl Writer {
         let mut pending = Vec::new();
         record::put_file_head(&mut pending, FileKind::Segment, replaces)?;
         let offset = pending.len() as u64;
-        Ok(Self { segment, file, explained: Explained::default(), pending, offset, chunks_at: offset })
+        Ok(Self { segment, file, defined: WrittenDefinitions::default(), pending, offset, chunks_at: offset })
     }
 
     /// Adds a chunk. Returns the offset and the length of its record.
     pub(crate) fn add(&mut self, id: u32, key: &FrameKey, chunk: &[u8]) -> io::Result<(u64, u32)> {
         let start = self.pending.len();
-        self.explained.explain(&mut self.pending, id, key)?;
+        self.defined.define(&mut self.pending, id, key)?;
         let record = self.pending.len();
-        record::put(&mut self.pending, Kind::Chunk, |out| {
+        record::put(&mut self.pending, RecordKind::Chunk, |out| {
             put_u64(out, u64::from(id));
             out.extend_from_slice(chunk);
         })?;
@@ -364,11 +375,11 @@ impl Writer {
         Ok((offset, u32::try_from(self.pending.len() - record).unwrap_or(u32::MAX)))
     }
 
-    pub(crate) fn place(&self, (offset, length): (u64, u32), page: usize) -> Place {
+    pub(crate) fn place(&self, (offset, length): (u64, u32), page: usize) -> BlockPlace {
         self.segment.place(offset, length, page)
     }
 
-    /// Returns the number of bytes that were added since the last [`Writer::write`].
+    /// Returns the number of bytes that were added since the last [`SegmentWriter::write`].
     pub(crate) fn pending(&self) -> usize {
         self.pending.len()
     }
@@ -386,16 +397,16 @@ impl Writer {
     }
 
     /// Defines frames before their chunks are added.
-    pub(crate) fn explain<'a>(&mut self, mut frames: impl Iterator<Item = (u32, &'a FrameKey)>) -> io::Result<()> {
+    pub(crate) fn define<'a>(&mut self, mut frames: impl Iterator<Item = (u32, &'a FrameKey)>) -> io::Result<()> {
         let start = self.pending.len();
-        frames.try_for_each(|(id, key)| self.explained.explain(&mut self.pending, id, key))?;
+        frames.try_for_each(|(id, key)| self.defined.define(&mut self.pending, id, key))?;
         self.offset += (self.pending.len() - start) as u64;
         self.chunks_at = self.offset;
         Ok(())
     }
 
     /// Adds the index and the end.
-    pub(crate) fn finish(&mut self, frames: &[(u32, Vec<Page>)]) -> io::Result<()> {
+    pub(crate) fn finish(&mut self, frames: &[(u32, Vec<PageEntry>)]) -> io::Result<()> {
         let (chunks_at, index_at) = (self.chunks_at, self.offset);
         let start = self.pending.len();
         let mut part = Vec::with_capacity(INDEX_PART);
@@ -408,11 +419,11 @@ impl Writer {
             listed.clear();
             self.segment.pages.fetch_add(pages.len() as u64, Ordering::Relaxed);
             if part.len() >= INDEX_PART {
-                record::put(&mut self.pending, Kind::Index, |out| out.append(&mut part))?;
+                record::put(&mut self.pending, RecordKind::Index, |out| out.append(&mut part))?;
             }
         }
-        record::put(&mut self.pending, Kind::Index, |out| out.append(&mut part))?;
-        record::put(&mut self.pending, Kind::End, |out| {
+        record::put(&mut self.pending, RecordKind::Index, |out| out.append(&mut part))?;
+        record::put(&mut self.pending, RecordKind::End, |out| {
             [chunks_at, index_at].iter().for_each(|at| out.extend_from_slice(&at.to_le_bytes()));
         })?;
         self.offset += (self.pending.len() - start) as u64;
@@ -421,17 +432,17 @@ impl Writer {
 }
 
 /// Reads the offsets of the first chunk and of the index.
-fn read_end(payload: &[u8]) -> Result<(u64, u64), Damaged> {
-    let place = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).map_err(|_| Damaged);
-    let (chunks, index) = payload.split_at_checked(8).ok_or(Damaged)?;
+fn read_end(payload: &[u8]) -> Result<(u64, u64), CorruptData> {
+    let place = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).map_err(|_| CorruptData);
+    let (chunks, index) = payload.split_at_checked(8).ok_or(CorruptData)?;
     Ok((place(chunks)?, place(index)?))
 }
 
 /// Writes the list of a frame's pages, chunk by chunk.
-fn put_pages(out: &mut Vec<u8>, pages: &[Page], partition_ms: i64) {
-    let at = |page: &Page| match page.place.bytes {
-        Bytes::Stored { offset, length, .. } => (offset, length),
-        Bytes::Memory(_) => (0, 0),
+fn put_pages(out: &mut Vec<u8>, pages: &[PageEntry], partition_ms: i64) {
+    let at = |page: &PageEntry| match page.place.bytes {
+        ChunkBytes::Stored { offset, length, .. } => (offset, length),
+        ChunkBytes::Memory(_) => (0, 0),
     };
     let (mut before, mut before_ms) = (0, partition_ms);
     let mut shape = None;

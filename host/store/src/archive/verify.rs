@@ -1,16 +1,16 @@
 //! Reads and unpacks everything in a folder, and reports what is corrupt.
 
+use super::definitions::{FrameKey, ReadDefinitions};
 use super::disk::Disk;
 use super::log;
-use super::names::{FrameKey, Names};
-use super::notes::{self, Values};
-use super::record::{self, FileHead, FileKind, HEAD, Item, Kind, Records};
-use super::rows::Row;
-use super::segment::{self, Page, Segment};
+use super::log_rows::LogRow;
+use super::notes::{self, NoteValues};
+use super::record::{self, FileHead, FileKind, FilePart, HEAD, RecordKind, Records};
+use super::segment::{self, PageEntry, Segment};
 use crate::cell::Cell;
-use crate::codec::{Chunk, PageHead, Reader};
-use crate::frame::Bytes;
-use crate::inspect::{Finding, Verified};
+use crate::codec::{ByteReader, Chunk, PageHead};
+use crate::frame::ChunkBytes;
+use crate::inspect::{FileDefect, VerifyReport};
 use crate::ladder::Layout;
 use crate::{Schema, StoredField, jumps};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,14 +21,14 @@ const SUM_TOLERANCE: f64 = 1e-9;
 
 /// The purpose of a file, which its name tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
+pub(crate) enum FileRole {
     Log,
     Fresh,
     Settled,
     Notes,
 }
 
-impl Role {
+impl FileRole {
     pub(crate) fn of(name: &str) -> Option<Self> {
         match segment::parse_name(name) {
             Some((.., settled)) => Some(if settled { Self::Settled } else { Self::Fresh }),
@@ -47,21 +47,21 @@ impl Role {
 }
 
 /// Checks all files. `progress` gets the number of bytes that are done and the total.
-pub(crate) fn verify(disk: &dyn Disk, progress: &mut dyn FnMut(u64, u64)) -> io::Result<Verified> {
+pub(crate) fn verify(disk: &dyn Disk, progress: &mut dyn FnMut(u64, u64)) -> io::Result<VerifyReport> {
     let mut names = disk.list()?;
     names.sort_unstable();
     let size = |name: &str| disk.open(name).and_then(|file| file.size()).unwrap_or(0);
-    let files: Vec<_> = names.iter().filter_map(|name| Some((name, Role::of(name)?, size(name)))).collect();
+    let files: Vec<_> = names.iter().filter_map(|name| Some((name, FileRole::of(name)?, size(name)))).collect();
     let all = files.iter().map(|(.., size)| size).sum();
-    let mut verified = Verified::default();
-    let mut notes = Values::new();
+    let mut verified = VerifyReport::default();
+    let mut notes = NoteValues::new();
     let mut done = 0;
     for (name, role, size) in files {
-        let mut file = Verifying { name, role, verified: &mut verified, seen: Seen::default() };
+        let mut file = FileVerifier { name, role, verified: &mut verified, contents: FileContents::default() };
         match disk.open(name).and_then(|file| record::read_all(&*file)) {
             Ok(bytes) => {
                 file.read(disk, &bytes, &mut |at| progress(done + at, all));
-                notes.append(&mut file.seen.notes);
+                notes.append(&mut file.contents.notes);
             }
             Err(error) => file.damaged(0, format!("cannot read the file: {error}")),
         }
@@ -75,27 +75,27 @@ pub(crate) fn verify(disk: &dyn Disk, progress: &mut dyn FnMut(u64, u64)) -> io:
 }
 
 /// A file that is being checked.
-struct Verifying<'a> {
+struct FileVerifier<'a> {
     name: &'a str,
-    role: Role,
-    verified: &'a mut Verified,
-    seen: Seen,
+    role: FileRole,
+    verified: &'a mut VerifyReport,
+    contents: FileContents,
 }
 
 /// The contents of a file that were read so far.
 #[derive(Default)]
-struct Seen {
-    names: Names,
-    notes: Values,
+struct FileContents {
+    definitions: ReadDefinitions,
+    notes: NoteValues,
     /// Chunks by offset, to compare with the index. Only of settled files.
-    chunks: BTreeMap<u64, Indexed>,
+    chunks: BTreeMap<u64, IndexedChunk>,
     /// Offsets of damage that is reported.
     damaged: BTreeSet<u64>,
 }
 
 /// A chunk as an index describes it.
 #[derive(Debug, PartialEq)]
-struct Indexed {
+struct IndexedChunk {
     key: FrameKey,
     length: u32,
     pages: Vec<PageSpan>,
@@ -109,9 +109,9 @@ struct PageSpan {
     rows: usize,
 }
 
-impl Verifying<'_> {
+impl FileVerifier<'_> {
     fn read(&mut self, disk: &dyn Disk, bytes: &[u8], progress: &mut dyn FnMut(u64)) {
-        if let Some(Item::Record { kind: Kind::File, payload, .. }) = Records::of(bytes).next()
+        if let Some(FilePart::Record { kind: RecordKind::File, payload, .. }) = Records::of(bytes).next()
             && let Ok(FileHead::Newer) = record::file_head(payload, self.role.kind())
         {
             self.verified.newer.push(self.name.to_owned());
@@ -122,31 +122,33 @@ impl Verifying<'_> {
         }
         for item in Records::of(bytes) {
             match item {
-                Item::Record { offset, kind, payload } => {
+                FilePart::Record { offset, kind, payload } => {
                     progress(offset as u64);
                     self.verified.records += 1;
-                    if offset == 0 && kind != Kind::File {
+                    if offset == 0 && kind != RecordKind::File {
                         self.damaged(0, "the file does not begin with a file header".to_owned());
                     }
                     if let Err(what) = self.record(offset, kind, payload) {
                         self.damaged(offset, what);
                     }
                 }
-                Item::Damaged { offset, length } => self.damaged(offset, format!("{length} bytes are not a record")),
-                Item::Torn { offset } => {
+                FilePart::Corrupt { offset, length } => {
+                    self.damaged(offset, format!("{length} bytes are not a record"))
+                }
+                FilePart::Torn { offset } => {
                     self.end(offset, format!("the last {} bytes are an incomplete record", bytes.len() - offset));
                 }
             }
         }
-        if self.role == Role::Settled {
+        if self.role == FileRole::Settled {
             self.index(disk, bytes.len());
         }
     }
 
     fn damaged(&mut self, offset: usize, what: String) {
         // Report an offset once; more reports of it would only be consequences.
-        if self.seen.damaged.insert(offset as u64) {
-            self.verified.damaged.push(Finding { file: self.name.to_owned(), offset: offset as u64, what });
+        if self.contents.damaged.insert(offset as u64) {
+            self.verified.damaged.push(FileDefect { file: self.name.to_owned(), offset: offset as u64, what });
         }
     }
 
@@ -154,26 +156,26 @@ impl Verifying<'_> {
     /// when it was complete.
     fn end(&mut self, offset: usize, what: String) {
         match self.role {
-            Role::Settled => self.damaged(offset, what),
-            _ => self.verified.torn.push(Finding { file: self.name.to_owned(), offset: offset as u64, what }),
+            FileRole::Settled => self.damaged(offset, what),
+            _ => self.verified.torn.push(FileDefect { file: self.name.to_owned(), offset: offset as u64, what }),
         }
     }
 
-    fn record(&mut self, offset: usize, kind: Kind, payload: &[u8]) -> Result<(), String> {
-        let Seen { names, notes, .. } = &mut self.seen;
+    fn record(&mut self, offset: usize, kind: RecordKind, payload: &[u8]) -> Result<(), String> {
+        let FileContents { definitions, notes, .. } = &mut self.contents;
         match (kind, self.role) {
-            (Kind::File, role) => match record::file_head(payload, role.kind()) {
+            (RecordKind::File, role) => match record::file_head(payload, role.kind()) {
                 Ok(_) => Ok(()),
                 Err(_) => Err("the file header names another kind of file".to_owned()),
             },
-            (Kind::Schema | Kind::Frame, Role::Log | Role::Fresh | Role::Settled) => {
-                names.learn(kind, payload).map_err(|_| "corrupt definition of a frame or a schema".to_owned())
+            (RecordKind::Schema | RecordKind::Frame, FileRole::Log | FileRole::Fresh | FileRole::Settled) => {
+                definitions.learn(kind, payload).map_err(|_| "corrupt definition of a frame or a schema".to_owned())
             }
-            (Kind::Rows, Role::Log) => {
+            (RecordKind::Rows, FileRole::Log) => {
                 let rows = &mut self.verified.rows;
-                let mut row = Row::default();
+                let mut row = LogRow::default();
                 let read = log::entries(payload, |record_ms, _, entry| {
-                    let mut entry = entry.rows(record_ms, &names.frame(entry.id)?.schema, &mut row)?;
+                    let mut entry = entry.rows(record_ms, &definitions.frame(entry.id)?.schema, &mut row)?;
                     while entry.next()?.is_some() {
                         *rows += 1;
                     }
@@ -181,9 +183,9 @@ impl Verifying<'_> {
                 });
                 read.map_err(|_| "corrupt rows, or rows of a frame that the file does not define".to_owned())
             }
-            (Kind::Chunk, Role::Fresh | Role::Settled) => self.chunk(offset, payload),
-            (Kind::Index | Kind::End, Role::Settled) | (Kind::End, Role::Notes) => Ok(()),
-            (Kind::Note, Role::Notes) => {
+            (RecordKind::Chunk, FileRole::Fresh | FileRole::Settled) => self.chunk(offset, payload),
+            (RecordKind::Index | RecordKind::End, FileRole::Settled) | (RecordKind::End, FileRole::Notes) => Ok(()),
+            (RecordKind::Note, FileRole::Notes) => {
                 notes::note(payload, notes).map_err(|_| "corrupt note, cannot be read".to_owned())
             }
             _ => Err("this kind of record does not belong in this kind of file".to_owned()),
@@ -191,9 +193,9 @@ impl Verifying<'_> {
     }
 
     fn chunk(&mut self, offset: usize, payload: &[u8]) -> Result<(), String> {
-        let mut reader = Reader(payload);
+        let mut reader = ByteReader(payload);
         let id = reader.u64().ok().and_then(|id| u32::try_from(id).ok());
-        let key = id.and_then(|id| self.seen.names.frame(id).ok());
+        let key = id.and_then(|id| self.contents.definitions.frame(id).ok());
         let key = key.ok_or_else(|| "chunk of a frame that the file does not define".to_owned())?;
         let unreadable = |_| "corrupt chunk, cannot be unpacked".to_owned();
         let chunk = Chunk::read(&key.schema, reader.0).map_err(unreadable)?;
@@ -204,10 +206,10 @@ impl Verifying<'_> {
             self.verified.blocks += 1;
             self.verified.rows += head.rows as u64;
         }
-        if self.role == Role::Settled {
+        if self.role == FileRole::Settled {
             let length = u32::try_from(payload.len() + HEAD).unwrap_or(u32::MAX);
             let pages = chunk.pages.iter().map(PageSpan::of_head).collect();
-            self.seen.chunks.insert(offset as u64, Indexed { key: key.clone(), length, pages });
+            self.contents.chunks.insert(offset as u64, IndexedChunk { key: key.clone(), length, pages });
         }
         Ok(())
     }
@@ -227,16 +229,16 @@ impl Verifying<'_> {
             for pages in pages.chunk_by(|a, b| place(a) == place(b)) {
                 let Some((offset, length)) = pages.first().and_then(place) else { continue };
                 let pages = pages.iter().map(PageSpan::of_page).collect();
-                let said = Indexed { key: key.clone(), length, pages };
+                let said = IndexedChunk { key: key.clone(), length, pages };
                 let at = usize::try_from(offset).unwrap_or(usize::MAX);
-                match self.seen.chunks.remove(&offset) {
+                match self.contents.chunks.remove(&offset) {
                     Some(found) if found == said => {}
                     Some(_) => self.damaged(at, "the index does not match this chunk".to_owned()),
                     None => self.damaged(at, "the index lists a chunk here, but there is none".to_owned()),
                 }
             }
         }
-        for offset in std::mem::take(&mut self.seen.chunks).into_keys() {
+        for offset in std::mem::take(&mut self.contents.chunks).into_keys() {
             self.damaged(
                 usize::try_from(offset).unwrap_or(usize::MAX),
                 "the index does not list this chunk".to_owned(),
@@ -251,16 +253,16 @@ impl PageSpan {
         Self { generation, first_ms, last_ms, rows }
     }
 
-    fn of_page(page: &Page) -> Self {
-        let Page { generation, first_ms, last_ms, rows, .. } = *page;
+    fn of_page(page: &PageEntry) -> Self {
+        let PageEntry { generation, first_ms, last_ms, rows, .. } = *page;
         Self { generation, first_ms, last_ms, rows }
     }
 }
 
-fn place(page: &Page) -> Option<(u64, u32)> {
+fn place(page: &PageEntry) -> Option<(u64, u32)> {
     match page.place.bytes {
-        Bytes::Stored { offset, length, .. } => Some((offset, length)),
-        Bytes::Memory(_) => None,
+        ChunkBytes::Stored { offset, length, .. } => Some((offset, length)),
+        ChunkBytes::Memory(_) => None,
     }
 }
 
@@ -287,33 +289,36 @@ fn agree(schema: &Schema, head: &PageHead, cells: &[Cell]) -> Result<(), String>
 mod tests {
     use super::*;
     use crate::InstanceId;
-    use crate::archive::disk::Folder;
-    use crate::archive::segment::Writer;
+    use crate::archive::disk::HistoryFolder;
+    use crate::archive::segment::SegmentWriter;
     use crate::codec::{self, Effort, put_u64};
-    use crate::rows::Rows;
+    use crate::rows::RawRows;
 
-    fn verified(disk: &dyn Disk) -> Verified {
+    fn verified(disk: &dyn Disk) -> VerifyReport {
         verify(disk, &mut |_, _| {}).unwrap()
     }
 
     /// Verifies a settled file of one chunk. `falsify` changes the cell of its rows. The index has one row too few,
     /// unless `index_is_right`.
-    fn settled(disk: &dyn Disk, falsify: impl Fn(&mut Cell), index_is_right: bool) -> Verified {
+    fn settled(disk: &dyn Disk, falsify: impl Fn(&mut Cell), index_is_right: bool) -> VerifyReport {
         let schema = Schema::new("s", vec![StoredField::gauge("x")]);
         let instance = InstanceId::new("i").unwrap();
         let owner = schema.sampler().clone();
         let key = FrameKey { instance, schema: schema.clone(), interval_ms: 1000, born: 0, owner };
         let at_ms: Vec<i64> = (0..100).map(|nth| nth * 1000).collect();
-        let rows =
-            Rows { columns: vec![(0..100).map(|nth| f64::from(nth * 7 % 31)).collect()], at_ms, ..Rows::default() };
+        let rows = RawRows {
+            columns: vec![(0..100).map(|nth| f64::from(nth * 7 % 31)).collect()],
+            at_ms,
+            ..RawRows::default()
+        };
         let mut cells = rows.clone().into_values(&schema).parts(&schema, Layout::of(1000)).whole(&schema);
         falsify(&mut cells[0]);
         let name = segment::name(0, 1, true);
-        let mut writer = Writer::create(disk, &name, (0, 1, true), None, &[]).unwrap();
-        writer.explain([(7, &key)].into_iter()).unwrap();
+        let mut writer = SegmentWriter::create(disk, &name, (0, 1, true), None, &[]).unwrap();
+        writer.define([(7, &key)].into_iter()).unwrap();
         let at = writer.add(7, &key, &codec::encode(&schema, &[&rows], &[&cells], Effort::Dense)).unwrap();
         let said = if index_is_right { 100 } else { 99 };
-        let page = Page { generation: 0, first_ms: 0, last_ms: 99_000, rows: said, place: writer.place(at, 0) };
+        let page = PageEntry { generation: 0, first_ms: 0, last_ms: 99_000, rows: said, place: writer.place(at, 0) };
         writer.finish(&[(7, vec![page])]).unwrap();
         writer.write().unwrap();
         let verified = verified(disk);
@@ -321,14 +326,14 @@ mod tests {
         verified
     }
 
-    fn folder() -> (tempfile::TempDir, Folder) {
+    fn folder() -> (tempfile::TempDir, HistoryFolder) {
         let temp = tempfile::tempdir().unwrap();
-        let folder = Folder::unlocked(temp.path()).unwrap();
+        let folder = HistoryFolder::unlocked(temp.path()).unwrap();
         (temp, folder)
     }
 
     #[test]
-    fn cells_that_their_rows_do_not_add_up_to_are_damage() {
+    fn cells_that_differ_from_their_rows_are_reported_as_damage() {
         let (_temp, folder) = folder();
         let whole = settled(&folder, |_| {}, true);
         assert_eq!((whole.damaged, whole.blocks, whole.rows), (vec![], 1, 100));
@@ -347,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_that_says_something_else_than_its_chunks_is_damage() {
+    fn an_index_that_differs_from_its_chunks_is_reported_as_damage() {
         let (_temp, folder) = folder();
         let verified = settled(&folder, |_| {}, false);
         let [found] = &verified.damaged[..] else { panic!("{verified:?}") };
@@ -355,10 +360,10 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_a_later_version_is_named_and_not_looked_into() {
+    fn a_file_of_a_later_version_is_named_and_not_checked() {
         let (_temp, folder) = folder();
         let mut bytes = Vec::new();
-        record::put(&mut bytes, Kind::File, |out| {
+        record::put(&mut bytes, RecordKind::File, |out| {
             out.extend_from_slice(b"dropsonde");
             out.push(FileKind::Log as u8);
             put_u64(out, 1000);
@@ -372,12 +377,12 @@ mod tests {
     }
 
     #[test]
-    fn a_record_where_it_does_not_belong_is_damage() {
+    fn a_record_in_the_wrong_kind_of_file_is_reported_as_damage() {
         let (_temp, folder) = folder();
         let mut bytes = Vec::new();
         record::put_file_head(&mut bytes, FileKind::Log, &[]).unwrap();
         let at = bytes.len() as u64;
-        record::put(&mut bytes, Kind::Chunk, |out| out.push(1)).unwrap();
+        record::put(&mut bytes, RecordKind::Chunk, |out| out.push(1)).unwrap();
         folder.create("log-0000000001").unwrap().append(&bytes).unwrap();
         folder.create("notes-0000000002").unwrap().append(&bytes).unwrap();
         let verified = verified(&folder);

@@ -1,7 +1,7 @@
 //! Writes cells in few bytes. Values are whole steps above the cell's smallest value where that is exact. The smallest
 //! value is relative to that of the page before.
 
-use super::bytes::{Damaged, Reader, put_f64, put_i64, put_u64, unzigzag, zigzag};
+use super::bytes::{ByteReader, CorruptData, put_f64, put_i64, put_u64, unzigzag, zigzag};
 use crate::cell::Cell;
 use crate::quantum::Quantum;
 use crate::{Aggregation, Schema};
@@ -17,13 +17,13 @@ const GAPS: u8 = 4;
 /// The parts of a field's cells that are stored: the smallest and the largest value, and those that the aggregation
 /// needs. The others read as NaN.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted {
+pub(super) struct CellEncoding {
     quantum: Quantum,
     last: bool,
     sum: bool,
 }
 
-impl Wanted {
+impl CellEncoding {
     pub(super) fn of(schema: &Schema, field: usize) -> Self {
         let aggregation = schema.fields().get(field).map(|field| field.aggregation);
         Self {
@@ -35,7 +35,7 @@ impl Wanted {
 }
 
 /// Writes a cell. `floor` is the smallest value of the page before, in steps; it becomes that of this page.
-pub(super) fn put(out: &mut Vec<u8>, cell: &Cell, wanted: Wanted, rows: usize, floor: &mut i64) {
+pub(super) fn put(out: &mut Vec<u8>, cell: &Cell, wanted: CellEncoding, rows: usize, floor: &mut i64) {
     if cell.count == 0 {
         out.push(EMPTY);
         return;
@@ -66,14 +66,19 @@ pub(super) fn put(out: &mut Vec<u8>, cell: &Cell, wanted: Wanted, rows: usize, f
 }
 
 /// Reads what [`put`] wrote.
-pub(super) fn read(reader: &mut Reader<'_>, wanted: Wanted, rows: usize, floor: &mut i64) -> Result<Cell, Damaged> {
+pub(super) fn read(
+    reader: &mut ByteReader<'_>,
+    wanted: CellEncoding,
+    rows: usize,
+    floor: &mut i64,
+) -> Result<Cell, CorruptData> {
     let quantum = wanted.quantum;
     let tag = reader.u8()?;
     if tag == EMPTY {
         return Ok(Cell::EMPTY);
     }
     let count = if tag & GAPS != 0 { reader.up_to(rows)? } else { rows };
-    let count = u32::try_from(count).map_err(|_| Damaged)?;
+    let count = u32::try_from(count).map_err(|_| CorruptData)?;
     let tag = tag & !GAPS;
     if tag == DOUBLES {
         let mut double = |kept: bool| if kept { read_double(reader) } else { Ok(f64::NAN) };
@@ -81,20 +86,20 @@ pub(super) fn read(reader: &mut Reader<'_>, wanted: Wanted, rows: usize, floor: 
         return Ok(Cell { min, max, sum, last, count });
     }
     if tag != STEPS && tag != LEVEL {
-        return Err(Damaged);
+        return Err(CorruptData);
     }
     let min = floor.wrapping_add(reader.i64()?);
     *floor = min;
     let mut more = |kept: bool| match (kept, tag) {
         (false, _) => Ok(None),
         (true, LEVEL) => Ok(Some(0)),
-        (true, _) => i64::try_from(reader.u64()?).map_err(|_| Damaged).map(Some),
+        (true, _) => i64::try_from(reader.u64()?).map_err(|_| CorruptData).map(Some),
     };
     let [max, last, excess] = [more(true)?, more(wanted.last)?, more(wanted.sum)?];
     let value = |from: Option<i64>, more: Option<i64>| match (from, more) {
         (_, None) => Ok(f64::NAN),
         (from, Some(more)) => {
-            let steps = from.and_then(|from| from.checked_add(more)).ok_or(Damaged)?;
+            let steps = from.and_then(|from| from.checked_add(more)).ok_or(CorruptData)?;
             Ok(quantum.value(steps as f64))
         }
     };
@@ -120,7 +125,7 @@ fn put_double(out: &mut Vec<u8>, value: f64) {
     }
 }
 
-fn read_double(reader: &mut Reader<'_>) -> Result<f64, Damaged> {
+fn read_double(reader: &mut ByteReader<'_>) -> Result<f64, CorruptData> {
     match reader.u64()? {
         0 => reader.f64(),
         whole => Ok(THOUSANDTHS.value(unzigzag(whole - 1) as f64)),
@@ -147,7 +152,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn cells_come_back_to_the_bit(
+        fn read_cells_equal_written_cells_to_the_bit(
             pages in prop::collection::vec(
                 prop::collection::vec(prop_oneof![5 => -1e6..1e6f64, 1 => Just(f64::NAN), 1 => any::<f64>()], 1..20),
                 1..5,
@@ -161,11 +166,11 @@ mod tests {
                 .collect();
             let (mut out, mut floor) = (Vec::new(), 0);
             for (cell, page) in cells.iter().zip(&pages) {
-                put(&mut out, cell, Wanted { quantum, last: true, sum: true }, page.len(), &mut floor);
+                put(&mut out, cell, CellEncoding { quantum, last: true, sum: true }, page.len(), &mut floor);
             }
-            let (mut reader, mut floor) = (Reader(&out), 0);
+            let (mut reader, mut floor) = (ByteReader(&out), 0);
             for (cell, page) in cells.iter().zip(&pages) {
-                let wanted = Wanted { quantum, last: true, sum: true };
+                let wanted = CellEncoding { quantum, last: true, sum: true };
                 let read = read(&mut reader, wanted, page.len(), &mut floor).unwrap();
                 let bits = |cell: &Cell| [cell.min, cell.max, cell.last, cell.sum].map(f64::to_bits);
                 prop_assert_eq!((bits(&read), read.count), (bits(cell), cell.count));

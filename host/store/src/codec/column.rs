@@ -1,6 +1,6 @@
 //! Compresses one column of a chunk: as whole steps if every value is a whole number of steps, else as doubles.
 
-use super::bytes::{Damaged, Reader, put_bytes, put_f64, put_i64, put_u64};
+use super::bytes::{ByteReader, CorruptData, put_bytes, put_f64, put_i64, put_u64};
 use super::{Effort, MOST_ROWS};
 use crate::quantum::Quantum;
 use pco::wrapped::{FileCompressor, FileDecompressor};
@@ -64,15 +64,15 @@ pub(super) fn encode(out: &mut Vec<u8>, declared: Quantum, pages: &[&[f64]], eff
 }
 
 /// A column whose head is read, so that its pages can be unpacked.
-pub(super) enum Column<'a> {
+pub(super) enum PackedColumn<'a> {
     Empty,
     Constant { value: f64, gaps: Vec<Gaps> },
-    Narrow(Quantum, Packed<'a>),
-    Wide(Quantum, Packed<'a>),
-    Doubles(Packed<'a>),
+    Narrow(Quantum, PackedPages<'a>),
+    Wide(Quantum, PackedPages<'a>),
+    Doubles(PackedPages<'a>),
 }
 
-pub(super) struct Packed<'a> {
+pub(super) struct PackedPages<'a> {
     gaps: Vec<Gaps>,
     meta: &'a [u8],
     pages: Vec<&'a [u8]>,
@@ -81,27 +81,27 @@ pub(super) struct Packed<'a> {
 /// Lengths of runs of rows with and without a value, in turn. The first run has values.
 pub(super) struct Gaps(Vec<usize>);
 
-impl<'a> Column<'a> {
+impl<'a> PackedColumn<'a> {
     /// Reads what [`encode`] wrote. `rows` has the number of rows of each page.
-    pub(super) fn read(reader: &mut Reader<'a>, rows: &[usize]) -> Result<Self, Damaged> {
+    pub(super) fn read(reader: &mut ByteReader<'a>, rows: &[usize]) -> Result<Self, CorruptData> {
         let tag = reader.u8()?;
-        let gaps = |reader: &mut Reader<'a>| -> Result<Vec<Gaps>, Damaged> {
+        let gaps = |reader: &mut ByteReader<'a>| -> Result<Vec<Gaps>, CorruptData> {
             if tag & FULL != 0 {
                 return Ok(rows.iter().map(|_| Gaps(Vec::new())).collect());
             }
             rows.iter().map(|&rows| Gaps::read(reader, rows)).collect()
         };
-        let packed = |reader: &mut Reader<'a>| {
+        let packed = |reader: &mut ByteReader<'a>| {
             let gaps = gaps(reader)?;
             let meta = reader.bytes()?;
             let mut before = 0i64;
             let lengths = rows.iter().map(|_| {
-                before = before.checked_add(reader.i64()?).ok_or(Damaged)?;
-                usize::try_from(before).map_err(|_| Damaged)
+                before = before.checked_add(reader.i64()?).ok_or(CorruptData)?;
+                usize::try_from(before).map_err(|_| CorruptData)
             });
             let lengths = lengths.collect::<Result<Vec<usize>, _>>()?;
             let pages = lengths.into_iter().map(|length| reader.take(length)).collect::<Result<_, _>>()?;
-            Ok(Packed { gaps, meta, pages })
+            Ok(PackedPages { gaps, meta, pages })
         };
         match tag & !FULL {
             EMPTY => Ok(Self::Empty),
@@ -109,16 +109,16 @@ impl<'a> Column<'a> {
             NARROW => Ok(Self::Narrow(quantum(reader)?, packed(reader)?)),
             WIDE => Ok(Self::Wide(quantum(reader)?, packed(reader)?)),
             DOUBLES => Ok(Self::Doubles(packed(reader)?)),
-            _ => Err(Damaged),
+            _ => Err(CorruptData),
         }
     }
 
     /// Unpacks the values of one page.
-    pub(super) fn page(&self, page: usize, rows: usize) -> Result<Vec<f64>, Damaged> {
+    pub(super) fn page(&self, page: usize, rows: usize) -> Result<Vec<f64>, CorruptData> {
         match self {
             Self::Empty => Ok(vec![f64::NAN; rows]),
             Self::Constant { value, gaps } => {
-                let gaps = gaps.get(page).ok_or(Damaged)?;
+                let gaps = gaps.get(page).ok_or(CorruptData)?;
                 gaps.spread(vec![*value; gaps.present(rows)], rows)
             }
             Self::Narrow(quantum, packed) => packed.page::<i32>(page, rows, |whole| quantum.value(f64::from(whole))),
@@ -128,18 +128,18 @@ impl<'a> Column<'a> {
     }
 }
 
-impl Packed<'_> {
+impl PackedPages<'_> {
     fn page<T: pco::data_types::Number + Default>(
         &self,
         page: usize,
         rows: usize,
         value: impl Fn(T) -> f64,
-    ) -> Result<Vec<f64>, Damaged> {
-        let gaps = self.gaps.get(page).ok_or(Damaged)?;
-        let packed = self.pages.get(page).ok_or(Damaged)?;
+    ) -> Result<Vec<f64>, CorruptData> {
+        let gaps = self.gaps.get(page).ok_or(CorruptData)?;
+        let packed = self.pages.get(page).ok_or(CorruptData)?;
         let mut present = vec![T::default(); gaps.present(rows)];
         if !present.is_empty() {
-            decompress(self.meta, packed, &mut present).map_err(|_| Damaged)?;
+            decompress(self.meta, packed, &mut present).map_err(|_| CorruptData)?;
         }
         gaps.spread(present.into_iter().map(value).collect(), rows)
     }
@@ -148,7 +148,7 @@ impl Packed<'_> {
 // === impl Gaps ===
 
 impl Gaps {
-    fn read(reader: &mut Reader<'_>, rows: usize) -> Result<Self, Damaged> {
+    fn read(reader: &mut ByteReader<'_>, rows: usize) -> Result<Self, CorruptData> {
         let runs = reader.up_to(rows.saturating_add(1))?;
         let mut left = rows;
         let runs = (0..runs).map(|_| {
@@ -164,7 +164,7 @@ impl Gaps {
         rows - self.0.iter().skip(1).step_by(2).sum::<usize>()
     }
 
-    fn spread(&self, present: Vec<f64>, rows: usize) -> Result<Vec<f64>, Damaged> {
+    fn spread(&self, present: Vec<f64>, rows: usize) -> Result<Vec<f64>, CorruptData> {
         if self.0.is_empty() {
             return Ok(present);
         }
@@ -172,7 +172,7 @@ impl Gaps {
         let mut rest = &present[..];
         for (turn, &run) in self.0.iter().enumerate() {
             if turn % 2 == 0 {
-                let (now, later) = rest.split_at_checked(run).ok_or(Damaged)?;
+                let (now, later) = rest.split_at_checked(run).ok_or(CorruptData)?;
                 spread.extend_from_slice(now);
                 rest = later;
             } else {
@@ -238,22 +238,22 @@ fn put_quantum(out: &mut Vec<u8>, quantum: Quantum) {
     put_f64(out, step);
 }
 
-fn quantum(reader: &mut Reader<'_>) -> Result<Quantum, Damaged> {
+fn quantum(reader: &mut ByteReader<'_>) -> Result<Quantum, CorruptData> {
     match reader.u8()? {
         0 => Ok(Quantum::Part(f64::from(reader.u8()?))),
         1 => Ok(Quantum::Part(finite(reader.f64()?)?)),
         2 => Ok(Quantum::Multiple(finite(reader.f64()?)?)),
-        _ => Err(Damaged),
+        _ => Err(CorruptData),
     }
 }
 
-fn finite(value: f64) -> Result<f64, Damaged> {
-    if value.is_finite() { Ok(value) } else { Err(Damaged) }
+fn finite(value: f64) -> Result<f64, CorruptData> {
+    if value.is_finite() { Ok(value) } else { Err(CorruptData) }
 }
 
 // === pcodec ===
 
-struct Body {
+struct CompressedColumn {
     meta: Vec<u8>,
     pages: Vec<Vec<u8>>,
 }
@@ -291,7 +291,7 @@ fn whole_numbers(wholes: &[i64], effort: Effort) -> ChunkConfig {
 }
 
 /// Compresses numbers into one page per count. Empty pages have no bytes.
-fn compress<T: pco::data_types::Number>(numbers: &[T], counts: &[usize], config: ChunkConfig) -> Body {
+fn compress<T: pco::data_types::Number>(numbers: &[T], counts: &[usize], config: ChunkConfig) -> CompressedColumn {
     let filled = counts.iter().copied().filter(|&count| count > 0).collect();
     let config = config.with_paging_spec(PagingSpec::Exact(filled));
     let packed = || {
@@ -308,7 +308,7 @@ fn compress<T: pco::data_types::Number>(numbers: &[T], counts: &[usize], config:
             }
             Ok::<_, pco::errors::PcoError>(page)
         });
-        Ok::<_, pco::errors::PcoError>(Body { pages: pages.collect::<Result<_, _>>()?, meta })
+        Ok::<_, pco::errors::PcoError>(CompressedColumn { pages: pages.collect::<Result<_, _>>()?, meta })
     };
     // pcodec fails only for unknown settings or if the writer fails; a Vec does not fail.
     packed().unwrap_or_else(|error| unreachable!("pcodec rejected its own settings: {error}"))

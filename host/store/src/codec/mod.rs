@@ -14,13 +14,13 @@ mod column;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use bytes::{Damaged, Reader, put_bytes, put_f64, put_i64, put_u64, unzigzag, zigzag};
+pub(crate) use bytes::{ByteReader, CorruptData, put_bytes, put_f64, put_i64, put_u64, unzigzag, zigzag};
 
 use crate::cell::Cell;
-use crate::rates::Total;
-use crate::rows::Rows;
+use crate::rates::CounterTotal;
+use crate::rows::RawRows;
 use crate::{Kind, Schema};
-use column::Column;
+use column::PackedColumn;
 
 /// The most rows of a page and the most pages of a chunk that the reader accepts. They are no targets for the writer.
 pub(crate) const MOST_ROWS: usize = 1024;
@@ -45,16 +45,16 @@ pub(crate) struct PageHead {
     pub(crate) first_ms: i64,
     pub(crate) last_ms: i64,
     pub(crate) rows: usize,
-    /// The generation of the rows: see [`Rows::generation`].
+    /// The generation of the rows: see [`RawRows::generation`].
     pub(crate) generation: u32,
     /// The cells, one per field.
     pub(crate) cells: Box<[Cell]>,
-    times: Times,
-    before: Vec<Option<Total>>,
+    times: RowTimes,
+    before: Vec<Option<CounterTotal>>,
 }
 
 #[derive(Debug, Clone)]
-enum Times {
+enum RowTimes {
     /// A constant difference from row to row, in milliseconds.
     Regular(i64),
     /// The difference from each row to the next, in milliseconds.
@@ -64,11 +64,11 @@ enum Times {
 /// A chunk whose heads are read.
 pub(crate) struct Chunk<'a> {
     pub(crate) pages: Vec<PageHead>,
-    columns: Vec<Column<'a>>,
+    columns: Vec<PackedColumn<'a>>,
 }
 
 /// Packs pages of one frame, ascending in time. `cells` has the cells of each page.
-pub(crate) fn encode(schema: &Schema, pages: &[&Rows], cells: &[&[Cell]], effort: Effort) -> Vec<u8> {
+pub(crate) fn encode(schema: &Schema, pages: &[&RawRows], cells: &[&[Cell]], effort: Effort) -> Vec<u8> {
     let mut out = Vec::with_capacity(pages.iter().map(|page| 64 + page.len() * schema.columns()).sum());
     put_u64(&mut out, schema.columns() as u64);
     put_u64(&mut out, pages.len() as u64);
@@ -89,7 +89,7 @@ pub(crate) fn encode(schema: &Schema, pages: &[&Rows], cells: &[&[Cell]], effort
             shape_before = shape;
         }
         for ((index, cell), floor) in cells.iter().enumerate().zip(&mut floors) {
-            cells::put(&mut out, cell, cells::Wanted::of(schema, index), page.len(), floor);
+            cells::put(&mut out, cell, cells::CellEncoding::of(schema, index), page.len(), floor);
         }
         for (index, field) in schema.fields().iter().enumerate() {
             if matches!(field.kind, Kind::Counter { .. }) {
@@ -107,33 +107,34 @@ pub(crate) fn encode(schema: &Schema, pages: &[&Rows], cells: &[&[Cell]], effort
 
 impl<'a> Chunk<'a> {
     /// Reads everything but the values.
-    pub(crate) fn read(schema: &Schema, bytes: &'a [u8]) -> Result<Self, Damaged> {
-        let mut reader = Reader(bytes);
+    pub(crate) fn read(schema: &Schema, bytes: &'a [u8]) -> Result<Self, CorruptData> {
+        let mut reader = ByteReader(bytes);
         let pages = heads(schema, &mut reader)?;
         let rows: Vec<usize> = pages.iter().map(|page| page.rows).collect();
-        let columns = (0..schema.columns()).map(|_| Column::read(&mut reader, &rows)).collect::<Result<_, _>>()?;
+        let columns =
+            (0..schema.columns()).map(|_| PackedColumn::read(&mut reader, &rows)).collect::<Result<_, _>>()?;
         Ok(Self { pages, columns })
     }
 
     /// Unpacks a page.
-    pub(crate) fn rows(&self, page: usize) -> Result<Rows, Damaged> {
-        let head = self.pages.get(page).ok_or(Damaged)?;
+    pub(crate) fn rows(&self, page: usize) -> Result<RawRows, CorruptData> {
+        let head = self.pages.get(page).ok_or(CorruptData)?;
         let columns = self.columns.iter().map(|column| column.page(page, head.rows)).collect::<Result<_, _>>()?;
-        Ok(Rows { at_ms: head.at_ms(), columns, before: head.before.clone(), generation: head.generation })
+        Ok(RawRows { at_ms: head.at_ms(), columns, before: head.before.clone(), generation: head.generation })
     }
 
     /// Unpacks one column of a page: its times and readings.
-    pub(crate) fn column(&self, page: usize, index: usize) -> Result<(Vec<i64>, Vec<f64>), Damaged> {
-        let head = self.pages.get(page).ok_or(Damaged)?;
-        Ok((head.at_ms(), self.columns.get(index).ok_or(Damaged)?.page(page, head.rows)?))
+    pub(crate) fn column(&self, page: usize, index: usize) -> Result<(Vec<i64>, Vec<f64>), CorruptData> {
+        let head = self.pages.get(page).ok_or(CorruptData)?;
+        Ok((head.at_ms(), self.columns.get(index).ok_or(CorruptData)?.page(page, head.rows)?))
     }
 }
 
 impl PageHead {
     fn at_ms(&self) -> Vec<i64> {
         match &self.times {
-            Times::Regular(step) => (0..self.rows as i64).map(|row| self.first_ms + row * step).collect(),
-            Times::Steps(steps) => {
+            RowTimes::Regular(step) => (0..self.rows as i64).map(|row| self.first_ms + row * step).collect(),
+            RowTimes::Steps(steps) => {
                 let later = steps.iter().scan(self.first_ms, |at, step| {
                     *at += step;
                     Some(*at)
@@ -145,9 +146,9 @@ impl PageHead {
 }
 
 /// Reads the heads of a chunk's pages.
-pub(crate) fn heads(schema: &Schema, reader: &mut Reader<'_>) -> Result<Vec<PageHead>, Damaged> {
+pub(crate) fn heads(schema: &Schema, reader: &mut ByteReader<'_>) -> Result<Vec<PageHead>, CorruptData> {
     if reader.u64()? != schema.columns() as u64 {
-        return Err(Damaged);
+        return Err(CorruptData);
     }
     let pages = reader.up_to(MOST_PAGES)?;
     let mut before_ms = 0i64;
@@ -156,9 +157,9 @@ pub(crate) fn heads(schema: &Schema, reader: &mut Reader<'_>) -> Result<Vec<Page
     let mut page = || {
         let (rows, generation, ahead_ms, times) = match (reader.up_to(MOST_ROWS)?, shape.take()) {
             (0, Some(same)) => same,
-            (0, None) => return Err(Damaged),
+            (0, None) => return Err(CorruptData),
             (rows, _) => {
-                let generation = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
+                let generation = u32::try_from(reader.u64()?).map_err(|_| CorruptData)?;
                 (rows, generation, reader.i64()?, times(reader, rows)?)
             }
         };
@@ -166,11 +167,12 @@ pub(crate) fn heads(schema: &Schema, reader: &mut Reader<'_>) -> Result<Vec<Page
         before_ms = first_ms;
         shape = Some((rows, generation, ahead_ms, times.clone()));
         let span = match &times {
-            Times::Regular(step) => step.checked_mul(rows as i64 - 1),
-            Times::Steps(steps) => steps.iter().try_fold(0i64, |sum, step| sum.checked_add(*step)),
+            RowTimes::Regular(step) => step.checked_mul(rows as i64 - 1),
+            RowTimes::Steps(steps) => steps.iter().try_fold(0i64, |sum, step| sum.checked_add(*step)),
         };
-        let last_ms = first_ms.checked_add(span.ok_or(Damaged)?).ok_or(Damaged)?;
-        let wanted = floors.iter_mut().enumerate().map(|(index, floor)| (cells::Wanted::of(schema, index), floor));
+        let last_ms = first_ms.checked_add(span.ok_or(CorruptData)?).ok_or(CorruptData)?;
+        let wanted =
+            floors.iter_mut().enumerate().map(|(index, floor)| (cells::CellEncoding::of(schema, index), floor));
         let cells = wanted.map(|(wanted, floor)| cells::read(reader, wanted, rows, floor)).collect::<Result<_, _>>()?;
         let before = schema.fields().iter().map(|field| match field.kind {
             Kind::Counter { .. } => read_before(reader, first_ms, schema.has_delay()),
@@ -187,8 +189,8 @@ const TENTHS: f64 = 10.0;
 
 /// Writes a counter's total before a block, and how long before the block's first time it was read; 0 means no total.
 /// The difference is negative if the clock was set back. Without delays it is a positive number of whole milliseconds.
-pub(crate) fn put_before(out: &mut Vec<u8>, before: Option<Total>, first_ms: i64, has_delay: bool) {
-    let Some(Total { read_ms, total }) = before else { return put_u64(out, 0) };
+pub(crate) fn put_before(out: &mut Vec<u8>, before: Option<CounterTotal>, first_ms: i64, has_delay: bool) {
+    let Some(CounterTotal { read_ms, total }) = before else { return put_u64(out, 0) };
     let ago_ms = first_ms as f64 - read_ms;
     if has_delay {
         let ago = (ago_ms * TENTHS).round().clamp(-9e15, 9e15) as i64;
@@ -200,14 +202,18 @@ pub(crate) fn put_before(out: &mut Vec<u8>, before: Option<Total>, first_ms: i64
 }
 
 /// Reads what [`put_before`] wrote.
-pub(crate) fn read_before(reader: &mut Reader<'_>, first_ms: i64, has_delay: bool) -> Result<Option<Total>, Damaged> {
+pub(crate) fn read_before(
+    reader: &mut ByteReader<'_>,
+    first_ms: i64,
+    has_delay: bool,
+) -> Result<Option<CounterTotal>, CorruptData> {
     let Some(ago) = reader.u64()?.checked_sub(1) else { return Ok(None) };
     let read_ms = match has_delay {
         true => (first_ms as f64 * TENTHS - unzigzag(ago) as f64) / TENTHS,
-        false => first_ms.saturating_sub(i64::try_from(ago).map_err(|_| Damaged)?.saturating_add(1)) as f64,
+        false => first_ms.saturating_sub(i64::try_from(ago).map_err(|_| CorruptData)?.saturating_add(1)) as f64,
     };
     let total = reader.f64()?;
-    Ok(Some(Total { read_ms, total }).filter(|_| total.is_finite()))
+    Ok(Some(CounterTotal { read_ms, total }).filter(|_| total.is_finite()))
 }
 
 /// Writes the step if all rows have the same step, else 0 and the change from step to step.
@@ -227,18 +233,18 @@ fn put_times(out: &mut Vec<u8>, at_ms: &[i64]) {
     }
 }
 
-fn times(reader: &mut Reader<'_>, rows: usize) -> Result<Times, Damaged> {
+fn times(reader: &mut ByteReader<'_>, rows: usize) -> Result<RowTimes, CorruptData> {
     if rows == 0 {
-        return Err(Damaged);
+        return Err(CorruptData);
     }
-    let step = i64::try_from(reader.u64()?).map_err(|_| Damaged)?;
+    let step = i64::try_from(reader.u64()?).map_err(|_| CorruptData)?;
     if step > 0 {
-        return Ok(Times::Regular(step));
+        return Ok(RowTimes::Regular(step));
     }
     let mut before = 0i64;
     let steps = (1..rows).map(|_| {
-        before = before.checked_add(reader.i64()?).filter(|step| *step > 0).ok_or(Damaged)?;
+        before = before.checked_add(reader.i64()?).filter(|step| *step > 0).ok_or(CorruptData)?;
         Ok(before)
     });
-    steps.collect::<Result<_, _>>().map(Times::Steps)
+    steps.collect::<Result<_, _>>().map(RowTimes::Steps)
 }

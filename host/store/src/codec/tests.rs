@@ -3,14 +3,14 @@ use crate::fuzzing;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
-fn rows() -> impl Strategy<Value = Rows> {
+fn rows() -> impl Strategy<Value = RawRows> {
     let value = prop_oneof![10 => -1e5..1e5f64, 3 => Just(7.0), 2 => Just(f64::NAN), 1 => any::<f64>()];
     let row = (prop_oneof![4 => Just(1000i64), 1 => 1i64..100_000], prop::array::uniform4(value));
     (prop::collection::vec(row, 1..80), any::<u32>(), 0i64..1 << 40).prop_map(|(rows, generation, start)| {
         let schema = fuzzing::schema();
         let mut at = start;
-        let mut made = Rows { generation, columns: vec![vec![]; 4], ..Rows::default() };
-        made.before = vec![None, Some(Total { read_ms: start as f64 - 5.0, total: 1.5 }), None];
+        let mut made = RawRows { generation, columns: vec![vec![]; 4], ..RawRows::default() };
+        made.before = vec![None, Some(CounterTotal { read_ms: start as f64 - 5.0, total: 1.5 }), None];
         for (gap, values) in rows {
             at += gap;
             made.at_ms.push(at);
@@ -23,11 +23,11 @@ fn rows() -> impl Strategy<Value = Rows> {
 }
 
 /// Consecutive pages.
-fn pages() -> impl Strategy<Value = Vec<Rows>> {
+fn pages() -> impl Strategy<Value = Vec<RawRows>> {
     prop::collection::vec(rows(), 1..5)
 }
 
-fn packed(pages: &[Rows], effort: Effort) -> Vec<u8> {
+fn packed(pages: &[RawRows], effort: Effort) -> Vec<u8> {
     let schema = fuzzing::schema();
     let layout = crate::Layout::of(1000);
     let cells: Vec<_> =
@@ -36,13 +36,13 @@ fn packed(pages: &[Rows], effort: Effort) -> Vec<u8> {
     encode(&schema, &pages.iter().collect::<Vec<_>>(), &cells, effort)
 }
 
-fn bits(rows: &Rows) -> Vec<Vec<u64>> {
+fn bits(rows: &RawRows) -> Vec<Vec<u64>> {
     rows.columns.iter().map(|column| column.iter().map(|value| value.to_bits()).collect()).collect()
 }
 
 proptest! {
     #[test]
-    fn pages_come_back_to_the_bit(pages in pages(), dense: bool) {
+    fn unpacked_pages_equal_packed_pages_to_the_bit(pages in pages(), dense: bool) {
         let bytes = packed(&pages, if dense { Effort::Dense } else { Effort::Fast });
         let schema = fuzzing::schema();
         let chunk = Chunk::read(&schema, &bytes).unwrap();
@@ -57,7 +57,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_chunks_are_unpacked_or_refused(
+    fn corrupt_chunks_are_unpacked_or_rejected_without_a_panic(
         pages in pages(),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         cut: prop::sample::Index,
@@ -72,14 +72,14 @@ proptest! {
     }
 
     #[test]
-    fn any_file_can_be_opened(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn opening_a_file_of_any_bytes_does_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         fuzzing::file(&bytes);
     }
 }
 
 /// Checks the fuzzing seeds. Set `DROPSONDE_WRITE_SEEDS` to write new ones after a change of the format.
 #[test]
-fn what_fuzzing_begins_with_are_real_chunks() {
+fn fuzzing_seeds_are_valid_chunks() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
     if std::env::var_os("DROPSONDE_WRITE_SEEDS").is_some() {
         let mut runner = proptest::test_runner::TestRunner::deterministic();

@@ -1,8 +1,8 @@
-use crate::archive::{Page, Segment};
+use crate::archive::{PageEntry, Segment};
 use crate::cache::{BlockCache, BlockId};
 use crate::cell::Cells;
-use crate::codec::{Chunk, Damaged};
-use crate::rows::{Parts, Rows, Values};
+use crate::codec::{Chunk, CorruptData};
+use crate::rows::{PartCells, RawRows, RowValues};
 use crate::{Layout, Schema};
 use std::sync::{Arc, OnceLock};
 
@@ -16,7 +16,7 @@ pub(crate) struct Block {
     pub(crate) first_ms: i64,
     pub(crate) last_ms: i64,
     pub(crate) generation: u32,
-    pub(crate) place: Place,
+    pub(crate) place: BlockPlace,
     /// The cells, one per field. They are read when they are first needed.
     cells: OnceLock<Cells>,
     /// Whether this object is temporary. If so, its cells are in the cache instead.
@@ -25,40 +25,40 @@ pub(crate) struct Block {
 
 /// The place of a block: its chunk, and the page in that chunk.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
-    pub(crate) bytes: Bytes,
+pub(crate) struct BlockPlace {
+    pub(crate) bytes: ChunkBytes,
     pub(crate) page: u16,
 }
 
 #[derive(Debug, Clone)]
-pub(crate) enum Bytes {
+pub(crate) enum ChunkBytes {
     Memory(Arc<[u8]>),
     Stored { file: Arc<Segment>, offset: u64, length: u32 },
 }
 
 /// The error of a block whose rows cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unreadable {
+pub(crate) enum UnreadableBlock {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     #[error(transparent)]
-    Damaged(#[from] Damaged),
+    Corrupt(#[from] CorruptData),
 }
 
-impl Place {
+impl BlockPlace {
     /// Returns the file, the offset and the page, which identify a place in files; `None` if the block is in memory.
     pub(crate) fn stored(&self) -> Option<(u64, u64, u16)> {
         match &self.bytes {
-            Bytes::Memory(_) => None,
-            Bytes::Stored { file, offset, .. } => Some((file.number, *offset, self.page)),
+            ChunkBytes::Memory(_) => None,
+            ChunkBytes::Stored { file, offset, .. } => Some((file.number, *offset, self.page)),
         }
     }
 
     /// Returns the number of the block's file; `None` if the block is in memory.
     pub(crate) fn file(&self) -> Option<u64> {
         match &self.bytes {
-            Bytes::Memory(_) => None,
-            Bytes::Stored { file, .. } => Some(file.number),
+            ChunkBytes::Memory(_) => None,
+            ChunkBytes::Stored { file, .. } => Some(file.number),
         }
     }
 }
@@ -70,7 +70,7 @@ impl Block {
         rows: usize,
         (first_ms, last_ms): (i64, i64),
         generation: u32,
-        place: Place,
+        place: BlockPlace,
         cells: Option<Cells>,
     ) -> Self {
         let cells = cells.map(OnceLock::from).unwrap_or_default();
@@ -78,20 +78,20 @@ impl Block {
     }
 
     /// Makes a temporary block, for the time of one access.
-    pub(super) fn unpacked(id: BlockId, start_row: u64, page: Page) -> Self {
-        let Page { generation, first_ms, last_ms, rows, place } = page;
+    pub(super) fn unpacked(id: BlockId, start_row: u64, page: PageEntry) -> Self {
+        let PageEntry { generation, first_ms, last_ms, rows, place } = page;
         let block = Self::new(id, start_row, rows, (first_ms, last_ms), generation, place, None);
         Self { is_passing: true, ..block }
     }
 
     /// Returns the block's entry in a file's index.
-    pub(crate) fn page(&self) -> Page {
+    pub(crate) fn page(&self) -> PageEntry {
         let Self { generation, first_ms, last_ms, rows, .. } = *self;
-        Page { generation, first_ms, last_ms, rows, place: self.place.clone() }
+        PageEntry { generation, first_ms, last_ms, rows, place: self.place.clone() }
     }
 
     /// Returns the same block at another place.
-    pub(crate) fn moved(&self, place: Place) -> Self {
+    pub(crate) fn moved(&self, place: BlockPlace) -> Self {
         let cells = self.cells.clone();
         Self { id: self.id, place, cells, ..*self }
     }
@@ -99,16 +99,16 @@ impl Block {
     /// Returns the chunk if it is in memory alone.
     pub(crate) fn unstored(&self) -> Option<&[u8]> {
         match &self.place.bytes {
-            Bytes::Memory(bytes) => Some(bytes),
-            Bytes::Stored { .. } => None,
+            ChunkBytes::Memory(bytes) => Some(bytes),
+            ChunkBytes::Stored { .. } => None,
         }
     }
 
     /// Returns the bytes of memory that rows and cells take.
     pub(crate) fn memory(&self) -> (u64, u64) {
         let rows = match &self.place.bytes {
-            Bytes::Memory(bytes) => bytes.len(),
-            Bytes::Stored { .. } => 0,
+            ChunkBytes::Memory(bytes) => bytes.len(),
+            ChunkBytes::Stored { .. } => 0,
         };
         let cells = self.cells.get().map_or(0, Cells::bytes);
         ((rows + std::mem::size_of::<Self>()) as u64, cells as u64)
@@ -125,25 +125,30 @@ impl Block {
     }
 
     /// Unpacks the rows.
-    pub(crate) fn unpack(&self, schema: &Schema) -> Result<Rows, Unreadable> {
+    pub(crate) fn unpack(&self, schema: &Schema) -> Result<RawRows, UnreadableBlock> {
         let mut rows = self.with_chunk(schema, |chunk| chunk.rows(self.place.page.into()))?;
         rows.truncate(self.rows);
         Ok(rows)
     }
 
     /// Unpacks the times and the readings of one column.
-    pub(crate) fn column(&self, schema: &Schema, index: usize) -> Result<(Vec<i64>, Vec<f64>), Unreadable> {
+    pub(crate) fn column(&self, schema: &Schema, index: usize) -> Result<(Vec<i64>, Vec<f64>), UnreadableBlock> {
         let (mut at_ms, mut readings) = self.with_chunk(schema, |chunk| chunk.column(self.place.page.into(), index))?;
         at_ms.truncate(self.rows);
         readings.truncate(self.rows);
         Ok((at_ms, readings))
     }
 
-    pub(crate) fn values(&self, schema: &Schema, cache: &BlockCache) -> Result<Arc<Values>, Unreadable> {
+    pub(crate) fn values(&self, schema: &Schema, cache: &BlockCache) -> Result<Arc<RowValues>, UnreadableBlock> {
         cache.values(self.id, || Ok(self.unpack(schema)?.into_values(schema)))
     }
 
-    pub(crate) fn parts(&self, schema: &Schema, layout: Layout, cache: &BlockCache) -> Result<Arc<Parts>, Unreadable> {
+    pub(crate) fn parts(
+        &self,
+        schema: &Schema,
+        layout: Layout,
+        cache: &BlockCache,
+    ) -> Result<Arc<PartCells>, UnreadableBlock> {
         // The rows are unpacked only for their parts and are not worth room in the cache.
         cache.parts(self.id, || Ok(self.unpack(schema)?.into_values(schema).parts(schema, layout)))
     }
@@ -155,7 +160,7 @@ impl Block {
         layout: Layout,
         cache: &BlockCache,
         look: impl FnOnce(&Cells),
-    ) -> Result<(), Unreadable> {
+    ) -> Result<(), UnreadableBlock> {
         if self.is_passing {
             look(&*cache.cells(self.id, || self.read_cells(schema, layout))?);
         } else if let Some(cells) = self.cells.get() {
@@ -167,10 +172,10 @@ impl Block {
         Ok(())
     }
 
-    fn read_cells(&self, schema: &Schema, layout: Layout) -> Result<Cells, Unreadable> {
+    fn read_cells(&self, schema: &Schema, layout: Layout) -> Result<Cells, UnreadableBlock> {
         self.with_chunk(schema, |chunk| {
             let page = usize::from(self.place.page);
-            let head = chunk.pages.get(page).ok_or(Damaged)?;
+            let head = chunk.pages.get(page).ok_or(CorruptData)?;
             if head.rows == self.rows {
                 return Ok(Cells::of(&head.cells, schema, self.rows));
             }
@@ -184,12 +189,12 @@ impl Block {
     fn with_chunk<T>(
         &self,
         schema: &Schema,
-        look: impl FnOnce(Chunk<'_>) -> Result<T, Damaged>,
-    ) -> Result<T, Unreadable> {
+        look: impl FnOnce(Chunk<'_>) -> Result<T, CorruptData>,
+    ) -> Result<T, UnreadableBlock> {
         let stored;
         let bytes: &[u8] = match &self.place.bytes {
-            Bytes::Memory(bytes) => bytes,
-            Bytes::Stored { file, offset, length } => {
+            ChunkBytes::Memory(bytes) => bytes,
+            ChunkBytes::Stored { file, offset, length } => {
                 stored = file.chunk(*offset, *length)?;
                 &stored
             }

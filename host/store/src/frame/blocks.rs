@@ -2,10 +2,10 @@
 //! their places are kept, in a few bytes per block. That matters because a sampler that records five times per second
 //! seals ten thousand blocks a week.
 
-use super::{Block, Bytes, Place};
-use crate::archive::{Page, Segment};
+use super::{Block, BlockPlace, ChunkBytes};
+use crate::archive::{PageEntry, Segment};
 use crate::cache::{BlockCache, BlockId};
-use crate::codec::{Damaged, MOST_PAGES, MOST_ROWS, Reader, put_i64, put_u64};
+use crate::codec::{ByteReader, CorruptData, MOST_PAGES, MOST_ROWS, put_i64, put_u64};
 use crate::{Layout, Schema};
 use std::ops::Deref;
 use std::sync::Arc;
@@ -20,12 +20,12 @@ const MOST: usize = if cfg!(test) { 16 } else { 64 };
 #[derive(Debug, Clone)]
 pub(crate) enum Blocks {
     One(Arc<Block>),
-    Packed(Arc<Packed>),
+    Packed(Arc<PackedBlocks>),
 }
 
 /// The places of some blocks, with their common properties.
 #[derive(Debug)]
-pub(crate) struct Packed {
+pub(crate) struct PackedBlocks {
     /// The id of the first block. The ids of the others follow it.
     first_id: BlockId,
     start_row: u64,
@@ -41,14 +41,14 @@ pub(crate) struct Packed {
 
 /// A reference to a block, or a block that was unpacked for this access.
 #[derive(Debug)]
-pub(crate) enum Seen<'a> {
+pub(crate) enum BlockRef<'a> {
     One(&'a Block),
     Unpacked(Block),
 }
 
 /// Returns how many blocks a frame keeps unpacked at least. If blocks are long, these are several days: their cells
 /// answer the queries that people ask most.
-fn at_hand(layout: Layout) -> usize {
+fn blocks_kept_unpacked(layout: Layout) -> usize {
     const LONG_MS: i64 = 45 * 60_000;
     if layout.block_ms < LONG_MS { STEP } else { 128 }
 }
@@ -59,13 +59,14 @@ pub(super) fn pack(blocks: Vec<Blocks>, layout: Layout, spread: u64, cache: &Blo
     let is_packed = |blocks: &Blocks| matches!(blocks, Blocks::Packed(_));
     let (packed, ones) = blocks.split_at(blocks.partition_point(is_packed));
     let stored = ones.partition_point(|one| one.unstored().is_none());
-    let excess = stored.saturating_sub(at_hand(layout) + (spread % STEP as u64) as usize);
+    let excess = stored.saturating_sub(blocks_kept_unpacked(layout) + (spread % STEP as u64) as usize);
     if excess < STEP {
         return blocks.into();
     }
     let (over, left) = ones.split_at(excess);
     let mut all = packed.to_vec();
-    let over: Vec<(Page, u64)> = over.iter().filter_map(Blocks::one).map(|one| (one.page(), one.start_row)).collect();
+    let over: Vec<(PageEntry, u64)> =
+        over.iter().filter_map(Blocks::one).map(|one| (one.page(), one.start_row)).collect();
     for mut run in over.chunk_by(|(page, _), (next, _)| go_together(page, next)) {
         if let Some(Blocks::Packed(last)) = all.last()
             && let (pages, Some((first, _))) = (last.pages(), run.first())
@@ -73,7 +74,7 @@ pub(super) fn pack(blocks: Vec<Blocks>, layout: Layout, spread: u64, cache: &Blo
         {
             let (joining, rest) = run.split_at(MOST.saturating_sub(pages.len()).min(run.len()));
             let pages = pages.into_iter().chain(joining.iter().map(|(page, _)| page.clone())).collect();
-            let joined = Packed::of(pages, last.start_row, last.first_id);
+            let joined = PackedBlocks::of(pages, last.start_row, last.first_id);
             all.pop();
             all.extend(joined);
             run = rest;
@@ -81,18 +82,18 @@ pub(super) fn pack(blocks: Vec<Blocks>, layout: Layout, spread: u64, cache: &Blo
         for run in run.chunks(MOST) {
             let start_row = run.first().map_or(0, |(_, start_row)| *start_row);
             let pages = run.iter().map(|(page, _)| page.clone()).collect();
-            all.extend(Packed::of(pages, start_row, cache.new_ids(MOST as u64)));
+            all.extend(PackedBlocks::of(pages, start_row, cache.new_ids(MOST as u64)));
         }
     }
     all.extend_from_slice(left);
     all.into()
 }
 
-impl Packed {
+impl PackedBlocks {
     /// Packs pages; `None` if there are none or if they are not in a file.
-    fn of(pages: Vec<Page>, start_row: u64, first_id: BlockId) -> Option<Blocks> {
+    fn of(pages: Vec<PageEntry>, start_row: u64, first_id: BlockId) -> Option<Blocks> {
         let (first, last) = (pages.first()?, pages.last()?);
-        let Bytes::Stored { file, .. } = &first.place.bytes else { return None };
+        let ChunkBytes::Stored { file, .. } = &first.place.bytes else { return None };
         let mut listed = Vec::with_capacity(pages.len() * 8);
         put(&mut listed, &pages);
         Some(Blocks::Packed(Arc::new(Self {
@@ -108,22 +109,22 @@ impl Packed {
         })))
     }
 
-    fn pages(&self) -> Vec<Page> {
+    fn pages(&self) -> Vec<PageEntry> {
         let mut pages = Vec::with_capacity(self.blocks as usize);
         let read = self.read(&mut pages);
         debug_assert!(read.is_ok());
         pages
     }
 
-    fn read(&self, pages: &mut Vec<Page>) -> Result<(), Damaged> {
-        let mut reader = Reader(&self.pages);
+    fn read(&self, pages: &mut Vec<PageEntry>) -> Result<(), CorruptData> {
+        let mut reader = ByteReader(&self.pages);
         let (mut offset, mut before_ms, mut shape) = (0i64, 0i64, None);
         while !reader.is_empty() {
             offset = offset.wrapping_add(reader.i64()?);
-            let length = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
+            let length = u32::try_from(reader.u64()?).map_err(|_| CorruptData)?;
             let page = reader.up_to(MOST_PAGES)?;
             let (rows, ahead_ms, span_ms) = match (reader.up_to(MOST_ROWS)?, shape) {
-                (0, same) => same.ok_or(Damaged)?,
+                (0, same) => same.ok_or(CorruptData)?,
                 (rows, _) => (rows, reader.i64()?, reader.i64()?),
             };
             shape = Some((rows, ahead_ms, span_ms));
@@ -131,14 +132,14 @@ impl Packed {
             let last_ms = first_ms.wrapping_add(span_ms);
             before_ms = last_ms;
             let place = self.file.place(offset as u64, length, page);
-            pages.push(Page { generation: self.generation, first_ms, last_ms, rows, place });
+            pages.push(PageEntry { generation: self.generation, first_ms, last_ms, rows, place });
         }
         Ok(())
     }
 
     fn unpacked(&self) -> Vec<Block> {
         let mut start_row = self.start_row;
-        let block = |(nth, page): (usize, Page)| {
+        let block = |(nth, page): (usize, PageEntry)| {
             let block = Block::unpacked(self.first_id.after(nth as u64), start_row, page);
             start_row = block.end_row();
             block
@@ -149,10 +150,10 @@ impl Packed {
 
 /// Writes the list of pages of one file and one generation. A 0 instead of the number of rows means: the same number of
 /// rows, length and distance as the page before. It is unambiguous, because every page has rows.
-fn put(out: &mut Vec<u8>, pages: &[Page]) {
+fn put(out: &mut Vec<u8>, pages: &[PageEntry]) {
     let (mut before, mut before_ms, mut shape) = (0i64, 0i64, None);
     for page in pages {
-        let Bytes::Stored { offset, length, .. } = page.place.bytes else { continue };
+        let ChunkBytes::Stored { offset, length, .. } = page.place.bytes else { continue };
         put_i64(out, (offset as i64).wrapping_sub(before));
         put_u64(out, u64::from(length));
         put_u64(out, u64::from(page.place.page));
@@ -171,7 +172,7 @@ fn put(out: &mut Vec<u8>, pages: &[Page]) {
 }
 
 /// Returns whether two pages can be listed together.
-fn go_together(page: &Page, next: &Page) -> bool {
+fn go_together(page: &PageEntry, next: &PageEntry) -> bool {
     page.place.file() == next.place.file() && page.generation == next.generation
 }
 
@@ -197,18 +198,18 @@ impl Blocks {
         }
     }
 
-    pub(crate) fn each(&self) -> impl Iterator<Item = Seen<'_>> {
+    pub(crate) fn each(&self) -> impl Iterator<Item = BlockRef<'_>> {
         let (one, packed) = match self {
-            Self::One(block) => (Some(Seen::One(block)), Vec::new()),
+            Self::One(block) => (Some(BlockRef::One(block)), Vec::new()),
             Self::Packed(packed) => (None, packed.unpacked()),
         };
-        one.into_iter().chain(packed.into_iter().map(Seen::Unpacked))
+        one.into_iter().chain(packed.into_iter().map(BlockRef::Unpacked))
     }
 
-    pub(crate) fn last(&self) -> Option<Seen<'_>> {
+    pub(crate) fn last(&self) -> Option<BlockRef<'_>> {
         match self {
-            Self::One(block) => Some(Seen::One(block)),
-            Self::Packed(packed) => packed.unpacked().pop().map(Seen::Unpacked),
+            Self::One(block) => Some(BlockRef::One(block)),
+            Self::Packed(packed) => packed.unpacked().pop().map(BlockRef::Unpacked),
         }
     }
 
@@ -267,7 +268,7 @@ impl Blocks {
     pub(crate) fn memory(&self) -> (u64, u64) {
         match self {
             Self::One(block) => block.memory(),
-            Self::Packed(packed) => ((size_of::<Packed>() + packed.pages.len()) as u64, 0),
+            Self::Packed(packed) => ((size_of::<PackedBlocks>() + packed.pages.len()) as u64, 0),
         }
     }
 
@@ -287,7 +288,7 @@ impl Blocks {
                 let blocks = packed.unpacked();
                 let part = |part: &[Block]| {
                     let pages = part.iter().map(Block::page).collect();
-                    Packed::of(pages, part.first()?.start_row, cache.new_ids(MOST as u64))
+                    PackedBlocks::of(pages, part.first()?.start_row, cache.new_ids(MOST as u64))
                 };
                 blocks.split(|block| block.id == id).filter_map(part).collect()
             }
@@ -296,7 +297,7 @@ impl Blocks {
     }
 
     /// Returns the same blocks at their new places.
-    pub(super) fn moved(&self, place_of: impl Fn(&Place) -> Option<Place>, cache: &BlockCache) -> Vec<Self> {
+    pub(super) fn moved(&self, place_of: impl Fn(&BlockPlace) -> Option<BlockPlace>, cache: &BlockCache) -> Vec<Self> {
         let packed = match self {
             Self::One(block) => {
                 let moved = place_of(&block.place).map(|place| Self::One(Arc::new(block.moved(place))));
@@ -309,11 +310,11 @@ impl Blocks {
             page.place = place_of(&page.place).unwrap_or_else(|| page.place.clone());
         }
         let mut start_row = packed.start_row;
-        let part = |part: &[Page]| {
+        let part = |part: &[PageEntry]| {
             // As a rule all blocks move to one file. Then they keep their ids.
             let is_all = part.len() == packed.blocks as usize;
             let first_id = if is_all { packed.first_id } else { cache.new_ids(MOST as u64) };
-            let moved = Packed::of(part.to_vec(), start_row, first_id)?;
+            let moved = PackedBlocks::of(part.to_vec(), start_row, first_id)?;
             start_row = moved.end_row();
             Some(moved)
         };
@@ -321,7 +322,7 @@ impl Blocks {
     }
 }
 
-impl Deref for Seen<'_> {
+impl Deref for BlockRef<'_> {
     type Target = Block;
 
     fn deref(&self) -> &Block {

@@ -1,11 +1,11 @@
 //! Puts a frame's rows into buckets: by the cells of whole blocks if possible, else by the cells of their parts, else
 //! row by row. Times that the clock went over more than once are read row by row, too.
 
-use super::runs::{self, Run};
-use super::{Frame, View};
+use super::generations::{self, GenerationRows};
+use super::{Frame, FrameView};
 use crate::cell::Cell;
 use crate::query::Align;
-use crate::rows::{Parts, Values};
+use crate::rows::{PartCells, RowValues};
 use crate::{Query, Schema};
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ pub(crate) struct Buckets {
 
 /// A query of one frame, in a part of the query's window.
 #[derive(Clone, Copy)]
-struct Asked<'a> {
+struct FrameQuery<'a> {
     frame: &'a Frame,
     query: &'a Query,
     since_ms: i64,
@@ -31,7 +31,7 @@ struct Asked<'a> {
 }
 
 /// The rows of a sealed or open block.
-struct Piece {
+struct BlockSpan {
     first_ms: i64,
     last_ms: i64,
     /// How many rows at the start no longer count, because a full ring evicted them.
@@ -39,20 +39,20 @@ struct Piece {
 }
 
 impl Buckets {
-    pub(super) fn of(frame: &Frame, view: &View, query: &Query) -> Self {
+    pub(super) fn of(frame: &Frame, view: &FrameView, query: &Query) -> Self {
         let fields = frame.schema().fields().iter().enumerate().filter(|(_, field)| query.wants(&field.name));
         let mut buckets =
             Self { at_ms: Vec::new(), fields: fields.map(|(index, _)| index).collect(), cells: Vec::new() };
         let Query { since_ms, until_ms, .. } = *query;
         let first_row = view.first_row(frame.capacity());
-        let asked = Asked { frame, query, since_ms, until_ms, first_row };
-        let runs = Run::all(view);
+        let asked = FrameQuery { frame, query, since_ms, until_ms, first_row };
+        let runs = GenerationRows::all(view);
         match &runs[..] {
             [] => {}
             [run] => buckets.run(run, asked),
             several => {
-                for (Range { start, end }, over) in runs::spans(several, since_ms..until_ms) {
-                    let asked = Asked { since_ms: start, until_ms: end, ..asked };
+                for (Range { start, end }, over) in generations::spans(several, since_ms..until_ms) {
+                    let asked = FrameQuery { since_ms: start, until_ms: end, ..asked };
                     match &over[..] {
                         [run] => buckets.run(run, asked),
                         several => buckets.merged(several, asked),
@@ -63,20 +63,20 @@ impl Buckets {
         buckets
     }
 
-    fn run(&mut self, run: &Run, asked: Asked) {
-        let Asked { frame, query, first_row, .. } = asked;
+    fn run(&mut self, run: &GenerationRows, asked: FrameQuery) {
+        let FrameQuery { frame, query, first_row, .. } = asked;
         let (schema, layout) = (frame.schema(), frame.layout());
         for block in run.blocks_in(asked.since_ms..asked.until_ms).filter(|block| block.end_row() > first_row) {
-            let piece = Piece::of(block.first_ms, block.last_ms, block.start_row, first_row);
-            let added = match piece.way(asked, layout.part_ms) {
-                Way::Whole => block.with_cells(schema, layout, frame.cache(), |cells| {
-                    let bucket = query.bucket(piece.first_ms);
+            let span = BlockSpan::of(block.first_ms, block.last_ms, block.start_row, first_row);
+            let added = match span.granularity(asked, layout.part_ms) {
+                Granularity::Whole => block.with_cells(schema, layout, frame.cache(), |cells| {
+                    let bucket = query.bucket(span.first_ms);
                     self.add(bucket, |field| Some(cells.get(field, schema, block.rows)));
                 }),
-                Way::Parts => block.parts(schema, layout, frame.cache()).map(|parts| self.parts(asked, &parts)),
-                Way::Rows => {
+                Granularity::Parts => block.parts(schema, layout, frame.cache()).map(|parts| self.parts(asked, &parts)),
+                Granularity::Rows => {
                     let values = block.values(schema, frame.cache());
-                    values.map(|values| self.rows(asked, &values, piece.skip, block.rows))
+                    values.map(|values| self.rows(asked, &values, span.skip, block.rows))
                 }
             };
             if let Err(error) = added {
@@ -85,22 +85,22 @@ impl Buckets {
         }
         for open in run.opens {
             let (Some(last_ms), rows) = (open.last_ms(), open.len()) else { continue };
-            let piece = Piece::of(open.first_ms, last_ms, open.start_row, first_row);
-            if last_ms < asked.since_ms || open.first_ms >= asked.until_ms || piece.skip >= rows {
+            let span = BlockSpan::of(open.first_ms, last_ms, open.start_row, first_row);
+            if last_ms < asked.since_ms || open.first_ms >= asked.until_ms || span.skip >= rows {
                 continue;
             }
             let wanted = |field| self.fields.contains(&field);
-            match piece.way(asked, layout.part_ms) {
-                Way::Whole => {
+            match span.granularity(asked, layout.part_ms) {
+                Granularity::Whole => {
                     let cells = open.parts(schema, layout, rows, wanted).whole(schema);
-                    self.add(query.bucket(piece.first_ms), |field| cells.get(field).copied());
+                    self.add(query.bucket(span.first_ms), |field| cells.get(field).copied());
                 }
-                Way::Parts => {
+                Granularity::Parts => {
                     let parts = open.parts(schema, layout, rows, wanted);
                     self.parts(asked, &parts);
                 }
-                Way::Rows => {
-                    let from = open.rows_before(asked.since_ms).max(piece.skip);
+                Granularity::Rows => {
+                    let from = open.rows_before(asked.since_ms).max(span.skip);
                     let to = open.rows_before(asked.until_ms).min(rows);
                     let values = open.values(schema, from..to, wanted);
                     self.rows(asked, &values, 0, values.at_ms.len());
@@ -111,9 +111,9 @@ impl Buckets {
 
     /// Adds the rows of several generations that cover the same time, in the order of their times. Of rows with the
     /// same time only the one written last is added.
-    fn merged(&mut self, runs: &[&Run], asked: Asked) {
+    fn merged(&mut self, runs: &[&GenerationRows], asked: FrameQuery) {
         let wanted = |field| self.fields.contains(&field);
-        let pieces: Vec<Values> = runs.iter().flat_map(|run| values(run, asked, wanted)).collect();
+        let pieces: Vec<RowValues> = runs.iter().flat_map(|run| values(run, asked, wanted)).collect();
         let mut order: Vec<(i64, usize, usize)> = Vec::new();
         for (nth, piece) in pieces.iter().enumerate() {
             order.extend(piece.at_ms.iter().enumerate().map(|(row, &at)| (at, nth, row)));
@@ -132,7 +132,7 @@ impl Buckets {
             true => column(field),
             false => Vec::new(),
         });
-        let values = Values { columns: columns.collect(), at_ms: rows.iter().map(|row| row.0).collect() };
+        let values = RowValues { columns: columns.collect(), at_ms: rows.iter().map(|row| row.0).collect() };
         self.rows(asked, &values, 0, values.at_ms.len());
     }
 
@@ -157,17 +157,18 @@ impl Buckets {
         self.fields = fields;
     }
 
-    fn parts(&mut self, asked: Asked, parts: &Parts) {
+    fn parts(&mut self, asked: FrameQuery, parts: &PartCells) {
         let (fields, part_ms) = (asked.frame.schema().fields().len().max(1), asked.frame.layout().part_ms);
         for (&at, cells) in parts.at_ms.iter().zip(parts.cells.chunks(fields)) {
-            // A part that begins before the window has no rows there, else `Piece::way` would have chosen rows.
+            // A part that begins before the window has no rows there, else `BlockSpan::granularity` would have chosen
+            // rows.
             if at < asked.until_ms && at.saturating_add(part_ms) > asked.since_ms {
                 self.add(asked.query.bucket(at), |field| cells.get(field).copied());
             }
         }
     }
 
-    fn rows(&mut self, asked: Asked, values: &Values, skip: usize, rows: usize) {
+    fn rows(&mut self, asked: FrameQuery, values: &RowValues, skip: usize, rows: usize) {
         let (query, schema): (&Query, &Schema) = (asked.query, asked.frame.schema());
         let at_ms = values.at_ms.get(..rows).unwrap_or(&values.at_ms);
         let mut from = at_ms.partition_point(|&at| at < asked.since_ms).max(skip);
@@ -188,8 +189,8 @@ impl Buckets {
 }
 
 /// Returns the rows of a generation in a window, block by block.
-fn values(run: &Run, asked: Asked, wanted: impl Fn(usize) -> bool + Copy) -> Vec<Values> {
-    let Asked { frame, first_row, since_ms, until_ms, .. } = asked;
+fn values(run: &GenerationRows, asked: FrameQuery, wanted: impl Fn(usize) -> bool + Copy) -> Vec<RowValues> {
+    let FrameQuery { frame, first_row, since_ms, until_ms, .. } = asked;
     let schema = frame.schema();
     let mut pieces = Vec::new();
     for block in run.blocks_in(since_ms..until_ms) {
@@ -204,7 +205,7 @@ fn values(run: &Run, asked: Asked, wanted: impl Fn(usize) -> bool + Copy) -> Vec
                     false => Vec::new(),
                 };
                 let columns = values.columns.iter().enumerate().map(|(field, all)| some(field, all)).collect();
-                pieces.push(Values { at_ms: at_ms.get(from..to).unwrap_or_default().to_vec(), columns });
+                pieces.push(RowValues { at_ms: at_ms.get(from..to).unwrap_or_default().to_vec(), columns });
             }
             Err(error) => frame.unreadable(&error),
         }
@@ -220,31 +221,31 @@ fn values(run: &Run, asked: Asked, wanted: impl Fn(usize) -> bool + Copy) -> Vec
     pieces
 }
 
-enum Way {
+enum Granularity {
     Whole,
     Parts,
     Rows,
 }
 
-impl Piece {
+impl BlockSpan {
     fn of(first_ms: i64, last_ms: i64, start_row: u64, first_row: u64) -> Self {
         let skip = usize::try_from(first_row.saturating_sub(start_row)).unwrap_or(usize::MAX);
         Self { first_ms, last_ms, skip }
     }
 
-    /// Returns the coarsest way that puts every row into its bucket.
-    fn way(&self, Asked { query, since_ms, until_ms, .. }: Asked, part_ms: i64) -> Way {
+    /// Returns the coarsest granularity that puts every row into its bucket.
+    fn granularity(&self, FrameQuery { query, since_ms, until_ms, .. }: FrameQuery, part_ms: i64) -> Granularity {
         let inside = since_ms <= self.first_ms && self.last_ms < until_ms;
         if self.skip > 0 {
-            Way::Rows
+            Granularity::Rows
         } else if inside && query.bucket(self.first_ms) == query.bucket(self.last_ms) {
-            Way::Whole
+            Granularity::Whole
         } else {
             let on_part = |at: i64| at.rem_euclid(part_ms) == 0;
             let steps = on_part(query.step_ms.max(1)) && (query.align == Align::Epoch || on_part(query.since_ms));
             let since = since_ms <= self.first_ms || on_part(since_ms);
             let until = self.last_ms < until_ms || on_part(until_ms);
-            if steps && since && until { Way::Parts } else { Way::Rows }
+            if steps && since && until { Granularity::Parts } else { Granularity::Rows }
         }
     }
 }

@@ -1,36 +1,36 @@
 //! One sampler's rows for one instance.
 //!
 //! ```text
-//! push ──► Open: plain columns ──(full, later)──► Block: a compressed page of a chunk, in memory or in a file
-//!              └──────────────── View: both, as queries see them ────────────────┘
+//! push ──► OpenBlock: plain columns ──(full, later)──► Block: a compressed page of a chunk, in memory or in a file
+//!              └────────────── FrameView: both, as queries see them ───────────────┘
 //! ```
 //!
-//! A query reads the current [`View`] and never holds a lock. A push and a seal publish a new view.
+//! A query reads the current [`FrameView`] and never holds a lock. A push and a seal publish a new view.
 
 mod block;
 mod blocks;
 mod buckets;
-mod charge;
+mod generations;
+mod memory;
 mod open;
-mod runs;
 #[cfg(test)]
 mod tests;
 mod upkeep;
-mod written;
+mod write_times;
 
-pub(crate) use block::{Block, Bytes, Place, Unreadable};
-pub(crate) use blocks::{Blocks, Seen};
+pub(crate) use block::{Block, BlockPlace, ChunkBytes, UnreadableBlock};
+pub(crate) use blocks::{BlockRef, Blocks};
 pub(crate) use buckets::Buckets;
-pub(crate) use open::Open;
-pub(crate) use written::AHEAD_MS;
+pub(crate) use open::OpenBlock;
+pub(crate) use write_times::AHEAD_MS;
 
-use crate::archive::{FrameKey, Unread};
+use crate::archive::{FrameKey, UnreadHistory};
 use crate::cache::BlockCache;
-use crate::rates::Total;
-use crate::{Kind, Layout, Limits, Pool, Query, Schema, Usage};
+use crate::rates::CounterTotal;
+use crate::{Kind, Layout, Pool, Query, Schema, StoreLimits, StoreUsage};
 use arc_swap::{ArcSwap, Guard};
-use charge::Charges;
-use open::Refused;
+use memory::FrameMemory;
+use open::PushRefused;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -49,20 +49,20 @@ pub struct Frame {
     pub(crate) id: u64,
     key: FrameKey,
     layout: Layout,
-    shared: Arc<Shared>,
+    shared: Arc<StoreResources>,
     /// The current view. Use [`Frame::current`] unless you hold the writer.
-    view: ArcSwap<View>,
-    writer: Mutex<Writer>,
+    view: ArcSwap<FrameView>,
+    writer: Mutex<FrameWriter>,
     /// Whether the view still lacks the frame's history in files.
     is_unread: AtomicBool,
     /// The number of the last write. Writes to all frames are numbered together.
     last_write: AtomicU64,
-    charges: Charges,
+    memory: FrameMemory,
 }
 
 /// State that all frames share.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct StoreResources {
     /// The most rows per frame that are in memory alone.
     samples: u64,
     pub(crate) cache: BlockCache,
@@ -88,29 +88,29 @@ pub(crate) struct Shared {
 
 /// A frame's rows at one time.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct View {
+pub(crate) struct FrameView {
     /// Sealed blocks in the order they were written. Times ascend within a generation.
     pub(crate) blocks: Arc<[Blocks]>,
     /// Open blocks, newer than the sealed ones. Rows are added to the last one.
-    pub(crate) opens: Vec<Arc<Open>>,
+    pub(crate) opens: Vec<Arc<OpenBlock>>,
     pub(crate) generation: u32,
     /// The lowest number of the next row. Numbers continue here after all blocks were removed.
     pub(crate) floor: u64,
 }
 
 #[derive(Debug, Default)]
-struct Writer {
+struct FrameWriter {
     last_ms: Option<i64>,
     /// The view's last open block, cached for pushes.
-    open: Option<Arc<Open>>,
+    open: Option<Arc<OpenBlock>>,
     /// The view's generation, cached for pushes.
     generation: u32,
     /// The counters' last totals before the next block, if they are known without unpacking a block.
-    next_before: Option<Vec<Option<Total>>>,
+    next_before: Option<Vec<Option<CounterTotal>>>,
     /// The frame's history in files, until it is first used.
-    unread: Option<Box<Unread>>,
+    unread: Option<Box<UnreadHistory>>,
     /// Whether the memory reserved for further rows was given back.
-    rests: bool,
+    gave_back: bool,
     /// The first row of the open block, if there was no memory to make columns of it wide: copying it to try again with each
     /// row would take long.
     stays_narrow: Option<u64>,
@@ -130,7 +130,7 @@ pub(crate) struct NewRow<'a> {
 
 /// One row as queries see it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Row {
+pub struct FrameRow {
     pub at_ms: i64,
     /// One value per field; NaN if there is none. A counter's value is its rate.
     pub values: Vec<f64>,
@@ -140,17 +140,17 @@ pub struct Row {
 
 /// A sealed block, with the open block that it replaces.
 #[derive(Debug)]
-pub(crate) struct Sealed {
-    open: Arc<Open>,
+pub(crate) struct SealedBlock {
+    open: Arc<OpenBlock>,
     block: Block,
 }
 
 impl Frame {
-    pub(crate) fn new(key: FrameKey, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(key: FrameKey, shared: Arc<StoreResources>) -> Self {
         let layout = Layout::of(key.interval_ms);
         Self {
             id: shared.next_frame.fetch_add(1, Ordering::Relaxed),
-            charges: Charges::none(key.clone(), layout, shared.clone()),
+            memory: FrameMemory::none(key.clone(), layout, shared.clone()),
             layout,
             key,
             shared,
@@ -163,12 +163,12 @@ impl Frame {
 
     /// Returns the bytes of memory that a frame takes with its first row.
     pub(crate) fn first_bytes(schema: &Schema, interval_ms: i64) -> u64 {
-        charge::first_bytes(schema, Layout::of(interval_ms), interval_ms)
+        memory::first_bytes(schema, Layout::of(interval_ms), interval_ms)
     }
 
     /// Tells the frame that `bytes` were already taken for its first rows.
     pub(crate) fn has_taken(&self, bytes: u64) {
-        self.charges.begin_with(bytes);
+        self.memory.begin_with(bytes);
     }
 
     pub fn schema(&self) -> &Schema {
@@ -221,19 +221,21 @@ impl Frame {
     }
 
     /// Adds a row of `generation`, which is the current one or later. Returns whether there was room for it.
-    fn push_locked(&self, writer: &mut Writer, generation: u32, row: NewRow<'_>) -> bool {
-        if writer.rests {
-            if !row.is_kept && !self.charges.try_take(&self.view.load()) {
+    fn push_locked(&self, writer: &mut FrameWriter, generation: u32, row: NewRow<'_>) -> bool {
+        if writer.gave_back {
+            if !row.is_kept && !self.memory.try_take(&self.view.load()) {
                 return false;
             }
-            writer.rests = false;
+            writer.gave_back = false;
         }
         let open = writer.open.as_ref().filter(|open| open.generation == generation);
         let is_added = match open.map(|open| (open, open.push(row))) {
             Some((_, Ok(()))) => true,
             // There was no room for its wider rows.
-            Some((open, Err(Refused::Narrow))) if writer.stays_narrow == Some(open.start_row) && !row.is_kept => false,
-            Some((open, Err(Refused::Narrow))) => {
+            Some((open, Err(PushRefused::Narrow))) if writer.stays_narrow == Some(open.start_row) && !row.is_kept => {
+                false
+            }
+            Some((open, Err(PushRefused::Narrow))) => {
                 let (start_row, wider) = (open.start_row, open.widened(&self.key.schema, self.layout, row));
                 let view = self.view.load();
                 let is_added = self.append(writer, &view, view.opens.len() - 1, wider, row);
@@ -244,7 +246,7 @@ impl Frame {
                 let view = self.view.load();
                 let before = writer.next_before.clone().unwrap_or_else(|| self.totals_after(&view));
                 let start_row = view.end_row();
-                let open = Open::new(&self.key.schema, self.layout, start_row, row.at_ms, generation, before, &[]);
+                let open = OpenBlock::new(&self.key.schema, self.layout, start_row, row.at_ms, generation, before, &[]);
                 let is_added = self.append(writer, &view, view.opens.len(), open, row);
                 writer.next_before.take_if(|_| is_added);
                 is_added
@@ -256,16 +258,23 @@ impl Frame {
         is_added
     }
 
-    fn publish(&self, writer: &mut Writer, view: View) {
-        self.charges.take_anyway(&view);
+    fn publish(&self, writer: &mut FrameWriter, view: FrameView) {
+        self.memory.take_anyway(&view);
         (writer.open, writer.generation) = (view.opens.last().cloned(), view.generation);
         self.view.store(Arc::new(view));
     }
 
     /// Adds a row to an open block, then publishes the block in place of the open blocks from number `keep` on. Returns
     /// `false`, and publishes nothing, if memory is used up.
-    fn append(&self, writer: &mut Writer, view: &View, keep: usize, mut open: Open, row: NewRow<'_>) -> bool {
-        if let Err(Refused::Narrow) = open.push(row) {
+    fn append(
+        &self,
+        writer: &mut FrameWriter,
+        view: &FrameView,
+        keep: usize,
+        mut open: OpenBlock,
+        row: NewRow<'_>,
+    ) -> bool {
+        if let Err(PushRefused::Narrow) = open.push(row) {
             open = open.widened(&self.key.schema, self.layout, row);
             // The row fits the wide columns now, if the block has room for it.
             let _ = open.push(row);
@@ -273,8 +282,8 @@ impl Frame {
         let generation = open.generation;
         let mut opens: Vec<_> = view.opens.iter().take(keep).cloned().collect();
         opens.push(Arc::new(open));
-        let shown = View { opens, generation, ..view.clone() };
-        if !row.is_kept && !self.charges.try_take(&shown) {
+        let shown = FrameView { opens, generation, ..view.clone() };
+        if !row.is_kept && !self.memory.try_take(&shown) {
             return false;
         }
         self.publish(writer, shown);
@@ -288,7 +297,7 @@ impl Frame {
     }
 
     /// Returns each counter's last total.
-    fn totals_after(&self, view: &View) -> Vec<Option<Total>> {
+    fn totals_after(&self, view: &FrameView) -> Vec<Option<CounterTotal>> {
         let fields = self.key.schema.fields();
         if !fields.iter().any(|field| matches!(field.kind, Kind::Counter { .. })) {
             return Vec::new();
@@ -313,7 +322,7 @@ impl Frame {
     }
 
     /// Returns the row that was written last.
-    pub fn latest(&self) -> Option<Row> {
+    pub fn latest(&self) -> Option<FrameRow> {
         let view = self.current();
         let fields = self.key.schema.fields().iter();
         if let Some((open, rows)) = view.opens.last().map(|open| (open, open.len())).filter(|(_, rows)| *rows > 0) {
@@ -331,7 +340,7 @@ impl Frame {
                 }
                 values.push(value[0]);
             }
-            return Some(Row { at_ms, values, totals });
+            return Some(FrameRow { at_ms, values, totals });
         }
         let block = view.last_block()?;
         let rows = block.unpack(&self.key.schema).inspect_err(|error| self.unreadable(error)).ok()?;
@@ -341,7 +350,7 @@ impl Frame {
         let at_ms = *rows.at_ms.last()?;
         let totals = last(&rows.columns).into_iter().zip(fields);
         let totals = totals.map(|(total, field)| if field.kind == Kind::Gauge { f64::NAN } else { total }).collect();
-        Some(Row { at_ms, totals, values: last(&rows.into_values(&self.key.schema).columns) })
+        Some(FrameRow { at_ms, totals, values: last(&rows.into_values(&self.key.schema).columns) })
     }
 
     /// Appends the readings of the row that was written last, one per field; a counter's reading is its total. Returns
@@ -395,18 +404,18 @@ impl Frame {
     }
 
     /// Returns whether the newest row is in memory, unpacked, so that reading it waits for no disk.
-    pub(crate) fn is_at_hand(&self) -> bool {
-        let has_newest = |view: &View| view.blocks.is_empty() || !view.opens.is_empty();
+    pub(crate) fn is_latest_in_memory(&self) -> bool {
+        let has_newest = |view: &FrameView| view.blocks.is_empty() || !view.opens.is_empty();
         !self.is_unread.load(Ordering::Acquire) && has_newest(&self.view.load())
     }
 
     /// Returns whether there are no rows. Rows in files count even before they are read.
     pub fn is_empty(&self) -> bool {
-        let has_rows = |view: &View| !view.blocks.is_empty() || view.opens.iter().any(|open| open.len() > 0);
+        let has_rows = |view: &FrameView| !view.blocks.is_empty() || view.opens.iter().any(|open| open.len() > 0);
         !self.is_unread.load(Ordering::Acquire) && !has_rows(&self.view.load())
     }
 
-    pub(crate) fn add_usage(&self, usage: &mut Usage) {
+    pub(crate) fn add_usage(&self, usage: &mut StoreUsage) {
         let view = self.current();
         usage.rows += view.rows(self.capacity());
         for blocks in view.blocks.iter() {
@@ -435,11 +444,11 @@ impl Frame {
         &self.shared.cache
     }
 
-    pub(crate) fn unreadable(&self, _: &Unreadable) {
+    pub(crate) fn unreadable(&self, _: &UnreadableBlock) {
         self.shared.unreadable.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn writer(&self) -> MutexGuard<'_, Writer> {
+    fn writer(&self) -> MutexGuard<'_, FrameWriter> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(unread) = writer.unread.take() {
             self.read(&mut writer, &unread);
@@ -448,22 +457,22 @@ impl Frame {
         writer
     }
 
-    fn current(&self) -> Guard<Arc<View>> {
+    fn current(&self) -> Guard<Arc<FrameView>> {
         if self.is_unread.load(Ordering::Acquire) {
             drop(self.writer());
         }
         self.view.load()
     }
 
-    pub(crate) fn view(&self) -> Arc<View> {
+    pub(crate) fn view(&self) -> Arc<FrameView> {
         Guard::into_inner(self.current())
     }
 }
 
-// === impl Shared ===
+// === impl StoreResources ===
 
-impl Shared {
-    pub(crate) fn new(limits: &Limits, archived: bool) -> Self {
+impl StoreResources {
+    pub(crate) fn new(limits: &StoreLimits, archived: bool) -> Self {
         Self {
             samples: limits.samples.max(1) as u64,
             cache: BlockCache::new(limits.block_cache),
@@ -480,10 +489,10 @@ impl Shared {
     }
 }
 
-// === impl View ===
+// === impl FrameView ===
 
-impl View {
-    pub(crate) fn last_block(&self) -> Option<Seen<'_>> {
+impl FrameView {
+    pub(crate) fn last_block(&self) -> Option<BlockRef<'_>> {
         self.blocks.last()?.last()
     }
 

@@ -1,8 +1,8 @@
 use super::NewRow;
 use crate::cell::Cell;
 use crate::quantum::Quantum;
-use crate::rates::Total;
-use crate::rows::{Parts, Rows, Values};
+use crate::rates::CounterTotal;
+use crate::rows::{PartCells, RawRows, RowValues};
 use crate::{Kind, Layout, Schema, StoredField, ladder};
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -20,10 +20,10 @@ const GAP: i32 = i32::MIN;
 
 /// The newest rows, as uncompressed columns. One thread adds rows; other threads read the added rows at the same time.
 ///
-/// A column of whole steps takes four bytes per row. When a value does not fit, the rows move to a new [`Open`] whose
-/// column is wide.
+/// A column of whole steps takes four bytes per row. When a value does not fit, the rows move to a new
+/// [`OpenBlock`] whose column is wide.
 #[derive(Debug)]
-pub(crate) struct Open {
+pub(crate) struct OpenBlock {
     /// How many rows the frame ever had before this block.
     pub(crate) start_row: u64,
     pub(crate) first_ms: i64,
@@ -31,17 +31,17 @@ pub(crate) struct Open {
     pub(crate) until_ms: i64,
     pub(crate) generation: u32,
     /// Each counter's last total before these rows, by field. May be empty.
-    before: Vec<Option<Total>>,
+    before: Vec<Option<CounterTotal>>,
     /// The place of each column in a slab.
-    lanes: Box<[Lane]>,
+    lanes: Box<[ColumnLane]>,
     slabs: Slabs,
     rows: AtomicUsize,
     /// The cells of each part that gets no more rows. They are made when a query first needs them.
-    parts: OnceLock<Box<[Complete]>>,
+    parts: OnceLock<Box<[CompletePart]>>,
 }
 
 /// The cells of a part that gets no more rows, one per field.
-type Complete = OnceLock<Box<[Cell]>>;
+type CompletePart = OnceLock<Box<[Cell]>>;
 
 /// The slabs of a block. Each is allocated with its first row. The array of large slabs is allocated with the first
 /// large slab, because most frames of short-lived instances never have so many rows.
@@ -53,7 +53,7 @@ struct Slabs {
 
 /// The place of a column in a slab: its index among the narrow or the wide columns, and its step.
 #[derive(Debug, Clone, Copy)]
-enum Lane {
+enum ColumnLane {
     Narrow(usize, Quantum),
     Wide(usize, Quantum),
 }
@@ -74,7 +74,7 @@ struct Slab {
 
 /// Why a row was not added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub(crate) enum PushRefused {
     /// The row belongs to the next block, or the block has no room.
     Full,
     /// A value does not fit its column, which must become wide.
@@ -88,7 +88,7 @@ fn whole_steps(quantum: Quantum, reading: f64) -> Option<i32> {
     (f64::from(whole) == steps && whole != GAP).then_some(whole)
 }
 
-impl Open {
+impl OpenBlock {
     /// Makes a block for rows from `first_ms` on. The columns in `wide` are wide from the start.
     pub(crate) fn new(
         schema: &Schema,
@@ -96,15 +96,15 @@ impl Open {
         start_row: u64,
         first_ms: i64,
         generation: u32,
-        before: Vec<Option<Total>>,
+        before: Vec<Option<CounterTotal>>,
         wide: &[usize],
     ) -> Self {
         let (mut narrow_lanes, mut wide_lanes) = (1.., 0..);
         let next = |lanes: &mut std::ops::RangeFrom<usize>| lanes.next().unwrap_or_default();
         let lanes = (0..schema.columns()).map(|field| match schema.quantum(field) {
-            Quantum::Exact => Lane::Wide(next(&mut wide_lanes), Quantum::Exact),
-            quantum if wide.contains(&field) => Lane::Wide(next(&mut wide_lanes), quantum),
-            quantum => Lane::Narrow(next(&mut narrow_lanes), quantum),
+            Quantum::Exact => ColumnLane::Wide(next(&mut wide_lanes), Quantum::Exact),
+            quantum if wide.contains(&field) => ColumnLane::Wide(next(&mut wide_lanes), quantum),
+            quantum => ColumnLane::Narrow(next(&mut narrow_lanes), quantum),
         });
         let lanes = lanes.collect();
         Self {
@@ -123,9 +123,9 @@ impl Open {
     /// Returns a copy in which all columns are wide that a row does not fit otherwise. Copying the rows once for each
     /// column would take long where there are hundreds.
     pub(crate) fn widened(&self, schema: &Schema, layout: Layout, new: NewRow<'_>) -> Self {
-        let is_wide = |lane: &Lane, reading: f64| match *lane {
-            Lane::Wide(..) => true,
-            Lane::Narrow(_, quantum) => reading.is_finite() && whole_steps(quantum, reading).is_none(),
+        let is_wide = |lane: &ColumnLane, reading: f64| match *lane {
+            ColumnLane::Wide(..) => true,
+            ColumnLane::Narrow(_, quantum) => reading.is_finite() && whole_steps(quantum, reading).is_none(),
         };
         let row_of = new.readings.iter().copied().chain([new.delay_ms]);
         let wide = self.lanes.iter().zip(row_of).enumerate().filter(|(_, (lane, reading))| is_wide(lane, *reading));
@@ -146,13 +146,13 @@ impl Open {
 
     /// Adds a row that is later than the last one. Only one thread at a time may call this. A reading is rounded to its
     /// column's step; a reading that is not finite becomes a gap.
-    pub(crate) fn push(&self, new: NewRow<'_>) -> Result<(), Refused> {
+    pub(crate) fn push(&self, new: NewRow<'_>) -> Result<(), PushRefused> {
         let NewRow { at_ms, readings, delay_ms, .. } = new;
         let row = self.rows.load(Ordering::Relaxed);
         let offset = at_ms.checked_sub(self.first_ms).and_then(|offset| u32::try_from(offset).ok());
-        let (Some(offset), true) = (offset, at_ms < self.until_ms) else { return Err(Refused::Full) };
+        let (Some(offset), true) = (offset, at_ms < self.until_ms) else { return Err(PushRefused::Full) };
         let (nth, row_in_slab) = place(row);
-        let slab = self.slabs.place(nth).ok_or(Refused::Full)?;
+        let slab = self.slabs.place(nth).ok_or(PushRefused::Full)?;
         let slab = slab.get_or_init(|| Slab::new(&self.lanes, slab_rows(nth)));
         let (narrow, wide) = slab.row(row_in_slab);
         let (mut narrow, mut wide) = (narrow.iter(), wide.iter());
@@ -161,12 +161,12 @@ impl Open {
         let row_of = readings.iter().copied().chain([delay_ms]);
         for (lane, reading) in self.lanes.iter().zip(row_of) {
             match *lane {
-                Lane::Narrow(..) if !reading.is_finite() => _ = put(narrow.next(), GAP as u32),
-                Lane::Narrow(_, quantum) => {
-                    let whole = whole_steps(quantum, reading).ok_or(Refused::Narrow)?;
+                ColumnLane::Narrow(..) if !reading.is_finite() => _ = put(narrow.next(), GAP as u32),
+                ColumnLane::Narrow(_, quantum) => {
+                    let whole = whole_steps(quantum, reading).ok_or(PushRefused::Narrow)?;
                     put(narrow.next(), whole as u32);
                 }
-                Lane::Wide(_, quantum) => {
+                ColumnLane::Wide(_, quantum) => {
                     if let Some(place) = wide.next() {
                         place.store(quantum.keep(reading).to_bits(), Ordering::Relaxed);
                     }
@@ -196,7 +196,7 @@ impl Open {
     pub(crate) fn full_bytes(&self, layout: Layout, interval_ms: i64) -> u64 {
         let rows = usize::try_from(layout.block_ms / interval_ms.max(1)).unwrap_or(usize::MAX);
         let rows = rows.clamp(1, first_row(SMALL_SLABS + LARGE_SLABS));
-        let wide = self.lanes.iter().filter(|lane| matches!(lane, Lane::Wide(..))).count();
+        let wide = self.lanes.iter().filter(|lane| matches!(lane, ColumnLane::Wide(..))).count();
         let row = size_of::<u32>() * (1 + self.lanes.len() - wide) + size_of::<u64>() * wide;
         (rows * row + parts_of(layout) * self.lanes.len() * size_of::<Cell>()) as u64
     }
@@ -231,10 +231,10 @@ impl Open {
 
     /// Returns a counter's last total among the first `rows`, or before them; gaps are skipped. Returns `None` if the
     /// read time of that total is unknown.
-    pub(crate) fn total_before(&self, schema: &Schema, field: usize, rows: usize) -> Option<Total> {
+    pub(crate) fn total_before(&self, schema: &Schema, field: usize, rows: usize) -> Option<CounterTotal> {
         let known = (0..rows).rev().map(|row| (row, self.reading(field, row))).find(|(_, total)| !total.is_nan());
         match known {
-            Some((row, total)) => Total::read(self.at_ms(row)?, self.delay(schema, row), total),
+            Some((row, total)) => CounterTotal::read(self.at_ms(row)?, self.delay(schema, row), total),
             None => self.before.get(field).copied().flatten(),
         }
     }
@@ -245,14 +245,14 @@ impl Open {
     }
 
     /// Copies the first `rows` rows.
-    pub(crate) fn read(&self, rows: usize) -> Rows {
+    pub(crate) fn read(&self, rows: usize) -> RawRows {
         let mut read = self.read_range(0..rows, |_| true);
         read.before.clone_from(&self.before);
         read
     }
 
     /// Copies the rows from `row` on. The counters' totals before them are included only if `row` is 0.
-    pub(crate) fn read_from(&self, row: usize) -> Rows {
+    pub(crate) fn read_from(&self, row: usize) -> RawRows {
         let mut read = self.read_range(row..self.len(), |_| true);
         if row == 0 {
             read.before.clone_from(&self.before);
@@ -261,19 +261,25 @@ impl Open {
     }
 
     /// Returns some rows as queries see them. The columns of fields that are not wanted stay empty.
-    pub(crate) fn values(&self, schema: &Schema, rows: Range<usize>, wanted: impl Fn(usize) -> bool) -> Values {
+    pub(crate) fn values(&self, schema: &Schema, rows: Range<usize>, wanted: impl Fn(usize) -> bool) -> RowValues {
         let before = schema.fields().iter().enumerate().map(|(field, StoredField { kind, .. })| match kind {
             Kind::Counter { .. } if wanted(field) => self.total_before(schema, field, rows.start),
             _ => None,
         });
         let before = before.collect();
-        Rows { before, ..self.read_range(rows, |column| schema.needs(column, &wanted)) }.into_values(schema)
+        RawRows { before, ..self.read_range(rows, |column| schema.needs(column, &wanted)) }.into_values(schema)
     }
 
     /// Returns the cells of the first `rows` rows, part by part.
-    pub(crate) fn parts(&self, schema: &Schema, layout: Layout, rows: usize, wanted: impl Fn(usize) -> bool) -> Parts {
+    pub(crate) fn parts(
+        &self,
+        schema: &Schema,
+        layout: Layout,
+        rows: usize,
+        wanted: impl Fn(usize) -> bool,
+    ) -> PartCells {
         let known = self.parts.get_or_init(|| (0..parts_of(layout)).map(|_| OnceLock::new()).collect());
-        let mut parts = Parts { at_ms: Vec::new(), cells: Vec::new() };
+        let mut parts = PartCells { at_ms: Vec::new(), cells: Vec::new() };
         let mut from = 0;
         while let Some(first_ms) = self.at_ms(from).filter(|_| from < rows) {
             let at_ms = ladder::floor(first_ms, layout.part_ms);
@@ -295,7 +301,7 @@ impl Open {
         parts
     }
 
-    fn read_range(&self, rows: Range<usize>, wanted: impl Fn(usize) -> bool) -> Rows {
+    fn read_range(&self, rows: Range<usize>, wanted: impl Fn(usize) -> bool) -> RawRows {
         let rows = rows.start..rows.end.min(self.len());
         // The slabs that hold the rows, with the range of rows in each.
         let runs = || {
@@ -317,7 +323,7 @@ impl Open {
             }
             column
         });
-        Rows { columns: columns.collect(), at_ms, before: Vec::new(), generation: self.generation }
+        RawRows { columns: columns.collect(), at_ms, before: Vec::new(), generation: self.generation }
     }
 }
 
@@ -379,8 +385,8 @@ impl Slabs {
 // === impl Slab ===
 
 impl Slab {
-    fn new(lanes: &[Lane], rows: usize) -> Self {
-        let wide_lanes = lanes.iter().filter(|lane| matches!(lane, Lane::Wide(..))).count();
+    fn new(lanes: &[ColumnLane], rows: usize) -> Self {
+        let wide_lanes = lanes.iter().filter(|lane| matches!(lane, ColumnLane::Wide(..))).count();
         let narrow_lanes = 1 + lanes.len() - wide_lanes;
         Self {
             narrow: (0..narrow_lanes * rows).map(|_| AtomicU32::new(0)).collect(),
@@ -409,24 +415,28 @@ impl Slab {
         column.map(|bits| f64::from_bits(bits.load(Ordering::Relaxed)))
     }
 
-    fn reading(&self, lane: Lane, row: usize) -> f64 {
+    fn reading(&self, lane: ColumnLane, row: usize) -> f64 {
         let reading = match lane {
-            Lane::Narrow(lane, quantum) => self.narrow(lane, row..row + 1).next().map(|bits| value(quantum, bits)),
-            Lane::Wide(lane, _) => self.wide(lane, row..row + 1).next(),
+            ColumnLane::Narrow(lane, quantum) => {
+                self.narrow(lane, row..row + 1).next().map(|bits| value(quantum, bits))
+            }
+            ColumnLane::Wide(lane, _) => self.wide(lane, row..row + 1).next(),
         };
         reading.unwrap_or(f64::NAN)
     }
 
     /// Appends some readings of a column to `column`.
-    fn read(&self, lane: Lane, rows: Range<usize>, column: &mut Vec<f64>) {
+    fn read(&self, lane: ColumnLane, rows: Range<usize>, column: &mut Vec<f64>) {
         match lane {
             // A separate arm keeps the match on the quantum outside the loop.
-            Lane::Narrow(lane, Quantum::Part(parts)) => {
+            ColumnLane::Narrow(lane, Quantum::Part(parts)) => {
                 let quantum = Quantum::Part(parts);
                 column.extend(self.narrow(lane, rows).map(|bits| value(quantum, bits)));
             }
-            Lane::Narrow(lane, quantum) => column.extend(self.narrow(lane, rows).map(|bits| value(quantum, bits))),
-            Lane::Wide(lane, _) => column.extend(self.wide(lane, rows)),
+            ColumnLane::Narrow(lane, quantum) => {
+                column.extend(self.narrow(lane, rows).map(|bits| value(quantum, bits)))
+            }
+            ColumnLane::Wide(lane, _) => column.extend(self.wide(lane, rows)),
         }
     }
 }

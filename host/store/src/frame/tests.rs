@@ -1,11 +1,11 @@
 use super::*;
-use crate::archive::sim::Sim;
+use crate::archive::simulated_disk::SimulatedDisk;
 
-use crate::{InstanceId, Limits, Store, StoredField};
+use crate::{InstanceId, Store, StoreLimits, StoredField};
 
 fn frame(field: StoredField, capacity: u64) -> Frame {
     let cache = BlockCache::new(1 << 20);
-    let shared = Shared { samples: capacity, cache, ..Shared::new(&Limits::default(), false) };
+    let shared = StoreResources { samples: capacity, cache, ..StoreResources::new(&StoreLimits::default(), false) };
     let (instance, schema) = (InstanceId::new("i").unwrap(), Schema::new("s", vec![field]));
     let owner = schema.sampler().clone();
     Frame::new(FrameKey { instance, schema, interval_ms: 1000, born: 0, owner }, Arc::new(shared))
@@ -18,7 +18,7 @@ fn seal_all(frame: &Frame) {
 }
 
 #[test]
-fn the_oldest_row_goes_when_the_ring_is_full() {
+fn a_full_ring_evicts_its_oldest_row() {
     let frame = frame(StoredField::gauge("x"), 3);
     for i in 0..5 {
         frame.push(i * 1000, &[i as f64]);
@@ -29,7 +29,7 @@ fn the_oldest_row_goes_when_the_ring_is_full() {
 }
 
 #[test]
-fn what_gets_no_row_for_minutes_is_compressed_before_its_block_is_over_and_a_later_row_begins_another() {
+fn an_idle_open_block_is_sealed_early_and_a_later_row_begins_a_new_block() {
     let frame = frame(StoredField::counter("rate", 1.0), 10);
     for (at_ms, total) in [(0, 10.0), (1000, 12.0)] {
         frame.push(at_ms, &[total]);
@@ -45,10 +45,10 @@ fn what_gets_no_row_for_minutes_is_compressed_before_its_block_is_over_and_a_lat
 }
 
 #[test]
-fn a_row_that_fits_no_column_makes_all_of_them_wide_and_keeps_the_rows_before_it() {
+fn a_row_too_large_for_narrow_columns_widens_all_of_them_and_keeps_earlier_rows() {
     let fields: Vec<_> =
         (0..200).map(|nth| StoredField { precision: 1.0, ..StoredField::gauge(format!("f{nth}")) }).collect();
-    let shared = Shared::new(&Limits::default(), false);
+    let shared = StoreResources::new(&StoreLimits::default(), false);
     let (instance, schema) = (InstanceId::new("i").unwrap(), Schema::new("s", fields));
     let owner = schema.sampler().clone();
     let frame = Frame::new(FrameKey { instance, schema, interval_ms: 1000, born: 0, owner }, Arc::new(shared));
@@ -60,7 +60,7 @@ fn a_row_that_fits_no_column_makes_all_of_them_wide_and_keeps_the_rows_before_it
 }
 
 #[test]
-fn a_rate_passes_over_gaps_and_survives_the_row_before_it() {
+fn a_rate_skips_gaps_and_survives_eviction_of_the_row_before_it() {
     let frame = frame(StoredField::counter("rate", 1.0), 2);
     for (at, total) in [(0, 10.0), (1000, f64::NAN), (2000, 14.0)] {
         frame.push(at, &[total]);
@@ -71,7 +71,7 @@ fn a_rate_passes_over_gaps_and_survives_the_row_before_it() {
 }
 
 #[test]
-fn a_reset_is_a_gap_and_counting_goes_on_after_it() {
+fn a_counter_reset_gives_one_gap_and_rates_continue_after_it() {
     let frame = frame(StoredField::counter("rate", 1.0), 10);
     let rates = [(0, 10.0), (1000, 20.0), (2000, 5.0), (3000, 6.0)].map(|(at, total)| {
         frame.push(at, &[total]);
@@ -88,7 +88,7 @@ fn all(frame: &Frame) -> Vec<(i64, f64)> {
 }
 
 #[test]
-fn a_clock_that_went_back_costs_no_row_and_of_two_of_one_time_the_later_written_counts() {
+fn a_clock_set_back_loses_no_row_and_the_later_written_row_of_one_time_wins() {
     let frame = frame(StoredField::gauge("x"), 10);
     for (at, x) in [(1000, 1.0), (2000, 2.0), (3000, 3.0), (2000, 9.0), (2500, 8.0)] {
         frame.push(at, &[x]);
@@ -101,7 +101,7 @@ fn a_clock_that_went_back_costs_no_row_and_of_two_of_one_time_the_later_written_
 }
 
 #[test]
-fn times_a_clock_went_over_twice_are_merged_in_buckets_of_any_length() {
+fn overlapping_generations_are_merged_in_long_buckets() {
     let frame = frame(StoredField::gauge("x"), 10_000);
     (0..2000).for_each(|i| _ = frame.push(i * 1000, &[1.0]));
     (1500..3000).for_each(|i| _ = frame.push(i * 1000 + 500, &[2.0]));
@@ -113,7 +113,7 @@ fn times_a_clock_went_over_twice_are_merged_in_buckets_of_any_length() {
 }
 
 #[test]
-fn a_clock_set_back_a_second_every_minute_costs_nothing() {
+fn a_clock_set_back_a_second_every_minute_loses_no_row() {
     let frame = frame(StoredField::gauge("x"), 10_000);
     let mut rows = std::collections::BTreeMap::new();
     for minute in 0..60 {
@@ -130,7 +130,7 @@ fn a_clock_set_back_a_second_every_minute_costs_nothing() {
 }
 
 #[test]
-fn a_rate_goes_on_over_a_clock_that_was_set_back() {
+fn a_rate_is_right_across_a_clock_that_was_set_back() {
     let frame = frame(StoredField::counter("rate", 1.0), 10);
     frame.push_read(3_600_000, 0.0, &[5.0]);
     frame.push_read(1000, 3_600_000.0, &[15.0]);
@@ -140,7 +140,7 @@ fn a_rate_goes_on_over_a_clock_that_was_set_back() {
 }
 
 #[test]
-fn the_latest_row_is_the_same_from_a_sealed_block() {
+fn the_latest_row_is_the_same_before_and_after_sealing() {
     let frame = frame(StoredField::counter("rate", 1.0), 10);
     frame.push(0, &[5.0]);
     frame.push(1000, &[7.0]);
@@ -152,7 +152,7 @@ fn the_latest_row_is_the_same_from_a_sealed_block() {
 }
 
 #[test]
-fn a_value_too_large_for_its_column_keeps_every_row_before_it() {
+fn a_value_too_large_for_a_narrow_column_keeps_every_earlier_row() {
     let frame = frame(StoredField { precision: 0.01, ..StoredField::gauge("x") }, 100);
     let kept = [0.01, -3.2, f64::NAN, 9.9e9, f64::MAX, 9_007_199_254_740_993.0, -21_474_836.48];
     for (i, &x) in kept.iter().enumerate() {
@@ -167,26 +167,26 @@ fn a_value_too_large_for_its_column_keeps_every_row_before_it() {
 }
 
 #[test]
-fn a_frame_that_gets_no_more_rows_keeps_no_more_memory_than_they_take() {
+fn an_idle_frame_gives_back_the_memory_reserved_for_further_rows() {
     let frame = frame(StoredField::gauge("x"), 1000);
     let taken = || frame.shared.heads.account("s").used;
     assert!(frame.push(0, &[1.0]));
     let full = taken();
-    frame.rest(2000);
+    frame.give_back_if_idle(2000);
     assert_eq!(taken(), full, "the next row may come yet");
-    frame.rest(60_000);
+    frame.give_back_if_idle(60_000);
     assert!(taken() < full / 2, "{} of {full}", taken());
     assert!(frame.push(61_000, &[2.0]));
     assert_eq!(taken(), full, "it goes on");
-    frame.rest(120_000);
+    frame.give_back_if_idle(120_000);
     seal_all(&frame);
-    frame.rest(121_000);
+    frame.give_back_if_idle(121_000);
     assert_eq!(taken(), 0);
 }
 
 /// Makes a frame with a number of blocks in a file, of a minute and ten rows each.
 fn in_a_file(blocks: i64) -> (Store, Arc<Frame>) {
-    let (store, mut keeper, _) = Store::on(Arc::new(Sim::new(1)), &Limits::default()).unwrap();
+    let (store, mut keeper, _) = Store::on(Arc::new(SimulatedDisk::new(1)), &StoreLimits::default()).unwrap();
     let schema = Schema::new("s", vec![StoredField::gauge("x")]);
     let frame = store.frame(&InstanceId::new("i").unwrap(), &schema, 100);
     for minute in 0..blocks {
@@ -199,7 +199,7 @@ fn in_a_file(blocks: i64) -> (Store, Arc<Frame>) {
 }
 
 #[test]
-fn of_many_blocks_in_a_file_a_frame_knows_little_and_has_every_row() {
+fn packed_blocks_take_few_bytes_and_keep_every_row() {
     let (_store, frame) = in_a_file(100);
     let view = frame.view();
     let packed = || view.blocks.iter().filter(|blocks| blocks.len() > 1);
@@ -218,7 +218,7 @@ fn of_many_blocks_in_a_file_a_frame_knows_little_and_has_every_row() {
 }
 
 #[test]
-fn a_damaged_block_among_packed_ones_goes_alone() {
+fn discarding_a_corrupt_packed_block_keeps_its_neighbours() {
     let (_store, frame) = in_a_file(40);
     let damaged = frame.view().blocks[0].each().nth(3).unwrap().id;
     let before = all(&frame);

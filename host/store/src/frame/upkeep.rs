@@ -1,8 +1,11 @@
 //! Operations of the keeper on a frame, and those of a restart.
 
-use super::written::Written;
-use super::{Block, Blocks, Bytes, Frame, NewRow, Open, Place, Sealed, Shared, View, Writer, blocks};
-use crate::archive::{FrameKey, Page, Unread};
+use super::write_times::WriteTimes;
+use super::{
+    Block, BlockPlace, Blocks, ChunkBytes, Frame, FrameView, FrameWriter, NewRow, OpenBlock, SealedBlock,
+    StoreResources, blocks,
+};
+use crate::archive::{FrameKey, PageEntry, UnreadHistory};
 use crate::cache::BlockId;
 use crate::cell::Cells;
 use crate::codec::{self, Effort};
@@ -15,7 +18,7 @@ impl Frame {
     /// long, so that ended instances give back their memory. A delay keeps frames on one schedule from sealing all at
     /// once. A block is also due if two newer blocks follow: it gets no more rows, and its time may be far ahead,
     /// because the clock was set back.
-    pub(crate) fn to_seal(&self, now_ms: i64) -> Option<Arc<Open>> {
+    pub(crate) fn to_seal(&self, now_ms: i64) -> Option<Arc<OpenBlock>> {
         const QUIET_INTERVALS: i64 = 20;
         const QUIET_MS: i64 = 60_000;
         let view = self.current();
@@ -38,27 +41,27 @@ impl Frame {
     }
 
     /// Compresses an open block. The open block does not change.
-    pub(crate) fn seal(&self, open: &Arc<Open>) -> Option<Sealed> {
+    pub(crate) fn seal(&self, open: &Arc<OpenBlock>) -> Option<SealedBlock> {
         let rows = open.read(open.len());
         let (first_ms, last_ms) = (*rows.at_ms.first()?, *rows.at_ms.last()?);
         let cells =
             rows.clone().into_values(&self.key.schema).parts(&self.key.schema, self.layout).whole(&self.key.schema);
         let chunk: Arc<[u8]> = codec::encode(&self.key.schema, &[&rows], &[&cells], Effort::Fast).into();
-        let place = Place { bytes: Bytes::Memory(chunk), page: 0 };
+        let place = BlockPlace { bytes: ChunkBytes::Memory(chunk), page: 0 };
         let id = self.cache().new_id();
         let span = (first_ms, last_ms);
         let cells = Some(Cells::of(&cells, &self.key.schema, rows.len()));
         let block = Block::new(id, open.start_row, rows.len(), span, rows.generation, place, cells);
-        Some(Sealed { open: open.clone(), block })
+        Some(SealedBlock { open: open.clone(), block })
     }
 
     /// Publishes a sealed block in place of the open one. Returns `false`, and publishes nothing, if the open block has
     /// changed since; then it must be sealed again.
-    pub(crate) fn replace(&self, sealed: Sealed) -> bool {
+    pub(crate) fn replace(&self, sealed: SealedBlock) -> bool {
         self.replace_locked(&mut self.writer(), sealed)
     }
 
-    pub(super) fn replace_locked(&self, writer: &mut Writer, Sealed { open, block }: Sealed) -> bool {
+    pub(super) fn replace_locked(&self, writer: &mut FrameWriter, SealedBlock { open, block }: SealedBlock) -> bool {
         let view = self.view.load();
         let same = view.opens.first().is_some_and(|first| Arc::ptr_eq(first, &open)) && open.len() == block.rows;
         if same {
@@ -74,7 +77,7 @@ impl Frame {
                 // So the next push need not unpack the block.
                 writer.next_before = Some(self.totals_after(&view));
             }
-            self.publish(writer, View { blocks, opens, ..**view });
+            self.publish(writer, FrameView { blocks, opens, ..**view });
         }
         same
     }
@@ -82,8 +85,8 @@ impl Frame {
     /// Removes the blocks for which `is_over` returns true, given the blocks and the time they were written by. Returns
     /// whether there were any.
     pub(crate) fn prune(&self, trusted_ms: i64, is_over: impl Fn(&Blocks, i64) -> bool) -> bool {
-        let over = |view: &View| -> Vec<BlockId> {
-            let written = Written::of(view, trusted_ms);
+        let over = |view: &FrameView| -> Vec<BlockId> {
+            let written = WriteTimes::of(view, trusted_ms);
             let over = view.blocks.iter().filter(|blocks| is_over(blocks, written.by_ms(blocks)));
             over.map(Blocks::id).collect()
         };
@@ -95,14 +98,14 @@ impl Frame {
         let over = over(&view);
         let blocks = self.without(view.blocks.iter().cloned(), |blocks| over.contains(&blocks.id()));
         let floor = view.end_row();
-        self.publish(&mut writer, View { blocks, floor, ..(**view).clone() });
+        self.publish(&mut writer, FrameView { blocks, floor, ..(**view).clone() });
         true
     }
 
     /// Returns file numbers, and when the blocks in those files were written.
     pub(crate) fn written(&self, trusted_ms: i64) -> Vec<(u64, i64)> {
         let view = self.current();
-        let written = Written::of(&view, trusted_ms);
+        let written = WriteTimes::of(&view, trusted_ms);
         view.blocks.iter().filter_map(|blocks| Some((blocks.file()?, written.by_ms(blocks)))).collect()
     }
 
@@ -122,13 +125,13 @@ impl Frame {
 
 impl Frame {
     /// Makes a frame from its history in files, which is read on first use.
-    pub(crate) fn unread(key: FrameKey, shared: Arc<Shared>, unread: Unread) -> Self {
-        let writer = Mutex::new(Writer { unread: Some(Box::new(unread)), ..Writer::default() });
+    pub(crate) fn unread(key: FrameKey, shared: Arc<StoreResources>, unread: UnreadHistory) -> Self {
+        let writer = Mutex::new(FrameWriter { unread: Some(Box::new(unread)), ..FrameWriter::default() });
         Self { is_unread: AtomicBool::new(true), writer, ..Self::new(key, shared) }
     }
 
     /// Lists the blocks in files, then adds the rows that are in logs but in no block.
-    pub(super) fn read(&self, writer: &mut Writer, unread: &Unread) {
+    pub(super) fn read(&self, writer: &mut FrameWriter, unread: &UnreadHistory) {
         let (pages, mut damaged) = unread.pages();
         self.list(writer, pages);
         damaged += unread.rows(self.schema(), |rows| {
@@ -144,7 +147,7 @@ impl Frame {
         self.shared.unreadable.fetch_add(damaged, Ordering::Relaxed);
     }
 
-    fn list(&self, writer: &mut Writer, pages: Vec<Page>) {
+    fn list(&self, writer: &mut FrameWriter, pages: Vec<PageEntry>) {
         let mut start_row = 0;
         let blocks = pages.into_iter().map(|page| {
             let (id, span) = (self.cache().new_id(), (page.first_ms, page.last_ms));
@@ -157,11 +160,11 @@ impl Frame {
         writer.last_ms = blocks.last().map(Blocks::last_ms);
         let first_row = start_row.saturating_sub(self.capacity());
         let blocks = self.packed(blocks.into_iter().filter(|blocks| blocks.end_row() > first_row).collect());
-        self.publish(writer, View { blocks, generation, ..View::default() });
+        self.publish(writer, FrameView { blocks, generation, ..FrameView::default() });
     }
 
     /// Adds a row from a log, unless it is known: everything that was written before a row in a block is in blocks too.
-    fn replay(&self, writer: &mut Writer, generation: u32, at_ms: i64, readings: &[f64]) {
+    fn replay(&self, writer: &mut FrameWriter, generation: u32, at_ms: i64, readings: &[f64]) {
         let known = writer.last_ms.is_some_and(|last| at_ms <= last);
         if generation < writer.generation || (generation == writer.generation && known) {
             return;
@@ -170,7 +173,7 @@ impl Frame {
     }
 
     /// Gives back the memory that is reserved for further rows, if no row came for some intervals.
-    pub(crate) fn rest(&self, now_ms: i64) {
+    pub(crate) fn give_back_if_idle(&self, now_ms: i64) {
         const INTERVALS: i64 = 3;
         if self.is_unread.load(Ordering::Acquire) {
             return;
@@ -178,8 +181,8 @@ impl Frame {
         let mut writer = self.writer();
         let quiet_ms = writer.last_ms.map_or(i64::MAX, |last_ms| now_ms.saturating_sub(last_ms));
         if quiet_ms > self.key.interval_ms.saturating_mul(INTERVALS) {
-            writer.rests = true;
-            self.charges.give_back(&self.view.load());
+            writer.gave_back = true;
+            self.memory.give_back(&self.view.load());
         }
     }
 
@@ -194,11 +197,11 @@ impl Frame {
         let view = self.view.load();
         let blocks = view.blocks.iter().flat_map(|blocks| blocks.without(id, self.cache())).collect();
         let floor = view.end_row();
-        self.publish(&mut writer, View { blocks, floor, ..(**view).clone() });
+        self.publish(&mut writer, FrameView { blocks, floor, ..(**view).clone() });
     }
 
     /// Records the place of a block that is in a file now. A block that was removed meanwhile is ignored.
-    pub(crate) fn stored(&self, id: BlockId, place: &Place) {
+    pub(crate) fn stored(&self, id: BlockId, place: &BlockPlace) {
         let mut writer = self.writer();
         let view = self.view.load();
         let moved = |blocks: &Blocks| match blocks.one() {
@@ -206,17 +209,17 @@ impl Frame {
             _ => blocks.clone(),
         };
         let blocks = self.packed(view.blocks.iter().map(moved).collect());
-        self.publish(&mut writer, View { blocks, ..(**view).clone() });
+        self.publish(&mut writer, FrameView { blocks, ..(**view).clone() });
     }
 
     /// Records the new places of blocks, as pairs of old and new place.
-    pub(crate) fn moved(&self, places: &[(Place, Place)]) {
+    pub(crate) fn moved(&self, places: &[(BlockPlace, BlockPlace)]) {
         let places: HashMap<_, _> = places.iter().filter_map(|(from, to)| Some((from.stored()?, to))).collect();
-        let place_of = |place: &Place| places.get(&place.stored()?).map(|place| (*place).clone());
+        let place_of = |place: &BlockPlace| places.get(&place.stored()?).map(|place| (*place).clone());
         let mut writer = self.writer();
         let view = self.view.load();
         let blocks = view.blocks.iter().flat_map(|blocks| blocks.moved(place_of, self.cache())).collect();
-        self.publish(&mut writer, View { blocks, ..(**view).clone() });
+        self.publish(&mut writer, FrameView { blocks, ..(**view).clone() });
     }
 
     fn packed(&self, blocks: Vec<Blocks>) -> Arc<[Blocks]> {

@@ -3,10 +3,10 @@
 #[cfg(test)]
 mod tests;
 
-use crate::archive::{self, Disk as _, Folder, Restored, Role, Snapshot, Values};
-use crate::frame::{Blocks, Frame, Row, Seen, Shared, View};
-use crate::rows::Rows;
-use crate::{ClockJump, InstanceId, Kind, Limits, Schema, Usage, jumps};
+use crate::archive::{self, Disk as _, FileRole, FolderSnapshot, HistoryFolder, NoteValues, RestoreReport};
+use crate::frame::{BlockRef, Blocks, Frame, FrameRow, FrameView, StoreResources};
+use crate::rows::RawRows;
+use crate::{ClockJump, InstanceId, Kind, Schema, StoreLimits, StoreUsage, jumps};
 use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::io;
@@ -15,16 +15,16 @@ use std::sync::Arc;
 
 /// Stored history in a folder and its disk usage.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Stats {
+pub struct FolderStats {
     /// Whether a host has the folder locked.
     pub in_use: bool,
     /// Files with rows that are in no block yet.
-    pub log: Files,
+    pub log: FileTotals,
     /// Files with blocks as they were sealed.
-    pub fresh: Files,
+    pub fresh: FileTotals,
     /// Files with merged blocks.
-    pub settled: Files,
-    pub notes: Files,
+    pub settled: FileTotals,
+    pub notes: FileTotals,
     /// Instances that have rows.
     pub instances: usize,
     pub frames: usize,
@@ -50,14 +50,14 @@ pub struct Stats {
 
 /// Files of one kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Files {
+pub struct FileTotals {
     pub files: u64,
     pub bytes: u64,
 }
 
 /// A corrupt or incomplete place in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
+pub struct FileDefect {
     pub file: String,
     /// The offset of the record.
     pub offset: u64,
@@ -67,7 +67,7 @@ pub struct Finding {
 
 /// The result of [`verify`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Verified {
+pub struct VerifyReport {
     pub files: u64,
     pub bytes: u64,
     /// Valid records.
@@ -77,10 +77,10 @@ pub struct Verified {
     /// Rows of those blocks and of logs. A row in two files counts twice.
     pub rows: u64,
     /// Corrupt places.
-    pub damaged: Vec<Finding>,
+    pub damaged: Vec<FileDefect>,
     /// Incomplete records at the ends of files, whose writer was stopped. They are harmless: their contents were never
     /// reported as written.
-    pub torn: Vec<Finding>,
+    pub torn: Vec<FileDefect>,
     /// Names of files of a later version, which were not checked.
     pub newer: Vec<String>,
     /// The last times that the clock was set, the oldest first.
@@ -89,7 +89,7 @@ pub struct Verified {
 
 /// Selects the rows to export.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Filter {
+pub struct ExportFilter {
     /// The instances to export; empty for all.
     pub instances: Vec<InstanceId>,
     /// The earliest time to export, inclusive.
@@ -102,22 +102,22 @@ pub struct Filter {
 #[derive(Debug)]
 pub struct Export {
     /// The frames by instance, then by sampler; of one sampler the older first.
-    pub frames: Vec<Exported>,
+    pub frames: Vec<ExportedFrame>,
     /// The notes by key.
     pub notes: BTreeMap<String, Vec<u8>>,
     /// The result of reading the files. History that could not be read is not exported.
-    pub restored: Restored,
+    pub restored: RestoreReport,
 }
 
 /// One sampler's rows for one instance.
 #[derive(Debug)]
-pub struct Exported {
+pub struct ExportedFrame {
     frame: Arc<Frame>,
     since_ms: i64,
     until_ms: i64,
 }
 
-impl Default for Filter {
+impl Default for ExportFilter {
     fn default() -> Self {
         Self { instances: Vec::new(), since_ms: i64::MIN, until_ms: i64::MAX }
     }
@@ -125,21 +125,21 @@ impl Default for Filter {
 
 /// Returns whether a host has the folder locked.
 pub fn is_in_use(folder: &Path) -> io::Result<bool> {
-    Ok(Folder::unlocked(folder)?.is_in_use())
+    Ok(HistoryFolder::unlocked(folder)?.is_in_use())
 }
 
 /// Counts the history in a folder. It reads no more than a host does when it starts.
-pub fn stats(folder: &Path) -> io::Result<Stats> {
-    let folder = Folder::unlocked(folder)?;
+pub fn stats(folder: &Path) -> io::Result<FolderStats> {
+    let folder = HistoryFolder::unlocked(folder)?;
     let in_use = folder.is_in_use();
     let disk = snapshot(folder)?;
-    let mut stats = Stats { in_use, ..Stats::default() };
+    let mut stats = FolderStats { in_use, ..FolderStats::default() };
     for name in disk.list()? {
-        let files = match Role::of(&name) {
-            Some(Role::Log) => &mut stats.log,
-            Some(Role::Fresh) => &mut stats.fresh,
-            Some(Role::Settled) => &mut stats.settled,
-            Some(Role::Notes) => &mut stats.notes,
+        let files = match FileRole::of(&name) {
+            Some(FileRole::Log) => &mut stats.log,
+            Some(FileRole::Fresh) => &mut stats.fresh,
+            Some(FileRole::Settled) => &mut stats.settled,
+            Some(FileRole::Notes) => &mut stats.notes,
             None => continue,
         };
         files.files += 1;
@@ -150,7 +150,7 @@ pub fn stats(folder: &Path) -> io::Result<Stats> {
     let frames: Vec<_> = frames.iter().filter(|frame| !frame.is_empty()).collect();
     stats.instances = frames.iter().map(|frame| &frame.key().instance).collect::<HashSet<_>>().len();
     stats.frames = frames.len();
-    let mut usage = Usage::default();
+    let mut usage = StoreUsage::default();
     for frame in frames {
         frame.add_usage(&mut usage);
         let rows = frame.len() as u64;
@@ -161,19 +161,19 @@ pub fn stats(folder: &Path) -> io::Result<Stats> {
         stats.clock_set_back += u64::from(frame.generation() > 0);
     }
     (stats.blocks, stats.rows) = (usage.blocks, usage.rows);
-    Ok(Stats { damaged: restored.damaged, newer: restored.newer, unreadable: restored.unreadable, ..stats })
+    Ok(FolderStats { damaged: restored.damaged, newer: restored.newer, unreadable: restored.unreadable, ..stats })
 }
 
 /// Reads and unpacks everything in a folder, and reports what is corrupt. `progress` gets the number of bytes that are
 /// done and the total.
-pub fn verify(folder: &Path, mut progress: impl FnMut(u64, u64)) -> io::Result<Verified> {
-    let disk = snapshot(Folder::unlocked(folder)?)?;
+pub fn verify(folder: &Path, mut progress: impl FnMut(u64, u64)) -> io::Result<VerifyReport> {
+    let disk = snapshot(HistoryFolder::unlocked(folder)?)?;
     archive::verify(&disk, &mut progress)
 }
 
 /// Opens history to export its rows: all rows in files, also those that a host would no longer answer.
-pub fn export(folder: &Path, filter: &Filter) -> io::Result<Export> {
-    let (mut frames, notes, restored) = restore(snapshot(Folder::unlocked(folder)?)?)?;
+pub fn export(folder: &Path, filter: &ExportFilter) -> io::Result<Export> {
+    let (mut frames, notes, restored) = restore(snapshot(HistoryFolder::unlocked(folder)?)?)?;
     let wanted = &filter.instances;
     frames.retain(|frame| !frame.is_empty() && (wanted.is_empty() || wanted.contains(&frame.key().instance)));
     frames.sort_by(|a, b| {
@@ -181,19 +181,20 @@ pub fn export(folder: &Path, filter: &Filter) -> io::Result<Export> {
             |frame: &Arc<Frame>| (frame.key().instance.clone(), frame.schema().sampler().clone(), frame.key().born);
         order(a).cmp(&order(b))
     });
-    let Filter { since_ms, until_ms, .. } = *filter;
-    let frames = frames.into_iter().map(|frame| Exported { frame, since_ms, until_ms }).collect();
+    let ExportFilter { since_ms, until_ms, .. } = *filter;
+    let frames = frames.into_iter().map(|frame| ExportedFrame { frame, since_ms, until_ms }).collect();
     Ok(Export { frames, notes, restored })
 }
 
-fn snapshot(folder: Folder) -> io::Result<Snapshot> {
+fn snapshot(folder: HistoryFolder) -> io::Result<FolderSnapshot> {
     // Take logs before segments: rows that leave a log meanwhile are then in a segment.
-    Snapshot::take(folder, |name| Role::of(name).is_some(), |name| Role::of(name) == Some(Role::Log))
+    FolderSnapshot::take(folder, |name| FileRole::of(name).is_some(), |name| FileRole::of(name) == Some(FileRole::Log))
 }
 
-fn restore(disk: Snapshot) -> io::Result<(Vec<Arc<Frame>>, Values, Restored)> {
-    let limits = Limits { samples: usize::MAX, block_cache: 1 << 20, ..Limits::default() };
-    let (_, frames, values, restored) = archive::restore(Arc::new(disk), &Arc::new(Shared::new(&limits, true)))?;
+fn restore(disk: FolderSnapshot) -> io::Result<(Vec<Arc<Frame>>, NoteValues, RestoreReport)> {
+    let limits = StoreLimits { samples: usize::MAX, block_cache: 1 << 20, ..StoreLimits::default() };
+    let (_, frames, values, restored) =
+        archive::restore(Arc::new(disk), &Arc::new(StoreResources::new(&limits, true)))?;
     Ok((frames, values, restored))
 }
 
@@ -205,7 +206,7 @@ fn in_order<T>(rows: &mut Vec<T>, at_ms: impl Fn(&T) -> i64) {
     rows.reverse();
 }
 
-impl Stats {
+impl FolderStats {
     /// Returns the size of all files in bytes.
     pub fn bytes(&self) -> u64 {
         [self.log, self.fresh, self.settled, self.notes].iter().map(|files| files.bytes).sum()
@@ -217,14 +218,14 @@ impl Stats {
     }
 }
 
-impl Verified {
+impl VerifyReport {
     /// Returns whether nothing is damaged.
     pub fn is_whole(&self) -> bool {
         self.damaged.is_empty()
     }
 }
 
-impl Exported {
+impl ExportedFrame {
     pub fn instance(&self) -> &InstanceId {
         &self.frame.key().instance
     }
@@ -234,10 +235,10 @@ impl Exported {
     }
 
     /// Passes the rows to `each`, ascending in time. Returns how many blocks could not be read and are missing.
-    pub fn rows<E>(&self, mut each: impl FnMut(&Row) -> Result<(), E>) -> Result<u64, E> {
+    pub fn rows<E>(&self, mut each: impl FnMut(&FrameRow) -> Result<(), E>) -> Result<u64, E> {
         if self.frame.generation() > 0 {
             let mut rows = Vec::new();
-            let Ok(unreadable) = self.rows_as_written(&mut |row: &Row| {
+            let Ok(unreadable) = self.rows_as_written(&mut |row: &FrameRow| {
                 rows.push(row.clone());
                 Ok::<_, Infallible>(())
             });
@@ -248,7 +249,7 @@ impl Exported {
         self.rows_as_written(&mut each)
     }
 
-    fn rows_as_written<E>(&self, each: &mut impl FnMut(&Row) -> Result<(), E>) -> Result<u64, E> {
+    fn rows_as_written<E>(&self, each: &mut impl FnMut(&FrameRow) -> Result<(), E>) -> Result<u64, E> {
         let view = self.frame.view();
         let mut unreadable = 0;
         for block in self.blocks(&view) {
@@ -263,14 +264,14 @@ impl Exported {
         Ok(unreadable)
     }
 
-    fn hand_over<E>(&self, rows: Rows, each: &mut impl FnMut(&Row) -> Result<(), E>) -> Result<(), E> {
+    fn hand_over<E>(&self, rows: RawRows, each: &mut impl FnMut(&FrameRow) -> Result<(), E>) -> Result<(), E> {
         let fields = self.schema().fields();
         let is_counter = |field: usize| fields.get(field).is_some_and(|field| field.kind != Kind::Gauge);
         let values = rows.clone().into_values(self.schema());
         let at = |columns: &[Vec<f64>], field: usize, nth: usize| {
             columns.get(field).and_then(|column| column.get(nth)).copied().unwrap_or(f64::NAN)
         };
-        let mut row = Row { at_ms: 0, values: Vec::new(), totals: Vec::new() };
+        let mut row = FrameRow { at_ms: 0, values: Vec::new(), totals: Vec::new() };
         for (nth, &at_ms) in rows.at_ms.iter().enumerate().filter(|(_, at_ms)| self.is_wanted(**at_ms)) {
             row.at_ms = at_ms;
             row.values.clear();
@@ -318,7 +319,7 @@ impl Exported {
         Ok(unreadable)
     }
 
-    fn blocks<'v>(&self, view: &'v View) -> impl Iterator<Item = Seen<'v>> {
+    fn blocks<'v>(&self, view: &'v FrameView) -> impl Iterator<Item = BlockRef<'v>> {
         let over = view.blocks.iter().filter(|blocks| self.overlaps(blocks.first_ms(), blocks.last_ms()));
         over.flat_map(Blocks::each).filter(|block| self.overlaps(block.first_ms, block.last_ms))
     }

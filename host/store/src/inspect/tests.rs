@@ -34,7 +34,7 @@ fn at_ms(nth: i64) -> i64 {
 
 /// Makes an archive with hours of rows, most of them merged, the last in a log. It stays open.
 fn archive(folder: &Path) -> (Store, Keeper) {
-    let (store, mut keeper, _) = Store::open(folder, &Limits::default()).unwrap();
+    let (store, mut keeper, _) = Store::open(folder, &StoreLimits::default()).unwrap();
     for nth in 0..rows() {
         for instance in instances() {
             store.frame(&instance, &schema(), INTERVAL_MS).push(at_ms(nth), &row(nth));
@@ -53,7 +53,7 @@ fn closed(folder: &Path) {
     keeper.close(at_ms(rows()));
 }
 
-fn whole(folder: &Path) -> Verified {
+fn whole(folder: &Path) -> VerifyReport {
     verify(folder, |_, _| {}).unwrap()
 }
 
@@ -72,10 +72,10 @@ fn one_of(folder: &Path, kind: &str) -> (String, Vec<u8>) {
     found.unwrap_or_else(|| panic!("a file {kind}"))
 }
 
-fn all_rows(export: &Export) -> Vec<(InstanceId, Row)> {
+fn all_rows(export: &Export) -> Vec<(InstanceId, FrameRow)> {
     let mut all = Vec::new();
     for frame in &export.frames {
-        let mut take = |row: &Row| {
+        let mut take = |row: &FrameRow| {
             all.push((frame.instance().clone(), row.clone()));
             Ok::<_, ()>(())
         };
@@ -89,7 +89,7 @@ fn bits(values: &[f64]) -> Vec<u64> {
 }
 
 #[test]
-fn what_was_written_is_whole_and_counted() {
+fn stats_and_verify_count_every_written_row() {
     let folder = tempfile::tempdir().unwrap();
     closed(folder.path());
     let stats = stats(folder.path()).unwrap();
@@ -111,7 +111,7 @@ fn what_was_written_is_whole_and_counted() {
 }
 
 #[test]
-fn a_flipped_bit_in_any_file_is_found_and_its_file_is_named() {
+fn verify_finds_a_flipped_bit_and_names_its_file() {
     let folder = tempfile::tempdir().unwrap();
     closed(folder.path());
     for kind in ["log-", "new-", "seg-", "notes-"] {
@@ -131,14 +131,14 @@ fn a_flipped_bit_in_any_file_is_found_and_its_file_is_named() {
 }
 
 #[test]
-fn a_log_that_was_cut_off_is_torn_and_a_settled_file_is_damaged() {
+fn verify_reports_a_truncated_log_as_torn_and_a_truncated_settled_file_as_damaged() {
     let folder = tempfile::tempdir().unwrap();
     closed(folder.path());
     for (kind, torn, damaged) in [("log-", true, false), ("new-", true, false), ("seg-", false, true)] {
         let (name, bytes) = one_of(folder.path(), kind);
         fs::write(folder.path().join(&name), &bytes[..bytes.len() - 3]).unwrap();
         let verified = whole(folder.path());
-        let names = |found: &[Finding]| found.iter().any(|found| found.file == name);
+        let names = |found: &[FileDefect]| found.iter().any(|found| found.file == name);
         assert_eq!((names(&verified.torn), names(&verified.damaged)), (torn, damaged), "{verified:?}");
         assert_eq!(verified.is_whole(), !damaged);
         fs::write(folder.path().join(&name), bytes).unwrap();
@@ -146,13 +146,13 @@ fn a_log_that_was_cut_off_is_torn_and_a_settled_file_is_damaged() {
 }
 
 #[test]
-fn exported_are_exactly_the_rows_that_were_pushed() {
+fn export_has_exactly_the_pushed_rows() {
     let folder = tempfile::tempdir().unwrap();
     let (store, keeper) = archive(folder.path());
     let query = Query { since_ms: 0, until_ms: i64::MAX / 2, step_ms: 1, ..Query::default() };
     let queried = store.range(&instances()[0], &query);
     keeper.close(at_ms(rows()));
-    let exported = all_rows(&export(folder.path(), &Filter::default()).unwrap());
+    let exported = all_rows(&export(folder.path(), &ExportFilter::default()).unwrap());
     assert_eq!(exported.len() as i64, 2 * rows());
     for (nth, (instance, exported)) in exported.iter().enumerate() {
         let nth = nth as i64;
@@ -169,10 +169,10 @@ fn exported_are_exactly_the_rows_that_were_pushed() {
 }
 
 #[test]
-fn one_field_is_exported_as_it_is_stored_and_without_gaps() {
+fn readings_of_one_field_are_exported_as_stored_without_gaps() {
     let folder = tempfile::tempdir().unwrap();
     closed(folder.path());
-    let export = export(folder.path(), &Filter::default()).unwrap();
+    let export = export(folder.path(), &ExportFilter::default()).unwrap();
     for field in 0..3 {
         let pushed = (0..rows()).map(|nth| (at_ms(nth), row(nth)[field])).filter(|(_, reading)| !reading.is_nan());
         let mut exported = Vec::new();
@@ -186,11 +186,11 @@ fn one_field_is_exported_as_it_is_stored_and_without_gaps() {
 }
 
 #[test]
-fn a_filter_leaves_what_it_asks_for() {
+fn an_export_filter_selects_instances_and_times() {
     let folder = tempfile::tempdir().unwrap();
     closed(folder.path());
     let [_, b] = instances();
-    let filter = Filter { instances: vec![b.clone()], since_ms: at_ms(100), until_ms: at_ms(5000) };
+    let filter = ExportFilter { instances: vec![b.clone()], since_ms: at_ms(100), until_ms: at_ms(5000) };
     let rows = all_rows(&export(folder.path(), &filter).unwrap());
     assert!(rows.iter().all(|(instance, _)| *instance == b));
     let at: Vec<i64> = rows.iter().map(|(_, row)| row.at_ms).collect();
@@ -198,14 +198,14 @@ fn a_filter_leaves_what_it_asks_for() {
 }
 
 #[test]
-fn a_running_hosts_history_is_read_and_nothing_in_its_folder_changes() {
+fn history_of_a_running_host_is_read_without_changing_its_folder() {
     let folder = tempfile::tempdir().unwrap();
     let (store, mut keeper) = archive(folder.path());
     fs::write(folder.path().join("tmp-0000000099"), "being merged").unwrap();
     let before = files(folder.path());
     assert!(stats(folder.path()).unwrap().in_use);
     assert!(whole(folder.path()).is_whole());
-    let export = export(folder.path(), &Filter::default()).unwrap();
+    let export = export(folder.path(), &ExportFilter::default()).unwrap();
     assert_eq!(files(folder.path()), before);
     // Open files stay readable when they are merged and deleted.
     for nth in rows()..rows() + 12 * H / INTERVAL_MS {
@@ -222,29 +222,29 @@ fn a_running_hosts_history_is_read_and_nothing_in_its_folder_changes() {
 }
 
 #[test]
-fn a_folder_that_is_not_there_is_an_error_and_an_empty_one_is_empty() {
+fn a_missing_folder_is_an_error_and_an_empty_folder_has_no_history() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("history");
     assert_eq!(stats(&missing).unwrap_err().kind(), io::ErrorKind::NotFound);
     assert_eq!(verify(&missing, |_, _| {}).unwrap_err().kind(), io::ErrorKind::NotFound);
-    assert_eq!(export(&missing, &Filter::default()).unwrap_err().kind(), io::ErrorKind::NotFound);
-    assert_eq!(stats(folder.path()).unwrap(), Stats::default());
+    assert_eq!(export(&missing, &ExportFilter::default()).unwrap_err().kind(), io::ErrorKind::NotFound);
+    assert_eq!(stats(folder.path()).unwrap(), FolderStats::default());
     assert!(!missing.exists());
 }
 
 #[test]
-fn rows_written_while_the_clock_was_set_back_are_exported_in_the_order_of_their_times() {
+fn rows_written_after_the_clock_was_set_back_are_exported_in_the_order_of_their_times() {
     let folder = tempfile::tempdir().unwrap();
-    let (store, mut keeper, _) = Store::open(folder.path(), &Limits::default()).unwrap();
+    let (store, mut keeper, _) = Store::open(folder.path(), &StoreLimits::default()).unwrap();
     let host = InstanceId::new("host").unwrap();
     let frame = store.frame(&host, &Schema::new("s", vec![StoredField::gauge("x")]), 1000);
     for (at, x) in [(1000, 1.0), (2000, 2.0), (3000, 3.0), (2000, 9.0), (2500, 8.0)] {
         frame.push(at, &[x]);
     }
     keeper.step(3000);
-    let export = export(folder.path(), &Filter::default()).unwrap();
+    let export = export(folder.path(), &ExportFilter::default()).unwrap();
     let (mut rows, mut readings) = (Vec::new(), Vec::new());
-    let mut row = |row: &crate::Row| {
+    let mut row = |row: &crate::FrameRow| {
         rows.push((row.at_ms, row.values[0]));
         Ok::<_, ()>(())
     };
@@ -271,7 +271,7 @@ fn files_of_the_first_version_are_read_to_the_last_row() {
         std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
     }
     assert!(verify(folder.path(), |_, _| {}).unwrap().is_whole());
-    let (store, ..) = Store::open(folder.path(), &Limits { samples: 100_000, ..Limits::default() }).unwrap();
+    let (store, ..) = Store::open(folder.path(), &StoreLimits { samples: 100_000, ..StoreLimits::default() }).unwrap();
     let start = 1_700_000_000_000 / 21_600_000 * 21_600_000;
     let query = crate::Query { since_ms: 0, until_ms: i64::MAX / 2, step_ms: 10_000, ..crate::Query::default() };
     let points = store.range(&InstanceId::new("host").unwrap(), &query);

@@ -3,17 +3,19 @@
 
 #[cfg(test)]
 mod tests;
-mod trust;
+mod trusted_clock;
 
-use crate::archive::{self, Archive, Disk, FORGOTTEN, Flushed, Folder, Forgotten, Restored, Spared};
-use crate::frame::{Blocks, Frame, Shared};
-use crate::store::{Changes, Limits, Store};
+use crate::archive::{
+    self, Archive, Disk, EvictedFile, FORGOTTEN, FlushStats, ForgottenNote, HistoryFolder, RestoreReport,
+};
+use crate::frame::{Blocks, Frame, StoreResources};
+use crate::store::{NoteChanges, Store, StoreLimits};
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use trust::Trust;
+use trusted_clock::TrustedClock;
 
 /// The backoff after a failed write, in milliseconds: the first wait, and the longest.
 const BACKOFF_MS: (i64, i64) = (1_000, 30_000);
@@ -25,7 +27,7 @@ const YOUNG_MS: i64 = 3_600_000;
 const PRUNE_MS: i64 = 30_000;
 
 /// The key of the note about the clock.
-const TRUST: &str = "clock/trust";
+const CLOCK_NOTE: &str = "clock/trust";
 /// The interval between writes of that note, in milliseconds.
 const NOTED_MS: i64 = 10 * 60_000;
 
@@ -37,17 +39,17 @@ const MERGED: usize = 256;
 #[derive(Debug)]
 pub struct Keeper {
     store: Store,
-    limits: Limits,
+    limits: StoreLimits,
     archive: Option<Archive>,
     /// The folder of an archive that could not be opened yet.
     unopened: Option<PathBuf>,
     retry: Option<Retry>,
     /// Changes of notes for the next flush.
-    changes: Changes,
+    changes: NoteChanges,
     pruned_ms: Option<i64>,
-    settled_ms: Option<i64>,
+    merge_paused_ms: Option<i64>,
     /// The state of the clock; `None` before the first check.
-    trust: Option<Trust>,
+    clock: Option<TrustedClock>,
     /// The time of the last note about the clock.
     noted_ms: Option<i64>,
 }
@@ -64,7 +66,7 @@ pub struct ArchiveStatus {
     /// Whether there is an archive.
     pub on: bool,
     /// Why writes fail now. History stays in memory alone until they succeed again.
-    pub failing: Option<Failing>,
+    pub failing: Option<WriteFailure>,
     /// The start of the write in progress.
     pub writing_since: Option<Instant>,
     /// Rows that wait to be written. While writes fail, rows that are only in a log count too, because the log will be
@@ -80,7 +82,7 @@ pub struct ArchiveStatus {
     pub blocks: u64,
     /// Bytes that flushes wrote.
     pub bytes: u64,
-    /// Failed writes by reason: see [`Failing::reason`].
+    /// Failed writes by reason: see [`WriteFailure::reason`].
     pub failed: BTreeMap<&'static str, u64>,
     /// The size of all files in bytes.
     pub size: u64,
@@ -96,7 +98,7 @@ pub struct ArchiveStatus {
 
 /// Why writes fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failing {
+pub struct WriteFailure {
     /// `full`, `read_only`, `denied`, `gone`, `in_use`, `file_limit` or `io`.
     pub reason: &'static str,
     pub error: String,
@@ -105,9 +107,9 @@ pub struct Failing {
 
 /// The amount of work that a step did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Step {
+pub struct KeeperStep {
     pub sealed: usize,
-    pub flushed: Flushed,
+    pub flushed: FlushStats,
 }
 
 /// The error of an archive that cannot be opened.
@@ -122,8 +124,8 @@ pub enum OpenError {
 impl Store {
     /// Opens a store that keeps history in a folder, and restores the history there. Creates the folder if it does not
     /// exist.
-    pub fn open(folder: &Path, limits: &Limits) -> Result<(Self, Keeper, Restored), OpenError> {
-        let folder = Folder::locked(folder).map_err(|error| match error.kind() {
+    pub fn open(folder: &Path, limits: &StoreLimits) -> Result<(Self, Keeper, RestoreReport), OpenError> {
+        let folder = HistoryFolder::locked(folder).map_err(|error| match error.kind() {
             ErrorKind::WouldBlock => OpenError::InUse,
             _ => OpenError::Io(error),
         })?;
@@ -133,18 +135,18 @@ impl Store {
     /// Makes a store for a folder that cannot be opened now, because of `error`. History stays in memory until the
     /// folder can be opened; the keeper retries. Then the folder's history is added, and [`Store::take_opened`] returns
     /// its other contents.
-    pub fn open_later(folder: &Path, limits: &Limits, error: &io::Error, now_ms: i64) -> (Self, Keeper) {
+    pub fn open_later(folder: &Path, limits: &StoreLimits, error: &io::Error, now_ms: i64) -> (Self, Keeper) {
         // The numbers of the frames in the folder are unknown. Those are counted from 0; these begin at the time in
         // microseconds, so that they differ.
         let next_born = u64::try_from(now_ms).unwrap_or(0).saturating_mul(1000);
-        let store = Self::restored(Arc::new(Shared::new(limits, true)), Vec::new(), next_born, BTreeMap::new());
+        let store = Self::restored(Arc::new(StoreResources::new(limits, true)), Vec::new(), next_born, BTreeMap::new());
         let keeper = Keeper { unopened: Some(folder.to_owned()), ..Keeper::new(store.clone(), limits) };
         keeper.failed(error, &[], now_ms);
         (store, keeper)
     }
 
-    pub(crate) fn on(disk: Arc<dyn Disk>, limits: &Limits) -> io::Result<(Self, Keeper, Restored)> {
-        let shared = Arc::new(Shared::new(limits, true));
+    pub(crate) fn on(disk: Arc<dyn Disk>, limits: &StoreLimits) -> io::Result<(Self, Keeper, RestoreReport)> {
+        let shared = Arc::new(StoreResources::new(limits, true));
         let (archive, frames, values, restored) = archive::restore(disk, &shared)?;
         let store = Self::restored(shared, frames, archive.next_born, values);
         let keeper = Keeper { archive: Some(archive), ..Keeper::new(store.clone(), limits) };
@@ -154,11 +156,11 @@ impl Store {
 
 impl Keeper {
     /// Makes a keeper for a store in memory.
-    pub fn in_memory(store: Store, limits: &Limits) -> Self {
+    pub fn in_memory(store: Store, limits: &StoreLimits) -> Self {
         Self::new(store, limits)
     }
 
-    fn new(store: Store, limits: &Limits) -> Self {
+    fn new(store: Store, limits: &StoreLimits) -> Self {
         let limits = limits.clone();
         Self {
             store,
@@ -166,16 +168,16 @@ impl Keeper {
             archive: None,
             unopened: None,
             retry: None,
-            changes: Changes::new(),
+            changes: NoteChanges::new(),
             pruned_ms: None,
-            settled_ms: None,
-            trust: None,
+            merge_paused_ms: None,
+            clock: None,
             noted_ms: None,
         }
     }
 
     /// Does the work that is due. Call it once per flush interval.
-    pub fn step(&mut self, now_ms: i64) -> Step {
+    pub fn step(&mut self, now_ms: i64) -> KeeperStep {
         // Take changes before the frames, so that removed frames are not among the frames.
         self.open_at_last(now_ms);
         self.take_changes();
@@ -191,9 +193,9 @@ impl Keeper {
         if self.pruned_ms.is_none_or(|pruned| now_ms < pruned || now_ms.saturating_sub(pruned) >= PRUNE_MS) {
             self.prune(&frames, now_ms);
             self.pruned_ms = Some(now_ms);
-            self.store.look();
+            self.store.update_usage();
         }
-        Step { sealed, flushed: flushed.unwrap_or_default() }
+        KeeperStep { sealed, flushed: flushed.unwrap_or_default() }
     }
 
     /// Writes the rest of the history. Returns whether that succeeded; if not, the rest is lost.
@@ -211,12 +213,12 @@ impl Keeper {
         if self.waits(now_ms) {
             return;
         }
-        let opened = Folder::locked(folder);
+        let opened = HistoryFolder::locked(folder);
         match opened.and_then(|disk| archive::restore(Arc::new(disk), self.store.shared())) {
             Ok((archive, frames, values, restored)) => {
                 (self.unopened, self.retry) = (None, None);
                 // Read the note about the clock from the folder: without it a clock that has jumped would cost history.
-                self.trust = None;
+                self.clock = None;
                 self.store.adopt(frames, archive.next_born, values, restored);
                 self.archive = Some(archive);
             }
@@ -242,7 +244,7 @@ impl Keeper {
     }
 
     /// Writes to the archive. Returns `None` if a retry is not due yet or if the write failed.
-    fn flush(&mut self, frames: &[Arc<Frame>], now_ms: i64) -> Option<Flushed> {
+    fn flush(&mut self, frames: &[Arc<Frame>], now_ms: i64) -> Option<FlushStats> {
         let is_waiting = self.waits(now_ms);
         let archive = self.archive.as_mut()?;
         if is_waiting {
@@ -289,22 +291,22 @@ impl Keeper {
         self.store.update_status(|status| {
             *status.failed.entry(reason).or_default() += 1;
             let since_ms = status.failing.as_ref().map_or(now_ms, |failing| failing.since_ms);
-            status.failing = Some(Failing { reason, error: error.to_string(), since_ms });
+            status.failing = Some(WriteFailure { reason, error: error.to_string(), since_ms });
             status.unstored_rows = unstored_rows(frames);
         });
     }
 
     /// Returns the trusted time.
     fn trusted_ms(&mut self, now_ms: i64) -> i64 {
-        let known = self.trust.or_else(|| Trust::read(&self.store.notes(TRUST).first()?.1));
-        let trust = self.trust.insert(known.unwrap_or_else(|| Trust::new(now_ms)));
-        let trusted_ms = trust.look(now_ms);
+        let known = self.clock.or_else(|| TrustedClock::read(&self.store.notes(CLOCK_NOTE).first()?.1));
+        let clock = self.clock.insert(known.unwrap_or_else(|| TrustedClock::new(now_ms)));
+        let trusted_ms = clock.check(now_ms);
         if !(0..NOTED_MS).contains(&now_ms.saturating_sub(self.noted_ms.unwrap_or(i64::MIN))) {
             // A few bytes always fit.
-            let _ = self.store.note(TRUST, Some(trust.write()));
+            let _ = self.store.note(CLOCK_NOTE, Some(clock.write()));
             self.noted_ms = Some(now_ms);
         }
-        self.store.trust(trusted_ms);
+        self.store.set_trusted_ms(trusted_ms);
         trusted_ms
     }
 
@@ -316,14 +318,14 @@ impl Keeper {
         }
         // After an error, or if there was nothing to merge, wait before the next try.
         let waits = |last: i64| (0..PRUNE_MS).contains(&(now_ms - last));
-        if !archive.is_settling() && self.settled_ms.is_some_and(waits) {
+        if !archive.is_merging() && self.merge_paused_ms.is_some_and(waits) {
             return;
         }
-        match archive.settle(frames, now_ms, MERGED.max(frames.len() / 30)) {
-            Ok(true) => self.settled_ms = None,
-            Ok(false) => self.settled_ms = Some(now_ms),
+        match archive.merge(frames, now_ms, MERGED.max(frames.len() / 30)) {
+            Ok(true) => self.merge_paused_ms = None,
+            Ok(false) => self.merge_paused_ms = Some(now_ms),
             Err(error) => {
-                self.settled_ms = Some(now_ms);
+                self.merge_paused_ms = Some(now_ms);
                 // Nothing is lost: the blocks stay readable where they are, and are merged later.
                 self.store.update_status(|status| {
                     *status.failed.entry(reason(&error)).or_default() += 1;
@@ -341,7 +343,7 @@ impl Keeper {
                 continue;
             }
             // Evict some more, so that the next eviction is not due at once.
-            let mut left = excess.saturating_add(sealed.most() / 16);
+            let mut left = excess.saturating_add(sealed.limit() / 16);
             let own = || frames.iter().filter(|frame| frame.key().owner == owner);
             let blocks = own().flat_map(|frame| {
                 let view = frame.view();
@@ -369,19 +371,19 @@ impl Keeper {
         let Some(archive) = &mut self.archive else { return };
         // A file must not be deleted before the note is written that its instance was removed.
         if archive.size() > self.limits.disk && self.retry.is_none() && self.changes.is_empty() {
-            let spared = archive.to_spare(frames, trusted_ms);
-            for Spared { owner, by_ms, .. } in &spared {
+            let evicted = archive.to_evict(frames, trusted_ms);
+            for EvictedFile { owner, by_ms, .. } in &evicted {
                 // An owner whose young history is evicted records too much: count it as a refusal.
                 let is_young = trusted_ms.saturating_sub(*by_ms) < YOUNG_MS;
                 owner.iter().filter(|_| is_young).for_each(|owner| self.store.disk().refuse(owner, 1));
             }
-            let numbers: HashSet<u64> = spared.iter().map(|spared| spared.number).collect();
+            let numbers: HashSet<u64> = evicted.iter().map(|file| file.number).collect();
             let is_over = |blocks: &Blocks, _| blocks.file().is_some_and(|number| numbers.contains(&number));
             frames.iter().for_each(|frame| _ = frame.prune(trusted_ms, is_over));
-            archive.end(&numbers);
+            archive.stop_writing_to(&numbers);
             archive.sweep(frames);
         }
-        archive.count();
+        archive.update_disk_usage();
         let (size, beyond_limit) = (archive.size(), archive.size() > self.limits.disk);
         self.store.update_status(|status| (status.size, status.beyond_limit) = (size, beyond_limit));
     }
@@ -394,7 +396,7 @@ impl Keeper {
         let is_over = |blocks: &Blocks, written_ms: i64| written_ms.max(blocks.last_ms()) < before_ms;
         for frame in frames {
             frame.prune(trusted_ms, is_over);
-            frame.rest(now_ms);
+            frame.give_back_if_idle(now_ms);
         }
         let Some(archive) = &mut self.archive else { return };
         // A file must not be deleted before the note is written that its instance was removed.
@@ -406,8 +408,9 @@ impl Keeper {
         // Notes about deleted files are no longer needed.
         let oldest = archive.oldest_file();
         let mut noted = self.store.notes(FORGOTTEN);
-        noted.retain(|(_, value)| Forgotten::read(value).is_none_or(|forgotten| forgotten.last_file < oldest));
-        let over: Vec<_> = noted.into_iter().map(|(key, _)| key).chain(self.store.over_dead(oldest)).collect();
+        noted.retain(|(_, value)| ForgottenNote::read(value).is_none_or(|forgotten| forgotten.last_file < oldest));
+        let over: Vec<_> =
+            noted.into_iter().map(|(key, _)| key).chain(self.store.obsolete_removal_notes(oldest)).collect();
         // Make the deletions durable first: a crash can bring back a deleted file.
         if !over.is_empty() && archive.sync().is_ok() {
             over.iter().for_each(|key| {

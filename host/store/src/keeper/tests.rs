@@ -1,5 +1,5 @@
 use super::*;
-use crate::archive::sim::Sim;
+use crate::archive::simulated_disk::SimulatedDisk;
 use crate::{InstanceId, Query, Schema, StoredField};
 
 const MIN: i64 = 60_000;
@@ -14,8 +14,8 @@ fn schema() -> Schema {
     Schema::new("s", vec![StoredField::gauge("x")])
 }
 
-fn limits() -> Limits {
-    Limits { samples: 100_000, ..Limits::default() }
+fn limits() -> StoreLimits {
+    StoreLimits { samples: 100_000, ..StoreLimits::default() }
 }
 
 /// Returns values that no codec can compress.
@@ -41,8 +41,8 @@ fn rows(store: &Store, instance: usize) -> Vec<i64> {
 }
 
 #[test]
-fn a_full_disk_costs_nothing_and_history_is_written_when_there_is_room_again() {
-    let sim = Sim::new(1);
+fn a_full_disk_loses_no_rows_and_they_are_written_when_there_is_room_again() {
+    let sim = SimulatedDisk::new(1);
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits()).unwrap();
     record(&store, &mut keeper, 3, 0, 3 * H);
     sim.fail(true);
@@ -64,9 +64,9 @@ fn a_full_disk_costs_nothing_and_history_is_written_when_there_is_room_again() {
 }
 
 #[test]
-fn rows_the_ring_lets_go_of_before_they_are_written_are_counted() {
-    let sim = Sim::new(1);
-    let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &Limits { samples: 1000, ..limits() }).unwrap();
+fn rows_evicted_before_they_are_written_are_counted_as_lost() {
+    let sim = SimulatedDisk::new(1);
+    let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &StoreLimits { samples: 1000, ..limits() }).unwrap();
     sim.fail(true);
     record(&store, &mut keeper, 1, 0, 9 * H);
     // Whole blocks are evicted, when the next one is sealed.
@@ -76,9 +76,9 @@ fn rows_the_ring_lets_go_of_before_they_are_written_are_counted() {
 }
 
 #[test]
-fn rows_in_files_are_kept_until_they_are_too_old_however_many_they_are() {
-    let sim = Sim::new(1);
-    let limits = Limits { samples: 10, age_ms: DAY, ..limits() };
+fn rows_in_files_are_limited_by_age_and_not_by_number() {
+    let sim = SimulatedDisk::new(1);
+    let limits = StoreLimits { samples: 10, age_ms: DAY, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     record(&store, &mut keeper, 1, 0, 18 * H);
     let all: Vec<i64> = (0..18 * H).step_by(10_000).collect();
@@ -91,8 +91,8 @@ fn rows_in_files_are_kept_until_they_are_too_old_however_many_they_are() {
 }
 
 #[test]
-fn rows_without_files_are_as_many_as_memory_may_have() {
-    let limits = Limits { samples: 1000, age_ms: DAY, ..limits() };
+fn rows_in_memory_alone_are_limited_by_number() {
+    let limits = StoreLimits { samples: 1000, age_ms: DAY, ..limits() };
     let store = Store::in_memory(&limits);
     let mut keeper = Keeper::in_memory(store.clone(), &limits);
     record(&store, &mut keeper, 1, 0, 9 * H);
@@ -100,9 +100,9 @@ fn rows_without_files_are_as_many_as_memory_may_have() {
 }
 
 #[test]
-fn what_is_too_old_goes_also_of_instances_that_ended_and_the_space_is_given_back() {
-    let sim = Sim::new(1);
-    let limits = Limits { age_ms: DAY, ..limits() };
+fn expired_history_is_deleted_also_for_ended_instances_and_frees_its_disk_space() {
+    let sim = SimulatedDisk::new(1);
+    let limits = StoreLimits { age_ms: DAY, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     record(&store, &mut keeper, 5, 0, 6 * H);
     record(&store, &mut keeper, 1, 6 * H, 2 * DAY);
@@ -118,9 +118,9 @@ fn what_is_too_old_goes_also_of_instances_that_ended_and_the_space_is_given_back
 }
 
 #[test]
-fn beyond_its_bytes_the_oldest_history_goes_first() {
-    let sim = Sim::new(1);
-    let limits = Limits { disk: 100_000, ..limits() };
+fn beyond_the_disk_limit_the_oldest_history_is_evicted_first() {
+    let sim = SimulatedDisk::new(1);
+    let limits = StoreLimits { disk: 100_000, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     record(&store, &mut keeper, 5, 0, 3 * DAY);
     let bytes: usize = sim.files().values().sum();
@@ -130,9 +130,9 @@ fn beyond_its_bytes_the_oldest_history_goes_first() {
 }
 
 #[test]
-fn less_room_than_the_newest_history_takes_is_said() {
-    let sim = Sim::new(1);
-    let limits = Limits { disk: 6_000, ..limits() };
+fn a_disk_limit_below_the_newest_history_is_reported_as_exceeded() {
+    let sim = SimulatedDisk::new(1);
+    let limits = StoreLimits { disk: 6_000, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     record(&store, &mut keeper, 1, 0, H);
     assert!(!store.archive().beyond_limit);
@@ -144,8 +144,8 @@ fn less_room_than_the_newest_history_takes_is_said() {
 }
 
 #[test]
-fn a_forgotten_instance_stays_so_and_its_space_is_given_back() {
-    let sim = Sim::new(1);
+fn a_removed_instance_stays_removed_after_a_restart_and_frees_its_disk_space() {
+    let sim = SimulatedDisk::new(1);
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits()).unwrap();
     record(&store, &mut keeper, 8, 0, 7 * H);
     let before: usize = sim.files().values().sum();
@@ -160,8 +160,8 @@ fn a_forgotten_instance_stays_so_and_its_space_is_given_back() {
 }
 
 #[test]
-fn a_forgotten_instance_begins_anew() {
-    let sim = Sim::new(1);
+fn a_removed_instance_that_records_again_has_only_its_new_rows() {
+    let sim = SimulatedDisk::new(1);
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits()).unwrap();
     record(&store, &mut keeper, 1, 0, H);
     store.remove(&id(0));
@@ -172,7 +172,7 @@ fn a_forgotten_instance_begins_anew() {
 }
 
 #[test]
-fn many_frames_on_one_schedule_do_not_seal_in_one_step() {
+fn many_frames_on_one_schedule_are_sealed_over_several_steps() {
     let store = Store::in_memory(&limits());
     let mut keeper = Keeper::in_memory(store.clone(), &limits());
     let frames: Vec<_> = (0..10_000).map(|n| store.frame(&id(n), &schema(), 10_000)).collect();
@@ -185,8 +185,8 @@ fn many_frames_on_one_schedule_do_not_seal_in_one_step() {
 }
 
 #[test]
-fn a_clock_set_far_ahead_costs_history_only_when_it_stays_there_for_a_day() {
-    let limits = Limits { age_ms: 2 * DAY, ..limits() };
+fn a_clock_set_far_ahead_deletes_history_only_after_a_steady_day() {
+    let limits = StoreLimits { age_ms: 2 * DAY, ..limits() };
     let store = Store::in_memory(&limits);
     let mut keeper = Keeper::in_memory(store.clone(), &limits);
     record(&store, &mut keeper, 1, 0, 6 * H);
@@ -200,9 +200,9 @@ fn a_clock_set_far_ahead_costs_history_only_when_it_stays_there_for_a_day() {
 }
 
 #[test]
-fn what_a_board_wrote_while_it_thought_it_was_1970_is_as_old_as_what_it_wrote_next() {
-    let sim = Sim::new(1);
-    let limits = Limits { age_ms: 2 * DAY, ..limits() };
+fn rows_recorded_while_the_clock_said_1970_expire_with_the_rows_recorded_next() {
+    let sim = SimulatedDisk::new(1);
+    let limits = StoreLimits { age_ms: 2 * DAY, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     let now = 20_000 * DAY;
     record(&store, &mut keeper, 1, now, now + 3 * H);
@@ -218,9 +218,9 @@ fn what_a_board_wrote_while_it_thought_it_was_1970_is_as_old_as_what_it_wrote_ne
 }
 
 #[test]
-fn beyond_its_bytes_what_was_written_first_goes_first_whatever_the_clock_was_then() {
-    let sim = Sim::new(1);
-    let limits = Limits { disk: 100_000, ..limits() };
+fn beyond_the_disk_limit_the_first_written_history_is_evicted_first_whatever_its_clock_said() {
+    let sim = SimulatedDisk::new(1);
+    let limits = StoreLimits { disk: 100_000, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     let now = 20_000 * DAY;
     record(&store, &mut keeper, 5, now, now + DAY);
@@ -233,9 +233,9 @@ fn beyond_its_bytes_what_was_written_first_goes_first_whatever_the_clock_was_the
 }
 
 #[test]
-fn an_instance_whose_history_has_gone_goes_on_with_all_its_rows() {
-    let sim = Sim::new(1);
-    let limits = Limits { age_ms: DAY, ..limits() };
+fn an_instance_whose_history_expired_keeps_all_its_new_rows() {
+    let sim = SimulatedDisk::new(1);
+    let limits = StoreLimits { age_ms: DAY, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     record(&store, &mut keeper, 1, 0, 2 * DAY);
     // The clock goes back once, then the instance records nothing until all its history is deleted.
@@ -250,8 +250,8 @@ fn an_instance_whose_history_has_gone_goes_on_with_all_its_rows() {
 }
 
 #[test]
-fn files_do_not_pile_up_while_a_disk_is_full() {
-    let sim = Sim::new(1);
+fn a_full_disk_collects_no_files_of_failed_writes() {
+    let sim = SimulatedDisk::new(1);
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits()).unwrap();
     record(&store, &mut keeper, 3, 0, 3 * H);
     let before = sim.files().len();
@@ -268,7 +268,7 @@ fn files_do_not_pile_up_while_a_disk_is_full() {
 }
 
 #[test]
-fn a_file_of_a_later_version_is_left_alone() {
+fn a_file_of_a_later_version_is_neither_changed_nor_deleted() {
     let folder = tempfile::tempdir().unwrap();
     let (store, mut keeper, _) = Store::open(folder.path(), &limits()).unwrap();
     record(&store, &mut keeper, 1, 0, H);
@@ -286,8 +286,8 @@ fn a_file_of_a_later_version_is_left_alone() {
 }
 
 #[test]
-fn a_sampler_beyond_its_share_of_memory_is_refused_new_instances_and_its_neighbour_is_not() {
-    let limits = Limits { memory: 2 << 20, ..Limits::default() };
+fn a_sampler_that_used_up_its_memory_gets_no_new_instances_and_other_samplers_do() {
+    let limits = StoreLimits { memory: 2 << 20, ..StoreLimits::default() };
     let store = Store::in_memory(&limits);
     let schema = |sampler: &str, fields: usize| {
         Schema::new(sampler, (0..fields).map(|nth| StoredField::gauge(format!("f{nth}"))).collect())
@@ -307,8 +307,8 @@ fn a_sampler_beyond_its_share_of_memory_is_refused_new_instances_and_its_neighbo
 }
 
 #[test]
-fn of_a_sampler_with_more_sealed_than_it_may_have_the_oldest_goes_and_nothing_of_its_neighbours() {
-    let limits = Limits { memory: 256 << 10, samples: 1_000_000, ..Limits::default() };
+fn a_sampler_beyond_its_share_of_sealed_memory_loses_its_oldest_blocks_and_others_lose_nothing() {
+    let limits = StoreLimits { memory: 256 << 10, samples: 1_000_000, ..StoreLimits::default() };
     let store = Store::in_memory(&limits);
     let mut keeper = Keeper::in_memory(store.clone(), &limits);
     let frame = |id: &str, sampler: &str| {
@@ -331,7 +331,7 @@ fn of_a_sampler_with_more_sealed_than_it_may_have_the_oldest_goes_and_nothing_of
         }
     }
     keeper.step(100_000 * 10_000);
-    let (greedy_bytes, most) = (store.sealed().account("greedy").used, store.sealed().most());
+    let (greedy_bytes, most) = (store.sealed().account("greedy").used, store.sealed().limit());
     assert!(greedy_bytes <= most && greedy_bytes > most / 2, "{greedy_bytes} of {most}");
     assert!(greedy.len() < 90_000);
     assert_eq!(greedy.latest_at_ms(), Some(99_999 * 10_000), "the newest stays");
@@ -343,9 +343,9 @@ fn of_a_sampler_with_more_sealed_than_it_may_have_the_oldest_goes_and_nothing_of
 }
 
 #[test]
-fn where_the_disk_is_short_the_sampler_with_most_loses_its_oldest_and_its_neighbour_nothing() {
-    let sim = Sim::new(1);
-    let limits = Limits { disk: 4 << 20, ..limits() };
+fn beyond_the_disk_limit_the_largest_sampler_loses_its_oldest_files_and_others_lose_nothing() {
+    let sim = SimulatedDisk::new(1);
+    let limits = StoreLimits { disk: 4 << 20, ..limits() };
     let (store, mut keeper, _) = Store::on(Arc::new(sim.clone()), &limits).unwrap();
     let schema = |sampler: &str, fields: usize| {
         Schema::new(sampler, (0..fields).map(|nth| StoredField::gauge(format!("f{nth}"))).collect())
@@ -376,7 +376,7 @@ fn where_the_disk_is_short_the_sampler_with_most_loses_its_oldest_and_its_neighb
 }
 
 #[test]
-fn files_that_someone_deletes_are_noticed_and_what_is_in_memory_is_written_anew() {
+fn deleted_files_are_noticed_and_rows_in_memory_are_written_again() {
     let around = tempfile::tempdir().unwrap();
     let (data, folder) = (around.path().join("data"), around.path().join("data/history"));
     std::fs::create_dir(&data).unwrap();
@@ -404,7 +404,7 @@ fn files_that_someone_deletes_are_noticed_and_what_is_in_memory_is_written_anew(
 }
 
 #[test]
-fn a_log_that_someone_cuts_short_is_noticed_and_written_anew() {
+fn a_truncated_log_is_noticed_and_written_again() {
     let folder = tempfile::tempdir().unwrap();
     let (store, mut keeper, _) = Store::open(folder.path(), &limits()).unwrap();
     record(&store, &mut keeper, 1, 0, 4 * MIN);
@@ -427,9 +427,9 @@ fn a_log_that_someone_cuts_short_is_noticed_and_written_anew() {
 }
 
 #[test]
-fn a_deleted_file_of_blocks_is_told_until_nothing_of_it_counts() {
+fn a_deleted_segment_is_reported_until_its_blocks_expire() {
     let folder = tempfile::tempdir().unwrap();
-    let limits = Limits { age_ms: DAY, ..limits() };
+    let limits = StoreLimits { age_ms: DAY, ..limits() };
     let (store, mut keeper, _) = Store::open(folder.path(), &limits).unwrap();
     record(&store, &mut keeper, 1, 0, 5 * H);
     for file in std::fs::read_dir(folder.path()).unwrap() {
@@ -446,7 +446,7 @@ fn a_deleted_file_of_blocks_is_told_until_nothing_of_it_counts() {
 }
 
 #[test]
-fn a_folder_that_can_be_opened_late_gives_its_history_beside_what_was_recorded_meanwhile() {
+fn a_folder_opened_late_adds_its_history_to_rows_recorded_meanwhile() {
     let around = tempfile::tempdir().unwrap();
     let folder = around.path().join("history");
     let (store, mut keeper, _) = Store::open(&folder, &limits()).unwrap();

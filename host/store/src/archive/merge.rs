@@ -2,10 +2,10 @@
 //! chunk, packed as densely as possible. It works in small steps between flushes.
 
 use super::record;
-use super::segment::{PARTITION_MS, Page, Segment, Writer};
-use super::{Archive, Kept, Moved, live_pages};
+use super::segment::{PARTITION_MS, PageEntry, Segment, SegmentWriter};
+use super::{Archive, ArchivedFrame, MovedBlocks, live_pages};
 use crate::codec::{self, Effort};
-use crate::frame::{Blocks, Frame, Seen, Unreadable};
+use crate::frame::{BlockRef, Blocks, Frame, UnreadableBlock};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 const MERGED: usize = 4;
 
 /// A partition and the owner of its blocks. Segments of one group are merged together.
-type Group = (i64, Option<Arc<str>>);
+type MergeGroup = (i64, Option<Arc<str>>);
 
 /// How long after the end of a partition its blocks are sealed, except very long blocks, in milliseconds.
 const LATE_MS: i64 = 30 * 60_000;
@@ -28,61 +28,61 @@ const WRITE: usize = 1 << 20;
 
 /// A merge in progress.
 #[derive(Debug)]
-pub(super) struct Settling {
-    writer: Writer,
+pub(super) struct PartitionMerge {
+    writer: SegmentWriter,
     name: String,
     /// Numbers of the files that are merged.
     sources: Vec<u64>,
     /// Frames that are not merged yet.
     queue: VecDeque<Arc<Frame>>,
     /// Entries of merged frames in the new index: id and pages.
-    index: Vec<(u32, Vec<Page>)>,
+    index: Vec<(u32, Vec<PageEntry>)>,
     /// New places of the blocks of merged frames.
-    moved: Vec<Moved>,
+    moved: Vec<MovedBlocks>,
 }
 
 impl Archive {
     /// Continues merging, for about `blocks` blocks. Returns whether there was something to do.
-    pub(crate) fn settle(&mut self, frames: &[Arc<Frame>], now_ms: i64, blocks: usize) -> io::Result<bool> {
-        let settling = match self.settling.take() {
-            Some(settling) => settling,
-            None => match self.due(frames, now_ms) {
-                Some(due) => self.begin(frames, now_ms, due)?,
+    pub(crate) fn merge(&mut self, frames: &[Arc<Frame>], now_ms: i64, blocks: usize) -> io::Result<bool> {
+        let merge = match self.merge.take() {
+            Some(merge) => merge,
+            None => match self.due_group(frames, now_ms) {
+                Some(due) => self.begin_merge(frames, now_ms, due)?,
                 None => return Ok(false),
             },
         };
-        let segment = settling.writer.segment.clone();
-        let names = [settling.name.clone(), segment.name()];
-        let went_on = self.go_on(settling, frames, blocks);
-        if went_on.is_err() {
+        let segment = merge.writer.segment.clone();
+        let names = [merge.name.clone(), segment.name()];
+        let continued = self.continue_merge(merge, frames, blocks);
+        if continued.is_err() {
             // The file exists under one of the two names, and its contents do not count.
             self.superfluous.extend(names.map(|name| (name, segment.size())));
             // Merge other partitions first.
             self.not_before.insert(segment.partition_ms, now_ms.saturating_add(LOOK_MS));
         }
-        went_on.map(|()| true)
+        continued.map(|()| true)
     }
 
-    fn go_on(&mut self, mut settling: Settling, frames: &[Arc<Frame>], blocks: usize) -> io::Result<()> {
+    fn continue_merge(&mut self, mut merge: PartitionMerge, frames: &[Arc<Frame>], blocks: usize) -> io::Result<()> {
         let mut done = 0;
         while done < blocks
-            && let Some(frame) = settling.queue.pop_front()
+            && let Some(frame) = merge.queue.pop_front()
         {
-            let id = Kept::of(&mut self.kept, &mut self.next_id, &frame).id;
-            done += settling.add(id, &frame)?;
+            let id = ArchivedFrame::of(&mut self.kept, &mut self.next_id, &frame).id;
+            done += merge.add(id, &frame)?;
         }
-        if settling.queue.is_empty() {
-            self.finish(settling)?;
+        if merge.queue.is_empty() {
+            self.finish_merge(merge)?;
             self.sweep(frames);
         } else {
-            self.settling = Some(settling);
+            self.merge = Some(merge);
         }
         Ok(())
     }
 
     /// Returns a group that is due: its time is over, and it has files that are not merged or that have few live
     /// blocks.
-    fn due(&mut self, frames: &[Arc<Frame>], now_ms: i64) -> Option<(Group, Vec<u64>)> {
+    fn due_group(&mut self, frames: &[Arc<Frame>], now_ms: i64) -> Option<(MergeGroup, Vec<u64>)> {
         // Visiting every block takes long.
         let looked = self.looked_ms.replace(now_ms);
         let live = match looked {
@@ -92,11 +92,11 @@ impl Archive {
             }
             _ => Some(live_pages(frames)),
         };
-        let mut groups: BTreeMap<Group, Vec<&Arc<Segment>>> = BTreeMap::new();
+        let mut groups: BTreeMap<MergeGroup, Vec<&Arc<Segment>>> = BTreeMap::new();
         for segment in self.segments.values() {
             groups.entry((segment.partition_ms, segment.owner().cloned())).or_default().push(segment);
         }
-        let due = |((partition_ms, _), segments): &(Group, Vec<&Arc<Segment>>)| {
+        let due = |((partition_ms, _), segments): &(MergeGroup, Vec<&Arc<Segment>>)| {
             let bytes = |settled: bool| -> u64 {
                 segments.iter().filter(|segment| segment.settled == settled).map(|segment| segment.size()).sum()
             };
@@ -117,18 +117,18 @@ impl Archive {
         Some((group, segments.iter().map(|segment| segment.number).collect()))
     }
 
-    fn begin(
+    fn begin_merge(
         &mut self,
         frames: &[Arc<Frame>],
         now_ms: i64,
-        ((partition_ms, owner), sources): (Group, Vec<u64>),
-    ) -> io::Result<Settling> {
+        ((partition_ms, owner), sources): (MergeGroup, Vec<u64>),
+    ) -> io::Result<PartitionMerge> {
         // New blocks of this partition go to another file from now on.
         self.writers.retain(|_, writer| !sources.contains(&writer.segment.number));
         self.next_number += 1;
         let number = self.next_number;
         let name = format!("tmp-{number:010}");
-        let writer = Writer::create(&*self.disk, &name, (partition_ms, number, true), owner.as_ref(), &sources);
+        let writer = SegmentWriter::create(&*self.disk, &name, (partition_ms, number, true), owner.as_ref(), &sources);
         let writer = writer.inspect_err(|_| self.superfluous.push((name.clone(), 0)))?;
         let has_some = |frame: &&Arc<Frame>| {
             frame.view().blocks.iter().any(|blocks| blocks.file().is_some_and(|number| sources.contains(&number)))
@@ -139,17 +139,18 @@ impl Archive {
             order(a).cmp(&order(b))
         });
         let mut writer = writer;
-        let ids: Vec<_> = queue.iter().map(|frame| Kept::of(&mut self.kept, &mut self.next_id, frame).id).collect();
-        let explained = writer.explain(ids.into_iter().zip(queue.iter().map(|frame| frame.key())));
-        explained.inspect_err(|_| {
+        let ids: Vec<_> =
+            queue.iter().map(|frame| ArchivedFrame::of(&mut self.kept, &mut self.next_id, frame).id).collect();
+        let defined = writer.define(ids.into_iter().zip(queue.iter().map(|frame| frame.key())));
+        defined.inspect_err(|_| {
             self.superfluous.push((name.clone(), 0));
             self.not_before.insert(partition_ms, now_ms.saturating_add(LOOK_MS));
         })?;
-        Ok(Settling { writer, name, sources, queue: queue.into(), index: Vec::new(), moved: Vec::new() })
+        Ok(PartitionMerge { writer, name, sources, queue: queue.into(), index: Vec::new(), moved: Vec::new() })
     }
 
-    fn finish(&mut self, settling: Settling) -> io::Result<()> {
-        let Settling { mut writer, name, index, moved, .. } = settling;
+    fn finish_merge(&mut self, merge: PartitionMerge) -> io::Result<()> {
+        let PartitionMerge { mut writer, name, index, moved, .. } = merge;
         writer.finish(&index)?;
         writer.write()?;
         writer.sync()?;
@@ -163,7 +164,7 @@ impl Archive {
     }
 }
 
-impl Settling {
+impl PartitionMerge {
     /// Returns the bytes that were written so far.
     pub(super) fn size(&self) -> u64 {
         self.writer.segment.size()
@@ -173,7 +174,7 @@ impl Settling {
     fn add(&mut self, id: u32, frame: &Arc<Frame>) -> io::Result<usize> {
         let view = frame.view();
         let is_source = |blocks: &&Blocks| blocks.file().is_some_and(|number| self.sources.contains(&number));
-        let blocks: Vec<Seen<'_>> = view.blocks.iter().filter(is_source).flat_map(Blocks::each).collect();
+        let blocks: Vec<BlockRef<'_>> = view.blocks.iter().filter(is_source).flat_map(Blocks::each).collect();
         let mut pages = Vec::new();
         let mut places = Vec::new();
         // A chunk must fit one record, whatever the blocks hold.
@@ -186,8 +187,8 @@ impl Settling {
                         let cells = rows.clone().into_values(frame.schema()).parts(frame.schema(), frame.layout());
                         readable.push((block, rows, cells.whole(frame.schema())));
                     }
-                    Err(Unreadable::Io(error)) => return Err(error),
-                    Err(error @ Unreadable::Damaged(_)) => {
+                    Err(UnreadableBlock::Io(error)) => return Err(error),
+                    Err(error @ UnreadableBlock::Corrupt(_)) => {
                         frame.unreadable(&error);
                         frame.discard(block.id);
                     }
@@ -203,7 +204,7 @@ impl Settling {
             for (page, (block, rows, _)) in readable.iter().enumerate() {
                 let place = self.writer.place(at, page);
                 places.push((block.place.clone(), place.clone()));
-                pages.push(Page { rows: rows.len(), place, ..block.page() });
+                pages.push(PageEntry { rows: rows.len(), place, ..block.page() });
             }
         }
         if self.writer.pending() >= WRITE {

@@ -1,6 +1,6 @@
 //! A simulated disk that loses everything in a crash that it may lose.
 
-use super::disk::{Disk, Growing, Readable};
+use super::disk::{AppendOnlyFile, Disk, ReadableFile};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,17 +10,17 @@ const SECTOR: usize = 512;
 
 /// A folder in memory that knows what is durable.
 #[derive(Debug, Clone)]
-pub(crate) struct Sim(Arc<Mutex<State>>);
+pub(crate) struct SimulatedDisk(Arc<Mutex<SimulatedDiskState>>);
 
 #[derive(Debug)]
-struct State {
-    random: Random,
+struct SimulatedDiskState {
+    random: SimRandom,
     names: BTreeMap<String, usize>,
     /// The names at the last sync.
     synced_names: BTreeMap<String, usize>,
     /// Changes of names since the last sync.
-    changes: Vec<Change>,
-    files: Vec<Data>,
+    changes: Vec<NameChange>,
+    files: Vec<SimulatedData>,
     /// Operations until the power fails.
     left: Option<u32>,
     /// Bytes that still fit on the disk.
@@ -30,21 +30,21 @@ struct State {
 }
 
 #[derive(Debug, Clone)]
-enum Change {
+enum NameChange {
     Put(String, usize),
     Remove(String),
 }
 
 #[derive(Debug, Clone, Default)]
-struct Data {
+struct SimulatedData {
     bytes: Vec<u8>,
     synced: usize,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Random(pub(super) u64);
+pub(super) struct SimRandom(pub(super) u64);
 
-impl Random {
+impl SimRandom {
     pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -57,10 +57,10 @@ impl Random {
     }
 }
 
-impl Sim {
+impl SimulatedDisk {
     pub(crate) fn new(seed: u64) -> Self {
-        Self(Arc::new(Mutex::new(State {
-            random: Random(seed * 2 + 1),
+        Self(Arc::new(Mutex::new(SimulatedDiskState {
+            random: SimRandom(seed * 2 + 1),
             names: BTreeMap::new(),
             synced_names: BTreeMap::new(),
             changes: Vec::new(),
@@ -71,7 +71,7 @@ impl Sim {
         })))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SimulatedDiskState> {
         self.0.lock().unwrap()
     }
 
@@ -109,18 +109,18 @@ impl Sim {
     /// Restores the power: changes that were not synced may be lost.
     pub(super) fn restart(&self) {
         let mut state = self.state();
-        let State { random, names, synced_names, changes, files, .. } = &mut *state;
+        let SimulatedDiskState { random, names, synced_names, changes, files, .. } = &mut *state;
         for change in changes.drain(..) {
             // Each change may have reached the disk or not, independent of those before it.
             if random.one_in(2) {
                 continue;
             }
             match change {
-                Change::Put(name, file) => {
+                NameChange::Put(name, file) => {
                     synced_names.retain(|_, known| *known != file);
                     synced_names.insert(name, file);
                 }
-                Change::Remove(name) => {
+                NameChange::Remove(name) => {
                     synced_names.remove(&name);
                 }
             }
@@ -146,7 +146,7 @@ impl Sim {
     }
 }
 
-impl State {
+impl SimulatedDiskState {
     /// Counts an operation and returns an error if it must fail.
     fn operate(&mut self) -> io::Result<()> {
         if let Some(left) = &mut self.left {
@@ -162,29 +162,29 @@ impl State {
     }
 }
 
-impl Disk for Sim {
+impl Disk for SimulatedDisk {
     fn list(&self) -> io::Result<Vec<String>> {
         let mut state = self.state();
         state.operate()?;
         Ok(state.names.keys().cloned().collect())
     }
 
-    fn create(&self, name: &str) -> io::Result<Box<dyn Growing>> {
+    fn create(&self, name: &str) -> io::Result<Box<dyn AppendOnlyFile>> {
         let mut state = self.state();
         state.operate()?;
         assert!(!state.names.contains_key(name), "{name} exists already");
         let file = state.files.len();
-        state.files.push(Data::default());
+        state.files.push(SimulatedData::default());
         state.names.insert(name.to_owned(), file);
-        state.changes.push(Change::Put(name.to_owned(), file));
-        Ok(Box::new(SimFile { sim: self.clone(), file }))
+        state.changes.push(NameChange::Put(name.to_owned(), file));
+        Ok(Box::new(SimulatedFile { sim: self.clone(), file }))
     }
 
-    fn open(&self, name: &str) -> io::Result<Box<dyn Readable>> {
+    fn open(&self, name: &str) -> io::Result<Box<dyn ReadableFile>> {
         let mut state = self.state();
         state.operate()?;
         let file = *state.names.get(name).ok_or(ErrorKind::NotFound)?;
-        Ok(Box::new(SimFile { sim: self.clone(), file }))
+        Ok(Box::new(SimulatedFile { sim: self.clone(), file }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -192,7 +192,7 @@ impl Disk for Sim {
         state.operate()?;
         let file = state.names.remove(from).ok_or(ErrorKind::NotFound)?;
         state.names.insert(to.to_owned(), file);
-        state.changes.push(Change::Put(to.to_owned(), file));
+        state.changes.push(NameChange::Put(to.to_owned(), file));
         Ok(())
     }
 
@@ -202,7 +202,7 @@ impl Disk for Sim {
         let file = state.names.remove(name).ok_or(ErrorKind::NotFound)?;
         let freed = state.files[file].bytes.len();
         state.room = state.room.map(|room| room + freed);
-        state.changes.push(Change::Remove(name.to_owned()));
+        state.changes.push(NameChange::Remove(name.to_owned()));
         Ok(())
     }
 
@@ -216,12 +216,12 @@ impl Disk for Sim {
 }
 
 #[derive(Debug)]
-struct SimFile {
-    sim: Sim,
+struct SimulatedFile {
+    sim: SimulatedDisk,
     file: usize,
 }
 
-impl Growing for SimFile {
+impl AppendOnlyFile for SimulatedFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.sim.state();
         let done = state.operate();
@@ -246,7 +246,7 @@ impl Growing for SimFile {
     }
 }
 
-impl Readable for SimFile {
+impl ReadableFile for SimulatedFile {
     fn size(&self) -> io::Result<u64> {
         Ok(self.sim.state().files[self.file].bytes.len() as u64)
     }

@@ -2,7 +2,7 @@
 //! history. A jump ahead, or a time without a host, counts only after the clock has run steadily for as long, a day at
 //! most.
 
-use crate::codec::{Damaged, Reader, put_i64};
+use crate::codec::{ByteReader, CorruptData, put_i64};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -14,7 +14,7 @@ const STEADY_MS: i64 = 24 * HOUR_MS;
 
 /// The state of the clock. It survives a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Trust {
+pub(super) struct TrustedClock {
     /// The trusted time: retention uses no later one.
     trusted_ms: i64,
     /// The time that the clock showed at the last check.
@@ -23,13 +23,13 @@ pub(super) struct Trust {
     steady_ms: i64,
 }
 
-impl Trust {
+impl TrustedClock {
     pub(super) fn new(now_ms: i64) -> Self {
         Self { trusted_ms: now_ms, seen_ms: now_ms, steady_ms: 0 }
     }
 
     /// Checks the clock. Returns the trusted time.
-    pub(super) fn look(&mut self, now_ms: i64) -> i64 {
+    pub(super) fn check(&mut self, now_ms: i64) -> i64 {
         let passed_ms = now_ms.saturating_sub(self.seen_ms);
         let was_ahead = self.seen_ms.saturating_sub(self.trusted_ms) > JUMP_MS;
         self.seen_ms = now_ms;
@@ -50,8 +50,8 @@ impl Trust {
     }
 
     pub(super) fn read(value: &[u8]) -> Option<Self> {
-        let mut reader = Reader(value);
-        let mut next = || -> Result<i64, Damaged> { reader.i64() };
+        let mut reader = ByteReader(value);
+        let mut next = || -> Result<i64, CorruptData> { reader.i64() };
         Some(Self { trusted_ms: next().ok()?, seen_ms: next().ok()?, steady_ms: next().ok()? })
     }
 
@@ -71,66 +71,66 @@ mod tests {
     const DAY_MS: i64 = 24 * HOUR_MS;
 
     /// Checks the clock once a minute. Returns the trusted time at the end.
-    fn run(trust: &mut Trust, from_ms: i64, minutes: i64) -> i64 {
-        (0..=minutes).map(|minute| trust.look(from_ms + minute * MINUTE_MS)).last().unwrap()
+    fn run(clock: &mut TrustedClock, from_ms: i64, minutes: i64) -> i64 {
+        (0..=minutes).map(|minute| clock.check(from_ms + minute * MINUTE_MS)).last().unwrap()
     }
 
     #[test]
-    fn time_that_passes_is_trusted() {
-        let mut trust = Trust::new(NOW);
-        assert_eq!(run(&mut trust, NOW, 600), NOW + 10 * HOUR_MS);
+    fn a_steady_clock_is_trusted() {
+        let mut clock = TrustedClock::new(NOW);
+        assert_eq!(run(&mut clock, NOW, 600), NOW + 10 * HOUR_MS);
     }
 
     #[test]
-    fn a_clock_a_year_ahead_is_believed_after_a_day_and_not_before() {
-        let mut trust = Trust::new(NOW);
+    fn a_clock_set_a_year_ahead_is_trusted_only_after_a_day() {
+        let mut clock = TrustedClock::new(NOW);
         let ahead = NOW + 365 * DAY_MS;
-        assert_eq!(run(&mut trust, ahead, 23 * 60), NOW + 23 * HOUR_MS, "time passes by it");
-        assert_eq!(run(&mut { trust }, NOW + DAY_MS, 1), NOW + DAY_MS + MINUTE_MS, "then it is right again");
-        assert_eq!(run(&mut trust, ahead + 23 * HOUR_MS, 60), ahead + DAY_MS);
+        assert_eq!(run(&mut clock, ahead, 23 * 60), NOW + 23 * HOUR_MS, "time passes by it");
+        assert_eq!(run(&mut { clock }, NOW + DAY_MS, 1), NOW + DAY_MS + MINUTE_MS, "then it is right again");
+        assert_eq!(run(&mut clock, ahead + 23 * HOUR_MS, 60), ahead + DAY_MS);
     }
 
     #[test]
-    fn two_hours_without_a_host_count_after_two_hours_with_one() {
-        let mut trust = Trust::new(NOW);
+    fn two_hours_without_a_host_are_trusted_after_two_hours_with_one() {
+        let mut clock = TrustedClock::new(NOW);
         let start = NOW + 2 * HOUR_MS;
-        assert_eq!(run(&mut trust, start, 119), NOW + 119 * MINUTE_MS);
-        assert_eq!(run(&mut trust, start + 119 * MINUTE_MS, 1), start + 2 * HOUR_MS);
+        assert_eq!(run(&mut clock, start, 119), NOW + 119 * MINUTE_MS);
+        assert_eq!(run(&mut clock, start + 119 * MINUTE_MS, 1), start + 2 * HOUR_MS);
     }
 
     #[test]
-    fn a_clock_that_went_back_is_believed_at_once_when_it_is_back_where_it_was() {
-        let mut trust = Trust::new(NOW);
+    fn a_clock_that_returns_to_the_trusted_time_is_trusted_at_once() {
+        let mut clock = TrustedClock::new(NOW);
         let booted = NOW - 56 * 365 * DAY_MS;
-        assert_eq!(run(&mut trust, booted, 10), NOW + 10 * MINUTE_MS, "time passes all the same");
-        assert_eq!(run(&mut trust, NOW + 12 * MINUTE_MS, 1), NOW + 13 * MINUTE_MS);
+        assert_eq!(run(&mut clock, booted, 10), NOW + 10 * MINUTE_MS, "time passes all the same");
+        assert_eq!(run(&mut clock, NOW + 12 * MINUTE_MS, 1), NOW + 13 * MINUTE_MS);
     }
 
     #[test]
-    fn a_machine_that_runs_for_eight_hours_a_day_falls_no_more_than_days_behind() {
-        let mut trust = Trust::new(NOW);
+    fn on_a_machine_that_runs_eight_hours_a_day_trusted_time_lags_at_most_three_days() {
+        let mut clock = TrustedClock::new(NOW);
         for day in 1..100 {
-            let evening = run(&mut trust, NOW + day * DAY_MS, 8 * 60);
+            let evening = run(&mut clock, NOW + day * DAY_MS, 8 * 60);
             assert!(NOW + day * DAY_MS - evening <= 3 * DAY_MS, "day {day}");
         }
     }
 
     #[test]
-    fn a_clock_that_is_led_back_by_small_steps_is_trusted() {
-        let mut trust = Trust::new(NOW);
+    fn a_clock_corrected_in_small_steps_is_trusted() {
+        let mut clock = TrustedClock::new(NOW);
         let ahead = NOW + 2 * HOUR_MS;
         for minute in 0..=121 {
-            trust.look(ahead + minute * MINUTE_MS);
-            trust.look(ahead + minute * MINUTE_MS - 500);
+            clock.check(ahead + minute * MINUTE_MS);
+            clock.check(ahead + minute * MINUTE_MS - 500);
         }
-        assert_eq!(trust.look(ahead + 122 * MINUTE_MS), ahead + 122 * MINUTE_MS);
+        assert_eq!(clock.check(ahead + 122 * MINUTE_MS), ahead + 122 * MINUTE_MS);
     }
 
     #[test]
-    fn what_was_seen_is_there_after_a_restart() {
-        let mut trust = Trust::new(NOW);
-        trust.look(NOW + 3 * DAY_MS);
-        assert_eq!(Trust::read(&trust.write()), Some(trust));
-        assert_eq!(Trust::read(b""), None);
+    fn the_state_of_the_clock_survives_a_restart() {
+        let mut clock = TrustedClock::new(NOW);
+        clock.check(NOW + 3 * DAY_MS);
+        assert_eq!(TrustedClock::read(&clock.write()), Some(clock));
+        assert_eq!(TrustedClock::read(b""), None);
     }
 }

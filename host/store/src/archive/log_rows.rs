@@ -3,11 +3,11 @@
 
 use crate::Schema;
 use crate::codec::{
-    Damaged, MOST_ROWS, Reader, put_before, put_bytes, put_f64, put_i64, put_u64, read_before, unzigzag, zigzag,
+    ByteReader, CorruptData, MOST_ROWS, put_before, put_bytes, put_f64, put_i64, put_u64, read_before, unzigzag, zigzag,
 };
 use crate::quantum::Quantum;
-use crate::rates::Total;
-use crate::rows::Rows;
+use crate::rates::CounterTotal;
+use crate::rows::RawRows;
 
 const GAP: u64 = 0;
 const DOUBLE: u64 = 1;
@@ -15,7 +15,7 @@ const DOUBLE: u64 = 1;
 /// The rows of one frame in a record: the frame's id, the number of rows, and the rows as bytes, so that they can be
 /// skipped.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Entry<'a> {
+pub(crate) struct LogEntry<'a> {
     pub(crate) id: u32,
     pub(crate) rows: usize,
     bytes: &'a [u8],
@@ -23,21 +23,21 @@ pub(crate) struct Entry<'a> {
 
 /// Reads consecutive rows of a frame one by one. Times are relative to the record's time, whole steps to those of the
 /// row before.
-pub(crate) struct Reading<'r, 'a> {
+pub(crate) struct LogRowReader<'r, 'a> {
     pub(crate) generation: u32,
     /// The counters' last totals before the first row, if a block begins with that row.
-    pub(crate) before: Option<Vec<Option<Total>>>,
+    pub(crate) before: Option<Vec<Option<CounterTotal>>>,
     /// The number of rows that are left.
     left: usize,
     next_ms: i64,
     schema: &'r Schema,
-    reader: Reader<'a>,
-    row: &'r mut Row,
+    reader: ByteReader<'a>,
+    row: &'r mut LogRow,
 }
 
 /// A row. The buffer is reused for the following rows and entries.
 #[derive(Debug, Default)]
-pub(crate) struct Row {
+pub(crate) struct LogRow {
     pub(crate) at_ms: i64,
     /// The readings, one per column.
     pub(crate) readings: Vec<f64>,
@@ -46,7 +46,7 @@ pub(crate) struct Row {
 
 /// Appends rows to a record with the time `record_ms`; does nothing if there are none. `begins` tells that a block
 /// begins with the first row.
-pub(crate) fn put(out: &mut Vec<u8>, record_ms: i64, schema: &Schema, id: u32, rows: &Rows, begins: bool) {
+pub(crate) fn put(out: &mut Vec<u8>, record_ms: i64, schema: &Schema, id: u32, rows: &RawRows, begins: bool) {
     let Some(&first_ms) = rows.at_ms.first() else { return };
     put_u64(out, u64::from(id));
     put_u64(out, rows.len() as u64);
@@ -55,7 +55,7 @@ pub(crate) fn put(out: &mut Vec<u8>, record_ms: i64, schema: &Schema, id: u32, r
     put_bytes(out, &bytes);
 }
 
-fn put_rows(out: &mut Vec<u8>, ahead_ms: i64, schema: &Schema, rows: &Rows, begins: bool) {
+fn put_rows(out: &mut Vec<u8>, ahead_ms: i64, schema: &Schema, rows: &RawRows, begins: bool) {
     put_u64(out, u64::from(rows.generation) << 1 | u64::from(begins));
     put_i64(out, ahead_ms);
     if begins {
@@ -74,9 +74,9 @@ fn put_rows(out: &mut Vec<u8>, ahead_ms: i64, schema: &Schema, rows: &Rows, begi
     }
 }
 
-impl<'a> Entry<'a> {
-    pub(crate) fn read(reader: &mut Reader<'a>) -> Result<Self, Damaged> {
-        let id = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
+impl<'a> LogEntry<'a> {
+    pub(crate) fn read(reader: &mut ByteReader<'a>) -> Result<Self, CorruptData> {
+        let id = u32::try_from(reader.u64()?).map_err(|_| CorruptData)?;
         Ok(Self { id, rows: reader.up_to(MOST_ROWS)?, bytes: reader.bytes()? })
     }
 
@@ -85,12 +85,12 @@ impl<'a> Entry<'a> {
         self,
         record_ms: i64,
         schema: &'r Schema,
-        row: &'r mut Row,
-    ) -> Result<Reading<'r, 'a>, Damaged> {
+        row: &'r mut LogRow,
+    ) -> Result<LogRowReader<'r, 'a>, CorruptData> {
         let fields = schema.fields().len();
-        let mut reader = Reader(self.bytes);
+        let mut reader = ByteReader(self.bytes);
         let head = reader.u64()?;
-        let generation = u32::try_from(head >> 1).map_err(|_| Damaged)?;
+        let generation = u32::try_from(head >> 1).map_err(|_| CorruptData)?;
         let next_ms = record_ms.wrapping_add(reader.i64()?);
         let before = match head & 1 {
             0 => None,
@@ -103,15 +103,15 @@ impl<'a> Entry<'a> {
         row.readings.resize(schema.columns(), f64::NAN);
         row.steps.clear();
         row.steps.resize(schema.columns(), 0);
-        Ok(Reading { generation, before, left: self.rows, next_ms, schema, reader, row })
+        Ok(LogRowReader { generation, before, left: self.rows, next_ms, schema, reader, row })
     }
 }
 
-impl Reading<'_, '_> {
+impl LogRowReader<'_, '_> {
     /// Reads the next row; `None` at the end.
-    pub(crate) fn next(&mut self) -> Result<Option<&Row>, Damaged> {
+    pub(crate) fn next(&mut self) -> Result<Option<&LogRow>, CorruptData> {
         let Some(left) = self.left.checked_sub(1) else {
-            return if self.reader.is_empty() { Ok(None) } else { Err(Damaged) };
+            return if self.reader.is_empty() { Ok(None) } else { Err(CorruptData) };
         };
         self.left = left;
         self.row.at_ms = self.next_ms;
@@ -120,8 +120,8 @@ impl Reading<'_, '_> {
             *reading = read_reading(&mut self.reader, quantum(self.schema, field), before)?;
         }
         if left > 0 {
-            let step = i64::try_from(self.reader.u64()?).map_err(|_| Damaged)?;
-            self.next_ms = self.next_ms.checked_add(step).filter(|_| step > 0).ok_or(Damaged)?;
+            let step = i64::try_from(self.reader.u64()?).map_err(|_| CorruptData)?;
+            self.next_ms = self.next_ms.checked_add(step).filter(|_| step > 0).ok_or(CorruptData)?;
         }
         Ok(Some(self.row))
     }
@@ -148,7 +148,7 @@ fn put_reading(out: &mut Vec<u8>, quantum: Quantum, reading: f64, before: &mut i
     }
 }
 
-fn read_reading(reader: &mut Reader<'_>, quantum: Quantum, before: &mut i64) -> Result<f64, Damaged> {
+fn read_reading(reader: &mut ByteReader<'_>, quantum: Quantum, before: &mut i64) -> Result<f64, CorruptData> {
     match reader.u64()? {
         GAP => Ok(f64::NAN),
         DOUBLE => reader.f64(),
@@ -174,13 +174,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rows_come_back_to_the_bit(
+        fn rows_read_from_the_log_equal_written_rows_to_the_bit(
             readings in prop::collection::vec((1i64..100_000, any::<f64>(), -1e9..1e9f64), 1..50),
             begins: bool,
             generation: u32,
         ) {
-            let mut rows = Rows { generation, columns: vec![vec![]; 3], ..Rows::default() };
-            rows.before = vec![None, Some(Total { read_ms: -5.3, total: 7.25 })];
+            let mut rows = RawRows { generation, columns: vec![vec![]; 3], ..RawRows::default() };
+            rows.before = vec![None, Some(CounterTotal { read_ms: -5.3, total: 7.25 })];
             let mut at = 0;
             for (gap, a, b) in readings {
                 at += gap;
@@ -191,9 +191,9 @@ mod tests {
             }
             let mut out = Vec::new();
             put(&mut out, 1_000, &schema(), 77, &rows, begins);
-            let mut reader = Reader(&out);
-            let (schema, mut row) = (schema(), Row::default());
-            let entry = Entry::read(&mut reader).unwrap();
+            let mut reader = ByteReader(&out);
+            let (schema, mut row) = (schema(), LogRow::default());
+            let entry = LogEntry::read(&mut reader).unwrap();
             prop_assert_eq!((entry.id, entry.rows), (77, rows.len()));
             let mut entry = entry.rows(1_000, &schema, &mut row).unwrap();
             prop_assert_eq!(entry.generation, generation);

@@ -1,8 +1,8 @@
-//! Ids of frames in files. Each file defines the ids that it uses, so no file depends on another.
+//! Definitions of schemas and frames in files. Each file defines the ids that it uses, so no file depends on another.
 
-use super::record::{self, Kind, TooLarge};
-use crate::codec::{Damaged, Reader, put_bytes, put_f64, put_u64};
-use crate::{Aggregation, InstanceId, Kind as FieldKind, Schema, StoredField};
+use super::record::{self, RecordKind, RecordTooLarge};
+use crate::codec::{ByteReader, CorruptData, put_bytes, put_f64, put_u64};
+use crate::{Aggregation, InstanceId, Kind, Schema, StoredField};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
@@ -31,14 +31,14 @@ impl Hash for FrameKey {
 
 /// The schemas and frames that a writer has defined in a file so far.
 #[derive(Debug, Default)]
-pub(crate) struct Explained {
+pub(crate) struct WrittenDefinitions {
     schemas: Vec<(Schema, i64)>,
     frames: HashSet<u32>,
 }
 
 /// The schemas and frames that a reader has found in a file so far.
 #[derive(Debug, Default)]
-pub(crate) struct Names {
+pub(crate) struct ReadDefinitions {
     schemas: HashMap<u64, (Schema, i64)>,
     frames: ById<FrameKey>,
     /// Owners that are not the sampler of their frame, kept to share their strings. There are few.
@@ -66,53 +66,53 @@ impl Hasher for IdHasher {
     }
 }
 
-impl Explained {
+impl WrittenDefinitions {
     /// Appends the definition of the frame `id`, unless the file has it already.
-    pub(crate) fn explain(&mut self, out: &mut Vec<u8>, id: u32, key: &FrameKey) -> Result<(), TooLarge> {
+    pub(crate) fn define(&mut self, out: &mut Vec<u8>, id: u32, key: &FrameKey) -> Result<(), RecordTooLarge> {
         if !self.frames.insert(id) {
             return Ok(());
         }
         let schema = self.schema(out, key)?;
-        record::put(out, Kind::Frame, |out| put_frame(out, id, schema, key))
+        record::put(out, RecordKind::Frame, |out| put_frame(out, id, schema, key))
     }
 
     /// Appends the definition of a frame's schema, unless the file has it already. Returns the schema's number.
-    fn schema(&mut self, out: &mut Vec<u8>, key: &FrameKey) -> Result<u64, TooLarge> {
+    fn schema(&mut self, out: &mut Vec<u8>, key: &FrameKey) -> Result<u64, RecordTooLarge> {
         let same = |(schema, interval_ms): &(Schema, i64)| *interval_ms == key.interval_ms && *schema == key.schema;
         let known = self.schemas.iter().position(same);
         let number = known.unwrap_or(self.schemas.len()) as u64;
         if known.is_none() {
             self.schemas.push((key.schema.clone(), key.interval_ms));
-            record::put(out, Kind::Schema, |out| put_schema(out, number, key))?;
+            record::put(out, RecordKind::Schema, |out| put_schema(out, number, key))?;
         }
         Ok(number)
     }
 }
 
-impl Names {
+impl ReadDefinitions {
     /// Reads a record that defines a schema or a frame; ignores other records.
-    pub(crate) fn learn(&mut self, kind: Kind, payload: &[u8]) -> Result<(), Damaged> {
-        let mut reader = Reader(payload);
+    pub(crate) fn learn(&mut self, kind: RecordKind, payload: &[u8]) -> Result<(), CorruptData> {
+        let mut reader = ByteReader(payload);
         match kind {
-            Kind::Schema => {
+            RecordKind::Schema => {
                 let (number, schema) = read_schema(&mut reader)?;
                 self.schemas.insert(number, schema);
             }
-            Kind::Frame => self.read_frame(&mut reader)?,
+            RecordKind::Frame => self.read_frame(&mut reader)?,
             _ => {}
         }
         Ok(())
     }
 
-    pub(crate) fn frame(&self, id: u32) -> Result<&FrameKey, Damaged> {
-        self.frames.get(&id).ok_or(Damaged)
+    pub(crate) fn frame(&self, id: u32) -> Result<&FrameKey, CorruptData> {
+        self.frames.get(&id).ok_or(CorruptData)
     }
 
-    fn read_frame(&mut self, reader: &mut Reader<'_>) -> Result<(), Damaged> {
-        let id = u32::try_from(reader.u64()?).map_err(|_| Damaged)?;
-        let (schema, interval_ms) = self.schemas.get(&reader.u64()?).cloned().ok_or(Damaged)?;
+    fn read_frame(&mut self, reader: &mut ByteReader<'_>) -> Result<(), CorruptData> {
+        let id = u32::try_from(reader.u64()?).map_err(|_| CorruptData)?;
+        let (schema, interval_ms) = self.schemas.get(&reader.u64()?).cloned().ok_or(CorruptData)?;
         let born = reader.u64()?;
-        let instance = InstanceId::new(reader.text()?).map_err(|_| Damaged)?;
+        let instance = InstanceId::new(reader.text()?).map_err(|_| CorruptData)?;
         let owner = if reader.is_empty() { schema.sampler().clone() } else { self.owner(reader.text()?) };
         self.frames.insert(id, FrameKey { instance, schema, interval_ms, born, owner });
         Ok(())
@@ -147,8 +147,8 @@ fn put_schema(out: &mut Vec<u8>, number: u64, key: &FrameKey) {
     for field in key.schema.fields().iter().chain(key.schema.has_delay().then_some(&delay)) {
         put_bytes(out, field.name.as_bytes());
         match field.kind {
-            FieldKind::Gauge => out.push(0),
-            FieldKind::Counter { scale } => {
+            Kind::Gauge => out.push(0),
+            Kind::Counter { scale } => {
                 out.push(1);
                 put_f64(out, scale);
             }
@@ -164,16 +164,16 @@ fn put_schema(out: &mut Vec<u8>, number: u64, key: &FrameKey) {
     }
 }
 
-fn read_schema(reader: &mut Reader<'_>) -> Result<(u64, (Schema, i64)), Damaged> {
+fn read_schema(reader: &mut ByteReader<'_>) -> Result<(u64, (Schema, i64)), CorruptData> {
     let number = reader.u64()?;
     let sampler = reader.text()?;
-    let interval_ms = i64::try_from(reader.u64()?).map_err(|_| Damaged)?;
+    let interval_ms = i64::try_from(reader.u64()?).map_err(|_| CorruptData)?;
     let fields = (0..reader.up_to(Schema::MOST_FIELDS + 1)?).map(|_| {
         let name = reader.text()?.into();
         let kind = match reader.u8()? {
-            0 => FieldKind::Gauge,
-            1 => FieldKind::Counter { scale: reader.f64()? },
-            _ => return Err(Damaged),
+            0 => Kind::Gauge,
+            1 => Kind::Counter { scale: reader.f64()? },
+            _ => return Err(CorruptData),
         };
         let aggregation = match reader.u8()? {
             0 => Aggregation::Mean,
@@ -181,7 +181,7 @@ fn read_schema(reader: &mut Reader<'_>) -> Result<(u64, (Schema, i64)), Damaged>
             2 => Aggregation::Max,
             3 => Aggregation::Last,
             4 => Aggregation::Sum,
-            _ => return Err(Damaged),
+            _ => return Err(CorruptData),
         };
         Ok(StoredField { name, kind, aggregation, precision: reader.f64()? })
     });

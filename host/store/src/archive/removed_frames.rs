@@ -3,8 +3,8 @@
 //! Frames are numbered in the order they began, and removed frames are mostly neighbours. There is one note per run of
 //! removed frames, so there are never many more notes than frames that stay.
 
-use super::notes::Values;
-use crate::codec::{Reader, put_u64};
+use super::notes::NoteValues;
+use crate::codec::{ByteReader, put_u64};
 use std::collections::BTreeMap;
 
 /// The prefix of the notes' keys. The number of a run's first frame follows.
@@ -12,7 +12,7 @@ const NOTES: &str = "dead/";
 
 /// A run of removed frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Run {
+struct RemovedRun {
     /// The number after the last removed frame.
     end: u64,
     /// The last file that can hold such frames.
@@ -21,11 +21,11 @@ struct Run {
 
 /// All removed frames, as the start and the end of each run.
 #[derive(Debug, Default)]
-pub(crate) struct Dead(BTreeMap<u64, u64>);
+pub(crate) struct RemovedFrames(BTreeMap<u64, u64>);
 
-impl Run {
+impl RemovedRun {
     fn read(value: &[u8]) -> Option<Self> {
-        let mut reader = Reader(value);
+        let mut reader = ByteReader(value);
         Some(Self { end: reader.u64().ok()?, last_file: reader.u64().ok()? })
     }
 
@@ -37,10 +37,10 @@ impl Run {
     }
 }
 
-impl Dead {
-    pub(crate) fn of(values: &Values) -> Self {
+impl RemovedFrames {
+    pub(crate) fn of(values: &NoteValues) -> Self {
         let notes = values.range(NOTES.to_owned()..).map_while(|(key, value)| Some((key.strip_prefix(NOTES)?, value)));
-        let runs = notes.filter_map(|(start, value)| Some((start.parse::<u64>().ok()?, Run::read(value)?.end)));
+        let runs = notes.filter_map(|(start, value)| Some((start.parse::<u64>().ok()?, RemovedRun::read(value)?.end)));
         let mut all = BTreeMap::new();
         // After a crash there may be a note of a run that another run has absorbed.
         let mut last: Option<(u64, u64)> = None;
@@ -65,30 +65,29 @@ impl Dead {
 }
 
 /// Notes that frames were removed. Returns the keys of the notes that changed.
-pub(crate) fn note(values: &mut Values, mut removed: Vec<u64>, last_file: u64) -> Vec<String> {
+pub(crate) fn note_removed(values: &mut NoteValues, mut removed: Vec<u64>, last_file: u64) -> Vec<String> {
     removed.sort_unstable();
     let mut changed = Vec::new();
     for run in removed.chunk_by(|a, b| a.saturating_add(1) == *b || a == b) {
         let (Some(&first), Some(&last)) = (run.first(), run.last()) else { continue };
         let (mut start, mut end) = (first, last.saturating_add(1));
-        let before = values
-            .range(..=key(start))
-            .next_back()
-            .and_then(|(key, value)| Some((key.strip_prefix(NOTES)?.parse::<u64>().ok()?, Run::read(value)?.end)));
+        let before = values.range(..=key(start)).next_back().and_then(|(key, value)| {
+            Some((key.strip_prefix(NOTES)?.parse::<u64>().ok()?, RemovedRun::read(value)?.end))
+        });
         if let Some((before, before_end)) = before.filter(|(_, before_end)| *before_end >= start) {
             (start, end) = (before, end.max(before_end));
         }
         // Absorb the runs that this one overlaps or touches.
         let over: Vec<(String, u64)> = values
             .range(key(start)..=key(end))
-            .filter_map(|(key, value)| Some((key.clone(), Run::read(value)?.end)))
+            .filter_map(|(key, value)| Some((key.clone(), RemovedRun::read(value)?.end)))
             .collect();
         for (key, over_end) in over {
             end = end.max(over_end);
             values.remove(&key);
             changed.push(key);
         }
-        values.insert(key(start), Run { end, last_file }.write());
+        values.insert(key(start), RemovedRun { end, last_file }.write());
         changed.push(key(start));
     }
     changed.sort_unstable();
@@ -97,9 +96,9 @@ pub(crate) fn note(values: &mut Values, mut removed: Vec<u64>, last_file: u64) -
 }
 
 /// Returns the keys of notes about frames that no file can hold any more: all files have numbers from `oldest_file` on.
-pub(crate) fn over(values: &Values, oldest_file: u64) -> Vec<String> {
+pub(crate) fn obsolete_notes(values: &NoteValues, oldest_file: u64) -> Vec<String> {
     let notes = values.range(NOTES.to_owned()..).take_while(|(key, _)| key.starts_with(NOTES));
-    let over = notes.filter(|(_, value)| Run::read(value).is_none_or(|run| run.last_file < oldest_file));
+    let over = notes.filter(|(_, value)| RemovedRun::read(value).is_none_or(|run| run.last_file < oldest_file));
     over.map(|(key, _)| key.clone()).collect()
 }
 
@@ -115,36 +114,36 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn neighbours_are_one_note_and_what_they_close_is_one_too() {
-        let mut values = Values::from([("clock/trust".to_owned(), vec![1]), ("tracked/x".to_owned(), vec![2])]);
-        assert_eq!(note(&mut values, vec![5, 3], 7), [key(3), key(5)]);
-        assert_eq!(note(&mut values, vec![4], 8), [key(3), key(5)]);
+    fn neighbouring_runs_of_removed_frames_become_one_note() {
+        let mut values = NoteValues::from([("clock/trust".to_owned(), vec![1]), ("tracked/x".to_owned(), vec![2])]);
+        assert_eq!(note_removed(&mut values, vec![5, 3], 7), [key(3), key(5)]);
+        assert_eq!(note_removed(&mut values, vec![4], 8), [key(3), key(5)]);
         assert_eq!(values.len(), 3);
-        let dead = Dead::of(&values);
-        assert_eq!((2..7).map(|born| dead.has(born)).collect::<Vec<_>>(), [false, true, true, true, false]);
-        assert_eq!(dead.end(), 6);
-        assert_eq!((over(&values, 8), over(&values, 9)), (vec![], vec![key(3)]));
+        let removed = RemovedFrames::of(&values);
+        assert_eq!((2..7).map(|born| removed.has(born)).collect::<Vec<_>>(), [false, true, true, true, false]);
+        assert_eq!(removed.end(), 6);
+        assert_eq!((obsolete_notes(&values, 8), obsolete_notes(&values, 9)), (vec![], vec![key(3)]));
     }
 
     #[test]
-    fn a_note_that_a_crash_left_inside_another_hides_nothing() {
-        let run = |end| Run { end, last_file: 1 }.write();
-        let dead = Dead::of(&Values::from([(key(0), run(3)), (key(1), run(2)), (key(3), run(5))]));
-        assert_eq!((0..6).map(|born| dead.has(born)).collect::<Vec<_>>(), [true, true, true, true, true, false]);
+    fn a_note_that_a_crash_left_inside_another_run_hides_no_removed_frame() {
+        let run = |end| RemovedRun { end, last_file: 1 }.write();
+        let removed = RemovedFrames::of(&NoteValues::from([(key(0), run(3)), (key(1), run(2)), (key(3), run(5))]));
+        assert_eq!((0..6).map(|born| removed.has(born)).collect::<Vec<_>>(), [true, true, true, true, true, false]);
     }
 
     proptest! {
         #[test]
-        fn who_was_removed_is_known_by_no_more_notes_than_there_are_runs(
+        fn removed_frames_take_one_note_per_run(
             batches in prop::collection::vec(prop::collection::vec(0_u64..300, 0..40), 0..20),
         ) {
-            let (mut values, mut expected) = (Values::new(), BTreeSet::new());
+            let (mut values, mut expected) = (NoteValues::new(), BTreeSet::new());
             for batch in batches {
                 expected.extend(batch.iter().copied());
-                note(&mut values, batch, 1);
+                note_removed(&mut values, batch, 1);
             }
-            let dead = Dead::of(&values);
-            prop_assert!((0..301).all(|born| dead.has(born) == expected.contains(&born)));
+            let removed = RemovedFrames::of(&values);
+            prop_assert!((0..301).all(|born| removed.has(born) == expected.contains(&born)));
             let runs = expected.iter().filter(|born| !expected.contains(&(**born + 1))).count();
             prop_assert_eq!(values.len(), runs);
         }

@@ -1,21 +1,21 @@
 //! The generations of a frame's rows. There is one as long as nobody sets the clock back.
 
-use super::{Blocks, Open, Seen, View};
+use super::{BlockRef, Blocks, FrameView, OpenBlock};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
 /// The rows of one generation, ascending in time.
 #[derive(Debug)]
-pub(super) struct Run<'a> {
+pub(super) struct GenerationRows<'a> {
     pub(super) blocks: &'a [Blocks],
     /// Open blocks, after the sealed ones.
-    pub(super) opens: &'a [Arc<Open>],
+    pub(super) opens: &'a [Arc<OpenBlock>],
 }
 
-impl<'a> Run<'a> {
+impl<'a> GenerationRows<'a> {
     /// Returns the generations that have rows, in the order they were written.
-    pub(super) fn all(view: &'a View) -> Vec<Self> {
+    pub(super) fn all(view: &'a FrameView) -> Vec<Self> {
         let (mut blocks, mut opens) = (&*view.blocks, &view.opens[..]);
         let mut runs = Vec::new();
         while let Some(generation) =
@@ -28,7 +28,7 @@ impl<'a> Run<'a> {
             };
             let of_opens = opens.partition_point(|open| open.generation <= generation);
             let of_opens = if of_blocks == blocks.len() { of_opens } else { 0 };
-            let run = Run {
+            let run = GenerationRows {
                 blocks: blocks.get(..of_blocks).unwrap_or_default(),
                 opens: opens.get(..of_opens).unwrap_or_default(),
             };
@@ -59,7 +59,7 @@ impl<'a> Run<'a> {
         self.blocks.first().map(Blocks::generation).or(self.opens.first().map(|open| open.generation))
     }
 
-    pub(super) fn blocks_in(&self, window: Range<i64>) -> impl Iterator<Item = Seen<'a>> {
+    pub(super) fn blocks_in(&self, window: Range<i64>) -> impl Iterator<Item = BlockRef<'a>> {
         let from = self.blocks.partition_point(|blocks| blocks.last_ms() < window.start);
         let blocks = self.blocks.iter().skip(from).flat_map(Blocks::each);
         let blocks = blocks.skip_while(move |block| block.last_ms < window.start);
@@ -69,7 +69,10 @@ impl<'a> Run<'a> {
 
 /// Divides a window where generations begin and end. Returns each part that has rows, with its generations in the order
 /// they were written.
-pub(super) fn spans<'r, 'a>(runs: &'r [Run<'a>], window: Range<i64>) -> Vec<(Range<i64>, Vec<&'r Run<'a>>)> {
+pub(super) fn spans<'r, 'a>(
+    runs: &'r [GenerationRows<'a>],
+    window: Range<i64>,
+) -> Vec<(Range<i64>, Vec<&'r GenerationRows<'a>>)> {
     // Time of the edge, whether a generation begins there, and its index.
     let mut edges: Vec<(i64, bool, usize)> = Vec::new();
     for (nth, run) in runs.iter().enumerate() {

@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Files, each with the time its last rows were written.
-type Files<'a> = Vec<(i64, &'a Arc<Segment>)>;
+type EvictableFiles<'a> = Vec<(i64, &'a Arc<Segment>)>;
 
 /// A file to evict because the files are too large.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Spared {
+pub(crate) struct EvictedFile {
     pub(crate) number: u64,
     /// The owner of the file's blocks; `None` if there are several.
     pub(crate) owner: Option<Arc<str>>,
@@ -22,14 +22,14 @@ pub(crate) struct Spared {
 impl Archive {
     /// Returns the files to evict until the rest fits the disk limit. It repeatedly takes the owner with most bytes on
     /// disk and that owner's oldest file, by the time it was written. The newest file of each owner stays.
-    pub(crate) fn to_spare(&self, frames: &[Arc<Frame>], trusted_ms: i64) -> Vec<Spared> {
+    pub(crate) fn to_evict(&self, frames: &[Arc<Frame>], trusted_ms: i64) -> Vec<EvictedFile> {
         let mut written: HashMap<u64, i64> = HashMap::new();
         for (number, by_ms) in frames.iter().flat_map(|frame| frame.written(trusted_ms)) {
             let last = written.entry(number).or_insert(by_ms);
             *last = by_ms.max(*last);
         }
         // Files without live blocks are left to `sweep`.
-        let mut owners: BTreeMap<Option<&Arc<str>>, Files<'_>> = BTreeMap::new();
+        let mut owners: BTreeMap<Option<&Arc<str>>, EvictableFiles<'_>> = BTreeMap::new();
         for segment in self.segments.values() {
             if let Some(by_ms) = written.get(&segment.number) {
                 owners.entry(segment.owner()).or_default().push((*by_ms, segment));
@@ -44,20 +44,20 @@ impl Archive {
                 (files.iter().map(|(_, segment)| segment.size()).sum(), files)
             })
             .collect();
-        let mut spared = Vec::new();
+        let mut evicted = Vec::new();
         while size > self.shared.disk.total()
             && let Some((own, files)) = left.iter_mut().filter(|(_, files)| files.len() > 1).max_by_key(|(own, _)| *own)
             && let Some((by_ms, segment)) = files.pop()
         {
             *own -= segment.size();
             size -= segment.size();
-            spared.push(Spared { number: segment.number, owner: segment.owner().cloned(), by_ms });
+            evicted.push(EvictedFile { number: segment.number, owner: segment.owner().cloned(), by_ms });
         }
-        spared
+        evicted
     }
 
     /// Counts each owner's bytes on disk.
-    pub(crate) fn count(&self) {
+    pub(crate) fn update_disk_usage(&self) {
         let mut used = BTreeMap::new();
         for (owner, segment) in self.segments.values().filter_map(|segment| Some((segment.owner()?, segment))) {
             *used.entry(owner.clone()).or_default() += segment.size();
@@ -69,7 +69,7 @@ impl Archive {
     }
 
     /// Stops adding to these files.
-    pub(crate) fn end(&mut self, numbers: &HashSet<u64>) {
+    pub(crate) fn stop_writing_to(&mut self, numbers: &HashSet<u64>) {
         self.writers.retain(|_, writer| !numbers.contains(&writer.segment.number));
     }
 }

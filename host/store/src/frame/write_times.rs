@@ -1,8 +1,8 @@
 //! Estimates when blocks were written, from the rows before and after them. The times of the rows alone do not tell if
 //! the wall clock was wrong.
 
-use super::runs::Run;
-use super::{Blocks, View};
+use super::generations::GenerationRows;
+use super::{Blocks, FrameView};
 
 /// How far a clock may be ahead of the trusted time and still count as right, in milliseconds.
 pub(crate) const AHEAD_MS: i64 = 3_600_000;
@@ -12,13 +12,13 @@ const LOOKED_THROUGH: usize = 64;
 
 /// One frame's generations.
 #[derive(Debug)]
-pub(crate) struct Written {
-    generations: Vec<Generation>,
+pub(crate) struct WriteTimes {
+    generations: Vec<GenerationTimes>,
     trusted_ms: i64,
 }
 
 #[derive(Debug)]
-struct Generation {
+struct GenerationTimes {
     number: u32,
     first_ms: i64,
     /// The latest time in the generations before.
@@ -28,10 +28,10 @@ struct Generation {
     again_ms: Option<i64>,
 }
 
-impl Written {
+impl WriteTimes {
     /// Collects the generations of a view. `trusted_ms` is the trusted time.
-    pub(super) fn of(view: &View, trusted_ms: i64) -> Self {
-        let runs = Run::all(view);
+    pub(super) fn of(view: &FrameView, trusted_ms: i64) -> Self {
+        let runs = GenerationRows::all(view);
         let mut latest_ms: Option<i64> = None;
         let generations = runs.iter().enumerate().filter_map(|(nth, run)| {
             let (first_ms, last_ms) = run.span()?;
@@ -42,7 +42,7 @@ impl Written {
                 let mut later = later.filter(|run| run.span().is_some_and(|(_, last_ms)| last_ms >= before_ms));
                 later.find_map(|run| run.first_from(before_ms))
             });
-            Some(Generation { number: run.generation()?, first_ms, before_ms, again_ms })
+            Some(GenerationTimes { number: run.generation()?, first_ms, before_ms, again_ms })
         });
         Self { generations: generations.collect(), trusted_ms }
     }
