@@ -3,11 +3,11 @@
 //! An exposition may come in pieces of any size:
 //!
 //! ```
-//! use dropsonde_openmetrics::{Format, read::{Line, Reader}};
+//! use dropsonde_openmetrics::{ExpositionFormat, read::{ExpositionLine, ExpositionReader}};
 //!
-//! let mut reader = Reader::new(Format::Text);
+//! let mut reader = ExpositionReader::new(ExpositionFormat::Text);
 //! let mut total = 0.0;
-//! let mut add = |line: Line<'_>| if let Line::Sample(sample) = line { total += sample.value };
+//! let mut add = |line: ExpositionLine<'_>| if let ExpositionLine::Sample(sample) = line { total += sample.value };
 //! for piece in ["# TYPE up gauge\nup{job=\"a\"} 1\nup{jo", "b=\"b\"} 1\n"] {
 //!     reader.push(piece.as_bytes(), &mut add)?;
 //! }
@@ -16,7 +16,7 @@
 //! # Ok::<(), dropsonde_openmetrics::read::ReadError>(())
 //! ```
 
-use crate::Format;
+use crate::ExpositionFormat;
 use std::borrow::Cow;
 
 /// The longest line, in bytes. Longer ones are an error, so that a server cannot fill memory with one line.
@@ -24,8 +24,8 @@ const LONGEST: usize = 1 << 20;
 
 /// Reads an exposition in pieces. It keeps only the part of a line whose end is yet to come.
 #[derive(Debug)]
-pub struct Reader {
-    format: Format,
+pub struct ExpositionReader {
+    format: ExpositionFormat,
     /// The beginning of a line.
     partial: Vec<u8>,
     /// The number of lines so far.
@@ -36,8 +36,8 @@ pub struct Reader {
 
 /// A line, borrowed from the exposition.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Line<'a> {
-    Sample(Sample<'a>),
+pub enum ExpositionLine<'a> {
+    Sample(ScrapedSample<'a>),
     /// `# TYPE name kind`.
     Kind {
         name: &'a str,
@@ -57,7 +57,7 @@ pub enum Line<'a> {
 
 /// A sample. Its exemplar is left out.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sample<'a> {
+pub struct ScrapedSample<'a> {
     pub name: &'a str,
     pub labels: LabelText<'a>,
     pub value: f64,
@@ -74,12 +74,12 @@ pub struct LabelText<'a>(&'a str);
 pub struct ReadError {
     /// Counted from 1.
     pub line: u64,
-    pub why: Why,
+    pub why: LineFault,
 }
 
 /// The mistake in an exposition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
+pub enum LineFault {
     NotText,
     Name,
     Labels,
@@ -95,16 +95,16 @@ pub enum Why {
     NoEnd,
 }
 
-// === impl Reader ===
+// === impl ExpositionReader ===
 
-impl Reader {
-    pub fn new(format: Format) -> Self {
+impl ExpositionReader {
+    pub fn new(format: ExpositionFormat) -> Self {
         Self { format, partial: Vec::new(), lines: 0, is_over: false }
     }
 
     /// Reads the next piece, and calls `take` with each line that is complete. After an error the reader is of no more
     /// use.
-    pub fn push(&mut self, piece: &[u8], take: &mut impl FnMut(Line<'_>)) -> Result<(), ReadError> {
+    pub fn push(&mut self, piece: &[u8], take: &mut impl FnMut(ExpositionLine<'_>)) -> Result<(), ReadError> {
         let mut rest = piece;
         if !self.partial.is_empty() {
             let Some(end) = memchr::memchr(b'\n', rest) else { return self.keep(rest) };
@@ -125,13 +125,13 @@ impl Reader {
     }
 
     /// Reads a last line that has no newline, and checks that an OpenMetrics text is complete.
-    pub fn finish(mut self, take: &mut impl FnMut(Line<'_>)) -> Result<(), ReadError> {
+    pub fn finish(mut self, take: &mut impl FnMut(ExpositionLine<'_>)) -> Result<(), ReadError> {
         let line = std::mem::take(&mut self.partial);
         if !line.is_empty() {
             self.line(&line, take)?;
         }
         match self.format {
-            Format::OpenMetrics if !self.is_over => Err(self.error(Why::NoEnd)),
+            ExpositionFormat::OpenMetrics if !self.is_over => Err(self.error(LineFault::NoEnd)),
             _ => Ok(()),
         }
     }
@@ -139,18 +139,18 @@ impl Reader {
     fn keep(&mut self, part: &[u8]) -> Result<(), ReadError> {
         if self.partial.len() + part.len() > LONGEST {
             self.lines += 1;
-            return Err(self.error(Why::TooLong));
+            return Err(self.error(LineFault::TooLong));
         }
         self.partial.extend_from_slice(part);
         Ok(())
     }
 
-    fn line(&mut self, line: &[u8], take: &mut impl FnMut(Line<'_>)) -> Result<(), ReadError> {
+    fn line(&mut self, line: &[u8], take: &mut impl FnMut(ExpositionLine<'_>)) -> Result<(), ReadError> {
         self.lines += 1;
-        let text = std::str::from_utf8(line).map_err(|_| self.error(Why::NotText))?;
-        let is_open = matches!(self.format, Format::OpenMetrics);
+        let text = std::str::from_utf8(line).map_err(|_| self.error(LineFault::NotText))?;
+        let is_open = matches!(self.format, ExpositionFormat::OpenMetrics);
         if self.is_over {
-            return if text.is_empty() && !is_open { Ok(()) } else { Err(self.error(Why::AfterEnd)) };
+            return if text.is_empty() && !is_open { Ok(()) } else { Err(self.error(LineFault::AfterEnd)) };
         }
         if is_open && text == "# EOF" {
             self.is_over = true;
@@ -160,7 +160,7 @@ impl Reader {
         let read = match text.as_bytes().first() {
             None => Ok(None),
             Some(b'#') => comment(text),
-            Some(_) => sample(text, is_open).map(|sample| Some(Line::Sample(sample))),
+            Some(_) => sample(text, is_open).map(|sample| Some(ExpositionLine::Sample(sample))),
         };
         if let Some(line) = read.map_err(|why| self.error(why))? {
             take(line);
@@ -168,14 +168,18 @@ impl Reader {
         Ok(())
     }
 
-    fn error(&self, why: Why) -> ReadError {
+    fn error(&self, why: LineFault) -> ReadError {
         ReadError { line: self.lines, why }
     }
 }
 
 /// Reads a whole exposition, and calls `take` with each line.
-pub fn read(exposition: &[u8], format: Format, take: &mut impl FnMut(Line<'_>)) -> Result<(), ReadError> {
-    let mut reader = Reader::new(format);
+pub fn read(
+    exposition: &[u8],
+    format: ExpositionFormat,
+    take: &mut impl FnMut(ExpositionLine<'_>),
+) -> Result<(), ReadError> {
+    let mut reader = ExpositionReader::new(format);
     reader.push(exposition, take)?;
     reader.finish(take)
 }
@@ -183,7 +187,7 @@ pub fn read(exposition: &[u8], format: Format, take: &mut impl FnMut(Line<'_>)) 
 const BLANK: [char; 2] = [' ', '\t'];
 
 /// Reads a comment. None: it is not one of those that have a meaning.
-fn comment(text: &str) -> Result<Option<Line<'_>>, Why> {
+fn comment(text: &str) -> Result<Option<ExpositionLine<'_>>, LineFault> {
     let rest = text.get(1..).unwrap_or_default().trim_start_matches(BLANK);
     let (what, rest) = word(rest);
     if !matches!(what, "TYPE" | "HELP" | "UNIT") {
@@ -191,24 +195,24 @@ fn comment(text: &str) -> Result<Option<Line<'_>>, Why> {
     }
     let (name, rest) = match rest.strip_prefix('"') {
         Some(quoted) => {
-            let end = closing_quote(quoted).ok_or(Why::Name)?;
-            let (name, rest) = quoted.split_at_checked(end).ok_or(Why::Name)?;
+            let end = closing_quote(quoted).ok_or(LineFault::Name)?;
+            let (name, rest) = quoted.split_at_checked(end).ok_or(LineFault::Name)?;
             (name, rest.get(1..).unwrap_or_default().trim_start_matches(BLANK))
         }
         None => {
             let (name, rest) = word(rest);
             if name_end(name, is_in_name) != name.len() || name.is_empty() {
-                return Err(Why::Name);
+                return Err(LineFault::Name);
             }
             (name, rest)
         }
     };
     let last = rest.trim_end_matches(BLANK);
     Ok(Some(match what {
-        "TYPE" if last.is_empty() => return Err(Why::Comment),
-        "TYPE" => Line::Kind { name, kind: last },
-        "UNIT" => Line::Unit { name, unit: last },
-        _ => Line::Help { name, text: rest },
+        "TYPE" if last.is_empty() => return Err(LineFault::Comment),
+        "TYPE" => ExpositionLine::Kind { name, kind: last },
+        "UNIT" => ExpositionLine::Unit { name, unit: last },
+        _ => ExpositionLine::Help { name, text: rest },
     }))
 }
 
@@ -219,68 +223,68 @@ fn word(text: &str) -> (&str, &str) {
 }
 
 /// Reads `name{labels} value time`, or `{"name",labels} value time`.
-fn sample(text: &str, is_open: bool) -> Result<Sample<'_>, Why> {
+fn sample(text: &str, is_open: bool) -> Result<ScrapedSample<'_>, LineFault> {
     let (mut name, rest) = text.split_at(name_end(text, is_in_name));
     let rest = rest.trim_start_matches(BLANK);
     let (labels, rest) = match rest.strip_prefix('{') {
         Some(inside) => {
             let (quoted, end) = labels(inside)?;
-            let (labels, rest) = inside.split_at_checked(end).ok_or(Why::Labels)?;
+            let (labels, rest) = inside.split_at_checked(end).ok_or(LineFault::Labels)?;
             match quoted {
                 Some(quoted) if name.is_empty() => name = quoted,
-                Some(_) => return Err(Why::Labels),
+                Some(_) => return Err(LineFault::Labels),
                 None => {}
             }
             (labels, rest.get(1..).unwrap_or_default())
         }
         // Without labels there is a blank behind the name.
-        None if rest.len() == text.len() - name.len() => return Err(Why::Name),
+        None if rest.len() == text.len() - name.len() => return Err(LineFault::Name),
         None => ("", rest),
     };
     if name.is_empty() {
-        return Err(Why::Name);
+        return Err(LineFault::Name);
     }
     let (value, rest) = word(rest.trim_start_matches(BLANK));
-    let value = number(value).ok_or(Why::Value)?;
+    let value = number(value).ok_or(LineFault::Value)?;
     let (time, rest) = if rest.starts_with('#') { ("", rest) } else { word(rest) };
     let at_ms = match time {
         "" => None,
-        time if is_open => Some((number(time).filter(|time| time.is_finite()).ok_or(Why::Time)? * 1000.0) as i64),
-        time => Some(time.parse().map_err(|_| Why::Time)?),
+        time if is_open => Some((number(time).filter(|time| time.is_finite()).ok_or(LineFault::Time)? * 1000.0) as i64),
+        time => Some(time.parse().map_err(|_| LineFault::Time)?),
     };
     if !(rest.is_empty() || (is_open && rest.starts_with("# {"))) {
-        return Err(Why::Rest);
+        return Err(LineFault::Rest);
     }
-    Ok(Sample { name, labels: LabelText(labels), value, at_ms })
+    Ok(ScrapedSample { name, labels: LabelText(labels), value, at_ms })
 }
 
 /// Checks the labels behind `{`. Returns a name in quotes that is among them, and where their `}` is.
-fn labels(text: &str) -> Result<(Option<&str>, usize), Why> {
+fn labels(text: &str) -> Result<(Option<&str>, usize), LineFault> {
     let bytes = text.as_bytes();
     let (mut at, mut name) = (0, None);
     let skip = |at: usize| at + blanks(bytes.get(at..).unwrap_or_default());
     loop {
         at = skip(at);
-        match bytes.get(at).ok_or(Why::Labels)? {
+        match bytes.get(at).ok_or(LineFault::Labels)? {
             b'}' => return Ok((name, at)),
             b'"' => {
-                let inside = text.get(at + 1..).ok_or(Why::Labels)?;
-                let end = closing_quote(inside).ok_or(Why::Labels)?;
+                let inside = text.get(at + 1..).ok_or(LineFault::Labels)?;
+                let end = closing_quote(inside).ok_or(LineFault::Labels)?;
                 at = skip(at + end + 2);
                 if bytes.get(at) == Some(&b'=') {
                     at = value(text, skip(at + 1))?;
-                } else if name.replace(inside.get(..end).ok_or(Why::Labels)?).is_some() {
-                    return Err(Why::Labels);
+                } else if name.replace(inside.get(..end).ok_or(LineFault::Labels)?).is_some() {
+                    return Err(LineFault::Labels);
                 }
             }
             _ => {
-                let length = name_end(text.get(at..).ok_or(Why::Labels)?, is_in_label);
+                let length = name_end(text.get(at..).ok_or(LineFault::Labels)?, is_in_label);
                 if length == 0 {
-                    return Err(Why::Labels);
+                    return Err(LineFault::Labels);
                 }
                 at = skip(at + length);
                 if bytes.get(at) != Some(&b'=') {
-                    return Err(Why::Labels);
+                    return Err(LineFault::Labels);
                 }
                 at = value(text, skip(at + 1))?;
             }
@@ -289,15 +293,15 @@ fn labels(text: &str) -> Result<(Option<&str>, usize), Why> {
         match bytes.get(at) {
             Some(b',') => at += 1,
             Some(b'}') => {}
-            _ => return Err(Why::Labels),
+            _ => return Err(LineFault::Labels),
         }
     }
 }
 
 /// Checks the value of a label, which begins at `at` with a quote. Returns where the text behind it begins.
-fn value(text: &str, at: usize) -> Result<usize, Why> {
-    let inside = text.get(at..).and_then(|text| text.strip_prefix('"')).ok_or(Why::Labels)?;
-    Ok(at + 1 + closing_quote(inside).ok_or(Why::Labels)? + 1)
+fn value(text: &str, at: usize) -> Result<usize, LineFault> {
+    let inside = text.get(at..).and_then(|text| text.strip_prefix('"')).ok_or(LineFault::Labels)?;
+    Ok(at + 1 + closing_quote(inside).ok_or(LineFault::Labels)? + 1)
 }
 
 /// Returns where the quote is that ends a text in quotes.
@@ -422,16 +426,16 @@ impl std::error::Error for ReadError {}
 impl std::fmt::Display for ReadError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let why = match self.why {
-            Why::NotText => "it is not UTF-8",
-            Why::Name => "it does not begin with the name of a metric",
-            Why::Labels => "its labels are malformed",
-            Why::Value => "its value is not a number",
-            Why::Time => "its time is not a number",
-            Why::Rest => "something follows its value and time",
-            Why::Comment => "the comment is incomplete",
-            Why::TooLong => "it is longer than 1 MiB",
-            Why::AfterEnd => "it follows # EOF",
-            Why::NoEnd => "the text ends without # EOF: it was cut off",
+            LineFault::NotText => "it is not UTF-8",
+            LineFault::Name => "it does not begin with the name of a metric",
+            LineFault::Labels => "its labels are malformed",
+            LineFault::Value => "its value is not a number",
+            LineFault::Time => "its time is not a number",
+            LineFault::Rest => "something follows its value and time",
+            LineFault::Comment => "the comment is incomplete",
+            LineFault::TooLong => "it is longer than 1 MiB",
+            LineFault::AfterEnd => "it follows # EOF",
+            LineFault::NoEnd => "the text ends without # EOF: it was cut off",
         };
         write!(f, "line {}: {why}", self.line)
     }

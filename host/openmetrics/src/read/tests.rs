@@ -1,14 +1,14 @@
 use super::*;
-use crate::{Kind, Text, label_text};
+use crate::{ExpositionText, FamilyKind, label_text};
 use proptest::prelude::*;
 
 /// A sample with everything unescaped: name, labels, value, time.
 type Owned = (String, Vec<(String, String)>, f64, Option<i64>);
 
-fn samples_of(text: &str, format: Format) -> Result<Vec<Owned>, ReadError> {
+fn samples_of(text: &str, format: ExpositionFormat) -> Result<Vec<Owned>, ReadError> {
     let mut samples = Vec::new();
     read(text.as_bytes(), format, &mut |line| {
-        if let Line::Sample(Sample { name, labels, value, at_ms }) = line {
+        if let ExpositionLine::Sample(ScrapedSample { name, labels, value, at_ms }) = line {
             let labels = labels.iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
             samples.push((name.to_owned(), labels, value, at_ms));
         }
@@ -17,10 +17,10 @@ fn samples_of(text: &str, format: Format) -> Result<Vec<Owned>, ReadError> {
 }
 
 fn one(line: &str) -> Owned {
-    samples_of(line, Format::Text).unwrap().remove(0)
+    samples_of(line, ExpositionFormat::Text).unwrap().remove(0)
 }
 
-fn why(text: &str, format: Format) -> Why {
+fn why(text: &str, format: ExpositionFormat) -> LineFault {
     samples_of(text, format).unwrap_err().why
 }
 
@@ -53,7 +53,7 @@ fn names_in_quotes_stand_first_among_the_labels() {
         ("my.metric".to_owned(), owned(&[("a.b", "c"), ("d", "e")]), 1.0, None)
     );
     for wrong in [r#"up{"my.metric"} 1"#, r#"{"a","b"} 1"#, "{} 1", r#"{a="b"} 1"#] {
-        assert!(samples_of(wrong, Format::Text).is_err(), "{wrong}");
+        assert!(samples_of(wrong, ExpositionFormat::Text).is_err(), "{wrong}");
     }
 }
 
@@ -76,7 +76,7 @@ fn numbers_are_read_as_go_writes_them() {
     }
     assert!(one("up NaN").2.is_nan());
     for wrong in ["", "x", "0x10", "1_000", "1e", "--1", "1,0", "١"] {
-        assert_eq!(why(&format!("up {wrong}"), Format::Text), Why::Value, "{wrong}");
+        assert_eq!(why(&format!("up {wrong}"), ExpositionFormat::Text), LineFault::Value, "{wrong}");
     }
 }
 
@@ -84,7 +84,7 @@ fn numbers_are_read_as_go_writes_them() {
 fn comments_say_kind_help_and_unit_and_others_mean_nothing() {
     let mut lines = Vec::new();
     let text = "# TYPE a counter\n# HELP a What it \\n is.\n#  UNIT\ta seconds\n# EOF\n# a comment\n#\n\n \n# TYPE \"b.c\" gauge\n";
-    read(text.as_bytes(), Format::Text, &mut |line| lines.push(format!("{line:?}"))).unwrap();
+    read(text.as_bytes(), ExpositionFormat::Text, &mut |line| lines.push(format!("{line:?}"))).unwrap();
     assert_eq!(
         lines,
         [
@@ -94,56 +94,56 @@ fn comments_say_kind_help_and_unit_and_others_mean_nothing() {
             r#"Kind { name: "b.c", kind: "gauge" }"#,
         ]
     );
-    assert_eq!(why("# TYPE a\n", Format::Text), Why::Comment);
-    assert_eq!(why("# TYPE a-b counter\n", Format::Text), Why::Name);
+    assert_eq!(why("# TYPE a\n", ExpositionFormat::Text), LineFault::Comment);
+    assert_eq!(why("# TYPE a-b counter\n", ExpositionFormat::Text), LineFault::Name);
 }
 
 #[test]
 fn openmetrics_has_times_in_seconds_exemplars_and_an_end() {
     let text = "a_total 1 1.5 # {trace_id=\"x\"} 0.5 1\nb_bucket{le=\"+Inf\"} 2 # {} 1\n# EOF\n";
-    let samples = samples_of(text, Format::OpenMetrics).unwrap();
+    let samples = samples_of(text, ExpositionFormat::OpenMetrics).unwrap();
     assert_eq!((samples.len(), samples[0].3, samples[1].2), (2, Some(1500), 2.0));
-    assert_eq!(why("a 1\n", Format::OpenMetrics), Why::NoEnd);
-    assert_eq!(why("a 1\n# EOF\nb 1\n", Format::OpenMetrics), Why::AfterEnd);
-    assert_eq!(why("a 1 x\n# EOF\n", Format::OpenMetrics), Why::Time);
-    assert_eq!(why("a 1 # {x=\"y\"} 1\n", Format::Text), Why::Rest, "only OpenMetrics has exemplars");
+    assert_eq!(why("a 1\n", ExpositionFormat::OpenMetrics), LineFault::NoEnd);
+    assert_eq!(why("a 1\n# EOF\nb 1\n", ExpositionFormat::OpenMetrics), LineFault::AfterEnd);
+    assert_eq!(why("a 1 x\n# EOF\n", ExpositionFormat::OpenMetrics), LineFault::Time);
+    assert_eq!(why("a 1 # {x=\"y\"} 1\n", ExpositionFormat::Text), LineFault::Rest, "only OpenMetrics has exemplars");
 }
 
 #[test]
 fn a_mistake_is_named_with_its_line() {
     for (text, line, kind) in [
-        ("a 1\nb\n", 2, Why::Name),
-        ("a 1\n1a 2\n", 2, Why::Name),
-        ("a{b=\"c\" 1", 1, Why::Labels),
-        ("a{b=c} 1", 1, Why::Labels),
-        ("a{b=\"c} 1", 1, Why::Labels),
-        ("a{=\"c\"} 1", 1, Why::Labels),
-        ("a{b:c=\"d\"} 1", 1, Why::Labels),
-        ("a{b=\"c\"d=\"e\"} 1", 1, Why::Labels),
-        ("a{,} 1", 1, Why::Labels),
-        ("a 1 1.5", 1, Why::Time),
-        ("a 1 1 1", 1, Why::Rest),
-        ("a 1\r\n", 1, Why::Value),
+        ("a 1\nb\n", 2, LineFault::Name),
+        ("a 1\n1a 2\n", 2, LineFault::Name),
+        ("a{b=\"c\" 1", 1, LineFault::Labels),
+        ("a{b=c} 1", 1, LineFault::Labels),
+        ("a{b=\"c} 1", 1, LineFault::Labels),
+        ("a{=\"c\"} 1", 1, LineFault::Labels),
+        ("a{b:c=\"d\"} 1", 1, LineFault::Labels),
+        ("a{b=\"c\"d=\"e\"} 1", 1, LineFault::Labels),
+        ("a{,} 1", 1, LineFault::Labels),
+        ("a 1 1.5", 1, LineFault::Time),
+        ("a 1 1 1", 1, LineFault::Rest),
+        ("a 1\r\n", 1, LineFault::Value),
     ] {
-        let error = samples_of(text, Format::Text).unwrap_err();
+        let error = samples_of(text, ExpositionFormat::Text).unwrap_err();
         assert_eq!((error.line, error.why), (line, kind), "{text}");
     }
-    let cut = read(b"a{b=\"\xff\"} 1", Format::Text, &mut |_| {}).unwrap_err();
+    let cut = read(b"a{b=\"\xff\"} 1", ExpositionFormat::Text, &mut |_| {}).unwrap_err();
     assert_eq!(cut.to_string(), "line 1: it is not UTF-8");
 }
 
 #[test]
 fn a_line_without_an_end_does_not_fill_memory() {
-    let mut reader = Reader::new(Format::Text);
+    let mut reader = ExpositionReader::new(ExpositionFormat::Text);
     let error = (0..).find_map(|_| reader.push(&[b'a'; 1000], &mut |_| {}).err()).unwrap();
-    assert_eq!((error.why, reader.partial.len() <= LONGEST), (Why::TooLong, true));
+    assert_eq!((error.why, reader.partial.len() <= LONGEST), (LineFault::TooLong, true));
 }
 
 #[test]
 fn what_this_crate_writes_is_read_back() {
-    for format in [Format::Text, Format::OpenMetrics] {
-        let mut text = Text::new(format);
-        text.family("requests_total", "Requests.", Kind::Counter);
+    for format in [ExpositionFormat::Text, ExpositionFormat::OpenMetrics] {
+        let mut text = ExpositionText::new(format);
+        text.family("requests_total", "Requests.", FamilyKind::Counter);
         text.sample(&["requests_total"], &[&label_text("path", "/\"a\\\n")], 3.0);
         text.end();
         let samples = samples_of(std::str::from_utf8(&text.bytes).unwrap(), format).unwrap();
@@ -158,9 +158,9 @@ proptest! {
         sizes in prop::collection::vec(1_usize..9, 1..40),
     ) {
         let (mut whole, mut pieces) = (Vec::new(), Vec::new());
-        let expected = read(text.as_bytes(), Format::Text, &mut |line| whole.push(format!("{line:?}")));
-        let mut take = |line: Line<'_>| pieces.push(format!("{line:?}"));
-        let mut reader = Reader::new(Format::Text);
+        let expected = read(text.as_bytes(), ExpositionFormat::Text, &mut |line| whole.push(format!("{line:?}")));
+        let mut take = |line: ExpositionLine<'_>| pieces.push(format!("{line:?}"));
+        let mut reader = ExpositionReader::new(ExpositionFormat::Text);
         let (mut rest, mut sizes) = (text.as_bytes(), sizes.iter().cycle());
         let mut result = Ok(());
         while !rest.is_empty() && result.is_ok() {
@@ -174,13 +174,13 @@ proptest! {
 
     #[test]
     fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let mut take = |line: Line<'_>| if let Line::Sample(sample) = line { sample.labels.iter().for_each(drop) };
-        let _ = read(&bytes, Format::Text, &mut take);
+        let mut take = |line: ExpositionLine<'_>| if let ExpositionLine::Sample(sample) = line { sample.labels.iter().for_each(drop) };
+        let _ = read(&bytes, ExpositionFormat::Text, &mut take);
     }
 
     #[test]
     fn any_line_of_the_grammars_characters_is_read_or_refused(line in r#"[ab"\\{},= #1\n\t]{0,40}"#) {
-        let mut take = |line: Line<'_>| if let Line::Sample(sample) = line { sample.labels.iter().for_each(drop) };
-        let _ = read(line.as_bytes(), Format::OpenMetrics, &mut take);
+        let mut take = |line: ExpositionLine<'_>| if let ExpositionLine::Sample(sample) = line { sample.labels.iter().for_each(drop) };
+        let _ = read(line.as_bytes(), ExpositionFormat::OpenMetrics, &mut take);
     }
 }
