@@ -1,6 +1,6 @@
 use crate::Options;
 use crate::blocking::QueryThreads;
-use crate::reload::Reloads;
+use crate::reload::ReloadQueue;
 use crate::tokens::Tokens;
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
@@ -17,7 +17,7 @@ pub struct App {
     /// The configuration in force. A reload replaces it.
     pub options: ArcSwap<Options>,
     pub tokens: Tokens,
-    pub reloads: Reloads,
+    pub reloads: ReloadQueue,
     /// Open connections, without streams.
     pub(crate) connections: Arc<Quota>,
     /// Connections over a limit that are being told so.
@@ -38,7 +38,7 @@ impl App {
             tokens: Tokens::open(&options).context("cannot read or make a token")?,
             engine,
             options: ArcSwap::from_pointee(options),
-            reloads: Reloads::default(),
+            reloads: ReloadQueue::default(),
             connections: Arc::default(),
             turned_away: Arc::default(),
             beginnings: Arc::default(),

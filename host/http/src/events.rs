@@ -1,7 +1,7 @@
 use super::body::{content_type, read};
-use super::error::{ApiError, Segment, json};
-use super::plugins::{Asks, BROKEN_RETRY, LOADING_RETRY, absent, not_up};
-use super::{Asking, Shared};
+use super::error::{ApiError, PathSegment, json};
+use super::plugins::{RequestPurpose, BROKEN_RETRY, LOADING_RETRY, absent, not_up};
+use super::{CallerExtension, AppState};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
@@ -35,13 +35,13 @@ fn not_taken(status: &Status) -> ApiError {
 
 /// Takes events of an application for an observer: all of them, or none.
 pub(crate) async fn post(
-    State(app): Shared,
-    Segment(name): Segment,
-    Extension(caller): Asking,
+    State(app): AppState,
+    PathSegment(name): PathSegment,
+    Extension(caller): CallerExtension,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let Some(status) = app.engine.plugins.get(&name) else { return Err(absent(&app, name, Asks::Events).await) };
+    let Some(status) = app.engine.plugins.get(&name) else { return Err(absent(&app, name, RequestPurpose::Events).await) };
     let queue = status.events().ok_or_else(|| not_taken(&status))?;
     let parse = match content_type(&headers).as_deref() {
         None | Some("application/json" | "application/x-www-form-urlencoded") => parse_json,

@@ -9,13 +9,13 @@ use std::net::IpAddr;
 
 /// The names of this host. A page of a stranger could give its own name this address, and would then read what only
 /// this machine may read. It cannot choose the host name in its requests.
-pub(super) struct Names {
+pub(super) struct HostNames {
     given: Vec<String>,
     is_any: bool,
     tls: Option<Tls>,
 }
 
-impl Names {
+impl HostNames {
     pub(super) fn new(given: &[String], tls: Option<Tls>) -> Self {
         let machine = uname();
         let machine = machine.nodename().to_str().ok();
@@ -66,7 +66,7 @@ mod tests {
         for host in hosts {
             headers.append(header::HOST, HeaderValue::from_str(host).unwrap());
         }
-        let checked = Names::new(&names, None).check(&target.parse().unwrap(), Version::HTTP_11, &headers);
+        let checked = HostNames::new(&names, None).check(&target.parse().unwrap(), Version::HTTP_11, &headers);
         checked.map_or_else(|error| error.status().as_u16(), |()| 200)
     }
 

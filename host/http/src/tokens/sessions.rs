@@ -9,10 +9,10 @@ const MOST: usize = 1000;
 
 /// The sessions of browsers, by the hash of their secrets.
 #[derive(Debug, Default)]
-pub(super) struct Sessions(Mutex<HashMap<[u8; 32], Begun>>);
+pub(super) struct Sessions(Mutex<HashMap<[u8; 32], OpenSession>>);
 
 #[derive(Debug)]
-struct Begun {
+struct OpenSession {
     /// The generation of the tokens when the session began.
     generation: u64,
     ends: Instant,
@@ -41,7 +41,7 @@ impl Sessions {
         {
             all.remove(&first);
         }
-        all.insert(key(secret.as_bytes()), Begun { generation, ends: now + lifetime });
+        all.insert(key(secret.as_bytes()), OpenSession { generation, ends: now + lifetime });
         Ok(Session { secret, lifetime })
     }
 
@@ -54,7 +54,7 @@ impl Sessions {
         self.lock().remove(&key(secret));
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Begun>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], OpenSession>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

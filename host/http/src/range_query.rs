@@ -19,19 +19,19 @@ const DEFAULT_WINDOW_MS: i64 = 3_600_000;
 
 /// A query string, decoded.
 #[derive(Debug)]
-pub(crate) struct Parameters<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+pub(crate) struct QueryParameters<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
 /// A parsed range query.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Window {
+pub(crate) struct RangeQuery {
     pub(crate) query: Query,
     /// Whether the answer has `_min` and `_max` of each field.
     pub(crate) bands: bool,
 }
 
-// === impl Parameters ===
+// === impl QueryParameters ===
 
-impl<'a> Parameters<'a> {
+impl<'a> QueryParameters<'a> {
     pub(crate) fn parse(query: Option<&'a str>) -> Self {
         Self(form_urlencoded::parse(query.unwrap_or_default().as_bytes()).collect())
     }
@@ -47,12 +47,12 @@ impl<'a> Parameters<'a> {
     }
 }
 
-// === impl Window ===
+// === impl RangeQuery ===
 
-impl Window {
+impl RangeQuery {
     /// Parses a range query. Automatic steps are no finer than `interval_ms`, the interval at which the instance is
     /// read.
-    pub(crate) fn parse(parameters: &Parameters<'_>, now_ms: i64, interval_ms: i64) -> Result<Self, ApiError> {
+    pub(crate) fn parse(parameters: &QueryParameters<'_>, now_ms: i64, interval_ms: i64) -> Result<Self, ApiError> {
         let align = match parameters.one("align") {
             None | Some("epoch") => Align::Epoch,
             Some("since") => Align::Since,
@@ -146,8 +146,8 @@ mod tests {
     const NOW: i64 = 1_700_000_007_000;
     const H: i64 = 3_600_000;
 
-    fn parse(query: &str) -> Result<Window, ApiError> {
-        Window::parse(&Parameters::parse(Some(query)), NOW, 10_000)
+    fn parse(query: &str) -> Result<RangeQuery, ApiError> {
+        RangeQuery::parse(&QueryParameters::parse(Some(query)), NOW, 10_000)
     }
 
     fn spans(query: &str) -> (i64, i64, i64) {

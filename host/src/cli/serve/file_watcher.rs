@@ -16,13 +16,13 @@ const MOST_LOOKS: u32 = 4;
 /// Files that can change at any time. They are polled, not watched by the kernel: polling also notices changes behind
 /// symlinks, in renamed folders and on network file systems.
 #[derive(Debug, Clone)]
-pub(super) struct Followed(Signatures);
+pub(super) struct FileWatcher(FileSignatures);
 
-type Signatures = BTreeMap<PathBuf, Option<Signature>>;
+type FileSignatures = BTreeMap<PathBuf, Option<FileSignature>>;
 
 /// Metadata that differs once a file has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Signature {
+struct FileSignature {
     inode: u64,
     size: u64,
     written_ns: i128,
@@ -31,13 +31,13 @@ struct Signature {
 }
 
 /// A file that has changed since it was read.
-struct Changing {
-    now: Option<Signature>,
+struct ChangingFile {
+    now: Option<FileSignature>,
     /// The number of checks since the change.
     looks: u32,
 }
 
-impl Followed {
+impl FileWatcher {
     /// Follows files, starting from their present state.
     pub(super) async fn of(files: Vec<PathBuf>) -> Self {
         Self(look(files).await)
@@ -45,7 +45,7 @@ impl Followed {
 
     /// Waits until a file has changed and then stayed the same for one check, or keeps changing.
     pub(super) async fn changed(&self) {
-        let mut changing: BTreeMap<PathBuf, Changing> = BTreeMap::new();
+        let mut changing: BTreeMap<PathBuf, ChangingFile> = BTreeMap::new();
         loop {
             tokio::time::sleep(LOOK).await;
             for (file, now) in look(self.0.keys().cloned().collect()).await {
@@ -58,7 +58,7 @@ impl Followed {
                     Some(before) => before.looks + 1,
                     None => 1,
                 };
-                changing.insert(file, Changing { now, looks });
+                changing.insert(file, ChangingFile { now, looks });
             }
         }
     }
@@ -84,12 +84,12 @@ impl Followed {
 }
 
 /// Reads the files' metadata on a thread of its own, because a disk may answer late.
-async fn look(files: Vec<PathBuf>) -> Signatures {
+async fn look(files: Vec<PathBuf>) -> FileSignatures {
     let looked = tokio::task::spawn_blocking(move || {
         let signature = |file: &PathBuf| {
             let found = fs::metadata(file).ok()?;
             let ns = |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
-            Some(Signature {
+            Some(FileSignature {
                 inode: found.ino(),
                 size: found.len(),
                 written_ns: ns(found.mtime(), found.mtime_nsec()),
@@ -110,16 +110,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (file, other) = (folder.path().join("a"), folder.path().join("b"));
         fs::write(&file, "1").unwrap();
-        let mut followed = Followed::of(vec![file.clone(), other.clone()]).await;
-        let unchanged = tokio::time::timeout(LOOK * 5, followed.changed()).await;
+        let mut watcher = FileWatcher::of(vec![file.clone(), other.clone()]).await;
+        let unchanged = tokio::time::timeout(LOOK * 5, watcher.changed()).await;
         assert!(unchanged.is_err());
         for change in [&|| fs::write(&file, "12").unwrap() as _, &|| fs::write(&other, "").unwrap(), &|| {
             fs::rename(&other, &file).unwrap()
         }] as [&dyn Fn(); 3]
         {
             change();
-            followed.changed().await;
-            followed.look_again().await;
+            watcher.changed().await;
+            watcher.look_again().await;
         }
     }
 
@@ -130,13 +130,13 @@ mod tests {
         for has_other in [false, true] {
             fs::write(&restless, "").unwrap();
             fs::write(&other, "").unwrap();
-            let followed = Followed::of(vec![restless.clone(), other.clone()]).await;
+            let watcher = FileWatcher::of(vec![restless.clone(), other.clone()]).await;
             if has_other {
                 fs::write(&other, "1").unwrap();
             }
             let began = tokio::time::Instant::now();
             let mut size = 0;
-            let mut changed = std::pin::pin!(followed.changed());
+            let mut changed = std::pin::pin!(watcher.changed());
             loop {
                 size += 1;
                 fs::write(&restless, "x".repeat(size)).unwrap();
@@ -154,10 +154,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (file, other) = (folder.path().join("a"), folder.path().join("b"));
         fs::write(&file, "1").unwrap();
-        let mut followed = Followed::of(vec![file.clone()]).await;
+        let mut watcher = FileWatcher::of(vec![file.clone()]).await;
         fs::write(&file, "12").unwrap();
-        followed.follow(vec![file, other], true).await;
-        followed.changed().await;
+        watcher.follow(vec![file, other], true).await;
+        watcher.changed().await;
     }
 
     #[tokio::test(start_paused = true)]
@@ -165,10 +165,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");
         for made in [true, false] {
-            let mut followed = Followed::of(vec![file.clone()]).await;
+            let mut watcher = FileWatcher::of(vec![file.clone()]).await;
             fs::write(&file, "made").unwrap();
-            followed.follow(vec![file.clone()], made).await;
-            let changed = tokio::time::timeout(LOOK * 5, followed.changed()).await;
+            watcher.follow(vec![file.clone()], made).await;
+            let changed = tokio::time::timeout(LOOK * 5, watcher.changed()).await;
             assert_eq!(changed.is_err(), made);
             fs::remove_file(&file).unwrap();
         }
@@ -180,8 +180,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");
         fs::write(&file, "x").unwrap();
-        let followed = Followed::of(vec![file.clone()]).await;
+        let watcher = FileWatcher::of(vec![file.clone()]).await;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
-        followed.changed().await;
+        watcher.changed().await;
     }
 }
