@@ -7,7 +7,7 @@
 mod change;
 mod tracing;
 
-pub use change::Change;
+pub use change::ConfigChange;
 pub use dropsonde_engine::options::{
     GrantsConfig, LimitsConfig, Metrics, PluginConfig, Poll, Snapshot, StaticInstance, StoreConfig, Stream,
 };

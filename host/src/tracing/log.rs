@@ -7,14 +7,14 @@ use tracing_subscriber::registry::LookupSpan;
 /// Format and level of log lines.
 #[derive(Debug, Clone)]
 pub struct LogOptions {
-    pub format: Format,
+    pub format: LogFormat,
     /// `error`, `warn`, `info`, `debug`, `trace`, or directives as `info,dropsonde::plugins=debug`.
     pub level: String,
 }
 
 /// The format of a log line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub enum LogFormat {
     /// Plain text for people
     #[default]
     Text,
@@ -55,8 +55,8 @@ impl LogOptions {
         let lines = lines.with_writer(std::io::stderr).with_target(false);
         let filter = Self::filter(&self.level).unwrap_or_else(|_| EnvFilter::new("info"));
         match self.format {
-            Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_filter(filter).boxed(),
-            Format::Json => {
+            LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_filter(filter).boxed(),
+            LogFormat::Json => {
                 lines.with_target(true).json().flatten_event(true).with_span_list(false).with_filter(filter).boxed()
             }
         }

@@ -13,7 +13,7 @@
 //! A tick polls the instances it names. `samples` has the fields as a host shows them, and `failures` has text that the
 //! reason must contain. A tick of a source has `stats` instead.
 
-use super::alone::Polled;
+use super::standalone::PollResult;
 use anyhow::{Context, Result, bail};
 use dropsonde_engine::{json, snapshot};
 use jiff::Timestamp;
@@ -31,12 +31,12 @@ pub(super) struct Case {
     pub(super) config: Map<String, Value>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) env: BTreeMap<String, String>,
-    pub(super) ticks: Vec<Tick>,
+    pub(super) ticks: Vec<CaseTick>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Tick {
+pub(super) struct CaseTick {
     at: Timestamp,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     samples: BTreeMap<String, Map<String, Value>>,
@@ -91,9 +91,9 @@ impl Case {
     }
 }
 
-impl Tick {
+impl CaseTick {
     /// Makes a tick of a poll's result, which later polls have to match.
-    pub(super) fn of(at_ms: i64, polled: &Polled) -> Result<Self> {
+    pub(super) fn of(at_ms: i64, polled: &PollResult) -> Result<Self> {
         let samples = polled.samples.iter().map(|(id, sample)| Ok((id.to_string(), fields(&json::sample(sample))?)));
         Ok(Self {
             at: Timestamp::from_millisecond(at_ms)?,
@@ -172,7 +172,7 @@ fn is_same(a: Option<f64>, b: Option<f64>) -> bool {
 mod tests {
     use super::*;
 
-    fn tick(json: &str) -> Tick {
+    fn tick(json: &str) -> CaseTick {
         serde_json::from_str(json).unwrap()
     }
 

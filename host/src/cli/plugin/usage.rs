@@ -15,7 +15,7 @@ const ROOM_OF_MEMORY: usize = 4;
 
 /// The usage of one call.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Usage {
+pub(super) struct CallUsage {
     pub(super) cpu: Duration,
     pub(super) wall: Duration,
     /// Bytes of the plugin's memories. They never shrink: the size after the call is the largest so far.
@@ -24,15 +24,15 @@ pub(super) struct Usage {
 
 /// The limits that a host would set.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Allowed {
+pub(super) struct HostLimits {
     pub(super) cpu: Duration,
     pub(super) wall: Duration,
     pub(super) memory: usize,
 }
 
-// === impl Usage ===
+// === impl CallUsage ===
 
-impl Usage {
+impl CallUsage {
     /// Returns the higher value of each resource.
     pub(super) fn max(self, other: Self) -> Self {
         let Self { cpu, wall, memory } = self;
@@ -40,16 +40,16 @@ impl Usage {
     }
 }
 
-// === impl Allowed ===
+// === impl HostLimits ===
 
-impl Default for Allowed {
+impl Default for HostLimits {
     fn default() -> Self {
         let Limits { cpu, deadline: wall, memory, .. } = Limits::default();
         Self { cpu, wall, memory }
     }
 }
 
-impl Allowed {
+impl HostLimits {
     pub(super) fn new(args: &LimitArgs) -> Self {
         let Self { cpu, wall, memory } = Self::default();
         Self {
@@ -70,7 +70,7 @@ impl Allowed {
     }
 
     /// Fails if the usage exceeds a limit. The error says which, by how much, and how to raise it.
-    pub(super) fn check(&self, what: &str, used: Usage) -> Result<()> {
+    pub(super) fn check(&self, what: &str, used: CallUsage) -> Result<()> {
         let Self { cpu, wall, memory } = *self;
         if used.cpu > cpu {
             bail!("{what} used {} of CPU time, {}", took(used.cpu), over_time(used.cpu, cpu, "--cpu", "cpu"));
@@ -139,11 +139,11 @@ fn raise(flag: &str, key: &str) -> String {
 mod tests {
     use super::*;
 
-    const ALLOWED: Allowed =
-        Allowed { cpu: Duration::from_millis(100), wall: Duration::from_secs(1), memory: 64 << 20 };
+    const ALLOWED: HostLimits =
+        HostLimits { cpu: Duration::from_millis(100), wall: Duration::from_secs(1), memory: 64 << 20 };
 
-    fn used(cpu_ms: u64, wall_ms: u64, memory: usize) -> Usage {
-        Usage { cpu: Duration::from_millis(cpu_ms), wall: Duration::from_millis(wall_ms), memory }
+    fn used(cpu_ms: u64, wall_ms: u64, memory: usize) -> CallUsage {
+        CallUsage { cpu: Duration::from_millis(cpu_ms), wall: Duration::from_millis(wall_ms), memory }
     }
 
     #[test]

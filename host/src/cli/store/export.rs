@@ -2,7 +2,7 @@
 
 use super::{folder, looked_into};
 use crate::cli::out::{Out, aside};
-use crate::cli::{Cli, ExportArgs, Format};
+use crate::cli::{Cli, ExportArgs, ExportFormat};
 use anyhow::{Context, Result, bail};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
@@ -32,8 +32,8 @@ pub(in crate::cli) fn export(args: ExportArgs, out: &mut Out) -> Result<()> {
         bail!("there is no history of instance {id} in {}", folder.display());
     }
     let unread = match args.format {
-        Format::Csv => csv(&export, out),
-        Format::OpenMetrics => open_metrics(&export, out),
+        ExportFormat::Csv => csv(&export, out),
+        ExportFormat::OpenMetrics => open_metrics(&export, out),
     };
     let unread = unread.and_then(|unread| out.flush().map(|()| unread)).context("cannot write the export")?;
     for name in &export.restored.newer {
@@ -75,15 +75,15 @@ fn csv(export: &Export, out: &mut impl Write) -> io::Result<u64> {
 
 /// All series of one metric.
 #[derive(Default)]
-struct Family<'a> {
+struct ExportFamily<'a> {
     is_counter: bool,
-    series: BTreeMap<Series<'a>, Vec<Column<'a>>>,
+    series: BTreeMap<SeriesKey<'a>, Vec<ExportColumn<'a>>>,
 }
 
 /// An instance and a sampler. If the sampler has changed its fields or its interval, the series has several columns.
-type Series<'a> = (&'a InstanceId, &'a Arc<str>);
+type SeriesKey<'a> = (&'a InstanceId, &'a Arc<str>);
 
-struct Column<'a> {
+struct ExportColumn<'a> {
     frame: &'a Exported,
     field: usize,
     factor: f64,
@@ -103,7 +103,7 @@ fn open_metrics(export: &Export, out: &mut impl Write) -> io::Result<u64> {
             let labels = own.chain([("id", instance.as_str()), ("sampler", &**sampler)]);
             let labels = labels.map(|(key, value)| openmetrics::label_text(key, value)).collect::<Vec<_>>().join(",");
             let mut samples: Vec<(i64, f64)> = Vec::new();
-            for Column { frame, field, factor } in &columns {
+            for ExportColumn { frame, field, factor } in &columns {
                 let take = |at_ms, reading: f64| {
                     samples.push((at_ms, reading * factor));
                     Ok::<_, Infallible>(())
@@ -128,7 +128,7 @@ fn open_metrics(export: &Export, out: &mut impl Write) -> io::Result<u64> {
 
 /// Groups columns by the name of their metric. A name has one kind of metric and at most one column per frame. A column
 /// without a free name is left out, and a note is printed.
-fn families(export: &Export) -> BTreeMap<String, Family<'_>> {
+fn families(export: &Export) -> BTreeMap<String, ExportFamily<'_>> {
     let fields = |frame: &'_ Exported| frame.schema().fields().len();
     let columns = export.frames.iter().flat_map(|frame| (0..fields(frame)).map(move |field| (frame, field)));
     let named = columns.filter_map(|(frame, field)| {
@@ -138,11 +138,11 @@ fn families(export: &Export) -> BTreeMap<String, Family<'_>> {
     let mut named: Vec<_> = named.collect();
     // Fields with only one possible name come first.
     named.sort_by_key(|(.., [first, second])| (first.is_counter, first.name != second.name));
-    let mut families: BTreeMap<String, Family<'_>> = BTreeMap::new();
+    let mut families: BTreeMap<String, ExportFamily<'_>> = BTreeMap::new();
     let mut left_out = BTreeSet::new();
     for (frame, field, names) in named {
         let series = (frame.instance(), frame.schema().sampler());
-        let taken = |columns: &Vec<Column<'_>>| columns.iter().any(|column| std::ptr::eq(column.frame, frame));
+        let taken = |columns: &Vec<ExportColumn<'_>>| columns.iter().any(|column| std::ptr::eq(column.frame, frame));
         let family_name = |metric: &Metric| metric.name.strip_suffix("_total").unwrap_or(&metric.name).to_owned();
         let free = names.into_iter().find(|metric| {
             families.get(&family_name(metric)).is_none_or(|family| {
@@ -153,7 +153,7 @@ fn families(export: &Export) -> BTreeMap<String, Family<'_>> {
             Some(metric) => {
                 let family = families.entry(family_name(&metric)).or_default();
                 family.is_counter = metric.is_counter;
-                family.series.entry(series).or_default().push(Column { frame, field, factor: metric.factor });
+                family.series.entry(series).or_default().push(ExportColumn { frame, field, factor: metric.factor });
             }
             None => drop(left_out.insert((series.1, field_name(frame, field)))),
         }
