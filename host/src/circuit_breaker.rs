@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn after_some_failures_nothing_is_sent_for_a_while_and_then_one_to_see() {
+    fn after_three_failures_the_breaker_stays_open_for_a_pause_and_then_allows_one_request() {
         let (breaker, shown) = breaker();
         let now = Instant::now();
         assert_eq!(breaker.failed(now), ReachabilityChange::Lost);
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_closes_it_and_counts_a_reconnection() {
+    fn an_answer_closes_the_breaker_and_counts_a_reconnection() {
         let (breaker, shown) = breaker();
         assert_eq!(breaker.answered(Duration::from_millis(5)), ReachabilityChange::None);
         assert_eq!((shown("rtt_seconds"), shown("reconnects_total")), (0.005, 0.0));

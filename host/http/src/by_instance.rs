@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn each_instance_has_its_answer_and_one_without_is_left_out() {
+    fn instances_without_an_answer_are_left_out_of_the_object() {
         assert_eq!(made(&["a", "-", "bcd", "\"e"]), r#"{"a":1,"bcd":321,"\"e":21}"#);
         assert_eq!((made(&[]), made(&["-"])), ("{}".to_owned(), "{}".to_owned()));
     }

@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scraper_gets_what_it_likes_best() {
+    fn a_scraper_gets_the_format_with_the_highest_weight() {
         for prometheus in [
             "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
             "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=1.0.0;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn only_who_asks_gets_gzip() {
+    fn only_clients_that_accept_gzip_get_gzip() {
         for yes in ["gzip", "deflate, gzip;q=0.5", "*", "x-gzip"] {
             assert!(gzip(yes), "{yes}");
         }

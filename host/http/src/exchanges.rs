@@ -183,7 +183,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_is_idle_without_and_stalled_with_an_answer_nobody_takes() {
+    async fn a_connection_is_idle_without_requests_and_stalled_with_an_unread_answer() {
         let tracker = ExchangeTracker::new();
         let activity = || tracker.activity(SECOND * 10, SECOND * 30);
         tokio::time::advance(SECOND * 9).await;
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_large_answer_is_handed_on_in_pieces_and_is_under_way_until_the_last_was_taken() {
+    async fn a_large_answer_is_sent_in_pieces_and_is_unfinished_until_the_last_piece_is_taken() {
         let tracker = ExchangeTracker::new();
         let activity = || tracker.activity(SECOND * 10, SECOND * 30);
         let text = Bytes::from(vec![7; 3 * PIECE + 1]);

@@ -108,7 +108,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn every_page_there_is_is_shown() {
+    fn every_file_in_the_docs_folder_is_a_page_of_the_handbook() {
         let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs")).unwrap();
         let files: BTreeSet<String> = files
             .map(|file| file.unwrap().file_name().into_string().unwrap())
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn links_lead_to_other_pages_and_headings_can_be_linked() {
+    fn links_between_pages_lead_to_docs_and_headings_have_anchors() {
         let page = HandbookPage {
             name: "x",
             text: "# A `b` & C\n\nSee [one](streams.md#slow-readers), [code](../src/lib.rs), [site](https://a.b/) and\n<b>x</b>.\n",
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn no_link_of_a_page_leads_to_a_heading_that_is_not_there() {
+    fn every_link_of_a_page_leads_to_an_existing_page_and_heading() {
         for from in PAGES {
             for link in from.html().split("href=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
                 let (path, anchor) = link.split_once('#').unwrap_or((link, ""));

@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_plugins_say_cannot_become_markup() {
+    fn text_of_plugins_is_escaped_in_html() {
         assert_eq!(escape("<b a=\"'&'\">"), "&lt;b a=&quot;&#39;&amp;&#39;&quot;&gt;");
     }
 

@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_is_an_address_or_the_network_one_subscriber_has() {
+    fn addresses_of_one_ipv6_64_network_count_as_one_client() {
         let peer = |text| share(text, Some(1)).unwrap().0;
         assert_eq!(peer("10.0.0.1:1"), peer("10.0.0.1:2"));
         assert_eq!(peer("10.0.0.1:1"), peer("[::ffff:10.0.0.1]:1"));
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_has_more_than_others_where_nothing_is_said_and_not_all() {
+    fn without_a_configured_limit_local_clients_get_three_quarters_of_the_connections() {
         assert_eq!(share("10.0.0.1:1", None).unwrap().1, 1000);
         let own = |text| share(text, None).unwrap().1;
         assert_eq!((own("127.0.0.1:1"), own("[::1]:1")), (15_000, 15_000));

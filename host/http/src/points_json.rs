@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_in_parts_is_the_same_as_in_one() {
+    fn an_answer_made_in_parts_equals_an_answer_made_whole() {
         let (store, id) = store();
         for (align, step_ms, since_ms) in [
             (Align::Epoch, 1000, 5_000_500),
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_with_nothing_in_it_is_an_empty_array() {
+    fn a_window_without_samples_is_an_empty_array() {
         let (store, id) = store();
         for (since_ms, until_ms) in [(0, 0), (7, 3), (0, 4_000_000), (i64::MAX - 5, i64::MAX)] {
             let query = Query { since_ms, until_ms, step_ms: 1000, ..Query::default() };
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_estimated_by_its_points_and_is_no_larger_than_a_piece() {
+    fn the_memory_estimate_of_an_answer_grows_with_its_points_up_to_a_limit() {
         let bytes = |until_ms, columns, bands| {
             let query = Query { since_ms: 0, until_ms, step_ms: 1000, ..Query::default() };
             PointsJson { query, form: Form { bands, ..Form::default() }, columns }.bytes()

@@ -127,7 +127,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     #[tokio::test(start_paused = true)]
-    async fn an_end_that_takes_nothing_is_given_up_and_one_that_takes_a_little_is_not() {
+    async fn a_write_fails_once_the_client_has_taken_nothing_for_the_timeout() {
         let (mut far, near) = tokio::io::duplex(8);
         let mut timed = WriteTimeoutSocket::new(near, Duration::from_secs(30));
         let writing = tokio::spawn(async move { timed.write_all(&[0; 64]).await });

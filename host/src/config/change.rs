@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_a_restart_is_named_and_stays_as_it_was() {
+    fn keys_that_need_a_restart_are_listed_and_keep_their_values() {
         let before = parse("listen = '127.0.0.1:1'\npoll.interval = '10s'");
         let now =
             parse("listen = '127.0.0.1:2'\npoll.interval = '1s'\nstore.retention = '1h'\n[tls]\ncert = 'c'\nkey = 'k'");
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn another_certificate_takes_none() {
+    fn a_changed_certificate_needs_no_restart() {
         let before = parse("[tls]\ncert = 'c'\nkey = 'k'");
         let now = parse("[tls]\ncert = 'd'\nkey = 'k'\nmin_version = '1.3'");
         let ConfigChange { config, needs_restart, changed } = ConfigChange::between(&before, now.clone());

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_pipe_in_place_of_the_file_is_not_waited_for() {
+    fn a_named_pipe_as_configuration_file_is_refused_without_blocking() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_cannot_work_is_named_by_its_key() {
+    fn an_invalid_value_is_refused_with_its_key() {
         for (text, key) in [
             ("poll.interval = '1ms'", "poll.interval"),
             ("poll.interval = '300000000d'", "TOML parse error"),
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_other_machines_reach_has_tls_and_a_token_to_read_unless_an_operator_insists() {
+    fn a_host_open_to_other_machines_needs_a_read_token_unless_insecure_or_with_client_certificates() {
         let open = "listen = '[::]:9090'\ndata_dir = '/d'\n";
         let secure = parse(&format!("{open}[tls]\ncert = 'c'\nkey = 'k'")).unwrap();
         assert_eq!(secure.http().token_file(Right::Read), Some("/d/read.token".into()));

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_level_is_a_word_or_directives_and_nonsense_is_an_error() {
+    fn log_levels_and_directives_are_accepted_and_unknown_words_are_refused() {
         assert!(LogOptions::filter("debug").is_ok());
         assert!(LogOptions::filter("info,plugin=trace").is_ok());
         for nonsense in ["dropsonde=loud", "warning", "info,verbose"] {

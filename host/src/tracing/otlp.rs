@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_works_as_written() {
+    fn an_endpoint_without_a_path_gets_the_path_for_spans() {
         for (configured, wanted) in [
             ("http://host:4317", "http://host:4317/v1/traces"),
             ("http://host:4318/", "http://host:4318/v1/traces"),

@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_with_too_many_wrong_logins_waits_and_others_and_right_ones_do_not() {
+    fn a_client_with_too_many_wrong_attempts_waits_and_other_clients_do_not() {
         let (attempts, now) = (AttemptLimiter::default(), Instant::now());
         let [wrong, right] = [None, Some(())];
         for nth in 0..MOST_WRONG {
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_peers_are_remembered_at_most() {
+    fn beyond_the_limit_of_clients_the_oldest_attempts_are_forgotten() {
         let (attempts, now) = (AttemptLimiter::default(), Instant::now());
         for nth in 0..=MOST_PEERS as u32 {
             let at = now + Duration::from_micros(nth.into());

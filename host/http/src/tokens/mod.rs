@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_made_once_and_for_this_user_alone() {
+    fn missing_tokens_are_created_once_and_readable_by_their_user_alone() {
         let data = tempfile::tempdir().unwrap();
         let tokens = Tokens::open(&guarded(&data)).unwrap();
         for right in Right::ALL {
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_allows_more_allows_less_and_not_the_other_way_round() {
+    fn a_token_includes_the_lower_rights_but_not_the_higher_ones() {
         let data = tempfile::tempdir().unwrap();
         let tokens = Tokens::open(&guarded(&data)).unwrap();
         for shown in Right::ALL {
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_shows_none_or_another_is_refused() {
+    fn a_missing_or_unknown_token_is_refused() {
         let data = tempfile::tempdir().unwrap();
         let tokens = Tokens::open(&guarded(&data)).unwrap();
         for other in [&b""[..], b"guessed", &[0xff]] {
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_token_of_their_own_everybody_may_read_and_nobody_write() {
+    fn without_tokens_everybody_may_read_and_nobody_may_write() {
         let data = tempfile::tempdir().unwrap();
         assert_eq!(Tokens::open(&local(&data)).unwrap().check(Right::Read, ShownToken::Nothing, false), Ok(()));
         let mut nothing = local(&data);
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn where_certificates_are_wanted_one_is_enough_to_read_and_for_nothing_else() {
+    fn a_required_client_certificate_allows_reading_and_nothing_else() {
         let data = tempfile::tempdir().unwrap();
         let mut options = local(&data);
         options.tls.client_ca = Some("ca.pem".into());
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn other_tokens_take_over_and_end_sessions_and_a_bad_file_changes_nothing() {
+    fn new_tokens_end_all_sessions_and_an_invalid_token_file_changes_nothing() {
         let data = tempfile::tempdir().unwrap();
         let options = guarded(&data);
         let tokens = Tokens::open(&options).unwrap();

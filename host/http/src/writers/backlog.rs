@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_of_several_channels_is_kept_once_and_goes_when_nobody_is_behind() {
+    fn an_event_of_two_channels_is_kept_once_and_dropped_when_no_reader_is_behind() {
         let (mut backlog, [one, other]) = backlog();
         for sequence in [1, 2] {
             let event = event(sequence);
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_keeps_its_newest_events_within_its_number_and_all_within_their_bytes() {
+    fn a_channel_keeps_its_newest_events_up_to_its_limits_of_count_and_bytes() {
         let (mut backlog, [one, other]) = backlog();
         for sequence in 1..=9 {
             backlog.push(one, event(sequence));

@@ -129,7 +129,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     #[test]
-    fn a_peer_with_one_reader_has_as_many_turns_as_one_with_many() {
+    fn a_client_with_one_reader_gets_as_many_turns_as_one_with_many() {
         let mut turns = FairQueue::default();
         let peers = [1, 2].map(|bits| Some(ClientId::Ip(Ipv4Addr::from_bits(bits).into())));
         let [greedy, modest] = peers.map(|peer| TurnOwner { peer, is_carried: false });
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_is_named_while_it_reads_few_of_its_streams() {
+    fn a_client_is_reported_as_unread_while_too_many_of_its_streams_are_blocked_or_lose_events() {
         let mut turns = FairQueue::default();
         let [peer, carried] = [false, true].map(|is_carried| TurnOwner { peer: Some(ClientId::Unix), is_carried });
         (0..=MOST_UNREAD).for_each(|_| drop(turns.join(peer)));

@@ -99,7 +99,7 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     #[test]
-    fn a_carried_stream_that_ends_has_all_that_came_before() {
+    fn a_carried_stream_delivers_all_earlier_events_before_it_ends() {
         let lost = prometheus::IntCounter::new("lost", "Lost.").unwrap();
         let hub = Hub::new(0xb007, 0, 5000, 1, lost.clone());
         let patience = ReaderTimeouts { heartbeat: Duration::from_secs(60), stalled: Duration::from_secs(60) };

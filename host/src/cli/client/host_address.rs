@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_where_its_url_or_else_its_configuration_says() {
+    fn the_host_address_comes_from_the_url_or_else_from_the_configuration() {
         let shown = |url| HostAddress::of(url, &Config::default()).map(|target| target.to_string());
         assert_eq!(shown(None).unwrap(), "http://127.0.0.1:9090");
         for (url, expected) in [

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn every_difference_is_a_line_that_names_it() {
+    fn every_difference_is_one_line_with_the_name_of_the_field() {
         let wanted = tick(
             r#"{"at":"2026-01-02T03:04:00Z","samples":{"a":{"x":1,"y":2},"b":{"x":0.3},"c":{}},"failures":{"d":"denied"}}"#,
         );
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn stats_are_compared_section_by_section() {
+    fn a_different_value_in_stats_is_reported_with_its_section() {
         let of = |stats: &str| tick(&format!(r#"{{"at":"2026-01-02T03:04:00Z","stats":{stats}}}"#));
         let lines = of(r#"{"channels":{"total_active":3}}"#).differences(&of(r#"{"channels":{"total_active":4}}"#));
         assert_eq!(lines, ["stats.channels.total_active is 4, expected 3"]);

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_over_a_limit_is_told_by_how_much_and_which_flag_raises_it() {
+    fn the_error_of_a_call_over_a_limit_says_by_how_much_and_which_flag_raises_it() {
         let said = |used| ALLOWED.check("sample", used).unwrap_err().to_string();
         assert_eq!(
             said(used(340, 400, 0)),
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_used_up_the_room_beyond_the_limit_is_told_the_least_it_takes() {
+    fn the_error_of_a_call_over_the_raised_limit_says_the_least_usage() {
         let said = |error| ALLOWED.explain("sample", error).to_string();
         let Limits { cpu: budget, deadline, .. } = ALLOWED.with_room();
         let cpu = CallError::CpuExhausted { used: budget, budget, setting: "limits.cpu" };

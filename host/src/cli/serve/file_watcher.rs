@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_that_is_written_replaced_or_made_is_another_once_it_stays_as_it_is() {
+    async fn a_written_created_or_replaced_file_is_reported_once_it_stops_changing() {
         let folder = tempfile::tempdir().unwrap();
         let (file, other) = (folder.path().join("a"), folder.path().join("b"));
         fs::write(&file, "1").unwrap();
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_that_keeps_changing_is_read_within_two_seconds_and_holds_no_other_back() {
+    async fn a_file_that_keeps_changing_is_reported_within_two_seconds_and_delays_no_other() {
         let folder = tempfile::tempdir().unwrap();
         let (restless, other) = (folder.path().join("a"), folder.path().join("b"));
         for has_other in [false, true] {
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_changes_while_it_is_read_is_read_again() {
+    async fn a_change_before_the_files_are_followed_again_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let (file, other) = (folder.path().join("a"), folder.path().join("b"));
         fs::write(&file, "1").unwrap();
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_the_host_makes_itself_is_no_news_and_what_it_lacked_is() {
+    async fn files_created_by_the_host_are_not_reported_and_files_created_by_others_are() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");
         for made in [true, false] {
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn other_permissions_are_another_file() {
+    async fn changed_permissions_are_reported() {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");

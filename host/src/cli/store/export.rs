@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn csv_is_a_line_for_each_value_with_rates_as_queries_see_them() {
+    fn csv_has_one_line_per_value_with_counters_as_rates() {
         let (_folder, export) = exported(|store| {
             let schema = Schema::new("s", vec![StoredField::gauge("x"), StoredField::counter("ops_per_sec", 1.0)]);
             let frame = store.frame(&id("a,\"b\""), &schema, 1000);
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn openmetrics_has_each_metrics_samples_together_in_base_units_and_totals_of_counters() {
+    fn openmetrics_groups_samples_by_metric_in_base_units_with_counters_as_totals() {
         let text = open_metrics_of(|store| {
             let schema =
                 Schema::new("s", vec![StoredField::gauge("used_mb"), StoredField::counter("ops_per_sec", 1.0)]);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn openmetrics_has_the_labels_an_instance_had_last() {
+    fn openmetrics_has_the_last_labels_of_each_instance() {
         let text = open_metrics_of(|store| {
             let schema = Schema::new("s", vec![StoredField::gauge("x")]);
             let (wanted, note) = (r#"{"labels":{"site":"fra\"1","workload":"web"}}"#, "tracked/a");
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sampler_whose_interval_changed_and_changed_back_is_one_series_in_order() {
+    fn a_sampler_whose_interval_changed_twice_is_exported_as_one_ordered_series() {
         let text = open_metrics_of(|store| {
             let schema = Schema::new("s", vec![StoredField::gauge("x")]);
             for (at_ms, interval_ms) in [(1000, 1000), (2000, 2000), (4000, 2000), (5000, 1000)] {
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_would_be_one_metric_keep_their_own_names() {
+    fn fields_with_the_same_metric_name_keep_their_own_names() {
         let text = open_metrics_of(|store| {
             let both = Schema::new("s", vec![StoredField::counter("ops_per_sec", 1.0), StoredField::gauge("ops")]);
             store.frame(&id("a"), &both, 1000).push(1000, &[1.0, 2.0]);
