@@ -125,7 +125,7 @@ async fn take_over(in_force: &ArcSwap<Config>, server: &Server, config: Config, 
             (Ok(tokens), Ok(tls)) => read = Some((tokens, tls)),
             (Err(error), _) => {
                 let why = format!("cannot read or make a token: {error}");
-                app.tokens.complain(Some(why.clone()));
+                app.tokens.set_read_failure(Some(why.clone()));
                 failed.push(ReloadPart::failed("[auth]", why));
             }
             (_, Err(error)) => failed.push(ReloadPart::failed("[tls]", text::error(&*error))),
@@ -140,7 +140,7 @@ async fn take_over(in_force: &ArcSwap<Config>, server: &Server, config: Config, 
     // First new connections are asked for a certificate, then a certificate alone can allow reading.
     let has_other_demands = server.reload(tls);
     let are_other_tokens = app.tokens.take_over(tokens);
-    app.tokens.complain(None);
+    app.tokens.set_read_failure(None);
     drop(change);
     if has_other_demands || are_other_tokens {
         engine.hub.part();

@@ -63,7 +63,7 @@ impl App {
     fn take_over_tokens(&self) {
         match self.tokens.read_again(&self.options.load()) {
             Ok(known) => {
-                self.tokens.complain(None);
+                self.tokens.set_read_failure(None);
                 if self.tokens.take_over(known) {
                     tracing::info!("reloaded the tokens");
                     self.engine.hub.part();
@@ -71,7 +71,7 @@ impl App {
             }
             Err(error) => {
                 let why = format!("cannot read or make a token; keeping the previous tokens: {error}");
-                if self.tokens.complain(Some(why.clone())) {
+                if self.tokens.set_read_failure(Some(why.clone())) {
                     tracing::error!("{why}");
                 }
             }

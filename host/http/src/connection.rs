@@ -187,7 +187,7 @@ where
 }
 
 /// Returns the service of a connection whose socket cannot be taken over.
-pub(super) fn ordinary(
+pub(super) fn service_without_hand_over(
     routed: ConnectionService,
 ) -> impl hyper::service::Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send + 'static>
 + Clone {

@@ -1,6 +1,6 @@
 use super::body::{content_type, read};
 use super::error::{ApiError, PathSegment, json};
-use super::plugins::{RequestPurpose, BROKEN_RETRY, LOADING_RETRY, absent, not_up};
+use super::plugins::{RequestPurpose, BROKEN_RETRY, LOADING_RETRY, absent, unavailable};
 use super::{CallerExtension, AppState};
 use axum::Extension;
 use axum::body::Body;
@@ -27,9 +27,9 @@ fn not_taken(status: &Status) -> ApiError {
         }
         if known.state == PluginState::Failed {
             let why = known.last_failure.as_ref().map(|failure| &*failure.reason).unwrap_or_default();
-            return not_up(format!("plugin {name} cannot be loaded: {why}"), BROKEN_RETRY);
+            return unavailable(format!("plugin {name} cannot be loaded: {why}"), BROKEN_RETRY);
         }
-        not_up(format!("plugin {name} is being loaded"), LOADING_RETRY)
+        unavailable(format!("plugin {name} is being loaded"), LOADING_RETRY)
     })
 }
 

@@ -7,13 +7,14 @@
 //! * `connection`: one connection, until a stream takes its socket over; `write_timeout`: a socket with a write timeout;
 //!   `exchanges`: the unfinished requests of an HTTP/2 connection; `peer`: the client.
 //! * `routes`: all operations, and the right that each needs; `openapi`: their description.
-//! * `middleware`: the middleware that every request passes; `host_names`: the check of the host name; `rights`: the caller and
-//!   its rights; `login`: browser sessions.
+//! * `middleware`: the middleware that every request passes; `host_names`: the check of the host name; `rights`: the
+//!   caller and its rights; `login`: browser sessions.
 //! * `instances`, `lifecycle`, `usage`, `stream`, `snapshot`, `events`, `telemetry`, `plugins`, `reload`, `health`,
-//!   `page`, `prometheus`: the handlers; `chunked`: answers that are made while the client reads them; `points_json`, `by_instance`:
-//!   answers with many points, or with many instances.
-//! * `content_negotiation`: the format that a scraper prefers; `body`: request bodies; `select`: the selection of instances;
-//!   `range_query`: the parameters of a range query; `fields`: the field names of a query; `etag`: conditional answers.
+//!   `page`, `prometheus`: the handlers; `chunked`: answers that are made while the client reads them; `points_json`,
+//!   `by_instance`: answers with many points, or with many instances.
+//! * `content_negotiation`: the format that a scraper prefers; `body`: request bodies; `select`: the selection of
+//!   instances; `range_query`: the parameters of a range query; `fields`: the field names of a query; `etag`:
+//!   conditional answers.
 //! * `blocking`: slow work outside the server's threads, and its limit; `answer_memory`: memory for unfinished answers.
 //! * `error`: error answers.
 //! * [`options`]: the configuration; [`tokens`]: tokens and sessions; [`reload`]: reloads of the configuration.
@@ -68,7 +69,7 @@ pub mod writers;
 pub use app::App;
 pub use listener::{Listener, probe};
 pub use options::Options;
-pub use routes::is_taken;
+pub use routes::is_reserved_path;
 pub use server::Server;
 pub use tls::{Tls, certificates};
 

@@ -9,7 +9,7 @@ use super::peer::Peer;
 use super::rights::{ApiCaller, AccessRules};
 use super::stream::is_stream;
 use crate::App;
-use crate::trace_context::continues;
+use crate::trace_context::set_parent_trace;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
@@ -125,7 +125,7 @@ fn short(text: &str) -> String {
 }
 
 /// Returns the method for the name of a span: a client may send any word as a method.
-fn known(method: &Method) -> &'static str {
+fn method_name(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::HEAD => "HEAD",
@@ -144,7 +144,7 @@ pub(super) async fn pass(State(checks): State<Arc<RequestChecks>>, mut request: 
     let app = &checks.app;
     let matched = request.extensions().get::<MatchedPath>();
     let route = matched.map_or_else(|| "unknown".to_owned(), |path| path.as_str().to_owned());
-    let method = known(request.method());
+    let method = method_name(request.method());
     let span = tracing::debug_span!(
         "request",
         otel.name = format_args!("{method} {route}"),
@@ -154,12 +154,12 @@ pub(super) async fn pass(State(checks): State<Arc<RequestChecks>>, mut request: 
         http.route = route,
         http.response.status_code = Empty,
     );
-    continues(&span, request.headers());
+    set_parent_trace(&span, request.headers());
     let (caller, admitted) = checks.admit(&request, &route);
     let audited = checks.rights.is_change(&route, request.method());
     let audited = audited.then(|| AuditedRequest {
         checks: checks.clone(),
-        caller: caller.name(),
+        caller: caller.for_audit(),
         method: request.method().clone(),
         path: request.uri().path().to_owned(),
         answer: None,

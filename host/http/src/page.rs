@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_short() {
+    fn values_are_rounded_to_two_decimals() {
         assert_eq!([rounded(12.0), rounded(0.333_3), rounded(100.0), rounded(1.5)], ["12", "0.33", "100", "1.5"]);
     }
 }

@@ -76,11 +76,11 @@ pub(super) async fn absent(app: &Arc<App>, name: String, asks: RequestPurpose) -
         // A disk may answer late.
         let is_there = off_thread(move || file.is_some_and(|file| file.is_file())).await;
         if is_there.is_ok_and(|is_there| is_there) {
-            return not_up(format!("plugin {name} is being loaded: its file is new"), LOADING_RETRY);
+            return unavailable(format!("plugin {name} is being loaded: its file is new"), LOADING_RETRY);
         }
         if asks == RequestPurpose::Events && options.plugins.contains_key(&name) {
             let why = format!("plugin {name} is not there yet: the configuration names it, but it has no file");
-            return not_up(why, BROKEN_RETRY);
+            return unavailable(why, BROKEN_RETRY);
         }
     }
     let plugins = app.engine.plugins.list();
@@ -89,7 +89,7 @@ pub(super) async fn absent(app: &Arc<App>, name: String, asks: RequestPurpose) -
     ApiError::not_found(format!("no plugin has this name{meant}"))
 }
 
-pub(super) fn not_up(why: String, retry_after: u32) -> ApiError {
+pub(super) fn unavailable(why: String, retry_after: u32) -> ApiError {
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, why).retry_after(retry_after)
 }
 
@@ -159,7 +159,7 @@ fn order(
     };
     let (plugin, digest) = (status.name.to_string(), status.look(|known| known.digest.clone()));
     let what = What::Plugin(PluginChange { action, plugin, digest, refused: None });
-    app.engine.audit.write(app.engine.clock.now_ms(), &Entry { by: By::Api(caller.name()), what });
+    app.engine.audit.write(app.engine.clock.now_ms(), &Entry { by: By::Api(caller.for_audit()), what });
     status.order(order);
     Ok((StatusCode::ACCEPTED, json(&PluginPage::of(&app.engine, &status))).into_response())
 }
@@ -169,7 +169,7 @@ async fn request(app: &App, name: String, what: RequestKind, caller: &ApiCaller)
     let removes = matches!(what, RequestKind::Remove);
     let mut is_done = true;
     let (answer, answered) = oneshot::channel();
-    app.engine.plugins.request(Request { plugin: name.clone(), what, by: By::Api(caller.name()), answer }).await;
+    app.engine.plugins.request(Request { plugin: name.clone(), what, by: By::Api(caller.for_audit()), answer }).await;
     match tokio::time::timeout(PATIENCE, answered).await {
         Ok(Ok(done)) => done?,
         Ok(Err(_)) => return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the plugin is being stopped")),

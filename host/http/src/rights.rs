@@ -115,7 +115,7 @@ impl ApiCaller {
     }
 
     /// Returns the caller as the audit log shows it.
-    pub(crate) fn name(&self) -> audit::Caller {
+    pub(crate) fn for_audit(&self) -> audit::Caller {
         let token = match self.token {
             ShownToken::Token(right) => Some(right.as_str()),
             ShownToken::Nothing | ShownToken::Unknown => None,

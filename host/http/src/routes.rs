@@ -55,7 +55,7 @@ pub(super) struct Operation {
 }
 
 /// Returns whether the API has a path, so that the configuration cannot give it to another operation.
-pub fn is_taken(path: &str) -> bool {
+pub fn is_reserved_path(path: &str) -> bool {
     let owns = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     matches!(path, "/" | HEALTH | READY | LOGIN | LOGOUT | OPENAPI)
         || owns("/docs")

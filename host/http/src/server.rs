@@ -1,4 +1,4 @@
-use super::connection::{EndSignals, DrainSignals, ConnectionService, http1, ordinary};
+use super::connection::{EndSignals, DrainSignals, ConnectionService, http1, service_without_hand_over};
 use super::exchanges::{ExchangeTracker, ConnectionActivity};
 use super::host_names::HostNames;
 use super::listener::{Listener, AcceptedSocket};
@@ -214,7 +214,7 @@ impl AcceptedConnection {
     async fn plain(self, socket: TcpStream) -> anyhow::Result<()> {
         let timed = WriteTimeoutSocket::new(socket, self.http().write_timeout.get());
         let routed = self.routed(&timed, true);
-        let Some((timed, over)) = http1(timed, &self.in_plain(), routed, self.ends.clone()).await? else {
+        let Some((timed, over)) = http1(timed, &self.plain_http1_builder(), routed, self.ends.clone()).await? else {
             return Ok(());
         };
         // From here on the connection counts as a stream.
@@ -227,7 +227,7 @@ impl AcceptedConnection {
     async fn local<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, socket: S) -> anyhow::Result<()> {
         let timed = WriteTimeoutSocket::new(socket, self.http().write_timeout.get());
         let routed = self.routed(&timed, false);
-        http1(timed, &self.in_plain(), routed, self.ends.clone()).await?;
+        http1(timed, &self.plain_http1_builder(), routed, self.ends.clone()).await?;
         Ok(())
     }
 
@@ -250,10 +250,10 @@ impl AcceptedConnection {
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
             let exchanges = ExchangeTracker::new();
             routed.exchanges = Some(exchanges.clone());
-            let connection = self.two().serve_connection(TokioIo::new(stream), ordinary(routed));
-            until_over(connection, ends, &exchanges, self.http()).await?;
+            let connection = self.http2_builder().serve_connection(TokioIo::new(stream), service_without_hand_over(routed));
+            drive_http2(connection, ends, &exchanges, self.http()).await?;
         } else {
-            http1(stream, &self.one(), routed, ends).await?;
+            http1(stream, &self.http1_builder(), routed, ends).await?;
         }
         Ok(())
     }
@@ -267,7 +267,7 @@ impl AcceptedConnection {
         &self.options.http
     }
 
-    fn one(&self) -> one::Builder {
+    fn http1_builder(&self) -> one::Builder {
         let mut http = one::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(self.http().header_timeout.get())
@@ -278,13 +278,13 @@ impl AcceptedConnection {
 
     /// Returns the settings of HTTP/1.1 without TLS: a client that closes its sending half after a request still gets
     /// the answer. With TLS the same close ends the connection, and the server notices it at once.
-    fn in_plain(&self) -> one::Builder {
-        let mut http = self.one();
+    fn plain_http1_builder(&self) -> one::Builder {
+        let mut http = self.http1_builder();
         http.half_close(true);
         http
     }
 
-    fn two(&self) -> two::Builder<TokioExecutor> {
+    fn http2_builder(&self) -> two::Builder<TokioExecutor> {
         let mut http = two::Builder::new(TokioExecutor::new());
         let largest = u32::try_from(self.http().max_header.get()).unwrap_or(u32::MAX);
         http.timer(TokioTimer::new()).max_header_list_size(largest).max_concurrent_streams(MOST_AT_ONCE);
@@ -295,7 +295,7 @@ impl AcceptedConnection {
 }
 
 /// Drives an HTTP/2 connection to its end.
-async fn until_over<C: GracefulConnection>(
+async fn drive_http2<C: GracefulConnection>(
     connection: C,
     mut ends: EndSignals,
     exchanges: &ExchangeTracker,

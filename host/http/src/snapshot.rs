@@ -2,7 +2,7 @@ use super::error::ApiError;
 use super::etag::{CachePolicy, tagged};
 use super::fields;
 use super::stream::begin;
-use super::usage::ask;
+use super::usage::answer_range;
 use super::range_query::{QueryParameters, RangeQuery};
 use super::{CallerExtension, AppState};
 use crate::App;
@@ -83,7 +83,7 @@ pub(crate) async fn range(
     let id = id()?;
     fields::check(&app.engine.store, std::slice::from_ref(&id), &[], window.query.fields.as_deref())?;
     let form = Form { bands: window.bands, ..Form::default() };
-    Ok(ask(app, &caller.peer, id, window.query, form, |rows| rows).await?.into_response())
+    Ok(answer_range(app, &caller.peer, id, window.query, form, |rows| rows).await?.into_response())
 }
 
 /// Streams the numbers of the snapshot.

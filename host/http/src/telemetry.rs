@@ -3,7 +3,7 @@
 use super::chunked::{LARGEST, JsonProducer, ORDINARY, make};
 use super::error::ApiError;
 use super::instances::named;
-use super::usage::ask;
+use super::usage::answer_range;
 use super::range_query::QueryParameters;
 use super::{CallerExtension, AppState};
 use crate::App;
@@ -62,7 +62,7 @@ pub(crate) async fn history(
     let text = |text: &str| serde_json::Value::from(text).to_string();
     let head = format!("{{\"host\":{},\"range\":{},\"samples\":", text(id.as_str()), text(range.label()));
     let form = Form { time: Time::Seconds, bands: false };
-    let made = ask(app, &caller.peer, id, query, form, |rows| within(head, rows)).await?;
+    let made = answer_range(app, &caller.peer, id, query, form, |rows| within(head, rows)).await?;
     Ok(made.into_response())
 }
 

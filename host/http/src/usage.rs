@@ -55,7 +55,7 @@ pub(crate) async fn range(
     // more that lies in a window that ended two intervals ago.
     let is_closed = asked.until_ms.saturating_add(longest_ms.saturating_mul(2)) <= app.engine.clock.now_ms();
     let form = Form { bands, ..Form::default() };
-    match ask(app, &caller.peer, id, asked, form, |rows| rows).await? {
+    match answer_range(app, &caller.peer, id, asked, form, |rows| rows).await? {
         PreparedAnswer::Whole(body) if is_closed => {
             let tag = tag_of(&body);
             let mut response = tagged(body, &tag, CachePolicy::Closed, &headers);
@@ -144,7 +144,7 @@ pub(crate) async fn range_of_workload(
 }
 
 /// Queries the history of one instance. `around` makes the answer from the array of its points.
-pub(super) async fn ask(
+pub(super) async fn answer_range(
     app: Arc<App>,
     peer: &Peer,
     id: InstanceId,

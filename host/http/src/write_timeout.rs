@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+/// A socket with a write timeout.
 pub(super) struct WriteTimeoutSocket<S> {
     socket: S,
     patience: Duration,

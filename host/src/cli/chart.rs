@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_short() {
+    fn large_numbers_are_shortened_with_a_unit() {
         assert_eq!([short(0.0), short(12.345), short(123_456.0), short(2e10)], ["0", "12.35", "123.46k", "20G"]);
     }
 }

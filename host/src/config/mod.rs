@@ -175,7 +175,7 @@ fn check_path(key: &str, path: &str) -> Result<(), InvalidValue> {
     if !path.starts_with('/') || !path.bytes().all(plain) {
         return InvalidValue::of(key, "must begin with `/` and have only letters, digits and `/-_.`");
     }
-    if http::is_taken(path) {
+    if http::is_reserved_path(path) {
         return InvalidValue::of(key, "is the path of another route");
     }
     Ok(())

@@ -104,12 +104,12 @@ impl Tokens {
     }
 
     /// Returns whether the last try to read or create the tokens failed.
-    pub fn are_unread(&self) -> bool {
+    pub fn has_read_failure(&self) -> bool {
         !self.trouble().is_empty()
     }
 
     /// Notes why the tokens could not be read again; none if they could. Returns whether this has changed.
-    pub fn complain(&self, why: Option<String>) -> bool {
+    pub fn set_read_failure(&self, why: Option<String>) -> bool {
         let mut complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
         let is_other = *complaint != why;
         *complaint = why;

@@ -290,7 +290,7 @@ impl StreamReader {
     }
 
     /// Returns when the reader needs a heartbeat, or is cut off if it is still blocked.
-    pub(super) fn wants(&self, heartbeat: Duration, stalled: Duration) -> Instant {
+    pub(super) fn due_at(&self, heartbeat: Duration, stalled: Duration) -> Instant {
         self.moved + if self.is_blocked() { stalled } else { heartbeat }
     }
 

@@ -117,9 +117,9 @@ impl StreamWriter {
                 until = Some(now + LAST);
             }
             self.take_turns(now);
-            self.look_after(now);
+            self.check_due_readers(now);
             if now >= look {
-                self.look();
+                self.check_blocked_readers();
                 look = now + LOOK;
             }
         }
@@ -182,7 +182,7 @@ impl StreamWriter {
                     Some(place) => *place = Some(reader),
                     None => self.readers.push(Some(reader)),
                 }
-                self.look_later(token, now);
+                self.schedule_check(token, now);
             }
             Err(error) => {
                 tracing::debug!(%error, "cannot start a stream");
@@ -220,7 +220,7 @@ impl StreamWriter {
     }
 
     /// Changes the state of a reader.
-    fn set(&mut self, token: usize, state: ReaderState) {
+    fn set_state(&mut self, token: usize, state: ReaderState) {
         let Some(reader) = self.readers.get_mut(token).and_then(Option::as_deref_mut) else { return };
         let (was_behind, was_blocked) = (reader.is_behind(), reader.is_blocked());
         reader.state = state;
@@ -242,7 +242,7 @@ impl StreamWriter {
             return;
         }
         let (client, serial) = (reader.client(), reader.serial);
-        self.set(token, ReaderState::Ready);
+        self.set_state(token, ReaderState::Ready);
         self.turns.queue(client, token, serial);
     }
 
@@ -271,10 +271,10 @@ impl StreamWriter {
             WriteOutcome::On => self.turns.queue(client, token, serial),
             WriteOutcome::Over => self.remove(token),
             WriteOutcome::Blocked => {
-                self.set(token, ReaderState::Blocked);
+                self.set_state(token, ReaderState::Blocked);
                 // It may be due sooner than planned.
                 if stalled < heartbeat {
-                    self.look_later(token, now);
+                    self.schedule_check(token, now);
                 }
             }
             WriteOutcome::Idle => {
@@ -282,20 +282,20 @@ impl StreamWriter {
                 if let Some(channel) = self.backlog.channel(channel).filter(|_| !is_listed) {
                     channel.idle.push((token, serial));
                 }
-                self.set(token, ReaderState::Idle);
+                self.set_state(token, ReaderState::Idle);
             }
         }
     }
 
     /// Counts the events that blocked readers have lost, and tells the hub which clients do not read their streams.
-    fn look(&mut self) {
+    fn check_blocked_readers(&mut self) {
         if self.blocked > 0 {
             // Also if no more events come.
             self.backlog.trim(self.inbox.most());
             for token in 0..self.readers.len() {
                 let Some(reader) = self.readers.get_mut(token).and_then(Option::as_deref_mut) else { continue };
                 if reader.is_blocked() && reader.count_lost(&self.hub, &mut self.backlog) {
-                    self.set(token, ReaderState::Lost);
+                    self.set_state(token, ReaderState::Lost);
                 }
             }
         }
@@ -305,16 +305,16 @@ impl StreamWriter {
     }
 
     /// Plans when a reader is due next.
-    fn look_later(&mut self, token: usize, now: Instant) {
+    fn schedule_check(&mut self, token: usize, now: Instant) {
         let ReaderTimeouts { heartbeat, stalled } = self.patience;
         let Some(reader) = self.reader(token) else { return };
-        reader.due = reader.wants(heartbeat, stalled).max(now + Duration::from_millis(1));
+        reader.due = reader.due_at(heartbeat, stalled).max(now + Duration::from_millis(1));
         let due = (reader.due, token, reader.serial);
         self.due.push(Reverse(due));
     }
 
     /// Sends a comment to readers that have got nothing for long, and cuts off readers that take nothing.
-    fn look_after(&mut self, now: Instant) {
+    fn check_due_readers(&mut self, now: Instant) {
         let ReaderTimeouts { heartbeat, stalled } = self.patience;
         while let Some(&Reverse((due, token, serial))) = self.due.peek() {
             if due > now {
@@ -325,7 +325,7 @@ impl StreamWriter {
             if reader.serial != serial || reader.due != due {
                 continue;
             }
-            if reader.wants(heartbeat, stalled) <= now {
+            if reader.due_at(heartbeat, stalled) <= now {
                 match reader.state {
                     ReaderState::Blocked | ReaderState::Lost => {
                         reader.count_rest(&self.hub, &mut self.backlog);
@@ -339,7 +339,7 @@ impl StreamWriter {
                     ReaderState::Ready => {}
                 }
             }
-            self.look_later(token, now);
+            self.schedule_check(token, now);
         }
     }
 

@@ -189,7 +189,7 @@ async fn follow_tokens(app: &Arc<App>) -> JoinSet<()> {
                         () = tokio::time::sleep(TOKENS_RETRY) => {}
                     }
                     // The folder of the tokens may be back.
-                    if app.tokens.are_unread() {
+                    if app.tokens.has_read_failure() {
                         app.reload_tokens().await;
                     }
                 }

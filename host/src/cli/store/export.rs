@@ -1,6 +1,6 @@
 //! Exports history on disk as CSV, with one line per value, or as OpenMetrics.
 
-use super::{folder, looked_into};
+use super::{folder, explain_folder_error};
 use crate::cli::out::{Out, aside};
 use crate::cli::{Cli, ExportArgs, ExportFormat};
 use anyhow::{Context, Result, bail};
@@ -26,7 +26,7 @@ pub(in crate::cli) fn export(args: ExportArgs, out: &mut Out) -> Result<()> {
         Cli::command().error(ErrorKind::ValueValidation, "--since is later than --until").exit();
     }
     let folder = folder(&args.data)?;
-    let export = looked_into(&folder, inspect::export(&folder, &filter))?;
+    let export = explain_folder_error(&folder, inspect::export(&folder, &filter))?;
     let has = |id: &InstanceId| export.frames.iter().any(|frame| frame.instance() == id);
     if let Some(id) = filter.instances.iter().find(|id| !has(id)) {
         bail!("there is no history of instance {id} in {}", folder.display());
