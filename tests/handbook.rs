@@ -1,7 +1,7 @@
 //! The README and the handbook: links that lead somewhere, every key of the configuration, and configurations that work.
 
 use crate::harness::{Host, dropsonde, run, verbs, workspace};
-use dropsonde::config::{ConfigChange, Config};
+use dropsonde::config::{Config, ConfigChange};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -77,7 +77,8 @@ impl Host {
         let sandbox = Arc::new(Sandbox::new()?.with_compiler(OWN_BINARY, cli::COMPILE, compiled));
         let running = Running::start(config.engine(), parts(sandbox))?;
         let engine = running.engine();
-        let patience = ReaderTimeouts { heartbeat: config.stream.heartbeat.get(), stalled: config.stream.stalled.get() };
+        let patience =
+            ReaderTimeouts { heartbeat: config.stream.heartbeat.get(), stalled: config.stream.stalled.get() };
         let writers = Writers::start(&engine.hub, patience, &engine.vitals)
             .context("cannot start the threads that write streams")?;
         let app = App::new(engine.clone(), config.http())?;

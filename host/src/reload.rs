@@ -1,7 +1,7 @@
 //! Applies another configuration while the host runs. Everything that can fail is tried first; if a part fails, nothing
 //! changes.
 
-use crate::config::{ConfigChange, Config, ConfigError};
+use crate::config::{Config, ConfigChange, ConfigError};
 use anyhow::{Context as _, Result, anyhow};
 use arc_swap::ArcSwap;
 use dropsonde_engine::plugins::{self, Origin, PluginState, RefusedSection, Status, describe_need};
@@ -89,7 +89,12 @@ fn section(plugin: &str) -> String {
     format!("[plugins.{plugin}]")
 }
 
-async fn take_over(in_force: &ArcSwap<Config>, server: &Server, config: Config, parts: &mut Vec<ReloadPart>) -> Result<()> {
+async fn take_over(
+    in_force: &ArcSwap<Config>,
+    server: &Server,
+    config: Config,
+    parts: &mut Vec<ReloadPart>,
+) -> Result<()> {
     let (app, engine) = (server.app(), &server.app().engine);
     let before = in_force.load_full();
     let ConfigChange { config, needs_restart, changed } = ConfigChange::between(&before, config.validated()?);
@@ -190,7 +195,12 @@ async fn unknown_names(engine: &Engine, options: &Options, before: &Options) -> 
 }
 
 /// Returns the error of a refused reload. Adds to `parts` what failed, and what would have worked.
-fn refuse(failed: Vec<ReloadPart>, changed: &[&str], others: &[Arc<Status>], parts: &mut Vec<ReloadPart>) -> anyhow::Error {
+fn refuse(
+    failed: Vec<ReloadPart>,
+    changed: &[&str],
+    others: &[Arc<Status>],
+    parts: &mut Vec<ReloadPart>,
+) -> anyhow::Error {
     let why = failed.iter().map(|failed| format!("{}: {}", failed.part, failed.error.as_deref().unwrap_or_default()));
     let why = anyhow!("{}", why.collect::<Vec<_>>().join("; "));
     let others = others.iter().map(|status| section(&status.name));

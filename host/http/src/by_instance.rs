@@ -4,7 +4,10 @@ use super::chunked::JsonProducer;
 use dropsonde_store::InstanceId;
 
 /// Makes `{"id":…,…}`. `one` makes the answer of each instance; an instance without an answer is left out.
-pub(super) fn by_instance(ids: Vec<InstanceId>, one: impl Fn(&InstanceId) -> Option<JsonProducer> + Send + 'static) -> JsonProducer {
+pub(super) fn by_instance(
+    ids: Vec<InstanceId>,
+    one: impl Fn(&InstanceId) -> Option<JsonProducer> + Send + 'static,
+) -> JsonProducer {
     let (mut ids, mut open) = (ids.into_iter(), b'{');
     let mut current: Option<JsonProducer> = None;
     Box::new(move |json| {

@@ -106,7 +106,9 @@ impl ConnectionService {
             }
             response
         };
-        let Some(streaming) = response.extensions_mut().remove::<PendingStream>() else { return Ok(followed(response)) };
+        let Some(streaming) = response.extensions_mut().remove::<PendingStream>() else {
+            return Ok(followed(response));
+        };
         // The length is that of the empty body that the response has until now.
         response.headers_mut().remove(header::CONTENT_LENGTH);
         if method == Method::HEAD {

@@ -1,7 +1,7 @@
 use super::body::{content_type, read};
 use super::error::{ApiError, PathSegment, json};
-use super::plugins::{RequestPurpose, BROKEN_RETRY, LOADING_RETRY, absent, unavailable};
-use super::{CallerExtension, AppState};
+use super::plugins::{BROKEN_RETRY, LOADING_RETRY, RequestPurpose, absent, unavailable};
+use super::{AppState, CallerExtension};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
@@ -41,7 +41,9 @@ pub(crate) async fn post(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let Some(status) = app.engine.plugins.get(&name) else { return Err(absent(&app, name, RequestPurpose::Events).await) };
+    let Some(status) = app.engine.plugins.get(&name) else {
+        return Err(absent(&app, name, RequestPurpose::Events).await);
+    };
     let queue = status.events().ok_or_else(|| not_taken(&status))?;
     let parse = match content_type(&headers).as_deref() {
         None | Some("application/json" | "application/x-www-form-urlencoded") => parse_json,

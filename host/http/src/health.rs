@@ -1,6 +1,6 @@
 use super::error::json;
 use super::rights::ApiCaller;
-use super::{CallerExtension, AppState};
+use super::{AppState, CallerExtension};
 use crate::App;
 use axum::Extension;
 use axum::extract::State;

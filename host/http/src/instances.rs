@@ -1,9 +1,9 @@
 use super::body::{check_json, read};
-use super::chunked::{LARGEST, JsonProducer, ORDINARY, make};
+use super::chunked::{JsonProducer, LARGEST, ORDINARY, make};
 use super::error::{ApiError, PathSegment, json};
-use super::select::labels;
 use super::range_query::QueryParameters;
-use super::{CallerExtension, AppState};
+use super::select::labels;
+use super::{AppState, CallerExtension};
 use crate::App;
 use axum::Extension;
 use axum::body::Body;

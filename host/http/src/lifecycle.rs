@@ -1,7 +1,7 @@
 use super::blocking::off_thread;
 use super::body::{check_json, read};
 use super::error::{ApiError, json};
-use super::{CallerExtension, AppState};
+use super::{AppState, CallerExtension};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;

@@ -9,7 +9,7 @@ use super::error::{ApiError, RefusalReason};
 use super::page;
 use super::peer::Peer;
 use super::rights::{bearer, too_many_wrong};
-use super::{CallerExtension, AppState};
+use super::{AppState, CallerExtension};
 use crate::App;
 use crate::tokens::TooManyWrong;
 use axum::Extension;

@@ -6,7 +6,7 @@ use super::error::{ApiError, RefusalReason};
 use super::host_names::HostNames;
 use super::login::{self, LoggedIn};
 use super::peer::Peer;
-use super::rights::{ApiCaller, AccessRules};
+use super::rights::{AccessRules, ApiCaller};
 use super::stream::is_stream;
 use crate::App;
 use crate::trace_context::set_parent_trace;
@@ -170,7 +170,11 @@ pub(super) async fn pass(State(checks): State<Arc<RequestChecks>>, mut request: 
             request.extensions_mut().insert(caller);
             let response = next.run(request).instrument(span.clone()).await;
             // Whoever asks how the host is gets an answer, whatever else it has.
-            if matches!(&*route, "/health" | "/ready") { response } else { with_reserved_memory(app, &peer, response).await }
+            if matches!(&*route, "/health" | "/ready") {
+                response
+            } else {
+                with_reserved_memory(app, &peer, response).await
+            }
         }
         Err(refused) => refused,
     };

@@ -1,9 +1,9 @@
 use super::blocking::off_thread;
 use super::body::{content_type, read};
-use super::chunked::{LARGEST, JsonProducer, ORDINARY, make};
+use super::chunked::{JsonProducer, LARGEST, ORDINARY, make};
 use super::error::{ApiError, PathSegment, json};
 use super::rights::ApiCaller;
-use super::{CallerExtension, AppState};
+use super::{AppState, CallerExtension};
 use crate::App;
 use axum::body::Body;
 use axum::extract::{Extension, State};
@@ -54,7 +54,9 @@ fn pages(app: Arc<App>) -> JsonProducer {
 }
 
 pub(crate) async fn one(State(app): AppState, PathSegment(name): PathSegment) -> Result<Response, ApiError> {
-    let Some(status) = app.engine.plugins.get(&name) else { return Err(absent(&app, name, RequestPurpose::Page).await) };
+    let Some(status) = app.engine.plugins.get(&name) else {
+        return Err(absent(&app, name, RequestPurpose::Page).await);
+    };
     Ok(json(&PluginPage::of(&app.engine, &status)))
 }
 
@@ -131,7 +133,11 @@ pub(crate) async fn release(app: AppState, name: PathSegment, caller: CallerExte
 }
 
 /// Stops a plugin until it is released.
-pub(crate) async fn quarantine(app: AppState, name: PathSegment, caller: CallerExtension) -> Result<Response, ApiError> {
+pub(crate) async fn quarantine(
+    app: AppState,
+    name: PathSegment,
+    caller: CallerExtension,
+) -> Result<Response, ApiError> {
     let status = app.0.engine.plugins.get(&name.0);
     // A quarantine after which the host retries by itself can be made a lasting one.
     let is_retried = status.is_some_and(|status| {

@@ -1,6 +1,6 @@
 //! The points of a window as JSON, some of its buckets at a time.
 
-use super::chunked::{LARGEST, JsonProducer};
+use super::chunked::{JsonProducer, LARGEST};
 use dropsonde_engine::json::{self, Form};
 use dropsonde_store::{Align, InstanceId, Points, Query, Store, ladder};
 use std::collections::BTreeSet;

@@ -1,7 +1,7 @@
 use super::answer_memory::{MemoryReserved, holding, reserve};
 use super::content_negotiation;
 use super::error::ApiError;
-use super::{CallerExtension, AppState};
+use super::{AppState, CallerExtension};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};

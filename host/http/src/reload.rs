@@ -193,7 +193,9 @@ impl ReloadReport {
                 }
                 PartOutcome::Failed => tracing::error!(part, error, "this part of the configuration does not work"),
                 PartOutcome::NotApplied => tracing::warn!(part, "not applied, because another part failed"),
-                PartOutcome::Waiting => tracing::warn!(part, error, "applied this part, but its plugin is not running yet"),
+                PartOutcome::Waiting => {
+                    tracing::warn!(part, error, "applied this part, but its plugin is not running yet")
+                }
             }
         }
         match &self.error {

@@ -51,7 +51,9 @@ impl AccessRules {
     /// Outside of `/v1/` and `/telemetry/`, an operation without parameters accepts any: probes and scrapers send
     /// parameters of their own.
     pub(super) fn check_parameters(&self, route: &str, method: &Method, query: Option<&str>) -> Result<(), ApiError> {
-        let (Some(query), Some(OperationRule { takes, .. })) = (query, self.of_operation(route, method)) else { return Ok(()) };
+        let (Some(query), Some(OperationRule { takes, .. })) = (query, self.of_operation(route, method)) else {
+            return Ok(());
+        };
         if takes.is_empty() && !["/v1/", "/telemetry/"].iter().any(|api| route.starts_with(api)) {
             return Ok(());
         }
@@ -96,7 +98,9 @@ impl ApiCaller {
                 );
                 ApiError::new(StatusCode::FORBIDDEN, why)
             }
-            AccessRefusal::NoCertificate => ApiError::unauthorized("this needs a client certificate; connect again with one"),
+            AccessRefusal::NoCertificate => {
+                ApiError::unauthorized("this needs a client certificate; connect again with one")
+            }
             AccessRefusal::Missing => ApiError::unauthorized(format!(
                 "this needs the {needs} token; send Authorization: Bearer TOKEN{}",
                 if needed == Right::Read { ", or log in at /" } else { "" }

@@ -1,8 +1,8 @@
-use super::connection::{EndSignals, DrainSignals, ConnectionService, http1, service_without_hand_over};
-use super::exchanges::{ExchangeTracker, ConnectionActivity};
+use super::connection::{ConnectionService, DrainSignals, EndSignals, http1, service_without_hand_over};
+use super::exchanges::{ConnectionActivity, ExchangeTracker};
 use super::host_names::HostNames;
-use super::listener::{Listener, AcceptedSocket};
-use super::peer::{PeerAddress, Peer};
+use super::listener::{AcceptedSocket, Listener};
+use super::peer::{Peer, PeerAddress};
 use super::refuse::turn_away;
 use super::routes;
 use super::tls::{Tls, subject};
@@ -123,7 +123,8 @@ impl Server {
         let (_until, cuts) = watch::channel(());
         // Has a receiver as long as a connection from before the shutdown is open.
         let (draining, drains) = watch::channel(false);
-        let ends = EndSignals { drain: DrainSignals { drains, outdated: self.outdated.subscribe() }, cuts: cuts.clone() };
+        let ends =
+            EndSignals { drain: DrainSignals { drains, outdated: self.outdated.subscribe() }, cuts: cuts.clone() };
         tokio::select! {
             () = self.accept(&listener, &ends, true) => {}
             () = self.follow_history() => {}
@@ -250,7 +251,8 @@ impl AcceptedConnection {
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
             let exchanges = ExchangeTracker::new();
             routed.exchanges = Some(exchanges.clone());
-            let connection = self.http2_builder().serve_connection(TokioIo::new(stream), service_without_hand_over(routed));
+            let connection =
+                self.http2_builder().serve_connection(TokioIo::new(stream), service_without_hand_over(routed));
             drive_http2(connection, ends, &exchanges, self.http()).await?;
         } else {
             http1(stream, &self.http1_builder(), routed, ends).await?;
@@ -260,7 +262,13 @@ impl AcceptedConnection {
 
     fn routed<S>(&self, timed: &WriteTimeoutSocket<S>, may_leave: bool) -> ConnectionService {
         let peer = Peer { address: self.address, certificate: None };
-        ConnectionService { server: self.server.clone(), peer, progress: timed.progress().clone(), may_leave, exchanges: None }
+        ConnectionService {
+            server: self.server.clone(),
+            peer,
+            progress: timed.progress().clone(),
+            may_leave,
+            exchanges: None,
+        }
     }
 
     fn http(&self) -> &HttpConfig {

@@ -1,10 +1,10 @@
 use super::error::ApiError;
 use super::etag::{CachePolicy, tagged};
 use super::fields;
+use super::range_query::{QueryParameters, RangeQuery};
 use super::stream::begin;
 use super::usage::answer_range;
-use super::range_query::{QueryParameters, RangeQuery};
-use super::{CallerExtension, AppState};
+use super::{AppState, CallerExtension};
 use crate::App;
 use axum::Extension;
 use axum::extract::{RawQuery, State};

@@ -2,10 +2,10 @@
 
 use super::error::{ApiError, PathSegment};
 use super::instances::named;
+use super::range_query::QueryParameters;
 use super::rights::ApiCaller;
 use super::select::{self, select};
-use super::range_query::QueryParameters;
-use super::{CallerExtension, AppState};
+use super::{AppState, CallerExtension};
 use crate::App;
 use axum::Extension;
 use axum::body::Body;

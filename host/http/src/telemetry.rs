@@ -1,11 +1,11 @@
 //! Durable history by host, in the form that its clients know.
 
-use super::chunked::{LARGEST, JsonProducer, ORDINARY, make};
+use super::chunked::{JsonProducer, LARGEST, ORDINARY, make};
 use super::error::ApiError;
 use super::instances::named;
-use super::usage::answer_range;
 use super::range_query::QueryParameters;
-use super::{CallerExtension, AppState};
+use super::usage::answer_range;
+use super::{AppState, CallerExtension};
 use crate::App;
 use axum::Extension;
 use axum::extract::{RawQuery, State};

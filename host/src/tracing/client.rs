@@ -25,7 +25,11 @@ struct RuntimeHttpClient<C> {
 }
 
 /// Makes a client; if `is_secure`, for TLS with the certificates that the machine trusts.
-pub(super) fn client(is_secure: bool, timeout: Duration, why: LastRequestError) -> std::io::Result<Arc<dyn HttpClient>> {
+pub(super) fn client(
+    is_secure: bool,
+    timeout: Duration,
+    why: LastRequestError,
+) -> std::io::Result<Arc<dyn HttpClient>> {
     let runtime = Handle::current();
     if !is_secure {
         let client = Client::builder(TokioExecutor::new()).build(HttpConnector::new());

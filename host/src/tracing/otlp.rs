@@ -1,6 +1,6 @@
 use super::client::{LastRequestError, client};
+use crate::circuit_breaker::{CircuitBreaker, ReachabilityChange};
 use crate::config::TracingConfig;
-use crate::circuit_breaker::{ReachabilityChange, CircuitBreaker};
 use anyhow::Context as _;
 use dropsonde_engine::metrics::HostMetrics;
 use opentelemetry::trace::TracerProvider as _;

@@ -340,7 +340,11 @@ mod tests {
         assert_eq!((check(Right::Read, true), check(Right::Read, false)), (Ok(()), Err(AccessRefusal::NoCertificate)));
         assert_eq!(check(Right::Write, true), Err(AccessRefusal::Missing));
         let tokens = Tokens::open(&Options { tls: options.tls, ..guarded(&data) }).unwrap();
-        assert_eq!(tokens.check(Right::Read, ShownToken::Nothing, true), Err(AccessRefusal::Missing), "both, where both are said");
+        assert_eq!(
+            tokens.check(Right::Read, ShownToken::Nothing, true),
+            Err(AccessRefusal::Missing),
+            "both, where both are said"
+        );
     }
 
     #[test]

@@ -28,7 +28,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-use writer::{WAKE, StreamWriter};
+use writer::{StreamWriter, WAKE};
 
 /// The largest number of writers. More would wait for the kernel, not for each other.
 const MOST_WRITERS: usize = 4;

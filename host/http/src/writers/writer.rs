@@ -1,7 +1,7 @@
 use super::ReaderTimeouts;
 use super::backlog::Backlog;
-use super::fair_queue::{TurnOwner, FairQueue};
-use super::reader::{StreamReader, ReaderState, WriteOutcome};
+use super::fair_queue::{FairQueue, TurnOwner};
+use super::reader::{ReaderState, StreamReader, WriteOutcome};
 use dropsonde_engine::health::TaskGuard;
 use dropsonde_engine::hub::{ChannelId, Event, Hub, Inbox, Joining, Message, Registered, WaitingBytes};
 use mio::{Events, Poll, Token};

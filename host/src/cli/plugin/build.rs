@@ -1,4 +1,4 @@
-use super::{BuildArgs, PluginKindArg, PluginLanguageArg, NewArgs};
+use super::{BuildArgs, NewArgs, PluginKindArg, PluginLanguageArg};
 use crate::cli::out::{Out, aside};
 use crate::cli::user_cache;
 use anyhow::{Context, Result};

@@ -182,8 +182,9 @@ fn print_json(
     });
     if let (Some((old, old_fields)), Some(report)) = (old, report.as_object_mut()) {
         let (can, could) = (checked.can(fields), old.can(old_fields));
-        let listed =
-            |of: &ComponentAbilities, other: &ComponentAbilities| of.beyond(other).map(|(kind, what)| format!("{kind} {what}")).collect::<Vec<_>>();
+        let listed = |of: &ComponentAbilities, other: &ComponentAbilities| {
+            of.beyond(other).map(|(kind, what)| format!("{kind} {what}")).collect::<Vec<_>>()
+        };
         let difference = json!({ "added": listed(&can, &could), "removed": listed(&could, &can) });
         report.insert("against".to_owned(), difference);
     }
@@ -226,7 +227,11 @@ fn print(checked: &CheckedComponent, fields: &Result<Option<Fields>>, out: &mut 
 
 type ComponentWithFields<'a> = (&'a CheckedComponent, &'a Result<Option<Fields>>);
 
-fn print_difference((new, fields): ComponentWithFields<'_>, (old, old_fields): ComponentWithFields<'_>, out: &mut Out) -> Result<()> {
+fn print_difference(
+    (new, fields): ComponentWithFields<'_>,
+    (old, old_fields): ComponentWithFields<'_>,
+    out: &mut Out,
+) -> Result<()> {
     let (can, could) = (new.can(fields), old.can(old_fields));
     let version = |checked: &CheckedComponent| plugins::plain(&checked.introduction.description.version);
     say!(out, "\nagainst {} {}", old.component.name, version(old));

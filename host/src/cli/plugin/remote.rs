@@ -39,7 +39,8 @@ pub(super) async fn list(args: ClientArgs, out: &mut Out) -> Result<()> {
     if args.json {
         return print(&body, out);
     }
-    let plugins: Vec<PluginRow> = serde_json::from_slice(&body).context("the host's answer is not a list of plugins")?;
+    let plugins: Vec<PluginRow> =
+        serde_json::from_slice(&body).context("the host's answer is not a list of plugins")?;
     let width = plugins.iter().map(|plugin| plugin.name.len()).max().unwrap_or(0).max(4);
     writeln!(
         out,
@@ -67,7 +68,8 @@ pub(super) async fn list(args: ClientArgs, out: &mut Out) -> Result<()> {
 }
 
 pub(super) async fn show(args: PluginArgs, out: &mut Out) -> Result<()> {
-    let body = HostClient::new(&args.client.host, Right::Read)?.get(&format!("/v1/plugins/{}", encode(&args.name))).await?;
+    let body =
+        HostClient::new(&args.client.host, Right::Read)?.get(&format!("/v1/plugins/{}", encode(&args.name))).await?;
     if args.client.json {
         return print(&body, out);
     }

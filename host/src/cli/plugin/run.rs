@@ -1,6 +1,6 @@
 use super::RunArgs;
-use super::standalone::{StandaloneRun, PollResult};
 use super::case::{self, Case};
+use super::standalone::{PollResult, StandaloneRun};
 use super::usage::{CallUsage, took};
 use crate::cli::out::{Out, aside};
 use anyhow::{Context, Result, bail};

@@ -2,7 +2,7 @@
 
 use super::StandaloneArgs;
 use super::check::{CheckedComponent, CompiledComponent};
-use super::usage::{HostLimits, CallUsage};
+use super::usage::{CallUsage, HostLimits};
 use crate::cli::out::aside;
 use crate::config::GrantsConfig;
 use anyhow::{Context, Result, bail};
@@ -127,7 +127,11 @@ impl StandaloneRun {
     }
 
     /// Waits for a call, and fails also if the call exceeded a limit.
-    async fn measured<T>(&self, what: &str, call: impl Future<Output = Result<T, CallError>>) -> Result<(T, CallUsage)> {
+    async fn measured<T>(
+        &self,
+        what: &str,
+        call: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<(T, CallUsage)> {
         let called = Instant::now();
         let answer = call.await;
         let (wall, stats) = (called.elapsed(), self.worker.stats());

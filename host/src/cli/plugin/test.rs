@@ -1,7 +1,7 @@
 use super::TestArgs;
-use super::standalone::StandaloneRun;
 use super::case::{self, Case};
 use super::check::CompiledComponent;
+use super::standalone::StandaloneRun;
 use super::usage::HostLimits;
 use crate::cli::out::Out;
 use anyhow::{Result, bail};

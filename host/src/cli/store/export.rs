@@ -1,6 +1,6 @@
 //! Exports history on disk as CSV, with one line per value, or as OpenMetrics.
 
-use super::{folder, explain_folder_error};
+use super::{explain_folder_error, folder};
 use crate::cli::out::{Out, aside};
 use crate::cli::{Cli, ExportArgs, ExportFormat};
 use anyhow::{Context, Result, bail};
