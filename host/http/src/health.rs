@@ -1,5 +1,5 @@
 use super::error::json;
-use super::rights::ApiCaller;
+use super::rights::RequestCaller;
 use super::{AppState, CallerExtension};
 use crate::App;
 use axum::Extension;
@@ -50,7 +50,7 @@ pub(crate) async fn ready(State(app): AppState, Extension(caller): CallerExtensi
 }
 
 /// Returns the answer. Everybody gets the status; only callers that may read get the reasons.
-fn answer(app: &App, caller: &ApiCaller, status: &'static str, mut reasons: Vec<String>) -> Response {
+fn answer(app: &App, caller: &RequestCaller, status: &'static str, mut reasons: Vec<String>) -> Response {
     if caller.check(app, Right::Read).is_err() {
         reasons.clear();
     }

@@ -79,4 +79,4 @@ use std::sync::Arc;
 type AppState = axum::extract::State<Arc<App>>;
 
 /// The caller of a request.
-type CallerExtension = axum::Extension<rights::ApiCaller>;
+type CallerExtension = axum::Extension<rights::RequestCaller>;

@@ -6,7 +6,7 @@ use super::error::{ApiError, RefusalReason};
 use super::host_names::HostNames;
 use super::login::{self, LoggedIn};
 use super::peer::Peer;
-use super::rights::{AccessRules, ApiCaller};
+use super::rights::{AccessRules, RequestCaller};
 use super::stream::is_stream;
 use crate::App;
 use crate::trace_context::set_parent_trace;
@@ -71,10 +71,10 @@ impl RequestChecks {
     }
 
     /// Returns the caller, and the refusal if the caller may not send this request.
-    fn admit(&self, request: &Request, route: &str) -> (ApiCaller, Result<(), Response>) {
+    fn admit(&self, request: &Request, route: &str) -> (RequestCaller, Result<(), Response>) {
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_else(Peer::unknown);
         let (app, headers) = (&self.app, request.headers());
-        let caller = ApiCaller::of(app, peer, headers);
+        let caller = RequestCaller::of(app, peer, headers);
         let checked = self.check_origin(request, &caller.peer).and_then(|()| {
             let needed = self.rights.needed(route, request.method());
             needed.map_or(Ok(()), |needed| caller.check(app, needed))?;
@@ -89,7 +89,7 @@ impl RequestChecks {
 }
 
 /// A request that changes something. When this is dropped, the audit log gets the caller and the outcome.
-struct AuditedRequest {
+struct AuditGuard {
     checks: Arc<RequestChecks>,
     caller: audit::Caller,
     method: Method,
@@ -98,7 +98,7 @@ struct AuditedRequest {
     answer: Option<(StatusCode, Option<String>)>,
 }
 
-impl AuditedRequest {
+impl AuditGuard {
     fn answered(mut self, response: &Response) {
         if let Some(LoggedIn(right)) = response.extensions().get() {
             self.caller.token = Some(right.as_str());
@@ -108,7 +108,7 @@ impl AuditedRequest {
     }
 }
 
-impl Drop for AuditedRequest {
+impl Drop for AuditGuard {
     fn drop(&mut self) {
         let (status, refused) = match self.answer.take() {
             Some((status, refused)) => (Some(status.as_u16()), refused),
@@ -157,7 +157,7 @@ pub(super) async fn pass(State(checks): State<Arc<RequestChecks>>, mut request: 
     set_parent_trace(&span, request.headers());
     let (caller, admitted) = checks.admit(&request, &route);
     let audited = checks.rights.is_change(&route, request.method());
-    let audited = audited.then(|| AuditedRequest {
+    let audited = audited.then(|| AuditGuard {
         checks: checks.clone(),
         caller: caller.for_audit(),
         method: request.method().clone(),

@@ -2,7 +2,7 @@ use super::blocking::off_thread;
 use super::body::{content_type, read};
 use super::chunked::{JsonProducer, LARGEST, ORDINARY, make};
 use super::error::{ApiError, PathSegment, json};
-use super::rights::ApiCaller;
+use super::rights::RequestCaller;
 use super::{AppState, CallerExtension};
 use crate::App;
 use axum::body::Body;
@@ -150,7 +150,7 @@ pub(crate) async fn quarantine(
 fn order(
     app: &App,
     name: &str,
-    caller: &ApiCaller,
+    caller: &RequestCaller,
     order: Order,
     fits: impl Fn(PluginState) -> bool,
     otherwise: &str,
@@ -171,7 +171,7 @@ fn order(
 }
 
 /// Requests a change of a plugin, and waits for its result, but not for long.
-async fn request(app: &App, name: String, what: RequestKind, caller: &ApiCaller) -> Result<Response, ApiError> {
+async fn request(app: &App, name: String, what: RequestKind, caller: &RequestCaller) -> Result<Response, ApiError> {
     let removes = matches!(what, RequestKind::Remove);
     let mut is_done = true;
     let (answer, answered) = oneshot::channel();

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// The sender of a request.
 #[derive(Debug, Clone)]
-pub(crate) struct ApiCaller {
+pub(crate) struct RequestCaller {
     pub(crate) peer: Peer,
     token: ShownToken,
     /// Whether the sender is a browser that has logged in.
@@ -75,7 +75,7 @@ impl AccessRules {
     }
 }
 
-impl ApiCaller {
+impl RequestCaller {
     pub(super) fn of(app: &App, peer: Peer, headers: &HeaderMap) -> Self {
         let shown = headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
         let token = shown.map_or(ShownToken::Nothing, |token| app.tokens.recognize(token));

@@ -3,7 +3,7 @@
 use super::error::{ApiError, PathSegment};
 use super::instances::named;
 use super::range_query::QueryParameters;
-use super::rights::ApiCaller;
+use super::rights::RequestCaller;
 use super::select::{self, select};
 use super::{AppState, CallerExtension};
 use crate::App;
@@ -75,7 +75,7 @@ pub(crate) async fn workload(
 pub(crate) fn begin(
     app: &App,
     selection: Selection,
-    caller: &ApiCaller,
+    caller: &RequestCaller,
     request: &HeaderMap,
 ) -> Result<Response, ApiError> {
     let stream = &app.engine.options.load().stream;

@@ -15,7 +15,7 @@ use super::out::Out;
 use super::{ClientArgs, HostArgs};
 use crate::config::{GrantsConfig, Size, Span};
 use clap::{Args, Subcommand};
-use remote::PluginAction;
+use remote::RemotePluginAction;
 use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
@@ -67,10 +67,10 @@ impl PluginCommand {
             Self::Bench(args) => bench::bench(args, out).await,
             Self::List(args) => remote::list(args, out).await,
             Self::Show(args) => remote::show(args, out).await,
-            Self::Reload(args) => remote::request_action(args, PluginAction::Reload, out).await,
-            Self::Quarantine(args) => remote::request_action(args, PluginAction::Quarantine, out).await,
-            Self::Release(args) => remote::request_action(args, PluginAction::Release, out).await,
-            Self::Remove(args) => remote::request_action(args, PluginAction::Remove, out).await,
+            Self::Reload(args) => remote::request_action(args, RemotePluginAction::Reload, out).await,
+            Self::Quarantine(args) => remote::request_action(args, RemotePluginAction::Quarantine, out).await,
+            Self::Release(args) => remote::request_action(args, RemotePluginAction::Release, out).await,
+            Self::Remove(args) => remote::request_action(args, RemotePluginAction::Remove, out).await,
         }
     }
 

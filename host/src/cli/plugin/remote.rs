@@ -109,25 +109,27 @@ fn show_value(out: &mut Out, name: &str, value: &Value, depth: usize) -> Result<
 
 /// A change to a plugin that a command requests.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum PluginAction {
+pub(super) enum RemotePluginAction {
     Reload,
     Quarantine,
     Release,
     Remove,
 }
 
-pub(super) async fn request_action(args: OrderArgs, action: PluginAction, out: &mut Out) -> Result<()> {
+pub(super) async fn request_action(args: OrderArgs, action: RemotePluginAction, out: &mut Out) -> Result<()> {
     let (method, path, done) = match action {
-        PluginAction::Reload => (Method::POST, "/reload", "restarted from its file"),
-        PluginAction::Quarantine => (Method::POST, "/quarantine", "stopped until it is released or the host restarts"),
-        PluginAction::Release => (Method::POST, "/release", "released"),
-        PluginAction::Remove => (Method::DELETE, "", "removed; its history stays"),
+        RemotePluginAction::Reload => (Method::POST, "/reload", "restarted from its file"),
+        RemotePluginAction::Quarantine => {
+            (Method::POST, "/quarantine", "stopped until it is released or the host restarts")
+        }
+        RemotePluginAction::Release => (Method::POST, "/release", "released"),
+        RemotePluginAction::Remove => (Method::DELETE, "", "removed; its history stays"),
     };
     let path = format!("/v1/plugins/{}{path}", encode(&args.name));
     let answer = HostClient::new(&args.host, Right::Admin)?.change(method, &path).await?;
     let page: Value = serde_json::from_slice(&answer).unwrap_or_default();
     let done = match (action, page.get("preparing").and_then(Value::as_bool)) {
-        (PluginAction::Reload, Some(true)) => "compiling; `dropsonde plugin show` prints the outcome",
+        (RemotePluginAction::Reload, Some(true)) => "compiling; `dropsonde plugin show` prints the outcome",
         _ => done,
     };
     say!(out, "{}: {done}", args.name);

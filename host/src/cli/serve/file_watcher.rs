@@ -16,13 +16,13 @@ const MOST_LOOKS: u32 = 4;
 /// Files that can change at any time. They are polled, not watched by the kernel: polling also notices changes behind
 /// symlinks, in renamed folders and on network file systems.
 #[derive(Debug, Clone)]
-pub(super) struct FileWatcher(FileSignatures);
+pub(super) struct FileWatcher(FileFingerprints);
 
-type FileSignatures = BTreeMap<PathBuf, Option<FileSignature>>;
+type FileFingerprints = BTreeMap<PathBuf, Option<FileFingerprint>>;
 
 /// Metadata that differs once a file has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct FileSignature {
+struct FileFingerprint {
     inode: u64,
     size: u64,
     written_ns: i128,
@@ -32,7 +32,7 @@ struct FileSignature {
 
 /// A file that has changed since it was read.
 struct ChangingFile {
-    now: Option<FileSignature>,
+    now: Option<FileFingerprint>,
     /// The number of checks since the change.
     looks: u32,
 }
@@ -72,11 +72,11 @@ impl FileWatcher {
     /// counts. If `made`, files that did not exist then were created by the host, which does not count.
     pub(super) async fn follow(&mut self, files: Vec<PathBuf>, made: bool) {
         let mut now = look(files).await;
-        for (file, signature) in &mut now {
+        for (file, fingerprint) in &mut now {
             match self.0.remove(file) {
                 None => {}
                 Some(None) if made => {}
-                Some(known) => *signature = known,
+                Some(known) => *fingerprint = known,
             }
         }
         self.0 = now;
@@ -84,19 +84,19 @@ impl FileWatcher {
 }
 
 /// Reads the files' metadata on a thread of its own, because a disk may answer late.
-async fn look(files: Vec<PathBuf>) -> FileSignatures {
+async fn look(files: Vec<PathBuf>) -> FileFingerprints {
     let looked = tokio::task::spawn_blocking(move || {
-        let signature = |file: &PathBuf| {
+        let fingerprint = |file: &PathBuf| {
             let found = fs::metadata(file).ok()?;
             let ns = |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
-            Some(FileSignature {
+            Some(FileFingerprint {
                 inode: found.ino(),
                 size: found.len(),
                 written_ns: ns(found.mtime(), found.mtime_nsec()),
                 changed_ns: ns(found.ctime(), found.ctime_nsec()),
             })
         };
-        files.into_iter().map(|file| (file.clone(), signature(&file))).collect()
+        files.into_iter().map(|file| (file.clone(), fingerprint(&file))).collect()
     });
     looked.await.unwrap_or_default()
 }
