@@ -1,4 +1,4 @@
-use crate::Options;
+use crate::ServerOptions;
 use crate::blocking::QueryThreads;
 use crate::reload::ReloadQueue;
 use crate::tokens::Tokens;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub struct App {
     pub engine: Arc<Engine>,
     /// The configuration in force. A reload replaces it.
-    pub options: ArcSwap<Options>,
+    pub options: ArcSwap<ServerOptions>,
     pub tokens: Tokens,
     pub reloads: ReloadQueue,
     /// Open connections, without streams.
@@ -33,7 +33,7 @@ pub struct App {
 
 impl App {
     /// Reads the tokens, creates missing ones, and registers with the engine.
-    pub fn new(engine: Arc<Engine>, options: Options) -> Result<Arc<Self>> {
+    pub fn new(engine: Arc<Engine>, options: ServerOptions) -> Result<Arc<Self>> {
         let app = Arc::new(Self {
             tokens: Tokens::open(&options).context("cannot read or make a token")?,
             engine,

@@ -68,7 +68,7 @@ pub mod writers;
 
 pub use app::App;
 pub use listener::{Listener, probe};
-pub use options::Options;
+pub use options::ServerOptions;
 pub use routes::is_reserved_path;
 pub use server::Server;
 pub use tls::{Tls, certificates};

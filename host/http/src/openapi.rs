@@ -1,13 +1,13 @@
 //! The description of the API for programs: `openapi.json`, with the paths of this host.
 
-use crate::Options;
+use crate::ServerOptions;
 use bytes::Bytes;
 
 const DOCUMENT: &str = include_str!("openapi.json");
 
 /// Returns the document, with the paths that the operator has chosen. They need no escapes.
-pub(super) fn document(options: &Options) -> Bytes {
-    let usual = Options::default();
+pub(super) fn document(options: &ServerOptions) -> Bytes {
+    let usual = ServerOptions::default();
     let usual = [&usual.metrics_path, &usual.snapshot_path];
     let chosen = [&options.metrics_path, &options.snapshot_path];
     let mut document = None;
@@ -26,9 +26,9 @@ mod tests {
     use serde_json::{Value, json};
     use std::collections::{BTreeMap, BTreeSet};
 
-    fn options() -> Options {
+    fn options() -> ServerOptions {
         let (metrics_path, snapshot_path) = ("/scrape".to_owned(), "/app".to_owned());
-        Options { metrics_path, snapshot_path, ..Options::default() }
+        ServerOptions { metrics_path, snapshot_path, ..ServerOptions::default() }
     }
 
     #[test]
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn openapi_has_the_version_of_this_package() {
-        let document: Value = serde_json::from_slice(&document(&Options::default())).unwrap();
+        let document: Value = serde_json::from_slice(&document(&ServerOptions::default())).unwrap();
         assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
     }
 

@@ -6,7 +6,7 @@ use super::stream::LAST_EVENT_ID;
 use super::{events, health, instances, lifecycle, login, openapi, page, plugins, prometheus, reload, snapshot};
 use super::{stream, telemetry, usage};
 use crate::App;
-use crate::Options;
+use crate::ServerOptions;
 use axum::Router;
 use axum::handler::Handler;
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -64,7 +64,7 @@ pub fn is_reserved_path(path: &str) -> bool {
 }
 
 /// Returns all operations. `openapi.json` describes each of them.
-pub(super) fn operations(options: &Options) -> Vec<Operation> {
+pub(super) fn operations(options: &ServerOptions) -> Vec<Operation> {
     const ANYONE: Option<Right> = None;
     const READ: Option<Right> = Some(Right::Read);
     const WRITE: Option<Right> = Some(Right::Write);

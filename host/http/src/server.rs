@@ -8,7 +8,7 @@ use super::routes;
 use super::tls::{Tls, subject};
 use super::write_timeout::WriteTimeoutSocket;
 use crate::App;
-use crate::options::{HttpConfig, Options};
+use crate::options::{HttpConfig, ServerOptions};
 use arc_swap::ArcSwap;
 use axum::Router;
 use dropsonde_engine::descriptors;
@@ -207,7 +207,7 @@ struct AcceptedConnection {
     ends: EndSignals,
     keep_alive: bool,
     /// The configuration when the connection was accepted.
-    options: Arc<Options>,
+    options: Arc<ServerOptions>,
 }
 
 impl AcceptedConnection {

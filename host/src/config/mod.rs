@@ -119,8 +119,8 @@ impl Config {
     }
 
     /// Returns the HTTP server's part of the configuration.
-    pub fn http(&self) -> http::Options {
-        http::Options {
+    pub fn http(&self) -> http::ServerOptions {
+        http::ServerOptions {
             listen: self.listen.clone(),
             http: self.http.clone(),
             auth: self.auth.clone(),

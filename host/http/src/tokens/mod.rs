@@ -12,7 +12,7 @@ pub use file::read;
 pub(crate) use login_limit::TooManyWrong;
 pub use sessions::Session;
 
-use crate::Options;
+use crate::ServerOptions;
 use arc_swap::ArcSwap;
 use dropsonde_engine::quota::ClientId;
 use dropsonde_engine::unwritable::{is_denied, is_unwritable};
@@ -81,7 +81,7 @@ pub enum AccessRefusal {
 
 impl Tokens {
     /// Reads the tokens and creates missing ones. If a token cannot be created, nobody has its right.
-    pub fn open(options: &Options) -> io::Result<Self> {
+    pub fn open(options: &ServerOptions) -> io::Result<Self> {
         let nobody = blake3::hash(file::random()?.as_bytes());
         let known = TokenHashes::open(options, nobody, true)?;
         known.trouble.iter().for_each(|why| tracing::error!("{why}"));
@@ -123,7 +123,7 @@ impl Tokens {
     }
 
     /// Reads the tokens again, for [`take_over`](Self::take_over). May have to wait for a disk.
-    pub fn read_again(&self, options: &Options) -> io::Result<TokenHashes> {
+    pub fn read_again(&self, options: &ServerOptions) -> io::Result<TokenHashes> {
         let now = self.known.load();
         // Tokens that were read once stay in force if they can no longer be read.
         let known = TokenHashes::open(options, self.nobody, !now.trouble.is_empty())?;
@@ -184,7 +184,7 @@ impl Tokens {
 
     /// Begins a session for a client that shows a token, and returns it with the token's right; none if the token is
     /// wrong.
-    pub fn begin_session(&self, token: &[u8], options: &Options) -> io::Result<Option<(Session, Right)>> {
+    pub fn begin_session(&self, token: &[u8], options: &ServerOptions) -> io::Result<Option<(Session, Right)>> {
         let known = self.known.load();
         let ShownToken::Token(right) = known.recognize(token) else { return Ok(None) };
         let session = self.sessions.begin(known.generation, options.auth.login_lifetime.get(), Instant::now())?;
@@ -206,7 +206,7 @@ impl Tokens {
 
 impl TokenHashes {
     /// Reads and creates tokens. `without`: the host goes on without a token that its user may not read.
-    fn open(options: &Options, nobody: blake3::Hash, without: bool) -> io::Result<Self> {
+    fn open(options: &ServerOptions, nobody: blake3::Hash, without: bool) -> io::Result<Self> {
         let mut trouble = Vec::new();
         let mut hash = |right: Right| {
             let Some(path) = options.token_file(right) else { return Ok(None) };
@@ -263,14 +263,14 @@ mod tests {
     use tempfile::TempDir;
 
     /// A host that only this machine reaches.
-    fn local(data: &TempDir) -> Options {
-        Options { data_dir: Some(data.path().to_owned()), ..Options::default() }
+    fn local(data: &TempDir) -> ServerOptions {
+        ServerOptions { data_dir: Some(data.path().to_owned()), ..ServerOptions::default() }
     }
 
     /// A host that needs a token for reading, too.
-    fn guarded(data: &TempDir) -> Options {
+    fn guarded(data: &TempDir) -> ServerOptions {
         let auth = AuthConfig { read_token_file: Some(data.path().join("read.token")), ..AuthConfig::default() };
-        Options { auth, ..local(data) }
+        ServerOptions { auth, ..local(data) }
     }
 
     fn token(data: &TempDir, right: Right) -> String {
@@ -339,7 +339,7 @@ mod tests {
         let check = |needed, has_certificate| tokens.check(needed, ShownToken::Nothing, has_certificate);
         assert_eq!((check(Right::Read, true), check(Right::Read, false)), (Ok(()), Err(AccessRefusal::NoCertificate)));
         assert_eq!(check(Right::Write, true), Err(AccessRefusal::Missing));
-        let tokens = Tokens::open(&Options { tls: options.tls, ..guarded(&data) }).unwrap();
+        let tokens = Tokens::open(&ServerOptions { tls: options.tls, ..guarded(&data) }).unwrap();
         assert_eq!(
             tokens.check(Right::Read, ShownToken::Nothing, true),
             Err(AccessRefusal::Missing),
