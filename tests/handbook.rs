@@ -1,7 +1,7 @@
 //! The README and the handbook: links that lead somewhere, every key of the configuration, and configurations that work.
 
 use crate::harness::{Host, dropsonde, run, verbs, workspace};
-use dropsonde::config::{Change, Config};
+use dropsonde::config::{Config, ConfigChange};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -216,7 +216,7 @@ fn the_keys_that_take_a_restart_are_marked_and_no_others() {
     for (key, Row { takes_restart, .. }) in rows() {
         let changed = values.iter().filter_map(|value| with(&key, value).ok()).find(|config| *config != before);
         let changed = changed.unwrap_or_else(|| panic!("{key}: no value changes it"));
-        let needs_restart = Change::between(&before, changed).needs_restart;
+        let needs_restart = ConfigChange::between(&before, changed).needs_restart;
         assert_eq!(!needs_restart.is_empty(), takes_restart, "{key}: {needs_restart:?}");
     }
 }

@@ -3,7 +3,7 @@
 pub use crate::builder::HostBuilder;
 use crate::cli;
 use crate::config::{Config, Listen};
-use crate::reload::{self, Reload};
+use crate::reload::{self, ReloadReport};
 use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
 use dropsonde_engine::plugins::{Component, TrialFailed, Tried, try_components};
@@ -11,7 +11,7 @@ use dropsonde_engine::service::{Service, Subscription};
 use dropsonde_engine::tracked::Lifecycle;
 use dropsonde_engine::unwritable::{is_denied, is_unwritable};
 use dropsonde_engine::{Engine, Parts, Running};
-use dropsonde_http::writers::{Patience, Writers};
+use dropsonde_http::writers::{ReaderTimeouts, Writers};
 use dropsonde_http::{App, Listener, Server, Tls};
 use dropsonde_sandbox::{CacheFolder, Sandbox};
 use futures_core::Stream;
@@ -77,7 +77,8 @@ impl Host {
         let sandbox = Arc::new(Sandbox::new()?.with_compiler(OWN_BINARY, cli::COMPILE, compiled));
         let running = Running::start(config.engine(), parts(sandbox))?;
         let engine = running.engine();
-        let patience = Patience { heartbeat: config.stream.heartbeat.get(), stalled: config.stream.stalled.get() };
+        let patience =
+            ReaderTimeouts { heartbeat: config.stream.heartbeat.get(), stalled: config.stream.stalled.get() };
         let writers = Writers::start(&engine.hub, patience, &engine.vitals)
             .context("cannot start the threads that write streams")?;
         let app = App::new(engine.clone(), config.http())?;
@@ -109,12 +110,12 @@ impl Host {
 
     /// Puts another configuration in force, and reads the files of certificates and tokens again. Keys that need a
     /// restart keep their values. If any part fails, nothing changes.
-    pub async fn reload(&self, config: Config) -> Reload {
+    pub async fn reload(&self, config: Config) -> ReloadReport {
         self.reload_from(None, Ok(config)).await
     }
 
     /// Reloads like [`reload`](Self::reload). `said` is the configuration that was read from `file`, or the error.
-    pub(crate) async fn reload_from(&self, file: Option<&Path>, said: Result<Config>) -> Reload {
+    pub(crate) async fn reload_from(&self, file: Option<&Path>, said: Result<Config>) -> ReloadReport {
         let _one = self.reloading.lock().await;
         reload::reload(&self.config, &self.server, file, said).await
     }

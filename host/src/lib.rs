@@ -60,7 +60,8 @@
 //! * [`config`]: the operator's configuration. [`reload`]: applies another configuration while the host runs.
 //! * [`host`]: starts and stops a host. `builder`: configures a host inside another program.
 //! * [`cli`]: the commands.
-//! * [`mod@tracing`]: the host's log and spans. `remote`: metrics and a circuit breaker for a destination of requests.
+//! * [`mod@tracing`]: the host's log and spans. `circuit_breaker`: metrics and a circuit breaker for a destination of
+//!   requests.
 //! * `bundled`: the plugins that are part of the binary.
 //!
 //! The parts of the host are crates of their own: [`engine`] polls plugins and records their samples, [`store`] keeps
@@ -68,12 +69,12 @@
 
 mod builder;
 mod bundled;
+#[cfg(feature = "otlp")]
+mod circuit_breaker;
 pub mod cli;
 pub mod config;
 pub mod host;
 pub mod reload;
-#[cfg(feature = "otlp")]
-mod remote;
 pub mod tracing;
 
 pub use dropsonde_engine as engine;

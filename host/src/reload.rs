@@ -1,12 +1,12 @@
 //! Applies another configuration while the host runs. Everything that can fail is tried first; if a part fails, nothing
 //! changes.
 
-use crate::config::{Change, Config, ConfigError};
+use crate::config::{Config, ConfigChange, ConfigError};
 use anyhow::{Context as _, Result, anyhow};
 use arc_swap::ArcSwap;
 use dropsonde_engine::plugins::{self, Origin, PluginState, RefusedSection, Status, describe_need};
 use dropsonde_engine::{Engine, Options, json};
-pub use dropsonde_http::reload::{Outcome, Part, Reload};
+pub use dropsonde_http::reload::{PartOutcome, ReloadPart, ReloadReport};
 use dropsonde_http::{Server, Tls};
 use dropsonde_model::text;
 use std::collections::BTreeSet;
@@ -28,7 +28,7 @@ pub(crate) async fn reload(
     server: &Server,
     file: Option<&Path>,
     said: Result<Config>,
-) -> Reload {
+) -> ReloadReport {
     let engine = &server.app().engine;
     let mut parts = Vec::new();
     let done = match said {
@@ -36,7 +36,7 @@ pub(crate) async fn reload(
         Err(error) => Err(error),
     };
     let file = file.map(|file| file.display().to_string());
-    let reload = Reload { file, error: done.as_ref().err().map(|error| text::error(&**error)), parts };
+    let reload = ReloadReport { file, error: done.as_ref().err().map(|error| text::error(&**error)), parts };
     reload.log();
     let at_ms = engine.clock.now_ms();
     let at = json::time(at_ms);
@@ -71,7 +71,7 @@ fn for_readers(error: &anyhow::Error) -> String {
 }
 
 /// Notes on each plugin's page whether its section was refused.
-fn note_sections(engine: &Engine, reload: &Reload, at_ms: i64) {
+fn note_sections(engine: &Engine, reload: &ReloadReport, at_ms: i64) {
     // No section was tried if the file could not be read.
     let were_tried = reload.error.is_none() || reload.failed().next().is_some();
     if !were_tried {
@@ -89,30 +89,35 @@ fn section(plugin: &str) -> String {
     format!("[plugins.{plugin}]")
 }
 
-async fn take_over(in_force: &ArcSwap<Config>, server: &Server, config: Config, parts: &mut Vec<Part>) -> Result<()> {
+async fn take_over(
+    in_force: &ArcSwap<Config>,
+    server: &Server,
+    config: Config,
+    parts: &mut Vec<ReloadPart>,
+) -> Result<()> {
     let (app, engine) = (server.app(), &server.app().engine);
     let before = in_force.load_full();
-    let Change { config, needs_restart, changed } = Change::between(&before, config.validated()?);
+    let ConfigChange { config, needs_restart, changed } = ConfigChange::between(&before, config.validated()?);
     // Old values of keys that need a restart must fit the new values.
     let config = config.validated().context("together with the keys that need a restart")?;
     let (options, served) = (Arc::new(config.engine()), Arc::new(config.http()));
-    parts.extend(needs_restart.into_iter().map(|key| Part::new(key, Outcome::Restart)));
+    parts.extend(needs_restart.into_iter().map(|key| ReloadPart::new(key, PartOutcome::Restart)));
     let others: Vec<_> = engine.plugins.list().into_iter().filter(|status| !status.is_as(&options)).collect();
     let (natives, others): (Vec<_>, Vec<_>) =
         others.into_iter().partition(|status| status.look(|known| known.origin == Origin::Native));
-    parts.extend(natives.iter().map(|native| Part::new(key_of_native(native, &options), Outcome::Restart)));
+    parts.extend(natives.iter().map(|native| ReloadPart::new(key_of_native(native, &options), PartOutcome::Restart)));
 
     // First, try everything that can fail.
     let mut failed = unknown_names(engine, &options, &before.engine()).await?;
     // A slow disk must not block this thread.
     let wanted = config.tls.clone();
     if let Err(error) = tokio::task::spawn_blocking(move || Tls::read(&wanted)).await? {
-        failed.push(Part::failed("[tls]", text::error(&*error)));
+        failed.push(ReloadPart::failed("[tls]", text::error(&*error)));
     }
     for status in &others {
         if let Err(why) = engine.plugins.try_out(&status.name, &options).await {
             engine.metrics.core.errors(&status.name, "load", 1);
-            failed.push(Part::failed(section(&status.name), why.to_string()));
+            failed.push(ReloadPart::failed(section(&status.name), why.to_string()));
         }
     }
     let mut read = None;
@@ -125,10 +130,10 @@ async fn take_over(in_force: &ArcSwap<Config>, server: &Server, config: Config, 
             (Ok(tokens), Ok(tls)) => read = Some((tokens, tls)),
             (Err(error), _) => {
                 let why = format!("cannot read or make a token: {error}");
-                app.tokens.complain(Some(why.clone()));
-                failed.push(Part::failed("[auth]", why));
+                app.tokens.set_read_failure(Some(why.clone()));
+                failed.push(ReloadPart::failed("[auth]", why));
             }
-            (_, Err(error)) => failed.push(Part::failed("[tls]", text::error(&*error))),
+            (_, Err(error)) => failed.push(ReloadPart::failed("[tls]", text::error(&*error))),
         }
     }
     let Some((tokens, tls)) = read else { return Err(refuse(failed, &changed, &others, parts)) };
@@ -140,7 +145,7 @@ async fn take_over(in_force: &ArcSwap<Config>, server: &Server, config: Config, 
     // First new connections are asked for a certificate, then a certificate alone can allow reading.
     let has_other_demands = server.reload(tls);
     let are_other_tokens = app.tokens.take_over(tokens);
-    app.tokens.complain(None);
+    app.tokens.set_read_failure(None);
     drop(change);
     if has_other_demands || are_other_tokens {
         engine.hub.part();
@@ -150,13 +155,13 @@ async fn take_over(in_force: &ArcSwap<Config>, server: &Server, config: Config, 
     let refused = engine.reconfigure_instances(&options)?;
     for part in changed {
         parts.push(match refused {
-            0 => Part::new(part, Outcome::Applied),
-            _ if part != "[[instances]]" => Part::new(part, Outcome::Applied),
+            0 => ReloadPart::new(part, PartOutcome::Applied),
+            _ if part != "[[instances]]" => ReloadPart::new(part, PartOutcome::Applied),
             refused => {
                 let most = options.poll.max_instances();
                 let why =
                     format!("{refused} instances are not tracked: limit of {most} reached; raise poll.max_instances");
-                Part::failed(part, why)
+                ReloadPart::failed(part, why)
             }
         });
     }
@@ -169,7 +174,7 @@ async fn take_over(in_force: &ArcSwap<Config>, server: &Server, config: Config, 
     }
     let is_new = |name: &&String| before.plugins.get(*name) != options.plugins.get(*name);
     let absent = options.plugins.keys().filter(is_new).filter(|name| engine.plugins.get(name).is_none());
-    parts.extend(absent.map(|name| Part::waiting(section(name), "there is no plugin of this name yet")));
+    parts.extend(absent.map(|name| ReloadPart::waiting(section(name), "there is no plugin of this name yet")));
     Ok(())
 }
 
@@ -179,44 +184,49 @@ fn key_of_native(native: &Status, options: &Options) -> String {
     if has_other_section { format!("plugins.{}", native.name) } else { format!("poll, of {}", native.name) }
 }
 
-async fn unknown_names(engine: &Engine, options: &Options, before: &Options) -> Result<Vec<Part>> {
+async fn unknown_names(engine: &Engine, options: &Options, before: &Options) -> Result<Vec<ReloadPart>> {
     let (folder, bundled) = (options.plugins_dir.clone(), options.bundled);
     let found = tokio::task::spawn_blocking(move || plugins::in_folder(folder.as_deref(), bundled));
     let found = found.await?.unwrap_or_default().into_iter().map(|component| component.name);
     let running = engine.plugins.list().into_iter().map(|status| status.name.to_string());
     let known: BTreeSet<String> = found.chain(running).collect();
     let unknown = options.unknown_names(&known, Some(before)).into_iter();
-    Ok(unknown.map(|unknown| Part::failed(unknown.part, unknown.why)).collect())
+    Ok(unknown.map(|unknown| ReloadPart::failed(unknown.part, unknown.why)).collect())
 }
 
 /// Returns the error of a refused reload. Adds to `parts` what failed, and what would have worked.
-fn refuse(failed: Vec<Part>, changed: &[&str], others: &[Arc<Status>], parts: &mut Vec<Part>) -> anyhow::Error {
+fn refuse(
+    failed: Vec<ReloadPart>,
+    changed: &[&str],
+    others: &[Arc<Status>],
+    parts: &mut Vec<ReloadPart>,
+) -> anyhow::Error {
     let why = failed.iter().map(|failed| format!("{}: {}", failed.part, failed.error.as_deref().unwrap_or_default()));
     let why = anyhow!("{}", why.collect::<Vec<_>>().join("; "));
     let others = others.iter().map(|status| section(&status.name));
     let works = changed.iter().map(|part| (*part).to_owned()).chain(others);
     let works: Vec<_> = works.filter(|part| failed.iter().all(|failed| failed.part != *part)).collect();
     parts.extend(failed);
-    parts.extend(works.into_iter().map(|part| Part::new(part, Outcome::NotApplied)));
+    parts.extend(works.into_iter().map(|part| ReloadPart::new(part, PartOutcome::NotApplied)));
     why
 }
 
 /// Waits until a restarting plugin runs or fails, and returns the outcome.
-async fn settled(engine: &Engine, name: &str, deadline: Instant) -> Part {
+async fn settled(engine: &Engine, name: &str, deadline: Instant) -> ReloadPart {
     let part = section(name);
     loop {
-        let Some(status) = engine.plugins.get(name) else { return Part::waiting(part, "the plugin was removed") };
+        let Some(status) = engine.plugins.get(name) else { return ReloadPart::waiting(part, "the plugin was removed") };
         match status.state() {
             PluginState::Running => {
                 let missing = status.look(|known| known.missing.iter().map(describe_need).collect());
-                return Part { missing, ..Part::new(part, Outcome::Applied) };
+                return ReloadPart { missing, ..ReloadPart::new(part, PartOutcome::Applied) };
             }
             PluginState::Backoff | PluginState::Quarantined | PluginState::Failed => {
                 let last = status.look(|known| known.last_failure.as_ref().map(|failure| failure.reason.clone()));
-                return Part::failed(part, last.unwrap_or_else(|| "the plugin does not run".to_owned()));
+                return ReloadPart::failed(part, last.unwrap_or_else(|| "the plugin does not run".to_owned()));
             }
             PluginState::Loading | PluginState::Compiling if Instant::now() >= deadline => {
-                return Part::waiting(part, "the plugin is still being loaded");
+                return ReloadPart::waiting(part, "the plugin is still being loaded");
             }
             PluginState::Loading | PluginState::Compiling => tokio::time::sleep(LOOK).await,
         }

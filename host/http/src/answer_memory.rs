@@ -18,14 +18,14 @@ use std::task::{Context, Poll};
 const RETRY_AFTER: u32 = 5;
 
 /// Returns the bytes of memory that all answers may take.
-fn most(app: &App) -> usize {
+fn memory_limit(app: &App) -> usize {
     app.options.load().http.answer_bytes(app.engine.memory)
 }
 
 /// Reserves memory for an answer. An answer that is larger than a client's share counts as the whole share: a client
 /// has one of those at a time.
 pub(super) async fn reserve(app: &App, peer: &Peer, bytes: usize) -> Result<Permit, ApiError> {
-    let most = most(app);
+    let most = memory_limit(app);
     let share = ClientShare { peer: peer.id(), most: most / 2 };
     let bytes = bytes.min(share.most);
     let reserved = match app.answers.take_many(bytes, most, Some(share)) {
@@ -38,36 +38,36 @@ pub(super) async fn reserve(app: &App, peer: &Peer, bytes: usize) -> Result<Perm
 
 /// Adjusts the memory of an answer to its size, now that it is known.
 pub(super) fn resize(app: &App, memory: &mut Permit, bytes: usize) -> Result<(), ApiError> {
-    let most = most(app);
+    let most = memory_limit(app);
     memory.resize(bytes.min(most / 2), most, most / 2).map_err(refused)
 }
 
 /// Marks an answer that has reserved its memory itself.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Reserved;
+pub(super) struct MemoryReserved;
 
 /// Reserves memory for an answer that is made whole and has reserved none, until it was sent. Answers to requests on one
 /// connection of HTTP/2 may be many.
-pub(super) async fn counted(app: &App, peer: &Peer, mut response: Response) -> Response {
+pub(super) async fn with_reserved_memory(app: &App, peer: &Peer, mut response: Response) -> Response {
     /// Bytes of an answer that are not worth counting: a connection has them anyway.
     const SMALL: u64 = 1 << 10;
     let bytes = response.body().size_hint().exact().filter(|bytes| *bytes > SMALL);
-    let Some(bytes) = bytes.filter(|_| response.extensions_mut().remove::<Reserved>().is_none()) else {
+    let Some(bytes) = bytes.filter(|_| response.extensions_mut().remove::<MemoryReserved>().is_none()) else {
         return response;
     };
     match reserve(app, peer, usize::try_from(bytes).unwrap_or(usize::MAX)).await {
-        Ok(memory) => response.map(|body| Body::new(Held { body, _memory: memory })),
+        Ok(memory) => response.map(|body| Body::new(ReservedBody { body, _memory: memory })),
         Err(refused) => refused.into_response(),
     }
 }
 
 /// A body that holds its memory until it was sent, or its client has gone.
-struct Held {
+struct ReservedBody {
     body: Body,
     _memory: Permit,
 }
 
-impl http_body::Body for Held {
+impl http_body::Body for ReservedBody {
     type Data = Bytes;
     type Error = axum::Error;
 

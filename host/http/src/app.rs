@@ -1,6 +1,6 @@
-use crate::Options;
+use crate::ServerOptions;
 use crate::blocking::QueryThreads;
-use crate::reload::Reloads;
+use crate::reload::ReloadQueue;
 use crate::tokens::Tokens;
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
@@ -15,9 +15,9 @@ use std::sync::Arc;
 pub struct App {
     pub engine: Arc<Engine>,
     /// The configuration in force. A reload replaces it.
-    pub options: ArcSwap<Options>,
+    pub options: ArcSwap<ServerOptions>,
     pub tokens: Tokens,
-    pub reloads: Reloads,
+    pub reloads: ReloadQueue,
     /// Open connections, without streams.
     pub(crate) connections: Arc<Quota>,
     /// Connections over a limit that are being told so.
@@ -33,12 +33,12 @@ pub struct App {
 
 impl App {
     /// Reads the tokens, creates missing ones, and registers with the engine.
-    pub fn new(engine: Arc<Engine>, options: Options) -> Result<Arc<Self>> {
+    pub fn new(engine: Arc<Engine>, options: ServerOptions) -> Result<Arc<Self>> {
         let app = Arc::new(Self {
             tokens: Tokens::open(&options).context("cannot read or make a token")?,
             engine,
             options: ArcSwap::from_pointee(options),
-            reloads: Reloads::default(),
+            reloads: ReloadQueue::default(),
             connections: Arc::default(),
             turned_away: Arc::default(),
             beginnings: Arc::default(),
@@ -63,7 +63,7 @@ impl App {
     fn take_over_tokens(&self) {
         match self.tokens.read_again(&self.options.load()) {
             Ok(known) => {
-                self.tokens.complain(None);
+                self.tokens.set_read_failure(None);
                 if self.tokens.take_over(known) {
                     tracing::info!("reloaded the tokens");
                     self.engine.hub.part();
@@ -71,7 +71,7 @@ impl App {
             }
             Err(error) => {
                 let why = format!("cannot read or make a token; keeping the previous tokens: {error}");
-                if self.tokens.complain(Some(why.clone())) {
+                if self.tokens.set_read_failure(Some(why.clone())) {
                     tracing::error!("{why}");
                 }
             }

@@ -1,12 +1,15 @@
 //! One JSON object with the answers of very many instances.
 
-use super::chunked::More;
+use super::chunked::JsonProducer;
 use dropsonde_store::InstanceId;
 
 /// Makes `{"id":…,…}`. `one` makes the answer of each instance; an instance without an answer is left out.
-pub(super) fn by_instance(ids: Vec<InstanceId>, one: impl Fn(&InstanceId) -> Option<More> + Send + 'static) -> More {
+pub(super) fn by_instance(
+    ids: Vec<InstanceId>,
+    one: impl Fn(&InstanceId) -> Option<JsonProducer> + Send + 'static,
+) -> JsonProducer {
     let (mut ids, mut open) = (ids.into_iter(), b'{');
-    let mut current: Option<More> = None;
+    let mut current: Option<JsonProducer> = None;
     Box::new(move |json| {
         if let Some(more) = &mut current {
             if !more(json) {
@@ -45,7 +48,7 @@ mod tests {
                 left -= 1;
                 left > 0
             };
-            (!id.as_str().starts_with('-')).then(|| Box::new(one) as More)
+            (!id.as_str().starts_with('-')).then(|| Box::new(one) as JsonProducer)
         });
         let mut json = Vec::new();
         while more(&mut json) {}
@@ -53,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn each_instance_has_its_answer_and_one_without_is_left_out() {
+    fn instances_without_an_answer_are_left_out_of_the_object() {
         assert_eq!(made(&["a", "-", "bcd", "\"e"]), r#"{"a":1,"bcd":321,"\"e":21}"#);
         assert_eq!((made(&[]), made(&["-"])), ("{}".to_owned(), "{}".to_owned()));
     }

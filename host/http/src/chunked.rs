@@ -1,7 +1,7 @@
 //! Answers that are made piece by piece, as fast as the client reads them. However large an answer is, it takes no more
 //! memory than a piece.
 
-use super::answer_memory::{Reserved, holding, reserve, resize};
+use super::answer_memory::{MemoryReserved, holding, reserve, resize};
 use super::blocking::query;
 use super::error::{ApiError, json_bytes};
 use super::peer::Peer;
@@ -29,22 +29,22 @@ pub(super) const ORDINARY: usize = 512 << 10;
 pub(super) const LARGEST: usize = 1 << 20;
 
 /// Appends a part of an answer. Returns whether there is more.
-pub(super) type More = Box<dyn FnMut(&mut Vec<u8>) -> bool + Send>;
+pub(super) type JsonProducer = Box<dyn FnMut(&mut Vec<u8>) -> bool + Send>;
 
 /// An answer, before it is sent.
-pub(super) enum Made {
+pub(super) enum PreparedAnswer {
     /// The whole answer. It holds its memory until it is sent.
     Whole(Bytes),
-    Pieces(Pieces),
+    Pieces(ChunkedBody),
 }
 
 /// The body of a response that is made piece by piece.
-pub(super) struct Pieces {
+pub(super) struct ChunkedBody {
     /// The first piece, which is made before the answer begins.
     first: Option<Bytes>,
     /// Makes the further pieces; none while it is at work.
-    rest: Option<More>,
-    making: Option<Making>,
+    rest: Option<JsonProducer>,
+    making: Option<PieceFuture>,
     app: Arc<App>,
     peer: Peer,
     /// The memory that is reserved for the answer.
@@ -52,7 +52,7 @@ pub(super) struct Pieces {
 }
 
 /// The next piece, which is made off the server's threads when it is its turn: history may have to be read from files.
-type Making = Pin<Box<dyn Future<Output = Result<(Vec<u8>, Option<More>), ApiError>> + Send>>;
+type PieceFuture = Pin<Box<dyn Future<Output = Result<(Vec<u8>, Option<JsonProducer>), ApiError>> + Send>>;
 
 /// Makes an answer. `bytes` is the memory that it may take. An answer of no more than `ordinary` bytes is made whole.
 pub(super) async fn make(
@@ -60,23 +60,23 @@ pub(super) async fn make(
     peer: &Peer,
     bytes: usize,
     ordinary: usize,
-    more: More,
-) -> Result<Made, ApiError> {
+    more: JsonProducer,
+) -> Result<PreparedAnswer, ApiError> {
     let mut memory = reserve(&app, peer, bytes.min(LARGEST)).await?;
     let (first, rest) = query(&app, peer, move || piece(ordinary, more)).await?;
     resize(&app, &mut memory, if rest.is_some() { LARGEST } else { first.len() })?;
     Ok(match rest {
-        None => Made::Whole(holding(first, memory)),
+        None => PreparedAnswer::Whole(holding(first, memory)),
         Some(rest) => {
             let (first, peer) = (Some(first.into()), peer.clone());
-            Made::Pieces(Pieces { first, rest: Some(rest), making: None, app, peer, _memory: memory })
+            PreparedAnswer::Pieces(ChunkedBody { first, rest: Some(rest), making: None, app, peer, _memory: memory })
         }
     })
 }
 
 /// Makes the next piece. Returns it with what makes the pieces after it. A piece that takes long ends early: between two
 /// pieces others have their turn, and the answer ends if its client has gone.
-fn piece(bytes: usize, mut more: More) -> (Vec<u8>, Option<More>) {
+fn piece(bytes: usize, mut more: JsonProducer) -> (Vec<u8>, Option<JsonProducer>) {
     const LONGEST: Duration = Duration::from_millis(500);
     let began = Instant::now();
     let mut json = Vec::new();
@@ -88,12 +88,12 @@ fn piece(bytes: usize, mut more: More) -> (Vec<u8>, Option<More>) {
     (json, Some(more))
 }
 
-impl IntoResponse for Made {
+impl IntoResponse for PreparedAnswer {
     fn into_response(self) -> Response {
         match self {
             Self::Whole(json) => {
                 let mut response = json_bytes(json);
-                response.extensions_mut().insert(Reserved);
+                response.extensions_mut().insert(MemoryReserved);
                 response
             }
             Self::Pieces(pieces) => {
@@ -105,7 +105,7 @@ impl IntoResponse for Made {
     }
 }
 
-impl http_body::Body for Pieces {
+impl http_body::Body for ChunkedBody {
     type Data = Bytes;
     type Error = io::Error;
 

@@ -1,12 +1,12 @@
 //! One connection, until it ends or a stream takes its socket over.
 
 use super::error::ApiError;
-use super::exchanges::Flow;
+use super::exchanges::ExchangeTracker;
 use super::peer::Peer;
 use super::refuse::tell;
 use super::server::Server;
-use super::stream::Streaming;
-use super::write_timeout::Progress;
+use super::stream::PendingStream;
+use super::write_timeout::SocketProgress;
 use crate::App;
 use axum::http::{HeaderValue, Method, StatusCode, Version, header};
 use axum::response::Response;
@@ -30,25 +30,25 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// The two signals that end a connection.
 #[derive(Clone)]
-pub(super) struct Ends {
+pub(super) struct EndSignals {
     /// The current request is still answered, and no further one is taken.
-    pub(super) last: Last,
+    pub(super) drain: DrainSignals,
     /// The connection is cut at once. Signalled when the sender is dropped.
     pub(super) cuts: watch::Receiver<()>,
 }
 
-/// The reasons to take no further requests.
+/// The signals to take no further requests.
 #[derive(Clone)]
-pub(super) struct Last {
+pub(super) struct DrainSignals {
     /// True once the host is stopping.
     pub(super) drains: watch::Receiver<bool>,
     /// Signalled when TLS demands something else of clients: what was agreed on before is out of date.
     pub(super) outdated: watch::Receiver<()>,
 }
 
-impl Last {
-    /// Waits until there is such a reason.
-    pub(super) async fn come(&mut self) {
+impl DrainSignals {
+    /// Waits for one of the signals.
+    pub(super) async fn received(&mut self) {
         tokio::select! {
             _ = self.drains.wait_for(|drains| *drains) => {}
             Ok(()) = self.outdated.changed() => {}
@@ -57,12 +57,12 @@ impl Last {
 }
 
 /// The response head of a stream, and the stream that follows it.
-pub(super) struct HandOver {
+pub(super) struct StreamHandOver {
     head: Vec<u8>,
-    streaming: Streaming,
+    streaming: PendingStream,
 }
 
-impl HandOver {
+impl StreamHandOver {
     pub(super) async fn hand_over(self, app: Arc<App>, socket: TcpStream) -> io::Result<()> {
         self.streaming.hand_over(app, socket, self.head).await
     }
@@ -70,26 +70,26 @@ impl HandOver {
 
 /// Passes the requests of one connection to the routes.
 #[derive(Clone)]
-pub(super) struct Routed {
+pub(super) struct ConnectionService {
     pub(super) server: Arc<Server>,
     pub(super) peer: Peer,
-    pub(super) progress: Arc<Progress>,
+    pub(super) progress: Arc<SocketProgress>,
     /// Whether streams may take the socket over.
     pub(super) may_leave: bool,
     /// The unfinished requests of an HTTP/2 connection; none for HTTP/1.1.
-    pub(super) flow: Option<Arc<Flow>>,
+    pub(super) exchanges: Option<Arc<ExchangeTracker>>,
 }
 
-impl Routed {
+impl ConnectionService {
     /// Answers a request. `away` receives a stream, if its socket can be taken over.
     async fn call(
         self,
         mut request: hyper::Request<Incoming>,
-        away: Option<mpsc::Sender<HandOver>>,
+        away: Option<mpsc::Sender<StreamHandOver>>,
     ) -> Result<Response, Infallible> {
-        let Self { server, peer, progress, flow, .. } = self;
+        let Self { server, peer, progress, exchanges, .. } = self;
         progress.begin();
-        let exchange = flow.as_ref().map(Flow::begin);
+        let exchange = exchanges.as_ref().map(ExchangeTracker::begin);
         request.extensions_mut().insert(peer);
         let (method, version) = (request.method().clone(), request.version());
         // If the request has a length, too, the bytes behind the body may be meant as a part of it (request smuggling):
@@ -106,7 +106,9 @@ impl Routed {
             }
             response
         };
-        let Some(streaming) = response.extensions_mut().remove::<Streaming>() else { return Ok(followed(response)) };
+        let Some(streaming) = response.extensions_mut().remove::<PendingStream>() else {
+            return Ok(followed(response));
+        };
         // The length is that of the empty body that the response has until now.
         response.headers_mut().remove(header::CONTENT_LENGTH);
         if method == Method::HEAD {
@@ -115,7 +117,7 @@ impl Routed {
         match away.filter(|_| version == Version::HTTP_11) {
             Some(away) => {
                 // The channel has room: a connection hands over once.
-                let _ = away.try_send(HandOver { head: head(&response), streaming });
+                let _ = away.try_send(StreamHandOver { head: head(&response), streaming });
                 // `http1` drops this future with the connection.
                 std::future::pending().await
             }
@@ -132,9 +134,9 @@ impl Routed {
 pub(super) async fn http1<S>(
     socket: S,
     http: &http1::Builder,
-    routed: Routed,
-    mut ends: Ends,
-) -> hyper::Result<Option<(S, HandOver)>>
+    routed: ConnectionService,
+    mut ends: EndSignals,
+) -> hyper::Result<Option<(S, StreamHandOver)>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -152,7 +154,7 @@ where
             ended = &mut connection => break Err(ended),
             // Earlier answers may not be written yet; the connection can wait for nothing else.
             Some(over) = handed_over.recv() => break Ok(over),
-            () = ends.last.come(), if !is_draining => {
+            () = ends.drain.received(), if !is_draining => {
                 is_draining = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
@@ -187,8 +189,8 @@ where
 }
 
 /// Returns the service of a connection whose socket cannot be taken over.
-pub(super) fn ordinary(
-    routed: Routed,
+pub(super) fn service_without_hand_over(
+    routed: ConnectionService,
 ) -> impl hyper::service::Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send + 'static>
 + Clone {
     hyper::service::service_fn(move |request| routed.clone().call(request, None))

@@ -16,10 +16,10 @@ pub(crate) struct ApiError {
 
 /// The reason why a request was refused. It is attached to the answer, for the audit log.
 #[derive(Debug, Clone)]
-pub(crate) struct Refused(pub(crate) String);
+pub(crate) struct RefusalReason(pub(crate) String);
 
 #[derive(Serialize)]
-struct ErrorBody<'a> {
+struct ApiErrorBody<'a> {
     code: u16,
     error: &'a str,
 }
@@ -59,7 +59,7 @@ impl ApiError {
     /// Returns a whole HTTP/1.1 response, for a connection without a request. The connection ends with it.
     pub(crate) fn raw(&self) -> Vec<u8> {
         let Self { status, message, retry_after } = self;
-        let body = serde_json::to_string(&ErrorBody { code: status.as_u16(), error: message }).unwrap_or_default();
+        let body = serde_json::to_string(&ApiErrorBody { code: status.as_u16(), error: message }).unwrap_or_default();
         let reason = status.canonical_reason().unwrap_or_default();
         let retry = retry_after.map(|seconds| format!("retry-after: {seconds}\r\n")).unwrap_or_default();
         format!(
@@ -79,7 +79,7 @@ impl std::fmt::Display for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = ErrorBody { code: self.status.as_u16(), error: &self.message };
+        let body = ApiErrorBody { code: self.status.as_u16(), error: &self.message };
         let mut response = (self.status, json(&body)).into_response();
         let headers = response.headers_mut();
         if self.status == StatusCode::UNAUTHORIZED {
@@ -88,15 +88,15 @@ impl IntoResponse for ApiError {
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
-        response.extensions_mut().insert(Refused(self.message));
+        response.extensions_mut().insert(RefusalReason(self.message));
         response
     }
 }
 
 /// The one variable segment of a path, decoded.
-pub(crate) struct Segment(pub(crate) String);
+pub(crate) struct PathSegment(pub(crate) String);
 
-impl<S: Send + Sync> FromRequestParts<S> for Segment {
+impl<S: Send + Sync> FromRequestParts<S> for PathSegment {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {

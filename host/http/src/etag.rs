@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 /// How long a client may keep an answer without asking again.
-pub(crate) enum Keep {
+pub(crate) enum CachePolicy {
     /// The answer may change at any time: the client asks each time.
     Ask,
     /// The answer is about the past: the client keeps it for a minute.
@@ -14,7 +14,7 @@ pub(crate) enum Keep {
 }
 
 /// Returns a JSON answer, or a 304 if the client has it. `tag` is the answer's tag, in quotes.
-pub(crate) fn tagged(body: impl Into<Body>, tag: &str, keep: Keep, request: &HeaderMap) -> Response {
+pub(crate) fn tagged(body: impl Into<Body>, tag: &str, keep: CachePolicy, request: &HeaderMap) -> Response {
     let known = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|tags| tags.to_str().ok());
     let is_known = known.flat_map(|tags| tags.split(',')).any(|known| {
         let known = known.trim();
@@ -25,9 +25,9 @@ pub(crate) fn tagged(body: impl Into<Body>, tag: &str, keep: Keep, request: &Hea
     headers.insert(
         header::CACHE_CONTROL,
         match keep {
-            Keep::Ask => HeaderValue::from_static("no-cache"),
+            CachePolicy::Ask => HeaderValue::from_static("no-cache"),
             // Not for ever: an instance that is untracked loses its past.
-            Keep::Closed => HeaderValue::from_static("private, max-age=60"),
+            CachePolicy::Closed => HeaderValue::from_static("private, max-age=60"),
         },
     );
     if let Ok(tag) = HeaderValue::from_str(tag) {

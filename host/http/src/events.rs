@@ -1,7 +1,7 @@
 use super::body::{content_type, read};
-use super::error::{ApiError, Segment, json};
-use super::plugins::{Asks, BROKEN_RETRY, LOADING_RETRY, absent, not_up};
-use super::{Asking, Shared};
+use super::error::{ApiError, PathSegment, json};
+use super::plugins::{BROKEN_RETRY, LOADING_RETRY, RequestPurpose, absent, unavailable};
+use super::{AppState, CallerExtension};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
@@ -27,21 +27,23 @@ fn not_taken(status: &Status) -> ApiError {
         }
         if known.state == PluginState::Failed {
             let why = known.last_failure.as_ref().map(|failure| &*failure.reason).unwrap_or_default();
-            return not_up(format!("plugin {name} cannot be loaded: {why}"), BROKEN_RETRY);
+            return unavailable(format!("plugin {name} cannot be loaded: {why}"), BROKEN_RETRY);
         }
-        not_up(format!("plugin {name} is being loaded"), LOADING_RETRY)
+        unavailable(format!("plugin {name} is being loaded"), LOADING_RETRY)
     })
 }
 
 /// Takes events of an application for an observer: all of them, or none.
 pub(crate) async fn post(
-    State(app): Shared,
-    Segment(name): Segment,
-    Extension(caller): Asking,
+    State(app): AppState,
+    PathSegment(name): PathSegment,
+    Extension(caller): CallerExtension,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let Some(status) = app.engine.plugins.get(&name) else { return Err(absent(&app, name, Asks::Events).await) };
+    let Some(status) = app.engine.plugins.get(&name) else {
+        return Err(absent(&app, name, RequestPurpose::Events).await);
+    };
     let queue = status.events().ok_or_else(|| not_taken(&status))?;
     let parse = match content_type(&headers).as_deref() {
         None | Some("application/json" | "application/x-www-form-urlencoded") => parse_json,

@@ -17,10 +17,10 @@ const PIECE: usize = 16 << 10;
 
 /// The unfinished requests of a connection.
 #[derive(Debug)]
-pub(super) struct Flow(Mutex<State>);
+pub(super) struct ExchangeTracker(Mutex<ExchangeTrackerState>);
 
 #[derive(Debug)]
-struct State {
+struct ExchangeTrackerState {
     next: u64,
     /// The time when the client last took something of each answer; none if the client waits for more of it.
     open: HashMap<u64, Option<Instant>>,
@@ -29,9 +29,9 @@ struct State {
 
 /// The state of a connection.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Goes {
+pub(super) enum ConnectionActivity {
     /// Requests are under way, or came a short time ago.
-    On,
+    Active,
     /// There has been no request for long.
     Idle,
     /// The client has taken nothing of an answer for long.
@@ -41,12 +41,12 @@ pub(super) enum Goes {
 /// A request and its answer, until both have ended.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    flow: Arc<Flow>,
+    tracker: Arc<ExchangeTracker>,
     id: u64,
 }
 
 /// The body of an answer, which notes how the client takes it.
-struct Followed {
+struct ObservedBody {
     body: Body,
     /// The rest of a frame of the body.
     rest: Bytes,
@@ -55,16 +55,16 @@ struct Followed {
 
 /// A piece of an answer, until it is written to the socket. The exchange lasts as long: the last piece may wait for the
 /// client when the body has ended.
-struct Piece {
+struct ObservedBytes {
     bytes: Bytes,
     exchange: Arc<Exchange>,
 }
 
-// === impl Flow ===
+// === impl ExchangeTracker ===
 
-impl Flow {
+impl ExchangeTracker {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(State { next: 0, open: HashMap::new(), idle_since: Instant::now() })))
+        Arc::new(Self(Mutex::new(ExchangeTrackerState { next: 0, open: HashMap::new(), idle_since: Instant::now() })))
     }
 
     pub(super) fn begin(self: &Arc<Self>) -> Exchange {
@@ -72,21 +72,21 @@ impl Flow {
         let id = state.next;
         state.next += 1;
         state.open.insert(id, None);
-        Exchange { flow: self.clone(), id }
+        Exchange { tracker: self.clone(), id }
     }
 
     /// Returns the state of the connection. `idle` and `stalled` are the longest times without a request, and with an
     /// answer of which nothing is taken.
-    pub(super) fn goes(&self, idle: Duration, stalled: Duration) -> Goes {
+    pub(super) fn activity(&self, idle: Duration, stalled: Duration) -> ConnectionActivity {
         let (state, now) = (self.lock(), Instant::now());
         if state.open.is_empty() && now.duration_since(state.idle_since) > idle {
-            return Goes::Idle;
+            return ConnectionActivity::Idle;
         }
         let is_stalled = |since: &Option<Instant>| since.is_some_and(|since| now.duration_since(since) > stalled);
-        if state.open.values().any(is_stalled) { Goes::Stalled } else { Goes::On }
+        if state.open.values().any(is_stalled) { ConnectionActivity::Stalled } else { ConnectionActivity::Active }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ExchangeTrackerState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -97,17 +97,17 @@ impl Exchange {
     /// Wraps the answer's body, and follows it to its end.
     pub(super) fn answer(self, body: Body) -> Body {
         self.waits(true);
-        Body::new(Followed { body, rest: Bytes::new(), exchange: Arc::new(self) })
+        Body::new(ObservedBody { body, rest: Bytes::new(), exchange: Arc::new(self) })
     }
 
     /// Notes whether the answer waits for the client.
     fn waits(&self, waits: bool) {
-        self.flow.lock().open.insert(self.id, waits.then(Instant::now));
+        self.tracker.lock().open.insert(self.id, waits.then(Instant::now));
     }
 
     /// Notes that the client has taken something of the answer.
     fn moved(&self) {
-        if let Some(Some(since)) = self.flow.lock().open.get_mut(&self.id) {
+        if let Some(Some(since)) = self.tracker.lock().open.get_mut(&self.id) {
             *since = Instant::now();
         }
     }
@@ -115,13 +115,13 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let mut state = self.flow.lock();
+        let mut state = self.tracker.lock();
         state.open.remove(&self.id);
         state.idle_since = Instant::now();
     }
 }
 
-impl http_body::Body for Followed {
+impl http_body::Body for ObservedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -142,7 +142,7 @@ impl http_body::Body for Followed {
             }
         }
         let most = self.rest.len().min(PIECE);
-        let piece = Piece { bytes: self.rest.split_to(most), exchange: self.exchange.clone() };
+        let piece = ObservedBytes { bytes: self.rest.split_to(most), exchange: self.exchange.clone() };
         self.exchange.waits(true);
         Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(piece)))))
     }
@@ -162,13 +162,13 @@ impl http_body::Body for Followed {
     }
 }
 
-impl AsRef<[u8]> for Piece {
+impl AsRef<[u8]> for ObservedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Drop for Piece {
+impl Drop for ObservedBytes {
     fn drop(&mut self) {
         self.exchange.moved();
     }
@@ -183,33 +183,33 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_is_idle_without_and_stalled_with_an_answer_nobody_takes() {
-        let flow = Flow::new();
-        let goes = || flow.goes(SECOND * 10, SECOND * 30);
+    async fn a_connection_is_idle_without_requests_and_stalled_with_an_unread_answer() {
+        let tracker = ExchangeTracker::new();
+        let activity = || tracker.activity(SECOND * 10, SECOND * 30);
         tokio::time::advance(SECOND * 9).await;
-        let exchange = flow.begin();
+        let exchange = tracker.begin();
         tokio::time::advance(SECOND * 60).await;
-        assert_eq!(goes(), Goes::On, "the answer is being made");
+        assert_eq!(activity(), ConnectionActivity::Active, "the answer is being made");
         let mut body = exchange.answer(Body::from("answer"));
         tokio::time::advance(SECOND * 31).await;
-        assert_eq!(goes(), Goes::Stalled);
+        assert_eq!(activity(), ConnectionActivity::Stalled);
         let answer = body.frame().await.unwrap().unwrap();
-        assert_eq!(goes(), Goes::On);
+        assert_eq!(activity(), ConnectionActivity::Active);
         tokio::time::advance(SECOND * 31).await;
-        assert_eq!(goes(), Goes::Stalled, "it was handed on, and is not taken");
+        assert_eq!(activity(), ConnectionActivity::Stalled, "it was handed on, and is not taken");
         drop((body, answer));
         tokio::time::advance(SECOND * 9).await;
-        assert_eq!(goes(), Goes::On);
+        assert_eq!(activity(), ConnectionActivity::Active);
         tokio::time::advance(SECOND * 2).await;
-        assert_eq!(goes(), Goes::Idle);
+        assert_eq!(activity(), ConnectionActivity::Idle);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_large_answer_is_handed_on_in_pieces_and_is_under_way_until_the_last_was_taken() {
-        let flow = Flow::new();
-        let goes = || flow.goes(SECOND * 10, SECOND * 30);
+    async fn a_large_answer_is_sent_in_pieces_and_is_unfinished_until_the_last_piece_is_taken() {
+        let tracker = ExchangeTracker::new();
+        let activity = || tracker.activity(SECOND * 10, SECOND * 30);
         let text = Bytes::from(vec![7; 3 * PIECE + 1]);
-        let mut body = flow.begin().answer(Body::from(text.clone()));
+        let mut body = tracker.begin().answer(Body::from(text.clone()));
         assert_eq!(body.size_hint().exact(), Some(text.len() as u64));
         let (mut pieces, mut lengths) = (Vec::new(), Vec::new());
         while !body.is_end_stream() {
@@ -223,12 +223,12 @@ mod tests {
         for _ in 0..3 {
             tokio::time::advance(SECOND * 20).await;
             pieces.remove(0);
-            assert_eq!(goes(), Goes::On, "something of it is taken");
+            assert_eq!(activity(), ConnectionActivity::Active, "something of it is taken");
         }
         tokio::time::advance(SECOND * 31).await;
-        assert_eq!(goes(), Goes::Stalled, "the last is not");
+        assert_eq!(activity(), ConnectionActivity::Stalled, "the last is not");
         pieces.clear();
         tokio::time::advance(SECOND * 11).await;
-        assert_eq!(goes(), Goes::Idle);
+        assert_eq!(activity(), ConnectionActivity::Idle);
     }
 }

@@ -40,7 +40,7 @@ mod tests {
     use dropsonde_store::{Schema, StoredField};
 
     #[test]
-    fn a_field_no_instance_has_is_refused_with_the_nearest_and_others_are_not() {
+    fn an_unknown_field_is_refused_with_a_suggestion_and_known_fields_are_accepted() {
         let store = Store::in_memory(&Default::default());
         let id = |id: &str| InstanceId::new(id).unwrap();
         for (instance, field) in [("a", "cpu_percent"), ("b", "load_1m")] {

@@ -4,29 +4,29 @@ use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd, html};
 
 /// A page of the handbook, in Markdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Page {
+pub struct HandbookPage {
     /// The name, as in `dropsonde docs NAME` and `/docs/NAME`.
     pub name: &'static str,
     pub text: &'static str,
 }
 
 macro_rules! pages {
-    ($($name:literal)*) => { [$(Page { name: $name, text: include_str!(concat!("../../docs/", $name, ".md")) }),*] };
+    ($($name:literal)*) => { [$(HandbookPage { name: $name, text: include_str!(concat!("../../docs/", $name, ".md")) }),*] };
 }
 
 /// All pages, in reading order.
-pub const PAGES: [Page; 21] = pages! {
+pub const PAGES: [HandbookPage; 21] = pages! {
     "getting-started" "plugins" "granting" "running-plugins" "procfs" "instances" "history" "streams" "snapshot"
     "prometheus" "api" "configuration" "commands" "operating" "security" "fair-shares" "tracing" "embedding"
     "troubleshooting" "glossary" "contributing"
 };
 
 /// Returns the page of this name.
-pub fn page(name: &str) -> Option<Page> {
+pub fn page(name: &str) -> Option<HandbookPage> {
     PAGES.into_iter().find(|page| page.name == name)
 }
 
-impl Page {
+impl HandbookPage {
     /// Returns the title, from the first line.
     pub fn title(self) -> &'static str {
         self.text.lines().next().unwrap_or_default().trim_start_matches("# ")
@@ -108,7 +108,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn every_page_there_is_is_shown() {
+    fn every_file_in_the_docs_folder_is_a_page_of_the_handbook() {
         let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs")).unwrap();
         let files: BTreeSet<String> = files
             .map(|file| file.unwrap().file_name().into_string().unwrap())
@@ -122,8 +122,8 @@ mod tests {
     }
 
     #[test]
-    fn links_lead_to_other_pages_and_headings_can_be_linked() {
-        let page = Page {
+    fn links_between_pages_lead_to_docs_and_headings_have_anchors() {
+        let page = HandbookPage {
             name: "x",
             text: "# A `b` & C\n\nSee [one](streams.md#slow-readers), [code](../src/lib.rs), [site](https://a.b/) and\n<b>x</b>.\n",
         };
@@ -137,12 +137,12 @@ mod tests {
     }
 
     #[test]
-    fn no_link_of_a_page_leads_to_a_heading_that_is_not_there() {
+    fn every_link_of_a_page_leads_to_an_existing_page_and_heading() {
         for from in PAGES {
             for link in from.html().split("href=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
                 let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
                 let to = path.strip_prefix("/docs/").map_or(Some(from), page);
-                let is_there = |to: Page| anchor.is_empty() || to.html().contains(&format!("id=\"{anchor}\""));
+                let is_there = |to: HandbookPage| anchor.is_empty() || to.html().contains(&format!("id=\"{anchor}\""));
                 assert!(path.starts_with("https://") || to.is_some_and(is_there), "{}: {link}", from.name);
             }
         }

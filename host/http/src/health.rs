@@ -1,6 +1,6 @@
 use super::error::json;
-use super::rights::Caller;
-use super::{Asking, Shared};
+use super::rights::RequestCaller;
+use super::{AppState, CallerExtension};
 use crate::App;
 use axum::Extension;
 use axum::extract::State;
@@ -13,7 +13,7 @@ use dropsonde_model::Right;
 use serde::Serialize;
 
 #[derive(Serialize)]
-struct Answer {
+struct HealthResponse {
     status: &'static str,
     timestamp: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -22,7 +22,7 @@ struct Answer {
 
 /// Answers 200 also if the host is degraded: a plugin that does not run must not get the host restarted. Answers 503 if
 /// a restart helps, or if the host is stopping.
-pub(crate) async fn health(State(app): Shared, Extension(caller): Asking) -> Response {
+pub(crate) async fn health(State(app): AppState, Extension(caller): CallerExtension) -> Response {
     let health = Health::of(&app.engine);
     let reasons = health.reasons();
     let (code, status) = match &health.fatal {
@@ -34,7 +34,7 @@ pub(crate) async fn health(State(app): Shared, Extension(caller): Asking) -> Res
 }
 
 /// Answers 200 once every plugin that was there at the start has been tried, and until the host stops.
-pub(crate) async fn ready(State(app): Shared, Extension(caller): Asking) -> Response {
+pub(crate) async fn ready(State(app): AppState, Extension(caller): CallerExtension) -> Response {
     let pending = |state| matches!(state, PluginState::Loading | PluginState::Compiling);
     let mut waiting = app.engine.plugins.list();
     waiting.retain(|plugin| plugin.is_of_start && pending(plugin.state()));
@@ -50,11 +50,11 @@ pub(crate) async fn ready(State(app): Shared, Extension(caller): Asking) -> Resp
 }
 
 /// Returns the answer. Everybody gets the status; only callers that may read get the reasons.
-fn answer(app: &App, caller: &Caller, status: &'static str, mut reasons: Vec<String>) -> Response {
+fn answer(app: &App, caller: &RequestCaller, status: &'static str, mut reasons: Vec<String>) -> Response {
     if caller.check(app, Right::Read).is_err() {
         reasons.clear();
     }
-    json(&Answer { status, timestamp: json::time(app.engine.clock.now_ms()), reasons })
+    json(&HealthResponse { status, timestamp: json::time(app.engine.clock.now_ms()), reasons })
 }
 
 fn word(fatal: &Fatal) -> &'static str {

@@ -9,13 +9,13 @@ use std::net::IpAddr;
 
 /// The names of this host. A page of a stranger could give its own name this address, and would then read what only
 /// this machine may read. It cannot choose the host name in its requests.
-pub(super) struct Names {
+pub(super) struct HostNames {
     given: Vec<String>,
     is_any: bool,
     tls: Option<Tls>,
 }
 
-impl Names {
+impl HostNames {
     pub(super) fn new(given: &[String], tls: Option<Tls>) -> Self {
         let machine = uname();
         let machine = machine.nodename().to_str().ok();
@@ -66,12 +66,12 @@ mod tests {
         for host in hosts {
             headers.append(header::HOST, HeaderValue::from_str(host).unwrap());
         }
-        let checked = Names::new(&names, None).check(&target.parse().unwrap(), Version::HTTP_11, &headers);
+        let checked = HostNames::new(&names, None).check(&target.parse().unwrap(), Version::HTTP_11, &headers);
         checked.map_or_else(|error| error.status().as_u16(), |()| 200)
     }
 
     #[test]
-    fn a_host_is_asked_for_by_its_addresses_localhost_and_names_it_was_given() {
+    fn ip_addresses_localhost_and_configured_names_are_accepted_and_other_names_get_421() {
         for host in
             ["localhost", "LOCALHOST:9090", "localhost.", "127.0.0.1:1", "[::1]:9090", "192.168.1.5", "Me.example"]
         {
@@ -84,14 +84,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_host_or_more_than_one_is_a_bad_request() {
+    fn a_missing_invalid_or_repeated_host_header_is_a_bad_request() {
         for hosts in [&[][..], &["localhost", "localhost"], &["a b"], &["user@localhost"], &["[::1"], &[""]] {
             assert_eq!(check(&[], "/", hosts), 400, "{hosts:?}");
         }
     }
 
     #[test]
-    fn a_whole_url_as_the_target_counts_as_well() {
+    fn the_host_name_in_an_absolute_request_target_is_checked_too() {
         assert_eq!(check(&[], "http://localhost/", &["localhost"]), 200);
         assert_eq!(check(&[], "http://evil.example/", &["localhost"]), 421);
         assert_eq!(check(&[], "http://localhost/", &["evil.example"]), 421);

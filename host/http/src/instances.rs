@@ -1,9 +1,9 @@
 use super::body::{check_json, read};
-use super::chunked::{LARGEST, More, ORDINARY, make};
-use super::error::{ApiError, Segment, json};
+use super::chunked::{JsonProducer, LARGEST, ORDINARY, make};
+use super::error::{ApiError, PathSegment, json};
+use super::range_query::QueryParameters;
 use super::select::labels;
-use super::window::Parameters;
-use super::{Asking, Shared};
+use super::{AppState, CallerExtension};
 use crate::App;
 use axum::Extension;
 use axum::body::Body;
@@ -37,11 +37,11 @@ struct InstancePage {
 
 /// Lists all instances by id. Parameters: `label=k=v` (repeatable), `limit`, `after`.
 pub(crate) async fn list(
-    State(app): Shared,
-    Extension(caller): Asking,
+    State(app): AppState,
+    Extension(caller): CallerExtension,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let parameters = Parameters::parse(query.as_deref());
+    let parameters = QueryParameters::parse(query.as_deref());
     let wanted = Selection::Labels(labels(&parameters)?);
     let limit = match parameters.one("limit") {
         None => usize::MAX,
@@ -53,7 +53,7 @@ pub(crate) async fn list(
 }
 
 /// Makes an array of instances, some at a time: there may be very many.
-fn pages(app: Arc<App>, wanted: Selection, mut after: Option<String>, mut left: usize) -> More {
+fn pages(app: Arc<App>, wanted: Selection, mut after: Option<String>, mut left: usize) -> JsonProducer {
     let mut open = b'[';
     Box::new(move |json| {
         let most = left.min(AT_ONCE);
@@ -77,7 +77,7 @@ fn pages(app: Arc<App>, wanted: Selection, mut after: Option<String>, mut left: 
 }
 
 /// Returns one instance.
-pub(crate) async fn one(State(app): Shared, Segment(id): Segment) -> Result<Response, ApiError> {
+pub(crate) async fn one(State(app): AppState, PathSegment(id): PathSegment) -> Result<Response, ApiError> {
     let id = named(&id)?;
     let instance = app.engine.tracked.get(&id).ok_or_else(|| ApiError::not_found(format!("no instance {id}")))?;
     Ok(json(&page(&app, &instance)))
@@ -85,9 +85,9 @@ pub(crate) async fn one(State(app): Shared, Segment(id): Segment) -> Result<Resp
 
 /// Tracks an instance, as the body says. Repeating the request changes nothing.
 pub(crate) async fn track(
-    State(app): Shared,
-    Segment(id): Segment,
-    Extension(caller): Asking,
+    State(app): AppState,
+    PathSegment(id): PathSegment,
+    Extension(caller): CallerExtension,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -106,7 +106,7 @@ pub(crate) async fn track(
 
 /// Untracks an instance: deletes its history, ends its streams, and keeps discovery from bringing it back. Repeating
 /// the request changes nothing.
-pub(crate) async fn untrack(State(app): Shared, Segment(id): Segment) -> Result<Response, ApiError> {
+pub(crate) async fn untrack(State(app): AppState, PathSegment(id): PathSegment) -> Result<Response, ApiError> {
     app.engine.untrack(&named(&id)?);
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -7,20 +7,20 @@
 //! * `connection`: one connection, until a stream takes its socket over; `write_timeout`: a socket with a write timeout;
 //!   `exchanges`: the unfinished requests of an HTTP/2 connection; `peer`: the client.
 //! * `routes`: all operations, and the right that each needs; `openapi`: their description.
-//! * `middleware`: the middleware that every request passes; `host_names`: the check of the host name; `rights`: the caller and
-//!   its rights; `login`: browser sessions.
+//! * `middleware`: the middleware that every request passes; `host_names`: the check of the host name; `rights`: the
+//!   caller and its rights; `login`: browser sessions.
 //! * `instances`, `lifecycle`, `usage`, `stream`, `snapshot`, `events`, `telemetry`, `plugins`, `reload`, `health`,
-//!   `page`, `prometheus`: the handlers; `chunked`: answers that are made while the client reads them; `rows`, `by_instance`:
-//!   answers with many points, or with many instances.
-//! * `accept`: the format that a scraper prefers; `body`: request bodies; `select`: the selection of instances;
-//!   `window`: the parameters of a range query; `fields`: the field names of a query; `etag`: conditional answers.
+//!   `page`, `prometheus`: the handlers; `chunked`: answers that are made while the client reads them; `points_json`,
+//!   `by_instance`: answers with many points, or with many instances.
+//! * `content_negotiation`: the format that a scraper prefers; `body`: request bodies; `select`: the selection of
+//!   instances; `range_query`: the parameters of a range query; `fields`: the field names of a query; `etag`:
+//!   conditional answers.
 //! * `blocking`: slow work outside the server's threads, and its limit; `answer_memory`: memory for unfinished answers.
 //! * `error`: error answers.
 //! * [`options`]: the configuration; [`tokens`]: tokens and sessions; [`reload`]: reloads of the configuration.
 //! * [`writers`]: threads that write streams; `trace_context`: the trace that a request belongs to.
 //! * [`handbook`]: the pages under `/docs`.
 
-mod accept;
 mod answer_memory;
 mod app;
 mod blocking;
@@ -28,6 +28,7 @@ mod body;
 mod by_instance;
 mod chunked;
 mod connection;
+mod content_negotiation;
 mod error;
 mod etag;
 mod events;
@@ -46,12 +47,13 @@ pub mod options;
 mod page;
 mod peer;
 mod plugins;
+mod points_json;
 mod prometheus;
+mod range_query;
 mod refuse;
 pub mod reload;
 mod rights;
 mod routes;
-mod rows;
 mod select;
 mod server;
 mod snapshot;
@@ -61,21 +63,20 @@ mod tls;
 pub mod tokens;
 mod trace_context;
 mod usage;
-mod window;
 mod write_timeout;
 pub mod writers;
 
 pub use app::App;
 pub use listener::{Listener, probe};
-pub use options::Options;
-pub use routes::is_taken;
+pub use options::ServerOptions;
+pub use routes::is_reserved_path;
 pub use server::Server;
 pub use tls::{Tls, certificates};
 
 use std::sync::Arc;
 
 /// The state that handlers get.
-type Shared = axum::extract::State<Arc<App>>;
+type AppState = axum::extract::State<Arc<App>>;
 
 /// The caller of a request.
-type Asking = axum::Extension<rights::Caller>;
+type CallerExtension = axum::Extension<rights::RequestCaller>;

@@ -1,7 +1,7 @@
 use super::blocking::off_thread;
 use super::body::{check_json, read};
 use super::error::{ApiError, json};
-use super::{Asking, Shared};
+use super::{AppState, CallerExtension};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
@@ -12,8 +12,8 @@ use serde_json::json;
 
 /// Applies lifecycle events of instances, one or a list, before it answers. If one event is wrong, none is applied.
 pub(crate) async fn post(
-    State(app): Shared,
-    Extension(caller): Asking,
+    State(app): AppState,
+    Extension(caller): CallerExtension,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {

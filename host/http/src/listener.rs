@@ -1,6 +1,6 @@
 //! Listening sockets: TCP and Unix.
 
-use super::peer::Address;
+use super::peer::PeerAddress;
 use crate::options::Listen;
 use anyhow::{Context as _, Result, bail};
 use socket2::SockRef;
@@ -23,7 +23,7 @@ pub enum Listener {
 }
 
 /// The socket of an accepted connection.
-pub(super) enum Socket {
+pub(super) enum AcceptedSocket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -58,19 +58,19 @@ impl Listener {
         }
     }
 
-    pub(super) async fn accept(&self) -> io::Result<(Socket, Address)> {
+    pub(super) async fn accept(&self) -> io::Result<(AcceptedSocket, PeerAddress)> {
         match self {
             Self::Tcp(listener) => {
                 let (socket, address) = listener.accept().await?;
                 // A live sample is one small write, and waiting for more would delay it.
                 let _ = socket.set_nodelay(true);
                 let _ = SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT);
-                Ok((Socket::Tcp(socket), Address::Tcp(address)))
+                Ok((AcceptedSocket::Tcp(socket), PeerAddress::Tcp(address)))
             }
             Self::Unix(listener, _) => {
                 let (socket, _) = listener.accept().await?;
                 let uid = socket.peer_cred().ok().map(|cred| cred.uid());
-                Ok((Socket::Unix(socket), Address::Unix { uid }))
+                Ok((AcceptedSocket::Unix(socket), PeerAddress::Unix { uid }))
             }
         }
     }

@@ -5,11 +5,11 @@
 //! that the user wants the change.
 
 use super::body::{content_type, read};
-use super::error::{ApiError, Refused};
+use super::error::{ApiError, RefusalReason};
 use super::page;
 use super::peer::Peer;
 use super::rights::{bearer, too_many_wrong};
-use super::{Asking, Shared};
+use super::{AppState, CallerExtension};
 use crate::App;
 use crate::tokens::TooManyWrong;
 use axum::Extension;
@@ -38,8 +38,8 @@ struct Login {
 
 /// Logs in with a token from a form, from JSON, or from the `Authorization` header.
 pub(super) async fn login(
-    State(app): Shared,
-    Extension(caller): Asking,
+    State(app): AppState,
+    Extension(caller): CallerExtension,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -70,7 +70,7 @@ async fn begin(app: &App, peer: &Peer, headers: &HeaderMap, body: Body) -> Resul
 }
 
 /// Ends the sessions of the request's cookies, also for clients that have copies of them.
-pub(super) async fn logout(State(app): Shared, headers: HeaderMap) -> Response {
+pub(super) async fn logout(State(app): AppState, headers: HeaderMap) -> Response {
     sessions(&headers).for_each(|secret| app.tokens.end_session(secret));
     with_cookie(&app, &headers, "", 0)
 }
@@ -149,7 +149,7 @@ pub(super) fn page(refused: ApiError) -> Response {
     if let Some(seconds) = refused.retries_after() {
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     }
-    response.extensions_mut().insert(Refused(refused.to_string()));
+    response.extensions_mut().insert(RefusalReason(refused.to_string()));
     response
 }
 

@@ -1,15 +1,15 @@
 //! The middleware that every request passes: it checks the host name, the page that sent the request, and the caller's
 //! rights.
 
-use super::answer_memory::counted;
-use super::error::{ApiError, Refused};
-use super::host_names::Names;
+use super::answer_memory::with_reserved_memory;
+use super::error::{ApiError, RefusalReason};
+use super::host_names::HostNames;
 use super::login::{self, LoggedIn};
 use super::peer::Peer;
-use super::rights::{Caller, Rights};
+use super::rights::{AccessRules, RequestCaller};
 use super::stream::is_stream;
 use crate::App;
-use crate::trace_context::continues;
+use crate::trace_context::set_parent_trace;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
@@ -40,13 +40,13 @@ const HEADERS: [(HeaderName, HeaderValue); 5] = [
 const LONGEST_NOTE: usize = 512;
 
 /// The things that requests are checked against.
-pub(super) struct Door {
+pub(super) struct RequestChecks {
     pub(super) app: Arc<App>,
-    pub(super) names: Names,
-    pub(super) rights: Rights,
+    pub(super) names: HostNames,
+    pub(super) rights: AccessRules,
 }
 
-impl Door {
+impl RequestChecks {
     /// Refuses a request for another host name, or from a page of another site.
     fn check_origin(&self, request: &Request, peer: &Peer) -> Result<(), ApiError> {
         let headers = request.headers();
@@ -71,10 +71,10 @@ impl Door {
     }
 
     /// Returns the caller, and the refusal if the caller may not send this request.
-    fn admit(&self, request: &Request, route: &str) -> (Caller, Result<(), Response>) {
+    fn admit(&self, request: &Request, route: &str) -> (RequestCaller, Result<(), Response>) {
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_else(Peer::unknown);
         let (app, headers) = (&self.app, request.headers());
-        let caller = Caller::of(app, peer, headers);
+        let caller = RequestCaller::of(app, peer, headers);
         let checked = self.check_origin(request, &caller.peer).and_then(|()| {
             let needed = self.rights.needed(route, request.method());
             needed.map_or(Ok(()), |needed| caller.check(app, needed))?;
@@ -89,8 +89,8 @@ impl Door {
 }
 
 /// A request that changes something. When this is dropped, the audit log gets the caller and the outcome.
-struct Noted {
-    door: Arc<Door>,
+struct AuditGuard {
+    checks: Arc<RequestChecks>,
     caller: audit::Caller,
     method: Method,
     path: String,
@@ -98,17 +98,17 @@ struct Noted {
     answer: Option<(StatusCode, Option<String>)>,
 }
 
-impl Noted {
+impl AuditGuard {
     fn answered(mut self, response: &Response) {
         if let Some(LoggedIn(right)) = response.extensions().get() {
             self.caller.token = Some(right.as_str());
         }
-        let refused = response.extensions().get::<Refused>().map(|Refused(why)| short(why));
+        let refused = response.extensions().get::<RefusalReason>().map(|RefusalReason(why)| short(why));
         self.answer = Some((response.status(), refused));
     }
 }
 
-impl Drop for Noted {
+impl Drop for AuditGuard {
     fn drop(&mut self) {
         let (status, refused) = match self.answer.take() {
             Some((status, refused)) => (Some(status.as_u16()), refused),
@@ -116,7 +116,7 @@ impl Drop for Noted {
         };
         let asked = Asked { method: self.method.to_string(), path: short(&self.path), status, refused };
         let entry = Entry { by: By::Api(self.caller.clone()), what: What::Request(asked) };
-        self.door.app.engine.audit.write(self.door.app.engine.clock.now_ms(), &entry);
+        self.checks.app.engine.audit.write(self.checks.app.engine.clock.now_ms(), &entry);
     }
 }
 
@@ -125,7 +125,7 @@ fn short(text: &str) -> String {
 }
 
 /// Returns the method for the name of a span: a client may send any word as a method.
-fn known(method: &Method) -> &'static str {
+fn method_name(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::HEAD => "HEAD",
@@ -139,12 +139,12 @@ fn known(method: &Method) -> &'static str {
 
 /// Passes on the requests that are allowed. Counts and times all of them, writes changes to the audit log, and sets the
 /// headers that every answer has.
-pub(super) async fn pass(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
+pub(super) async fn pass(State(checks): State<Arc<RequestChecks>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let app = &door.app;
+    let app = &checks.app;
     let matched = request.extensions().get::<MatchedPath>();
     let route = matched.map_or_else(|| "unknown".to_owned(), |path| path.as_str().to_owned());
-    let method = known(request.method());
+    let method = method_name(request.method());
     let span = tracing::debug_span!(
         "request",
         otel.name = format_args!("{method} {route}"),
@@ -154,12 +154,12 @@ pub(super) async fn pass(State(door): State<Arc<Door>>, mut request: Request, ne
         http.route = route,
         http.response.status_code = Empty,
     );
-    continues(&span, request.headers());
-    let (caller, admitted) = door.admit(&request, &route);
-    let noted = door.rights.is_change(&route, request.method());
-    let noted = noted.then(|| Noted {
-        door: door.clone(),
-        caller: caller.name(),
+    set_parent_trace(&span, request.headers());
+    let (caller, admitted) = checks.admit(&request, &route);
+    let audited = checks.rights.is_change(&route, request.method());
+    let audited = audited.then(|| AuditGuard {
+        checks: checks.clone(),
+        caller: caller.for_audit(),
         method: request.method().clone(),
         path: request.uri().path().to_owned(),
         answer: None,
@@ -170,7 +170,11 @@ pub(super) async fn pass(State(door): State<Arc<Door>>, mut request: Request, ne
             request.extensions_mut().insert(caller);
             let response = next.run(request).instrument(span.clone()).await;
             // Whoever asks how the host is gets an answer, whatever else it has.
-            if matches!(&*route, "/health" | "/ready") { response } else { counted(app, &peer, response).await }
+            if matches!(&*route, "/health" | "/ready") {
+                response
+            } else {
+                with_reserved_memory(app, &peer, response).await
+            }
         }
         Err(refused) => refused,
     };
@@ -178,8 +182,8 @@ pub(super) async fn pass(State(door): State<Arc<Door>>, mut request: Request, ne
     if response.status().is_server_error() {
         span.record("otel.status_code", "ERROR");
     }
-    if let Some(noted) = noted {
-        noted.answered(&response);
+    if let Some(audited) = audited {
+        audited.answered(&response);
     }
     let status = status_class(response.status().as_u16());
     app.engine.metrics.http_requests.with_label_values(&[&*route, status]).inc();

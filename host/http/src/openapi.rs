@@ -1,13 +1,13 @@
 //! The description of the API for programs: `openapi.json`, with the paths of this host.
 
-use crate::Options;
+use crate::ServerOptions;
 use bytes::Bytes;
 
 const DOCUMENT: &str = include_str!("openapi.json");
 
 /// Returns the document, with the paths that the operator has chosen. They need no escapes.
-pub(super) fn document(options: &Options) -> Bytes {
-    let usual = Options::default();
+pub(super) fn document(options: &ServerOptions) -> Bytes {
+    let usual = ServerOptions::default();
     let usual = [&usual.metrics_path, &usual.snapshot_path];
     let chosen = [&options.metrics_path, &options.snapshot_path];
     let mut document = None;
@@ -26,13 +26,13 @@ mod tests {
     use serde_json::{Value, json};
     use std::collections::{BTreeMap, BTreeSet};
 
-    fn options() -> Options {
+    fn options() -> ServerOptions {
         let (metrics_path, snapshot_path) = ("/scrape".to_owned(), "/app".to_owned());
-        Options { metrics_path, snapshot_path, ..Options::default() }
+        ServerOptions { metrics_path, snapshot_path, ..ServerOptions::default() }
     }
 
     #[test]
-    fn it_describes_every_operation_there_is_and_none_that_is_not_with_the_right_it_needs() {
+    fn openapi_describes_exactly_the_existing_operations_with_their_rights() {
         let document: Value = serde_json::from_slice(&document(&options())).unwrap();
         let mut described = BTreeMap::new();
         for (path, item) in document["paths"].as_object().unwrap() {
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn it_describes_the_query_parameters_every_operation_takes() {
+    fn openapi_describes_exactly_the_query_parameters_of_each_operation() {
         let document: Value = serde_json::from_slice(&document(&options())).unwrap();
         for Operation { path, method, takes, .. } in operations(&options()) {
             let described = &document["paths"][&path][method.as_str().to_lowercase()]["parameters"];
@@ -69,13 +69,13 @@ mod tests {
     }
 
     #[test]
-    fn it_is_of_this_version() {
-        let document: Value = serde_json::from_slice(&document(&Options::default())).unwrap();
+    fn openapi_has_the_version_of_this_package() {
+        let document: Value = serde_json::from_slice(&document(&ServerOptions::default())).unwrap();
         assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
     }
 
     #[test]
-    fn every_reference_leads_somewhere() {
+    fn every_reference_in_openapi_resolves() {
         fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
             match value {
                 Value::Object(members) => members.iter().for_each(|(key, value)| match (key.as_str(), value) {

@@ -1,8 +1,8 @@
 //! The page at `/`: the latest numbers, and links to everything else. Plain HTML, no scripts.
 
-use super::Shared;
+use super::AppState;
 use super::blocking::off_thread;
-use super::error::{ApiError, Segment};
+use super::error::{ApiError, PathSegment};
 use super::login::sessions;
 use crate::App;
 use crate::handbook;
@@ -42,7 +42,7 @@ macro_rules! head {
     };
 }
 
-pub(crate) async fn index(State(app): Shared, headers: HeaderMap) -> Response {
+pub(crate) async fn index(State(app): AppState, headers: HeaderMap) -> Response {
     let own =
         [(header::CONTENT_SECURITY_POLICY, POLICY), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     let has_session = sessions(&headers).next().is_some();
@@ -65,7 +65,7 @@ pub(crate) async fn handbook() -> Response {
     document(html)
 }
 
-pub(crate) async fn of_handbook(Segment(name): Segment) -> Result<Response, ApiError> {
+pub(crate) async fn of_handbook(PathSegment(name): PathSegment) -> Result<Response, ApiError> {
     let Some(page) = handbook::page(&name) else {
         let near = nearest(&name, handbook::PAGES.iter().map(|page| page.name));
         let near = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
@@ -187,12 +187,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_plugins_say_cannot_become_markup() {
+    fn text_of_plugins_is_escaped_in_html() {
         assert_eq!(escape("<b a=\"'&'\">"), "&lt;b a=&quot;&#39;&amp;&#39;&quot;&gt;");
     }
 
     #[test]
-    fn numbers_are_short() {
+    fn values_are_rounded_to_two_decimals() {
         assert_eq!([rounded(12.0), rounded(0.333_3), rounded(100.0), rounded(1.5)], ["12", "0.33", "100", "1.5"]);
     }
 }

@@ -8,14 +8,14 @@ use std::sync::Arc;
 /// A connected client. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
-    pub(super) address: Address,
+    pub(super) address: PeerAddress,
     /// The subject of the certificate that the client showed.
     pub(super) certificate: Option<Arc<str>>,
 }
 
 /// The address of a client.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Address {
+pub(super) enum PeerAddress {
     Tcp(SocketAddr),
     /// A process of this machine. The kernel names its user.
     Unix {
@@ -26,12 +26,12 @@ pub(super) enum Address {
 impl Peer {
     /// Returns the client of a request without a connection: a stranger.
     pub(super) fn unknown() -> Self {
-        Self { address: Address::Tcp((Ipv6Addr::UNSPECIFIED, 0).into()), certificate: None }
+        Self { address: PeerAddress::Tcp((Ipv6Addr::UNSPECIFIED, 0).into()), certificate: None }
     }
 
     /// Returns whether the client uses the Unix socket.
     pub(super) fn is_local(&self) -> bool {
-        matches!(self.address, Address::Unix { .. })
+        matches!(self.address, PeerAddress::Unix { .. })
     }
 
     /// Returns the identity that limits count.
@@ -47,7 +47,7 @@ impl Peer {
     }
 }
 
-impl Address {
+impl PeerAddress {
     /// Returns the identity that limits count: an IPv4 address, or an IPv6 /64, which is what one subscriber gets. All
     /// clients of the Unix socket count as one.
     pub(super) fn id(self) -> ClientId {
@@ -85,7 +85,7 @@ impl fmt::Display for Peer {
     }
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for PeerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
@@ -100,12 +100,12 @@ mod tests {
     use super::*;
 
     fn share(text: &str, configured: Option<usize>) -> Option<(ClientId, usize)> {
-        let share = Address::Tcp(text.parse().unwrap()).share(configured, 20_000, 20_000);
+        let share = PeerAddress::Tcp(text.parse().unwrap()).share(configured, 20_000, 20_000);
         share.map(|share| (share.peer, share.most))
     }
 
     #[test]
-    fn a_peer_is_an_address_or_the_network_one_subscriber_has() {
+    fn addresses_of_one_ipv6_64_network_count_as_one_client() {
         let peer = |text| share(text, Some(1)).unwrap().0;
         assert_eq!(peer("10.0.0.1:1"), peer("10.0.0.1:2"));
         assert_eq!(peer("10.0.0.1:1"), peer("[::ffff:10.0.0.1]:1"));
@@ -114,11 +114,11 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_has_more_than_others_where_nothing_is_said_and_not_all() {
+    fn without_a_configured_limit_local_clients_get_three_quarters_of_the_connections() {
         assert_eq!(share("10.0.0.1:1", None).unwrap().1, 1000);
         let own = |text| share(text, None).unwrap().1;
         assert_eq!((own("127.0.0.1:1"), own("[::1]:1")), (15_000, 15_000));
-        let unix = Address::Unix { uid: None };
+        let unix = PeerAddress::Unix { uid: None };
         assert_eq!(unix.share(Some(3), 20_000, 20_000).unwrap().most, 15_000);
         assert!(unix.share(None, 100, 100).is_none(), "of a few it may have all");
         assert!(unix.share(None, 100, 20_000).is_some(), "not if nobody chose that there are few");

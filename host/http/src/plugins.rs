@@ -1,9 +1,9 @@
 use super::blocking::off_thread;
 use super::body::{content_type, read};
-use super::chunked::{LARGEST, More, ORDINARY, make};
-use super::error::{ApiError, Segment, json};
-use super::rights::Caller;
-use super::{Asking, Shared};
+use super::chunked::{JsonProducer, LARGEST, ORDINARY, make};
+use super::error::{ApiError, PathSegment, json};
+use super::rights::RequestCaller;
+use super::{AppState, CallerExtension};
 use crate::App;
 use axum::body::Body;
 use axum::extract::{Extension, State};
@@ -30,13 +30,13 @@ pub(super) const LOADING_RETRY: u32 = 1;
 pub(super) const BROKEN_RETRY: u32 = 10;
 
 /// Lists all plugins by name.
-pub(crate) async fn list(State(app): Shared, Extension(caller): Asking) -> Result<Response, ApiError> {
+pub(crate) async fn list(State(app): AppState, Extension(caller): CallerExtension) -> Result<Response, ApiError> {
     let more = pages(app.clone());
     Ok(make(app, &caller.peer, LARGEST, ORDINARY, more).await?.into_response())
 }
 
 /// Makes an array of pages, one at a time: one of them may be large.
-fn pages(app: Arc<App>) -> More {
+fn pages(app: Arc<App>) -> JsonProducer {
     let (mut plugins, mut open) = (app.engine.plugins.list().into_iter(), b'[');
     Box::new(move |json| {
         if let Some(status) = plugins.next() {
@@ -53,14 +53,16 @@ fn pages(app: Arc<App>) -> More {
     })
 }
 
-pub(crate) async fn one(State(app): Shared, Segment(name): Segment) -> Result<Response, ApiError> {
-    let Some(status) = app.engine.plugins.get(&name) else { return Err(absent(&app, name, Asks::Page).await) };
+pub(crate) async fn one(State(app): AppState, PathSegment(name): PathSegment) -> Result<Response, ApiError> {
+    let Some(status) = app.engine.plugins.get(&name) else {
+        return Err(absent(&app, name, RequestPurpose::Page).await);
+    };
     Ok(json(&PluginPage::of(&app.engine, &status)))
 }
 
 /// The purpose of a request for a plugin that is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asks {
+pub(super) enum RequestPurpose {
     /// Its page. A plugin that only the configuration names has none.
     Page,
     /// To send events. A plugin that the configuration names will take them once it is there.
@@ -69,18 +71,18 @@ pub(super) enum Asks {
 
 /// Returns the error for a plugin that is not there: 503 if its file or the configuration says that it will be,
 /// otherwise 404.
-pub(super) async fn absent(app: &Arc<App>, name: String, asks: Asks) -> ApiError {
+pub(super) async fn absent(app: &Arc<App>, name: String, asks: RequestPurpose) -> ApiError {
     let options = app.engine.options.load_full();
     if is_plugin(&name) {
         let file = options.plugins_dir.as_ref().map(|folder| folder.join(format!("{name}.wasm")));
         // A disk may answer late.
         let is_there = off_thread(move || file.is_some_and(|file| file.is_file())).await;
         if is_there.is_ok_and(|is_there| is_there) {
-            return not_up(format!("plugin {name} is being loaded: its file is new"), LOADING_RETRY);
+            return unavailable(format!("plugin {name} is being loaded: its file is new"), LOADING_RETRY);
         }
-        if asks == Asks::Events && options.plugins.contains_key(&name) {
+        if asks == RequestPurpose::Events && options.plugins.contains_key(&name) {
             let why = format!("plugin {name} is not there yet: the configuration names it, but it has no file");
-            return not_up(why, BROKEN_RETRY);
+            return unavailable(why, BROKEN_RETRY);
         }
     }
     let plugins = app.engine.plugins.list();
@@ -89,15 +91,15 @@ pub(super) async fn absent(app: &Arc<App>, name: String, asks: Asks) -> ApiError
     ApiError::not_found(format!("no plugin has this name{meant}"))
 }
 
-pub(super) fn not_up(why: String, retry_after: u32) -> ApiError {
+pub(super) fn unavailable(why: String, retry_after: u32) -> ApiError {
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, why).retry_after(retry_after)
 }
 
 /// Makes the body the plugin's file, once it is compiled and started.
 pub(crate) async fn upload(
-    State(app): Shared,
-    Segment(name): Segment,
-    Extension(caller): Asking,
+    State(app): AppState,
+    PathSegment(name): PathSegment,
+    Extension(caller): CallerExtension,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -115,23 +117,27 @@ pub(crate) async fn upload(
 }
 
 /// Reads, compiles and starts a plugin again. The new instance takes over if that works.
-pub(crate) async fn reload(app: Shared, name: Segment, caller: Asking) -> Result<Response, ApiError> {
+pub(crate) async fn reload(app: AppState, name: PathSegment, caller: CallerExtension) -> Result<Response, ApiError> {
     request(&app.0, name.0, RequestKind::Reload, &caller.0).await
 }
 
 /// Removes a plugin and its file. Its history stays.
-pub(crate) async fn remove(app: Shared, name: Segment, caller: Asking) -> Result<Response, ApiError> {
+pub(crate) async fn remove(app: AppState, name: PathSegment, caller: CallerExtension) -> Result<Response, ApiError> {
     request(&app.0, name.0, RequestKind::Remove, &caller.0).await
 }
 
 /// Has a plugin run at once that is in quarantine, or waits after a failure.
-pub(crate) async fn release(app: Shared, name: Segment, caller: Asking) -> Result<Response, ApiError> {
+pub(crate) async fn release(app: AppState, name: PathSegment, caller: CallerExtension) -> Result<Response, ApiError> {
     let waits = |state| matches!(state, PluginState::Quarantined | PluginState::Backoff);
     order(&app.0, &name.0, &caller.0, Order::Release, waits, "is neither in quarantine nor waiting after a failure")
 }
 
 /// Stops a plugin until it is released.
-pub(crate) async fn quarantine(app: Shared, name: Segment, caller: Asking) -> Result<Response, ApiError> {
+pub(crate) async fn quarantine(
+    app: AppState,
+    name: PathSegment,
+    caller: CallerExtension,
+) -> Result<Response, ApiError> {
     let status = app.0.engine.plugins.get(&name.0);
     // A quarantine after which the host retries by itself can be made a lasting one.
     let is_retried = status.is_some_and(|status| {
@@ -144,7 +150,7 @@ pub(crate) async fn quarantine(app: Shared, name: Segment, caller: Asking) -> Re
 fn order(
     app: &App,
     name: &str,
-    caller: &Caller,
+    caller: &RequestCaller,
     order: Order,
     fits: impl Fn(PluginState) -> bool,
     otherwise: &str,
@@ -159,17 +165,17 @@ fn order(
     };
     let (plugin, digest) = (status.name.to_string(), status.look(|known| known.digest.clone()));
     let what = What::Plugin(PluginChange { action, plugin, digest, refused: None });
-    app.engine.audit.write(app.engine.clock.now_ms(), &Entry { by: By::Api(caller.name()), what });
+    app.engine.audit.write(app.engine.clock.now_ms(), &Entry { by: By::Api(caller.for_audit()), what });
     status.order(order);
     Ok((StatusCode::ACCEPTED, json(&PluginPage::of(&app.engine, &status))).into_response())
 }
 
 /// Requests a change of a plugin, and waits for its result, but not for long.
-async fn request(app: &App, name: String, what: RequestKind, caller: &Caller) -> Result<Response, ApiError> {
+async fn request(app: &App, name: String, what: RequestKind, caller: &RequestCaller) -> Result<Response, ApiError> {
     let removes = matches!(what, RequestKind::Remove);
     let mut is_done = true;
     let (answer, answered) = oneshot::channel();
-    app.engine.plugins.request(Request { plugin: name.clone(), what, by: By::Api(caller.name()), answer }).await;
+    app.engine.plugins.request(Request { plugin: name.clone(), what, by: By::Api(caller.for_audit()), answer }).await;
     match tokio::time::timeout(PATIENCE, answered).await {
         Ok(Ok(done)) => done?,
         Ok(Err(_)) => return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the plugin is being stopped")),

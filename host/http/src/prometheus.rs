@@ -1,7 +1,7 @@
-use super::accept;
-use super::answer_memory::{Reserved, holding, reserve};
+use super::answer_memory::{MemoryReserved, holding, reserve};
+use super::content_negotiation;
 use super::error::ApiError;
-use super::{Asking, Shared};
+use super::{AppState, CallerExtension};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -13,11 +13,11 @@ const RETRY_AFTER: u32 = 1;
 
 /// Answers in the format that the scraper prefers, compressed if the scraper accepts that.
 pub(crate) async fn metrics(
-    State(app): Shared,
-    Extension(caller): Asking,
+    State(app): AppState,
+    Extension(caller): CallerExtension,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let (format, gzip) = (accept::format(&headers), accept::takes_gzip(&headers));
+    let (format, gzip) = (content_negotiation::format(&headers), content_negotiation::takes_gzip(&headers));
     let (text, place) = Exposition::scrape(&app.engine, caller.peer.id(), format, gzip).await?;
     // Several scrapes may share the text; each counts as if it had its own.
     let memory = reserve(&app, &caller.peer, text.len()).await?;
@@ -28,7 +28,7 @@ pub(crate) async fn metrics(
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
     let mut response = (headers, text).into_response();
-    response.extensions_mut().insert(Reserved);
+    response.extensions_mut().insert(MemoryReserved);
     if gzip {
         response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }

@@ -1,7 +1,7 @@
 //! Connections over a limit: the host answers with an error and closes them.
 
 use super::error::ApiError;
-use super::listener::Socket;
+use super::listener::AcceptedSocket;
 use crate::App;
 use axum::http::StatusCode;
 use dropsonde_engine::quota::Full;
@@ -19,7 +19,7 @@ const UNREAD: u64 = 64 << 10;
 const MOST_AT_ONCE: usize = 256;
 
 /// Refuses a connection. One with TLS is closed without an error: it could only be sent after the handshake.
-pub(super) fn turn_away(app: &Arc<App>, socket: Socket, is_secure: bool, full: Full) {
+pub(super) fn turn_away(app: &Arc<App>, socket: AcceptedSocket, is_secure: bool, full: Full) {
     let (reason, error) = match full {
         Full::All(most) => {
             let why = format!("connection limit of {most} reached; try again later, or raise http.max_connections");
@@ -42,8 +42,8 @@ pub(super) fn turn_away(app: &Arc<App>, socket: Socket, is_secure: bool, full: F
         let answer = error.retry_after(1).raw();
         let told = async {
             match socket {
-                Socket::Tcp(socket) => tell(socket, &answer).await,
-                Socket::Unix(socket) => tell(socket, &answer).await,
+                AcceptedSocket::Tcp(socket) => tell(socket, &answer).await,
+                AcceptedSocket::Unix(socket) => tell(socket, &answer).await,
             }
         };
         let _ = tokio::time::timeout(PATIENCE, told).await;

@@ -1,7 +1,7 @@
 //! Reloads of the configuration: requests for them (`POST /v1/reload`), and their results.
 
-use super::Shared;
-use super::error::{ApiError, Refused, json};
+use super::AppState;
+use super::error::{ApiError, RefusalReason, json};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
@@ -17,11 +17,11 @@ const MOST_WAITING: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Answers with the result of each part: 200 if all parts work, 422 if the configuration is refused or a part fails.
-pub(crate) async fn post(State(app): Shared) -> Result<Response, ApiError> {
+pub(crate) async fn post(State(app): AppState) -> Result<Response, ApiError> {
     let answered = app.reloads.ask().map_err(|why| {
         let status = match why {
-            NotAsked::Embedded => StatusCode::CONFLICT,
-            NotAsked::TooMany => StatusCode::TOO_MANY_REQUESTS,
+            ReloadNotQueued::Embedded => StatusCode::CONFLICT,
+            ReloadNotQueued::TooMany => StatusCode::TOO_MANY_REQUESTS,
         };
         ApiError::new(status, why.to_string()).retry_after(1)
     })?;
@@ -38,13 +38,13 @@ pub(crate) async fn post(State(app): Shared) -> Result<Response, ApiError> {
         return Ok(json(&reload));
     }
     let mut response = (StatusCode::UNPROCESSABLE_ENTITY, json(&reload)).into_response();
-    response.extensions_mut().insert(Refused(reload.summary()));
+    response.extensions_mut().insert(RefusalReason(reload.summary()));
     Ok(response)
 }
 
 /// The result of a reload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Reload {
+pub struct ReloadReport {
     /// The configuration file, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
@@ -52,14 +52,14 @@ pub struct Reload {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// The parts that were changed.
-    pub parts: Vec<Part>,
+    pub parts: Vec<ReloadPart>,
 }
 
 /// A part of the configuration that was changed: `[http]`, `[plugins.load]`, or a key that needs a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Part {
+pub struct ReloadPart {
     pub part: String,
-    pub outcome: Outcome,
+    pub outcome: PartOutcome,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Needs of the plugin that are not granted, like `read /proc/loadavg`. The plugin runs without them.
@@ -70,7 +70,7 @@ pub struct Part {
 /// The result of one part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum PartOutcome {
     /// The part is in force.
     Applied,
     /// The part needs a restart. Until then the previous value is in force.
@@ -85,46 +85,46 @@ pub enum Outcome {
 
 /// The queue of requested reloads, and the problem that the last reload found.
 #[derive(Debug)]
-pub struct Reloads {
-    asks: mpsc::Sender<Answer>,
-    asked: Mutex<Option<mpsc::Receiver<Answer>>>,
+pub struct ReloadQueue {
+    asks: mpsc::Sender<ReloadReply>,
+    asked: Mutex<Option<mpsc::Receiver<ReloadReply>>>,
     trouble: Mutex<Option<String>>,
 }
 
 /// The sender that gets the result of a reload.
-pub type Answer = oneshot::Sender<Reload>;
+pub type ReloadReply = oneshot::Sender<ReloadReport>;
 
 /// The reason why a reload cannot be requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NotAsked {
+pub enum ReloadNotQueued {
     #[error("there is no configuration file to reload: this host is part of a program that sets its configuration")]
     Embedded,
     #[error("{MOST_WAITING} reloads are already waiting; try again when they are done")]
     TooMany,
 }
 
-// === impl Reloads ===
+// === impl ReloadQueue ===
 
-impl Default for Reloads {
+impl Default for ReloadQueue {
     fn default() -> Self {
         let (asks, asked) = mpsc::channel(MOST_WAITING);
         Self { asks, asked: Mutex::new(Some(asked)), trouble: Mutex::default() }
     }
 }
 
-impl Reloads {
+impl ReloadQueue {
     /// Requests a reload from the owner of the configuration.
-    pub(crate) fn ask(&self) -> Result<oneshot::Receiver<Reload>, NotAsked> {
+    pub(crate) fn ask(&self) -> Result<oneshot::Receiver<ReloadReport>, ReloadNotQueued> {
         if self.asked.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
-            return Err(NotAsked::Embedded);
+            return Err(ReloadNotQueued::Embedded);
         }
         let (answer, answered) = oneshot::channel();
-        self.asks.try_send(answer).map_err(|_| NotAsked::TooMany)?;
+        self.asks.try_send(answer).map_err(|_| ReloadNotQueued::TooMany)?;
         Ok(answered)
     }
 
     /// Returns the queue of requested reloads, for the owner of the configuration; none the second time.
-    pub fn take_asked(&self) -> Option<mpsc::Receiver<Answer>> {
+    pub fn take_asked(&self) -> Option<mpsc::Receiver<ReloadReply>> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
@@ -139,17 +139,17 @@ impl Reloads {
     }
 }
 
-// === impl Reload ===
+// === impl ReloadReport ===
 
-impl Reload {
+impl ReloadReport {
     /// Returns whether all parts work, as far as they can without a restart.
     pub fn is_good(&self) -> bool {
         self.error.is_none() && self.failed().next().is_none()
     }
 
     /// Returns the parts that do not work.
-    pub fn failed(&self) -> impl Iterator<Item = &Part> {
-        self.parts.iter().filter(|part| part.outcome == Outcome::Failed)
+    pub fn failed(&self) -> impl Iterator<Item = &ReloadPart> {
+        self.parts.iter().filter(|part| part.outcome == PartOutcome::Failed)
     }
 
     /// Returns the outcome in one word, for metrics.
@@ -178,22 +178,24 @@ impl Reload {
 
     /// Logs the result of each part and of the whole reload.
     pub fn log(&self) {
-        for Part { part, outcome, error, missing } in &self.parts {
+        for ReloadPart { part, outcome, error, missing } in &self.parts {
             let error = error.as_deref().unwrap_or_default();
             match outcome {
-                Outcome::Applied if missing.is_empty() => {
+                PartOutcome::Applied if missing.is_empty() => {
                     tracing::info!(part, "applied this part of the configuration");
                 }
-                Outcome::Applied => {
+                PartOutcome::Applied => {
                     let missing = missing.join(", ");
                     tracing::warn!(part, missing, "applied this part, but it does not grant what its plugin needs");
                 }
-                Outcome::Restart => {
+                PartOutcome::Restart => {
                     tracing::warn!(key = part, "this key changed; restart the host to apply it");
                 }
-                Outcome::Failed => tracing::error!(part, error, "this part of the configuration does not work"),
-                Outcome::NotApplied => tracing::warn!(part, "not applied, because another part failed"),
-                Outcome::Waiting => tracing::warn!(part, error, "applied this part, but its plugin is not running yet"),
+                PartOutcome::Failed => tracing::error!(part, error, "this part of the configuration does not work"),
+                PartOutcome::NotApplied => tracing::warn!(part, "not applied, because another part failed"),
+                PartOutcome::Waiting => {
+                    tracing::warn!(part, error, "applied this part, but its plugin is not running yet")
+                }
             }
         }
         match &self.error {
@@ -203,16 +205,16 @@ impl Reload {
     }
 }
 
-impl Part {
-    pub fn new(part: impl Into<String>, outcome: Outcome) -> Self {
+impl ReloadPart {
+    pub fn new(part: impl Into<String>, outcome: PartOutcome) -> Self {
         Self { part: part.into(), outcome, error: None, missing: Vec::new() }
     }
 
     pub fn failed(part: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { error: Some(why.into()), ..Self::new(part, Outcome::Failed) }
+        Self { error: Some(why.into()), ..Self::new(part, PartOutcome::Failed) }
     }
 
     pub fn waiting(part: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { error: Some(why.into()), ..Self::new(part, Outcome::Waiting) }
+        Self { error: Some(why.into()), ..Self::new(part, PartOutcome::Waiting) }
     }
 }

@@ -5,7 +5,7 @@ use super::login;
 use super::peer::Peer;
 use super::routes::Operation;
 use crate::App;
-use crate::tokens::{Refusal, Shown, TooManyWrong};
+use crate::tokens::{AccessRefusal, ShownToken, TooManyWrong};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use dropsonde_engine::audit;
 use dropsonde_model::Right;
@@ -15,28 +15,28 @@ use std::time::Duration;
 
 /// The sender of a request.
 #[derive(Debug, Clone)]
-pub(crate) struct Caller {
+pub(crate) struct RequestCaller {
     pub(crate) peer: Peer,
-    token: Shown,
+    token: ShownToken,
     /// Whether the sender is a browser that has logged in.
     is_session: bool,
 }
 
 /// The right that each operation needs, and the query parameters that it takes.
-pub(super) struct Rights(HashMap<String, Vec<Known>>);
+pub(super) struct AccessRules(HashMap<String, Vec<OperationRule>>);
 
-struct Known {
+struct OperationRule {
     method: Method,
     /// The right that is needed; none if everybody may use the operation.
     needs: Option<Right>,
     takes: &'static [&'static str],
 }
 
-impl Rights {
+impl AccessRules {
     pub(super) fn of(operations: &[Operation]) -> Self {
         let mut rights: HashMap<_, Vec<_>> = HashMap::new();
         for Operation { method, path, needs, takes, .. } in operations {
-            let known = Known { method: method.clone(), needs: *needs, takes };
+            let known = OperationRule { method: method.clone(), needs: *needs, takes };
             rights.entry(path.clone()).or_default().push(known);
         }
         Self(rights)
@@ -51,7 +51,9 @@ impl Rights {
     /// Outside of `/v1/` and `/telemetry/`, an operation without parameters accepts any: probes and scrapers send
     /// parameters of their own.
     pub(super) fn check_parameters(&self, route: &str, method: &Method, query: Option<&str>) -> Result<(), ApiError> {
-        let (Some(query), Some(Known { takes, .. })) = (query, self.of_operation(route, method)) else { return Ok(()) };
+        let (Some(query), Some(OperationRule { takes, .. })) = (query, self.of_operation(route, method)) else {
+            return Ok(());
+        };
         if takes.is_empty() && !["/v1/", "/telemetry/"].iter().any(|api| route.starts_with(api)) {
             return Ok(());
         }
@@ -67,18 +69,18 @@ impl Rights {
         !method.is_safe() && self.of_operation(route, method).is_some()
     }
 
-    fn of_operation(&self, route: &str, method: &Method) -> Option<&Known> {
+    fn of_operation(&self, route: &str, method: &Method) -> Option<&OperationRule> {
         let method = if method == Method::HEAD { &Method::GET } else { method };
         self.0.get(route)?.iter().find(|known| known.method == method)
     }
 }
 
-impl Caller {
+impl RequestCaller {
     pub(super) fn of(app: &App, peer: Peer, headers: &HeaderMap) -> Self {
         let shown = headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-        let token = shown.map_or(Shown::Nothing, |token| app.tokens.recognize(token));
+        let token = shown.map_or(ShownToken::Nothing, |token| app.tokens.recognize(token));
         let is_session =
-            token == Shown::Nothing && login::sessions(headers).any(|secret| app.tokens.is_session(secret));
+            token == ShownToken::Nothing && login::sessions(headers).any(|secret| app.tokens.is_session(secret));
         Self { peer, token, is_session }
     }
 
@@ -89,25 +91,27 @@ impl Caller {
         }
         let needs = needed.as_str();
         app.tokens.check(needed, self.token, self.peer.certificate.is_some()).map_err(|refusal| match refusal {
-            Refusal::Never => {
+            AccessRefusal::Never => {
                 let why = format!(
                     "this needs the {needs} token, and there is none: the host keeps nothing (--memory-only); set \
                      auth.{needs}_token_file"
                 );
                 ApiError::new(StatusCode::FORBIDDEN, why)
             }
-            Refusal::NoCertificate => ApiError::unauthorized("this needs a client certificate; connect again with one"),
-            Refusal::Missing => ApiError::unauthorized(format!(
+            AccessRefusal::NoCertificate => {
+                ApiError::unauthorized("this needs a client certificate; connect again with one")
+            }
+            AccessRefusal::Missing => ApiError::unauthorized(format!(
                 "this needs the {needs} token; send Authorization: Bearer TOKEN{}",
                 if needed == Right::Read { ", or log in at /" } else { "" }
             )),
-            Refusal::Wrong => {
+            AccessRefusal::Wrong => {
                 if let Err(TooManyWrong(wait)) = app.tokens.count_wrong(self.peer.id()) {
                     return too_many_wrong("tokens", wait);
                 }
                 ApiError::unauthorized(format!("this is not a token of this host; the request needs the {needs} token"))
             }
-            Refusal::TooLittle(shown) => {
+            AccessRefusal::TooLittle(shown) => {
                 let why = format!("the {} token does not allow this; send the {needs} token", shown.as_str());
                 ApiError::new(StatusCode::FORBIDDEN, why)
             }
@@ -115,10 +119,10 @@ impl Caller {
     }
 
     /// Returns the caller as the audit log shows it.
-    pub(crate) fn name(&self) -> audit::Caller {
+    pub(crate) fn for_audit(&self) -> audit::Caller {
         let token = match self.token {
-            Shown::Token(right) => Some(right.as_str()),
-            Shown::Nothing | Shown::Unknown => None,
+            ShownToken::Token(right) => Some(right.as_str()),
+            ShownToken::Nothing | ShownToken::Unknown => None,
         };
         let certificate = self.peer.certificate.as_deref().map(str::to_owned);
         audit::Caller { token, certificate, peer: self.peer.to_string() }

@@ -1,12 +1,12 @@
 use super::error::{ApiError, json_bytes};
-use super::host_names::Names;
-use super::middleware::{Door, pass};
-use super::rights::Rights;
+use super::host_names::HostNames;
+use super::middleware::{RequestChecks, pass};
+use super::rights::AccessRules;
 use super::stream::LAST_EVENT_ID;
 use super::{events, health, instances, lifecycle, login, openapi, page, plugins, prometheus, reload, snapshot};
 use super::{stream, telemetry, usage};
 use crate::App;
-use crate::Options;
+use crate::ServerOptions;
 use axum::Router;
 use axum::handler::Handler;
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -55,7 +55,7 @@ pub(super) struct Operation {
 }
 
 /// Returns whether the API has a path, so that the configuration cannot give it to another operation.
-pub fn is_taken(path: &str) -> bool {
+pub fn is_reserved_path(path: &str) -> bool {
     let owns = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     matches!(path, "/" | HEALTH | READY | LOGIN | LOGOUT | OPENAPI)
         || owns("/docs")
@@ -64,7 +64,7 @@ pub fn is_taken(path: &str) -> bool {
 }
 
 /// Returns all operations. `openapi.json` describes each of them.
-pub(super) fn operations(options: &Options) -> Vec<Operation> {
+pub(super) fn operations(options: &ServerOptions) -> Vec<Operation> {
     const ANYONE: Option<Right> = None;
     const READ: Option<Right> = Some(Right::Read);
     const WRITE: Option<Right> = Some(Right::Write);
@@ -112,10 +112,10 @@ pub(super) fn operations(options: &Options) -> Vec<Operation> {
 }
 
 /// Returns the routes, by the configuration that is in force.
-pub(super) fn router(app: Arc<App>, names: Names) -> Router {
+pub(super) fn router(app: Arc<App>, names: HostNames) -> Router {
     let options = app.options.load_full();
     let operations = operations(&options);
-    let door = Door { app: app.clone(), names, rights: Rights::of(&operations) };
+    let checks = RequestChecks { app: app.clone(), names, rights: AccessRules::of(&operations) };
     let routes =
         operations.into_iter().fold(Router::new(), |routes, Operation { path, does, .. }| routes.route(&path, does));
     let routes = routes
@@ -123,7 +123,7 @@ pub(super) fn router(app: Arc<App>, names: Names) -> Router {
         .method_not_allowed_fallback(async |method: Method| {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not allowed for this path"))
         })
-        .layer(middleware::from_fn_with_state(Arc::new(door), pass));
+        .layer(middleware::from_fn_with_state(Arc::new(checks), pass));
     let origins = options.http.cors_origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
     let origins: Vec<_> = origins.collect();
     // Without origins, answers have no CORS headers.

@@ -2,7 +2,7 @@
 
 use super::error::ApiError;
 use super::instances::named;
-use super::window::Parameters;
+use super::range_query::QueryParameters;
 use dropsonde_engine::hub::Selection;
 use std::collections::BTreeSet;
 
@@ -27,7 +27,7 @@ pub(crate) fn workload(name: String) -> Result<Selection, ApiError> {
 }
 
 /// Selects the instances that are named, or those that have the labels; all instances if there is neither.
-pub(crate) fn select(parameters: &Parameters<'_>) -> Result<Selection, ApiError> {
+pub(crate) fn select(parameters: &QueryParameters<'_>) -> Result<Selection, ApiError> {
     let named: BTreeSet<_> = parameters.all("instance").map(named).collect::<Result<_, _>>()?;
     if named.len() > MOST_NAMED {
         let why = format!("{} instances are named; name at most {MOST_NAMED}, or select them by label", named.len());
@@ -42,7 +42,7 @@ pub(crate) fn select(parameters: &Parameters<'_>) -> Result<Selection, ApiError>
 }
 
 /// Returns the labels of `label=k=v`, which is repeatable.
-pub(crate) fn labels(parameters: &Parameters<'_>) -> Result<BTreeSet<(String, String)>, ApiError> {
+pub(crate) fn labels(parameters: &QueryParameters<'_>) -> Result<BTreeSet<(String, String)>, ApiError> {
     let pair = |label: &str| {
         let pair = label.split_once('=');
         let (key, value) =
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn a_selection_has_no_more_labels_than_an_instance_can_have() {
         let query = |count: usize| (0..count).map(|nth| format!("label=k{nth}=v")).collect::<Vec<_>>().join("&");
-        let select = |count| labels(&Parameters::parse(Some(&query(count)))).map(|labels| labels.len());
+        let select = |count| labels(&QueryParameters::parse(Some(&query(count)))).map(|labels| labels.len());
         assert_eq!(select(MOST_LABELS).unwrap(), MOST_LABELS);
         assert!(select(MOST_LABELS + 1).is_err());
     }

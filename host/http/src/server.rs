@@ -1,14 +1,14 @@
-use super::connection::{Ends, Last, Routed, http1, ordinary};
-use super::exchanges::{Flow, Goes};
-use super::host_names::Names;
-use super::listener::{Listener, Socket};
-use super::peer::{Address, Peer};
+use super::connection::{ConnectionService, DrainSignals, EndSignals, http1, service_without_hand_over};
+use super::exchanges::{ConnectionActivity, ExchangeTracker};
+use super::host_names::HostNames;
+use super::listener::{AcceptedSocket, Listener};
+use super::peer::{Peer, PeerAddress};
 use super::refuse::turn_away;
 use super::routes;
 use super::tls::{Tls, subject};
-use super::write_timeout::Timed;
+use super::write_timeout::WriteTimeoutSocket;
 use crate::App;
-use crate::options::{HttpConfig, Options};
+use crate::options::{HttpConfig, ServerOptions};
 use arc_swap::ArcSwap;
 use axum::Router;
 use dropsonde_engine::descriptors;
@@ -38,7 +38,7 @@ const WARN_AGAIN: Duration = Duration::from_secs(60);
 /// The HTTP server.
 pub struct Server {
     app: Arc<App>,
-    serving: ArcSwap<Serving>,
+    serving: ArcSwap<ServerState>,
     /// Notified when a reload makes the open connections out of date.
     outdated: watch::Sender<()>,
     /// The largest number of open sockets, whatever the configuration says: the other descriptors are for files.
@@ -46,7 +46,7 @@ pub struct Server {
 }
 
 /// The state that the server derives from the configuration. A reload replaces it.
-struct Serving {
+struct ServerState {
     router: Router,
     tls: Option<Tls>,
 }
@@ -57,9 +57,9 @@ impl fmt::Debug for Server {
     }
 }
 
-impl Serving {
+impl ServerState {
     fn new(app: &Arc<App>, tls: Option<Tls>) -> Self {
-        let names = Names::new(&app.options.load().http.hosts, tls.clone());
+        let names = HostNames::new(&app.options.load().http.hosts, tls.clone());
         Self { router: routes::router(app.clone(), names), tls }
     }
 }
@@ -67,7 +67,7 @@ impl Serving {
 impl Server {
     pub fn new(app: Arc<App>, tls: Option<Tls>) -> Arc<Self> {
         Arc::new(Self {
-            serving: ArcSwap::from_pointee(Serving::new(&app, tls)),
+            serving: ArcSwap::from_pointee(ServerState::new(&app, tls)),
             app,
             outdated: watch::Sender::new(()),
             most: descriptors::sockets(),
@@ -78,7 +78,7 @@ impl Server {
     /// on. If TLS now demands something else of clients, open connections end after their current request. Returns
     /// whether TLS does.
     pub fn reload(&self, tls: Option<Tls>) -> bool {
-        let before = self.serving.swap(Serving::new(&self.app, tls.clone()).into());
+        let before = self.serving.swap(ServerState::new(&self.app, tls.clone()).into());
         let is_other = before.tls.as_ref().map(Tls::demands) != tls.as_ref().map(Tls::demands);
         if is_other {
             self.outdated.send_replace(());
@@ -123,7 +123,8 @@ impl Server {
         let (_until, cuts) = watch::channel(());
         // Has a receiver as long as a connection from before the shutdown is open.
         let (draining, drains) = watch::channel(false);
-        let ends = Ends { last: Last { drains, outdated: self.outdated.subscribe() }, cuts: cuts.clone() };
+        let ends =
+            EndSignals { drain: DrainSignals { drains, outdated: self.outdated.subscribe() }, cuts: cuts.clone() };
         tokio::select! {
             () = self.accept(&listener, &ends, true) => {}
             () = self.follow_history() => {}
@@ -132,7 +133,7 @@ impl Server {
         drop(ends);
         draining.send_replace(true);
         let (_never, drains) = watch::channel(false);
-        let ends = Ends { last: Last { drains, outdated: self.outdated.subscribe() }, cuts };
+        let ends = EndSignals { drain: DrainSignals { drains, outdated: self.outdated.subscribe() }, cuts };
         let ended = tokio::select! {
             ended = tokio::time::timeout(drain, draining.closed()) => ended.is_ok(),
             () = self.accept(&listener, &ends, false) => false,
@@ -151,7 +152,7 @@ impl Server {
     }
 
     /// Accepts connections. Never returns.
-    async fn accept(self: &Arc<Self>, listener: &Listener, ends: &Ends, keep_alive: bool) {
+    async fn accept(self: &Arc<Self>, listener: &Listener, ends: &EndSignals, keep_alive: bool) {
         let mut warned: Option<Instant> = None;
         loop {
             let (socket, address) = match listener.accept().await {
@@ -180,15 +181,15 @@ impl Server {
                 }
             };
             let (server, mut ends) = (self.clone(), ends.clone());
-            ends.last.outdated.mark_unchanged();
+            ends.drain.outdated.mark_unchanged();
             let tls = self.serving.load().tls.clone();
-            let connection = Connection { server, address, place, ends, keep_alive, options };
+            let connection = AcceptedConnection { server, address, place, ends, keep_alive, options };
             drop(tokio::spawn(async move {
                 let served = match (socket, tls) {
-                    (Socket::Tcp(socket), Some(tls)) => connection.secure(socket, &tls).await,
-                    (Socket::Tcp(socket), None) => connection.plain(socket).await,
+                    (AcceptedSocket::Tcp(socket), Some(tls)) => connection.secure(socket, &tls).await,
+                    (AcceptedSocket::Tcp(socket), None) => connection.plain(socket).await,
                     // A Unix socket needs no TLS: nobody can listen in between two processes.
-                    (Socket::Unix(socket), _) => connection.local(socket).await,
+                    (AcceptedSocket::Unix(socket), _) => connection.local(socket).await,
                 };
                 if let Err(error) = served {
                     tracing::debug!(error = text::error(&*error), %address, "a connection ended with an error");
@@ -199,22 +200,22 @@ impl Server {
 }
 
 /// An accepted connection.
-struct Connection {
+struct AcceptedConnection {
     server: Arc<Server>,
-    address: Address,
+    address: PeerAddress,
     place: Permit,
-    ends: Ends,
+    ends: EndSignals,
     keep_alive: bool,
     /// The configuration when the connection was accepted.
-    options: Arc<Options>,
+    options: Arc<ServerOptions>,
 }
 
-impl Connection {
+impl AcceptedConnection {
     /// Serves HTTP/1.1 without TLS, until a stream takes the socket over.
     async fn plain(self, socket: TcpStream) -> anyhow::Result<()> {
-        let timed = Timed::new(socket, self.http().write_timeout.get());
+        let timed = WriteTimeoutSocket::new(socket, self.http().write_timeout.get());
         let routed = self.routed(&timed, true);
-        let Some((timed, over)) = http1(timed, &self.in_plain(), routed, self.ends.clone()).await? else {
+        let Some((timed, over)) = http1(timed, &self.plain_http1_builder(), routed, self.ends.clone()).await? else {
             return Ok(());
         };
         // From here on the connection counts as a stream.
@@ -225,20 +226,20 @@ impl Connection {
 
     /// Serves HTTP/1.1 on a Unix socket, which stream writers do not take over.
     async fn local<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, socket: S) -> anyhow::Result<()> {
-        let timed = Timed::new(socket, self.http().write_timeout.get());
+        let timed = WriteTimeoutSocket::new(socket, self.http().write_timeout.get());
         let routed = self.routed(&timed, false);
-        http1(timed, &self.in_plain(), routed, self.ends.clone()).await?;
+        http1(timed, &self.plain_http1_builder(), routed, self.ends.clone()).await?;
         Ok(())
     }
 
     /// Serves HTTP/2 or HTTP/1.1 over TLS, as both sides agree.
     async fn secure(self, socket: TcpStream, tls: &Tls) -> anyhow::Result<()> {
-        let timed = Timed::new(socket, self.http().write_timeout.get());
+        let timed = WriteTimeoutSocket::new(socket, self.http().write_timeout.get());
         let mut routed = self.routed(&timed, false);
         let mut ends = self.ends.clone();
         let accepted = tokio::select! {
             accepted = tokio::time::timeout(self.http().header_timeout.get(), tls.accept(timed)) => accepted,
-            () = ends.last.come() => return Ok(()),
+            () = ends.drain.received() => return Ok(()),
         };
         let agreed = accepted.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
         let stream = agreed.inspect_err(|error| {
@@ -248,26 +249,33 @@ impl Connection {
         routed.peer.certificate = subject(&stream);
         routed.progress.begin();
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-            let flow = Flow::new();
-            routed.flow = Some(flow.clone());
-            let connection = self.two().serve_connection(TokioIo::new(stream), ordinary(routed));
-            until_over(connection, ends, &flow, self.http()).await?;
+            let exchanges = ExchangeTracker::new();
+            routed.exchanges = Some(exchanges.clone());
+            let connection =
+                self.http2_builder().serve_connection(TokioIo::new(stream), service_without_hand_over(routed));
+            drive_http2(connection, ends, &exchanges, self.http()).await?;
         } else {
-            http1(stream, &self.one(), routed, ends).await?;
+            http1(stream, &self.http1_builder(), routed, ends).await?;
         }
         Ok(())
     }
 
-    fn routed<S>(&self, timed: &Timed<S>, may_leave: bool) -> Routed {
+    fn routed<S>(&self, timed: &WriteTimeoutSocket<S>, may_leave: bool) -> ConnectionService {
         let peer = Peer { address: self.address, certificate: None };
-        Routed { server: self.server.clone(), peer, progress: timed.progress().clone(), may_leave, flow: None }
+        ConnectionService {
+            server: self.server.clone(),
+            peer,
+            progress: timed.progress().clone(),
+            may_leave,
+            exchanges: None,
+        }
     }
 
     fn http(&self) -> &HttpConfig {
         &self.options.http
     }
 
-    fn one(&self) -> one::Builder {
+    fn http1_builder(&self) -> one::Builder {
         let mut http = one::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(self.http().header_timeout.get())
@@ -278,13 +286,13 @@ impl Connection {
 
     /// Returns the settings of HTTP/1.1 without TLS: a client that closes its sending half after a request still gets
     /// the answer. With TLS the same close ends the connection, and the server notices it at once.
-    fn in_plain(&self) -> one::Builder {
-        let mut http = self.one();
+    fn plain_http1_builder(&self) -> one::Builder {
+        let mut http = self.http1_builder();
         http.half_close(true);
         http
     }
 
-    fn two(&self) -> two::Builder<TokioExecutor> {
+    fn http2_builder(&self) -> two::Builder<TokioExecutor> {
         let mut http = two::Builder::new(TokioExecutor::new());
         let largest = u32::try_from(self.http().max_header.get()).unwrap_or(u32::MAX);
         http.timer(TokioTimer::new()).max_header_list_size(largest).max_concurrent_streams(MOST_AT_ONCE);
@@ -295,10 +303,10 @@ impl Connection {
 }
 
 /// Drives an HTTP/2 connection to its end.
-async fn until_over<C: GracefulConnection>(
+async fn drive_http2<C: GracefulConnection>(
     connection: C,
-    mut ends: Ends,
-    flow: &Flow,
+    mut ends: EndSignals,
+    exchanges: &ExchangeTracker,
     http: &HttpConfig,
 ) -> Result<(), C::Error> {
     let (idle, stalled) = (http.header_timeout.get(), http.write_timeout.get());
@@ -309,20 +317,20 @@ async fn until_over<C: GracefulConnection>(
     loop {
         tokio::select! {
             ended = &mut connection => return ended,
-            () = ends.last.come(), if !is_draining => {
+            () = ends.drain.received(), if !is_draining => {
                 is_draining = true;
                 connection.as_mut().graceful_shutdown();
             }
             _ = ends.cuts.changed() => return Ok(()),
-            _ = looks.tick() => match flow.goes(idle, stalled) {
-                Goes::On => {}
+            _ = looks.tick() => match exchanges.activity(idle, stalled) {
+                ConnectionActivity::Active => {}
                 // The graceful shutdown has begun before, and no request is left.
-                Goes::Idle if is_draining => return Ok(()),
-                Goes::Idle => {
+                ConnectionActivity::Idle if is_draining => return Ok(()),
+                ConnectionActivity::Idle => {
                     is_draining = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                Goes::Stalled => return Ok(()),
+                ConnectionActivity::Stalled => return Ok(()),
             }
         }
     }

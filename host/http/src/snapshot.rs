@@ -1,10 +1,10 @@
 use super::error::ApiError;
-use super::etag::{Keep, tagged};
+use super::etag::{CachePolicy, tagged};
 use super::fields;
+use super::range_query::{QueryParameters, RangeQuery};
 use super::stream::begin;
-use super::usage::ask;
-use super::window::{Parameters, Window};
-use super::{Asking, Shared};
+use super::usage::answer_range;
+use super::{AppState, CallerExtension};
 use crate::App;
 use axum::Extension;
 use axum::extract::{RawQuery, State};
@@ -22,12 +22,12 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// Returns the application as a whole. `source=` selects one source; `fresh=1` asks the sources now.
 pub(crate) async fn latest(
-    State(app): Shared,
-    Extension(caller): Asking,
+    State(app): AppState,
+    Extension(caller): CallerExtension,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let parameters = Parameters::parse(query.as_deref());
+    let parameters = QueryParameters::parse(query.as_deref());
     match parameters.one("fresh") {
         None | Some("0" | "false") => {}
         Some("1" | "true") => {
@@ -44,7 +44,7 @@ pub(crate) async fn latest(
             document.ok_or_else(|| ApiError::not_found("no source has this name"))?.into()
         }
     };
-    Ok(tagged(document.json.clone(), &document.etag, Keep::Ask, &headers))
+    Ok(tagged(document.json.clone(), &document.etag, CachePolicy::Ask, &headers))
 }
 
 /// Polls every running source, and waits for at most as long as the slowest may take. Concurrent requests share a poll.
@@ -73,23 +73,23 @@ async fn ask_now(app: &App) {
 
 /// Returns the numbers of the snapshot over time, like those of an instance.
 pub(crate) async fn range(
-    State(app): Shared,
-    Extension(caller): Asking,
+    State(app): AppState,
+    Extension(caller): CallerExtension,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let parameters = Parameters::parse(query.as_deref());
+    let parameters = QueryParameters::parse(query.as_deref());
     let interval_ms = i64::try_from(app.engine.options.load().snapshot.interval.get().as_millis()).unwrap_or(i64::MAX);
-    let window = Window::parse(&parameters, app.engine.clock.now_ms(), interval_ms)?;
+    let window = RangeQuery::parse(&parameters, app.engine.clock.now_ms(), interval_ms)?;
     let id = id()?;
     fields::check(&app.engine.store, std::slice::from_ref(&id), &[], window.query.fields.as_deref())?;
     let form = Form { bands: window.bands, ..Form::default() };
-    Ok(ask(app, &caller.peer, id, window.query, form, |rows| rows).await?.into_response())
+    Ok(answer_range(app, &caller.peer, id, window.query, form, |rows| rows).await?.into_response())
 }
 
 /// Streams the numbers of the snapshot.
 pub(crate) async fn stream(
-    State(app): Shared,
-    Extension(caller): Asking,
+    State(app): AppState,
+    Extension(caller): CallerExtension,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     begin(&app, Selection::One(id()?), &caller, &headers)

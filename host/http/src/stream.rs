@@ -1,11 +1,11 @@
 //! Server-sent events.
 
-use super::error::{ApiError, Segment};
+use super::error::{ApiError, PathSegment};
 use super::instances::named;
-use super::rights::Caller;
+use super::range_query::QueryParameters;
+use super::rights::RequestCaller;
 use super::select::{self, select};
-use super::window::Parameters;
-use super::{Asking, Shared};
+use super::{AppState, CallerExtension};
 use crate::App;
 use axum::Extension;
 use axum::body::Body;
@@ -43,9 +43,9 @@ pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event
 /// Streams the samples of an instance: the latest one at once, then each as it comes. Waits for an instance that is not
 /// tracked yet.
 pub(crate) async fn usage(
-    State(app): Shared,
-    Extension(caller): Asking,
-    Segment(id): Segment,
+    State(app): AppState,
+    Extension(caller): CallerExtension,
+    PathSegment(id): PathSegment,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     begin(&app, Selection::One(named(&id)?), &caller, &headers)
@@ -53,29 +53,29 @@ pub(crate) async fn usage(
 
 /// Streams the samples of many instances on one connection. Each event names its instance.
 pub(crate) async fn many(
-    State(app): Shared,
-    Extension(caller): Asking,
+    State(app): AppState,
+    Extension(caller): CallerExtension,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    begin(&app, select(&Parameters::parse(query.as_deref()))?, &caller, &headers)
+    begin(&app, select(&QueryParameters::parse(query.as_deref()))?, &caller, &headers)
 }
 
 /// Streams the samples of a workload: the sum of its instances.
 pub(crate) async fn workload(
-    State(app): Shared,
-    Extension(caller): Asking,
-    Segment(name): Segment,
+    State(app): AppState,
+    Extension(caller): CallerExtension,
+    PathSegment(name): PathSegment,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     begin(&app, select::workload(name)?, &caller, &headers)
 }
 
-/// Returns the head of a stream. The code that serves the connection adds the body: see [`Streaming`].
+/// Returns the head of a stream. The code that serves the connection adds the body: see [`PendingStream`].
 pub(crate) fn begin(
     app: &App,
     selection: Selection,
-    caller: &Caller,
+    caller: &RequestCaller,
     request: &HeaderMap,
 ) -> Result<Response, ApiError> {
     let stream = &app.engine.options.load().stream;
@@ -90,7 +90,7 @@ pub(crate) fn begin(
     ];
     let mut response = headers.into_response();
     let (peer, claim) = (caller.peer.id(), Arc::new(Mutex::new(Some(claim))));
-    response.extensions_mut().insert(Streaming { selection, seen, peer, claim });
+    response.extensions_mut().insert(PendingStream { selection, seen, peer, claim });
     Ok(response)
 }
 
@@ -120,7 +120,7 @@ fn waits_for(app: &App, selection: &Selection) -> Option<Bytes> {
 }
 
 pub(crate) fn is_stream(response: &Response) -> bool {
-    response.extensions().get::<Streaming>().is_some()
+    response.extensions().get::<PendingStream>().is_some()
 }
 
 impl From<TooManyStreams> for ApiError {
@@ -136,7 +136,7 @@ impl From<TooManyStreams> for ApiError {
 /// Tells the connection that a response is a stream. An HTTP/1.1 connection without TLS hands its socket to a writer;
 /// on any other connection, a writer fills the response body.
 #[derive(Debug, Clone)]
-pub(super) struct Streaming {
+pub(super) struct PendingStream {
     selection: Selection,
     seen: Option<String>,
     peer: ClientId,
@@ -144,7 +144,7 @@ pub(super) struct Streaming {
     claim: Arc<Mutex<Option<Claim>>>,
 }
 
-impl Streaming {
+impl PendingStream {
     /// Hands the socket to a writer. `head` is the head of the response.
     pub(super) async fn hand_over(self, app: Arc<App>, socket: TcpStream, head: Vec<u8>) -> io::Result<()> {
         self.write_to(app, Outlet::socket(socket)?, head).await;
@@ -155,7 +155,7 @@ impl Streaming {
     pub(super) async fn body(self, app: Arc<App>) -> Body {
         let (outlet, events) = Outlet::body();
         self.write_to(app, outlet, Vec::new()).await;
-        Body::new(Events(events))
+        Body::new(EventStreamBody(events))
     }
 
     /// Has a writer write the stream to `outlet` from now on, after `first`.
@@ -184,9 +184,9 @@ impl Streaming {
 }
 
 /// A response body that a writer fills.
-struct Events(PipeReader);
+struct EventStreamBody(PipeReader);
 
-impl http_body::Body for Events {
+impl http_body::Body for EventStreamBody {
     type Data = Bytes;
     type Error = io::Error;
 

@@ -1,11 +1,11 @@
 //! Durable history by host, in the form that its clients know.
 
-use super::chunked::{LARGEST, More, ORDINARY, make};
+use super::chunked::{JsonProducer, LARGEST, ORDINARY, make};
 use super::error::ApiError;
 use super::instances::named;
-use super::usage::ask;
-use super::window::Parameters;
-use super::{Asking, Shared};
+use super::range_query::QueryParameters;
+use super::usage::answer_range;
+use super::{AppState, CallerExtension};
 use crate::App;
 use axum::Extension;
 use axum::extract::{RawQuery, State};
@@ -19,13 +19,13 @@ use std::sync::Arc;
 const AT_ONCE: usize = 500;
 
 /// Lists the hosts that have samples.
-pub(crate) async fn hosts(State(app): Shared, Extension(caller): Asking) -> Result<Response, ApiError> {
+pub(crate) async fn hosts(State(app): AppState, Extension(caller): CallerExtension) -> Result<Response, ApiError> {
     let more = within("{\"hosts\":".to_owned(), measured(app.clone()));
     Ok(make(app, &caller.peer, LARGEST, ORDINARY, more).await?.into_response())
 }
 
 /// Makes an array of the hosts that have samples, some at a time: there may be very many.
-fn measured(app: Arc<App>) -> More {
+fn measured(app: Arc<App>) -> JsonProducer {
     let mut open = b'[';
     let mut after = None::<String>;
     Box::new(move |json| {
@@ -49,12 +49,12 @@ fn measured(app: Arc<App>) -> More {
 
 /// Returns the history of one host: `?host=…&range=30m|1h|6h|24h`. Without a range, it is one hour.
 pub(crate) async fn history(
-    State(app): Shared,
-    Extension(caller): Asking,
+    State(app): AppState,
+    Extension(caller): CallerExtension,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let wrong = |why: String| ApiError::new(StatusCode::BAD_REQUEST, why);
-    let parameters = Parameters::parse(query.as_deref());
+    let parameters = QueryParameters::parse(query.as_deref());
     let host = parameters.one("host").ok_or_else(|| wrong("host parameter required".to_owned()))?;
     let range: Range = parameters.one("range").unwrap_or("1h").parse().map_err(|why| wrong(format!("{why}")))?;
     let id = named(host)?;
@@ -62,12 +62,12 @@ pub(crate) async fn history(
     let text = |text: &str| serde_json::Value::from(text).to_string();
     let head = format!("{{\"host\":{},\"range\":{},\"samples\":", text(id.as_str()), text(range.label()));
     let form = Form { time: Time::Seconds, bands: false };
-    let made = ask(app, &caller.peer, id, query, form, |rows| within(head, rows)).await?;
+    let made = answer_range(app, &caller.peer, id, query, form, |rows| within(head, rows)).await?;
     Ok(made.into_response())
 }
 
 /// Makes an object whose last member is an array.
-fn within(head: String, mut rows: More) -> More {
+fn within(head: String, mut rows: JsonProducer) -> JsonProducer {
     let mut head = Some(head);
     Box::new(move |json| {
         json.extend_from_slice(head.take().unwrap_or_default().as_bytes());

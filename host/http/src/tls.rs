@@ -50,7 +50,7 @@ impl Tls {
             TlsVersion::V1_2 => V1_2_AND_LATER,
             TlsVersion::V1_3 => V1_3,
         };
-        let builder = ServerConfig::builder_with_details(provider.clone(), Arc::new(AnyClock));
+        let builder = ServerConfig::builder_with_details(provider.clone(), Arc::new(TlsClock));
         let builder = builder.with_protocol_versions(versions)?;
         let builder = match &config.client_ca {
             None => builder.with_no_client_auth(),
@@ -94,9 +94,9 @@ impl Tls {
 
 /// The wall clock. The one of rustls panics before 1970.
 #[derive(Debug)]
-struct AnyClock;
+struct TlsClock;
 
-impl TimeProvider for AnyClock {
+impl TimeProvider for TlsClock {
     fn current_time(&self) -> Option<UnixTime> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Some(UnixTime::since_unix_epoch(since))

@@ -3,7 +3,7 @@ use tracing::Span;
 
 /// Makes a span part of the trace that the request belongs to (W3C trace context). A disabled span stays as it is.
 #[cfg(feature = "otlp")]
-pub(crate) fn continues(span: &Span, headers: &HeaderMap) {
+pub(crate) fn set_parent_trace(span: &Span, headers: &HeaderMap) {
     use opentelemetry::propagation::TextMapPropagator as _;
     use opentelemetry_http::HeaderExtractor;
     use opentelemetry_sdk::propagation::TraceContextPropagator;
@@ -18,4 +18,4 @@ pub(crate) fn continues(span: &Span, headers: &HeaderMap) {
 
 /// Without a collector there is no trace.
 #[cfg(not(feature = "otlp"))]
-pub(crate) fn continues(_: &Span, _: &HeaderMap) {}
+pub(crate) fn set_parent_trace(_: &Span, _: &HeaderMap) {}

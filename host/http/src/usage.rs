@@ -1,18 +1,18 @@
 //! Samples: the latest ones, and ranges; of one instance, of many, of a workload.
 
-use super::answer_memory::Reserved;
+use super::answer_memory::MemoryReserved;
 use super::blocking::{off_thread, query};
 use super::by_instance::by_instance;
-use super::chunked::{Made, More, ORDINARY, PIECE, make};
-use super::error::{ApiError, Segment, json_bytes};
-use super::etag::{Keep, tag_of, tagged};
+use super::chunked::{JsonProducer, ORDINARY, PIECE, PreparedAnswer, make};
+use super::error::{ApiError, PathSegment, json_bytes};
+use super::etag::{CachePolicy, tag_of, tagged};
 use super::fields;
 use super::instances::named;
 use super::peer::Peer;
-use super::rows::{Rows, columns};
+use super::points_json::{PointsJson, columns};
+use super::range_query::{QueryParameters, RangeQuery};
 use super::select::{self, select};
-use super::window::{Parameters, Window};
-use super::{Asking, Shared};
+use super::{AppState, CallerExtension};
 use crate::App;
 use axum::Extension;
 use axum::extract::{RawQuery, State};
@@ -25,7 +25,7 @@ use dropsonde_store::{InstanceId, Query};
 use std::sync::Arc;
 
 /// Returns the latest sample of an instance.
-pub(crate) async fn latest(State(app): Shared, Segment(id): Segment) -> Result<Response, ApiError> {
+pub(crate) async fn latest(State(app): AppState, PathSegment(id): PathSegment) -> Result<Response, ApiError> {
     let id = named(&id)?;
     let sample = if app.engine.store.is_latest_in_memory(&id) {
         app.engine.store.latest(&id)
@@ -41,25 +41,25 @@ pub(crate) async fn latest(State(app): Shared, Segment(id): Segment) -> Result<R
 
 /// Returns the samples of an instance in a window, ascending.
 pub(crate) async fn range(
-    State(app): Shared,
-    Extension(caller): Asking,
-    Segment(id): Segment,
+    State(app): AppState,
+    Extension(caller): CallerExtension,
+    PathSegment(id): PathSegment,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let id = named(&id)?;
-    let parameters = Parameters::parse(query.as_deref());
-    let (Window { query: asked, bands }, longest_ms) = window(&app, &parameters, std::slice::from_ref(&id))?;
+    let parameters = QueryParameters::parse(query.as_deref());
+    let (RangeQuery { query: asked, bands }, longest_ms) = window(&app, &parameters, std::slice::from_ref(&id))?;
     fields::check(&app.engine.store, std::slice::from_ref(&id), &[], asked.fields.as_deref())?;
     // A reading is at most one tick older than its own tick, and comes before the next one. So nothing can come any
     // more that lies in a window that ended two intervals ago.
     let is_closed = asked.until_ms.saturating_add(longest_ms.saturating_mul(2)) <= app.engine.clock.now_ms();
     let form = Form { bands, ..Form::default() };
-    match ask(app, &caller.peer, id, asked, form, |rows| rows).await? {
-        Made::Whole(body) if is_closed => {
+    match answer_range(app, &caller.peer, id, asked, form, |rows| rows).await? {
+        PreparedAnswer::Whole(body) if is_closed => {
             let tag = tag_of(&body);
-            let mut response = tagged(body, &tag, Keep::Closed, &headers);
-            response.extensions_mut().insert(Reserved);
+            let mut response = tagged(body, &tag, CachePolicy::Closed, &headers);
+            response.extensions_mut().insert(MemoryReserved);
             Ok(response)
         }
         // An answer in pieces has no tag, closed or not: it is sent before all of it is known.
@@ -69,16 +69,16 @@ pub(crate) async fn range(
 
 /// Returns the latest samples of many instances, by id.
 pub(crate) async fn latest_of_many(
-    State(app): Shared,
-    Extension(caller): Asking,
+    State(app): AppState,
+    Extension(caller): CallerExtension,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     /// Approximate bytes of a sample.
     const EACH: usize = 2 << 10;
-    let selection = select(&Parameters::parse(query.as_deref()))?;
+    let selection = select(&QueryParameters::parse(query.as_deref()))?;
     let ids = prepared(&app, &caller.peer, move |app| Ok(selected(app, selection))).await?;
     let (bytes, store) = (ids.len().saturating_mul(EACH), app.engine.store.clone());
-    let one = move |id: &InstanceId| -> Option<More> {
+    let one = move |id: &InstanceId| -> Option<JsonProducer> {
         let sample = store.latest(id).filter(|sample| !sample.values.is_empty())?;
         Some(Box::new(move |json| {
             json.extend_from_slice(&json::sample(&sample));
@@ -90,22 +90,22 @@ pub(crate) async fn latest_of_many(
 
 /// Returns the samples of many instances in the same window, by id.
 pub(crate) async fn range_of_many(
-    State(app): Shared,
-    Extension(caller): Asking,
+    State(app): AppState,
+    Extension(caller): CallerExtension,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let prepare = move |app: &App| {
-        let parameters = Parameters::parse(query.as_deref());
+        let parameters = QueryParameters::parse(query.as_deref());
         let ids = selected(app, select(&parameters)?);
         let (window, _) = window(app, &parameters, &ids)?;
         fields::check(&app.engine.store, &ids, &[], window.query.fields.as_deref())?;
         Ok((ids, window))
     };
-    let (ids, Window { query: asked, bands }) = prepared(&app, &caller.peer, prepare).await?;
+    let (ids, RangeQuery { query: asked, bands }) = prepared(&app, &caller.peer, prepare).await?;
     let store = app.engine.store.clone();
     let rows = move |id: &InstanceId| {
         let columns = columns(&store, std::slice::from_ref(id), &asked);
-        Rows { query: asked.clone(), form: Form { bands, ..Form::default() }, columns }
+        PointsJson { query: asked.clone(), form: Form { bands, ..Form::default() }, columns }
     };
     let bytes = ids.first().map_or(0, |first| rows(first).bytes().saturating_mul(ids.len()));
     let store = app.engine.store.clone();
@@ -118,20 +118,20 @@ pub(crate) async fn range_of_many(
 
 /// Returns the samples of a workload in a window: the sum of its instances.
 pub(crate) async fn range_of_workload(
-    State(app): Shared,
-    Extension(caller): Asking,
-    Segment(name): Segment,
+    State(app): AppState,
+    Extension(caller): CallerExtension,
+    PathSegment(name): PathSegment,
     RawQuery(text): RawQuery,
 ) -> Result<Response, ApiError> {
     let selection = select::workload(name)?;
     let prepare = move |app: &App| {
-        let parameters = Parameters::parse(text.as_deref());
+        let parameters = QueryParameters::parse(text.as_deref());
         let ids = selected(app, selection);
-        let (Window { query, .. }, _) = window(app, &parameters, &ids)?;
+        let (RangeQuery { query, .. }, _) = window(app, &parameters, &ids)?;
         fields::check(&app.engine.store, &ids, &[REPLICAS], query.fields.as_deref())?;
         // `replica_count` is a column, too.
         let columns = columns(&app.engine.store, &ids, &query) + 1;
-        Ok((ids, Rows { query, form: Form::default(), columns }))
+        Ok((ids, PointsJson { query, form: Form::default(), columns }))
     };
     let (ids, rows) = prepared(&app, &caller.peer, prepare).await?;
     let (store, bytes, shared) = (app.engine.store.clone(), rows.bytes(), app.clone());
@@ -144,16 +144,16 @@ pub(crate) async fn range_of_workload(
 }
 
 /// Queries the history of one instance. `around` makes the answer from the array of its points.
-pub(super) async fn ask(
+pub(super) async fn answer_range(
     app: Arc<App>,
     peer: &Peer,
     id: InstanceId,
     query: Query,
     form: Form,
-    around: impl FnOnce(More) -> More,
-) -> Result<Made, ApiError> {
+    around: impl FnOnce(JsonProducer) -> JsonProducer,
+) -> Result<PreparedAnswer, ApiError> {
     let columns = columns(&app.engine.store, std::slice::from_ref(&id), &query);
-    let rows = Rows { query, form, columns };
+    let rows = PointsJson { query, form, columns };
     let (bytes, store) = (rows.bytes(), app.engine.store.clone());
     let more = around(rows.more(move |part| store.range(&id, part)));
     make(app, peer, bytes, ORDINARY, more).await
@@ -179,7 +179,7 @@ fn selected(app: &App, selection: Selection) -> Vec<InstanceId> {
 
 /// Parses the window of a query about instances. Automatic steps are no finer than the shortest interval of the
 /// instances. Returns the window, and the longest interval in milliseconds.
-fn window(app: &App, parameters: &Parameters<'_>, ids: &[InstanceId]) -> Result<(Window, i64), ApiError> {
+fn window(app: &App, parameters: &QueryParameters<'_>, ids: &[InstanceId]) -> Result<(RangeQuery, i64), ApiError> {
     let default_ms = i64::try_from(app.engine.options.load().poll.interval.get().as_millis()).unwrap_or(i64::MAX);
     let intervals = ids.iter().flat_map(|id| app.engine.store.frames(id)).map(|frame| frame.interval_ms());
     let ends = intervals.fold(None, |ends: Option<(i64, i64)>, interval| {
@@ -187,7 +187,7 @@ fn window(app: &App, parameters: &Parameters<'_>, ids: &[InstanceId]) -> Result<
     });
     let (least_ms, most_ms) = ends.unwrap_or((default_ms, default_ms));
     let now_ms = app.engine.clock.now_ms();
-    let mut window = Window::parse(parameters, now_ms, least_ms)?;
+    let mut window = RangeQuery::parse(parameters, now_ms, least_ms)?;
     window.query.until_ms = app.engine.reach_ms(window.query.until_ms);
     Ok((window, most_ms))
 }

@@ -9,31 +9,32 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-pub(super) struct Timed<S> {
+/// A socket with a write timeout.
+pub(super) struct WriteTimeoutSocket<S> {
     socket: S,
     patience: Duration,
     /// The deadline of a blocked write; none while the client takes bytes.
     until: Option<Pin<Box<Sleep>>>,
-    progress: Arc<Progress>,
+    progress: Arc<SocketProgress>,
 }
 
 /// The state of a socket, for the code that serves its connection.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct SocketProgress {
     /// Everything that was written has been flushed.
     is_flushed: AtomicBool,
     /// Bytes have arrived since a request last began.
     has_come: AtomicBool,
 }
 
-impl<S> Timed<S> {
+impl<S> WriteTimeoutSocket<S> {
     /// Wraps a socket. `patience` is the longest time for which the client may take nothing.
     pub(super) fn new(socket: S, patience: Duration) -> Self {
-        let progress = Arc::new(Progress { is_flushed: AtomicBool::new(true), has_come: AtomicBool::new(false) });
+        let progress = Arc::new(SocketProgress { is_flushed: AtomicBool::new(true), has_come: AtomicBool::new(false) });
         Self { socket, patience, until: None, progress }
     }
 
-    pub(super) fn progress(&self) -> &Arc<Progress> {
+    pub(super) fn progress(&self) -> &Arc<SocketProgress> {
         &self.progress
     }
 
@@ -54,7 +55,7 @@ impl<S> Timed<S> {
     }
 }
 
-impl Progress {
+impl SocketProgress {
     pub(super) fn is_flushed(&self) -> bool {
         self.is_flushed.load(Relaxed)
     }
@@ -69,7 +70,7 @@ impl Progress {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeoutSocket<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -84,7 +85,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeoutSocket<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.progress.is_flushed.store(false, Relaxed);
         let went = Pin::new(&mut self.socket).poll_write(context, bytes);
@@ -127,9 +128,9 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     #[tokio::test(start_paused = true)]
-    async fn an_end_that_takes_nothing_is_given_up_and_one_that_takes_a_little_is_not() {
+    async fn a_write_fails_once_the_client_has_taken_nothing_for_the_timeout() {
         let (mut far, near) = tokio::io::duplex(8);
-        let mut timed = Timed::new(near, Duration::from_secs(30));
+        let mut timed = WriteTimeoutSocket::new(near, Duration::from_secs(30));
         let writing = tokio::spawn(async move { timed.write_all(&[0; 64]).await });
         for _ in 0..4 {
             tokio::time::sleep(Duration::from_secs(20)).await;

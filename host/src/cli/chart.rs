@@ -101,20 +101,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_course_goes_from_low_to_high_and_gaps_are_empty() {
+    fn a_line_chart_scales_from_lowest_to_highest_and_leaves_gaps_empty() {
         let drawn = lines(&[("x", vec![Some(0.0), None, Some(7.0), Some(3.5)])], 80);
         assert!(drawn.ends_with("▁ █▅\n"), "{drawn}");
     }
 
     #[test]
-    fn more_points_than_columns_are_averaged() {
+    fn points_beyond_the_number_of_columns_are_averaged() {
         let values: Vec<_> = (0..1000).map(|i| Some(f64::from(i))).collect();
         let fitted = fit(&values, 10);
         assert_eq!((fitted.len(), fitted[0], fitted[9]), (10, Some(49.5), Some(949.5)));
     }
 
     #[test]
-    fn a_chart_reaches_its_top_and_bottom() {
+    fn a_large_chart_draws_the_highest_value_at_the_top_and_the_lowest_at_the_bottom() {
         let drawn = chart("x", &[Some(10.0), Some(0.0)], 40);
         let rows: Vec<_> = drawn.lines().collect();
         assert_eq!(rows.len(), 1 + HEIGHT);
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_short() {
+    fn large_numbers_are_shortened_with_a_unit() {
         assert_eq!([short(0.0), short(12.345), short(123_456.0), short(2e10)], ["0", "12.35", "123.46k", "20G"]);
     }
 }

@@ -13,7 +13,7 @@ mod store;
 
 use crate::config::{Config, Listen};
 use crate::host::compile_if_told;
-use crate::tracing::{self, Format as LogFormat, LogOptions};
+use crate::tracing::{self, LogFormat, LogOptions};
 use anyhow::Context as _;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
@@ -147,8 +147,8 @@ struct ExportArgs {
     #[command(flatten)]
     data: DataArgs,
     /// Output format
-    #[arg(long, value_enum, default_value_t = Format::Csv)]
-    format: Format,
+    #[arg(long, value_enum, default_value_t = ExportFormat::Csv)]
+    format: ExportFormat,
     /// Instance to export; repeatable [default: all instances]
     #[arg(long, value_name = "ID", value_parser = instance_id)]
     instance: Vec<InstanceId>,
@@ -161,7 +161,7 @@ struct ExportArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Format {
+enum ExportFormat {
     /// One line per value; counters as rates, as queries show them
     Csv,
     /// For `promtool tsdb create-blocks-from openmetrics`; counters as running totals, values in base units

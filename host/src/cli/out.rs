@@ -69,7 +69,7 @@ mod tests {
     use anyhow::Context as _;
 
     #[test]
-    fn a_broken_pipe_of_standard_output_is_told_from_one_of_a_connection() {
+    fn a_broken_pipe_of_a_connection_does_not_count_as_a_closed_standard_output() {
         let broken = || io::Error::from(ErrorKind::BrokenPipe);
         let output: anyhow::Result<()> = Err(named(broken())).context("cannot write");
         assert!(is_reader_gone(&output.unwrap_err()));

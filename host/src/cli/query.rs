@@ -1,7 +1,7 @@
 //! Commands that query a running host.
 
 use super::chart;
-use super::client::{Client, Refused, encode};
+use super::client::{HostClient, HostErrorAnswer, encode};
 use super::out::{Out, aside};
 use super::{ClientArgs, InstanceArgs, RangeArgs};
 use anyhow::{Context, Result, bail};
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 
 #[derive(Deserialize)]
-struct Instance {
+struct InstanceRow {
     id: String,
     #[serde(default)]
     labels: BTreeMap<String, String>,
@@ -26,11 +26,11 @@ struct Instance {
 }
 
 pub(super) async fn instances(args: ClientArgs, out: &mut Out) -> Result<()> {
-    let body = Client::new(&args.host, Right::Read)?.get("/v1/instances").await?;
+    let body = HostClient::new(&args.host, Right::Read)?.get("/v1/instances").await?;
     if args.json {
         return print(&body, out);
     }
-    let instances: Vec<Instance> =
+    let instances: Vec<InstanceRow> =
         serde_json::from_slice(&body).context("the host's answer is not a list of instances")?;
     let width = instances.iter().map(|instance| instance.id.chars().count()).max().unwrap_or(0).max(2);
     writeln!(out, "{:<width$}  {:<8} {:<20} {:<16} LABELS", "ID", "STATE", "LAST", "SAMPLERS")?;
@@ -45,7 +45,7 @@ pub(super) async fn instances(args: ClientArgs, out: &mut Out) -> Result<()> {
 
 pub(super) async fn latest(args: InstanceArgs, out: &mut Out) -> Result<()> {
     let path = format!("/v1/instances/{}/usage", encode(&args.id));
-    let client = Client::new(&args.client.host, Right::Read)?;
+    let client = HostClient::new(&args.client.host, Right::Read)?;
     let body = match client.get(&path).await {
         Err(error) if is_not_found(&error) => {
             is_known(&client, &args.id).await?;
@@ -68,7 +68,7 @@ pub(super) async fn latest(args: InstanceArgs, out: &mut Out) -> Result<()> {
 
 pub(super) async fn range(args: RangeArgs, out: &mut Out) -> Result<()> {
     let path = format!("/v1/instances/{}/usage/range?range={}", encode(&args.id), encode(&args.range));
-    let client = Client::new(&args.client.host, Right::Read)?;
+    let client = HostClient::new(&args.client.host, Right::Read)?;
     let body = match &args.field {
         Some(field) => client.get(&format!("{path}&fields={}", encode(field))).await?,
         None => client.get(&path).await?,
@@ -110,7 +110,7 @@ pub(super) async fn range(args: RangeArgs, out: &mut Out) -> Result<()> {
 
 pub(super) async fn watch(args: InstanceArgs, out: &mut Out) -> Result<()> {
     let path = format!("/v1/instances/{}/usage/stream", encode(&args.id));
-    let client = Client::new(&args.client.host, Right::Read)?;
+    let client = HostClient::new(&args.client.host, Right::Read)?;
     // The host would wait until there is an instance of that name.
     is_known(&client, &args.id).await?;
     let mut body = client.open(&path).await?;
@@ -145,7 +145,7 @@ fn points_of(body: &[u8]) -> Result<Vec<Map<String, Value>>> {
 }
 
 fn is_not_found(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<Refused>().is_some_and(|refused| refused.status == StatusCode::NOT_FOUND)
+    error.downcast_ref::<HostErrorAnswer>().is_some_and(|refused| refused.status == StatusCode::NOT_FOUND)
 }
 
 /// Fails if the points lack this field and have one with a similar name, which the error suggests.
@@ -160,9 +160,9 @@ fn has_field(points: &[Map<String, Value>], field: &str, RangeArgs { id, range, 
 }
 
 /// Fails if the host has no instance with this id. The error suggests a similar id.
-async fn is_known(client: &Client, id: &str) -> Result<()> {
+async fn is_known(client: &HostClient, id: &str) -> Result<()> {
     let body = client.get("/v1/instances").await?;
-    let instances: Vec<Instance> =
+    let instances: Vec<InstanceRow> =
         serde_json::from_slice(&body).context("the host's answer is not a list of instances")?;
     let known = || instances.iter().map(|instance| &*instance.id);
     match nearest(id, known()) {

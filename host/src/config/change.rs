@@ -4,7 +4,7 @@ use super::{AuthConfig, Config, HttpConfig, Metrics, Poll, Snapshot, StoreConfig
 
 /// A new configuration, as far as it applies without a restart.
 #[derive(Debug)]
-pub struct Change {
+pub struct ConfigChange {
     /// The configuration to put in force.
     pub config: Config,
     /// Changed keys that need a restart; in `config` they have their old values.
@@ -31,7 +31,7 @@ fn fixed_as<T: Clone>(now: &mut T, before: &T) {
     now.clone_from(before);
 }
 
-impl Change {
+impl ConfigChange {
     /// Compares the configuration in force with a new one. Both are valid.
     pub fn between(before: &Config, mut now: Config) -> Self {
         let mut kept: Vec<&'static str> = Vec::new();
@@ -106,11 +106,11 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_a_restart_is_named_and_stays_as_it_was() {
+    fn keys_that_need_a_restart_are_listed_and_keep_their_values() {
         let before = parse("listen = '127.0.0.1:1'\npoll.interval = '10s'");
         let now =
             parse("listen = '127.0.0.1:2'\npoll.interval = '1s'\nstore.retention = '1h'\n[tls]\ncert = 'c'\nkey = 'k'");
-        let Change { config, needs_restart, changed } = Change::between(&before, now.clone());
+        let ConfigChange { config, needs_restart, changed } = ConfigChange::between(&before, now.clone());
         assert_eq!(needs_restart, ["listen", "store.retention", "tls"]);
         assert_eq!(changed, ["[poll]"]);
         assert_eq!((&config.listen, &config.store, &config.tls), (&before.listen, &before.store, &before.tls));
@@ -118,10 +118,10 @@ mod tests {
     }
 
     #[test]
-    fn another_certificate_takes_none() {
+    fn a_changed_certificate_needs_no_restart() {
         let before = parse("[tls]\ncert = 'c'\nkey = 'k'");
         let now = parse("[tls]\ncert = 'd'\nkey = 'k'\nmin_version = '1.3'");
-        let Change { config, needs_restart, changed } = Change::between(&before, now.clone());
+        let ConfigChange { config, needs_restart, changed } = ConfigChange::between(&before, now.clone());
         assert!(needs_restart.is_empty());
         assert_eq!(changed, ["[tls]"]);
         assert_eq!(config, now);

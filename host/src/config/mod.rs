@@ -7,7 +7,7 @@
 mod change;
 mod tracing;
 
-pub use change::Change;
+pub use change::ConfigChange;
 pub use dropsonde_engine::options::{
     GrantsConfig, LimitsConfig, Metrics, PluginConfig, Poll, Snapshot, StaticInstance, StoreConfig, Stream,
 };
@@ -119,8 +119,8 @@ impl Config {
     }
 
     /// Returns the HTTP server's part of the configuration.
-    pub fn http(&self) -> http::Options {
-        http::Options {
+    pub fn http(&self) -> http::ServerOptions {
+        http::ServerOptions {
             listen: self.listen.clone(),
             http: self.http.clone(),
             auth: self.auth.clone(),
@@ -175,7 +175,7 @@ fn check_path(key: &str, path: &str) -> Result<(), InvalidValue> {
     if !path.starts_with('/') || !path.bytes().all(plain) {
         return InvalidValue::of(key, "must begin with `/` and have only letters, digits and `/-_.`");
     }
-    if http::is_taken(path) {
+    if http::is_reserved_path(path) {
         return InvalidValue::of(key, "is the path of another route");
     }
     Ok(())
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_pipe_in_place_of_the_file_is_not_waited_for() {
+    fn a_named_pipe_as_configuration_file_is_refused_without_blocking() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_cannot_work_is_named_by_its_key() {
+    fn an_invalid_value_is_refused_with_its_key() {
         for (text, key) in [
             ("poll.interval = '1ms'", "poll.interval"),
             ("poll.interval = '300000000d'", "TOML parse error"),
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_other_machines_reach_has_tls_and_a_token_to_read_unless_an_operator_insists() {
+    fn a_host_open_to_other_machines_needs_a_read_token_unless_insecure_or_with_client_certificates() {
         let open = "listen = '[::]:9090'\ndata_dir = '/d'\n";
         let secure = parse(&format!("{open}[tls]\ncert = 'c'\nkey = 'k'")).unwrap();
         assert_eq!(secure.http().token_file(Right::Read), Some("/d/read.token".into()));

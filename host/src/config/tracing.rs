@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_collector_is_a_url_with_a_port_that_is_one() {
+    fn a_collector_endpoint_must_be_a_url_with_a_valid_port() {
         for good in ["http://host:4317", "https://host/v1/traces", "http://[::1]:4318", "http://host"] {
             assert!(is_web_address(good), "{good}");
         }

@@ -13,31 +13,35 @@ use tokio::runtime::Handle;
 const LARGEST_ANSWER: usize = 64 << 10;
 
 /// The reason why the last request failed, or none if it succeeded: the exporter's own error has no reason.
-pub(super) type Why = Arc<Mutex<Option<String>>>;
+pub(super) type LastRequestError = Arc<Mutex<Option<String>>>;
 
 /// Sends requests on a runtime, for threads outside of it.
 #[derive(Debug)]
-struct Sender<C> {
-    why: Why,
+struct RuntimeHttpClient<C> {
+    why: LastRequestError,
     client: Client<C, Full<Bytes>>,
     runtime: Handle,
     timeout: Duration,
 }
 
 /// Makes a client; if `is_secure`, for TLS with the certificates that the machine trusts.
-pub(super) fn client(is_secure: bool, timeout: Duration, why: Why) -> std::io::Result<Arc<dyn HttpClient>> {
+pub(super) fn client(
+    is_secure: bool,
+    timeout: Duration,
+    why: LastRequestError,
+) -> std::io::Result<Arc<dyn HttpClient>> {
     let runtime = Handle::current();
     if !is_secure {
         let client = Client::builder(TokioExecutor::new()).build(HttpConnector::new());
-        return Ok(Arc::new(Sender { why, client, runtime, timeout }));
+        return Ok(Arc::new(RuntimeHttpClient { why, client, runtime, timeout }));
     }
     let connector = HttpsConnectorBuilder::new().with_native_roots()?.https_only().enable_http1().build();
     let client = Client::builder(TokioExecutor::new()).build(connector);
-    Ok(Arc::new(Sender { why, client, runtime, timeout }))
+    Ok(Arc::new(RuntimeHttpClient { why, client, runtime, timeout }))
 }
 
 #[async_trait]
-impl<C: Connect + Clone + Send + Sync + std::fmt::Debug + 'static> HttpClient for Sender<C> {
+impl<C: Connect + Clone + Send + Sync + std::fmt::Debug + 'static> HttpClient for RuntimeHttpClient<C> {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let (client, request) = (self.client.clone(), request.map(Full::new));
         let sent = async move {

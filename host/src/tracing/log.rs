@@ -7,14 +7,14 @@ use tracing_subscriber::registry::LookupSpan;
 /// Format and level of log lines.
 #[derive(Debug, Clone)]
 pub struct LogOptions {
-    pub format: Format,
+    pub format: LogFormat,
     /// `error`, `warn`, `info`, `debug`, `trace`, or directives as `info,dropsonde::plugins=debug`.
     pub level: String,
 }
 
 /// The format of a log line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub enum LogFormat {
     /// Plain text for people
     #[default]
     Text,
@@ -55,8 +55,8 @@ impl LogOptions {
         let lines = lines.with_writer(std::io::stderr).with_target(false);
         let filter = Self::filter(&self.level).unwrap_or_else(|_| EnvFilter::new("info"));
         match self.format {
-            Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_filter(filter).boxed(),
-            Format::Json => {
+            LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_filter(filter).boxed(),
+            LogFormat::Json => {
                 lines.with_target(true).json().flatten_event(true).with_span_list(false).with_filter(filter).boxed()
             }
         }
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_level_is_a_word_or_directives_and_nonsense_is_an_error() {
+    fn log_levels_and_directives_are_accepted_and_unknown_words_are_refused() {
         assert!(LogOptions::filter("debug").is_ok());
         assert!(LogOptions::filter("info,plugin=trace").is_ok());
         for nonsense in ["dropsonde=loud", "warning", "info,verbose"] {

@@ -11,7 +11,7 @@ mod log;
 #[cfg(feature = "otlp")]
 mod otlp;
 
-pub use log::{Format, LogOptions};
+pub use log::{LogFormat, LogOptions};
 
 use crate::config::TracingConfig;
 use anyhow::Context as _;
@@ -23,30 +23,30 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 /// Ends the tracing that [`init`] started.
 #[derive(Debug)]
 #[must_use = "spans that were not sent yet are lost without a shutdown"]
-pub struct Shutdown(#[cfg(feature = "otlp")] Option<opentelemetry_sdk::trace::SdkTracerProvider>);
+pub struct TracingGuard(#[cfg(feature = "otlp")] Option<opentelemetry_sdk::trace::SdkTracerProvider>);
 
 /// Starts logging, and sending spans if a collector is configured. Call it once per process, within a tokio runtime.
 ///
 /// `metrics` counts spans that were dropped, and requests to the collector.
 #[cfg(feature = "otlp")]
-pub fn init(log: &LogOptions, config: &TracingConfig, metrics: &HostMetrics) -> anyhow::Result<Shutdown> {
+pub fn init(log: &LogOptions, config: &TracingConfig, metrics: &HostMetrics) -> anyhow::Result<TracingGuard> {
     let exporting = if config.otlp_endpoint.is_empty() { None } else { Some(otlp::provider(config, metrics)?) };
     let spans = exporting.as_ref().map(otlp::layer);
     let began = tracing_subscriber::registry().with(spans).with(log.layer()).try_init();
     began.context("this process has a logger already")?;
-    Ok(Shutdown(exporting))
+    Ok(TracingGuard(exporting))
 }
 
 /// Starts logging. Fails if a collector is configured: this binary cannot send spans.
 #[cfg(not(feature = "otlp"))]
-pub fn init(log: &LogOptions, config: &TracingConfig, _: &HostMetrics) -> anyhow::Result<Shutdown> {
+pub fn init(log: &LogOptions, config: &TracingConfig, _: &HostMetrics) -> anyhow::Result<TracingGuard> {
     if !config.otlp_endpoint.is_empty() {
         anyhow::bail!(
             "tracing.otlp_endpoint is set, and this binary was built without OTLP: remove the key, or build it with the feature `otlp`"
         );
     }
     tracing_subscriber::registry().with(log.layer()).try_init().context("this process has a logger already")?;
-    Ok(Shutdown())
+    Ok(TracingGuard())
 }
 
 /// Starts logging without spans, for commands.
@@ -55,7 +55,7 @@ pub(crate) fn log_only(log: &LogOptions) {
     let _ = tracing_subscriber::registry().with(log.layer()).try_init();
 }
 
-impl Shutdown {
+impl TracingGuard {
     /// Without OTLP there is nothing to send.
     #[cfg(not(feature = "otlp"))]
     pub async fn shutdown(self, _: Duration) -> bool {

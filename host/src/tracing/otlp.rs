@@ -1,6 +1,6 @@
-use super::client::{Why, client};
+use super::client::{LastRequestError, client};
+use crate::circuit_breaker::{CircuitBreaker, ReachabilityChange};
 use crate::config::TracingConfig;
-use crate::remote::{Change, Remote};
 use anyhow::Context as _;
 use dropsonde_engine::metrics::HostMetrics;
 use opentelemetry::trace::TracerProvider as _;
@@ -41,7 +41,7 @@ const PATH: &str = "/v1/traces";
 /// Builds everything between the end of a span and the collector.
 pub(super) fn provider(config: &TracingConfig, metrics: &HostMetrics) -> anyhow::Result<SdkTracerProvider> {
     let endpoint = endpoint(&config.otlp_endpoint);
-    let why = Why::default();
+    let why = LastRequestError::default();
     let client = client(endpoint.starts_with("https:"), TIMEOUT, why.clone())
         .context("cannot set up TLS for tracing.otlp_endpoint")?;
     let exporter = OtlpExporter::builder()
@@ -53,10 +53,10 @@ pub(super) fn provider(config: &TracingConfig, metrics: &HostMetrics) -> anyhow:
         .with_context(|| format!("cannot send spans to {} (tracing.otlp_endpoint)", shown(&endpoint)))?;
     let waiting = Arc::new(AtomicUsize::new(0));
     let unreachable = metrics.spans_dropped.with_label_values(&["unreachable"]);
-    let remote = Remote::new(DESTINATION, metrics.core.clone());
-    let exporter = Watched {
+    let breaker = CircuitBreaker::new(DESTINATION, metrics.core.clone());
+    let exporter = CircuitBreakerExporter {
         exporter,
-        remote,
+        breaker,
         waiting: waiting.clone(),
         unreachable,
         shown: shown(&endpoint),
@@ -77,7 +77,7 @@ pub(super) fn provider(config: &TracingConfig, metrics: &HostMetrics) -> anyhow:
     // A caller decides for its own traces.
     let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sample_ratio)));
     Ok(SdkTracerProvider::builder()
-        .with_span_processor(Bounded { processor, waiting, full })
+        .with_span_processor(BoundedSpanProcessor { processor, waiting, full })
         .with_sampler(sampler)
         .with_resource(resource.build())
         .build())
@@ -110,13 +110,13 @@ fn shown(endpoint: &str) -> String {
 
 /// Drops spans beyond the number that can wait, and counts them.
 #[derive(Debug)]
-struct Bounded {
+struct BoundedSpanProcessor {
     processor: BatchSpanProcessor,
     waiting: Arc<AtomicUsize>,
     full: IntCounter,
 }
 
-impl SpanProcessor for Bounded {
+impl SpanProcessor for BoundedSpanProcessor {
     fn on_start(&self, span: &mut Span, context: &Context) {
         self.processor.on_start(span, context);
     }
@@ -147,44 +147,44 @@ impl SpanProcessor for Bounded {
 
 /// Sends batches unless the circuit breaker is open, and counts the spans that the collector did not get.
 #[derive(Debug)]
-struct Watched {
+struct CircuitBreakerExporter {
     exporter: OtlpExporter,
-    remote: Remote,
+    breaker: CircuitBreaker,
     waiting: Arc<AtomicUsize>,
     unreachable: IntCounter,
     /// The endpoint without secrets, for the log.
     shown: String,
-    why: Why,
+    why: LastRequestError,
     /// The reason for failed requests that was logged last.
     told: Mutex<Option<String>>,
 }
 
-impl SpanExporter for Watched {
+impl SpanExporter for CircuitBreakerExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let (count, started) = (batch.len(), Instant::now());
         self.waiting.fetch_sub(count, Relaxed);
-        if !self.remote.may_send(started) {
+        if !self.breaker.may_send(started) {
             self.unreachable.inc_by(count as u64);
             return Ok(());
         }
         let sent = self.exporter.export(batch).await;
         let change = match &sent {
-            Ok(()) => self.remote.answered(started.elapsed()),
+            Ok(()) => self.breaker.answered(started.elapsed()),
             Err(_) => {
                 self.unreachable.inc_by(count as u64);
-                self.remote.failed(Instant::now())
+                self.breaker.failed(Instant::now())
             }
         };
         let endpoint = &*self.shown;
         let why = self.why.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         match &sent {
-            Err(error) if why != *told || change == Change::Lost => {
+            Err(error) if why != *told || change == ReachabilityChange::Lost => {
                 let error = why.clone().unwrap_or_else(|| error.to_string());
                 ::tracing::warn!(endpoint, error, "cannot send spans; they are dropped until the collector answers");
                 *told = why;
             }
-            Ok(()) if change == Change::Back => {
+            Ok(()) if change == ReachabilityChange::Back => {
                 ::tracing::info!(endpoint, "the collector answers again; spans are sent");
                 *told = None;
             }
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_works_as_written() {
+    fn an_endpoint_without_a_path_gets_the_path_for_spans() {
         for (configured, wanted) in [
             ("http://host:4317", "http://host:4317/v1/traces"),
             ("http://host:4318/", "http://host:4318/v1/traces"),

@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_or_a_path_is_read_back_as_it_was_written() {
+    fn a_listen_address_parses_and_prints_as_the_same_text() {
         for text in ["127.0.0.1:9090", "[::1]:0", "unix:/run/dropsonde.sock"] {
             assert_eq!(text.parse::<Listen>().unwrap().to_string(), text);
         }
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn other_machines_reach_what_is_not_loopback() {
+    fn only_addresses_that_are_not_loopback_are_open_to_other_machines() {
         let is_open = |text: &str| text.parse::<Listen>().unwrap().is_open();
         assert!(is_open("0.0.0.0:1") && is_open("[::]:1") && is_open("10.0.0.1:1"));
         assert!(!is_open("127.0.0.2:1") && !is_open("[::1]:1") && !is_open("unix:/x"));

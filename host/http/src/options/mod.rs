@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 /// The configuration of the HTTP server.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Options {
+pub struct ServerOptions {
     pub listen: Listen,
     pub http: HttpConfig,
     pub auth: AuthConfig,
@@ -31,7 +31,7 @@ pub struct Options {
     pub snapshot_path: String,
 }
 
-impl Default for Options {
+impl Default for ServerOptions {
     fn default() -> Self {
         Self {
             listen: Listen::default(),
@@ -46,7 +46,7 @@ impl Default for Options {
     }
 }
 
-impl Options {
+impl ServerOptions {
     /// Checks what types alone cannot.
     pub fn check(&self) -> Result<(), InvalidValue> {
         self.check_exposure()?;

@@ -16,10 +16,10 @@ const WINDOW: Duration = Duration::from_secs(60);
 const MOST_PEERS: usize = 10_000;
 
 #[derive(Debug, Default)]
-pub(super) struct Attempts(Mutex<HashMap<ClientId, Tried>>);
+pub(super) struct AttemptLimiter(Mutex<HashMap<ClientId, WrongAttempts>>);
 
 #[derive(Debug)]
-struct Tried {
+struct WrongAttempts {
     wrong: u32,
     since: Instant,
 }
@@ -28,7 +28,7 @@ struct Tried {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TooManyWrong(pub(crate) Duration);
 
-impl Attempts {
+impl AttemptLimiter {
     /// Forgets the wrong attempts of all clients.
     pub(super) fn forget(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -44,7 +44,7 @@ impl Attempts {
     ) -> Result<Option<T>, TooManyWrong> {
         // Locked until the result is known: attempts at the same time count, too.
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let passed = |tried: &Tried| now.saturating_duration_since(tried.since);
+        let passed = |tried: &WrongAttempts| now.saturating_duration_since(tried.since);
         if let Some(tried) = all.get(&peer) {
             if passed(tried) >= WINDOW {
                 all.remove(&peer);
@@ -61,7 +61,7 @@ impl Attempts {
                     all.remove(&oldest);
                 }
             }
-            all.entry(peer).or_insert(Tried { wrong: 0, since: now }).wrong += 1;
+            all.entry(peer).or_insert(WrongAttempts { wrong: 0, since: now }).wrong += 1;
         }
         Ok(right)
     }
@@ -77,8 +77,8 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_with_too_many_wrong_logins_waits_and_others_and_right_ones_do_not() {
-        let (attempts, now) = (Attempts::default(), Instant::now());
+    fn a_client_with_too_many_wrong_attempts_waits_and_other_clients_do_not() {
+        let (attempts, now) = (AttemptLimiter::default(), Instant::now());
         let [wrong, right] = [None, Some(())];
         for nth in 0..MOST_WRONG {
             assert_eq!(attempts.attempt(peer(1), now, || right), Ok(Some(())), "right ones are never counted");
@@ -93,8 +93,8 @@ mod tests {
     }
 
     #[test]
-    fn so_many_peers_are_remembered_at_most() {
-        let (attempts, now) = (Attempts::default(), Instant::now());
+    fn beyond_the_limit_of_clients_the_oldest_attempts_are_forgotten() {
+        let (attempts, now) = (AttemptLimiter::default(), Instant::now());
         for nth in 0..=MOST_PEERS as u32 {
             let at = now + Duration::from_micros(nth.into());
             assert_eq!(attempts.attempt(peer(nth), at, || None::<()>), Ok(None));

@@ -12,12 +12,12 @@ pub use file::read;
 pub(crate) use login_limit::TooManyWrong;
 pub use sessions::Session;
 
-use crate::Options;
+use crate::ServerOptions;
 use arc_swap::ArcSwap;
 use dropsonde_engine::quota::ClientId;
 use dropsonde_engine::unwritable::{is_denied, is_unwritable};
 use dropsonde_model::Right;
-use login_limit::Attempts;
+use login_limit::AttemptLimiter;
 use sessions::Sessions;
 use std::io;
 use std::path::Path;
@@ -28,11 +28,11 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 /// The tokens of a host, as hashes.
 #[derive(Debug)]
 pub struct Tokens {
-    known: ArcSwap<Known>,
+    known: ArcSwap<TokenHashes>,
     sessions: Sessions,
-    attempts: Attempts,
+    attempts: AttemptLimiter,
     /// Wrong tokens of requests. They are counted apart from logins: a client that sends wrong tokens may still log in.
-    wrong: Attempts,
+    wrong: AttemptLimiter,
     /// The reason why the tokens could not be read again.
     complaint: std::sync::Mutex<Option<String>>,
     /// Locked while tokens are read and taken over: older tokens never replace newer ones.
@@ -43,7 +43,7 @@ pub struct Tokens {
 
 /// The tokens that are in force, as hashes. None: there is no token for this right.
 #[derive(Debug)]
-pub struct Known {
+pub struct TokenHashes {
     /// Changes with the tokens.
     generation: u64,
     /// Whether clients must show a certificate. It is enough to read if there is no read token.
@@ -57,7 +57,7 @@ pub struct Known {
 
 /// The token that a client showed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shown {
+pub enum ShownToken {
     Nothing,
     /// A token that is not one of this host's.
     Unknown,
@@ -66,7 +66,7 @@ pub enum Shown {
 
 /// The reason to refuse a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum AccessRefusal {
     /// This host has no token that would be enough.
     Never,
     /// The request needs no token, but a certificate.
@@ -81,15 +81,15 @@ pub enum Refusal {
 
 impl Tokens {
     /// Reads the tokens and creates missing ones. If a token cannot be created, nobody has its right.
-    pub fn open(options: &Options) -> io::Result<Self> {
+    pub fn open(options: &ServerOptions) -> io::Result<Self> {
         let nobody = blake3::hash(file::random()?.as_bytes());
-        let known = Known::open(options, nobody, true)?;
+        let known = TokenHashes::open(options, nobody, true)?;
         known.trouble.iter().for_each(|why| tracing::error!("{why}"));
         Ok(Self {
             known: ArcSwap::from_pointee(known),
             sessions: Sessions::default(),
-            attempts: Attempts::default(),
-            wrong: Attempts::default(),
+            attempts: AttemptLimiter::default(),
+            wrong: AttemptLimiter::default(),
             complaint: std::sync::Mutex::default(),
             changing: Arc::default(),
             nobody,
@@ -104,12 +104,12 @@ impl Tokens {
     }
 
     /// Returns whether the last try to read or create the tokens failed.
-    pub fn are_unread(&self) -> bool {
+    pub fn has_read_failure(&self) -> bool {
         !self.trouble().is_empty()
     }
 
     /// Notes why the tokens could not be read again; none if they could. Returns whether this has changed.
-    pub fn complain(&self, why: Option<String>) -> bool {
+    pub fn set_read_failure(&self, why: Option<String>) -> bool {
         let mut complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
         let is_other = *complaint != why;
         *complaint = why;
@@ -123,17 +123,17 @@ impl Tokens {
     }
 
     /// Reads the tokens again, for [`take_over`](Self::take_over). May have to wait for a disk.
-    pub fn read_again(&self, options: &Options) -> io::Result<Known> {
+    pub fn read_again(&self, options: &ServerOptions) -> io::Result<TokenHashes> {
         let now = self.known.load();
         // Tokens that were read once stay in force if they can no longer be read.
-        let known = Known::open(options, self.nobody, !now.trouble.is_empty())?;
+        let known = TokenHashes::open(options, self.nobody, !now.trouble.is_empty())?;
         let is_same = Right::ALL.into_iter().all(|right| now.of(right) == known.of(right))
             && now.wants_certificate == known.wants_certificate;
-        Ok(Known { generation: now.generation + u64::from(!is_same), ..known })
+        Ok(TokenHashes { generation: now.generation + u64::from(!is_same), ..known })
     }
 
     /// Puts tokens in force. If they are other ones, all sessions end. Returns whether they are.
-    pub fn take_over(&self, known: Known) -> bool {
+    pub fn take_over(&self, known: TokenHashes) -> bool {
         let generation = known.generation;
         let are_others = self.known.swap(known.into()).generation != generation;
         if are_others {
@@ -144,26 +144,26 @@ impl Tokens {
     }
 
     /// Returns whether a token is one of this host's, and its right.
-    pub fn recognize(&self, token: &[u8]) -> Shown {
+    pub fn recognize(&self, token: &[u8]) -> ShownToken {
         self.known.load().recognize(token)
     }
 
     /// Checks whether the token or the certificate is enough.
-    pub fn check(&self, needed: Right, shown: Shown, has_certificate: bool) -> Result<(), Refusal> {
+    pub fn check(&self, needed: Right, shown: ShownToken, has_certificate: bool) -> Result<(), AccessRefusal> {
         let known = self.known.load();
         match shown {
-            Shown::Token(right) if right >= needed => Ok(()),
+            ShownToken::Token(right) if right >= needed => Ok(()),
             _ if needed == Right::Read && known.read.is_none() => {
                 if has_certificate || !known.wants_certificate {
                     Ok(())
                 } else {
-                    Err(Refusal::NoCertificate)
+                    Err(AccessRefusal::NoCertificate)
                 }
             }
-            _ if !known.allow(needed) => Err(Refusal::Never),
-            Shown::Token(right) => Err(Refusal::TooLittle(right)),
-            Shown::Unknown => Err(Refusal::Wrong),
-            Shown::Nothing => Err(Refusal::Missing),
+            _ if !known.allow(needed) => Err(AccessRefusal::Never),
+            ShownToken::Token(right) => Err(AccessRefusal::TooLittle(right)),
+            ShownToken::Unknown => Err(AccessRefusal::Wrong),
+            ShownToken::Nothing => Err(AccessRefusal::Missing),
         }
     }
 
@@ -177,16 +177,16 @@ impl Tokens {
     /// tried too many wrong ones.
     pub(crate) fn attempt(&self, peer: ClientId, token: &[u8]) -> Result<Option<Right>, TooManyWrong> {
         self.attempts.attempt(peer, Instant::now(), || match self.recognize(token) {
-            Shown::Token(right) => Some(right),
-            Shown::Nothing | Shown::Unknown => None,
+            ShownToken::Token(right) => Some(right),
+            ShownToken::Nothing | ShownToken::Unknown => None,
         })
     }
 
     /// Begins a session for a client that shows a token, and returns it with the token's right; none if the token is
     /// wrong.
-    pub fn begin_session(&self, token: &[u8], options: &Options) -> io::Result<Option<(Session, Right)>> {
+    pub fn begin_session(&self, token: &[u8], options: &ServerOptions) -> io::Result<Option<(Session, Right)>> {
         let known = self.known.load();
-        let Shown::Token(right) = known.recognize(token) else { return Ok(None) };
+        let ShownToken::Token(right) = known.recognize(token) else { return Ok(None) };
         let session = self.sessions.begin(known.generation, options.auth.login_lifetime.get(), Instant::now())?;
         Ok(Some((session, right)))
     }
@@ -202,11 +202,11 @@ impl Tokens {
     }
 }
 
-// === impl Known ===
+// === impl TokenHashes ===
 
-impl Known {
+impl TokenHashes {
     /// Reads and creates tokens. `without`: the host goes on without a token that its user may not read.
-    fn open(options: &Options, nobody: blake3::Hash, without: bool) -> io::Result<Self> {
+    fn open(options: &ServerOptions, nobody: blake3::Hash, without: bool) -> io::Result<Self> {
         let mut trouble = Vec::new();
         let mut hash = |right: Right| {
             let Some(path) = options.token_file(right) else { return Ok(None) };
@@ -230,11 +230,11 @@ impl Known {
         Ok(Self { generation: 0, wants_certificate, read, write, admin, trouble })
     }
 
-    fn recognize(&self, token: &[u8]) -> Shown {
+    fn recognize(&self, token: &[u8]) -> ShownToken {
         // Hashes compare in constant time.
         let shown = blake3::hash(token);
         let is = |right: &Right| self.of(*right).is_some_and(|hash| hash == shown);
-        Right::ALL.into_iter().rev().find(is).map_or(Shown::Unknown, Shown::Token)
+        Right::ALL.into_iter().rev().find(is).map_or(ShownToken::Unknown, ShownToken::Token)
     }
 
     fn of(&self, right: Right) -> Option<blake3::Hash> {
@@ -263,14 +263,14 @@ mod tests {
     use tempfile::TempDir;
 
     /// A host that only this machine reaches.
-    fn local(data: &TempDir) -> Options {
-        Options { data_dir: Some(data.path().to_owned()), ..Options::default() }
+    fn local(data: &TempDir) -> ServerOptions {
+        ServerOptions { data_dir: Some(data.path().to_owned()), ..ServerOptions::default() }
     }
 
     /// A host that needs a token for reading, too.
-    fn guarded(data: &TempDir) -> Options {
+    fn guarded(data: &TempDir) -> ServerOptions {
         let auth = AuthConfig { read_token_file: Some(data.path().join("read.token")), ..AuthConfig::default() };
-        Options { auth, ..local(data) }
+        ServerOptions { auth, ..local(data) }
     }
 
     fn token(data: &TempDir, right: Right) -> String {
@@ -278,73 +278,77 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_made_once_and_for_this_user_alone() {
+    fn missing_tokens_are_created_once_and_readable_by_their_user_alone() {
         let data = tempfile::tempdir().unwrap();
         let tokens = Tokens::open(&guarded(&data)).unwrap();
         for right in Right::ALL {
             let token = token(&data, right);
-            assert_eq!((token.len(), tokens.recognize(token.as_bytes())), (64, Shown::Token(right)));
+            assert_eq!((token.len(), tokens.recognize(token.as_bytes())), (64, ShownToken::Token(right)));
             let mode = data.path().join(right.file_name()).metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
             let again = Tokens::open(&guarded(&data)).unwrap();
-            assert_eq!(again.recognize(token.as_bytes()), Shown::Token(right));
+            assert_eq!(again.recognize(token.as_bytes()), ShownToken::Token(right));
         }
     }
 
     #[test]
-    fn a_token_that_allows_more_allows_less_and_not_the_other_way_round() {
+    fn a_token_includes_the_lower_rights_but_not_the_higher_ones() {
         let data = tempfile::tempdir().unwrap();
         let tokens = Tokens::open(&guarded(&data)).unwrap();
         for shown in Right::ALL {
             for needed in Right::ALL {
-                let expected = if shown >= needed { Ok(()) } else { Err(Refusal::TooLittle(shown)) };
-                assert_eq!(tokens.check(needed, Shown::Token(shown), false), expected);
+                let expected = if shown >= needed { Ok(()) } else { Err(AccessRefusal::TooLittle(shown)) };
+                assert_eq!(tokens.check(needed, ShownToken::Token(shown), false), expected);
             }
         }
     }
 
     #[test]
-    fn whoever_shows_none_or_another_is_refused() {
+    fn a_missing_or_unknown_token_is_refused() {
         let data = tempfile::tempdir().unwrap();
         let tokens = Tokens::open(&guarded(&data)).unwrap();
         for other in [&b""[..], b"guessed", &[0xff]] {
-            assert_eq!(tokens.recognize(other), Shown::Unknown);
+            assert_eq!(tokens.recognize(other), ShownToken::Unknown);
         }
         for right in Right::ALL {
-            assert_eq!(tokens.check(right, Shown::Nothing, false), Err(Refusal::Missing));
-            assert_eq!(tokens.check(right, Shown::Unknown, false), Err(Refusal::Wrong));
+            assert_eq!(tokens.check(right, ShownToken::Nothing, false), Err(AccessRefusal::Missing));
+            assert_eq!(tokens.check(right, ShownToken::Unknown, false), Err(AccessRefusal::Wrong));
         }
     }
 
     #[test]
-    fn without_a_token_of_their_own_everybody_may_read_and_nobody_write() {
+    fn without_tokens_everybody_may_read_and_nobody_may_write() {
         let data = tempfile::tempdir().unwrap();
-        assert_eq!(Tokens::open(&local(&data)).unwrap().check(Right::Read, Shown::Nothing, false), Ok(()));
+        assert_eq!(Tokens::open(&local(&data)).unwrap().check(Right::Read, ShownToken::Nothing, false), Ok(()));
         let mut nothing = local(&data);
         nothing.data_dir = None;
         let tokens = Tokens::open(&nothing).unwrap();
-        assert_eq!(tokens.check(Right::Read, Shown::Unknown, false), Ok(()));
-        assert_eq!(tokens.check(Right::Write, Shown::Unknown, false), Err(Refusal::Never));
+        assert_eq!(tokens.check(Right::Read, ShownToken::Unknown, false), Ok(()));
+        assert_eq!(tokens.check(Right::Write, ShownToken::Unknown, false), Err(AccessRefusal::Never));
         nothing.auth.admin_token_file = Some(data.path().join("mine"));
         let tokens = Tokens::open(&nothing).unwrap();
-        assert_eq!(tokens.check(Right::Write, Shown::Nothing, false), Err(Refusal::Missing), "an admin may");
+        assert_eq!(tokens.check(Right::Write, ShownToken::Nothing, false), Err(AccessRefusal::Missing), "an admin may");
     }
 
     #[test]
-    fn where_certificates_are_wanted_one_is_enough_to_read_and_for_nothing_else() {
+    fn a_required_client_certificate_allows_reading_and_nothing_else() {
         let data = tempfile::tempdir().unwrap();
         let mut options = local(&data);
         options.tls.client_ca = Some("ca.pem".into());
         let tokens = Tokens::open(&options).unwrap();
-        let check = |needed, has_certificate| tokens.check(needed, Shown::Nothing, has_certificate);
-        assert_eq!((check(Right::Read, true), check(Right::Read, false)), (Ok(()), Err(Refusal::NoCertificate)));
-        assert_eq!(check(Right::Write, true), Err(Refusal::Missing));
-        let tokens = Tokens::open(&Options { tls: options.tls, ..guarded(&data) }).unwrap();
-        assert_eq!(tokens.check(Right::Read, Shown::Nothing, true), Err(Refusal::Missing), "both, where both are said");
+        let check = |needed, has_certificate| tokens.check(needed, ShownToken::Nothing, has_certificate);
+        assert_eq!((check(Right::Read, true), check(Right::Read, false)), (Ok(()), Err(AccessRefusal::NoCertificate)));
+        assert_eq!(check(Right::Write, true), Err(AccessRefusal::Missing));
+        let tokens = Tokens::open(&ServerOptions { tls: options.tls, ..guarded(&data) }).unwrap();
+        assert_eq!(
+            tokens.check(Right::Read, ShownToken::Nothing, true),
+            Err(AccessRefusal::Missing),
+            "both, where both are said"
+        );
     }
 
     #[test]
-    fn other_tokens_take_over_and_end_sessions_and_a_bad_file_changes_nothing() {
+    fn new_tokens_end_all_sessions_and_an_invalid_token_file_changes_nothing() {
         let data = tempfile::tempdir().unwrap();
         let options = guarded(&data);
         let tokens = Tokens::open(&options).unwrap();
@@ -358,13 +362,13 @@ mod tests {
         let path = data.path().join("read.token");
         std::fs::write(&path, "").unwrap();
         assert!(reload().is_err());
-        assert_eq!(tokens.recognize(before.as_bytes()), Shown::Token(Right::Read));
+        assert_eq!(tokens.recognize(before.as_bytes()), ShownToken::Token(Right::Read));
         std::fs::write(&path, "an operator's own token").unwrap();
         let wrong = || tokens.count_wrong(ClientId::Unix).is_ok();
         assert_eq!((0..11).filter(|_| wrong()).count(), 10);
         assert!(reload().unwrap() && wrong(), "wrong ones are counted anew");
-        assert_eq!(tokens.recognize(before.as_bytes()), Shown::Unknown);
-        assert_eq!(tokens.recognize(b"an operator's own token"), Shown::Token(Right::Read));
+        assert_eq!(tokens.recognize(before.as_bytes()), ShownToken::Unknown);
+        assert_eq!(tokens.recognize(b"an operator's own token"), ShownToken::Token(Right::Read));
         assert!(!tokens.is_session(session.secret().as_bytes()));
     }
 }

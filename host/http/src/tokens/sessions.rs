@@ -9,10 +9,10 @@ const MOST: usize = 1000;
 
 /// The sessions of browsers, by the hash of their secrets.
 #[derive(Debug, Default)]
-pub(super) struct Sessions(Mutex<HashMap<[u8; 32], Begun>>);
+pub(super) struct Sessions(Mutex<HashMap<[u8; 32], OpenSession>>);
 
 #[derive(Debug)]
-struct Begun {
+struct OpenSession {
     /// The generation of the tokens when the session began.
     generation: u64,
     ends: Instant,
@@ -41,7 +41,7 @@ impl Sessions {
         {
             all.remove(&first);
         }
-        all.insert(key(secret.as_bytes()), Begun { generation, ends: now + lifetime });
+        all.insert(key(secret.as_bytes()), OpenSession { generation, ends: now + lifetime });
         Ok(Session { secret, lifetime })
     }
 
@@ -54,7 +54,7 @@ impl Sessions {
         self.lock().remove(&key(secret));
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Begun>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], OpenSession>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -70,7 +70,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[test]
-    fn a_session_lasts_until_it_is_ended_or_over_or_there_are_other_tokens() {
+    fn a_session_is_valid_until_logout_expiry_or_a_change_of_tokens() {
         let (sessions, now) = (Sessions::default(), Instant::now());
         let [one, other] = [(); 2].map(|()| sessions.begin(7, HOUR, now).unwrap());
         let has = |session: &Session, generation, now| sessions.has(session.secret().as_bytes(), generation, now);
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_so_many_at_most() {
+    fn beyond_the_limit_of_sessions_the_first_to_expire_ends() {
         let (sessions, now) = (Sessions::default(), Instant::now());
         let first = sessions.begin(0, HOUR, now).unwrap();
         (0..MOST).for_each(|_| drop(sessions.begin(0, HOUR * 2, now).unwrap()));

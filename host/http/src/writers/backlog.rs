@@ -18,17 +18,17 @@ const LEAST_PLACES: usize = 4096;
 /// Events, the oldest first, and the list of each channel's events.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
-    events: VecDeque<Kept>,
+    events: VecDeque<BacklogEvent>,
     /// The number of the first event in `events`.
     first: u64,
     bytes: usize,
-    channels: HashMap<ChannelId, Channel>,
+    channels: HashMap<ChannelId, BacklogChannel>,
     /// Entries in the lists of all channels.
     places: usize,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct BacklogEvent {
     event: Arc<Event>,
     /// The number of channels that list the event.
     listed: usize,
@@ -36,7 +36,7 @@ struct Kept {
 
 /// The events of all readers that follow the same things.
 #[derive(Debug, Default)]
-pub(super) struct Channel {
+pub(super) struct BacklogChannel {
     /// The tokens of all readers.
     pub(super) readers: Vec<usize>,
     /// Readers that have all events: tokens and serial numbers. Some may have left, or have something else to write.
@@ -57,7 +57,7 @@ pub(super) struct Channel {
 
 /// The next event of a reader.
 #[derive(Debug)]
-pub(super) enum Next<'a> {
+pub(super) enum NextEvent<'a> {
     Event(&'a Arc<Event>),
     /// The next event is no longer kept.
     Gone,
@@ -124,7 +124,7 @@ impl Backlog {
         channel.last = event.sequence;
         if self.events.back().is_none_or(|kept| kept.event.sequence != event.sequence) {
             self.bytes += event.size();
-            self.events.push_back(Kept { event, listed: 0 });
+            self.events.push_back(BacklogEvent { event, listed: 0 });
         }
         if let Some(kept) = self.events.back_mut() {
             kept.listed += 1;
@@ -145,14 +145,14 @@ impl Backlog {
     }
 
     /// Returns the readers that wait for an event of a channel. They count as notified.
-    pub(super) fn told(&mut self, id: ChannelId) -> Vec<(usize, u64)> {
+    pub(super) fn take_idle_readers(&mut self, id: ChannelId) -> Vec<(usize, u64)> {
         let Some(channel) = self.channels.get_mut(&id) else { return Vec::new() };
         channel.is_stirred = false;
         std::mem::take(&mut channel.idle)
     }
 
     /// Drops the events of a channel if none of its readers is behind.
-    pub(super) fn settle(&mut self, id: ChannelId) {
+    pub(super) fn drop_if_unneeded(&mut self, id: ChannelId) {
         if self.channels.get(&id).is_some_and(|channel| channel.behind == 0) {
             self.forget(id);
         }
@@ -166,7 +166,7 @@ impl Backlog {
         let most = (bytes / BYTES_OF_PLACE).max(LEAST_PLACES);
         if self.places > most {
             // The lists may have entries of dropped events.
-            self.live_all();
+            self.prune_all();
         }
         while self.places > most {
             // The longest list loses its older half.
@@ -177,25 +177,25 @@ impl Backlog {
     }
 
     /// Returns the next event of a reader at a position of a channel.
-    pub(super) fn next(&mut self, id: ChannelId, at: u64) -> Next<'_> {
-        self.live(id);
-        let Some(channel) = self.channels.get(&id) else { return Next::Nothing };
+    pub(super) fn next(&mut self, id: ChannelId, at: u64) -> NextEvent<'_> {
+        self.prune(id);
+        let Some(channel) = self.channels.get(&id) else { return NextEvent::Nothing };
         if at >= channel.end() {
-            return Next::Nothing;
+            return NextEvent::Nothing;
         }
         let number = at.checked_sub(channel.first).and_then(|nth| channel.list.get(usize::try_from(nth).ok()?));
         let event = number.and_then(|number| self.events.get(usize::try_from(number.checked_sub(self.first)?).ok()?));
-        event.map_or(Next::Gone, |kept| Next::Event(&kept.event))
+        event.map_or(NextEvent::Gone, |kept| NextEvent::Event(&kept.event))
     }
 
     /// Returns the position of a channel's first kept event, the position of the next event to come, and the sequence
     /// number of the last event.
     pub(super) fn bounds(&mut self, id: ChannelId) -> (u64, u64, u64) {
-        self.live(id);
+        self.prune(id);
         self.channels.get(&id).map_or((0, 0, 0), |channel| (channel.first, channel.end(), channel.last))
     }
 
-    pub(super) fn channel(&mut self, id: ChannelId) -> Option<&mut Channel> {
+    pub(super) fn channel(&mut self, id: ChannelId) -> Option<&mut BacklogChannel> {
         self.channels.get_mut(&id)
     }
 
@@ -225,7 +225,7 @@ impl Backlog {
     }
 
     /// Removes the entries of dropped events from a channel's list.
-    fn live(&mut self, id: ChannelId) {
+    fn prune(&mut self, id: ChannelId) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         while channel.list.front().is_some_and(|number| *number < self.first) {
             channel.list.pop_front();
@@ -234,9 +234,9 @@ impl Backlog {
         }
     }
 
-    fn live_all(&mut self) {
+    fn prune_all(&mut self) {
         let ids: Vec<_> = self.channels.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.live(id));
+        ids.into_iter().for_each(|id| self.prune(id));
     }
 
     fn drop_first(&mut self) {
@@ -254,9 +254,9 @@ impl Backlog {
 /// The capacity that an empty list keeps.
 const LEAST_LIST: usize = 64;
 
-// === impl Channel ===
+// === impl BacklogChannel ===
 
-impl Channel {
+impl BacklogChannel {
     fn end(&self) -> u64 {
         self.first + self.list.len() as u64
     }
@@ -283,14 +283,14 @@ mod tests {
 
     fn at(backlog: &mut Backlog, channel: ChannelId, at: u64) -> Option<u64> {
         match backlog.next(channel, at) {
-            Next::Event(event) => Some(event.sequence),
-            Next::Gone => None,
-            Next::Nothing => Some(0),
+            NextEvent::Event(event) => Some(event.sequence),
+            NextEvent::Gone => None,
+            NextEvent::Nothing => Some(0),
         }
     }
 
     #[test]
-    fn an_event_of_several_channels_is_kept_once_and_goes_when_nobody_is_behind() {
+    fn an_event_of_two_channels_is_kept_once_and_dropped_when_no_reader_is_behind() {
         let (mut backlog, [one, other]) = backlog();
         for sequence in [1, 2] {
             let event = event(sequence);
@@ -300,7 +300,7 @@ mod tests {
         assert_eq!((backlog.events.len(), backlog.places), (2, 4));
         assert_eq!([0, 1, 2].map(|nth| at(&mut backlog, one, nth)), [Some(1), Some(2), Some(0)]);
         for channel in [one, other] {
-            backlog.told(channel);
+            backlog.take_idle_readers(channel);
             backlog.caught_up(channel);
         }
         assert_eq!((backlog.events.len(), backlog.places, backlog.bytes), (0, 0, 0));
@@ -310,11 +310,11 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_keeps_its_newest_events_within_its_number_and_all_within_their_bytes() {
+    fn a_channel_keeps_its_newest_events_up_to_its_limits_of_count_and_bytes() {
         let (mut backlog, [one, other]) = backlog();
         for sequence in 1..=9 {
             backlog.push(one, event(sequence));
-            backlog.told(one);
+            backlog.take_idle_readers(one);
         }
         backlog.push(one, event(10));
         assert_eq!(backlog.bounds(one), (6, 10, 10), "three, and what came since its readers were told");

@@ -8,21 +8,21 @@ use std::sync::Arc;
 /// An owner of turns. A client has turns for its own sockets, and others for streams that the HTTP server carries, as
 /// those may have to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Client {
+pub(super) struct TurnOwner {
     pub(super) peer: Option<ClientId>,
     pub(super) is_carried: bool,
 }
 
 /// Readers that wait for their turn, by client.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
-    clients: HashMap<Client, Own>,
+pub(super) struct FairQueue {
+    clients: HashMap<TurnOwner, OwnerQueue>,
     /// Clients with waiting readers, in the order of their turns.
-    waiting: VecDeque<Client>,
+    waiting: VecDeque<TurnOwner>,
 }
 
 #[derive(Debug, Default)]
-struct Own {
+struct OwnerQueue {
     readers: usize,
     /// Waiting readers, by token and serial number. Some may have left.
     ready: VecDeque<(usize, u64)>,
@@ -36,15 +36,15 @@ struct Own {
     is_held: bool,
 }
 
-impl Turns {
+impl FairQueue {
     /// Adds a reader of a client. Returns the client's bodies that were woken.
-    pub(super) fn join(&mut self, client: Client) -> Arc<Awake> {
+    pub(super) fn join(&mut self, client: TurnOwner) -> Arc<Awake> {
         let own = self.clients.entry(client).or_default();
         own.readers += 1;
         own.awake.clone()
     }
 
-    pub(super) fn leave(&mut self, client: Client) {
+    pub(super) fn leave(&mut self, client: TurnOwner) {
         if let Some(own) = self.clients.get_mut(&client) {
             own.readers = own.readers.saturating_sub(1);
             if own.readers == 0 {
@@ -54,7 +54,7 @@ impl Turns {
     }
 
     /// Has a reader wait for its turn.
-    pub(super) fn queue(&mut self, client: Client, token: usize, serial: u64) {
+    pub(super) fn queue(&mut self, client: TurnOwner, token: usize, serial: u64) {
         let Some(own) = self.clients.get_mut(&client) else { return };
         if own.ready.is_empty() {
             self.waiting.push_back(client);
@@ -63,7 +63,7 @@ impl Turns {
     }
 
     /// Gives a client its turns again, if it had to wait for its bodies.
-    pub(super) fn resume(&mut self, client: Client) {
+    pub(super) fn resume(&mut self, client: TurnOwner) {
         if let Some(own) = self.clients.get_mut(&client)
             && std::mem::take(&mut own.is_held)
         {
@@ -97,14 +97,14 @@ impl Turns {
     }
 
     /// Counts one more reader of a client that takes nothing, or one fewer.
-    pub(super) fn block(&mut self, client: Client, is_blocked: bool) {
+    pub(super) fn block(&mut self, client: TurnOwner, is_blocked: bool) {
         if let Some(own) = self.clients.get_mut(&client) {
             own.blocked = if is_blocked { own.blocked + 1 } else { own.blocked.saturating_sub(1) };
         }
     }
 
     /// Counts that a reader of a client has lost events.
-    pub(super) fn lost(&mut self, client: Client) {
+    pub(super) fn lost(&mut self, client: TurnOwner) {
         if let Some(own) = self.clients.get_mut(&client) {
             own.lost += 1;
         }
@@ -129,10 +129,10 @@ mod tests {
     use std::net::Ipv4Addr;
 
     #[test]
-    fn a_peer_with_one_reader_has_as_many_turns_as_one_with_many() {
-        let mut turns = Turns::default();
+    fn a_client_with_one_reader_gets_as_many_turns_as_one_with_many() {
+        let mut turns = FairQueue::default();
         let peers = [1, 2].map(|bits| Some(ClientId::Ip(Ipv4Addr::from_bits(bits).into())));
-        let [greedy, modest] = peers.map(|peer| Client { peer, is_carried: false });
+        let [greedy, modest] = peers.map(|peer| TurnOwner { peer, is_carried: false });
         (0..100).for_each(|_| drop(turns.join(greedy)));
         turns.join(modest);
         (0..100).for_each(|token| turns.queue(greedy, token, 0));
@@ -143,9 +143,9 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_is_named_while_it_reads_few_of_its_streams() {
-        let mut turns = Turns::default();
-        let [peer, carried] = [false, true].map(|is_carried| Client { peer: Some(ClientId::Unix), is_carried });
+    fn a_client_is_reported_as_unread_while_too_many_of_its_streams_are_blocked_or_lose_events() {
+        let mut turns = FairQueue::default();
+        let [peer, carried] = [false, true].map(|is_carried| TurnOwner { peer: Some(ClientId::Unix), is_carried });
         (0..=MOST_UNREAD).for_each(|_| drop(turns.join(peer)));
         turns.join(carried);
         (1..MOST_UNREAD).for_each(|_| turns.block(peer, true));

@@ -28,14 +28,14 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-use writer::{WAKE, Writer};
+use writer::{StreamWriter, WAKE};
 
 /// The largest number of writers. More would wait for the kernel, not for each other.
 const MOST_WRITERS: usize = 4;
 
 /// The timeouts of readers.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct ReaderTimeouts {
     /// Time without an event after which a reader gets a comment, which shows that the stream is alive.
     pub heartbeat: Duration,
     /// Time after which a reader that takes nothing is cut off.
@@ -51,7 +51,7 @@ pub struct Writers {
 
 impl Writers {
     /// Starts a thread for each processor, at most four. From now on they take the hub's streams.
-    pub fn start(hub: &Hub, patience: Patience, vitals: &Arc<Vitals>) -> io::Result<Self> {
+    pub fn start(hub: &Hub, patience: ReaderTimeouts, vitals: &Arc<Vitals>) -> io::Result<Self> {
         let count = thread::available_parallelism().map_or(1, usize::from).min(MOST_WRITERS);
         let (mut inboxes, mut threads) = (Vec::new(), Vec::new());
         for number in 0..count {
@@ -61,7 +61,7 @@ impl Writers {
             let wake = Wake(Box::new(move || drop(waker.wake())));
             let inbox = Arc::new(Inbox::new(wake));
             let pulse = vitals.pulse("streams");
-            let writer = Writer::new(number, hub.clone(), inbox.clone(), poll, patience, pulse);
+            let writer = StreamWriter::new(number, hub.clone(), inbox.clone(), poll, patience, pulse);
             inboxes.push(inbox);
             threads.push(thread::Builder::new().name(format!("stream-{number}")).spawn(move || writer.run())?);
         }
@@ -99,10 +99,10 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     #[test]
-    fn a_carried_stream_that_ends_has_all_that_came_before() {
+    fn a_carried_stream_delivers_all_earlier_events_before_it_ends() {
         let lost = prometheus::IntCounter::new("lost", "Lost.").unwrap();
         let hub = Hub::new(0xb007, 0, 5000, 1, lost.clone());
-        let patience = Patience { heartbeat: Duration::from_secs(60), stalled: Duration::from_secs(60) };
+        let patience = ReaderTimeouts { heartbeat: Duration::from_secs(60), stalled: Duration::from_secs(60) };
         let writers = Writers::start(&hub, patience, &Arc::default()).unwrap();
         let id = InstanceId::new("a").unwrap();
         let (selection, members, unheard) = (Selection::One(id.clone()).into(), Vec::new(), HashMap::new());

@@ -1,5 +1,5 @@
-use super::backlog::{Backlog, Next};
-use super::fair_queue::Client;
+use super::backlog::{Backlog, NextEvent};
+use super::fair_queue::TurnOwner;
 use bytes::Bytes;
 use dropsonde_engine::hub::Selection;
 use dropsonde_engine::hub::{
@@ -21,20 +21,20 @@ const FIRST_AT_ONCE: usize = 16;
 const KEPT: usize = 8;
 
 /// One stream: its outlet, and its position in the events of its channel.
-pub(super) struct Reader {
+pub(super) struct StreamReader {
     pub(super) outlet: Outlet,
     pub(super) channel: ChannelId,
     /// The reader's index in its channel's list of readers.
     pub(super) place: usize,
     /// Tells the reader from earlier readers with the same token.
     pub(super) serial: u64,
-    pub(super) state: State,
+    pub(super) state: ReaderState,
     /// Whether its channel's list of idle readers has it.
     pub(super) is_listed: bool,
     selection: Arc<Selection>,
     form: Form,
     /// The bytes that are written next.
-    pieces: VecDeque<Piece>,
+    pieces: VecDeque<OutgoingPiece>,
     /// Bytes of the first piece that are already written.
     written: usize,
     /// What comes after `pieces`: the rest of its beginning, then the events of its channel from the position `next`
@@ -49,7 +49,7 @@ pub(super) struct Reader {
     counted: u64,
     /// The position of its channel at which the stream ends, and the bytes that come there instead of events.
     ends: Option<u64>,
-    ending: VecDeque<Piece>,
+    ending: VecDeque<OutgoingPiece>,
     /// The time of the last successful write.
     moved: Instant,
     /// The time of its next heartbeat, or of the next check whether it is stalled.
@@ -63,7 +63,7 @@ pub(super) struct Reader {
 
 /// The state of a reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum ReaderState {
     /// It has all events, and waits for the next.
     Idle,
     /// It waits for its turn.
@@ -75,7 +75,7 @@ pub(super) enum State {
 }
 
 /// The bytes of one event.
-struct Piece {
+struct OutgoingPiece {
     bytes: Bytes,
     /// The event's sequence number, if it was published since the reader began.
     published: Option<u64>,
@@ -83,7 +83,7 @@ struct Piece {
 
 /// The result of a reader's turn.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Went {
+pub(super) enum WriteOutcome {
     /// The reader took bytes; there may be more.
     On,
     /// The reader has all events.
@@ -94,7 +94,7 @@ pub(super) enum Went {
     Over,
 }
 
-impl Reader {
+impl StreamReader {
     /// Creates a reader. `serial` and `token` tell it from others.
     pub(super) fn new(joining: Joining, serial: u64, token: usize, backlog: &mut Backlog, now: Instant) -> Self {
         let Joining { outlet, head, beginning, ends, channel, selection, since, most, claim } = joining;
@@ -104,11 +104,11 @@ impl Reader {
             channel,
             place,
             serial,
-            state: State::Ready,
+            state: ReaderState::Ready,
             is_listed: false,
             form: selection.form(),
             selection,
-            pieces: VecDeque::from([Piece::of(head.into())]),
+            pieces: VecDeque::from([OutgoingPiece::of(head.into())]),
             written: 0,
             beginning: Some(beginning),
             next,
@@ -130,13 +130,13 @@ impl Reader {
     }
 
     /// Returns the client whose turns the reader uses.
-    pub(super) fn client(&self) -> Client {
-        Client { peer: self.claim.peer(), is_carried: self.outlet.is_carried() }
+    pub(super) fn client(&self) -> TurnOwner {
+        TurnOwner { peer: self.claim.peer(), is_carried: self.outlet.is_carried() }
     }
 
     /// Returns whether the reader needs the kept events of its channel.
     pub(super) fn is_behind(&self) -> bool {
-        matches!(self.state, State::Ready | State::Blocked)
+        matches!(self.state, ReaderState::Ready | ReaderState::Blocked)
     }
 
     /// Ends the stream at the position `at` of its channel, with the event `last` and the end of the body.
@@ -145,7 +145,7 @@ impl Reader {
             return;
         }
         let last = last.map(|last| self.outlet.framed(last.encoded(self.form)));
-        self.ending.extend(last.into_iter().chain(self.outlet.last()).map(Piece::of));
+        self.ending.extend(last.into_iter().chain(self.outlet.last()).map(OutgoingPiece::of));
         self.ends = Some(at);
     }
 
@@ -165,41 +165,41 @@ impl Reader {
     }
 
     /// Writes as much as one write takes.
-    pub(super) fn write_some(&mut self, hub: &Hub, backlog: &mut Backlog, now: Instant) -> Went {
+    pub(super) fn write_some(&mut self, hub: &Hub, backlog: &mut Backlog, now: Instant) -> WriteOutcome {
         if self.pieces.is_empty() {
             self.refill(hub, backlog);
         }
         if self.pieces.is_empty() {
             self.pieces.shrink_to(KEPT);
-            return if self.ends.is_some() { self.over() } else { Went::Idle };
+            return if self.ends.is_some() { self.over() } else { WriteOutcome::Idle };
         }
         match self.write() {
-            Ok(0) => return Went::Over,
+            Ok(0) => return WriteOutcome::Over,
             Ok(count) => {
                 self.moved = now;
                 self.advance(count);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.put_back();
-                return Went::Blocked;
+                return WriteOutcome::Blocked;
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => return Went::Over,
+            Err(_) => return WriteOutcome::Over,
         }
         match self.pieces.is_empty() && self.beginning.is_none() && self.ending.is_empty() {
             true if self.ends.is_some_and(|end| self.next >= end) => self.over(),
-            true if self.ends.is_none() && matches!(backlog.next(self.channel, self.next), Next::Nothing) => {
+            true if self.ends.is_none() && matches!(backlog.next(self.channel, self.next), NextEvent::Nothing) => {
                 // Frees what the reader needed while it was behind.
                 self.pieces.shrink_to(KEPT);
-                Went::Idle
+                WriteOutcome::Idle
             }
-            _ => Went::On,
+            _ => WriteOutcome::On,
         }
     }
 
-    fn over(&self) -> Went {
+    fn over(&self) -> WriteOutcome {
         self.outlet.finish();
-        Went::Over
+        WriteOutcome::Over
     }
 
     /// Fills `pieces` with what comes next, at most as much as one write may take.
@@ -209,17 +209,17 @@ impl Reader {
         let mut bytes = 0;
         while bytes < BYTES_AT_ONCE && self.pieces.len() < AT_ONCE && self.beginning.is_none() && self.next < end {
             match backlog.next(self.channel, self.next) {
-                Next::Nothing => break,
-                Next::Gone if self.pieces.is_empty() => {
+                NextEvent::Nothing => break,
+                NextEvent::Gone if self.pieces.is_empty() => {
                     self.skip_lost(hub, backlog);
                     self.begin(hub);
                 }
                 // The pieces that it has are written first.
-                Next::Gone => break,
-                Next::Event(event) => {
+                NextEvent::Gone => break,
+                NextEvent::Event(event) => {
                     let framed = self.outlet.framed(event.encoded(self.form));
                     bytes += framed.len();
-                    self.pieces.push_back(Piece { bytes: framed, published: Some(event.sequence) });
+                    self.pieces.push_back(OutgoingPiece { bytes: framed, published: Some(event.sequence) });
                     (self.seen, self.next) = (event.sequence, self.next + 1);
                 }
             }
@@ -235,8 +235,8 @@ impl Reader {
         if let Some(more) = hub.more(beginning, FIRST_AT_ONCE) {
             self.promised = self.promised.saturating_sub(more.len() as u64);
             self.pieces.extend(more.into_iter().map(|first| match first {
-                First::Reset(reset) => Piece::of(self.outlet.framed(&reset)),
-                First::Event(event) => Piece::of(self.outlet.framed(event.encoded(self.form))),
+                First::Reset(reset) => OutgoingPiece::of(self.outlet.framed(&reset)),
+                First::Event(event) => OutgoingPiece::of(self.outlet.framed(event.encoded(self.form))),
             }));
             return;
         }
@@ -290,12 +290,12 @@ impl Reader {
     }
 
     /// Returns when the reader needs a heartbeat, or is cut off if it is still blocked.
-    pub(super) fn wants(&self, heartbeat: Duration, stalled: Duration) -> Instant {
+    pub(super) fn due_at(&self, heartbeat: Duration, stalled: Duration) -> Instant {
         self.moved + if self.is_blocked() { stalled } else { heartbeat }
     }
 
     pub(super) fn is_blocked(&self) -> bool {
-        matches!(self.state, State::Blocked | State::Lost)
+        matches!(self.state, ReaderState::Blocked | ReaderState::Lost)
     }
 
     /// Sends a comment, which shows that the stream is alive.
@@ -316,7 +316,7 @@ impl Reader {
     fn write(&mut self) -> io::Result<usize> {
         let mut slices = [IoSlice::new(&[]); AT_ONCE];
         let mut count = 0;
-        for (slice, Piece { bytes, .. }) in slices.iter_mut().zip(&self.pieces) {
+        for (slice, OutgoingPiece { bytes, .. }) in slices.iter_mut().zip(&self.pieces) {
             *slice = IoSlice::new(if count == 0 { bytes.get(self.written..).unwrap_or_default() } else { bytes });
             count += 1;
         }
@@ -324,12 +324,12 @@ impl Reader {
     }
 
     fn add(&mut self, event: &Encoded) {
-        self.pieces.push_back(Piece::of(self.outlet.framed(event)));
+        self.pieces.push_back(OutgoingPiece::of(self.outlet.framed(event)));
     }
 
     fn advance(&mut self, count: usize) {
         self.written += count;
-        while let Some(Piece { bytes, .. }) = self.pieces.front() {
+        while let Some(OutgoingPiece { bytes, .. }) = self.pieces.front() {
             if self.written < bytes.len() {
                 return;
             }
@@ -339,7 +339,7 @@ impl Reader {
     }
 }
 
-impl Piece {
+impl OutgoingPiece {
     fn of(bytes: Bytes) -> Self {
         Self { bytes, published: None }
     }

@@ -1,7 +1,7 @@
-use super::Patience;
+use super::ReaderTimeouts;
 use super::backlog::Backlog;
-use super::fair_queue::{Client, Turns};
-use super::reader::{Reader, State, Went};
+use super::fair_queue::{FairQueue, TurnOwner};
+use super::reader::{ReaderState, StreamReader, WriteOutcome};
 use dropsonde_engine::health::TaskGuard;
 use dropsonde_engine::hub::{ChannelId, Event, Hub, Inbox, Joining, Message, Registered, WaitingBytes};
 use mio::{Events, Poll, Token};
@@ -29,17 +29,17 @@ const TURNS: usize = 8;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// One thread and its readers.
-pub(super) struct Writer {
+pub(super) struct StreamWriter {
     number: usize,
     hub: Hub,
     inbox: Arc<Inbox>,
     poll: Poll,
-    patience: Patience,
+    patience: ReaderTimeouts,
     /// Readers by token. The tokens of readers that are gone are used again.
-    readers: Vec<Option<Box<Reader>>>,
+    readers: Vec<Option<Box<StreamReader>>>,
     free: Vec<usize>,
     backlog: Backlog,
-    turns: Turns,
+    turns: FairQueue,
     /// The number of readers that take nothing.
     blocked: usize,
     /// The times at which readers are due, soonest first, with their tokens and serial numbers. An entry with another
@@ -49,13 +49,13 @@ pub(super) struct Writer {
     _pulse: TaskGuard,
 }
 
-impl Writer {
+impl StreamWriter {
     pub(super) fn new(
         number: usize,
         hub: Hub,
         inbox: Arc<Inbox>,
         poll: Poll,
-        patience: Patience,
+        patience: ReaderTimeouts,
         pulse: TaskGuard,
     ) -> Self {
         Self {
@@ -67,7 +67,7 @@ impl Writer {
             readers: Vec::new(),
             free: Vec::new(),
             backlog: Backlog::default(),
-            turns: Turns::default(),
+            turns: FairQueue::default(),
             blocked: 0,
             due: BinaryHeap::new(),
             next_serial: 0,
@@ -117,15 +117,15 @@ impl Writer {
                 until = Some(now + LAST);
             }
             self.take_turns(now);
-            self.look_after(now);
+            self.check_due_readers(now);
             if now >= look {
-                self.look();
+                self.check_blocked_readers();
                 look = now + LOOK;
             }
         }
     }
 
-    fn reader(&mut self, token: usize) -> Option<&mut Reader> {
+    fn reader(&mut self, token: usize) -> Option<&mut StreamReader> {
         self.readers.get_mut(token)?.as_deref_mut()
     }
 
@@ -147,21 +147,21 @@ impl Writer {
                 }
                 Message::End { channel, last } => self.end(channel, last.as_ref()),
                 Message::Moved { peer, token, serial } => {
-                    self.turns.resume(Client { peer, is_carried: true });
+                    self.turns.resume(TurnOwner { peer, is_carried: true });
                     self.moved(token, serial);
                 }
                 Message::Stop => stops = true,
             }
         }
         for channel in stirred {
-            for (token, serial) in self.backlog.told(channel) {
+            for (token, serial) in self.backlog.take_idle_readers(channel) {
                 let Some(reader) = self.reader(token).filter(|reader| reader.serial == serial) else { continue };
                 reader.is_listed = false;
-                if reader.state == State::Idle {
+                if reader.state == ReaderState::Idle {
                     self.ready(token);
                 }
             }
-            self.backlog.settle(channel);
+            self.backlog.drop_if_unneeded(channel);
         }
         stops
     }
@@ -171,7 +171,7 @@ impl Writer {
         let token = self.free.pop().unwrap_or(self.readers.len());
         self.next_serial += 1;
         let serial = self.next_serial;
-        let mut reader = Box::new(Reader::new(joining, serial, token, &mut self.backlog, now));
+        let mut reader = Box::new(StreamReader::new(joining, serial, token, &mut self.backlog, now));
         let client = reader.client();
         let awake = self.turns.join(client);
         let own = Registered { inbox: self.inbox.clone(), awake, peer: client.peer, token, serial };
@@ -182,7 +182,7 @@ impl Writer {
                     Some(place) => *place = Some(reader),
                     None => self.readers.push(Some(reader)),
                 }
-                self.look_later(token, now);
+                self.schedule_check(token, now);
             }
             Err(error) => {
                 tracing::debug!(%error, "cannot start a stream");
@@ -203,7 +203,7 @@ impl Writer {
         for token in readers {
             let Some(reader) = self.reader(token) else { continue };
             reader.end(last, end);
-            if reader.state == State::Idle {
+            if reader.state == ReaderState::Idle {
                 self.ready(token);
             }
         }
@@ -220,7 +220,7 @@ impl Writer {
     }
 
     /// Changes the state of a reader.
-    fn set(&mut self, token: usize, state: State) {
+    fn set_state(&mut self, token: usize, state: ReaderState) {
         let Some(reader) = self.readers.get_mut(token).and_then(Option::as_deref_mut) else { return };
         let (was_behind, was_blocked) = (reader.is_behind(), reader.is_blocked());
         reader.state = state;
@@ -238,11 +238,11 @@ impl Writer {
     /// Has a reader wait for its turn.
     fn ready(&mut self, token: usize) {
         let Some(reader) = self.reader(token) else { return };
-        if reader.state == State::Ready {
+        if reader.state == ReaderState::Ready {
             return;
         }
         let (client, serial) = (reader.client(), reader.serial);
-        self.set(token, State::Ready);
+        self.set_state(token, ReaderState::Ready);
         self.turns.queue(client, token, serial);
     }
 
@@ -260,7 +260,7 @@ impl Writer {
     }
 
     fn turn(&mut self, token: usize, now: Instant) {
-        let Patience { heartbeat, stalled } = self.patience;
+        let ReaderTimeouts { heartbeat, stalled } = self.patience;
         let Some(reader) = self.readers.get_mut(token).and_then(Option::as_deref_mut) else { return };
         let went = reader.write_some(&self.hub, &mut self.backlog, now);
         let (client, channel, serial) = (reader.client(), reader.channel, reader.serial);
@@ -268,34 +268,34 @@ impl Writer {
             self.turns.lost(client);
         }
         match went {
-            Went::On => self.turns.queue(client, token, serial),
-            Went::Over => self.remove(token),
-            Went::Blocked => {
-                self.set(token, State::Blocked);
+            WriteOutcome::On => self.turns.queue(client, token, serial),
+            WriteOutcome::Over => self.remove(token),
+            WriteOutcome::Blocked => {
+                self.set_state(token, ReaderState::Blocked);
                 // It may be due sooner than planned.
                 if stalled < heartbeat {
-                    self.look_later(token, now);
+                    self.schedule_check(token, now);
                 }
             }
-            Went::Idle => {
+            WriteOutcome::Idle => {
                 let is_listed = std::mem::replace(&mut reader.is_listed, true);
                 if let Some(channel) = self.backlog.channel(channel).filter(|_| !is_listed) {
                     channel.idle.push((token, serial));
                 }
-                self.set(token, State::Idle);
+                self.set_state(token, ReaderState::Idle);
             }
         }
     }
 
     /// Counts the events that blocked readers have lost, and tells the hub which clients do not read their streams.
-    fn look(&mut self) {
+    fn check_blocked_readers(&mut self) {
         if self.blocked > 0 {
             // Also if no more events come.
             self.backlog.trim(self.inbox.most());
             for token in 0..self.readers.len() {
                 let Some(reader) = self.readers.get_mut(token).and_then(Option::as_deref_mut) else { continue };
                 if reader.is_blocked() && reader.count_lost(&self.hub, &mut self.backlog) {
-                    self.set(token, State::Lost);
+                    self.set_state(token, ReaderState::Lost);
                 }
             }
         }
@@ -305,17 +305,17 @@ impl Writer {
     }
 
     /// Plans when a reader is due next.
-    fn look_later(&mut self, token: usize, now: Instant) {
-        let Patience { heartbeat, stalled } = self.patience;
+    fn schedule_check(&mut self, token: usize, now: Instant) {
+        let ReaderTimeouts { heartbeat, stalled } = self.patience;
         let Some(reader) = self.reader(token) else { return };
-        reader.due = reader.wants(heartbeat, stalled).max(now + Duration::from_millis(1));
+        reader.due = reader.due_at(heartbeat, stalled).max(now + Duration::from_millis(1));
         let due = (reader.due, token, reader.serial);
         self.due.push(Reverse(due));
     }
 
     /// Sends a comment to readers that have got nothing for long, and cuts off readers that take nothing.
-    fn look_after(&mut self, now: Instant) {
-        let Patience { heartbeat, stalled } = self.patience;
+    fn check_due_readers(&mut self, now: Instant) {
+        let ReaderTimeouts { heartbeat, stalled } = self.patience;
         while let Some(&Reverse((due, token, serial))) = self.due.peek() {
             if due > now {
                 return;
@@ -325,21 +325,21 @@ impl Writer {
             if reader.serial != serial || reader.due != due {
                 continue;
             }
-            if reader.wants(heartbeat, stalled) <= now {
+            if reader.due_at(heartbeat, stalled) <= now {
                 match reader.state {
-                    State::Blocked | State::Lost => {
+                    ReaderState::Blocked | ReaderState::Lost => {
                         reader.count_rest(&self.hub, &mut self.backlog);
                         self.remove(token);
                         continue;
                     }
-                    State::Idle => {
+                    ReaderState::Idle => {
                         reader.ping();
                         self.ready(token);
                     }
-                    State::Ready => {}
+                    ReaderState::Ready => {}
                 }
             }
-            self.look_later(token, now);
+            self.schedule_check(token, now);
         }
     }
 
@@ -360,7 +360,7 @@ impl Writer {
         }
     }
 
-    fn leave_channel(&mut self, reader: &Reader) {
+    fn leave_channel(&mut self, reader: &StreamReader) {
         let moved = self.backlog.leave(reader.channel, reader.place, reader.is_behind());
         if let Some(moved) = moved.and_then(|moved| self.readers.get_mut(moved)?.as_deref_mut()) {
             moved.place = reader.place;

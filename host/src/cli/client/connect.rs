@@ -1,5 +1,5 @@
-use super::target::Target;
-use super::trust::Trust;
+use super::certificate_verifier::HostCertificateVerifier;
+use super::host_address::HostAddress;
 use crate::cli::HostArgs;
 use crate::config::Config;
 use anyhow::{Context as _, Result, bail};
@@ -26,9 +26,9 @@ pub(super) struct Connector {
     identity: Option<(PathBuf, PathBuf)>,
 }
 
-pub(super) trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(super) trait ClientSocket: AsyncRead + AsyncWrite + Unpin + Send {}
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection for S {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> ClientSocket for S {}
 
 impl Connector {
     pub(super) fn new(args: &HostArgs, config: &Config) -> Result<Self> {
@@ -39,7 +39,7 @@ impl Connector {
         Ok(Self { authorities, own, identity: args.cert.clone().zip(args.key.clone()) })
     }
 
-    pub(super) async fn connect(&self, target: &Target) -> Result<Box<dyn Connection>> {
+    pub(super) async fn connect(&self, target: &HostAddress) -> Result<Box<dyn ClientSocket>> {
         let unreachable = |error: io::Error| match error.kind() {
             ErrorKind::ConnectionRefused | ErrorKind::NotFound => {
                 anyhow::anyhow!("no host answers at {target}; start one with `dropsonde serve`, or name it with --url")
@@ -47,8 +47,8 @@ impl Connector {
             _ => anyhow::Error::from(error).context(format!("cannot reach {target}")),
         };
         match target {
-            Target::Unix(path) => Ok(Box::new(UnixStream::connect(path).await.map_err(unreachable)?)),
-            Target::Tcp { is_secure, host, port } => {
+            HostAddress::Unix(path) => Ok(Box::new(UnixStream::connect(path).await.map_err(unreachable)?)),
+            HostAddress::Tcp { is_secure, host, port } => {
                 let socket = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
                 if !is_secure {
                     return Ok(Box::new(socket));
@@ -68,9 +68,9 @@ impl Connector {
 
     fn tls(&self) -> Result<TlsConnector> {
         let provider = Arc::new(ring::default_provider());
-        let trust = Trust::new(provider.clone(), self.authorities.clone(), self.own.clone())?;
+        let verifier = HostCertificateVerifier::new(provider.clone(), self.authorities.clone(), self.own.clone())?;
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-        let config = config.dangerous().with_custom_certificate_verifier(Arc::new(trust));
+        let config = config.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
         let config = match &self.identity {
             None => config.with_no_client_auth(),
             Some((cert, key)) => {

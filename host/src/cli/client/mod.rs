@@ -2,19 +2,20 @@
 //!
 //! # Layout
 //!
-//! * `target`: the host's address. `connect`: connections to it.
-//! * `trust`: the host's certificate. `token`: the token to send.
+//! * `host_address`: the host's address. `connect`: connections to it.
+//! * `certificate_verifier`: checks the host's certificate. `token`: the token to send.
 
+mod certificate_verifier;
 mod connect;
-mod target;
+mod host_address;
 mod token;
-mod trust;
 
 use super::HostArgs;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use connect::Connector;
 use dropsonde_model::Right;
+use host_address::HostAddress;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::http::request::Builder;
@@ -23,7 +24,6 @@ use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use std::time::Duration;
-use target::Target;
 
 /// Characters that are escaped in a path segment or a query value.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -33,8 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A client of one host.
 #[derive(Debug)]
-pub(super) struct Client {
-    target: Target,
+pub(super) struct HostClient {
+    target: HostAddress,
     connector: Connector,
     token: Option<String>,
 }
@@ -42,14 +42,14 @@ pub(super) struct Client {
 /// An error answer, with the host's own text.
 #[derive(Debug, thiserror::Error)]
 #[error("{why}")]
-pub(super) struct Refused {
+pub(super) struct HostErrorAnswer {
     pub(super) status: StatusCode,
     why: String,
 }
 
 /// The JSON body of a host's error answer.
 #[derive(Deserialize)]
-struct ErrorBody {
+struct HostErrorBody {
     error: String,
 }
 
@@ -57,11 +57,11 @@ pub(super) fn encode(text: &str) -> impl std::fmt::Display {
     utf8_percent_encode(text, SEGMENT)
 }
 
-impl Client {
+impl HostClient {
     /// Makes a client for requests that need a right. Most hosts need no token for reading.
     pub(super) fn new(args: &HostArgs, right: Right) -> Result<Self> {
         let config = args.data.config()?;
-        let target = Target::of(args.url.as_deref(), &config)?;
+        let target = HostAddress::of(args.url.as_deref(), &config)?;
         let token = token::find(args, &config, &target, right)?;
         Ok(Self { connector: Connector::new(args, &config)?, target, token })
     }
@@ -87,7 +87,7 @@ impl Client {
         if status.is_success() {
             return Ok(response.into_body());
         }
-        let Ok(ErrorBody { error }) = serde_json::from_slice(&read(response.into_body()).await?) else {
+        let Ok(HostErrorBody { error }) = serde_json::from_slice(&read(response.into_body()).await?) else {
             bail!("{} answers {status} to {path}; is it a Dropsonde host?", self.target);
         };
         match status {
@@ -95,7 +95,7 @@ impl Client {
                 "{error}; name the token's file with --token-file, or the host's data directory or configuration with \
                  --data or --config"
             ),
-            _ => Err(Refused { status, why: error }.into()),
+            _ => Err(HostErrorAnswer { status, why: error }.into()),
         }
     }
 

@@ -1,4 +1,4 @@
-use super::target::Target;
+use super::host_address::HostAddress;
 use crate::cli::HostArgs;
 use crate::config::Config;
 use anyhow::{Context as _, Result, bail};
@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 
 /// Finds the token to send. A token from a data directory on this machine goes only to a host on this machine, or over
 /// a secure connection if --config or --data was given.
-pub(super) fn find(args: &HostArgs, config: &Config, target: &Target, right: Right) -> Result<Option<String>> {
+pub(super) fn find(args: &HostArgs, config: &Config, target: &HostAddress, right: Right) -> Result<Option<String>> {
     if let Some(file) = &args.token_file {
         let token = tokens::read(file).with_context(|| format!("--token-file {}", file.display()))?;
         return Ok(Some(token));

@@ -1,6 +1,6 @@
 use super::BenchArgs;
-use super::alone::Alone;
-use super::usage::{Usage, took};
+use super::standalone::StandaloneRun;
+use super::usage::{CallUsage, took};
 use crate::cli::out::{Out, aside};
 use anyhow::{Result, bail};
 use dropsonde_engine::clock::Clock;
@@ -15,19 +15,19 @@ const ROUNDS: u64 = 100;
 
 /// Measures the same call again and again, on the plugin's own thread.
 pub(super) async fn bench(args: BenchArgs, out: &mut Out) -> Result<()> {
-    let mut alone = Alone::granted(&args.alone, Inputs::Live, Duration::from_secs(10)).await?;
+    let mut standalone = StandaloneRun::granted(&args.standalone, Inputs::Live, Duration::from_secs(10)).await?;
     let at_ms = Clock::system().now_ms();
-    let instances = alone.instances(&args.alone.instance, at_ms).await?;
+    let instances = standalone.instances(&args.standalone.instance, at_ms).await?;
     // A failing call is not worth measuring.
-    let polled = alone.poll(at_ms, &instances).await?;
+    let polled = standalone.poll(at_ms, &instances).await?;
     if let Some((id, why)) = polled.failures.first_key_value() {
         bail!("no sample: {id}: {why}");
     }
-    let tick = alone.tick(at_ms);
-    let timed = if alone.fields.is_some() { Timed::Sample(tick, instances.clone()) } else { Timed::Collect(tick) };
+    let tick = standalone.tick(at_ms);
+    let timed = if standalone.fields.is_some() { Timed::Sample(tick, instances.clone()) } else { Timed::Collect(tick) };
     let measure = async |rounds| {
-        let times = alone.worker.time(timed.clone(), rounds).await;
-        times.map_err(|error| alone.allowed.explain("a call", error))
+        let times = standalone.worker.time(timed.clone(), rounds).await;
+        times.map_err(|error| standalone.allowed.explain("a call", error))
     };
     // The first calls are slower: they fault in pages and fill caches, also the guest's own.
     measure(ROUNDS / 10).await?;
@@ -39,11 +39,11 @@ pub(super) async fn bench(args: BenchArgs, out: &mut Out) -> Result<()> {
         times.extend(measure(if is_slow { 1 } else { ROUNDS }).await?);
     }
     let calls = times.len();
-    let wall = Spread::of(times.iter().map(|took| took.wall));
-    let cpu = Spread::of(times.iter().map(|took| took.cpu));
+    let wall = TimeDistribution::of(times.iter().map(|took| took.wall));
+    let cpu = TimeDistribution::of(times.iter().map(|took| took.cpu));
     let per_second = calls as f64 / wall.total.as_secs_f64();
-    let (stats, allowed) = (alone.worker.stats(), alone.allowed);
-    if args.alone.json {
+    let (stats, allowed) = (standalone.worker.stats(), standalone.allowed);
+    if args.standalone.json {
         let report = json!({
             "calls": calls, "calls_per_second": per_second, "instances": instances.len(),
             "call_seconds": wall.json(), "call_cpu_seconds": cpu.json(),
@@ -60,7 +60,7 @@ pub(super) async fn bench(args: BenchArgs, out: &mut Out) -> Result<()> {
         say!(out, "CPU time  {cpu}; limit {}", format_duration(allowed.cpu));
         say!(out, "memory    {}; limit {}", Size::new(stats.memory()), Size::new(allowed.memory));
     }
-    let worst = Usage { cpu: cpu.worst, wall: wall.worst, memory: stats.memory() };
+    let worst = CallUsage { cpu: cpu.worst, wall: wall.worst, memory: stats.memory() };
     // The measurement is valid even above a limit.
     if let Err(over) = allowed.check("the slowest call", worst) {
         aside(format_args!("note: {over}"));
@@ -69,14 +69,14 @@ pub(super) async fn bench(args: BenchArgs, out: &mut Out) -> Result<()> {
 }
 
 /// The distribution of a time over all calls.
-struct Spread {
+struct TimeDistribution {
     p50: Duration,
     p99: Duration,
     worst: Duration,
     total: Duration,
 }
 
-impl Spread {
+impl TimeDistribution {
     fn of(times: impl Iterator<Item = Duration>) -> Self {
         let mut times: Vec<_> = times.collect();
         times.sort_unstable();
@@ -90,7 +90,7 @@ impl Spread {
     }
 }
 
-impl std::fmt::Display for Spread {
+impl std::fmt::Display for TimeDistribution {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "p50 {}, p99 {}, worst {}", took(self.p50), took(self.p99), took(self.worst))
     }

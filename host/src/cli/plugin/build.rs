@@ -1,4 +1,4 @@
-use super::{BuildArgs, Kind, Language, NewArgs};
+use super::{BuildArgs, NewArgs, PluginKindArg, PluginLanguageArg};
 use crate::cli::out::{Out, aside};
 use crate::cli::user_cache;
 use anyhow::{Context, Result};
@@ -12,13 +12,13 @@ const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 pub(super) fn new(args: &NewArgs, out: &mut Out) -> Result<()> {
     let language = match args.lang {
-        Language::Rust => builder::Language::Rust,
-        Language::Python => builder::Language::Python,
-        Language::Js => builder::Language::JavaScript,
+        PluginLanguageArg::Rust => builder::Language::Rust,
+        PluginLanguageArg::Python => builder::Language::Python,
+        PluginLanguageArg::Js => builder::Language::JavaScript,
     };
     let kind = match args.kind {
-        Kind::Sampler => builder::Kind::Sampler,
-        Kind::Source => builder::Kind::Source,
+        PluginKindArg::Sampler => builder::Kind::Sampler,
+        PluginKindArg::Source => builder::Kind::Source,
     };
     let folder = args.at.join(&args.name);
     let sdk = args.sdk.clone().unwrap_or_else(|| Path::new(WORKSPACE).join("guest-sdk"));
@@ -27,27 +27,27 @@ pub(super) fn new(args: &NewArgs, out: &mut Out) -> Result<()> {
     say!(out, "{}  a {} plugin", folder.display(), language_name(args.lang));
     say!(out, "next: cd {}", folder.display());
     match args.lang {
-        Language::Rust => {}
-        Language::Python => {
+        PluginLanguageArg::Rust => {}
+        PluginLanguageArg::Python => {
             say!(out, "      python3 -m venv .venv && .venv/bin/pip install -r requirements.txt");
         }
-        Language::Js => say!(out, "      npm install"),
+        PluginLanguageArg::Js => say!(out, "      npm install"),
     }
     say!(out, "      dropsonde plugin test               # builds the plugin and replays the cases in tests/");
     say!(out, "      dropsonde plugin check {name}.wasm   # prints the lines that grant what it needs");
     Ok(())
 }
 
-fn language_name(language: Language) -> &'static str {
+fn language_name(language: PluginLanguageArg) -> &'static str {
     match language {
-        Language::Rust => "Rust",
-        Language::Python => "Python",
-        Language::Js => "JavaScript",
+        PluginLanguageArg::Rust => "Rust",
+        PluginLanguageArg::Python => "Python",
+        PluginLanguageArg::Js => "JavaScript",
     }
 }
 
 pub(super) fn build(args: &BuildArgs, out: &mut Out) -> Result<()> {
-    let built = Built::of(&args.folder, args.out.clone())?;
+    let built = BuiltComponent::of(&args.folder, args.out.clone())?;
     let file = built.file.display();
     say!(out, "{file}  {} bytes, built in {:.1} s", built.size, built.seconds);
     say!(out, "next: dropsonde plugin check {file}");
@@ -55,13 +55,13 @@ pub(super) fn build(args: &BuildArgs, out: &mut Out) -> Result<()> {
 }
 
 /// A component that was built and written to a file.
-pub(super) struct Built {
+pub(super) struct BuiltComponent {
     pub(super) file: PathBuf,
     size: usize,
     seconds: f64,
 }
 
-impl Built {
+impl BuiltComponent {
     pub(super) fn of(folder: &Path, out: Option<PathBuf>) -> Result<Self> {
         let project = Project::at(folder)?;
         let started = Instant::now();

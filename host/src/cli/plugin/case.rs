@@ -13,7 +13,7 @@
 //! A tick polls the instances it names. `samples` has the fields as a host shows them, and `failures` has text that the
 //! reason must contain. A tick of a source has `stats` instead.
 
-use super::alone::Polled;
+use super::standalone::PollResult;
 use anyhow::{Context, Result, bail};
 use dropsonde_engine::{json, snapshot};
 use jiff::Timestamp;
@@ -31,12 +31,12 @@ pub(super) struct Case {
     pub(super) config: Map<String, Value>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) env: BTreeMap<String, String>,
-    pub(super) ticks: Vec<Tick>,
+    pub(super) ticks: Vec<CaseTick>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Tick {
+pub(super) struct CaseTick {
     at: Timestamp,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     samples: BTreeMap<String, Map<String, Value>>,
@@ -91,9 +91,9 @@ impl Case {
     }
 }
 
-impl Tick {
+impl CaseTick {
     /// Makes a tick of a poll's result, which later polls have to match.
-    pub(super) fn of(at_ms: i64, polled: &Polled) -> Result<Self> {
+    pub(super) fn of(at_ms: i64, polled: &PollResult) -> Result<Self> {
         let samples = polled.samples.iter().map(|(id, sample)| Ok((id.to_string(), fields(&json::sample(sample))?)));
         Ok(Self {
             at: Timestamp::from_millisecond(at_ms)?,
@@ -172,12 +172,12 @@ fn is_same(a: Option<f64>, b: Option<f64>) -> bool {
 mod tests {
     use super::*;
 
-    fn tick(json: &str) -> Tick {
+    fn tick(json: &str) -> CaseTick {
         serde_json::from_str(json).unwrap()
     }
 
     #[test]
-    fn every_difference_is_a_line_that_names_it() {
+    fn every_difference_is_one_line_with_the_name_of_the_field() {
         let wanted = tick(
             r#"{"at":"2026-01-02T03:04:00Z","samples":{"a":{"x":1,"y":2},"b":{"x":0.3},"c":{}},"failures":{"d":"denied"}}"#,
         );
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn stats_are_compared_section_by_section() {
+    fn a_different_value_in_stats_is_reported_with_its_section() {
         let of = |stats: &str| tick(&format!(r#"{{"at":"2026-01-02T03:04:00Z","stats":{stats}}}"#));
         let lines = of(r#"{"channels":{"total_active":3}}"#).differences(&of(r#"{"channels":{"total_active":4}}"#));
         assert_eq!(lines, ["stats.channels.total_active is 4, expected 3"]);

@@ -18,7 +18,7 @@ const MOST_CACHED: u64 = 512 << 20;
 
 /// A compiled component.
 #[derive(Clone)]
-pub(super) struct Opened {
+pub(super) struct CompiledComponent {
     sandbox: Arc<Sandbox>,
     plugin: Plugin,
     component: Component,
@@ -29,7 +29,7 @@ pub(super) struct Opened {
 
 /// A compiled component with its description and needs.
 #[derive(Clone)]
-pub(super) struct Checked {
+pub(super) struct CheckedComponent {
     pub(super) sandbox: Arc<Sandbox>,
     pub(super) plugin: Plugin,
     pub(super) component: Component,
@@ -39,7 +39,7 @@ pub(super) struct Checked {
     compiled_in: Duration,
 }
 
-impl Opened {
+impl CompiledComponent {
     /// Opens a component, with compiled code from the user's cache if it is there.
     pub(super) async fn cached(file: &Path) -> Result<Self> {
         let folder = user_cache().map(|cache| CacheFolder { path: cache.join("compiled"), most: MOST_CACHED });
@@ -62,7 +62,7 @@ impl Opened {
     }
 
     /// Asks the component for its description, and for its needs with a configuration (a JSON object).
-    pub(super) async fn check(self, config: &str) -> Result<Checked> {
+    pub(super) async fn check(self, config: &str) -> Result<CheckedComponent> {
         if !serde_json::from_str::<serde_json::Value>(config).is_ok_and(|value| value.is_object()) {
             bail!("--config {config}: not a JSON object");
         }
@@ -70,14 +70,14 @@ impl Opened {
         let setup = Setup { config: config.to_owned(), ..Setup::named(component.name.as_str()) };
         let introduction = introduce(&sandbox, plugin.clone(), setup.clone()).await;
         let introduction = introduction.with_context(|| format!("cannot get the description of {}", component.name))?;
-        Ok(Checked { sandbox, plugin, component, setup, introduction, digest, compiled_in })
+        Ok(CheckedComponent { sandbox, plugin, component, setup, introduction, digest, compiled_in })
     }
 }
 
-impl Checked {
+impl CheckedComponent {
     /// Compiles a component without the cache, to measure how long that takes.
     async fn load(file: &Path, config: &str) -> Result<Self> {
-        Opened::open(file, None).await?.check(config).await
+        CompiledComponent::open(file, None).await?.check(config).await
     }
 
     /// Returns the needs of the component, or the reason why its configuration cannot work.
@@ -100,11 +100,11 @@ impl Checked {
     }
 
     /// Returns the component's abilities, with its fields if they are known.
-    fn can(&self, fields: &Result<Option<Fields>>) -> Can {
+    fn can(&self, fields: &Result<Option<Fields>>) -> ComponentAbilities {
         let fields = fields.as_ref().ok().and_then(Option::as_ref);
         let shape = self.plugin.shape();
         let needs = self.introduction.needs.as_deref().unwrap_or_default();
-        Can {
+        ComponentAbilities {
             roles: shape.roles.iter().map(ToString::to_string).collect(),
             fields: fields.iter().flat_map(|fields| names(fields)).map(str::to_owned).collect(),
             imports: shape.imports.iter().cloned().collect(),
@@ -123,14 +123,14 @@ fn named(file: &Path) -> Component {
 }
 
 /// A component's abilities and needs.
-struct Can {
+struct ComponentAbilities {
     roles: BTreeSet<String>,
     fields: BTreeSet<String>,
     imports: BTreeSet<String>,
     needs: BTreeSet<String>,
 }
 
-impl Can {
+impl ComponentAbilities {
     /// Returns everything that this component has and the other lacks, each with its kind.
     fn beyond<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (&'static str, &'a String)> {
         let roles = self.roles.difference(&other.roles).map(|role| ("role", role));
@@ -142,10 +142,10 @@ impl Can {
 }
 
 pub(super) async fn check(args: CheckArgs, out: &mut Out) -> Result<()> {
-    let checked = Checked::load(&args.file, &args.config).await?;
+    let checked = CheckedComponent::load(&args.file, &args.config).await?;
     let old = match &args.against {
         Some(old) => {
-            let old = Checked::load(old, &args.config).await?;
+            let old = CheckedComponent::load(old, &args.config).await?;
             let fields = old.fields().await;
             Some((old, fields))
         }
@@ -165,14 +165,14 @@ pub(super) async fn check(args: CheckArgs, out: &mut Out) -> Result<()> {
 }
 
 fn print_json(
-    checked: &Checked,
+    checked: &CheckedComponent,
     fields: &Result<Option<Fields>>,
-    old: Option<&(Checked, Result<Option<Fields>>)>,
+    old: Option<&(CheckedComponent, Result<Option<Fields>>)>,
     out: &mut Out,
 ) -> Result<()> {
     let shape = checked.plugin.shape();
     let description = &checked.introduction.description;
-    let Can { roles, needs, .. } = checked.can(fields);
+    let ComponentAbilities { roles, needs, .. } = checked.can(fields);
     let names = fields.as_ref().ok().and_then(Option::as_ref).map(names);
     let mut report = json!({
         "name": checked.component.name, "about": plugins::plain(&description.about),
@@ -182,8 +182,9 @@ fn print_json(
     });
     if let (Some((old, old_fields)), Some(report)) = (old, report.as_object_mut()) {
         let (can, could) = (checked.can(fields), old.can(old_fields));
-        let listed =
-            |of: &Can, other: &Can| of.beyond(other).map(|(kind, what)| format!("{kind} {what}")).collect::<Vec<_>>();
+        let listed = |of: &ComponentAbilities, other: &ComponentAbilities| {
+            of.beyond(other).map(|(kind, what)| format!("{kind} {what}")).collect::<Vec<_>>()
+        };
         let difference = json!({ "added": listed(&can, &could), "removed": listed(&could, &can) });
         report.insert("against".to_owned(), difference);
     }
@@ -191,12 +192,12 @@ fn print_json(
     Ok(())
 }
 
-fn print(checked: &Checked, fields: &Result<Option<Fields>>, out: &mut Out) -> Result<()> {
+fn print(checked: &CheckedComponent, fields: &Result<Option<Fields>>, out: &mut Out) -> Result<()> {
     let shape = checked.plugin.shape();
     let Introduction { description, needs } = &checked.introduction;
     let (about, version) = (plugins::plain(&description.about), plugins::plain(&description.version));
     let listed = |lines: Vec<String>| if lines.is_empty() { "nothing".to_owned() } else { lines.join("\n          ") };
-    let Can { roles, needs: needed, .. } = checked.can(fields);
+    let ComponentAbilities { roles, needs: needed, .. } = checked.can(fields);
     say!(out, "{}  {version}  {about}", checked.component.name);
     say!(out, "contract  0.1, as {}", roles.into_iter().collect::<Vec<_>>().join(", "));
     say!(out, "size      {} bytes, compiled in {:.0?}", shape.size, checked.compiled_in);
@@ -224,11 +225,15 @@ fn print(checked: &Checked, fields: &Result<Option<Fields>>, out: &mut Out) -> R
     Ok(())
 }
 
-type Known<'a> = (&'a Checked, &'a Result<Option<Fields>>);
+type ComponentWithFields<'a> = (&'a CheckedComponent, &'a Result<Option<Fields>>);
 
-fn print_difference((new, fields): Known<'_>, (old, old_fields): Known<'_>, out: &mut Out) -> Result<()> {
+fn print_difference(
+    (new, fields): ComponentWithFields<'_>,
+    (old, old_fields): ComponentWithFields<'_>,
+    out: &mut Out,
+) -> Result<()> {
     let (can, could) = (new.can(fields), old.can(old_fields));
-    let version = |checked: &Checked| plugins::plain(&checked.introduction.description.version);
+    let version = |checked: &CheckedComponent| plugins::plain(&checked.introduction.description.version);
     say!(out, "\nagainst {} {}", old.component.name, version(old));
     for (kind, what) in can.beyond(&could) {
         say!(out, "+ {kind:<8}{what}");

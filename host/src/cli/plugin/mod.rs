@@ -1,6 +1,5 @@
 //! `dropsonde plugin`: develops plugins, and manages those of a running host.
 
-mod alone;
 mod bench;
 #[cfg(feature = "authoring")]
 mod build;
@@ -8,6 +7,7 @@ mod case;
 mod check;
 mod remote;
 mod run;
+mod standalone;
 mod test;
 mod usage;
 
@@ -15,7 +15,7 @@ use super::out::Out;
 use super::{ClientArgs, HostArgs};
 use crate::config::{GrantsConfig, Size, Span};
 use clap::{Args, Subcommand};
-use remote::Wish;
+use remote::RemotePluginAction;
 use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
@@ -67,10 +67,10 @@ impl PluginCommand {
             Self::Bench(args) => bench::bench(args, out).await,
             Self::List(args) => remote::list(args, out).await,
             Self::Show(args) => remote::show(args, out).await,
-            Self::Reload(args) => remote::wish(args, Wish::Reload, out).await,
-            Self::Quarantine(args) => remote::wish(args, Wish::Quarantine, out).await,
-            Self::Release(args) => remote::wish(args, Wish::Release, out).await,
-            Self::Remove(args) => remote::wish(args, Wish::Remove, out).await,
+            Self::Reload(args) => remote::request_action(args, RemotePluginAction::Reload, out).await,
+            Self::Quarantine(args) => remote::request_action(args, RemotePluginAction::Quarantine, out).await,
+            Self::Release(args) => remote::request_action(args, RemotePluginAction::Release, out).await,
+            Self::Remove(args) => remote::request_action(args, RemotePluginAction::Remove, out).await,
         }
     }
 
@@ -102,11 +102,11 @@ pub(super) struct NewArgs {
     /// Name of the plugin and of its folder
     name: String,
     /// Role of the plugin
-    #[arg(long, value_enum, default_value_t = Kind::Sampler)]
-    kind: Kind,
+    #[arg(long, value_enum, default_value_t = PluginKindArg::Sampler)]
+    kind: PluginKindArg,
     /// Language of the plugin
-    #[arg(long, value_enum, default_value_t = Language::Rust)]
-    lang: Language,
+    #[arg(long, value_enum, default_value_t = PluginLanguageArg::Rust)]
+    lang: PluginLanguageArg,
     /// Folder to create the plugin's folder in
     #[arg(long, value_name = "DIR", default_value = ".")]
     at: PathBuf,
@@ -117,7 +117,7 @@ pub(super) struct NewArgs {
 
 #[cfg(feature = "authoring")]
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Kind {
+enum PluginKindArg {
     /// Samples instances
     Sampler,
     /// Describes an application as a whole
@@ -126,7 +126,7 @@ enum Kind {
 
 #[cfg(feature = "authoring")]
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Language {
+enum PluginLanguageArg {
     Rust,
     Python,
     Js,
@@ -173,7 +173,7 @@ pub(super) struct TestArgs {
 
 /// One component that runs without a host.
 #[derive(Debug, Args)]
-struct AloneArgs {
+struct StandaloneArgs {
     /// File of the component, or the name of a bundled plugin
     #[arg(value_name = "FILE.wasm")]
     file: PathBuf,
@@ -222,7 +222,7 @@ fn some_bytes(text: &str) -> Result<Size, String> {
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
     #[command(flatten)]
-    alone: AloneArgs,
+    standalone: StandaloneArgs,
     /// Record a test case for `plugin test` in this new folder, such as tests/NAME
     #[arg(long, value_name = "DIR")]
     record: Option<PathBuf>,
@@ -231,7 +231,7 @@ pub(super) struct RunArgs {
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
     #[command(flatten)]
-    alone: AloneArgs,
+    standalone: StandaloneArgs,
     /// Time to measure, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,

@@ -1,7 +1,7 @@
 //! Commands for the plugins of a running host.
 
 use super::{ClientArgs, OrderArgs, PluginArgs};
-use crate::cli::client::{Client, encode};
+use crate::cli::client::{HostClient, encode};
 use crate::cli::out::Out;
 use crate::cli::query::print;
 use anyhow::{Context, Result};
@@ -15,7 +15,7 @@ use std::io::Write as _;
 const LONGEST_FAILURE: usize = 100;
 
 #[derive(Deserialize)]
-struct Plugin {
+struct PluginRow {
     name: String,
     state: String,
     version: Option<String>,
@@ -23,23 +23,24 @@ struct Plugin {
     calls: u64,
     failures: u64,
     memory_bytes: u64,
-    last_failure: Option<Failure>,
+    last_failure: Option<LastFailureRow>,
     retry_at: Option<String>,
     waiting_for: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Failure {
+struct LastFailureRow {
     at: String,
     reason: String,
 }
 
 pub(super) async fn list(args: ClientArgs, out: &mut Out) -> Result<()> {
-    let body = Client::new(&args.host, Right::Read)?.get("/v1/plugins").await?;
+    let body = HostClient::new(&args.host, Right::Read)?.get("/v1/plugins").await?;
     if args.json {
         return print(&body, out);
     }
-    let plugins: Vec<Plugin> = serde_json::from_slice(&body).context("the host's answer is not a list of plugins")?;
+    let plugins: Vec<PluginRow> =
+        serde_json::from_slice(&body).context("the host's answer is not a list of plugins")?;
     let width = plugins.iter().map(|plugin| plugin.name.len()).max().unwrap_or(0).max(4);
     writeln!(
         out,
@@ -47,7 +48,7 @@ pub(super) async fn list(args: ClientArgs, out: &mut Out) -> Result<()> {
         "NAME", "STATE", "VERSION", "INSTANCES", "CALLS", "FAILURES", "MEMORY"
     )?;
     for plugin in plugins {
-        let Plugin { name, state, instances, calls, failures, .. } = plugin;
+        let PluginRow { name, state, instances, calls, failures, .. } = plugin;
         let version = plugin.version.as_deref().unwrap_or("-");
         let memory = format!("{} KiB", plugin.memory_bytes.div_ceil(1024));
         let failure = plugin.last_failure.map(|failure| format!("{} {}", failure.at, failure.reason));
@@ -67,7 +68,8 @@ pub(super) async fn list(args: ClientArgs, out: &mut Out) -> Result<()> {
 }
 
 pub(super) async fn show(args: PluginArgs, out: &mut Out) -> Result<()> {
-    let body = Client::new(&args.client.host, Right::Read)?.get(&format!("/v1/plugins/{}", encode(&args.name))).await?;
+    let body =
+        HostClient::new(&args.client.host, Right::Read)?.get(&format!("/v1/plugins/{}", encode(&args.name))).await?;
     if args.client.json {
         return print(&body, out);
     }
@@ -105,27 +107,29 @@ fn show_value(out: &mut Out, name: &str, value: &Value, depth: usize) -> Result<
     }
 }
 
-/// A change that is requested of a plugin.
+/// A change to a plugin that a command requests.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Wish {
+pub(super) enum RemotePluginAction {
     Reload,
     Quarantine,
     Release,
     Remove,
 }
 
-pub(super) async fn wish(args: OrderArgs, wish: Wish, out: &mut Out) -> Result<()> {
-    let (method, action, done) = match wish {
-        Wish::Reload => (Method::POST, "/reload", "restarted from its file"),
-        Wish::Quarantine => (Method::POST, "/quarantine", "stopped until it is released or the host restarts"),
-        Wish::Release => (Method::POST, "/release", "released"),
-        Wish::Remove => (Method::DELETE, "", "removed; its history stays"),
+pub(super) async fn request_action(args: OrderArgs, action: RemotePluginAction, out: &mut Out) -> Result<()> {
+    let (method, path, done) = match action {
+        RemotePluginAction::Reload => (Method::POST, "/reload", "restarted from its file"),
+        RemotePluginAction::Quarantine => {
+            (Method::POST, "/quarantine", "stopped until it is released or the host restarts")
+        }
+        RemotePluginAction::Release => (Method::POST, "/release", "released"),
+        RemotePluginAction::Remove => (Method::DELETE, "", "removed; its history stays"),
     };
-    let path = format!("/v1/plugins/{}{action}", encode(&args.name));
-    let answer = Client::new(&args.host, Right::Admin)?.change(method, &path).await?;
+    let path = format!("/v1/plugins/{}{path}", encode(&args.name));
+    let answer = HostClient::new(&args.host, Right::Admin)?.change(method, &path).await?;
     let page: Value = serde_json::from_slice(&answer).unwrap_or_default();
-    let done = match (wish, page.get("preparing").and_then(Value::as_bool)) {
-        (Wish::Reload, Some(true)) => "compiling; `dropsonde plugin show` prints the outcome",
+    let done = match (action, page.get("preparing").and_then(Value::as_bool)) {
+        (RemotePluginAction::Reload, Some(true)) => "compiling; `dropsonde plugin show` prints the outcome",
         _ => done,
     };
     say!(out, "{}: {done}", args.name);

@@ -1,7 +1,7 @@
 use super::RunArgs;
-use super::alone::{Alone, Polled};
 use super::case::{self, Case};
-use super::usage::{Usage, took};
+use super::standalone::{PollResult, StandaloneRun};
+use super::usage::{CallUsage, took};
 use crate::cli::out::{Out, aside};
 use anyhow::{Context, Result, bail};
 use dropsonde_engine::clock::Clock;
@@ -23,7 +23,7 @@ const BETWEEN: Duration = Duration::from_secs(1);
 
 /// Runs a component without a host: discovers instances, samples them, and prints the result.
 pub(super) async fn run(args: RunArgs, out: &mut Out) -> Result<()> {
-    let mut recording = args.record.as_deref().map(Recorded::begin).transpose()?;
+    let mut recording = args.record.as_deref().map(CaseRecording::begin).transpose()?;
     // An incomplete recording is deleted.
     let outcome = once(&args, recording.as_mut(), out).await;
     let has_failed = outcome.as_ref().map_or(true, |polled| polled.samples.is_empty() && !polled.failures.is_empty());
@@ -39,20 +39,20 @@ pub(super) async fn run(args: RunArgs, out: &mut Out) -> Result<()> {
 }
 
 /// Samples and prints the result.
-async fn once(args: &RunArgs, mut recording: Option<&mut Recorded<'_>>, out: &mut Out) -> Result<Polled> {
+async fn once(args: &RunArgs, mut recording: Option<&mut CaseRecording<'_>>, out: &mut Out) -> Result<PollResult> {
     let inputs = match recording.as_deref() {
         Some(recording) => Inputs::RecordedBy(recording.recorder.clone()),
         None => Inputs::Live,
     };
     let clock = Clock::system();
-    let mut alone = Alone::granted(&args.alone, inputs, BETWEEN).await?;
+    let mut standalone = StandaloneRun::granted(&args.standalone, inputs, BETWEEN).await?;
     if let Some(recording) = recording.as_deref_mut() {
-        recording.granted = alone.granted.clone();
+        recording.granted = standalone.granted.clone();
     }
     let mut at_ms = clock.now_ms();
-    let instances = alone.instances(&args.alone.instance, at_ms).await?;
-    let rounds = if alone.has_rates() { 2 } else { 1 };
-    let mut polled = Polled::default();
+    let instances = standalone.instances(&args.standalone.instance, at_ms).await?;
+    let rounds = if standalone.has_rates() { 2 } else { 1 };
+    let mut polled = PollResult::default();
     for round in 0..rounds {
         if round > 0 {
             tokio::time::sleep(BETWEEN).await;
@@ -61,28 +61,28 @@ async fn once(args: &RunArgs, mut recording: Option<&mut Recorded<'_>>, out: &mu
         if let Some(recording) = recording.as_deref() {
             recording.recorder.go_to(case::tick_folder(recording.folder, round));
         }
-        polled = alone.poll(at_ms, &instances).await?;
+        polled = standalone.poll(at_ms, &instances).await?;
         if let Some(recording) = recording.as_deref_mut() {
-            recording.case.ticks.push(case::Tick::of(at_ms, &polled)?);
+            recording.case.ticks.push(case::CaseTick::of(at_ms, &polled)?);
         }
     }
-    if args.alone.json {
-        print_json(&polled, &alone, out)?
+    if args.standalone.json {
+        print_json(&polled, &standalone, out)?
     } else {
-        print_table(&polled, &alone, out)?
+        print_table(&polled, &standalone, out)?
     }
     Ok(polled)
 }
 
 /// A case that is being recorded.
-struct Recorded<'a> {
+struct CaseRecording<'a> {
     folder: &'a Path,
     recorder: Arc<Recorder>,
     case: Case,
     granted: Vec<Need>,
 }
 
-impl<'a> Recorded<'a> {
+impl<'a> CaseRecording<'a> {
     fn begin(folder: &'a Path) -> Result<Self> {
         if folder.exists() {
             bail!("{} exists already; choose a new folder for the recording", folder.display());
@@ -111,7 +111,7 @@ impl<'a> Recorded<'a> {
             self.discard();
             return Err(error).with_context(|| format!("cannot write to {folder}"));
         }
-        self.case.config = serde_json::from_str(&args.alone.config)?;
+        self.case.config = serde_json::from_str(&args.standalone.config)?;
         let known = |need: &Need| match need {
             Need::Env(name) => Some((name.clone(), std::env::var(name).ok()?)),
             _ => None,
@@ -128,7 +128,7 @@ impl<'a> Recorded<'a> {
 
 /// The result as JSON, by instance id.
 #[derive(Serialize)]
-struct Report<'a> {
+struct RunReport<'a> {
     samples: BTreeMap<String, Box<RawValue>>,
     failures: BTreeMap<&'a str, &'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -143,8 +143,8 @@ struct Report<'a> {
     limits: serde_json::Value,
 }
 
-fn print_json(polled: &Polled, alone: &Alone, out: &mut Out) -> Result<()> {
-    let worker = &alone.worker;
+fn print_json(polled: &PollResult, standalone: &StandaloneRun, out: &mut Out) -> Result<()> {
+    let worker = &standalone.worker;
     let samples = polled.samples.iter().map(|(id, sample)| {
         let raw = RawValue::from_string(String::from_utf8(json::sample(sample))?)?;
         Ok((id.to_string(), raw))
@@ -152,17 +152,17 @@ fn print_json(polled: &Polled, alone: &Alone, out: &mut Out) -> Result<()> {
     let samples: BTreeMap<String, Box<RawValue>> = samples.collect::<Result<_>>()?;
     let failures = polled.failures.iter().map(|(id, why)| (id.as_str(), why.as_str())).collect();
     let stats = polled.stats.as_ref().map(snapshot::json_of_source);
-    let Usage { cpu, wall, memory: memory_bytes } = polled.used;
+    let CallUsage { cpu, wall, memory: memory_bytes } = polled.used;
     let (call_seconds, cpu_seconds) = (wall.as_secs_f64(), cpu.as_secs_f64());
-    let limits = alone.allowed.json();
-    let metrics = lines_of(alone.name(), worker.metrics());
-    let report = Report { samples, failures, stats, metrics, call_seconds, cpu_seconds, memory_bytes, limits };
+    let limits = standalone.allowed.json();
+    let metrics = lines_of(standalone.name(), worker.metrics());
+    let report = RunReport { samples, failures, stats, metrics, call_seconds, cpu_seconds, memory_bytes, limits };
     say!(out, "{}", serde_json::to_string_pretty(&report)?);
     Ok(())
 }
 
-fn print_table(polled: &Polled, alone: &Alone, out: &mut Out) -> Result<()> {
-    let worker = &alone.worker;
+fn print_table(polled: &PollResult, standalone: &StandaloneRun, out: &mut Out) -> Result<()> {
+    let worker = &standalone.worker;
     let units: HashMap<_, _> = worker.fields().iter().map(|field| (field.name.as_str(), plain(&field.unit))).collect();
     for (id, sample) in &polled.samples {
         say!(out, "{id}  {}", json::time(sample.at_ms));
@@ -180,7 +180,7 @@ fn print_table(polled: &Polled, alone: &Alone, out: &mut Out) -> Result<()> {
     if let Some(stats) = &polled.stats {
         say!(out, "{:#}", snapshot::json_of_source(stats));
     }
-    let metrics = lines_of(alone.name(), worker.metrics());
+    let metrics = lines_of(standalone.name(), worker.metrics());
     if !metrics.is_empty() {
         say!(out, "\nThe plugin's own metrics:\n{}", metrics.join("\n"));
     }
@@ -202,7 +202,7 @@ fn print_table(polled: &Polled, alone: &Alone, out: &mut Out) -> Result<()> {
         1 => "1 instance".to_owned(),
         many => format!("{many} instances"),
     };
-    let (used, allowed) = (polled.used, alone.allowed);
+    let (used, allowed) = (polled.used, standalone.allowed);
     say!(out, "\n{count} in one call");
     say!(out, "  took      {} of {}", took(used.wall), format_duration(allowed.wall));
     say!(out, "  CPU time  {} of {}", took(used.cpu), format_duration(allowed.cpu));

@@ -1,8 +1,8 @@
 use super::TestArgs;
-use super::alone::Alone;
 use super::case::{self, Case};
-use super::check::Opened;
-use super::usage::Allowed;
+use super::check::CompiledComponent;
+use super::standalone::StandaloneRun;
+use super::usage::HostLimits;
 use crate::cli::out::Out;
 use anyhow::{Result, bail};
 use dropsonde_model::text;
@@ -18,7 +18,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// Builds a plugin. Returns its component's file.
 #[cfg(feature = "authoring")]
 fn built(folder: &Path) -> Result<PathBuf> {
-    Ok(super::build::Built::of(folder, None)?.file)
+    Ok(super::build::BuiltComponent::of(folder, None)?.file)
 }
 
 #[cfg(not(feature = "authoring"))]
@@ -41,8 +41,8 @@ pub(super) async fn test(args: TestArgs, out: &mut Out) -> Result<()> {
             tests.display()
         );
     }
-    let opened = Opened::cached(&file).await?;
-    let allowed = Allowed::new(&args.limits);
+    let opened = CompiledComponent::cached(&file).await?;
+    let allowed = HostLimits::new(&args.limits);
     let mut failed = 0;
     for (name, folder) in &cases {
         let lines = replay(opened.clone(), folder, allowed).await.unwrap_or_else(|error| vec![text::error(&*error)]);
@@ -63,27 +63,27 @@ pub(super) async fn test(args: TestArgs, out: &mut Out) -> Result<()> {
 
 /// Polls a component with the files, clock and environment of a case. Returns one line per difference from the expected
 /// result.
-async fn replay(component: Opened, folder: &Path, allowed: Allowed) -> Result<Vec<String>> {
+async fn replay(component: CompiledComponent, folder: &Path, allowed: HostLimits) -> Result<Vec<String>> {
     let case = Case::read(folder)?;
     let checked = component.check(&serde_json::to_string(&case.config)?).await?;
     // Grant all needs except HTTP: answers from the network are not recorded.
     let needs = checked.needs()?.iter().filter(|need| need.kind() != "http").cloned().collect::<Vec<_>>();
     let recording = Arc::new(Recording::new(case.env.clone()));
-    let at: Vec<i64> = case.ticks.iter().map(case::Tick::at_ms).collect();
+    let at: Vec<i64> = case.ticks.iter().map(case::CaseTick::at_ms).collect();
     let interval = match at.as_slice() {
         [first, second, ..] => Duration::from_millis(u64::try_from(second - first).unwrap_or(0)),
         _ => INTERVAL,
     };
-    let mut alone = None;
+    let mut standalone = None;
     let mut lines = Vec::new();
     for (nth, tick) in case.ticks.iter().enumerate() {
         recording.go_to(case::tick_folder(folder, nth), u64::try_from(tick.at_ms()).unwrap_or(0));
-        if alone.is_none() {
+        if standalone.is_none() {
             let inputs = Inputs::Recorded(recording.clone());
-            alone = Some(Alone::start(checked.clone(), needs.clone(), inputs, interval, allowed).await?);
+            standalone = Some(StandaloneRun::start(checked.clone(), needs.clone(), inputs, interval, allowed).await?);
         }
-        let Some(alone) = &mut alone else { continue };
-        let given = case::Tick::of(tick.at_ms(), &alone.poll(tick.at_ms(), &tick.instances()).await?)?;
+        let Some(standalone) = &mut standalone else { continue };
+        let given = case::CaseTick::of(tick.at_ms(), &standalone.poll(tick.at_ms(), &tick.instances()).await?)?;
         lines.extend(tick.differences(&given).into_iter().map(|line| format!("tick {}, {line}", nth + 1)));
     }
     Ok(lines)

@@ -15,7 +15,7 @@ const ROOM_OF_MEMORY: usize = 4;
 
 /// The usage of one call.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Usage {
+pub(super) struct CallUsage {
     pub(super) cpu: Duration,
     pub(super) wall: Duration,
     /// Bytes of the plugin's memories. They never shrink: the size after the call is the largest so far.
@@ -24,15 +24,15 @@ pub(super) struct Usage {
 
 /// The limits that a host would set.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Allowed {
+pub(super) struct HostLimits {
     pub(super) cpu: Duration,
     pub(super) wall: Duration,
     pub(super) memory: usize,
 }
 
-// === impl Usage ===
+// === impl CallUsage ===
 
-impl Usage {
+impl CallUsage {
     /// Returns the higher value of each resource.
     pub(super) fn max(self, other: Self) -> Self {
         let Self { cpu, wall, memory } = self;
@@ -40,16 +40,16 @@ impl Usage {
     }
 }
 
-// === impl Allowed ===
+// === impl HostLimits ===
 
-impl Default for Allowed {
+impl Default for HostLimits {
     fn default() -> Self {
         let Limits { cpu, deadline: wall, memory, .. } = Limits::default();
         Self { cpu, wall, memory }
     }
 }
 
-impl Allowed {
+impl HostLimits {
     pub(super) fn new(args: &LimitArgs) -> Self {
         let Self { cpu, wall, memory } = Self::default();
         Self {
@@ -70,7 +70,7 @@ impl Allowed {
     }
 
     /// Fails if the usage exceeds a limit. The error says which, by how much, and how to raise it.
-    pub(super) fn check(&self, what: &str, used: Usage) -> Result<()> {
+    pub(super) fn check(&self, what: &str, used: CallUsage) -> Result<()> {
         let Self { cpu, wall, memory } = *self;
         if used.cpu > cpu {
             bail!("{what} used {} of CPU time, {}", took(used.cpu), over_time(used.cpu, cpu, "--cpu", "cpu"));
@@ -139,15 +139,15 @@ fn raise(flag: &str, key: &str) -> String {
 mod tests {
     use super::*;
 
-    const ALLOWED: Allowed =
-        Allowed { cpu: Duration::from_millis(100), wall: Duration::from_secs(1), memory: 64 << 20 };
+    const ALLOWED: HostLimits =
+        HostLimits { cpu: Duration::from_millis(100), wall: Duration::from_secs(1), memory: 64 << 20 };
 
-    fn used(cpu_ms: u64, wall_ms: u64, memory: usize) -> Usage {
-        Usage { cpu: Duration::from_millis(cpu_ms), wall: Duration::from_millis(wall_ms), memory }
+    fn used(cpu_ms: u64, wall_ms: u64, memory: usize) -> CallUsage {
+        CallUsage { cpu: Duration::from_millis(cpu_ms), wall: Duration::from_millis(wall_ms), memory }
     }
 
     #[test]
-    fn a_call_over_a_limit_is_told_by_how_much_and_which_flag_raises_it() {
+    fn the_error_of_a_call_over_a_limit_says_by_how_much_and_which_flag_raises_it() {
         let said = |used| ALLOWED.check("sample", used).unwrap_err().to_string();
         assert_eq!(
             said(used(340, 400, 0)),
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_used_up_the_room_beyond_the_limit_is_told_the_least_it_takes() {
+    fn the_error_of_a_call_over_the_raised_limit_says_the_least_usage() {
         let said = |error| ALLOWED.explain("sample", error).to_string();
         let Limits { cpu: budget, deadline, .. } = ALLOWED.with_room();
         let cpu = CallError::CpuExhausted { used: budget, budget, setting: "limits.cpu" };

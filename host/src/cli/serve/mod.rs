@@ -3,25 +3,25 @@
 //!
 //! # Layout
 //!
-//! * `follow`: notices changed files. `systemd`: notifies the service manager.
+//! * `file_watcher`: notices changed files. `systemd`: notifies the service manager.
 //! * `check`: checks a configuration without starting a host.
 
 mod check;
-mod follow;
+mod file_watcher;
 mod systemd;
 
 use super::ServeArgs;
 use super::out::{Out, aside};
 use crate::config::Config;
 use crate::host::{Host, NOT_WRITTEN};
-use crate::reload::Reload;
+use crate::reload::ReloadReport;
 use crate::tracing::{self, LogOptions};
 use anyhow::{Context, Result, bail};
 use dropsonde_engine::metrics::HostMetrics;
 use dropsonde_http::App;
-use dropsonde_http::reload::Answer;
+use dropsonde_http::reload::ReloadReply;
 use dropsonde_model::Right;
-use follow::Followed;
+use file_watcher::FileWatcher;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -76,10 +76,10 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
     if let Some(file) = config.http().token_file(Right::Read) {
         ::tracing::info!(file = %file.display(), "reading needs the token in this file");
     }
-    let mut followed = Followed::of(files(args, &config)).await;
+    let mut watcher = FileWatcher::of(files(args, &config)).await;
     let mut host = Host::builder().config(config).metrics(metrics).start().await?;
     // The start may have created some of these files. Scripts replace files after the line that is printed next.
-    followed.follow(files(args, &host.config()), true).await;
+    watcher.follow(files(args, &host.config()), true).await;
     let mut _alone = [follow_tokens(host.server().app()).await, follow_certificates(&host).await];
     // On standard output, so that a script can read the address.
     let told = writeln!(out, "listening on {}", host.url()).and_then(|()| out.flush());
@@ -102,15 +102,15 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
                 ::tracing::info!("reload: requested by SIGHUP");
                 None
             }
-            () = followed.changed() => {
+            () = watcher.changed() => {
                 ::tracing::info!("reload: the configuration or a file it names has changed");
                 None
             }
         };
         systemd::reloading();
-        followed.look_again().await;
+        watcher.look_again().await;
         let reload = tokio::select! {
-            reload = reload(&host, args, &mut followed) => reload,
+            reload = reload(&host, args, &mut watcher) => reload,
             () = signalled() => break false,
         };
         // The new configuration may name other files.
@@ -137,7 +137,7 @@ async fn serve_until_told(args: &ServeArgs, config: Config, metrics: HostMetrics
 }
 
 /// Waits until the API asks for a reload.
-async fn next(asked: &mut Option<mpsc::Receiver<Answer>>) -> Answer {
+async fn next(asked: &mut Option<mpsc::Receiver<ReloadReply>>) -> ReloadReply {
     let asked = match asked {
         Some(asked) => asked.recv().await,
         None => None,
@@ -149,7 +149,7 @@ async fn next(asked: &mut Option<mpsc::Receiver<Answer>>) -> Answer {
 }
 
 /// Reads the configuration again and applies it.
-async fn reload(host: &Host, args: &ServeArgs, followed: &mut Followed) -> Reload {
+async fn reload(host: &Host, args: &ServeArgs, watcher: &mut FileWatcher) -> ReloadReport {
     let own = args.clone();
     let read = move || configuration(&own).map(|config| (config.engine().awaited_files(), config));
     let said = tokio::task::spawn_blocking(read).await.map_err(anyhow::Error::from).flatten();
@@ -164,12 +164,12 @@ async fn reload(host: &Host, args: &ServeArgs, followed: &mut Followed) -> Reloa
     });
     // Note the files' state before the trial, so that a change during the trial counts.
     let all = |awaited: &BTreeSet<PathBuf>| named.iter().chain(awaited).cloned().collect();
-    followed.follow(all(&awaited), false).await;
+    watcher.follow(all(&awaited), false).await;
     let reload = host.reload_from(args.config.as_deref(), said).await;
     if reload.error.is_none() {
         awaited.clear();
     }
-    followed.follow(all(&awaited), reload.error.is_none()).await;
+    watcher.follow(all(&awaited), reload.error.is_none()).await;
     reload
 }
 
@@ -177,24 +177,24 @@ async fn reload(host: &Host, args: &ServeArgs, followed: &mut Followed) -> Reloa
 /// long as plugins take to start.
 async fn follow_tokens(app: &Arc<App>) -> JoinSet<()> {
     let app = app.clone();
-    let mut followed = Followed::of(app.options.load().token_files().collect()).await;
+    let mut watcher = FileWatcher::of(app.options.load().token_files().collect()).await;
     let mut task = JoinSet::new();
     task.spawn(async move {
         loop {
             {
-                let mut changed = std::pin::pin!(followed.changed());
+                let mut changed = std::pin::pin!(watcher.changed());
                 loop {
                     tokio::select! {
                         () = &mut changed => break,
                         () = tokio::time::sleep(TOKENS_RETRY) => {}
                     }
                     // The folder of the tokens may be back.
-                    if app.tokens.are_unread() {
+                    if app.tokens.has_read_failure() {
                         app.reload_tokens().await;
                     }
                 }
             }
-            followed.look_again().await;
+            watcher.look_again().await;
             app.reload_tokens().await;
         }
     });
@@ -204,12 +204,12 @@ async fn follow_tokens(app: &Arc<App>) -> JoinSet<()> {
 /// Follows certificates and their keys until the returned task is dropped.
 async fn follow_certificates(host: &Host) -> JoinSet<()> {
     let server = host.server().clone();
-    let mut followed = Followed::of(server.app().options.load().tls_files().collect()).await;
+    let mut watcher = FileWatcher::of(server.app().options.load().tls_files().collect()).await;
     let mut task = JoinSet::new();
     task.spawn(async move {
         loop {
-            followed.changed().await;
-            followed.look_again().await;
+            watcher.changed().await;
+            watcher.look_again().await;
             server.reload_certificates().await;
         }
     });

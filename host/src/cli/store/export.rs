@@ -1,8 +1,8 @@
 //! Exports history on disk as CSV, with one line per value, or as OpenMetrics.
 
-use super::{folder, looked_into};
+use super::{explain_folder_error, folder};
 use crate::cli::out::{Out, aside};
-use crate::cli::{Cli, ExportArgs, Format};
+use crate::cli::{Cli, ExportArgs, ExportFormat};
 use anyhow::{Context, Result, bail};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
@@ -26,14 +26,14 @@ pub(in crate::cli) fn export(args: ExportArgs, out: &mut Out) -> Result<()> {
         Cli::command().error(ErrorKind::ValueValidation, "--since is later than --until").exit();
     }
     let folder = folder(&args.data)?;
-    let export = looked_into(&folder, inspect::export(&folder, &filter))?;
+    let export = explain_folder_error(&folder, inspect::export(&folder, &filter))?;
     let has = |id: &InstanceId| export.frames.iter().any(|frame| frame.instance() == id);
     if let Some(id) = filter.instances.iter().find(|id| !has(id)) {
         bail!("there is no history of instance {id} in {}", folder.display());
     }
     let unread = match args.format {
-        Format::Csv => csv(&export, out),
-        Format::OpenMetrics => open_metrics(&export, out),
+        ExportFormat::Csv => csv(&export, out),
+        ExportFormat::OpenMetrics => open_metrics(&export, out),
     };
     let unread = unread.and_then(|unread| out.flush().map(|()| unread)).context("cannot write the export")?;
     for name in &export.restored.newer {
@@ -75,15 +75,15 @@ fn csv(export: &Export, out: &mut impl Write) -> io::Result<u64> {
 
 /// All series of one metric.
 #[derive(Default)]
-struct Family<'a> {
+struct ExportFamily<'a> {
     is_counter: bool,
-    series: BTreeMap<Series<'a>, Vec<Column<'a>>>,
+    series: BTreeMap<SeriesKey<'a>, Vec<ExportColumn<'a>>>,
 }
 
 /// An instance and a sampler. If the sampler has changed its fields or its interval, the series has several columns.
-type Series<'a> = (&'a InstanceId, &'a Arc<str>);
+type SeriesKey<'a> = (&'a InstanceId, &'a Arc<str>);
 
-struct Column<'a> {
+struct ExportColumn<'a> {
     frame: &'a ExportedFrame,
     field: usize,
     factor: f64,
@@ -103,7 +103,7 @@ fn open_metrics(export: &Export, out: &mut impl Write) -> io::Result<u64> {
             let labels = own.chain([("id", instance.as_str()), ("sampler", &**sampler)]);
             let labels = labels.map(|(key, value)| openmetrics::label_text(key, value)).collect::<Vec<_>>().join(",");
             let mut samples: Vec<(i64, f64)> = Vec::new();
-            for Column { frame, field, factor } in &columns {
+            for ExportColumn { frame, field, factor } in &columns {
                 let take = |at_ms, reading: f64| {
                     samples.push((at_ms, reading * factor));
                     Ok::<_, Infallible>(())
@@ -128,7 +128,7 @@ fn open_metrics(export: &Export, out: &mut impl Write) -> io::Result<u64> {
 
 /// Groups columns by the name of their metric. A name has one kind of metric and at most one column per frame. A column
 /// without a free name is left out, and a note is printed.
-fn families(export: &Export) -> BTreeMap<String, Family<'_>> {
+fn families(export: &Export) -> BTreeMap<String, ExportFamily<'_>> {
     let fields = |frame: &'_ ExportedFrame| frame.schema().fields().len();
     let columns = export.frames.iter().flat_map(|frame| (0..fields(frame)).map(move |field| (frame, field)));
     let named = columns.filter_map(|(frame, field)| {
@@ -138,11 +138,11 @@ fn families(export: &Export) -> BTreeMap<String, Family<'_>> {
     let mut named: Vec<_> = named.collect();
     // Fields with only one possible name come first.
     named.sort_by_key(|(.., [first, second])| (first.is_counter, first.name != second.name));
-    let mut families: BTreeMap<String, Family<'_>> = BTreeMap::new();
+    let mut families: BTreeMap<String, ExportFamily<'_>> = BTreeMap::new();
     let mut left_out = BTreeSet::new();
     for (frame, field, names) in named {
         let series = (frame.instance(), frame.schema().sampler());
-        let taken = |columns: &Vec<Column<'_>>| columns.iter().any(|column| std::ptr::eq(column.frame, frame));
+        let taken = |columns: &Vec<ExportColumn<'_>>| columns.iter().any(|column| std::ptr::eq(column.frame, frame));
         let family_name = |metric: &Metric| metric.name.strip_suffix("_total").unwrap_or(&metric.name).to_owned();
         let free = names.into_iter().find(|metric| {
             families.get(&family_name(metric)).is_none_or(|family| {
@@ -153,7 +153,7 @@ fn families(export: &Export) -> BTreeMap<String, Family<'_>> {
             Some(metric) => {
                 let family = families.entry(family_name(&metric)).or_default();
                 family.is_counter = metric.is_counter;
-                family.series.entry(series).or_default().push(Column { frame, field, factor: metric.factor });
+                family.series.entry(series).or_default().push(ExportColumn { frame, field, factor: metric.factor });
             }
             None => drop(left_out.insert((series.1, field_name(frame, field)))),
         }
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn csv_is_a_line_for_each_value_with_rates_as_queries_see_them() {
+    fn csv_has_one_line_per_value_with_counters_as_rates() {
         let (_folder, export) = exported(|store| {
             let schema = Schema::new("s", vec![StoredField::gauge("x"), StoredField::counter("ops_per_sec", 1.0)]);
             let frame = store.frame(&id("a,\"b\""), &schema, 1000);
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn openmetrics_has_each_metrics_samples_together_in_base_units_and_totals_of_counters() {
+    fn openmetrics_groups_samples_by_metric_in_base_units_with_counters_as_totals() {
         let text = open_metrics_of(|store| {
             let schema =
                 Schema::new("s", vec![StoredField::gauge("used_mb"), StoredField::counter("ops_per_sec", 1.0)]);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn openmetrics_has_the_labels_an_instance_had_last() {
+    fn openmetrics_has_the_last_labels_of_each_instance() {
         let text = open_metrics_of(|store| {
             let schema = Schema::new("s", vec![StoredField::gauge("x")]);
             let (wanted, note) = (r#"{"labels":{"site":"fra\"1","workload":"web"}}"#, "tracked/a");
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sampler_whose_interval_changed_and_changed_back_is_one_series_in_order() {
+    fn a_sampler_whose_interval_changed_twice_is_exported_as_one_ordered_series() {
         let text = open_metrics_of(|store| {
             let schema = Schema::new("s", vec![StoredField::gauge("x")]);
             for (at_ms, interval_ms) in [(1000, 1000), (2000, 2000), (4000, 2000), (5000, 1000)] {
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_would_be_one_metric_keep_their_own_names() {
+    fn fields_with_the_same_metric_name_keep_their_own_names() {
         let text = open_metrics_of(|store| {
             let both = Schema::new("s", vec![StoredField::counter("ops_per_sec", 1.0), StoredField::gauge("ops")]);
             store.frame(&id("a"), &both, 1000).push(1000, &[1.0, 2.0]);

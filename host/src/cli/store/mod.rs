@@ -22,7 +22,7 @@ fn folder(args: &DataArgs) -> Result<PathBuf> {
     Ok(args.folder()?.join(HISTORY))
 }
 
-fn looked_into<T>(folder: &Path, looked: io::Result<T>) -> Result<T> {
+fn explain_folder_error<T>(folder: &Path, looked: io::Result<T>) -> Result<T> {
     let shown = folder.display();
     looked.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => {
@@ -39,7 +39,7 @@ fn looked_into<T>(folder: &Path, looked: io::Result<T>) -> Result<T> {
 
 pub(super) fn stats(args: &StoreArgs, out: &mut Out) -> Result<()> {
     let folder = folder(&args.data)?;
-    let stats = looked_into(&folder, inspect::stats(&folder))?;
+    let stats = explain_folder_error(&folder, inspect::stats(&folder))?;
     if args.json {
         return Ok(writeln!(out, "{:#}", stats_json(&folder, &stats))?);
     }
@@ -116,7 +116,7 @@ fn counted(count: u64, what: &str) -> String {
 
 pub(super) fn verify(args: &StoreArgs, out: &mut Out) -> Result<()> {
     let folder = folder(&args.data)?;
-    let verified = looked_into(&folder, inspect::verify(&folder, progress()))?;
+    let verified = explain_folder_error(&folder, inspect::verify(&folder, progress()))?;
     if args.json {
         writeln!(out, "{:#}", verified_json(&folder, &verified))?;
     } else {

@@ -13,14 +13,14 @@ const PAUSE: Duration = Duration::from_secs(30);
 
 /// A destination, its metrics and its circuit breaker.
 #[derive(Debug)]
-pub(crate) struct Remote {
+pub(crate) struct CircuitBreaker {
     destination: &'static str,
     metrics: CoreMetrics,
-    state: Mutex<State>,
+    state: Mutex<CircuitBreakerState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct CircuitBreakerState {
     failures: u32,
     /// No request is sent before this time.
     open_until: Option<Instant>,
@@ -28,7 +28,7 @@ struct State {
 
 /// The change that a request's outcome makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum ReachabilityChange {
     None,
     /// The destination has stopped answering.
     Lost,
@@ -36,7 +36,7 @@ pub(crate) enum Change {
     Back,
 }
 
-impl Remote {
+impl CircuitBreaker {
     /// Makes a destination that is not connected yet.
     pub(crate) fn new(destination: &'static str, metrics: CoreMetrics) -> Self {
         metrics.remote_connected(destination, false);
@@ -58,17 +58,17 @@ impl Remote {
     }
 
     /// Records that a request was answered after `took`.
-    pub(crate) fn answered(&self, took: Duration) -> Change {
+    pub(crate) fn answered(&self, took: Duration) -> ReachabilityChange {
         let before = std::mem::take(&mut *self.lock());
         self.metrics.remote_connected(self.destination, true);
         self.metrics.remote_rtt(self.destination, took);
         self.metrics.remote_breaker(self.destination, Breaker::Closed);
         self.metrics.remote_reconnects(self.destination, u64::from(before.failures > 0));
-        if before.failures > 0 { Change::Back } else { Change::None }
+        if before.failures > 0 { ReachabilityChange::Back } else { ReachabilityChange::None }
     }
 
     /// Records that a request got no answer or was refused.
-    pub(crate) fn failed(&self, now: Instant) -> Change {
+    pub(crate) fn failed(&self, now: Instant) -> ReachabilityChange {
         let mut state = self.lock();
         state.failures = state.failures.saturating_add(1);
         self.metrics.remote_connected(self.destination, false);
@@ -77,10 +77,10 @@ impl Remote {
             state.open_until = Some(now + PAUSE);
             self.metrics.remote_breaker(self.destination, Breaker::Open);
         }
-        if state.failures == 1 { Change::Lost } else { Change::None }
+        if state.failures == 1 { ReachabilityChange::Lost } else { ReachabilityChange::None }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, CircuitBreakerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -90,9 +90,9 @@ mod tests {
     use super::*;
     use dropsonde_engine::metrics::MetricRegistry;
 
-    fn remote() -> (Remote, impl Fn(&str) -> f64) {
+    fn breaker() -> (CircuitBreaker, impl Fn(&str) -> f64) {
         let registry = MetricRegistry::new().unwrap();
-        let remote = Remote::new("there", CoreMetrics::register(&registry).unwrap());
+        let breaker = CircuitBreaker::new("there", CoreMetrics::register(&registry).unwrap());
         let shown = move |name: &str| {
             let families = registry.prometheus().gather();
             let family = families.into_iter().find(|family| family.name() == format!("dropsonde_remote_{name}"));
@@ -101,36 +101,36 @@ mod tests {
                 metric.get_gauge().get_value() + metric.get_counter().get_value()
             })
         };
-        (remote, shown)
+        (breaker, shown)
     }
 
     #[test]
-    fn after_some_failures_nothing_is_sent_for_a_while_and_then_one_to_see() {
-        let (remote, shown) = remote();
+    fn after_three_failures_the_breaker_stays_open_for_a_pause_and_then_allows_one_request() {
+        let (breaker, shown) = breaker();
         let now = Instant::now();
-        assert_eq!(remote.failed(now), Change::Lost);
-        assert_eq!(remote.failed(now), Change::None);
-        assert!(remote.may_send(now));
-        remote.failed(now);
-        assert!(!remote.may_send(now));
+        assert_eq!(breaker.failed(now), ReachabilityChange::Lost);
+        assert_eq!(breaker.failed(now), ReachabilityChange::None);
+        assert!(breaker.may_send(now));
+        breaker.failed(now);
+        assert!(!breaker.may_send(now));
         assert_eq!((shown("circuit_breaker"), shown("connected")), (1.0, 0.0));
         let later = now + PAUSE;
-        assert!(remote.may_send(later));
+        assert!(breaker.may_send(later));
         assert_eq!(shown("circuit_breaker"), 2.0);
-        remote.failed(later);
-        assert!(!remote.may_send(later), "one more failure opens the breaker again");
+        breaker.failed(later);
+        assert!(!breaker.may_send(later), "one more failure opens the breaker again");
     }
 
     #[test]
-    fn an_answer_closes_it_and_counts_a_reconnection() {
-        let (remote, shown) = remote();
-        assert_eq!(remote.answered(Duration::from_millis(5)), Change::None);
+    fn an_answer_closes_the_breaker_and_counts_a_reconnection() {
+        let (breaker, shown) = breaker();
+        assert_eq!(breaker.answered(Duration::from_millis(5)), ReachabilityChange::None);
         assert_eq!((shown("rtt_seconds"), shown("reconnects_total")), (0.005, 0.0));
         for _ in 0..MOST_FAILURES {
-            remote.failed(Instant::now());
+            breaker.failed(Instant::now());
         }
-        assert_eq!(remote.answered(Duration::from_millis(5)), Change::Back);
-        assert!(remote.may_send(Instant::now()));
+        assert_eq!(breaker.answered(Duration::from_millis(5)), ReachabilityChange::Back);
+        assert!(breaker.may_send(Instant::now()));
         assert_eq!((shown("connected"), shown("circuit_breaker"), shown("reconnects_total")), (1.0, 0.0, 1.0));
     }
 }

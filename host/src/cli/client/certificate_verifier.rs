@@ -13,14 +13,14 @@ use tokio_rustls::rustls::{DigitallySignedStruct, Error, RootCertStore, Signatur
 /// Accepts certificates signed by an authority that the machine trusts or that was named. A named certificate is
 /// accepted itself too: it can be the host's own, self-signed one, which is not an authority.
 #[derive(Debug)]
-pub(super) struct Trust {
+pub(super) struct HostCertificateVerifier {
     usual: Arc<WebPkiServerVerifier>,
     named: Vec<CertificateDer<'static>>,
     /// The host's own certificate, accepted under any host name.
     own: Option<CertificateDer<'static>>,
 }
 
-impl Trust {
+impl HostCertificateVerifier {
     pub(super) fn new(
         provider: Arc<CryptoProvider>,
         named: Vec<CertificateDer<'static>>,
@@ -34,7 +34,7 @@ impl Trust {
     }
 }
 
-impl ServerCertVerifier for Trust {
+impl ServerCertVerifier for HostCertificateVerifier {
     fn verify_server_cert(
         &self,
         shown: &CertificateDer<'_>,

@@ -1,8 +1,8 @@
 //! Polls one component without a host.
 
-use super::AloneArgs;
-use super::check::{Checked, Opened};
-use super::usage::{Allowed, Usage};
+use super::StandaloneArgs;
+use super::check::{CheckedComponent, CompiledComponent};
+use super::usage::{CallUsage, HostLimits};
 use crate::cli::out::aside;
 use crate::config::GrantsConfig;
 use anyhow::{Context, Result, bail};
@@ -13,13 +13,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// A started component and its samples.
-pub(super) struct Alone {
-    pub(super) checked: Checked,
+pub(super) struct StandaloneRun {
+    pub(super) checked: CheckedComponent,
     pub(super) worker: Worker,
     /// The fields of a sampler; none if the component is no sampler.
     pub(super) fields: Option<Fields>,
     pub(super) granted: Vec<Need>,
-    pub(super) allowed: Allowed,
+    pub(super) allowed: HostLimits,
     store: Store,
     started_ms: Option<i64>,
     interval: Duration,
@@ -27,19 +27,19 @@ pub(super) struct Alone {
 
 /// The result of one tick.
 #[derive(Debug, Default)]
-pub(super) struct Polled {
+pub(super) struct PollResult {
     pub(super) samples: BTreeMap<InstanceId, Sample>,
     pub(super) failures: BTreeMap<InstanceId, String>,
     /// The statistics of a source.
     pub(super) stats: Option<Stats>,
     /// The highest usage among its calls.
-    pub(super) used: Usage,
+    pub(super) used: CallUsage,
 }
 
-impl Alone {
+impl StandaloneRun {
     /// Starts a component with the grants in the arguments, and prints the missing ones.
-    pub(super) async fn granted(args: &AloneArgs, inputs: Inputs, interval: Duration) -> Result<Self> {
-        let checked = Opened::cached(&args.file).await?.check(&args.config).await?;
+    pub(super) async fn granted(args: &StandaloneArgs, inputs: Inputs, interval: Duration) -> Result<Self> {
+        let checked = CompiledComponent::cached(&args.file).await?.check(&args.config).await?;
         let needs = checked.needs()?;
         let mut granted: Vec<_> = GrantsConfig::from(args.granted.clone()).needs().collect();
         if args.grant_all {
@@ -56,22 +56,22 @@ impl Alone {
                 grants_toml(&checked.component.name, &missing)
             ));
         }
-        Self::start(checked, granted, inputs, interval, Allowed::new(&args.limits)).await
+        Self::start(checked, granted, inputs, interval, HostLimits::new(&args.limits)).await
     }
 
     pub(super) async fn start(
-        checked: Checked,
+        checked: CheckedComponent,
         granted: Vec<Need>,
         inputs: Inputs,
         interval: Duration,
-        allowed: Allowed,
+        allowed: HostLimits,
     ) -> Result<Self> {
         let grants = Grants::new(granted.iter().cloned())?;
         let setup = Setup { grants, inputs, limits: allowed.with_room(), ..checked.setup.clone() };
         let worker = Worker::start(&checked.sandbox, checked.plugin.clone(), setup).await;
         let worker = worker.map_err(|error| allowed.explain("the start", error))?;
         // A start has its own deadline.
-        allowed.check("the start", Usage { memory: worker.stats().memory(), ..Usage::default() })?;
+        allowed.check("the start", CallUsage { memory: worker.stats().memory(), ..CallUsage::default() })?;
         let fields = checked.plugin.has(Role::Sampler).then(|| Fields::check(&checked.component.name, worker.fields()));
         let fields = fields.transpose().context("its fields are refused")?;
         let store = Store::in_memory(&StoreLimits { samples: 2, ..StoreLimits::default() });
@@ -100,9 +100,9 @@ impl Alone {
     }
 
     /// Polls once. Values that derive from earlier ticks, such as rates, are computed as on a host.
-    pub(super) async fn poll(&mut self, at_ms: i64, instances: &[String]) -> Result<Polled> {
+    pub(super) async fn poll(&mut self, at_ms: i64, instances: &[String]) -> Result<PollResult> {
         let tick = self.tick(at_ms);
-        let mut polled = Polled::default();
+        let mut polled = PollResult::default();
         if self.checked.plugin.has(Role::Source) {
             let (stats, used) = self.measured("collect", self.worker.collect(tick)).await?;
             (polled.stats, polled.used) = (Some(stats), used);
@@ -127,11 +127,15 @@ impl Alone {
     }
 
     /// Waits for a call, and fails also if the call exceeded a limit.
-    async fn measured<T>(&self, what: &str, call: impl Future<Output = Result<T, CallError>>) -> Result<(T, Usage)> {
+    async fn measured<T>(
+        &self,
+        what: &str,
+        call: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<(T, CallUsage)> {
         let called = Instant::now();
         let answer = call.await;
         let (wall, stats) = (called.elapsed(), self.worker.stats());
-        let used = Usage { cpu: stats.last_cpu(), wall, memory: stats.memory() };
+        let used = CallUsage { cpu: stats.last_cpu(), wall, memory: stats.memory() };
         let answer = answer.map_err(|error| self.allowed.explain(what, error))?;
         self.allowed.check(what, used)?;
         Ok((answer, used))

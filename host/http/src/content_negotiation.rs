@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, HeaderName};
 use dropsonde_openmetrics::ExpositionFormat;
 
 /// One part of an `Accept` or `Accept-Encoding` header.
-struct Part<'a> {
+struct AcceptItem<'a> {
     name: &'a str,
     version: Option<&'a str>,
     /// The weight `q`: 1 if it is absent, 0 if it is not a number from 0 to 1.
@@ -42,11 +42,11 @@ pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
     quality(&["gzip", "x-gzip"]).or_else(|| quality(&["*"])).is_some_and(|quality| quality > 0.0)
 }
 
-fn parts<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = Part<'a>> {
+fn parts<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = AcceptItem<'a>> {
     let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(|part| {
         let mut parameters = part.split(';').map(str::trim);
-        let mut part = Part { name: parameters.next().unwrap_or_default(), version: None, quality: 1.0 };
+        let mut part = AcceptItem { name: parameters.next().unwrap_or_default(), version: None, quality: 1.0 };
         for (key, value) in parameters.filter_map(|parameter| parameter.split_once('=')) {
             match key.trim_end() {
                 "q" => part.quality = value.trim().parse().ok().filter(|q| (0.0..=1.0).contains(q)).unwrap_or(0.0),
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scraper_gets_what_it_likes_best() {
+    fn a_scraper_gets_the_format_with_the_highest_weight() {
         for prometheus in [
             "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
             "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=1.0.0;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn only_who_asks_gets_gzip() {
+    fn only_clients_that_accept_gzip_get_gzip() {
         for yes in ["gzip", "deflate, gzip;q=0.5", "*", "x-gzip"] {
             assert!(gzip(yes), "{yes}");
         }

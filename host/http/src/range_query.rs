@@ -19,19 +19,19 @@ const DEFAULT_WINDOW_MS: i64 = 3_600_000;
 
 /// A query string, decoded.
 #[derive(Debug)]
-pub(crate) struct Parameters<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+pub(crate) struct QueryParameters<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
 /// A parsed range query.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Window {
+pub(crate) struct RangeQuery {
     pub(crate) query: Query,
     /// Whether the answer has `_min` and `_max` of each field.
     pub(crate) bands: bool,
 }
 
-// === impl Parameters ===
+// === impl QueryParameters ===
 
-impl<'a> Parameters<'a> {
+impl<'a> QueryParameters<'a> {
     pub(crate) fn parse(query: Option<&'a str>) -> Self {
         Self(form_urlencoded::parse(query.unwrap_or_default().as_bytes()).collect())
     }
@@ -47,12 +47,12 @@ impl<'a> Parameters<'a> {
     }
 }
 
-// === impl Window ===
+// === impl RangeQuery ===
 
-impl Window {
+impl RangeQuery {
     /// Parses a range query. Automatic steps are no finer than `interval_ms`, the interval at which the instance is
     /// read.
-    pub(crate) fn parse(parameters: &Parameters<'_>, now_ms: i64, interval_ms: i64) -> Result<Self, ApiError> {
+    pub(crate) fn parse(parameters: &QueryParameters<'_>, now_ms: i64, interval_ms: i64) -> Result<Self, ApiError> {
         let align = match parameters.one("align") {
             None | Some("epoch") => Align::Epoch,
             Some("since") => Align::Since,
@@ -146,8 +146,8 @@ mod tests {
     const NOW: i64 = 1_700_000_007_000;
     const H: i64 = 3_600_000;
 
-    fn parse(query: &str) -> Result<Window, ApiError> {
-        Window::parse(&Parameters::parse(Some(query)), NOW, 10_000)
+    fn parse(query: &str) -> Result<RangeQuery, ApiError> {
+        RangeQuery::parse(&QueryParameters::parse(Some(query)), NOW, 10_000)
     }
 
     fn spans(query: &str) -> (i64, i64, i64) {
@@ -156,12 +156,12 @@ mod tests {
     }
 
     #[test]
-    fn without_parameters_it_is_the_last_hour_up_to_now() {
+    fn a_range_query_without_parameters_covers_the_last_hour() {
         assert_eq!(spans(""), (NOW - H, NOW, 30_000));
     }
 
     #[test]
-    fn a_range_with_automatic_steps_snaps_outward_to_whole_buckets() {
+    fn a_range_with_automatic_steps_is_widened_to_whole_buckets() {
         let (since, until, step) = spans("range=7d");
         assert_eq!(step, 90 * 60_000);
         assert_eq!((since % step, until % step), (0, 0));
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_named_again_and_again_is_one_and_very_many_are_refused() {
+    fn repeated_fields_count_once_and_too_many_fields_are_refused() {
         let fields = |query: &str| parse(query).map(|window| window.query.fields.unwrap());
         assert_eq!(fields("fields=b,a,b,,a").unwrap(), ["a", "b"]);
         let many: Vec<_> = (0..=MOST_FIELDS).map(|nth| format!("f{nth}")).collect();
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn explicit_edges_and_steps_are_exact() {
+    fn explicit_times_and_steps_are_used_unchanged() {
         assert_eq!(spans("range=1h&resolution=7s"), (NOW - H, NOW, 7_000));
         assert_eq!(spans("since=100&until=200&resolution=60"), (100_000, 200_000, 60_000));
         let rfc = "since=2023-11-14T22:00:00Z&until=2023-11-15T00:00:00%2B01:00";
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_named() {
+    fn an_invalid_query_is_refused_with_the_name_of_the_parameter() {
         for (query, parameter) in [
             ("range=soon", "range"),
             ("range=0", "range"),
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn points_choose_the_step() {
+    fn the_number_of_points_determines_the_step() {
         assert_eq!(spans("range=24h&points=48").2, 30 * 60_000);
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 /// The address of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Target {
+pub(super) enum HostAddress {
     Tcp {
         is_secure: bool,
         /// A name or an address, without brackets.
@@ -17,7 +17,7 @@ pub(super) enum Target {
     Unix(PathBuf),
 }
 
-impl Target {
+impl HostAddress {
     /// Returns the address in a URL, or else the address in the host's configuration.
     pub(super) fn of(url: Option<&str>, config: &Config) -> Result<Self> {
         match url {
@@ -89,7 +89,7 @@ impl Target {
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for HostAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
@@ -105,8 +105,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_where_its_url_or_else_its_configuration_says() {
-        let shown = |url| Target::of(url, &Config::default()).map(|target| target.to_string());
+    fn the_host_address_comes_from_the_url_or_else_from_the_configuration() {
+        let shown = |url| HostAddress::of(url, &Config::default()).map(|target| target.to_string());
         assert_eq!(shown(None).unwrap(), "http://127.0.0.1:9090");
         for (url, expected) in [
             ("http://h", "http://h:80"),
@@ -120,7 +120,7 @@ mod tests {
         }
         let listens = |listen: &str| {
             let config = Config { listen: listen.parse().unwrap(), ..Config::default() };
-            Target::of(None, &config).map(|target| target.to_string()).unwrap_or_default()
+            HostAddress::of(None, &config).map(|target| target.to_string()).unwrap_or_default()
         };
         assert_eq!(listens("0.0.0.0:1"), "http://127.0.0.1:1");
         assert_eq!(listens("[::]:1"), "http://[::1]:1");

@@ -1,6 +1,6 @@
 //! The points of a window as JSON, some of its buckets at a time.
 
-use super::chunked::{LARGEST, More};
+use super::chunked::{JsonProducer, LARGEST};
 use dropsonde_engine::json::{self, Form};
 use dropsonde_store::{Align, InstanceId, Points, Query, Store, ladder};
 use std::collections::BTreeSet;
@@ -16,14 +16,14 @@ const IN_MEMORY: usize = 3 * size_of::<f64>();
 const AS_JSON: usize = 40;
 
 /// The query of a window, and the form of its answer.
-pub(super) struct Rows {
+pub(super) struct PointsJson {
     pub(super) query: Query,
     pub(super) form: Form,
     /// The largest number of columns of the answer.
     pub(super) columns: usize,
 }
 
-impl Rows {
+impl PointsJson {
     /// Returns the number of buckets of one part.
     fn buckets(&self) -> i64 {
         let values = self.columns.max(1).saturating_mul(self.form.values());
@@ -43,7 +43,7 @@ impl Rows {
     }
 
     /// Makes an array of the points. `range` answers a part of the window, with the same buckets as the whole window.
-    pub(super) fn more(self, mut range: impl FnMut(&Query) -> Points + Send + 'static) -> More {
+    pub(super) fn more(self, mut range: impl FnMut(&Query) -> Points + Send + 'static) -> JsonProducer {
         let (step_ms, buckets) = (self.query.step_ms.max(1), self.buckets());
         let Self { query, form, .. } = self;
         let mut since_ms = query.since_ms;
@@ -101,7 +101,7 @@ mod tests {
         (store, id)
     }
 
-    fn json(mut more: More) -> (String, usize) {
+    fn json(mut more: JsonProducer) -> (String, usize) {
         let (mut json, mut parts) = (Vec::new(), 1);
         while more(&mut json) {
             parts += 1;
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_in_parts_is_the_same_as_in_one() {
+    fn an_answer_made_in_parts_equals_an_answer_made_whole() {
         let (store, id) = store();
         for (align, step_ms, since_ms) in [
             (Align::Epoch, 1000, 5_000_500),
@@ -125,7 +125,7 @@ mod tests {
                 // Many columns make the parts small.
                 let rows = |columns| {
                     let (store, id) = (store.clone(), id.clone());
-                    Rows { query: query.clone(), form, columns }.more(move |part| store.range(&id, part))
+                    PointsJson { query: query.clone(), form, columns }.more(move |part| store.range(&id, part))
                 };
                 let ((whole, one), (pieces, several)) = (json(rows(0)), json(rows(VALUES / 30)));
                 assert!(several > 10 && several > one, "{several}");
@@ -136,21 +136,21 @@ mod tests {
     }
 
     #[test]
-    fn a_window_with_nothing_in_it_is_an_empty_array() {
+    fn a_window_without_samples_is_an_empty_array() {
         let (store, id) = store();
         for (since_ms, until_ms) in [(0, 0), (7, 3), (0, 4_000_000), (i64::MAX - 5, i64::MAX)] {
             let query = Query { since_ms, until_ms, step_ms: 1000, ..Query::default() };
-            let rows = Rows { query, form: Form::default(), columns: VALUES };
+            let rows = PointsJson { query, form: Form::default(), columns: VALUES };
             let (store, id) = (store.clone(), id.clone());
             assert_eq!(json(rows.more(move |part| store.range(&id, part))).0, "[]");
         }
     }
 
     #[test]
-    fn an_answer_is_estimated_by_its_points_and_is_no_larger_than_a_piece() {
+    fn the_memory_estimate_of_an_answer_grows_with_its_points_up_to_a_limit() {
         let bytes = |until_ms, columns, bands| {
             let query = Query { since_ms: 0, until_ms, step_ms: 1000, ..Query::default() };
-            Rows { query, form: Form { bands, ..Form::default() }, columns }.bytes()
+            PointsJson { query, form: Form { bands, ..Form::default() }, columns }.bytes()
         };
         assert!((100 * 7 * 64..200 * 7 * 64).contains(&bytes(100_000, 7, false)));
         assert_eq!(bytes(11_000_000, 256, true), LARGEST);
