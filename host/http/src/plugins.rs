@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use dropsonde_engine::audit::{Action, By, Entry, PluginChange, What};
+use dropsonde_engine::audit::{PluginAction, Actor, AuditEntry, PluginChange, AuditedAction};
 use dropsonde_engine::plugins::{
     self, Order, PluginPage, PluginState, RefusedVersion, Request, RequestError, RequestKind,
 };
@@ -154,12 +154,12 @@ fn order(
         return Err(ApiError::new(StatusCode::CONFLICT, format!("plugin {} {otherwise}", status.name)));
     }
     let action = match order {
-        Order::Release => Action::Release,
-        Order::Quarantine => Action::Quarantine,
+        Order::Release => PluginAction::Release,
+        Order::Quarantine => PluginAction::Quarantine,
     };
     let (plugin, digest) = (status.name.to_string(), status.look(|known| known.digest.clone()));
-    let what = What::Plugin(PluginChange { action, plugin, digest, refused: None });
-    app.engine.audit.write(app.engine.clock.now_ms(), &Entry { by: By::Api(caller.name()), what });
+    let what = AuditedAction::Plugin(PluginChange { action, plugin, digest, refused: None });
+    app.engine.audit.write(app.engine.clock.now_ms(), &AuditEntry { by: Actor::Api(caller.name()), what });
     status.order(order);
     Ok((StatusCode::ACCEPTED, json(&PluginPage::of(&app.engine, &status))).into_response())
 }
@@ -169,7 +169,7 @@ async fn request(app: &App, name: String, what: RequestKind, caller: &Caller) ->
     let removes = matches!(what, RequestKind::Remove);
     let mut is_done = true;
     let (answer, answered) = oneshot::channel();
-    app.engine.plugins.request(Request { plugin: name.clone(), what, by: By::Api(caller.name()), answer }).await;
+    app.engine.plugins.request(Request { plugin: name.clone(), what, by: Actor::Api(caller.name()), answer }).await;
     match tokio::time::timeout(PATIENCE, answered).await {
         Ok(Ok(done)) => done?,
         Ok(Err(_)) => return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the plugin is being stopped")),

@@ -115,13 +115,13 @@ impl Caller {
     }
 
     /// Returns the caller as the audit log shows it.
-    pub(crate) fn name(&self) -> audit::Caller {
+    pub(crate) fn name(&self) -> audit::ApiCaller {
         let token = match self.token {
             Shown::Token(right) => Some(right.as_str()),
             Shown::Nothing | Shown::Unknown => None,
         };
         let certificate = self.peer.certificate.as_deref().map(str::to_owned);
-        audit::Caller { token, certificate, peer: self.peer.to_string() }
+        audit::ApiCaller { token, certificate, peer: self.peer.to_string() }
     }
 }
 

@@ -10,7 +10,7 @@ use super::run::run;
 use super::status::Shared;
 use super::supervisor::RequestError;
 use crate::Engine;
-use crate::audit::By;
+use crate::audit::Actor;
 use dropsonde_sandbox::Sandbox;
 use std::fs;
 use std::io::ErrorKind;
@@ -35,7 +35,7 @@ pub(super) enum End {
 /// The requester of a removal.
 #[derive(Debug)]
 pub(super) struct Requester {
-    pub(super) by: By,
+    pub(super) by: Actor,
     pub(super) answer: Answer,
 }
 

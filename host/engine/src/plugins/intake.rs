@@ -11,7 +11,7 @@ use super::status::{Refusal, Shared};
 use super::supervisor::RequestError;
 use super::{Component, Failing, Origin, PluginState, RefusedVersion};
 use crate::Engine;
-use crate::audit::{Action, By, Entry, PluginChange, What};
+use crate::audit::{PluginAction, Actor, AuditEntry, PluginChange, AuditedAction};
 use dropsonde_sandbox::replace::{PRIVATE, replace_file};
 use dropsonde_sandbox::{Sandbox, Trial};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use tokio::sync::{Mutex, Notify, oneshot, watch};
 pub(super) struct Ask {
     pub(super) what: Asked,
     /// The requester, for the audit log.
-    pub(super) by: By,
+    pub(super) by: Actor,
     pub(super) answer: Answer,
 }
 
@@ -141,12 +141,12 @@ impl Intake<'_> {
             let is_new = is_upload && !self.status.has_current() && self.status.state() == PluginState::Loading;
             let (what, answer, action) = match ask {
                 Some(Ask { what, by, answer }) => {
-                    let action = if is_upload { Action::Upload } else { Action::Reload };
+                    let action = if is_upload { PluginAction::Upload } else { PluginAction::Reload };
                     (Some(what), Some(answer), Some((action, by)))
                 }
                 None => {
-                    let action = if self.status.has_current() { Action::Replace } else { Action::Add };
-                    (None, None, is_change.then_some((action, By::Folder)))
+                    let action = if self.status.has_current() { PluginAction::Replace } else { PluginAction::Add };
+                    (None, None, is_change.then_some((action, Actor::Folder)))
                 }
             };
             is_change = true;
@@ -184,8 +184,8 @@ impl Intake<'_> {
                     Err(rejected) => (rejected.digest.clone(), Some(rejected.why.to_string())),
                 };
                 let plugin = self.status.name.to_string();
-                let what = What::Plugin(PluginChange { action, plugin, digest, refused });
-                self.engine.audit.write(self.engine.clock.now_ms(), &Entry { by, what });
+                let what = AuditedAction::Plugin(PluginChange { action, plugin, digest, refused });
+                self.engine.audit.write(self.engine.clock.now_ms(), &AuditEntry { by, what });
             }
             let outcome = match (outcome, answer) {
                 (Ok(()), answer) => (Ok(()), answer),
@@ -369,8 +369,8 @@ impl Intake<'_> {
             None => why,
         };
         let (plugin, kept) = (self.status.name.to_string(), Some(restored.loaded.digest.clone()));
-        let change = PluginChange { action: Action::Restore, plugin, digest: kept, refused: None };
-        self.engine.audit.write(at_ms, &Entry { by: By::Host, what: What::Plugin(change) });
+        let change = PluginChange { action: PluginAction::Restore, plugin, digest: kept, refused: None };
+        self.engine.audit.write(at_ms, &AuditEntry { by: Actor::Host, what: AuditedAction::Plugin(change) });
         self.status.refused(Refusal { at_ms, digest: Some(digest), reason, trap: last.and_then(|last| last.trap) });
         let digest = restored.loaded.digest.clone();
         self.hand_over(restored);

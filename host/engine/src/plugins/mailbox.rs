@@ -75,12 +75,12 @@ impl Ask {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::By;
+    use crate::audit::Actor;
     use std::time::Duration;
     use tokio::sync::oneshot;
 
     fn ask(what: Asked) -> Ask {
-        Ask { what, by: By::Host, answer: oneshot::channel().0 }
+        Ask { what, by: Actor::Host, answer: oneshot::channel().0 }
     }
 
     fn upload(bytes: &'static str) -> Ask {

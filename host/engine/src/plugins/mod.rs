@@ -55,7 +55,7 @@ pub use status::BY_OPERATOR;
 pub(crate) use supervisor::Supervisor;
 pub use trial::{TrialFailed, Tried, try_components};
 
-use crate::audit::By;
+use crate::audit::Actor;
 use crate::options::Options;
 use crate::tracked::PluginName;
 use dropsonde_sandbox::{Grants, Need, Role};
@@ -108,13 +108,13 @@ impl Plugins {
             let (answer, _) = oneshot::channel();
             let (plugin, what) = (status.name.to_string(), RequestKind::Reconfigure);
             // Without a receiver the host is stopping.
-            let _ = self.requests.blocking_send(Request { plugin, what, by: By::Host, answer });
+            let _ = self.requests.blocking_send(Request { plugin, what, by: Actor::Host, answer });
         }
     }
 
     async fn ask(&self, plugin: &str, what: RequestKind) -> Result<(), RequestError> {
         let (answer, answered) = oneshot::channel();
-        self.request(Request { plugin: plugin.to_owned(), what, by: By::Host, answer }).await;
+        self.request(Request { plugin: plugin.to_owned(), what, by: Actor::Host, answer }).await;
         // Without an answer the host is stopping.
         answered.await.unwrap_or(Ok(()))
     }

@@ -12,7 +12,7 @@ use super::trial::try_section;
 use super::watcher::Watcher;
 use super::{Bundled, Component, FindError, Origin, PluginState, RefusedVersion, Status};
 use crate::Engine;
-use crate::audit::{Action, By, Entry, PluginChange, What};
+use crate::audit::{PluginAction, Actor, AuditEntry, PluginChange, AuditedAction};
 use crate::options::{Options, UnknownName};
 use crate::tracked::PluginName;
 use crate::unwritable::is_denied;
@@ -32,7 +32,7 @@ pub struct Request {
     pub plugin: String,
     pub what: RequestKind,
     /// The requester, for the audit log.
-    pub by: By,
+    pub by: Actor,
     pub answer: oneshot::Sender<Result<(), RequestError>>,
 }
 
@@ -300,10 +300,10 @@ impl Supervisor {
 
     /// Denies a request that is not tried, and writes that to the audit log.
     fn refuse(&self, plugin: &str, Ask { what, by, answer }: Ask, why: RequestError) {
-        let action = if matches!(what, Asked::Again) { Action::Reload } else { Action::Upload };
+        let action = if matches!(what, Asked::Again) { PluginAction::Reload } else { PluginAction::Upload };
         let (plugin, refused) = (plugin.to_owned(), Some(why.to_string()));
-        let what = What::Plugin(PluginChange { action, plugin, digest: None, refused });
-        self.engine.audit.write(self.engine.clock.now_ms(), &Entry { by, what });
+        let what = AuditedAction::Plugin(PluginChange { action, plugin, digest: None, refused });
+        self.engine.audit.write(self.engine.clock.now_ms(), &AuditEntry { by, what });
         let _ = answer.send(Err(why));
     }
 
@@ -358,9 +358,9 @@ impl Supervisor {
     }
 
     /// Writes to the audit log that a plugin was removed, and starts the bundled plugin of its name, if there is one.
-    fn removed(&mut self, name: &str, by: By) {
-        let change = PluginChange { action: Action::Remove, plugin: name.to_owned(), digest: None, refused: None };
-        self.engine.audit.write(self.engine.clock.now_ms(), &Entry { by, what: What::Plugin(change) });
+    fn removed(&mut self, name: &str, by: Actor) {
+        let change = PluginChange { action: PluginAction::Remove, plugin: name.to_owned(), digest: None, refused: None };
+        self.engine.audit.write(self.engine.clock.now_ms(), &AuditEntry { by, what: AuditedAction::Plugin(change) });
         if let Some(bundled) = self.bundled(name) {
             self.begin(bundled.into(), Beginning::Back);
         }
@@ -456,7 +456,7 @@ impl Supervisor {
             Some(End::Gone) => {
                 self.forget(name);
                 tracing::info!(plugin = name, "removed");
-                self.removed(name, By::Folder);
+                self.removed(name, Actor::Folder);
             }
             Some(End::Remove(Requester { by, answer })) => {
                 self.forget(name);
