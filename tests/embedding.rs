@@ -2,7 +2,7 @@ use crate::harness::{request, run};
 use dropsonde::clock::Clock;
 use dropsonde::config::Config;
 use dropsonde::host::Host;
-use dropsonde::hub::{Seen, Selection, What};
+use dropsonde::hub::{WatchItem, Selection, EventContent};
 use dropsonde::metrics::{HostMetrics, Registrar as _};
 use dropsonde::native::{ChannelStats, Failure, Field, Instance, Readings, Sampler, Stats};
 use dropsonde::snapshot::named;
@@ -99,11 +99,11 @@ async fn get(host: &Host, path: &str) -> crate::harness::Response {
 async fn number(host: &Host, instance: &str) -> f64 {
     let mut watch = host.service().watch(Selection::One(id(instance))).unwrap();
     match watch.next().await.unwrap() {
-        Seen::Event(event) => match &event.what {
-            What::Usage(sample) => sample.get("number").unwrap(),
-            What::Untracked => panic!("it was untracked"),
+        WatchItem::Event(event) => match &event.what {
+            EventContent::Usage(sample) => sample.get("number").unwrap(),
+            EventContent::Untracked => panic!("it was untracked"),
         },
-        Seen::Lagged(_) => panic!("nothing was lost"),
+        WatchItem::Lagged(_) => panic!("nothing was lost"),
     }
 }
 

@@ -5,7 +5,7 @@ use crate::exposition::Exposition;
 use crate::frontend::Frontend;
 use crate::health::Vitals;
 use crate::history::FlushTrigger;
-use crate::hub::{Follow, Hub, Member, Selection, TooManyStreams, Watch};
+use crate::hub::{FollowRequest, Hub, Member, Selection, TooManyStreams, Watch};
 use crate::metrics::HostMetrics;
 use crate::options::{Options, StaticInstance};
 use crate::plugins::Plugins;
@@ -202,7 +202,7 @@ impl Engine {
 
     /// Calls `begin` with what a new reader of a selection gets: the latest samples, or those after the event `seen`,
     /// and all that come later. May read files.
-    pub fn follow<T>(&self, selection: Selection, seen: Option<String>, begin: impl FnOnce(&Hub, Follow) -> T) -> T {
+    pub fn follow<T>(&self, selection: Selection, seen: Option<String>, begin: impl FnOnce(&Hub, FollowRequest) -> T) -> T {
         // What can take long comes before the lock below, under which nobody can change instances.
         let members = self.members(&selection);
         let latest = |member: &&Member| Some((member.id.clone(), (member.generation, self.store.latest(&member.id)?)));
@@ -219,7 +219,7 @@ impl Engine {
         // No instance is untracked in the meantime, so the reader begins only with instances that exist.
         self.tracked.while_selected(&selection.clone(), |members| {
             let members = with_own(&selection, members);
-            begin(&self.hub, Follow { selection: selection.into(), seen, members, unheard, together })
+            begin(&self.hub, FollowRequest { selection: selection.into(), seen, members, unheard, together })
         })
     }
 

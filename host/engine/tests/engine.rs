@@ -4,7 +4,7 @@
 
 use dropsonde_engine::clock::Clock;
 use dropsonde_engine::health::Health;
-use dropsonde_engine::hub::{Seen, Selection, What};
+use dropsonde_engine::hub::{WatchItem, Selection, EventContent};
 use dropsonde_engine::metrics::{HostMetrics, ServiceStatus};
 use dropsonde_engine::native::{ChannelStats, Failure, Field, Instance, Native, Sampler, Stats};
 use dropsonde_engine::options::{Options, PluginConfig, Poll, StaticInstance, StoreConfig};
@@ -249,11 +249,11 @@ async fn an_untracked_instance_loses_its_history_and_its_streams_end() {
     let mut samples = 0;
     while let Some(seen) = watch.next().await {
         match seen {
-            Seen::Event(event) => match &event.what {
-                What::Usage(_) => samples += 1,
-                What::Untracked => break,
+            WatchItem::Event(event) => match &event.what {
+                EventContent::Usage(_) => samples += 1,
+                EventContent::Untracked => break,
             },
-            Seen::Lagged(_) => panic!("nothing was lost"),
+            WatchItem::Lagged(_) => panic!("nothing was lost"),
         }
     }
     assert!(samples >= 2, "{samples}");

@@ -1,4 +1,4 @@
-use super::watch::Told;
+use super::watch::StreamItem;
 use super::*;
 use std::collections::{BTreeSet, HashMap};
 
@@ -28,24 +28,24 @@ fn publish(hub: &Hub, text: &str, at_ms: i64) {
 }
 
 /// A reader and the form in which it gets samples.
-struct Reading {
+struct TestReader {
     watch: Watch,
-    form: Form,
+    form: StreamForm,
 }
 
-impl Reading {
-    fn new(hub: &Hub, follow: Follow) -> Self {
+impl TestReader {
+    fn new(hub: &Hub, follow: FollowRequest) -> Self {
         let form = follow.selection.form();
         Self { watch: hub.watch(hub.claim(None, None).unwrap(), follow), form }
     }
 }
 
-fn watch(hub: &Hub, selection: Selection, seen: Option<&str>) -> Reading {
+fn watch(hub: &Hub, selection: Selection, seen: Option<&str>) -> TestReader {
     let members = ["a", "b"].map(|text| Member { id: id(text), generation: 1, labels: Labels::new() });
     let members = members.into_iter().filter(|member| selection.includes(&member.id, &member.labels)).collect();
     let seen = seen.map(str::to_owned);
-    let follow = Follow { selection: selection.into(), seen, members, unheard: HashMap::new(), together: None };
-    Reading::new(hub, follow)
+    let follow = FollowRequest { selection: selection.into(), seen, members, unheard: HashMap::new(), together: None };
+    TestReader::new(hub, follow)
 }
 
 fn one(text: &str) -> Selection {
@@ -57,17 +57,17 @@ fn several() -> Selection {
 }
 
 /// Returns everything that can be read now, as it is sent.
-fn read(reading: &mut Reading) -> Vec<String> {
+fn read(reading: &mut TestReader) -> Vec<String> {
     let text = |bytes: bytes::Bytes| String::from_utf8(bytes.to_vec()).unwrap();
     let mut read = Vec::new();
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     while let std::task::Poll::Ready(told) = reading.watch.poll_next(&mut context) {
         match told {
-            Some(Told::First(First::Reset(reset))) => read.push(text(reset.text())),
-            Some(Told::First(First::Event(event)) | Told::Seen(Seen::Event(event))) => {
+            Some(StreamItem::Initial(InitialEvent::Reset(reset))) => read.push(text(reset.text())),
+            Some(StreamItem::Initial(InitialEvent::Event(event)) | StreamItem::New(WatchItem::Event(event))) => {
                 read.push(text(event.encoded(reading.form).text()));
             }
-            Some(Told::Seen(Seen::Lagged(lost))) => read.push(format!("lagged {lost}")),
+            Some(StreamItem::New(WatchItem::Lagged(lost))) => read.push(format!("lagged {lost}")),
             None => {
                 read.push("over".to_owned());
                 break;
@@ -78,7 +78,7 @@ fn read(reading: &mut Reading) -> Vec<String> {
 }
 
 /// Returns the sequences of everything that can be read now.
-fn sequences(reading: &mut Reading) -> Vec<u64> {
+fn sequences(reading: &mut TestReader) -> Vec<u64> {
     sequences_of(&read(reading))
 }
 
@@ -257,14 +257,14 @@ fn a_workload_is_added_up_for_who_follows_it_and_for_who_comes_back() {
 fn what_is_from_before_this_start_comes_first_too_unless_it_is_of_another() {
     let begin = |generation| {
         let hub = hub();
-        let follow = Follow {
+        let follow = FollowRequest {
             selection: one("a").into(),
             seen: None,
             members: vec![Member { id: id("a"), generation: 1, labels: Labels::new() }],
             unheard: HashMap::from([(id("a"), (generation, sample(7)))]),
             together: None,
         };
-        let mut reader = Reading::new(&hub, follow);
+        let mut reader = TestReader::new(&hub, follow);
         publish(&hub, "a", 8);
         (sequences(&mut reader), sequences(&mut watch(&hub, one("a"), Some("b007-0"))))
     };
@@ -330,14 +330,14 @@ fn who_comes_while_the_host_stops_hears_that_it_is_over() {
 }
 
 /// Follows all instances, or those with a label. `members` have the labels of now.
-fn watch_many(hub: &Hub, label: Option<&str>, members: &[(String, &str)], seen: Option<String>) -> Reading {
+fn watch_many(hub: &Hub, label: Option<&str>, members: &[(String, &str)], seen: Option<String>) -> TestReader {
     let pair = |workload: &str| ("workload".to_owned(), workload.to_owned());
     let selection = Selection::Labels(label.map(pair).into_iter().collect());
     let members =
         members.iter().map(|(text, workload)| Member { id: id(text), generation: 1, labels: labels(workload) });
     let members = members.filter(|member| selection.includes(&member.id, &member.labels)).collect();
-    let follow = Follow { selection: selection.into(), seen, members, unheard: HashMap::new(), together: None };
-    Reading::new(hub, follow)
+    let follow = FollowRequest { selection: selection.into(), seen, members, unheard: HashMap::new(), together: None };
+    TestReader::new(hub, follow)
 }
 
 /// Publishes a sample of each instance.

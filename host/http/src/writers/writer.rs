@@ -3,7 +3,7 @@ use super::backlog::Backlog;
 use super::fair_queue::{Client, Turns};
 use super::reader::{Reader, State, Went};
 use dropsonde_engine::health::TaskGuard;
-use dropsonde_engine::hub::{ChannelId, Event, Hub, Inbox, Joining, Message, Registered, WaitingBytes};
+use dropsonde_engine::hub::{ChannelId, StreamEvent, Hub, Inbox, JoiningReader, WriterMessage, WriterHandle, WaitingMessages};
 use mio::{Events, Poll, Token};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -112,7 +112,7 @@ impl Writer {
                     self.ready(token);
                 }
             }
-            let WaitingBytes { messages, .. } = self.inbox.take();
+            let WaitingMessages { messages, .. } = self.inbox.take();
             if self.take(messages, now) {
                 until = Some(now + LAST);
             }
@@ -130,7 +130,7 @@ impl Writer {
     }
 
     /// Handles messages. Returns whether the host stops.
-    fn take(&mut self, messages: Vec<Message>, now: Instant) -> bool {
+    fn take(&mut self, messages: Vec<WriterMessage>, now: Instant) -> bool {
         let mut stirred = Vec::new();
         let mut stops = false;
         if !messages.is_empty() {
@@ -138,19 +138,19 @@ impl Writer {
         }
         for message in messages {
             match message {
-                Message::Join(joining) => self.join(*joining, now),
-                Message::Publish { channel, event } => {
+                WriterMessage::Join(joining) => self.join(*joining, now),
+                WriterMessage::Publish { channel, event } => {
                     stirred.extend(self.backlog.push(channel, event).then_some(channel))
                 }
-                Message::Skip { channel, count, last } => {
+                WriterMessage::Skip { channel, count, last } => {
                     stirred.extend(self.backlog.skip(channel, count, last).then_some(channel));
                 }
-                Message::End { channel, last } => self.end(channel, last.as_ref()),
-                Message::Moved { peer, token, serial } => {
+                WriterMessage::End { channel, last } => self.end(channel, last.as_ref()),
+                WriterMessage::Moved { peer, token, serial } => {
                     self.turns.resume(Client { peer, is_carried: true });
                     self.moved(token, serial);
                 }
-                Message::Stop => stops = true,
+                WriterMessage::Stop => stops = true,
             }
         }
         for channel in stirred {
@@ -166,7 +166,7 @@ impl Writer {
         stops
     }
 
-    fn join(&mut self, joining: Joining, now: Instant) {
+    fn join(&mut self, joining: JoiningReader, now: Instant) {
         let channel = joining.channel;
         let token = self.free.pop().unwrap_or(self.readers.len());
         self.next_serial += 1;
@@ -174,7 +174,7 @@ impl Writer {
         let mut reader = Box::new(Reader::new(joining, serial, token, &mut self.backlog, now));
         let client = reader.client();
         let awake = self.turns.join(client);
-        let own = Registered { inbox: self.inbox.clone(), awake, peer: client.peer, token, serial };
+        let own = WriterHandle { inbox: self.inbox.clone(), awake, peer: client.peer, token, serial };
         match reader.outlet.register(self.poll.registry(), own) {
             Ok(()) => {
                 self.turns.queue(client, token, serial);
@@ -197,7 +197,7 @@ impl Writer {
     }
 
     /// Ends the streams of a channel, once their readers have the events before.
-    fn end(&mut self, channel: ChannelId, last: Option<&Arc<Event>>) {
+    fn end(&mut self, channel: ChannelId, last: Option<&Arc<StreamEvent>>) {
         let (_, end, _) = self.backlog.bounds(channel);
         let readers = self.backlog.channel(channel).map(|channel| channel.readers.clone()).unwrap_or_default();
         for token in readers {
