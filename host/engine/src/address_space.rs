@@ -55,7 +55,7 @@ pub struct NotEnoughAddressSpace {
     needed: u64,
 }
 
-// === impl Rooms ===
+// === impl AddressSpace ===
 
 impl AddressSpace {
     /// Reads the limit and the mapped bytes of this process, before there are plugins.

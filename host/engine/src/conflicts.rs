@@ -24,7 +24,7 @@ pub struct Conflicts {
 
 /// A conflict as plugin pages show it.
 #[derive(Debug, Serialize)]
-pub(crate) struct Conflict {
+pub(crate) struct ConflictPage {
     instance: String,
     with: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,8 +75,8 @@ impl Conflicts {
         is_other
     }
 
-    fn own(&self) -> impl Iterator<Item = Conflict> {
-        let instances = self.instances.iter().map(|(instance, owner)| Conflict {
+    fn own(&self) -> impl Iterator<Item = ConflictPage> {
+        let instances = self.instances.iter().map(|(instance, owner)| ConflictPage {
             instance: instance.to_string(),
             with: owner.to_string(),
             field: None,
@@ -85,7 +85,7 @@ impl Conflicts {
                    samplers; to let this plugin add to it, name the plugin in `samplers` of [[instances]], or set \
                    share_instances",
         });
-        let fields = self.fields.iter().map(|(instance, owner, field)| Conflict {
+        let fields = self.fields.iter().map(|(instance, owner, field)| ConflictPage {
             instance: instance.to_string(),
             with: owner.to_string(),
             field: Some(field.clone()),
@@ -95,16 +95,16 @@ impl Conflicts {
     }
 
     /// Returns this plugin's conflicts with `owner`, as the owner's page shows them. `plugin` is this plugin's name.
-    fn with(&self, owner: &str, plugin: &str) -> impl Iterator<Item = Conflict> {
+    fn with(&self, owner: &str, plugin: &str) -> impl Iterator<Item = ConflictPage> {
         let instances = self.instances.iter().filter(move |(_, other)| &**other == owner);
-        let instances = instances.map(|(instance, _)| Conflict {
+        let instances = instances.map(|(instance, _)| ConflictPage {
             instance: instance.to_string(),
             with: plugin.to_owned(),
             field: None,
             what: "the other plugin lists this instance too: the host ignores what it reports about the instance",
         });
         let fields = self.fields.iter().filter(move |(_, other, _)| &**other == owner);
-        let fields = fields.map(|(instance, _, field)| Conflict {
+        let fields = fields.map(|(instance, _, field)| ConflictPage {
             instance: instance.to_string(),
             with: plugin.to_owned(),
             field: Some(field.clone()),
@@ -116,8 +116,8 @@ impl Conflicts {
 
 /// Returns the conflicts for a plugin's page: those it has with owners, and those that other plugins have with it as
 /// owner.
-pub(crate) fn of_plugin(engine: &Engine, status: &Status) -> Vec<Conflict> {
-    let mut all: Vec<Conflict> = status.conflicts(|own| own.own().collect());
+pub(crate) fn of_plugin(engine: &Engine, status: &Status) -> Vec<ConflictPage> {
+    let mut all: Vec<ConflictPage> = status.conflicts(|own| own.own().collect());
     for other in engine.plugins.list().iter().filter(|other| other.name != status.name) {
         let left = SHOWN.saturating_sub(all.len());
         all.extend(

@@ -12,7 +12,7 @@ use crate::plugins::Plugins;
 use crate::snapshot::Snapshots;
 use crate::timeline::Timeline;
 use crate::tracked::{Discoverer, Discovery, Lifecycle, NotTracked, PluginName, Tracked, Wanted};
-use crate::workload::{self, Declared};
+use crate::workload::{self, DeclaredFields};
 use arc_swap::ArcSwap;
 use dropsonde_model::Labels;
 use dropsonde_model::names::is_reserved;
@@ -210,7 +210,7 @@ impl Engine {
         match &selection {
             Selection::Workload(_) => {
                 let ids = || members.iter().map(|member| &member.id);
-                let declared = Declared::of(&self.store, &self.plugins, ids());
+                let declared = DeclaredFields::of(&self.store, &self.plugins, ids());
                 together = workload::latest(&self.store, &declared, ids());
             }
             _ => unheard = self.hub.unheard(&members).iter().filter_map(latest).collect(),
@@ -237,7 +237,7 @@ impl Engine {
             return;
         }
         for (workload, ids) in self.tracked.of_workloads(&stale) {
-            let declared = Declared::of(&self.store, &self.plugins, ids.iter());
+            let declared = DeclaredFields::of(&self.store, &self.plugins, ids.iter());
             if let Some(sample) = workload::latest(&self.store, &declared, ids.iter()) {
                 self.hub.publish_workload(&workload, sample);
             }

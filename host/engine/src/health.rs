@@ -31,14 +31,14 @@ const SLOW_WRITE: Duration = Duration::from_secs(10);
 /// The health of the host's parts and of its plugins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
-    pub services: Vec<Service>,
+    pub services: Vec<ServiceHealth>,
     /// The reason why the host cannot go on, if any: it is stopping, or one of its own tasks has ended.
     pub fatal: Option<Fatal>,
 }
 
 /// The health of one part of the host, or of one plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Service {
+pub struct ServiceHealth {
     /// `host`, `history`, or a plugin's name.
     pub name: String,
     pub status: ServiceStatus,
@@ -89,8 +89,8 @@ impl Health {
         let history: Vec<_> = history(engine).into_iter().collect();
         let status = if history.is_empty() { ServiceStatus::Running } else { ServiceStatus::Failed };
         let mut services = vec![
-            Service { name: "host".to_owned(), status: host, reasons },
-            Service { name: "history".to_owned(), status, reasons: history },
+            ServiceHealth { name: "host".to_owned(), status: host, reasons },
+            ServiceHealth { name: "history".to_owned(), status, reasons: history },
         ];
         services.extend(engine.plugins.list().iter().map(|plugin| plugin.look(|known| service(plugin, known))));
         for reason in services.iter_mut().flat_map(|service| &mut service.reasons) {
@@ -113,7 +113,7 @@ impl std::fmt::Display for Fatal {
     }
 }
 
-fn service(plugin: &Status, known: &PluginInfo) -> Service {
+fn service(plugin: &Status, known: &PluginInfo) -> ServiceHealth {
     let status = match known.state {
         PluginState::Loading | PluginState::Compiling => ServiceStatus::Starting,
         PluginState::Running => ServiceStatus::Running,
@@ -154,7 +154,7 @@ fn service(plugin: &Status, known: &PluginInfo) -> Service {
             .push(format!("plugin {name} is polled late, {late} times in a row; {missed} polls were skipped so far"));
     }
     reasons.extend(known.conflicts.of_others(&plugin.name));
-    Service { name: plugin.name.to_string(), status, reasons }
+    ServiceHealth { name: plugin.name.to_string(), status, reasons }
 }
 
 /// Returns a reason for some time after the wall clock was set: samples from before or after that have wrong times.

@@ -20,7 +20,7 @@ use tracing::field::Empty;
 /// Rows written at a time. Between two pieces, others can track, untrack and pause instances.
 const PIECE: usize = 256;
 
-pub(crate) struct Recorder {
+pub(crate) struct SampleRecorder {
     sampler: PluginName,
     fields: Fields,
     interval_ms: i64,
@@ -29,16 +29,16 @@ pub(crate) struct Recorder {
     /// The time of the last call's readings, and whether the readings of the tick before were earlier.
     last: Option<(i64, bool)>,
     /// The usual duration of a call.
-    usual: Usual,
+    usual: UsualDuration,
     /// The frame of each polled instance, with the instance's generation.
     frames: HashMap<InstanceId, (u64, Arc<Frame>)>,
 }
 
 /// The usual duration of a call: the longest of the last calls, where older calls count less.
 #[derive(Debug, Default)]
-struct Usual(Duration);
+struct UsualDuration(Duration);
 
-impl Usual {
+impl UsualDuration {
     /// Returns whether a call took about as long as usual. A longer duration becomes the usual one if it repeats.
     fn is_so(&mut self, took: Duration, tolerance: Duration) -> bool {
         let is_so = took.saturating_sub(self.0) <= tolerance;
@@ -49,7 +49,7 @@ impl Usual {
 
 /// The rows of a batch, counted by outcome.
 #[derive(Default)]
-struct Counts {
+struct RowCounts {
     ok: u64,
     failed: u64,
     dropped: u64,
@@ -57,7 +57,7 @@ struct Counts {
     refused: u64,
 }
 
-impl Recorder {
+impl SampleRecorder {
     /// Creates a recorder. `deadline` is the longest duration of a call.
     pub(crate) fn new(sampler: PluginName, fields: Fields, interval: Duration, deadline: Duration) -> Self {
         let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
@@ -67,7 +67,7 @@ impl Recorder {
             interval_ms: ms(interval),
             latest_ms: ms(deadline),
             last: None,
-            usual: Usual::default(),
+            usual: UsualDuration::default(),
             frames: HashMap::new(),
         }
     }
@@ -155,7 +155,7 @@ impl Recorder {
         let mut failures: HashMap<usize, Failure> =
             readings.failures.into_iter().map(|(row, failure)| (row as usize, failure)).collect();
         let columns = self.columns().max(1);
-        let mut counts = Counts::default();
+        let mut counts = RowCounts::default();
         let mut rows = batch.iter().zip(readings.values.chunks_exact(columns)).enumerate().peekable();
         let (mut masks, mut masked, mut taken) = (Masks::default(), Vec::new(), BTreeMap::new());
         let (mut gone, mut failed) = (Vec::new(), Vec::new());
@@ -289,8 +289,8 @@ impl Recorder {
         }
     }
 
-    fn count(&self, engine: &Engine, received: u64, counts: &Counts, published: u64) {
-        let (metrics, name, &Counts { ok, failed, dropped, refused }) = (&engine.metrics.core, &*self.sampler, counts);
+    fn count(&self, engine: &Engine, received: u64, counts: &RowCounts, published: u64) {
+        let (metrics, name, &RowCounts { ok, failed, dropped, refused }) = (&engine.metrics.core, &*self.sampler, counts);
         engine.metrics.samples_dropped.with_label_values(&["memory"]).inc_by(refused);
         let dropped = dropped + refused;
         metrics.received(name, "sample", received);
@@ -338,7 +338,7 @@ mod tests {
     use super::*;
 
     fn usual(calls_ms: &[u64]) -> Vec<bool> {
-        let mut usual = Usual::default();
+        let mut usual = UsualDuration::default();
         let is_so = |ms: &u64| usual.is_so(Duration::from_millis(*ms), Duration::from_millis(100));
         calls_ms.iter().map(is_so).collect()
     }

@@ -45,7 +45,7 @@ pub const HISTORY: &str = "history";
 
 /// A running engine.
 #[derive(Debug)]
-pub struct Running {
+pub struct RunningEngine {
     engine: Arc<Engine>,
     stopping: watch::Sender<bool>,
     tasks: JoinSet<()>,
@@ -53,7 +53,7 @@ pub struct Running {
 }
 
 /// The parts of an engine that its options do not describe.
-pub struct Parts {
+pub struct EngineParts {
     pub clock: Clock,
     pub metrics: HostMetrics,
     /// The samplers and sources of the program itself.
@@ -63,10 +63,10 @@ pub struct Parts {
     pub has_plugins: bool,
 }
 
-impl Running {
+impl RunningEngine {
     /// Opens history, finds the plugins and starts them.
-    pub fn start(options: Options, parts: Parts) -> Result<Self> {
-        let Parts { clock, metrics, natives, sandbox, has_plugins } = parts;
+    pub fn start(options: Options, parts: EngineParts) -> Result<Self> {
+        let EngineParts { clock, metrics, natives, sandbox, has_plugins } = parts;
         let folder = options.plugins_dir.clone();
         let (store, keeper, without_history) = history(&options, clock.now_ms())?;
         let (wanted, requests) = mpsc::channel(REQUESTS);
@@ -89,7 +89,7 @@ impl Running {
         engine.hub.note(&engine.store);
         let natives = start_natives(&engine, natives, &stopped)?;
         let interval = engine.options.load().store.flush_interval.get();
-        let around = Around {
+        let around = HistoryHooks {
             engine: engine.clone(),
             streams_noted: Instant::now(),
             memory_given_back: Instant::now(),
@@ -190,7 +190,7 @@ impl Engine {
 }
 
 /// The surroundings of the history thread.
-struct Around {
+struct HistoryHooks {
     engine: Arc<Engine>,
     streams_noted: Instant,
     memory_given_back: Instant,
@@ -206,7 +206,7 @@ async fn alive(pulse: TaskGuard, work: impl Future<Output = ()>) {
     drop(pulse);
 }
 
-impl FlushHooks for Around {
+impl FlushHooks for HistoryHooks {
     fn now_ms(&mut self) -> i64 {
         self.engine.tracked.note_changes(&self.engine.store);
         self.engine.timeline.look(&self.engine.store, &self.engine.metrics);

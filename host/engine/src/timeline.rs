@@ -36,11 +36,11 @@ pub(crate) struct Timeline {
     boot: Option<String>,
     /// The timeline's time when the steady clock was 0, in milliseconds.
     base_ms: f64,
-    state: Mutex<KnownClock>,
+    state: Mutex<ClockState>,
 }
 
 #[derive(Debug)]
-struct KnownClock {
+struct ClockState {
     /// How far the wall clock is ahead of the timeline, in milliseconds.
     ahead_ms: f64,
     /// When the note was last written.
@@ -51,7 +51,7 @@ struct KnownClock {
 
 /// The last state of a timeline.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Note {
+struct TimelineNote {
     /// The machine's id of the boot.
     boot: Option<String>,
     base_ms: f64,
@@ -68,7 +68,7 @@ impl Timeline {
 
     fn on(clock: Clock, boot: Option<String>, store: &Store, metrics: &HostMetrics) -> Self {
         let (wall_ms, steady_ms) = look(&clock);
-        let noted: Option<Note> = store.notes(NOTE).first().and_then(|(_, value)| serde_json::from_slice(value).ok());
+        let noted: Option<TimelineNote> = store.notes(NOTE).first().and_then(|(_, value)| serde_json::from_slice(value).ok());
         let noted = noted.filter(|noted| noted.base_ms.is_finite() && noted.read_ms.is_finite());
         let is_same_boot = noted.as_ref().is_some_and(|noted| noted.boot.is_some() && noted.boot == boot);
         let base_ms = match &noted {
@@ -80,7 +80,7 @@ impl Timeline {
             }
         };
         let ahead_ms = noted.map_or(0.0, |noted| noted.wall_ms as f64 - noted.read_ms);
-        let state = Mutex::new(KnownClock { ahead_ms, noted: None, last: None });
+        let state = Mutex::new(ClockState { ahead_ms, noted: None, last: None });
         let timeline = Self { clock, boot, base_ms, state };
         timeline.look(store, metrics);
         timeline
@@ -115,7 +115,7 @@ impl Timeline {
         }
         if has_jumped || state.noted.is_none_or(|noted| noted.elapsed() >= NOTED) {
             state.noted = Some(Instant::now());
-            let note = Note { boot: self.boot.clone(), base_ms: self.base_ms, wall_ms, read_ms };
+            let note = TimelineNote { boot: self.boot.clone(), base_ms: self.base_ms, wall_ms, read_ms };
             // This fails only for large notes.
             let _ = store.note(NOTE, serde_json::to_vec(&note).ok());
         }

@@ -13,7 +13,7 @@ use dropsonde_engine::quota::ClientId;
 use dropsonde_engine::service::Service;
 use dropsonde_engine::snapshot::{Source, named};
 use dropsonde_engine::tracked::{Change, Lifecycle, NotTracked, State, Wanted};
-use dropsonde_engine::{Engine, Parts, Running};
+use dropsonde_engine::{Engine, EngineParts, RunningEngine};
 use dropsonde_model::InstanceId;
 use dropsonde_openmetrics::{Format, strict};
 use dropsonde_sandbox::Sandbox;
@@ -79,14 +79,14 @@ fn options() -> Options {
     Options { store, poll, ..Options::default() }
 }
 
-fn start(options: Options, natives: Vec<Native>) -> Running {
+fn start(options: Options, natives: Vec<Native>) -> RunningEngine {
     start_by(Clock::starting_at(START_MS), options, natives)
 }
 
-fn start_by(clock: Clock, options: Options, natives: Vec<Native>) -> Running {
+fn start_by(clock: Clock, options: Options, natives: Vec<Native>) -> RunningEngine {
     let metrics = HostMetrics::new().unwrap();
     let sandbox = Arc::new(Sandbox::new().unwrap());
-    Running::start(options, Parts { clock, metrics, natives, sandbox, has_plugins: false }).unwrap()
+    RunningEngine::start(options, EngineParts { clock, metrics, natives, sandbox, has_plugins: false }).unwrap()
 }
 
 fn sampler(fake: Fake) -> Native {

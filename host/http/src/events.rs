@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use dropsonde_engine::events::{BadEvents, MOST_WAITING, parse_json, parse_lines};
 use dropsonde_engine::plugins::{PluginState, Status};
-use dropsonde_engine::quota::Full;
+use dropsonde_engine::quota::QuotaError;
 use serde_json::json;
 
 /// Bytes of the largest body that is parsed on the server's own threads.
@@ -80,12 +80,12 @@ pub(crate) async fn post(
     }
 }
 
-fn no_room(plugin: &str, full: Full) -> String {
+fn no_room(plugin: &str, full: QuotaError) -> String {
     match full {
-        Full::All(_) => {
+        QuotaError::All(_) => {
             format!("limit of {MOST_WAITING} bytes of events that wait for plugin {plugin} reached; try again later")
         }
-        Full::OfPeer(most) => {
+        QuotaError::OfPeer(most) => {
             format!(
                 "limit of {most} bytes of events of this client that wait for plugin {plugin} reached; try again later"
             )

@@ -12,7 +12,7 @@ use crate::options::{HttpConfig, Options};
 use arc_swap::ArcSwap;
 use axum::Router;
 use dropsonde_engine::descriptors;
-use dropsonde_engine::quota::Permit;
+use dropsonde_engine::quota::QuotaPermit;
 use dropsonde_model::text;
 use hyper::server::conn::{http1 as one, http2 as two};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -202,7 +202,7 @@ impl Server {
 struct Connection {
     server: Arc<Server>,
     address: Address,
-    place: Permit,
+    place: QuotaPermit,
     ends: Ends,
     keep_alive: bool,
     /// The configuration when the connection was accepted.

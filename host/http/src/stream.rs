@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use dropsonde_engine::hub::{StreamPermit, EncodedEvent, Outlet, PipeReader, RETRY, Selection, TooManyStreams};
-use dropsonde_engine::quota::{ClientId, ClientShare, Permit};
+use dropsonde_engine::quota::{ClientId, ClientShare, QuotaPermit};
 use dropsonde_model::names::is_reserved;
 use dropsonde_store::InstanceId;
 use http_body::Frame;
@@ -175,7 +175,7 @@ impl Streaming {
 
     /// Returns the stream's place and its turn to start; none if another clone has started it, or if its turn did not
     /// come.
-    async fn begins(&self, app: &App) -> Option<(StreamPermit, Permit)> {
+    async fn begins(&self, app: &App) -> Option<(StreamPermit, QuotaPermit)> {
         let claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         let share = ClientShare { peer: self.peer, most: MOST_OF_PEER };
         let turn = app.beginnings.wait(1, MOST_BEGINNING, Some(share), LONGEST_WAIT).await;

@@ -23,7 +23,7 @@ pub(super) fn families(engine: &Engine) -> Vec<MetricFamily> {
 /// Returns the status and the health of the host's parts and of the plugins.
 fn services(engine: &Engine) -> [MetricFamily; 2] {
     let health = Health::of(engine);
-    let shown = |value: &dyn Fn(&crate::health::Service) -> u64| -> Vec<([LabelPair; 1], u64)> {
+    let shown = |value: &dyn Fn(&crate::health::ServiceHealth) -> u64| -> Vec<([LabelPair; 1], u64)> {
         health.services.iter().map(|service| ([label("service", &service.name)], value(service))).collect()
     };
     let (status, well) = (shown(&|service| service.status as u64), shown(&|service| service.reasons.is_empty().into()));

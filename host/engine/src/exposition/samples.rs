@@ -26,12 +26,12 @@ pub(super) struct Samples {
     /// The labels of all series, as they are written.
     labels: Vec<u8>,
     /// The frames of each sampler.
-    groups: BTreeMap<PluginName, Group>,
+    groups: BTreeMap<PluginName, SamplerFrames>,
 }
 
 /// One sampler's frames, and their newest rows.
 #[derive(Debug)]
-struct Group {
+struct SamplerFrames {
     fields: Fields,
     /// The size of the names of all its metrics, in bytes.
     names: usize,
@@ -49,7 +49,7 @@ struct Group {
 impl Samples {
     /// Writes all families, sorted by name.
     pub(super) fn write(&self, text: &mut Text) {
-        let mut families: BTreeMap<&str, Vec<(&Group, usize)>> = BTreeMap::new();
+        let mut families: BTreeMap<&str, Vec<(&SamplerFrames, usize)>> = BTreeMap::new();
         for group in self.groups.values() {
             for (column, metric) in group.fields.metrics.iter().enumerate() {
                 families.entry(dropsonde_sandbox::family(&metric.name)).or_default().push((group, column));
@@ -107,8 +107,8 @@ impl Samples {
     /// Looks up all frames and their labels, unless nothing has changed since the last time. They change seldom.
     fn look_through(&mut self, engine: &Engine) {
         let known = Some((engine.tracked.revision(), engine.store.revision()));
-        let samplers: BTreeMap<PluginName, Group> = engine.plugins.list().iter().filter_map(sampler).collect();
-        let is_same = |((a, before), (b, now)): ((&PluginName, &Group), (&PluginName, &Group))| {
+        let samplers: BTreeMap<PluginName, SamplerFrames> = engine.plugins.list().iter().filter_map(sampler).collect();
+        let is_same = |((a, before), (b, now)): ((&PluginName, &SamplerFrames), (&PluginName, &SamplerFrames))| {
             // Tells also when only a help text or the name of a total has changed.
             let is_same = Arc::ptr_eq(&before.fields.metrics, &now.fields.metrics);
             a == b && is_same && before.interval_ms == now.interval_ms
@@ -155,7 +155,7 @@ fn help<'a>(of_samplers: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Co
     each.collect::<Vec<_>>().join("; ").into()
 }
 
-impl Group {
+impl SamplerFrames {
     fn new(fields: Fields, interval_ms: i64, order: (bool, Instant)) -> Self {
         let names = fields.metrics.iter().map(|metric| metric.name.len()).sum();
         Self { fields, names, interval_ms, order, frames: Vec::new(), rows: Vec::new(), values: Vec::new() }
@@ -167,9 +167,9 @@ impl Group {
     }
 }
 
-fn sampler(plugin: &Arc<Status>) -> Option<(PluginName, Group)> {
+fn sampler(plugin: &Arc<Status>) -> Option<(PluginName, SamplerFrames)> {
     let interval_ms = i64::try_from(plugin.interval().as_millis()).unwrap_or(i64::MAX);
-    Some((plugin.name.clone(), Group::new(plugin.fields()?, interval_ms, (!plugin.is_built_in(), plugin.began))))
+    Some((plugin.name.clone(), SamplerFrames::new(plugin.fields()?, interval_ms, (!plugin.is_built_in(), plugin.began))))
 }
 
 /// Appends the sampler's label after those of the instance, and ends the labels.
@@ -204,7 +204,7 @@ impl Samples {
         let mut samples = Self::default();
         label(&mut samples.labels, "id", instance);
         end_labels(&mut samples.labels, "s");
-        let mut group = Group::new(Fields::check("s", &fields).unwrap(), 1000, (false, Instant::now()));
+        let mut group = SamplerFrames::new(Fields::check("s", &fields).unwrap(), 1000, (false, Instant::now()));
         group.rows.push(0..samples.labels.len());
         group.values.extend([reading, reading]);
         samples.groups.insert("s".into(), group);

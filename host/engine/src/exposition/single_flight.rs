@@ -6,17 +6,17 @@ use tokio::sync::watch;
 /// Work that several callers share. A caller that comes while the work is under way gets its result; a later caller has
 /// the work done again.
 #[derive(Debug)]
-pub(super) struct Flights<K, V> {
+pub(super) struct SingleFlight<K, V> {
     under_way: Arc<Mutex<HashMap<K, watch::Receiver<Option<V>>>>>,
 }
 
-impl<K, V> Default for Flights<K, V> {
+impl<K, V> Default for SingleFlight<K, V> {
     fn default() -> Self {
         Self { under_way: Arc::default() }
     }
 }
 
-impl<K: Copy + Eq + Hash + Send + 'static, V: Clone + Send + Sync + 'static> Flights<K, V> {
+impl<K: Copy + Eq + Hash + Send + 'static, V: Clone + Send + Sync + 'static> SingleFlight<K, V> {
     /// Returns the result of the work for a key, and starts the work unless it is under way. None: the work failed. The
     /// work goes on even when nobody waits for it any more.
     pub(super) async fn join<F>(&self, key: K, work: impl FnOnce() -> F) -> Option<V>
@@ -58,7 +58,7 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_come_while_it_is_done_have_it_together_and_later_ones_anew() {
-        let flights = Flights::default();
+        let flights = SingleFlight::default();
         let (times, go) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
         let work = || {
             let (times, go) = (times.clone(), go.clone());
@@ -78,7 +78,7 @@ mod tests {
 
     #[tokio::test]
     async fn work_that_fails_or_ends_abruptly_is_done_again() {
-        let flights = Flights::<_, u32>::default();
+        let flights = SingleFlight::<_, u32>::default();
         assert_eq!(flights.join("k", || async { None }).await, None);
         assert_eq!(flights.join("k", || async { panic!("told to") }).await, None);
         assert_eq!(flights.join("k", || async { Some(1) }).await, Some(1));

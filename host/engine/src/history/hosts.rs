@@ -1,4 +1,4 @@
-use super::Range;
+use super::HistoryRange;
 use super::flusher::{FlushHooks, Flusher};
 use dropsonde_store::{InstanceId, Keeper, Limits, OpenError, Points, Schema, Store, StoredField};
 use std::path::Path;
@@ -86,7 +86,7 @@ impl HostHistory {
     }
 
     /// Returns a host's samples by ascending time; none for an unknown host.
-    pub fn query(&self, host: &InstanceId, range: Range, now_ms: i64) -> Points {
+    pub fn query(&self, host: &InstanceId, range: HistoryRange, now_ms: i64) -> Points {
         self.store.range(host, &range.query(now_ms))
     }
 
@@ -133,7 +133,7 @@ mod tests {
         assert_eq!((history.record(&host, 11 * MIN, &[6.0]), history.refused()), (Err(NotRecorded::Closed), 1));
 
         let again = HostHistory::open(folder.path(), fields(), MIN, &Limits::default()).unwrap();
-        let points = again.query(&host, Range::HalfHour, 12 * MIN);
+        let points = again.query(&host, HistoryRange::HalfHour, 12 * MIN);
         assert_eq!((points.at_ms, points.columns[0].values.clone()), (vec![10 * MIN], vec![5.0]));
         assert_eq!(again.hosts(), [host]);
     }
@@ -145,8 +145,8 @@ mod tests {
         for minute in 0..120 {
             history.record(&host, minute * MIN, &[minute as f64]).unwrap();
         }
-        let points = history.query(&host, Range::HalfHour, 100 * MIN);
+        let points = history.query(&host, HistoryRange::HalfHour, 100 * MIN);
         assert_eq!((points.at_ms.first(), points.at_ms.last()), (Some(&(70 * MIN)), Some(&(100 * MIN))));
-        assert!(history.query(&InstanceId::new("nobody").unwrap(), Range::Day, 0).is_empty());
+        assert!(history.query(&InstanceId::new("nobody").unwrap(), HistoryRange::Day, 0).is_empty());
     }
 }

@@ -42,7 +42,7 @@ pub use outlet::{Outlet, SEND_BUFFER};
 pub use pipe::{AwakeBodies, PipeReader, WriterHandle};
 pub(crate) use selection::WORKLOAD;
 
-use crate::quota::{ClientId, ClientShare, Full, Permit, Quota};
+use crate::quota::{ClientId, ClientShare, QuotaError, QuotaPermit, Quota};
 use start_note::StartNote;
 use initial_events::ReaderStart;
 use channels::StreamChannels;
@@ -116,7 +116,7 @@ pub struct Member {
 /// A place among the open streams. Dropping it frees the place.
 #[derive(Debug)]
 pub struct StreamPermit {
-    _place: Permit,
+    _place: QuotaPermit,
     /// The client of the stream. None: the stream is the program's own.
     peer: Option<ClientId>,
 }
@@ -250,8 +250,8 @@ impl Hub {
     pub fn claim(&self, peer: Option<ClientId>, share: Option<ClientShare>) -> Result<StreamPermit, TooManyStreams> {
         let place = self.0.open.take(self.0.most.load(Relaxed), share);
         place.map(|place| StreamPermit { _place: place, peer }).map_err(|full| match full {
-            Full::All(most) => TooManyStreams::InAll(most),
-            Full::OfPeer(most) => TooManyStreams::OfPeer(most),
+            QuotaError::All(most) => TooManyStreams::InAll(most),
+            QuotaError::OfPeer(most) => TooManyStreams::OfPeer(most),
         })
     }
 

@@ -1,5 +1,5 @@
 use super::core::{histogram_options, options, register};
-use super::{CoreMetrics, MetricRegistry, RegisterError};
+use super::{CoreMetrics, MetricRegistry, RegistrationError};
 use prometheus::{
     CounterVec, Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, exponential_buckets,
 };
@@ -49,7 +49,7 @@ pub struct HostMetrics {
 }
 
 impl HostMetrics {
-    pub fn new() -> Result<Self, RegisterError> {
+    pub fn new() -> Result<Self, RegistrationError> {
         let registry = MetricRegistry::new()?;
         let core = CoreMetrics::register(&registry)?;
         let all = registry.prometheus();

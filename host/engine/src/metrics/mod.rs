@@ -11,4 +11,4 @@ mod registry;
 pub use self::core::{Breaker, CoreMetrics, ServiceStatus};
 pub(crate) use self::core::{HEALTH_STATUS, SERVICE_STATUS};
 pub use host::{HostMetrics, status_class};
-pub use registry::{MetricRegistry, RegisterError, Registrar};
+pub use registry::{MetricRegistry, RegistrationError, Registrar};

@@ -1,8 +1,8 @@
 use super::{Origin, PluginInfo, PluginState, SetAsideInstance, Status};
 use crate::Engine;
-use crate::conflicts::{self, Conflict};
+use crate::conflicts::{self, ConflictPage};
 use crate::json;
-use crate::shares::{self, Share};
+use crate::shares::{self, PoolShare};
 use dropsonde_sandbox::{Grants, Need, PluginMetrics, Recorded, Trap};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -80,9 +80,9 @@ pub struct PluginPage {
     #[serde(skip_serializing_if = "Option::is_none")]
     metrics: Option<MetricsPage>,
     /// The plugin's conflicts with owners of instances, and other plugins' conflicts with it as owner.
-    conflicts: Vec<Conflict>,
+    conflicts: Vec<ConflictPage>,
     /// The plugin's use of shared pools.
-    shares: Vec<Share>,
+    shares: Vec<PoolShare>,
 }
 
 /// The plugin's own metrics, while it has a worker.

@@ -95,15 +95,15 @@ impl<F: Fn(i64) -> Result<Stats, String> + Send + Sync> Source for F {
 
 /// Gives a source a name.
 pub fn named(name: impl Into<String>, source: impl Source) -> impl Source {
-    Named { name: name.into(), source }
+    NamedSource { name: name.into(), source }
 }
 
-struct Named<S> {
+struct NamedSource<S> {
     name: String,
     source: S,
 }
 
-impl<S: Source> Source for Named<S> {
+impl<S: Source> Source for NamedSource<S> {
     fn name(&self) -> &str {
         &self.name
     }

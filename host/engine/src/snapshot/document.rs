@@ -15,7 +15,7 @@ pub struct Document {
 
 /// A source as the document lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Named {
+pub(super) struct ListedSource {
     pub(super) name: String,
     /// The time of its last report.
     pub(super) at_ms: Option<i64>,
@@ -23,7 +23,7 @@ pub(super) struct Named {
 }
 
 impl Document {
-    pub(super) fn of(aggregate: Aggregate, at_ms: i64, sources: &[Named]) -> Self {
+    pub(super) fn of(aggregate: Aggregate, at_ms: i64, sources: &[ListedSource]) -> Self {
         let sources = sources.iter().map(|source| {
             let mut page = json!({ "name": source.name });
             if let (Some(page), Some(at_ms)) = (page.as_object_mut(), source.at_ms) {
@@ -60,7 +60,7 @@ mod tests {
     fn what_there_is_of_what_is_optional_is_there() {
         let channels = ChannelStats { total_active: 2, by_pattern: vec![("a".to_owned(), 2), ("b".to_owned(), 0)] };
         let cache = CacheStats { hit_rate_pct: 12.5, size_entries: 3, ..CacheStats::default() };
-        let sources = [Named { name: "s".to_owned(), at_ms: None, status: "stale" }];
+        let sources = [ListedSource { name: "s".to_owned(), at_ms: None, status: "stale" }];
         let document = Document::of(Aggregate { channels, cache, ..Aggregate::default() }, 0, &sources);
         let json: Value = serde_json::from_slice(&document.json).unwrap();
         assert_eq!(json["channels"], json!({ "total_active": 2, "by_pattern": { "a": 2 } }));

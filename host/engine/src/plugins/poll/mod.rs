@@ -18,7 +18,7 @@ use crate::Engine;
 use crate::clock::{Schedule, Stamp};
 use crate::events::EventQueue;
 use crate::options::PluginConfig;
-use crate::recorder::Recorder;
+use crate::recorder::SampleRecorder;
 use dropsonde_sandbox::{CallError, Event, Role, Tick};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -60,7 +60,7 @@ pub(super) struct Poller<'a, C: Calls> {
     status: &'a Shared,
     calls: C,
     /// `None` if the plugin is not a sampler.
-    recorder: Option<Recorder>,
+    recorder: Option<SampleRecorder>,
     keeper: &'a StateKeeper,
     standing: &'a mut Conduct,
     /// The kinds of failure since the last tick, each of which is logged once at most.
@@ -119,7 +119,7 @@ impl<'a, C: Calls> Poller<'a, C> {
         keeper: &'a StateKeeper,
         standing: &'a mut Conduct,
     ) -> Self {
-        let recorder = |fields| Recorder::new(status.name.clone(), fields, status.interval(), status.limits.deadline);
+        let recorder = |fields| SampleRecorder::new(status.name.clone(), fields, status.interval(), status.limits.deadline);
         Self {
             engine,
             status,
