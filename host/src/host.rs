@@ -6,7 +6,7 @@ use crate::config::{Config, Listen};
 use crate::reload::{self, Reload};
 use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
-use dropsonde_engine::plugins::{Component, TrialFailed, Tried, try_components};
+use dropsonde_engine::plugins::{Component, TrialFailed, TrialOutcome, try_components};
 use dropsonde_engine::service::{Service, Subscription};
 use dropsonde_engine::tracked::Lifecycle;
 use dropsonde_engine::unwritable::{is_denied, is_unwritable};
@@ -166,7 +166,7 @@ impl Host {
 pub(crate) async fn try_plugins(
     config: &Config,
     found: Vec<Component>,
-) -> Result<Vec<(String, Result<Tried, TrialFailed>)>> {
+) -> Result<Vec<(String, Result<TrialOutcome, TrialFailed>)>> {
     let sandbox = Arc::new(Sandbox::new()?.with_compiler(OWN_BINARY, cli::COMPILE, None));
     try_components(config.engine(), sandbox, found).await
 }

@@ -4,7 +4,7 @@
 use crate::config::{Change, Config, ConfigError};
 use anyhow::{Context as _, Result, anyhow};
 use arc_swap::ArcSwap;
-use dropsonde_engine::plugins::{self, Origin, PluginState, RefusedSection, Status, describe_need};
+use dropsonde_engine::plugins::{self, ComponentOrigin, PluginState, RefusedSection, PluginStatus, describe_need};
 use dropsonde_engine::{Engine, Options, json};
 pub use dropsonde_http::reload::{Outcome, Part, Reload};
 use dropsonde_http::{Server, Tls};
@@ -99,7 +99,7 @@ async fn take_over(in_force: &ArcSwap<Config>, server: &Server, config: Config, 
     parts.extend(needs_restart.into_iter().map(|key| Part::new(key, Outcome::Restart)));
     let others: Vec<_> = engine.plugins.list().into_iter().filter(|status| !status.is_as(&options)).collect();
     let (natives, others): (Vec<_>, Vec<_>) =
-        others.into_iter().partition(|status| status.look(|known| known.origin == Origin::Native));
+        others.into_iter().partition(|status| status.look(|known| known.origin == ComponentOrigin::Native));
     parts.extend(natives.iter().map(|native| Part::new(key_of_native(native, &options), Outcome::Restart)));
 
     // First, try everything that can fail.
@@ -174,7 +174,7 @@ async fn take_over(in_force: &ArcSwap<Config>, server: &Server, config: Config, 
 }
 
 /// Returns the changed key of a native sampler or source, which restarts only with its program.
-fn key_of_native(native: &Status, options: &Options) -> String {
+fn key_of_native(native: &PluginStatus, options: &Options) -> String {
     let has_other_section = native.config != options.plugin(&native.name);
     if has_other_section { format!("plugins.{}", native.name) } else { format!("poll, of {}", native.name) }
 }
@@ -190,7 +190,7 @@ async fn unknown_names(engine: &Engine, options: &Options, before: &Options) -> 
 }
 
 /// Returns the error of a refused reload. Adds to `parts` what failed, and what would have worked.
-fn refuse(failed: Vec<Part>, changed: &[&str], others: &[Arc<Status>], parts: &mut Vec<Part>) -> anyhow::Error {
+fn refuse(failed: Vec<Part>, changed: &[&str], others: &[Arc<PluginStatus>], parts: &mut Vec<Part>) -> anyhow::Error {
     let why = failed.iter().map(|failed| format!("{}: {}", failed.part, failed.error.as_deref().unwrap_or_default()));
     let why = anyhow!("{}", why.collect::<Vec<_>>().join("; "));
     let others = others.iter().map(|status| section(&status.name));

@@ -1,7 +1,7 @@
 //! Conflicts between plugins: a plugin reports instances, or fields of instances, that belong to another owner.
 
 use crate::Engine;
-use crate::plugins::{Fields, Status};
+use crate::plugins::{Fields, PluginStatus};
 use crate::tracked::PluginName;
 use dropsonde_store::InstanceId;
 use serde::Serialize;
@@ -116,7 +116,7 @@ impl Conflicts {
 
 /// Returns the conflicts for a plugin's page: those it has with owners, and those that other plugins have with it as
 /// owner.
-pub(crate) fn of_plugin(engine: &Engine, status: &Status) -> Vec<ConflictPage> {
+pub(crate) fn of_plugin(engine: &Engine, status: &PluginStatus) -> Vec<ConflictPage> {
     let mut all: Vec<ConflictPage> = status.conflicts(|own| own.own().collect());
     for other in engine.plugins.list().iter().filter(|other| other.name != status.name) {
         let left = SHOWN.saturating_sub(all.len());

@@ -11,7 +11,7 @@ use crate::options::{Options, StaticInstance};
 use crate::plugins::Plugins;
 use crate::snapshot::Snapshots;
 use crate::timeline::Timeline;
-use crate::tracked::{Discoverer, Discovery, Lifecycle, NotTracked, PluginName, Tracked, Wanted};
+use crate::tracked::{Discoverer, Discovery, Lifecycle, NotTracked, PluginName, Tracked, TrackRequest};
 use crate::workload::{self, DeclaredFields};
 use arc_swap::ArcSwap;
 use dropsonde_model::Labels;
@@ -71,7 +71,7 @@ impl Engine {
     }
 
     /// Tracks an instance that a program named. A repeated call changes nothing.
-    pub fn track(&self, wanted: Wanted) -> Result<(), NotTracked> {
+    pub fn track(&self, wanted: TrackRequest) -> Result<(), NotTracked> {
         wanted.check()?;
         let tracked = self.tracked.track(wanted, &|id| self.forget(id));
         self.hurry();

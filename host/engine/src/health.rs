@@ -3,7 +3,7 @@
 use crate::Engine;
 use crate::json;
 use crate::metrics::ServiceStatus;
-use crate::plugins::{PluginInfo, PluginState, Status};
+use crate::plugins::{PluginInfo, PluginState, PluginStatus};
 use crate::shares;
 use crate::timeline;
 use dropsonde_model::text;
@@ -113,7 +113,7 @@ impl std::fmt::Display for Fatal {
     }
 }
 
-fn service(plugin: &Status, known: &PluginInfo) -> ServiceHealth {
+fn service(plugin: &PluginStatus, known: &PluginInfo) -> ServiceHealth {
     let status = match known.state {
         PluginState::Loading | PluginState::Compiling => ServiceStatus::Starting,
         PluginState::Running => ServiceStatus::Running,

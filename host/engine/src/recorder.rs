@@ -6,7 +6,7 @@ use crate::Engine;
 use crate::clock::Stamp;
 use crate::conflicts::Masks;
 use crate::plugins::Fields;
-use crate::tracked::{API, Discovery, PluginName, Polled};
+use crate::tracked::{API, Discovery, PluginName, PolledInstance};
 use dropsonde_model::labels;
 use dropsonde_model::names::is_reserved;
 use dropsonde_sandbox::{CallError, Failure, Instance, Readings};
@@ -125,7 +125,7 @@ impl SampleRecorder {
     }
 
     /// Returns the instances that the sampler polls, sorted by id.
-    pub(crate) fn polled(&mut self, engine: &Engine) -> Vec<Polled> {
+    pub(crate) fn polled(&mut self, engine: &Engine) -> Vec<PolledInstance> {
         let polled = engine.tracked.polled_by(&self.sampler);
         // An instance that is no longer polled may be forgotten, and begin again with another frame.
         self.frames.retain(|id, _| polled.binary_search_by(|polled| polled.id.cmp(id)).is_ok());
@@ -139,7 +139,7 @@ impl SampleRecorder {
         engine: &Engine,
         stamp: Stamp,
         took: Duration,
-        batch: &[Polled],
+        batch: &[PolledInstance],
         readings: Readings,
     ) -> Vec<(InstanceId, Failure)> {
         let at_ms = stamp.at_ms;
@@ -304,7 +304,7 @@ impl SampleRecorder {
     }
 
     /// Returns an instance's frame; `None` if there is no room for its history.
-    fn frame(&mut self, engine: &Engine, Polled { id, generation, owner, .. }: &Polled) -> Option<&Frame> {
+    fn frame(&mut self, engine: &Engine, PolledInstance { id, generation, owner, .. }: &PolledInstance) -> Option<&Frame> {
         // The history of an instance that a program tracks uses the programs' share, whichever plugin reads the
         // instance.
         let owner = if **owner == *API { owner } else { &self.sampler };
@@ -326,7 +326,7 @@ impl SampleRecorder {
 }
 
 /// Publishes each instance's newest sample to its readers. Returns the number of samples.
-fn publish(engine: &Engine, sampler: &str, stored: &[&Polled]) -> u64 {
+fn publish(engine: &Engine, sampler: &str, stored: &[&PolledInstance]) -> u64 {
     let _span = tracing::debug_span!("publish", plugin = sampler, instances = stored.len() as i64).entered();
     let samples = stored.iter().filter_map(|polled| Some((polled, engine.store.latest(&polled.id)?)));
     let samples = samples.filter(|(_, sample)| !sample.values.is_empty());

@@ -8,11 +8,11 @@ use dropsonde_engine::hub::{WatchItem, Selection, EventContent};
 use dropsonde_engine::metrics::{HostMetrics, ServiceStatus};
 use dropsonde_engine::native::{ChannelStats, Failure, Field, Instance, Native, Sampler, Stats};
 use dropsonde_engine::options::{Options, PluginConfig, Poll, StaticInstance, StoreConfig};
-use dropsonde_engine::plugins::{Order, PluginState};
+use dropsonde_engine::plugins::{OperatorOrder, PluginState};
 use dropsonde_engine::quota::ClientId;
 use dropsonde_engine::service::Service;
 use dropsonde_engine::snapshot::{Source, named};
-use dropsonde_engine::tracked::{Change, Lifecycle, NotTracked, State, Wanted};
+use dropsonde_engine::tracked::{LifecycleChange, Lifecycle, NotTracked, InstanceState, TrackRequest};
 use dropsonde_engine::{Engine, EngineParts, RunningEngine};
 use dropsonde_model::InstanceId;
 use dropsonde_openmetrics::{Format, strict};
@@ -101,8 +101,8 @@ fn id(text: &str) -> InstanceId {
     InstanceId::new(text).unwrap()
 }
 
-fn wanted(instance: &str) -> Wanted {
-    Wanted { id: id(instance), labels: Default::default(), samplers: None }
+fn wanted(instance: &str) -> TrackRequest {
+    TrackRequest { id: id(instance), labels: Default::default(), samplers: None }
 }
 
 /// Lets time pass.
@@ -171,7 +171,7 @@ async fn what_a_sampler_lists_no_more_has_ended_and_keeps_its_history() {
     pass(60).await;
     let engine = running.engine();
     let states: Vec<_> = engine.tracked.list().into_iter().map(|one| (one.id.to_string(), one.state)).collect();
-    assert_eq!(states, [("goes".to_owned(), State::Ended), ("stays".to_owned(), State::Tracked)]);
+    assert_eq!(states, [("goes".to_owned(), InstanceState::Ended), ("stays".to_owned(), InstanceState::Tracked)]);
     assert!(readings(engine, "goes", "x").len() >= 2);
     assert!(readings(engine, "stays", "x").len() > readings(engine, "goes", "x").len());
     running.stop().await;
@@ -227,10 +227,10 @@ async fn an_operator_stops_a_sampler_and_lets_it_go_on() {
     pass(5).await;
     let engine = running.engine().clone();
     let status = engine.plugins.get("s").unwrap();
-    status.order(Order::Quarantine);
+    status.order(OperatorOrder::Quarantine);
     pass(600).await;
     assert_eq!((state(&engine, "s"), readings(&engine, "a", "x").len()), (PluginState::Quarantined, 1));
-    status.order(Order::Release);
+    status.order(OperatorOrder::Release);
     pass(15).await;
     assert_eq!(state(&engine, "s"), PluginState::Running);
     assert!(readings(&engine, "a", "x").len() > 1);
@@ -267,11 +267,11 @@ async fn a_suspended_instance_is_not_polled_until_it_goes_on() {
     engine.track(wanted("a")).unwrap();
     pass(15).await;
     let event = |what| Lifecycle { what, instance: id("a"), labels: None };
-    engine.apply(&[event(Change::Suspended)]).unwrap();
+    engine.apply(&[event(LifecycleChange::Suspended)]).unwrap();
     let before = readings(engine, "a", "x").len();
     pass(100).await;
     assert_eq!(readings(engine, "a", "x").len(), before);
-    engine.apply(&[event(Change::Unsuspended)]).unwrap();
+    engine.apply(&[event(LifecycleChange::Unsuspended)]).unwrap();
     pass(25).await;
     assert!(readings(engine, "a", "x").len() > before);
     running.stop().await;
@@ -378,7 +378,7 @@ async fn other_options_apply_at_once_to_labels_and_named_instances() {
     assert_eq!(engine.reconfigure_instances(&now).unwrap(), 0);
     pass(25).await;
     let listed: Vec<_> = engine.tracked.list().into_iter().map(|one| (one.id.to_string(), one.state)).collect();
-    assert_eq!(listed.last(), Some(&("b".to_owned(), State::Tracked)));
+    assert_eq!(listed.last(), Some(&("b".to_owned(), InstanceState::Tracked)));
     assert_eq!(engine.tracked.get(&id("b")).unwrap().labels.get("site"), Some("fra1"));
     assert!(readings(engine, "b", "x").len() >= 2);
     running.stop().await;

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use dropsonde_engine::events::{BadEvents, MOST_WAITING, parse_json, parse_lines};
-use dropsonde_engine::plugins::{PluginState, Status};
+use dropsonde_engine::plugins::{PluginState, PluginStatus};
 use dropsonde_engine::quota::QuotaError;
 use serde_json::json;
 
@@ -16,7 +16,7 @@ use serde_json::json;
 const SHORT: usize = 256 << 10;
 
 /// Returns why a plugin has no queue: it takes no events, or the host does not know yet whether it does.
-fn not_taken(status: &Status) -> ApiError {
+fn not_taken(status: &PluginStatus) -> ApiError {
     let name = &status.name;
     status.look(|known| {
         if known.shape.is_some() {

@@ -7,12 +7,12 @@ use super::{Asking, Shared};
 use crate::App;
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::{RawQuery, State};
+use axum::extract::{RawQuery, InstanceState};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use dropsonde_engine::hub::Selection;
 use dropsonde_engine::json;
-use dropsonde_engine::tracked::{NotTracked, State as InstanceState, Tracking, Wanted, instance_id};
+use dropsonde_engine::tracked::{NotTracked, InstanceState, Tracking, TrackRequest, instance_id};
 use dropsonde_model::Labels;
 use dropsonde_store::InstanceId;
 use serde::Serialize;
@@ -37,7 +37,7 @@ struct InstancePage {
 
 /// Lists all instances by id. Parameters: `label=k=v` (repeatable), `limit`, `after`.
 pub(crate) async fn list(
-    State(app): Shared,
+    InstanceState(app): Shared,
     Extension(caller): Asking,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
@@ -77,7 +77,7 @@ fn pages(app: Arc<App>, wanted: Selection, mut after: Option<String>, mut left: 
 }
 
 /// Returns one instance.
-pub(crate) async fn one(State(app): Shared, Segment(id): Segment) -> Result<Response, ApiError> {
+pub(crate) async fn one(InstanceState(app): Shared, Segment(id): Segment) -> Result<Response, ApiError> {
     let id = named(&id)?;
     let instance = app.engine.tracked.get(&id).ok_or_else(|| ApiError::not_found(format!("no instance {id}")))?;
     Ok(json(&page(&app, &instance)))
@@ -85,7 +85,7 @@ pub(crate) async fn one(State(app): Shared, Segment(id): Segment) -> Result<Resp
 
 /// Tracks an instance, as the body says. Repeating the request changes nothing.
 pub(crate) async fn track(
-    State(app): Shared,
+    InstanceState(app): Shared,
     Segment(id): Segment,
     Extension(caller): Asking,
     headers: HeaderMap,
@@ -94,7 +94,7 @@ pub(crate) async fn track(
     let id = named(&id)?;
     check_json(&headers)?;
     let body = read(&app, &caller.peer, &headers, body, LARGEST_WANTED).await?;
-    let wanted = Wanted::parse(id.clone(), &body).map_err(|why| ApiError::invalid("body", why))?;
+    let wanted = TrackRequest::parse(id.clone(), &body).map_err(|why| ApiError::invalid("body", why))?;
     app.engine.track(wanted)?;
     let instance = app
         .engine
@@ -106,7 +106,7 @@ pub(crate) async fn track(
 
 /// Untracks an instance: deletes its history, ends its streams, and keeps discovery from bringing it back. Repeating
 /// the request changes nothing.
-pub(crate) async fn untrack(State(app): Shared, Segment(id): Segment) -> Result<Response, ApiError> {
+pub(crate) async fn untrack(InstanceState(app): Shared, Segment(id): Segment) -> Result<Response, ApiError> {
     app.engine.untrack(&named(&id)?);
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -6,11 +6,11 @@ use super::error::{ApiError, Segment};
 use super::login::sessions;
 use crate::App;
 use crate::handbook;
-use axum::extract::State;
+use axum::extract::InstanceState;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{Html, IntoResponse, Response};
 use dropsonde_engine::json;
-use dropsonde_engine::tracked::{State as InstanceState, Tracking};
+use dropsonde_engine::tracked::{InstanceState, Tracking};
 use dropsonde_model::nearest::nearest;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::fmt::Write as _;
@@ -42,7 +42,7 @@ macro_rules! head {
     };
 }
 
-pub(crate) async fn index(State(app): Shared, headers: HeaderMap) -> Response {
+pub(crate) async fn index(InstanceState(app): Shared, headers: HeaderMap) -> Response {
     let own =
         [(header::CONTENT_SECURITY_POLICY, POLICY), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     let has_session = sessions(&headers).next().is_some();

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use dropsonde_engine::audit::{PluginAction, Actor, AuditEntry, PluginChange, AuditedAction};
 use dropsonde_engine::plugins::{
-    self, Order, PluginPage, PluginState, RefusedVersion, Request, RequestError, RequestKind,
+    self, OperatorOrder, PluginPage, PluginState, RefusedVersion, PluginRequest, RequestError, RequestKind,
 };
 use dropsonde_model::names::is_plugin;
 use dropsonde_model::nearest::nearest;
@@ -127,7 +127,7 @@ pub(crate) async fn remove(app: Shared, name: Segment, caller: Asking) -> Result
 /// Has a plugin run at once that is in quarantine, or waits after a failure.
 pub(crate) async fn release(app: Shared, name: Segment, caller: Asking) -> Result<Response, ApiError> {
     let waits = |state| matches!(state, PluginState::Quarantined | PluginState::Backoff);
-    order(&app.0, &name.0, &caller.0, Order::Release, waits, "is neither in quarantine nor waiting after a failure")
+    order(&app.0, &name.0, &caller.0, OperatorOrder::Release, waits, "is neither in quarantine nor waiting after a failure")
 }
 
 /// Stops a plugin until it is released.
@@ -138,14 +138,14 @@ pub(crate) async fn quarantine(app: Shared, name: Segment, caller: Asking) -> Re
         status.look(|known| known.quarantined.as_ref().is_some_and(|why| why != plugins::BY_OPERATOR))
     });
     let runs = |state| is_retried || !matches!(state, PluginState::Quarantined | PluginState::Failed);
-    order(&app.0, &name.0, &caller.0, Order::Quarantine, runs, "is not running")
+    order(&app.0, &name.0, &caller.0, OperatorOrder::Quarantine, runs, "is not running")
 }
 
 fn order(
     app: &App,
     name: &str,
     caller: &Caller,
-    order: Order,
+    order: OperatorOrder,
     fits: impl Fn(PluginState) -> bool,
     otherwise: &str,
 ) -> Result<Response, ApiError> {
@@ -154,8 +154,8 @@ fn order(
         return Err(ApiError::new(StatusCode::CONFLICT, format!("plugin {} {otherwise}", status.name)));
     }
     let action = match order {
-        Order::Release => PluginAction::Release,
-        Order::Quarantine => PluginAction::Quarantine,
+        OperatorOrder::Release => PluginAction::Release,
+        OperatorOrder::Quarantine => PluginAction::Quarantine,
     };
     let (plugin, digest) = (status.name.to_string(), status.look(|known| known.digest.clone()));
     let what = AuditedAction::Plugin(PluginChange { action, plugin, digest, refused: None });
@@ -169,7 +169,7 @@ async fn request(app: &App, name: String, what: RequestKind, caller: &Caller) ->
     let removes = matches!(what, RequestKind::Remove);
     let mut is_done = true;
     let (answer, answered) = oneshot::channel();
-    app.engine.plugins.request(Request { plugin: name.clone(), what, by: Actor::Api(caller.name()), answer }).await;
+    app.engine.plugins.request(PluginRequest { plugin: name.clone(), what, by: Actor::Api(caller.name()), answer }).await;
     match tokio::time::timeout(PATIENCE, answered).await {
         Ok(Ok(done)) => done?,
         Ok(Err(_)) => return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the plugin is being stopped")),

@@ -2,8 +2,8 @@
 //! once and kept as bytes, rows are read once, and families are written from flat columns.
 
 use crate::Engine;
-use crate::plugins::{Fields, Metric, Status};
-use crate::tracked::{PluginName, State};
+use crate::plugins::{Fields, FieldMetric, PluginStatus};
+use crate::tracked::{PluginName, InstanceState};
 use dropsonde_openmetrics::{Kind, Text, fixed, label, number};
 use dropsonde_store::Frame;
 use std::borrow::Cow;
@@ -59,7 +59,7 @@ impl Samples {
             // Two samplers may disagree about the kind of a metric. The first decides, even without rows.
             let first = columns.iter().min_by_key(|(group, _)| group.order);
             let Some(first) = first.and_then(|(group, column)| group.fields.metrics.get(*column)) else { continue };
-            let agrees = |metric: &&Metric| metric.is_counter == first.is_counter;
+            let agrees = |metric: &&FieldMetric| metric.is_counter == first.is_counter;
             let help = help(columns.iter().filter_map(|(group, column)| {
                 let metric = group.fields.metrics.get(*column).filter(agrees)?;
                 Some((&**group.fields.schema.sampler(), metric.help.as_str()))
@@ -122,7 +122,7 @@ impl Samples {
         self.labels.clear();
         engine.exposed.clear();
         let mut of_instance = Vec::new();
-        for instance in engine.tracked.list().into_iter().filter(|instance| instance.state == State::Tracked) {
+        for instance in engine.tracked.list().into_iter().filter(|instance| instance.state == InstanceState::Tracked) {
             of_instance.clear();
             for (key, value) in instance.labels.iter() {
                 label(&mut of_instance, key, value);
@@ -167,7 +167,7 @@ impl SamplerFrames {
     }
 }
 
-fn sampler(plugin: &Arc<Status>) -> Option<(PluginName, SamplerFrames)> {
+fn sampler(plugin: &Arc<PluginStatus>) -> Option<(PluginName, SamplerFrames)> {
     let interval_ms = i64::try_from(plugin.interval().as_millis()).unwrap_or(i64::MAX);
     Some((plugin.name.clone(), SamplerFrames::new(plugin.fields()?, interval_ms, (!plugin.is_built_in(), plugin.began))))
 }
@@ -179,7 +179,7 @@ fn end_labels(labels: &mut Vec<u8>, sampler: &str) {
     labels.extend_from_slice(b"} ");
 }
 
-impl Metric {
+impl FieldMetric {
     /// Appends a value in the base unit. A value that was rounded when it was stored has as many decimals here.
     fn show(&self, bytes: &mut Vec<u8>, value: f64) {
         /// Below it, a written number reads back as the same value.

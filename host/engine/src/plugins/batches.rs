@@ -11,7 +11,7 @@
 //! too large as well, no other call is made.
 
 use super::ladder::backoff;
-use crate::tracked::Polled;
+use crate::tracked::PolledInstance;
 use dropsonde_store::InstanceId;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -46,12 +46,12 @@ pub(crate) struct Batches {
     set_aside: BTreeMap<InstanceId, SetAside>,
     /// The number of single instances that were tried, while calls are too large for a reason that is not known.
     probing: Option<usize>,
-    tick: Tick,
+    tick: TickOutcome,
 }
 
 /// The outcome of a tick's calls so far.
 #[derive(Debug, Default)]
-struct Tick {
+struct TickOutcome {
     came_back: bool,
     /// The least share of its budget that a call used, of the calls that came back.
     least: Option<f64>,
@@ -91,7 +91,7 @@ impl Default for Batches {
             suspects: Vec::new(),
             set_aside: BTreeMap::new(),
             probing: None,
-            tick: Tick::default(),
+            tick: TickOutcome::default(),
         }
     }
 }
@@ -104,8 +104,8 @@ impl Batches {
     }
 
     /// Returns the calls of a tick, those without suspects first. `instances` must be sorted by id.
-    pub(crate) fn of<'a>(&mut self, instances: &'a [Polled], now: Instant) -> Vec<Cow<'a, [Polled]>> {
-        self.tick = Tick::default();
+    pub(crate) fn of<'a>(&mut self, instances: &'a [PolledInstance], now: Instant) -> Vec<Cow<'a, [PolledInstance]>> {
+        self.tick = TickOutcome::default();
         self.quiet += 1;
         if self.quiet > PATIENCE || self.easy >= EASY_PATIENCE {
             (self.quiet, self.easy) = (0, 0);
@@ -135,7 +135,7 @@ impl Batches {
 
     /// Returns a single instance to try, another one each time, and takes it out of its group of suspects. Instances
     /// that are not suspects come first.
-    fn probe(&mut self, instances: &[Polled]) -> Option<InstanceId> {
+    fn probe(&mut self, instances: &[PolledInstance]) -> Option<InstanceId> {
         let tried = self.probing?;
         let suspected: HashSet<&InstanceId> = self.suspects.iter().flatten().collect();
         let ids = instances.iter().map(|polled| &polled.id).filter(|id| !self.set_aside.contains_key(*id));
@@ -149,7 +149,7 @@ impl Batches {
 
     /// Notes that a call came back, for this share of its budget: its instances are no suspects. Returns whether one of
     /// them was a suspect or set aside.
-    pub(crate) fn came_back(&mut self, batch: &[Polled], share: f64) -> bool {
+    pub(crate) fn came_back(&mut self, batch: &[PolledInstance], share: f64) -> bool {
         self.tick.came_back = true;
         self.tick.least = Some(self.tick.least.map_or(share, |least| least.min(share)));
         self.tick.most = self.tick.most.max(share);
@@ -163,7 +163,7 @@ impl Batches {
     }
 
     /// Notes that a call ended badly.
-    pub(crate) fn ended_badly(&mut self, batch: &[Polled], reason: &str, end: CallEnd, now: Instant) {
+    pub(crate) fn ended_badly(&mut self, batch: &[PolledInstance], reason: &str, end: CallEnd, now: Instant) {
         let suspects = self.suspects.len();
         self.suspects.retain(|group| !is_of(group, batch));
         let is_much = end != CallEnd::Broke;
@@ -177,7 +177,7 @@ impl Batches {
             [alone] => self.put_aside(alone.id.clone(), reason.to_owned(), now),
             several => {
                 let (first, second) = several.split_at(several.len() / 2);
-                let ids = |batch: &[Polled]| batch.iter().map(|polled| polled.id.clone()).collect();
+                let ids = |batch: &[PolledInstance]| batch.iter().map(|polled| polled.id.clone()).collect();
                 self.suspects.extend([ids(first), ids(second)]);
             }
         }
@@ -185,7 +185,7 @@ impl Batches {
 
     /// Ends a tick: decides which instances are set aside because their own call was too large.
     pub(crate) fn settle(&mut self, now: Instant) {
-        let Tick { came_back, least, most, is_much, alone } = std::mem::take(&mut self.tick);
+        let TickOutcome { came_back, least, most, is_much, alone } = std::mem::take(&mut self.tick);
         self.easy = if came_back && !is_much && most <= EASY { self.easy + 1 } else { 0 };
         if is_much && !came_back {
             self.probing = Some(self.probing.map_or(0, |tried| tried.wrapping_add(1)));
@@ -215,7 +215,7 @@ impl Batches {
     }
 
     /// Returns whether a batch is a single instance that is set aside.
-    pub(crate) fn is_set_aside(&self, batch: &[Polled]) -> bool {
+    pub(crate) fn is_set_aside(&self, batch: &[PolledInstance]) -> bool {
         matches!(batch, [alone] if self.set_aside.contains_key(&alone.id))
     }
 
@@ -224,7 +224,7 @@ impl Batches {
     }
 }
 
-fn is_of(group: &[InstanceId], batch: &[Polled]) -> bool {
+fn is_of(group: &[InstanceId], batch: &[PolledInstance]) -> bool {
     group.iter().eq(batch.iter().map(|polled| &polled.id))
 }
 
@@ -233,19 +233,19 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn polled(count: usize) -> Vec<Polled> {
+    fn polled(count: usize) -> Vec<PolledInstance> {
         let id = |nth| InstanceId::new(format!("{nth:05}")).unwrap();
         (0..count)
             .map(|nth| {
                 let (owner, labels) = ("p".into(), Default::default());
-                Polled { id: id(nth), generation: 1, owner, has_its_owner: true, labels }
+                PolledInstance { id: id(nth), generation: 1, owner, has_its_owner: true, labels }
             })
             .collect()
     }
 
     /// Runs a tick of a plugin whose calls the `poison` instances end. Returns the instances with an answer, and the
     /// number of calls without one.
-    fn tick(batches: &mut Batches, all: &[Polled], poison: &[usize], now: Instant) -> (Vec<Polled>, usize) {
+    fn tick(batches: &mut Batches, all: &[PolledInstance], poison: &[usize], now: Instant) -> (Vec<PolledInstance>, usize) {
         let (mut answered, mut ended) = (Vec::new(), 0);
         for batch in batches.of(all, now) {
             assert!(batch.len() <= LARGEST);
@@ -265,9 +265,9 @@ mod tests {
     /// an answer, and of calls without one.
     fn costly_tick(
         batches: &mut Batches,
-        all: &[Polled],
+        all: &[PolledInstance],
         now: Instant,
-        cost: impl Fn(&[Polled]) -> f64,
+        cost: impl Fn(&[PolledInstance]) -> f64,
     ) -> (usize, usize) {
         let (mut answered, mut ended) = (0, 0);
         for batch in batches.of(all, now) {
@@ -327,7 +327,7 @@ mod tests {
     #[test]
     fn calls_that_are_too_much_become_smaller_until_they_are_not() {
         let (all, mut batches, now) = (polled(4000), Batches::default(), Instant::now());
-        let cost = |batch: &[Polled]| batch.len() as f64 / 300.0;
+        let cost = |batch: &[PolledInstance]| batch.len() as f64 / 300.0;
         let ended: Vec<_> = (0..20).map(|_| costly_tick(&mut batches, &all, now, cost).1).collect();
         assert_eq!((ended[0], ended.iter().rev().take(10).sum::<usize>()), (4, 0), "{ended:?}");
         assert!(batches.set_aside().is_empty());
@@ -352,7 +352,7 @@ mod tests {
     fn an_instance_whose_own_cost_is_too_much_is_set_aside_and_no_other() {
         for (count, dear) in [(2, 0), (2, 1), (9, 0), (9, 8), (1000, 617)] {
             let (all, mut batches, now) = (polled(count), Batches::default(), Instant::now());
-            let cost = |batch: &[Polled]| if batch.contains(&all[dear]) { 1.2 } else { 0.1 };
+            let cost = |batch: &[PolledInstance]| if batch.contains(&all[dear]) { 1.2 } else { 0.1 };
             for _ in 0..20 {
                 let _ = costly_tick(&mut batches, &all, now, cost);
             }
@@ -364,7 +364,7 @@ mod tests {
     #[test]
     fn an_instance_that_exceeds_by_little_what_others_nearly_use_is_not_set_aside() {
         let (all, mut batches, now) = (polled(2), Batches::default(), Instant::now());
-        let cost = |batch: &[Polled]| if batch.contains(&all[1]) { 1.05 } else { 0.95 };
+        let cost = |batch: &[PolledInstance]| if batch.contains(&all[1]) { 1.05 } else { 0.95 };
         let answered: usize = (0..20).map(|_| costly_tick(&mut batches, &all, now, cost).0).sum();
         assert!(answered > 10, "{answered}");
         assert!(batches.set_aside().is_empty());
@@ -374,7 +374,7 @@ mod tests {
     #[test]
     fn a_retry_begins_with_one_instance_and_goes_on_with_calls_as_small_as_they_were() {
         let (all, mut batches, now) = (polled(1000), Batches::default(), Instant::now());
-        let cost = |batch: &[Polled]| batch.len() as f64 / 300.0;
+        let cost = |batch: &[PolledInstance]| batch.len() as f64 / 300.0;
         for _ in 0..20 {
             let _ = costly_tick(&mut batches, &all, now, cost);
         }

@@ -20,14 +20,14 @@ const LONGEST: Duration = Duration::from_secs(2);
 
 /// The metadata that tells whether a file has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Signature {
+pub(super) struct FileSignature {
     file: (u64, u64),
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
 }
 
-impl Signature {
+impl FileSignature {
     pub(super) fn of(about: &Metadata) -> Self {
         Self {
             file: (about.dev(), about.ino()),
@@ -39,7 +39,7 @@ impl Signature {
 }
 
 /// The component files of a folder, by plugin.
-pub(super) type Files = BTreeMap<String, (PathBuf, Signature)>;
+pub(super) type ComponentFiles = BTreeMap<String, (PathBuf, FileSignature)>;
 
 /// A change of a plugin's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,8 +49,8 @@ pub(super) enum FileChange {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Unsettled {
-    now: Option<Signature>,
+struct UnsettledFile {
+    now: Option<FileSignature>,
     first: Instant,
     last: Instant,
     /// Whether the last change put another file in its place.
@@ -62,19 +62,19 @@ struct Unsettled {
 /// The files of the folder as they last settled, and the changes since then.
 #[derive(Debug, Default)]
 pub(super) struct Debounce {
-    settled: BTreeMap<String, Signature>,
-    unsettled: BTreeMap<String, Unsettled>,
+    settled: BTreeMap<String, FileSignature>,
+    unsettled: BTreeMap<String, UnsettledFile>,
 }
 
 impl Debounce {
     /// Begins with the files that are there, which count as known.
-    pub(super) fn with(files: &Files) -> Self {
+    pub(super) fn with(files: &ComponentFiles) -> Self {
         let settled = files.iter().map(|(name, (_, signature))| (name.clone(), *signature)).collect();
         Self { settled, unsettled: BTreeMap::new() }
     }
 
     /// Compares with the files that are there now. Returns the changes that have settled, by plugin.
-    pub(super) fn look(&mut self, files: &Files, now: Instant) -> Vec<(String, FileChange)> {
+    pub(super) fn look(&mut self, files: &ComponentFiles, now: Instant) -> Vec<(String, FileChange)> {
         let found = |name: &str| files.get(name).map(|(_, signature)| *signature);
         let names = files.keys().chain(self.settled.keys()).chain(self.unsettled.keys());
         let names: std::collections::BTreeSet<String> = names.cloned().collect();
@@ -92,7 +92,7 @@ impl Debounce {
             let renamed = found.is_some() && found.map(|found| found.file) != seen.map(|seen| seen.file);
             let grew = !renamed && found.map(|found| found.size) > seen.map(|seen| seen.size);
             let first = before.map_or(now, |before| before.first);
-            let unsettled = Unsettled { now: found, first, last: now, renamed, grew };
+            let unsettled = UnsettledFile { now: found, first, last: now, renamed, grew };
             if unsettled.has_settled(now) {
                 self.unsettled.remove(&name);
                 changes.extend(self.settle(&name, found, files));
@@ -119,7 +119,7 @@ impl Debounce {
         self.unsettled.values().map(|unsettled| unsettled.last + QUIET).min()
     }
 
-    fn settle(&mut self, name: &str, now: Option<Signature>, files: &Files) -> Option<(String, FileChange)> {
+    fn settle(&mut self, name: &str, now: Option<FileSignature>, files: &ComponentFiles) -> Option<(String, FileChange)> {
         let before = match now {
             Some(signature) => self.settled.insert(name.to_owned(), signature),
             None => self.settled.remove(name),
@@ -132,7 +132,7 @@ impl Debounce {
     }
 }
 
-impl Unsettled {
+impl UnsettledFile {
     fn has_settled(&self, now: Instant) -> bool {
         let changing = now.duration_since(self.first);
         now.duration_since(self.last) >= QUIET
@@ -148,13 +148,13 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     /// A file `a` with the inode `nth`, last written at `written`.
-    fn file(nth: u64, written: i64) -> Files {
+    fn file(nth: u64, written: i64) -> ComponentFiles {
         sized(nth, written, 1)
     }
 
-    fn sized(nth: u64, written: i64, size: u64) -> Files {
-        let signature = Signature { file: (1, nth), size, modified: (written, 0), changed: (written, 0) };
-        Files::from([("a".to_owned(), (PathBuf::from("/p/a.wasm"), signature))])
+    fn sized(nth: u64, written: i64, size: u64) -> ComponentFiles {
+        let signature = FileSignature { file: (1, nth), size, modified: (written, 0), changed: (written, 0) };
+        ComponentFiles::from([("a".to_owned(), (PathBuf::from("/p/a.wasm"), signature))])
     }
 
     fn written() -> Vec<(String, FileChange)> {
@@ -200,11 +200,11 @@ mod tests {
     #[test]
     fn a_file_that_is_gone_for_a_moment_is_not_removed() {
         let (mut settling, start) = (Debounce::with(&file(1, 0)), Instant::now());
-        assert_eq!(settling.look(&Files::new(), start), []);
+        assert_eq!(settling.look(&ComponentFiles::new(), start), []);
         assert_eq!(settling.look(&file(2, 0), start + 20 * MS), []);
         assert_eq!(settling.look(&file(2, 0), start + 20 * MS + QUIET), written());
-        assert_eq!(settling.look(&Files::new(), start + 200 * MS), []);
+        assert_eq!(settling.look(&ComponentFiles::new(), start + 200 * MS), []);
         let removed = vec![("a".to_owned(), FileChange::Removed)];
-        assert_eq!(settling.look(&Files::new(), start + 200 * MS + QUIET), removed);
+        assert_eq!(settling.look(&ComponentFiles::new(), start + 200 * MS + QUIET), removed);
     }
 }

@@ -37,15 +37,15 @@ mod supervisor;
 mod trial;
 mod watcher;
 
-pub use find::{Bundled, Component, FindError, Origin, in_folder};
+pub use find::{Bundled, Component, FindError, ComponentOrigin, in_folder};
 pub use native::BadNative;
 pub use page::PluginPage;
 pub use refused_version::RefusedVersion;
-pub use schema::{BadFields, Fields, Metric};
-pub use status::{Order, PluginInfo, PluginState, RefusedSection, SetAsideInstance, Status};
-pub use supervisor::{Request, RequestError, RequestKind};
+pub use schema::{BadFields, Fields, FieldMetric};
+pub use status::{OperatorOrder, PluginInfo, PluginState, RefusedSection, SetAsideInstance, PluginStatus};
+pub use supervisor::{PluginRequest, RequestError, RequestKind};
 
-pub(crate) use failure_log::{Failing, FailureLog};
+pub(crate) use failure_log::{FailureKind, FailureLog};
 pub use find::LARGEST;
 pub(crate) use native::start as start_natives;
 pub use page::describe_need;
@@ -53,7 +53,7 @@ pub use prepare::digest;
 pub use schema::plain;
 pub use status::BY_OPERATOR;
 pub(crate) use supervisor::Supervisor;
-pub use trial::{TrialFailed, Tried, try_components};
+pub use trial::{TrialFailed, TrialOutcome, try_components};
 
 use crate::audit::Actor;
 use crate::options::Options;
@@ -69,23 +69,23 @@ const MOST_REFUSED: usize = 1024;
 /// All plugins by name.
 #[derive(Debug)]
 pub struct Plugins {
-    all: RwLock<BTreeMap<PluginName, Arc<Status>>>,
+    all: RwLock<BTreeMap<PluginName, Arc<PluginStatus>>>,
     /// Why the plugins folder cannot be read, if it cannot.
     folder_trouble: RwLock<Option<String>>,
     /// The logs of refused versions, by plugin. They outlive their plugins, which may come and go.
     refusals: Mutex<BTreeMap<PluginName, Arc<FailureLog>>>,
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<PluginRequest>,
 }
 
 impl Plugins {
     /// Creates an empty set. Requests about its plugins go to the receiver of `requests`.
-    pub fn new(requests: mpsc::Sender<Request>) -> Self {
+    pub fn new(requests: mpsc::Sender<PluginRequest>) -> Self {
         let (all, folder_trouble, refusals) = (RwLock::default(), RwLock::default(), Mutex::default());
         Self { all, folder_trouble, refusals, requests }
     }
 
     /// Sends a request to the supervisor. The answer comes through the request's own channel.
-    pub async fn request(&self, request: Request) {
+    pub async fn request(&self, request: PluginRequest) {
         // When the host is stopping, the request is dropped with its channel.
         let _ = self.requests.send(request).await;
     }
@@ -108,13 +108,13 @@ impl Plugins {
             let (answer, _) = oneshot::channel();
             let (plugin, what) = (status.name.to_string(), RequestKind::Reconfigure);
             // Without a receiver the host is stopping.
-            let _ = self.requests.blocking_send(Request { plugin, what, by: Actor::Host, answer });
+            let _ = self.requests.blocking_send(PluginRequest { plugin, what, by: Actor::Host, answer });
         }
     }
 
     async fn ask(&self, plugin: &str, what: RequestKind) -> Result<(), RequestError> {
         let (answer, answered) = oneshot::channel();
-        self.request(Request { plugin: plugin.to_owned(), what, by: Actor::Host, answer }).await;
+        self.request(PluginRequest { plugin: plugin.to_owned(), what, by: Actor::Host, answer }).await;
         // Without an answer the host is stopping.
         answered.await.unwrap_or(Ok(()))
     }
@@ -141,7 +141,7 @@ impl Plugins {
         is_other
     }
 
-    pub fn add(&self, status: Arc<Status>) {
+    pub fn add(&self, status: Arc<PluginStatus>) {
         self.all.write().unwrap_or_else(PoisonError::into_inner).insert(status.name.clone(), status);
     }
 
@@ -149,17 +149,17 @@ impl Plugins {
         self.all.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
-    pub fn get(&self, name: &str) -> Option<Arc<Status>> {
+    pub fn get(&self, name: &str) -> Option<Arc<PluginStatus>> {
         self.all.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     /// Returns all plugins, sorted by name.
-    pub fn list(&self) -> Vec<Arc<Status>> {
+    pub fn list(&self) -> Vec<Arc<PluginStatus>> {
         self.all.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Returns the plugins that describe an application.
-    pub fn sources(&self) -> Vec<Arc<Status>> {
+    pub fn sources(&self) -> Vec<Arc<PluginStatus>> {
         let mut sources = self.list();
         sources.retain(|plugin| plugin.has(Role::Source));
         sources

@@ -1,4 +1,4 @@
-use super::{Origin, PluginInfo, PluginState, SetAsideInstance, Status};
+use super::{ComponentOrigin, PluginInfo, PluginState, SetAsideInstance, PluginStatus};
 use crate::Engine;
 use crate::conflicts::{self, ConflictPage};
 use crate::json;
@@ -251,7 +251,7 @@ struct FailurePage {
 }
 
 impl PluginPage {
-    pub fn of(engine: &Engine, status: &Status) -> Self {
+    pub fn of(engine: &Engine, status: &PluginStatus) -> Self {
         let metrics = status.metrics().as_ref().map(MetricsPage::of);
         let workers = usize::from(status.worker().is_some_and(|worker| worker.is_live()));
         let conflicts = conflicts::of_plugin(engine, status);
@@ -268,7 +268,7 @@ impl PluginPage {
     }
 
     /// Returns the part of a page that needs only the lock of the plugin's state.
-    fn of_known(status: &Status, known: &PluginInfo) -> Self {
+    fn of_known(status: &PluginStatus, known: &PluginInfo) -> Self {
         let shape = known.shape.as_ref();
         let limits = &status.limits;
         let call_time = |quantile| known.call_time(quantile).map(|time| time.as_secs_f64());
@@ -278,11 +278,11 @@ impl PluginPage {
             waiting_for: known.waits_for_its_turn().then_some(TURN),
             version: known.description.as_ref().map(|description| description.version.clone()),
             about: known.description.as_ref().map(|description| description.about.clone()),
-            bundled: matches!(known.origin, Origin::Bundled(_)),
-            native: known.origin == Origin::Native,
+            bundled: matches!(known.origin, ComponentOrigin::Bundled(_)),
+            native: known.origin == ComponentOrigin::Native,
             file: match &known.origin {
-                Origin::Native | Origin::Bundled(_) => None,
-                Origin::File(path) => Some(path.display().to_string()),
+                ComponentOrigin::Native | ComponentOrigin::Bundled(_) => None,
+                ComponentOrigin::File(path) => Some(path.display().to_string()),
             },
             digest: known.digest.clone(),
             size_bytes: shape.map(|shape| shape.size),

@@ -21,14 +21,14 @@ const PREFIX: &str = "dropsonde_sample_";
 pub struct Fields {
     pub schema: Schema,
     /// One metric per field, in order.
-    pub metrics: Arc<[Metric]>,
+    pub metrics: Arc<[FieldMetric]>,
     /// The unit of each field, in words as the plugin declares it; empty without a unit.
     pub units: Arc<[String]>,
 }
 
 /// A field as a Prometheus metric, in base units.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Metric {
+pub struct FieldMetric {
     pub name: String,
     pub help: String,
     /// A counter exposes its running total, a gauge its value.
@@ -128,8 +128,8 @@ fn column(field: &Field) -> Result<StoredField, BadFields> {
 impl Fields {
     /// Returns the metrics that are counters here and gauges in `others`, or the other way round.
     pub(crate) fn other_kinds<'a>(&'a self, others: &Self) -> impl Iterator<Item = &'a str> {
-        let differs = |metric: &&Metric| {
-            let same = |other: &&Metric| guest::family(&other.name) == guest::family(&metric.name);
+        let differs = |metric: &&FieldMetric| {
+            let same = |other: &&FieldMetric| guest::family(&other.name) == guest::family(&metric.name);
             others.metrics.iter().find(same).is_some_and(|other| other.is_counter != metric.is_counter)
         };
         self.metrics.iter().filter(differs).map(|metric| metric.name.as_str())
@@ -137,14 +137,14 @@ impl Fields {
 }
 
 /// Returns the metric of a field, in base units as the ecosystem expects them.
-fn metric(field: &Field) -> Metric {
+fn metric(field: &Field) -> FieldMetric {
     let (name, factor) = match &field.kind {
         Kind::Counter { .. } => (field.total.clone(), 1.0),
         Kind::Gauge => in_base_units(&field.name),
     };
     let help = plain(&field.help);
     let is_counter = field.kind != Kind::Gauge;
-    Metric {
+    FieldMetric {
         decimals: decimals(field.precision, factor),
         name: format!("{PREFIX}{name}"),
         help: if help.is_empty() { format!("The field {} of a sample.", field.name) } else { help },
@@ -161,7 +161,7 @@ fn decimals(precision: f64, factor: f64) -> Option<Decimals> {
     Some(Decimals { units: 10_f64.powi(own), places: usize::try_from(own + more).ok()? })
 }
 
-impl Metric {
+impl FieldMetric {
     /// Returns the metric of a field of stored history, and the one to use if the first one's name is taken. History
     /// does not store the name of a counter's total, so the name is derived from that of the rate by custom.
     pub fn of_kept(field: &StoredField) -> [Self; 2] {
@@ -307,7 +307,7 @@ mod tests {
 
     #[test]
     fn kept_fields_are_called_as_they_were_by_custom() {
-        let names = |field: StoredField| Metric::of_kept(&field).map(|metric| metric.name.replace(PREFIX, ""));
+        let names = |field: StoredField| FieldMetric::of_kept(&field).map(|metric| metric.name.replace(PREFIX, ""));
         assert_eq!(names(StoredField::gauge("memory_used_mb")), ["memory_used_bytes", "memory_used_bytes"]);
         assert_eq!(names(StoredField::counter("disk_read_bytes_per_sec", 1.0))[0], "disk_read_bytes_total");
         assert_eq!(names(StoredField::counter("cpu_percent", 100.0)), ["cpu_seconds_total", "cpu_percent_total"]);

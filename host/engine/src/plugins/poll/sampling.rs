@@ -1,12 +1,12 @@
 //! A sampler's part of a tick: discovery, and readings in batches.
 
-use super::{Calls, PollEnd, PollOutcome, Poller, called_in};
+use super::{PluginCalls, PollEnd, PollOutcome, Poller, called_in};
 use crate::clock::Stamp;
 use crate::plugins::batches::CallEnd;
-use crate::plugins::failure_log::Failing;
+use crate::plugins::failure_log::FailureKind;
 use crate::plugins::plain;
 use crate::plugins::status::SetAsideInstance;
-use crate::tracked::Polled;
+use crate::tracked::PolledInstance;
 use dropsonde_sandbox::{CallError, Readings};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -15,7 +15,7 @@ use tracing::Span;
 /// The most calls of one tick that may end badly. After each of them, the next call needs a fresh instance.
 const MOST_ENDS: usize = 4;
 
-impl<C: Calls> Poller<'_, C> {
+impl<C: PluginCalls> Poller<'_, C> {
     pub(super) async fn discover(&mut self, due_ms: i64, went: &mut PollOutcome) -> Result<(), PollEnd> {
         let stamp = self.stamp(due_ms);
         let at_ms = stamp.at_ms;
@@ -23,7 +23,7 @@ impl<C: Calls> Poller<'_, C> {
         let answer = called_in(span, self.calls.discover(tick)).await;
         let found = match answer {
             Ok(found) => {
-                self.works(Failing::Discover);
+                self.works(FailureKind::Discover);
                 self.status.update(|known| known.failed_discoveries = 0);
                 found
             }
@@ -33,7 +33,7 @@ impl<C: Calls> Poller<'_, C> {
                 self.status.update(|known| known.failed_discoveries = known.failed_discoveries.saturating_add(1));
                 // A later discovery is not a first one, even if it is the first to succeed.
                 self.status.take_first_discovery();
-                let reported = self.report(Failing::Discover, &error, went);
+                let reported = self.report(FailureKind::Discover, &error, went);
                 went.came_back = came_back;
                 return reported;
             }
@@ -42,9 +42,9 @@ impl<C: Calls> Poller<'_, C> {
         let (engine, most) = (self.engine, self.status.limits.instances);
         let wrong = off_runtime(found.len(), || recorder.find(engine, found, most, at_ms));
         if let Some(first) = wrong.first() {
-            self.fails(Failing::Discovered, first);
+            self.fails(FailureKind::Discovered, first);
         }
-        self.works(Failing::Discovered);
+        self.works(FailureKind::Discovered);
         for why in wrong {
             self.status.failed_because(at_ms, why);
         }
@@ -97,7 +97,7 @@ impl<C: Calls> Poller<'_, C> {
                 }
             }
             let before = went.ended_badly;
-            self.report(Failing::Sample, &error, went)?;
+            self.report(FailureKind::Sample, &error, went)?;
             if known {
                 went.tried_in_vain += went.ended_badly - before;
                 went.ended_badly = before;
@@ -109,8 +109,8 @@ impl<C: Calls> Poller<'_, C> {
         self.standing.batches.settle(Instant::now());
         self.status.sampled(self.engine.metrics.core.samples_stored(&self.status.name));
         if came_back {
-            self.works(Failing::Sample);
-            self.works(Failing::Readings);
+            self.works(FailureKind::Sample);
+            self.works(FailureKind::Readings);
         }
         off_runtime(instances.len(), || self.engine.publish_workloads());
         if changed || self.standing.batches.set_aside().len() != aside {
@@ -139,13 +139,13 @@ impl<C: Calls> Poller<'_, C> {
         self.status.update(|known| known.set_aside = waiting);
     }
 
-    fn record(&mut self, stamp: Stamp, took: Duration, batch: &[Polled], readings: Readings) {
+    fn record(&mut self, stamp: Stamp, took: Duration, batch: &[PolledInstance], readings: Readings) {
         let Some(recorder) = &mut self.recorder else { return };
         let engine = self.engine;
         let failed = off_runtime(batch.len(), || recorder.record(engine, stamp, took, batch, readings));
         let failed: Vec<_> = failed.into_iter().map(|(id, failure)| format!("{id}: {failure}")).collect();
         if let Some(first) = failed.first() {
-            self.fails(Failing::Readings, &plain(first));
+            self.fails(FailureKind::Readings, &plain(first));
         }
         for why in failed {
             self.status.failed_because(stamp.at_ms, why);

@@ -85,9 +85,9 @@ fn an_ended_instance_is_revived_by_its_owner_and_by_no_stranger() {
     find(&tracked, &a, &[], 1);
     let of_others = |now_ms| tracked.discovered(&by(&b), found(&["x"]), now_ms, &|_| {}).of_others;
     assert_eq!(of_others(2), [(id("x"), a.clone())]);
-    assert_eq!((polled(&tracked, &b).len(), state(&tracked, "x")), (0, Some(State::Ended)));
+    assert_eq!((polled(&tracked, &b).len(), state(&tracked, "x")), (0, Some(InstanceState::Ended)));
     find(&tracked, &a, &["x"], 3);
-    assert_eq!((polled(&tracked, &a), state(&tracked, "x")), (vec!["x".to_owned()], Some(State::Tracked)));
+    assert_eq!((polled(&tracked, &a), state(&tracked, "x")), (vec!["x".to_owned()], Some(InstanceState::Tracked)));
     // After the operator removed the plugin, the next one that finds the instance owns it.
     find(&tracked, &a, &[], 4);
     assert!(tracked.release("a") && !tracked.release("nobody"));
@@ -105,7 +105,7 @@ fn who_revives_an_ended_instance_by_the_operators_word_or_a_programs_does_not_ow
     tracked.track(wanted("put"), &|_| {}).unwrap();
     assert_eq!(polled(&tracked, &b), ["shared"], "a wish for all samplers means the owner's");
     assert_eq!(polled(&tracked, &a), ["put"]);
-    tracked.track(Wanted { samplers: Some(vec!["b".to_owned()]), ..wanted("put") }, &|_| {}).unwrap();
+    tracked.track(TrackRequest { samplers: Some(vec!["b".to_owned()]), ..wanted("put") }, &|_| {}).unwrap();
     tracked.configure(&id("named"), Labels::new(), Some(vec!["b".to_owned()])).unwrap();
     assert_eq!(polled(&tracked, &b), ["named", "put", "shared"]);
     assert!(tracked.polled_by(&b).iter().all(|polled| polled.owner == a && !polled.has_its_owner));
@@ -151,7 +151,7 @@ fn who_discovers_others_every_time_loses_what_of_its_own_ended_and_nobody_else_d
         let refused = find(&tracked, &churning, &ids.iter().map(String::as_str).collect::<Vec<_>>(), round);
         assert_eq!(refused, 0, "its own make room");
     }
-    assert_eq!((state(&tracked, "kept"), state(&tracked, "ended")), (Some(State::Tracked), Some(State::Ended)));
+    assert_eq!((state(&tracked, "kept"), state(&tracked, "ended")), (Some(InstanceState::Tracked), Some(InstanceState::Ended)));
     assert_eq!(find(&tracked, &modest, &["kept", "new"], 30), 0);
     assert!(tracked.track(wanted("asked"), &|_| {}).is_ok());
     assert!(tracked.places().account("churning").used <= 80);
@@ -196,7 +196,7 @@ fn whose_an_instance_is_is_known_after_a_restart() {
     without.restore(&store, &["a"], 11);
     let initial = Discoverer { is_initial: true, ..by(&a) };
     assert_eq!(without.discovered(&initial, found(&["x"]), 12, &|_| {}).of_others, [(id("x"), b)]);
-    assert_eq!(state(&without, "x"), Some(State::Ended));
+    assert_eq!(state(&without, "x"), Some(InstanceState::Ended));
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn an_owner_that_is_read_late_has_its_instance_back_from_who_was_taken_for_its_o
     find(&before, &b, &["x", "own"], 0);
     before.untrack(&id("untracked"), &|_| {});
     before.note_changes(&store);
-    let (now, forgotten) = (Tracked::new(Vec::new(), Labels::new(), 10), Forgotten::default());
+    let (now, forgotten) = (Tracked::new(Vec::new(), Labels::new(), 10), ForgottenIds::default());
     find(&now, &a, &["x", "untracked", "new"], 1);
     let strangers = now.adopt(&store, store.notes(""), &["a", "b"], 2, &|id| forgotten.note(id));
     assert_eq!((strangers, forgotten.0.take()), (vec![(id("x"), a.clone())], vec!["untracked".to_owned()]));
@@ -231,7 +231,7 @@ fn what_is_noted_of_an_instance_takes_less_than_four_kib_for_each_of_its_places(
     let sharing = Discoverer { shares: true, ..by(&b) };
     tracked.discovered(&sharing, vec![(id(&long(0)), labels('x'))], 0, &|_| {});
     let samplers = Some(vec!["s".repeat(64); 64]);
-    tracked.track(Wanted { id: id(&long(0)), labels: labels('y'), samplers }, &|_| {}).unwrap();
+    tracked.track(TrackRequest { id: id(&long(0)), labels: labels('y'), samplers }, &|_| {}).unwrap();
     tracked.untrack(&id(&long(2)), &|_| {});
     tracked.note_changes(&store);
     let places = tracked.places().account("a").used;
