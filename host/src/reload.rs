@@ -97,7 +97,7 @@ async fn take_over(in_force: &ArcSwap<Config>, server: &Server, config: Config, 
     let config = config.validated().context("together with the keys that need a restart")?;
     let (options, served) = (Arc::new(config.engine()), Arc::new(config.http()));
     parts.extend(needs_restart.into_iter().map(|key| Part::new(key, Outcome::Restart)));
-    let others: Vec<_> = engine.plugins.list().into_iter().filter(|status| !status.is_as(&options)).collect();
+    let others: Vec<_> = engine.plugins.list().into_iter().filter(|status| !status.has_settings_of(&options)).collect();
     let (natives, others): (Vec<_>, Vec<_>) =
         others.into_iter().partition(|status| status.look(|known| known.origin == ComponentOrigin::Native));
     parts.extend(natives.iter().map(|native| Part::new(key_of_native(native, &options), Outcome::Restart)));
@@ -143,7 +143,7 @@ async fn take_over(in_force: &ArcSwap<Config>, server: &Server, config: Config, 
     app.tokens.complain(None);
     drop(change);
     if has_other_demands || are_other_tokens {
-        engine.hub.part();
+        engine.hub.end_writer_streams();
     }
     engine.hub.allow(options.stream.streams());
     engine.hub.allow_bytes(options.stream.buffer_bytes(engine.memory));

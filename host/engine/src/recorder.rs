@@ -40,10 +40,10 @@ struct UsualDuration(Duration);
 
 impl UsualDuration {
     /// Returns whether a call took about as long as usual. A longer duration becomes the usual one if it repeats.
-    fn is_so(&mut self, took: Duration, tolerance: Duration) -> bool {
-        let is_so = took.saturating_sub(self.0) <= tolerance;
-        self.0 = if is_so { took.max(self.0 - self.0 / 8) } else { self.0.saturating_add(tolerance) };
-        is_so
+    fn is_usual(&mut self, took: Duration, tolerance: Duration) -> bool {
+        let is_usual = took.saturating_sub(self.0) <= tolerance;
+        self.0 = if is_usual { took.max(self.0 - self.0 / 8) } else { self.0.saturating_add(tolerance) };
+        is_usual
     }
 }
 
@@ -278,7 +278,7 @@ impl SampleRecorder {
     /// call took so much longer than usual that it may have been held up, either before or after it read.
     fn delay_ms(&mut self, engine: &Engine, stamp: Stamp, took: Duration, has_offsets: bool) -> f64 {
         let tolerance = Duration::from_millis(u64::try_from(self.interval_ms / 10).unwrap_or(0));
-        let is_usual = self.usual.is_so(took, tolerance);
+        let is_usual = self.usual.is_usual(took, tolerance);
         if has_offsets {
             // The sampler gives the time of each reading, as an offset from the tick's time.
             engine.timeline.read_ms(stamp.steady) - stamp.late_ms as f64 - stamp.at_ms as f64
@@ -339,8 +339,8 @@ mod tests {
 
     fn usual(calls_ms: &[u64]) -> Vec<bool> {
         let mut usual = UsualDuration::default();
-        let is_so = |ms: &u64| usual.is_so(Duration::from_millis(*ms), Duration::from_millis(100));
-        calls_ms.iter().map(is_so).collect()
+        let is_usual = |ms: &u64| usual.is_usual(Duration::from_millis(*ms), Duration::from_millis(100));
+        calls_ms.iter().map(is_usual).collect()
     }
 
     #[test]

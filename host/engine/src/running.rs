@@ -104,7 +104,7 @@ impl RunningEngine {
         supervisor.start();
         let vitals = &engine.vitals;
         tasks.spawn(alive(vitals.pulse("plugins"), supervisor.supervise(requests, stopped.clone())));
-        tasks.spawn(alive(vitals.pulse("snapshot"), snapshot::keep(engine.clone(), stopped.clone())));
+        tasks.spawn(alive(vitals.pulse("snapshot"), snapshot::record_in_history(engine.clone(), stopped.clone())));
         tasks.spawn(alive(vitals.pulse("housekeeping"), housekeeping(engine.clone(), stopped)));
         Ok(Self { engine, stopping, tasks, keeping })
     }
@@ -222,9 +222,9 @@ impl FlushHooks for HistoryHooks {
         if let Some(Opened { notes, restored }) = self.engine.store.take_opened() {
             self.engine.adopt(notes);
             self.engine.opened.notify_one();
-            self.engine.plugins.begin_anew();
+            self.engine.plugins.restart_all();
             if let Some(data) = &self.engine.options.load().data_dir {
-                say_what_came_back(&data.join(HISTORY), &restored);
+                log_restored(&data.join(HISTORY), &restored);
             }
         }
         let failing = self.engine.store.archive().failing;
@@ -241,14 +241,14 @@ impl FlushHooks for HistoryHooks {
         self.failing = failing;
         self.greedy.look(&self.engine);
         if self.memory_given_back.elapsed() > MEMORY_GIVEN_BACK {
-            memory::give_back();
+            memory::trim();
             self.memory_given_back = Instant::now();
         }
     }
 }
 
 /// Warns of polling intervals whose history in memory is shorter than `store.retention`.
-fn say_what_memory_cuts(options: &Options) {
+fn warn_of_short_history(options: &Options) {
     for (interval, reach) in options.intervals().into_iter().filter_map(|one| Some((one, options.store.cut(one)?))) {
         let [interval, reach, retention] = [interval, reach, options.store.retention.get()].map(format_duration);
         tracing::warn!(
@@ -269,7 +269,7 @@ fn history(options: &Options, now_ms: i64) -> Result<(Store, Keeper, Option<Stri
         memory: options.store.memory(),
     };
     let Some(data) = &options.data_dir else {
-        say_what_memory_cuts(options);
+        warn_of_short_history(options);
         let store = Store::in_memory(&limits);
         return Ok((store.clone(), Keeper::in_memory(store, &limits), None));
     };
@@ -280,7 +280,7 @@ fn history(options: &Options, now_ms: i64) -> Result<(Store, Keeper, Option<Stri
     {
         let why = format!("cannot make {}: {error}", folder.display());
         tracing::error!("history is in memory alone until a restart: {why}");
-        say_what_memory_cuts(options);
+        warn_of_short_history(options);
         let store = Store::in_memory(&limits);
         return Ok((store.clone(), Keeper::in_memory(store, &limits), Some(why)));
     }
@@ -300,11 +300,11 @@ fn history(options: &Options, now_ms: i64) -> Result<(Store, Keeper, Option<Stri
         OpenError::Io(error) => anyhow::Error::from(error)
             .context(format!("cannot read history in {}; choose another folder with --data", folder.display())),
     })?;
-    say_what_came_back(&folder, &restored);
+    log_restored(&folder, &restored);
     Ok((store, keeper, None))
 }
 
-fn say_what_came_back(folder: &Path, restored: &Restored) {
+fn log_restored(folder: &Path, restored: &Restored) {
     for name in &restored.newer {
         tracing::warn!(folder = %folder.display(), name, "ignoring a history file that a later version wrote");
     }

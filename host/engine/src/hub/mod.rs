@@ -296,7 +296,7 @@ impl Hub {
     }
 
     /// Notes that a client has many streams that it does not read.
-    pub fn is_unread(&self, peer: ClientId) {
+    pub fn note_unread(&self, peer: ClientId) {
         self.0.unread.refuse(peer);
     }
 
@@ -338,7 +338,7 @@ impl Hub {
     }
 
     /// Ends the streams of writers. Readers that still may read can come back, and then miss nothing.
-    pub fn part(&self) {
+    pub fn end_writer_streams(&self) {
         let state = self.lock();
         state.channels.end_written(&state.inboxes);
     }

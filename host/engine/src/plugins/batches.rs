@@ -10,7 +10,7 @@
 //! cheap in the same tick. If no call came back, the next tick begins with a single instance; as long as that call is
 //! too large as well, no other call is made.
 
-use super::ladder::backoff;
+use super::backoff::backoff;
 use crate::tracked::PolledInstance;
 use dropsonde_store::InstanceId;
 use std::borrow::Cow;

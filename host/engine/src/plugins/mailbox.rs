@@ -1,6 +1,6 @@
-//! Requests to one plugin, which wait for its intake.
+//! Requests to one plugin, which wait for its updater.
 
-use super::intake::{LoadRequest, LoadRequestKind};
+use super::updater::{LoadRequest, LoadRequestKind};
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;

@@ -3,23 +3,21 @@
 //! # Layout
 //!
 //! * `find`, `watcher`, `debounce`: find components, and notice when a file has changed and is complete.
-//! * `supervisor`: runs one task per plugin, and passes changes on to the tasks. `ending`: the end of such a task.
-//! * `run`, `poll`: start and poll the current version. `batches`, `ladder`, `quarantine`: handle calls that end badly.
+//! * `supervisor`: runs one task per plugin, and passes changes on to the tasks. `task_end`: the end of such a task.
+//! * `run`, `poll`: start and poll the current version. `batches`, `backoff`, `quarantine`: handle calls that end badly.
 //! * `native`: polls native samplers and sources in the same way.
-//! * `intake`, `mailbox`, `prepare`, `last_good`: prepare a newer version beside the running one. It takes over between
+//! * `updater`, `mailbox`, `prepare`, `last_good`: prepare a newer version beside the running one. It takes over between
 //!   two ticks, through `slot`. `refused_version`: why a version is refused.
 //! * `failure_log`: decides which failures of a plugin are logged.
 //! * `trial`: tries a plugin with another configuration beside the running version.
 //! * `status`, `page`: the state of a plugin, and the page that shows it.
 //! * `schema`: turns fields into columns and metrics. `state_file`: stores what a plugin saves.
 
+mod backoff;
 mod batches;
 mod debounce;
-mod ending;
 mod failure_log;
 mod find;
-mod intake;
-mod ladder;
 mod last_good;
 mod mailbox;
 mod native;
@@ -34,7 +32,9 @@ mod slot;
 mod state_file;
 mod status;
 mod supervisor;
+mod task_end;
 mod trial;
+mod updater;
 mod watcher;
 
 pub use find::{Bundled, Component, FindError, ComponentOrigin, in_folder};
@@ -103,7 +103,7 @@ impl Plugins {
     }
 
     /// Restarts the tasks of all plugins, because their saved state has become readable. Blocks the thread.
-    pub(crate) fn begin_anew(&self) {
+    pub(crate) fn restart_all(&self) {
         for status in self.list() {
             let (answer, _) = oneshot::channel();
             let (plugin, what) = (status.name.to_string(), RequestKind::Reconfigure);

@@ -1,7 +1,7 @@
 //! The quarantine of a plugin whose calls ended badly again and again, or that an operator stopped.
 
-use super::intake::CandidateVersion;
-use super::ladder::QuarantinePauses;
+use super::updater::CandidateVersion;
+use super::backoff::QuarantinePauses;
 use super::run::{StateKeeper, retry_at_ms};
 use super::slot::Slot;
 use super::status::{BY_OPERATOR, OperatorOrder};

@@ -1,11 +1,11 @@
 //! The task of one plugin: starts and polls the current version, retries and quarantines it, until a newer version
 //! takes over.
 
-use super::ending::TaskEnd;
+use super::task_end::TaskEnd;
 use super::failure_log::FailureKind;
 use super::find::PluginLocation;
-use super::intake::{BrokenVersion, CandidateVersion, Updater, TaskInput, RefusedUpload};
-use super::ladder::{Consequence, PollOutcome, backoff};
+use super::updater::{BrokenVersion, CandidateVersion, Updater, TaskInput, RefusedUpload};
+use super::backoff::{Consequence, PollOutcome, backoff};
 use super::last_good::LastGood;
 use super::poll::{Conduct, PollEnd, Poller};
 use super::prepare::{LoadedPlugin, StartedPlugin, off_thread, start};
@@ -55,7 +55,7 @@ pub(super) async fn run(
     let (handover, broken, writing) = (Slot::default(), Slot::default(), Arc::default());
     let (status, sandbox) = (&status, &sandbox);
     let good = good.as_ref();
-    let intake = Updater {
+    let updater = Updater {
         engine: &engine,
         sandbox,
         status,
@@ -69,7 +69,7 @@ pub(super) async fn run(
     let runner =
         Runner { engine: &engine, sandbox, status, keeper: &keeper, good, broken: &broken, handover: &handover };
     let (unwanted, end) = tokio::select! {
-        unwanted = intake.take_in(mail) => (Some(unwanted), told.try_recv().ok()),
+        unwanted = updater.run(mail) => (Some(unwanted), told.try_recv().ok()),
         never = runner.run() => match never {},
         // Without a sender, the host is stopping.
         end = &mut *told => (None, Some(end.unwrap_or(TaskEnd::Stop))),
@@ -204,7 +204,7 @@ impl Runner<'_> {
                     refusals = if error.is_end() { 0 } else { refusals + 1 };
                     let went =
                         PollOutcome { came_back, ended_badly: usize::from(error.is_end()), ..PollOutcome::default() };
-                    let next = standing.ladder.after(went, Instant::now());
+                    let next = standing.recent_failures.after(went, Instant::now());
                     match next {
                         _ if standing.probation.is_some() => standing.probation.clone().map(StopReason::Quarantined),
                         Consequence::Quarantine(why) => Some(StopReason::Quarantined(why)),
@@ -305,7 +305,7 @@ impl Runner<'_> {
         }
     }
 
-    /// Asks the intake to restore the last good version, if this one never ran well.
+    /// Asks the updater to restore the last good version, if this one never ran well.
     fn give_up(&self, LoadedPlugin { digest, .. }: &LoadedPlugin, why: &str) {
         if !self.status.look(|known| known.has_run_well) && why != BY_OPERATOR {
             self.broken.put(BrokenVersion { digest: digest.clone(), why: why.to_owned() });

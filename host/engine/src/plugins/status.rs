@@ -259,7 +259,7 @@ impl PluginStatus {
     }
 
     /// Returns whether the plugin's settings are those of a configuration.
-    pub fn is_as(&self, config: &Options) -> bool {
+    pub fn has_settings_of(&self, config: &Options) -> bool {
         let other = Self::new(self.name.clone(), ComponentOrigin::Native, self.is_of_start, config);
         self.config == other.config
             && self.interval == other.interval

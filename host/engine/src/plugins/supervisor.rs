@@ -2,9 +2,9 @@
 //! the tasks.
 
 use super::debounce::{Debounce, FileChange, ComponentFiles};
-use super::ending::{TaskEnd, EndedTask, Requester, run_to_end};
+use super::task_end::{TaskEnd, EndedTask, Requester, run_to_end};
 use super::find::{self, PluginLocation, components, files};
-use super::intake::{LoadRequest, LoadRequestKind, TaskInput};
+use super::updater::{LoadRequest, LoadRequestKind, TaskInput};
 use super::mailbox::{Mailbox, PostOutcome};
 use super::prepare::off_thread;
 use super::status::SharedStatus;

@@ -96,7 +96,7 @@ impl Instances {
     }
 
     /// Removes the operator's request for an instance. The instance ends, unless others want it.
-    pub(super) fn name_no_more(&mut self, id: &InstanceId, now_ms: i64) {
+    pub(super) fn remove_named(&mut self, id: &InstanceId, now_ms: i64) {
         self.named.remove(id);
         let default = self.default_samplers();
         self.change(id, |entry| entry.forget_configured(&default, now_ms));

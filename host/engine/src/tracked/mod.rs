@@ -158,7 +158,7 @@ impl Tracked {
             let mut named: BTreeMap<_, _> =
                 named.into_iter().map(|(id, (labels, samplers))| (id, PollRequest::new(labels, samplers))).collect();
             for id in instances.named().filter(|id| !named.contains_key(*id)).cloned().collect::<Vec<_>>() {
-                instances.name_no_more(&id, now_ms);
+                instances.remove_named(&id, now_ms);
                 changed.push(id);
             }
             // An unchanged request is left out, because its instance may have been untracked since.
@@ -173,7 +173,7 @@ impl Tracked {
                     Some(()) => changed.push(id),
                     // The request is forgotten, so that the next configuration with it tries again.
                     None => {
-                        instances.name_no_more(&id, now_ms);
+                        instances.remove_named(&id, now_ms);
                         refused.push(id);
                     }
                 }

@@ -300,7 +300,7 @@ impl Writer {
             }
         }
         for peer in self.turns.take_unread() {
-            self.hub.is_unread(peer);
+            self.hub.note_unread(peer);
         }
     }
 

@@ -7,8 +7,8 @@ pub(super) use calls::{PluginCalls, ResourceUse};
 
 use super::batches::Batches;
 use super::failure_log::FailureKind;
-use super::intake::CandidateVersion;
-use super::ladder::{Consequence, RecentFailures, QuarantinePauses, PollOutcome};
+use super::updater::CandidateVersion;
+use super::backoff::{Consequence, RecentFailures, QuarantinePauses, PollOutcome};
 use super::last_good::LastGood;
 use super::run::{StateKeeper, count, retry_at_ms};
 use super::slot::Slot;
@@ -73,7 +73,7 @@ pub(super) struct Poller<'a, C: PluginCalls> {
 
 /// The record of a version's behaviour, which outlives its workers.
 pub(super) struct Conduct {
-    pub(super) ladder: RecentFailures,
+    pub(super) recent_failures: RecentFailures,
     pub(super) batches: Batches,
     pub(super) pauses: QuarantinePauses,
     /// The reason for quarantine, while the plugin is tried again in it. Cleared once a poll has worked.
@@ -86,7 +86,7 @@ impl Conduct {
     /// Creates the record of a version that has not run yet.
     pub(super) fn of(config: &PluginConfig, copy: Option<(LastGood, String)>) -> Self {
         Self {
-            ladder: RecentFailures::new(config.failures(), config.failure_window()),
+            recent_failures: RecentFailures::new(config.failures(), config.failure_window()),
             batches: Batches::default(),
             pauses: QuarantinePauses::new(config.retry_after()),
             probation: None,
@@ -99,14 +99,14 @@ impl Conduct {
         self.pauses.reset();
         self.probation = None;
         self.batches = Batches::default();
-        self.ladder.reset();
+        self.recent_failures.reset();
     }
 
     /// Prepares the record for another try in quarantine. `why` is the reason for the quarantine.
     pub(super) fn retried(&mut self, why: String) {
         self.probation = Some(why);
         self.batches = self.batches.retried();
-        self.ladder.reset();
+        self.recent_failures.reset();
     }
 }
 
@@ -204,7 +204,7 @@ impl<'a, C: PluginCalls> Poller<'a, C> {
             if let Err(ended) = polled {
                 return ended;
             }
-            let next = self.standing.ladder.after(went, Instant::now());
+            let next = self.standing.recent_failures.after(went, Instant::now());
             if let Some(why) = self.standing.probation.take() {
                 if !went.came_back && went.ended_badly + went.tried_in_vain > 0 {
                     return PollEnd::Quarantined(why);

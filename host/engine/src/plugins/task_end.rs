@@ -3,7 +3,7 @@
 
 use super::Component;
 use super::find::PluginLocation;
-use super::intake::{ReplySender, TaskInput, RefusedUpload};
+use super::updater::{ReplySender, TaskInput, RefusedUpload};
 use super::last_good::LastGood;
 use super::prepare::off_thread;
 use super::run::run;

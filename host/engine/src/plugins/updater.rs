@@ -123,7 +123,7 @@ impl RefusedUpload {
 impl Updater<'_> {
     /// Serves requests, and loads the plugin's file whenever it has changed. Returns if the upload of a new plugin is
     /// refused.
-    pub(super) async fn take_in(&self, TaskInput { asks, changed, mut is_change }: TaskInput) -> RefusedUpload {
+    pub(super) async fn run(&self, TaskInput { asks, changed, mut is_change }: TaskInput) -> RefusedUpload {
         // The digest of the version that was handed over last.
         let mut current: Option<String> = None;
         loop {

@@ -150,8 +150,8 @@ mod tests {
     const WELL: PollOutcome = PollOutcome { came_back: true, ended_badly: 0, tried_in_vain: 0 };
     const MIXED: PollOutcome = PollOutcome { came_back: true, ended_badly: 1, tried_in_vain: 0 };
 
-    fn after(ladder: &mut RecentFailures, went: PollOutcome, seconds: u64) -> Consequence {
-        ladder.after(went, start() + Duration::from_secs(seconds))
+    fn after(failures: &mut RecentFailures, went: PollOutcome, seconds: u64) -> Consequence {
+        failures.after(went, start() + Duration::from_secs(seconds))
     }
 
     fn start() -> Instant {
@@ -186,23 +186,23 @@ mod tests {
 
     #[test]
     fn failures_in_a_row_end_in_quarantine() {
-        let mut ladder = RecentFailures::new(3, Duration::from_secs(60));
-        assert!(matches!(after(&mut ladder, BADLY, 0), Consequence::Wait(_)));
-        assert!(matches!(after(&mut ladder, BADLY, 10), Consequence::Wait(_)));
-        let Consequence::Quarantine(why) = after(&mut ladder, BADLY, 20) else { panic!("three are too many") };
+        let mut failures = RecentFailures::new(3, Duration::from_secs(60));
+        assert!(matches!(after(&mut failures, BADLY, 0), Consequence::Wait(_)));
+        assert!(matches!(after(&mut failures, BADLY, 10), Consequence::Wait(_)));
+        let Consequence::Quarantine(why) = after(&mut failures, BADLY, 20) else { panic!("three are too many") };
         assert_eq!(why, "its calls ended badly 3 times in a row within 1m");
-        ladder.reset();
-        assert!(matches!(after(&mut ladder, BADLY, 30), Consequence::Wait(_)), "released, it begins anew");
+        failures.reset();
+        assert!(matches!(after(&mut failures, BADLY, 30), Consequence::Wait(_)), "released, it begins anew");
     }
 
     #[test]
     fn good_behaviour_and_time_are_forgiving() {
-        let mut ladder = RecentFailures::new(3, Duration::from_secs(60));
+        let mut failures = RecentFailures::new(3, Duration::from_secs(60));
         for tick in 0..100 {
-            assert!(matches!(after(&mut ladder, BADLY, tick), Consequence::Wait(_)));
-            assert_eq!(after(&mut ladder, WELL, tick), Consequence::GoOn);
+            assert!(matches!(after(&mut failures, BADLY, tick), Consequence::Wait(_)));
+            assert_eq!(after(&mut failures, WELL, tick), Consequence::GoOn);
             if tick == 50 {
-                ladder.reset();
+                failures.reset();
             }
         }
         let mut slow = RecentFailures::new(3, Duration::from_secs(60));
@@ -211,27 +211,27 @@ mod tests {
 
     #[test]
     fn a_poison_instance_can_be_looked_for_but_not_for_ever() {
-        let mut ladder = RecentFailures::new(3, Duration::from_secs(60));
-        let went_on = (0..1000).take_while(|_| after(&mut ladder, MIXED, 1) == Consequence::GoOn).count();
+        let mut failures = RecentFailures::new(3, Duration::from_secs(60));
+        let went_on = (0..1000).take_while(|_| after(&mut failures, MIXED, 1) == Consequence::GoOn).count();
         assert_eq!(went_on, 3 * BESIDE_OTHERS - 1);
     }
 
     #[test]
     fn instances_that_are_set_aside_may_fail_for_ever_beside_others() {
-        let mut ladder = RecentFailures::new(3, Duration::from_secs(60));
+        let mut failures = RecentFailures::new(3, Duration::from_secs(60));
         let beside = PollOutcome { came_back: true, tried_in_vain: 50, ..PollOutcome::default() };
-        assert!((0..1000).all(|_| after(&mut ladder, beside, 1) == Consequence::GoOn));
+        assert!((0..1000).all(|_| after(&mut failures, beside, 1) == Consequence::GoOn));
         let alone = PollOutcome { tried_in_vain: 1, ..PollOutcome::default() };
-        assert!(matches!(after(&mut ladder, alone, 1), Consequence::Wait(_)));
-        after(&mut ladder, alone, 2);
-        assert!(matches!(after(&mut ladder, alone, 3), Consequence::Quarantine(_)), "there are no others");
+        assert!(matches!(after(&mut failures, alone, 1), Consequence::Wait(_)));
+        after(&mut failures, alone, 2);
+        assert!(matches!(after(&mut failures, alone, 3), Consequence::Quarantine(_)), "there are no others");
     }
 
     #[test]
     fn ticks_without_calls_change_nothing() {
-        let mut ladder = RecentFailures::new(2, Duration::from_secs(60));
-        after(&mut ladder, BADLY, 0);
-        assert_eq!(after(&mut ladder, PollOutcome::default(), 1), Consequence::GoOn);
-        assert!(matches!(after(&mut ladder, BADLY, 2), Consequence::Quarantine(_)));
+        let mut failures = RecentFailures::new(2, Duration::from_secs(60));
+        after(&mut failures, BADLY, 0);
+        assert_eq!(after(&mut failures, PollOutcome::default(), 1), Consequence::GoOn);
+        assert!(matches!(after(&mut failures, BADLY, 2), Consequence::Quarantine(_)));
     }
 }
