@@ -218,7 +218,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_list_one_alone_and_lines_say_the_same() {
+    fn a_list_a_single_event_and_lines_parse_to_the_same_events() {
         let one = r#"{"at":"2026-01-02T03:04:05Z","name":"channel.opened","attributes":{"pattern":"room.*"}}"#;
         let event = Event {
             at_ms: 1_767_323_045_000,
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_one_that_is_wrong_is_named() {
+    fn errors_name_the_invalid_event_and_its_mistake() {
         let json = |body: &str| parse_json(body.as_bytes(), 0).unwrap_err().to_string();
         assert!(
             json(r#"[{"name":"x"},{"nam":"x"}]"#).starts_with("event 2 of 2: unknown key `nam`; did you mean `name`?")
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_queue_hands_over_in_the_order_it_was_told() {
+    async fn a_queue_hands_events_over_in_the_order_they_came() {
         let queue = EventQueue::default();
         queue.offer(client(1), (0..1500).map(event).collect()).unwrap();
         queue.offer(client(2), (1500..2500).map(event).collect()).unwrap();
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_tells_very_much_leaves_half_of_a_queue_to_others() {
+    async fn one_client_can_fill_only_half_of_a_queue() {
         let attributes = (0..16).map(|nth| (format!("{nth:0>256}"), "x".repeat(256))).collect();
         let large = vec![Event { attributes, ..event(0) }; 800];
         let queue = EventQueue::default();

@@ -262,7 +262,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_task_that_ends_by_itself_is_fatal() {
+    async fn a_task_that_ends_before_the_host_stops_is_fatal() {
         let vitals = Arc::new(Vitals::default());
         let (pulse, other) = (vitals.pulse("schedule"), vitals.pulse("snapshot"));
         assert_eq!(vitals.fatal(), None);
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn tasks_end_while_the_host_stops() {
+    fn tasks_that_end_while_the_host_stops_are_not_fatal() {
         let vitals = Arc::new(Vitals::default());
         let pulse = vitals.pulse("schedule");
         vitals.drain();

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_absent_and_bands_follow_their_field() {
+    fn points_leave_out_gaps_and_have_bands_after_their_field() {
         let column =
             Column { name: "x".into(), values: vec![1.5, f64::NAN], min: vec![1.0, f64::NAN], max: vec![2.0; 2] };
         let points_of_two = Points { at_ms: vec![0, 1500], columns: vec![column] };

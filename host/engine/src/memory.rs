@@ -115,19 +115,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pool_is_an_eighth_within_bounds() {
+    fn the_default_pool_is_an_eighth_of_the_memory_within_bounds() {
         assert_eq!([0, 1 << 30, usize::MAX].map(default_pool_bytes), [32 << 20, 128 << 20, 256 << 20]);
     }
 
     #[test]
-    fn the_machines_memory_is_read() {
+    fn memory_is_parsed_from_meminfo() {
         assert_eq!(total("MemTotal:        2048 kB\nMemFree: 1 kB\n"), Some(2 << 20));
         assert_eq!(total("MemFree: 1 kB\n"), None);
         assert!(available() > 1 << 20 && mapped().is_some_and(|bytes| bytes > 1 << 20));
     }
 
     #[test]
-    fn the_least_of_a_group_and_those_above_it_counts() {
+    fn the_lowest_memory_limit_of_a_cgroup_and_its_parents_applies() {
         let root = tempfile::tempdir().unwrap();
         let own = root.path().join("system.slice/own.service");
         fs::create_dir_all(&own).unwrap();

@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_that_have_their_shares_leave_a_fourth_to_those_that_have_little() {
+    fn the_last_quarter_of_places_is_left_to_clients_that_have_few() {
         let places = Arc::new(Quota::default());
         let greedy: Vec<_> = (0..5).map(|nth| share(&format!("10.0.0.{nth}"), 16)).collect();
         let mut held = Vec::new();
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_has_its_share_leaves_places_to_others() {
+    fn a_client_with_its_full_share_is_refused_while_others_get_places() {
         let places = Arc::new(Quota::default());
         let (one, other) = (share("10.0.0.1", 2), share("10.0.0.2", 2));
         let take = |share| places.take(3, share);
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_grows_and_shrinks_within_a_share() {
+    fn a_permit_can_be_resized_within_its_clients_share() {
         let places = Arc::new(Quota::default());
         let mut place = places.take_many(4, 10, share("10.0.0.1", 6)).unwrap();
         assert_eq!(place.resize(7, 10, 6), Err(QuotaError::OfPeer(6)));
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_waiting_peer_is_served_before_the_second_of_one_that_came_earlier() {
+    async fn waiting_clients_are_served_in_turn() {
         let places = Arc::new(Quota::default());
         let held = places.take(1, None).unwrap();
         let wait = |ip| {
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_waits_in_vain_hears_why_and_leaves_nothing() {
+    async fn a_wait_that_times_out_returns_the_reason_and_leaves_no_waiter() {
         let places = Arc::new(Quota::default());
         let one = share("10.0.0.1", 1);
         let held = places.take(2, one).unwrap();

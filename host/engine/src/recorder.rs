@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_was_held_up_is_told_from_those_that_take_as_long_as_they_do() {
+    fn a_call_much_longer_than_the_last_ones_is_unusual_until_it_repeats() {
         assert_eq!(usual(&[2, 3, 2100, 2, 2100, 4]), [true, true, false, true, false, true]);
         assert_eq!(usual(&[250, 250, 250, 250, 250]), [false, false, true, true, true], "a slow plugin");
         assert_eq!(usual(&[90, 1, 90, 1, 95, 2]), [true; 6], "large batches and small ones");

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn time_goes_on_steadily_while_the_wall_clock_is_set() {
+    async fn the_timeline_goes_on_steadily_while_the_wall_clock_is_set() {
         let world = World::new();
         let timeline = world.start("a");
         let read = || timeline.read_ms(world.clock.steady());
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_clock_that_is_led_back_slowly_has_not_jumped() {
+    async fn a_clock_that_is_corrected_gradually_causes_no_jump() {
         let world = World::new();
         let timeline = world.start("a");
         for _ in 0..100 {
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_clock_that_was_set_between_two_starts_is_noticed_at_the_second() {
+    async fn a_clock_set_between_two_starts_is_noticed_at_the_second_start() {
         let world = World::new();
         let first = world.start("a").read_ms(world.clock.steady());
         pass(5000).await;
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_reboot_as_much_has_passed_as_the_wall_clock_says_unless_it_went_back() {
+    async fn a_reboot_adds_the_time_passed_by_the_wall_clock_unless_it_went_back() {
         let world = World::new();
         let first = world.start("a").read_ms(world.clock.steady());
         world.set(HOUR);

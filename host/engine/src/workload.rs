@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn totals_are_summed_and_latency_is_averaged_over_those_that_report_it() {
+    fn totals_are_summed_and_latency_is_averaged_over_the_instances_that_report_it() {
         let (store, ids) = store(&[
             ("a", 1000, &[("cpu_percent", 60.0), ("requests_per_sec", 5.0), ("latency_p95_ms", 10.0)]),
             ("b", 2000, &[("cpu_percent", 70.0), ("requests_per_sec", 1.0), ("latency_p95_ms", f64::NAN)]),
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_several_make_together_has_the_declared_precision() {
+    fn combined_values_are_rounded_to_the_declared_precision() {
         let store = Store::in_memory(&Default::default());
         let decimal = |name| StoredField { precision: 0.1, ..StoredField::gauge(name) };
         let schema = Schema::new("s", vec![decimal("cpu_percent"), decimal("latency_ms")]);
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_has_been_silent_is_none_of_the_latest_but_of_its_time() {
+    fn a_stale_instance_is_left_out_of_the_latest_sample_and_stays_in_the_range() {
         let (store, ids) = store(&[("a", 1000, &[("x", 1.0)]), ("b", 9000, &[("x", 2.0)])]);
         let sample = latest(&store, &DeclaredFields::default(), ids.iter()).unwrap();
         assert_eq!((sample.get("x"), sample.get(REPLICAS)), (Some(2.0), Some(1.0)));
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_declared_decides_whether_a_field_is_summed_or_averaged() {
+    fn unit_and_aggregation_decide_whether_a_field_is_summed_or_averaged() {
         use Aggregation::{Last, Max, Mean, Sum};
         for (name, aggregation, unit) in [
             ("cpu_percent", Mean, "percent"),
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workload_follows_what_its_sampler_declares_and_names_where_that_is_not_loaded() {
+    fn fields_of_samplers_that_are_not_loaded_are_combined_by_their_names() {
         let store = Store::in_memory(&Default::default());
         let field = |name: &str, unit: &str| {
             let field = dropsonde_model::Field::gauge(name, "");
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_declared_unit_a_share_or_a_time_is_told_by_its_name() {
+    fn fields_without_a_unit_are_averaged_if_the_name_is_of_a_share_or_a_time() {
         for averaged in ["latency_p95_ms", "p99", "error_rate", "memory_used_percent", "hit_rate_pct", "gc_seconds"] {
             assert_eq!(Combination::by_name(averaged), Combination::Mean, "{averaged}");
         }

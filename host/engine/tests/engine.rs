@@ -132,7 +132,7 @@ async fn a_sampler_is_polled_at_once_and_then_on_a_grid_of_its_interval() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_interval_of_its_own_outranks_that_of_all() {
+async fn a_plugins_own_interval_overrides_the_general_one() {
     let own = PluginConfig { interval: Some("2s".parse().unwrap()), ..PluginConfig::default() };
     let options = Options { plugins: BTreeMap::from([("quick".to_owned(), own)]), ..options() };
     let quick = Fake::new("quick", |_| Ok(vec![1.0])).finding(&["a"]);
@@ -145,7 +145,7 @@ async fn an_interval_of_its_own_outranks_that_of_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_counter_becomes_a_rate_and_the_first_reading_gives_none() {
+async fn a_counter_becomes_a_rate_from_its_second_reading_on() {
     let mut total = 0.0;
     let fields = vec![Field::rate("orders_per_sec", "Orders.", "orders_total")];
     let reads = move |_: &str| {
@@ -162,7 +162,7 @@ async fn a_counter_becomes_a_rate_and_the_first_reading_gives_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_sampler_lists_no_more_has_ended_and_keeps_its_history() {
+async fn an_instance_that_is_no_longer_discovered_ends_and_keeps_its_history() {
     let fake = Fake::new("s", |_| Ok(vec![1.0])).finding(&["stays", "goes"]);
     let finds = fake.finds.clone();
     let running = start(options(), vec![sampler(fake)]);
@@ -178,7 +178,7 @@ async fn what_a_sampler_lists_no_more_has_ended_and_keeps_its_history() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_is_a_gap_and_others_go_on() {
+async fn a_failed_reading_is_a_gap_and_other_instances_are_still_recorded() {
     let reads = |instance: &str| match instance {
         "bad" => Err(Failure::Unavailable("not now".to_owned())),
         _ => Ok(vec![2.0]),
@@ -195,7 +195,7 @@ async fn a_failure_is_a_gap_and_others_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sampler_that_panics_again_and_again_is_quarantined_and_tried_again_after_a_minute() {
+async fn a_sampler_that_keeps_panicking_is_quarantined_and_retried_after_a_minute() {
     let is_broken = Arc::new(AtomicBool::new(true));
     let broken = is_broken.clone();
     let reads = move |_: &str| {
@@ -222,7 +222,7 @@ async fn a_sampler_that_panics_again_and_again_is_quarantined_and_tried_again_af
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_operator_stops_a_sampler_and_lets_it_go_on() {
+async fn a_sampler_that_an_operator_quarantined_is_not_polled_until_released() {
     let running = start(options(), vec![sampler(Fake::new("s", |_| Ok(vec![1.0])).finding(&["a"]))]);
     pass(5).await;
     let engine = running.engine().clone();
@@ -278,7 +278,7 @@ async fn a_suspended_instance_is_not_polled_until_it_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn beyond_max_instances_a_program_is_refused_with_the_key() {
+async fn tracking_beyond_max_instances_is_refused_with_the_configuration_key() {
     let poll = Poll { max_instances: Some(2), ..options().poll };
     let running = start(Options { poll, ..options() }, vec![sampler(Fake::new("s", |_| Ok(vec![1.0])))]);
     let engine = running.engine();
@@ -291,7 +291,7 @@ async fn beyond_max_instances_a_program_is_refused_with_the_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_instance_stays_with_the_sampler_that_discovered_it_first() {
+async fn an_instance_belongs_to_the_sampler_that_discovered_it_first() {
     let first = Fake::new("zzz", |_| Ok(vec![1.0])).finding(&["a"]);
     let second = Fake::new("aaa", |_| Ok(vec![9.0]));
     let finds = second.finds.clone();
@@ -308,7 +308,7 @@ async fn an_instance_stays_with_the_sampler_that_discovered_it_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn several_sources_make_one_snapshot_which_goes_on_in_history() {
+async fn the_combined_snapshot_of_several_sources_is_recorded_in_history() {
     let open = |total_active| {
         move |_: i64| {
             let channels = ChannelStats { total_active, ..ChannelStats::default() };
@@ -327,7 +327,7 @@ async fn several_sources_make_one_snapshot_which_goes_on_in_history() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn metrics_show_the_newest_sample_of_each_instance_and_none_that_has_ended() {
+async fn metrics_expose_the_newest_sample_of_each_instance_until_it_ends() {
     let fake = Fake::new("s", |_| Ok(vec![4.0])).finding(&["stays", "goes"]);
     let finds = fake.finds.clone();
     let running = start(options(), vec![sampler(fake)]);
@@ -348,7 +348,7 @@ async fn metrics_show_the_newest_sample_of_each_instance_and_none_that_has_ended
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_is_set_back_costs_no_reading_and_is_told() {
+async fn readings_go_on_after_the_clock_was_set_back() {
     let start_ms = Arc::new(std::sync::atomic::AtomicI64::new(START_MS));
     let set = start_ms.clone();
     let clock = Clock::set_by(move || set.load(Ordering::Relaxed));
@@ -366,7 +366,7 @@ async fn a_clock_that_is_set_back_costs_no_reading_and_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_options_apply_at_once_to_labels_and_named_instances() {
+async fn changed_options_apply_at_once_to_labels_and_configured_instances() {
     let named = |id: &str| StaticInstance { id: id.to_owned(), labels: Default::default(), samplers: None };
     let before = Options { instances: vec![named("a")], ..options() };
     let running = start(before.clone(), vec![sampler(Fake::new("s", |_| Ok(vec![1.0])))]);

@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_for_each_goes_on_where_the_last_host_ended() {
+    fn a_reopened_audit_log_appends_lines() {
         let data = tempfile::tempdir().unwrap();
         for plugin in ["a\n\"", "b"] {
             write(&data, &change(plugin));
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_says_who_asked_for_what_and_what_came_of_it() {
+    fn the_line_of_a_request_has_its_caller_path_and_status() {
         let data = tempfile::tempdir().unwrap();
         write(&data, &request(Some("write"), 200));
         let expected = serde_json::json!({
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn it_takes_two_files_at_most() {
+    fn the_audit_log_keeps_at_most_two_files_of_bounded_size() {
         let data = tempfile::tempdir().unwrap();
         let long = "x".repeat(1 << 20);
         for _ in 0..40 {
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_does_not_push_out_what_is_done() {
+    fn refused_requests_do_not_displace_lines_about_changes() {
         let (data, dropped) = (tempfile::tempdir().unwrap(), dropped());
         let audit = Audit::open(Some(data.path()), dropped.clone()).unwrap();
         for nth in 0..3000 {
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn what_programs_change_does_not_push_out_what_administrators_do() {
+    fn changes_by_programs_do_not_displace_lines_about_administrators() {
         let (data, dropped) = (tempfile::tempdir().unwrap(), dropped());
         let audit = Audit::open(Some(data.path()), dropped.clone()).unwrap();
         let written = || fs::read_to_string(data.path().join(file::NAME)).unwrap().lines().count();
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_a_disk_and_what_there_is_no_room_for_is_counted() {
+    fn writes_never_wait_for_the_disk_and_dropped_lines_are_counted() {
         let (data, dropped) = (tempfile::tempdir().unwrap(), dropped());
         let pipe = data.path().join(file::NAME);
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_written_again_after_a_while() {
+    fn refusals_are_written_again_after_a_second() {
         let now = Instant::now();
         let mut refusals = LineBudget { rate: REFUSALS, left: 0.5, at: now };
         assert!(!refusals.may_write(now));

@@ -204,7 +204,7 @@ mod tests {
     proptest! {
         /// Whatever plugins and services register and record, both formats follow their specifications.
         #[test]
-        fn what_is_exposed_can_be_read(uses in uses(), instance in any::<String>(), reading in value()) {
+        fn exposed_text_follows_its_format_and_has_every_recorded_value(uses in uses(), instance in any::<String>(), reading in value()) {
             let registry = MetricRegistry::new().unwrap();
             let plugins = ["p", "q"].map(|name| PluginMetrics::new(name, registry.names().clone(), 100));
             let mut handles = plugins.each_ref().map(MetricHandles::new);
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn the_strict_reader_would_find_something() {
+    fn the_strict_reader_refuses_malformed_text() {
         for bad in [
             "a 1\n",
             "# HELP a A.\n# TYPE a gauge\na 1\na 2\n",

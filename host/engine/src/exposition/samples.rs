@@ -217,7 +217,7 @@ mod tests {
     use super::help;
 
     #[test]
-    fn a_help_that_does_not_fit_every_sampler_says_whose_it_is() {
+    fn different_help_texts_are_joined_with_their_samplers_names() {
         let same = [("procfs", "CPU use."), ("scrape", "CPU use.")];
         assert_eq!(help(same.into_iter()), "CPU use.");
         let others = [("procfs", "CPU use of a machine or program."), ("scrape", "CPU use of a service")];

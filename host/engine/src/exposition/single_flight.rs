@@ -57,7 +57,7 @@ mod tests {
     use tokio::sync::Notify;
 
     #[tokio::test]
-    async fn those_who_come_while_it_is_done_have_it_together_and_later_ones_anew() {
+    async fn concurrent_callers_share_one_result_and_later_callers_get_a_new_one() {
         let flights = SingleFlight::default();
         let (times, go) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
         let work = || {
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_fails_or_ends_abruptly_is_done_again() {
+    async fn work_that_failed_or_panicked_is_done_again_for_the_next_caller() {
         let flights = SingleFlight::<_, u32>::default();
         assert_eq!(flights.join("k", || async { None }).await, None);
         assert_eq!(flights.join("k", || async { panic!("told to") }).await, None);

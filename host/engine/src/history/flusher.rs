@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_is_asked_for_comes_before_its_time_and_rings_that_come_together_are_one() {
+    fn ringing_the_bell_hastens_the_next_step_and_many_rings_cause_one_step() {
         let limits = Limits::default();
         let (stepped, steps) = mpsc::channel();
         let keeper = Keeper::in_memory(Store::in_memory(&limits), &limits);

@@ -121,7 +121,7 @@ mod tests {
     const MIN: i64 = 60_000;
 
     #[test]
-    fn what_was_recorded_is_there_after_a_close_and_nothing_is_recorded_after_it() {
+    fn samples_are_there_after_close_and_reopen_and_a_closed_history_records_none() {
         let folder = tempfile::tempdir().unwrap();
         let fields = || vec![StoredField::gauge("p99_ms")];
         let host = InstanceId::new("example.org").unwrap();
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_reaches_back_as_far_as_it_says_and_not_beyond_now() {
+    fn a_range_covers_its_length_up_to_now() {
         let history = HostHistory::in_memory(vec![StoredField::gauge("x")], MIN, &Limits::default()).unwrap();
         let host = InstanceId::new("h").unwrap();
         for minute in 0..120 {

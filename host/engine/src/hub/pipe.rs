@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_puts_in_what_there_is_room_for_and_hears_when_half_of_it_was_written() {
+    fn a_writer_fills_the_pipe_and_is_told_when_half_of_it_is_free_again() {
         let (writer, mut reader, inbox) = registered();
         assert_eq!(write(&writer, &[1; 1000]), Ok(1000));
         let first = take(&mut reader).unwrap().unwrap();
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_ends_behind_what_it_was_given_and_breaks_off_when_it_was_cut_off() {
+    fn a_finished_body_ends_after_its_bytes_and_a_dropped_writer_aborts_it() {
         let (writer, mut reader, _) = registered();
         assert!(take(&mut reader).is_none());
         assert_eq!(writer.write(&[IoSlice::new(b"one"), IoSlice::new(b" two")]).unwrap(), 7);
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_of_a_client_are_woken_until_many_have_not_come_and_their_writer_hears_when_half_of_them_have() {
+    fn awake_bodies_of_a_client_are_bounded_and_the_writer_is_told_when_half_have_taken_their_bytes() {
         let (inbox, awake) = (Arc::new(Inbox::new(WriterWaker(Box::new(|| {})))), Arc::<AwakeBodies>::default());
         let mut pipes: Vec<_> = (0..MOST_AWAKE).map(|_| pipe()).collect();
         for (writer, reader) in &mut pipes {
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_hears_of_a_body_that_is_gone_before_and_after_it_registers() {
+    fn a_writer_is_told_of_a_dropped_body_before_and_after_it_registers() {
         let (writer, reader, inbox) = registered();
         drop(reader);
         assert_eq!((told(&inbox), writer.is_gone(), write(&writer, &[1])), (1, true, Err(ErrorKind::BrokenPipe)));

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_lost_is_counted_before_the_next_event() {
+    fn the_number_of_lost_events_comes_with_the_next_event() {
         let mut queue = ReaderQueue::new(2);
         let event = Arc::new(StreamEvent::new(&"b007".into(), 1, EventSubject::Workload("w".to_owned()), EventContent::Untracked));
         assert!(queue.offer(&event) && queue.offer(&event));

@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn each_method_moves_its_family() {
+    fn each_method_records_to_its_metric_family() {
         let registry = MetricRegistry::new().unwrap();
         let metrics = CoreMetrics::register(&registry).unwrap();
         assert!(registry.prometheus().gather().is_empty(), "nothing is shown before it happens");
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_is_no_more_leaves_no_series() {
+    fn forget_removes_all_series_of_the_service() {
         let registry = MetricRegistry::new().unwrap();
         let metrics = CoreMetrics::register(&registry).unwrap();
         record_everything(&metrics, "kept");
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn they_are_registered_once_for_a_registry() {
+    fn core_metrics_can_be_registered_only_once_in_a_registry() {
         let registry = MetricRegistry::new().unwrap();
         assert!(CoreMetrics::register(&registry).is_ok());
         assert!(CoreMetrics::register(&registry).is_err());

@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_again_is_the_same_metric() {
+    fn registering_the_same_metric_again_returns_it() {
         let registry = registry();
         let first = registry.counter_vec("shop", "orders_total", "Orders.", &["page"]).unwrap();
         let second = registry.counter_vec("shop", "orders_total", "Orders.", &["page"]).unwrap();
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn something_else_under_a_name_is_a_conflict_that_says_what() {
+    fn registering_another_metric_under_a_used_name_returns_the_kind_of_conflict() {
         let registry = registry();
         registry.histogram_vec("shop", "took_seconds", "Times.", &["page"], &[1.0]).unwrap();
         let conflict = |made: Result<HistogramVec, RegistrationError>| match made {
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn services_share_a_name_if_they_mean_the_same_by_it() {
+    fn services_share_a_metric_name_if_kind_help_and_labels_agree() {
         let registry = registry();
         registry.counter("a", "x_total", "Help.").unwrap().inc();
         registry.counter("b", "x_total", "Help.").unwrap().inc_by(5.0);
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_unregistered_can_become_something_else() {
+    fn an_unregistered_name_can_be_registered_as_another_metric() {
         let registry = registry();
         registry.gauge("a", "x", "Help.").unwrap();
         assert!(!registry.unregister("a", "x_total"), "which it is not called");
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_cannot_be_exposed_are_refused() {
+    fn invalid_metric_service_and_label_names_are_refused() {
         let registry = registry();
         assert!(matches!(registry.gauge("a", "a b", "Help."), Err(RegistrationError::Invalid(_))));
         assert!(matches!(registry.gauge("a", "dropsonde_x", "Help."), Err(RegistrationError::Invalid(_))));
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_thousand_register_and_record_at_once() {
+    fn concurrent_registrations_and_recordings_lose_nothing() {
         let registry = registry();
         std::thread::scope(|scope| {
             for thread in 0..100 {

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_double_up_to_a_bound_and_differ() {
+    fn backoff_doubles_up_to_a_bound_with_jitter() {
         for (times, seconds) in [(1, 1.0), (2, 2.0), (5, 16.0), (9, 256.0), (10, 300.0), (usize::MAX, 300.0)] {
             let wait = backoff(times).as_secs_f64();
             assert!((seconds * 0.75..=seconds * 1.25).contains(&wait), "{times}: {wait}");
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_up_to_an_hour_and_begin_anew_after_an_hour_without() {
+    fn quarantine_pauses_double_up_to_an_hour_and_reset_after_an_hour_outside() {
         let (mut pauses, mut now) = (QuarantinePauses::new(Duration::from_secs(60)), start());
         for minutes in [1.0_f64, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0] {
             let pause = pauses.next(now).as_secs_f64() / 60.0;
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_in_a_row_end_in_quarantine() {
+    fn failures_in_a_row_lead_to_quarantine() {
         let mut failures = RecentFailures::new(3, Duration::from_secs(60));
         assert!(matches!(after(&mut failures, BADLY, 0), Consequence::Wait(_)));
         assert!(matches!(after(&mut failures, BADLY, 10), Consequence::Wait(_)));
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn good_behaviour_and_time_are_forgiving() {
+    fn successful_calls_and_time_prevent_quarantine() {
         let mut failures = RecentFailures::new(3, Duration::from_secs(60));
         for tick in 0..100 {
             assert!(matches!(after(&mut failures, BADLY, tick), Consequence::Wait(_)));
@@ -210,14 +210,14 @@ mod tests {
     }
 
     #[test]
-    fn a_poison_instance_can_be_looked_for_but_not_for_ever() {
+    fn failures_beside_successful_calls_lead_to_quarantine_after_a_hundred_times_as_many() {
         let mut failures = RecentFailures::new(3, Duration::from_secs(60));
         let went_on = (0..1000).take_while(|_| after(&mut failures, MIXED, 1) == Consequence::GoOn).count();
         assert_eq!(went_on, 3 * BESIDE_OTHERS - 1);
     }
 
     #[test]
-    fn instances_that_are_set_aside_may_fail_for_ever_beside_others() {
+    fn retries_of_set_aside_instances_do_not_lead_to_quarantine_while_other_calls_succeed() {
         let mut failures = RecentFailures::new(3, Duration::from_secs(60));
         let beside = PollOutcome { came_back: true, tried_in_vain: 50, ..PollOutcome::default() };
         assert!((0..1000).all(|_| after(&mut failures, beside, 1) == Consequence::GoOn));
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_without_calls_change_nothing() {
+    fn ticks_without_calls_do_not_clear_failures() {
         let mut failures = RecentFailures::new(2, Duration::from_secs(60));
         after(&mut failures, BADLY, 0);
         assert_eq!(after(&mut failures, PollOutcome::default(), 1), Consequence::GoOn);

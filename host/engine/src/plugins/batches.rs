@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_thousand_the_one_is_found_in_ten_ticks_and_it_alone_is_set_aside() {
+    fn one_bad_instance_among_a_thousand_is_set_aside_alone_after_eleven_ticks() {
         let (all, mut batches, now) = (polled(1000), Batches::default(), Instant::now());
         let ended: usize = (0..11).map(|_| tick(&mut batches, &all, &[617], now).1).sum();
         assert_eq!(ended, 11, "a call a tick");
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn others_are_asked_all_the_while() {
+    fn other_instances_are_polled_during_the_search_for_bad_ones() {
         let (all, mut batches, now) = (polled(3000), Batches::default(), Instant::now());
         let answered: Vec<_> = (0..12).map(|_| tick(&mut batches, &all, &[0, 1, 2999], now).0.len()).collect();
         assert_eq!(answered[0], 1000, "a batch without any of them");
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn one_set_aside_is_tried_again_less_and_less_often_and_comes_back_when_it_answers() {
+    fn an_instance_that_is_set_aside_is_retried_with_backoff_and_returns_when_it_answers() {
         let (all, mut batches, now) = (polled(2), Batches::default(), Instant::now());
         tick(&mut batches, &all, &[1], now);
         tick(&mut batches, &all, &[1], now);
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_are_too_much_become_smaller_until_they_are_not() {
+    fn calls_that_exceed_their_budget_get_fewer_instances_until_they_succeed() {
         let (all, mut batches, now) = (polled(4000), Batches::default(), Instant::now());
         let cost = |batch: &[PolledInstance]| batch.len() as f64 / 300.0;
         let ended: Vec<_> = (0..20).map(|_| costly_tick(&mut batches, &all, now, cost).1).collect();
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn no_instance_is_set_aside_while_every_call_costs_too_much_and_all_are_asked_once_calls_are_cheap() {
+    fn no_instance_is_set_aside_while_every_call_exceeds_its_budget() {
         for count in [1, 2, 5, 700, 2500] {
             let (all, mut batches, now) = (polled(count), Batches::default(), Instant::now());
             let dear: Vec<_> = (0..50).map(|_| costly_tick(&mut batches, &all, now, |_| 1.1)).collect();
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_whose_own_cost_is_too_much_is_set_aside_and_no_other() {
+    fn only_the_instance_that_exceeds_the_budget_alone_is_set_aside() {
         for (count, dear) in [(2, 0), (2, 1), (9, 0), (9, 8), (1000, 617)] {
             let (all, mut batches, now) = (polled(count), Batches::default(), Instant::now());
             let cost = |batch: &[PolledInstance]| if batch.contains(&all[dear]) { 1.2 } else { 0.1 };
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_that_exceeds_by_little_what_others_nearly_use_is_not_set_aside() {
+    fn an_instance_slightly_over_budget_is_not_set_aside_while_others_are_nearly_as_costly() {
         let (all, mut batches, now) = (polled(2), Batches::default(), Instant::now());
         let cost = |batch: &[PolledInstance]| if batch.contains(&all[1]) { 1.05 } else { 0.95 };
         let answered: usize = (0..20).map(|_| costly_tick(&mut batches, &all, now, cost).0).sum();
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_begins_with_one_instance_and_goes_on_with_calls_as_small_as_they_were() {
+    fn a_retry_begins_with_one_instance_and_keeps_the_call_size() {
         let (all, mut batches, now) = (polled(1000), Batches::default(), Instant::now());
         let cost = |batch: &[PolledInstance]| batch.len() as f64 / 300.0;
         for _ in 0..20 {
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_become_larger_again_soon_after_they_became_easy() {
+    fn calls_get_more_instances_again_after_they_became_cheap() {
         let (all, mut batches, now) = (polled(1000), Batches::default(), Instant::now());
         for _ in 0..40 {
             let _ = costly_tick(&mut batches, &all, now, |batch| batch.len() as f64 / 100.0);
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_longer_polled_is_forgotten() {
+    fn an_instance_that_is_no_longer_polled_is_no_longer_set_aside() {
         let (all, mut batches, now) = (polled(4), Batches::default(), Instant::now());
         (0..3).for_each(|_| drop(tick(&mut batches, &all, &[3], now)));
         assert_eq!(batches.set_aside().len(), 1);

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_being_written_is_left_alone_until_it_rests() {
+    fn a_file_that_keeps_growing_is_loaded_once_it_stops_changing() {
         let (mut settling, start) = (Debounce::default(), Instant::now());
         let at = |step: i64| sized(1, step, step as u64);
         for step in 0..1000 {
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_replaced_all_the_time_is_taken_now_and_then() {
+    fn a_file_that_is_replaced_continually_is_loaded_from_time_to_time() {
         let (mut settling, start) = (Debounce::default(), Instant::now());
         let taken: usize =
             (0..100).map(|step| settling.look(&file(step, 0), start + 20 * MS * step as u32).len()).sum();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_touched_all_the_time_is_taken_every_two_seconds() {
+    fn a_file_that_is_touched_continually_is_loaded_every_two_seconds() {
         let (mut settling, start) = (Debounce::default(), Instant::now());
         let taken: usize =
             (0..500).map(|step| settling.look(&file(1, step), start + 20 * MS * step as u32).len()).sum();
@@ -192,13 +192,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_from_the_start_is_no_change() {
+    fn files_known_from_the_start_cause_no_change() {
         let mut settling = Debounce::with(&file(1, 0));
         assert_eq!(settling.look(&file(1, 0), Instant::now() + QUIET), []);
     }
 
     #[test]
-    fn a_file_that_is_gone_for_a_moment_is_not_removed() {
+    fn a_file_missing_for_a_moment_does_not_count_as_removed() {
         let (mut settling, start) = (Debounce::with(&file(1, 0)), Instant::now());
         assert_eq!(settling.look(&ComponentFiles::new(), start), []);
         assert_eq!(settling.look(&file(2, 0), start + 20 * MS), []);

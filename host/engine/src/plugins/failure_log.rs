@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_that_lasts_is_told_again_each_hour_with_how_often_it_happened() {
+    fn a_lasting_failure_is_logged_each_hour_with_its_count() {
         let (log, start) = (FailureLog::default(), Instant::now());
         let ticks = 3 * 1800_u32;
         let lines = (0..ticks).filter_map(|nth| log.note(FailureKind::Discover, "denied", start + nth * TICK));
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_that_fails_and_works_by_turns_or_in_ever_other_words_fills_no_log() {
+    fn alternating_and_changing_failures_are_logged_a_bounded_number_of_times_an_hour() {
         let (log, start) = (FailureLog::default(), Instant::now());
         let (mut begins, mut ends) = (0, 0);
         for nth in 0..1799 {
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_of_failure_are_told_apart() {
+    fn kinds_of_failure_are_logged_separately() {
         let (log, now) = (FailureLog::default(), Instant::now());
         assert_eq!(log.note(FailureKind::Sample, "denied", now), Some(DueLine::New));
         assert_eq!(log.note(FailureKind::Discover, "denied", now), Some(DueLine::New));

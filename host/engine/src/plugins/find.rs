@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_others_can_write_to_is_refused_with_the_way_out() {
+    fn a_folder_others_can_write_to_is_refused_with_the_command_that_fixes_it() {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let error = files(folder.path()).unwrap_err();
@@ -212,12 +212,12 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_not_there_holds_nothing() {
+    fn a_missing_plugins_folder_has_no_files() {
         assert_eq!(files(Path::new("/no/such/folder")).unwrap(), ComponentFiles::new());
     }
 
     #[test]
-    fn what_is_no_file_is_not_read() {
+    fn a_pipe_in_the_plugins_folder_is_not_read() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe.wasm");
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();

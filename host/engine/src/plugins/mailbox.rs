@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_newest_upload_waits_instead_of_older_ones_and_the_rest_is_bounded() {
+    async fn a_newer_upload_replaces_a_waiting_one_and_the_mailbox_is_bounded() {
         let mailbox = Mailbox::default();
         assert!(matches!(mailbox.post(upload("old")), PostOutcome::Waits));
         assert!(matches!(mailbox.post(ask(LoadRequestKind::Again)), PostOutcome::Waits));

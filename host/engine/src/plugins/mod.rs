@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lines_to_paste_parse_and_say_what_is_needed() {
+    fn the_suggested_grants_are_valid_toml_with_the_missing_needs() {
         let needs = [Need::Read("/proc/stat".to_owned()), Need::Read("/a\"b\\".to_owned()), Need::Env("TZ".to_owned())];
         let toml = grants_toml("my plugin", &needs);
         let parsed: toml::Table = toml::from_str(&toml).unwrap();

@@ -380,7 +380,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_are_read_back_as_they_were_given() {
+    fn label_pairs_are_parsed_back_with_their_escapes() {
         assert_eq!(pairs(""), BTreeMap::new());
         let read = pairs(r#"a="x,y=\"z\"",b="1\n2\\""#);
         let expected = [("a", "x,y=\"z\""), ("b", "1\n2\\")].map(|(key, value)| (key.to_owned(), value.to_owned()));

@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_are_in_base_units_and_counters_under_their_totals_name() {
+    fn metrics_are_in_base_units_and_counters_have_the_name_of_their_total() {
         assert_eq!(metric_of(gauge("memory_used_mb")), ("memory_used_bytes".to_owned(), 1_048_576.0));
         assert_eq!(metric_of(gauge("latency_p95_ms")), ("latency_p95_seconds".to_owned(), 0.001));
         assert_eq!(metric_of(gauge("cpu_percent")), ("cpu_ratio".to_owned(), 0.01));
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn kept_fields_are_called_as_they_were_by_custom() {
+    fn metric_names_of_stored_fields_follow_the_naming_convention() {
         let names = |field: StoredField| FieldMetric::of_kept(&field).map(|metric| metric.name.replace(PREFIX, ""));
         assert_eq!(names(StoredField::gauge("memory_used_mb")), ["memory_used_bytes", "memory_used_bytes"]);
         assert_eq!(names(StoredField::counter("disk_read_bytes_per_sec", 1.0))[0], "disk_read_bytes_total");
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_could_be_taken_for_something_else_are_refused() {
+    fn reserved_invalid_and_duplicate_field_names_are_refused() {
         for reserved in ["at", "id", "replica_count", "load_min", "load_max"] {
             assert_eq!(Fields::check("s", &[gauge(reserved)]).unwrap_err(), BadFields::Reserved(reserved.to_owned()));
         }
@@ -328,13 +328,13 @@ mod tests {
     }
 
     #[test]
-    fn two_fields_that_would_be_one_metric_are_refused() {
+    fn two_fields_with_the_same_metric_name_are_refused() {
         let clash = Fields::check("s", &[gauge("x_mb"), gauge("x_bytes")]);
         assert!(matches!(clash, Err(BadFields::SameMetric(..))));
     }
 
     #[test]
-    fn numbers_that_would_poison_history_are_refused() {
+    fn a_precision_that_is_not_finite_or_negative_is_refused() {
         for precision in [f64::NAN, -1.0, f64::INFINITY] {
             let field = Field { precision, ..gauge("x") };
             assert_eq!(Fields::check("s", &[field]).unwrap_err(), BadFields::Number("x".to_owned()));

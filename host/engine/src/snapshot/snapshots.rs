@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_fails_leaves_within_three_intervals_and_is_named() {
+    fn a_failing_source_stays_for_three_intervals_and_is_listed_as_failing_and_then_stale() {
         let (snapshots, a, b) = (Snapshots::new(0), "a".into(), "b".into());
         let interval = Duration::from_secs(1);
         snapshots.put(&a, channels(1), 0, interval);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_hangs_leaves_without_a_word() {
+    fn a_source_that_stops_reporting_is_stale_after_three_intervals() {
         let snapshots = Snapshots::new(0);
         snapshots.put(&"a".into(), channels(1), 0, Duration::from_secs(1));
         assert_eq!(seen(&snapshots, 3000).0, 1);
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn one_source_can_be_seen_alone() {
+    fn the_document_of_one_source_has_only_its_statistics() {
         let snapshots = Snapshots::new(0);
         snapshots.put(&"a".into(), channels(1), 0, Duration::from_secs(1));
         snapshots.put(&"b".into(), channels(2), 0, Duration::from_secs(1));

@@ -164,7 +164,7 @@ mod tests {
         r#"{"type":"instance.created","instance":"web-1","labels":{"workload":"web"},"attributes":{"at":[1]}}"#;
 
     #[test]
-    fn one_alone_and_a_list_say_the_same() {
+    fn a_single_lifecycle_event_and_a_list_parse_to_the_same_events() {
         let labels = Labels::from([("workload".to_owned(), "web".to_owned())]);
         let instance = InstanceId::new("web-1").unwrap();
         let one = Lifecycle { what: LifecycleChange::Created, instance, labels: Some(labels) };
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_place() {
+    fn errors_name_the_invalid_lifecycle_event_and_its_mistake() {
         for (wrong, why) in [
             ("{}", "type"),
             (r#"{"type":"instance.exploded","instance":"x"}"#, "instance.exploded"),
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wanted_may_be_nothing_but_not_a_mistake() {
+    fn an_empty_track_request_is_accepted_and_an_invalid_one_is_refused() {
         let parse = |json: &str| TrackRequest::parse(InstanceId::new("x").unwrap(), json.as_bytes());
         assert_eq!(parse(" ").unwrap(), parse("{}").unwrap());
         assert_eq!(parse(r#"{"samplers":["*","a-b"]}"#).unwrap().samplers.unwrap(), ["*", "a-b"]);

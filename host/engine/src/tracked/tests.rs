@@ -66,7 +66,7 @@ fn a_discovered_instance_is_polled_by_its_discoverer_alone() {
 }
 
 #[test]
-fn labels_follow_what_a_plugin_says_now_and_the_operators_win() {
+fn labels_are_those_of_the_last_discovery_and_the_operators_take_precedence() {
     let (tracked, a) = (tracked(), "a".into());
     let labelled = |key: &str, value: &str| vec![(id("web"), Labels::from([(key.to_owned(), value.to_owned())]))];
     tracked.configure(&id("web"), Labels::from([("tier".to_owned(), "front".to_owned())]), None).unwrap();
@@ -92,7 +92,7 @@ fn a_configured_instance_is_polled_by_the_samplers_it_names_else_by_the_default(
 }
 
 #[test]
-fn a_newer_version_of_who_said_gone_is_asked_again() {
+fn a_newer_version_of_a_plugin_that_reported_an_instance_gone_polls_it_again() {
     let (tracked, a) = (tracked(), "a".into());
     tracked.configure(&id("web"), Labels::new(), Some(vec!["a".to_owned()])).unwrap();
     gone(&tracked, &a, "web", 5);
@@ -102,7 +102,7 @@ fn a_newer_version_of_who_said_gone_is_asked_again() {
 }
 
 #[test]
-fn what_is_no_longer_listed_ends_and_begins_again_when_it_is() {
+fn an_instance_ends_when_discovery_no_longer_lists_it_and_begins_again_when_it_does() {
     let (tracked, a) = (tracked(), "a".into());
     find(&tracked, &a, &["x", "y"], 0);
     find(&tracked, &a, &["y"], 7);
@@ -113,7 +113,7 @@ fn what_is_no_longer_listed_ends_and_begins_again_when_it_is() {
 }
 
 #[test]
-fn an_instance_two_plugins_know_ends_with_the_last_of_them() {
+fn an_instance_of_two_plugins_ends_when_both_report_it_gone() {
     let (tracked, a, b) = (tracked(), "a".into(), "b".into());
     find(&tracked, &a, &["x"], 0);
     tracked.discovered(&Discoverer { shares: true, ..by(&b) }, found(&["x"]), 0, &|_| {});
@@ -124,7 +124,7 @@ fn an_instance_two_plugins_know_ends_with_the_last_of_them() {
 }
 
 #[test]
-fn the_number_of_instances_is_bounded_and_the_ended_make_room() {
+fn instances_beyond_the_limit_are_refused_and_ended_ones_make_room() {
     let (tracked, a) = (tracked(), "a".into());
     assert_eq!(find(&tracked, &a, &["1", "2", "3", "4"], 0), 1);
     let forgotten = ForgottenIds::default();
@@ -138,7 +138,7 @@ fn the_number_of_instances_is_bounded_and_the_ended_make_room() {
 }
 
 #[test]
-fn the_ended_are_forgotten_after_their_time_and_the_paused_are_not() {
+fn ended_instances_are_forgotten_after_the_retention_and_paused_ones_stay() {
     let (tracked, a) = (tracked(), "a".into());
     find(&tracked, &a, &["x", "y", "z"], 0);
     tracked.apply(&event(LifecycleChange::Suspended, "z"), &|_| {}).unwrap();
@@ -153,7 +153,7 @@ fn the_ended_are_forgotten_after_their_time_and_the_paused_are_not() {
 }
 
 #[test]
-fn every_event_does_the_same_again_and_again_from_any_state() {
+fn lifecycle_events_are_idempotent_in_every_state() {
     use LifecycleChange::*;
     let a: PluginName = "a".into();
     let begin = |tracked: &Tracked, from: Option<InstanceState>| match from {
@@ -201,7 +201,7 @@ fn every_event_does_the_same_again_and_again_from_any_state() {
 }
 
 #[test]
-fn discovery_brings_back_what_ended_but_not_what_was_untracked_or_is_paused() {
+fn discovery_does_not_bring_back_untracked_or_paused_instances() {
     let (tracked, a) = (tracked(), "a".into());
     find(&tracked, &a, &["x", "y"], 0);
     tracked.untrack(&id("x"), &|_| {});
@@ -216,7 +216,7 @@ fn discovery_brings_back_what_ended_but_not_what_was_untracked_or_is_paused() {
 }
 
 #[test]
-fn what_was_read_of_one_is_not_written_to_its_successor_nor_to_one_that_is_paused() {
+fn readings_do_not_reach_a_later_instance_of_the_same_id_or_a_paused_one() {
     let (tracked, a) = (tracked(), "a".into());
     find(&tracked, &a, &["x", "y", "z"], 0);
     let before = tracked.polled_by(&a);
@@ -230,7 +230,7 @@ fn what_was_read_of_one_is_not_written_to_its_successor_nor_to_one_that_is_pause
 }
 
 #[test]
-fn labels_of_an_event_replace_those_of_the_last_one_and_without_any_they_stay() {
+fn an_event_with_labels_replaces_them_and_one_without_labels_keeps_them() {
     let tracked = tracked();
     let labels = Labels::from([("workload".to_owned(), "web".to_owned())]);
     let created = Lifecycle { what: LifecycleChange::Created, instance: id("x"), labels: Some(labels) };
@@ -242,7 +242,7 @@ fn labels_of_an_event_replace_those_of_the_last_one_and_without_any_they_stay() 
 }
 
 #[test]
-fn what_is_polled_anyway_is_polled_by_nobody_else_when_a_platform_says_it_goes_on() {
+fn a_start_event_for_a_polled_instance_adds_no_samplers() {
     let (tracked, a, b) = (tracked(), "a".into(), "b".into());
     find(&tracked, &a, &["found"], 0);
     tracked.configure(&id("named"), Labels::new(), Some(vec!["a".to_owned()])).unwrap();
@@ -259,7 +259,7 @@ fn what_is_polled_anyway_is_polled_by_nobody_else_when_a_platform_says_it_goes_o
 }
 
 #[test]
-fn what_the_operator_says_holds_for_one_that_comes_back() {
+fn configured_labels_and_samplers_apply_again_when_an_untracked_instance_is_created_again() {
     let (tracked, a, b) = (tracked(), "a".into(), "b".into());
     let labels = Labels::from([("tier".to_owned(), "front".to_owned())]);
     tracked.configure(&id("web"), labels, Some(vec!["a".to_owned()])).unwrap();
@@ -270,7 +270,7 @@ fn what_the_operator_says_holds_for_one_that_comes_back() {
 }
 
 #[test]
-fn another_word_of_the_operators_is_in_force_at_once_and_says_nothing_of_what_programs_did() {
+fn a_reloaded_configuration_applies_at_once_and_keeps_paused_and_untracked_instances_so() {
     let (tracked, plugin) = (tracked(), PluginName::from("p"));
     let say = |named: &[(&str, &str)], default: &str, now_ms| {
         let labels = |label: &str| Labels::from([("l".to_owned(), label.to_owned())]);
@@ -298,7 +298,7 @@ fn another_word_of_the_operators_is_in_force_at_once_and_says_nothing_of_what_pr
 }
 
 #[test]
-fn saying_it_again_is_no_change() {
+fn repeated_requests_do_not_change_the_revision() {
     let (tracked, a) = (tracked(), "a".into());
     find(&tracked, &a, &["x"], 0);
     tracked.track(wanted("y"), &|_| {}).unwrap();
@@ -310,7 +310,7 @@ fn saying_it_again_is_no_change() {
 }
 
 #[test]
-fn what_was_untracked_is_remembered_within_bounds_first_of_all_what_discovery_knows() {
+fn a_bounded_number_of_untracked_instances_is_remembered_and_discovered_ones_longest() {
     let (tracked, a) = (tracked(), "a".into());
     find(&tracked, &a, &["found"], 0);
     for text in ["found", "1", "2", "3", "4", "5"] {
@@ -324,7 +324,7 @@ fn what_was_untracked_is_remembered_within_bounds_first_of_all_what_discovery_kn
 }
 
 #[test]
-fn what_has_ended_keeps_the_labels_it_had() {
+fn an_ended_instance_keeps_its_labels_through_a_restart() {
     let (store, a) = (dropsonde_store::Store::in_memory(&Default::default()), PluginName::from("a"));
     let labels = Labels::from([("workload".to_owned(), "web".to_owned())]);
     let before = Tracked::new(Vec::new(), Labels::new(), 10);
@@ -343,7 +343,7 @@ fn what_has_ended_keeps_the_labels_it_had() {
 }
 
 #[test]
-fn all_of_it_is_there_after_a_restart() {
+fn tracked_paused_ended_and_untracked_instances_are_restored_after_a_restart() {
     let (store, a) = (dropsonde_store::Store::in_memory(&Default::default()), PluginName::from("a"));
     let before = Tracked::new(vec!["*".to_owned()], Labels::new(), 10);
     find(&before, &a, &["found", "lost", "untracked"], 0);

@@ -7,7 +7,7 @@ fn labelled(text: &str, pairs: &[(&str, &str)]) -> Vec<(InstanceId, Labels)> {
 }
 
 #[test]
-fn what_one_plugin_found_first_another_neither_polls_nor_labels() {
+fn a_plugin_neither_polls_nor_labels_an_instance_that_another_plugin_found_first() {
     let (tracked, procfs, aaa) = (tracked(), PluginName::from("procfs"), PluginName::from("aaa"));
     tracked.discovered(&by(&procfs), labelled("host", &[("kind", "host")]), 0, &|_| {});
     let discovery = tracked.discovered(&by(&aaa), labelled("host", &[("kind", "fake"), ("more", "1")]), 1, &|_| {});
@@ -26,7 +26,7 @@ fn what_one_plugin_found_first_another_neither_polls_nor_labels() {
 }
 
 #[test]
-fn what_comes_with_the_binary_has_what_it_finds_whoever_said_so_before_it() {
+fn a_built_in_plugin_takes_over_instances_that_other_plugins_found_first() {
     let (tracked, procfs, aaa) = (tracked(), PluginName::from("procfs"), PluginName::from("aaa"));
     find(&tracked, &aaa, &["host"], 0);
     let read_before = tracked.polled_by(&aaa);
@@ -48,7 +48,7 @@ fn what_comes_with_the_binary_has_what_it_finds_whoever_said_so_before_it() {
 }
 
 #[test]
-fn who_is_named_for_an_instance_adds_to_what_comes_with_the_binary_and_others_do_not() {
+fn only_plugins_named_for_an_instance_add_to_one_of_a_built_in_plugin() {
     let (tracked, procfs, load, other) = (tracked(), "procfs".into(), "load".into(), "other".into());
     tracked.configure(&id("host"), Labels::new(), Some(vec!["load".to_owned()])).unwrap();
     let built_in = Discoverer { is_built_in: true, ..by(&procfs) };
@@ -66,7 +66,7 @@ fn who_is_named_for_an_instance_adds_to_what_comes_with_the_binary_and_others_do
 }
 
 #[test]
-fn what_the_operator_or_a_program_named_is_polled_by_who_finds_it_if_that_is_asked_for_it() {
+fn a_configured_instance_is_polled_only_by_the_discoverers_that_it_names() {
     let (tracked, a, b) = (tracked(), PluginName::from("a"), PluginName::from("b"));
     tracked.configure(&id("web"), Labels::new(), Some(vec!["a".to_owned()])).unwrap();
     assert!(tracked.discovered(&by(&a), found(&["web"]), 0, &|_| {}).of_others.is_empty());
@@ -79,7 +79,7 @@ fn what_the_operator_or_a_program_named_is_polled_by_who_finds_it_if_that_is_ask
 }
 
 #[test]
-fn an_ended_instance_is_revived_by_its_owner_and_by_no_stranger() {
+fn only_its_owner_revives_an_ended_instance_until_the_owner_is_released() {
     let (tracked, a, b) = (tracked(), PluginName::from("a"), PluginName::from("b"));
     find(&tracked, &a, &["x"], 0);
     find(&tracked, &a, &[], 1);
@@ -97,7 +97,7 @@ fn an_ended_instance_is_revived_by_its_owner_and_by_no_stranger() {
 }
 
 #[test]
-fn who_revives_an_ended_instance_by_the_operators_word_or_a_programs_does_not_own_it() {
+fn a_plugin_that_is_allowed_to_revive_an_ended_instance_does_not_become_its_owner() {
     let (tracked, a, b) = (tracked(), PluginName::from("a"), PluginName::from("b"));
     find(&tracked, &a, &["shared", "put", "named"], 0);
     find(&tracked, &a, &[], 1);
@@ -116,7 +116,7 @@ fn who_revives_an_ended_instance_by_the_operators_word_or_a_programs_does_not_ow
 }
 
 #[test]
-fn of_plugins_that_find_an_instance_in_their_first_discovery_the_first_by_name_owns_it() {
+fn of_plugins_that_find_an_instance_in_their_first_discovery_the_first_by_name_becomes_its_owner() {
     let initial = |plugin: &PluginName| Discoverer { is_initial: true, ..by(plugin) };
     for order in [["a", "b"], ["b", "a"]] {
         let tracked = tracked();
@@ -141,7 +141,7 @@ fn of_plugins_that_find_an_instance_in_their_first_discovery_the_first_by_name_o
 }
 
 #[test]
-fn who_discovers_others_every_time_loses_what_of_its_own_ended_and_nobody_else_does() {
+fn a_plugin_that_finds_new_instances_every_time_displaces_only_its_own_ended_ones() {
     let tracked = Tracked::new(vec!["*".to_owned()], Labels::new(), 80);
     let (churning, modest) = (PluginName::from("churning"), PluginName::from("modest"));
     find(&tracked, &modest, &["kept", "ended"], 0);
@@ -180,7 +180,7 @@ fn large_labels_take_more_than_one_place() {
 }
 
 #[test]
-fn whose_an_instance_is_is_known_after_a_restart() {
+fn the_owner_of_an_instance_is_restored_after_a_restart() {
     let (store, a, b) =
         (dropsonde_store::Store::in_memory(&Default::default()), PluginName::from("a"), PluginName::from("b"));
     let before = Tracked::new(Vec::new(), Labels::new(), 10);
@@ -200,7 +200,7 @@ fn whose_an_instance_is_is_known_after_a_restart() {
 }
 
 #[test]
-fn an_owner_that_is_read_late_has_its_instance_back_from_who_was_taken_for_its_owner_meanwhile() {
+fn an_owner_noted_in_history_that_opens_late_gets_its_instance_back() {
     let (store, a, b) =
         (dropsonde_store::Store::in_memory(&Default::default()), PluginName::from("a"), PluginName::from("b"));
     let before = Tracked::new(Vec::new(), Labels::new(), 10);
@@ -217,7 +217,7 @@ fn an_owner_that_is_read_late_has_its_instance_back_from_who_was_taken_for_its_o
 }
 
 #[test]
-fn what_is_noted_of_an_instance_takes_less_than_four_kib_for_each_of_its_places() {
+fn the_notes_of_an_instance_take_less_than_four_kib_for_each_of_its_places() {
     let (store, a, b) =
         (dropsonde_store::Store::in_memory(&Default::default()), PluginName::from("a"), PluginName::from("b"));
     let labels = |letter: char| -> Labels {
