@@ -34,7 +34,7 @@ pub(crate) struct ConflictPage {
 
 /// The columns of a sampler's rows that the host ignores for instances of other owners, by owner.
 #[derive(Debug, Default)]
-pub(crate) struct Masks(BTreeMap<PluginName, Vec<usize>>);
+pub(crate) struct ColumnMasks(BTreeMap<PluginName, Vec<usize>>);
 
 impl Conflicts {
     /// Replaces the conflicting instances. Returns whether they changed.
@@ -127,7 +127,7 @@ pub(crate) fn of_plugin(engine: &Engine, status: &PluginStatus) -> Vec<ConflictP
     all
 }
 
-impl Masks {
+impl ColumnMasks {
     /// Returns the columns of `fields` that `owner` reads too.
     pub(crate) fn of(&mut self, engine: &Engine, owner: &PluginName, fields: &Fields) -> &[usize] {
         self.0.entry(owner.clone()).or_insert_with(|| {

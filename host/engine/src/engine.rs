@@ -11,7 +11,7 @@ use crate::options::{Options, StaticInstance};
 use crate::plugins::Plugins;
 use crate::snapshot::Snapshots;
 use crate::timeline::Timeline;
-use crate::tracked::{Discoverer, Discovery, Lifecycle, NotTracked, PluginName, Tracked, TrackRequest};
+use crate::tracked::{Discoverer, Discovery, Lifecycle, NotTracked, PluginName, TrackedInstances, TrackRequest};
 use crate::workload::{self, DeclaredFields};
 use arc_swap::ArcSwap;
 use dropsonde_model::Labels;
@@ -35,7 +35,7 @@ pub struct Engine {
     pub store: Store,
     /// The bell of the history thread, once that thread runs.
     pub(crate) bell: OnceLock<Weak<FlushTrigger>>,
-    pub tracked: Tracked,
+    pub tracked: TrackedInstances,
     pub hub: Hub,
     pub plugins: Plugins,
     pub metrics: HostMetrics,

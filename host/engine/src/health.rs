@@ -33,7 +33,7 @@ const SLOW_WRITE: Duration = Duration::from_secs(10);
 pub struct Health {
     pub services: Vec<ServiceHealth>,
     /// The reason why the host cannot go on, if any: it is stopping, or one of its own tasks has ended.
-    pub fatal: Option<Fatal>,
+    pub fatal: Option<FatalReason>,
 }
 
 /// The health of one part of the host, or of one plugin.
@@ -48,7 +48,7 @@ pub struct ServiceHealth {
 
 /// The reason why the host cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fatal {
+pub enum FatalReason {
     /// The host is stopping.
     Draining,
     /// These tasks have ended, although they run as long as the host.
@@ -76,12 +76,12 @@ impl Health {
     pub fn of(engine: &Engine) -> Self {
         let fatal = engine.vitals.fatal();
         let host = match &fatal {
-            Some(Fatal::Dead(_)) => ServiceStatus::Failed,
-            Some(Fatal::Draining) => ServiceStatus::Stopping,
+            Some(FatalReason::Dead(_)) => ServiceStatus::Failed,
+            Some(FatalReason::Draining) => ServiceStatus::Stopping,
             None if engine.vitals.is_serving.load(Relaxed) => ServiceStatus::Running,
             None => ServiceStatus::Starting,
         };
-        let reasons = fatal.iter().map(Fatal::to_string).chain(clock(engine));
+        let reasons = fatal.iter().map(FatalReason::to_string).chain(clock(engine));
         let reasons = reasons.chain(engine.plugins.folder_trouble());
         let of_front = engine.front().map(|front| front.troubles()).unwrap_or_default();
         let reasons = reasons.chain(of_front).chain(engine.audit.trouble());
@@ -104,7 +104,7 @@ impl Health {
     }
 }
 
-impl std::fmt::Display for Fatal {
+impl std::fmt::Display for FatalReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Draining => f.write_str("the host is stopping"),
@@ -240,12 +240,12 @@ impl Vitals {
         self.is_draining.load(Relaxed)
     }
 
-    fn fatal(&self) -> Option<Fatal> {
+    fn fatal(&self) -> Option<FatalReason> {
         if self.is_draining.load(Relaxed) {
-            return Some(Fatal::Draining);
+            return Some(FatalReason::Draining);
         }
         let dead: Vec<_> = self.dead.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
-        (!dead.is_empty()).then_some(Fatal::Dead(dead))
+        (!dead.is_empty()).then_some(FatalReason::Dead(dead))
     }
 }
 
@@ -271,9 +271,9 @@ mod tests {
             panic!("told to");
         });
         assert!(task.await.is_err());
-        assert_eq!(vitals.fatal(), Some(Fatal::Dead(vec!["schedule"])));
+        assert_eq!(vitals.fatal(), Some(FatalReason::Dead(vec!["schedule"])));
         drop(other);
-        assert_eq!(vitals.fatal(), Some(Fatal::Dead(vec!["schedule", "snapshot"])));
+        assert_eq!(vitals.fatal(), Some(FatalReason::Dead(vec!["schedule", "snapshot"])));
     }
 
     #[test]
@@ -282,6 +282,6 @@ mod tests {
         let pulse = vitals.pulse("schedule");
         vitals.drain();
         drop(pulse);
-        assert_eq!(vitals.fatal(), Some(Fatal::Draining));
+        assert_eq!(vitals.fatal(), Some(FatalReason::Draining));
     }
 }

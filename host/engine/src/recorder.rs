@@ -4,7 +4,7 @@
 
 use crate::Engine;
 use crate::clock::Stamp;
-use crate::conflicts::Masks;
+use crate::conflicts::ColumnMasks;
 use crate::plugins::Fields;
 use crate::tracked::{API, Discovery, PluginName, PolledInstance};
 use dropsonde_model::labels;
@@ -157,7 +157,7 @@ impl SampleRecorder {
         let columns = self.columns().max(1);
         let mut counts = RowCounts::default();
         let mut rows = batch.iter().zip(readings.values.chunks_exact(columns)).enumerate().peekable();
-        let (mut masks, mut masked, mut taken) = (Masks::default(), Vec::new(), BTreeMap::new());
+        let (mut masks, mut masked, mut taken) = (ColumnMasks::default(), Vec::new(), BTreeMap::new());
         let (mut gone, mut failed) = (Vec::new(), Vec::new());
         let mut published = 0;
         while rows.peek().is_some() {

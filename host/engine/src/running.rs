@@ -11,7 +11,7 @@ use crate::native::Native;
 use crate::plugins::{Plugins, Supervisor, start_natives};
 use crate::snapshot::{self, Snapshots};
 use crate::timeline::Timeline;
-use crate::tracked::Tracked;
+use crate::tracked::TrackedInstances;
 use crate::unwritable::{is_denied, is_unwritable};
 use crate::{Engine, Options, memory, shares};
 use anyhow::{Context as _, Result};
@@ -152,7 +152,7 @@ impl Engine {
     ) -> Result<Self> {
         metrics.start_time_seconds.set(clock.now_ms() as f64 / 1000.0);
         let poll = &options.poll;
-        let tracked = Tracked::new(poll.default_samplers.clone(), options.labels.clone(), poll.max_instances());
+        let tracked = TrackedInstances::new(poll.default_samplers.clone(), options.labels.clone(), poll.max_instances());
         for instance in &options.instances {
             let id = InstanceId::new(&instance.id)?;
             tracked.configure(&id, instance.labels.clone(), instance.samplers.clone())?;

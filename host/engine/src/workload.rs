@@ -16,12 +16,12 @@ const STALE_INTERVALS: i64 = 3;
 
 /// The fields of which values of several instances are added up.
 #[derive(Debug, Default)]
-struct Sums {
+struct FieldSums {
     names: Vec<Arc<str>>,
     by_name: BTreeMap<Arc<str>, usize>,
 }
 
-/// For each of the [`Sums::names`], a sum and the number of values in it.
+/// For each of the [`FieldSums::names`], a sum and the number of values in it.
 type SumRow = Vec<(f64, u32)>;
 
 /// For each field, a frame that has it. Its values are rounded as that frame declares.
@@ -48,7 +48,7 @@ pub(crate) fn latest<'a>(
     let is_fresh = |(sample, interval_ms, _): &&(Sample, i64, u64)| {
         at_ms.saturating_sub(sample.at_ms).saturating_abs() <= interval_ms.saturating_mul(STALE_INTERVALS)
     };
-    let (mut sums, mut row, mut count) = (Sums::default(), SumRow::new(), 0_u32);
+    let (mut sums, mut row, mut count) = (FieldSums::default(), SumRow::new(), 0_u32);
     for (sample, ..) in latest.iter().filter(is_fresh) {
         count += 1;
         sample.values.iter().for_each(|(name, value)| sums.add(&mut row, name, *value));
@@ -70,7 +70,7 @@ pub fn range<'a>(
     let is_asked = |name: &str| query.fields.as_ref().is_none_or(|fields| fields.iter().any(|field| field == name));
     // To count instances, all of their fields are needed.
     let all = Query { fields: query.fields.clone().filter(|_| !is_asked(REPLICAS)), ..query.clone() };
-    let mut sums = Sums::default();
+    let mut sums = FieldSums::default();
     let mut rows: BTreeMap<i64, (SumRow, u32)> = BTreeMap::new();
     let mut roundings = Roundings::default();
     for id in members {
@@ -233,7 +233,7 @@ impl Roundings {
     }
 }
 
-impl Sums {
+impl FieldSums {
     fn add(&mut self, row: &mut SumRow, name: &Arc<str>, value: f64) {
         let index = match self.by_name.get(name) {
             Some(index) => *index,

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use dropsonde_engine::hub::Selection;
 use dropsonde_engine::json;
-use dropsonde_engine::tracked::{NotTracked, InstanceState, Tracking, TrackRequest, instance_id};
+use dropsonde_engine::tracked::{NotTracked, InstanceState, TrackedInstance, TrackRequest, instance_id};
 use dropsonde_model::Labels;
 use dropsonde_store::InstanceId;
 use serde::Serialize;
@@ -126,7 +126,7 @@ impl From<NotTracked> for ApiError {
     }
 }
 
-fn page(app: &App, instance: &Tracking) -> InstancePage {
+fn page(app: &App, instance: &TrackedInstance) -> InstancePage {
     let id = &instance.id;
     let frames = app.engine.store.frames(id);
     let measured_by = frames.iter().map(|frame| frame.schema().sampler().to_string());

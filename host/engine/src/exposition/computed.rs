@@ -4,7 +4,7 @@ use crate::Engine;
 use crate::health::Health;
 use crate::metrics::{HEALTH_STATUS, SERVICE_STATUS};
 use crate::shares;
-use crate::snapshot::{NUMBERS, Number};
+use crate::snapshot::{NUMBERS, SnapshotNumber};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
 pub(super) fn families(engine: &Engine) -> Vec<MetricFamily> {
@@ -96,7 +96,7 @@ fn snapshot(engine: &Engine) -> Vec<MetricFamily> {
         return Vec::new();
     }
     let document = engine.snapshots.document(engine.clock.now_ms());
-    let gauge = |number: &Number| {
+    let gauge = |number: &SnapshotNumber| {
         let mut family = MetricFamily::default();
         family.set_name(format!("dropsonde_snapshot_{}", number.metric));
         family.set_help(number.help.to_owned());

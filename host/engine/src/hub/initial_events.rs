@@ -3,7 +3,7 @@
 //! rest.
 
 use super::event::{EncodedEvent, StreamEvent, EventSubject, EventContent};
-use super::{Hub, HubState, Member, Selection, Topic};
+use super::{Hub, HubState, Member, Selection, PublishedInstance};
 use dropsonde_store::{InstanceId, Sample};
 use std::collections::HashMap;
 use std::ops::{Bound, RangeBounds as _};
@@ -264,7 +264,7 @@ impl Hub {
         state.sequence += 1;
         let latest = Arc::new(StreamEvent::new(&self.0.boot, state.sequence, of, EventContent::Usage(sample.clone())));
         state.in_order.insert(latest.sequence, latest.clone());
-        state.topics.insert(id.clone(), Topic { latest: latest.clone(), is_discarded });
+        state.topics.insert(id.clone(), PublishedInstance { latest: latest.clone(), is_discarded });
         let most = self.kept(state.topics.len() + state.channels.workloads());
         state.log.push(latest.clone(), None, most);
         Some(latest)

@@ -89,7 +89,7 @@ struct HubState {
     is_closed: bool,
     log: EventLog,
     before: Option<StartNote>,
-    topics: HashMap<InstanceId, Topic>,
+    topics: HashMap<InstanceId, PublishedInstance>,
     /// The latest event of each topic.
     in_order: BTreeMap<u64, Arc<StreamEvent>>,
     channels: StreamChannels,
@@ -100,7 +100,7 @@ struct HubState {
 
 /// An instance of which something was published.
 #[derive(Debug)]
-struct Topic {
+struct PublishedInstance {
     latest: Arc<StreamEvent>,
     is_discarded: Arc<AtomicBool>,
 }
@@ -202,7 +202,7 @@ impl Hub {
                 in_order.remove(&topic.latest.sequence);
                 topic.latest = event.clone();
             }
-            None => drop(topics.insert(id.clone(), Topic { latest: event.clone(), is_discarded })),
+            None => drop(topics.insert(id.clone(), PublishedInstance { latest: event.clone(), is_discarded })),
         }
         let lost = channels.offer(id, labels, &event, inboxes);
         let most = self.kept(topics.len() + channels.workloads());
@@ -322,7 +322,7 @@ impl Hub {
         *sequence += 1;
         let mut labels = Labels::new();
         let mut at_ms = None;
-        if let Some(Topic { latest, is_discarded }) = &topic {
+        if let Some(PublishedInstance { latest, is_discarded }) = &topic {
             in_order.remove(&latest.sequence);
             is_discarded.store(true, Relaxed);
             if let (EventSubject::Instance { labels: own, .. }, EventContent::Usage(sample)) = (&latest.of, &latest.what) {

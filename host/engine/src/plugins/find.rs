@@ -18,26 +18,26 @@ pub const LARGEST: u64 = 128 << 20;
 pub enum ComponentOrigin {
     /// Part of the program that embeds the host.
     Native,
-    Bundled(Bundled),
+    Bundled(BundledPlugin),
     File(PathBuf),
 }
 
 /// A component that is part of the binary. It is as trusted as the binary, so it is granted what it says it needs. A
 /// file of its name in the plugins folder replaces it, but does not get its grants.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Bundled {
+pub struct BundledPlugin {
     pub name: &'static str,
     pub component: &'static [u8],
 }
 
-impl fmt::Debug for Bundled {
+impl fmt::Debug for BundledPlugin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Bundled").field(&self.name).finish()
+        f.debug_tuple("BundledPlugin").field(&self.name).finish()
     }
 }
 
-impl From<Bundled> for Component {
-    fn from(bundled: Bundled) -> Self {
+impl From<BundledPlugin> for Component {
+    fn from(bundled: BundledPlugin) -> Self {
         Self { name: bundled.name.to_owned(), origin: ComponentOrigin::Bundled(bundled) }
     }
 }
@@ -69,7 +69,7 @@ pub(super) struct PluginLocation {
     pub(super) name: String,
     pub(super) folder: Option<PathBuf>,
     /// The bundled plugin of this name, which is used if there is no file.
-    pub(super) bundled: Option<Bundled>,
+    pub(super) bundled: Option<BundledPlugin>,
 }
 
 // === impl PluginLocation ===
@@ -154,7 +154,7 @@ pub(super) fn files(folder: &Path) -> Result<ComponentFiles, FindError> {
 }
 
 /// Returns the bundled plugins and those in the folder. A folder that does not exist has none.
-pub fn in_folder(folder: Option<&Path>, bundled: &[Bundled]) -> Result<Vec<Component>, FindError> {
+pub fn in_folder(folder: Option<&Path>, bundled: &[BundledPlugin]) -> Result<Vec<Component>, FindError> {
     Ok(components(&folder.map(files).transpose()?.unwrap_or_default(), bundled))
 }
 
@@ -167,7 +167,7 @@ pub(super) fn misnamed(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Returns the bundled plugins and the files, sorted by name. A file replaces a bundled plugin of its name.
-pub(super) fn components(files: &ComponentFiles, bundled: &[Bundled]) -> Vec<Component> {
+pub(super) fn components(files: &ComponentFiles, bundled: &[BundledPlugin]) -> Vec<Component> {
     let bundled = bundled.iter().map(|bundled| (bundled.name.to_owned(), ComponentOrigin::Bundled(*bundled)));
     let files = files.iter().map(|(name, (path, _))| (name.clone(), ComponentOrigin::File(path.clone())));
     let found: BTreeMap<String, ComponentOrigin> = bundled.chain(files).collect();
@@ -194,7 +194,7 @@ mod tests {
         for name in ["procfs.wasm", "mine.wasm", "notes.txt", "bad name.wasm"] {
             fs::write(folder.path().join(name), "").unwrap();
         }
-        let bundled = ["appstats", "procfs"].map(|name| Bundled { name, component: &[] });
+        let bundled = ["appstats", "procfs"].map(|name| BundledPlugin { name, component: &[] });
         let found = components(&files(folder.path()).unwrap(), &bundled);
         let names: Vec<_> = found.iter().map(|component| component.name.as_str()).collect();
         assert_eq!(names, ["appstats", "mine", "procfs"]);

@@ -37,7 +37,7 @@ mod trial;
 mod updater;
 mod watcher;
 
-pub use find::{Bundled, Component, FindError, ComponentOrigin, in_folder};
+pub use find::{BundledPlugin, Component, FindError, ComponentOrigin, in_folder};
 pub use native::BadNative;
 pub use page::PluginPage;
 pub use refused_version::RefusedVersion;

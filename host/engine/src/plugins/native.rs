@@ -1,7 +1,7 @@
 //! Polls native samplers and sources as plugins are polled, with calls off the server's threads.
 
 use super::failure_log::FailureKind;
-use super::poll::{PluginCalls, Conduct, PollEnd, Poller, ResourceUse};
+use super::poll::{PluginCalls, PollState, PollEnd, Poller, ResourceUse};
 use super::quarantine::{QuarantineEnd, quarantine, told_to_stop};
 use super::run::StateKeeper;
 use super::slot::Slot;
@@ -81,14 +81,14 @@ async fn run(
 async fn poll(engine: &Arc<Engine>, status: &Arc<PluginStatus>, native: Native, fields: Option<Fields>) {
     let (keeper, handover) = (StateKeeper::default(), Slot::default());
     let mut schedule = Schedule::new(&status.name, status.interval());
-    let mut standing = Conduct::of(&status.config, None);
+    let mut poll_state = PollState::of(&status.config, None);
     let native = Arc::new(Mutex::new(native));
     loop {
-        if standing.probation.is_none() {
+        if poll_state.probation.is_none() {
             status.enter(PluginState::Running);
         }
         let calls = NativeCalls { engine: engine.clone(), status: status.clone(), native: native.clone() };
-        let mut poller = Poller::new(engine, status, calls, fields.clone(), &keeper, &mut standing);
+        let mut poller = Poller::new(engine, status, calls, fields.clone(), &keeper, &mut poll_state);
         let ended = tokio::select! {
             ended = poller.poll_on_schedule(&mut schedule, &handover) => ended,
             why = told_to_stop(status) => PollEnd::Quarantined(why),
@@ -101,9 +101,9 @@ async fn poll(engine: &Arc<Engine>, status: &Arc<PluginStatus>, native: Native, 
             // The runtime is stopping. Nothing replaces a native.
             PollEnd::Lost(..) | PollEnd::Replaced(_) => return,
         };
-        match quarantine(engine, status, &keeper, &handover, why.clone(), &mut standing.pauses).await {
-            QuarantineEnd::Released | QuarantineEnd::Replaced(_) => standing.released(),
-            QuarantineEnd::Retried => standing.retried(why),
+        match quarantine(engine, status, &keeper, &handover, why.clone(), &mut poll_state.pauses).await {
+            QuarantineEnd::Released | QuarantineEnd::Replaced(_) => poll_state.released(),
+            QuarantineEnd::Retried => poll_state.retried(why),
         }
     }
 }

@@ -7,7 +7,7 @@ use super::find::PluginLocation;
 use super::updater::{BrokenVersion, CandidateVersion, Updater, TaskInput, RefusedUpload};
 use super::backoff::{Consequence, PollOutcome, backoff};
 use super::last_good::LastGood;
-use super::poll::{Conduct, PollEnd, Poller};
+use super::poll::{PollState, PollEnd, Poller};
 use super::prepare::{LoadedPlugin, StartedPlugin, off_thread, start};
 use super::quarantine::{QuarantineEnd, quarantine, told_to_stop};
 use super::slot::Slot;
@@ -189,12 +189,12 @@ impl Runner<'_> {
             started = Some(ready);
         }
         let copy = self.good.cloned().filter(|_| loaded.is_file()).map(|good| (good, loaded.digest.clone()));
-        let mut standing = Conduct::of(&status.config, copy);
+        let mut poll_state = PollState::of(&status.config, copy);
         // Starts in a row that the plugin itself failed, for example because something is missing.
         let mut refusals = 0;
         loop {
             let stop = tokio::select! {
-                stop = self.start_and_poll(&loaded, started.take(), &mut room, schedule, &mut standing) => stop,
+                stop = self.start_and_poll(&loaded, started.take(), &mut room, schedule, &mut poll_state) => stop,
                 why = told_to_stop(status) => StopReason::Quarantined(why),
             };
             let stop = match stop {
@@ -204,9 +204,9 @@ impl Runner<'_> {
                     refusals = if error.is_end() { 0 } else { refusals + 1 };
                     let went =
                         PollOutcome { came_back, ended_badly: usize::from(error.is_end()), ..PollOutcome::default() };
-                    let next = standing.recent_failures.after(went, Instant::now());
+                    let next = poll_state.recent_failures.after(went, Instant::now());
                     match next {
-                        _ if standing.probation.is_some() => standing.probation.clone().map(StopReason::Quarantined),
+                        _ if poll_state.probation.is_some() => poll_state.probation.clone().map(StopReason::Quarantined),
                         Consequence::Quarantine(why) => Some(StopReason::Quarantined(why)),
                         Consequence::Wait(wait) => self.back_off(&error, wait).await,
                         Consequence::GoOn => self.back_off(&error, backoff(refusals.max(1))).await,
@@ -224,15 +224,15 @@ impl Runner<'_> {
                 Some(StopReason::Quarantined(why)) => {
                     self.give_up(&loaded, &why);
                     let Self { engine, keeper, handover, .. } = *self;
-                    match quarantine(engine, status, keeper, handover, why.clone(), &mut standing.pauses).await {
+                    match quarantine(engine, status, keeper, handover, why.clone(), &mut poll_state.pauses).await {
                         QuarantineEnd::Replaced(candidate) => return *candidate,
-                        QuarantineEnd::Released => standing.released(),
-                        QuarantineEnd::Retried => standing.retried(why),
+                        QuarantineEnd::Released => poll_state.released(),
+                        QuarantineEnd::Retried => poll_state.retried(why),
                     }
                 }
                 Some(StopReason::Retry(..)) | None => {}
             }
-            if standing.probation.is_none() {
+            if poll_state.probation.is_none() {
                 status.enter(PluginState::Loading);
             }
         }
@@ -244,7 +244,7 @@ impl Runner<'_> {
         started: Option<StartedPlugin>,
         room: &mut Option<Reservation>,
         schedule: &mut Schedule,
-        standing: &mut Conduct,
+        poll_state: &mut PollState,
     ) -> StopReason {
         let Self { engine, sandbox, status, keeper, handover, .. } = *self;
         let state = keeper.state();
@@ -271,11 +271,11 @@ impl Runner<'_> {
             known.refused.take_if(|refused| refused.digest == known.digest);
         });
         status.failure_log.works(&status.name, FailureKind::Start);
-        if standing.probation.is_none() {
+        if poll_state.probation.is_none() {
             status.enter(PluginState::Running);
             tracing::info!(plugin = &*status.name, "running");
         }
-        let mut poller = Poller::new(engine, status, worker, fields, keeper, standing);
+        let mut poller = Poller::new(engine, status, worker, fields, keeper, poll_state);
         match poller.poll_on_schedule(schedule, handover).await {
             PollEnd::Invalid(why) => StopReason::Failed(RefusedVersion::Invalid(why).to_string()),
             PollEnd::Quarantined(why) => StopReason::Quarantined(why),

@@ -36,13 +36,13 @@ pub struct FieldMetric {
     /// The factor from the field's unit to the base unit.
     pub factor: f64,
     /// The rounding of the values; `None` if they are not rounded.
-    pub decimals: Option<Decimals>,
+    pub decimals: Option<DecimalRounding>,
 }
 
 /// The rounding of values that were stored as a whole number of units. They are written with a fixed number of decimal
 /// places.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Decimals {
+pub struct DecimalRounding {
     /// The number of units in one of the field's own unit.
     pub units: f64,
     /// The number of decimal places of a value in the base unit.
@@ -155,10 +155,10 @@ fn metric(field: &Field) -> FieldMetric {
 
 /// Returns the rounding of a metric, if the field's precision and the factor are powers of ten; then so is their
 /// product.
-fn decimals(precision: f64, factor: f64) -> Option<Decimals> {
+fn decimals(precision: f64, factor: f64) -> Option<DecimalRounding> {
     let places = |number: f64| (0..=9).find(|&places| 10_f64.powi(-places) == number);
     let (own, more) = (places(precision)?, places(factor)?);
-    Some(Decimals { units: 10_f64.powi(own), places: usize::try_from(own + more).ok()? })
+    Some(DecimalRounding { units: 10_f64.powi(own), places: usize::try_from(own + more).ok()? })
 }
 
 impl FieldMetric {

@@ -10,7 +10,7 @@ use super::prepare::off_thread;
 use super::status::SharedStatus;
 use super::trial::try_section;
 use super::watcher::FolderWatcher;
-use super::{Bundled, Component, FindError, ComponentOrigin, PluginState, RefusedVersion, PluginStatus};
+use super::{BundledPlugin, Component, FindError, ComponentOrigin, PluginState, RefusedVersion, PluginStatus};
 use crate::Engine;
 use crate::audit::{PluginAction, Actor, AuditEntry, PluginChange, AuditedAction};
 use crate::options::{Options, UnknownName};
@@ -315,7 +315,7 @@ impl Supervisor {
         PluginLocation { name: name.to_owned(), folder: self.folder.clone(), bundled: self.bundled(name) }
     }
 
-    fn bundled(&self, name: &str) -> Option<Bundled> {
+    fn bundled(&self, name: &str) -> Option<BundledPlugin> {
         self.engine.options.load().bundled(name)
     }
 

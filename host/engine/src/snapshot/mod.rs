@@ -18,5 +18,5 @@ mod snapshots;
 pub use aggregate::{Aggregate, Aggregator, Source, named};
 pub use document::Document;
 pub use record::{instance, record_in_history};
-pub use sections::{NUMBERS, Number, json_of_source};
+pub use sections::{NUMBERS, SnapshotNumber, json_of_source};
 pub use snapshots::Snapshots;

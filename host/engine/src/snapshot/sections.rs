@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 /// A number of a section.
 #[derive(Debug)]
-pub struct Number {
+pub struct SnapshotNumber {
     pub section: &'static str,
     /// The key in the section.
     pub key: &'static str,
@@ -91,7 +91,7 @@ macro_rules! sections {
         const SECTIONS: &[&str] = &[$(stringify!($section)),*];
 
         /// All numbers of the document, in its order.
-        pub const NUMBERS: &[Number] = &[$($(Number {
+        pub const NUMBERS: &[SnapshotNumber] = &[$($(SnapshotNumber {
             section: stringify!($section),
             key: stringify!($key),
             field: concat!(stringify!($section), "_", stringify!($key)),
@@ -144,9 +144,9 @@ sections! {
     }
 }
 
-// === impl Number ===
+// === impl SnapshotNumber ===
 
-impl Number {
+impl SnapshotNumber {
     /// Returns the number's value.
     pub fn value(&self, all: &Aggregate) -> f64 {
         match (self.of_all)(all) {
@@ -217,7 +217,7 @@ pub fn json_of_source(stats: &Stats) -> Value {
 
 /// Returns sections as JSON, without sections that have no number, and without counts that have no name.
 fn sections(
-    value_of: impl Fn(&Number) -> Option<Value>,
+    value_of: impl Fn(&SnapshotNumber) -> Option<Value>,
     counts_of: impl Fn(&SectionCounts) -> Map<String, Value>,
 ) -> Map<String, Value> {
     let mut json = Map::new();

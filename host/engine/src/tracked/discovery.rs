@@ -3,7 +3,7 @@
 
 use super::entry::InstanceEntry;
 use super::instances::Instances;
-use super::{AT_ONCE, Forget, PluginName, Tracked};
+use super::{AT_ONCE, ForgetInstance, PluginName, TrackedInstances};
 use dropsonde_model::Labels;
 use dropsonde_model::names::is_reserved;
 use dropsonde_store::InstanceId;
@@ -64,11 +64,11 @@ impl ClaimOutcome {
 struct DiscoveryInProgress<'a> {
     by: &'a Discoverer,
     now_ms: i64,
-    forget: Forget<'a>,
+    forget: ForgetInstance<'a>,
     discovery: Discovery,
 }
 
-impl Tracked {
+impl TrackedInstances {
     /// Handles a discovery of a plugin: new instances begin, and instances that it no longer lists end. Instances that
     /// were untracked on purpose stay untracked.
     pub(crate) fn discovered(
@@ -76,7 +76,7 @@ impl Tracked {
         by: &Discoverer,
         found: Vec<(InstanceId, Labels)>,
         now_ms: i64,
-        forget: Forget<'_>,
+        forget: ForgetInstance<'_>,
     ) -> Discovery {
         let listed: BTreeMap<InstanceId, Labels> = found.into_iter().collect();
         let mut finding = DiscoveryInProgress { by, now_ms, forget, discovery: Discovery::default() };

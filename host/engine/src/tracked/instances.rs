@@ -16,8 +16,8 @@ pub(super) struct Instances {
     /// The places that owners take.
     places: Arc<Pool>,
     /// The instances that were untracked on purpose: discovery does not bring them back.
-    untracked: BTreeMap<InstanceId, Worth>,
-    untracked_by_worth: BTreeMap<Worth, InstanceId>,
+    untracked: BTreeMap<InstanceId, UntrackedWorth>,
+    untracked_by_worth: BTreeMap<UntrackedWorth, InstanceId>,
     /// The requests in the operator's file, whatever becomes of their instances.
     named: BTreeMap<InstanceId, PollRequest>,
     /// Counts generations, and instances that were untracked.
@@ -32,7 +32,7 @@ pub(super) struct Instances {
 /// The worth of remembering an untracked instance, least first. An instance that discovery does not know is worth less,
 /// because discovery cannot bring it back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Worth {
+struct UntrackedWorth {
     is_discovered: bool,
     /// The order in which instances were untracked.
     nth: u64,
@@ -233,7 +233,7 @@ impl Instances {
     pub(super) fn set_untracked(&mut self, id: &InstanceId, is_discovered: bool) -> Option<(InstanceId, bool)> {
         let is_discovered = self.take_untracked(id).is_some_and(|worth| worth.is_discovered) || is_discovered;
         self.next += 1;
-        let worth = Worth { is_discovered, nth: self.next };
+        let worth = UntrackedWorth { is_discovered, nth: self.next };
         self.untracked.insert(id.clone(), worth);
         self.untracked_by_worth.insert(worth, id.clone());
         if self.untracked.len() <= self.most {
@@ -258,7 +258,7 @@ impl Instances {
         self.take_untracked(id);
     }
 
-    fn take_untracked(&mut self, id: &InstanceId) -> Option<Worth> {
+    fn take_untracked(&mut self, id: &InstanceId) -> Option<UntrackedWorth> {
         let worth = self.untracked.remove(id)?;
         self.untracked_by_worth.remove(&worth);
         Some(worth)

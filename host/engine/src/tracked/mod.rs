@@ -50,7 +50,7 @@ pub(crate) const CONFIGURATION: &str = "dropsonde:configuration";
 /// The plugins that discovered an instance poll it. An instance from the configuration or the API is polled by the
 /// samplers it names, else by the default samplers.
 #[derive(Debug)]
-pub struct Tracked {
+pub struct TrackedInstances {
     most: usize,
     places: Arc<Pool>,
     instances: RwLock<Instances>,
@@ -72,7 +72,7 @@ pub enum InstanceState {
 
 /// An instance as others see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tracking {
+pub struct TrackedInstance {
     pub id: InstanceId,
     pub labels: Labels,
     pub state: InstanceState,
@@ -116,11 +116,11 @@ pub enum NotTracked {
 }
 
 /// Drops everything that an instance had. Called while nobody can track another instance of the same id.
-pub(crate) type Forget<'a> = &'a dyn Fn(&InstanceId);
+pub(crate) type ForgetInstance<'a> = &'a dyn Fn(&InstanceId);
 
-// === impl Tracked ===
+// === impl TrackedInstances ===
 
-impl Tracked {
+impl TrackedInstances {
     pub fn new(default_samplers: Vec<String>, common: Labels, most: usize) -> Self {
         let instances = Instances::new(default_samplers, common, most);
         Self {
@@ -150,7 +150,7 @@ impl Tracked {
         common: &Labels,
         named: BTreeMap<InstanceId, (Labels, Option<Vec<String>>)>,
         now_ms: i64,
-        forget: Forget<'_>,
+        forget: ForgetInstance<'_>,
     ) -> Vec<InstanceId> {
         self.change(|instances, changed| {
             instances.set_default_samplers(default_samplers);
@@ -184,7 +184,7 @@ impl Tracked {
 
     /// Tracks an instance that a program names, also one that was untracked, is paused or has ended. Samplers that said
     /// that it is gone are asked again.
-    pub(crate) fn track(&self, wanted: TrackRequest, forget: Forget<'_>) -> Result<(), TooManyInstances> {
+    pub(crate) fn track(&self, wanted: TrackRequest, forget: ForgetInstance<'_>) -> Result<(), TooManyInstances> {
         let TrackRequest { id, labels, samplers } = wanted;
         let wish = |_: &InstanceEntry| Some(PollRequest::new(labels, samplers));
         self.change(|instances, changed| {
@@ -193,13 +193,13 @@ impl Tracked {
     }
 
     /// Removes an instance with everything it had. Discovery does not bring it back.
-    pub(crate) fn untrack(&self, id: &InstanceId, forget: Forget<'_>) {
+    pub(crate) fn untrack(&self, id: &InstanceId, forget: ForgetInstance<'_>) {
         self.change(|instances, changed| untrack(instances, id, changed, forget));
     }
 
     /// Applies lifecycle events in order. Stops at an event for whose instance there is no place, and returns the
     /// number of events applied before it.
-    pub(crate) fn apply(&self, events: &[Lifecycle], forget: Forget<'_>) -> Result<(), (usize, TooManyInstances)> {
+    pub(crate) fn apply(&self, events: &[Lifecycle], forget: ForgetInstance<'_>) -> Result<(), (usize, TooManyInstances)> {
         let api = API.into();
         self.change(|instances, changed| {
             for (nth, Lifecycle { what, instance: id, labels }) in events.iter().enumerate() {
@@ -347,12 +347,12 @@ impl Tracked {
         })
     }
 
-    pub fn get(&self, id: &InstanceId) -> Option<Tracking> {
+    pub fn get(&self, id: &InstanceId) -> Option<TrackedInstance> {
         self.read(|instances| instances.all().get(id).map(|entry| tracking(instances, id, entry)))
     }
 
     /// Returns all instances, by id.
-    pub fn list(&self) -> Vec<Tracking> {
+    pub fn list(&self) -> Vec<TrackedInstance> {
         self.list_after(None, usize::MAX, |_, _| true)
     }
 
@@ -362,7 +362,7 @@ impl Tracked {
         after: Option<&str>,
         most: usize,
         wanted: impl Fn(&InstanceId, &Labels) -> bool,
-    ) -> Vec<Tracking> {
+    ) -> Vec<TrackedInstance> {
         let begin = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.read(|instances| {
             let behind = instances.all().range::<str, _>((begin, Bound::Unbounded));
@@ -376,7 +376,7 @@ impl Tracked {
         &self,
         before_ms: i64,
         has_gone: &dyn Fn(&InstanceId) -> bool,
-        forget: Forget<'_>,
+        forget: ForgetInstance<'_>,
     ) {
         let over = self.read(|instances| instances.over_before(before_ms));
         // Polls go on between two pieces.
@@ -420,10 +420,10 @@ impl Tracked {
     }
 }
 
-fn tracking(instances: &Instances, id: &InstanceId, entry: &InstanceEntry) -> Tracking {
+fn tracking(instances: &Instances, id: &InstanceId, entry: &InstanceEntry) -> TrackedInstance {
     let default = instances.default_samplers();
     let samplers: BTreeSet<&str> = entry.named_samplers(&default).collect();
-    Tracking {
+    TrackedInstance {
         id: id.clone(),
         labels: entry.labels.clone(),
         state: entry.state(),
@@ -438,7 +438,7 @@ fn track(
     owner: &PluginName,
     wish: impl FnOnce(&InstanceEntry) -> Option<PollRequest>,
     changed: &mut Vec<InstanceId>,
-    forget: Forget<'_>,
+    forget: ForgetInstance<'_>,
 ) -> Option<()> {
     if !instances.all().contains_key(id)
         && let Some(over) = instances.make_room(owner)
@@ -460,7 +460,7 @@ fn track(
     Some(())
 }
 
-fn untrack(instances: &mut Instances, id: &InstanceId, changed: &mut Vec<InstanceId>, forget: Forget<'_>) {
+fn untrack(instances: &mut Instances, id: &InstanceId, changed: &mut Vec<InstanceId>, forget: ForgetInstance<'_>) {
     let entry = instances.remove(id);
     let is_discovered = entry.is_some_and(|entry| !entry.discovered_by.is_empty());
     if let Some((least, may_come_back)) = instances.set_untracked(id, is_discovered) {

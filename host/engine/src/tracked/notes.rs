@@ -1,7 +1,7 @@
 //! Notes of tracked instances beside history, one for each, by which the instances are there again after a restart.
 
 use super::entry::PollRequest;
-use super::{API, Forget, PluginName, Tracked};
+use super::{API, ForgetInstance, PluginName, TrackedInstances};
 use dropsonde_model::Labels;
 use dropsonde_model::names::is_reserved;
 use dropsonde_store::{InstanceId, Store};
@@ -83,7 +83,7 @@ impl InstanceNote {
     }
 }
 
-impl Tracked {
+impl TrackedInstances {
     /// Restores the instances that were tracked when the host last ran. An instance with history that nobody tracks any
     /// more has ended, also one that was discovered by a plugin that is not among `plugins`.
     pub fn restore(&self, store: &Store, plugins: &[&str], now_ms: i64) {
@@ -98,7 +98,7 @@ impl Tracked {
         notes: Vec<(String, Vec<u8>)>,
         plugins: &[&str],
         now_ms: i64,
-        forget: Forget<'_>,
+        forget: ForgetInstance<'_>,
     ) -> Vec<(InstanceId, PluginName)> {
         let mut strangers = Vec::new();
         let noted = notes.into_iter().filter_map(|(key, value)| {

@@ -7,9 +7,9 @@ fn id(text: &str) -> InstanceId {
     InstanceId::new(text).unwrap()
 }
 
-fn tracked() -> Tracked {
+fn tracked() -> TrackedInstances {
     let common = Labels::from([("site".to_owned(), "fra1".to_owned())]);
-    Tracked::new(vec!["*".to_owned()], common, 3)
+    TrackedInstances::new(vec!["*".to_owned()], common, 3)
 }
 
 fn wanted(text: &str) -> TrackRequest {
@@ -20,7 +20,7 @@ fn found(ids: &[&str]) -> Vec<(InstanceId, Labels)> {
     ids.iter().map(|text| (id(text), Labels::new())).collect()
 }
 
-fn polled(tracked: &Tracked, plugin: &PluginName) -> Vec<String> {
+fn polled(tracked: &TrackedInstances, plugin: &PluginName) -> Vec<String> {
     tracked.polled_by(plugin).iter().map(|polled| polled.id.to_string()).collect()
 }
 
@@ -39,11 +39,11 @@ fn by(plugin: &PluginName) -> Discoverer {
 }
 
 /// Discovers instances, and returns how many were refused.
-fn find(tracked: &Tracked, plugin: &PluginName, ids: &[&str], now_ms: i64) -> u64 {
+fn find(tracked: &TrackedInstances, plugin: &PluginName, ids: &[&str], now_ms: i64) -> u64 {
     tracked.discovered(&by(plugin), found(ids), now_ms, &|_| {}).refused
 }
 
-fn state(tracked: &Tracked, text: &str) -> Option<InstanceState> {
+fn state(tracked: &TrackedInstances, text: &str) -> Option<InstanceState> {
     tracked.get(&id(text)).map(|tracking| tracking.state)
 }
 
@@ -51,7 +51,7 @@ fn event(what: LifecycleChange, text: &str) -> Vec<Lifecycle> {
     vec![Lifecycle { what, instance: id(text), labels: None }]
 }
 
-fn gone(tracked: &Tracked, plugin: &PluginName, text: &str, now_ms: i64) {
+fn gone(tracked: &TrackedInstances, plugin: &PluginName, text: &str, now_ms: i64) {
     let polled = tracked.polled_by(plugin).into_iter().find(|polled| polled.id == id(text)).unwrap();
     tracked.gone(plugin, &polled, now_ms);
 }
@@ -156,7 +156,7 @@ fn ended_instances_are_forgotten_after_the_retention_and_paused_ones_stay() {
 fn lifecycle_events_are_idempotent_in_every_state() {
     use LifecycleChange::*;
     let a: PluginName = "a".into();
-    let begin = |tracked: &Tracked, from: Option<InstanceState>| match from {
+    let begin = |tracked: &TrackedInstances, from: Option<InstanceState>| match from {
         None => {}
         Some(InstanceState::Tracked) => drop(find(tracked, &a, &["x"], 0)),
         Some(InstanceState::Paused) => {
@@ -327,14 +327,14 @@ fn a_bounded_number_of_untracked_instances_is_remembered_and_discovered_ones_lon
 fn an_ended_instance_keeps_its_labels_through_a_restart() {
     let (store, a) = (dropsonde_store::Store::in_memory(&Default::default()), PluginName::from("a"));
     let labels = Labels::from([("workload".to_owned(), "web".to_owned())]);
-    let before = Tracked::new(Vec::new(), Labels::new(), 10);
+    let before = TrackedInstances::new(Vec::new(), Labels::new(), 10);
     for (listed, workload) in [(vec![(id("x"), labels.clone()), (id("y"), labels)], "web"), (Vec::new(), "web")] {
         before.discovered(&by(&a), listed, 0, &|_| {});
         assert_eq!(before.get(&id("x")).unwrap().labels.get("workload"), Some(workload));
     }
     before.discovered(&by(&a), vec![(id("y"), Labels::from([("workload".to_owned(), "new".to_owned())]))], 1, &|_| {});
     before.note_changes(&store);
-    let after = Tracked::new(Vec::new(), Labels::new(), 10);
+    let after = TrackedInstances::new(Vec::new(), Labels::new(), 10);
     after.restore(&store, &[], 9);
     for (text, workload) in [("x", "web"), ("y", "new")] {
         let tracking = after.get(&id(text)).unwrap();
@@ -345,7 +345,7 @@ fn an_ended_instance_keeps_its_labels_through_a_restart() {
 #[test]
 fn tracked_paused_ended_and_untracked_instances_are_restored_after_a_restart() {
     let (store, a) = (dropsonde_store::Store::in_memory(&Default::default()), PluginName::from("a"));
-    let before = Tracked::new(vec!["*".to_owned()], Labels::new(), 10);
+    let before = TrackedInstances::new(vec!["*".to_owned()], Labels::new(), 10);
     find(&before, &a, &["found", "lost", "untracked"], 0);
     let labels = Labels::from([("workload".to_owned(), "web".to_owned())]);
     let asked = TrackRequest { id: id("asked"), labels: labels.clone(), samplers: Some(vec!["s".to_owned()]) };
@@ -357,7 +357,7 @@ fn tracked_paused_ended_and_untracked_instances_are_restored_after_a_restart() {
     find(&before, &a, &["found"], 7);
     before.note_changes(&store);
 
-    let after = Tracked::new(vec!["*".to_owned()], Labels::new(), 10);
+    let after = TrackedInstances::new(vec!["*".to_owned()], Labels::new(), 10);
     after.configure(&id("named"), Labels::new(), None).unwrap();
     after.restore(&store, &["a"], 9);
     let states: Vec<_> = after.list().into_iter().map(|one| (one.id.to_string(), one.state)).collect();

@@ -62,7 +62,7 @@ pub(super) struct Poller<'a, C: PluginCalls> {
     /// `None` if the plugin is not a sampler.
     recorder: Option<SampleRecorder>,
     keeper: &'a StateKeeper,
-    standing: &'a mut Conduct,
+    poll_state: &'a mut PollState,
     /// The kinds of failure since the last tick, each of which is logged once at most.
     failing: BTreeSet<FailureKind>,
     /// Whether a call has failed since the metrics last counted failed polls.
@@ -72,7 +72,7 @@ pub(super) struct Poller<'a, C: PluginCalls> {
 }
 
 /// The record of a version's behaviour, which outlives its workers.
-pub(super) struct Conduct {
+pub(super) struct PollState {
     pub(super) recent_failures: RecentFailures,
     pub(super) batches: Batches,
     pub(super) pauses: QuarantinePauses,
@@ -82,7 +82,7 @@ pub(super) struct Conduct {
     pub(super) copy: Option<(LastGood, String)>,
 }
 
-impl Conduct {
+impl PollState {
     /// Creates the record of a version that has not run yet.
     pub(super) fn of(config: &PluginConfig, copy: Option<(LastGood, String)>) -> Self {
         Self {
@@ -117,7 +117,7 @@ impl<'a, C: PluginCalls> Poller<'a, C> {
         calls: C,
         fields: Option<Fields>,
         keeper: &'a StateKeeper,
-        standing: &'a mut Conduct,
+        poll_state: &'a mut PollState,
     ) -> Self {
         let recorder = |fields| SampleRecorder::new(status.name.clone(), fields, status.interval(), status.limits.deadline);
         Self {
@@ -126,7 +126,7 @@ impl<'a, C: PluginCalls> Poller<'a, C> {
             calls,
             recorder: fields.map(recorder),
             keeper,
-            standing,
+            poll_state,
             failing: BTreeSet::new(),
             has_failed: false,
             accounted: ResourceUse::default(),
@@ -204,8 +204,8 @@ impl<'a, C: PluginCalls> Poller<'a, C> {
             if let Err(ended) = polled {
                 return ended;
             }
-            let next = self.standing.recent_failures.after(went, Instant::now());
-            if let Some(why) = self.standing.probation.take() {
+            let next = self.poll_state.recent_failures.after(went, Instant::now());
+            if let Some(why) = self.poll_state.probation.take() {
                 if !went.came_back && went.ended_badly + went.tried_in_vain > 0 {
                     return PollEnd::Quarantined(why);
                 }
@@ -336,7 +336,7 @@ impl<'a, C: PluginCalls> Poller<'a, C> {
     /// Makes this version the one to restore if a newer one does not work.
     async fn has_run_well(&mut self) {
         self.status.update(|known| known.has_run_well = true);
-        let Some((good, digest)) = self.standing.copy.take() else { return };
+        let Some((good, digest)) = self.poll_state.copy.take() else { return };
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || good.has_run_well(&digest)).await {
             tracing::warn!(plugin = &*self.status.name, %error, "cannot keep a copy of this version to restore later");
         }
@@ -391,7 +391,7 @@ impl<'a, C: PluginCalls> Poller<'a, C> {
 
     /// Ends quarantine, because a retry worked.
     fn leave_quarantine(&mut self) {
-        let retries = self.standing.pauses.lift(Instant::now());
+        let retries = self.poll_state.pauses.lift(Instant::now());
         self.status.update(|known| known.quarantined = None);
         tracing::info!(plugin = &*self.status.name, retries, "works again and is out of quarantine");
     }

@@ -56,10 +56,10 @@ impl<C: PluginCalls> Poller<'_, C> {
         let instances = recorder.polled(self.engine);
         self.status.update(|known| known.instances = instances.len());
         Span::current().record("instances", instances.len() as i64);
-        let aside = self.standing.batches.set_aside().len();
+        let aside = self.poll_state.batches.set_aside().len();
         let (mut changed, mut came_back) = (false, false);
-        for batch in self.standing.batches.of(&instances, Instant::now()) {
-            if self.standing.batches.is_call_too_much() {
+        for batch in self.poll_state.batches.of(&instances, Instant::now()) {
+            if self.poll_state.batches.is_call_too_much() {
                 self.engine.metrics.samples_dropped.with_label_values(&["budget"]).inc_by(batch.len() as u64);
                 continue;
             }
@@ -77,22 +77,22 @@ impl<C: PluginCalls> Poller<'_, C> {
                     self.record(stamp, took, &batch, readings);
                     went.came_back = true;
                     came_back = true;
-                    changed |= self.standing.batches.came_back(&batch, self.share_of_budget(took));
+                    changed |= self.poll_state.batches.came_back(&batch, self.share_of_budget(took));
                     continue;
                 }
                 Err(error) => error,
             };
             self.recorder.iter().for_each(|recorder| recorder.failed(self.engine, batch.len() as u64));
-            let known = self.standing.batches.is_set_aside(&batch);
+            let known = self.poll_state.batches.is_set_aside(&batch);
             match &error {
                 // The call did not fail because of its instances.
                 CallError::NoInstance(_) | CallError::Stopped => {}
                 CallError::Failed(_) => {
-                    changed |= self.standing.batches.came_back(&batch, self.share_of_budget(took));
+                    changed |= self.poll_state.batches.came_back(&batch, self.share_of_budget(took));
                 }
                 error => {
                     let reason = plain(&error.to_string());
-                    self.standing.batches.ended_badly(&batch, &reason, end_of(error), Instant::now());
+                    self.poll_state.batches.ended_badly(&batch, &reason, end_of(error), Instant::now());
                     changed = true;
                 }
             }
@@ -106,14 +106,14 @@ impl<C: PluginCalls> Poller<'_, C> {
                 break;
             }
         }
-        self.standing.batches.settle(Instant::now());
+        self.poll_state.batches.settle(Instant::now());
         self.status.sampled(self.engine.metrics.core.samples_stored(&self.status.name));
         if came_back {
             self.works(FailureKind::Sample);
             self.works(FailureKind::Readings);
         }
         off_runtime(instances.len(), || self.engine.publish_workloads());
-        if changed || self.standing.batches.set_aside().len() != aside {
+        if changed || self.poll_state.batches.set_aside().len() != aside {
             self.show_set_aside();
         }
         Ok(())
@@ -128,7 +128,7 @@ impl<C: PluginCalls> Poller<'_, C> {
 
     fn show_set_aside(&self) {
         let (now, now_ms) = (Instant::now(), self.engine.clock.now_ms());
-        let waiting = self.standing.batches.set_aside().iter().map(|(id, aside)| SetAsideInstance {
+        let waiting = self.poll_state.batches.set_aside().iter().map(|(id, aside)| SetAsideInstance {
             instance: id.clone(),
             reason: aside.reason.clone(),
             times: aside.times,

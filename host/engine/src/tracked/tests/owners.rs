@@ -142,7 +142,7 @@ fn of_plugins_that_find_an_instance_in_their_first_discovery_the_first_by_name_b
 
 #[test]
 fn a_plugin_that_finds_new_instances_every_time_displaces_only_its_own_ended_ones() {
-    let tracked = Tracked::new(vec!["*".to_owned()], Labels::new(), 80);
+    let tracked = TrackedInstances::new(vec!["*".to_owned()], Labels::new(), 80);
     let (churning, modest) = (PluginName::from("churning"), PluginName::from("modest"));
     find(&tracked, &modest, &["kept", "ended"], 0);
     find(&tracked, &modest, &["kept"], 1);
@@ -164,7 +164,7 @@ fn a_plugin_that_finds_new_instances_every_time_displaces_only_its_own_ended_one
 
 #[test]
 fn large_labels_take_more_than_one_place() {
-    let tracked = Tracked::new(Vec::new(), Labels::new(), 100);
+    let tracked = TrackedInstances::new(Vec::new(), Labels::new(), 100);
     let long = "x".repeat(250);
     tracked.discovered(
         &by(&"a".into()),
@@ -183,16 +183,16 @@ fn large_labels_take_more_than_one_place() {
 fn the_owner_of_an_instance_is_restored_after_a_restart() {
     let (store, a, b) =
         (dropsonde_store::Store::in_memory(&Default::default()), PluginName::from("a"), PluginName::from("b"));
-    let before = Tracked::new(Vec::new(), Labels::new(), 10);
+    let before = TrackedInstances::new(Vec::new(), Labels::new(), 10);
     find(&before, &b, &["x"], 0);
     before.note_changes(&store);
-    let after = Tracked::new(Vec::new(), Labels::new(), 10);
+    let after = TrackedInstances::new(Vec::new(), Labels::new(), 10);
     after.restore(&store, &["a", "b"], 9);
     assert_eq!(after.discovered(&by(&a), found(&["x"]), 10, &|_| {}).of_others, [(id("x"), b.clone())]);
     assert_eq!(after.places().account("b").used, 1);
     // At this start the file of `b` is missing.
     after.note_changes(&store);
-    let without = Tracked::new(Vec::new(), Labels::new(), 10);
+    let without = TrackedInstances::new(Vec::new(), Labels::new(), 10);
     without.restore(&store, &["a"], 11);
     let initial = Discoverer { is_initial: true, ..by(&a) };
     assert_eq!(without.discovered(&initial, found(&["x"]), 12, &|_| {}).of_others, [(id("x"), b)]);
@@ -203,11 +203,11 @@ fn the_owner_of_an_instance_is_restored_after_a_restart() {
 fn an_owner_noted_in_history_that_opens_late_gets_its_instance_back() {
     let (store, a, b) =
         (dropsonde_store::Store::in_memory(&Default::default()), PluginName::from("a"), PluginName::from("b"));
-    let before = Tracked::new(Vec::new(), Labels::new(), 10);
+    let before = TrackedInstances::new(Vec::new(), Labels::new(), 10);
     find(&before, &b, &["x", "own"], 0);
     before.untrack(&id("untracked"), &|_| {});
     before.note_changes(&store);
-    let (now, forgotten) = (Tracked::new(Vec::new(), Labels::new(), 10), ForgottenIds::default());
+    let (now, forgotten) = (TrackedInstances::new(Vec::new(), Labels::new(), 10), ForgottenIds::default());
     find(&now, &a, &["x", "untracked", "new"], 1);
     let strangers = now.adopt(&store, store.notes(""), &["a", "b"], 2, &|id| forgotten.note(id));
     assert_eq!((strangers, forgotten.0.take()), (vec![(id("x"), a.clone())], vec!["untracked".to_owned()]));
@@ -226,7 +226,7 @@ fn the_notes_of_an_instance_take_less_than_four_kib_for_each_of_its_places() {
     };
     let small: Labels = (0..32).map(|nth| (format!("k{nth}"), String::new())).collect();
     let long = |nth: usize| format!("{nth}{}", "\"".repeat(255));
-    let tracked = Tracked::new(Vec::new(), Labels::new(), 10_000);
+    let tracked = TrackedInstances::new(Vec::new(), Labels::new(), 10_000);
     tracked.discovered(&by(&a), vec![(id(&long(0)), labels('x')), (id(&long(1)), small)], 0, &|_| {});
     let sharing = Discoverer { shares: true, ..by(&b) };
     tracked.discovered(&sharing, vec![(id(&long(0)), labels('x'))], 0, &|_| {});
