@@ -7,7 +7,7 @@ use super::{Asking, Shared};
 use crate::App;
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::{RawQuery, InstanceState};
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use dropsonde_engine::hub::Selection;
@@ -37,7 +37,7 @@ struct InstancePage {
 
 /// Lists all instances by id. Parameters: `label=k=v` (repeatable), `limit`, `after`.
 pub(crate) async fn list(
-    InstanceState(app): Shared,
+    State(app): Shared,
     Extension(caller): Asking,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
@@ -77,7 +77,7 @@ fn pages(app: Arc<App>, wanted: Selection, mut after: Option<String>, mut left: 
 }
 
 /// Returns one instance.
-pub(crate) async fn one(InstanceState(app): Shared, Segment(id): Segment) -> Result<Response, ApiError> {
+pub(crate) async fn one(State(app): Shared, Segment(id): Segment) -> Result<Response, ApiError> {
     let id = named(&id)?;
     let instance = app.engine.tracked.get(&id).ok_or_else(|| ApiError::not_found(format!("no instance {id}")))?;
     Ok(json(&page(&app, &instance)))
@@ -85,7 +85,7 @@ pub(crate) async fn one(InstanceState(app): Shared, Segment(id): Segment) -> Res
 
 /// Tracks an instance, as the body says. Repeating the request changes nothing.
 pub(crate) async fn track(
-    InstanceState(app): Shared,
+    State(app): Shared,
     Segment(id): Segment,
     Extension(caller): Asking,
     headers: HeaderMap,
@@ -106,7 +106,7 @@ pub(crate) async fn track(
 
 /// Untracks an instance: deletes its history, ends its streams, and keeps discovery from bringing it back. Repeating
 /// the request changes nothing.
-pub(crate) async fn untrack(InstanceState(app): Shared, Segment(id): Segment) -> Result<Response, ApiError> {
+pub(crate) async fn untrack(State(app): Shared, Segment(id): Segment) -> Result<Response, ApiError> {
     app.engine.untrack(&named(&id)?);
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -6,7 +6,7 @@ use super::error::{ApiError, Segment};
 use super::login::sessions;
 use crate::App;
 use crate::handbook;
-use axum::extract::InstanceState;
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{Html, IntoResponse, Response};
 use dropsonde_engine::json;
@@ -42,7 +42,7 @@ macro_rules! head {
     };
 }
 
-pub(crate) async fn index(InstanceState(app): Shared, headers: HeaderMap) -> Response {
+pub(crate) async fn index(State(app): Shared, headers: HeaderMap) -> Response {
     let own =
         [(header::CONTENT_SECURITY_POLICY, POLICY), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     let has_session = sessions(&headers).next().is_some();
