@@ -5,7 +5,7 @@ use dropsonde::config::{Config, Size};
 use dropsonde::host::Host;
 use dropsonde::native::{Failure, Field, Sampler};
 use dropsonde::store::{InstanceId, Schema, StoredField};
-use dropsonde::tracked::Wanted;
+use dropsonde::tracked::TrackRequest;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -277,7 +277,7 @@ async fn lists_of_very_many_hosts_and_plugins_are_sent_in_pieces_that_a_peer_has
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
     for nth in 0..HOSTS {
         let id = InstanceId::new(format!("{nth:0250}")).unwrap();
-        let wanted = Wanted { id: id.clone(), labels: Default::default(), samplers: Some(Vec::new()) };
+        let wanted = TrackRequest { id: id.clone(), labels: Default::default(), samplers: Some(Vec::new()) };
         host.engine().track(wanted).unwrap();
         host.engine().store.frame(&id, &Schema::new("s", vec![StoredField::gauge("x")]), 1000).push(now_ms, &[1.0]);
     }

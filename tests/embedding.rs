@@ -2,12 +2,12 @@ use crate::harness::{request, run};
 use dropsonde::clock::Clock;
 use dropsonde::config::Config;
 use dropsonde::host::Host;
-use dropsonde::hub::{Seen, Selection, What};
+use dropsonde::hub::{EventContent, Selection, WatchItem};
 use dropsonde::metrics::{HostMetrics, Registrar as _};
 use dropsonde::native::{ChannelStats, Failure, Field, Instance, Readings, Sampler, Stats};
 use dropsonde::snapshot::named;
 use dropsonde::store::{Align, InstanceId, Query};
-use dropsonde::tracked::{Change, Lifecycle, Wanted};
+use dropsonde::tracked::{Lifecycle, LifecycleChange, TrackRequest};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
@@ -73,8 +73,8 @@ fn id(text: &str) -> InstanceId {
     InstanceId::new(text).unwrap()
 }
 
-fn wanted(text: &str) -> Wanted {
-    Wanted { id: id(text), labels: Default::default(), samplers: None }
+fn wanted(text: &str) -> TrackRequest {
+    TrackRequest { id: id(text), labels: Default::default(), samplers: None }
 }
 
 fn config() -> Config {
@@ -99,11 +99,11 @@ async fn get(host: &Host, path: &str) -> crate::harness::Response {
 async fn number(host: &Host, instance: &str) -> f64 {
     let mut watch = host.service().watch(Selection::One(id(instance))).unwrap();
     match watch.next().await.unwrap() {
-        Seen::Event(event) => match &event.what {
-            What::Usage(sample) => sample.get("number").unwrap(),
-            What::Untracked => panic!("it was untracked"),
+        WatchItem::Event(event) => match &event.what {
+            EventContent::Usage(sample) => sample.get("number").unwrap(),
+            EventContent::Untracked => panic!("it was untracked"),
         },
-        Seen::Lagged(_) => panic!("nothing was lost"),
+        WatchItem::Lagged(_) => panic!("nothing was lost"),
     }
 }
 
@@ -139,7 +139,7 @@ async fn a_native_sampler_that_panics_or_says_too_little_costs_others_nothing() 
         [("bad", "panic"), ("good", "odd"), ("good", "fine"), ("forgetful", "a"), ("forgetful", "b")]
     {
         let samplers = Some(vec![sampler.to_owned()]);
-        host.service().track(Wanted { samplers, ..wanted(instance) }).unwrap();
+        host.service().track(TrackRequest { samplers, ..wanted(instance) }).unwrap();
     }
     for _ in 0..3 {
         assert_eq!(number(&host, "fine").await, 2.0);
@@ -191,15 +191,15 @@ async fn a_platforms_events_are_followed_until_the_subscription_is_dropped() {
     let (platform, events) = tokio::sync::mpsc::unbounded_channel();
     let send = |what, name: &str| platform.send(Lifecycle { what, instance: id(name), labels: None });
     let subscription = host.attach_to_events(Events(events));
-    send(Change::Created, "x").unwrap();
+    send(LifecycleChange::Created, "x").unwrap();
     assert_eq!(number(&host, "x").await, 1.0);
     let mut watch = host.service().watch(Selection::One(id("x"))).unwrap();
-    send(Change::Deleted, "x").unwrap();
+    send(LifecycleChange::Deleted, "x").unwrap();
     while watch.next().await.is_some() {}
     assert_eq!(host.service().latest(&id("x")), None);
     subscription.detach();
     platform.closed().await;
-    assert!(send(Change::Created, "x").is_err(), "nobody listens any more");
+    assert!(send(LifecycleChange::Created, "x").is_err(), "nobody listens any more");
     host.stop().await;
 }
 
@@ -289,17 +289,17 @@ async fn history_grows_by_six_samples_a_minute_while_an_instance_is_tracked_and_
     let mut before = samples();
     for (what, grows) in [
         (None, None),
-        (Some(Change::Created), Some(6)),
+        (Some(LifecycleChange::Created), Some(6)),
         (None, Some(6)),
-        (Some(Change::Created), Some(6)),
-        (Some(Change::Stopped), Some(0)),
-        (Some(Change::Suspended), Some(0)),
-        (Some(Change::Started), Some(6)),
-        (Some(Change::Suspended), Some(0)),
-        (Some(Change::Unsuspended), Some(6)),
-        (Some(Change::Deleted), None),
-        (Some(Change::Stopped), None),
-        (Some(Change::Started), Some(6)),
+        (Some(LifecycleChange::Created), Some(6)),
+        (Some(LifecycleChange::Stopped), Some(0)),
+        (Some(LifecycleChange::Suspended), Some(0)),
+        (Some(LifecycleChange::Started), Some(6)),
+        (Some(LifecycleChange::Suspended), Some(0)),
+        (Some(LifecycleChange::Unsuspended), Some(6)),
+        (Some(LifecycleChange::Deleted), None),
+        (Some(LifecycleChange::Stopped), None),
+        (Some(LifecycleChange::Started), Some(6)),
     ] {
         let events: Vec<_> = what.map(|what| Lifecycle { what, instance: id("x"), labels: None }).into_iter().collect();
         host.engine().apply(&events).unwrap();

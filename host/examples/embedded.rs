@@ -6,7 +6,7 @@
 
 use dropsonde::config::Config;
 use dropsonde::host::{Host, compile_if_told};
-use dropsonde::hub::{Of, Seen, Selection, What};
+use dropsonde::hub::{EventContent, EventSubject, Selection, WatchItem};
 use dropsonde::metrics::{HostMetrics, Registrar as _};
 use dropsonde::native::{ChannelStats, Failure, Field, Instance, Sampler, Stats};
 use dropsonde::snapshot::named;
@@ -91,13 +91,13 @@ async fn run() -> anyhow::Result<()> {
     let mut watch = host.service().watch(Selection::Labels([("workload".to_owned(), "shop".to_owned())].into()))?;
     for _ in 0..6 {
         match watch.next().await {
-            Some(Seen::Event(event)) => match (&event.of, &event.what) {
-                (Of::Instance { id, .. }, What::Usage(sample)) => {
+            Some(WatchItem::Event(event)) => match (&event.of, &event.what) {
+                (EventSubject::Instance { id, .. }, EventContent::Usage(sample)) => {
                     println!("{id}: {:?} waiting", sample.get("orders_waiting").unwrap_or(f64::NAN));
                 }
                 (of, what) => println!("{of:?}: {what:?}"),
             },
-            Some(Seen::Lagged(lost)) => println!("{lost} samples came too fast"),
+            Some(WatchItem::Lagged(lost)) => println!("{lost} samples came too fast"),
             None => break,
         }
     }

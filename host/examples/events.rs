@@ -9,7 +9,7 @@ use dropsonde::config::Config;
 use dropsonde::host::Host;
 use dropsonde::native::{Failure, Field, Sampler};
 use dropsonde::store::{Align, InstanceId, Query};
-use dropsonde::tracked::{Change, Lifecycle};
+use dropsonde::tracked::{Lifecycle, LifecycleChange};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -55,9 +55,9 @@ async fn main() -> anyhow::Result<()> {
     let event =
         |what, name: &str| Ok::<_, anyhow::Error>(Lifecycle { what, instance: InstanceId::new(name)?, labels: None });
     let subscription = host.attach_to_events(Platform(VecDeque::from([
-        event(Change::Created, "web-1")?,
-        event(Change::Created, "web-2")?,
-        event(Change::Suspended, "web-2")?,
+        event(LifecycleChange::Created, "web-1")?,
+        event(LifecycleChange::Created, "web-2")?,
+        event(LifecycleChange::Suspended, "web-2")?,
     ])));
 
     let web = InstanceId::new("web-1")?;

@@ -5,7 +5,7 @@
 
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
-use dropsonde::history::{HostHistory, Range};
+use dropsonde::history::{HistoryRange, HostHistory};
 use dropsonde::store::{InstanceId, StoreLimits, StoredField};
 
 const MINUTE_MS: i64 = 60_000;
@@ -27,7 +27,7 @@ fn main() -> anyhow::Result<()> {
 
     let history = open()?;
     println!("{:?}", history.hosts().iter().map(ToString::to_string).collect::<Vec<_>>());
-    for range in [Range::HalfHour, Range::Hour, Range::SixHours, Range::Day] {
+    for range in [HistoryRange::HalfHour, HistoryRange::Hour, HistoryRange::SixHours, HistoryRange::Day] {
         let points = history.query(&host, range, now_ms);
         let rates = points.column("requests_sec").map(|column| column.values.len());
         println!("{}: {} points, {:?} of requests_sec", range.label(), points.at_ms.len(), rates);

@@ -1,7 +1,7 @@
 use crate::config::Config;
 use crate::host::Host;
 use anyhow::Result;
-use dropsonde_engine::Parts;
+use dropsonde_engine::EngineParts;
 use dropsonde_engine::clock::Clock;
 use dropsonde_engine::metrics::HostMetrics;
 use dropsonde_engine::native::{Native, Sampler};
@@ -57,7 +57,7 @@ impl HostBuilder {
         let metrics = self.metrics.map_or_else(HostMetrics::new, Ok)?;
         let clock = self.clock.unwrap_or_else(Clock::system);
         let (natives, has_plugins) = (self.natives, !self.without_plugins);
-        let parts = |sandbox| Parts { clock, metrics, natives, sandbox, has_plugins };
+        let parts = |sandbox| EngineParts { clock, metrics, natives, sandbox, has_plugins };
         Host::start(self.config.validated()?, parts).await
     }
 }

@@ -1,7 +1,7 @@
 //! A destination that the host sends requests to: its metrics, and a circuit breaker, so that a destination that does
 //! not answer costs nothing.
 
-use dropsonde_engine::metrics::{Breaker, CoreMetrics};
+use dropsonde_engine::metrics::{BreakerState, CoreMetrics};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ impl CircuitBreaker {
     pub(crate) fn new(destination: &'static str, metrics: CoreMetrics) -> Self {
         metrics.remote_connected(destination, false);
         metrics.remote_reconnects(destination, 0);
-        metrics.remote_breaker(destination, Breaker::Closed);
+        metrics.remote_breaker(destination, BreakerState::Closed);
         Self { destination, metrics, state: Mutex::default() }
     }
 
@@ -50,7 +50,7 @@ impl CircuitBreaker {
         match self.lock().open_until {
             Some(until) if now < until => false,
             Some(_) => {
-                self.metrics.remote_breaker(self.destination, Breaker::HalfOpen);
+                self.metrics.remote_breaker(self.destination, BreakerState::HalfOpen);
                 true
             }
             None => true,
@@ -62,7 +62,7 @@ impl CircuitBreaker {
         let before = std::mem::take(&mut *self.lock());
         self.metrics.remote_connected(self.destination, true);
         self.metrics.remote_rtt(self.destination, took);
-        self.metrics.remote_breaker(self.destination, Breaker::Closed);
+        self.metrics.remote_breaker(self.destination, BreakerState::Closed);
         self.metrics.remote_reconnects(self.destination, u64::from(before.failures > 0));
         if before.failures > 0 { ReachabilityChange::Back } else { ReachabilityChange::None }
     }
@@ -75,7 +75,7 @@ impl CircuitBreaker {
         self.metrics.errors("host", self.destination, 1);
         if state.failures >= MOST_FAILURES {
             state.open_until = Some(now + PAUSE);
-            self.metrics.remote_breaker(self.destination, Breaker::Open);
+            self.metrics.remote_breaker(self.destination, BreakerState::Open);
         }
         if state.failures == 1 { ReachabilityChange::Lost } else { ReachabilityChange::None }
     }

@@ -6,11 +6,11 @@ use crate::config::{Config, Listen};
 use crate::reload::{self, ReloadReport};
 use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
-use dropsonde_engine::plugins::{Component, TrialFailed, Tried, try_components};
+use dropsonde_engine::plugins::{Component, TrialFailed, TrialOutcome, try_components};
 use dropsonde_engine::service::{Service, Subscription};
 use dropsonde_engine::tracked::Lifecycle;
 use dropsonde_engine::unwritable::{is_denied, is_unwritable};
-use dropsonde_engine::{Engine, Parts, Running};
+use dropsonde_engine::{Engine, EngineParts, RunningEngine};
 use dropsonde_http::writers::{ReaderTimeouts, Writers};
 use dropsonde_http::{App, Listener, Server, Tls};
 use dropsonde_sandbox::{CacheFolder, Sandbox};
@@ -44,7 +44,7 @@ pub fn compile_if_told() -> Option<ExitCode> {
 /// A running host.
 #[derive(Debug)]
 pub struct Host {
-    running: Running,
+    running: RunningEngine,
     /// The configuration in force.
     config: ArcSwap<Config>,
     address: Listen,
@@ -62,7 +62,7 @@ impl Host {
         HostBuilder::default()
     }
 
-    pub(crate) async fn start(config: Config, parts: impl FnOnce(Arc<Sandbox>) -> Parts) -> Result<Self> {
+    pub(crate) async fn start(config: Config, parts: impl FnOnce(Arc<Sandbox>) -> EngineParts) -> Result<Self> {
         if std::env::var_os(dropsonde_sandbox::COMPILING).is_some() {
             bail!(
                 "this process was started to compile a plugin: call dropsonde::host::compile_if_told() first in main"
@@ -75,7 +75,7 @@ impl Host {
         let most = config.compile_cache.get() as u64;
         let compiled = config.kept_dir().map(|kept| CacheFolder { path: kept.join("compiled"), most });
         let sandbox = Arc::new(Sandbox::new()?.with_compiler(OWN_BINARY, cli::COMPILE, compiled));
-        let running = Running::start(config.engine(), parts(sandbox))?;
+        let running = RunningEngine::start(config.engine(), parts(sandbox))?;
         let engine = running.engine();
         let patience =
             ReaderTimeouts { heartbeat: config.stream.heartbeat.get(), stalled: config.stream.stalled.get() };
@@ -167,7 +167,7 @@ impl Host {
 pub(crate) async fn try_plugins(
     config: &Config,
     found: Vec<Component>,
-) -> Result<Vec<(String, Result<Tried, TrialFailed>)>> {
+) -> Result<Vec<(String, Result<TrialOutcome, TrialFailed>)>> {
     let sandbox = Arc::new(Sandbox::new()?.with_compiler(OWN_BINARY, cli::COMPILE, None));
     try_components(config.engine(), sandbox, found).await
 }

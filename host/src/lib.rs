@@ -10,7 +10,7 @@
 //! use dropsonde::host::{Host, compile_if_told};
 //! use dropsonde::native::{Failure, Field, Sampler};
 //! use dropsonde::store::InstanceId;
-//! use dropsonde::tracked::Wanted;
+//! use dropsonde::tracked::TrackRequest;
 //! use std::process::ExitCode;
 //!
 //! struct Queues;
@@ -39,7 +39,7 @@
 //!         let config = Config { data_dir: Some("shop-telemetry".into()), ..Config::default() };
 //!         let host = Host::builder().config(config).sampler(Queues).start().await?;
 //!         let berlin = InstanceId::new("berlin")?;
-//!         host.service().track(Wanted { id: berlin.clone(), labels: Default::default(), samplers: None })?;
+//!         host.service().track(TrackRequest { id: berlin.clone(), labels: Default::default(), samplers: None })?;
 //!         println!("{}/v1/instances/{berlin}/usage", host.url());
 //!         tokio::signal::ctrl_c().await?;
 //!         host.stop().await;

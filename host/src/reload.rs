@@ -4,7 +4,7 @@
 use crate::config::{Config, ConfigChange, ConfigError};
 use anyhow::{Context as _, Result, anyhow};
 use arc_swap::ArcSwap;
-use dropsonde_engine::plugins::{self, Origin, PluginState, RefusedSection, Status, describe_need};
+use dropsonde_engine::plugins::{self, ComponentOrigin, PluginState, PluginStatus, RefusedSection, describe_need};
 use dropsonde_engine::{Engine, Options, json};
 pub use dropsonde_http::reload::{PartOutcome, ReloadPart, ReloadReport};
 use dropsonde_http::{Server, Tls};
@@ -102,9 +102,9 @@ async fn take_over(
     let config = config.validated().context("together with the keys that need a restart")?;
     let (options, served) = (Arc::new(config.engine()), Arc::new(config.http()));
     parts.extend(needs_restart.into_iter().map(|key| ReloadPart::new(key, PartOutcome::Restart)));
-    let others: Vec<_> = engine.plugins.list().into_iter().filter(|status| !status.is_as(&options)).collect();
+    let others: Vec<_> = engine.plugins.list().into_iter().filter(|status| !status.has_settings_of(&options)).collect();
     let (natives, others): (Vec<_>, Vec<_>) =
-        others.into_iter().partition(|status| status.look(|known| known.origin == Origin::Native));
+        others.into_iter().partition(|status| status.look(|known| known.origin == ComponentOrigin::Native));
     parts.extend(natives.iter().map(|native| ReloadPart::new(key_of_native(native, &options), PartOutcome::Restart)));
 
     // First, try everything that can fail.
@@ -148,7 +148,7 @@ async fn take_over(
     app.tokens.set_read_failure(None);
     drop(change);
     if has_other_demands || are_other_tokens {
-        engine.hub.part();
+        engine.hub.end_writer_streams();
     }
     engine.hub.allow(options.stream.streams());
     engine.hub.allow_bytes(options.stream.buffer_bytes(engine.memory));
@@ -179,7 +179,7 @@ async fn take_over(
 }
 
 /// Returns the changed key of a native sampler or source, which restarts only with its program.
-fn key_of_native(native: &Status, options: &Options) -> String {
+fn key_of_native(native: &PluginStatus, options: &Options) -> String {
     let has_other_section = native.config != options.plugin(&native.name);
     if has_other_section { format!("plugins.{}", native.name) } else { format!("poll, of {}", native.name) }
 }
@@ -198,7 +198,7 @@ async fn unknown_names(engine: &Engine, options: &Options, before: &Options) -> 
 fn refuse(
     failed: Vec<ReloadPart>,
     changed: &[&str],
-    others: &[Arc<Status>],
+    others: &[Arc<PluginStatus>],
     parts: &mut Vec<ReloadPart>,
 ) -> anyhow::Error {
     let why = failed.iter().map(|failed| format!("{}: {}", failed.part, failed.error.as_deref().unwrap_or_default()));

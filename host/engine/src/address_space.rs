@@ -55,7 +55,7 @@ pub struct NotEnoughAddressSpace {
     needed: u64,
 }
 
-// === impl Rooms ===
+// === impl AddressSpace ===
 
 impl AddressSpace {
     /// Reads the limit and the mapped bytes of this process, before there are plugins.
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_beyond_the_limit_is_refused_and_one_that_leaves_makes_room() {
+    fn address_space_beyond_the_limit_is_refused_until_a_plugin_frees_its_own() {
         let options = Options::default();
         let of_host = of_host(&options, 2 << 30);
         let rooms = rooms(Some(100 * MIB + of_host + 150 * MIB));
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_there_is_room_for_all() {
+    fn without_a_limit_any_reservation_succeeds() {
         assert!(rooms(None).take(u64::MAX, &Options::default(), usize::MAX).is_ok());
     }
 }

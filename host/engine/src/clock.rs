@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_tick_is_at_once_and_the_next_on_the_grid() {
+    fn the_first_tick_is_at_once_and_later_ticks_are_on_the_grid() {
         let mut schedule = schedule();
         assert_eq!(next(&mut schedule, 5_300), (5_300, 0));
         assert_eq!(next(&mut schedule, 5_301), (6_007, 0));
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_set_back_or_ahead_does_not_stop_the_polls() {
+    fn polls_go_on_after_the_clock_was_set_back_or_ahead() {
         let mut schedule = schedule();
         schedule.next(1_000_000, Duration::ZERO);
         assert_eq!(schedule.next(500_000, Duration::from_secs(1)), (500_007, 0));
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_read_late_has_its_own_time_and_what_is_in_time_that_of_its_tick() {
+    async fn readings_up_to_a_tenth_of_the_interval_late_have_the_time_of_their_tick() {
         let clock = Clock::starting_at(1_000_000);
         let stamp = |due_ms| clock.stamp(due_ms, Duration::from_secs(1));
         assert_eq!((stamp(999_900).at_ms, stamp(999_900).late_ms), (999_900, 100));
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn phases_differ_and_stay() {
+    fn phases_differ_between_names_and_stay_the_same_for_a_name() {
         let phase = |name| Schedule::new(name, Duration::from_secs(10)).phase_ms;
         assert_eq!(phase("procfs"), phase("procfs"));
         assert_ne!(phase("procfs"), phase("scrape"));

@@ -1,7 +1,7 @@
 //! Conflicts between plugins: a plugin reports instances, or fields of instances, that belong to another owner.
 
 use crate::Engine;
-use crate::plugins::{Fields, Status};
+use crate::plugins::{Fields, PluginStatus};
 use crate::tracked::PluginName;
 use dropsonde_store::InstanceId;
 use serde::Serialize;
@@ -24,7 +24,7 @@ pub struct Conflicts {
 
 /// A conflict as plugin pages show it.
 #[derive(Debug, Serialize)]
-pub(crate) struct Conflict {
+pub(crate) struct ConflictPage {
     instance: String,
     with: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,7 +34,7 @@ pub(crate) struct Conflict {
 
 /// The columns of a sampler's rows that the host ignores for instances of other owners, by owner.
 #[derive(Debug, Default)]
-pub(crate) struct Masks(BTreeMap<PluginName, Vec<usize>>);
+pub(crate) struct ColumnMasks(BTreeMap<PluginName, Vec<usize>>);
 
 impl Conflicts {
     /// Replaces the conflicting instances. Returns whether they changed.
@@ -75,8 +75,8 @@ impl Conflicts {
         is_other
     }
 
-    fn own(&self) -> impl Iterator<Item = Conflict> {
-        let instances = self.instances.iter().map(|(instance, owner)| Conflict {
+    fn own(&self) -> impl Iterator<Item = ConflictPage> {
+        let instances = self.instances.iter().map(|(instance, owner)| ConflictPage {
             instance: instance.to_string(),
             with: owner.to_string(),
             field: None,
@@ -85,7 +85,7 @@ impl Conflicts {
                    samplers; to let this plugin add to it, name the plugin in `samplers` of [[instances]], or set \
                    share_instances",
         });
-        let fields = self.fields.iter().map(|(instance, owner, field)| Conflict {
+        let fields = self.fields.iter().map(|(instance, owner, field)| ConflictPage {
             instance: instance.to_string(),
             with: owner.to_string(),
             field: Some(field.clone()),
@@ -95,16 +95,16 @@ impl Conflicts {
     }
 
     /// Returns this plugin's conflicts with `owner`, as the owner's page shows them. `plugin` is this plugin's name.
-    fn with(&self, owner: &str, plugin: &str) -> impl Iterator<Item = Conflict> {
+    fn with(&self, owner: &str, plugin: &str) -> impl Iterator<Item = ConflictPage> {
         let instances = self.instances.iter().filter(move |(_, other)| &**other == owner);
-        let instances = instances.map(|(instance, _)| Conflict {
+        let instances = instances.map(|(instance, _)| ConflictPage {
             instance: instance.to_string(),
             with: plugin.to_owned(),
             field: None,
             what: "the other plugin lists this instance too: the host ignores what it reports about the instance",
         });
         let fields = self.fields.iter().filter(move |(_, other, _)| &**other == owner);
-        let fields = fields.map(|(instance, _, field)| Conflict {
+        let fields = fields.map(|(instance, _, field)| ConflictPage {
             instance: instance.to_string(),
             with: plugin.to_owned(),
             field: Some(field.clone()),
@@ -116,8 +116,8 @@ impl Conflicts {
 
 /// Returns the conflicts for a plugin's page: those it has with owners, and those that other plugins have with it as
 /// owner.
-pub(crate) fn of_plugin(engine: &Engine, status: &Status) -> Vec<Conflict> {
-    let mut all: Vec<Conflict> = status.conflicts(|own| own.own().collect());
+pub(crate) fn of_plugin(engine: &Engine, status: &PluginStatus) -> Vec<ConflictPage> {
+    let mut all: Vec<ConflictPage> = status.conflicts(|own| own.own().collect());
     for other in engine.plugins.list().iter().filter(|other| other.name != status.name) {
         let left = SHOWN.saturating_sub(all.len());
         all.extend(
@@ -127,7 +127,7 @@ pub(crate) fn of_plugin(engine: &Engine, status: &Status) -> Vec<Conflict> {
     all
 }
 
-impl Masks {
+impl ColumnMasks {
     /// Returns the columns of `fields` that `owner` reads too.
     pub(crate) fn of(&mut self, engine: &Engine, owner: &PluginName, fields: &Fields) -> &[usize] {
         self.0.entry(owner.clone()).or_insert_with(|| {

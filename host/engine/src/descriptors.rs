@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_streams_and_requests_each_have_some_of_few_descriptors() {
+    fn few_descriptors_are_divided_among_files_streams_and_requests() {
         let sockets = sockets_of(1024);
         assert_eq!((sockets, streams(sockets), sockets - streams(sockets)), (768, 576, 192));
         assert_eq!(sockets_of(1 << 20), (1 << 20) - FILES);

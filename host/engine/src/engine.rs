@@ -5,14 +5,14 @@ use crate::exposition::Exposition;
 use crate::frontend::Frontend;
 use crate::health::Vitals;
 use crate::history::FlushTrigger;
-use crate::hub::{Follow, Hub, Member, Selection, TooManyStreams, Watch};
+use crate::hub::{FollowRequest, Hub, Member, Selection, TooManyStreams, Watch};
 use crate::metrics::HostMetrics;
 use crate::options::{Options, StaticInstance};
 use crate::plugins::Plugins;
 use crate::snapshot::Snapshots;
 use crate::timeline::Timeline;
-use crate::tracked::{Discoverer, Discovery, Lifecycle, NotTracked, PluginName, Tracked, Wanted};
-use crate::workload::{self, Declared};
+use crate::tracked::{Discoverer, Discovery, Lifecycle, NotTracked, PluginName, TrackRequest, TrackedInstances};
+use crate::workload::{self, DeclaredFields};
 use arc_swap::ArcSwap;
 use dropsonde_model::Labels;
 use dropsonde_model::names::is_reserved;
@@ -35,7 +35,7 @@ pub struct Engine {
     pub store: Store,
     /// The bell of the history thread, once that thread runs.
     pub(crate) bell: OnceLock<Weak<FlushTrigger>>,
-    pub tracked: Tracked,
+    pub tracked: TrackedInstances,
     pub hub: Hub,
     pub plugins: Plugins,
     pub metrics: HostMetrics,
@@ -71,7 +71,7 @@ impl Engine {
     }
 
     /// Tracks an instance that a program named. A repeated call changes nothing.
-    pub fn track(&self, wanted: Wanted) -> Result<(), NotTracked> {
+    pub fn track(&self, wanted: TrackRequest) -> Result<(), NotTracked> {
         wanted.check()?;
         let tracked = self.tracked.track(wanted, &|id| self.forget(id));
         self.hurry();
@@ -202,7 +202,12 @@ impl Engine {
 
     /// Calls `begin` with what a new reader of a selection gets: the latest samples, or those after the event `seen`,
     /// and all that come later. May read files.
-    pub fn follow<T>(&self, selection: Selection, seen: Option<String>, begin: impl FnOnce(&Hub, Follow) -> T) -> T {
+    pub fn follow<T>(
+        &self,
+        selection: Selection,
+        seen: Option<String>,
+        begin: impl FnOnce(&Hub, FollowRequest) -> T,
+    ) -> T {
         // What can take long comes before the lock below, under which nobody can change instances.
         let members = self.members(&selection);
         let latest = |member: &&Member| Some((member.id.clone(), (member.generation, self.store.latest(&member.id)?)));
@@ -210,7 +215,7 @@ impl Engine {
         match &selection {
             Selection::Workload(_) => {
                 let ids = || members.iter().map(|member| &member.id);
-                let declared = Declared::of(&self.store, &self.plugins, ids());
+                let declared = DeclaredFields::of(&self.store, &self.plugins, ids());
                 together = workload::latest(&self.store, &declared, ids());
             }
             _ => unheard = self.hub.unheard(&members).iter().filter_map(latest).collect(),
@@ -219,7 +224,7 @@ impl Engine {
         // No instance is untracked in the meantime, so the reader begins only with instances that exist.
         self.tracked.while_selected(&selection.clone(), |members| {
             let members = with_own(&selection, members);
-            begin(&self.hub, Follow { selection: selection.into(), seen, members, unheard, together })
+            begin(&self.hub, FollowRequest { selection: selection.into(), seen, members, unheard, together })
         })
     }
 
@@ -237,7 +242,7 @@ impl Engine {
             return;
         }
         for (workload, ids) in self.tracked.of_workloads(&stale) {
-            let declared = Declared::of(&self.store, &self.plugins, ids.iter());
+            let declared = DeclaredFields::of(&self.store, &self.plugins, ids.iter());
             if let Some(sample) = workload::latest(&self.store, &declared, ids.iter()) {
                 self.hub.publish_workload(&workload, sample);
             }

@@ -1,7 +1,7 @@
 //! Events that applications send to observers. The host accepts all events of a request or none, queues them, and hands
 //! them over in the order they came.
 
-use crate::quota::{ClientId, ClientShare, Full, Permit, Quota};
+use crate::quota::{ClientId, ClientShare, Quota, QuotaError, QuotaPermit};
 use dropsonde_model::nearest::unknown_key;
 use dropsonde_model::time::FURTHEST_MS;
 use dropsonde_sandbox::Event;
@@ -31,7 +31,7 @@ const KEYS: [&str; 5] = ["at", "name", "subject", "value", "attributes"];
 /// An event as an application writes it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written<'a> {
+struct JsonEvent<'a> {
     #[serde(borrow)]
     at: Option<&'a RawValue>,
     name: String,
@@ -94,7 +94,7 @@ fn event(text: &str, now_ms: i64) -> Result<Event, String> {
     if !text.trim_start().starts_with('{') {
         return Err("it is not a JSON object".to_owned());
     }
-    let Written { at, name, subject, value, attributes } =
+    let JsonEvent { at, name, subject, value, attributes } =
         serde_json::from_str(text).map_err(|error| unknown_key(text, &KEYS).unwrap_or_else(|| error.to_string()))?;
     if name.is_empty() {
         return Err("its name is empty".to_owned());
@@ -128,7 +128,7 @@ fn moment(json: &str) -> Option<i64> {
 /// The queue of events for one observer.
 #[derive(Debug, Default)]
 pub struct EventQueue {
-    waiting: Mutex<VecDeque<Batch>>,
+    waiting: Mutex<VecDeque<QueuedEvents>>,
     /// The bytes of the waiting events, by client.
     bytes: Arc<Quota>,
     came: Notify,
@@ -136,11 +136,11 @@ pub struct EventQueue {
 
 /// Events that came in one request, or that were given back.
 #[derive(Debug)]
-struct Batch {
+struct QueuedEvents {
     events: VecDeque<Event>,
     /// The client's bytes of the queue, taken until the last event of the batch is handed over. `None` for events that
     /// were given back.
-    _bytes: Option<Permit>,
+    _bytes: Option<QuotaPermit>,
 }
 
 /// Returns the estimated bytes of an event. A small event counts as more than it takes, so that at most
@@ -155,14 +155,14 @@ fn size(event: &Event) -> usize {
 impl EventQueue {
     /// Appends all of the events or none. Events that exceed the client's share of the queue are accepted only while no
     /// other event of that client waits.
-    pub fn offer(&self, client: ClientId, events: Vec<Event>) -> Result<(), Full> {
+    pub fn offer(&self, client: ClientId, events: Vec<Event>) -> Result<(), QuotaError> {
         if events.is_empty() {
             return Ok(());
         }
         let share = ClientShare { peer: client, most: MOST_WAITING / 2 };
         let bytes = events.iter().map(size).sum::<usize>().min(share.most);
         let bytes = self.bytes.take_many(bytes, MOST_WAITING, Some(share))?;
-        self.lock().push_back(Batch { events: events.into(), _bytes: Some(bytes) });
+        self.lock().push_back(QueuedEvents { events: events.into(), _bytes: Some(bytes) });
         self.came.notify_one();
         Ok(())
     }
@@ -185,7 +185,7 @@ impl EventQueue {
 
     /// Puts events that were not handed over back to the front of the queue.
     pub(crate) fn give_back(&self, events: Vec<Event>) {
-        self.lock().push_front(Batch { events: events.into(), _bytes: None });
+        self.lock().push_front(QueuedEvents { events: events.into(), _bytes: None });
         self.came.notify_one();
     }
 
@@ -207,7 +207,7 @@ impl EventQueue {
         taken
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Batch>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<QueuedEvents>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -218,7 +218,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_list_one_alone_and_lines_say_the_same() {
+    fn a_list_a_single_event_and_lines_parse_to_the_same_events() {
         let one = r#"{"at":"2026-01-02T03:04:05Z","name":"channel.opened","attributes":{"pattern":"room.*"}}"#;
         let event = Event {
             at_ms: 1_767_323_045_000,
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_one_that_is_wrong_is_named() {
+    fn errors_name_the_invalid_event_and_its_mistake() {
         let json = |body: &str| parse_json(body.as_bytes(), 0).unwrap_err().to_string();
         assert!(
             json(r#"[{"name":"x"},{"nam":"x"}]"#).starts_with("event 2 of 2: unknown key `nam`; did you mean `name`?")
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_queue_hands_over_in_the_order_it_was_told() {
+    async fn a_queue_hands_events_over_in_the_order_they_came() {
         let queue = EventQueue::default();
         queue.offer(client(1), (0..1500).map(event).collect()).unwrap();
         queue.offer(client(2), (1500..2500).map(event).collect()).unwrap();
@@ -294,14 +294,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_tells_very_much_leaves_half_of_a_queue_to_others() {
+    async fn one_client_can_fill_only_half_of_a_queue() {
         let attributes = (0..16).map(|nth| (format!("{nth:0>256}"), "x".repeat(256))).collect();
         let large = vec![Event { attributes, ..event(0) }; 800];
         let queue = EventQueue::default();
         queue.offer(client(1), large.clone()).unwrap();
         queue.offer(client(1), vec![event(1)]).unwrap();
         queue.offer(client(1), large.clone()).unwrap();
-        assert_eq!(queue.offer(client(1), large.clone()), Err(Full::OfPeer(MOST_WAITING / 2)));
+        assert_eq!(queue.offer(client(1), large.clone()), Err(QuotaError::OfPeer(MOST_WAITING / 2)));
         queue.offer(client(2), large.clone()).unwrap();
         queue.next().await;
         queue.offer(client(1), large.clone()).unwrap();

@@ -3,7 +3,7 @@
 use crate::Engine;
 use crate::json;
 use crate::metrics::ServiceStatus;
-use crate::plugins::{PluginInfo, PluginState, Status};
+use crate::plugins::{PluginInfo, PluginState, PluginStatus};
 use crate::shares;
 use crate::timeline;
 use dropsonde_model::text;
@@ -31,14 +31,14 @@ const SLOW_WRITE: Duration = Duration::from_secs(10);
 /// The health of the host's parts and of its plugins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
-    pub services: Vec<Service>,
+    pub services: Vec<ServiceHealth>,
     /// The reason why the host cannot go on, if any: it is stopping, or one of its own tasks has ended.
-    pub fatal: Option<Fatal>,
+    pub fatal: Option<FatalReason>,
 }
 
 /// The health of one part of the host, or of one plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Service {
+pub struct ServiceHealth {
     /// `host`, `history`, or a plugin's name.
     pub name: String,
     pub status: ServiceStatus,
@@ -48,7 +48,7 @@ pub struct Service {
 
 /// The reason why the host cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fatal {
+pub enum FatalReason {
     /// The host is stopping.
     Draining,
     /// These tasks have ended, although they run as long as the host.
@@ -76,12 +76,12 @@ impl Health {
     pub fn of(engine: &Engine) -> Self {
         let fatal = engine.vitals.fatal();
         let host = match &fatal {
-            Some(Fatal::Dead(_)) => ServiceStatus::Failed,
-            Some(Fatal::Draining) => ServiceStatus::Stopping,
+            Some(FatalReason::Dead(_)) => ServiceStatus::Failed,
+            Some(FatalReason::Draining) => ServiceStatus::Stopping,
             None if engine.vitals.is_serving.load(Relaxed) => ServiceStatus::Running,
             None => ServiceStatus::Starting,
         };
-        let reasons = fatal.iter().map(Fatal::to_string).chain(clock(engine));
+        let reasons = fatal.iter().map(FatalReason::to_string).chain(clock(engine));
         let reasons = reasons.chain(engine.plugins.folder_trouble());
         let of_front = engine.front().map(|front| front.troubles()).unwrap_or_default();
         let reasons = reasons.chain(of_front).chain(engine.audit.trouble());
@@ -89,8 +89,8 @@ impl Health {
         let history: Vec<_> = history(engine).into_iter().collect();
         let status = if history.is_empty() { ServiceStatus::Running } else { ServiceStatus::Failed };
         let mut services = vec![
-            Service { name: "host".to_owned(), status: host, reasons },
-            Service { name: "history".to_owned(), status, reasons: history },
+            ServiceHealth { name: "host".to_owned(), status: host, reasons },
+            ServiceHealth { name: "history".to_owned(), status, reasons: history },
         ];
         services.extend(engine.plugins.list().iter().map(|plugin| plugin.look(|known| service(plugin, known))));
         for reason in services.iter_mut().flat_map(|service| &mut service.reasons) {
@@ -104,7 +104,7 @@ impl Health {
     }
 }
 
-impl std::fmt::Display for Fatal {
+impl std::fmt::Display for FatalReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Draining => f.write_str("the host is stopping"),
@@ -113,7 +113,7 @@ impl std::fmt::Display for Fatal {
     }
 }
 
-fn service(plugin: &Status, known: &PluginInfo) -> Service {
+fn service(plugin: &PluginStatus, known: &PluginInfo) -> ServiceHealth {
     let status = match known.state {
         PluginState::Loading | PluginState::Compiling => ServiceStatus::Starting,
         PluginState::Running => ServiceStatus::Running,
@@ -154,7 +154,7 @@ fn service(plugin: &Status, known: &PluginInfo) -> Service {
             .push(format!("plugin {name} is polled late, {late} times in a row; {missed} polls were skipped so far"));
     }
     reasons.extend(known.conflicts.of_others(&plugin.name));
-    Service { name: plugin.name.to_string(), status, reasons }
+    ServiceHealth { name: plugin.name.to_string(), status, reasons }
 }
 
 /// Returns a reason for some time after the wall clock was set: samples from before or after that have wrong times.
@@ -240,12 +240,12 @@ impl Vitals {
         self.is_draining.load(Relaxed)
     }
 
-    fn fatal(&self) -> Option<Fatal> {
+    fn fatal(&self) -> Option<FatalReason> {
         if self.is_draining.load(Relaxed) {
-            return Some(Fatal::Draining);
+            return Some(FatalReason::Draining);
         }
         let dead: Vec<_> = self.dead.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
-        (!dead.is_empty()).then_some(Fatal::Dead(dead))
+        (!dead.is_empty()).then_some(FatalReason::Dead(dead))
     }
 }
 
@@ -262,7 +262,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_task_that_ends_by_itself_is_fatal() {
+    async fn a_task_that_ends_before_the_host_stops_is_fatal() {
         let vitals = Arc::new(Vitals::default());
         let (pulse, other) = (vitals.pulse("schedule"), vitals.pulse("snapshot"));
         assert_eq!(vitals.fatal(), None);
@@ -271,17 +271,17 @@ mod tests {
             panic!("told to");
         });
         assert!(task.await.is_err());
-        assert_eq!(vitals.fatal(), Some(Fatal::Dead(vec!["schedule"])));
+        assert_eq!(vitals.fatal(), Some(FatalReason::Dead(vec!["schedule"])));
         drop(other);
-        assert_eq!(vitals.fatal(), Some(Fatal::Dead(vec!["schedule", "snapshot"])));
+        assert_eq!(vitals.fatal(), Some(FatalReason::Dead(vec!["schedule", "snapshot"])));
     }
 
     #[test]
-    fn tasks_end_while_the_host_stops() {
+    fn tasks_that_end_while_the_host_stops_are_not_fatal() {
         let vitals = Arc::new(Vitals::default());
         let pulse = vitals.pulse("schedule");
         vitals.drain();
         drop(pulse);
-        assert_eq!(vitals.fatal(), Some(Fatal::Draining));
+        assert_eq!(vitals.fatal(), Some(FatalReason::Draining));
     }
 }

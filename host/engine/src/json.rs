@@ -18,15 +18,15 @@ pub fn sample(sample: &Sample) -> Vec<u8> {
 
 /// The form in which points are written.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Form {
-    pub time: Time,
+pub struct PointsFormat {
+    pub time: TimeFormat,
     /// Adds `_min` and `_max` of each field.
     pub bands: bool,
 }
 
 /// The form in which the time of a point is written.
 #[derive(Debug, Clone, Copy, Default)]
-pub enum Time {
+pub enum TimeFormat {
     /// `"at":"2026-01-02T03:04:05Z"`
     #[default]
     At,
@@ -34,7 +34,7 @@ pub enum Time {
     Seconds,
 }
 
-impl Form {
+impl PointsFormat {
     /// Returns the number of values of each field in a point.
     pub fn values(self) -> usize {
         if self.bands { 3 } else { 1 }
@@ -43,12 +43,12 @@ impl Form {
 
 /// Appends points to an array, in ascending order. `open` is the character before the next point: `[` or a comma before
 /// the first of them, and a comma afterwards.
-pub fn points(json: &mut Vec<u8>, points: &Points, form: Form, open: &mut u8) {
+pub fn points(json: &mut Vec<u8>, points: &Points, form: PointsFormat, open: &mut u8) {
     for (row, &at_ms) in points.at_ms.iter().enumerate() {
         json.push(std::mem::replace(open, b','));
         match form.time {
-            Time::At => self::open(json, at_ms),
-            Time::Seconds => {
+            TimeFormat::At => self::open(json, at_ms),
+            TimeFormat::Seconds => {
                 json.extend_from_slice(b"{\"ts\":");
                 json.extend_from_slice(itoa::Buffer::new().format(at_ms.div_euclid(1000)).as_bytes());
             }
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_absent_and_bands_follow_their_field() {
+    fn points_leave_out_gaps_and_have_bands_after_their_field() {
         let column =
             FieldPoints { name: "x".into(), values: vec![1.5, f64::NAN], min: vec![1.0, f64::NAN], max: vec![2.0; 2] };
         let points_of_two = Points { at_ms: vec![0, 1500], columns: vec![column] };
@@ -125,10 +125,12 @@ mod tests {
             assert_eq!(open, b',');
             String::from_utf8(json).unwrap()
         };
-        let at = text(Form::default());
+        let at = text(PointsFormat::default());
         assert_eq!(at, r#"[{"at":"1970-01-01T00:00:00Z","x":1.5},{"at":"1970-01-01T00:00:01.5Z"}"#);
-        assert_eq!(text(Form { time: Time::Seconds, bands: false }), r#"[{"ts":0,"x":1.5},{"ts":1}"#);
-        assert!(text(Form { bands: true, ..Form::default() }).contains(r#""x":1.5,"x_min":1,"x_max":2"#));
+        assert_eq!(text(PointsFormat { time: TimeFormat::Seconds, bands: false }), r#"[{"ts":0,"x":1.5},{"ts":1}"#);
+        assert!(
+            text(PointsFormat { bands: true, ..PointsFormat::default() }).contains(r#""x":1.5,"x_min":1,"x_max":2"#)
+        );
     }
 
     proptest! {

@@ -5,7 +5,7 @@
 //!
 //! # Layout
 //!
-//! * [`Running`]: starts and stops everything. [`Engine`]: the state that its parts share, and its interface for
+//! * [`RunningEngine`]: starts and stops everything. [`Engine`]: the state that its parts share, and its interface for
 //!   others.
 //! * [`options`]: the settings.
 //! * [`clock`]: the clocks, and the schedule of polls. `timeline`: steady time, by which jumps of the wall clock are
@@ -59,4 +59,4 @@ pub mod workload;
 
 pub use engine::Engine;
 pub use options::Options;
-pub use running::{HISTORY, Parts, Running};
+pub use running::{EngineParts, HISTORY, RunningEngine};

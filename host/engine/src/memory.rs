@@ -7,7 +7,7 @@ use std::thread::available_parallelism;
 
 /// Returns the default size of a pool, in bytes: an eighth of the `available` bytes, at least 32 MiB and at most 256
 /// MiB.
-pub fn of_pool(available: usize) -> usize {
+pub fn default_pool_bytes(available: usize) -> usize {
     const LEAST: usize = 32 << 20;
     const MOST: usize = 256 << 20;
     (available / 8).clamp(LEAST, MOST)
@@ -41,7 +41,7 @@ pub fn mapped() -> Option<u64> {
 /// counts where that is limited. Besides, once a large piece was freed, the default places further large pieces among
 /// the small ones.
 #[cfg(target_env = "gnu")]
-pub fn keep_little() {
+pub fn limit_arenas() {
     /// One arena for the main thread, and one for all other threads.
     const FEWEST: usize = 2;
     /// A piece of at least so many bytes is mapped by itself, and goes back to the kernel when it is freed.
@@ -57,12 +57,12 @@ pub fn keep_little() {
 }
 
 #[cfg(not(target_env = "gnu"))]
-pub fn keep_little() {}
+pub fn limit_arenas() {}
 
 /// Gives free memory of the C library's allocator back to the kernel, also the holes between pieces that stay.
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "malloc_trim is a function of the C library; it takes a number")]
-pub fn give_back() {
+pub fn trim() {
     // SAFETY: malloc_trim takes no pointers, and locks each arena while it works on it.
     unsafe {
         // The result only says whether any memory was given back.
@@ -71,7 +71,7 @@ pub fn give_back() {
 }
 
 #[cfg(not(target_env = "gnu"))]
-pub fn give_back() {}
+pub fn trim() {}
 
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "mallopt is a function of the C library; it takes two numbers")]
@@ -115,19 +115,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pool_is_an_eighth_within_bounds() {
-        assert_eq!([0, 1 << 30, usize::MAX].map(of_pool), [32 << 20, 128 << 20, 256 << 20]);
+    fn the_default_pool_is_an_eighth_of_the_memory_within_bounds() {
+        assert_eq!([0, 1 << 30, usize::MAX].map(default_pool_bytes), [32 << 20, 128 << 20, 256 << 20]);
     }
 
     #[test]
-    fn the_machines_memory_is_read() {
+    fn memory_is_parsed_from_meminfo() {
         assert_eq!(total("MemTotal:        2048 kB\nMemFree: 1 kB\n"), Some(2 << 20));
         assert_eq!(total("MemFree: 1 kB\n"), None);
         assert!(available() > 1 << 20 && mapped().is_some_and(|bytes| bytes > 1 << 20));
     }
 
     #[test]
-    fn the_least_of_a_group_and_those_above_it_counts() {
+    fn the_lowest_memory_limit_of_a_cgroup_and_its_parents_applies() {
         let root = tempfile::tempdir().unwrap();
         let own = root.path().join("system.slice/own.service");
         fs::create_dir_all(&own).unwrap();

@@ -16,10 +16,10 @@ const REMEMBERED: usize = 16;
 
 /// Counts the places that are taken, and queues the requests that wait for some.
 #[derive(Debug, Default)]
-pub struct Quota(Mutex<Holders>);
+pub struct Quota(Mutex<QuotaState>);
 
 #[derive(Debug, Default)]
-struct Holders {
+struct QuotaState {
     all: usize,
     by_peer: HashMap<ClientId, usize>,
     /// Waiting requests by client. Clients take turns, so that one that wants very much does not keep others waiting.
@@ -44,12 +44,12 @@ struct Waiter {
     most: usize,
     share: Option<ClientShare>,
     /// Closed when the caller no longer waits.
-    tell: oneshot::Sender<Permit>,
+    tell: oneshot::Sender<QuotaPermit>,
 }
 
 /// Places that somebody holds. Dropping it frees them.
 #[derive(Debug)]
-pub struct Permit {
+pub struct QuotaPermit {
     places: Arc<Quota>,
     peer: Option<ClientId>,
     count: usize,
@@ -74,7 +74,7 @@ pub struct ClientShare {
 
 /// The reason why a request gets no places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Full {
+pub enum QuotaError {
     /// All places are taken: this many.
     All(usize),
     /// The client may have no more places now than this many.
@@ -90,18 +90,23 @@ impl std::fmt::Display for ClientId {
     }
 }
 
-// === impl Places ===
+// === impl Quota ===
 
 impl Quota {
     /// Takes one of `most` places, if its client has less than its share.
-    pub fn take(self: &Arc<Self>, most: usize, share: Option<ClientShare>) -> Result<Permit, Full> {
+    pub fn take(self: &Arc<Self>, most: usize, share: Option<ClientShare>) -> Result<QuotaPermit, QuotaError> {
         self.take_many(1, most, share)
     }
 
     /// Takes `count` of `most` places, if its client then has no more than its share.
-    pub fn take_many(self: &Arc<Self>, count: usize, most: usize, share: Option<ClientShare>) -> Result<Permit, Full> {
+    pub fn take_many(
+        self: &Arc<Self>,
+        count: usize,
+        most: usize,
+        share: Option<ClientShare>,
+    ) -> Result<QuotaPermit, QuotaError> {
         let added = self.lock().add(count, most, share);
-        if let (Err(Full::OfPeer(_)), Some(ClientShare { peer, .. })) = (added, share) {
+        if let (Err(QuotaError::OfPeer(_)), Some(ClientShare { peer, .. })) = (added, share) {
             self.refuse(peer);
         }
         added?;
@@ -134,7 +139,7 @@ impl Quota {
         most: usize,
         share: Option<ClientShare>,
         patience: Duration,
-    ) -> Result<Permit, Full> {
+    ) -> Result<QuotaPermit, QuotaError> {
         let (tell, told) = oneshot::channel();
         self.lock().queue(Waiter { count, most, share, tell });
         self.serve();
@@ -159,30 +164,30 @@ impl Quota {
         }
     }
 
-    fn place(self: &Arc<Self>, count: usize, share: Option<ClientShare>) -> Permit {
-        Permit { places: self.clone(), peer: share.map(|share| share.peer), count }
+    fn place(self: &Arc<Self>, count: usize, share: Option<ClientShare>) -> QuotaPermit {
+        QuotaPermit { places: self.clone(), peer: share.map(|share| share.peer), count }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Holders> {
+    fn lock(&self) -> MutexGuard<'_, QuotaState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-// === impl State ===
+// === impl QuotaState ===
 
-impl Holders {
-    fn add(&mut self, count: usize, most: usize, share: Option<ClientShare>) -> Result<(), Full> {
+impl QuotaState {
+    fn add(&mut self, count: usize, most: usize, share: Option<ClientShare>) -> Result<(), QuotaError> {
         let is_over = |taken: usize, most: usize| taken.checked_add(count).is_none_or(|taken| taken > most);
         let own = share.map_or(0, |share| self.by_peer.get(&share.peer).copied().unwrap_or_default());
         if let Some(share) = share.filter(|share| is_over(own, share.most)) {
-            return Err(Full::OfPeer(share.most));
+            return Err(QuotaError::OfPeer(share.most));
         }
         if is_over(self.all, most) {
-            return Err(Full::All(most));
+            return Err(QuotaError::All(most));
         }
         // However many clients have their shares, others still find places.
         if own > 0 && is_over(own, most / LITTLE) && is_over(self.all, most - most / LEFT) {
-            return Err(Full::OfPeer(own));
+            return Err(QuotaError::OfPeer(own));
         }
         if let Some(ClientShare { peer, .. }) = share {
             *self.by_peer.entry(peer).or_default() += count;
@@ -241,8 +246,8 @@ impl Holders {
                     served.extend(queue.pop_front());
                     passed = 0;
                 }
-                Err(Full::OfPeer(_)) => passed += 1,
-                Err(Full::All(_)) => {
+                Err(QuotaError::OfPeer(_)) => passed += 1,
+                Err(QuotaError::All(_)) => {
                     self.waiting.push_front((peer, queue));
                     break;
                 }
@@ -261,12 +266,12 @@ fn forget_closed(queue: &mut VecDeque<Waiter>) {
     while queue.pop_front_if(|waiting| waiting.tell.is_closed()).is_some() {}
 }
 
-// === impl Place ===
+// === impl QuotaPermit ===
 
-impl Permit {
+impl QuotaPermit {
     /// Changes the number of places to `count`: gives some back, or takes more of `most`, if the client then has no
     /// more than `share`.
-    pub fn resize(&mut self, count: usize, most: usize, share: usize) -> Result<(), Full> {
+    pub fn resize(&mut self, count: usize, most: usize, share: usize) -> Result<(), QuotaError> {
         if let Some(less) = self.count.checked_sub(count) {
             self.give_back(less);
             return Ok(());
@@ -289,7 +294,7 @@ impl Permit {
     }
 }
 
-impl Drop for Permit {
+impl Drop for QuotaPermit {
     fn drop(&mut self) {
         self.give_back(self.count);
     }
@@ -311,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_that_have_their_shares_leave_a_fourth_to_those_that_have_little() {
+    fn the_last_quarter_of_places_is_left_to_clients_that_have_few() {
         let places = Arc::new(Quota::default());
         let greedy: Vec<_> = (0..5).map(|nth| share(&format!("10.0.0.{nth}"), 16)).collect();
         let mut held = Vec::new();
@@ -321,20 +326,20 @@ mod tests {
         assert_eq!(places.taken(), 48);
         let modest = share("10.0.1.1", 16);
         held.extend([places.take(64, modest).unwrap(), places.take(64, modest).unwrap()]);
-        assert_eq!(places.take(64, modest).unwrap_err(), Full::OfPeer(2));
+        assert_eq!(places.take(64, modest).unwrap_err(), QuotaError::OfPeer(2));
         assert_eq!(places.greedy(LONG).len(), 6, "all of them are named");
     }
 
     #[test]
-    fn a_peer_that_has_its_share_leaves_places_to_others() {
+    fn a_client_with_its_full_share_is_refused_while_others_get_places() {
         let places = Arc::new(Quota::default());
         let (one, other) = (share("10.0.0.1", 2), share("10.0.0.2", 2));
         let take = |share| places.take(3, share);
         let first = take(one).unwrap();
         let second = take(one).unwrap();
-        assert_eq!(take(one).unwrap_err(), Full::OfPeer(2));
+        assert_eq!(take(one).unwrap_err(), QuotaError::OfPeer(2));
         let third = take(other).unwrap();
-        assert_eq!(take(None).unwrap_err(), Full::All(3));
+        assert_eq!(take(None).unwrap_err(), QuotaError::All(3));
         drop(first);
         assert_eq!(places.taken(), 2);
         assert!(take(one).is_ok());
@@ -343,11 +348,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_grows_and_shrinks_within_a_share() {
+    fn a_permit_can_be_resized_within_its_clients_share() {
         let places = Arc::new(Quota::default());
         let mut place = places.take_many(4, 10, share("10.0.0.1", 6)).unwrap();
-        assert_eq!(place.resize(7, 10, 6), Err(Full::OfPeer(6)));
-        assert_eq!(place.resize(6, 5, 6), Err(Full::All(5)));
+        assert_eq!(place.resize(7, 10, 6), Err(QuotaError::OfPeer(6)));
+        assert_eq!(place.resize(6, 5, 6), Err(QuotaError::All(5)));
         place.resize(6, 10, 6).unwrap();
         assert_eq!((places.taken(), place.count), (6, 6));
         place.resize(1, 10, 6).unwrap();
@@ -357,7 +362,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_waiting_peer_is_served_before_the_second_of_one_that_came_earlier() {
+    async fn waiting_clients_are_served_in_turn() {
         let places = Arc::new(Quota::default());
         let held = places.take(1, None).unwrap();
         let wait = |ip| {
@@ -376,13 +381,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_waits_in_vain_hears_why_and_leaves_nothing() {
+    async fn a_wait_that_times_out_returns_the_reason_and_leaves_no_waiter() {
         let places = Arc::new(Quota::default());
         let one = share("10.0.0.1", 1);
         let held = places.take(2, one).unwrap();
-        assert_eq!(places.wait(1, 2, one, LONG).await.unwrap_err(), Full::OfPeer(1));
+        assert_eq!(places.wait(1, 2, one, LONG).await.unwrap_err(), QuotaError::OfPeer(1));
         let other = places.wait(1, 2, share("10.0.0.2", 1), LONG).await.unwrap();
-        assert_eq!(places.wait(1, 2, share("10.0.0.3", 1), LONG).await.unwrap_err(), Full::All(2));
+        assert_eq!(places.wait(1, 2, share("10.0.0.3", 1), LONG).await.unwrap_err(), QuotaError::All(2));
         drop((held, other));
         assert!(is_empty(&places));
     }

@@ -4,9 +4,9 @@
 
 use crate::Engine;
 use crate::clock::Stamp;
-use crate::conflicts::Masks;
+use crate::conflicts::ColumnMasks;
 use crate::plugins::Fields;
-use crate::tracked::{API, Discovery, PluginName, Polled};
+use crate::tracked::{API, Discovery, PluginName, PolledInstance};
 use dropsonde_model::labels;
 use dropsonde_model::names::is_reserved;
 use dropsonde_sandbox::{CallError, Failure, Instance, Readings};
@@ -20,7 +20,7 @@ use tracing::field::Empty;
 /// Rows written at a time. Between two pieces, others can track, untrack and pause instances.
 const PIECE: usize = 256;
 
-pub(crate) struct Recorder {
+pub(crate) struct SampleRecorder {
     sampler: PluginName,
     fields: Fields,
     interval_ms: i64,
@@ -29,27 +29,27 @@ pub(crate) struct Recorder {
     /// The time of the last call's readings, and whether the readings of the tick before were earlier.
     last: Option<(i64, bool)>,
     /// The usual duration of a call.
-    usual: Usual,
+    usual: UsualDuration,
     /// The frame of each polled instance, with the instance's generation.
     frames: HashMap<InstanceId, (u64, Arc<Frame>)>,
 }
 
 /// The usual duration of a call: the longest of the last calls, where older calls count less.
 #[derive(Debug, Default)]
-struct Usual(Duration);
+struct UsualDuration(Duration);
 
-impl Usual {
+impl UsualDuration {
     /// Returns whether a call took about as long as usual. A longer duration becomes the usual one if it repeats.
-    fn is_so(&mut self, took: Duration, tolerance: Duration) -> bool {
-        let is_so = took.saturating_sub(self.0) <= tolerance;
-        self.0 = if is_so { took.max(self.0 - self.0 / 8) } else { self.0.saturating_add(tolerance) };
-        is_so
+    fn is_usual(&mut self, took: Duration, tolerance: Duration) -> bool {
+        let is_usual = took.saturating_sub(self.0) <= tolerance;
+        self.0 = if is_usual { took.max(self.0 - self.0 / 8) } else { self.0.saturating_add(tolerance) };
+        is_usual
     }
 }
 
 /// The rows of a batch, counted by outcome.
 #[derive(Default)]
-struct Counts {
+struct RowCounts {
     ok: u64,
     failed: u64,
     dropped: u64,
@@ -57,7 +57,7 @@ struct Counts {
     refused: u64,
 }
 
-impl Recorder {
+impl SampleRecorder {
     /// Creates a recorder. `deadline` is the longest duration of a call.
     pub(crate) fn new(sampler: PluginName, fields: Fields, interval: Duration, deadline: Duration) -> Self {
         let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
@@ -67,7 +67,7 @@ impl Recorder {
             interval_ms: ms(interval),
             latest_ms: ms(deadline),
             last: None,
-            usual: Usual::default(),
+            usual: UsualDuration::default(),
             frames: HashMap::new(),
         }
     }
@@ -125,7 +125,7 @@ impl Recorder {
     }
 
     /// Returns the instances that the sampler polls, sorted by id.
-    pub(crate) fn polled(&mut self, engine: &Engine) -> Vec<Polled> {
+    pub(crate) fn polled(&mut self, engine: &Engine) -> Vec<PolledInstance> {
         let polled = engine.tracked.polled_by(&self.sampler);
         // An instance that is no longer polled may be forgotten, and begin again with another frame.
         self.frames.retain(|id, _| polled.binary_search_by(|polled| polled.id.cmp(id)).is_ok());
@@ -139,7 +139,7 @@ impl Recorder {
         engine: &Engine,
         stamp: Stamp,
         took: Duration,
-        batch: &[Polled],
+        batch: &[PolledInstance],
         readings: Readings,
     ) -> Vec<(InstanceId, Failure)> {
         let at_ms = stamp.at_ms;
@@ -155,9 +155,9 @@ impl Recorder {
         let mut failures: HashMap<usize, Failure> =
             readings.failures.into_iter().map(|(row, failure)| (row as usize, failure)).collect();
         let columns = self.columns().max(1);
-        let mut counts = Counts::default();
+        let mut counts = RowCounts::default();
         let mut rows = batch.iter().zip(readings.values.chunks_exact(columns)).enumerate().peekable();
-        let (mut masks, mut masked, mut taken) = (Masks::default(), Vec::new(), BTreeMap::new());
+        let (mut masks, mut masked, mut taken) = (ColumnMasks::default(), Vec::new(), BTreeMap::new());
         let (mut gone, mut failed) = (Vec::new(), Vec::new());
         let mut published = 0;
         while rows.peek().is_some() {
@@ -278,7 +278,7 @@ impl Recorder {
     /// call took so much longer than usual that it may have been held up, either before or after it read.
     fn delay_ms(&mut self, engine: &Engine, stamp: Stamp, took: Duration, has_offsets: bool) -> f64 {
         let tolerance = Duration::from_millis(u64::try_from(self.interval_ms / 10).unwrap_or(0));
-        let is_usual = self.usual.is_so(took, tolerance);
+        let is_usual = self.usual.is_usual(took, tolerance);
         if has_offsets {
             // The sampler gives the time of each reading, as an offset from the tick's time.
             engine.timeline.read_ms(stamp.steady) - stamp.late_ms as f64 - stamp.at_ms as f64
@@ -289,8 +289,9 @@ impl Recorder {
         }
     }
 
-    fn count(&self, engine: &Engine, received: u64, counts: &Counts, published: u64) {
-        let (metrics, name, &Counts { ok, failed, dropped, refused }) = (&engine.metrics.core, &*self.sampler, counts);
+    fn count(&self, engine: &Engine, received: u64, counts: &RowCounts, published: u64) {
+        let (metrics, name, &RowCounts { ok, failed, dropped, refused }) =
+            (&engine.metrics.core, &*self.sampler, counts);
         engine.metrics.samples_dropped.with_label_values(&["memory"]).inc_by(refused);
         let dropped = dropped + refused;
         metrics.received(name, "sample", received);
@@ -304,7 +305,11 @@ impl Recorder {
     }
 
     /// Returns an instance's frame; `None` if there is no room for its history.
-    fn frame(&mut self, engine: &Engine, Polled { id, generation, owner, .. }: &Polled) -> Option<&Frame> {
+    fn frame(
+        &mut self,
+        engine: &Engine,
+        PolledInstance { id, generation, owner, .. }: &PolledInstance,
+    ) -> Option<&Frame> {
         // The history of an instance that a program tracks uses the programs' share, whichever plugin reads the
         // instance.
         let owner = if **owner == *API { owner } else { &self.sampler };
@@ -326,7 +331,7 @@ impl Recorder {
 }
 
 /// Publishes each instance's newest sample to its readers. Returns the number of samples.
-fn publish(engine: &Engine, sampler: &str, stored: &[&Polled]) -> u64 {
+fn publish(engine: &Engine, sampler: &str, stored: &[&PolledInstance]) -> u64 {
     let _span = tracing::debug_span!("publish", plugin = sampler, instances = stored.len() as i64).entered();
     let samples = stored.iter().filter_map(|polled| Some((polled, engine.store.latest(&polled.id)?)));
     let samples = samples.filter(|(_, sample)| !sample.values.is_empty());
@@ -338,13 +343,13 @@ mod tests {
     use super::*;
 
     fn usual(calls_ms: &[u64]) -> Vec<bool> {
-        let mut usual = Usual::default();
-        let is_so = |ms: &u64| usual.is_so(Duration::from_millis(*ms), Duration::from_millis(100));
-        calls_ms.iter().map(is_so).collect()
+        let mut usual = UsualDuration::default();
+        let is_usual = |ms: &u64| usual.is_usual(Duration::from_millis(*ms), Duration::from_millis(100));
+        calls_ms.iter().map(is_usual).collect()
     }
 
     #[test]
-    fn a_call_that_was_held_up_is_told_from_those_that_take_as_long_as_they_do() {
+    fn a_call_much_longer_than_the_last_ones_is_unusual_until_it_repeats() {
         assert_eq!(usual(&[2, 3, 2100, 2, 2100, 4]), [true, true, false, true, false, true]);
         assert_eq!(usual(&[250, 250, 250, 250, 250]), [false, false, true, true, true], "a slow plugin");
         assert_eq!(usual(&[90, 1, 90, 1, 95, 2]), [true; 6], "large batches and small ones");

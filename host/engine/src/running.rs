@@ -11,7 +11,7 @@ use crate::native::Native;
 use crate::plugins::{Plugins, Supervisor, start_natives};
 use crate::snapshot::{self, Snapshots};
 use crate::timeline::Timeline;
-use crate::tracked::Tracked;
+use crate::tracked::TrackedInstances;
 use crate::unwritable::{is_denied, is_unwritable};
 use crate::{Engine, Options, memory, shares};
 use anyhow::{Context as _, Result};
@@ -47,7 +47,7 @@ pub const HISTORY: &str = "history";
 
 /// A running engine.
 #[derive(Debug)]
-pub struct Running {
+pub struct RunningEngine {
     engine: Arc<Engine>,
     stopping: watch::Sender<bool>,
     tasks: JoinSet<()>,
@@ -55,7 +55,7 @@ pub struct Running {
 }
 
 /// The parts of an engine that its options do not describe.
-pub struct Parts {
+pub struct EngineParts {
     pub clock: Clock,
     pub metrics: HostMetrics,
     /// The samplers and sources of the program itself.
@@ -65,10 +65,10 @@ pub struct Parts {
     pub has_plugins: bool,
 }
 
-impl Running {
+impl RunningEngine {
     /// Opens history, finds the plugins and starts them.
-    pub fn start(options: Options, parts: Parts) -> Result<Self> {
-        let Parts { clock, metrics, natives, sandbox, has_plugins } = parts;
+    pub fn start(options: Options, parts: EngineParts) -> Result<Self> {
+        let EngineParts { clock, metrics, natives, sandbox, has_plugins } = parts;
         let folder = options.plugins_dir.clone();
         let (store, keeper, without_history) = history(&options, clock.now_ms())?;
         let (wanted, requests) = mpsc::channel(REQUESTS);
@@ -91,7 +91,7 @@ impl Running {
         engine.hub.note(&engine.store);
         let natives = start_natives(&engine, natives, &stopped)?;
         let interval = engine.options.load().store.flush_interval.get();
-        let around = Around {
+        let around = HistoryHooks {
             engine: engine.clone(),
             streams_noted: Instant::now(),
             memory_given_back: Instant::now(),
@@ -106,7 +106,7 @@ impl Running {
         supervisor.start();
         let vitals = &engine.vitals;
         tasks.spawn(alive(vitals.pulse("plugins"), supervisor.supervise(requests, stopped.clone())));
-        tasks.spawn(alive(vitals.pulse("snapshot"), snapshot::keep(engine.clone(), stopped.clone())));
+        tasks.spawn(alive(vitals.pulse("snapshot"), snapshot::record_in_history(engine.clone(), stopped.clone())));
         tasks.spawn(alive(vitals.pulse("housekeeping"), housekeeping(engine.clone(), stopped)));
         Ok(Self { engine, stopping, tasks, keeping })
     }
@@ -154,7 +154,8 @@ impl Engine {
     ) -> Result<Self> {
         metrics.start_time_seconds.set(clock.now_ms() as f64 / 1000.0);
         let poll = &options.poll;
-        let tracked = Tracked::new(poll.default_samplers.clone(), options.labels.clone(), poll.max_instances());
+        let tracked =
+            TrackedInstances::new(poll.default_samplers.clone(), options.labels.clone(), poll.max_instances());
         for instance in &options.instances {
             let id = InstanceId::new(&instance.id)?;
             tracked.configure(&id, instance.labels.clone(), instance.samplers.clone())?;
@@ -192,7 +193,7 @@ impl Engine {
 }
 
 /// The surroundings of the history thread.
-struct Around {
+struct HistoryHooks {
     engine: Arc<Engine>,
     streams_noted: Instant,
     memory_given_back: Instant,
@@ -208,7 +209,7 @@ async fn alive(pulse: TaskGuard, work: impl Future<Output = ()>) {
     drop(pulse);
 }
 
-impl FlushHooks for Around {
+impl FlushHooks for HistoryHooks {
     fn now_ms(&mut self) -> i64 {
         self.engine.tracked.note_changes(&self.engine.store);
         self.engine.timeline.look(&self.engine.store, &self.engine.metrics);
@@ -224,9 +225,9 @@ impl FlushHooks for Around {
         if let Some(OpenedFolder { notes, restored }) = self.engine.store.take_opened() {
             self.engine.adopt(notes);
             self.engine.opened.notify_one();
-            self.engine.plugins.begin_anew();
+            self.engine.plugins.restart_all();
             if let Some(data) = &self.engine.options.load().data_dir {
-                say_what_came_back(&data.join(HISTORY), &restored);
+                log_restored(&data.join(HISTORY), &restored);
             }
         }
         let failing = self.engine.store.archive().failing;
@@ -243,14 +244,14 @@ impl FlushHooks for Around {
         self.failing = failing;
         self.greedy.look(&self.engine);
         if self.memory_given_back.elapsed() > MEMORY_GIVEN_BACK {
-            memory::give_back();
+            memory::trim();
             self.memory_given_back = Instant::now();
         }
     }
 }
 
 /// Warns of polling intervals whose history in memory is shorter than `store.retention`.
-fn say_what_memory_cuts(options: &Options) {
+fn warn_of_short_history(options: &Options) {
     for (interval, reach) in options.intervals().into_iter().filter_map(|one| Some((one, options.store.cut(one)?))) {
         let [interval, reach, retention] = [interval, reach, options.store.retention.get()].map(format_duration);
         tracing::warn!(
@@ -271,7 +272,7 @@ fn history(options: &Options, now_ms: i64) -> Result<(Store, Keeper, Option<Stri
         memory: options.store.memory(),
     };
     let Some(data) = &options.data_dir else {
-        say_what_memory_cuts(options);
+        warn_of_short_history(options);
         let store = Store::in_memory(&limits);
         return Ok((store.clone(), Keeper::in_memory(store, &limits), None));
     };
@@ -282,7 +283,7 @@ fn history(options: &Options, now_ms: i64) -> Result<(Store, Keeper, Option<Stri
     {
         let why = format!("cannot make {}: {error}", folder.display());
         tracing::error!("history is in memory alone until a restart: {why}");
-        say_what_memory_cuts(options);
+        warn_of_short_history(options);
         let store = Store::in_memory(&limits);
         return Ok((store.clone(), Keeper::in_memory(store, &limits), Some(why)));
     }
@@ -302,11 +303,11 @@ fn history(options: &Options, now_ms: i64) -> Result<(Store, Keeper, Option<Stri
         OpenError::Io(error) => anyhow::Error::from(error)
             .context(format!("cannot read history in {}; choose another folder with --data", folder.display())),
     })?;
-    say_what_came_back(&folder, &restored);
+    log_restored(&folder, &restored);
     Ok((store, keeper, None))
 }
 
-fn say_what_came_back(folder: &Path, restored: &RestoreReport) {
+fn log_restored(folder: &Path, restored: &RestoreReport) {
     for name in &restored.newer {
         tracing::warn!(folder = %folder.display(), name, "ignoring a history file that a later version wrote");
     }

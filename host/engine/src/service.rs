@@ -2,7 +2,7 @@
 
 use crate::Engine;
 use crate::hub::{Selection, TooManyStreams, Watch};
-use crate::tracked::{Lifecycle, NotTracked, Wanted};
+use crate::tracked::{Lifecycle, NotTracked, TrackRequest};
 use dropsonde_store::{InstanceId, Points, Query, Sample};
 use futures_core::Stream;
 use std::pin::pin;
@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 /// Tracks instances, reads their samples and follows them. A host's is `Host::service` in the crate `dropsonde`.
 pub trait Service: Send + Sync {
     /// Tracks an instance, so that samplers poll it. A repeated call changes nothing.
-    fn track(&self, wanted: Wanted) -> Result<(), NotTracked>;
+    fn track(&self, wanted: TrackRequest) -> Result<(), NotTracked>;
 
     /// Stops tracking an instance, discards its history and ends its streams. A repeated call changes nothing.
     fn untrack(&self, id: &InstanceId);
@@ -30,7 +30,7 @@ pub trait Service: Send + Sync {
 }
 
 impl Service for Engine {
-    fn track(&self, wanted: Wanted) -> Result<(), NotTracked> {
+    fn track(&self, wanted: TrackRequest) -> Result<(), NotTracked> {
         self.track(wanted)
     }
 

@@ -36,7 +36,7 @@ pub(crate) struct SharedPool<'a> {
 
 /// An owner that wanted more than its share.
 #[derive(Debug)]
-pub(crate) struct Greedy {
+pub(crate) struct GreedyOwner {
     pool: &'static str,
     owner: Arc<str>,
     pub(crate) why: String,
@@ -48,7 +48,7 @@ pub(crate) struct GreedyLog(BTreeSet<(&'static str, Arc<str>)>);
 
 /// An owner's use of a pool, as its page shows it.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Share {
+pub(crate) struct PoolShare {
     pub(crate) pool: &'static str,
     used: u64,
     /// The most it can have, if others leave it the whole common part.
@@ -104,7 +104,7 @@ pub(crate) fn pools(engine: &Engine) -> Vec<SharedPool<'_>> {
 }
 
 /// A pool that clients share, and the clients that wanted more than their share.
-pub(crate) struct OfClients {
+pub(crate) struct ClientPoolUse {
     pub(crate) pool: &'static str,
     /// The configuration key that makes it larger; empty if there is none.
     key: &'static str,
@@ -115,13 +115,13 @@ pub(crate) struct OfClients {
 }
 
 /// Returns the pools that clients share.
-pub(crate) fn of_clients(engine: &Engine) -> Vec<OfClients> {
+pub(crate) fn of_clients(engine: &Engine) -> Vec<ClientPoolUse> {
     let queues: Vec<_> = engine.plugins.list().iter().filter_map(|plugin| plugin.events()).collect();
     let own = [
         ClientPool { name: "scrapes", key: "", places: engine.exposition.answers() },
         ClientPool { name: UNREAD, key: "", places: engine.hub.unread() },
     ];
-    let of_events = OfClients {
+    let of_events = ClientPoolUse {
         pool: "event_bytes",
         key: "",
         refusals: queues.iter().map(|queue| queue.bytes().refusals()).sum(),
@@ -129,21 +129,21 @@ pub(crate) fn of_clients(engine: &Engine) -> Vec<OfClients> {
     };
     let front = engine.front();
     let of_front = front.iter().flat_map(|front| front.pools());
-    of_front.chain(own).map(OfClients::of).chain([of_events]).collect()
+    of_front.chain(own).map(ClientPoolUse::of).chain([of_events]).collect()
 }
 
-impl OfClients {
+impl ClientPoolUse {
     fn of(ClientPool { name, key, places }: ClientPool<'_>) -> Self {
         Self { pool: name, key, refusals: places.refusals(), greedy: places.greedy(RECENT) }
     }
 }
 
 /// Returns an owner's use of each pool of which it has something or was refused something.
-pub(crate) fn of_owner(engine: &Engine, owner: &str) -> Vec<Share> {
+pub(crate) fn of_owner(engine: &Engine, owner: &str) -> Vec<PoolShare> {
     let share = |shared: SharedPool<'_>| {
         let account = shared.pool.account(owner);
         let most = shared.pool.limit();
-        let share = Share { pool: shared.name, used: account.used, most, refused: account.refused };
+        let share = PoolShare { pool: shared.name, used: account.used, most, refused: account.refused };
         (account.used > 0 || account.refused > 0).then_some(share)
     };
     pools(engine).into_iter().filter_map(share).collect()
@@ -167,7 +167,7 @@ impl SharedPool<'_> {
     }
 
     /// Returns the owners that were refused something recently, and why.
-    fn greedy(&self, plugins: &Plugins) -> Vec<Greedy> {
+    fn greedy(&self, plugins: &Plugins) -> Vec<GreedyOwner> {
         let accounts = self.pool.accounts().into_iter().filter(|(owner, _)| is_there(plugins, owner));
         let late = accounts.filter(|(_, account)| account.refused_at.is_some_and(|at| at.elapsed() < RECENT));
         late.map(|(owner, account)| {
@@ -179,7 +179,7 @@ impl SharedPool<'_> {
                 account.used,
                 account.refused
             );
-            Greedy { pool: name, owner, why }
+            GreedyOwner { pool: name, owner, why }
         })
         .collect()
     }
@@ -191,8 +191,8 @@ fn is_there(plugins: &Plugins, owner: &str) -> bool {
 }
 
 /// Returns the owners and clients that recently wanted more than their share, each with a message.
-pub(crate) fn greedy(engine: &Engine) -> Vec<Greedy> {
-    let clients = of_clients(engine).into_iter().flat_map(|OfClients { pool, key, greedy, .. }| {
+pub(crate) fn greedy(engine: &Engine) -> Vec<GreedyOwner> {
+    let clients = of_clients(engine).into_iter().flat_map(|ClientPoolUse { pool, key, greedy, .. }| {
         greedy.into_iter().map(move |(peer, times)| {
             let way_out =
                 if key.is_empty() { String::new() } else { format!("; raise {key}, or make the client ask for less") };
@@ -207,7 +207,7 @@ pub(crate) fn greedy(engine: &Engine) -> Vec<Greedy> {
                      times{way_out}"
                 )
             };
-            Greedy { pool, owner: peer.to_string().into(), why }
+            GreedyOwner { pool, owner: peer.to_string().into(), why }
         })
     });
     pools(engine).iter().flat_map(|pool| pool.greedy(&engine.plugins)).chain(clients).collect()
@@ -217,7 +217,7 @@ impl GreedyLog {
     /// Logs the owners that have become greedy since the last call, and those that no longer are.
     pub(crate) fn look(&mut self, engine: &Engine) {
         let now = greedy(engine);
-        for Greedy { pool, owner, why } in &now {
+        for GreedyOwner { pool, owner, why } in &now {
             if self.0.insert((pool, owner.clone())) {
                 tracing::warn!(pool, owner = &**owner, "{why}");
             }

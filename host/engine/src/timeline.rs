@@ -36,11 +36,11 @@ pub(crate) struct Timeline {
     boot: Option<String>,
     /// The timeline's time when the steady clock was 0, in milliseconds.
     base_ms: f64,
-    state: Mutex<KnownClock>,
+    state: Mutex<ClockState>,
 }
 
 #[derive(Debug)]
-struct KnownClock {
+struct ClockState {
     /// How far the wall clock is ahead of the timeline, in milliseconds.
     ahead_ms: f64,
     /// When the note was last written.
@@ -51,7 +51,7 @@ struct KnownClock {
 
 /// The last state of a timeline.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Note {
+struct TimelineNote {
     /// The machine's id of the boot.
     boot: Option<String>,
     base_ms: f64,
@@ -68,7 +68,8 @@ impl Timeline {
 
     fn on(clock: Clock, boot: Option<String>, store: &Store, metrics: &HostMetrics) -> Self {
         let (wall_ms, steady_ms) = look(&clock);
-        let noted: Option<Note> = store.notes(NOTE).first().and_then(|(_, value)| serde_json::from_slice(value).ok());
+        let noted: Option<TimelineNote> =
+            store.notes(NOTE).first().and_then(|(_, value)| serde_json::from_slice(value).ok());
         let noted = noted.filter(|noted| noted.base_ms.is_finite() && noted.read_ms.is_finite());
         let is_same_boot = noted.as_ref().is_some_and(|noted| noted.boot.is_some() && noted.boot == boot);
         let base_ms = match &noted {
@@ -80,7 +81,7 @@ impl Timeline {
             }
         };
         let ahead_ms = noted.map_or(0.0, |noted| noted.wall_ms as f64 - noted.read_ms);
-        let state = Mutex::new(KnownClock { ahead_ms, noted: None, last: None });
+        let state = Mutex::new(ClockState { ahead_ms, noted: None, last: None });
         let timeline = Self { clock, boot, base_ms, state };
         timeline.look(store, metrics);
         timeline
@@ -115,7 +116,7 @@ impl Timeline {
         }
         if has_jumped || state.noted.is_none_or(|noted| noted.elapsed() >= NOTED) {
             state.noted = Some(Instant::now());
-            let note = Note { boot: self.boot.clone(), base_ms: self.base_ms, wall_ms, read_ms };
+            let note = TimelineNote { boot: self.boot.clone(), base_ms: self.base_ms, wall_ms, read_ms };
             // This fails only for large notes.
             let _ = store.note(NOTE, serde_json::to_vec(&note).ok());
         }
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn time_goes_on_steadily_while_the_wall_clock_is_set() {
+    async fn the_timeline_goes_on_steadily_while_the_wall_clock_is_set() {
         let world = World::new();
         let timeline = world.start("a");
         let read = || timeline.read_ms(world.clock.steady());
@@ -217,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_clock_that_is_led_back_slowly_has_not_jumped() {
+    async fn a_clock_that_is_corrected_gradually_causes_no_jump() {
         let world = World::new();
         let timeline = world.start("a");
         for _ in 0..100 {
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_clock_that_was_set_between_two_starts_is_noticed_at_the_second() {
+    async fn a_clock_set_between_two_starts_is_noticed_at_the_second_start() {
         let world = World::new();
         let first = world.start("a").read_ms(world.clock.steady());
         pass(5000).await;
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_reboot_as_much_has_passed_as_the_wall_clock_says_unless_it_went_back() {
+    async fn a_reboot_adds_the_time_passed_by_the_wall_clock_unless_it_went_back() {
         let world = World::new();
         let first = world.start("a").read_ms(world.clock.steady());
         world.set(HOUR);

@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_read_only_or_full_disk_is_unwritable_and_what_this_user_may_not_is_denied() {
+    fn read_only_and_full_disks_are_unwritable_and_missing_permission_is_denied() {
         let is = |errno: Errno| is_unwritable(&errno.into());
         assert!([Errno::ROFS, Errno::PERM, Errno::NOSPC, Errno::DQUOT, Errno::FBIG].into_iter().all(is));
         assert!(![Errno::ACCESS, Errno::NOENT, Errno::NOTDIR, Errno::IO].into_iter().any(is));

@@ -16,13 +16,13 @@ const STALE_INTERVALS: i64 = 3;
 
 /// The fields of which values of several instances are added up.
 #[derive(Debug, Default)]
-struct Sums {
+struct FieldSums {
     names: Vec<Arc<str>>,
     by_name: BTreeMap<Arc<str>, usize>,
 }
 
-/// For each of the [`Sums::names`], a sum and the number of values in it.
-type Row = Vec<(f64, u32)>;
+/// For each of the [`FieldSums::names`], a sum and the number of values in it.
+type SumRow = Vec<(f64, u32)>;
 
 /// For each field, a frame that has it. Its values are rounded as that frame declares.
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ struct Roundings(BTreeMap<Arc<str>, Arc<Frame>>);
 /// Returns the newest samples of a workload's instances as one sample; none if there are none.
 pub(crate) fn latest<'a>(
     store: &Store,
-    declared: &Declared,
+    declared: &DeclaredFields,
     members: impl Iterator<Item = &'a InstanceId>,
 ) -> Option<Sample> {
     let mut roundings = Roundings::default();
@@ -48,7 +48,7 @@ pub(crate) fn latest<'a>(
     let is_fresh = |(sample, interval_ms, _): &&(Sample, i64, u64)| {
         at_ms.saturating_sub(sample.at_ms).saturating_abs() <= interval_ms.saturating_mul(STALE_INTERVALS)
     };
-    let (mut sums, mut row, mut count) = (Sums::default(), Row::new(), 0_u32);
+    let (mut sums, mut row, mut count) = (FieldSums::default(), SumRow::new(), 0_u32);
     for (sample, ..) in latest.iter().filter(is_fresh) {
         count += 1;
         sample.values.iter().for_each(|(name, value)| sums.add(&mut row, name, *value));
@@ -63,15 +63,15 @@ pub(crate) fn latest<'a>(
 /// Returns a window of a workload. Each bucket covers the instances that have a value there.
 pub fn range<'a>(
     store: &Store,
-    declared: &Declared,
+    declared: &DeclaredFields,
     members: impl Iterator<Item = &'a InstanceId>,
     query: &Query,
 ) -> Points {
     let is_asked = |name: &str| query.fields.as_ref().is_none_or(|fields| fields.iter().any(|field| field == name));
     // To count instances, all of their fields are needed.
     let all = Query { fields: query.fields.clone().filter(|_| !is_asked(REPLICAS)), ..query.clone() };
-    let mut sums = Sums::default();
-    let mut rows: BTreeMap<i64, (Row, u32)> = BTreeMap::new();
+    let mut sums = FieldSums::default();
+    let mut rows: BTreeMap<i64, (SumRow, u32)> = BTreeMap::new();
     let mut roundings = Roundings::default();
     for id in members {
         roundings.learn(&store.frames(id));
@@ -88,7 +88,7 @@ pub fn range<'a>(
     }
     let of = |index: usize, name: &Arc<str>| {
         let together = declared.together(name);
-        let cell = |row: &Row| row.get(index).map_or(f64::NAN, |cell| together.value(*cell));
+        let cell = |row: &SumRow| row.get(index).map_or(f64::NAN, |cell| together.value(*cell));
         rows.values().map(|(row, _)| cell(row)).collect()
     };
     let column = |name: Arc<str>, values| FieldPoints { name, values, min: Vec::new(), max: Vec::new() };
@@ -102,16 +102,16 @@ pub fn range<'a>(
 
 /// The fields that the samplers of a workload's instances declare.
 #[derive(Debug, Default)]
-pub struct Declared(Vec<Fields>);
+pub struct DeclaredFields(Vec<Fields>);
 
 /// The way in which the values of several instances are combined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Together {
+enum Combination {
     Sum,
     Mean,
 }
 
-impl Declared {
+impl DeclaredFields {
     /// Collects the fields of the samplers that have measured these instances, as far as the samplers are loaded.
     pub fn of<'a>(store: &Store, plugins: &Plugins, members: impl Iterator<Item = &'a InstanceId>) -> Self {
         let samplers: BTreeSet<Arc<str>> =
@@ -119,20 +119,20 @@ impl Declared {
         Self(samplers.iter().filter_map(|sampler| plugins.get(sampler)?.fields()).collect())
     }
 
-    fn together(&self, name: &str) -> Together {
+    fn together(&self, name: &str) -> Combination {
         let declared = self.0.iter().find_map(|Fields { schema, units, .. }| {
             let nth = schema.fields().iter().position(|field| &*field.name == name)?;
             Some((schema.fields().get(nth)?.aggregation, units.get(nth)?.as_str()))
         });
         match declared {
-            Some((aggregation, unit)) => Together::of(name, aggregation, unit),
+            Some((aggregation, unit)) => Combination::of(name, aggregation, unit),
             // The field's sampler is not loaded, or has other fields by now.
-            None => Together::by_name(name),
+            None => Combination::by_name(name),
         }
     }
 }
 
-impl Together {
+impl Combination {
     /// Decides by what is declared of a field. The first row that fits counts:
     ///
     /// | field | together |
@@ -233,8 +233,8 @@ impl Roundings {
     }
 }
 
-impl Sums {
-    fn add(&mut self, row: &mut Row, name: &Arc<str>, value: f64) {
+impl FieldSums {
+    fn add(&mut self, row: &mut SumRow, name: &Arc<str>, value: f64) {
         let index = match self.by_name.get(name) {
             Some(index) => *index,
             None => {
@@ -258,9 +258,9 @@ mod tests {
     use super::*;
     use dropsonde_store::{Align, Schema, StoredField};
 
-    type Reading<'a> = (&'a str, i64, &'a [(&'a str, f64)]);
+    type InstanceReading<'a> = (&'a str, i64, &'a [(&'a str, f64)]);
 
-    fn store(readings: &[Reading<'_>]) -> (Store, Vec<InstanceId>) {
+    fn store(readings: &[InstanceReading<'_>]) -> (Store, Vec<InstanceId>) {
         let store = Store::in_memory(&Default::default());
         let mut ids = Vec::new();
         for (id, at_ms, values) in readings {
@@ -276,19 +276,19 @@ mod tests {
     }
 
     #[test]
-    fn totals_are_summed_and_latency_is_averaged_over_those_that_report_it() {
+    fn totals_are_summed_and_latency_is_averaged_over_the_instances_that_report_it() {
         let (store, ids) = store(&[
             ("a", 1000, &[("cpu_percent", 60.0), ("requests_per_sec", 5.0), ("latency_p95_ms", 10.0)]),
             ("b", 2000, &[("cpu_percent", 70.0), ("requests_per_sec", 1.0), ("latency_p95_ms", f64::NAN)]),
             ("c", 2000, &[("cpu_percent", 0.0), ("requests_per_sec", 0.0), ("latency_p95_ms", 30.0)]),
         ]);
-        let sample = latest(&store, &Declared::default(), ids.iter()).unwrap();
+        let sample = latest(&store, &DeclaredFields::default(), ids.iter()).unwrap();
         let got = ["cpu_percent", "requests_per_sec", "latency_p95_ms", REPLICAS].map(|name| sample.get(name).unwrap());
         assert_eq!((sample.at_ms, got), (2000, [130.0, 6.0, 20.0, 3.0]));
     }
 
     #[test]
-    fn what_several_make_together_has_the_declared_precision() {
+    fn combined_values_are_rounded_to_the_declared_precision() {
         let store = Store::in_memory(&Default::default());
         let decimal = |name| StoredField { precision: 0.1, ..StoredField::gauge(name) };
         let schema = Schema::new("s", vec![decimal("cpu_percent"), decimal("latency_ms")]);
@@ -296,29 +296,29 @@ mod tests {
         for (id, value) in ids.iter().zip([0.1, 0.2, 0.4]) {
             store.frame(id, &schema, 1000).push(1000, &[value, value]);
         }
-        let sample = latest(&store, &Declared::default(), ids.iter()).unwrap();
+        let sample = latest(&store, &DeclaredFields::default(), ids.iter()).unwrap();
         assert_eq!((sample.get("cpu_percent"), sample.get("latency_ms")), (Some(0.7), Some(0.2)));
         let query = Query { since_ms: 0, until_ms: 10_000, step_ms: 1000, align: Align::Epoch, fields: None };
-        let points = range(&store, &Declared::default(), ids.iter(), &query);
+        let points = range(&store, &DeclaredFields::default(), ids.iter(), &query);
         let value = |name| points.column(name).unwrap().values[0];
         assert_eq!((value("cpu_percent"), value("latency_ms")), (0.7, 0.2));
     }
 
     #[test]
-    fn one_that_has_been_silent_is_none_of_the_latest_but_of_its_time() {
+    fn a_stale_instance_is_left_out_of_the_latest_sample_and_stays_in_the_range() {
         let (store, ids) = store(&[("a", 1000, &[("x", 1.0)]), ("b", 9000, &[("x", 2.0)])]);
-        let sample = latest(&store, &Declared::default(), ids.iter()).unwrap();
+        let sample = latest(&store, &DeclaredFields::default(), ids.iter()).unwrap();
         assert_eq!((sample.get("x"), sample.get(REPLICAS)), (Some(2.0), Some(1.0)));
         let query = Query { since_ms: 0, until_ms: 10_000, step_ms: 1000, align: Align::Epoch, fields: None };
-        let points = range(&store, &Declared::default(), ids.iter(), &query);
+        let points = range(&store, &DeclaredFields::default(), ids.iter(), &query);
         assert_eq!(points.at_ms, [1000, 9000]);
         assert_eq!(points.column("x").unwrap().values, [1.0, 2.0]);
         assert_eq!(points.column(REPLICAS).unwrap().values, [1.0, 1.0]);
-        assert!(latest(&store, &Declared::default(), [].iter()).is_none());
+        assert!(latest(&store, &DeclaredFields::default(), [].iter()).is_none());
     }
 
     #[test]
-    fn what_is_declared_decides_whether_a_field_is_summed_or_averaged() {
+    fn unit_and_aggregation_decide_whether_a_field_is_summed_or_averaged() {
         use Aggregation::{Last, Max, Mean, Sum};
         for (name, aggregation, unit) in [
             ("cpu_percent", Mean, "percent"),
@@ -331,7 +331,7 @@ mod tests {
             ("processes", Last, ""),
             ("read_mb_per_s", Mean, ""),
         ] {
-            assert_eq!(Together::of(name, aggregation, unit), Together::Sum, "{name} {unit}");
+            assert_eq!(Combination::of(name, aggregation, unit), Combination::Sum, "{name} {unit}");
         }
         for (name, aggregation, unit) in [
             ("busy", Mean, "percent"),
@@ -342,12 +342,12 @@ mod tests {
             ("board", Max, "°C"),
             ("latency_p95_ms", Mean, ""),
         ] {
-            assert_eq!(Together::of(name, aggregation, unit), Together::Mean, "{name} {unit}");
+            assert_eq!(Combination::of(name, aggregation, unit), Combination::Mean, "{name} {unit}");
         }
     }
 
     #[test]
-    fn a_workload_follows_what_its_sampler_declares_and_names_where_that_is_not_loaded() {
+    fn fields_of_samplers_that_are_not_loaded_are_combined_by_their_names() {
         let store = Store::in_memory(&Default::default());
         let field = |name: &str, unit: &str| {
             let field = dropsonde_model::Field::gauge(name, "");
@@ -359,7 +359,7 @@ mod tests {
         for id in &ids {
             store.frame(id, &fields.schema, 1000).push(1000, &[20.0, 3.0, 5.0]);
         }
-        let values = |declared: &Declared| {
+        let values = |declared: &DeclaredFields| {
             let sample = latest(&store, declared, ids.iter()).unwrap();
             let query = Query { since_ms: 0, until_ms: 2000, step_ms: 1000, align: Align::Epoch, fields: None };
             let points = range(&store, declared, ids.iter(), &query);
@@ -367,14 +367,14 @@ mod tests {
             assert_eq!(names.map(|name| points.column(name).unwrap().values[0]), names.map(|n| sample.get(n).unwrap()));
             names.map(|name| sample.get(name).unwrap())
         };
-        assert_eq!(values(&Declared(vec![fields])), [20.0, 6.0, 10.0]);
-        assert_eq!(values(&Declared::default()), [40.0, 6.0, 5.0], "by their names");
+        assert_eq!(values(&DeclaredFields(vec![fields])), [20.0, 6.0, 10.0]);
+        assert_eq!(values(&DeclaredFields::default()), [40.0, 6.0, 5.0], "by their names");
     }
 
     #[test]
-    fn without_a_declared_unit_a_share_or_a_time_is_told_by_its_name() {
+    fn fields_without_a_unit_are_averaged_if_the_name_is_of_a_share_or_a_time() {
         for averaged in ["latency_p95_ms", "p99", "error_rate", "memory_used_percent", "hit_rate_pct", "gc_seconds"] {
-            assert_eq!(Together::by_name(averaged), Together::Mean, "{averaged}");
+            assert_eq!(Combination::by_name(averaged), Combination::Mean, "{averaged}");
         }
         for summed in [
             "gc_pause_ms_per_sec",
@@ -385,7 +385,7 @@ mod tests {
             "requests_per_sec",
             "processes",
         ] {
-            assert_eq!(Together::by_name(summed), Together::Sum, "{summed}");
+            assert_eq!(Combination::by_name(summed), Combination::Sum, "{summed}");
         }
     }
 }

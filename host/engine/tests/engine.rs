@@ -4,16 +4,16 @@
 
 use dropsonde_engine::clock::Clock;
 use dropsonde_engine::health::Health;
-use dropsonde_engine::hub::{Seen, Selection, What};
+use dropsonde_engine::hub::{EventContent, Selection, WatchItem};
 use dropsonde_engine::metrics::{HostMetrics, ServiceStatus};
 use dropsonde_engine::native::{ChannelStats, Failure, Field, Instance, Native, Sampler, Stats};
 use dropsonde_engine::options::{Options, PluginConfig, Poll, StaticInstance, StoreConfig};
-use dropsonde_engine::plugins::{Order, PluginState};
+use dropsonde_engine::plugins::{OperatorOrder, PluginState};
 use dropsonde_engine::quota::ClientId;
 use dropsonde_engine::service::Service;
 use dropsonde_engine::snapshot::{Source, named};
-use dropsonde_engine::tracked::{Change, Lifecycle, NotTracked, State, Wanted};
-use dropsonde_engine::{Engine, Parts, Running};
+use dropsonde_engine::tracked::{InstanceState, Lifecycle, LifecycleChange, NotTracked, TrackRequest};
+use dropsonde_engine::{Engine, EngineParts, RunningEngine};
 use dropsonde_model::InstanceId;
 use dropsonde_openmetrics::{ExpositionFormat, strict};
 use dropsonde_sandbox::Sandbox;
@@ -79,14 +79,14 @@ fn options() -> Options {
     Options { store, poll, ..Options::default() }
 }
 
-fn start(options: Options, natives: Vec<Native>) -> Running {
+fn start(options: Options, natives: Vec<Native>) -> RunningEngine {
     start_by(Clock::starting_at(START_MS), options, natives)
 }
 
-fn start_by(clock: Clock, options: Options, natives: Vec<Native>) -> Running {
+fn start_by(clock: Clock, options: Options, natives: Vec<Native>) -> RunningEngine {
     let metrics = HostMetrics::new().unwrap();
     let sandbox = Arc::new(Sandbox::new().unwrap());
-    Running::start(options, Parts { clock, metrics, natives, sandbox, has_plugins: false }).unwrap()
+    RunningEngine::start(options, EngineParts { clock, metrics, natives, sandbox, has_plugins: false }).unwrap()
 }
 
 fn sampler(fake: Fake) -> Native {
@@ -101,8 +101,8 @@ fn id(text: &str) -> InstanceId {
     InstanceId::new(text).unwrap()
 }
 
-fn wanted(instance: &str) -> Wanted {
-    Wanted { id: id(instance), labels: Default::default(), samplers: None }
+fn wanted(instance: &str) -> TrackRequest {
+    TrackRequest { id: id(instance), labels: Default::default(), samplers: None }
 }
 
 /// Lets time pass.
@@ -132,7 +132,7 @@ async fn a_sampler_is_polled_at_once_and_then_on_a_grid_of_its_interval() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_interval_of_its_own_outranks_that_of_all() {
+async fn a_plugins_own_interval_overrides_the_general_one() {
     let own = PluginConfig { interval: Some("2s".parse().unwrap()), ..PluginConfig::default() };
     let options = Options { plugins: BTreeMap::from([("quick".to_owned(), own)]), ..options() };
     let quick = Fake::new("quick", |_| Ok(vec![1.0])).finding(&["a"]);
@@ -145,7 +145,7 @@ async fn an_interval_of_its_own_outranks_that_of_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_counter_becomes_a_rate_and_the_first_reading_gives_none() {
+async fn a_counter_becomes_a_rate_from_its_second_reading_on() {
     let mut total = 0.0;
     let fields = vec![Field::rate("orders_per_sec", "Orders.", "orders_total")];
     let reads = move |_: &str| {
@@ -162,7 +162,7 @@ async fn a_counter_becomes_a_rate_and_the_first_reading_gives_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_sampler_lists_no_more_has_ended_and_keeps_its_history() {
+async fn an_instance_that_is_no_longer_discovered_ends_and_keeps_its_history() {
     let fake = Fake::new("s", |_| Ok(vec![1.0])).finding(&["stays", "goes"]);
     let finds = fake.finds.clone();
     let running = start(options(), vec![sampler(fake)]);
@@ -171,14 +171,14 @@ async fn what_a_sampler_lists_no_more_has_ended_and_keeps_its_history() {
     pass(60).await;
     let engine = running.engine();
     let states: Vec<_> = engine.tracked.list().into_iter().map(|one| (one.id.to_string(), one.state)).collect();
-    assert_eq!(states, [("goes".to_owned(), State::Ended), ("stays".to_owned(), State::Tracked)]);
+    assert_eq!(states, [("goes".to_owned(), InstanceState::Ended), ("stays".to_owned(), InstanceState::Tracked)]);
     assert!(readings(engine, "goes", "x").len() >= 2);
     assert!(readings(engine, "stays", "x").len() > readings(engine, "goes", "x").len());
     running.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_is_a_gap_and_others_go_on() {
+async fn a_failed_reading_is_a_gap_and_other_instances_are_still_recorded() {
     let reads = |instance: &str| match instance {
         "bad" => Err(Failure::Unavailable("not now".to_owned())),
         _ => Ok(vec![2.0]),
@@ -195,7 +195,7 @@ async fn a_failure_is_a_gap_and_others_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sampler_that_panics_again_and_again_is_quarantined_and_tried_again_after_a_minute() {
+async fn a_sampler_that_keeps_panicking_is_quarantined_and_retried_after_a_minute() {
     let is_broken = Arc::new(AtomicBool::new(true));
     let broken = is_broken.clone();
     let reads = move |_: &str| {
@@ -222,15 +222,15 @@ async fn a_sampler_that_panics_again_and_again_is_quarantined_and_tried_again_af
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_operator_stops_a_sampler_and_lets_it_go_on() {
+async fn a_sampler_that_an_operator_quarantined_is_not_polled_until_released() {
     let running = start(options(), vec![sampler(Fake::new("s", |_| Ok(vec![1.0])).finding(&["a"]))]);
     pass(5).await;
     let engine = running.engine().clone();
     let status = engine.plugins.get("s").unwrap();
-    status.order(Order::Quarantine);
+    status.order(OperatorOrder::Quarantine);
     pass(600).await;
     assert_eq!((state(&engine, "s"), readings(&engine, "a", "x").len()), (PluginState::Quarantined, 1));
-    status.order(Order::Release);
+    status.order(OperatorOrder::Release);
     pass(15).await;
     assert_eq!(state(&engine, "s"), PluginState::Running);
     assert!(readings(&engine, "a", "x").len() > 1);
@@ -249,11 +249,11 @@ async fn an_untracked_instance_loses_its_history_and_its_streams_end() {
     let mut samples = 0;
     while let Some(seen) = watch.next().await {
         match seen {
-            Seen::Event(event) => match &event.what {
-                What::Usage(_) => samples += 1,
-                What::Untracked => break,
+            WatchItem::Event(event) => match &event.what {
+                EventContent::Usage(_) => samples += 1,
+                EventContent::Untracked => break,
             },
-            Seen::Lagged(_) => panic!("nothing was lost"),
+            WatchItem::Lagged(_) => panic!("nothing was lost"),
         }
     }
     assert!(samples >= 2, "{samples}");
@@ -267,18 +267,18 @@ async fn a_suspended_instance_is_not_polled_until_it_goes_on() {
     engine.track(wanted("a")).unwrap();
     pass(15).await;
     let event = |what| Lifecycle { what, instance: id("a"), labels: None };
-    engine.apply(&[event(Change::Suspended)]).unwrap();
+    engine.apply(&[event(LifecycleChange::Suspended)]).unwrap();
     let before = readings(engine, "a", "x").len();
     pass(100).await;
     assert_eq!(readings(engine, "a", "x").len(), before);
-    engine.apply(&[event(Change::Unsuspended)]).unwrap();
+    engine.apply(&[event(LifecycleChange::Unsuspended)]).unwrap();
     pass(25).await;
     assert!(readings(engine, "a", "x").len() > before);
     running.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn beyond_max_instances_a_program_is_refused_with_the_key() {
+async fn tracking_beyond_max_instances_is_refused_with_the_configuration_key() {
     let poll = Poll { max_instances: Some(2), ..options().poll };
     let running = start(Options { poll, ..options() }, vec![sampler(Fake::new("s", |_| Ok(vec![1.0])))]);
     let engine = running.engine();
@@ -291,7 +291,7 @@ async fn beyond_max_instances_a_program_is_refused_with_the_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_instance_stays_with_the_sampler_that_discovered_it_first() {
+async fn an_instance_belongs_to_the_sampler_that_discovered_it_first() {
     let first = Fake::new("zzz", |_| Ok(vec![1.0])).finding(&["a"]);
     let second = Fake::new("aaa", |_| Ok(vec![9.0]));
     let finds = second.finds.clone();
@@ -308,7 +308,7 @@ async fn an_instance_stays_with_the_sampler_that_discovered_it_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn several_sources_make_one_snapshot_which_goes_on_in_history() {
+async fn the_combined_snapshot_of_several_sources_is_recorded_in_history() {
     let open = |total_active| {
         move |_: i64| {
             let channels = ChannelStats { total_active, ..ChannelStats::default() };
@@ -327,7 +327,7 @@ async fn several_sources_make_one_snapshot_which_goes_on_in_history() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn metrics_show_the_newest_sample_of_each_instance_and_none_that_has_ended() {
+async fn metrics_expose_the_newest_sample_of_each_instance_until_it_ends() {
     let fake = Fake::new("s", |_| Ok(vec![4.0])).finding(&["stays", "goes"]);
     let finds = fake.finds.clone();
     let running = start(options(), vec![sampler(fake)]);
@@ -348,7 +348,7 @@ async fn metrics_show_the_newest_sample_of_each_instance_and_none_that_has_ended
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_is_set_back_costs_no_reading_and_is_told() {
+async fn readings_go_on_after_the_clock_was_set_back() {
     let start_ms = Arc::new(std::sync::atomic::AtomicI64::new(START_MS));
     let set = start_ms.clone();
     let clock = Clock::set_by(move || set.load(Ordering::Relaxed));
@@ -366,7 +366,7 @@ async fn a_clock_that_is_set_back_costs_no_reading_and_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_options_apply_at_once_to_labels_and_named_instances() {
+async fn changed_options_apply_at_once_to_labels_and_configured_instances() {
     let named = |id: &str| StaticInstance { id: id.to_owned(), labels: Default::default(), samplers: None };
     let before = Options { instances: vec![named("a")], ..options() };
     let running = start(before.clone(), vec![sampler(Fake::new("s", |_| Ok(vec![1.0])))]);
@@ -378,7 +378,7 @@ async fn other_options_apply_at_once_to_labels_and_named_instances() {
     assert_eq!(engine.reconfigure_instances(&now).unwrap(), 0);
     pass(25).await;
     let listed: Vec<_> = engine.tracked.list().into_iter().map(|one| (one.id.to_string(), one.state)).collect();
-    assert_eq!(listed.last(), Some(&("b".to_owned(), State::Tracked)));
+    assert_eq!(listed.last(), Some(&("b".to_owned(), InstanceState::Tracked)));
     assert_eq!(engine.tracked.get(&id("b")).unwrap().labels.get("site"), Some("fra1"));
     assert!(readings(engine, "b", "x").len() >= 2);
     running.stop().await;

@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use dropsonde_engine::quota::{ClientShare, Full, Permit};
+use dropsonde_engine::quota::{ClientShare, QuotaError, QuotaPermit};
 use http_body::Body as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -24,20 +24,20 @@ fn memory_limit(app: &App) -> usize {
 
 /// Reserves memory for an answer. An answer that is larger than a client's share counts as the whole share: a client
 /// has one of those at a time.
-pub(super) async fn reserve(app: &App, peer: &Peer, bytes: usize) -> Result<Permit, ApiError> {
+pub(super) async fn reserve(app: &App, peer: &Peer, bytes: usize) -> Result<QuotaPermit, ApiError> {
     let most = memory_limit(app);
     let share = ClientShare { peer: peer.id(), most: most / 2 };
     let bytes = bytes.min(share.most);
     let reserved = match app.answers.take_many(bytes, most, Some(share)) {
         // Other answers may be done soon.
-        Err(Full::All(_)) => app.answers.wait(bytes, most, Some(share), LONGEST_WAIT).await,
+        Err(QuotaError::All(_)) => app.answers.wait(bytes, most, Some(share), LONGEST_WAIT).await,
         reserved => reserved,
     };
     reserved.map_err(refused)
 }
 
 /// Adjusts the memory of an answer to its size, now that it is known.
-pub(super) fn resize(app: &App, memory: &mut Permit, bytes: usize) -> Result<(), ApiError> {
+pub(super) fn resize(app: &App, memory: &mut QuotaPermit, bytes: usize) -> Result<(), ApiError> {
     let most = memory_limit(app);
     memory.resize(bytes.min(most / 2), most, most / 2).map_err(refused)
 }
@@ -64,7 +64,7 @@ pub(super) async fn with_reserved_memory(app: &App, peer: &Peer, mut response: R
 /// A body that holds its memory until it was sent, or its client has gone.
 struct ReservedBody {
     body: Body,
-    _memory: Permit,
+    _memory: QuotaPermit,
 }
 
 impl http_body::Body for ReservedBody {
@@ -87,16 +87,16 @@ impl http_body::Body for ReservedBody {
     }
 }
 
-fn refused(full: Full) -> ApiError {
+fn refused(full: QuotaError) -> ApiError {
     let (status, why) = match full {
-        Full::All(most) => (
+        QuotaError::All(most) => (
             StatusCode::SERVICE_UNAVAILABLE,
             format!(
                 "limit of {most} bytes for unfinished answers and request bodies reached; try again later, or raise \
                  http.max_answer_bytes"
             ),
         ),
-        Full::OfPeer(most) => (
+        QuotaError::OfPeer(most) => (
             StatusCode::TOO_MANY_REQUESTS,
             format!(
                 "limit of {most} bytes for unfinished answers and request bodies of this client reached; read or send \

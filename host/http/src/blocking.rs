@@ -2,7 +2,7 @@ use super::error::ApiError;
 use super::peer::Peer;
 use crate::App;
 use axum::http::StatusCode;
-use dropsonde_engine::quota::{ClientShare, Full};
+use dropsonde_engine::quota::{ClientShare, QuotaError};
 use std::io;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -65,8 +65,8 @@ pub(crate) async fn query<T: Send + 'static>(
     let share = ClientShare { peer: peer.id(), most: most.div_ceil(2) };
     let turn = app.queries.wait(1, most, Some(share), LONGEST_WAIT).await.map_err(|full| {
         let (status, whose) = match full {
-            Full::All(_) => (StatusCode::SERVICE_UNAVAILABLE, ""),
-            Full::OfPeer(_) => (StatusCode::TOO_MANY_REQUESTS, " from this client"),
+            QuotaError::All(_) => (StatusCode::SERVICE_UNAVAILABLE, ""),
+            QuotaError::OfPeer(_) => (StatusCode::TOO_MANY_REQUESTS, " from this client"),
         };
         let why =
             format!("too many range queries{whose} at the same time; try again later, or raise http.max_range_queries");

@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use dropsonde_engine::quota::Permit;
+use dropsonde_engine::quota::QuotaPermit;
 use http_body::Frame;
 use std::io;
 use std::pin::Pin;
@@ -48,7 +48,7 @@ pub(super) struct ChunkedBody {
     app: Arc<App>,
     peer: Peer,
     /// The memory that is reserved for the answer.
-    _memory: Permit,
+    _memory: QuotaPermit,
 }
 
 /// The next piece, which is made off the server's threads when it is its turn: history may have to be read from files.

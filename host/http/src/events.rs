@@ -8,15 +8,15 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use dropsonde_engine::events::{BadEvents, MOST_WAITING, parse_json, parse_lines};
-use dropsonde_engine::plugins::{PluginState, Status};
-use dropsonde_engine::quota::Full;
+use dropsonde_engine::plugins::{PluginState, PluginStatus};
+use dropsonde_engine::quota::QuotaError;
 use serde_json::json;
 
 /// Bytes of the largest body that is parsed on the server's own threads.
 const SHORT: usize = 256 << 10;
 
 /// Returns why a plugin has no queue: it takes no events, or the host does not know yet whether it does.
-fn not_taken(status: &Status) -> ApiError {
+fn not_taken(status: &PluginStatus) -> ApiError {
     let name = &status.name;
     status.look(|known| {
         if known.shape.is_some() {
@@ -82,12 +82,12 @@ pub(crate) async fn post(
     }
 }
 
-fn no_room(plugin: &str, full: Full) -> String {
+fn no_room(plugin: &str, full: QuotaError) -> String {
     match full {
-        Full::All(_) => {
+        QuotaError::All(_) => {
             format!("limit of {MOST_WAITING} bytes of events that wait for plugin {plugin} reached; try again later")
         }
-        Full::OfPeer(most) => {
+        QuotaError::OfPeer(most) => {
             format!(
                 "limit of {most} bytes of events of this client that wait for plugin {plugin} reached; try again later"
             )

@@ -6,7 +6,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use dropsonde_engine::health::{Fatal, Health};
+use dropsonde_engine::health::{FatalReason, Health};
 use dropsonde_engine::json;
 use dropsonde_engine::plugins::PluginState;
 use dropsonde_model::Right;
@@ -40,7 +40,7 @@ pub(crate) async fn ready(State(app): AppState, Extension(caller): CallerExtensi
     waiting.retain(|plugin| plugin.is_of_start && pending(plugin.state()));
     let mut reasons: Vec<_> = waiting.iter().map(|plugin| format!("plugin {} is being loaded", plugin.name)).collect();
     let fatal = Health::of(&app.engine).fatal;
-    reasons.extend(fatal.iter().map(Fatal::to_string));
+    reasons.extend(fatal.iter().map(FatalReason::to_string));
     let (code, status) = match &fatal {
         Some(fatal) => (StatusCode::SERVICE_UNAVAILABLE, word(fatal)),
         None if reasons.is_empty() => (StatusCode::OK, "ready"),
@@ -57,9 +57,9 @@ fn answer(app: &App, caller: &RequestCaller, status: &'static str, mut reasons: 
     json(&HealthResponse { status, timestamp: json::time(app.engine.clock.now_ms()), reasons })
 }
 
-fn word(fatal: &Fatal) -> &'static str {
+fn word(fatal: &FatalReason) -> &'static str {
     match fatal {
-        Fatal::Draining => "draining",
-        Fatal::Dead(_) => "failed",
+        FatalReason::Draining => "draining",
+        FatalReason::Dead(_) => "failed",
     }
 }

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use dropsonde_engine::hub::Selection;
 use dropsonde_engine::json;
-use dropsonde_engine::tracked::{NotTracked, State as InstanceState, Tracking, Wanted, instance_id};
+use dropsonde_engine::tracked::{InstanceState, NotTracked, TrackRequest, TrackedInstance, instance_id};
 use dropsonde_model::Labels;
 use dropsonde_store::InstanceId;
 use serde::Serialize;
@@ -94,7 +94,7 @@ pub(crate) async fn track(
     let id = named(&id)?;
     check_json(&headers)?;
     let body = read(&app, &caller.peer, &headers, body, LARGEST_WANTED).await?;
-    let wanted = Wanted::parse(id.clone(), &body).map_err(|why| ApiError::invalid("body", why))?;
+    let wanted = TrackRequest::parse(id.clone(), &body).map_err(|why| ApiError::invalid("body", why))?;
     app.engine.track(wanted)?;
     let instance = app
         .engine
@@ -126,7 +126,7 @@ impl From<NotTracked> for ApiError {
     }
 }
 
-fn page(app: &App, instance: &Tracking) -> InstancePage {
+fn page(app: &App, instance: &TrackedInstance) -> InstancePage {
     let id = &instance.id;
     let frames = app.engine.store.frames(id);
     let measured_by = frames.iter().map(|frame| frame.schema().sampler().to_string());

@@ -14,7 +14,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use dropsonde_engine::audit::{self, By, Entry, Request as Asked, What};
+use dropsonde_engine::audit::{self, Actor, AuditEntry, AuditedAction, AuditedRequest};
 use dropsonde_engine::metrics::status_class;
 use std::sync::Arc;
 use std::time::Instant;
@@ -91,7 +91,7 @@ impl RequestChecks {
 /// A request that changes something. When this is dropped, the audit log gets the caller and the outcome.
 struct AuditGuard {
     checks: Arc<RequestChecks>,
-    caller: audit::Caller,
+    caller: audit::ApiCaller,
     method: Method,
     path: String,
     /// The status, and the reason of a refusal. None if the client left before the answer.
@@ -114,8 +114,8 @@ impl Drop for AuditGuard {
             Some((status, refused)) => (Some(status.as_u16()), refused),
             None => (None, None),
         };
-        let asked = Asked { method: self.method.to_string(), path: short(&self.path), status, refused };
-        let entry = Entry { by: By::Api(self.caller.clone()), what: What::Request(asked) };
+        let asked = AuditedRequest { method: self.method.to_string(), path: short(&self.path), status, refused };
+        let entry = AuditEntry { by: Actor::Api(self.caller.clone()), what: AuditedAction::Request(asked) };
         self.checks.app.engine.audit.write(self.checks.app.engine.clock.now_ms(), &entry);
     }
 }

@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{Html, IntoResponse, Response};
 use dropsonde_engine::json;
-use dropsonde_engine::tracked::{State as InstanceState, Tracking};
+use dropsonde_engine::tracked::{InstanceState, TrackedInstance};
 use dropsonde_model::nearest::nearest;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::fmt::Write as _;
@@ -135,7 +135,7 @@ fn render(app: &App, has_session: bool) -> String {
 }
 
 fn instances(app: &App, html: &mut String) {
-    let is_tracked = |one: &Tracking| one.state == InstanceState::Tracked;
+    let is_tracked = |one: &TrackedInstance| one.state == InstanceState::Tracked;
     // One more tells whether there are more.
     let listed = app.engine.tracked.list_after(None, MOST_LOOKED_AT, |_, _| true);
     let tracked: Vec<_> = listed.into_iter().filter(is_tracked).take(MOST_INSTANCES + 1).collect();

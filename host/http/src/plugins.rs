@@ -9,9 +9,9 @@ use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use dropsonde_engine::audit::{Action, By, Entry, PluginChange, What};
+use dropsonde_engine::audit::{Actor, AuditEntry, AuditedAction, PluginAction, PluginChange};
 use dropsonde_engine::plugins::{
-    self, Order, PluginPage, PluginState, RefusedVersion, Request, RequestError, RequestKind,
+    self, OperatorOrder, PluginPage, PluginRequest, PluginState, RefusedVersion, RequestError, RequestKind,
 };
 use dropsonde_model::names::is_plugin;
 use dropsonde_model::nearest::nearest;
@@ -129,7 +129,14 @@ pub(crate) async fn remove(app: AppState, name: PathSegment, caller: CallerExten
 /// Has a plugin run at once that is in quarantine, or waits after a failure.
 pub(crate) async fn release(app: AppState, name: PathSegment, caller: CallerExtension) -> Result<Response, ApiError> {
     let waits = |state| matches!(state, PluginState::Quarantined | PluginState::Backoff);
-    order(&app.0, &name.0, &caller.0, Order::Release, waits, "is neither in quarantine nor waiting after a failure")
+    order(
+        &app.0,
+        &name.0,
+        &caller.0,
+        OperatorOrder::Release,
+        waits,
+        "is neither in quarantine nor waiting after a failure",
+    )
 }
 
 /// Stops a plugin until it is released.
@@ -144,14 +151,14 @@ pub(crate) async fn quarantine(
         status.look(|known| known.quarantined.as_ref().is_some_and(|why| why != plugins::BY_OPERATOR))
     });
     let runs = |state| is_retried || !matches!(state, PluginState::Quarantined | PluginState::Failed);
-    order(&app.0, &name.0, &caller.0, Order::Quarantine, runs, "is not running")
+    order(&app.0, &name.0, &caller.0, OperatorOrder::Quarantine, runs, "is not running")
 }
 
 fn order(
     app: &App,
     name: &str,
     caller: &RequestCaller,
-    order: Order,
+    order: OperatorOrder,
     fits: impl Fn(PluginState) -> bool,
     otherwise: &str,
 ) -> Result<Response, ApiError> {
@@ -160,12 +167,12 @@ fn order(
         return Err(ApiError::new(StatusCode::CONFLICT, format!("plugin {} {otherwise}", status.name)));
     }
     let action = match order {
-        Order::Release => Action::Release,
-        Order::Quarantine => Action::Quarantine,
+        OperatorOrder::Release => PluginAction::Release,
+        OperatorOrder::Quarantine => PluginAction::Quarantine,
     };
     let (plugin, digest) = (status.name.to_string(), status.look(|known| known.digest.clone()));
-    let what = What::Plugin(PluginChange { action, plugin, digest, refused: None });
-    app.engine.audit.write(app.engine.clock.now_ms(), &Entry { by: By::Api(caller.for_audit()), what });
+    let what = AuditedAction::Plugin(PluginChange { action, plugin, digest, refused: None });
+    app.engine.audit.write(app.engine.clock.now_ms(), &AuditEntry { by: Actor::Api(caller.for_audit()), what });
     status.order(order);
     Ok((StatusCode::ACCEPTED, json(&PluginPage::of(&app.engine, &status))).into_response())
 }
@@ -175,7 +182,10 @@ async fn request(app: &App, name: String, what: RequestKind, caller: &RequestCal
     let removes = matches!(what, RequestKind::Remove);
     let mut is_done = true;
     let (answer, answered) = oneshot::channel();
-    app.engine.plugins.request(Request { plugin: name.clone(), what, by: By::Api(caller.for_audit()), answer }).await;
+    app.engine
+        .plugins
+        .request(PluginRequest { plugin: name.clone(), what, by: Actor::Api(caller.for_audit()), answer })
+        .await;
     match tokio::time::timeout(PATIENCE, answered).await {
         Ok(Ok(done)) => done?,
         Ok(Err(_)) => return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the plugin is being stopped")),

@@ -1,7 +1,7 @@
 //! The points of a window as JSON, some of its buckets at a time.
 
 use super::chunked::{JsonProducer, LARGEST};
-use dropsonde_engine::json::{self, Form};
+use dropsonde_engine::json::{self, PointsFormat};
 use dropsonde_store::{Align, InstanceId, Points, Query, Store, ladder};
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ const AS_JSON: usize = 40;
 /// The query of a window, and the form of its answer.
 pub(super) struct PointsJson {
     pub(super) query: Query,
-    pub(super) form: Form,
+    pub(super) form: PointsFormat,
     /// The largest number of columns of the answer.
     pub(super) columns: usize,
 }
@@ -121,7 +121,7 @@ mod tests {
         ] {
             let query = Query { since_ms, until_ms: 24_000_123, step_ms, align, fields: None };
             for bands in [false, true] {
-                let form = Form { bands, ..Form::default() };
+                let form = PointsFormat { bands, ..PointsFormat::default() };
                 // Many columns make the parts small.
                 let rows = |columns| {
                     let (store, id) = (store.clone(), id.clone());
@@ -140,7 +140,7 @@ mod tests {
         let (store, id) = store();
         for (since_ms, until_ms) in [(0, 0), (7, 3), (0, 4_000_000), (i64::MAX - 5, i64::MAX)] {
             let query = Query { since_ms, until_ms, step_ms: 1000, ..Query::default() };
-            let rows = PointsJson { query, form: Form::default(), columns: VALUES };
+            let rows = PointsJson { query, form: PointsFormat::default(), columns: VALUES };
             let (store, id) = (store.clone(), id.clone());
             assert_eq!(json(rows.more(move |part| store.range(&id, part))).0, "[]");
         }
@@ -150,7 +150,7 @@ mod tests {
     fn the_memory_estimate_of_an_answer_grows_with_its_points_up_to_a_limit() {
         let bytes = |until_ms, columns, bands| {
             let query = Query { since_ms: 0, until_ms, step_ms: 1000, ..Query::default() };
-            PointsJson { query, form: Form { bands, ..Form::default() }, columns }.bytes()
+            PointsJson { query, form: PointsFormat { bands, ..PointsFormat::default() }, columns }.bytes()
         };
         assert!((100 * 7 * 64..200 * 7 * 64).contains(&bytes(100_000, 7, false)));
         assert_eq!(bytes(11_000_000, 256, true), LARGEST);

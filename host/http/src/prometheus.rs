@@ -6,7 +6,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use dropsonde_engine::exposition::{Exposition, NotMade};
+use dropsonde_engine::exposition::{Exposition, ScrapeError};
 
 /// Seconds after which a client may retry a scrape that was over a limit.
 const RETRY_AFTER: u32 = 1;
@@ -35,12 +35,12 @@ pub(crate) async fn metrics(
     Ok(response)
 }
 
-impl From<NotMade> for ApiError {
-    fn from(why: NotMade) -> Self {
+impl From<ScrapeError> for ApiError {
+    fn from(why: ScrapeError) -> Self {
         let status = match why {
-            NotMade::TooMany => StatusCode::SERVICE_UNAVAILABLE,
-            NotMade::TooManyOfPeer => StatusCode::TOO_MANY_REQUESTS,
-            NotMade::Lost => {
+            ScrapeError::TooMany => StatusCode::SERVICE_UNAVAILABLE,
+            ScrapeError::TooManyOfPeer => StatusCode::TOO_MANY_REQUESTS,
+            ScrapeError::Lost => {
                 tracing::error!(error = %why, "cannot answer a scrape");
                 return Self::new(StatusCode::INTERNAL_SERVER_ERROR, why.to_string());
             }

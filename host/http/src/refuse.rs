@@ -4,7 +4,7 @@ use super::error::ApiError;
 use super::listener::AcceptedSocket;
 use crate::App;
 use axum::http::StatusCode;
-use dropsonde_engine::quota::Full;
+use dropsonde_engine::quota::QuotaError;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -19,13 +19,13 @@ const UNREAD: u64 = 64 << 10;
 const MOST_AT_ONCE: usize = 256;
 
 /// Refuses a connection. One with TLS is closed without an error: it could only be sent after the handshake.
-pub(super) fn turn_away(app: &Arc<App>, socket: AcceptedSocket, is_secure: bool, full: Full) {
+pub(super) fn turn_away(app: &Arc<App>, socket: AcceptedSocket, is_secure: bool, full: QuotaError) {
     let (reason, error) = match full {
-        Full::All(most) => {
+        QuotaError::All(most) => {
             let why = format!("connection limit of {most} reached; try again later, or raise http.max_connections");
             ("all", ApiError::new(StatusCode::SERVICE_UNAVAILABLE, why))
         }
-        Full::OfPeer(most) => {
+        QuotaError::OfPeer(most) => {
             let why = format!(
                 "limit of {most} connections of one client reached; close some, or raise http.max_connections_per_peer"
             );

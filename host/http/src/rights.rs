@@ -119,13 +119,13 @@ impl RequestCaller {
     }
 
     /// Returns the caller as the audit log shows it.
-    pub(crate) fn for_audit(&self) -> audit::Caller {
+    pub(crate) fn for_audit(&self) -> audit::ApiCaller {
         let token = match self.token {
             ShownToken::Token(right) => Some(right.as_str()),
             ShownToken::Nothing | ShownToken::Unknown => None,
         };
         let certificate = self.peer.certificate.as_deref().map(str::to_owned);
-        audit::Caller { token, certificate, peer: self.peer.to_string() }
+        audit::ApiCaller { token, certificate, peer: self.peer.to_string() }
     }
 }
 

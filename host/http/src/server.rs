@@ -12,7 +12,7 @@ use crate::options::{HttpConfig, ServerOptions};
 use arc_swap::ArcSwap;
 use axum::Router;
 use dropsonde_engine::descriptors;
-use dropsonde_engine::quota::Permit;
+use dropsonde_engine::quota::QuotaPermit;
 use dropsonde_model::text;
 use hyper::server::conn::{http1 as one, http2 as two};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -94,7 +94,7 @@ impl Server {
         match read.await {
             Ok(Ok(tls)) => {
                 if self.reload(tls) {
-                    self.app.engine.hub.part();
+                    self.app.engine.hub.end_writer_streams();
                 }
                 tracing::info!("reloaded the certificates");
             }
@@ -203,7 +203,7 @@ impl Server {
 struct AcceptedConnection {
     server: Arc<Server>,
     address: PeerAddress,
-    place: Permit,
+    place: QuotaPermit,
     ends: EndSignals,
     keep_alive: bool,
     /// The configuration when the connection was accepted.

@@ -11,7 +11,7 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use dropsonde_engine::hub::Selection;
-use dropsonde_engine::json::Form;
+use dropsonde_engine::json::PointsFormat;
 use dropsonde_engine::plugins::PluginState;
 use dropsonde_engine::snapshot::instance;
 use dropsonde_model::Right;
@@ -82,7 +82,7 @@ pub(crate) async fn range(
     let window = RangeQuery::parse(&parameters, app.engine.clock.now_ms(), interval_ms)?;
     let id = id()?;
     fields::check(&app.engine.store, std::slice::from_ref(&id), &[], window.query.fields.as_deref())?;
-    let form = Form { bands: window.bands, ..Form::default() };
+    let form = PointsFormat { bands: window.bands, ..PointsFormat::default() };
     Ok(answer_range(app, &caller.peer, id, window.query, form, |rows| rows).await?.into_response())
 }
 

@@ -13,8 +13,8 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use dropsonde_engine::hub::{Claim, Encoded, Outlet, PipeReader, RETRY, Selection, TooManyStreams};
-use dropsonde_engine::quota::{ClientId, ClientShare, Permit};
+use dropsonde_engine::hub::{EncodedEvent, Outlet, PipeReader, RETRY, Selection, StreamPermit, TooManyStreams};
+use dropsonde_engine::quota::{ClientId, ClientShare, QuotaPermit};
 use dropsonde_model::names::is_reserved;
 use dropsonde_store::InstanceId;
 use http_body::Frame;
@@ -141,7 +141,7 @@ pub(super) struct PendingStream {
     seen: Option<String>,
     peer: ClientId,
     /// The stream's place. Of all clones of this, only one takes it.
-    claim: Arc<Mutex<Option<Claim>>>,
+    claim: Arc<Mutex<Option<StreamPermit>>>,
 }
 
 impl PendingStream {
@@ -161,12 +161,12 @@ impl PendingStream {
     /// Has a writer write the stream to `outlet` from now on, after `first`.
     async fn write_to(self, app: Arc<App>, outlet: Outlet, mut first: Vec<u8>) {
         let Some((claim, turn)) = self.begins(&app).await else { return };
-        first.extend_from_slice(&outlet.framed(&Encoded::of(RETRY)));
+        first.extend_from_slice(&outlet.framed(&EncodedEvent::of(RETRY)));
         // There may be very many first samples, and some of them in files.
         let begun = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             if let Some(waits) = waits_for(&app, &self.selection) {
-                first.extend_from_slice(&outlet.framed(&Encoded::of(&waits)));
+                first.extend_from_slice(&outlet.framed(&EncodedEvent::of(&waits)));
             }
             app.engine.follow(self.selection, self.seen, |hub, follow| hub.follow(claim, follow, outlet, first));
         });
@@ -175,7 +175,7 @@ impl PendingStream {
 
     /// Returns the stream's place and its turn to start; none if another clone has started it, or if its turn did not
     /// come.
-    async fn begins(&self, app: &App) -> Option<(Claim, Permit)> {
+    async fn begins(&self, app: &App) -> Option<(StreamPermit, QuotaPermit)> {
         let claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         let share = ClientShare { peer: self.peer, most: MOST_OF_PEER };
         let turn = app.beginnings.wait(1, MOST_BEGINNING, Some(share), LONGEST_WAIT).await;

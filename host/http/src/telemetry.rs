@@ -11,8 +11,8 @@ use axum::Extension;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use dropsonde_engine::history::Range;
-use dropsonde_engine::json::{Form, Time};
+use dropsonde_engine::history::HistoryRange;
+use dropsonde_engine::json::{PointsFormat, TimeFormat};
 use std::sync::Arc;
 
 /// Hosts that are looked at at the same time.
@@ -56,12 +56,12 @@ pub(crate) async fn history(
     let wrong = |why: String| ApiError::new(StatusCode::BAD_REQUEST, why);
     let parameters = QueryParameters::parse(query.as_deref());
     let host = parameters.one("host").ok_or_else(|| wrong("host parameter required".to_owned()))?;
-    let range: Range = parameters.one("range").unwrap_or("1h").parse().map_err(|why| wrong(format!("{why}")))?;
+    let range: HistoryRange = parameters.one("range").unwrap_or("1h").parse().map_err(|why| wrong(format!("{why}")))?;
     let id = named(host)?;
     let query = range.query(app.engine.clock.now_ms());
     let text = |text: &str| serde_json::Value::from(text).to_string();
     let head = format!("{{\"host\":{},\"range\":{},\"samples\":", text(id.as_str()), text(range.label()));
-    let form = Form { time: Time::Seconds, bands: false };
+    let form = PointsFormat { time: TimeFormat::Seconds, bands: false };
     let made = answer_range(app, &caller.peer, id, query, form, |rows| within(head, rows)).await?;
     Ok(made.into_response())
 }

@@ -19,8 +19,8 @@ use axum::extract::{RawQuery, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
 use dropsonde_engine::hub::Selection;
-use dropsonde_engine::json::{self, Form};
-use dropsonde_engine::workload::{self, Declared, REPLICAS};
+use dropsonde_engine::json::{self, PointsFormat};
+use dropsonde_engine::workload::{self, DeclaredFields, REPLICAS};
 use dropsonde_store::{InstanceId, Query};
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ pub(crate) async fn range(
     // A reading is at most one tick older than its own tick, and comes before the next one. So nothing can come any
     // more that lies in a window that ended two intervals ago.
     let is_closed = asked.until_ms.saturating_add(longest_ms.saturating_mul(2)) <= app.engine.clock.now_ms();
-    let form = Form { bands, ..Form::default() };
+    let form = PointsFormat { bands, ..PointsFormat::default() };
     match answer_range(app, &caller.peer, id, asked, form, |rows| rows).await? {
         PreparedAnswer::Whole(body) if is_closed => {
             let tag = tag_of(&body);
@@ -105,7 +105,7 @@ pub(crate) async fn range_of_many(
     let store = app.engine.store.clone();
     let rows = move |id: &InstanceId| {
         let columns = columns(&store, std::slice::from_ref(id), &asked);
-        PointsJson { query: asked.clone(), form: Form { bands, ..Form::default() }, columns }
+        PointsJson { query: asked.clone(), form: PointsFormat { bands, ..PointsFormat::default() }, columns }
     };
     let bytes = ids.first().map_or(0, |first| rows(first).bytes().saturating_mul(ids.len()));
     let store = app.engine.store.clone();
@@ -131,13 +131,13 @@ pub(crate) async fn range_of_workload(
         fields::check(&app.engine.store, &ids, &[REPLICAS], query.fields.as_deref())?;
         // `replica_count` is a column, too.
         let columns = columns(&app.engine.store, &ids, &query) + 1;
-        Ok((ids, PointsJson { query, form: Form::default(), columns }))
+        Ok((ids, PointsJson { query, form: PointsFormat::default(), columns }))
     };
     let (ids, rows) = prepared(&app, &caller.peer, prepare).await?;
     let (store, bytes, shared) = (app.engine.store.clone(), rows.bytes(), app.clone());
     let mut declared = None;
     let more = rows.more(move |part| {
-        let declared = declared.get_or_insert_with(|| Declared::of(&store, &shared.engine.plugins, ids.iter()));
+        let declared = declared.get_or_insert_with(|| DeclaredFields::of(&store, &shared.engine.plugins, ids.iter()));
         workload::range(&store, declared, ids.iter(), part)
     });
     Ok(make(app, &caller.peer, bytes, ORDINARY, more).await?.into_response())
@@ -149,7 +149,7 @@ pub(super) async fn answer_range(
     peer: &Peer,
     id: InstanceId,
     query: Query,
-    form: Form,
+    form: PointsFormat,
     around: impl FnOnce(JsonProducer) -> JsonProducer,
 ) -> Result<PreparedAnswer, ApiError> {
     let columns = columns(&app.engine.store, std::slice::from_ref(&id), &query);

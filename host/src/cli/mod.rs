@@ -295,7 +295,7 @@ pub fn main() -> ExitCode {
         let wrong = format!("--log-level (or DROPSONDE_LOG): {error}");
         Cli::command().error(ErrorKind::InvalidValue, wrong).exit();
     }
-    memory::keep_little();
+    memory::limit_arenas();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.enable_all().max_blocking_threads(BLOCKING_THREADS).thread_stack_size(THREAD_STACK);
     let runtime = match runtime.build() {

@@ -2,27 +2,27 @@ use serde::Serialize;
 
 /// An entry of the audit log: an action and who did it.
 #[derive(Debug, Clone, Serialize)]
-pub struct Entry {
+pub struct AuditEntry {
     #[serde(flatten)]
-    pub by: By,
+    pub by: Actor,
     #[serde(flatten)]
-    pub what: What,
+    pub what: AuditedAction,
 }
 
 /// The origin of an action.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "by", rename_all = "lowercase")]
-pub enum By {
+pub enum Actor {
     /// Someone who writes to the plugins folder.
     Folder,
     /// The host itself.
     Host,
-    Api(Caller),
+    Api(ApiCaller),
 }
 
 /// The sender of a request.
 #[derive(Debug, Clone, Serialize)]
-pub struct Caller {
+pub struct ApiCaller {
     /// The kind of the token it showed: `read`, `write` or `admin`. None: no token of this host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<&'static str>,
@@ -36,15 +36,15 @@ pub struct Caller {
 /// The action of an entry.
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
-pub enum What {
+pub enum AuditedAction {
     Plugin(PluginChange),
-    Request(Request),
+    Request(AuditedRequest),
 }
 
 /// A change of a plugin, made or refused.
 #[derive(Debug, Clone, Serialize)]
 pub struct PluginChange {
-    pub action: Action,
+    pub action: PluginAction,
     pub plugin: String,
     /// sha256 of the component, in hex.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,7 +57,7 @@ pub struct PluginChange {
 /// The kind of a plugin's change, made or tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Action {
+pub enum PluginAction {
     Upload,
     Reload,
     /// A file in the plugins folder appeared.
@@ -74,7 +74,7 @@ pub enum Action {
 /// A request to change something, and its answer.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "action", rename = "request")]
-pub struct Request {
+pub struct AuditedRequest {
     pub method: String,
     /// The path without the query.
     pub path: String,
@@ -86,7 +86,7 @@ pub struct Request {
     pub refused: Option<String>,
 }
 
-impl Action {
+impl PluginAction {
     fn as_str(self) -> &'static str {
         match self {
             Self::Upload => "upload",
@@ -101,32 +101,34 @@ impl Action {
     }
 }
 
-impl std::fmt::Display for By {
+impl std::fmt::Display for Actor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Folder => f.write_str("folder"),
             Self::Host => f.write_str("host"),
-            Self::Api(Caller { token, peer, .. }) => write!(f, "{} from {peer}", token.unwrap_or("unknown caller")),
+            Self::Api(ApiCaller { token, peer, .. }) => write!(f, "{} from {peer}", token.unwrap_or("unknown caller")),
         }
     }
 }
 
-impl Entry {
+impl AuditEntry {
     /// Writes the entry to the host's own log.
     pub(super) fn log(&self) {
         let by = &self.by;
         match &self.what {
-            What::Plugin(PluginChange { action, plugin, refused: None, .. }) => {
+            AuditedAction::Plugin(PluginChange { action, plugin, refused: None, .. }) => {
                 tracing::info!(action = action.as_str(), plugin, %by, "a plugin was changed");
             }
             // The host logs elsewhere why it refuses a file, once for each reason.
-            What::Plugin(PluginChange { action, plugin, refused: Some(reason), .. }) if matches!(by, By::Folder) => {
+            AuditedAction::Plugin(PluginChange { action, plugin, refused: Some(reason), .. })
+                if matches!(by, Actor::Folder) =>
+            {
                 tracing::debug!(action = action.as_str(), plugin, %by, reason, "a change was refused");
             }
-            What::Plugin(PluginChange { action, plugin, refused: Some(reason), .. }) => {
+            AuditedAction::Plugin(PluginChange { action, plugin, refused: Some(reason), .. }) => {
                 tracing::info!(action = action.as_str(), plugin, %by, reason, "a change was refused");
             }
-            What::Request(Request { method, path, status, refused }) => {
+            AuditedAction::Request(AuditedRequest { method, path, status, refused }) => {
                 tracing::debug!(method, ?path, status, refused, %by, "a client sent a request to change something");
             }
         }
@@ -134,15 +136,15 @@ impl Entry {
 
     /// Returns whether the action is a request that needed no more than the right to write, or of nobody known.
     pub(super) fn is_of_writer(&self) -> bool {
-        let is_admin = |caller: &Caller| caller.token == Some("admin");
-        matches!((&self.by, &self.what), (By::Api(caller), What::Request(_)) if !is_admin(caller))
+        let is_admin = |caller: &ApiCaller| caller.token == Some("admin");
+        matches!((&self.by, &self.what), (Actor::Api(caller), AuditedAction::Request(_)) if !is_admin(caller))
     }
 
     /// Returns whether the action changed nothing: it was refused, or was a login or logout.
     pub(super) fn is_no_change(&self) -> bool {
         let (path, status) = match &self.what {
-            What::Plugin(change) => return change.refused.is_some(),
-            What::Request(Request { path, status, .. }) => (path, status),
+            AuditedAction::Plugin(change) => return change.refused.is_some(),
+            AuditedAction::Request(AuditedRequest { path, status, .. }) => (path, status),
         };
         status.is_some_and(|status| status >= 400) || path == "/login" || path == "/logout"
     }

@@ -12,7 +12,7 @@ pub(super) const LARGEST: u64 = 8 << 20;
 
 /// The open file of the audit log.
 #[derive(Debug)]
-pub(super) struct Appended {
+pub(super) struct RotatingFile {
     path: PathBuf,
     file: File,
     size: u64,
@@ -20,7 +20,7 @@ pub(super) struct Appended {
     is_cut: bool,
 }
 
-impl Appended {
+impl RotatingFile {
     pub(super) fn open(data: &Path) -> io::Result<Self> {
         Self::at(data.join(NAME))
     }

@@ -10,11 +10,11 @@
 mod entry;
 mod file;
 
-pub use entry::{Action, By, Caller, Entry, PluginChange, Request, What};
+pub use entry::{Actor, ApiCaller, AuditEntry, AuditedAction, AuditedRequest, PluginAction, PluginChange};
 
 use crate::json;
 use crate::unwritable::{is_denied, is_unwritable};
-use file::Appended;
+use file::RotatingFile;
 use prometheus::IntCounterVec;
 use serde::Serialize;
 use std::io;
@@ -32,11 +32,11 @@ const AT_ONCE: usize = 64 << 10;
 
 /// The lines about actions that changed nothing: so many in a burst, and so many a second after it. So they do not push
 /// out lines about changes.
-const REFUSALS: Rate = Rate { burst: 1000.0, a_second: 1.0 };
+const REFUSALS: LineRate = LineRate { burst: 1000.0, a_second: 1.0 };
 
 /// The lines about changes that need no more than the right to write, as tracking an instance. A program can make very
 /// many. They do not push out what administrators did.
-const WRITES: Rate = Rate { burst: 10_000.0, a_second: 10.0 };
+const WRITES: LineRate = LineRate { burst: 10_000.0, a_second: 10.0 };
 
 /// The time between two tries to open a file that cannot be opened, and between two checks whether it was deleted.
 const RETRY: Duration = Duration::from_secs(1);
@@ -47,8 +47,8 @@ pub struct Audit {
     writer: Option<AuditWriter>,
     /// The reason why nothing is written, if lines should be written.
     trouble: Trouble,
-    refusals: Mutex<Budget>,
-    writes: Mutex<Budget>,
+    refusals: Mutex<LineBudget>,
+    writes: Mutex<LineBudget>,
     dropped: IntCounterVec,
 }
 
@@ -67,21 +67,21 @@ struct AuditWriter {
 struct AuditFile {
     data: PathBuf,
     /// None: the file cannot be opened at the moment.
-    file: Option<Appended>,
+    file: Option<RotatingFile>,
     trouble: Trouble,
 }
 
 /// The most lines of a kind.
 #[derive(Debug, Clone, Copy)]
-struct Rate {
+struct LineRate {
     burst: f64,
     a_second: f64,
 }
 
 /// The budget for lines of a kind.
 #[derive(Debug)]
-struct Budget {
-    rate: Rate,
+struct LineBudget {
+    rate: LineRate,
     /// Lines that may still be written.
     left: f64,
     /// The time of the last update of `left`.
@@ -113,12 +113,12 @@ impl Audit {
             Ok::<_, io::Error>(AuditWriter { lines: Mutex::new(Some(lines)), written: Mutex::new(written) })
         };
         let writer = data.map(start).transpose()?;
-        let (refusals, writes) = (Mutex::new(Budget::new(REFUSALS)), Mutex::new(Budget::new(WRITES)));
+        let (refusals, writes) = (Mutex::new(LineBudget::new(REFUSALS)), Mutex::new(LineBudget::new(WRITES)));
         Ok(Self { writer, trouble, refusals, writes, dropped })
     }
 
     /// Logs an entry and queues its line. Never waits.
-    pub fn write(&self, now_ms: i64, entry: &Entry) {
+    pub fn write(&self, now_ms: i64, entry: &AuditEntry) {
         entry.log();
         let Some(writer) = &self.writer else { return };
         let limited = if entry.is_no_change() {
@@ -134,12 +134,12 @@ impl Audit {
             return self.drop_for(reason);
         }
         #[derive(Serialize)]
-        struct Line<'a> {
+        struct AuditLine<'a> {
             at: String,
             #[serde(flatten)]
-            entry: &'a Entry,
+            entry: &'a AuditEntry,
         }
-        let Ok(mut line) = serde_json::to_vec(&Line { at: json::time(now_ms), entry }) else { return };
+        let Ok(mut line) = serde_json::to_vec(&AuditLine { at: json::time(now_ms), entry }) else { return };
         line.push(b'\n');
         match lock(&writer.lines).as_ref().map(|lines| lines.try_send(line)) {
             Some(Ok(())) => {}
@@ -169,10 +169,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-// === impl Budget ===
+// === impl LineBudget ===
 
-impl Budget {
-    fn new(rate: Rate) -> Self {
+impl LineBudget {
+    fn new(rate: LineRate) -> Self {
         Self { rate, left: rate.burst, at: Instant::now() }
     }
 
@@ -189,11 +189,11 @@ impl AuditFile {
     /// Opens the file if it is not open, or if its name no longer leads to it because somebody deleted it or its
     /// folder.
     fn look(&mut self) -> io::Result<()> {
-        if self.file.as_ref().is_some_and(Appended::is_there) {
+        if self.file.as_ref().is_some_and(RotatingFile::is_there) {
             return Ok(());
         }
         self.file = None;
-        match Appended::open(&self.data) {
+        match RotatingFile::open(&self.data) {
             Ok(file) => {
                 self.file = Some(file);
                 if lock(&self.trouble).take().is_some() {
@@ -261,27 +261,28 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    fn change(plugin: &str) -> Entry {
-        let change = PluginChange { action: Action::Replace, plugin: plugin.to_owned(), digest: None, refused: None };
-        Entry { by: By::Folder, what: What::Plugin(change) }
+    fn change(plugin: &str) -> AuditEntry {
+        let change =
+            PluginChange { action: PluginAction::Replace, plugin: plugin.to_owned(), digest: None, refused: None };
+        AuditEntry { by: Actor::Folder, what: AuditedAction::Plugin(change) }
     }
 
-    fn request(token: Option<&'static str>, status: u16) -> Entry {
-        let caller = Caller { token, certificate: None, peer: "127.0.0.1:1".to_owned() };
-        let request = Request {
+    fn request(token: Option<&'static str>, status: u16) -> AuditEntry {
+        let caller = ApiCaller { token, certificate: None, peer: "127.0.0.1:1".to_owned() };
+        let request = AuditedRequest {
             method: "PUT".to_owned(),
             path: "/v1/instances/a".to_owned(),
             status: Some(status),
             refused: None,
         };
-        Entry { by: By::Api(caller), what: What::Request(request) }
+        AuditEntry { by: Actor::Api(caller), what: AuditedAction::Request(request) }
     }
 
     fn dropped() -> IntCounterVec {
         IntCounterVec::new(prometheus::Opts::new("dropped", "d"), &["reason"]).unwrap()
     }
 
-    fn write(data: &tempfile::TempDir, entry: &Entry) {
+    fn write(data: &tempfile::TempDir, entry: &AuditEntry) {
         let audit = Audit::open(Some(data.path()), dropped()).unwrap();
         audit.write(0, entry);
         assert!(audit.close(PATIENCE));
@@ -293,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_for_each_goes_on_where_the_last_host_ended() {
+    fn a_reopened_audit_log_appends_lines() {
         let data = tempfile::tempdir().unwrap();
         for plugin in ["a\n\"", "b"] {
             write(&data, &change(plugin));
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_says_who_asked_for_what_and_what_came_of_it() {
+    fn the_line_of_a_request_has_its_caller_path_and_status() {
         let data = tempfile::tempdir().unwrap();
         write(&data, &request(Some("write"), 200));
         let expected = serde_json::json!({
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn it_takes_two_files_at_most() {
+    fn the_audit_log_keeps_at_most_two_files_of_bounded_size() {
         let data = tempfile::tempdir().unwrap();
         let long = "x".repeat(1 << 20);
         for _ in 0..40 {
@@ -326,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_does_not_push_out_what_is_done() {
+    fn refused_requests_do_not_displace_lines_about_changes() {
         let (data, dropped) = (tempfile::tempdir().unwrap(), dropped());
         let audit = Audit::open(Some(data.path()), dropped.clone()).unwrap();
         for nth in 0..3000 {
@@ -346,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn what_programs_change_does_not_push_out_what_administrators_do() {
+    fn changes_by_programs_do_not_displace_lines_about_administrators() {
         let (data, dropped) = (tempfile::tempdir().unwrap(), dropped());
         let audit = Audit::open(Some(data.path()), dropped.clone()).unwrap();
         let written = || fs::read_to_string(data.path().join(file::NAME)).unwrap().lines().count();
@@ -364,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_a_disk_and_what_there_is_no_room_for_is_counted() {
+    fn writes_never_wait_for_the_disk_and_dropped_lines_are_counted() {
         let (data, dropped) = (tempfile::tempdir().unwrap(), dropped());
         let pipe = data.path().join(file::NAME);
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
@@ -383,9 +384,9 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_written_again_after_a_while() {
+    fn refusals_are_written_again_after_a_second() {
         let now = Instant::now();
-        let mut refusals = Budget { rate: REFUSALS, left: 0.5, at: now };
+        let mut refusals = LineBudget { rate: REFUSALS, left: 0.5, at: now };
         assert!(!refusals.may_write(now));
         assert!(refusals.may_write(now + Duration::from_secs(1)));
         assert!(!refusals.may_write(now + Duration::from_secs(1)));

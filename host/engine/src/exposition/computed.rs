@@ -4,7 +4,7 @@ use crate::Engine;
 use crate::health::Health;
 use crate::metrics::{HEALTH_STATUS, SERVICE_STATUS};
 use crate::shares;
-use crate::snapshot::{NUMBERS, Number};
+use crate::snapshot::{NUMBERS, SnapshotNumber};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
 pub(super) fn families(engine: &Engine) -> Vec<MetricFamily> {
@@ -23,7 +23,7 @@ pub(super) fn families(engine: &Engine) -> Vec<MetricFamily> {
 /// Returns the status and the health of the host's parts and of the plugins.
 fn services(engine: &Engine) -> [MetricFamily; 2] {
     let health = Health::of(engine);
-    let shown = |value: &dyn Fn(&crate::health::Service) -> u64| -> Vec<([LabelPair; 1], u64)> {
+    let shown = |value: &dyn Fn(&crate::health::ServiceHealth) -> u64| -> Vec<([LabelPair; 1], u64)> {
         health.services.iter().map(|service| ([label("service", &service.name)], value(service))).collect()
     };
     let (status, well) = (shown(&|service| service.status as u64), shown(&|service| service.reasons.is_empty().into()));
@@ -96,7 +96,7 @@ fn snapshot(engine: &Engine) -> Vec<MetricFamily> {
         return Vec::new();
     }
     let document = engine.snapshots.document(engine.clock.now_ms());
-    let gauge = |number: &Number| {
+    let gauge = |number: &SnapshotNumber| {
         let mut family = MetricFamily::default();
         family.set_name(format!("dropsonde_snapshot_{}", number.metric));
         family.set_help(number.help.to_owned());

@@ -10,14 +10,14 @@ mod samples;
 mod single_flight;
 
 use crate::Engine;
-use crate::quota::{ClientId, ClientShare, Full, Permit, Quota};
+use crate::quota::{ClientId, ClientShare, Quota, QuotaError, QuotaPermit};
 use bytes::Bytes;
 use dropsonde_openmetrics::{ExpositionFormat, ExpositionText};
 use dropsonde_sandbox::PluginMetrics;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use samples::Samples;
-use single_flight::Flights;
+use single_flight::SingleFlight;
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Exposition {
     /// Texts being made, by format and by whether they are compressed.
-    flights: Flights<(ExpositionFormat, bool), Bytes>,
+    flights: SingleFlight<(ExpositionFormat, bool), Bytes>,
     renderer: Mutex<Renderer>,
     answers: Arc<Quota>,
 }
@@ -52,7 +52,7 @@ struct Renderer {
 
 /// The reason why a scrape is not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NotMade {
+pub enum ScrapeError {
     #[error("limit of {MOST_ANSWERS} scrapes at a time reached; try again later")]
     TooMany,
     #[error("limit of {MOST_OF_PEER} scrapes of one client at a time reached; read the answers of those first")]
@@ -76,16 +76,16 @@ impl Exposition {
         peer: ClientId,
         format: ExpositionFormat,
         gzip: bool,
-    ) -> Result<(Bytes, Permit), NotMade> {
+    ) -> Result<(Bytes, QuotaPermit), ScrapeError> {
         let share = ClientShare { peer, most: MOST_OF_PEER };
         let place = engine.exposition.answers.wait(1, MOST_ANSWERS, Some(share), LONGEST_WAIT).await.map_err(
             |full| match full {
-                Full::All(_) => NotMade::TooMany,
-                Full::OfPeer(_) => NotMade::TooManyOfPeer,
+                QuotaError::All(_) => ScrapeError::TooMany,
+                QuotaError::OfPeer(_) => ScrapeError::TooManyOfPeer,
             },
         )?;
         let text = if gzip { compressed(engine, format).await } else { plain(engine, format).await };
-        Ok((text.ok_or(NotMade::Lost)?, place))
+        Ok((text.ok_or(ScrapeError::Lost)?, place))
     }
 
     /// Returns the text of all metrics.
@@ -194,9 +194,9 @@ mod tests {
     }
 
     /// The registrant's number, the metric it registers, and the values it records with their labels.
-    type Use = (usize, Descriptor, Vec<(Vec<String>, f64)>);
+    type MetricUse = (usize, Descriptor, Vec<(Vec<String>, f64)>);
 
-    fn uses() -> impl Strategy<Value = Vec<Use>> {
+    fn uses() -> impl Strategy<Value = Vec<MetricUse>> {
         let recorded = vec((vec(any::<String>(), 0..3), value()), 0..4);
         vec((0..3_usize, descriptor(), recorded), 0..12)
     }
@@ -204,7 +204,7 @@ mod tests {
     proptest! {
         /// Whatever plugins and services register and record, both formats follow their specifications.
         #[test]
-        fn what_is_exposed_can_be_read(uses in uses(), instance in any::<String>(), reading in value()) {
+        fn exposed_text_follows_its_format_and_has_every_recorded_value(uses in uses(), instance in any::<String>(), reading in value()) {
             let registry = MetricRegistry::new().unwrap();
             let plugins = ["p", "q"].map(|name| PluginMetrics::new(name, registry.names().clone(), 100));
             let mut handles = plugins.each_ref().map(MetricHandles::new);
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn the_strict_reader_would_find_something() {
+    fn the_strict_reader_refuses_malformed_text() {
         for bad in [
             "a 1\n",
             "# HELP a A.\n# TYPE a gauge\na 1\na 2\n",

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 /// All series of one name.
 #[derive(Default)]
-struct Family {
+struct RegisteredFamily {
     native: Vec<proto::MetricFamily>,
     /// Each with the label that names its plugin.
     of_plugins: Vec<(String, Arc<MetricFamily>)>,
@@ -21,7 +21,7 @@ pub(super) fn write(
     of_plugins: impl IntoIterator<Item = (PluginName, PluginMetrics)>,
     text: &mut ExpositionText,
 ) {
-    let mut families: BTreeMap<String, Family> = BTreeMap::new();
+    let mut families: BTreeMap<String, RegisteredFamily> = BTreeMap::new();
     for native in native {
         families.entry(family(native.name()).to_owned()).or_default().native.push(native);
     }
@@ -39,7 +39,7 @@ pub(super) fn write(
     }
 }
 
-fn write_family(family: &Family, text: &mut ExpositionText) {
+fn write_family(family: &RegisteredFamily, text: &mut ExpositionText) {
     let native = family.native.iter().map(|native| (native.name(), native.help(), kind_of(native)));
     let of_plugins = family.of_plugins.iter().map(|(_, metric)| {
         let descriptor = metric.descriptor();

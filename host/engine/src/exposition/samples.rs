@@ -2,8 +2,8 @@
 //! once and kept as bytes, rows are read once, and families are written from flat columns.
 
 use crate::Engine;
-use crate::plugins::{Fields, Metric, Status};
-use crate::tracked::{PluginName, State};
+use crate::plugins::{FieldMetric, Fields, PluginStatus};
+use crate::tracked::{InstanceState, PluginName};
 use dropsonde_openmetrics::{ExpositionText, FamilyKind, fixed, label, number};
 use dropsonde_store::Frame;
 use std::borrow::Cow;
@@ -26,12 +26,12 @@ pub(super) struct Samples {
     /// The labels of all series, as they are written.
     labels: Vec<u8>,
     /// The frames of each sampler.
-    groups: BTreeMap<PluginName, Group>,
+    groups: BTreeMap<PluginName, SamplerFrames>,
 }
 
 /// One sampler's frames, and their newest rows.
 #[derive(Debug)]
-struct Group {
+struct SamplerFrames {
     fields: Fields,
     /// The size of the names of all its metrics, in bytes.
     names: usize,
@@ -49,7 +49,7 @@ struct Group {
 impl Samples {
     /// Writes all families, sorted by name.
     pub(super) fn write(&self, text: &mut ExpositionText) {
-        let mut families: BTreeMap<&str, Vec<(&Group, usize)>> = BTreeMap::new();
+        let mut families: BTreeMap<&str, Vec<(&SamplerFrames, usize)>> = BTreeMap::new();
         for group in self.groups.values() {
             for (column, metric) in group.fields.metrics.iter().enumerate() {
                 families.entry(dropsonde_sandbox::family(&metric.name)).or_default().push((group, column));
@@ -59,7 +59,7 @@ impl Samples {
             // Two samplers may disagree about the kind of a metric. The first decides, even without rows.
             let first = columns.iter().min_by_key(|(group, _)| group.order);
             let Some(first) = first.and_then(|(group, column)| group.fields.metrics.get(*column)) else { continue };
-            let agrees = |metric: &&Metric| metric.is_counter == first.is_counter;
+            let agrees = |metric: &&FieldMetric| metric.is_counter == first.is_counter;
             let help = help(columns.iter().filter_map(|(group, column)| {
                 let metric = group.fields.metrics.get(*column).filter(agrees)?;
                 Some((&**group.fields.schema.sampler(), metric.help.as_str()))
@@ -111,8 +111,8 @@ impl Samples {
     /// Looks up all frames and their labels, unless nothing has changed since the last time. They change seldom.
     fn look_through(&mut self, engine: &Engine) {
         let known = Some((engine.tracked.revision(), engine.store.revision()));
-        let samplers: BTreeMap<PluginName, Group> = engine.plugins.list().iter().filter_map(sampler).collect();
-        let is_same = |((a, before), (b, now)): ((&PluginName, &Group), (&PluginName, &Group))| {
+        let samplers: BTreeMap<PluginName, SamplerFrames> = engine.plugins.list().iter().filter_map(sampler).collect();
+        let is_same = |((a, before), (b, now)): ((&PluginName, &SamplerFrames), (&PluginName, &SamplerFrames))| {
             // Tells also when only a help text or the name of a total has changed.
             let is_same = Arc::ptr_eq(&before.fields.metrics, &now.fields.metrics);
             a == b && is_same && before.interval_ms == now.interval_ms
@@ -126,7 +126,7 @@ impl Samples {
         self.labels.clear();
         engine.exposed.clear();
         let mut of_instance = Vec::new();
-        for instance in engine.tracked.list().into_iter().filter(|instance| instance.state == State::Tracked) {
+        for instance in engine.tracked.list().into_iter().filter(|instance| instance.state == InstanceState::Tracked) {
             of_instance.clear();
             for (key, value) in instance.labels.iter() {
                 label(&mut of_instance, key, value);
@@ -159,7 +159,7 @@ fn help<'a>(of_samplers: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Co
     each.collect::<Vec<_>>().join("; ").into()
 }
 
-impl Group {
+impl SamplerFrames {
     fn new(fields: Fields, interval_ms: i64, order: (bool, Instant)) -> Self {
         let names = fields.metrics.iter().map(|metric| metric.name.len()).sum();
         Self { fields, names, interval_ms, order, frames: Vec::new(), rows: Vec::new(), values: Vec::new() }
@@ -171,9 +171,12 @@ impl Group {
     }
 }
 
-fn sampler(plugin: &Arc<Status>) -> Option<(PluginName, Group)> {
+fn sampler(plugin: &Arc<PluginStatus>) -> Option<(PluginName, SamplerFrames)> {
     let interval_ms = i64::try_from(plugin.interval().as_millis()).unwrap_or(i64::MAX);
-    Some((plugin.name.clone(), Group::new(plugin.fields()?, interval_ms, (!plugin.is_built_in(), plugin.began))))
+    Some((
+        plugin.name.clone(),
+        SamplerFrames::new(plugin.fields()?, interval_ms, (!plugin.is_built_in(), plugin.began)),
+    ))
 }
 
 /// Appends the sampler's label after those of the instance, and ends the labels.
@@ -183,7 +186,7 @@ fn end_labels(labels: &mut Vec<u8>, sampler: &str) {
     labels.extend_from_slice(b"} ");
 }
 
-impl Metric {
+impl FieldMetric {
     /// Appends a value in the base unit. A value that was rounded when it was stored has as many decimals here.
     fn show(&self, bytes: &mut Vec<u8>, value: f64) {
         /// Below it, a written number reads back as the same value.
@@ -208,7 +211,7 @@ impl Samples {
         let mut samples = Self::default();
         label(&mut samples.labels, "id", instance);
         end_labels(&mut samples.labels, "s");
-        let mut group = Group::new(Fields::check("s", &fields).unwrap(), 1000, (false, Instant::now()));
+        let mut group = SamplerFrames::new(Fields::check("s", &fields).unwrap(), 1000, (false, Instant::now()));
         group.rows.push(0..samples.labels.len());
         group.values.extend([reading, reading]);
         samples.groups.insert("s".into(), group);
@@ -221,7 +224,7 @@ mod tests {
     use super::help;
 
     #[test]
-    fn a_help_that_does_not_fit_every_sampler_says_whose_it_is() {
+    fn different_help_texts_are_joined_with_their_samplers_names() {
         let same = [("procfs", "CPU use."), ("scrape", "CPU use.")];
         assert_eq!(help(same.into_iter()), "CPU use.");
         let others = [("procfs", "CPU use of a machine or program."), ("scrape", "CPU use of a service")];

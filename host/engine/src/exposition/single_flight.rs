@@ -6,17 +6,17 @@ use tokio::sync::watch;
 /// Work that several callers share. A caller that comes while the work is under way gets its result; a later caller has
 /// the work done again.
 #[derive(Debug)]
-pub(super) struct Flights<K, V> {
+pub(super) struct SingleFlight<K, V> {
     under_way: Arc<Mutex<HashMap<K, watch::Receiver<Option<V>>>>>,
 }
 
-impl<K, V> Default for Flights<K, V> {
+impl<K, V> Default for SingleFlight<K, V> {
     fn default() -> Self {
         Self { under_way: Arc::default() }
     }
 }
 
-impl<K: Copy + Eq + Hash + Send + 'static, V: Clone + Send + Sync + 'static> Flights<K, V> {
+impl<K: Copy + Eq + Hash + Send + 'static, V: Clone + Send + Sync + 'static> SingleFlight<K, V> {
     /// Returns the result of the work for a key, and starts the work unless it is under way. None: the work failed. The
     /// work goes on even when nobody waits for it any more.
     pub(super) async fn join<F>(&self, key: K, work: impl FnOnce() -> F) -> Option<V>
@@ -57,8 +57,8 @@ mod tests {
     use tokio::sync::Notify;
 
     #[tokio::test]
-    async fn those_who_come_while_it_is_done_have_it_together_and_later_ones_anew() {
-        let flights = Flights::default();
+    async fn concurrent_callers_share_one_result_and_later_callers_get_a_new_one() {
+        let flights = SingleFlight::default();
         let (times, go) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
         let work = || {
             let (times, go) = (times.clone(), go.clone());
@@ -77,8 +77,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_fails_or_ends_abruptly_is_done_again() {
-        let flights = Flights::<_, u32>::default();
+    async fn work_that_failed_or_panicked_is_done_again_for_the_next_caller() {
+        let flights = SingleFlight::<_, u32>::default();
         assert_eq!(flights.join("k", || async { None }).await, None);
         assert_eq!(flights.join("k", || async { panic!("told to") }).await, None);
         assert_eq!(flights.join("k", || async { Some(1) }).await, Some(1));

@@ -24,12 +24,12 @@ pub struct Flusher {
 #[derive(Debug)]
 pub struct FlushTrigger {
     is_rung: AtomicBool,
-    tell: Sender<Told>,
+    tell: Sender<FlusherMessage>,
 }
 
 /// A message to the thread.
 #[derive(Debug)]
-enum Told {
+enum FlusherMessage {
     /// Do the next step early.
     Hurry,
     /// Stop, and report whether everything is written.
@@ -65,13 +65,13 @@ impl Flusher {
                     match told.recv_timeout(step_at.saturating_duration_since(Instant::now())) {
                         Err(RecvTimeoutError::Timeout) => break,
                         Err(RecvTimeoutError::Disconnected) => return,
-                        Ok(Told::Hurry) => {
+                        Ok(FlusherMessage::Hurry) => {
                             let Some(bell) = rung.upgrade() else { return };
                             // A change from now on needs another ring.
                             bell.is_rung.store(false, Ordering::Release);
                             step_at = step_at.min(started + interval / MOST_STEPS);
                         }
-                        Ok(Told::Stop(done)) => {
+                        Ok(FlusherMessage::Stop(done)) => {
                             // The caller of `stop` may no longer wait.
                             let _ = done.send(keeper.close(around.now_ms()));
                             return;
@@ -95,7 +95,7 @@ impl Flusher {
         *self.written.get_or_init(|| {
             let (done, finished) = mpsc::channel();
             // Sending fails only if the thread has ended by itself.
-            self.bell.tell.send(Told::Stop(done)).is_ok() && finished.recv_timeout(patience) == Ok(true)
+            self.bell.tell.send(FlusherMessage::Stop(done)).is_ok() && finished.recv_timeout(patience) == Ok(true)
         })
     }
 
@@ -110,7 +110,7 @@ impl FlushTrigger {
     pub fn ring(&self) {
         if !self.is_rung.swap(true, Ordering::AcqRel) {
             // Sending fails while the host stops.
-            let _ = self.tell.send(Told::Hurry);
+            let _ = self.tell.send(FlusherMessage::Hurry);
         }
     }
 }
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_is_asked_for_comes_before_its_time_and_rings_that_come_together_are_one() {
+    fn ringing_the_bell_hastens_the_next_step_and_many_rings_cause_one_step() {
         let limits = StoreLimits::default();
         let (stepped, steps) = mpsc::channel();
         let keeper = Keeper::in_memory(Store::in_memory(&limits), &limits);

@@ -1,4 +1,4 @@
-use super::Range;
+use super::HistoryRange;
 use super::flusher::{FlushHooks, Flusher};
 use dropsonde_store::{InstanceId, Keeper, OpenError, Points, Schema, Store, StoreLimits, StoredField};
 use std::path::Path;
@@ -91,7 +91,7 @@ impl HostHistory {
     }
 
     /// Returns a host's samples by ascending time; none for an unknown host.
-    pub fn query(&self, host: &InstanceId, range: Range, now_ms: i64) -> Points {
+    pub fn query(&self, host: &InstanceId, range: HistoryRange, now_ms: i64) -> Points {
         self.store.range(host, &range.query(now_ms))
     }
 
@@ -126,7 +126,7 @@ mod tests {
     const MIN: i64 = 60_000;
 
     #[test]
-    fn what_was_recorded_is_there_after_a_close_and_nothing_is_recorded_after_it() {
+    fn samples_are_there_after_close_and_reopen_and_a_closed_history_records_none() {
         let folder = tempfile::tempdir().unwrap();
         let fields = || vec![StoredField::gauge("p99_ms")];
         let host = InstanceId::new("example.org").unwrap();
@@ -141,20 +141,20 @@ mod tests {
         assert_eq!((history.record(&host, 11 * MIN, &[6.0]), history.refused()), (Err(NotRecorded::Closed), 1));
 
         let again = HostHistory::open(folder.path(), fields(), MIN, &StoreLimits::default()).unwrap();
-        let points = again.query(&host, Range::HalfHour, 12 * MIN);
+        let points = again.query(&host, HistoryRange::HalfHour, 12 * MIN);
         assert_eq!((points.at_ms, points.columns[0].values.clone()), (vec![10 * MIN], vec![5.0]));
         assert_eq!(again.hosts(), [host]);
     }
 
     #[test]
-    fn a_range_reaches_back_as_far_as_it_says_and_not_beyond_now() {
+    fn a_range_covers_its_length_up_to_now() {
         let history = HostHistory::in_memory(vec![StoredField::gauge("x")], MIN, &StoreLimits::default()).unwrap();
         let host = InstanceId::new("h").unwrap();
         for minute in 0..120 {
             history.record(&host, minute * MIN, &[minute as f64]).unwrap();
         }
-        let points = history.query(&host, Range::HalfHour, 100 * MIN);
+        let points = history.query(&host, HistoryRange::HalfHour, 100 * MIN);
         assert_eq!((points.at_ms.first(), points.at_ms.last()), (Some(&(70 * MIN)), Some(&(100 * MIN))));
-        assert!(history.query(&InstanceId::new("nobody").unwrap(), Range::Day, 0).is_empty());
+        assert!(history.query(&InstanceId::new("nobody").unwrap(), HistoryRange::Day, 0).is_empty());
     }
 }

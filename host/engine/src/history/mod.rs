@@ -2,7 +2,7 @@
 //! need nothing else.
 //!
 //! ```
-//! use dropsonde_engine::history::{HostHistory, Range};
+//! use dropsonde_engine::history::{HistoryRange, HostHistory};
 //! use dropsonde_store::{StoredField, InstanceId, StoreLimits};
 //!
 //! let folder = tempfile::tempdir()?;
@@ -10,7 +10,7 @@
 //! let history = HostHistory::open(folder.path(), fields, 60_000, &StoreLimits::default())?;
 //! let host = InstanceId::new("example.org")?;
 //! history.record(&host, 1_700_000_000_000, &[12.5, 8.0])?;
-//! let samples = history.query(&host, Range::Hour, 1_700_000_060_000);
+//! let samples = history.query(&host, HistoryRange::Hour, 1_700_000_060_000);
 //! assert_eq!(samples.column("p99_ms").map(|column| column.values.clone()), Some(vec![8.0]));
 //! assert_eq!(history.hosts(), [host]);
 //! history.close();
@@ -23,4 +23,4 @@ mod range;
 
 pub use flusher::{FlushHooks, FlushTrigger, Flusher};
 pub use hosts::{HostHistory, NotRecorded};
-pub use range::Range;
+pub use range::HistoryRange;

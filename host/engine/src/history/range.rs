@@ -2,7 +2,7 @@ use dropsonde_store::{Align, Query};
 
 /// A time range of a history of hosts. Each range has its own step between points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Range {
+pub enum HistoryRange {
     HalfHour,
     Hour,
     SixHours,
@@ -12,11 +12,11 @@ pub enum Range {
 /// The error for a text that is not a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("invalid range; use 30m, 1h, 6h, or 24h")]
-pub struct NoRange;
+pub struct InvalidRange;
 
 const MINUTE_MS: i64 = 60_000;
 
-impl Range {
+impl HistoryRange {
     /// Returns the range as people read it.
     pub fn label(self) -> &'static str {
         match self {
@@ -58,16 +58,16 @@ impl Range {
     }
 }
 
-impl std::str::FromStr for Range {
-    type Err = NoRange;
+impl std::str::FromStr for HistoryRange {
+    type Err = InvalidRange;
 
-    fn from_str(text: &str) -> Result<Self, NoRange> {
+    fn from_str(text: &str) -> Result<Self, InvalidRange> {
         match text {
             "30m" => Ok(Self::HalfHour),
             "1h" => Ok(Self::Hour),
             "6h" => Ok(Self::SixHours),
             "24h" => Ok(Self::Day),
-            _ => Err(NoRange),
+            _ => Err(InvalidRange),
         }
     }
 }

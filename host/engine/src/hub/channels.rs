@@ -1,10 +1,10 @@
 //! Channels: one for each selection that somebody follows, shared by all readers of that selection.
 
-use super::event::Event;
-use super::inbox::{Inbox, Message};
-use super::log::EventLog;
+use super::event::StreamEvent;
+use super::event_log::EventLog;
+use super::inbox::{Inbox, WriterMessage};
 use super::selection::{Selection, WORKLOAD};
-use super::watch::{Offered, Watcher};
+use super::watch::{OfferOutcome, WatchSender};
 use dropsonde_model::Labels;
 use dropsonde_store::InstanceId;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -16,9 +16,9 @@ pub struct ChannelId(u64);
 
 /// All channels, with indexes by their selections.
 #[derive(Debug, Default)]
-pub(super) struct Channels {
+pub(super) struct StreamChannels {
     next: u64,
-    all: HashMap<ChannelId, Channel>,
+    all: HashMap<ChannelId, StreamChannel>,
     by_selection: HashMap<Arc<Selection>, ChannelId>,
     by_instance: HashMap<InstanceId, HashSet<ChannelId>>,
     by_workload: HashMap<String, ChannelId>,
@@ -31,12 +31,12 @@ pub(super) struct Channels {
 
 /// The readers of one selection.
 #[derive(Debug)]
-pub(super) struct Channel {
+pub(super) struct StreamChannel {
     selection: Arc<Selection>,
     /// Of labels: the label that it is listed by.
     listed_by: Option<(String, String)>,
     /// Readers inside the process.
-    watchers: Vec<Watcher>,
+    watchers: Vec<WatchSender>,
     /// The number of readers that each writer has.
     readers: Vec<usize>,
     /// Of a workload: one of its instances published something since the workload was last added up.
@@ -55,14 +55,14 @@ impl ChannelId {
     }
 }
 
-// === impl Channels ===
+// === impl StreamChannels ===
 
-impl Channels {
+impl StreamChannels {
     /// Returns the channel of a selection, and makes it if there is none.
-    pub(super) fn of(&mut self, selection: Arc<Selection>, writers: usize) -> (ChannelId, &mut Channel) {
+    pub(super) fn of(&mut self, selection: Arc<Selection>, writers: usize) -> (ChannelId, &mut StreamChannel) {
         if let Some(id) = self.by_selection.get(&selection) {
             let id = *id;
-            return (id, self.all.entry(id).or_insert_with(|| Channel::new(selection, writers, None)));
+            return (id, self.all.entry(id).or_insert_with(|| StreamChannel::new(selection, writers, None)));
         }
         self.next += 1;
         let id = ChannelId(self.next);
@@ -81,7 +81,7 @@ impl Channels {
             }
         }
         self.by_selection.insert(selection.clone(), id);
-        (id, self.all.entry(id).or_insert_with(|| Channel::new(selection, writers, listed_by)))
+        (id, self.all.entry(id).or_insert_with(|| StreamChannel::new(selection, writers, listed_by)))
     }
 
     /// Returns whether somebody follows an instance by its id.
@@ -95,7 +95,7 @@ impl Channels {
         &mut self,
         id: &InstanceId,
         labels: &Labels,
-        event: &Arc<Event>,
+        event: &Arc<StreamEvent>,
         inboxes: &[Arc<Inbox>],
     ) -> u64 {
         let Self { all, by_instance, by_label, of_all, by_workload, .. } = self;
@@ -131,7 +131,12 @@ impl Channels {
 
     /// Hands a workload's event to all its readers. Returns how many readers inside the process lost it. None: nobody
     /// follows the workload or can come back to it.
-    pub(super) fn offer_workload(&mut self, workload: &str, event: &Arc<Event>, inboxes: &[Arc<Inbox>]) -> Option<u64> {
+    pub(super) fn offer_workload(
+        &mut self,
+        workload: &str,
+        event: &Arc<StreamEvent>,
+        inboxes: &[Arc<Inbox>],
+    ) -> Option<u64> {
         let id = *self.by_workload.get(workload)?;
         let channel = self.all.get_mut(&id)?;
         channel.is_published = true;
@@ -143,7 +148,7 @@ impl Channels {
     }
 
     /// Ends the streams that follow one instance alone.
-    pub(super) fn end_of(&mut self, instance: &InstanceId, last: &Arc<Event>, inboxes: &[Arc<Inbox>]) {
+    pub(super) fn end_of(&mut self, instance: &InstanceId, last: &Arc<StreamEvent>, inboxes: &[Arc<Inbox>]) {
         if let Some(id) = self.by_selection.get(&Selection::One(instance.clone())).copied() {
             self.end(id, Some(last), inboxes);
         }
@@ -158,13 +163,13 @@ impl Channels {
     /// Ends the streams of writers. Readers inside the process stay.
     pub(super) fn end_written(&self, inboxes: &[Arc<Inbox>]) {
         for (id, channel) in &self.all {
-            channel.writers(inboxes).for_each(|inbox| inbox.put(Message::End { channel: *id, last: None }));
+            channel.writers(inboxes).for_each(|inbox| inbox.put(WriterMessage::End { channel: *id, last: None }));
         }
     }
 
-    fn end(&mut self, id: ChannelId, last: Option<&Arc<Event>>, inboxes: &[Arc<Inbox>]) {
+    fn end(&mut self, id: ChannelId, last: Option<&Arc<StreamEvent>>, inboxes: &[Arc<Inbox>]) {
         let Some(channel) = self.remove(id) else { return };
-        channel.writers(inboxes).for_each(|inbox| inbox.put(Message::End { channel: id, last: last.cloned() }));
+        channel.writers(inboxes).for_each(|inbox| inbox.put(WriterMessage::End { channel: id, last: last.cloned() }));
         channel.watchers.into_iter().for_each(|watcher| watcher.end(last.cloned()));
     }
 
@@ -200,7 +205,7 @@ impl Channels {
         over.into_iter().for_each(|id| drop(self.remove(id)));
     }
 
-    fn remove(&mut self, id: ChannelId) -> Option<Channel> {
+    fn remove(&mut self, id: ChannelId) -> Option<StreamChannel> {
         let channel = self.all.remove(&id)?;
         self.by_selection.remove(&channel.selection);
         let mut not_of = |instance: &InstanceId| {
@@ -254,9 +259,9 @@ impl Channels {
     }
 }
 
-// === impl Channel ===
+// === impl StreamChannel ===
 
-impl Channel {
+impl StreamChannel {
     fn new(selection: Arc<Selection>, writers: usize, listed_by: Option<(String, String)>) -> Self {
         Self {
             selection,
@@ -269,7 +274,7 @@ impl Channel {
         }
     }
 
-    pub(super) fn add(&mut self, watcher: Watcher) {
+    pub(super) fn add(&mut self, watcher: WatchSender) {
         self.watchers.push(watcher);
     }
 
@@ -281,15 +286,15 @@ impl Channel {
     }
 
     /// Hands an event to all readers of the channel. Returns how many readers inside the process lost it.
-    pub(super) fn offer(&mut self, id: ChannelId, event: &Arc<Event>, inboxes: &[Arc<Inbox>]) -> u64 {
+    pub(super) fn offer(&mut self, id: ChannelId, event: &Arc<StreamEvent>, inboxes: &[Arc<Inbox>]) -> u64 {
         let mut lost = 0;
         self.watchers.retain(|watcher| match watcher.offer(event) {
-            Offered::Taken => true,
-            Offered::Lost => {
+            OfferOutcome::Taken => true,
+            OfferOutcome::Lost => {
                 lost += 1;
                 true
             }
-            Offered::Gone => false,
+            OfferOutcome::Gone => false,
         });
         self.writers(inboxes).for_each(|inbox| inbox.publish(id, event));
         lost

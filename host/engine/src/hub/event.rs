@@ -1,6 +1,6 @@
 //! Events as they are sent: server-sent events, encoded once for all readers.
 
-use super::Form;
+use super::StreamForm;
 use crate::json;
 use bytes::Bytes;
 use dropsonde_model::Labels;
@@ -17,21 +17,21 @@ pub const PING: &[u8] = b": ping\n\n";
 
 /// A published event.
 #[derive(Debug)]
-pub struct Event {
+pub struct StreamEvent {
     /// The number of the event. Numbers ascend in the order of publishing.
     pub sequence: u64,
-    pub of: Of,
-    pub what: What,
+    pub of: EventSubject,
+    pub what: EventContent,
     /// The event for readers of one instance or workload.
-    single: OnceLock<Encoded>,
+    single: OnceLock<EncodedEvent>,
     /// The event for readers of several instances.
-    multiplexed: OnceLock<Encoded>,
+    multiplexed: OnceLock<EncodedEvent>,
     boot: Arc<str>,
 }
 
 /// The subject of an event.
 #[derive(Debug, Clone)]
-pub enum Of {
+pub enum EventSubject {
     Instance {
         id: InstanceId,
         /// Its labels at the time.
@@ -44,41 +44,43 @@ pub enum Of {
 
 /// The content of an event.
 #[derive(Debug)]
-pub enum What {
+pub enum EventContent {
     Usage(Sample),
     Untracked,
 }
 
 /// A whole server-sent event, in a chunk of an HTTP/1.1 body.
 #[derive(Debug, Clone)]
-pub struct Encoded {
+pub struct EncodedEvent {
     chunk: Bytes,
     /// The position of the event in the chunk.
     from: usize,
 }
 
-// === impl Event ===
+// === impl StreamEvent ===
 
-impl Event {
-    pub fn new(boot: &Arc<str>, sequence: u64, of: Of, what: What) -> Self {
+impl StreamEvent {
+    pub fn new(boot: &Arc<str>, sequence: u64, of: EventSubject, what: EventContent) -> Self {
         Self { sequence, of, what, single: OnceLock::new(), multiplexed: OnceLock::new(), boot: boot.clone() }
     }
 
     /// Returns the event in a reader's form. The first reader of a form encodes it, all others share the bytes.
-    pub fn encoded(&self, form: Form) -> &Encoded {
+    pub fn encoded(&self, form: StreamForm) -> &EncodedEvent {
         match (form, &self.what, &self.of) {
-            (Form::Multiplexed, What::Usage(sample), Of::Instance { id, .. }) => self.multiplexed.get_or_init(|| {
-                let mut data = b"{\"instance\":".to_vec();
-                data.extend_from_slice(serde_json::Value::from(id.as_str()).to_string().as_bytes());
-                data.extend_from_slice(b",\"sample\":");
-                data.extend_from_slice(&json::sample(sample));
-                data.push(b'}');
-                encode(self.what.name(), &self.boot, self.sequence, &data)
-            }),
+            (StreamForm::Multiplexed, EventContent::Usage(sample), EventSubject::Instance { id, .. }) => {
+                self.multiplexed.get_or_init(|| {
+                    let mut data = b"{\"instance\":".to_vec();
+                    data.extend_from_slice(serde_json::Value::from(id.as_str()).to_string().as_bytes());
+                    data.extend_from_slice(b",\"sample\":");
+                    data.extend_from_slice(&json::sample(sample));
+                    data.push(b'}');
+                    encode(self.what.name(), &self.boot, self.sequence, &data)
+                })
+            }
             _ => self.single.get_or_init(|| {
                 let data = match &self.what {
-                    What::Usage(sample) => json::sample(sample),
-                    What::Untracked => untracked(&self.of),
+                    EventContent::Usage(sample) => json::sample(sample),
+                    EventContent::Untracked => untracked(&self.of),
                 };
                 encode(self.what.name(), &self.boot, self.sequence, &data)
             }),
@@ -86,7 +88,7 @@ impl Event {
     }
 
     pub(super) fn is_discarded(&self) -> bool {
-        matches!(&self.of, Of::Instance { is_discarded, .. } if is_discarded.load(Relaxed))
+        matches!(&self.of, EventSubject::Instance { is_discarded, .. } if is_discarded.load(Relaxed))
     }
 
     /// Returns the approximate size of the event in memory, in bytes.
@@ -95,30 +97,30 @@ impl Event {
         const NUMBER: usize = 24;
         /// Bytes of an event without its values.
         const FRAME: usize = 128;
-        let values = if let What::Usage(sample) = &self.what { &sample.values[..] } else { &[] };
+        let values = if let EventContent::Usage(sample) = &self.what { &sample.values[..] } else { &[] };
         let text = FRAME + values.iter().map(|(name, _)| name.len() + NUMBER).sum::<usize>();
         // Both forms count, because readers may make them later.
         size_of::<Self>() + 2 * text + size_of_val(values)
     }
 }
 
-fn untracked(of: &Of) -> Vec<u8> {
+fn untracked(of: &EventSubject) -> Vec<u8> {
     let name = match of {
-        Of::Instance { id, .. } => id.as_str(),
-        Of::Workload(workload) => workload,
+        EventSubject::Instance { id, .. } => id.as_str(),
+        EventSubject::Workload(workload) => workload,
     };
     serde_json::json!({ "instance": name }).to_string().into_bytes()
 }
 
-fn encode(name: &str, boot: &str, sequence: u64, data: &[u8]) -> Encoded {
+fn encode(name: &str, boot: &str, sequence: u64, data: &[u8]) -> EncodedEvent {
     let mut text = Vec::with_capacity(64 + data.len());
     let _ = write!(text, "event: {name}\nid: {boot}-{sequence}\ndata: ");
     text.extend_from_slice(data);
     text.extend_from_slice(b"\n\n");
-    Encoded::of(&text)
+    EncodedEvent::of(&text)
 }
 
-impl What {
+impl EventContent {
     fn name(&self) -> &'static str {
         match self {
             Self::Usage(_) => "usage",
@@ -127,9 +129,9 @@ impl What {
     }
 }
 
-// === impl Encoded ===
+// === impl EncodedEvent ===
 
-impl Encoded {
+impl EncodedEvent {
     pub fn of(text: &[u8]) -> Self {
         let mut chunk = Vec::with_capacity(text.len() + 10);
         let _ = write!(chunk, "{:x}\r\n", text.len());

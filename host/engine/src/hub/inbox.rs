@@ -1,9 +1,9 @@
 //! The inbox of one writer of streams: events wait here in the order they were published.
 
-use super::Claim;
-use super::begin::Beginning;
+use super::StreamPermit;
 use super::channels::ChannelId;
-use super::event::Event;
+use super::event::StreamEvent;
+use super::initial_events::InitialEvents;
 use super::outlet::Outlet;
 use super::selection::Selection;
 use crate::quota::ClientId;
@@ -12,30 +12,30 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The size of a message without its event, in bytes.
-const MESSAGE: usize = size_of::<Message>();
+const MESSAGE: usize = size_of::<WriterMessage>();
 
 /// The inbox of a writer.
 #[derive(Debug)]
 pub struct Inbox {
-    waiting: Mutex<WaitingBytes>,
+    waiting: Mutex<WaitingMessages>,
     /// The most bytes of events that may wait. Beyond it the newest events are lost, and their readers are told.
     most: AtomicUsize,
-    wake: Wake,
+    wake: WriterWaker,
 }
 
 /// Wakes a writer, which then looks into its inbox.
-pub struct Wake(pub Box<dyn Fn() + Send + Sync>);
+pub struct WriterWaker(pub Box<dyn Fn() + Send + Sync>);
 
-impl std::fmt::Debug for Wake {
+impl std::fmt::Debug for WriterWaker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Wake")
+        f.write_str("WriterWaker")
     }
 }
 
 /// All messages that wait for a writer.
 #[derive(Debug, Default)]
-pub struct WaitingBytes {
-    pub messages: Vec<Message>,
+pub struct WaitingMessages {
+    pub messages: Vec<WriterMessage>,
     bytes: usize,
     /// The sequence of the last event that was put in. An event is put in once for each of its channels.
     last: u64,
@@ -47,12 +47,12 @@ pub struct WaitingBytes {
 
 /// A message to a writer.
 #[derive(Debug)]
-pub enum Message {
+pub enum WriterMessage {
     /// A reader begins.
-    Join(Box<Joining>),
+    Join(Box<JoiningReader>),
     Publish {
         channel: ChannelId,
-        event: Arc<Event>,
+        event: Arc<StreamEvent>,
     },
     /// There was no room for some events of a channel.
     Skip {
@@ -64,7 +64,7 @@ pub enum Message {
     /// The streams of a channel end.
     End {
         channel: ChannelId,
-        last: Option<Arc<Event>>,
+        last: Option<Arc<StreamEvent>>,
     },
     /// The body that carries a reader's stream has room again or is gone, or few bodies of its client are still awake.
     Moved {
@@ -78,11 +78,11 @@ pub enum Message {
 
 /// A reader that begins to follow a channel.
 #[derive(Debug)]
-pub struct Joining {
+pub struct JoiningReader {
     pub outlet: Outlet,
     /// The bytes that are sent before everything else.
     pub head: Vec<u8>,
-    pub beginning: Beginning,
+    pub beginning: InitialEvents,
     /// The stream ends behind its beginning.
     pub ends: bool,
     pub channel: ChannelId,
@@ -91,11 +91,11 @@ pub struct Joining {
     pub since: u64,
     /// The most events of its channel that the reader may be behind.
     pub most: usize,
-    pub claim: Claim,
+    pub claim: StreamPermit,
 }
 
 impl Inbox {
-    pub fn new(wake: Wake) -> Self {
+    pub fn new(wake: WriterWaker) -> Self {
         Self { waiting: Mutex::default(), most: AtomicUsize::new(usize::MAX), wake }
     }
 
@@ -110,12 +110,12 @@ impl Inbox {
     }
 
     /// Takes all messages.
-    pub fn take(&self) -> WaitingBytes {
+    pub fn take(&self) -> WaitingMessages {
         std::mem::take(&mut *self.lock())
     }
 
     /// Adds a message.
-    pub fn put(&self, message: Message) {
+    pub fn put(&self, message: WriterMessage) {
         let mut waiting = self.lock();
         // A reader that joins now missed none of the events skipped before, so the next skips are counted anew.
         waiting.skips.clear();
@@ -124,37 +124,37 @@ impl Inbox {
     }
 
     /// Adds a message that has no influence on who gets which event.
-    pub(super) fn tell(&self, message: Message) {
+    pub(super) fn tell(&self, message: WriterMessage) {
         let mut waiting = self.lock();
         waiting.messages.push(message);
         self.wake(waiting);
     }
 
     /// Adds an event of a channel, or counts it as skipped if there is no room.
-    pub(super) fn publish(&self, channel: ChannelId, event: &Arc<Event>) {
+    pub(super) fn publish(&self, channel: ChannelId, event: &Arc<StreamEvent>) {
         let mut waiting = self.lock();
         let own = if waiting.last == event.sequence { 0 } else { event.size() };
         let is_over = waiting.bytes.saturating_add(own + MESSAGE) > self.most() && waiting.bytes > 0;
         if is_over || waiting.is_full {
             waiting.is_full = true;
-            let WaitingBytes { messages, skips, .. } = &mut *waiting;
+            let WaitingMessages { messages, skips, .. } = &mut *waiting;
             match skips.get(&channel).and_then(|place| messages.get_mut(*place)) {
-                Some(Message::Skip { count, last, .. }) => (*count, *last) = (*count + 1, event.sequence),
+                Some(WriterMessage::Skip { count, last, .. }) => (*count, *last) = (*count + 1, event.sequence),
                 _ => {
                     skips.insert(channel, messages.len());
-                    messages.push(Message::Skip { channel, count: 1, last: event.sequence });
+                    messages.push(WriterMessage::Skip { channel, count: 1, last: event.sequence });
                 }
             }
             return;
         }
         waiting.bytes += own + MESSAGE;
         waiting.last = event.sequence;
-        waiting.messages.push(Message::Publish { channel, event: event.clone() });
+        waiting.messages.push(WriterMessage::Publish { channel, event: event.clone() });
         self.wake(waiting);
     }
 
     /// Wakes the writer if the inbox was empty before.
-    fn wake(&self, waiting: MutexGuard<'_, WaitingBytes>) {
+    fn wake(&self, waiting: MutexGuard<'_, WaitingMessages>) {
         let is_first = waiting.messages.len() == 1;
         drop(waiting);
         if is_first {
@@ -162,7 +162,7 @@ impl Inbox {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, WaitingBytes> {
+    fn lock(&self) -> MutexGuard<'_, WaitingMessages> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

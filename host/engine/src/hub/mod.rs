@@ -7,50 +7,50 @@
 //!
 //! # Layout
 //!
-//! * `selection`: the samples that a reader follows; `channels`: the readers of each selection; `begin`: the beginning
-//!   of a reader's stream.
-//! * `event`: events as they are sent; `log`: the events published last; `before`: the note of the start before this
-//!   one.
+//! * `selection`: the samples that a reader follows; `channels`: the readers of each selection; `initial_events`:
+//!   the beginning of a reader's stream.
+//! * `event`: events as they are sent; `event_log`: the events published last; `start_note`: the note of the start before
+//!   this one.
 //! * `watch`: readers inside the process; `queue`: the events that wait for one of them.
 //! * `inbox`: the messages that wait for a writer of streams; `outlet`: the socket or body that takes a stream's bytes;
 //!   `pipe`: the way of bytes to a body.
 
-mod before;
-mod begin;
 mod channels;
 mod event;
+mod event_log;
 mod inbox;
-mod log;
+mod initial_events;
 mod outlet;
 mod pipe;
 mod queue;
 mod selection;
+mod start_note;
 #[cfg(test)]
 mod tests;
 mod watch;
 
-pub use event::{Event, Of, What};
-pub use selection::{Form, Selection};
-pub use watch::{Seen, Watch};
+pub use event::{EventContent, EventSubject, StreamEvent};
+pub use selection::{Selection, StreamForm};
+pub use watch::{Watch, WatchItem};
 
-pub(crate) use before::next_boot;
-pub use begin::{Beginning, First, Follow};
 pub use channels::ChannelId;
-pub use event::{Encoded, PING, RETRY};
-pub use inbox::{Inbox, Joining, Message, WaitingBytes, Wake};
+pub use event::{EncodedEvent, PING, RETRY};
+pub use inbox::{Inbox, JoiningReader, WaitingMessages, WriterMessage, WriterWaker};
+pub use initial_events::{FollowRequest, InitialEvent, InitialEvents};
 pub use outlet::{Outlet, SEND_BUFFER};
-pub use pipe::{Awake, PipeReader, Registered};
+pub use pipe::{AwakeBodies, PipeReader, WriterHandle};
 pub(crate) use selection::WORKLOAD;
+pub(crate) use start_note::next_boot;
 
-use crate::quota::{ClientId, ClientShare, Full, Permit, Quota};
-use before::Before;
-use begin::Begun;
-use channels::Channels;
+use crate::quota::{ClientId, ClientShare, Quota, QuotaError, QuotaPermit};
+use channels::StreamChannels;
 use dropsonde_model::Labels;
 use dropsonde_store::{InstanceId, Sample};
-use log::EventLog;
+use event_log::EventLog;
+use initial_events::ReaderStart;
 use prometheus::IntCounter;
-use queue::Queue;
+use queue::ReaderQueue;
+use start_note::StartNote;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -64,10 +64,10 @@ pub const MOST_UNREAD: usize = 16;
 
 /// The hub between published samples and their readers. Cheap to clone: all clones are the same hub.
 #[derive(Debug, Clone)]
-pub struct Hub(Arc<Inner>);
+pub struct Hub(Arc<HubInner>);
 
 #[derive(Debug)]
-struct Inner {
+struct HubInner {
     /// The number of this start, in hex, by which its event ids differ from those of other starts.
     boot: Arc<str>,
     buffer: usize,
@@ -88,11 +88,11 @@ struct HubState {
     /// The host is stopping: a new reader only hears that its stream is over.
     is_closed: bool,
     log: EventLog,
-    before: Option<Before>,
-    topics: HashMap<InstanceId, Topic>,
+    before: Option<StartNote>,
+    topics: HashMap<InstanceId, PublishedInstance>,
     /// The latest event of each topic.
-    in_order: BTreeMap<u64, Arc<Event>>,
-    channels: Channels,
+    in_order: BTreeMap<u64, Arc<StreamEvent>>,
+    channels: StreamChannels,
     inboxes: Vec<Arc<Inbox>>,
     /// Counts readers: writers take turns.
     next_writer: usize,
@@ -100,8 +100,8 @@ struct HubState {
 
 /// An instance of which something was published.
 #[derive(Debug)]
-struct Topic {
-    latest: Arc<Event>,
+struct PublishedInstance {
+    latest: Arc<StreamEvent>,
     is_discarded: Arc<AtomicBool>,
 }
 
@@ -115,13 +115,13 @@ pub struct Member {
 
 /// A place among the open streams. Dropping it frees the place.
 #[derive(Debug)]
-pub struct Claim {
-    _place: Permit,
+pub struct StreamPermit {
+    _place: QuotaPermit,
     /// The client of the stream. None: the stream is the program's own.
     peer: Option<ClientId>,
 }
 
-impl Claim {
+impl StreamPermit {
     /// Returns the client of the stream. None: the stream is the program's own.
     pub fn peer(&self) -> Option<ClientId> {
         self.peer
@@ -142,10 +142,10 @@ pub enum TooManyStreams {
 
 /// Held by a reader inside the process. Dropping it frees the reader's place and tells its channel.
 #[derive(Debug)]
-struct Leave {
+struct ReaderGuard {
     channel: ChannelId,
     hub: Hub,
-    _claim: Claim,
+    _claim: StreamPermit,
 }
 
 // === impl Hub ===
@@ -161,11 +161,11 @@ impl Hub {
             before: None,
             topics: HashMap::new(),
             in_order: BTreeMap::new(),
-            channels: Channels::default(),
+            channels: StreamChannels::default(),
             inboxes: Vec::new(),
             next_writer: 0,
         };
-        Self(Arc::new(Inner {
+        Self(Arc::new(HubInner {
             boot: format!("{boot:x}").into(),
             buffer: buffer.max(1),
             most: AtomicUsize::new(most),
@@ -194,15 +194,15 @@ impl Hub {
         *sequence += 1;
         let topic = topics.get_mut(id);
         let is_discarded = topic.as_ref().map(|topic| topic.is_discarded.clone()).unwrap_or_default();
-        let of = Of::Instance { id: id.clone(), labels: labels.clone(), is_discarded: is_discarded.clone() };
-        let event = Arc::new(Event::new(&self.0.boot, *sequence, of, What::Usage(sample)));
+        let of = EventSubject::Instance { id: id.clone(), labels: labels.clone(), is_discarded: is_discarded.clone() };
+        let event = Arc::new(StreamEvent::new(&self.0.boot, *sequence, of, EventContent::Usage(sample)));
         in_order.insert(*sequence, event.clone());
         match topic {
             Some(topic) => {
                 in_order.remove(&topic.latest.sequence);
                 topic.latest = event.clone();
             }
-            None => drop(topics.insert(id.clone(), Topic { latest: event.clone(), is_discarded })),
+            None => drop(topics.insert(id.clone(), PublishedInstance { latest: event.clone(), is_discarded })),
         }
         let lost = channels.offer(id, labels, &event, inboxes);
         let most = self.kept(topics.len() + channels.workloads());
@@ -224,8 +224,8 @@ impl Hub {
         let mut state = self.lock();
         let HubState { sequence, log, topics, channels, inboxes, .. } = &mut *state;
         *sequence += 1;
-        let of = Of::Workload(workload.to_owned());
-        let event = Arc::new(Event::new(&self.0.boot, *sequence, of, What::Usage(sample)));
+        let of = EventSubject::Workload(workload.to_owned());
+        let event = Arc::new(StreamEvent::new(&self.0.boot, *sequence, of, EventContent::Usage(sample)));
         let Some(lost) = channels.offer_workload(workload, &event, inboxes) else { return };
         self.0.lost.inc_by(lost);
         let most = self.kept(topics.len() + channels.workloads());
@@ -247,11 +247,11 @@ impl Hub {
 
     /// Takes a place for one more stream of a client. `share`: the most streams the client may have. Without a client
     /// the stream is the program's own.
-    pub fn claim(&self, peer: Option<ClientId>, share: Option<ClientShare>) -> Result<Claim, TooManyStreams> {
+    pub fn claim(&self, peer: Option<ClientId>, share: Option<ClientShare>) -> Result<StreamPermit, TooManyStreams> {
         let place = self.0.open.take(self.0.most.load(Relaxed), share);
-        place.map(|place| Claim { _place: place, peer }).map_err(|full| match full {
-            Full::All(most) => TooManyStreams::InAll(most),
-            Full::OfPeer(most) => TooManyStreams::OfPeer(most),
+        place.map(|place| StreamPermit { _place: place, peer }).map_err(|full| match full {
+            QuotaError::All(most) => TooManyStreams::InAll(most),
+            QuotaError::OfPeer(most) => TooManyStreams::OfPeer(most),
         })
     }
 
@@ -261,12 +261,12 @@ impl Hub {
     }
 
     /// Follows samples inside the process.
-    pub(crate) fn watch(&self, claim: Claim, follow: Follow) -> Watch {
-        let (mut state, Begun { beginning, ends, buffer }) = self.begin(&follow);
+    pub(crate) fn watch(&self, claim: StreamPermit, follow: FollowRequest) -> Watch {
+        let (mut state, ReaderStart { beginning, ends, buffer }) = self.begin(&follow);
         let HubState { is_closed, channels, inboxes, .. } = &mut *state;
         let (channel, members) = channels.of(follow.selection, inboxes.len());
-        let leave = Leave { channel, hub: self.clone(), _claim: claim };
-        let (watcher, watch) = watch::watch(Queue::new(buffer), beginning, leave);
+        let leave = ReaderGuard { channel, hub: self.clone(), _claim: claim };
+        let (watcher, watch) = watch::watch(ReaderQueue::new(buffer), beginning, leave);
         if !*is_closed && !ends {
             members.add(watcher);
         }
@@ -274,8 +274,8 @@ impl Hub {
     }
 
     /// Follows samples outside the process: from now on a writer puts them into `outlet`. `head` is sent first.
-    pub fn follow(&self, claim: Claim, follow: Follow, outlet: Outlet, head: Vec<u8>) {
-        let (mut state, Begun { beginning, ends, buffer }) = self.begin(&follow);
+    pub fn follow(&self, claim: StreamPermit, follow: FollowRequest, outlet: Outlet, head: Vec<u8>) {
+        let (mut state, ReaderStart { beginning, ends, buffer }) = self.begin(&follow);
         let HubState { is_closed, channels, inboxes, next_writer, sequence, .. } = &mut *state;
         *next_writer += 1;
         let writer = *next_writer % inboxes.len().max(1);
@@ -284,8 +284,8 @@ impl Hub {
         let (channel, followed) = channels.of(selection.clone(), inboxes.len());
         followed.add_reader(writer);
         let (ends, since, most) = (ends || *is_closed, *sequence, buffer);
-        let joining = Joining { outlet, head, beginning, ends, channel, selection, since, most, claim };
-        inbox.put(Message::Join(Box::new(joining)));
+        let joining = JoiningReader { outlet, head, beginning, ends, channel, selection, since, most, claim };
+        inbox.put(WriterMessage::Join(Box::new(joining)));
     }
 
     /// Notes that a reader of a writer is gone.
@@ -296,7 +296,7 @@ impl Hub {
     }
 
     /// Notes that a client has many streams that it does not read.
-    pub fn is_unread(&self, peer: ClientId) {
+    pub fn note_unread(&self, peer: ClientId) {
         self.0.unread.refuse(peer);
     }
 
@@ -322,15 +322,17 @@ impl Hub {
         *sequence += 1;
         let mut labels = Labels::new();
         let mut at_ms = None;
-        if let Some(Topic { latest, is_discarded }) = &topic {
+        if let Some(PublishedInstance { latest, is_discarded }) = &topic {
             in_order.remove(&latest.sequence);
             is_discarded.store(true, Relaxed);
-            if let (Of::Instance { labels: own, .. }, What::Usage(sample)) = (&latest.of, &latest.what) {
+            if let (EventSubject::Instance { labels: own, .. }, EventContent::Usage(sample)) =
+                (&latest.of, &latest.what)
+            {
                 (labels, at_ms) = (own.clone(), Some(sample.at_ms));
             }
         }
-        let of = Of::Instance { id: id.clone(), labels: labels.clone(), is_discarded: Arc::default() };
-        let event = Arc::new(Event::new(&self.0.boot, *sequence, of, What::Untracked));
+        let of = EventSubject::Instance { id: id.clone(), labels: labels.clone(), is_discarded: Arc::default() };
+        let event = Arc::new(StreamEvent::new(&self.0.boot, *sequence, of, EventContent::Untracked));
         channels.end_of(id, &event, inboxes);
         self.0.lost.inc_by(channels.offer(id, &labels, &event, inboxes));
         let most = self.kept(topics.len() + 1 + channels.workloads());
@@ -338,7 +340,7 @@ impl Hub {
     }
 
     /// Ends the streams of writers. Readers that still may read can come back, and then miss nothing.
-    pub fn part(&self) {
+    pub fn end_writer_streams(&self) {
         let state = self.lock();
         state.channels.end_written(&state.inboxes);
     }
@@ -361,7 +363,7 @@ impl Hub {
     }
 }
 
-impl Drop for Leave {
+impl Drop for ReaderGuard {
     fn drop(&mut self) {
         let mut state = self.hub.lock();
         let sequence = state.sequence;

@@ -1,7 +1,7 @@
 //! The outlet of a stream takes its bytes. It is a socket or the body of a response.
 
-use super::event::Encoded;
-use super::pipe::{PipeReader, PipeWriter, Registered, pipe};
+use super::event::EncodedEvent;
+use super::pipe::{PipeReader, PipeWriter, WriterHandle, pipe};
 use bytes::Bytes;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
@@ -39,7 +39,7 @@ impl Outlet {
     }
 
     /// Registers a reader's writer, which is then told when the outlet takes more, and when the other end is gone.
-    pub fn register(&mut self, registry: &Registry, writer: Registered) -> io::Result<()> {
+    pub fn register(&mut self, registry: &Registry, writer: WriterHandle) -> io::Result<()> {
         // The writer is told once when the socket takes more again or is gone. The client has nothing to send.
         let interest = Interest::READABLE | Interest::WRITABLE;
         match self {
@@ -55,7 +55,7 @@ impl Outlet {
     }
 
     /// Returns an event in this outlet's framing.
-    pub fn framed(&self, event: &Encoded) -> Bytes {
+    pub fn framed(&self, event: &EncodedEvent) -> Bytes {
         match self {
             Self::Socket(_) => event.chunk().clone(),
             Self::Body(_) => event.text(),

@@ -1,6 +1,6 @@
 //! The pipe that takes a stream's bytes from its writer to the response body that carries them, few at a time.
 
-use super::inbox::{Inbox, Message};
+use super::inbox::{Inbox, WriterMessage};
 use crate::quota::ClientId;
 use bytes::Bytes;
 use std::io::{self, ErrorKind, IoSlice};
@@ -23,7 +23,7 @@ pub struct PipeWriter(Arc<PipeShared>);
 pub struct PipeReader(Arc<PipeShared>);
 
 /// Bytes that the body took and its connection has not written yet.
-struct Taken {
+struct TakenBytes {
     bytes: Vec<u8>,
     shared: Arc<PipeShared>,
 }
@@ -48,14 +48,14 @@ struct PipeState {
     body: Option<Waker>,
     /// The body was woken, and has not taken anything since.
     is_awake: bool,
-    writer: Option<Registered>,
+    writer: Option<WriterHandle>,
 }
 
 /// The client of a stream, and the writer that serves it.
 #[derive(Debug, Clone)]
-pub struct Registered {
+pub struct WriterHandle {
     pub inbox: Arc<Inbox>,
-    pub awake: Arc<Awake>,
+    pub awake: Arc<AwakeBodies>,
     pub peer: Option<ClientId>,
     pub token: usize,
     pub serial: u64,
@@ -64,7 +64,7 @@ pub struct Registered {
 /// Counts the bodies of one client that a writer woke and that have taken nothing since. While there are many, the
 /// writer wakes no more of them, because they would keep the server's threads from all other work.
 #[derive(Debug, Default)]
-pub struct Awake {
+pub struct AwakeBodies {
     count: AtomicUsize,
     /// The writer found too many, and is told when there are fewer.
     is_awaited: AtomicBool,
@@ -80,7 +80,7 @@ pub(super) fn pipe() -> (PipeWriter, PipeReader) {
 
 impl PipeWriter {
     /// Registers the writer, which is then told when there is room again, and when the body is gone.
-    pub fn register(&self, writer: Registered) -> io::Result<()> {
+    pub fn register(&self, writer: WriterHandle) -> io::Result<()> {
         let mut state = self.0.lock();
         if state.is_gone {
             return Err(ErrorKind::BrokenPipe.into());
@@ -137,7 +137,7 @@ impl Drop for PipeWriter {
         let (writer, body) = (state.calm(), state.body.take());
         state.writer = None;
         drop(state);
-        writer.into_iter().for_each(Registered::tell);
+        writer.into_iter().for_each(WriterHandle::tell);
         body.into_iter().for_each(Waker::wake);
     }
 }
@@ -161,8 +161,8 @@ impl PipeReader {
             }
         };
         drop(state);
-        writer.into_iter().for_each(Registered::tell);
-        took.map_ok(|bytes| Bytes::from_owner(Taken { bytes, shared: self.0.clone() }))
+        writer.into_iter().for_each(WriterHandle::tell);
+        took.map_ok(|bytes| Bytes::from_owner(TakenBytes { bytes, shared: self.0.clone() }))
     }
 }
 
@@ -176,19 +176,19 @@ impl Drop for PipeReader {
         let _ = state.calm();
         let writer = state.writer.take();
         drop(state);
-        writer.into_iter().for_each(Registered::tell);
+        writer.into_iter().for_each(WriterHandle::tell);
     }
 }
 
-// === impl Taken ===
+// === impl TakenBytes ===
 
-impl AsRef<[u8]> for Taken {
+impl AsRef<[u8]> for TakenBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Drop for Taken {
+impl Drop for TakenBytes {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.taken = state.taken.saturating_sub(self.bytes.len());
@@ -200,11 +200,11 @@ impl Drop for Taken {
         state.is_full = false;
         let writer = state.writer.clone();
         drop(state);
-        writer.into_iter().for_each(Registered::tell);
+        writer.into_iter().for_each(WriterHandle::tell);
     }
 }
 
-// === impl Shared ===
+// === impl PipeShared ===
 
 impl PipeShared {
     fn lock(&self) -> MutexGuard<'_, PipeState> {
@@ -218,24 +218,24 @@ impl PipeState {
     }
 
     /// Notes that the body is no longer awake. Returns the writer that is to be told, if any.
-    fn calm(&mut self) -> Option<Registered> {
+    fn calm(&mut self) -> Option<WriterHandle> {
         let was_awake = std::mem::take(&mut self.is_awake);
         self.writer.as_ref().filter(|writer| was_awake && writer.awake.remove()).cloned()
     }
 }
 
-// === impl Registered ===
+// === impl WriterHandle ===
 
-impl Registered {
+impl WriterHandle {
     fn tell(self) {
         let Self { inbox, peer, token, serial, .. } = self;
-        inbox.tell(Message::Moved { peer, token, serial });
+        inbox.tell(WriterMessage::Moved { peer, token, serial });
     }
 }
 
-// === impl Awake ===
+// === impl AwakeBodies ===
 
-impl Awake {
+impl AwakeBodies {
     /// Returns whether as many bodies are awake as may be. If so, the writer is told when half as many are.
     pub fn is_full(&self) -> bool {
         let is_full = || self.count.load(SeqCst) >= MOST_AWAKE;
@@ -260,7 +260,7 @@ impl Awake {
 
 #[cfg(test)]
 mod tests {
-    use super::super::inbox::{WaitingBytes, Wake};
+    use super::super::inbox::{WaitingMessages, WriterWaker};
     use super::*;
 
     fn take(reader: &mut PipeReader) -> Option<Option<Bytes>> {
@@ -276,23 +276,23 @@ mod tests {
 
     fn registered() -> (PipeWriter, PipeReader, Arc<Inbox>) {
         let (writer, reader) = pipe();
-        let inbox = Arc::new(Inbox::new(Wake(Box::new(|| {}))));
+        let inbox = Arc::new(Inbox::new(WriterWaker(Box::new(|| {}))));
         writer.register(of(&inbox, &Arc::default())).unwrap();
         (writer, reader, inbox)
     }
 
-    fn of(inbox: &Arc<Inbox>, awake: &Arc<Awake>) -> Registered {
-        Registered { inbox: inbox.clone(), awake: awake.clone(), peer: None, token: 3, serial: 7 }
+    fn of(inbox: &Arc<Inbox>, awake: &Arc<AwakeBodies>) -> WriterHandle {
+        WriterHandle { inbox: inbox.clone(), awake: awake.clone(), peer: None, token: 3, serial: 7 }
     }
 
     fn told(inbox: &Inbox) -> usize {
-        let WaitingBytes { messages, .. } = inbox.take();
-        assert!(messages.iter().all(|message| matches!(message, Message::Moved { token: 3, serial: 7, .. })));
+        let WaitingMessages { messages, .. } = inbox.take();
+        assert!(messages.iter().all(|message| matches!(message, WriterMessage::Moved { token: 3, serial: 7, .. })));
         messages.len()
     }
 
     #[test]
-    fn a_writer_puts_in_what_there_is_room_for_and_hears_when_half_of_it_was_written() {
+    fn a_writer_fills_the_pipe_and_is_told_when_half_of_it_is_free_again() {
         let (writer, mut reader, inbox) = registered();
         assert_eq!(write(&writer, &[1; 1000]), Ok(1000));
         let first = take(&mut reader).unwrap().unwrap();
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_ends_behind_what_it_was_given_and_breaks_off_when_it_was_cut_off() {
+    fn a_finished_body_ends_after_its_bytes_and_a_dropped_writer_aborts_it() {
         let (writer, mut reader, _) = registered();
         assert!(take(&mut reader).is_none());
         assert_eq!(writer.write(&[IoSlice::new(b"one"), IoSlice::new(b" two")]).unwrap(), 7);
@@ -324,8 +324,8 @@ mod tests {
     }
 
     #[test]
-    fn bodies_of_a_client_are_woken_until_many_have_not_come_and_their_writer_hears_when_half_of_them_have() {
-        let (inbox, awake) = (Arc::new(Inbox::new(Wake(Box::new(|| {})))), Arc::<Awake>::default());
+    fn awake_bodies_of_a_client_are_bounded_and_the_writer_is_told_when_half_have_taken_their_bytes() {
+        let (inbox, awake) = (Arc::new(Inbox::new(WriterWaker(Box::new(|| {})))), Arc::<AwakeBodies>::default());
         let mut pipes: Vec<_> = (0..MOST_AWAKE).map(|_| pipe()).collect();
         for (writer, reader) in &mut pipes {
             writer.register(of(&inbox, &awake)).unwrap();
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_hears_of_a_body_that_is_gone_before_and_after_it_registers() {
+    fn a_writer_is_told_of_a_dropped_body_before_and_after_it_registers() {
         let (writer, reader, inbox) = registered();
         drop(reader);
         assert_eq!((told(&inbox), writer.is_gone(), write(&writer, &[1])), (1, true, Err(ErrorKind::BrokenPipe)));

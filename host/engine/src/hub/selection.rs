@@ -1,4 +1,4 @@
-use super::event::Of;
+use super::event::EventSubject;
 use dropsonde_model::Labels;
 use dropsonde_model::names::is_reserved;
 use dropsonde_store::InstanceId;
@@ -22,7 +22,7 @@ pub enum Selection {
 
 /// The form in which a reader gets samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum StreamForm {
     /// All samples are of one instance or workload, so none names it.
     Single,
     /// Each sample names its instance.
@@ -43,19 +43,19 @@ impl Selection {
         }
     }
 
-    pub fn form(&self) -> Form {
+    pub fn form(&self) -> StreamForm {
         match self {
-            Self::One(_) | Self::Workload(_) => Form::Single,
-            Self::Several(_) | Self::Labels(_) => Form::Multiplexed,
+            Self::One(_) | Self::Workload(_) => StreamForm::Single,
+            Self::Several(_) | Self::Labels(_) => StreamForm::Multiplexed,
         }
     }
 
     /// Returns whether a reader of this selection is told of an event.
-    pub(super) fn is_told(&self, of: &Of) -> bool {
+    pub(super) fn is_told(&self, of: &EventSubject) -> bool {
         match (self, of) {
-            (Self::Workload(own), Of::Workload(workload)) => own == workload,
-            (Self::Workload(_), _) | (_, Of::Workload(_)) => false,
-            (_, Of::Instance { id, labels, .. }) => self.includes(id, labels),
+            (Self::Workload(own), EventSubject::Workload(workload)) => own == workload,
+            (Self::Workload(_), _) | (_, EventSubject::Workload(_)) => false,
+            (_, EventSubject::Instance { id, labels, .. }) => self.includes(id, labels),
         }
     }
 }

@@ -1,4 +1,4 @@
-use super::watch::Told;
+use super::watch::StreamItem;
 use super::*;
 use std::collections::{BTreeSet, HashMap};
 
@@ -28,24 +28,24 @@ fn publish(hub: &Hub, text: &str, at_ms: i64) {
 }
 
 /// A reader and the form in which it gets samples.
-struct Reading {
+struct TestReader {
     watch: Watch,
-    form: Form,
+    form: StreamForm,
 }
 
-impl Reading {
-    fn new(hub: &Hub, follow: Follow) -> Self {
+impl TestReader {
+    fn new(hub: &Hub, follow: FollowRequest) -> Self {
         let form = follow.selection.form();
         Self { watch: hub.watch(hub.claim(None, None).unwrap(), follow), form }
     }
 }
 
-fn watch(hub: &Hub, selection: Selection, seen: Option<&str>) -> Reading {
+fn watch(hub: &Hub, selection: Selection, seen: Option<&str>) -> TestReader {
     let members = ["a", "b"].map(|text| Member { id: id(text), generation: 1, labels: Labels::new() });
     let members = members.into_iter().filter(|member| selection.includes(&member.id, &member.labels)).collect();
     let seen = seen.map(str::to_owned);
-    let follow = Follow { selection: selection.into(), seen, members, unheard: HashMap::new(), together: None };
-    Reading::new(hub, follow)
+    let follow = FollowRequest { selection: selection.into(), seen, members, unheard: HashMap::new(), together: None };
+    TestReader::new(hub, follow)
 }
 
 fn one(text: &str) -> Selection {
@@ -57,17 +57,17 @@ fn several() -> Selection {
 }
 
 /// Returns everything that can be read now, as it is sent.
-fn read(reading: &mut Reading) -> Vec<String> {
+fn read(reading: &mut TestReader) -> Vec<String> {
     let text = |bytes: bytes::Bytes| String::from_utf8(bytes.to_vec()).unwrap();
     let mut read = Vec::new();
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     while let std::task::Poll::Ready(told) = reading.watch.poll_next(&mut context) {
         match told {
-            Some(Told::First(First::Reset(reset))) => read.push(text(reset.text())),
-            Some(Told::First(First::Event(event)) | Told::Seen(Seen::Event(event))) => {
+            Some(StreamItem::Initial(InitialEvent::Reset(reset))) => read.push(text(reset.text())),
+            Some(StreamItem::Initial(InitialEvent::Event(event)) | StreamItem::New(WatchItem::Event(event))) => {
                 read.push(text(event.encoded(reading.form).text()));
             }
-            Some(Told::Seen(Seen::Lagged(lost))) => read.push(format!("lagged {lost}")),
+            Some(StreamItem::New(WatchItem::Lagged(lost))) => read.push(format!("lagged {lost}")),
             None => {
                 read.push("over".to_owned());
                 break;
@@ -78,7 +78,7 @@ fn read(reading: &mut Reading) -> Vec<String> {
 }
 
 /// Returns the sequences of everything that can be read now.
-fn sequences(reading: &mut Reading) -> Vec<u64> {
+fn sequences(reading: &mut TestReader) -> Vec<u64> {
     sequences_of(&read(reading))
 }
 
@@ -88,7 +88,7 @@ fn sequences_of(read: &[String]) -> Vec<u64> {
 }
 
 #[test]
-fn the_latest_sample_comes_first_and_ids_ascend() {
+fn a_new_reader_gets_the_latest_sample_first_and_event_ids_ascend() {
     let hub = hub();
     publish(&hub, "a", 0);
     let mut reader = watch(&hub, one("a"), None);
@@ -100,7 +100,7 @@ fn the_latest_sample_comes_first_and_ids_ascend() {
 }
 
 #[test]
-fn a_slow_reader_loses_the_newest_is_told_how_many_and_costs_others_nothing() {
+fn a_slow_reader_loses_the_newest_events_and_gets_their_number_while_other_readers_lose_none() {
     let hub = hub();
     let (mut slow, mut quick) = (watch(&hub, one("a"), None), watch(&hub, one("a"), None));
     for at in 0..5 {
@@ -115,7 +115,7 @@ fn a_slow_reader_loses_the_newest_is_told_how_many_and_costs_others_nothing() {
 }
 
 #[test]
-fn who_was_away_gets_exactly_what_was_missed_and_beyond_that_hears_from_when_on_to_ask() {
+fn a_returning_reader_gets_the_events_it_missed_or_a_reset_if_they_are_no_longer_kept() {
     let hub = hub();
     (0..6).for_each(|at| publish(&hub, if at % 2 == 0 { "a" } else { "b" }, at * 1000));
     assert_eq!(sequences(&mut watch(&hub, one("a"), Some("b007-3"))), [5], "two of each are kept");
@@ -131,7 +131,7 @@ fn who_was_away_gets_exactly_what_was_missed_and_beyond_that_hears_from_when_on_
 }
 
 #[test]
-fn who_comes_back_after_a_restart_asks_for_no_more_than_may_have_been_missed() {
+fn a_reset_after_a_restart_has_the_time_of_the_last_event_that_the_reader_saw() {
     let store = dropsonde_store::Store::in_memory(&Default::default());
     let before = hub();
     (0..60).for_each(|second| publish(&before, "a", second * 1000));
@@ -146,7 +146,7 @@ fn who_comes_back_after_a_restart_asks_for_no_more_than_may_have_been_missed() {
 }
 
 #[test]
-fn two_starts_at_the_same_time_have_numbers_of_their_own() {
+fn two_starts_at_the_same_time_have_different_boot_numbers() {
     let store = dropsonde_store::Store::in_memory(&Default::default());
     assert_eq!(next_boot(&store, 0xb007), 0xb007);
     hub().note(&store);
@@ -155,7 +155,7 @@ fn two_starts_at_the_same_time_have_numbers_of_their_own() {
 }
 
 #[test]
-fn who_follows_one_that_was_silent_has_missed_nothing_however_much_others_said() {
+fn a_returning_reader_of_a_silent_instance_gets_no_reset_however_many_events_others_published() {
     let hub = hub();
     publish(&hub, "a", 0);
     (1..20).for_each(|at| publish(&hub, "b", at));
@@ -167,7 +167,7 @@ fn who_follows_one_that_was_silent_has_missed_nothing_however_much_others_said()
 }
 
 #[test]
-fn there_is_no_gap_and_nothing_twice_between_what_was_missed_and_what_comes() {
+fn a_returning_reader_gets_each_event_once_while_others_are_published() {
     let hub = Hub::new(0xb007, 0xb007, 1 << 20, 3, lost());
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -193,7 +193,7 @@ fn there_is_no_gap_and_nothing_twice_between_what_was_missed_and_what_comes() {
 }
 
 #[test]
-fn a_reader_may_begin_before_the_instance_and_hears_when_it_is_untracked() {
+fn a_reader_can_follow_an_instance_before_its_first_sample_and_is_told_when_it_is_untracked() {
     let hub = hub();
     let (mut alone, mut both) = (watch(&hub, one("a"), None), watch(&hub, several(), None));
     publish(&hub, "a", 0);
@@ -208,7 +208,7 @@ fn a_reader_may_begin_before_the_instance_and_hears_when_it_is_untracked() {
 }
 
 #[test]
-fn nothing_of_what_was_untracked_is_told_again() {
+fn events_of_an_untracked_instance_are_not_sent_to_later_readers() {
     let hub = Hub::new(0xb007, 0xb007, 100, 3, lost());
     let mut reader = watch(&hub, several(), None);
     publish(&hub, "a", 0);
@@ -221,7 +221,7 @@ fn nothing_of_what_was_untracked_is_told_again() {
 }
 
 #[test]
-fn who_follows_labels_follows_them_as_they_change() {
+fn a_reader_of_a_label_gets_samples_only_while_the_instance_has_the_label() {
     let hub = hub();
     let workload = |text: &str| Selection::Labels(BTreeSet::from([("workload".to_owned(), text.to_owned())]));
     let (mut web, mut all) =
@@ -235,7 +235,7 @@ fn who_follows_labels_follows_them_as_they_change() {
 }
 
 #[test]
-fn a_workload_is_added_up_for_who_follows_it_and_for_who_comes_back() {
+fn a_workload_is_combined_only_while_it_has_readers_or_readers_can_return() {
     let hub = hub();
     hub.publish(&id("a"), &labels("web"), sample(0));
     assert!(hub.take_stale_workloads().is_empty(), "nobody follows it");
@@ -254,17 +254,17 @@ fn a_workload_is_added_up_for_who_follows_it_and_for_who_comes_back() {
 }
 
 #[test]
-fn what_is_from_before_this_start_comes_first_too_unless_it_is_of_another() {
+fn a_sample_from_before_the_start_comes_first_unless_it_is_of_another_generation() {
     let begin = |generation| {
         let hub = hub();
-        let follow = Follow {
+        let follow = FollowRequest {
             selection: one("a").into(),
             seen: None,
             members: vec![Member { id: id("a"), generation: 1, labels: Labels::new() }],
             unheard: HashMap::from([(id("a"), (generation, sample(7)))]),
             together: None,
         };
-        let mut reader = Reading::new(&hub, follow);
+        let mut reader = TestReader::new(&hub, follow);
         publish(&hub, "a", 8);
         (sequences(&mut reader), sequences(&mut watch(&hub, one("a"), Some("b007-0"))))
     };
@@ -273,7 +273,7 @@ fn what_is_from_before_this_start_comes_first_too_unless_it_is_of_another() {
 }
 
 #[test]
-fn the_first_of_many_come_in_the_order_they_were_published() {
+fn initial_events_of_several_instances_come_in_the_order_they_were_published() {
     let hub = hub();
     publish(&hub, "b", 0);
     publish(&hub, "a", 0);
@@ -282,7 +282,7 @@ fn the_first_of_many_come_in_the_order_they_were_published() {
 }
 
 #[test]
-fn who_comes_back_to_one_that_was_untracked_hears_that_and_it_is_over() {
+fn a_returning_reader_of_an_untracked_instance_gets_the_untracked_event_and_the_stream_ends() {
     let hub = Hub::new(0xb007, 0xb007, 100, 3, lost());
     publish(&hub, "a", 0);
     let reader = watch(&hub, one("a"), None);
@@ -295,7 +295,7 @@ fn who_comes_back_to_one_that_was_untracked_hears_that_and_it_is_over() {
 }
 
 #[test]
-fn a_time_to_ask_from_is_no_later_than_anything_that_was_missed() {
+fn the_time_of_a_reset_is_no_later_than_any_missed_event() {
     let hub = hub();
     for at_ms in [0, 5000, 10_000, 8000, 11_000, 12_000, 13_000] {
         publish(&hub, "a", at_ms);
@@ -307,7 +307,7 @@ fn a_time_to_ask_from_is_no_later_than_anything_that_was_missed() {
 }
 
 #[test]
-fn no_more_readers_than_allowed_and_nothing_is_left_of_those_that_are_gone() {
+fn readers_beyond_the_limit_are_refused_and_dropped_readers_leave_no_channel() {
     let hub = hub();
     let mut readers: Vec<_> = (0..3).map(|_| watch(&hub, one("a"), None)).collect();
     assert_eq!(hub.claim(None, None).unwrap_err(), TooManyStreams::InAll(3));
@@ -318,7 +318,7 @@ fn no_more_readers_than_allowed_and_nothing_is_left_of_those_that_are_gone() {
 }
 
 #[test]
-fn who_comes_while_the_host_stops_hears_that_it_is_over() {
+fn streams_end_when_the_hub_closes_also_those_that_begin_later() {
     let hub = hub();
     publish(&hub, "a", 0);
     let mut before = watch(&hub, one("a"), None);
@@ -330,14 +330,14 @@ fn who_comes_while_the_host_stops_hears_that_it_is_over() {
 }
 
 /// Follows all instances, or those with a label. `members` have the labels of now.
-fn watch_many(hub: &Hub, label: Option<&str>, members: &[(String, &str)], seen: Option<String>) -> Reading {
+fn watch_many(hub: &Hub, label: Option<&str>, members: &[(String, &str)], seen: Option<String>) -> TestReader {
     let pair = |workload: &str| ("workload".to_owned(), workload.to_owned());
     let selection = Selection::Labels(label.map(pair).into_iter().collect());
     let members =
         members.iter().map(|(text, workload)| Member { id: id(text), generation: 1, labels: labels(workload) });
     let members = members.filter(|member| selection.includes(&member.id, &member.labels)).collect();
-    let follow = Follow { selection: selection.into(), seen, members, unheard: HashMap::new(), together: None };
-    Reading::new(hub, follow)
+    let follow = FollowRequest { selection: selection.into(), seen, members, unheard: HashMap::new(), together: None };
+    TestReader::new(hub, follow)
 }
 
 /// Publishes a sample of each instance.
@@ -350,7 +350,7 @@ fn crowd(count: usize) -> Vec<(String, &'static str)> {
 }
 
 #[test]
-fn a_reader_of_many_gets_the_latest_of_each_in_order_also_while_more_is_published() {
+fn a_reader_of_all_instances_gets_the_latest_event_of_each_in_order_while_others_are_published() {
     let (hub, members) = (Hub::new(0xb007, 0, 1, 9, lost()), crowd(10_000));
     publish_all(&hub, &members, 0);
     let mut all = watch_many(&hub, None, &members, None);
@@ -365,7 +365,7 @@ fn a_reader_of_many_gets_the_latest_of_each_in_order_also_while_more_is_publishe
 }
 
 #[test]
-fn an_instance_that_got_its_label_after_its_last_sample_is_among_the_first() {
+fn a_reader_of_a_label_first_gets_also_instances_that_got_the_label_after_their_last_sample() {
     let (hub, mut members) = (Hub::new(0xb007, 0, 1, 9, lost()), crowd(100));
     publish_all(&hub, &members, 0);
     members[50].1 = "web";
@@ -375,7 +375,7 @@ fn an_instance_that_got_its_label_after_its_last_sample_is_among_the_first() {
 }
 
 #[test]
-fn a_reader_that_takes_nothing_keeps_little_of_what_it_would_begin_with() {
+fn a_reader_that_takes_nothing_keeps_few_initial_events_in_memory() {
     let (hub, members) = (Hub::new(0xb007, 0, 1, 9, lost()), crowd(3000));
     publish_all(&hub, &members, 0);
     let began_with: Vec<_> = hub.lock().in_order.values().map(Arc::downgrade).collect();

@@ -1,9 +1,9 @@
 //! Readers inside the process: programs that embed the host.
 
-use super::Leave;
-use super::begin::{Beginning, First};
-use super::event::Event;
-use super::queue::Queue;
+use super::ReaderGuard;
+use super::event::StreamEvent;
+use super::initial_events::{InitialEvent, InitialEvents};
+use super::queue::ReaderQueue;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -17,9 +17,9 @@ struct WatchShared(Mutex<WatchState>);
 
 #[derive(Debug)]
 struct WatchState {
-    queue: Queue,
+    queue: ReaderQueue,
     /// The event that comes after all others.
-    last: Option<Arc<Event>>,
+    last: Option<Arc<StreamEvent>>,
     /// Nothing is added any more.
     is_over: bool,
     /// The reader's end was dropped.
@@ -35,10 +35,10 @@ impl WatchShared {
 
 /// The hub's end.
 #[derive(Debug)]
-pub(super) struct Watcher(Arc<WatchShared>);
+pub(super) struct WatchSender(Arc<WatchShared>);
 
 /// The result of offering an event to a reader.
-pub(super) enum Offered {
+pub(super) enum OfferOutcome {
     Taken,
     /// The event is lost for this reader alone.
     Lost,
@@ -50,47 +50,47 @@ pub(super) enum Offered {
 #[derive(Debug)]
 pub struct Watch {
     /// The events that come before those published since.
-    beginning: Option<Beginning>,
+    beginning: Option<InitialEvents>,
     /// The items that come next.
-    next: VecDeque<Told>,
+    next: VecDeque<StreamItem>,
     shared: Arc<WatchShared>,
     /// Frees the reader's place when it is dropped.
-    leave: Leave,
+    leave: ReaderGuard,
 }
 
 /// An item that a reader gets.
 #[derive(Debug, Clone)]
-pub enum Seen {
-    Event(Arc<Event>),
+pub enum WatchItem {
+    Event(Arc<StreamEvent>),
     /// The number of events lost just before the next one, because this reader was too slow.
     Lagged(u64),
 }
 
 /// The next item of a stream, in its beginning or after it.
 #[derive(Debug)]
-pub(super) enum Told {
-    First(First),
-    Seen(Seen),
+pub(super) enum StreamItem {
+    Initial(InitialEvent),
+    New(WatchItem),
 }
 
-impl Watcher {
+impl WatchSender {
     /// Offers an event to the reader.
-    pub(super) fn offer(&self, event: &Arc<Event>) -> Offered {
+    pub(super) fn offer(&self, event: &Arc<StreamEvent>) -> OfferOutcome {
         let mut state = self.0.lock();
         if state.is_gone {
-            return Offered::Gone;
+            return OfferOutcome::Gone;
         }
         if !state.queue.offer(event) {
-            return Offered::Lost;
+            return OfferOutcome::Lost;
         }
         let waker = state.waker.take();
         drop(state);
         waker.into_iter().for_each(Waker::wake);
-        Offered::Taken
+        OfferOutcome::Taken
     }
 
     /// Ends the stream behind a last event.
-    pub(super) fn end(self, last: Option<Arc<Event>>) {
+    pub(super) fn end(self, last: Option<Arc<StreamEvent>>) {
         self.0.lock().last = last;
     }
 
@@ -99,7 +99,7 @@ impl Watcher {
     }
 }
 
-impl Drop for Watcher {
+impl Drop for WatchSender {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.is_over = true;
@@ -110,31 +110,31 @@ impl Drop for Watcher {
 }
 
 /// Makes both ends.
-pub(super) fn watch(queue: Queue, beginning: Beginning, leave: Leave) -> (Watcher, Watch) {
+pub(super) fn watch(queue: ReaderQueue, beginning: InitialEvents, leave: ReaderGuard) -> (WatchSender, Watch) {
     let state = WatchState { queue, last: None, is_over: false, is_gone: false, waker: None };
     let shared = Arc::new(WatchShared(Mutex::new(state)));
-    let watcher = Watcher(shared.clone());
+    let watcher = WatchSender(shared.clone());
     (watcher, Watch { beginning: Some(beginning), next: VecDeque::new(), shared, leave })
 }
 
 impl Watch {
     /// Waits for the next item; none when the stream is over.
-    pub async fn next(&mut self) -> Option<Seen> {
+    pub async fn next(&mut self) -> Option<WatchItem> {
         loop {
             match std::future::poll_fn(|context| self.poll_next(context)).await {
                 // The reader saw nothing before, so it missed nothing.
-                Some(Told::First(First::Reset(_))) => {}
-                Some(Told::First(First::Event(event))) => return Some(Seen::Event(event)),
-                Some(Told::Seen(seen)) => return Some(seen),
+                Some(StreamItem::Initial(InitialEvent::Reset(_))) => {}
+                Some(StreamItem::Initial(InitialEvent::Event(event))) => return Some(WatchItem::Event(event)),
+                Some(StreamItem::New(seen)) => return Some(seen),
                 None => return None,
             }
         }
     }
 
-    pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Told>> {
+    pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<StreamItem>> {
         if let Some(beginning) = self.beginning.as_mut().filter(|_| self.next.is_empty()) {
             match self.leave.hub.more(beginning, AT_ONCE) {
-                Some(more) => self.next.extend(more.into_iter().map(Told::First)),
+                Some(more) => self.next.extend(more.into_iter().map(StreamItem::Initial)),
                 None => (self.beginning, self.next) = (None, VecDeque::new()),
             }
         }
@@ -143,18 +143,18 @@ impl Watch {
         }
         let mut state = self.shared.lock();
         let seen = match state.queue.pop() {
-            Some((0, event)) => Some(Seen::Event(event)),
+            Some((0, event)) => Some(WatchItem::Event(event)),
             Some((lost, event)) => {
-                self.next.push_back(Told::Seen(Seen::Event(event)));
-                Some(Seen::Lagged(lost))
+                self.next.push_back(StreamItem::New(WatchItem::Event(event)));
+                Some(WatchItem::Lagged(lost))
             }
-            None if state.is_over => state.last.take().map(Seen::Event),
+            None if state.is_over => state.last.take().map(WatchItem::Event),
             None => {
                 state.waker = Some(context.waker().clone());
                 return Poll::Pending;
             }
         };
-        Poll::Ready(seen.map(Told::Seen))
+        Poll::Ready(seen.map(StreamItem::New))
     }
 }
 

@@ -58,7 +58,7 @@ pub enum ServiceStatus {
 
 /// The state of a circuit breaker, with its value in `dropsonde_remote_circuit_breaker`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Breaker {
+pub enum BreakerState {
     /// Requests are sent.
     Closed = 0,
     /// Too many requests failed: none is sent for a while.
@@ -220,7 +220,7 @@ impl CoreMetrics {
         self.remote_reconnects.with_label_values(&[destination]).inc_by(count);
     }
 
-    pub fn remote_breaker(&self, destination: &str, breaker: Breaker) {
+    pub fn remote_breaker(&self, destination: &str, breaker: BreakerState) {
         self.remote_circuit_breaker.with_label_values(&[destination]).set(breaker as i64);
     }
 
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn each_method_moves_its_family() {
+    fn each_method_records_to_its_metric_family() {
         let registry = MetricRegistry::new().unwrap();
         let metrics = CoreMetrics::register(&registry).unwrap();
         assert!(registry.prometheus().gather().is_empty(), "nothing is shown before it happens");
@@ -287,7 +287,7 @@ mod tests {
         metrics.remote_connected("otlp", true);
         metrics.remote_rtt("otlp", Duration::from_millis(2));
         metrics.remote_reconnects("otlp", 1);
-        metrics.remote_breaker("otlp", Breaker::HalfOpen);
+        metrics.remote_breaker("otlp", BreakerState::HalfOpen);
         let families = registry.prometheus().gather();
         let names: Vec<_> = families.iter().map(|family| family.name().replace("dropsonde_", "")).collect();
         assert_eq!(
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_is_no_more_leaves_no_series() {
+    fn forget_removes_all_series_of_the_service() {
         let registry = MetricRegistry::new().unwrap();
         let metrics = CoreMetrics::register(&registry).unwrap();
         record_everything(&metrics, "kept");
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn they_are_registered_once_for_a_registry() {
+    fn core_metrics_can_be_registered_only_once_in_a_registry() {
         let registry = MetricRegistry::new().unwrap();
         assert!(CoreMetrics::register(&registry).is_ok());
         assert!(CoreMetrics::register(&registry).is_err());

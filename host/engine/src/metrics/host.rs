@@ -1,5 +1,5 @@
 use super::core::{histogram_options, options, register};
-use super::{CoreMetrics, MetricRegistry, RegisterError};
+use super::{CoreMetrics, MetricRegistry, RegistrationError};
 use prometheus::{
     CounterVec, Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, exponential_buckets,
 };
@@ -49,7 +49,7 @@ pub struct HostMetrics {
 }
 
 impl HostMetrics {
-    pub fn new() -> Result<Self, RegisterError> {
+    pub fn new() -> Result<Self, RegistrationError> {
         let registry = MetricRegistry::new()?;
         let core = CoreMetrics::register(&registry)?;
         let all = registry.prometheus();
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_that_is_no_more_leaves_no_series() {
+    fn forget_plugin_removes_all_series_of_the_plugin() {
         let metrics = HostMetrics::new().unwrap();
         let series =
             || metrics.registry.prometheus().gather().iter().map(|family| family.get_metric().len()).sum::<usize>();
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn statuses_have_classes() {
+    fn status_class_groups_http_statuses() {
         assert_eq!(
             [100, 204, 301, 404, 503, 0, 600].map(status_class),
             ["1xx", "2xx", "3xx", "4xx", "5xx", "unknown", "unknown"]

@@ -8,7 +8,7 @@ mod core;
 mod host;
 mod registry;
 
-pub use self::core::{Breaker, CoreMetrics, ServiceStatus};
+pub use self::core::{BreakerState, CoreMetrics, ServiceStatus};
 pub(crate) use self::core::{HEALTH_STATUS, SERVICE_STATUS};
 pub use host::{HostMetrics, status_class};
-pub use registry::{MetricRegistry, RegisterError, Registrar};
+pub use registry::{MetricRegistry, Registrar, RegistrationError};

@@ -11,10 +11,16 @@ use std::sync::{Arc, PoisonError, RwLock};
 /// labels and buckets agree. Registering the same metric again returns it.
 pub trait Registrar: Send + Sync {
     /// Registers counters. `name` ends in `_total`.
-    fn counter_vec(&self, service: &str, name: &str, help: &str, labels: &[&str]) -> Result<CounterVec, RegisterError>;
+    fn counter_vec(
+        &self,
+        service: &str,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<CounterVec, RegistrationError>;
 
     /// Registers gauges.
-    fn gauge_vec(&self, service: &str, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, RegisterError>;
+    fn gauge_vec(&self, service: &str, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, RegistrationError>;
 
     /// Registers histograms. `buckets`: upper bounds, ascending; none: from 5 ms to 10 s.
     fn histogram_vec(
@@ -24,20 +30,26 @@ pub trait Registrar: Send + Sync {
         help: &str,
         labels: &[&str],
         buckets: &[f64],
-    ) -> Result<HistogramVec, RegisterError>;
+    ) -> Result<HistogramVec, RegistrationError>;
 
     /// Removes a metric with all its series. Returns whether it was there.
     fn unregister(&self, service: &str, name: &str) -> bool;
 
-    fn counter(&self, service: &str, name: &str, help: &str) -> Result<Counter, RegisterError> {
+    fn counter(&self, service: &str, name: &str, help: &str) -> Result<Counter, RegistrationError> {
         Ok(self.counter_vec(service, name, help, &[])?.with_label_values::<&str>(&[]))
     }
 
-    fn gauge(&self, service: &str, name: &str, help: &str) -> Result<Gauge, RegisterError> {
+    fn gauge(&self, service: &str, name: &str, help: &str) -> Result<Gauge, RegistrationError> {
         Ok(self.gauge_vec(service, name, help, &[])?.with_label_values::<&str>(&[]))
     }
 
-    fn histogram(&self, service: &str, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, RegisterError> {
+    fn histogram(
+        &self,
+        service: &str,
+        name: &str,
+        help: &str,
+        buckets: &[f64],
+    ) -> Result<Histogram, RegistrationError> {
         Ok(self.histogram_vec(service, name, help, &[], buckets)?.with_label_values::<&str>(&[]))
     }
 }
@@ -47,12 +59,12 @@ pub trait Registrar: Send + Sync {
 pub struct MetricRegistry {
     prometheus: Registry,
     names: MetricNames,
-    metrics: Metrics,
+    metrics: ServiceMetrics,
 }
 
 /// The reason why a metric was not registered.
 #[derive(Debug, thiserror::Error)]
-pub enum RegisterError {
+pub enum RegistrationError {
     /// The metric cannot be exposed.
     #[error(transparent)]
     Invalid(#[from] BadDescriptor),
@@ -75,16 +87,16 @@ const SERVICE: &str = "service";
 
 /// Metrics by service and family. Names that differ only by `_total` are of one family.
 #[derive(Debug, Clone, Default)]
-struct Metrics(Arc<RwLock<BTreeMap<(String, String), Registered>>>);
+struct ServiceMetrics(Arc<RwLock<BTreeMap<(String, String), RegisteredMetric>>>);
 
 #[derive(Debug)]
-struct Registered {
+struct RegisteredMetric {
     claim: Claim,
-    metric: Metric,
+    metric: MetricVec,
 }
 
 #[derive(Debug, Clone)]
-enum Metric {
+enum MetricVec {
     Counter(CounterVec),
     Gauge(GaugeVec),
     Histogram(HistogramVec),
@@ -93,8 +105,8 @@ enum Metric {
 // === impl MetricRegistry ===
 
 impl MetricRegistry {
-    pub fn new() -> Result<Self, RegisterError> {
-        let (prometheus, metrics) = (Registry::new(), Metrics::default());
+    pub fn new() -> Result<Self, RegistrationError> {
+        let (prometheus, metrics) = (Registry::new(), ServiceMetrics::default());
         prometheus.register(Box::new(metrics.clone()))?;
         Ok(Self { prometheus, names: MetricNames::default(), metrics })
     }
@@ -113,13 +125,13 @@ impl MetricRegistry {
         &self,
         service: &str,
         descriptor: Descriptor,
-        make: impl FnOnce(&Descriptor, Opts) -> Result<Metric, prometheus::Error>,
-    ) -> Result<Metric, RegisterError> {
+        make: impl FnOnce(&Descriptor, Opts) -> Result<MetricVec, prometheus::Error>,
+    ) -> Result<MetricVec, RegistrationError> {
         if service.is_empty() || service.len() > LONGEST_SERVICE || service.chars().any(char::is_control) {
-            return Err(RegisterError::Service(service.chars().take(LONGEST_SERVICE).collect()));
+            return Err(RegistrationError::Service(service.chars().take(LONGEST_SERVICE).collect()));
         }
         if descriptor.labels.iter().any(|label| label == SERVICE) {
-            return Err(RegisterError::ServiceLabel);
+            return Err(RegistrationError::ServiceLabel);
         }
         let descriptor = descriptor.checked()?;
         let key = (service.to_owned(), descriptor.family().to_owned());
@@ -132,28 +144,35 @@ impl MetricRegistry {
         let metric = make(&descriptor, options)?;
         // This is never a plugin's name, because those have no space.
         let claim = self.names.claim(&format!("service {service}").into(), descriptor)?;
-        metrics.insert(key, Registered { claim, metric: metric.clone() });
+        metrics.insert(key, RegisteredMetric { claim, metric: metric.clone() });
         Ok(metric)
     }
 }
 
 impl Registrar for MetricRegistry {
-    fn counter_vec(&self, service: &str, name: &str, help: &str, labels: &[&str]) -> Result<CounterVec, RegisterError> {
+    fn counter_vec(
+        &self,
+        service: &str,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<CounterVec, RegistrationError> {
         let descriptor = descriptor(name, help, MetricKind::Counter, labels, &[]);
         let made =
-            self.register(service, descriptor, |_, options| CounterVec::new(options, labels).map(Metric::Counter));
+            self.register(service, descriptor, |_, options| CounterVec::new(options, labels).map(MetricVec::Counter));
         match made? {
-            Metric::Counter(counters) => Ok(counters),
-            Metric::Gauge(_) | Metric::Histogram(_) => Err(other_kind(name)),
+            MetricVec::Counter(counters) => Ok(counters),
+            MetricVec::Gauge(_) | MetricVec::Histogram(_) => Err(other_kind(name)),
         }
     }
 
-    fn gauge_vec(&self, service: &str, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, RegisterError> {
+    fn gauge_vec(&self, service: &str, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, RegistrationError> {
         let descriptor = descriptor(name, help, MetricKind::Gauge, labels, &[]);
-        let made = self.register(service, descriptor, |_, options| GaugeVec::new(options, labels).map(Metric::Gauge));
+        let made =
+            self.register(service, descriptor, |_, options| GaugeVec::new(options, labels).map(MetricVec::Gauge));
         match made? {
-            Metric::Gauge(gauges) => Ok(gauges),
-            Metric::Counter(_) | Metric::Histogram(_) => Err(other_kind(name)),
+            MetricVec::Gauge(gauges) => Ok(gauges),
+            MetricVec::Counter(_) | MetricVec::Histogram(_) => Err(other_kind(name)),
         }
     }
 
@@ -164,15 +183,15 @@ impl Registrar for MetricRegistry {
         help: &str,
         labels: &[&str],
         buckets: &[f64],
-    ) -> Result<HistogramVec, RegisterError> {
+    ) -> Result<HistogramVec, RegistrationError> {
         let descriptor = descriptor(name, help, MetricKind::Histogram, labels, buckets);
         let made = self.register(service, descriptor, |descriptor, options| {
             let options = HistogramOpts::from(options).buckets(descriptor.buckets.clone());
-            HistogramVec::new(options, labels).map(Metric::Histogram)
+            HistogramVec::new(options, labels).map(MetricVec::Histogram)
         });
         match made? {
-            Metric::Histogram(histograms) => Ok(histograms),
-            Metric::Counter(_) | Metric::Gauge(_) => Err(other_kind(name)),
+            MetricVec::Histogram(histograms) => Ok(histograms),
+            MetricVec::Counter(_) | MetricVec::Gauge(_) => Err(other_kind(name)),
         }
     }
 
@@ -190,14 +209,14 @@ fn descriptor(name: &str, help: &str, kind: MetricKind, labels: &[&str], buckets
 }
 
 /// Returns an error that never occurs: the kind was compared with the registered one before.
-fn other_kind(name: &str) -> RegisterError {
-    RegisterError::Library(prometheus::Error::Msg(format!("{name} is registered as another kind")))
+fn other_kind(name: &str) -> RegistrationError {
+    RegistrationError::Library(prometheus::Error::Msg(format!("{name} is registered as another kind")))
 }
 
-// === impl Metrics ===
+// === impl ServiceMetrics ===
 
 /// One collector for all metrics. The library itself would never forget the meaning that a name once had.
-impl Collector for Metrics {
+impl Collector for ServiceMetrics {
     fn desc(&self) -> Vec<&Desc> {
         Vec::new()
     }
@@ -208,7 +227,7 @@ impl Collector for Metrics {
     }
 }
 
-impl Metric {
+impl MetricVec {
     fn collect(&self) -> Vec<MetricFamily> {
         match self {
             Self::Counter(counters) => counters.collect(),
@@ -232,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_again_is_the_same_metric() {
+    fn registering_the_same_metric_again_returns_it() {
         let registry = registry();
         let first = registry.counter_vec("shop", "orders_total", "Orders.", &["page"]).unwrap();
         let second = registry.counter_vec("shop", "orders_total", "Orders.", &["page"]).unwrap();
@@ -244,11 +263,11 @@ mod tests {
     }
 
     #[test]
-    fn something_else_under_a_name_is_a_conflict_that_says_what() {
+    fn registering_another_metric_under_a_used_name_returns_the_kind_of_conflict() {
         let registry = registry();
         registry.histogram_vec("shop", "took_seconds", "Times.", &["page"], &[1.0]).unwrap();
-        let conflict = |made: Result<HistogramVec, RegisterError>| match made {
-            Err(RegisterError::Conflict(conflict)) => conflict,
+        let conflict = |made: Result<HistogramVec, RegistrationError>| match made {
+            Err(RegistrationError::Conflict(conflict)) => conflict,
             other => panic!("{other:?}"),
         };
         let again = |help, labels: &[&str], buckets: &[f64]| {
@@ -258,24 +277,24 @@ mod tests {
         assert!(matches!(again("Times.", &[], &[1.0]), Conflict::Labels { .. }));
         assert!(matches!(again("Times.", &["page"], &[2.0]), Conflict::Buckets { .. }));
         let gauge = registry.gauge_vec("shop", "took_seconds", "Times.", &["page"]);
-        assert!(matches!(gauge, Err(RegisterError::Conflict(Conflict::Kind { .. }))));
+        assert!(matches!(gauge, Err(RegistrationError::Conflict(Conflict::Kind { .. }))));
         let total = registry.counter("shop", "took_seconds_total", "Times.");
-        assert!(matches!(total, Err(RegisterError::Conflict(_))), "it would be the same family in OpenMetrics");
+        assert!(matches!(total, Err(RegistrationError::Conflict(_))), "it would be the same family in OpenMetrics");
     }
 
     #[test]
-    fn services_share_a_name_if_they_mean_the_same_by_it() {
+    fn services_share_a_metric_name_if_kind_help_and_labels_agree() {
         let registry = registry();
         registry.counter("a", "x_total", "Help.").unwrap().inc();
         registry.counter("b", "x_total", "Help.").unwrap().inc_by(5.0);
-        assert!(matches!(registry.counter("c", "x_total", "Other."), Err(RegisterError::Conflict(_))));
+        assert!(matches!(registry.counter("c", "x_total", "Other."), Err(RegistrationError::Conflict(_))));
         assert_eq!(series(&registry), [("x_total".to_owned(), 2)]);
         assert!(registry.unregister("a", "x_total"), "which leaves the other's");
         assert_eq!(series(&registry), [("x_total".to_owned(), 1)]);
     }
 
     #[test]
-    fn what_was_unregistered_can_become_something_else() {
+    fn an_unregistered_name_can_be_registered_as_another_metric() {
         let registry = registry();
         registry.gauge("a", "x", "Help.").unwrap();
         assert!(!registry.unregister("a", "x_total"), "which it is not called");
@@ -287,13 +306,13 @@ mod tests {
     }
 
     #[test]
-    fn names_that_cannot_be_exposed_are_refused() {
+    fn invalid_metric_service_and_label_names_are_refused() {
         let registry = registry();
-        assert!(matches!(registry.gauge("a", "a b", "Help."), Err(RegisterError::Invalid(_))));
-        assert!(matches!(registry.gauge("a", "dropsonde_x", "Help."), Err(RegisterError::Invalid(_))));
-        assert!(matches!(registry.counter("a", "x", "Help."), Err(RegisterError::Invalid(_))));
-        assert!(matches!(registry.gauge("a\n", "x", "Help."), Err(RegisterError::Service(_))));
-        assert!(matches!(registry.gauge_vec("a", "x", "Help.", &["service"]), Err(RegisterError::ServiceLabel)));
+        assert!(matches!(registry.gauge("a", "a b", "Help."), Err(RegistrationError::Invalid(_))));
+        assert!(matches!(registry.gauge("a", "dropsonde_x", "Help."), Err(RegistrationError::Invalid(_))));
+        assert!(matches!(registry.counter("a", "x", "Help."), Err(RegistrationError::Invalid(_))));
+        assert!(matches!(registry.gauge("a\n", "x", "Help."), Err(RegistrationError::Service(_))));
+        assert!(matches!(registry.gauge_vec("a", "x", "Help.", &["service"]), Err(RegistrationError::ServiceLabel)));
     }
 
     #[test]
@@ -305,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_thousand_register_and_record_at_once() {
+    fn concurrent_registrations_and_recordings_lose_nothing() {
         let registry = registry();
         std::thread::scope(|scope| {
             for thread in 0..100 {
@@ -329,10 +348,16 @@ mod tests {
     fn a_registrar_can_be_mocked() {
         struct Mock;
         impl Registrar for Mock {
-            fn counter_vec(&self, _: &str, name: &str, help: &str, l: &[&str]) -> Result<CounterVec, RegisterError> {
+            fn counter_vec(
+                &self,
+                _: &str,
+                name: &str,
+                help: &str,
+                l: &[&str],
+            ) -> Result<CounterVec, RegistrationError> {
                 Ok(CounterVec::new(Opts::new(name, help), l)?)
             }
-            fn gauge_vec(&self, _: &str, name: &str, help: &str, l: &[&str]) -> Result<GaugeVec, RegisterError> {
+            fn gauge_vec(&self, _: &str, name: &str, help: &str, l: &[&str]) -> Result<GaugeVec, RegistrationError> {
                 Ok(GaugeVec::new(Opts::new(name, help), l)?)
             }
             fn histogram_vec(
@@ -342,7 +367,7 @@ mod tests {
                 help: &str,
                 l: &[&str],
                 _: &[f64],
-            ) -> Result<HistogramVec, RegisterError> {
+            ) -> Result<HistogramVec, RegistrationError> {
                 Ok(HistogramVec::new(HistogramOpts::new(name, help), l)?)
             }
             fn unregister(&self, _: &str, _: &str) -> bool {

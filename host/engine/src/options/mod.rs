@@ -24,7 +24,7 @@ pub use snapshot::Snapshot;
 pub use store::StoreConfig;
 pub use stream::Stream;
 
-use crate::plugins::Bundled;
+use crate::plugins::BundledPlugin;
 use dropsonde_model::{InvalidValue, Labels};
 use dropsonde_sandbox::Limits;
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,7 +50,7 @@ pub struct Options {
     /// The folder with plugins' files. None: there is no such folder.
     pub plugins_dir: Option<PathBuf>,
     /// Plugins that come with the program.
-    pub bundled: &'static [Bundled],
+    pub bundled: &'static [BundledPlugin],
     /// Bytes of memory that the server of the engine's data may come to need.
     pub serving: u64,
 }
@@ -89,7 +89,7 @@ impl Options {
     }
 
     /// Returns the plugin of a name that comes with the program, if there is one.
-    pub fn bundled(&self, name: &str) -> Option<Bundled> {
+    pub fn bundled(&self, name: &str) -> Option<BundledPlugin> {
         self.bundled.iter().copied().find(|bundled| bundled.name == name)
     }
 

@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_no_plugins_is_refused_where_it_is_new_and_the_nearest_is_suggested() {
+    fn unknown_plugin_names_are_reported_with_a_suggestion_unless_the_configuration_before_has_them() {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let instance =
             StaticInstance { id: "a".to_owned(), labels: Default::default(), samplers: Some(names(&["scrap"])) };

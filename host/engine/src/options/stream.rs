@@ -1,5 +1,5 @@
 use crate::descriptors;
-use crate::memory::of_pool;
+use crate::memory::default_pool_bytes;
 use dropsonde_model::{InvalidValue, Size, Span};
 use serde::Deserialize;
 use std::time::Duration;
@@ -47,7 +47,7 @@ impl Stream {
 
     /// Returns the most bytes that may wait for slow readers. `memory`: the bytes of memory this process may have.
     pub fn buffer_bytes(&self, memory: usize) -> usize {
-        self.max_buffer_bytes.map_or_else(|| of_pool(memory), Size::get)
+        self.max_buffer_bytes.map_or_else(|| default_pool_bytes(memory), Size::get)
     }
 
     pub fn check(&self) -> Result<(), InvalidValue> {

@@ -10,8 +10,8 @@
 //! cheap in the same tick. If no call came back, the next tick begins with a single instance; as long as that call is
 //! too large as well, no other call is made.
 
-use super::ladder::backoff;
-use crate::tracked::Polled;
+use super::backoff::backoff;
+use crate::tracked::PolledInstance;
 use dropsonde_store::InstanceId;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -46,12 +46,12 @@ pub(crate) struct Batches {
     set_aside: BTreeMap<InstanceId, SetAside>,
     /// The number of single instances that were tried, while calls are too large for a reason that is not known.
     probing: Option<usize>,
-    tick: Tick,
+    tick: TickOutcome,
 }
 
 /// The outcome of a tick's calls so far.
 #[derive(Debug, Default)]
-struct Tick {
+struct TickOutcome {
     came_back: bool,
     /// The least share of its budget that a call used, of the calls that came back.
     least: Option<f64>,
@@ -91,7 +91,7 @@ impl Default for Batches {
             suspects: Vec::new(),
             set_aside: BTreeMap::new(),
             probing: None,
-            tick: Tick::default(),
+            tick: TickOutcome::default(),
         }
     }
 }
@@ -104,8 +104,8 @@ impl Batches {
     }
 
     /// Returns the calls of a tick, those without suspects first. `instances` must be sorted by id.
-    pub(crate) fn of<'a>(&mut self, instances: &'a [Polled], now: Instant) -> Vec<Cow<'a, [Polled]>> {
-        self.tick = Tick::default();
+    pub(crate) fn of<'a>(&mut self, instances: &'a [PolledInstance], now: Instant) -> Vec<Cow<'a, [PolledInstance]>> {
+        self.tick = TickOutcome::default();
         self.quiet += 1;
         if self.quiet > PATIENCE || self.easy >= EASY_PATIENCE {
             (self.quiet, self.easy) = (0, 0);
@@ -135,7 +135,7 @@ impl Batches {
 
     /// Returns a single instance to try, another one each time, and takes it out of its group of suspects. Instances
     /// that are not suspects come first.
-    fn probe(&mut self, instances: &[Polled]) -> Option<InstanceId> {
+    fn probe(&mut self, instances: &[PolledInstance]) -> Option<InstanceId> {
         let tried = self.probing?;
         let suspected: HashSet<&InstanceId> = self.suspects.iter().flatten().collect();
         let ids = instances.iter().map(|polled| &polled.id).filter(|id| !self.set_aside.contains_key(*id));
@@ -149,7 +149,7 @@ impl Batches {
 
     /// Notes that a call came back, for this share of its budget: its instances are no suspects. Returns whether one of
     /// them was a suspect or set aside.
-    pub(crate) fn came_back(&mut self, batch: &[Polled], share: f64) -> bool {
+    pub(crate) fn came_back(&mut self, batch: &[PolledInstance], share: f64) -> bool {
         self.tick.came_back = true;
         self.tick.least = Some(self.tick.least.map_or(share, |least| least.min(share)));
         self.tick.most = self.tick.most.max(share);
@@ -163,7 +163,7 @@ impl Batches {
     }
 
     /// Notes that a call ended badly.
-    pub(crate) fn ended_badly(&mut self, batch: &[Polled], reason: &str, end: CallEnd, now: Instant) {
+    pub(crate) fn ended_badly(&mut self, batch: &[PolledInstance], reason: &str, end: CallEnd, now: Instant) {
         let suspects = self.suspects.len();
         self.suspects.retain(|group| !is_of(group, batch));
         let is_much = end != CallEnd::Broke;
@@ -177,7 +177,7 @@ impl Batches {
             [alone] => self.put_aside(alone.id.clone(), reason.to_owned(), now),
             several => {
                 let (first, second) = several.split_at(several.len() / 2);
-                let ids = |batch: &[Polled]| batch.iter().map(|polled| polled.id.clone()).collect();
+                let ids = |batch: &[PolledInstance]| batch.iter().map(|polled| polled.id.clone()).collect();
                 self.suspects.extend([ids(first), ids(second)]);
             }
         }
@@ -185,7 +185,7 @@ impl Batches {
 
     /// Ends a tick: decides which instances are set aside because their own call was too large.
     pub(crate) fn settle(&mut self, now: Instant) {
-        let Tick { came_back, least, most, is_much, alone } = std::mem::take(&mut self.tick);
+        let TickOutcome { came_back, least, most, is_much, alone } = std::mem::take(&mut self.tick);
         self.easy = if came_back && !is_much && most <= EASY { self.easy + 1 } else { 0 };
         if is_much && !came_back {
             self.probing = Some(self.probing.map_or(0, |tried| tried.wrapping_add(1)));
@@ -215,7 +215,7 @@ impl Batches {
     }
 
     /// Returns whether a batch is a single instance that is set aside.
-    pub(crate) fn is_set_aside(&self, batch: &[Polled]) -> bool {
+    pub(crate) fn is_set_aside(&self, batch: &[PolledInstance]) -> bool {
         matches!(batch, [alone] if self.set_aside.contains_key(&alone.id))
     }
 
@@ -224,7 +224,7 @@ impl Batches {
     }
 }
 
-fn is_of(group: &[InstanceId], batch: &[Polled]) -> bool {
+fn is_of(group: &[InstanceId], batch: &[PolledInstance]) -> bool {
     group.iter().eq(batch.iter().map(|polled| &polled.id))
 }
 
@@ -233,19 +233,24 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn polled(count: usize) -> Vec<Polled> {
+    fn polled(count: usize) -> Vec<PolledInstance> {
         let id = |nth| InstanceId::new(format!("{nth:05}")).unwrap();
         (0..count)
             .map(|nth| {
                 let (owner, labels) = ("p".into(), Default::default());
-                Polled { id: id(nth), generation: 1, owner, has_its_owner: true, labels }
+                PolledInstance { id: id(nth), generation: 1, owner, has_its_owner: true, labels }
             })
             .collect()
     }
 
     /// Runs a tick of a plugin whose calls the `poison` instances end. Returns the instances with an answer, and the
     /// number of calls without one.
-    fn tick(batches: &mut Batches, all: &[Polled], poison: &[usize], now: Instant) -> (Vec<Polled>, usize) {
+    fn tick(
+        batches: &mut Batches,
+        all: &[PolledInstance],
+        poison: &[usize],
+        now: Instant,
+    ) -> (Vec<PolledInstance>, usize) {
         let (mut answered, mut ended) = (Vec::new(), 0);
         for batch in batches.of(all, now) {
             assert!(batch.len() <= LARGEST);
@@ -265,9 +270,9 @@ mod tests {
     /// an answer, and of calls without one.
     fn costly_tick(
         batches: &mut Batches,
-        all: &[Polled],
+        all: &[PolledInstance],
         now: Instant,
-        cost: impl Fn(&[Polled]) -> f64,
+        cost: impl Fn(&[PolledInstance]) -> f64,
     ) -> (usize, usize) {
         let (mut answered, mut ended) = (0, 0);
         for batch in batches.of(all, now) {
@@ -288,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_thousand_the_one_is_found_in_ten_ticks_and_it_alone_is_set_aside() {
+    fn one_bad_instance_among_a_thousand_is_set_aside_alone_after_eleven_ticks() {
         let (all, mut batches, now) = (polled(1000), Batches::default(), Instant::now());
         let ended: usize = (0..11).map(|_| tick(&mut batches, &all, &[617], now).1).sum();
         assert_eq!(ended, 11, "a call a tick");
@@ -298,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn others_are_asked_all_the_while() {
+    fn other_instances_are_polled_during_the_search_for_bad_ones() {
         let (all, mut batches, now) = (polled(3000), Batches::default(), Instant::now());
         let answered: Vec<_> = (0..12).map(|_| tick(&mut batches, &all, &[0, 1, 2999], now).0.len()).collect();
         assert_eq!(answered[0], 1000, "a batch without any of them");
@@ -307,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn one_set_aside_is_tried_again_less_and_less_often_and_comes_back_when_it_answers() {
+    fn an_instance_that_is_set_aside_is_retried_with_backoff_and_returns_when_it_answers() {
         let (all, mut batches, now) = (polled(2), Batches::default(), Instant::now());
         tick(&mut batches, &all, &[1], now);
         tick(&mut batches, &all, &[1], now);
@@ -325,9 +330,9 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_are_too_much_become_smaller_until_they_are_not() {
+    fn calls_that_exceed_their_budget_get_fewer_instances_until_they_succeed() {
         let (all, mut batches, now) = (polled(4000), Batches::default(), Instant::now());
-        let cost = |batch: &[Polled]| batch.len() as f64 / 300.0;
+        let cost = |batch: &[PolledInstance]| batch.len() as f64 / 300.0;
         let ended: Vec<_> = (0..20).map(|_| costly_tick(&mut batches, &all, now, cost).1).collect();
         assert_eq!((ended[0], ended.iter().rev().take(10).sum::<usize>()), (4, 0), "{ended:?}");
         assert!(batches.set_aside().is_empty());
@@ -335,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn no_instance_is_set_aside_while_every_call_costs_too_much_and_all_are_asked_once_calls_are_cheap() {
+    fn no_instance_is_set_aside_while_every_call_exceeds_its_budget() {
         for count in [1, 2, 5, 700, 2500] {
             let (all, mut batches, now) = (polled(count), Batches::default(), Instant::now());
             let dear: Vec<_> = (0..50).map(|_| costly_tick(&mut batches, &all, now, |_| 1.1)).collect();
@@ -349,10 +354,10 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_whose_own_cost_is_too_much_is_set_aside_and_no_other() {
+    fn only_the_instance_that_exceeds_the_budget_alone_is_set_aside() {
         for (count, dear) in [(2, 0), (2, 1), (9, 0), (9, 8), (1000, 617)] {
             let (all, mut batches, now) = (polled(count), Batches::default(), Instant::now());
-            let cost = |batch: &[Polled]| if batch.contains(&all[dear]) { 1.2 } else { 0.1 };
+            let cost = |batch: &[PolledInstance]| if batch.contains(&all[dear]) { 1.2 } else { 0.1 };
             for _ in 0..20 {
                 let _ = costly_tick(&mut batches, &all, now, cost);
             }
@@ -362,9 +367,9 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_that_exceeds_by_little_what_others_nearly_use_is_not_set_aside() {
+    fn an_instance_slightly_over_budget_is_not_set_aside_while_others_are_nearly_as_costly() {
         let (all, mut batches, now) = (polled(2), Batches::default(), Instant::now());
-        let cost = |batch: &[Polled]| if batch.contains(&all[1]) { 1.05 } else { 0.95 };
+        let cost = |batch: &[PolledInstance]| if batch.contains(&all[1]) { 1.05 } else { 0.95 };
         let answered: usize = (0..20).map(|_| costly_tick(&mut batches, &all, now, cost).0).sum();
         assert!(answered > 10, "{answered}");
         assert!(batches.set_aside().is_empty());
@@ -372,9 +377,9 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_begins_with_one_instance_and_goes_on_with_calls_as_small_as_they_were() {
+    fn a_retry_begins_with_one_instance_and_keeps_the_call_size() {
         let (all, mut batches, now) = (polled(1000), Batches::default(), Instant::now());
-        let cost = |batch: &[Polled]| batch.len() as f64 / 300.0;
+        let cost = |batch: &[PolledInstance]| batch.len() as f64 / 300.0;
         for _ in 0..20 {
             let _ = costly_tick(&mut batches, &all, now, cost);
         }
@@ -385,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_become_larger_again_soon_after_they_became_easy() {
+    fn calls_get_more_instances_again_after_they_became_cheap() {
         let (all, mut batches, now) = (polled(1000), Batches::default(), Instant::now());
         for _ in 0..40 {
             let _ = costly_tick(&mut batches, &all, now, |batch| batch.len() as f64 / 100.0);
@@ -398,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_longer_polled_is_forgotten() {
+    fn an_instance_that_is_no_longer_polled_is_no_longer_set_aside() {
         let (all, mut batches, now) = (polled(4), Batches::default(), Instant::now());
         (0..3).for_each(|_| drop(tick(&mut batches, &all, &[3], now)));
         assert_eq!(batches.set_aside().len(), 1);

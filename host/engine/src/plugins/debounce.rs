@@ -20,14 +20,14 @@ const LONGEST: Duration = Duration::from_secs(2);
 
 /// The metadata that tells whether a file has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Signature {
+pub(super) struct FileSignature {
     file: (u64, u64),
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
 }
 
-impl Signature {
+impl FileSignature {
     pub(super) fn of(about: &Metadata) -> Self {
         Self {
             file: (about.dev(), about.ino()),
@@ -39,7 +39,7 @@ impl Signature {
 }
 
 /// The component files of a folder, by plugin.
-pub(super) type Files = BTreeMap<String, (PathBuf, Signature)>;
+pub(super) type ComponentFiles = BTreeMap<String, (PathBuf, FileSignature)>;
 
 /// A change of a plugin's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,8 +49,8 @@ pub(super) enum FileChange {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Unsettled {
-    now: Option<Signature>,
+struct UnsettledFile {
+    now: Option<FileSignature>,
     first: Instant,
     last: Instant,
     /// Whether the last change put another file in its place.
@@ -62,19 +62,19 @@ struct Unsettled {
 /// The files of the folder as they last settled, and the changes since then.
 #[derive(Debug, Default)]
 pub(super) struct Debounce {
-    settled: BTreeMap<String, Signature>,
-    unsettled: BTreeMap<String, Unsettled>,
+    settled: BTreeMap<String, FileSignature>,
+    unsettled: BTreeMap<String, UnsettledFile>,
 }
 
 impl Debounce {
     /// Begins with the files that are there, which count as known.
-    pub(super) fn with(files: &Files) -> Self {
+    pub(super) fn with(files: &ComponentFiles) -> Self {
         let settled = files.iter().map(|(name, (_, signature))| (name.clone(), *signature)).collect();
         Self { settled, unsettled: BTreeMap::new() }
     }
 
     /// Compares with the files that are there now. Returns the changes that have settled, by plugin.
-    pub(super) fn look(&mut self, files: &Files, now: Instant) -> Vec<(String, FileChange)> {
+    pub(super) fn look(&mut self, files: &ComponentFiles, now: Instant) -> Vec<(String, FileChange)> {
         let found = |name: &str| files.get(name).map(|(_, signature)| *signature);
         let names = files.keys().chain(self.settled.keys()).chain(self.unsettled.keys());
         let names: std::collections::BTreeSet<String> = names.cloned().collect();
@@ -92,7 +92,7 @@ impl Debounce {
             let renamed = found.is_some() && found.map(|found| found.file) != seen.map(|seen| seen.file);
             let grew = !renamed && found.map(|found| found.size) > seen.map(|seen| seen.size);
             let first = before.map_or(now, |before| before.first);
-            let unsettled = Unsettled { now: found, first, last: now, renamed, grew };
+            let unsettled = UnsettledFile { now: found, first, last: now, renamed, grew };
             if unsettled.has_settled(now) {
                 self.unsettled.remove(&name);
                 changes.extend(self.settle(&name, found, files));
@@ -119,7 +119,12 @@ impl Debounce {
         self.unsettled.values().map(|unsettled| unsettled.last + QUIET).min()
     }
 
-    fn settle(&mut self, name: &str, now: Option<Signature>, files: &Files) -> Option<(String, FileChange)> {
+    fn settle(
+        &mut self,
+        name: &str,
+        now: Option<FileSignature>,
+        files: &ComponentFiles,
+    ) -> Option<(String, FileChange)> {
         let before = match now {
             Some(signature) => self.settled.insert(name.to_owned(), signature),
             None => self.settled.remove(name),
@@ -132,7 +137,7 @@ impl Debounce {
     }
 }
 
-impl Unsettled {
+impl UnsettledFile {
     fn has_settled(&self, now: Instant) -> bool {
         let changing = now.duration_since(self.first);
         now.duration_since(self.last) >= QUIET
@@ -148,13 +153,13 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     /// A file `a` with the inode `nth`, last written at `written`.
-    fn file(nth: u64, written: i64) -> Files {
+    fn file(nth: u64, written: i64) -> ComponentFiles {
         sized(nth, written, 1)
     }
 
-    fn sized(nth: u64, written: i64, size: u64) -> Files {
-        let signature = Signature { file: (1, nth), size, modified: (written, 0), changed: (written, 0) };
-        Files::from([("a".to_owned(), (PathBuf::from("/p/a.wasm"), signature))])
+    fn sized(nth: u64, written: i64, size: u64) -> ComponentFiles {
+        let signature = FileSignature { file: (1, nth), size, modified: (written, 0), changed: (written, 0) };
+        ComponentFiles::from([("a".to_owned(), (PathBuf::from("/p/a.wasm"), signature))])
     }
 
     fn written() -> Vec<(String, FileChange)> {
@@ -162,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_being_written_is_left_alone_until_it_rests() {
+    fn a_file_that_keeps_growing_is_loaded_once_it_stops_changing() {
         let (mut settling, start) = (Debounce::default(), Instant::now());
         let at = |step: i64| sized(1, step, step as u64);
         for step in 0..1000 {
@@ -176,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_replaced_all_the_time_is_taken_now_and_then() {
+    fn a_file_that_is_replaced_continually_is_loaded_from_time_to_time() {
         let (mut settling, start) = (Debounce::default(), Instant::now());
         let taken: usize =
             (0..100).map(|step| settling.look(&file(step, 0), start + 20 * MS * step as u32).len()).sum();
@@ -184,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_touched_all_the_time_is_taken_every_two_seconds() {
+    fn a_file_that_is_touched_continually_is_loaded_every_two_seconds() {
         let (mut settling, start) = (Debounce::default(), Instant::now());
         let taken: usize =
             (0..500).map(|step| settling.look(&file(1, step), start + 20 * MS * step as u32).len()).sum();
@@ -192,19 +197,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_from_the_start_is_no_change() {
+    fn files_known_from_the_start_cause_no_change() {
         let mut settling = Debounce::with(&file(1, 0));
         assert_eq!(settling.look(&file(1, 0), Instant::now() + QUIET), []);
     }
 
     #[test]
-    fn a_file_that_is_gone_for_a_moment_is_not_removed() {
+    fn a_file_missing_for_a_moment_does_not_count_as_removed() {
         let (mut settling, start) = (Debounce::with(&file(1, 0)), Instant::now());
-        assert_eq!(settling.look(&Files::new(), start), []);
+        assert_eq!(settling.look(&ComponentFiles::new(), start), []);
         assert_eq!(settling.look(&file(2, 0), start + 20 * MS), []);
         assert_eq!(settling.look(&file(2, 0), start + 20 * MS + QUIET), written());
-        assert_eq!(settling.look(&Files::new(), start + 200 * MS), []);
+        assert_eq!(settling.look(&ComponentFiles::new(), start + 200 * MS), []);
         let removed = vec![("a".to_owned(), FileChange::Removed)];
-        assert_eq!(settling.look(&Files::new(), start + 200 * MS + QUIET), removed);
+        assert_eq!(settling.look(&ComponentFiles::new(), start + 200 * MS + QUIET), removed);
     }
 }

@@ -13,7 +13,7 @@ const MOST: u32 = 12;
 
 /// A kind of failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Failing {
+pub(crate) enum FailureKind {
     Discover,
     /// Some discovered instances are refused.
     Discovered,
@@ -30,11 +30,11 @@ pub(crate) enum Failing {
 
 /// The failures of one plugin.
 #[derive(Debug, Default)]
-pub(crate) struct FailureLog(Mutex<BTreeMap<Failing, Course>>);
+pub(crate) struct FailureLog(Mutex<BTreeMap<FailureKind, FailureCourse>>);
 
 /// A log line that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Line {
+pub(super) enum DueLine {
     /// The failure is new, or has another reason than before.
     New,
     /// The failure goes on; the number of times since it began.
@@ -43,13 +43,13 @@ pub(super) enum Line {
 
 /// A failure that is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Over {
+pub(super) struct EndedFailure {
     pub(super) failures: u64,
     pub(super) lasted: Duration,
 }
 
 #[derive(Debug)]
-struct Course {
+struct FailureCourse {
     /// The reason without its numbers, which may differ each time.
     reason: String,
     began: Instant,
@@ -64,7 +64,7 @@ struct Course {
     told: BTreeSet<String>,
 }
 
-impl Failing {
+impl FailureKind {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Discover => "discover",
@@ -82,19 +82,23 @@ impl Failing {
 
 impl FailureLog {
     /// Logs a failure, if a line is due.
-    pub(crate) fn failed(&self, plugin: &str, what: Failing, reason: &str) {
+    pub(crate) fn failed(&self, plugin: &str, what: FailureKind, reason: &str) {
         let message = match what {
-            Failing::Start => "could not start; retrying",
-            Failing::SavedState => "cannot write the plugin's state to disk; retrying",
-            Failing::Discovered => "some discovered instances are refused",
-            Failing::Readings => "some instances have no reading",
-            Failing::Version => "a version is refused",
-            Failing::Discover | Failing::Sample | Failing::Collect | Failing::Observe => "a poll failed",
+            FailureKind::Start => "could not start; retrying",
+            FailureKind::SavedState => "cannot write the plugin's state to disk; retrying",
+            FailureKind::Discovered => "some discovered instances are refused",
+            FailureKind::Readings => "some instances have no reading",
+            FailureKind::Version => "a version is refused",
+            FailureKind::Discover | FailureKind::Sample | FailureKind::Collect | FailureKind::Observe => {
+                "a poll failed"
+            }
         };
         let call = what.as_str();
         match self.note(what, reason, Instant::now()) {
-            Some(Line::New) => tracing::warn!(plugin, call, reason, "{message}"),
-            Some(Line::Again(failures)) => tracing::warn!(plugin, call, reason, failures, "still failing: {message}"),
+            Some(DueLine::New) => tracing::warn!(plugin, call, reason, "{message}"),
+            Some(DueLine::Again(failures)) => {
+                tracing::warn!(plugin, call, reason, failures, "still failing: {message}")
+            }
             None => {}
         }
     }
@@ -102,25 +106,25 @@ impl FailureLog {
     /// Logs that a version is refused: once for each reason, and [`MOST`] lines an hour at most. Further refusals are
     /// counted.
     pub(crate) fn refused(&self, plugin: &str, reason: &str, message: &str) {
-        match self.note(Failing::Version, reason, Instant::now()) {
-            Some(Line::New) => tracing::error!(plugin, reason, "{message}"),
-            Some(Line::Again(failures)) => tracing::error!(plugin, reason, failures, "again: {message}"),
+        match self.note(FailureKind::Version, reason, Instant::now()) {
+            Some(DueLine::New) => tracing::error!(plugin, reason, "{message}"),
+            Some(DueLine::Again(failures)) => tracing::error!(plugin, reason, failures, "again: {message}"),
             None => {}
         }
     }
 
     /// Logs that a kind of failure is over, if there was one.
-    pub(crate) fn works(&self, plugin: &str, what: Failing) {
-        if let Some(Over { failures, lasted }) = self.end(what, Instant::now()) {
+    pub(crate) fn works(&self, plugin: &str, what: FailureKind) {
+        if let Some(EndedFailure { failures, lasted }) = self.end(what, Instant::now()) {
             let (call, lasted) = (what.as_str(), format_args!("{lasted:.1?}"));
             tracing::info!(plugin, call, failures, lasted, "works again");
         }
     }
 
-    fn note(&self, what: Failing, reason: &str, now: Instant) -> Option<Line> {
+    fn note(&self, what: FailureKind, reason: &str, now: Instant) -> Option<DueLine> {
         let mut courses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let reason = without_numbers(reason);
-        let course = courses.entry(what).or_insert_with(|| Course {
+        let course = courses.entry(what).or_insert_with(|| FailureCourse {
             reason: reason.clone(),
             began: now,
             failures: 0,
@@ -141,7 +145,7 @@ impl FailureLog {
         course.failures += 1;
         let is_new = match what {
             // Each version is another file, so a reason is not new if the log gave it for another one.
-            Failing::Version => !course.told.contains(&reason),
+            FailureKind::Version => !course.told.contains(&reason),
             _ => course.failures == 1 || course.reason != reason,
         };
         course.reason = reason;
@@ -150,16 +154,16 @@ impl FailureLog {
             return None;
         }
         course.lines += 1;
-        course.told.extend((what == Failing::Version).then(|| course.reason.clone()));
+        course.told.extend((what == FailureKind::Version).then(|| course.reason.clone()));
         (course.logged, course.is_told) = (now, true);
-        Some(if is_new { Line::New } else { Line::Again(course.failures) })
+        Some(if is_new { DueLine::New } else { DueLine::Again(course.failures) })
     }
 
-    fn end(&self, what: Failing, now: Instant) -> Option<Over> {
+    fn end(&self, what: FailureKind, now: Instant) -> Option<EndedFailure> {
         let mut courses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let course = courses.get_mut(&what).filter(|course| !course.is_over)?;
         course.is_over = true;
-        let over = Over { failures: course.failures, lasted: now.duration_since(course.began) };
+        let over = EndedFailure { failures: course.failures, lasted: now.duration_since(course.began) };
         course.is_told.then_some(over)
     }
 }
@@ -189,43 +193,44 @@ mod tests {
         let mut lines = Vec::new();
         for nth in 0..20 {
             let reason = if nth < 10 { format!("used {} ms of CPU", 100 + nth) } else { "trapped".to_owned() };
-            lines.extend(log.note(Failing::Sample, &reason, now).map(|line| (nth, line)));
+            lines.extend(log.note(FailureKind::Sample, &reason, now).map(|line| (nth, line)));
             now += TICK;
         }
-        assert_eq!(lines, [(0, Line::New), (10, Line::New)]);
-        assert_eq!(log.end(Failing::Sample, now), Some(Over { failures: 20, lasted: 20 * TICK }));
-        assert_eq!(log.end(Failing::Sample, now), None, "once");
-        assert_eq!(log.note(Failing::Sample, "trapped", now), Some(Line::New), "it begins anew");
+        assert_eq!(lines, [(0, DueLine::New), (10, DueLine::New)]);
+        assert_eq!(log.end(FailureKind::Sample, now), Some(EndedFailure { failures: 20, lasted: 20 * TICK }));
+        assert_eq!(log.end(FailureKind::Sample, now), None, "once");
+        assert_eq!(log.note(FailureKind::Sample, "trapped", now), Some(DueLine::New), "it begins anew");
     }
 
     #[test]
-    fn a_failure_that_lasts_is_told_again_each_hour_with_how_often_it_happened() {
+    fn a_lasting_failure_is_logged_each_hour_with_its_count() {
         let (log, start) = (FailureLog::default(), Instant::now());
         let ticks = 3 * 1800_u32;
-        let lines = (0..ticks).filter_map(|nth| log.note(Failing::Discover, "denied", start + nth * TICK));
+        let lines = (0..ticks).filter_map(|nth| log.note(FailureKind::Discover, "denied", start + nth * TICK));
         let lines: Vec<_> = lines.collect();
-        assert_eq!(lines, [Line::New, Line::Again(1801), Line::Again(3601)]);
+        assert_eq!(lines, [DueLine::New, DueLine::Again(1801), DueLine::Again(3601)]);
     }
 
     #[test]
-    fn a_plugin_that_fails_and_works_by_turns_or_in_ever_other_words_fills_no_log() {
+    fn alternating_and_changing_failures_are_logged_a_bounded_number_of_times_an_hour() {
         let (log, start) = (FailureLog::default(), Instant::now());
         let (mut begins, mut ends) = (0, 0);
         for nth in 0..1799 {
-            begins += u32::from(log.note(Failing::Sample, "trapped", start + nth * TICK).is_some());
-            ends += u32::from(log.end(Failing::Sample, start + nth * TICK).is_some());
+            begins += u32::from(log.note(FailureKind::Sample, "trapped", start + nth * TICK).is_some());
+            ends += u32::from(log.end(FailureKind::Sample, start + nth * TICK).is_some());
         }
         assert_eq!((begins, ends), (MOST, MOST));
         let other = |nth: u32| "x".repeat(nth as usize);
-        let changes = (0..1799).filter_map(|nth| log.note(Failing::Collect, &other(nth), start + nth * TICK)).count();
+        let changes =
+            (0..1799).filter_map(|nth| log.note(FailureKind::Collect, &other(nth), start + nth * TICK)).count();
         assert_eq!(changes, MOST as usize);
     }
 
     #[test]
-    fn kinds_of_failure_are_told_apart() {
+    fn kinds_of_failure_are_logged_separately() {
         let (log, now) = (FailureLog::default(), Instant::now());
-        assert_eq!(log.note(Failing::Sample, "denied", now), Some(Line::New));
-        assert_eq!(log.note(Failing::Discover, "denied", now), Some(Line::New));
-        assert_eq!(log.end(Failing::Observe, now), None, "it never failed");
+        assert_eq!(log.note(FailureKind::Sample, "denied", now), Some(DueLine::New));
+        assert_eq!(log.note(FailureKind::Discover, "denied", now), Some(DueLine::New));
+        assert_eq!(log.end(FailureKind::Observe, now), None, "it never failed");
     }
 }

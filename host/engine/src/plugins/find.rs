@@ -1,6 +1,6 @@
 //! Finds plugins in the binary and in the operator's folder.
 
-use super::debounce::{Files, Signature};
+use super::debounce::{ComponentFiles, FileSignature};
 use bytes::Bytes;
 use dropsonde_model::names::is_plugin;
 use std::collections::BTreeMap;
@@ -15,30 +15,30 @@ pub const LARGEST: u64 = 128 << 20;
 
 /// The origin of a component.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
+pub enum ComponentOrigin {
     /// Part of the program that embeds the host.
     Native,
-    Bundled(Bundled),
+    Bundled(BundledPlugin),
     File(PathBuf),
 }
 
 /// A component that is part of the binary. It is as trusted as the binary, so it is granted what it says it needs. A
 /// file of its name in the plugins folder replaces it, but does not get its grants.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Bundled {
+pub struct BundledPlugin {
     pub name: &'static str,
     pub component: &'static [u8],
 }
 
-impl fmt::Debug for Bundled {
+impl fmt::Debug for BundledPlugin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Bundled").field(&self.name).finish()
+        f.debug_tuple("BundledPlugin").field(&self.name).finish()
     }
 }
 
-impl From<Bundled> for Component {
-    fn from(bundled: Bundled) -> Self {
-        Self { name: bundled.name.to_owned(), origin: Origin::Bundled(bundled) }
+impl From<BundledPlugin> for Component {
+    fn from(bundled: BundledPlugin) -> Self {
+        Self { name: bundled.name.to_owned(), origin: ComponentOrigin::Bundled(bundled) }
     }
 }
 
@@ -46,7 +46,7 @@ impl From<Bundled> for Component {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Component {
     pub name: String,
-    pub origin: Origin,
+    pub origin: ComponentOrigin,
 }
 
 /// Why the plugins folder cannot be used.
@@ -65,16 +65,16 @@ pub enum FindError {
 
 /// The places where a plugin's component can be.
 #[derive(Debug, Clone)]
-pub(super) struct PluginPlace {
+pub(super) struct PluginLocation {
     pub(super) name: String,
     pub(super) folder: Option<PathBuf>,
     /// The bundled plugin of this name, which is used if there is no file.
-    pub(super) bundled: Option<Bundled>,
+    pub(super) bundled: Option<BundledPlugin>,
 }
 
-// === impl Place ===
+// === impl PluginLocation ===
 
-impl PluginPlace {
+impl PluginLocation {
     /// Returns the path of the plugin's file, whether the file exists or not; `None` without a plugins folder.
     pub(super) fn file(&self) -> Option<PathBuf> {
         Some(self.folder.as_ref()?.join(format!("{}.wasm", self.name)))
@@ -84,15 +84,15 @@ impl PluginPlace {
     pub(super) fn component(&self) -> Option<Component> {
         let file = self.file().filter(|file| fs::symlink_metadata(file).is_ok());
         match file {
-            Some(file) => Some(Component { name: self.name.clone(), origin: Origin::File(file) }),
+            Some(file) => Some(Component { name: self.name.clone(), origin: ComponentOrigin::File(file) }),
             None => self.bundled.map(Component::from),
         }
     }
 
     /// Returns the path of the plugin's file, and the signature of the file that is there now.
-    pub(super) fn upload(&self) -> Option<(PathBuf, Option<Signature>)> {
+    pub(super) fn upload(&self) -> Option<(PathBuf, Option<FileSignature>)> {
         let file = self.file()?;
-        let now = fs::metadata(&file).ok().map(|about| Signature::of(&about));
+        let now = fs::metadata(&file).ok().map(|about| FileSignature::of(&about));
         Some((file, now))
     }
 }
@@ -103,9 +103,9 @@ impl Component {
     /// Reads the component's bytes.
     pub fn bytes(&self) -> io::Result<Bytes> {
         match &self.origin {
-            Origin::Bundled(bundled) => Ok(Bytes::from_static(bundled.component)),
-            Origin::File(path) => read(path).map(Bytes::from),
-            Origin::Native => Err(io::ErrorKind::NotFound.into()),
+            ComponentOrigin::Bundled(bundled) => Ok(Bytes::from_static(bundled.component)),
+            ComponentOrigin::File(path) => read(path).map(Bytes::from),
+            ComponentOrigin::Native => Err(io::ErrorKind::NotFound.into()),
         }
     }
 }
@@ -131,15 +131,15 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Returns the component files in the folder, by plugin. A folder that does not exist has none.
-pub(super) fn files(folder: &Path) -> Result<Files, FindError> {
+pub(super) fn files(folder: &Path) -> Result<ComponentFiles, FindError> {
     match check_folder(folder) {
         Err(FindError::Unreadable { why, .. }) if why.kind() == io::ErrorKind::NotFound => {
-            return Ok(Files::new());
+            return Ok(ComponentFiles::new());
         }
         checked => checked?,
     }
     let unreadable = |why| FindError::Unreadable { folder: folder.to_owned(), why };
-    let mut files = Files::new();
+    let mut files = ComponentFiles::new();
     for entry in fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
         let is_component = path.extension().is_some_and(|extension| extension == "wasm");
@@ -147,14 +147,14 @@ pub(super) fn files(folder: &Path) -> Result<Files, FindError> {
         let Some(name) = name.filter(|name| is_plugin(name)).map(str::to_owned) else { continue };
         // The file may be gone by now.
         if let Ok(about) = fs::metadata(&path) {
-            files.insert(name, (path, Signature::of(&about)));
+            files.insert(name, (path, FileSignature::of(&about)));
         }
     }
     Ok(files)
 }
 
 /// Returns the bundled plugins and those in the folder. A folder that does not exist has none.
-pub fn in_folder(folder: Option<&Path>, bundled: &[Bundled]) -> Result<Vec<Component>, FindError> {
+pub fn in_folder(folder: Option<&Path>, bundled: &[BundledPlugin]) -> Result<Vec<Component>, FindError> {
     Ok(components(&folder.map(files).transpose()?.unwrap_or_default(), bundled))
 }
 
@@ -167,10 +167,10 @@ pub(super) fn misnamed(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Returns the bundled plugins and the files, sorted by name. A file replaces a bundled plugin of its name.
-pub(super) fn components(files: &Files, bundled: &[Bundled]) -> Vec<Component> {
-    let bundled = bundled.iter().map(|bundled| (bundled.name.to_owned(), Origin::Bundled(*bundled)));
-    let files = files.iter().map(|(name, (path, _))| (name.clone(), Origin::File(path.clone())));
-    let found: BTreeMap<String, Origin> = bundled.chain(files).collect();
+pub(super) fn components(files: &ComponentFiles, bundled: &[BundledPlugin]) -> Vec<Component> {
+    let bundled = bundled.iter().map(|bundled| (bundled.name.to_owned(), ComponentOrigin::Bundled(*bundled)));
+    let files = files.iter().map(|(name, (path, _))| (name.clone(), ComponentOrigin::File(path.clone())));
+    let found: BTreeMap<String, ComponentOrigin> = bundled.chain(files).collect();
     found.into_iter().map(|(name, origin)| Component { name, origin }).collect()
 }
 
@@ -194,17 +194,17 @@ mod tests {
         for name in ["procfs.wasm", "mine.wasm", "notes.txt", "bad name.wasm"] {
             fs::write(folder.path().join(name), "").unwrap();
         }
-        let bundled = ["appstats", "procfs"].map(|name| Bundled { name, component: &[] });
+        let bundled = ["appstats", "procfs"].map(|name| BundledPlugin { name, component: &[] });
         let found = components(&files(folder.path()).unwrap(), &bundled);
         let names: Vec<_> = found.iter().map(|component| component.name.as_str()).collect();
         assert_eq!(names, ["appstats", "mine", "procfs"]);
-        let of_files = found.iter().filter(|component| matches!(component.origin, Origin::File(_)));
+        let of_files = found.iter().filter(|component| matches!(component.origin, ComponentOrigin::File(_)));
         assert_eq!(of_files.map(|component| &*component.name).collect::<Vec<_>>(), ["mine", "procfs"]);
         assert_eq!(misnamed(folder.path()), [folder.path().join("bad name.wasm")]);
     }
 
     #[test]
-    fn a_folder_others_can_write_to_is_refused_with_the_way_out() {
+    fn a_folder_others_can_write_to_is_refused_with_the_command_that_fixes_it() {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let error = files(folder.path()).unwrap_err();
@@ -212,12 +212,12 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_not_there_holds_nothing() {
-        assert_eq!(files(Path::new("/no/such/folder")).unwrap(), Files::new());
+    fn a_missing_plugins_folder_has_no_files() {
+        assert_eq!(files(Path::new("/no/such/folder")).unwrap(), ComponentFiles::new());
     }
 
     #[test]
-    fn what_is_no_file_is_not_read() {
+    fn a_pipe_in_the_plugins_folder_is_not_read() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe.wasm");
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ran_well_comes_back_and_what_was_only_tried_does_not() {
+    fn only_a_version_that_ran_well_is_restored() {
         let data = tempfile::tempdir().unwrap();
         let good = LastGood::of("p", data.path());
         let (first, second) = (component("first"), component("second"));
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_that_were_tried_only_the_current_and_the_newest_are_kept() {
+    fn only_the_current_and_the_newest_trial_copies_are_kept() {
         let data = tempfile::tempdir().unwrap();
         let good = LastGood::of("p", data.path());
         let tried = ["a", "b", "c", "d"].map(component);
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_was_changed_is_none_and_others_of_like_names_are_left_alone() {
+    fn an_altered_copy_is_not_restored_and_forget_leaves_copies_of_similarly_named_plugins() {
         let data = tempfile::tempdir().unwrap();
         let (good, other) = (LastGood::of("p", data.path()), LastGood::of("p-2", data.path()));
         for good in [&good, &other] {

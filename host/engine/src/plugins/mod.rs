@@ -3,23 +3,21 @@
 //! # Layout
 //!
 //! * `find`, `watcher`, `debounce`: find components, and notice when a file has changed and is complete.
-//! * `supervisor`: runs one task per plugin, and passes changes on to the tasks. `ending`: the end of such a task.
-//! * `run`, `poll`: start and poll the current version. `batches`, `ladder`, `quarantine`: handle calls that end badly.
+//! * `supervisor`: runs one task per plugin, and passes changes on to the tasks. `task_end`: the end of such a task.
+//! * `run`, `poll`: start and poll the current version. `batches`, `backoff`, `quarantine`: handle calls that end badly.
 //! * `native`: polls native samplers and sources in the same way.
-//! * `intake`, `mailbox`, `prepare`, `last_good`: prepare a newer version beside the running one. It takes over between
+//! * `updater`, `mailbox`, `prepare`, `last_good`: prepare a newer version beside the running one. It takes over between
 //!   two ticks, through `slot`. `refused_version`: why a version is refused.
 //! * `failure_log`: decides which failures of a plugin are logged.
 //! * `trial`: tries a plugin with another configuration beside the running version.
 //! * `status`, `page`: the state of a plugin, and the page that shows it.
 //! * `schema`: turns fields into columns and metrics. `state_file`: stores what a plugin saves.
 
+mod backoff;
 mod batches;
 mod debounce;
-mod ending;
 mod failure_log;
 mod find;
-mod intake;
-mod ladder;
 mod last_good;
 mod mailbox;
 mod native;
@@ -34,18 +32,20 @@ mod slot;
 mod state_file;
 mod status;
 mod supervisor;
+mod task_end;
 mod trial;
+mod updater;
 mod watcher;
 
-pub use find::{Bundled, Component, FindError, Origin, in_folder};
+pub use find::{BundledPlugin, Component, ComponentOrigin, FindError, in_folder};
 pub use native::BadNative;
 pub use page::PluginPage;
 pub use refused_version::RefusedVersion;
-pub use schema::{BadFields, Fields, Metric};
-pub use status::{Order, PluginInfo, PluginState, RefusedSection, SetAsideInstance, Status};
-pub use supervisor::{Request, RequestError, RequestKind};
+pub use schema::{BadFields, FieldMetric, Fields};
+pub use status::{OperatorOrder, PluginInfo, PluginState, PluginStatus, RefusedSection, SetAsideInstance};
+pub use supervisor::{PluginRequest, RequestError, RequestKind};
 
-pub(crate) use failure_log::{Failing, FailureLog};
+pub(crate) use failure_log::{FailureKind, FailureLog};
 pub use find::LARGEST;
 pub(crate) use native::start as start_natives;
 pub use page::describe_need;
@@ -53,9 +53,9 @@ pub use prepare::digest;
 pub use schema::plain;
 pub use status::BY_OPERATOR;
 pub(crate) use supervisor::Supervisor;
-pub use trial::{TrialFailed, Tried, try_components};
+pub use trial::{TrialFailed, TrialOutcome, try_components};
 
-use crate::audit::By;
+use crate::audit::Actor;
 use crate::options::Options;
 use crate::tracked::PluginName;
 use dropsonde_sandbox::{Grants, Need, Role};
@@ -69,23 +69,23 @@ const MOST_REFUSED: usize = 1024;
 /// All plugins by name.
 #[derive(Debug)]
 pub struct Plugins {
-    all: RwLock<BTreeMap<PluginName, Arc<Status>>>,
+    all: RwLock<BTreeMap<PluginName, Arc<PluginStatus>>>,
     /// Why the plugins folder cannot be read, if it cannot.
     folder_trouble: RwLock<Option<String>>,
     /// The logs of refused versions, by plugin. They outlive their plugins, which may come and go.
     refusals: Mutex<BTreeMap<PluginName, Arc<FailureLog>>>,
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<PluginRequest>,
 }
 
 impl Plugins {
     /// Creates an empty set. Requests about its plugins go to the receiver of `requests`.
-    pub fn new(requests: mpsc::Sender<Request>) -> Self {
+    pub fn new(requests: mpsc::Sender<PluginRequest>) -> Self {
         let (all, folder_trouble, refusals) = (RwLock::default(), RwLock::default(), Mutex::default());
         Self { all, folder_trouble, refusals, requests }
     }
 
     /// Sends a request to the supervisor. The answer comes through the request's own channel.
-    pub async fn request(&self, request: Request) {
+    pub async fn request(&self, request: PluginRequest) {
         // When the host is stopping, the request is dropped with its channel.
         let _ = self.requests.send(request).await;
     }
@@ -103,18 +103,18 @@ impl Plugins {
     }
 
     /// Restarts the tasks of all plugins, because their saved state has become readable. Blocks the thread.
-    pub(crate) fn begin_anew(&self) {
+    pub(crate) fn restart_all(&self) {
         for status in self.list() {
             let (answer, _) = oneshot::channel();
             let (plugin, what) = (status.name.to_string(), RequestKind::Reconfigure);
             // Without a receiver the host is stopping.
-            let _ = self.requests.blocking_send(Request { plugin, what, by: By::Host, answer });
+            let _ = self.requests.blocking_send(PluginRequest { plugin, what, by: Actor::Host, answer });
         }
     }
 
     async fn ask(&self, plugin: &str, what: RequestKind) -> Result<(), RequestError> {
         let (answer, answered) = oneshot::channel();
-        self.request(Request { plugin: plugin.to_owned(), what, by: By::Host, answer }).await;
+        self.request(PluginRequest { plugin: plugin.to_owned(), what, by: Actor::Host, answer }).await;
         // Without an answer the host is stopping.
         answered.await.unwrap_or(Ok(()))
     }
@@ -141,7 +141,7 @@ impl Plugins {
         is_other
     }
 
-    pub fn add(&self, status: Arc<Status>) {
+    pub fn add(&self, status: Arc<PluginStatus>) {
         self.all.write().unwrap_or_else(PoisonError::into_inner).insert(status.name.clone(), status);
     }
 
@@ -149,17 +149,17 @@ impl Plugins {
         self.all.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
-    pub fn get(&self, name: &str) -> Option<Arc<Status>> {
+    pub fn get(&self, name: &str) -> Option<Arc<PluginStatus>> {
         self.all.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     /// Returns all plugins, sorted by name.
-    pub fn list(&self) -> Vec<Arc<Status>> {
+    pub fn list(&self) -> Vec<Arc<PluginStatus>> {
         self.all.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Returns the plugins that describe an application.
-    pub fn sources(&self) -> Vec<Arc<Status>> {
+    pub fn sources(&self) -> Vec<Arc<PluginStatus>> {
         let mut sources = self.list();
         sources.retain(|plugin| plugin.has(Role::Source));
         sources
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lines_to_paste_parse_and_say_what_is_needed() {
+    fn the_suggested_grants_are_valid_toml_with_the_missing_needs() {
         let needs = [Need::Read("/proc/stat".to_owned()), Need::Read("/a\"b\\".to_owned()), Need::Env("TZ".to_owned())];
         let toml = grants_toml("my plugin", &needs);
         let parsed: toml::Table = toml::from_str(&toml).unwrap();

@@ -1,15 +1,15 @@
 //! Polls native samplers and sources as plugins are polled, with calls off the server's threads.
 
-use super::failure_log::Failing;
-use super::poll::{Calls, Conduct, PollEnd, Poller, Used};
+use super::failure_log::FailureKind;
+use super::poll::{PluginCalls, PollEnd, PollState, Poller, ResourceUse};
 use super::quarantine::{QuarantineEnd, quarantine, told_to_stop};
 use super::run::StateKeeper;
 use super::slot::Slot;
-use super::{BadFields, Fields, Origin, PluginState, Status};
+use super::{BadFields, ComponentOrigin, Fields, PluginState, PluginStatus};
 use crate::Engine;
 use crate::clock::Schedule;
 use crate::native::Native;
-use crate::tracked::{PluginName, Polled};
+use crate::tracked::{PluginName, PolledInstance};
 use dropsonde_sandbox::{CallError, Event, Failure, Instance, Readings, Role, Shape, Stats, Tick, Trap};
 use dropsonde_store::InstanceId;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -47,7 +47,7 @@ pub(crate) fn start(
             Native::Source(_) => None,
         };
         let fields = fields.transpose().map_err(|why| BadNative::Fields(name.to_string(), why))?;
-        let status = Arc::new(Status::new(name.clone(), Origin::Native, true, &engine.options.load()));
+        let status = Arc::new(PluginStatus::new(name.clone(), ComponentOrigin::Native, true, &engine.options.load()));
         let role = if fields.is_some() { Role::Sampler } else { Role::Source };
         status.update(|known| {
             known.shape = Some(Shape { roles: vec![role], imports: Vec::new(), exports: Vec::new(), size: 0 });
@@ -66,7 +66,7 @@ pub(crate) fn start(
 /// Polls a native until `stopping` turns true, and does not wait for a poll under way.
 async fn run(
     engine: Arc<Engine>,
-    status: Arc<Status>,
+    status: Arc<PluginStatus>,
     native: Native,
     fields: Option<Fields>,
     mut stopping: watch::Receiver<bool>,
@@ -78,17 +78,17 @@ async fn run(
 }
 
 /// Polls a native as plugins are polled. A native saves no state, and no newer version replaces it.
-async fn poll(engine: &Arc<Engine>, status: &Arc<Status>, native: Native, fields: Option<Fields>) {
+async fn poll(engine: &Arc<Engine>, status: &Arc<PluginStatus>, native: Native, fields: Option<Fields>) {
     let (keeper, handover) = (StateKeeper::default(), Slot::default());
     let mut schedule = Schedule::new(&status.name, status.interval());
-    let mut standing = Conduct::of(&status.config, None);
+    let mut poll_state = PollState::of(&status.config, None);
     let native = Arc::new(Mutex::new(native));
     loop {
-        if standing.probation.is_none() {
+        if poll_state.probation.is_none() {
             status.enter(PluginState::Running);
         }
-        let calls = Program { engine: engine.clone(), status: status.clone(), native: native.clone() };
-        let mut poller = Poller::new(engine, status, calls, fields.clone(), &keeper, &mut standing);
+        let calls = NativeCalls { engine: engine.clone(), status: status.clone(), native: native.clone() };
+        let mut poller = Poller::new(engine, status, calls, fields.clone(), &keeper, &mut poll_state);
         let ended = tokio::select! {
             ended = poller.poll_on_schedule(&mut schedule, &handover) => ended,
             why = told_to_stop(status) => PollEnd::Quarantined(why),
@@ -101,25 +101,25 @@ async fn poll(engine: &Arc<Engine>, status: &Arc<Status>, native: Native, fields
             // The runtime is stopping. Nothing replaces a native.
             PollEnd::Lost(..) | PollEnd::Replaced(_) => return,
         };
-        match quarantine(engine, status, &keeper, &handover, why.clone(), &mut standing.pauses).await {
-            QuarantineEnd::Released | QuarantineEnd::Replaced(_) => standing.released(),
-            QuarantineEnd::Retried => standing.retried(why),
+        match quarantine(engine, status, &keeper, &handover, why.clone(), &mut poll_state.pauses).await {
+            QuarantineEnd::Released | QuarantineEnd::Replaced(_) => poll_state.released(),
+            QuarantineEnd::Retried => poll_state.retried(why),
         }
     }
 }
 
 /// A native sampler or source, called off the server's threads. It gets no other call until the one under way has
 /// answered.
-struct Program {
+struct NativeCalls {
     engine: Arc<Engine>,
-    status: Arc<Status>,
+    status: Arc<PluginStatus>,
     native: Arc<Mutex<Native>>,
 }
 
-impl Program {
+impl NativeCalls {
     async fn call<T: Send + 'static>(
         &self,
-        what: Failing,
+        what: FailureKind,
         call: impl FnOnce(&mut Native) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, CallError> {
         let mut native = self.native.clone().lock_owned().await;
@@ -147,7 +147,7 @@ impl Program {
     }
 }
 
-impl Calls for Program {
+impl PluginCalls for NativeCalls {
     async fn ready(&mut self) -> Result<(), CallError> {
         Ok(())
     }
@@ -157,17 +157,17 @@ impl Calls for Program {
             Native::Sampler(sampler) => sampler.discover(),
             Native::Source(_) => Ok(Vec::new()),
         };
-        self.call(Failing::Discover, discover).await
+        self.call(FailureKind::Discover, discover).await
     }
 
-    async fn sample(&mut self, _: Tick, batch: &[Polled]) -> Result<Readings, CallError> {
+    async fn sample(&mut self, _: Tick, batch: &[PolledInstance]) -> Result<Readings, CallError> {
         let ids: Vec<InstanceId> = batch.iter().map(|polled| polled.id.clone()).collect();
         let (rows, columns) = (ids.len(), self.status.fields().map_or(0, |fields| fields.metrics.len()));
         let sample = move |native: &mut Native| match native {
             Native::Sampler(sampler) => Ok(sampler.sample_all(&ids)),
             Native::Source(_) => Err(Failure::Gone),
         };
-        let readings = self.call(Failing::Sample, sample).await?;
+        let readings = self.call(FailureKind::Sample, sample).await?;
         let (given, wanted) = (readings.values.len(), rows * columns);
         if given != wanted {
             return Err(CallError::OutOfContract(format!("returned {given} values instead of {wanted}")));
@@ -181,7 +181,7 @@ impl Calls for Program {
             Native::Source(source) => source.collect(now_ms).map_err(Failure::Unavailable),
             Native::Sampler(_) => Err(Failure::Gone),
         };
-        let stats = self.call(Failing::Collect, collect).await?;
+        let stats = self.call(FailureKind::Collect, collect).await?;
         match stats.no_number() {
             Some(wrong) => Err(CallError::OutOfContract(format!("{wrong} is no number"))),
             None => Ok(stats),
@@ -193,7 +193,7 @@ impl Calls for Program {
         Ok(())
     }
 
-    fn used(&self) -> Used {
-        Used::default()
+    fn used(&self) -> ResourceUse {
+        ResourceUse::default()
     }
 }

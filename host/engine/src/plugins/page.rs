@@ -1,8 +1,8 @@
-use super::{Origin, PluginInfo, PluginState, SetAsideInstance, Status};
+use super::{ComponentOrigin, PluginInfo, PluginState, PluginStatus, SetAsideInstance};
 use crate::Engine;
-use crate::conflicts::{self, Conflict};
+use crate::conflicts::{self, ConflictPage};
 use crate::json;
-use crate::shares::{self, Share};
+use crate::shares::{self, PoolShare};
 use dropsonde_sandbox::{Grants, Need, PluginMetrics, Recorded, Trap};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -80,9 +80,9 @@ pub struct PluginPage {
     #[serde(skip_serializing_if = "Option::is_none")]
     metrics: Option<MetricsPage>,
     /// The plugin's conflicts with owners of instances, and other plugins' conflicts with it as owner.
-    conflicts: Vec<Conflict>,
+    conflicts: Vec<ConflictPage>,
     /// The plugin's use of shared pools.
-    shares: Vec<Share>,
+    shares: Vec<PoolShare>,
 }
 
 /// The plugin's own metrics, while it has a worker.
@@ -251,7 +251,7 @@ struct FailurePage {
 }
 
 impl PluginPage {
-    pub fn of(engine: &Engine, status: &Status) -> Self {
+    pub fn of(engine: &Engine, status: &PluginStatus) -> Self {
         let metrics = status.metrics().as_ref().map(MetricsPage::of);
         let workers = usize::from(status.worker().is_some_and(|worker| worker.is_live()));
         let conflicts = conflicts::of_plugin(engine, status);
@@ -268,7 +268,7 @@ impl PluginPage {
     }
 
     /// Returns the part of a page that needs only the lock of the plugin's state.
-    fn of_known(status: &Status, known: &PluginInfo) -> Self {
+    fn of_known(status: &PluginStatus, known: &PluginInfo) -> Self {
         let shape = known.shape.as_ref();
         let limits = &status.limits;
         let call_time = |quantile| known.call_time(quantile).map(|time| time.as_secs_f64());
@@ -278,11 +278,11 @@ impl PluginPage {
             waiting_for: known.waits_for_its_turn().then_some(TURN),
             version: known.description.as_ref().map(|description| description.version.clone()),
             about: known.description.as_ref().map(|description| description.about.clone()),
-            bundled: matches!(known.origin, Origin::Bundled(_)),
-            native: known.origin == Origin::Native,
+            bundled: matches!(known.origin, ComponentOrigin::Bundled(_)),
+            native: known.origin == ComponentOrigin::Native,
             file: match &known.origin {
-                Origin::Native | Origin::Bundled(_) => None,
-                Origin::File(path) => Some(path.display().to_string()),
+                ComponentOrigin::Native | ComponentOrigin::Bundled(_) => None,
+                ComponentOrigin::File(path) => Some(path.display().to_string()),
             },
             digest: known.digest.clone(),
             size_bytes: shape.map(|shape| shape.size),
@@ -380,7 +380,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_are_read_back_as_they_were_given() {
+    fn label_pairs_are_parsed_back_with_their_escapes() {
         assert_eq!(pairs(""), BTreeMap::new());
         let read = pairs(r#"a="x,y=\"z\"",b="1\n2\\""#);
         let expected = [("a", "x,y=\"z\""), ("b", "1\n2\\")].map(|(key, value)| (key.to_owned(), value.to_owned()));

@@ -1,10 +1,10 @@
 //! Makes a plugin that can be polled out of a component: compiles it, asks it for its needs and starts its first
 //! instance. All of this happens beside the running version.
 
-use super::{Component, Fields, Origin, RefusedVersion, grants_toml, missing, plain};
+use super::{Component, ComponentOrigin, Fields, RefusedVersion, grants_toml, missing, plain};
 use crate::Engine;
 use crate::address_space::Reservation;
-use crate::plugins::status::Shared;
+use crate::plugins::status::SharedStatus;
 use dropsonde_sandbox::{
     CallError, Compile, Description, Grants, Need, Plugin, PluginMetrics, Role, Sandbox, SavedState, Setup, Worker,
     introduce,
@@ -60,7 +60,7 @@ pub(super) struct StartedPlugin {
 impl LoadedPlugin {
     /// Returns whether the component came from a file, not with the binary.
     pub(super) fn is_file(&self) -> bool {
-        matches!(self.component.origin, Origin::File(_))
+        matches!(self.component.origin, ComponentOrigin::File(_))
     }
 }
 
@@ -75,7 +75,7 @@ impl ComponentBytes {
 pub(super) async fn load(
     engine: &Engine,
     sandbox: &Arc<Sandbox>,
-    status: &Shared,
+    status: &SharedStatus,
     component: Component,
     ComponentBytes { bytes, digest }: ComponentBytes,
     waits: &watch::Sender<bool>,
@@ -121,7 +121,7 @@ pub(super) async fn load(
 pub(super) async fn start(
     engine: &Engine,
     sandbox: &Arc<Sandbox>,
-    status: &Shared,
+    status: &SharedStatus,
     LoadedPlugin { component, plugin, .. }: &LoadedPlugin,
     state: &SavedState,
     room: &mut Option<Reservation>,
@@ -130,7 +130,7 @@ pub(super) async fn start(
     if room.as_ref().is_none_or(|room| !room.holds(needed)) {
         *room = Some(engine.rooms.take(needed, &engine.options.load(), engine.memory)?);
     }
-    let is_bundled = matches!(component.origin, Origin::Bundled(_));
+    let is_bundled = matches!(component.origin, ComponentOrigin::Bundled(_));
     let started = Instant::now();
     let mut setup = Setup {
         name: component.name.clone(),
@@ -153,8 +153,8 @@ pub(super) async fn start(
     let grants = match (&status.config.grants, &component.origin) {
         (Some(grants), _) => Grants::new(grants.needs()),
         // It came with the binary, so it is granted what it needs with its configuration.
-        (None, Origin::Bundled(_)) => Grants::new(needs.iter().cloned()),
-        (None, Origin::File(_) | Origin::Native) => Ok(Grants::default()),
+        (None, ComponentOrigin::Bundled(_)) => Grants::new(needs.iter().cloned()),
+        (None, ComponentOrigin::File(_) | ComponentOrigin::Native) => Ok(Grants::default()),
     };
     setup.grants = grants.map_err(RefusedVersion::Grants)?;
     let grants = setup.grants.clone();

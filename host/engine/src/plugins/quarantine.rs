@@ -1,18 +1,18 @@
 //! The quarantine of a plugin whose calls ended badly again and again, or that an operator stopped.
 
-use super::intake::Candidate;
-use super::ladder::Pauses;
+use super::backoff::QuarantinePauses;
 use super::run::{StateKeeper, retry_at_ms};
 use super::slot::Slot;
-use super::status::{BY_OPERATOR, Order};
-use super::{PluginState, Status};
+use super::status::{BY_OPERATOR, OperatorOrder};
+use super::updater::CandidateVersion;
+use super::{PluginState, PluginStatus};
 use crate::Engine;
 use crate::json;
 use std::time::Instant;
 
 /// The way out of a wait in quarantine.
 pub(super) enum QuarantineEnd {
-    Replaced(Box<Candidate>),
+    Replaced(Box<CandidateVersion>),
     Released,
     /// The pause is over. The plugin stays in quarantine until a poll has worked.
     Retried,
@@ -22,11 +22,11 @@ pub(super) enum QuarantineEnd {
 /// replaces it. If an operator ordered the quarantine, the plugin is not tried again by itself.
 pub(super) async fn quarantine(
     engine: &Engine,
-    status: &Status,
+    status: &PluginStatus,
     keeper: &StateKeeper,
-    handover: &Slot<Candidate>,
+    handover: &Slot<CandidateVersion>,
     why: String,
-    pauses: &mut Pauses,
+    pauses: &mut QuarantinePauses,
 ) -> QuarantineEnd {
     let name = &*status.name;
     let pause = (why != BY_OPERATOR).then(|| pauses.next(Instant::now()));
@@ -58,14 +58,14 @@ pub(super) async fn quarantine(
         known.retry_at_ms = retry_at_ms;
         known.set_aside.clear();
     });
-    status.forget(Order::Quarantine);
+    status.forget(OperatorOrder::Quarantine);
     status.enter(PluginState::Quarantined);
     keeper.keep(engine, status).await;
     let mut is_operators = pause.is_none();
     let mut pause_is_over = std::pin::pin!(tokio::time::sleep(pause.unwrap_or_default()));
     let way = loop {
         tokio::select! {
-            () = status.ordered(Order::Release) => break QuarantineEnd::Released,
+            () = status.ordered(OperatorOrder::Release) => break QuarantineEnd::Released,
             candidate = handover.take() => break QuarantineEnd::Replaced(Box::new(candidate)),
             why = told_to_stop(status) => {
                 is_operators = true;
@@ -85,7 +85,7 @@ pub(super) async fn quarantine(
 }
 
 /// Waits until an operator orders quarantine. Returns the reason for the quarantine.
-pub(super) async fn told_to_stop(status: &Status) -> String {
-    status.ordered(Order::Quarantine).await;
+pub(super) async fn told_to_stop(status: &PluginStatus) -> String {
+    status.ordered(OperatorOrder::Quarantine).await;
     BY_OPERATOR.to_owned()
 }

@@ -1,19 +1,19 @@
 //! The task of one plugin: starts and polls the current version, retries and quarantines it, until a newer version
 //! takes over.
 
-use super::ending::End;
-use super::failure_log::Failing;
-use super::find::PluginPlace;
-use super::intake::{Broken, Candidate, Intake, Mail, RefusedUpload};
-use super::ladder::{Consequence, PollOutcome, backoff};
+use super::backoff::{Consequence, PollOutcome, backoff};
+use super::failure_log::FailureKind;
+use super::find::PluginLocation;
 use super::last_good::LastGood;
-use super::poll::{Conduct, PollEnd, Poller};
+use super::poll::{PollEnd, PollState, Poller};
 use super::prepare::{LoadedPlugin, StartedPlugin, off_thread, start};
 use super::quarantine::{QuarantineEnd, quarantine, told_to_stop};
 use super::slot::Slot;
 use super::state_file::StateFile;
-use super::status::{BY_OPERATOR, Order, Shared};
-use super::{Fields, PluginState, RefusedVersion, Status, plain};
+use super::status::{BY_OPERATOR, OperatorOrder, SharedStatus};
+use super::task_end::TaskEnd;
+use super::updater::{BrokenVersion, CandidateVersion, RefusedUpload, TaskInput, Updater};
+use super::{Fields, PluginState, PluginStatus, RefusedVersion, plain};
 use crate::Engine;
 use crate::address_space::Reservation;
 use crate::clock::Schedule;
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// The reason why a plugin is not polled, or no longer polled.
-enum Stop {
+enum StopReason {
     /// A retry cannot help; the reason.
     Failed(String),
     /// A retry may help. The flag tells whether some calls came back before.
@@ -31,7 +31,7 @@ enum Stop {
     /// The plugin goes into quarantine; the reason.
     Quarantined(String),
     /// A newer version takes over, between two ticks.
-    Replaced(Box<Candidate>),
+    Replaced(Box<CandidateVersion>),
 }
 
 /// Runs a plugin until its task is told to end, or until the upload of a new plugin is refused. Returns that upload,
@@ -39,11 +39,11 @@ enum Stop {
 pub(super) async fn run(
     engine: Arc<Engine>,
     sandbox: Arc<Sandbox>,
-    status: Shared,
-    place: PluginPlace,
-    mail: Mail,
-    told: &mut oneshot::Receiver<End>,
-) -> (Option<RefusedUpload>, Option<End>) {
+    status: SharedStatus,
+    place: PluginLocation,
+    mail: TaskInput,
+    told: &mut oneshot::Receiver<TaskEnd>,
+) -> (Option<RefusedUpload>, Option<TaskEnd>) {
     let data = engine.options.load().data_dir.clone();
     let file = data.as_ref().map(|folder| StateFile::of(&status.name, folder));
     let good = data.as_ref().map(|folder| LastGood::of(&status.name, folder));
@@ -55,7 +55,7 @@ pub(super) async fn run(
     let (handover, broken, writing) = (Slot::default(), Slot::default(), Arc::default());
     let (status, sandbox) = (&status, &sandbox);
     let good = good.as_ref();
-    let intake = Intake {
+    let updater = Updater {
         engine: &engine,
         sandbox,
         status,
@@ -69,10 +69,10 @@ pub(super) async fn run(
     let runner =
         Runner { engine: &engine, sandbox, status, keeper: &keeper, good, broken: &broken, handover: &handover };
     let (unwanted, end) = tokio::select! {
-        unwanted = intake.take_in(mail) => (Some(unwanted), told.try_recv().ok()),
+        unwanted = updater.run(mail) => (Some(unwanted), told.try_recv().ok()),
         never = runner.run() => match never {},
         // Without a sender, the host is stopping.
-        end = &mut *told => (None, Some(end.unwrap_or(End::Stop))),
+        end = &mut *told => (None, Some(end.unwrap_or(TaskEnd::Stop))),
     };
     // The poll that was cut off may have saved state.
     keeper.keep(&engine, status).await;
@@ -100,7 +100,7 @@ impl StateKeeper {
     }
 
     /// Writes the saved state if it is not on disk yet. If that fails, the next call tries again.
-    pub(super) async fn keep(&self, engine: &Engine, status: &Status) {
+    pub(super) async fn keep(&self, engine: &Engine, status: &PluginStatus) {
         let Some(file) = self.file.clone() else { return };
         if self.state().unkept().is_none() {
             return;
@@ -113,9 +113,9 @@ impl StateKeeper {
             file.save(&bytes).map(|()| state.kept(save))
         });
         match written.await {
-            Ok(Ok(())) => status.failure_log.works(&status.name, Failing::SavedState),
+            Ok(Ok(())) => status.failure_log.works(&status.name, FailureKind::SavedState),
             Ok(Err(error)) => {
-                status.failure_log.failed(&status.name, Failing::SavedState, &error.to_string());
+                status.failure_log.failed(&status.name, FailureKind::SavedState, &error.to_string());
                 engine.metrics.core.errors(&status.name, "state", 1);
             }
             // The host is stopping.
@@ -127,11 +127,11 @@ impl StateKeeper {
 struct Runner<'a> {
     engine: &'a Engine,
     sandbox: &'a Arc<Sandbox>,
-    status: &'a Shared,
+    status: &'a SharedStatus,
     keeper: &'a StateKeeper,
     good: Option<&'a LastGood>,
-    broken: &'a Slot<Broken>,
-    handover: &'a Slot<Candidate>,
+    broken: &'a Slot<BrokenVersion>,
+    handover: &'a Slot<CandidateVersion>,
 }
 
 impl Runner<'_> {
@@ -156,8 +156,8 @@ impl Runner<'_> {
     }
 
     /// Runs a version until another one takes over, and returns that one.
-    async fn run_until_replaced(&self, candidate: Candidate, schedule: &mut Schedule) -> Candidate {
-        let Candidate { loaded, ready, is_restored } = candidate;
+    async fn run_until_replaced(&self, candidate: CandidateVersion, schedule: &mut Schedule) -> CandidateVersion {
+        let CandidateVersion { loaded, ready, is_restored } = candidate;
         let status = self.status;
         self.engine.tracked.ask_again(&status.name);
         status.begin_sampling(self.engine.metrics.core.samples_stored(&status.name));
@@ -189,25 +189,27 @@ impl Runner<'_> {
             started = Some(ready);
         }
         let copy = self.good.cloned().filter(|_| loaded.is_file()).map(|good| (good, loaded.digest.clone()));
-        let mut standing = Conduct::of(&status.config, copy);
+        let mut poll_state = PollState::of(&status.config, copy);
         // Starts in a row that the plugin itself failed, for example because something is missing.
         let mut refusals = 0;
         loop {
             let stop = tokio::select! {
-                stop = self.start_and_poll(&loaded, started.take(), &mut room, schedule, &mut standing) => stop,
-                why = told_to_stop(status) => Stop::Quarantined(why),
+                stop = self.start_and_poll(&loaded, started.take(), &mut room, schedule, &mut poll_state) => stop,
+                why = told_to_stop(status) => StopReason::Quarantined(why),
             };
             let stop = match stop {
-                Stop::Retry(error, came_back) => {
+                StopReason::Retry(error, came_back) => {
                     count(self.engine, status, &error);
                     status.failed(self.engine.clock.now_ms(), &error);
                     refusals = if error.is_end() { 0 } else { refusals + 1 };
                     let went =
                         PollOutcome { came_back, ended_badly: usize::from(error.is_end()), ..PollOutcome::default() };
-                    let next = standing.ladder.after(went, Instant::now());
+                    let next = poll_state.recent_failures.after(went, Instant::now());
                     match next {
-                        _ if standing.probation.is_some() => standing.probation.clone().map(Stop::Quarantined),
-                        Consequence::Quarantine(why) => Some(Stop::Quarantined(why)),
+                        _ if poll_state.probation.is_some() => {
+                            poll_state.probation.clone().map(StopReason::Quarantined)
+                        }
+                        Consequence::Quarantine(why) => Some(StopReason::Quarantined(why)),
                         Consequence::Wait(wait) => self.back_off(&error, wait).await,
                         Consequence::GoOn => self.back_off(&error, backoff(refusals.max(1))).await,
                     }
@@ -215,24 +217,24 @@ impl Runner<'_> {
                 stop => Some(stop),
             };
             match stop {
-                Some(Stop::Replaced(candidate)) => return *candidate,
-                Some(Stop::Failed(why)) => {
+                Some(StopReason::Replaced(candidate)) => return *candidate,
+                Some(StopReason::Failed(why)) => {
                     drop(room);
                     self.give_up(&loaded, &why);
                     return self.fail(why).await;
                 }
-                Some(Stop::Quarantined(why)) => {
+                Some(StopReason::Quarantined(why)) => {
                     self.give_up(&loaded, &why);
                     let Self { engine, keeper, handover, .. } = *self;
-                    match quarantine(engine, status, keeper, handover, why.clone(), &mut standing.pauses).await {
+                    match quarantine(engine, status, keeper, handover, why.clone(), &mut poll_state.pauses).await {
                         QuarantineEnd::Replaced(candidate) => return *candidate,
-                        QuarantineEnd::Released => standing.released(),
-                        QuarantineEnd::Retried => standing.retried(why),
+                        QuarantineEnd::Released => poll_state.released(),
+                        QuarantineEnd::Retried => poll_state.retried(why),
                     }
                 }
-                Some(Stop::Retry(..)) | None => {}
+                Some(StopReason::Retry(..)) | None => {}
             }
-            if standing.probation.is_none() {
+            if poll_state.probation.is_none() {
                 status.enter(PluginState::Loading);
             }
         }
@@ -244,21 +246,21 @@ impl Runner<'_> {
         started: Option<StartedPlugin>,
         room: &mut Option<Reservation>,
         schedule: &mut Schedule,
-        standing: &mut Conduct,
-    ) -> Stop {
+        poll_state: &mut PollState,
+    ) -> StopReason {
         let Self { engine, sandbox, status, keeper, handover, .. } = *self;
         let state = keeper.state();
         let started = match started {
             Some(started) => Ok(started),
             None => tokio::select! {
                 started = start(engine, sandbox, status, loaded, &state, room) => started,
-                candidate = handover.take() => return Stop::Replaced(Box::new(candidate)),
+                candidate = handover.take() => return StopReason::Replaced(Box::new(candidate)),
             },
         };
         let StartedPlugin { worker, fields, description, grants, missing, .. } = match started {
             Ok(started) => started,
-            Err(RefusedVersion::Start(error)) => return Stop::Retry(error, false),
-            Err(why) => return Stop::Failed(why.to_string()),
+            Err(RefusedVersion::Start(error)) => return StopReason::Retry(error, false),
+            Err(why) => return StopReason::Failed(why.to_string()),
         };
         status.set_worker(&worker);
         self.warn_of_other_kinds(fields.as_ref());
@@ -270,17 +272,17 @@ impl Runner<'_> {
             // The version did not start before, and now it does.
             known.refused.take_if(|refused| refused.digest == known.digest);
         });
-        status.failure_log.works(&status.name, Failing::Start);
-        if standing.probation.is_none() {
+        status.failure_log.works(&status.name, FailureKind::Start);
+        if poll_state.probation.is_none() {
             status.enter(PluginState::Running);
             tracing::info!(plugin = &*status.name, "running");
         }
-        let mut poller = Poller::new(engine, status, worker, fields, keeper, standing);
+        let mut poller = Poller::new(engine, status, worker, fields, keeper, poll_state);
         match poller.poll_on_schedule(schedule, handover).await {
-            PollEnd::Invalid(why) => Stop::Failed(RefusedVersion::Invalid(why).to_string()),
-            PollEnd::Quarantined(why) => Stop::Quarantined(why),
-            PollEnd::Lost(error, came_back) => Stop::Retry(error, came_back),
-            PollEnd::Replaced(candidate) => Stop::Replaced(candidate),
+            PollEnd::Invalid(why) => StopReason::Failed(RefusedVersion::Invalid(why).to_string()),
+            PollEnd::Quarantined(why) => StopReason::Quarantined(why),
+            PollEnd::Lost(error, came_back) => StopReason::Retry(error, came_back),
+            PollEnd::Replaced(candidate) => StopReason::Replaced(candidate),
         }
     }
 
@@ -305,15 +307,15 @@ impl Runner<'_> {
         }
     }
 
-    /// Asks the intake to restore the last good version, if this one never ran well.
+    /// Asks the updater to restore the last good version, if this one never ran well.
     fn give_up(&self, LoadedPlugin { digest, .. }: &LoadedPlugin, why: &str) {
         if !self.status.look(|known| known.has_run_well) && why != BY_OPERATOR {
-            self.broken.put(Broken { digest: digest.clone(), why: why.to_owned() });
+            self.broken.put(BrokenVersion { digest: digest.clone(), why: why.to_owned() });
         }
     }
 
     /// Marks the plugin as failed, and waits for another version.
-    async fn fail(&self, why: String) -> Candidate {
+    async fn fail(&self, why: String) -> CandidateVersion {
         let (engine, status) = (self.engine, self.status);
         tracing::error!(plugin = &*status.name, reason = why, "not running");
         status.failed_because(engine.clock.now_ms(), why);
@@ -327,17 +329,17 @@ impl Runner<'_> {
     }
 
     /// Waits before the next start. Returns `None` when the time is over, or when an operator ends the wait.
-    async fn back_off(&self, error: &CallError, wait: Duration) -> Option<Stop> {
+    async fn back_off(&self, error: &CallError, wait: Duration) -> Option<StopReason> {
         let status = self.status;
-        status.failure_log.failed(&status.name, Failing::Start, &plain(&error.to_string()));
-        status.forget(Order::Release);
+        status.failure_log.failed(&status.name, FailureKind::Start, &plain(&error.to_string()));
+        status.forget(OperatorOrder::Release);
         status.retry_at(Some(retry_at_ms(self.engine, wait)));
         status.enter(PluginState::Backoff);
         let stop = tokio::select! {
             () = tokio::time::sleep(wait) => None,
-            () = status.ordered(Order::Release) => None,
-            why = told_to_stop(status) => Some(Stop::Quarantined(why)),
-            candidate = self.handover.take() => Some(Stop::Replaced(Box::new(candidate))),
+            () = status.ordered(OperatorOrder::Release) => None,
+            why = told_to_stop(status) => Some(StopReason::Quarantined(why)),
+            candidate = self.handover.take() => Some(StopReason::Replaced(Box::new(candidate))),
         };
         status.retry_at(None);
         stop
@@ -350,7 +352,7 @@ pub(super) fn retry_at_ms(engine: &Engine, wait: Duration) -> i64 {
 }
 
 /// Counts an error in the metrics, by its reason.
-pub(super) fn count(engine: &Engine, status: &Shared, error: &CallError) {
+pub(super) fn count(engine: &Engine, status: &SharedStatus, error: &CallError) {
     engine.metrics.core.errors(&status.name, error.reason(), 1);
     if error.is_end() {
         engine.metrics.core.panics(&status.name, 1);

@@ -21,14 +21,14 @@ const PREFIX: &str = "dropsonde_sample_";
 pub struct Fields {
     pub schema: Schema,
     /// One metric per field, in order.
-    pub metrics: Arc<[Metric]>,
+    pub metrics: Arc<[FieldMetric]>,
     /// The unit of each field, in words as the plugin declares it; empty without a unit.
     pub units: Arc<[String]>,
 }
 
 /// A field as a Prometheus metric, in base units.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Metric {
+pub struct FieldMetric {
     pub name: String,
     pub help: String,
     /// A counter exposes its running total, a gauge its value.
@@ -36,13 +36,13 @@ pub struct Metric {
     /// The factor from the field's unit to the base unit.
     pub factor: f64,
     /// The rounding of the values; `None` if they are not rounded.
-    pub decimals: Option<Decimals>,
+    pub decimals: Option<DecimalRounding>,
 }
 
 /// The rounding of values that were stored as a whole number of units. They are written with a fixed number of decimal
 /// places.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Decimals {
+pub struct DecimalRounding {
     /// The number of units in one of the field's own unit.
     pub units: f64,
     /// The number of decimal places of a value in the base unit.
@@ -128,8 +128,8 @@ fn column(field: &Field) -> Result<StoredField, BadFields> {
 impl Fields {
     /// Returns the metrics that are counters here and gauges in `others`, or the other way round.
     pub(crate) fn other_kinds<'a>(&'a self, others: &Self) -> impl Iterator<Item = &'a str> {
-        let differs = |metric: &&Metric| {
-            let same = |other: &&Metric| guest::family(&other.name) == guest::family(&metric.name);
+        let differs = |metric: &&FieldMetric| {
+            let same = |other: &&FieldMetric| guest::family(&other.name) == guest::family(&metric.name);
             others.metrics.iter().find(same).is_some_and(|other| other.is_counter != metric.is_counter)
         };
         self.metrics.iter().filter(differs).map(|metric| metric.name.as_str())
@@ -137,14 +137,14 @@ impl Fields {
 }
 
 /// Returns the metric of a field, in base units as the ecosystem expects them.
-fn metric(field: &Field) -> Metric {
+fn metric(field: &Field) -> FieldMetric {
     let (name, factor) = match &field.kind {
         Kind::Counter { .. } => (field.total.clone(), 1.0),
         Kind::Gauge => in_base_units(&field.name),
     };
     let help = plain(&field.help);
     let is_counter = field.kind != Kind::Gauge;
-    Metric {
+    FieldMetric {
         decimals: decimals(field.precision, factor),
         name: format!("{PREFIX}{name}"),
         help: if help.is_empty() { format!("The field {} of a sample.", field.name) } else { help },
@@ -155,13 +155,13 @@ fn metric(field: &Field) -> Metric {
 
 /// Returns the rounding of a metric, if the field's precision and the factor are powers of ten; then so is their
 /// product.
-fn decimals(precision: f64, factor: f64) -> Option<Decimals> {
+fn decimals(precision: f64, factor: f64) -> Option<DecimalRounding> {
     let places = |number: f64| (0..=9).find(|&places| 10_f64.powi(-places) == number);
     let (own, more) = (places(precision)?, places(factor)?);
-    Some(Decimals { units: 10_f64.powi(own), places: usize::try_from(own + more).ok()? })
+    Some(DecimalRounding { units: 10_f64.powi(own), places: usize::try_from(own + more).ok()? })
 }
 
-impl Metric {
+impl FieldMetric {
     /// Returns the metric of a field of stored history, and the one to use if the first one's name is taken. History
     /// does not store the name of a counter's total, so the name is derived from that of the rate by custom.
     pub fn of_kept(field: &StoredField) -> [Self; 2] {
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_are_in_base_units_and_counters_under_their_totals_name() {
+    fn metrics_are_in_base_units_and_counters_have_the_name_of_their_total() {
         assert_eq!(metric_of(gauge("memory_used_mb")), ("memory_used_bytes".to_owned(), 1_048_576.0));
         assert_eq!(metric_of(gauge("latency_p95_ms")), ("latency_p95_seconds".to_owned(), 0.001));
         assert_eq!(metric_of(gauge("cpu_percent")), ("cpu_ratio".to_owned(), 0.01));
@@ -306,8 +306,8 @@ mod tests {
     }
 
     #[test]
-    fn kept_fields_are_called_as_they_were_by_custom() {
-        let names = |field: StoredField| Metric::of_kept(&field).map(|metric| metric.name.replace(PREFIX, ""));
+    fn metric_names_of_stored_fields_follow_the_naming_convention() {
+        let names = |field: StoredField| FieldMetric::of_kept(&field).map(|metric| metric.name.replace(PREFIX, ""));
         assert_eq!(names(StoredField::gauge("memory_used_mb")), ["memory_used_bytes", "memory_used_bytes"]);
         assert_eq!(names(StoredField::counter("disk_read_bytes_per_sec", 1.0))[0], "disk_read_bytes_total");
         assert_eq!(names(StoredField::counter("cpu_percent", 100.0)), ["cpu_seconds_total", "cpu_percent_total"]);
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_could_be_taken_for_something_else_are_refused() {
+    fn reserved_invalid_and_duplicate_field_names_are_refused() {
         for reserved in ["at", "id", "replica_count", "load_min", "load_max"] {
             assert_eq!(Fields::check("s", &[gauge(reserved)]).unwrap_err(), BadFields::Reserved(reserved.to_owned()));
         }
@@ -328,13 +328,13 @@ mod tests {
     }
 
     #[test]
-    fn two_fields_that_would_be_one_metric_are_refused() {
+    fn two_fields_with_the_same_metric_name_are_refused() {
         let clash = Fields::check("s", &[gauge("x_mb"), gauge("x_bytes")]);
         assert!(matches!(clash, Err(BadFields::SameMetric(..))));
     }
 
     #[test]
-    fn numbers_that_would_poison_history_are_refused() {
+    fn a_precision_that_is_not_finite_or_negative_is_refused() {
         for precision in [f64::NAN, -1.0, f64::INFINITY] {
             let field = Field { precision, ..gauge("x") };
             assert_eq!(Fields::check("s", &[field]).unwrap_err(), BadFields::Number("x".to_owned()));

@@ -42,7 +42,7 @@ mod tests {
     use std::time::Duration;
 
     #[tokio::test(start_paused = true)]
-    async fn the_latest_is_taken_and_the_earlier_one_comes_back() {
+    async fn put_returns_the_value_it_replaces_and_take_returns_the_latest_once() {
         let latest = Slot::default();
         assert_eq!(latest.put(1), None);
         assert_eq!(latest.put(2), Some(1));

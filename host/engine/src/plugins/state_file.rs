@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_data_folder_that_is_gone_is_not_made_anew() {
+    fn saving_state_does_not_create_a_missing_data_folder() {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         assert_eq!(StateFile::of("p", &data).save(b"one").unwrap_err().kind(), io::ErrorKind::NotFound);
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_read_is_not_written_over() {
+    fn a_state_file_that_could_not_be_read_is_not_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let file = StateFile::of("p", folder.path());
         file.save(b"one").unwrap();
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_saved_is_there_again() {
+    fn saved_state_is_on_disk() {
         let folder = tempfile::tempdir().unwrap();
         let file = StateFile::of("p", folder.path());
         assert_eq!(file.load().unkept(), None);

@@ -1,5 +1,5 @@
 use super::failure_log::FailureLog;
-use super::{Fields, Origin};
+use super::{ComponentOrigin, Fields};
 use crate::conflicts::Conflicts;
 use crate::events::EventQueue;
 use crate::options::{Options, PluginConfig};
@@ -36,7 +36,7 @@ pub enum PluginState {
 
 /// One plugin: its fixed settings, and its changing state.
 #[derive(Debug)]
-pub struct Status {
+pub struct PluginStatus {
     pub name: PluginName,
     /// The interval between polls, unless the plugin is a source and not a sampler.
     interval: Duration,
@@ -58,7 +58,7 @@ pub struct Status {
     known: Mutex<PluginInfo>,
     /// Decides which failures of the plugin are logged.
     pub(crate) failure_log: FailureLog,
-    orders: watch::Sender<Option<Order>>,
+    orders: watch::Sender<Option<OperatorOrder>>,
 }
 
 /// The reason for a quarantine that an operator ordered.
@@ -66,7 +66,7 @@ pub const BY_OPERATOR: &str = "an operator said so";
 
 /// An order of an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub enum OperatorOrder {
     Quarantine,
     Release,
 }
@@ -85,7 +85,7 @@ pub struct SetAsideInstance {
 #[derive(Debug)]
 pub struct PluginInfo {
     pub state: PluginState,
-    pub origin: Origin,
+    pub origin: ComponentOrigin,
     /// Whether there is a version that a newer one would replace.
     pub has_current: bool,
     /// Whether a newer version is being prepared.
@@ -93,7 +93,7 @@ pub struct PluginInfo {
     /// While a version is being prepared: whether it waits for its turn to be compiled.
     pub(super) turn: Option<watch::Receiver<bool>>,
     /// The newest version that was refused, if none was accepted since.
-    pub refused: Option<Refusal>,
+    pub refused: Option<VersionRefusal>,
     /// The plugin's section of the configuration that was read last, if that configuration is refused because of the
     /// section.
     pub refused_section: Option<RefusedSection>,
@@ -138,14 +138,14 @@ pub struct PluginInfo {
     pub polls_missed: u64,
     /// Late ticks in a row.
     pub late_ticks: u32,
-    pub last_failure: Option<Failure>,
+    pub last_failure: Option<PluginFailure>,
     pub next_poll_ms: Option<i64>,
     call_times: VecDeque<Duration>,
 }
 
 /// A plugin's last failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub struct PluginFailure {
     pub at_ms: i64,
     pub reason: String,
     /// The trap that ended the plugin's instance, if there was one.
@@ -158,7 +158,7 @@ pub struct Failure {
 
 /// A refused version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct VersionRefusal {
     pub at_ms: i64,
     /// `None` if the version could not be read.
     pub digest: Option<String>,
@@ -173,7 +173,7 @@ pub struct RefusedSection {
     pub reason: String,
 }
 
-impl Order {
+impl OperatorOrder {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Quarantine => "quarantine",
@@ -182,9 +182,9 @@ impl Order {
     }
 }
 
-impl Status {
+impl PluginStatus {
     /// Creates the status of a plugin with its section of the configuration.
-    pub fn new(name: PluginName, origin: Origin, is_of_start: bool, config: &Options) -> Self {
+    pub fn new(name: PluginName, origin: ComponentOrigin, is_of_start: bool, config: &Options) -> Self {
         let own = config.plugin(&name);
         let (interval, limits) = (config.interval(&own), config.limits(&own));
         let known = PluginInfo {
@@ -259,8 +259,8 @@ impl Status {
     }
 
     /// Returns whether the plugin's settings are those of a configuration.
-    pub fn is_as(&self, config: &Options) -> bool {
-        let other = Self::new(self.name.clone(), Origin::Native, self.is_of_start, config);
+    pub fn has_settings_of(&self, config: &Options) -> bool {
+        let other = Self::new(self.name.clone(), ComponentOrigin::Native, self.is_of_start, config);
         self.config == other.config
             && self.interval == other.interval
             && self.source_interval == other.source_interval
@@ -316,12 +316,12 @@ impl Status {
 
     /// Returns whether the plugin comes with the binary, or with the program that embeds the host.
     pub(crate) fn is_built_in(&self) -> bool {
-        self.with(|known| matches!(known.origin, Origin::Bundled(_) | Origin::Native))
+        self.with(|known| matches!(known.origin, ComponentOrigin::Bundled(_) | ComponentOrigin::Native))
     }
 
     /// Returns whether the current version has the same kind of origin: a file, or the binary.
-    pub(crate) fn runs_a(&self, origin: &Origin) -> bool {
-        let is_bundled = |origin: &Origin| matches!(origin, Origin::Bundled(_));
+    pub(crate) fn runs_a(&self, origin: &ComponentOrigin) -> bool {
+        let is_bundled = |origin: &ComponentOrigin| matches!(origin, ComponentOrigin::Bundled(_));
         self.with(|known| is_bundled(&known.origin) == is_bundled(origin))
     }
 
@@ -331,17 +331,17 @@ impl Status {
 
     /// Gives the plugin's task an order, which it follows soon. A later order replaces one that the task has not
     /// followed.
-    pub fn order(&self, order: Order) {
+    pub fn order(&self, order: OperatorOrder) {
         self.orders.send_replace(Some(order));
     }
 
     /// Drops an order that is stale, because it was meant for an earlier state.
-    pub(crate) fn forget(&self, stale: Order) {
+    pub(crate) fn forget(&self, stale: OperatorOrder) {
         self.orders.send_if_modified(|order| order.take_if(|order| *order == stale).is_some());
     }
 
     /// Waits for an order and takes it. Leaves other orders alone.
-    pub(crate) async fn ordered(&self, wanted: Order) {
+    pub(crate) async fn ordered(&self, wanted: OperatorOrder) {
         let mut orders = self.orders.subscribe();
         loop {
             let _ = orders.wait_for(|order| *order == Some(wanted)).await;
@@ -434,14 +434,20 @@ impl Status {
 
     pub(crate) fn failed(&self, at_ms: i64, error: &CallError) {
         let (reason, trap) = (super::plain(&error.to_string()), error.trap().cloned());
-        self.fail(Failure { at_ms, reason, trap, is_of_newer: false, is_over: false });
+        self.fail(PluginFailure { at_ms, reason, trap, is_of_newer: false, is_over: false });
     }
 
     pub(crate) fn failed_because(&self, at_ms: i64, reason: String) {
-        self.fail(Failure { at_ms, reason: super::plain(&reason), trap: None, is_of_newer: false, is_over: false });
+        self.fail(PluginFailure {
+            at_ms,
+            reason: super::plain(&reason),
+            trap: None,
+            is_of_newer: false,
+            is_over: false,
+        });
     }
 
-    fn fail(&self, failure: Failure) {
+    fn fail(&self, failure: PluginFailure) {
         self.with(|known| {
             known.failures += 1;
             known.last_failure = Some(failure);
@@ -461,11 +467,11 @@ impl Status {
     }
 
     /// Notes the refusal of a newer version. The running version has not failed itself.
-    pub(crate) fn refused(&self, refusal: Refusal) {
-        let Refusal { at_ms, reason, trap, .. } = refusal.clone();
+    pub(crate) fn refused(&self, refusal: VersionRefusal) {
+        let VersionRefusal { at_ms, reason, trap, .. } = refusal.clone();
         let reason = format!("a newer version is refused: {reason}");
         self.with(|known| {
-            known.last_failure = Some(Failure { at_ms, reason, trap, is_of_newer: true, is_over: false });
+            known.last_failure = Some(PluginFailure { at_ms, reason, trap, is_of_newer: true, is_over: false });
             known.refused = Some(refusal);
         });
     }
@@ -504,4 +510,4 @@ impl PluginInfo {
 }
 
 /// A status that the plugin's task and its readers share.
-pub(crate) type Shared = Arc<Status>;
+pub(crate) type SharedStatus = Arc<PluginStatus>;

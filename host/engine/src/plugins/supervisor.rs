@@ -1,18 +1,18 @@
 //! Supervises the plugins: runs a task for each, and passes changes of the plugins folder and requests of the API on to
 //! the tasks.
 
-use super::debounce::{Debounce, FileChange, Files};
-use super::ending::{End, Ended, Requester, run_to_end};
-use super::find::{self, PluginPlace, components, files};
-use super::intake::{Ask, Asked, Mail};
-use super::mailbox::{Mailbox, Posted};
+use super::debounce::{ComponentFiles, Debounce, FileChange};
+use super::find::{self, PluginLocation, components, files};
+use super::mailbox::{Mailbox, PostOutcome};
 use super::prepare::off_thread;
-use super::status::Shared;
+use super::status::SharedStatus;
+use super::task_end::{EndedTask, Requester, TaskEnd, run_to_end};
 use super::trial::try_section;
-use super::watcher::Watcher;
-use super::{Bundled, Component, FindError, Origin, PluginState, RefusedVersion, Status};
+use super::updater::{LoadRequest, LoadRequestKind, TaskInput};
+use super::watcher::FolderWatcher;
+use super::{BundledPlugin, Component, ComponentOrigin, FindError, PluginState, PluginStatus, RefusedVersion};
 use crate::Engine;
-use crate::audit::{Action, By, Entry, PluginChange, What};
+use crate::audit::{Actor, AuditEntry, AuditedAction, PluginAction, PluginChange};
 use crate::options::{Options, UnknownName};
 use crate::tracked::PluginName;
 use crate::unwritable::is_denied;
@@ -28,11 +28,11 @@ use tokio::task::{Id, JoinError, JoinSet};
 
 /// A request about a plugin.
 #[derive(Debug)]
-pub struct Request {
+pub struct PluginRequest {
     pub plugin: String,
     pub what: RequestKind,
     /// The requester, for the audit log.
-    pub by: By,
+    pub by: Actor,
     pub answer: oneshot::Sender<Result<(), RequestError>>,
 }
 
@@ -76,7 +76,7 @@ pub(crate) struct Supervisor {
     /// The plugins that were found, until they start.
     found: Vec<Component>,
     running: BTreeMap<PluginName, PluginTask>,
-    tasks: JoinSet<Ended>,
+    tasks: JoinSet<EndedTask>,
     names: HashMap<Id, PluginName>,
     settling: Debounce,
     /// The misnamed files that the log has mentioned.
@@ -91,27 +91,27 @@ struct PluginTask {
     changed: Arc<Notify>,
     asks: Arc<Mailbox>,
     /// The sender that tells the task to end; `None` once it has been told.
-    end: Option<oneshot::Sender<End>>,
+    end: Option<oneshot::Sender<TaskEnd>>,
     /// Requests that came since the task was told to end.
-    later: Vec<Request>,
+    later: Vec<PluginRequest>,
     /// Whether the plugin's file was written since then.
     is_written: bool,
 }
 
-enum Event {
+enum SupervisorEvent {
     Stirred,
-    Requested(Request),
-    Ended(Result<(Id, Ended), JoinError>),
+    Requested(PluginRequest),
+    Ended(Result<(Id, EndedTask), JoinError>),
 }
 
 /// The reason why a plugin's task begins.
-enum Beginning {
+enum TaskStart {
     /// The plugin was there when the host started.
     Start,
     Found,
     /// The plugin runs again as before, which is not a change of its own.
     Back,
-    Asked(Ask),
+    Asked(LoadRequest),
 }
 
 impl Supervisor {
@@ -121,7 +121,7 @@ impl Supervisor {
             Ok(files) => (files.unwrap_or_default(), None),
             // The host may be allowed to read it later.
             Err(FindError::Unreadable { folder, why }) if is_denied(&why) => {
-                (Files::new(), Some(FindError::Unreadable { folder, why }))
+                (ComponentFiles::new(), Some(FindError::Unreadable { folder, why }))
             }
             Err(error) => return Err(error),
         };
@@ -143,7 +143,7 @@ impl Supervisor {
             running: BTreeMap::new(),
             tasks: JoinSet::new(),
             names: HashMap::new(),
-            settling: Debounce::with(&Files::new()),
+            settling: Debounce::with(&ComponentFiles::new()),
             misnamed: BTreeSet::new(),
         }
     }
@@ -156,7 +156,7 @@ impl Supervisor {
     /// Begins a task for each plugin that was found.
     pub(crate) fn start(&mut self) {
         for component in std::mem::take(&mut self.found) {
-            self.begin(component, Beginning::Start);
+            self.begin(component, TaskStart::Start);
         }
         // The plugin may still come.
         let known = self.engine.plugins.list().iter().map(|status| status.name.to_string()).collect();
@@ -168,10 +168,10 @@ impl Supervisor {
     /// Follows the folder and serves requests until `stopping` turns true; then ends the tasks and waits for them.
     pub(crate) async fn supervise(
         mut self,
-        mut requests: mpsc::Receiver<Request>,
+        mut requests: mpsc::Receiver<PluginRequest>,
         mut stopping: watch::Receiver<bool>,
     ) {
-        let mut watcher = self.folder.as_deref().map(Watcher::of);
+        let mut watcher = self.folder.as_deref().map(FolderWatcher::of);
         loop {
             let due = self.settling.next_look();
             let stirred = async {
@@ -181,19 +181,19 @@ impl Supervisor {
                 }
             };
             let event = tokio::select! {
-                () = stirred => Event::Stirred,
-                Some(request) = requests.recv() => Event::Requested(request),
-                Some(ended) = self.tasks.join_next_with_id() => Event::Ended(ended),
+                () = stirred => SupervisorEvent::Stirred,
+                Some(request) = requests.recv() => SupervisorEvent::Requested(request),
+                Some(ended) = self.tasks.join_next_with_id() => SupervisorEvent::Ended(ended),
                 _ = stopping.wait_for(|&stopping| stopping) => break,
             };
             match event {
-                Event::Stirred => self.look().await,
-                Event::Requested(request) => self.serve(request),
-                Event::Ended(ended) => self.ended(ended),
+                SupervisorEvent::Stirred => self.look().await,
+                SupervisorEvent::Requested(request) => self.serve(request),
+                SupervisorEvent::Ended(ended) => self.ended(ended),
             }
         }
         let names: Vec<_> = self.running.keys().cloned().collect();
-        names.iter().for_each(|name| drop(self.end(name, End::Stop)));
+        names.iter().for_each(|name| drop(self.end(name, TaskEnd::Stop)));
         while self.tasks.join_next().await.is_some() {}
     }
 
@@ -224,9 +224,9 @@ impl Supervisor {
                         running.is_written = running.end.is_none();
                         running.changed.notify_one();
                     }
-                    None => self.begin(Component { name, origin: Origin::File(path) }, Beginning::Found),
+                    None => self.begin(Component { name, origin: ComponentOrigin::File(path) }, TaskStart::Found),
                 },
-                FileChange::Removed => _ = self.end(&name, End::Gone),
+                FileChange::Removed => _ = self.end(&name, TaskEnd::Gone),
             }
         }
     }
@@ -252,22 +252,22 @@ impl Supervisor {
         }
     }
 
-    fn serve(&mut self, Request { plugin, what, by, answer }: Request) {
+    fn serve(&mut self, PluginRequest { plugin, what, by, answer }: PluginRequest) {
         if self.is_native(&plugin) {
             let _ = answer.send(Err(RequestError::Native));
             return;
         }
         if let Some(ending) = self.running.get_mut(plugin.as_str()).filter(|running| running.end.is_none()) {
             if ending.later.len() < MOST_WAITING {
-                ending.later.push(Request { plugin, what, by, answer });
+                ending.later.push(PluginRequest { plugin, what, by, answer });
             } else {
                 let _ = answer.send(Err(RequestError::Busy));
             }
             return;
         }
         let what = match what {
-            RequestKind::Upload(bytes) => Asked::Upload(bytes),
-            RequestKind::Reload => Asked::Again,
+            RequestKind::Upload(bytes) => LoadRequestKind::Upload(bytes),
+            RequestKind::Reload => LoadRequestKind::Again,
             RequestKind::Remove if self.bundled(&plugin).is_some() => {
                 return self.remove_if_there(plugin, Requester { by, answer });
             }
@@ -275,47 +275,47 @@ impl Supervisor {
             RequestKind::TryOut(config) => return self.try_out(&plugin, config, answer),
             RequestKind::Reconfigure => {
                 // A plugin without a task has nothing to restart.
-                if let Err(End::Anew(answer)) = self.end(&plugin, End::Anew(answer)) {
+                if let Err(TaskEnd::Anew(answer)) = self.end(&plugin, TaskEnd::Anew(answer)) {
                     let _ = answer.send(Ok(()));
                 }
                 return;
             }
         };
-        let ask = Ask { what, by, answer };
+        let ask = LoadRequest { what, by, answer };
         match (self.running.get(plugin.as_str()), &ask.what) {
             (Some(running), _) => match running.asks.post(ask) {
-                Posted::Waits => {}
-                Posted::Replaced(older) => {
+                PostOutcome::Waits => {}
+                PostOutcome::Replaced(older) => {
                     self.refuse(&plugin, older, RequestError::NotTaken(RefusedVersion::Outdated))
                 }
-                Posted::Full(ask) => self.refuse(&plugin, ask, RequestError::Busy),
+                PostOutcome::Full(ask) => self.refuse(&plugin, ask, RequestError::Busy),
             },
-            (None, Asked::Upload(_)) => {
+            (None, LoadRequestKind::Upload(_)) => {
                 let file = self.place(&plugin).file().unwrap_or_default();
-                self.begin(Component { name: plugin, origin: Origin::File(file) }, Beginning::Asked(ask));
+                self.begin(Component { name: plugin, origin: ComponentOrigin::File(file) }, TaskStart::Asked(ask));
             }
-            (None, Asked::Again) => drop(ask.answer.send(Err(RequestError::Unknown))),
+            (None, LoadRequestKind::Again) => drop(ask.answer.send(Err(RequestError::Unknown))),
         }
     }
 
     /// Denies a request that is not tried, and writes that to the audit log.
-    fn refuse(&self, plugin: &str, Ask { what, by, answer }: Ask, why: RequestError) {
-        let action = if matches!(what, Asked::Again) { Action::Reload } else { Action::Upload };
+    fn refuse(&self, plugin: &str, LoadRequest { what, by, answer }: LoadRequest, why: RequestError) {
+        let action = if matches!(what, LoadRequestKind::Again) { PluginAction::Reload } else { PluginAction::Upload };
         let (plugin, refused) = (plugin.to_owned(), Some(why.to_string()));
-        let what = What::Plugin(PluginChange { action, plugin, digest: None, refused });
-        self.engine.audit.write(self.engine.clock.now_ms(), &Entry { by, what });
+        let what = AuditedAction::Plugin(PluginChange { action, plugin, digest: None, refused });
+        self.engine.audit.write(self.engine.clock.now_ms(), &AuditEntry { by, what });
         let _ = answer.send(Err(why));
     }
 
     fn is_native(&self, name: &str) -> bool {
-        self.engine.plugins.get(name).is_some_and(|status| status.look(|known| known.origin == Origin::Native))
+        self.engine.plugins.get(name).is_some_and(|status| status.look(|known| known.origin == ComponentOrigin::Native))
     }
 
-    fn place(&self, name: &str) -> PluginPlace {
-        PluginPlace { name: name.to_owned(), folder: self.folder.clone(), bundled: self.bundled(name) }
+    fn place(&self, name: &str) -> PluginLocation {
+        PluginLocation { name: name.to_owned(), folder: self.folder.clone(), bundled: self.bundled(name) }
     }
 
-    fn bundled(&self, name: &str) -> Option<Bundled> {
+    fn bundled(&self, name: &str) -> Option<BundledPlugin> {
         self.engine.options.load().bundled(name)
     }
 
@@ -335,9 +335,9 @@ impl Supervisor {
         if self.engine.plugins.get(name).is_some() && !self.running.contains_key(name) {
             // The plugin's task crashed: a new task removes the plugin.
             let file = self.place(name).file().unwrap_or_default();
-            self.begin(Component { name: name.to_owned(), origin: Origin::File(file) }, Beginning::Back);
+            self.begin(Component { name: name.to_owned(), origin: ComponentOrigin::File(file) }, TaskStart::Back);
         }
-        if let Err(End::Remove(Requester { answer, .. })) = self.end(name, End::Remove(requester)) {
+        if let Err(TaskEnd::Remove(Requester { answer, .. })) = self.end(name, TaskEnd::Remove(requester)) {
             // The plugin's file may be gone already, while the plugin still owns instances.
             let released = self.engine.release_instances(name);
             let _ = answer.send(if released { Ok(()) } else { Err(RequestError::Unknown) });
@@ -350,7 +350,7 @@ impl Supervisor {
         drop(tokio::spawn(async move {
             let is_there = off_thread(move || file.is_some_and(|file| fs::symlink_metadata(file).is_ok()));
             if is_there.await.unwrap_or_default() {
-                engine.plugins.request(Request { plugin, what: RequestKind::RemoveFile, by, answer }).await;
+                engine.plugins.request(PluginRequest { plugin, what: RequestKind::RemoveFile, by, answer }).await;
             } else {
                 let _ = answer.send(Err(RequestError::Bundled));
             }
@@ -358,15 +358,16 @@ impl Supervisor {
     }
 
     /// Writes to the audit log that a plugin was removed, and starts the bundled plugin of its name, if there is one.
-    fn removed(&mut self, name: &str, by: By) {
-        let change = PluginChange { action: Action::Remove, plugin: name.to_owned(), digest: None, refused: None };
-        self.engine.audit.write(self.engine.clock.now_ms(), &Entry { by, what: What::Plugin(change) });
+    fn removed(&mut self, name: &str, by: Actor) {
+        let change =
+            PluginChange { action: PluginAction::Remove, plugin: name.to_owned(), digest: None, refused: None };
+        self.engine.audit.write(self.engine.clock.now_ms(), &AuditEntry { by, what: AuditedAction::Plugin(change) });
         if let Some(bundled) = self.bundled(name) {
-            self.begin(bundled.into(), Beginning::Back);
+            self.begin(bundled.into(), TaskStart::Back);
         }
     }
 
-    fn begin(&mut self, component: Component, beginning: Beginning) {
+    fn begin(&mut self, component: Component, beginning: TaskStart) {
         let engine = &self.engine;
         let name: PluginName = component.name.as_str().into();
         if self.is_native(&name) {
@@ -376,10 +377,10 @@ impl Supervisor {
             );
             return;
         }
-        let is_start = matches!(beginning, Beginning::Start);
-        let is_change = matches!(beginning, Beginning::Found | Beginning::Asked(_));
-        let status = Status::new(name.clone(), component.origin, is_start, &engine.options.load());
-        let status: Shared = Arc::new(match engine.plugins.get(&name) {
+        let is_start = matches!(beginning, TaskStart::Start);
+        let is_change = matches!(beginning, TaskStart::Found | TaskStart::Asked(_));
+        let status = PluginStatus::new(name.clone(), component.origin, is_start, &engine.options.load());
+        let status: SharedStatus = Arc::new(match engine.plugins.get(&name) {
             Some(before) => status.after(&before),
             None => status,
         });
@@ -388,12 +389,12 @@ impl Supervisor {
         let asks = Arc::new(Mailbox::default());
         let (changed, (end, told)) = (Arc::new(Notify::new()), oneshot::channel());
         match beginning {
-            Beginning::Start | Beginning::Found | Beginning::Back => changed.notify_one(),
+            TaskStart::Start | TaskStart::Found | TaskStart::Back => changed.notify_one(),
             // The mailbox is new, so there is room.
-            Beginning::Asked(ask) => drop(asks.post(ask)),
+            TaskStart::Asked(ask) => drop(asks.post(ask)),
         }
         let place = self.place(&name);
-        let mail = Mail { asks: asks.clone(), changed: changed.clone(), is_change };
+        let mail = TaskInput { asks: asks.clone(), changed: changed.clone(), is_change };
         let task = run_to_end(engine.clone(), self.sandbox.clone(), status, place, mail, told);
         let running = PluginTask { changed, asks, end: Some(end), later: Vec::new(), is_written: false };
         self.running.insert(name.clone(), running);
@@ -402,7 +403,7 @@ impl Supervisor {
 
     /// Tells a plugin's task to end, and does not wait for that: [`ended`](Self::ended) is called when the task has
     /// ended. Returns `end` if there is no task, or if the task is ending already.
-    fn end(&mut self, name: &str, end: End) -> Result<(), End> {
+    fn end(&mut self, name: &str, end: TaskEnd) -> Result<(), TaskEnd> {
         match self.running.get_mut(name).and_then(|running| running.end.take()) {
             Some(told) => told.send(end),
             None => Err(end),
@@ -411,7 +412,7 @@ impl Supervisor {
 
     /// Handles the end of a plugin's task. The plugin's history stays. Instances that only this plugin discovered end,
     /// unless its task restarts.
-    fn ended(&mut self, ended: Result<(Id, Ended), JoinError>) {
+    fn ended(&mut self, ended: Result<(Id, EndedTask), JoinError>) {
         let (id, ended) = match ended {
             Ok((id, ended)) => (id, Ok(ended)),
             Err(error) => (error.id(), Err(error)),
@@ -441,24 +442,24 @@ impl Supervisor {
     }
 
     /// Does what follows from the reason why a plugin's task ended.
-    fn settle(&mut self, name: &str, Ended { unwanted, told, component }: Ended) {
+    fn settle(&mut self, name: &str, EndedTask { unwanted, told, component }: EndedTask) {
         let has_unwanted = unwanted.is_some();
         match told {
-            Some(End::Stop) => self.forget(name),
-            Some(End::Anew(answer)) => {
+            Some(TaskEnd::Stop) => self.forget(name),
+            Some(TaskEnd::Anew(answer)) => {
                 match component {
                     // The plugin's instances stay as they are until its next discovery.
-                    Some(component) => self.begin(component, Beginning::Back),
+                    Some(component) => self.begin(component, TaskStart::Back),
                     None => self.forget(name),
                 }
                 let _ = answer.send(Ok(()));
             }
-            Some(End::Gone) => {
+            Some(TaskEnd::Gone) => {
                 self.forget(name);
                 tracing::info!(plugin = name, "removed");
-                self.removed(name, By::Folder);
+                self.removed(name, Actor::Folder);
             }
-            Some(End::Remove(Requester { by, answer })) => {
+            Some(TaskEnd::Remove(Requester { by, answer })) => {
                 self.forget(name);
                 self.settling.forget(name);
                 tracing::info!(plugin = name, "removed");
@@ -468,10 +469,10 @@ impl Supervisor {
                 self.removed(name, by);
                 let _ = answer.send(Ok(()));
             }
-            Some(End::NotRemoved(answer, why)) => {
+            Some(TaskEnd::NotRemoved(answer, why)) => {
                 // The plugin is still there, and its instances stay.
                 match component {
-                    Some(component) => self.begin(component, Beginning::Back),
+                    Some(component) => self.begin(component, TaskStart::Back),
                     None => self.forget(name),
                 }
                 let _ = answer.send(Err(why));
@@ -480,7 +481,7 @@ impl Supervisor {
                 self.forget(name);
                 // A file of this name may have come while the upload was being checked.
                 if let Some(component) = component.filter(|_| has_unwanted) {
-                    self.begin(component, Beginning::Found);
+                    self.begin(component, TaskStart::Found);
                 }
             }
         }

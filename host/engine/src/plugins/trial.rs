@@ -2,8 +2,8 @@
 //! needs and starts an instance. A trial changes nothing, and does not see what the plugin saved.
 
 use super::prepare::{ComponentBytes, load, off_thread, start};
-use super::status::Shared;
-use super::{Component, PluginState, Plugins, RefusedVersion, Status};
+use super::status::SharedStatus;
+use super::{Component, PluginState, PluginStatus, Plugins, RefusedVersion};
 use crate::clock::Clock;
 use crate::metrics::HostMetrics;
 use crate::{Engine, Options};
@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 /// The result of a successful trial.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tried {
+pub struct TrialOutcome {
     /// The needs of the plugin that the section does not grant.
     pub missing: Vec<Need>,
 }
@@ -33,7 +33,7 @@ pub async fn try_components(
     options: Options,
     sandbox: Arc<Sandbox>,
     found: Vec<Component>,
-) -> anyhow::Result<Vec<(String, Result<Tried, TrialFailed>)>> {
+) -> anyhow::Result<Vec<(String, Result<TrialOutcome, TrialFailed>)>> {
     // Without a data directory nothing is written.
     let options = Options { data_dir: None, ..options };
     let (wanted, _) = mpsc::channel(1);
@@ -53,9 +53,9 @@ async fn try_component(
     sandbox: &Arc<Sandbox>,
     component: Component,
     options: &Options,
-) -> Result<Tried, TrialFailed> {
-    let status: Shared =
-        Arc::new(Status::new(component.name.as_str().into(), component.origin.clone(), false, options));
+) -> Result<TrialOutcome, TrialFailed> {
+    let status: SharedStatus =
+        Arc::new(PluginStatus::new(component.name.as_str().into(), component.origin.clone(), false, options));
     let read = component.clone();
     let unread = |why| TrialFailed { why, digest: None };
     let bytes = off_thread(move || read.bytes().map(ComponentBytes::of)).await.map_err(unread)?;
@@ -64,14 +64,14 @@ async fn try_component(
     let failed = |why| TrialFailed { why, digest: Some(digest.clone()) };
     let loaded = load(engine, sandbox, &status, component, bytes, &watch::Sender::new(false)).await.map_err(failed)?;
     let started = start(engine, sandbox, &status, &loaded, &SavedState::default(), &mut None).await.map_err(failed)?;
-    Ok(Tried { missing: started.missing })
+    Ok(TrialOutcome { missing: started.missing })
 }
 
 /// Tries a plugin with another configuration. Ignores a fault that the plugin also has with the present one.
 pub(super) async fn try_section(
     engine: &Engine,
     sandbox: &Arc<Sandbox>,
-    now: &Status,
+    now: &PluginStatus,
     component: Component,
     options: &Options,
 ) -> Result<(), RefusedVersion> {

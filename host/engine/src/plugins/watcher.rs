@@ -10,14 +10,14 @@ use tokio::sync::Notify;
 /// never do, and symlinks lead elsewhere.
 const LOOK_ANYWAY: Duration = Duration::from_secs(2);
 
-pub(super) struct Watcher {
+pub(super) struct FolderWatcher {
     folder: PathBuf,
     stirred: Arc<Notify>,
     /// The watch, and the inode of the folder when it began; `None` if there is no folder to watch.
     watched: Option<(RecommendedWatcher, u64)>,
 }
 
-impl Watcher {
+impl FolderWatcher {
     pub(super) fn of(folder: &Path) -> Self {
         let mut watcher = Self { folder: folder.to_owned(), stirred: Arc::default(), watched: None };
         watcher.watch();

@@ -95,15 +95,15 @@ impl<F: Fn(i64) -> Result<Stats, String> + Send + Sync> Source for F {
 
 /// Gives a source a name.
 pub fn named(name: impl Into<String>, source: impl Source) -> impl Source {
-    Named { name: name.into(), source }
+    NamedSource { name: name.into(), source }
 }
 
-struct Named<S> {
+struct NamedSource<S> {
     name: String,
     source: S,
 }
 
-impl<S: Source> Source for Named<S> {
+impl<S: Source> Source for NamedSource<S> {
     fn name(&self) -> &str {
         &self.name
     }
@@ -173,25 +173,25 @@ mod tests {
     }
 
     #[test]
-    fn counts_and_maps_are_summed_and_rates_averaged() {
+    fn counts_and_maps_are_summed_and_rates_are_averaged() {
         let all = Aggregate::of(&[envelopes(2.0, &[("chat", 3)]), envelopes(4.0, &[("chat", 1), ("dm", 5)])]);
         assert_eq!(all.envelopes.rate_per_second, 3.0);
         assert_eq!(all.envelopes.by_aspect, [("chat".to_owned(), 4), ("dm".to_owned(), 5)]);
     }
 
     #[test]
-    fn a_true_zero_is_part_of_the_mean_and_who_says_nothing_is_not() {
+    fn means_include_reported_zeros_and_leave_out_sources_without_the_section() {
         let all = Aggregate::of(&[cache(90.0, 1), cache(0.0, 2), envelopes(1.0, &[])]);
         assert_eq!((all.cache.hit_rate_pct, all.cache.size_entries), (45.0, 3));
     }
 
     #[test]
-    fn nobody_is_all_zeros() {
+    fn an_aggregate_of_no_sources_is_all_zeros() {
         assert_eq!(Aggregate::of([]), Aggregate::default());
     }
 
     #[test]
-    fn no_numbers_are_too_large() {
+    fn aggregates_of_huge_numbers_stay_finite_and_negative_counts_are_zero() {
         let large = || cache(f64::MAX / 2.0, i64::MAX);
         let all = Aggregate::of(&[large(), large(), large(), cache(0.0, -5)]);
         assert!(all.cache.hit_rate_pct.is_finite());
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn maps_have_a_bound_and_names_are_fit_to_be_shown() {
+    fn maps_have_a_bounded_number_of_names_and_names_are_printable() {
         let mut many: Vec<_> = (0..400).map(|nth| (format!("n{nth:03}"), 1)).collect();
         many.push((OTHER.to_owned(), 1));
         let mut stats = envelopes(0.0, &[("", 7), ("a\nb", 1)]);

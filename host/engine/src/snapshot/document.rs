@@ -15,7 +15,7 @@ pub struct Document {
 
 /// A source as the document lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Named {
+pub(super) struct ListedSource {
     pub(super) name: String,
     /// The time of its last report.
     pub(super) at_ms: Option<i64>,
@@ -23,7 +23,7 @@ pub(super) struct Named {
 }
 
 impl Document {
-    pub(super) fn of(aggregate: Aggregate, at_ms: i64, sources: &[Named]) -> Self {
+    pub(super) fn of(aggregate: Aggregate, at_ms: i64, sources: &[ListedSource]) -> Self {
         let sources = sources.iter().map(|source| {
             let mut page = json!({ "name": source.name });
             if let (Some(page), Some(at_ms)) = (page.as_object_mut(), source.at_ms) {
@@ -50,17 +50,17 @@ mod tests {
     use dropsonde_sandbox::{CacheStats, ChannelStats};
 
     #[test]
-    fn an_empty_application_is_all_zeros_and_what_is_optional_is_left_out() {
+    fn a_document_without_sources_is_all_zeros_without_optional_numbers() {
         let document = Document::of(Aggregate::default(), 0, &[]);
         let expected = r#"{"channels":{"total_active":0},"envelopes":{"rate_per_second":0},"presence":{"total_users":0,"total_agents":0,"average_per_channel":0},"history":{"total_envelopes_buffered":0,"buffer_utilization_pct":0},"tokens":{"issued_last_hour":0,"revoked_last_hour":0,"active_count":0},"cache":{"hit_rate_pct":0,"size_bytes":0,"evictions_last_hour":0},"at":"1970-01-01T00:00:00Z","sources":[]}"#;
         assert_eq!(document.json, expected);
     }
 
     #[test]
-    fn what_there_is_of_what_is_optional_is_there() {
+    fn a_document_has_the_optional_numbers_that_are_not_zero() {
         let channels = ChannelStats { total_active: 2, by_pattern: vec![("a".to_owned(), 2), ("b".to_owned(), 0)] };
         let cache = CacheStats { hit_rate_pct: 12.5, size_entries: 3, ..CacheStats::default() };
-        let sources = [Named { name: "s".to_owned(), at_ms: None, status: "stale" }];
+        let sources = [ListedSource { name: "s".to_owned(), at_ms: None, status: "stale" }];
         let document = Document::of(Aggregate { channels, cache, ..Aggregate::default() }, 0, &sources);
         let json: Value = serde_json::from_slice(&document.json).unwrap();
         assert_eq!(json["channels"], json!({ "total_active": 2, "by_pattern": { "a": 2 } }));
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tag_changes_with_the_document() {
+    fn the_etag_changes_with_the_document() {
         let at = |at_ms| Document::of(Aggregate::default(), at_ms, &[]).etag;
         assert_eq!(at(0), at(0));
         assert_ne!(at(0), at(1000));

@@ -7,16 +7,16 @@
 //! * `sections`: the sections and numbers of the snapshot; `document`: its JSON.
 //! * [`Snapshots`]: the sources of a running host. It makes the document when a source reports, not when a client asks
 //!   for it.
-//! * `keep`: the task that puts the snapshot's numbers into history.
+//! * `record`: the task that puts the snapshot's numbers into history.
 
 mod aggregate;
 mod document;
-mod keep;
+mod record;
 mod sections;
 mod snapshots;
 
 pub use aggregate::{Aggregate, Aggregator, Source, named};
 pub use document::Document;
-pub use keep::{instance, keep};
-pub use sections::{NUMBERS, Number, json_of_source};
+pub use record::{instance, record_in_history};
+pub use sections::{NUMBERS, SnapshotNumber, json_of_source};
 pub use snapshots::Snapshots;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 /// A number of a section.
 #[derive(Debug)]
-pub struct Number {
+pub struct SnapshotNumber {
     pub section: &'static str,
     /// The key in the section.
     pub key: &'static str,
@@ -25,17 +25,17 @@ pub struct Number {
 }
 
 /// Counts, by name.
-type Named = Vec<(String, i64)>;
+type NamedCounts = Vec<(String, i64)>;
 
 /// Counts by name, which a section has beside its numbers.
 #[derive(Debug)]
-pub(super) struct Counts {
+pub(super) struct SectionCounts {
     section: &'static str,
     key: &'static str,
-    pub(super) of_source: fn(&Stats) -> Option<&Named>,
-    of_all: fn(&Aggregate) -> &Named,
-    pub(super) of_source_mut: fn(&mut Stats) -> Option<&mut Named>,
-    pub(super) of_all_mut: fn(&mut Aggregate) -> &mut Named,
+    pub(super) of_source: fn(&Stats) -> Option<&NamedCounts>,
+    of_all: fn(&Aggregate) -> &NamedCounts,
+    pub(super) of_source_mut: fn(&mut Stats) -> Option<&mut NamedCounts>,
+    pub(super) of_all_mut: fn(&mut Aggregate) -> &mut NamedCounts,
 }
 
 /// The value of a number, and how the values of several sources are combined.
@@ -91,7 +91,7 @@ macro_rules! sections {
         const SECTIONS: &[&str] = &[$(stringify!($section)),*];
 
         /// All numbers of the document, in its order.
-        pub const NUMBERS: &[Number] = &[$($(Number {
+        pub const NUMBERS: &[SnapshotNumber] = &[$($(SnapshotNumber {
             section: stringify!($section),
             key: stringify!($key),
             field: concat!(stringify!($section), "_", stringify!($key)),
@@ -103,7 +103,7 @@ macro_rules! sections {
             set: |all, readings| all.$section.$key = together!($how readings),
         },)*)*];
 
-        pub(super) const COUNTS: &[Counts] = &[$($(Counts {
+        pub(super) const COUNTS: &[SectionCounts] = &[$($(SectionCounts {
             section: stringify!($section),
             key: stringify!($counts),
             of_source: |stats| stats.$section.as_ref().map(|section| &section.$counts),
@@ -144,9 +144,9 @@ sections! {
     }
 }
 
-// === impl Number ===
+// === impl SnapshotNumber ===
 
-impl Number {
+impl SnapshotNumber {
     /// Returns the number's value.
     pub fn value(&self, all: &Aggregate) -> f64 {
         match (self.of_all)(all) {
@@ -217,8 +217,8 @@ pub fn json_of_source(stats: &Stats) -> Value {
 
 /// Returns sections as JSON, without sections that have no number, and without counts that have no name.
 fn sections(
-    value_of: impl Fn(&Number) -> Option<Value>,
-    counts_of: impl Fn(&Counts) -> Map<String, Value>,
+    value_of: impl Fn(&SnapshotNumber) -> Option<Value>,
+    counts_of: impl Fn(&SectionCounts) -> Map<String, Value>,
 ) -> Map<String, Value> {
     let mut json = Map::new();
     for name in SECTIONS {

@@ -1,5 +1,5 @@
 use super::aggregate::bounded;
-use super::document::Named;
+use super::document::ListedSource;
 use super::{Aggregate, Document};
 use crate::tracked::PluginName;
 use dropsonde_sandbox::Stats;
@@ -16,7 +16,7 @@ pub struct Snapshots(Mutex<SnapshotState>);
 
 #[derive(Debug)]
 struct SnapshotState {
-    parts: BTreeMap<PluginName, Part>,
+    parts: BTreeMap<PluginName, SourceReport>,
     document: Arc<Document>,
     /// The time after which a report in the document is stale.
     until_ms: i64,
@@ -24,7 +24,7 @@ struct SnapshotState {
 
 /// The last report of a source, and whether the source fails now.
 #[derive(Debug)]
-struct Part {
+struct SourceReport {
     stats: Option<Stats>,
     at_ms: i64,
     interval_ms: i64,
@@ -33,7 +33,7 @@ struct Part {
     answers: u64,
 }
 
-impl Part {
+impl SourceReport {
     /// Returns the time after which the report is stale.
     fn until_ms(&self) -> i64 {
         self.at_ms.saturating_add(self.interval_ms.saturating_mul(STALE_INTERVALS))
@@ -46,13 +46,13 @@ impl Part {
         self.stats.as_ref().filter(|_| is_of_now)
     }
 
-    fn named(&self, name: &str, now_ms: i64) -> Named {
+    fn named(&self, name: &str, now_ms: i64) -> ListedSource {
         let status = match (self.fresh(now_ms), self.is_failing) {
             (Some(_), false) => "ok",
             (Some(_), true) => "failing",
             (None, _) => "stale",
         };
-        Named { name: name.to_owned(), at_ms: self.stats.as_ref().map(|_| self.at_ms), status }
+        ListedSource { name: name.to_owned(), at_ms: self.stats.as_ref().map(|_| self.at_ms), status }
     }
 }
 
@@ -69,14 +69,16 @@ impl Snapshots {
         let stats = Some(bounded(stats));
         let mut state = self.lock();
         let answers = state.parts.get(source).map_or(0, |part| part.answers) + 1;
-        state.parts.insert(source.clone(), Part { stats, at_ms: now_ms, interval_ms, is_failing: false, answers });
+        state
+            .parts
+            .insert(source.clone(), SourceReport { stats, at_ms: now_ms, interval_ms, is_failing: false, answers });
         state.make(now_ms);
     }
 
     /// Notes that a source failed. Its last report stays until it is stale.
     pub fn failed(&self, source: &PluginName, now_ms: i64) {
         let mut state = self.lock();
-        let none = Part { stats: None, at_ms: i64::MIN, interval_ms: 0, is_failing: true, answers: 0 };
+        let none = SourceReport { stats: None, at_ms: i64::MIN, interval_ms: 0, is_failing: true, answers: 0 };
         let part = state.parts.entry(source.clone()).or_insert(none);
         part.answers += 1;
         if !std::mem::replace(&mut part.is_failing, true) || part.stats.is_none() {
@@ -129,10 +131,10 @@ impl SnapshotState {
     /// Makes the document anew.
     fn make(&mut self, now_ms: i64) {
         let aggregate = Aggregate::of(self.parts.values().filter_map(|part| part.fresh(now_ms)));
-        let sources: Vec<Named> = self.parts.iter().map(|(name, part)| part.named(name, now_ms)).collect();
+        let sources: Vec<ListedSource> = self.parts.iter().map(|(name, part)| part.named(name, now_ms)).collect();
         self.document = Arc::new(Document::of(aggregate, now_ms, &sources));
         let fresh = self.parts.values().filter(|part| part.fresh(now_ms).is_some());
-        self.until_ms = fresh.map(Part::until_ms).min().unwrap_or(i64::MAX);
+        self.until_ms = fresh.map(SourceReport::until_ms).min().unwrap_or(i64::MAX);
     }
 }
 
@@ -154,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_fails_leaves_within_three_intervals_and_is_named() {
+    fn a_failing_source_stays_for_three_intervals_and_is_listed_as_failing_and_then_stale() {
         let (snapshots, a, b) = (Snapshots::new(0), "a".into(), "b".into());
         let interval = Duration::from_secs(1);
         snapshots.put(&a, channels(1), 0, interval);
@@ -171,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_hangs_leaves_without_a_word() {
+    fn a_source_that_stops_reporting_is_stale_after_three_intervals() {
         let snapshots = Snapshots::new(0);
         snapshots.put(&"a".into(), channels(1), 0, Duration::from_secs(1));
         assert_eq!(seen(&snapshots, 3000).0, 1);
@@ -179,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn one_source_can_be_seen_alone() {
+    fn the_document_of_one_source_has_only_its_statistics() {
         let snapshots = Snapshots::new(0);
         snapshots.put(&"a".into(), channels(1), 0, Duration::from_secs(1));
         snapshots.put(&"b".into(), channels(2), 0, Duration::from_secs(1));

@@ -1,9 +1,9 @@
 //! Discoveries of plugins: the owner of each instance found, the places for new instances, and the instances no longer
 //! found.
 
-use super::entry::Entry;
+use super::entry::InstanceEntry;
 use super::instances::Instances;
-use super::{AT_ONCE, Forget, PluginName, Tracked};
+use super::{AT_ONCE, ForgetInstance, PluginName, TrackedInstances};
 use dropsonde_model::Labels;
 use dropsonde_model::names::is_reserved;
 use dropsonde_store::InstanceId;
@@ -36,7 +36,7 @@ pub(crate) struct Discovery {
 }
 
 /// The result of a plugin's claim to an instance that is there, or has ended and is remembered.
-enum Claim {
+enum ClaimOutcome {
     Allowed,
     /// The instance belongs to this other owner.
     Refused(PluginName),
@@ -44,8 +44,8 @@ enum Claim {
     TakenOver(PluginName),
 }
 
-impl Claim {
-    fn of(by: &Discoverer, entry: &Entry, default: &[String]) -> Self {
+impl ClaimOutcome {
+    fn of(by: &Discoverer, entry: &InstanceEntry, default: &[String]) -> Self {
         let owner = &entry.owner;
         let comes_first = || by.is_initial && entry.is_contested && by.plugin < *owner && !entry.is_of_built_in;
         if *owner == by.plugin || entry.is_released {
@@ -61,14 +61,14 @@ impl Claim {
 }
 
 /// A discovery that is being handled.
-struct Finding<'a> {
+struct DiscoveryInProgress<'a> {
     by: &'a Discoverer,
     now_ms: i64,
-    forget: Forget<'a>,
+    forget: ForgetInstance<'a>,
     discovery: Discovery,
 }
 
-impl Tracked {
+impl TrackedInstances {
     /// Handles a discovery of a plugin: new instances begin, and instances that it no longer lists end. Instances that
     /// were untracked on purpose stay untracked.
     pub(crate) fn discovered(
@@ -76,13 +76,13 @@ impl Tracked {
         by: &Discoverer,
         found: Vec<(InstanceId, Labels)>,
         now_ms: i64,
-        forget: Forget<'_>,
+        forget: ForgetInstance<'_>,
     ) -> Discovery {
         let listed: BTreeMap<InstanceId, Labels> = found.into_iter().collect();
-        let mut finding = Finding { by, now_ms, forget, discovery: Discovery::default() };
+        let mut finding = DiscoveryInProgress { by, now_ms, forget, discovery: Discovery::default() };
         // Known instances come first, so that those that begin again are not removed to make room for new ones.
         let (left, known, new) = self.read(|instances| {
-            let is_left = |(id, entry): &(&InstanceId, &Entry)| {
+            let is_left = |(id, entry): &(&InstanceId, &InstanceEntry)| {
                 entry.discovered_by.contains_key(&by.plugin) && !listed.contains_key(*id)
             };
             let left: Vec<_> = instances.all().iter().filter(is_left).map(|(id, _)| id.clone()).collect();
@@ -102,11 +102,11 @@ impl Tracked {
     }
 }
 
-impl Finding<'_> {
+impl DiscoveryInProgress<'_> {
     /// Handles an instance that the plugin no longer lists.
     fn leave(&self, instances: &mut Instances, changed: &mut Vec<InstanceId>, id: &InstanceId) {
         let default = instances.default_samplers();
-        let leave = |entry: &mut Entry| entry.leave(&self.by.plugin, false, &default, self.now_ms);
+        let leave = |entry: &mut InstanceEntry| entry.leave(&self.by.plugin, false, &default, self.now_ms);
         if instances.change(id, leave) == Some(true) {
             changed.push(id.clone());
         }
@@ -119,23 +119,23 @@ impl Finding<'_> {
             instances.keep_untracked(id);
             return;
         }
-        match instances.all().get(id).map(|entry| Claim::of(self.by, entry, &default)) {
-            Some(Claim::Refused(owner)) => {
+        match instances.all().get(id).map(|entry| ClaimOutcome::of(self.by, entry, &default)) {
+            Some(ClaimOutcome::Refused(owner)) => {
                 // The plugin may have been allowed to add to it before.
                 self.leave(instances, changed, id);
                 self.discovery.of_others.push((id.clone(), owner));
                 return;
             }
-            Some(Claim::TakenOver(owner)) => {
+            Some(ClaimOutcome::TakenOver(owner)) => {
                 instances.hand_over(id, plugin, is_built_in, labels.clone());
                 changed.push(id.clone());
                 if !is_reserved(&owner) {
                     self.discovery.taken_over.push((id.clone(), owner));
                 }
             }
-            Some(Claim::Allowed) | None => {}
+            Some(ClaimOutcome::Allowed) | None => {}
         }
-        let is_same = |entry: &Entry| {
+        let is_same = |entry: &InstanceEntry| {
             let is_known = entry.is_of_built_in == is_built_in || entry.owner != *plugin;
             is_known
                 && !entry.is_released

@@ -1,6 +1,6 @@
 //! One instance: its owner, the requests to poll it, its labels and its state.
 
-use super::{API, CONFIGURATION, PluginName, State};
+use super::{API, CONFIGURATION, InstanceState, PluginName};
 use dropsonde_model::Labels;
 use dropsonde_model::names::is_reserved;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,7 @@ const PLACE: usize = 512;
 
 /// The state of an instance.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct InstanceEntry {
     /// The number by which the instance differs from earlier ones of the same id, which were untracked.
     pub(super) generation: u64,
     /// The plugin, [`super::API`] or [`super::CONFIGURATION`], whichever discovered or named the instance first. Nobody
@@ -32,9 +32,9 @@ pub(super) struct Entry {
     /// The labels that the last of those plugins gave, once none is left. They still describe the instance.
     pub(super) last_labels: Labels,
     /// The request of the operator.
-    pub(super) configured: Option<Wish>,
+    pub(super) configured: Option<PollRequest>,
     /// The request of a program.
-    pub(super) asked: Option<Wish>,
+    pub(super) asked: Option<PollRequest>,
     pub(super) is_paused: bool,
     /// The time at which the instance was found to have ended.
     pub(super) ended_ms: Option<i64>,
@@ -44,7 +44,7 @@ pub(super) struct Entry {
 
 /// A request to track an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wish {
+pub(super) struct PollRequest {
     pub(super) labels: Labels,
     /// The samplers that are to poll it. None: the default samplers.
     pub(super) samplers: Option<Vec<String>>,
@@ -52,9 +52,9 @@ pub(super) struct Wish {
     gone: BTreeSet<PluginName>,
 }
 
-// === impl Entry ===
+// === impl InstanceEntry ===
 
-impl Entry {
+impl InstanceEntry {
     pub(super) fn of(owner: PluginName, generation: u64) -> Self {
         Self {
             generation,
@@ -91,8 +91,8 @@ impl Entry {
 
     /// Returns the requests that concern a sampler. A sampler that is not the owner polls a plugin's instance only if a
     /// request names the sampler: `*` does not give it a part in the instance.
-    fn wishes_for(&self, plugin: &str) -> impl Iterator<Item = &Wish> {
-        let is_named = move |wish: &Wish| wish.samplers.iter().flatten().any(|name| name == plugin);
+    fn wishes_for(&self, plugin: &str) -> impl Iterator<Item = &PollRequest> {
+        let is_named = move |wish: &PollRequest| wish.samplers.iter().flatten().any(|name| name == plugin);
         self.wishes().filter(move |wish| !self.is_of_a_plugin() || *self.owner == *plugin || is_named(wish))
     }
 
@@ -131,11 +131,11 @@ impl Entry {
         1 + ((id.len() + self.labels.bytes().max(said)) / PLACE) as u64
     }
 
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&self) -> InstanceState {
         match self.ended_ms {
-            _ if self.is_paused => State::Paused,
-            Some(_) => State::Ended,
-            None => State::Tracked,
+            _ if self.is_paused => InstanceState::Paused,
+            Some(_) => InstanceState::Ended,
+            None => InstanceState::Tracked,
         }
     }
 
@@ -145,7 +145,8 @@ impl Entry {
     }
 
     pub(super) fn is_polled_by(&self, plugin: &str, default: &[String]) -> bool {
-        self.state() == State::Tracked && (self.discovered_by.contains_key(plugin) || self.is_asked_of(plugin, default))
+        self.state() == InstanceState::Tracked
+            && (self.discovered_by.contains_key(plugin) || self.is_asked_of(plugin, default))
     }
 
     /// Returns the plugins that discovered the instance, and the samplers that requests name, without `*`.
@@ -192,14 +193,14 @@ impl Entry {
 
     /// Returns the program's request after a platform reported that the instance is there, perhaps with labels. If
     /// plugins poll the instance anyway, no others do because of it.
-    pub(super) fn asked_again(&self, labels: Option<&Labels>) -> Option<Wish> {
+    pub(super) fn asked_again(&self, labels: Option<&Labels>) -> Option<PollRequest> {
         let is_polled = self.configured.is_some() || !self.discovered_by.is_empty();
         match (&self.asked, labels) {
             (Some(before), labels) => {
-                Some(Wish::new(labels.unwrap_or(&before.labels).clone(), before.samplers.clone()))
+                Some(PollRequest::new(labels.unwrap_or(&before.labels).clone(), before.samplers.clone()))
             }
             (None, None) if is_polled => None,
-            (None, labels) => Some(Wish::new(labels.cloned().unwrap_or_default(), is_polled.then(Vec::new))),
+            (None, labels) => Some(PollRequest::new(labels.cloned().unwrap_or_default(), is_polled.then(Vec::new))),
         }
     }
 
@@ -226,14 +227,14 @@ impl Entry {
         self.labels = [common].into_iter().chain(said).flat_map(Labels::iter).collect();
     }
 
-    fn wishes(&self) -> impl Iterator<Item = &Wish> {
+    fn wishes(&self) -> impl Iterator<Item = &PollRequest> {
         self.configured.iter().chain(&self.asked)
     }
 }
 
-// === impl Wish ===
+// === impl PollRequest ===
 
-impl Wish {
+impl PollRequest {
     pub(super) fn new(labels: Labels, samplers: Option<Vec<String>>) -> Self {
         Self { labels, samplers, gone: BTreeSet::new() }
     }

@@ -1,7 +1,7 @@
 //! The set of instances: those in it, those that were untracked on purpose, and those that have ended, oldest first.
 
 use super::PluginName;
-use super::entry::{Entry, Wish};
+use super::entry::{InstanceEntry, PollRequest};
 use dropsonde_model::Labels;
 use dropsonde_store::{InstanceId, Pool};
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,16 +10,16 @@ use std::sync::Arc;
 /// Instances by id. Every change goes through [`Instances::change`], which keeps the other fields in order.
 #[derive(Debug)]
 pub(super) struct Instances {
-    all: BTreeMap<InstanceId, Entry>,
+    all: BTreeMap<InstanceId, InstanceEntry>,
     /// The ended instances of each owner, by the time they ended.
     over: BTreeMap<PluginName, BTreeSet<(i64, InstanceId)>>,
     /// The places that owners take.
     places: Arc<Pool>,
     /// The instances that were untracked on purpose: discovery does not bring them back.
-    untracked: BTreeMap<InstanceId, Worth>,
-    untracked_by_worth: BTreeMap<Worth, InstanceId>,
+    untracked: BTreeMap<InstanceId, UntrackedWorth>,
+    untracked_by_worth: BTreeMap<UntrackedWorth, InstanceId>,
     /// The requests in the operator's file, whatever becomes of their instances.
-    named: BTreeMap<InstanceId, Wish>,
+    named: BTreeMap<InstanceId, PollRequest>,
     /// Counts generations, and instances that were untracked.
     next: u64,
     most: usize,
@@ -32,7 +32,7 @@ pub(super) struct Instances {
 /// The worth of remembering an untracked instance, least first. An instance that discovery does not know is worth less,
 /// because discovery cannot bring it back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Worth {
+struct UntrackedWorth {
     is_discovered: bool,
     /// The order in which instances were untracked.
     nth: u64,
@@ -56,7 +56,7 @@ impl Instances {
         }
     }
 
-    pub(super) fn all(&self) -> &BTreeMap<InstanceId, Entry> {
+    pub(super) fn all(&self) -> &BTreeMap<InstanceId, InstanceEntry> {
         &self.all
     }
 
@@ -91,25 +91,25 @@ impl Instances {
     }
 
     /// Returns whether this is the operator's request for an instance already.
-    pub(super) fn names(&self, id: &InstanceId, wish: &Wish) -> bool {
+    pub(super) fn names(&self, id: &InstanceId, wish: &PollRequest) -> bool {
         self.named.get(id).is_some_and(|named| named.says_the_same(wish))
     }
 
     /// Removes the operator's request for an instance. The instance ends, unless others want it.
-    pub(super) fn name_no_more(&mut self, id: &InstanceId, now_ms: i64) {
+    pub(super) fn remove_named(&mut self, id: &InstanceId, now_ms: i64) {
         self.named.remove(id);
         let default = self.default_samplers();
         self.change(id, |entry| entry.forget_configured(&default, now_ms));
     }
 
     /// Sets the operator's request for an instance. It holds also when the instance comes back.
-    pub(super) fn name(&mut self, id: &InstanceId, wish: Wish) {
+    pub(super) fn name(&mut self, id: &InstanceId, wish: PollRequest) {
         self.named.insert(id.clone(), wish.clone());
         self.change(id, |entry| entry.configured = Some(wish));
     }
 
     /// Changes an instance. None: there is no such instance.
-    pub(super) fn change<T>(&mut self, id: &InstanceId, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+    pub(super) fn change<T>(&mut self, id: &InstanceId, change: impl FnOnce(&mut InstanceEntry) -> T) -> Option<T> {
         let entry = self.all.get_mut(id)?;
         let (over_before, owner_before, places_before) = (entry.over_ms(), entry.owner.clone(), entry.places);
         let changed = change(entry);
@@ -137,7 +137,7 @@ impl Instances {
         &mut self,
         id: &InstanceId,
         owner: &PluginName,
-        change: impl FnOnce(&mut Entry) -> T,
+        change: impl FnOnce(&mut InstanceEntry) -> T,
     ) -> Option<T> {
         self.change_or_place(id, owner, |places| places.take(owner, 1).is_ok(), change)
     }
@@ -148,7 +148,7 @@ impl Instances {
         &mut self,
         id: &InstanceId,
         owner: &PluginName,
-        change: impl FnOnce(&mut Entry) -> T,
+        change: impl FnOnce(&mut InstanceEntry) -> T,
     ) -> Option<T> {
         let place = |places: &Pool| {
             let has_room = places.used() < places.total();
@@ -167,7 +167,7 @@ impl Instances {
         id: &InstanceId,
         owner: &PluginName,
         place: impl FnOnce(&Pool) -> bool,
-        change: impl FnOnce(&mut Entry) -> T,
+        change: impl FnOnce(&mut InstanceEntry) -> T,
     ) -> Option<T> {
         if !self.all.contains_key(id) {
             if !place(&self.places) {
@@ -175,7 +175,7 @@ impl Instances {
             }
             self.next += 1;
             let configured = self.named.get(id).cloned();
-            self.all.insert(id.clone(), Entry { configured, ..Entry::of(owner.clone(), self.next) });
+            self.all.insert(id.clone(), InstanceEntry { configured, ..InstanceEntry::of(owner.clone(), self.next) });
         }
         self.change(id, change)
     }
@@ -205,7 +205,7 @@ impl Instances {
         Some(id)
     }
 
-    pub(super) fn remove(&mut self, id: &InstanceId) -> Option<Entry> {
+    pub(super) fn remove(&mut self, id: &InstanceId) -> Option<InstanceEntry> {
         let entry = self.all.remove(id)?;
         self.places.give_back(&entry.owner, entry.places);
         if let Some((over, all)) = entry.over_ms().zip(self.over.get_mut(&entry.owner)) {
@@ -233,7 +233,7 @@ impl Instances {
     pub(super) fn set_untracked(&mut self, id: &InstanceId, is_discovered: bool) -> Option<(InstanceId, bool)> {
         let is_discovered = self.take_untracked(id).is_some_and(|worth| worth.is_discovered) || is_discovered;
         self.next += 1;
-        let worth = Worth { is_discovered, nth: self.next };
+        let worth = UntrackedWorth { is_discovered, nth: self.next };
         self.untracked.insert(id.clone(), worth);
         self.untracked_by_worth.insert(worth, id.clone());
         if self.untracked.len() <= self.most {
@@ -258,7 +258,7 @@ impl Instances {
         self.take_untracked(id);
     }
 
-    fn take_untracked(&mut self, id: &InstanceId) -> Option<Worth> {
+    fn take_untracked(&mut self, id: &InstanceId) -> Option<UntrackedWorth> {
         let worth = self.untracked.remove(id)?;
         self.untracked_by_worth.remove(&worth);
         Some(worth)

@@ -1,6 +1,6 @@
 //! Lifecycle events of instances, as platforms send them.
 
-use super::{NotTracked, Wanted};
+use super::{NotTracked, TrackRequest};
 use dropsonde_model::labels::{self, Labels};
 use dropsonde_model::names::{RESERVED, is_reserved};
 use dropsonde_model::nearest::unknown_key;
@@ -10,7 +10,7 @@ use serde::de::IgnoredAny;
 
 /// The type of a lifecycle event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub enum Change {
+pub enum LifecycleChange {
     /// The instance is tracked, also if it was untracked before.
     #[serde(rename = "instance.created")]
     Created,
@@ -32,7 +32,7 @@ pub enum Change {
 /// event that begins it changes something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lifecycle {
-    pub what: Change,
+    pub what: LifecycleChange,
     pub instance: InstanceId,
     /// None: the labels stay as they are.
     pub labels: Option<Labels>,
@@ -51,8 +51,8 @@ pub enum BadLifecycle {
 /// A lifecycle event as it is sent.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
-    r#type: Change,
+struct JsonLifecycle {
+    r#type: LifecycleChange,
     instance: String,
     labels: Option<Labels>,
     /// Anything else that a platform sends. It is ignored.
@@ -72,7 +72,7 @@ const MOST_SAMPLERS: usize = 64;
 /// The body of `PUT`. An unknown key is an error.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct WrittenWanted {
+struct JsonTrackRequest {
     labels: Labels,
     samplers: Option<Vec<String>>,
 }
@@ -97,7 +97,7 @@ impl Lifecycle {
         if !json.starts_with('{') {
             return Err("it is not a JSON object".to_owned());
         }
-        let Written { r#type, instance, labels, .. } = serde_json::from_str(json)
+        let JsonLifecycle { r#type, instance, labels, .. } = serde_json::from_str(json)
             .map_err(|error| unknown_key(json, &EVENT_KEYS).unwrap_or_else(|| error.to_string()))?;
         let event = Self { what: r#type, instance: instance_id(&instance)?, labels };
         event.check().map_err(|why| why.to_string())?;
@@ -110,12 +110,12 @@ impl Lifecycle {
     }
 }
 
-impl Wanted {
+impl TrackRequest {
     /// Parses `{"labels":{"workload":"web"},"samplers":["scrape"]}`, or nothing. Without `labels` the request has none;
     /// without `samplers` it means the default samplers.
     pub fn parse(id: InstanceId, json: &[u8]) -> Result<Self, String> {
-        let written: WrittenWanted = match json.iter().find(|byte| !byte.is_ascii_whitespace()) {
-            None => WrittenWanted::default(),
+        let written: JsonTrackRequest = match json.iter().find(|byte| !byte.is_ascii_whitespace()) {
+            None => JsonTrackRequest::default(),
             // serde would also take a list for a struct.
             Some(b'{') => serde_json::from_slice(json).map_err(|error| {
                 let text = std::str::from_utf8(json).ok();
@@ -164,17 +164,17 @@ mod tests {
         r#"{"type":"instance.created","instance":"web-1","labels":{"workload":"web"},"attributes":{"at":[1]}}"#;
 
     #[test]
-    fn one_alone_and_a_list_say_the_same() {
+    fn a_single_lifecycle_event_and_a_list_parse_to_the_same_events() {
         let labels = Labels::from([("workload".to_owned(), "web".to_owned())]);
         let instance = InstanceId::new("web-1").unwrap();
-        let one = Lifecycle { what: Change::Created, instance, labels: Some(labels) };
+        let one = Lifecycle { what: LifecycleChange::Created, instance, labels: Some(labels) };
         assert_eq!(Lifecycle::parse(ONE.as_bytes()), Ok(vec![one.clone()]));
         assert_eq!(Lifecycle::parse(format!(" [{ONE},{ONE}]").as_bytes()), Ok(vec![one.clone(), one]));
         assert_eq!(Lifecycle::parse(b"[]"), Ok(Vec::new()));
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_place() {
+    fn errors_name_the_invalid_lifecycle_event_and_its_mistake() {
         for (wrong, why) in [
             ("{}", "type"),
             (r#"{"type":"instance.exploded","instance":"x"}"#, "instance.exploded"),
@@ -195,8 +195,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wanted_may_be_nothing_but_not_a_mistake() {
-        let parse = |json: &str| Wanted::parse(InstanceId::new("x").unwrap(), json.as_bytes());
+    fn an_empty_track_request_is_accepted_and_an_invalid_one_is_refused() {
+        let parse = |json: &str| TrackRequest::parse(InstanceId::new("x").unwrap(), json.as_bytes());
         assert_eq!(parse(" ").unwrap(), parse("{}").unwrap());
         assert_eq!(parse(r#"{"samplers":["*","a-b"]}"#).unwrap().samplers.unwrap(), ["*", "a-b"]);
         let misspelt = parse(r#"{"sampler":["a"]}"#).unwrap_err();

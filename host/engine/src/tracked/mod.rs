@@ -20,13 +20,13 @@ mod tests;
 
 pub(crate) use discovery::{Discoverer, Discovery};
 pub use lifecycle::instance_id;
-pub use lifecycle::{BadLifecycle, Change, Lifecycle};
+pub use lifecycle::{BadLifecycle, Lifecycle, LifecycleChange};
 pub use notes::noted_labels;
 
 use crate::hub::{Member, Selection, WORKLOAD};
 use dropsonde_model::Labels;
 use dropsonde_store::{InstanceId, Pool};
-use entry::{Entry, Wish};
+use entry::{InstanceEntry, PollRequest};
 use instances::Instances;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -50,7 +50,7 @@ pub(crate) const CONFIGURATION: &str = "dropsonde:configuration";
 /// The plugins that discovered an instance poll it. An instance from the configuration or the API is polled by the
 /// samplers it names, else by the default samplers.
 #[derive(Debug)]
-pub struct Tracked {
+pub struct TrackedInstances {
     most: usize,
     places: Arc<Pool>,
     instances: RwLock<Instances>,
@@ -62,7 +62,7 @@ pub struct Tracked {
 
 /// The state of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum InstanceState {
     Tracked,
     /// Nobody polls the instance until it goes on. Its history stays as it is.
     Paused,
@@ -72,17 +72,17 @@ pub enum State {
 
 /// An instance as others see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tracking {
+pub struct TrackedInstance {
     pub id: InstanceId,
     pub labels: Labels,
-    pub state: State,
+    pub state: InstanceState,
     /// The samplers it names, without `*`, and the plugins that discovered it.
     pub samplers: Vec<String>,
 }
 
 /// An instance at the time a plugin is asked about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Polled {
+pub struct PolledInstance {
     pub id: InstanceId,
     pub generation: u64,
     /// The owner, which discovered or named it first.
@@ -94,7 +94,7 @@ pub struct Polled {
 
 /// A program's request to track an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct TrackRequest {
     pub id: InstanceId,
     pub labels: Labels,
     /// The samplers that are to poll it. None: the default samplers.
@@ -104,23 +104,23 @@ pub struct Wanted {
 /// The error when as many instances are tracked as the configuration allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("instance limit of {0} reached; raise poll.max_instances")]
-pub struct TooMany(pub usize);
+pub struct TooManyInstances(pub usize);
 
 /// The reason why an instance is not tracked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotTracked {
     #[error(transparent)]
-    TooMany(#[from] TooMany),
+    TooMany(#[from] TooManyInstances),
     #[error("{0}")]
     Invalid(String),
 }
 
 /// Drops everything that an instance had. Called while nobody can track another instance of the same id.
-pub(crate) type Forget<'a> = &'a dyn Fn(&InstanceId);
+pub(crate) type ForgetInstance<'a> = &'a dyn Fn(&InstanceId);
 
-// === impl Tracked ===
+// === impl TrackedInstances ===
 
-impl Tracked {
+impl TrackedInstances {
     pub fn new(default_samplers: Vec<String>, common: Labels, most: usize) -> Self {
         let instances = Instances::new(default_samplers, common, most);
         Self {
@@ -133,13 +133,18 @@ impl Tracked {
     }
 
     /// Tracks an instance that the operator names.
-    pub fn configure(&self, id: &InstanceId, labels: Labels, samplers: Option<Vec<String>>) -> Result<(), TooMany> {
+    pub fn configure(
+        &self,
+        id: &InstanceId,
+        labels: Labels,
+        samplers: Option<Vec<String>>,
+    ) -> Result<(), TooManyInstances> {
         let done = self.write(|instances| {
-            instances.name(id, Wish::new(labels, samplers));
+            instances.name(id, PollRequest::new(labels, samplers));
             instances.change_or_add(id, &CONFIGURATION.into(), |entry| entry.ended_ms = None)
         });
         self.revision.fetch_add(1, Relaxed);
-        done.ok_or(TooMany(self.most))
+        done.ok_or(TooManyInstances(self.most))
     }
 
     /// Applies another configuration. Instances that it no longer names end, unless others want them. Returns the
@@ -150,15 +155,15 @@ impl Tracked {
         common: &Labels,
         named: BTreeMap<InstanceId, (Labels, Option<Vec<String>>)>,
         now_ms: i64,
-        forget: Forget<'_>,
+        forget: ForgetInstance<'_>,
     ) -> Vec<InstanceId> {
         self.change(|instances, changed| {
             instances.set_default_samplers(default_samplers);
             changed.extend(instances.set_common(common));
             let mut named: BTreeMap<_, _> =
-                named.into_iter().map(|(id, (labels, samplers))| (id, Wish::new(labels, samplers))).collect();
+                named.into_iter().map(|(id, (labels, samplers))| (id, PollRequest::new(labels, samplers))).collect();
             for id in instances.named().filter(|id| !named.contains_key(*id)).cloned().collect::<Vec<_>>() {
-                instances.name_no_more(&id, now_ms);
+                instances.remove_named(&id, now_ms);
                 changed.push(id);
             }
             // An unchanged request is left out, because its instance may have been untracked since.
@@ -168,12 +173,12 @@ impl Tracked {
                 instances.name(&id, wish);
                 // A paused instance stays paused, because the file does not decide that.
                 let known = instances.change(&id, |entry| entry.ended_ms = None);
-                let wish = |entry: &Entry| entry.asked.clone();
+                let wish = |entry: &InstanceEntry| entry.asked.clone();
                 match known.or_else(|| track(instances, &id, &CONFIGURATION.into(), wish, changed, forget)) {
                     Some(()) => changed.push(id),
                     // The request is forgotten, so that the next configuration with it tries again.
                     None => {
-                        instances.name_no_more(&id, now_ms);
+                        instances.remove_named(&id, now_ms);
                         refused.push(id);
                     }
                 }
@@ -184,38 +189,42 @@ impl Tracked {
 
     /// Tracks an instance that a program names, also one that was untracked, is paused or has ended. Samplers that said
     /// that it is gone are asked again.
-    pub(crate) fn track(&self, wanted: Wanted, forget: Forget<'_>) -> Result<(), TooMany> {
-        let Wanted { id, labels, samplers } = wanted;
-        let wish = |_: &Entry| Some(Wish::new(labels, samplers));
+    pub(crate) fn track(&self, wanted: TrackRequest, forget: ForgetInstance<'_>) -> Result<(), TooManyInstances> {
+        let TrackRequest { id, labels, samplers } = wanted;
+        let wish = |_: &InstanceEntry| Some(PollRequest::new(labels, samplers));
         self.change(|instances, changed| {
-            track(instances, &id, &API.into(), wish, changed, forget).ok_or(TooMany(self.most))
+            track(instances, &id, &API.into(), wish, changed, forget).ok_or(TooManyInstances(self.most))
         })
     }
 
     /// Removes an instance with everything it had. Discovery does not bring it back.
-    pub(crate) fn untrack(&self, id: &InstanceId, forget: Forget<'_>) {
+    pub(crate) fn untrack(&self, id: &InstanceId, forget: ForgetInstance<'_>) {
         self.change(|instances, changed| untrack(instances, id, changed, forget));
     }
 
     /// Applies lifecycle events in order. Stops at an event for whose instance there is no place, and returns the
     /// number of events applied before it.
-    pub(crate) fn apply(&self, events: &[Lifecycle], forget: Forget<'_>) -> Result<(), (usize, TooMany)> {
+    pub(crate) fn apply(
+        &self,
+        events: &[Lifecycle],
+        forget: ForgetInstance<'_>,
+    ) -> Result<(), (usize, TooManyInstances)> {
         let api = API.into();
         self.change(|instances, changed| {
             for (nth, Lifecycle { what, instance: id, labels }) in events.iter().enumerate() {
                 match what {
-                    Change::Created | Change::Started | Change::Unsuspended => {
-                        let wish = |entry: &Entry| entry.asked_again(labels.as_ref());
+                    LifecycleChange::Created | LifecycleChange::Started | LifecycleChange::Unsuspended => {
+                        let wish = |entry: &InstanceEntry| entry.asked_again(labels.as_ref());
                         let tracked = track(instances, id, &api, wish, changed, forget);
-                        tracked.ok_or((nth, TooMany(self.most)))?;
+                        tracked.ok_or((nth, TooManyInstances(self.most)))?;
                     }
-                    Change::Stopped | Change::Suspended => {
-                        let pause = |entry: &mut Entry| !std::mem::replace(&mut entry.is_paused, true);
+                    LifecycleChange::Stopped | LifecycleChange::Suspended => {
+                        let pause = |entry: &mut InstanceEntry| !std::mem::replace(&mut entry.is_paused, true);
                         if instances.change(id, pause) == Some(true) {
                             changed.push(id.clone());
                         }
                     }
-                    Change::Deleted => untrack(instances, id, changed, forget),
+                    LifecycleChange::Deleted => untrack(instances, id, changed, forget),
                 }
             }
             Ok(())
@@ -228,11 +237,11 @@ impl Tracked {
     }
 
     /// Notes that a plugin said that an instance it was asked about no longer exists.
-    pub fn gone(&self, plugin: &PluginName, polled: &Polled, now_ms: i64) {
+    pub fn gone(&self, plugin: &PluginName, polled: &PolledInstance, now_ms: i64) {
         self.change(|instances, changed| {
             let is_current = instances.all().get(&polled.id).is_some_and(|entry| entry.generation == polled.generation);
             let default = instances.default_samplers();
-            let leave = |entry: &mut Entry| entry.leave(plugin, true, &default, now_ms);
+            let leave = |entry: &mut InstanceEntry| entry.leave(plugin, true, &default, now_ms);
             if is_current && instances.change(&polled.id, leave) == Some(true) {
                 changed.push(polled.id.clone());
             }
@@ -286,12 +295,12 @@ impl Tracked {
     }
 
     /// Returns the instances that a sampler polls, by id.
-    pub fn polled_by(&self, plugin: &PluginName) -> Vec<Polled> {
+    pub fn polled_by(&self, plugin: &PluginName) -> Vec<PolledInstance> {
         self.read(|instances| {
             let default = instances.default_samplers();
             let polled = instances.all().iter().filter(|(_, entry)| entry.is_polled_by(plugin, &default));
             polled
-                .map(|(id, entry)| Polled {
+                .map(|(id, entry)| PolledInstance {
                     id: id.clone(),
                     generation: entry.generation,
                     owner: entry.owner.clone(),
@@ -305,11 +314,11 @@ impl Tracked {
     /// Calls `write` with a function that returns whether an instance is still the one that was asked about, and not
     /// paused. Until `write` returns, no instance is untracked or paused, so that everything written meanwhile belongs
     /// to its instance.
-    pub(crate) fn while_polled<T>(&self, write: impl FnOnce(&dyn Fn(&Polled) -> bool) -> T) -> T {
+    pub(crate) fn while_polled<T>(&self, write: impl FnOnce(&dyn Fn(&PolledInstance) -> bool) -> T) -> T {
         self.read(|instances| {
             write(&|polled| {
                 let entry = instances.all().get(&polled.id);
-                entry.is_some_and(|now| now.generation == polled.generation && now.state() != State::Paused)
+                entry.is_some_and(|now| now.generation == polled.generation && now.state() != InstanceState::Paused)
             })
         })
     }
@@ -317,7 +326,7 @@ impl Tracked {
     /// Calls `act` with the instances that a selection includes. Until `act` returns, no instance is untracked or gets
     /// other labels.
     pub(crate) fn while_selected<T>(&self, selection: &Selection, act: impl FnOnce(Vec<Member>) -> T) -> T {
-        let member = |(id, Entry { generation, labels, .. }): (&InstanceId, &Entry)| {
+        let member = |(id, InstanceEntry { generation, labels, .. }): (&InstanceId, &InstanceEntry)| {
             let (id, generation, labels) = (id.clone(), *generation, labels.clone());
             Member { id, generation, labels }
         };
@@ -347,12 +356,12 @@ impl Tracked {
         })
     }
 
-    pub fn get(&self, id: &InstanceId) -> Option<Tracking> {
+    pub fn get(&self, id: &InstanceId) -> Option<TrackedInstance> {
         self.read(|instances| instances.all().get(id).map(|entry| tracking(instances, id, entry)))
     }
 
     /// Returns all instances, by id.
-    pub fn list(&self) -> Vec<Tracking> {
+    pub fn list(&self) -> Vec<TrackedInstance> {
         self.list_after(None, usize::MAX, |_, _| true)
     }
 
@@ -362,7 +371,7 @@ impl Tracked {
         after: Option<&str>,
         most: usize,
         wanted: impl Fn(&InstanceId, &Labels) -> bool,
-    ) -> Vec<Tracking> {
+    ) -> Vec<TrackedInstance> {
         let begin = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.read(|instances| {
             let behind = instances.all().range::<str, _>((begin, Bound::Unbounded));
@@ -376,14 +385,14 @@ impl Tracked {
         &self,
         before_ms: i64,
         has_gone: &dyn Fn(&InstanceId) -> bool,
-        forget: Forget<'_>,
+        forget: ForgetInstance<'_>,
     ) {
         let over = self.read(|instances| instances.over_before(before_ms));
         // Polls go on between two pieces.
         for piece in over.chunks(AT_ONCE) {
             self.change(|instances, changed| {
                 let is_over = |id: &&InstanceId| {
-                    let over_ms = instances.all().get(*id).and_then(Entry::over_ms);
+                    let over_ms = instances.all().get(*id).and_then(InstanceEntry::over_ms);
                     over_ms.is_some_and(|over_ms| over_ms < before_ms) && has_gone(id)
                 };
                 for id in piece.iter().filter(is_over).cloned().collect::<Vec<_>>() {
@@ -420,10 +429,10 @@ impl Tracked {
     }
 }
 
-fn tracking(instances: &Instances, id: &InstanceId, entry: &Entry) -> Tracking {
+fn tracking(instances: &Instances, id: &InstanceId, entry: &InstanceEntry) -> TrackedInstance {
     let default = instances.default_samplers();
     let samplers: BTreeSet<&str> = entry.named_samplers(&default).collect();
-    Tracking {
+    TrackedInstance {
         id: id.clone(),
         labels: entry.labels.clone(),
         state: entry.state(),
@@ -436,9 +445,9 @@ fn track(
     instances: &mut Instances,
     id: &InstanceId,
     owner: &PluginName,
-    wish: impl FnOnce(&Entry) -> Option<Wish>,
+    wish: impl FnOnce(&InstanceEntry) -> Option<PollRequest>,
     changed: &mut Vec<InstanceId>,
-    forget: Forget<'_>,
+    forget: ForgetInstance<'_>,
 ) -> Option<()> {
     if !instances.all().contains_key(id)
         && let Some(over) = instances.make_room(owner)
@@ -460,7 +469,7 @@ fn track(
     Some(())
 }
 
-fn untrack(instances: &mut Instances, id: &InstanceId, changed: &mut Vec<InstanceId>, forget: Forget<'_>) {
+fn untrack(instances: &mut Instances, id: &InstanceId, changed: &mut Vec<InstanceId>, forget: ForgetInstance<'_>) {
     let entry = instances.remove(id);
     let is_discovered = entry.is_some_and(|entry| !entry.discovered_by.is_empty());
     if let Some((least, may_come_back)) = instances.set_untracked(id, is_discovered) {

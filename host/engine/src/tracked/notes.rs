@@ -1,7 +1,7 @@
 //! Notes of tracked instances beside history, one for each, by which the instances are there again after a restart.
 
-use super::entry::Wish;
-use super::{API, Forget, PluginName, Tracked};
+use super::entry::PollRequest;
+use super::{API, ForgetInstance, PluginName, TrackedInstances};
 use dropsonde_model::Labels;
 use dropsonde_model::names::is_reserved;
 use dropsonde_store::{InstanceId, Store};
@@ -16,7 +16,7 @@ const NOTES: &str = "tracked/";
 /// The state of an instance that the configuration does not have anyway.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-struct Note {
+struct InstanceNote {
     discovered_by: BTreeMap<String, Labels>,
     /// None in notes of an earlier version.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -27,7 +27,7 @@ struct Note {
     #[serde(skip_serializing_if = "Labels::is_empty")]
     last_labels: Labels,
     #[serde(skip_serializing_if = "Option::is_none")]
-    asked: Option<Asked>,
+    asked: Option<NotedRequest>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     paused: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,7 +40,7 @@ struct Note {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Asked {
+struct NotedRequest {
     labels: Labels,
     #[serde(skip_serializing_if = "Option::is_none")]
     samplers: Option<Vec<String>>,
@@ -56,13 +56,13 @@ fn recorder(id: &InstanceId, store: &Store) -> PluginName {
 pub fn noted_labels(notes: &BTreeMap<String, Vec<u8>>) -> BTreeMap<InstanceId, Labels> {
     let noted = notes.iter().filter_map(|(key, value)| {
         let id = InstanceId::new(key.strip_prefix(NOTES)?).ok()?;
-        let note: Note = serde_json::from_slice(value).ok()?;
+        let note: InstanceNote = serde_json::from_slice(value).ok()?;
         Some((id, note.labels()))
     });
     noted.collect()
 }
 
-impl Note {
+impl InstanceNote {
     /// Returns the owner. Notes of an earlier version have none: then the owner is a program, a plugin that discovered
     /// the instance, or the sampler that recorded it.
     fn owner(&self, id: &InstanceId, store: &Store) -> PluginName {
@@ -83,7 +83,7 @@ impl Note {
     }
 }
 
-impl Tracked {
+impl TrackedInstances {
     /// Restores the instances that were tracked when the host last ran. An instance with history that nobody tracks any
     /// more has ended, also one that was discovered by a plugin that is not among `plugins`.
     pub fn restore(&self, store: &Store, plugins: &[&str], now_ms: i64) {
@@ -98,13 +98,13 @@ impl Tracked {
         notes: Vec<(String, Vec<u8>)>,
         plugins: &[&str],
         now_ms: i64,
-        forget: Forget<'_>,
+        forget: ForgetInstance<'_>,
     ) -> Vec<(InstanceId, PluginName)> {
         let mut strangers = Vec::new();
         let noted = notes.into_iter().filter_map(|(key, value)| {
             let id = InstanceId::new(key.strip_prefix(NOTES)?).ok()?;
             // A note that cannot be read was written by another version. A plugin will find the instance again.
-            Some((id, serde_json::from_slice::<Note>(&value).ok()?))
+            Some((id, serde_json::from_slice::<InstanceNote>(&value).ok()?))
         });
         let noted: Vec<_> = noted.collect();
         // The host's own instances are not tracked.
@@ -145,7 +145,7 @@ impl Tracked {
                             entry.last_labels = labels;
                         }
                     }
-                    let asked = note.asked.map(|Asked { labels, samplers }| Wish::new(labels, samplers));
+                    let asked = note.asked.map(|NotedRequest { labels, samplers }| PollRequest::new(labels, samplers));
                     entry.asked = entry.asked.take().or(asked);
                     entry.is_paused |= note.paused;
                     let is_wanted = entry.configured.is_some() || entry.asked.is_some();
@@ -188,21 +188,31 @@ impl Tracked {
         for id in changed {
             let note = self.read(|instances| {
                 if instances.is_untracked(&id) {
-                    return serde_json::to_vec(&Note { untracked: true, ..Note::default() }).ok();
+                    return serde_json::to_vec(&InstanceNote { untracked: true, ..InstanceNote::default() }).ok();
                 }
                 let entry = instances.all().get(&id)?;
                 let discovered_by = entry.discovered_by.iter();
                 let discovered_by = discovered_by.map(|(name, labels)| (name.to_string(), labels.clone())).collect();
                 let asked = entry.asked.as_ref();
-                let asked = asked.map(|wish| Asked { labels: wish.labels.clone(), samplers: wish.samplers.clone() });
+                let asked =
+                    asked.map(|wish| NotedRequest { labels: wish.labels.clone(), samplers: wish.samplers.clone() });
                 let last_labels =
                     if entry.discovered_by.is_empty() { entry.last_labels.clone() } else { Labels::new() };
                 let (paused, ended_ms, released) = (entry.is_paused, entry.ended_ms, entry.is_released);
                 let labels = Some(Labels::clone(&entry.labels));
                 let owner = Some(entry.owner.to_string());
                 let untracked = false;
-                let note =
-                    Note { discovered_by, owner, released, last_labels, asked, paused, ended_ms, labels, untracked };
+                let note = InstanceNote {
+                    discovered_by,
+                    owner,
+                    released,
+                    last_labels,
+                    asked,
+                    paused,
+                    ended_ms,
+                    labels,
+                    untracked,
+                };
                 serde_json::to_vec(&note).ok()
             });
             if let Err(error) = store.note(&format!("{NOTES}{id}"), note) {

@@ -7,28 +7,28 @@ fn id(text: &str) -> InstanceId {
     InstanceId::new(text).unwrap()
 }
 
-fn tracked() -> Tracked {
+fn tracked() -> TrackedInstances {
     let common = Labels::from([("site".to_owned(), "fra1".to_owned())]);
-    Tracked::new(vec!["*".to_owned()], common, 3)
+    TrackedInstances::new(vec!["*".to_owned()], common, 3)
 }
 
-fn wanted(text: &str) -> Wanted {
-    Wanted { id: id(text), labels: Labels::new(), samplers: None }
+fn wanted(text: &str) -> TrackRequest {
+    TrackRequest { id: id(text), labels: Labels::new(), samplers: None }
 }
 
 fn found(ids: &[&str]) -> Vec<(InstanceId, Labels)> {
     ids.iter().map(|text| (id(text), Labels::new())).collect()
 }
 
-fn polled(tracked: &Tracked, plugin: &PluginName) -> Vec<String> {
+fn polled(tracked: &TrackedInstances, plugin: &PluginName) -> Vec<String> {
     tracked.polled_by(plugin).iter().map(|polled| polled.id.to_string()).collect()
 }
 
 /// The instances that were forgotten.
 #[derive(Default)]
-struct Forgotten(RefCell<Vec<String>>);
+struct ForgottenIds(RefCell<Vec<String>>);
 
-impl Forgotten {
+impl ForgottenIds {
     fn note(&self, id: &InstanceId) {
         self.0.borrow_mut().push(id.to_string());
     }
@@ -39,19 +39,19 @@ fn by(plugin: &PluginName) -> Discoverer {
 }
 
 /// Discovers instances, and returns how many were refused.
-fn find(tracked: &Tracked, plugin: &PluginName, ids: &[&str], now_ms: i64) -> u64 {
+fn find(tracked: &TrackedInstances, plugin: &PluginName, ids: &[&str], now_ms: i64) -> u64 {
     tracked.discovered(&by(plugin), found(ids), now_ms, &|_| {}).refused
 }
 
-fn state(tracked: &Tracked, text: &str) -> Option<State> {
+fn state(tracked: &TrackedInstances, text: &str) -> Option<InstanceState> {
     tracked.get(&id(text)).map(|tracking| tracking.state)
 }
 
-fn event(what: Change, text: &str) -> Vec<Lifecycle> {
+fn event(what: LifecycleChange, text: &str) -> Vec<Lifecycle> {
     vec![Lifecycle { what, instance: id(text), labels: None }]
 }
 
-fn gone(tracked: &Tracked, plugin: &PluginName, text: &str, now_ms: i64) {
+fn gone(tracked: &TrackedInstances, plugin: &PluginName, text: &str, now_ms: i64) {
     let polled = tracked.polled_by(plugin).into_iter().find(|polled| polled.id == id(text)).unwrap();
     tracked.gone(plugin, &polled, now_ms);
 }
@@ -66,7 +66,7 @@ fn a_discovered_instance_is_polled_by_its_discoverer_alone() {
 }
 
 #[test]
-fn labels_follow_what_a_plugin_says_now_and_the_operators_win() {
+fn labels_are_those_of_the_last_discovery_and_the_operators_take_precedence() {
     let (tracked, a) = (tracked(), "a".into());
     let labelled = |key: &str, value: &str| vec![(id("web"), Labels::from([(key.to_owned(), value.to_owned())]))];
     tracked.configure(&id("web"), Labels::from([("tier".to_owned(), "front".to_owned())]), None).unwrap();
@@ -86,108 +86,108 @@ fn a_configured_instance_is_polled_by_the_samplers_it_names_else_by_the_default(
     assert_eq!(polled(&tracked, &b), ["any", "web"]);
     gone(&tracked, &b, "any", 5);
     assert_eq!(polled(&tracked, &b), ["web"], "who says gone is not asked again");
-    assert_eq!(state(&tracked, "any").unwrap(), State::Tracked, "others may know it");
+    assert_eq!(state(&tracked, "any").unwrap(), InstanceState::Tracked, "others may know it");
     gone(&tracked, &b, "web", 5);
-    assert_eq!(state(&tracked, "web").unwrap(), State::Ended);
+    assert_eq!(state(&tracked, "web").unwrap(), InstanceState::Ended);
 }
 
 #[test]
-fn a_newer_version_of_who_said_gone_is_asked_again() {
+fn a_newer_version_of_a_plugin_that_reported_an_instance_gone_polls_it_again() {
     let (tracked, a) = (tracked(), "a".into());
     tracked.configure(&id("web"), Labels::new(), Some(vec!["a".to_owned()])).unwrap();
     gone(&tracked, &a, "web", 5);
     tracked.ask_again(&a);
     assert_eq!(polled(&tracked, &a), ["web"]);
-    assert_eq!(state(&tracked, "web").unwrap(), State::Tracked);
+    assert_eq!(state(&tracked, "web").unwrap(), InstanceState::Tracked);
 }
 
 #[test]
-fn what_is_no_longer_listed_ends_and_begins_again_when_it_is() {
+fn an_instance_ends_when_discovery_no_longer_lists_it_and_begins_again_when_it_does() {
     let (tracked, a) = (tracked(), "a".into());
     find(&tracked, &a, &["x", "y"], 0);
     find(&tracked, &a, &["y"], 7);
-    assert_eq!(state(&tracked, "x").unwrap(), State::Ended);
+    assert_eq!(state(&tracked, "x").unwrap(), InstanceState::Ended);
     assert_eq!(polled(&tracked, &a), ["y"]);
     find(&tracked, &a, &["x", "y"], 9);
-    assert_eq!(state(&tracked, "x").unwrap(), State::Tracked);
+    assert_eq!(state(&tracked, "x").unwrap(), InstanceState::Tracked);
 }
 
 #[test]
-fn an_instance_two_plugins_know_ends_with_the_last_of_them() {
+fn an_instance_of_two_plugins_ends_when_both_report_it_gone() {
     let (tracked, a, b) = (tracked(), "a".into(), "b".into());
     find(&tracked, &a, &["x"], 0);
     tracked.discovered(&Discoverer { shares: true, ..by(&b) }, found(&["x"]), 0, &|_| {});
     gone(&tracked, &a, "x", 1);
-    assert_eq!(state(&tracked, "x").unwrap(), State::Tracked);
+    assert_eq!(state(&tracked, "x").unwrap(), InstanceState::Tracked);
     gone(&tracked, &b, "x", 2);
-    assert_eq!(state(&tracked, "x").unwrap(), State::Ended);
+    assert_eq!(state(&tracked, "x").unwrap(), InstanceState::Ended);
 }
 
 #[test]
-fn the_number_of_instances_is_bounded_and_the_ended_make_room() {
+fn instances_beyond_the_limit_are_refused_and_ended_ones_make_room() {
     let (tracked, a) = (tracked(), "a".into());
     assert_eq!(find(&tracked, &a, &["1", "2", "3", "4"], 0), 1);
-    let forgotten = Forgotten::default();
+    let forgotten = ForgottenIds::default();
     let refused = tracked.discovered(&by(&a), found(&["5", "2", "3"]), 1, &|id| forgotten.note(id)).refused;
     assert_eq!((refused, forgotten.0.take()), (0, vec!["1".to_owned()]), "it ended and made room");
     let ids: Vec<_> = tracked.list().into_iter().map(|one| one.id.to_string()).collect();
     assert_eq!(ids, ["2", "3", "5"]);
-    assert_eq!(tracked.track(wanted("6"), &|_| {}), Err(TooMany(3)));
-    let events = [event(Change::Created, "2"), event(Change::Created, "6")].concat();
-    assert_eq!(tracked.apply(&events, &|_| {}), Err((1, TooMany(3))));
+    assert_eq!(tracked.track(wanted("6"), &|_| {}), Err(TooManyInstances(3)));
+    let events = [event(LifecycleChange::Created, "2"), event(LifecycleChange::Created, "6")].concat();
+    assert_eq!(tracked.apply(&events, &|_| {}), Err((1, TooManyInstances(3))));
 }
 
 #[test]
-fn the_ended_are_forgotten_after_their_time_and_the_paused_are_not() {
+fn ended_instances_are_forgotten_after_the_retention_and_paused_ones_stay() {
     let (tracked, a) = (tracked(), "a".into());
     find(&tracked, &a, &["x", "y", "z"], 0);
-    tracked.apply(&event(Change::Suspended, "z"), &|_| {}).unwrap();
+    tracked.apply(&event(LifecycleChange::Suspended, "z"), &|_| {}).unwrap();
     find(&tracked, &a, &["y"], 100);
-    let forgotten = Forgotten::default();
+    let forgotten = ForgottenIds::default();
     tracked.forget_ended_before(100, &|_| true, &|id| forgotten.note(id));
     assert!(forgotten.0.borrow().is_empty());
     tracked.forget_ended_before(101, &|_| false, &|id| forgotten.note(id));
     tracked.forget_ended_before(101, &|_| true, &|id| forgotten.note(id));
     assert_eq!(forgotten.0.take(), ["x"]);
-    assert_eq!((state(&tracked, "x"), state(&tracked, "z")), (None, Some(State::Paused)));
+    assert_eq!((state(&tracked, "x"), state(&tracked, "z")), (None, Some(InstanceState::Paused)));
 }
 
 #[test]
-fn every_event_does_the_same_again_and_again_from_any_state() {
-    use Change::*;
+fn lifecycle_events_are_idempotent_in_every_state() {
+    use LifecycleChange::*;
     let a: PluginName = "a".into();
-    let begin = |tracked: &Tracked, from: Option<State>| match from {
+    let begin = |tracked: &TrackedInstances, from: Option<InstanceState>| match from {
         None => {}
-        Some(State::Tracked) => drop(find(tracked, &a, &["x"], 0)),
-        Some(State::Paused) => {
+        Some(InstanceState::Tracked) => drop(find(tracked, &a, &["x"], 0)),
+        Some(InstanceState::Paused) => {
             find(tracked, &a, &["x"], 0);
             tracked.apply(&event(Stopped, "x"), &|_| {}).unwrap();
         }
-        Some(State::Ended) => {
+        Some(InstanceState::Ended) => {
             find(tracked, &a, &["x"], 0);
             find(tracked, &a, &[], 1);
         }
     };
     for (from, what, then) in [
-        (None, Created, Some(State::Tracked)),
-        (None, Started, Some(State::Tracked)),
-        (None, Unsuspended, Some(State::Tracked)),
+        (None, Created, Some(InstanceState::Tracked)),
+        (None, Started, Some(InstanceState::Tracked)),
+        (None, Unsuspended, Some(InstanceState::Tracked)),
         (None, Stopped, None),
         (None, Suspended, None),
         (None, Deleted, None),
-        (Some(State::Tracked), Created, Some(State::Tracked)),
-        (Some(State::Tracked), Started, Some(State::Tracked)),
-        (Some(State::Tracked), Stopped, Some(State::Paused)),
-        (Some(State::Tracked), Suspended, Some(State::Paused)),
-        (Some(State::Tracked), Deleted, None),
-        (Some(State::Paused), Created, Some(State::Tracked)),
-        (Some(State::Paused), Started, Some(State::Tracked)),
-        (Some(State::Paused), Unsuspended, Some(State::Tracked)),
-        (Some(State::Paused), Stopped, Some(State::Paused)),
-        (Some(State::Paused), Deleted, None),
-        (Some(State::Ended), Created, Some(State::Tracked)),
-        (Some(State::Ended), Stopped, Some(State::Paused)),
-        (Some(State::Ended), Deleted, None),
+        (Some(InstanceState::Tracked), Created, Some(InstanceState::Tracked)),
+        (Some(InstanceState::Tracked), Started, Some(InstanceState::Tracked)),
+        (Some(InstanceState::Tracked), Stopped, Some(InstanceState::Paused)),
+        (Some(InstanceState::Tracked), Suspended, Some(InstanceState::Paused)),
+        (Some(InstanceState::Tracked), Deleted, None),
+        (Some(InstanceState::Paused), Created, Some(InstanceState::Tracked)),
+        (Some(InstanceState::Paused), Started, Some(InstanceState::Tracked)),
+        (Some(InstanceState::Paused), Unsuspended, Some(InstanceState::Tracked)),
+        (Some(InstanceState::Paused), Stopped, Some(InstanceState::Paused)),
+        (Some(InstanceState::Paused), Deleted, None),
+        (Some(InstanceState::Ended), Created, Some(InstanceState::Tracked)),
+        (Some(InstanceState::Ended), Stopped, Some(InstanceState::Paused)),
+        (Some(InstanceState::Ended), Deleted, None),
     ] {
         let tracked = tracked();
         begin(&tracked, from);
@@ -195,82 +195,88 @@ fn every_event_does_the_same_again_and_again_from_any_state() {
             tracked.apply(&event(what, "x"), &|_| {}).unwrap();
             assert_eq!(state(&tracked, "x"), then, "{from:?} {what:?}");
             let is_polled = !polled(&tracked, &a).is_empty();
-            assert_eq!(is_polled, then == Some(State::Tracked), "{from:?} {what:?}");
+            assert_eq!(is_polled, then == Some(InstanceState::Tracked), "{from:?} {what:?}");
         }
     }
 }
 
 #[test]
-fn discovery_brings_back_what_ended_but_not_what_was_untracked_or_is_paused() {
+fn discovery_does_not_bring_back_untracked_or_paused_instances() {
     let (tracked, a) = (tracked(), "a".into());
     find(&tracked, &a, &["x", "y"], 0);
     tracked.untrack(&id("x"), &|_| {});
-    tracked.apply(&event(Change::Stopped, "y"), &|_| {}).unwrap();
+    tracked.apply(&event(LifecycleChange::Stopped, "y"), &|_| {}).unwrap();
     assert_eq!(find(&tracked, &a, &["x", "y"], 1), 0, "they are not too many");
     assert!(polled(&tracked, &a).is_empty());
     tracked.track(wanted("x"), &|_| {}).unwrap();
-    tracked.apply(&event(Change::Started, "y"), &|_| {}).unwrap();
+    tracked.apply(&event(LifecycleChange::Started, "y"), &|_| {}).unwrap();
     assert_eq!(polled(&tracked, &a), ["x", "y"]);
-    tracked.apply(&[event(Change::Deleted, "x"), event(Change::Created, "x")].concat(), &|_| {}).unwrap();
-    assert_eq!(state(&tracked, "x"), Some(State::Tracked));
+    tracked
+        .apply(&[event(LifecycleChange::Deleted, "x"), event(LifecycleChange::Created, "x")].concat(), &|_| {})
+        .unwrap();
+    assert_eq!(state(&tracked, "x"), Some(InstanceState::Tracked));
 }
 
 #[test]
-fn what_was_read_of_one_is_not_written_to_its_successor_nor_to_one_that_is_paused() {
+fn readings_do_not_reach_a_later_instance_of_the_same_id_or_a_paused_one() {
     let (tracked, a) = (tracked(), "a".into());
     find(&tracked, &a, &["x", "y", "z"], 0);
     let before = tracked.polled_by(&a);
     tracked.untrack(&id("x"), &|_| {});
     tracked.track(wanted("x"), &|_| {}).unwrap();
-    tracked.apply(&event(Change::Stopped, "y"), &|_| {}).unwrap();
+    tracked.apply(&event(LifecycleChange::Stopped, "y"), &|_| {}).unwrap();
     let current = tracked.while_polled(|is_polled| before.iter().map(is_polled).collect::<Vec<_>>());
     assert_eq!(current, [false, false, true]);
     tracked.gone(&a, &before[0], 5);
-    assert_eq!(state(&tracked, "x"), Some(State::Tracked), "it was another that is gone");
+    assert_eq!(state(&tracked, "x"), Some(InstanceState::Tracked), "it was another that is gone");
 }
 
 #[test]
-fn labels_of_an_event_replace_those_of_the_last_one_and_without_any_they_stay() {
+fn an_event_with_labels_replaces_them_and_one_without_labels_keeps_them() {
     let tracked = tracked();
     let labels = Labels::from([("workload".to_owned(), "web".to_owned())]);
-    let created = Lifecycle { what: Change::Created, instance: id("x"), labels: Some(labels) };
+    let created = Lifecycle { what: LifecycleChange::Created, instance: id("x"), labels: Some(labels) };
     tracked.apply(&[created], &|_| {}).unwrap();
-    tracked.apply(&[event(Change::Stopped, "x"), event(Change::Started, "x")].concat(), &|_| {}).unwrap();
+    tracked
+        .apply(&[event(LifecycleChange::Stopped, "x"), event(LifecycleChange::Started, "x")].concat(), &|_| {})
+        .unwrap();
     assert_eq!(tracked.get(&id("x")).unwrap().labels.get("workload"), Some("web"));
     tracked.track(wanted("x"), &|_| {}).unwrap();
     assert_eq!(tracked.get(&id("x")).unwrap().labels.get("workload"), None, "PUT says it all");
 }
 
 #[test]
-fn what_is_polled_anyway_is_polled_by_nobody_else_when_a_platform_says_it_goes_on() {
+fn a_start_event_for_a_polled_instance_adds_no_samplers() {
     let (tracked, a, b) = (tracked(), "a".into(), "b".into());
     find(&tracked, &a, &["found"], 0);
     tracked.configure(&id("named"), Labels::new(), Some(vec!["a".to_owned()])).unwrap();
     for text in ["found", "named"] {
-        tracked.apply(&[event(Change::Stopped, text), event(Change::Started, text)].concat(), &|_| {}).unwrap();
+        tracked
+            .apply(&[event(LifecycleChange::Stopped, text), event(LifecycleChange::Started, text)].concat(), &|_| {})
+            .unwrap();
     }
     assert_eq!((polled(&tracked, &a), polled(&tracked, &b)), (vec!["found".to_owned(), "named".to_owned()], vec![]));
     let labels = Labels::from([("k".to_owned(), "v".to_owned())]);
-    let labelled = Lifecycle { what: Change::Started, instance: id("found"), labels: Some(labels) };
+    let labelled = Lifecycle { what: LifecycleChange::Started, instance: id("found"), labels: Some(labels) };
     tracked.apply(&[labelled], &|_| {}).unwrap();
     assert_eq!((tracked.get(&id("found")).unwrap().labels.get("k"), polled(&tracked, &b).len()), (Some("v"), 0));
     find(&tracked, &a, &[], 1);
-    assert_eq!(state(&tracked, "found"), Some(State::Ended), "nobody else was to poll it");
+    assert_eq!(state(&tracked, "found"), Some(InstanceState::Ended), "nobody else was to poll it");
 }
 
 #[test]
-fn what_the_operator_says_holds_for_one_that_comes_back() {
+fn configured_labels_and_samplers_apply_again_when_an_untracked_instance_is_created_again() {
     let (tracked, a, b) = (tracked(), "a".into(), "b".into());
     let labels = Labels::from([("tier".to_owned(), "front".to_owned())]);
     tracked.configure(&id("web"), labels, Some(vec!["a".to_owned()])).unwrap();
     tracked.untrack(&id("web"), &|_| {});
-    tracked.apply(&event(Change::Created, "web"), &|_| {}).unwrap();
+    tracked.apply(&event(LifecycleChange::Created, "web"), &|_| {}).unwrap();
     assert_eq!(tracked.get(&id("web")).unwrap().labels.get("tier"), Some("front"));
     assert_eq!((polled(&tracked, &a).len(), polled(&tracked, &b).len()), (1, 0));
 }
 
 #[test]
-fn another_word_of_the_operators_is_in_force_at_once_and_says_nothing_of_what_programs_did() {
+fn a_reloaded_configuration_applies_at_once_and_keeps_paused_and_untracked_instances_so() {
     let (tracked, plugin) = (tracked(), PluginName::from("p"));
     let say = |named: &[(&str, &str)], default: &str, now_ms| {
         let labels = |label: &str| Labels::from([("l".to_owned(), label.to_owned())]);
@@ -280,37 +286,37 @@ fn another_word_of_the_operators_is_in_force_at_once_and_says_nothing_of_what_pr
     assert!(say(&[("a", "1"), ("b", "1")], "*", 0).is_empty());
     assert_eq!(polled(&tracked, &plugin), ["a", "b"]);
     assert_eq!(tracked.get(&id("a")).unwrap().labels.get("l"), Some("1"), "what is said of one wins");
-    tracked.apply(&event(Change::Stopped, "a"), &|_| {}).unwrap();
+    tracked.apply(&event(LifecycleChange::Stopped, "a"), &|_| {}).unwrap();
     tracked.untrack(&id("b"), &|_| {});
     say(&[("a", "2"), ("b", "1")], "p", 1);
-    assert_eq!((state(&tracked, "a"), state(&tracked, "b")), (Some(State::Paused), None));
+    assert_eq!((state(&tracked, "a"), state(&tracked, "b")), (Some(InstanceState::Paused), None));
     assert_eq!(tracked.get(&id("a")).unwrap().labels.get("l"), Some("2"));
     say(&[("a", "2"), ("b", "2")], "p", 2);
-    assert_eq!(state(&tracked, "b"), Some(State::Tracked), "it is named anew");
+    assert_eq!(state(&tracked, "b"), Some(InstanceState::Tracked), "it is named anew");
     assert_eq!(polled(&tracked, &plugin), ["b"]);
     say(&[("b", "2")], "q", 3);
     assert!(polled(&tracked, &plugin).is_empty(), "others are the default");
     say(&[], "q", 4);
-    assert_eq!(state(&tracked, "b"), Some(State::Ended));
+    assert_eq!(state(&tracked, "b"), Some(InstanceState::Ended));
     let refused = say(&[("c", "1"), ("d", "1"), ("e", "1"), ("f", "1")], "q", 5);
     assert_eq!(refused, [id("e"), id("f")], "what is paused makes no room");
     assert_eq!(say(&[("c", "1"), ("d", "1"), ("e", "1")], "q", 6), [id("e")], "it is tried again");
 }
 
 #[test]
-fn saying_it_again_is_no_change() {
+fn repeated_requests_do_not_change_the_revision() {
     let (tracked, a) = (tracked(), "a".into());
     find(&tracked, &a, &["x"], 0);
     tracked.track(wanted("y"), &|_| {}).unwrap();
     let before = tracked.revision();
     find(&tracked, &a, &["x"], 1);
     tracked.track(wanted("y"), &|_| {}).unwrap();
-    tracked.apply(&event(Change::Created, "y"), &|_| {}).unwrap();
+    tracked.apply(&event(LifecycleChange::Created, "y"), &|_| {}).unwrap();
     assert_eq!(tracked.revision(), before);
 }
 
 #[test]
-fn what_was_untracked_is_remembered_within_bounds_first_of_all_what_discovery_knows() {
+fn a_bounded_number_of_untracked_instances_is_remembered_and_discovered_ones_longest() {
     let (tracked, a) = (tracked(), "a".into());
     find(&tracked, &a, &["found"], 0);
     for text in ["found", "1", "2", "3", "4", "5"] {
@@ -324,45 +330,49 @@ fn what_was_untracked_is_remembered_within_bounds_first_of_all_what_discovery_kn
 }
 
 #[test]
-fn what_has_ended_keeps_the_labels_it_had() {
+fn an_ended_instance_keeps_its_labels_through_a_restart() {
     let (store, a) = (dropsonde_store::Store::in_memory(&Default::default()), PluginName::from("a"));
     let labels = Labels::from([("workload".to_owned(), "web".to_owned())]);
-    let before = Tracked::new(Vec::new(), Labels::new(), 10);
+    let before = TrackedInstances::new(Vec::new(), Labels::new(), 10);
     for (listed, workload) in [(vec![(id("x"), labels.clone()), (id("y"), labels)], "web"), (Vec::new(), "web")] {
         before.discovered(&by(&a), listed, 0, &|_| {});
         assert_eq!(before.get(&id("x")).unwrap().labels.get("workload"), Some(workload));
     }
     before.discovered(&by(&a), vec![(id("y"), Labels::from([("workload".to_owned(), "new".to_owned())]))], 1, &|_| {});
     before.note_changes(&store);
-    let after = Tracked::new(Vec::new(), Labels::new(), 10);
+    let after = TrackedInstances::new(Vec::new(), Labels::new(), 10);
     after.restore(&store, &[], 9);
     for (text, workload) in [("x", "web"), ("y", "new")] {
         let tracking = after.get(&id(text)).unwrap();
-        assert_eq!((tracking.state, tracking.labels.get("workload")), (State::Ended, Some(workload)));
+        assert_eq!((tracking.state, tracking.labels.get("workload")), (InstanceState::Ended, Some(workload)));
     }
 }
 
 #[test]
-fn all_of_it_is_there_after_a_restart() {
+fn tracked_paused_ended_and_untracked_instances_are_restored_after_a_restart() {
     let (store, a) = (dropsonde_store::Store::in_memory(&Default::default()), PluginName::from("a"));
-    let before = Tracked::new(vec!["*".to_owned()], Labels::new(), 10);
+    let before = TrackedInstances::new(vec!["*".to_owned()], Labels::new(), 10);
     find(&before, &a, &["found", "lost", "untracked"], 0);
     let labels = Labels::from([("workload".to_owned(), "web".to_owned())]);
-    let asked = Wanted { id: id("asked"), labels: labels.clone(), samplers: Some(vec!["s".to_owned()]) };
+    let asked = TrackRequest { id: id("asked"), labels: labels.clone(), samplers: Some(vec!["s".to_owned()]) };
     before.track(asked, &|_| {}).unwrap();
-    before.apply(&event(Change::Created, "paused"), &|_| {}).unwrap();
-    before.apply(&event(Change::Stopped, "paused"), &|_| {}).unwrap();
+    before.apply(&event(LifecycleChange::Created, "paused"), &|_| {}).unwrap();
+    before.apply(&event(LifecycleChange::Stopped, "paused"), &|_| {}).unwrap();
     before.untrack(&id("untracked"), &|_| {});
     before.untrack(&id("named"), &|_| {});
     find(&before, &a, &["found"], 7);
     before.note_changes(&store);
 
-    let after = Tracked::new(vec!["*".to_owned()], Labels::new(), 10);
+    let after = TrackedInstances::new(vec!["*".to_owned()], Labels::new(), 10);
     after.configure(&id("named"), Labels::new(), None).unwrap();
     after.restore(&store, &["a"], 9);
     let states: Vec<_> = after.list().into_iter().map(|one| (one.id.to_string(), one.state)).collect();
-    let expected =
-        [("asked", State::Tracked), ("found", State::Tracked), ("lost", State::Ended), ("paused", State::Paused)];
+    let expected = [
+        ("asked", InstanceState::Tracked),
+        ("found", InstanceState::Tracked),
+        ("lost", InstanceState::Ended),
+        ("paused", InstanceState::Paused),
+    ];
     assert_eq!(states, expected.map(|(id, state)| (id.to_owned(), state)));
     let asked = after.get(&id("asked")).unwrap();
     assert_eq!((&asked.labels, &asked.samplers[..]), (&labels, &["s".to_owned()][..]));

@@ -1,7 +1,7 @@
 //! Events that were published for the readers of one writer, and are still to be written to some of them. Each event is
 //! kept once, however many readers are behind.
 
-use dropsonde_engine::hub::{ChannelId, Event};
+use dropsonde_engine::hub::{ChannelId, StreamEvent};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub(super) struct Backlog {
 
 #[derive(Debug)]
 struct BacklogEvent {
-    event: Arc<Event>,
+    event: Arc<StreamEvent>,
     /// The number of channels that list the event.
     listed: usize,
 }
@@ -58,7 +58,7 @@ pub(super) struct BacklogChannel {
 /// The next event of a reader.
 #[derive(Debug)]
 pub(super) enum NextEvent<'a> {
-    Event(&'a Arc<Event>),
+    Event(&'a Arc<StreamEvent>),
     /// The next event is no longer kept.
     Gone,
     /// The reader has all events.
@@ -114,7 +114,7 @@ impl Backlog {
 
     /// Adds an event to a channel. Returns whether its readers have to be notified: they do if it is the first event
     /// since they were.
-    pub(super) fn push(&mut self, id: ChannelId, event: Arc<Event>) -> bool {
+    pub(super) fn push(&mut self, id: ChannelId, event: Arc<StreamEvent>) -> bool {
         let Some(channel) = self.channels.get(&id) else { return false };
         if !channel.is_stirred {
             // The readers had a turn since the last event.
@@ -265,10 +265,15 @@ impl BacklogChannel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dropsonde_engine::hub::{Of, What};
+    use dropsonde_engine::hub::{EventContent, EventSubject};
 
-    fn event(sequence: u64) -> Arc<Event> {
-        Arc::new(Event::new(&"b007".into(), sequence, Of::Workload("w".to_owned()), What::Untracked))
+    fn event(sequence: u64) -> Arc<StreamEvent> {
+        Arc::new(StreamEvent::new(
+            &"b007".into(),
+            sequence,
+            EventSubject::Workload("w".to_owned()),
+            EventContent::Untracked,
+        ))
     }
 
     /// Returns a backlog with a reader in each of two channels.

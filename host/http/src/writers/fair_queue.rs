@@ -1,6 +1,6 @@
 //! The order of writes: clients take turns, and so do the readers of each client.
 
-use dropsonde_engine::hub::{Awake, MOST_UNREAD};
+use dropsonde_engine::hub::{AwakeBodies, MOST_UNREAD};
 use dropsonde_engine::quota::ClientId;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -31,14 +31,14 @@ struct OwnerQueue {
     /// How often its readers have lost events since the last `take_unread`.
     lost: usize,
     /// Response bodies that were woken.
-    awake: Arc<Awake>,
+    awake: Arc<AwakeBodies>,
     /// Whether it has waiting readers, but no turn until fewer of its bodies are awake.
     is_held: bool,
 }
 
 impl FairQueue {
     /// Adds a reader of a client. Returns the client's bodies that were woken.
-    pub(super) fn join(&mut self, client: TurnOwner) -> Arc<Awake> {
+    pub(super) fn join(&mut self, client: TurnOwner) -> Arc<AwakeBodies> {
         let own = self.clients.entry(client).or_default();
         own.readers += 1;
         own.awake.clone()

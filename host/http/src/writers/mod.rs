@@ -22,7 +22,7 @@ mod reader;
 mod writer;
 
 use dropsonde_engine::health::Vitals;
-use dropsonde_engine::hub::{Hub, Inbox, Message, Wake};
+use dropsonde_engine::hub::{Hub, Inbox, WriterMessage, WriterWaker};
 use mio::{Poll, Waker};
 use std::io;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ impl Writers {
             let poll = Poll::new()?;
             let waker = Waker::new(poll.registry(), WAKE)?;
             // This fails only if the writer is gone.
-            let wake = Wake(Box::new(move || drop(waker.wake())));
+            let wake = WriterWaker(Box::new(move || drop(waker.wake())));
             let inbox = Arc::new(Inbox::new(wake));
             let pulse = vitals.pulse("streams");
             let writer = StreamWriter::new(number, hub.clone(), inbox.clone(), poll, patience, pulse);
@@ -80,7 +80,7 @@ impl Writers {
     }
 
     fn tell(&self) {
-        self.inboxes.iter().for_each(|inbox| inbox.put(Message::Stop));
+        self.inboxes.iter().for_each(|inbox| inbox.put(WriterMessage::Stop));
     }
 }
 
@@ -93,7 +93,7 @@ impl Drop for Writers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dropsonde_engine::hub::{Follow, Outlet, Selection};
+    use dropsonde_engine::hub::{FollowRequest, Outlet, Selection};
     use dropsonde_store::{InstanceId, Sample};
     use std::collections::HashMap;
     use std::task::{Context, Poll, Waker};
@@ -106,7 +106,7 @@ mod tests {
         let writers = Writers::start(&hub, patience, &Arc::default()).unwrap();
         let id = InstanceId::new("a").unwrap();
         let (selection, members, unheard) = (Selection::One(id.clone()).into(), Vec::new(), HashMap::new());
-        let follow = Follow { selection, seen: None, members, unheard, together: None };
+        let follow = FollowRequest { selection, seen: None, members, unheard, together: None };
         let (outlet, mut body) = Outlet::body();
         hub.follow(hub.claim(None, None).unwrap(), follow, outlet, b"first\n\n".to_vec());
         for at_ms in 0..2000 {

@@ -3,7 +3,8 @@ use super::fair_queue::TurnOwner;
 use bytes::Bytes;
 use dropsonde_engine::hub::Selection;
 use dropsonde_engine::hub::{
-    Beginning, ChannelId, Claim, Encoded, Event, First, Form, Hub, Joining, Outlet, PING, SEND_BUFFER,
+    ChannelId, EncodedEvent, Hub, InitialEvent, InitialEvents, JoiningReader, Outlet, PING, SEND_BUFFER, StreamEvent,
+    StreamForm, StreamPermit,
 };
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
@@ -32,14 +33,14 @@ pub(super) struct StreamReader {
     /// Whether its channel's list of idle readers has it.
     pub(super) is_listed: bool,
     selection: Arc<Selection>,
-    form: Form,
+    form: StreamForm,
     /// The bytes that are written next.
     pieces: VecDeque<OutgoingPiece>,
     /// Bytes of the first piece that are already written.
     written: usize,
     /// What comes after `pieces`: the rest of its beginning, then the events of its channel from the position `next`
     /// on.
-    beginning: Option<Beginning>,
+    beginning: Option<InitialEvents>,
     next: u64,
     /// The sequence number of the last event that the reader has, or need not have.
     seen: u64,
@@ -58,7 +59,7 @@ pub(super) struct StreamReader {
     is_half_closed: bool,
     /// Whether the reader has skipped to the newest samples since `take_skipped` was last called.
     has_skipped: bool,
-    claim: Claim,
+    claim: StreamPermit,
 }
 
 /// The state of a reader.
@@ -96,8 +97,8 @@ pub(super) enum WriteOutcome {
 
 impl StreamReader {
     /// Creates a reader. `serial` and `token` tell it from others.
-    pub(super) fn new(joining: Joining, serial: u64, token: usize, backlog: &mut Backlog, now: Instant) -> Self {
-        let Joining { outlet, head, beginning, ends, channel, selection, since, most, claim } = joining;
+    pub(super) fn new(joining: JoiningReader, serial: u64, token: usize, backlog: &mut Backlog, now: Instant) -> Self {
+        let JoiningReader { outlet, head, beginning, ends, channel, selection, since, most, claim } = joining;
         let (place, next) = backlog.join(channel, token, since, most);
         let mut reader = Self {
             outlet,
@@ -140,7 +141,7 @@ impl StreamReader {
     }
 
     /// Ends the stream at the position `at` of its channel, with the event `last` and the end of the body.
-    pub(super) fn end(&mut self, last: Option<&Arc<Event>>, at: u64) {
+    pub(super) fn end(&mut self, last: Option<&Arc<StreamEvent>>, at: u64) {
         if self.ends.is_some() {
             return;
         }
@@ -235,8 +236,8 @@ impl StreamReader {
         if let Some(more) = hub.more(beginning, FIRST_AT_ONCE) {
             self.promised = self.promised.saturating_sub(more.len() as u64);
             self.pieces.extend(more.into_iter().map(|first| match first {
-                First::Reset(reset) => OutgoingPiece::of(self.outlet.framed(&reset)),
-                First::Event(event) => OutgoingPiece::of(self.outlet.framed(event.encoded(self.form))),
+                InitialEvent::Reset(reset) => OutgoingPiece::of(self.outlet.framed(&reset)),
+                InitialEvent::Event(event) => OutgoingPiece::of(self.outlet.framed(event.encoded(self.form))),
             }));
             return;
         }
@@ -244,7 +245,7 @@ impl StreamReader {
         // For some of the promised samples, a newer one of the instance came before they were written.
         let lost = std::mem::take(&mut self.promised);
         if lost > 0 {
-            self.add(&Encoded::lagged(lost));
+            self.add(&EncodedEvent::lagged(lost));
             hub.lost(lost);
         }
     }
@@ -263,7 +264,7 @@ impl StreamReader {
         hub.lost(lost.saturating_sub(self.counted));
         self.counted = 0;
         if lost > 0 {
-            self.add(&Encoded::lagged(lost));
+            self.add(&EncodedEvent::lagged(lost));
         }
         if newest > 0 {
             (self.beginning, self.promised, self.seen) = (Some(beginning), newest, last);
@@ -300,7 +301,7 @@ impl StreamReader {
 
     /// Sends a comment, which shows that the stream is alive.
     pub(super) fn ping(&mut self) {
-        self.add(&Encoded::of(PING));
+        self.add(&EncodedEvent::of(PING));
     }
 
     /// Notes that the client has closed its sending half. The first time, sends a comment to find out whether the
@@ -323,7 +324,7 @@ impl StreamReader {
         self.outlet.write(slices.get(..count).unwrap_or_default())
     }
 
-    fn add(&mut self, event: &Encoded) {
+    fn add(&mut self, event: &EncodedEvent) {
         self.pieces.push_back(OutgoingPiece::of(self.outlet.framed(event)));
     }
 

@@ -3,7 +3,9 @@ use super::backlog::Backlog;
 use super::fair_queue::{FairQueue, TurnOwner};
 use super::reader::{ReaderState, StreamReader, WriteOutcome};
 use dropsonde_engine::health::TaskGuard;
-use dropsonde_engine::hub::{ChannelId, Event, Hub, Inbox, Joining, Message, Registered, WaitingBytes};
+use dropsonde_engine::hub::{
+    ChannelId, Hub, Inbox, JoiningReader, StreamEvent, WaitingMessages, WriterHandle, WriterMessage,
+};
 use mio::{Events, Poll, Token};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -112,7 +114,7 @@ impl StreamWriter {
                     self.ready(token);
                 }
             }
-            let WaitingBytes { messages, .. } = self.inbox.take();
+            let WaitingMessages { messages, .. } = self.inbox.take();
             if self.take(messages, now) {
                 until = Some(now + LAST);
             }
@@ -130,7 +132,7 @@ impl StreamWriter {
     }
 
     /// Handles messages. Returns whether the host stops.
-    fn take(&mut self, messages: Vec<Message>, now: Instant) -> bool {
+    fn take(&mut self, messages: Vec<WriterMessage>, now: Instant) -> bool {
         let mut stirred = Vec::new();
         let mut stops = false;
         if !messages.is_empty() {
@@ -138,19 +140,19 @@ impl StreamWriter {
         }
         for message in messages {
             match message {
-                Message::Join(joining) => self.join(*joining, now),
-                Message::Publish { channel, event } => {
+                WriterMessage::Join(joining) => self.join(*joining, now),
+                WriterMessage::Publish { channel, event } => {
                     stirred.extend(self.backlog.push(channel, event).then_some(channel))
                 }
-                Message::Skip { channel, count, last } => {
+                WriterMessage::Skip { channel, count, last } => {
                     stirred.extend(self.backlog.skip(channel, count, last).then_some(channel));
                 }
-                Message::End { channel, last } => self.end(channel, last.as_ref()),
-                Message::Moved { peer, token, serial } => {
+                WriterMessage::End { channel, last } => self.end(channel, last.as_ref()),
+                WriterMessage::Moved { peer, token, serial } => {
                     self.turns.resume(TurnOwner { peer, is_carried: true });
                     self.moved(token, serial);
                 }
-                Message::Stop => stops = true,
+                WriterMessage::Stop => stops = true,
             }
         }
         for channel in stirred {
@@ -166,7 +168,7 @@ impl StreamWriter {
         stops
     }
 
-    fn join(&mut self, joining: Joining, now: Instant) {
+    fn join(&mut self, joining: JoiningReader, now: Instant) {
         let channel = joining.channel;
         let token = self.free.pop().unwrap_or(self.readers.len());
         self.next_serial += 1;
@@ -174,7 +176,7 @@ impl StreamWriter {
         let mut reader = Box::new(StreamReader::new(joining, serial, token, &mut self.backlog, now));
         let client = reader.client();
         let awake = self.turns.join(client);
-        let own = Registered { inbox: self.inbox.clone(), awake, peer: client.peer, token, serial };
+        let own = WriterHandle { inbox: self.inbox.clone(), awake, peer: client.peer, token, serial };
         match reader.outlet.register(self.poll.registry(), own) {
             Ok(()) => {
                 self.turns.queue(client, token, serial);
@@ -197,7 +199,7 @@ impl StreamWriter {
     }
 
     /// Ends the streams of a channel, once their readers have the events before.
-    fn end(&mut self, channel: ChannelId, last: Option<&Arc<Event>>) {
+    fn end(&mut self, channel: ChannelId, last: Option<&Arc<StreamEvent>>) {
         let (_, end, _) = self.backlog.bounds(channel);
         let readers = self.backlog.channel(channel).map(|channel| channel.readers.clone()).unwrap_or_default();
         for token in readers {
@@ -300,7 +302,7 @@ impl StreamWriter {
             }
         }
         for peer in self.turns.take_unread() {
-            self.hub.is_unread(peer);
+            self.hub.note_unread(peer);
         }
     }
 

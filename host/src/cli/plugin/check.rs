@@ -4,7 +4,7 @@ use crate::cli::out::Out;
 use crate::cli::{COMPILE, user_cache};
 use crate::host::OWN_BINARY;
 use anyhow::{Context, Result, bail};
-use dropsonde_engine::plugins::{self, Component, Fields, Origin, describe_need, grants_toml};
+use dropsonde_engine::plugins::{self, Component, ComponentOrigin, Fields, describe_need, grants_toml};
 use dropsonde_model::text;
 use dropsonde_sandbox::{CacheFolder, Introduction, Need, Plugin, Role, Sandbox, Setup, Worker, introduce};
 use serde_json::json;
@@ -118,7 +118,7 @@ fn named(file: &Path) -> Component {
     let bundled = file.to_str().filter(|_| !file.exists()).and_then(bundled).map(Component::from);
     bundled.unwrap_or_else(|| {
         let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-        Component { name: plugins::plain(&stem), origin: Origin::File(file.to_owned()) }
+        Component { name: plugins::plain(&stem), origin: ComponentOrigin::File(file.to_owned()) }
     })
 }
 

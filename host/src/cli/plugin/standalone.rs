@@ -6,7 +6,7 @@ use super::usage::{CallUsage, HostLimits};
 use crate::cli::out::aside;
 use crate::config::GrantsConfig;
 use anyhow::{Context, Result, bail};
-use dropsonde_engine::plugins::{self, Fields, Origin, describe_need, grants_toml, missing};
+use dropsonde_engine::plugins::{self, ComponentOrigin, Fields, describe_need, grants_toml, missing};
 use dropsonde_sandbox::{CallError, Grants, Inputs, Kind, Need, Role, Setup, Stats, Tick, Worker};
 use dropsonde_store::{InstanceId, Sample, Store, StoreLimits};
 use std::collections::BTreeMap;
@@ -45,7 +45,7 @@ impl StandaloneRun {
         if args.grant_all {
             needs.iter().for_each(|need| aside(format_args!("granted: {}", describe_need(need))));
         }
-        if args.grant_all || matches!(checked.component.origin, Origin::Bundled(_)) {
+        if args.grant_all || matches!(checked.component.origin, ComponentOrigin::Bundled(_)) {
             granted.extend(needs.iter().cloned());
         }
         let missing = missing(needs, &Grants::new(granted.iter().cloned())?);

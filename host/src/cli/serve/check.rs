@@ -4,7 +4,7 @@ use crate::config::{Config, Listen};
 use crate::host;
 use anyhow::{Context as _, Result, anyhow, bail};
 use dropsonde_engine::HISTORY;
-use dropsonde_engine::plugins::{self, Component, Tried, describe_need, grants_toml};
+use dropsonde_engine::plugins::{self, Component, TrialOutcome, describe_need, grants_toml};
 use dropsonde_http::tokens;
 use dropsonde_http::{Tls, probe};
 use dropsonde_model::text;
@@ -112,8 +112,8 @@ async fn check_plugins(config: &Config, found: Vec<Component>) -> Result<Vec<any
     for (name, tried) in host::try_plugins(config, found).await? {
         match tried {
             Err(failed) => wrong.push(anyhow!("plugin {name}: {}", failed.why)),
-            Ok(Tried { missing }) if missing.is_empty() => {}
-            Ok(Tried { missing }) => {
+            Ok(TrialOutcome { missing }) if missing.is_empty() => {}
+            Ok(TrialOutcome { missing }) => {
                 let needs: Vec<_> = missing.iter().map(describe_need).collect();
                 wrong.push(anyhow!(
                     "plugin {name} needs more than it is granted: {}; if you trust it, add to the configuration:\n{}",

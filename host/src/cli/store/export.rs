@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use dropsonde_engine::json;
-use dropsonde_engine::plugins::Metric;
+use dropsonde_engine::plugins::FieldMetric;
 use dropsonde_engine::tracked::noted_labels;
 use dropsonde_model::Labels;
 use dropsonde_openmetrics::{self as openmetrics, ExpositionText, FamilyKind};
@@ -132,7 +132,7 @@ fn families(export: &Export) -> BTreeMap<String, ExportFamily<'_>> {
     let fields = |frame: &'_ ExportedFrame| frame.schema().fields().len();
     let columns = export.frames.iter().flat_map(|frame| (0..fields(frame)).map(move |field| (frame, field)));
     let named = columns.filter_map(|(frame, field)| {
-        let names = Metric::of_kept(frame.schema().fields().get(field)?);
+        let names = FieldMetric::of_kept(frame.schema().fields().get(field)?);
         Some((frame, field, names))
     });
     let mut named: Vec<_> = named.collect();
@@ -143,7 +143,7 @@ fn families(export: &Export) -> BTreeMap<String, ExportFamily<'_>> {
     for (frame, field, names) in named {
         let series = (frame.instance(), frame.schema().sampler());
         let taken = |columns: &Vec<ExportColumn<'_>>| columns.iter().any(|column| std::ptr::eq(column.frame, frame));
-        let family_name = |metric: &Metric| metric.name.strip_suffix("_total").unwrap_or(&metric.name).to_owned();
+        let family_name = |metric: &FieldMetric| metric.name.strip_suffix("_total").unwrap_or(&metric.name).to_owned();
         let free = names.into_iter().find(|metric| {
             families.get(&family_name(metric)).is_none_or(|family| {
                 family.is_counter == metric.is_counter && !family.series.get(&series).is_some_and(taken)

@@ -1,30 +1,34 @@
 //! The interface that a poller calls: a plugin's worker, or a native sampler or source.
 
-use crate::tracked::Polled;
+use crate::tracked::PolledInstance;
 use dropsonde_sandbox::{CallError, Event, Instance, Readings, Stats, Tick, Worker};
 use std::time::Duration;
 
 /// The calls of one plugin, of which one runs at a time.
-pub(in crate::plugins) trait Calls: Send {
+pub(in crate::plugins) trait PluginCalls: Send {
     /// Waits until a call can begin.
     fn ready(&mut self) -> impl Future<Output = Result<(), CallError>> + Send;
 
     fn discover(&mut self, tick: Tick) -> impl Future<Output = Result<Vec<Instance>, CallError>> + Send;
 
     /// Reads a batch of instances. Returns one row per instance, in order.
-    fn sample(&mut self, tick: Tick, batch: &[Polled]) -> impl Future<Output = Result<Readings, CallError>> + Send;
+    fn sample(
+        &mut self,
+        tick: Tick,
+        batch: &[PolledInstance],
+    ) -> impl Future<Output = Result<Readings, CallError>> + Send;
 
     fn collect(&mut self, tick: Tick) -> impl Future<Output = Result<Stats, CallError>> + Send;
 
     fn observe(&mut self, tick: Tick, events: Vec<Event>) -> impl Future<Output = Result<(), CallError>> + Send;
 
     /// Returns the resources that the calls have used so far.
-    fn used(&self) -> Used;
+    fn used(&self) -> ResourceUse;
 }
 
 /// The resources that a plugin's calls have used.
 #[derive(Debug, Default)]
-pub(in crate::plugins) struct Used {
+pub(in crate::plugins) struct ResourceUse {
     /// The CPU time of all calls together.
     pub(in crate::plugins) cpu: Duration,
     /// The CPU time of the last call.
@@ -47,7 +51,7 @@ pub(in crate::plugins) struct Used {
     pub(in crate::plugins) wrong_values: u64,
 }
 
-impl Calls for Worker {
+impl PluginCalls for Worker {
     async fn ready(&mut self) -> Result<(), CallError> {
         if self.stats().is_live() { Ok(()) } else { Worker::ready(self).await }
     }
@@ -56,7 +60,7 @@ impl Calls for Worker {
         Worker::discover(self, tick).await
     }
 
-    async fn sample(&mut self, tick: Tick, batch: &[Polled]) -> Result<Readings, CallError> {
+    async fn sample(&mut self, tick: Tick, batch: &[PolledInstance]) -> Result<Readings, CallError> {
         Worker::sample(self, tick, batch.iter().map(|polled| polled.id.to_string()).collect()).await
     }
 
@@ -68,9 +72,9 @@ impl Calls for Worker {
         Worker::observe(self, tick, events).await
     }
 
-    fn used(&self) -> Used {
+    fn used(&self) -> ResourceUse {
         let (stats, own) = (self.stats(), self.metrics());
-        Used {
+        ResourceUse {
             cpu: stats.cpu(),
             last_cpu: stats.last_cpu(),
             memory: stats.memory(),

@@ -3,22 +3,22 @@
 mod calls;
 mod sampling;
 
-pub(super) use calls::{Calls, Used};
+pub(super) use calls::{PluginCalls, ResourceUse};
 
+use super::backoff::{Consequence, PollOutcome, QuarantinePauses, RecentFailures};
 use super::batches::Batches;
-use super::failure_log::Failing;
-use super::intake::Candidate;
-use super::ladder::{Consequence, FailureLadder, Pauses, PollOutcome};
+use super::failure_log::FailureKind;
 use super::last_good::LastGood;
 use super::run::{StateKeeper, count, retry_at_ms};
 use super::slot::Slot;
-use super::status::{Order, Shared};
+use super::status::{OperatorOrder, SharedStatus};
+use super::updater::CandidateVersion;
 use super::{Fields, PluginState, plain};
 use crate::Engine;
 use crate::clock::{Schedule, Stamp};
 use crate::events::EventQueue;
 use crate::options::PluginConfig;
-use crate::recorder::Recorder;
+use crate::recorder::SampleRecorder;
 use dropsonde_sandbox::{CallError, Event, Role, Tick};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -34,11 +34,11 @@ pub(super) enum PollEnd {
     /// The worker cannot be used any more. The flag tells whether other calls of the same tick came back.
     Lost(CallError, bool),
     /// A newer version takes over, between two ticks.
-    Replaced(Box<Candidate>),
+    Replaced(Box<CandidateVersion>),
 }
 
 /// The reason for a call.
-enum Work {
+enum CallReason {
     Tick,
     /// Someone asks for the present state of the plugin's application.
     Asked,
@@ -55,40 +55,40 @@ async fn next(events: Option<&EventQueue>) -> Vec<Event> {
 }
 
 /// Polls a running plugin.
-pub(super) struct Poller<'a, C: Calls> {
+pub(super) struct Poller<'a, C: PluginCalls> {
     engine: &'a Engine,
-    status: &'a Shared,
+    status: &'a SharedStatus,
     calls: C,
     /// `None` if the plugin is not a sampler.
-    recorder: Option<Recorder>,
+    recorder: Option<SampleRecorder>,
     keeper: &'a StateKeeper,
-    standing: &'a mut Conduct,
+    poll_state: &'a mut PollState,
     /// The kinds of failure since the last tick, each of which is logged once at most.
-    failing: BTreeSet<Failing>,
+    failing: BTreeSet<FailureKind>,
     /// Whether a call has failed since the metrics last counted failed polls.
     has_failed: bool,
     /// The resources that the metrics already count.
-    accounted: Used,
+    accounted: ResourceUse,
 }
 
 /// The record of a version's behaviour, which outlives its workers.
-pub(super) struct Conduct {
-    pub(super) ladder: FailureLadder,
+pub(super) struct PollState {
+    pub(super) recent_failures: RecentFailures,
     pub(super) batches: Batches,
-    pub(super) pauses: Pauses,
+    pub(super) pauses: QuarantinePauses,
     /// The reason for quarantine, while the plugin is tried again in it. Cleared once a poll has worked.
     pub(super) probation: Option<String>,
     /// The copies of the plugin and the version's digest, until the version has run well.
     pub(super) copy: Option<(LastGood, String)>,
 }
 
-impl Conduct {
+impl PollState {
     /// Creates the record of a version that has not run yet.
     pub(super) fn of(config: &PluginConfig, copy: Option<(LastGood, String)>) -> Self {
         Self {
-            ladder: FailureLadder::new(config.failures(), config.failure_window()),
+            recent_failures: RecentFailures::new(config.failures(), config.failure_window()),
             batches: Batches::default(),
-            pauses: Pauses::new(config.retry_after()),
+            pauses: QuarantinePauses::new(config.retry_after()),
             probation: None,
             copy,
         }
@@ -99,43 +99,48 @@ impl Conduct {
         self.pauses.reset();
         self.probation = None;
         self.batches = Batches::default();
-        self.ladder.reset();
+        self.recent_failures.reset();
     }
 
     /// Prepares the record for another try in quarantine. `why` is the reason for the quarantine.
     pub(super) fn retried(&mut self, why: String) {
         self.probation = Some(why);
         self.batches = self.batches.retried();
-        self.ladder.reset();
+        self.recent_failures.reset();
     }
 }
 
-impl<'a, C: Calls> Poller<'a, C> {
+impl<'a, C: PluginCalls> Poller<'a, C> {
     pub(super) fn new(
         engine: &'a Engine,
-        status: &'a Shared,
+        status: &'a SharedStatus,
         calls: C,
         fields: Option<Fields>,
         keeper: &'a StateKeeper,
-        standing: &'a mut Conduct,
+        poll_state: &'a mut PollState,
     ) -> Self {
-        let recorder = |fields| Recorder::new(status.name.clone(), fields, status.interval(), status.limits.deadline);
+        let recorder =
+            |fields| SampleRecorder::new(status.name.clone(), fields, status.interval(), status.limits.deadline);
         Self {
             engine,
             status,
             calls,
             recorder: fields.map(recorder),
             keeper,
-            standing,
+            poll_state,
             failing: BTreeSet::new(),
             has_failed: false,
-            accounted: Used::default(),
+            accounted: ResourceUse::default(),
         }
     }
 
     /// Polls on schedule, and returns why that ended. Between two ticks, hands events to an observer, and polls a
     /// source once more if someone asks for that.
-    pub(super) async fn poll_on_schedule(&mut self, schedule: &mut Schedule, handover: &Slot<Candidate>) -> PollEnd {
+    pub(super) async fn poll_on_schedule(
+        &mut self,
+        schedule: &mut Schedule,
+        handover: &Slot<CandidateVersion>,
+    ) -> PollEnd {
         let mut discover_at = i64::MIN;
         self.status.update(|known| known.late_ticks = 0);
         let events = self.status.events();
@@ -155,7 +160,7 @@ impl<'a, C: Calls> Poller<'a, C> {
             let (went, polled) = loop {
                 let work = tokio::select! {
                     biased;
-                    () = &mut tick => Work::Tick,
+                    () = &mut tick => CallReason::Tick,
                     candidate = handover.take() => {
                         // Saves what the observer counted since the last poll. The tick is left to the new version.
                         if events.is_some() {
@@ -165,29 +170,29 @@ impl<'a, C: Calls> Poller<'a, C> {
                         *schedule = before;
                         return PollEnd::Replaced(Box::new(candidate));
                     }
-                    () = self.status.told_to_poll() => Work::Asked,
-                    events = next(events.as_deref()), if listens => Work::Told(events),
+                    () = self.status.told_to_poll() => CallReason::Asked,
+                    events = next(events.as_deref()), if listens => CallReason::Told(events),
                 };
                 // Calls between two ticks do not count for the next tick.
                 let mut went = PollOutcome::default();
                 let done = match (work, events.as_deref()) {
-                    (Work::Told(told), Some(queue)) => match self.calls.ready().await {
+                    (CallReason::Told(told), Some(queue)) => match self.calls.ready().await {
                         Ok(()) => self.tell(told, &mut went).await,
                         Err(error) => {
                             // The events were not handed over.
                             queue.give_back(told);
                             listens = false;
-                            self.report(Failing::Observe, &error, &mut went)
+                            self.report(FailureKind::Observe, &error, &mut went)
                         }
                     },
-                    (Work::Tick | Work::Told(_), _) => {
+                    (CallReason::Tick | CallReason::Told(_), _) => {
                         self.failing.clear();
                         let span = tracing::debug_span!("poll", plugin = &*self.status.name, instances = Empty);
                         let polled = self.poll(due_ms, missed, &mut discover_at, discover_interval, &mut went);
                         let polled = polled.instrument(span).await;
                         break (went, polled);
                     }
-                    (Work::Asked, _) => self.collect(&mut went).await,
+                    (CallReason::Asked, _) => self.collect(&mut went).await,
                 };
                 self.keeper.keep(self.engine, self.status).await;
                 // A call that ends badly has the same consequences as in a tick. The tick itself is still due.
@@ -204,8 +209,8 @@ impl<'a, C: Calls> Poller<'a, C> {
             if let Err(ended) = polled {
                 return ended;
             }
-            let next = self.standing.ladder.after(went, Instant::now());
-            if let Some(why) = self.standing.probation.take() {
+            let next = self.poll_state.recent_failures.after(went, Instant::now());
+            if let Some(why) = self.poll_state.probation.take() {
                 if !went.came_back && went.ended_badly + went.tried_in_vain > 0 {
                     return PollEnd::Quarantined(why);
                 }
@@ -223,11 +228,11 @@ impl<'a, C: Calls> Poller<'a, C> {
                 Consequence::Wait(wait) => {
                     let until_ms = Some(retry_at_ms(self.engine, wait));
                     self.status.update(|known| (known.next_poll_ms, known.retry_at_ms) = (until_ms, until_ms));
-                    self.status.forget(Order::Release);
+                    self.status.forget(OperatorOrder::Release);
                     self.status.enter(PluginState::Backoff);
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
-                        () = self.status.ordered(Order::Release) => {}
+                        () = self.status.ordered(OperatorOrder::Release) => {}
                         candidate = handover.take() => return PollEnd::Replaced(Box::new(candidate)),
                     }
                     // The plugin had to wait, so the ticks in the meantime were not late.
@@ -281,14 +286,14 @@ impl<'a, C: Calls> Poller<'a, C> {
                 metrics.processed(name, "stats", "ok", 1);
                 snapshots.put(&self.status.name, stats, now_ms, self.status.interval());
                 went.came_back = true;
-                self.works(Failing::Collect);
+                self.works(FailureKind::Collect);
                 Ok(())
             }
             Err(error) => {
                 metrics.processed(name, "stats", "failed", 1);
                 metrics.failed(name, "stats", 1);
                 snapshots.failed(&self.status.name, now_ms);
-                self.report(Failing::Collect, &error, went)
+                self.report(FailureKind::Collect, &error, went)
             }
         }
     }
@@ -305,13 +310,13 @@ impl<'a, C: Calls> Poller<'a, C> {
             Ok(()) => {
                 metrics.processed(name, "event", "ok", count);
                 went.came_back = true;
-                self.works(Failing::Observe);
+                self.works(FailureKind::Observe);
                 Ok(())
             }
             Err(error) => {
                 metrics.processed(name, "event", "failed", count);
                 metrics.failed(name, "event", count);
-                self.report(Failing::Observe, &error, went)
+                self.report(FailureKind::Observe, &error, went)
             }
         }
     }
@@ -336,7 +341,7 @@ impl<'a, C: Calls> Poller<'a, C> {
     /// Makes this version the one to restore if a newer one does not work.
     async fn has_run_well(&mut self) {
         self.status.update(|known| known.has_run_well = true);
-        let Some((good, digest)) = self.standing.copy.take() else { return };
+        let Some((good, digest)) = self.poll_state.copy.take() else { return };
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || good.has_run_well(&digest)).await {
             tracing::warn!(plugin = &*self.status.name, %error, "cannot keep a copy of this version to restore later");
         }
@@ -361,7 +366,7 @@ impl<'a, C: Calls> Poller<'a, C> {
     }
 
     /// Counts and logs a failed call. Returns an error if polling must end.
-    fn report(&mut self, what: Failing, error: &CallError, went: &mut PollOutcome) -> Result<(), PollEnd> {
+    fn report(&mut self, what: FailureKind, error: &CallError, went: &mut PollOutcome) -> Result<(), PollEnd> {
         self.has_failed = true;
         if matches!(error, CallError::Stuck(_) | CallError::Stopped) {
             return Err(PollEnd::Lost(error.clone(), went.came_back));
@@ -377,13 +382,13 @@ impl<'a, C: Calls> Poller<'a, C> {
         Ok(())
     }
 
-    fn fails(&mut self, what: Failing, reason: &str) {
+    fn fails(&mut self, what: FailureKind, reason: &str) {
         if self.failing.insert(what) {
             self.status.failure_log.failed(&self.status.name, what, reason);
         }
     }
 
-    fn works(&self, what: Failing) {
+    fn works(&self, what: FailureKind) {
         if !self.failing.contains(&what) {
             self.status.failure_log.works(&self.status.name, what);
         }
@@ -391,7 +396,7 @@ impl<'a, C: Calls> Poller<'a, C> {
 
     /// Ends quarantine, because a retry worked.
     fn leave_quarantine(&mut self) {
-        let retries = self.standing.pauses.lift(Instant::now());
+        let retries = self.poll_state.pauses.lift(Instant::now());
         self.status.update(|known| known.quarantined = None);
         tracing::info!(plugin = &*self.status.name, retries, "works again and is out of quarantine");
     }
@@ -434,7 +439,7 @@ async fn called_in<T>(span: Span, call: impl Future<Output = Result<T, CallError
     answer
 }
 
-impl<C: Calls> Drop for Poller<'_, C> {
+impl<C: PluginCalls> Drop for Poller<'_, C> {
     fn drop(&mut self) {
         self.account();
         if self.accounted.is_live {

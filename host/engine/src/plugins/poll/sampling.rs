@@ -1,12 +1,12 @@
 //! A sampler's part of a tick: discovery, and readings in batches.
 
-use super::{Calls, PollEnd, PollOutcome, Poller, called_in};
+use super::{PluginCalls, PollEnd, PollOutcome, Poller, called_in};
 use crate::clock::Stamp;
 use crate::plugins::batches::CallEnd;
-use crate::plugins::failure_log::Failing;
+use crate::plugins::failure_log::FailureKind;
 use crate::plugins::plain;
 use crate::plugins::status::SetAsideInstance;
-use crate::tracked::Polled;
+use crate::tracked::PolledInstance;
 use dropsonde_sandbox::{CallError, Readings};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -15,7 +15,7 @@ use tracing::Span;
 /// The most calls of one tick that may end badly. After each of them, the next call needs a fresh instance.
 const MOST_ENDS: usize = 4;
 
-impl<C: Calls> Poller<'_, C> {
+impl<C: PluginCalls> Poller<'_, C> {
     pub(super) async fn discover(&mut self, due_ms: i64, went: &mut PollOutcome) -> Result<(), PollEnd> {
         let stamp = self.stamp(due_ms);
         let at_ms = stamp.at_ms;
@@ -23,7 +23,7 @@ impl<C: Calls> Poller<'_, C> {
         let answer = called_in(span, self.calls.discover(tick)).await;
         let found = match answer {
             Ok(found) => {
-                self.works(Failing::Discover);
+                self.works(FailureKind::Discover);
                 self.status.update(|known| known.failed_discoveries = 0);
                 found
             }
@@ -33,7 +33,7 @@ impl<C: Calls> Poller<'_, C> {
                 self.status.update(|known| known.failed_discoveries = known.failed_discoveries.saturating_add(1));
                 // A later discovery is not a first one, even if it is the first to succeed.
                 self.status.take_first_discovery();
-                let reported = self.report(Failing::Discover, &error, went);
+                let reported = self.report(FailureKind::Discover, &error, went);
                 went.came_back = came_back;
                 return reported;
             }
@@ -42,9 +42,9 @@ impl<C: Calls> Poller<'_, C> {
         let (engine, most) = (self.engine, self.status.limits.instances);
         let wrong = off_runtime(found.len(), || recorder.find(engine, found, most, at_ms));
         if let Some(first) = wrong.first() {
-            self.fails(Failing::Discovered, first);
+            self.fails(FailureKind::Discovered, first);
         }
-        self.works(Failing::Discovered);
+        self.works(FailureKind::Discovered);
         for why in wrong {
             self.status.failed_because(at_ms, why);
         }
@@ -56,10 +56,10 @@ impl<C: Calls> Poller<'_, C> {
         let instances = recorder.polled(self.engine);
         self.status.update(|known| known.instances = instances.len());
         Span::current().record("instances", instances.len() as i64);
-        let aside = self.standing.batches.set_aside().len();
+        let aside = self.poll_state.batches.set_aside().len();
         let (mut changed, mut came_back) = (false, false);
-        for batch in self.standing.batches.of(&instances, Instant::now()) {
-            if self.standing.batches.is_call_too_much() {
+        for batch in self.poll_state.batches.of(&instances, Instant::now()) {
+            if self.poll_state.batches.is_call_too_much() {
                 self.engine.metrics.samples_dropped.with_label_values(&["budget"]).inc_by(batch.len() as u64);
                 continue;
             }
@@ -77,27 +77,27 @@ impl<C: Calls> Poller<'_, C> {
                     self.record(stamp, took, &batch, readings);
                     went.came_back = true;
                     came_back = true;
-                    changed |= self.standing.batches.came_back(&batch, self.share_of_budget(took));
+                    changed |= self.poll_state.batches.came_back(&batch, self.share_of_budget(took));
                     continue;
                 }
                 Err(error) => error,
             };
             self.recorder.iter().for_each(|recorder| recorder.failed(self.engine, batch.len() as u64));
-            let known = self.standing.batches.is_set_aside(&batch);
+            let known = self.poll_state.batches.is_set_aside(&batch);
             match &error {
                 // The call did not fail because of its instances.
                 CallError::NoInstance(_) | CallError::Stopped => {}
                 CallError::Failed(_) => {
-                    changed |= self.standing.batches.came_back(&batch, self.share_of_budget(took));
+                    changed |= self.poll_state.batches.came_back(&batch, self.share_of_budget(took));
                 }
                 error => {
                     let reason = plain(&error.to_string());
-                    self.standing.batches.ended_badly(&batch, &reason, end_of(error), Instant::now());
+                    self.poll_state.batches.ended_badly(&batch, &reason, end_of(error), Instant::now());
                     changed = true;
                 }
             }
             let before = went.ended_badly;
-            self.report(Failing::Sample, &error, went)?;
+            self.report(FailureKind::Sample, &error, went)?;
             if known {
                 went.tried_in_vain += went.ended_badly - before;
                 went.ended_badly = before;
@@ -106,14 +106,14 @@ impl<C: Calls> Poller<'_, C> {
                 break;
             }
         }
-        self.standing.batches.settle(Instant::now());
+        self.poll_state.batches.settle(Instant::now());
         self.status.sampled(self.engine.metrics.core.samples_stored(&self.status.name));
         if came_back {
-            self.works(Failing::Sample);
-            self.works(Failing::Readings);
+            self.works(FailureKind::Sample);
+            self.works(FailureKind::Readings);
         }
         off_runtime(instances.len(), || self.engine.publish_workloads());
-        if changed || self.standing.batches.set_aside().len() != aside {
+        if changed || self.poll_state.batches.set_aside().len() != aside {
             self.show_set_aside();
         }
         Ok(())
@@ -128,7 +128,7 @@ impl<C: Calls> Poller<'_, C> {
 
     fn show_set_aside(&self) {
         let (now, now_ms) = (Instant::now(), self.engine.clock.now_ms());
-        let waiting = self.standing.batches.set_aside().iter().map(|(id, aside)| SetAsideInstance {
+        let waiting = self.poll_state.batches.set_aside().iter().map(|(id, aside)| SetAsideInstance {
             instance: id.clone(),
             reason: aside.reason.clone(),
             times: aside.times,
@@ -139,13 +139,13 @@ impl<C: Calls> Poller<'_, C> {
         self.status.update(|known| known.set_aside = waiting);
     }
 
-    fn record(&mut self, stamp: Stamp, took: Duration, batch: &[Polled], readings: Readings) {
+    fn record(&mut self, stamp: Stamp, took: Duration, batch: &[PolledInstance], readings: Readings) {
         let Some(recorder) = &mut self.recorder else { return };
         let engine = self.engine;
         let failed = off_runtime(batch.len(), || recorder.record(engine, stamp, took, batch, readings));
         let failed: Vec<_> = failed.into_iter().map(|(id, failure)| format!("{id}: {failure}")).collect();
         if let Some(first) = failed.first() {
-            self.fails(Failing::Readings, &plain(first));
+            self.fails(FailureKind::Readings, &plain(first));
         }
         for why in failed {
             self.status.failed_because(stamp.at_ms, why);

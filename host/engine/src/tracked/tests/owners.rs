@@ -7,7 +7,7 @@ fn labelled(text: &str, pairs: &[(&str, &str)]) -> Vec<(InstanceId, Labels)> {
 }
 
 #[test]
-fn what_one_plugin_found_first_another_neither_polls_nor_labels() {
+fn a_plugin_neither_polls_nor_labels_an_instance_that_another_plugin_found_first() {
     let (tracked, procfs, aaa) = (tracked(), PluginName::from("procfs"), PluginName::from("aaa"));
     tracked.discovered(&by(&procfs), labelled("host", &[("kind", "host")]), 0, &|_| {});
     let discovery = tracked.discovered(&by(&aaa), labelled("host", &[("kind", "fake"), ("more", "1")]), 1, &|_| {});
@@ -26,7 +26,7 @@ fn what_one_plugin_found_first_another_neither_polls_nor_labels() {
 }
 
 #[test]
-fn what_comes_with_the_binary_has_what_it_finds_whoever_said_so_before_it() {
+fn a_built_in_plugin_takes_over_instances_that_other_plugins_found_first() {
     let (tracked, procfs, aaa) = (tracked(), PluginName::from("procfs"), PluginName::from("aaa"));
     find(&tracked, &aaa, &["host"], 0);
     let read_before = tracked.polled_by(&aaa);
@@ -48,7 +48,7 @@ fn what_comes_with_the_binary_has_what_it_finds_whoever_said_so_before_it() {
 }
 
 #[test]
-fn who_is_named_for_an_instance_adds_to_what_comes_with_the_binary_and_others_do_not() {
+fn only_plugins_named_for_an_instance_add_to_one_of_a_built_in_plugin() {
     let (tracked, procfs, load, other) = (tracked(), "procfs".into(), "load".into(), "other".into());
     tracked.configure(&id("host"), Labels::new(), Some(vec!["load".to_owned()])).unwrap();
     let built_in = Discoverer { is_built_in: true, ..by(&procfs) };
@@ -66,7 +66,7 @@ fn who_is_named_for_an_instance_adds_to_what_comes_with_the_binary_and_others_do
 }
 
 #[test]
-fn what_the_operator_or_a_program_named_is_polled_by_who_finds_it_if_that_is_asked_for_it() {
+fn a_configured_instance_is_polled_only_by_the_discoverers_that_it_names() {
     let (tracked, a, b) = (tracked(), PluginName::from("a"), PluginName::from("b"));
     tracked.configure(&id("web"), Labels::new(), Some(vec!["a".to_owned()])).unwrap();
     assert!(tracked.discovered(&by(&a), found(&["web"]), 0, &|_| {}).of_others.is_empty());
@@ -79,15 +79,15 @@ fn what_the_operator_or_a_program_named_is_polled_by_who_finds_it_if_that_is_ask
 }
 
 #[test]
-fn an_ended_instance_is_revived_by_its_owner_and_by_no_stranger() {
+fn only_its_owner_revives_an_ended_instance_until_the_owner_is_released() {
     let (tracked, a, b) = (tracked(), PluginName::from("a"), PluginName::from("b"));
     find(&tracked, &a, &["x"], 0);
     find(&tracked, &a, &[], 1);
     let of_others = |now_ms| tracked.discovered(&by(&b), found(&["x"]), now_ms, &|_| {}).of_others;
     assert_eq!(of_others(2), [(id("x"), a.clone())]);
-    assert_eq!((polled(&tracked, &b).len(), state(&tracked, "x")), (0, Some(State::Ended)));
+    assert_eq!((polled(&tracked, &b).len(), state(&tracked, "x")), (0, Some(InstanceState::Ended)));
     find(&tracked, &a, &["x"], 3);
-    assert_eq!((polled(&tracked, &a), state(&tracked, "x")), (vec!["x".to_owned()], Some(State::Tracked)));
+    assert_eq!((polled(&tracked, &a), state(&tracked, "x")), (vec!["x".to_owned()], Some(InstanceState::Tracked)));
     // After the operator removed the plugin, the next one that finds the instance owns it.
     find(&tracked, &a, &[], 4);
     assert!(tracked.release("a") && !tracked.release("nobody"));
@@ -97,7 +97,7 @@ fn an_ended_instance_is_revived_by_its_owner_and_by_no_stranger() {
 }
 
 #[test]
-fn who_revives_an_ended_instance_by_the_operators_word_or_a_programs_does_not_own_it() {
+fn a_plugin_that_is_allowed_to_revive_an_ended_instance_does_not_become_its_owner() {
     let (tracked, a, b) = (tracked(), PluginName::from("a"), PluginName::from("b"));
     find(&tracked, &a, &["shared", "put", "named"], 0);
     find(&tracked, &a, &[], 1);
@@ -105,7 +105,7 @@ fn who_revives_an_ended_instance_by_the_operators_word_or_a_programs_does_not_ow
     tracked.track(wanted("put"), &|_| {}).unwrap();
     assert_eq!(polled(&tracked, &b), ["shared"], "a wish for all samplers means the owner's");
     assert_eq!(polled(&tracked, &a), ["put"]);
-    tracked.track(Wanted { samplers: Some(vec!["b".to_owned()]), ..wanted("put") }, &|_| {}).unwrap();
+    tracked.track(TrackRequest { samplers: Some(vec!["b".to_owned()]), ..wanted("put") }, &|_| {}).unwrap();
     tracked.configure(&id("named"), Labels::new(), Some(vec!["b".to_owned()])).unwrap();
     assert_eq!(polled(&tracked, &b), ["named", "put", "shared"]);
     assert!(tracked.polled_by(&b).iter().all(|polled| polled.owner == a && !polled.has_its_owner));
@@ -116,7 +116,7 @@ fn who_revives_an_ended_instance_by_the_operators_word_or_a_programs_does_not_ow
 }
 
 #[test]
-fn of_plugins_that_find_an_instance_in_their_first_discovery_the_first_by_name_owns_it() {
+fn of_plugins_that_find_an_instance_in_their_first_discovery_the_first_by_name_becomes_its_owner() {
     let initial = |plugin: &PluginName| Discoverer { is_initial: true, ..by(plugin) };
     for order in [["a", "b"], ["b", "a"]] {
         let tracked = tracked();
@@ -141,8 +141,8 @@ fn of_plugins_that_find_an_instance_in_their_first_discovery_the_first_by_name_o
 }
 
 #[test]
-fn who_discovers_others_every_time_loses_what_of_its_own_ended_and_nobody_else_does() {
-    let tracked = Tracked::new(vec!["*".to_owned()], Labels::new(), 80);
+fn a_plugin_that_finds_new_instances_every_time_displaces_only_its_own_ended_ones() {
+    let tracked = TrackedInstances::new(vec!["*".to_owned()], Labels::new(), 80);
     let (churning, modest) = (PluginName::from("churning"), PluginName::from("modest"));
     find(&tracked, &modest, &["kept", "ended"], 0);
     find(&tracked, &modest, &["kept"], 1);
@@ -151,7 +151,10 @@ fn who_discovers_others_every_time_loses_what_of_its_own_ended_and_nobody_else_d
         let refused = find(&tracked, &churning, &ids.iter().map(String::as_str).collect::<Vec<_>>(), round);
         assert_eq!(refused, 0, "its own make room");
     }
-    assert_eq!((state(&tracked, "kept"), state(&tracked, "ended")), (Some(State::Tracked), Some(State::Ended)));
+    assert_eq!(
+        (state(&tracked, "kept"), state(&tracked, "ended")),
+        (Some(InstanceState::Tracked), Some(InstanceState::Ended))
+    );
     assert_eq!(find(&tracked, &modest, &["kept", "new"], 30), 0);
     assert!(tracked.track(wanted("asked"), &|_| {}).is_ok());
     assert!(tracked.places().account("churning").used <= 80);
@@ -164,7 +167,7 @@ fn who_discovers_others_every_time_loses_what_of_its_own_ended_and_nobody_else_d
 
 #[test]
 fn large_labels_take_more_than_one_place() {
-    let tracked = Tracked::new(Vec::new(), Labels::new(), 100);
+    let tracked = TrackedInstances::new(Vec::new(), Labels::new(), 100);
     let long = "x".repeat(250);
     tracked.discovered(
         &by(&"a".into()),
@@ -180,34 +183,34 @@ fn large_labels_take_more_than_one_place() {
 }
 
 #[test]
-fn whose_an_instance_is_is_known_after_a_restart() {
+fn the_owner_of_an_instance_is_restored_after_a_restart() {
     let (store, a, b) =
         (dropsonde_store::Store::in_memory(&Default::default()), PluginName::from("a"), PluginName::from("b"));
-    let before = Tracked::new(Vec::new(), Labels::new(), 10);
+    let before = TrackedInstances::new(Vec::new(), Labels::new(), 10);
     find(&before, &b, &["x"], 0);
     before.note_changes(&store);
-    let after = Tracked::new(Vec::new(), Labels::new(), 10);
+    let after = TrackedInstances::new(Vec::new(), Labels::new(), 10);
     after.restore(&store, &["a", "b"], 9);
     assert_eq!(after.discovered(&by(&a), found(&["x"]), 10, &|_| {}).of_others, [(id("x"), b.clone())]);
     assert_eq!(after.places().account("b").used, 1);
     // At this start the file of `b` is missing.
     after.note_changes(&store);
-    let without = Tracked::new(Vec::new(), Labels::new(), 10);
+    let without = TrackedInstances::new(Vec::new(), Labels::new(), 10);
     without.restore(&store, &["a"], 11);
     let initial = Discoverer { is_initial: true, ..by(&a) };
     assert_eq!(without.discovered(&initial, found(&["x"]), 12, &|_| {}).of_others, [(id("x"), b)]);
-    assert_eq!(state(&without, "x"), Some(State::Ended));
+    assert_eq!(state(&without, "x"), Some(InstanceState::Ended));
 }
 
 #[test]
-fn an_owner_that_is_read_late_has_its_instance_back_from_who_was_taken_for_its_owner_meanwhile() {
+fn an_owner_noted_in_history_that_opens_late_gets_its_instance_back() {
     let (store, a, b) =
         (dropsonde_store::Store::in_memory(&Default::default()), PluginName::from("a"), PluginName::from("b"));
-    let before = Tracked::new(Vec::new(), Labels::new(), 10);
+    let before = TrackedInstances::new(Vec::new(), Labels::new(), 10);
     find(&before, &b, &["x", "own"], 0);
     before.untrack(&id("untracked"), &|_| {});
     before.note_changes(&store);
-    let (now, forgotten) = (Tracked::new(Vec::new(), Labels::new(), 10), Forgotten::default());
+    let (now, forgotten) = (TrackedInstances::new(Vec::new(), Labels::new(), 10), ForgottenIds::default());
     find(&now, &a, &["x", "untracked", "new"], 1);
     let strangers = now.adopt(&store, store.notes(""), &["a", "b"], 2, &|id| forgotten.note(id));
     assert_eq!((strangers, forgotten.0.take()), (vec![(id("x"), a.clone())], vec!["untracked".to_owned()]));
@@ -217,7 +220,7 @@ fn an_owner_that_is_read_late_has_its_instance_back_from_who_was_taken_for_its_o
 }
 
 #[test]
-fn what_is_noted_of_an_instance_takes_less_than_four_kib_for_each_of_its_places() {
+fn the_notes_of_an_instance_take_less_than_four_kib_for_each_of_its_places() {
     let (store, a, b) =
         (dropsonde_store::Store::in_memory(&Default::default()), PluginName::from("a"), PluginName::from("b"));
     let labels = |letter: char| -> Labels {
@@ -226,12 +229,12 @@ fn what_is_noted_of_an_instance_takes_less_than_four_kib_for_each_of_its_places(
     };
     let small: Labels = (0..32).map(|nth| (format!("k{nth}"), String::new())).collect();
     let long = |nth: usize| format!("{nth}{}", "\"".repeat(255));
-    let tracked = Tracked::new(Vec::new(), Labels::new(), 10_000);
+    let tracked = TrackedInstances::new(Vec::new(), Labels::new(), 10_000);
     tracked.discovered(&by(&a), vec![(id(&long(0)), labels('x')), (id(&long(1)), small)], 0, &|_| {});
     let sharing = Discoverer { shares: true, ..by(&b) };
     tracked.discovered(&sharing, vec![(id(&long(0)), labels('x'))], 0, &|_| {});
     let samplers = Some(vec!["s".repeat(64); 64]);
-    tracked.track(Wanted { id: id(&long(0)), labels: labels('y'), samplers }, &|_| {}).unwrap();
+    tracked.track(TrackRequest { id: id(&long(0)), labels: labels('y'), samplers }, &|_| {}).unwrap();
     tracked.untrack(&id(&long(2)), &|_| {});
     tracked.note_changes(&store);
     let places = tracked.places().account("a").used;

@@ -1,6 +1,6 @@
 //! The events published last, for readers that were away for a moment.
 
-use super::event::Event;
+use super::event::StreamEvent;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,16 +14,16 @@ const MOST_MOMENTS: usize = 256;
 /// The newest events, in order.
 #[derive(Debug)]
 pub(super) struct EventLog {
-    events: VecDeque<Arc<Event>>,
+    events: VecDeque<Arc<StreamEvent>>,
     bytes: usize,
     /// The sequence of the last event that was dropped.
     dropped_to: u64,
-    moments: Moments,
+    moments: EventTimes,
 }
 
 /// The times of events since the start. The longer the host runs, the further apart they are.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Moments {
+pub(super) struct EventTimes {
     start_ms: i64,
     /// Some sequences, each with the earliest time of any event from there on. Both ascend.
     known: Vec<(u64, i64)>,
@@ -33,12 +33,12 @@ pub(super) struct Moments {
 
 impl EventLog {
     pub(super) fn new(start_ms: i64) -> Self {
-        let moments = Moments { start_ms, known: Vec::new(), stride_ms: 1000 };
+        let moments = EventTimes { start_ms, known: Vec::new(), stride_ms: 1000 };
         Self { events: VecDeque::new(), bytes: 0, dropped_to: 0, moments }
     }
 
     /// Adds an event, and keeps the `most` newest events. `at_ms`: the time of the event, unless that was long ago.
-    pub(super) fn push(&mut self, event: Arc<Event>, at_ms: Option<i64>, most: usize) {
+    pub(super) fn push(&mut self, event: Arc<StreamEvent>, at_ms: Option<i64>, most: usize) {
         if let Some(at_ms) = at_ms {
             self.moments.note(event.sequence, at_ms);
         }
@@ -52,7 +52,7 @@ impl EventLog {
     }
 
     /// Returns the events after a sequence; none if some of them were dropped.
-    pub(super) fn after(&self, sequence: u64) -> Option<impl Iterator<Item = &Arc<Event>>> {
+    pub(super) fn after(&self, sequence: u64) -> Option<impl Iterator<Item = &Arc<StreamEvent>>> {
         let is_there = sequence >= self.dropped_to;
         let begin = self.events.partition_point(|event| event.sequence <= sequence);
         is_there.then(|| self.events.range(begin..).filter(|event| !event.is_discarded()))
@@ -63,7 +63,7 @@ impl EventLog {
         self.dropped_to > sequence
     }
 
-    pub(super) fn moments(&self) -> &Moments {
+    pub(super) fn moments(&self) -> &EventTimes {
         &self.moments
     }
 
@@ -73,7 +73,7 @@ impl EventLog {
     }
 }
 
-impl Moments {
+impl EventTimes {
     fn note(&mut self, sequence: u64, at_ms: i64) {
         // Times of events do not always ascend: samplers publish late, and clocks are set back.
         for (_, earliest_ms) in self.known.iter_mut().rev().take_while(|(_, earliest_ms)| *earliest_ms > at_ms) {

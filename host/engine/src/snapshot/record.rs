@@ -17,7 +17,7 @@ pub fn instance() -> Result<InstanceId, InvalidInstanceId> {
 }
 
 /// Puts the snapshot's numbers into history and streams at every interval, while there is any source.
-pub async fn keep(engine: Arc<Engine>, mut stopping: watch::Receiver<bool>) {
+pub async fn record_in_history(engine: Arc<Engine>, mut stopping: watch::Receiver<bool>) {
     let Ok(id) = instance() else { return };
     let fields = NUMBERS.iter().map(|number| StoredField::gauge(number.field)).collect();
     let (schema, labels) = (Schema::new(SAMPLER, fields), Arc::default());

@@ -1,17 +1,17 @@
 //! Prepares newer versions of a plugin beside the running one, and hands each over only once it is ready.
 
-use super::debounce::Signature;
-use super::find::PluginPlace;
+use super::debounce::FileSignature;
+use super::find::PluginLocation;
 use super::last_good::LastGood;
 use super::mailbox::Mailbox;
 use super::prepare::{ComponentBytes, LoadedPlugin, StartedPlugin, load, off_thread, start};
 use super::run::StateKeeper;
 use super::slot::Slot;
-use super::status::{Refusal, Shared};
+use super::status::{SharedStatus, VersionRefusal};
 use super::supervisor::RequestError;
-use super::{Component, Failing, Origin, PluginState, RefusedVersion};
+use super::{Component, ComponentOrigin, FailureKind, PluginState, RefusedVersion};
 use crate::Engine;
-use crate::audit::{Action, By, Entry, PluginChange, What};
+use crate::audit::{Actor, AuditEntry, AuditedAction, PluginAction, PluginChange};
 use dropsonde_sandbox::replace::{PRIVATE, replace_file};
 use dropsonde_sandbox::{Sandbox, Trial};
 use std::sync::Arc;
@@ -19,18 +19,18 @@ use tokio::sync::{Mutex, Notify, oneshot, watch};
 
 /// A request to one plugin through the API.
 #[derive(Debug)]
-pub(super) struct Ask {
-    pub(super) what: Asked,
+pub(super) struct LoadRequest {
+    pub(super) what: LoadRequestKind,
     /// The requester, for the audit log.
-    pub(super) by: By,
-    pub(super) answer: Answer,
+    pub(super) by: Actor,
+    pub(super) answer: ReplySender,
 }
 
 /// The channel for an answer. The requester may be gone when the answer is sent.
-pub(super) type Answer = oneshot::Sender<Result<(), RequestError>>;
+pub(super) type ReplySender = oneshot::Sender<Result<(), RequestError>>;
 
 #[derive(Debug)]
-pub(super) enum Asked {
+pub(super) enum LoadRequestKind {
     /// Load the plugin again, whichever version runs.
     Again,
     /// Replace the plugin's file by these bytes, once they are accepted.
@@ -39,7 +39,7 @@ pub(super) enum Asked {
 
 /// The requests and notices that reach a plugin's task.
 #[derive(Debug)]
-pub(super) struct Mail {
+pub(super) struct TaskInput {
     pub(super) asks: Arc<Mailbox>,
     /// Notified when the plugin's file may have changed.
     pub(super) changed: Arc<Notify>,
@@ -49,7 +49,7 @@ pub(super) struct Mail {
 
 /// A version that is ready to take over.
 #[derive(Debug)]
-pub(super) struct Candidate {
+pub(super) struct CandidateVersion {
     pub(super) loaded: LoadedPlugin,
     /// The started version; `None` if its first instance could not be started and there is nothing to fall back to.
     pub(super) ready: Option<(StartedPlugin, Trial)>,
@@ -59,7 +59,7 @@ pub(super) struct Candidate {
 
 /// A version that took over and never ran well.
 #[derive(Debug)]
-pub(super) struct Broken {
+pub(super) struct BrokenVersion {
     pub(super) digest: String,
     pub(super) why: String,
 }
@@ -68,25 +68,25 @@ pub(super) struct Broken {
 #[derive(Debug)]
 pub(super) struct RefusedUpload {
     why: RefusedVersion,
-    answer: Answer,
+    answer: ReplySender,
 }
 
 /// Prepares newer versions, one at a time.
-pub(super) struct Intake<'a> {
+pub(super) struct Updater<'a> {
     pub(super) engine: &'a Engine,
     pub(super) sandbox: &'a Arc<Sandbox>,
-    pub(super) status: &'a Shared,
+    pub(super) status: &'a SharedStatus,
     pub(super) keeper: &'a StateKeeper,
-    pub(super) place: &'a PluginPlace,
+    pub(super) place: &'a PluginLocation,
     pub(super) good: Option<&'a LastGood>,
     /// Held while the plugin's files are written.
     pub(super) writing: &'a Arc<Mutex<()>>,
-    pub(super) broken: &'a Slot<Broken>,
-    pub(super) handover: &'a Slot<Candidate>,
+    pub(super) broken: &'a Slot<BrokenVersion>,
+    pub(super) handover: &'a Slot<CandidateVersion>,
 }
 
 /// A refused version, as far as it was prepared.
-struct Rejected {
+struct FailedPreparation {
     why: RefusedVersion,
     digest: Option<String>,
     loaded: Option<LoadedPlugin>,
@@ -94,21 +94,21 @@ struct Rejected {
 
 /// The source of a version that is newer than one that waits for its turn to be compiled.
 #[derive(Debug, PartialEq, Eq)]
-enum Newer {
+enum NewerVersion {
     Upload,
     File,
 }
 
 /// Waits until a newer version comes while another one waits for its turn to be compiled. A compilation under way is
 /// not interrupted.
-async fn newer(asks: &Mailbox, changed: &Notify, mut waits: watch::Receiver<bool>) -> Newer {
+async fn newer(asks: &Mailbox, changed: &Notify, mut waits: watch::Receiver<bool>) -> NewerVersion {
     loop {
         if waits.wait_for(|&waits| waits).await.is_err() {
             return std::future::pending().await;
         }
         tokio::select! {
-            () = asks.has_upload() => return Newer::Upload,
-            () = changed.notified() => return Newer::File,
+            () = asks.has_upload() => return NewerVersion::Upload,
+            () = changed.notified() => return NewerVersion::File,
             _ = waits.wait_for(|&waits| !waits) => {}
         }
     }
@@ -120,10 +120,10 @@ impl RefusedUpload {
     }
 }
 
-impl Intake<'_> {
+impl Updater<'_> {
     /// Serves requests, and loads the plugin's file whenever it has changed. Returns if the upload of a new plugin is
     /// refused.
-    pub(super) async fn take_in(&self, Mail { asks, changed, mut is_change }: Mail) -> RefusedUpload {
+    pub(super) async fn run(&self, TaskInput { asks, changed, mut is_change }: TaskInput) -> RefusedUpload {
         // The digest of the version that was handed over last.
         let mut current: Option<String> = None;
         loop {
@@ -136,17 +136,17 @@ impl Intake<'_> {
                     continue;
                 }
             };
-            let is_upload = ask.as_ref().is_some_and(Ask::is_upload);
+            let is_upload = ask.as_ref().is_some_and(LoadRequest::is_upload);
             // Without the upload there is no such plugin.
             let is_new = is_upload && !self.status.has_current() && self.status.state() == PluginState::Loading;
             let (what, answer, action) = match ask {
-                Some(Ask { what, by, answer }) => {
-                    let action = if is_upload { Action::Upload } else { Action::Reload };
+                Some(LoadRequest { what, by, answer }) => {
+                    let action = if is_upload { PluginAction::Upload } else { PluginAction::Reload };
                     (Some(what), Some(answer), Some((action, by)))
                 }
                 None => {
-                    let action = if self.status.has_current() { Action::Replace } else { Action::Add };
-                    (None, None, is_change.then_some((action, By::Folder)))
+                    let action = if self.status.has_current() { PluginAction::Replace } else { PluginAction::Add };
+                    (None, None, is_change.then_some((action, Actor::Folder)))
                 }
             };
             is_change = true;
@@ -157,11 +157,11 @@ impl Intake<'_> {
                 biased;
                 outcome = self.prepare(what, current.as_deref(), &waits) => outcome,
                 newer = newer(&asks, &changed, waits.subscribe()) => {
-                    if newer == Newer::File {
+                    if newer == NewerVersion::File {
                         // The file is still to be read.
                         changed.notify_one();
                     }
-                    Err(Rejected { why: RefusedVersion::Outdated, digest: None, loaded: None })
+                    Err(FailedPreparation { why: RefusedVersion::Outdated, digest: None, loaded: None })
                 }
             };
             self.status.update(|known| (known.is_preparing, known.turn) = (false, None));
@@ -170,7 +170,7 @@ impl Intake<'_> {
                 Ok(None) => continue,
                 Ok(Some(candidate)) => {
                     self.status.forget_refused();
-                    self.engine.plugins.refusals(&self.status.name).works(&self.status.name, Failing::Version);
+                    self.engine.plugins.refusals(&self.status.name).works(&self.status.name, FailureKind::Version);
                     let digest = candidate.loaded.digest.clone();
                     self.hand_over(candidate);
                     current = Some(digest);
@@ -184,19 +184,19 @@ impl Intake<'_> {
                     Err(rejected) => (rejected.digest.clone(), Some(rejected.why.to_string())),
                 };
                 let plugin = self.status.name.to_string();
-                let what = What::Plugin(PluginChange { action, plugin, digest, refused });
-                self.engine.audit.write(self.engine.clock.now_ms(), &Entry { by, what });
+                let what = AuditedAction::Plugin(PluginChange { action, plugin, digest, refused });
+                self.engine.audit.write(self.engine.clock.now_ms(), &AuditEntry { by, what });
             }
             let outcome = match (outcome, answer) {
                 (Ok(()), answer) => (Ok(()), answer),
                 // The newer version decides on the plugin's state.
-                (Err(Rejected { why: why @ RefusedVersion::Outdated, .. }), answer) => {
+                (Err(FailedPreparation { why: why @ RefusedVersion::Outdated, .. }), answer) => {
                     tracing::info!(plugin = &*self.status.name, reason = %why, "a version is refused");
                     self.show(PluginState::Loading);
                     (Err(why), answer)
                 }
-                (Err(Rejected { why, .. }), Some(answer)) if is_new => return RefusedUpload { why, answer },
-                (Err(Rejected { why, digest, loaded }), answer) => {
+                (Err(FailedPreparation { why, .. }), Some(answer)) if is_new => return RefusedUpload { why, answer },
+                (Err(FailedPreparation { why, digest, loaded }), answer) => {
                     current = self.refuse(&why, digest, loaded).await.or(current);
                     (Err(why), answer)
                 }
@@ -207,7 +207,7 @@ impl Intake<'_> {
         }
     }
 
-    fn hand_over(&self, candidate: Candidate) {
+    fn hand_over(&self, candidate: CandidateVersion) {
         // An earlier candidate that has not taken over yet never ran: its thread ends when it is dropped.
         drop(self.handover.put(candidate));
         self.status.update(|known| known.has_current = true);
@@ -216,22 +216,22 @@ impl Intake<'_> {
     /// Prepares the requested version, or else the plugin's file. Returns `None` if there is nothing new.
     async fn prepare(
         &self,
-        what: Option<Asked>,
+        what: Option<LoadRequestKind>,
         current: Option<&str>,
         waits: &watch::Sender<bool>,
-    ) -> Result<Option<Candidate>, Rejected> {
-        let at = |why| Rejected { why, digest: None, loaded: None };
+    ) -> Result<Option<CandidateVersion>, FailedPreparation> {
+        let at = |why| FailedPreparation { why, digest: None, loaded: None };
         let is_found = what.is_none();
         let (component, bytes, replaces) = match what {
-            Some(Asked::Upload(bytes)) => {
+            Some(LoadRequestKind::Upload(bytes)) => {
                 let place = self.place.clone();
                 let looked =
                     off_thread(move || place.upload().map(|(file, now)| (file, now, ComponentBytes::of(bytes))));
                 let (file, now, bytes) = looked.await.map_err(at)?.ok_or_else(|| at(RefusedVersion::NoFolder))?;
-                let component = Component { name: self.place.name.clone(), origin: Origin::File(file) };
+                let component = Component { name: self.place.name.clone(), origin: ComponentOrigin::File(file) };
                 (component, bytes, Some(now))
             }
-            Some(Asked::Again) | None => {
+            Some(LoadRequestKind::Again) | None => {
                 let place = self.place.clone();
                 let read = off_thread(move || {
                     let component = place.component()?;
@@ -259,7 +259,7 @@ impl Intake<'_> {
             return Ok(None);
         }
         self.show(PluginState::Compiling);
-        let rejected = |why| Rejected { why, digest: Some(digest.clone()), loaded: None };
+        let rejected = |why| FailedPreparation { why, digest: Some(digest.clone()), loaded: None };
         // Kept for the plugin's file, and for the copy to restore if a later version does not work.
         let kept = bytes.clone();
         let loaded = load(self.engine, self.sandbox, self.status, component.clone(), bytes, waits).await;
@@ -270,12 +270,12 @@ impl Intake<'_> {
         let started = start(self.engine, self.sandbox, self.status, &loaded, trial.state(), &mut room).await;
         let started = started.map(|started| StartedPlugin { room, ..started }).map_err(|why| {
             let loaded = matches!(why, RefusedVersion::Start(_)).then(|| loaded.clone());
-            Rejected { why, digest: Some(digest.clone()), loaded }
+            FailedPreparation { why, digest: Some(digest.clone()), loaded }
         })?;
-        if let Origin::File(_) = &component.origin {
+        if let ComponentOrigin::File(_) = &component.origin {
             self.keep(replaces, kept, current).await.map_err(rejected)?;
         }
-        Ok(Some(Candidate { loaded, ready: Some((started, trial)), is_restored: false }))
+        Ok(Some(CandidateVersion { loaded, ready: Some((started, trial)), is_restored: false }))
     }
 
     /// Enters a state, unless there is a current version: then the newer one changes nothing yet.
@@ -289,7 +289,7 @@ impl Intake<'_> {
     /// signature of that file when the upload came; the file must not have changed since.
     async fn keep(
         &self,
-        replaces: Option<Option<Signature>>,
+        replaces: Option<Option<FileSignature>>,
         bytes: ComponentBytes,
         current: Option<&str>,
     ) -> Result<(), RefusedVersion> {
@@ -327,7 +327,8 @@ impl Intake<'_> {
             RefusedVersion::Start(error) => error.trap().cloned(),
             _ => None,
         };
-        let refusal = Refusal { at_ms: engine.clock.now_ms(), digest: digest.clone(), reason: reason.clone(), trap };
+        let refusal =
+            VersionRefusal { at_ms: engine.clock.now_ms(), digest: digest.clone(), reason: reason.clone(), trap };
         if status.has_current() {
             status.refused(refusal);
             refusals.refused(&status.name, &reason, "a newer version is refused; the running version stays");
@@ -343,7 +344,7 @@ impl Intake<'_> {
         status.update(|known| known.refused = Some(refusal));
         match loaded {
             // The version may start another time: the runner tries it again.
-            Some(loaded) => self.hand_over(Candidate { loaded, ready: None, is_restored: false }),
+            Some(loaded) => self.hand_over(CandidateVersion { loaded, ready: None, is_restored: false }),
             None => {
                 refusals.refused(&status.name, &reason, "not running");
                 status.failed_because(engine.clock.now_ms(), reason);
@@ -355,7 +356,7 @@ impl Intake<'_> {
 
     /// Restores the last good version, if there is one, because a newer one took over and never ran well. Returns the
     /// digest of the restored version.
-    async fn give_up(&self, Broken { digest, why }: Broken) -> Option<String> {
+    async fn give_up(&self, BrokenVersion { digest, why }: BrokenVersion) -> Option<String> {
         let restored = self.restore(Some(&digest)).await?;
         tracing::error!(
             plugin = &*self.status.name,
@@ -369,9 +370,14 @@ impl Intake<'_> {
             None => why,
         };
         let (plugin, kept) = (self.status.name.to_string(), Some(restored.loaded.digest.clone()));
-        let change = PluginChange { action: Action::Restore, plugin, digest: kept, refused: None };
-        self.engine.audit.write(at_ms, &Entry { by: By::Host, what: What::Plugin(change) });
-        self.status.refused(Refusal { at_ms, digest: Some(digest), reason, trap: last.and_then(|last| last.trap) });
+        let change = PluginChange { action: PluginAction::Restore, plugin, digest: kept, refused: None };
+        self.engine.audit.write(at_ms, &AuditEntry { by: Actor::Host, what: AuditedAction::Plugin(change) });
+        self.status.refused(VersionRefusal {
+            at_ms,
+            digest: Some(digest),
+            reason,
+            trap: last.and_then(|last| last.trap),
+        });
         let digest = restored.loaded.digest.clone();
         self.hand_over(restored);
         Some(digest)
@@ -379,7 +385,7 @@ impl Intake<'_> {
 
     /// Prepares the version that last ran well, or else the bundled plugin. Returns `None` if there is none, or if the
     /// broken version has itself run well.
-    async fn restore(&self, broken: Option<&str>) -> Option<Candidate> {
+    async fn restore(&self, broken: Option<&str>) -> Option<CandidateVersion> {
         let (good, broken, bundled) = (self.good.cloned(), broken.map(str::to_owned), self.place.bundled);
         let name = self.place.name.clone();
         let found = off_thread(move || {
@@ -389,7 +395,7 @@ impl Intake<'_> {
                 None => None,
             };
             let (component, bytes) = match kept {
-                Some((path, bytes)) => (Component { name, origin: Origin::File(path) }, bytes),
+                Some((path, bytes)) => (Component { name, origin: ComponentOrigin::File(path) }, bytes),
                 None => {
                     let bundled = Component::from(bundled?);
                     let bytes = ComponentBytes::of(bundled.bytes().ok()?);
@@ -412,7 +418,7 @@ impl Intake<'_> {
         match started {
             Ok((loaded, started)) => {
                 self.engine.metrics.plugin_restores_succeeded.inc();
-                Some(Candidate { loaded, ready: Some((started, trial)), is_restored: true })
+                Some(CandidateVersion { loaded, ready: Some((started, trial)), is_restored: true })
             }
             Err(why) => {
                 self.engine.metrics.plugin_restores_failed.inc();

@@ -24,7 +24,7 @@ const BESIDE_OTHERS: usize = 100;
 
 /// The recent failures of a plugin, which decide on backoff and quarantine.
 #[derive(Debug)]
-pub(crate) struct FailureLadder {
+pub(crate) struct RecentFailures {
     /// The number of failures in a row within the window that leads to quarantine.
     most: usize,
     window: Duration,
@@ -68,7 +68,7 @@ fn jittered(wait: Duration) -> Duration {
 
 /// The pauses after which a plugin in quarantine is tried again. Each is about twice as long as the one before.
 #[derive(Debug)]
-pub(crate) struct Pauses {
+pub(crate) struct QuarantinePauses {
     first: Duration,
     /// The retries since the plugin last ran for [`LONGEST_PAUSE`].
     times: u32,
@@ -76,7 +76,7 @@ pub(crate) struct Pauses {
     lifted: Option<Instant>,
 }
 
-impl Pauses {
+impl QuarantinePauses {
     pub(crate) fn new(first: Duration) -> Self {
         Self { first, times: 0, lifted: None }
     }
@@ -102,7 +102,7 @@ impl Pauses {
     }
 }
 
-impl FailureLadder {
+impl RecentFailures {
     pub(crate) fn new(most: u32, window: Duration) -> Self {
         let most = usize::try_from(most).unwrap_or(usize::MAX).max(1);
         Self { most, window, all: VecDeque::new(), in_a_row: VecDeque::new() }
@@ -150,8 +150,8 @@ mod tests {
     const WELL: PollOutcome = PollOutcome { came_back: true, ended_badly: 0, tried_in_vain: 0 };
     const MIXED: PollOutcome = PollOutcome { came_back: true, ended_badly: 1, tried_in_vain: 0 };
 
-    fn after(ladder: &mut FailureLadder, went: PollOutcome, seconds: u64) -> Consequence {
-        ladder.after(went, start() + Duration::from_secs(seconds))
+    fn after(failures: &mut RecentFailures, went: PollOutcome, seconds: u64) -> Consequence {
+        failures.after(went, start() + Duration::from_secs(seconds))
     }
 
     fn start() -> Instant {
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_double_up_to_a_bound_and_differ() {
+    fn backoff_doubles_up_to_a_bound_with_jitter() {
         for (times, seconds) in [(1, 1.0), (2, 2.0), (5, 16.0), (9, 256.0), (10, 300.0), (usize::MAX, 300.0)] {
             let wait = backoff(times).as_secs_f64();
             assert!((seconds * 0.75..=seconds * 1.25).contains(&wait), "{times}: {wait}");
@@ -170,8 +170,8 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_up_to_an_hour_and_begin_anew_after_an_hour_without() {
-        let (mut pauses, mut now) = (Pauses::new(Duration::from_secs(60)), start());
+    fn quarantine_pauses_double_up_to_an_hour_and_reset_after_an_hour_outside() {
+        let (mut pauses, mut now) = (QuarantinePauses::new(Duration::from_secs(60)), start());
         for minutes in [1.0_f64, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0] {
             let pause = pauses.next(now).as_secs_f64() / 60.0;
             assert!((minutes * 0.75..=(minutes * 1.25).min(60.0)).contains(&pause), "{minutes}: {pause}");
@@ -185,53 +185,53 @@ mod tests {
     }
 
     #[test]
-    fn failures_in_a_row_end_in_quarantine() {
-        let mut ladder = FailureLadder::new(3, Duration::from_secs(60));
-        assert!(matches!(after(&mut ladder, BADLY, 0), Consequence::Wait(_)));
-        assert!(matches!(after(&mut ladder, BADLY, 10), Consequence::Wait(_)));
-        let Consequence::Quarantine(why) = after(&mut ladder, BADLY, 20) else { panic!("three are too many") };
+    fn failures_in_a_row_lead_to_quarantine() {
+        let mut failures = RecentFailures::new(3, Duration::from_secs(60));
+        assert!(matches!(after(&mut failures, BADLY, 0), Consequence::Wait(_)));
+        assert!(matches!(after(&mut failures, BADLY, 10), Consequence::Wait(_)));
+        let Consequence::Quarantine(why) = after(&mut failures, BADLY, 20) else { panic!("three are too many") };
         assert_eq!(why, "its calls ended badly 3 times in a row within 1m");
-        ladder.reset();
-        assert!(matches!(after(&mut ladder, BADLY, 30), Consequence::Wait(_)), "released, it begins anew");
+        failures.reset();
+        assert!(matches!(after(&mut failures, BADLY, 30), Consequence::Wait(_)), "released, it begins anew");
     }
 
     #[test]
-    fn good_behaviour_and_time_are_forgiving() {
-        let mut ladder = FailureLadder::new(3, Duration::from_secs(60));
+    fn successful_calls_and_time_prevent_quarantine() {
+        let mut failures = RecentFailures::new(3, Duration::from_secs(60));
         for tick in 0..100 {
-            assert!(matches!(after(&mut ladder, BADLY, tick), Consequence::Wait(_)));
-            assert_eq!(after(&mut ladder, WELL, tick), Consequence::GoOn);
+            assert!(matches!(after(&mut failures, BADLY, tick), Consequence::Wait(_)));
+            assert_eq!(after(&mut failures, WELL, tick), Consequence::GoOn);
             if tick == 50 {
-                ladder.reset();
+                failures.reset();
             }
         }
-        let mut slow = FailureLadder::new(3, Duration::from_secs(60));
+        let mut slow = RecentFailures::new(3, Duration::from_secs(60));
         assert!((0..100).all(|tick| matches!(after(&mut slow, BADLY, tick * 40), Consequence::Wait(_))));
     }
 
     #[test]
-    fn a_poison_instance_can_be_looked_for_but_not_for_ever() {
-        let mut ladder = FailureLadder::new(3, Duration::from_secs(60));
-        let went_on = (0..1000).take_while(|_| after(&mut ladder, MIXED, 1) == Consequence::GoOn).count();
+    fn failures_beside_successful_calls_lead_to_quarantine_after_a_hundred_times_as_many() {
+        let mut failures = RecentFailures::new(3, Duration::from_secs(60));
+        let went_on = (0..1000).take_while(|_| after(&mut failures, MIXED, 1) == Consequence::GoOn).count();
         assert_eq!(went_on, 3 * BESIDE_OTHERS - 1);
     }
 
     #[test]
-    fn instances_that_are_set_aside_may_fail_for_ever_beside_others() {
-        let mut ladder = FailureLadder::new(3, Duration::from_secs(60));
+    fn retries_of_set_aside_instances_do_not_lead_to_quarantine_while_other_calls_succeed() {
+        let mut failures = RecentFailures::new(3, Duration::from_secs(60));
         let beside = PollOutcome { came_back: true, tried_in_vain: 50, ..PollOutcome::default() };
-        assert!((0..1000).all(|_| after(&mut ladder, beside, 1) == Consequence::GoOn));
+        assert!((0..1000).all(|_| after(&mut failures, beside, 1) == Consequence::GoOn));
         let alone = PollOutcome { tried_in_vain: 1, ..PollOutcome::default() };
-        assert!(matches!(after(&mut ladder, alone, 1), Consequence::Wait(_)));
-        after(&mut ladder, alone, 2);
-        assert!(matches!(after(&mut ladder, alone, 3), Consequence::Quarantine(_)), "there are no others");
+        assert!(matches!(after(&mut failures, alone, 1), Consequence::Wait(_)));
+        after(&mut failures, alone, 2);
+        assert!(matches!(after(&mut failures, alone, 3), Consequence::Quarantine(_)), "there are no others");
     }
 
     #[test]
-    fn ticks_without_calls_change_nothing() {
-        let mut ladder = FailureLadder::new(2, Duration::from_secs(60));
-        after(&mut ladder, BADLY, 0);
-        assert_eq!(after(&mut ladder, PollOutcome::default(), 1), Consequence::GoOn);
-        assert!(matches!(after(&mut ladder, BADLY, 2), Consequence::Quarantine(_)));
+    fn ticks_without_calls_do_not_clear_failures() {
+        let mut failures = RecentFailures::new(2, Duration::from_secs(60));
+        after(&mut failures, BADLY, 0);
+        assert_eq!(after(&mut failures, PollOutcome::default(), 1), Consequence::GoOn);
+        assert!(matches!(after(&mut failures, BADLY, 2), Consequence::Quarantine(_)));
     }
 }

@@ -2,7 +2,7 @@
 //! to query history.
 
 use super::Hub;
-use super::log::Moments;
+use super::event_log::EventTimes;
 use dropsonde_store::Store;
 use serde::{Deserialize, Serialize};
 
@@ -11,9 +11,9 @@ const NOTE: &str = "streams";
 
 /// The number of a start, and the times of its events.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Before {
+pub(super) struct StartNote {
     pub(super) boot: String,
-    pub(super) moments: Moments,
+    pub(super) moments: EventTimes,
 }
 
 /// Returns the number of this start: the current time in milliseconds, or one more than the last start's number if that
@@ -23,7 +23,7 @@ pub(crate) fn next_boot(store: &Store, now_ms: i64) -> i64 {
     last.map_or(now_ms, |last| now_ms.max(last.saturating_add(1)))
 }
 
-fn noted(store: &Store) -> Option<Before> {
+fn noted(store: &Store) -> Option<StartNote> {
     let (_, value) = store.notes(NOTE).into_iter().find(|(key, _)| key == NOTE)?;
     // A note that cannot be read was written by another version.
     serde_json::from_slice(&value).ok()
@@ -38,7 +38,7 @@ impl Hub {
     /// Writes the note of this start.
     pub(crate) fn note(&self, store: &Store) {
         let moments = self.lock().log.moments().clone();
-        let value = serde_json::to_vec(&Before { boot: self.0.boot.to_string(), moments });
+        let value = serde_json::to_vec(&StartNote { boot: self.0.boot.to_string(), moments });
         if let Err(error) = store.note(NOTE, value.ok()) {
             tracing::error!(%error, "cannot note the times of events; after a restart, readers query too much history");
         }
