@@ -59,7 +59,7 @@ fn drip(socket: &mut TcpStream, begin: &str) -> String {
 }
 
 #[test]
-fn a_head_or_a_body_that_drips_is_given_up_with_a_word() {
+fn requests_that_arrive_too_slowly_get_408_and_silent_connections_are_closed() {
     let host = Host::start("[http]\nheader_timeout = '300ms'\nread_timeout = '300ms'\n", &[]);
     let answer = drip(&mut connect(&host), "GET /health HTTP/1.1\r\nHost: localhost\r\nX-Drip: ");
     assert_eq!(statuses(&answer), [408], "{answer}");
@@ -87,7 +87,7 @@ fn a_head_or_a_body_that_drips_is_given_up_with_a_word() {
 }
 
 #[test]
-fn a_reader_that_takes_nothing_of_its_answer_is_cut_off() {
+fn a_client_that_never_reads_its_responses_is_disconnected() {
     let instances: String =
         (0..400).map(|nth| format!("[[instances]]\nid = 'an-instance-with-a-long-name-{nth}'\n")).collect();
     let host = Host::start(&format!("http.write_timeout = '300ms'\npoll.interval = '1h'\n{instances}"), &[]);
@@ -114,7 +114,7 @@ fn is_open(host: &Host, port: u16) -> bool {
 }
 
 #[test]
-fn ten_thousand_that_only_hold_a_connection_keep_nobody_out() {
+fn ten_thousand_idle_connections_do_not_keep_others_from_being_served() {
     let host = Host::start("poll.interval = '100ms'\nhttp.header_timeout = '60s'\n", &[("verbs", verbs())]);
     let before = host.memory_kb();
     let limit = getrlimit(Resource::Nofile);
@@ -130,7 +130,7 @@ fn ten_thousand_that_only_hold_a_connection_keep_nobody_out() {
 }
 
 #[test]
-fn there_are_so_many_connections_in_all_and_of_one_peer_and_who_is_too_many_hears_so() {
+fn connections_beyond_the_total_or_per_peer_limit_are_refused_and_counted() {
     for (limit, status, reason) in [("max_connections", 503, "all"), ("max_connections_per_peer", 429, "peer")] {
         let host = Host::start(&format!("[http]\n{limit} = 5\nheader_timeout = '60s'\n"), &[]);
         let mut held: Vec<_> = (0..5).map(|_| connect(&host)).collect();
@@ -154,7 +154,7 @@ fn there_are_so_many_connections_in_all_and_of_one_peer_and_who_is_too_many_hear
 }
 
 #[test]
-fn one_peer_has_so_many_streams() {
+fn streams_beyond_the_per_peer_limit_get_429_until_others_are_closed() {
     let host = Host::start("stream.max_streams_per_peer = 2\n", &[]);
     let path = "/v1/instances/host/usage/stream";
     let open: Vec<_> = (0..2).map(|_| host.stream(path)).collect();
@@ -168,7 +168,7 @@ fn one_peer_has_so_many_streams() {
 }
 
 #[test]
-fn what_is_no_request_is_refused_and_costs_nothing() {
+fn malformed_requests_are_refused_and_the_host_stays_healthy() {
     let host = Host::start("", &[]);
     let whole = |line: &str, more: &str| {
         format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{more}\r\n").into_bytes()
@@ -199,7 +199,7 @@ fn what_is_no_request_is_refused_and_costs_nothing() {
 }
 
 #[test]
-fn what_is_too_large_is_refused_before_it_is_kept() {
+fn oversized_heads_and_bodies_are_refused_before_they_are_buffered() {
     let host = Host::start("[http]\nmax_header = '8KiB'\nmax_body = '64KiB'\n", &[]);
     let long = "x".repeat(9000);
     let head =
@@ -228,7 +228,7 @@ fn what_is_too_large_is_refused_before_it_is_kept() {
 }
 
 #[test]
-fn two_servers_that_read_one_message_differently_find_no_second_request_in_it() {
+fn ambiguous_message_lengths_do_not_smuggle_a_second_request() {
     let host = Host::start("", &[]);
     let smuggled = "GET /v1/plugins HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let post = |headers: &str, body: &str| {
@@ -255,7 +255,7 @@ fn two_servers_that_read_one_message_differently_find_no_second_request_in_it() 
 }
 
 #[test]
-fn no_path_leads_out_of_its_own() {
+fn path_traversal_attempts_get_400_or_404_and_remove_no_file() {
     let host = Host::start("", &[]);
     let token = host.bearer("admin");
     for path in [
@@ -303,7 +303,7 @@ fn no_path_leads_out_of_its_own() {
 }
 
 #[test]
-fn who_has_sent_all_it_has_to_say_gets_its_answer() {
+fn clients_that_close_their_sending_side_still_get_their_responses() {
     let host = Host::start("poll.interval = '100ms'\n", &[]);
     let get = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     assert_eq!(statuses(&raw(&host, get)), [200]);
@@ -319,7 +319,7 @@ fn who_has_sent_all_it_has_to_say_gets_its_answer() {
 }
 
 #[test]
-fn a_stream_goes_on_when_its_reader_has_no_more_to_say_and_ends_when_it_leaves() {
+fn a_stream_continues_on_a_half_closed_socket_and_ends_when_the_client_disconnects() {
     let host = Host::start("poll.interval = '100ms'\nstream.heartbeat = '1h'\n", &[]);
     host.until("/v1/instances/host/usage", |usage| usage.status == 200);
     let mut socket = connect(&host);

@@ -18,7 +18,7 @@ fn cookie(login: &Response) -> String {
 }
 
 #[test]
-fn where_reading_needs_a_token_everything_but_health_does() {
+fn with_a_read_token_every_path_but_probes_and_openapi_returns_401_without_it() {
     let host = guarded();
     let mode = fs::metadata(host.data().join("read.token")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "it is made for this user alone");
@@ -40,7 +40,7 @@ fn where_reading_needs_a_token_everything_but_health_does() {
 }
 
 #[test]
-fn why_the_host_is_unwell_is_for_those_who_may_read() {
+fn health_shows_its_reasons_only_to_clients_with_the_read_token() {
     let host = guarded();
     host.until("/ready", |ready| ready.status == 200);
     assert_eq!(host.ordered("POST", "/v1/plugins/procfs/quarantine", &[]).status, 202);
@@ -51,7 +51,7 @@ fn why_the_host_is_unwell_is_for_those_who_may_read() {
 }
 
 #[test]
-fn a_token_for_less_is_told_so_and_none_or_another_is_a_stranger() {
+fn a_token_without_the_needed_right_gets_403_and_no_token_gets_401() {
     let host = guarded();
     let put = |headers: &str| request(&host.address, "PUT", "/v1/instances/web", headers);
     let refused = put(&host.bearer("read"));
@@ -67,7 +67,7 @@ fn a_token_for_less_is_told_so_and_none_or_another_is_a_stranger() {
 }
 
 #[test]
-fn a_browser_logs_in_reads_and_follows_and_logs_out() {
+fn a_browser_can_log_in_read_stream_and_log_out() {
     let host = guarded();
     let html = "Accept: text/html,application/xhtml+xml\r\n";
     let page = host.request_with("GET", "/", html);
@@ -111,7 +111,7 @@ fn a_browser_logs_in_reads_and_follows_and_logs_out() {
 }
 
 #[test]
-fn a_cookie_reads_and_changes_nothing_whoevers_token_it_was_made_of() {
+fn a_session_cookie_allows_only_reading_even_if_made_from_the_admin_token() {
     let host = guarded();
     let login = request(&host.address, "POST", "/login", &host.bearer("admin"));
     assert_eq!(login.status, 204);
@@ -124,7 +124,7 @@ fn a_cookie_reads_and_changes_nothing_whoevers_token_it_was_made_of() {
 }
 
 #[test]
-fn a_login_that_is_none_gets_no_cookie() {
+fn invalid_logins_get_no_cookie() {
     let host = guarded();
     let login = |headers: &str, body: &str| {
         let answer = send(&host.address, "POST", "/login", headers, body.as_bytes());
@@ -143,7 +143,7 @@ fn a_login_that_is_none_gets_no_cookie() {
 }
 
 #[test]
-fn an_operators_own_tokens_are_taken_from_files_and_followed() {
+fn configured_token_files_are_created_if_missing_and_reloaded_when_replaced() {
     let own = "[auth]\nread_token_file = '{}/own'\nwrite_token_file = '{}/own-write'\n";
     let host = Host::start(own, &[]);
     let shows = |token: &str| format!("Authorization: Bearer {token}\r\n");
@@ -163,7 +163,7 @@ fn an_operators_own_tokens_are_taken_from_files_and_followed() {
 }
 
 #[test]
-fn every_request_to_change_something_is_written_down_with_who_what_and_what_came_of_it() {
+fn every_mutating_request_is_audited_with_its_token_path_and_status() {
     let host = Host::start("", &[]);
     host.until("/ready", |ready| ready.status == 200);
     assert_eq!(host.write("PUT", "/v1/instances/web%201", "{}").status, 200);
@@ -195,7 +195,7 @@ fn every_request_to_change_something_is_written_down_with_who_what_and_what_came
 }
 
 #[test]
-fn who_leaves_before_the_answer_is_written_down_too() {
+fn a_request_whose_client_disconnects_before_the_response_is_audited() {
     let host = Host::start("", &[]);
     let events: Vec<_> =
         (0..20_000).map(|nth| json!({ "type": "instance.created", "instance": format!("i{nth}") })).collect();
@@ -216,7 +216,7 @@ fn who_leaves_before_the_answer_is_written_down_too() {
 }
 
 #[test]
-fn the_command_line_finds_the_token_or_says_how_to_name_it() {
+fn the_command_line_finds_the_token_or_names_the_option_to_pass_it() {
     let host = guarded();
     host.until_with("/v1/instances/host/usage", &host.bearer("read"), |usage| usage.status == 200);
     let folder = host.data().display().to_string();

@@ -18,7 +18,7 @@ fn host() -> Host {
 }
 
 #[test]
-fn the_description_is_one_and_names_the_paths_of_this_host() {
+fn the_openapi_document_is_valid_and_lists_the_configured_paths() {
     let host = Host::start("metrics.path = '/scrape'\nsnapshot.path = '/app'\n", &[]);
     let answer = host.get("/openapi.json");
     assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
@@ -34,7 +34,7 @@ fn the_description_is_one_and_names_the_paths_of_this_host() {
 }
 
 #[test]
-fn whatever_is_asked_by_the_description_is_answered_as_it_says() {
+fn responses_to_generated_requests_match_the_openapi_document() {
     let host = host();
     let folder = tempfile::tempdir().unwrap();
     let admin = host.bearer("admin");

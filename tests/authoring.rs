@@ -72,17 +72,17 @@ fn from_new_to_a_sample(language: &str) -> Host {
 }
 
 #[test]
-fn a_new_rust_sampler_measures() {
+fn a_rust_sampler_from_the_template_gives_samples() {
     from_new_to_a_sample("rust");
 }
 
 #[test]
-fn a_new_javascript_sampler_measures() {
+fn a_javascript_sampler_from_the_template_gives_samples() {
     from_new_to_a_sample("js");
 }
 
 #[test]
-fn a_new_python_sampler_measures_and_is_there_at_once_at_the_next_start() {
+fn a_python_sampler_from_the_template_gives_samples_and_is_not_compiled_again_after_a_restart() {
     let host = from_new_to_a_sample("python");
     let about = "plugin=\"my-python-sampler\" bytes=18";
     host.until_logged(&format!("compiling {about}"));
@@ -94,7 +94,7 @@ fn a_new_python_sampler_measures_and_is_there_at_once_at_the_next_start() {
 }
 
 #[test]
-fn a_new_source_of_any_language_passes_its_own_test() {
+fn a_source_from_the_template_passes_its_own_test_in_every_language() {
     for language in ["rust", "python", "js"] {
         let folder = tempfile::tempdir().unwrap();
         let component = made(folder.path(), language, "source");
@@ -111,7 +111,7 @@ fn a_new_source_of_any_language_passes_its_own_test() {
 }
 
 #[test]
-fn the_examples_build_pass_their_tests_and_measure_this_machine() {
+fn the_example_plugins_build_pass_their_tests_and_sample_this_machine() {
     let mut samples = serde_json::Map::new();
     for (name, grant) in [("pressure", "/proc/pressure/*"), ("sockets", "/proc/net/sockstat")] {
         let folder = tempfile::tempdir().unwrap();
@@ -143,7 +143,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn a_build_ends_quietly_when_nobody_reads_what_it_prints() {
+fn plugin_build_succeeds_when_its_output_pipe_is_closed() {
     let folder = tempfile::tempdir().unwrap();
     done(&["new", "unread", "--lang", "js"], folder.path());
     let (reader, writer) = std::io::pipe().unwrap();
@@ -156,7 +156,7 @@ fn a_build_ends_quietly_when_nobody_reads_what_it_prints() {
 }
 
 #[test]
-fn a_language_whose_tool_is_missing_is_told_how_to_get_it() {
+fn plugin_build_without_the_language_tool_names_the_command_that_installs_it() {
     for (language, tool, way_out) in
         [("python", "componentize-py", "pip install"), ("js", "componentize-", "npm install")]
     {
@@ -169,7 +169,7 @@ fn a_language_whose_tool_is_missing_is_told_how_to_get_it() {
 }
 
 #[test]
-fn a_plugin_that_cannot_be_made_or_built_is_refused_by_name() {
+fn plugin_new_and_plugin_build_name_the_cause_when_they_fail() {
     let folder = tempfile::tempdir().unwrap();
     let fails = |arguments: &[&str]| {
         let (code, out, error) = run(author().arg("plugin").args(arguments).current_dir(&folder));
@@ -187,7 +187,7 @@ fn a_plugin_that_cannot_be_made_or_built_is_refused_by_name() {
 }
 
 #[test]
-fn a_recording_of_this_machine_replays_and_a_difference_is_named() {
+fn a_recording_of_this_machine_replays_and_a_changed_value_fails_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let case = folder.path().join("tests/now");
     let record =
@@ -206,7 +206,7 @@ fn a_recording_of_this_machine_replays_and_a_difference_is_named() {
 }
 
 #[test]
-fn what_gives_no_sample_fails_and_leaves_no_recording() {
+fn plugin_run_without_a_sample_fails_and_leaves_no_recording() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("verbs.wasm"), verbs()).unwrap();
     let fails = |arguments: &[&str]| {
@@ -223,7 +223,7 @@ fn what_gives_no_sample_fails_and_leaves_no_recording() {
 }
 
 #[test]
-fn a_newer_version_is_compared_with_the_older_one() {
+fn plugin_check_lists_the_differences_from_an_older_version() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("old.wasm"), verbs()).unwrap();
     fs::write(folder.path().join("new.wasm"), version(2)).unwrap();
@@ -239,7 +239,7 @@ fn a_newer_version_is_compared_with_the_older_one() {
 }
 
 #[test]
-fn calls_are_measured_without_a_host() {
+fn plugin_bench_reports_call_times_cpu_times_and_memory() {
     let report = done(&["bench", "procfs", "--seconds", "1", "--instance", "host", "--json"], &workspace());
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     let time = |name: &str| report["call_seconds"][name].as_f64().unwrap();
@@ -265,7 +265,7 @@ fn handbook_block(language: &str) -> String {
 }
 
 #[test]
-fn the_readmes_plugins_do_in_every_language_what_the_new_ones_do() {
+fn the_plugins_of_the_readme_and_handbook_build_and_sample_in_every_language() {
     let readme = block("README.md", "## Your first plugin", "rust");
     for (name, language, code, file) in [
         ("readme-short", "rust", readme, "src/lib.rs"),
@@ -306,7 +306,7 @@ fn is_not_quarantined_for_a_missing_grant(component: &[u8]) {
 }
 
 #[test]
-fn the_readmes_configuration_puts_a_plugins_field_beside_the_bundled_ones() {
+fn the_handbooks_configuration_adds_a_plugins_field_to_the_bundled_ones() {
     let folder = tempfile::tempdir().unwrap();
     let component = made(folder.path(), "js", "sampler");
     let config = format!("poll.interval = '100ms'\n{}", handbook_block("toml"));

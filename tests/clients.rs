@@ -58,7 +58,7 @@ fn whole(address: &str, path: &str) -> serde_json::Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_that_a_peer_does_not_read_leave_memory_to_others() {
+async fn unread_responses_of_one_peer_leave_memory_to_other_peers() {
     // A peer may have 2 MiB, which is two large answers.
     let host = host(|config| config.http.max_answer_bytes = Some(Size::new(4 << 20))).await;
     let address = host.address().to_string();
@@ -93,7 +93,7 @@ async fn answers_that_a_peer_does_not_read_leave_memory_to_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_peer_that_guesses_tokens_has_to_wait_and_others_log_in() {
+async fn a_peer_that_guesses_tokens_at_the_login_gets_429_and_other_peers_can_log_in() {
     let folder = tempfile::TempDir::new().unwrap();
     let token = folder.path().join("read.token");
     std::fs::write(&token, "the right one").unwrap();
@@ -127,7 +127,7 @@ async fn a_peer_that_guesses_tokens_has_to_wait_and_others_log_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_bodies_that_a_peer_does_not_finish_leave_memory_to_others() {
+async fn unfinished_request_bodies_of_one_peer_leave_memory_to_other_peers() {
     let folder = tempfile::TempDir::new().unwrap();
     let token = folder.path().join("write.token");
     std::fs::write(&token, "may write").unwrap();
@@ -187,12 +187,12 @@ fn with_streams(version: &str) -> (crate::harness::Host, Vec<TcpStream>) {
 }
 
 #[test]
-fn a_peer_that_reads_none_of_its_streams_delays_no_stream_of_another_and_is_named() {
+fn unread_streams_of_one_peer_delay_no_other_peer_and_health_names_that_peer() {
     beside_unread_streams("HTTP/1.1");
 }
 
 #[test]
-fn a_peer_that_reads_none_of_its_streams_that_connections_carry_delays_no_stream_of_another_and_is_named() {
+fn unread_http_1_0_streams_of_one_peer_delay_no_other_peer_and_health_names_that_peer() {
     beside_unread_streams("HTTP/1.0");
 }
 
@@ -209,7 +209,7 @@ fn read_all(mut sockets: Vec<TcpStream>) {
 }
 
 #[test]
-fn a_peer_that_reads_its_streams_that_connections_carry_costs_another_no_sample() {
+fn many_http_1_0_streams_read_by_one_peer_cost_another_peer_no_sample() {
     raise_open_files();
     let (host, streams) = with_streams("HTTP/1.0");
     host.until("/metrics", |metrics| metrics.body.contains("dropsonde_sessions_active 1500\n"));
@@ -262,7 +262,7 @@ impl Sampler for Wide {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_of_very_many_hosts_and_plugins_are_sent_in_pieces_that_a_peer_has_its_share_of() {
+async fn large_lists_of_hosts_and_plugins_are_sent_in_chunks_and_count_against_the_peers_share() {
     // More than the kernel keeps for a client that reads nothing.
     const HOSTS: usize = 40_000;
     const PLUGINS: usize = 200;

@@ -89,27 +89,27 @@ fn nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(ms: i64) {
 }
 
 #[test]
-fn nothing_is_lost_after_a_start_an_hour_in_the_past() {
+fn no_sample_is_lost_after_a_start_with_the_clock_an_hour_behind() {
     nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(-HOUR_MS);
 }
 
 #[test]
-fn nothing_is_lost_after_a_start_in_the_past_century() {
+fn no_sample_is_lost_after_a_start_with_the_clock_56_years_behind() {
     nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(-56 * YEAR_MS);
 }
 
 #[test]
-fn nothing_is_lost_after_a_start_two_hours_ahead() {
+fn no_sample_is_lost_after_a_start_with_the_clock_two_hours_ahead() {
     nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(2 * HOUR_MS);
 }
 
 #[test]
-fn nothing_is_lost_after_a_start_ten_years_ahead() {
+fn no_sample_is_lost_after_a_start_with_the_clock_ten_years_ahead() {
     nothing_is_lost_after_a_start_with_a_clock_that_is_off_by(10 * YEAR_MS);
 }
 
 #[test]
-fn a_reader_that_comes_back_after_the_clock_was_set_back_misses_nothing() {
+fn a_stream_resumed_after_the_clock_was_set_back_begins_with_a_reset_to_the_first_missed_sample() {
     let clock = WallClock::right();
     let mut host = Host::start_as(clock.dropsonde(), EVERY_100_MS, &[("verbs", verbs())]);
     until_published(&host, 3);
@@ -129,7 +129,7 @@ fn a_reader_that_comes_back_after_the_clock_was_set_back_misses_nothing() {
 }
 
 #[test]
-fn a_host_that_was_stopped_for_a_while_makes_no_spike() {
+fn a_host_paused_by_sigstop_records_no_cpu_spike() {
     let config = "poll.interval = '200ms'\n[plugins.procfs.config]\ntop = 0\n";
     let host = Host::start(config, &[]);
     let path = "/v1/instances/host/usage/range?range=1m&resolution=20ms&fields=cpu_percent";
@@ -149,7 +149,7 @@ fn a_host_that_was_stopped_for_a_while_makes_no_spike() {
 }
 
 #[test]
-fn a_clock_before_1970_resets_no_connection() {
+fn a_clock_before_1970_breaks_no_request_or_stream() {
     let clock = WallClock::right();
     clock.set(-100 * YEAR_MS);
     let host = Host::start_as(clock.dropsonde(), EVERY_100_MS, &[("verbs", verbs())]);

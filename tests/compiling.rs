@@ -22,7 +22,7 @@ fn compilers(host: &Host) -> Vec<u32> {
 }
 
 #[test]
-fn slow_components_delay_a_good_upload_by_seconds_and_end_at_their_time() {
+fn slow_compilations_delay_an_upload_by_seconds_and_end_at_their_time_limit() {
     let slow: Vec<_> = (0..5).map(|nth| (format!("slow{nth}"), endless(nth))).collect();
     let slow: Vec<_> = slow.iter().map(|(name, component)| (name.as_str(), &component[..])).collect();
     let host = Host::start_cold("[plugins.slow0.limits]\ncompile_time = '2s'\n", &slow);
@@ -46,7 +46,7 @@ fn slow_components_delay_a_good_upload_by_seconds_and_end_at_their_time() {
 }
 
 #[test]
-fn a_newer_upload_takes_the_place_of_one_that_waits_for_its_turn() {
+fn a_newer_upload_replaces_an_older_one_that_is_still_queued() {
     let host = Host::start("", &[("busy", &endless(0))]);
     until("nothing is compiled", || !compilers(&host).is_empty());
     let put = |component: Vec<u8>| {
@@ -69,7 +69,7 @@ fn a_newer_upload_takes_the_place_of_one_that_waits_for_its_turn() {
 }
 
 #[test]
-fn a_compiler_ends_with_its_host_also_when_that_is_killed() {
+fn compiler_processes_end_when_their_host_is_killed() {
     let host = Host::start("", &[("slow", &endless(0))]);
     // The bundled ones are compiled, too, and done soon.
     let is_as_urgent_as_plugins = |pid: &u32| {

@@ -110,7 +110,7 @@ fn has_cpu(usage: &Response) -> bool {
 }
 
 #[test]
-fn this_machine_is_measured_where_openat2_is_unknown_or_forbidden() {
+fn procfs_samples_this_machine_where_openat2_is_unknown_or_forbidden() {
     for errno in [ENOSYS, EPERM] {
         let host = where_openat2_answers(errno, || {
             Host::start("poll.interval = '1s'\nplugins.procfs.limits.cpu = '1s'\n", &[])
@@ -124,7 +124,7 @@ fn this_machine_is_measured_where_openat2_is_unknown_or_forbidden() {
 }
 
 #[test]
-fn systemd_finds_nothing_wrong_with_the_unit_and_little_exposed() {
+fn systemd_analyze_accepts_the_unit_and_rates_its_exposure_low() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("dropsonde.service");
     std::fs::write(&file, unit()).unwrap();
@@ -137,7 +137,7 @@ fn systemd_finds_nothing_wrong_with_the_unit_and_little_exposed() {
 }
 
 #[test]
-fn this_machine_is_measured_under_the_system_calls_that_the_unit_leaves() {
+fn plugins_give_samples_under_the_system_call_filter_of_the_unit() {
     assert_eq!(setting("SystemCallFilter"), "@system-service");
     assert_eq!(setting("SystemCallErrorNumber"), "EPERM");
     assert_eq!((setting("RestrictSUIDSGID"), setting("RestrictNamespaces")), ("yes".to_owned(), "yes".to_owned()));
@@ -153,7 +153,7 @@ fn this_machine_is_measured_under_the_system_calls_that_the_unit_leaves() {
 }
 
 #[test]
-fn this_machine_is_measured_without_capabilities_on_a_file_system_that_is_read_only_but_for_its_folder() {
+fn plugins_give_samples_without_capabilities_on_a_read_only_file_system() {
     assert_eq!((setting("ProtectSystem"), setting("CapabilityBoundingSet")), ("strict".to_owned(), String::new()));
     // As systemd does: all is read-only, but for what is a mount of its own.
     const CONFINED: &str = r#"
@@ -185,7 +185,7 @@ fn this_machine_is_measured_without_capabilities_on_a_file_system_that_is_read_o
 }
 
 #[test]
-fn a_file_that_is_not_granted_is_denied_where_openat2_is_unknown_and_no_magic_link_is_followed() {
+fn ungranted_files_and_magic_links_are_denied_where_openat2_is_unknown() {
     let config = "poll.interval = '200ms'\n[[instances]]\nid = 'read'\nsamplers = ['link', 'other']\n\
                   [plugins.link]\nconfig = { read = '/proc/self/root/etc/passwd' }\n\
                   grants = { read = ['/proc/**', '/etc/**'] }\n\
@@ -214,7 +214,7 @@ fn a_sampler_that_never_gave_a_sample_degrades_health_with_the_reason() {
 }
 
 #[test]
-fn a_limit_of_address_space_below_what_compiling_needs_is_named_with_its_value_and_the_way_out() {
+fn a_plugin_that_cannot_be_compiled_within_the_address_space_limit_fails_and_names_it() {
     let slow = components::slow_to_compile(20_000);
     let host = Host::start_as(limited("-v 1000000"), "", &[("slow", &slow)]);
     let page = host.until("/v1/plugins/slow", |page| page.json()["state"] == "failed").json();
@@ -227,7 +227,7 @@ fn a_limit_of_address_space_below_what_compiling_needs_is_named_with_its_value_a
 }
 
 #[test]
-fn a_start_with_too_little_address_space_names_the_limit_its_value_and_the_way_out() {
+fn a_start_with_too_little_address_space_fails_and_names_the_limit() {
     let (code, _, error) = run(limited("-v 300000").args(["serve", "--listen", "127.0.0.1:0", "--memory-only"]));
     assert_eq!(code, 1, "{error}");
     assert_eq!(
@@ -238,7 +238,7 @@ fn a_start_with_too_little_address_space_names_the_limit_its_value_and_the_way_o
 }
 
 #[test]
-fn a_start_on_a_read_only_data_folder_goes_on_without_what_it_cannot_write() {
+fn a_host_with_a_read_only_data_folder_serves_from_memory_and_degrades_health() {
     // The last argument is the data directory.
     const READ_ONLY: &str = r#"
         for data; do :; done
@@ -280,7 +280,7 @@ fn a_start_on_a_read_only_data_folder_goes_on_without_what_it_cannot_write() {
 }
 
 #[test]
-fn history_beyond_the_limit_of_file_sizes_goes_on_in_memory_and_the_stop_says_what_was_lost() {
+fn history_stays_in_memory_beyond_the_file_size_limit_and_stopping_reports_the_loss() {
     let config = "poll.interval = '100ms'\n[store]\nflush_interval = '50ms'\n";
     let mut host = Host::start(config, &[]);
     host.until("/v1/instances/host/usage", has_cpu);
@@ -299,7 +299,7 @@ fn history_beyond_the_limit_of_file_sizes_goes_on_in_memory_and_the_stop_says_wh
 }
 
 #[test]
-fn a_limit_of_file_sizes_below_what_a_plugin_needs_is_named_with_its_value_and_the_way_out() {
+fn a_plugin_that_needs_more_than_the_file_size_limit_fails_and_names_it() {
     // In blocks of 512 bytes.
     let host = Host::start_cold_as(limited("-f 16"), "", &[]);
     let page = host.until("/v1/plugins/procfs", |page| page.json().get("last_failure").is_some()).json();
@@ -324,7 +324,7 @@ fn unread(address: &str, each: usize) -> Vec<std::net::TcpStream> {
 }
 
 #[test]
-fn a_plugin_that_does_not_fit_into_the_address_space_is_refused_and_those_that_run_go_on() {
+fn plugins_beyond_the_address_space_limit_are_refused_and_running_ones_continue() {
     let config = "[[instances]]\nid = 'count'\nsamplers = ['modest']\n[plugins.modest]\ninterval = '200ms'\n\
                   limits = { deadline = '10s' }\n";
     let host = Host::start_as(limited("-v 2097152"), config, &[("modest", verbs())]);
@@ -366,7 +366,7 @@ fn a_plugin_that_does_not_fit_into_the_address_space_is_refused_and_those_that_r
 }
 
 #[test]
-fn unread_answers_and_streams_of_several_peers_fit_into_a_small_address_space() {
+fn unread_responses_and_streams_of_several_peers_fit_into_2_gib_of_address_space() {
     let config = "[[instances]]\nid = 'count'\nsamplers = ['modest']\n[plugins.modest]\ninterval = '500ms'\n\
                   limits = { deadline = '10s' }\n[plugins.flock]\ninterval = '1s'\n\
                   config = { flock = 1500, wide = 2 }\nlimits = { cpu = '900ms', output = '64MiB' }\n";

@@ -108,7 +108,7 @@ async fn number(host: &Host, instance: &str) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_native_sampler_is_polled_and_shown_as_a_plugin_is() {
+async fn a_native_sampler_is_polled_and_served_like_a_plugin() {
     let host = builder().sampler(Native { name: "mine", number: 5.0, finds: &["found"] }).start().await.unwrap();
     let service = host.service();
     service.track(wanted("asked")).unwrap();
@@ -132,7 +132,7 @@ async fn a_native_sampler_is_polled_and_shown_as_a_plugin_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_native_sampler_that_panics_or_says_too_little_costs_others_nothing() {
+async fn a_native_sampler_that_panics_or_returns_too_few_values_does_not_affect_others() {
     let builder = builder().sampler(native("bad", 1.0)).sampler(native("good", 2.0)).sampler(Forgetful);
     let host = builder.start().await.unwrap();
     for (sampler, instance) in
@@ -186,7 +186,7 @@ async fn a_native_source_is_part_of_the_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_platforms_events_are_followed_until_the_subscription_is_dropped() {
+async fn lifecycle_events_of_a_platform_are_applied_until_the_subscription_is_detached() {
     let host = builder().sampler(native("mine", 1.0)).start().await.unwrap();
     let (platform, events) = tokio::sync::mpsc::unbounded_channel();
     let send = |what, name: &str| platform.send(Lifecycle { what, instance: id(name), labels: None });
@@ -217,7 +217,7 @@ impl futures_core::Stream for Events {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_hosts_share_nothing() {
+async fn two_hosts_in_one_process_share_no_instances_samples_or_metrics() {
     let (one_metrics, two_metrics) = (HostMetrics::new().unwrap(), HostMetrics::new().unwrap());
     one_metrics
         .registry
@@ -241,7 +241,7 @@ async fn two_hosts_share_nothing() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_a_native_sampler_is_named() {
+async fn native_samplers_with_invalid_or_duplicate_names_are_refused() {
     for (builder, why) in [
         (builder().sampler(native("no name", 1.0)), "\"no name\" is not a valid name"),
         (
@@ -265,7 +265,7 @@ fn example(name: &str) -> String {
 }
 
 #[test]
-fn the_examples_run() {
+fn the_examples_run_and_print_their_results() {
     let embedded = example("embedded");
     assert!(embedded.contains("queue-oslo: ") && embedded.contains("queue-berlin: "), "{embedded}");
     let events = example("events");
@@ -277,7 +277,7 @@ fn the_examples_run() {
 
 /// What becomes of an instance, minute by minute, in the host's own time: none of it is waited for.
 #[tokio::test(start_paused = true)]
-async fn history_grows_by_six_samples_a_minute_while_an_instance_is_tracked_and_not_otherwise() {
+async fn an_instance_gains_six_samples_a_minute_only_while_it_is_tracked() {
     const NOON: i64 = 1_763_812_800_000;
     let mut config = config();
     config.poll.interval = "10s".parse().unwrap();

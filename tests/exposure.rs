@@ -20,7 +20,7 @@ fn status(answer: &str) -> u16 {
 }
 
 #[test]
-fn other_machines_are_not_served_in_plain_or_without_a_token_unless_an_operator_insists() {
+fn listening_beyond_loopback_without_tls_is_refused_unless_insecure_is_given() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().display().to_string();
     for listen in ["0.0.0.0:0", "[::]:0"] {
@@ -35,7 +35,7 @@ fn other_machines_are_not_served_in_plain_or_without_a_token_unless_an_operator_
 }
 
 #[test]
-fn a_name_that_is_not_its_own_is_refused() {
+fn requests_with_an_unknown_host_name_get_421() {
     let host = Host::start("http.hosts = ['metrics.example.com']\n", &[]);
     let ask =
         |head: &str| raw(&host.address, &format!("GET /v1/instances HTTP/1.1\r\n{head}Connection: close\r\n\r\n"));
@@ -57,7 +57,7 @@ fn a_name_that_is_not_its_own_is_refused() {
 }
 
 #[test]
-fn what_pages_of_other_sites_send_is_refused_and_a_link_is_followed() {
+fn cross_site_requests_are_refused_except_navigation_to_the_front_page() {
     let host = Host::start("", &[]);
     let ask = |path: &str, headers: &str| host.request_with("GET", path, headers).status;
     assert_eq!(ask("/v1/instances", "Sec-Fetch-Site: cross-site\r\n"), 403);
@@ -73,7 +73,7 @@ fn what_pages_of_other_sites_send_is_refused_and_a_link_is_followed() {
 }
 
 #[test]
-fn no_other_origin_reads_answers_unless_it_is_configured() {
+fn other_origins_can_read_responses_only_when_configured() {
     let from = |origin: &str| format!("Origin: {origin}\r\nSec-Fetch-Site: cross-site\r\n");
     let plain = Host::start("", &[]);
     let answer = plain.request_with("GET", "/health", "Origin: https://dash.example.com\r\n");
@@ -95,7 +95,7 @@ fn no_other_origin_reads_answers_unless_it_is_configured() {
 }
 
 #[test]
-fn every_answer_tells_browsers_what_it_is_not_for() {
+fn every_response_has_the_security_headers() {
     let host = Host::start("", &[]);
     for path in ["/", "/health", "/no/such/path", "/v1/instances/host/usage/range?range=x", "/metrics"] {
         let answer = host.get(path);
@@ -110,7 +110,7 @@ fn every_answer_tells_browsers_what_it_is_not_for() {
 }
 
 #[test]
-fn a_socket_in_the_file_system_is_for_those_who_may_open_it() {
+fn a_unix_socket_has_the_configured_mode_serves_clients_and_is_removed_at_stop() {
     let mut host =
         Host::start_at("unix:{}/d.sock", dropsonde(), "poll.interval = '100ms'\nhttp.socket_mode = 0o660\n", &[]);
     let path = host.folder().join("d.sock");

@@ -43,7 +43,7 @@ fn samples(host: &Host) -> usize {
 }
 
 #[test]
-fn a_host_starts_on_a_data_folder_it_cannot_read_and_uses_it_once_it_can() {
+fn a_host_starts_with_an_unreadable_data_folder_and_uses_it_once_it_is_readable() {
     let mut host = Host::start(CONFIG, &[("verbs", verbs())]);
     host.until("/v1/instances/ok/usage", is_there);
     host.until(RANGE, |range| range.json().as_array().is_some_and(|samples| samples.len() > 3));
@@ -81,7 +81,7 @@ fn samples_of_last(host: &Host) -> usize {
 }
 
 #[test]
-fn a_data_folder_that_goes_away_under_a_running_host_degrades_health_until_it_is_back() {
+fn a_data_folder_that_is_moved_away_degrades_health_until_it_is_back() {
     let host = Host::start(CONFIG, &[("verbs", verbs())]);
     host.until("/v1/instances/ok/usage", is_there);
     host.until("/health", is_healthy);
@@ -99,7 +99,7 @@ fn a_data_folder_that_goes_away_under_a_running_host_degrades_health_until_it_is
 }
 
 #[test]
-fn a_data_folder_that_is_deleted_under_a_running_host_is_used_again_once_there_is_one() {
+fn a_deleted_data_folder_degrades_health_and_is_used_again_once_recreated() {
     let host = Host::start(CONFIG, &[("verbs", verbs())]);
     host.until("/v1/instances/ok/usage", is_there);
     // At once: the host makes files in it all the while.
@@ -125,7 +125,7 @@ fn a_data_folder_that_is_deleted_under_a_running_host_is_used_again_once_there_i
 }
 
 #[test]
-fn a_plugins_folder_that_cannot_be_read_degrades_health_until_it_can() {
+fn an_unreadable_plugins_folder_degrades_health_until_it_is_readable() {
     let host = Host::start_as(without_capabilities(), CONFIG, &[("verbs", verbs())]);
     host.until("/v1/instances/ok/usage", is_there);
     let folder = host.data().join("plugins");

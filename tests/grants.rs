@@ -52,7 +52,7 @@ fn get(url: &str, grants: &[String]) -> String {
 }
 
 #[test]
-fn a_request_goes_to_granted_origins_alone() {
+fn http_requests_of_plugins_reach_only_granted_origins() {
     let (server, other) = (Server::start(), Server::start());
     let (granted, denied) = (server.origin(), other.origin());
     let port = server.address.port();
@@ -80,7 +80,7 @@ fn a_request_goes_to_granted_origins_alone() {
 }
 
 #[test]
-fn https_wants_a_certificate_this_machine_trusts() {
+fn https_requests_of_plugins_fail_unless_this_machine_trusts_the_certificate() {
     let ((trusted, certificate), (stranger, _)) = (Server::start_secure(), Server::start_secure());
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("trusted.pem");
@@ -107,7 +107,7 @@ fn https_wants_a_certificate_this_machine_trusts() {
 }
 
 #[test]
-fn a_name_that_leads_inside_needs_that_network_granted() {
+fn a_name_that_resolves_to_loopback_is_denied_unless_that_network_is_granted() {
     let server = Server::start();
     // No literal address to us, and the resolver makes 127.0.0.1 of it: as a rebound name would.
     let inside = format!("http://127.1:{}", server.address.port());
@@ -124,7 +124,7 @@ fn a_name_that_leads_inside_needs_that_network_granted() {
 }
 
 #[test]
-fn answers_that_never_end_do() {
+fn http_responses_that_never_end_or_are_too_large_fail_with_a_reason() {
     let server = Server::start();
     let paths = ["silent", "drip", "endless", "headers", "nonsense"];
     let sections = paths.map(|path| (path, get(&format!("{}/{path}", server.origin()), &[server.origin()])));
@@ -146,7 +146,7 @@ fn answers_that_never_end_do() {
 }
 
 #[test]
-fn an_environment_variable_is_there_when_it_is_granted_and_only_then() {
+fn an_environment_variable_is_visible_only_when_granted() {
     let section = |granted: &str| format!("config = {{ env = 'PATH' }}\ngrants = {{ env = [{granted}] }}");
     let host = host("env", &[("granted", section("'PATH', 'NO_SUCH'")), ("not", section("'HOME'"))]);
     assert_eq!(outcome(&host, "granted"), Ok(std::env::var("PATH").unwrap().len() as f64));
@@ -156,7 +156,7 @@ fn an_environment_variable_is_there_when_it_is_granted_and_only_then() {
 }
 
 #[test]
-fn files_are_read_where_they_are_granted_whatever_path_leads_there() {
+fn files_outside_the_grant_are_denied_whichever_path_or_link_leads_to_them() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().canonicalize().unwrap();
     std::fs::create_dir(root.join("granted")).unwrap();
@@ -198,7 +198,7 @@ fn files_are_read_where_they_are_granted_whatever_path_leads_there() {
 }
 
 #[test]
-fn a_directory_is_shown_through_wasi_for_reading_and_nothing_leads_out_of_it() {
+fn a_granted_directory_is_read_only_through_wasi_and_no_path_leads_out_of_it() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().canonicalize().unwrap();
     let granted = root.join("granted");

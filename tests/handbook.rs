@@ -64,7 +64,7 @@ fn anchors(page: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_link_leads_to_a_file_and_a_heading_of_it() {
+fn every_link_leads_to_an_existing_file_and_heading() {
     let mut broken = Vec::new();
     for page in pages() {
         let text = fs::read_to_string(&page).unwrap();
@@ -81,7 +81,7 @@ fn every_link_leads_to_a_file_and_a_heading_of_it() {
 }
 
 #[test]
-fn the_readme_is_short_and_names_every_page_and_each_page_says_first_what_it_answers() {
+fn the_readme_is_short_and_links_every_page_and_each_page_begins_with_its_purpose() {
     let text = fs::read_to_string(readme()).unwrap();
     assert!(text.lines().count() <= README_LINES, "{} lines", text.lines().count());
     let named: BTreeSet<PathBuf> = links(&text).into_iter().map(|link| workspace().join(link)).collect();
@@ -164,7 +164,7 @@ fn with(key: &str, value: &str) -> Result<Config, toml::de::Error> {
 }
 
 #[test]
-fn the_page_about_the_configuration_has_every_key_that_the_binary_takes_and_no_other() {
+fn the_configuration_page_lists_exactly_the_keys_of_the_binary() {
     let documented: BTreeSet<String> = rows().into_keys().collect();
     // A section that the page describes beside its keys.
     let keys: BTreeSet<String> = keys().into_iter().chain(["plugins.NAME.grants".to_owned()]).collect();
@@ -175,7 +175,7 @@ fn the_page_about_the_configuration_has_every_key_that_the_binary_takes_and_no_o
 }
 
 #[test]
-fn the_defaults_on_the_page_are_those_of_the_host() {
+fn the_defaults_on_the_configuration_page_match_the_host() {
     for (key, Row { default, .. }) in rows() {
         if matches!(&*default, "unset" | "required") {
             continue;
@@ -197,7 +197,7 @@ fn the_defaults_on_the_page_are_those_of_the_host() {
 }
 
 #[test]
-fn the_keys_that_take_a_restart_are_marked_and_no_others() {
+fn the_configuration_page_marks_exactly_the_keys_that_need_a_restart() {
     let values = [
         "'7s'",
         "'3MiB'",
@@ -222,7 +222,7 @@ fn the_keys_that_take_a_restart_are_marked_and_no_others() {
 }
 
 #[test]
-fn every_configuration_of_the_handbook_works() {
+fn every_configuration_in_the_handbook_can_be_loaded() {
     let host = Host::start("", &[("load", verbs())]);
     let page = host.until("/v1/plugins/load", |page| page.status == 200 && page.json()["digest"].is_string());
     let digest = page.json()["digest"].as_str().unwrap().to_owned();
@@ -244,7 +244,7 @@ fn every_configuration_of_the_handbook_works() {
 }
 
 #[test]
-fn the_handbook_is_read_from_the_command_line_and_from_a_running_host() {
+fn the_docs_command_and_the_docs_path_show_the_handbook() {
     let (code, list, _) = run(dropsonde().arg("docs"));
     assert!(code == 0 && list.lines().any(|line| line.starts_with("streams ")), "{list}");
     let (code, page, _) = run(dropsonde().args(["docs", "streams"]));

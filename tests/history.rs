@@ -25,7 +25,7 @@ fn until_flushed(host: &Host) {
 }
 
 #[test]
-fn samples_and_instances_are_there_again_after_a_restart() {
+fn samples_and_instances_survive_a_restart_without_their_plugin() {
     let discovering = "poll.interval = '100ms'\n[plugins.verbs.config]\ndiscover = ['ok']\n";
     let host = Host::start(discovering, &[("verbs", verbs())]);
     host.until("/v1/instances/ok/usage/range?range=1m&resolution=50ms", |range| {
@@ -44,7 +44,7 @@ fn samples_and_instances_are_there_again_after_a_restart() {
 }
 
 #[test]
-fn metrics_show_nothing_that_was_measured_before_the_start() {
+fn metrics_omit_samples_from_before_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, "12345").unwrap();
@@ -66,7 +66,7 @@ fn metrics_show_nothing_that_was_measured_before_the_start() {
 }
 
 #[test]
-fn a_kill_costs_no_more_than_what_was_not_flushed_and_never_a_start() {
+fn a_killed_host_loses_only_unflushed_samples_and_always_starts_again() {
     let kills: u32 = std::env::var("DROPSONDE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(50);
     let config = format!("{OK}[store]\nflush_interval = '50ms'\n");
     let mut host = Host::start(&config, &[("verbs", verbs())]);
@@ -112,7 +112,7 @@ fn tracked(host: &Host) -> Vec<serde_json::Value> {
 }
 
 #[test]
-fn what_was_answered_a_flush_before_a_kill_is_there_after_it() {
+fn instance_changes_flushed_before_a_kill_survive_it() {
     let kills: u32 = std::env::var("DROPSONDE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
     let mut host = Host::start("poll.interval = '100ms'\n[store]\nflush_interval = '100ms'\n", &[("verbs", verbs())]);
     for kill in 0..kills {
@@ -151,7 +151,7 @@ fn what_was_answered_a_flush_before_a_kill_is_there_after_it() {
 }
 
 #[test]
-fn history_by_host_has_the_known_ranges_and_says_what_is_wrong() {
+fn telemetry_history_accepts_four_ranges_and_names_invalid_parameters() {
     let host = Host::start(OK, &[("verbs", verbs())]);
     host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
     for (range, label) in [("30m", "30 minutes"), ("1h", "1 hour"), ("6h", "6 hours"), ("24h", "24 hours")] {
@@ -172,7 +172,7 @@ fn history_by_host_has_the_known_ranges_and_says_what_is_wrong() {
 }
 
 #[test]
-fn two_hosts_never_share_a_history() {
+fn a_second_host_on_the_same_data_folder_is_refused() {
     let host = Host::start("", &[]);
     let data = host.data();
     let (code, _, error) =
@@ -182,7 +182,7 @@ fn two_hosts_never_share_a_history() {
 }
 
 #[test]
-fn only_its_owner_can_read_history() {
+fn history_files_are_readable_only_by_their_owner() {
     use std::os::unix::fs::PermissionsExt;
     let host = Host::start(OK, &[("verbs", verbs())]);
     until_flushed(&host);
@@ -194,7 +194,7 @@ fn only_its_owner_can_read_history() {
 }
 
 #[test]
-fn in_memory_alone_nothing_is_written() {
+fn memory_only_serves_history_and_creates_no_files() {
     let home = tempfile::tempdir().unwrap();
     let mut child = dropsonde()
         .args(["serve", "--memory-only", "--listen", "127.0.0.1:0"])
@@ -221,7 +221,7 @@ fn in_memory_alone_nothing_is_written() {
 }
 
 #[test]
-fn a_flipped_bit_costs_little_and_is_said() {
+fn a_flipped_bit_costs_less_than_half_of_the_samples_and_is_logged() {
     let mut host = Host::start(&format!("{OK}[store]\nflush_interval = '50ms'\n"), &[("verbs", verbs())]);
     host.until("/v1/instances/ok/usage/range?range=1m&resolution=50ms", |range| {
         range.json().as_array().is_some_and(|samples| samples.len() >= 20)
@@ -243,7 +243,7 @@ fn a_flipped_bit_costs_little_and_is_said() {
 }
 
 #[test]
-fn metrics_tell_how_history_is_kept() {
+fn metrics_include_rows_bytes_and_failures_of_history() {
     let host = Host::start(OK, &[("verbs", verbs())]);
     until_flushed(&host);
     let metrics = host.get("/metrics").body;

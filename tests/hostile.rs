@@ -43,7 +43,7 @@ fn assert_healthy(host: &Host) {
 }
 
 #[test]
-fn every_ceiling_has_its_own_words() {
+fn every_exceeded_limit_has_its_own_reason_and_spares_other_plugins() {
     let ends = [
         ("panic", "trapped: "),
         ("spin", "used 1"),
@@ -81,7 +81,7 @@ fn every_ceiling_has_its_own_words() {
 }
 
 #[test]
-fn loops_at_every_stage_of_a_start_end_at_their_deadline() {
+fn endless_loops_at_every_stage_of_a_start_end_at_the_init_deadline() {
     let looping = "config = { init = 'spin' }\nlimits = { init_deadline = '200ms' }\n";
     let started = "limits = { init_deadline = '200ms' }\n";
     let more = format!(
@@ -105,7 +105,7 @@ fn loops_at_every_stage_of_a_start_end_at_their_deadline() {
 }
 
 #[test]
-fn what_is_said_to_the_log_is_bounded_and_harmless() {
+fn log_lines_of_plugins_are_bounded_in_length_and_number_and_escaped() {
     let verbs = [("line", "limits.log_line_bytes = '1KiB'"), ("flood", "limits.log_lines_per_second = 5")];
     let host = beside_a_healthy_one(&verbs, "", &[]);
     host.until("/v1/plugins/flood", |page| page.json()["log_lines_dropped"].as_u64().unwrap() > 900);
@@ -117,7 +117,7 @@ fn what_is_said_to_the_log_is_bounded_and_harmless() {
 }
 
 #[test]
-fn files_that_are_no_plugins_are_refused_by_name() {
+fn invalid_plugin_files_fail_with_a_reason_of_their_own() {
     let truncated = &verbs()[..verbs().len() / 2];
     let newer = components::renamed(verbs(), "@0.1.0", "@0.2.0");
     let wanting = components::renamed(verbs(), "dropsonde:plugin/state@", "dropsonde:plugin/stata@");
@@ -159,7 +159,7 @@ fn files_that_are_no_plugins_are_refused_by_name() {
 }
 
 #[test]
-fn a_file_of_two_hundred_megabytes_is_refused_unread() {
+fn a_plugin_file_of_200_mib_is_refused_without_reading_it() {
     let folder = tempfile::tempdir().unwrap();
     let huge = std::fs::File::create(folder.path().join("huge.wasm")).unwrap();
     huge.set_len(200 << 20).unwrap();
@@ -170,7 +170,7 @@ fn a_file_of_two_hundred_megabytes_is_refused_unread() {
 }
 
 #[test]
-fn what_takes_long_to_compile_holds_up_nobody() {
+fn a_slow_compilation_delays_no_other_plugin() {
     let slow = components::slow_to_compile(6_000);
     assert!(slow.len() < 200_000, "{}", slow.len());
     let host = beside_a_healthy_one(&[], "", &[("slow", &slow)]);
@@ -181,7 +181,7 @@ fn what_takes_long_to_compile_holds_up_nobody() {
 }
 
 #[test]
-fn what_a_plugin_has_the_host_keep_for_it_is_bounded() {
+fn host_memory_used_by_a_plugins_prepared_requests_is_bounded() {
     let host = beside_a_healthy_one(&[("requests", "limits = { cpu = '1s', deadline = '10s' }")], "", &[]);
     let reason = reason(&host, "requests");
     assert!(reason.starts_with("held more than its 256 resource handles"), "{reason}");
@@ -190,7 +190,7 @@ fn what_a_plugin_has_the_host_keep_for_it_is_bounded() {
 }
 
 #[test]
-fn instances_with_names_that_mean_something_else_are_refused() {
+fn discovered_instances_with_invalid_ids_are_refused_and_counted() {
     let long = "x".repeat(257);
     let bad = ["", ".", "..", "a/b", "/etc/passwd", "a\\nb", "\\u202e", long.as_str()];
     let names: Vec<_> = bad.iter().map(|name| format!("\"{name}\"")).collect();
@@ -207,7 +207,7 @@ fn instances_with_names_that_mean_something_else_are_refused() {
 }
 
 #[test]
-fn fields_that_would_spoil_history_or_metrics_are_refused() {
+fn invalid_or_duplicate_field_names_are_refused() {
     let fields = [
         ("twice", "['same', 'same']", "same"),
         ("shouting", "['CPU!', 'x_per_sec']", "CPU!"),
@@ -226,7 +226,7 @@ fn fields_that_would_spoil_history_or_metrics_are_refused() {
 }
 
 #[test]
-fn values_that_are_no_numbers_are_gaps() {
+fn values_that_are_infinite_or_nan_become_gaps() {
     let host = beside_a_healthy_one(&[("infinite", ""), ("gap", "")], "", &[]);
     for verb in ["infinite", "gap"] {
         host.until(&format!("/v1/plugins/{verb}"), |page| page.json()["calls"].as_u64().unwrap() > 0);
@@ -238,14 +238,14 @@ fn values_that_are_no_numbers_are_gaps() {
 }
 
 #[test]
-fn sockets_are_denied() {
+fn sockets_are_denied_to_plugins() {
     let host = beside_a_healthy_one(&[("dial", "")], "", &[]);
     let reason = reason(&host, "dial");
     assert!(reason.starts_with("dial: denied: ") && reason.contains("access-denied"), "{reason}");
 }
 
 #[test]
-fn no_more_instances_are_taken_than_allowed() {
+fn discovered_instances_beyond_the_plugins_limit_are_refused() {
     let names: Vec<_> = (0..20).map(|nth| format!("'ok-{nth:02}'")).collect();
     let more =
         format!("[plugins.many]\nlimits = {{ instances = 5 }}\nconfig = {{ discover = [{}] }}\n", names.join(", "));
@@ -270,7 +270,7 @@ fn sixty_four_plugins_fit_in_six_gigabytes_of_address_space() {
 }
 
 #[test]
-fn a_stopping_host_does_not_wait_for_those_that_never_return() {
+fn a_stopping_host_does_not_wait_for_plugin_calls_that_never_return() {
     let mut host = beside_a_healthy_one(&[("spin", ""), ("wait", "")], "", &[]);
     host.until("/v1/plugins/spin", |page| page.json()["calls"].as_u64().unwrap() > 0);
     assert_eq!(host.stop(), 0);

@@ -13,7 +13,7 @@ fn run(command: &mut Command) -> String {
 }
 
 #[test]
-fn alerts_fire_when_they_should_and_not_when_they_should_not() {
+fn the_alert_rules_are_valid_and_pass_their_promtool_tests() {
     let checked = run(prometheus_tool("promtool").args(["check", "rules", "alerts.yml"]));
     assert!(checked.contains("SUCCESS"), "{checked}");
     run(prometheus_tool("promtool").args(["test", "rules", "alerts_test.yml"]));
@@ -48,7 +48,7 @@ fn known() -> BTreeSet<String> {
 }
 
 #[test]
-fn alerts_and_dashboard_ask_for_metrics_that_are_there() {
+fn alerts_and_dashboard_use_only_metrics_that_the_host_exposes() {
     let known = known();
     for file in ["alerts.yml", "dashboard.json"] {
         let text = fs::read_to_string(workspace().join("host/monitoring").join(file)).unwrap();

@@ -11,7 +11,7 @@ fn is_healthy(health: &Response) -> bool {
 }
 
 #[test]
-fn a_section_of_a_plugin_that_is_not_there_is_tried_again_when_its_file_comes() {
+fn a_refused_section_of_a_missing_plugin_is_applied_when_its_file_appears() {
     let host = Host::start(CONFIG, &[]);
     host.until("/health", is_healthy);
     host.configure(&format!("{CONFIG}[plugins.late]\nconfig = {{ discover = ['ok'] }}\n"));
@@ -23,7 +23,7 @@ fn a_section_of_a_plugin_that_is_not_there_is_tried_again_when_its_file_comes() 
 }
 
 #[test]
-fn a_data_directory_on_the_command_line_and_memory_only_in_the_file_contradict_each_other() {
+fn a_data_folder_on_the_command_line_with_memory_only_in_the_file_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (file, data) = (folder.path().join("dropsonde.toml"), folder.path().join("data"));
     fs::write(&file, "store.memory_only = true\n").unwrap();
@@ -39,7 +39,7 @@ fn a_data_directory_on_the_command_line_and_memory_only_in_the_file_contradict_e
 }
 
 #[test]
-fn a_client_that_shows_many_wrong_tokens_is_refused_and_right_ones_never_are() {
+fn a_client_with_many_wrong_tokens_gets_429_but_its_right_tokens_are_accepted() {
     let host = Host::start("auth.read_token_file = '{}/data/read.token'\n", &[]);
     let get = |headers: &str| request(&host.address, "GET", "/v1/instances", headers);
     let wrong = "Authorization: Bearer wrong\r\n";
@@ -65,7 +65,7 @@ fn a_client_that_shows_many_wrong_tokens_is_refused_and_right_ones_never_are() {
 }
 
 #[test]
-fn junk_that_keeps_changing_in_the_plugins_folder_is_logged_once_for_each_reason() {
+fn an_invalid_plugin_file_that_keeps_changing_is_logged_once_per_reason() {
     let host = Host::start(CONFIG, &[]);
     let refused = |count: u64| {
         let counted = format!("dropsonde_errors_total{{service=\"junk\",type=\"load\"}} {count}");
@@ -88,7 +88,7 @@ fn junk_that_keeps_changing_in_the_plugins_folder_is_logged_once_for_each_reason
 }
 
 #[test]
-fn the_page_of_a_plugin_says_that_it_waits_for_its_turn_to_be_compiled() {
+fn the_page_of_a_plugin_in_the_compile_queue_says_that_it_waits() {
     let slow: Vec<_> = (0..5).map(|nth| (format!("slow{nth}"), components::slow_to_compile(60_000 + nth))).collect();
     let slow: Vec<_> = slow.iter().map(|(name, component)| (name.as_str(), &component[..])).collect();
     let host = Host::start("", &slow);

@@ -31,7 +31,7 @@ fn polling(instances: &[&str], more: &str) -> String {
 }
 
 #[test]
-fn samples_on_their_way_are_counted_by_what_becomes_of_them() {
+fn sample_messages_are_counted_by_outcome() {
     let host = Host::start(&polling(&["count", "gap", "unavailable"], ""), &[("verbs", verbs())]);
     let sample = [("service", "verbs"), ("type", "sample")];
     until(&host, "messages_processed_total", &[sample[0], sample[1], ("status", "ok")], |ok| ok >= 3.0);
@@ -54,7 +54,7 @@ fn samples_on_their_way_are_counted_by_what_becomes_of_them() {
 }
 
 #[test]
-fn stats_and_events_are_counted_on_their_way_too() {
+fn stats_and_event_messages_are_counted_by_outcome() {
     let host = Host::start(&polling(&[], ""), &[("app", app())]);
     host.until("/v1/snapshot", |snapshot| snapshot.body.contains("\"app\""));
     assert_eq!(host.tell("app", "application/json", b"{\"name\":\"x\"}").status, 202);
@@ -70,7 +70,7 @@ fn stats_and_events_are_counted_on_their_way_too() {
 }
 
 #[test]
-fn a_plugin_that_traps_moves_what_an_operator_looks_at() {
+fn traps_and_quarantine_change_the_panic_health_and_service_metrics() {
     // More than are looked for in one tick, with time enough on a busy machine.
     let own = "[plugins.verbs]\ninterval = '500ms'\nlimits = { cpu = '500ms' }\n";
     let config = polling(&["headers", "infinite", "panic", "random", "recurse", "short", "stranger"], own);
@@ -92,7 +92,7 @@ fn a_plugin_that_traps_moves_what_an_operator_looks_at() {
 }
 
 #[test]
-fn workers_are_counted_by_what_they_do() {
+fn workers_are_counted_by_state() {
     let host = Host::start(&polling(&["version"], ""), &[("verbs", verbs())]);
     host.until("/v1/instances/version/usage", |usage| usage.status == 200);
     let metrics = families(&host);
@@ -111,7 +111,7 @@ fn workers_are_counted_by_what_they_do() {
 }
 
 #[test]
-fn requests_are_counted_by_route_and_streams_are_no_slow_ones() {
+fn requests_are_counted_by_route_and_streams_have_no_duration() {
     let host = Host::start(&polling(&["version"], ""), &[("verbs", verbs())]);
     host.until("/v1/instances/version/usage", |usage| usage.status == 200);
     let mut stream = host.stream("/v1/instances/version/usage/stream");
@@ -128,7 +128,7 @@ fn requests_are_counted_by_route_and_streams_are_no_slow_ones() {
 }
 
 #[test]
-fn ticks_that_come_too_late_are_counted_and_named_when_it_is_more_than_a_moment() {
+fn missed_ticks_are_counted_and_health_names_plugins_that_are_polled_late() {
     let host = Host::start(&polling(&["version"], ""), &[("verbs", verbs())]);
     host.until("/v1/instances/version/usage", |usage| usage.status == 200);
     let is_seen = AtomicBool::new(false);
@@ -150,7 +150,7 @@ fn ticks_that_come_too_late_are_counted_and_named_when_it_is_more_than_a_moment(
 }
 
 #[test]
-fn uploads_and_what_cannot_be_brought_back_are_counted() {
+fn uploads_and_failed_plugin_restores_are_counted() {
     let mut host = Host::start(&polling(&["version"], ""), &[("verbs", verbs())]);
     host.until("/v1/instances/version/usage", |usage| usage.status == 200);
     assert_eq!(host.ordered("PUT", "/v1/plugins/verbs", &version(2)).status, 202);
@@ -164,7 +164,7 @@ fn uploads_and_what_cannot_be_brought_back_are_counted() {
 }
 
 #[test]
-fn an_audit_log_that_cannot_be_written_is_counted() {
+fn audit_entries_that_cannot_be_written_are_counted() {
     let mut host = Host::start(&polling(&[], ""), &[("verbs", verbs())]);
     assert_eq!(host.stop(), 0);
     std::fs::remove_file(host.data().join("audit.log")).unwrap();
@@ -176,13 +176,13 @@ fn an_audit_log_that_cannot_be_written_is_counted() {
 }
 
 #[test]
-fn log_lines_over_the_limit_are_counted() {
+fn plugin_log_lines_over_the_limit_are_counted() {
     let host = Host::start(&polling(&["flood"], ""), &[("verbs", verbs())]);
     until(&host, "plugin_log_lines_dropped_total", &[("plugin", "verbs")], |dropped| dropped >= 900.0);
 }
 
 #[test]
-fn a_host_on_its_way_out_says_so_until_what_is_open_has_ended() {
+fn a_stopping_host_returns_503_as_draining_while_a_request_is_open() {
     let host = Host::start("", &[]);
     host.until("/ready", |ready| ready.status == 200);
     // An upload that takes its time.
@@ -209,7 +209,7 @@ fn a_host_on_its_way_out_says_so_until_what_is_open_has_ended() {
 }
 
 #[test]
-fn many_scrapes_at_once_are_all_answered() {
+fn concurrent_scrapes_all_get_valid_responses() {
     let host = Host::start(&polling(&["version"], ""), &[("verbs", verbs())]);
     host.until("/v1/instances/version/usage", |usage| usage.status == 200);
     let scraped = std::thread::scope(|scope| {

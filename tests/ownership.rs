@@ -30,7 +30,7 @@ fn has_history_of_zzz(host: &Host) -> bool {
 }
 
 #[test]
-fn an_ended_instance_stays_its_owners_while_the_owners_file_is_away_and_across_restarts() {
+fn an_ended_instance_keeps_its_owner_while_the_owners_file_is_missing_and_across_restarts() {
     let host = Host::start(BOTH, &[("aaa", verbs())]);
     host.until("/v1/instances/x/usage", has("of_aaa"));
     std::fs::remove_file(host.file("aaa")).unwrap();
@@ -61,7 +61,7 @@ fn refuses_zzz(host: &Host) {
 }
 
 #[test]
-fn of_file_plugins_that_find_the_same_instance_at_a_start_the_first_by_name_owns_it_however_late_it_is_up() {
+fn at_a_start_the_first_plugin_by_name_owns_a_contested_instance_even_if_it_is_up_last() {
     // `zzz` is compiled by then, and up at once.
     let host = Host::start("", &[("zzz", verbs())]);
     host.until("/v1/plugins/zzz", |page| page.json()["state"] == "running");
@@ -76,7 +76,7 @@ fn of_file_plugins_that_find_the_same_instance_at_a_start_the_first_by_name_owns
 }
 
 #[test]
-fn an_operator_hands_an_ended_instance_over_by_removing_its_owner() {
+fn removing_the_owner_plugin_hands_its_ended_instance_to_another_plugin() {
     let host = Host::start(BOTH, &[("aaa", verbs())]);
     host.until("/v1/instances/x/usage", has("of_aaa"));
     assert_eq!(host.ordered("DELETE", "/v1/plugins/aaa", &[]).status, 204);
@@ -86,7 +86,7 @@ fn an_operator_hands_an_ended_instance_over_by_removing_its_owner() {
 }
 
 #[test]
-fn an_operator_hands_an_instance_over_whose_owners_file_is_gone() {
+fn each_documented_way_hands_over_an_instance_whose_owners_file_is_gone() {
     let ways: [fn(&Host); 4] = [
         |host| assert_eq!(host.ordered("DELETE", "/v1/plugins/aaa", &[]).status, 204),
         |host| {
@@ -109,7 +109,7 @@ fn an_operator_hands_an_instance_over_whose_owners_file_is_gone() {
 }
 
 #[test]
-fn history_that_there_was_no_place_for_at_a_start_is_no_part_of_a_strangers_instance() {
+fn history_that_exceeded_max_instances_at_a_start_is_not_given_to_a_new_owner() {
     let procfs = format!("[plugins.procfs]\nsha256 = '{:064}'\n", 0);
     let host = Host::start(&format!("{BOTH}{procfs}"), &[("aaa", verbs())]);
     host.until("/v1/instances/x/usage", has("of_aaa"));

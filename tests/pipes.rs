@@ -27,7 +27,7 @@ fn ends_well_unheard(mut command: Command) {
 }
 
 #[test]
-fn commands_about_a_running_host_end_quietly_when_nobody_reads_on() {
+fn client_commands_succeed_when_their_output_pipe_is_closed() {
     let config =
         "poll.interval = '100ms'\nstore.flush_interval = '50ms'\n[[instances]]\nid = 'ok'\nsamplers = ['verbs']\n";
     let host = Host::start(config, &[("verbs", verbs())]);
@@ -79,7 +79,7 @@ fn commands_about_a_running_host_end_quietly_when_nobody_reads_on() {
 }
 
 #[test]
-fn commands_without_a_host_end_quietly_when_nobody_reads_on() {
+fn offline_commands_succeed_when_their_output_pipe_is_closed() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("verbs.wasm"), verbs()).unwrap();
     let run = |args: &str| {
@@ -115,7 +115,7 @@ fn commands_without_a_host_end_quietly_when_nobody_reads_on() {
 }
 
 #[test]
-fn a_host_whose_log_and_address_nobody_reads_goes_on() {
+fn a_host_keeps_serving_when_its_output_pipes_are_closed() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("socket");
     let url = format!("unix:{}", socket.display());

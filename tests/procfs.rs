@@ -40,7 +40,7 @@ impl Drop for Sleeper {
 }
 
 #[test]
-fn recorded_machines_give_the_right_numbers() {
+fn recorded_machines_replay_with_the_expected_values() {
     let (code, said) = replay(&workspace().join("plugins/procfs"));
     assert!(code == 0 && !said.contains("FAILED"), "{said}");
     assert!(said.lines().filter(|line| line.ends_with("ok")).count() == 29, "{said}");
@@ -75,7 +75,7 @@ fn a_command_line_of_more_than_a_mebibyte_is_matched_by_its_beginning() {
 }
 
 #[test]
-fn a_machine_of_100_000_processes_is_measured_without_their_number() {
+fn a_machine_with_100_000_processes_gives_a_host_sample_without_their_number() {
     let project = tempfile::tempdir().unwrap();
     let config = r#"{"top": 0, "mounts": []}"#;
     case(project.path(), config, r#""samples": {"host": {"load_1m": 1.5}}"#, &[("proc/loadavg", "1.5")]);
@@ -86,7 +86,7 @@ fn a_machine_of_100_000_processes_is_measured_without_their_number() {
 }
 
 #[test]
-fn a_program_is_one_instance_whatever_its_processes_do() {
+fn a_watched_program_stays_one_instance_while_its_processes_come_and_go() {
     let seconds = (5_000_000 + u64::from(std::process::id())).to_string();
     let first = Sleeper::start(&seconds);
     let config = format!(
@@ -117,7 +117,7 @@ fn value(metrics: &str, words: [&str; 2]) -> Option<f64> {
 }
 
 #[test]
-fn a_total_does_not_fall_when_a_process_ends_while_the_host_is_down() {
+fn a_cpu_total_does_not_fall_when_a_process_ends_while_the_host_is_down() {
     let tag = 6_000_000 + u64::from(std::process::id());
     let burn = || {
         let script = format!("while :; do :; done # {tag}");

@@ -97,7 +97,7 @@ fn classic(address: String) -> String {
 }
 
 #[test]
-fn prometheus_scrapes_both_formats_and_sees_what_the_api_says() {
+fn prometheus_scrapes_both_formats_and_reads_the_values_of_the_api() {
     let config = "poll.interval = '100ms'\n[[instances]]\nid = 'version'\nlabels = { workload = 'w' }\nsamplers = ['verbs']\n[[instances]]\nid = 'measure'\nsamplers = ['verbs']\n";
     let host = Host::start(config, &[("verbs", verbs())]);
     host.until("/v1/instances/measure/usage", |usage| usage.status == 200);
@@ -123,7 +123,7 @@ fn prometheus_scrapes_both_formats_and_sees_what_the_api_says() {
 }
 
 #[test]
-fn prometheus_shows_a_token_and_a_certificate_to_a_host_that_wants_them() {
+fn prometheus_scrapes_a_host_that_requires_a_token_and_a_client_certificate() {
     let folder = TempDir::new().unwrap();
     let here = folder.path().display().to_string();
     let write = |file: &str, pem: String| fs::write(folder.path().join(file), pem).unwrap();

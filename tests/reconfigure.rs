@@ -13,7 +13,7 @@ const VERBS: &str =
     "poll.interval = '100ms'\n[[instances]]\nid = 'ok'\nlabels = { workload = 'web' }\nsamplers = ['verbs']\n";
 
 #[test]
-fn what_can_change_does_without_a_gap_in_streams_or_history() {
+fn a_reload_applies_changed_keys_without_interrupting_streams_or_history() {
     let host = Host::start(VERBS, &[("verbs", verbs())]);
     host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
     let mut stream = host.stream("/v1/instances/ok/usage/stream");
@@ -37,7 +37,7 @@ fn what_can_change_does_without_a_gap_in_streams_or_history() {
 }
 
 #[test]
-fn a_plugin_whose_section_is_another_begins_anew_with_it_and_no_other_does() {
+fn a_changed_plugin_section_restarts_only_that_plugin() {
     let host = Host::start(VERBS, &[("verbs", verbs())]);
     host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
     host.until("/v1/instances/host/usage", |usage| usage.status == 200);
@@ -59,7 +59,7 @@ fn a_plugin_whose_section_is_another_begins_anew_with_it_and_no_other_does() {
 }
 
 #[test]
-fn what_takes_a_restart_is_named_and_stays_and_a_bad_file_changes_nothing() {
+fn keys_that_need_a_restart_are_logged_and_an_invalid_file_changes_nothing() {
     let host = Host::start("poll.interval = '1s'\n", &[]);
     host.reconfigure("poll.interval = '1s'\nstore.retention = '1d'\nhttp.socket_mode = 0o660\n");
     let log = host.log();
@@ -83,7 +83,7 @@ fn what_takes_a_restart_is_named_and_stays_and_a_bad_file_changes_nothing() {
 }
 
 #[test]
-fn a_file_that_changes_is_read_without_anybody_telling() {
+fn a_changed_configuration_file_is_reloaded_once_without_a_signal() {
     let host = Host::start("", &[]);
     let began = Instant::now();
     host.configure("labels = { site = 'fra1' }\n");
@@ -95,7 +95,7 @@ fn a_file_that_changes_is_read_without_anybody_telling() {
 }
 
 #[test]
-fn check_finds_what_a_start_would_and_makes_nothing() {
+fn serve_check_finds_the_errors_of_a_start_and_creates_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("dropsonde.toml");
     let data = folder.path().join("data").display().to_string();
@@ -130,7 +130,7 @@ fn check_finds_what_a_start_would_and_makes_nothing() {
 }
 
 #[test]
-fn a_section_its_plugin_cannot_work_with_leaves_it_as_it_was_until_it_can() {
+fn a_section_that_its_plugin_refuses_leaves_the_whole_configuration_unchanged() {
     let host = Host::start("plugins.procfs.interval = '100ms'\n", &[]);
     host.until("/v1/instances/host/usage", |usage| usage.status == 200);
     let before = host.plugin("procfs")["loaded_at"].clone();
@@ -178,7 +178,7 @@ fn a_plugins_page_shows_a_refused_section_until_a_configuration_without_it_is_re
 }
 
 #[test]
-fn a_reload_by_the_api_answers_with_what_came_of_each_part() {
+fn a_reload_by_the_api_reports_the_outcome_of_each_part() {
     let host = Host::start("poll.interval = '100ms'\n", &[]);
     host.until("/v1/instances/host/usage", |usage| usage.status == 200);
     let reload = || host.ordered("POST", "/v1/reload", b"");
@@ -234,7 +234,7 @@ fn a_reload_by_the_api_answers_with_what_came_of_each_part() {
 }
 
 #[test]
-fn a_section_for_a_plugin_that_is_to_come_is_taken_at_a_start_and_kept_by_a_reload() {
+fn a_section_of_a_missing_plugin_is_accepted_at_a_start_and_kept_by_a_reload() {
     let section = "poll.interval = '100ms'\n[plugins.verbs.grants]\nread = ['/etc/hostname']\n";
     let host = Host::start(section, &[]);
     let log = host.until_logged("the configuration names a plugin that is not there yet");
@@ -249,7 +249,7 @@ fn a_section_for_a_plugin_that_is_to_come_is_taken_at_a_start_and_kept_by_a_relo
 }
 
 #[test]
-fn check_asks_plugins_and_looks_whether_what_it_needs_is_free() {
+fn serve_check_validates_plugin_sections_and_reports_a_port_and_folder_in_use() {
     let host = Host::start("", &[]);
     let folder = tempfile::tempdir().unwrap();
     let plugins = folder.path().join("plugins");
@@ -295,7 +295,7 @@ fn check_asks_plugins_and_looks_whether_what_it_needs_is_free() {
 }
 
 #[test]
-fn what_stays_until_a_restart_does_not_open_what_goes_with_it() {
+fn a_reload_cannot_drop_the_read_token_while_a_public_address_stays_until_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     fs::write(folder.path().join("cert.pem"), made.cert.pem()).unwrap();
@@ -328,7 +328,7 @@ fn what_stays_until_a_restart_does_not_open_what_goes_with_it() {
 }
 
 #[test]
-fn an_instance_there_was_no_room_for_is_tracked_once_there_is() {
+fn a_configured_instance_beyond_the_limit_is_tracked_by_a_reload_once_there_is_room() {
     let two = "[[instances]]\nid = 'a'\n[[instances]]\nid = 'b'\n";
     let limit = "plugins.procfs.config = { top = 0, host = false }\npoll.max_instances = 2\n";
     let host = Host::start(&format!("{limit}[[instances]]\nid = 'a'\n"), &[]);
@@ -343,7 +343,7 @@ fn an_instance_there_was_no_room_for_is_tracked_once_there_is() {
 }
 
 #[test]
-fn other_tokens_end_the_streams_of_those_who_showed_the_ones_before() {
+fn replacing_the_read_token_ends_streams_opened_with_the_old_one() {
     let host = Host::start("poll.interval = '100ms'\nauth.read_token_file = '{}/data/read.token'\n", &[]);
     let path = "/v1/instances/host/usage/stream";
     let bearer = host.bearer("read");
@@ -407,7 +407,7 @@ fn a_replaced_token_is_refused_while_a_plugin_is_slow_to_start_with_its_new_sect
 }
 
 #[test]
-fn a_host_that_waits_for_a_disk_stops_all_the_same() {
+fn a_host_whose_token_and_certificate_files_are_named_pipes_still_stops() {
     let mut host = Host::start("", &[]);
     let pipe = host.folder().join("pipe");
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();

@@ -21,7 +21,7 @@ fn refusal(host: &Host, containing: &str) -> String {
 }
 
 #[test]
-fn a_file_that_appears_is_polled_and_one_that_goes_leaves_its_history() {
+fn an_added_plugin_file_is_polled_and_a_removed_one_keeps_its_history() {
     let host = Host::start(CONFIG, &[]);
     assert_eq!(host.get(PAGE).status, 404);
     host.drop_in("verbs", verbs());
@@ -38,7 +38,7 @@ fn a_file_that_appears_is_polled_and_one_that_goes_leaves_its_history() {
 }
 
 #[test]
-fn what_a_plugin_that_goes_had_discovered_has_ended_and_begins_again_with_it() {
+fn discovered_instances_end_when_their_plugin_is_removed_and_resume_when_it_is_back() {
     let config = "poll.interval = '100ms'\n[plugins.verbs.config]\ndiscover = ['ok']\n";
     let host = Host::start(config, &[("verbs", verbs())]);
     let state = |state: &str| {
@@ -57,7 +57,7 @@ fn what_a_plugin_that_goes_had_discovered_has_ended_and_begins_again_with_it() {
 }
 
 #[test]
-fn a_newer_version_takes_over_between_two_ticks_and_no_stream_ends() {
+fn a_newer_plugin_version_takes_over_without_losing_a_tick_or_ending_a_stream() {
     let host = Host::start(CONFIG, &[("verbs", verbs())]);
     reads(&host, 1);
     let mut stream = host.stream("/v1/instances/version/usage/stream");
@@ -94,7 +94,7 @@ fn no_tick_is_lost_or_doubled(samples: &[serde_json::Value], page: &serde_json::
 }
 
 #[test]
-fn twenty_swaps_a_second_lose_nothing_and_the_last_one_stays() {
+fn twenty_replacements_a_second_lose_no_tick_and_the_last_version_stays() {
     let host = Host::start(CONFIG, &[("verbs", verbs())]);
     reads(&host, 1);
     let mut stream = host.stream("/v1/instances/version/usage/stream");
@@ -130,7 +130,7 @@ fn twenty_swaps_a_second_lose_nothing_and_the_last_one_stays() {
 }
 
 #[test]
-fn what_does_not_work_leaves_what_runs_alone_and_says_why() {
+fn a_broken_newer_version_is_refused_with_a_reason_and_the_running_one_continues() {
     let host = Host::start(CONFIG, &[("verbs", verbs())]);
     reads(&host, 1);
     let half = &version(2)[..verbs().len() / 2];
@@ -158,7 +158,7 @@ fn what_does_not_work_leaves_what_runs_alone_and_says_why() {
 }
 
 #[test]
-fn a_file_that_is_written_slowly_is_loaded_when_it_is_whole() {
+fn a_slowly_written_plugin_file_is_loaded_once_it_is_complete() {
     use std::io::Write as _;
     let host = Host::start(CONFIG, &[("verbs", verbs())]);
     reads(&host, 1);
@@ -174,7 +174,7 @@ fn a_file_that_is_written_slowly_is_loaded_when_it_is_whole() {
 }
 
 #[test]
-fn what_ran_before_is_back_at_the_next_start_when_the_newer_file_does_not_work() {
+fn the_last_working_version_is_restored_at_a_start_with_a_broken_file() {
     let mut host = Host::start(CONFIG, &[("verbs", verbs())]);
     host.drop_in("verbs", &version(2));
     reads(&host, 2);
@@ -196,7 +196,7 @@ fn what_ran_before_is_back_at_the_next_start_when_the_newer_file_does_not_work()
 }
 
 #[test]
-fn a_newer_version_that_never_runs_well_is_followed_by_what_did() {
+fn a_newer_version_whose_calls_all_fail_is_replaced_by_the_last_working_one() {
     let host = Host::start(&format!("{CONFIG}[plugins.verbs.limits]\nfailures = 2\n"), &[("verbs", verbs())]);
     reads(&host, 1);
     host.drop_in("verbs", &version(77777));
@@ -218,7 +218,7 @@ fn a_newer_version_that_never_runs_well_is_followed_by_what_did() {
 }
 
 #[test]
-fn what_is_uploaded_is_the_file_also_when_it_runs_already() {
+fn an_upload_of_the_running_version_replaces_a_broken_file() {
     let host = Host::start(CONFIG, &[("verbs", verbs())]);
     reads(&host, 1);
     host.drop_in("verbs", b"nonsense");
@@ -229,7 +229,7 @@ fn what_is_uploaded_is_the_file_also_when_it_runs_already() {
 }
 
 #[test]
-fn changes_that_come_at_once_are_all_answered_and_the_file_is_what_runs() {
+fn concurrent_plugin_changes_all_get_a_response_and_the_file_matches_what_runs() {
     let host = Host::start(CONFIG, &[]);
     let statuses: Vec<_> = std::thread::scope(|scope| {
         let puts: Vec<_> = (2..10)
@@ -254,7 +254,7 @@ fn changes_that_come_at_once_are_all_answered_and_the_file_is_what_runs() {
 }
 
 #[test]
-fn a_bundled_plugin_that_is_not_taken_back_does_not_leave_the_removed_one_running() {
+fn removing_a_pinned_plugin_file_fails_the_plugin_when_the_bundled_one_has_another_digest() {
     let config = format!("poll.interval = '100ms'\n[plugins.procfs]\nsha256 = '{}'\n", sha256(verbs()));
     let host = Host::start(&config, &[("procfs", verbs())]);
     host.until("/v1/plugins/procfs", |page| page.json()["state"] == "running");
@@ -281,7 +281,7 @@ fn a_component_whose_digest_is_not_the_pinned_one_is_not_run() {
 }
 
 #[test]
-fn a_changed_field_begins_a_new_frame_and_queries_see_both() {
+fn after_a_plugin_changes_its_fields_range_queries_return_old_and_new_ones() {
     let host = Host::start(CONFIG, &[("verbs", verbs())]);
     reads(&host, 1);
     host.drop_in("verbs", &version(90000));
@@ -295,7 +295,7 @@ fn a_changed_field_begins_a_new_frame_and_queries_see_both() {
 }
 
 #[test]
-fn what_a_plugin_saved_passes_to_its_newer_version() {
+fn saved_plugin_state_passes_to_a_newer_version_without_losing_a_save() {
     let host = Host::start(&CONFIG.replace("'version'", "'remember'"), &[("verbs", verbs())]);
     let mut stream = host.stream("/v1/instances/remember/usage/stream");
     let mut counts = vec![stream.sample()["value"].as_u64().unwrap()];
@@ -318,7 +318,7 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn a_newer_file_lifts_quarantine_and_failure() {
+fn a_newer_working_file_ends_quarantine_and_failure() {
     let host = Host::start(CONFIG, &[("verbs", &version(55555))]);
     host.until(PAGE, |page| page.json()["state"] == "failed");
     host.drop_in("verbs", verbs());
@@ -334,7 +334,7 @@ fn a_newer_file_lifts_quarantine_and_failure() {
 }
 
 #[test]
-fn a_file_takes_the_place_of_a_bundled_plugin_and_gives_it_back() {
+fn a_plugin_file_replaces_a_bundled_plugin_until_it_is_removed() {
     let host = Host::start("poll.interval = '100ms'\n", &[]);
     host.until("/v1/plugins/procfs", |page| page.json()["state"] == "running");
     host.drop_in("procfs", verbs());
@@ -348,7 +348,7 @@ fn a_file_takes_the_place_of_a_bundled_plugin_and_gives_it_back() {
 }
 
 #[test]
-fn components_come_in_through_the_api_and_are_files_then() {
+fn plugins_are_uploaded_reloaded_and_removed_by_the_api_and_audited() {
     let host = Host::start(CONFIG, &[]);
     let put =
         |headers: &str, path: &str, body: &[u8]| crate::harness::send(&host.address, "PUT", path, headers, body).status;
@@ -395,7 +395,7 @@ fn components_come_in_through_the_api_and_are_files_then() {
 }
 
 #[test]
-fn compiled_plugins_take_no_more_room_than_they_may() {
+fn the_compile_cache_stays_within_its_limit_but_keeps_the_newest_entry() {
     let host = Host::start(&format!("compile_cache = '1B'\n{CONFIG}"), &[("verbs", verbs())]);
     reads(&host, 1);
     for number in 2..5 {
@@ -412,7 +412,7 @@ fn compiled_plugins_take_no_more_room_than_they_may() {
 
 /// `DROPSONDE_RELOADS=10000` for a long run.
 #[test]
-fn reload_after_reload_memory_threads_and_descriptors_level_off() {
+fn memory_threads_and_descriptors_level_off_over_many_reloads() {
     let reloads: u32 = std::env::var("DROPSONDE_RELOADS").map_or(600, |count| count.parse().unwrap());
     let host = Host::start(CONFIG, &[("verbs", verbs())]);
     reads(&host, 1);

@@ -27,7 +27,7 @@ fn confined() -> Command {
 }
 
 #[test]
-fn streams_leave_descriptors_to_requests() {
+fn open_streams_leave_file_descriptors_for_requests() {
     let mut command = Command::new("sh");
     command.args(["-c", r#"ulimit -n 200 && exec "$0" "$@""#, env!("CARGO_BIN_EXE_dropsonde")]);
     let host = Host::start_as(command, "", &[]);
@@ -49,7 +49,7 @@ fn streams_leave_descriptors_to_requests() {
 const MODEST: &str = "[[instances]]\nid = 'ok'\nsamplers = ['modest']\n[plugins.modest]\ninterval = '500ms'\n";
 
 #[test]
-fn a_plugin_with_more_history_than_its_share_of_memory_is_refused_the_rest_and_named() {
+fn history_beyond_a_plugins_share_of_memory_is_refused_and_health_names_the_plugin() {
     let config = format!(
         "{MODEST}[plugins.greedy]\ninterval = '1s'\nlimits = {{ cpu = '900ms', output = '64MiB', memory = '256MiB' }}\n\
          config = {{ flock = 5000, wide = 250 }}\n"
@@ -76,7 +76,7 @@ fn a_plugin_with_more_history_than_its_share_of_memory_is_refused_the_rest_and_n
 }
 
 #[test]
-fn what_programs_track_takes_their_own_share_whoever_reads_it() {
+fn instances_tracked_by_the_api_use_the_share_of_the_api_and_not_of_their_sampler() {
     let config = |discover: &str| {
         format!(
             "store.max_memory = '128MiB'\npoll.discover_interval = '1s'\n[plugins.reader]\ninterval = '1s'\n\
@@ -114,7 +114,7 @@ fn what_programs_track_takes_their_own_share_whoever_reads_it() {
 }
 
 #[test]
-fn a_plugin_that_finds_others_every_time_takes_no_place_from_its_neighbours() {
+fn a_plugin_that_discovers_new_instances_every_time_takes_no_place_from_others() {
     let config = format!(
         "poll.max_instances = 1000\npoll.discover_interval = '1s'\n{MODEST}[plugins.churning]\ninterval = '1s'\n\
          config = {{ flock = 400, churn = true }}\n"
@@ -136,7 +136,7 @@ fn a_plugin_that_finds_others_every_time_takes_no_place_from_its_neighbours() {
 }
 
 #[test]
-fn a_plugin_that_lists_the_instance_of_another_replaces_none_of_its_fields_and_labels() {
+fn a_plugin_that_discovers_an_instance_of_another_replaces_none_of_its_fields_or_labels() {
     let config = "poll.interval = '300ms'\npoll.discover_interval = '1s'\n\
                   [plugins.aaa]\nconfig = { discover = ['host'], fields = ['cpu_percent', 'more_per_sec'] }\n";
     let host = Host::start(config, &[("aaa", verbs())]);
@@ -166,7 +166,7 @@ fn a_plugin_that_lists_the_instance_of_another_replaces_none_of_its_fields_and_l
 }
 
 #[test]
-fn the_host_takes_less_memory_where_less_is_allowed() {
+fn the_memory_limit_of_history_shrinks_with_the_address_space_limit() {
     let most = |command: Command| {
         let host = Host::start_as(command, "", &[]);
         let metrics = host.get("/metrics").body;

@@ -30,7 +30,7 @@ fn two_sources(first: &str, second: &str) -> Host {
 }
 
 #[test]
-fn an_application_nobody_tells_of_is_all_zeros_and_always_there() {
+fn a_snapshot_without_any_events_is_all_zeros() {
     let host = Host::start(FAST, &[]);
     let answer = host.until(SNAPSHOT, |answer| answer.status == 200);
     let mut document = answer.json();
@@ -50,7 +50,7 @@ fn an_application_nobody_tells_of_is_all_zeros_and_always_there() {
 }
 
 #[test]
-fn two_sources_are_summed_and_averaged_with_their_zeros() {
+fn a_snapshot_of_two_sources_sums_counts_and_averages_rates_including_zeros() {
     let host = two_sources(
         "channels = 3\nrate = 2.0\naverage = 1.0\nutilization = 50.0\nissued = 4\nhit_rate = 90.0\nentries = 7",
         "channels = 4\nrate = 0.0\naverage = 2.0\nutilization = 0.0\nissued = 1\nhit_rate = 0.0",
@@ -69,7 +69,7 @@ fn two_sources_are_summed_and_averaged_with_their_zeros() {
 }
 
 #[test]
-fn a_section_only_one_source_reports_is_that_ones() {
+fn a_snapshot_section_reported_by_one_source_is_unchanged() {
     let host = two_sources("rate = 3.0", "channels = 2");
     let document = document(&host);
     assert_eq!(
@@ -79,7 +79,7 @@ fn a_section_only_one_source_reports_is_that_ones() {
 }
 
 #[test]
-fn a_source_that_fails_leaves_and_comes_back_and_is_named_all_the_while() {
+fn a_failing_source_leaves_the_snapshot_and_returns_once_it_works() {
     let host = two_sources("channels = 1", "channels = 10");
     assert_eq!(host.get("/v1/instances/dropsonde:snapshot/usage").status, 400, "it is no instance to ask for");
     assert_eq!(host.tell("two", "application/json", br#"{"name":"fail"}"#).status, 202);
@@ -92,7 +92,7 @@ fn a_source_that_fails_leaves_and_comes_back_and_is_named_all_the_while() {
 }
 
 #[test]
-fn one_that_hangs_and_one_that_is_removed_leave_the_others_alone() {
+fn a_source_that_hangs_or_is_removed_does_not_affect_other_sources() {
     let config =
         format!("{FAST}[plugins.one.config]\nchannels = 1\n[plugins.two.config]\nchannels = 10\nhangs = true\n");
     let host = Host::start(&config, &[("one", app()), ("two", app())]);
@@ -105,7 +105,7 @@ fn one_that_hangs_and_one_that_is_removed_leave_the_others_alone() {
 }
 
 #[test]
-fn what_has_not_changed_is_not_sent_again() {
+fn an_unchanged_snapshot_gets_304() {
     let host = Host::start(
         "snapshot.interval = '1h'\npoll.interval = '1h'\n[plugins.app.config]\nchannels = 1\n",
         &[("app", app())],
@@ -122,7 +122,7 @@ fn what_has_not_changed_is_not_sent_again() {
 }
 
 #[test]
-fn who_may_write_can_have_all_sources_asked_at_once() {
+fn a_fresh_snapshot_polls_all_sources_and_requires_the_write_token() {
     let host = Host::start("snapshot.interval = '1h'\npoll.interval = '1h'\n", &[("app", app())]);
     source(&host, "app", "ok");
     assert_eq!(host.get("/v1/snapshot?fresh=1").status, 401);
@@ -138,7 +138,7 @@ fn who_may_write_can_have_all_sources_asked_at_once() {
 }
 
 #[test]
-fn its_numbers_are_metrics_history_and_a_stream() {
+fn snapshot_values_are_available_as_metrics_history_and_a_stream() {
     let host = Host::start(&format!("{FAST}[plugins.app.config]\nchannels = 6\n"), &[("app", app())]);
     source(&host, "app", "ok");
     let mut stream = stream(&host.address, "/v1/snapshot/stream", "");
@@ -159,7 +159,7 @@ fn its_numbers_are_metrics_history_and_a_stream() {
 }
 
 #[test]
-fn the_bundled_source_is_told_what_an_application_does() {
+fn appstats_counts_application_events_and_keeps_them_across_a_restart() {
     let host = Host::start(FAST, &[]);
     source(&host, "appstats", "ok");
     let told = concat!(
@@ -202,7 +202,7 @@ fn unknown_event_names_are_counted_logged_once_and_listed_on_the_page() {
 }
 
 #[test]
-fn events_are_taken_whole_or_not_at_all() {
+fn invalid_event_batches_are_refused_as_a_whole() {
     let host = Host::start(FAST, &[("app", app())]);
     source(&host, "app", "ok");
     let path = "/v1/sources/app/events";
@@ -225,7 +225,7 @@ fn events_are_taken_whole_or_not_at_all() {
 }
 
 #[test]
-fn events_for_a_plugin_that_is_not_up_yet_may_be_sent_again_and_are_never_refused_for_good() {
+fn events_for_a_plugin_that_is_not_running_yet_get_503_with_retry_after() {
     let config = format!("{FAST}[plugins.to-come.limits]\nfailures = 3\n");
     let host = Host::start(&config, &[("app", app()), ("broken", b"no component")]);
     let tell = |plugin: &str| host.tell(plugin, "application/json", br#"[{"name":"a"}]"#);
@@ -248,7 +248,7 @@ fn events_for_a_plugin_that_is_not_up_yet_may_be_sent_again_and_are_never_refuse
 }
 
 #[test]
-fn a_queue_that_is_full_says_when_to_come_again() {
+fn a_full_event_queue_gets_429_with_retry_after_and_leaves_room_for_other_clients() {
     // It observes nothing while it waits after a trap.
     let host = Host::start(&format!("{FAST}[plugins.app.limits]\nfailures = 1000\n"), &[("app", app())]);
     source(&host, "app", "ok");
@@ -280,7 +280,7 @@ fn a_queue_that_is_full_says_when_to_come_again() {
 }
 
 #[test]
-fn a_trap_costs_the_events_it_was_handed_and_no_others() {
+fn a_trap_loses_only_the_events_of_that_call() {
     let host = Host::start(FAST, &[("app", app())]);
     source(&host, "app", "ok");
     assert_eq!(host.tell("app", "application/json", br#"[{"name":"a"},{"name":"die"}]"#).status, 202);
@@ -295,7 +295,7 @@ fn a_trap_costs_the_events_it_was_handed_and_no_others() {
 }
 
 #[test]
-fn many_clients_at_once_each_keep_their_order() {
+fn events_of_a_thousand_clients_keep_the_order_of_each_client() {
     let config = format!("{FAST}[[instances]]\nid = 'app'\nsamplers = ['app']\n");
     let host = Host::start(&config, &[("app", app())]);
     source(&host, "app", "ok");
@@ -322,7 +322,7 @@ fn many_clients_at_once_each_keep_their_order() {
 }
 
 #[test]
-fn prometheus_finds_nothing_to_say_about_its_metrics() {
+fn promtool_accepts_the_snapshot_metrics() {
     let host = Host::start(&format!("{FAST}[plugins.app.config]\nchannels = 1\n"), &[("app", app())]);
     source(&host, "app", "ok");
     let metrics = host.get("/metrics").body;

@@ -33,7 +33,7 @@ fn log_of(data: &Path) -> PathBuf {
 }
 
 #[test]
-fn stats_tell_what_there_is_also_while_a_host_is_running() {
+fn store_stats_reports_rows_and_bytes_with_and_without_a_running_host() {
     let mut host = host();
     let (code, out, error) = store(&host.data(), &["stats", "--json"]);
     assert!(code == 0 && json(&out)["in_use"] == true, "{out}{error}");
@@ -50,7 +50,7 @@ fn stats_tell_what_there_is_also_while_a_host_is_running() {
 }
 
 #[test]
-fn verify_finds_nothing_in_what_a_host_wrote_and_names_the_file_that_is_damaged() {
+fn store_verify_accepts_intact_history_and_names_a_damaged_file() {
     let host = stopped();
     let (code, out, error) = store(&host.data(), &["verify"]);
     assert!(code == 0 && out.starts_with("read ") && error.is_empty(), "{out}{error}");
@@ -74,7 +74,7 @@ fn verify_finds_nothing_in_what_a_host_wrote_and_names_the_file_that_is_damaged(
 }
 
 #[test]
-fn csv_has_a_line_for_each_value() {
+fn a_csv_export_has_one_line_per_value() {
     let host = stopped();
     let (code, out, error) = store(&host.data(), &["export", "--instance", "host"]);
     assert_eq!((code, error.as_str()), (0, ""));
@@ -94,7 +94,7 @@ fn csv_has_a_line_for_each_value() {
 }
 
 #[test]
-fn prometheus_takes_what_is_exported_as_openmetrics() {
+fn promtool_imports_an_openmetrics_export() {
     let host = stopped();
     let (code, out, error) = store(&host.data(), &["export", "--format", "openmetrics"]);
     assert_eq!((code, error.as_str()), (0, ""));
@@ -122,7 +122,7 @@ fn prometheus_takes_what_is_exported_as_openmetrics() {
 }
 
 #[test]
-fn an_export_has_the_labels_that_metrics_show_also_those_of_the_configuration() {
+fn an_openmetrics_export_has_the_same_labels_as_the_metrics() {
     let mut host = Host::start("poll.interval = '100ms'\nlabels = { site = 'fra1' }\n", &[]);
     let series = "dropsonde_sample_load_1m{kind=\"host\",site=\"fra1\",id=\"host\",sampler=\"procfs\"} ";
     host.until("/metrics", |metrics| metrics.body.contains(series));
@@ -142,7 +142,7 @@ fn an_export_has_the_labels_that_metrics_show_also_those_of_the_configuration() 
 }
 
 #[test]
-fn what_cannot_be_done_is_said_with_the_way_out() {
+fn store_commands_name_missing_folders_and_invalid_options() {
     let folder = tempfile::tempdir().unwrap();
     for command in ["stats", "verify", "export"] {
         let (code, out, error) = store(folder.path(), &[command]);
@@ -167,7 +167,7 @@ fn what_cannot_be_done_is_said_with_the_way_out() {
 }
 
 #[test]
-fn the_configuration_says_where_the_data_is() {
+fn store_commands_take_the_data_folder_from_the_configuration() {
     let host = stopped();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("dropsonde.toml");
@@ -177,7 +177,7 @@ fn the_configuration_says_where_the_data_is() {
 }
 
 #[test]
-fn a_reader_that_has_enough_is_no_failure() {
+fn store_export_succeeds_when_its_output_pipe_is_closed() {
     let host = stopped();
     let command =
         format!("{} store export --data {} | head -c 1", env!("CARGO_BIN_EXE_dropsonde"), host.data().display());

@@ -34,7 +34,7 @@ fn parse(event: &str) -> (String, u64, serde_json::Value) {
 }
 
 #[test]
-fn the_latest_sample_comes_at_once_and_ids_ascend_in_publish_order() {
+fn a_stream_begins_with_the_latest_sample_and_its_event_ids_ascend() {
     let host = host();
     host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
     let mut stream = open(&host, "ok");
@@ -47,7 +47,7 @@ fn the_latest_sample_comes_at_once_and_ids_ascend_in_publish_order() {
 }
 
 #[test]
-fn what_has_no_samples_is_waited_for_with_pings() {
+fn a_stream_of_an_instance_without_samples_sends_pings() {
     let host = host();
     host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
     for id in ["unavailable", "not-there-yet"] {
@@ -62,7 +62,7 @@ fn what_has_no_samples_is_waited_for_with_pings() {
 }
 
 #[test]
-fn a_stream_names_each_instance_it_waits_for_and_goes_on_when_one_comes() {
+fn a_stream_names_the_unknown_instances_and_labels_it_waits_for() {
     let host = host();
     host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
     let mut stream = host.stream("/v1/stream?instance=ok&instance=hosst&instance=wbe-1");
@@ -80,7 +80,7 @@ fn a_stream_names_each_instance_it_waits_for_and_goes_on_when_one_comes() {
 }
 
 #[test]
-fn everyone_who_watches_sees_the_same_bytes() {
+fn two_streams_of_one_instance_receive_the_same_bytes() {
     let host = host();
     host.until("/v1/instances/ok/usage", |usage| usage.status == 200);
     let (mut one, mut two) = (open(&host, "ok"), open(&host, "ok"));
@@ -97,7 +97,7 @@ fn everyone_who_watches_sees_the_same_bytes() {
 }
 
 #[test]
-fn no_more_streams_than_allowed() {
+fn streams_beyond_the_limit_get_503() {
     let config = "stream.max_streams = 1\n";
     let host = Host::start(config, &[]);
     let first = open(&host, "host");
@@ -116,7 +116,7 @@ fn counting() -> Host {
 }
 
 #[test]
-fn who_comes_back_gets_exactly_what_was_missed_again_and_again() {
+fn a_resumed_stream_continues_with_exactly_the_missed_samples() {
     let host = counting();
     let path = "/v1/instances/count/usage/stream";
     let (_, mut seen, first) = host.stream(path).told();
@@ -136,7 +136,7 @@ fn who_comes_back_gets_exactly_what_was_missed_again_and_again() {
 }
 
 #[test]
-fn who_was_away_for_too_long_hears_from_when_on_to_ask() {
+fn a_stream_resumed_too_late_begins_with_a_reset_event() {
     let config = "poll.interval = '100ms'\nstream.watch_buffer = 2\n\
                   [[instances]]\nid = 'count'\nsamplers = ['verbs']\n";
     let host = Host::start(config, &[("verbs", verbs())]);
@@ -158,7 +158,7 @@ fn who_was_away_for_too_long_hears_from_when_on_to_ask() {
 }
 
 #[test]
-fn a_new_start_is_told_from_the_one_before() {
+fn a_stream_resumed_after_a_restart_begins_with_a_reset_event() {
     let host = counting();
     let (_, seen, sample) = host.stream("/v1/instances/count/usage/stream").told();
     let host = host.restart();
@@ -168,7 +168,7 @@ fn a_new_start_is_told_from_the_one_before() {
 }
 
 #[test]
-fn many_instances_come_on_one_connection_also_those_that_join() {
+fn one_stream_carries_many_instances_including_those_added_later() {
     let config = "poll.interval = '100ms'\n[[instances]]\nid = 'a'\nlabels = { k = 'v' }\n[[instances]]\nid = 'b'\n";
     let host = Host::start(config, &[("verbs", verbs())]);
     for id in ["a", "b"] {
@@ -238,12 +238,12 @@ fn crowd_with(stream: &str) -> Host {
 }
 
 #[test]
-fn a_slow_reader_goes_on_with_the_newest_is_told_how_many_it_lost_and_others_lose_nothing() {
+fn a_slow_reader_skips_to_the_newest_samples_is_told_how_many_it_lost_and_delays_no_other() {
     goes_on_with_the_newest("HTTP/1.1");
 }
 
 #[test]
-fn a_slow_reader_that_a_connection_carries_goes_on_with_the_newest_and_is_told_how_many_it_lost() {
+fn a_slow_http_1_0_reader_skips_to_the_newest_samples_and_is_told_how_many_it_lost() {
     goes_on_with_the_newest("HTTP/1.0");
 }
 
@@ -279,7 +279,7 @@ fn goes_on_with_the_newest(version: &str) {
 }
 
 #[test]
-fn readers_of_one_peer_that_take_nothing_cost_little_and_another_loses_nothing() {
+fn unread_streams_of_one_peer_use_little_memory_and_cost_another_peer_no_sample() {
     let host = crowd_with("stalled = '1h'\nmax_buffer_bytes = '1MiB'\n");
     let mut modest = host.stream("/v1/stream?label=slow%3D1");
     let before_kb = host.memory_kb();
@@ -300,7 +300,7 @@ fn readers_of_one_peer_that_take_nothing_cost_little_and_another_loses_nothing()
 }
 
 #[test]
-fn a_reader_that_takes_nothing_is_cut_off_and_counts_no_more() {
+fn an_unread_stream_is_cut_off_and_no_longer_counted() {
     let host = crowd("200ms");
     let mut socket = is_cut_off(&host, "HTTP/1.1");
     let mut rest = Vec::new();
@@ -309,7 +309,7 @@ fn a_reader_that_takes_nothing_is_cut_off_and_counts_no_more() {
 }
 
 #[test]
-fn a_reader_that_takes_nothing_and_that_a_connection_carries_is_cut_off_and_counts_no_more() {
+fn an_unread_http_1_0_stream_is_cut_off_and_no_longer_counted() {
     is_cut_off(&crowd("200ms"), "HTTP/1.0");
 }
 
@@ -322,7 +322,7 @@ fn is_cut_off(host: &Host, version: &str) -> TcpStream {
 }
 
 #[test]
-fn a_thousand_readers_see_the_same() {
+fn a_thousand_streams_of_one_instance_receive_the_same_samples() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
@@ -342,7 +342,7 @@ fn a_thousand_readers_see_the_same() {
 }
 
 #[test]
-fn an_old_client_gets_its_stream_without_chunks_and_a_head_has_no_body() {
+fn an_http_1_0_client_gets_its_stream_without_chunks_and_a_head_request_gets_no_body() {
     let host = counting();
     let mut socket = TcpStream::connect(&host.address).unwrap();
     write!(socket, "GET /v1/instances/count/usage/stream HTTP/1.0\r\n\r\n").unwrap();
@@ -356,7 +356,7 @@ fn an_old_client_gets_its_stream_without_chunks_and_a_head_has_no_body() {
 }
 
 #[test]
-fn a_stream_may_be_the_last_of_several_requests_sent_at_once() {
+fn a_stream_may_be_the_last_of_several_pipelined_requests() {
     let host = counting();
     let mut socket = TcpStream::connect(&host.address).unwrap();
     let get = |path: &str| format!("GET /v1/instances/count/{path} HTTP/1.1\r\nHost: {}\r\n\r\n", host.address);
@@ -378,7 +378,7 @@ fn a_stream_may_be_the_last_of_several_requests_sent_at_once() {
 }
 
 #[test]
-fn streams_end_properly_when_the_host_does() {
+fn streams_end_with_a_last_chunk_when_the_host_stops() {
     let mut host = counting();
     let mut stream = open(&host, "count");
     stream.sample();

@@ -114,7 +114,7 @@ async fn samples(mut answer: Response<Incoming>, count: usize) -> String {
 }
 
 #[tokio::test]
-async fn http_2_carries_many_requests_and_streams_on_one_connection() {
+async fn http_2_carries_requests_and_streams_on_one_connection() {
     let secure = host();
     let tls = connect(&secure, &[b"h2", b"http/1.1"]).await;
     assert_eq!(tls.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
@@ -135,7 +135,7 @@ async fn http_2_carries_many_requests_and_streams_on_one_connection() {
 }
 
 #[tokio::test]
-async fn who_does_not_speak_it_gets_http_1_1() {
+async fn clients_that_do_not_offer_http_2_get_http_1_1() {
     let secure = host();
     for protocols in [&[&b"http/1.1"[..]][..], &[]] {
         let tls = connect(&secure, protocols).await;
@@ -148,7 +148,7 @@ async fn who_does_not_speak_it_gets_http_1_1() {
 }
 
 #[test]
-fn a_certificate_that_cannot_be_used_is_named_at_the_start() {
+fn a_start_with_an_unusable_certificate_fails_and_names_it() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("dropsonde.toml");
     std::fs::write(folder.path().join("empty.pem"), "").unwrap();
@@ -167,7 +167,7 @@ fn a_certificate_that_cannot_be_used_is_named_at_the_start() {
 }
 
 #[test]
-fn what_is_older_than_the_operator_wants_is_not_spoken() {
+fn tls_versions_below_the_configured_minimum_are_refused() {
     for (more, is_spoken) in [("", true), ("min_version = '1.3'\n", false)] {
         let secure = secure(more);
         assert!(openssl(&secure, "GET /health", &["-tls1_3"]).contains("HTTP/1.1 200"));
@@ -179,7 +179,7 @@ fn what_is_older_than_the_operator_wants_is_not_spoken() {
 }
 
 #[test]
-fn who_has_no_certificate_or_anothers_is_refused_and_who_has_one_is_known_by_it() {
+fn clients_without_a_trusted_certificate_are_refused_and_trusted_ones_are_audited_by_name() {
     let files = TempDir::new().unwrap();
     authority(&files, "ours");
     authority(&files, "theirs");
@@ -211,7 +211,7 @@ fn who_has_no_certificate_or_anothers_is_refused_and_who_has_one_is_known_by_it(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_certificate_is_shown_to_whoever_comes_then_and_a_bad_one_to_nobody() {
+async fn new_connections_get_a_replaced_certificate_and_an_invalid_one_is_ignored() {
     let mut secure = host();
     let old = connect(&secure, &[]).await;
     let shown = |stream: &TlsStream<TcpStream>| stream.get_ref().1.peer_certificates().unwrap()[0].clone();
@@ -227,7 +227,7 @@ async fn a_new_certificate_is_shown_to_whoever_comes_then_and_a_bad_one_to_nobod
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_certificate_is_shown_while_a_plugin_is_slow_to_start_with_its_new_section() {
+async fn a_replaced_certificate_is_served_while_a_plugin_is_slow_to_start_with_its_new_section() {
     let mut secure = host();
     let here = secure.files.path().display().to_string();
     secure.host.until_logged("running");
@@ -244,7 +244,7 @@ async fn a_new_certificate_is_shown_while_a_plugin_is_slow_to_start_with_its_new
 }
 
 #[test]
-fn a_host_is_asked_for_by_the_names_of_its_certificate() {
+fn host_names_of_the_certificate_are_accepted_and_others_get_421() {
     let files = TempDir::new().unwrap();
     certify(&files, "*.metrics.example.com");
     let here = files.path().display().to_string();
@@ -256,7 +256,7 @@ fn a_host_is_asked_for_by_the_names_of_its_certificate() {
 }
 
 #[test]
-fn other_machines_are_served_with_tls_and_a_token_that_is_made_for_them() {
+fn a_public_address_with_tls_requires_a_read_token_that_the_host_creates() {
     let files = TempDir::new().unwrap();
     certify(&files, "localhost");
     let here = files.path().display().to_string();
@@ -287,7 +287,7 @@ fn certify_by_openssl(files: &TempDir, name: &str) {
 }
 
 #[test]
-fn the_command_line_trusts_a_certificate_that_is_named_and_the_one_of_the_configuration() {
+fn the_command_line_trusts_the_certificate_of_the_configuration_or_of_the_ca_option() {
     let files = TempDir::new().unwrap();
     certify_by_openssl(&files, "metrics.example.com");
     let here = files.path().display().to_string();
@@ -325,7 +325,7 @@ async fn http_2_taking(
 }
 
 #[tokio::test]
-async fn a_connection_of_http_2_that_asks_nothing_or_takes_nothing_of_its_answers_is_ended() {
+async fn idle_http_2_connections_and_those_that_read_no_response_are_closed() {
     let secure = secure("[http]\nheader_timeout = '300ms'\nwrite_timeout = '300ms'\n");
     let (idle, ended) = http_2(connect(&secure, &[b"h2"]).await).await;
     ended.await.unwrap();
@@ -348,7 +348,7 @@ async fn a_connection_of_http_2_that_asks_nothing_or_takes_nothing_of_its_answer
 }
 
 #[tokio::test]
-async fn who_was_there_before_certificates_were_wanted_has_to_come_again_and_show_one() {
+async fn connections_from_before_client_certificates_were_required_are_no_longer_served() {
     let secure = host();
     authority(&secure.files, "ours");
     let here = secure.files.path().display().to_string();
@@ -370,7 +370,7 @@ async fn who_was_there_before_certificates_were_wanted_has_to_come_again_and_sho
 }
 
 #[tokio::test]
-async fn scrapes_that_a_peer_does_not_read_leave_places_to_others_and_are_ended() {
+async fn unread_scrapes_of_one_peer_leave_room_for_other_peers_and_are_closed() {
     // Longer than a scrape waits for its place.
     let secure = secure("[http]\nwrite_timeout = '10s'\n");
     let greedy = Ipv4Addr::new(127, 0, 0, 2);

@@ -35,7 +35,7 @@ fn poll_of_verbs(spans: &[Span]) -> Option<(&Span, Vec<&Span>)> {
 }
 
 #[test]
-fn a_poll_is_a_trace_from_its_call_to_what_is_published() {
+fn a_poll_is_one_trace_with_sample_store_and_publish_spans() {
     let collector = Collector::start();
     let host = traced(&collector, "tracing.attributes = { site = 'fra1' }", &["version", "flood"]);
     let spans = collector.until(|spans| poll_of_verbs(spans).is_some());
@@ -60,7 +60,7 @@ fn a_poll_is_a_trace_from_its_call_to_what_is_published() {
 }
 
 #[test]
-fn a_request_goes_on_in_the_trace_it_came_with_and_is_named_after_its_route() {
+fn a_request_span_continues_the_clients_trace_and_is_named_after_its_route() {
     let collector = Collector::start();
     let host = traced(&collector, "tracing.sample_ratio = 0.0", &["version"]);
     let request = |path: &str, flags: &str| {
@@ -83,7 +83,7 @@ fn a_request_goes_on_in_the_trace_it_came_with_and_is_named_after_its_route() {
 }
 
 #[test]
-fn streams_and_uploads_go_on_with_tracing() {
+fn streams_and_uploads_work_with_tracing_and_have_spans() {
     let collector = Collector::start();
     let host = traced(&collector, "", &["version"]);
     let mut stream = host.stream("/v1/instances/version/usage/stream");
@@ -95,7 +95,7 @@ fn streams_and_uploads_go_on_with_tracing() {
 }
 
 #[test]
-fn what_was_not_sent_is_sent_when_the_host_stops() {
+fn pending_spans_are_sent_when_the_host_stops() {
     let collector = Collector::start();
     let mut host = traced(&collector, "tracing.sample_ratio = 0.0", &[]);
     host.request_with("GET", "/health", &format!("traceparent: 00-{TRACE}-{PARENT}-01\r\n"));
@@ -104,7 +104,7 @@ fn what_was_not_sent_is_sent_when_the_host_stops() {
 }
 
 #[test]
-fn a_collector_that_does_not_work_costs_nothing_but_spans_and_they_are_counted() {
+fn a_failing_collector_costs_only_spans_which_are_counted() {
     let collector = Collector::start();
     let mut host = traced(&collector, "", &["version"]);
     let value = |name: &str, labels: &[(&str, &str)]| {
@@ -131,7 +131,7 @@ fn a_collector_that_does_not_work_costs_nothing_but_spans_and_they_are_counted()
 }
 
 #[test]
-fn without_a_collector_there_is_no_trace_of_tracing() {
+fn without_a_collector_no_tracing_metrics_are_exposed() {
     let host = Host::start("", &[]);
     host.get("/health");
     let metrics = host.get("/metrics").body;
@@ -139,7 +139,7 @@ fn without_a_collector_there_is_no_trace_of_tracing() {
 }
 
 #[test]
-fn the_log_is_text_or_json_at_the_level_that_was_asked_for() {
+fn the_log_has_the_requested_format_and_level() {
     let config = "poll.interval = '100ms'\n[[instances]]\nid = 'flood'\nsamplers = ['verbs']\n";
     let mut command = dropsonde();
     command.args(["--log-format", "json"]).env("DROPSONDE_LOG", "debug");
@@ -162,7 +162,7 @@ fn the_log_is_text_or_json_at_the_level_that_was_asked_for() {
 }
 
 #[test]
-fn an_empty_level_is_none_and_directives_leave_the_rest_as_it_is() {
+fn an_empty_log_level_means_the_default_and_directives_change_only_their_target() {
     for level in ["", "plugin=debug"] {
         let mut command = dropsonde();
         command.env("DROPSONDE_LOG", level);
@@ -173,7 +173,7 @@ fn an_empty_level_is_none_and_directives_leave_the_rest_as_it_is() {
 }
 
 #[test]
-fn a_level_that_means_nothing_is_wrong_usage() {
+fn an_invalid_log_level_fails_with_exit_code_2() {
     let (code, _, error) = crate::harness::run(dropsonde().args(["serve", "--log-level", "dropsonde=loud"]));
     assert_eq!(code, 2);
     assert!(error.contains("--log-level"), "{error}");

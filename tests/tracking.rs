@@ -25,7 +25,7 @@ fn range(host: &Host, id: &str) -> Vec<Value> {
 }
 
 #[test]
-fn an_instance_is_tracked_with_its_labels_and_polled_at_once_however_often_it_is_said() {
+fn putting_an_instance_again_keeps_it_tracked_and_put_without_labels_clears_them() {
     let host = host();
     let body = r#"{"labels":{"workload":"web"},"samplers":["verbs"]}"#;
     for _ in 0..3 {
@@ -45,7 +45,7 @@ fn an_instance_is_tracked_with_its_labels_and_polled_at_once_however_often_it_is
 }
 
 #[test]
-fn what_is_untracked_is_gone_with_its_history_and_its_streams_and_comes_back_empty() {
+fn an_untracked_instance_loses_its_history_ends_its_streams_and_comes_back_empty() {
     let host = host();
     host.write("PUT", "/v1/instances/x", "");
     host.until("/v1/instances/x/usage", is_there);
@@ -73,7 +73,7 @@ fn what_is_untracked_is_gone_with_its_history_and_its_streams_and_comes_back_emp
 }
 
 #[test]
-fn discovery_does_not_bring_back_what_was_untracked_until_someone_says_so() {
+fn discovery_does_not_restore_an_untracked_instance_until_it_is_created_again() {
     let config = "poll.interval = '100ms'\npoll.discover_interval = '1s'\n\
                   [plugins.verbs.config]\ndiscover = ['a', 'b']\n[[instances]]\nid = 'named'\n";
     let host = Host::start(config, &[("verbs", verbs())]);
@@ -90,7 +90,7 @@ fn discovery_does_not_bring_back_what_was_untracked_until_someone_says_so() {
 }
 
 #[test]
-fn a_paused_instance_keeps_its_history_as_it_is_and_goes_on_when_it_is_told() {
+fn a_paused_instance_keeps_its_history_across_a_restart_and_continues_when_unsuspended() {
     let host = host();
     host.became("created", "x");
     host.until("/v1/instances/x/usage", is_there);
@@ -113,7 +113,7 @@ fn a_paused_instance_keeps_its_history_as_it_is_and_goes_on_when_it_is_told() {
 }
 
 #[test]
-fn events_come_alone_or_as_a_list_that_is_done_as_a_whole() {
+fn a_list_of_lifecycle_events_is_applied_as_a_whole_or_not_at_all() {
     let host = host();
     let list = r#"[{"type":"instance.created","instance":"a"},{"type":"instance.started","instance":"b","labels":{"k":"v"}},
                    {"type":"instance.stopped","instance":"b"},{"type":"instance.deleted","instance":"a"},
@@ -129,7 +129,7 @@ fn events_come_alone_or_as_a_list_that_is_done_as_a_whole() {
 }
 
 #[test]
-fn only_who_shows_the_write_token_changes_anything() {
+fn changing_instances_requires_the_write_token() {
     let host = host();
     for (method, path) in [("PUT", "/v1/instances/x"), ("DELETE", "/v1/instances/x"), ("POST", "/v1/events")] {
         assert_eq!(host.request(method, path).status, 401, "{method} {path}");
@@ -143,7 +143,7 @@ fn only_who_shows_the_write_token_changes_anything() {
 }
 
 #[test]
-fn ids_are_printable_utf_8_and_percent_encoded_and_others_are_refused() {
+fn instance_ids_are_percent_decoded_and_unprintable_ones_get_400() {
     let host = host();
     let longest = "x".repeat(256);
     for (path, id) in
@@ -177,7 +177,7 @@ fn ids_are_printable_utf_8_and_percent_encoded_and_others_are_refused() {
 }
 
 #[test]
-fn a_hundred_thousand_instances_come_and_go() {
+fn a_hundred_thousand_instances_can_be_created_and_deleted() {
     // The bundled sampler, which would find some more, is told to be another.
     let pinned = format!("plugins.procfs.sha256 = '{:064}'\n", 0);
     let host = Host::start(&format!("{pinned}poll.default_samplers = []\npoll.max_instances = 100000\n"), &[]);
@@ -199,7 +199,7 @@ fn a_hundred_thousand_instances_come_and_go() {
 }
 
 #[test]
-fn all_that_was_said_of_instances_is_there_after_a_restart() {
+fn tracked_and_deleted_instances_survive_a_restart() {
     let host = host();
     host.write("PUT", "/v1/instances/asked", r#"{"labels":{"k":"v"},"samplers":["verbs"]}"#);
     host.write("PUT", "/v1/instances/gone", "");
